@@ -1,0 +1,42 @@
+//! Collections: how a collector gets an aggregate, and how the leader gets the helper's share of it.
+
+use bytes::Bytes;
+
+use super::{BatchSelector, Checksum, HpkeCiphertext, Interval, PartialBatch, Query};
+
+/// A collector's request (`CollectionReq`, DAP-09 section 4.6.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollectionReq {
+    /// Which batch.
+    pub query: Query,
+    /// The VDAF's aggregation parameter; empty for Prio3.
+    pub aggregation_parameter: Bytes,
+}
+
+/// What the collector gets (`Collection`, DAP-09 section 4.6.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collection {
+    /// The batch, as far as the query left it open.
+    pub batch: PartialBatch,
+    /// How many reports the batch has.
+    pub report_count: u64,
+    /// The smallest aligned interval that holds the times of all reports.
+    pub interval: Interval,
+    /// The leader's aggregate share, sealed to the collector.
+    pub leader_share: HpkeCiphertext,
+    /// The helper's aggregate share, sealed to the collector.
+    pub helper_share: HpkeCiphertext,
+}
+
+/// The leader's request for the helper's aggregate share (`AggregateShareReq`, DAP-09 section 4.6.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AggregateShareReq {
+    /// Which batch.
+    pub batch: BatchSelector,
+    /// The VDAF's aggregation parameter; empty for Prio3.
+    pub aggregation_parameter: Bytes,
+    /// How many reports the leader has in the batch.
+    pub report_count: u64,
+    /// The leader's checksum of the batch.
+    pub checksum: Checksum,
+}

@@ -1,0 +1,25 @@
+//! The nouns that every room and both protocol revisions share.
+//!
+//! Nothing here knows a message layout, a VDAF crate, a socket or a file.
+
+pub mod batch;
+pub mod collection;
+pub mod fault;
+pub mod hpke;
+pub mod ids;
+pub mod job;
+pub mod report;
+pub mod secret;
+pub mod task;
+pub mod time;
+
+pub use batch::{BatchSelector, Bucket, Checksum, FixedSizeQuery, PartialBatch, Query};
+pub use collection::{AggregateShareReq, Collection, CollectionReq};
+pub use fault::Fault;
+pub use hpke::{HpkeCiphertext, HpkeConfig};
+pub use ids::{AggregationJobId, BatchId, CollectionJobId, ReportId, TaskId};
+pub use job::{JobInit, PrepareInit, PrepareOutcome, PrepareResp};
+pub use report::{Extension, PlaintextInputShare, Report, ReportError, ReportMetadata, ReportShare};
+pub use secret::{Secret, TokenHash};
+pub use task::{BatchMode, Party, Revision, Role, Task, VdafConfig};
+pub use time::{Duration, Interval, Time};

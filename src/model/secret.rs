@@ -1,0 +1,130 @@
+//! Bytes that must not be logged, and hashes of tokens.
+
+use std::fmt;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use rand::{RngCore, TryRngCore, rand_core::OsRng};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// Secret bytes: a key or a token. `Debug` shows nothing, equality takes constant time, memory is wiped.
+///
+/// In text (task files) the bytes are unpadded base64url.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct Secret(Vec<u8>);
+
+impl Secret {
+    /// Wraps secret bytes.
+    pub fn new(bytes: Vec<u8>) -> Self {
+        Self(bytes)
+    }
+
+    /// Draws `len` bytes from the operating system's generator.
+    pub fn random(len: usize) -> Self {
+        let mut bytes = vec![0; len];
+        OsRng.unwrap_err().fill_bytes(&mut bytes);
+        Self(bytes)
+    }
+
+    /// A fresh bearer token: 128 random bits as base64url text.
+    pub fn random_token() -> Self {
+        Self(URL_SAFE_NO_PAD.encode(Self::random(16).expose()).into_bytes())
+    }
+
+    /// The bytes themselves, for those who need them.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The bytes as text, if they are text: tokens are.
+    pub fn expose_text(&self) -> Option<&str> {
+        std::str::from_utf8(&self.0).ok()
+    }
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for Secret {}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        base64url::serialize(&self.0, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        base64url::deserialize(deserializer).map(Self)
+    }
+}
+
+/// The SHA-256 hash of a token that a peer presents to us: all that we keep of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenHash(#[serde(with = "serde_bytes")] [u8; 32]);
+
+impl TokenHash {
+    /// Hashes a token.
+    pub fn of(token: &[u8]) -> Self {
+        Self(Sha256::digest(token).into())
+    }
+
+    /// Whether `token` is the one that was hashed, in constant time.
+    pub fn matches(&self, token: &[u8]) -> bool {
+        self.0.ct_eq(&Self::of(token).0).into()
+    }
+}
+
+/// Serialises a byte vector as base64url in text and as bytes elsewhere.
+pub mod base64url {
+    use super::*;
+
+    /// For `#[serde(with)]`.
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.serialize_str(&URL_SAFE_NO_PAD.encode(bytes))
+        } else {
+            serializer.serialize_bytes(bytes)
+        }
+    }
+
+    /// For `#[serde(with)]`.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        if deserializer.is_human_readable() {
+            let text = String::deserialize(deserializer)?;
+            URL_SAFE_NO_PAD.decode(text).map_err(|_| D::Error::custom("expected unpadded base64url"))
+        } else {
+            Ok(serde_bytes::ByteBuf::deserialize(deserializer)?.into_vec())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_nothing() {
+        let secret = Secret::new(b"hunter2".to_vec());
+        assert_eq!(format!("{secret:?}"), "Secret(..)");
+    }
+
+    #[test]
+    fn a_token_matches_its_hash_only() {
+        let token = Secret::random_token();
+        let hash = TokenHash::of(token.expose());
+        assert!(hash.matches(token.expose()));
+        assert!(!hash.matches(b"another"));
+    }
+}

@@ -1,0 +1,135 @@
+//! Times, durations and intervals, in seconds.
+//!
+//! All arithmetic is checked: a peer may send any 64-bit number.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// Seconds since the UNIX epoch (DAP-09 section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Time(pub u64);
+
+/// A number of seconds (DAP-09 section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Duration(pub u64);
+
+impl Time {
+    /// The system clock, read at the edges only: decisions take `now` as an argument.
+    pub fn now() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self(since.map_or(0, |d| d.as_secs()))
+    }
+
+    /// The latest multiple of `precision` that is not after this time. A zero precision changes nothing.
+    pub fn truncate(self, precision: Duration) -> Self {
+        Self(self.0 - self.0.checked_rem(precision.0).unwrap_or(0))
+    }
+
+    /// `self + duration`, or the last representable time.
+    pub fn saturating_add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration.0))
+    }
+
+    /// `self - duration`, or the epoch.
+    pub fn saturating_sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration.0))
+    }
+}
+
+/// A half-open interval of time, `start` included and `start + duration` excluded (DAP-09 section 4).
+///
+/// An `Interval` always ends within the range of [`Time`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Interval {
+    start: Time,
+    duration: Duration,
+}
+
+impl Interval {
+    /// Makes an interval, or `None` if its end cannot be represented.
+    pub fn new(start: Time, duration: Duration) -> Option<Self> {
+        start.0.checked_add(duration.0)?;
+        Some(Self { start, duration })
+    }
+
+    /// The first instant of the interval.
+    pub fn start(&self) -> Time {
+        self.start
+    }
+
+    /// The length of the interval.
+    pub fn duration(&self) -> Duration {
+        self.duration
+    }
+
+    /// The first instant after the interval.
+    pub fn end(&self) -> Time {
+        Time(self.start.0 + self.duration.0)
+    }
+
+    /// Whether `time` lies in the interval.
+    pub fn contains(&self, time: Time) -> bool {
+        self.start <= time && time < self.end()
+    }
+
+    /// Whether the two intervals have an instant in common.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        self.start.max(other.start) < self.end().min(other.end())
+    }
+
+    /// Whether both bounds are multiples of `precision` and the interval is not empty
+    /// (DAP-09 section 4.6.5.1.1).
+    pub fn is_aligned(&self, precision: Duration) -> bool {
+        let multiple = |n: u64| n.checked_rem(precision.0) == Some(0);
+        self.duration.0 > 0 && multiple(self.start.0) && multiple(self.duration.0)
+    }
+
+    /// The smallest interval with bounds at multiples of `precision` that contains both times
+    /// (DAP-09 section 4.6.1), or `None` if its end cannot be represented.
+    pub fn aligned_hull(first: Time, last: Time, precision: Duration) -> Option<Self> {
+        let start = first.truncate(precision);
+        let end = last.truncate(precision).0.checked_add(precision.0)?;
+        Self::new(start, Duration(end.checked_sub(start.0)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interval(start: u64, duration: u64) -> Interval {
+        Interval::new(Time(start), Duration(duration)).unwrap()
+    }
+
+    #[test]
+    fn an_interval_that_ends_after_time_does_not_exist() {
+        assert_eq!(Interval::new(Time(u64::MAX), Duration(1)), None);
+        assert_eq!(interval(u64::MAX - 1, 1).end(), Time(u64::MAX));
+    }
+
+    #[test]
+    fn overlap_is_a_range_test_and_touching_is_not_overlapping() {
+        assert!(interval(0, 1 << 63).overlaps(&interval(1 << 40, 1)));
+        assert!(!interval(0, 10).overlaps(&interval(10, 10)));
+        assert!(!interval(5, 0).overlaps(&interval(0, 10)));
+    }
+
+    #[test]
+    fn alignment_needs_both_bounds_and_some_length() {
+        assert!(interval(20, 10).is_aligned(Duration(10)));
+        assert!(!interval(21, 10).is_aligned(Duration(10)));
+        assert!(!interval(20, 11).is_aligned(Duration(10)));
+        assert!(!interval(20, 0).is_aligned(Duration(10)));
+        assert!(!interval(20, 10).is_aligned(Duration(0)));
+    }
+
+    #[test]
+    fn the_aligned_hull_is_the_smallest_one() {
+        let hull = Interval::aligned_hull(Time(19), Time(20), Duration(10));
+        assert_eq!(hull, Some(interval(10, 20)));
+        assert_eq!(Interval::aligned_hull(Time(0), Time(u64::MAX), Duration(10)), None);
+    }
+}

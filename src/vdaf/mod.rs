@@ -1,0 +1,129 @@
+//! Verifiable distributed aggregation functions: the only room that names `prio`.
+//!
+//! Outside, everything that a VDAF owns is either encoded bytes or an opaque sum. One object-safe trait,
+//! [`Preparer`], covers every VDAF of every revision; [`preparer`] makes the one that a task asks for.
+
+mod draft08;
+pub mod table;
+
+use std::{any::Any, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ReportError, ReportId, Revision, VdafConfig};
+
+/// What a client measures, before it is split.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Measurement {
+    /// For counts.
+    Flag(bool),
+    /// For sums, and the bin's index for histograms.
+    Number(u128),
+    /// For vectors; flags are 0 and 1.
+    Vector(Vec<u128>),
+}
+
+/// What a collector learns.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum AggregateResult {
+    /// From counts and sums.
+    Number(u128),
+    /// From vectors and histograms.
+    Vector(Vec<u128>),
+}
+
+/// A measurement, split for two aggregators, all parts encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sharded {
+    /// The public share.
+    pub public_share: Vec<u8>,
+    /// The leader's input share.
+    pub leader_share: Vec<u8>,
+    /// The helper's input share.
+    pub helper_share: Vec<u8>,
+}
+
+/// An aggregator's decrypted part of one report, all parts encoded.
+#[derive(Clone, Copy)]
+pub struct InputShare<'a> {
+    /// The report's id, which is the VDAF nonce.
+    pub report_id: &'a ReportId,
+    /// The public share.
+    pub public_share: &'a [u8],
+    /// This aggregator's input share.
+    pub input_share: &'a [u8],
+}
+
+/// What verification is bound to.
+#[derive(Clone, Copy)]
+pub struct Verification<'a> {
+    /// The key that leader and helper share.
+    pub key: &'a [u8],
+    /// The application context; empty where the VDAF draft has none.
+    pub context: &'a [u8],
+}
+
+/// One report's verified share, of a type that only its [`Preparer`] knows.
+pub struct OutputShare(pub(crate) Box<dyn Any + Send>);
+
+/// A running sum of output shares, of a type that only its [`Preparer`] knows.
+pub struct AggregateShare(pub(crate) Box<dyn Any + Send + Sync>);
+
+/// Why a VDAF refused something that we or our user asked for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct VdafError(pub String);
+
+/// A VDAF with its parameters, for two aggregators.
+pub trait Preparer: Send + Sync {
+    /// Length of the verification key in bytes.
+    fn verify_key_length(&self) -> usize;
+
+    /// Splits a measurement. Refuses one that is outside the VDAF's range.
+    fn shard(&self, context: &[u8], measurement: &Measurement, report_id: &ReportId) -> Result<Sharded, VdafError>;
+
+    /// The leader's first step: its state, and the encoded message for the helper. Deterministic, so that a
+    /// restarted leader makes the same message again.
+    ///
+    /// [`ReportError::InvalidMessage`] if a share does not decode, [`ReportError::VdafPrepError`] otherwise.
+    fn leader_start(&self, verify: Verification, share: InputShare) -> Result<(Box<dyn Pending>, Vec<u8>), ReportError>;
+
+    /// The helper's only step: its output share, and the encoded message for the leader.
+    ///
+    /// [`ReportError::InvalidMessage`] if a share or the message does not decode,
+    /// [`ReportError::VdafPrepError`] if the proof does not hold.
+    fn helper_answer(
+        &self,
+        verify: Verification,
+        share: InputShare,
+        message: &[u8],
+    ) -> Result<(OutputShare, Vec<u8>), ReportError>;
+
+    /// The sum of no shares.
+    fn zero(&self) -> AggregateShare;
+    /// Adds one report to a sum.
+    fn add(&self, sum: &mut AggregateShare, share: OutputShare);
+    /// Adds another sum to a sum.
+    fn merge(&self, sum: &mut AggregateShare, other: &AggregateShare);
+    /// The VDAF's encoding of a sum, as the collector expects it.
+    fn encode(&self, sum: &AggregateShare) -> Vec<u8>;
+    /// Reads a sum back.
+    fn decode(&self, bytes: &[u8]) -> Result<AggregateShare, VdafError>;
+    /// Puts the two encoded aggregate shares of `count` reports together.
+    fn unshard(&self, leader: &[u8], helper: &[u8], count: u64) -> Result<AggregateResult, VdafError>;
+}
+
+/// The leader's state between its message and the helper's answer.
+pub trait Pending: Send {
+    /// Takes the helper's encoded message and completes the preparation.
+    fn finish(self: Box<Self>, answer: &[u8]) -> Result<OutputShare, ReportError>;
+}
+
+/// Makes the VDAF that a task asks for, or says what is wrong with its parameters.
+pub fn preparer(revision: Revision, config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafError> {
+    match revision {
+        Revision::Dap09 => draft08::preparer(config),
+    }
+}
