@@ -10,6 +10,7 @@ pub mod ids;
 pub mod job;
 pub mod report;
 pub mod secret;
+pub mod status;
 pub mod task;
 pub mod time;
 

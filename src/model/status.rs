@@ -1,0 +1,46 @@
+//! What an operator is told about a running aggregator.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{BatchMode, Duration, Revision, Role, TaskId, Time, VdafConfig};
+
+/// A task and how far it is. Holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStatus {
+    /// The task's id.
+    pub id: TaskId,
+    /// The protocol revision that the task is pinned to.
+    pub revision: Revision,
+    /// Our role in it.
+    pub role: Role,
+    /// Base URL of the leader.
+    pub leader_url: String,
+    /// Base URL of the helper.
+    pub helper_url: String,
+    /// What is measured.
+    pub vdaf: VdafConfig,
+    /// How reports are put into batches.
+    pub batch_mode: BatchMode,
+    /// No aggregate of fewer reports is given out.
+    pub min_batch_size: u64,
+    /// The unit of report times and batch intervals, in seconds.
+    pub time_precision: Duration,
+    /// Reports after this time are refused.
+    pub task_expiration: Option<Time>,
+    /// How often what happened to a report, by name: `report_success`, `report_replayed` and so on.
+    pub counters: BTreeMap<String, u64>,
+    /// Reports that wait for aggregation (leader).
+    pub waiting: u64,
+    /// Aggregation jobs in flight.
+    pub jobs: u64,
+    /// Reports aggregated into batches that were not collected yet.
+    pub aggregated: u64,
+    /// Batches that were collected.
+    pub batches_collected: u64,
+    /// Collection jobs that have no result yet (leader).
+    pub collections_waiting: u64,
+    /// What the driver of a stuck aggregation or collection job last ran into, if anything (leader).
+    pub last_trouble: Option<String>,
+}
