@@ -1,3 +1,5 @@
 //! dapbox
 pub mod config;
 pub mod model;
+pub mod peer;
+pub mod wire;
