@@ -88,7 +88,8 @@ pub trait Preparer: Send + Sync {
     /// restarted leader makes the same message again.
     ///
     /// [`ReportError::InvalidMessage`] if a share does not decode, [`ReportError::VdafPrepError`] otherwise.
-    fn leader_start(&self, verify: Verification, share: InputShare) -> Result<(Box<dyn Pending>, Vec<u8>), ReportError>;
+    fn leader_start(&self, verify: Verification, share: InputShare)
+    -> Result<(Box<dyn Pending>, Vec<u8>), ReportError>;
 
     /// The helper's only step: its output share, and the encoded message for the leader.
     ///
