@@ -1,4 +1,8 @@
 //! Reading and writing the presentation language of TLS (RFC 8446 section 3).
+//!
+//! All numbers are big-endian. A vector is preceded by its length in bytes.
+
+use bytes::{Buf, Bytes};
 
 /// Bytes that are not the message they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -8,4 +12,300 @@ pub struct Malformed {
     pub what: &'static str,
     /// What is wrong with it.
     pub why: &'static str,
+}
+
+impl Malformed {
+    /// Says what is wrong with which structure or field.
+    pub const fn new(what: &'static str, why: &'static str) -> Self {
+        Self { what, why }
+    }
+}
+
+/// Takes a message apart from the front. Opaque fields are slices of the message, not copies.
+///
+/// Every method names the field that it reads, for the error.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    rest: Bytes,
+}
+
+impl Reader {
+    /// Starts at the front of a message.
+    pub fn new(message: Bytes) -> Self {
+        Self { rest: message }
+    }
+
+    /// Whether everything was read.
+    pub fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// Ends reading: whatever is left is too much.
+    pub fn finish(self, what: &'static str) -> Result<(), Malformed> {
+        if self.is_empty() { Ok(()) } else { Err(Malformed::new(what, "has bytes after its end")) }
+    }
+
+    /// Reads a number of one byte.
+    pub fn u8(&mut self, what: &'static str) -> Result<u8, Malformed> {
+        Ok(u8::from_be_bytes(self.array(what)?))
+    }
+
+    /// Reads a number of two bytes.
+    pub fn u16(&mut self, what: &'static str) -> Result<u16, Malformed> {
+        Ok(u16::from_be_bytes(self.array(what)?))
+    }
+
+    /// Reads a number of four bytes.
+    pub fn u32(&mut self, what: &'static str) -> Result<u32, Malformed> {
+        Ok(u32::from_be_bytes(self.array(what)?))
+    }
+
+    /// Reads a number of eight bytes.
+    pub fn u64(&mut self, what: &'static str) -> Result<u64, Malformed> {
+        Ok(u64::from_be_bytes(self.array(what)?))
+    }
+
+    /// Reads `opaque[N]`.
+    pub fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], Malformed> {
+        let bytes = *self.rest.first_chunk().ok_or(Malformed::new(what, "ends too early"))?;
+        self.rest.advance(N);
+        Ok(bytes)
+    }
+
+    /// Reads `opaque<min..2^16-1>`.
+    pub fn opaque16(&mut self, what: &'static str, min: usize) -> Result<Bytes, Malformed> {
+        let len = self.u16(what)?;
+        self.opaque(what, usize::from(len), min)
+    }
+
+    /// Reads `opaque<min..2^32-1>`.
+    pub fn opaque32(&mut self, what: &'static str, min: usize) -> Result<Bytes, Malformed> {
+        let len = self.u32(what)?;
+        self.opaque(what, usize::try_from(len).unwrap_or(usize::MAX), min)
+    }
+
+    /// Reads a vector of items, `<min..2^16-1>` bytes long; each item is read by `item`.
+    pub fn vector16<T>(
+        &mut self,
+        what: &'static str,
+        min: usize,
+        item: impl FnMut(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Malformed> {
+        Self::new(self.opaque16(what, min)?).items(what, usize::MAX, item)
+    }
+
+    /// Reads a vector of at most `max_items` items, `<min..2^32-1>` bytes long; each item is read by `item`.
+    pub fn vector32<T>(
+        &mut self,
+        what: &'static str,
+        min: usize,
+        max_items: usize,
+        item: impl FnMut(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Malformed> {
+        Self::new(self.opaque32(what, min)?).items(what, max_items, item)
+    }
+
+    fn opaque(&mut self, what: &'static str, len: usize, min: usize) -> Result<Bytes, Malformed> {
+        if len < min {
+            return Err(Malformed::new(what, "is shorter than it may be"));
+        }
+        if len > self.rest.len() {
+            return Err(Malformed::new(what, "is longer than what is left of the message"));
+        }
+        Ok(self.rest.split_to(len))
+    }
+
+    /// Reads items to the end. The vector grows with what was really read, never by what a peer claims.
+    fn items<T>(
+        mut self,
+        what: &'static str,
+        max_items: usize,
+        mut item: impl FnMut(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Malformed> {
+        let mut items = Vec::new();
+        while !self.is_empty() {
+            if items.len() == max_items {
+                return Err(Malformed::new(what, "has more items than are accepted"));
+            }
+            items.push(item(&mut self)?);
+        }
+        Ok(items)
+    }
+}
+
+/// Puts a message together. Nothing can go wrong: what is written was bounded when it was made.
+///
+/// # Panics
+///
+/// If a vector is longer than its length prefix can say. Opaque fields of two-byte length are keys, key
+/// encapsulations and extensions, whose sizes are set by their algorithms; those of four bytes are limited by
+/// memory and by the limits on bodies.
+#[derive(Debug, Clone, Default)]
+pub struct Writer {
+    bytes: Vec<u8>,
+}
+
+impl Writer {
+    /// Starts an empty message.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts an empty message of about `len` bytes.
+    pub fn with_capacity(len: usize) -> Self {
+        Self { bytes: Vec::with_capacity(len) }
+    }
+
+    /// The message.
+    pub fn finish(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// Writes a number of one byte.
+    pub fn u8(&mut self, n: u8) {
+        self.bytes.push(n);
+    }
+
+    /// Writes a number of two bytes.
+    pub fn u16(&mut self, n: u16) {
+        self.fixed(&n.to_be_bytes());
+    }
+
+    /// Writes a number of four bytes.
+    pub fn u32(&mut self, n: u32) {
+        self.fixed(&n.to_be_bytes());
+    }
+
+    /// Writes a number of eight bytes.
+    pub fn u64(&mut self, n: u64) {
+        self.fixed(&n.to_be_bytes());
+    }
+
+    /// Writes bytes without their length: `opaque[N]`.
+    pub fn fixed(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Writes `opaque<..2^16-1>`.
+    pub fn opaque16(&mut self, bytes: &[u8]) {
+        self.u16(short(bytes.len()));
+        self.fixed(bytes);
+    }
+
+    /// Writes `opaque<..2^32-1>`.
+    pub fn opaque32(&mut self, bytes: &[u8]) {
+        self.u32(long(bytes.len()));
+        self.fixed(bytes);
+    }
+
+    /// Writes a vector of `<..2^16-1>` bytes that `content` writes.
+    pub fn vector16(&mut self, content: impl FnOnce(&mut Self)) {
+        let start = self.reserve::<2>(content);
+        let len = short(self.bytes.len() - start);
+        self.bytes[start - 2..start].copy_from_slice(&len.to_be_bytes());
+    }
+
+    /// Writes a vector of `<..2^32-1>` bytes that `content` writes.
+    pub fn vector32(&mut self, content: impl FnOnce(&mut Self)) {
+        let start = self.reserve::<4>(content);
+        let len = long(self.bytes.len() - start);
+        self.bytes[start - 4..start].copy_from_slice(&len.to_be_bytes());
+    }
+
+    /// Leaves room for a length, writes the content, and returns where it starts.
+    fn reserve<const LENGTH: usize>(&mut self, content: impl FnOnce(&mut Self)) -> usize {
+        self.fixed(&[0; LENGTH]);
+        let start = self.bytes.len();
+        content(self);
+        start
+    }
+}
+
+fn short(len: usize) -> u16 {
+    u16::try_from(len).expect("a field of two-byte length is bounded by its algorithm")
+}
+
+fn long(len: usize) -> u32 {
+    u32::try_from(len).expect("a field of four-byte length is bounded by the limits on bodies")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reader(bytes: &'static [u8]) -> Reader {
+        Reader::new(Bytes::from_static(bytes))
+    }
+
+    fn why<T: std::fmt::Debug>(result: Result<T, Malformed>) -> &'static str {
+        result.unwrap_err().why
+    }
+
+    #[test]
+    fn numbers_are_big_endian() {
+        let mut writer = Writer::new();
+        writer.u8(1);
+        writer.u16(0x0203);
+        writer.u32(0x0405_0607);
+        writer.u64(0x0809_0a0b_0c0d_0e0f);
+        let bytes = writer.finish();
+        assert_eq!(bytes, (1..=15).collect::<Vec<u8>>());
+
+        let mut reader = Reader::new(bytes.into());
+        assert_eq!(reader.u8("n"), Ok(1));
+        assert_eq!(reader.u16("n"), Ok(0x0203));
+        assert_eq!(reader.u32("n"), Ok(0x0405_0607));
+        assert_eq!(reader.u64("n"), Ok(0x0809_0a0b_0c0d_0e0f));
+        assert_eq!(reader.finish("n"), Ok(()));
+    }
+
+    #[test]
+    fn a_failed_read_names_the_field() {
+        let error = reader(&[1, 2]).u32("Report.time").unwrap_err();
+        assert_eq!(error.to_string(), "malformed Report.time: ends too early");
+    }
+
+    #[test]
+    fn a_vector_that_lies_about_its_length_is_refused_whatever_it_claims() {
+        assert_eq!(why(reader(&[0, 2, 7]).opaque16("v", 0)), "is longer than what is left of the message");
+        assert_eq!(
+            why(reader(&[255, 255, 255, 255, 7]).opaque32("v", 0)),
+            "is longer than what is left of the message"
+        );
+        assert_eq!(why(reader(&[0]).opaque16("v", 0)), "ends too early");
+    }
+
+    #[test]
+    fn a_minimum_length_is_enforced() {
+        assert_eq!(reader(&[0, 0]).opaque16("v", 0), Ok(Bytes::new()));
+        assert_eq!(why(reader(&[0, 0]).opaque16("v", 1)), "is shorter than it may be");
+        assert_eq!(why(reader(&[0; 4]).vector32("v", 1, 9, |r| r.u8("i"))), "is shorter than it may be");
+    }
+
+    #[test]
+    fn items_must_fill_their_vector_and_may_be_limited() {
+        let items = |max| reader(&[0, 0, 0, 4, 1, 2, 3, 4]).vector32("v", 0, max, |r| r.u16("i"));
+        assert_eq!(items(2), Ok(vec![0x0102, 0x0304]));
+        assert_eq!(why(items(1)), "has more items than are accepted");
+        assert_eq!(why(reader(&[0, 3, 1, 2, 3]).vector16("v", 0, |r| r.u16("i"))), "ends too early");
+    }
+
+    #[test]
+    fn trailing_bytes_are_refused() {
+        assert_eq!(why(reader(&[1]).finish("v")), "has bytes after its end");
+    }
+
+    #[test]
+    fn opaque_fields_share_the_message() {
+        let message = Bytes::from(vec![0, 1, 42]);
+        let field = Reader::new(message.clone()).opaque16("v", 1).unwrap();
+        assert_eq!(field.as_ptr(), message[2..].as_ptr());
+    }
+
+    #[test]
+    fn vectors_are_written_with_the_length_of_their_content() {
+        let mut writer = Writer::with_capacity(16);
+        writer.vector32(|w| w.vector16(|w| w.opaque16(b"ab")));
+        assert_eq!(writer.finish(), [0, 0, 0, 6, 0, 4, 0, 2, b'a', b'b']);
+    }
 }

@@ -1,0 +1,414 @@
+//! The layouts of DAP-09's messages (sections 4 to 4.6), one pair of functions for each structure.
+//!
+//! `put` functions write, `get` functions read. Fields are named as the draft names them.
+
+use bytes::Bytes;
+
+use crate::{
+    model::{
+        AggregateShareReq, BatchSelector, Checksum, Collection, CollectionReq, Duration, Extension, FixedSizeQuery,
+        HpkeCiphertext, HpkeConfig, Interval, JobInit, PartialBatch, PlaintextInputShare, PrepareInit, PrepareOutcome,
+        PrepareResp, Query, Report, ReportError, ReportId, ReportMetadata, ReportShare, Time,
+    },
+    wire::codec::{Malformed, Reader, Writer},
+};
+
+use super::{JobContinue, PrepareContinue};
+
+type Got<T> = Result<T, Malformed>;
+
+/// `QueryType` (section 4.1).
+mod query_type {
+    pub const TIME_INTERVAL: u8 = 1;
+    pub const FIXED_SIZE: u8 = 2;
+}
+
+/// `FixedSizeQueryType` (section 4.1).
+mod fixed_size_query_type {
+    pub const BY_BATCH_ID: u8 = 0;
+    pub const CURRENT_BATCH: u8 = 1;
+}
+
+/// `PrepareRespState` (section 4.5.1.2).
+mod prepare_resp_state {
+    pub const CONTINUE: u8 = 0;
+    pub const FINISHED: u8 = 1;
+    pub const REJECT: u8 = 2;
+}
+
+/// `PrepareError` (section 4.5.1.2): the position in this list is the number on the wire.
+const PREPARE_ERRORS: [ReportError; 10] = [
+    ReportError::BatchCollected,
+    ReportError::ReportReplayed,
+    ReportError::ReportDropped,
+    ReportError::HpkeUnknownConfigId,
+    ReportError::HpkeDecryptError,
+    ReportError::VdafPrepError,
+    ReportError::BatchSaturated,
+    ReportError::TaskExpired,
+    ReportError::InvalidMessage,
+    ReportError::ReportTooEarly,
+];
+
+/// Runs a writer over a new message of about `len` bytes.
+pub(super) fn encode(len: usize, put: impl FnOnce(&mut Writer)) -> Vec<u8> {
+    let mut writer = Writer::with_capacity(len);
+    put(&mut writer);
+    writer.finish()
+}
+
+/// Runs a reader over a whole message.
+pub(super) fn decode<T>(what: &'static str, bytes: Bytes, get: impl FnOnce(&mut Reader) -> Got<T>) -> Got<T> {
+    let mut reader = Reader::new(bytes);
+    let message = get(&mut reader)?;
+    reader.finish(what)?;
+    Ok(message)
+}
+
+// Section 4: basic structures.
+
+fn put_interval(w: &mut Writer, interval: &Interval) {
+    w.u64(interval.start().0);
+    w.u64(interval.duration().0);
+}
+
+fn get_interval(r: &mut Reader) -> Got<Interval> {
+    let start = Time(r.u64("Interval.start")?);
+    let duration = Duration(r.u64("Interval.duration")?);
+    Interval::new(start, duration).ok_or(Malformed::new("Interval", "ends after the last representable time"))
+}
+
+pub(super) fn put_ciphertext(w: &mut Writer, ciphertext: &HpkeCiphertext) {
+    w.u8(ciphertext.config_id);
+    w.opaque16(&ciphertext.enc);
+    w.opaque32(&ciphertext.payload);
+}
+
+pub(super) fn get_ciphertext(r: &mut Reader) -> Got<HpkeCiphertext> {
+    get_ciphertext_of(r, 1)
+}
+
+fn get_ciphertext_of(r: &mut Reader, min: usize) -> Got<HpkeCiphertext> {
+    Ok(HpkeCiphertext {
+        config_id: r.u8("HpkeCiphertext.config_id")?,
+        enc: r.opaque16("HpkeCiphertext.enc", min)?,
+        payload: r.opaque32("HpkeCiphertext.payload", min)?,
+    })
+}
+
+// Section 4.1: queries and batches.
+
+fn put_query(w: &mut Writer, query: &Query) {
+    match query {
+        Query::TimeInterval(interval) => {
+            w.u8(query_type::TIME_INTERVAL);
+            put_interval(w, interval);
+        }
+        Query::FixedSize(FixedSizeQuery::ByBatchId(batch)) => {
+            w.u8(query_type::FIXED_SIZE);
+            w.u8(fixed_size_query_type::BY_BATCH_ID);
+            w.fixed(batch.as_bytes());
+        }
+        Query::FixedSize(FixedSizeQuery::CurrentBatch) => {
+            w.u8(query_type::FIXED_SIZE);
+            w.u8(fixed_size_query_type::CURRENT_BATCH);
+        }
+    }
+}
+
+fn get_query(r: &mut Reader) -> Got<Query> {
+    match r.u8("Query.query_type")? {
+        query_type::TIME_INTERVAL => Ok(Query::TimeInterval(get_interval(r)?)),
+        query_type::FIXED_SIZE => Ok(Query::FixedSize(get_fixed_size_query(r)?)),
+        _ => Err(unknown("Query.query_type")),
+    }
+}
+
+fn get_fixed_size_query(r: &mut Reader) -> Got<FixedSizeQuery> {
+    match r.u8("FixedSizeQuery.query_type")? {
+        fixed_size_query_type::BY_BATCH_ID => Ok(FixedSizeQuery::ByBatchId(id(r, "FixedSizeQuery.batch_id")?)),
+        fixed_size_query_type::CURRENT_BATCH => Ok(FixedSizeQuery::CurrentBatch),
+        _ => Err(unknown("FixedSizeQuery.query_type")),
+    }
+}
+
+fn put_partial_batch(w: &mut Writer, batch: &PartialBatch) {
+    match batch {
+        PartialBatch::TimeInterval => w.u8(query_type::TIME_INTERVAL),
+        PartialBatch::FixedSize(batch) => {
+            w.u8(query_type::FIXED_SIZE);
+            w.fixed(batch.as_bytes());
+        }
+    }
+}
+
+fn get_partial_batch(r: &mut Reader) -> Got<PartialBatch> {
+    match r.u8("PartialBatchSelector.query_type")? {
+        query_type::TIME_INTERVAL => Ok(PartialBatch::TimeInterval),
+        query_type::FIXED_SIZE => Ok(PartialBatch::FixedSize(id(r, "PartialBatchSelector.batch_id")?)),
+        _ => Err(unknown("PartialBatchSelector.query_type")),
+    }
+}
+
+pub(super) fn put_batch_selector(w: &mut Writer, batch: &BatchSelector) {
+    match batch {
+        BatchSelector::TimeInterval(interval) => {
+            w.u8(query_type::TIME_INTERVAL);
+            put_interval(w, interval);
+        }
+        BatchSelector::FixedSize(batch) => {
+            w.u8(query_type::FIXED_SIZE);
+            w.fixed(batch.as_bytes());
+        }
+    }
+}
+
+fn get_batch_selector(r: &mut Reader) -> Got<BatchSelector> {
+    match r.u8("BatchSelector.query_type")? {
+        query_type::TIME_INTERVAL => Ok(BatchSelector::TimeInterval(get_interval(r)?)),
+        query_type::FIXED_SIZE => Ok(BatchSelector::FixedSize(id(r, "BatchSelector.batch_id")?)),
+        _ => Err(unknown("BatchSelector.query_type")),
+    }
+}
+
+// Section 4.4: uploads.
+
+pub(super) fn put_hpke_configs(w: &mut Writer, configs: &[HpkeConfig]) {
+    w.vector16(|w| {
+        for config in configs {
+            w.u8(config.id);
+            w.u16(config.kem_id);
+            w.u16(config.kdf_id);
+            w.u16(config.aead_id);
+            w.opaque16(&config.public_key);
+        }
+    });
+}
+
+pub(super) fn get_hpke_configs(r: &mut Reader) -> Got<Vec<HpkeConfig>> {
+    let mut taken = [false; 256];
+    r.vector16("HpkeConfigList", 1, |r| {
+        let config = get_hpke_config(r)?;
+        if std::mem::replace(&mut taken[usize::from(config.id)], true) {
+            // Section 4.4.1: ids are distinct; with two of the same, nobody can say which key was used.
+            return Err(Malformed::new("HpkeConfigList", "has two configurations with the same id"));
+        }
+        Ok(config)
+    })
+}
+
+fn get_hpke_config(r: &mut Reader) -> Got<HpkeConfig> {
+    Ok(HpkeConfig {
+        id: r.u8("HpkeConfig.id")?,
+        kem_id: r.u16("HpkeConfig.kem_id")?,
+        kdf_id: r.u16("HpkeConfig.kdf_id")?,
+        aead_id: r.u16("HpkeConfig.aead_id")?,
+        public_key: r.opaque16("HpkeConfig.public_key", 1)?.to_vec(),
+    })
+}
+
+pub(super) fn put_metadata(w: &mut Writer, metadata: &ReportMetadata) {
+    w.fixed(metadata.id.as_bytes());
+    w.u64(metadata.time.0);
+}
+
+fn get_metadata(r: &mut Reader) -> Got<ReportMetadata> {
+    Ok(ReportMetadata { id: id(r, "ReportMetadata.report_id")?, time: Time(r.u64("ReportMetadata.time")?) })
+}
+
+pub(super) fn put_report(w: &mut Writer, report: &Report) {
+    put_metadata(w, &report.metadata);
+    w.opaque32(&report.public_share);
+    put_ciphertext(w, &report.leader_share);
+    put_ciphertext(w, &report.helper_share);
+}
+
+pub(super) fn get_report(r: &mut Reader) -> Got<Report> {
+    Ok(Report {
+        metadata: get_metadata(r)?,
+        public_share: r.opaque32("Report.public_share", 0)?,
+        leader_share: get_ciphertext(r)?,
+        helper_share: get_ciphertext(r)?,
+    })
+}
+
+pub(super) fn put_plaintext(w: &mut Writer, share: &PlaintextInputShare) {
+    w.vector16(|w| {
+        for extension in &share.extensions {
+            w.u16(extension.kind);
+            w.opaque16(&extension.data);
+        }
+    });
+    w.opaque32(&share.payload);
+}
+
+pub(super) fn get_plaintext(r: &mut Reader) -> Got<PlaintextInputShare> {
+    let extensions = r.vector16("PlaintextInputShare.extensions", 0, |r| {
+        Ok(Extension { kind: r.u16("Extension.extension_type")?, data: r.opaque16("Extension.extension_data", 0)? })
+    })?;
+    Ok(PlaintextInputShare { extensions, payload: r.opaque32("PlaintextInputShare.payload", 0)? })
+}
+
+// Section 4.5: aggregation.
+
+pub(super) fn put_job_init(w: &mut Writer, init: &JobInit) {
+    w.opaque32(&init.aggregation_parameter);
+    put_partial_batch(w, &init.batch);
+    w.vector32(|w| {
+        for init in &init.inits {
+            put_metadata(w, &init.share.metadata);
+            w.opaque32(&init.share.public_share);
+            put_ciphertext(w, &init.share.input_share);
+            w.opaque32(&init.message);
+        }
+    });
+}
+
+pub(super) fn get_job_init(r: &mut Reader, max_reports: usize) -> Got<JobInit> {
+    Ok(JobInit {
+        aggregation_parameter: r.opaque32("AggregationJobInitReq.agg_param", 0)?,
+        batch: get_partial_batch(r)?,
+        inits: r.vector32("AggregationJobInitReq.prepare_inits", 1, max_reports, get_prepare_init)?,
+    })
+}
+
+fn get_prepare_init(r: &mut Reader) -> Got<PrepareInit> {
+    let share = ReportShare {
+        metadata: get_metadata(r)?,
+        public_share: r.opaque32("ReportShare.public_share", 0)?,
+        // The helper takes an empty ciphertext here, although the layout has none: deployed leaders let a client upload
+        // one, and refusing the message would let that client spoil every other report of the job. It does not
+        // open, so that the report alone is rejected.
+        input_share: get_ciphertext_of(r, 0)?,
+    };
+    Ok(PrepareInit { share, message: r.opaque32("PrepareInit.payload", 0)? })
+}
+
+pub(super) fn put_job_resp(w: &mut Writer, resps: &[PrepareResp]) {
+    w.vector32(|w| {
+        for resp in resps {
+            w.fixed(resp.report_id.as_bytes());
+            put_prepare_outcome(w, &resp.outcome);
+        }
+    });
+}
+
+pub(super) fn get_job_resp(r: &mut Reader, max_reports: usize) -> Got<Vec<PrepareResp>> {
+    r.vector32("AggregationJobResp.prepare_resps", 1, max_reports, |r| {
+        Ok(PrepareResp { report_id: id(r, "PrepareResp.report_id")?, outcome: get_prepare_outcome(r)? })
+    })
+}
+
+fn put_prepare_outcome(w: &mut Writer, outcome: &PrepareOutcome) {
+    match outcome {
+        PrepareOutcome::Continue(payload) => {
+            w.u8(prepare_resp_state::CONTINUE);
+            w.opaque32(payload);
+        }
+        PrepareOutcome::Finished => w.u8(prepare_resp_state::FINISHED),
+        PrepareOutcome::Reject(error) => {
+            w.u8(prepare_resp_state::REJECT);
+            w.u8(prepare_error_number(*error));
+        }
+    }
+}
+
+fn get_prepare_outcome(r: &mut Reader) -> Got<PrepareOutcome> {
+    match r.u8("PrepareResp.prepare_resp_state")? {
+        prepare_resp_state::CONTINUE => Ok(PrepareOutcome::Continue(r.opaque32("PrepareResp.payload", 0)?)),
+        prepare_resp_state::FINISHED => Ok(PrepareOutcome::Finished),
+        prepare_resp_state::REJECT => {
+            let number = usize::from(r.u8("PrepareResp.prepare_error")?);
+            let error = PREPARE_ERRORS.get(number).ok_or(unknown("PrepareResp.prepare_error"))?;
+            Ok(PrepareOutcome::Reject(*error))
+        }
+        _ => Err(unknown("PrepareResp.prepare_resp_state")),
+    }
+}
+
+fn prepare_error_number(error: ReportError) -> u8 {
+    match error {
+        ReportError::BatchCollected => 0,
+        ReportError::ReportReplayed => 1,
+        ReportError::ReportDropped => 2,
+        ReportError::HpkeUnknownConfigId => 3,
+        ReportError::HpkeDecryptError => 4,
+        ReportError::VdafPrepError => 5,
+        ReportError::BatchSaturated => 6,
+        ReportError::TaskExpired => 7,
+        ReportError::InvalidMessage => 8,
+        ReportError::ReportTooEarly => 9,
+    }
+}
+
+pub(super) fn put_job_continue(w: &mut Writer, request: &JobContinue) {
+    w.u16(request.step);
+    w.vector32(|w| {
+        for continued in &request.continues {
+            w.fixed(continued.report_id.as_bytes());
+            w.opaque32(&continued.message);
+        }
+    });
+}
+
+pub(super) fn get_job_continue(r: &mut Reader, max_reports: usize) -> Got<JobContinue> {
+    let step = r.u16("AggregationJobContinueReq.step")?;
+    let continues = r.vector32("AggregationJobContinueReq.prepare_continues", 1, max_reports, |r| {
+        let report_id: ReportId = id(r, "PrepareContinue.report_id")?;
+        Ok(PrepareContinue { report_id, message: r.opaque32("PrepareContinue.payload", 0)? })
+    })?;
+    Ok(JobContinue { step, continues })
+}
+
+// Section 4.6: collection.
+
+pub(super) fn put_collection_req(w: &mut Writer, request: &CollectionReq) {
+    put_query(w, &request.query);
+    w.opaque32(&request.aggregation_parameter);
+}
+
+pub(super) fn get_collection_req(r: &mut Reader) -> Got<CollectionReq> {
+    Ok(CollectionReq { query: get_query(r)?, aggregation_parameter: r.opaque32("CollectionReq.agg_param", 0)? })
+}
+
+pub(super) fn put_collection(w: &mut Writer, collection: &Collection) {
+    put_partial_batch(w, &collection.batch);
+    w.u64(collection.report_count);
+    put_interval(w, &collection.interval);
+    put_ciphertext(w, &collection.leader_share);
+    put_ciphertext(w, &collection.helper_share);
+}
+
+pub(super) fn get_collection(r: &mut Reader) -> Got<Collection> {
+    Ok(Collection {
+        batch: get_partial_batch(r)?,
+        report_count: r.u64("Collection.report_count")?,
+        interval: get_interval(r)?,
+        leader_share: get_ciphertext(r)?,
+        helper_share: get_ciphertext(r)?,
+    })
+}
+
+pub(super) fn put_aggregate_share_req(w: &mut Writer, request: &AggregateShareReq) {
+    put_batch_selector(w, &request.batch);
+    w.opaque32(&request.aggregation_parameter);
+    w.u64(request.report_count);
+    w.fixed(request.checksum.as_bytes());
+}
+
+pub(super) fn get_aggregate_share_req(r: &mut Reader) -> Got<AggregateShareReq> {
+    Ok(AggregateShareReq {
+        batch: get_batch_selector(r)?,
+        aggregation_parameter: r.opaque32("AggregateShareReq.agg_param", 0)?,
+        report_count: r.u64("AggregateShareReq.report_count")?,
+        checksum: Checksum::new(r.array("AggregateShareReq.checksum")?),
+    })
+}
+
+fn id<K, const N: usize>(r: &mut Reader, what: &'static str) -> Got<crate::model::ids::Id<K, N>> {
+    Ok(crate::model::ids::Id::new(r.array(what)?))
+}
+
+fn unknown(what: &'static str) -> Malformed {
+    Malformed::new(what, "has a value that the protocol does not define")
+}

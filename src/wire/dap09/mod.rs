@@ -1,0 +1,207 @@
+//! DAP-09 (draft-ietf-ppm-dap-09): its encodings, labels and resources.
+
+mod messages;
+pub mod resources;
+
+use bytes::Bytes;
+
+use super::{Call, Wire, codec::Malformed};
+use crate::model::{
+    AggregateShareReq, AggregationJobId, BatchSelector, Collection, CollectionJobId, CollectionReq, HpkeCiphertext,
+    HpkeConfig, JobInit, PlaintextInputShare, PrepareResp, Report, ReportId, ReportMetadata, Role, TaskId,
+};
+use messages as m;
+pub use resources::{BadPath, Resource, media, parse_hpke_config_query, parse_path};
+
+/// DAP-09.
+#[derive(Clone, Copy, Debug)]
+pub struct Dap09;
+
+/// The leader's request to continue an aggregation job (`AggregationJobContinueReq`, section 4.5.2.1).
+///
+/// No VDAF that we run has a second round, so that a helper reads this only to refuse it properly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobContinue {
+    /// The step that the helper should advance to; 1 for the first continuation.
+    pub step: u16,
+    /// The reports, each with the leader's next message.
+    pub continues: Vec<PrepareContinue>,
+}
+
+/// A report with the leader's next preparation message (`PrepareContinue`, section 4.5.2.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrepareContinue {
+    /// The report that the message is about.
+    pub report_id: ReportId,
+    /// The leader's encoded ping-pong message.
+    pub message: Bytes,
+}
+
+/// Encodes the leader's request to continue an aggregation job.
+pub fn encode_job_continue(request: &JobContinue) -> Vec<u8> {
+    m::encode(6 + request.continues.len() * 32, |w| m::put_job_continue(w, request))
+}
+
+/// Decodes the leader's request to continue an aggregation job of at most `max_reports`.
+pub fn decode_job_continue(bytes: &Bytes, max_reports: usize) -> Result<JobContinue, Malformed> {
+    m::decode("AggregationJobContinueReq", bytes.clone(), |r| m::get_job_continue(r, max_reports))
+}
+
+impl Wire for Dap09 {
+    fn prefix(&self) -> &'static str {
+        "dap-09"
+    }
+
+    /// Section 4.4.2: the sender is always the client.
+    fn input_share_info(&self, recipient: Role) -> Vec<u8> {
+        label(b"dap-09 input share", Role::Client, recipient)
+    }
+
+    /// Section 4.6.4: the recipient is always the collector.
+    fn aggregate_share_info(&self, sender: Role) -> Vec<u8> {
+        label(b"dap-09 aggregate share", sender, Role::Collector)
+    }
+
+    /// VDAF-08 has no application context.
+    fn vdaf_context(&self, _task: &TaskId) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// `InputShareAad` (section 4.4.2).
+    fn input_share_aad(&self, task: &TaskId, metadata: &ReportMetadata, public_share: &[u8]) -> Vec<u8> {
+        m::encode(60 + public_share.len(), |w| {
+            w.fixed(task.as_bytes());
+            m::put_metadata(w, metadata);
+            w.opaque32(public_share);
+        })
+    }
+
+    /// `AggregateShareAad` (section 4.6.4).
+    fn aggregate_share_aad(&self, task: &TaskId, parameter: &[u8], batch: &BatchSelector) -> Vec<u8> {
+        m::encode(69 + parameter.len(), |w| {
+            w.fixed(task.as_bytes());
+            w.opaque32(parameter);
+            m::put_batch_selector(w, batch);
+        })
+    }
+
+    fn encode_hpke_configs(&self, configs: &[HpkeConfig]) -> Vec<u8> {
+        m::encode(2 + configs.len() * 48, |w| m::put_hpke_configs(w, configs))
+    }
+
+    fn decode_hpke_configs(&self, bytes: &[u8]) -> Result<Vec<HpkeConfig>, Malformed> {
+        m::decode("HpkeConfigList", Bytes::copy_from_slice(bytes), m::get_hpke_configs)
+    }
+
+    fn encode_report(&self, report: &Report) -> Vec<u8> {
+        let len = report.public_share.len() + sealed_len(&report.leader_share) + sealed_len(&report.helper_share);
+        m::encode(28 + len, |w| m::put_report(w, report))
+    }
+
+    fn decode_report(&self, bytes: &Bytes) -> Result<Report, Malformed> {
+        m::decode("Report", bytes.clone(), m::get_report)
+    }
+
+    fn encode_plaintext(&self, share: &PlaintextInputShare) -> Vec<u8> {
+        m::encode(6 + share.payload.len(), |w| m::put_plaintext(w, share))
+    }
+
+    fn decode_plaintext(&self, bytes: &Bytes) -> Result<PlaintextInputShare, Malformed> {
+        m::decode("PlaintextInputShare", bytes.clone(), m::get_plaintext)
+    }
+
+    fn encode_job_init(&self, init: &JobInit) -> Vec<u8> {
+        let reports = init
+            .inits
+            .iter()
+            .map(|init| 32 + init.share.public_share.len() + sealed_len(&init.share.input_share) + init.message.len());
+        m::encode(41 + init.aggregation_parameter.len() + reports.sum::<usize>(), |w| m::put_job_init(w, init))
+    }
+
+    fn decode_job_init(&self, bytes: &Bytes, max_reports: usize) -> Result<JobInit, Malformed> {
+        m::decode("AggregationJobInitReq", bytes.clone(), |r| m::get_job_init(r, max_reports))
+    }
+
+    fn encode_job_resp(&self, resps: &[PrepareResp]) -> Vec<u8> {
+        m::encode(4 + resps.len() * 64, |w| m::put_job_resp(w, resps))
+    }
+
+    fn decode_job_resp(&self, bytes: &Bytes, max_reports: usize) -> Result<Vec<PrepareResp>, Malformed> {
+        m::decode("AggregationJobResp", bytes.clone(), |r| m::get_job_resp(r, max_reports))
+    }
+
+    fn encode_collection_req(&self, request: &CollectionReq) -> Vec<u8> {
+        m::encode(38 + request.aggregation_parameter.len(), |w| m::put_collection_req(w, request))
+    }
+
+    fn decode_collection_req(&self, bytes: &Bytes) -> Result<CollectionReq, Malformed> {
+        m::decode("CollectionReq", bytes.clone(), m::get_collection_req)
+    }
+
+    fn encode_collection(&self, collection: &Collection) -> Vec<u8> {
+        let len = sealed_len(&collection.leader_share) + sealed_len(&collection.helper_share);
+        m::encode(57 + len, |w| m::put_collection(w, collection))
+    }
+
+    fn decode_collection(&self, bytes: &Bytes) -> Result<Collection, Malformed> {
+        m::decode("Collection", bytes.clone(), m::get_collection)
+    }
+
+    fn encode_aggregate_share_req(&self, request: &AggregateShareReq) -> Vec<u8> {
+        m::encode(77 + request.aggregation_parameter.len(), |w| m::put_aggregate_share_req(w, request))
+    }
+
+    fn decode_aggregate_share_req(&self, bytes: &Bytes) -> Result<AggregateShareReq, Malformed> {
+        m::decode("AggregateShareReq", bytes.clone(), m::get_aggregate_share_req)
+    }
+
+    fn encode_aggregate_share(&self, share: &HpkeCiphertext) -> Vec<u8> {
+        m::encode(sealed_len(share), |w| m::put_ciphertext(w, share))
+    }
+
+    fn decode_aggregate_share(&self, bytes: &Bytes) -> Result<HpkeCiphertext, Malformed> {
+        m::decode("AggregateShare", bytes.clone(), m::get_ciphertext)
+    }
+
+    fn hpke_config_call(&self, task: &TaskId) -> Call {
+        resources::hpke_config(task)
+    }
+
+    fn upload_call(&self, task: &TaskId) -> Call {
+        resources::upload(task)
+    }
+
+    fn job_init_call(&self, task: &TaskId, job: &AggregationJobId) -> Call {
+        resources::job_init(task, job)
+    }
+
+    fn job_delete_call(&self, task: &TaskId, job: &AggregationJobId) -> Call {
+        resources::job_delete(task, job)
+    }
+
+    fn aggregate_share_call(&self, task: &TaskId) -> Call {
+        resources::aggregate_share(task)
+    }
+
+    fn collection_create_call(&self, task: &TaskId, job: &CollectionJobId) -> Call {
+        resources::collection_create(task, job)
+    }
+
+    fn collection_poll_call(&self, task: &TaskId, job: &CollectionJobId) -> Call {
+        resources::collection_poll(task, job)
+    }
+
+    fn collection_delete_call(&self, task: &TaskId, job: &CollectionJobId) -> Call {
+        resources::collection_delete(task, job)
+    }
+}
+
+/// HPKE application info: a text, then who seals and who opens, by their numbers.
+fn label(text: &[u8], sender: Role, recipient: Role) -> Vec<u8> {
+    [text, &[sender as u8, recipient as u8]].concat()
+}
+
+/// The length of an encoded ciphertext.
+fn sealed_len(ciphertext: &HpkeCiphertext) -> usize {
+    7 + ciphertext.enc.len() + ciphertext.payload.len()
+}

@@ -1,0 +1,210 @@
+//! DAP-09's resources: media types, the calls that a party makes, and the paths that a server understands
+//! (sections 4.3 to 4.6 and 8.1).
+
+use std::str::FromStr;
+
+use crate::{
+    model::{AggregationJobId, CollectionJobId, TaskId},
+    wire::Call,
+};
+
+/// Media types of DAP-09 (section 8.1). They have no parameters and are compared exactly.
+pub mod media {
+    /// `HpkeConfigList`.
+    pub const HPKE_CONFIG_LIST: &str = "application/dap-hpke-config-list";
+    /// `Report`.
+    pub const REPORT: &str = "application/dap-report";
+    /// `AggregationJobInitReq`.
+    pub const AGGREGATION_JOB_INIT_REQ: &str = "application/dap-aggregation-job-init-req";
+    /// `AggregationJobContinueReq`.
+    pub const AGGREGATION_JOB_CONTINUE_REQ: &str = "application/dap-aggregation-job-continue-req";
+    /// `AggregationJobResp`.
+    pub const AGGREGATION_JOB_RESP: &str = "application/dap-aggregation-job-resp";
+    /// `AggregateShareReq`.
+    pub const AGGREGATE_SHARE_REQ: &str = "application/dap-aggregate-share-req";
+    /// `AggregateShare`.
+    pub const AGGREGATE_SHARE: &str = "application/dap-aggregate-share";
+    /// `CollectionReq`.
+    pub const COLLECT_REQ: &str = "application/dap-collect-req";
+    /// `Collection`.
+    pub const COLLECTION: &str = "application/dap-collection";
+}
+
+/// What a request's path names (section 4.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// An aggregator's HPKE configurations (section 4.4.1).
+    HpkeConfig,
+    /// Where a task's reports are uploaded (section 4.4.2).
+    Reports(TaskId),
+    /// An aggregation job (section 4.5.1).
+    AggregationJob(TaskId, AggregationJobId),
+    /// A collection job (section 4.6.1).
+    CollectionJob(TaskId, CollectionJobId),
+    /// Where the leader asks for aggregate shares (section 4.6.2).
+    AggregateShares(TaskId),
+}
+
+/// A path that names no resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPath {
+    /// The protocol has no such resource: 404.
+    #[error("no such resource")]
+    NoSuchResource,
+    /// The resource exists, but an id in its path is not one: `invalidMessage`.
+    #[error("the {0} is not the unpadded base64url of an id of its length")]
+    BadId(&'static str),
+}
+
+/// Reads the path of a request, below the revision's prefix and without a leading slash: `tasks/ID/reports`.
+///
+/// Nothing is percent-decoded: no character of an id or a name needs it.
+pub fn parse_path(path: &str) -> Result<Resource, BadPath> {
+    let mut parts = path.split('/');
+    // One more than the longest path has, so that anything longer matches nothing.
+    match std::array::from_fn(|_| parts.next()) {
+        [Some("hpke_config"), None, None, None, None] => Ok(Resource::HpkeConfig),
+        [Some("tasks"), Some(task), Some("reports"), None, None] => Ok(Resource::Reports(task_id(task)?)),
+        [Some("tasks"), Some(task), Some("aggregate_shares"), None, None] => {
+            Ok(Resource::AggregateShares(task_id(task)?))
+        }
+        [Some("tasks"), Some(task), Some("aggregation_jobs"), Some(job), None] => {
+            Ok(Resource::AggregationJob(task_id(task)?, parse_id(job, "aggregation job id")?))
+        }
+        [Some("tasks"), Some(task), Some("collection_jobs"), Some(job), None] => {
+            Ok(Resource::CollectionJob(task_id(task)?, parse_id(job, "collection job id")?))
+        }
+        _ => Err(BadPath::NoSuchResource),
+    }
+}
+
+/// Reads the query of a request for HPKE configurations: the task that they are for, if it says so (section 4.4.1).
+pub fn parse_hpke_config_query(query: &str) -> Result<Option<TaskId>, BadPath> {
+    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+    pairs.find(|(name, _)| name == "task_id").map(|(_, id)| task_id(&id)).transpose()
+}
+
+fn task_id(text: &str) -> Result<TaskId, BadPath> {
+    parse_id(text, "task id")
+}
+
+fn parse_id<I: FromStr>(text: &str, what: &'static str) -> Result<I, BadPath> {
+    text.parse().map_err(|_| BadPath::BadId(what))
+}
+
+pub(super) fn hpke_config(task: &TaskId) -> Call {
+    Call {
+        method: "GET",
+        path: format!("hpke_config?task_id={task}"),
+        content_type: None,
+        accept: Some(media::HPKE_CONFIG_LIST),
+    }
+}
+
+pub(super) fn upload(task: &TaskId) -> Call {
+    Call { method: "PUT", path: format!("tasks/{task}/reports"), content_type: Some(media::REPORT), accept: None }
+}
+
+pub(super) fn job_init(task: &TaskId, job: &AggregationJobId) -> Call {
+    Call {
+        method: "PUT",
+        path: aggregation_job(task, job),
+        content_type: Some(media::AGGREGATION_JOB_INIT_REQ),
+        accept: Some(media::AGGREGATION_JOB_RESP),
+    }
+}
+
+pub(super) fn job_delete(task: &TaskId, job: &AggregationJobId) -> Call {
+    Call { method: "DELETE", path: aggregation_job(task, job), content_type: None, accept: None }
+}
+
+pub(super) fn aggregate_share(task: &TaskId) -> Call {
+    Call {
+        method: "POST",
+        path: format!("tasks/{task}/aggregate_shares"),
+        content_type: Some(media::AGGREGATE_SHARE_REQ),
+        accept: Some(media::AGGREGATE_SHARE),
+    }
+}
+
+pub(super) fn collection_create(task: &TaskId, job: &CollectionJobId) -> Call {
+    Call { method: "PUT", path: collection_job(task, job), content_type: Some(media::COLLECT_REQ), accept: None }
+}
+
+pub(super) fn collection_poll(task: &TaskId, job: &CollectionJobId) -> Call {
+    Call { method: "POST", path: collection_job(task, job), content_type: None, accept: Some(media::COLLECTION) }
+}
+
+pub(super) fn collection_delete(task: &TaskId, job: &CollectionJobId) -> Call {
+    Call { method: "DELETE", path: collection_job(task, job), content_type: None, accept: None }
+}
+
+fn aggregation_job(task: &TaskId, job: &AggregationJobId) -> String {
+    format!("tasks/{task}/aggregation_jobs/{job}")
+}
+
+fn collection_job(task: &TaskId, job: &CollectionJobId) -> String {
+    format!("tasks/{task}/collection_jobs/{job}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TASK: TaskId = TaskId::new([1; 32]);
+    const AGGREGATION: AggregationJobId = AggregationJobId::new([2; 16]);
+    const COLLECTION: CollectionJobId = CollectionJobId::new([3; 16]);
+
+    #[test]
+    fn what_a_party_calls_is_what_a_server_understands() {
+        let aggregation = Ok(Resource::AggregationJob(TASK, AGGREGATION));
+        let collection = Ok(Resource::CollectionJob(TASK, COLLECTION));
+        for (call, resource) in [
+            (upload(&TASK), Ok(Resource::Reports(TASK))),
+            (job_init(&TASK, &AGGREGATION), aggregation),
+            (job_delete(&TASK, &AGGREGATION), aggregation),
+            (aggregate_share(&TASK), Ok(Resource::AggregateShares(TASK))),
+            (collection_create(&TASK, &COLLECTION), collection),
+            (collection_poll(&TASK, &COLLECTION), collection),
+            (collection_delete(&TASK, &COLLECTION), collection),
+        ] {
+            assert_eq!(parse_path(&call.path), resource, "{}", call.path);
+        }
+        let call = hpke_config(&TASK);
+        let (path, query) = call.path.split_once('?').unwrap();
+        assert_eq!(parse_path(path), Ok(Resource::HpkeConfig));
+        assert_eq!(parse_hpke_config_query(query), Ok(Some(TASK)));
+    }
+
+    #[test]
+    fn a_task_id_in_a_query_is_optional_but_never_ignored() {
+        assert_eq!(parse_hpke_config_query(""), Ok(None));
+        assert_eq!(parse_hpke_config_query("other=1"), Ok(None));
+        assert_eq!(parse_hpke_config_query("task_id="), Err(BadPath::BadId("task id")));
+        assert_eq!(parse_hpke_config_query("task_id"), Err(BadPath::BadId("task id")));
+        assert_eq!(parse_hpke_config_query(&format!("a=b&task_id={TASK}")), Ok(Some(TASK)));
+    }
+
+    #[test]
+    fn unknown_paths_and_bad_ids_are_told_apart() {
+        for path in ["", "/", "tasks", "tasks/", "hpke_config/", "hpke_config/x", "tasks/x", "tasks/x/unknown"] {
+            assert_eq!(parse_path(path), Err(BadPath::NoSuchResource), "{path}");
+        }
+        for path in [
+            format!("tasks/{TASK}/reports/"),
+            format!("/tasks/{TASK}/reports"),
+            format!("tasks/{TASK}/aggregation_jobs"),
+            format!("tasks/{TASK}/aggregation_jobs/{AGGREGATION}/more"),
+            format!("tasks/{TASK}/aggregation_jobs/{AGGREGATION}/more/and/more"),
+        ] {
+            assert_eq!(parse_path(&path), Err(BadPath::NoSuchResource), "{path}");
+        }
+        for path in ["tasks//reports".to_owned(), format!("tasks/{TASK}=/reports"), format!("tasks/{TASK}A/reports")] {
+            assert_eq!(parse_path(&path), Err(BadPath::BadId("task id")), "{path}");
+        }
+        let path = format!("tasks/{TASK}/aggregation_jobs/{TASK}");
+        assert_eq!(parse_path(&path), Err(BadPath::BadId("aggregation job id")));
+        let path = format!("tasks/{TASK}/collection_jobs/AgICAgICAgICAgICAgICA+");
+        assert_eq!(parse_path(&path), Err(BadPath::BadId("collection job id")));
+    }
+}
