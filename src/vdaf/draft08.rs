@@ -1,0 +1,343 @@
+//! VDAF-08 (draft-irtf-cfrg-vdaf-08) over `prio` 0.16: what DAP-09 prepares and aggregates.
+//!
+//! Every VDAF here is a Prio3, so one round of the ping-pong topology (section 5.8) is all that two aggregators need.
+
+use std::{any::Any, sync::Arc};
+
+use prio16::{
+    codec::{Decode, Encode, ParameterizedDecode},
+    field::{Field64, Field128, FieldElement},
+    flp::{
+        FlpError, Type,
+        gadgets::{Mul, ParallelSum},
+        types::{Count, Histogram, MultihotCountVec, Sum, SumVec},
+    },
+    topology::ping_pong::{PingPongContinuedValue, PingPongError, PingPongMessage, PingPongState, PingPongTopology},
+    vdaf::{
+        self, Aggregatable, Client, Collector, Vdaf,
+        prio3::Prio3,
+        xof::{Xof, XofHmacSha256Aes128, XofTurboShake128},
+    },
+};
+
+use super::{
+    AggregateResult, AggregateShare, InputShare, Measurement, OutputShare, Pending, Preparer, Sharded, VdafError,
+    Verification, table,
+};
+use crate::model::{ReportError, ReportId, VdafConfig};
+
+/// Leader and helper.
+const AGGREGATORS: u8 = 2;
+/// The leader's aggregator id.
+const LEADER: usize = 0;
+/// The helper's aggregator id.
+const HELPER: usize = 1;
+
+/// Algorithm identifiers: section 10, and for the last two the private ones that peers have settled on.
+mod algorithm {
+    pub const COUNT: u32 = 0;
+    pub const SUM: u32 = 1;
+    pub const SUM_VEC: u32 = 2;
+    pub const HISTOGRAM: u32 = 3;
+    pub const MULTIHOT_COUNT_VEC: u32 = 0xFFFF_0000;
+    pub const SUM_VEC_FIELD64_MULTIPROOF: u32 = 0xFFFF_1003;
+}
+
+/// Chunks of multiplications over a field: the gadget of all vector VDAFs.
+type Chunks<F> = ParallelSum<F, Mul<F>>;
+
+/// Makes the VDAF that a task asks for, or says what is wrong with its parameters.
+pub(super) fn preparer(config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafError> {
+    table::check(config)?;
+    match *config {
+        VdafConfig::Prio3Count => {
+            standard(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, |sum| number(sum.into()))
+        }
+        VdafConfig::Prio3Sum { bits } => {
+            let input = move |m: &Measurement| table::number(m, max(bits));
+            standard(algorithm::SUM, Sum::<Field128>::new(bits), input, number)
+        }
+        VdafConfig::Prio3SumVec { bits, length, chunk_length } => {
+            let input = move |m: &Measurement| Ok(table::numbers(m, length, max(bits))?.to_vec());
+            let typ = SumVec::<Field128, Chunks<_>>::new(bits, length, chunk_length);
+            standard(algorithm::SUM_VEC, typ, input, AggregateResult::Vector)
+        }
+        VdafConfig::Prio3Histogram { length, chunk_length } => {
+            // The bin's index fits: it is less than `length`.
+            let input = move |m: &Measurement| Ok(table::number(m, length as u128 - 1)? as usize);
+            let typ = Histogram::<Field128, Chunks<_>>::new(length, chunk_length);
+            standard(algorithm::HISTOGRAM, typ, input, AggregateResult::Vector)
+        }
+        VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length } => {
+            let input = move |m: &Measurement| table::flags(m, length, max_weight);
+            let typ = MultihotCountVec::<Field128, Chunks<_>>::new(length, max_weight, chunk_length);
+            standard(algorithm::MULTIHOT_COUNT_VEC, typ, input, AggregateResult::Vector)
+        }
+        VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs } => {
+            // The numbers fit: they have at most 32 bits.
+            let input = move |m: &Measurement| {
+                Ok(table::numbers(m, length, max(bits))?.iter().map(|number| *number as u64).collect())
+            };
+            let typ = SumVec::<Field64, Chunks<_>>::new(bits, length, chunk_length);
+            let output = |sums: Vec<u64>| AggregateResult::Vector(sums.into_iter().map(u128::from).collect());
+            build::<_, XofHmacSha256Aes128, 32>(algorithm::SUM_VEC_FIELD64_MULTIPROOF, proofs, typ, input, output)
+        }
+    }
+}
+
+/// The largest number of `bits` bits, which are between 1 and 64.
+fn max(bits: usize) -> u128 {
+    (1 << bits) - 1
+}
+
+fn number(sum: u128) -> AggregateResult {
+    AggregateResult::Number(sum)
+}
+
+/// A Prio3 as the draft specifies it: one proof, TurboSHAKE128, seeds of 16 bytes.
+fn standard<T>(
+    id: u32,
+    typ: Result<T, FlpError>,
+    input: impl Fn(&Measurement) -> Result<T::Measurement, VdafError> + Send + Sync + 'static,
+    output: fn(T::AggregateResult) -> AggregateResult,
+) -> Result<Arc<dyn Preparer>, VdafError>
+where
+    T: Type<Field: Send + Sync> + Send + Sync + 'static,
+{
+    build::<T, XofTurboShake128, 16>(id, 1, typ, input, output)
+}
+
+fn build<T, P, const SEED: usize>(
+    id: u32,
+    proofs: u8,
+    typ: Result<T, FlpError>,
+    input: impl Fn(&Measurement) -> Result<T::Measurement, VdafError> + Send + Sync + 'static,
+    output: fn(T::AggregateResult) -> AggregateResult,
+) -> Result<Arc<dyn Preparer>, VdafError>
+where
+    T: Type<Field: Send + Sync> + Send + Sync + 'static,
+    P: Xof<SEED> + Send + Sync + 'static,
+{
+    let typ = typ.map_err(refuse)?;
+    let seed = if typ.joint_rand_len() > 0 { SEED } else { 0 };
+    let bytes = |elements: usize| elements * T::Field::ENCODED_SIZE + seed;
+    Ok(Arc::new(Prio3Preparer::<T, P, SEED> {
+        leader_share_length: bytes(typ.input_len() + typ.proof_len() * usize::from(proofs)),
+        prepare_share_length: bytes(typ.verifier_len() * usize::from(proofs)),
+        vdaf: Prio3::new(AGGREGATORS, proofs, id, typ).map_err(refuse)?,
+        input: Box::new(input),
+        output,
+    }))
+}
+
+fn refuse(error: impl std::error::Error) -> VdafError {
+    VdafError(error.to_string())
+}
+
+/// What a client's measurement is to `prio`, once it is found to be in range.
+type Input<T> = Box<dyn Fn(&Measurement) -> Result<<T as Type>::Measurement, VdafError> + Send + Sync>;
+
+/// Any Prio3 for two aggregators.
+struct Prio3Preparer<T, P, const SEED: usize>
+where
+    T: Type,
+    P: Xof<SEED>,
+{
+    vdaf: Prio3<T, P, SEED>,
+    /// Bytes of the leader's input share. Known beforehand, so that a short one is refused before `prio` allocates
+    /// memory for a whole one.
+    leader_share_length: usize,
+    /// Bytes of a preparation share. Known beforehand, so that a wrong one is refused before any computation.
+    prepare_share_length: usize,
+    input: Input<T>,
+    output: fn(T::AggregateResult) -> AggregateResult,
+}
+
+impl<T, P, const SEED: usize> Prio3Preparer<T, P, SEED>
+where
+    T: Type<Field: Send + Sync> + Send + Sync + 'static,
+    P: Xof<SEED> + Send + Sync + 'static,
+{
+    fn decode_shares(&self, aggregator: usize, share: &InputShare) -> Result<Shares<T, P, SEED>, ReportError> {
+        if aggregator == LEADER && share.input_share.len() != self.leader_share_length {
+            return Err(ReportError::InvalidMessage);
+        }
+        let public = ParameterizedDecode::get_decoded_with_param(&self.vdaf, share.public_share);
+        let input = ParameterizedDecode::get_decoded_with_param(&(&self.vdaf, aggregator), share.input_share);
+        match (public, input) {
+            (Ok(public), Ok(input)) => Ok(Shares { public, input }),
+            _ => Err(ReportError::InvalidMessage),
+        }
+    }
+
+    fn sum_of<'a>(&self, share: &'a AggregateShare) -> &'a vdaf::AggregateShare<T::Field> {
+        share.0.downcast_ref().expect(SAME_PREPARER)
+    }
+
+    fn sum_of_mut<'a>(&self, share: &'a mut AggregateShare) -> &'a mut vdaf::AggregateShare<T::Field> {
+        share.0.downcast_mut().expect(SAME_PREPARER)
+    }
+
+    fn decode_sum(&self, bytes: &[u8]) -> Result<vdaf::AggregateShare<T::Field>, VdafError> {
+        let (expected, size) = (self.vdaf.output_len(), T::Field::ENCODED_SIZE);
+        if bytes.len() != expected * size {
+            let why = format!("an aggregate share has {} bytes, but {} were given", expected * size, bytes.len());
+            return Err(VdafError(why));
+        }
+        let elements: Result<Vec<_>, _> = bytes.chunks_exact(size).map(T::Field::get_decoded).collect();
+        Ok(elements.map_err(refuse)?.into())
+    }
+}
+
+/// The decoded shares of one aggregator.
+struct Shares<T, P, const SEED: usize>
+where
+    T: Type,
+    P: Xof<SEED>,
+{
+    public: <Prio3<T, P, SEED> as Vdaf>::PublicShare,
+    input: <Prio3<T, P, SEED> as Vdaf>::InputShare,
+}
+
+/// Why a downcast or a sum cannot fail: shares never leave the task that they belong to, and outside this room nobody
+/// can make one but through the task's preparer. A violation is a bug of ours, which the pool turns into a fault.
+const SAME_PREPARER: &str = "a share is only given to the preparer that made it";
+
+/// Why an encoding cannot fail: `prio` fails to encode only what outgrows a length prefix, and [`table`] forbids that.
+const ENCODES: &str = "shares within the limits of the table encode";
+
+impl<T, P, const SEED: usize> Preparer for Prio3Preparer<T, P, SEED>
+where
+    T: Type<Field: Send + Sync> + Send + Sync + 'static,
+    P: Xof<SEED> + Send + Sync + 'static,
+{
+    fn verify_key_length(&self) -> usize {
+        SEED
+    }
+
+    fn shard(&self, _: &[u8], measurement: &Measurement, report_id: &ReportId) -> Result<Sharded, VdafError> {
+        let measurement = (self.input)(measurement)?;
+        let (public, inputs) = self.vdaf.shard(&measurement, report_id.as_bytes()).map_err(refuse)?;
+        Ok(Sharded {
+            public_share: public.get_encoded().map_err(refuse)?,
+            leader_share: inputs[LEADER].get_encoded().map_err(refuse)?,
+            helper_share: inputs[HELPER].get_encoded().map_err(refuse)?,
+        })
+    }
+
+    fn leader_start(&self, verify: Verification, share: InputShare) -> Result<(Box<dyn Pending>, Vec<u8>), ReportError> {
+        let key = verify_key(&verify)?;
+        let Shares { public, input } = self.decode_shares(LEADER, &share)?;
+        let (state, message) = self
+            .vdaf
+            .leader_initialized(key, &(), share.report_id.as_bytes(), &public, &input)
+            .map_err(reject)?;
+        let pending = Prio3Pending { vdaf: self.vdaf.clone(), state };
+        Ok((Box::new(pending), message.get_encoded().expect(ENCODES)))
+    }
+
+    fn helper_answer(
+        &self,
+        verify: Verification,
+        share: InputShare,
+        message: &[u8],
+    ) -> Result<(OutputShare, Vec<u8>), ReportError> {
+        let key = verify_key(&verify)?;
+        let inbound = decode_message(message)?;
+        // Before the computation that comes first in the ping-pong topology.
+        match &inbound {
+            PingPongMessage::Initialize { prep_share } if prep_share.len() == self.prepare_share_length => {}
+            _ => return Err(ReportError::InvalidMessage),
+        }
+        let Shares { public, input } = self.decode_shares(HELPER, &share)?;
+        let (state, answer) = self
+            .vdaf
+            .helper_initialized(key, &(), share.report_id.as_bytes(), &public, &input, &inbound)
+            .and_then(|transition| transition.evaluate(&self.vdaf))
+            .map_err(reject)?;
+        match state {
+            PingPongState::Finished(output) => Ok((boxed(output), answer.get_encoded().expect(ENCODES))),
+            PingPongState::Continued(_) => unreachable!("Prio3 has one round"),
+        }
+    }
+
+    fn zero(&self) -> AggregateShare {
+        let zeros = vec![T::Field::zero(); self.vdaf.output_len()];
+        AggregateShare(Box::new(vdaf::AggregateShare::from(zeros)))
+    }
+
+    fn add(&self, sum: &mut AggregateShare, share: OutputShare) {
+        let share: Box<vdaf::OutputShare<T::Field>> = share.0.downcast().expect(SAME_PREPARER);
+        self.sum_of_mut(sum).accumulate(&share).expect(SAME_PREPARER);
+    }
+
+    fn merge(&self, sum: &mut AggregateShare, other: &AggregateShare) {
+        self.sum_of_mut(sum).merge(self.sum_of(other)).expect(SAME_PREPARER);
+    }
+
+    fn encode(&self, sum: &AggregateShare) -> Vec<u8> {
+        self.sum_of(sum).get_encoded().expect(ENCODES)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<AggregateShare, VdafError> {
+        Ok(AggregateShare(Box::new(self.decode_sum(bytes)?)))
+    }
+
+    fn unshard(&self, leader: &[u8], helper: &[u8], count: u64) -> Result<AggregateResult, VdafError> {
+        let shares = [self.decode_sum(leader)?, self.decode_sum(helper)?];
+        let count = count.try_into().map_err(refuse)?;
+        let result = self.vdaf.unshard(&(), shares, count).map_err(refuse)?;
+        Ok((self.output)(result))
+    }
+}
+
+/// The leader's state while the helper prepares.
+struct Prio3Pending<T, P, const SEED: usize>
+where
+    T: Type,
+    P: Xof<SEED>,
+{
+    vdaf: Prio3<T, P, SEED>,
+    state: PingPongState<SEED, 16, Prio3<T, P, SEED>>,
+}
+
+impl<T, P, const SEED: usize> Pending for Prio3Pending<T, P, SEED>
+where
+    T: Type<Field: Send + Sync> + Send + Sync + 'static,
+    P: Xof<SEED> + Send + Sync + 'static,
+{
+    fn finish(self: Box<Self>, answer: &[u8]) -> Result<OutputShare, ReportError> {
+        let inbound = decode_message(answer)?;
+        if !matches!(inbound, PingPongMessage::Finish { .. }) {
+            return Err(ReportError::InvalidMessage);
+        }
+        match self.vdaf.leader_continued(self.state, &(), &inbound).map_err(reject)? {
+            PingPongContinuedValue::FinishedNoMessage { output_share } => Ok(boxed(output_share)),
+            PingPongContinuedValue::WithMessage { .. } => unreachable!("Prio3 has one round"),
+        }
+    }
+}
+
+fn boxed(output: impl Any + Send) -> OutputShare {
+    OutputShare(Box::new(output))
+}
+
+/// A task's key has the right length from the day that the task is made, so that a wrong one is nobody's fault but
+/// ours; no report verifies with it.
+fn verify_key<'a, const SEED: usize>(verify: &Verification<'a>) -> Result<&'a [u8; SEED], ReportError> {
+    verify.key.try_into().map_err(|_| ReportError::VdafPrepError)
+}
+
+fn decode_message(bytes: &[u8]) -> Result<PingPongMessage, ReportError> {
+    PingPongMessage::get_decoded(bytes).map_err(|_| ReportError::InvalidMessage)
+}
+
+/// What a failed preparation is called (DAP-09 section 4.5.1.2): what does not decode is not a failed proof.
+fn reject(error: PingPongError) -> ReportError {
+    match error {
+        PingPongError::CodecPrepShare(_)
+        | PingPongError::CodecPrepMessage(_)
+        | PingPongError::PeerMessageMismatch { .. } => ReportError::InvalidMessage,
+        _ => ReportError::VdafPrepError,
+    }
+}

@@ -1,0 +1,380 @@
+//! The VDAFs that a task can ask for: their names, and the limits of their parameters and measurements.
+//!
+//! Nothing here depends on a VDAF draft. All limits are checked here, before `prio` sees a number, because it
+//! trusts its callers with some of them: a histogram index past the end, for one, makes `prio` 0.16 panic.
+
+use super::{Measurement, VdafError};
+use crate::model::VdafConfig;
+
+/// The most field elements that a report's measurement and proofs may have together. At 16 bytes each that is a
+/// leader's share of 64 MiB.
+pub const MAX_ELEMENTS: usize = 1 << 22;
+
+/// The most gadget calls of a proof. The proof's polynomials have up to four times as many coefficients, and `prio`
+/// transforms no more than 2^20.
+pub const MAX_GADGET_CALLS: usize = (1 << 19) - 1;
+
+/// The most bits of a number that is summed in the 128-bit field: half the field's, so that no sum of up to 2^63
+/// reports wraps around.
+pub const MAX_BITS: usize = 64;
+
+/// The most bits of a number that is summed in the 64-bit field: half the field's, so that no sum of up to 2^31
+/// reports wraps around.
+pub const MAX_BITS_FIELD64: usize = 32;
+
+/// The fewest proofs that are sound enough over the 64-bit field.
+pub const MIN_PROOFS_FIELD64: u8 = 2;
+
+/// The number of proofs that is taken when none is given: what the test vectors of VDAF-08 use.
+pub const DEFAULT_PROOFS_FIELD64: u8 = 3;
+
+/// Parameters as a person gives them. Those that the VDAF does not have must be absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Parameters {
+    /// Bits of each number.
+    pub bits: Option<usize>,
+    /// Numbers or flags in each vector, bins of the histogram.
+    pub length: Option<usize>,
+    /// How many flags may be set at once.
+    pub max_weight: Option<usize>,
+    /// Size of the proof's gadget calls; a good one is picked if there is none.
+    pub chunk_length: Option<usize>,
+    /// Number of proofs; [`DEFAULT_PROOFS_FIELD64`] if there is none.
+    pub proofs: Option<u8>,
+}
+
+/// A VDAF, as the command line and the documentation show it.
+#[derive(Debug)]
+pub struct Row {
+    /// The name in task files, which is also the protocol's.
+    pub name: &'static str,
+    /// A shorter name for the command line.
+    pub short: &'static str,
+    /// What it computes.
+    pub about: &'static str,
+    /// Parameters that must be given.
+    pub required: &'static [&'static str],
+    /// Parameters that may be given.
+    pub optional: &'static [&'static str],
+    /// Makes a configuration. What is required is there, what is neither required nor optional is absent.
+    make: fn(&Parameters) -> VdafConfig,
+}
+
+/// Every VDAF that there is.
+pub static TABLE: &[Row] = &[
+    Row {
+        name: "Prio3Count",
+        short: "count",
+        about: "counts how many measurements are true",
+        required: &[],
+        optional: &[],
+        make: |_| VdafConfig::Prio3Count,
+    },
+    Row {
+        name: "Prio3Sum",
+        short: "sum",
+        about: "adds numbers below 2^bits",
+        required: &["bits"],
+        optional: &[],
+        make: |p| VdafConfig::Prio3Sum { bits: given(p.bits) },
+    },
+    Row {
+        name: "Prio3SumVec",
+        short: "sumvec",
+        about: "adds vectors of `length` numbers below 2^bits",
+        required: &["bits", "length"],
+        optional: &["chunk_length"],
+        make: |p| {
+            let (bits, length) = (given(p.bits), given(p.length));
+            VdafConfig::Prio3SumVec { bits, length, chunk_length: chunk_length(p, bits.saturating_mul(length)) }
+        },
+    },
+    Row {
+        name: "Prio3Histogram",
+        short: "histogram",
+        about: "counts how many measurements fall into each of `length` bins",
+        required: &["length"],
+        optional: &["chunk_length"],
+        make: |p| {
+            let length = given(p.length);
+            VdafConfig::Prio3Histogram { length, chunk_length: chunk_length(p, length) }
+        },
+    },
+    Row {
+        name: "Prio3MultihotCountVec",
+        short: "multihot",
+        about: "adds vectors of `length` flags of which at most `max_weight` are set",
+        required: &["length", "max_weight"],
+        optional: &["chunk_length"],
+        make: |p| {
+            let (length, max_weight) = (given(p.length), given(p.max_weight));
+            let chunk_length = chunk_length(p, length.saturating_add(bits_of(max_weight)));
+            VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length }
+        },
+    },
+    Row {
+        name: "Prio3SumVecField64MultiproofHmacSha256Aes128",
+        short: "sumvec-field64",
+        about: "adds vectors of `length` numbers below 2^bits, over a smaller field with several proofs",
+        required: &["bits", "length"],
+        optional: &["chunk_length", "proofs"],
+        make: |p| {
+            let (bits, length) = (given(p.bits), given(p.length));
+            VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 {
+                bits,
+                length,
+                chunk_length: chunk_length(p, bits.saturating_mul(length)),
+                proofs: p.proofs.unwrap_or(DEFAULT_PROOFS_FIELD64),
+            }
+        },
+    },
+];
+
+/// Makes a VDAF's configuration from its name, long or short in any case, and its parameters.
+///
+/// A chunk length that is not given is picked with [`optimal_chunk_length`]. Errors name what is unknown, missing,
+/// not wanted or out of range.
+pub fn configure(name: &str, parameters: &Parameters) -> Result<VdafConfig, VdafError> {
+    let row = TABLE
+        .iter()
+        .find(|row| row.name.eq_ignore_ascii_case(name) || row.short.eq_ignore_ascii_case(name))
+        .ok_or_else(|| {
+            let known: Vec<_> = TABLE.iter().map(|row| row.short).collect();
+            VdafError(format!("unknown VDAF {name:?}; known are {}", known.join(", ")))
+        })?;
+    let all = [
+        ("bits", parameters.bits.is_some()),
+        ("length", parameters.length.is_some()),
+        ("max_weight", parameters.max_weight.is_some()),
+        ("chunk_length", parameters.chunk_length.is_some()),
+        ("proofs", parameters.proofs.is_some()),
+    ];
+    for (parameter, is_given) in all {
+        let required = row.required.contains(&parameter);
+        if required && !is_given {
+            return Err(VdafError(format!("{} needs `{parameter}`", row.name)));
+        }
+        if is_given && !required && !row.optional.contains(&parameter) {
+            return Err(VdafError(format!("{} has no parameter `{parameter}`", row.name)));
+        }
+    }
+    let config = (row.make)(parameters);
+    check(&config)?;
+    Ok(config)
+}
+
+/// Checks a configuration's parameters. Whatever passes can be given to [`preparer`](super::preparer).
+pub fn check(config: &VdafConfig) -> Result<(), VdafError> {
+    match *config {
+        VdafConfig::Prio3Count => Ok(()),
+        VdafConfig::Prio3Sum { bits } => in_range("bits", bits, 1, MAX_BITS),
+        VdafConfig::Prio3SumVec { bits, length, chunk_length } => {
+            in_range("bits", bits, 1, MAX_BITS)?;
+            in_range("length", length, 1, MAX_ELEMENTS)?;
+            check_proof(bits * length, chunk_length, 1)
+        }
+        VdafConfig::Prio3Histogram { length, chunk_length } => {
+            in_range("length", length, 1, MAX_ELEMENTS)?;
+            check_proof(length, chunk_length, 1)
+        }
+        VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length } => {
+            in_range("length", length, 1, MAX_ELEMENTS)?;
+            in_range("max_weight", max_weight, 1, length)?;
+            check_proof(length + bits_of(max_weight), chunk_length, 1)
+        }
+        VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs } => {
+            in_range("bits", bits, 1, MAX_BITS_FIELD64)?;
+            in_range("length", length, 1, MAX_ELEMENTS)?;
+            in_range("proofs", proofs.into(), MIN_PROOFS_FIELD64.into(), u8::MAX.into())?;
+            check_proof(bits * length, chunk_length, proofs.into())
+        }
+    }
+}
+
+/// The chunk length that makes proofs over `elements` field elements smallest; about the square root of `elements`.
+///
+/// `elements` is `bits * length` for vectors of numbers, the number of bins for histograms, and the number of flags
+/// plus the bits of the greatest weight for flags. More proofs or another field do not change the choice.
+pub fn optimal_chunk_length(elements: usize) -> usize {
+    prio16::vdaf::prio3::optimal_chunk_length(elements.min(MAX_ELEMENTS))
+}
+
+/// Checks that proofs over a measurement of `elements` field elements, which are at least one, stay within bounds.
+fn check_proof(elements: usize, chunk_length: usize, proofs: usize) -> Result<(), VdafError> {
+    in_range("the number of field elements of a measurement", elements, 1, MAX_ELEMENTS)?;
+    in_range("chunk_length", chunk_length, 1, elements)?;
+    let calls = elements.div_ceil(chunk_length);
+    if calls > MAX_GADGET_CALLS {
+        return Err(VdafError(format!("chunk_length {chunk_length} is too small for {elements} field elements")));
+    }
+    // Two wire seeds for each element of a chunk, and a polynomial of degree two over the gadget calls.
+    let proof = 2 * chunk_length + 2 * (calls + 1).next_power_of_two();
+    in_range("the number of field elements of a report", elements + proofs * proof, 1, MAX_ELEMENTS)
+}
+
+fn in_range(what: &str, value: usize, min: usize, max: usize) -> Result<(), VdafError> {
+    if (min..=max).contains(&value) {
+        Ok(())
+    } else {
+        Err(VdafError(format!("{what} must be between {min} and {max}, but is {value}")))
+    }
+}
+
+/// A required parameter, which [`configure`] has found to be there.
+fn given(parameter: Option<usize>) -> usize {
+    parameter.unwrap_or_default()
+}
+
+fn chunk_length(parameters: &Parameters, elements: usize) -> usize {
+    parameters.chunk_length.unwrap_or_else(|| optimal_chunk_length(elements))
+}
+
+/// How many bits it takes to write `number`.
+fn bits_of(number: usize) -> usize {
+    (usize::BITS - number.leading_zeros()) as usize
+}
+
+/// The measurement as a flag; 0 and 1 are understood as well.
+pub(super) fn flag(measurement: &Measurement) -> Result<bool, VdafError> {
+    match measurement {
+        Measurement::Flag(flag) => Ok(*flag),
+        Measurement::Number(number @ 0..=1) => Ok(*number == 1),
+        _ => Err(VdafError("the measurement must be true or false".into())),
+    }
+}
+
+/// The measurement as a number of at most `max`.
+pub(super) fn number(measurement: &Measurement, max: u128) -> Result<u128, VdafError> {
+    match measurement {
+        Measurement::Number(number) if *number <= max => Ok(*number),
+        Measurement::Number(number) => Err(VdafError(format!("the measurement is {number}, but at most {max}"))),
+        _ => Err(VdafError("the measurement must be a number".into())),
+    }
+}
+
+/// The measurement as a vector of `length` numbers of at most `max`.
+pub(super) fn numbers(measurement: &Measurement, length: usize, max: u128) -> Result<&[u128], VdafError> {
+    let Measurement::Vector(numbers) = measurement else {
+        return Err(VdafError("the measurement must be a vector".into()));
+    };
+    if numbers.len() != length {
+        return Err(VdafError(format!("the measurement must have {length} elements, but has {}", numbers.len())));
+    }
+    match numbers.iter().position(|number| *number > max) {
+        Some(at) => Err(VdafError(format!("element {at} of the measurement is {}, but at most {max}", numbers[at]))),
+        None => Ok(numbers),
+    }
+}
+
+/// The measurement as a vector of `length` flags of which at most `max_weight` are set.
+pub(super) fn flags(measurement: &Measurement, length: usize, max_weight: usize) -> Result<Vec<bool>, VdafError> {
+    let flags: Vec<bool> = numbers(measurement, length, 1)?.iter().map(|flag| *flag == 1).collect();
+    let weight = flags.iter().filter(|flag| **flag).count();
+    if weight > max_weight {
+        return Err(VdafError(format!("{weight} flags of the measurement are set, but at most {max_weight} may be")));
+    }
+    Ok(flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configured(name: &str, parameters: Parameters) -> Result<VdafConfig, String> {
+        configure(name, &parameters).map_err(|error| error.0)
+    }
+
+    #[test]
+    fn every_row_is_named_like_its_configuration_and_can_be_made() {
+        for row in TABLE {
+            let has = |parameter| row.required.contains(&parameter).then_some(8);
+            let parameters = Parameters {
+                bits: has("bits"),
+                length: has("length"),
+                max_weight: has("max_weight"),
+                ..Parameters::default()
+            };
+            let config = configure(row.short, &parameters).unwrap();
+            assert_eq!(configure(row.name, &parameters).unwrap(), config);
+            assert_eq!(serde_json::to_value(&config).unwrap()["type"], row.name);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_not_wanted_is_named() {
+        let bits = Parameters { bits: Some(8), ..Parameters::default() };
+        assert_eq!(configured("count", bits), Err("Prio3Count has no parameter `bits`".into()));
+        assert_eq!(configured("SumVec", bits), Err("Prio3SumVec needs `length`".into()));
+        assert!(configured("median", bits).unwrap_err().starts_with("unknown VDAF \"median\"; known are count, sum"));
+    }
+
+    #[test]
+    fn a_chunk_length_is_picked_for_the_whole_measurement() {
+        let p = Parameters { bits: Some(4), length: Some(2500), ..Parameters::default() };
+        assert_eq!(
+            configured("sumvec", p),
+            Ok(VdafConfig::Prio3SumVec { bits: 4, length: 2500, chunk_length: optimal_chunk_length(10_000) })
+        );
+        let given = Parameters { chunk_length: Some(7), ..p };
+        assert_eq!(
+            configured("sumvec", given),
+            Ok(VdafConfig::Prio3SumVec { bits: 4, length: 2500, chunk_length: 7 })
+        );
+        let near_root = optimal_chunk_length(10_000);
+        assert!((50..=200).contains(&near_root), "{near_root}");
+    }
+
+    #[test]
+    fn no_size_overflows() {
+        for bits in [1, 8, 64, usize::MAX] {
+            for length in [1 << 21, 1 << 40, usize::MAX] {
+                for chunk_length in [None, Some(0), Some(1), Some(usize::MAX)] {
+                    let p = Parameters { bits: Some(bits), length: Some(length), chunk_length, ..Parameters::default() };
+                    let fine = bits == 1 && length == 1 << 21 && chunk_length.is_none();
+                    assert_eq!(configured("sumvec", p).is_ok(), fine, "{p:?}");
+                    assert_eq!(configured("sumvec-field64", p).is_ok(), fine, "{p:?}");
+                }
+            }
+        }
+        let all = Some(usize::MAX);
+        let p = Parameters { length: all, max_weight: all, ..Parameters::default() };
+        assert!(configured("multihot", p).is_err());
+    }
+
+    #[test]
+    fn parameters_out_of_range_are_refused() {
+        let bad = [
+            VdafConfig::Prio3Sum { bits: 0 },
+            VdafConfig::Prio3Sum { bits: 65 },
+            VdafConfig::Prio3SumVec { bits: 65, length: 1, chunk_length: 1 },
+            VdafConfig::Prio3SumVec { bits: 1, length: 0, chunk_length: 1 },
+            VdafConfig::Prio3SumVec { bits: 2, length: 3, chunk_length: 7 },
+            VdafConfig::Prio3Histogram { length: 10, chunk_length: 0 },
+            VdafConfig::Prio3Histogram { length: 10, chunk_length: 11 },
+            VdafConfig::Prio3Histogram { length: 1 << 19, chunk_length: 1 },
+            VdafConfig::Prio3MultihotCountVec { length: 10, max_weight: 0, chunk_length: 3 },
+            VdafConfig::Prio3MultihotCountVec { length: 10, max_weight: 11, chunk_length: 3 },
+            VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 {
+                bits: 1,
+                length: 10,
+                chunk_length: 3,
+                proofs: 1,
+            },
+            VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 {
+                bits: 33,
+                length: 10,
+                chunk_length: 3,
+                proofs: 2,
+            },
+            VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 {
+                bits: 1,
+                length: 100_000,
+                chunk_length: 100_000,
+                proofs: 255,
+            },
+        ];
+        for config in bad {
+            assert!(check(&config).is_err(), "{config:?}");
+        }
+    }
+}
