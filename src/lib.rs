@@ -1,7 +1,14 @@
-//! dapbox
-pub mod model;
-// pub mod wire;
-pub mod vdaf;
+//! dapbox: an aggregator for the Distributed Aggregation Protocol in one binary.
+
+pub mod aggregator;
+pub mod client;
+pub mod collector;
+pub mod config;
 pub mod hpke;
+pub mod model;
+pub mod peer;
 pub mod pool;
-// pub mod store;
+pub mod server;
+pub mod store;
+pub mod vdaf;
+pub mod wire;

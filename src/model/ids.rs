@@ -8,7 +8,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use rand::{RngCore, rand_core::OsRng, TryRngCore};
+use rand::{RngCore, TryRngCore, rand_core::OsRng};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// An identifier of `N` bytes; `K` keeps identifiers of different things apart.
@@ -100,11 +100,7 @@ impl<K, const N: usize> Debug for Id<K, N> {
 
 impl<K, const N: usize> Serialize for Id<K, N> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if serializer.is_human_readable() {
-            serializer.collect_str(self)
-        } else {
-            serializer.serialize_bytes(&self.0)
-        }
+        if serializer.is_human_readable() { serializer.collect_str(self) } else { serializer.serialize_bytes(&self.0) }
     }
 }
 

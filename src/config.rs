@@ -1,0 +1,290 @@
+//! The configuration of a running aggregator: every option and every limit, with its default and the reason for it.
+//!
+//! A value is taken from the first of these that has it: command line flag, environment (`DAPBOX_LEADER__MAX_JOB_SIZE`
+//! for `max_job_size` in `[leader]`), `appliance.toml`, default. Keys that nobody knows are refused wherever they stand,
+//! because a misspelt limit that is silently ignored is a limit that does not exist.
+
+mod load;
+pub mod span;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use load::{ConfigError, Overrides, UnknownKey};
+
+/// Everything that an operator can decide. Durations are written like `60s`, `500ms`, `5m`, `1h` or `1d`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where everything that must survive a restart lives; `dapbox-data` in the current directory by default.
+    pub data_dir: PathBuf,
+    /// The address that peers, clients and collectors reach; `127.0.0.1:8080` by default, for a proxy in front.
+    pub listen: SocketAddr,
+    /// Bounds on memory, queues and time.
+    pub limits: Limits,
+    /// How a leader drives its tasks.
+    pub leader: Leader,
+    /// The keys that reports are sealed to.
+    pub hpke: Hpke,
+    /// What is logged.
+    pub log: Log,
+}
+
+/// Bounds on memory, queues and time. What goes over a bound is refused or waits; nothing grows without one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Longest upload in bytes; 1 MiB holds a vector of tens of thousands of numbers.
+    pub max_report_bytes: usize,
+    /// Longest aggregation job request in bytes; 128 MiB holds 500 of the longest reports that are usual.
+    pub max_job_bytes: usize,
+    /// Most reports in one aggregation job, whatever its length.
+    pub max_job_reports: usize,
+    /// Longest request of any other kind in bytes: they are a few hundred bytes.
+    pub max_message_bytes: usize,
+    /// Longest answer that is accepted from a peer, in bytes; as long as the longest job.
+    pub max_answer_bytes: usize,
+    /// Requests in progress at once; one more is answered 503 with `Retry-After`.
+    pub max_requests: usize,
+    /// How long a request may take, from its first byte to the end of its body.
+    pub request_timeout: Seconds,
+    /// How far ahead of our clock a report's time may be: clocks differ.
+    pub clock_skew: Seconds,
+    /// Threads that compute; 0 means one for each processor.
+    pub workers: usize,
+    /// Aggregation jobs admitted to those threads at once; one more is answered 503 with `Retry-After`.
+    pub pool_queue: usize,
+    /// Writes that wait for the storage thread; one more waits before it is queued.
+    pub store_queue: usize,
+    /// Memory that the storage engine may use for its cache, in bytes.
+    pub store_cache_bytes: u64,
+    /// Reports that may wait for aggregation at a leader; uploads beyond that are answered 503.
+    pub max_waiting_reports: u64,
+    /// How long a graceful stop waits for requests and jobs in progress.
+    pub stop_timeout: Seconds,
+}
+
+/// How a leader drives its tasks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Leader {
+    /// Most reports in one aggregation job; more than a few hundred gain nothing and cost memory.
+    pub max_job_size: usize,
+    /// Fewer reports than this wait for more to come, for at most `max_job_delay`.
+    pub min_job_size: usize,
+    /// How long a report may wait for others before it is aggregated in a small job.
+    pub max_job_delay: Seconds,
+    /// Aggregation jobs in progress at once; it takes several to hide the round trip to the helper.
+    pub jobs_in_flight: usize,
+    /// How long the helper may take to answer one request.
+    pub peer_timeout: Seconds,
+    /// The first pause before a request to the helper is repeated; each further one is twice as long.
+    pub retry_initial: Seconds,
+    /// The longest pause before a request to the helper is repeated.
+    pub retry_max: Seconds,
+    /// When a collector that polls is told to come back.
+    pub collection_retry_after: Seconds,
+}
+
+/// The suite of the HPKE keys that we make (RFC 9180 section 7), and how long clients may keep them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hpke {
+    /// Key encapsulation mechanism; every published client speaks the default, X25519.
+    pub kem: Kem,
+    /// Key derivation function.
+    pub kdf: Kdf,
+    /// Authenticated encryption.
+    pub aead: Aead,
+    /// How long clients may use a key before they ask again. A retired key is kept for twice as long.
+    pub cache_max_age: Seconds,
+}
+
+/// A key encapsulation mechanism (RFC 9180 section 7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kem {
+    /// DHKEM(X25519, HKDF-SHA256).
+    X25519,
+    /// DHKEM(P-256, HKDF-SHA256).
+    P256,
+}
+
+/// A key derivation function (RFC 9180 section 7.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kdf {
+    /// HKDF-SHA256.
+    #[serde(rename = "hkdf-sha256")]
+    HkdfSha256,
+    /// HKDF-SHA384.
+    #[serde(rename = "hkdf-sha384")]
+    HkdfSha384,
+    /// HKDF-SHA512.
+    #[serde(rename = "hkdf-sha512")]
+    HkdfSha512,
+}
+
+/// Authenticated encryption (RFC 9180 section 7.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Aead {
+    /// AES-128-GCM.
+    #[serde(rename = "aes-128-gcm")]
+    Aes128Gcm,
+    /// AES-256-GCM.
+    #[serde(rename = "aes-256-gcm")]
+    Aes256Gcm,
+    /// ChaCha20Poly1305.
+    #[serde(rename = "chacha20-poly1305")]
+    ChaCha20Poly1305,
+}
+
+impl Kem {
+    /// The number that HPKE configurations carry.
+    pub const fn id(self) -> u16 {
+        match self {
+            Self::P256 => 0x0010,
+            Self::X25519 => 0x0020,
+        }
+    }
+}
+
+impl Kdf {
+    /// The number that HPKE configurations carry.
+    pub const fn id(self) -> u16 {
+        match self {
+            Self::HkdfSha256 => 0x0001,
+            Self::HkdfSha384 => 0x0002,
+            Self::HkdfSha512 => 0x0003,
+        }
+    }
+}
+
+impl Aead {
+    /// The number that HPKE configurations carry.
+    pub const fn id(self) -> u16 {
+        match self {
+            Self::Aes128Gcm => 0x0001,
+            Self::Aes256Gcm => 0x0002,
+            Self::ChaCha20Poly1305 => 0x0003,
+        }
+    }
+}
+
+/// What is logged, always to standard error.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// A level (`error`, `warn`, `info`, `debug`, `trace`), or levels by module, such as `warn,dapbox::aggregator=debug`.
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Text,
+    /// For machines: one object per line.
+    Json,
+}
+
+/// A length of time in an option, kept to the millisecond. Derefs to [`std::time::Duration`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seconds(pub Duration);
+
+impl Seconds {
+    /// That many milliseconds.
+    pub const fn millis(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
+    }
+
+    /// That many seconds.
+    pub const fn new(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+}
+
+impl std::ops::Deref for Seconds {
+    type Target = Duration;
+
+    fn deref(&self) -> &Duration {
+        &self.0
+    }
+}
+
+impl Config {
+    /// The socket that the command line talks to the running server through.
+    pub fn control_socket(&self) -> PathBuf {
+        self.data_dir.join("control.sock")
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("dapbox-data"),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            limits: Limits::default(),
+            leader: Leader::default(),
+            hpke: Hpke::default(),
+            log: Log::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_report_bytes: 1 << 20,
+            max_job_bytes: 128 << 20,
+            max_job_reports: 1_000_000,
+            max_message_bytes: 64 << 10,
+            max_answer_bytes: 128 << 20,
+            max_requests: 1024,
+            request_timeout: Seconds::new(60),
+            clock_skew: Seconds::new(60),
+            workers: 0,
+            pool_queue: 64,
+            store_queue: 1024,
+            store_cache_bytes: 64 << 20,
+            max_waiting_reports: 10_000_000,
+            stop_timeout: Seconds::new(30),
+        }
+    }
+}
+
+impl Default for Leader {
+    fn default() -> Self {
+        Self {
+            max_job_size: 500,
+            min_job_size: 100,
+            max_job_delay: Seconds::new(5),
+            jobs_in_flight: 8,
+            peer_timeout: Seconds::new(60),
+            retry_initial: Seconds::millis(500),
+            retry_max: Seconds::new(300),
+            collection_retry_after: Seconds::new(1),
+        }
+    }
+}
+
+impl Default for Hpke {
+    fn default() -> Self {
+        Self { kem: Kem::X25519, kdf: Kdf::HkdfSha256, aead: Aead::Aes128Gcm, cache_max_age: Seconds::new(86_400) }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Auto }
+    }
+}

@@ -1,0 +1,334 @@
+//! The HTTP client that leader, uploader and collector share: bounded in time and size, never redirected, and exact
+//! about whether a request that failed may have arrived.
+
+mod backoff;
+
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::{
+    Method, Response,
+    header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    redirect::Policy,
+};
+
+use crate::{
+    model::{Fault, Secret},
+    wire::{Call, Problem, problem},
+};
+
+pub use backoff::Backoff;
+
+/// What a [`Peer`] may spend on one request.
+#[derive(Clone, Debug)]
+pub struct PeerOptions {
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// How long the whole request may take, from connecting to the last byte of the answer.
+    pub timeout: Duration,
+    /// The longest answer in bytes.
+    pub max_answer_bytes: usize,
+}
+
+impl Default for PeerOptions {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            timeout: Duration::from_secs(60),
+            max_answer_bytes: 128 << 20,
+        }
+    }
+}
+
+/// A client for the other parties' HTTP servers. Clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    http: reqwest::Client,
+    max_answer_bytes: usize,
+}
+
+/// What a peer answered, whatever the status.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The media type of the body, as sent.
+    pub content_type: Option<String>,
+    /// For how long the peer asks us to stay away.
+    pub retry_after: Option<Duration>,
+    /// For how long the answer may be kept, if the peer says so (zero: not at all).
+    pub max_age: Option<Duration>,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PeerError {
+    /// The address is not an `http` or `https` URL, or a header cannot be written. Nothing was sent.
+    #[error("cannot ask {url}: {why}")]
+    Impossible {
+        /// The address.
+        url: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// There was no connection. Nothing was sent.
+    #[error("cannot connect to {url}: {why}")]
+    Connect {
+        /// The address.
+        url: String,
+        /// The innermost cause.
+        why: String,
+    },
+    /// There was no complete answer in time. The peer may have acted on the request.
+    #[error("no answer from {url} in time")]
+    Timeout {
+        /// The address.
+        url: String,
+    },
+    /// The connection broke. The peer may have acted on the request.
+    #[error("the connection to {url} broke: {why}")]
+    Broken {
+        /// The address.
+        url: String,
+        /// The innermost cause.
+        why: String,
+    },
+    /// The answer is longer than we accept. The peer has acted on the request.
+    #[error("the answer of {url} is longer than {limit} bytes")]
+    TooLong {
+        /// The address.
+        url: String,
+        /// The most that we accept.
+        limit: usize,
+    },
+}
+
+/// Why a call did not get what it asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// There is no answer.
+    #[error(transparent)]
+    Unanswered(#[from] PeerError),
+    /// The peer refused.
+    #[error("{0}")]
+    Refused(Box<Problem>),
+    /// The peer's answer is not what the protocol says.
+    #[error("unexpected answer: {0}")]
+    Unexpected(String),
+}
+
+impl PeerError {
+    /// Whether it is certain that the peer never saw the request.
+    pub fn never_sent(&self) -> bool {
+        matches!(self, Self::Impossible { .. } | Self::Connect { .. })
+    }
+
+    /// Whether the same request may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self, Self::Impossible { .. } | Self::TooLong { .. })
+    }
+}
+
+impl CallError {
+    /// Whether the same request may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unanswered(error) => error.is_retryable(),
+            Self::Refused(problem) => is_retryable(problem.status),
+            Self::Unexpected(_) => false,
+        }
+    }
+
+    /// For how long the peer asks us to stay away.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(problem) => problem.retry_after.map(Duration::from_secs),
+            _ => None,
+        }
+    }
+
+    /// What the peer says is wrong, if it refused.
+    pub fn problem(&self) -> Option<&Problem> {
+        match self {
+            Self::Refused(problem) => Some(problem),
+            _ => None,
+        }
+    }
+}
+
+/// Whether a request that was answered with `status` may succeed later: the peer is busy, slow or broken.
+pub fn is_retryable(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500..=599)
+}
+
+/// `base` and `path` with exactly one slash between them. `base` keeps its bytes: both sides of a task compare them.
+pub fn join(base: &str, path: &str) -> String {
+    format!("{}/{}", base.strip_suffix('/').unwrap_or(base), path)
+}
+
+impl Peer {
+    /// Makes a client with its own pool of connections.
+    pub fn new(options: &PeerOptions) -> Result<Self, Fault> {
+        let http = reqwest::Client::builder()
+            .redirect(Policy::none())
+            .connect_timeout(options.connect_timeout)
+            .timeout(options.timeout)
+            .user_agent(concat!("dapbox/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|e| Fault::while_doing("making an HTTP client", innermost(&e)))?;
+        Ok(Self { http, max_answer_bytes: options.max_answer_bytes })
+    }
+
+    /// Sends one request and takes the whole answer, whatever its status. Does not retry.
+    pub async fn send(
+        &self,
+        base_url: &str,
+        call: &Call,
+        token: Option<&Secret>,
+        body: Bytes,
+    ) -> Result<Answer, PeerError> {
+        let url = join(base_url, &call.path);
+        let impossible = |why: String| PeerError::Impossible { url: url.clone(), why };
+        let method = Method::from_bytes(call.method.as_bytes()).map_err(|e| impossible(e.to_string()))?;
+        let mut request = self.http.request(method, &url);
+        if let Some(media_type) = call.content_type {
+            request = request.header(CONTENT_TYPE, media_type).body(body);
+        }
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, bearer(token).ok_or_else(|| impossible("unfit token".to_owned()))?);
+        }
+        let response = request.send().await.map_err(|e| classify(&url, &e))?;
+        self.receive(&url, response).await
+    }
+
+    /// Sends one request and insists on success with the media type that the call expects. Does not retry.
+    pub async fn call(
+        &self,
+        base_url: &str,
+        call: &Call,
+        token: Option<&Secret>,
+        body: Bytes,
+    ) -> Result<Answer, CallError> {
+        self.send(base_url, call, token, body).await?.expect(call.accept)
+    }
+
+    async fn receive(&self, url: &str, mut response: Response) -> Result<Answer, PeerError> {
+        let limit = self.max_answer_bytes;
+        let too_long = || PeerError::TooLong { url: url.to_owned(), limit };
+        if response.content_length().is_some_and(|length| length > limit as u64) {
+            return Err(too_long());
+        }
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|e| classify(url, &e))? {
+            if body.len() + chunk.len() > limit {
+                return Err(too_long());
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let headers = response.headers();
+        Ok(Answer {
+            status: response.status().as_u16(),
+            content_type: text(headers, CONTENT_TYPE).map(str::to_owned),
+            retry_after: text(headers, RETRY_AFTER).and_then(|value| parse_retry_after(value, SystemTime::now())),
+            max_age: text(headers, CACHE_CONTROL).and_then(parse_max_age),
+            body: body.freeze(),
+        })
+    }
+}
+
+impl Answer {
+    /// Whether the request was successful. Peers differ in which 2xx they send.
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+
+    /// Insists on success and, if `accept` is given, on a body of that media type.
+    pub fn expect(self, accept: Option<&str>) -> Result<Self, CallError> {
+        if !self.is_success() {
+            return Err(CallError::Refused(Box::new(self.problem())));
+        }
+        match accept {
+            Some(wanted) if !self.has_type(wanted) => {
+                let found = self.content_type.as_deref().unwrap_or("no media type");
+                Err(CallError::Unexpected(format!("status {} with {found} instead of {wanted}", self.status)))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// Whether the body has the media type, whatever its parameters (RFC 9110 section 8.3.1).
+    pub fn has_type(&self, wanted: &str) -> bool {
+        let essence = self.content_type.as_deref().and_then(|t| t.split(';').next()).map(str::trim);
+        essence.is_some_and(|found| found.eq_ignore_ascii_case(wanted))
+    }
+
+    /// What the peer says is wrong.
+    fn problem(&self) -> Problem {
+        let document = if self.has_type(problem::MEDIA_TYPE) { &self.body[..] } else { &[] };
+        let mut problem = Problem::from_json(self.status, document);
+        problem.retry_after = self.retry_after.map(|delay| delay.as_secs());
+        problem
+    }
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn bearer(token: &Secret) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose_text()?)).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+fn classify(url: &str, error: &reqwest::Error) -> PeerError {
+    let url = url.to_owned();
+    let why = innermost(error);
+    if error.is_builder() {
+        PeerError::Impossible { url, why }
+    } else if error.is_connect() {
+        PeerError::Connect { url, why }
+    } else if error.is_timeout() {
+        PeerError::Timeout { url }
+    } else {
+        PeerError::Broken { url, why }
+    }
+}
+
+/// The text of the cause of the cause: the outer ones only say that something went wrong.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error.to_string()
+}
+
+/// `Retry-After`: a number of seconds or a date (RFC 9110 section 10.2.3).
+fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    Some(date.duration_since(now).unwrap_or(Duration::ZERO))
+}
+
+/// `Cache-Control`: `max-age`, or zero if the answer must not be kept (RFC 9111 section 5.2.2).
+fn parse_max_age(value: &str) -> Option<Duration> {
+    let mut age = None;
+    for directive in value.split(',').map(|part| part.trim().to_ascii_lowercase()) {
+        if directive == "no-store" || directive == "no-cache" {
+            return Some(Duration::ZERO);
+        }
+        if let Some(seconds) = directive.strip_prefix("max-age=") {
+            age = seconds.trim_matches('"').parse().ok().map(Duration::from_secs);
+        }
+    }
+    age
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! How long to wait before a request is repeated.
+
+use std::time::Duration;
+
+/// Pauses that double, each shortened at random ("full jitter"), so that those who failed together do not return together.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    initial: Duration,
+    max: Duration,
+    ceiling: Duration,
+}
+
+impl Backoff {
+    /// The first pause is at most `initial`, none is longer than `max`.
+    pub fn new(initial: Duration, max: Duration) -> Self {
+        Self { initial, max, ceiling: initial.min(max) }
+    }
+
+    /// The next pause: at least what the peer asks for with `retry_after`, within `max`.
+    pub fn next_delay(&mut self, retry_after: Option<Duration>) -> Duration {
+        self.step(rand::random(), retry_after)
+    }
+
+    /// Starts over, after a success.
+    pub fn reset(&mut self) {
+        self.ceiling = self.initial.min(self.max);
+    }
+
+    /// `chance` is in `0.0..1.0`.
+    fn step(&mut self, chance: f64, retry_after: Option<Duration>) -> Duration {
+        let delay = self.ceiling.mul_f64(chance.clamp(0.0, 1.0));
+        self.ceiling = self.ceiling.saturating_mul(2).min(self.max);
+        delay.max(retry_after.unwrap_or_default()).min(self.max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn pauses_double_up_to_the_limit_and_start_over() {
+        let mut backoff = Backoff::new(SECOND, 5 * SECOND);
+        let delays: Vec<_> = (0..5).map(|_| backoff.step(1.0, None).as_secs()).collect();
+        assert_eq!(delays, [1, 2, 4, 5, 5]);
+        backoff.reset();
+        assert_eq!(backoff.step(1.0, None), SECOND);
+    }
+
+    #[test]
+    fn chance_shortens_a_pause_and_nothing_lengthens_it() {
+        let mut backoff = Backoff::new(4 * SECOND, 60 * SECOND);
+        assert_eq!(backoff.step(0.0, None), Duration::ZERO);
+        assert_eq!(backoff.step(0.5, None), 4 * SECOND);
+        for _ in 0..100 {
+            assert!(backoff.next_delay(None) <= 60 * SECOND);
+        }
+    }
+
+    #[test]
+    fn what_the_peer_asks_for_is_the_least_but_not_without_limit() {
+        let mut backoff = Backoff::new(SECOND, 60 * SECOND);
+        assert_eq!(backoff.step(0.0, Some(30 * SECOND)), 30 * SECOND);
+        assert_eq!(backoff.step(0.0, Some(3600 * SECOND)), 60 * SECOND);
+        let mut backoff = Backoff::new(40 * SECOND, 60 * SECOND);
+        assert_eq!(backoff.step(1.0, Some(30 * SECOND)), 40 * SECOND);
+    }
+
+    #[test]
+    fn a_limit_below_the_first_pause_holds() {
+        assert_eq!(Backoff::new(5 * SECOND, SECOND).step(1.0, None), SECOND);
+    }
+}
