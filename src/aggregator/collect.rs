@@ -73,7 +73,7 @@ fn check_query(state: &TaskState, query: &Query) -> Result<(), Refusal> {
             if state.collected.contains_exactly(&batch) { Ok(()) } else { batches::check_overlap(state, &batch) }
         }
         Query::FixedSize(FixedSizeQuery::CurrentBatch) => Ok(()),
-        Query::FixedSize(FixedSizeQuery::ByBatchId(id)) if state.named.contains(id) => Ok(()),
+        Query::FixedSize(FixedSizeQuery::ByBatchId(id)) if state.names.contains(id) => Ok(()),
         Query::FixedSize(FixedSizeQuery::ByBatchId(_)) => Err(Refusal {
             kind: ProblemType::BatchInvalid,
             detail: "the batch id is not one that an earlier collection returned".to_owned(),
@@ -119,11 +119,10 @@ fn interval_phase(state: &TaskState, interval: &Interval, accepted_before: Repor
     if batches::check_size(state, batches::tally(state, &batch).count).is_err() {
         return Phase::Hungry;
     }
-    if state.waiting.has_before(Some(interval), accepted_before) {
+    if state.waiting.has_before(Some(*interval), accepted_before) {
         return Phase::Draining;
     }
-    let touches = |bucket: &Bucket| batch.contains(bucket);
-    if state.leader_jobs.values().any(|job| job.buckets.iter().any(touches)) {
+    if state.waiting.has_assigned_before(Some(*interval), ReportRef::END) {
         return Phase::Settling;
     }
     Phase::Ready(batch)
@@ -226,7 +225,7 @@ fn follow(tx: &Tx<'_>, task: &TaskId, batch: &BatchSelector) -> Result<Option<Co
         return Err(Fault::new("a collected batch has no record"));
     };
     if let Progress::Result(body) = progress {
-        return Ok(Some(CollectionState::Done { body: body.into() }));
+        return Ok(Some(CollectionState::Done { body }));
     }
     Ok(match tx.collection(task, &owner)?.map(|job| job.state) {
         Some(CollectionState::Waiting | CollectionState::Closed { .. } | CollectionState::Done { .. }) => None,
@@ -254,7 +253,7 @@ pub fn exchange(collected: CollectedBatch) -> Result<Exchange, Option<Bytes>> {
                 AggregateShareReq { batch, aggregation_parameter: Bytes::new(), report_count, checksum };
             Ok(Exchange { request, share, interval })
         }
-        CollectedBy::Leader { progress: Progress::Result(body), .. } => Err(Some(body.into())),
+        CollectedBy::Leader { progress: Progress::Result(body), .. } => Err(Some(body)),
         CollectedBy::Helper { .. } => Err(None),
     }
 }
@@ -286,7 +285,7 @@ pub fn finish(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, body: Bytes) 
     if let Some(CollectedBatch { report_count, checksum, party: CollectedBy::Leader { job, interval, .. }, .. }) =
         tx.collected(task, &batch)?
     {
-        let party = CollectedBy::Leader { job, interval, progress: Progress::Result(body.to_vec()) };
+        let party = CollectedBy::Leader { job, interval, progress: Progress::Result(body.clone()) };
         tx.put_collected(task, &CollectedBatch { batch, report_count, checksum, party })?;
     }
     if let BatchSelector::FixedSize(batch_id) = batch {

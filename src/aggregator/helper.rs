@@ -225,7 +225,7 @@ pub fn commit(
     count(tx, task, &resps)?;
     let answer = Bytes::from(context.wire.encode_job_resp(&resps));
     let record = HelperJobRecord { request_hash, created: now, answer: answer.clone(), deleted: false };
-    tx.put_helper_job(task, job, record)?;
+    tx.put_helper_job(task, job, &record)?;
     Ok(Some(answer))
 }
 
@@ -243,11 +243,10 @@ pub(super) fn merge_into_bucket(
     };
     let preparer = context.preparer.as_ref();
     let record = tx.bucket_mut(&context.task.id, bucket)?;
+    (record.first, record.last) = (record.first.min(first), record.last.max(last));
     if record.count == 0 {
-        (record.first, record.last) = (first, last);
         record.share = preparer.encode(&sum.share);
     } else {
-        (record.first, record.last) = (record.first.min(first), record.last.max(last));
         let mut share = preparer
             .decode(&record.share)
             .map_err(|error| Fault::while_doing("reading a batch bucket's sum from the store", error))?;
@@ -274,6 +273,6 @@ fn count(tx: &mut Tx<'_>, task: &TaskId, resps: &[PrepareResp]) -> Result<(), Fa
 /// False if there is no such job.
 pub fn delete(tx: &mut Tx<'_>, task: &TaskId, job: AggregationJobId) -> Result<bool, Fault> {
     let Some(record) = tx.helper_job(task, &job)? else { return Ok(false) };
-    tx.put_helper_job(task, job, HelperJobRecord { answer: Bytes::new(), deleted: true, ..record })?;
+    tx.put_helper_job(task, job, &HelperJobRecord { answer: Bytes::new(), deleted: true, ..record })?;
     Ok(true)
 }

@@ -4,8 +4,6 @@
 //! is first sent, and [`commit`]ted when the helper has answered. In between, a crash at any point leads back to the
 //! same request: its reports, its clock and the hash of its bytes are stored, and preparation is deterministic.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
@@ -17,10 +15,12 @@ use super::{
 use crate::{
     config,
     model::{
-        AggregationJobId, BatchMode, Bucket, Fault, Interval, JobInit, PartialBatch, PrepareInit, PrepareOutcome,
-        PrepareResp, Report, ReportError, ReportId, ReportMetadata, ReportShare, TaskId, Time,
+        AggregationJobId, BatchMode, Duration, Fault, Interval, JobInit, PartialBatch, PrepareInit, PrepareOutcome,
+        PrepareResp, Report, ReportError, ReportId, ReportMetadata, ReportShare, Task, TaskId, Time,
     },
-    store::{Entry, LeaderJobRecord, LeaderJobState, ReportRef, TaskState, Tx},
+    store::{
+        Collected, Entry, LeaderJobRecord, LeaderJobState, Pick, Replay, ReportRef, TaskState, Tx,
+    },
     vdaf::{InputShare, Pending},
 };
 
@@ -58,54 +58,52 @@ pub fn pick(
         }
     };
     let most = limits.max_job_size.min(usize::try_from(room).unwrap_or(usize::MAX));
-    let picked = state.waiting.pick(now, most, |entry| demand.allows(entry.time, enough));
-    let mut job = LeaderJobRecord {
-        batch,
-        now,
-        created: now,
-        reports: Vec::with_capacity(picked.len()),
-        buckets: BTreeSet::new(),
-        state: LeaderJobState::Picked,
-    };
-    let mut dropped = Vec::new();
-    for entry in picked {
-        match check_entry(state, now, &entry) {
-            Ok(bucket) => {
-                job.buckets.extend(bucket);
-                job.reports.push(entry.at);
-            }
-            Err(error) => dropped.push((entry, error)),
+    let TaskState { task: parameters, replay, collected, waiting, .. } = state;
+    let mut errors = Vec::new();
+    let picked = waiting.pick(now, None, most, |entry| {
+        if !demand.allows(entry.time, enough) {
+            return Pick::Skip;
         }
-    }
-    for (entry, error) in dropped {
+        match check_entry(parameters, replay, collected, now, entry) {
+            Ok(()) => Pick::Take,
+            Err(error) => {
+                errors.push(error);
+                Pick::Drop
+            }
+        }
+    });
+    for (entry, error) in picked.dropped.iter().zip(errors) {
         drop_report(tx, task, entry.id, entry.at, counters::refused(error))?;
     }
-    if job.reports.is_empty() {
+    if picked.taken.is_empty() {
         return Ok(None);
     }
-    if let PartialBatch::FixedSize(id) = batch {
-        job.buckets.insert(Bucket::Batch(id));
-    }
+    let reports = picked.taken.iter().map(|entry| entry.at).collect();
     let id = AggregationJobId::random();
+    let job = LeaderJobRecord { batch, now, created: now, reports, state: LeaderJobState::Picked };
     tx.put_leader_job(task, id, job)?;
     Ok(Some(id))
 }
 
-/// Whether a waiting report may still be aggregated, and its bucket if its time decides.
+/// Whether a waiting report may still be aggregated.
 ///
 /// This is the leader's only check for replays and collected batches: once the helper has answered it is too late.
-fn check_entry(state: &TaskState, now: Time, entry: &Entry) -> Result<Option<Bucket>, ReportError> {
+fn check_entry(
+    task: &Task,
+    replay: &Replay,
+    collected: &Collected,
+    now: Time,
+    entry: &Entry,
+) -> Result<(), ReportError> {
     // The upload allowed for clocks that differ; what it took is not refused for its clock here.
-    let no_limit = crate::model::Duration(u64::MAX);
-    check_time(&state.task, now, no_limit, entry.time)?;
-    if state.replay.contains(&entry.id, entry.time) {
+    check_time(task, now, Duration(u64::MAX), entry.time)?;
+    if replay.contains(&entry.id, entry.time) {
         return Err(ReportError::ReportReplayed);
     }
-    let bucket = state.task.time_bucket(entry.time);
-    if bucket.is_some_and(|bucket| state.collected.covers(&bucket)) {
+    if task.time_bucket(entry.time).is_some_and(|bucket| collected.covers(&bucket)) {
         return Err(ReportError::BatchCollected);
     }
-    Ok(bucket)
+    Ok(())
 }
 
 fn drop_report(
@@ -150,6 +148,11 @@ impl Started {
         self.inits.extend(other.inits);
         self.awaiting.extend(other.awaiting);
         self.dropped.extend(other.dropped);
+    }
+
+    /// The reports that the request is about, in order.
+    pub fn ids(&self) -> Vec<ReportId> {
+        self.awaiting.iter().map(|awaiting| awaiting.metadata.id).collect()
     }
 
     /// The request to the helper, and its hash. The parts of the request are gone afterwards.
@@ -242,11 +245,11 @@ pub struct Breach(&'static str);
 
 /// Checks that the helper answered about the same reports, in order, in a way that the VDAF allows
 /// (DAP-09 section 4.5.1.1).
-pub fn check_answer(awaiting: &[Awaiting], resps: &[PrepareResp]) -> Result<(), Breach> {
-    if awaiting.len() != resps.len() {
+pub fn check_answer(asked: &[ReportId], resps: &[PrepareResp]) -> Result<(), Breach> {
+    if asked.len() != resps.len() {
         return Err(Breach("another number of reports"));
     }
-    if awaiting.iter().zip(resps).any(|(mine, theirs)| mine.metadata.id != theirs.report_id) {
+    if asked.iter().zip(resps).any(|(mine, theirs)| *mine != theirs.report_id) {
         return Err(Breach("other reports, or another order"));
     }
     if resps.iter().any(|resp| resp.outcome == PrepareOutcome::Finished) {
@@ -325,11 +328,7 @@ pub fn commit(
         tx.count(task, counter, 1)?;
     }
     tx.bury(task, &finished.over)?;
-    tx.end_leader_job(task, &id)?;
-    if let Some(state) = tx.task_mut(task) {
-        state.waiting.defer(finished.early, retry_at);
-    }
-    Ok(())
+    end_and_defer(tx, task, id, &finished.early, retry_at)
 }
 
 /// Gives up a job after the helper broke the protocol about it (DAP-09 section 4.5.1.1). Its reports are dropped.
@@ -348,12 +347,22 @@ pub fn dissolve(
     reports: &[Awaiting],
     retry_at: Time,
 ) -> Result<(), Fault> {
-    tx.end_leader_job(task, &id)?;
+    let entries: Vec<_> =
+        reports.iter().map(|r| Entry { id: r.metadata.id, time: r.metadata.time, at: r.at }).collect();
+    end_and_defer(tx, task, id, &entries, retry_at)
+}
+
+fn end_and_defer(
+    tx: &mut Tx<'_>,
+    task: &TaskId,
+    id: AggregationJobId,
+    entries: &[Entry],
+    retry_at: Time,
+) -> Result<(), Fault> {
     if let Some(state) = tx.task_mut(task) {
-        let entries = reports.iter().map(|r| Entry { id: r.metadata.id, time: r.metadata.time, at: r.at }).collect();
         state.waiting.defer(entries, retry_at);
     }
-    Ok(())
+    tx.end_leader_job(task, &id)
 }
 
 /// Which intervals or whole tasks must be aggregated at once or must rest, for the sake of collections.

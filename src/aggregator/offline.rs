@@ -43,7 +43,7 @@ impl Offline {
     }
 
     /// Closes the data directory.
-    pub async fn close(self) -> Result<(), Fault> {
-        self.store.close().await
+    pub async fn close(self) {
+        self.store.close().await;
     }
 }

@@ -49,7 +49,7 @@ enum Verdict {
 
 fn check(state: &TaskState, now: Time, limits: &Limits, keys: &KeyRing, report: &Report) -> Verdict {
     let metadata = &report.metadata;
-    let skew = Duration(limits.clock_skew);
+    let skew = Duration(limits.clock_skew.as_secs());
     match check_time(&state.task, now, skew, metadata.time) {
         Ok(()) => {}
         Err(ReportError::ReportTooEarly) => {

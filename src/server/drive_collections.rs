@@ -1,14 +1,11 @@
 //! The driver of collection jobs: closes each batch when it can be closed, and gets the helper's share of it.
 
-use std::{collections::HashSet, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::{
-    app::App,
-    persist::{self, Verdict},
-};
+use super::{app::App, persist::Persistence};
 use crate::{
     aggregator::{TaskContext, batches::Refusal, collect},
     model::{CollectionJobId, Fault, HpkeCiphertext, Party, TaskId},
@@ -60,18 +57,19 @@ async fn step(
         }
         Ok(active)
     })?;
-    for &((task, id), due) in active.iter().filter(|(key, _)| !busy.contains(key)) {
-        let Some(context) = app.context(&task)? else { continue };
-        if !due {
+    for &((task, id), due) in &active {
+        if !due || busy.contains(&(task, id)) {
             continue;
         }
+        let Some(context) = app.context(&task)? else { continue };
         let shared = context.clone();
         app.store.write(move |tx| collect::advance(tx, &shared, id)).await?;
         let closed = app.store.read(|view| {
             let job = view.task(&task).and_then(|state| state.collections.get(&id));
             Ok(job.is_some_and(|job| matches!(job.state, CollectionState::Closed { .. })))
         })?;
-        if closed && busy.insert((task, id)) {
+        if closed {
+            busy.insert((task, id));
             running.spawn(run(app.clone(), context, id));
         }
         // What was resting may go on.
@@ -93,13 +91,13 @@ async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> R
         Ok(exchange) => {
             let request = Bytes::from(context.wire.encode_aggregate_share_req(&exchange.request));
             match ask_helper(&app, &context, request).await {
-                ControlFlow::Break(()) => return Ok(key),
-                ControlFlow::Continue(Err(refusal)) => {
+                None => return Ok(key),
+                Some(Err(refusal)) => {
                     tracing::error!(%task, job = %id, why = refusal.detail, "the helper refused its aggregate share");
                     app.store.write(move |tx| collect::fail(tx, &task, id, refusal)).await?;
                     return Ok(key);
                 }
-                ControlFlow::Continue(Ok(helper_share)) => {
+                Some(Ok(helper_share)) => {
                     let permit = app.pool.admit().await;
                     let shared = context.clone();
                     app.pool.run(&permit, move || collect::complete(&shared, exchange, helper_share)).await??
@@ -115,28 +113,28 @@ async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> R
 }
 
 /// Asks for the helper's share until there is an answer that is final. The batch is closed: nothing else helps.
-async fn ask_helper(
-    app: &App,
-    context: &TaskContext,
-    request: Bytes,
-) -> ControlFlow<(), Result<HpkeCiphertext, Refusal>> {
+/// None if the server stops first.
+async fn ask_helper(app: &App, context: &TaskContext, request: Bytes) -> Option<Result<HpkeCiphertext, Refusal>> {
     let task = &context.task;
-    let Party::Leader { helper_token, .. } = &task.party else { return ControlFlow::Break(()) };
+    let Party::Leader { helper_token, .. } = &task.party else { return None };
     let call = context.wire.aggregate_share_call(&task.id);
-    let attempt = async || {
-        match app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone()).await {
+    let mut persistence = Persistence::new(app, task.id, "a request for its aggregate share");
+    loop {
+        let error = match app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone()).await {
             Ok(answer) => match context.wire.decode_aggregate_share(&answer.body) {
-                Ok(share) => Verdict::Done(Ok(share)),
-                Err(malformed) => Verdict::Retry(CallError::Unexpected(malformed.to_string())),
+                Ok(share) => return Some(Ok(share)),
+                Err(malformed) => CallError::Unexpected(malformed.to_string()),
             },
-            Err(CallError::Refused(problem)) if is_final(&problem) => Verdict::Done(Err(Refusal {
-                kind: problem.kind,
-                detail: format!("the helper refused its aggregate share: {problem}"),
-            })),
-            Err(error) => Verdict::Retry(error),
+            Err(CallError::Refused(problem)) if is_final(&problem) => {
+                let detail = format!("the helper refused its aggregate share: {problem}");
+                return Some(Err(Refusal { kind: problem.kind, detail }));
+            }
+            Err(error) => error,
+        };
+        if persistence.pause(&error).await.is_break() {
+            return None;
         }
-    };
-    persist::persist(app, &task.id, "a request for its aggregate share", attempt).await
+    }
 }
 
 /// Whether the helper will never give its share, as opposed to not yet or not to this token.

@@ -1,21 +1,18 @@
 //! The driver of aggregation jobs: makes jobs of waiting reports and sees each through, whatever the helper does.
 
-use std::{collections::HashMap, ops::ControlFlow, sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::{
-    app::App,
-    persist::{self, Verdict},
-};
+use super::{app::App, persist::Persistence};
 use crate::{
     aggregator::{
         TaskContext,
-        leader::{self, Awaiting, Sealed, Started},
+        leader::{self, Sealed, Started},
     },
-    model::{AggregationJobId, Fault, Party, PrepareResp, Role, TaskId, Time},
-    peer::{CallError, PeerError},
+    model::{AggregationJobId, Fault, Party, PrepareResp, ReportId, Role, TaskId, Time},
+    peer::CallError,
     store::LeaderJobRecord,
     wire::ProblemType,
 };
@@ -105,7 +102,7 @@ async fn run(app: Arc<App>, task: TaskId, id: AggregationJobId) -> Result<(), Fa
     let Some(job) = load(&app, &task, &id)? else { return Ok(()) };
     let may_have_been_sent = job.was_sent();
     let Some((started, request)) = prepare(&app, &context, id, &job).await? else { return Ok(()) };
-    let outcome = exchange(&app, &context, id, &started.awaiting, request, may_have_been_sent).await;
+    let outcome = exchange(&app, &context, id, &started.ids(), request, may_have_been_sent).await;
     match outcome {
         Outcome::Answered(resps) => finish(&app, &context, id, &job, started, resps).await?,
         Outcome::Refused(why) => {
@@ -195,45 +192,43 @@ async fn exchange(
     app: &App,
     context: &TaskContext,
     id: AggregationJobId,
-    awaiting: &[Awaiting],
+    asked: &[ReportId],
     request: Bytes,
     mut may_have_arrived: bool,
 ) -> Outcome {
     let task = &context.task;
     let Party::Leader { helper_token, .. } = &task.party else { return Outcome::Stopped };
     let call = context.wire.job_init_call(&task.id, &id);
-    let most = awaiting.len();
-    let attempt = async || {
+    let mut persistence = Persistence::new(app, task.id, "an aggregation job");
+    loop {
         let answer = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone()).await;
-        let resps = match answer {
-            Ok(answer) => context.wire.decode_job_resp(&answer.body, most).map_err(|e| CallError::Unexpected(e.to_string())),
-            Err(error) => Err(error),
-        };
-        match resps {
-            Ok(resps) => Verdict::Done(match leader::check_answer(awaiting, &resps) {
-                Ok(()) => Outcome::Answered(resps),
-                Err(breach) => Outcome::Breach(breach.to_string()),
-            }),
-            Err(error) if !may_have_arrived && took_nothing(&error) => Verdict::Done(Outcome::Refused(error.to_string())),
-            Err(error) => {
-                may_have_arrived |= !matches!(&error, CallError::Unanswered(error) if error.never_sent());
-                Verdict::Retry(error)
+        let error = match answer.and_then(|answer| decode(context, &answer.body, asked.len())) {
+            Ok(resps) => {
+                return match leader::check_answer(asked, &resps) {
+                    Ok(()) => Outcome::Answered(resps),
+                    Err(breach) => Outcome::Breach(breach.to_string()),
+                };
             }
+            Err(error) if !may_have_arrived && took_nothing(&error) => return Outcome::Refused(error.to_string()),
+            Err(error) => error,
+        };
+        may_have_arrived |= !matches!(&error, CallError::Unanswered(error) if error.never_sent());
+        if persistence.pause(&error).await.is_break() {
+            return Outcome::Stopped;
         }
-    };
-    match persist::persist(app, &task.id, "an aggregation job", attempt).await {
-        ControlFlow::Continue(outcome) => outcome,
-        ControlFlow::Break(()) => Outcome::Stopped,
     }
+}
+
+/// An answer that does not decode may be a proxy's, or cut short: it says nothing about the job.
+fn decode(context: &TaskContext, body: &Bytes, most: usize) -> Result<Vec<PrepareResp>, CallError> {
+    context.wire.decode_job_resp(body, most).map_err(|malformed| CallError::Unexpected(malformed.to_string()))
 }
 
 /// Whether a refusal proves that the helper committed nothing and would refuse the same request again, so that the
 /// reports may be tried in another job.
 fn took_nothing(error: &CallError) -> bool {
-    match error {
-        CallError::Refused(problem) => problem.status == 413 || problem.kind == ProblemType::InvalidMessage,
-        CallError::Unanswered(PeerError::Impossible { .. }) | CallError::Unanswered(_) | CallError::Unexpected(_) => false,
-    }
+    matches!(error, CallError::Refused(problem)
+        if problem.status == 413 || problem.kind == ProblemType::InvalidMessage)
 }
 
 async fn finish(

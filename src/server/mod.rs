@@ -130,7 +130,8 @@ impl Server {
             self.parts.shutdown().await;
         }
         let _ = std::fs::remove_file(self.app.config.control_socket());
-        self.app.store.close().await
+        self.app.store.close().await;
+        Ok(())
     }
 }
 

@@ -8,44 +8,45 @@ use crate::{
     peer::{Backoff, CallError},
 };
 
-/// What one attempt came to.
-pub enum Verdict<T> {
-    /// It is decided.
-    Done(T),
-    /// It is worth another try.
-    Retry(CallError),
+/// Attempts at one request to a task's helper.
+pub struct Persistence<'a> {
+    app: &'a App,
+    task: TaskId,
+    what: &'static str,
+    backoff: Backoff,
+    failures: u32,
 }
 
-/// Repeats an attempt until it is decided. Breaks if the server stops first, after the attempt that is under way.
-pub async fn persist<T>(
-    app: &App,
-    task: &TaskId,
-    what: &str,
-    mut attempt: impl AsyncFnMut() -> Verdict<T>,
-) -> ControlFlow<(), T> {
-    let limits = &app.config.leader;
-    let mut backoff = Backoff::new(*limits.retry_initial, *limits.retry_max);
-    let mut failures = 0_u32;
-    loop {
-        let error = match attempt().await {
-            Verdict::Done(outcome) => {
-                if failures > 0 {
-                    app.set_trouble(task, None);
-                }
-                return ControlFlow::Continue(outcome);
-            }
-            Verdict::Retry(error) => error,
-        };
-        failures += 1;
-        let pause = backoff.next_delay(error.retry_after());
-        // A single failure is usual; one that lasts is worth an operator's attention.
+impl<'a> Persistence<'a> {
+    /// Before the first attempt. `what` names the request for the operator.
+    pub fn new(app: &'a App, task: TaskId, what: &'static str) -> Self {
+        let limits = &app.config.leader;
+        let backoff = Backoff::new(*limits.retry_initial, *limits.retry_max);
+        Self { app, task, what, backoff, failures: 0 }
+    }
+
+    /// Pauses after an attempt that failed. Breaks if the server stops meanwhile.
+    pub async fn pause(&mut self, error: &CallError) -> ControlFlow<()> {
+        self.failures += 1;
+        let Self { app, task, what, failures, .. } = self;
+        let pause = self.backoff.next_delay(error.retry_after());
+        // A single failure is usual; those that go on are told less and less often.
         if failures.is_power_of_two() {
-            tracing::warn!(%task, %error, failures, pause_ms = pause.as_millis() as u64, "the helper did not take {what}");
+            tracing::warn!(%task, %error, failures, ?pause, "the helper did not take {what}");
         }
         app.set_trouble(task, Some(format!("the helper did not take {what} ({failures} times): {error}")));
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            () = app.stopped() => return ControlFlow::Break(()),
+            () = tokio::time::sleep(pause) => ControlFlow::Continue(()),
+            () = app.stopped() => ControlFlow::Break(()),
+        }
+    }
+}
+
+impl Drop for Persistence<'_> {
+    /// The request is decided, or the server stops: there is no trouble with it any more.
+    fn drop(&mut self) {
+        if self.failures > 0 {
+            self.app.set_trouble(&self.task, None);
         }
     }
 }

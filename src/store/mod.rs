@@ -39,6 +39,7 @@ use crate::model::Fault;
 pub use collected::Collected;
 pub use open::OpenError;
 pub use records::{
+    Progress,
     BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, HelperJobRecord,
     KeyRecord, LeaderJobRecord, LeaderJobState, Removed, ReportRef,
 };

@@ -119,9 +119,8 @@ pub enum CollectedBy {
         job: CollectionJobId,
         /// The smallest aligned interval that holds the times of all reports.
         interval: Interval,
-        /// The VDAF's encoding of our aggregate share.
-        #[serde(with = "serde_bytes")]
-        share: Vec<u8>,
+        /// What there is of the result.
+        progress: Progress,
     },
     /// We help.
     Helper {
@@ -134,11 +133,20 @@ pub enum CollectedBy {
     },
 }
 
+/// What there is of a collection's result at the leader.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Progress {
+    /// Our part: the VDAF's encoding of our aggregate share. The helper may have been asked for its part.
+    Share(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// The body of the answer to the collector, for every job that asks for the same batch.
+    Result(Bytes),
+}
+
 impl fmt::Debug for CollectedBy {
     /// Shows everything but the share.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Leader { job, interval, share: _ } => {
+            Self::Leader { job, interval, progress: _ } => {
                 f.debug_struct("Leader").field("job", job).field("interval", interval).finish_non_exhaustive()
             }
             Self::Helper { .. } => f.debug_struct("Helper").finish_non_exhaustive(),
@@ -187,6 +195,13 @@ pub enum CollectionState {
     Deleted,
 }
 
+impl LeaderJobRecord {
+    /// Whether the helper may have seen the request.
+    pub fn was_sent(&self) -> bool {
+        matches!(self.state, LeaderJobState::Sent { .. })
+    }
+}
+
 impl CollectionState {
     /// Whether there is still something to do, which is also whether the job is held in memory.
     pub fn is_active(&self) -> bool {
@@ -222,6 +237,11 @@ pub(super) struct PackedReport(pub(super) ReportId, pub(super) Time, Bytes, Pack
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct PackedCiphertext(u8, Bytes, Bytes);
+
+impl ReportRef {
+    /// After every report.
+    pub const END: Self = Self { pack: u64::MAX, slot: u32::MAX };
+}
 
 impl PackedReport {
     /// About how many bytes the report takes.

@@ -35,6 +35,11 @@ impl View<'_> {
         self.state.tasks.get(id)
     }
 
+    /// All tasks, by id.
+    pub fn tasks(&self) -> impl Iterator<Item = (&TaskId, &TaskState)> {
+        self.state.tasks.iter()
+    }
+
     /// All HPKE keys, by configuration id.
     pub fn keys(&self) -> &BTreeMap<u8, KeyRecord> {
         &self.state.keys
