@@ -1,7 +1,7 @@
 //! dapbox
 pub mod model;
 // pub mod wire;
-pub mod vdaf;
 pub mod hpke;
 pub mod pool;
+pub mod vdaf;
 // pub mod store;
