@@ -225,13 +225,15 @@ where
         })
     }
 
-    fn leader_start(&self, verify: Verification, share: InputShare) -> Result<(Box<dyn Pending>, Vec<u8>), ReportError> {
+    fn leader_start(
+        &self,
+        verify: Verification,
+        share: InputShare,
+    ) -> Result<(Box<dyn Pending>, Vec<u8>), ReportError> {
         let key = verify_key(&verify)?;
         let Shares { public, input } = self.decode_shares(LEADER, &share)?;
-        let (state, message) = self
-            .vdaf
-            .leader_initialized(key, &(), share.report_id.as_bytes(), &public, &input)
-            .map_err(reject)?;
+        let (state, message) =
+            self.vdaf.leader_initialized(key, &(), share.report_id.as_bytes(), &public, &input).map_err(reject)?;
         let pending = Prio3Pending { vdaf: self.vdaf.clone(), state };
         Ok((Box::new(pending), message.get_encoded().expect(ENCODES)))
     }

@@ -316,10 +316,7 @@ mod tests {
             Ok(VdafConfig::Prio3SumVec { bits: 4, length: 2500, chunk_length: optimal_chunk_length(10_000) })
         );
         let given = Parameters { chunk_length: Some(7), ..p };
-        assert_eq!(
-            configured("sumvec", given),
-            Ok(VdafConfig::Prio3SumVec { bits: 4, length: 2500, chunk_length: 7 })
-        );
+        assert_eq!(configured("sumvec", given), Ok(VdafConfig::Prio3SumVec { bits: 4, length: 2500, chunk_length: 7 }));
         let near_root = optimal_chunk_length(10_000);
         assert!((50..=200).contains(&near_root), "{near_root}");
     }
@@ -329,7 +326,8 @@ mod tests {
         for bits in [1, 8, 64, usize::MAX] {
             for length in [1 << 21, 1 << 40, usize::MAX] {
                 for chunk_length in [None, Some(0), Some(1), Some(usize::MAX)] {
-                    let p = Parameters { bits: Some(bits), length: Some(length), chunk_length, ..Parameters::default() };
+                    let p =
+                        Parameters { bits: Some(bits), length: Some(length), chunk_length, ..Parameters::default() };
                     let fine = bits == 1 && length == 1 << 21 && chunk_length.is_none();
                     assert_eq!(configured("sumvec", p).is_ok(), fine, "{p:?}");
                     assert_eq!(configured("sumvec-field64", p).is_ok(), fine, "{p:?}");
