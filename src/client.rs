@@ -218,7 +218,8 @@ impl Client {
         let answer = retry(self.retries, || self.peer.call(url, &call, None, Bytes::new()))
             .await
             .map_err(|cause| ClientError::Keys { role, cause })?;
-        let key = choose(wire.decode_hpke_configs(&answer.body)).map_err(|why| ClientError::NoUsableKey { role, why })?;
+        let key =
+            choose(wire.decode_hpke_configs(&answer.body)).map_err(|why| ClientError::NoUsableKey { role, why })?;
         Ok((key, answer.max_age.unwrap_or(DEFAULT_MAX_AGE)))
     }
 }

@@ -15,6 +15,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use crate::hpke::Suite;
 pub use load::{ConfigError, Overrides, UnknownKey};
 
 /// Everything that an operator can decide. Durations are written like `60s`, `500ms`, `5m`, `1h` or `1d`.
@@ -172,6 +173,13 @@ impl Aead {
             Self::Aes256Gcm => 0x0002,
             Self::ChaCha20Poly1305 => 0x0003,
         }
+    }
+}
+
+impl Hpke {
+    /// The suite of the keys that we make.
+    pub fn suite(&self) -> Suite {
+        Suite { kem_id: self.kem.id(), kdf_id: self.kdf.id(), aead_id: self.aead.id() }
     }
 }
 

@@ -32,11 +32,7 @@ pub struct PeerOptions {
 
 impl Default for PeerOptions {
     fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_secs(10),
-            timeout: Duration::from_secs(60),
-            max_answer_bytes: 128 << 20,
-        }
+        Self { connect_timeout: Duration::from_secs(10), timeout: Duration::from_secs(60), max_answer_bytes: 128 << 20 }
     }
 }
 

@@ -310,6 +310,20 @@ mod tests {
     }
 
     #[test]
+    fn every_suite_that_can_be_configured_is_supported() {
+        for kem in ["x25519", "p256"] {
+            for kdf in ["hkdf-sha256", "hkdf-sha384", "hkdf-sha512"] {
+                for aead in ["aes-128-gcm", "aes-256-gcm", "chacha20-poly1305"] {
+                    let text = format!("[hpke]\nkem = \"{kem}\"\nkdf = \"{kdf}\"\naead = \"{aead}\"\n");
+                    let suite = load(&text, &[], &Overrides::default()).unwrap().hpke.suite();
+                    assert!(suite.is_supported(), "{suite}");
+                }
+            }
+        }
+        assert_eq!(Config::default().hpke.suite(), crate::hpke::Suite::DEFAULT);
+    }
+
+    #[test]
     fn the_example_has_every_key_with_its_default() {
         let example = include_str!("../../appliance.toml");
         assert_eq!(load(example, &[], &Overrides::default()).unwrap(), Config::default());

@@ -8,7 +8,12 @@ use tokio::{
 use super::*;
 use crate::wire::ProblemType;
 
-const CALL: Call = Call { method: "PUT", path: String::new(), content_type: Some("application/x-ask"), accept: Some("application/x-answer") };
+const CALL: Call = Call {
+    method: "PUT",
+    path: String::new(),
+    content_type: Some("application/x-ask"),
+    accept: Some("application/x-answer"),
+};
 
 fn peer(timeout: Duration, max_answer_bytes: usize) -> Peer {
     Peer::new(&PeerOptions { timeout, max_answer_bytes, ..PeerOptions::default() }).unwrap()
@@ -73,8 +78,7 @@ async fn problems_are_read_and_the_wrong_media_type_is_an_error() {
     let error = ask(&peer(Duration::from_secs(5), 100), address).await.unwrap_err();
     assert_eq!(error.problem().map(|p| p.kind), Some(ProblemType::OutdatedConfig));
 
-    let (address, _request) =
-        serve("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nhi").await;
+    let (address, _request) = serve("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nhi").await;
     let error = ask(&peer(Duration::from_secs(5), 100), address).await.unwrap_err();
     assert!(matches!(&error, CallError::Unexpected(why) if why.contains("text/html")), "{error}");
 }
