@@ -72,6 +72,18 @@ impl Pool {
         Ok(self.map_chunks(permit, items, each).await?.into_iter().flatten().collect())
     }
 
+    /// Runs `f` on a worker. A panic in `f` becomes a [`Fault`].
+    pub async fn run<R, F>(&self, permit: &Permit, f: F) -> Result<R, Fault>
+    where
+        R: Send + 'static,
+        F: FnOnce() -> R + Send + 'static,
+    {
+        let call = |chunk: Vec<F>| chunk.into_iter().map(|f| f()).next();
+        let result = self.begin(permit, vec![f], Arc::new(call)).await;
+        let nothing = || Fault::new("a worker dropped its work");
+        result.unwrap_or_else(|_| Err(nothing()))?.ok_or_else(nothing)
+    }
+
     /// Cuts `items` into chunks and applies `f` to each, on the workers. Results are in the order of the chunks, and
     /// the chunks in the order of the items.
     ///

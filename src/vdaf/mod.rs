@@ -4,7 +4,10 @@
 //! [`Preparer`], covers every VDAF of every revision; [`preparer`] makes the one that a task asks for.
 
 mod draft08;
+mod number;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 use std::{any::Any, sync::Arc};
 
@@ -13,25 +16,29 @@ use serde::{Deserialize, Serialize};
 use crate::model::{ReportError, ReportId, Revision, VdafConfig};
 
 /// What a client measures, before it is split.
+///
+/// In JSON: `true`, `7`, `[0, 1, 1]`. Numbers from 2^64 on are decimal text; smaller ones may be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Measurement {
     /// For counts.
     Flag(bool),
     /// For sums, and the bin's index for histograms.
-    Number(u128),
+    Number(#[serde(with = "number::one")] u128),
     /// For vectors; flags are 0 and 1.
-    Vector(Vec<u128>),
+    Vector(#[serde(with = "number::many")] Vec<u128>),
 }
 
 /// What a collector learns.
+///
+/// In JSON: `7`, `[0, 1, 1]`. Numbers from 2^64 on are decimal text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum AggregateResult {
     /// From counts and sums.
-    Number(u128),
+    Number(#[serde(with = "number::one")] u128),
     /// From vectors and histograms.
-    Vector(Vec<u128>),
+    Vector(#[serde(with = "number::many")] Vec<u128>),
 }
 
 /// A measurement, split for two aggregators, all parts encoded.

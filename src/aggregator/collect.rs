@@ -1,0 +1,376 @@
+//! Collections (DAP-09 section 4.6): the leader's collection jobs, and the helper's aggregate share.
+//!
+//! A collection job waits until its batch can be closed, closes it in one write together with its count, checksum and
+//! our aggregate share, and only then asks the helper. A closed batch never opens again, whatever comes of that.
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::{
+    Error, TaskContext,
+    batches::{self, Refusal, Tally},
+    leader::Demand,
+};
+use crate::{
+    hpke,
+    model::{
+        AggregateShareReq, BatchMode, BatchSelector, Bucket, Collection, CollectionJobId, CollectionReq, Fault,
+        FixedSizeQuery, HpkeCiphertext, Interval, Query, Task, TaskId, Time,
+    },
+    store::{CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Progress, ReportRef, TaskState, Tx},
+    wire::{Problem, ProblemType},
+};
+
+/// Checks what can be checked of a collector's request without looking at the store.
+pub fn check_request(task: &Task, request: &CollectionReq) -> Result<(), Error> {
+    let refuse = |detail: &str| Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).with_task(task.id).into());
+    match (task.batch_mode, request.query) {
+        (BatchMode::TimeInterval, Query::TimeInterval(_)) | (BatchMode::FixedSize { .. }, Query::FixedSize(_)) => {}
+        _ => return refuse("the request's query type is not the task's"),
+    }
+    if request.aggregation_parameter.is_empty() {
+        Ok(())
+    } else {
+        refuse("the task's VDAF takes no aggregation parameter")
+    }
+}
+
+/// Creates a collection job, or finds that the same request made it before (DAP-09 section 4.6.1).
+pub fn create(
+    tx: &mut Tx<'_>,
+    now: Time,
+    task: &TaskId,
+    id: CollectionJobId,
+    bytes: Bytes,
+    query: Query,
+) -> Result<Result<(), Problem>, Fault> {
+    if let Some(existing) = tx.collection(task, &id)? {
+        if existing.request == bytes {
+            return Ok(Ok(()));
+        }
+        let detail = "the collection job exists with other parameters; choose a new job id";
+        return Ok(Err(Problem::about(409).with_detail(detail).with_task(*task)));
+    }
+    let Some(state) = tx.task(task) else {
+        return Ok(Err(Problem::new(ProblemType::UnrecognizedTask).with_task(*task)));
+    };
+    if let Err(Refusal { kind, detail }) = check_query(state, &query) {
+        return Ok(Err(Problem::new(kind).with_detail(detail).with_task(*task)));
+    }
+    let accepted_before = tx.next_position();
+    let record =
+        CollectionJobRecord { request: bytes, query, accepted_before, created: now, state: CollectionState::Waiting };
+    tx.put_collection(task, id, record)?;
+    Ok(Ok(()))
+}
+
+/// Whether a query can ever be answered, as far as is known when it comes.
+fn check_query(state: &TaskState, query: &Query) -> Result<(), Refusal> {
+    match query {
+        Query::TimeInterval(interval) => {
+            let batch = BatchSelector::TimeInterval(*interval);
+            batches::check_boundaries(state, &batch)?;
+            if state.collected.contains_exactly(&batch) { Ok(()) } else { batches::check_overlap(state, &batch) }
+        }
+        Query::FixedSize(FixedSizeQuery::CurrentBatch) => Ok(()),
+        Query::FixedSize(FixedSizeQuery::ByBatchId(id)) if state.names.contains(id) => Ok(()),
+        Query::FixedSize(FixedSizeQuery::ByBatchId(_)) => Err(Refusal {
+            kind: ProblemType::BatchInvalid,
+            detail: "the batch id is not one that an earlier collection returned".to_owned(),
+        }),
+    }
+}
+
+/// What a waiting collection job waits for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// More reports: too few are aggregated. Those that wait are wanted now.
+    Hungry,
+    /// Reports that were accepted before the collection and are not aggregated yet. They are wanted now.
+    Draining,
+    /// Aggregation jobs in flight that touch the batch; no new one may.
+    Settling,
+    /// Nothing: the batch can be closed.
+    Ready(BatchSelector),
+    /// Nothing: the same batch was closed before.
+    Closed(BatchSelector),
+    /// Nothing will help.
+    Refused(Refusal),
+}
+
+/// Finds out what a waiting collection job waits for.
+pub fn phase(state: &TaskState, query: &Query, accepted_before: ReportRef) -> Phase {
+    match query {
+        Query::TimeInterval(interval) => interval_phase(state, interval, accepted_before),
+        Query::FixedSize(FixedSizeQuery::ByBatchId(id)) => Phase::Closed(BatchSelector::FixedSize(*id)),
+        Query::FixedSize(FixedSizeQuery::CurrentBatch) => batches::ready_batch(state)
+            .map_or(Phase::Hungry, |id| Phase::Ready(BatchSelector::FixedSize(id))),
+    }
+}
+
+fn interval_phase(state: &TaskState, interval: &Interval, accepted_before: ReportRef) -> Phase {
+    let batch = BatchSelector::TimeInterval(*interval);
+    if state.collected.contains_exactly(&batch) {
+        return Phase::Closed(batch);
+    }
+    if let Err(refusal) = batches::check_overlap(state, &batch) {
+        return Phase::Refused(refusal);
+    }
+    if batches::check_size(state, batches::tally(state, &batch).count).is_err() {
+        return Phase::Hungry;
+    }
+    if state.waiting.has_before(Some(*interval), accepted_before) {
+        return Phase::Draining;
+    }
+    if state.waiting.has_assigned_before(Some(*interval), ReportRef::END) {
+        return Phase::Settling;
+    }
+    Phase::Ready(batch)
+}
+
+/// What the task's waiting collection jobs ask of aggregation.
+pub fn demand(state: &TaskState) -> Demand {
+    let mut demand = Demand::default();
+    for job in state.collections.values().filter(|job| matches!(job.state, CollectionState::Waiting)) {
+        match (phase(state, &job.query, job.accepted_before), job.query) {
+            (Phase::Hungry | Phase::Draining, Query::TimeInterval(interval)) => demand.wanted.push(interval),
+            (Phase::Hungry | Phase::Draining, Query::FixedSize(_)) => demand.any = true,
+            (Phase::Settling, Query::TimeInterval(interval)) => demand.resting.push(interval),
+            _ => {}
+        }
+    }
+    demand
+}
+
+/// Whether a collection job can be moved on now: [`advance`] will do something, or the helper is to be asked.
+pub fn is_due(state: &TaskState, job: &CollectionJobRecord) -> bool {
+    match job.state {
+        CollectionState::Waiting => {
+            let phase = phase(state, &job.query, job.accepted_before);
+            !matches!(phase, Phase::Hungry | Phase::Draining | Phase::Settling)
+        }
+        CollectionState::Closed { .. } => true,
+        CollectionState::Done { .. } | CollectionState::Failed { .. } | CollectionState::Deleted => false,
+    }
+}
+
+/// Moves a waiting collection job as far as it goes without the helper. True if it is not waiting any more.
+pub fn advance(tx: &mut Tx<'_>, context: &TaskContext, id: CollectionJobId) -> Result<bool, Fault> {
+    let task = &context.task.id;
+    let Some(state) = tx.task(task) else { return Ok(true) };
+    let Some(job) = state.collections.get(&id) else { return Ok(true) };
+    if !matches!(job.state, CollectionState::Waiting) {
+        return Ok(true);
+    }
+    let job = job.clone();
+    let next = match phase(state, &job.query, job.accepted_before) {
+        Phase::Hungry | Phase::Draining | Phase::Settling => return Ok(false),
+        Phase::Refused(Refusal { kind, detail }) => failed(kind, detail),
+        Phase::Ready(batch) => {
+            close(tx, context, id, batch)?;
+            CollectionState::Closed { batch }
+        }
+        Phase::Closed(batch) => match follow(tx, task, &batch)? {
+            Some(next) => next,
+            None => return Ok(false),
+        },
+    };
+    tx.put_collection(task, id, CollectionJobRecord { state: next, ..job })?;
+    Ok(true)
+}
+
+fn failed(kind: ProblemType, detail: String) -> CollectionState {
+    CollectionState::Failed { kind: kind.urn(), detail }
+}
+
+/// Closes a batch for a collection job: its reports are collected from here on.
+fn close(tx: &mut Tx<'_>, context: &TaskContext, job: CollectionJobId, batch: BatchSelector) -> Result<(), Fault> {
+    let task = &context.task.id;
+    let Some(state) = tx.task(task) else { return Ok(()) };
+    let tally = batches::tally(state, &batch);
+    let interval =
+        tally.interval(state).ok_or_else(|| Fault::new("a batch that is being closed has no reports"))?;
+    let Tally { count, checksum, .. } = tally;
+    let share = take_share(tx, context, &batch)?;
+    let party = CollectedBy::Leader { job, interval, progress: Progress::Share(share) };
+    tx.put_collected(task, &CollectedBatch { batch, report_count: count, checksum, party })
+}
+
+/// Sums up the shares of a batch's buckets, and empties them: the sum is not needed twice.
+/// Counts and checksums stay, so that a later query that overlaps is told so.
+fn take_share(tx: &mut Tx<'_>, context: &TaskContext, batch: &BatchSelector) -> Result<Vec<u8>, Fault> {
+    let task = &context.task.id;
+    let Some(state) = tx.task(task) else { return Ok(Vec::new()) };
+    let buckets: Vec<Bucket> = batches::buckets_of(state, batch).map(|(bucket, _)| *bucket).collect();
+    let mut sum = context.preparer.zero();
+    for bucket in buckets {
+        let record = tx.bucket_mut(task, bucket)?;
+        let share = std::mem::take(&mut record.share);
+        if record.count > 0 {
+            let share = context
+                .preparer
+                .decode(&share)
+                .map_err(|error| Fault::while_doing("reading a batch bucket's sum from the store", error))?;
+            context.preparer.merge(&mut sum, &share);
+        }
+    }
+    Ok(context.preparer.encode(&sum))
+}
+
+/// What becomes of a job whose batch another job closed: the same result. None while there is none yet.
+fn follow(tx: &Tx<'_>, task: &TaskId, batch: &BatchSelector) -> Result<Option<CollectionState>, Fault> {
+    let Some(CollectedBatch { party: CollectedBy::Leader { job: owner, progress, .. }, .. }) =
+        tx.collected(task, batch)?
+    else {
+        return Err(Fault::new("a collected batch has no record"));
+    };
+    if let Progress::Result(body) = progress {
+        return Ok(Some(CollectionState::Done { body }));
+    }
+    Ok(match tx.collection(task, &owner)?.map(|job| job.state) {
+        Some(CollectionState::Waiting | CollectionState::Closed { .. } | CollectionState::Done { .. }) => None,
+        Some(CollectionState::Failed { kind, detail }) => Some(CollectionState::Failed { kind, detail }),
+        // The owner was deleted before it had a result: this job goes on in its place.
+        Some(CollectionState::Deleted) | None => Some(CollectionState::Closed { batch: *batch }),
+    })
+}
+
+/// The request for the helper's share of a closed batch, and our own share.
+pub struct Exchange {
+    /// The request.
+    pub request: AggregateShareReq,
+    /// Our aggregate share, encoded.
+    share: Vec<u8>,
+    interval: Interval,
+}
+
+/// Prepares to ask the helper about a closed batch. Breaks with the result if there is one already.
+pub fn exchange(collected: CollectedBatch) -> Result<Exchange, Option<Bytes>> {
+    let CollectedBatch { batch, report_count, checksum, party } = collected;
+    match party {
+        CollectedBy::Leader { interval, progress: Progress::Share(share), .. } => {
+            let request =
+                AggregateShareReq { batch, aggregation_parameter: Bytes::new(), report_count, checksum };
+            Ok(Exchange { request, share, interval })
+        }
+        CollectedBy::Leader { progress: Progress::Result(body), .. } => Err(Some(body)),
+        CollectedBy::Helper { .. } => Err(None),
+    }
+}
+
+/// Puts the result of a collection together (DAP-09 section 4.6.1). Seals our share: runs on the pool.
+pub fn complete(context: &TaskContext, exchange: Exchange, helper_share: HpkeCiphertext) -> Result<Bytes, Fault> {
+    let leader_share = seal_share(context, &exchange.request.batch, &exchange.share)?;
+    let collection = Collection {
+        batch: exchange.request.batch.partial(),
+        report_count: exchange.request.report_count,
+        interval: exchange.interval,
+        leader_share,
+        helper_share,
+    };
+    Ok(context.wire.encode_collection(&collection).into())
+}
+
+fn seal_share(context: &TaskContext, batch: &BatchSelector, share: &[u8]) -> Result<HpkeCiphertext, Fault> {
+    let info = context.wire.aggregate_share_info(context.role());
+    let aad = context.wire.aggregate_share_aad(&context.task.id, &[], batch);
+    hpke::seal(&context.task.collector_hpke_config, &info, &aad, share)
+        .map_err(|error| Fault::while_doing("sealing an aggregate share to the collector", error))
+}
+
+/// Stores the result of a closed batch, for this job and for every later one that asks for the same.
+pub fn finish(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, body: Bytes) -> Result<(), Fault> {
+    let Some(job) = tx.collection(task, &id)? else { return Ok(()) };
+    let CollectionState::Closed { batch } = job.state else { return Ok(()) };
+    if let Some(CollectedBatch { report_count, checksum, party: CollectedBy::Leader { job, interval, .. }, .. }) =
+        tx.collected(task, &batch)?
+    {
+        let party = CollectedBy::Leader { job, interval, progress: Progress::Result(body.clone()) };
+        tx.put_collected(task, &CollectedBatch { batch, report_count, checksum, party })?;
+    }
+    if let BatchSelector::FixedSize(batch_id) = batch {
+        tx.name_batch(task, batch_id)?;
+    }
+    tx.put_collection(task, id, CollectionJobRecord { state: CollectionState::Done { body }, ..job })
+}
+
+/// Stores that a collection job failed for good. Its batch stays closed.
+pub fn fail(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, refusal: Refusal) -> Result<(), Fault> {
+    let Some(job) = tx.collection(task, &id)? else { return Ok(()) };
+    if !matches!(job.state, CollectionState::Waiting | CollectionState::Closed { .. }) {
+        return Ok(());
+    }
+    tx.put_collection(task, id, CollectionJobRecord { state: failed(refusal.kind, refusal.detail), ..job })
+}
+
+/// Deletes a collection job (DAP-09 section 4.6.1). A closed batch stays collected. False if there is no such job.
+pub fn delete(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId) -> Result<bool, Fault> {
+    let Some(job) = tx.collection(task, &id)? else { return Ok(false) };
+    tx.put_collection(task, id, CollectionJobRecord { state: CollectionState::Deleted, ..job })?;
+    Ok(true)
+}
+
+/// The helper's answer to a request for its aggregate share (DAP-09 section 4.6.2): checks the batch, collects it
+/// and stores the answer; the same request gets the same bytes.
+///
+/// Sealing happens in the store's writer: closing the batch and storing what was given out must be one step.
+pub fn helper_share(
+    tx: &mut Tx<'_>,
+    context: &TaskContext,
+    bytes: &Bytes,
+    request: &AggregateShareReq,
+) -> Result<Result<Bytes, Problem>, Fault> {
+    let task = &context.task.id;
+    let refuse = |Refusal { kind, detail }| Ok(Err(Problem::new(kind).with_detail(detail).with_task(*task)));
+    let Some(state) = tx.task(task) else {
+        return refuse(Refusal { kind: ProblemType::UnrecognizedTask, detail: String::new() });
+    };
+    let request_hash: [u8; 32] = Sha256::digest(bytes).into();
+    if let Some(CollectedBatch { party: CollectedBy::Helper { request_hash: stored, answer }, .. }) =
+        tx.collected(task, &request.batch)?
+        && stored == request_hash
+    {
+        return Ok(Ok(answer.into()));
+    }
+    if let Err(refusal) = check_share_request(state, request) {
+        return refuse(refusal);
+    }
+    let share = take_share(tx, context, &request.batch)?;
+    let sealed = seal_share(context, &request.batch, &share)?;
+    let answer = context.wire.encode_aggregate_share(&sealed);
+    let party = CollectedBy::Helper { request_hash, answer: answer.clone() };
+    let AggregateShareReq { batch, report_count, checksum, .. } = request.clone();
+    tx.put_collected(task, &CollectedBatch { batch, report_count, checksum, party })?;
+    Ok(Ok(answer.into()))
+}
+
+/// The checks of a batch, in the order of the draft (DAP-09 sections 4.6.2 and 4.6.5). Prio3 has one aggregation
+/// parameter, so a batch can only be queried again with the same one: the number of queries is never exceeded.
+fn check_share_request(state: &TaskState, request: &AggregateShareReq) -> Result<(), Refusal> {
+    let refuse = |kind, detail: &str| Err(Refusal { kind, detail: detail.to_owned() });
+    match (state.task.batch_mode, request.batch) {
+        (BatchMode::TimeInterval, BatchSelector::TimeInterval(_)) => {}
+        (BatchMode::FixedSize { .. }, BatchSelector::FixedSize(id)) => {
+            if !state.buckets.contains_key(&Bucket::Batch(id)) {
+                return refuse(ProblemType::BatchInvalid, "no aggregation job named this batch id");
+            }
+        }
+        _ => return refuse(ProblemType::InvalidMessage, "the request's query type is not the task's"),
+    }
+    if !request.aggregation_parameter.is_empty() {
+        return refuse(ProblemType::InvalidMessage, "the task's VDAF takes no aggregation parameter");
+    }
+    batches::check_boundaries(state, &request.batch)?;
+    let tally = batches::tally(state, &request.batch);
+    batches::check_size(state, tally.count)?;
+    batches::check_overlap(state, &request.batch)?;
+    if (tally.count, tally.checksum) != (request.report_count, request.checksum) {
+        let detail = format!(
+            "the leader counts {} reports in the batch and the helper {}, or they differ in which",
+            request.report_count, tally.count
+        );
+        return Err(Refusal { kind: ProblemType::BatchMismatch, detail });
+    }
+    Ok(())
+}
+

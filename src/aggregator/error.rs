@@ -1,0 +1,26 @@
+//! What an interaction with a peer ends in when it does not succeed.
+
+use crate::{
+    model::Fault,
+    wire::{Malformed, Problem, ProblemType},
+};
+
+/// Why a request is not answered with success.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The peer is told what is wrong with its request.
+    #[error(transparent)]
+    Problem(#[from] Problem),
+    /// We are too busy: the peer is told to come back.
+    #[error("too busy")]
+    Busy,
+    /// Ours: logged, and the peer learns nothing.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+impl From<Malformed> for Error {
+    fn from(malformed: Malformed) -> Self {
+        Self::Problem(Problem::new(ProblemType::InvalidMessage).with_detail(malformed.to_string()))
+    }
+}

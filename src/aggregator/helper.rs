@@ -1,0 +1,278 @@
+//! The helper's side of an aggregation job (DAP-09 section 4.5.1.2).
+//!
+//! A job is answered in one request, in three steps: [`reserve`] takes the report ids in the store's writer, so that
+//! no other job can prepare them meanwhile; [`prepare`] runs on the pool; [`commit`] stores sums, ids and answer
+//! together. The same request gets the same bytes for ever after.
+
+use std::collections::HashSet;
+
+use bytes::Bytes;
+
+use super::{
+    Error, KeyRing, Opener, Sums, TaskContext, check_time, counters,
+    shares::{Sum, bucket_of},
+};
+use crate::{
+    model::{
+        AggregationJobId, BatchMode, Bucket, Duration, Fault, JobInit, PartialBatch, PrepareInit, PrepareOutcome,
+        PrepareResp, ReportError, ReportId, ReportMetadata, Task, TaskId, Time,
+    },
+    store::{HelperJobRecord, TaskState, Tx},
+    vdaf::InputShare,
+    wire::{Problem, ProblemType},
+};
+
+/// Checks what can be checked of a request without looking at the store.
+pub fn check_request(task: &Task, init: &JobInit) -> Result<(), Error> {
+    let refuse = |detail: &str| Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).with_task(task.id).into());
+    match (task.batch_mode, init.batch) {
+        (BatchMode::TimeInterval, PartialBatch::TimeInterval)
+        | (BatchMode::FixedSize { .. }, PartialBatch::FixedSize(_)) => {}
+        _ => return refuse("the request's query type is not the task's"),
+    }
+    if !init.aggregation_parameter.is_empty() {
+        return refuse("the task's VDAF takes no aggregation parameter");
+    }
+    let mut seen = HashSet::with_capacity(init.inits.len());
+    if !init.inits.iter().all(|init| seen.insert(init.share.metadata.id)) {
+        return refuse("a report occurs twice in the job");
+    }
+    Ok(())
+}
+
+/// What the store knows of an aggregation job's request.
+#[derive(Debug)]
+pub enum Reserved {
+    /// It is new. For each report: none if it is reserved for the job, else why it cannot be aggregated.
+    New(Vec<Option<ReportError>>),
+    /// It was answered before.
+    Answered(Bytes),
+    /// The job id was used for another request.
+    Conflict,
+    /// The job was deleted.
+    Deleted,
+    /// The task was removed meanwhile.
+    NoTask,
+}
+
+/// Looks for an earlier answer, and reserves the job's reports if there is none.
+pub fn reserve(
+    tx: &mut Tx<'_>,
+    now: Time,
+    skew: Duration,
+    task: &TaskId,
+    job: AggregationJobId,
+    request_hash: [u8; 32],
+    batch: PartialBatch,
+    reports: &[ReportMetadata],
+) -> Result<Reserved, Fault> {
+    if let Some(record) = tx.helper_job(task, &job)? {
+        return Ok(match record {
+            HelperJobRecord { deleted: true, .. } => Reserved::Deleted,
+            HelperJobRecord { request_hash: stored, answer, .. } if stored == request_hash => {
+                Reserved::Answered(answer)
+            }
+            _ => Reserved::Conflict,
+        });
+    }
+    let Some(state) = tx.task_mut(task) else { return Ok(Reserved::NoTask) };
+    let mut room = room_in_batch(state, batch);
+    let mut verdicts = Vec::with_capacity(reports.len());
+    for metadata in reports {
+        let verdict = check_report(state, now, skew, batch, metadata, room).err();
+        if verdict.is_none() {
+            state.reserved.insert(metadata.id, job);
+            room = room.saturating_sub(1);
+        }
+        verdicts.push(verdict);
+    }
+    Ok(Reserved::New(verdicts))
+}
+
+/// How many more reports the batch may have (DAP-09 section 4.5.1.4).
+fn room_in_batch(state: &TaskState, batch: PartialBatch) -> u64 {
+    let (Some(max), PartialBatch::FixedSize(id)) = (state.task.max_batch_size(), batch) else { return u64::MAX };
+    let count = state.buckets.get(&Bucket::Batch(id)).map_or(0, |bucket| bucket.count);
+    max.saturating_sub(count)
+}
+
+fn check_report(
+    state: &TaskState,
+    now: Time,
+    skew: Duration,
+    batch: PartialBatch,
+    metadata: &ReportMetadata,
+    room: u64,
+) -> Result<(), ReportError> {
+    check_time(&state.task, now, skew, metadata.time)?;
+    if state.replay.contains(&metadata.id, metadata.time) || state.reserved.contains_key(&metadata.id) {
+        return Err(ReportError::ReportReplayed);
+    }
+    let bucket = match batch {
+        PartialBatch::TimeInterval => Bucket::Time(metadata.time.truncate(state.task.time_precision)),
+        PartialBatch::FixedSize(id) => Bucket::Batch(id),
+    };
+    if state.collected.covers(&bucket) {
+        return Err(ReportError::BatchCollected);
+    }
+    if room == 0 {
+        return Err(ReportError::BatchSaturated);
+    }
+    Ok(())
+}
+
+/// Gives up the reservations of a job that will not be committed.
+pub fn release(tx: &mut Tx<'_>, task: &TaskId, job: AggregationJobId) {
+    if let Some(state) = tx.task_mut(task) {
+        state.reserved.retain(|_, holder| *holder != job);
+    }
+}
+
+/// A report on its way through [`prepare`], with what [`reserve`] said of it.
+pub struct Candidate {
+    /// The report share and the leader's message.
+    pub init: PrepareInit,
+    /// Why the report cannot be aggregated, if it cannot.
+    pub refused: Option<ReportError>,
+}
+
+/// What part of a job came to.
+#[derive(Default)]
+pub struct Prepared {
+    /// The answer about each report, in the order of the request.
+    pub resps: Vec<PrepareResp>,
+    /// The sums of the reports that hold.
+    pub sums: Sums,
+}
+
+impl Prepared {
+    /// Appends the part that follows in the order of the request.
+    pub fn append(&mut self, context: &TaskContext, other: Self) {
+        self.resps.extend(other.resps);
+        self.sums.merge(context.preparer.as_ref(), other.sums);
+    }
+}
+
+/// Opens and verifies part of a job. Runs on the pool.
+pub fn prepare(context: &TaskContext, keys: &KeyRing, batch: PartialBatch, part: Vec<Candidate>) -> Prepared {
+    let opener = Opener::new(context, keys);
+    let mut prepared = Prepared { resps: Vec::with_capacity(part.len()), sums: Sums::default() };
+    for Candidate { init, refused } in part {
+        let metadata = init.share.metadata;
+        let outcome = match refused.map_or_else(|| answer(context, &opener, &init), Err) {
+            Ok((share, message)) => {
+                let bucket = bucket_of(context, batch, &metadata);
+                prepared.sums.add(context.preparer.as_ref(), bucket, metadata, share);
+                PrepareOutcome::Continue(message)
+            }
+            Err(error) => PrepareOutcome::Reject(error),
+        };
+        prepared.resps.push(PrepareResp { report_id: metadata.id, outcome });
+    }
+    prepared
+}
+
+fn answer(
+    context: &TaskContext,
+    opener: &Opener<'_>,
+    init: &PrepareInit,
+) -> Result<(crate::vdaf::OutputShare, Bytes), ReportError> {
+    let PrepareInit { share, message } = init;
+    let input_share = opener.open(&share.metadata, &share.public_share, &share.input_share)?;
+    let input = InputShare {
+        report_id: &share.metadata.id,
+        public_share: &share.public_share,
+        input_share: &input_share,
+    };
+    let (output, answer) = context.preparer.helper_answer(context.verification(), input, message)?;
+    Ok((output, answer.into()))
+}
+
+/// Stores what a job came to and its answer, which it returns; `None` if the task was removed meanwhile.
+///
+/// A batch that was collected while the job was prepared takes no more reports: they are refused here.
+pub fn commit(
+    tx: &mut Tx<'_>,
+    now: Time,
+    context: &TaskContext,
+    job: AggregationJobId,
+    request_hash: [u8; 32],
+    batch: PartialBatch,
+    prepared: Prepared,
+) -> Result<Option<Bytes>, Fault> {
+    let task = &context.task.id;
+    release(tx, task, job);
+    let Some(state) = tx.task(task) else { return Ok(None) };
+    let Prepared { mut resps, mut sums } = prepared;
+    let mut late: HashSet<ReportId> = HashSet::new();
+    sums.0.retain(|bucket, sum| {
+        let open = !state.collected.covers(bucket);
+        if !open {
+            late.extend(sum.reports.iter().map(|metadata| metadata.id));
+        }
+        open
+    });
+    for resp in resps.iter_mut().filter(|resp| late.contains(&resp.report_id)) {
+        resp.outcome = PrepareOutcome::Reject(ReportError::BatchCollected);
+    }
+    if let PartialBatch::FixedSize(id) = batch {
+        // A batch id that occurred in a job is known from now on, even if none of its reports held.
+        tx.bucket_mut(task, Bucket::Batch(id))?;
+    }
+    for (bucket, sum) in &sums.0 {
+        merge_into_bucket(tx, context, *bucket, sum)?;
+    }
+    count(tx, task, &resps)?;
+    let answer = Bytes::from(context.wire.encode_job_resp(&resps));
+    let record = HelperJobRecord { request_hash, created: now, answer: answer.clone(), deleted: false };
+    tx.put_helper_job(task, job, &record)?;
+    Ok(Some(answer))
+}
+
+/// Adds a job's sum to its batch bucket, and remembers the reports.
+pub(super) fn merge_into_bucket(
+    tx: &mut Tx<'_>,
+    context: &TaskContext,
+    bucket: Bucket,
+    sum: &Sum,
+) -> Result<(), Fault> {
+    let (Some(first), Some(last)) =
+        (sum.reports.iter().map(|m| m.time).min(), sum.reports.iter().map(|m| m.time).max())
+    else {
+        return Ok(());
+    };
+    let preparer = context.preparer.as_ref();
+    let record = tx.bucket_mut(&context.task.id, bucket)?;
+    (record.first, record.last) = (record.first.min(first), record.last.max(last));
+    if record.count == 0 {
+        record.share = preparer.encode(&sum.share);
+    } else {
+        let mut share = preparer
+            .decode(&record.share)
+            .map_err(|error| Fault::while_doing("reading a batch bucket's sum from the store", error))?;
+        preparer.merge(&mut share, &sum.share);
+        record.share = preparer.encode(&share);
+    }
+    record.count += sum.reports.len() as u64;
+    record.checksum.merge(&sum.checksum);
+    tx.remember(&context.task.id, &sum.remembered())
+}
+
+fn count(tx: &mut Tx<'_>, task: &TaskId, resps: &[PrepareResp]) -> Result<(), Fault> {
+    for resp in resps {
+        let counter = match resp.outcome {
+            PrepareOutcome::Continue(_) | PrepareOutcome::Finished => counters::AGGREGATE_SUCCESS,
+            PrepareOutcome::Reject(error) => counters::refused(error),
+        };
+        tx.count(task, counter, 1)?;
+    }
+    Ok(())
+}
+
+/// Deletes a job's answer (DAP-09 section 4.5.2.2). What guards against replays and the job's id stay.
+/// False if there is no such job.
+pub fn delete(tx: &mut Tx<'_>, task: &TaskId, job: AggregationJobId) -> Result<bool, Fault> {
+    let Some(record) = tx.helper_job(task, &job)? else { return Ok(false) };
+    tx.put_helper_job(task, job, &HelperJobRecord { answer: Bytes::new(), deleted: true, ..record })?;
+    Ok(true)
+}

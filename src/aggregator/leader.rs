@@ -1,0 +1,389 @@
+//! The leader's side of an aggregation job (DAP-09 section 4.5.1.1).
+//!
+//! A job is [`pick`]ed from the waiting reports, [`start`]ed on the pool, [`seal`]ed into the store before its request
+//! is first sent, and [`commit`]ted when the helper has answered. In between, a crash at any point leads back to the
+//! same request: its reports, its clock and the hash of its bytes are stored, and preparation is deterministic.
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::{
+    KeyRing, Opener, Sums, TaskContext, batches, check_time, collect, counters,
+    helper::merge_into_bucket,
+    shares::bucket_of,
+};
+use crate::{
+    config,
+    model::{
+        AggregationJobId, BatchMode, Duration, Fault, Interval, JobInit, PartialBatch, PrepareInit, PrepareOutcome,
+        PrepareResp, Report, ReportError, ReportId, ReportMetadata, ReportShare, Task, TaskId, Time,
+    },
+    store::{
+        Collected, Entry, LeaderJobRecord, LeaderJobState, Pick, Replay, ReportRef, TaskState, Tx,
+    },
+    vdaf::{InputShare, Pending},
+};
+
+/// Whether [`pick`] may find something to do: a job may start, and there are enough reports or somebody waits for
+/// them. `aged` says that the oldest has waited for the longest delay.
+pub fn may_pick(state: &TaskState, limits: &config::Leader, aged: bool) -> bool {
+    state.leader_jobs.len() < limits.jobs_in_flight
+        && !state.waiting.is_empty()
+        && (is_enough(state, limits, aged) || !collect::demand(state).is_empty())
+}
+
+fn is_enough(state: &TaskState, limits: &config::Leader, aged: bool) -> bool {
+    aged || state.waiting.len() >= limits.min_job_size
+}
+
+/// Makes an aggregation job of waiting reports, if [`may_pick`] still holds.
+/// Reports that must not be aggregated any more are dropped and counted on the way.
+pub fn pick(
+    tx: &mut Tx<'_>,
+    now: Time,
+    limits: &config::Leader,
+    task: &TaskId,
+    aged: bool,
+) -> Result<Option<AggregationJobId>, Fault> {
+    let Some(state) = tx.task_mut(task) else { return Ok(None) };
+    if !may_pick(state, limits, aged) {
+        return Ok(None);
+    }
+    let (demand, enough) = (collect::demand(state), is_enough(state, limits, aged));
+    let (batch, room) = match state.task.batch_mode {
+        BatchMode::TimeInterval => (PartialBatch::TimeInterval, u64::MAX),
+        BatchMode::FixedSize { .. } => {
+            let (id, room) = batches::next_batch(state);
+            (PartialBatch::FixedSize(id), room)
+        }
+    };
+    let most = limits.max_job_size.min(usize::try_from(room).unwrap_or(usize::MAX));
+    let TaskState { task: parameters, replay, collected, waiting, .. } = state;
+    let mut errors = Vec::new();
+    let picked = waiting.pick(now, None, most, |entry| {
+        if !demand.allows(entry.time, enough) {
+            return Pick::Skip;
+        }
+        match check_entry(parameters, replay, collected, now, entry) {
+            Ok(()) => Pick::Take,
+            Err(error) => {
+                errors.push(error);
+                Pick::Drop
+            }
+        }
+    });
+    for (entry, error) in picked.dropped.iter().zip(errors) {
+        drop_report(tx, task, entry.id, entry.at, counters::refused(error))?;
+    }
+    if picked.taken.is_empty() {
+        return Ok(None);
+    }
+    let reports = picked.taken.iter().map(|entry| entry.at).collect();
+    let id = AggregationJobId::random();
+    let job = LeaderJobRecord { batch, now, created: now, reports, state: LeaderJobState::Picked };
+    tx.put_leader_job(task, id, job)?;
+    Ok(Some(id))
+}
+
+/// Whether a waiting report may still be aggregated.
+///
+/// This is the leader's only check for replays and collected batches: once the helper has answered it is too late.
+fn check_entry(
+    task: &Task,
+    replay: &Replay,
+    collected: &Collected,
+    now: Time,
+    entry: &Entry,
+) -> Result<(), ReportError> {
+    // The upload allowed for clocks that differ; what it took is not refused for its clock here.
+    check_time(task, now, Duration(u64::MAX), entry.time)?;
+    if replay.contains(&entry.id, entry.time) {
+        return Err(ReportError::ReportReplayed);
+    }
+    if task.time_bucket(entry.time).is_some_and(|bucket| collected.covers(&bucket)) {
+        return Err(ReportError::BatchCollected);
+    }
+    Ok(())
+}
+
+fn drop_report(
+    tx: &mut Tx<'_>,
+    task: &TaskId,
+    id: ReportId,
+    at: ReportRef,
+    counter: &'static str,
+) -> Result<(), Fault> {
+    tx.bury(task, &[(id, at)])?;
+    tx.count(task, counter, 1)
+}
+
+/// A report whose preparation waits for the helper's answer.
+pub struct Awaiting {
+    /// The report.
+    pub metadata: ReportMetadata,
+    /// Where it is stored.
+    pub at: ReportRef,
+    pending: Box<dyn Pending>,
+}
+
+/// A report that is not aggregated, and why.
+pub struct Dropped {
+    metadata: ReportMetadata,
+    at: ReportRef,
+    counter: &'static str,
+}
+
+/// What part of a job looks like before its request is sent.
+#[derive(Default)]
+pub struct Started {
+    inits: Vec<PrepareInit>,
+    /// The reports that hold so far, in the order of the request.
+    pub awaiting: Vec<Awaiting>,
+    dropped: Vec<Dropped>,
+}
+
+impl Started {
+    /// Appends the part that follows in the order of the job.
+    pub fn append(&mut self, other: Self) {
+        self.inits.extend(other.inits);
+        self.awaiting.extend(other.awaiting);
+        self.dropped.extend(other.dropped);
+    }
+
+    /// The reports that the request is about, in order.
+    pub fn ids(&self) -> Vec<ReportId> {
+        self.awaiting.iter().map(|awaiting| awaiting.metadata.id).collect()
+    }
+
+    /// The request to the helper, and its hash. The parts of the request are gone afterwards.
+    pub fn take_request(&mut self, context: &TaskContext, batch: PartialBatch) -> (Bytes, [u8; 32]) {
+        let inits = std::mem::take(&mut self.inits);
+        let init = JobInit { aggregation_parameter: Bytes::new(), batch, inits };
+        let request = Bytes::from(context.wire.encode_job_init(&init));
+        let hash = Sha256::digest(&request).into();
+        (request, hash)
+    }
+}
+
+/// Opens and prepares part of a job, in order. Runs on the pool.
+pub fn start(context: &TaskContext, keys: &KeyRing, part: Vec<(ReportRef, Report)>) -> Started {
+    let opener = Opener::new(context, keys);
+    let mut started = Started::default();
+    for (at, report) in part {
+        let metadata = report.metadata;
+        match start_report(context, &opener, report) {
+            Ok((init, pending)) => {
+                started.inits.push(init);
+                started.awaiting.push(Awaiting { metadata, at, pending });
+            }
+            Err(error) => started.dropped.push(Dropped { metadata, at, counter: counters::refused(error) }),
+        }
+    }
+    started
+}
+
+fn start_report(
+    context: &TaskContext,
+    opener: &Opener<'_>,
+    report: Report,
+) -> Result<(PrepareInit, Box<dyn Pending>), ReportError> {
+    let Report { metadata, public_share, leader_share, helper_share } = report;
+    let input_share = opener.open(&metadata, &public_share, &leader_share)?;
+    let input =
+        InputShare { report_id: &metadata.id, public_share: &public_share, input_share: &input_share };
+    let (pending, message) = context.preparer.leader_start(context.verification(), input)?;
+    let share = ReportShare { metadata, public_share, input_share: helper_share };
+    Ok((PrepareInit { share, message: message.into() }, pending))
+}
+
+/// What [`seal`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Sealed {
+    /// The request may be sent.
+    Send,
+    /// No report of the job holds: the job is over.
+    Empty,
+    /// The job is gone: its task was removed.
+    Gone,
+    /// The request is not the one that was sent before. It is never sent: the helper may have aggregated the first.
+    Differs,
+}
+
+/// Stores what the request is made of before it is first sent, or checks that it is the one sent before.
+pub fn seal(
+    tx: &mut Tx<'_>,
+    task: &TaskId,
+    id: AggregationJobId,
+    started: &Started,
+    request_hash: [u8; 32],
+) -> Result<Sealed, Fault> {
+    let Some(job) = tx.task(task).and_then(|state| state.leader_jobs.get(&id)).cloned() else {
+        return Ok(Sealed::Gone);
+    };
+    match job.state {
+        LeaderJobState::Sent { request_hash: sent } if sent == request_hash => return Ok(Sealed::Send),
+        LeaderJobState::Sent { .. } => return Ok(Sealed::Differs),
+        LeaderJobState::Picked => {}
+    }
+    for dropped in &started.dropped {
+        drop_report(tx, task, dropped.metadata.id, dropped.at, dropped.counter)?;
+    }
+    if started.awaiting.is_empty() {
+        tx.end_leader_job(task, &id)?;
+        return Ok(Sealed::Empty);
+    }
+    let reports = started.awaiting.iter().map(|awaiting| awaiting.at).collect();
+    let state = LeaderJobState::Sent { request_hash };
+    tx.put_leader_job(task, id, LeaderJobRecord { reports, state, ..job })?;
+    Ok(Sealed::Send)
+}
+
+/// The helper broke the protocol about a job as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the helper's answer is not one to this aggregation job: {0}")]
+pub struct Breach(&'static str);
+
+/// Checks that the helper answered about the same reports, in order, in a way that the VDAF allows
+/// (DAP-09 section 4.5.1.1).
+pub fn check_answer(asked: &[ReportId], resps: &[PrepareResp]) -> Result<(), Breach> {
+    if asked.len() != resps.len() {
+        return Err(Breach("another number of reports"));
+    }
+    if asked.iter().zip(resps).any(|(mine, theirs)| *mine != theirs.report_id) {
+        return Err(Breach("other reports, or another order"));
+    }
+    if resps.iter().any(|resp| resp.outcome == PrepareOutcome::Finished) {
+        return Err(Breach("a report is finished before the leader could verify it"));
+    }
+    Ok(())
+}
+
+/// What part of a job came to.
+#[derive(Default)]
+pub struct Finished {
+    sums: Sums,
+    /// Reports that are over, aggregated or not.
+    over: Vec<(ReportId, ReportRef)>,
+    /// The counter of each report that was not aggregated.
+    refused: Vec<&'static str>,
+    early: Vec<Entry>,
+}
+
+impl Finished {
+    /// Takes in another part of the same job.
+    pub fn append(&mut self, context: &TaskContext, other: Self) {
+        self.sums.merge(context.preparer.as_ref(), other.sums);
+        self.over.extend(other.over);
+        self.refused.extend(other.refused);
+        self.early.extend(other.early);
+    }
+}
+
+/// Completes the preparation of part of a job with the helper's answers. Runs on the pool.
+pub fn finish(context: &TaskContext, batch: PartialBatch, part: Vec<(Awaiting, PrepareOutcome)>) -> Finished {
+    let mut finished = Finished::default();
+    for (Awaiting { metadata, at, pending }, outcome) in part {
+        let verified = match outcome {
+            PrepareOutcome::Continue(message) => pending.finish(&message).map_err(counters::refused),
+            PrepareOutcome::Reject(ReportError::ReportTooEarly) => {
+                finished.early.push(Entry { id: metadata.id, time: metadata.time, at });
+                continue;
+            }
+            PrepareOutcome::Reject(error) => Err(counters::refused_by_helper(error)),
+            PrepareOutcome::Finished => Err(counters::HELPER_PROTOCOL_ERROR),
+        };
+        finished.over.push((metadata.id, at));
+        match verified {
+            Ok(share) => {
+                let bucket = bucket_of(context, batch, &metadata);
+                finished.sums.add(context.preparer.as_ref(), bucket, metadata, share);
+            }
+            Err(counter) => finished.refused.push(counter),
+        }
+    }
+    finished
+}
+
+/// Stores what a job came to, drops its reports and ends it.
+///
+/// Reports that are too early by the helper's clock wait until `retry_at` and are tried again.
+pub fn commit(
+    tx: &mut Tx<'_>,
+    context: &TaskContext,
+    id: AggregationJobId,
+    finished: Finished,
+    retry_at: Time,
+) -> Result<(), Fault> {
+    let task = &context.task.id;
+    if tx.task(task).is_none_or(|state| !state.leader_jobs.contains_key(&id)) {
+        return Ok(());
+    }
+    let mut aggregated = 0;
+    for (bucket, sum) in &finished.sums.0 {
+        merge_into_bucket(tx, context, *bucket, sum)?;
+        aggregated += sum.reports.len() as u64;
+    }
+    tx.count(task, counters::AGGREGATE_SUCCESS, aggregated)?;
+    for counter in finished.refused {
+        tx.count(task, counter, 1)?;
+    }
+    tx.bury(task, &finished.over)?;
+    end_and_defer(tx, task, id, &finished.early, retry_at)
+}
+
+/// Gives up a job after the helper broke the protocol about it (DAP-09 section 4.5.1.1). Its reports are dropped.
+pub fn abandon(tx: &mut Tx<'_>, task: &TaskId, id: AggregationJobId, reports: &[Awaiting]) -> Result<(), Fault> {
+    for report in reports {
+        drop_report(tx, task, report.metadata.id, report.at, counters::HELPER_PROTOCOL_ERROR)?;
+    }
+    tx.end_leader_job(task, &id)
+}
+
+/// Puts the reports of a job back to wait until `retry_at`. Only for a job that the helper certainly did not take.
+pub fn dissolve(
+    tx: &mut Tx<'_>,
+    task: &TaskId,
+    id: AggregationJobId,
+    reports: &[Awaiting],
+    retry_at: Time,
+) -> Result<(), Fault> {
+    let entries: Vec<_> =
+        reports.iter().map(|r| Entry { id: r.metadata.id, time: r.metadata.time, at: r.at }).collect();
+    end_and_defer(tx, task, id, &entries, retry_at)
+}
+
+fn end_and_defer(
+    tx: &mut Tx<'_>,
+    task: &TaskId,
+    id: AggregationJobId,
+    entries: &[Entry],
+    retry_at: Time,
+) -> Result<(), Fault> {
+    if let Some(state) = tx.task_mut(task) {
+        state.waiting.defer(entries, retry_at);
+    }
+    tx.end_leader_job(task, &id)
+}
+
+/// Which intervals or whole tasks must be aggregated at once or must rest, for the sake of collections.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Demand {
+    /// Any waiting report is wanted now (fixed-size tasks).
+    pub any: bool,
+    /// Reports in these intervals are wanted now.
+    pub wanted: Vec<Interval>,
+    /// Reports in these intervals must not start: a collection waits for the jobs in flight.
+    pub resting: Vec<Interval>,
+}
+
+impl Demand {
+    /// Whether nobody waits for a report.
+    pub fn is_empty(&self) -> bool {
+        !self.any && self.wanted.is_empty()
+    }
+
+    fn allows(&self, time: Time, enough: bool) -> bool {
+        let within = |intervals: &[Interval]| intervals.iter().any(|interval| interval.contains(time));
+        !within(&self.resting) && (enough || self.any || within(&self.wanted))
+    }
+}

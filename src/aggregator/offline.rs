@@ -1,0 +1,49 @@
+//! What an operator does to a data directory while no server runs on it.
+
+use std::path::Path;
+
+use super::tasks::{self, TaskError};
+use crate::{
+    model::{Fault, Task, TaskId, Time, status::TaskStatus},
+    store::{OpenError, Options, Store},
+};
+
+/// A data directory, held for as long as this lives.
+pub struct Offline {
+    store: Store,
+}
+
+impl Offline {
+    /// Opens a data directory. Fails if a server runs on it.
+    pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
+        Ok(Self { store: Store::open(dir, options)? })
+    }
+
+    /// All tasks.
+    pub fn tasks(&self) -> Result<Vec<TaskStatus>, Fault> {
+        self.store.read(|view| Ok(view.tasks().map(|(_, state)| tasks::status(state)).collect()))
+    }
+
+    /// One task.
+    pub fn task(&self, id: &TaskId) -> Result<Option<TaskStatus>, Fault> {
+        self.store.read(|view| Ok(view.task(id).map(tasks::status)))
+    }
+
+    /// Adds a task, as the running server would.
+    pub async fn add_task(&self, task: Task) -> Result<Result<(), TaskError>, Fault> {
+        if let Err(error) = tasks::check(&task) {
+            return Ok(Err(error));
+        }
+        self.store.write(move |tx| tasks::add(tx, task)).await
+    }
+
+    /// Removes a task, as the running server would. False if there is no such task.
+    pub async fn remove_task(&self, id: TaskId) -> Result<bool, Fault> {
+        self.store.write(move |tx| tasks::remove(tx, &id, Time::now())).await
+    }
+
+    /// Closes the data directory.
+    pub async fn close(self) {
+        self.store.close().await;
+    }
+}

@@ -1,0 +1,102 @@
+//! One report share at a time: open it, check what is in it, and add what comes out to its batch bucket.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{KeyRing, TaskContext};
+use crate::{
+    model::{
+        Bucket, Checksum, HpkeCiphertext, PartialBatch, PlaintextInputShare, ReportError, ReportId, ReportMetadata, Time,
+    },
+    vdaf::{AggregateShare, OutputShare, Preparer},
+};
+
+/// Opens the input shares that are sealed to us for one task.
+pub struct Opener<'a> {
+    context: &'a TaskContext,
+    keys: &'a KeyRing,
+    info: Vec<u8>,
+}
+
+impl<'a> Opener<'a> {
+    /// Prepares to open shares of a task with our keys.
+    pub fn new(context: &'a TaskContext, keys: &'a KeyRing) -> Self {
+        Self { context, keys, info: context.wire.input_share_info(context.role()) }
+    }
+
+    /// Decrypts our share of a report and checks its extensions (DAP-09 sections 4.5.1.3 and 4.5.1.4).
+    /// Returns the VDAF's encoded input share.
+    pub fn open(
+        &self,
+        metadata: &ReportMetadata,
+        public_share: &[u8],
+        sealed: &HpkeCiphertext,
+    ) -> Result<Bytes, ReportError> {
+        let keypair = self.keys.get(sealed.config_id).ok_or(ReportError::HpkeUnknownConfigId)?;
+        let aad = self.context.wire.input_share_aad(&self.context.task.id, metadata, public_share);
+        let opened = keypair.open(&self.info, &aad, sealed).map_err(|_| ReportError::HpkeDecryptError)?;
+        let plaintext =
+            self.context.wire.decode_plaintext(&Bytes::from(opened)).map_err(|_| ReportError::InvalidMessage)?;
+        check_extensions(&plaintext)?;
+        Ok(plaintext.payload)
+    }
+}
+
+/// Every extension is mandatory to understand, and we understand none yet (DAP-09 section 4.4.3).
+fn check_extensions(share: &PlaintextInputShare) -> Result<(), ReportError> {
+    if share.extensions.is_empty() { Ok(()) } else { Err(ReportError::InvalidMessage) }
+}
+
+/// The reports of one job that fell into one batch bucket.
+pub struct Sum {
+    /// Which reports, in the order of the job.
+    pub reports: Vec<ReportMetadata>,
+    /// The checksum over their ids.
+    pub checksum: Checksum,
+    /// The sum of their output shares.
+    pub share: AggregateShare,
+}
+
+/// What a job adds to each batch bucket, summed up as it comes so that no output share outlives its report.
+#[derive(Default)]
+pub struct Sums(pub BTreeMap<Bucket, Sum>);
+
+impl Sums {
+    /// Adds one report's output share to its bucket.
+    pub fn add(&mut self, preparer: &dyn Preparer, bucket: Bucket, metadata: ReportMetadata, share: OutputShare) {
+        let sum = self.0.entry(bucket).or_insert_with(|| Sum::empty(preparer));
+        preparer.add(&mut sum.share, share);
+        sum.checksum.add(&metadata.id);
+        sum.reports.push(metadata);
+    }
+
+    /// Adds what another part of the same job came to.
+    pub fn merge(&mut self, preparer: &dyn Preparer, other: Self) {
+        for (bucket, theirs) in other.0 {
+            let sum = self.0.entry(bucket).or_insert_with(|| Sum::empty(preparer));
+            preparer.merge(&mut sum.share, &theirs.share);
+            sum.checksum.merge(&theirs.checksum);
+            sum.reports.extend(theirs.reports);
+        }
+    }
+}
+
+impl Sum {
+    fn empty(preparer: &dyn Preparer) -> Self {
+        Self { reports: Vec::new(), checksum: Checksum::default(), share: preparer.zero() }
+    }
+
+    /// The ids and times of the reports, as the store remembers them.
+    pub fn remembered(&self) -> Vec<(ReportId, Time)> {
+        self.reports.iter().map(|metadata| (metadata.id, metadata.time)).collect()
+    }
+}
+
+/// The batch bucket of a report in a job.
+pub fn bucket_of(context: &TaskContext, batch: PartialBatch, metadata: &ReportMetadata) -> Bucket {
+    match batch {
+        PartialBatch::TimeInterval => Bucket::Time(metadata.time.truncate(context.task.time_precision)),
+        PartialBatch::FixedSize(id) => Bucket::Batch(id),
+    }
+}

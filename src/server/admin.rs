@@ -1,0 +1,70 @@
+//! The control socket: what the command line asks of a running server. Whoever may open the socket may do all of it.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use warp::http::StatusCode;
+
+use super::{
+    app::App,
+    http::{Request, Response, content, empty, failure},
+};
+use crate::{
+    aggregator::{Error, tasks},
+    model::{Task, TaskId, Time},
+    wire::{Problem, ProblemType},
+};
+
+const JSON: &str = "application/json";
+
+/// Answers a request on the control socket.
+pub async fn handle(app: Arc<App>, request: Request) -> Response {
+    answer(&app, request).await.unwrap_or_else(failure)
+}
+
+async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error> {
+    let path = request.path.clone();
+    let id = path.strip_prefix("/tasks/").map(str::parse::<TaskId>);
+    match (request.method.as_str(), path.as_str(), id) {
+        ("GET", "/tasks", _) => {
+            let all = app.store.read(|view| Ok(view.tasks().map(|(_, state)| tasks::status(state)).collect::<Vec<_>>()))?;
+            let with_trouble = all.into_iter().map(|mut status| {
+                status.last_trouble = app.trouble(&status.id);
+                status
+            });
+            json(StatusCode::OK, &with_trouble.collect::<Vec<_>>())
+        }
+        ("POST", "/tasks", _) => {
+            let limits = &app.config.limits;
+            let body = request.read_body(limits.max_message_bytes, *limits.request_timeout).await?;
+            let task: Task = serde_json::from_slice(&body).map_err(|error| {
+                Problem::about(400).with_detail(format!("the task cannot be read: {error}"))
+            })?;
+            tasks::check(&task).map_err(|why| Problem::about(400).with_detail(why.to_string()))?;
+            app.store.write(move |tx| tasks::add(tx, task)).await?.map_err(|why| {
+                Problem::about(409).with_detail(why.to_string())
+            })?;
+            Ok(empty(StatusCode::CREATED))
+        }
+        ("GET", _, Some(Ok(id))) => {
+            let status = app.store.read(|view| Ok(view.task(&id).map(tasks::status)))?;
+            let mut status = status.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id))?;
+            status.last_trouble = app.trouble(&id);
+            json(StatusCode::OK, &status)
+        }
+        ("DELETE", _, Some(Ok(id))) => {
+            if !app.store.write(move |tx| tasks::remove(tx, &id, Time::now())).await? {
+                return Err(Problem::new(ProblemType::UnrecognizedTask).with_task(id).into());
+            }
+            app.forget(&id);
+            Ok(empty(StatusCode::NO_CONTENT))
+        }
+        _ => Err(Problem::about(404).into()),
+    }
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Error> {
+    let body = serde_json::to_vec(value)
+        .map_err(|error| crate::model::Fault::while_doing("writing an answer as JSON", error))?;
+    Ok(content(status, JSON, body))
+}

@@ -1,0 +1,134 @@
+//! What all requests and drivers of a running server share.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use tokio::sync::{Notify, Semaphore, watch};
+
+use crate::{
+    aggregator::{KeyRing, TaskContext},
+    config::Config,
+    model::{AggregationJobId, Fault, TaskId},
+    peer::Peer,
+    pool::Pool,
+    store::Store,
+};
+
+/// What all requests and drivers of a running server share.
+pub struct App {
+    /// The configuration.
+    pub config: Config,
+    /// The data directory.
+    pub store: Store,
+    /// Where VDAF and HPKE work runs.
+    pub pool: Pool,
+    /// Our HPKE keys.
+    pub keys: Arc<KeyRing>,
+    /// The client for requests to helpers.
+    pub peer: Peer,
+    /// Requests in progress.
+    pub requests: Arc<Semaphore>,
+    /// Wakes the driver of aggregation jobs.
+    pub jobs: Notify,
+    /// Wakes the driver of collection jobs.
+    pub collections: Notify,
+    /// Becomes true when the server is asked to stop.
+    pub stopping: watch::Sender<bool>,
+    /// Helper jobs being worked on: a repeat of one waits for it.
+    pub helper_jobs: KeyedLocks<(TaskId, AggregationJobId)>,
+    contexts: Mutex<HashMap<TaskId, Arc<TaskContext>>>,
+    trouble: Mutex<HashMap<TaskId, String>>,
+}
+
+impl App {
+    /// Puts together what a server needs.
+    pub fn new(config: Config, store: Store, pool: Pool, keys: KeyRing, peer: Peer) -> Self {
+        Self {
+            requests: Arc::new(Semaphore::new(config.limits.max_requests)),
+            config,
+            store,
+            pool,
+            keys: Arc::new(keys),
+            peer,
+            jobs: Notify::new(),
+            collections: Notify::new(),
+            stopping: watch::Sender::new(false),
+            helper_jobs: KeyedLocks::default(),
+            contexts: Mutex::default(),
+            trouble: Mutex::default(),
+        }
+    }
+
+    /// The task with the given id, if we have it.
+    pub fn context(&self, id: &TaskId) -> Result<Option<Arc<TaskContext>>, Fault> {
+        if let Some(context) = lock(&self.contexts).get(id) {
+            return Ok(Some(context.clone()));
+        }
+        let Some(task) = self.store.read(|view| Ok(view.task(id).map(|state| state.task.clone())))? else {
+            return Ok(None);
+        };
+        let context = TaskContext::new(task).map_err(|error| Fault::while_doing("making a stored task's VDAF", error))?;
+        let context = Arc::new(context);
+        lock(&self.contexts).insert(*id, context.clone());
+        Ok(Some(context))
+    }
+
+    /// Forgets a task that was removed.
+    pub fn forget(&self, id: &TaskId) {
+        lock(&self.contexts).remove(id);
+        lock(&self.trouble).remove(id);
+    }
+
+    /// Notes for the operator what a task's driver ran into, or that it is over.
+    pub fn set_trouble(&self, id: &TaskId, trouble: Option<String>) {
+        match trouble {
+            Some(trouble) => lock(&self.trouble).insert(*id, trouble),
+            None => lock(&self.trouble).remove(id),
+        };
+    }
+
+    /// What a task's driver last ran into, if it is not over.
+    pub fn trouble(&self, id: &TaskId) -> Option<String> {
+        lock(&self.trouble).get(id).cloned()
+    }
+
+    /// Resolves when the server is asked to stop.
+    pub async fn stopped(&self) {
+        // The sender lives as long as the app: waiting cannot fail.
+        let _ = self.stopping.subscribe().wait_for(|stop| *stop).await;
+    }
+}
+
+/// These maps hold whole values only, so that a panic elsewhere leaves them usable.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One lock for each key that somebody holds or waits for.
+pub struct KeyedLocks<K>(Mutex<HashMap<K, Weak<tokio::sync::Mutex<()>>>>);
+
+impl<K> Default for KeyedLocks<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash> KeyedLocks<K> {
+    /// Waits until nobody else holds the key.
+    pub async fn lock(&self, key: K) -> tokio::sync::OwnedMutexGuard<()> {
+        let mutex = {
+            let mut locks = lock(&self.0);
+            locks.retain(|_, lock| lock.strong_count() > 0);
+            let held = locks.get(&key).and_then(Weak::upgrade);
+            held.unwrap_or_else(|| {
+                let mutex = Arc::default();
+                locks.insert(key, Arc::downgrade(&mutex));
+                mutex
+            })
+        };
+        mutex.lock_owned().await
+    }
+}

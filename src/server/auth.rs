@@ -1,0 +1,48 @@
+//! Who may speak for a task: bearer tokens, compared by their hashes (DAP-09 section 3.1).
+
+use warp::http::{HeaderMap, header};
+
+use crate::{
+    model::{Task, TokenHash},
+    wire::{Problem, ProblemType},
+};
+
+/// The header of the interop test design, which deployed leaders still send.
+const DAP_AUTH_TOKEN: &str = "dap-auth-token";
+
+/// Refuses a request that does not carry the token. `Authorization: Bearer` wins over `DAP-Auth-Token`.
+pub fn check(headers: &HeaderMap, task: &Task, expected: &TokenHash) -> Result<(), Problem> {
+    let refuse = |detail: &str| {
+        Err(Problem::new(ProblemType::UnauthorizedRequest).with_detail(detail).with_task(task.id))
+    };
+    match token(headers) {
+        Some(token) if expected.matches(token) => Ok(()),
+        Some(_) => refuse("the request's token is not the task's"),
+        None => refuse("the request carries no token; send Authorization: Bearer or DAP-Auth-Token"),
+    }
+}
+
+fn token(headers: &HeaderMap) -> Option<&[u8]> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
+        let (scheme, token) = value.as_bytes().split_at_checked(7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
+    });
+    bearer.or_else(|| Some(headers.get(DAP_AUTH_TOKEN)?.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    #[test]
+    fn bearer_wins_and_the_scheme_has_no_case() {
+        assert_eq!(token(&headers(&[("authorization", "bEARER a"), ("dap-auth-token", "b")])), Some(&b"a"[..]));
+        assert_eq!(token(&headers(&[("dap-auth-token", "b")])), Some(&b"b"[..]));
+        assert_eq!(token(&headers(&[("authorization", "Basic abc")])), None);
+        assert_eq!(token(&headers(&[])), None);
+    }
+}

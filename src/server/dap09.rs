@@ -1,0 +1,248 @@
+//! DAP-09's resources over HTTP (DAP-09 sections 4.3 to 4.6): methods, media types and status codes.
+
+use std::sync::Arc;
+
+use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
+use super::{
+    app::App,
+    auth, flow,
+    http::{Request, Response, content, empty, failure},
+};
+use crate::{
+    aggregator::{Error, TaskContext},
+    model::{AggregationJobId, CollectionJobId, Party, Revision, Role, TaskId, TokenHash},
+    store::CollectionState,
+    wire::{
+        self, Problem, ProblemType,
+        dap09::{BadPath, Resource, decode_job_continue, media, parse_hpke_config_query, parse_path},
+    },
+};
+
+/// Answers a request whose path below the revision's prefix is `path`.
+pub async fn handle(app: &Arc<App>, path: &str, request: Request) -> Response {
+    let resource = match parse_path(path) {
+        Ok(resource) => resource,
+        Err(BadPath::NoSuchResource) => return failure(Problem::about(404).into()),
+        Err(bad) => return failure(Problem::new(ProblemType::InvalidMessage).with_detail(bad.to_string()).into()),
+    };
+    let for_browsers = matches!(resource, Resource::HpkeConfig | Resource::Reports(_));
+    let allowed = methods(&resource);
+    let mut response = if request.method == Method::OPTIONS && for_browsers {
+        preflight(allowed)
+    } else if !allowed.split(", ").any(|method| method == request.method.as_str()) {
+        not_allowed(allowed)
+    } else {
+        answer(app, resource, request).await.unwrap_or_else(failure)
+    };
+    if for_browsers {
+        // Errors too: a browser must see `outdatedConfig` to know that it should fetch the keys again.
+        response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    }
+    response
+}
+
+fn methods(resource: &Resource) -> &'static str {
+    match resource {
+        Resource::HpkeConfig => "GET",
+        Resource::Reports(_) => "PUT",
+        Resource::AggregationJob(..) | Resource::CollectionJob(..) => "PUT, POST, DELETE",
+        Resource::AggregateShares(_) => "POST",
+    }
+}
+
+fn preflight(allowed: &'static str) -> Response {
+    let mut response = empty(StatusCode::NO_CONTENT);
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(allowed));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("content-type"));
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    response
+}
+
+fn not_allowed(allowed: &'static str) -> Response {
+    let detail = format!("this resource takes {allowed}");
+    let mut response = failure(Problem::about(405).with_detail(detail).into());
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+async fn answer(app: &Arc<App>, resource: Resource, request: Request) -> Result<Response, Error> {
+    let method = request.method.as_str().to_owned();
+    match (resource, method.as_str()) {
+        (Resource::HpkeConfig, _) => hpke_config(app, &request),
+        (Resource::Reports(task), _) => upload(app, task, request).await,
+        (Resource::AggregationJob(task, job), "PUT") => init_job(app, task, job, request).await,
+        (Resource::AggregationJob(task, job), "POST") => continue_job(app, task, job, request).await,
+        (Resource::AggregationJob(task, job), _) => delete_job(app, task, job, request).await,
+        (Resource::CollectionJob(task, job), "PUT") => create_collection(app, task, job, request).await,
+        (Resource::CollectionJob(task, job), "POST") => poll_collection(app, task, job, &request),
+        (Resource::CollectionJob(task, job), _) => delete_collection(app, task, job, request).await,
+        (Resource::AggregateShares(task), _) => aggregate_share(app, task, request).await,
+    }
+}
+
+/// The task, if it is of this revision and we have the role that the resource belongs to.
+fn task_for(app: &App, id: TaskId, role: Option<Role>) -> Result<Arc<TaskContext>, Error> {
+    app.context(&id)?
+        .filter(|context| context.task.revision == Revision::Dap09)
+        .filter(|context| role.is_none_or(|role| role == context.role()))
+        .ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id).into())
+}
+
+/// The task at its leader, for its collector; or at its helper, for its leader.
+fn authorized(app: &App, id: TaskId, role: Role, headers: &HeaderMap) -> Result<Arc<TaskContext>, Error> {
+    let context = task_for(app, id, Some(role))?;
+    let expected: &TokenHash = match &context.task.party {
+        Party::Leader { collector_token, .. } => collector_token,
+        Party::Helper { leader_token } => leader_token,
+    };
+    auth::check(headers, &context.task, expected)?;
+    Ok(context)
+}
+
+fn hpke_config(app: &App, request: &Request) -> Result<Response, Error> {
+    let bad = |bad: BadPath| Problem::new(ProblemType::InvalidMessage).with_detail(bad.to_string());
+    // Our keys are the same for all tasks, so the task may be left out.
+    if let Some(task) = parse_hpke_config_query(&request.query).map_err(bad)? {
+        task_for(app, task, None)?;
+    }
+    let list = wire::of(Revision::Dap09).encode_hpke_configs(&app.keys.configs());
+    let mut response = content(StatusCode::OK, media::HPKE_CONFIG_LIST, list);
+    let cache = format!("max-age={}", app.config.hpke.cache_max_age.as_secs());
+    if let Ok(value) = HeaderValue::from_str(&cache) {
+        response.headers_mut().insert(header::CACHE_CONTROL, value);
+    }
+    Ok(response)
+}
+
+async fn upload(app: &Arc<App>, task: TaskId, mut request: Request) -> Result<Response, Error> {
+    let context = task_for(app, task, Some(Role::Leader))?;
+    request.expect_type(media::REPORT).map_err(|problem| problem.with_task(task))?;
+    let limits = &app.config.limits;
+    let body = request.read_body(limits.max_report_bytes, *limits.request_timeout).await?;
+    match context.wire.decode_report(&body) {
+        Ok(report) => flow::upload(app, &context, report).await?,
+        Err(malformed) => return Err(about_task(flow::malformed_upload(app, &context, malformed).await, task)),
+    }
+    Ok(empty(StatusCode::CREATED))
+}
+
+/// Names the task in a problem that does not name it yet (DAP-09 section 3.2).
+fn about_task(error: Error, task: TaskId) -> Error {
+    match error {
+        Error::Problem(problem) if problem.task_id.is_none() => problem.with_task(task).into(),
+        other => other,
+    }
+}
+
+async fn init_job(
+    app: &Arc<App>,
+    task: TaskId,
+    job: AggregationJobId,
+    mut request: Request,
+) -> Result<Response, Error> {
+    let context = authorized(app, task, Role::Helper, &request.headers)?;
+    request.expect_type(media::AGGREGATION_JOB_INIT_REQ)?;
+    let limits = &app.config.limits;
+    let body = request.read_body(limits.max_job_bytes, *limits.request_timeout).await?;
+    let answer =
+        flow::aggregation_job(app, &context, job, body).await.map_err(|error| about_task(error, task))?;
+    Ok(content(StatusCode::CREATED, media::AGGREGATION_JOB_RESP, answer))
+}
+
+/// Our VDAFs are done after one round, so there is no right continuation (DAP-09 section 4.5.2.2).
+async fn continue_job(
+    app: &Arc<App>,
+    task: TaskId,
+    job: AggregationJobId,
+    mut request: Request,
+) -> Result<Response, Error> {
+    let context = authorized(app, task, Role::Helper, &request.headers)?;
+    request.expect_type(media::AGGREGATION_JOB_CONTINUE_REQ)?;
+    let limits = &app.config.limits;
+    let body = request.read_body(limits.max_job_bytes, *limits.request_timeout).await?;
+    let step = decode_job_continue(&body, limits.max_job_reports).map_err(|e| about_task(e.into(), task))?.step;
+    let refuse = |kind, detail: &str| {
+        Err(Problem::new(kind).with_detail(detail).with_task(task).with_aggregation_job(job).into())
+    };
+    if !flow::has_aggregation_job(app, &context, job)? {
+        return refuse(ProblemType::UnrecognizedAggregationJob, "");
+    }
+    if step == 0 {
+        return refuse(ProblemType::InvalidMessage, "a continuation cannot be step 0");
+    }
+    refuse(ProblemType::StepMismatch, "the task's VDAF has one round: the job was finished by its first answer")
+}
+
+async fn delete_job(app: &App, task: TaskId, job: AggregationJobId, request: Request) -> Result<Response, Error> {
+    let context = authorized(app, task, Role::Helper, &request.headers)?;
+    if flow::delete_aggregation_job(app, &context, job).await? {
+        Ok(empty(StatusCode::NO_CONTENT))
+    } else {
+        let problem = Problem::new(ProblemType::UnrecognizedAggregationJob);
+        Err(problem.with_task(task).with_aggregation_job(job).into())
+    }
+}
+
+async fn create_collection(
+    app: &App,
+    task: TaskId,
+    job: CollectionJobId,
+    mut request: Request,
+) -> Result<Response, Error> {
+    let context = authorized(app, task, Role::Leader, &request.headers)?;
+    request.expect_type(media::COLLECT_REQ)?;
+    let limits = &app.config.limits;
+    let body = request.read_body(limits.max_message_bytes, *limits.request_timeout).await?;
+    flow::create_collection(app, &context, job, body).await.map_err(|error| about_task(error, task))?;
+    Ok(empty(StatusCode::CREATED))
+}
+
+fn no_collection(task: TaskId, job: CollectionJobId) -> Error {
+    let problem = Problem::about(404).with_detail("there is no such collection job");
+    problem.with_task(task).with_collection_job(job).into()
+}
+
+fn poll_collection(app: &App, task: TaskId, job: CollectionJobId, request: &Request) -> Result<Response, Error> {
+    let context = authorized(app, task, Role::Leader, &request.headers)?;
+    match flow::collection_state(app, &context, job)? {
+        None => Err(no_collection(task, job)),
+        Some(CollectionState::Waiting | CollectionState::Closed { .. }) => {
+            let mut response = empty(StatusCode::ACCEPTED);
+            // A fraction of a second is no Retry-After.
+            let seconds = app.config.leader.collection_retry_after.as_secs().max(1);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            Ok(response)
+        }
+        Some(CollectionState::Done { body }) => Ok(content(StatusCode::OK, media::COLLECTION, body)),
+        Some(CollectionState::Failed { kind, detail }) => {
+            let kind = ProblemType::from_urn(&kind).unwrap_or(ProblemType::About(500));
+            Err(Problem::new(kind).with_detail(detail).with_task(task).with_collection_job(job).into())
+        }
+        Some(CollectionState::Deleted) => Ok(empty(StatusCode::NO_CONTENT)),
+    }
+}
+
+async fn delete_collection(
+    app: &App,
+    task: TaskId,
+    job: CollectionJobId,
+    request: Request,
+) -> Result<Response, Error> {
+    let context = authorized(app, task, Role::Leader, &request.headers)?;
+    if flow::delete_collection(app, &context, job).await? {
+        Ok(empty(StatusCode::NO_CONTENT))
+    } else {
+        Err(no_collection(task, job))
+    }
+}
+
+async fn aggregate_share(app: &App, task: TaskId, mut request: Request) -> Result<Response, Error> {
+    let context = authorized(app, task, Role::Helper, &request.headers)?;
+    request.expect_type(media::AGGREGATE_SHARE_REQ)?;
+    let limits = &app.config.limits;
+    let body = request.read_body(limits.max_message_bytes, *limits.request_timeout).await?;
+    let share = flow::aggregate_share(app, &context, body).await.map_err(|error| about_task(error, task))?;
+    Ok(content(StatusCode::OK, media::AGGREGATE_SHARE, share))
+}

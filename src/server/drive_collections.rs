@@ -1,0 +1,151 @@
+//! The driver of collection jobs: closes each batch when it can be closed, and gets the helper's share of it.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+use super::{app::App, persist::Persistence};
+use crate::{
+    aggregator::{TaskContext, batches::Refusal, collect},
+    model::{CollectionJobId, Fault, HpkeCiphertext, Party, TaskId},
+    peer::CallError,
+    store::CollectionState,
+    wire::{Problem, ProblemType},
+};
+
+/// How often waiting collection jobs are looked at while nothing is heard of their reports.
+const TICK: Duration = Duration::from_secs(1);
+
+type Key = (TaskId, CollectionJobId);
+
+/// Drives all collection jobs until the server stops.
+pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
+    let mut running = JoinSet::new();
+    let mut busy: HashSet<Key> = HashSet::new();
+    loop {
+        let idle = step(&app, &mut busy, &mut running).await?;
+        tokio::select! {
+            () = app.stopped() => break,
+            () = app.collections.notified() => {}
+            Some(ended) = running.join_next() => { busy.remove(&settle(ended)?); }
+            () = tokio::time::sleep(TICK), if !idle => {}
+        }
+    }
+    while let Some(ended) = running.join_next().await {
+        settle(ended)?;
+    }
+    Ok(())
+}
+
+fn settle(ended: Result<Result<Key, Fault>, tokio::task::JoinError>) -> Result<Key, Fault> {
+    ended.unwrap_or_else(|error| Err(Fault::while_doing("driving a collection job", error)))
+}
+
+/// Moves every collection job as far as it goes. True if there is none.
+async fn step(
+    app: &Arc<App>,
+    busy: &mut HashSet<Key>,
+    running: &mut JoinSet<Result<Key, Fault>>,
+) -> Result<bool, Fault> {
+    let active: Vec<(Key, bool)> = app.store.read(|view| {
+        let mut active = Vec::new();
+        for (task, state) in view.tasks() {
+            for (id, job) in &state.collections {
+                active.push(((*task, *id), collect::is_due(state, job)));
+            }
+        }
+        Ok(active)
+    })?;
+    for &((task, id), due) in &active {
+        if !due || busy.contains(&(task, id)) {
+            continue;
+        }
+        let Some(context) = app.context(&task)? else { continue };
+        let shared = context.clone();
+        app.store.write(move |tx| collect::advance(tx, &shared, id)).await?;
+        let closed = app.store.read(|view| {
+            let job = view.task(&task).and_then(|state| state.collections.get(&id));
+            Ok(job.is_some_and(|job| matches!(job.state, CollectionState::Closed { .. })))
+        })?;
+        if closed {
+            busy.insert((task, id));
+            running.spawn(run(app.clone(), context, id));
+        }
+        // What was resting may go on.
+        app.jobs.notify_one();
+    }
+    Ok(active.is_empty())
+}
+
+/// Sees a closed batch through to its result.
+async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> Result<Key, Fault> {
+    let task = context.task.id;
+    let key = (task, id);
+    let collected = app.store.read(|view| match view.collection(&task, &id)?.map(|job| job.state) {
+        Some(CollectionState::Closed { batch }) => view.collected(&task, &batch),
+        _ => Ok(None),
+    })?;
+    let Some(collected) = collected else { return Ok(key) };
+    let body = match collect::exchange(collected) {
+        Ok(exchange) => {
+            let request = Bytes::from(context.wire.encode_aggregate_share_req(&exchange.request));
+            match ask_helper(&app, &context, request).await {
+                None => return Ok(key),
+                Some(Err(refusal)) => {
+                    tracing::error!(%task, job = %id, why = refusal.detail, "the helper refused its aggregate share");
+                    app.store.write(move |tx| collect::fail(tx, &task, id, refusal)).await?;
+                    return Ok(key);
+                }
+                Some(Ok(helper_share)) => {
+                    let permit = app.pool.admit().await;
+                    let shared = context.clone();
+                    app.pool.run(&permit, move || collect::complete(&shared, exchange, helper_share)).await??
+                }
+            }
+        }
+        Err(Some(body)) => body,
+        Err(None) => return Err(Fault::new("a leader's batch has a helper's record")),
+    };
+    app.store.write(move |tx| collect::finish(tx, &task, id, body)).await?;
+    app.collections.notify_one();
+    Ok(key)
+}
+
+/// Asks for the helper's share until there is an answer that is final. The batch is closed: nothing else helps.
+/// None if the server stops first.
+async fn ask_helper(app: &App, context: &TaskContext, request: Bytes) -> Option<Result<HpkeCiphertext, Refusal>> {
+    let task = &context.task;
+    let Party::Leader { helper_token, .. } = &task.party else { return None };
+    let call = context.wire.aggregate_share_call(&task.id);
+    let mut persistence = Persistence::new(app, task.id, "a request for its aggregate share");
+    loop {
+        let error = match app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone()).await {
+            Ok(answer) => match context.wire.decode_aggregate_share(&answer.body) {
+                Ok(share) => return Some(Ok(share)),
+                Err(malformed) => CallError::Unexpected(malformed.to_string()),
+            },
+            Err(CallError::Refused(problem)) if is_final(&problem) => {
+                let detail = format!("the helper refused its aggregate share: {problem}");
+                return Some(Err(Refusal { kind: problem.kind, detail }));
+            }
+            Err(error) => error,
+        };
+        if persistence.pause(&error).await.is_break() {
+            return None;
+        }
+    }
+}
+
+/// Whether the helper will never give its share, as opposed to not yet or not to this token.
+fn is_final(problem: &Problem) -> bool {
+    matches!(
+        problem.kind,
+        ProblemType::BatchInvalid
+            | ProblemType::InvalidBatchSize
+            | ProblemType::BatchQueriedTooManyTimes
+            | ProblemType::BatchMismatch
+            | ProblemType::BatchOverlap
+            | ProblemType::InvalidMessage
+    )
+}

@@ -1,0 +1,262 @@
+//! The driver of aggregation jobs: makes jobs of waiting reports and sees each through, whatever the helper does.
+
+use std::{collections::HashMap, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+use super::{app::App, persist::Persistence};
+use crate::{
+    aggregator::{
+        TaskContext,
+        leader::{self, Sealed, Started},
+    },
+    model::{AggregationJobId, Fault, Party, PrepareResp, ReportId, Role, TaskId, Time},
+    peer::CallError,
+    store::LeaderJobRecord,
+    wire::ProblemType,
+};
+
+/// How often waiting reports are looked at while nothing happens: no more often than delays are set in.
+const TICK: std::time::Duration = std::time::Duration::from_millis(250);
+
+/// How long reports wait that are too early for the helper's clock, or whose job it refused, in seconds.
+const RETRY_LATER: crate::model::Duration = crate::model::Duration(10);
+
+/// Drives all aggregation jobs until the server stops.
+pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
+    let mut running = JoinSet::new();
+    for (task, job) in unfinished(&app)? {
+        running.spawn(run(app.clone(), task, job));
+    }
+    let mut ages: HashMap<TaskId, Instant> = HashMap::new();
+    loop {
+        let idle = form(&app, &mut ages, &mut running).await?;
+        tokio::select! {
+            () = app.stopped() => break,
+            () = app.jobs.notified() => {}
+            Some(ended) = running.join_next() => settle(ended)?,
+            () = tokio::time::sleep(TICK), if !idle => {}
+        }
+    }
+    // What is under way goes on to the next point where it can be resumed.
+    while let Some(ended) = running.join_next().await {
+        settle(ended)?;
+    }
+    Ok(())
+}
+
+fn settle(ended: Result<Result<(), Fault>, tokio::task::JoinError>) -> Result<(), Fault> {
+    ended.unwrap_or_else(|error| Err(Fault::while_doing("driving an aggregation job", error)))
+}
+
+fn unfinished(app: &App) -> Result<Vec<(TaskId, AggregationJobId)>, Fault> {
+    app.store.read(|view| {
+        let of_task = |(task, state): (&TaskId, &crate::store::TaskState)| {
+            let task = *task;
+            state.leader_jobs.keys().map(move |job| (task, *job)).collect::<Vec<_>>()
+        };
+        Ok(view.tasks().flat_map(of_task).collect())
+    })
+}
+
+/// Makes as many jobs as there can be. True if no report waits.
+async fn form(
+    app: &Arc<App>,
+    ages: &mut HashMap<TaskId, Instant>,
+    running: &mut JoinSet<Result<(), Fault>>,
+) -> Result<bool, Fault> {
+    let now = Time::now();
+    let waiting = app.store.read(|view| {
+        let waits = |(_, state): &(&TaskId, &crate::store::TaskState)| {
+            state.task.role() == Role::Leader && !state.waiting.is_empty()
+        };
+        Ok(view.tasks().filter(waits).map(|(id, _)| *id).collect::<Vec<_>>())
+    })?;
+    ages.retain(|task, _| waiting.contains(task));
+    for task in &waiting {
+        let since = *ages.entry(*task).or_insert_with(Instant::now);
+        let aged = since.elapsed() >= *app.config.leader.max_job_delay;
+        while let Some(job) = pick(app, *task, now, aged).await? {
+            ages.insert(*task, Instant::now());
+            running.spawn(run(app.clone(), *task, job));
+        }
+    }
+    Ok(waiting.is_empty())
+}
+
+async fn pick(app: &Arc<App>, task: TaskId, now: Time, aged: bool) -> Result<Option<AggregationJobId>, Fault> {
+    let limits = app.config.leader.clone();
+    let worth_it = app.store.read(|view| {
+        Ok(view.task(&task).is_some_and(|state| leader::may_pick(state, &limits, aged)))
+    })?;
+    if !worth_it {
+        return Ok(None);
+    }
+    app.store.write(move |tx| leader::pick(tx, now, &limits, &task, aged)).await
+}
+
+/// Sees one job through.
+async fn run(app: Arc<App>, task: TaskId, id: AggregationJobId) -> Result<(), Fault> {
+    let Some(context) = app.context(&task)? else { return Ok(()) };
+    let Some(job) = load(&app, &task, &id)? else { return Ok(()) };
+    let may_have_been_sent = job.was_sent();
+    let Some((started, request)) = prepare(&app, &context, id, &job).await? else { return Ok(()) };
+    let outcome = exchange(&app, &context, id, &started.ids(), request, may_have_been_sent).await;
+    match outcome {
+        Outcome::Answered(resps) => finish(&app, &context, id, &job, started, resps).await?,
+        Outcome::Refused(why) => {
+            tracing::warn!(%task, job = %id, why, "the helper refused an aggregation job; its reports will be tried again");
+            let retry_at = Time::now().saturating_add(RETRY_LATER);
+            app.store.write(move |tx| leader::dissolve(tx, &task, id, &started.awaiting, retry_at)).await?;
+        }
+        Outcome::Breach(why) => {
+            tracing::error!(%task, job = %id, why, "the helper broke the protocol: the aggregation job is given up");
+            app.store.write(move |tx| leader::abandon(tx, &task, id, &started.awaiting)).await?;
+            delete_at_helper(&app, &context, id).await;
+        }
+        Outcome::Stopped => return Ok(()),
+    }
+    app.jobs.notify_one();
+    app.collections.notify_one();
+    Ok(())
+}
+
+fn load(app: &App, task: &TaskId, id: &AggregationJobId) -> Result<Option<LeaderJobRecord>, Fault> {
+    app.store.read(|view| Ok(view.task(task).and_then(|state| state.leader_jobs.get(id)).cloned()))
+}
+
+/// Prepares the job's reports and stores what its request is made of. None if the job ends here.
+async fn prepare(
+    app: &Arc<App>,
+    context: &Arc<TaskContext>,
+    id: AggregationJobId,
+    job: &LeaderJobRecord,
+) -> Result<Option<(Started, Bytes)>, Fault> {
+    let (task, batch) = (context.task.id, job.batch);
+    let reports = app.store.read(|view| view.load_reports(&task, &job.reports))?;
+    let items: Vec<_> = job.reports.iter().copied().zip(reports).collect();
+    let permit = app.pool.admit().await;
+    let (shared, keys) = (context.clone(), app.keys.clone());
+    let parts = app.pool.map_chunks(&permit, items, move |part| leader::start(&shared, &keys, part)).await?;
+    let mut started = Started::default();
+    for part in parts {
+        started.append(part);
+    }
+    let shared = context.clone();
+    let (started, request, hash) = app
+        .pool
+        .run(&permit, move || {
+            let (request, hash) = started.take_request(&shared, batch);
+            (started, request, hash)
+        })
+        .await?;
+    drop(permit);
+    let (started, sealed) = app
+        .store
+        .write(move |tx| {
+            let sealed = leader::seal(tx, &task, id, &started, hash)?;
+            Ok((started, sealed))
+        })
+        .await?;
+    match sealed {
+        Sealed::Send => return Ok(Some((started, request))),
+        Sealed::Empty => {
+            app.jobs.notify_one();
+            app.collections.notify_one();
+        }
+        Sealed::Gone => {}
+        Sealed::Differs => {
+            let trouble = format!("aggregation job {id} was rebuilt differently and is not sent; this is a bug in dapbox");
+            tracing::error!(%task, "{trouble}");
+            app.set_trouble(&task, Some(trouble));
+        }
+    }
+    Ok(None)
+}
+
+/// How the exchange with the helper about a job ended.
+enum Outcome {
+    /// With an answer to this job.
+    Answered(Vec<PrepareResp>),
+    /// The helper certainly did not take the job.
+    Refused(String),
+    /// The helper answered something that is no answer to this job.
+    Breach(String),
+    /// The server stops; the job goes on after the next start.
+    Stopped,
+}
+
+/// Sends the request until the helper has answered it, always the same bytes: it may have arrived each time.
+async fn exchange(
+    app: &App,
+    context: &TaskContext,
+    id: AggregationJobId,
+    asked: &[ReportId],
+    request: Bytes,
+    mut may_have_arrived: bool,
+) -> Outcome {
+    let task = &context.task;
+    let Party::Leader { helper_token, .. } = &task.party else { return Outcome::Stopped };
+    let call = context.wire.job_init_call(&task.id, &id);
+    let mut persistence = Persistence::new(app, task.id, "an aggregation job");
+    loop {
+        let answer = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone()).await;
+        let error = match answer.and_then(|answer| decode(context, &answer.body, asked.len())) {
+            Ok(resps) => {
+                return match leader::check_answer(asked, &resps) {
+                    Ok(()) => Outcome::Answered(resps),
+                    Err(breach) => Outcome::Breach(breach.to_string()),
+                };
+            }
+            Err(error) if !may_have_arrived && took_nothing(&error) => return Outcome::Refused(error.to_string()),
+            Err(error) => error,
+        };
+        may_have_arrived |= !matches!(&error, CallError::Unanswered(error) if error.never_sent());
+        if persistence.pause(&error).await.is_break() {
+            return Outcome::Stopped;
+        }
+    }
+}
+
+/// An answer that does not decode may be a proxy's, or cut short: it says nothing about the job.
+fn decode(context: &TaskContext, body: &Bytes, most: usize) -> Result<Vec<PrepareResp>, CallError> {
+    context.wire.decode_job_resp(body, most).map_err(|malformed| CallError::Unexpected(malformed.to_string()))
+}
+
+/// Whether a refusal proves that the helper committed nothing and would refuse the same request again, so that the
+/// reports may be tried in another job.
+fn took_nothing(error: &CallError) -> bool {
+    matches!(error, CallError::Refused(problem)
+        if problem.status == 413 || problem.kind == ProblemType::InvalidMessage)
+}
+
+async fn finish(
+    app: &Arc<App>,
+    context: &Arc<TaskContext>,
+    id: AggregationJobId,
+    job: &LeaderJobRecord,
+    started: Started,
+    resps: Vec<PrepareResp>,
+) -> Result<(), Fault> {
+    let items: Vec<_> = started.awaiting.into_iter().zip(resps.into_iter().map(|resp| resp.outcome)).collect();
+    let permit = app.pool.admit().await;
+    let (shared, batch) = (context.clone(), job.batch);
+    let parts = app.pool.map_chunks(&permit, items, move |part| leader::finish(&shared, batch, part)).await?;
+    let mut finished = leader::Finished::default();
+    for part in parts {
+        finished.append(context, part);
+    }
+    drop(permit);
+    let (shared, retry_at) = (context.clone(), Time::now().saturating_add(RETRY_LATER));
+    app.store.write(move |tx| leader::commit(tx, &shared, id, finished, retry_at)).await
+}
+
+/// Tells the helper that a job is given up, once: it is a courtesy (DAP-09 section 4.5.2.2).
+async fn delete_at_helper(app: &App, context: &TaskContext, id: AggregationJobId) {
+    let Party::Leader { helper_token, .. } = &context.task.party else { return };
+    let call = context.wire.job_delete_call(&context.task.id, &id);
+    if let Err(error) = app.peer.call(&context.task.helper_url, &call, Some(helper_token), Bytes::new()).await {
+        tracing::debug!(%error, "the helper did not take the deletion of an aggregation job");
+    }
+}

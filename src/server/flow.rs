@@ -1,0 +1,205 @@
+//! How each interaction runs: which decisions of the aggregator, in the store's writer or on the pool, in what order.
+//!
+//! Nothing here knows the revision of a task. Work that must not be cut short when a peer hangs up is spawned.
+
+use std::{future::Future, sync::Arc};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::app::App;
+use crate::{
+    aggregator::{Error, TaskContext, collect, counters, helper, upload},
+    model::{AggregationJobId, CollectionJobId, Duration, Fault, JobInit, Report, Time},
+    pool::Permit,
+    store::{CollectionJobRecord, CollectionState},
+    wire::{Malformed, Problem, ProblemType},
+};
+
+/// Runs work to its end even if whoever waits for it goes away.
+async fn unhurried<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(work).await.unwrap_or_else(|error| Err(Fault::while_doing("running a request", error).into()))
+}
+
+/// Stores a report (DAP-09 section 4.4.2).
+pub async fn upload(app: &Arc<App>, context: &TaskContext, report: Report) -> Result<(), Error> {
+    let (now, task, shared) = (Time::now(), context.task.id, app.clone());
+    let write =
+        move |tx: &mut crate::store::Tx<'_>| upload::accept(tx, now, &shared.config.limits, &shared.keys, &task, &report);
+    app.store.write(write).await??;
+    app.jobs.notify_one();
+    Ok(())
+}
+
+/// Counts an upload that does not decode.
+pub async fn malformed_upload(app: &App, context: &TaskContext, malformed: Malformed) -> Error {
+    let task = context.task.id;
+    match app.store.write(move |tx| tx.count(&task, counters::REPORT_DECODE_FAILURE, 1)).await {
+        Ok(()) => malformed.into(),
+        Err(fault) => fault.into(),
+    }
+}
+
+/// Answers an aggregation job (DAP-09 section 4.5.1.2).
+pub async fn aggregation_job(
+    app: &Arc<App>,
+    context: &Arc<TaskContext>,
+    job: AggregationJobId,
+    body: Bytes,
+) -> Result<Bytes, Error> {
+    let permit = app.pool.try_admit().ok_or(Error::Busy)?;
+    let (app, context) = (app.clone(), context.clone());
+    unhurried(async move {
+        // A repeat of a request that is being worked on waits here, and then finds the stored answer.
+        let _lock = app.helper_jobs.lock((context.task.id, job)).await;
+        let (request_hash, init) = read_job(&app, &context, &permit, body).await?;
+        match reserve(&app, &context, job, request_hash, &init).await? {
+            Ok(answer) => Ok(answer),
+            Err(verdicts) => {
+                let answered = answer_job(&app, &context, job, request_hash, init, verdicts, permit).await;
+                if answered.is_err() {
+                    let task = context.task.id;
+                    app.store.write(move |tx| Ok(helper::release(tx, &task, job))).await?;
+                }
+                answered
+            }
+        }
+    })
+    .await
+}
+
+/// Hashes and decodes a job's request on the pool: it may be many megabytes.
+async fn read_job(
+    app: &App,
+    context: &Arc<TaskContext>,
+    permit: &Permit,
+    body: Bytes,
+) -> Result<([u8; 32], JobInit), Error> {
+    let (context, most) = (context.clone(), app.config.limits.max_job_reports);
+    let read = move |body: Bytes| -> Result<([u8; 32], JobInit), Error> {
+        let init = context.wire.decode_job_init(&body, most)?;
+        helper::check_request(&context.task, &init)?;
+        Ok((Sha256::digest(&body).into(), init))
+    };
+    app.pool.run(permit, move || read(body)).await?
+}
+
+type Verdicts = Vec<Option<crate::model::ReportError>>;
+
+/// The stored answer to the job, or for each report whether it is reserved for the job now.
+async fn reserve(
+    app: &App,
+    context: &TaskContext,
+    job: AggregationJobId,
+    request_hash: [u8; 32],
+    init: &JobInit,
+) -> Result<Result<Bytes, Verdicts>, Error> {
+    let (now, skew, task, batch) = (Time::now(), clock_skew(app), context.task.id, init.batch);
+    let reports: Vec<_> = init.inits.iter().map(|init| init.share.metadata).collect();
+    let reserved = app
+        .store
+        .write(move |tx| helper::reserve(tx, now, skew, &task, job, request_hash, batch, &reports))
+        .await?;
+    let refuse = |problem: Problem| Err(problem.with_task(task).with_aggregation_job(job).into());
+    match reserved {
+        helper::Reserved::New(verdicts) => Ok(Err(verdicts)),
+        helper::Reserved::Answered(answer) => Ok(Ok(answer)),
+        helper::Reserved::Conflict => {
+            refuse(Problem::about(409).with_detail("the aggregation job exists with another request"))
+        }
+        helper::Reserved::Deleted => refuse(Problem::about(410).with_detail("the aggregation job was deleted")),
+        helper::Reserved::NoTask => refuse(Problem::new(ProblemType::UnrecognizedTask)),
+    }
+}
+
+async fn answer_job(
+    app: &Arc<App>,
+    context: &Arc<TaskContext>,
+    job: AggregationJobId,
+    request_hash: [u8; 32],
+    init: JobInit,
+    verdicts: Verdicts,
+    permit: Permit,
+) -> Result<Bytes, Error> {
+    let batch = init.batch;
+    let candidates: Vec<_> = init
+        .inits
+        .into_iter()
+        .zip(verdicts)
+        .map(|(init, refused)| helper::Candidate { init, refused })
+        .collect();
+    let (shared, keys) = (context.clone(), app.keys.clone());
+    let parts = app
+        .pool
+        .map_chunks(&permit, candidates, move |part| helper::prepare(&shared, &keys, batch, part))
+        .await?;
+    let mut prepared = helper::Prepared::default();
+    for part in parts {
+        prepared.append(context, part);
+    }
+    let (now, shared) = (Time::now(), context.clone());
+    app.store
+        .write(move |tx| helper::commit(tx, now, &shared, job, request_hash, batch, prepared))
+        .await?
+        .ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(context.task.id).into())
+}
+
+/// Deletes an aggregation job's answer (DAP-09 section 4.5.2.2). False if there is no such job.
+pub async fn delete_aggregation_job(app: &App, context: &TaskContext, job: AggregationJobId) -> Result<bool, Error> {
+    let task = context.task.id;
+    Ok(app.store.write(move |tx| helper::delete(tx, &task, job)).await?)
+}
+
+/// Whether the helper knows an aggregation job.
+pub fn has_aggregation_job(app: &App, context: &TaskContext, job: AggregationJobId) -> Result<bool, Error> {
+    let task = context.task.id;
+    Ok(app.store.read(|view| Ok(view.helper_job(&task, &job)?.is_some()))?)
+}
+
+/// Gives the helper's aggregate share of a batch (DAP-09 section 4.6.2).
+pub async fn aggregate_share(app: &App, context: &Arc<TaskContext>, body: Bytes) -> Result<Bytes, Error> {
+    let request = context.wire.decode_aggregate_share_req(&body)?;
+    let context = context.clone();
+    Ok(app.store.write(move |tx| collect::helper_share(tx, &context, &body, &request)).await??)
+}
+
+/// Creates a collection job (DAP-09 section 4.6.1).
+pub async fn create_collection(
+    app: &App,
+    context: &TaskContext,
+    job: CollectionJobId,
+    body: Bytes,
+) -> Result<(), Error> {
+    let request = context.wire.decode_collection_req(&body)?;
+    collect::check_request(&context.task, &request)?;
+    let (now, task) = (Time::now(), context.task.id);
+    app.store.write(move |tx| collect::create(tx, now, &task, job, body, request.query)).await??;
+    app.collections.notify_one();
+    app.jobs.notify_one();
+    Ok(())
+}
+
+/// How a collection job is, if there is one.
+pub fn collection_state(
+    app: &App,
+    context: &TaskContext,
+    job: CollectionJobId,
+) -> Result<Option<CollectionState>, Error> {
+    let task = context.task.id;
+    let record = app.store.read(|view| view.collection(&task, &job))?;
+    Ok(record.map(|CollectionJobRecord { state, .. }| state))
+}
+
+/// Deletes a collection job. False if there is no such job.
+pub async fn delete_collection(app: &App, context: &TaskContext, job: CollectionJobId) -> Result<bool, Error> {
+    let task = context.task.id;
+    let deleted = app.store.write(move |tx| collect::delete(tx, &task, job)).await?;
+    app.collections.notify_one();
+    Ok(deleted)
+}
+
+fn clock_skew(app: &App) -> Duration {
+    Duration(app.config.limits.clock_skew.as_secs())
+}

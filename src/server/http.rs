@@ -1,0 +1,125 @@
+//! Requests and responses: bodies with limits, problem documents, headers.
+
+use std::{pin::Pin, time::Duration};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
+use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+
+use crate::{
+    aggregator::Error,
+    wire::{Problem, ProblemType, problem},
+};
+
+/// A response with its whole body.
+pub type Response = warp::http::Response<Bytes>;
+
+/// The bytes of a request's body as they come.
+pub type BodyStream = Pin<Box<dyn Stream<Item = Result<Bytes, warp::Error>> + Send>>;
+
+/// A request whose body is still to be read.
+pub struct Request {
+    /// The method.
+    pub method: Method,
+    /// The path with its leading slash.
+    pub path: String,
+    /// The query without its question mark; empty if there is none.
+    pub query: String,
+    /// The headers.
+    pub headers: HeaderMap,
+    body: BodyStream,
+}
+
+impl Request {
+    /// Puts the parts of a request together.
+    pub fn new(
+        method: Method,
+        path: String,
+        query: String,
+        headers: HeaderMap,
+        body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,
+    ) -> Self {
+        let body = body.map(|part| part.map(|mut part| part.copy_to_bytes(part.remaining())));
+        Self { method, path, query, headers, body: Box::pin(body) }
+    }
+
+    /// The value of a header, if it is there once and is text.
+    pub fn header(&self, name: HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// Refuses a body of another media type than the one that is expected.
+    pub fn expect_type(&self, expected: &str) -> Result<(), Problem> {
+        match self.header(header::CONTENT_TYPE) {
+            Some(given) if given == expected => Ok(()),
+            given => Err(Problem::about(415).with_detail(match given {
+                Some(given) => format!("the body's media type is {given} and must be {expected}"),
+                None => format!("the body has no media type and must be {expected}"),
+            })),
+        }
+    }
+
+    /// Reads the body: at most `limit` bytes, within `timeout`.
+    pub async fn read_body(&mut self, limit: usize, timeout: Duration) -> Result<Bytes, Problem> {
+        let too_long = || Problem::about(413).with_detail(format!("the body is longer than {limit} bytes"));
+        let announced = self.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<usize>().ok());
+        if announced.is_some_and(|length| length > limit) {
+            return Err(too_long());
+        }
+        let read = async {
+            let mut body = BytesMut::new();
+            while let Some(part) = self.body.next().await {
+                let part = part.map_err(|_| {
+                    Problem::new(ProblemType::InvalidMessage).with_detail("the body ended before its announced length")
+                })?;
+                if body.len() + part.len() > limit {
+                    return Err(too_long());
+                }
+                body.extend_from_slice(&part);
+            }
+            Ok(body.freeze())
+        };
+        tokio::time::timeout(timeout, read)
+            .await
+            .unwrap_or_else(|_| Err(Problem::about(408).with_detail("the body did not arrive in time")))
+    }
+}
+
+/// A response without a body.
+pub fn empty(status: StatusCode) -> Response {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = status;
+    response
+}
+
+/// A response with a body of a media type.
+pub fn content(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+}
+
+/// The response to a request that failed. Faults are logged here, once; the peer learns nothing of them.
+pub fn failure(error: Error) -> Response {
+    let problem = match error {
+        Error::Problem(problem) => problem,
+        Error::Busy => Problem::about(503)
+            .with_detail("the aggregator is busy; try again after the time in the Retry-After header")
+            .with_retry_after(BUSY_RETRY_AFTER),
+        Error::Fault(fault) => {
+            tracing::error!(%fault, "a request failed through our own fault");
+            Problem::about(500)
+        }
+    };
+    let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = content(status, problem::MEDIA_TYPE, problem.to_json());
+    if let Some(seconds) = problem.retry_after {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+/// What a client that came while we were busy is told, in seconds: a job takes less than that.
+const BUSY_RETRY_AFTER: u64 = 2;
+

@@ -1,0 +1,52 @@
+//! Trying again until a peer has answered: the same request, with growing pauses, shown to the operator.
+
+use std::ops::ControlFlow;
+
+use super::app::App;
+use crate::{
+    model::TaskId,
+    peer::{Backoff, CallError},
+};
+
+/// Attempts at one request to a task's helper.
+pub struct Persistence<'a> {
+    app: &'a App,
+    task: TaskId,
+    what: &'static str,
+    backoff: Backoff,
+    failures: u32,
+}
+
+impl<'a> Persistence<'a> {
+    /// Before the first attempt. `what` names the request for the operator.
+    pub fn new(app: &'a App, task: TaskId, what: &'static str) -> Self {
+        let limits = &app.config.leader;
+        let backoff = Backoff::new(*limits.retry_initial, *limits.retry_max);
+        Self { app, task, what, backoff, failures: 0 }
+    }
+
+    /// Pauses after an attempt that failed. Breaks if the server stops meanwhile.
+    pub async fn pause(&mut self, error: &CallError) -> ControlFlow<()> {
+        self.failures += 1;
+        let Self { app, task, what, failures, .. } = self;
+        let pause = self.backoff.next_delay(error.retry_after());
+        // A single failure is usual; those that go on are told less and less often.
+        if failures.is_power_of_two() {
+            tracing::warn!(%task, %error, failures, ?pause, "the helper did not take {what}");
+        }
+        app.set_trouble(task, Some(format!("the helper did not take {what} ({failures} times): {error}")));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => ControlFlow::Continue(()),
+            () = app.stopped() => ControlFlow::Break(()),
+        }
+    }
+}
+
+impl Drop for Persistence<'_> {
+    /// The request is decided, or the server stops: there is no trouble with it any more.
+    fn drop(&mut self) {
+        if self.failures > 0 {
+            self.app.set_trouble(&self.task, None);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Which batches of a task were collected: the index in memory.
+//!
+//! Intervals stay intervals (a collected interval covers buckets that were empty too), and every test is a range
+//! test: an interval may be longer than could ever be enumerated.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{BatchId, BatchSelector, Bucket, Duration, Interval, Time};
+
+/// The batches of a task that were collected.
+///
+/// Collected intervals never overlap: whoever adds one has asked [`Self::overlaps`] before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    intervals: BTreeMap<Time, Duration>,
+    batches: BTreeSet<BatchId>,
+}
+
+impl Collected {
+    /// Whether the time lies in a collected interval.
+    pub fn covers_time(&self, time: Time) -> bool {
+        self.intervals.range(..=time).next_back().and_then(interval).is_some_and(|i| i.contains(time))
+    }
+
+    /// Whether the bucket belongs to a collected batch.
+    pub fn covers(&self, bucket: &Bucket) -> bool {
+        match bucket {
+            Bucket::Time(start) => self.covers_time(*start),
+            Bucket::Batch(id) => self.batches.contains(id),
+        }
+    }
+
+    /// Whether the batch has anything in common with a collected one.
+    pub fn overlaps(&self, batch: &BatchSelector) -> bool {
+        match batch {
+            BatchSelector::TimeInterval(wanted) => {
+                // As they do not overlap each other, the last one to start before the end also ends last.
+                self.intervals.range(..wanted.end()).next_back().and_then(interval).is_some_and(|i| i.overlaps(wanted))
+            }
+            BatchSelector::FixedSize(id) => self.batches.contains(id),
+        }
+    }
+
+    /// Whether exactly this batch was collected.
+    pub fn contains_exactly(&self, batch: &BatchSelector) -> bool {
+        match batch {
+            BatchSelector::TimeInterval(i) => self.intervals.get(&i.start()) == Some(&i.duration()),
+            BatchSelector::FixedSize(id) => self.batches.contains(id),
+        }
+    }
+
+    /// How many batches were collected.
+    pub fn len(&self) -> usize {
+        self.intervals.len() + self.batches.len()
+    }
+
+    /// Whether no batch was collected.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The collected batches.
+    pub fn iter(&self) -> impl Iterator<Item = BatchSelector> {
+        let intervals = self.intervals.iter().filter_map(|entry| interval(entry).map(BatchSelector::TimeInterval));
+        intervals.chain(self.batches.iter().copied().map(BatchSelector::FixedSize))
+    }
+
+    pub(super) fn insert(&mut self, batch: &BatchSelector) {
+        match batch {
+            BatchSelector::TimeInterval(i) => {
+                self.intervals.insert(i.start(), i.duration());
+            }
+            BatchSelector::FixedSize(id) => {
+                self.batches.insert(*id);
+            }
+        }
+    }
+}
+
+fn interval((start, duration): (&Time, &Duration)) -> Option<Interval> {
+    Interval::new(*start, *duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn selector(start: u64, duration: u64) -> BatchSelector {
+        BatchSelector::TimeInterval(Interval::new(Time(start), Duration(duration)).unwrap())
+    }
+
+    #[test]
+    fn intervals_are_tested_as_ranges_however_long() {
+        let mut collected = Collected::default();
+        collected.insert(&selector(10, 10));
+        collected.insert(&selector(100, 1 << 63));
+        assert!(collected.covers_time(Time(10)) && collected.covers_time(Time(19)));
+        assert!(!collected.covers_time(Time(9)) && !collected.covers_time(Time(20)));
+        assert!(collected.covers(&Bucket::Time(Time(1 << 62))));
+        assert!(collected.overlaps(&selector(0, 11)));
+        assert!(collected.overlaps(&selector(15, 1)));
+        assert!(collected.overlaps(&selector(0, 1 << 60)));
+        assert!(!collected.overlaps(&selector(20, 80)));
+        assert!(!collected.overlaps(&selector(0, 10)));
+        assert!(collected.contains_exactly(&selector(10, 10)));
+        assert!(!collected.contains_exactly(&selector(10, 9)));
+    }
+
+    #[test]
+    fn batch_ids_are_kept_apart_from_intervals() {
+        let mut collected = Collected::default();
+        let id = BatchId::new([1; 32]);
+        collected.insert(&BatchSelector::FixedSize(id));
+        collected.insert(&selector(0, 5));
+        assert!(collected.covers(&Bucket::Batch(id)));
+        assert!(!collected.covers(&Bucket::Batch(BatchId::new([2; 32]))));
+        assert_eq!((collected.len(), collected.iter().count()), (2, 2));
+    }
+}

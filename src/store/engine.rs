@@ -1,0 +1,278 @@
+//! The embedded database: the only file that names sled.
+//!
+//! sled 0.34 as shipped loses acknowledged data when the power fails. What [`Engine`] adds closes that: large
+//! segments, so that no node is put into a blob file, which sled never syncs; an `fdatasync` of our own after
+//! every flush, which is otherwise a mere `sync_file_range`; removal of half-written snapshots, which read as
+//! corruption; and values cut into pieces well below the size of a segment.
+//!
+//! `flush_async` is never called, and sled's own flusher thread stays on because its garbage collection runs there.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use crate::model::Fault;
+
+/// Fixed when a database is created: a quarter of it is the size above which sled would use blob files.
+const SEGMENT_BYTES: usize = 8 << 20;
+/// Longer values are stored in pieces of this many bytes. sled keeps up to 16 values in a node.
+const PIECE_BYTES: usize = 64 << 10;
+/// First byte of the keys of all pieces but the first. No table has this prefix.
+const PIECES: u8 = 0xff;
+/// How long a database that this process has just closed may take to let go of its lock.
+const UNLOCK_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Rows to write (`Some`) and to delete (`None`).
+pub(super) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// An open database: ordered rows of bytes, written in atomic and durable batches.
+pub(super) struct Engine {
+    db: sled::Db,
+    /// Our own descriptor of sled's file, to sync it.
+    file: File,
+}
+
+/// Why the database could not be opened or used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum EngineError {
+    /// The file system refused.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The files do not hold what they should.
+    #[error("{0}")]
+    Damaged(String),
+}
+
+impl From<EngineError> for Fault {
+    fn from(error: EngineError) -> Self {
+        Fault::while_doing("using the database", error)
+    }
+}
+
+impl From<sled::Error> for EngineError {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            sled::Error::Io(error) => Self::Io(error),
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}
+
+impl Engine {
+    /// Opens the database in `dir`, or creates it. The caller makes sure that no other process does the same.
+    pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
+        fs::create_dir_all(dir)?;
+        remove_partial_snapshots(dir)?;
+        let config = sled::Config::new().path(dir).segment_size(SEGMENT_BYTES).cache_capacity(cache_bytes);
+        let deadline = Instant::now() + UNLOCK_PATIENCE;
+        let db = loop {
+            match guarded(|| Ok(config.open()?)) {
+                Err(EngineError::Io(error)) if is_lock_error(&error) && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                opened => break opened?,
+            }
+        };
+        let file = OpenOptions::new().read(true).write(true).open(dir.join("db"))?;
+        file.sync_all()?;
+        File::open(dir.join("conf"))?.sync_all()?;
+        File::open(dir)?.sync_all()?;
+        Ok(Self { db, file })
+    }
+
+    /// The value of a row.
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        guarded(|| match self.db.get(key)? {
+            Some(head) => self.assemble(key, &head).map(Some),
+            None => Ok(None),
+        })
+    }
+
+    /// Visits the rows whose keys begin with `prefix`, in order.
+    pub(super) fn scan<E: From<EngineError>>(
+        &self,
+        prefix: &[u8],
+        mut visit: impl FnMut(&[u8], Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut rows = self.db.scan_prefix(prefix);
+        while let Some((key, head)) = guarded(|| Ok(rows.next().transpose()?))? {
+            let value = guarded(|| self.assemble(&key, &head))?;
+            visit(&key, value)?;
+        }
+        Ok(())
+    }
+
+    /// Visits the keys that begin with `prefix`, in order.
+    pub(super) fn keys<E: From<EngineError>>(
+        &self,
+        prefix: &[u8],
+        mut visit: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut keys = self.db.scan_prefix(prefix).keys();
+        while let Some(key) = guarded(|| Ok(keys.next().transpose()?))? {
+            visit(&key)?;
+        }
+        Ok(())
+    }
+
+    /// Writes all rows, or none of them. When this returns they survive a loss of power.
+    pub(super) fn commit(&self, rows: &Rows) -> Result<(), EngineError> {
+        guarded(|| {
+            let mut batch = sled::Batch::default();
+            for (key, value) in rows {
+                self.put(&mut batch, key, value.as_deref())?;
+            }
+            self.db.apply_batch(batch)?;
+            self.db.flush()?;
+            Ok(self.file.sync_data()?)
+        })
+    }
+
+    /// Puts one row into a batch, with its pieces, and takes out the pieces of the value it replaces.
+    fn put(&self, batch: &mut sled::Batch, key: &[u8], value: Option<&[u8]>) -> Result<(), EngineError> {
+        let before = match self.db.get(key)? {
+            Some(head) => split_head(&head)?.0,
+            None => 0,
+        };
+        let mut pieces = 0;
+        match value {
+            None => batch.remove(key),
+            Some(value) => {
+                let (first, rest) = value.split_at(value.len().min(PIECE_BYTES));
+                for (index, piece) in (0u32..).zip(rest.chunks(PIECE_BYTES)) {
+                    batch.insert(piece_key(key, index), piece);
+                    pieces = index + 1;
+                }
+                batch.insert(key, [&pieces.to_be_bytes(), first].concat());
+            }
+        }
+        for index in pieces..before {
+            batch.remove(piece_key(key, index));
+        }
+        Ok(())
+    }
+
+    /// Puts the pieces of a value together, given the row that holds the first.
+    fn assemble(&self, key: &[u8], head: &[u8]) -> Result<Vec<u8>, EngineError> {
+        let (pieces, first) = split_head(head)?;
+        let mut value = first.to_vec();
+        for index in 0..pieces {
+            let piece = self.db.get(piece_key(key, index))?;
+            value.extend_from_slice(&piece.ok_or_else(|| EngineError::Damaged("a piece of a row is missing".into()))?);
+        }
+        Ok(value)
+    }
+}
+
+/// Splits a stored value into the number of further pieces and the first piece.
+fn split_head(head: &[u8]) -> Result<(u32, &[u8]), EngineError> {
+    let (count, first) = head.split_first_chunk().ok_or_else(|| EngineError::Damaged("a row is too short".into()))?;
+    Ok((u32::from_be_bytes(*count), first))
+}
+
+fn piece_key(key: &[u8], index: u32) -> Vec<u8> {
+    [&[PIECES], key, &index.to_be_bytes()].concat()
+}
+
+/// Runs something of sled's, which reports some kinds of damage by panicking.
+fn guarded<T>(f: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+    catch_unwind(AssertUnwindSafe(f))
+        .unwrap_or_else(|panic| Err(EngineError::Damaged(format!("the database gave up: {}", panic_text(&*panic)))))
+}
+
+/// What a panic said.
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+/// sled has no error of its own for this.
+fn is_lock_error(error: &io::Error) -> bool {
+    error.to_string().contains("could not acquire lock")
+}
+
+/// Removes snapshots whose writing was interrupted: sled would take them for corruption.
+fn remove_partial_snapshots(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(key: &[u8], value: Option<Vec<u8>>) -> Rows {
+        Rows::from([(key.to_vec(), value)])
+    }
+
+    fn raw_rows(engine: &Engine) -> usize {
+        engine.db.iter().count()
+    }
+
+    #[test]
+    fn long_values_are_cut_up_and_their_pieces_go_with_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(dir.path(), 1 << 20).unwrap();
+        for len in [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 5 * PIECE_BYTES, 5 * PIECE_BYTES - 1, 10] {
+            let value: Vec<u8> = (0..len).map(|i| (i % 251) as u8).collect();
+            engine.commit(&row(b"key", Some(value.clone()))).unwrap();
+            assert_eq!(engine.get(b"key").unwrap(), Some(value));
+            assert_eq!(raw_rows(&engine), len.div_ceil(PIECE_BYTES).max(1), "{len}");
+            assert!(engine.db.iter().values().all(|v| v.unwrap().len() <= PIECE_BYTES + 4));
+        }
+        engine.commit(&row(b"key", Some(vec![1; 3 * PIECE_BYTES]))).unwrap();
+        engine.commit(&row(b"key", None)).unwrap();
+        assert_eq!((engine.get(b"key").unwrap(), raw_rows(&engine)), (None, 0));
+    }
+
+    #[test]
+    fn scanning_sees_whole_values_under_the_prefix_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(dir.path(), 1 << 20).unwrap();
+        let long = vec![7; 3 * PIECE_BYTES];
+        let rows =
+            Rows::from([(vec![1, 1], Some(long.clone())), (vec![1, 2], Some(vec![])), (vec![2, 1], Some(vec![9]))]);
+        engine.commit(&rows).unwrap();
+        let mut seen = Vec::new();
+        let visit = |key: &[u8], value| -> Result<(), EngineError> {
+            seen.push((key.to_vec(), value));
+            Ok(())
+        };
+        engine.scan(&[1], visit).unwrap();
+        assert_eq!(seen, [(vec![1, 1], long), (vec![1, 2], vec![])]);
+    }
+
+    #[test]
+    fn a_missing_piece_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(dir.path(), 1 << 20).unwrap();
+        engine.commit(&row(b"key", Some(vec![1; 3 * PIECE_BYTES]))).unwrap();
+        engine.db.remove(piece_key(b"key", 1)).unwrap();
+        assert!(matches!(engine.get(b"key"), Err(EngineError::Damaged(_))));
+    }
+
+    #[test]
+    fn an_interrupted_snapshot_does_not_keep_the_database_from_opening() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(dir.path(), 1 << 20).unwrap();
+        engine.commit(&row(b"key", Some(vec![1]))).unwrap();
+        drop(engine);
+        let leftover = dir.path().join("snap.0000000000000FFF.generating");
+        fs::write(&leftover, b"half a snap").unwrap();
+        let engine = Engine::open(dir.path(), 1 << 20).unwrap();
+        assert!(!leftover.exists());
+        assert_eq!(engine.get(b"key").unwrap(), Some(vec![1]));
+    }
+}

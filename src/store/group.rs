@@ -1,0 +1,194 @@
+//! What a group of writes has changed so far and will be committed at once.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde_bytes::ByteBuf;
+
+use super::{
+    engine::{Engine, EngineError, Rows},
+    records::{PackedReport, ReportRef},
+    replay,
+    state::State,
+    table::{self, Key},
+    waiting::Fate,
+};
+use crate::model::{Bucket, Fault, Report, ReportId, TaskId, Time};
+
+/// A pack is not added to once it has this many bytes.
+const PACK_BYTES: usize = 48 << 10;
+/// How many ids of aggregated reports are put into one row: 64,000 bytes.
+const IDS_PER_ROW: usize = 4_000;
+
+/// The changes of a group. Rows are written as they come; what several writes of a group are likely to change
+/// again (counters, buckets) or to fill up together (packs, replay ids) is encoded once, at the end.
+#[derive(Default)]
+pub(super) struct Group {
+    rows: Rows,
+    counters: BTreeSet<TaskId>,
+    buckets: BTreeSet<(TaskId, Bucket)>,
+    replay: BTreeMap<(TaskId, u64), Vec<u8>>,
+    packs: BTreeMap<(TaskId, u64), Filling>,
+    /// The pack of each task that takes more reports.
+    open: HashMap<TaskId, u64>,
+    /// Packs some of whose reports died.
+    holed: BTreeSet<(TaskId, u64)>,
+}
+
+/// A pack that is not on disk yet.
+#[derive(Default)]
+struct Filling {
+    reports: Vec<PackedReport>,
+    bytes: usize,
+}
+
+impl Group {
+    /// Sets or deletes a row.
+    pub(super) fn set(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.rows.insert(key, value);
+    }
+
+    /// A row as this group sees it.
+    pub(super) fn get(&self, engine: &Engine, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        match self.rows.get(key) {
+            Some(value) => Ok(value.clone()),
+            None => engine.get(key),
+        }
+    }
+
+    /// The task's counters changed.
+    pub(super) fn touch_counters(&mut self, task: &TaskId) {
+        self.counters.insert(*task);
+    }
+
+    /// The bucket changed, appeared or disappeared.
+    pub(super) fn touch_bucket(&mut self, task: &TaskId, bucket: Bucket) {
+        self.buckets.insert((*task, bucket));
+    }
+
+    /// The pack has lost reports.
+    pub(super) fn touch_pack(&mut self, task: &TaskId, pack: u64) {
+        self.holed.insert((*task, pack));
+    }
+
+    /// The report was aggregated.
+    pub(super) fn remember(&mut self, task: &TaskId, id: &ReportId, time: Time) {
+        self.replay.entry((*task, replay::day(time))).or_default().extend_from_slice(id.as_bytes());
+    }
+
+    /// The day's reports need not be remembered any more.
+    pub(super) fn forget_day(&mut self, task: &TaskId, day: u64) {
+        self.replay.remove(&(*task, day));
+    }
+
+    /// Puts a report into the task's open pack, or into a new one, whose number it returns.
+    pub(super) fn append(&mut self, task: &TaskId, report: &Report, next_pack: &mut u64) -> u64 {
+        let report = PackedReport::from(report);
+        let open = self.open.get(task).copied().filter(|pack| {
+            let filling = self.packs.get(&(*task, *pack));
+            filling.is_some_and(|filling| filling.bytes + report.size() <= PACK_BYTES)
+        });
+        let pack = open.unwrap_or_else(|| {
+            let fresh = *next_pack;
+            *next_pack += 1;
+            self.open.insert(*task, fresh);
+            fresh
+        });
+        let filling = self.packs.entry((*task, pack)).or_default();
+        filling.bytes += report.size();
+        filling.reports.push(report);
+        pack
+    }
+
+    /// Makes all reports that come from now on go into new packs.
+    pub(super) fn close_packs(&mut self) {
+        self.open.clear();
+    }
+
+    /// A report that was appended in this group.
+    pub(super) fn appended(&self, task: &TaskId, at: &ReportRef) -> Option<&PackedReport> {
+        self.packs.get(&(*task, at.pack))?.reports.get(at.slot as usize)
+    }
+
+    /// Deletes all rows whose keys begin with the prefix, those of this group included.
+    pub(super) fn delete_all(&mut self, engine: &Engine, prefix: &[u8]) -> Result<(), EngineError> {
+        let ours = self.rows.range_mut(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
+        ours.for_each(|(_, value)| *value = None);
+        engine.keys(prefix, |key| {
+            self.rows.insert(key.to_vec(), None);
+            Ok(())
+        })
+    }
+
+    /// Forgets what was not encoded yet of a task.
+    pub(super) fn forget_task(&mut self, task: &TaskId) {
+        self.counters.remove(task);
+        self.buckets.retain(|(id, _)| id != task);
+        self.replay.retain(|(id, _), _| id != task);
+        self.packs.retain(|(id, _), _| id != task);
+        self.holed.retain(|(id, _)| id != task);
+        self.open.remove(task);
+    }
+
+    /// Encodes the rest and returns all rows to commit.
+    pub(super) fn finish(mut self, state: &mut State) -> Result<Rows, Fault> {
+        self.encode_counters_and_buckets(state)?;
+        self.encode_replay(state)?;
+        self.encode_packs(state)?;
+        Ok(self.rows)
+    }
+
+    fn encode_counters_and_buckets(&mut self, state: &State) -> Result<(), Fault> {
+        for id in &self.counters {
+            let Some(task) = state.tasks.get(id) else { continue };
+            self.rows.insert(table::COUNTERS.key(id), Some(table::COUNTERS.value(&task.counters)?));
+        }
+        for key in &self.buckets {
+            let record = state.tasks.get(&key.0).and_then(|task| task.buckets.get(&key.1));
+            let value = record.map(|record| table::BUCKETS.value(record)).transpose()?;
+            self.rows.insert(table::BUCKETS.key(key), value);
+        }
+        Ok(())
+    }
+
+    fn encode_replay(&mut self, state: &mut State) -> Result<(), Fault> {
+        for ((id, day), ids) in &self.replay {
+            let Some(task) = state.tasks.get_mut(id) else { continue };
+            for ids in ids.chunks(IDS_PER_ROW * 16) {
+                let key = table::REPLAY.key(&(*id, *day, task.replay.next_row()));
+                self.rows.insert(key, Some(table::REPLAY.value(&ByteBuf::from(ids))?));
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_packs(&mut self, state: &mut State) -> Result<(), Fault> {
+        if !self.packs.is_empty() {
+            let key = table::SEQUENCES.key(&table::NEXT_PACK);
+            self.rows.insert(key, Some(table::SEQUENCES.value(&state.next_pack)?));
+        }
+        for (key, filling) in std::mem::take(&mut self.packs) {
+            self.rows.insert(table::PACKS.key(&key), Some(table::PACKS.value(&filling.reports)?));
+        }
+        for key in &self.holed {
+            let Some(task) = state.tasks.get_mut(&key.0) else { continue };
+            match task.waiting.settle(key.1) {
+                Fate::Whole => {}
+                Fate::Holed(bits) => {
+                    self.rows.insert(table::DEAD.key(key), Some(table::DEAD.value(&ByteBuf::from(bits))?));
+                }
+                Fate::Dead => {
+                    self.rows.insert(table::PACKS.key(key), None);
+                    self.rows.insert(table::DEAD.key(key), None);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The range of all rows of a task in the table with the given prefix.
+pub(super) fn rows_of(prefix: u8, task: &TaskId) -> Vec<u8> {
+    let mut bytes = vec![prefix];
+    task.write(&mut bytes);
+    bytes
+}

@@ -1,0 +1,215 @@
+//! The store: everything that an aggregator must not forget, in one directory.
+//!
+//! Decisions are made from [`State`], which is held in memory and rebuilt when the store is opened. One thread runs
+//! the closures given to [`Store::write`], in order, several of them as one group, and commits what a group has
+//! changed at once. A write is answered when it survives a loss of power.
+//!
+//! **Fail-stop.** A write that returns a [`Fault`] or panics, and any error of the database, stops the store:
+//! nothing of its group is committed and every later call faults. The remedy is a restart, which recovers what was
+//! committed. So what a peer or an operator may get wrong is never a fault: a refusal is an `Ok` value, decided
+//! before anything is changed.
+
+mod collected;
+
+mod engine;
+mod group;
+mod open;
+mod records;
+mod replay;
+mod rows;
+mod state;
+mod table;
+mod tx;
+mod view;
+mod waiting;
+mod writer;
+
+use std::{
+    future::Future,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64, atomic::Ordering},
+    thread::{self, JoinHandle},
+};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::writer::{Answer, Core, Work};
+use crate::model::Fault;
+
+pub use collected::Collected;
+pub use open::OpenError;
+pub use records::{
+    Progress,
+    BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, HelperJobRecord,
+    KeyRecord, LeaderJobRecord, LeaderJobState, Removed, ReportRef,
+};
+pub use replay::Replay;
+pub use state::{State, TaskState};
+pub use tx::Tx;
+pub use view::View;
+pub use waiting::{Entry, Pick, Picked, Waiting};
+
+/// How much a store may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Memory for the database's page cache, in bytes.
+    pub cache_bytes: u64,
+    /// How many writes may wait; more have to wait for a place.
+    pub queue: usize,
+    /// How many writes are committed at once, at most.
+    pub group: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cache_bytes: 64 << 20, queue: 1024, group: 64 }
+    }
+}
+
+/// A handle of an open store. Clones are handles of the same store; the last one to go closes it, after the writes
+/// that wait.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    core: Arc<Core>,
+    /// `None` once the store is closed.
+    writer: Mutex<Option<Writer>>,
+}
+
+struct Writer {
+    queue: mpsc::Sender<Work>,
+    thread: JoinHandle<()>,
+}
+
+impl Store {
+    /// Opens the store in a directory, or creates it. Blocks while it reads everything.
+    pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
+        let (disk, state) = open::open(dir, options.cache_bytes)?;
+        let core = Arc::new(Core {
+            state: RwLock::new(state),
+            disk: RwLock::new(Some(disk)),
+            stopped: watch::Sender::new(None),
+            commits: AtomicU64::new(0),
+        });
+        let (sender, receiver) = mpsc::channel(options.queue.max(1));
+        let thread = thread::Builder::new().name("store".into()).spawn({
+            let core = core.clone();
+            move || core.run(receiver, options.group.max(1))
+        })?;
+        let writer = Mutex::new(Some(Writer { queue: sender, thread }));
+        Ok(Self { inner: Arc::new(Inner { core, writer }) })
+    }
+
+    /// Runs `f` when its turn has come and returns its result when what it did is durable.
+    ///
+    /// `f` sees the effects of all writes before it. It must not block. It must decide first and mutate then: see
+    /// [`Tx`]. Once a place in the queue is found, `f` runs even if nobody waits for the result any more.
+    ///
+    /// # Errors
+    ///
+    /// If `f`, or another write that was committed with it, or the database fails; or if the store was closed or
+    /// has stopped before. It is then unknown whether this write is durable, and a restart will tell.
+    pub async fn write<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Tx<'_>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let core = &self.inner.core;
+        core.check()?;
+        let queue = self.lock_writer().as_ref().map(|writer| writer.queue.clone()).ok_or_else(closed)?;
+        let (sender, receiver) = oneshot::channel();
+        let stopped = || core.check().err().unwrap_or_else(closed);
+        queue.send(work(f, sender)).await.map_err(|_| stopped())?;
+        drop(queue);
+        receiver.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Runs `f` between two groups of writes. It must be short: writes wait for it.
+    ///
+    /// # Errors
+    ///
+    /// If `f` does, or if the store has stopped. A read that fails does not stop the store, unless it was the
+    /// database that failed.
+    pub fn read<T>(&self, f: impl FnOnce(&View<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
+        let core = &*self.inner.core;
+        let state = core.state.read().unwrap_or_else(PoisonError::into_inner);
+        core.check()?;
+        f(&View { state, core })
+    }
+
+    /// Finishes the writes that wait, then closes the database. Every later call faults.
+    pub async fn close(&self) {
+        let Some(writer) = self.lock_writer().take() else { return };
+        let core = self.inner.core.clone();
+        let done = tokio::task::spawn_blocking(move || finish(&core, writer)).await;
+        if let Err(error) = done {
+            tracing::error!(%error, "closing the store failed");
+        }
+    }
+
+    /// Waits until the store stops because something failed, and says what. Pending as long as all is well.
+    pub fn poisoned(&self) -> impl Future<Output = Fault> + Send + 'static {
+        let core = self.inner.core.clone();
+        async move {
+            let mut stopped = core.stopped.subscribe();
+            match stopped.wait_for(Option::is_some).await.map(|fault| fault.clone()) {
+                Ok(Some(fault)) => fault,
+                // The sender lives in `core`, which we hold, and a fault is what was waited for.
+                _ => std::future::pending().await,
+            }
+        }
+    }
+
+    /// How many groups of writes have become durable since the store was opened.
+    pub fn commits(&self) -> u64 {
+        self.inner.core.commits.load(Ordering::Relaxed)
+    }
+
+    fn lock_writer(&self) -> std::sync::MutexGuard<'_, Option<Writer>> {
+        self.inner.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let writer = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            finish(&self.core, writer);
+        }
+    }
+}
+
+/// Lets the writer thread finish what waits, and closes the database.
+fn finish(core: &Core, Writer { queue, thread }: Writer) {
+    drop(queue);
+    if thread.thread().id() == thread::current().id() {
+        // A write held the last handle. Its thread cannot wait for itself; it ends soon, and the database with it.
+        return;
+    }
+    if thread.join().is_err() {
+        core.poison(Fault::new("the store's thread has panicked"));
+    }
+    *core.disk.write().unwrap_or_else(PoisonError::into_inner) = None;
+}
+
+/// Makes a closure into something that waits in the queue.
+fn work<T: Send + 'static>(
+    f: impl FnOnce(&mut Tx<'_>) -> Result<T, Fault> + Send + 'static,
+    sender: oneshot::Sender<Result<T, Fault>>,
+) -> Work {
+    Box::new(move |tx| {
+        let result = f(tx);
+        let outcome = result.as_ref().map(|_| ()).map_err(Fault::clone);
+        let answer: Answer = Box::new(move |durable| {
+            // Nobody may be waiting any more.
+            let _ = sender.send(durable.and(result));
+        });
+        (outcome, answer)
+    })
+}
+
+fn closed() -> Fault {
+    Fault::new("the store is closed")
+}

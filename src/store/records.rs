@@ -1,0 +1,269 @@
+//! What is stored, as serde types. The tables that hold them are in `table.rs`.
+//!
+//! A record that changes gets a new version in its table.
+
+use std::{collections::BTreeMap, fmt};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    BatchSelector, Checksum, CollectionJobId, HpkeCiphertext, HpkeConfig, Interval, PartialBatch, Query, Report,
+    ReportId, ReportMetadata, Secret, Time,
+};
+
+/// An HPKE key pair that clients seal input shares to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyRecord {
+    /// The public part, as it is handed out.
+    pub config: HpkeConfig,
+    /// The private key as the KEM serialises it.
+    pub private_key: Secret,
+    /// When the pair was made.
+    pub created: Time,
+}
+
+/// The sum of the reports of one batch bucket.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketRecord {
+    /// How many reports are in the sum.
+    pub count: u64,
+    /// Their checksum.
+    pub checksum: Checksum,
+    /// The earliest time of a report; the end of time while there is none.
+    pub first: Time,
+    /// The latest time of a report; the epoch while there is none.
+    pub last: Time,
+    /// The VDAF's encoding of the aggregate share; empty while there is none.
+    #[serde(with = "serde_bytes")]
+    pub share: Vec<u8>,
+}
+
+impl BucketRecord {
+    /// The bucket without reports.
+    pub const EMPTY: Self =
+        Self { count: 0, checksum: Checksum::new([0; 32]), first: Time(u64::MAX), last: Time(0), share: Vec::new() };
+}
+
+impl fmt::Debug for BucketRecord {
+    /// Shows everything but the share.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, checksum, first, last, share: _ } = self;
+        let mut shown = f.debug_struct("BucketRecord");
+        shown.field("count", count).field("checksum", checksum).field("first", first).field("last", last);
+        shown.finish_non_exhaustive()
+    }
+}
+
+/// An aggregation job that the helper answered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelperJobRecord {
+    /// SHA-256 of the request's body, by which a repeated request is known.
+    #[serde(with = "serde_bytes")]
+    pub request_hash: [u8; 32],
+    /// When the request came.
+    pub created: Time,
+    /// The body that was sent, for a repeated request.
+    pub answer: Bytes,
+    /// Whether the leader deleted the job since.
+    pub deleted: bool,
+}
+
+/// An aggregation job that the leader has under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaderJobRecord {
+    /// The batch of the job's reports, as far as it is known.
+    pub batch: PartialBatch,
+    /// The time that all decisions about the job's content use, so that it can be made again.
+    pub now: Time,
+    /// When the job was made.
+    pub created: Time,
+    /// The job's reports, in the order of the request.
+    pub reports: Vec<ReportRef>,
+    /// How far it is.
+    pub state: LeaderJobState,
+}
+
+/// How far one of the leader's aggregation jobs is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LeaderJobState {
+    /// The reports were picked; nothing was sent.
+    Picked,
+    /// The helper may have seen the request.
+    Sent {
+        /// SHA-256 of the request's body.
+        #[serde(with = "serde_bytes")]
+        request_hash: [u8; 32],
+    },
+}
+
+/// A batch that was collected: it is never collected again, and nothing is added to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectedBatch {
+    /// Which batch.
+    pub batch: BatchSelector,
+    /// How many reports it has.
+    pub report_count: u64,
+    /// Their checksum.
+    pub checksum: Checksum,
+    /// What is kept of the collection, which depends on our role.
+    pub party: CollectedBy,
+}
+
+/// What an aggregator keeps of a collection.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CollectedBy {
+    /// We lead the task.
+    Leader {
+        /// The job that collected the batch.
+        job: CollectionJobId,
+        /// The smallest aligned interval that holds the times of all reports.
+        interval: Interval,
+        /// What there is of the result.
+        progress: Progress,
+    },
+    /// We help.
+    Helper {
+        /// SHA-256 of the request's body, by which a repeated request is known.
+        #[serde(with = "serde_bytes")]
+        request_hash: [u8; 32],
+        /// The body that was sent, for a repeated request.
+        #[serde(with = "serde_bytes")]
+        answer: Vec<u8>,
+    },
+}
+
+/// What there is of a collection's result at the leader.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Progress {
+    /// Our part: the VDAF's encoding of our aggregate share. The helper may have been asked for its part.
+    Share(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// The body of the answer to the collector, for every job that asks for the same batch.
+    Result(Bytes),
+}
+
+impl fmt::Debug for CollectedBy {
+    /// Shows everything but the share.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Leader { job, interval, progress: _ } => {
+                f.debug_struct("Leader").field("job", job).field("interval", interval).finish_non_exhaustive()
+            }
+            Self::Helper { .. } => f.debug_struct("Helper").finish_non_exhaustive(),
+        }
+    }
+}
+
+/// A collector's job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectionJobRecord {
+    /// The body of the request, by which a repeated request is known.
+    pub request: Bytes,
+    /// Which batch it asks for.
+    pub query: Query,
+    /// The first position that no report had taken when the job was created: the job waits for those before.
+    pub accepted_before: ReportRef,
+    /// When the request came.
+    pub created: Time,
+    /// How far it is.
+    pub state: CollectionState,
+}
+
+/// How far a collection is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CollectionState {
+    /// Its batch is not ready.
+    Waiting,
+    /// Its batch is closed; the helper may have been asked for its share.
+    Closed {
+        /// The batch, of which the store has a [`CollectedBatch`].
+        batch: BatchSelector,
+    },
+    /// The collector can have the result.
+    Done {
+        /// The body of the answer.
+        body: Bytes,
+    },
+    /// There will be no result.
+    Failed {
+        /// The problem type that the collector is told.
+        kind: String,
+        /// What the collector is told beyond it.
+        detail: String,
+    },
+    /// The collector does not want it any more.
+    Deleted,
+}
+
+impl LeaderJobRecord {
+    /// Whether the helper may have seen the request.
+    pub fn was_sent(&self) -> bool {
+        matches!(self.state, LeaderJobState::Sent { .. })
+    }
+}
+
+impl CollectionState {
+    /// Whether there is still something to do, which is also whether the job is held in memory.
+    pub fn is_active(&self) -> bool {
+        matches!(self, Self::Waiting | Self::Closed { .. })
+    }
+}
+
+/// Where a report is stored. The order is the order of upload within a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ReportRef {
+    /// The row that holds it.
+    pub pack: u64,
+    /// Its place in the row.
+    pub slot: u32,
+}
+
+/// What remains of a task that was removed: its id is refused for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// When it was removed.
+    pub at: Time,
+}
+
+/// What happened how often. Whoever counts chooses the names.
+pub type Counters = BTreeMap<String, u64>;
+
+/// Reports that were uploaded in one group commit.
+pub(super) type PackRecord = Vec<PackedReport>;
+
+/// A report in a pack: arrays instead of maps, because there are many of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PackedReport(pub(super) ReportId, pub(super) Time, Bytes, PackedCiphertext, PackedCiphertext);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct PackedCiphertext(u8, Bytes, Bytes);
+
+impl ReportRef {
+    /// After every report.
+    pub const END: Self = Self { pack: u64::MAX, slot: u32::MAX };
+}
+
+impl PackedReport {
+    /// About how many bytes the report takes.
+    pub(super) fn size(&self) -> usize {
+        let sealed = |c: &PackedCiphertext| c.1.len() + c.2.len();
+        64 + self.2.len() + sealed(&self.3) + sealed(&self.4)
+    }
+}
+
+impl From<&Report> for PackedReport {
+    fn from(report: &Report) -> Self {
+        let pack = |c: &HpkeCiphertext| PackedCiphertext(c.config_id, c.enc.clone(), c.payload.clone());
+        let Report { metadata, public_share, leader_share, helper_share } = report;
+        Self(metadata.id, metadata.time, public_share.clone(), pack(leader_share), pack(helper_share))
+    }
+}
+
+impl From<PackedReport> for Report {
+    fn from(packed: PackedReport) -> Self {
+        let unpack = |PackedCiphertext(config_id, enc, payload)| HpkeCiphertext { config_id, enc, payload };
+        let PackedReport(id, time, public_share, leader, helper) = packed;
+        let metadata = ReportMetadata { id, time };
+        Self { metadata, public_share, leader_share: unpack(leader), helper_share: unpack(helper) }
+    }
+}

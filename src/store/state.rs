@@ -1,0 +1,197 @@
+//! What the store holds in memory, all of it rebuilt from the rows when the store is opened.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{
+    collected::Collected,
+    engine::{Engine, EngineError},
+    records::{BucketRecord, CollectionJobRecord, Counters, KeyRecord, LeaderJobRecord, Removed, ReportRef},
+    replay::Replay,
+    table::{self, Key, RowError, Table},
+    waiting::Waiting,
+};
+use crate::model::{AggregationJobId, BatchId, Bucket, CollectionJobId, ReportId, Task, TaskId};
+
+/// Everything that decisions are made from.
+#[derive(Debug, Default)]
+pub struct State {
+    /// All tasks.
+    pub tasks: BTreeMap<TaskId, TaskState>,
+    /// All HPKE keys, by configuration id.
+    pub keys: BTreeMap<u8, KeyRecord>,
+    /// Tasks that were removed, whose ids are refused.
+    pub removed: BTreeMap<TaskId, Removed>,
+    pub(super) next_pack: u64,
+}
+
+/// What is held in memory of a task.
+///
+/// [`Tx`](super::Tx) has a method for each change that must be stored. Only `reserved` and the memory-only methods
+/// of `waiting` are to be changed directly.
+#[derive(Debug)]
+pub struct TaskState {
+    /// The task's parameters.
+    pub task: Arc<Task>,
+    /// What happened how often.
+    pub counters: Counters,
+    /// Which reports were aggregated.
+    pub replay: Replay,
+    /// Uploaded reports (leader).
+    pub waiting: Waiting,
+    /// Sums that were not dropped yet.
+    pub buckets: BTreeMap<Bucket, BucketRecord>,
+    /// Which batches were collected.
+    pub collected: Collected,
+    /// Aggregation jobs in flight (leader).
+    pub leader_jobs: BTreeMap<AggregationJobId, LeaderJobRecord>,
+    /// Collection jobs that are waiting or closed (leader). The others are only on disk.
+    pub collections: BTreeMap<CollectionJobId, CollectionJobRecord>,
+    /// Reports that are being prepared, by job (helper). Never stored.
+    pub reserved: HashMap<ReportId, AggregationJobId>,
+    /// Batch ids that finished collections named (leader).
+    pub names: BTreeSet<BatchId>,
+}
+
+impl TaskState {
+    pub(super) fn new(task: Task) -> Self {
+        Self {
+            counters: Counters::new(),
+            replay: Replay::default(),
+            waiting: Waiting::new(task.time_precision),
+            buckets: BTreeMap::new(),
+            collected: Collected::default(),
+            leader_jobs: BTreeMap::new(),
+            collections: BTreeMap::new(),
+            reserved: HashMap::new(),
+            names: BTreeSet::new(),
+            task: Arc::new(task),
+        }
+    }
+}
+
+/// Why the rows cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoadError {
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Row(#[from] RowError),
+    #[error("there are {0} of a task that does not exist")]
+    Orphan(&'static str),
+    #[error("ids of aggregated reports are cut off")]
+    Ids,
+}
+
+impl State {
+    /// Reads everything.
+    pub(super) fn load(engine: &Engine) -> Result<Self, LoadError> {
+        let mut state = Self::default();
+        rows(engine, &table::SEQUENCES, |name, value| {
+            if name == table::NEXT_PACK {
+                state.next_pack = value;
+            }
+            Ok(())
+        })?;
+        rows(engine, &table::TASKS, |id, task| {
+            state.tasks.insert(id, TaskState::new(task));
+            Ok(())
+        })?;
+        rows(engine, &table::REMOVED, |id, removed| {
+            state.removed.insert(id, removed);
+            Ok(())
+        })?;
+        rows(engine, &table::KEYS, |id, key| {
+            state.keys.insert(id, key);
+            Ok(())
+        })?;
+        state.load_replay(engine)?;
+        state.load_batches(engine)?;
+        state.load_jobs(engine)?;
+        state.load_waiting(engine)?;
+        Ok(state)
+    }
+
+    fn load_replay(&mut self, engine: &Engine) -> Result<(), LoadError> {
+        rows(engine, &table::REPLAY, |(id, day, row), ids| {
+            let replay = &mut self.owner(&id, &table::REPLAY)?.replay;
+            replay.row_exists(row);
+            let (ids, []) = ids.as_chunks::<16>() else { return Err(LoadError::Ids) };
+            ids.iter().for_each(|id| replay.insert_in_day(day, &ReportId::new(*id)));
+            Ok(())
+        })?;
+        rows(engine, &table::HORIZONS, |id, horizon| {
+            self.owner(&id, &table::HORIZONS)?.replay.forget_before(horizon);
+            Ok(())
+        })
+    }
+
+    fn load_batches(&mut self, engine: &Engine) -> Result<(), LoadError> {
+        rows(engine, &table::COUNTERS, |id, counters| {
+            self.owner(&id, &table::COUNTERS)?.counters = counters;
+            Ok(())
+        })?;
+        rows(engine, &table::BUCKETS, |(id, bucket), record| {
+            self.owner(&id, &table::BUCKETS)?.buckets.insert(bucket, record);
+            Ok(())
+        })?;
+        // The rows have aggregate shares or answers in them; the keys say all that the index needs.
+        engine.keys(&[table::COLLECTED.prefix], |key| {
+            let (id, batch) = table::COLLECTED.read_key(key)?;
+            self.owner(&id, &table::COLLECTED)?.collected.insert(&batch);
+            Ok::<_, LoadError>(())
+        })?;
+        rows(engine, &table::NAMES, |(id, batch), ()| {
+            self.owner(&id, &table::NAMES)?.names.insert(batch);
+            Ok(())
+        })
+    }
+
+    fn load_jobs(&mut self, engine: &Engine) -> Result<(), LoadError> {
+        rows(engine, &table::LEADER_JOBS, |(id, job), record| {
+            self.owner(&id, &table::LEADER_JOBS)?.leader_jobs.insert(job, record);
+            Ok(())
+        })?;
+        rows(engine, &table::COLLECTIONS, |(id, job), record| {
+            let task = self.owner(&id, &table::COLLECTIONS)?;
+            if record.state.is_active() {
+                task.collections.insert(job, record);
+            }
+            Ok(())
+        })
+    }
+
+    /// Waiting is what is in packs and neither dead nor named by a job.
+    fn load_waiting(&mut self, engine: &Engine) -> Result<(), LoadError> {
+        let mut dead = HashMap::new();
+        rows(engine, &table::DEAD, |key, bits| {
+            dead.insert(key, bits.into_vec());
+            Ok(())
+        })?;
+        let of_jobs = |task: &TaskState| task.leader_jobs.values().flat_map(|job| job.reports.clone()).collect();
+        let assigned: HashMap<TaskId, HashSet<ReportRef>> =
+            self.tasks.iter().map(|(id, task)| (*id, of_jobs(task))).collect();
+        rows(engine, &table::PACKS, |(id, pack), reports| {
+            let waiting = &mut self.owner(&id, &table::PACKS)?.waiting;
+            let dead = dead.remove(&(id, pack)).unwrap_or_default();
+            let is_assigned = |at: &ReportRef| assigned.get(&id).is_some_and(|set| set.contains(at));
+            waiting.restore(pack, reports.iter().map(|report| (report.0, report.1)), dead, is_assigned);
+            Ok(())
+        })
+    }
+
+    fn owner<K, V>(&mut self, id: &TaskId, table: &Table<K, V>) -> Result<&mut TaskState, LoadError> {
+        self.tasks.get_mut(id).ok_or(LoadError::Orphan(table.name))
+    }
+}
+
+/// Visits all rows of a table.
+fn rows<K: Key, V: serde::Serialize + serde::de::DeserializeOwned>(
+    engine: &Engine,
+    table: &Table<K, V>,
+    mut visit: impl FnMut(K, V) -> Result<(), LoadError>,
+) -> Result<(), LoadError> {
+    engine.scan(&[table.prefix], |key, value| visit(table.read_key(key)?, table.read(&value)?))
+}

@@ -1,0 +1,244 @@
+//! Typed tables over the engine's rows: a prefix byte, an ordered key, and a CBOR value behind a version byte.
+//!
+//! All tables share one key space, so that a batch is atomic across them. Keys begin with the task where there is
+//! one, so that all that is known of a task is one range per table.
+
+use std::marker::PhantomData;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::records::{
+    BucketRecord, CollectedBatch, CollectionJobRecord, Counters, HelperJobRecord, KeyRecord, LeaderJobRecord,
+    PackRecord, Removed,
+};
+use crate::model::{
+    AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, Interval, Task, TaskId, Time,
+    ids::Id,
+};
+
+/// Numbers that only rise, by [`NEXT_PACK`].
+pub(super) const SEQUENCES: Table<u8, u64> = Table::new(1, "sequences", 1);
+/// Tasks.
+pub(super) const TASKS: Table<TaskId, Task> = Table::new(2, "tasks", 1);
+/// Tombstones of tasks.
+pub(super) const REMOVED: Table<TaskId, Removed> = Table::new(3, "removed tasks", 1);
+/// HPKE keys, by configuration id.
+pub(super) const KEYS: Table<u8, KeyRecord> = Table::new(4, "keys", 1);
+/// What happened how often.
+pub(super) const COUNTERS: Table<TaskId, Counters> = Table::new(5, "counters", 1);
+/// Ids of aggregated reports, packed, by day and a sequence number.
+pub(super) const REPLAY: Table<(TaskId, u64, u64), serde_bytes::ByteBuf> = Table::new(6, "replay", 1);
+/// Before which time aggregated reports were forgotten.
+pub(super) const HORIZONS: Table<TaskId, Time> = Table::new(7, "horizons", 1);
+/// Uploaded reports, by pack.
+pub(super) const PACKS: Table<(TaskId, u64), PackRecord> = Table::new(8, "packs", 1);
+/// Bit maps of the slots of packs that are not needed any more.
+pub(super) const DEAD: Table<(TaskId, u64), serde_bytes::ByteBuf> = Table::new(9, "dead reports", 1);
+/// Sums of aggregated reports.
+pub(super) const BUCKETS: Table<(TaskId, Bucket), BucketRecord> = Table::new(10, "buckets", 1);
+/// Batches that were collected.
+pub(super) const COLLECTED: Table<(TaskId, BatchSelector), CollectedBatch> = Table::new(11, "collected batches", 1);
+/// The leader's aggregation jobs in flight.
+pub(super) const LEADER_JOBS: Table<(TaskId, AggregationJobId), LeaderJobRecord> = Table::new(12, "leader jobs", 1);
+/// The helper's aggregation jobs.
+pub(super) const HELPER_JOBS: Table<(TaskId, AggregationJobId), HelperJobRecord> = Table::new(13, "helper jobs", 1);
+/// Collection jobs.
+pub(super) const COLLECTIONS: Table<(TaskId, CollectionJobId), CollectionJobRecord> = Table::new(14, "collections", 1);
+/// Batch ids that finished collections named.
+pub(super) const NAMES: Table<(TaskId, BatchId), ()> = Table::new(15, "named batches", 1);
+
+/// In [`SEQUENCES`]: the number of the next pack.
+pub(super) const NEXT_PACK: u8 = 0;
+
+/// The prefixes of all tables whose keys begin with a task.
+pub(super) const OF_TASKS: [u8; 12] = [
+    TASKS.prefix,
+    COUNTERS.prefix,
+    REPLAY.prefix,
+    HORIZONS.prefix,
+    PACKS.prefix,
+    DEAD.prefix,
+    BUCKETS.prefix,
+    COLLECTED.prefix,
+    LEADER_JOBS.prefix,
+    HELPER_JOBS.prefix,
+    COLLECTIONS.prefix,
+    NAMES.prefix,
+];
+
+/// A kind of row.
+pub(super) struct Table<K, V> {
+    /// First byte of the table's keys; unique and for ever.
+    pub(super) prefix: u8,
+    /// What the rows are, for messages.
+    pub(super) name: &'static str,
+    /// The version of the values' layout that is written.
+    pub(super) version: u8,
+    row: PhantomData<fn(K) -> V>,
+}
+
+/// A row that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum RowError {
+    /// Written by a later release.
+    #[error("a row of {table} has version {found}, which is newer than this program")]
+    Newer { table: &'static str, found: u8 },
+    /// Not what this table holds.
+    #[error("a row of {table} is damaged: {why}")]
+    Damaged { table: &'static str, why: String },
+}
+
+impl From<RowError> for Fault {
+    fn from(error: RowError) -> Self {
+        Fault::while_doing("reading the database", error)
+    }
+}
+
+impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
+    const fn new(prefix: u8, name: &'static str, version: u8) -> Self {
+        Self { prefix, name, version, row: PhantomData }
+    }
+
+    /// The engine's key of a row.
+    pub(super) fn key(&self, key: &K) -> Vec<u8> {
+        let mut bytes = vec![self.prefix];
+        key.write(&mut bytes);
+        bytes
+    }
+
+    /// Reads an engine's key back.
+    pub(super) fn read_key(&self, bytes: &[u8]) -> Result<K, RowError> {
+        let mut rest = bytes.get(1..).unwrap_or_default();
+        let key = K::read(&mut rest).filter(|_| rest.is_empty());
+        key.ok_or_else(|| self.damaged("its key does not decode"))
+    }
+
+    /// The engine's value of a row.
+    pub(super) fn value(&self, value: &V) -> Result<Vec<u8>, Fault> {
+        let mut bytes = vec![self.version];
+        ciborium::into_writer(value, &mut bytes).map_err(|e| Fault::while_doing("encoding a row", e))?;
+        Ok(bytes)
+    }
+
+    /// Reads an engine's value back.
+    pub(super) fn read(&self, bytes: &[u8]) -> Result<V, RowError> {
+        let (&version, mut body) = bytes.split_first().ok_or_else(|| self.damaged("it is empty"))?;
+        if version > self.version {
+            return Err(RowError::Newer { table: self.name, found: version });
+        }
+        // There is one version of each table so far; a second one turns this test into a match with a migration.
+        if version < self.version {
+            return Err(self.damaged("its version does not exist"));
+        }
+        let value = ciborium::from_reader(&mut body).map_err(|e| self.damaged(e))?;
+        if body.is_empty() { Ok(value) } else { Err(self.damaged("something follows its value")) }
+    }
+
+    fn damaged(&self, why: impl ToString) -> RowError {
+        RowError::Damaged { table: self.name, why: why.to_string() }
+    }
+}
+
+/// Something that keys are made of. The order of the bytes is the order of the values.
+pub(super) trait Key: Sized {
+    /// Appends the bytes of the value.
+    fn write(&self, out: &mut Vec<u8>);
+    /// Takes the bytes of a value off the front.
+    fn read(bytes: &mut &[u8]) -> Option<Self>;
+}
+
+impl Key for u8 {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(*self);
+    }
+
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        take(bytes).map(u8::from_be_bytes)
+    }
+}
+
+impl Key for u64 {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.to_be_bytes());
+    }
+
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        take(bytes).map(u64::from_be_bytes)
+    }
+}
+
+impl<T, const N: usize> Key for Id<T, N> {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.as_bytes());
+    }
+
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        take(bytes).map(Self::new)
+    }
+}
+
+impl Key for Bucket {
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Time(start) => (0u8, start.0).write(out),
+            Self::Batch(id) => (1u8, *id).write(out),
+        }
+    }
+
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        match u8::read(bytes)? {
+            0 => u64::read(bytes).map(|start| Self::Time(Time(start))),
+            1 => BatchId::read(bytes).map(Self::Batch),
+            _ => None,
+        }
+    }
+}
+
+impl Key for BatchSelector {
+    fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::TimeInterval(interval) => (0u8, interval.start().0, interval.duration().0).write(out),
+            Self::FixedSize(id) => (1u8, *id).write(out),
+        }
+    }
+
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        match u8::read(bytes)? {
+            0 => {
+                let (start, duration) = Key::read(bytes)?;
+                Interval::new(Time(start), Duration(duration)).map(Self::TimeInterval)
+            }
+            1 => BatchId::read(bytes).map(Self::FixedSize),
+            _ => None,
+        }
+    }
+}
+
+impl<A: Key, B: Key> Key for (A, B) {
+    fn write(&self, out: &mut Vec<u8>) {
+        self.0.write(out);
+        self.1.write(out);
+    }
+
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        Some((A::read(bytes)?, B::read(bytes)?))
+    }
+}
+
+impl<A: Key, B: Key, C: Key> Key for (A, B, C) {
+    fn write(&self, out: &mut Vec<u8>) {
+        self.0.write(out);
+        self.1.write(out);
+        self.2.write(out);
+    }
+
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        Some((A::read(bytes)?, B::read(bytes)?, C::read(bytes)?))
+    }
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (front, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*front)
+}

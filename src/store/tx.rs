@@ -1,0 +1,282 @@
+//! The view of one write: memory and disk are changed together.
+
+use std::collections::BTreeMap;
+
+use super::{
+    engine::Engine,
+    group::{self, Group},
+    records::{
+        BucketRecord, CollectedBatch, CollectionJobRecord, HelperJobRecord, KeyRecord, LeaderJobRecord, Removed,
+        ReportRef,
+    },
+    rows::{self, Rows},
+    state::{State, TaskState},
+    table,
+};
+use crate::model::{
+    AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Fault, Report, ReportId, Task, TaskId, Time,
+};
+
+/// What a write sees and does. Everything is seen as the writes before it have left it, those of the same group
+/// included.
+///
+/// **Decide first, then mutate.** There is no way back: a refusal is an `Ok` value that is returned before anything
+/// was changed, and an `Err` stops the store. Methods that change a task fault if there is no such task, so a write
+/// looks the task up first: it may have been removed since the caller saw it.
+pub struct Tx<'a> {
+    pub(super) state: &'a mut State,
+    pub(super) group: &'a mut Group,
+    pub(super) engine: &'a Engine,
+}
+
+/// Looking.
+impl Tx<'_> {
+    /// Everything that is held in memory.
+    pub fn state(&self) -> &State {
+        self.state
+    }
+
+    /// A task, or `None` if there is none with this id (any more).
+    pub fn task(&self, id: &TaskId) -> Option<&TaskState> {
+        self.state.tasks.get(id)
+    }
+
+    /// A task, to change what is not stored: `reserved`, and `waiting` by `pick`, `give_back` and `defer`.
+    /// Anything else that is changed through this is lost when the store is opened again.
+    pub fn task_mut(&mut self, id: &TaskId) -> Option<&mut TaskState> {
+        self.state.tasks.get_mut(id)
+    }
+
+    /// All HPKE keys, by configuration id.
+    pub fn keys(&self) -> &BTreeMap<u8, KeyRecord> {
+        &self.state.keys
+    }
+
+    /// Whether a task with this id was removed.
+    pub fn is_removed(&self, id: &TaskId) -> bool {
+        self.state.removed.contains_key(id)
+    }
+
+    /// The reports at these places, in the same order. A fault if one is not there.
+    pub fn load_reports(&self, task: &TaskId, places: &[ReportRef]) -> Result<Vec<Report>, Fault> {
+        rows::load_reports(self, task, places)
+    }
+
+    /// What is kept of a collected batch.
+    pub fn collected(&self, task: &TaskId, batch: &BatchSelector) -> Result<Option<CollectedBatch>, Fault> {
+        rows::load(self, &table::COLLECTED, &(*task, *batch))
+    }
+
+    /// A collection job in whatever state.
+    pub fn collection(&self, task: &TaskId, job: &CollectionJobId) -> Result<Option<CollectionJobRecord>, Fault> {
+        rows::load(self, &table::COLLECTIONS, &(*task, *job))
+    }
+
+    /// A job that we answered as the helper.
+    pub fn helper_job(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<HelperJobRecord>, Fault> {
+        rows::load(self, &table::HELPER_JOBS, &(*task, *job))
+    }
+
+    /// A position after all reports that were appended so far and before (or at) those still to come.
+    pub fn next_position(&mut self) -> ReportRef {
+        self.group.close_packs();
+        ReportRef { pack: self.state.next_pack, slot: 0 }
+    }
+}
+
+/// Tasks and keys.
+impl Tx<'_> {
+    /// Adds a task. A fault if its id is taken or was removed: ask first.
+    pub fn add_task(&mut self, task: Task) -> Result<(), Fault> {
+        let id = task.id;
+        if self.task(&id).is_some() || self.is_removed(&id) {
+            return Err(Fault::new(format!("the id of task {id} is taken")));
+        }
+        self.group.set(table::TASKS.key(&id), Some(table::TASKS.value(&task)?));
+        self.state.tasks.insert(id, TaskState::new(task));
+        Ok(())
+    }
+
+    /// Deletes a task with all that is known of it, and leaves a tombstone. Does nothing if there is no such task.
+    pub fn remove_task(&mut self, id: &TaskId, now: Time) -> Result<(), Fault> {
+        if self.state.tasks.remove(id).is_none() {
+            return Ok(());
+        }
+        for prefix in table::OF_TASKS {
+            self.group.delete_all(self.engine, &group::rows_of(prefix, id))?;
+        }
+        self.group.forget_task(id);
+        let tombstone = Removed { at: now };
+        self.group.set(table::REMOVED.key(id), Some(table::REMOVED.value(&tombstone)?));
+        self.state.removed.insert(*id, tombstone);
+        Ok(())
+    }
+
+    /// Adds or replaces an HPKE key.
+    pub fn put_key(&mut self, key: KeyRecord) -> Result<(), Fault> {
+        self.group.set(table::KEYS.key(&key.config.id), Some(table::KEYS.value(&key)?));
+        self.state.keys.insert(key.config.id, key);
+        Ok(())
+    }
+
+    /// Deletes an HPKE key.
+    pub fn drop_key(&mut self, id: u8) {
+        self.group.set(table::KEYS.key(&id), None);
+        self.state.keys.remove(&id);
+    }
+
+    /// Counts that something happened to `n` reports.
+    pub fn count(&mut self, task: &TaskId, name: &'static str, n: u64) -> Result<(), Fault> {
+        let counters = &mut self.owner(task)?.counters;
+        match counters.get_mut(name) {
+            Some(counter) => *counter = counter.saturating_add(n),
+            None => drop(counters.insert(name.to_owned(), n)),
+        }
+        self.group.touch_counters(task);
+        Ok(())
+    }
+}
+
+/// Reports.
+impl Tx<'_> {
+    /// The reports are aggregated, and never will be again.
+    pub fn remember(&mut self, task: &TaskId, reports: &[(ReportId, Time)]) -> Result<(), Fault> {
+        let replay = &mut owner(self.state, task)?.replay;
+        for (id, time) in reports {
+            replay.insert(id, *time);
+            self.group.remember(task, id, *time);
+        }
+        Ok(())
+    }
+
+    /// Forgets the ids of aggregated reports of all days that end before the given time, and remembers that
+    /// reports before that time must be refused ([`Replay::horizon`](super::Replay::horizon)). The horizon only rises.
+    pub fn forget_before(&mut self, task: &TaskId, horizon: Time) -> Result<(), Fault> {
+        let replay = &mut owner(self.state, task)?.replay;
+        let days = replay.forget_before(horizon);
+        let horizon = replay.horizon();
+        for day in days {
+            self.group.forget_day(task, day);
+            let mut prefix = group::rows_of(table::REPLAY.prefix, task);
+            prefix.extend_from_slice(&day.to_be_bytes());
+            self.group.delete_all(self.engine, &prefix)?;
+        }
+        let value = horizon.map(|time| table::HORIZONS.value(&time)).transpose()?;
+        self.group.set(table::HORIZONS.key(task), value);
+        Ok(())
+    }
+
+    /// Stores an uploaded report, which then waits. The caller has made sure that its id is not known yet.
+    pub fn append_report(&mut self, task: &TaskId, report: &Report) -> Result<ReportRef, Fault> {
+        owner(self.state, task)?;
+        let pack = self.group.append(task, report, &mut self.state.next_pack);
+        Ok(owner(self.state, task)?.waiting.append(pack, report.metadata.id, report.metadata.time))
+    }
+
+    /// Deletes uploaded reports: they were aggregated, or never can be. Those that are gone already do not matter.
+    pub fn bury(&mut self, task: &TaskId, reports: &[(ReportId, ReportRef)]) -> Result<(), Fault> {
+        let waiting = &mut owner(self.state, task)?.waiting;
+        for (id, at) in reports {
+            if waiting.bury(id, *at) {
+                self.group.touch_pack(task, at.pack);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Batches.
+impl Tx<'_> {
+    /// The sum of a bucket, to be changed; empty if there was none.
+    pub fn bucket_mut(&mut self, task: &TaskId, bucket: Bucket) -> Result<&mut BucketRecord, Fault> {
+        self.group.touch_bucket(task, bucket);
+        Ok(owner(self.state, task)?.buckets.entry(bucket).or_insert(BucketRecord::EMPTY))
+    }
+
+    /// Deletes the sum of a bucket, and returns it if there was one.
+    pub fn drop_bucket(&mut self, task: &TaskId, bucket: &Bucket) -> Result<Option<BucketRecord>, Fault> {
+        self.group.touch_bucket(task, *bucket);
+        Ok(self.owner(task)?.buckets.remove(bucket))
+    }
+
+    /// The batch is collected from now on. Replaces what was kept of exactly the same batch.
+    pub fn put_collected(&mut self, task: &TaskId, batch: &CollectedBatch) -> Result<(), Fault> {
+        self.owner(task)?.collected.insert(&batch.batch);
+        let key = table::COLLECTED.key(&(*task, batch.batch));
+        self.group.set(key, Some(table::COLLECTED.value(batch)?));
+        Ok(())
+    }
+
+    /// A finished collection has named the batch, so that collectors may ask for it by its id.
+    pub fn name_batch(&mut self, task: &TaskId, batch: BatchId) -> Result<(), Fault> {
+        self.owner(task)?.names.insert(batch);
+        self.group.set(table::NAMES.key(&(*task, batch)), Some(table::NAMES.value(&())?));
+        Ok(())
+    }
+}
+
+/// Jobs.
+impl Tx<'_> {
+    /// Adds or replaces an aggregation job of ours as the leader. Its reports are assigned.
+    pub fn put_leader_job(&mut self, task: &TaskId, id: AggregationJobId, job: LeaderJobRecord) -> Result<(), Fault> {
+        let owner = owner(self.state, task)?;
+        job.reports.iter().for_each(|at| owner.waiting.assign(*at));
+        self.group.set(table::LEADER_JOBS.key(&(*task, id)), Some(table::LEADER_JOBS.value(&job)?));
+        owner.leader_jobs.insert(id, job);
+        Ok(())
+    }
+
+    /// Deletes an aggregation job of ours as the leader. The same write buries, gives back or defers each of its
+    /// reports: one that is forgotten stays assigned until the store is opened again, and then waits.
+    pub fn end_leader_job(&mut self, task: &TaskId, id: &AggregationJobId) -> Result<(), Fault> {
+        self.owner(task)?.leader_jobs.remove(id);
+        self.group.set(table::LEADER_JOBS.key(&(*task, *id)), None);
+        Ok(())
+    }
+
+    /// Adds or replaces a collection job.
+    pub fn put_collection(
+        &mut self,
+        task: &TaskId,
+        id: CollectionJobId,
+        job: CollectionJobRecord,
+    ) -> Result<(), Fault> {
+        let active = &mut owner(self.state, task)?.collections;
+        self.group.set(table::COLLECTIONS.key(&(*task, id)), Some(table::COLLECTIONS.value(&job)?));
+        if job.state.is_active() {
+            active.insert(id, job);
+        } else {
+            active.remove(&id);
+        }
+        Ok(())
+    }
+
+    /// Adds or replaces a job that we answered as the helper.
+    pub fn put_helper_job(&mut self, task: &TaskId, id: AggregationJobId, job: &HelperJobRecord) -> Result<(), Fault> {
+        self.owner(task)?;
+        self.group.set(table::HELPER_JOBS.key(&(*task, id)), Some(table::HELPER_JOBS.value(job)?));
+        Ok(())
+    }
+
+    fn owner(&mut self, id: &TaskId) -> Result<&mut TaskState, Fault> {
+        owner(self.state, id)
+    }
+}
+
+fn owner<'a>(state: &'a mut State, id: &TaskId) -> Result<&'a mut TaskState, Fault> {
+    state.tasks.get_mut(id).ok_or_else(|| Fault::new(format!("task {id} is changed and does not exist")))
+}
+
+impl Rows for Tx<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        Ok(self.group.get(self.engine, key)?)
+    }
+
+    fn appended(&self, task: &TaskId, at: &ReportRef) -> Option<Report> {
+        self.group.appended(task, at).cloned().map(Report::from)
+    }
+
+    fn is_alive(&self, task: &TaskId, at: &ReportRef) -> bool {
+        self.task(task).is_some_and(|task| task.waiting.is_alive(at))
+    }
+}

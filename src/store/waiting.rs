@@ -1,0 +1,367 @@
+//! The index of the reports that were uploaded to the leader and are not aggregated yet.
+//!
+//! The reports themselves are on disk, in packs. A report is in one of three places: *ready*, in upload order
+//! within its bucket of time; *deferred* until some time, because the helper found it too early; or *assigned* to
+//! an aggregation job. Whoever takes reports out with [`Waiting::pick`] stores a job that names them, or buries
+//! them, or gives them back, within the same write: what was picked is not stored as such.
+
+use std::collections::{BTreeMap, HashMap, VecDeque, btree_map};
+
+use super::records::ReportRef;
+use crate::model::{Duration, Interval, ReportId, Time};
+
+/// What is kept in memory of an uploaded report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The report's id.
+    pub id: ReportId,
+    /// The report's time, as its client states it.
+    pub time: Time,
+    /// Where the report is.
+    pub at: ReportRef,
+}
+
+/// What to do with a report that [`Waiting::pick`] offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// Assign it.
+    Take,
+    /// Leave it where it is.
+    Skip,
+    /// Take it out to be buried: it cannot be aggregated any more. Does not count against the limit.
+    Drop,
+    /// Leave it and look no further.
+    Stop,
+}
+
+/// What [`Waiting::pick`] took out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Picked {
+    /// For the job, in order.
+    pub taken: Vec<Entry>,
+    /// To be buried.
+    pub dropped: Vec<Entry>,
+}
+
+/// A task's uploaded reports.
+#[derive(Debug)]
+pub struct Waiting {
+    precision: Duration,
+    /// Everything that is ready, deferred or assigned.
+    known: HashMap<ReportId, Time>,
+    /// By the start of the bucket of time; no queue is empty, each is sorted by position.
+    ready: BTreeMap<Time, VecDeque<Entry>>,
+    /// By the time at which they become ready.
+    deferred: BTreeMap<Time, Vec<Entry>>,
+    assigned: BTreeMap<ReportRef, Entry>,
+    packs: BTreeMap<u64, Slots>,
+}
+
+impl Waiting {
+    pub(super) fn new(precision: Duration) -> Self {
+        Self {
+            precision,
+            known: HashMap::new(),
+            ready: BTreeMap::new(),
+            deferred: BTreeMap::new(),
+            assigned: BTreeMap::new(),
+            packs: BTreeMap::new(),
+        }
+    }
+
+    /// Whether a report with this id waits or is assigned.
+    pub fn contains(&self, id: &ReportId) -> bool {
+        self.known.contains_key(id)
+    }
+
+    /// How many reports wait, deferred ones included, assigned ones not.
+    pub fn len(&self) -> usize {
+        self.known.len() - self.assigned.len()
+    }
+
+    /// Whether no report waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many reports are assigned to jobs.
+    pub fn assigned_len(&self) -> usize {
+        self.assigned.len()
+    }
+
+    /// What is known of an assigned report.
+    pub fn assigned(&self, at: &ReportRef) -> Option<&Entry> {
+        self.assigned.get(at)
+    }
+
+    /// The report that waits longest, of those that are not deferred.
+    pub fn oldest(&self) -> Option<&Entry> {
+        self.ready.values().filter_map(VecDeque::front).min_by_key(|entry| entry.at)
+    }
+
+    /// The buckets of time that have ready reports, by their starts, with how many they have.
+    pub fn buckets(&self) -> impl Iterator<Item = (Time, usize)> {
+        self.ready.iter().map(|(start, queue)| (*start, queue.len()))
+    }
+
+    /// Until when the report that becomes ready next is deferred.
+    pub fn next_deferred(&self) -> Option<Time> {
+        self.deferred.keys().next().copied()
+    }
+
+    /// Whether a report waits that was uploaded before `position` and whose time is in the interval, if one is given.
+    pub fn has_before(&self, interval: Option<Interval>, position: ReportRef) -> bool {
+        let is_wanted = |entry: &Entry| entry.at < position && interval.is_none_or(|i| i.contains(entry.time));
+        self.deferred.values().flatten().any(is_wanted)
+            || self.buckets_of(interval).any(|queue| {
+                // Sorted by position, and usually the whole bucket is in the interval: the first answers.
+                queue.iter().take_while(|entry| entry.at < position).any(is_wanted)
+            })
+    }
+
+    /// The same for reports that are assigned to jobs.
+    pub fn has_assigned_before(&self, interval: Option<Interval>, position: ReportRef) -> bool {
+        self.assigned.range(..position).any(|(_, entry)| interval.is_none_or(|i| i.contains(entry.time)))
+    }
+
+    /// Takes up to `limit` reports that are ready at `now`, by bucket of time and then in upload order, from the
+    /// interval if one is given. Those it takes are assigned; see the module's text for what that means.
+    ///
+    /// Costs as much as the reports that are offered to the filter, however many wait.
+    pub fn pick(
+        &mut self,
+        now: Time,
+        interval: Option<Interval>,
+        limit: usize,
+        mut filter: impl FnMut(&Entry) -> Pick,
+    ) -> Picked {
+        self.wake(now);
+        let mut picked = Picked::default();
+        let mut at_end = false;
+        let starts: Vec<Time> = self.ready.range(self.bounds(interval)).map(|(start, _)| *start).collect();
+        for start in starts {
+            let btree_map::Entry::Occupied(mut bucket) = self.ready.entry(start) else { continue };
+            let queue = bucket.get_mut();
+            let mut skipped = Vec::new();
+            while !at_end && picked.taken.len() < limit {
+                let Some(entry) = queue.pop_front() else { break };
+                let outside = interval.is_some_and(|i| !i.contains(entry.time));
+                match if outside { Pick::Skip } else { filter(&entry) } {
+                    Pick::Take => picked.taken.push(entry),
+                    Pick::Drop => picked.dropped.push(entry),
+                    Pick::Skip => skipped.push(entry),
+                    Pick::Stop => {
+                        skipped.push(entry);
+                        at_end = true;
+                    }
+                }
+            }
+            skipped.into_iter().rev().for_each(|entry| queue.push_front(entry));
+            if queue.is_empty() {
+                bucket.remove();
+            }
+            if at_end || picked.taken.len() >= limit {
+                break;
+            }
+        }
+        self.assigned.extend(picked.taken.iter().chain(&picked.dropped).map(|entry| (entry.at, *entry)));
+        picked
+    }
+
+    /// Makes assigned reports ready again: their job is dissolved.
+    pub fn give_back(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            // What is not assigned was given back or buried before.
+            if let Some(entry) = self.assigned.remove(&entry.at) {
+                self.make_ready(entry);
+            }
+        }
+    }
+
+    /// Puts assigned reports aside until a time. This is not stored: after a restart they are ready.
+    pub fn defer(&mut self, entries: &[Entry], until: Time) {
+        let assigned = &mut self.assigned;
+        let found: Vec<Entry> = entries.iter().filter_map(|entry| assigned.remove(&entry.at)).collect();
+        if !found.is_empty() {
+            self.deferred.entry(until).or_default().extend(found);
+        }
+    }
+
+    /// Makes those ready whose time has come.
+    fn wake(&mut self, now: Time) {
+        while let Some(first) = self.deferred.first_entry()
+            && *first.key() <= now
+        {
+            first.remove().into_iter().for_each(|entry| self.make_ready(entry));
+        }
+    }
+
+    fn make_ready(&mut self, entry: Entry) {
+        let queue = self.ready.entry(entry.time.truncate(self.precision)).or_default();
+        // New uploads go to the back, and what comes back from a job goes near the front.
+        let place = match queue.back() {
+            Some(last) if last.at > entry.at => queue.partition_point(|other| other.at < entry.at),
+            _ => queue.len(),
+        };
+        queue.insert(place, entry);
+    }
+
+    /// The starts of the buckets that may have reports in the interval.
+    fn bounds(&self, interval: Option<Interval>) -> (std::ops::Bound<Time>, std::ops::Bound<Time>) {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        match interval {
+            None => (Unbounded, Unbounded),
+            Some(i) if i.duration().0 == 0 => (Included(i.start()), Included(i.start())),
+            Some(i) => (Included(i.start().truncate(self.precision)), Excluded(i.end())),
+        }
+    }
+
+    fn buckets_of(&self, interval: Option<Interval>) -> impl Iterator<Item = &VecDeque<Entry>> {
+        self.ready.range(self.bounds(interval)).map(|(_, queue)| queue)
+    }
+}
+
+/// What the store does, together with the rows on disk.
+impl Waiting {
+    /// Adds a report to the end of a pack.
+    pub(super) fn append(&mut self, pack: u64, id: ReportId, time: Time) -> ReportRef {
+        let slots = self.packs.entry(pack).or_default();
+        let entry = Entry { id, time, at: ReportRef { pack, slot: slots.count } };
+        slots.count += 1;
+        self.known.insert(id, time);
+        self.make_ready(entry);
+        entry.at
+    }
+
+    /// Adds a pack that was read from disk; `is_assigned` says which reports belong to jobs.
+    pub(super) fn restore(
+        &mut self,
+        pack: u64,
+        reports: impl Iterator<Item = (ReportId, Time)>,
+        dead: Vec<u8>,
+        is_assigned: impl Fn(&ReportRef) -> bool,
+    ) {
+        let mut slots = Slots { count: 0, dead };
+        for (id, time) in reports {
+            let entry = Entry { id, time, at: ReportRef { pack, slot: slots.count } };
+            slots.count += 1;
+            if slots.is_dead(entry.at.slot) {
+                continue;
+            }
+            self.known.insert(id, time);
+            if is_assigned(&entry.at) {
+                self.assigned.insert(entry.at, entry);
+            } else {
+                self.make_ready(entry);
+            }
+        }
+        self.packs.insert(pack, slots);
+    }
+
+    /// Marks a ready or deferred report as assigned, if it is not yet.
+    pub(super) fn assign(&mut self, at: ReportRef) {
+        if self.assigned.contains_key(&at) {
+            return;
+        }
+        // Rare: jobs are made of what `pick` took out. So the bucket, which the position does not tell, is searched.
+        let starts: Vec<Time> = self.ready.keys().copied().collect();
+        let entry = starts.into_iter().find_map(|start| self.take_ready(start, at)).or_else(|| self.take_deferred(at));
+        if let Some(entry) = entry {
+            self.assigned.insert(at, entry);
+        }
+    }
+
+    /// Forgets a report, and says whether it was there.
+    pub(super) fn bury(&mut self, id: &ReportId, at: ReportRef) -> bool {
+        let Some(slots) = self.packs.get_mut(&at.pack) else { return false };
+        if at.slot >= slots.count || slots.is_dead(at.slot) {
+            return false;
+        }
+        slots.kill(at.slot);
+        let time = self.known.remove(id);
+        if self.assigned.remove(&at).is_none() && time.and_then(|time| self.take_ready(time, at)).is_none() {
+            self.take_deferred(at);
+        }
+        true
+    }
+
+    /// Whether the slot exists and is not dead.
+    pub(super) fn is_alive(&self, at: &ReportRef) -> bool {
+        self.packs.get(&at.pack).is_some_and(|slots| at.slot < slots.count && !slots.is_dead(at.slot))
+    }
+
+    /// Forgets the pack if all its slots are dead, else returns the bit map of its dead slots, if there are any.
+    pub(super) fn settle(&mut self, pack: u64) -> Fate {
+        match self.packs.get(&pack) {
+            Some(slots) if slots.living() > 0 => match slots.dead.is_empty() {
+                true => Fate::Whole,
+                false => Fate::Holed(slots.dead.clone()),
+            },
+            _ => {
+                self.packs.remove(&pack);
+                Fate::Dead
+            }
+        }
+    }
+
+    /// Takes a report out of the bucket of the given time.
+    fn take_ready(&mut self, time: Time, at: ReportRef) -> Option<Entry> {
+        let start = time.truncate(self.precision);
+        let queue = self.ready.get_mut(&start)?;
+        let place = queue.binary_search_by_key(&at, |entry| entry.at).ok()?;
+        let entry = queue.remove(place);
+        if queue.is_empty() {
+            self.ready.remove(&start);
+        }
+        entry
+    }
+
+    /// Takes a report out of the deferred ones.
+    fn take_deferred(&mut self, at: ReportRef) -> Option<Entry> {
+        let find = |(until, set): (&Time, &Vec<Entry>)| Some((*until, set.iter().position(|entry| entry.at == at)?));
+        let (until, place) = self.deferred.iter().find_map(find)?;
+        let set = self.deferred.get_mut(&until)?;
+        let entry = set.swap_remove(place);
+        if set.is_empty() {
+            self.deferred.remove(&until);
+        }
+        Some(entry)
+    }
+}
+
+/// What becomes of a pack's rows.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// All its reports are needed.
+    Whole,
+    /// Some are dead, by this bit map.
+    Holed(Vec<u8>),
+    /// None is needed.
+    Dead,
+}
+
+/// Which reports of a pack are dead.
+#[derive(Debug, Default)]
+struct Slots {
+    count: u32,
+    /// A bit map, the lowest bit of the first byte for slot 0; as short as its last bit allows.
+    dead: Vec<u8>,
+}
+
+impl Slots {
+    fn is_dead(&self, slot: u32) -> bool {
+        self.dead.get(slot as usize / 8).is_some_and(|byte| byte & (1 << (slot % 8)) != 0)
+    }
+
+    fn kill(&mut self, slot: u32) {
+        let place = slot as usize / 8;
+        if self.dead.len() <= place {
+            self.dead.resize(place + 1, 0);
+        }
+        self.dead[place] |= 1 << (slot % 8);
+    }
+
+    fn living(&self) -> u32 {
+        self.count - self.dead.iter().map(|byte| byte.count_ones()).sum::<u32>()
+    }
+}

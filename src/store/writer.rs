@@ -1,0 +1,120 @@
+//! What the writer thread and the handles of a store share, and how a group of writes is committed.
+
+use std::{
+    fs::File,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    engine::{Engine, panic_text},
+    group::Group,
+    state::State,
+    tx::Tx,
+};
+use crate::model::Fault;
+
+/// A write that waits for its turn. Says whether the group can go on, and how to answer.
+pub(super) type Work = Box<dyn FnOnce(&mut Tx<'_>) -> (Result<(), Fault>, Answer) + Send>;
+/// Answers a write with its own result if it is durable, or with the fault.
+pub(super) type Answer = Box<dyn FnOnce(Result<(), Fault>) + Send>;
+
+/// Memory and disk.
+///
+/// Locks are taken in the order of the fields. The writer holds `state` while a group runs, gets hold of `disk`
+/// before it lets go of `state`, and holds `disk` until the group is durable. So a read that has `state` and then
+/// gets `disk` finds on disk exactly what it sees in memory.
+pub(super) struct Core {
+    pub(super) state: RwLock<State>,
+    /// `None` once the store is closed.
+    pub(super) disk: RwLock<Option<Disk>>,
+    /// Why the store has stopped, if it has.
+    pub(super) stopped: watch::Sender<Option<Fault>>,
+    pub(super) commits: AtomicU64,
+}
+
+/// What is let go of when the store is closed, in this order.
+pub(super) struct Disk {
+    pub(super) engine: Engine,
+    /// Keeps other processes out.
+    pub(super) _lock: File,
+}
+
+impl Core {
+    /// Runs waiting writes, group by group, until there are no more senders or the store has stopped.
+    pub(super) fn run(&self, mut queue: mpsc::Receiver<Work>, group: usize) {
+        while let Some(first) = queue.blocking_recv() {
+            let mut works = vec![first];
+            while works.len() < group
+                && let Ok(work) = queue.try_recv()
+            {
+                works.push(work);
+            }
+            if self.run_group(works).is_err() {
+                // Those that still wait find their answers' senders dropped and ask why the store has stopped.
+                return;
+            }
+        }
+    }
+
+    /// Runs writes, commits them together, and answers them.
+    fn run_group(&self, works: Vec<Work>) -> Result<(), Fault> {
+        let mut answers = Vec::with_capacity(works.len());
+        let done = catch_unwind(AssertUnwindSafe(|| self.commit(works, &mut answers)));
+        let done = done.unwrap_or_else(|panic| Err(Fault::while_doing("a write panicked", panic_text(&*panic))));
+        // Stop first: whoever gets a fault as the answer must find the store stopped.
+        let done = done.map_err(|fault| self.poison(fault));
+        answers.into_iter().for_each(|answer| answer(done.clone()));
+        done
+    }
+
+    fn commit(&self, works: Vec<Work>, answers: &mut Vec<Answer>) -> Result<(), Fault> {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        self.check()?;
+        let rows = {
+            let disk = self.disk.read().unwrap_or_else(PoisonError::into_inner);
+            let engine = &disk.as_ref().ok_or_else(super::closed)?.engine;
+            let mut group = Group::default();
+            for work in works {
+                let (outcome, answer) = work(&mut Tx { state: &mut state, group: &mut group, engine });
+                answers.push(answer);
+                outcome?;
+            }
+            group.finish(&mut state)?
+        };
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let disk = self.disk.write().unwrap_or_else(PoisonError::into_inner);
+        drop(state);
+        disk.as_ref().ok_or_else(super::closed)?.engine.commit(&rows)?;
+        self.commits.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A fault if the store has stopped.
+    pub(super) fn check(&self) -> Result<(), Fault> {
+        match &*self.stopped.borrow() {
+            Some(fault) => Err(fault.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops the store for good, and returns the fault.
+    pub(super) fn poison(&self, fault: Fault) -> Fault {
+        let is_first = self.stopped.send_if_modified(|stopped| {
+            let is_first = stopped.is_none();
+            stopped.get_or_insert_with(|| fault.clone());
+            is_first
+        });
+        if is_first {
+            tracing::error!(%fault, "the store has stopped; restart to recover");
+        }
+        fault
+    }
+}

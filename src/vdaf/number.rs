@@ -1,0 +1,75 @@
+//! 128-bit numbers in JSON and the like.
+//!
+//! Few parsers read numbers above 2^64, and serde's untagged enums read no `u128` at all. So numbers that do not fit
+//! into 64 bits are written as decimal text, and both forms are read.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A number by itself.
+struct Wide(u128);
+
+impl Serialize for Wide {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match u64::try_from(self.0) {
+            Ok(number) => serializer.serialize_u64(number),
+            Err(_) => serializer.collect_str(&self.0),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Wide {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WideVisitor).map(Self)
+    }
+}
+
+struct WideVisitor;
+
+impl de::Visitor<'_> for WideVisitor {
+    type Value = u128;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number that is not negative, or one as decimal text")
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<u128, E> {
+        Ok(number.into())
+    }
+
+    fn visit_u128<E: de::Error>(self, number: u128) -> Result<u128, E> {
+        Ok(number)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<u128, E> {
+        text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+}
+
+/// For `#[serde(with)]` on a number.
+pub mod one {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(number: &u128, serializer: S) -> Result<S::Ok, S::Error> {
+        Wide(*number).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
+        Ok(Wide::deserialize(deserializer)?.0)
+    }
+}
+
+/// For `#[serde(with)]` on a vector of numbers.
+pub mod many {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(numbers: &[u128], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(numbers.iter().map(|number| Wide(*number)))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u128>, D::Error> {
+        let numbers = Vec::<Wide>::deserialize(deserializer)?;
+        Ok(numbers.into_iter().map(|number| number.0).collect())
+    }
+}

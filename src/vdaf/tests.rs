@@ -1,0 +1,360 @@
+//! Whole measurements through every VDAF, and bytes that no honest peer sends.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::VdafConfig;
+
+const VERIFY_KEY: [u8; 32] = [7; 32];
+
+/// A VDAF with measurements, their aggregate, and measurements that it must refuse.
+struct Case {
+    config: VdafConfig,
+    measurements: Vec<Measurement>,
+    result: AggregateResult,
+    refused: Vec<Measurement>,
+}
+
+fn number(number: u128) -> Measurement {
+    Measurement::Number(number)
+}
+
+fn vector(numbers: &[u128]) -> Measurement {
+    Measurement::Vector(numbers.to_vec())
+}
+
+fn sum_vec_case(config: VdafConfig) -> Case {
+    Case {
+        config,
+        measurements: vec![vector(&[0, 15, 3]), vector(&[1, 15, 0]), vector(&[0, 0, 0])],
+        result: AggregateResult::Vector(vec![1, 30, 3]),
+        refused: vec![vector(&[0, 16, 0]), vector(&[1, 1]), vector(&[1; 4]), vector(&[u128::MAX; 3]), number(1)],
+    }
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        Case {
+            config: VdafConfig::Prio3Count,
+            measurements: vec![Measurement::Flag(true), Measurement::Flag(false), number(1), number(0)],
+            result: AggregateResult::Number(2),
+            refused: vec![number(2), vector(&[1])],
+        },
+        Case {
+            config: VdafConfig::Prio3Sum { bits: 8 },
+            measurements: vec![number(255), number(0), number(255)],
+            result: AggregateResult::Number(510),
+            refused: vec![number(256), number(u128::MAX), Measurement::Flag(true), vector(&[1])],
+        },
+        Case {
+            config: VdafConfig::Prio3Sum { bits: 64 },
+            measurements: vec![number(u64::MAX.into()), number(u64::MAX.into())],
+            result: AggregateResult::Number(2 * u128::from(u64::MAX)),
+            refused: vec![number(1 << 64)],
+        },
+        sum_vec_case(VdafConfig::Prio3SumVec { bits: 4, length: 3, chunk_length: 5 }),
+        sum_vec_case(VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 {
+            bits: 4,
+            length: 3,
+            chunk_length: 5,
+            proofs: 2,
+        }),
+        Case {
+            config: VdafConfig::Prio3Histogram { length: 4, chunk_length: 3 },
+            measurements: vec![number(0), number(3), number(3)],
+            result: AggregateResult::Vector(vec![1, 0, 0, 2]),
+            refused: vec![number(4), number(1 << 64), number(u128::MAX), Measurement::Flag(true)],
+        },
+        Case {
+            config: VdafConfig::Prio3MultihotCountVec { length: 5, max_weight: 2, chunk_length: 3 },
+            measurements: vec![vector(&[1, 1, 0, 0, 0]), vector(&[0, 1, 0, 0, 1]), vector(&[0; 5])],
+            result: AggregateResult::Vector(vec![1, 2, 0, 0, 1]),
+            refused: vec![vector(&[1, 1, 1, 0, 0]), vector(&[2, 0, 0, 0, 0]), vector(&[1, 0]), number(1)],
+        },
+    ]
+}
+
+fn preparer_of(config: &VdafConfig) -> Arc<dyn Preparer> {
+    preparer(Revision::Dap09, config).unwrap()
+}
+
+/// One report, and both aggregators' part in it.
+struct Report {
+    vdaf: Arc<dyn Preparer>,
+    id: ReportId,
+    sharded: Sharded,
+}
+
+impl Report {
+    fn new(config: &VdafConfig, measurement: &Measurement) -> Self {
+        let (vdaf, id) = (preparer_of(config), ReportId::random());
+        let sharded = vdaf.shard(&[], measurement, &id).unwrap();
+        Self { vdaf, id, sharded }
+    }
+
+    fn verification(&self) -> Verification<'static> {
+        Verification { key: &VERIFY_KEY[..self.vdaf.verify_key_length()], context: &[] }
+    }
+
+    fn share<'a>(&'a self, public_share: &'a [u8], input_share: &'a [u8]) -> InputShare<'a> {
+        InputShare { report_id: &self.id, public_share, input_share }
+    }
+
+    fn leader_start(&self) -> (Box<dyn Pending>, Vec<u8>) {
+        let share = self.share(&self.sharded.public_share, &self.sharded.leader_share);
+        self.vdaf.leader_start(self.verification(), share).unwrap()
+    }
+
+    fn helper_answer(&self, message: &[u8]) -> Result<(OutputShare, Vec<u8>), ReportError> {
+        let share = self.share(&self.sharded.public_share, &self.sharded.helper_share);
+        self.vdaf.helper_answer(self.verification(), share, message)
+    }
+}
+
+#[test]
+fn measurements_are_aggregated() {
+    for case in cases() {
+        let vdaf = preparer_of(&case.config);
+        let mut sums = [vdaf.zero(), vdaf.zero()];
+        for measurement in &case.measurements {
+            let report = Report::new(&case.config, measurement);
+            let (pending, message) = report.leader_start();
+            let (helper, answer) = report.helper_answer(&message).unwrap();
+            let leader = pending.finish(&answer).unwrap();
+            vdaf.add(&mut sums[0], leader);
+            // Into a sum of its own first, as one bucket is merged into another.
+            let mut one = vdaf.zero();
+            vdaf.add(&mut one, helper);
+            vdaf.merge(&mut sums[1], &one);
+        }
+        let [leader, helper] = sums.map(|sum| vdaf.encode(&sum));
+        let again = vdaf.decode(&leader).unwrap();
+        assert_eq!(vdaf.encode(&again), leader);
+        let count = case.measurements.len() as u64;
+        assert_eq!(vdaf.unshard(&leader, &helper, count).unwrap(), case.result, "{:?}", case.config);
+    }
+}
+
+#[test]
+fn measurements_out_of_range_are_refused() {
+    for case in cases() {
+        let vdaf = preparer_of(&case.config);
+        for measurement in case.refused {
+            let refused = vdaf.shard(&[], &measurement, &ReportId::random()).is_err();
+            assert!(refused, "{:?} took {measurement:?}", case.config);
+        }
+    }
+}
+
+#[test]
+fn parameters_out_of_range_are_refused() {
+    let config = VdafConfig::Prio3Histogram { length: 10, chunk_length: 0 };
+    assert!(preparer(Revision::Dap09, &config).is_err());
+}
+
+#[test]
+fn the_leaders_first_step_is_deterministic() {
+    for case in cases() {
+        let report = Report::new(&case.config, &case.measurements[0]);
+        assert_eq!(report.leader_start().1, report.leader_start().1);
+    }
+}
+
+#[test]
+fn the_largest_proofs_that_the_table_allows_can_be_made_and_verified() {
+    let length = table::MAX_GADGET_CALLS;
+    let config = VdafConfig::Prio3Histogram { length, chunk_length: 1 };
+    let report = Report::new(&config, &number(length as u128 - 1));
+    let (pending, message) = report.leader_start();
+    let (_, answer) = report.helper_answer(&message).unwrap();
+    pending.finish(&answer).unwrap();
+}
+
+#[test]
+fn a_proof_that_does_not_hold_is_a_failed_preparation() {
+    for case in cases() {
+        let report = Report::new(&case.config, &case.measurements[0]);
+        let (pending, message) = report.leader_start();
+
+        // The lowest byte of the first field element: still a field element.
+        let mut bad_message = message.clone();
+        bad_message[5] ^= 1;
+        assert_eq!(report.helper_answer(&bad_message).err(), Some(ReportError::VdafPrepError));
+
+        let mut bad_share = report.sharded.leader_share.clone();
+        bad_share[0] ^= 1;
+        let share = report.share(&report.sharded.public_share, &bad_share);
+        let (_, from_bad_share) = report.vdaf.leader_start(report.verification(), share).unwrap();
+        assert_eq!(report.helper_answer(&from_bad_share).err(), Some(ReportError::VdafPrepError));
+
+        // Counts have no joint randomness and thus nothing in the helper's message to get wrong.
+        let (_, mut answer) = report.helper_answer(&message).unwrap();
+        if answer.len() > 5 {
+            answer[5] ^= 1;
+            assert_eq!(pending.finish(&answer).err(), Some(ReportError::VdafPrepError));
+        }
+    }
+}
+
+#[test]
+fn another_key_or_another_report_id_does_not_verify() {
+    for case in cases() {
+        let report = Report::new(&case.config, &case.measurements[0]);
+        let (_, message) = report.leader_start();
+        let key = [8; 32];
+        let verification = Verification { key: &key[..report.vdaf.verify_key_length()], context: &[] };
+        let share = report.share(&report.sharded.public_share, &report.sharded.helper_share);
+        let answer = report.vdaf.helper_answer(verification, share, &message);
+        assert_eq!(answer.err(), Some(ReportError::VdafPrepError), "{:?}", case.config);
+
+        let id = ReportId::random();
+        let answer = report.vdaf.helper_answer(report.verification(), InputShare { report_id: &id, ..share }, &message);
+        assert_eq!(answer.err(), Some(ReportError::VdafPrepError), "{:?}", case.config);
+
+        let short = Verification { key: &key[1..report.vdaf.verify_key_length()], context: &[] };
+        let answer = report.vdaf.helper_answer(short, share, &message);
+        assert_eq!(answer.err(), Some(ReportError::VdafPrepError));
+    }
+}
+
+/// Each byte string that differs from `bytes` in length only.
+fn other_lengths(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let longer = [bytes, &[0]].concat();
+    let shorter = bytes.split_last().map(|(_, rest)| rest.to_vec());
+    let empty = (!bytes.is_empty()).then(Vec::new);
+    [Some(longer), shorter, empty].into_iter().flatten().collect()
+}
+
+#[test]
+fn shares_of_another_length_are_invalid_messages() {
+    for case in cases() {
+        let report = Report::new(&case.config, &case.measurements[0]);
+        let (vdaf, verification) = (&report.vdaf, report.verification());
+        let (_, message) = report.leader_start();
+        let Sharded { public_share, leader_share, helper_share } = &report.sharded;
+        let leader = |share: InputShare| vdaf.leader_start(verification, share).map(|_| ());
+        let helper = |share: InputShare| vdaf.helper_answer(verification, share, &message).map(|_| ());
+        for public in other_lengths(public_share) {
+            assert_eq!(leader(report.share(&public, leader_share)), Err(ReportError::InvalidMessage));
+            assert_eq!(helper(report.share(&public, helper_share)), Err(ReportError::InvalidMessage));
+        }
+        for input in other_lengths(leader_share) {
+            assert_eq!(leader(report.share(public_share, &input)), Err(ReportError::InvalidMessage));
+        }
+        for input in other_lengths(helper_share) {
+            assert_eq!(helper(report.share(public_share, &input)), Err(ReportError::InvalidMessage));
+        }
+        // Not a field element: all of them are below the modulus.
+        let mut input = leader_share.clone();
+        input[..16].fill(0xff);
+        assert_eq!(leader(report.share(public_share, &input)), Err(ReportError::InvalidMessage));
+    }
+}
+
+#[test]
+fn messages_of_another_kind_or_length_are_invalid() {
+    for case in cases() {
+        let report = Report::new(&case.config, &case.measurements[0]);
+        let (_, message) = report.leader_start();
+        let (_, answer) = report.helper_answer(&message).unwrap();
+        let finish = |answer: &[u8]| report.leader_start().0.finish(answer).err();
+        for bad in other_lengths(&message).into_iter().chain([answer.clone(), [&[1], &message[1..], &[0; 4]].concat()])
+        {
+            assert_eq!(report.helper_answer(&bad).err(), Some(ReportError::InvalidMessage));
+        }
+        for bad in other_lengths(&answer).into_iter().chain([message, [&[1], &answer[1..], &[0; 4]].concat()]) {
+            assert_eq!(finish(&bad), Some(ReportError::InvalidMessage));
+        }
+        // Consistent with itself, but with too long or too short a share in it.
+        for bad in [vec![0, 0, 0, 0, 0], vec![0, 0, 0, 0, 1, 9]] {
+            assert_eq!(report.helper_answer(&bad).err(), Some(ReportError::InvalidMessage));
+        }
+        assert_eq!(finish(&[2, 0, 0, 0, 1, 9]), Some(ReportError::InvalidMessage));
+    }
+}
+
+#[test]
+fn aggregate_shares_of_another_length_are_refused() {
+    for case in cases() {
+        let vdaf = preparer_of(&case.config);
+        let zero = vdaf.encode(&vdaf.zero());
+        for bad in other_lengths(&zero) {
+            assert!(vdaf.decode(&bad).is_err());
+            assert!(vdaf.unshard(&zero, &bad, 1).is_err());
+            assert!(vdaf.unshard(&bad, &zero, 1).is_err());
+        }
+        assert!(vdaf.decode(&vec![0xff; zero.len()]).is_err());
+    }
+}
+
+#[test]
+fn measurements_and_results_survive_json() {
+    for case in cases() {
+        for measurement in case.measurements {
+            let text = serde_json::to_string(&measurement).unwrap();
+            assert_eq!(serde_json::from_str::<Measurement>(&text).unwrap(), measurement, "{text}");
+        }
+        let text = serde_json::to_string(&case.result).unwrap();
+        assert_eq!(serde_json::from_str::<AggregateResult>(&text).unwrap(), case.result, "{text}");
+    }
+    let read = |text| serde_json::from_str::<Measurement>(text).ok();
+    assert_eq!(read("[0, \"340282366920938463463374607431768211455\"]"), Some(vector(&[0, u128::MAX])));
+    assert_eq!(read("true"), Some(Measurement::Flag(true)));
+    for bad in ["-1", "1.5", "\"one\"", "[true]", "[-1]", "null", "{}", "340282366920938463463374607431768211456"] {
+        assert_eq!(read(bad), None, "{bad}");
+    }
+    assert_eq!(serde_json::to_string(&AggregateResult::Number(u64::MAX.into())).unwrap(), u64::MAX.to_string());
+}
+
+/// Random bytes, or honest ones with a few bytes changed.
+fn hostile(honest: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4);
+    let changed = changes.prop_map(move |changes| {
+        let mut bytes = honest.clone();
+        for (at, value) in changes {
+            if !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] = value;
+            }
+        }
+        bytes
+    });
+    prop_oneof![prop::collection::vec(any::<u8>(), 0..600), changed]
+}
+
+/// Nothing that a peer sends may make any step panic. What comes of it is known only for honest bytes.
+#[test]
+fn hostile_bytes_never_panic() {
+    for case in cases() {
+        let report = Report::new(&case.config, &case.measurements[0]);
+        let (vdaf, verification) = (&report.vdaf, report.verification());
+        let (_, message) = report.leader_start();
+        let (_, answer) = report.helper_answer(&message).unwrap();
+        let Sharded { public_share, leader_share, helper_share } = report.sharded.clone();
+        let sum = vdaf.encode(&vdaf.zero());
+        let any_part = (
+            hostile(public_share.clone()),
+            hostile(leader_share.clone()),
+            hostile(helper_share.clone()),
+            hostile(message.clone()),
+            hostile(answer),
+            hostile(sum),
+        );
+        proptest!(ProptestConfig::with_cases(64), |((public, leader, helper, first, second, sum) in any_part)| {
+            let _ = vdaf.leader_start(verification, report.share(&public, &leader));
+            let _ = vdaf.leader_start(verification, report.share(&public_share, &leader));
+            let _ = vdaf.leader_start(verification, report.share(&public, &leader_share));
+            let _ = vdaf.helper_answer(verification, report.share(&public, &helper), &first);
+            let _ = vdaf.helper_answer(verification, report.share(&public_share, &helper), &message);
+            let outcome = report.helper_answer(&first);
+            prop_assert_eq!(outcome.is_ok(), first == message);
+            let _ = report.leader_start().0.finish(&second);
+            if let Ok(share) = vdaf.decode(&sum) {
+                prop_assert_eq!(vdaf.encode(&share), sum.clone());
+                prop_assert!(vdaf.unshard(&sum, &sum, u64::MAX).is_ok());
+            }
+        });
+    }
+}

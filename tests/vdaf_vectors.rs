@@ -1,0 +1,297 @@
+//! Our preparers against the official test vectors of VDAF-08, and against other users of `prio`.
+//!
+//! The vectors are checked from the input shares on: `prio` lets nobody outside choose the randomness of sharding, so
+//! that the shares of the vectors cannot be made again.
+
+use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
+
+use dapbox::{
+    model::{ReportId, Revision, VdafConfig},
+    vdaf::{AggregateResult, InputShare, Measurement, OutputShare, Preparer, Verification, preparer},
+};
+use janus_core::vdaf::new_prio3_sum_vec_field64_multiproof_hmacsha256_aes128;
+use prio16::{
+    codec::{Decode, Encode, ParameterizedDecode},
+    field::Field64,
+    flp::{
+        Type,
+        gadgets::{Mul, ParallelSum},
+    },
+    topology::ping_pong::{PingPongContinuedValue, PingPongMessage, PingPongState, PingPongTopology},
+    vdaf::{Aggregator, Client, prio3::Prio3, xof::Xof},
+};
+use serde::Deserialize;
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/vdaf-08");
+
+/// The vectors that fit DAP, where there are two aggregators.
+const RUN: [&str; 4] = ["Prio3Count_0", "Prio3Sum_0", "Prio3SumVec_0", "Prio3Histogram_0"];
+
+/// The vectors that we cannot run, and why.
+const SKIPPED: [(&str, &str); 7] = [
+    ("Prio3Count_1", "three shares"),
+    ("Prio3Sum_1", "three shares"),
+    ("Prio3SumVec_1", "three shares"),
+    ("Prio3Histogram_1", "three shares"),
+    ("Prio3MultiHotHistogram_0", "an algorithm id that `prio` does not use for it, and with it other hashes"),
+    ("Prio3MultiHotHistogram_1", "three shares, and the algorithm id"),
+    ("Prio3SumVecWithMultiproof_0", "another hash than the multiproof VDAF that is deployed"),
+];
+
+/// A test vector, with the names that its authors gave.
+#[derive(Deserialize)]
+struct Vector {
+    shares: usize,
+    verify_key: Hex,
+    bits: Option<usize>,
+    length: Option<usize>,
+    chunk_length: Option<usize>,
+    prep: Vec<Preparation>,
+    agg_shares: Vec<Hex>,
+    agg_result: AggregateResult,
+}
+
+/// One report of a test vector.
+#[derive(Deserialize)]
+struct Preparation {
+    nonce: Hex,
+    public_share: Hex,
+    input_shares: Vec<Hex>,
+    /// By round and aggregator.
+    prep_shares: Vec<Vec<Hex>>,
+    /// By round.
+    prep_messages: Vec<Hex>,
+    /// By aggregator and field element.
+    out_shares: Vec<Vec<Hex>>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Hex(Vec<u8>);
+
+impl<'de> Deserialize<'de> for Hex {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        assert_eq!(text.len() % 2, 0);
+        let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).map_err(serde::de::Error::custom);
+        (0..text.len()).step_by(2).map(byte).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl Vector {
+    fn read(name: &str) -> Self {
+        let text = fs::read_to_string(Path::new(FIXTURES).join(name).with_extension("json")).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn preparer(&self, name: &str) -> Arc<dyn Preparer> {
+        let bits = || self.bits.unwrap();
+        let length = || self.length.unwrap();
+        let chunk_length = || self.chunk_length.unwrap();
+        let config = match name.split('_').next().unwrap() {
+            "Prio3Count" => VdafConfig::Prio3Count,
+            "Prio3Sum" => VdafConfig::Prio3Sum { bits: bits() },
+            "Prio3SumVec" => VdafConfig::Prio3SumVec { bits: bits(), length: length(), chunk_length: chunk_length() },
+            "Prio3Histogram" => VdafConfig::Prio3Histogram { length: length(), chunk_length: chunk_length() },
+            other => panic!("unknown VDAF {other}"),
+        };
+        preparer(Revision::Dap09, &config).unwrap()
+    }
+}
+
+/// The message of section 5.8 with one field: its type, the field's length in four bytes, and the field.
+fn ping_pong(kind: u8, field: &Hex) -> Vec<u8> {
+    let length = u32::try_from(field.0.len()).unwrap();
+    [&[kind][..], &length.to_be_bytes(), &field.0].concat()
+}
+
+/// An output share is opaque; the sum of it alone has the same encoding.
+fn encoded(vdaf: &dyn Preparer, share: OutputShare) -> Vec<u8> {
+    let mut sum = vdaf.zero();
+    vdaf.add(&mut sum, share);
+    vdaf.encode(&sum)
+}
+
+fn run(name: &str) {
+    let vector = Vector::read(name);
+    assert_eq!(vector.shares, 2, "{name}");
+    let vdaf = &*vector.preparer(name);
+    let mut sums = [vdaf.zero(), vdaf.zero()];
+    for report in &vector.prep {
+        let report_id = ReportId::try_from(report.nonce.0.as_slice()).unwrap();
+        let verify = Verification { key: &vector.verify_key.0, context: &[] };
+        let share = |aggregator: usize| InputShare {
+            report_id: &report_id,
+            public_share: &report.public_share.0,
+            input_share: &report.input_shares[aggregator].0,
+        };
+        let start = || vdaf.leader_start(verify, share(0)).unwrap();
+        let (pending, message) = start();
+        assert_eq!(message, ping_pong(0, &report.prep_shares[0][0]), "{name}: the leader's message");
+
+        let answer = || vdaf.helper_answer(verify, share(1), &message).unwrap();
+        let (helper_share, response) = answer();
+        assert_eq!(response, ping_pong(2, &report.prep_messages[0]), "{name}: the helper's message");
+        let leader_share = pending.finish(&response).unwrap();
+
+        let expected = |aggregator: usize| report.out_shares[aggregator].iter().flat_map(|x| x.0.clone());
+        vdaf.add(&mut sums[0], leader_share);
+        vdaf.add(&mut sums[1], helper_share);
+        // Sums consume output shares, so that another preparation has to make them again.
+        assert_eq!(encoded(vdaf, start().0.finish(&response).unwrap()), expected(0).collect::<Vec<_>>());
+        assert_eq!(encoded(vdaf, answer().0), expected(1).collect::<Vec<_>>());
+    }
+    let sums = sums.map(|sum| Hex(vdaf.encode(&sum)));
+    assert_eq!(sums[..], vector.agg_shares[..], "{name}: aggregate shares");
+    let result = vdaf.unshard(&sums[0].0, &sums[1].0, vector.prep.len() as u64).unwrap();
+    assert_eq!(result, vector.agg_result, "{name}: result");
+}
+
+#[test]
+fn official_vectors() {
+    RUN.into_iter().for_each(run);
+}
+
+#[test]
+fn every_vector_is_run_or_has_a_reason_not_to() {
+    let present: BTreeSet<String> = fs::read_dir(FIXTURES)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    let listed = RUN.into_iter().chain(SKIPPED.map(|(name, _)| name)).map(str::to_owned).collect();
+    assert_eq!(present, listed);
+    for (name, why) in SKIPPED {
+        assert_eq!(Vector::read(name).shares == 3, why.starts_with("three shares"), "{name}");
+    }
+}
+
+/// A report's public share, leader's share and helper's share.
+type Shares = [Vec<u8>; 3];
+
+/// Shards with each of two implementations, and prepares with one as the leader and the other as the helper.
+fn agrees<T, P, const SEED: usize>(
+    config: VdafConfig,
+    theirs: &Prio3<T, P, SEED>,
+    our_measurement: Measurement,
+    their_measurement: T::Measurement,
+    result: AggregateResult,
+) where
+    T: Type,
+    P: Xof<SEED>,
+{
+    let ours = &*preparer(Revision::Dap09, &config).unwrap();
+    assert_eq!(ours.verify_key_length(), SEED);
+    let id = ReportId::random();
+    let sharded = ours.shard(&[], &our_measurement, &id).unwrap();
+    let our_shares = [sharded.public_share, sharded.leader_share, sharded.helper_share];
+    let (public, inputs) = theirs.shard(&their_measurement, id.as_bytes()).unwrap();
+    let [leader, helper] = [0, 1].map(|aggregator: usize| inputs[aggregator].get_encoded().unwrap());
+    let their_shares = [public.get_encoded().unwrap(), leader, helper];
+    for shares in [our_shares, their_shares] {
+        assert_eq!(our_leader_their_helper(ours, theirs, &id, &shares), result);
+        assert_eq!(their_leader_our_helper(ours, theirs, &id, &shares), result);
+    }
+}
+
+fn our_leader_their_helper<T, P, const SEED: usize>(
+    ours: &dyn Preparer,
+    theirs: &Prio3<T, P, SEED>,
+    id: &ReportId,
+    [public, leader, helper]: &Shares,
+) -> AggregateResult
+where
+    T: Type,
+    P: Xof<SEED>,
+{
+    let key = [42; SEED];
+    let share = InputShare { report_id: id, public_share: public, input_share: leader };
+    let (pending, message) = ours.leader_start(Verification { key: &key, context: &[] }, share).unwrap();
+
+    let transition = theirs
+        .helper_initialized(
+            &key,
+            &(),
+            id.as_bytes(),
+            &ParameterizedDecode::get_decoded_with_param(theirs, public).unwrap(),
+            &ParameterizedDecode::get_decoded_with_param(&(theirs, 1), helper).unwrap(),
+            &PingPongMessage::get_decoded(&message).unwrap(),
+        )
+        .unwrap();
+    let (state, answer) = transition.evaluate(theirs).unwrap();
+    let PingPongState::Finished(their_output) = state else { panic!("one round is enough") };
+    let our_output = encoded(ours, pending.finish(&answer.get_encoded().unwrap()).unwrap());
+    let their_output = theirs.aggregate(&(), [their_output]).unwrap().get_encoded().unwrap();
+    ours.unshard(&our_output, &their_output, 1).unwrap()
+}
+
+fn their_leader_our_helper<T, P, const SEED: usize>(
+    ours: &dyn Preparer,
+    theirs: &Prio3<T, P, SEED>,
+    id: &ReportId,
+    [public, leader, helper]: &Shares,
+) -> AggregateResult
+where
+    T: Type,
+    P: Xof<SEED>,
+{
+    let key = [42; SEED];
+    let (state, message) = theirs
+        .leader_initialized(
+            &key,
+            &(),
+            id.as_bytes(),
+            &ParameterizedDecode::get_decoded_with_param(theirs, public).unwrap(),
+            &ParameterizedDecode::get_decoded_with_param(&(theirs, 0), leader).unwrap(),
+        )
+        .unwrap();
+    let share = InputShare { report_id: id, public_share: public, input_share: helper };
+    let verify = Verification { key: &key, context: &[] };
+    let (our_output, answer) = ours.helper_answer(verify, share, &message.get_encoded().unwrap()).unwrap();
+    let answer = PingPongMessage::get_decoded(&answer).unwrap();
+    let finished = theirs.leader_continued(state, &(), &answer).unwrap();
+    let PingPongContinuedValue::FinishedNoMessage { output_share } = finished else { panic!("one round is enough") };
+    let their_output = theirs.aggregate(&(), [output_share]).unwrap().get_encoded().unwrap();
+    ours.unshard(&their_output, &encoded(ours, our_output), 1).unwrap()
+}
+
+#[test]
+fn the_multiproof_vdaf_is_that_of_janus() {
+    let (bits, length, chunk_length) = (3, 5, 4);
+    let numbers = [7, 0, 1, 2, 6];
+    for proofs in [2, 3, 5] {
+        let config = VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs };
+        let theirs = new_prio3_sum_vec_field64_multiproof_hmacsha256_aes128::<ParallelSum<Field64, Mul<Field64>>>(
+            proofs,
+            bits,
+            length,
+            chunk_length,
+        );
+        let wide = numbers.map(u128::from).to_vec();
+        let result = AggregateResult::Vector(wide.clone());
+        agrees(config, &theirs.unwrap(), Measurement::Vector(wide), numbers.to_vec(), result);
+    }
+}
+
+#[test]
+fn the_other_vdafs_are_those_that_prio_constructs() {
+    let (number, vector) = (Measurement::Number, |numbers: &[u128]| Measurement::Vector(numbers.to_vec()));
+    let (sum, sums) = (AggregateResult::Number, |numbers: &[u128]| AggregateResult::Vector(numbers.to_vec()));
+
+    let theirs = Prio3::new_count(2).unwrap();
+    agrees(VdafConfig::Prio3Count, &theirs, Measurement::Flag(true), true, sum(1));
+
+    let theirs = Prio3::new_sum(2, 33).unwrap();
+    agrees(VdafConfig::Prio3Sum { bits: 33 }, &theirs, number(1 << 32), 1 << 32, sum(1 << 32));
+
+    let theirs = Prio3::new_sum_vec(2, 4, 3, 5).unwrap();
+    let config = VdafConfig::Prio3SumVec { bits: 4, length: 3, chunk_length: 5 };
+    agrees(config, &theirs, vector(&[15, 0, 9]), vec![15, 0, 9], sums(&[15, 0, 9]));
+
+    let theirs = Prio3::new_histogram(2, 4, 3).unwrap();
+    let config = VdafConfig::Prio3Histogram { length: 4, chunk_length: 3 };
+    agrees(config, &theirs, number(3), 3, sums(&[0, 0, 0, 1]));
+
+    let theirs = Prio3::new_multihot_count_vec(2, 5, 2, 3).unwrap();
+    let config = VdafConfig::Prio3MultihotCountVec { length: 5, max_weight: 2, chunk_length: 3 };
+    let flags = vec![true, false, false, false, true];
+    agrees(config, &theirs, vector(&[1, 0, 0, 0, 1]), flags, sums(&[1, 0, 0, 0, 1]));
+}
