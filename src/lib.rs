@@ -1,6 +1,7 @@
 //! dapbox: an aggregator for the Distributed Aggregation Protocol in one binary.
 
 pub mod aggregator;
+pub mod cli;
 pub mod client;
 pub mod collector;
 pub mod config;

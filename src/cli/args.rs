@@ -54,15 +54,17 @@ pub struct BatchArgs {
     /// Who decides what a batch is.
     #[arg(long, value_enum, default_value_t = QueryKind::TimeInterval, value_name = "KIND", help_heading = "Batches")]
     pub query: QueryKind,
-    /// No aggregate of fewer reports is ever given out. This is what hides the single client in the crowd.
-    #[arg(long, default_value_t = 100, value_name = "N", help_heading = "Batches")]
-    pub min_batch_size: u64,
+    /// No aggregate of fewer reports is ever given out: this hides the single client in the crowd. 100 by default, and
+    /// 1 for things to try.
+    #[arg(long, value_name = "N", help_heading = "Batches")]
+    pub min_batch_size: Option<u64>,
     /// No batch has more reports (fixed-size only).
     #[arg(long, value_name = "N", help_heading = "Batches")]
     pub max_batch_size: Option<u64>,
-    /// Times are rounded down to a multiple of this, and intervals must be multiples of it.
-    #[arg(long, value_parser = precision, default_value = "1h", value_name = "DURATION", help_heading = "Batches")]
-    pub time_precision: Duration,
+    /// Times are rounded down to a multiple of this, and intervals must be multiples of it. 1h by default, and 10s for
+    /// things to try.
+    #[arg(long, value_parser = precision, value_name = "DURATION", help_heading = "Batches")]
+    pub time_precision: Option<Duration>,
 }
 
 /// Who decides what a batch is.
@@ -75,15 +77,34 @@ pub enum QueryKind {
 }
 
 impl BatchArgs {
+    /// The same, with these defaults.
+    pub fn or(self, min_batch_size: u64, time_precision: Duration) -> Self {
+        Self {
+            min_batch_size: self.min_batch_size.or(Some(min_batch_size)),
+            time_precision: self.time_precision.or(Some(time_precision)),
+            ..self
+        }
+    }
+
+    /// No aggregate of fewer reports is given out.
+    pub fn min_batch_size(&self) -> u64 {
+        self.min_batch_size.unwrap_or(100)
+    }
+
+    /// Times are rounded down to a multiple of this.
+    pub fn time_precision(&self) -> Duration {
+        self.time_precision.unwrap_or(Duration(3600))
+    }
+
     /// The batch mode.
     pub fn mode(&self) -> Result<BatchMode, Failure> {
-        if self.min_batch_size == 0 {
+        if self.min_batch_size() == 0 {
             return Err(Failure::usage("--min-batch-size must be at least 1"));
         }
         match (self.query, self.max_batch_size) {
             (QueryKind::TimeInterval, None) => Ok(BatchMode::TimeInterval),
             (QueryKind::TimeInterval, Some(_)) => Err(Failure::usage("--max-batch-size needs --query fixed-size")),
-            (QueryKind::FixedSize, Some(max)) if max < self.min_batch_size => {
+            (QueryKind::FixedSize, Some(max)) if max < self.min_batch_size() => {
                 Err(Failure::usage("--max-batch-size must not be below --min-batch-size"))
             }
             (QueryKind::FixedSize, max_batch_size) => Ok(BatchMode::FixedSize { max_batch_size }),

@@ -18,14 +18,16 @@ use crate::{
 
 /// Arguments of `dapbox collect`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A batch is given out once. Without options, all that has no end is collected: everything up to \
+#[command(
+    after_help = "A batch is given out once. Without options, all that has no end is collected: everything up to \
     now, or the\ncurrent batch of a fixed-size task. Times are UTC and multiples of the task's time precision.\n\n\
     Examples:\n  \
     dapbox collect --task collector.toml\n  \
     dapbox collect --task collector.toml --interval 2026-11-22T10:00 1h\n  \
     dapbox collect --task collector.toml --since 2026-11-01 --until 2026-11-08 -o csv\n  \
     dapbox collect --task collector.toml --current-batch -o json\n  \
-    dapbox collect --task collector.toml --batch-id jX0WsbqRp6dOnwQ0bHvTRfMyJIXbpUNnJvBN4ZNVn5g")]
+    dapbox collect --task collector.toml --batch-id jX0WsbqRp6dOnwQ0bHvTRfMyJIXbpUNnJvBN4ZNVn5g"
+)]
 pub struct Args {
     /// The task's collector.toml.
     #[arg(long, value_name = "FILE")]
@@ -129,8 +131,10 @@ fn interval(args: &Args, precision: Duration, now: Time) -> Result<Interval, Str
 fn explain(error: &CollectError, query: &Query) -> Failure {
     let CollectError::Call(call) = error else {
         let hint = match error {
-            CollectError::Deadline(_) => "\nReports may still be on their way through the aggregators, or be too few: ask \
-                the leader's\noperator for 'dapbox task show'. A longer --timeout waits longer.",
+            CollectError::Deadline(_) => {
+                "\nReports may still be on their way through the aggregators, or be too few: ask \
+                the leader's\noperator for 'dapbox task show'. A longer --timeout waits longer."
+            }
             _ => "",
         };
         return Failure::new(format!("{error}{hint}"));
@@ -147,7 +151,9 @@ fn explain(error: &CollectError, query: &Query) -> Failure {
         (Some(ProblemType::BatchInvalid), Query::FixedSize(FixedSizeQuery::CurrentBatch)) => {
             "\nNo batch is ready yet: wait for more reports."
         }
-        (Some(ProblemType::UnauthorizedRequest), _) => "\nThe token in the task file is not the one that the leader knows.",
+        (Some(ProblemType::UnauthorizedRequest), _) => {
+            "\nThe token in the task file is not the one that the leader knows."
+        }
         (Some(ProblemType::UnrecognizedTask), _) => "\nHas the leader's operator added leader.toml?",
         _ => "",
     };
@@ -237,8 +243,7 @@ mod tests {
         };
         let vdaf = VdafConfig::Prio3Histogram { length: 2, chunk_length: 1 };
         assert_eq!(render(&collected, &vdaf, Output::Csv).unwrap(), "index,value\n0,1\n1,2\n");
-        let value: serde_json::Value =
-            serde_json::from_str(&render(&collected, &vdaf, Output::Json).unwrap()).unwrap();
+        let value: serde_json::Value = serde_json::from_str(&render(&collected, &vdaf, Output::Json).unwrap()).unwrap();
         assert_eq!(value["result"], json!([1, 2]));
         assert_eq!(value["interval"]["start"], 3600);
     }

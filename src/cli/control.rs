@@ -81,7 +81,10 @@ impl Control {
     pub async fn close(self) -> Result<(), Failure> {
         match self {
             Self::Server(_) => Ok(()),
-            Self::Offline(data) => Ok(data.close().await?),
+            Self::Offline(data) => {
+                data.close().await;
+                Ok(())
+            }
         }
     }
 }
@@ -97,7 +100,9 @@ impl Socket {
     pub async fn is_alive(&self) -> Result<bool, Failure> {
         match tokio::net::UnixStream::connect(&self.path).await {
             Ok(_) => Ok(true),
-            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => Ok(false),
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
+                Ok(false)
+            }
             Err(e) => Err(Failure::new(format!("{}: {e}", self.path.display()))),
         }
     }

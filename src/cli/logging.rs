@@ -18,6 +18,7 @@ pub fn start(log: &Log) -> Result<(), Failure> {
         LogFormat::Json => true,
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = if json { builder.json().flatten_event(true).try_init() } else { builder.with_target(false).try_init() };
+    let started =
+        if json { builder.json().flatten_event(true).try_init() } else { builder.with_target(false).try_init() };
     started.map_err(|e| Failure::new(format!("starting the log: {e}")))
 }

@@ -163,7 +163,8 @@ impl TaskFiles {
     pub fn write(&self, dir: &Path) -> Result<(), Failure> {
         std::fs::create_dir_all(dir).map_err(|e| Failure::new(e).context(dir.display()))?;
         if let Some((name, _)) = self.named().iter().find(|(name, _)| dir.join(name).exists()) {
-            let text = format!("{} exists already and is not overwritten; choose another --out", dir.join(name).display());
+            let text =
+                format!("{} exists already and is not overwritten; choose another --out", dir.join(name).display());
             return Err(Failure::new(text));
         }
         self.named().iter().try_for_each(|(name, file)| file.write(&dir.join(name)))
@@ -458,7 +459,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.toml");
         let good = files().helper.to_text().unwrap();
-        let mixed = format!("{good}\n{}", files().collector.to_text().unwrap().split("[collector]").nth(1).map(|t| format!("[collector]{t}")).unwrap());
+        let mixed = format!(
+            "{good}\n{}",
+            files()
+                .collector
+                .to_text()
+                .unwrap()
+                .split("[collector]")
+                .nth(1)
+                .map(|t| format!("[collector]{t}"))
+                .unwrap()
+        );
         for (text, word) in [
             (good.replace("min_batch_size", "min_batchsize"), "min_batchsize"),
             (good.replace("2030-03-17T17:46:40Z", "soon"), "not a time"),

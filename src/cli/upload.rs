@@ -134,9 +134,7 @@ fn report(summary: &Summary, total: u64, took: std::time::Duration, format: Form
         }
     }
     match &summary.failure {
-        Some(error) if total > 1 => {
-            Err(Failure::new(format!("{error} ({} of {total} tried)", tried)))
-        }
+        Some(error) if total > 1 => Err(Failure::new(format!("{error} ({} of {total} tried)", tried))),
         Some(error) => Err(Failure::new(error)),
         None if summary.rejected_total() > 0 => Err(Failure::new("not all measurements were accepted")),
         None => Ok(()),

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::model::{Role, TaskId};
 
-pub use new::{base_url, parameters};
+pub use new::parameters;
 
 /// The subcommands of `dapbox task`.
 #[derive(Debug, clap::Subcommand)]
@@ -31,10 +31,12 @@ pub enum Command {
 
 /// Arguments of `dapbox task add`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Adding the same task again does nothing. A task never changes: to change one, make a new one.\n\n\
+#[command(
+    after_help = "Adding the same task again does nothing. A task never changes: to change one, make a new one.\n\n\
     Examples:\n  \
     dapbox task add leader.toml\n  \
-    dapbox task add helper.toml --config /etc/dapbox/appliance.toml")]
+    dapbox task add helper.toml --config /etc/dapbox/appliance.toml"
+)]
 pub struct AddArgs {
     /// The leader's or the helper's file, from 'dapbox task new'.
     file: PathBuf,
@@ -66,10 +68,12 @@ pub struct ShowArgs {
 
 /// Arguments of `dapbox task remove`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "What is removed cannot be brought back. A tombstone stays behind: the id is refused for ever,\n\
+#[command(
+    after_help = "What is removed cannot be brought back. A tombstone stays behind: the id is refused for ever,\n\
     because a task that came back would accept reports a second time and give\naggregates out a second time.\n\n\
     Example:\n  \
-    dapbox task remove 9GgQd3pEE6DiJtYTFyOYGDjRQzdrRaUrVL0Yn-3uAF4 --yes")]
+    dapbox task remove 9GgQd3pEE6DiJtYTFyOYGDjRQzdrRaUrVL0Yn-3uAF4 --yes"
+)]
 pub struct RemoveArgs {
     /// The task's whole id.
     id: TaskId,

@@ -19,7 +19,8 @@ use crate::{
 
 /// Arguments of `dapbox task new`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Writes leader.toml, helper.toml, client.toml and collector.toml. Each holds the secrets of its \
+#[command(
+    after_help = "Writes leader.toml, helper.toml, client.toml and collector.toml. Each holds the secrets of its \
     party and of\nno other, so that two organisations can set up a task by exchanging files: keep yours, send the other\n\
     aggregator's over a channel that you trust, and give client.toml to anyone.\n\n\
     Examples:\n  \
@@ -30,7 +31,8 @@ use crate::{
     The commands that use the files:\n  \
     dapbox task add my-task/leader.toml        at the leader (helper.toml at the helper)\n  \
     dapbox upload --task my-task/client.toml 3\n  \
-    dapbox collect --task my-task/collector.toml")]
+    dapbox collect --task my-task/collector.toml"
+)]
 pub struct Args {
     /// The leader's URL. The path of the protocol revision is added if it is missing.
     #[arg(long, value_name = "URL", value_parser = base_url)]
@@ -80,8 +82,8 @@ pub fn parameters(
         revision: Revision::Dap09,
         leader_url,
         helper_url,
-        min_batch_size: batch.min_batch_size,
-        time_precision: Seconds::new(batch.time_precision.0),
+        min_batch_size: batch.min_batch_size(),
+        time_precision: Seconds::new(batch.time_precision().0),
         expires: None,
         report_expiry_age: None,
         batch: batch.mode()?,
@@ -129,7 +131,10 @@ fn print_next_steps(dir: &str, id: TaskId) {
     println!("\nNext:");
     println!("  1. at the leader   {}", style.accent(&format!("dapbox task add {}", at("leader.toml"))));
     println!("  2. at the helper   {}", style.accent(&format!("dapbox task add {}", at("helper.toml"))));
-    println!("  3. upload          {}", style.accent(&format!("dapbox upload --task {} MEASUREMENT", at("client.toml"))));
+    println!(
+        "  3. upload          {}",
+        style.accent(&format!("dapbox upload --task {} MEASUREMENT", at("client.toml")))
+    );
     println!("  4. collect         {}", style.accent(&format!("dapbox collect --task {}", at("collector.toml"))));
     println!("\nSend a secret file over a channel that you trust, and only to the party that it is for.");
 }
@@ -140,8 +145,7 @@ mod tests {
 
     #[test]
     fn urls_get_the_revision_and_one_slash_and_are_otherwise_kept() {
-        for text in
-            ["https://a.example", "https://a.example/", "https://a.example/dap-09", "https://a.example/dap-09/"]
+        for text in ["https://a.example", "https://a.example/", "https://a.example/dap-09", "https://a.example/dap-09/"]
         {
             assert_eq!(base_url(text).unwrap(), "https://a.example/dap-09/");
         }

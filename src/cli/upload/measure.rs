@@ -51,10 +51,9 @@ fn from_cells(cells: &[&str], vdaf: &VdafConfig) -> Result<Measurement, String> 
             let flags = cells.iter().map(|cell| flag(cell).map(u128::from)).collect::<Result<_, _>>()?;
             Ok(Measurement::Vector(flags))
         }
-        (
-            VdafConfig::Prio3SumVec { .. } | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. },
-            cells,
-        ) => Ok(Measurement::Vector(cells.iter().map(|cell| number(cell)).collect::<Result<_, _>>()?)),
+        (VdafConfig::Prio3SumVec { .. } | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. }, cells) => {
+            Ok(Measurement::Vector(cells.iter().map(|cell| number(cell)).collect::<Result<_, _>>()?))
+        }
     }
 }
 
