@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A batch is given out once. Without options, all that has no end is collected: everything up to \
-    now, or the\ncurrent batch of a fixed-size task. Times are UTC and multiples of the task's time precision.\n\n\
+    now, or the current batch of a fixed-size task. Times are UTC and multiples of the task's time precision.\n\n\
     Examples:\n  \
     dapbox collect --task collector.toml\n  \
     dapbox collect --task collector.toml --interval 2026-11-22T10:00 1h\n  \

@@ -24,6 +24,7 @@ use clap::{Parser, Subcommand};
 #[command(
     name = "dapbox",
     version,
+    max_term_width = 80,
     about = "Privacy-preserving measurement in one binary: a DAP leader, helper, client and collector.",
     long_about = "Privacy-preserving measurement in one binary.\n\n\
         Clients split each measurement in two and send one sealed half to each of two aggregators, a leader and a \

@@ -20,12 +20,12 @@ use crate::model::{Duration, VdafConfig};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Starts a leader and a helper in one process, on loopback only, with a task that both know, and \
-    prints what to\ntype in another terminal. Everything is gone afterwards, unless there is a --dir: the same\n\
+    prints what to type in another terminal. Everything is gone afterwards, unless there is a --dir: the same \
     directory brings the same task back, on the same ports.\n\n\
     Examples:\n  \
     dapbox pair\n  \
     dapbox pair --vdaf histogram --length 10\n  \
-    dapbox pair --dir my-pair --port-base 9000 --vdaf sum --bits 8 --query fixed-size --min-batch-size 10"
+    dapbox pair --dir my-pair --port-base 9000 --vdaf sum --bits 8"
 )]
 pub struct Args {
     /// Keep the data and the task files here.
@@ -112,14 +112,20 @@ fn print_introduction(directory: &Directory, pair: &Pair, files: &TaskFiles) {
     line("task", &task.id.to_string());
     line("measures", &show::vdaf(&task.vdaf));
     line("batches", &show::batches(task.batch, task.min_batch_size));
-    let dir = directory.path().display();
+    // Another terminal may be in another directory.
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
+    let dir = absolute(directory.path());
     line("files", &format!("{dir}{}", if directory.is_temporary() { " (removed in the end)" } else { "" }));
     println!("\nTry this in another terminal:\n");
-    let program = std::env::args().next().unwrap_or_else(|| "dapbox".to_owned());
+    let program = match std::env::args().next() {
+        Some(name) if name.contains('/') => absolute(Path::new(&name)),
+        Some(name) => name,
+        None => "dapbox".to_owned(),
+    };
     let command = |what: String| println!("  {}", style.accent(&format!("{program} {what}")));
     command(format!("upload --task {dir}/client.toml {}", example(&task.vdaf)));
     command(format!("collect --task {dir}/collector.toml"));
-    command(format!("task show {} --data-dir {}", task.id, pair.leader.data_dir.display()));
+    command(format!("task show {} --data-dir {}", task.id, absolute(&pair.leader.data_dir)));
     println!("\nCtrl-C stops both.");
 }
 

@@ -36,9 +36,9 @@ impl ConfigArgs {
 
 /// Arguments of `dapbox serve`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The server is leader and helper at once: which one it is, is a matter of each task.\n\
+#[command(after_help = "The server is leader and helper at once: which one it is, is a matter of each task. \
     Tasks are added while it runs, with 'dapbox task add'. SIGTERM or ctrl-c stops it gracefully, a second one at \
-    once;\nnothing that was acknowledged is lost either way.\n\n\
+    once; nothing that was acknowledged is lost either way.\n\n\
     Examples:\n  \
     dapbox serve\n  \
     dapbox serve --config /etc/dapbox/appliance.toml\n  \

@@ -41,12 +41,13 @@ pub fn vdaf(vdaf: &VdafConfig) -> String {
 
 /// How reports are put into batches, in words.
 pub fn batches(mode: BatchMode, min: u64) -> String {
-    let min = style::count(min);
+    let least = style::counted(min, "report");
     match mode {
-        BatchMode::TimeInterval => format!("by time interval, at least {min} reports"),
-        BatchMode::FixedSize { max_batch_size: None } => format!("of fixed size, at least {min} reports"),
+        BatchMode::TimeInterval => format!("by time interval, at least {least}"),
+        BatchMode::FixedSize { max_batch_size: None } => format!("of fixed size, at least {least}"),
+        BatchMode::FixedSize { max_batch_size: Some(max) } if max == min => format!("of exactly {least}"),
         BatchMode::FixedSize { max_batch_size: Some(max) } => {
-            format!("of fixed size, {min} to {} reports", style::count(max))
+            format!("of fixed size, {} to {}", style::count(min), style::counted(max, "report"))
         }
     }
 }
@@ -81,15 +82,19 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     line("waiting", style::counted(task.waiting, "report"));
     line("in flight", style::counted(task.jobs, "aggregation job"));
     line("aggregated", format!("{}, not collected yet", style::counted(task.aggregated, "report")));
-    line("collected", style::counted(task.batches_collected, "batch").replace("batchs", "batches"));
+    line("collected", style::counted(task.batches_collected, "batch"));
     if task.collections_waiting > 0 {
         line("collections", format!("{} waiting", style::count(task.collections_waiting)));
     }
-    for (name, count) in &task.counters {
-        line(&format!("  {name}"), style::count(*count));
-    }
     if let Some(trouble) = &task.last_trouble {
         line("trouble", style.bad(trouble));
+    }
+    if !task.counters.is_empty() {
+        line("counted so far", String::new());
+    }
+    let width = task.counters.keys().map(String::len).max().unwrap_or_default();
+    for (name, count) in &task.counters {
+        let _ = writeln!(text, "    {}  {}", style.dim(&format!("{name:<width$}")), style::count(*count));
     }
     format!("{}\n{text}", style.bold(&format!("Task {}", task.id)))
 }
@@ -112,11 +117,7 @@ pub fn collected(collected: &Collected, config: &VdafConfig, style: Style) -> St
     text.push('\n');
     match &collected.result {
         AggregateResult::Number(number) => {
-            text.push_str(&format!("  {}\n", style.bold(&style::count(*number))));
-            if let VdafConfig::Prio3Sum { .. } = config {
-                let mean = *number as f64 / collected.report_count.max(1) as f64;
-                text.push_str(&format!("  {}\n", style.dim(&format!("{mean:.2} on average"))));
-            }
+            text.push_str(&format!("  {}\n", single(*number, collected.report_count, config, style)));
         }
         AggregateResult::Vector(values) => {
             let labels: Vec<_> = (0..values.len()).map(|i| i.to_string()).collect();
@@ -124,6 +125,16 @@ pub fn collected(collected: &Collected, config: &VdafConfig, style: Style) -> St
         }
     }
     text
+}
+
+/// A single number, with what it means for one report.
+pub fn single(number: u128, reports: u64, config: &VdafConfig, style: Style) -> String {
+    let each = number as f64 / reports.max(1) as f64;
+    let meaning = match config {
+        VdafConfig::Prio3Count => format!("of {}, {:.1} %", style::count(reports), each * 100.0),
+        _ => format!("{each:.2} on average"),
+    };
+    format!("{}  {}", style.bold(&style::count(number)), style.dim(&meaning))
 }
 
 /// Values as bars with labels, one in a line.
@@ -135,8 +146,11 @@ pub fn plot(labels: &[String], values: &[u128], style: Style) -> String {
     let largest = values.iter().copied().max().unwrap_or_default();
     let mut plot = String::new();
     for ((label, text), value) in labels.iter().zip(&texts).zip(values) {
-        let bar = style.accent(&style::bar(*value, largest, bar_width));
-        let _ = writeln!(plot, "  {label:>label_width$}  {text:>value_width$}  {bar}");
+        let bar = match style::bar(*value, largest, bar_width) {
+            bar if bar.is_empty() => bar,
+            bar => format!("  {}", style.accent(&bar)),
+        };
+        let _ = writeln!(plot, "  {label:>label_width$}  {text:>value_width$}{bar}");
     }
     plot
 }
@@ -151,7 +165,7 @@ mod tests {
         let plot = plot(&labels, &[10, 20_190, 0], Style::plain());
         let lines: Vec<_> = plot.lines().collect();
         assert!(lines[1].starts_with("         10+  20,190  █████"), "{plot}");
-        assert_eq!(lines[2].trim_end(), "  long label       0");
+        assert_eq!(lines[2], "  long label       0");
         assert!(lines.iter().all(|line| line.chars().count() <= style::WIDTH));
     }
 }

@@ -81,7 +81,12 @@ pub fn count(number: impl TryInto<u128>) -> String {
 
 /// A count with its noun: `1 report`, `2 reports`.
 pub fn counted(number: u64, noun: &str) -> String {
-    format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
+    let plural = match noun {
+        "person" => "people".to_owned(),
+        "batch" => "batches".to_owned(),
+        noun => format!("{noun}s"),
+    };
+    format!("{} {}", count(number), if number == 1 { noun } else { &plural })
 }
 
 /// A length of time to three digits: `12.3 ms`, `1.23 s`.

@@ -31,7 +31,7 @@ pub use measure::read_csv;
     dapbox upload --task client.toml 7                         for a sum, or a histogram's bin\n  \
     dapbox upload --task client.toml 1,0,1                     for a vector or flags\n  \
     dapbox upload --task client.toml --csv visits.csv --column visits\n  \
-    dapbox upload --task client.toml --csv survey.csv --column smokes,drinks --rows 1000 -o json\n\n\
+    dapbox upload --task client.toml --csv survey.csv --column smokes,drinks -o json\n\n\
     The exit code is 1 if any measurement was not accepted.")]
 pub struct Args {
     /// The task's client.toml.
@@ -109,7 +109,10 @@ pub async fn upload(
 
 fn report(summary: &Summary, total: u64, took: std::time::Duration, format: Format) -> Outcome {
     let tried = summary.accepted + summary.rejected_total();
+    let single = total == 1 && summary.accepted == 0;
     match format {
+        // The error says it all.
+        Format::Text if single => {}
         Format::Json => {
             let output = Output {
                 accepted: summary.accepted,
@@ -136,6 +139,7 @@ fn report(summary: &Summary, total: u64, took: std::time::Duration, format: Form
     match &summary.failure {
         Some(error) if total > 1 => Err(Failure::new(format!("{error} ({} of {total} tried)", tried))),
         Some(error) => Err(Failure::new(error)),
+        None if single => Err(Failure::new(summary.last_rejection.as_deref().unwrap_or("rejected"))),
         None if summary.rejected_total() > 0 => Err(Failure::new("not all measurements were accepted")),
         None => Ok(()),
     }

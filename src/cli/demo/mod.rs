@@ -22,8 +22,8 @@ use question::Question;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The rows are those of the RAND Health Insurance Experiment: what 20,190 person-years look like to \
-    a doctor's\noffice. Each row is split, sealed and uploaded as by a client of its own. The exit code is 0 only if \
-    the aggregate\nis exactly what the data says.\n\n\
+    a doctor's office. Each row is split, sealed and uploaded as by a client of its own. The exit code is 0 only if \
+    the aggregate is exactly what the data says.\n\n\
     Examples:\n  \
     dapbox demo\n  \
     dapbox demo --rows 1000 --vdaf sum\n  \

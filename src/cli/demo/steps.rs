@@ -126,7 +126,7 @@ impl Demo<'_> {
         self.line("1st person", answer);
         self.line("leader sees", &sealed(&report.leader_share));
         self.line("helper sees", &sealed(&report.helper_share));
-        self.note("A half is random by itself, and sealed so that only its aggregator can open it.");
+        self.note("A half is random by itself, and sealed so that only its aggregator opens it.");
     }
 
     async fn aggregate(&self, id: &TaskId) -> Outcome {
@@ -138,8 +138,8 @@ impl Demo<'_> {
             return Err(incomplete(&status, total));
         }
         self.line("verified", &format!("{}, none rejected", style::counted(status.aggregated, "report")));
-        self.note("This began with the first upload. Neither has seen an answer: each has a sum of halves,");
-        self.note("which says nothing without the other's.");
+        self.note("This began with the first upload. Neither has seen an answer: each has a");
+        self.note("sum of halves, which says nothing without the other's.");
         self.took(start, None);
         Ok(())
     }
@@ -152,10 +152,12 @@ impl Demo<'_> {
         let collected = collector.collect(self.query()?, Some(PATIENCE), |_| ()).await?;
         self.line("reports", &style::count(collected.report_count));
         self.line("from", &show::interval(collected.interval));
-        println!();
-        let values = numbers(&collected.result);
-        print!("{}", show::plot(&self.question.labels, values, self.style));
-        println!();
+        match (&collected.result, &self.question.labels[..]) {
+            (AggregateResult::Number(number), [label]) => {
+                self.line(label, &show::single(*number, collected.report_count, &self.question.vdaf, self.style));
+            }
+            (result, labels) => println!("\n{}", show::plot(labels, numbers(result), self.style)),
+        }
         self.took(start, None);
         Ok(collected)
     }

@@ -69,8 +69,8 @@ pub struct ShowArgs {
 /// Arguments of `dapbox task remove`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "What is removed cannot be brought back. A tombstone stays behind: the id is refused for ever,\n\
-    because a task that came back would accept reports a second time and give\naggregates out a second time.\n\n\
+    after_help = "What is removed cannot be brought back. A tombstone stays behind: the id is refused for ever, \
+    because a task that came back would accept reports a second time and give aggregates out a second time.\n\n\
     Example:\n  \
     dapbox task remove 9GgQd3pEE6DiJtYTFyOYGDjRQzdrRaUrVL0Yn-3uAF4 --yes"
 )]

@@ -21,13 +21,12 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Writes leader.toml, helper.toml, client.toml and collector.toml. Each holds the secrets of its \
-    party and of\nno other, so that two organisations can set up a task by exchanging files: keep yours, send the other\n\
+    party and of no other, so that two organisations can set up a task by exchanging files: keep yours, send the other \
     aggregator's over a channel that you trust, and give client.toml to anyone.\n\n\
     Examples:\n  \
-    dapbox task new --leader https://leader.example --helper https://helper.example --vdaf count\n  \
-    dapbox task new --leader https://a.example --helper https://b.example --vdaf histogram --length 10\n  \
-    dapbox task new --leader https://a.example --helper https://b.example --vdaf sumvec --bits 8 --length 6 \
-    --query fixed-size --min-batch-size 500 --max-batch-size 1000 --expires 2030-01-01 --out my-task\n\n\
+    dapbox task new --leader https://a.example --helper https://b.example --vdaf count\n  \
+    dapbox task new --leader https://a.example --helper https://b.example \\\n      --vdaf histogram --length 10\n  \
+    dapbox task new --leader https://a.example --helper https://b.example \\\n      --vdaf sumvec --bits 8 --length 6 --query fixed-size \\\n      --min-batch-size 500 --max-batch-size 1000 --expires 2030-01-01 --out my-task\n\n\
     The commands that use the files:\n  \
     dapbox task add my-task/leader.toml        at the leader (helper.toml at the helper)\n  \
     dapbox upload --task my-task/client.toml 3\n  \
