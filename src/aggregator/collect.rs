@@ -23,7 +23,8 @@ use crate::{
 
 /// Checks what can be checked of a collector's request without looking at the store.
 pub fn check_request(task: &Task, request: &CollectionReq) -> Result<(), Error> {
-    let refuse = |detail: &str| Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).with_task(task.id).into());
+    let refuse =
+        |detail: &str| Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).with_task(task.id).into());
     match (task.batch_mode, request.query) {
         (BatchMode::TimeInterval, Query::TimeInterval(_)) | (BatchMode::FixedSize { .. }, Query::FixedSize(_)) => {}
         _ => return refuse("the request's query type is not the task's"),
@@ -103,8 +104,9 @@ pub fn phase(state: &TaskState, query: &Query, accepted_before: ReportRef) -> Ph
     match query {
         Query::TimeInterval(interval) => interval_phase(state, interval, accepted_before),
         Query::FixedSize(FixedSizeQuery::ByBatchId(id)) => Phase::Closed(BatchSelector::FixedSize(*id)),
-        Query::FixedSize(FixedSizeQuery::CurrentBatch) => batches::ready_batch(state)
-            .map_or(Phase::Hungry, |id| Phase::Ready(BatchSelector::FixedSize(id))),
+        Query::FixedSize(FixedSizeQuery::CurrentBatch) => {
+            batches::ready_batch(state).map_or(Phase::Hungry, |id| Phase::Ready(BatchSelector::FixedSize(id)))
+        }
     }
 }
 
@@ -188,8 +190,7 @@ fn close(tx: &mut Tx<'_>, context: &TaskContext, job: CollectionJobId, batch: Ba
     let task = &context.task.id;
     let Some(state) = tx.task(task) else { return Ok(()) };
     let tally = batches::tally(state, &batch);
-    let interval =
-        tally.interval(state).ok_or_else(|| Fault::new("a batch that is being closed has no reports"))?;
+    let interval = tally.interval(state).ok_or_else(|| Fault::new("a batch that is being closed has no reports"))?;
     let Tally { count, checksum, .. } = tally;
     let share = take_share(tx, context, &batch)?;
     let party = CollectedBy::Leader { job, interval, progress: Progress::Share(share) };
@@ -249,8 +250,7 @@ pub fn exchange(collected: CollectedBatch) -> Result<Exchange, Option<Bytes>> {
     let CollectedBatch { batch, report_count, checksum, party } = collected;
     match party {
         CollectedBy::Leader { interval, progress: Progress::Share(share), .. } => {
-            let request =
-                AggregateShareReq { batch, aggregation_parameter: Bytes::new(), report_count, checksum };
+            let request = AggregateShareReq { batch, aggregation_parameter: Bytes::new(), report_count, checksum };
             Ok(Exchange { request, share, interval })
         }
         CollectedBy::Leader { progress: Progress::Result(body), .. } => Err(Some(body)),
@@ -373,4 +373,3 @@ fn check_share_request(state: &TaskState, request: &AggregateShareReq) -> Result
     }
     Ok(())
 }
-

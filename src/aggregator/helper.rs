@@ -24,7 +24,8 @@ use crate::{
 
 /// Checks what can be checked of a request without looking at the store.
 pub fn check_request(task: &Task, init: &JobInit) -> Result<(), Error> {
-    let refuse = |detail: &str| Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).with_task(task.id).into());
+    let refuse =
+        |detail: &str| Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).with_task(task.id).into());
     match (task.batch_mode, init.batch) {
         (BatchMode::TimeInterval, PartialBatch::TimeInterval)
         | (BatchMode::FixedSize { .. }, PartialBatch::FixedSize(_)) => {}
@@ -179,11 +180,8 @@ fn answer(
 ) -> Result<(crate::vdaf::OutputShare, Bytes), ReportError> {
     let PrepareInit { share, message } = init;
     let input_share = opener.open(&share.metadata, &share.public_share, &share.input_share)?;
-    let input = InputShare {
-        report_id: &share.metadata.id,
-        public_share: &share.public_share,
-        input_share: &input_share,
-    };
+    let input =
+        InputShare { report_id: &share.metadata.id, public_share: &share.public_share, input_share: &input_share };
     let (output, answer) = context.preparer.helper_answer(context.verification(), input, message)?;
     Ok((output, answer.into()))
 }

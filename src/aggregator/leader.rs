@@ -8,8 +8,7 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    KeyRing, Opener, Sums, TaskContext, batches, check_time, collect, counters,
-    helper::merge_into_bucket,
+    KeyRing, Opener, Sums, TaskContext, batches, check_time, collect, counters, helper::merge_into_bucket,
     shares::bucket_of,
 };
 use crate::{
@@ -18,9 +17,7 @@ use crate::{
         AggregationJobId, BatchMode, Duration, Fault, Interval, JobInit, PartialBatch, PrepareInit, PrepareOutcome,
         PrepareResp, Report, ReportError, ReportId, ReportMetadata, ReportShare, Task, TaskId, Time,
     },
-    store::{
-        Collected, Entry, LeaderJobRecord, LeaderJobState, Pick, Replay, ReportRef, TaskState, Tx,
-    },
+    store::{Collected, Entry, LeaderJobRecord, LeaderJobState, Pick, Replay, ReportRef, TaskState, Tx},
     vdaf::{InputShare, Pending},
 };
 
@@ -189,8 +186,7 @@ fn start_report(
 ) -> Result<(PrepareInit, Box<dyn Pending>), ReportError> {
     let Report { metadata, public_share, leader_share, helper_share } = report;
     let input_share = opener.open(&metadata, &public_share, &leader_share)?;
-    let input =
-        InputShare { report_id: &metadata.id, public_share: &public_share, input_share: &input_share };
+    let input = InputShare { report_id: &metadata.id, public_share: &public_share, input_share: &input_share };
     let (pending, message) = context.preparer.leader_start(context.verification(), input)?;
     let share = ReportShare { metadata, public_share, input_share: helper_share };
     Ok((PrepareInit { share, message: message.into() }, pending))

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::{KeyRing, TaskContext};
 use crate::{
     model::{
-        Bucket, Checksum, HpkeCiphertext, PartialBatch, PlaintextInputShare, ReportError, ReportId, ReportMetadata, Time,
+        Bucket, Checksum, HpkeCiphertext, PartialBatch, PlaintextInputShare, ReportError, ReportId, ReportMetadata,
+        Time,
     },
     vdaf::{AggregateShare, OutputShare, Preparer},
 };

@@ -43,7 +43,9 @@ pub fn check(task: &Task) -> Result<(), TaskError> {
         return refuse("time precision must be at least a second");
     }
     if !hpke::is_supported(&task.collector_hpke_config) {
-        return refuse("collector HPKE configuration names an algorithm that is not supported, or its key is malformed");
+        return refuse(
+            "collector HPKE configuration names an algorithm that is not supported, or its key is malformed",
+        );
     }
     for (name, url) in [("leader", &task.leader_url), ("helper", &task.helper_url)] {
         if !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {

@@ -27,7 +27,8 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
     let id = path.strip_prefix("/tasks/").map(str::parse::<TaskId>);
     match (request.method.as_str(), path.as_str(), id) {
         ("GET", "/tasks", _) => {
-            let all = app.store.read(|view| Ok(view.tasks().map(|(_, state)| tasks::status(state)).collect::<Vec<_>>()))?;
+            let all =
+                app.store.read(|view| Ok(view.tasks().map(|(_, state)| tasks::status(state)).collect::<Vec<_>>()))?;
             let with_trouble = all.into_iter().map(|mut status| {
                 status.last_trouble = app.trouble(&status.id);
                 status
@@ -37,13 +38,13 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         ("POST", "/tasks", _) => {
             let limits = &app.config.limits;
             let body = request.read_body(limits.max_message_bytes, *limits.request_timeout).await?;
-            let task: Task = serde_json::from_slice(&body).map_err(|error| {
-                Problem::about(400).with_detail(format!("the task cannot be read: {error}"))
-            })?;
+            let task: Task = serde_json::from_slice(&body)
+                .map_err(|error| Problem::about(400).with_detail(format!("the task cannot be read: {error}")))?;
             tasks::check(&task).map_err(|why| Problem::about(400).with_detail(why.to_string()))?;
-            app.store.write(move |tx| tasks::add(tx, task)).await?.map_err(|why| {
-                Problem::about(409).with_detail(why.to_string())
-            })?;
+            app.store
+                .write(move |tx| tasks::add(tx, task))
+                .await?
+                .map_err(|why| Problem::about(409).with_detail(why.to_string()))?;
             Ok(empty(StatusCode::CREATED))
         }
         ("GET", _, Some(Ok(id))) => {

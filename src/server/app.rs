@@ -70,7 +70,8 @@ impl App {
         let Some(task) = self.store.read(|view| Ok(view.task(id).map(|state| state.task.clone())))? else {
             return Ok(None);
         };
-        let context = TaskContext::new(task).map_err(|error| Fault::while_doing("making a stored task's VDAF", error))?;
+        let context =
+            TaskContext::new(task).map_err(|error| Fault::while_doing("making a stored task's VDAF", error))?;
         let context = Arc::new(context);
         lock(&self.contexts).insert(*id, context.clone());
         Ok(Some(context))

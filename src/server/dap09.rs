@@ -146,8 +146,7 @@ async fn init_job(
     request.expect_type(media::AGGREGATION_JOB_INIT_REQ)?;
     let limits = &app.config.limits;
     let body = request.read_body(limits.max_job_bytes, *limits.request_timeout).await?;
-    let answer =
-        flow::aggregation_job(app, &context, job, body).await.map_err(|error| about_task(error, task))?;
+    let answer = flow::aggregation_job(app, &context, job, body).await.map_err(|error| about_task(error, task))?;
     Ok(content(StatusCode::CREATED, media::AGGREGATION_JOB_RESP, answer))
 }
 
@@ -224,12 +223,7 @@ fn poll_collection(app: &App, task: TaskId, job: CollectionJobId, request: &Requ
     }
 }
 
-async fn delete_collection(
-    app: &App,
-    task: TaskId,
-    job: CollectionJobId,
-    request: Request,
-) -> Result<Response, Error> {
+async fn delete_collection(app: &App, task: TaskId, job: CollectionJobId, request: Request) -> Result<Response, Error> {
     let context = authorized(app, task, Role::Leader, &request.headers)?;
     if flow::delete_collection(app, &context, job).await? {
         Ok(empty(StatusCode::NO_CONTENT))

@@ -87,9 +87,8 @@ async fn form(
 
 async fn pick(app: &Arc<App>, task: TaskId, now: Time, aged: bool) -> Result<Option<AggregationJobId>, Fault> {
     let limits = app.config.leader.clone();
-    let worth_it = app.store.read(|view| {
-        Ok(view.task(&task).is_some_and(|state| leader::may_pick(state, &limits, aged)))
-    })?;
+    let worth_it =
+        app.store.read(|view| Ok(view.task(&task).is_some_and(|state| leader::may_pick(state, &limits, aged))))?;
     if !worth_it {
         return Ok(None);
     }
@@ -167,7 +166,8 @@ async fn prepare(
         }
         Sealed::Gone => {}
         Sealed::Differs => {
-            let trouble = format!("aggregation job {id} was rebuilt differently and is not sent; this is a bug in dapbox");
+            let trouble =
+                format!("aggregation job {id} was rebuilt differently and is not sent; this is a bug in dapbox");
             tracing::error!(%task, "{trouble}");
             app.set_trouble(&task, Some(trouble));
         }

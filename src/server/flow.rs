@@ -26,8 +26,9 @@ async fn unhurried<T: Send + 'static>(
 /// Stores a report (DAP-09 section 4.4.2).
 pub async fn upload(app: &Arc<App>, context: &TaskContext, report: Report) -> Result<(), Error> {
     let (now, task, shared) = (Time::now(), context.task.id, app.clone());
-    let write =
-        move |tx: &mut crate::store::Tx<'_>| upload::accept(tx, now, &shared.config.limits, &shared.keys, &task, &report);
+    let write = move |tx: &mut crate::store::Tx<'_>| {
+        upload::accept(tx, now, &shared.config.limits, &shared.keys, &task, &report)
+    };
     app.store.write(write).await??;
     app.jobs.notify_one();
     Ok(())
@@ -98,10 +99,8 @@ async fn reserve(
 ) -> Result<Result<Bytes, Verdicts>, Error> {
     let (now, skew, task, batch) = (Time::now(), clock_skew(app), context.task.id, init.batch);
     let reports: Vec<_> = init.inits.iter().map(|init| init.share.metadata).collect();
-    let reserved = app
-        .store
-        .write(move |tx| helper::reserve(tx, now, skew, &task, job, request_hash, batch, &reports))
-        .await?;
+    let reserved =
+        app.store.write(move |tx| helper::reserve(tx, now, skew, &task, job, request_hash, batch, &reports)).await?;
     let refuse = |problem: Problem| Err(problem.with_task(task).with_aggregation_job(job).into());
     match reserved {
         helper::Reserved::New(verdicts) => Ok(Err(verdicts)),
@@ -124,17 +123,11 @@ async fn answer_job(
     permit: Permit,
 ) -> Result<Bytes, Error> {
     let batch = init.batch;
-    let candidates: Vec<_> = init
-        .inits
-        .into_iter()
-        .zip(verdicts)
-        .map(|(init, refused)| helper::Candidate { init, refused })
-        .collect();
+    let candidates: Vec<_> =
+        init.inits.into_iter().zip(verdicts).map(|(init, refused)| helper::Candidate { init, refused }).collect();
     let (shared, keys) = (context.clone(), app.keys.clone());
-    let parts = app
-        .pool
-        .map_chunks(&permit, candidates, move |part| helper::prepare(&shared, &keys, batch, part))
-        .await?;
+    let parts =
+        app.pool.map_chunks(&permit, candidates, move |part| helper::prepare(&shared, &keys, batch, part)).await?;
     let mut prepared = helper::Prepared::default();
     for part in parts {
         prepared.append(context, part);

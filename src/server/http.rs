@@ -122,4 +122,3 @@ pub fn failure(error: Error) -> Response {
 
 /// What a client that came while we were busy is told, in seconds: a job takes less than that.
 const BUSY_RETRY_AFTER: u64 = 2;
-

@@ -39,9 +39,8 @@ use crate::model::Fault;
 pub use collected::Collected;
 pub use open::OpenError;
 pub use records::{
-    Progress,
     BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, HelperJobRecord,
-    KeyRecord, LeaderJobRecord, LeaderJobState, Removed, ReportRef,
+    KeyRecord, LeaderJobRecord, LeaderJobState, Progress, Removed, ReportRef,
 };
 pub use replay::Replay;
 pub use state::{State, TaskState};
