@@ -15,6 +15,8 @@ const URN_PREFIX: &str = "urn:ietf:params:ppm:dap:error:";
 
 /// The longest document of a peer that is looked into, in bytes.
 const MAX_DOCUMENT: usize = 64 * 1024;
+/// What somebody who comes while we are busy is told, in seconds: no job takes longer.
+const BUSY_RETRY_AFTER: u64 = 2;
 /// How much of a peer's text is kept, in characters.
 const MAX_TEXT: usize = 500;
 
@@ -180,6 +182,11 @@ impl Problem {
     /// A problem that the protocol does not define, by its HTTP status.
     pub fn about(status: u16) -> Self {
         Self::new(ProblemType::About(status))
+    }
+
+    /// We have too much to do: try again in a moment.
+    pub fn busy() -> Self {
+        Self::about(503).with_detail("the aggregator is busy").with_retry_after(BUSY_RETRY_AFTER)
     }
 
     /// Sets another HTTP status than the usual one of the kind.
