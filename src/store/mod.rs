@@ -212,3 +212,6 @@ fn work<T: Send + 'static>(
 fn closed() -> Fault {
     Fault::new("the store is closed")
 }
+
+#[cfg(test)]
+mod tests;
