@@ -266,6 +266,17 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_put_into_blob_files_which_are_never_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(dir.path(), 1 << 20).unwrap();
+        for round in 0..4u8 {
+            let rows = (0..40u8).map(|n| (vec![1, n, round / 2], Some(vec![n ^ round; 3 * PIECE_BYTES])));
+            engine.commit(&rows.collect()).unwrap();
+        }
+        assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 0);
+    }
+
+    #[test]
     fn a_missing_piece_is_damage() {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(dir.path(), 1 << 20).unwrap();

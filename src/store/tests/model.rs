@@ -13,6 +13,8 @@ use crate::{
     store::{
         BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, Entry,
         HelperJobRecord, LeaderJobRecord, LeaderJobState, Pick, ReportRef, TaskState, Tx, View,
+        engine::{Engine, EngineError},
+        table,
     },
 };
 
@@ -322,6 +324,20 @@ fn check_rows(view: &View<'_>, id: &TaskId, known: &ModelTask) -> Result<(), Fau
     Ok(())
 }
 
+/// Of a removed task there is no row, and no piece of one.
+fn check_nothing_is_left(dir: &Path, removed: &BTreeSet<u8>) {
+    let engine = Engine::open(&dir.join("tables"), 1 << 20).unwrap();
+    for id in removed.iter().map(|n| task_id(*n)) {
+        for table in table::OF_TASKS {
+            for prefix in [vec![table], vec![0xff, table]] {
+                let prefix = [&prefix[..], id.as_bytes()].concat();
+                let visit = |key: &[u8]| Err(EngineError::Damaged(format!("there is still {key:?}")));
+                engine.keys(&prefix, visit).unwrap();
+            }
+        }
+    }
+}
+
 /// Operations that are done in one write, and whether the store is then opened again.
 fn steps() -> impl Strategy<Value = Vec<(Vec<(u8, Op)>, bool)>> {
     let write = prop::collection::vec((0..TASKS, op()), 1..8);
@@ -358,5 +374,6 @@ proptest! {
         }
         drop(store);
         check(&open(dir.path()), &model);
+        check_nothing_is_left(dir.path(), &model.removed);
     }
 }
