@@ -8,7 +8,7 @@ use std::{
 /// The rooms, each with those that it may use. `model` is everybody's.
 const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
-    ("config", &["model"]),
+    ("config", &["model", "hpke"]),
     ("wire", &["model"]),
     ("vdaf", &["model"]),
     ("hpke", &["model"]),

@@ -35,7 +35,6 @@ use self::{app::App, http::Request};
 use crate::{
     aggregator::{KeyRing, keys},
     config::Config,
-    hpke::Suite,
     model::{Fault, Revision, Time},
     peer::{Peer, PeerOptions},
     pool::Pool,
@@ -156,8 +155,7 @@ pub fn store_options(config: &Config) -> store::Options {
 }
 
 async fn prepare(config: Config, store: Store) -> Result<App, Fault> {
-    let suite = Suite { kem_id: config.hpke.kem.id(), kdf_id: config.hpke.kdf.id(), aead_id: config.hpke.aead.id() };
-    let now = Time::now();
+    let (suite, now) = (config.hpke.suite(), Time::now());
     store.write(move |tx| keys::ensure_first(tx, suite, now)).await?;
     let ring = store.read(|view| KeyRing::load(view.keys().values()))?;
     let limits = &config.limits;
