@@ -4,7 +4,7 @@
 //! no other job can prepare them meanwhile; [`prepare`] runs on the pool; [`commit`] stores sums, ids and answer
 //! together. The same request gets the same bytes for ever after.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
@@ -193,7 +193,7 @@ fn answer(
 
 /// Stores what a job came to and its answer, which it returns; `None` if the task was removed meanwhile.
 ///
-/// A batch that was collected while the job was prepared takes no more reports: they are refused here.
+/// A batch that was collected or filled up while the job was prepared takes no more reports: they are refused here.
 pub fn commit(
     tx: &mut Tx<'_>,
     context: &TaskContext,
@@ -205,16 +205,16 @@ pub fn commit(
     release(tx, task, job);
     let Some(state) = tx.task(task) else { return Ok(None) };
     let Prepared { mut resps, mut sums } = prepared;
-    let mut late: HashSet<ReportId> = HashSet::new();
+    let mut late: HashMap<ReportId, ReportError> = HashMap::new();
     sums.0.retain(|bucket, sum| {
-        let open = !state.collected.covers(bucket);
-        if !open {
-            late.extend(sum.reports.iter().map(|metadata| metadata.id));
-        }
-        open
+        let refused = check_bucket(state, batch, bucket, sum).err();
+        late.extend(refused.into_iter().flat_map(|error| sum.reports.iter().map(move |m| (m.id, error))));
+        refused.is_none()
     });
-    for resp in resps.iter_mut().filter(|resp| late.contains(&resp.report_id)) {
-        resp.outcome = PrepareOutcome::Reject(ReportError::BatchCollected);
+    for resp in &mut resps {
+        if let Some(error) = late.get(&resp.report_id) {
+            resp.outcome = PrepareOutcome::Reject(*error);
+        }
     }
     if let PartialBatch::FixedSize(id) = batch {
         // A batch id that occurred in a job is known from now on, even if none of its reports held.
@@ -228,6 +228,17 @@ pub fn commit(
     let record = HelperJobRecord { request_hash, created, answer: answer.clone(), deleted: false };
     tx.put_helper_job(task, job, &record)?;
     Ok(Some(answer))
+}
+
+/// Whether the bucket still takes what a job came to.
+fn check_bucket(state: &TaskState, batch: PartialBatch, bucket: &Bucket, sum: &Sum) -> Result<(), ReportError> {
+    if state.collected.covers(bucket) {
+        return Err(ReportError::BatchCollected);
+    }
+    if sum.reports.len() as u64 > room_in_batch(state, batch) {
+        return Err(ReportError::BatchSaturated);
+    }
+    Ok(())
 }
 
 /// Adds a job's sum to its batch bucket, and remembers the reports.

@@ -2,6 +2,9 @@
 //! and tasks made up on the spot.
 #![allow(dead_code)]
 
+pub mod calls;
+pub mod forge;
+
 use std::{path::Path, time::Duration as Span};
 
 use dapbox::{
