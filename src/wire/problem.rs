@@ -192,7 +192,10 @@ impl Problem {
         Self { detail: detail.into(), ..self }
     }
 
-    /// Names the task.
+    /// Names the task, which the protocol asks for wherever it is known.
+    ///
+    /// Do so for every request whose path or query names one, also with [`ProblemType::About`]: the JavaScript client
+    /// of DAP-09 cannot read a document without `taskid` and then reports nothing but its own confusion.
     pub fn with_task(self, task: TaskId) -> Self {
         Self { task_id: Some(task), ..self }
     }
@@ -315,8 +318,8 @@ fn status_phrase(status: u16) -> &'static str {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         507 => "Insufficient Storage",
-        400..500 => "Client Error",
-        500..600 => "Server Error",
+        _ if status / 100 == 4 => "Client Error",
+        _ if status / 100 == 5 => "Server Error",
         _ => "Unexpected Status",
     }
 }
