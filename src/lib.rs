@@ -79,6 +79,7 @@
 //!   cannot be queried more often than once, and `max_batch_query_count` only has to be at least one.
 
 pub mod aggregator;
+pub mod cli;
 pub mod client;
 pub mod collector;
 pub mod config;

@@ -1,3 +1,5 @@
 //! The `dapbox` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    dapbox::cli::run()
+}

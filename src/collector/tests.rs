@@ -144,7 +144,8 @@ async fn the_leader_names_the_current_batch_and_must_keep_to_a_named_one() {
 #[tokio::test]
 async fn answers_that_do_not_fit_the_query_are_refused() {
     let query = Query::TimeInterval(interval(60, 120));
-    let cases: [(fn(&mut Collection), &str); 5] = [
+    type Change = fn(&mut Collection);
+    let cases: [(Change, &str); 5] = [
         (|c| c.report_count = 0, "no reports"),
         (|c| c.interval = interval(0, 120), "outside"),
         (|c| c.interval = interval(120, 120), "outside"),

@@ -70,9 +70,22 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// The SHA-256 hash of a token that a peer presents to us: all that we keep of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TokenHash(#[serde(with = "serde_bytes")] [u8; 32]);
+/// The SHA-256 hash of a token that a peer presents to us: all that we keep of it. In text it is unpadded base64url.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenHash([u8; 32]);
+
+impl Serialize for TokenHash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        base64url::serialize(&self.0, serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for TokenHash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = base64url::deserialize(deserializer)?;
+        bytes.try_into().map(Self).map_err(|_| D::Error::custom("expected a hash of 32 bytes"))
+    }
+}
 
 impl TokenHash {
     /// Hashes a token.

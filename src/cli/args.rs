@@ -1,0 +1,136 @@
+//! Arguments that several subcommands share.
+
+use std::time::Duration as Span;
+
+use clap::{Args, ValueEnum};
+
+use super::Failure;
+use crate::{
+    config::span,
+    model::{BatchMode, Duration, VdafConfig},
+    vdaf::table::{self, Parameters},
+};
+
+/// Which VDAF, and its parameters.
+#[derive(Clone, Debug, Args)]
+pub struct VdafArgs {
+    /// What is measured: count, sum, sumvec, histogram, multihot, or sumvec-hmac.
+    #[arg(long, value_name = "NAME", help_heading = "What is measured")]
+    pub vdaf: Option<String>,
+    /// Bits of each number (sum, sumvec): numbers are below 2^BITS.
+    #[arg(long, help_heading = "What is measured")]
+    pub bits: Option<usize>,
+    /// Numbers in each vector (sumvec), flags (multihot), or bins (histogram).
+    #[arg(long, help_heading = "What is measured")]
+    pub length: Option<usize>,
+    /// How many flags may be set at once (multihot).
+    #[arg(long, help_heading = "What is measured")]
+    pub max_weight: Option<usize>,
+    /// Trades the length of proofs for that of uploads; a good value is chosen if this is left out.
+    #[arg(long, help_heading = "What is measured")]
+    pub chunk_length: Option<usize>,
+    /// Number of proofs (sumvec-hmac).
+    #[arg(long, help_heading = "What is measured")]
+    pub proofs: Option<u8>,
+}
+
+impl VdafArgs {
+    /// The VDAF, or `default` if none is named.
+    pub fn configure(&self, default: &str) -> Result<VdafConfig, Failure> {
+        let parameters = Parameters {
+            bits: self.bits,
+            length: self.length,
+            max_weight: self.max_weight,
+            chunk_length: self.chunk_length,
+            proofs: self.proofs,
+        };
+        table::configure(self.vdaf.as_deref().unwrap_or(default), &parameters).map_err(Failure::usage)
+    }
+}
+
+/// How reports are put into batches.
+#[derive(Clone, Debug, Args)]
+pub struct BatchArgs {
+    /// Who decides what a batch is.
+    #[arg(long, value_enum, default_value_t = QueryKind::TimeInterval, value_name = "KIND", help_heading = "Batches")]
+    pub query: QueryKind,
+    /// No aggregate of fewer reports is ever given out: this hides the single client in the crowd. 100 by default, and
+    /// 1 for things to try.
+    #[arg(long, value_name = "N", help_heading = "Batches")]
+    pub min_batch_size: Option<u64>,
+    /// No batch has more reports (fixed-size only).
+    #[arg(long, value_name = "N", help_heading = "Batches")]
+    pub max_batch_size: Option<u64>,
+    /// Times are rounded down to a multiple of this, and intervals must be multiples of it. 1h by default, and 10s for
+    /// things to try.
+    #[arg(long, value_parser = precision, value_name = "DURATION", help_heading = "Batches")]
+    pub time_precision: Option<Duration>,
+}
+
+/// Who decides what a batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum QueryKind {
+    /// The collector, by naming an interval of time.
+    TimeInterval,
+    /// The leader, as soon as enough reports are there.
+    FixedSize,
+}
+
+impl BatchArgs {
+    /// The same, with these defaults.
+    pub fn or(self, min_batch_size: u64, time_precision: Duration) -> Self {
+        Self {
+            min_batch_size: self.min_batch_size.or(Some(min_batch_size)),
+            time_precision: self.time_precision.or(Some(time_precision)),
+            ..self
+        }
+    }
+
+    /// No aggregate of fewer reports is given out.
+    pub fn min_batch_size(&self) -> u64 {
+        self.min_batch_size.unwrap_or(100)
+    }
+
+    /// Times are rounded down to a multiple of this.
+    pub fn time_precision(&self) -> Duration {
+        self.time_precision.unwrap_or(Duration(3600))
+    }
+
+    /// The batch mode.
+    pub fn mode(&self) -> Result<BatchMode, Failure> {
+        if self.min_batch_size() == 0 {
+            return Err(Failure::usage("--min-batch-size must be at least 1"));
+        }
+        match (self.query, self.max_batch_size) {
+            (QueryKind::TimeInterval, None) => Ok(BatchMode::TimeInterval),
+            (QueryKind::TimeInterval, Some(_)) => Err(Failure::usage("--max-batch-size needs --query fixed-size")),
+            (QueryKind::FixedSize, Some(max)) if max < self.min_batch_size() => {
+                Err(Failure::usage("--max-batch-size must not be below --min-batch-size"))
+            }
+            (QueryKind::FixedSize, max_batch_size) => Ok(BatchMode::FixedSize { max_batch_size }),
+        }
+    }
+}
+
+/// What a result is printed as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON value.
+    Json,
+}
+
+/// For clap: a length of time.
+pub fn duration(text: &str) -> Result<Span, String> {
+    span::parse(text)
+}
+
+/// For clap: a length of time in whole seconds, and at least one.
+pub fn precision(text: &str) -> Result<Duration, String> {
+    let span = span::parse(text)?;
+    match (span.as_secs(), span.subsec_millis()) {
+        (0, _) | (_, 1..) => Err("must be a whole number of seconds, and at least one".to_owned()),
+        (seconds, 0) => Ok(Duration(seconds)),
+    }
+}

@@ -1,0 +1,250 @@
+//! `dapbox collect`: an aggregate, as the collector gets it.
+
+use std::{path::PathBuf, time::Duration as Span};
+
+use clap::ValueEnum;
+use serde_json::json;
+
+use super::{Failure, Outcome, args::duration, calendar, show, style::Style, taskfile::TaskFile};
+use crate::{
+    client::Retries,
+    collector::{CollectError, Collected, Collector, Progress},
+    config::span,
+    model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Query, Time, VdafConfig},
+    peer::{Peer, PeerOptions},
+    vdaf::AggregateResult,
+    wire::ProblemType,
+};
+
+/// Arguments of `dapbox collect`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A batch is given out once. Without options, all that has no end is collected: everything up to \
+    now, or the current batch of a fixed-size task. Times are UTC and multiples of the task's time precision.\n\n\
+    Examples:\n  \
+    dapbox collect --task collector.toml\n  \
+    dapbox collect --task collector.toml --interval 2026-11-22T10:00 1h\n  \
+    dapbox collect --task collector.toml --since 2026-11-01 --until 2026-11-08 -o csv\n  \
+    dapbox collect --task collector.toml --current-batch -o json\n  \
+    dapbox collect --task collector.toml --batch-id jX0WsbqRp6dOnwQ0bHvTRfMyJIXbpUNnJvBN4ZNVn5g"
+)]
+pub struct Args {
+    /// The task's collector.toml.
+    #[arg(long, value_name = "FILE")]
+    task: PathBuf,
+    /// An interval by its start and length.
+    #[arg(long, num_args = 2, value_names = ["START", "DURATION"], conflicts_with_all = ["since", "until"])]
+    interval: Option<Vec<String>>,
+    /// From this time on; from the first report if this is left out.
+    #[arg(long, value_name = "TIME", value_parser = calendar::parse)]
+    since: Option<Time>,
+    /// Up to this time; up to now if this is left out.
+    #[arg(long, value_name = "TIME", value_parser = calendar::parse)]
+    until: Option<Time>,
+    /// A batch of a fixed-size task that was collected before.
+    #[arg(long, value_name = "ID", conflicts_with_all = ["interval", "since", "until", "current_batch"])]
+    batch_id: Option<BatchId>,
+    /// Any batch of a fixed-size task that is ready and was not collected before.
+    #[arg(long, conflicts_with_all = ["interval", "since", "until"])]
+    current_batch: bool,
+    /// Give up when it takes longer.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
+    timeout: Span,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    /// For people; histograms and vectors are drawn.
+    Text,
+    /// One JSON object.
+    Json,
+    /// A header and one row for each number.
+    Csv,
+}
+
+/// Runs `dapbox collect`.
+pub async fn run(args: Args) -> Outcome {
+    let file = TaskFile::read(&args.task)?;
+    let (task, keypair) = file.collector_task().map_err(|e| e.context(args.task.display()))?;
+    let query = query(&args, file.task.batch, task.time_precision, Time::now()).map_err(Failure::usage)?;
+    let vdaf = task.vdaf.clone();
+    let collector = Collector::new(task, keypair, Peer::new(&PeerOptions::default())?, Retries::default())?;
+    let spinner = super::style::spinner("asking the leader");
+    let progress = |progress| match progress {
+        Progress::Accepted => spinner.set_message("collecting"),
+        Progress::Waiting(_) => spinner.set_message("waiting for the leader"),
+    };
+    let result = collector.collect(query, Some(args.timeout), progress).await;
+    spinner.finish_and_clear();
+    let collected = result.map_err(|error| explain(&error, &query))?;
+    print!("{}", render(&collected, &vdaf, args.output)?);
+    Ok(())
+}
+
+/// What the arguments ask for, in a task of the given mode.
+fn query(args: &Args, mode: BatchMode, precision: Duration, now: Time) -> Result<Query, String> {
+    let by_time = args.interval.is_some() || args.since.is_some() || args.until.is_some();
+    match mode {
+        BatchMode::FixedSize { .. } if by_time => {
+            Err("the leader makes the batches of this task: use --current-batch or --batch-id".to_owned())
+        }
+        BatchMode::FixedSize { .. } => {
+            Ok(Query::FixedSize(args.batch_id.map_or(FixedSizeQuery::CurrentBatch, FixedSizeQuery::ByBatchId)))
+        }
+        BatchMode::TimeInterval if args.batch_id.is_some() || args.current_batch => {
+            Err("this task is collected by time: use --interval, or --since and --until".to_owned())
+        }
+        BatchMode::TimeInterval => Ok(Query::TimeInterval(interval(args, precision, now)?)),
+    }
+}
+
+fn interval(args: &Args, precision: Duration, now: Time) -> Result<Interval, String> {
+    let (start, end) = match args.interval.as_deref() {
+        Some([start, length]) => {
+            let start = calendar::parse(start)?;
+            (start, start.saturating_add(Duration(duration(length)?.as_secs())))
+        }
+        _ => {
+            // The unit of time that is running now counts as "up to now".
+            let end = args.until.unwrap_or_else(|| now.truncate(precision).saturating_add(precision));
+            (args.since.unwrap_or(Time(0)), end)
+        }
+    };
+    let interval = end.0.checked_sub(start.0).and_then(|length| Interval::new(start, Duration(length)));
+    let interval = interval.ok_or("the interval ends before it starts")?;
+    if !interval.is_aligned(precision) {
+        let unit = span::show(Span::from_secs(precision.0));
+        let (first, last) = (start.truncate(precision), end.0.div_ceil(precision.0).saturating_mul(precision.0));
+        return Err(format!(
+            "start and end must be multiples of the task's time precision, {unit}: try --since {} --until {}",
+            calendar::show(first),
+            calendar::show(Time(last.max(first.0 + precision.0)))
+        ));
+    }
+    Ok(interval)
+}
+
+/// What the operator can do about it.
+fn explain(error: &CollectError, query: &Query) -> Failure {
+    let CollectError::Call(call) = error else {
+        let hint = match error {
+            CollectError::Deadline(_) => {
+                "\nReports may still be on their way through the aggregators, or be too few: ask \
+                the leader's\noperator for 'dapbox task show'. A longer --timeout waits longer."
+            }
+            _ => "",
+        };
+        return Failure::new(format!("{error}{hint}"));
+    };
+    let hint = match (call.problem().map(|problem| problem.kind), query) {
+        (Some(ProblemType::InvalidBatchSize), _) => {
+            "\nThere are not enough reports: the task's minimum batch size protects the single client. Collect a longer\n\
+             interval, or wait for more reports."
+        }
+        (Some(ProblemType::BatchOverlap), Query::TimeInterval(_)) => {
+            "\nA part of the interval was collected before, and a report is counted once only. Use --since with the end\n\
+             of the last collection."
+        }
+        (Some(ProblemType::BatchInvalid), Query::FixedSize(FixedSizeQuery::CurrentBatch)) => {
+            "\nNo batch is ready yet: wait for more reports."
+        }
+        (Some(ProblemType::UnauthorizedRequest), _) => {
+            "\nThe token in the task file is not the one that the leader knows."
+        }
+        (Some(ProblemType::UnrecognizedTask), _) => "\nHas the leader's operator added leader.toml?",
+        _ => "",
+    };
+    Failure::new(format!("{error}{hint}"))
+}
+
+fn render(collected: &Collected, vdaf: &VdafConfig, output: Output) -> Result<String, Failure> {
+    match output {
+        Output::Text => Ok(show::collected(collected, vdaf, Style::stdout())),
+        Output::Json => {
+            let value = json!({
+                "report_count": collected.report_count,
+                "interval": {
+                    "start": collected.interval.start().0,
+                    "duration": collected.interval.duration().0,
+                },
+                "batch_id": collected.batch_id,
+                "result": collected.result,
+            });
+            Ok(format!("{value}\n"))
+        }
+        Output::Csv => {
+            let values = match &collected.result {
+                AggregateResult::Number(number) => std::slice::from_ref(number),
+                AggregateResult::Vector(values) => values,
+            };
+            let rows = values.iter().enumerate().map(|(index, value)| format!("{index},{value}\n"));
+            Ok(std::iter::once("index,value\n".to_owned()).chain(rows).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    const HOUR: Duration = Duration(3600);
+    const NOW: Time = Time(7200 + 10);
+
+    fn ask(arguments: &[&str], mode: BatchMode) -> Result<Query, String> {
+        let arguments = ["collect", "--task", "x"].iter().chain(arguments);
+        query(&Command::try_parse_from(arguments).map_err(|e| e.to_string())?.args, mode, HOUR, NOW)
+    }
+
+    fn by_time(start: u64, duration: u64) -> Result<Query, String> {
+        Ok(Query::TimeInterval(Interval::new(Time(start), Duration(duration)).unwrap()))
+    }
+
+    #[test]
+    fn intervals_are_read_in_all_their_forms() {
+        let ask = |arguments: &[&str]| ask(arguments, BatchMode::TimeInterval);
+        assert_eq!(ask(&[]), by_time(0, 10_800));
+        assert_eq!(ask(&["--since", "3600"]), by_time(3600, 7200));
+        assert_eq!(ask(&["--since", "3600", "--until", "7200"]), by_time(3600, 3600));
+        assert_eq!(ask(&["--interval", "1970-01-01T01:00", "1h"]), by_time(3600, 3600));
+        assert!(ask(&["--since", "7200", "--until", "3600"]).unwrap_err().contains("before"));
+        let error = ask(&["--since", "3601", "--until", "7100"]).unwrap_err();
+        assert!(error.contains("--since 1970-01-01T01:00:00Z --until 1970-01-01T02:00:00Z"), "{error}");
+        assert!(ask(&["--current-batch"]).is_err());
+        assert!(ask(&["--interval", "0", "1h", "--since", "0"]).is_err());
+    }
+
+    #[test]
+    fn fixed_size_tasks_are_asked_for_batches() {
+        let mode = BatchMode::FixedSize { max_batch_size: None };
+        let id = BatchId::new([1; 32]);
+        assert_eq!(ask(&[], mode), Ok(Query::FixedSize(FixedSizeQuery::CurrentBatch)));
+        assert_eq!(ask(&["--batch-id", &id.to_string()], mode), Ok(Query::FixedSize(FixedSizeQuery::ByBatchId(id))));
+        assert!(ask(&["--since", "3600"], mode).is_err());
+    }
+
+    #[test]
+    fn machines_get_numbers() {
+        let collected = Collected {
+            report_count: 3,
+            interval: Interval::new(Time(3600), HOUR).unwrap(),
+            batch_id: None,
+            result: AggregateResult::Vector(vec![1, 2]),
+        };
+        let vdaf = VdafConfig::Prio3Histogram { length: 2, chunk_length: 1 };
+        assert_eq!(render(&collected, &vdaf, Output::Csv).unwrap(), "index,value\n0,1\n1,2\n");
+        let value: serde_json::Value = serde_json::from_str(&render(&collected, &vdaf, Output::Json).unwrap()).unwrap();
+        assert_eq!(value["result"], json!([1, 2]));
+        assert_eq!(value["interval"]["start"], 3600);
+    }
+}

@@ -1,0 +1,157 @@
+//! An aggregator's tasks, seen from the command line: through the control socket of the running server, or in its data
+//! directory when none runs.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use reqwest::{Method, StatusCode};
+
+use super::Failure;
+use crate::{
+    aggregator::offline::Offline,
+    config::Config,
+    model::{Task, TaskId, status::TaskStatus},
+    server,
+    wire::Problem,
+};
+
+/// An aggregator's tasks.
+pub enum Control {
+    /// A server runs and does what we ask.
+    Server(Socket),
+    /// No server runs; we have the data directory for ourselves.
+    Offline(Offline),
+}
+
+/// The control socket of a running server.
+#[derive(Clone)]
+pub struct Socket {
+    http: reqwest::Client,
+    path: PathBuf,
+}
+
+impl Control {
+    /// Finds the running server, or opens the data directory.
+    pub async fn open(config: &Config) -> Result<Self, Failure> {
+        let socket = Socket::new(config.control_socket())?;
+        if socket.is_alive().await? {
+            return Ok(Self::Server(socket));
+        }
+        if !config.data_dir.is_dir() {
+            let text = "no server is running, and there is no data directory {}; is --config or --data-dir missing?";
+            return Err(Failure::new(text.replace("{}", &config.data_dir.display().to_string())));
+        }
+        let (dir, options) = (config.data_dir.clone(), server::store_options(config));
+        Ok(Self::Offline(tokio::task::spawn_blocking(move || Offline::open(&dir, options)).await??))
+    }
+
+    /// All tasks.
+    pub async fn tasks(&self) -> Result<Vec<TaskStatus>, Failure> {
+        match self {
+            Self::Server(socket) => socket.tasks().await,
+            Self::Offline(data) => Ok(data.tasks()?),
+        }
+    }
+
+    /// One task, if it is there.
+    pub async fn task(&self, id: &TaskId) -> Result<Option<TaskStatus>, Failure> {
+        match self {
+            Self::Server(socket) => socket.task(id).await,
+            Self::Offline(data) => Ok(data.task(id)?),
+        }
+    }
+
+    /// Adds a task. The same one again is fine.
+    pub async fn add_task(&self, task: Task) -> Result<(), Failure> {
+        match self {
+            Self::Server(socket) => socket.add_task(&task).await,
+            Self::Offline(data) => data.add_task(task).await?.map_err(Failure::new),
+        }
+    }
+
+    /// Removes a task. False if it is not there.
+    pub async fn remove_task(&self, id: TaskId) -> Result<bool, Failure> {
+        match self {
+            Self::Server(socket) => socket.remove_task(&id).await,
+            Self::Offline(data) => Ok(data.remove_task(id).await?),
+        }
+    }
+
+    /// Closes the data directory, if it is we who have it open.
+    pub async fn close(self) -> Result<(), Failure> {
+        match self {
+            Self::Server(_) => Ok(()),
+            Self::Offline(data) => {
+                data.close().await;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Socket {
+    /// The control socket at `path`, which need not exist.
+    pub fn new(path: PathBuf) -> Result<Self, Failure> {
+        let http = reqwest::Client::builder().unix_socket(path.clone()).build()?;
+        Ok(Self { http, path })
+    }
+
+    /// Whether a server listens.
+    pub async fn is_alive(&self) -> Result<bool, Failure> {
+        match tokio::net::UnixStream::connect(&self.path).await {
+            Ok(_) => Ok(true),
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
+                Ok(false)
+            }
+            Err(e) => Err(Failure::new(format!("{}: {e}", self.path.display()))),
+        }
+    }
+
+    /// All tasks.
+    pub async fn tasks(&self) -> Result<Vec<TaskStatus>, Failure> {
+        let (status, body) = self.ask(Method::GET, "/tasks", None).await?;
+        if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refused(status, &body)) }
+    }
+
+    /// One task, if it is there.
+    pub async fn task(&self, id: &TaskId) -> Result<Option<TaskStatus>, Failure> {
+        match self.ask(Method::GET, &format!("/tasks/{id}"), None).await? {
+            (StatusCode::OK, body) => Ok(Some(serde_json::from_slice(&body)?)),
+            (status, body) if is_unknown(status, &body) => Ok(None),
+            (status, body) => Err(refused(status, &body)),
+        }
+    }
+
+    /// Adds a task.
+    pub async fn add_task(&self, task: &Task) -> Result<(), Failure> {
+        let (status, body) = self.ask(Method::POST, "/tasks", Some(serde_json::to_vec(task)?)).await?;
+        if status.is_success() { Ok(()) } else { Err(refused(status, &body)) }
+    }
+
+    /// Removes a task. False if it is not there.
+    pub async fn remove_task(&self, id: &TaskId) -> Result<bool, Failure> {
+        match self.ask(Method::DELETE, &format!("/tasks/{id}"), None).await? {
+            (status, _) if status.is_success() => Ok(true),
+            (status, body) if is_unknown(status, &body) => Ok(false),
+            (status, body) => Err(refused(status, &body)),
+        }
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<(StatusCode, Bytes), Failure> {
+        // The host is not looked up: the socket is what is connected to.
+        let request = self.http.request(method, format!("http://control{path}"));
+        let response = request.body(body.unwrap_or_default()).send().await;
+        let response = response.map_err(|e| Failure::new(e).context(self.path.display()))?;
+        Ok((response.status(), response.bytes().await?))
+    }
+}
+
+fn is_unknown(status: StatusCode, body: &[u8]) -> bool {
+    let problem = Problem::from_json(status.as_u16(), body);
+    status == StatusCode::NOT_FOUND || problem.kind == crate::wire::ProblemType::UnrecognizedTask
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> Failure {
+    let problem = Problem::from_json(status.as_u16(), body);
+    if problem.detail.is_empty() { Failure::new(problem) } else { Failure::new(problem.detail) }
+}

@@ -1,0 +1,132 @@
+//! What the demo asks the data: as a VDAF, and as a plain sum to compare with.
+
+use super::{
+    Failure, Kind,
+    data::{COLUMNS, Dataset, Row},
+};
+use crate::{
+    model::VdafConfig,
+    vdaf::{
+        AggregateResult, Measurement,
+        table::{self, Parameters},
+    },
+};
+
+/// The last bin of the histogram is for this many visits and more.
+const LAST_BIN: u64 = 12;
+/// The flags among the columns.
+const FLAGS: std::ops::Range<usize> = 2..6;
+
+/// What the demo asks the data.
+pub struct Question {
+    kind: Kind,
+    /// The question in words.
+    pub title: &'static str,
+    /// The VDAF that answers it.
+    pub vdaf: VdafConfig,
+    /// What the numbers of the result are called.
+    pub labels: Vec<String>,
+}
+
+impl Question {
+    /// The question of the given kind, with room for the data's largest values.
+    pub fn new(kind: Kind, data: &Dataset) -> Result<Self, Failure> {
+        let bits = |columns| (u64::BITS - data.largest(columns).leading_zeros()).max(1) as usize;
+        let none = Parameters::default();
+        let column_names = |columns: std::ops::Range<usize>| COLUMNS[columns].iter().map(|c| c.replace('_', " "));
+        let (title, name, parameters, labels): (_, _, _, Vec<String>) = match kind {
+            Kind::Histogram => {
+                let parameters = Parameters { length: Some(LAST_BIN as usize + 1), ..none };
+                let labels = (0..LAST_BIN).map(|n| n.to_string()).chain([format!("{LAST_BIN}+")]);
+                ("how often did each see a doctor?", "histogram", parameters, labels.collect())
+            }
+            Kind::Count => ("how many saw a doctor at all?", "count", none, vec!["saw a doctor".to_owned()]),
+            Kind::Sum => {
+                let parameters = Parameters { bits: Some(bits(0..1)), ..none };
+                ("how many visits to a doctor were there?", "sum", parameters, vec!["visits".to_owned()])
+            }
+            Kind::Sumvec => {
+                let parameters = Parameters { bits: Some(bits(0..6)), length: Some(COLUMNS.len()), ..none };
+                ("what do all columns sum up to?", "sumvec", parameters, column_names(0..6).collect())
+            }
+            Kind::Multihot => {
+                let set = |row: &Row| row[FLAGS].iter().filter(|flag| **flag > 0).count();
+                let max_weight = data.rows.iter().map(set).max().unwrap_or_default().max(1);
+                let parameters = Parameters { length: Some(FLAGS.len()), max_weight: Some(max_weight), ..none };
+                ("how is their health?", "multihot", parameters, column_names(FLAGS).collect())
+            }
+        };
+        let vdaf = table::configure(name, &parameters).map_err(Failure::new)?;
+        Ok(Self { kind, title, vdaf, labels })
+    }
+
+    /// What a person's client measures.
+    pub fn measurement(&self, row: &Row) -> Measurement {
+        match self.kind {
+            Kind::Histogram => Measurement::Number(row[0].min(LAST_BIN).into()),
+            Kind::Count => Measurement::Flag(row[0] > 0),
+            Kind::Sum => Measurement::Number(row[0].into()),
+            Kind::Sumvec => Measurement::Vector(row.iter().map(|cell| u128::from(*cell)).collect()),
+            Kind::Multihot => Measurement::Vector(row[FLAGS].iter().map(|cell| u128::from(*cell > 0)).collect()),
+        }
+    }
+
+    /// The answer in plain sight: computed from the rows themselves, with nothing of the protocol.
+    pub fn answer(&self, rows: &[Row]) -> AggregateResult {
+        let count = |matches: &dyn Fn(&Row) -> bool| rows.iter().filter(|row| matches(row)).count() as u128;
+        let sum = |column: usize| rows.iter().map(|row| u128::from(row[column])).sum::<u128>();
+        match self.kind {
+            Kind::Histogram => {
+                let exact = (0..LAST_BIN).map(|visits| count(&|row| row[0] == visits));
+                AggregateResult::Vector(exact.chain([count(&|row| row[0] >= LAST_BIN)]).collect())
+            }
+            Kind::Count => AggregateResult::Number(count(&|row| row[0] != 0)),
+            Kind::Sum => AggregateResult::Number(sum(0)),
+            Kind::Sumvec => AggregateResult::Vector((0..COLUMNS.len()).map(sum).collect()),
+            Kind::Multihot => AggregateResult::Vector(FLAGS.map(|column| count(&|row| row[column] != 0)).collect()),
+        }
+    }
+
+    /// A person's row in words.
+    pub fn describe(&self, row: &Row) -> String {
+        match self.kind {
+            Kind::Histogram | Kind::Sum => format!("{} visits", row[0]),
+            Kind::Count => if row[0] > 0 { "saw a doctor" } else { "saw no doctor" }.to_owned(),
+            Kind::Sumvec => row.map(|cell| cell.to_string()).join(", "),
+            Kind::Multihot => row[FLAGS].iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_right_for_rows_that_are_easy_to_add_up() {
+        let rows = vec![[0, 1, 0, 0, 0, 0], [11, 2, 1, 1, 0, 0], [12, 3, 0, 0, 1, 0], [77, 4, 1, 0, 0, 1]];
+        let data = Dataset { rows };
+        let ask = |kind| Question::new(kind, &data).unwrap();
+        let mut bins = vec![0; 13];
+        (bins[0], bins[11], bins[12]) = (1, 1, 2);
+        assert_eq!(ask(Kind::Histogram).answer(&data.rows), AggregateResult::Vector(bins));
+        assert_eq!(ask(Kind::Count).answer(&data.rows), AggregateResult::Number(3));
+        assert_eq!(ask(Kind::Sum).answer(&data.rows), AggregateResult::Number(100));
+        assert_eq!(ask(Kind::Sumvec).answer(&data.rows), AggregateResult::Vector(vec![100, 10, 2, 1, 1, 1]));
+        assert_eq!(ask(Kind::Multihot).answer(&data.rows), AggregateResult::Vector(vec![2, 1, 1, 1]));
+        assert_eq!(ask(Kind::Sum).vdaf, VdafConfig::Prio3Sum { bits: 7 });
+    }
+
+    #[test]
+    fn every_number_of_an_answer_has_a_label() {
+        let data = Dataset::builtin().unwrap();
+        for kind in [Kind::Histogram, Kind::Count, Kind::Sum, Kind::Sumvec, Kind::Multihot] {
+            let question = Question::new(kind, &data).unwrap();
+            let numbers = match question.answer(&data.rows) {
+                AggregateResult::Number(_) => 1,
+                AggregateResult::Vector(values) => values.len(),
+            };
+            assert_eq!(question.labels.len(), numbers, "{kind:?}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! The five steps of the demo.
+
+use std::time::{Duration as Span, Instant};
+
+use super::{
+    super::{
+        Failure, Outcome,
+        args::QueryKind,
+        local::{Directory, Node, Pair},
+        show,
+        style::{self, Style},
+        taskfile::{Parameters, TaskFiles},
+        upload,
+    },
+    Args, Dataset, Question,
+};
+use crate::{
+    client::{Client, Retries},
+    collector::{Collected, Collector},
+    config::Seconds,
+    model::{
+        BatchMode, Duration, FixedSizeQuery, HpkeCiphertext, Interval, Query, Report, Revision, TaskId, Time,
+        status::TaskStatus,
+    },
+    peer::{Peer, PeerOptions},
+    vdaf::AggregateResult,
+};
+
+const PRECISION: Duration = Duration(3600);
+/// When nothing has happened for this long, nothing will.
+const PATIENCE: Span = Span::from_secs(30);
+
+/// Runs all steps. Fails unless the aggregate is exactly the one that the data has.
+pub async fn run(args: &Args, dataset: &Dataset, question: &Question, pair: &Pair, directory: &Directory) -> Outcome {
+    let demo = Demo { args, dataset, question, pair, style: Style::stdout(), first: Time::now() };
+    let start = Instant::now();
+    let files = demo.set_up(directory).await?;
+    demo.upload(&files).await?;
+    demo.aggregate(&files.client.task.id).await?;
+    let collected = demo.collect(&files).await?;
+    demo.compare(&collected)?;
+    println!("\nAll of it took {}.", style::elapsed(start.elapsed()));
+    if !directory.is_temporary() {
+        println!("The aggregators' data and the task files are in {}.", directory.path().display());
+    }
+    Ok(())
+}
+
+struct Demo<'a> {
+    args: &'a Args,
+    dataset: &'a Dataset,
+    question: &'a Question,
+    pair: &'a Pair,
+    style: Style,
+    /// When it began: no report is older.
+    first: Time,
+}
+
+impl Demo<'_> {
+    async fn set_up(&self, directory: &Directory) -> Result<TaskFiles, Failure> {
+        self.heading(1, "Set up", "two organisations agree on a task");
+        let start = Instant::now();
+        let files = TaskFiles::generate(self.parameters())?;
+        files.write(directory.path())?;
+        self.pair.add(&files, self.args.sabotage.is_some()).await?;
+        let task = &files.client.task;
+        self.line("leader", &self.pair.leader.url);
+        self.line("helper", &self.pair.helper.url);
+        self.line("task", &task.id.to_string());
+        self.line("measures", &show::vdaf(&task.vdaf));
+        self.line("batches", &show::batches(task.batch, task.min_batch_size));
+        self.took(start, None);
+        Ok(files)
+    }
+
+    fn parameters(&self) -> Parameters {
+        let rows = self.dataset.rows.len() as u64;
+        let (batch, min_batch_size) = match self.args.query {
+            QueryKind::TimeInterval => (BatchMode::TimeInterval, rows.min(100)),
+            // One batch for all, or there would be several results to add up.
+            QueryKind::FixedSize => (BatchMode::FixedSize { max_batch_size: Some(rows) }, rows),
+        };
+        Parameters {
+            id: TaskId::random(),
+            revision: Revision::Dap09,
+            leader_url: self.pair.leader.url.clone(),
+            helper_url: self.pair.helper.url.clone(),
+            min_batch_size,
+            time_precision: Seconds::new(PRECISION.0),
+            expires: None,
+            report_expiry_age: None,
+            batch,
+            vdaf: self.question.vdaf.clone(),
+        }
+    }
+
+    async fn upload(&self, files: &TaskFiles) -> Outcome {
+        self.heading(2, "Upload", "each person's client splits its answer in two and seals the halves");
+        let peer = Peer::new(&PeerOptions::default())?;
+        let client = Client::new(files.client.client_task(), peer, Retries::default())?;
+        let mut measurements = self.dataset.rows.iter().map(|row| self.question.measurement(row));
+        let start = Instant::now();
+        // The first one by hand, to show what the aggregators get to see of it.
+        if let Some((row, measurement)) = self.dataset.rows.first().zip(measurements.next()) {
+            let report = client.prepare(measurement, Time::now()).await?;
+            client.send(&report).await?;
+            self.show_report(&self.question.describe(row), &report);
+        }
+        let summary = upload::upload(&client, measurements.collect(), None, self.args.concurrency).await;
+        if let Some(error) = summary.failure {
+            return Err(error.into());
+        }
+        if let Some(rejection) = summary.last_rejection {
+            let rejected = style::counted(summary.rejected.values().sum(), "report");
+            return Err(Failure::new(format!("{rejected} rejected at upload: {rejection}")));
+        }
+        self.took(start, Some(summary.accepted + 1));
+        Ok(())
+    }
+
+    fn show_report(&self, answer: &str, report: &Report) {
+        let sealed = |share: &HpkeCiphertext| {
+            let bytes: Vec<_> = share.payload.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+            format!("{} ...  {} bytes", bytes.join(" "), style::count(share.payload.len()))
+        };
+        self.line("1st person", answer);
+        self.line("leader sees", &sealed(&report.leader_share));
+        self.line("helper sees", &sealed(&report.helper_share));
+        self.note("A half is random by itself, and sealed so that only its aggregator opens it.");
+    }
+
+    async fn aggregate(&self, id: &TaskId) -> Outcome {
+        self.heading(3, "Aggregate", "both check the proofs together, and each adds up its halves");
+        let start = Instant::now();
+        let total = self.dataset.rows.len() as u64;
+        let status = wait_for_aggregation(&self.pair.leader, id, total).await?;
+        if status.aggregated < total {
+            return Err(incomplete(&status, total));
+        }
+        self.line("verified", &format!("{}, none rejected", style::counted(status.aggregated, "report")));
+        self.note("This began with the first upload. Neither has seen an answer: each has a");
+        self.note("sum of halves, which says nothing without the other's.");
+        self.took(start, None);
+        Ok(())
+    }
+
+    async fn collect(&self, files: &TaskFiles) -> Result<Collected, Failure> {
+        self.heading(4, "Collect", "the collector gets both sums, sealed to it, and puts them together");
+        let (task, keypair) = files.collector.collector_task()?;
+        let collector = Collector::new(task, keypair, Peer::new(&PeerOptions::default())?, Retries::default())?;
+        let start = Instant::now();
+        let collected = collector.collect(self.query()?, Some(PATIENCE), |_| ()).await?;
+        self.line("reports", &style::count(collected.report_count));
+        self.line("from", &show::interval(collected.interval));
+        match (&collected.result, &self.question.labels[..]) {
+            (AggregateResult::Number(number), [label]) => {
+                self.line(label, &show::single(*number, collected.report_count, &self.question.vdaf, self.style));
+            }
+            (result, labels) => println!("\n{}", show::plot(labels, numbers(result), self.style)),
+        }
+        self.took(start, None);
+        Ok(collected)
+    }
+
+    fn query(&self) -> Result<Query, Failure> {
+        if self.args.query == QueryKind::FixedSize {
+            return Ok(Query::FixedSize(FixedSizeQuery::CurrentBatch));
+        }
+        // The hour may have turned since the first upload.
+        let interval = Interval::aligned_hull(self.first, Time::now(), PRECISION);
+        interval.map(Query::TimeInterval).ok_or_else(|| Failure::new("the clock is wrong"))
+    }
+
+    fn compare(&self, collected: &Collected) -> Outcome {
+        self.heading(5, "Compare", "with the plain sum of the data, which nobody else has seen");
+        let expected = self.question.answer(&self.dataset.rows);
+        let (mine, theirs) = (numbers(&expected), numbers(&collected.result));
+        let wrong = mine.iter().zip(theirs).filter(|(mine, theirs)| mine != theirs).count();
+        let same_count = collected.report_count == self.dataset.rows.len() as u64;
+        if expected == collected.result && same_count {
+            let what = if mine.len() == 1 { "the number is".to_owned() } else { format!("all {} are", mine.len()) };
+            println!("  {}", self.style.good(&format!("Exactly right: {what} what the data says.")));
+            return Ok(());
+        }
+        for ((label, mine), theirs) in self.question.labels.iter().zip(mine).zip(theirs) {
+            if mine != theirs {
+                println!("  {}", self.style.bad(&format!("{label}: {theirs} instead of {mine}")));
+            }
+        }
+        let text = format!(
+            "the aggregate is wrong: {wrong} of {} numbers differ, {} of {} reports counted",
+            mine.len(),
+            collected.report_count,
+            self.dataset.rows.len()
+        );
+        Err(Failure::new(text))
+    }
+
+    fn heading(&self, number: u8, title: &str, what: &str) {
+        let gap = if number == 1 { "" } else { "\n" };
+        println!("{gap}{} {}", self.style.bold(&format!("{number}  {title}:")), self.style.dim(what));
+    }
+
+    fn line(&self, name: &str, value: &str) {
+        println!("  {}{value}", self.style.dim(&format!("{name:<13}")));
+    }
+
+    fn note(&self, text: &str) {
+        println!("  {}", self.style.dim(text));
+    }
+
+    fn took(&self, start: Instant, number: Option<u64>) {
+        let took = start.elapsed();
+        match number {
+            Some(number) => {
+                let speed = format!("{}, {}", style::elapsed(took), style::rate(number, took));
+                self.line("done", &format!("{} in {speed}", style::counted(number, "upload")));
+            }
+            None => self.line("done", &format!("in {}", style::elapsed(took))),
+        }
+    }
+}
+
+fn numbers(result: &AggregateResult) -> &[u128] {
+    match result {
+        AggregateResult::Number(number) => std::slice::from_ref(number),
+        AggregateResult::Vector(values) => values,
+    }
+}
+
+/// Waits until all reports are aggregated, or until what is missing was rejected. Fails when nothing moves any more.
+async fn wait_for_aggregation(leader: &Node, id: &TaskId, total: u64) -> Result<TaskStatus, Failure> {
+    let bar = style::progress(total, "aggregating");
+    let mut last = leader.status(id).await?;
+    let mut moved = Instant::now();
+    while last.aggregated < total {
+        tokio::time::sleep(Span::from_millis(25)).await;
+        let status = leader.status(id).await?;
+        bar.set_position(status.aggregated);
+        let idle = status.waiting == 0 && status.jobs == 0;
+        if status != last {
+            moved = Instant::now();
+        } else if idle && moved.elapsed() > Span::from_millis(500) {
+            break;
+        }
+        last = status;
+        if moved.elapsed() > PATIENCE {
+            bar.finish_and_clear();
+            let trouble = last.last_trouble.as_deref().unwrap_or("the aggregators do not say why");
+            let text = format!("aggregation is stuck at {} of {total} reports: {trouble}", last.aggregated);
+            return Err(Failure::new(text));
+        }
+    }
+    bar.finish_and_clear();
+    Ok(last)
+}
+
+/// Why not all reports were aggregated, by what the leader has counted.
+fn incomplete(status: &TaskStatus, total: u64) -> Failure {
+    let reasons: Vec<_> = status
+        .counters
+        .iter()
+        .filter(|(name, _)| !name.ends_with("success"))
+        .map(|(name, count)| match name.strip_prefix("helper_") {
+            Some(reason) => format!("{count} rejected by the helper ({reason})"),
+            None => format!("{count} rejected ({name})"),
+        })
+        .collect();
+    let reasons = if reasons.is_empty() { "no reason is known".to_owned() } else { reasons.join(", ") };
+    Failure::new(format!("only {} of {total} reports were aggregated: {reasons}", status.aggregated))
+}

@@ -1,0 +1,157 @@
+//! The `dapbox` command: one file for each subcommand.
+
+mod args;
+mod calendar;
+mod collect;
+mod control;
+mod demo;
+mod local;
+mod logging;
+mod pair;
+mod serve;
+mod show;
+mod style;
+mod task;
+pub mod taskfile;
+mod upload;
+
+use std::{fmt::Display, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+/// What the command line says. Exit codes: 0 success, 1 failure, 2 wrong usage.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dapbox",
+    version,
+    max_term_width = 80,
+    about = "Privacy-preserving measurement in one binary: a DAP leader, helper, client and collector.",
+    long_about = "Privacy-preserving measurement in one binary.\n\n\
+        Clients split each measurement in two and send one sealed half to each of two aggregators, a leader and a \
+        helper. Neither can read a measurement. Together they compute the sum (or a count, histogram, ...) over all \
+        clients, and only the collector can open it. This is DAP, the Distributed Aggregation Protocol \
+        (draft-ietf-ppm-dap-09); dapbox can be any of its parties.",
+    after_help = "Start here:\n  \
+        dapbox demo                          see the whole protocol run on this machine\n  \
+        dapbox pair                          keep a leader and a helper running to try things with\n\n\
+        Then, for real:\n  \
+        dapbox task new --help               make a task: one file for each party\n  \
+        dapbox serve --config appliance.toml run an aggregator\n\n\
+        Exit codes: 0 success, 1 failure, 2 wrong usage."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run an aggregator until it is told to stop.
+    Serve(serve::Args),
+    /// Make, add, list, show and remove tasks.
+    #[command(subcommand)]
+    Task(task::Command),
+    /// Upload measurements, as a client.
+    Upload(upload::Args),
+    /// Collect an aggregate, as the collector.
+    Collect(collect::Args),
+    /// Run a leader and a helper on this machine to try things with.
+    Pair(pair::Args),
+    /// Run the whole protocol on this machine, step by step.
+    Demo(demo::Args),
+}
+
+/// Why a command failed, for the person who gave it.
+#[derive(Debug)]
+pub struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    /// Something went wrong: exit code 1.
+    fn new(message: impl Display) -> Self {
+        Self { message: message.to_string(), code: 1 }
+    }
+
+    /// The command makes no sense: exit code 2.
+    fn usage(message: impl Display) -> Self {
+        Self { message: message.to_string(), code: 2 }
+    }
+
+    /// Says what was being done.
+    fn context(self, doing: impl Display) -> Self {
+        Self { message: format!("{doing}: {}", self.message), ..self }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(error)
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Runs the command that the arguments ask for, and says what went wrong if something did.
+pub fn run() -> ExitCode {
+    let outcome = execute(Cli::parse().command);
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{} {}", style::Style::stderr().bad("error:"), failure.message);
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn execute(command: Command) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        match command {
+            Command::Serve(args) => serve::run(args).await,
+            Command::Task(command) => task::run(command).await,
+            Command::Upload(args) => upload::run(args).await,
+            Command::Collect(args) => collect::run(args).await,
+            Command::Pair(args) => pair::run(args).await,
+            Command::Demo(args) => demo::run(args).await,
+        }
+    });
+    // What is still computing is of no use to anybody.
+    runtime.shutdown_background();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_example_in_the_help_is_a_command_that_parses() {
+        let mut examples = 0;
+        let mut commands = vec![Cli::command()];
+        while let Some(command) = commands.pop() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let joined = help.replace("\\\n", " ");
+            for line in joined.lines().map(str::trim).filter(|line| line.starts_with("dapbox ")) {
+                let line = line.split("  ").next().unwrap_or_default();
+                let words = line.split_whitespace();
+                if let Err(error) = Cli::try_parse_from(words)
+                    && error.kind() != clap::error::ErrorKind::DisplayHelp
+                {
+                    panic!("{line}\n{error}");
+                }
+                examples += 1;
+            }
+            commands.extend(command.get_subcommands().cloned());
+        }
+        assert!(examples >= 10, "only {examples} examples");
+    }
+}

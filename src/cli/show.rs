@@ -1,0 +1,171 @@
+//! How tasks and results look to people.
+
+use std::fmt::Write;
+
+use super::{
+    calendar,
+    style::{self, Style},
+};
+use crate::{
+    collector::Collected,
+    config::span,
+    model::{BatchMode, Interval, Role, VdafConfig, status::TaskStatus},
+    vdaf::AggregateResult,
+};
+
+/// A party's name.
+pub fn role(role: Role) -> &'static str {
+    match role {
+        Role::Collector => "collector",
+        Role::Client => "client",
+        Role::Leader => "leader",
+        Role::Helper => "helper",
+    }
+}
+
+/// What is measured, in words.
+pub fn vdaf(vdaf: &VdafConfig) -> String {
+    match vdaf {
+        VdafConfig::Prio3Count => "count".to_owned(),
+        VdafConfig::Prio3Sum { bits } => format!("sum of {bits}-bit numbers"),
+        VdafConfig::Prio3SumVec { bits, length, .. } => format!("sum of vectors of {length} {bits}-bit numbers"),
+        VdafConfig::Prio3Histogram { length, .. } => format!("histogram of {length} bins"),
+        VdafConfig::Prio3MultihotCountVec { length, max_weight, .. } => {
+            format!("count of each of {length} flags, at most {max_weight} set")
+        }
+        VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, proofs, .. } => {
+            format!("sum of vectors of {length} {bits}-bit numbers, {proofs} proofs")
+        }
+    }
+}
+
+/// How reports are put into batches, in words.
+pub fn batches(mode: BatchMode, min: u64) -> String {
+    let least = style::counted(min, "report");
+    match mode {
+        BatchMode::TimeInterval => format!("by time interval, at least {least}"),
+        BatchMode::FixedSize { max_batch_size: None } => format!("of fixed size, at least {least}"),
+        BatchMode::FixedSize { max_batch_size: Some(max) } if max == min => format!("of exactly {least}"),
+        BatchMode::FixedSize { max_batch_size: Some(max) } => {
+            format!("of fixed size, {} to {}", style::count(min), style::counted(max, "report"))
+        }
+    }
+}
+
+/// A task in one line.
+pub fn task_line(task: &TaskStatus, style: Style) -> String {
+    format!(
+        "{}  {:<6}  {}  {}",
+        task.id,
+        role(task.role),
+        vdaf(&task.vdaf),
+        style.dim(&format!("{} waiting, {} aggregated", style::count(task.waiting), style::count(task.aggregated)))
+    )
+}
+
+/// A task and how far it is.
+pub fn task(task: &TaskStatus, style: Style) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "  {}{value}", style.dim(&format!("{name:<18}")));
+    };
+    line("role", role(task.role).to_owned());
+    line("leader", task.leader_url.clone());
+    line("helper", task.helper_url.clone());
+    line("measures", vdaf(&task.vdaf));
+    line("batches", batches(task.batch_mode, task.min_batch_size));
+    line("time precision", span::show(std::time::Duration::from_secs(task.time_precision.0)));
+    if let Some(end) = task.task_expiration {
+        line("expires", calendar::show(end));
+    }
+    line("waiting", style::counted(task.waiting, "report"));
+    line("in flight", style::counted(task.jobs, "aggregation job"));
+    line("aggregated", format!("{}, not collected yet", style::counted(task.aggregated, "report")));
+    line("collected", style::counted(task.batches_collected, "batch"));
+    if task.collections_waiting > 0 {
+        line("collections", format!("{} waiting", style::count(task.collections_waiting)));
+    }
+    if let Some(trouble) = &task.last_trouble {
+        line("trouble", style.bad(trouble));
+    }
+    if !task.counters.is_empty() {
+        line("counted so far", String::new());
+    }
+    let width = task.counters.keys().map(String::len).max().unwrap_or_default();
+    for (name, count) in &task.counters {
+        let _ = writeln!(text, "    {}  {}", style.dim(&format!("{name:<width$}")), style::count(*count));
+    }
+    format!("{}\n{text}", style.bold(&format!("Task {}", task.id)))
+}
+
+/// A half-open interval.
+pub fn interval(interval: Interval) -> String {
+    format!("{} to {}", calendar::show(interval.start()), calendar::show(interval.end()))
+}
+
+/// A collected aggregate; histograms and vectors are drawn.
+pub fn collected(collected: &Collected, config: &VdafConfig, style: Style) -> String {
+    let mut text = format!(
+        "{} from {}\n",
+        style.bold(&style::counted(collected.report_count, "report")),
+        interval(collected.interval)
+    );
+    if let Some(batch) = collected.batch_id {
+        text.push_str(&format!("batch {batch}\n"));
+    }
+    text.push('\n');
+    match &collected.result {
+        AggregateResult::Number(number) => {
+            text.push_str(&format!("  {}\n", single(*number, collected.report_count, config, style)));
+        }
+        AggregateResult::Vector(values) => {
+            let labels: Vec<_> = (0..values.len()).map(|i| i.to_string()).collect();
+            text.push_str(&plot(&labels, values, style));
+        }
+    }
+    text
+}
+
+/// A single number, with what it means for one report.
+pub fn single(number: u128, reports: u64, config: &VdafConfig, style: Style) -> String {
+    let each = number as f64 / reports.max(1) as f64;
+    let meaning = match config {
+        VdafConfig::Prio3Count => format!("of {}, {:.1} %", style::count(reports), each * 100.0),
+        _ => format!("{each:.2} on average"),
+    };
+    format!("{}  {}", style.bold(&style::count(number)), style.dim(&meaning))
+}
+
+/// Values as bars with labels, one in a line.
+pub fn plot(labels: &[String], values: &[u128], style: Style) -> String {
+    let texts: Vec<_> = values.iter().map(|value| style::count(*value)).collect();
+    let width = |texts: &[String]| texts.iter().map(|text| text.chars().count()).max().unwrap_or_default();
+    let (label_width, value_width) = (width(labels), width(&texts));
+    let bar_width = style::WIDTH.saturating_sub(label_width + value_width + 6).min(50);
+    let largest = values.iter().copied().max().unwrap_or_default();
+    let mut plot = String::new();
+    for ((label, text), value) in labels.iter().zip(&texts).zip(values) {
+        let bar = match style::bar(*value, largest, bar_width) {
+            bar if bar.is_empty() => bar,
+            bar => format!("  {}", style.accent(&bar)),
+        };
+        let _ = writeln!(plot, "  {label:>label_width$}  {text:>value_width$}{bar}");
+    }
+    plot
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plots_are_aligned_and_fit_the_width() {
+        let labels = ["0", "10+", "long label"].map(str::to_owned);
+        let plot = plot(&labels, &[10, 20_190, 0], Style::plain());
+        let lines: Vec<_> = plot.lines().collect();
+        assert!(lines[1].starts_with("         10+  20,190  █████"), "{plot}");
+        assert_eq!(lines[2], "  long label       0");
+        assert!(lines.iter().all(|line| line.chars().count() <= style::WIDTH));
+    }
+}

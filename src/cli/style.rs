@@ -1,0 +1,176 @@
+//! How output looks: colour only for terminals and only if it is wanted, numbers with separators, bars.
+
+use std::{io::IsTerminal, time::Duration};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// The widest line that is written.
+pub const WIDTH: usize = 80;
+
+/// Whether and how text is emphasised.
+#[derive(Clone, Copy, Debug)]
+pub struct Style {
+    colour: bool,
+}
+
+impl Style {
+    /// The style for standard output: plain if it is no terminal or if `NO_COLOR` is set.
+    pub fn stdout() -> Self {
+        Self::new(std::io::stdout().is_terminal())
+    }
+
+    /// The style for standard error.
+    pub fn stderr() -> Self {
+        Self::new(std::io::stderr().is_terminal())
+    }
+
+    /// No emphasis at all.
+    #[cfg(test)]
+    pub const fn plain() -> Self {
+        Self { colour: false }
+    }
+
+    fn new(terminal: bool) -> Self {
+        let set = |name| std::env::var_os(name).is_some_and(|value: std::ffi::OsString| !value.is_empty());
+        Self { colour: terminal && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb") }
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// For headings.
+    pub fn bold(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    /// For what may be skipped.
+    pub fn dim(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    /// For good news.
+    pub fn good(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    /// For bad news.
+    pub fn bad(self, text: &str) -> String {
+        self.paint("31;1", text)
+    }
+
+    /// For what is to be typed or looked at.
+    pub fn accent(self, text: &str) -> String {
+        self.paint("36", text)
+    }
+}
+
+/// A number with separators: `20,190`.
+pub fn count(number: impl TryInto<u128>) -> String {
+    let Ok(number) = number.try_into() else { return String::new() };
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A count with its noun: `1 report`, `2 reports`.
+pub fn counted(number: u64, noun: &str) -> String {
+    let plural = match noun {
+        "person" => "people".to_owned(),
+        "batch" => "batches".to_owned(),
+        noun => format!("{noun}s"),
+    };
+    format!("{} {}", count(number), if number == 1 { noun } else { &plural })
+}
+
+/// A length of time to three digits: `12.3 ms`, `1.23 s`.
+pub fn elapsed(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    match seconds {
+        s if s < 0.001 => format!("{:.0} us", s * 1e6),
+        s if s < 1.0 => format!("{:.0} ms", s * 1e3),
+        s if s < 10.0 => format!("{s:.2} s"),
+        s if s < 100.0 => format!("{s:.1} s"),
+        s => format!("{:.0} min {:.0} s", (s / 60.0).floor(), s % 60.0),
+    }
+}
+
+/// How many per second.
+pub fn rate(number: u64, duration: Duration) -> String {
+    let per_second = number as f64 / duration.as_secs_f64().max(1e-9);
+    format!("{}/s", count(per_second.round() as u64))
+}
+
+/// A horizontal bar of at most `width` cells, in eighths of a cell.
+pub fn bar(value: u128, largest: u128, width: usize) -> String {
+    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+    if largest == 0 {
+        return String::new();
+    }
+    let eighths = (value as f64 / largest as f64 * (width * 8) as f64).round() as usize;
+    // Something is never drawn as nothing.
+    let eighths = if value > 0 { eighths.clamp(1, width * 8) } else { 0 };
+    format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
+}
+
+/// A progress bar on standard error; invisible if that is no terminal.
+pub fn progress(total: u64, what: &str) -> ProgressBar {
+    let bar = ProgressBar::new(total).with_message(what.to_owned());
+    // The template is fixed and correct; without it there would be the default bar.
+    if let Ok(style) = ProgressStyle::with_template("  {msg} {bar:40} {human_pos}/{human_len} {per_sec:>12}") {
+        bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+    }
+    bar
+}
+
+/// Something that takes a while and whose end is not known; invisible if standard error is no terminal.
+pub fn spinner(what: &str) -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
+    if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg} {elapsed:.dim}") {
+        spinner.set_style(style.tick_chars("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ "));
+    }
+    spinner.enable_steady_tick(Duration::from_millis(120));
+    spinner
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_separators() {
+        let texts = [0_u64, 999, 1000, 20_190, 1_234_567].map(count);
+        assert_eq!(texts, ["0", "999", "1,000", "20,190", "1,234,567"]);
+        assert_eq!(counted(1, "report"), "1 report");
+        assert_eq!(counted(0, "report"), "0 reports");
+    }
+
+    #[test]
+    fn bars_are_in_proportion_and_something_is_never_nothing() {
+        assert_eq!(bar(10, 10, 4), "████");
+        assert_eq!(bar(5, 10, 4), "██");
+        assert_eq!(bar(1, 1_000_000, 4), "▏");
+        assert_eq!(bar(0, 10, 4), "");
+        assert_eq!(bar(0, 0, 4), "");
+        assert_eq!(bar(u128::MAX, u128::MAX, 4), "████");
+    }
+
+    #[test]
+    fn plain_style_adds_nothing() {
+        assert_eq!(Style::new(false).bold("x"), "x");
+        assert_eq!(Style { colour: true }.bold("x"), "\x1b[1mx\x1b[0m");
+    }
+
+    #[test]
+    fn times_have_three_digits() {
+        let texts = [12, 1_234, 12_345, 125_000].map(|ms| elapsed(Duration::from_millis(ms)));
+        assert_eq!(texts, ["12 ms", "1.23 s", "12.3 s", "2 min 5 s"]);
+        assert_eq!(rate(1000, Duration::from_millis(500)), "2,000/s");
+    }
+}

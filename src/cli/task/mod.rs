@@ -1,0 +1,184 @@
+//! `dapbox task`: the operator's view of tasks.
+
+mod new;
+
+use std::{
+    io::{BufRead, IsTerminal, Write},
+    path::PathBuf,
+};
+
+use super::{
+    Failure, Outcome, args::Format, control::Control, serve::ConfigArgs, show, style::Style, taskfile::TaskFile,
+};
+use crate::model::{Role, TaskId};
+
+pub use new::parameters;
+
+/// The subcommands of `dapbox task`.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Make a task: four files, one for each party.
+    New(new::Args),
+    /// Add a task to this aggregator, running or not.
+    Add(AddArgs),
+    /// List this aggregator's tasks.
+    List(ListArgs),
+    /// Show a task and how far it is.
+    Show(ShowArgs),
+    /// Remove a task and everything that was reported to it, for ever.
+    Remove(RemoveArgs),
+}
+
+/// Arguments of `dapbox task add`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Adding the same task again does nothing. A task never changes: to change one, make a new one.\n\n\
+    Examples:\n  \
+    dapbox task add leader.toml\n  \
+    dapbox task add helper.toml --config /etc/dapbox/appliance.toml"
+)]
+pub struct AddArgs {
+    /// The leader's or the helper's file, from 'dapbox task new'.
+    file: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Arguments of `dapbox task list`.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// Arguments of `dapbox task show`.
+#[derive(Debug, clap::Args)]
+pub struct ShowArgs {
+    /// The task's id, or the beginning of it.
+    id: String,
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// Arguments of `dapbox task remove`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "What is removed cannot be brought back. A tombstone stays behind: the id is refused for ever, \
+    because a task that came back would accept reports a second time and give aggregates out a second time.\n\n\
+    Example:\n  \
+    dapbox task remove 9GgQd3pEE6DiJtYTFyOYGDjRQzdrRaUrVL0Yn-3uAF4 --yes"
+)]
+pub struct RemoveArgs {
+    /// The task's whole id.
+    id: TaskId,
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Do not ask.
+    #[arg(short, long)]
+    yes: bool,
+}
+
+/// Runs `dapbox task`.
+pub async fn run(command: Command) -> Outcome {
+    match command {
+        Command::New(args) => new::run(args),
+        Command::Add(args) => add(args).await,
+        Command::List(args) => list(args).await,
+        Command::Show(args) => show(args).await,
+        Command::Remove(args) => remove(args).await,
+    }
+}
+
+async fn add(args: AddArgs) -> Outcome {
+    let file = TaskFile::read(&args.file)?;
+    let Some(task) = file.aggregator_task() else {
+        let whose = if file.role() == Role::Collector { "collector's" } else { "clients'" };
+        let text = format!(
+            "{} is the {whose} file; an aggregator takes the leader's or the helper's, leader.toml or helper.toml",
+            args.file.display()
+        );
+        return Err(Failure::usage(text));
+    };
+    let control = Control::open(&args.config.load(None)?).await?;
+    let (id, role, name) = (task.id, show::role(task.role()), args.file.display().to_string());
+    let added = control.add_task(task).await.map_err(|e| e.context(name));
+    let how = if matches!(control, Control::Server(_)) { "to the running server" } else { "to the data directory" };
+    control.close().await?;
+    added?;
+    println!("Task {id} is added {how}, which is its {role}.");
+    Ok(())
+}
+
+async fn list(args: ListArgs) -> Outcome {
+    let control = Control::open(&args.config.load(None)?).await?;
+    let tasks = control.tasks().await;
+    control.close().await?;
+    let tasks = tasks?;
+    match args.output {
+        Format::Json => println!("{}", serde_json::to_string_pretty(&tasks)?),
+        Format::Text if tasks.is_empty() => println!("There is no task. Make one with 'dapbox task new'."),
+        Format::Text => tasks.iter().for_each(|task| println!("{}", show::task_line(task, Style::stdout()))),
+    }
+    Ok(())
+}
+
+async fn show(args: ShowArgs) -> Outcome {
+    let control = Control::open(&args.config.load(None)?).await?;
+    let tasks = control.tasks().await;
+    control.close().await?;
+    let mut found = tasks?.into_iter().filter(|task| task.id.to_string().starts_with(&args.id));
+    let (task, another) = (found.next(), found.next());
+    match (task, another, args.output) {
+        (None, ..) => Err(Failure::new(format!("there is no task {}", args.id))),
+        (_, Some(_), _) => Err(Failure::usage(format!("several tasks begin with {}", args.id))),
+        (Some(task), None, Format::Json) => {
+            println!("{}", serde_json::to_string_pretty(&task)?);
+            Ok(())
+        }
+        (Some(task), None, Format::Text) => {
+            print!("{}", show::task(&task, Style::stdout()));
+            Ok(())
+        }
+    }
+}
+
+async fn remove(args: RemoveArgs) -> Outcome {
+    let control = Control::open(&args.config.load(None)?).await?;
+    let outcome = remove_from(&control, &args).await;
+    control.close().await?;
+    outcome
+}
+
+async fn remove_from(control: &Control, args: &RemoveArgs) -> Outcome {
+    let missing = || Failure::new(format!("there is no task {}", args.id));
+    let task = control.task(&args.id).await?.ok_or_else(missing)?;
+    if !args.yes {
+        print!("{}", show::task(&task, Style::stdout()));
+        println!("\nRemoving it deletes its reports and sums. Its id can never be used again.");
+        if !confirmed()? {
+            return Err(Failure::new("nothing was removed"));
+        }
+    }
+    if !control.remove_task(args.id).await? {
+        return Err(missing());
+    }
+    println!("Task {} is removed. A tombstone stays: its id is refused for ever.", args.id);
+    Ok(())
+}
+
+fn confirmed() -> Result<bool, Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage("this asks for confirmation; give --yes where nobody can answer"));
+    }
+    print!("Type yes to remove it: ");
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(answer.trim() == "yes")
+}
