@@ -1,4 +1,82 @@
-//! dapbox: an aggregator for the Distributed Aggregation Protocol in one binary.
+//! dapbox: an aggregator for privacy-preserving measurement in one binary.
+//!
+//! This page is the architecture: what there is, where to begin reading, and what always holds.
+//!
+//! # Bird's eye
+//!
+//! In DAP, the Distributed Aggregation Protocol, a **client** splits each measurement into two encrypted shares. A
+//! **leader** and a **helper** that do not collude check the shares together with zero-knowledge proofs (a VDAF,
+//! Prio3), add them up, and hand two aggregate shares to a **collector**, which alone can read the total. dapbox can be
+//! each of the four. A leader and a helper are the same server with another role in a task; a server has one data
+//! directory and needs no other process.
+//!
+//! # Where to begin
+//!
+//! - [`server::Server::start`] brings up an aggregator. A request goes from `server/listen.rs` to the routes of its
+//!   revision (`server/dap09.rs`) to `server/flow.rs`, which runs the decisions of [`aggregator`] in the right order and
+//!   on the right threads.
+//! - [`aggregator`] has the rules of the protocol, one file for each interaction. Read `helper.rs` first.
+//! - [`client::Client`] uploads, [`collector::Collector`] collects.
+//! - `cli/demo` puts all four together.
+//!
+//! # Rooms
+//!
+//! A room uses those to its right, never back; `tests/tidy.rs` checks it.
+//!
+//! ```text
+//! main -> cli -> { server, client, collector } -> { aggregator, peer } -> { wire, vdaf, hpke, pool, store } -> model
+//! ```
+//!
+//! | room | what it knows |
+//! |---|---|
+//! | [`model`] | the nouns: tasks, reports, batches, jobs. No layouts, no I/O |
+//! | [`wire`] | bytes and nouns; one file for each protocol revision behind one trait |
+//! | [`vdaf`] | measurements, shares and proofs; alone in naming `prio` |
+//! | [`hpke`] | key pairs, seal, open |
+//! | [`pool`] | threads for arithmetic, with a limit on what is admitted |
+//! | [`store`] | durable group commits; `engine.rs` is alone in naming `sled` |
+//! | [`aggregator`] | decisions: synchronous, `now` is an argument |
+//! | [`peer`] | the HTTP client, exact about what may have arrived |
+//! | [`server`] | HTTP, shutdown, and the two drivers of a leader |
+//! | [`client`], [`collector`] | the other two parties |
+//! | [`config`] | `appliance.toml`; every limit has its name there |
+//!
+//! # The way of the data
+//!
+//! - **Upload**: decode, check, store still encrypted, answer when durable. No public-key work.
+//! - **Aggregation job, helper**: seen before? same bytes. Else reserve the report ids in the store's writer, open and
+//!   prepare on the pool, summing per batch bucket as it goes, then sums, ids and answer in one write.
+//! - **Aggregation job, leader**: pick reports in one write, prepare on the pool, store what the request is made of
+//!   and its hash, send it until it is answered, finish on the pool, then one write merges the sums and drops the reports.
+//! - **Collection**: a durable job waits until its batch can be closed, closes it in one write, asks the helper, seals.
+//!
+//! # What always holds
+//!
+//! 1. **A report is aggregated at most once.** Ids of aggregated reports are stored with the sums that they are in.
+//! 2. **Leader and helper never disagree.** A request that may have arrived is repeated with the same bytes until it is
+//!    answered, over restarts too; the helper answers a repeat with the bytes of its first answer.
+//! 3. **A batch is collected at most once**, never below the minimum, and closed durably before anybody is told.
+//! 4. **What is acknowledged is durable**: answers are sent after the group commit that holds what they promise.
+//! 5. **Any failure of the store is fatal.** Memory may be ahead of the disk then; a restart reads what is true.
+//! 6. **Decoding is total**, every queue, body and vector has a limit, and a panic on the pool is one request's fault.
+//! 7. **Four kinds of failure, never merged**: [`wire::Malformed`] (bytes), [`wire::Problem`] (what a peer is told),
+//!    [`model::ReportError`] (one report), [`model::Fault`] (ours: logged once, answered 500).
+//! 8. Nothing outside [`wire`], [`vdaf`] and the routes in [`server`] knows which revision a task has.
+//!
+//! # Choices that are not obvious
+//!
+//! - **A batch bucket outlives its collection**, without its sum: counts stay, so that a later query that overlaps is
+//!   refused as an overlap and not as too small, in the order of checks that the draft gives.
+//! - **The helper's aggregate share is sealed in the store's writer.** Closing a batch and storing what was given out
+//!   must be one step, it happens once per batch, and it takes less time than the commit itself.
+//! - **A collection that may close its batch lets it rest**: no new job takes reports of its interval, so that it ends
+//!   under any load of uploads.
+//! - **A job is dissolved in one case only**: its first request was refused with a status that proves that nothing was
+//!   taken (413, or `invalidMessage`). Everything else is repeated, with pauses, and shown in the task's status.
+//! - **Requests are routed by one function of method and path** instead of a warp filter per resource: 404, 405 and 415
+//!   have an order then, and headers for browsers are on errors too.
+//! - **No aggregation parameter, no query count**: Prio3 has one parameter, the empty one. Another is refused, so a batch
+//!   cannot be queried more often than once, and `max_batch_query_count` only has to be at least one.
 
 pub mod aggregator;
 pub mod cli;

@@ -4,12 +4,12 @@
 //! no other job can prepare them meanwhile; [`prepare`] runs on the pool; [`commit`] stores sums, ids and answer
 //! together. The same request gets the same bytes for ever after.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
 use super::{
-    Error, KeyRing, Opener, Sums, TaskContext, check_time, counters,
+    Error, KeyRing, Opener, Sums, TaskContext, check_replay, check_time, counters,
     shares::{Sum, bucket_of},
 };
 use crate::{
@@ -41,6 +41,21 @@ pub fn check_request(task: &Task, init: &JobInit) -> Result<(), Error> {
     Ok(())
 }
 
+/// A request for an aggregation job, as far as the store is concerned.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// The task.
+    pub task: TaskId,
+    /// The job.
+    pub job: AggregationJobId,
+    /// SHA-256 of the request's body.
+    pub hash: [u8; 32],
+    /// The batch of the job's reports, as far as it is known.
+    pub batch: PartialBatch,
+    /// When the request came.
+    pub now: Time,
+}
+
 /// What the store knows of an aggregation job's request.
 #[derive(Debug)]
 pub enum Reserved {
@@ -59,30 +74,24 @@ pub enum Reserved {
 /// Looks for an earlier answer, and reserves the job's reports if there is none.
 pub fn reserve(
     tx: &mut Tx<'_>,
-    now: Time,
+    request: &Request,
     skew: Duration,
-    task: &TaskId,
-    job: AggregationJobId,
-    request_hash: [u8; 32],
-    batch: PartialBatch,
     reports: &[ReportMetadata],
 ) -> Result<Reserved, Fault> {
-    if let Some(record) = tx.helper_job(task, &job)? {
+    if let Some(record) = tx.helper_job(&request.task, &request.job)? {
         return Ok(match record {
             HelperJobRecord { deleted: true, .. } => Reserved::Deleted,
-            HelperJobRecord { request_hash: stored, answer, .. } if stored == request_hash => {
-                Reserved::Answered(answer)
-            }
+            HelperJobRecord { request_hash, answer, .. } if request_hash == request.hash => Reserved::Answered(answer),
             _ => Reserved::Conflict,
         });
     }
-    let Some(state) = tx.task_mut(task) else { return Ok(Reserved::NoTask) };
-    let mut room = room_in_batch(state, batch);
+    let Some(state) = tx.task_mut(&request.task) else { return Ok(Reserved::NoTask) };
+    let mut room = room_in_batch(state, request.batch);
     let mut verdicts = Vec::with_capacity(reports.len());
     for metadata in reports {
-        let verdict = check_report(state, now, skew, batch, metadata, room).err();
+        let verdict = check_report(state, request, skew, metadata, room).err();
         if verdict.is_none() {
-            state.reserved.insert(metadata.id, job);
+            state.reserved.insert(metadata.id, request.job);
             room = room.saturating_sub(1);
         }
         verdicts.push(verdict);
@@ -99,21 +108,17 @@ fn room_in_batch(state: &TaskState, batch: PartialBatch) -> u64 {
 
 fn check_report(
     state: &TaskState,
-    now: Time,
+    request: &Request,
     skew: Duration,
-    batch: PartialBatch,
     metadata: &ReportMetadata,
     room: u64,
 ) -> Result<(), ReportError> {
-    check_time(&state.task, now, skew, metadata.time)?;
-    if state.replay.contains(&metadata.id, metadata.time) || state.reserved.contains_key(&metadata.id) {
+    check_time(&state.task, request.now, skew, metadata.time)?;
+    check_replay(&state.replay, &metadata.id, metadata.time)?;
+    if state.reserved.contains_key(&metadata.id) {
         return Err(ReportError::ReportReplayed);
     }
-    let bucket = match batch {
-        PartialBatch::TimeInterval => Bucket::Time(metadata.time.truncate(state.task.time_precision)),
-        PartialBatch::FixedSize(id) => Bucket::Batch(id),
-    };
-    if state.collected.covers(&bucket) {
+    if state.collected.covers(&bucket_of(&state.task, request.batch, metadata)) {
         return Err(ReportError::BatchCollected);
     }
     if room == 0 {
@@ -162,7 +167,7 @@ pub fn prepare(context: &TaskContext, keys: &KeyRing, batch: PartialBatch, part:
         let metadata = init.share.metadata;
         let outcome = match refused.map_or_else(|| answer(context, &opener, &init), Err) {
             Ok((share, message)) => {
-                let bucket = bucket_of(context, batch, &metadata);
+                let bucket = bucket_of(&context.task, batch, &metadata);
                 prepared.sums.add(context.preparer.as_ref(), bucket, metadata, share);
                 PrepareOutcome::Continue(message)
             }
@@ -188,30 +193,28 @@ fn answer(
 
 /// Stores what a job came to and its answer, which it returns; `None` if the task was removed meanwhile.
 ///
-/// A batch that was collected while the job was prepared takes no more reports: they are refused here.
+/// A batch that was collected or filled up while the job was prepared takes no more reports: they are refused here.
 pub fn commit(
     tx: &mut Tx<'_>,
-    now: Time,
     context: &TaskContext,
-    job: AggregationJobId,
-    request_hash: [u8; 32],
-    batch: PartialBatch,
+    request: &Request,
     prepared: Prepared,
 ) -> Result<Option<Bytes>, Fault> {
-    let task = &context.task.id;
+    let Request { task, job, hash: request_hash, batch, now: created } = *request;
+    let task = &task;
     release(tx, task, job);
     let Some(state) = tx.task(task) else { return Ok(None) };
     let Prepared { mut resps, mut sums } = prepared;
-    let mut late: HashSet<ReportId> = HashSet::new();
+    let mut late: HashMap<ReportId, ReportError> = HashMap::new();
     sums.0.retain(|bucket, sum| {
-        let open = !state.collected.covers(bucket);
-        if !open {
-            late.extend(sum.reports.iter().map(|metadata| metadata.id));
-        }
-        open
+        let refused = check_bucket(state, batch, bucket, sum).err();
+        late.extend(refused.into_iter().flat_map(|error| sum.reports.iter().map(move |m| (m.id, error))));
+        refused.is_none()
     });
-    for resp in resps.iter_mut().filter(|resp| late.contains(&resp.report_id)) {
-        resp.outcome = PrepareOutcome::Reject(ReportError::BatchCollected);
+    for resp in &mut resps {
+        if let Some(error) = late.get(&resp.report_id) {
+            resp.outcome = PrepareOutcome::Reject(*error);
+        }
     }
     if let PartialBatch::FixedSize(id) = batch {
         // A batch id that occurred in a job is known from now on, even if none of its reports held.
@@ -222,9 +225,20 @@ pub fn commit(
     }
     count(tx, task, &resps)?;
     let answer = Bytes::from(context.wire.encode_job_resp(&resps));
-    let record = HelperJobRecord { request_hash, created: now, answer: answer.clone(), deleted: false };
+    let record = HelperJobRecord { request_hash, created, answer: answer.clone(), deleted: false };
     tx.put_helper_job(task, job, &record)?;
     Ok(Some(answer))
+}
+
+/// Whether the bucket still takes what a job came to.
+fn check_bucket(state: &TaskState, batch: PartialBatch, bucket: &Bucket, sum: &Sum) -> Result<(), ReportError> {
+    if state.collected.covers(bucket) {
+        return Err(ReportError::BatchCollected);
+    }
+    if sum.reports.len() as u64 > room_in_batch(state, batch) {
+        return Err(ReportError::BatchSaturated);
+    }
+    Ok(())
 }
 
 /// Adds a job's sum to its batch bucket, and remembers the reports.

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    KeyRing, Opener, Sums, TaskContext, batches, check_time, collect, counters, helper::merge_into_bucket,
-    shares::bucket_of,
+    KeyRing, Opener, Sums, TaskContext, batches, check_replay, check_time, collect, counters,
+    helper::merge_into_bucket, shares::bucket_of,
 };
 use crate::{
     config,
@@ -94,9 +94,7 @@ fn check_entry(
 ) -> Result<(), ReportError> {
     // The upload allowed for clocks that differ; what it took is not refused for its clock here.
     check_time(task, now, Duration(u64::MAX), entry.time)?;
-    if replay.contains(&entry.id, entry.time) {
-        return Err(ReportError::ReportReplayed);
-    }
+    check_replay(replay, &entry.id, entry.time)?;
     if task.time_bucket(entry.time).is_some_and(|bucket| collected.covers(&bucket)) {
         return Err(ReportError::BatchCollected);
     }
@@ -291,7 +289,7 @@ pub fn finish(context: &TaskContext, batch: PartialBatch, part: Vec<(Awaiting, P
         finished.over.push((metadata.id, at));
         match verified {
             Ok(share) => {
-                let bucket = bucket_of(context, batch, &metadata);
+                let bucket = bucket_of(&context.task, batch, &metadata);
                 finished.sums.add(context.preparer.as_ref(), bucket, metadata, share);
             }
             Err(counter) => finished.refused.push(counter),

@@ -19,7 +19,8 @@ pub mod upload;
 use std::sync::Arc;
 
 use crate::{
-    model::{Duration, ReportError, Role, Task, Time},
+    model::{Duration, ReportError, ReportId, Role, Task, Time},
+    store::Replay,
     vdaf::{self, Preparer, VdafError, Verification},
     wire::{self, Wire},
 };
@@ -56,6 +57,14 @@ impl TaskContext {
     pub fn role(&self) -> Role {
         self.task.role()
     }
+}
+
+/// Whether a report was not aggregated before, as far as that is still known (DAP-09 section 4.5.1.4).
+pub fn check_replay(replay: &Replay, id: &ReportId, time: Time) -> Result<(), ReportError> {
+    if replay.horizon().is_some_and(|horizon| time < horizon) {
+        return Err(ReportError::ReportDropped);
+    }
+    if replay.contains(id, time) { Err(ReportError::ReportReplayed) } else { Ok(()) }
 }
 
 /// Whether a report's time allows it to be aggregated now (DAP-09 section 4.5.1.4), with `skew` allowed for clocks.

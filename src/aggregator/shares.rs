@@ -8,7 +8,7 @@ use super::{KeyRing, TaskContext};
 use crate::{
     model::{
         Bucket, Checksum, HpkeCiphertext, PartialBatch, PlaintextInputShare, ReportError, ReportId, ReportMetadata,
-        Time,
+        Task, Time,
     },
     vdaf::{AggregateShare, OutputShare, Preparer},
 };
@@ -95,9 +95,9 @@ impl Sum {
 }
 
 /// The batch bucket of a report in a job.
-pub fn bucket_of(context: &TaskContext, batch: PartialBatch, metadata: &ReportMetadata) -> Bucket {
+pub fn bucket_of(task: &Task, batch: PartialBatch, metadata: &ReportMetadata) -> Bucket {
     match batch {
-        PartialBatch::TimeInterval => Bucket::Time(metadata.time.truncate(context.task.time_precision)),
+        PartialBatch::TimeInterval => Bucket::Time(metadata.time.truncate(task.time_precision)),
         PartialBatch::FixedSize(id) => Bucket::Batch(id),
     }
 }

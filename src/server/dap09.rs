@@ -15,7 +15,7 @@ use crate::{
     store::CollectionState,
     wire::{
         self, Problem, ProblemType,
-        dap09::{BadPath, Resource, decode_job_continue, media, parse_hpke_config_query, parse_path},
+        dap09::{Resource, decode_job_continue, media, parse_hpke_config_query, parse_path},
     },
 };
 
@@ -23,8 +23,7 @@ use crate::{
 pub async fn handle(app: &Arc<App>, path: &str, request: Request) -> Response {
     let resource = match parse_path(path) {
         Ok(resource) => resource,
-        Err(BadPath::NoSuchResource) => return failure(Problem::about(404).into()),
-        Err(bad) => return failure(Problem::new(ProblemType::InvalidMessage).with_detail(bad.to_string()).into()),
+        Err(bad) => return failure(Problem::from(bad).into()),
     };
     let for_browsers = matches!(resource, Resource::HpkeConfig | Resource::Reports(_));
     let allowed = methods(&resource);
@@ -33,7 +32,8 @@ pub async fn handle(app: &Arc<App>, path: &str, request: Request) -> Response {
     } else if !allowed.split(", ").any(|method| method == request.method.as_str()) {
         not_allowed(allowed)
     } else {
-        answer(app, resource, request).await.unwrap_or_else(failure)
+        let answered = answer(app, resource, request).await;
+        answered.unwrap_or_else(|error| failure(about_task(error, task_of(&resource))))
     };
     if for_browsers {
         // Errors too: a browser must see `outdatedConfig` to know that it should fetch the keys again.
@@ -67,7 +67,28 @@ fn not_allowed(allowed: &'static str) -> Response {
     response
 }
 
+/// The task that a resource belongs to.
+fn task_of(resource: &Resource) -> Option<TaskId> {
+    match resource {
+        Resource::HpkeConfig => None,
+        Resource::Reports(task)
+        | Resource::AggregationJob(task, _)
+        | Resource::CollectionJob(task, _)
+        | Resource::AggregateShares(task) => Some(*task),
+    }
+}
+
+/// Names the task in every problem about one (DAP-09 section 3.2): there are clients that cannot do without.
+fn about_task(error: Error, task: Option<TaskId>) -> Error {
+    match (error, task) {
+        (Error::Busy, Some(task)) => Problem::busy().with_task(task).into(),
+        (Error::Problem(problem), Some(task)) if problem.task_id.is_none() => problem.with_task(task).into(),
+        (error, _) => error,
+    }
+}
+
 async fn answer(app: &Arc<App>, resource: Resource, request: Request) -> Result<Response, Error> {
+    let _slot = app.requests.try_acquire().map_err(|_| Error::Busy)?;
     let method = request.method.as_str().to_owned();
     match (resource, method.as_str()) {
         (Resource::HpkeConfig, _) => hpke_config(app, &request),
@@ -102,9 +123,8 @@ fn authorized(app: &App, id: TaskId, role: Role, headers: &HeaderMap) -> Result<
 }
 
 fn hpke_config(app: &App, request: &Request) -> Result<Response, Error> {
-    let bad = |bad: BadPath| Problem::new(ProblemType::InvalidMessage).with_detail(bad.to_string());
     // Our keys are the same for all tasks, so the task may be left out.
-    if let Some(task) = parse_hpke_config_query(&request.query).map_err(bad)? {
+    if let Some(task) = parse_hpke_config_query(&request.query).map_err(Problem::from)? {
         task_for(app, task, None)?;
     }
     let list = wire::of(Revision::Dap09).encode_hpke_configs(&app.keys.configs());
@@ -118,22 +138,14 @@ fn hpke_config(app: &App, request: &Request) -> Result<Response, Error> {
 
 async fn upload(app: &Arc<App>, task: TaskId, mut request: Request) -> Result<Response, Error> {
     let context = task_for(app, task, Some(Role::Leader))?;
-    request.expect_type(media::REPORT).map_err(|problem| problem.with_task(task))?;
+    request.expect_type(media::REPORT)?;
     let limits = &app.config.limits;
     let body = request.read_body(limits.max_report_bytes, *limits.request_timeout).await?;
     match context.wire.decode_report(&body) {
         Ok(report) => flow::upload(app, &context, report).await?,
-        Err(malformed) => return Err(about_task(flow::malformed_upload(app, &context, malformed).await, task)),
+        Err(malformed) => return Err(flow::malformed_upload(app, &context, malformed).await),
     }
     Ok(empty(StatusCode::CREATED))
-}
-
-/// Names the task in a problem that does not name it yet (DAP-09 section 3.2).
-fn about_task(error: Error, task: TaskId) -> Error {
-    match error {
-        Error::Problem(problem) if problem.task_id.is_none() => problem.with_task(task).into(),
-        other => other,
-    }
 }
 
 async fn init_job(
@@ -146,7 +158,7 @@ async fn init_job(
     request.expect_type(media::AGGREGATION_JOB_INIT_REQ)?;
     let limits = &app.config.limits;
     let body = request.read_body(limits.max_job_bytes, *limits.request_timeout).await?;
-    let answer = flow::aggregation_job(app, &context, job, body).await.map_err(|error| about_task(error, task))?;
+    let answer = flow::aggregation_job(app, &context, job, body).await?;
     Ok(content(StatusCode::CREATED, media::AGGREGATION_JOB_RESP, answer))
 }
 
@@ -161,10 +173,8 @@ async fn continue_job(
     request.expect_type(media::AGGREGATION_JOB_CONTINUE_REQ)?;
     let limits = &app.config.limits;
     let body = request.read_body(limits.max_job_bytes, *limits.request_timeout).await?;
-    let step = decode_job_continue(&body, limits.max_job_reports).map_err(|e| about_task(e.into(), task))?.step;
-    let refuse = |kind, detail: &str| {
-        Err(Problem::new(kind).with_detail(detail).with_task(task).with_aggregation_job(job).into())
-    };
+    let step = decode_job_continue(&body, limits.max_job_reports).map_err(Error::from)?.step;
+    let refuse = |kind, detail: &str| Err(Problem::new(kind).with_detail(detail).with_aggregation_job(job).into());
     if !flow::has_aggregation_job(app, &context, job)? {
         return refuse(ProblemType::UnrecognizedAggregationJob, "");
     }
@@ -180,7 +190,7 @@ async fn delete_job(app: &App, task: TaskId, job: AggregationJobId, request: Req
         Ok(empty(StatusCode::NO_CONTENT))
     } else {
         let problem = Problem::new(ProblemType::UnrecognizedAggregationJob);
-        Err(problem.with_task(task).with_aggregation_job(job).into())
+        Err(problem.with_aggregation_job(job).into())
     }
 }
 
@@ -194,19 +204,19 @@ async fn create_collection(
     request.expect_type(media::COLLECT_REQ)?;
     let limits = &app.config.limits;
     let body = request.read_body(limits.max_message_bytes, *limits.request_timeout).await?;
-    flow::create_collection(app, &context, job, body).await.map_err(|error| about_task(error, task))?;
+    flow::create_collection(app, &context, job, body).await?;
     Ok(empty(StatusCode::CREATED))
 }
 
-fn no_collection(task: TaskId, job: CollectionJobId) -> Error {
+fn no_collection(job: CollectionJobId) -> Error {
     let problem = Problem::about(404).with_detail("there is no such collection job");
-    problem.with_task(task).with_collection_job(job).into()
+    problem.with_collection_job(job).into()
 }
 
 fn poll_collection(app: &App, task: TaskId, job: CollectionJobId, request: &Request) -> Result<Response, Error> {
     let context = authorized(app, task, Role::Leader, &request.headers)?;
     match flow::collection_state(app, &context, job)? {
-        None => Err(no_collection(task, job)),
+        None => Err(no_collection(job)),
         Some(CollectionState::Waiting | CollectionState::Closed { .. }) => {
             let mut response = empty(StatusCode::ACCEPTED);
             // A fraction of a second is no Retry-After.
@@ -217,7 +227,7 @@ fn poll_collection(app: &App, task: TaskId, job: CollectionJobId, request: &Requ
         Some(CollectionState::Done { body }) => Ok(content(StatusCode::OK, media::COLLECTION, body)),
         Some(CollectionState::Failed { kind, detail }) => {
             let kind = ProblemType::from_urn(&kind).unwrap_or(ProblemType::About(500));
-            Err(Problem::new(kind).with_detail(detail).with_task(task).with_collection_job(job).into())
+            Err(Problem::new(kind).with_detail(detail).with_collection_job(job).into())
         }
         Some(CollectionState::Deleted) => Ok(empty(StatusCode::NO_CONTENT)),
     }
@@ -228,7 +238,7 @@ async fn delete_collection(app: &App, task: TaskId, job: CollectionJobId, reques
     if flow::delete_collection(app, &context, job).await? {
         Ok(empty(StatusCode::NO_CONTENT))
     } else {
-        Err(no_collection(task, job))
+        Err(no_collection(job))
     }
 }
 
@@ -237,6 +247,6 @@ async fn aggregate_share(app: &App, task: TaskId, mut request: Request) -> Resul
     request.expect_type(media::AGGREGATE_SHARE_REQ)?;
     let limits = &app.config.limits;
     let body = request.read_body(limits.max_message_bytes, *limits.request_timeout).await?;
-    let share = flow::aggregate_share(app, &context, body).await.map_err(|error| about_task(error, task))?;
+    let share = flow::aggregate_share(app, &context, body).await?;
     Ok(content(StatusCode::OK, media::AGGREGATE_SHARE, share))
 }

@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 use super::app::App;
 use crate::{
     aggregator::{Error, TaskContext, collect, counters, helper, upload},
-    model::{AggregationJobId, CollectionJobId, Duration, Fault, JobInit, Report, Time},
+    model::{AggregationJobId, CollectionJobId, Duration, Fault, JobInit, Report, ReportError, Time},
     pool::Permit,
-    store::{CollectionJobRecord, CollectionState},
+    store::{CollectionJobRecord, CollectionState, Tx},
     wire::{Malformed, Problem, ProblemType},
 };
 
@@ -26,9 +26,7 @@ async fn unhurried<T: Send + 'static>(
 /// Stores a report (DAP-09 section 4.4.2).
 pub async fn upload(app: &Arc<App>, context: &TaskContext, report: Report) -> Result<(), Error> {
     let (now, task, shared) = (Time::now(), context.task.id, app.clone());
-    let write = move |tx: &mut crate::store::Tx<'_>| {
-        upload::accept(tx, now, &shared.config.limits, &shared.keys, &task, &report)
-    };
+    let write = move |tx: &mut Tx<'_>| upload::accept(tx, now, &shared.config.limits, &shared.keys, &task, &report);
     app.store.write(write).await??;
     app.jobs.notify_one();
     Ok(())
@@ -55,14 +53,18 @@ pub async fn aggregation_job(
     unhurried(async move {
         // A repeat of a request that is being worked on waits here, and then finds the stored answer.
         let _lock = app.helper_jobs.lock((context.task.id, job)).await;
-        let (request_hash, init) = read_job(&app, &context, &permit, body).await?;
-        match reserve(&app, &context, job, request_hash, &init).await? {
+        let (hash, init) = read_job(&app, &context, &permit, body).await?;
+        let request = helper::Request { task: context.task.id, job, hash, batch: init.batch, now: Time::now() };
+        match reserve(&app, request, &init).await? {
             Ok(answer) => Ok(answer),
             Err(verdicts) => {
-                let answered = answer_job(&app, &context, job, request_hash, init, verdicts, permit).await;
+                let answered = answer_job(&app, &context, request, init, verdicts, permit).await;
                 if answered.is_err() {
-                    let task = context.task.id;
-                    app.store.write(move |tx| Ok(helper::release(tx, &task, job))).await?;
+                    let release = move |tx: &mut Tx<'_>| {
+                        helper::release(tx, &request.task, job);
+                        Ok(())
+                    };
+                    app.store.write(release).await?;
                 }
                 answered
             }
@@ -87,21 +89,14 @@ async fn read_job(
     app.pool.run(permit, move || read(body)).await?
 }
 
-type Verdicts = Vec<Option<crate::model::ReportError>>;
+type Verdicts = Vec<Option<ReportError>>;
 
 /// The stored answer to the job, or for each report whether it is reserved for the job now.
-async fn reserve(
-    app: &App,
-    context: &TaskContext,
-    job: AggregationJobId,
-    request_hash: [u8; 32],
-    init: &JobInit,
-) -> Result<Result<Bytes, Verdicts>, Error> {
-    let (now, skew, task, batch) = (Time::now(), clock_skew(app), context.task.id, init.batch);
+async fn reserve(app: &App, request: helper::Request, init: &JobInit) -> Result<Result<Bytes, Verdicts>, Error> {
+    let skew = Duration(app.config.limits.clock_skew.as_secs());
     let reports: Vec<_> = init.inits.iter().map(|init| init.share.metadata).collect();
-    let reserved =
-        app.store.write(move |tx| helper::reserve(tx, now, skew, &task, job, request_hash, batch, &reports)).await?;
-    let refuse = |problem: Problem| Err(problem.with_task(task).with_aggregation_job(job).into());
+    let reserved = app.store.write(move |tx| helper::reserve(tx, &request, skew, &reports)).await?;
+    let refuse = |problem: Problem| Err(problem.with_aggregation_job(request.job).into());
     match reserved {
         helper::Reserved::New(verdicts) => Ok(Err(verdicts)),
         helper::Reserved::Answered(answer) => Ok(Ok(answer)),
@@ -116,27 +111,22 @@ async fn reserve(
 async fn answer_job(
     app: &Arc<App>,
     context: &Arc<TaskContext>,
-    job: AggregationJobId,
-    request_hash: [u8; 32],
+    request: helper::Request,
     init: JobInit,
     verdicts: Verdicts,
     permit: Permit,
 ) -> Result<Bytes, Error> {
-    let batch = init.batch;
     let candidates: Vec<_> =
         init.inits.into_iter().zip(verdicts).map(|(init, refused)| helper::Candidate { init, refused }).collect();
     let (shared, keys) = (context.clone(), app.keys.clone());
-    let parts =
-        app.pool.map_chunks(&permit, candidates, move |part| helper::prepare(&shared, &keys, batch, part)).await?;
+    let prepare = move |part| helper::prepare(&shared, &keys, request.batch, part);
     let mut prepared = helper::Prepared::default();
-    for part in parts {
+    for part in app.pool.map_chunks(&permit, candidates, prepare).await? {
         prepared.append(context, part);
     }
-    let (now, shared) = (Time::now(), context.clone());
-    app.store
-        .write(move |tx| helper::commit(tx, now, &shared, job, request_hash, batch, prepared))
-        .await?
-        .ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(context.task.id).into())
+    let shared = context.clone();
+    let answer = app.store.write(move |tx| helper::commit(tx, &shared, &request, prepared)).await?;
+    answer.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).into())
 }
 
 /// Deletes an aggregation job's answer (DAP-09 section 4.5.2.2). False if there is no such job.
@@ -191,8 +181,4 @@ pub async fn delete_collection(app: &App, context: &TaskContext, job: Collection
     let deleted = app.store.write(move |tx| collect::delete(tx, &task, job)).await?;
     app.collections.notify_one();
     Ok(deleted)
-}
-
-fn clock_skew(app: &App) -> Duration {
-    Duration(app.config.limits.clock_skew.as_secs())
 }

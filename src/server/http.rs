@@ -104,9 +104,7 @@ pub fn content(status: StatusCode, media_type: &'static str, body: impl Into<Byt
 pub fn failure(error: Error) -> Response {
     let problem = match error {
         Error::Problem(problem) => problem,
-        Error::Busy => Problem::about(503)
-            .with_detail("the aggregator is busy; try again after the time in the Retry-After header")
-            .with_retry_after(BUSY_RETRY_AFTER),
+        Error::Busy => Problem::busy(),
         Error::Fault(fault) => {
             tracing::error!(%fault, "a request failed through our own fault");
             Problem::about(500)
@@ -119,6 +117,3 @@ pub fn failure(error: Error) -> Response {
     }
     response
 }
-
-/// What a client that came while we were busy is told, in seconds: a job takes less than that.
-const BUSY_RETRY_AFTER: u64 = 2;

@@ -33,9 +33,8 @@ use tokio::{
 
 use self::{app::App, http::Request};
 use crate::{
-    aggregator::{Error, KeyRing, keys},
+    aggregator::{KeyRing, keys},
     config::Config,
-    hpke::Suite,
     model::{Fault, Revision, Time},
     peer::{Peer, PeerOptions},
     pool::Pool,
@@ -156,8 +155,7 @@ pub fn store_options(config: &Config) -> store::Options {
 }
 
 async fn prepare(config: Config, store: Store) -> Result<App, Fault> {
-    let suite = Suite { kem_id: config.hpke.kem.id(), kdf_id: config.hpke.kdf.id(), aead_id: config.hpke.aead.id() };
-    let now = Time::now();
+    let (suite, now) = (config.hpke.suite(), Time::now());
     store.write(move |tx| keys::ensure_first(tx, suite, now)).await?;
     let ring = store.read(|view| KeyRing::load(view.keys().values()))?;
     let limits = &config.limits;
@@ -191,7 +189,6 @@ fn bind_control(path: &Path) -> Result<UnixListener, StartError> {
 
 /// Answers a request from outside: finds the revision by the path.
 async fn answer(app: Arc<App>, request: Request) -> http::Response {
-    let Ok(_slot) = app.requests.clone().try_acquire_owned() else { return http::failure(Error::Busy) };
     let path = request.path.clone();
     let below = |revision| path.strip_prefix('/')?.strip_prefix(wire::of(revision).prefix())?.strip_prefix('/');
     match below(Revision::Dap09) {

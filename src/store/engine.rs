@@ -113,9 +113,20 @@ impl Engine {
         prefix: &[u8],
         mut visit: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.keys_while(prefix, |key| visit(key).map(|()| true))
+    }
+
+    /// Visits the keys that begin with `prefix`, in order, as long as `visit` says so.
+    pub(super) fn keys_while<E: From<EngineError>>(
+        &self,
+        prefix: &[u8],
+        mut visit: impl FnMut(&[u8]) -> Result<bool, E>,
+    ) -> Result<(), E> {
         let mut keys = self.db.scan_prefix(prefix).keys();
         while let Some(key) = guarded(|| Ok(keys.next().transpose()?))? {
-            visit(&key)?;
+            if !visit(&key)? {
+                break;
+            }
         }
         Ok(())
     }
@@ -252,6 +263,17 @@ mod tests {
         };
         engine.scan(&[1], visit).unwrap();
         assert_eq!(seen, [(vec![1, 1], long), (vec![1, 2], vec![])]);
+    }
+
+    #[test]
+    fn nothing_is_put_into_blob_files_which_are_never_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(dir.path(), 1 << 20).unwrap();
+        for round in 0..4u8 {
+            let rows = (0..40u8).map(|n| (vec![1, n, round / 2], Some(vec![n ^ round; 3 * PIECE_BYTES])));
+            engine.commit(&rows.collect()).unwrap();
+        }
+        assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 0);
     }
 
     #[test]

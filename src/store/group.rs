@@ -119,6 +119,22 @@ impl Group {
         })
     }
 
+    /// The first keys with the prefix, in order, as this group sees them.
+    pub(super) fn first_keys(&self, engine: &Engine, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, EngineError> {
+        let ours = self.rows.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
+        let mut keys: BTreeSet<Vec<u8>> =
+            ours.filter(|(_, value)| value.is_some()).map(|(key, _)| key.clone()).collect();
+        let mut found = 0;
+        engine.keys_while(prefix, |key| {
+            if !self.rows.contains_key(key) {
+                keys.insert(key.to_vec());
+                found += 1;
+            }
+            Ok::<_, EngineError>(found < limit)
+        })?;
+        Ok(keys.into_iter().take(limit).collect())
+    }
+
     /// Forgets what was not encoded yet of a task.
     pub(super) fn forget_task(&mut self, task: &TaskId) {
         self.counters.remove(task);

@@ -104,8 +104,8 @@ impl Store {
 
     /// Runs `f` when its turn has come and returns its result when what it did is durable.
     ///
-    /// `f` sees the effects of all writes before it. It must not block. It must decide first and mutate then: see
-    /// [`Tx`]. Once a place in the queue is found, `f` runs even if nobody waits for the result any more.
+    /// `f` sees the effects of all writes before it. It must not block, nor call the store. It must decide first and
+    /// mutate then: see [`Tx`]. Once a place in the queue is found, `f` runs even if nobody waits for the result any more.
     ///
     /// # Errors
     ///
@@ -125,7 +125,8 @@ impl Store {
         receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// Runs `f` between two groups of writes. It must be short: writes wait for it.
+    /// Runs `f` between two groups of writes. It must be short, because writes wait for it, and must not call the
+    /// store again. It blocks for the time of a commit, at most, if it reads rows: see [`View`].
     ///
     /// # Errors
     ///
@@ -212,3 +213,6 @@ fn work<T: Send + 'static>(
 fn closed() -> Fault {
     Fault::new("the store is closed")
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    engine::{Engine, EngineError},
+    engine::{Engine, EngineError, Rows},
     state::{LoadError, State},
     table::RowError,
     writer::Disk,
@@ -69,13 +69,25 @@ impl From<LoadError> for OpenError {
 }
 
 /// Opens the directory, or makes it, and reads everything that is held in memory.
+///
+/// The marker is written after the first row. So if it is whole and the row is missing, then the database has lost
+/// everything, which sled does not call an error; and if it is empty, the directory is new, or the power failed
+/// while it was.
 pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<(Disk, State), OpenError> {
     create_dir(dir)?;
-    let lock = claim(dir)?;
+    let (mut marker, is_new) = claim(dir)?;
     let engine = Engine::open(&dir.join(TABLES), cache_bytes)?;
-    File::open(dir)?.sync_all()?;
+    if is_new {
+        let (key, value) = State::first_row().map_err(|fault| OpenError::Damaged(fault.to_string()))?;
+        if engine.get(&key)?.is_none() {
+            engine.commit(&Rows::from([(key, Some(value))]))?;
+        }
+        marker.write_all(format!("{MARKER_TEXT}{LAYOUT}\n").as_bytes())?;
+        marker.sync_all()?;
+        File::open(dir)?.sync_all()?;
+    }
     let state = State::load(&engine)?;
-    Ok((Disk { engine, _lock: lock }, state))
+    Ok((Disk { engine, _lock: marker }, state))
 }
 
 /// Makes the directory if there is none, closed to everybody else: there are keys in it.
@@ -86,8 +98,8 @@ fn create_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Checks or writes the marker, and returns it locked.
-fn claim(dir: &Path) -> Result<File, OpenError> {
+/// Checks the marker and returns it locked, with whether it has yet to be written.
+fn claim(dir: &Path) -> Result<(File, bool), OpenError> {
     let path = dir.join(MARKER);
     if !path.exists() && !is_vacant(dir)? {
         return Err(OpenError::Foreign);
@@ -98,19 +110,15 @@ fn claim(dir: &Path) -> Result<File, OpenError> {
         Err(TryLockError::WouldBlock) => return Err(OpenError::Locked),
         Err(TryLockError::Error(error)) => return Err(error.into()),
     }
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     // More than the marker can be long, so that a file that only has its name is not read whole.
-    (&marker).take(200).read_to_string(&mut text)?;
-    if text.is_empty() && !dir.join(TABLES).exists() {
-        // New, or the power failed while it was new.
-        marker.write_all(format!("{MARKER_TEXT}{LAYOUT}\n").as_bytes())?;
-        marker.sync_all()?;
-        return Ok(marker);
-    }
-    let version = text.strip_prefix(MARKER_TEXT).and_then(|version| version.trim_end().parse::<u32>().ok());
-    match version {
-        Some(LAYOUT) => Ok(marker),
+    (&mut marker).take(200).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let version = text.strip_prefix(MARKER_TEXT).and_then(|version| version.strip_suffix('\n'));
+    match version.and_then(|version| version.parse::<u32>().ok()) {
+        Some(LAYOUT) => Ok((marker, false)),
         Some(found) if found > LAYOUT => Err(OpenError::Newer { found }),
+        None if text.is_empty() => Ok((marker, true)),
         _ => Err(OpenError::Damaged(format!("{MARKER} does not say which version it is"))),
     }
 }

@@ -51,8 +51,13 @@ impl Replay {
         self.days.is_empty()
     }
 
-    pub(super) fn insert(&mut self, id: &ReportId, time: Time) {
-        self.insert_in_day(day(time), id);
+    /// Remembers a report, unless its day is forgotten: all such are refused anyway. Says which it was.
+    pub(super) fn insert(&mut self, id: &ReportId, time: Time) -> bool {
+        let is_wanted = self.horizon.is_none_or(|horizon| day(time) >= day(horizon));
+        if is_wanted {
+            self.insert_in_day(day(time), id);
+        }
+        is_wanted
     }
 
     pub(super) fn insert_in_day(&mut self, day: u64, id: &ReportId) {
@@ -129,5 +134,7 @@ mod tests {
         assert_eq!(replay.forget_before(Time(DAY)), [0u64; 0]);
         assert_eq!(replay.horizon(), Some(Time(2 * DAY + 5)));
         assert_eq!(replay.len(), 2);
+        assert!(!replay.insert(&id(9), Time(2 * DAY - 1)) && replay.insert(&id(9), Time(2 * DAY)));
+        assert_eq!(replay.len(), 3);
     }
 }

@@ -13,7 +13,7 @@ use super::{
     table::{self, Key, RowError, Table},
     waiting::Waiting,
 };
-use crate::model::{AggregationJobId, BatchId, Bucket, CollectionJobId, ReportId, Task, TaskId};
+use crate::model::{AggregationJobId, BatchId, Bucket, CollectionJobId, Fault, ReportId, Task, TaskId};
 
 /// Everything that decisions are made from.
 #[derive(Debug, Default)]
@@ -83,18 +83,20 @@ pub(super) enum LoadError {
     Orphan(&'static str),
     #[error("ids of aggregated reports are cut off")]
     Ids,
+    #[error("the database is empty, which it never was since it was made")]
+    Empty,
 }
 
 impl State {
+    /// The row that is there from the first day.
+    pub(super) fn first_row() -> Result<(Vec<u8>, Vec<u8>), Fault> {
+        Ok((table::SEQUENCES.key(&table::NEXT_PACK), table::SEQUENCES.value(&0)?))
+    }
+
     /// Reads everything.
     pub(super) fn load(engine: &Engine) -> Result<Self, LoadError> {
-        let mut state = Self::default();
-        rows(engine, &table::SEQUENCES, |name, value| {
-            if name == table::NEXT_PACK {
-                state.next_pack = value;
-            }
-            Ok(())
-        })?;
+        let next_pack = engine.get(&table::SEQUENCES.key(&table::NEXT_PACK))?.ok_or(LoadError::Empty)?;
+        let mut state = Self { next_pack: table::SEQUENCES.read(&next_pack)?, ..Self::default() };
         rows(engine, &table::TASKS, |id, task| {
             state.tasks.insert(id, TaskState::new(task));
             Ok(())

@@ -139,12 +139,14 @@ impl Tx<'_> {
 
 /// Reports.
 impl Tx<'_> {
-    /// The reports are aggregated, and never will be again.
+    /// The reports are aggregated, and never will be again. Those before the horizon, if there is one, are refused
+    /// without being remembered.
     pub fn remember(&mut self, task: &TaskId, reports: &[(ReportId, Time)]) -> Result<(), Fault> {
         let replay = &mut owner(self.state, task)?.replay;
         for (id, time) in reports {
-            replay.insert(id, *time);
-            self.group.remember(task, id, *time);
+            if replay.insert(id, *time) {
+                self.group.remember(task, id, *time);
+            }
         }
         Ok(())
     }
@@ -251,11 +253,35 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Adds or replaces a job that we answered as the helper.
+    /// Adds or replaces a job that we answered as the helper. Its time of creation must stay the same.
     pub fn put_helper_job(&mut self, task: &TaskId, id: AggregationJobId, job: &HelperJobRecord) -> Result<(), Fault> {
         self.owner(task)?;
         self.group.set(table::HELPER_JOBS.key(&(*task, id)), Some(table::HELPER_JOBS.value(job)?));
+        let index = table::ANSWERS.key(&(*task, job.created.0, id));
+        let entry = if job.answer.is_empty() { None } else { Some(table::ANSWERS.value(&())?) };
+        self.group.set(index, entry);
         Ok(())
+    }
+
+    /// Empties the answers of up to `limit` helper jobs whose requests came before the given time, and returns how
+    /// many there were. What a replay of the request is known by stays.
+    pub fn sweep_answers(&mut self, task: &TaskId, before: Time, limit: usize) -> Result<usize, Fault> {
+        self.owner(task)?;
+        let prefix = group::rows_of(table::ANSWERS.prefix, task);
+        let keys = self.group.first_keys(self.engine, &prefix, limit)?;
+        let mut swept = 0;
+        for key in keys {
+            let (_, created, id) = table::ANSWERS.read_key(&key)?;
+            if created >= before.0 {
+                break;
+            }
+            if let Some(mut job) = self.helper_job(task, &id)? {
+                job.answer.clear();
+                self.put_helper_job(task, id, &job)?;
+                swept += 1;
+            }
+        }
+        Ok(swept)
     }
 
     fn owner(&mut self, id: &TaskId) -> Result<&mut TaskState, Fault> {

@@ -15,6 +15,8 @@ const URN_PREFIX: &str = "urn:ietf:params:ppm:dap:error:";
 
 /// The longest document of a peer that is looked into, in bytes.
 const MAX_DOCUMENT: usize = 64 * 1024;
+/// What somebody who comes while we are busy is told, in seconds: no job takes longer.
+const BUSY_RETRY_AFTER: u64 = 2;
 /// How much of a peer's text is kept, in characters.
 const MAX_TEXT: usize = 500;
 
@@ -182,6 +184,11 @@ impl Problem {
         Self::new(ProblemType::About(status))
     }
 
+    /// We have too much to do: try again in a moment.
+    pub fn busy() -> Self {
+        Self::about(503).with_detail("the aggregator is busy").with_retry_after(BUSY_RETRY_AFTER)
+    }
+
     /// Sets another HTTP status than the usual one of the kind.
     pub fn with_status(self, status: u16) -> Self {
         Self { status, ..self }
@@ -192,7 +199,10 @@ impl Problem {
         Self { detail: detail.into(), ..self }
     }
 
-    /// Names the task.
+    /// Names the task, which the protocol asks for wherever it is known.
+    ///
+    /// Do so for every request whose path or query names one, also with [`ProblemType::About`]: the JavaScript client
+    /// of DAP-09 cannot read a document without `taskid` and then reports nothing but its own confusion.
     pub fn with_task(self, task: TaskId) -> Self {
         Self { task_id: Some(task), ..self }
     }
@@ -315,8 +325,8 @@ fn status_phrase(status: u16) -> &'static str {
         503 => "Service Unavailable",
         504 => "Gateway Timeout",
         507 => "Insufficient Storage",
-        400..500 => "Client Error",
-        500..600 => "Server Error",
+        _ if status / 100 == 4 => "Client Error",
+        _ if status / 100 == 5 => "Server Error",
         _ => "Unexpected Status",
     }
 }

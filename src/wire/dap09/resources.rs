@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::{
     model::{AggregationJobId, CollectionJobId, TaskId},
-    wire::Call,
+    wire::{Call, Problem, ProblemType},
 };
 
 /// Media types of DAP-09 (section 8.1). They have no parameters and are compared exactly.
@@ -54,6 +54,15 @@ pub enum BadPath {
     /// The resource exists, but an id in its path is not one: `invalidMessage`.
     #[error("the {0} is not the unpadded base64url of an id of its length")]
     BadId(&'static str),
+}
+
+impl From<BadPath> for Problem {
+    fn from(bad: BadPath) -> Self {
+        match bad {
+            BadPath::NoSuchResource => Self::about(404),
+            BadPath::BadId(_) => Self::new(ProblemType::InvalidMessage).with_detail(bad.to_string()),
+        }
+    }
 }
 
 /// Reads the path of a request, below the revision's prefix and without a leading slash: `tasks/ID/reports`.
@@ -183,6 +192,14 @@ mod tests {
         assert_eq!(parse_hpke_config_query("task_id="), Err(BadPath::BadId("task id")));
         assert_eq!(parse_hpke_config_query("task_id"), Err(BadPath::BadId("task id")));
         assert_eq!(parse_hpke_config_query(&format!("a=b&task_id={TASK}")), Ok(Some(TASK)));
+    }
+
+    #[test]
+    fn a_bad_path_is_a_problem() {
+        assert_eq!(Problem::from(BadPath::NoSuchResource).status, 404);
+        let problem = Problem::from(BadPath::BadId("task id"));
+        assert_eq!(problem.kind, ProblemType::InvalidMessage);
+        assert_eq!(problem.detail, "the task id is not the unpadded base64url of an id of its length");
     }
 
     #[test]

@@ -1,0 +1,273 @@
+//! Group commits: order, visibility, failure, and what survives.
+
+use std::{fs, path::Path, sync::mpsc, thread};
+
+use futures_util::future::join_all;
+
+use super::*;
+use crate::{
+    model::{AggregationJobId, Checksum, Fault},
+    store::{BucketRecord, HelperJobRecord, KeyRecord, TaskState},
+};
+
+const SEEN: &str = "seen";
+
+fn seen(task: &TaskState) -> u64 {
+    task.counters.get(SEEN).copied().unwrap_or(0)
+}
+
+fn helper_job(n: u64) -> HelperJobRecord {
+    HelperJobRecord {
+        request_hash: [n as u8; 32],
+        created: Time(n),
+        answer: Bytes::from(n.to_be_bytes().to_vec()),
+        deleted: false,
+    }
+}
+
+/// Counts, and returns what the counter was before.
+async fn count(store: &Store) -> Result<u64, Fault> {
+    let count = |tx: &mut crate::store::Tx<'_>| {
+        let before = seen(tx.task(&task_id(1)).unwrap());
+        tx.count(&task_id(1), SEEN, 1)?;
+        Ok(before)
+    };
+    store.write(count).await
+}
+
+/// Holds the writer thread up until the sender is dropped, so that what is written meanwhile becomes one group.
+fn hold(store: &Store) -> mpsc::Sender<()> {
+    let (sender, receiver) = mpsc::channel();
+    let store = store.clone();
+    let (started, has_started) = mpsc::channel();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let write = store.write(move |_| {
+            started.send(()).unwrap();
+            let _ = receiver.recv();
+            Ok(())
+        });
+        let _ = runtime.block_on(write);
+    });
+    has_started.recv().unwrap();
+    sender
+}
+
+#[tokio::test]
+async fn waiting_writes_run_in_order_and_share_a_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    let before = store.commits();
+    let held = hold(&store);
+    let writes = (0..100).map(|_| count(&store));
+    let release = async move { drop(held) };
+    let (results, ()) = tokio::join!(join_all(writes), release);
+    let results: Vec<u64> = results.into_iter().map(Result::unwrap).collect();
+    assert_eq!(results, (0..100).collect::<Vec<_>>());
+    // The group that was held up changed nothing; then came 64 and 36.
+    assert_eq!(store.commits() - before, 2);
+}
+
+#[tokio::test]
+async fn a_write_that_changes_nothing_is_no_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let before = store.commits();
+    assert_eq!(store.write(|tx| Ok(tx.state().tasks.len())).await.unwrap(), 0);
+    assert_eq!(store.commits(), before);
+}
+
+#[tokio::test]
+async fn a_fault_stops_the_store_and_undoes_its_whole_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    count(&store).await.unwrap();
+    let stopped = tokio::spawn(store.poisoned());
+    let held = hold(&store);
+    let faulty = store.write(|tx| {
+        tx.count(&task_id(1), SEEN, 50)?;
+        Err::<(), _>(Fault::new("it broke"))
+    });
+    let release = async move { drop(held) };
+    let (before, faulty, after, ()) = tokio::join!(count(&store), faulty, count(&store), release);
+    assert_eq!(faulty.unwrap_err().to_string(), "it broke");
+    assert_eq!(before.unwrap_err().to_string(), "it broke");
+    assert!(after.is_err());
+    assert_eq!(stopped.await.unwrap().to_string(), "it broke");
+    assert!(count(&store).await.is_err());
+    assert!(store.read(|_| Ok(())).is_err());
+    store.close().await;
+    let store = open(dir.path());
+    assert_eq!(store.read(|view| Ok(seen(view.task(&task_id(1)).unwrap()))).unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_panic_is_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    let write = store.write(|tx| {
+        tx.count(&task_id(1), SEEN, 50)?;
+        let nothing: [u8; 0] = [];
+        Ok(nothing[tx.state().tasks.len()..].len())
+    });
+    assert!(write.await.is_err());
+    assert!(store.poisoned().await.to_string().contains("panicked"));
+    assert!(count(&store).await.is_err());
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.read(|view| Ok(seen(view.task(&task_id(1)).unwrap()))).unwrap(), 0);
+}
+
+#[tokio::test]
+async fn changing_a_task_that_is_gone_is_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    assert!(store.write(|tx| tx.append_report(&task_id(1), &report(1, 1, 1))).await.is_err());
+    assert!(store.read(|_| Ok(())).is_err());
+}
+
+#[tokio::test]
+async fn a_read_that_fails_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    assert!(store.read(|_| Err::<(), _>(Fault::new("no"))).is_err());
+    add_task(&store, 1).await;
+}
+
+#[tokio::test]
+async fn a_write_nobody_waits_for_is_still_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    let held = hold(&store);
+    let mut write = Box::pin(count(&store));
+    assert!(futures_util::poll!(&mut write).is_pending());
+    drop(write);
+    drop(held);
+    assert_eq!(count(&store).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_full_queue_makes_writers_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path(), Options { queue: 2, group: 3, ..Options::default() }).unwrap();
+    add_task(&store, 1).await;
+    let held = hold(&store);
+    let release = async move { drop(held) };
+    let (results, ()) = tokio::join!(join_all((0..20).map(|_| count(&store))), release);
+    assert_eq!(results.into_iter().map(Result::unwrap).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn closing_finishes_what_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    let held = hold(&store);
+    let release = async move { drop(held) };
+    let (results, (), ()) = tokio::join!(join_all((0..20).map(|_| count(&store))), store.close(), release);
+    assert!(results.into_iter().all(|result| result.is_ok()));
+    assert!(count(&store).await.is_err());
+    let store = open(dir.path());
+    assert_eq!(store.read(|view| Ok(seen(view.task(&task_id(1)).unwrap()))).unwrap(), 20);
+}
+
+#[tokio::test]
+async fn the_last_handle_may_be_held_by_a_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let inside = store.clone();
+    let mut write = Box::pin(store.write(move |_| {
+        drop(inside);
+        Ok(())
+    }));
+    let _ = futures_util::poll!(&mut write);
+    drop(write);
+    drop(store);
+    // It has been let go of, here or there.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while Store::open(dir.path(), Options::default()).is_err() {
+        assert!(std::time::Instant::now() < deadline, "the directory is still locked");
+        thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rows_and_memory_agree_in_every_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    let id = AggregationJobId::new([1; 16]);
+    let writer = tokio::spawn({
+        let store = store.clone();
+        async move {
+            for n in 1..=100 {
+                let write = move |tx: &mut crate::store::Tx<'_>| {
+                    tx.count(&task_id(1), SEEN, 1)?;
+                    tx.put_helper_job(&task_id(1), id, &helper_job(n))
+                };
+                store.write(write).await.unwrap();
+            }
+        }
+    });
+    let mut reads = 0;
+    while !writer.is_finished() || reads == 0 {
+        let (seen, job) =
+            store.read(|view| Ok((seen(view.task(&task_id(1)).unwrap()), view.helper_job(&task_id(1), &id)?))).unwrap();
+        assert_eq!(job, (seen > 0).then(|| helper_job(seen)));
+        reads += 1;
+    }
+    writer.await.unwrap();
+    assert_eq!(store.read(|view| view.helper_job(&task_id(1), &id)).unwrap(), Some(helper_job(100)));
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &to.join(entry.file_name())),
+            false => drop(fs::copy(entry.path(), to.join(entry.file_name())).unwrap()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_answered_is_in_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    for n in 0..5 {
+        assert_eq!(count(&store).await.unwrap(), n);
+        // As after a kill: the files as they are now, while the store is open.
+        let image = tempfile::tempdir().unwrap();
+        copy(dir.path(), image.path());
+        let store = open(image.path());
+        assert_eq!(store.read(|view| Ok(seen(view.task(&task_id(1)).unwrap()))).unwrap(), n + 1);
+    }
+}
+
+#[tokio::test]
+async fn nothing_secret_is_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    let secret = [222u8, 173, 190, 239];
+    store
+        .write(move |tx| {
+            let config = task(1).collector_hpke_config;
+            tx.put_key(KeyRecord { config, private_key: Secret::new(secret.to_vec()), created: Time(0) })?;
+            let bucket = tx.bucket_mut(&task_id(1), crate::model::Bucket::Time(Time(0)))?;
+            *bucket =
+                BucketRecord { count: 1, checksum: Checksum::default(), share: secret.to_vec(), ..bucket.clone() };
+            Ok(())
+        })
+        .await
+        .unwrap();
+    let shown = store.read(|view| Ok(format!("{:?}", view.state()))).unwrap();
+    assert!(shown.contains("BucketRecord") && shown.contains("KeyRecord"));
+    assert!(!shown.contains("222") && !shown.contains("3q2-7w"), "{shown}");
+}

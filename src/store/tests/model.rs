@@ -1,0 +1,379 @@
+//! Random writes, compared with a model that could not be simpler, before and after the store is opened again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    model::{
+        AggregationJobId, BatchId, BatchSelector, Bucket, Checksum, CollectionJobId, Fault, Interval, PartialBatch,
+        Query,
+    },
+    store::{
+        BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, Entry,
+        HelperJobRecord, LeaderJobRecord, LeaderJobState, Pick, ReportRef, TaskState, Tx, View,
+        engine::{Engine, EngineError},
+        table,
+    },
+};
+
+const TASKS: u8 = 2;
+const DAY: u64 = 86_400;
+
+#[derive(Clone, Debug)]
+enum Op {
+    AddTask,
+    RemoveTask,
+    Count(u64),
+    Remember(u32, u64),
+    ForgetBefore(u64),
+    Append(u32, u64, usize),
+    StartJob(u8, usize),
+    EndJob(u8, bool),
+    BuryWaiting(usize),
+    AddToBucket(u64, usize),
+    DropBucket(u64),
+    Collect(BatchSelector, usize),
+    Name(u8),
+    PutCollection(u8, u8),
+    PutHelperJob(u8, usize),
+    SweepAnswers(u64),
+}
+
+fn selector() -> impl Strategy<Value = BatchSelector> {
+    let interval = (0..8u64, 1..4u64).prop_map(|(start, len)| {
+        let interval = Interval::new(Time(start * PRECISION), Duration(len * PRECISION)).unwrap();
+        BatchSelector::TimeInterval(interval)
+    });
+    prop_oneof![interval, (0..3u8).prop_map(|n| BatchSelector::FixedSize(BatchId::new([n; 32])))]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let len = prop_oneof![4 => 0..200usize, 1 => 60_000..200_000usize];
+    prop_oneof![
+        2 => Just(Op::AddTask),
+        1 => Just(Op::RemoveTask),
+        4 => (1..5u64).prop_map(Op::Count),
+        6 => (0..20u32, 0..4u64).prop_map(|(n, day)| Op::Remember(n, day * DAY + 7)),
+        1 => (0..4u64).prop_map(|day| Op::ForgetBefore(day * DAY)),
+        16 => (0..60u32, 0..500u64, len.clone()).prop_map(|(n, time, len)| Op::Append(n, time, len)),
+        6 => (0..4u8, 1..6usize).prop_map(|(job, limit)| Op::StartJob(job, limit)),
+        6 => (0..4u8, any::<bool>()).prop_map(|(job, bury)| Op::EndJob(job, bury)),
+        2 => (0..5usize).prop_map(Op::BuryWaiting),
+        4 => (0..5u64, len.clone()).prop_map(|(bucket, len)| Op::AddToBucket(bucket, len)),
+        2 => (0..5u64).prop_map(Op::DropBucket),
+        3 => (selector(), len.clone()).prop_map(|(batch, len)| Op::Collect(batch, len)),
+        1 => (0..3u8).prop_map(Op::Name),
+        3 => (0..3u8, 0..5u8).prop_map(|(job, state)| Op::PutCollection(job, state)),
+        3 => (0..3u8, len).prop_map(|(job, len)| Op::PutHelperJob(job, len)),
+        1 => (0..400u64).prop_map(Op::SweepAnswers),
+    ]
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    tasks: BTreeMap<u8, ModelTask>,
+    removed: BTreeSet<u8>,
+}
+
+#[derive(Debug, Default)]
+struct ModelTask {
+    counters: Counters,
+    remembered: BTreeSet<(u32, u64)>,
+    horizon: Option<Time>,
+    /// Waiting and assigned.
+    reports: BTreeMap<ReportRef, (u32, Report)>,
+    assigned: BTreeMap<u8, Vec<ReportRef>>,
+    buckets: BTreeMap<Bucket, BucketRecord>,
+    collected: Vec<CollectedBatch>,
+    names: BTreeSet<BatchId>,
+    collections: BTreeMap<u8, CollectionJobRecord>,
+    helper_jobs: BTreeMap<u8, HelperJobRecord>,
+}
+
+impl ModelTask {
+    fn waiting(&self) -> Vec<ReportRef> {
+        let is_assigned = |at: &ReportRef| self.assigned.values().flatten().any(|other| other == at);
+        let mut waiting: Vec<_> = self.reports.keys().copied().filter(|at| !is_assigned(at)).collect();
+        waiting.sort_by_key(|at| (self.reports[at].1.metadata.time.truncate(Duration(PRECISION)), *at));
+        waiting
+    }
+}
+
+fn job_id(n: u8) -> AggregationJobId {
+    AggregationJobId::new([n; 16])
+}
+
+fn collection_id(n: u8) -> CollectionJobId {
+    CollectionJobId::new([n; 16])
+}
+
+fn collection(n: u8, state: u8) -> CollectionJobRecord {
+    let batch = BatchSelector::FixedSize(BatchId::new([n; 32]));
+    CollectionJobRecord {
+        request: Bytes::from(vec![n; 50]),
+        query: Query::TimeInterval(Interval::new(Time(0), Duration(u64::from(n))).unwrap()),
+        accepted_before: ReportRef { pack: n.into(), slot: 0 },
+        created: Time(4),
+        state: match state {
+            0 => CollectionState::Waiting,
+            1 => CollectionState::Closed { batch },
+            2 => CollectionState::Done { body: Bytes::from(vec![9; 100_000]) },
+            3 => CollectionState::Failed { kind: "batchOverlap".into(), detail: "so".into() },
+            _ => CollectionState::Deleted,
+        },
+    }
+}
+
+fn leader_job(reports: Vec<ReportRef>) -> LeaderJobRecord {
+    let (now, created) = (Time(1), Time(2));
+    let state = LeaderJobState::Sent { request_hash: [7; 32] };
+    LeaderJobRecord { batch: PartialBatch::TimeInterval, now, created, reports, state }
+}
+
+/// Does the same to the store and to the model. Asks for nothing that a caller may not ask for.
+fn apply(tx: &mut Tx<'_>, model: &mut Model, n: u8, op: Op) -> Result<(), Fault> {
+    let id = task_id(n);
+    if let Op::AddTask = op {
+        if !model.tasks.contains_key(&n) && !model.removed.contains(&n) {
+            model.tasks.insert(n, ModelTask::default());
+            tx.add_task(task(n))?;
+        }
+        return Ok(());
+    }
+    let Some(known) = model.tasks.get_mut(&n) else { return Ok(()) };
+    match op {
+        Op::AddTask => {}
+        Op::RemoveTask => {
+            model.tasks.remove(&n);
+            model.removed.insert(n);
+            tx.remove_task(&id, Time(3))?;
+        }
+        Op::Count(by) => {
+            *known.counters.entry("things".into()).or_default() += by;
+            tx.count(&id, "things", by)?;
+        }
+        Op::Remember(report, time) => {
+            if known.horizon <= Some(Time(time)) {
+                known.remembered.insert((report, time));
+            }
+            tx.remember(&id, &[(report_id(report), Time(time))])?;
+        }
+        Op::ForgetBefore(time) => {
+            known.remembered.retain(|(_, other)| *other >= time);
+            known.horizon = known.horizon.max(Some(Time(time)));
+            tx.forget_before(&id, Time(time))?;
+        }
+        Op::PutCollection(job, state) => {
+            known.collections.insert(job, collection(job, state));
+            tx.put_collection(&id, collection_id(job), collection(job, state))?;
+        }
+        Op::PutHelperJob(job, len) => {
+            let created = Time(u64::from(job) * 100);
+            let answer = Bytes::from(vec![job; len]);
+            let record = HelperJobRecord { request_hash: [job; 32], created, answer, deleted: job == 1 };
+            tx.put_helper_job(&id, job_id(job), &record)?;
+            known.helper_jobs.insert(job, record);
+        }
+        Op::SweepAnswers(time) => {
+            let old = known.helper_jobs.values_mut().filter(|job| job.created < Time(time) && !job.answer.is_empty());
+            let count = old.map(|job| job.answer.clear()).count();
+            assert_eq!(tx.sweep_answers(&id, Time(time), 100)?, count);
+        }
+        other => {
+            apply_to_reports(tx, known, &id, other.clone())?;
+            apply_to_batches(tx, known, &id, other)?;
+        }
+    }
+    Ok(())
+}
+
+fn apply_to_reports(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: Op) -> Result<(), Fault> {
+    match op {
+        Op::Append(n, time, len) if known.reports.values().all(|(other, _)| *other != n) => {
+            let report = report(n, time, len);
+            let at = tx.append_report(id, &report)?;
+            assert!(known.reports.keys().all(|other| *other < at));
+            assert!(at < tx.next_position());
+            known.reports.insert(at, (n, report));
+        }
+        Op::StartJob(job, limit) if !known.assigned.contains_key(&job) => {
+            let picked = tx.task_mut(id).unwrap().waiting.pick(Time(0), None, limit, |_| Pick::Take);
+            let places: Vec<_> = picked.taken.iter().map(|entry| entry.at).collect();
+            assert_eq!(places, known.waiting().into_iter().take(limit).collect::<Vec<_>>());
+            known.assigned.insert(job, places.clone());
+            tx.put_leader_job(id, job_id(job), leader_job(places))?;
+        }
+        Op::EndJob(job, bury) => {
+            let Some(places) = known.assigned.remove(&job) else { return Ok(()) };
+            let reports = tx.load_reports(id, &places)?;
+            assert!(reports.iter().eq(places.iter().map(|at| &known.reports[at].1)));
+            let entries: Vec<Entry> =
+                places.iter().map(|at| *tx.task(id).unwrap().waiting.assigned(at).unwrap()).collect();
+            if bury {
+                tx.bury(id, &entries.iter().map(|entry| (entry.id, entry.at)).collect::<Vec<_>>())?;
+                places.iter().for_each(|at| drop(known.reports.remove(at)));
+            } else {
+                tx.task_mut(id).unwrap().waiting.give_back(&entries);
+            }
+            tx.end_leader_job(id, &job_id(job))?;
+        }
+        Op::BuryWaiting(place) => {
+            let Some(at) = known.waiting().get(place).copied() else { return Ok(()) };
+            let (n, _) = known.reports.remove(&at).unwrap();
+            tx.bury(id, &[(report_id(n), at)])?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn apply_to_batches(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: Op) -> Result<(), Fault> {
+    match op {
+        Op::AddToBucket(start, len) => {
+            let bucket = Bucket::Time(Time(start * PRECISION));
+            let mine = known.buckets.entry(bucket).or_insert(BucketRecord::EMPTY);
+            let theirs = tx.bucket_mut(id, bucket)?;
+            for record in [mine, theirs] {
+                record.count += 1;
+                record.first = record.first.min(Time(start));
+                record.last = record.last.max(Time(start));
+                record.share = vec![start as u8; len];
+            }
+        }
+        Op::DropBucket(start) => {
+            let bucket = Bucket::Time(Time(start * PRECISION));
+            assert_eq!(tx.drop_bucket(id, &bucket)?, known.buckets.remove(&bucket));
+        }
+        Op::Collect(batch, len) => {
+            let overlaps = known.collected.iter().any(|other| overlap(&other.batch, &batch));
+            assert_eq!(tx.task(id).unwrap().collected.overlaps(&batch), overlaps);
+            if !overlaps {
+                let (request_hash, answer) = ([len as u8; 32], vec![3; len]);
+                let party = CollectedBy::Helper { request_hash, answer };
+                let row = CollectedBatch { batch, report_count: len as u64, checksum: Checksum::default(), party };
+                tx.put_collected(id, &row)?;
+                known.collected.push(row);
+            }
+        }
+        Op::Name(n) => {
+            known.names.insert(BatchId::new([n; 32]));
+            tx.name_batch(id, BatchId::new([n; 32]))?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn overlap(a: &BatchSelector, b: &BatchSelector) -> bool {
+    match (a, b) {
+        (BatchSelector::TimeInterval(a), BatchSelector::TimeInterval(b)) => a.overlaps(b),
+        (a, b) => a == b,
+    }
+}
+
+fn check(store: &Store, model: &Model) {
+    let compare = |view: &View<'_>| {
+        let tasks: Vec<u8> = view.state().tasks.keys().map(|id| id.as_bytes()[0]).collect();
+        assert!(tasks.iter().eq(model.tasks.keys()));
+        assert!((0..TASKS).all(|n| view.is_removed(&task_id(n)) == model.removed.contains(&n)));
+        for (n, known) in &model.tasks {
+            let id = task_id(*n);
+            check_memory(view.task(&id).unwrap(), known);
+            check_rows(view, &id, known)?;
+        }
+        Ok(())
+    };
+    store.read(compare).unwrap();
+}
+
+fn check_memory(task: &TaskState, known: &ModelTask) {
+    assert_eq!(task.counters, known.counters);
+    assert_eq!((task.replay.len(), task.replay.horizon()), (known.remembered.len(), known.horizon));
+    assert!(known.remembered.iter().all(|(n, time)| task.replay.contains(&report_id(*n), Time(*time))));
+    assert_eq!((&task.buckets, &task.names), (&known.buckets, &known.names));
+    assert_eq!(task.collected.len(), known.collected.len());
+    assert!(known.collected.iter().all(|row| task.collected.contains_exactly(&row.batch)));
+
+    let waiting = known.waiting();
+    assert_eq!(task.waiting.len(), waiting.len());
+    assert_eq!(task.waiting.oldest().map(|entry| entry.at), waiting.iter().min().copied());
+    assert!((0..60).all(|n| {
+        let is_known = known.reports.values().any(|(other, _)| *other == n);
+        task.waiting.contains(&report_id(n)) == is_known
+    }));
+    let jobs: BTreeMap<_, _> =
+        known.assigned.iter().map(|(job, places)| (job_id(*job), leader_job(places.clone()))).collect();
+    assert_eq!(task.leader_jobs, jobs);
+    let active = known.collections.iter().filter(|(_, job)| job.state.is_active());
+    assert_eq!(task.collections, active.map(|(n, job)| (collection_id(*n), job.clone())).collect::<BTreeMap<_, _>>());
+}
+
+fn check_rows(view: &View<'_>, id: &TaskId, known: &ModelTask) -> Result<(), Fault> {
+    let places: Vec<_> = known.reports.keys().copied().collect();
+    let reports = view.load_reports(id, &places)?;
+    assert!(reports.iter().eq(known.reports.values().map(|(_, report)| report)));
+    for row in &known.collected {
+        assert_eq!(view.collected(id, &row.batch)?.as_ref(), Some(row));
+    }
+    for n in 0..4 {
+        assert_eq!(view.collection(id, &collection_id(n))?.as_ref(), known.collections.get(&n));
+        assert_eq!(view.helper_job(id, &job_id(n))?.as_ref(), known.helper_jobs.get(&n));
+    }
+    Ok(())
+}
+
+/// Of a removed task there is no row, and no piece of one.
+fn check_nothing_is_left(dir: &Path, removed: &BTreeSet<u8>) {
+    let engine = Engine::open(&dir.join("tables"), 1 << 20).unwrap();
+    for id in removed.iter().map(|n| task_id(*n)) {
+        for table in table::OF_TASKS {
+            for prefix in [vec![table], vec![0xff, table]] {
+                let prefix = [&prefix[..], id.as_bytes()].concat();
+                let visit = |key: &[u8]| Err(EngineError::Damaged(format!("there is still {key:?}")));
+                engine.keys(&prefix, visit).unwrap();
+            }
+        }
+    }
+}
+
+/// Operations that are done in one write, and whether the store is then opened again.
+fn steps() -> impl Strategy<Value = Vec<(Vec<(u8, Op)>, bool)>> {
+    let write = prop::collection::vec((0..TASKS, op()), 1..8);
+    prop::collection::vec((write, prop::bool::weighted(0.15)), 1..25)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_store_is_the_model(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open(dir.path());
+        let mut model = Model::default();
+        for n in 0..TASKS {
+            model.tasks.insert(n, ModelTask::default());
+            runtime.block_on(add_task(&store, n));
+        }
+        for (ops, reopen) in steps {
+            let write = store.write(move |tx| {
+                for (n, op) in ops {
+                    apply(tx, &mut model, n, op)?;
+                }
+                Ok(model)
+            });
+            model = runtime.block_on(write).unwrap();
+            check(&store, &model);
+            if reopen {
+                drop(store);
+                store = open(dir.path());
+                check(&store, &model);
+            }
+        }
+        drop(store);
+        check(&open(dir.path()), &model);
+        check_nothing_is_left(dir.path(), &model.removed);
+    }
+}

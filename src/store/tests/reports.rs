@@ -1,0 +1,256 @@
+//! Uploaded reports: packs, places, picking, and their deaths.
+
+use super::*;
+use crate::{
+    model::{AggregationJobId, Interval, PartialBatch},
+    store::{
+        Entry, LeaderJobRecord, LeaderJobState, Pick, Picked, ReportRef, Waiting,
+        engine::Engine,
+        table::{self, Table},
+    },
+};
+
+async fn append(store: &Store, reports: Vec<Report>) -> Vec<ReportRef> {
+    let write = move |tx: &mut crate::store::Tx<'_>| {
+        reports.iter().map(|report| tx.append_report(&task_id(1), report)).collect::<Result<Vec<_>, _>>()
+    };
+    store.write(write).await.unwrap()
+}
+
+async fn bury(store: &Store, reports: Vec<(ReportId, ReportRef)>) {
+    store.write(move |tx| tx.bury(&task_id(1), &reports)).await.unwrap();
+}
+
+fn load(store: &Store, places: &[ReportRef]) -> Vec<Report> {
+    store.read(|view| view.load_reports(&task_id(1), places)).unwrap()
+}
+
+fn waiting<T>(store: &Store, f: impl FnOnce(&Waiting) -> T) -> T {
+    store.read(|view| Ok(f(&view.task(&task_id(1)).unwrap().waiting))).unwrap()
+}
+
+/// How many rows a table has on disk. The store must be closed.
+fn rows<K, V>(dir: &Path, table: &Table<K, V>) -> usize {
+    let engine = Engine::open(&dir.join("tables"), 1 << 20).unwrap();
+    let mut count = 0;
+    let visit = |_: &[u8]| -> Result<(), crate::store::engine::EngineError> {
+        count += 1;
+        Ok(())
+    };
+    engine.keys(&[table.prefix], visit).unwrap();
+    count
+}
+
+#[tokio::test]
+async fn a_group_shares_packs_and_long_reports_have_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    let reports: Vec<_> = (0..4).map(|n| report(n, 5, 100)).chain([report(4, 5, 300_000), report(5, 5, 100)]).collect();
+    let places = append(&store, reports.clone()).await;
+    let packs: Vec<u64> = places.iter().map(|at| at.pack).collect();
+    assert_eq!(packs, [0, 0, 0, 0, 1, 2]);
+    assert!(places.is_sorted());
+    assert_eq!(load(&store, &places), reports);
+    let backwards: Vec<_> = places.iter().rev().copied().collect();
+    assert!(load(&store, &backwards).iter().eq(reports.iter().rev()));
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(load(&store, &places), reports);
+}
+
+#[tokio::test]
+async fn a_pack_lives_as_long_as_one_of_its_reports() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    let places = append(&store, (0..20).map(|n| report(n, 5, 100)).collect()).await;
+    let of = |n: u32| (report_id(n), places[n as usize]);
+    bury(&store, (0..19).map(of).collect()).await;
+    drop(store);
+    assert_eq!((rows(dir.path(), &table::PACKS), rows(dir.path(), &table::DEAD)), (1, 1));
+    let store = open(dir.path());
+    assert!(waiting(&store, |w| w.len() == 1 && w.contains(&report_id(19)) && !w.contains(&report_id(18))));
+    assert!(store.read(|view| view.load_reports(&task_id(1), &places[..1])).is_err());
+    assert_eq!(load(&store, &places[19..]), [report(19, 5, 100)]);
+    // The second time changes nothing.
+    bury(&store, vec![of(3), of(19)]).await;
+    drop(store);
+    assert_eq!((rows(dir.path(), &table::PACKS), rows(dir.path(), &table::DEAD)), (0, 0));
+    assert!(waiting(&open(dir.path()), Waiting::is_empty));
+}
+
+#[tokio::test]
+async fn positions_never_go_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    let places = append(&store, vec![report(1, 5, 10)]).await;
+    bury(&store, vec![(report_id(1), places[0])]).await;
+    let position = store.write(|tx| Ok(tx.next_position())).await.unwrap();
+    assert!(places[0] < position);
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.write(|tx| Ok(tx.next_position())).await.unwrap(), position);
+    assert!(append(&store, vec![report(2, 5, 10)]).await[0] >= position);
+}
+
+#[tokio::test]
+async fn a_position_taken_within_a_group_divides_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    let write = |tx: &mut crate::store::Tx<'_>| {
+        let before = tx.append_report(&task_id(1), &report(1, 5, 10))?;
+        let position = tx.next_position();
+        let after = tx.append_report(&task_id(1), &report(2, 5, 10))?;
+        assert_eq!(tx.load_reports(&task_id(1), &[before, after])?, [report(1, 5, 10), report(2, 5, 10)]);
+        tx.bury(&task_id(1), &[(report_id(2), after)])?;
+        assert!(tx.load_reports(&task_id(1), &[after]).is_err());
+        Ok((before, position, after))
+    };
+    let (before, position, after) = store.write(write).await.unwrap();
+    assert!(before < position && position <= after);
+    assert!(waiting(&store, |w| w.has_before(None, position) && w.len() == 1));
+    drop(store);
+    assert_eq!((rows(dir.path(), &table::PACKS), rows(dir.path(), &table::DEAD)), (1, 0));
+}
+
+#[tokio::test]
+async fn reports_of_jobs_are_known_and_not_picked_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    append(&store, (0..10).map(|n| report(n, 5, 10)).collect()).await;
+    let job = AggregationJobId::new([1; 16]);
+    let write = move |tx: &mut crate::store::Tx<'_>| {
+        let picked = tx.task_mut(&task_id(1)).unwrap().waiting.pick(Time(0), None, 4, |_| Pick::Take);
+        let reports = picked.taken.iter().map(|entry| entry.at).collect();
+        let (batch, state) = (PartialBatch::TimeInterval, LeaderJobState::Picked);
+        tx.put_leader_job(&task_id(1), job, LeaderJobRecord { batch, now: Time(0), created: Time(0), reports, state })
+    };
+    store.write(write).await.unwrap();
+    drop(store);
+    let store = open(dir.path());
+    assert!(waiting(&store, |w| w.len() == 6 && w.assigned_len() == 4 && w.contains(&report_id(0))));
+    let dissolve = move |tx: &mut crate::store::Tx<'_>| {
+        let reports = tx.task(&task_id(1)).unwrap().leader_jobs[&job].reports.clone();
+        let waiting = &mut tx.task_mut(&task_id(1)).unwrap().waiting;
+        let entries: Vec<Entry> = reports.iter().map(|at| *waiting.assigned(at).unwrap()).collect();
+        waiting.give_back(&entries);
+        tx.end_leader_job(&task_id(1), &job)
+    };
+    store.write(dissolve).await.unwrap();
+    assert!(waiting(&store, |w| w.len() == 10 && w.assigned_len() == 0));
+    drop(store);
+    assert!(waiting(&open(dir.path()), |w| w.len() == 10 && w.assigned_len() == 0));
+}
+
+/// Reports with these times, uploaded in this order, one pack each.
+fn index(times: &[u64]) -> Waiting {
+    let mut waiting = Waiting::new(Duration(PRECISION));
+    for (n, time) in times.iter().enumerate() {
+        waiting.append(n as u64, report_id(n as u32), Time(*time));
+    }
+    waiting
+}
+
+fn packs(entries: &[Entry]) -> Vec<u64> {
+    entries.iter().map(|entry| entry.at.pack).collect()
+}
+
+fn take(waiting: &mut Waiting, now: u64, limit: usize) -> Vec<Entry> {
+    waiting.pick(Time(now), None, limit, |_| Pick::Take).taken
+}
+
+fn interval(start: u64, duration: u64) -> Option<Interval> {
+    Interval::new(Time(start), Duration(duration))
+}
+
+#[test]
+fn picking_goes_by_bucket_and_then_by_upload() {
+    let mut waiting = index(&[250, 10, 220, 20, 150]);
+    assert_eq!(waiting.oldest().map(|entry| entry.at.pack), Some(0));
+    assert_eq!(waiting.buckets().collect::<Vec<_>>(), [(Time(0), 2), (Time(100), 1), (Time(200), 2)]);
+    assert_eq!(packs(&take(&mut waiting, 0, 4)), [1, 3, 4, 0]);
+    assert_eq!(packs(&take(&mut waiting, 0, 4)), [2]);
+    assert_eq!(packs(&take(&mut waiting, 0, 4)), [0u64; 0]);
+    assert_eq!((waiting.len(), waiting.assigned_len(), waiting.oldest()), (0, 5, None));
+}
+
+#[test]
+fn picking_looks_at_no_more_than_it_needs() {
+    let mut waiting = index(&[5; 1000]);
+    let mut offered = 0;
+    let picked = waiting.pick(Time(0), None, 10, |_| {
+        offered += 1;
+        Pick::Take
+    });
+    assert_eq!((picked.taken.len(), offered, waiting.len()), (10, 10, 990));
+}
+
+#[test]
+fn the_filter_decides() {
+    let mut waiting = index(&[1, 2, 3, 4, 5, 106]);
+    let decide = |entry: &Entry| match entry.at.pack {
+        0 => Pick::Skip,
+        1 => Pick::Drop,
+        4 => Pick::Stop,
+        _ => Pick::Take,
+    };
+    let Picked { taken, dropped } = waiting.pick(Time(0), None, 10, decide);
+    assert_eq!((packs(&taken), packs(&dropped)), (vec![2, 3], vec![1]));
+    assert!(dropped.iter().all(|entry| waiting.bury(&entry.id, entry.at) && !waiting.contains(&entry.id)));
+    assert_eq!(packs(&take(&mut waiting, 0, 10)), [0, 4, 5]);
+}
+
+#[test]
+fn picking_within_an_interval_leaves_the_rest() {
+    let mut waiting = index(&[50, 150, 199, 200, 350]);
+    let pick = |waiting: &mut Waiting, i| packs(&waiting.pick(Time(0), i, 10, |_| Pick::Take).taken);
+    assert_eq!(pick(&mut waiting, interval(100, 0)), [0u64; 0]);
+    assert_eq!(pick(&mut waiting, interval(100, 100)), [1, 2]);
+    // Not aligned: some of a bucket only.
+    assert_eq!(pick(&mut waiting, interval(0, 50)), [0u64; 0]);
+    assert_eq!(pick(&mut waiting, interval(50, 300)), [0, 3]);
+    assert_eq!(pick(&mut waiting, interval(0, 1 << 63)), [4]);
+}
+
+#[test]
+fn what_is_given_back_comes_first_again() {
+    let mut waiting = index(&[1, 2, 3, 4]);
+    let mut taken = take(&mut waiting, 0, 3);
+    taken.reverse();
+    waiting.give_back(&taken);
+    waiting.give_back(&taken);
+    assert_eq!(packs(&take(&mut waiting, 0, 10)), [0, 1, 2, 3]);
+}
+
+#[test]
+fn deferred_reports_wait_for_their_time() {
+    let mut waiting = index(&[1, 2, 3]);
+    let taken = take(&mut waiting, 0, 2);
+    waiting.defer(&taken, Time(50));
+    assert_eq!((waiting.len(), waiting.next_deferred()), (3, Some(Time(50))));
+    assert!(waiting.has_before(None, ReportRef { pack: 1, slot: 0 }));
+    assert_eq!(packs(&take(&mut waiting, 49, 10)), [2]);
+    assert!(waiting.bury(&taken[0].id, taken[0].at));
+    assert_eq!(packs(&take(&mut waiting, 50, 10)), [1]);
+    assert_eq!(waiting.next_deferred(), None);
+}
+
+#[test]
+fn who_was_before_a_position() {
+    let mut waiting = index(&[150, 50, 250]);
+    let at = |pack| ReportRef { pack, slot: 0 };
+    assert!(!waiting.has_before(None, at(0)));
+    assert!(waiting.has_before(None, at(1)));
+    assert!(!waiting.has_before(interval(0, 100), at(1)));
+    assert!(waiting.has_before(interval(0, 100), at(2)));
+    assert!(!waiting.has_before(interval(200, 100), at(2)));
+    take(&mut waiting, 0, 1);
+    assert!(!waiting.has_before(interval(0, 100), at(2)));
+    assert!(waiting.has_assigned_before(interval(0, 100), at(2)));
+    assert!(!waiting.has_assigned_before(interval(100, 100), at(2)));
+    assert!(!waiting.has_assigned_before(None, at(1)));
+}

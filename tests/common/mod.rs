@@ -1,0 +1,220 @@
+//! What the tests of whole parties share: real servers on loopback ports that the system chose, real data directories,
+//! and tasks made up on the spot.
+#![allow(dead_code)]
+
+pub mod calls;
+pub mod forge;
+
+use std::{path::Path, time::Duration as Span};
+
+use dapbox::{
+    client::{Client, ClientTask, Retries},
+    collector::{Collector, CollectorTask},
+    config::{Config, Seconds},
+    hpke::{Keypair, Suite},
+    model::{
+        BatchMode, Duration, Interval, Party, Query, Revision, Secret, Task, TaskId, Time, TokenHash, VdafConfig,
+        status::TaskStatus,
+    },
+    peer::{Peer, PeerOptions},
+    server::Server,
+    vdaf, wire,
+};
+use tempfile::TempDir;
+
+/// Longest that anything in a test may take: a test that waits this long has failed.
+pub const PATIENCE: Span = Span::from_secs(120);
+
+/// An aggregator that can be stopped and started again on the same port and data.
+pub struct Node {
+    pub config: Config,
+    pub dir: TempDir,
+    server: Option<Server>,
+}
+
+impl Node {
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let dir = TempDir::new().unwrap();
+        let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
+        config.listen = "127.0.0.1:0".parse().unwrap();
+        config.leader.retry_initial = Seconds::millis(20);
+        config.leader.retry_max = Seconds::millis(200);
+        change(&mut config);
+        let server = Server::start(config.clone()).await.unwrap();
+        config.listen = server.address();
+        Self { config, dir, server: Some(server) }
+    }
+
+    /// Base URL of the node for DAP-09.
+    pub fn url(&self) -> String {
+        format!("http://{}/{}/", self.config.listen, wire::of(Revision::Dap09).prefix())
+    }
+
+    pub async fn stop(&mut self) {
+        self.server.take().unwrap().stop().await.unwrap();
+    }
+
+    pub async fn resume(&mut self) {
+        self.server = Some(Server::start(self.config.clone()).await.unwrap());
+    }
+
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.resume().await;
+    }
+
+    fn control(&self) -> reqwest::Client {
+        reqwest::Client::builder().unix_socket(self.config.control_socket()).build().unwrap()
+    }
+
+    pub async fn add(&self, task: &Task) {
+        let answer = self.control().post("http://control/tasks").json(task).send().await.unwrap();
+        assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
+    }
+
+    pub async fn status(&self, task: &TaskId) -> TaskStatus {
+        let url = format!("http://control/tasks/{task}");
+        self.control().get(url).send().await.unwrap().json().await.unwrap()
+    }
+
+    pub async fn counter(&self, task: &TaskId, name: &str) -> u64 {
+        self.status(task).await.counters.get(name).copied().unwrap_or(0)
+    }
+
+    /// Waits until the node's status of the task is as it should be.
+    pub async fn until(&self, task: &TaskId, is_right: impl Fn(&TaskStatus) -> bool) -> TaskStatus {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let status = self.status(task).await;
+            if is_right(&status) {
+                return status;
+            }
+            assert!(std::time::Instant::now() < deadline, "still not so: {status:#?}");
+            tokio::time::sleep(Span::from_millis(10)).await;
+        }
+    }
+
+    pub fn data_dir(&self) -> &Path {
+        &self.config.data_dir
+    }
+}
+
+/// Everything that the parties of a task know.
+#[derive(Clone)]
+pub struct Parties {
+    pub leader: Task,
+    pub helper: Task,
+    pub helper_token: Secret,
+    pub collector_token: Secret,
+    pub keypair: Keypair,
+}
+
+impl Parties {
+    /// A task between two base URLs, in which one report is enough and the precision is an hour.
+    pub fn new(vdaf: VdafConfig, batch_mode: BatchMode, leader_url: String, helper_url: String) -> Self {
+        let key_length = vdaf::preparer(Revision::Dap09, &vdaf).unwrap().verify_key_length();
+        let (helper_token, collector_token) = (Secret::random_token(), Secret::random_token());
+        let keypair = Keypair::generate(7, Suite::DEFAULT).unwrap();
+        let party = Party::Leader {
+            helper_token: helper_token.clone(),
+            collector_token: TokenHash::of(collector_token.expose()),
+        };
+        let leader = Task {
+            id: TaskId::random(),
+            revision: Revision::Dap09,
+            leader_url,
+            helper_url,
+            batch_mode,
+            vdaf,
+            verify_key: Secret::random(key_length),
+            min_batch_size: 1,
+            max_batch_query_count: 1,
+            time_precision: Duration(3600),
+            task_expiration: None,
+            report_expiry_age: None,
+            collector_hpke_config: keypair.config().clone(),
+            party,
+        };
+        let party = Party::Helper { leader_token: TokenHash::of(helper_token.expose()) };
+        let helper = Task { party, ..leader.clone() };
+        Self { leader, helper, helper_token, collector_token, keypair }
+    }
+
+    /// Changes what both aggregators must agree on.
+    pub fn with(mut self, change: impl Fn(&mut Task)) -> Self {
+        change(&mut self.leader);
+        change(&mut self.helper);
+        self
+    }
+
+    pub fn id(&self) -> TaskId {
+        self.leader.id
+    }
+
+    pub fn client(&self) -> Client {
+        let Task { id, revision, leader_url, helper_url, vdaf, time_precision, .. } = self.leader.clone();
+        let task = ClientTask { id, revision, leader_url, helper_url, vdaf, time_precision };
+        Client::new(task, peer(), Retries::default()).unwrap()
+    }
+
+    pub fn collector(&self) -> Collector {
+        let Task { id, revision, leader_url, vdaf, time_precision, .. } = self.leader.clone();
+        let task =
+            CollectorTask { id, revision, leader_url, vdaf, time_precision, token: self.collector_token.clone() };
+        Collector::new(task, self.keypair.clone(), peer(), Retries::default()).unwrap()
+    }
+
+    /// An interval of the task's precision that starts at or before now, and `more` units after it.
+    pub fn interval(&self, more: u64) -> Interval {
+        let precision = self.leader.time_precision;
+        Interval::new(Time::now().truncate(precision), Duration(precision.0 * (1 + more))).unwrap()
+    }
+
+    /// A query for everything around now: no test lasts for an hour.
+    pub fn query_now(&self) -> Query {
+        let precision = self.leader.time_precision;
+        let start = Time::now().truncate(precision).saturating_sub(precision);
+        Query::TimeInterval(Interval::new(start, Duration(precision.0 * 3)).unwrap())
+    }
+}
+
+/// A leader and a helper with one task.
+pub struct Pair {
+    pub leader: Node,
+    pub helper: Node,
+    pub parties: Parties,
+}
+
+impl Pair {
+    pub async fn start(vdaf: VdafConfig, batch_mode: BatchMode) -> Self {
+        Self::start_with(vdaf, batch_mode, |_| {}, |_| {}).await
+    }
+
+    /// Changes the configuration of both nodes, and the task.
+    pub async fn start_with(
+        vdaf: VdafConfig,
+        batch_mode: BatchMode,
+        config: impl Fn(&mut Config),
+        task: impl Fn(&mut Task),
+    ) -> Self {
+        let (leader, helper) = (Node::start_with(&config).await, Node::start_with(&config).await);
+        let parties = Parties::new(vdaf, batch_mode, leader.url(), helper.url()).with(task);
+        leader.add(&parties.leader).await;
+        helper.add(&parties.helper).await;
+        Self { leader, helper, parties }
+    }
+
+    pub async fn stop(mut self) {
+        self.leader.stop().await;
+        self.helper.stop().await;
+    }
+}
+
+/// The HTTP client of a test.
+pub fn peer() -> Peer {
+    Peer::new(&PeerOptions::default()).unwrap()
+}
