@@ -72,8 +72,9 @@ async fn step(
             busy.insert((task, id));
             running.spawn(run(app.clone(), context, id));
         }
-        // What was resting may go on.
+        // What was resting may go on, and a job that followed another may have its result.
         app.jobs.notify_one();
+        app.results.notify_waiters();
     }
     Ok(active.is_empty())
 }
@@ -95,6 +96,7 @@ async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> R
                 Some(Err(refusal)) => {
                     tracing::error!(%task, job = %id, why = refusal.detail, "the helper refused its aggregate share");
                     app.store.write(move |tx| collect::fail(tx, &task, id, refusal)).await?;
+                    app.results.notify_waiters();
                     return Ok(key);
                 }
                 Some(Ok(helper_share)) => {
@@ -109,6 +111,7 @@ async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> R
     };
     app.store.write(move |tx| collect::finish(tx, &task, id, body)).await?;
     app.collections.notify_one();
+    app.results.notify_waiters();
     Ok(key)
 }
 
