@@ -4,6 +4,7 @@
 
 pub mod calls;
 pub mod forge;
+pub mod relay;
 
 use std::{path::Path, time::Duration as Span};
 
