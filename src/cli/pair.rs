@@ -113,8 +113,8 @@ fn check_known(args: &Args, files: &TaskFiles, ports: [u16; 2]) -> Outcome {
     match contradictions.iter().find(|(_, contradicts)| *contradicts) {
         None => Ok(()),
         Some((what, _)) => Err(Failure::usage(format!(
-            "the task that is kept here is a {}, batches {}, times in units of {}, on ports {} and {}; {what} says \
-             otherwise, and a task never changes: leave it out, or choose another --dir",
+            "{what} contradicts the task that is kept here ({}; {}; precision {}; ports {} and {}), which never \
+             changes: leave it out, or choose another --dir",
             show::vdaf(&task.vdaf),
             show::batches(task.batch, task.min_batch_size),
             span::show(*task.time_precision),
