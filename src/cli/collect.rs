@@ -86,7 +86,7 @@ pub async fn run(args: Args) -> Outcome {
     let result = collector.collect(query, Some(args.timeout), progress).await;
     spinner.finish_and_clear();
     let collected = result.map_err(|error| explain(&error, &query))?;
-    Ok(say(render(&collected, &vdaf, args.output)?)?)
+    Ok(say(render(&collected, &query, &vdaf, args.output)?)?)
 }
 
 /// What the arguments ask for, in a task of the given mode.
@@ -150,8 +150,8 @@ fn explain(error: &CollectError, query: &Query) -> Failure {
              interval, or wait for more reports."
         }
         (Some(ProblemType::BatchOverlap), Query::TimeInterval(_)) => {
-            "\nA part of the interval was collected before, and a report is counted once only. Use --since with the end\n\
-             of the last collection."
+            "\nA part of the interval was collected before, and a report is counted once only. Use --since with the\n\
+             time that the last collection said to go on from."
         }
         (Some(ProblemType::BatchInvalid), Query::FixedSize(FixedSizeQuery::CurrentBatch)) => {
             "\nNo batch is ready yet: wait for more reports."
@@ -165,9 +165,19 @@ fn explain(error: &CollectError, query: &Query) -> Failure {
     Failure::new(format!("{error}{hint}"))
 }
 
-fn render(collected: &Collected, vdaf: &VdafConfig, output: Output) -> Result<String, Failure> {
+fn render(collected: &Collected, query: &Query, vdaf: &VdafConfig, output: Output) -> Result<String, Failure> {
+    // The result's interval ends with the last report. What was asked for may end later, and all of it is closed now.
+    let asked = match query {
+        Query::TimeInterval(interval) => Some(interval),
+        Query::FixedSize(_) => None,
+    };
     match output {
-        Output::Text => Ok(show::collected(collected, vdaf, Style::stdout())),
+        Output::Text => {
+            let style = Style::stdout();
+            let next = asked
+                .map(|asked| format!("\nThe next collection goes on with --since {}", calendar::show(asked.end())));
+            Ok(show::collected(collected, vdaf, style) + &next.map(|next| style.dim(&next)).unwrap_or_default())
+        }
         Output::Json => {
             let value = json!({
                 "report_count": collected.report_count,
@@ -175,6 +185,7 @@ fn render(collected: &Collected, vdaf: &VdafConfig, output: Output) -> Result<St
                     "start": collected.interval.start().0,
                     "duration": collected.interval.duration().0,
                 },
+                "asked": asked.map(|asked| json!({ "start": asked.start().0, "duration": asked.duration().0 })),
                 "batch_id": collected.batch_id,
                 "result": collected.result,
             });
@@ -247,9 +258,13 @@ mod tests {
             result: AggregateResult::Vector(vec![1, 2]),
         };
         let vdaf = VdafConfig::Prio3Histogram { length: 2, chunk_length: 1 };
-        assert_eq!(render(&collected, &vdaf, Output::Csv).unwrap(), "index,value\n0,1\n1,2\n");
-        let value: serde_json::Value = serde_json::from_str(&render(&collected, &vdaf, Output::Json).unwrap()).unwrap();
+        let query = by_time(0, 10_800).unwrap();
+        let render = |output| render(&collected, &query, &vdaf, output).unwrap();
+        assert_eq!(render(Output::Csv), "index,value\n0,1\n1,2\n");
+        let value: serde_json::Value = serde_json::from_str(&render(Output::Json)).unwrap();
         assert_eq!(value["result"], json!([1, 2]));
         assert_eq!(value["interval"]["start"], 3600);
+        assert_eq!(value["asked"]["duration"], 10_800);
+        assert!(render(Output::Text).ends_with("--since 1970-01-01T03:00:00Z"));
     }
 }

@@ -1,0 +1,59 @@
+//! The README says nothing that is not so: its commands parse, its tables are complete, its links lead somewhere.
+
+use std::{fs, path::Path, process::Command};
+
+use dapbox::vdaf::table::TABLE;
+
+fn readme() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
+}
+
+/// The lines of code blocks, those that go on after a backslash joined.
+fn code(readme: &str) -> Vec<String> {
+    let joined = readme.replace("\\\n", " ");
+    let blocks = joined.lines().filter_map(|line| line.strip_prefix("    "));
+    blocks.map(|line| line.trim().to_owned()).collect()
+}
+
+#[test]
+fn every_command_parses() {
+    let commands: Vec<String> = code(&readme())
+        .iter()
+        .filter_map(|line| line.strip_prefix("dapbox ").or(line.strip_prefix("cargo run --release -- ")))
+        .map(str::to_owned)
+        .collect();
+    assert!(commands.len() >= 10, "{commands:?}");
+    for command in commands {
+        // Help is given only if everything before it is understood.
+        let output = Command::new(env!("CARGO_BIN_EXE_dapbox"))
+            .args(command.split_whitespace())
+            .arg("--help")
+            .env_remove("DAPBOX_CONFIG")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "dapbox {command}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn every_vdaf_is_in_the_table() {
+    let readme = readme();
+    for row in TABLE {
+        let line = format!("| {} | `{}` |", row.name, row.short);
+        let line = readme.lines().find(|text| text.starts_with(&line)).unwrap_or_else(|| panic!("{line} is missing"));
+        for parameter in row.required {
+            assert!(line.contains(&format!("--{}`", parameter.replace('_', "-"))), "{parameter} is missing: {line}");
+        }
+    }
+}
+
+#[test]
+fn files_that_it_points_to_exist() {
+    let readme = readme();
+    let links = readme.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let files: Vec<_> = links.filter(|link| !link.starts_with("http")).collect();
+    assert!(files.len() >= 5, "{files:?}");
+    for file in files {
+        assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(file).exists(), "{file}");
+    }
+}
