@@ -200,9 +200,11 @@ async fn exchange(
     let Party::Leader { helper_token, .. } = &task.party else { return Outcome::Stopped };
     let call = context.wire.job_init_call(&task.id, &id);
     let mut persistence = Persistence::new(app, task.id, "an aggregation job");
+    // An answer about more reports than we asked for decodes, to be found out.
+    let most = app.config.limits.max_job_reports.max(asked.len());
     loop {
         let answer = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone()).await;
-        let error = match answer.and_then(|answer| decode(context, &answer.body, asked.len())) {
+        let error = match answer.and_then(|answer| decode(context, &answer.body, most)) {
             Ok(resps) => {
                 return match leader::check_answer(asked, &resps) {
                     Ok(()) => Outcome::Answered(resps),
