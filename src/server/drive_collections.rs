@@ -120,7 +120,8 @@ async fn ask_helper(app: &App, context: &TaskContext, request: Bytes) -> Option<
     let call = context.wire.aggregate_share_call(&task.id);
     let mut persistence = Persistence::new(app, task.id, "a request for its aggregate share");
     loop {
-        let error = match app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone()).await {
+        let call = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone());
+        let error = match app.unless_stopped(call).await? {
             Ok(answer) => match context.wire.decode_aggregate_share(&answer.body) {
                 Ok(share) => return Some(Ok(share)),
                 Err(malformed) => CallError::Unexpected(malformed.to_string()),

@@ -203,7 +203,8 @@ async fn exchange(
     // An answer about more reports than we asked for decodes, to be found out.
     let most = app.config.limits.max_job_reports.max(asked.len());
     loop {
-        let answer = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone()).await;
+        let call = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone());
+        let Some(answer) = app.unless_stopped(call).await else { return Outcome::Stopped };
         let error = match answer.and_then(|answer| decode(context, &answer.body, most)) {
             Ok(resps) => {
                 return match leader::check_answer(asked, &resps) {
@@ -258,7 +259,8 @@ async fn finish(
 async fn delete_at_helper(app: &App, context: &TaskContext, id: AggregationJobId) {
     let Party::Leader { helper_token, .. } = &context.task.party else { return };
     let call = context.wire.job_delete_call(&context.task.id, &id);
-    if let Err(error) = app.peer.call(&context.task.helper_url, &call, Some(helper_token), Bytes::new()).await {
+    let call = app.peer.call(&context.task.helper_url, &call, Some(helper_token), Bytes::new());
+    if let Some(Err(error)) = app.unless_stopped(call).await {
         tracing::debug!(%error, "the helper did not take the deletion of an aggregation job");
     }
 }
