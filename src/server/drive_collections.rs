@@ -1,6 +1,6 @@
 //! The driver of collection jobs: closes each batch when it can be closed, and gets the helper's share of it.
 
-use std::{collections::HashSet, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
@@ -124,8 +124,7 @@ async fn ask_helper(app: &App, context: &TaskContext, request: Bytes) -> Option<
     let mut persistence = Persistence::new(app, task.id, "a request for its aggregate share");
     loop {
         let sent = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone());
-        let ControlFlow::Continue(answer) = persistence.attempt(sent).await else { return None };
-        let error = match answer {
+        let error = match app.unless_stopped(sent).await? {
             Ok(answer) => match context.wire.decode_aggregate_share(&answer.body) {
                 Ok(share) => return Some(Ok(share)),
                 Err(malformed) => CallError::Unexpected(malformed.to_string()),

@@ -1,6 +1,6 @@
 //! The driver of aggregation jobs: makes jobs of waiting reports and sees each through, whatever the helper does.
 
-use std::{collections::HashMap, ops::ControlFlow, sync::Arc, time::Instant};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
@@ -204,10 +204,12 @@ async fn exchange(
     let Party::Leader { helper_token, .. } = &task.party else { return Outcome::Stopped };
     let call = context.wire.job_init_call(&task.id, &id);
     let mut persistence = Persistence::new(app, task.id, "an aggregation job");
+    // An answer about more reports than we asked for decodes, to be found out.
+    let most = app.config.limits.max_job_reports.max(asked.len());
     loop {
         let sent = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone());
-        let ControlFlow::Continue(answer) = persistence.attempt(sent).await else { return Outcome::Stopped };
-        let error = match answer.and_then(|answer| decode(context, &answer.body, asked.len())) {
+        let Some(answer) = app.unless_stopped(sent).await else { return Outcome::Stopped };
+        let error = match answer.and_then(|answer| decode(context, &answer.body, most)) {
             Ok(resps) => {
                 return match leader::check_answer(asked, &resps) {
                     Ok(()) => Outcome::Answered(resps),
@@ -261,7 +263,8 @@ async fn finish(
 async fn delete_at_helper(app: &App, context: &TaskContext, id: AggregationJobId) {
     let Party::Leader { helper_token, .. } = &context.task.party else { return };
     let call = context.wire.job_delete_call(&context.task.id, &id);
-    if let Err(error) = app.peer.call(&context.task.helper_url, &call, Some(helper_token), Bytes::new()).await {
+    let sent = app.peer.call(&context.task.helper_url, &call, Some(helper_token), Bytes::new());
+    if let Some(Err(error)) = app.unless_stopped(sent).await {
         tracing::debug!(%error, "the helper did not take the deletion of an aggregation job");
     }
 }

@@ -25,14 +25,6 @@ impl<'a> Persistence<'a> {
         Self { app, task, what, backoff, failures: 0 }
     }
 
-    /// Makes one attempt. Breaks if the server stops meanwhile: the request may have arrived, and will be made again.
-    pub async fn attempt<T>(&self, call: impl Future<Output = T>) -> ControlFlow<(), T> {
-        tokio::select! {
-            answer = call => ControlFlow::Continue(answer),
-            () = self.app.stopped() => ControlFlow::Break(()),
-        }
-    }
-
     /// Pauses after an attempt that failed. Breaks if the server stops meanwhile, or the task is removed.
     pub async fn pause(&mut self, error: &CallError) -> ControlFlow<()> {
         self.failures += 1;
