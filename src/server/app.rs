@@ -35,6 +35,8 @@ pub struct App {
     pub jobs: Notify,
     /// Wakes the driver of collection jobs.
     pub collections: Notify,
+    /// Wakes those who poll when a collection job has ended.
+    pub results: Notify,
     /// Becomes true when the server is asked to stop.
     pub stopping: watch::Sender<bool>,
     /// Helper jobs being worked on: a repeat of one waits for it.
@@ -55,6 +57,7 @@ impl App {
             peer,
             jobs: Notify::new(),
             collections: Notify::new(),
+            results: Notify::new(),
             stopping: watch::Sender::new(false),
             helper_jobs: KeyedLocks::default(),
             contexts: Mutex::default(),

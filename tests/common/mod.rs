@@ -5,6 +5,7 @@
 pub mod calls;
 pub mod forge;
 pub mod raw;
+pub mod relay;
 
 use std::{path::Path, time::Duration as Span};
 

@@ -1,0 +1,319 @@
+//! A man in the middle of leader and helper: passes requests on, or does to them what a test asks for, and keeps a
+//! record of them all.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration as Span,
+};
+
+use dapbox::{
+    client::Client,
+    collector::{CollectError, Collected},
+    config::Config,
+    model::{BatchMode, FixedSizeQuery, Query, Time, VdafConfig},
+    vdaf::{AggregateResult, Measurement},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+};
+
+use super::{Node, Pair, Parties};
+
+/// A request as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Asked {
+    pub method: String,
+    pub path: String,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+/// An answer as it is given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+/// What becomes of a request.
+pub enum Act {
+    /// It is passed on, and so is the answer.
+    Pass,
+    /// It is passed on without credentials.
+    Anonymous,
+    /// It is passed on, and the answer comes that much later.
+    Slow(Span),
+    /// The connection closes and nothing is passed on.
+    Lose,
+    /// It is passed on, and the connection closes in place of an answer.
+    LoseAnswer,
+    /// It is passed on, and the answer stops short of its announced length.
+    CutAnswer,
+    /// It is passed on twice, one after the other.
+    Twice,
+    /// It is passed on twice at once.
+    TwiceAtOnce,
+    /// It is not passed on; this is the answer.
+    Tell(Told),
+    /// It is passed on, and the answer is changed.
+    Edit(fn(Told) -> Told),
+    /// Nothing ever happens.
+    Hang,
+}
+
+/// Decides what becomes of a request, knowing how often the same method and path came before.
+pub type Plan = Box<dyn Fn(&Asked, usize) -> Act + Send + Sync>;
+
+struct State {
+    target: Mutex<String>,
+    plan: Mutex<Plan>,
+    record: Mutex<Vec<Asked>>,
+    /// Pairs of answers to the same request, delivered twice, that differ.
+    unlike: Mutex<Vec<(Told, Told)>>,
+    http: reqwest::Client,
+}
+
+/// A running relay.
+pub struct Relay {
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+impl Relay {
+    /// A relay to nowhere yet, which passes everything on.
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        let state = Arc::new(State {
+            target: Mutex::default(),
+            plan: Mutex::new(Box::new(|_, _| Act::Pass)),
+            record: Mutex::default(),
+            unlike: Mutex::default(),
+            http,
+        });
+        let shared = state.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(shared.clone(), stream));
+            }
+        });
+        Self { address, state }
+    }
+
+    /// The URL to put in place of `target`, which from now on is where requests go.
+    pub fn before(&self, target: &str) -> String {
+        let target = url::Url::parse(target).unwrap();
+        *self.state.target.lock().unwrap() = target.origin().ascii_serialization();
+        format!("http://{}{}", self.address, target.path())
+    }
+
+    pub fn plan(&self, plan: impl Fn(&Asked, usize) -> Act + Send + Sync + 'static) {
+        *self.state.plan.lock().unwrap() = Box::new(plan);
+    }
+
+    /// All requests whose path contains `part`, in order.
+    pub fn asked(&self, part: &str) -> Vec<Asked> {
+        self.state.record.lock().unwrap().iter().filter(|asked| asked.path.contains(part)).cloned().collect()
+    }
+
+    /// Panics if a request was ever repeated with other bytes, or a repeat got another answer.
+    pub fn check_repeats(&self) {
+        let mut bodies: HashMap<(String, String), Vec<u8>> = HashMap::new();
+        for Asked { method, path, body, .. } in self.state.record.lock().unwrap().iter() {
+            let first = bodies.entry((method.clone(), path.clone())).or_insert_with(|| body.clone());
+            assert_eq!(first, body, "{method} {path} was repeated with other bytes");
+        }
+        let unlike = self.state.unlike.lock().unwrap();
+        assert!(unlike.is_empty(), "answers to the same request differ: {unlike:?}");
+    }
+}
+
+async fn serve(state: Arc<State>, stream: TcpStream) {
+    let mut stream = BufReader::new(stream);
+    while let Some(asked) = read(&mut stream).await {
+        let act = {
+            let mut record = state.record.lock().unwrap();
+            let before = record.iter().filter(|old| (&old.method, &old.path) == (&asked.method, &asked.path)).count();
+            record.push(asked.clone());
+            let plan = state.plan.lock().unwrap();
+            plan(&asked, before)
+        };
+        let told = match act {
+            Act::Pass => state.pass(&asked).await,
+            Act::Anonymous => {
+                let headers = asked.headers.iter().filter(|(name, _)| name != "authorization").cloned().collect();
+                state.pass(&Asked { headers, ..asked }).await
+            }
+            Act::Slow(delay) => {
+                let told = state.pass(&asked).await;
+                tokio::time::sleep(delay).await;
+                told
+            }
+            Act::Lose => None,
+            Act::LoseAnswer => {
+                state.pass(&asked).await;
+                None
+            }
+            Act::CutAnswer => {
+                if let Some(told) = state.pass(&asked).await {
+                    let bytes = encode(&told);
+                    // The client may be gone: that is its affair.
+                    let _ = stream.write_all(&bytes[..bytes.len() - 1 - told.body.len() / 2]).await;
+                }
+                None
+            }
+            Act::Twice => {
+                let first = state.pass(&asked).await;
+                let second = state.pass(&asked).await;
+                state.compare(first, second)
+            }
+            Act::TwiceAtOnce => {
+                let (first, second) = tokio::join!(state.pass(&asked), state.pass(&asked));
+                state.compare(first, second)
+            }
+            Act::Tell(told) => Some(told),
+            Act::Edit(edit) => state.pass(&asked).await.map(edit),
+            Act::Hang => std::future::pending().await,
+        };
+        let Some(told) = told else { return };
+        if stream.write_all(&encode(&told)).await.is_err() {
+            return;
+        }
+    }
+}
+
+impl State {
+    async fn pass(&self, asked: &Asked) -> Option<Told> {
+        let url = format!("{}{}", self.target.lock().unwrap(), asked.path);
+        let mut request = self.http.request(asked.method.parse().unwrap(), url).body(asked.body.clone());
+        for (name, value) in asked.headers.iter().filter(|(name, _)| is_end_to_end(name)) {
+            request = request.header(name, value);
+        }
+        let answer = request.send().await.ok()?;
+        let status = answer.status().as_u16();
+        let text = |value: &reqwest::header::HeaderValue| value.to_str().unwrap().to_owned();
+        let headers = answer.headers().iter().map(|(name, value)| (name.as_str().to_owned(), text(value)));
+        let headers = headers.filter(|(name, _)| is_end_to_end(name)).collect();
+        Some(Told { status, headers, body: answer.bytes().await.ok()?.to_vec() })
+    }
+
+    fn compare(&self, first: Option<Told>, second: Option<Told>) -> Option<Told> {
+        let without_date = |told: Option<Told>| {
+            told.map(|mut told| {
+                told.headers.retain(|(name, _)| name != "date");
+                told
+            })
+        };
+        let (first, second) = (without_date(first)?, without_date(second)?);
+        if first != second {
+            self.unlike.lock().unwrap().push((first.clone(), second));
+        }
+        Some(first)
+    }
+}
+
+fn is_end_to_end(name: &str) -> bool {
+    !matches!(name, "host" | "connection" | "content-length" | "transfer-encoding")
+}
+
+async fn read(stream: &mut BufReader<TcpStream>) -> Option<Asked> {
+    let mut line = String::new();
+    stream.read_line(&mut line).await.ok()?;
+    let mut words = line.split_ascii_whitespace();
+    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
+    let (mut headers, mut length) = (Vec::new(), 0);
+    loop {
+        let mut line = String::new();
+        stream.read_line(&mut line).await.ok()?;
+        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        let (name, value) = (name.to_ascii_lowercase(), value.trim().to_owned());
+        if name == "content-length" {
+            length = value.parse().unwrap();
+        }
+        assert_ne!(name, "transfer-encoding", "this relay reads whole bodies only");
+        headers.push((name, value));
+    }
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.ok()?;
+    Some(Asked { method, path, headers, body })
+}
+
+fn encode(told: &Told) -> Vec<u8> {
+    let mut head = format!("HTTP/1.1 {} -\r\n", told.status);
+    for (name, value) in &told.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    if told.status != 204 {
+        head += &format!("content-length: {}\r\n", told.body.len());
+    }
+    [format!("{head}\r\n").as_bytes(), &told.body].concat()
+}
+
+impl Told {
+    /// An answer with a body of a media type.
+    pub fn new(status: u16, media_type: &str, body: impl Into<Vec<u8>>) -> Self {
+        Self { status, headers: vec![("content-type".to_owned(), media_type.to_owned())], body: body.into() }
+    }
+
+    pub fn with(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// A problem document (RFC 9457).
+    pub fn problem(status: u16, kind: &str) -> Self {
+        let body = format!(r#"{{"type":"urn:ietf:params:ppm:dap:error:{kind}","status":{status}}}"#);
+        Self::new(status, "application/problem+json", body)
+    }
+}
+
+/// A leader and a helper with a task, and a relay between them. Jobs have at most two reports.
+pub async fn pair_through_relay(mode: BatchMode, config: impl Fn(&mut Config)) -> (Pair, Relay) {
+    let change = |all: &mut Config| {
+        all.leader.max_job_size = 2;
+        config(all);
+    };
+    let (leader, helper, relay) =
+        (Node::start_with(change).await, Node::start_with(change).await, Relay::start().await);
+    let helper_url = relay.before(&helper.url());
+    let parties = Parties::new(VdafConfig::Prio3Sum { bits: 8 }, mode, leader.url(), helper_url);
+    let parties = parties.with(|task| task.min_batch_size = MEASUREMENTS.len() as u64);
+    leader.add(&parties.leader).await;
+    helper.add(&parties.helper).await;
+    (Pair { leader, helper, parties }, relay)
+}
+
+/// What these tests upload: powers of two, so that the sum tells which of them were counted, and how often.
+pub const MEASUREMENTS: [u128; 5] = [1, 2, 4, 8, 16];
+
+/// A query for the only batch that there is.
+pub fn query(parties: &Parties) -> Query {
+    match parties.leader.batch_mode {
+        BatchMode::TimeInterval => parties.query_now(),
+        BatchMode::FixedSize { .. } => Query::FixedSize(FixedSizeQuery::CurrentBatch),
+    }
+}
+
+/// The two batch modes.
+pub const MODES: [BatchMode; 2] = [BatchMode::TimeInterval, BatchMode::FixedSize { max_batch_size: Some(5) }];
+
+/// Uploads [`MEASUREMENTS`] with one client.
+pub async fn upload_all(client: &Client, time: Option<Time>) {
+    for number in MEASUREMENTS {
+        client.upload(Measurement::Number(number), time).await.unwrap();
+    }
+}
+
+/// Checks that a collected batch is exactly [`MEASUREMENTS`].
+#[track_caller]
+pub fn assert_whole(name: &str, collected: Result<Collected, CollectError>) {
+    let collected = collected.unwrap_or_else(|error| panic!("{name}: {error}"));
+    let sum = MEASUREMENTS.iter().sum();
+    assert_eq!((collected.report_count, collected.result), (5, AggregateResult::Number(sum)), "{name}");
+}

@@ -1,0 +1,305 @@
+//! What can go wrong between leader and helper: whatever the network or the helper does, the aggregate is exactly that
+//! of the reports, or nothing is given out.
+
+mod common;
+
+use std::time::Duration as Span;
+
+use bytes::Bytes;
+use common::{
+    Node, PATIENCE, Pair, Parties,
+    calls::{assert_refused, dap, problem},
+    relay::{Act, Asked, MEASUREMENTS, MODES, Relay, Told, assert_whole, pair_through_relay, query, upload_all},
+};
+use dapbox::{
+    client::make_report,
+    config::{Config, Seconds},
+    model::{BatchMode, Duration, Interval, PrepareOutcome, PrepareResp, Query, ReportId, Time, VdafConfig},
+    vdaf::{self, Measurement},
+    wire::ProblemType,
+};
+use tokio::task::JoinSet;
+
+const JOB_RESP: &str = "application/dap-aggregation-job-resp";
+
+/// Requests of the leader to the helper. Clients ask the helper too, for its keys.
+fn is_leaders(asked: &Asked) -> bool {
+    asked.path.contains("/aggregation_jobs/") || asked.path.contains("/aggregate_shares")
+}
+
+/// The media type that the answer to a request should have.
+fn right_type(asked: &Asked) -> &'static str {
+    if asked.path.contains("/aggregation_jobs/") { JOB_RESP } else { "application/dap-aggregate-share" }
+}
+
+type Mishap = Box<dyn Fn(&Asked) -> Act + Send + Sync>;
+type Breach = fn(Told) -> Told;
+
+/// Mishaps that are over sooner or later, each in place of the first two answers to every request of the leader.
+fn mishaps(elsewhere: String) -> Vec<(&'static str, Mishap)> {
+    vec![
+        ("slow", Box::new(|_| Act::Slow(Span::from_millis(1500)))),
+        ("lost request", Box::new(|_| Act::Lose)),
+        ("lost answer", Box::new(|_| Act::LoseAnswer)),
+        ("answer cut short", Box::new(|_| Act::CutAnswer)),
+        ("answer cut short, by its own length", Box::new(|_| Act::Edit(halve))),
+        ("wrong token", Box::new(|_| Act::Anonymous)),
+        ("busy", Box::new(|_| Act::Tell(Told::new(503, "text/plain", "").with("retry-after", "1")))),
+        ("too many requests", Box::new(|_| Act::Tell(Told::new(429, "text/plain", "").with("retry-after", "1")))),
+        ("broken", Box::new(|_| Act::Tell(Told::new(500, "text/html", "<h1>Oops</h1>")))),
+        ("broken after it acted", Box::new(|_| Act::Edit(|_| Told::new(500, "text/html", "<h1>Oops</h1>")))),
+        ("a proxy's page", Box::new(|_| Act::Tell(Told::new(200, "text/html", "<h1>Welcome</h1>")))),
+        ("garbage", Box::new(|asked| Act::Tell(Told::new(200, right_type(asked), "<h1>Welcome</h1>")))),
+        ("oversized", Box::new(|asked| Act::Tell(Told::new(200, right_type(asked), vec![0; 1 << 16])))),
+        ("empty", Box::new(|_| Act::Tell(Told { status: 204, headers: Vec::new(), body: Vec::new() }))),
+        ("unknown task", Box::new(|_| Act::Tell(Told::problem(404, "unrecognizedTask")))),
+        ("elsewhere", Box::new(move |_| Act::Tell(Told::new(307, "text/plain", "").with("location", &elsewhere)))),
+    ]
+}
+
+fn halve(mut told: Told) -> Told {
+    told.body.truncate(told.body.len() / 2);
+    told
+}
+
+/// Runs each case in both batch modes, all at once: most of the time they wait.
+async fn at_once<F>(cases: impl IntoIterator<Item = F>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut running: JoinSet<()> = cases.into_iter().collect();
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap();
+    }
+}
+
+/// The leader sends the same bytes again until it has an answer, and the helper acts on them once
+/// (DAP-09 sections 4.5.1.1, 4.5.1.2 and 4.6.2).
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_passes_leaves_no_trace() {
+    let trap = Relay::start().await;
+    let elsewhere = trap.before("http://127.0.0.1:9/elsewhere");
+    let cases = MODES.iter().flat_map(|mode| mishaps(elsewhere.clone()).into_iter().map(|case| (*mode, case)));
+    at_once(cases.map(|(mode, (name, mishap))| async move {
+        let config = |config: &mut Config| {
+            config.limits.max_answer_bytes = 1 << 14;
+            if name == "slow" {
+                config.leader.peer_timeout = Seconds::millis(500);
+            }
+        };
+        let (pair, relay) = pair_through_relay(mode, config).await;
+        relay.plan(move |asked, before| if is_leaders(asked) && before < 2 { mishap(asked) } else { Act::Pass });
+        run_and_check(name, &pair, &relay, 3).await;
+        pair.stop().await;
+    }))
+    .await;
+    assert_eq!(trap.asked(""), [], "redirects are not followed: a token never goes elsewhere");
+}
+
+/// Networks and proxies repeat requests. The second waits for the first and gets the same answer (4.5.1.2, 4.6.2).
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_arrive_twice_count_once() {
+    let cases = MODES.iter().flat_map(|mode| [false, true].map(|at_once| (*mode, at_once)));
+    at_once(cases.map(|(mode, at_once)| async move {
+        let (pair, relay) = pair_through_relay(mode, |_| {}).await;
+        relay.plan(move |_, _| if at_once { Act::TwiceAtOnce } else { Act::Twice });
+        run_and_check("twice", &pair, &relay, 1).await;
+        pair.stop().await;
+    }))
+    .await;
+}
+
+/// Uploads, collects, and checks the aggregate, the counters, and that requests were repeated as they were.
+async fn run_and_check(name: &str, pair: &Pair, relay: &Relay, attempts: usize) {
+    let Pair { leader, helper, parties } = pair;
+    upload_all(&parties.client(), None).await;
+    let collected = parties.collector().collect(query(parties), Some(PATIENCE), |_| {}).await;
+    assert_whole(name, collected);
+
+    relay.check_repeats();
+    for part in ["/aggregation_jobs/", "/aggregate_shares"] {
+        let asked = relay.asked(part);
+        let first = asked.first().unwrap_or_else(|| panic!("{name}: nothing asked of {part}"));
+        let times = asked.iter().filter(|asked| asked.path == first.path).count();
+        assert!(times >= attempts, "{name}: {part} asked {times} times only");
+    }
+    for node in [leader, helper] {
+        let status = node.status(&parties.id()).await;
+        assert_eq!(status.counters["aggregate_success"], 5, "{name}");
+        let refused: Vec<_> = status.counters.keys().filter(|name| name.contains("replayed")).collect();
+        assert!(refused.is_empty(), "{name}: {refused:?}");
+        assert_eq!((status.waiting, status.jobs, status.batches_collected), (0, 0, 1), "{name}");
+        assert_eq!(status.last_trouble, None, "{name}");
+    }
+}
+
+/// Once a request may have arrived, no refusal proves that nothing was committed: the job stays as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_after_a_lost_answer_does_not_dissolve_the_job() {
+    at_once(MODES.map(|mode| async move {
+        let (pair, relay) = pair_through_relay(mode, |config| config.leader.max_job_size = 5).await;
+        relay.plan(|asked, before| match before {
+            0 if is_leaders(asked) => Act::LoseAnswer,
+            1 if asked.method == "PUT" => Act::Tell(Told::new(413, "text/plain", "")),
+            2 if asked.method == "PUT" => Act::Tell(Told::problem(400, "invalidMessage")),
+            _ => Act::Pass,
+        });
+        run_and_check("refused later", &pair, &relay, 2).await;
+        let jobs = relay.asked("/aggregation_jobs/");
+        assert!(jobs.iter().filter(|asked| asked.path == jobs[0].path).count() >= 4);
+        pair.stop().await;
+    }))
+    .await;
+}
+
+/// A job that the helper refused for its size, before it can have committed anything, is dissolved: its reports are
+/// aggregated later, under another job id, and meanwhile the helper is left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_refused_at_once_is_tried_again_as_another() {
+    at_once(MODES.map(|mode| async move {
+        let (pair, relay) = pair_through_relay(mode, |config| config.leader.max_job_size = 5).await;
+        let refused = std::sync::atomic::AtomicBool::new(false);
+        relay.plan(move |asked, _| {
+            let is_first = asked.method == "PUT" && !refused.swap(true, std::sync::atomic::Ordering::SeqCst);
+            if is_first { Act::Tell(Told::new(413, "text/plain", "")) } else { Act::Pass }
+        });
+        upload_all(&pair.parties.client(), None).await;
+        let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
+        assert_whole("413", collected);
+        let paths: Vec<_> = relay.asked("/aggregation_jobs/").into_iter().map(|asked| asked.path).collect();
+        let first_again = paths.iter().filter(|path| **path == paths[0]).count();
+        assert_eq!(first_again, 1, "the refused job is over");
+        assert!(paths.len() <= 3, "the helper is not pestered: {paths:?}");
+        pair.stop().await;
+    }))
+    .await;
+}
+
+/// The answer with one thing wrong that no network makes of it.
+fn tampered(told: Told, tamper: impl FnOnce(&mut Vec<PrepareResp>)) -> Told {
+    let mut resps = dap().decode_job_resp(&Bytes::from(told.body.clone()), 100).unwrap();
+    assert_eq!(resps.len(), 5);
+    tamper(&mut resps);
+    Told { body: dap().encode_job_resp(&resps), ..told }
+}
+
+/// Answers that break the protocol (DAP-09 section 4.5.1.1).
+const BREACHES: [(&str, Breach); 5] = [
+    ("another order", |told| tampered(told, |resps| resps.swap(1, 3))),
+    ("a report left out", |told| tampered(told, |resps| drop(resps.pop()))),
+    ("a report twice", |told| tampered(told, |resps| resps.push(resps[4].clone()))),
+    ("another report", |told| tampered(told, |resps| resps[2].report_id = ReportId::new([9; 16]))),
+    ("finished too soon", |told| tampered(told, |resps| resps[0].outcome = PrepareOutcome::Finished)),
+];
+
+/// The whole job is given up, the helper is told, and other reports do not suffer.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_about_something_else_ends_the_job_and_nothing_more() {
+    let cases = MODES.iter().flat_map(|mode| BREACHES.map(|case| (*mode, case)));
+    at_once(cases.map(|(mode, (name, breach))| async move {
+        let config = |config: &mut Config| {
+            (config.leader.max_job_size, config.leader.min_job_size) = (5, 5);
+            config.leader.max_job_delay = Seconds(PATIENCE);
+        };
+        let (pair, relay) = pair_through_relay(mode, config).await;
+        let (leader, parties, id) = (&pair.leader, &pair.parties, pair.parties.id());
+        relay.plan(move |asked, _| if asked.method == "PUT" { Act::Edit(breach) } else { Act::Pass });
+        let this_hour = parties.interval(0);
+        let client = parties.client();
+        upload_all(&client, Some(this_hour.start().saturating_sub(Duration(1)))).await;
+        let status = leader.until(&id, |status| status.counters.contains_key("helper_protocol_error")).await;
+        assert_eq!((status.counters["helper_protocol_error"], status.jobs, status.waiting), (5, 0, 0), "{name}");
+        leader.until(&id, |_| relay.asked("/aggregation_jobs/").iter().any(|asked| asked.method == "DELETE")).await;
+
+        relay.plan(|_, _| Act::Pass);
+        upload_all(&client, Some(this_hour.start())).await;
+        let query = match mode {
+            BatchMode::TimeInterval => Query::TimeInterval(this_hour),
+            BatchMode::FixedSize { .. } => query(parties),
+        };
+        assert_whole(name, parties.collector().collect(query, Some(PATIENCE), |_| {}).await);
+        assert_eq!(leader.counter(&id, "helper_protocol_error").await, 5, "{name}");
+        pair.stop().await;
+    }))
+    .await;
+}
+
+/// A batch that the helper will not give its share of stays closed (DAP-09 section 4.6.5): the collector is told why,
+/// and no other query gets its reports.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_mismatch_is_final() {
+    let (pair, relay) = pair_through_relay(BatchMode::TimeInterval, |_| {}).await;
+    let parties = &pair.parties;
+    relay.plan(|asked, before| match before {
+        // Not knowing what became of the first request changes nothing.
+        0 if asked.path.contains("/aggregate_shares") => Act::Lose,
+        _ if asked.path.contains("/aggregate_shares") => Act::Tell(Told::problem(400, "batchMismatch")),
+        _ => Act::Pass,
+    });
+    upload_all(&parties.client(), None).await;
+    let interval = parties.interval(0);
+    for attempt in 0..2 {
+        let job = parties.start_collection(Query::TimeInterval(interval)).await;
+        assert_refused(&parties.outcome(&job).await, parties, ProblemType::BatchMismatch);
+        assert_eq!(relay.asked("/aggregate_shares").len(), 2, "attempt {attempt}: the answer was final");
+    }
+    let wider = Interval::new(interval.start(), Duration(7200)).unwrap();
+    let answer = parties.put_collection(&dapbox::model::CollectionJobId::random(), Query::TimeInterval(wider)).await;
+    assert_refused(&answer, parties, ProblemType::BatchOverlap);
+    let late = parties.client().prepare(Measurement::Number(1), interval.start()).await.unwrap();
+    assert_eq!(problem(&parties.upload(&late).await).kind, ProblemType::ReportRejected);
+    relay.check_repeats();
+    pair.stop().await;
+}
+
+/// A helper that is away is waited for, and the operator can see it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_helper_that_is_down_comes_back() {
+    at_once(MODES.map(|mode| async move {
+        let (mut pair, relay) = pair_through_relay(mode, |config| config.leader.min_job_size = 1).await;
+        let id = pair.parties.id();
+        let client = pair.parties.client();
+        client.keys().await.unwrap();
+        pair.helper.stop().await;
+        upload_all(&client, None).await;
+        let status = pair.leader.until(&id, |status| status.last_trouble.is_some()).await;
+        assert_eq!(status.counters["report_success"], 5);
+        assert!(!status.counters.contains_key("aggregate_success"));
+        pair.helper.resume().await;
+        let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
+        assert_whole("down", collected);
+        relay.check_repeats();
+        assert_eq!(pair.leader.status(&id).await.last_trouble, None);
+        pair.stop().await;
+    }))
+    .await;
+}
+
+/// The two sides of a task are set up one after the other: jobs wait for the second.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_the_helper_learns_later_goes_on() {
+    let (leader, helper) = (Node::start().await, Node::start().await);
+    let mode = BatchMode::TimeInterval;
+    let parties = Parties::new(VdafConfig::Prio3Sum { bits: 8 }, mode, leader.url(), helper.url());
+    leader.add(&parties.leader).await;
+    // The aggregators' keys are the same for all tasks; a task that both know has them.
+    let known = Parties::new(VdafConfig::Prio3Count, mode, leader.url(), helper.url());
+    leader.add(&known.leader).await;
+    helper.add(&known.helper).await;
+    let keys = known.client().keys().await.unwrap();
+
+    let client = parties.client();
+    let preparer = vdaf::preparer(parties.leader.revision, &parties.leader.vdaf).unwrap();
+    for number in MEASUREMENTS {
+        let measurement = Measurement::Number(number);
+        let report = make_report(client.task(), &*preparer, &keys, &measurement, Time::now()).unwrap();
+        client.send(&report).await.unwrap();
+    }
+    let job = parties.start_collection(parties.query_now()).await;
+    let status = leader.until(&parties.id(), |status| status.last_trouble.is_some()).await;
+    assert!(status.last_trouble.unwrap().contains("unrecognizedTask"));
+    helper.add(&parties.helper).await;
+    assert_eq!(parties.outcome(&job).await.status, 200);
+    assert_whole("later", parties.collector().collect(parties.query_now(), Some(PATIENCE), |_| {}).await);
+    Pair { leader, helper, parties }.stop().await;
+}
