@@ -56,7 +56,7 @@ pub struct Retries {
 
 impl Default for Retries {
     fn default() -> Self {
-        Self { initial: Span::from_millis(250), max: Span::from_secs(30), give_up_after: Span::from_secs(60) }
+        Self { initial: Span::from_millis(250), max: Span::from_secs(30), give_up_after: Span::from_secs(30) }
     }
 }
 

@@ -24,9 +24,9 @@ use crate::{
     Examples:\n  \
     dapbox collect --task collector.toml\n  \
     dapbox collect --task collector.toml --interval 2026-11-22T10:00 1h\n  \
-    dapbox collect --task collector.toml --since 2026-11-01 --until 2026-11-08 -o csv\n  \
+    dapbox collect --task collector.toml --since 2026-11-01 --until 2026-11-08\n  \
     dapbox collect --task collector.toml --current-batch -o json\n  \
-    dapbox collect --task collector.toml --batch-id jX0WsbqRp6dOnwQ0bHvTRfMyJIXbpUNnJvBN4ZNVn5g"
+    dapbox collect --task collector.toml -o csv \\\n      --batch-id jX0WsbqRp6dOnwQ0bHvTRfMyJIXbpUNnJvBN4ZNVn5g"
 )]
 pub struct Args {
     /// The task's collector.toml.

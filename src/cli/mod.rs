@@ -32,11 +32,11 @@ use clap::{Parser, Subcommand};
         clients, and only the collector can open it. This is DAP, the Distributed Aggregation Protocol \
         (draft-ietf-ppm-dap-09); dapbox can be any of its parties.",
     after_help = "Start here:\n  \
-        dapbox demo                          see the whole protocol run on this machine\n  \
-        dapbox pair                          keep a leader and a helper running to try things with\n\n\
+        dapbox demo              see the whole protocol run on this machine\n  \
+        dapbox pair              keep a leader and a helper running to try things\n\n\
         Then, for real:\n  \
-        dapbox task new --help               make a task: one file for each party\n  \
-        dapbox serve --config appliance.toml run an aggregator\n\n\
+        dapbox task new --help   make a task: one file for each party\n  \
+        dapbox serve             run an aggregator\n\n\
         Exit codes: 0 success, 1 failure, 2 wrong usage."
 )]
 pub struct Cli {
@@ -139,6 +139,8 @@ mod tests {
         let mut commands = vec![Cli::command()];
         while let Some(command) = commands.pop() {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let too_wide = help.lines().find(|line| line.starts_with("  ") && line.len() > style::WIDTH);
+            assert_eq!(too_wide, None, "would be wrapped");
             let joined = help.replace("\\\n", " ");
             for line in joined.lines().map(str::trim).filter(|line| line.starts_with("dapbox ")) {
                 let line = line.split("  ").next().unwrap_or_default();

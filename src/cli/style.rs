@@ -2,7 +2,7 @@
 
 use std::{io::IsTerminal, time::Duration};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 /// The widest line that is written.
 pub const WIDTH: usize = 80;
@@ -123,8 +123,12 @@ pub fn bar(value: u128, largest: u128, width: usize) -> String {
 pub fn progress(total: u64, what: &str) -> ProgressBar {
     let bar = ProgressBar::new(total).with_message(what.to_owned());
     // The template is fixed and correct; without it there would be the default bar.
-    if let Ok(style) = ProgressStyle::with_template("  {msg} {bar:40} {human_pos}/{human_len} {per_sec:>12}") {
-        bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+    if let Ok(style) = ProgressStyle::with_template("  {msg:<13}{bar:36} {human_pos}/{human_len} {rate}") {
+        let rate = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
+            // Writing to the bar's line cannot fail.
+            let _ = write!(text, "{}/s", count(state.per_sec() as u64));
+        };
+        bar.set_style(style.with_key("rate", rate).progress_chars("█▉▊▋▌▍▎▏ "));
     }
     bar
 }

@@ -27,11 +27,11 @@ pub use measure::read_csv;
 #[command(after_help = "Each measurement is split, sealed and uploaded as a report of its own, as by a client of its \
     own.\n\n\
     Examples:\n  \
-    dapbox upload --task client.toml true                      for a count\n  \
-    dapbox upload --task client.toml 7                         for a sum, or a histogram's bin\n  \
-    dapbox upload --task client.toml 1,0,1                     for a vector or flags\n  \
+    dapbox upload --task client.toml true      for a count\n  \
+    dapbox upload --task client.toml 7         for a sum, or a histogram's bin\n  \
+    dapbox upload --task client.toml 1,0,1     for a vector or flags\n  \
     dapbox upload --task client.toml --csv visits.csv --column visits\n  \
-    dapbox upload --task client.toml --csv survey.csv --column smokes,drinks -o json\n\n\
+    dapbox upload --task client.toml --csv survey.csv --column smokes,drinks\n\n\
     The exit code is 1 if any measurement was not accepted.")]
 pub struct Args {
     /// The task's client.toml.

@@ -97,7 +97,7 @@ async fn answer(app: &Arc<App>, resource: Resource, request: Request) -> Result<
         (Resource::AggregationJob(task, job), "POST") => continue_job(app, task, job, request).await,
         (Resource::AggregationJob(task, job), _) => delete_job(app, task, job, request).await,
         (Resource::CollectionJob(task, job), "PUT") => create_collection(app, task, job, request).await,
-        (Resource::CollectionJob(task, job), "POST") => poll_collection(app, task, job, &request),
+        (Resource::CollectionJob(task, job), "POST") => poll_collection(app, task, job, request).await,
         (Resource::CollectionJob(task, job), _) => delete_collection(app, task, job, request).await,
         (Resource::AggregateShares(task), _) => aggregate_share(app, task, request).await,
     }
@@ -213,9 +213,9 @@ fn no_collection(job: CollectionJobId) -> Error {
     problem.with_collection_job(job).into()
 }
 
-fn poll_collection(app: &App, task: TaskId, job: CollectionJobId, request: &Request) -> Result<Response, Error> {
+async fn poll_collection(app: &App, task: TaskId, job: CollectionJobId, request: Request) -> Result<Response, Error> {
     let context = authorized(app, task, Role::Leader, &request.headers)?;
-    match flow::collection_state(app, &context, job)? {
+    match flow::collection_state(app, &context, job).await? {
         None => Err(no_collection(job)),
         Some(CollectionState::Waiting | CollectionState::Closed { .. }) => {
             let mut response = empty(StatusCode::ACCEPTED);

@@ -1,6 +1,6 @@
 //! The driver of collection jobs: closes each batch when it can be closed, and gets the helper's share of it.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, ops::ControlFlow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
@@ -72,8 +72,9 @@ async fn step(
             busy.insert((task, id));
             running.spawn(run(app.clone(), context, id));
         }
-        // What was resting may go on.
+        // What was resting may go on, and a job that followed another may have its result.
         app.jobs.notify_one();
+        app.results.notify_waiters();
     }
     Ok(active.is_empty())
 }
@@ -95,6 +96,7 @@ async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> R
                 Some(Err(refusal)) => {
                     tracing::error!(%task, job = %id, why = refusal.detail, "the helper refused its aggregate share");
                     app.store.write(move |tx| collect::fail(tx, &task, id, refusal)).await?;
+                    app.results.notify_waiters();
                     return Ok(key);
                 }
                 Some(Ok(helper_share)) => {
@@ -109,6 +111,7 @@ async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> R
     };
     app.store.write(move |tx| collect::finish(tx, &task, id, body)).await?;
     app.collections.notify_one();
+    app.results.notify_waiters();
     Ok(key)
 }
 
@@ -120,8 +123,9 @@ async fn ask_helper(app: &App, context: &TaskContext, request: Bytes) -> Option<
     let call = context.wire.aggregate_share_call(&task.id);
     let mut persistence = Persistence::new(app, task.id, "a request for its aggregate share");
     loop {
-        let call = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone());
-        let error = match app.unless_stopped(call).await? {
+        let sent = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone());
+        let ControlFlow::Continue(answer) = persistence.attempt(sent).await else { return None };
+        let error = match answer {
             Ok(answer) => match context.wire.decode_aggregate_share(&answer.body) {
                 Ok(share) => return Some(Ok(share)),
                 Err(malformed) => CallError::Unexpected(malformed.to_string()),

@@ -1,6 +1,6 @@
 //! The driver of aggregation jobs: makes jobs of waiting reports and sees each through, whatever the helper does.
 
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use std::{collections::HashMap, ops::ControlFlow, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use tokio::task::JoinSet;
@@ -11,7 +11,7 @@ use crate::{
         TaskContext,
         leader::{self, Sealed, Started},
     },
-    model::{AggregationJobId, Fault, Party, PrepareResp, ReportId, Role, TaskId, Time},
+    model::{AggregationJobId, Fault, Party, PrepareResp, Report, ReportId, Role, TaskId, Time},
     peer::CallError,
     store::LeaderJobRecord,
     wire::ProblemType,
@@ -98,10 +98,9 @@ async fn pick(app: &Arc<App>, task: TaskId, now: Time, aged: bool) -> Result<Opt
 /// Sees one job through.
 async fn run(app: Arc<App>, task: TaskId, id: AggregationJobId) -> Result<(), Fault> {
     let Some(context) = app.context(&task)? else { return Ok(()) };
-    let Some(job) = load(&app, &task, &id)? else { return Ok(()) };
-    let may_have_been_sent = job.was_sent();
-    let Some((started, request)) = prepare(&app, &context, id, &job).await? else { return Ok(()) };
-    let outcome = exchange(&app, &context, id, &started.ids(), request, may_have_been_sent).await;
+    let Some((job, reports)) = load(&app, &task, &id)? else { return Ok(()) };
+    let Some((started, request)) = prepare(&app, &context, id, &job, reports).await? else { return Ok(()) };
+    let outcome = exchange(&app, &context, id, &started.ids(), request, job.was_sent()).await;
     match outcome {
         Outcome::Answered(resps) => finish(&app, &context, id, &job, started, resps).await?,
         Outcome::Refused(why) => {
@@ -121,8 +120,13 @@ async fn run(app: Arc<App>, task: TaskId, id: AggregationJobId) -> Result<(), Fa
     Ok(())
 }
 
-fn load(app: &App, task: &TaskId, id: &AggregationJobId) -> Result<Option<LeaderJobRecord>, Fault> {
-    app.store.read(|view| Ok(view.task(task).and_then(|state| state.leader_jobs.get(id)).cloned()))
+/// The job and its reports, as they are together.
+fn load(app: &App, task: &TaskId, id: &AggregationJobId) -> Result<Option<(LeaderJobRecord, Vec<Report>)>, Fault> {
+    app.store.read(|view| {
+        let Some(job) = view.task(task).and_then(|state| state.leader_jobs.get(id)).cloned() else { return Ok(None) };
+        let reports = view.load_reports(task, &job.reports)?;
+        Ok(Some((job, reports)))
+    })
 }
 
 /// Prepares the job's reports and stores what its request is made of. None if the job ends here.
@@ -131,9 +135,9 @@ async fn prepare(
     context: &Arc<TaskContext>,
     id: AggregationJobId,
     job: &LeaderJobRecord,
+    reports: Vec<Report>,
 ) -> Result<Option<(Started, Bytes)>, Fault> {
     let (task, batch) = (context.task.id, job.batch);
-    let reports = app.store.read(|view| view.load_reports(&task, &job.reports))?;
     let items: Vec<_> = job.reports.iter().copied().zip(reports).collect();
     let permit = app.pool.admit().await;
     let (shared, keys) = (context.clone(), app.keys.clone());
@@ -203,8 +207,8 @@ async fn exchange(
     // An answer about more reports than we asked for decodes, to be found out.
     let most = app.config.limits.max_job_reports.max(asked.len());
     loop {
-        let call = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone());
-        let Some(answer) = app.unless_stopped(call).await else { return Outcome::Stopped };
+        let sent = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone());
+        let ControlFlow::Continue(answer) = persistence.attempt(sent).await else { return Outcome::Stopped };
         let error = match answer.and_then(|answer| decode(context, &answer.body, most)) {
             Ok(resps) => {
                 return match leader::check_answer(asked, &resps) {
@@ -260,7 +264,11 @@ async fn delete_at_helper(app: &App, context: &TaskContext, id: AggregationJobId
     let Party::Leader { helper_token, .. } = &context.task.party else { return };
     let call = context.wire.job_delete_call(&context.task.id, &id);
     let call = app.peer.call(&context.task.helper_url, &call, Some(helper_token), Bytes::new());
-    if let Some(Err(error)) = app.unless_stopped(call).await {
+    let answer = tokio::select! {
+        answer = call => answer,
+        () = app.stopped() => return,
+    };
+    if let Err(error) = answer {
         tracing::debug!(%error, "the helper did not take the deletion of an aggregation job");
     }
 }

@@ -9,12 +9,15 @@ use sha2::{Digest, Sha256};
 
 use super::app::App;
 use crate::{
-    aggregator::{Error, TaskContext, collect, counters, helper, upload},
+    aggregator::{Error, TaskContext, collect, helper, upload},
     model::{AggregationJobId, CollectionJobId, Duration, Fault, JobInit, Report, ReportError, Time},
     pool::Permit,
     store::{CollectionJobRecord, CollectionState, Tx},
     wire::{Malformed, Problem, ProblemType},
 };
+
+/// How long a poll of a collection job that goes on is held.
+const POLL_HOLD: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Runs work to its end even if whoever waits for it goes away.
 async fn unhurried<T: Send + 'static>(
@@ -35,7 +38,7 @@ pub async fn upload(app: &Arc<App>, context: &TaskContext, report: Report) -> Re
 /// Counts an upload that does not decode.
 pub async fn malformed_upload(app: &App, context: &TaskContext, malformed: Malformed) -> Error {
     let task = context.task.id;
-    match app.store.write(move |tx| tx.count(&task, counters::REPORT_DECODE_FAILURE, 1)).await {
+    match app.store.write(move |tx| upload::count_malformed(tx, &task)).await {
         Ok(()) => malformed.into(),
         Err(fault) => fault.into(),
     }
@@ -164,15 +167,35 @@ pub async fn create_collection(
     Ok(())
 }
 
-/// How a collection job is, if there is one.
-pub fn collection_state(
+/// How a collection job is, if there is one. One that goes on is given a moment to end: who polls then has the result
+/// as soon as there is one.
+pub async fn collection_state(
     app: &App,
     context: &TaskContext,
     job: CollectionJobId,
 ) -> Result<Option<CollectionState>, Error> {
     let task = context.task.id;
-    let record = app.store.read(|view| view.collection(&task, &job))?;
-    Ok(record.map(|CollectionJobRecord { state, .. }| state))
+    let look = || -> Result<Option<CollectionState>, Fault> {
+        let record = app.store.read(|view| view.collection(&task, &job))?;
+        Ok(record.map(|CollectionJobRecord { state, .. }| state))
+    };
+    let deadline = tokio::time::sleep(POLL_HOLD);
+    tokio::pin!(deadline);
+    loop {
+        // Listen first: a result that comes between the look and the wait is heard.
+        let ended = app.results.notified();
+        tokio::pin!(ended);
+        ended.as_mut().enable();
+        let state = look()?;
+        if !state.as_ref().is_some_and(CollectionState::is_active) {
+            return Ok(state);
+        }
+        tokio::select! {
+            () = ended => {}
+            () = &mut deadline => return Ok(state),
+            () = app.stopped() => return Ok(state),
+        }
+    }
 }
 
 /// Deletes a collection job. False if there is no such job.
@@ -180,5 +203,6 @@ pub async fn delete_collection(app: &App, context: &TaskContext, job: Collection
     let task = context.task.id;
     let deleted = app.store.write(move |tx| collect::delete(tx, &task, job)).await?;
     app.collections.notify_one();
+    app.results.notify_waiters();
     Ok(deleted)
 }

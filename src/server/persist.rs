@@ -25,7 +25,15 @@ impl<'a> Persistence<'a> {
         Self { app, task, what, backoff, failures: 0 }
     }
 
-    /// Pauses after an attempt that failed. Breaks if the server stops meanwhile.
+    /// Makes one attempt. Breaks if the server stops meanwhile: the request may have arrived, and will be made again.
+    pub async fn attempt<T>(&self, call: impl Future<Output = T>) -> ControlFlow<(), T> {
+        tokio::select! {
+            answer = call => ControlFlow::Continue(answer),
+            () = self.app.stopped() => ControlFlow::Break(()),
+        }
+    }
+
+    /// Pauses after an attempt that failed. Breaks if the server stops meanwhile, or the task is removed.
     pub async fn pause(&mut self, error: &CallError) -> ControlFlow<()> {
         self.failures += 1;
         let Self { app, task, what, failures, .. } = self;
@@ -36,9 +44,10 @@ impl<'a> Persistence<'a> {
         }
         app.set_trouble(task, Some(format!("the helper did not take {what} ({failures} times): {error}")));
         tokio::select! {
-            () = tokio::time::sleep(pause) => ControlFlow::Continue(()),
-            () = app.stopped() => ControlFlow::Break(()),
+            () = tokio::time::sleep(pause) => {}
+            () = app.stopped() => return ControlFlow::Break(()),
         }
+        if matches!(app.context(task), Ok(Some(_))) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 }
 

@@ -114,7 +114,7 @@ pub static TABLE: &[Row] = &[
     },
     Row {
         name: "Prio3SumVecField64MultiproofHmacSha256Aes128",
-        short: "sumvec-field64",
+        short: "sumvec-hmac",
         about: "adds vectors of `length` numbers below 2^bits, over a smaller field with several proofs",
         required: &["bits", "length"],
         optional: &["chunk_length", "proofs"],
@@ -330,7 +330,7 @@ mod tests {
                         Parameters { bits: Some(bits), length: Some(length), chunk_length, ..Parameters::default() };
                     let fine = bits == 1 && length == 1 << 21 && chunk_length.is_none();
                     assert_eq!(configured("sumvec", p).is_ok(), fine, "{p:?}");
-                    assert_eq!(configured("sumvec-field64", p).is_ok(), fine, "{p:?}");
+                    assert_eq!(configured("sumvec-hmac", p).is_ok(), fine, "{p:?}");
                 }
             }
         }

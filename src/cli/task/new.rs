@@ -24,11 +24,11 @@ use crate::{
     party and of no other, so that two organisations can set up a task by exchanging files: keep yours, send the other \
     aggregator's over a channel that you trust, and give client.toml to anyone.\n\n\
     Examples:\n  \
-    dapbox task new --leader https://a.example --helper https://b.example --vdaf count\n  \
+    dapbox task new --leader https://a.example --helper https://b.example \\\n      --vdaf count\n  \
     dapbox task new --leader https://a.example --helper https://b.example \\\n      --vdaf histogram --length 10\n  \
-    dapbox task new --leader https://a.example --helper https://b.example \\\n      --vdaf sumvec --bits 8 --length 6 --query fixed-size \\\n      --min-batch-size 500 --max-batch-size 1000 --expires 2030-01-01 --out my-task\n\n\
+    dapbox task new --leader https://a.example --helper https://b.example \\\n      --vdaf sumvec --bits 8 --length 6 --query fixed-size \\\n      --min-batch-size 500 --max-batch-size 1000 --out my-task\n\n\
     The commands that use the files:\n  \
-    dapbox task add my-task/leader.toml        at the leader (helper.toml at the helper)\n  \
+    dapbox task add my-task/leader.toml   (at the helper: helper.toml)\n  \
     dapbox upload --task my-task/client.toml 3\n  \
     dapbox collect --task my-task/collector.toml"
 )]
