@@ -4,7 +4,6 @@ use std::{
     collections::HashMap,
     hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    time::Duration,
 };
 
 use tokio::sync::{Notify, Semaphore, watch};
@@ -17,9 +16,6 @@ use crate::{
     pool::Pool,
     store::Store,
 };
-
-/// How long a server that stops waits for what it asked of helpers: most answer within that.
-const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 /// What all requests and drivers of a running server share.
 pub struct App {
@@ -101,19 +97,6 @@ impl App {
     /// What a task's driver last ran into, if it is not over.
     pub fn trouble(&self, id: &TaskId) -> Option<String> {
         lock(&self.trouble).get(id).cloned()
-    }
-
-    /// Waits for a helper's answer. None if the server is asked to stop and the answer does not come at once: the
-    /// helper may have acted on the request, which is sent again after the next start.
-    pub async fn unless_stopped<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
-        let out_of_time = async {
-            self.stopped().await;
-            tokio::time::sleep(LAST_ANSWER).await;
-        };
-        tokio::select! {
-            answer = answer => Some(answer),
-            () = out_of_time => None,
-        }
     }
 
     /// Resolves when the server is asked to stop.
