@@ -198,3 +198,151 @@ fn a_data_directory_has_one_server() {
     assert!(error.contains("process") || error.contains("use"), "{error}");
     server.stop();
 }
+
+/// `dapbox pair` in a process of its own.
+struct Pair {
+    process: Child,
+    /// The commands that it says to try.
+    commands: Vec<String>,
+}
+
+impl Pair {
+    fn start(arguments: &[&str]) -> Self {
+        let mut process = dapbox(&[&["pair"], arguments].concat()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut out = BufReader::new(process.stdout.take().unwrap());
+        let mut introduction = String::new();
+        while !introduction.contains("Ctrl-C") {
+            assert!(out.read_line(&mut introduction).unwrap() > 0, "the pair ended: {introduction}");
+        }
+        let commands = introduction.lines().filter(|line| line.contains(env!("CARGO_BIN_EXE_dapbox")));
+        Self { commands: commands.map(str::to_owned).collect(), process }
+    }
+
+    /// Runs one of the commands, in a shell and another directory.
+    fn try_out(&self, name: &str) -> String {
+        let command = self.commands.iter().find(|command| command.contains(&format!(" {name} "))).unwrap();
+        let output = Command::new("sh").args(["-c", command]).current_dir("/").output().unwrap();
+        assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn interrupt(&mut self) {
+        Command::new("kill").args(["-INT", &self.process.id().to_string()]).status().unwrap();
+        assert_eq!(self.process.wait().unwrap().code(), Some(0));
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+    }
+}
+
+#[test]
+fn a_pair_says_what_to_try_and_comes_back_with_its_directory() {
+    let dir = TempDir::new().unwrap();
+    let kept = dir.path().join("it's my pair");
+    let arguments = ["--dir", text(&kept), "--vdaf", "histogram", "--length", "3"];
+    let mut pair = Pair::start(&arguments);
+    assert!(pair.try_out("upload").contains("1 report accepted"));
+    let collected = pair.try_out("collect");
+    assert!(collected.contains("1 report from"), "{collected}");
+    let bins: Vec<_> = collected.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    assert_eq!(bins[bins.len() - 3..], ["0", "1", "0"], "{collected}");
+    assert!(pair.try_out("task show").contains("1 batch"));
+    let first = pair.commands.clone();
+    pair.interrupt();
+
+    // Again, with the arguments of the first time and without any: the same task on the same ports.
+    for arguments in [&arguments[..], &arguments[..2]] {
+        let mut pair = Pair::start(arguments);
+        assert_eq!(pair.commands, first);
+        assert!(pair.try_out("task show").contains("1 batch"));
+        pair.interrupt();
+    }
+    for (flags, named) in [
+        (&["--vdaf", "count"][..], "what is measured"),
+        (&["--vdaf", "histogram", "--length", "4"], "what is measured"),
+        (&["--query", "fixed-size"], "--query"),
+        (&["--min-batch-size", "2"], "--min-batch-size"),
+        (&["--max-batch-size", "2"], "--max-batch-size"),
+        (&["--time-precision", "1h"], "--time-precision"),
+        (&["--port-base", "1"], "--port-base"),
+    ] {
+        let refused = stderr_of_failure(&[&["pair", "--dir", text(&kept)], flags].concat(), 2);
+        assert!(refused.contains(&format!("{named} contradicts")), "{refused}");
+    }
+}
+
+#[test]
+fn a_collector_asks_for_intervals_and_batches_and_gets_csv() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| text(&dir.path().join(name)).to_owned();
+    let upload = |task: &str, measurements: &[&str]| {
+        for measurement in measurements {
+            let file = format!("{task}/client.toml");
+            stdout(&["upload", "--task", &file, "--time", "now", measurement]);
+        }
+    };
+
+    let by_time = path("by-time");
+    let _first = Pair::start(&["--dir", &by_time, "--vdaf", "sumvec", "--bits", "4", "--length", "2"]);
+    upload(&by_time, &["1,2", "3,4"]);
+    let file = format!("{by_time}/collector.toml");
+    let collect = |arguments: &[&str]| run(&[&["collect", "--task", &file], arguments].concat());
+    let today = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() / 86_400;
+    let start = (today * 86_400).to_string();
+    // Two days, in case midnight has passed since.
+    let collected = collect(&["--interval", &start, "2d", "-o", "csv"]);
+    assert!(collected.status.success(), "{collected:?}");
+    assert_eq!(String::from_utf8(collected.stdout).unwrap(), "index,value\n0,4\n1,6\n");
+    let cases = [
+        (&["--interval", &start, "1d"][..], 1, "Use --since"),
+        (&["--since", "2000-01-01", "--until", "2000-01-02", "--timeout", "1s"], 1, "too few"),
+        (&["--since", "2000-01-01T00:00:01", "--until", "2000-01-02"], 2, "try --since 2000-01-01T00:00:00Z"),
+        (&["--current-batch"], 2, "--interval"),
+        (&["--interval", "yesterday", "1d"], 2, "is not a time"),
+    ];
+    for (arguments, code, says) in cases {
+        let output = collect(arguments);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {error}");
+        assert!(error.contains(says), "{arguments:?}: {error}");
+    }
+
+    let by_size = path("by-size");
+    let flags = ["--query", "fixed-size", "--min-batch-size", "2", "--max-batch-size", "2", "--vdaf", "sum"];
+    let _second = Pair::start(&[&["--dir", &by_size, "--bits", "8"], &flags[..]].concat());
+    upload(&by_size, &["100", "50"]);
+    let file = format!("{by_size}/collector.toml");
+    let collected = stdout(&["collect", "--task", &file, "--current-batch", "-o", "json"]);
+    let collected: Value = serde_json::from_str(&collected).unwrap();
+    assert_eq!((&collected["result"], &collected["report_count"]), (&150.into(), &2.into()));
+    let batch = collected["batch_id"].as_str().unwrap();
+    assert_eq!(stdout(&["collect", "--task", &file, "--batch-id", batch, "-o", "csv"]), "index,value\n0,150\n");
+    stderr_of_failure(&["collect", "--task", &file, "--since", "2000-01-01"], 2);
+    stderr_of_failure(&["collect", "--task", &format!("{by_size}/client.toml")], 2);
+    let error = stderr_of_failure(&["collect", "--task", &file, "--timeout", "1s"], 1);
+    assert!(error.contains("1s") || error.contains("No batch is ready"), "{error}");
+}
+
+#[test]
+fn nobody_has_to_read_the_output() {
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("data");
+    Server::start(&data).stop();
+    let files = dir.path().join("task");
+    let urls = ["--leader", "https://a.example", "--helper", "https://b.example"];
+    for arguments in [
+        &["task", "list", "--data-dir", text(&data)][..],
+        &[&["task", "new", "--vdaf", "count", "--out", text(&files)], &urls[..]].concat(),
+        &["demo", "--rows", "20"],
+        &["task", "new", "--help"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = dapbox(arguments).stdout(writer).output().unwrap();
+        assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()), "{arguments:?}");
+    }
+    assert!(files.join("collector.toml").exists());
+}

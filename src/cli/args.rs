@@ -1,18 +1,42 @@
 //! Arguments that several subcommands share.
 
-use std::time::Duration as Span;
+use std::{net::SocketAddr, path::PathBuf, time::Duration as Span};
 
 use clap::{Args, ValueEnum};
 
 use super::Failure;
 use crate::{
-    config::span,
+    config::{Config, Overrides, span},
     model::{BatchMode, Duration, VdafConfig},
     vdaf::table::{self, Parameters},
 };
 
+/// The file that is read when none is named.
+const DEFAULT_FILE: &str = "appliance.toml";
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ConfigArgs {
+    /// Configuration file. Without this, appliance.toml is read if it is there.
+    #[arg(long, value_name = "FILE", env = "DAPBOX_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Directory for everything that must survive a restart.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    /// Reads the configuration.
+    pub fn load(&self, listen: Option<SocketAddr>) -> Result<Config, Failure> {
+        let default = PathBuf::from(DEFAULT_FILE);
+        let file = self.config.clone().or_else(|| default.exists().then_some(default));
+        let flags = Overrides { data_dir: self.data_dir.clone(), listen };
+        Ok(Config::load(file.as_deref(), &flags)?)
+    }
+}
+
 /// Which VDAF, and its parameters.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct VdafArgs {
     /// What is measured: count, sum, sumvec, histogram, multihot, or sumvec-hmac.
     #[arg(long, value_name = "NAME", help_heading = "What is measured")]
@@ -35,8 +59,13 @@ pub struct VdafArgs {
 }
 
 impl VdafArgs {
-    /// The VDAF, or `default` if none is named.
-    pub fn configure(&self, default: &str) -> Result<VdafConfig, Failure> {
+    /// Whether any of it was given.
+    pub fn is_given(&self) -> bool {
+        *self != Self::default()
+    }
+
+    /// The VDAF; a count if none is named.
+    pub fn configure(&self) -> Result<VdafConfig, Failure> {
         let parameters = Parameters {
             bits: self.bits,
             length: self.length,
@@ -44,25 +73,25 @@ impl VdafArgs {
             chunk_length: self.chunk_length,
             proofs: self.proofs,
         };
-        table::configure(self.vdaf.as_deref().unwrap_or(default), &parameters).map_err(Failure::usage)
+        table::configure(self.vdaf.as_deref().unwrap_or("count"), &parameters).map_err(Failure::usage)
     }
 }
 
 /// How reports are put into batches.
 #[derive(Clone, Debug, Args)]
 pub struct BatchArgs {
-    /// Who decides what a batch is.
-    #[arg(long, value_enum, default_value_t = QueryKind::TimeInterval, value_name = "KIND", help_heading = "Batches")]
-    pub query: QueryKind,
+    /// Who decides what a batch is; time-interval by default.
+    #[arg(long, value_enum, value_name = "KIND", help_heading = "Batches")]
+    pub query: Option<QueryKind>,
     /// No aggregate of fewer reports is ever given out: this hides the single client in the crowd. 100 by default, and
-    /// 1 for things to try.
+    /// 1 in a pair.
     #[arg(long, value_name = "N", help_heading = "Batches")]
     pub min_batch_size: Option<u64>,
     /// No batch has more reports (fixed-size only).
     #[arg(long, value_name = "N", help_heading = "Batches")]
     pub max_batch_size: Option<u64>,
-    /// Times are rounded down to a multiple of this, and intervals must be multiples of it. 1h by default, and 10s for
-    /// things to try.
+    /// Times are rounded down to a multiple of this, and intervals must be multiples of it. 1h by default, and 10s in
+    /// a pair.
     #[arg(long, value_parser = precision, value_name = "DURATION", help_heading = "Batches")]
     pub time_precision: Option<Duration>,
 }
@@ -101,7 +130,7 @@ impl BatchArgs {
         if self.min_batch_size() == 0 {
             return Err(Failure::usage("--min-batch-size must be at least 1"));
         }
-        match (self.query, self.max_batch_size) {
+        match (self.query.unwrap_or(QueryKind::TimeInterval), self.max_batch_size) {
             (QueryKind::TimeInterval, None) => Ok(BatchMode::TimeInterval),
             (QueryKind::TimeInterval, Some(_)) => Err(Failure::usage("--max-batch-size needs --query fixed-size")),
             (QueryKind::FixedSize, Some(max)) if max < self.min_batch_size() => {

@@ -5,7 +5,13 @@ use std::{path::PathBuf, time::Duration as Span};
 use clap::ValueEnum;
 use serde_json::json;
 
-use super::{Failure, Outcome, args::duration, calendar, show, style::Style, taskfile::TaskFile};
+use super::{
+    Failure, Outcome,
+    args::duration,
+    calendar, show,
+    style::{Style, say},
+    taskfile::TaskFile,
+};
 use crate::{
     client::Retries,
     collector::{CollectError, Collected, Collector, Progress},
@@ -80,8 +86,7 @@ pub async fn run(args: Args) -> Outcome {
     let result = collector.collect(query, Some(args.timeout), progress).await;
     spinner.finish_and_clear();
     let collected = result.map_err(|error| explain(&error, &query))?;
-    print!("{}", render(&collected, &vdaf, args.output)?);
-    Ok(())
+    Ok(say(render(&collected, &vdaf, args.output)?)?)
 }
 
 /// What the arguments ask for, in a task of the given mode.

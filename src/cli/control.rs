@@ -78,13 +78,9 @@ impl Control {
     }
 
     /// Closes the data directory, if it is we who have it open.
-    pub async fn close(self) -> Result<(), Failure> {
-        match self {
-            Self::Server(_) => Ok(()),
-            Self::Offline(data) => {
-                data.close().await;
-                Ok(())
-            }
+    pub async fn close(self) {
+        if let Self::Offline(data) = self {
+            data.close().await;
         }
     }
 }

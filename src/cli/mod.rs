@@ -10,12 +10,13 @@ mod logging;
 mod pair;
 mod serve;
 mod show;
+mod signals;
 mod style;
 mod task;
 pub mod taskfile;
 mod upload;
 
-use std::{fmt::Display, process::ExitCode};
+use std::{fmt::Display, io::Write, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -99,7 +100,8 @@ pub fn run() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("{} {}", style::Style::stderr().bad("error:"), failure.message);
+            // Where nobody reads it, the exit code has to do.
+            let _ = writeln!(std::io::stderr(), "{} {}", style::Style::stderr().bad("error:"), failure.message);
             ExitCode::from(failure.code)
         }
     }

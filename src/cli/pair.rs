@@ -6,15 +6,18 @@ use url::Url;
 
 use super::{
     Failure, Outcome,
-    args::{BatchArgs, VdafArgs},
+    args::{BatchArgs, QueryKind, VdafArgs},
     local::{Directory, Pair},
-    serve::Signals,
     show,
-    style::Style,
+    signals::Signals,
+    style::{Style, say},
     task,
     taskfile::{TaskFile, TaskFiles},
 };
-use crate::model::{Duration, VdafConfig};
+use crate::{
+    config::span,
+    model::{BatchMode, Duration, VdafConfig},
+};
 
 /// Arguments of `dapbox pair`.
 #[derive(Debug, clap::Args)]
@@ -44,14 +47,16 @@ pub struct Args {
 pub async fn run(args: Args) -> Outcome {
     let mut signals = Signals::new()?;
     let directory = Directory::new(args.dir.as_deref())?;
-    let dir = directory.path();
-    let known = known_files(dir)?;
+    let known = known_files(directory.path())?;
     let ports = match (&known, args.port_base) {
-        (Some(files), _) => [port(&files.leader.task.leader_url)?, port(&files.leader.task.helper_url)?],
+        (Some(files), _) => known_ports(files)?,
         (None, Some(base)) => [base, base + 1],
         (None, None) => [0, 0],
     };
-    let pair = Pair::start(dir, ports).await?;
+    if let Some(files) = &known {
+        check_known(&args, files, ports).map_err(|e| e.context(directory.path().display()))?;
+    }
+    let pair = Pair::start(directory.path(), ports).await?;
     let outcome = tokio::select! {
         outcome = introduce(&args, &directory, &pair, known) => match outcome {
             Ok(()) => tokio::select! {
@@ -80,9 +85,43 @@ fn known_files(dir: &Path) -> Result<Option<TaskFiles>, Failure> {
     }))
 }
 
-fn port(url: &str) -> Result<u16, Failure> {
-    let port = Url::parse(url).ok().and_then(|url| url.port());
-    port.ok_or_else(|| Failure::new(format!("{url} is not the URL of one of a pair: it has no port")))
+/// The ports that the files of a pair name, the leader's and the helper's.
+fn known_ports(files: &TaskFiles) -> Result<[u16; 2], Failure> {
+    let port = |url: &str| {
+        let port = Url::parse(url).ok().and_then(|url| url.port());
+        port.ok_or_else(|| Failure::new(format!("{url} is not the URL of one of a pair: it has no port")))
+    };
+    let task = &files.client.task;
+    Ok([port(&task.leader_url)?, port(&task.helper_url)?])
+}
+
+/// Refuses arguments that contradict the task that is there: a task never changes.
+fn check_known(args: &Args, files: &TaskFiles, ports: [u16; 2]) -> Outcome {
+    let (task, batch) = (&files.client.task, &args.batch);
+    let (kind, max_batch_size) = match task.batch {
+        BatchMode::TimeInterval => (QueryKind::TimeInterval, None),
+        BatchMode::FixedSize { max_batch_size } => (QueryKind::FixedSize, max_batch_size),
+    };
+    let contradictions = [
+        ("what is measured", args.vdaf.is_given() && args.vdaf.configure()? != task.vdaf),
+        ("--query", batch.query.is_some_and(|wanted| wanted != kind)),
+        ("--min-batch-size", batch.min_batch_size.is_some_and(|wanted| wanted != task.min_batch_size)),
+        ("--max-batch-size", batch.max_batch_size.is_some_and(|wanted| Some(wanted) != max_batch_size)),
+        ("--time-precision", batch.time_precision.is_some_and(|wanted| wanted.0 != task.time_precision.as_secs())),
+        ("--port-base", args.port_base.is_some_and(|base| [base, base + 1] != ports)),
+    ];
+    match contradictions.iter().find(|(_, contradicts)| *contradicts) {
+        None => Ok(()),
+        Some((what, _)) => Err(Failure::usage(format!(
+            "{what} contradicts the task that is kept here ({}; {}; precision {}; ports {} and {}), which never \
+             changes: leave it out, or choose another --dir",
+            show::vdaf(&task.vdaf),
+            show::batches(task.batch, task.min_batch_size),
+            span::show(*task.time_precision),
+            ports[0],
+            ports[1],
+        ))),
+    }
 }
 
 /// Makes the task if there is none, adds it to both and says how to use it.
@@ -92,41 +131,59 @@ async fn introduce(args: &Args, directory: &Directory, pair: &Pair, known: Optio
         None => {
             let batch = args.batch.clone().or(1, Duration(10));
             let (leader, helper) = (pair.leader.url.clone(), pair.helper.url.clone());
-            let files = TaskFiles::generate(task::parameters(leader, helper, &args.vdaf, &batch, "count")?)?;
+            let files = TaskFiles::generate(task::parameters(leader, helper, args.vdaf.configure()?, &batch)?)?;
             files.write(directory.path())?;
             files
         }
     };
     pair.add(&files, false).await?;
-    print_introduction(directory, pair, &files);
-    Ok(())
+    Ok(print_introduction(directory, pair, &files)?)
 }
 
-fn print_introduction(directory: &Directory, pair: &Pair, files: &TaskFiles) {
+fn print_introduction(directory: &Directory, pair: &Pair, files: &TaskFiles) -> std::io::Result<()> {
     let style = Style::stdout();
     let task = &files.client.task;
-    let line = |name: &str, value: &str| println!("  {}{value}", style.dim(&format!("{name:<10}")));
-    println!("{}\n", style.bold("A leader and a helper are running on this machine."));
-    line("leader", &pair.leader.url);
-    line("helper", &pair.helper.url);
-    line("task", &task.id.to_string());
-    line("measures", &show::vdaf(&task.vdaf));
-    line("batches", &show::batches(task.batch, task.min_batch_size));
-    // Another terminal may be in another directory.
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string();
+    let line = |name: &str, value: &str| say(format!("  {}{value}", style.dim(&format!("{name:<10}"))));
+    say(style.bold("A leader and a helper are running on this machine."))?;
+    say("")?;
+    line("leader", &pair.leader.url)?;
+    line("helper", &pair.helper.url)?;
+    line("task", &task.id.to_string())?;
+    line("measures", &show::vdaf(&task.vdaf))?;
+    line("batches", &show::batches(task.batch, task.min_batch_size))?;
     let dir = absolute(directory.path());
-    line("files", &format!("{dir}{}", if directory.is_temporary() { " (removed in the end)" } else { "" }));
-    println!("\nTry this in another terminal:\n");
+    line(
+        "files",
+        &format!("{}{}", dir.display(), if directory.is_temporary() { " (removed in the end)" } else { "" }),
+    )?;
+    say("\nTry this in another terminal:")?;
+    say("")?;
     let program = match std::env::args().next() {
-        Some(name) if name.contains('/') => absolute(Path::new(&name)),
+        Some(name) if name.contains('/') => word(Path::new(&name)),
         Some(name) => name,
         None => "dapbox".to_owned(),
     };
-    let command = |what: String| println!("  {}", style.accent(&format!("{program} {what}")));
-    command(format!("upload --task {dir}/client.toml {}", example(&task.vdaf)));
-    command(format!("collect --task {dir}/collector.toml"));
-    command(format!("task show {} --data-dir {}", task.id, absolute(&pair.leader.data_dir)));
-    println!("\nCtrl-C stops both.");
+    let command = |what: String| say(format!("  {}", style.accent(&format!("{program} {what}"))));
+    let file = |name: &str| word(&dir.join(name));
+    command(format!("upload --task {} {}", file("client.toml"), example(&task.vdaf)))?;
+    command(format!("collect --task {}", file("collector.toml")))?;
+    command(format!("task show {} --data-dir {}", task.id, word(&pair.leader.data_dir)))?;
+    say("\nCtrl-C stops both.")
+}
+
+/// Another terminal may be in another directory.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// An absolute path as one word for a shell.
+fn word(path: &Path) -> String {
+    let text = absolute(path).display().to_string();
+    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-+@%".contains(&b)) {
+        text
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
 }
 
 /// A measurement that fits the VDAF.
@@ -142,5 +199,16 @@ fn example(vdaf: &VdafConfig) -> String {
         VdafConfig::Prio3MultihotCountVec { length, .. } => ones(*length, 1),
         VdafConfig::Prio3SumVec { length, .. }
         | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { length, .. } => ones(*length, *length),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_one_word_for_a_shell() {
+        assert_eq!(word(Path::new("/tmp/a-b.c")), "/tmp/a-b.c");
+        assert_eq!(word(Path::new("/tmp/it's mine")), r"'/tmp/it'\''s mine'");
     }
 }

@@ -1,38 +1,9 @@
 //! `dapbox serve`: the appliance.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-
-use super::{Failure, Outcome, logging};
-use crate::{
-    config::{Config, Overrides},
-    server::Server,
-};
-
-/// The file that is read when none is named.
-const DEFAULT_FILE: &str = "appliance.toml";
-
-/// Where the configuration comes from.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct ConfigArgs {
-    /// Configuration file. Without this, appliance.toml is read if it is there.
-    #[arg(long, value_name = "FILE", env = "DAPBOX_CONFIG")]
-    pub config: Option<PathBuf>,
-    /// Directory for everything that must survive a restart.
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
-}
-
-impl ConfigArgs {
-    /// Reads the configuration.
-    pub fn load(&self, listen: Option<SocketAddr>) -> Result<Config, Failure> {
-        let default = PathBuf::from(DEFAULT_FILE);
-        let file = self.config.clone().or_else(|| default.exists().then_some(default));
-        let flags = Overrides { data_dir: self.data_dir.clone(), listen };
-        Ok(Config::load(file.as_deref(), &flags)?)
-    }
-}
+use super::{Failure, Outcome, args::ConfigArgs, logging, signals::Signals};
+use crate::server::Server;
 
 /// Arguments of `dapbox serve`.
 #[derive(Debug, clap::Args)]
@@ -76,27 +47,6 @@ pub async fn run(args: Args) -> Outcome {
         None => {
             tracing::info!("stopped");
             Ok(())
-        }
-    }
-}
-
-/// The signals that ask us to stop.
-pub struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    /// Takes the signals over from the system, which would end the process.
-    pub fn new() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    /// Waits for one and returns its name.
-    pub async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
         }
     }
 }

@@ -1,11 +1,25 @@
 //! How output looks: colour only for terminals and only if it is wanted, numbers with separators, bars.
 
-use std::{io::IsTerminal, time::Duration};
+use std::{
+    fmt::Display,
+    io::{self, ErrorKind, IsTerminal, Write},
+    time::Duration,
+};
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 /// The widest line that is written.
 pub const WIDTH: usize = 80;
+
+/// Writes lines to standard output. That nobody reads them any more, as behind `head`, is no failure.
+pub fn say(text: impl Display) -> io::Result<()> {
+    let text = text.to_string();
+    let mut out = io::stdout().lock();
+    match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
 
 /// Whether and how text is emphasised.
 #[derive(Clone, Copy, Debug)]
@@ -16,12 +30,12 @@ pub struct Style {
 impl Style {
     /// The style for standard output: plain if it is no terminal or if `NO_COLOR` is set.
     pub fn stdout() -> Self {
-        Self::new(std::io::stdout().is_terminal())
+        Self::new(io::stdout().is_terminal())
     }
 
     /// The style for standard error.
     pub fn stderr() -> Self {
-        Self::new(std::io::stderr().is_terminal())
+        Self::new(io::stderr().is_terminal())
     }
 
     /// No emphasis at all.
@@ -82,7 +96,6 @@ pub fn count(number: impl TryInto<u128>) -> String {
 /// A count with its noun: `1 report`, `2 reports`.
 pub fn counted(number: u64, noun: &str) -> String {
     let plural = match noun {
-        "person" => "people".to_owned(),
         "batch" => "batches".to_owned(),
         noun => format!("{noun}s"),
     };

@@ -163,9 +163,11 @@ impl TaskFiles {
     pub fn write(&self, dir: &Path) -> Result<(), Failure> {
         std::fs::create_dir_all(dir).map_err(|e| Failure::new(e).context(dir.display()))?;
         if let Some((name, _)) = self.named().iter().find(|(name, _)| dir.join(name).exists()) {
-            let text =
-                format!("{} exists already and is not overwritten; choose another --out", dir.join(name).display());
-            return Err(Failure::new(text));
+            let file = dir.join(name);
+            return Err(Failure::new(format!(
+                "{} is there already and is not overwritten; choose another directory",
+                file.display()
+            )));
         }
         self.named().iter().try_for_each(|(name, file)| file.write(&dir.join(name)))
     }

@@ -10,7 +10,7 @@ use super::{
     Failure, Outcome,
     args::Format,
     calendar,
-    style::{self, Style},
+    style::{self, Style, say},
     taskfile::TaskFile,
 };
 use crate::{
@@ -121,18 +121,18 @@ fn report(summary: &Summary, total: u64, took: std::time::Duration, format: Form
                 error: summary.failure.as_ref().map(ToString::to_string),
                 seconds: took.as_secs_f64(),
             };
-            println!("{}", serde_json::to_string(&output)?);
+            say(serde_json::to_string(&output)?)?;
         }
         Format::Text => {
             let style = Style::stdout();
             let speed = format!("in {}, {}", style::elapsed(took), style::rate(summary.accepted, took));
             let accepted = style::counted(summary.accepted, "report");
-            println!("{} accepted {}", style.bold(&accepted), style.dim(&speed));
+            say(format!("{} accepted {}", style.bold(&accepted), style.dim(&speed)))?;
             for (reason, count) in &summary.rejected {
-                println!("{} rejected: {reason}", style.bad(&style::counted(*count, "report")));
+                say(format!("{} rejected: {reason}", style.bad(&style::counted(*count, "report"))))?;
             }
             if let Some(last) = &summary.last_rejection {
-                println!("{}", style.dim(&format!("the last because of {last}")));
+                say(style.dim(&format!("the last because of {last}")))?;
             }
         }
     }

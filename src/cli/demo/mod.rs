@@ -12,8 +12,8 @@ use super::{
     Failure, Outcome,
     args::QueryKind,
     local::{Directory, Pair},
-    serve::Signals,
-    style::{self, Style},
+    signals::Signals,
+    style::{self, Style, say},
 };
 use data::Dataset;
 use question::Question;
@@ -21,8 +21,8 @@ use question::Question;
 /// Arguments of `dapbox demo`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The rows are those of the RAND Health Insurance Experiment: what 20,190 person-years look like to \
-    a doctor's office. Each row is split, sealed and uploaded as by a client of its own. The exit code is 0 only if \
+    after_help = "The rows are those of the RAND Health Insurance Experiment, one for each person and year, 20,190 \
+    in all. Each row is split, sealed and uploaded as by a client of its own. The exit code is 0 only if \
     the aggregate is exactly what the data says.\n\n\
     Examples:\n  \
     dapbox demo\n  \
@@ -56,15 +56,15 @@ pub struct Args {
 /// What to ask the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
-    /// How many visits to a doctor: how many people had none, one, two, ...
+    /// How often somebody saw a doctor in a year: how many never, once, twice, ...
     Histogram,
-    /// How many people saw a doctor at all.
+    /// How many saw a doctor at all.
     Count,
     /// How many visits there were.
     Sum,
     /// The sums of all columns.
     Sumvec,
-    /// How many people have each of four health flags.
+    /// How many have each of four health flags.
     Multihot,
 }
 
@@ -95,7 +95,7 @@ pub async fn run(args: Args) -> Outcome {
     }
     let question = Question::new(args.vdaf, &dataset)?;
     let directory = Directory::new(args.keep.as_deref())?;
-    introduce(&question, &dataset);
+    introduce(&question, &dataset)?;
     let pair = Pair::start(directory.path(), [0, 0]).await?;
     let outcome = tokio::select! {
         outcome = steps::run(&args, &dataset, &question, &pair, &directory) => outcome,
@@ -106,8 +106,10 @@ pub async fn run(args: Args) -> Outcome {
     outcome
 }
 
-fn introduce(question: &Question, dataset: &Dataset) {
+fn introduce(question: &Question, dataset: &Dataset) -> std::io::Result<()> {
     let style = Style::stdout();
-    println!("{}", style.bold(&format!("{}, {}", style::counted(dataset.rows.len() as u64, "person"), question.title)));
-    println!("{}", style.dim("The answer comes out; what anybody answered stays hidden from everybody.\n"));
+    let answers = style::counted(dataset.rows.len() as u64, "answer");
+    say(style.bold(&format!("{answers} to the question: {}", question.title)))?;
+    say(style.dim("Only the total comes out; each answer stays hidden from everybody."))?;
+    say("")
 }

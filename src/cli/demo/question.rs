@@ -1,6 +1,7 @@
 //! What the demo asks the data: as a VDAF, and as a plain sum to compare with.
 
 use super::{
+    super::style,
     Failure, Kind,
     data::{COLUMNS, Dataset, Row},
 };
@@ -38,29 +39,29 @@ impl Question {
             Kind::Histogram => {
                 let parameters = Parameters { length: Some(LAST_BIN as usize + 1), ..none };
                 let labels = (0..LAST_BIN).map(|n| n.to_string()).chain([format!("{LAST_BIN}+")]);
-                ("how often did each see a doctor?", "histogram", parameters, labels.collect())
+                ("how often did you see a doctor this year?", "histogram", parameters, labels.collect())
             }
-            Kind::Count => ("how many saw a doctor at all?", "count", none, vec!["saw a doctor".to_owned()]),
+            Kind::Count => ("did you see a doctor this year?", "count", none, vec!["saw a doctor".to_owned()]),
             Kind::Sum => {
                 let parameters = Parameters { bits: Some(bits(0..1)), ..none };
-                ("how many visits to a doctor were there?", "sum", parameters, vec!["visits".to_owned()])
+                ("how often did you see a doctor this year?", "sum", parameters, vec!["visits".to_owned()])
             }
             Kind::Sumvec => {
                 let parameters = Parameters { bits: Some(bits(0..6)), length: Some(COLUMNS.len()), ..none };
-                ("what do all columns sum up to?", "sumvec", parameters, column_names(0..6).collect())
+                ("your visits, diseases and health?", "sumvec", parameters, column_names(0..6).collect())
             }
             Kind::Multihot => {
                 let set = |row: &Row| row[FLAGS].iter().filter(|flag| **flag > 0).count();
                 let max_weight = data.rows.iter().map(set).max().unwrap_or_default().max(1);
                 let parameters = Parameters { length: Some(FLAGS.len()), max_weight: Some(max_weight), ..none };
-                ("how is their health?", "multihot", parameters, column_names(FLAGS).collect())
+                ("how is your health?", "multihot", parameters, column_names(FLAGS).collect())
             }
         };
         let vdaf = table::configure(name, &parameters).map_err(Failure::new)?;
         Ok(Self { kind, title, vdaf, labels })
     }
 
-    /// What a person's client measures.
+    /// What the client of a row measures.
     pub fn measurement(&self, row: &Row) -> Measurement {
         match self.kind {
             Kind::Histogram => Measurement::Number(row[0].min(LAST_BIN).into()),
@@ -87,10 +88,10 @@ impl Question {
         }
     }
 
-    /// A person's row in words.
+    /// A row in words.
     pub fn describe(&self, row: &Row) -> String {
         match self.kind {
-            Kind::Histogram | Kind::Sum => format!("{} visits", row[0]),
+            Kind::Histogram | Kind::Sum => style::counted(row[0], "visit"),
             Kind::Count => if row[0] > 0 { "saw a doctor" } else { "saw no doctor" }.to_owned(),
             Kind::Sumvec => row.map(|cell| cell.to_string()).join(", "),
             Kind::Multihot => row[FLAGS].iter().map(u64::to_string).collect::<Vec<_>>().join(", "),

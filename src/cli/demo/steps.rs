@@ -1,6 +1,9 @@
 //! The five steps of the demo.
 
-use std::time::{Duration as Span, Instant};
+use std::{
+    io,
+    time::{Duration as Span, Instant},
+};
 
 use super::{
     super::{
@@ -8,7 +11,7 @@ use super::{
         args::QueryKind,
         local::{Directory, Node, Pair},
         show,
-        style::{self, Style},
+        style::{self, Style, say},
         taskfile::{Parameters, TaskFiles},
         upload,
     },
@@ -35,13 +38,14 @@ pub async fn run(args: &Args, dataset: &Dataset, question: &Question, pair: &Pai
     let demo = Demo { args, dataset, question, pair, style: Style::stdout(), first: Time::now() };
     let start = Instant::now();
     let files = demo.set_up(directory).await?;
+    let uploading = Instant::now();
     demo.upload(&files).await?;
-    demo.aggregate(&files.client.task.id).await?;
+    demo.aggregate(&files.client.task.id, uploading).await?;
     let collected = demo.collect(&files).await?;
     demo.compare(&collected)?;
-    println!("\nAll of it took {}.", style::elapsed(start.elapsed()));
+    say(format!("\nAll of it took {}.", style::elapsed(start.elapsed())))?;
     if !directory.is_temporary() {
-        println!("The aggregators' data and the task files are in {}.", directory.path().display());
+        say(format!("The aggregators' data and the task files are in {}.", directory.path().display()))?;
     }
     Ok(())
 }
@@ -58,18 +62,18 @@ struct Demo<'a> {
 
 impl Demo<'_> {
     async fn set_up(&self, directory: &Directory) -> Result<TaskFiles, Failure> {
-        self.heading(1, "Set up", "two organisations agree on a task");
+        self.heading(1, "Set up", "two organisations agree on a task")?;
         let start = Instant::now();
         let files = TaskFiles::generate(self.parameters())?;
         files.write(directory.path())?;
         self.pair.add(&files, self.args.sabotage.is_some()).await?;
         let task = &files.client.task;
-        self.line("leader", &self.pair.leader.url);
-        self.line("helper", &self.pair.helper.url);
-        self.line("task", &task.id.to_string());
-        self.line("measures", &show::vdaf(&task.vdaf));
-        self.line("batches", &show::batches(task.batch, task.min_batch_size));
-        self.took(start, None);
+        self.line("leader", &self.pair.leader.url)?;
+        self.line("helper", &self.pair.helper.url)?;
+        self.line("task", &task.id.to_string())?;
+        self.line("measures", &show::vdaf(&task.vdaf))?;
+        self.line("batches", &show::batches(task.batch, task.min_batch_size))?;
+        self.line("done", &format!("task files made, and added to both, in {}", style::elapsed(start.elapsed())))?;
         Ok(files)
     }
 
@@ -95,7 +99,7 @@ impl Demo<'_> {
     }
 
     async fn upload(&self, files: &TaskFiles) -> Outcome {
-        self.heading(2, "Upload", "each person's client splits its answer in two and seals the halves");
+        self.heading(2, "Upload", "each client splits its answer in two and seals the halves")?;
         let peer = Peer::new(&PeerOptions::default())?;
         let client = Client::new(files.client.client_task(), peer, Retries::default())?;
         let mut measurements = self.dataset.rows.iter().map(|row| self.question.measurement(row));
@@ -104,7 +108,7 @@ impl Demo<'_> {
         if let Some((row, measurement)) = self.dataset.rows.first().zip(measurements.next()) {
             let report = client.prepare(measurement, Time::now()).await?;
             client.send(&report).await?;
-            self.show_report(&self.question.describe(row), &report);
+            self.show_report(&self.question.describe(row), &report)?;
         }
         let summary = upload::upload(&client, measurements.collect(), None, self.args.concurrency).await;
         if let Some(error) = summary.failure {
@@ -114,51 +118,56 @@ impl Demo<'_> {
             let rejected = style::counted(summary.rejected.values().sum(), "report");
             return Err(Failure::new(format!("{rejected} rejected at upload: {rejection}")));
         }
-        self.took(start, Some(summary.accepted + 1));
-        Ok(())
+        let (uploads, took) = (summary.accepted + 1, start.elapsed());
+        let speed = format!("{}, {}", style::elapsed(took), style::rate(uploads, took));
+        Ok(self.line("done", &format!("{} in {speed}", style::counted(uploads, "upload")))?)
     }
 
-    fn show_report(&self, answer: &str, report: &Report) {
+    fn show_report(&self, answer: &str, report: &Report) -> io::Result<()> {
         let sealed = |share: &HpkeCiphertext| {
             let bytes: Vec<_> = share.payload.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
             format!("{} ...  {} bytes", bytes.join(" "), style::count(share.payload.len()))
         };
-        self.line("1st person", answer);
-        self.line("leader sees", &sealed(&report.leader_share));
-        self.line("helper sees", &sealed(&report.helper_share));
-        self.note("A half is random by itself, and sealed so that only its aggregator opens it.");
+        self.line("1st answer", answer)?;
+        self.line("leader sees", &sealed(&report.leader_share))?;
+        self.line("helper sees", &sealed(&report.helper_share))?;
+        self.note("A half is random by itself, and sealed so that only its aggregator opens it.")
     }
 
-    async fn aggregate(&self, id: &TaskId) -> Outcome {
-        self.heading(3, "Aggregate", "both check the proofs together, and each adds up its halves");
+    async fn aggregate(&self, id: &TaskId, uploading: Instant) -> Outcome {
+        self.heading(3, "Aggregate", "both check the proofs together, and each adds up its halves")?;
         let start = Instant::now();
         let total = self.dataset.rows.len() as u64;
         let status = wait_for_aggregation(&self.pair.leader, id, total).await?;
         if status.aggregated < total {
             return Err(incomplete(&status, total));
         }
-        self.line("verified", &format!("{}, none rejected", style::counted(status.aggregated, "report")));
-        self.note("This began with the first upload. Neither has seen an answer: each has a");
-        self.note("sum of halves, which says nothing without the other's.");
-        self.took(start, None);
-        Ok(())
+        self.line("verified", &format!("{}, none rejected", style::counted(status.aggregated, "report")))?;
+        self.note("This began with the first upload. Neither has seen an answer: each has a")?;
+        self.note("sum of halves, which says nothing without the other's.")?;
+        let (after, speed) = (style::elapsed(start.elapsed()), style::rate(total, uploading.elapsed()));
+        Ok(self.line("done", &format!("{after} after the last upload; with the uploads, {speed}"))?)
     }
 
     async fn collect(&self, files: &TaskFiles) -> Result<Collected, Failure> {
-        self.heading(4, "Collect", "the collector gets both sums, sealed to it, and puts them together");
+        self.heading(4, "Collect", "the collector gets both sums, sealed to it, and puts them together")?;
         let (task, keypair) = files.collector.collector_task()?;
         let collector = Collector::new(task, keypair, Peer::new(&PeerOptions::default())?, Retries::default())?;
         let start = Instant::now();
         let collected = collector.collect(self.query()?, Some(PATIENCE), |_| ()).await?;
-        self.line("reports", &style::count(collected.report_count));
-        self.line("from", &show::interval(collected.interval));
+        let took = style::elapsed(start.elapsed());
+        self.line("reports", &style::count(collected.report_count))?;
+        self.line("from", &show::interval(collected.interval))?;
         match (&collected.result, &self.question.labels[..]) {
             (AggregateResult::Number(number), [label]) => {
-                self.line(label, &show::single(*number, collected.report_count, &self.question.vdaf, self.style));
+                self.line(label, &show::single(*number, collected.report_count, &self.question.vdaf, self.style))?;
             }
-            (result, labels) => println!("\n{}", show::plot(labels, numbers(result), self.style)),
+            (result, labels) => {
+                say(format!("\n{}", show::plot(labels, numbers(result), self.style)))?;
+                say("")?;
+            }
         }
-        self.took(start, None);
+        self.line("done", &format!("in {took}"))?;
         Ok(collected)
     }
 
@@ -172,19 +181,24 @@ impl Demo<'_> {
     }
 
     fn compare(&self, collected: &Collected) -> Outcome {
-        self.heading(5, "Compare", "with the plain sum of the data, which nobody else has seen");
+        self.heading(5, "Compare", "with the plain sum, which takes all answers in one place")?;
+        let start = Instant::now();
         let expected = self.question.answer(&self.dataset.rows);
         let (mine, theirs) = (numbers(&expected), numbers(&collected.result));
         let wrong = mine.iter().zip(theirs).filter(|(mine, theirs)| mine != theirs).count();
         let same_count = collected.report_count == self.dataset.rows.len() as u64;
         if expected == collected.result && same_count {
-            let what = if mine.len() == 1 { "the number is".to_owned() } else { format!("all {} are", mine.len()) };
-            println!("  {}", self.style.good(&format!("Exactly right: {what} what the data says.")));
-            return Ok(());
+            let what = match mine.len() {
+                1 => "the number is".to_owned(),
+                numbers => format!("all {numbers} numbers are"),
+            };
+            let took = style::elapsed(start.elapsed());
+            say(format!("  {}", self.style.good(&format!("Exactly right: {what} what the data says."))))?;
+            return Ok(self.line("done", &format!("in {took}"))?);
         }
         for ((label, mine), theirs) in self.question.labels.iter().zip(mine).zip(theirs) {
             if mine != theirs {
-                println!("  {}", self.style.bad(&format!("{label}: {theirs} instead of {mine}")));
+                say(format!("  {}", self.style.bad(&format!("{label}: {theirs} instead of {mine}"))))?;
             }
         }
         let text = format!(
@@ -196,28 +210,17 @@ impl Demo<'_> {
         Err(Failure::new(text))
     }
 
-    fn heading(&self, number: u8, title: &str, what: &str) {
+    fn heading(&self, number: u8, title: &str, what: &str) -> io::Result<()> {
         let gap = if number == 1 { "" } else { "\n" };
-        println!("{gap}{} {}", self.style.bold(&format!("{number}  {title}:")), self.style.dim(what));
+        say(format!("{gap}{} {}", self.style.bold(&format!("{number}  {title}:")), self.style.dim(what)))
     }
 
-    fn line(&self, name: &str, value: &str) {
-        println!("  {}{value}", self.style.dim(&format!("{name:<13}")));
+    fn line(&self, name: &str, value: &str) -> io::Result<()> {
+        say(format!("  {}{value}", self.style.dim(&format!("{name:<13}"))))
     }
 
-    fn note(&self, text: &str) {
-        println!("  {}", self.style.dim(text));
-    }
-
-    fn took(&self, start: Instant, number: Option<u64>) {
-        let took = start.elapsed();
-        match number {
-            Some(number) => {
-                let speed = format!("{}, {}", style::elapsed(took), style::rate(number, took));
-                self.line("done", &format!("{} in {speed}", style::counted(number, "upload")));
-            }
-            None => self.line("done", &format!("in {}", style::elapsed(took))),
-        }
+    fn note(&self, text: &str) -> io::Result<()> {
+        say(format!("  {}", self.style.dim(text)))
     }
 }
 

@@ -8,9 +8,14 @@ use std::{
 };
 
 use super::{
-    Failure, Outcome, args::Format, control::Control, serve::ConfigArgs, show, style::Style, taskfile::TaskFile,
+    Failure, Outcome,
+    args::{ConfigArgs, Format},
+    control::Control,
+    show,
+    style::{Style, say},
+    taskfile::TaskFile,
 };
-use crate::model::{Role, TaskId};
+use crate::model::{Role, TaskId, status::TaskStatus};
 
 pub use new::parameters;
 
@@ -109,49 +114,48 @@ async fn add(args: AddArgs) -> Outcome {
     let (id, role, name) = (task.id, show::role(task.role()), args.file.display().to_string());
     let added = control.add_task(task).await.map_err(|e| e.context(name));
     let how = if matches!(control, Control::Server(_)) { "to the running server" } else { "to the data directory" };
-    control.close().await?;
+    control.close().await;
     added?;
-    println!("Task {id} is added {how}, which is its {role}.");
-    Ok(())
+    Ok(say(format!("Task {id} is added {how}, which is its {role}."))?)
+}
+
+async fn tasks(config: &ConfigArgs) -> Result<Vec<TaskStatus>, Failure> {
+    let control = Control::open(&config.load(None)?).await?;
+    let tasks = control.tasks().await;
+    control.close().await;
+    tasks
 }
 
 async fn list(args: ListArgs) -> Outcome {
-    let control = Control::open(&args.config.load(None)?).await?;
-    let tasks = control.tasks().await;
-    control.close().await?;
-    let tasks = tasks?;
-    match args.output {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&tasks)?),
-        Format::Text if tasks.is_empty() => println!("There is no task. Make one with 'dapbox task new'."),
-        Format::Text => tasks.iter().for_each(|task| println!("{}", show::task_line(task, Style::stdout()))),
-    }
-    Ok(())
+    let tasks = tasks(&args.config).await?;
+    let text = match args.output {
+        Format::Json => serde_json::to_string_pretty(&tasks)?,
+        Format::Text if tasks.is_empty() => "There is no task. Make one with 'dapbox task new'.".to_owned(),
+        Format::Text => {
+            let lines: Vec<_> = tasks.iter().map(|task| show::task_line(task, Style::stdout())).collect();
+            lines.join("\n")
+        }
+    };
+    Ok(say(text)?)
 }
 
 async fn show(args: ShowArgs) -> Outcome {
-    let control = Control::open(&args.config.load(None)?).await?;
-    let tasks = control.tasks().await;
-    control.close().await?;
-    let mut found = tasks?.into_iter().filter(|task| task.id.to_string().starts_with(&args.id));
-    let (task, another) = (found.next(), found.next());
-    match (task, another, args.output) {
-        (None, ..) => Err(Failure::new(format!("there is no task {}", args.id))),
-        (_, Some(_), _) => Err(Failure::usage(format!("several tasks begin with {}", args.id))),
-        (Some(task), None, Format::Json) => {
-            println!("{}", serde_json::to_string_pretty(&task)?);
-            Ok(())
-        }
-        (Some(task), None, Format::Text) => {
-            print!("{}", show::task(&task, Style::stdout()));
-            Ok(())
-        }
+    let tasks = tasks(&args.config).await?;
+    let mut found = tasks.iter().filter(|task| task.id.to_string().starts_with(&args.id));
+    let task = found.next().ok_or_else(|| Failure::new(format!("there is no task {}", args.id)))?;
+    if found.next().is_some() {
+        return Err(Failure::usage(format!("several tasks begin with {}", args.id)));
     }
+    Ok(match args.output {
+        Format::Json => say(serde_json::to_string_pretty(task)?),
+        Format::Text => say(show::task(task, Style::stdout())),
+    }?)
 }
 
 async fn remove(args: RemoveArgs) -> Outcome {
     let control = Control::open(&args.config.load(None)?).await?;
     let outcome = remove_from(&control, &args).await;
-    control.close().await?;
+    control.close().await;
     outcome
 }
 
@@ -159,8 +163,8 @@ async fn remove_from(control: &Control, args: &RemoveArgs) -> Outcome {
     let missing = || Failure::new(format!("there is no task {}", args.id));
     let task = control.task(&args.id).await?.ok_or_else(missing)?;
     if !args.yes {
-        print!("{}", show::task(&task, Style::stdout()));
-        println!("\nRemoving it deletes its reports and sums. Its id can never be used again.");
+        say(show::task(&task, Style::stdout()))?;
+        say("\nRemoving it deletes its reports and sums. Its id can never be used again.")?;
         if !confirmed()? {
             return Err(Failure::new("nothing was removed"));
         }
@@ -168,16 +172,16 @@ async fn remove_from(control: &Control, args: &RemoveArgs) -> Outcome {
     if !control.remove_task(args.id).await? {
         return Err(missing());
     }
-    println!("Task {} is removed. A tombstone stays: its id is refused for ever.", args.id);
-    Ok(())
+    Ok(say(format!("Task {} is removed. A tombstone stays: its id is refused for ever.", args.id))?)
 }
 
 fn confirmed() -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::usage("this asks for confirmation; give --yes where nobody can answer"));
     }
-    print!("Type yes to remove it: ");
-    std::io::stdout().flush()?;
+    let mut out = std::io::stdout().lock();
+    write!(out, "Type yes to remove it: ")?;
+    out.flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(answer.trim() == "yes")

@@ -8,18 +8,19 @@ use super::super::{
     Failure, Outcome,
     args::{BatchArgs, VdafArgs, duration},
     calendar,
-    style::Style,
+    style::{Style, say},
     taskfile::{Parameters, TaskFiles},
 };
 use crate::{
     config::Seconds,
-    model::{Revision, TaskId, Time},
+    model::{Revision, TaskId, Time, VdafConfig},
     wire,
 };
 
 /// Arguments of `dapbox task new`.
 #[derive(Debug, clap::Args)]
 #[command(
+    mut_arg("vdaf", |vdaf| vdaf.required(true)),
     after_help = "Writes leader.toml, helper.toml, client.toml and collector.toml. Each holds the secrets of its \
     party and of no other, so that two organisations can set up a task by exchanging files: keep yours, send the other \
     aggregator's over a channel that you trust, and give client.toml to anyone.\n\n\
@@ -56,25 +57,20 @@ pub struct Args {
 
 /// Runs `dapbox task new`.
 pub fn run(args: Args) -> Outcome {
-    if args.vdaf.vdaf.is_none() {
-        return Err(Failure::usage("--vdaf is missing: count, sum, sumvec, histogram, multihot, or sumvec-hmac"));
-    }
-    let mut task = parameters(args.leader, args.helper, &args.vdaf, &args.batch, "count")?;
+    let mut task = parameters(args.leader, args.helper, args.vdaf.configure()?, &args.batch)?;
     task.expires = args.expires;
     task.report_expiry_age = args.report_expiry_age.map(Seconds);
     let id = task.id;
     TaskFiles::generate(task)?.write(&args.out)?;
-    print_next_steps(&args.out.display().to_string(), id);
-    Ok(())
+    Ok(print_next_steps(&args.out.display().to_string(), id)?)
 }
 
 /// The parameters of a new task with a fresh id.
 pub fn parameters(
     leader_url: String,
     helper_url: String,
-    vdaf: &VdafArgs,
+    vdaf: VdafConfig,
     batch: &BatchArgs,
-    default_vdaf: &str,
 ) -> Result<Parameters, Failure> {
     Ok(Parameters {
         id: TaskId::random(),
@@ -86,7 +82,7 @@ pub fn parameters(
         expires: None,
         report_expiry_age: None,
         batch: batch.mode()?,
-        vdaf: vdaf.configure(default_vdaf)?,
+        vdaf,
     })
 }
 
@@ -114,10 +110,11 @@ fn expiry(text: &str) -> Result<Time, String> {
     }
 }
 
-fn print_next_steps(dir: &str, id: TaskId) {
+fn print_next_steps(dir: &str, id: TaskId) -> std::io::Result<()> {
     let style = Style::stdout();
     let at = |name: &str| if dir == "." { name.to_owned() } else { format!("{}/{name}", dir.trim_end_matches('/')) };
-    println!("Task {id}\n");
+    say(format!("Task {id}"))?;
+    say("")?;
     let files = [
         ("leader.toml", "secret", "for the operator of the leader"),
         ("helper.toml", "secret", "for the operator of the helper"),
@@ -125,17 +122,19 @@ fn print_next_steps(dir: &str, id: TaskId) {
         ("collector.toml", "secret", "for whoever reads the aggregates; keep a copy"),
     ];
     for (name, kind, whose) in files {
-        println!("  {:<28} {}  {whose}", at(name), style.dim(kind));
+        say(format!("  {:<28} {}  {whose}", at(name), style.dim(kind)))?;
     }
-    println!("\nNext:");
-    println!("  1. at the leader   {}", style.accent(&format!("dapbox task add {}", at("leader.toml"))));
-    println!("  2. at the helper   {}", style.accent(&format!("dapbox task add {}", at("helper.toml"))));
-    println!(
-        "  3. upload          {}",
-        style.accent(&format!("dapbox upload --task {} MEASUREMENT", at("client.toml")))
-    );
-    println!("  4. collect         {}", style.accent(&format!("dapbox collect --task {}", at("collector.toml"))));
-    println!("\nSend a secret file over a channel that you trust, and only to the party that it is for.");
+    say("\nNext:")?;
+    let steps = [
+        ("at the leader", format!("dapbox task add {}", at("leader.toml"))),
+        ("at the helper", format!("dapbox task add {}", at("helper.toml"))),
+        ("upload", format!("dapbox upload --task {} MEASUREMENT", at("client.toml"))),
+        ("collect", format!("dapbox collect --task {}", at("collector.toml"))),
+    ];
+    for (number, (what, command)) in (1..).zip(steps) {
+        say(format!("  {number}. {what:<15} {}", style.accent(&command)))?;
+    }
+    say("\nSend a secret file over a channel that you trust, and only to the party that it\nis for.")
 }
 
 #[cfg(test)]
