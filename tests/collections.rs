@@ -298,6 +298,22 @@ async fn helper_knows_its_batches(parties: &Parties, forge: &Forge, taken: Batch
     }
 }
 
+/// What was accepted before a collection is in it, though the minimum is met long before all of it is aggregated.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_waits_for_what_was_accepted_before_it() {
+    let slow = |config: &mut Config| {
+        lazy(config);
+        (config.leader.max_job_size, config.leader.jobs_in_flight) = (1, 1);
+    };
+    let pair = Pair::start_with(VdafConfig::Prio3Count, BatchMode::TimeInterval, slow, at_least(2)).await;
+    let forge = Forge::new(&pair.parties).await;
+    let reports: Vec<_> = (0..15).map(|_| forge.report(&yes(), hour(1))).collect();
+    pair.parties.upload_all(&reports).await;
+    let job = pair.parties.start_collection(hours(1, 2)).await;
+    assert_eq!(collected(&pair.parties, &job).await.1.report_count, 15);
+    pair.stop().await;
+}
+
 /// Uploads that never cease do not keep a collection from its end: everything that was accepted before it is in it,
 /// and then the batch closes.
 #[tokio::test(flavor = "multi_thread")]

@@ -153,23 +153,26 @@ async fn a_refusal_after_a_lost_answer_does_not_dissolve_the_job() {
 }
 
 /// A job that the helper refused for its size, before it can have committed anything, is dissolved: its reports are
-/// aggregated later, under another job id, and meanwhile the helper is left alone.
+/// aggregated in shorter jobs under other ids, and the helper is not asked the same again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_was_refused_at_once_is_tried_again_as_another() {
+async fn a_job_that_is_too_long_for_the_helper_is_tried_again_in_parts() {
     at_once(MODES.map(|mode| async move {
         let (pair, relay) = pair_through_relay(mode, |config| config.leader.max_job_size = 5).await;
-        let refused = std::sync::atomic::AtomicBool::new(false);
+        let limit = std::sync::OnceLock::new();
         relay.plan(move |asked, _| {
-            let is_first = asked.method == "PUT" && !refused.swap(true, std::sync::atomic::Ordering::SeqCst);
-            if is_first { Act::Tell(Told::new(413, "text/plain", "")) } else { Act::Pass }
+            let is_job = asked.method == "PUT" && asked.path.contains("/aggregation_jobs/");
+            // The helper's limit is below the first job.
+            let too_long = is_job && asked.body.len() >= *limit.get_or_init(|| asked.body.len());
+            if too_long { Act::Tell(Told::new(413, "text/plain", "")) } else { Act::Pass }
         });
         upload_all(&pair.parties.client(), None).await;
         let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
         assert_whole("413", collected);
-        let paths: Vec<_> = relay.asked("/aggregation_jobs/").into_iter().map(|asked| asked.path).collect();
-        let first_again = paths.iter().filter(|path| **path == paths[0]).count();
+        let jobs = relay.asked("/aggregation_jobs/");
+        let first_again = jobs.iter().filter(|job| job.path == jobs[0].path).count();
         assert_eq!(first_again, 1, "the refused job is over");
-        assert!(paths.len() <= 3, "the helper is not pestered: {paths:?}");
+        let refused = jobs.iter().filter(|job| job.body.len() >= jobs[0].body.len()).count();
+        assert_eq!(refused, 1, "the helper is not asked for as much again");
         pair.stop().await;
     }))
     .await;

@@ -345,9 +345,13 @@ async fn each_report_of_a_job_gets_its_own_answer() {
     let saturated = errors(&resps);
     assert_eq!((&saturated[..20], saturated[20]), (&[None; 20][..], Some(ReportError::BatchSaturated)));
     let batch = PartialBatch::FixedSize(BatchId::random());
-    let jobs = [job(batch, good(11)), job(batch, good(11))];
-    let (a, b) = tokio::join!(pair.parties.run_job(&jobs[0]), pair.parties.run_job(&jobs[1]));
-    let aggregated = errors(&a).into_iter().chain(errors(&b)).filter(Option::is_none).count();
+    let mut jobs = tokio::task::JoinSet::new();
+    for request in (0..8).map(|_| job(batch, good(11))).collect::<Vec<_>>() {
+        let parties = pair.parties.clone();
+        jobs.spawn(async move { parties.run_job(&request).await });
+    }
+    let resps = jobs.join_all().await.concat();
+    let aggregated = errors(&resps).into_iter().filter(Option::is_none).count();
     assert!((11..=20).contains(&aggregated), "{aggregated} of 20");
     pair.stop().await;
 }

@@ -46,6 +46,10 @@ pub fn create(
     query: Query,
 ) -> Result<Result<(), Problem>, Fault> {
     if let Some(existing) = tx.collection(task, &id)? {
+        if matches!(existing.state, CollectionState::Deleted) {
+            let detail = "the collection job was deleted; choose a new job id";
+            return Ok(Err(Problem::about(410).with_detail(detail).with_task(*task)));
+        }
         if existing.request == bytes {
             return Ok(Ok(()));
         }
@@ -278,16 +282,20 @@ fn seal_share(context: &TaskContext, batch: &BatchSelector, share: &[u8]) -> Res
         .map_err(|error| Fault::while_doing("sealing an aggregate share to the collector", error))
 }
 
-/// Stores the result of a closed batch, for this job and for every later one that asks for the same.
+/// Stores the result of a closed batch, for this job and for every later one that asks for the same. The first result
+/// that is stored stays.
 pub fn finish(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, body: Bytes) -> Result<(), Fault> {
     let Some(job) = tx.collection(task, &id)? else { return Ok(()) };
     let CollectionState::Closed { batch } = job.state else { return Ok(()) };
-    if let Some(CollectedBatch { report_count, checksum, party: CollectedBy::Leader { job, interval, .. }, .. }) =
-        tx.collected(task, &batch)?
-    {
-        let party = CollectedBy::Leader { job, interval, progress: Progress::Result(body.clone()) };
-        tx.put_collected(task, &CollectedBatch { batch, report_count, checksum, party })?;
-    }
+    let body = match tx.collected(task, &batch)? {
+        Some(CollectedBatch { party: CollectedBy::Leader { progress: Progress::Result(first), .. }, .. }) => first,
+        Some(CollectedBatch { report_count, checksum, party: CollectedBy::Leader { job, interval, .. }, .. }) => {
+            let party = CollectedBy::Leader { job, interval, progress: Progress::Result(body.clone()) };
+            tx.put_collected(task, &CollectedBatch { batch, report_count, checksum, party })?;
+            body
+        }
+        _ => return Err(Fault::new("a collected batch has no leader's record")),
+    };
     if let BatchSelector::FixedSize(batch_id) = batch {
         tx.name_batch(task, batch_id)?;
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{
     Error, KeyRing, Opener, Sums, TaskContext, check_replay, check_time, counters,
-    shares::{Sum, bucket_of},
+    shares::{Sum, bucket_of, guarded},
 };
 use crate::{
     model::{
@@ -165,7 +165,8 @@ pub fn prepare(context: &TaskContext, keys: &KeyRing, batch: PartialBatch, part:
     let mut prepared = Prepared { resps: Vec::with_capacity(part.len()), sums: Sums::default() };
     for Candidate { init, refused } in part {
         let metadata = init.share.metadata;
-        let outcome = match refused.map_or_else(|| answer(context, &opener, &init), Err) {
+        let answered = refused.map_or_else(|| guarded(&metadata, || answer(context, &opener, &init)), Err);
+        let outcome = match answered {
             Ok((share, message)) => {
                 let bucket = bucket_of(&context.task, batch, &metadata);
                 prepared.sums.add(context.preparer.as_ref(), bucket, metadata, share);

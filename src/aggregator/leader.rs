@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     KeyRing, Opener, Sums, TaskContext, batches, check_replay, check_time, collect, counters,
-    helper::merge_into_bucket, shares::bucket_of,
+    helper::merge_into_bucket,
+    shares::{bucket_of, guarded},
 };
 use crate::{
     config,
@@ -166,7 +167,7 @@ pub fn start(context: &TaskContext, keys: &KeyRing, part: Vec<(ReportRef, Report
     let mut started = Started::default();
     for (at, report) in part {
         let metadata = report.metadata;
-        match start_report(context, &opener, report) {
+        match guarded(&metadata, || start_report(context, &opener, report)) {
             Ok((init, pending)) => {
                 started.inits.push(init);
                 started.awaiting.push(Awaiting { metadata, at, pending });
@@ -278,7 +279,9 @@ pub fn finish(context: &TaskContext, batch: PartialBatch, part: Vec<(Awaiting, P
     let mut finished = Finished::default();
     for (Awaiting { metadata, at, pending }, outcome) in part {
         let verified = match outcome {
-            PrepareOutcome::Continue(message) => pending.finish(&message).map_err(counters::refused),
+            PrepareOutcome::Continue(message) => {
+                guarded(&metadata, || pending.finish(&message)).map_err(counters::refused)
+            }
             PrepareOutcome::Reject(ReportError::ReportTooEarly) => {
                 finished.early.push(Entry { id: metadata.id, time: metadata.time, at });
                 continue;
@@ -309,7 +312,7 @@ pub fn commit(
     retry_at: Time,
 ) -> Result<(), Fault> {
     let task = &context.task.id;
-    if tx.task(task).is_none_or(|state| !state.leader_jobs.contains_key(&id)) {
+    if !has_job(tx, task, &id) {
         return Ok(());
     }
     let mut aggregated = 0;
@@ -327,6 +330,9 @@ pub fn commit(
 
 /// Gives up a job after the helper broke the protocol about it (DAP-09 section 4.5.1.1). Its reports are dropped.
 pub fn abandon(tx: &mut Tx<'_>, task: &TaskId, id: AggregationJobId, reports: &[Awaiting]) -> Result<(), Fault> {
+    if !has_job(tx, task, &id) {
+        return Ok(());
+    }
     for report in reports {
         drop_report(tx, task, report.metadata.id, report.at, counters::HELPER_PROTOCOL_ERROR)?;
     }
@@ -341,9 +347,17 @@ pub fn dissolve(
     reports: &[Awaiting],
     retry_at: Time,
 ) -> Result<(), Fault> {
+    if !has_job(tx, task, &id) {
+        return Ok(());
+    }
     let entries: Vec<_> =
         reports.iter().map(|r| Entry { id: r.metadata.id, time: r.metadata.time, at: r.at }).collect();
     end_and_defer(tx, task, id, &entries, retry_at)
+}
+
+/// Whether the job is still there: its task may have been removed meanwhile.
+fn has_job(tx: &Tx<'_>, task: &TaskId, id: &AggregationJobId) -> bool {
+    tx.task(task).is_some_and(|state| state.leader_jobs.contains_key(id))
 }
 
 fn end_and_defer(

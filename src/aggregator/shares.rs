@@ -1,6 +1,9 @@
 //! One report share at a time: open it, check what is in it, and add what comes out to its batch bucket.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
 use bytes::Bytes;
 
@@ -42,6 +45,16 @@ impl<'a> Opener<'a> {
         check_extensions(&plaintext)?;
         Ok(plaintext.payload)
     }
+}
+
+/// Works on one report. Should a hostile one find a panic in what works on it, it is refused alone: its job goes on.
+pub fn guarded<T>(metadata: &ReportMetadata, work: impl FnOnce() -> Result<T, ReportError>) -> Result<T, ReportError> {
+    // Nothing that the work had in its hands is looked at after a panic.
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        tracing::error!("a report made its preparation panic and is refused; this is a bug in dapbox or in its VDAF");
+        tracing::debug!(report = %metadata.id, "the report that panicked");
+        Err(ReportError::VdafPrepError)
+    })
 }
 
 /// Every extension is mandatory to understand, and we understand none yet (DAP-09 section 4.4.3).
@@ -99,5 +112,18 @@ pub fn bucket_of(task: &Task, batch: PartialBatch, metadata: &ReportMetadata) ->
     match batch {
         PartialBatch::TimeInterval => Bucket::Time(metadata.time.truncate(task.time_precision)),
         PartialBatch::FixedSize(id) => Bucket::Batch(id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Time;
+
+    #[test]
+    fn a_panic_costs_its_own_report_only() {
+        let metadata = ReportMetadata { id: ReportId::random(), time: Time(0) };
+        assert_eq!(guarded(&metadata, || Ok(1)), Ok(1));
+        assert_eq!(guarded::<()>(&metadata, || panic!("hostile")), Err(ReportError::VdafPrepError));
     }
 }

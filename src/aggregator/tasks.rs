@@ -42,10 +42,9 @@ pub fn check(task: &Task) -> Result<(), TaskError> {
     if task.time_precision.0 == 0 {
         return refuse("time precision must be at least a second");
     }
-    if !hpke::is_supported(&task.collector_hpke_config) {
-        return refuse(
-            "collector HPKE configuration names an algorithm that is not supported, or its key is malformed",
-        );
+    // A key may be well-formed and still be one that nothing can be sealed to; that must not come out at collection.
+    if hpke::seal(&task.collector_hpke_config, &[], &[], &[]).is_err() {
+        return refuse("collector HPKE configuration names an algorithm that is not supported, or its key is unusable");
     }
     for (name, url) in [("leader", &task.leader_url), ("helper", &task.helper_url)] {
         if !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
@@ -98,5 +97,58 @@ pub fn status(state: &TaskState) -> TaskStatus {
         batches_collected: state.collected.len() as u64,
         collections_waiting: state.collections.len() as u64,
         last_trouble: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        hpke::{Keypair, Suite},
+        model::{BatchMode, Duration, Party, Revision, Secret, TokenHash, VdafConfig},
+    };
+
+    fn task() -> Task {
+        Task {
+            id: TaskId::random(),
+            revision: Revision::Dap09,
+            leader_url: "https://leader.example/dap-09/".to_owned(),
+            helper_url: "https://helper.example/dap-09/".to_owned(),
+            batch_mode: BatchMode::FixedSize { max_batch_size: Some(20) },
+            vdaf: VdafConfig::Prio3Sum { bits: 8 },
+            verify_key: Secret::random(16),
+            min_batch_size: 10,
+            max_batch_query_count: 1,
+            time_precision: Duration(3600),
+            task_expiration: None,
+            report_expiry_age: None,
+            collector_hpke_config: Keypair::generate(0, Suite::DEFAULT).unwrap().config().clone(),
+            party: Party::Helper { leader_token: TokenHash::of(b"token") },
+        }
+    }
+
+    #[test]
+    fn a_task_that_cannot_work_is_refused_and_told_why() {
+        assert_eq!(check(&task()), Ok(()));
+        type Spoil = fn(&mut Task);
+        let cases: [(&str, Spoil); 10] = [
+            ("VDAF", |task| task.vdaf = VdafConfig::Prio3Sum { bits: 0 }),
+            ("verification key", |task| task.verify_key = Secret::random(32)),
+            ("minimum batch size", |task| task.min_batch_size = 0),
+            ("maximum batch size", |task| task.min_batch_size = 21),
+            ("query count", |task| task.max_batch_query_count = 0),
+            ("time precision", |task| task.time_precision = Duration(0)),
+            ("leader URL", |task| task.leader_url = "leader.example".to_owned()),
+            ("helper URL", |task| task.helper_url = "file:///helper".to_owned()),
+            ("collector HPKE", |task| task.collector_hpke_config.aead_id = 0xffff),
+            // The point of order one: nothing can be sealed to it.
+            ("collector HPKE", |task| task.collector_hpke_config.public_key = vec![0; 32]),
+        ];
+        for (what, spoil) in cases {
+            let mut task = task();
+            spoil(&mut task);
+            let error = check(&task).unwrap_err().to_string();
+            assert!(error.contains(what), "{what}: {error}");
+        }
     }
 }

@@ -40,6 +40,14 @@ pub fn accept(
     }
 }
 
+/// Counts an upload that does not decode, if the task is still there.
+pub fn count_malformed(tx: &mut Tx<'_>, task: &TaskId) -> Result<(), Fault> {
+    match tx.task(task) {
+        Some(_) => tx.count(task, counters::REPORT_DECODE_FAILURE, 1),
+        None => Ok(()),
+    }
+}
+
 enum Verdict {
     Store,
     Ignore,

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
 
 use tokio::sync::{Notify, Semaphore, watch};
@@ -16,6 +17,9 @@ use crate::{
     pool::Pool,
     store::Store,
 };
+
+/// How much longer an answer of a helper is waited for when the server is asked to stop.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 /// What all requests and drivers of a running server share.
 pub struct App {
@@ -43,6 +47,7 @@ pub struct App {
     pub helper_jobs: KeyedLocks<(TaskId, AggregationJobId)>,
     contexts: Mutex<HashMap<TaskId, Arc<TaskContext>>>,
     trouble: Mutex<HashMap<TaskId, String>>,
+    job_caps: Mutex<HashMap<TaskId, usize>>,
 }
 
 impl App {
@@ -62,6 +67,7 @@ impl App {
             helper_jobs: KeyedLocks::default(),
             contexts: Mutex::default(),
             trouble: Mutex::default(),
+            job_caps: Mutex::default(),
         }
     }
 
@@ -84,6 +90,18 @@ impl App {
     pub fn forget(&self, id: &TaskId) {
         lock(&self.contexts).remove(id);
         lock(&self.trouble).remove(id);
+        lock(&self.job_caps).remove(id);
+    }
+
+    /// The most reports that a task's helper can be sent in one job, as far as it has let us know.
+    pub fn job_cap(&self, id: &TaskId) -> usize {
+        lock(&self.job_caps).get(id).copied().unwrap_or(usize::MAX)
+    }
+
+    /// Notes that a task's helper found a job of that many reports too long. Its limit is its operator's: what was
+    /// learnt of it holds until the next start.
+    pub fn lower_job_cap(&self, id: &TaskId, refused: usize) {
+        lock(&self.job_caps).insert(*id, (refused / 2).max(1));
     }
 
     /// Notes for the operator what a task's driver ran into, or that it is over.
@@ -103,6 +121,19 @@ impl App {
     pub async fn stopped(&self) {
         // The sender lives as long as the app: waiting cannot fail.
         let _ = self.stopping.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    /// Waits for a helper's answer. None if the server is asked to stop and the answer does not come at once: the
+    /// helper may have acted on the request, which is sent again after the next start.
+    pub async fn unless_stopped<T>(&self, answer: impl Future<Output = T>) -> Option<T> {
+        let out_of_time = async {
+            self.stopped().await;
+            tokio::time::sleep(LAST_ANSWER).await;
+        };
+        tokio::select! {
+            answer = answer => Some(answer),
+            () = out_of_time => None,
+        }
     }
 }
 

@@ -48,17 +48,19 @@ async fn step(
     busy: &mut HashSet<Key>,
     running: &mut JoinSet<Result<Key, Fault>>,
 ) -> Result<bool, Fault> {
-    let active: Vec<(Key, bool)> = app.store.read(|view| {
-        let mut active = Vec::new();
+    let (due, idle) = app.store.read(|view| {
+        let (mut due, mut idle) = (Vec::new(), true);
         for (task, state) in view.tasks() {
-            for (id, job) in &state.collections {
-                active.push(((*task, *id), collect::is_due(state, job)));
-            }
+            idle &= state.collections.is_empty();
+            let ripe = state.collections.iter().filter(|(_, job)| collect::is_due(state, job));
+            due.extend(ripe.map(|(id, job)| (job.created, job.accepted_before, (*task, *id))));
         }
-        Ok(active)
+        // First come, first served: jobs for the current batch compete.
+        due.sort_unstable();
+        Ok((due, idle))
     })?;
-    for &((task, id), due) in &active {
-        if !due || busy.contains(&(task, id)) {
+    for (_, _, (task, id)) in due {
+        if busy.contains(&(task, id)) {
             continue;
         }
         let Some(context) = app.context(&task)? else { continue };
@@ -76,7 +78,7 @@ async fn step(
         app.jobs.notify_one();
         app.results.notify_waiters();
     }
-    Ok(active.is_empty())
+    Ok(idle)
 }
 
 /// Sees a closed batch through to its result.
@@ -123,7 +125,8 @@ async fn ask_helper(app: &App, context: &TaskContext, request: Bytes) -> Option<
     let call = context.wire.aggregate_share_call(&task.id);
     let mut persistence = Persistence::new(app, task.id, "a request for its aggregate share");
     loop {
-        let error = match app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone()).await {
+        let sent = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone());
+        let error = match app.unless_stopped(sent).await? {
             Ok(answer) => match context.wire.decode_aggregate_share(&answer.body) {
                 Ok(share) => return Some(Ok(share)),
                 Err(malformed) => CallError::Unexpected(malformed.to_string()),

@@ -11,17 +11,23 @@ use crate::{
         TaskContext,
         leader::{self, Sealed, Started},
     },
-    model::{AggregationJobId, Fault, Party, PrepareResp, ReportId, Role, TaskId, Time},
+    model::{AggregationJobId, Duration, Fault, Party, PrepareResp, Report, ReportId, Role, TaskId, Time},
     peer::CallError,
     store::LeaderJobRecord,
-    wire::ProblemType,
+    wire::{Problem, ProblemType},
 };
 
 /// How often waiting reports are looked at while nothing happens: no more often than delays are set in.
 const TICK: std::time::Duration = std::time::Duration::from_millis(250);
 
-/// How long reports wait that are too early for the helper's clock, or whose job it refused, in seconds.
-const RETRY_LATER: crate::model::Duration = crate::model::Duration(10);
+/// How long reports wait that are too early for the helper's clock, or whose job it refused; a shorter longest pause
+/// between requests counts for them as well.
+const RETRY_LATER: std::time::Duration = std::time::Duration::from_secs(10);
+
+fn retry_at(app: &App) -> Time {
+    let pause = RETRY_LATER.min(*app.config.leader.retry_max);
+    Time::now().saturating_add(Duration(pause.as_secs().max(1)))
+}
 
 /// Drives all aggregation jobs until the server stops.
 pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
@@ -86,7 +92,8 @@ async fn form(
 }
 
 async fn pick(app: &Arc<App>, task: TaskId, now: Time, aged: bool) -> Result<Option<AggregationJobId>, Fault> {
-    let limits = app.config.leader.clone();
+    let mut limits = app.config.leader.clone();
+    limits.max_job_size = limits.max_job_size.min(app.job_cap(&task));
     let worth_it =
         app.store.read(|view| Ok(view.task(&task).is_some_and(|state| leader::may_pick(state, &limits, aged))))?;
     if !worth_it {
@@ -98,15 +105,21 @@ async fn pick(app: &Arc<App>, task: TaskId, now: Time, aged: bool) -> Result<Opt
 /// Sees one job through.
 async fn run(app: Arc<App>, task: TaskId, id: AggregationJobId) -> Result<(), Fault> {
     let Some(context) = app.context(&task)? else { return Ok(()) };
-    let Some(job) = load(&app, &task, &id)? else { return Ok(()) };
-    let may_have_been_sent = job.was_sent();
-    let Some((started, request)) = prepare(&app, &context, id, &job).await? else { return Ok(()) };
-    let outcome = exchange(&app, &context, id, &started.ids(), request, may_have_been_sent).await;
+    let Some((job, reports)) = load(&app, &task, &id)? else { return Ok(()) };
+    let Some((started, request)) = prepare(&app, &context, id, &job, reports).await? else { return Ok(()) };
+    let outcome = exchange(&app, &context, id, &started.ids(), request, job.was_sent()).await;
     match outcome {
-        Outcome::Answered(resps) => finish(&app, &context, id, &job, started, resps).await?,
-        Outcome::Refused(why) => {
+        Outcome::Answered(resps) => {
+            finish(&app, &context, id, &job, started, resps).await?;
+            app.set_trouble(&task, None);
+        }
+        Outcome::Refused { why, too_long } => {
+            if too_long {
+                app.lower_job_cap(&task, started.awaiting.len());
+            }
+            app.set_trouble(&task, Some(format!("the helper refused an aggregation job: {why}")));
             tracing::warn!(%task, job = %id, why, "the helper refused an aggregation job; its reports will be tried again");
-            let retry_at = Time::now().saturating_add(RETRY_LATER);
+            let retry_at = retry_at(&app);
             app.store.write(move |tx| leader::dissolve(tx, &task, id, &started.awaiting, retry_at)).await?;
         }
         Outcome::Breach(why) => {
@@ -121,8 +134,13 @@ async fn run(app: Arc<App>, task: TaskId, id: AggregationJobId) -> Result<(), Fa
     Ok(())
 }
 
-fn load(app: &App, task: &TaskId, id: &AggregationJobId) -> Result<Option<LeaderJobRecord>, Fault> {
-    app.store.read(|view| Ok(view.task(task).and_then(|state| state.leader_jobs.get(id)).cloned()))
+/// The job and its reports, as they are together.
+fn load(app: &App, task: &TaskId, id: &AggregationJobId) -> Result<Option<(LeaderJobRecord, Vec<Report>)>, Fault> {
+    app.store.read(|view| {
+        let Some(job) = view.task(task).and_then(|state| state.leader_jobs.get(id)).cloned() else { return Ok(None) };
+        let reports = view.load_reports(task, &job.reports)?;
+        Ok(Some((job, reports)))
+    })
 }
 
 /// Prepares the job's reports and stores what its request is made of. None if the job ends here.
@@ -131,9 +149,9 @@ async fn prepare(
     context: &Arc<TaskContext>,
     id: AggregationJobId,
     job: &LeaderJobRecord,
+    reports: Vec<Report>,
 ) -> Result<Option<(Started, Bytes)>, Fault> {
     let (task, batch) = (context.task.id, job.batch);
-    let reports = app.store.read(|view| view.load_reports(&task, &job.reports))?;
     let items: Vec<_> = job.reports.iter().copied().zip(reports).collect();
     let permit = app.pool.admit().await;
     let (shared, keys) = (context.clone(), app.keys.clone());
@@ -180,7 +198,12 @@ enum Outcome {
     /// With an answer to this job.
     Answered(Vec<PrepareResp>),
     /// The helper certainly did not take the job.
-    Refused(String),
+    Refused {
+        /// What it says.
+        why: String,
+        /// Whether a shorter job may be taken.
+        too_long: bool,
+    },
     /// The helper answered something that is no answer to this job.
     Breach(String),
     /// The server stops; the job goes on after the next start.
@@ -200,16 +223,21 @@ async fn exchange(
     let Party::Leader { helper_token, .. } = &task.party else { return Outcome::Stopped };
     let call = context.wire.job_init_call(&task.id, &id);
     let mut persistence = Persistence::new(app, task.id, "an aggregation job");
+    // An answer about more reports than we asked for decodes, to be found out.
+    let most = app.config.limits.max_job_reports.max(asked.len());
     loop {
-        let answer = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone()).await;
-        let error = match answer.and_then(|answer| decode(context, &answer.body, asked.len())) {
+        let sent = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone());
+        let Some(answer) = app.unless_stopped(sent).await else { return Outcome::Stopped };
+        let error = match answer.and_then(|answer| decode(context, &answer.body, most)) {
             Ok(resps) => {
                 return match leader::check_answer(asked, &resps) {
                     Ok(()) => Outcome::Answered(resps),
                     Err(breach) => Outcome::Breach(breach.to_string()),
                 };
             }
-            Err(error) if !may_have_arrived && took_nothing(&error) => return Outcome::Refused(error.to_string()),
+            Err(CallError::Refused(problem)) if !may_have_arrived && took_nothing(&problem) => {
+                return Outcome::Refused { why: problem.to_string(), too_long: problem.status == 413 };
+            }
             Err(error) => error,
         };
         may_have_arrived |= !matches!(&error, CallError::Unanswered(error) if error.never_sent());
@@ -226,9 +254,8 @@ fn decode(context: &TaskContext, body: &Bytes, most: usize) -> Result<Vec<Prepar
 
 /// Whether a refusal proves that the helper committed nothing and would refuse the same request again, so that the
 /// reports may be tried in another job.
-fn took_nothing(error: &CallError) -> bool {
-    matches!(error, CallError::Refused(problem)
-        if problem.status == 413 || problem.kind == ProblemType::InvalidMessage)
+fn took_nothing(problem: &Problem) -> bool {
+    problem.status == 413 || problem.kind == ProblemType::InvalidMessage
 }
 
 async fn finish(
@@ -248,7 +275,7 @@ async fn finish(
         finished.append(context, part);
     }
     drop(permit);
-    let (shared, retry_at) = (context.clone(), Time::now().saturating_add(RETRY_LATER));
+    let (shared, retry_at) = (context.clone(), retry_at(app));
     app.store.write(move |tx| leader::commit(tx, &shared, id, finished, retry_at)).await
 }
 
@@ -256,7 +283,8 @@ async fn finish(
 async fn delete_at_helper(app: &App, context: &TaskContext, id: AggregationJobId) {
     let Party::Leader { helper_token, .. } = &context.task.party else { return };
     let call = context.wire.job_delete_call(&context.task.id, &id);
-    if let Err(error) = app.peer.call(&context.task.helper_url, &call, Some(helper_token), Bytes::new()).await {
+    let sent = app.peer.call(&context.task.helper_url, &call, Some(helper_token), Bytes::new());
+    if let Some(Err(error)) = app.unless_stopped(sent).await {
         tracing::debug!(%error, "the helper did not take the deletion of an aggregation job");
     }
 }

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::app::App;
 use crate::{
-    aggregator::{Error, TaskContext, collect, counters, helper, upload},
+    aggregator::{Error, TaskContext, collect, helper, upload},
     model::{AggregationJobId, CollectionJobId, Duration, Fault, JobInit, Report, ReportError, Time},
     pool::Permit,
     store::{CollectionJobRecord, CollectionState, Tx},
@@ -38,7 +38,7 @@ pub async fn upload(app: &Arc<App>, context: &TaskContext, report: Report) -> Re
 /// Counts an upload that does not decode.
 pub async fn malformed_upload(app: &App, context: &TaskContext, malformed: Malformed) -> Error {
     let task = context.task.id;
-    match app.store.write(move |tx| tx.count(&task, counters::REPORT_DECODE_FAILURE, 1)).await {
+    match app.store.write(move |tx| upload::count_malformed(tx, &task)).await {
         Ok(()) => malformed.into(),
         Err(fault) => fault.into(),
     }

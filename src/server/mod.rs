@@ -57,7 +57,7 @@ pub enum StartError {
         error: io::Error,
     },
     /// The control socket cannot be made.
-    #[error("cannot make the control socket {path}: {error}")]
+    #[error("cannot make the control socket {path}: {error}; a shorter `data_dir` helps if the path is too long")]
     Control {
         /// The socket's path.
         path: PathBuf,

@@ -25,7 +25,7 @@ impl<'a> Persistence<'a> {
         Self { app, task, what, backoff, failures: 0 }
     }
 
-    /// Pauses after an attempt that failed. Breaks if the server stops meanwhile.
+    /// Pauses after an attempt that failed. Breaks if the server stops meanwhile, or the task is removed.
     pub async fn pause(&mut self, error: &CallError) -> ControlFlow<()> {
         self.failures += 1;
         let Self { app, task, what, failures, .. } = self;
@@ -36,9 +36,10 @@ impl<'a> Persistence<'a> {
         }
         app.set_trouble(task, Some(format!("the helper did not take {what} ({failures} times): {error}")));
         tokio::select! {
-            () = tokio::time::sleep(pause) => ControlFlow::Continue(()),
-            () = app.stopped() => ControlFlow::Break(()),
+            () = tokio::time::sleep(pause) => {}
+            () = app.stopped() => return ControlFlow::Break(()),
         }
+        if matches!(app.context(task), Ok(Some(_))) { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     }
 }
 

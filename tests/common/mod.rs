@@ -4,6 +4,7 @@
 
 pub mod calls;
 pub mod forge;
+pub mod raw;
 pub mod relay;
 
 use std::{path::Path, time::Duration as Span};
@@ -73,8 +74,18 @@ impl Node {
     }
 
     pub async fn add(&self, task: &Task) {
+        assert_eq!(self.try_add(task).await, 201);
+    }
+
+    /// Adds a task, or not: the status of the answer.
+    pub async fn try_add(&self, task: &Task) -> u16 {
         let answer = self.control().post("http://control/tasks").json(task).send().await.unwrap();
-        assert_eq!(answer.status(), 201, "{}", answer.text().await.unwrap());
+        answer.status().as_u16()
+    }
+
+    pub async fn remove(&self, task: &TaskId) {
+        let answer = self.control().delete(format!("http://control/tasks/{task}")).send().await.unwrap();
+        assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
     }
 
     pub async fn status(&self, task: &TaskId) -> TaskStatus {

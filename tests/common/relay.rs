@@ -89,7 +89,12 @@ impl Relay {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let http = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+        // No connection outlives its request: a server that restarts does not find old ones in use.
+        let http = reqwest::Client::builder()
+            .pool_max_idle_per_host(0)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .unwrap();
         let state = Arc::new(State {
             target: Mutex::default(),
             plan: Mutex::new(Box::new(|_, _| Act::Pass)),

@@ -1,0 +1,78 @@
+//! HTTP as no client of ours speaks it.
+
+use reqwest::{Method, header::HeaderMap};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// An answer, headers and all.
+#[derive(Debug)]
+pub struct Said {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl Said {
+    /// The text of a header, empty if there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The problem document, checked for what every one has (RFC 9457 section 3.1).
+    #[track_caller]
+    pub fn problem(&self, status: u16) -> Value {
+        assert_eq!((self.status, self.header("content-type")), (status, "application/problem+json"), "{self:?}");
+        let document: Value = serde_json::from_slice(&self.body).unwrap();
+        assert_eq!(document["status"], status, "{document}");
+        assert!(document["title"].as_str().is_some_and(|title| !title.is_empty()), "{document}");
+        document
+    }
+
+    /// Insists on a problem that DAP defines (DAP-09 section 3.2).
+    #[track_caller]
+    pub fn assert_problem(&self, status: u16, name: &str) -> Value {
+        let document = self.problem(status);
+        assert_eq!(document["type"], format!("urn:ietf:params:ppm:dap:error:{name}"), "{document}");
+        document
+    }
+}
+
+/// Sends one request.
+pub async fn ask(method: &str, url: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Said {
+    let method = Method::from_bytes(method.as_bytes()).unwrap();
+    let mut request = reqwest::Client::new().request(method, url).body(body);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let answer = request.send().await.unwrap();
+    let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+    Said { status, headers, body: answer.bytes().await.unwrap().to_vec() }
+}
+
+/// Opens a connection and sends the head of a request; the body is up to the caller.
+pub async fn begin(method: &str, url: &str, headers: &[(&str, &str)]) -> TcpStream {
+    let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut head = format!("{method} /{path} HTTP/1.1\r\nhost: {host}\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let mut stream = TcpStream::connect(host).await.unwrap();
+    stream.write_all(format!("{head}\r\n").as_bytes()).await.unwrap();
+    stream
+}
+
+/// The status of the answer on a connection, or none if it was closed without one.
+pub async fn status(stream: &mut TcpStream) -> Option<u16> {
+    let mut answer = Vec::new();
+    while answer.len() < 12 {
+        let mut part = [0; 512];
+        match stream.read(&mut part).await {
+            Ok(0) | Err(_) => return None,
+            Ok(length) => answer.extend_from_slice(&part[..length]),
+        }
+    }
+    Some(String::from_utf8_lossy(&answer[9..12]).parse().unwrap())
+}
