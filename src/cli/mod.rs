@@ -143,7 +143,7 @@ mod tests {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             let too_wide = help.lines().find(|line| line.starts_with("  ") && line.len() > style::WIDTH);
             assert_eq!(too_wide, None, "would be wrapped");
-            let joined = help.replace("\\\n", " ");
+            let joined = help.replace("\\\n      ", "");
             for line in joined.lines().map(str::trim).filter(|line| line.starts_with("dapbox ")) {
                 let line = line.split("  ").next().unwrap_or_default();
                 let words = line.split_whitespace();
