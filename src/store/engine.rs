@@ -113,20 +113,9 @@ impl Engine {
         prefix: &[u8],
         mut visit: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.keys_while(prefix, |key| visit(key).map(|()| true))
-    }
-
-    /// Visits the keys that begin with `prefix`, in order, as long as `visit` says so.
-    pub(super) fn keys_while<E: From<EngineError>>(
-        &self,
-        prefix: &[u8],
-        mut visit: impl FnMut(&[u8]) -> Result<bool, E>,
-    ) -> Result<(), E> {
         let mut keys = self.db.scan_prefix(prefix).keys();
         while let Some(key) = guarded(|| Ok(keys.next().transpose()?))? {
-            if !visit(&key)? {
-                break;
-            }
+            visit(&key)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The store: everything that an aggregator must not forget, in one directory.
 //!
-//! Decisions are made from [`State`], which is held in memory and rebuilt when the store is opened. One thread runs
+//! Decisions are made from `State`, which is held in memory and rebuilt when the store is opened. One thread runs
 //! the closures given to [`Store::write`], in order, several of them as one group, and commits what a group has
 //! changed at once. A write is answered when it survives a loss of power.
 //!
@@ -10,7 +10,6 @@
 //! before anything is changed.
 
 mod collected;
-
 mod engine;
 mod group;
 mod open;
@@ -27,7 +26,7 @@ mod writer;
 use std::{
     future::Future,
     path::Path,
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64},
     thread::{self, JoinHandle},
 };
 
@@ -43,7 +42,7 @@ pub use records::{
     KeyRecord, LeaderJobRecord, LeaderJobState, Progress, Removed, ReportRef,
 };
 pub use replay::Replay;
-pub use state::{State, TaskState};
+pub use state::TaskState;
 pub use tx::Tx;
 pub use view::View;
 pub use waiting::{Entry, Pick, Picked, Waiting};
@@ -160,11 +159,6 @@ impl Store {
                 _ => std::future::pending().await,
             }
         }
-    }
-
-    /// How many groups of writes have become durable since the store was opened.
-    pub fn commits(&self) -> u64 {
-        self.inner.core.commits.load(Ordering::Relaxed)
     }
 
     fn lock_writer(&self) -> std::sync::MutexGuard<'_, Option<Writer>> {
