@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::model::Fault;
+use crate::model::{Fault, fault::panic_text};
 
 /// Fixed when a database is created: a quarter of it is the size above which sled would use blob files.
 const SEGMENT_BYTES: usize = 8 << 20;
@@ -183,12 +183,6 @@ fn piece_key(key: &[u8], index: u32) -> Vec<u8> {
 fn guarded<T>(f: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(f))
         .unwrap_or_else(|panic| Err(EngineError::Damaged(format!("the database gave up: {}", panic_text(&*panic)))))
-}
-
-/// What a panic said.
-pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 /// sled has no error of its own for this.
