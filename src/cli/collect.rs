@@ -7,11 +7,10 @@ use serde_json::json;
 
 use super::{Failure, Outcome, args::duration, calendar, show, style::Style, taskfile::TaskFile};
 use crate::{
-    client::Retries,
     collector::{CollectError, Collected, Collector, Progress},
     config::span,
     model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Query, Time, VdafConfig},
-    peer::{Peer, PeerOptions},
+    peer::{Peer, PeerOptions, Retries},
     vdaf::AggregateResult,
     wire::ProblemType,
 };
