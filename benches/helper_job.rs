@@ -124,3 +124,6 @@ impl Bench {
         answer.body.len()
     }
 }
+
+criterion_group!(benches, helper_job);
+criterion_main!(benches);
