@@ -13,10 +13,10 @@ use bytes::Bytes;
 use crate::{
     hpke,
     model::{
-        Duration, HpkeCiphertext, HpkeConfig, PlaintextInputShare, Report, ReportId, ReportMetadata, Revision, Role,
-        TaskId, Time, VdafConfig,
+        Duration, Fault, HpkeCiphertext, HpkeConfig, PlaintextInputShare, Report, ReportId, ReportMetadata, Revision,
+        Role, TaskId, Time, VdafConfig,
     },
-    peer::{Backoff, CallError, Peer},
+    peer::{CallError, Peer, Retries, retry},
     vdaf::{self, Measurement, Preparer, VdafError},
     wire::{self, Malformed, ProblemType},
 };
@@ -43,23 +43,6 @@ pub struct ClientTask {
     pub time_precision: Duration,
 }
 
-/// How long and how often to try again.
-#[derive(Clone, Copy, Debug)]
-pub struct Retries {
-    /// The first pause is at most this long.
-    pub initial: Span,
-    /// No pause is longer.
-    pub max: Span,
-    /// Stop trying when this much time has passed.
-    pub give_up_after: Span,
-}
-
-impl Default for Retries {
-    fn default() -> Self {
-        Self { initial: Span::from_millis(250), max: Span::from_secs(30), give_up_after: Span::from_secs(30) }
-    }
-}
-
 /// The keys that a report is sealed to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AggregatorKeys {
@@ -76,7 +59,7 @@ pub enum ClientError {
     #[error(transparent)]
     Vdaf(#[from] VdafError),
     /// An aggregator's keys cannot be had.
-    #[error("the {}'s keys: {cause}", name(*.role))]
+    #[error("the {role}'s keys: {cause}")]
     Keys {
         /// Whose keys.
         role: Role,
@@ -84,7 +67,7 @@ pub enum ClientError {
         cause: CallError,
     },
     /// An aggregator's keys are of no use.
-    #[error("the {}'s keys: {why}", name(*.role))]
+    #[error("the {role}'s keys: {why}")]
     NoUsableKey {
         /// Whose keys.
         role: Role,
@@ -92,7 +75,7 @@ pub enum ClientError {
         why: String,
     },
     /// Sealing failed: a public key is not what its configuration says.
-    #[error("sealing to the {}: {why}", name(*.role))]
+    #[error("sealing to the {role}: {why}")]
     Seal {
         /// Whose key.
         role: Role,
@@ -103,8 +86,8 @@ pub enum ClientError {
     #[error("upload: {0}")]
     Upload(CallError),
     /// Something on our side broke.
-    #[error("{0}")]
-    Fault(String),
+    #[error(transparent)]
+    Fault(#[from] Fault),
 }
 
 impl ClientError {
@@ -179,7 +162,7 @@ impl Client {
         let (task, preparer) = (self.task.clone(), Arc::clone(&self.preparer));
         tokio::task::spawn_blocking(move || make_report(&task, &*preparer, &keys, &measurement, time))
             .await
-            .map_err(|e| ClientError::Fault(e.to_string()))?
+            .map_err(|e| Fault::while_doing("making a report", e))?
     }
 
     /// Uploads a report (DAP-09 section 4.4.2). Sending the same one again is harmless, so that is tried.
@@ -238,15 +221,6 @@ fn is_outdated(error: &CallError) -> bool {
     error.problem().is_some_and(|problem| problem.kind == ProblemType::OutdatedConfig)
 }
 
-fn name(role: Role) -> &'static str {
-    match role {
-        Role::Leader => "leader",
-        Role::Helper => "helper",
-        Role::Client => "client",
-        Role::Collector => "collector",
-    }
-}
-
 /// Makes a report of a measurement: splits it, rounds the time down to the task's precision, and seals the halves
 /// (DAP-09 section 4.4.2).
 pub fn make_report(
@@ -271,28 +245,6 @@ pub fn make_report(
         helper_share: seal(Role::Helper, &keys.helper, shares.helper_share)?,
         public_share: Bytes::from(shares.public_share),
     })
-}
-
-/// Repeats a call that is safe to repeat until it succeeds, cannot succeed, or takes too long.
-pub(crate) async fn retry<T, F>(retries: Retries, mut call: impl FnMut() -> F) -> Result<T, CallError>
-where
-    F: Future<Output = Result<T, CallError>>,
-{
-    let start = Instant::now();
-    let mut backoff = Backoff::new(retries.initial, retries.max);
-    loop {
-        match call().await {
-            Err(error) if error.is_retryable() => {
-                let delay = backoff.next_delay(error.retry_after());
-                if start.elapsed() + delay >= retries.give_up_after {
-                    return Err(error);
-                }
-                tracing::debug!(%error, ?delay, "trying again");
-                tokio::time::sleep(delay).await;
-            }
-            result => return result,
-        }
-    }
 }
 
 #[cfg(test)]

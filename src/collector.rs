@@ -9,13 +9,12 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    client::{Retries, retry},
-    hpke::Keypair,
+    hpke::{HpkeError, Keypair},
     model::{
         BatchId, BatchSelector, Collection, CollectionJobId, CollectionReq, Duration, FixedSizeQuery, Interval,
         PartialBatch, Query, Revision, Role, Secret, TaskId, VdafConfig,
     },
-    peer::{Answer, Backoff, CallError, Peer},
+    peer::{Answer, Backoff, CallError, Peer, Retries, retry},
     vdaf::{self, AggregateResult, Preparer, VdafError},
     wire::{self, Malformed},
 };
@@ -56,7 +55,7 @@ pub enum Progress {
     /// The leader has taken the request.
     Accepted,
     /// It is not ready yet; asked that many times.
-    Waiting(u32),
+    Waiting(u64),
 }
 
 /// Why there is no aggregate.
@@ -76,7 +75,7 @@ pub enum CollectError {
     Unfit(&'static str),
     /// A share does not open with the collector's key.
     #[error("the {0}'s share does not open: {1}")]
-    Open(&'static str, String),
+    Open(Role, HpkeError),
     /// The leader has deleted the result.
     #[error("the leader has deleted the result")]
     Deleted,
@@ -101,11 +100,6 @@ impl Collector {
         Ok(Self { task, keypair, preparer, peer, retries })
     }
 
-    /// The task.
-    pub fn task(&self) -> &CollectorTask {
-        &self.task
-    }
-
     /// Collects a batch: starts a collection job and asks until it is done, for at most `patience`.
     pub async fn collect(
         &self,
@@ -118,7 +112,8 @@ impl Collector {
         progress(Progress::Accepted);
         // Starts fast, as a batch may be ready, and ends at a pace that does not matter.
         let mut backoff = Backoff::new(Span::from_millis(100), Span::from_secs(30));
-        for attempt in 1.. {
+        let mut asked = 0;
+        loop {
             let delay = match self.poll(&job).await? {
                 Poll::Ready(collection) => return self.open(&query, &collection),
                 Poll::Pending(retry_after) => backoff.next_delay(retry_after),
@@ -126,10 +121,10 @@ impl Collector {
             if let Some(limit) = patience.filter(|limit| start.elapsed() + delay > *limit) {
                 return Err(CollectError::Deadline(limit));
             }
-            progress(Progress::Waiting(attempt));
+            asked += 1;
+            progress(Progress::Waiting(asked));
             tokio::time::sleep(delay).await;
         }
-        Err(CollectError::Unfit("no answer to any number of questions"))
     }
 
     /// Starts a collection job under a fresh id (DAP-09 section 4.6.1). Repeating the request is harmless.
@@ -167,12 +162,12 @@ impl Collector {
         let batch = self.check(query, collection)?;
         let wire = wire::of(self.task.revision);
         let aad = wire.aggregate_share_aad(&self.task.id, &[], &batch);
-        let open = |role, name, sealed| {
+        let open = |role, sealed| {
             let info = wire.aggregate_share_info(role);
-            self.keypair.open(&info, &aad, sealed).map_err(|e| CollectError::Open(name, e.to_string()))
+            self.keypair.open(&info, &aad, sealed).map_err(|e| CollectError::Open(role, e))
         };
-        let leader = open(Role::Leader, "leader", &collection.leader_share)?;
-        let helper = open(Role::Helper, "helper", &collection.helper_share)?;
+        let leader = open(Role::Leader, &collection.leader_share)?;
+        let helper = open(Role::Helper, &collection.helper_share)?;
         Ok(Collected {
             report_count: collection.report_count,
             interval: collection.interval,

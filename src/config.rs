@@ -15,7 +15,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::hpke::Suite;
+use crate::hpke::{self, Suite};
 pub use load::{ConfigError, Overrides, UnknownKey};
 
 /// Everything that an operator can decide. Durations are written like `60s`, `500ms`, `5m`, `1h` or `1d`.
@@ -144,42 +144,25 @@ pub enum Aead {
     ChaCha20Poly1305,
 }
 
-impl Kem {
-    /// The number that HPKE configurations carry.
-    pub const fn id(self) -> u16 {
-        match self {
-            Self::P256 => 0x0010,
-            Self::X25519 => 0x0020,
-        }
-    }
-}
-
-impl Kdf {
-    /// The number that HPKE configurations carry.
-    pub const fn id(self) -> u16 {
-        match self {
-            Self::HkdfSha256 => 0x0001,
-            Self::HkdfSha384 => 0x0002,
-            Self::HkdfSha512 => 0x0003,
-        }
-    }
-}
-
-impl Aead {
-    /// The number that HPKE configurations carry.
-    pub const fn id(self) -> u16 {
-        match self {
-            Self::Aes128Gcm => 0x0001,
-            Self::Aes256Gcm => 0x0002,
-            Self::ChaCha20Poly1305 => 0x0003,
-        }
-    }
-}
-
 impl Hpke {
     /// The suite of the keys that we make.
     pub fn suite(&self) -> Suite {
-        Suite { kem_id: self.kem.id(), kdf_id: self.kdf.id(), aead_id: self.aead.id() }
+        Suite {
+            kem_id: match self.kem {
+                Kem::X25519 => hpke::X25519,
+                Kem::P256 => hpke::P256,
+            },
+            kdf_id: match self.kdf {
+                Kdf::HkdfSha256 => hpke::SHA256,
+                Kdf::HkdfSha384 => hpke::SHA384,
+                Kdf::HkdfSha512 => hpke::SHA512,
+            },
+            aead_id: match self.aead {
+                Aead::Aes128Gcm => hpke::AES128,
+                Aead::Aes256Gcm => hpke::AES256,
+                Aead::ChaCha20Poly1305 => hpke::CHACHA20,
+            },
+        }
     }
 }
 

@@ -18,21 +18,21 @@ use hpke::{
 use crate::model::{HpkeCiphertext, HpkeConfig, Secret};
 
 /// DHKEM(P-256, HKDF-SHA256), RFC 9180 section 7.1.
-const P256: u16 = 0x0010;
+pub(crate) const P256: u16 = 0x0010;
 /// DHKEM(X25519, HKDF-SHA256), RFC 9180 section 7.1.
-const X25519: u16 = 0x0020;
+pub(crate) const X25519: u16 = 0x0020;
 /// HKDF-SHA256, RFC 9180 section 7.2.
-const SHA256: u16 = 0x0001;
+pub(crate) const SHA256: u16 = 0x0001;
 /// HKDF-SHA384, RFC 9180 section 7.2.
-const SHA384: u16 = 0x0002;
+pub(crate) const SHA384: u16 = 0x0002;
 /// HKDF-SHA512, RFC 9180 section 7.2.
-const SHA512: u16 = 0x0003;
+pub(crate) const SHA512: u16 = 0x0003;
 /// AES-128-GCM, RFC 9180 section 7.3.
-const AES128: u16 = 0x0001;
+pub(crate) const AES128: u16 = 0x0001;
 /// AES-256-GCM, RFC 9180 section 7.3.
-const AES256: u16 = 0x0002;
+pub(crate) const AES256: u16 = 0x0002;
 /// ChaCha20Poly1305, RFC 9180 section 7.3.
-const CHACHA20: u16 = 0x0003;
+pub(crate) const CHACHA20: u16 = 0x0003;
 
 /// The longest application info in bytes. DAP's have about twenty; the `hpke` crate panics near 2^16.
 const MAX_INFO: usize = 1 << 15;

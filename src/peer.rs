@@ -1,7 +1,9 @@
 //! The HTTP client that leader, uploader and collector share: bounded in time and size, never redirected, and exact
-//! about whether a request that failed may have arrived.
+//! about whether a request that failed may have arrived. Repeating is up to the caller: [`retry()`] for one that waits,
+//! [`Backoff`] for one that has other things to do meanwhile.
 
 mod backoff;
+mod retry;
 
 use std::time::{Duration, SystemTime};
 
@@ -18,6 +20,7 @@ use crate::{
 };
 
 pub use backoff::Backoff;
+pub use retry::{Retries, retry};
 
 /// What a [`Peer`] may spend on one request.
 #[derive(Clone, Debug)]

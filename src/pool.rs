@@ -5,7 +5,6 @@
 //! many reports each of them has.
 
 use std::{
-    any::Any,
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -13,7 +12,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::model::Fault;
+use crate::model::{Fault, fault::panic_text};
 
 /// The most items of a chunk. Preparing one report takes from a tenth of a millisecond up, so that a full chunk is
 /// worth handing over, and short enough to wait for.
@@ -57,19 +56,6 @@ impl Pool {
     pub async fn admit(&self) -> Permit {
         let slot = self.admission.clone().acquire_owned().await;
         Permit(Arc::new(slot.expect("the semaphore is never closed")))
-    }
-
-    /// Applies `f` to all items, one by one, on the workers. Results are in the order of the items.
-    ///
-    /// A panic in `f` becomes a [`Fault`]. If the future is dropped, chunks that have not begun are not worked on.
-    pub async fn map<T, R, F>(&self, permit: &Permit, items: Vec<T>, f: F) -> Result<Vec<R>, Fault>
-    where
-        T: Send + 'static,
-        R: Send + 'static,
-        F: Fn(T) -> R + Send + Sync + 'static,
-    {
-        let each = move |chunk: Vec<T>| chunk.into_iter().map(&f).collect::<Vec<R>>();
-        Ok(self.map_chunks(permit, items, each).await?.into_iter().flatten().collect())
     }
 
     /// Runs `f` on a worker. A panic in `f` becomes a [`Fault`].
@@ -142,12 +128,6 @@ impl Pool {
     }
 }
 
-/// What a panic said, if it said anything.
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    let owned = || panic.downcast_ref::<String>().map(String::as_str);
-    panic.downcast_ref::<&str>().copied().or_else(owned).unwrap_or("no message")
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -161,6 +141,17 @@ mod tests {
 
     use super::*;
 
+    /// Applies `f` to all items, one by one, on the workers.
+    async fn map<T, R, F>(pool: &Pool, permit: &Permit, items: Vec<T>, f: F) -> Result<Vec<R>, Fault>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+        F: Fn(T) -> R + Send + Sync + 'static,
+    {
+        let chunks = pool.map_chunks(permit, items, move |chunk| chunk.into_iter().map(&f).collect::<Vec<R>>()).await?;
+        Ok(chunks.into_iter().flatten().collect())
+    }
+
     #[tokio::test]
     async fn results_are_in_order_whatever_the_number_of_items() {
         let pool = Pool::new(3, 1).unwrap();
@@ -173,7 +164,7 @@ mod tests {
                 std::thread::sleep(Duration::from_micros(300_u64.saturating_sub(item)));
                 item * item
             };
-            assert_eq!(pool.map(&permit, items, slow).await.unwrap(), expected);
+            assert_eq!(map(&pool, &permit, items, slow).await.unwrap(), expected);
         }
     }
 
@@ -193,9 +184,10 @@ mod tests {
     async fn a_panic_is_a_fault_and_the_pool_lives_on() {
         let pool = Pool::new(2, 1).unwrap();
         let permit = pool.try_admit().unwrap();
-        let fault = pool.map(&permit, (0..100).collect(), |item| assert!(item != 42, "the answer")).await.unwrap_err();
+        let fault =
+            map(&pool, &permit, (0..100).collect(), |item| assert!(item != 42, "the answer")).await.unwrap_err();
         assert_eq!(fault.to_string(), "a computation panicked: the answer");
-        assert_eq!(pool.map(&permit, vec![1, 2], |item| item + 1).await.unwrap(), [2, 3]);
+        assert_eq!(map(&pool, &permit, vec![1, 2], |item| item + 1).await.unwrap(), [2, 3]);
         drop(permit);
         // Chunks of the job that failed may still run; they hold the slot, and give it back.
         pool.admit().await;
@@ -206,7 +198,7 @@ mod tests {
         let pool = Pool::new(1, 2).unwrap();
         let (first, second) = (pool.try_admit().unwrap(), pool.try_admit().unwrap());
         assert!(pool.try_admit().is_none());
-        pool.map(&first, vec![1], |item| item).await.unwrap();
+        map(&pool, &first, vec![1], |item| item).await.unwrap();
         assert!(pool.try_admit().is_none());
         drop(first);
         let third = pool.try_admit();
@@ -228,7 +220,7 @@ mod tests {
             let pool = pool.clone();
             tokio::spawn(async move {
                 let permit = pool.admit().await;
-                pool.map(&permit, vec![(); 1000], move |()| {
+                map(&pool, &permit, vec![(); 1000], move |()| {
                     if counter.fetch_add(1, Ordering::SeqCst) == 0 {
                         begun.send(()).unwrap();
                         may_go_on.lock().unwrap().recv().unwrap();
@@ -243,7 +235,7 @@ mod tests {
         assert!(pool.try_admit().is_none(), "the work still runs");
         go_on.send(()).unwrap();
         let permit = pool.admit().await;
-        assert_eq!(pool.map(&permit, vec![7], |item| item).await.unwrap(), [7]);
+        assert_eq!(map(&pool, &permit, vec![7], |item| item).await.unwrap(), [7]);
         assert!(done.load(Ordering::SeqCst) <= MAX_CHUNK, "chunks that had not begun were worked on");
     }
 
@@ -260,14 +252,14 @@ mod tests {
                     std::thread::sleep(Duration::from_millis(1));
                     counter.fetch_add(1, Ordering::SeqCst)
                 };
-                pool.map(&permit, vec![(); 1000], slow).await
+                map(&pool, &permit, vec![(); 1000], slow).await
             })
         };
         while done.load(Ordering::SeqCst) == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let permit = pool.admit().await;
-        pool.map(&permit, vec![()], |()| ()).await.unwrap();
+        map(&pool, &permit, vec![()], |()| ()).await.unwrap();
         assert!(done.load(Ordering::SeqCst) < 500, "the small job waited for the large one");
         large.await.unwrap().unwrap();
     }

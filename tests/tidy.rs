@@ -18,7 +18,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("aggregator", &["model", "config", "wire", "vdaf", "hpke", "store"]),
     ("server", &["model", "config", "wire", "vdaf", "hpke", "pool", "store", "peer", "aggregator"]),
     ("client", &["model", "config", "wire", "vdaf", "hpke", "peer"]),
-    ("collector", &["model", "config", "wire", "vdaf", "hpke", "peer", "client"]),
+    ("collector", &["model", "config", "wire", "vdaf", "hpke", "peer"]),
 ];
 
 /// Words that only certain files may say, outside comments.

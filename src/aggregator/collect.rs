@@ -125,10 +125,10 @@ fn interval_phase(state: &TaskState, interval: &Interval, accepted_before: Repor
     if batches::check_size(state, batches::tally(state, &batch).count).is_err() {
         return Phase::Hungry;
     }
-    if state.waiting.has_before(Some(*interval), accepted_before) {
+    if state.waiting.has_before(*interval, accepted_before) {
         return Phase::Draining;
     }
-    if state.waiting.has_assigned_before(Some(*interval), ReportRef::END) {
+    if state.waiting.has_assigned(*interval) {
         return Phase::Settling;
     }
     Phase::Ready(batch)

@@ -58,7 +58,7 @@ pub fn pick(
     let most = limits.max_job_size.min(usize::try_from(room).unwrap_or(usize::MAX));
     let TaskState { task: parameters, replay, collected, waiting, .. } = state;
     let mut errors = Vec::new();
-    let picked = waiting.pick(now, None, most, |entry| {
+    let picked = waiting.pick(now, most, |entry| {
         if !demand.allows(entry.time, enough) {
             return Pick::Skip;
         }

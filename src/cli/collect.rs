@@ -13,11 +13,10 @@ use super::{
     taskfile::TaskFile,
 };
 use crate::{
-    client::Retries,
     collector::{CollectError, Collected, Collector, Progress},
     config::span,
     model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Query, Time, VdafConfig},
-    peer::{Peer, PeerOptions},
+    peer::{Peer, PeerOptions, Retries},
     vdaf::AggregateResult,
     wire::ProblemType,
 };

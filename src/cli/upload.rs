@@ -14,9 +14,9 @@ use super::{
     taskfile::TaskFile,
 };
 use crate::{
-    client::{Client, Retries, Summary},
+    client::{Client, Summary},
     model::Time,
-    peer::{Peer, PeerOptions},
+    peer::{Peer, PeerOptions, Retries},
     vdaf::Measurement,
 };
 

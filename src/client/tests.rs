@@ -90,7 +90,7 @@ async fn a_report_opens_at_each_aggregator_and_its_time_is_rounded_down() {
     let report = aggregator.uploads.lock().unwrap()[0].clone();
     assert_eq!((report.metadata.id, report.metadata.time), (id, Time(60)));
     let wire = wire::of(Revision::Dap09);
-    let aad = wire.input_share_aad(&client.task().id, &report.metadata, &report.public_share);
+    let aad = wire.input_share_aad(&client.task.id, &report.metadata, &report.public_share);
     for (role, share) in [(Role::Leader, &report.leader_share), (Role::Helper, &report.helper_share)] {
         assert_eq!(share.config_id, 3);
         let plaintext = key.open(&wire.input_share_info(role), &aad, share).unwrap();

@@ -164,15 +164,15 @@ async fn answers_that_do_not_fit_the_query_are_refused() {
 async fn shares_for_another_key_or_another_query_do_not_open() {
     let query = Query::TimeInterval(interval(0, 600));
     let answer = collection(keypair().config(), &query, |_| ());
-    assert!(matches!(collect(keypair(), query, Ok(answer), None).await.0, Err(CollectError::Open("leader", _))));
+    assert!(matches!(collect(keypair(), query, Ok(answer), None).await.0, Err(CollectError::Open(Role::Leader, _))));
 
     let pair = keypair();
     let answer = collection(pair.config(), &Query::TimeInterval(interval(0, 1200)), |_| ());
-    assert!(matches!(collect(pair, query, Ok(answer), None).await.0, Err(CollectError::Open("leader", _))));
+    assert!(matches!(collect(pair, query, Ok(answer), None).await.0, Err(CollectError::Open(Role::Leader, _))));
 
     let pair = keypair();
     let answer = collection(pair.config(), &query, |c| c.helper_share = c.leader_share.clone());
-    assert!(matches!(collect(pair, query, Ok(answer), None).await.0, Err(CollectError::Open("helper", _))));
+    assert!(matches!(collect(pair, query, Ok(answer), None).await.0, Err(CollectError::Open(Role::Helper, _))));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::{
 
 use figment::{
     Figment, Metadata, Profile, Provider,
-    providers::{Format, Serialized, Toml},
+    providers::Serialized,
     value::{Dict, Map, Value},
 };
 use toml::de::{DeTable, DeValue};
@@ -95,7 +95,7 @@ impl Config {
             let text =
                 std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
             check_file_keys(path, &text, &known)?;
-            figment = figment.merge(Named { name: path.display().to_string(), data: Toml::string(&text).data() });
+            figment = figment.merge(from_file(path, &text)?);
         }
         for variable in environment.into_iter().filter(|(name, _)| is_ours(name)) {
             figment = figment.merge(from_variable(&known, variable)?);
@@ -172,8 +172,7 @@ fn known_keys() -> Result<Vec<String>, ConfigError> {
 
 /// Refuses keys that nobody knows; figment would not know their lines.
 fn check_file_keys(path: &Path, text: &str, known: &[String]) -> Result<(), ConfigError> {
-    let table = DeTable::parse(text)
-        .map_err(|e| ConfigError::Syntax { path: path.to_owned(), message: e.to_string().trim_end().to_owned() })?;
+    let table = DeTable::parse(text).map_err(|e| syntax(path, &e))?;
     let mut unknown = Vec::new();
     collect_unknown(table.get_ref(), "", known, &mut |key, offset| {
         let line = 1 + text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count();
@@ -186,6 +185,17 @@ fn check_file_keys(path: &Path, text: &str, known: &[String]) -> Result<(), Conf
     } else {
         Err(ConfigError::Unknown(unknown.into_iter().map(|(_, key)| key).collect()))
     }
+}
+
+fn syntax(path: &Path, error: &toml::de::Error) -> ConfigError {
+    ConfigError::Syntax { path: path.to_owned(), message: error.to_string().trim_end().to_owned() }
+}
+
+/// The values in the file. figment has a reader of its own, but that is of an older `toml` and one reader is enough.
+fn from_file(path: &Path, text: &str) -> Result<Named, ConfigError> {
+    let table: toml::Table = toml::from_str(text).map_err(|e| syntax(path, &e))?;
+    let data = Value::serialize(table).map(|value| Profile::Default.collect(value.into_dict().unwrap_or_default()));
+    Ok(Named { name: path.display().to_string(), data })
 }
 
 fn collect_unknown(table: &DeTable, prefix: &str, known: &[String], report: &mut impl FnMut(String, usize)) {

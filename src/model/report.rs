@@ -1,5 +1,7 @@
 //! Reports: what clients upload, and why an aggregator may refuse one.
 
+use std::fmt;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -38,13 +40,20 @@ pub struct ReportShare {
     pub input_share: HpkeCiphertext,
 }
 
-/// What a sealed input share contains (DAP-09 section 4.4.2).
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a sealed input share contains (DAP-09 section 4.4.2). `Debug` does not show the share: it is a client's secret.
+#[derive(Clone, PartialEq, Eq)]
 pub struct PlaintextInputShare {
     /// Extensions for this aggregator; each is mandatory to understand.
     pub extensions: Vec<Extension>,
     /// The VDAF's input share, encoded.
     pub payload: Bytes,
+}
+
+impl fmt::Debug for PlaintextInputShare {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("PlaintextInputShare");
+        shown.field("extensions", &self.extensions).field("length", &self.payload.len()).finish_non_exhaustive()
+    }
 }
 
 /// A tag and its data (DAP-09 section 4.4.3).

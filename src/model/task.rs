@@ -1,5 +1,7 @@
 //! Tasks: the parameters that all parties agree on before the first report, and one party's own part of them.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Duration, HpkeConfig, Secret, TaskId, Time, TokenHash};
@@ -24,6 +26,17 @@ pub enum Role {
     Leader = 2,
     /// Answers the leader.
     Helper = 3,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Collector => "collector",
+            Self::Client => "client",
+            Self::Leader => "leader",
+            Self::Helper => "helper",
+        })
+    }
 }
 
 /// How reports are put into batches (`QueryType`, DAP-09 section 4.1).

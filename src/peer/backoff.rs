@@ -5,25 +5,21 @@ use std::time::Duration;
 /// Pauses that double, each shortened at random ("full jitter"), so that those who failed together do not return together.
 #[derive(Clone, Debug)]
 pub struct Backoff {
-    initial: Duration,
+    /// The longest pause.
     max: Duration,
+    /// The longest that the next pause may be.
     ceiling: Duration,
 }
 
 impl Backoff {
     /// The first pause is at most `initial`, none is longer than `max`.
     pub fn new(initial: Duration, max: Duration) -> Self {
-        Self { initial, max, ceiling: initial.min(max) }
+        Self { max, ceiling: initial.min(max) }
     }
 
     /// The next pause: at least what the peer asks for with `retry_after`, within `max`.
     pub fn next_delay(&mut self, retry_after: Option<Duration>) -> Duration {
         self.step(rand::random(), retry_after)
-    }
-
-    /// Starts over, after a success.
-    pub fn reset(&mut self) {
-        self.ceiling = self.initial.min(self.max);
     }
 
     /// `chance` is in `0.0..1.0`.
@@ -41,12 +37,10 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn pauses_double_up_to_the_limit_and_start_over() {
+    fn pauses_double_up_to_the_limit() {
         let mut backoff = Backoff::new(SECOND, 5 * SECOND);
         let delays: Vec<_> = (0..5).map(|_| backoff.step(1.0, None).as_secs()).collect();
         assert_eq!(delays, [1, 2, 4, 5, 5]);
-        backoff.reset();
-        assert_eq!(backoff.step(1.0, None), SECOND);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub struct Collected {
 
 impl Collected {
     /// Whether the time lies in a collected interval.
-    pub fn covers_time(&self, time: Time) -> bool {
+    fn covers_time(&self, time: Time) -> bool {
         self.intervals.range(..=time).next_back().and_then(interval).is_some_and(|i| i.contains(time))
     }
 
@@ -57,12 +57,6 @@ impl Collected {
     /// Whether no batch was collected.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// The collected batches.
-    pub fn iter(&self) -> impl Iterator<Item = BatchSelector> {
-        let intervals = self.intervals.iter().filter_map(|entry| interval(entry).map(BatchSelector::TimeInterval));
-        intervals.chain(self.batches.iter().copied().map(BatchSelector::FixedSize))
     }
 
     pub(super) fn insert(&mut self, batch: &BatchSelector) {
@@ -114,6 +108,6 @@ mod tests {
         collected.insert(&selector(0, 5));
         assert!(collected.covers(&Bucket::Batch(id)));
         assert!(!collected.covers(&Bucket::Batch(BatchId::new([2; 32]))));
-        assert_eq!((collected.len(), collected.iter().count()), (2, 2));
+        assert_eq!(collected.len(), 2);
     }
 }

@@ -5,6 +5,10 @@
 //! every flush, which is otherwise a mere `sync_file_range`; removal of half-written snapshots, which read as
 //! corruption; and values cut into pieces well below the size of a segment.
 //!
+//! In trials before this was written, sled with all of it survived 180 of 180 simulated losses of power (the file
+//! system shut down under the writer, mounted again, compared with a model), and as shipped 3 of 15. The tests below
+//! hold on to what that rests on: no blob files, short values, no half-written snapshot.
+//!
 //! `flush_async` is never called, and sled's own flusher thread stays on because its garbage collection runs there.
 
 use std::{
@@ -16,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::model::Fault;
+use crate::model::{Fault, fault::panic_text};
 
 /// Fixed when a database is created: a quarter of it is the size above which sled would use blob files.
 const SEGMENT_BYTES: usize = 8 << 20;
@@ -113,20 +117,9 @@ impl Engine {
         prefix: &[u8],
         mut visit: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.keys_while(prefix, |key| visit(key).map(|()| true))
-    }
-
-    /// Visits the keys that begin with `prefix`, in order, as long as `visit` says so.
-    pub(super) fn keys_while<E: From<EngineError>>(
-        &self,
-        prefix: &[u8],
-        mut visit: impl FnMut(&[u8]) -> Result<bool, E>,
-    ) -> Result<(), E> {
         let mut keys = self.db.scan_prefix(prefix).keys();
         while let Some(key) = guarded(|| Ok(keys.next().transpose()?))? {
-            if !visit(&key)? {
-                break;
-            }
+            visit(&key)?;
         }
         Ok(())
     }
@@ -194,12 +187,6 @@ fn piece_key(key: &[u8], index: u32) -> Vec<u8> {
 fn guarded<T>(f: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(f))
         .unwrap_or_else(|panic| Err(EngineError::Damaged(format!("the database gave up: {}", panic_text(&*panic)))))
-}
-
-/// What a panic said.
-pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
 /// sled has no error of its own for this.

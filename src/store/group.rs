@@ -6,7 +6,7 @@ use serde_bytes::ByteBuf;
 
 use super::{
     engine::{Engine, EngineError, Rows},
-    records::{PackedReport, ReportRef},
+    records::PackedReport,
     replay,
     state::State,
     table::{self, Key},
@@ -60,7 +60,7 @@ impl Group {
         self.counters.insert(*task);
     }
 
-    /// The bucket changed, appeared or disappeared.
+    /// The bucket changed or appeared.
     pub(super) fn touch_bucket(&mut self, task: &TaskId, bucket: Bucket) {
         self.buckets.insert((*task, bucket));
     }
@@ -104,11 +104,6 @@ impl Group {
         self.open.clear();
     }
 
-    /// A report that was appended in this group.
-    pub(super) fn appended(&self, task: &TaskId, at: &ReportRef) -> Option<&PackedReport> {
-        self.packs.get(&(*task, at.pack))?.reports.get(at.slot as usize)
-    }
-
     /// Deletes all rows whose keys begin with the prefix, those of this group included.
     pub(super) fn delete_all(&mut self, engine: &Engine, prefix: &[u8]) -> Result<(), EngineError> {
         let ours = self.rows.range_mut(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
@@ -117,22 +112,6 @@ impl Group {
             self.rows.insert(key.to_vec(), None);
             Ok(())
         })
-    }
-
-    /// The first keys with the prefix, in order, as this group sees them.
-    pub(super) fn first_keys(&self, engine: &Engine, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, EngineError> {
-        let ours = self.rows.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
-        let mut keys: BTreeSet<Vec<u8>> =
-            ours.filter(|(_, value)| value.is_some()).map(|(key, _)| key.clone()).collect();
-        let mut found = 0;
-        engine.keys_while(prefix, |key| {
-            if !self.rows.contains_key(key) {
-                keys.insert(key.to_vec());
-                found += 1;
-            }
-            Ok::<_, EngineError>(found < limit)
-        })?;
-        Ok(keys.into_iter().take(limit).collect())
     }
 
     /// Forgets what was not encoded yet of a task.
@@ -159,9 +138,8 @@ impl Group {
             self.rows.insert(table::COUNTERS.key(id), Some(table::COUNTERS.value(&task.counters)?));
         }
         for key in &self.buckets {
-            let record = state.tasks.get(&key.0).and_then(|task| task.buckets.get(&key.1));
-            let value = record.map(|record| table::BUCKETS.value(record)).transpose()?;
-            self.rows.insert(table::BUCKETS.key(key), value);
+            let Some(record) = state.tasks.get(&key.0).and_then(|task| task.buckets.get(&key.1)) else { continue };
+            self.rows.insert(table::BUCKETS.key(key), Some(table::BUCKETS.value(record)?));
         }
         Ok(())
     }

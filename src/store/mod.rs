@@ -1,16 +1,42 @@
 //! The store: everything that an aggregator must not forget, in one directory.
 //!
-//! Decisions are made from [`State`], which is held in memory and rebuilt when the store is opened. One thread runs
+//! Decisions are made from `State`, which is held in memory and rebuilt when the store is opened. One thread runs
 //! the closures given to [`Store::write`], in order, several of them as one group, and commits what a group has
 //! changed at once. A write is answered when it survives a loss of power.
 //!
-//! **Fail-stop.** A write that returns a [`Fault`] or panics, and any error of the database, stops the store:
-//! nothing of its group is committed and every later call faults. The remedy is a restart, which recovers what was
-//! committed. So what a peer or an operator may get wrong is never a fault: a refusal is an `Ok` value, decided
-//! before anything is changed.
+//! # What is promised
+//!
+//! | promise | from when on | tested by |
+//! |---|---|---|
+//! | A write is done whole or not at all, and so is its group | always | `tests/group.rs`: a fault or a panic undoes its group |
+//! | A write that is answered is in the files | the answer | `tests/group.rs`: the files are copied while the store is open, as a kill leaves them |
+//! | ... and survives a loss of power | the answer | not by a test here: see `engine.rs` for what it rests on and how that is kept |
+//! | Writes see those before them, in order | the write's turn | `tests/group.rs` |
+//! | A read sees memory and rows of the same moment, and no row that is not durable | always | `tests/group.rs`, with reads and writes at once |
+//! | Opened again, the store is what it was, but for what is said to be in memory only | opening | `tests/model.rs`: random writes, compared with a simple model |
+//! | A directory that is in use, damaged, foreign or newer is refused; one of the last two is not touched | opening | `tests/directory.rs` |
+//! | A removed task leaves a tombstone and nothing else | the answer | `tests/model.rs` |
+//!
+//! In memory only are the reservations of report ids and until when a report is deferred. What a read takes from memory
+//! may still be on its way to the disk: see [`View`].
+//!
+//! Not promised: that the file shrinks (freed space is used again), and that a commit succeeds when the disk is full
+//! (it fails, and stops the store).
+//!
+//! # Fail-stop
+//!
+//! A write that returns a [`Fault`] or panics, and any error of the database, stops the store: nothing of its group is
+//! acknowledged and every later call faults. If it was the commit that failed, only a restart tells whether the group is
+//! durable. The remedy is a restart, which recovers what was committed. So what a peer or an operator may get wrong is
+//! never a fault: a refusal is an `Ok` value, decided before anything is changed.
+//!
+//! # Files
+//!
+//! `open.rs` claims the directory, `engine.rs` is the database, `table.rs` and `records.rs` say what its rows are.
+//! `state.rs` is what is held in memory, with `waiting.rs`, `replay.rs` and `collected.rs` for its larger parts. `tx.rs`
+//! and `view.rs` are what a write and a read may do. `group.rs` collects the changes of a group, `writer.rs` commits them.
 
 mod collected;
-
 mod engine;
 mod group;
 mod open;
@@ -27,7 +53,7 @@ mod writer;
 use std::{
     future::Future,
     path::Path,
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64},
     thread::{self, JoinHandle},
 };
 
@@ -43,7 +69,7 @@ pub use records::{
     KeyRecord, LeaderJobRecord, LeaderJobState, Progress, Removed, ReportRef,
 };
 pub use replay::Replay;
-pub use state::{State, TaskState};
+pub use state::TaskState;
 pub use tx::Tx;
 pub use view::View;
 pub use waiting::{Entry, Pick, Picked, Waiting};
@@ -160,11 +186,6 @@ impl Store {
                 _ => std::future::pending().await,
             }
         }
-    }
-
-    /// How many groups of writes have become durable since the store was opened.
-    pub fn commits(&self) -> u64 {
-        self.inner.core.commits.load(Ordering::Relaxed)
     }
 
     fn lock_writer(&self) -> std::sync::MutexGuard<'_, Option<Writer>> {

@@ -42,13 +42,9 @@ impl Replay {
     }
 
     /// How many reports are remembered.
-    pub fn len(&self) -> usize {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
         self.days.values().map(HashSet::len).sum()
-    }
-
-    /// Whether no report is remembered.
-    pub fn is_empty(&self) -> bool {
-        self.days.is_empty()
     }
 
     /// Remembers a report, unless its day is forgotten: all such are refused anyway. Says which it was.

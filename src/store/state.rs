@@ -17,13 +17,14 @@ use crate::model::{AggregationJobId, BatchId, Bucket, CollectionJobId, Fault, Re
 
 /// Everything that decisions are made from.
 #[derive(Debug, Default)]
-pub struct State {
+pub(super) struct State {
     /// All tasks.
-    pub tasks: BTreeMap<TaskId, TaskState>,
+    pub(super) tasks: BTreeMap<TaskId, TaskState>,
     /// All HPKE keys, by configuration id.
-    pub keys: BTreeMap<u8, KeyRecord>,
+    pub(super) keys: BTreeMap<u8, KeyRecord>,
     /// Tasks that were removed, whose ids are refused.
-    pub removed: BTreeMap<TaskId, Removed>,
+    pub(super) removed: BTreeMap<TaskId, Removed>,
+    /// The number of the pack that is begun next, in whatever task.
     pub(super) next_pack: u64,
 }
 

@@ -46,14 +46,12 @@ pub(super) const HELPER_JOBS: Table<(TaskId, AggregationJobId), HelperJobRecord>
 pub(super) const COLLECTIONS: Table<(TaskId, CollectionJobId), CollectionJobRecord> = Table::new(14, "collections", 1);
 /// Batch ids that finished collections named.
 pub(super) const NAMES: Table<(TaskId, BatchId), ()> = Table::new(15, "named batches", 1);
-/// The helper's jobs whose answers are stored, by the time of the request: what [`HELPER_JOBS`] is swept by.
-pub(super) const ANSWERS: Table<(TaskId, u64, AggregationJobId), ()> = Table::new(16, "answers", 1);
 
 /// In [`SEQUENCES`]: the number of the next pack.
 pub(super) const NEXT_PACK: u8 = 0;
 
 /// The prefixes of all tables whose keys begin with a task.
-pub(super) const OF_TASKS: [u8; 13] = [
+pub(super) const OF_TASKS: [u8; 12] = [
     TASKS.prefix,
     COUNTERS.prefix,
     REPLAY.prefix,
@@ -66,7 +64,6 @@ pub(super) const OF_TASKS: [u8; 13] = [
     HELPER_JOBS.prefix,
     COLLECTIONS.prefix,
     NAMES.prefix,
-    ANSWERS.prefix,
 ];
 
 /// A kind of row.

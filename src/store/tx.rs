@@ -31,17 +31,12 @@ pub struct Tx<'a> {
 
 /// Looking.
 impl Tx<'_> {
-    /// Everything that is held in memory.
-    pub fn state(&self) -> &State {
-        self.state
-    }
-
     /// A task, or `None` if there is none with this id (any more).
     pub fn task(&self, id: &TaskId) -> Option<&TaskState> {
         self.state.tasks.get(id)
     }
 
-    /// A task, to change what is not stored: `reserved`, and `waiting` by `pick`, `give_back` and `defer`.
+    /// A task, to change what is not stored: `reserved`, and `waiting` by `pick` and `defer`.
     /// Anything else that is changed through this is lost when the store is opened again.
     pub fn task_mut(&mut self, id: &TaskId) -> Option<&mut TaskState> {
         self.state.tasks.get_mut(id)
@@ -55,11 +50,6 @@ impl Tx<'_> {
     /// Whether a task with this id was removed.
     pub fn is_removed(&self, id: &TaskId) -> bool {
         self.state.removed.contains_key(id)
-    }
-
-    /// The reports at these places, in the same order. A fault if one is not there.
-    pub fn load_reports(&self, task: &TaskId, places: &[ReportRef]) -> Result<Vec<Report>, Fault> {
-        rows::load_reports(self, task, places)
     }
 
     /// What is kept of a collected batch.
@@ -117,12 +107,6 @@ impl Tx<'_> {
         self.group.set(table::KEYS.key(&key.config.id), Some(table::KEYS.value(&key)?));
         self.state.keys.insert(key.config.id, key);
         Ok(())
-    }
-
-    /// Deletes an HPKE key.
-    pub fn drop_key(&mut self, id: u8) {
-        self.group.set(table::KEYS.key(&id), None);
-        self.state.keys.remove(&id);
     }
 
     /// Counts that something happened to `n` reports.
@@ -195,12 +179,6 @@ impl Tx<'_> {
         Ok(owner(self.state, task)?.buckets.entry(bucket).or_insert(BucketRecord::EMPTY))
     }
 
-    /// Deletes the sum of a bucket, and returns it if there was one.
-    pub fn drop_bucket(&mut self, task: &TaskId, bucket: &Bucket) -> Result<Option<BucketRecord>, Fault> {
-        self.group.touch_bucket(task, *bucket);
-        Ok(self.owner(task)?.buckets.remove(bucket))
-    }
-
     /// The batch is collected from now on. Replaces what was kept of exactly the same batch.
     pub fn put_collected(&mut self, task: &TaskId, batch: &CollectedBatch) -> Result<(), Fault> {
         self.owner(task)?.collected.insert(&batch.batch);
@@ -228,8 +206,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Deletes an aggregation job of ours as the leader. The same write buries, gives back or defers each of its
-    /// reports: one that is forgotten stays assigned until the store is opened again, and then waits.
+    /// Deletes an aggregation job of ours as the leader. The same write buries or defers each of its reports: one that is forgotten stays assigned until the store is opened again, and then waits.
     pub fn end_leader_job(&mut self, task: &TaskId, id: &AggregationJobId) -> Result<(), Fault> {
         self.owner(task)?.leader_jobs.remove(id);
         self.group.set(table::LEADER_JOBS.key(&(*task, *id)), None);
@@ -253,35 +230,11 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Adds or replaces a job that we answered as the helper. Its time of creation must stay the same.
+    /// Adds or replaces a job that we answered as the helper.
     pub fn put_helper_job(&mut self, task: &TaskId, id: AggregationJobId, job: &HelperJobRecord) -> Result<(), Fault> {
         self.owner(task)?;
         self.group.set(table::HELPER_JOBS.key(&(*task, id)), Some(table::HELPER_JOBS.value(job)?));
-        let index = table::ANSWERS.key(&(*task, job.created.0, id));
-        let entry = if job.answer.is_empty() { None } else { Some(table::ANSWERS.value(&())?) };
-        self.group.set(index, entry);
         Ok(())
-    }
-
-    /// Empties the answers of up to `limit` helper jobs whose requests came before the given time, and returns how
-    /// many there were. What a replay of the request is known by stays.
-    pub fn sweep_answers(&mut self, task: &TaskId, before: Time, limit: usize) -> Result<usize, Fault> {
-        self.owner(task)?;
-        let prefix = group::rows_of(table::ANSWERS.prefix, task);
-        let keys = self.group.first_keys(self.engine, &prefix, limit)?;
-        let mut swept = 0;
-        for key in keys {
-            let (_, created, id) = table::ANSWERS.read_key(&key)?;
-            if created >= before.0 {
-                break;
-            }
-            if let Some(mut job) = self.helper_job(task, &id)? {
-                job.answer.clear();
-                self.put_helper_job(task, id, &job)?;
-                swept += 1;
-            }
-        }
-        Ok(swept)
     }
 
     fn owner(&mut self, id: &TaskId) -> Result<&mut TaskState, Fault> {
@@ -296,13 +249,5 @@ fn owner<'a>(state: &'a mut State, id: &TaskId) -> Result<&'a mut TaskState, Fau
 impl Rows for Tx<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
         Ok(self.group.get(self.engine, key)?)
-    }
-
-    fn appended(&self, task: &TaskId, at: &ReportRef) -> Option<Report> {
-        self.group.appended(task, at).cloned().map(Report::from)
-    }
-
-    fn is_alive(&self, task: &TaskId, at: &ReportRef) -> bool {
-        self.task(task).is_some_and(|task| task.waiting.is_alive(at))
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    records::{CollectedBatch, CollectionJobRecord, HelperJobRecord, KeyRecord, ReportRef},
+    records::{CollectedBatch, CollectionJobRecord, HelperJobRecord, KeyRecord, PackRecord, ReportRef},
     rows::{self, Rows},
     state::{State, TaskState},
     table,
@@ -17,19 +17,14 @@ use crate::model::{AggregationJobId, BatchSelector, CollectionJobId, Fault, Repo
 /// What a read sees: everything as it is between two groups of writes.
 ///
 /// Memory runs ahead of the disk: what it shows may still be on its way there. Whoever reads a row waits until
-/// what memory shows is durable, a few milliseconds at most, so rows and memory always agree. Whoever gives out
-/// what memory alone shows, and would be wrong if a crash undid it, calls [`View::settle`].
+/// what memory shows is durable, a few milliseconds at most, so rows and memory always agree. So what must not be
+/// undone by a crash after it was given out is read from a row, not from memory.
 pub struct View<'a> {
     pub(super) state: RwLockReadGuard<'a, State>,
     pub(super) core: &'a Core,
 }
 
 impl View<'_> {
-    /// Everything that is held in memory.
-    pub fn state(&self) -> &State {
-        &self.state
-    }
-
     /// A task, or `None` if there is none with this id (any more).
     pub fn task(&self, id: &TaskId) -> Option<&TaskState> {
         self.state.tasks.get(id)
@@ -45,20 +40,26 @@ impl View<'_> {
         &self.state.keys
     }
 
-    /// Whether a task with this id was removed.
-    pub fn is_removed(&self, id: &TaskId) -> bool {
-        self.state.removed.contains_key(id)
-    }
-
-    /// Waits until everything that this view shows is durable.
-    pub fn settle(&self) -> Result<(), Fault> {
-        drop(self.core.disk.read().unwrap_or_else(PoisonError::into_inner));
-        self.core.check()
-    }
-
-    /// The reports at these places, in the same order. A fault if one is not there.
+    /// The reports at these places, in the same order. A fault if one is not there. Each pack is read once, if the
+    /// places are in order.
     pub fn load_reports(&self, task: &TaskId, places: &[ReportRef]) -> Result<Vec<Report>, Fault> {
-        rows::load_reports(self, task, places)
+        let missing = |at: &ReportRef| Fault::new(format!("report {at:?} of task {task} is not there"));
+        let is_alive = |at| self.task(task).is_some_and(|task| task.waiting.is_alive(at));
+        let mut current: Option<(u64, PackRecord)> = None;
+        let mut reports = Vec::with_capacity(places.len());
+        for at in places {
+            if !is_alive(at) {
+                return Err(missing(at));
+            }
+            let pack = match current.take() {
+                Some((number, pack)) if number == at.pack => pack,
+                _ => rows::load(self, &table::PACKS, &(*task, at.pack))?.ok_or_else(|| missing(at))?,
+            };
+            let report = pack.get(at.slot as usize).ok_or_else(|| missing(at))?;
+            reports.push(report.clone().into());
+            current = Some((at.pack, pack));
+        }
+        Ok(reports)
     }
 
     /// What is kept of a collected batch.
@@ -83,13 +84,5 @@ impl Rows for View<'_> {
         self.core.check()?;
         let disk = disk.as_ref().ok_or_else(super::closed)?;
         disk.engine.get(key).map_err(|error| self.core.poison(error.into()))
-    }
-
-    fn appended(&self, _: &TaskId, _: &ReportRef) -> Option<Report> {
-        None
-    }
-
-    fn is_alive(&self, task: &TaskId, at: &ReportRef) -> bool {
-        self.task(task).is_some_and(|task| task.waiting.is_alive(at))
     }
 }

@@ -3,7 +3,7 @@
 //! The reports themselves are on disk, in packs. A report is in one of three places: *ready*, in upload order
 //! within its bucket of time; *deferred* until some time, because the helper found it too early; or *assigned* to
 //! an aggregation job. Whoever takes reports out with [`Waiting::pick`] stores a job that names them, or buries
-//! them, or gives them back, within the same write: what was picked is not stored as such.
+//! or defers them, within the same write: what was picked is not stored as such.
 
 use std::collections::{BTreeMap, HashMap, VecDeque, btree_map};
 
@@ -30,8 +30,6 @@ pub enum Pick {
     Skip,
     /// Take it out to be buried: it cannot be aggregated any more. Does not count against the limit.
     Drop,
-    /// Leave it and look no further.
-    Stop,
 }
 
 /// What [`Waiting::pick`] took out.
@@ -84,83 +82,46 @@ impl Waiting {
         self.len() == 0
     }
 
-    /// How many reports are assigned to jobs.
-    pub fn assigned_len(&self) -> usize {
-        self.assigned.len()
-    }
-
-    /// What is known of an assigned report.
-    pub fn assigned(&self, at: &ReportRef) -> Option<&Entry> {
-        self.assigned.get(at)
-    }
-
-    /// The report that waits longest, of those that are not deferred.
-    pub fn oldest(&self) -> Option<&Entry> {
-        self.ready.values().filter_map(VecDeque::front).min_by_key(|entry| entry.at)
-    }
-
-    /// The buckets of time that have ready reports, by their starts, with how many they have.
-    pub fn buckets(&self) -> impl Iterator<Item = (Time, usize)> {
-        self.ready.iter().map(|(start, queue)| (*start, queue.len()))
-    }
-
-    /// Until when the report that becomes ready next is deferred.
-    pub fn next_deferred(&self) -> Option<Time> {
-        self.deferred.keys().next().copied()
-    }
-
-    /// Whether a report waits that was uploaded before `position` and whose time is in the interval, if one is given.
-    pub fn has_before(&self, interval: Option<Interval>, position: ReportRef) -> bool {
-        let is_wanted = |entry: &Entry| entry.at < position && interval.is_none_or(|i| i.contains(entry.time));
+    /// Whether a report waits that was uploaded before `position` and whose time is in the interval.
+    pub fn has_before(&self, interval: Interval, position: ReportRef) -> bool {
+        let is_wanted = |entry: &Entry| entry.at < position && interval.contains(entry.time);
         self.deferred.values().flatten().any(is_wanted)
-            || self.buckets_of(interval).any(|queue| {
+            || self.ready.range(interval.start().truncate(self.precision)..interval.end()).any(|(_, queue)| {
                 // Sorted by position, and usually the whole bucket is in the interval: the first answers.
                 queue.iter().take_while(|entry| entry.at < position).any(is_wanted)
             })
     }
 
-    /// The same for reports that are assigned to jobs.
-    pub fn has_assigned_before(&self, interval: Option<Interval>, position: ReportRef) -> bool {
-        self.assigned.range(..position).any(|(_, entry)| interval.is_none_or(|i| i.contains(entry.time)))
+    /// Whether a report whose time is in the interval is assigned to a job.
+    pub fn has_assigned(&self, interval: Interval) -> bool {
+        self.assigned.values().any(|entry| interval.contains(entry.time))
     }
 
-    /// Takes up to `limit` reports that are ready at `now`, by bucket of time and then in upload order, from the
-    /// interval if one is given. Those it takes are assigned; see the module's text for what that means.
+    /// Takes up to `limit` reports that are ready at `now`, by bucket of time and then in upload order. Those it takes
+    /// are assigned; see the module's text for what that means.
     ///
     /// Costs as much as the reports that are offered to the filter, however many wait.
-    pub fn pick(
-        &mut self,
-        now: Time,
-        interval: Option<Interval>,
-        limit: usize,
-        mut filter: impl FnMut(&Entry) -> Pick,
-    ) -> Picked {
+    pub fn pick(&mut self, now: Time, limit: usize, mut filter: impl FnMut(&Entry) -> Pick) -> Picked {
         self.wake(now);
         let mut picked = Picked::default();
-        let mut at_end = false;
-        let starts: Vec<Time> = self.ready.range(self.bounds(interval)).map(|(start, _)| *start).collect();
+        let starts: Vec<Time> = self.ready.keys().copied().collect();
         for start in starts {
             let btree_map::Entry::Occupied(mut bucket) = self.ready.entry(start) else { continue };
             let queue = bucket.get_mut();
             let mut skipped = Vec::new();
-            while !at_end && picked.taken.len() < limit {
+            while picked.taken.len() < limit {
                 let Some(entry) = queue.pop_front() else { break };
-                let outside = interval.is_some_and(|i| !i.contains(entry.time));
-                match if outside { Pick::Skip } else { filter(&entry) } {
+                match filter(&entry) {
                     Pick::Take => picked.taken.push(entry),
                     Pick::Drop => picked.dropped.push(entry),
                     Pick::Skip => skipped.push(entry),
-                    Pick::Stop => {
-                        skipped.push(entry);
-                        at_end = true;
-                    }
                 }
             }
             skipped.into_iter().rev().for_each(|entry| queue.push_front(entry));
             if queue.is_empty() {
                 bucket.remove();
             }
-            if at_end || picked.taken.len() >= limit {
+            if picked.taken.len() >= limit {
                 break;
             }
         }
@@ -168,18 +129,10 @@ impl Waiting {
         picked
     }
 
-    /// Makes assigned reports ready again: their job is dissolved.
-    pub fn give_back(&mut self, entries: &[Entry]) {
-        for entry in entries {
-            // What is not assigned was given back or buried before.
-            if let Some(entry) = self.assigned.remove(&entry.at) {
-                self.make_ready(entry);
-            }
-        }
-    }
-
-    /// Puts assigned reports aside until a time. This is not stored: after a restart they are ready.
+    /// Gives assigned reports up, whose job is dissolved or could not use them: they wait again, from the given time
+    /// on. This is not stored: after a restart they are ready.
     pub fn defer(&mut self, entries: &[Entry], until: Time) {
+        // What is not assigned was deferred or buried before.
         let assigned = &mut self.assigned;
         let found: Vec<Entry> = entries.iter().filter_map(|entry| assigned.remove(&entry.at)).collect();
         if !found.is_empty() {
@@ -204,20 +157,6 @@ impl Waiting {
             _ => queue.len(),
         };
         queue.insert(place, entry);
-    }
-
-    /// The starts of the buckets that may have reports in the interval.
-    fn bounds(&self, interval: Option<Interval>) -> (std::ops::Bound<Time>, std::ops::Bound<Time>) {
-        use std::ops::Bound::{Excluded, Included, Unbounded};
-        match interval {
-            None => (Unbounded, Unbounded),
-            Some(i) if i.duration().0 == 0 => (Included(i.start()), Included(i.start())),
-            Some(i) => (Included(i.start().truncate(self.precision)), Excluded(i.end())),
-        }
-    }
-
-    fn buckets_of(&self, interval: Option<Interval>) -> impl Iterator<Item = &VecDeque<Entry>> {
-        self.ready.range(self.bounds(interval)).map(|(_, queue)| queue)
     }
 }
 

@@ -11,13 +11,8 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-use super::{
-    engine::{Engine, panic_text},
-    group::Group,
-    state::State,
-    tx::Tx,
-};
-use crate::model::Fault;
+use super::{engine::Engine, group::Group, state::State, tx::Tx};
+use crate::model::{Fault, fault::panic_text};
 
 /// A write that waits for its turn. Says whether the group can go on, and how to answer.
 pub(super) type Work = Box<dyn FnOnce(&mut Tx<'_>) -> (Result<(), Fault>, Answer) + Send>;

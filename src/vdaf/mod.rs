@@ -41,8 +41,8 @@ pub enum AggregateResult {
     Vector(#[serde(with = "number::many")] Vec<u128>),
 }
 
-/// A measurement, split for two aggregators, all parts encoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A measurement, split for two aggregators, all parts encoded. Has no `Debug`: both shares together are the measurement.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Sharded {
     /// The public share.
     pub public_share: Vec<u8>,
@@ -73,10 +73,10 @@ pub struct Verification<'a> {
 }
 
 /// One report's verified share, of a type that only its [`Preparer`] knows.
-pub struct OutputShare(pub(crate) Box<dyn Any + Send>);
+pub struct OutputShare(Box<dyn Any + Send>);
 
 /// A running sum of output shares, of a type that only its [`Preparer`] knows.
-pub struct AggregateShare(pub(crate) Box<dyn Any + Send + Sync>);
+pub struct AggregateShare(Box<dyn Any + Send + Sync>);
 
 /// Why a VDAF refused something that we or our user asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -38,10 +38,6 @@ impl de::Visitor<'_> for WideVisitor {
         Ok(number.into())
     }
 
-    fn visit_u128<E: de::Error>(self, number: u128) -> Result<u128, E> {
-        Ok(number)
-    }
-
     fn visit_str<E: de::Error>(self, text: &str) -> Result<u128, E> {
         text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
     }

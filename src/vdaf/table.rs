@@ -43,37 +43,26 @@ pub struct Parameters {
     pub proofs: Option<u8>,
 }
 
-/// A VDAF, as the command line and the documentation show it.
-#[derive(Debug)]
-pub struct Row {
+/// A VDAF and what it takes to configure it.
+struct Row {
     /// The name in task files, which is also the protocol's.
-    pub name: &'static str,
+    name: &'static str,
     /// A shorter name for the command line.
-    pub short: &'static str,
-    /// What it computes.
-    pub about: &'static str,
+    short: &'static str,
     /// Parameters that must be given.
-    pub required: &'static [&'static str],
+    required: &'static [&'static str],
     /// Parameters that may be given.
-    pub optional: &'static [&'static str],
+    optional: &'static [&'static str],
     /// Makes a configuration. What is required is there, what is neither required nor optional is absent.
     make: fn(&Parameters) -> VdafConfig,
 }
 
 /// Every VDAF that there is.
-pub static TABLE: &[Row] = &[
-    Row {
-        name: "Prio3Count",
-        short: "count",
-        about: "counts how many measurements are true",
-        required: &[],
-        optional: &[],
-        make: |_| VdafConfig::Prio3Count,
-    },
+static TABLE: &[Row] = &[
+    Row { name: "Prio3Count", short: "count", required: &[], optional: &[], make: |_| VdafConfig::Prio3Count },
     Row {
         name: "Prio3Sum",
         short: "sum",
-        about: "adds numbers below 2^bits",
         required: &["bits"],
         optional: &[],
         make: |p| VdafConfig::Prio3Sum { bits: given(p.bits) },
@@ -81,7 +70,6 @@ pub static TABLE: &[Row] = &[
     Row {
         name: "Prio3SumVec",
         short: "sumvec",
-        about: "adds vectors of `length` numbers below 2^bits",
         required: &["bits", "length"],
         optional: &["chunk_length"],
         make: |p| {
@@ -92,7 +80,6 @@ pub static TABLE: &[Row] = &[
     Row {
         name: "Prio3Histogram",
         short: "histogram",
-        about: "counts how many measurements fall into each of `length` bins",
         required: &["length"],
         optional: &["chunk_length"],
         make: |p| {
@@ -103,7 +90,6 @@ pub static TABLE: &[Row] = &[
     Row {
         name: "Prio3MultihotCountVec",
         short: "multihot",
-        about: "adds vectors of `length` flags of which at most `max_weight` are set",
         required: &["length", "max_weight"],
         optional: &["chunk_length"],
         make: |p| {
@@ -115,7 +101,6 @@ pub static TABLE: &[Row] = &[
     Row {
         name: "Prio3SumVecField64MultiproofHmacSha256Aes128",
         short: "sumvec-hmac",
-        about: "adds vectors of `length` numbers below 2^bits, over a smaller field with several proofs",
         required: &["bits", "length"],
         optional: &["chunk_length", "proofs"],
         make: |p| {

@@ -140,17 +140,12 @@ impl Reader {
 /// If a vector is longer than its length prefix can say. Opaque fields of two-byte length are keys, key
 /// encapsulations and extensions, whose sizes are set by their algorithms; those of four bytes are limited by
 /// memory and by the limits on bodies.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Writer {
     bytes: Vec<u8>,
 }
 
 impl Writer {
-    /// Starts an empty message.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Starts an empty message of about `len` bytes.
     pub fn with_capacity(len: usize) -> Self {
         Self { bytes: Vec::with_capacity(len) }
@@ -243,7 +238,7 @@ mod tests {
 
     #[test]
     fn numbers_are_big_endian() {
-        let mut writer = Writer::new();
+        let mut writer = Writer::with_capacity(15);
         writer.u8(1);
         writer.u16(0x0203);
         writer.u32(0x0405_0607);

@@ -50,7 +50,7 @@ pub trait Wire: Sync {
     /// Encodes a list of HPKE configurations.
     fn encode_hpke_configs(&self, configs: &[HpkeConfig]) -> Vec<u8>;
     /// Decodes a list of HPKE configurations.
-    fn decode_hpke_configs(&self, bytes: &[u8]) -> Result<Vec<HpkeConfig>, Malformed>;
+    fn decode_hpke_configs(&self, bytes: &Bytes) -> Result<Vec<HpkeConfig>, Malformed>;
     /// Encodes an upload.
     fn encode_report(&self, report: &Report) -> Vec<u8>;
     /// Decodes an upload.

@@ -10,7 +10,7 @@ pub mod relay;
 use std::{path::Path, time::Duration as Span};
 
 use dapbox::{
-    client::{Client, ClientTask, Retries},
+    client::{Client, ClientTask},
     collector::{Collector, CollectorTask},
     config::{Config, Seconds},
     hpke::{Keypair, Suite},
@@ -18,7 +18,7 @@ use dapbox::{
         BatchMode, Duration, Interval, Party, Query, Revision, Secret, Task, TaskId, Time, TokenHash, VdafConfig,
         status::TaskStatus,
     },
-    peer::{Peer, PeerOptions},
+    peer::{Peer, PeerOptions, Retries},
     server::Server,
     vdaf, wire,
 };

@@ -18,14 +18,14 @@ use super::{
     Args, Dataset, Question,
 };
 use crate::{
-    client::{Client, Retries},
+    client::Client,
     collector::{Collected, Collector},
     config::Seconds,
     model::{
         BatchMode, Duration, FixedSizeQuery, HpkeCiphertext, Interval, Query, Report, Revision, TaskId, Time,
         status::TaskStatus,
     },
-    peer::{Peer, PeerOptions},
+    peer::{Peer, PeerOptions, Retries},
     vdaf::AggregateResult,
 };
 

@@ -33,12 +33,10 @@ enum Op {
     EndJob(u8, bool),
     BuryWaiting(usize),
     AddToBucket(u64, usize),
-    DropBucket(u64),
     Collect(BatchSelector, usize),
     Name(u8),
     PutCollection(u8, u8),
     PutHelperJob(u8, usize),
-    SweepAnswers(u64),
 }
 
 fn selector() -> impl Strategy<Value = BatchSelector> {
@@ -62,12 +60,10 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (0..4u8, any::<bool>()).prop_map(|(job, bury)| Op::EndJob(job, bury)),
         2 => (0..5usize).prop_map(Op::BuryWaiting),
         4 => (0..5u64, len.clone()).prop_map(|(bucket, len)| Op::AddToBucket(bucket, len)),
-        2 => (0..5u64).prop_map(Op::DropBucket),
         3 => (selector(), len.clone()).prop_map(|(batch, len)| Op::Collect(batch, len)),
         1 => (0..3u8).prop_map(Op::Name),
         3 => (0..3u8, 0..5u8).prop_map(|(job, state)| Op::PutCollection(job, state)),
         3 => (0..3u8, len).prop_map(|(job, len)| Op::PutHelperJob(job, len)),
-        1 => (0..400u64).prop_map(Op::SweepAnswers),
     ]
 }
 
@@ -176,11 +172,6 @@ fn apply(tx: &mut Tx<'_>, model: &mut Model, n: u8, op: Op) -> Result<(), Fault>
             tx.put_helper_job(&id, job_id(job), &record)?;
             known.helper_jobs.insert(job, record);
         }
-        Op::SweepAnswers(time) => {
-            let old = known.helper_jobs.values_mut().filter(|job| job.created < Time(time) && !job.answer.is_empty());
-            let count = old.map(|job| job.answer.clear()).count();
-            assert_eq!(tx.sweep_answers(&id, Time(time), 100)?, count);
-        }
         other => {
             apply_to_reports(tx, known, &id, other.clone())?;
             apply_to_batches(tx, known, &id, other)?;
@@ -199,7 +190,7 @@ fn apply_to_reports(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: Op)
             known.reports.insert(at, (n, report));
         }
         Op::StartJob(job, limit) if !known.assigned.contains_key(&job) => {
-            let picked = tx.task_mut(id).unwrap().waiting.pick(Time(0), None, limit, |_| Pick::Take);
+            let picked = tx.task_mut(id).unwrap().waiting.pick(Time(0), limit, |_| Pick::Take);
             let places: Vec<_> = picked.taken.iter().map(|entry| entry.at).collect();
             assert_eq!(places, known.waiting().into_iter().take(limit).collect::<Vec<_>>());
             known.assigned.insert(job, places.clone());
@@ -207,15 +198,16 @@ fn apply_to_reports(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: Op)
         }
         Op::EndJob(job, bury) => {
             let Some(places) = known.assigned.remove(&job) else { return Ok(()) };
-            let reports = tx.load_reports(id, &places)?;
-            assert!(reports.iter().eq(places.iter().map(|at| &known.reports[at].1)));
-            let entries: Vec<Entry> =
-                places.iter().map(|at| *tx.task(id).unwrap().waiting.assigned(at).unwrap()).collect();
+            let entry = |at: &ReportRef| {
+                let (n, report) = &known.reports[at];
+                Entry { id: report_id(*n), time: report.metadata.time, at: *at }
+            };
+            let entries: Vec<Entry> = places.iter().map(entry).collect();
             if bury {
                 tx.bury(id, &entries.iter().map(|entry| (entry.id, entry.at)).collect::<Vec<_>>())?;
                 places.iter().for_each(|at| drop(known.reports.remove(at)));
             } else {
-                tx.task_mut(id).unwrap().waiting.give_back(&entries);
+                tx.task_mut(id).unwrap().waiting.defer(&entries, Time(0));
             }
             tx.end_leader_job(id, &job_id(job))?;
         }
@@ -241,10 +233,6 @@ fn apply_to_batches(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: Op)
                 record.last = record.last.max(Time(start));
                 record.share = vec![start as u8; len];
             }
-        }
-        Op::DropBucket(start) => {
-            let bucket = Bucket::Time(Time(start * PRECISION));
-            assert_eq!(tx.drop_bucket(id, &bucket)?, known.buckets.remove(&bucket));
         }
         Op::Collect(batch, len) => {
             let overlaps = known.collected.iter().any(|other| overlap(&other.batch, &batch));
@@ -275,9 +263,9 @@ fn overlap(a: &BatchSelector, b: &BatchSelector) -> bool {
 
 fn check(store: &Store, model: &Model) {
     let compare = |view: &View<'_>| {
-        let tasks: Vec<u8> = view.state().tasks.keys().map(|id| id.as_bytes()[0]).collect();
+        let tasks: Vec<u8> = view.state.tasks.keys().map(|id| id.as_bytes()[0]).collect();
         assert!(tasks.iter().eq(model.tasks.keys()));
-        assert!((0..TASKS).all(|n| view.is_removed(&task_id(n)) == model.removed.contains(&n)));
+        assert!((0..TASKS).all(|n| view.state.removed.contains_key(&task_id(n)) == model.removed.contains(&n)));
         for (n, known) in &model.tasks {
             let id = task_id(*n);
             check_memory(view.task(&id).unwrap(), known);
@@ -298,7 +286,6 @@ fn check_memory(task: &TaskState, known: &ModelTask) {
 
     let waiting = known.waiting();
     assert_eq!(task.waiting.len(), waiting.len());
-    assert_eq!(task.waiting.oldest().map(|entry| entry.at), waiting.iter().min().copied());
     assert!((0..60).all(|n| {
         let is_known = known.reports.values().any(|(other, _)| *other == n);
         task.waiting.contains(&report_id(n)) == is_known

@@ -104,14 +104,14 @@ async fn a_position_taken_within_a_group_divides_it() {
         let before = tx.append_report(&task_id(1), &report(1, 5, 10))?;
         let position = tx.next_position();
         let after = tx.append_report(&task_id(1), &report(2, 5, 10))?;
-        assert_eq!(tx.load_reports(&task_id(1), &[before, after])?, [report(1, 5, 10), report(2, 5, 10)]);
         tx.bury(&task_id(1), &[(report_id(2), after)])?;
-        assert!(tx.load_reports(&task_id(1), &[after]).is_err());
         Ok((before, position, after))
     };
     let (before, position, after) = store.write(write).await.unwrap();
     assert!(before < position && position <= after);
-    assert!(waiting(&store, |w| w.has_before(None, position) && w.len() == 1));
+    assert!(waiting(&store, |w| w.has_before(interval(0, 10), position) && w.len() == 1));
+    assert_eq!(load(&store, &[before]), [report(1, 5, 10)]);
+    assert!(store.read(|view| view.load_reports(&task_id(1), &[after])).is_err());
     drop(store);
     assert_eq!((rows(dir.path(), &table::PACKS), rows(dir.path(), &table::DEAD)), (1, 0));
 }
@@ -124,7 +124,7 @@ async fn reports_of_jobs_are_known_and_not_picked_again() {
     append(&store, (0..10).map(|n| report(n, 5, 10)).collect()).await;
     let job = AggregationJobId::new([1; 16]);
     let write = move |tx: &mut crate::store::Tx<'_>| {
-        let picked = tx.task_mut(&task_id(1)).unwrap().waiting.pick(Time(0), None, 4, |_| Pick::Take);
+        let picked = tx.task_mut(&task_id(1)).unwrap().waiting.pick(Time(0), 4, |_| Pick::Take);
         let reports = picked.taken.iter().map(|entry| entry.at).collect();
         let (batch, state) = (PartialBatch::TimeInterval, LeaderJobState::Picked);
         tx.put_leader_job(&task_id(1), job, LeaderJobRecord { batch, now: Time(0), created: Time(0), reports, state })
@@ -132,18 +132,18 @@ async fn reports_of_jobs_are_known_and_not_picked_again() {
     store.write(write).await.unwrap();
     drop(store);
     let store = open(dir.path());
-    assert!(waiting(&store, |w| w.len() == 6 && w.assigned_len() == 4 && w.contains(&report_id(0))));
+    assert!(waiting(&store, |w| w.len() == 6 && (0..10).all(|n| w.contains(&report_id(n)))));
     let dissolve = move |tx: &mut crate::store::Tx<'_>| {
         let reports = tx.task(&task_id(1)).unwrap().leader_jobs[&job].reports.clone();
-        let waiting = &mut tx.task_mut(&task_id(1)).unwrap().waiting;
-        let entries: Vec<Entry> = reports.iter().map(|at| *waiting.assigned(at).unwrap()).collect();
-        waiting.give_back(&entries);
+        let entry = |(n, at)| Entry { id: report_id(n), time: Time(5), at };
+        let entries: Vec<Entry> = (0..).zip(reports).map(entry).collect();
+        tx.task_mut(&task_id(1)).unwrap().waiting.defer(&entries, Time(0));
         tx.end_leader_job(&task_id(1), &job)
     };
     store.write(dissolve).await.unwrap();
-    assert!(waiting(&store, |w| w.len() == 10 && w.assigned_len() == 0));
+    assert!(waiting(&store, |w| w.len() == 10));
     drop(store);
-    assert!(waiting(&open(dir.path()), |w| w.len() == 10 && w.assigned_len() == 0));
+    assert!(waiting(&open(dir.path()), |w| w.len() == 10));
 }
 
 /// Reports with these times, uploaded in this order, one pack each.
@@ -160,29 +160,27 @@ fn packs(entries: &[Entry]) -> Vec<u64> {
 }
 
 fn take(waiting: &mut Waiting, now: u64, limit: usize) -> Vec<Entry> {
-    waiting.pick(Time(now), None, limit, |_| Pick::Take).taken
+    waiting.pick(Time(now), limit, |_| Pick::Take).taken
 }
 
-fn interval(start: u64, duration: u64) -> Option<Interval> {
-    Interval::new(Time(start), Duration(duration))
+fn interval(start: u64, duration: u64) -> Interval {
+    Interval::new(Time(start), Duration(duration)).unwrap()
 }
 
 #[test]
 fn picking_goes_by_bucket_and_then_by_upload() {
     let mut waiting = index(&[250, 10, 220, 20, 150]);
-    assert_eq!(waiting.oldest().map(|entry| entry.at.pack), Some(0));
-    assert_eq!(waiting.buckets().collect::<Vec<_>>(), [(Time(0), 2), (Time(100), 1), (Time(200), 2)]);
     assert_eq!(packs(&take(&mut waiting, 0, 4)), [1, 3, 4, 0]);
     assert_eq!(packs(&take(&mut waiting, 0, 4)), [2]);
     assert_eq!(packs(&take(&mut waiting, 0, 4)), [0u64; 0]);
-    assert_eq!((waiting.len(), waiting.assigned_len(), waiting.oldest()), (0, 5, None));
+    assert!(waiting.is_empty() && (0..5).all(|n| waiting.contains(&report_id(n))));
 }
 
 #[test]
 fn picking_looks_at_no_more_than_it_needs() {
     let mut waiting = index(&[5; 1000]);
     let mut offered = 0;
-    let picked = waiting.pick(Time(0), None, 10, |_| {
+    let picked = waiting.pick(Time(0), 10, |_| {
         offered += 1;
         Pick::Take
     });
@@ -191,38 +189,26 @@ fn picking_looks_at_no_more_than_it_needs() {
 
 #[test]
 fn the_filter_decides() {
-    let mut waiting = index(&[1, 2, 3, 4, 5, 106]);
+    let mut waiting = index(&[1, 2, 3, 106]);
     let decide = |entry: &Entry| match entry.at.pack {
         0 => Pick::Skip,
         1 => Pick::Drop,
-        4 => Pick::Stop,
         _ => Pick::Take,
     };
-    let Picked { taken, dropped } = waiting.pick(Time(0), None, 10, decide);
+    let Picked { taken, dropped } = waiting.pick(Time(0), 10, decide);
     assert_eq!((packs(&taken), packs(&dropped)), (vec![2, 3], vec![1]));
     assert!(dropped.iter().all(|entry| waiting.bury(&entry.id, entry.at) && !waiting.contains(&entry.id)));
-    assert_eq!(packs(&take(&mut waiting, 0, 10)), [0, 4, 5]);
+    assert_eq!(packs(&take(&mut waiting, 0, 10)), [0]);
 }
 
 #[test]
-fn picking_within_an_interval_leaves_the_rest() {
-    let mut waiting = index(&[50, 150, 199, 200, 350]);
-    let pick = |waiting: &mut Waiting, i| packs(&waiting.pick(Time(0), i, 10, |_| Pick::Take).taken);
-    assert_eq!(pick(&mut waiting, interval(100, 0)), [0u64; 0]);
-    assert_eq!(pick(&mut waiting, interval(100, 100)), [1, 2]);
-    // Not aligned: some of a bucket only.
-    assert_eq!(pick(&mut waiting, interval(0, 50)), [0u64; 0]);
-    assert_eq!(pick(&mut waiting, interval(50, 300)), [0, 3]);
-    assert_eq!(pick(&mut waiting, interval(0, 1 << 63)), [4]);
-}
-
-#[test]
-fn what_is_given_back_comes_first_again() {
+fn what_comes_back_comes_first_again() {
     let mut waiting = index(&[1, 2, 3, 4]);
     let mut taken = take(&mut waiting, 0, 3);
     taken.reverse();
-    waiting.give_back(&taken);
-    waiting.give_back(&taken);
+    waiting.defer(&taken, Time(0));
+    waiting.defer(&taken, Time(0));
+    assert_eq!(waiting.len(), 4);
     assert_eq!(packs(&take(&mut waiting, 0, 10)), [0, 1, 2, 3]);
 }
 
@@ -231,26 +217,29 @@ fn deferred_reports_wait_for_their_time() {
     let mut waiting = index(&[1, 2, 3]);
     let taken = take(&mut waiting, 0, 2);
     waiting.defer(&taken, Time(50));
-    assert_eq!((waiting.len(), waiting.next_deferred()), (3, Some(Time(50))));
-    assert!(waiting.has_before(None, ReportRef { pack: 1, slot: 0 }));
+    assert_eq!(waiting.len(), 3);
+    assert!(waiting.has_before(interval(0, 100), ReportRef { pack: 1, slot: 0 }));
     assert_eq!(packs(&take(&mut waiting, 49, 10)), [2]);
     assert!(waiting.bury(&taken[0].id, taken[0].at));
     assert_eq!(packs(&take(&mut waiting, 50, 10)), [1]);
-    assert_eq!(waiting.next_deferred(), None);
+    assert!(waiting.is_empty());
 }
 
 #[test]
 fn who_was_before_a_position() {
     let mut waiting = index(&[150, 50, 250]);
     let at = |pack| ReportRef { pack, slot: 0 };
-    assert!(!waiting.has_before(None, at(0)));
-    assert!(waiting.has_before(None, at(1)));
+    assert!(!waiting.has_before(interval(0, 1 << 63), at(0)));
+    assert!(waiting.has_before(interval(0, 1 << 63), at(1)));
     assert!(!waiting.has_before(interval(0, 100), at(1)));
     assert!(waiting.has_before(interval(0, 100), at(2)));
     assert!(!waiting.has_before(interval(200, 100), at(2)));
+    // Not aligned, and empty.
+    assert!(waiting.has_before(interval(20, 31), at(2)) && !waiting.has_before(interval(20, 30), at(2)));
+    assert!(!waiting.has_before(interval(50, 0), at(2)));
+    assert!(!waiting.has_assigned(interval(0, 1 << 63)));
     take(&mut waiting, 0, 1);
     assert!(!waiting.has_before(interval(0, 100), at(2)));
-    assert!(waiting.has_assigned_before(interval(0, 100), at(2)));
-    assert!(!waiting.has_assigned_before(interval(100, 100), at(2)));
-    assert!(!waiting.has_assigned_before(None, at(1)));
+    assert!(waiting.has_assigned(interval(0, 100)));
+    assert!(!waiting.has_assigned(interval(100, 100)));
 }

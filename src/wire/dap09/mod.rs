@@ -89,8 +89,8 @@ impl Wire for Dap09 {
         m::encode(2 + configs.len() * 48, |w| m::put_hpke_configs(w, configs))
     }
 
-    fn decode_hpke_configs(&self, bytes: &[u8]) -> Result<Vec<HpkeConfig>, Malformed> {
-        m::decode("HpkeConfigList", Bytes::copy_from_slice(bytes), m::get_hpke_configs)
+    fn decode_hpke_configs(&self, bytes: &Bytes) -> Result<Vec<HpkeConfig>, Malformed> {
+        m::decode("HpkeConfigList", bytes.clone(), m::get_hpke_configs)
     }
 
     fn encode_report(&self, report: &Report) -> Vec<u8> {
