@@ -203,3 +203,12 @@ async fn tasks_that_are_added_at_once_do_not_mix() {
     }
     node.stop().await;
 }
+
+/// A collector's key that nothing can be sealed to would only be found out when a batch is closed: it is refused before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_whose_collector_key_is_degenerate_is_refused() {
+    let mut node = Node::start().await;
+    let degenerate = task(|task| task.collector_hpke_config.public_key = vec![0; 32]);
+    assert_eq!(node.try_add(&degenerate).await, 400);
+    node.stop().await;
+}
