@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use common::{
     PATIENCE, Pair, Parties,
@@ -12,7 +14,7 @@ use common::{
 use dapbox::{
     model::{
         AggregationJobId, BatchMode, BatchSelector, CollectionJobId, CollectionReq, JobInit, PartialBatch, PrepareInit,
-        Query, ReportError, ReportId, TaskId, Time, VdafConfig,
+        Query, ReportError, ReportId, TaskId, Time, VdafConfig, status::TaskStatus,
     },
     vdaf::{AggregateResult, Measurement},
     wire::{
@@ -330,7 +332,8 @@ async fn wrong_jobs(parties: &Parties, forge: &Forge) {
         assert_refused(&answer, parties, ProblemType::InvalidMessage);
     }
     let answer = parties.put_job_bytes(&AggregationJobId::random(), more_than_a_million()).await;
-    assert_refused(&answer, parties, ProblemType::InvalidMessage);
+    // A leader can tell from the status that fewer reports may do better.
+    assert_eq!((problem(&answer).kind, answer.status), (ProblemType::InvalidMessage, 413));
     assert!(problem(&answer).detail.contains("more items"), "{answer:?}");
     // The report was never aggregated, for all that.
     let resps = parties.run_job(&job(batch, vec![init])).await;
@@ -484,6 +487,33 @@ async fn all_slots_taken() {
     stream.write_all(&slow).await.unwrap();
     assert_eq!(status(&mut stream).await, Some(201));
     assert_eq!(pair.leader.counter(&parties.id(), "report_success").await, taken);
+    pair.stop().await;
+}
+
+/// Clients that hang up before they are answered: what was stored is aggregated like any other report, though nothing
+/// else happens that would wake the leader.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_whose_client_hangs_up_is_aggregated() {
+    let eager = |config: &mut dapbox::config::Config| config.leader.min_job_size = 1;
+    let pair = Pair::start_with(VdafConfig::Prio3Count, BatchMode::TimeInterval, eager, |_| {}).await;
+    let parties = &pair.parties;
+    let forge = Forge::new(parties).await;
+    let url = format!("{}tasks/{}/reports", parties.leader.leader_url, parties.id());
+    let count = |status: &TaskStatus, name: &str| status.counters.get(name).copied().unwrap_or(0);
+    let mut stored = 0;
+    for _ in 0..20 {
+        let report = dap().encode_report(&forge.report(&Measurement::Flag(true), Time::now()));
+        let length = report.len().to_string();
+        let headers = [("content-type", "application/dap-report"), ("content-length", &length)];
+        let mut stream = begin("PUT", &url, &headers).await;
+        stream.write_all(&report).await.unwrap();
+        drop(stream);
+        // Whether it is still stored is a matter of luck.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let is_settled = |status: &TaskStatus| count(status, "report_success") == count(status, "aggregate_success");
+        stored = count(&pair.leader.until(&parties.id(), is_settled).await, "report_success");
+    }
+    assert!(stored > 0, "no report was stored before its client was gone");
     pair.stop().await;
 }
 

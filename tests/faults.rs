@@ -9,12 +9,16 @@ use bytes::Bytes;
 use common::{
     Node, PATIENCE, Pair, Parties,
     calls::{assert_refused, dap, problem},
+    forge::Forge,
     relay::{Act, Asked, MEASUREMENTS, MODES, Relay, Told, assert_whole, pair_through_relay, query, upload_all},
 };
 use dapbox::{
     client::make_report,
     config::{Config, Seconds},
-    model::{BatchMode, Duration, Interval, PrepareOutcome, PrepareResp, Query, ReportId, Time, VdafConfig},
+    model::{
+        BatchMode, Duration, Interval, PrepareOutcome, PrepareResp, Query, ReportId, Time, VdafConfig,
+        status::TaskStatus,
+    },
     vdaf::{self, Measurement},
     wire::ProblemType,
 };
@@ -176,6 +180,36 @@ async fn a_job_that_is_too_long_for_the_helper_is_tried_again_in_parts() {
         pair.stop().await;
     }))
     .await;
+}
+
+/// A helper that takes fewer reports in a job than the leader sends, or fewer bytes, refuses the job before it has read
+/// it. The leader is told all the same, and sends less.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_helper_with_lower_limits_gets_shorter_jobs() {
+    let mut leader = Node::start_with(|config| config.leader.min_job_size = 16).await;
+    let few = Node::start_with(|config| config.limits.max_job_reports = 3).await;
+    let small = Node::start_with(|config| config.limits.max_job_bytes = 2 << 20).await;
+    for mut helper in [small, few] {
+        let vdaf = VdafConfig::Prio3Sum { bits: 8 };
+        let parties = Parties::new(vdaf, BatchMode::TimeInterval, leader.url(), helper.url());
+        leader.add(&parties.leader).await;
+        helper.add(&parties.helper).await;
+        let forge = Forge::new(&parties).await;
+        for n in 0..16 {
+            let mut report = forge.report(&Measurement::Number(1), Time::now());
+            if n > 0 && helper.config.limits.max_job_bytes < 100 << 20 {
+                report.helper_share.payload = vec![0; 900 << 10].into();
+            }
+            assert_eq!(parties.upload(&report).await.status, 201);
+        }
+        let spoilt = |status: &TaskStatus| status.counters.get("helper_hpke_decrypt_error").copied().unwrap_or(0);
+        let query = parties.query_now();
+        let collected = parties.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap();
+        let status = leader.until(&parties.id(), |status| status.waiting + status.jobs == 0).await;
+        assert_eq!(collected.report_count + spoilt(&status), 16, "{status:?}");
+        helper.stop().await;
+    }
+    leader.stop().await;
 }
 
 /// The answer with one thing wrong that no network makes of it.

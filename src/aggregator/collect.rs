@@ -139,7 +139,8 @@ pub fn demand(state: &TaskState) -> Demand {
     let mut demand = Demand::default();
     for job in state.collections.values().filter(|job| matches!(job.state, CollectionState::Waiting)) {
         match (phase(state, &job.query, job.accepted_before), job.query) {
-            (Phase::Hungry | Phase::Draining, Query::TimeInterval(interval)) => demand.wanted.push(interval),
+            (Phase::Hungry, Query::TimeInterval(interval)) => demand.wanted.push((interval, ReportRef::END)),
+            (Phase::Draining, Query::TimeInterval(interval)) => demand.wanted.push((interval, job.accepted_before)),
             (Phase::Hungry | Phase::Draining, Query::FixedSize(_)) => demand.any = true,
             (Phase::Settling, Query::TimeInterval(interval)) => demand.resting.push(interval),
             _ => {}

@@ -2,7 +2,7 @@
 
 use crate::{
     model::Fault,
-    wire::{Malformed, Problem, ProblemType},
+    wire::{Malformed, Problem},
 };
 
 /// Why a request is not answered with success.
@@ -21,6 +21,6 @@ pub enum Error {
 
 impl From<Malformed> for Error {
     fn from(malformed: Malformed) -> Self {
-        Self::Problem(Problem::new(ProblemType::InvalidMessage).with_detail(malformed.to_string()))
+        Self::Problem(malformed.into())
     }
 }

@@ -18,9 +18,12 @@ use crate::{
         AggregationJobId, BatchMode, Duration, Fault, Interval, JobInit, PartialBatch, PrepareInit, PrepareOutcome,
         PrepareResp, Report, ReportError, ReportId, ReportMetadata, ReportShare, Task, TaskId, Time,
     },
-    store::{Collected, Entry, LeaderJobRecord, LeaderJobState, Pick, Replay, ReportRef, TaskState, Tx},
+    store::{Collected, Entry, LeaderJobRecord, LeaderJobState, Pick, Picked, Replay, ReportRef, TaskState, Tx},
     vdaf::{InputShare, Pending},
 };
+
+/// The most reports that one write drops: many may have become useless at once, and other writes wait meanwhile.
+const MAX_DROPPED: usize = 10_000;
 
 /// Whether [`pick`] may find something to do: a job may start, and there are enough reports or somebody waits for
 /// them. `aged` says that the oldest has waited for the longest delay.
@@ -56,20 +59,14 @@ pub fn pick(
         }
     };
     let most = limits.max_job_size.min(usize::try_from(room).unwrap_or(usize::MAX));
-    let TaskState { task: parameters, replay, collected, waiting, .. } = state;
     let mut errors = Vec::new();
-    let picked = waiting.pick(now, most, |entry| {
-        if !demand.allows(entry.time, enough) {
-            return Pick::Skip;
-        }
-        match check_entry(parameters, replay, collected, now, entry) {
-            Ok(()) => Pick::Take,
-            Err(error) => {
-                errors.push(error);
-                Pick::Drop
-            }
-        }
-    });
+    // What collections wait for goes first, however much else there is.
+    let mut picked = take(state, now, most, &mut errors, |entry| demand.wants(entry));
+    if picked.taken.is_empty() && enough {
+        let others = take(state, now, most, &mut errors, |entry| !demand.rests(entry.time));
+        picked.taken = others.taken;
+        picked.dropped.extend(others.dropped);
+    }
     for (entry, error) in picked.dropped.iter().zip(errors) {
         drop_report(tx, task, entry.id, entry.at, counters::refused(error))?;
     }
@@ -81,6 +78,31 @@ pub fn pick(
     let job = LeaderJobRecord { batch, now, created: now, reports, state: LeaderJobState::Picked };
     tx.put_leader_job(task, id, job)?;
     Ok(Some(id))
+}
+
+/// Takes up to `most` waiting reports, and those on the way that must not be aggregated any more, with the reasons.
+/// If `is_eligible` says no to a report, then also to all later ones of the same bucket of time.
+fn take(
+    state: &mut TaskState,
+    now: Time,
+    most: usize,
+    errors: &mut Vec<ReportError>,
+    is_eligible: impl Fn(&Entry) -> bool,
+) -> Picked {
+    let TaskState { task, replay, collected, waiting, .. } = state;
+    waiting.pick(now, most, |entry| {
+        if !is_eligible(entry) {
+            return Pick::Pass;
+        }
+        match check_entry(task, replay, collected, now, entry) {
+            Ok(()) => Pick::Take,
+            Err(_) if errors.len() == MAX_DROPPED => Pick::Pass,
+            Err(error) => {
+                errors.push(error);
+                Pick::Drop
+            }
+        }
+    })
 }
 
 /// Whether a waiting report may still be aggregated.
@@ -378,8 +400,8 @@ fn end_and_defer(
 pub struct Demand {
     /// Any waiting report is wanted now (fixed-size tasks).
     pub any: bool,
-    /// Reports in these intervals are wanted now.
-    pub wanted: Vec<Interval>,
+    /// Reports in these intervals that were uploaded before these positions are wanted now.
+    pub wanted: Vec<(Interval, ReportRef)>,
     /// Reports in these intervals must not start: a collection waits for the jobs in flight.
     pub resting: Vec<Interval>,
 }
@@ -390,8 +412,15 @@ impl Demand {
         !self.any && self.wanted.is_empty()
     }
 
-    fn allows(&self, time: Time, enough: bool) -> bool {
-        let within = |intervals: &[Interval]| intervals.iter().any(|interval| interval.contains(time));
-        !within(&self.resting) && (enough || self.any || within(&self.wanted))
+    /// Whether somebody waits for the report, and it may start. Intervals are made of whole buckets of time, so that of
+    /// a bucket's reports only the first ones are wanted, or all, or none.
+    fn wants(&self, entry: &Entry) -> bool {
+        let is_wanted =
+            |(interval, before): &(Interval, ReportRef)| interval.contains(entry.time) && entry.at < *before;
+        (self.any || self.wanted.iter().any(is_wanted)) && !self.rests(entry.time)
+    }
+
+    fn rests(&self, time: Time) -> bool {
+        self.resting.iter().any(|interval| interval.contains(time))
     }
 }

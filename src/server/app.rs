@@ -83,6 +83,11 @@ impl App {
             TaskContext::new(task).map_err(|error| Fault::while_doing("making a stored task's VDAF", error))?;
         let context = Arc::new(context);
         lock(&self.contexts).insert(*id, context.clone());
+        // A task that was removed meanwhile may have been forgotten before it was remembered here.
+        if self.store.read(|view| Ok(view.task(id).is_none()))? {
+            self.forget(id);
+            return Ok(None);
+        }
         Ok(Some(context))
     }
 

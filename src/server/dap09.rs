@@ -199,7 +199,7 @@ async fn delete_job(app: &App, task: TaskId, job: AggregationJobId, request: Req
 }
 
 async fn create_collection(
-    app: &App,
+    app: &Arc<App>,
     task: TaskId,
     job: CollectionJobId,
     mut request: Request,

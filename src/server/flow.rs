@@ -29,10 +29,15 @@ async fn unhurried<T: Send + 'static>(
 /// Stores a report (DAP-09 section 4.4.2).
 pub async fn upload(app: &Arc<App>, context: &TaskContext, report: Report) -> Result<(), Error> {
     let (now, task, shared) = (Time::now(), context.task.id, app.clone());
-    let write = move |tx: &mut Tx<'_>| upload::accept(tx, now, &shared.config.limits, &shared.keys, &task, &report);
-    app.store.write(write).await??;
-    app.jobs.notify_one();
-    Ok(())
+    let write = move |tx: &mut Tx<'_>| {
+        let accepted = upload::accept(tx, now, &shared.config.limits, &shared.keys, &task, &report)?;
+        // Here and not below: the report is stored even if the client hangs up, and nobody comes by there then.
+        if accepted.is_ok() {
+            shared.jobs.notify_one();
+        }
+        Ok(accepted)
+    };
+    app.store.write(write).await?
 }
 
 /// Counts an upload that does not decode.
@@ -153,18 +158,22 @@ pub async fn aggregate_share(app: &App, context: &Arc<TaskContext>, body: Bytes)
 
 /// Creates a collection job (DAP-09 section 4.6.1).
 pub async fn create_collection(
-    app: &App,
+    app: &Arc<App>,
     context: &TaskContext,
     job: CollectionJobId,
     body: Bytes,
 ) -> Result<(), Error> {
     let request = context.wire.decode_collection_req(&body)?;
     collect::check_request(&context.task, &request)?;
-    let (now, task) = (Time::now(), context.task.id);
-    app.store.write(move |tx| collect::create(tx, now, &task, job, body, request.query)).await??;
-    app.collections.notify_one();
-    app.jobs.notify_one();
-    Ok(())
+    let (now, task, shared) = (Time::now(), context.task.id, app.clone());
+    let write = move |tx: &mut Tx<'_>| {
+        let created = collect::create(tx, now, &task, job, body, request.query)?;
+        // As for an upload: the drivers learn of it whether or not the collector waits for the answer.
+        shared.collections.notify_one();
+        shared.jobs.notify_one();
+        Ok(created)
+    };
+    Ok(app.store.write(write).await??)
 }
 
 /// How a collection job is, if there is one. One that goes on is given a moment to end: who polls then has the result

@@ -11,6 +11,9 @@ use crate::{
     wire::{Problem, ProblemType, problem},
 };
 
+/// How long the rest of a request is read and thrown away after its answer.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// A response with its whole body.
 pub type Response = warp::http::Response<Bytes>;
 
@@ -27,7 +30,8 @@ pub struct Request {
     pub query: String,
     /// The headers.
     pub headers: HeaderMap,
-    body: BodyStream,
+    /// What is still to be read.
+    body: Option<BodyStream>,
 }
 
 impl Request {
@@ -40,7 +44,7 @@ impl Request {
         body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,
     ) -> Self {
         let body = body.map(|part| part.map(|mut part| part.copy_to_bytes(part.remaining())));
-        Self { method, path, query, headers, body: Box::pin(body) }
+        Self { method, path, query, headers, body: Some(Box::pin(body)) }
     }
 
     /// The value of a header, if it is there once and is text.
@@ -68,7 +72,10 @@ impl Request {
         }
         let read = async {
             let mut body = BytesMut::new();
-            while let Some(part) = self.body.next().await {
+            while let Some(part) = match &mut self.body {
+                Some(body) => body.next().await,
+                None => None,
+            } {
                 let part = part.map_err(|_| {
                     Problem::new(ProblemType::InvalidMessage).with_detail("the body ended before its announced length")
                 })?;
@@ -77,11 +84,28 @@ impl Request {
                 }
                 body.extend_from_slice(&part);
             }
+            self.body = None;
             Ok(body.freeze())
         };
         tokio::time::timeout(timeout, read)
             .await
             .unwrap_or_else(|_| Err(Problem::about(408).with_detail("the body did not arrive in time")))
+    }
+}
+
+impl Drop for Request {
+    /// Whoever is refused before the end of the request may still be sending it. If we closed the connection then, the
+    /// system would reset it, and the answer would be lost with it: a leader would never learn that its job is too
+    /// long. So what comes for a moment is thrown away.
+    fn drop(&mut self) {
+        let has_body =
+            self.headers.contains_key(header::CONTENT_LENGTH) || self.headers.contains_key(header::TRANSFER_ENCODING);
+        // There is no runtime any more when a server that was cut off is taken down.
+        let runtime = tokio::runtime::Handle::try_current();
+        if let (Some(mut body), Ok(runtime)) = (self.body.take().filter(|_| has_body), runtime) {
+            let rest = async move { while let Some(Ok(_)) = body.next().await {} };
+            runtime.spawn(async { tokio::time::timeout(LINGER, rest).await });
+        }
     }
 }
 

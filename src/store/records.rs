@@ -238,6 +238,11 @@ pub(super) struct PackedReport(pub(super) ReportId, pub(super) Time, Bytes, Pack
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct PackedCiphertext(u8, Bytes, Bytes);
 
+impl ReportRef {
+    /// After every report.
+    pub const END: Self = Self { pack: u64::MAX, slot: u32::MAX };
+}
+
 impl PackedReport {
     /// About how many bytes the report takes.
     pub(super) fn size(&self) -> usize {

@@ -28,6 +28,8 @@ pub enum Pick {
     Take,
     /// Leave it where it is.
     Skip,
+    /// Leave it, and all that were uploaded after it to the same bucket of time.
+    Pass,
     /// Take it out to be buried: it cannot be aggregated any more. Does not count against the limit.
     Drop,
 }
@@ -115,6 +117,10 @@ impl Waiting {
                     Pick::Take => picked.taken.push(entry),
                     Pick::Drop => picked.dropped.push(entry),
                     Pick::Skip => skipped.push(entry),
+                    Pick::Pass => {
+                        skipped.push(entry);
+                        break;
+                    }
                 }
             }
             skipped.into_iter().rev().for_each(|entry| queue.push_front(entry));

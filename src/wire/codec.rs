@@ -4,6 +4,9 @@
 
 use bytes::{Buf, Bytes};
 
+/// Why a vector is refused that has more items than its reader takes.
+const TOO_MANY_ITEMS: &str = "has more items than are accepted";
+
 /// Bytes that are not the message they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {what}: {why}")]
@@ -18,6 +21,11 @@ impl Malformed {
     /// Says what is wrong with which structure or field.
     pub const fn new(what: &'static str, why: &'static str) -> Self {
         Self { what, why }
+    }
+
+    /// Whether the message may be well-formed, but has more in it than we take.
+    pub fn is_too_long(&self) -> bool {
+        self.why == TOO_MANY_ITEMS
     }
 }
 
@@ -125,7 +133,7 @@ impl Reader {
         let mut items = Vec::new();
         while !self.is_empty() {
             if items.len() == max_items {
-                return Err(Malformed::new(what, "has more items than are accepted"));
+                return Err(Malformed::new(what, TOO_MANY_ITEMS));
             }
             items.push(item(&mut self)?);
         }

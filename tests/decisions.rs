@@ -1,0 +1,214 @@
+//! What an aggregator decides, on a store of its own and with a clock of ours: cases that would take days, or luck, to
+//! meet on running servers.
+
+mod common;
+
+use bytes::Bytes;
+use common::{Node, Pair, Parties, forge::Forge};
+use dapbox::{
+    aggregator::{KeyRing, check_time, collect, keys, leader, upload},
+    config::{Config, Limits},
+    hpke::Suite,
+    model::{
+        BatchMode, Bucket, CollectionJobId, Duration, HpkeCiphertext, Interval, Query, Report, ReportError, ReportId,
+        ReportMetadata, Task, TaskId, Time, VdafConfig,
+    },
+    store::{LeaderJobState, Options, Store, Tx},
+    vdaf::Measurement,
+};
+use tempfile::TempDir;
+
+const HOUR: u64 = 3600;
+const NOW: Time = Time(1_700_000_000 / HOUR * HOUR);
+
+fn task(change: impl Fn(&mut Task)) -> Task {
+    let url = || "http://localhost/dap-09/".to_owned();
+    Parties::new(VdafConfig::Prio3Count, BatchMode::TimeInterval, url(), url()).with(change).leader
+}
+
+/// A report for the store: nobody opens it.
+fn report(time: Time, config_id: u8) -> Report {
+    let sealed = HpkeCiphertext { config_id, enc: "e".into(), payload: "p".into() };
+    let metadata = ReportMetadata { id: ReportId::random(), time };
+    Report { metadata, public_share: Bytes::new(), leader_share: sealed.clone(), helper_share: sealed }
+}
+
+fn ago(hours: u64) -> Time {
+    NOW.saturating_sub(Duration(hours * HOUR))
+}
+
+/// A store with one task.
+async fn store_with(task: &Task) -> (TempDir, Store) {
+    let dir = TempDir::new().unwrap();
+    let store = Store::open(&dir.path().join("data"), Options::default()).unwrap();
+    let task = task.clone();
+    store.write(move |tx| tx.add_task(task)).await.unwrap();
+    (dir, store)
+}
+
+/// Appends reports as uploads do.
+async fn append(store: &Store, task: TaskId, reports: Vec<Report>) {
+    store
+        .write(move |tx| reports.iter().try_for_each(|report| tx.append_report(&task, report).map(drop)))
+        .await
+        .unwrap();
+}
+
+fn one_at_a_time() -> dapbox::config::Leader {
+    let mut limits = Config::default().leader;
+    (limits.min_job_size, limits.max_job_size, limits.jobs_in_flight) = (1, 1, 1_000_000);
+    limits
+}
+
+/// Picks a job and says which reports are in it.
+async fn pick(store: &Store, task: TaskId, limits: &dapbox::config::Leader) -> Vec<ReportId> {
+    let limits = limits.clone();
+    let pick = move |tx: &mut Tx<'_>| leader::pick(tx, NOW, &limits, &task, false);
+    let Some(job) = store.write(pick).await.unwrap() else { return Vec::new() };
+    store
+        .read(|view| {
+            let places = view.task(&task).unwrap().leader_jobs[&job].reports.clone();
+            Ok(view.load_reports(&task, &places)?.iter().map(|report| report.metadata.id).collect())
+        })
+        .unwrap()
+}
+
+/// Whoever floods the leader with reports of another time, or of an earlier hour of the same interval, does not keep
+/// a collection from its reports.
+#[tokio::test]
+async fn what_a_collection_waits_for_goes_first() {
+    let task = task(|_| {});
+    let (id, (_dir, store)) = (task.id, store_with(&task).await);
+    let interval = Interval::new(ago(4), Duration(2 * HOUR)).unwrap();
+    // Enough is aggregated already.
+    let count = move |tx: &mut Tx<'_>| {
+        tx.bucket_mut(&id, Bucket::Time(ago(4)))?.count = 5;
+        Ok(())
+    };
+    store.write(count).await.unwrap();
+    let wanted: Vec<_> = (0..3).map(|_| report(ago(3), 0)).collect();
+    append(&store, id, wanted.clone()).await;
+    let create = move |tx: &mut Tx<'_>| {
+        let query = Query::TimeInterval(interval);
+        collect::create(tx, NOW, &id, CollectionJobId::random(), Bytes::new(), query)
+    };
+    store.write(create).await.unwrap().unwrap();
+    for report_wanted in &wanted {
+        append(&store, id, vec![report(ago(4), 0), report(ago(9), 0), report(ago(3), 0)]).await;
+        assert_eq!(pick(&store, id, &one_at_a_time()).await, [report_wanted.metadata.id]);
+    }
+    // All of them are under way: the interval rests, and what is outside it goes on.
+    let others = pick(&store, id, &dapbox::config::Leader { max_job_size: 100, ..one_at_a_time() }).await;
+    assert_eq!(others.len(), 3);
+    assert_eq!(pick(&store, id, &one_at_a_time()).await, []);
+    store.close().await;
+}
+
+/// Reports that became useless all at once do not hold up the store: they are dropped some at a time.
+#[tokio::test]
+async fn not_too_many_reports_are_dropped_at_once() {
+    let task = task(|task| task.report_expiry_age = Some(Duration(5 * HOUR)));
+    let (id, (_dir, store)) = (task.id, store_with(&task).await);
+    append(&store, id, (0..10_001).map(|_| report(ago(6), 0)).collect()).await;
+    let good = report(ago(1), 0);
+    append(&store, id, vec![good.clone()]).await;
+    let left = || store.read(|view| Ok(view.task(&id).unwrap().waiting.len())).unwrap();
+    assert_eq!((pick(&store, id, &one_at_a_time()).await, left()), (vec![], 2));
+    assert_eq!((pick(&store, id, &one_at_a_time()).await, left()), (vec![good.metadata.id], 0));
+    store.close().await;
+}
+
+/// A crash between picking a job and preparing it: the job is there after the start, and is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_was_only_picked_goes_on_after_a_start() {
+    let config = |config: &mut Config| config.leader.max_job_delay = dapbox::config::Seconds(common::PATIENCE);
+    let mut pair = Pair::start_with(VdafConfig::Prio3Count, BatchMode::TimeInterval, config, |_| {}).await;
+    let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
+    let reports: Vec<_> = (0..2).map(|_| forge.report(&Measurement::Flag(true), ago(1))).collect();
+    pair.parties.upload_all(&reports).await;
+    pair.leader.stop().await;
+    let store = Store::open(pair.leader.data_dir(), Options::default()).unwrap();
+    assert_eq!(pick(&store, id, &one_at_a_time()).await.len(), 1);
+    let states = store
+        .read(|view| Ok(view.task(&id).unwrap().leader_jobs.values().map(|job| job.state.clone()).collect::<Vec<_>>()));
+    assert_eq!(states.unwrap(), [LeaderJobState::Picked]);
+    store.close().await;
+    pair.leader.resume().await;
+    let status = pair.leader.until(&id, |status| status.jobs == 0).await;
+    assert_eq!((status.counters["aggregate_success"], status.waiting), (1, 1));
+    assert_eq!(pair.helper.counter(&id, "aggregate_success").await, 1);
+    pair.stop().await;
+}
+
+/// The same report several times in one group commit is one report.
+#[tokio::test]
+async fn uploads_of_one_report_that_race_count_once() {
+    let task = task(|_| {});
+    let (id, (_dir, store)) = (task.id, store_with(&task).await);
+    store.write(|tx| keys::ensure_first(tx, Suite::DEFAULT, NOW)).await.unwrap();
+    let ring = store.read(|view| KeyRing::load(view.keys().values())).unwrap();
+    let ring = std::sync::Arc::new(ring);
+    let report = report(ago(1), ring.configs()[0].id);
+    let mut racing = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let (store, ring, report) = (store.clone(), ring.clone(), report.clone());
+        racing.spawn(async move {
+            let accept = move |tx: &mut Tx<'_>| upload::accept(tx, NOW, &Limits::default(), &ring, &id, &report);
+            store.write(accept).await.unwrap().unwrap();
+        });
+    }
+    racing.join_all().await;
+    let (waiting, counters) = store
+        .read(|view| {
+            let state = view.task(&id).unwrap();
+            Ok((state.waiting.len(), state.counters.clone()))
+        })
+        .unwrap();
+    assert_eq!((waiting, counters["report_success"], counters["upload_repeated"]), (1, 1, 19));
+    store.close().await;
+}
+
+/// The last moments at which a report is good, at both ends of time too.
+#[test]
+fn times_are_checked_to_the_second_and_never_wrap() {
+    let age = Duration(HOUR);
+    let task = task(|task| (task.task_expiration, task.report_expiry_age) = (Some(NOW), Some(age)));
+    let skew = Duration(60);
+    let at = |now: Time, time: Time| check_time(&task, now, skew, time);
+    let later = |seconds| NOW.saturating_add(Duration(seconds));
+    assert_eq!(at(NOW, NOW), Ok(()));
+    assert_eq!(at(NOW, later(1)), Err(ReportError::TaskExpired));
+    assert_eq!(at(NOW, later(60)), Err(ReportError::TaskExpired));
+    assert_eq!(at(NOW, later(61)), Err(ReportError::ReportTooEarly));
+    assert_eq!(at(later(HOUR), NOW), Ok(()));
+    assert_eq!(at(later(HOUR + 1), NOW), Err(ReportError::ReportDropped));
+    // Clocks that are wrong by all they can be.
+    assert_eq!(at(Time(0), Time(0)), Ok(()));
+    assert_eq!(at(Time(0), NOW), Err(ReportError::ReportTooEarly));
+    assert_eq!(at(Time(u64::MAX), NOW), Err(ReportError::ReportDropped));
+    assert_eq!(at(Time(u64::MAX), Time(u64::MAX)), Err(ReportError::TaskExpired));
+}
+
+/// Two operators add a task at once: the same one is one, and of two with the same id one is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_that_are_added_at_once_do_not_mix() {
+    let mut node = Node::start().await;
+    for differ in [false, true] {
+        let one = task(|_| {});
+        let other = Task { min_batch_size: if differ { 2 } else { 1 }, ..one.clone() };
+        let (a, b) = tokio::join!(node.try_add(&one), node.try_add(&other));
+        let mut answers = [a, b];
+        answers.sort_unstable();
+        assert_eq!(answers, if differ { [201, 409] } else { [201, 201] });
+    }
+    node.stop().await;
+}
+
+/// A collector's key that nothing can be sealed to would only be found out when a batch is closed: it is refused before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_whose_collector_key_is_degenerate_is_refused() {
+    let mut node = Node::start().await;
+    let degenerate = task(|task| task.collector_hpke_config.public_key = vec![0; 32]);
+    assert_eq!(node.try_add(&degenerate).await, 400);
+    node.stop().await;
+}
