@@ -189,11 +189,6 @@ impl Problem {
         Self::about(503).with_detail("the aggregator is busy").with_retry_after(BUSY_RETRY_AFTER)
     }
 
-    /// Sets another HTTP status than the usual one of the kind.
-    pub fn with_status(self, status: u16) -> Self {
-        Self { status, ..self }
-    }
-
     /// Says what went wrong this time.
     pub fn with_detail(self, detail: impl Into<String>) -> Self {
         Self { detail: detail.into(), ..self }
