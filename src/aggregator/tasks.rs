@@ -42,8 +42,8 @@ pub fn check(task: &Task) -> Result<(), TaskError> {
     if task.time_precision.0 == 0 {
         return refuse("time precision must be at least a second");
     }
-    // A key may be well-formed and still be one that nothing can be sealed to; that must not come out at collection.
-    if hpke::seal(&task.collector_hpke_config, &[], &[], &[]).is_err() {
+    // Also if nothing can be sealed to the key, which must not come out at collection.
+    if !hpke::is_supported(&task.collector_hpke_config) {
         return refuse("collector HPKE configuration names an algorithm that is not supported, or its key is unusable");
     }
     for (name, url) in [("leader", &task.leader_url), ("helper", &task.helper_url)] {

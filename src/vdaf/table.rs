@@ -44,21 +44,21 @@ pub struct Parameters {
 }
 
 /// A VDAF and what it takes to configure it.
-struct Row {
+pub struct Row {
     /// The name in task files, which is also the protocol's.
-    name: &'static str,
+    pub name: &'static str,
     /// A shorter name for the command line.
-    short: &'static str,
+    pub short: &'static str,
     /// Parameters that must be given.
-    required: &'static [&'static str],
+    pub required: &'static [&'static str],
     /// Parameters that may be given.
-    optional: &'static [&'static str],
+    pub optional: &'static [&'static str],
     /// Makes a configuration. What is required is there, what is neither required nor optional is absent.
     make: fn(&Parameters) -> VdafConfig,
 }
 
 /// Every VDAF that there is.
-static TABLE: &[Row] = &[
+pub static TABLE: &[Row] = &[
     Row { name: "Prio3Count", short: "count", required: &[], optional: &[], make: |_| VdafConfig::Prio3Count },
     Row {
         name: "Prio3Sum",

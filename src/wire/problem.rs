@@ -275,7 +275,7 @@ impl From<Malformed> for Problem {
         let is_too_long = malformed.is_too_long();
         let problem = Self::new(ProblemType::InvalidMessage).with_detail(malformed.to_string());
         // A leader learns from the status that a shorter job may be taken.
-        if is_too_long { problem.with_status(413) } else { problem }
+        if is_too_long { Self { status: 413, ..problem } } else { problem }
     }
 }
 
