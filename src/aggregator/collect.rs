@@ -9,7 +9,6 @@ use sha2::{Digest, Sha256};
 use super::{
     Error, TaskContext,
     batches::{self, Refusal, Tally},
-    leader::Demand,
 };
 use crate::{
     hpke,
@@ -132,21 +131,6 @@ fn interval_phase(state: &TaskState, interval: &Interval, accepted_before: Repor
         return Phase::Settling;
     }
     Phase::Ready(batch)
-}
-
-/// What the task's waiting collection jobs ask of aggregation.
-pub fn demand(state: &TaskState) -> Demand {
-    let mut demand = Demand::default();
-    for job in state.collections.values().filter(|job| matches!(job.state, CollectionState::Waiting)) {
-        match (phase(state, &job.query, job.accepted_before), job.query) {
-            (Phase::Hungry, Query::TimeInterval(interval)) => demand.wanted.push((interval, ReportRef::END)),
-            (Phase::Draining, Query::TimeInterval(interval)) => demand.wanted.push((interval, job.accepted_before)),
-            (Phase::Hungry | Phase::Draining, Query::FixedSize(_)) => demand.any = true,
-            (Phase::Settling, Query::TimeInterval(interval)) => demand.resting.push(interval),
-            _ => {}
-        }
-    }
-    demand
 }
 
 /// Whether a collection job can be moved on now: [`advance`] will do something, or the helper is to be asked.

@@ -8,15 +8,16 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    KeyRing, Opener, Sums, TaskContext, batches, check_replay, check_time, collect, counters,
+    KeyRing, Opener, Sums, TaskContext, batches, check_replay, check_time, counters,
+    demand::Demand,
     helper::merge_into_bucket,
     shares::{bucket_of, guarded},
 };
 use crate::{
     config,
     model::{
-        AggregationJobId, BatchMode, Duration, Fault, Interval, JobInit, PartialBatch, PrepareInit, PrepareOutcome,
-        PrepareResp, Report, ReportError, ReportId, ReportMetadata, ReportShare, Task, TaskId, Time,
+        AggregationJobId, BatchMode, Duration, Fault, JobInit, PartialBatch, PrepareInit, PrepareOutcome, PrepareResp,
+        Report, ReportError, ReportId, ReportMetadata, ReportShare, Task, TaskId, Time,
     },
     store::{Collected, Entry, LeaderJobRecord, LeaderJobState, Pick, Picked, Replay, ReportRef, TaskState, Tx},
     vdaf::{InputShare, Pending},
@@ -30,7 +31,7 @@ const MAX_DROPPED: usize = 10_000;
 pub fn may_pick(state: &TaskState, limits: &config::Leader, aged: bool) -> bool {
     state.leader_jobs.len() < limits.jobs_in_flight
         && !state.waiting.is_empty()
-        && (is_enough(state, limits, aged) || !collect::demand(state).is_empty())
+        && (is_enough(state, limits, aged) || !Demand::of(state).is_empty())
 }
 
 fn is_enough(state: &TaskState, limits: &config::Leader, aged: bool) -> bool {
@@ -50,7 +51,7 @@ pub fn pick(
     if !may_pick(state, limits, aged) {
         return Ok(None);
     }
-    let (demand, enough) = (collect::demand(state), is_enough(state, limits, aged));
+    let (demand, enough) = (Demand::of(state), is_enough(state, limits, aged));
     let (batch, room) = match state.task.batch_mode {
         BatchMode::TimeInterval => (PartialBatch::TimeInterval, u64::MAX),
         BatchMode::FixedSize { .. } => {
@@ -393,34 +394,4 @@ fn end_and_defer(
         state.waiting.defer(entries, retry_at);
     }
     tx.end_leader_job(task, &id)
-}
-
-/// Which intervals or whole tasks must be aggregated at once or must rest, for the sake of collections.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Demand {
-    /// Any waiting report is wanted now (fixed-size tasks).
-    pub any: bool,
-    /// Reports in these intervals that were uploaded before these positions are wanted now.
-    pub wanted: Vec<(Interval, ReportRef)>,
-    /// Reports in these intervals must not start: a collection waits for the jobs in flight.
-    pub resting: Vec<Interval>,
-}
-
-impl Demand {
-    /// Whether nobody waits for a report.
-    pub fn is_empty(&self) -> bool {
-        !self.any && self.wanted.is_empty()
-    }
-
-    /// Whether somebody waits for the report, and it may start. Intervals are made of whole buckets of time, so that of
-    /// a bucket's reports only the first ones are wanted, or all, or none.
-    fn wants(&self, entry: &Entry) -> bool {
-        let is_wanted =
-            |(interval, before): &(Interval, ReportRef)| interval.contains(entry.time) && entry.at < *before;
-        (self.any || self.wanted.iter().any(is_wanted)) && !self.rests(entry.time)
-    }
-
-    fn rests(&self, time: Time) -> bool {
-        self.resting.iter().any(|interval| interval.contains(time))
-    }
 }

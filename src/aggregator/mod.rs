@@ -7,6 +7,7 @@
 pub mod batches;
 pub mod collect;
 pub mod counters;
+pub mod demand;
 mod error;
 pub mod helper;
 pub mod keys;
