@@ -64,7 +64,7 @@ pub struct Limits {
     pub store_queue: usize,
     /// Memory that the storage engine may use for its cache, in bytes.
     pub store_cache_bytes: u64,
-    /// Reports that may wait for aggregation at a leader; uploads beyond that are answered 503.
+    /// Reports of one task that may wait for aggregation at a leader; uploads beyond that are answered 503.
     pub max_waiting_reports: u64,
     /// How long a graceful stop waits for requests and jobs in progress.
     pub stop_timeout: Seconds,
@@ -80,7 +80,7 @@ pub struct Leader {
     pub min_job_size: usize,
     /// How long a report may wait for others before it is aggregated in a small job.
     pub max_job_delay: Seconds,
-    /// Aggregation jobs in progress at once; it takes several to hide the round trip to the helper.
+    /// Aggregation jobs of one task in progress at once; it takes several to hide the round trip to the helper.
     pub jobs_in_flight: usize,
     /// How long the helper may take to answer one request.
     pub peer_timeout: Seconds,

@@ -106,7 +106,9 @@ impl App {
     /// Notes that a task's helper found a job of that many reports too long. Its limit is its operator's: what was
     /// learnt of it holds until the next start.
     pub fn lower_job_cap(&self, id: &TaskId, refused: usize) {
-        lock(&self.job_caps).insert(*id, (refused / 2).max(1));
+        let mut caps = lock(&self.job_caps);
+        let cap = caps.entry(*id).or_insert(usize::MAX);
+        *cap = (refused / 2).clamp(1, *cap);
     }
 
     /// Notes for the operator what a task's driver ran into, or that it is over.

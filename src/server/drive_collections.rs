@@ -96,7 +96,6 @@ async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> R
             match ask_helper(&app, &context, request).await {
                 None => return Ok(key),
                 Some(Err(refusal)) => {
-                    tracing::error!(%task, job = %id, why = refusal.detail, "the helper refused its aggregate share");
                     app.store.write(move |tx| collect::fail(tx, &task, id, refusal)).await?;
                     app.results.notify_waiters();
                     return Ok(key);
@@ -132,7 +131,9 @@ async fn ask_helper(app: &App, context: &TaskContext, request: Bytes) -> Option<
                 Err(malformed) => CallError::Unexpected(malformed.to_string()),
             },
             Err(CallError::Refused(problem)) if is_final(&problem) => {
-                let detail = format!("the helper refused its aggregate share: {problem}");
+                // What the helper counts is for the operator; the collector learns what kind of problem it is.
+                tracing::error!(task = %task.id, %problem, "the helper refused its aggregate share for good");
+                let detail = "the helper refused its aggregate share; the leader's log says why".to_owned();
                 return Some(Err(Refusal { kind: problem.kind, detail }));
             }
             Err(error) => error,
