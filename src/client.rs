@@ -59,10 +59,12 @@ pub enum ClientError {
     #[error(transparent)]
     Vdaf(#[from] VdafError),
     /// An aggregator's keys cannot be had.
-    #[error("the {role}'s keys: {cause}")]
+    #[error("the {role}'s keys, at {url}: {cause}")]
     Keys {
         /// Whose keys.
         role: Role,
+        /// The aggregator's base URL.
+        url: String,
         /// Why not.
         cause: CallError,
     },
@@ -200,7 +202,7 @@ impl Client {
         let call = wire.hpke_config_call(&self.task.id);
         let answer = retry(self.retries, || self.peer.call(url, &call, None, Bytes::new()))
             .await
-            .map_err(|cause| ClientError::Keys { role, cause })?;
+            .map_err(|cause| ClientError::Keys { role, url: url.to_owned(), cause })?;
         let key =
             choose(wire.decode_hpke_configs(&answer.body)).map_err(|why| ClientError::NoUsableKey { role, why })?;
         Ok((key, answer.max_age.unwrap_or(DEFAULT_MAX_AGE)))

@@ -1,10 +1,7 @@
 //! The collector of a task: asks the leader for an aggregate, waits for it, opens both shares and puts them together
 //! (DAP-09 section 4.6).
 
-use std::{
-    sync::Arc,
-    time::{Duration as Span, Instant},
-};
+use std::{sync::Arc, time::Duration as Span};
 
 use bytes::Bytes;
 
@@ -105,9 +102,20 @@ impl Collector {
         &self,
         query: Query,
         patience: Option<Span>,
+        progress: impl FnMut(Progress),
+    ) -> Result<Collected, CollectError> {
+        let collected = self.collect_patiently(query, progress);
+        match patience {
+            Some(limit) => tokio::time::timeout(limit, collected).await.unwrap_or(Err(CollectError::Deadline(limit))),
+            None => collected.await,
+        }
+    }
+
+    async fn collect_patiently(
+        &self,
+        query: Query,
         mut progress: impl FnMut(Progress),
     ) -> Result<Collected, CollectError> {
-        let start = Instant::now();
         let job = self.create(&query).await?;
         progress(Progress::Accepted);
         // Starts fast, as a batch may be ready, and ends at a pace that does not matter.
@@ -118,9 +126,6 @@ impl Collector {
                 Poll::Ready(collection) => return self.open(&query, &collection),
                 Poll::Pending(retry_after) => backoff.next_delay(retry_after),
             };
-            if let Some(limit) = patience.filter(|limit| start.elapsed() + delay > *limit) {
-                return Err(CollectError::Deadline(limit));
-            }
             asked += 1;
             progress(Progress::Waiting(asked));
             tokio::time::sleep(delay).await;

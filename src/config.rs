@@ -88,6 +88,9 @@ pub struct Leader {
     pub retry_initial: Seconds,
     /// The longest pause before a request to the helper is repeated.
     pub retry_max: Seconds,
+    /// Longest interval that can be collected at once, in units of the task's time precision: 10,000 hours are more than
+    /// a year, and there are helpers that make an entry for each unit before they answer.
+    pub max_interval_units: u64,
     /// When a collector that polls is told to come back.
     pub collection_retry_after: Seconds,
 }
@@ -263,6 +266,7 @@ impl Default for Leader {
             peer_timeout: Seconds::new(60),
             retry_initial: Seconds::millis(500),
             retry_max: Seconds::new(300),
+            max_interval_units: 10_000,
             collection_retry_after: Seconds::new(1),
         }
     }

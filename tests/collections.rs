@@ -71,6 +71,8 @@ async fn a_query_that_makes_no_sense_is_refused() {
         (raw(hour(0), HOUR + 1), ProblemType::BatchInvalid),
         (raw(hour(0).saturating_add(Duration(1)), HOUR), ProblemType::BatchInvalid),
         (raw(hour(0), 0), ProblemType::BatchInvalid),
+        // There are helpers that would run out of memory over it.
+        (raw(hour(0), HOUR * 10_001), ProblemType::BatchInvalid),
         (CURRENT, ProblemType::InvalidMessage),
         (Query::FixedSize(FixedSizeQuery::ByBatchId(BatchId::random())), ProblemType::InvalidMessage),
     ] {

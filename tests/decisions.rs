@@ -90,7 +90,7 @@ async fn what_a_collection_waits_for_goes_first() {
     append(&store, id, wanted.clone()).await;
     let create = move |tx: &mut Tx<'_>| {
         let query = Query::TimeInterval(interval);
-        collect::create(tx, NOW, &id, CollectionJobId::random(), Bytes::new(), query)
+        collect::create(tx, NOW, &id, &one_at_a_time(), CollectionJobId::random(), Bytes::new(), query)
     };
     store.write(create).await.unwrap().unwrap();
     for report_wanted in &wanted {

@@ -11,7 +11,7 @@ use super::{
     batches::{self, Refusal, Tally},
 };
 use crate::{
-    hpke,
+    config, hpke,
     model::{
         AggregateShareReq, BatchMode, BatchSelector, Bucket, Collection, CollectionJobId, CollectionReq, Fault,
         FixedSizeQuery, HpkeCiphertext, Interval, Query, Task, TaskId, Time,
@@ -40,6 +40,7 @@ pub fn create(
     tx: &mut Tx<'_>,
     now: Time,
     task: &TaskId,
+    limits: &config::Leader,
     id: CollectionJobId,
     bytes: Bytes,
     query: Query,
@@ -58,7 +59,7 @@ pub fn create(
     let Some(state) = tx.task(task) else {
         return Ok(Err(Problem::new(ProblemType::UnrecognizedTask).with_task(*task)));
     };
-    if let Err(Refusal { kind, detail }) = check_query(state, &query) {
+    if let Err(Refusal { kind, detail }) = check_query(state, limits, &query) {
         return Ok(Err(Problem::new(kind).with_detail(detail).with_task(*task)));
     }
     let accepted_before = tx.next_position();
@@ -69,12 +70,22 @@ pub fn create(
 }
 
 /// Whether a query can ever be answered, as far as is known when it comes.
-fn check_query(state: &TaskState, query: &Query) -> Result<(), Refusal> {
+fn check_query(state: &TaskState, limits: &config::Leader, query: &Query) -> Result<(), Refusal> {
     match query {
         Query::TimeInterval(interval) => {
             let batch = BatchSelector::TimeInterval(*interval);
             batches::check_boundaries(state, &batch)?;
-            if state.collected.contains_exactly(&batch) { Ok(()) } else { batches::check_overlap(state, &batch) }
+            if state.collected.contains_exactly(&batch) {
+                return Ok(());
+            }
+            batches::check_overlap(state, &batch)?;
+            // To us its length is nothing, but there are helpers that make an entry for each unit of it.
+            let most = limits.max_interval_units;
+            if interval.duration().0.div_ceil(state.task.time_precision.0) > most {
+                let detail = format!("the interval is longer than {most} times the task's time precision");
+                return Err(Refusal { kind: ProblemType::BatchInvalid, detail });
+            }
+            Ok(())
         }
         Query::FixedSize(FixedSizeQuery::CurrentBatch) => Ok(()),
         Query::FixedSize(FixedSizeQuery::ByBatchId(id)) if state.names.contains(id) => Ok(()),

@@ -40,14 +40,15 @@ pub struct Args {
     /// An interval by its start and length.
     #[arg(long, num_args = 2, value_names = ["START", "DURATION"], conflicts_with_all = ["since", "until"])]
     interval: Option<Vec<String>>,
-    /// From this time on; from the first report if this is left out.
+    /// From this time on; from the beginning of the task if this is left out.
     #[arg(long, value_name = "TIME", value_parser = calendar::parse)]
     since: Option<Time>,
     /// Up to this time; up to now if this is left out.
     #[arg(long, value_name = "TIME", value_parser = calendar::parse)]
     until: Option<Time>,
     /// A batch of a fixed-size task that was collected before.
-    #[arg(long, value_name = "ID", conflicts_with_all = ["interval", "since", "until", "current_batch"])]
+    #[arg(long, value_name = "ID", allow_hyphen_values = true,
+        conflicts_with_all = ["interval", "since", "until", "current_batch"])]
     batch_id: Option<BatchId>,
     /// Any batch of a fixed-size task that is ready and was not collected before.
     #[arg(long, conflicts_with_all = ["interval", "since", "until"])]
@@ -74,7 +75,8 @@ enum Output {
 pub async fn run(args: Args) -> Outcome {
     let file = TaskFile::read(&args.task)?;
     let (task, keypair) = file.collector_task().map_err(|e| e.context(args.task.display()))?;
-    let query = query(&args, file.task.batch, task.time_precision, Time::now()).map_err(Failure::usage)?;
+    let began = file.collector.as_ref().and_then(|collector| collector.since);
+    let query = query(&args, file.task.batch, task.time_precision, began, Time::now()).map_err(Failure::usage)?;
     let vdaf = task.vdaf.clone();
     let collector = Collector::new(task, keypair, Peer::new(&PeerOptions::default())?, Retries::default())?;
     let spinner = super::style::spinner("asking the leader");
@@ -88,8 +90,8 @@ pub async fn run(args: Args) -> Outcome {
     Ok(say(render(&collected, &query, &vdaf, args.output)?)?)
 }
 
-/// What the arguments ask for, in a task of the given mode.
-fn query(args: &Args, mode: BatchMode, precision: Duration, now: Time) -> Result<Query, String> {
+/// What the arguments ask for, in a task of the given mode that began at the given time.
+fn query(args: &Args, mode: BatchMode, precision: Duration, began: Option<Time>, now: Time) -> Result<Query, String> {
     let by_time = args.interval.is_some() || args.since.is_some() || args.until.is_some();
     match mode {
         BatchMode::FixedSize { .. } if by_time => {
@@ -101,11 +103,11 @@ fn query(args: &Args, mode: BatchMode, precision: Duration, now: Time) -> Result
         BatchMode::TimeInterval if args.batch_id.is_some() || args.current_batch => {
             Err("this task is collected by time: use --interval, or --since and --until".to_owned())
         }
-        BatchMode::TimeInterval => Ok(Query::TimeInterval(interval(args, precision, now)?)),
+        BatchMode::TimeInterval => Ok(Query::TimeInterval(interval(args, precision, began, now)?)),
     }
 }
 
-fn interval(args: &Args, precision: Duration, now: Time) -> Result<Interval, String> {
+fn interval(args: &Args, precision: Duration, began: Option<Time>, now: Time) -> Result<Interval, String> {
     let (start, end) = match args.interval.as_deref() {
         Some([start, length]) => {
             let start = calendar::parse(start)?;
@@ -114,7 +116,9 @@ fn interval(args: &Args, precision: Duration, now: Time) -> Result<Interval, Str
         _ => {
             // The unit of time that is running now counts as "up to now".
             let end = args.until.unwrap_or_else(|| now.truncate(precision).saturating_add(precision));
-            (args.since.unwrap_or(Time(0)), end)
+            // Not from the epoch: other aggregators make an entry for each unit of time that they are asked about.
+            let start = args.since.or(began).ok_or("say --since: the task file does not say when the task began")?;
+            (start, end)
         }
     };
     let interval = end.0.checked_sub(start.0).and_then(|length| Interval::new(start, Duration(length)));
@@ -144,7 +148,10 @@ fn explain(error: &CollectError, query: &Query) -> Failure {
         return Failure::new(format!("{error}{hint}"));
     };
     let hint = match (call.problem().map(|problem| problem.kind), query) {
-        (Some(ProblemType::InvalidBatchSize), _) => {
+        (Some(ProblemType::InvalidBatchSize), Query::FixedSize(_)) => {
+            "\nThe batch has too few reports, or is not one that was collected before."
+        }
+        (Some(ProblemType::InvalidBatchSize), Query::TimeInterval(_)) => {
             "\nThere are not enough reports: the task's minimum batch size protects the single client. Collect a longer\n\
              interval, or wait for more reports."
         }
@@ -218,7 +225,7 @@ mod tests {
 
     fn ask(arguments: &[&str], mode: BatchMode) -> Result<Query, String> {
         let arguments = ["collect", "--task", "x"].iter().chain(arguments);
-        query(&Command::try_parse_from(arguments).map_err(|e| e.to_string())?.args, mode, HOUR, NOW)
+        query(&Command::try_parse_from(arguments).map_err(|e| e.to_string())?.args, mode, HOUR, Some(Time(3600)), NOW)
     }
 
     fn by_time(start: u64, duration: u64) -> Result<Query, String> {
@@ -228,7 +235,8 @@ mod tests {
     #[test]
     fn intervals_are_read_in_all_their_forms() {
         let ask = |arguments: &[&str]| ask(arguments, BatchMode::TimeInterval);
-        assert_eq!(ask(&[]), by_time(0, 10_800));
+        assert_eq!(ask(&[]), by_time(3600, 7200));
+        assert_eq!(ask(&["--since", "0"]), by_time(0, 10_800));
         assert_eq!(ask(&["--since", "3600"]), by_time(3600, 7200));
         assert_eq!(ask(&["--since", "3600", "--until", "7200"]), by_time(3600, 3600));
         assert_eq!(ask(&["--interval", "1970-01-01T01:00", "1h"]), by_time(3600, 3600));

@@ -98,6 +98,9 @@ pub struct HelperPart {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CollectorPart {
+    /// Before this nothing was measured: where a collection begins that does not say otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "instant")]
+    pub since: Option<Time>,
     /// The token that the collector presents to the leader.
     #[serde(with = "token")]
     pub token: Secret,
@@ -128,7 +131,7 @@ impl TaskFiles {
         let (helper_token, token) = (Secret::random_token(), Secret::random_token());
         let keypair = Keypair::generate(1, Suite::DEFAULT)?;
         let key = keypair.config().clone();
-        let client = TaskFile { task, leader: None, helper: None, collector: None };
+        let client = TaskFile { task: task.clone(), leader: None, helper: None, collector: None };
         let leader = LeaderPart {
             verify_key: verify_key.clone(),
             helper_token: helper_token.clone(),
@@ -140,7 +143,10 @@ impl TaskFiles {
             leader_token_hash: TokenHash::of(helper_token.expose()),
             collector_key: key.clone(),
         };
-        let collector = CollectorPart { token, private_key: keypair.private_key().clone(), key };
+        // One unit of time earlier than now: the clocks of clients may be slow.
+        let unit = Duration(task.time_precision.as_secs());
+        let since = Some(Time::now().truncate(unit).saturating_sub(unit));
+        let collector = CollectorPart { since, token, private_key: keypair.private_key().clone(), key };
         Ok(Self {
             leader: TaskFile { leader: Some(leader), ..client.clone() },
             helper: TaskFile { helper: Some(helper), ..client.clone() },
@@ -254,7 +260,7 @@ impl TaskFile {
 
     /// The task, for its collector, with the key that opens aggregate shares; an error if the file is not for it.
     pub fn collector_task(&self) -> Result<(CollectorTask, Keypair), Failure> {
-        let Some(CollectorPart { token, private_key, key }) = &self.collector else {
+        let Some(CollectorPart { token, private_key, key, .. }) = &self.collector else {
             return Err(Failure::usage("this is not the collector's file; 'dapbox task new' calls it collector.toml"));
         };
         let task = self.task.clone();
@@ -313,7 +319,7 @@ fn heading(role: Role) -> &'static [&'static str] {
 }
 
 /// What is said above keys and tables.
-const COMMENTS: [(&str, &str); 16] = [
+const COMMENTS: [(&str, &str); 17] = [
     ("[task]", "The same in all four files. Compare it with the other parties': a task never changes."),
     ("min_batch_size", "No aggregate of fewer reports is ever given out."),
     ("time_precision", "The times of reports are rounded down to a multiple of this."),
@@ -325,6 +331,7 @@ const COMMENTS: [(&str, &str); 16] = [
     ("helper_token", "SECRET. What the leader presents to the helper."),
     ("collector_token_hash", "SHA-256 of what the collector presents to the leader."),
     ("leader_token_hash", "SHA-256 of what the leader presents to the helper."),
+    ("since", "Nothing was measured before: where a collection begins that does not say otherwise."),
     ("token", "SECRET. What the collector presents to the leader."),
     ("private_key", "SECRET. Opens the aggregates. Without it they are lost: keep a copy."),
     ("[leader.collector_key]", "The public key that aggregates are sealed to (numbers as in RFC 9180)."),

@@ -26,7 +26,8 @@ impl Backoff {
     fn step(&mut self, chance: f64, retry_after: Option<Duration>) -> Duration {
         let delay = self.ceiling.mul_f64(chance.clamp(0.0, 1.0));
         self.ceiling = self.ceiling.saturating_mul(2).min(self.max);
-        delay.max(retry_after.unwrap_or_default()).min(self.max)
+        // On top of what the peer asks for, so that those who were sent away together do not return together.
+        delay.saturating_add(retry_after.unwrap_or_default()).min(self.max)
     }
 }
 
@@ -58,8 +59,8 @@ mod tests {
         let mut backoff = Backoff::new(SECOND, 60 * SECOND);
         assert_eq!(backoff.step(0.0, Some(30 * SECOND)), 30 * SECOND);
         assert_eq!(backoff.step(0.0, Some(3600 * SECOND)), 60 * SECOND);
-        let mut backoff = Backoff::new(40 * SECOND, 60 * SECOND);
-        assert_eq!(backoff.step(1.0, Some(30 * SECOND)), 40 * SECOND);
+        let mut backoff = Backoff::new(4 * SECOND, 60 * SECOND);
+        assert_eq!(backoff.step(0.5, Some(30 * SECOND)), 32 * SECOND);
     }
 
     #[test]

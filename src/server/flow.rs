@@ -167,7 +167,7 @@ pub async fn create_collection(
     collect::check_request(&context.task, &request)?;
     let (now, task, shared) = (Time::now(), context.task.id, app.clone());
     let write = move |tx: &mut Tx<'_>| {
-        let created = collect::create(tx, now, &task, job, body, request.query)?;
+        let created = collect::create(tx, now, &task, &shared.config.leader, job, body, request.query)?;
         // As for an upload: the drivers learn of it whether or not the collector waits for the answer.
         shared.collections.notify_one();
         shared.jobs.notify_one();

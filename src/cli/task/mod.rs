@@ -63,6 +63,7 @@ pub struct ListArgs {
 #[derive(Debug, clap::Args)]
 pub struct ShowArgs {
     /// The task's id, or the beginning of it.
+    #[arg(allow_hyphen_values = true)]
     id: String,
     #[command(flatten)]
     config: ConfigArgs,
@@ -81,6 +82,7 @@ pub struct ShowArgs {
 )]
 pub struct RemoveArgs {
     /// The task's whole id.
+    #[arg(allow_hyphen_values = true)]
     id: TaskId,
     #[command(flatten)]
     config: ConfigArgs,

@@ -34,12 +34,15 @@ use crate::{
     dapbox collect --task my-task/collector.toml"
 )]
 pub struct Args {
-    /// The leader's URL. The path of the protocol revision is added if it is missing.
-    #[arg(long, value_name = "URL", value_parser = base_url)]
+    /// The leader's URL. dapbox's path for the protocol revision is added if it is missing.
+    #[arg(long, value_name = "URL", value_parser = plain_url)]
     leader: String,
     /// The helper's URL.
-    #[arg(long, value_name = "URL", value_parser = base_url)]
+    #[arg(long, value_name = "URL", value_parser = plain_url)]
     helper: String,
+    /// Take both URLs as they are: other software may serve DAP at another path.
+    #[arg(long)]
+    as_is: bool,
     #[command(flatten)]
     vdaf: VdafArgs,
     #[command(flatten)]
@@ -57,12 +60,23 @@ pub struct Args {
 
 /// Runs `dapbox task new`.
 pub fn run(args: Args) -> Outcome {
-    let mut task = parameters(args.leader, args.helper, args.vdaf.configure()?, &args.batch)?;
+    let url = |given: String| if args.as_is { given } else { base_url(&given) };
+    let mut task = parameters(url(args.leader), url(args.helper), args.vdaf.configure()?, &args.batch)?;
     task.expires = args.expires;
     task.report_expiry_age = args.report_expiry_age.map(Seconds);
     let id = task.id;
     TaskFiles::generate(task)?.write(&args.out)?;
     Ok(print_next_steps(&args.out.display().to_string(), id)?)
+}
+
+/// An id that no command line takes for an option.
+fn fresh_id() -> TaskId {
+    loop {
+        let id = TaskId::random();
+        if !id.to_string().starts_with('-') {
+            return id;
+        }
+    }
 }
 
 /// The parameters of a new task with a fresh id.
@@ -73,7 +87,7 @@ pub fn parameters(
     batch: &BatchArgs,
 ) -> Result<Parameters, Failure> {
     Ok(Parameters {
-        id: TaskId::random(),
+        id: fresh_id(),
         revision: Revision::Dap09,
         leader_url,
         helper_url,
@@ -86,8 +100,8 @@ pub fn parameters(
     })
 }
 
-/// For clap: the base URL of an aggregator, with the protocol revision's path and a slash at its end.
-pub fn base_url(text: &str) -> Result<String, String> {
+/// For clap: the URL of an aggregator.
+fn plain_url(text: &str) -> Result<String, String> {
     let url = Url::parse(text).map_err(|e| format!("{e}; write it like https://leader.example"))?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err("must begin with https:// (or http://) and a host".to_owned());
@@ -95,9 +109,14 @@ pub fn base_url(text: &str) -> Result<String, String> {
     if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
         return Err("must have neither query, fragment nor user".to_owned());
     }
+    Ok(text.to_owned())
+}
+
+/// The base URL of a dapbox: with the protocol revision's path and a slash at its end.
+fn base_url(text: &str) -> String {
     let base = text.strip_suffix('/').unwrap_or(text);
     let prefix = format!("/{}", wire::of(Revision::Dap09).prefix());
-    Ok(if base.ends_with(&prefix) { format!("{base}/") } else { format!("{base}{prefix}/") })
+    if base.ends_with(&prefix) { format!("{base}/") } else { format!("{base}{prefix}/") }
 }
 
 /// For clap: an instant, or a length of time from now.
@@ -145,11 +164,11 @@ mod tests {
     fn urls_get_the_revision_and_one_slash_and_are_otherwise_kept() {
         for text in ["https://a.example", "https://a.example/", "https://a.example/dap-09", "https://a.example/dap-09/"]
         {
-            assert_eq!(base_url(text).unwrap(), "https://a.example/dap-09/");
+            assert_eq!(base_url(text), "https://a.example/dap-09/");
         }
-        assert_eq!(base_url("http://A.example:80/x").unwrap(), "http://A.example:80/x/dap-09/");
+        assert_eq!(base_url("http://A.example:80/x"), "http://A.example:80/x/dap-09/");
         for text in ["a.example", "ftp://a.example", "https://a.example/?x", "https://u@a.example", "https:///"] {
-            assert!(base_url(text).is_err(), "{text}");
+            assert!(plain_url(text).is_err(), "{text}");
         }
     }
 
