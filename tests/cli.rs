@@ -291,10 +291,10 @@ fn a_collector_asks_for_intervals_and_batches_and_gets_csv() {
     upload(&by_time, &["1,2", "3,4"]);
     let file = format!("{by_time}/collector.toml");
     let collect = |arguments: &[&str]| run(&[&["collect", "--task", &file], arguments].concat());
-    let today = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() / 86_400;
-    let start = (today * 86_400).to_string();
-    // Two days, in case midnight has passed since.
-    let collected = collect(&["--interval", &start, "2d", "-o", "csv"]);
+    let hour = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() / 3600;
+    let start = ((hour - 1) * 3600).to_string();
+    // Three hours, in case the hour has changed since.
+    let collected = collect(&["--interval", &start, "3h", "-o", "csv"]);
     assert!(collected.status.success(), "{collected:?}");
     assert_eq!(String::from_utf8(collected.stdout).unwrap(), "index,value\n0,4\n1,6\n");
     let cases = [
