@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{
@@ -126,6 +127,12 @@ fn authorized(app: &App, id: TaskId, role: Role, headers: &HeaderMap) -> Result<
     Ok(context)
 }
 
+/// The body of a request, if it is of the given media type and not too long.
+async fn body(app: &App, mut request: Request, media_type: &str, limit: usize) -> Result<Bytes, Problem> {
+    request.expect_type(media_type)?;
+    request.read_body(limit, *app.config.limits.request_timeout).await
+}
+
 fn hpke_config(app: &App, request: &Request) -> Result<Response, Error> {
     // Our keys are the same for all tasks, so the task may be left out.
     if let Some(task) = parse_hpke_config_query(&request.query).map_err(Problem::from)? {
@@ -140,11 +147,9 @@ fn hpke_config(app: &App, request: &Request) -> Result<Response, Error> {
     Ok(response)
 }
 
-async fn upload(app: &Arc<App>, task: TaskId, mut request: Request) -> Result<Response, Error> {
+async fn upload(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {
     let context = task_for(app, task, Some(Role::Leader))?;
-    request.expect_type(media::REPORT)?;
-    let limits = &app.config.limits;
-    let body = request.read_body(limits.max_report_bytes, *limits.request_timeout).await?;
+    let body = body(app, request, media::REPORT, app.config.limits.max_report_bytes).await?;
     match context.wire.decode_report(&body) {
         Ok(report) => flow::upload(app, &context, report).await?,
         Err(malformed) => return Err(flow::malformed_upload(app, &context, malformed).await),
@@ -152,16 +157,9 @@ async fn upload(app: &Arc<App>, task: TaskId, mut request: Request) -> Result<Re
     Ok(empty(StatusCode::CREATED))
 }
 
-async fn init_job(
-    app: &Arc<App>,
-    task: TaskId,
-    job: AggregationJobId,
-    mut request: Request,
-) -> Result<Response, Error> {
+async fn init_job(app: &Arc<App>, task: TaskId, job: AggregationJobId, request: Request) -> Result<Response, Error> {
     let context = authorized(app, task, Role::Helper, &request.headers)?;
-    request.expect_type(media::AGGREGATION_JOB_INIT_REQ)?;
-    let limits = &app.config.limits;
-    let body = request.read_body(limits.max_job_bytes, *limits.request_timeout).await?;
+    let body = body(app, request, media::AGGREGATION_JOB_INIT_REQ, app.config.limits.max_job_bytes).await?;
     let answer = flow::aggregation_job(app, &context, job, body).await?;
     Ok(content(StatusCode::CREATED, media::AGGREGATION_JOB_RESP, answer))
 }
@@ -171,13 +169,11 @@ async fn continue_job(
     app: &Arc<App>,
     task: TaskId,
     job: AggregationJobId,
-    mut request: Request,
+    request: Request,
 ) -> Result<Response, Error> {
     let context = authorized(app, task, Role::Helper, &request.headers)?;
-    request.expect_type(media::AGGREGATION_JOB_CONTINUE_REQ)?;
-    let limits = &app.config.limits;
-    let body = request.read_body(limits.max_job_bytes, *limits.request_timeout).await?;
-    let step = decode_job_continue(&body, limits.max_job_reports).map_err(Error::from)?.step;
+    let body = body(app, request, media::AGGREGATION_JOB_CONTINUE_REQ, app.config.limits.max_job_bytes).await?;
+    let step = decode_job_continue(&body, app.config.limits.max_job_reports).map_err(Error::from)?.step;
     let refuse = |kind, detail: &str| Err(Problem::new(kind).with_detail(detail).with_aggregation_job(job).into());
     if !flow::has_aggregation_job(app, &context, job)? {
         return refuse(ProblemType::UnrecognizedAggregationJob, "");
@@ -202,12 +198,10 @@ async fn create_collection(
     app: &Arc<App>,
     task: TaskId,
     job: CollectionJobId,
-    mut request: Request,
+    request: Request,
 ) -> Result<Response, Error> {
     let context = authorized(app, task, Role::Leader, &request.headers)?;
-    request.expect_type(media::COLLECT_REQ)?;
-    let limits = &app.config.limits;
-    let body = request.read_body(limits.max_message_bytes, *limits.request_timeout).await?;
+    let body = body(app, request, media::COLLECT_REQ, app.config.limits.max_message_bytes).await?;
     flow::create_collection(app, &context, job, body).await?;
     Ok(empty(StatusCode::CREATED))
 }
@@ -246,11 +240,9 @@ async fn delete_collection(app: &App, task: TaskId, job: CollectionJobId, reques
     }
 }
 
-async fn aggregate_share(app: &App, task: TaskId, mut request: Request) -> Result<Response, Error> {
+async fn aggregate_share(app: &App, task: TaskId, request: Request) -> Result<Response, Error> {
     let context = authorized(app, task, Role::Helper, &request.headers)?;
-    request.expect_type(media::AGGREGATE_SHARE_REQ)?;
-    let limits = &app.config.limits;
-    let body = request.read_body(limits.max_message_bytes, *limits.request_timeout).await?;
+    let body = body(app, request, media::AGGREGATE_SHARE_REQ, app.config.limits.max_message_bytes).await?;
     let share = flow::aggregate_share(app, &context, body).await?;
     Ok(content(StatusCode::OK, media::AGGREGATE_SHARE, share))
 }
