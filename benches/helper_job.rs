@@ -80,7 +80,10 @@ impl Bench {
         control.post("http://control/tasks").json(&task).send().await.unwrap().error_for_status().unwrap();
         let peer = Peer::new(&PeerOptions::default()).unwrap();
         let wire = wire::of(Revision::Dap09);
-        let answer = peer.call(&task.helper_url, &wire.hpke_config_call(&task.id), None, Bytes::new()).await.unwrap();
+        let answer = peer
+            .call(&task.public.helper_url, &wire.hpke_config_call(&task.public.id), None, Bytes::new())
+            .await
+            .unwrap();
         let helper = wire.decode_hpke_configs(&answer.body).unwrap().remove(0);
         let leader = Keypair::generate(0, Suite::DEFAULT).unwrap();
         let keys = AggregatorKeys { leader: leader.config().clone(), helper };
@@ -88,15 +91,15 @@ impl Bench {
     }
 
     fn request(&self) -> Bytes {
-        let preparer = vdaf::preparer(self.task.revision, &self.task.vdaf).unwrap();
+        let preparer = vdaf::preparer(self.task.public.revision, &self.task.public.vdaf).unwrap();
         let inits = (0..JOB_SIZE).map(|_| self.init(preparer.as_ref())).collect();
         let init = JobInit { aggregation_parameter: Bytes::new(), batch: PartialBatch::TimeInterval, inits };
-        wire::of(self.task.revision).encode_job_init(&init).into()
+        wire::of(self.task.public.revision).encode_job_init(&init).into()
     }
 
     /// Does for one report what a client and then the leader do.
     fn init(&self, preparer: &dyn Preparer) -> PrepareInit {
-        let wire = wire::of(self.task.revision);
+        let wire = wire::of(self.task.public.revision);
         let Task { id, revision, leader_url, helper_url, vdaf, time_precision, .. } = self.task.clone();
         let task = ClientTask { id, revision, leader_url, helper_url, vdaf, time_precision };
         let report = make_report(&task, preparer, &self.keys, &self.measurement, Time::now()).unwrap();
@@ -119,8 +122,8 @@ impl Bench {
     }
 
     async fn send(&self, request: Bytes) -> usize {
-        let call = wire::of(Revision::Dap09).job_init_call(&self.task.id, &AggregationJobId::random());
-        let answer = self.peer.call(&self.task.helper_url, &call, Some(&self.token), request).await.unwrap();
+        let call = wire::of(Revision::Dap09).job_init_call(&self.task.public.id, &AggregationJobId::random());
+        let answer = self.peer.call(&self.task.public.helper_url, &call, Some(&self.token), request).await.unwrap();
         answer.body.len()
     }
 }

@@ -15,7 +15,7 @@ fn cases() -> Vec<(&'static str, VdafConfig, Measurement)> {
     let flags = Measurement::Vector((0..length).map(|at| (at % 3 == 0).into()).collect());
     vec![
         ("count", VdafConfig::Prio3Count, Measurement::Flag(true)),
-        ("sum of 32 bits", VdafConfig::Prio3Sum { bits: 32 }, Measurement::Number(12_345)),
+        ("sum of 32 bits", VdafConfig::Prio3Sum { max: Max::of_bits(32) }, Measurement::Number(12_345)),
         ("histogram of 100", histogram(100), Measurement::Number(42)),
         ("histogram of 1000", histogram(1000), Measurement::Number(42)),
         ("sumvec of 1000 bits", VdafConfig::Prio3SumVec { bits, length, chunk_length }, flags.clone()),

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use crate::{
     hpke,
     model::{
-        Duration, Fault, HpkeCiphertext, HpkeConfig, PlaintextInputShare, Report, ReportId, ReportMetadata, Revision,
-        Role, TaskId, Time, VdafConfig,
+        Fault, HpkeCiphertext, HpkeConfig, PlaintextInputShare, Report, ReportId, ReportMetadata, Role, TaskParameters,
+        Time,
     },
     peer::{CallError, Peer, Retries, retry},
     vdaf::{self, Measurement, Preparer, VdafError},
@@ -25,23 +25,6 @@ pub use many::Summary;
 
 /// How long an aggregator's keys are kept when it does not say.
 const DEFAULT_MAX_AGE: Span = Span::from_secs(86_400);
-
-/// A task as its clients know it. Holds no secret.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientTask {
-    /// The task's id.
-    pub id: TaskId,
-    /// The protocol that all parties of the task speak.
-    pub revision: Revision,
-    /// Base URL of the leader, with the revision's prefix.
-    pub leader_url: String,
-    /// Base URL of the helper, with the revision's prefix.
-    pub helper_url: String,
-    /// What is measured.
-    pub vdaf: VdafConfig,
-    /// The unit of report times.
-    pub time_precision: Duration,
-}
 
 /// The keys that a report is sealed to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +102,7 @@ impl ClientError {
 
 /// Uploads measurements for one task.
 pub struct Client {
-    task: ClientTask,
+    task: TaskParameters,
     preparer: Arc<dyn Preparer>,
     peer: Peer,
     retries: Retries,
@@ -133,13 +116,13 @@ struct Cached {
 
 impl Client {
     /// A client for a task. Fails if the task's parameters are wrong.
-    pub fn new(task: ClientTask, peer: Peer, retries: Retries) -> Result<Self, ClientError> {
+    pub fn new(task: TaskParameters, peer: Peer, retries: Retries) -> Result<Self, ClientError> {
         let preparer = vdaf::preparer(task.revision, &task.vdaf)?;
         Ok(Self { task, preparer, peer, retries, keys: Mutex::new(None) })
     }
 
     /// The task.
-    pub fn task(&self) -> &ClientTask {
+    pub fn task(&self) -> &TaskParameters {
         &self.task
     }
 
@@ -170,7 +153,7 @@ impl Client {
     /// Uploads a report (DAP-09 section 4.4.2). Sending the same one again is harmless, so that is tried.
     pub async fn send(&self, report: &Report) -> Result<(), ClientError> {
         let wire = wire::of(self.task.revision);
-        let body = Bytes::from(wire.encode_report(report));
+        let body = Bytes::from(wire.encode_upload(&self.task, std::slice::from_ref(report)));
         let call = wire.upload_call(&self.task.id);
         let upload = || self.peer.call(&self.task.leader_url, &call, None, body.clone());
         retry(self.retries, upload).await.map(drop).map_err(ClientError::Upload)
@@ -226,7 +209,7 @@ fn is_outdated(error: &CallError) -> bool {
 /// Makes a report of a measurement: splits it, rounds the time down to the task's precision, and seals the halves
 /// (DAP-09 section 4.4.2).
 pub fn make_report(
-    task: &ClientTask,
+    task: &TaskParameters,
     preparer: &dyn Preparer,
     keys: &AggregatorKeys,
     measurement: &Measurement,
@@ -235,7 +218,7 @@ pub fn make_report(
     let wire = wire::of(task.revision);
     let metadata = ReportMetadata { id: ReportId::random(), time: time.truncate(task.time_precision) };
     let shares = preparer.shard(&wire.vdaf_context(&task.id), measurement, &metadata.id)?;
-    let aad = wire.input_share_aad(&task.id, &metadata, &shares.public_share);
+    let aad = wire.input_share_aad(task, &metadata, &[], &shares.public_share);
     let seal = |role, key: &HpkeConfig, share: Vec<u8>| -> Result<HpkeCiphertext, ClientError> {
         let share = PlaintextInputShare { extensions: Vec::new(), payload: Bytes::from(share) };
         hpke::seal(key, &wire.input_share_info(role), &aad, &wire.encode_plaintext(&share))
@@ -243,6 +226,7 @@ pub fn make_report(
     };
     Ok(Report {
         metadata,
+        extensions: Vec::new(),
         leader_share: seal(Role::Leader, &keys.leader, shares.leader_share)?,
         helper_share: seal(Role::Helper, &keys.helper, shares.helper_share)?,
         public_share: Bytes::from(shares.public_share),

@@ -8,27 +8,19 @@ use bytes::Bytes;
 use crate::{
     hpke::{HpkeError, Keypair},
     model::{
-        BatchId, BatchSelector, Collection, CollectionJobId, CollectionReq, Duration, FixedSizeQuery, Interval,
-        PartialBatch, Query, Revision, Role, Secret, TaskId, VdafConfig,
+        BatchId, BatchSelector, Collection, CollectionJobId, CollectionReq, FixedSizeQuery, Interval, PartialBatch,
+        Query, Role, Secret, TaskParameters,
     },
-    peer::{Answer, Backoff, CallError, Peer, Retries, retry},
+    peer::{Backoff, CallError, Peer, Reply, Retries, retry},
     vdaf::{self, AggregateResult, Preparer, VdafError},
-    wire::{self, Malformed},
+    wire::{self, Call, Interaction, Malformed},
 };
 
 /// A task as its collector knows it.
 #[derive(Clone, Debug)]
 pub struct CollectorTask {
-    /// The task's id.
-    pub id: TaskId,
-    /// The protocol that all parties of the task speak.
-    pub revision: Revision,
-    /// Base URL of the leader, with the revision's prefix.
-    pub leader_url: String,
-    /// What is measured.
-    pub vdaf: VdafConfig,
-    /// The unit of report times and batch intervals.
-    pub time_precision: Duration,
+    /// What all parties know.
+    pub public: TaskParameters,
     /// The token that we present to the leader.
     pub token: Secret,
 }
@@ -40,8 +32,10 @@ pub struct Collected {
     pub report_count: u64,
     /// The smallest aligned interval that holds the times of those reports.
     pub interval: Interval,
-    /// The batch's id, if the leader makes the batches.
+    /// The batch's id, if the leader makes the batches and says which one it is.
     pub batch_id: Option<BatchId>,
+    /// The path of the collection job at the leader.
+    pub place: Option<String>,
     /// The aggregate.
     pub result: AggregateResult,
 }
@@ -93,7 +87,7 @@ pub struct Collector {
 impl Collector {
     /// A collector for a task. Fails if the task's parameters are wrong.
     pub fn new(task: CollectorTask, keypair: Keypair, peer: Peer, retries: Retries) -> Result<Self, CollectError> {
-        let preparer = vdaf::preparer(task.revision, &task.vdaf)?;
+        let preparer = vdaf::preparer(task.public.revision, &task.public.vdaf)?;
         Ok(Self { task, keypair, preparer, peer, retries })
     }
 
@@ -116,57 +110,64 @@ impl Collector {
         query: Query,
         mut progress: impl FnMut(Progress),
     ) -> Result<Collected, CollectError> {
-        let job = self.create(&query).await?;
+        let (wire, task) = (wire::of(self.task.public.revision), &self.task.public);
+        let request = CollectionReq { query, aggregation_parameter: Bytes::new(), extensions: Vec::new() };
+        let request = Bytes::from(wire.encode_collection_req(task, &request)?);
+        let create = wire.create_call(Interaction::CollectionJob, &task.id, CollectionJobId::random().as_bytes());
+        // Repeating the request is harmless.
+        let mut reply = self.ask(&create, request.clone()).await?;
         progress(Progress::Accepted);
         // Starts fast, as a batch may be ready, and ends at a pace that does not matter.
         let mut backoff = Backoff::new(Span::from_millis(100), Span::from_secs(30));
-        let mut asked = 0;
+        let (mut place, mut asked, mut is_first) = (None, 0, true);
         loop {
-            let delay = match self.poll(&job).await? {
-                Poll::Ready(collection) => return self.open(&query, &collection),
-                Poll::Pending(retry_after) => backoff.next_delay(retry_after),
-            };
-            asked += 1;
-            progress(Progress::Waiting(asked));
-            tokio::time::sleep(delay).await;
+            if let Some(body) = reply.ready {
+                let collection = wire.decode_collection(task, &body)?;
+                return self.open(&query, &request, &collection, reply.place.or(place));
+            }
+            place = reply.place.or(place);
+            let poll = place.as_deref().and_then(|place| wire.poll_call(Interaction::CollectionJob, place));
+            let poll = poll.ok_or(CollectError::Unfit("neither a result nor a place to ask for it"))?;
+            if !is_first {
+                asked += 1;
+                progress(Progress::Waiting(asked));
+                tokio::time::sleep(backoff.next_delay(reply.retry_after)).await;
+            }
+            reply = self.ask(&poll, Bytes::new()).await?;
+            is_first = false;
+            if wire.says_deleted(reply.status) {
+                return Err(CollectError::Deleted);
+            }
         }
     }
 
-    /// Starts a collection job under a fresh id (DAP-09 section 4.6.1). Repeating the request is harmless.
-    async fn create(&self, query: &Query) -> Result<CollectionJobId, CollectError> {
-        let wire = wire::of(self.task.revision);
-        let job = CollectionJobId::random();
-        let request = CollectionReq { query: *query, aggregation_parameter: Bytes::new() };
-        let body = Bytes::from(wire.encode_collection_req(&request));
-        let call = wire.collection_create_call(&self.task.id, &job);
-        let (url, token) = (&self.task.leader_url, Some(&self.task.token));
-        retry(self.retries, || self.peer.call(url, &call, token, body.clone())).await.map_err(CollectError::Call)?;
-        Ok(job)
+    /// Tells the leader that a result is not needed any more. Where the leader makes the batches, a collection after
+    /// this gets the next one; keep the result first.
+    pub async fn release(&self, collected: &Collected) -> Result<(), CollectError> {
+        let wire = wire::of(self.task.public.revision);
+        let delete = |place: &String| wire.delete_call(Interaction::CollectionJob, place);
+        match collected.place.as_ref().and_then(delete) {
+            Some(call) => self.ask(&call, Bytes::new()).await.map(drop),
+            None => Ok(()),
+        }
     }
 
-    async fn poll(&self, job: &CollectionJobId) -> Result<Poll, CollectError> {
-        let wire = wire::of(self.task.revision);
-        let call = wire.collection_poll_call(&self.task.id, job);
-        let (url, token) = (&self.task.leader_url, Some(&self.task.token));
-        let ask = async || {
-            let answer = self.peer.send(url, &call, token, Bytes::new()).await?;
-            // Only the final answer has a body whose type matters.
-            let accept = call.accept.filter(|_| answer.status == 200);
-            answer.expect(accept)
-        };
-        let answer: Answer = retry(self.retries, ask).await.map_err(CollectError::Call)?;
-        match answer.status {
-            200 => Ok(Poll::Ready(Box::new(wire.decode_collection(&answer.body)?))),
-            204 => Err(CollectError::Deleted),
-            _ => Ok(Poll::Pending(answer.retry_after)),
-        }
+    async fn ask(&self, call: &Call, body: Bytes) -> Result<Reply, CollectError> {
+        let (url, token) = (&self.task.public.leader_url, Some(&self.task.token));
+        retry(self.retries, || self.peer.ask(url, call, token, body.clone())).await.map_err(CollectError::Call)
     }
 
     /// Checks that the answer is one to the query, opens both shares and puts them together.
-    fn open(&self, query: &Query, collection: &Collection) -> Result<Collected, CollectError> {
+    fn open(
+        &self,
+        query: &Query,
+        request: &[u8],
+        collection: &Collection,
+        place: Option<String>,
+    ) -> Result<Collected, CollectError> {
         let batch = self.check(query, collection)?;
-        let wire = wire::of(self.task.revision);
-        let aad = wire.aggregate_share_aad(&self.task.id, &[], &batch);
+        let wire = wire::of(self.task.public.revision);
+        let aad = wire.aggregate_share_aad(&self.task.public, request, &batch);
         let open = |role, sealed| {
             let info = wire.aggregate_share_info(role);
             self.keypair.open(&info, &aad, sealed).map_err(|e| CollectError::Open(role, e))
@@ -176,10 +177,11 @@ impl Collector {
         Ok(Collected {
             report_count: collection.report_count,
             interval: collection.interval,
-            batch_id: match batch {
-                BatchSelector::TimeInterval(_) => None,
-                BatchSelector::FixedSize(id) => Some(id),
+            batch_id: match collection.batch {
+                Some(PartialBatch::FixedSize(id)) => Some(id),
+                Some(PartialBatch::TimeInterval) | None => None,
             },
+            place,
             result: self.preparer.unshard(&leader, &helper, collection.report_count)?,
         })
     }
@@ -190,31 +192,32 @@ impl Collector {
         if collection.report_count == 0 {
             return Err(CollectError::Unfit("no reports"));
         }
-        if !found.is_aligned(self.task.time_precision) {
+        if !found.is_aligned(self.task.public.time_precision) {
             return Err(CollectError::Unfit("an interval that is not aligned to the task's time precision"));
         }
         match (query, collection.batch) {
-            (Query::TimeInterval(wanted), PartialBatch::TimeInterval) => {
+            (Query::TimeInterval(wanted), Some(PartialBatch::TimeInterval) | None) => {
                 if found.start() < wanted.start() || found.end() > wanted.end() {
                     return Err(CollectError::Unfit("reports from outside the interval"));
                 }
                 Ok(BatchSelector::TimeInterval(*wanted))
             }
-            (Query::FixedSize(FixedSizeQuery::CurrentBatch), PartialBatch::FixedSize(id)) => {
+            (Query::FixedSize(FixedSizeQuery::CurrentBatch), Some(PartialBatch::FixedSize(id))) => {
                 Ok(BatchSelector::FixedSize(id))
             }
-            (Query::FixedSize(FixedSizeQuery::ByBatchId(wanted)), PartialBatch::FixedSize(id)) if id == *wanted => {
+            (Query::FixedSize(FixedSizeQuery::ByBatchId(wanted)), Some(PartialBatch::FixedSize(id)))
+                if id == *wanted =>
+            {
                 Ok(BatchSelector::FixedSize(id))
             }
-            (Query::FixedSize(_), PartialBatch::FixedSize(_)) => Err(CollectError::Unfit("another batch")),
+            // Where the leader does not say which batch it took, shares are not bound to it either.
+            (Query::FixedSize(FixedSizeQuery::CurrentBatch), None) => {
+                Ok(BatchSelector::FixedSize(BatchId::new([0; 32])))
+            }
+            (Query::FixedSize(_), Some(PartialBatch::FixedSize(_))) => Err(CollectError::Unfit("another batch")),
             _ => Err(CollectError::Unfit("another kind of batch")),
         }
     }
-}
-
-enum Poll {
-    Ready(Box<Collection>),
-    Pending(Option<Span>),
 }
 
 #[cfg(test)]

@@ -10,9 +10,11 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use reqwest::{
     Method, Response,
-    header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER},
     redirect::Policy,
 };
+
+use url::Url;
 
 use crate::{
     model::{Fault, Secret},
@@ -55,10 +57,25 @@ pub struct Answer {
     pub content_type: Option<String>,
     /// For how long the peer asks us to stay away.
     pub retry_after: Option<Duration>,
+    /// Where the peer says that a new resource is, as sent.
+    pub location: Option<String>,
     /// For how long the answer may be kept, if the peer says so (zero: not at all).
     pub max_age: Option<Duration>,
     /// The body.
     pub body: Bytes,
+}
+
+/// What a peer says of a resource that it makes.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The path of the resource below the peer's base URL, if it is known.
+    pub place: Option<String>,
+    /// The resource, if it is ready.
+    pub ready: Option<Bytes>,
+    /// For how long the peer asks us to stay away.
+    pub retry_after: Option<Duration>,
 }
 
 /// Why there is no answer.
@@ -167,6 +184,18 @@ pub fn join(base: &str, path: &str) -> String {
     format!("{}/{}", base.strip_suffix('/').unwrap_or(base), path)
 }
 
+/// The path below `base` of what a `Location` header names (RFC 9110 section 10.2.2), in an answer to a request for
+/// `path`. Anywhere else is refused: our credentials are for this peer alone.
+fn place_below(base: &str, path: &str, location: &str) -> Result<String, CallError> {
+    let below = || {
+        let base = Url::parse(&join(base, "")).ok()?;
+        let place = base.join(path).ok()?.join(location).ok()?;
+        let rest = place.path().strip_prefix(base.path()).filter(|_| place.origin() == base.origin())?;
+        Some(place.query().map_or_else(|| rest.to_owned(), |query| format!("{rest}?{query}")))
+    };
+    below().ok_or_else(|| CallError::Unexpected(format!("a location that is not below {base}: {location:?}")))
+}
+
 impl Peer {
     /// Makes a client with its own pool of connections.
     pub fn new(options: &PeerOptions) -> Result<Self, Fault> {
@@ -213,6 +242,27 @@ impl Peer {
         self.send(base_url, call, token, body).await?.expect(call.accept)
     }
 
+    /// Sends one request that makes a resource, or asks for one, and insists on success. Does not retry.
+    pub async fn ask(
+        &self,
+        base_url: &str,
+        call: &Call,
+        token: Option<&Secret>,
+        body: Bytes,
+    ) -> Result<Reply, CallError> {
+        let answer = self.send(base_url, call, token, body).await?.expect(None)?;
+        let place = match (&call.place, &answer.location) {
+            (Some(place), _) => Some(place.clone()),
+            (None, Some(location)) => Some(place_below(base_url, &call.path, location)?),
+            (None, None) => None,
+        };
+        let (status, retry_after) = (answer.status, answer.retry_after);
+        // A call that expects no body is not interested in what a peer may send.
+        let is_ready = !answer.body.is_empty() && call.accept.is_some();
+        let ready = if is_ready { Some(answer.expect(call.accept)?.body) } else { None };
+        Ok(Reply { status, place, ready, retry_after })
+    }
+
     async fn receive(&self, url: &str, mut response: Response) -> Result<Answer, PeerError> {
         let limit = self.max_answer_bytes;
         let too_long = || PeerError::TooLong { url: url.to_owned(), limit };
@@ -231,6 +281,7 @@ impl Peer {
             status: response.status().as_u16(),
             content_type: text(headers, CONTENT_TYPE).map(str::to_owned),
             retry_after: text(headers, RETRY_AFTER).and_then(|value| parse_retry_after(value, SystemTime::now())),
+            location: text(headers, LOCATION).map(str::to_owned),
             max_age: text(headers, CACHE_CONTROL).and_then(parse_max_age),
             body: body.freeze(),
         })

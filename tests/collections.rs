@@ -48,7 +48,7 @@ fn lazy(config: &mut Config) {
 }
 
 fn at_least(n: u64) -> impl Fn(&mut Task) {
-    move |task| task.min_batch_size = n
+    move |task| task.public.min_batch_size = n
 }
 
 const CURRENT: Query = Query::FixedSize(FixedSizeQuery::CurrentBatch);
@@ -234,7 +234,7 @@ async fn a_batch_that_the_aggregators_disagree_about_is_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn fixed_size_batches_are_distinct_and_of_the_right_size() {
     let mode = BatchMode::FixedSize { max_batch_size: Some(5) };
-    let pair = Pair::start_with(VdafConfig::Prio3Sum { bits: 12 }, mode, lazy, at_least(3)).await;
+    let pair = Pair::start_with(VdafConfig::Prio3Sum { max: Max::of_bits(12) }, mode, lazy, at_least(3)).await;
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
     let report = |i: u32| forge.report(&Measurement::Number(1 << i), hour(u64::from(i % 9)));

@@ -190,7 +190,7 @@ async fn a_helper_with_lower_limits_gets_shorter_jobs() {
     let few = Node::start_with(|config| config.limits.max_job_reports = 3).await;
     let small = Node::start_with(|config| config.limits.max_job_bytes = 2 << 20).await;
     for mut helper in [small, few] {
-        let vdaf = VdafConfig::Prio3Sum { bits: 8 };
+        let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
         let parties = Parties::new(vdaf, BatchMode::TimeInterval, leader.url(), helper.url());
         leader.add(&parties.leader).await;
         helper.add(&parties.helper).await;
@@ -317,7 +317,7 @@ async fn a_helper_that_is_down_comes_back() {
 async fn a_task_that_the_helper_learns_later_goes_on() {
     let (leader, helper) = (Node::start().await, Node::start().await);
     let mode = BatchMode::TimeInterval;
-    let parties = Parties::new(VdafConfig::Prio3Sum { bits: 8 }, mode, leader.url(), helper.url());
+    let parties = Parties::new(VdafConfig::Prio3Sum { max: Max::of_bits(8) }, mode, leader.url(), helper.url());
     leader.add(&parties.leader).await;
     // The aggregators' keys are the same for all tasks; a task that both know has them.
     let known = Parties::new(VdafConfig::Prio3Count, mode, leader.url(), helper.url());

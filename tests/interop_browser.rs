@@ -70,7 +70,7 @@ fn parameters(pair: &Pair, vdaf: &Value, measurements: &Value) -> Value {
         "leader": pair.leader.url(),
         "helper": pair.helper.url(),
         "vdaf": vdaf,
-        "timePrecisionSeconds": pair.parties.leader.time_precision,
+        "timePrecisionSeconds": pair.parties.leader.public.time_precision,
         "measurements": measurements,
     })
 }
@@ -85,7 +85,7 @@ async fn the_javascript_client_uploads() {
     let cases = [
         (VdafConfig::Prio3Count, json!({"type": "count"}), json!([true, false, true]), AggregateResult::Number(2)),
         (
-            VdafConfig::Prio3Sum { bits: 8 },
+            VdafConfig::Prio3Sum { max: Max::of_bits(8) },
             json!({"type": "sum", "bits": 8}),
             json!([255, 0, 3]),
             AggregateResult::Number(258),
@@ -97,7 +97,7 @@ async fn the_javascript_client_uploads() {
             AggregateResult::Vector(vec![1, 0, 0, 2]),
         ),
         (
-            VdafConfig::Prio3SumVec { bits: 2, length: 3, chunk_length: 2 },
+            VdafConfig::Prio3SumVec { max: Max::of_bits(2), length: 3, chunk_length: 2 },
             json!({"type": "sumVec", "bits": 2, "length": 3, "chunkLength": 2}),
             json!([[3, 0, 1], [1, 2, 3], [0, 0, 0]]),
             AggregateResult::Vector(vec![4, 2, 4]),
@@ -105,7 +105,7 @@ async fn the_javascript_client_uploads() {
     ];
     let modes = [BatchMode::TimeInterval, BatchMode::FixedSize { max_batch_size: Some(3) }];
     for ((vdaf, theirs, measurements, expected), mode) in cases.into_iter().zip(modes.into_iter().cycle()) {
-        let pair = Pair::start_with(vdaf.clone(), mode, |_| {}, |task| task.min_batch_size = 3).await;
+        let pair = Pair::start_with(vdaf.clone(), mode, |_| {}, |task| task.public.min_batch_size = 3).await;
         let given = parameters(&pair, &theirs, &measurements);
         let uploaded = upload(&dir, &given);
         assert_eq!(uploaded, [0, 1, 2].map(|index| json!({"index": index, "ok": true})));

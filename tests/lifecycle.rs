@@ -240,12 +240,12 @@ async fn count() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sum() {
-    both(VdafConfig::Prio3Sum { bits: 8 }, |i| Measurement::Number(u128::from(i * 23 % 256))).await;
+    both(VdafConfig::Prio3Sum { max: Max::of_bits(8) }, |i| Measurement::Number(u128::from(i * 23 % 256))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sum_vec() {
-    let vdaf = VdafConfig::Prio3SumVec { bits: 3, length: 4, chunk_length: 3 };
+    let vdaf = VdafConfig::Prio3SumVec { max: Max::of_bits(3), length: 4, chunk_length: 3 };
     both(vdaf, |i| Measurement::Vector((0..4).map(|j| u128::from((i * 5 + j * 3) % 8)).collect())).await;
 }
 
@@ -279,7 +279,7 @@ async fn each_report_of_a_job_gets_its_own_answer() {
         task.task_expiration = Some(end);
         task.report_expiry_age = Some(Duration(24 * HOUR));
     };
-    let vdaf = VdafConfig::Prio3Sum { bits: 4 };
+    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(4) };
     let pair = Pair::start_with(vdaf, mode, |config| config.limits.clock_skew = Seconds::new(60), change).await;
     let forge = Forge::new(&pair.parties).await;
     let (one, other) = (Measurement::Number(3), Measurement::Number(9));

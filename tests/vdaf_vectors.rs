@@ -90,7 +90,7 @@ impl Vector {
         let config = match name.split('_').next().unwrap() {
             "Prio3Count" => VdafConfig::Prio3Count,
             "Prio3Sum" => VdafConfig::Prio3Sum { bits: bits() },
-            "Prio3SumVec" => VdafConfig::Prio3SumVec { bits: bits(), length: length(), chunk_length: chunk_length() },
+            "Prio3SumVec" => VdafConfig::Prio3SumVec { max: Max::of_bits()bits(), length: length(), chunk_length: chunk_length() },
             "Prio3Histogram" => VdafConfig::Prio3Histogram { length: length(), chunk_length: chunk_length() },
             other => panic!("unknown VDAF {other}"),
         };
@@ -280,10 +280,10 @@ fn the_other_vdafs_are_those_that_prio_constructs() {
     agrees(VdafConfig::Prio3Count, &theirs, Measurement::Flag(true), true, sum(1));
 
     let theirs = Prio3::new_sum(2, 33).unwrap();
-    agrees(VdafConfig::Prio3Sum { bits: 33 }, &theirs, number(1 << 32), 1 << 32, sum(1 << 32));
+    agrees(VdafConfig::Prio3Sum { max: Max::of_bits(33) }, &theirs, number(1 << 32), 1 << 32, sum(1 << 32));
 
     let theirs = Prio3::new_sum_vec(2, 4, 3, 5).unwrap();
-    let config = VdafConfig::Prio3SumVec { bits: 4, length: 3, chunk_length: 5 };
+    let config = VdafConfig::Prio3SumVec { max: Max::of_bits(4), length: 3, chunk_length: 5 };
     agrees(config, &theirs, vector(&[15, 0, 9]), vec![15, 0, 9], sums(&[15, 0, 9]));
 
     let theirs = Prio3::new_histogram(2, 4, 3).unwrap();

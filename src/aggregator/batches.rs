@@ -24,7 +24,7 @@ impl Tally {
     /// The smallest aligned interval that holds the reports' times (DAP-09 section 4.6.1).
     pub fn interval(&self, state: &TaskState) -> Option<Interval> {
         let (first, last) = self.span?;
-        Interval::aligned_hull(first, last, state.task.time_precision)
+        Interval::aligned_hull(first, last, state.task.public.time_precision)
     }
 }
 
@@ -59,13 +59,15 @@ pub fn tally(state: &TaskState, batch: &BatchSelector) -> Tally {
 /// (DAP-09 section 4.6.5.1.1). A fixed-size batch has none.
 pub fn check_boundaries(state: &TaskState, batch: &BatchSelector) -> Result<(), Refusal> {
     match batch {
-        BatchSelector::TimeInterval(interval) if !interval.is_aligned(state.task.time_precision) => Err(Refusal {
-            kind: ProblemType::BatchInvalid,
-            detail: format!(
-                "start and duration of the interval must be multiples of the task's time precision, {} seconds",
-                state.task.time_precision.0
-            ),
-        }),
+        BatchSelector::TimeInterval(interval) if !interval.is_aligned(state.task.public.time_precision) => {
+            Err(Refusal {
+                kind: ProblemType::BatchInvalid,
+                detail: format!(
+                    "start and duration of the interval must be multiples of the task's time precision, {} seconds",
+                    state.task.public.time_precision.0
+                ),
+            })
+        }
         _ => Ok(()),
     }
 }
@@ -73,10 +75,10 @@ pub fn check_boundaries(state: &TaskState, batch: &BatchSelector) -> Result<(), 
 /// Whether the batch has as many reports as the task asks for (DAP-09 sections 4.6.5.1.2 and 4.6.5.2.2).
 pub fn check_size(state: &TaskState, count: u64) -> Result<(), Refusal> {
     let refuse = |detail| Err(Refusal { kind: ProblemType::InvalidBatchSize, detail });
-    if count < state.task.min_batch_size.max(1) {
-        return refuse(format!("the batch has {count} reports and needs {}", state.task.min_batch_size));
+    if count < state.task.public.min_batch_size.max(1) {
+        return refuse(format!("the batch has {count} reports and needs {}", state.task.public.min_batch_size));
     }
-    match state.task.max_batch_size() {
+    match state.task.public.max_batch_size() {
         Some(max) if count > max => refuse(format!("the batch has {count} reports and must not have more than {max}")),
         _ => Ok(()),
     }
@@ -124,7 +126,7 @@ pub fn assigned(state: &TaskState) -> BTreeMap<BatchId, u64> {
 /// The fullest batch that is short of the minimum is filled up first; batches get the minimum size exactly, the room
 /// up to the maximum stays for error (DAP-09 section 4.1.2).
 pub fn next_batch(state: &TaskState) -> (BatchId, u64) {
-    let target = state.task.min_batch_size.max(1);
+    let target = state.task.public.min_batch_size.max(1);
     assigned(state)
         .into_iter()
         .filter(|(_, count)| *count < target)

@@ -9,42 +9,49 @@ use sha2::{Digest, Sha256};
 use super::{
     Error, TaskContext,
     batches::{self, Refusal, Tally},
+    check_extensions, check_parameter,
 };
 use crate::{
     config, hpke,
     model::{
         AggregateShareReq, BatchMode, BatchSelector, Bucket, Collection, CollectionJobId, CollectionReq, Fault,
-        FixedSizeQuery, HpkeCiphertext, Interval, Query, Task, TaskId, Time,
+        FixedSizeQuery, HpkeCiphertext, Interval, PassedOn, Query, Task, TaskId, Time,
     },
     store::{CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Progress, ReportRef, TaskState, Tx},
-    wire::{Problem, ProblemType},
+    wire::{Problem, ProblemType, Rules},
 };
+
+/// Why a request is refused that asks in another batch mode.
+const OTHER_MODE: &str = "the request's batch mode is not the task's";
 
 /// Checks what can be checked of a collector's request without looking at the store.
 pub fn check_request(task: &Task, request: &CollectionReq) -> Result<(), Error> {
-    let refuse =
-        |detail: &str| Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).with_task(task.id).into());
-    match (task.batch_mode, request.query) {
+    let refuse = |detail: &str| {
+        Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).with_task(task.public.id).into())
+    };
+    match (task.public.batch_mode, request.query) {
         (BatchMode::TimeInterval, Query::TimeInterval(_)) | (BatchMode::FixedSize { .. }, Query::FixedSize(_)) => {}
-        _ => return refuse("the request's query type is not the task's"),
+        _ => return refuse(OTHER_MODE),
     }
-    if request.aggregation_parameter.is_empty() {
-        Ok(())
-    } else {
-        refuse("the task's VDAF takes no aggregation parameter")
+    check_parameter(&request.aggregation_parameter)?;
+    if request.extensions.windows(2).any(|pair| pair[0].kind >= pair[1].kind) {
+        let detail = "the extensions are not in strictly increasing order of their types";
+        return Err(Problem::new(ProblemType::InvalidExtension).with_detail(detail).into());
     }
+    Ok(check_extensions(&request.extensions)?)
 }
 
 /// Creates a collection job, or finds that the same request made it before (DAP-09 section 4.6.1).
 pub fn create(
     tx: &mut Tx<'_>,
     now: Time,
-    task: &TaskId,
+    context: &TaskContext,
     limits: &config::Leader,
     id: CollectionJobId,
     bytes: Bytes,
     query: Query,
 ) -> Result<Result<(), Problem>, Fault> {
+    let task = &context.task.public.id;
     if let Some(existing) = tx.collection(task, &id)? {
         if matches!(existing.state, CollectionState::Deleted) {
             let detail = "the collection job was deleted; choose a new job id";
@@ -59,7 +66,7 @@ pub fn create(
     let Some(state) = tx.task(task) else {
         return Ok(Err(Problem::new(ProblemType::UnrecognizedTask).with_task(*task)));
     };
-    if let Err(Refusal { kind, detail }) = check_query(state, limits, &query) {
+    if let Err(Refusal { kind, detail }) = check_query(state, &context.wire.rules(), limits, &query) {
         return Ok(Err(Problem::new(kind).with_detail(detail).with_task(*task)));
     }
     let accepted_before = tx.next_position();
@@ -70,18 +77,18 @@ pub fn create(
 }
 
 /// Whether a query can ever be answered, as far as is known when it comes.
-fn check_query(state: &TaskState, limits: &config::Leader, query: &Query) -> Result<(), Refusal> {
+fn check_query(state: &TaskState, rules: &Rules, limits: &config::Leader, query: &Query) -> Result<(), Refusal> {
     match query {
         Query::TimeInterval(interval) => {
             let batch = BatchSelector::TimeInterval(*interval);
             batches::check_boundaries(state, &batch)?;
-            if state.collected.contains_exactly(&batch) {
+            if rules.may_repeat && state.collected.contains_exactly(&batch) {
                 return Ok(());
             }
             batches::check_overlap(state, &batch)?;
             // To us its length is nothing, but there are helpers that make an entry for each unit of it.
             let most = limits.max_interval_units;
-            if interval.duration().0.div_ceil(state.task.time_precision.0) > most {
+            if interval.duration().0.div_ceil(state.task.public.time_precision.0) > most {
                 let detail = format!("the interval is longer than {most} times the task's time precision");
                 return Err(Refusal { kind: ProblemType::BatchInvalid, detail });
             }
@@ -158,7 +165,7 @@ pub fn is_due(state: &TaskState, job: &CollectionJobRecord) -> bool {
 
 /// Moves a waiting collection job as far as it goes without the helper. True if it is not waiting any more.
 pub fn advance(tx: &mut Tx<'_>, context: &TaskContext, id: CollectionJobId) -> Result<bool, Fault> {
-    let task = &context.task.id;
+    let task = &context.task.public.id;
     let Some(state) = tx.task(task) else { return Ok(true) };
     let Some(job) = state.collections.get(&id) else { return Ok(true) };
     if !matches!(job.state, CollectionState::Waiting) {
@@ -187,7 +194,7 @@ fn failed(kind: ProblemType, detail: String) -> CollectionState {
 
 /// Closes a batch for a collection job: its reports are collected from here on.
 fn close(tx: &mut Tx<'_>, context: &TaskContext, job: CollectionJobId, batch: BatchSelector) -> Result<(), Fault> {
-    let task = &context.task.id;
+    let task = &context.task.public.id;
     let Some(state) = tx.task(task) else { return Ok(()) };
     let tally = batches::tally(state, &batch);
     let interval = tally.interval(state).ok_or_else(|| Fault::new("a batch that is being closed has no reports"))?;
@@ -200,7 +207,7 @@ fn close(tx: &mut Tx<'_>, context: &TaskContext, job: CollectionJobId, batch: Ba
 /// Sums up the shares of a batch's buckets, and empties them: the sum is not needed twice.
 /// Counts and checksums stay, so that a later query that overlaps is told so.
 fn take_share(tx: &mut Tx<'_>, context: &TaskContext, batch: &BatchSelector) -> Result<Vec<u8>, Fault> {
-    let task = &context.task.id;
+    let task = &context.task.public.id;
     let Some(state) = tx.task(task) else { return Ok(Vec::new()) };
     let buckets: Vec<Bucket> = batches::buckets_of(state, batch).map(|(bucket, _)| *bucket).collect();
     let mut sum = context.preparer.zero();
@@ -245,12 +252,16 @@ pub struct Exchange {
     interval: Interval,
 }
 
-/// Prepares to ask the helper about a closed batch. Breaks with the result if there is one already.
-pub fn exchange(collected: CollectedBatch) -> Result<Exchange, Option<Bytes>> {
+/// Prepares to ask the helper about a closed batch for a collection job with the given request. Breaks with the result
+/// if there is one already.
+pub fn exchange(collected: CollectedBatch, query: Query, bytes: Bytes) -> Result<Exchange, Option<Bytes>> {
     let CollectedBatch { batch, report_count, checksum, party } = collected;
     match party {
         CollectedBy::Leader { interval, progress: Progress::Share(share), .. } => {
-            let request = AggregateShareReq { batch, aggregation_parameter: Bytes::new(), report_count, checksum };
+            let request = CollectionReq { query, aggregation_parameter: Bytes::new(), extensions: Vec::new() };
+            let collection = Some(PassedOn { request, bytes });
+            let aggregation_parameter = Bytes::new();
+            let request = AggregateShareReq { batch, aggregation_parameter, report_count, checksum, collection };
             Ok(Exchange { request, share, interval })
         }
         CollectedBy::Leader { progress: Progress::Result(body), .. } => Err(Some(body)),
@@ -260,20 +271,21 @@ pub fn exchange(collected: CollectedBatch) -> Result<Exchange, Option<Bytes>> {
 
 /// Puts the result of a collection together (DAP-09 section 4.6.1). Seals our share: runs on the pool.
 pub fn complete(context: &TaskContext, exchange: Exchange, helper_share: HpkeCiphertext) -> Result<Bytes, Fault> {
-    let leader_share = seal_share(context, &exchange.request.batch, &exchange.share)?;
+    let leader_share = seal_share(context, &exchange.request, &exchange.share)?;
     let collection = Collection {
-        batch: exchange.request.batch.partial(),
+        batch: Some(exchange.request.batch.partial()),
         report_count: exchange.request.report_count,
         interval: exchange.interval,
         leader_share,
         helper_share,
     };
-    Ok(context.wire.encode_collection(&collection).into())
+    Ok(context.wire.encode_collection(&context.task.public, &collection).into())
 }
 
-fn seal_share(context: &TaskContext, batch: &BatchSelector, share: &[u8]) -> Result<HpkeCiphertext, Fault> {
+fn seal_share(context: &TaskContext, request: &AggregateShareReq, share: &[u8]) -> Result<HpkeCiphertext, Fault> {
     let info = context.wire.aggregate_share_info(context.role());
-    let aad = context.wire.aggregate_share_aad(&context.task.id, &[], batch);
+    let collection = request.collection.as_ref().map_or(&[][..], |passed_on| &passed_on.bytes);
+    let aad = context.wire.aggregate_share_aad(&context.task.public, collection, &request.batch);
     hpke::seal(&context.task.collector_hpke_config, &info, &aad, share)
         .map_err(|error| Fault::while_doing("sealing an aggregate share to the collector", error))
 }
@@ -324,7 +336,7 @@ pub fn helper_share(
     bytes: &Bytes,
     request: &AggregateShareReq,
 ) -> Result<Result<Bytes, Problem>, Fault> {
-    let task = &context.task.id;
+    let task = &context.task.public.id;
     let refuse = |Refusal { kind, detail }| Ok(Err(Problem::new(kind).with_detail(detail).with_task(*task)));
     let Some(state) = tx.task(task) else {
         return refuse(Refusal { kind: ProblemType::UnrecognizedTask, detail: String::new() });
@@ -336,11 +348,11 @@ pub fn helper_share(
     {
         return Ok(Ok(answer.into()));
     }
-    if let Err(refusal) = check_share_request(state, request) {
+    if let Err(refusal) = check_share_request(state, &context.wire.rules(), request) {
         return refuse(refusal);
     }
     let share = take_share(tx, context, &request.batch)?;
-    let sealed = seal_share(context, &request.batch, &share)?;
+    let sealed = seal_share(context, request, &share)?;
     let answer = context.wire.encode_aggregate_share(&sealed);
     let party = CollectedBy::Helper { request_hash, answer: answer.clone() };
     let AggregateShareReq { batch, report_count, checksum, .. } = request.clone();
@@ -348,26 +360,47 @@ pub fn helper_share(
     Ok(Ok(answer.into()))
 }
 
-/// The checks of a batch, in the order of the draft (DAP-09 sections 4.6.2 and 4.6.5). Prio3 has one aggregation
+/// Checks what can be checked of a leader's request without looking at the store: that its batch is one that the
+/// collector asked for, as far as the collector's request is passed on (DAP-18 sections 4.6.4 and 5).
+pub fn check_passed_on(task: &Task, request: &AggregateShareReq) -> Result<(), Error> {
+    check_parameter(&request.aggregation_parameter)?;
+    let Some(PassedOn { request: wanted, .. }) = &request.collection else { return Ok(()) };
+    check_request(task, wanted)?;
+    let fits = match (wanted.query, request.batch) {
+        (Query::TimeInterval(wanted), BatchSelector::TimeInterval(batch)) => {
+            wanted.start() <= batch.start() && batch.end() <= wanted.end()
+        }
+        (Query::FixedSize(FixedSizeQuery::ByBatchId(wanted)), BatchSelector::FixedSize(batch)) => wanted == batch,
+        (Query::FixedSize(FixedSizeQuery::CurrentBatch), BatchSelector::FixedSize(_)) => true,
+        _ => return Err(Problem::new(ProblemType::InvalidMessage).with_detail(OTHER_MODE).into()),
+    };
+    if fits {
+        return Ok(());
+    }
+    let detail = "the batch is not within what the collector asked for";
+    Err(Problem::new(ProblemType::BatchInvalid).with_detail(detail).into())
+}
+
+/// The checks of a batch, in the order of the drafts (DAP-09 sections 4.6.2 and 4.6.5, DAP-18 section 4.6.4). Prio3 has one aggregation
 /// parameter, so a batch can only be queried again with the same one: the number of queries is never exceeded.
-fn check_share_request(state: &TaskState, request: &AggregateShareReq) -> Result<(), Refusal> {
+fn check_share_request(state: &TaskState, rules: &Rules, request: &AggregateShareReq) -> Result<(), Refusal> {
     let refuse = |kind, detail: &str| Err(Refusal { kind, detail: detail.to_owned() });
-    match (state.task.batch_mode, request.batch) {
+    match (state.task.public.batch_mode, request.batch) {
         (BatchMode::TimeInterval, BatchSelector::TimeInterval(_)) => {}
         (BatchMode::FixedSize { .. }, BatchSelector::FixedSize(id)) => {
             if !state.buckets.contains_key(&Bucket::Batch(id)) {
                 return refuse(ProblemType::BatchInvalid, "no aggregation job named this batch id");
             }
         }
-        _ => return refuse(ProblemType::InvalidMessage, "the request's query type is not the task's"),
-    }
-    if !request.aggregation_parameter.is_empty() {
-        return refuse(ProblemType::InvalidMessage, "the task's VDAF takes no aggregation parameter");
+        _ => return refuse(ProblemType::InvalidMessage, OTHER_MODE),
     }
     batches::check_boundaries(state, &request.batch)?;
     let tally = batches::tally(state, &request.batch);
-    batches::check_size(state, tally.count)?;
+    if rules.size_before_overlap {
+        batches::check_size(state, tally.count)?;
+    }
     batches::check_overlap(state, &request.batch)?;
+    batches::check_size(state, tally.count)?;
     if (tally.count, tally.checksum) != (request.report_count, request.checksum) {
         let detail = format!(
             "the leader counts {} reports in the batch and the helper {}, or they differ in which",

@@ -18,6 +18,10 @@ pub const REPORT_OUTDATED_KEY: &str = "report_outdated_key";
 pub const REPORT_TOO_EARLY: &str = "upload_too_early";
 /// An upload was refused: its time is after the end of the task.
 pub const TASK_EXPIRED: &str = "upload_task_expired";
+/// An upload was refused: its time is before the start of the task.
+pub const TASK_NOT_STARTED: &str = "upload_task_not_started";
+/// An upload was refused: it has an extension that we do not know.
+pub const UNSUPPORTED_EXTENSION: &str = "upload_unsupported_extension";
 /// An upload repeated a report that is stored or aggregated, and was ignored.
 pub const REPORT_REPEATED: &str = "upload_repeated";
 /// A report was aggregated.
@@ -38,6 +42,8 @@ pub fn refused(error: ReportError) -> &'static str {
         ReportError::TaskExpired => "task_expired",
         ReportError::InvalidMessage => "invalid_message",
         ReportError::ReportTooEarly => "report_too_early",
+        ReportError::TaskNotStarted => "task_not_started",
+        ReportError::OutdatedConfig => "outdated_config",
     }
 }
 
@@ -54,5 +60,7 @@ pub fn refused_by_helper(error: ReportError) -> &'static str {
         ReportError::TaskExpired => "helper_task_expired",
         ReportError::InvalidMessage => "helper_invalid_message",
         ReportError::ReportTooEarly => "helper_report_too_early",
+        ReportError::TaskNotStarted => "helper_task_not_started",
+        ReportError::OutdatedConfig => "helper_outdated_config",
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 
 use super::{
-    Error, KeyRing, Opener, Sums, TaskContext, check_replay, check_time, counters,
+    Error, KeyRing, Opener, Sums, TaskContext, check_extensions, check_parameter, check_replay, check_time, counters,
     shares::{Sum, bucket_of, guarded},
 };
 use crate::{
@@ -24,16 +24,19 @@ use crate::{
 
 /// Checks what can be checked of a request without looking at the store.
 pub fn check_request(task: &Task, init: &JobInit) -> Result<(), Error> {
-    let refuse =
-        |detail: &str| Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).with_task(task.id).into());
-    match (task.batch_mode, init.batch) {
+    let refuse = |detail: &str| {
+        Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).with_task(task.public.id).into())
+    };
+    match (task.public.batch_mode, init.batch) {
         (BatchMode::TimeInterval, PartialBatch::TimeInterval)
         | (BatchMode::FixedSize { .. }, PartialBatch::FixedSize(_)) => {}
         _ => return refuse("the request's query type is not the task's"),
     }
-    if !init.aggregation_parameter.is_empty() {
-        return refuse("the task's VDAF takes no aggregation parameter");
+    if init.verify_key_id.is_some_and(|id| id != task.verify_key_id) {
+        return refuse("the request names a verification key that the task does not have");
     }
+    check_extensions(&init.extensions)?;
+    check_parameter(&init.aggregation_parameter)?;
     let mut seen = HashSet::with_capacity(init.inits.len());
     if !init.inits.iter().all(|init| seen.insert(init.share.metadata.id)) {
         return refuse("a report occurs twice in the job");
@@ -101,7 +104,7 @@ pub fn reserve(
 
 /// How many more reports the batch may have (DAP-09 section 4.5.1.4).
 fn room_in_batch(state: &TaskState, batch: PartialBatch) -> u64 {
-    let (Some(max), PartialBatch::FixedSize(id)) = (state.task.max_batch_size(), batch) else { return u64::MAX };
+    let (Some(max), PartialBatch::FixedSize(id)) = (state.task.public.max_batch_size(), batch) else { return u64::MAX };
     let count = state.buckets.get(&Bucket::Batch(id)).map_or(0, |bucket| bucket.count);
     max.saturating_sub(count)
 }
@@ -185,7 +188,7 @@ fn answer(
     init: &PrepareInit,
 ) -> Result<(crate::vdaf::OutputShare, Bytes), ReportError> {
     let PrepareInit { share, message } = init;
-    let input_share = opener.open(&share.metadata, &share.public_share, &share.input_share)?;
+    let input_share = opener.open(&share.metadata, &share.extensions, &share.public_share, &share.input_share)?;
     let input =
         InputShare { report_id: &share.metadata.id, public_share: &share.public_share, input_share: &input_share };
     let (output, answer) = context.preparer.helper_answer(context.verification(), input, message)?;
@@ -255,7 +258,7 @@ pub(super) fn merge_into_bucket(
         return Ok(());
     };
     let preparer = context.preparer.as_ref();
-    let record = tx.bucket_mut(&context.task.id, bucket)?;
+    let record = tx.bucket_mut(&context.task.public.id, bucket)?;
     (record.first, record.last) = (record.first.min(first), record.last.max(last));
     if record.count == 0 {
         record.share = preparer.encode(&sum.share);
@@ -268,7 +271,7 @@ pub(super) fn merge_into_bucket(
     }
     record.count += sum.reports.len() as u64;
     record.checksum.merge(&sum.checksum);
-    tx.remember(&context.task.id, &sum.remembered())
+    tx.remember(&context.task.public.id, &sum.remembered())
 }
 
 fn count(tx: &mut Tx<'_>, task: &TaskId, resps: &[PrepareResp]) -> Result<(), Fault> {

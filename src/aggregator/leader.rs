@@ -52,7 +52,7 @@ pub fn pick(
         return Ok(None);
     }
     let (demand, enough) = (Demand::of(state), is_enough(state, limits, aged));
-    let (batch, room) = match state.task.batch_mode {
+    let (batch, room) = match state.task.public.batch_mode {
         BatchMode::TimeInterval => (PartialBatch::TimeInterval, u64::MAX),
         BatchMode::FixedSize { .. } => {
             let (id, room) = batches::next_batch(state);
@@ -119,7 +119,7 @@ fn check_entry(
     // The upload allowed for clocks that differ; what it took is not refused for its clock here.
     check_time(task, now, Duration(u64::MAX), entry.time)?;
     check_replay(replay, &entry.id, entry.time)?;
-    if task.time_bucket(entry.time).is_some_and(|bucket| collected.covers(&bucket)) {
+    if task.public.time_bucket(entry.time).is_some_and(|bucket| collected.covers(&bucket)) {
         return Err(ReportError::BatchCollected);
     }
     Ok(())
@@ -177,8 +177,14 @@ impl Started {
     /// The request to the helper, and its hash. The parts of the request are gone afterwards.
     pub fn take_request(&mut self, context: &TaskContext, batch: PartialBatch) -> (Bytes, [u8; 32]) {
         let inits = std::mem::take(&mut self.inits);
-        let init = JobInit { aggregation_parameter: Bytes::new(), batch, inits };
-        let request = Bytes::from(context.wire.encode_job_init(&init));
+        let init = JobInit {
+            verify_key_id: Some(context.task.verify_key_id),
+            aggregation_parameter: Bytes::new(),
+            batch,
+            extensions: Vec::new(),
+            inits,
+        };
+        let request = Bytes::from(context.wire.encode_job_init(&context.task.public, &init));
         let hash = Sha256::digest(&request).into();
         (request, hash)
     }
@@ -206,11 +212,11 @@ fn start_report(
     opener: &Opener<'_>,
     report: Report,
 ) -> Result<(PrepareInit, Box<dyn Pending>), ReportError> {
-    let Report { metadata, public_share, leader_share, helper_share } = report;
-    let input_share = opener.open(&metadata, &public_share, &leader_share)?;
+    let Report { metadata, extensions, public_share, leader_share, helper_share } = report;
+    let input_share = opener.open(&metadata, &extensions, &public_share, &leader_share)?;
     let input = InputShare { report_id: &metadata.id, public_share: &public_share, input_share: &input_share };
     let (pending, message) = context.preparer.leader_start(context.verification(), input)?;
-    let share = ReportShare { metadata, public_share, input_share: helper_share };
+    let share = ReportShare { metadata, extensions, public_share, input_share: helper_share };
     Ok((PrepareInit { share, message: message.into() }, pending))
 }
 
@@ -334,7 +340,7 @@ pub fn commit(
     finished: Finished,
     retry_at: Time,
 ) -> Result<(), Fault> {
-    let task = &context.task.id;
+    let task = &context.task.public.id;
     if !has_job(tx, task, &id) {
         return Ok(());
     }

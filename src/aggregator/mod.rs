@@ -20,10 +20,10 @@ pub mod upload;
 use std::sync::Arc;
 
 use crate::{
-    model::{Duration, ReportError, ReportId, Role, Task, Time},
+    model::{Duration, Extension, ReportError, ReportId, Role, Task, Time},
     store::Replay,
     vdaf::{self, Preparer, VdafError, Verification},
-    wire::{self, Wire},
+    wire::{self, Problem, ProblemType, Wire},
 };
 
 pub use error::Error;
@@ -44,9 +44,9 @@ pub struct TaskContext {
 impl TaskContext {
     /// Makes the VDAF that the task asks for; fails if its parameters are out of range.
     pub fn new(task: Arc<Task>) -> Result<Self, VdafError> {
-        let wire = wire::of(task.revision);
-        let preparer = vdaf::preparer(task.revision, &task.vdaf)?;
-        Ok(Self { vdaf_context: wire.vdaf_context(&task.id), task, wire, preparer })
+        let wire = wire::of(task.public.revision);
+        let preparer = vdaf::preparer(task.public.revision, &task.public.vdaf)?;
+        Ok(Self { vdaf_context: wire.vdaf_context(&task.public.id), task, wire, preparer })
     }
 
     /// What verification of the task's reports is bound to.
@@ -58,6 +58,25 @@ impl TaskContext {
     pub fn role(&self) -> Role {
         self.task.role()
     }
+}
+
+/// Prio3 has one aggregation parameter, the empty one (DAP-18 section 4.3).
+pub(crate) fn check_parameter(parameter: &[u8]) -> Result<(), Problem> {
+    if parameter.is_empty() {
+        return Ok(());
+    }
+    let detail = "the task's VDAF takes no aggregation parameter";
+    Err(Problem::new(ProblemType::InvalidAggregationParameter).with_detail(detail))
+}
+
+/// Every extension is mandatory to understand, and we understand none yet but those that [`wire`] takes for itself.
+pub(crate) fn check_extensions(extensions: &[Extension]) -> Result<(), Problem> {
+    if extensions.is_empty() {
+        return Ok(());
+    }
+    let numbers = extensions.iter().map(|extension| extension.kind);
+    let detail = "the request has extensions that are not known here";
+    Err(Problem::new(ProblemType::UnsupportedExtension).with_detail(detail).with_unsupported_extensions(numbers))
 }
 
 /// Whether a report was not aggregated before, as far as that is still known (DAP-09 section 4.5.1.4).
@@ -73,7 +92,11 @@ pub fn check_time(task: &Task, now: Time, skew: Duration, time: Time) -> Result<
     if time > now.saturating_add(skew) {
         return Err(ReportError::ReportTooEarly);
     }
-    if task.task_expiration.is_some_and(|end| time > end) {
+    if task.public.task_interval.is_some_and(|interval| time < interval.start()) {
+        return Err(ReportError::TaskNotStarted);
+    }
+    let is_over = task.public.task_expiration.is_some_and(|end| time > end);
+    if is_over || task.public.task_interval.is_some_and(|interval| time >= interval.end()) {
         return Err(ReportError::TaskExpired);
     }
     // Of reports this old we may have forgotten whether we aggregated them.

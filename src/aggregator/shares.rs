@@ -10,8 +10,7 @@ use bytes::Bytes;
 use super::{KeyRing, TaskContext};
 use crate::{
     model::{
-        Bucket, Checksum, HpkeCiphertext, PartialBatch, PlaintextInputShare, ReportError, ReportId, ReportMetadata,
-        Task, Time,
+        Bucket, Checksum, Extension, HpkeCiphertext, PartialBatch, ReportError, ReportId, ReportMetadata, Task, Time,
     },
     vdaf::{AggregateShare, OutputShare, Preparer},
 };
@@ -29,20 +28,26 @@ impl<'a> Opener<'a> {
         Self { context, keys, info: context.wire.input_share_info(context.role()) }
     }
 
-    /// Decrypts our share of a report and checks its extensions (DAP-09 sections 4.5.1.3 and 4.5.1.4).
+    /// Decrypts our share of a report and checks its extensions (DAP-09 sections 4.5.1.3 and 4.5.1.4, DAP-18 sections
+    /// 4.5.3.3 and 4.5.3.4).
     /// Returns the VDAF's encoded input share.
     pub fn open(
         &self,
         metadata: &ReportMetadata,
+        extensions: &[Extension],
         public_share: &[u8],
         sealed: &HpkeCiphertext,
     ) -> Result<Bytes, ReportError> {
         let keypair = self.keys.get(sealed.config_id).ok_or(ReportError::HpkeUnknownConfigId)?;
-        let aad = self.context.wire.input_share_aad(&self.context.task.id, metadata, public_share);
+        let aad = self.context.wire.input_share_aad(&self.context.task.public, metadata, extensions, public_share);
         let opened = keypair.open(&self.info, &aad, sealed).map_err(|_| ReportError::HpkeDecryptError)?;
         let plaintext =
             self.context.wire.decode_plaintext(&Bytes::from(opened)).map_err(|_| ReportError::InvalidMessage)?;
-        check_extensions(&plaintext)?;
+        // Every extension is mandatory to understand, and we understand none yet: a known one would have to be checked
+        // for its place too.
+        if !extensions.is_empty() || !plaintext.extensions.is_empty() {
+            return Err(ReportError::InvalidMessage);
+        }
         Ok(plaintext.payload)
     }
 }
@@ -55,11 +60,6 @@ pub fn guarded<T>(metadata: &ReportMetadata, work: impl FnOnce() -> Result<T, Re
         tracing::debug!(report = %metadata.id, "the report that panicked");
         Err(ReportError::VdafPrepError)
     })
-}
-
-/// Every extension is mandatory to understand, and we understand none yet (DAP-09 section 4.4.3).
-fn check_extensions(share: &PlaintextInputShare) -> Result<(), ReportError> {
-    if share.extensions.is_empty() { Ok(()) } else { Err(ReportError::InvalidMessage) }
 }
 
 /// The reports of one job that fell into one batch bucket.
@@ -110,7 +110,7 @@ impl Sum {
 /// The batch bucket of a report in a job.
 pub fn bucket_of(task: &Task, batch: PartialBatch, metadata: &ReportMetadata) -> Bucket {
     match batch {
-        PartialBatch::TimeInterval => Bucket::Time(metadata.time.truncate(task.time_precision)),
+        PartialBatch::TimeInterval => Bucket::Time(metadata.time.truncate(task.public.time_precision)),
         PartialBatch::FixedSize(id) => Bucket::Batch(id),
     }
 }

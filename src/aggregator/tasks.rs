@@ -24,29 +24,29 @@ pub enum TaskError {
 /// Checks a task's parameters, so that nothing later has to.
 pub fn check(task: &Task) -> Result<(), TaskError> {
     let refuse = |what: &str| Err(TaskError::Parameter(what.to_owned()));
-    let preparer =
-        vdaf::preparer(task.revision, &task.vdaf).map_err(|why| TaskError::Parameter(format!("VDAF: {why}")))?;
+    let preparer = vdaf::preparer(task.public.revision, &task.public.vdaf)
+        .map_err(|why| TaskError::Parameter(format!("VDAF: {why}")))?;
     let (expected, given) = (preparer.verify_key_length(), task.verify_key.expose().len());
     if expected != given {
         return refuse(&format!("verification key has {given} bytes and must have {expected}"));
     }
-    if task.min_batch_size == 0 {
+    if task.public.min_batch_size == 0 {
         return refuse("minimum batch size must be at least 1");
     }
-    if task.max_batch_size().is_some_and(|max| max < task.min_batch_size) {
+    if task.public.max_batch_size().is_some_and(|max| max < task.public.min_batch_size) {
         return refuse("maximum batch size must not be below the minimum");
     }
     if task.max_batch_query_count == 0 {
         return refuse("maximum batch query count must be at least 1");
     }
-    if task.time_precision.0 == 0 {
+    if task.public.time_precision.0 == 0 {
         return refuse("time precision must be at least a second");
     }
     // Also if nothing can be sealed to the key, which must not come out at collection.
     if !hpke::is_supported(&task.collector_hpke_config) {
         return refuse("collector HPKE configuration names an algorithm that is not supported, or its key is unusable");
     }
-    for (name, url) in [("leader", &task.leader_url), ("helper", &task.helper_url)] {
+    for (name, url) in [("leader", &task.public.leader_url), ("helper", &task.public.helper_url)] {
         if !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
             return refuse(&format!("{name} URL must be an http or https URL"));
         }
@@ -56,10 +56,10 @@ pub fn check(task: &Task) -> Result<(), TaskError> {
 
 /// Adds a checked task. The same task again is fine.
 pub fn add(tx: &mut Tx<'_>, task: Task) -> Result<Result<(), TaskError>, Fault> {
-    if tx.is_removed(&task.id) {
+    if tx.is_removed(&task.public.id) {
         return Ok(Err(TaskError::Removed));
     }
-    match tx.task(&task.id) {
+    match tx.task(&task.public.id) {
         Some(state) if *state.task == task => Ok(Ok(())),
         Some(_) => Ok(Err(TaskError::Differs)),
         None => tx.add_task(task).map(Ok),
@@ -80,16 +80,16 @@ pub fn status(state: &TaskState) -> TaskStatus {
     let task = &state.task;
     let open = state.buckets.iter().filter(|(bucket, _)| !state.collected.covers(bucket));
     TaskStatus {
-        id: task.id,
-        revision: task.revision,
+        id: task.public.id,
+        revision: task.public.revision,
         role: task.role(),
-        leader_url: task.leader_url.clone(),
-        helper_url: task.helper_url.clone(),
-        vdaf: task.vdaf.clone(),
-        batch_mode: task.batch_mode,
-        min_batch_size: task.min_batch_size,
-        time_precision: task.time_precision,
-        task_expiration: task.task_expiration,
+        leader_url: task.public.leader_url.clone(),
+        helper_url: task.public.helper_url.clone(),
+        vdaf: task.public.vdaf.clone(),
+        batch_mode: task.public.batch_mode,
+        min_batch_size: task.public.min_batch_size,
+        time_precision: task.public.time_precision,
+        task_expiration: task.public.task_expiration,
         counters: state.counters.clone(),
         waiting: state.waiting.len() as u64,
         jobs: state.leader_jobs.len() as u64,
@@ -115,7 +115,7 @@ mod tests {
             leader_url: "https://leader.example/dap-09/".to_owned(),
             helper_url: "https://helper.example/dap-09/".to_owned(),
             batch_mode: BatchMode::FixedSize { max_batch_size: Some(20) },
-            vdaf: VdafConfig::Prio3Sum { bits: 8 },
+            vdaf: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
             verify_key: Secret::random(16),
             min_batch_size: 10,
             max_batch_query_count: 1,
@@ -132,14 +132,14 @@ mod tests {
         assert_eq!(check(&task()), Ok(()));
         type Spoil = fn(&mut Task);
         let cases: [(&str, Spoil); 10] = [
-            ("VDAF", |task| task.vdaf = VdafConfig::Prio3Sum { bits: 0 }),
+            ("VDAF", |task| task.public.vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(0) }),
             ("verification key", |task| task.verify_key = Secret::random(32)),
-            ("minimum batch size", |task| task.min_batch_size = 0),
-            ("maximum batch size", |task| task.min_batch_size = 21),
+            ("minimum batch size", |task| task.public.min_batch_size = 0),
+            ("maximum batch size", |task| task.public.min_batch_size = 21),
             ("query count", |task| task.max_batch_query_count = 0),
-            ("time precision", |task| task.time_precision = Duration(0)),
-            ("leader URL", |task| task.leader_url = "leader.example".to_owned()),
-            ("helper URL", |task| task.helper_url = "file:///helper".to_owned()),
+            ("time precision", |task| task.public.time_precision = Duration(0)),
+            ("leader URL", |task| task.public.leader_url = "leader.example".to_owned()),
+            ("helper URL", |task| task.public.helper_url = "file:///helper".to_owned()),
             ("collector HPKE", |task| task.collector_hpke_config.aead_id = 0xffff),
             // The point of order one: nothing can be sealed to it.
             ("collector HPKE", |task| task.collector_hpke_config.public_key = vec![0; 32]),

@@ -1,4 +1,4 @@
-//! Uploads: which reports a leader takes (DAP-09 section 4.4.2).
+//! Uploads: which reports a leader takes (DAP-09 section 4.4.2, DAP-18 section 4.4.2).
 //!
 //! A report is stored as it comes, still encrypted. Its share is opened when its aggregation job runs.
 
@@ -10,34 +10,47 @@ use crate::{
     wire::{Problem, ProblemType},
 };
 
-/// Stores a report, or says why not. A report that is stored or aggregated already is ignored.
+/// What becomes of an uploaded report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is stored.
+    Stored,
+    /// It was stored or aggregated before, and is ignored.
+    Repeated,
+    /// It is not taken.
+    Refused(ReportError),
+    /// It is not taken: it has public extensions with these numbers, which we do not know.
+    UnknownExtensions(Vec<u16>),
+}
+
+/// Stores those of the reports that can be aggregated, and says what becomes of each, in order.
+///
+/// If there is no room for all of them, none is stored, so that the same upload may succeed later.
 pub fn accept(
     tx: &mut Tx<'_>,
     now: Time,
     limits: &Limits,
     keys: &KeyRing,
     task: &TaskId,
-    report: &Report,
-) -> Result<Result<(), Error>, Fault> {
+    reports: &[Report],
+) -> Result<Result<Vec<Verdict>, Error>, Fault> {
     let Some(state) = tx.task(task) else {
         return Ok(Err(Problem::new(ProblemType::UnrecognizedTask).with_task(*task).into()));
     };
-    match check(state, now, limits, keys, report) {
-        Verdict::Store => {
-            tx.append_report(task, report)?;
-            tx.count(task, counters::REPORT_SUCCESS, 1)?;
-            Ok(Ok(()))
-        }
-        Verdict::Ignore => {
-            tx.count(task, counters::REPORT_REPEATED, 1)?;
-            Ok(Ok(()))
-        }
-        Verdict::Busy => Ok(Err(Error::Busy)),
-        Verdict::Refuse(kind, counter, detail) => {
-            tx.count(task, counter, 1)?;
-            Ok(Err(Problem::new(kind).with_detail(detail).with_task(*task).into()))
-        }
+    if (state.waiting.len() + reports.len()) as u64 > limits.max_waiting_reports {
+        return Ok(Err(Error::Busy));
     }
+    let mut verdicts = Vec::with_capacity(reports.len());
+    for report in reports {
+        let Some(state) = tx.task(task) else { break };
+        let verdict = check(state, now, limits, keys, report);
+        if verdict == Verdict::Stored {
+            tx.append_report(task, report)?;
+        }
+        tx.count(task, counter(&verdict), 1)?;
+        verdicts.push(verdict);
+    }
+    Ok(Ok(verdicts))
 }
 
 /// Counts an upload that does not decode, if the task is still there.
@@ -48,44 +61,38 @@ pub fn count_malformed(tx: &mut Tx<'_>, task: &TaskId) -> Result<(), Fault> {
     }
 }
 
-enum Verdict {
-    Store,
-    Ignore,
-    Busy,
-    Refuse(ProblemType, &'static str, &'static str),
+fn counter(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Stored => counters::REPORT_SUCCESS,
+        Verdict::Repeated => counters::REPORT_REPEATED,
+        Verdict::UnknownExtensions(_) => counters::UNSUPPORTED_EXTENSION,
+        Verdict::Refused(ReportError::ReportTooEarly) => counters::REPORT_TOO_EARLY,
+        Verdict::Refused(ReportError::TaskExpired) => counters::TASK_EXPIRED,
+        Verdict::Refused(ReportError::TaskNotStarted) => counters::TASK_NOT_STARTED,
+        Verdict::Refused(ReportError::OutdatedConfig) => counters::REPORT_OUTDATED_KEY,
+        Verdict::Refused(ReportError::BatchCollected) => counters::INTERVAL_COLLECTED,
+        Verdict::Refused(_) => counters::REPORT_EXPIRED,
+    }
 }
 
 fn check(state: &TaskState, now: Time, limits: &Limits, keys: &KeyRing, report: &Report) -> Verdict {
     let metadata = &report.metadata;
     let skew = Duration(limits.clock_skew.as_secs());
-    match check_time(&state.task, now, skew, metadata.time) {
-        Ok(()) => {}
-        Err(ReportError::ReportTooEarly) => {
-            let detail = "the report's time is too far in the future; check the client's clock and upload it later";
-            return Verdict::Refuse(ProblemType::ReportTooEarly, counters::REPORT_TOO_EARLY, detail);
-        }
-        Err(ReportError::TaskExpired) => {
-            let detail = "the report's time is after the end of the task";
-            return Verdict::Refuse(ProblemType::ReportRejected, counters::TASK_EXPIRED, detail);
-        }
-        Err(_) => {
-            let detail = "the report is older than the task's retention window";
-            return Verdict::Refuse(ProblemType::ReportRejected, counters::REPORT_EXPIRED, detail);
-        }
+    if let Err(error) = check_time(&state.task, now, skew, metadata.time) {
+        return Verdict::Refused(error);
+    }
+    if !report.extensions.is_empty() {
+        return Verdict::UnknownExtensions(report.extensions.iter().map(|extension| extension.kind).collect());
     }
     if keys.get(report.leader_share.config_id).is_none() {
-        let detail = "the leader's share is sealed to an unknown key; fetch the HPKE configurations again";
-        return Verdict::Refuse(ProblemType::OutdatedConfig, counters::REPORT_OUTDATED_KEY, detail);
+        return Verdict::Refused(ReportError::OutdatedConfig);
     }
     if state.waiting.contains(&metadata.id) || state.replay.contains(&metadata.id, metadata.time) {
-        return Verdict::Ignore;
+        return Verdict::Repeated;
     }
-    if state.task.time_bucket(metadata.time).is_some_and(|bucket| state.collected.covers(&bucket)) {
-        let detail = "the batch that the report's time belongs to was collected already";
-        return Verdict::Refuse(ProblemType::ReportRejected, counters::INTERVAL_COLLECTED, detail);
+    let bucket = state.task.public.time_bucket(metadata.time);
+    if bucket.is_some_and(|bucket| state.collected.covers(&bucket)) {
+        return Verdict::Refused(ReportError::BatchCollected);
     }
-    if state.waiting.len() as u64 >= limits.max_waiting_reports {
-        return Verdict::Busy;
-    }
-    Verdict::Store
+    Verdict::Stored
 }

@@ -76,8 +76,9 @@ pub async fn run(args: Args) -> Outcome {
     let file = TaskFile::read(&args.task)?;
     let (task, keypair) = file.collector_task().map_err(|e| e.context(args.task.display()))?;
     let began = file.collector.as_ref().and_then(|collector| collector.since);
-    let query = query(&args, file.task.batch, task.time_precision, began, Time::now()).map_err(Failure::usage)?;
-    let vdaf = task.vdaf.clone();
+    let query =
+        query(&args, file.task.batch, task.public.time_precision, began, Time::now()).map_err(Failure::usage)?;
+    let vdaf = task.public.vdaf.clone();
     let collector = Collector::new(task, keypair, Peer::new(&PeerOptions::default())?, Retries::default())?;
     let spinner = super::style::spinner("asking the leader");
     let progress = |progress| match progress {

@@ -194,7 +194,7 @@ fn example(vdaf: &VdafConfig) -> String {
     };
     match vdaf {
         VdafConfig::Prio3Count => "true".to_owned(),
-        VdafConfig::Prio3Sum { bits } => if *bits < 3 { "1" } else { "7" }.to_owned(),
+        VdafConfig::Prio3Sum { max } => max.0.min(7).to_string(),
         VdafConfig::Prio3Histogram { length, .. } => (length / 2).to_string(),
         VdafConfig::Prio3MultihotCountVec { length, .. } => ones(*length, 1),
         VdafConfig::Prio3SumVec { length, .. }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     collector::Collected,
     config::span,
-    model::{BatchMode, Interval, Role, VdafConfig, status::TaskStatus},
+    model::{BatchMode, Interval, Max, Role, VdafConfig, status::TaskStatus},
     vdaf::AggregateResult,
 };
 
@@ -27,8 +27,8 @@ pub fn role(role: Role) -> &'static str {
 pub fn vdaf(vdaf: &VdafConfig) -> String {
     match vdaf {
         VdafConfig::Prio3Count => "count".to_owned(),
-        VdafConfig::Prio3Sum { bits } => format!("sum of {bits}-bit numbers"),
-        VdafConfig::Prio3SumVec { bits, length, .. } => format!("sum of vectors of {length} {bits}-bit numbers"),
+        VdafConfig::Prio3Sum { max } => format!("sum of {}", numbers(*max)),
+        VdafConfig::Prio3SumVec { max, length, .. } => format!("sum of vectors of {length} {}", numbers(*max)),
         VdafConfig::Prio3Histogram { length, .. } => format!("histogram of {length} bins"),
         VdafConfig::Prio3MultihotCountVec { length, max_weight, .. } => {
             format!("count of each of {length} flags, at most {max_weight} set")
@@ -36,6 +36,13 @@ pub fn vdaf(vdaf: &VdafConfig) -> String {
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, proofs, .. } => {
             format!("sum of vectors of {length} {bits}-bit numbers, {proofs} proofs")
         }
+    }
+}
+
+fn numbers(max: Max) -> String {
+    match max.bits() {
+        Some(bits) => format!("{bits}-bit numbers"),
+        None => format!("numbers up to {}", max.0),
     }
 }
 

@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Failure, calendar};
 use crate::{
-    client::ClientTask,
     collector::CollectorTask,
     config::Seconds,
     hpke::{Keypair, Suite},
     model::{
-        BatchMode, Duration, HpkeConfig, Party, Revision, Role, Secret, Task, TaskId, Time, TokenHash, VdafConfig,
+        BatchMode, Duration, HpkeConfig, Party, Revision, Role, Secret, Task, TaskId, TaskParameters, Time, TokenHash,
+        VdafConfig,
     },
     vdaf,
 };
@@ -226,35 +226,32 @@ impl TaskFile {
             }
             _ => return None,
         };
-        let task = self.task.clone();
         Some(Task {
-            id: task.id,
-            revision: task.revision,
-            leader_url: task.leader_url,
-            helper_url: task.helper_url,
-            batch_mode: task.batch,
-            vdaf: task.vdaf,
+            public: self.parameters(),
             verify_key: verify_key.clone(),
-            min_batch_size: task.min_batch_size,
+            verify_key_id: 0,
             max_batch_query_count: MAX_BATCH_QUERY_COUNT,
-            time_precision: Duration(task.time_precision.as_secs()),
-            task_expiration: task.expires,
-            report_expiry_age: task.report_expiry_age.map(|age| Duration(age.as_secs())),
+            report_expiry_age: self.task.report_expiry_age.map(|age| Duration(age.as_secs())),
             collector_hpke_config: key.clone(),
             party,
         })
     }
 
-    /// The task, for its clients. Any party's file will do.
-    pub fn client_task(&self) -> ClientTask {
+    /// What all parties of the task know, as its clients need it. Any party's file will do.
+    pub fn parameters(&self) -> TaskParameters {
         let task = self.task.clone();
-        ClientTask {
+        TaskParameters {
             id: task.id,
             revision: task.revision,
+            info: String::new(),
             leader_url: task.leader_url,
             helper_url: task.helper_url,
+            batch_mode: task.batch,
             vdaf: task.vdaf,
+            min_batch_size: task.min_batch_size,
             time_precision: Duration(task.time_precision.as_secs()),
+            task_expiration: task.expires,
+            task_interval: None,
         }
     }
 
@@ -263,17 +260,8 @@ impl TaskFile {
         let Some(CollectorPart { token, private_key, key, .. }) = &self.collector else {
             return Err(Failure::usage("this is not the collector's file; 'dapbox task new' calls it collector.toml"));
         };
-        let task = self.task.clone();
         let keypair = Keypair::from_parts(key.clone(), private_key.clone())?;
-        let task = CollectorTask {
-            id: task.id,
-            revision: task.revision,
-            leader_url: task.leader_url,
-            vdaf: task.vdaf,
-            time_precision: Duration(task.time_precision.as_secs()),
-            token: token.clone(),
-        };
-        Ok((task, keypair))
+        Ok((CollectorTask { public: self.parameters(), token: token.clone() }, keypair))
     }
 
     /// The file's text, with comments.
@@ -430,8 +418,8 @@ mod tests {
         };
         assert!(leader_token.matches(helper_token.expose()));
         assert!(collector_token.matches(collector.token.expose()));
-        assert_eq!(leader.time_precision, Duration(3600));
-        assert_eq!(leader.task_expiration, Some(Time(1_900_000_000)));
+        assert_eq!(leader.public.time_precision, Duration(3600));
+        assert_eq!(leader.public.task_expiration, Some(Time(1_900_000_000)));
     }
 
     #[test]

@@ -71,7 +71,7 @@ struct Output<'a> {
 
 /// Runs `dapbox upload`.
 pub async fn run(args: Args) -> Outcome {
-    let task = TaskFile::read(&args.task)?.client_task();
+    let task = TaskFile::read(&args.task)?.parameters();
     let measurements = match (&args.csv, &args.measurement) {
         (Some(path), _) => {
             let file = std::fs::File::open(path).map_err(|e| Failure::new(e).context(path.display()))?;

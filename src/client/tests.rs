@@ -61,7 +61,7 @@ impl Aggregator {
             revision: Revision::Dap09,
             leader_url: url.clone(),
             helper_url: url,
-            vdaf: VdafConfig::Prio3Sum { bits: 8 },
+            vdaf: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
             time_precision: Duration(60),
         };
         let retries =

@@ -22,7 +22,7 @@ fn task(leader_url: String) -> CollectorTask {
         id: TaskId::new([7; 32]),
         revision: Revision::Dap09,
         leader_url,
-        vdaf: VdafConfig::Prio3Sum { bits: 8 },
+        vdaf: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
         time_precision: PRECISION,
         token: Secret::new(b"let-me-in".to_vec()),
     }
@@ -49,14 +49,14 @@ fn shares(preparer: &dyn Preparer) -> (Vec<u8>, Vec<u8>) {
 /// The collection that an honest leader answers to `query` with, changed by `change`.
 fn collection(config: &crate::model::HpkeConfig, query: &Query, change: impl FnOnce(&mut Collection)) -> Collection {
     let task = task(String::new());
-    let wire = wire::of(task.revision);
-    let preparer = vdaf::preparer(task.revision, &task.vdaf).unwrap();
+    let wire = wire::of(task.public.revision);
+    let preparer = vdaf::preparer(task.public.revision, &task.public.vdaf).unwrap();
     let (leader, helper) = shares(&*preparer);
     let batch = match query {
         Query::TimeInterval(interval) => BatchSelector::TimeInterval(*interval),
         Query::FixedSize(_) => BatchSelector::FixedSize(BatchId::new([5; 32])),
     };
-    let aad = wire.aggregate_share_aad(&task.id, &[], &batch);
+    let aad = wire.aggregate_share_aad(&task.public.id, &[], &batch);
     let seal = |role, share: &[u8]| hpke::seal(config, &wire.aggregate_share_info(role), &aad, share).unwrap();
     let mut collection = Collection {
         batch: batch.partial(),

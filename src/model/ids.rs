@@ -26,6 +26,9 @@ pub type AggregationJobId = Id<kind::AggregationJob, 16>;
 /// Identifies a collection job within a task (DAP-09 section 4.6.1): 16 bytes.
 pub type CollectionJobId = Id<kind::CollectionJob, 16>;
 
+/// Identifies an aggregate share of a helper within a task (DAP-18 section 4.6.4): 16 bytes.
+pub type AggregateShareId = Id<kind::AggregateShare, 16>;
+
 /// What an [`Id`] identifies.
 pub mod kind {
     /// A task.
@@ -43,6 +46,9 @@ pub mod kind {
     /// A collection job.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
     pub enum CollectionJob {}
+    /// An aggregate share of a helper.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub enum AggregateShare {}
 }
 
 /// A text or byte string that is not an identifier of the expected length.

@@ -2,15 +2,19 @@
 
 use bytes::Bytes;
 
-use super::{PartialBatch, ReportError, ReportId, ReportShare};
+use super::{Extension, PartialBatch, ReportError, ReportId, ReportShare};
 
 /// The leader's request to aggregate a set of reports (`AggregationJobInitReq`, DAP-09 section 4.5.1.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JobInit {
+    /// Which verification key the leader uses, where the protocol says so.
+    pub verify_key_id: Option<u8>,
     /// The VDAF's aggregation parameter; empty for Prio3.
     pub aggregation_parameter: Bytes,
     /// The batch of the job's reports, as far as it is known.
     pub batch: PartialBatch,
+    /// Extensions that we do not know, where the protocol has such.
+    pub extensions: Vec<Extension>,
     /// The reports, each with the leader's first message.
     pub inits: Vec<PrepareInit>,
 }

@@ -15,12 +15,12 @@ pub mod task;
 pub mod time;
 
 pub use batch::{BatchSelector, Bucket, Checksum, FixedSizeQuery, PartialBatch, Query};
-pub use collection::{AggregateShareReq, Collection, CollectionReq};
+pub use collection::{AggregateShareReq, Collection, CollectionReq, PassedOn};
 pub use fault::Fault;
 pub use hpke::{HpkeCiphertext, HpkeConfig};
-pub use ids::{AggregationJobId, BatchId, CollectionJobId, ReportId, TaskId};
+pub use ids::{AggregateShareId, AggregationJobId, BatchId, CollectionJobId, ReportId, TaskId};
 pub use job::{JobInit, PrepareInit, PrepareOutcome, PrepareResp};
 pub use report::{Extension, PlaintextInputShare, Report, ReportError, ReportMetadata, ReportShare};
 pub use secret::{Secret, TokenHash};
-pub use task::{BatchMode, Party, Revision, Role, Task, VdafConfig};
+pub use task::{BatchMode, Max, Party, Revision, Role, Task, TaskParameters, VdafConfig};
 pub use time::{Duration, Interval, Time};

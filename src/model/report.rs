@@ -17,10 +17,12 @@ pub struct ReportMetadata {
 }
 
 /// A measurement as its client uploads it: one sealed share for each aggregator (DAP-09 section 4.4.2).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// What is public about the report.
     pub metadata: ReportMetadata,
+    /// Extensions for both aggregators, where the protocol has such; each is mandatory to understand.
+    pub extensions: Vec<Extension>,
     /// The VDAF's public share, encoded.
     pub public_share: Bytes,
     /// The leader's input share, sealed to the leader.
@@ -34,6 +36,8 @@ pub struct Report {
 pub struct ReportShare {
     /// What is public about the report.
     pub metadata: ReportMetadata,
+    /// Extensions for both aggregators, where the protocol has such; each is mandatory to understand.
+    pub extensions: Vec<Extension>,
     /// The VDAF's public share, encoded.
     pub public_share: Bytes,
     /// The aggregator's input share, sealed to it.
@@ -56,7 +60,8 @@ impl fmt::Debug for PlaintextInputShare {
     }
 }
 
-/// A tag and its data (DAP-09 section 4.4.3).
+/// A tag and its data: of a report (DAP-09 section 4.4.3, DAP-18 section 4.4.3), an aggregation job (DAP-18 section
+/// 4.5.1) or a collection job (DAP-18 section 4.6.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension {
     /// The extension's registered number.
@@ -65,7 +70,8 @@ pub struct Extension {
     pub data: Bytes,
 }
 
-/// Why one report is not aggregated (`PrepareError`, DAP-09 section 4.5.1.2).
+/// Why one report is not taken or not aggregated (`PrepareError`, DAP-09 section 4.5.1.2; `ReportError`, DAP-18
+/// section 4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportError {
@@ -99,4 +105,10 @@ pub enum ReportError {
     /// Its time is too far in the future.
     #[error("report_too_early")]
     ReportTooEarly,
+    /// Its time is before the start of the task.
+    #[error("task_not_started")]
+    TaskNotStarted,
+    /// The leader's share is sealed to a key that the leader does not have (any more).
+    #[error("outdated_config")]
+    OutdatedConfig,
 }

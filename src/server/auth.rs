@@ -12,8 +12,9 @@ const DAP_AUTH_TOKEN: &str = "dap-auth-token";
 
 /// Refuses a request that does not carry the token. `Authorization: Bearer` wins over `DAP-Auth-Token`.
 pub fn check(headers: &HeaderMap, task: &Task, expected: &TokenHash) -> Result<(), Problem> {
-    let refuse =
-        |detail: &str| Err(Problem::new(ProblemType::UnauthorizedRequest).with_detail(detail).with_task(task.id));
+    let refuse = |detail: &str| {
+        Err(Problem::new(ProblemType::UnauthorizedRequest).with_detail(detail).with_task(task.public.id))
+    };
     match token(headers) {
         Some(token) if expected.matches(token) => Ok(()),
         Some(_) => refuse("the request's token is not the task's"),

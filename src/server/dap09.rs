@@ -11,8 +11,8 @@ use super::{
     http::{Request, Response, content, empty, failure},
 };
 use crate::{
-    aggregator::{Error, TaskContext},
-    model::{AggregationJobId, CollectionJobId, Party, Revision, Role, TaskId, TokenHash},
+    aggregator::{Error, TaskContext, upload::Verdict},
+    model::{AggregationJobId, CollectionJobId, Party, ReportError, Revision, Role, TaskId, TokenHash},
     store::CollectionState,
     wire::{
         self, Problem, ProblemType,
@@ -81,6 +81,13 @@ fn task_of(resource: &Resource) -> Option<TaskId> {
 
 /// Names the task in every problem about one (DAP-09 section 3.2): there are clients that cannot do without.
 fn about_task(error: Error, task: Option<TaskId>) -> Error {
+    let error = match error {
+        // A type that later drafts have.
+        Error::Problem(problem) if problem.kind == ProblemType::InvalidAggregationParameter => {
+            Problem { kind: ProblemType::InvalidMessage, ..problem }.into()
+        }
+        error => error,
+    };
     match (error, task) {
         (Error::Busy, Some(task)) => Problem::busy().with_task(task).into(),
         (Error::Problem(problem), Some(task)) if problem.task_id.is_none() => problem.with_task(task).into(),
@@ -111,7 +118,7 @@ async fn answer(app: &Arc<App>, resource: Resource, request: Request) -> Result<
 /// The task, if it is of this revision and we have the role that the resource belongs to.
 fn task_for(app: &App, id: TaskId, role: Option<Role>) -> Result<Arc<TaskContext>, Error> {
     app.context(&id)?
-        .filter(|context| context.task.revision == Revision::Dap09)
+        .filter(|context| context.task.public.revision == Revision::Dap09)
         .filter(|context| role.is_none_or(|role| role == context.role()))
         .ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id).into())
 }
@@ -150,11 +157,34 @@ fn hpke_config(app: &App, request: &Request) -> Result<Response, Error> {
 async fn upload(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {
     let context = task_for(app, task, Some(Role::Leader))?;
     let body = body(app, request, media::REPORT, app.config.limits.max_report_bytes).await?;
-    match context.wire.decode_report(&body) {
-        Ok(report) => flow::upload(app, &context, report).await?,
+    let reports = match context.wire.decode_upload(&context.task.public, &body) {
+        Ok(reports) => reports,
         Err(malformed) => return Err(flow::malformed_upload(app, &context, malformed).await),
+    };
+    match flow::upload(app, &context, reports).await?.pop() {
+        Some(Verdict::Refused(error)) => Err(upload_refusal(error).into()),
+        _ => Ok(empty(StatusCode::CREATED)),
     }
-    Ok(empty(StatusCode::CREATED))
+}
+
+/// What a client is told of a report that is not taken (DAP-09 section 4.4.2).
+fn upload_refusal(error: ReportError) -> Problem {
+    let (kind, detail) = match error {
+        ReportError::ReportTooEarly => (
+            ProblemType::ReportTooEarly,
+            "the report's time is too far in the future; check the client's clock and upload it later",
+        ),
+        ReportError::OutdatedConfig => (
+            ProblemType::OutdatedConfig,
+            "the leader's share is sealed to an unknown key; fetch the HPKE configurations again",
+        ),
+        ReportError::TaskExpired => (ProblemType::ReportRejected, "the report's time is after the end of the task"),
+        ReportError::BatchCollected => {
+            (ProblemType::ReportRejected, "the batch that the report's time belongs to was collected already")
+        }
+        _ => (ProblemType::ReportRejected, "the report is older than the task's retention window"),
+    };
+    Problem::new(kind).with_detail(detail)
 }
 
 async fn init_job(app: &Arc<App>, task: TaskId, job: AggregationJobId, request: Request) -> Result<Response, Error> {

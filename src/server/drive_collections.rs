@@ -5,13 +5,15 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::{app::App, persist::Persistence};
+use super::{
+    app::App,
+    pursue::{Errand, Pursued, pursue},
+};
 use crate::{
     aggregator::{TaskContext, batches::Refusal, collect},
-    model::{CollectionJobId, Fault, HpkeCiphertext, Party, TaskId},
-    peer::CallError,
-    store::CollectionState,
-    wire::{Problem, ProblemType},
+    model::{CollectionJobId, Fault, HpkeCiphertext, TaskId},
+    store::{CollectionJobRecord, CollectionState},
+    wire::{Interaction, Problem, ProblemType},
 };
 
 /// How often waiting collection jobs are looked at while nothing is heard of their reports.
@@ -83,17 +85,19 @@ async fn step(
 
 /// Sees a closed batch through to its result.
 async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> Result<Key, Fault> {
-    let task = context.task.id;
+    let task = context.task.public.id;
     let key = (task, id);
-    let collected = app.store.read(|view| match view.collection(&task, &id)?.map(|job| job.state) {
-        Some(CollectionState::Closed { batch }) => view.collected(&task, &batch),
+    let found = app.store.read(|view| match view.collection(&task, &id)? {
+        Some(CollectionJobRecord { state: CollectionState::Closed { batch }, query, request, .. }) => {
+            Ok(view.collected(&task, &batch)?.map(|collected| (collected, query, request)))
+        }
         _ => Ok(None),
     })?;
-    let Some(collected) = collected else { return Ok(key) };
-    let body = match collect::exchange(collected) {
+    let Some((collected, query, request)) = found else { return Ok(key) };
+    let body = match collect::exchange(collected, query, request) {
         Ok(exchange) => {
-            let request = Bytes::from(context.wire.encode_aggregate_share_req(&exchange.request));
-            match ask_helper(&app, &context, request).await {
+            let request = Bytes::from(context.wire.encode_aggregate_share_req(&context.task.public, &exchange.request));
+            match ask_helper(&app, &context, id, request).await {
                 None => return Ok(key),
                 Some(Err(refusal)) => {
                     app.store.write(move |tx| collect::fail(tx, &task, id, refusal)).await?;
@@ -118,29 +122,29 @@ async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> R
 
 /// Asks for the helper's share until there is an answer that is final. The batch is closed: nothing else helps.
 /// None if the server stops first.
-async fn ask_helper(app: &App, context: &TaskContext, request: Bytes) -> Option<Result<HpkeCiphertext, Refusal>> {
-    let task = &context.task;
-    let Party::Leader { helper_token, .. } = &task.party else { return None };
-    let call = context.wire.aggregate_share_call(&task.id);
-    let mut persistence = Persistence::new(app, task.id, "a request for its aggregate share");
-    loop {
-        let sent = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone());
-        let error = match app.unless_stopped(sent).await? {
-            Ok(answer) => match context.wire.decode_aggregate_share(&answer.body) {
-                Ok(share) => return Some(Ok(share)),
-                Err(malformed) => CallError::Unexpected(malformed.to_string()),
-            },
-            Err(CallError::Refused(problem)) if is_final(&problem) => {
-                // What the helper counts is for the operator; the collector learns what kind of problem it is.
-                tracing::error!(task = %task.id, %problem, "the helper refused its aggregate share for good");
-                let detail = "the helper refused its aggregate share; the leader's log says why".to_owned();
-                return Some(Err(Refusal { kind: problem.kind, detail }));
-            }
-            Err(error) => error,
-        };
-        if persistence.pause(&error).await.is_break() {
-            return None;
+async fn ask_helper(
+    app: &App,
+    context: &TaskContext,
+    id: CollectionJobId,
+    request: Bytes,
+) -> Option<Result<HpkeCiphertext, Refusal>> {
+    let errand = Errand {
+        interaction: Interaction::AggregateShare,
+        what: "a request for its aggregate share",
+        id: id.as_bytes(),
+        request,
+        may_have_arrived: false,
+        is_final: |problem, _| is_final(problem),
+    };
+    match pursue(app, context, errand, |body| context.wire.decode_aggregate_share(body)).await {
+        Pursued::Answered { message, .. } => Some(Ok(message)),
+        Pursued::Refused(problem) => {
+            // What the helper counts is for the operator; the collector learns what kind of problem it is.
+            tracing::error!(task = %context.task.public.id, %problem, "the helper refused its aggregate share for good");
+            let detail = "the helper refused its aggregate share; the leader's log says why".to_owned();
+            Some(Err(Refusal { kind: problem.kind, detail }))
         }
+        Pursued::Stopped => None,
     }
 }
 
@@ -154,5 +158,8 @@ fn is_final(problem: &Problem) -> bool {
             | ProblemType::BatchMismatch
             | ProblemType::BatchOverlap
             | ProblemType::InvalidMessage
+            | ProblemType::InvalidAggregationParameter
+            | ProblemType::UnsupportedExtension
+            | ProblemType::InvalidExtension
     )
 }

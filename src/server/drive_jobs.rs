@@ -5,16 +5,18 @@ use std::{collections::HashMap, sync::Arc, time::Instant};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::{app::App, persist::Persistence};
+use super::{
+    app::App,
+    pursue::{Errand, Pursued, pursue},
+};
 use crate::{
     aggregator::{
         TaskContext,
         leader::{self, Sealed, Started},
     },
     model::{AggregationJobId, Duration, Fault, Party, PrepareResp, Report, ReportId, Role, TaskId, Time},
-    peer::CallError,
     store::LeaderJobRecord,
-    wire::{Problem, ProblemType},
+    wire::{Interaction, Problem, ProblemType},
 };
 
 /// How often waiting reports are looked at while nothing happens: no more often than delays are set in.
@@ -122,10 +124,12 @@ async fn run(app: Arc<App>, task: TaskId, id: AggregationJobId) -> Result<(), Fa
             let retry_at = retry_at(&app);
             app.store.write(move |tx| leader::dissolve(tx, &task, id, &started.awaiting, retry_at)).await?;
         }
-        Outcome::Breach(why) => {
+        Outcome::Breach { why, place } => {
             tracing::error!(%task, job = %id, why, "the helper broke the protocol: the aggregation job is given up");
             app.store.write(move |tx| leader::abandon(tx, &task, id, &started.awaiting)).await?;
-            delete_at_helper(&app, &context, id).await;
+            if let Some(place) = place {
+                delete_at_helper(&app, &context, &place).await;
+            }
         }
         Outcome::Stopped => return Ok(()),
     }
@@ -151,7 +155,7 @@ async fn prepare(
     job: &LeaderJobRecord,
     reports: Vec<Report>,
 ) -> Result<Option<(Started, Bytes)>, Fault> {
-    let (task, batch) = (context.task.id, job.batch);
+    let (task, batch) = (context.task.public.id, job.batch);
     let items: Vec<_> = job.reports.iter().copied().zip(reports).collect();
     let permit = app.pool.admit().await;
     let (shared, keys) = (context.clone(), app.keys.clone());
@@ -205,57 +209,53 @@ enum Outcome {
         too_long: bool,
     },
     /// The helper answered something that is no answer to this job.
-    Breach(String),
+    Breach {
+        /// In what way.
+        why: String,
+        /// The path of the job at the helper.
+        place: Option<String>,
+    },
     /// The server stops; the job goes on after the next start.
     Stopped,
 }
 
-/// Sends the request until the helper has answered it, always the same bytes: it may have arrived each time.
+/// Sends the request until the helper has answered it.
 async fn exchange(
     app: &App,
     context: &TaskContext,
     id: AggregationJobId,
     asked: &[ReportId],
     request: Bytes,
-    mut may_have_arrived: bool,
+    may_have_arrived: bool,
 ) -> Outcome {
-    let task = &context.task;
-    let Party::Leader { helper_token, .. } = &task.party else { return Outcome::Stopped };
-    let call = context.wire.job_init_call(&task.id, &id);
-    let mut persistence = Persistence::new(app, task.id, "an aggregation job");
+    let errand = Errand {
+        interaction: Interaction::AggregationJob,
+        what: "an aggregation job",
+        id: id.as_bytes(),
+        request,
+        may_have_arrived,
+        is_final: |problem, may_have_arrived| !may_have_arrived && took_nothing(problem),
+    };
     // An answer about more reports than we asked for decodes, to be found out.
     let most = app.config.limits.max_job_reports.max(asked.len());
-    loop {
-        let sent = app.peer.call(&task.helper_url, &call, Some(helper_token), request.clone());
-        let Some(answer) = app.unless_stopped(sent).await else { return Outcome::Stopped };
-        let error = match answer.and_then(|answer| decode(context, &answer.body, most)) {
-            Ok(resps) => {
-                return match leader::check_answer(asked, &resps) {
-                    Ok(()) => Outcome::Answered(resps),
-                    Err(breach) => Outcome::Breach(breach.to_string()),
-                };
-            }
-            Err(CallError::Refused(problem)) if !may_have_arrived && took_nothing(&problem) => {
-                return Outcome::Refused { why: problem.to_string(), too_long: problem.status == 413 };
-            }
-            Err(error) => error,
-        };
-        may_have_arrived |= !matches!(&error, CallError::Unanswered(error) if error.never_sent());
-        if persistence.pause(&error).await.is_break() {
-            return Outcome::Stopped;
-        }
+    match pursue(app, context, errand, |body| context.wire.decode_job_resp(body, most)).await {
+        Pursued::Answered { message, place } => match leader::check_answer(asked, &message) {
+            Ok(()) => Outcome::Answered(message),
+            Err(breach) => Outcome::Breach { why: breach.to_string(), place },
+        },
+        Pursued::Refused(problem) => Outcome::Refused { why: problem.to_string(), too_long: problem.status == 413 },
+        Pursued::Stopped => Outcome::Stopped,
     }
-}
-
-/// An answer that does not decode may be a proxy's, or cut short: it says nothing about the job.
-fn decode(context: &TaskContext, body: &Bytes, most: usize) -> Result<Vec<PrepareResp>, CallError> {
-    context.wire.decode_job_resp(body, most).map_err(|malformed| CallError::Unexpected(malformed.to_string()))
 }
 
 /// Whether a refusal proves that the helper committed nothing and would refuse the same request again, so that the
 /// reports may be tried in another job.
 fn took_nothing(problem: &Problem) -> bool {
-    problem.status == 413 || problem.kind == ProblemType::InvalidMessage
+    problem.status == 413
+        || matches!(
+            problem.kind,
+            ProblemType::InvalidMessage | ProblemType::InvalidAggregationParameter | ProblemType::UnsupportedExtension
+        )
 }
 
 async fn finish(
@@ -279,11 +279,11 @@ async fn finish(
     app.store.write(move |tx| leader::commit(tx, &shared, id, finished, retry_at)).await
 }
 
-/// Tells the helper that a job is given up, once: it is a courtesy (DAP-09 section 4.5.2.2).
-async fn delete_at_helper(app: &App, context: &TaskContext, id: AggregationJobId) {
+/// Tells the helper that a job is given up, once: it is a courtesy (DAP-09 section 4.5.2.2, DAP-18 section 4.5.5).
+async fn delete_at_helper(app: &App, context: &TaskContext, place: &str) {
     let Party::Leader { helper_token, .. } = &context.task.party else { return };
-    let call = context.wire.job_delete_call(&context.task.id, &id);
-    let sent = app.peer.call(&context.task.helper_url, &call, Some(helper_token), Bytes::new());
+    let Some(call) = context.wire.delete_call(Interaction::AggregationJob, place) else { return };
+    let sent = app.peer.call(&context.task.public.helper_url, &call, Some(helper_token), Bytes::new());
     if let Some(Err(error)) = app.unless_stopped(sent).await {
         tracing::debug!(%error, "the helper did not take the deletion of an aggregation job");
     }

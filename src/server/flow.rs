@@ -9,7 +9,10 @@ use sha2::{Digest, Sha256};
 
 use super::app::App;
 use crate::{
-    aggregator::{Error, TaskContext, collect, helper, upload},
+    aggregator::{
+        Error, TaskContext, collect, helper,
+        upload::{self, Verdict},
+    },
     model::{AggregationJobId, CollectionJobId, Duration, Fault, JobInit, Report, ReportError, Time},
     pool::Permit,
     store::{CollectionJobRecord, CollectionState, Tx},
@@ -26,11 +29,11 @@ async fn unhurried<T: Send + 'static>(
     tokio::spawn(work).await.unwrap_or_else(|error| Err(Fault::while_doing("running a request", error).into()))
 }
 
-/// Stores a report (DAP-09 section 4.4.2).
-pub async fn upload(app: &Arc<App>, context: &TaskContext, report: Report) -> Result<(), Error> {
-    let (now, task, shared) = (Time::now(), context.task.id, app.clone());
+/// Stores reports and says what becomes of each (DAP-09 section 4.4.2, DAP-18 section 4.4.2).
+pub async fn upload(app: &Arc<App>, context: &TaskContext, reports: Vec<Report>) -> Result<Vec<Verdict>, Error> {
+    let (now, task, shared) = (Time::now(), context.task.public.id, app.clone());
     let write = move |tx: &mut Tx<'_>| {
-        let accepted = upload::accept(tx, now, &shared.config.limits, &shared.keys, &task, &report)?;
+        let accepted = upload::accept(tx, now, &shared.config.limits, &shared.keys, &task, &reports)?;
         // Here and not below: the report is stored even if the client hangs up, and nobody comes by there then.
         if accepted.is_ok() {
             shared.jobs.notify_one();
@@ -42,7 +45,7 @@ pub async fn upload(app: &Arc<App>, context: &TaskContext, report: Report) -> Re
 
 /// Counts an upload that does not decode.
 pub async fn malformed_upload(app: &App, context: &TaskContext, malformed: Malformed) -> Error {
-    let task = context.task.id;
+    let task = context.task.public.id;
     match app.store.write(move |tx| upload::count_malformed(tx, &task)).await {
         Ok(()) => malformed.into(),
         Err(fault) => fault.into(),
@@ -60,9 +63,9 @@ pub async fn aggregation_job(
     let (app, context) = (app.clone(), context.clone());
     unhurried(async move {
         // A repeat of a request that is being worked on waits here, and then finds the stored answer.
-        let _lock = app.helper_jobs.lock((context.task.id, job)).await;
+        let _lock = app.helper_jobs.lock((context.task.public.id, job)).await;
         let (hash, init) = read_job(&app, &context, &permit, body).await?;
-        let request = helper::Request { task: context.task.id, job, hash, batch: init.batch, now: Time::now() };
+        let request = helper::Request { task: context.task.public.id, job, hash, batch: init.batch, now: Time::now() };
         match reserve(&app, request, &init).await? {
             Ok(answer) => Ok(answer),
             Err(verdicts) => {
@@ -90,7 +93,7 @@ async fn read_job(
 ) -> Result<([u8; 32], JobInit), Error> {
     let (context, most) = (context.clone(), app.config.limits.max_job_reports);
     let read = move |body: Bytes| -> Result<([u8; 32], JobInit), Error> {
-        let init = context.wire.decode_job_init(&body, most)?;
+        let init = context.wire.decode_job_init(&context.task.public, &body, most)?;
         helper::check_request(&context.task, &init)?;
         Ok((Sha256::digest(&body).into(), init))
     };
@@ -139,19 +142,20 @@ async fn answer_job(
 
 /// Deletes an aggregation job's answer (DAP-09 section 4.5.2.2). False if there is no such job.
 pub async fn delete_aggregation_job(app: &App, context: &TaskContext, job: AggregationJobId) -> Result<bool, Error> {
-    let task = context.task.id;
+    let task = context.task.public.id;
     Ok(app.store.write(move |tx| helper::delete(tx, &task, job)).await?)
 }
 
 /// Whether the helper knows an aggregation job.
 pub fn has_aggregation_job(app: &App, context: &TaskContext, job: AggregationJobId) -> Result<bool, Error> {
-    let task = context.task.id;
+    let task = context.task.public.id;
     Ok(app.store.read(|view| Ok(view.helper_job(&task, &job)?.is_some()))?)
 }
 
 /// Gives the helper's aggregate share of a batch (DAP-09 section 4.6.2).
 pub async fn aggregate_share(app: &App, context: &Arc<TaskContext>, body: Bytes) -> Result<Bytes, Error> {
-    let request = context.wire.decode_aggregate_share_req(&body)?;
+    let request = context.wire.decode_aggregate_share_req(&context.task.public, &body)?;
+    collect::check_passed_on(&context.task, &request)?;
     let context = context.clone();
     Ok(app.store.write(move |tx| collect::helper_share(tx, &context, &body, &request)).await??)
 }
@@ -159,15 +163,15 @@ pub async fn aggregate_share(app: &App, context: &Arc<TaskContext>, body: Bytes)
 /// Creates a collection job (DAP-09 section 4.6.1).
 pub async fn create_collection(
     app: &Arc<App>,
-    context: &TaskContext,
+    context: &Arc<TaskContext>,
     job: CollectionJobId,
     body: Bytes,
 ) -> Result<(), Error> {
-    let request = context.wire.decode_collection_req(&body)?;
+    let request = context.wire.decode_collection_req(&context.task.public, &body)?;
     collect::check_request(&context.task, &request)?;
-    let (now, task, shared) = (Time::now(), context.task.id, app.clone());
+    let (now, context, shared) = (Time::now(), context.clone(), app.clone());
     let write = move |tx: &mut Tx<'_>| {
-        let created = collect::create(tx, now, &task, &shared.config.leader, job, body, request.query)?;
+        let created = collect::create(tx, now, &context, &shared.config.leader, job, body, request.query)?;
         // As for an upload: the drivers learn of it whether or not the collector waits for the answer.
         shared.collections.notify_one();
         shared.jobs.notify_one();
@@ -183,7 +187,7 @@ pub async fn collection_state(
     context: &TaskContext,
     job: CollectionJobId,
 ) -> Result<Option<CollectionState>, Error> {
-    let task = context.task.id;
+    let task = context.task.public.id;
     let look = || -> Result<Option<CollectionState>, Fault> {
         let record = app.store.read(|view| view.collection(&task, &job))?;
         Ok(record.map(|CollectionJobRecord { state, .. }| state))
@@ -209,7 +213,7 @@ pub async fn collection_state(
 
 /// Deletes a collection job. False if there is no such job.
 pub async fn delete_collection(app: &App, context: &TaskContext, job: CollectionJobId) -> Result<bool, Error> {
-    let task = context.task.id;
+    let task = context.task.public.id;
     let deleted = app.store.write(move |tx| collect::delete(tx, &task, job)).await?;
     app.collections.notify_one();
     app.results.notify_waiters();

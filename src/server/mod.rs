@@ -15,6 +15,7 @@ mod flow;
 mod http;
 mod listen;
 mod persist;
+mod pursue;
 
 use std::{
     future::Future,

@@ -1,6 +1,6 @@
 //! Trying again until a peer has answered: the same request, with growing pauses, shown to the operator.
 
-use std::ops::ControlFlow;
+use std::{ops::ControlFlow, time::Duration};
 
 use super::app::App;
 use crate::{
@@ -35,6 +35,12 @@ impl<'a> Persistence<'a> {
             tracing::warn!(%task, %error, failures, ?pause, "the helper did not take {what}");
         }
         app.set_trouble(task, Some(format!("the helper did not take {what} ({failures} times): {error}")));
+        self.wait(pause).await
+    }
+
+    /// Pauses. Breaks if the server stops meanwhile, or the task is removed.
+    pub async fn wait(&self, pause: Duration) -> ControlFlow<()> {
+        let Self { app, task, .. } = self;
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = app.stopped() => return ControlFlow::Break(()),

@@ -231,7 +231,8 @@ pub type Counters = BTreeMap<String, u64>;
 /// Reports that were uploaded in one group commit.
 pub(super) type PackRecord = Vec<PackedReport>;
 
-/// A report in a pack: arrays instead of maps, because there are many of them.
+/// A report in a pack: arrays instead of maps, because there are many of them. It has no public extensions: we know
+/// none, and a report with an extension that is not known is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PackedReport(pub(super) ReportId, pub(super) Time, Bytes, PackedCiphertext, PackedCiphertext);
 
@@ -254,7 +255,7 @@ impl PackedReport {
 impl From<&Report> for PackedReport {
     fn from(report: &Report) -> Self {
         let pack = |c: &HpkeCiphertext| PackedCiphertext(c.config_id, c.enc.clone(), c.payload.clone());
-        let Report { metadata, public_share, leader_share, helper_share } = report;
+        let Report { metadata, extensions: _, public_share, leader_share, helper_share } = report;
         Self(metadata.id, metadata.time, public_share.clone(), pack(leader_share), pack(helper_share))
     }
 }
@@ -264,6 +265,7 @@ impl From<PackedReport> for Report {
         let unpack = |PackedCiphertext(config_id, enc, payload)| HpkeCiphertext { config_id, enc, payload };
         let PackedReport(id, time, public_share, leader, helper) = packed;
         let metadata = ReportMetadata { id, time };
-        Self { metadata, public_share, leader_share: unpack(leader), helper_share: unpack(helper) }
+        let (leader_share, helper_share) = (unpack(leader), unpack(helper));
+        Self { metadata, extensions: Vec::new(), public_share, leader_share, helper_share }
     }
 }

@@ -61,7 +61,7 @@ impl TaskState {
         Self {
             counters: Counters::new(),
             replay: Replay::default(),
-            waiting: Waiting::new(task.time_precision),
+            waiting: Waiting::new(task.public.time_precision),
             buckets: BTreeMap::new(),
             collected: Collected::default(),
             leader_jobs: BTreeMap::new(),

@@ -19,7 +19,7 @@ use crate::model::{
 /// Numbers that only rise, by [`NEXT_PACK`].
 pub(super) const SEQUENCES: Table<u8, u64> = Table::new(1, "sequences", 1);
 /// Tasks.
-pub(super) const TASKS: Table<TaskId, Task> = Table::new(2, "tasks", 1);
+pub(super) const TASKS: Table<TaskId, Task> = Table::new(2, "tasks", 2);
 /// Tombstones of tasks.
 pub(super) const REMOVED: Table<TaskId, Removed> = Table::new(3, "removed tasks", 1);
 /// HPKE keys, by configuration id.

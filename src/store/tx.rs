@@ -78,7 +78,7 @@ impl Tx<'_> {
 impl Tx<'_> {
     /// Adds a task. A fault if its id is taken or was removed: ask first.
     pub fn add_task(&mut self, task: Task) -> Result<(), Fault> {
-        let id = task.id;
+        let id = task.public.id;
         if self.task(&id).is_some() || self.is_removed(&id) {
             return Err(Fault::new(format!("the id of task {id} is taken")));
         }

@@ -24,7 +24,7 @@ use super::{
     AggregateResult, AggregateShare, InputShare, Measurement, OutputShare, Pending, Preparer, Sharded, VdafError,
     Verification, table,
 };
-use crate::model::{ReportError, ReportId, VdafConfig};
+use crate::model::{Max, ReportError, ReportId, VdafConfig};
 
 /// Leader and helper.
 const AGGREGATORS: u8 = 2;
@@ -53,12 +53,14 @@ pub(super) fn preparer(config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafErr
         VdafConfig::Prio3Count => {
             standard(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, |sum| number(sum.into()))
         }
-        VdafConfig::Prio3Sum { bits } => {
-            let input = move |m: &Measurement| table::number(m, max(bits));
+        VdafConfig::Prio3Sum { max } => {
+            let (bits, max) = whole(max)?;
+            let input = move |m: &Measurement| table::number(m, max);
             standard(algorithm::SUM, Sum::<Field128>::new(bits), input, number)
         }
-        VdafConfig::Prio3SumVec { bits, length, chunk_length } => {
-            let input = move |m: &Measurement| Ok(table::numbers(m, length, max(bits))?.to_vec());
+        VdafConfig::Prio3SumVec { max, length, chunk_length } => {
+            let (bits, max) = whole(max)?;
+            let input = move |m: &Measurement| Ok(table::numbers(m, length, max)?.to_vec());
             let typ = SumVec::<Field128, Chunks<_>>::new(bits, length, chunk_length);
             standard(algorithm::SUM_VEC, typ, input, AggregateResult::Vector)
         }
@@ -76,7 +78,10 @@ pub(super) fn preparer(config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafErr
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs } => {
             // The numbers fit: they have at most 32 bits.
             let input = move |m: &Measurement| {
-                Ok(table::numbers(m, length, max(bits))?.iter().map(|number| *number as u64).collect())
+                Ok(table::numbers(m, length, Max::of_bits(bits as u32).0.into())?
+                    .iter()
+                    .map(|number| *number as u64)
+                    .collect())
             };
             let typ = SumVec::<Field64, Chunks<_>>::new(bits, length, chunk_length);
             let output = |sums: Vec<u64>| AggregateResult::Vector(sums.into_iter().map(u128::from).collect());
@@ -85,9 +90,10 @@ pub(super) fn preparer(config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafErr
     }
 }
 
-/// The largest number of `bits` bits, which are between 1 and 64.
-fn max(bits: usize) -> u128 {
-    (1 << bits) - 1
+/// A largest number as this draft has it: by its bits.
+fn whole(max: Max) -> Result<(usize, u128), VdafError> {
+    let why = "the largest number must be one of whole bits in DAP-09, such as 255";
+    Ok((max.bits().ok_or_else(|| VdafError(why.to_owned()))?, max.0.into()))
 }
 
 fn number(sum: u128) -> AggregateResult {

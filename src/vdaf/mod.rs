@@ -133,5 +133,6 @@ pub trait Pending: Send {
 pub fn preparer(revision: Revision, config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafError> {
     match revision {
         Revision::Dap09 => draft08::preparer(config),
+        Revision::Dap18 => Err(VdafError("not yet".to_owned())),
     }
 }

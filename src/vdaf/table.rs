@@ -4,7 +4,7 @@
 //! trusts its callers with some of them: a histogram index past the end, for one, makes `prio` 0.16 panic.
 
 use super::{Measurement, VdafError};
-use crate::model::VdafConfig;
+use crate::model::{Max, VdafConfig};
 
 /// The most field elements that a report's measurement and proofs may have together. At 16 bytes each that is a
 /// leader's share of 64 MiB.
@@ -65,7 +65,7 @@ pub static TABLE: &[Row] = &[
         short: "sum",
         required: &["bits"],
         optional: &[],
-        make: |p| VdafConfig::Prio3Sum { bits: given(p.bits) },
+        make: |p| VdafConfig::Prio3Sum { max: max(p) },
     },
     Row {
         name: "Prio3SumVec",
@@ -73,8 +73,9 @@ pub static TABLE: &[Row] = &[
         required: &["bits", "length"],
         optional: &["chunk_length"],
         make: |p| {
-            let (bits, length) = (given(p.bits), given(p.length));
-            VdafConfig::Prio3SumVec { bits, length, chunk_length: chunk_length(p, bits.saturating_mul(length)) }
+            let (max, length) = (max(p), given(p.length));
+            let elements = max.bit_length().saturating_mul(length);
+            VdafConfig::Prio3SumVec { max, length, chunk_length: chunk_length(p, elements) }
         },
     },
     Row {
@@ -152,8 +153,9 @@ pub fn configure(name: &str, parameters: &Parameters) -> Result<VdafConfig, Vdaf
 pub fn check(config: &VdafConfig) -> Result<(), VdafError> {
     match *config {
         VdafConfig::Prio3Count => Ok(()),
-        VdafConfig::Prio3Sum { bits } => in_range("bits", bits, 1, MAX_BITS),
-        VdafConfig::Prio3SumVec { bits, length, chunk_length } => {
+        VdafConfig::Prio3Sum { max } => in_range("the largest number", max.bit_length(), 1, MAX_BITS),
+        VdafConfig::Prio3SumVec { max, length, chunk_length } => {
+            let bits = max.bit_length();
             in_range("bits", bits, 1, MAX_BITS)?;
             in_range("length", length, 1, MAX_ELEMENTS)?;
             check_proof(bits * length, chunk_length, 1)
@@ -208,6 +210,11 @@ fn in_range(what: &str, value: usize, min: usize, max: usize) -> Result<(), Vdaf
 /// A required parameter, which [`configure`] has found to be there.
 fn given(parameter: Option<usize>) -> usize {
     parameter.unwrap_or_default()
+}
+
+/// The largest number, by its bits.
+fn max(parameters: &Parameters) -> Max {
+    Max::of_bits(given(parameters.bits).try_into().unwrap_or(0))
 }
 
 fn chunk_length(parameters: &Parameters, elements: usize) -> usize {
@@ -298,10 +305,17 @@ mod tests {
         let p = Parameters { bits: Some(4), length: Some(2500), ..Parameters::default() };
         assert_eq!(
             configured("sumvec", p),
-            Ok(VdafConfig::Prio3SumVec { bits: 4, length: 2500, chunk_length: optimal_chunk_length(10_000) })
+            Ok(VdafConfig::Prio3SumVec {
+                max: Max::of_bits(4),
+                length: 2500,
+                chunk_length: optimal_chunk_length(10_000)
+            })
         );
         let given = Parameters { chunk_length: Some(7), ..p };
-        assert_eq!(configured("sumvec", given), Ok(VdafConfig::Prio3SumVec { bits: 4, length: 2500, chunk_length: 7 }));
+        assert_eq!(
+            configured("sumvec", given),
+            Ok(VdafConfig::Prio3SumVec { max: Max::of_bits(4), length: 2500, chunk_length: 7 })
+        );
         let near_root = optimal_chunk_length(10_000);
         assert!((50..=200).contains(&near_root), "{near_root}");
     }
@@ -327,11 +341,9 @@ mod tests {
     #[test]
     fn parameters_out_of_range_are_refused() {
         let bad = [
-            VdafConfig::Prio3Sum { bits: 0 },
-            VdafConfig::Prio3Sum { bits: 65 },
-            VdafConfig::Prio3SumVec { bits: 65, length: 1, chunk_length: 1 },
-            VdafConfig::Prio3SumVec { bits: 1, length: 0, chunk_length: 1 },
-            VdafConfig::Prio3SumVec { bits: 2, length: 3, chunk_length: 7 },
+            VdafConfig::Prio3Sum { max: Max(0) },
+            VdafConfig::Prio3SumVec { max: Max::of_bits(1), length: 0, chunk_length: 1 },
+            VdafConfig::Prio3SumVec { max: Max::of_bits(2), length: 3, chunk_length: 7 },
             VdafConfig::Prio3Histogram { length: 10, chunk_length: 0 },
             VdafConfig::Prio3Histogram { length: 10, chunk_length: 11 },
             VdafConfig::Prio3Histogram { length: 1 << 19, chunk_length: 1 },

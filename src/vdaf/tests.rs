@@ -43,18 +43,18 @@ fn cases() -> Vec<Case> {
             refused: vec![number(2), vector(&[1])],
         },
         Case {
-            config: VdafConfig::Prio3Sum { bits: 8 },
+            config: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
             measurements: vec![number(255), number(0), number(255)],
             result: AggregateResult::Number(510),
             refused: vec![number(256), number(u128::MAX), Measurement::Flag(true), vector(&[1])],
         },
         Case {
-            config: VdafConfig::Prio3Sum { bits: 64 },
+            config: VdafConfig::Prio3Sum { max: Max::of_bits(64) },
             measurements: vec![number(u64::MAX.into()), number(u64::MAX.into())],
             result: AggregateResult::Number(2 * u128::from(u64::MAX)),
             refused: vec![number(1 << 64)],
         },
-        sum_vec_case(VdafConfig::Prio3SumVec { bits: 4, length: 3, chunk_length: 5 }),
+        sum_vec_case(VdafConfig::Prio3SumVec { max: Max::of_bits(4), length: 3, chunk_length: 5 }),
         sum_vec_case(VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 {
             bits: 4,
             length: 3,

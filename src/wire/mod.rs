@@ -5,13 +5,15 @@
 
 pub mod codec;
 pub mod dap09;
+pub mod dap18;
 pub mod problem;
 
 use bytes::Bytes;
 
 use crate::model::{
-    AggregateShareReq, AggregationJobId, BatchSelector, Collection, CollectionJobId, CollectionReq, HpkeCiphertext,
-    HpkeConfig, JobInit, PlaintextInputShare, PrepareResp, Report, ReportMetadata, Revision, Role, TaskId,
+    AggregateShareReq, BatchSelector, Collection, CollectionReq, Extension, HpkeCiphertext, HpkeConfig, JobInit,
+    PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, ReportMetadata, Revision, Role, TaskId,
+    TaskParameters,
 };
 pub use codec::Malformed;
 pub use problem::{Problem, ProblemType};
@@ -27,6 +29,30 @@ pub struct Call {
     pub content_type: Option<&'static str>,
     /// Media type of a successful answer's body, if it has one.
     pub accept: Option<&'static str>,
+    /// For a request that creates a resource: the path of that resource, if we and not the peer choose it.
+    pub place: Option<String>,
+}
+
+/// The interactions that make a resource at the peer, which may be ready at once or has to be asked for again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interaction {
+    /// The leader asks the helper to prepare reports.
+    AggregationJob,
+    /// The leader asks the helper for its share of a batch.
+    AggregateShare,
+    /// The collector asks the leader for a batch.
+    CollectionJob,
+}
+
+/// In what the revisions differ about batches that were collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Whether a query for exactly the same batch gets the same result again (DAP-09 section 4.6.5), instead of being
+    /// refused as an overlap (DAP-18 section 4.6.1).
+    pub may_repeat: bool,
+    /// Whether the size of a batch is checked before the overlap with others (DAP-09 section 4.6.2), or after it
+    /// (DAP-18 section 4.6.4).
+    pub size_before_overlap: bool,
 }
 
 /// What a protocol revision looks like from outside: encodings, labels and resources.
@@ -36,6 +62,11 @@ pub trait Wire: Sync {
     /// The path that the revision's resources are mounted under, such as `dap-09`.
     fn prefix(&self) -> &'static str;
 
+    /// What holds for batches that were collected.
+    fn rules(&self) -> Rules;
+    /// Whether the protocol can express a task's parameters; if not, what to change.
+    fn check_task(&self, task: &TaskParameters) -> Result<(), String>;
+
     /// HPKE application info for input shares, from the client to `recipient`.
     fn input_share_info(&self, recipient: Role) -> Vec<u8>;
     /// HPKE application info for aggregate shares, from `sender` to the collector.
@@ -43,42 +74,53 @@ pub trait Wire: Sync {
     /// The VDAF's application context for a task; empty where the revision's VDAF has none.
     fn vdaf_context(&self, task: &TaskId) -> Vec<u8>;
     /// Associated data of an input share.
-    fn input_share_aad(&self, task: &TaskId, metadata: &ReportMetadata, public_share: &[u8]) -> Vec<u8>;
-    /// Associated data of an aggregate share.
-    fn aggregate_share_aad(&self, task: &TaskId, parameter: &[u8], batch: &BatchSelector) -> Vec<u8>;
+    fn input_share_aad(
+        &self,
+        task: &TaskParameters,
+        metadata: &ReportMetadata,
+        extensions: &[Extension],
+        public_share: &[u8],
+    ) -> Vec<u8>;
+    /// Associated data of an aggregate share of a batch that was collected with `request`, the collector's encoded
+    /// request. The aggregation parameter is the empty one.
+    fn aggregate_share_aad(&self, task: &TaskParameters, request: &[u8], batch: &BatchSelector) -> Vec<u8>;
 
     /// Encodes a list of HPKE configurations.
     fn encode_hpke_configs(&self, configs: &[HpkeConfig]) -> Vec<u8>;
     /// Decodes a list of HPKE configurations.
     fn decode_hpke_configs(&self, bytes: &Bytes) -> Result<Vec<HpkeConfig>, Malformed>;
-    /// Encodes an upload.
-    fn encode_report(&self, report: &Report) -> Vec<u8>;
-    /// Decodes an upload.
-    fn decode_report(&self, bytes: &Bytes) -> Result<Report, Malformed>;
+    /// The most reports that are uploaded in one request.
+    fn reports_per_upload(&self) -> usize;
+    /// Encodes an upload of at most as many reports as [`reports_per_upload`](Wire::reports_per_upload) says.
+    fn encode_upload(&self, task: &TaskParameters, reports: &[Report]) -> Vec<u8>;
+    /// Decodes a whole upload.
+    fn decode_upload(&self, task: &TaskParameters, bytes: &Bytes) -> Result<Vec<Report>, Malformed>;
+    /// Decodes the body of the answer to an upload: which of its reports were not taken, in order.
+    fn decode_upload_answer(&self, bytes: &Bytes) -> Result<Vec<(ReportId, ReportError)>, Malformed>;
     /// Encodes what is sealed for one aggregator.
     fn encode_plaintext(&self, share: &PlaintextInputShare) -> Vec<u8>;
     /// Decodes what was sealed for one aggregator.
     fn decode_plaintext(&self, bytes: &Bytes) -> Result<PlaintextInputShare, Malformed>;
     /// Encodes the leader's request for an aggregation job.
-    fn encode_job_init(&self, init: &JobInit) -> Vec<u8>;
+    fn encode_job_init(&self, task: &TaskParameters, init: &JobInit) -> Vec<u8>;
     /// Decodes the leader's request for an aggregation job of at most `max_reports`.
-    fn decode_job_init(&self, bytes: &Bytes, max_reports: usize) -> Result<JobInit, Malformed>;
+    fn decode_job_init(&self, task: &TaskParameters, bytes: &Bytes, max_reports: usize) -> Result<JobInit, Malformed>;
     /// Encodes the helper's answer to an aggregation job.
     fn encode_job_resp(&self, resps: &[PrepareResp]) -> Vec<u8>;
     /// Decodes the helper's answer to an aggregation job of at most `max_reports`.
     fn decode_job_resp(&self, bytes: &Bytes, max_reports: usize) -> Result<Vec<PrepareResp>, Malformed>;
-    /// Encodes a collector's request.
-    fn encode_collection_req(&self, request: &CollectionReq) -> Vec<u8>;
+    /// Encodes a collector's request, or says why the protocol has no such request.
+    fn encode_collection_req(&self, task: &TaskParameters, request: &CollectionReq) -> Result<Vec<u8>, Malformed>;
     /// Decodes a collector's request.
-    fn decode_collection_req(&self, bytes: &Bytes) -> Result<CollectionReq, Malformed>;
+    fn decode_collection_req(&self, task: &TaskParameters, bytes: &Bytes) -> Result<CollectionReq, Malformed>;
     /// Encodes the result for a collector.
-    fn encode_collection(&self, collection: &Collection) -> Vec<u8>;
+    fn encode_collection(&self, task: &TaskParameters, collection: &Collection) -> Vec<u8>;
     /// Decodes the result for a collector.
-    fn decode_collection(&self, bytes: &Bytes) -> Result<Collection, Malformed>;
+    fn decode_collection(&self, task: &TaskParameters, bytes: &Bytes) -> Result<Collection, Malformed>;
     /// Encodes the leader's request for an aggregate share.
-    fn encode_aggregate_share_req(&self, request: &AggregateShareReq) -> Vec<u8>;
+    fn encode_aggregate_share_req(&self, task: &TaskParameters, request: &AggregateShareReq) -> Vec<u8>;
     /// Decodes the leader's request for an aggregate share.
-    fn decode_aggregate_share_req(&self, bytes: &Bytes) -> Result<AggregateShareReq, Malformed>;
+    fn decode_aggregate_share_req(&self, task: &TaskParameters, bytes: &Bytes) -> Result<AggregateShareReq, Malformed>;
     /// Encodes the helper's aggregate share.
     fn encode_aggregate_share(&self, share: &HpkeCiphertext) -> Vec<u8>;
     /// Decodes the helper's aggregate share.
@@ -86,25 +128,22 @@ pub trait Wire: Sync {
 
     /// Asks an aggregator for its HPKE configurations.
     fn hpke_config_call(&self, task: &TaskId) -> Call;
-    /// Uploads a report to the leader.
+    /// Uploads reports to the leader.
     fn upload_call(&self, task: &TaskId) -> Call;
-    /// Starts an aggregation job at the helper.
-    fn job_init_call(&self, task: &TaskId, job: &AggregationJobId) -> Call;
-    /// Tells the helper that an aggregation job is abandoned.
-    fn job_delete_call(&self, task: &TaskId, job: &AggregationJobId) -> Call;
-    /// Asks the helper for its aggregate share.
-    fn aggregate_share_call(&self, task: &TaskId) -> Call;
-    /// Starts a collection job at the leader.
-    fn collection_create_call(&self, task: &TaskId, job: &CollectionJobId) -> Call;
-    /// Asks the leader how a collection job is.
-    fn collection_poll_call(&self, task: &TaskId, job: &CollectionJobId) -> Call;
-    /// Tells the leader that a collection job's result is not needed any more.
-    fn collection_delete_call(&self, task: &TaskId, job: &CollectionJobId) -> Call;
+    /// Creates a resource. `id` is what we call it, should the protocol leave that to us.
+    fn create_call(&self, interaction: Interaction, task: &TaskId, id: &[u8; 16]) -> Call;
+    /// Asks how a resource is, by the path that it has; `None` if it is always ready at once.
+    fn poll_call(&self, interaction: Interaction, place: &str) -> Option<Call>;
+    /// Says that a resource is not needed any more, by the path that it has; `None` if it cannot be deleted.
+    fn delete_call(&self, interaction: Interaction, place: &str) -> Option<Call>;
+    /// Whether a successful answer to a poll says that the resource was deleted, by its HTTP status.
+    fn says_deleted(&self, status: u16) -> bool;
 }
 
 /// The encodings of a revision.
 pub fn of(revision: Revision) -> &'static dyn Wire {
     match revision {
         Revision::Dap09 => &dap09::Dap09,
+        Revision::Dap18 => &dap18::Dap18,
     }
 }

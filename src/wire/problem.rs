@@ -51,13 +51,19 @@ pub enum ProblemType {
     StepMismatch,
     /// Reports of the batch were collected in another batch already.
     BatchOverlap,
+    /// The aggregation parameter is not one of the task's VDAF.
+    InvalidAggregationParameter,
+    /// A list of extensions has one that is not known here.
+    UnsupportedExtension,
+    /// A list of extensions is out of order, or one of them is not what it should be.
+    InvalidExtension,
     /// Any other problem: all that is said of it is its HTTP status. The protocol's own names may not be used then.
     About(u16),
 }
 
 impl ProblemType {
     /// All types that the protocol defines.
-    pub const DEFINED: [Self; 14] = [
+    pub const DEFINED: [Self; 17] = [
         Self::InvalidMessage,
         Self::UnrecognizedTask,
         Self::UnrecognizedAggregationJob,
@@ -72,6 +78,9 @@ impl ProblemType {
         Self::MissingTaskId,
         Self::StepMismatch,
         Self::BatchOverlap,
+        Self::InvalidAggregationParameter,
+        Self::UnsupportedExtension,
+        Self::InvalidExtension,
     ];
 
     /// The protocol's name of the type; `None` for problems that the protocol does not define.
@@ -91,6 +100,9 @@ impl ProblemType {
             Self::MissingTaskId => "missingTaskID",
             Self::StepMismatch => "stepMismatch",
             Self::BatchOverlap => "batchOverlap",
+            Self::InvalidAggregationParameter => "invalidAggregationParameter",
+            Self::UnsupportedExtension => "unsupportedExtension",
+            Self::InvalidExtension => "invalidExtension",
             Self::About(_) => return None,
         })
     }
@@ -123,6 +135,9 @@ impl ProblemType {
             Self::MissingTaskId => "HPKE configurations are given for a task only: say which one.",
             Self::StepMismatch => "Leader and helper are at different steps of the aggregation job.",
             Self::BatchOverlap => "Reports of the batch were collected in another batch already.",
+            Self::InvalidAggregationParameter => "The task's VDAF has no such aggregation parameter.",
+            Self::UnsupportedExtension => "An extension is not known here.",
+            Self::InvalidExtension => "The extensions are out of order, or one of them is malformed.",
             Self::About(status) => status_phrase(status),
         }
     }
@@ -161,6 +176,8 @@ pub struct Problem {
     pub aggregation_job_id: Option<AggregationJobId>,
     /// The collection job, if the problem is about one.
     pub collection_job_id: Option<CollectionJobId>,
+    /// The numbers of the extensions that are not known, if the problem is about such.
+    pub unsupported_extensions: Vec<u16>,
     /// After how many seconds to try again: the `Retry-After` header, which is not part of the document.
     pub retry_after: Option<u64>,
 }
@@ -175,6 +192,7 @@ impl Problem {
             task_id: None,
             aggregation_job_id: None,
             collection_job_id: None,
+            unsupported_extensions: Vec::new(),
             retry_after: None,
         }
     }
@@ -212,6 +230,11 @@ impl Problem {
         Self { collection_job_id: Some(job), ..self }
     }
 
+    /// Names the extensions that are not known, by their numbers (DAP-18 section 4.4.2).
+    pub fn with_unsupported_extensions(self, numbers: impl IntoIterator<Item = u16>) -> Self {
+        Self { unsupported_extensions: numbers.into_iter().collect(), ..self }
+    }
+
     /// Says after how many seconds to try again.
     pub fn with_retry_after(self, seconds: u64) -> Self {
         Self { retry_after: Some(seconds), ..self }
@@ -235,6 +258,9 @@ impl Problem {
         }
         if let Some(id) = self.collection_job_id {
             member("collection_job_id", id.to_string().into());
+        }
+        if !self.unsupported_extensions.is_empty() {
+            member("unsupported_extensions", self.unsupported_extensions.clone().into());
         }
         Value::Object(document).to_string()
     }
@@ -265,6 +291,7 @@ impl Problem {
             task_id: text("taskid").parse().ok(),
             aggregation_job_id: text("aggregation_job_id").parse().ok(),
             collection_job_id: text("collection_job_id").parse().ok(),
+            unsupported_extensions: numbers(document.get("unsupported_extensions")),
             retry_after: None,
         }
     }
@@ -292,6 +319,12 @@ impl fmt::Display for Problem {
 }
 
 impl std::error::Error for Problem {}
+
+/// The extension numbers that a peer lists, as far as they are some; no more than there are.
+fn numbers(list: Option<&Value>) -> Vec<u16> {
+    let list = list.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    list.iter().filter_map(Value::as_u64).filter_map(|number| number.try_into().ok()).collect()
+}
 
 /// A peer's text as one line of moderate length.
 fn readable(text: &str) -> String {
@@ -369,7 +402,8 @@ mod tests {
                 .with_task(TASK)
                 .with_detail("why")
                 .with_aggregation_job(AggregationJobId::new([1; 16]))
-                .with_collection_job(CollectionJobId::new([2; 16]));
+                .with_collection_job(CollectionJobId::new([2; 16]))
+                .with_unsupported_extensions([23, 42]);
             assert_eq!(Problem::from_json(problem.status, problem.to_json().as_bytes()), problem);
         }
         for urn in ["about:blank", "batchMismatch", "urn:ietf:params:ppm:dap:error:", "urn:ietf:params:ppm:dap:error:x"]

@@ -33,11 +33,11 @@ pub fn assert_refused(answer: &Answer, parties: &Parties, kind: ProblemType) {
 
 impl Parties {
     async fn to_leader(&self, call: &Call, body: Vec<u8>) -> Answer {
-        peer().send(&self.leader.leader_url, call, Some(&self.collector_token), Bytes::from(body)).await.unwrap()
+        peer().send(&self.leader.public.leader_url, call, Some(&self.collector_token), Bytes::from(body)).await.unwrap()
     }
 
     async fn to_helper(&self, call: &Call, body: Vec<u8>) -> Answer {
-        peer().send(&self.leader.helper_url, call, Some(&self.helper_token), Bytes::from(body)).await.unwrap()
+        peer().send(&self.leader.public.helper_url, call, Some(&self.helper_token), Bytes::from(body)).await.unwrap()
     }
 
     /// Uploads a report once.
@@ -47,7 +47,10 @@ impl Parties {
 
     /// Uploads anything once.
     pub async fn upload_bytes(&self, bytes: Vec<u8>) -> Answer {
-        peer().send(&self.leader.leader_url, &dap().upload_call(&self.id()), None, Bytes::from(bytes)).await.unwrap()
+        peer()
+            .send(&self.leader.public.leader_url, &dap().upload_call(&self.id()), None, Bytes::from(bytes))
+            .await
+            .unwrap()
     }
 
     /// Uploads reports that are all taken.

@@ -46,8 +46,8 @@ impl Forge {
     pub async fn new(parties: &Parties) -> Self {
         let task = &parties.leader;
         Self {
-            task: task.id,
-            preparer: vdaf::preparer(task.revision, &task.vdaf).unwrap(),
+            task: task.public.id,
+            preparer: vdaf::preparer(task.public.revision, &task.public.vdaf).unwrap(),
             verify_key: task.verify_key.clone(),
             keys: parties.client().keys().await.unwrap(),
         }

@@ -10,13 +10,13 @@ pub mod relay;
 use std::{path::Path, time::Duration as Span};
 
 use dapbox::{
-    client::{Client, ClientTask},
+    client::Client,
     collector::{Collector, CollectorTask},
     config::{Config, Seconds},
     hpke::{Keypair, Suite},
     model::{
-        BatchMode, Duration, Interval, Party, Query, Revision, Secret, Task, TaskId, Time, TokenHash, VdafConfig,
-        status::TaskStatus,
+        BatchMode, Duration, Interval, Party, Query, Revision, Secret, Task, TaskId, TaskParameters, Time, TokenHash,
+        VdafConfig, status::TaskStatus,
     },
     peer::{Peer, PeerOptions, Retries},
     server::Server,
@@ -135,18 +135,24 @@ impl Parties {
             helper_token: helper_token.clone(),
             collector_token: TokenHash::of(collector_token.expose()),
         };
-        let leader = Task {
+        let public = TaskParameters {
             id: TaskId::random(),
             revision: Revision::Dap09,
+            info: String::new(),
             leader_url,
             helper_url,
             batch_mode,
             vdaf,
-            verify_key: Secret::random(key_length),
             min_batch_size: 1,
-            max_batch_query_count: 1,
             time_precision: Duration(3600),
             task_expiration: None,
+            task_interval: None,
+        };
+        let leader = Task {
+            public,
+            verify_key: Secret::random(key_length),
+            verify_key_id: 0,
+            max_batch_query_count: 1,
             report_expiry_age: None,
             collector_hpke_config: keypair.config().clone(),
             party,
@@ -164,31 +170,27 @@ impl Parties {
     }
 
     pub fn id(&self) -> TaskId {
-        self.leader.id
+        self.leader.public.id
     }
 
     pub fn client(&self) -> Client {
-        let Task { id, revision, leader_url, helper_url, vdaf, time_precision, .. } = self.leader.clone();
-        let task = ClientTask { id, revision, leader_url, helper_url, vdaf, time_precision };
-        Client::new(task, peer(), Retries::default()).unwrap()
+        Client::new(self.leader.public.clone(), peer(), Retries::default()).unwrap()
     }
 
     pub fn collector(&self) -> Collector {
-        let Task { id, revision, leader_url, vdaf, time_precision, .. } = self.leader.clone();
-        let task =
-            CollectorTask { id, revision, leader_url, vdaf, time_precision, token: self.collector_token.clone() };
+        let task = CollectorTask { public: self.leader.public.clone(), token: self.collector_token.clone() };
         Collector::new(task, self.keypair.clone(), peer(), Retries::default()).unwrap()
     }
 
     /// An interval of the task's precision that starts at or before now, and `more` units after it.
     pub fn interval(&self, more: u64) -> Interval {
-        let precision = self.leader.time_precision;
+        let precision = self.leader.public.time_precision;
         Interval::new(Time::now().truncate(precision), Duration(precision.0 * (1 + more))).unwrap()
     }
 
     /// A query for everything around now: no test lasts for an hour.
     pub fn query_now(&self) -> Query {
-        let precision = self.leader.time_precision;
+        let precision = self.leader.public.time_precision;
         let start = Time::now().truncate(precision).saturating_sub(precision);
         Query::TimeInterval(Interval::new(start, Duration(precision.0 * 3)).unwrap())
     }

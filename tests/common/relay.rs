@@ -287,8 +287,8 @@ pub async fn pair_through_relay(mode: BatchMode, config: impl Fn(&mut Config)) -
     let (leader, helper, relay) =
         (Node::start_with(change).await, Node::start_with(change).await, Relay::start().await);
     let helper_url = relay.before(&helper.url());
-    let parties = Parties::new(VdafConfig::Prio3Sum { bits: 8 }, mode, leader.url(), helper_url);
-    let parties = parties.with(|task| task.min_batch_size = MEASUREMENTS.len() as u64);
+    let parties = Parties::new(VdafConfig::Prio3Sum { max: Max::of_bits(8) }, mode, leader.url(), helper_url);
+    let parties = parties.with(|task| task.public.min_batch_size = MEASUREMENTS.len() as u64);
     leader.add(&parties.leader).await;
     helper.add(&parties.helper).await;
     (Pair { leader, helper, parties }, relay)
@@ -299,7 +299,7 @@ pub const MEASUREMENTS: [u128; 5] = [1, 2, 4, 8, 16];
 
 /// A query for the only batch that there is.
 pub fn query(parties: &Parties) -> Query {
-    match parties.leader.batch_mode {
+    match parties.leader.public.batch_mode {
         BatchMode::TimeInterval => parties.query_now(),
         BatchMode::FixedSize { .. } => Query::FixedSize(FixedSizeQuery::CurrentBatch),
     }

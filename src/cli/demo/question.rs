@@ -115,7 +115,7 @@ mod tests {
         assert_eq!(ask(Kind::Sum).answer(&data.rows), AggregateResult::Number(100));
         assert_eq!(ask(Kind::Sumvec).answer(&data.rows), AggregateResult::Vector(vec![100, 10, 2, 1, 1, 1]));
         assert_eq!(ask(Kind::Multihot).answer(&data.rows), AggregateResult::Vector(vec![2, 1, 1, 1]));
-        assert_eq!(ask(Kind::Sum).vdaf, VdafConfig::Prio3Sum { bits: 7 });
+        assert_eq!(ask(Kind::Sum).vdaf, VdafConfig::Prio3Sum { max: Max::of_bits(7) });
     }
 
     #[test]

@@ -101,7 +101,7 @@ impl Demo<'_> {
     async fn upload(&self, files: &TaskFiles) -> Outcome {
         self.heading(2, "Upload", "each client splits its answer in two and seals the halves")?;
         let peer = Peer::new(&PeerOptions::default())?;
-        let client = Client::new(files.client.client_task(), peer, Retries::default())?;
+        let client = Client::new(files.client.parameters(), peer, Retries::default())?;
         let mut measurements = self.dataset.rows.iter().map(|row| self.question.measurement(row));
         let start = Instant::now();
         // The first one by hand, to show what the aggregators get to see of it.

@@ -113,7 +113,7 @@ async fn add(args: AddArgs) -> Outcome {
         return Err(Failure::usage(text));
     };
     let control = Control::open(&args.config.load(None)?).await?;
-    let (id, role, name) = (task.id, show::role(task.role()), args.file.display().to_string());
+    let (id, role, name) = (task.public.id, show::role(task.role()), args.file.display().to_string());
     let added = control.add_task(task).await.map_err(|e| e.context(name));
     let how = if matches!(control, Control::Server(_)) { "to the running server" } else { "to the data directory" };
     control.close().await;

@@ -226,6 +226,7 @@ pub(super) fn put_report(w: &mut Writer, report: &Report) {
 pub(super) fn get_report(r: &mut Reader) -> Got<Report> {
     Ok(Report {
         metadata: get_metadata(r)?,
+        extensions: Vec::new(),
         public_share: r.opaque32("Report.public_share", 0)?,
         leader_share: get_ciphertext(r)?,
         helper_share: get_ciphertext(r)?,
@@ -266,8 +267,10 @@ pub(super) fn put_job_init(w: &mut Writer, init: &JobInit) {
 
 pub(super) fn get_job_init(r: &mut Reader, max_reports: usize) -> Got<JobInit> {
     Ok(JobInit {
+        verify_key_id: None,
         aggregation_parameter: r.opaque32("AggregationJobInitReq.agg_param", 0)?,
         batch: get_partial_batch(r)?,
+        extensions: Vec::new(),
         inits: r.vector32("AggregationJobInitReq.prepare_inits", 1, max_reports, get_prepare_init)?,
     })
 }
@@ -275,6 +278,7 @@ pub(super) fn get_job_init(r: &mut Reader, max_reports: usize) -> Got<JobInit> {
 fn get_prepare_init(r: &mut Reader) -> Got<PrepareInit> {
     let share = ReportShare {
         metadata: get_metadata(r)?,
+        extensions: Vec::new(),
         public_share: r.opaque32("ReportShare.public_share", 0)?,
         // The helper takes an empty ciphertext here, although the layout has none: deployed leaders let a client upload
         // one, and refusing the message would let that client spoil every other report of the job. It does not
@@ -330,8 +334,9 @@ fn prepare_error_number(error: ReportError) -> u8 {
     match error {
         ReportError::BatchCollected => 0,
         ReportError::ReportReplayed => 1,
-        ReportError::ReportDropped => 2,
-        ReportError::HpkeUnknownConfigId => 3,
+        // The last one's task has no start here.
+        ReportError::ReportDropped | ReportError::TaskNotStarted => 2,
+        ReportError::HpkeUnknownConfigId | ReportError::OutdatedConfig => 3,
         ReportError::HpkeDecryptError => 4,
         ReportError::VdafPrepError => 5,
         ReportError::BatchSaturated => 6,
@@ -368,11 +373,15 @@ pub(super) fn put_collection_req(w: &mut Writer, request: &CollectionReq) {
 }
 
 pub(super) fn get_collection_req(r: &mut Reader) -> Got<CollectionReq> {
-    Ok(CollectionReq { query: get_query(r)?, aggregation_parameter: r.opaque32("CollectionReq.agg_param", 0)? })
+    Ok(CollectionReq {
+        query: get_query(r)?,
+        aggregation_parameter: r.opaque32("CollectionReq.agg_param", 0)?,
+        extensions: Vec::new(),
+    })
 }
 
 pub(super) fn put_collection(w: &mut Writer, collection: &Collection) {
-    put_partial_batch(w, &collection.batch);
+    put_partial_batch(w, &collection.batch.unwrap_or(PartialBatch::TimeInterval));
     w.u64(collection.report_count);
     put_interval(w, &collection.interval);
     put_ciphertext(w, &collection.leader_share);
@@ -381,7 +390,7 @@ pub(super) fn put_collection(w: &mut Writer, collection: &Collection) {
 
 pub(super) fn get_collection(r: &mut Reader) -> Got<Collection> {
     Ok(Collection {
-        batch: get_partial_batch(r)?,
+        batch: Some(get_partial_batch(r)?),
         report_count: r.u64("Collection.report_count")?,
         interval: get_interval(r)?,
         leader_share: get_ciphertext(r)?,
@@ -402,6 +411,7 @@ pub(super) fn get_aggregate_share_req(r: &mut Reader) -> Got<AggregateShareReq> 
         aggregation_parameter: r.opaque32("AggregateShareReq.agg_param", 0)?,
         report_count: r.u64("AggregateShareReq.report_count")?,
         checksum: Checksum::new(r.array("AggregateShareReq.checksum")?),
+        collection: None,
     })
 }
 

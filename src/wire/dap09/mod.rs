@@ -5,10 +5,11 @@ pub mod resources;
 
 use bytes::Bytes;
 
-use super::{Call, Wire, codec::Malformed};
+use super::{Call, Interaction, Rules, Wire, codec::Malformed};
 use crate::model::{
-    AggregateShareReq, AggregationJobId, BatchSelector, Collection, CollectionJobId, CollectionReq, HpkeCiphertext,
-    HpkeConfig, JobInit, PlaintextInputShare, PrepareResp, Report, ReportId, ReportMetadata, Role, TaskId,
+    AggregateShareReq, BatchSelector, Collection, CollectionReq, Extension, HpkeCiphertext, HpkeConfig, JobInit,
+    PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, ReportMetadata, Role, TaskId, TaskParameters,
+    VdafConfig,
 };
 use messages as m;
 pub use resources::{BadPath, Resource, media, parse_hpke_config_query, parse_path};
@@ -52,6 +53,27 @@ impl Wire for Dap09 {
         "dap-09"
     }
 
+    /// Sections 4.6.2 and 4.6.5.
+    fn rules(&self) -> Rules {
+        Rules { may_repeat: true, size_before_overlap: true }
+    }
+
+    fn check_task(&self, task: &TaskParameters) -> Result<(), String> {
+        if !task.info.is_empty() {
+            return Err("info has no place in DAP-09; leave it out".to_owned());
+        }
+        if task.task_interval.is_some() {
+            return Err("start has no place in DAP-09, which knows only when a task expires; leave it out".to_owned());
+        }
+        match task.vdaf {
+            VdafConfig::Prio3Sum { max } | VdafConfig::Prio3SumVec { max, .. } if max.bits().is_none() => {
+                let bits = max.bit_length().max(1);
+                Err(format!("maximum {} is not one of whole bits, as DAP-09 asks for; say {bits} bits", max.0))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Section 4.4.2: the sender is always the client.
     fn input_share_info(&self, recipient: Role) -> Vec<u8> {
         label(b"dap-09 input share", Role::Client, recipient)
@@ -68,19 +90,25 @@ impl Wire for Dap09 {
     }
 
     /// `InputShareAad` (section 4.4.2).
-    fn input_share_aad(&self, task: &TaskId, metadata: &ReportMetadata, public_share: &[u8]) -> Vec<u8> {
+    fn input_share_aad(
+        &self,
+        task: &TaskParameters,
+        metadata: &ReportMetadata,
+        _extensions: &[Extension],
+        public_share: &[u8],
+    ) -> Vec<u8> {
         m::encode(60 + public_share.len(), |w| {
-            w.fixed(task.as_bytes());
+            w.fixed(task.id.as_bytes());
             m::put_metadata(w, metadata);
             w.opaque32(public_share);
         })
     }
 
     /// `AggregateShareAad` (section 4.6.4).
-    fn aggregate_share_aad(&self, task: &TaskId, parameter: &[u8], batch: &BatchSelector) -> Vec<u8> {
-        m::encode(69 + parameter.len(), |w| {
-            w.fixed(task.as_bytes());
-            w.opaque32(parameter);
+    fn aggregate_share_aad(&self, task: &TaskParameters, _request: &[u8], batch: &BatchSelector) -> Vec<u8> {
+        m::encode(69, |w| {
+            w.fixed(task.id.as_bytes());
+            w.opaque32(&[]);
             m::put_batch_selector(w, batch);
         })
     }
@@ -93,13 +121,23 @@ impl Wire for Dap09 {
         m::decode("HpkeConfigList", bytes.clone(), m::get_hpke_configs)
     }
 
-    fn encode_report(&self, report: &Report) -> Vec<u8> {
-        let len = report.public_share.len() + sealed_len(&report.leader_share) + sealed_len(&report.helper_share);
-        m::encode(28 + len, |w| m::put_report(w, report))
+    fn reports_per_upload(&self) -> usize {
+        1
     }
 
-    fn decode_report(&self, bytes: &Bytes) -> Result<Report, Malformed> {
-        m::decode("Report", bytes.clone(), m::get_report)
+    fn encode_upload(&self, _task: &TaskParameters, reports: &[Report]) -> Vec<u8> {
+        let sealed = |report: &Report| sealed_len(&report.leader_share) + sealed_len(&report.helper_share);
+        let len = reports.iter().map(|report| 28 + report.public_share.len() + sealed(report)).sum();
+        m::encode(len, |w| reports.iter().for_each(|report| m::put_report(w, report)))
+    }
+
+    fn decode_upload(&self, _task: &TaskParameters, bytes: &Bytes) -> Result<Vec<Report>, Malformed> {
+        Ok(vec![m::decode("Report", bytes.clone(), m::get_report)?])
+    }
+
+    /// An upload that is answered with success was taken, whatever the body.
+    fn decode_upload_answer(&self, _bytes: &Bytes) -> Result<Vec<(ReportId, ReportError)>, Malformed> {
+        Ok(Vec::new())
     }
 
     fn encode_plaintext(&self, share: &PlaintextInputShare) -> Vec<u8> {
@@ -110,7 +148,7 @@ impl Wire for Dap09 {
         m::decode("PlaintextInputShare", bytes.clone(), m::get_plaintext)
     }
 
-    fn encode_job_init(&self, init: &JobInit) -> Vec<u8> {
+    fn encode_job_init(&self, _task: &TaskParameters, init: &JobInit) -> Vec<u8> {
         let reports = init
             .inits
             .iter()
@@ -118,7 +156,7 @@ impl Wire for Dap09 {
         m::encode(41 + init.aggregation_parameter.len() + reports.sum::<usize>(), |w| m::put_job_init(w, init))
     }
 
-    fn decode_job_init(&self, bytes: &Bytes, max_reports: usize) -> Result<JobInit, Malformed> {
+    fn decode_job_init(&self, _task: &TaskParameters, bytes: &Bytes, max_reports: usize) -> Result<JobInit, Malformed> {
         m::decode("AggregationJobInitReq", bytes.clone(), |r| m::get_job_init(r, max_reports))
     }
 
@@ -130,28 +168,32 @@ impl Wire for Dap09 {
         m::decode("AggregationJobResp", bytes.clone(), |r| m::get_job_resp(r, max_reports))
     }
 
-    fn encode_collection_req(&self, request: &CollectionReq) -> Vec<u8> {
-        m::encode(38 + request.aggregation_parameter.len(), |w| m::put_collection_req(w, request))
+    fn encode_collection_req(&self, _task: &TaskParameters, request: &CollectionReq) -> Result<Vec<u8>, Malformed> {
+        Ok(m::encode(38 + request.aggregation_parameter.len(), |w| m::put_collection_req(w, request)))
     }
 
-    fn decode_collection_req(&self, bytes: &Bytes) -> Result<CollectionReq, Malformed> {
+    fn decode_collection_req(&self, _task: &TaskParameters, bytes: &Bytes) -> Result<CollectionReq, Malformed> {
         m::decode("CollectionReq", bytes.clone(), m::get_collection_req)
     }
 
-    fn encode_collection(&self, collection: &Collection) -> Vec<u8> {
+    fn encode_collection(&self, _task: &TaskParameters, collection: &Collection) -> Vec<u8> {
         let len = sealed_len(&collection.leader_share) + sealed_len(&collection.helper_share);
         m::encode(57 + len, |w| m::put_collection(w, collection))
     }
 
-    fn decode_collection(&self, bytes: &Bytes) -> Result<Collection, Malformed> {
+    fn decode_collection(&self, _task: &TaskParameters, bytes: &Bytes) -> Result<Collection, Malformed> {
         m::decode("Collection", bytes.clone(), m::get_collection)
     }
 
-    fn encode_aggregate_share_req(&self, request: &AggregateShareReq) -> Vec<u8> {
+    fn encode_aggregate_share_req(&self, _task: &TaskParameters, request: &AggregateShareReq) -> Vec<u8> {
         m::encode(77 + request.aggregation_parameter.len(), |w| m::put_aggregate_share_req(w, request))
     }
 
-    fn decode_aggregate_share_req(&self, bytes: &Bytes) -> Result<AggregateShareReq, Malformed> {
+    fn decode_aggregate_share_req(
+        &self,
+        _task: &TaskParameters,
+        bytes: &Bytes,
+    ) -> Result<AggregateShareReq, Malformed> {
         m::decode("AggregateShareReq", bytes.clone(), m::get_aggregate_share_req)
     }
 
@@ -171,28 +213,23 @@ impl Wire for Dap09 {
         resources::upload(task)
     }
 
-    fn job_init_call(&self, task: &TaskId, job: &AggregationJobId) -> Call {
-        resources::job_init(task, job)
+    /// The ids of jobs are ours to choose; an aggregate share has none.
+    fn create_call(&self, interaction: Interaction, task: &TaskId, id: &[u8; 16]) -> Call {
+        resources::create(interaction, task, id)
     }
 
-    fn job_delete_call(&self, task: &TaskId, job: &AggregationJobId) -> Call {
-        resources::job_delete(task, job)
+    /// Only collection jobs may take time.
+    fn poll_call(&self, interaction: Interaction, place: &str) -> Option<Call> {
+        (interaction == Interaction::CollectionJob).then(|| resources::collection_poll(place))
     }
 
-    fn aggregate_share_call(&self, task: &TaskId) -> Call {
-        resources::aggregate_share(task)
+    fn delete_call(&self, interaction: Interaction, place: &str) -> Option<Call> {
+        (interaction != Interaction::AggregateShare).then(|| resources::delete(place))
     }
 
-    fn collection_create_call(&self, task: &TaskId, job: &CollectionJobId) -> Call {
-        resources::collection_create(task, job)
-    }
-
-    fn collection_poll_call(&self, task: &TaskId, job: &CollectionJobId) -> Call {
-        resources::collection_poll(task, job)
-    }
-
-    fn collection_delete_call(&self, task: &TaskId, job: &CollectionJobId) -> Call {
-        resources::collection_delete(task, job)
+    /// Section 4.6.1.
+    fn says_deleted(&self, status: u16) -> bool {
+        status == 204
     }
 }
 

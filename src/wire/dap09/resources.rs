@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use crate::{
     model::{AggregationJobId, CollectionJobId, TaskId},
-    wire::{Call, Problem, ProblemType},
+    wire::{Call, Interaction, Problem, ProblemType},
 };
 
 /// Media types of DAP-09 (section 8.1). They have no parameters and are compared exactly.
@@ -101,59 +101,48 @@ fn parse_id<I: FromStr>(text: &str, what: &'static str) -> Result<I, BadPath> {
     text.parse().map_err(|_| BadPath::BadId(what))
 }
 
+/// A call without a body.
+fn plain(method: &'static str, path: String) -> Call {
+    Call { method, path, content_type: None, accept: None, place: None }
+}
+
 pub(super) fn hpke_config(task: &TaskId) -> Call {
-    Call {
-        method: "GET",
-        path: format!("hpke_config?task_id={task}"),
-        content_type: None,
-        accept: Some(media::HPKE_CONFIG_LIST),
-    }
+    Call { accept: Some(media::HPKE_CONFIG_LIST), ..plain("GET", format!("hpke_config?task_id={task}")) }
 }
 
 pub(super) fn upload(task: &TaskId) -> Call {
-    Call { method: "PUT", path: format!("tasks/{task}/reports"), content_type: Some(media::REPORT), accept: None }
+    Call { content_type: Some(media::REPORT), ..plain("PUT", format!("tasks/{task}/reports")) }
 }
 
-pub(super) fn job_init(task: &TaskId, job: &AggregationJobId) -> Call {
-    Call {
-        method: "PUT",
-        path: aggregation_job(task, job),
-        content_type: Some(media::AGGREGATION_JOB_INIT_REQ),
-        accept: Some(media::AGGREGATION_JOB_RESP),
+pub(super) fn create(interaction: Interaction, task: &TaskId, id: &[u8; 16]) -> Call {
+    let job = AggregationJobId::new(*id);
+    let at = |place: String, content_type, accept| Call {
+        content_type: Some(content_type),
+        accept,
+        place: Some(place.clone()),
+        ..plain("PUT", place)
+    };
+    match interaction {
+        Interaction::AggregationJob => at(
+            format!("tasks/{task}/aggregation_jobs/{job}"),
+            media::AGGREGATION_JOB_INIT_REQ,
+            Some(media::AGGREGATION_JOB_RESP),
+        ),
+        Interaction::CollectionJob => at(format!("tasks/{task}/collection_jobs/{job}"), media::COLLECT_REQ, None),
+        Interaction::AggregateShare => Call {
+            content_type: Some(media::AGGREGATE_SHARE_REQ),
+            accept: Some(media::AGGREGATE_SHARE),
+            ..plain("POST", format!("tasks/{task}/aggregate_shares"))
+        },
     }
 }
 
-pub(super) fn job_delete(task: &TaskId, job: &AggregationJobId) -> Call {
-    Call { method: "DELETE", path: aggregation_job(task, job), content_type: None, accept: None }
+pub(super) fn collection_poll(place: &str) -> Call {
+    Call { accept: Some(media::COLLECTION), ..plain("POST", place.to_owned()) }
 }
 
-pub(super) fn aggregate_share(task: &TaskId) -> Call {
-    Call {
-        method: "POST",
-        path: format!("tasks/{task}/aggregate_shares"),
-        content_type: Some(media::AGGREGATE_SHARE_REQ),
-        accept: Some(media::AGGREGATE_SHARE),
-    }
-}
-
-pub(super) fn collection_create(task: &TaskId, job: &CollectionJobId) -> Call {
-    Call { method: "PUT", path: collection_job(task, job), content_type: Some(media::COLLECT_REQ), accept: None }
-}
-
-pub(super) fn collection_poll(task: &TaskId, job: &CollectionJobId) -> Call {
-    Call { method: "POST", path: collection_job(task, job), content_type: None, accept: Some(media::COLLECTION) }
-}
-
-pub(super) fn collection_delete(task: &TaskId, job: &CollectionJobId) -> Call {
-    Call { method: "DELETE", path: collection_job(task, job), content_type: None, accept: None }
-}
-
-fn aggregation_job(task: &TaskId, job: &AggregationJobId) -> String {
-    format!("tasks/{task}/aggregation_jobs/{job}")
-}
-
-fn collection_job(task: &TaskId, job: &CollectionJobId) -> String {
-    format!("tasks/{task}/collection_jobs/{job}")
+pub(super) fn delete(place: &str) -> Call {
+    plain("DELETE", place.to_owned())
 }
 
 #[cfg(test)]
@@ -168,14 +157,17 @@ mod tests {
     fn what_a_party_calls_is_what_a_server_understands() {
         let aggregation = Ok(Resource::AggregationJob(TASK, AGGREGATION));
         let collection = Ok(Resource::CollectionJob(TASK, COLLECTION));
+        let create_job = create(Interaction::AggregationJob, &TASK, AGGREGATION.as_bytes());
+        let create_collection = create(Interaction::CollectionJob, &TASK, COLLECTION.as_bytes());
+        let place = |call: &Call| call.place.clone().unwrap();
         for (call, resource) in [
             (upload(&TASK), Ok(Resource::Reports(TASK))),
-            (job_init(&TASK, &AGGREGATION), aggregation),
-            (job_delete(&TASK, &AGGREGATION), aggregation),
-            (aggregate_share(&TASK), Ok(Resource::AggregateShares(TASK))),
-            (collection_create(&TASK, &COLLECTION), collection),
-            (collection_poll(&TASK, &COLLECTION), collection),
-            (collection_delete(&TASK, &COLLECTION), collection),
+            (delete(&place(&create_job)), aggregation),
+            (create_job, aggregation),
+            (create(Interaction::AggregateShare, &TASK, AGGREGATION.as_bytes()), Ok(Resource::AggregateShares(TASK))),
+            (collection_poll(&place(&create_collection)), collection),
+            (delete(&place(&create_collection)), collection),
+            (create_collection, collection),
         ] {
             assert_eq!(parse_path(&call.path), resource, "{}", call.path);
         }

@@ -1,0 +1,108 @@
+//! Asking the helper for something until it is decided: the same bytes again and again, and where the helper takes its
+//! time (DAP-18 section 3.1), polls of what it has made of them.
+
+use bytes::Bytes;
+
+use super::{app::App, persist::Persistence};
+use crate::{
+    aggregator::TaskContext,
+    model::Party,
+    peer::{Backoff, CallError, Reply},
+    wire::{Interaction, Malformed, Problem, ProblemType},
+};
+
+/// What the helper is asked for.
+pub struct Errand<'a> {
+    /// In which interaction.
+    pub interaction: Interaction,
+    /// The request's name for the operator.
+    pub what: &'static str,
+    /// What we call the resource, should the protocol leave that to us.
+    pub id: &'a [u8; 16],
+    /// The body of the request.
+    pub request: Bytes,
+    /// Whether the helper may have seen the request before.
+    pub may_have_arrived: bool,
+    /// Whether a refusal decides the errand; it is told whether the helper may have acted on the request meanwhile.
+    pub is_final: fn(&Problem, bool) -> bool,
+}
+
+/// How an errand ended.
+pub enum Pursued<T> {
+    /// With an answer.
+    Answered {
+        /// The answer.
+        message: T,
+        /// The path of the resource at the helper, if it has one.
+        place: Option<String>,
+    },
+    /// With a refusal that decides it.
+    Refused(Problem),
+    /// The server stops, or the task was removed.
+    Stopped,
+}
+
+/// Runs an errand. `read` decodes the answer: one that does not decode may be a proxy's, or cut short, and says nothing
+/// about the errand.
+pub async fn pursue<T>(
+    app: &App,
+    context: &TaskContext,
+    errand: Errand<'_>,
+    read: impl Fn(&Bytes) -> Result<T, Malformed>,
+) -> Pursued<T> {
+    let Errand { interaction, what, id, request, mut may_have_arrived, is_final } = errand;
+    let task = &context.task;
+    let Party::Leader { helper_token, .. } = &task.party else { return Pursued::Stopped };
+    let (url, token) = (&task.public.helper_url, Some(helper_token));
+    let create = context.wire.create_call(interaction, &task.public.id, id);
+    let poll_at = |place: &Option<String>| context.wire.poll_call(interaction, place.as_deref()?);
+    let mut persistence = Persistence::new(app, task.public.id, what);
+    let mut pace = Backoff::new(*app.config.leader.retry_initial, *app.config.leader.retry_max);
+    // Where the helper has the resource, once it has said that this is not ready.
+    let mut pending = None;
+    loop {
+        let poll = poll_at(&pending);
+        let sent = match &poll {
+            Some(poll) => app.peer.ask(url, poll, token, Bytes::new()),
+            None => app.peer.ask(url, &create, token, request.clone()),
+        };
+        let Some(reply) = app.unless_stopped(sent).await else { return Pursued::Stopped };
+        let error = match reply {
+            Ok(Reply { ready: Some(body), place, .. }) => match read(&body) {
+                Ok(message) => return Pursued::Answered { message, place: place.or(pending) },
+                Err(malformed) => CallError::Unexpected(malformed.to_string()),
+            },
+            Ok(Reply { place, retry_after, .. }) => {
+                pending = place.or(pending);
+                if poll_at(&pending).is_some() {
+                    if persistence.wait(pace.next_delay(retry_after)).await.is_break() {
+                        return Pursued::Stopped;
+                    }
+                    continue;
+                }
+                CallError::Unexpected("an empty body, and no place to ask for the answer".to_owned())
+            }
+            Err(CallError::Refused(problem)) if poll.is_some() && is_gone(&problem) => {
+                // It is made again from the same bytes.
+                pending = None;
+                CallError::Refused(problem)
+            }
+            Err(CallError::Refused(problem)) if is_final(&problem, may_have_arrived) => {
+                return Pursued::Refused(*problem);
+            }
+            Err(error) => error,
+        };
+        may_have_arrived |= match &error {
+            CallError::Unanswered(error) => !error.never_sent(),
+            CallError::Refused(_) | CallError::Unexpected(_) => true,
+        };
+        if persistence.pause(&error).await.is_break() {
+            return Pursued::Stopped;
+        }
+    }
+}
+
+/// Whether the helper does not know a resource (any more) that it had made.
+fn is_gone(problem: &Problem) -> bool {
+    matches!(problem.status, 404 | 410) || problem.kind == ProblemType::UnrecognizedAggregationJob
+}
