@@ -105,22 +105,27 @@ mod tests {
     use super::*;
     use crate::{
         hpke::{Keypair, Suite},
-        model::{BatchMode, Duration, Party, Revision, Secret, TokenHash, VdafConfig},
+        model::{BatchMode, Duration, Max, Party, Revision, Secret, TaskParameters, TokenHash, VdafConfig},
     };
 
     fn task() -> Task {
         Task {
-            id: TaskId::random(),
-            revision: Revision::Dap09,
-            leader_url: "https://leader.example/dap-09/".to_owned(),
-            helper_url: "https://helper.example/dap-09/".to_owned(),
-            batch_mode: BatchMode::FixedSize { max_batch_size: Some(20) },
-            vdaf: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
+            public: TaskParameters {
+                id: TaskId::random(),
+                revision: Revision::Dap09,
+                info: String::new(),
+                leader_url: "https://leader.example/dap-09/".to_owned(),
+                helper_url: "https://helper.example/dap-09/".to_owned(),
+                batch_mode: BatchMode::FixedSize { max_batch_size: Some(20) },
+                vdaf: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
+                min_batch_size: 10,
+                time_precision: Duration(3600),
+                task_expiration: None,
+                task_interval: None,
+            },
             verify_key: Secret::random(16),
-            min_batch_size: 10,
+            verify_key_id: 0,
             max_batch_query_count: 1,
-            time_precision: Duration(3600),
-            task_expiration: None,
             report_expiry_age: None,
             collector_hpke_config: Keypair::generate(0, Suite::DEFAULT).unwrap().config().clone(),
             party: Party::Helper { leader_token: TokenHash::of(b"token") },

@@ -183,7 +183,8 @@ fn render(collected: &Collected, query: &Query, vdaf: &VdafConfig, output: Outpu
             let style = Style::stdout();
             let next = asked
                 .map(|asked| format!("\nThe next collection goes on with --since {}", calendar::show(asked.end())));
-            Ok(show::collected(collected, vdaf, style) + &next.map(|next| style.dim(&next)).unwrap_or_default())
+            let next = next.map(|next| style.dim(&next)).unwrap_or_default();
+            Ok(format!("{}{next}", show::collected(collected, vdaf, style)))
         }
         Output::Json => {
             let value = json!({
@@ -263,6 +264,7 @@ mod tests {
             report_count: 3,
             interval: Interval::new(Time(3600), HOUR).unwrap(),
             batch_id: None,
+            place: None,
             result: AggregateResult::Vector(vec![1, 2]),
         };
         let vdaf = VdafConfig::Prio3Histogram { length: 2, chunk_length: 1 };

@@ -8,6 +8,7 @@ use warp::{Filter, http::Response};
 use super::*;
 use crate::{
     hpke::{Keypair, Suite},
+    model::{BatchMode, Duration, Max, Revision, TaskId, VdafConfig},
     peer::PeerOptions,
     wire::Problem,
 };
@@ -24,6 +25,7 @@ impl Aggregator {
     /// (201 after those).
     async fn start(keys: Vec<Vec<HpkeConfig>>, cache_control: &'static str, answers: Vec<Problem>) -> Self {
         let wire = wire::of(Revision::Dap09);
+        let task = parameters(String::new());
         let key_requests = Arc::new(AtomicUsize::new(0));
         let uploads = Arc::new(Mutex::new(Vec::new()));
         let (counter, received) = (Arc::clone(&key_requests), Arc::clone(&uploads));
@@ -38,7 +40,7 @@ impl Aggregator {
         let put = warp::put().and(warp::path!("dap-09" / "tasks" / String / "reports")).and(warp::body::bytes()).map(
             move |_task, body: Bytes| {
                 let mut received = received.lock().unwrap();
-                received.push(wire.decode_report(&body).unwrap());
+                received.extend(wire.decode_upload(&task, &body).unwrap());
                 match answers.get(received.len() - 1) {
                     Some(problem) => Response::builder()
                         .status(problem.status)
@@ -56,14 +58,7 @@ impl Aggregator {
 
     fn client(&self) -> Client {
         let url = format!("http://{}/dap-09/", self.address);
-        let task = ClientTask {
-            id: TaskId::random(),
-            revision: Revision::Dap09,
-            leader_url: url.clone(),
-            helper_url: url,
-            vdaf: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
-            time_precision: Duration(60),
-        };
+        let task = TaskParameters { id: TaskId::random(), ..parameters(url) };
         let retries =
             Retries { initial: Span::from_millis(1), max: Span::from_millis(1), give_up_after: Span::from_secs(5) };
         Client::new(task, Peer::new(&PeerOptions::default()).unwrap(), retries).unwrap()
@@ -71,6 +66,22 @@ impl Aggregator {
 
     fn key_requests(&self) -> usize {
         self.key_requests.load(Ordering::SeqCst)
+    }
+}
+
+fn parameters(url: String) -> TaskParameters {
+    TaskParameters {
+        id: TaskId::new([7; 32]),
+        revision: Revision::Dap09,
+        info: String::new(),
+        leader_url: url.clone(),
+        helper_url: url,
+        batch_mode: BatchMode::TimeInterval,
+        vdaf: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
+        min_batch_size: 1,
+        time_precision: Duration(60),
+        task_expiration: None,
+        task_interval: None,
     }
 }
 
@@ -90,7 +101,7 @@ async fn a_report_opens_at_each_aggregator_and_its_time_is_rounded_down() {
     let report = aggregator.uploads.lock().unwrap()[0].clone();
     assert_eq!((report.metadata.id, report.metadata.time), (id, Time(60)));
     let wire = wire::of(Revision::Dap09);
-    let aad = wire.input_share_aad(&client.task.id, &report.metadata, &report.public_share);
+    let aad = wire.input_share_aad(&client.task, &report.metadata, &[], &report.public_share);
     for (role, share) in [(Role::Leader, &report.leader_share), (Role::Helper, &report.helper_share)] {
         assert_eq!(share.config_id, 3);
         let plaintext = key.open(&wire.input_share_info(role), &aad, share).unwrap();

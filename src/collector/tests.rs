@@ -5,7 +5,7 @@ use warp::{Filter, http::Response};
 use super::*;
 use crate::{
     hpke::{self, Suite},
-    model::{PartialBatch, ReportId, Time},
+    model::{BatchMode, Duration, Max, PartialBatch, ReportId, Revision, TaskId, Time, VdafConfig},
     peer::PeerOptions,
     vdaf::{InputShare, Measurement, Verification},
     wire::{Problem, ProblemType},
@@ -19,11 +19,19 @@ fn interval(start: u64, duration: u64) -> Interval {
 
 fn task(leader_url: String) -> CollectorTask {
     CollectorTask {
-        id: TaskId::new([7; 32]),
-        revision: Revision::Dap09,
-        leader_url,
-        vdaf: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
-        time_precision: PRECISION,
+        public: TaskParameters {
+            id: TaskId::new([7; 32]),
+            revision: Revision::Dap09,
+            info: String::new(),
+            leader_url,
+            helper_url: String::new(),
+            batch_mode: BatchMode::TimeInterval,
+            vdaf: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
+            min_batch_size: 1,
+            time_precision: PRECISION,
+            task_expiration: None,
+            task_interval: None,
+        },
         token: Secret::new(b"let-me-in".to_vec()),
     }
 }
@@ -56,10 +64,10 @@ fn collection(config: &crate::model::HpkeConfig, query: &Query, change: impl FnO
         Query::TimeInterval(interval) => BatchSelector::TimeInterval(*interval),
         Query::FixedSize(_) => BatchSelector::FixedSize(BatchId::new([5; 32])),
     };
-    let aad = wire.aggregate_share_aad(&task.public.id, &[], &batch);
+    let aad = wire.aggregate_share_aad(&task.public, &[], &batch);
     let seal = |role, share: &[u8]| hpke::seal(config, &wire.aggregate_share_info(role), &aad, share).unwrap();
     let mut collection = Collection {
-        batch: batch.partial(),
+        batch: Some(batch.partial()),
         report_count: 2,
         interval: interval(120, 60),
         leader_share: seal(Role::Leader, &leader),
@@ -76,6 +84,7 @@ async fn collect(
     answer: Result<Collection, Problem>,
     patience: Option<Span>,
 ) -> (Result<Collected, CollectError>, Vec<Progress>, Vec<String>) {
+    let parameters = task(String::new()).public;
     let requests = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&requests);
     let routes = warp::method().and(warp::path::full()).and(warp::header::<String>("authorization")).map(
@@ -88,7 +97,7 @@ async fn collect(
                 (2 | 3, _) => response.status(202).header("retry-after", "0").body(Vec::new()),
                 (_, Ok(collection)) => response
                     .header("content-type", "application/dap-collection")
-                    .body(wire::of(Revision::Dap09).encode_collection(collection)),
+                    .body(wire::of(Revision::Dap09).encode_collection(&parameters, collection)),
                 (_, Err(problem)) => response
                     .status(problem.status)
                     .header("content-type", "application/problem+json")
@@ -117,9 +126,16 @@ async fn an_aggregate_is_asked_for_awaited_opened_and_summed() {
     let query = Query::TimeInterval(interval(0, 600));
     let answer = collection(keypair.config(), &query, |_| ());
     let (result, steps, requests) = collect(keypair, query, Ok(answer), None).await;
-    let expected =
-        Collected { report_count: 2, interval: interval(120, 60), batch_id: None, result: AggregateResult::Number(42) };
-    assert_eq!(result.unwrap(), expected);
+    let collected = result.unwrap();
+    assert!(collected.place.as_ref().is_some_and(|place| requests[0].contains(place)), "{collected:?}");
+    let expected = Collected {
+        report_count: 2,
+        interval: interval(120, 60),
+        batch_id: None,
+        result: AggregateResult::Number(42),
+        place: collected.place.clone(),
+    };
+    assert_eq!(collected, expected);
     assert_eq!(steps, [Progress::Accepted, Progress::Waiting(1), Progress::Waiting(2)]);
     let methods: Vec<_> = requests.iter().map(|r| r.split(' ').next().unwrap()).collect();
     assert_eq!(methods, ["PUT", "POST", "POST", "POST"]);
@@ -150,7 +166,7 @@ async fn answers_that_do_not_fit_the_query_are_refused() {
         (|c| c.interval = interval(0, 120), "outside"),
         (|c| c.interval = interval(120, 120), "outside"),
         (|c| c.interval = interval(121, 30), "aligned"),
-        (|c| c.batch = PartialBatch::FixedSize(BatchId::new([5; 32])), "kind"),
+        (|c| c.batch = Some(PartialBatch::FixedSize(BatchId::new([5; 32]))), "kind"),
     ];
     for (change, word) in cases {
         let keypair = keypair();

@@ -13,6 +13,7 @@ const CALL: Call = Call {
     path: String::new(),
     content_type: Some("application/x-ask"),
     accept: Some("application/x-answer"),
+    place: None,
 };
 
 fn peer(timeout: Duration, max_answer_bytes: usize) -> Peer {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::VdafConfig;
+use crate::model::{Max, VdafConfig};
 
 const VERIFY_KEY: [u8; 32] = [7; 32];
 

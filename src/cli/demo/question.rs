@@ -102,6 +102,7 @@ impl Question {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Max;
 
     #[test]
     fn answers_are_right_for_rows_that_are_easy_to_add_up() {

@@ -72,6 +72,7 @@ fn number(text: &str) -> Result<u128, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Max;
 
     const SUMVEC: VdafConfig = VdafConfig::Prio3SumVec { max: Max::of_bits(8), length: 2, chunk_length: 4 };
 

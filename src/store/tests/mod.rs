@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::{Options, Store};
 use crate::model::{
     BatchMode, Duration, HpkeCiphertext, HpkeConfig, Party, Report, ReportId, ReportMetadata, Revision, Secret, Task,
-    TaskId, Time, TokenHash, VdafConfig,
+    TaskId, TaskParameters, Time, TokenHash, VdafConfig,
 };
 
 /// The time precision of the tests' tasks.
@@ -28,17 +28,22 @@ fn task_id(n: u8) -> TaskId {
 
 fn task(n: u8) -> Task {
     Task {
-        id: task_id(n),
-        revision: Revision::Dap09,
-        leader_url: "https://leader.example/".into(),
-        helper_url: "https://helper.example/".into(),
-        batch_mode: BatchMode::TimeInterval,
-        vdaf: VdafConfig::Prio3Count,
+        public: TaskParameters {
+            id: task_id(n),
+            revision: Revision::Dap09,
+            info: String::new(),
+            leader_url: "https://leader.example/".into(),
+            helper_url: "https://helper.example/".into(),
+            batch_mode: BatchMode::TimeInterval,
+            vdaf: VdafConfig::Prio3Count,
+            min_batch_size: 10,
+            time_precision: Duration(PRECISION),
+            task_expiration: None,
+            task_interval: None,
+        },
         verify_key: Secret::new(b"the verify key !".to_vec()),
-        min_batch_size: 10,
+        verify_key_id: 0,
         max_batch_query_count: 1,
-        time_precision: Duration(PRECISION),
-        task_expiration: None,
         report_expiry_age: None,
         collector_hpke_config: HpkeConfig { id: 1, kem_id: 0x20, kdf_id: 1, aead_id: 1, public_key: vec![5; 32] },
         party: Party::Leader {
@@ -63,6 +68,7 @@ fn report(n: u32, time: u64, len: usize) -> Report {
     };
     Report {
         metadata: ReportMetadata { id: report_id(n), time: Time(time) },
+        extensions: Vec::new(),
         public_share: Bytes::from_static(b"public"),
         leader_share: sealed(1, len),
         helper_share: sealed(2, 40),
