@@ -10,11 +10,15 @@
 //! each of the four. A leader and a helper are the same server with another role in a task; a server has one data
 //! directory and needs no other process.
 //!
+//! Two revisions of the protocol live side by side: DAP-09, which deployed clients speak, and DAP-18, the newest draft. A
+//! task is pinned to one of them when it is made, and they are mounted under different paths, so that a revision is
+//! never guessed.
+//!
 //! # Where to begin
 //!
 //! - [`server::Server::start`] brings up an aggregator. A request goes from `server/listen.rs` to the routes of its
-//!   revision (`server/dap09.rs`) to `server/flow.rs`, which runs the decisions of [`aggregator`] in the right order and
-//!   on the right threads.
+//!   revision (`server/dap09.rs`, `server/dap18.rs`) to `server/flow.rs`, which runs the decisions of [`aggregator`] in
+//!   the right order and on the right threads.
 //! - [`aggregator`] has the rules of the protocol, one file for each interaction. Read `helper.rs` first.
 //! - [`client::Client`] uploads, [`collector::Collector`] collects.
 //! - `cli/demo` puts all four together.
@@ -30,8 +34,8 @@
 //! | room | what it knows |
 //! |---|---|
 //! | [`model`] | the nouns: tasks, reports, batches, jobs. No layouts, no I/O |
-//! | [`wire`] | bytes and nouns; one file for each protocol revision behind one trait |
-//! | [`vdaf`] | measurements, shares and proofs; alone in naming `prio` |
+//! | [`wire`] | bytes and nouns; one directory for each protocol revision behind one trait |
+//! | [`vdaf`] | measurements, shares and proofs; alone in naming `prio`, of which it has one version for each revision |
 //! | [`hpke`] | key pairs, seal, open |
 //! | [`pool`] | threads for arithmetic, with a limit on what is admitted |
 //! | [`store`] | durable group commits; `engine.rs` is alone in naming `sled` |
@@ -61,7 +65,9 @@
 //! 6. **Decoding is total**, every queue, body and vector has a limit, and a panic on the pool is one request's fault.
 //! 7. **Four kinds of failure, never merged**: [`wire::Malformed`] (bytes), [`wire::Problem`] (what a peer is told),
 //!    [`model::ReportError`] (one report), [`model::Fault`] (ours: logged once, answered 500).
-//! 8. Nothing outside [`wire`], [`vdaf`] and the routes in [`server`] knows which revision a task has.
+//! 8. Nothing outside [`wire`], [`vdaf`] and the routes in [`server`] knows which revision a task has: inside, times are
+//!    seconds, ids are explicit, and a noun has what any revision needs. Where the revisions rule differently about
+//!    collected batches, [`wire::Rules`] says so as a policy with a name.
 //!
 //! # Choices that are not obvious
 //!
@@ -75,6 +81,17 @@
 //!   taken (413, or `invalidMessage`). Everything else is repeated, with pauses, and shown in the task's status.
 //! - **Requests are routed by one function of method and path** instead of a warp filter per resource: 404, 405 and 415
 //!   have an order then, and headers for browsers are on errors too.
+//! - **What a job, a share or a collection is called is the server's choice in DAP-18**, and it is a hash of what was
+//!   asked: the same request finds the same resource without any lookup by content. Deleting one raises a generation that
+//!   is hashed too, so that a deleted id stays dead and the same question can be asked anew.
+//! - **Answers may be deferred on either side.** A leader that gets an empty answer polls the place that it was told, and
+//!   sends the same bytes again if the helper does not know that place any more. A helper that defers has stored the
+//!   request before it says so.
+//! - **A leader-selected batch is given out until its collection job is deleted.** The collector keeps the result first
+//!   and deletes then; a result that was lost on the way is not lost for good.
+//! - **A task's public parameters are one noun**, [`model::TaskParameters`], which client, collector and aggregators
+//!   share: DAP-18 binds every sealed share to all of them.
+//! - **A maximum is a number, not a number of bits**: the older VDAF takes only those of whole bits and says so.
 //! - **No aggregation parameter, no query count**: Prio3 has one parameter, the empty one. Another is refused, so a batch
 //!   cannot be queried more often than once, and `max_batch_query_count` only has to be at least one.
 

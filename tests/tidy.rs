@@ -28,7 +28,9 @@ const PRIVATE: &[(&str, &[&str])] = &[
     ("rayon::", &["pool.rs"]),
     ("reqwest::", &["peer.rs", "peer/", "cli/"]),
     ("warp::", &["server/"]),
+    ("prio18", &["vdaf/"]),
     ("Revision::Dap09", &["wire/mod.rs", "vdaf/mod.rs", "server/", "cli/"]),
+    ("Revision::Dap18", &["wire/mod.rs", "vdaf/mod.rs", "server/", "cli/"]),
 ];
 
 /// The code of a file: no comments, and no tests, which may reach further than what they test.
