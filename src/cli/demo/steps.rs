@@ -18,7 +18,7 @@ use super::{
     Args, Dataset, Question,
 };
 use crate::{
-    client::Client,
+    client::{Client, ClientError},
     collector::{Collected, Collector},
     config::Seconds,
     model::{
@@ -107,7 +107,9 @@ impl Demo<'_> {
         // The first one by hand, to show what the aggregators get to see of it.
         if let Some((row, measurement)) = self.dataset.rows.first().zip(measurements.next()) {
             let report = client.prepare(measurement, Time::now()).await?;
-            client.send(&report).await?;
+            if let Some((_, error)) = client.send(std::slice::from_ref(&report)).await?.pop() {
+                return Err(ClientError::Refused(error).into());
+            }
             self.show_report(&self.question.describe(row), &report)?;
         }
         let summary = upload::upload(&client, measurements.collect(), None, self.args.concurrency).await;
