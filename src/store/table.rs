@@ -5,6 +5,7 @@
 
 use std::marker::PhantomData;
 
+use bytes::Bytes;
 use ciborium::Value;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -16,8 +17,8 @@ use super::{
     },
 };
 use crate::model::{
-    AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, Interval, Task, TaskId, Time,
-    ids::Id,
+    AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, Interval,
+    Task, TaskId, Time, ids::Id,
 };
 
 /// Numbers that only rise, by [`NEXT_PACK`].
@@ -50,12 +51,18 @@ pub(super) const HELPER_JOBS: Table<(TaskId, AggregationJobId), HelperJobRecord>
 pub(super) const COLLECTIONS: Table<(TaskId, CollectionJobId), CollectionJobRecord> = Table::new(14, "collections", 1);
 /// Batch ids that finished collections named.
 pub(super) const NAMES: Table<(TaskId, BatchId), ()> = Table::new(15, "named batches", 1);
+/// The bodies of requests for aggregation jobs that the helper has accepted and not answered yet.
+pub(super) const HELPER_REQUESTS: Table<(TaskId, AggregationJobId), Bytes> = Table::new(16, "helper requests", 1);
+/// How often a resource of a kind was deleted that a request, known by its hash, had made.
+pub(super) const GENERATIONS: Table<(TaskId, u8, [u8; 32]), u64> = Table::new(17, "generations", 1);
+/// The batches of the helper's aggregate shares that have an id.
+pub(super) const SHARES: Table<(TaskId, AggregateShareId), BatchSelector> = Table::new(18, "aggregate shares", 1);
 
 /// In [`SEQUENCES`]: the number of the next pack.
 pub(super) const NEXT_PACK: u8 = 0;
 
 /// The prefixes of all tables whose keys begin with a task.
-pub(super) const OF_TASKS: [u8; 12] = [
+pub(super) const OF_TASKS: [u8; 15] = [
     TASKS.prefix,
     COUNTERS.prefix,
     REPLAY.prefix,
@@ -68,6 +75,9 @@ pub(super) const OF_TASKS: [u8; 12] = [
     HELPER_JOBS.prefix,
     COLLECTIONS.prefix,
     NAMES.prefix,
+    HELPER_REQUESTS.prefix,
+    GENERATIONS.prefix,
+    SHARES.prefix,
 ];
 
 /// A kind of row.
@@ -187,6 +197,16 @@ impl<T, const N: usize> Key for Id<T, N> {
 
     fn read(bytes: &mut &[u8]) -> Option<Self> {
         take(bytes).map(Self::new)
+    }
+}
+
+impl<const N: usize> Key for [u8; N] {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        take(bytes)
     }
 }
 
