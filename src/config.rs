@@ -30,6 +30,8 @@ pub struct Config {
     pub limits: Limits,
     /// How a leader drives its tasks.
     pub leader: Leader,
+    /// How a helper answers.
+    pub helper: Helper,
     /// The keys that reports are sealed to.
     pub hpke: Hpke,
     /// What is logged.
@@ -40,8 +42,11 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Longest upload in bytes; 1 MiB holds a vector of tens of thousands of numbers.
+    /// Longest report in bytes; 1 MiB holds a vector of tens of thousands of numbers.
     pub max_report_bytes: usize,
+    /// Longest upload in bytes, where the protocol has uploads of several reports. They are stored as they come, so that
+    /// it is not memory that this bounds, but what one client may do in one go.
+    pub max_upload_bytes: usize,
     /// Longest aggregation job request in bytes; 128 MiB holds 500 of the longest reports that are usual.
     pub max_job_bytes: usize,
     /// Most reports in one aggregation job, whatever its length.
@@ -93,6 +98,18 @@ pub struct Leader {
     pub max_interval_units: u64,
     /// When a collector that polls is told to come back.
     pub collection_retry_after: Seconds,
+}
+
+/// How a helper answers aggregation jobs where the protocol lets it tell the leader to come back (DAP-18 section 3.1).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Helper {
+    /// Jobs of more reports than this are stored first and answered later; 0 means all jobs.
+    pub synchronous_reports: usize,
+    /// When a leader is told to come back.
+    pub retry_after: Seconds,
+    /// Jobs of one task that may wait to be answered; one more is answered 503 with `Retry-After`.
+    pub max_deferred_jobs: usize,
 }
 
 /// The suite of the HPKE keys that we make (RFC 9180 section 7), and how long clients may keep them.
@@ -229,6 +246,7 @@ impl Default for Config {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             limits: Limits::default(),
             leader: Leader::default(),
+            helper: Helper::default(),
             hpke: Hpke::default(),
             log: Log::default(),
         }
@@ -239,6 +257,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_report_bytes: 1 << 20,
+            max_upload_bytes: 64 << 20,
             max_job_bytes: 128 << 20,
             max_job_reports: 1_000_000,
             max_message_bytes: 64 << 10,
@@ -269,6 +288,12 @@ impl Default for Leader {
             max_interval_units: 10_000,
             collection_retry_after: Seconds::new(1),
         }
+    }
+}
+
+impl Default for Helper {
+    fn default() -> Self {
+        Self { synchronous_reports: 1_000_000, retry_after: Seconds::new(1), max_deferred_jobs: 1000 }
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config, hpke,
     model::{
-        AggregateShareReq, BatchMode, BatchSelector, Bucket, Collection, CollectionJobId, CollectionReq, Fault,
+        AggregateShareId, AggregateShareReq, BatchMode, BatchSelector, Bucket, Collection, CollectionJobId, CollectionReq, Fault,
         FixedSizeQuery, HpkeCiphertext, Interval, PassedOn, Query, Task, TaskId, Time,
     },
     store::{CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Progress, ReportRef, TaskState, Tx},
@@ -319,15 +319,18 @@ pub fn fail(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, refusal: Refusa
     tx.put_collection(task, id, CollectionJobRecord { state: failed(refusal.kind, refusal.detail), ..job })
 }
 
-/// Deletes a collection job (DAP-09 section 4.6.1). A closed batch stays collected. False if there is no such job.
-pub fn delete(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId) -> Result<bool, Fault> {
-    let Some(job) = tx.collection(task, &id)? else { return Ok(false) };
+/// Deletes a collection job (DAP-09 section 4.6.1, DAP-18 section 4.6.3). A closed batch stays collected. Returns the
+/// request that made the job, if there is such a job.
+pub fn delete(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId) -> Result<Option<Bytes>, Fault> {
+    let Some(job) = tx.collection(task, &id)? else { return Ok(None) };
+    let request = job.request.clone();
     tx.put_collection(task, id, CollectionJobRecord { state: CollectionState::Deleted, ..job })?;
-    Ok(true)
+    Ok(Some(request))
 }
 
-/// The helper's answer to a request for its aggregate share (DAP-09 section 4.6.2): checks the batch, collects it
-/// and stores the answer; the same request gets the same bytes.
+/// The helper's answer to a request for its aggregate share (DAP-09 section 4.6.2, DAP-18 section 4.6.4): checks the
+/// batch, collects it and stores the answer; the same request gets the same bytes, until the share is deleted. `id` is
+/// what the share is asked for by later, where the protocol allows that.
 ///
 /// Sealing happens in the store's writer: closing the batch and storing what was given out must be one step.
 pub fn helper_share(
@@ -335,6 +338,7 @@ pub fn helper_share(
     context: &TaskContext,
     bytes: &Bytes,
     request: &AggregateShareReq,
+    id: Option<AggregateShareId>,
 ) -> Result<Result<Bytes, Problem>, Fault> {
     let task = &context.task.public.id;
     let refuse = |Refusal { kind, detail }| Ok(Err(Problem::new(kind).with_detail(detail).with_task(*task)));
@@ -345,6 +349,7 @@ pub fn helper_share(
     if let Some(CollectedBatch { party: CollectedBy::Helper { request_hash: stored, answer }, .. }) =
         tx.collected(task, &request.batch)?
         && stored == request_hash
+        && !answer.is_empty()
     {
         return Ok(Ok(answer.into()));
     }
@@ -357,7 +362,32 @@ pub fn helper_share(
     let party = CollectedBy::Helper { request_hash, answer: answer.clone() };
     let AggregateShareReq { batch, report_count, checksum, .. } = request.clone();
     tx.put_collected(task, &CollectedBatch { batch, report_count, checksum, party })?;
+    if let Some(id) = id {
+        tx.put_share(task, id, &batch)?;
+    }
     Ok(Ok(answer.into()))
+}
+
+/// The answer that an aggregate share was given out in, from what is kept of its batch; `None` if the share was deleted.
+pub fn share_given_out(collected: CollectedBatch) -> Option<Bytes> {
+    match collected.party {
+        CollectedBy::Helper { answer, .. } if !answer.is_empty() => Some(answer.into()),
+        _ => None,
+    }
+}
+
+/// Deletes an aggregate share of ours as the helper (DAP-18 section 4.6.5). Its batch stays collected, and the share is
+/// not given out again. False if there is no such share.
+pub fn delete_share(tx: &mut Tx<'_>, task: &TaskId, id: &AggregateShareId) -> Result<bool, Fault> {
+    let Some(batch) = tx.share(task, id)? else { return Ok(false) };
+    let Some(CollectedBatch { party: CollectedBy::Helper { request_hash, .. }, report_count, checksum, .. }) =
+        tx.collected(task, &batch)?
+    else {
+        return Err(Fault::new("an aggregate share has no helper's record"));
+    };
+    let party = CollectedBy::Helper { request_hash, answer: Vec::new() };
+    tx.put_collected(task, &CollectedBatch { batch, report_count, checksum, party })?;
+    Ok(true)
 }
 
 /// Checks what can be checked of a leader's request without looking at the store: that its batch is one that the
@@ -381,8 +411,9 @@ pub fn check_passed_on(task: &Task, request: &AggregateShareReq) -> Result<(), E
     Err(Problem::new(ProblemType::BatchInvalid).with_detail(detail).into())
 }
 
-/// The checks of a batch, in the order of the drafts (DAP-09 sections 4.6.2 and 4.6.5, DAP-18 section 4.6.4). Prio3 has one aggregation
-/// parameter, so a batch can only be queried again with the same one: the number of queries is never exceeded.
+/// The checks of a batch, in the order of the drafts (DAP-09 sections 4.6.2 and 4.6.5, DAP-18 section 4.6.4). Prio3 has
+/// one aggregation parameter, so a batch can only be queried again with the same one: the number of queries is never
+/// exceeded.
 fn check_share_request(state: &TaskState, rules: &Rules, request: &AggregateShareReq) -> Result<(), Refusal> {
     let refuse = |kind, detail: &str| Err(Refusal { kind, detail: detail.to_owned() });
     match (state.task.public.batch_mode, request.batch) {

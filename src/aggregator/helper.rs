@@ -1,8 +1,11 @@
-//! The helper's side of an aggregation job (DAP-09 section 4.5.1.2).
+//! The helper's side of an aggregation job (DAP-09 section 4.5.1.2, DAP-18 section 4.5.3.2).
 //!
 //! A job is answered in one request, in three steps: [`reserve`] takes the report ids in the store's writer, so that
 //! no other job can prepare them meanwhile; [`prepare`] runs on the pool; [`commit`] stores sums, ids and answer
 //! together. The same request gets the same bytes for ever after.
+//!
+//! Or the leader is told to come back (DAP-18 section 3.1): [`defer`] stores the request, and the same steps follow
+//! when there is time for them, with [`resume`] in the place of `reserve`.
 
 use std::collections::{HashMap, HashSet};
 
@@ -30,7 +33,7 @@ pub fn check_request(task: &Task, init: &JobInit) -> Result<(), Error> {
     match (task.public.batch_mode, init.batch) {
         (BatchMode::TimeInterval, PartialBatch::TimeInterval)
         | (BatchMode::FixedSize { .. }, PartialBatch::FixedSize(_)) => {}
-        _ => return refuse("the request's query type is not the task's"),
+        _ => return refuse("the job's reports are not put into batches in the task's way"),
     }
     if init.verify_key_id.is_some_and(|id| id != task.verify_key_id) {
         return refuse("the request names a verification key that the task does not have");
@@ -59,19 +62,49 @@ pub struct Request {
     pub now: Time,
 }
 
-/// What the store knows of an aggregation job's request.
-#[derive(Debug)]
-pub enum Reserved {
-    /// It is new. For each report: none if it is reserved for the job, else why it cannot be aggregated.
-    New(Vec<Option<ReportError>>),
-    /// It was answered before.
+/// How an aggregation job is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// It is accepted; there is no answer yet.
+    Pending,
+    /// There is an answer.
     Answered(Bytes),
+    /// It was deleted.
+    Deleted,
+}
+
+impl From<HelperJobRecord> for JobState {
+    fn from(record: HelperJobRecord) -> Self {
+        match record {
+            HelperJobRecord { deleted: true, .. } => Self::Deleted,
+            HelperJobRecord { answer, .. } if answer.is_empty() => Self::Pending,
+            HelperJobRecord { answer, .. } => Self::Answered(answer),
+        }
+    }
+}
+
+/// What the store says to an aggregation job's request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Reserved {
+    /// It is to be worked on. For each report: none if it is reserved for the job, else why it cannot be aggregated.
+    New(Vec<Option<ReportError>>),
+    /// The job exists.
+    Known(JobState),
     /// The job id was used for another request.
     Conflict,
-    /// The job was deleted.
-    Deleted,
     /// The task was removed meanwhile.
     NoTask,
+}
+
+/// What became of a request that is to be answered later.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Deferred {
+    /// It is stored.
+    Stored,
+    /// There are too many of the task already.
+    TooMany,
+    /// It says the same as it would to one that is answered at once.
+    Not(Reserved),
 }
 
 /// Looks for an earlier answer, and reserves the job's reports if there is none.
@@ -81,14 +114,53 @@ pub fn reserve(
     skew: Duration,
     reports: &[ReportMetadata],
 ) -> Result<Reserved, Fault> {
-    if let Some(record) = tx.helper_job(&request.task, &request.job)? {
-        return Ok(match record {
-            HelperJobRecord { deleted: true, .. } => Reserved::Deleted,
-            HelperJobRecord { request_hash, answer, .. } if request_hash == request.hash => Reserved::Answered(answer),
-            _ => Reserved::Conflict,
-        });
+    match find(tx, request)? {
+        Some(known) => Ok(known),
+        None => Ok(take(tx, request, skew, reports)),
     }
-    let Some(state) = tx.task_mut(&request.task) else { return Ok(Reserved::NoTask) };
+}
+
+/// Reserves the reports of a job whose request was stored.
+pub fn resume(
+    tx: &mut Tx<'_>,
+    request: &Request,
+    skew: Duration,
+    reports: &[ReportMetadata],
+) -> Result<Reserved, Fault> {
+    match find(tx, request)? {
+        Some(Reserved::Known(JobState::Pending)) => Ok(take(tx, request, skew, reports)),
+        Some(known) => Ok(known),
+        None => Ok(Reserved::NoTask),
+    }
+}
+
+/// Looks for an earlier answer, and stores the request if there is none. `most` may wait for a task at once.
+pub fn defer(tx: &mut Tx<'_>, request: &Request, body: &Bytes, most: usize) -> Result<Deferred, Fault> {
+    if let Some(known) = find(tx, request)? {
+        return Ok(Deferred::Not(known));
+    }
+    match tx.task(&request.task) {
+        None => return Ok(Deferred::Not(Reserved::NoTask)),
+        Some(state) if state.deferred.len() >= most => return Ok(Deferred::TooMany),
+        Some(_) => {}
+    }
+    let (request_hash, created) = (request.hash, request.now);
+    let record = HelperJobRecord { request_hash, created, answer: Bytes::new(), deleted: false };
+    tx.put_helper_job(&request.task, request.job, &record)?;
+    tx.put_helper_request(&request.task, request.job, body)?;
+    Ok(Deferred::Stored)
+}
+
+fn find(tx: &Tx<'_>, request: &Request) -> Result<Option<Reserved>, Fault> {
+    Ok(tx.helper_job(&request.task, &request.job)?.map(|record| match JobState::from(record.clone()) {
+        JobState::Deleted => Reserved::Known(JobState::Deleted),
+        state if record.request_hash == request.hash => Reserved::Known(state),
+        _ => Reserved::Conflict,
+    }))
+}
+
+fn take(tx: &mut Tx<'_>, request: &Request, skew: Duration, reports: &[ReportMetadata]) -> Reserved {
+    let Some(state) = tx.task_mut(&request.task) else { return Reserved::NoTask };
     let mut room = room_in_batch(state, request.batch);
     let mut verdicts = Vec::with_capacity(reports.len());
     for metadata in reports {
@@ -99,7 +171,7 @@ pub fn reserve(
         }
         verdicts.push(verdict);
     }
-    Ok(Reserved::New(verdicts))
+    Reserved::New(verdicts)
 }
 
 /// How many more reports the batch may have (DAP-09 section 4.5.1.4).
@@ -195,7 +267,8 @@ fn answer(
     Ok((output, answer.into()))
 }
 
-/// Stores what a job came to and its answer, which it returns; `None` if the task was removed meanwhile.
+/// Stores what a job came to and its answer, which it returns; `None` if the task was removed or the job deleted
+/// meanwhile.
 ///
 /// A batch that was collected or filled up while the job was prepared takes no more reports: they are refused here.
 pub fn commit(
@@ -204,9 +277,14 @@ pub fn commit(
     request: &Request,
     prepared: Prepared,
 ) -> Result<Option<Bytes>, Fault> {
-    let Request { task, job, hash: request_hash, batch, now: created } = *request;
+    let Request { task, job, hash: request_hash, batch, now } = *request;
     let task = &task;
     release(tx, task, job);
+    let accepted = tx.helper_job(task, &job)?;
+    if accepted.as_ref().is_some_and(|record| record.deleted) {
+        return Ok(None);
+    }
+    let created = accepted.map_or(now, |record| record.created);
     let Some(state) = tx.task(task) else { return Ok(None) };
     let Prepared { mut resps, mut sums } = prepared;
     let mut late: HashMap<ReportId, ReportError> = HashMap::new();
@@ -231,6 +309,7 @@ pub fn commit(
     let answer = Bytes::from(context.wire.encode_job_resp(&resps));
     let record = HelperJobRecord { request_hash, created, answer: answer.clone(), deleted: false };
     tx.put_helper_job(task, job, &record)?;
+    tx.end_helper_request(task, &job)?;
     Ok(Some(answer))
 }
 
@@ -285,10 +364,12 @@ fn count(tx: &mut Tx<'_>, task: &TaskId, resps: &[PrepareResp]) -> Result<(), Fa
     Ok(())
 }
 
-/// Deletes a job's answer (DAP-09 section 4.5.2.2). What guards against replays and the job's id stay.
-/// False if there is no such job.
-pub fn delete(tx: &mut Tx<'_>, task: &TaskId, job: AggregationJobId) -> Result<bool, Fault> {
-    let Some(record) = tx.helper_job(task, &job)? else { return Ok(false) };
+/// Deletes a job's answer, or its request if there is no answer yet (DAP-09 section 4.5.2.2, DAP-18 section 4.5.5).
+/// What guards against replays and the job's id stay. Returns the hash of the request, if there is such a job.
+pub fn delete(tx: &mut Tx<'_>, task: &TaskId, job: AggregationJobId) -> Result<Option<[u8; 32]>, Fault> {
+    let Some(record) = tx.helper_job(task, &job)? else { return Ok(None) };
+    let request_hash = record.request_hash;
     tx.put_helper_job(task, job, &HelperJobRecord { answer: Bytes::new(), deleted: true, ..record })?;
-    Ok(true)
+    tx.end_helper_request(task, &job)?;
+    Ok(Some(request_hash))
 }

@@ -116,6 +116,7 @@ impl Config {
         let (limits, leader) = (&self.limits, &self.leader);
         let at_least_one = [
             ("limits.max_report_bytes", limits.max_report_bytes),
+            ("limits.max_upload_bytes", limits.max_upload_bytes),
             ("limits.max_job_bytes", limits.max_job_bytes),
             ("limits.max_job_reports", limits.max_job_reports),
             ("limits.max_message_bytes", limits.max_message_bytes),
@@ -123,6 +124,7 @@ impl Config {
             ("limits.max_requests", limits.max_requests),
             ("limits.pool_queue", limits.pool_queue),
             ("limits.store_queue", limits.store_queue),
+            ("helper.max_deferred_jobs", self.helper.max_deferred_jobs),
             ("leader.max_job_size", leader.max_job_size),
             ("leader.min_job_size", leader.min_job_size),
             ("leader.jobs_in_flight", leader.jobs_in_flight),

@@ -39,6 +39,8 @@ pub struct App {
     pub jobs: Notify,
     /// Wakes the driver of collection jobs.
     pub collections: Notify,
+    /// Wakes the driver of aggregation jobs that are answered later.
+    pub deferred: Notify,
     /// Wakes those who poll when a collection job has ended.
     pub results: Notify,
     /// Becomes true when the server is asked to stop.
@@ -62,6 +64,7 @@ impl App {
             peer,
             jobs: Notify::new(),
             collections: Notify::new(),
+            deferred: Notify::new(),
             results: Notify::new(),
             stopping: watch::Sender::new(false),
             helper_jobs: KeyedLocks::default(),

@@ -4,6 +4,7 @@ use std::{pin::Pin, time::Duration};
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
+use tokio::time::Instant;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::{
@@ -52,44 +53,43 @@ impl Request {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// Refuses a body of another media type than the one that is expected.
-    pub fn expect_type(&self, expected: &str) -> Result<(), Problem> {
-        match self.header(header::CONTENT_TYPE) {
-            Some(given) if given == expected => Ok(()),
-            given => Err(Problem::about(415).with_detail(match given {
-                Some(given) => format!("the body's media type is {given} and must be {expected}"),
-                None => format!("the body has no media type and must be {expected}"),
-            })),
+    /// Refuses a body that is announced to be longer than `limit` bytes.
+    pub fn expect_at_most(&self, limit: usize) -> Result<(), Problem> {
+        let announced = self.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<usize>().ok());
+        if announced.is_some_and(|length| length > limit) { Err(Self::too_long(limit)) } else { Ok(()) }
+    }
+
+    /// Says that the body is longer than `limit` bytes.
+    pub fn too_long(limit: usize) -> Problem {
+        Problem::about(413).with_detail(format!("the body is longer than {limit} bytes"))
+    }
+
+    /// The next part of the body as it comes, if there is more and it comes before `deadline`.
+    pub async fn next_chunk(&mut self, deadline: Instant) -> Result<Option<Bytes>, Problem> {
+        let Some(body) = &mut self.body else { return Ok(None) };
+        let part = tokio::time::timeout_at(deadline, body.next())
+            .await
+            .map_err(|_| Problem::about(408).with_detail("the body did not arrive in time"))?;
+        if part.is_none() {
+            self.body = None;
         }
+        part.transpose().map_err(|_| {
+            Problem::new(ProblemType::InvalidMessage).with_detail("the body ended before its announced length")
+        })
     }
 
     /// Reads the body: at most `limit` bytes, within `timeout`.
     pub async fn read_body(&mut self, limit: usize, timeout: Duration) -> Result<Bytes, Problem> {
-        let too_long = || Problem::about(413).with_detail(format!("the body is longer than {limit} bytes"));
-        let announced = self.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<usize>().ok());
-        if announced.is_some_and(|length| length > limit) {
-            return Err(too_long());
-        }
-        let read = async {
-            let mut body = BytesMut::new();
-            while let Some(part) = match &mut self.body {
-                Some(body) => body.next().await,
-                None => None,
-            } {
-                let part = part.map_err(|_| {
-                    Problem::new(ProblemType::InvalidMessage).with_detail("the body ended before its announced length")
-                })?;
-                if body.len() + part.len() > limit {
-                    return Err(too_long());
-                }
-                body.extend_from_slice(&part);
+        self.expect_at_most(limit)?;
+        let deadline = Instant::now() + timeout;
+        let mut body = BytesMut::new();
+        while let Some(part) = self.next_chunk(deadline).await? {
+            if body.len() + part.len() > limit {
+                return Err(Self::too_long(limit));
             }
-            self.body = None;
-            Ok(body.freeze())
-        };
-        tokio::time::timeout(timeout, read)
-            .await
-            .unwrap_or_else(|_| Err(Problem::about(408).with_detail("the body did not arrive in time")))
+            body.extend_from_slice(&part);
+        }
+        Ok(body.freeze())
     }
 }
 

@@ -1,21 +1,27 @@
 //! The appliance: listens, answers, drives, and stops in order.
 //!
 //! [`Server::start`] brings up everything that `dapbox serve` is. Requests come in through `listen` and, by their
-//! path, to the routes of a revision (`dap09`), which check method, token and media type and hand on to `flow`. Two
-//! drivers, `drive_jobs` and `drive_collections`, do what a leader does of its own accord. The control socket
-//! (`admin`) is for the operator.
+//! path, to the routes of a revision (`dap09`, `dap18`; what they share is in `routes`), which check method, token and
+//! media type and hand on to `flow` and `jobs`. Two drivers, `drive_jobs` and `drive_collections`, do what a leader does
+//! of its own accord, and `drive_deferred` what a helper has put off. The control socket (`admin`) is for the operator.
 
 mod admin;
 mod app;
 mod auth;
 mod dap09;
+mod dap18;
 mod drive_collections;
+mod drive_deferred;
 mod drive_jobs;
 mod flow;
 mod http;
+mod jobs;
 mod listen;
+mod naming;
 mod persist;
 mod pursue;
+mod routes;
+mod uploads;
 
 use std::{
     future::Future,
@@ -95,6 +101,7 @@ impl Server {
         parts.spawn(listen::serve(app.clone(), control, admin::handle));
         parts.spawn(watched(fail.clone(), drive_jobs::drive(app.clone())));
         parts.spawn(watched(fail.clone(), drive_collections::drive(app.clone())));
+        parts.spawn(watched(fail.clone(), drive_deferred::drive(app.clone())));
         let shared = app.clone();
         parts.spawn(watched(fail, async move {
             tokio::select! {
@@ -192,8 +199,9 @@ fn bind_control(path: &Path) -> Result<UnixListener, StartError> {
 async fn answer(app: Arc<App>, request: Request) -> http::Response {
     let path = request.path.clone();
     let below = |revision| path.strip_prefix('/')?.strip_prefix(wire::of(revision).prefix())?.strip_prefix('/');
-    match below(Revision::Dap09) {
-        Some(path) => dap09::handle(&app, path, request).await,
+    match Revision::ALL.into_iter().find_map(|revision| Some((revision, below(revision)?))) {
+        Some((Revision::Dap09, path)) => dap09::handle(&app, path, request).await,
+        Some((Revision::Dap18, path)) => dap18::handle(&app, path, request).await,
         None => http::failure(Problem::about(404).into()),
     }
 }

@@ -55,7 +55,7 @@ impl fmt::Debug for BucketRecord {
     }
 }
 
-/// An aggregation job that the helper answered.
+/// An aggregation job of the helper.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HelperJobRecord {
     /// SHA-256 of the request's body, by which a repeated request is known.
@@ -63,7 +63,7 @@ pub struct HelperJobRecord {
     pub request_hash: [u8; 32],
     /// When the request came.
     pub created: Time,
-    /// The body that was sent, for a repeated request.
+    /// The body that was sent, for a repeated request. Empty while there is no answer, and once the job is deleted.
     pub answer: Bytes,
     /// Whether the leader deleted the job since.
     pub deleted: bool,
@@ -127,7 +127,7 @@ pub enum CollectedBy {
         /// SHA-256 of the request's body, by which a repeated request is known.
         #[serde(with = "serde_bytes")]
         request_hash: [u8; 32],
-        /// The body that was sent, for a repeated request.
+        /// The body that was sent, for a repeated request. Empty once the leader has deleted the share.
         #[serde(with = "serde_bytes")]
         answer: Vec<u8>,
     },

@@ -52,6 +52,9 @@ pub struct TaskState {
     pub collections: BTreeMap<CollectionJobId, CollectionJobRecord>,
     /// Reports that are being prepared, by job (helper). Never stored.
     pub reserved: HashMap<ReportId, AggregationJobId>,
+    /// Requests for aggregation jobs that are accepted and not answered yet, in the order in which they came; when the
+    /// store is opened, in any (helper).
+    pub deferred: Vec<AggregationJobId>,
     /// Batch ids that finished collections named (leader).
     pub names: BTreeSet<BatchId>,
 }
@@ -67,6 +70,7 @@ impl TaskState {
             leader_jobs: BTreeMap::new(),
             collections: BTreeMap::new(),
             reserved: HashMap::new(),
+            deferred: Vec::new(),
             names: BTreeSet::new(),
             task: Arc::new(task),
         }
@@ -156,6 +160,12 @@ impl State {
         rows(engine, &table::LEADER_JOBS, |(id, job), record| {
             self.owner(&id, &table::LEADER_JOBS)?.leader_jobs.insert(job, record);
             Ok(())
+        })?;
+        // The rows are as long as the requests.
+        engine.keys(&[table::HELPER_REQUESTS.prefix], |key| {
+            let (id, job) = table::HELPER_REQUESTS.read_key(key)?;
+            self.owner(&id, &table::HELPER_REQUESTS)?.deferred.push(job);
+            Ok::<_, LoadError>(())
         })?;
         rows(engine, &table::COLLECTIONS, |(id, job), record| {
             let task = self.owner(&id, &table::COLLECTIONS)?;

@@ -5,21 +5,26 @@
 
 use std::marker::PhantomData;
 
+use bytes::Bytes;
+use ciborium::Value;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::records::{
-    BucketRecord, CollectedBatch, CollectionJobRecord, Counters, HelperJobRecord, KeyRecord, LeaderJobRecord,
-    PackRecord, Removed,
+use super::{
+    older,
+    records::{
+        BucketRecord, CollectedBatch, CollectionJobRecord, Counters, HelperJobRecord, KeyRecord, LeaderJobRecord,
+        PackRecord, Removed,
+    },
 };
 use crate::model::{
-    AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, Interval, Task, TaskId, Time,
-    ids::Id,
+    AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, Interval,
+    Task, TaskId, Time, ids::Id,
 };
 
 /// Numbers that only rise, by [`NEXT_PACK`].
 pub(super) const SEQUENCES: Table<u8, u64> = Table::new(1, "sequences", 1);
 /// Tasks.
-pub(super) const TASKS: Table<TaskId, Task> = Table::new(2, "tasks", 2);
+pub(super) const TASKS: Table<TaskId, Task> = Table::new(2, "tasks", 2).reading(older::task);
 /// Tombstones of tasks.
 pub(super) const REMOVED: Table<TaskId, Removed> = Table::new(3, "removed tasks", 1);
 /// HPKE keys, by configuration id.
@@ -46,12 +51,18 @@ pub(super) const HELPER_JOBS: Table<(TaskId, AggregationJobId), HelperJobRecord>
 pub(super) const COLLECTIONS: Table<(TaskId, CollectionJobId), CollectionJobRecord> = Table::new(14, "collections", 1);
 /// Batch ids that finished collections named.
 pub(super) const NAMES: Table<(TaskId, BatchId), ()> = Table::new(15, "named batches", 1);
+/// The bodies of requests for aggregation jobs that the helper has accepted and not answered yet.
+pub(super) const HELPER_REQUESTS: Table<(TaskId, AggregationJobId), Bytes> = Table::new(16, "helper requests", 1);
+/// How often a resource of a kind was deleted that a request, known by its hash, had made.
+pub(super) const GENERATIONS: Table<(TaskId, u8, [u8; 32]), u64> = Table::new(17, "generations", 1);
+/// The batches of the helper's aggregate shares that have an id.
+pub(super) const SHARES: Table<(TaskId, AggregateShareId), BatchSelector> = Table::new(18, "aggregate shares", 1);
 
 /// In [`SEQUENCES`]: the number of the next pack.
 pub(super) const NEXT_PACK: u8 = 0;
 
 /// The prefixes of all tables whose keys begin with a task.
-pub(super) const OF_TASKS: [u8; 12] = [
+pub(super) const OF_TASKS: [u8; 15] = [
     TASKS.prefix,
     COUNTERS.prefix,
     REPLAY.prefix,
@@ -64,6 +75,9 @@ pub(super) const OF_TASKS: [u8; 12] = [
     HELPER_JOBS.prefix,
     COLLECTIONS.prefix,
     NAMES.prefix,
+    HELPER_REQUESTS.prefix,
+    GENERATIONS.prefix,
+    SHARES.prefix,
 ];
 
 /// A kind of row.
@@ -74,6 +88,8 @@ pub(super) struct Table<K, V> {
     pub(super) name: &'static str,
     /// The version of the values' layout that is written.
     pub(super) version: u8,
+    /// Makes of a value of an older version one of this version, if there was such a version.
+    older: fn(u8, Value) -> Option<Value>,
     row: PhantomData<fn(K) -> V>,
 }
 
@@ -96,7 +112,12 @@ impl From<RowError> for Fault {
 
 impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
     const fn new(prefix: u8, name: &'static str, version: u8) -> Self {
-        Self { prefix, name, version, row: PhantomData }
+        Self { prefix, name, version, older: |_, _| None, row: PhantomData }
+    }
+
+    /// The table, of which there are rows of older versions.
+    const fn reading(self, older: fn(u8, Value) -> Option<Value>) -> Self {
+        Self { older, ..self }
     }
 
     /// The engine's key of a row.
@@ -126,11 +147,13 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
         if version > self.version {
             return Err(RowError::Newer { table: self.name, found: version });
         }
-        // There is one version of each table so far; a second one turns this test into a match with a migration.
-        if version < self.version {
-            return Err(self.damaged("its version does not exist"));
-        }
-        let value = ciborium::from_reader(&mut body).map_err(|e| self.damaged(e))?;
+        let value = if version == self.version {
+            ciborium::from_reader(&mut body).map_err(|e| self.damaged(e))?
+        } else {
+            let value = ciborium::from_reader(&mut body).map_err(|e| self.damaged(e))?;
+            let value = (self.older)(version, value).ok_or_else(|| self.damaged("its version does not exist"))?;
+            value.deserialized().map_err(|e| self.damaged(e))?
+        };
         if body.is_empty() { Ok(value) } else { Err(self.damaged("something follows its value")) }
     }
 
@@ -174,6 +197,16 @@ impl<T, const N: usize> Key for Id<T, N> {
 
     fn read(bytes: &mut &[u8]) -> Option<Self> {
         take(bytes).map(Self::new)
+    }
+}
+
+impl<const N: usize> Key for [u8; N] {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+
+    fn read(bytes: &mut &[u8]) -> Option<Self> {
+        take(bytes)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use super::{
     engine::Engine,
     group::{self, Group},
@@ -14,7 +16,8 @@ use super::{
     table,
 };
 use crate::model::{
-    AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Fault, Report, ReportId, Task, TaskId, Time,
+    AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Fault, Report, ReportId, Task,
+    TaskId, Time,
 };
 
 /// What a write sees and does. Everything is seen as the writes before it have left it, those of the same group
@@ -62,9 +65,20 @@ impl Tx<'_> {
         rows::load(self, &table::COLLECTIONS, &(*task, *job))
     }
 
-    /// A job that we answered as the helper.
+    /// An aggregation job of ours as the helper.
     pub fn helper_job(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<HelperJobRecord>, Fault> {
         rows::load(self, &table::HELPER_JOBS, &(*task, *job))
+    }
+
+    /// The batch of an aggregate share of ours as the helper.
+    pub fn share(&self, task: &TaskId, id: &AggregateShareId) -> Result<Option<BatchSelector>, Fault> {
+        rows::load(self, &table::SHARES, &(*task, *id))
+    }
+
+    /// How often [`raise_generation`](Self::raise_generation) was called for a kind of resource and the hash of the
+    /// request that makes it.
+    pub fn generation(&self, task: &TaskId, kind: u8, request_hash: &[u8; 32]) -> Result<u64, Fault> {
+        Ok(rows::load(self, &table::GENERATIONS, &(*task, kind, *request_hash))?.unwrap_or(0))
     }
 
     /// A position after all reports that were appended so far and before (or at) those still to come.
@@ -230,10 +244,47 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Adds or replaces a job that we answered as the helper.
+    /// Adds or replaces an aggregation job of ours as the helper.
     pub fn put_helper_job(&mut self, task: &TaskId, id: AggregationJobId, job: &HelperJobRecord) -> Result<(), Fault> {
         self.owner(task)?;
         self.group.set(table::HELPER_JOBS.key(&(*task, id)), Some(table::HELPER_JOBS.value(job)?));
+        Ok(())
+    }
+
+    /// Adds the body of a request that we accept as the helper and answer later.
+    pub fn put_helper_request(&mut self, task: &TaskId, id: AggregationJobId, body: &Bytes) -> Result<(), Fault> {
+        let deferred = &mut self.owner(task)?.deferred;
+        if !deferred.contains(&id) {
+            deferred.push(id);
+        }
+        let key = table::HELPER_REQUESTS.key(&(*task, id));
+        self.group.set(key, Some(table::HELPER_REQUESTS.value(body)?));
+        Ok(())
+    }
+
+    /// Deletes a request that was accepted: it is answered now, or never. False if there is no such request.
+    pub fn end_helper_request(&mut self, task: &TaskId, id: &AggregationJobId) -> Result<bool, Fault> {
+        let deferred = &mut self.owner(task)?.deferred;
+        let Some(place) = deferred.iter().position(|other| other == id) else { return Ok(false) };
+        deferred.remove(place);
+        self.group.set(table::HELPER_REQUESTS.key(&(*task, *id)), None);
+        Ok(true)
+    }
+
+    /// Gives the batch of an aggregate share of ours as the helper an id.
+    pub fn put_share(&mut self, task: &TaskId, id: AggregateShareId, batch: &BatchSelector) -> Result<(), Fault> {
+        self.owner(task)?;
+        self.group.set(table::SHARES.key(&(*task, id)), Some(table::SHARES.value(batch)?));
+        Ok(())
+    }
+
+    /// A resource of this kind was deleted that a request with this hash had made: what the same request makes from now
+    /// on is another.
+    pub fn raise_generation(&mut self, task: &TaskId, kind: u8, request_hash: &[u8; 32]) -> Result<(), Fault> {
+        self.owner(task)?;
+        let next = self.generation(task, kind, request_hash)?.saturating_add(1);
+        let key = table::GENERATIONS.key(&(*task, kind, *request_hash));
+        self.group.set(key, Some(table::GENERATIONS.value(&next)?));
         Ok(())
     }
 

@@ -5,6 +5,8 @@ use std::{
     sync::{PoisonError, RwLockReadGuard},
 };
 
+use bytes::Bytes;
+
 use super::{
     records::{CollectedBatch, CollectionJobRecord, HelperJobRecord, KeyRecord, PackRecord, ReportRef},
     rows::{self, Rows},
@@ -12,7 +14,7 @@ use super::{
     table,
     writer::Core,
 };
-use crate::model::{AggregationJobId, BatchSelector, CollectionJobId, Fault, Report, TaskId};
+use crate::model::{AggregateShareId, AggregationJobId, BatchSelector, CollectionJobId, Fault, Report, TaskId};
 
 /// What a read sees: everything as it is between two groups of writes.
 ///
@@ -72,9 +74,19 @@ impl View<'_> {
         rows::load(self, &table::COLLECTIONS, &(*task, *job))
     }
 
-    /// A job that we answered as the helper.
+    /// An aggregation job of ours as the helper.
     pub fn helper_job(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<HelperJobRecord>, Fault> {
         rows::load(self, &table::HELPER_JOBS, &(*task, *job))
+    }
+
+    /// The body of a request that we accepted as the helper and have not answered yet.
+    pub fn helper_request(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<Bytes>, Fault> {
+        rows::load(self, &table::HELPER_REQUESTS, &(*task, *job))
+    }
+
+    /// The batch of an aggregate share of ours as the helper.
+    pub fn share(&self, task: &TaskId, id: &AggregateShareId) -> Result<Option<BatchSelector>, Fault> {
+        rows::load(self, &table::SHARES, &(*task, *id))
     }
 }
 

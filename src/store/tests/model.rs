@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     model::{
-        AggregationJobId, BatchId, BatchSelector, Bucket, Checksum, CollectionJobId, Fault, Interval, PartialBatch,
+        AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, Checksum, CollectionJobId, Fault, Interval, PartialBatch,
         Query,
     },
     store::{
@@ -37,6 +37,10 @@ enum Op {
     Name(u8),
     PutCollection(u8, u8),
     PutHelperJob(u8, usize),
+    PutHelperRequest(u8, usize),
+    EndHelperRequest(u8),
+    NameShare(u8, BatchSelector),
+    RaiseGeneration(u8, u8),
 }
 
 fn selector() -> impl Strategy<Value = BatchSelector> {
@@ -63,7 +67,11 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (selector(), len.clone()).prop_map(|(batch, len)| Op::Collect(batch, len)),
         1 => (0..3u8).prop_map(Op::Name),
         3 => (0..3u8, 0..5u8).prop_map(|(job, state)| Op::PutCollection(job, state)),
-        3 => (0..3u8, len).prop_map(|(job, len)| Op::PutHelperJob(job, len)),
+        3 => (0..3u8, len.clone()).prop_map(|(job, len)| Op::PutHelperJob(job, len)),
+        3 => (0..4u8, len).prop_map(|(job, len)| Op::PutHelperRequest(job, len)),
+        2 => (0..4u8).prop_map(Op::EndHelperRequest),
+        1 => (0..3u8, selector()).prop_map(|(id, batch)| Op::NameShare(id, batch)),
+        2 => (0..2u8, 0..2u8).prop_map(|(kind, hash)| Op::RaiseGeneration(kind, hash)),
     ]
 }
 
@@ -86,6 +94,9 @@ struct ModelTask {
     names: BTreeSet<BatchId>,
     collections: BTreeMap<u8, CollectionJobRecord>,
     helper_jobs: BTreeMap<u8, HelperJobRecord>,
+    helper_requests: BTreeMap<u8, Bytes>,
+    shares: BTreeMap<u8, BatchSelector>,
+    generations: BTreeMap<(u8, u8), u64>,
 }
 
 impl ModelTask {
@@ -103,6 +114,10 @@ fn job_id(n: u8) -> AggregationJobId {
 
 fn collection_id(n: u8) -> CollectionJobId {
     CollectionJobId::new([n; 16])
+}
+
+fn share_id(n: u8) -> AggregateShareId {
+    AggregateShareId::new([n; 16])
 }
 
 fn collection(n: u8, state: u8) -> CollectionJobRecord {
@@ -174,7 +189,8 @@ fn apply(tx: &mut Tx<'_>, model: &mut Model, n: u8, op: Op) -> Result<(), Fault>
         }
         other => {
             apply_to_reports(tx, known, &id, other.clone())?;
-            apply_to_batches(tx, known, &id, other)?;
+            apply_to_batches(tx, known, &id, other.clone())?;
+            apply_to_resources(tx, known, &id, other)?;
         }
     }
     Ok(())
@@ -254,6 +270,33 @@ fn apply_to_batches(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: Op)
     Ok(())
 }
 
+fn apply_to_resources(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: Op) -> Result<(), Fault> {
+    match op {
+        Op::PutHelperRequest(job, len) => {
+            let body = Bytes::from(vec![job; len]);
+            tx.put_helper_request(id, job_id(job), &body)?;
+            known.helper_requests.insert(job, body);
+        }
+        Op::EndHelperRequest(job) => {
+            let was_there = known.helper_requests.remove(&job).is_some();
+            assert_eq!(tx.end_helper_request(id, &job_id(job))?, was_there);
+        }
+        Op::NameShare(share, batch) => {
+            known.shares.insert(share, batch);
+            tx.put_share(id, share_id(share), &batch)?;
+            assert_eq!(tx.share(id, &share_id(share))?, Some(batch));
+        }
+        Op::RaiseGeneration(kind, hash) => {
+            let mine = known.generations.entry((kind, hash)).or_default();
+            *mine += 1;
+            tx.raise_generation(id, kind, &[hash; 32])?;
+            assert_eq!(tx.generation(id, kind, &[hash; 32])?, *mine);
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 fn overlap(a: &BatchSelector, b: &BatchSelector) -> bool {
     match (a, b) {
         (BatchSelector::TimeInterval(a), BatchSelector::TimeInterval(b)) => a.overlaps(b),
@@ -294,6 +337,9 @@ fn check_memory(task: &TaskState, known: &ModelTask) {
         known.assigned.iter().map(|(job, places)| (job_id(*job), leader_job(places.clone()))).collect();
     assert_eq!(task.leader_jobs, jobs);
     let active = known.collections.iter().filter(|(_, job)| job.state.is_active());
+    let mut deferred = task.deferred.clone();
+    deferred.sort();
+    assert!(deferred.into_iter().eq(known.helper_requests.keys().map(|job| job_id(*job))));
     assert_eq!(task.collections, active.map(|(n, job)| (collection_id(*n), job.clone())).collect::<BTreeMap<_, _>>());
 }
 
@@ -307,6 +353,8 @@ fn check_rows(view: &View<'_>, id: &TaskId, known: &ModelTask) -> Result<(), Fau
     for n in 0..4 {
         assert_eq!(view.collection(id, &collection_id(n))?.as_ref(), known.collections.get(&n));
         assert_eq!(view.helper_job(id, &job_id(n))?.as_ref(), known.helper_jobs.get(&n));
+        assert_eq!(view.helper_request(id, &job_id(n))?.as_ref(), known.helper_requests.get(&n));
+        assert_eq!(view.share(id, &share_id(n))?.as_ref(), known.shares.get(&n));
     }
     Ok(())
 }

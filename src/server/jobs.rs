@@ -1,0 +1,229 @@
+//! The helper's aggregation jobs: which decisions of the aggregator, in the store's writer or on the pool, in what
+//! order. A job is answered at once, or its request is stored and answered when there is time
+//! ([`drive_deferred`](super::drive_deferred)).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+use super::{
+    app::App,
+    flow::unhurried,
+    naming::{Content, Name},
+};
+use crate::{
+    aggregator::{
+        Error, TaskContext,
+        helper::{self, Deferred, JobState, Request, Reserved},
+    },
+    model::{AggregationJobId, Duration, JobInit, PartialBatch, ReportError, ReportMetadata, TaskId, Time},
+    pool::Permit,
+    store::Tx,
+    wire::{Interaction, Problem, ProblemType},
+};
+
+/// When jobs are answered.
+#[derive(Clone, Copy, Debug)]
+pub enum Timing {
+    /// While the leader waits.
+    AtOnce,
+    /// Those of more reports than this later.
+    LaterAbove(usize),
+}
+
+/// A job and its answer, if there is one yet.
+pub type Created = (AggregationJobId, Option<Bytes>);
+
+/// Makes an aggregation job, or finds it (DAP-09 section 4.5.1.2, DAP-18 section 4.5.3.2).
+pub async fn create(
+    app: &Arc<App>,
+    context: &Arc<TaskContext>,
+    name: Name,
+    body: Bytes,
+    timing: Timing,
+) -> Result<Created, Error> {
+    let permit = app.pool.try_admit().ok_or(Error::Busy)?;
+    let (app, context) = (app.clone(), context.clone());
+    unhurried(async move {
+        let task = context.task.public.id;
+        let most = app.config.limits.max_job_reports;
+        let (hash, init) = read(&app, &context, &permit, body.clone(), most).await?;
+        let content = Content { task, interaction: Interaction::AggregationJob, hash };
+        let arrival = Arrival { content, name, batch: init.batch, now: Time::now() };
+        // A repeat of a request that is being worked on waits here, and then finds the stored answer.
+        let _lock = app.helper_jobs.lock((task, AggregationJobId::new(content.lock_key(name)))).await;
+        match timing {
+            Timing::LaterAbove(most) if init.inits.len() > most => defer(&app, arrival, body).await,
+            _ => {
+                let (request, reserved) = reserve(&app, arrival, &init).await?;
+                match reserved {
+                    Reserved::New(verdicts) => {
+                        let answer = answer(&app, &context, request, init, verdicts, permit).await?;
+                        Ok((request.job, Some(answer)))
+                    }
+                    known => existing(request.job, known),
+                }
+            }
+        }
+    })
+    .await
+}
+
+/// A request as it came: what its job is called is decided in the write that makes the job.
+#[derive(Clone, Copy)]
+struct Arrival {
+    content: Content,
+    name: Name,
+    batch: PartialBatch,
+    now: Time,
+}
+
+impl Arrival {
+    fn request(&self, tx: &Tx<'_>) -> Result<Request, crate::model::Fault> {
+        let Self { content, name, batch, now } = *self;
+        let job = AggregationJobId::new(content.name(tx, name)?);
+        Ok(Request { task: content.task, job, hash: content.hash, batch, now })
+    }
+}
+
+/// Hashes and decodes a job's request on the pool: it may be many megabytes.
+async fn read(
+    app: &App,
+    context: &Arc<TaskContext>,
+    permit: &Permit,
+    body: Bytes,
+    most: usize,
+) -> Result<([u8; 32], JobInit), Error> {
+    let context = context.clone();
+    let read = move || -> Result<([u8; 32], JobInit), Error> {
+        let init = context.wire.decode_job_init(&context.task.public, &body, most)?;
+        helper::check_request(&context.task, &init)?;
+        Ok((Sha256::digest(&body).into(), init))
+    };
+    app.pool.run(permit, read).await?
+}
+
+/// Stores the request, to be answered later.
+async fn defer(app: &Arc<App>, arrival: Arrival, body: Bytes) -> Result<Created, Error> {
+    let shared = app.clone();
+    let write = move |tx: &mut Tx<'_>| {
+        let request = arrival.request(tx)?;
+        let deferred = helper::defer(tx, &request, &body, shared.config.helper.max_deferred_jobs)?;
+        // Here and not below: the request is stored even if the leader hangs up, and nobody comes by there then.
+        shared.deferred.notify_one();
+        Ok((request.job, deferred))
+    };
+    match app.store.write(write).await? {
+        (job, Deferred::Stored) => Ok((job, None)),
+        (_, Deferred::TooMany) => Err(Error::Busy),
+        (job, Deferred::Not(known)) => existing(job, known),
+    }
+}
+
+/// The job's stored answer, or for each report whether it is reserved for the job now.
+async fn reserve(app: &App, arrival: Arrival, init: &JobInit) -> Result<(Request, Reserved), Error> {
+    let (skew, reports) = (skew(app), metadata(init));
+    let write = move |tx: &mut Tx<'_>| {
+        let request = arrival.request(tx)?;
+        Ok((request, helper::reserve(tx, &request, skew, &reports)?))
+    };
+    Ok(app.store.write(write).await?)
+}
+
+fn skew(app: &App) -> Duration {
+    Duration(app.config.limits.clock_skew.as_secs())
+}
+
+fn metadata(init: &JobInit) -> Vec<ReportMetadata> {
+    init.inits.iter().map(|init| init.share.metadata).collect()
+}
+
+/// What the leader is told of a job that there was before.
+fn existing(job: AggregationJobId, known: Reserved) -> Result<Created, Error> {
+    let refuse = |problem: Problem| Err(problem.with_aggregation_job(job).into());
+    match known {
+        Reserved::Known(JobState::Answered(answer)) => Ok((job, Some(answer))),
+        Reserved::Known(JobState::Pending) => Ok((job, None)),
+        Reserved::Known(JobState::Deleted) => {
+            refuse(Problem::about(410).with_detail("the aggregation job was deleted"))
+        }
+        Reserved::Conflict => {
+            refuse(Problem::about(409).with_detail("the aggregation job exists with another request"))
+        }
+        Reserved::NoTask | Reserved::New(_) => refuse(Problem::new(ProblemType::UnrecognizedTask)),
+    }
+}
+
+/// Works on a job whose reports are reserved, and stores its answer. Gives the reservations up if that fails.
+async fn answer(
+    app: &Arc<App>,
+    context: &Arc<TaskContext>,
+    request: Request,
+    init: JobInit,
+    verdicts: Vec<Option<ReportError>>,
+    permit: Permit,
+) -> Result<Bytes, Error> {
+    let answered = prepare(app, context, request, init, verdicts, permit).await;
+    if answered.is_err() {
+        let release = move |tx: &mut Tx<'_>| {
+            helper::release(tx, &request.task, request.job);
+            Ok(())
+        };
+        app.store.write(release).await?;
+    }
+    answered
+}
+
+async fn prepare(
+    app: &Arc<App>,
+    context: &Arc<TaskContext>,
+    request: Request,
+    init: JobInit,
+    verdicts: Vec<Option<ReportError>>,
+    permit: Permit,
+) -> Result<Bytes, Error> {
+    let candidates: Vec<_> =
+        init.inits.into_iter().zip(verdicts).map(|(init, refused)| helper::Candidate { init, refused }).collect();
+    let (shared, keys) = (context.clone(), app.keys.clone());
+    let prepare = move |part| helper::prepare(&shared, &keys, request.batch, part);
+    let mut prepared = helper::Prepared::default();
+    for part in app.pool.map_chunks(&permit, candidates, prepare).await? {
+        prepared.append(context, part);
+    }
+    let shared = context.clone();
+    let answer = app.store.write(move |tx| helper::commit(tx, &shared, &request, prepared)).await?;
+    answer.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).into())
+}
+
+/// Answers a job whose request was stored, unless it was deleted meanwhile.
+pub async fn resume(app: &Arc<App>, task: TaskId, job: AggregationJobId) -> Result<(), Error> {
+    let permit = app.pool.admit().await;
+    let Some(context) = app.context(&task)? else { return Ok(()) };
+    let Some(body) = app.store.read(|view| view.helper_request(&task, &job))? else { return Ok(()) };
+    // How many reports it may have was decided when it was accepted.
+    let (hash, init) = read(app, &context, &permit, body, usize::MAX).await?;
+    let request = Request { task, job, hash, batch: init.batch, now: Time::now() };
+    let (skew, reports) = (skew(app), metadata(&init));
+    match app.store.write(move |tx| helper::resume(tx, &request, skew, &reports)).await? {
+        Reserved::New(verdicts) => answer(app, &context, request, init, verdicts, permit).await.map(drop),
+        _ => Ok(()),
+    }
+}
+
+/// How an aggregation job is, if there is one.
+pub fn state(app: &App, context: &TaskContext, job: AggregationJobId) -> Result<Option<JobState>, Error> {
+    let task = context.task.public.id;
+    Ok(app.store.read(|view| Ok(view.helper_job(&task, &job)?.map(JobState::from)))?)
+}
+
+/// Deletes an aggregation job (DAP-09 section 4.5.2.2, DAP-18 section 4.5.5). False if there is no such job.
+pub async fn delete(app: &App, context: &TaskContext, job: AggregationJobId) -> Result<bool, Error> {
+    let task = context.task.public.id;
+    let write = move |tx: &mut Tx<'_>| {
+        let Some(hash) = helper::delete(tx, &task, job)? else { return Ok(false) };
+        Content { task, interaction: Interaction::AggregationJob, hash }.retire(tx, job.as_bytes())?;
+        Ok(true)
+    };
+    Ok(app.store.write(write).await?)
+}

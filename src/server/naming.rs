@@ -1,0 +1,123 @@
+//! What resources are called (DAP-18 section 3.2): by a hash of the request that makes them, so that the same request
+//! finds the same resource and repeating it does no harm.
+//!
+//! A resource that was deleted stays dead. What the same request makes from then on is another one: how often that
+//! happened, the generation, is stored and goes into the hash.
+
+use sha2::{Digest, Sha256};
+
+use crate::{
+    model::{AggregateShareId, Fault, TaskId},
+    store::Tx,
+    wire::Interaction,
+};
+
+/// Keeps these hashes apart from all others.
+const LABEL: &[u8] = b"dapbox resource";
+
+/// Who names a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// Whoever makes the request does.
+    Chosen([u8; 16]),
+    /// The content of the request does.
+    OfContent,
+}
+
+/// A request that makes a resource of a task.
+#[derive(Clone, Copy, Debug)]
+pub struct Content {
+    /// The task.
+    pub task: TaskId,
+    /// The kind of resource.
+    pub interaction: Interaction,
+    /// SHA-256 of the request's body.
+    pub hash: [u8; 32],
+}
+
+impl Content {
+    /// The request with the given body.
+    pub fn new(task: TaskId, interaction: Interaction, body: &[u8]) -> Self {
+        Self { task, interaction, hash: Sha256::digest(body).into() }
+    }
+
+    /// What the resource is called in a generation.
+    fn id(&self, generation: u64) -> [u8; 16] {
+        let mut hash = Sha256::new_with_prefix(LABEL);
+        hash.update(self.task.as_bytes());
+        hash.update([self.kind()]);
+        hash.update(generation.to_be_bytes());
+        hash.update(self.hash);
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash.finalize()[..16]);
+        id
+    }
+
+    /// The kind of resource as a number. It is stored: numbers are for ever.
+    fn kind(&self) -> u8 {
+        match self.interaction {
+            Interaction::AggregationJob => 0,
+            Interaction::AggregateShare => 1,
+            Interaction::CollectionJob => 2,
+        }
+    }
+
+    /// What the resource is called now. Whoever makes it does so in the same write.
+    pub fn name(&self, tx: &Tx<'_>, name: Name) -> Result<[u8; 16], Fault> {
+        match name {
+            Name::Chosen(id) => Ok(id),
+            Name::OfContent => Ok(self.id(tx.generation(&self.task, self.kind(), &self.hash)?)),
+        }
+    }
+
+    /// What all requests have in common that make the same resource, or one after the other.
+    pub fn lock_key(&self, name: Name) -> [u8; 16] {
+        match name {
+            Name::Chosen(id) => id,
+            Name::OfContent => self.id(0),
+        }
+    }
+
+    /// The resource with this id was deleted: the same request does not find it any more. Does nothing if it does not
+    /// find it anyway, because the id was chosen or belongs to an earlier generation.
+    pub fn retire(&self, tx: &mut Tx<'_>, id: &[u8; 16]) -> Result<(), Fault> {
+        if self.name(tx, Name::OfContent)? == *id {
+            tx.raise_generation(&self.task, self.kind(), &self.hash)?;
+        }
+        Ok(())
+    }
+
+    /// What an aggregate share is called. There is one generation: a batch that was collected stays collected, whatever
+    /// becomes of the share.
+    pub fn share_id(&self) -> AggregateShareId {
+        AggregateShareId::new(self.id(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_makes_a_resource_is_in_its_name() {
+        let content = Content::new(TaskId::new([1; 32]), Interaction::AggregationJob, b"request");
+        let others = [
+            Content { task: TaskId::new([2; 32]), ..content },
+            Content { interaction: Interaction::CollectionJob, ..content },
+            Content { interaction: Interaction::AggregateShare, ..content },
+            Content::new(TaskId::new([1; 32]), Interaction::AggregationJob, b"request "),
+        ];
+        let mut ids = vec![content.id(0), content.id(1), content.id(u64::MAX)];
+        ids.extend(others.map(|other| other.id(0)));
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 7);
+    }
+
+    #[test]
+    fn names_are_the_same_for_ever() {
+        // SHA-256 of "dapbox resource", 32 times 1, 0, 8 times 0, SHA-256 of "request".
+        let content = Content::new(TaskId::new([1; 32]), Interaction::AggregationJob, b"request");
+        assert_eq!(content.id(0), [28, 219, 20, 254, 255, 189, 201, 120, 9, 98, 64, 119, 117, 60, 175, 191]);
+    }
+}

@@ -1,0 +1,214 @@
+//! What the routes of all revisions have in common: methods, browsers, tokens, media types, and what peers are told.
+
+use std::{future::Future, sync::Arc};
+
+use bytes::Bytes;
+use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
+use super::{
+    app::App,
+    auth,
+    http::{Request, Response, content, empty, failure},
+    jobs,
+};
+use crate::{
+    aggregator::{Error, TaskContext, helper::JobState},
+    config::Seconds,
+    model::{AggregationJobId, CollectionJobId, Party, Revision, Role, TaskId, TokenHash},
+    wire::{self, Problem, ProblemType},
+};
+
+/// What a request's path names, as far as all revisions see it alike.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// The task that the resource belongs to.
+    pub task: Option<TaskId>,
+    /// The methods that the resource has.
+    pub methods: &'static str,
+    /// Whether browsers come here.
+    pub for_browsers: bool,
+}
+
+/// The routes of one revision.
+#[derive(Clone, Copy)]
+pub struct Routes {
+    /// Which.
+    pub revision: Revision,
+    /// Whether a body's media type is the wanted one.
+    pub is_type: fn(found: &str, wanted: &str) -> bool,
+    /// Says a problem in the revision's words.
+    pub tell: fn(Problem) -> Problem,
+}
+
+impl Routes {
+    /// Answers a request with `answer`, once it is clear that its resource has such a method.
+    pub async fn respond<F>(
+        &self,
+        app: &App,
+        target: Target,
+        request: Request,
+        answer: impl FnOnce(Request) -> F,
+    ) -> Response
+    where
+        F: Future<Output = Result<Response, Error>>,
+    {
+        let Target { task, methods, for_browsers } = target;
+        let mut response = if request.method == Method::OPTIONS && for_browsers {
+            preflight(methods)
+        } else if !methods.split(", ").any(|method| method == request.method.as_str()) {
+            not_allowed(methods)
+        } else {
+            let answered = in_turn(app, task, answer(request)).await;
+            answered.unwrap_or_else(|error| failure(self.about_task(error, task)))
+        };
+        if for_browsers {
+            // Errors too: a browser must see `outdatedConfig` to know that it should fetch the keys again.
+            response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        }
+        response
+    }
+
+    /// Names the task in every problem about one (DAP-09 section 3.2, DAP-18 section 3.6): there are clients that cannot
+    /// do without.
+    fn about_task(&self, error: Error, task: Option<TaskId>) -> Error {
+        let problem = match error {
+            Error::Problem(problem) => problem,
+            Error::Busy => Problem::busy(),
+            Error::Fault(fault) => return fault.into(),
+        };
+        let task = problem.task_id.or(task);
+        (self.tell)(Problem { task_id: task, ..problem }).into()
+    }
+
+    /// The task, if it is of this revision and we have the role that the resource belongs to.
+    pub fn task_for(&self, app: &App, id: TaskId, role: Option<Role>) -> Result<Arc<TaskContext>, Error> {
+        app.context(&id)?
+            .filter(|context| context.task.public.revision == self.revision)
+            .filter(|context| role.is_none_or(|role| role == context.role()))
+            .ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id).into())
+    }
+
+    /// The task at its leader, for its collector; or at its helper, for its leader.
+    pub fn authorized(
+        &self,
+        app: &App,
+        id: TaskId,
+        role: Role,
+        headers: &HeaderMap,
+    ) -> Result<Arc<TaskContext>, Error> {
+        let context = self.task_for(app, id, Some(role))?;
+        let expected: &TokenHash = match &context.task.party {
+            Party::Leader { collector_token, .. } => collector_token,
+            Party::Helper { leader_token } => leader_token,
+        };
+        auth::check(headers, &context.task, expected)?;
+        Ok(context)
+    }
+
+    /// The body of a request, if it is of the given media type and not too long.
+    pub async fn body(
+        &self,
+        app: &App,
+        mut request: Request,
+        media_type: &str,
+        limit: usize,
+    ) -> Result<Bytes, Problem> {
+        self.expect_type(&request, media_type)?;
+        request.read_body(limit, *app.config.limits.request_timeout).await
+    }
+
+    /// Refuses a body of another media type than the one that is expected.
+    pub fn expect_type(&self, request: &Request, expected: &str) -> Result<(), Problem> {
+        match request.header(header::CONTENT_TYPE) {
+            Some(given) if (self.is_type)(given, expected) => Ok(()),
+            given => Err(Problem::about(415).with_detail(match given {
+                Some(given) => format!("the body's media type is {given} and must be {expected}"),
+                None => format!("the body has no media type and must be {expected}"),
+            })),
+        }
+    }
+
+    /// Our keys (DAP-09 section 4.4.1, DAP-18 section 4.4.1): they are the same for all tasks.
+    pub fn hpke_configs(&self, app: &App, media_type: &'static str) -> Response {
+        let list = wire::of(self.revision).encode_hpke_configs(&app.keys.configs());
+        let mut response = content(StatusCode::OK, media_type, list);
+        let cache = format!("max-age={}", app.config.hpke.cache_max_age.as_secs());
+        if let Ok(value) = HeaderValue::from_str(&cache) {
+            response.headers_mut().insert(header::CACHE_CONTROL, value);
+        }
+        response
+    }
+}
+
+/// Answers a request unless too many others are being answered.
+async fn in_turn(
+    app: &App,
+    task: Option<TaskId>,
+    answer: impl Future<Output = Result<Response, Error>>,
+) -> Result<Response, Error> {
+    // Keys are given out however busy we are: they cost nothing, and a client without them cannot even wait its turn.
+    let _slot = match task {
+        None => None,
+        Some(_) => Some(app.requests.try_acquire().map_err(|_| Error::Busy)?),
+    };
+    answer.await
+}
+
+fn preflight(allowed: &'static str) -> Response {
+    let mut response = empty(StatusCode::NO_CONTENT);
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(allowed));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("content-type"));
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
+    response
+}
+
+fn not_allowed(allowed: &'static str) -> Response {
+    let detail = format!("this resource takes {allowed}");
+    let mut response = failure(Problem::about(405).with_detail(detail).into());
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response
+}
+
+/// Says that an answer is not ready, and when to ask again.
+pub fn not_ready(status: StatusCode, retry_after: Seconds) -> Response {
+    let mut response = empty(status);
+    // A fraction of a second is no Retry-After.
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
+    response
+}
+
+/// Refuses to continue an aggregation job: our VDAFs are done after one round, so there is no right continuation
+/// (DAP-09 section 4.5.2.2, DAP-18 section 4.5.4.2).
+pub fn continuation(app: &App, context: &TaskContext, job: AggregationJobId, step: u16) -> Error {
+    let refuse = |kind, detail: &str| Problem::new(kind).with_detail(detail).with_aggregation_job(job).into();
+    match jobs::state(app, context, job) {
+        Err(error) => error,
+        Ok(None | Some(JobState::Deleted)) => no_aggregation_job(job),
+        Ok(Some(_)) if step == 0 => refuse(ProblemType::InvalidMessage, "a continuation cannot be step 0"),
+        Ok(Some(_)) => {
+            refuse(ProblemType::StepMismatch, "the task's VDAF has one round: the job was finished by its first answer")
+        }
+    }
+}
+
+/// There is no such aggregation job.
+pub fn no_aggregation_job(job: AggregationJobId) -> Error {
+    Problem::new(ProblemType::UnrecognizedAggregationJob).with_aggregation_job(job).into()
+}
+
+/// There is no such collection job.
+pub fn no_collection(job: CollectionJobId) -> Error {
+    Problem::about(404).with_detail("there is no such collection job").with_collection_job(job).into()
+}
+
+/// A collection job has failed.
+pub fn failed_collection(job: CollectionJobId, kind: &str, detail: String) -> Error {
+    let kind = ProblemType::from_urn(kind).unwrap_or(ProblemType::About(500));
+    Problem::new(kind).with_detail(detail).with_collection_job(job).into()
+}
+
+/// What is deleted, or is not there.
+pub fn deleted(was_there: bool, nothing: Error) -> Result<Response, Error> {
+    if was_there { Ok(empty(StatusCode::NO_CONTENT)) } else { Err(nothing) }
+}
