@@ -203,12 +203,7 @@ fn collection(app: &App, job: CollectionJobId, state: Option<CollectionState>) -
     }
 }
 
-async fn delete_collection(
-    app: &App,
-    task: TaskId,
-    job: CollectionJobId,
-    request: Request,
-) -> Result<Response, Error> {
+async fn delete_collection(app: &App, task: TaskId, job: CollectionJobId, request: Request) -> Result<Response, Error> {
     let context = ROUTES.authorized(app, task, Role::Leader, &request.headers)?;
     routes::deleted(flow::delete_collection(app, &context, job).await?, routes::no_collection(job))
 }
