@@ -1,10 +1,14 @@
 //! The client of a task: splits a measurement in two, seals each half to its aggregator, and uploads it
-//! (DAP-09 section 4.4).
+//! (DAP-09 section 4.4, DAP-18 section 4.4).
 
 mod many;
+mod refused;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration as Span, Instant},
 };
 
@@ -13,15 +17,16 @@ use bytes::Bytes;
 use crate::{
     hpke,
     model::{
-        Fault, HpkeCiphertext, HpkeConfig, PlaintextInputShare, Report, ReportId, ReportMetadata, Role, TaskParameters,
-        Time,
+        Fault, HpkeCiphertext, HpkeConfig, PlaintextInputShare, Report, ReportError, ReportId, ReportMetadata, Role,
+        TaskParameters, Time,
     },
     peer::{CallError, Peer, Retries, retry},
-    vdaf::{self, Measurement, Preparer, VdafError},
-    wire::{self, Malformed, ProblemType},
+    vdaf::{self, Measurement, Preparer},
+    wire::{self, Malformed},
 };
 
 pub use many::Summary;
+pub use refused::ClientError;
 
 /// How long an aggregator's keys are kept when it does not say.
 const DEFAULT_MAX_AGE: Span = Span::from_secs(86_400);
@@ -33,71 +38,6 @@ pub struct AggregatorKeys {
     pub leader: HpkeConfig,
     /// The helper's.
     pub helper: HpkeConfig,
-}
-
-/// Why a measurement was not uploaded.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ClientError {
-    /// The measurement does not fit the task, or the task's parameters are wrong.
-    #[error(transparent)]
-    Vdaf(#[from] VdafError),
-    /// An aggregator's keys cannot be had.
-    #[error("the {role}'s keys, at {url}: {cause}")]
-    Keys {
-        /// Whose keys.
-        role: Role,
-        /// The aggregator's base URL.
-        url: String,
-        /// Why not.
-        cause: CallError,
-    },
-    /// An aggregator's keys are of no use.
-    #[error("the {role}'s keys: {why}")]
-    NoUsableKey {
-        /// Whose keys.
-        role: Role,
-        /// What is wrong with them.
-        why: String,
-    },
-    /// Sealing failed: a public key is not what its configuration says.
-    #[error("sealing to the {role}: {why}")]
-    Seal {
-        /// Whose key.
-        role: Role,
-        /// What is wrong.
-        why: String,
-    },
-    /// The leader did not take the report.
-    #[error("upload: {0}")]
-    Upload(CallError),
-    /// Something on our side broke.
-    #[error(transparent)]
-    Fault(#[from] Fault),
-}
-
-impl ClientError {
-    /// Whether another measurement may fare better: this one was refused, not all of them.
-    pub fn is_about_the_report(&self) -> bool {
-        match self {
-            Self::Vdaf(_) => true,
-            Self::Upload(CallError::Refused(problem)) => matches!(
-                problem.kind,
-                ProblemType::ReportRejected | ProblemType::ReportTooEarly | ProblemType::InvalidMessage
-            ),
-            _ => false,
-        }
-    }
-
-    /// A short name to count by: the protocol's where it has one.
-    pub fn reason(&self) -> String {
-        match self {
-            Self::Vdaf(_) => "invalidMeasurement".to_owned(),
-            Self::Upload(CallError::Refused(problem)) => problem.kind.to_string(),
-            Self::Upload(_) => "noAnswer".to_owned(),
-            Self::Keys { .. } | Self::NoUsableKey { .. } | Self::Seal { .. } => "noKey".to_owned(),
-            Self::Fault(_) => "fault".to_owned(),
-        }
-    }
 }
 
 /// Uploads measurements for one task.
@@ -129,16 +69,9 @@ impl Client {
     /// Uploads one measurement, made at `time` or now. Tries again while that may help: with a new report if the leader
     /// does not know the key any more, with the same one if its answer is missing.
     pub async fn upload(&self, measurement: Measurement, time: Option<Time>) -> Result<ReportId, ClientError> {
-        let time = time.unwrap_or_else(Time::now);
-        let report = self.prepare(measurement.clone(), time).await?;
-        match self.send(&report).await {
-            Err(ClientError::Upload(error)) if is_outdated(&error) => {
-                self.forget_keys();
-                let report = self.prepare(measurement, time).await?;
-                self.send(&report).await.map(|()| report.metadata.id)
-            }
-            result => result.map(|()| report.metadata.id),
-        }
+        let results = self.upload_together(Arc::from([measurement]), time).await;
+        let missing = || Fault::while_doing("uploading a report", "nothing became of it");
+        results.into_iter().next().unwrap_or_else(|| Err(missing().into()))
     }
 
     /// Makes a report without sending it. Computes on a thread for blocking work.
@@ -150,13 +83,33 @@ impl Client {
             .map_err(|e| Fault::while_doing("making a report", e))?
     }
 
-    /// Uploads a report (DAP-09 section 4.4.2). Sending the same one again is harmless, so that is tried.
-    pub async fn send(&self, report: &Report) -> Result<(), ClientError> {
+    /// Uploads reports in one request (DAP-09 section 4.4.2, DAP-18 section 4.4.2), of which one may have as many as
+    /// [`reports_per_upload`](wire::Wire::reports_per_upload) says, and returns which were refused, in their order.
+    /// Sending the same ones again is harmless, so that is tried.
+    pub async fn send(&self, reports: &[Report]) -> Result<Vec<(ReportId, ReportError)>, ClientError> {
         let wire = wire::of(self.task.revision);
-        let body = Bytes::from(wire.encode_upload(&self.task, std::slice::from_ref(report)));
+        let body = Bytes::from(wire.encode_upload(&self.task, reports));
         let call = wire.upload_call(&self.task.id);
-        let upload = || self.peer.call(&self.task.leader_url, &call, None, body.clone());
-        retry(self.retries, upload).await.map(drop).map_err(ClientError::Upload)
+        let is_lost = AtomicBool::new(false);
+        let upload = async || {
+            let answer =
+                self.peer.send(&self.task.leader_url, &call, None, body.clone()).await.map_err(CallError::from);
+            let answer = answer.and_then(|answer| answer.expect(None)).inspect_err(|error| {
+                is_lost.fetch_or(may_have_been_taken(error), Ordering::Relaxed);
+            })?;
+            let answer = if answer.body.is_empty() { answer } else { answer.expect(call.accept)? };
+            let refused = wire.decode_upload_answer(&answer.body);
+            refused.map_err(|malformed| CallError::Unexpected(malformed.to_string()))
+        };
+        let mut refused = retry(self.retries, upload).await.map_err(ClientError::Upload)?;
+        if let Some((id, _)) = refused.iter().find(|(id, _)| reports.iter().all(|report| report.metadata.id != *id)) {
+            return Err(ClientError::Upload(CallError::Unexpected(format!("a report that was not sent: {id}"))));
+        }
+        if is_lost.into_inner() {
+            // What an earlier attempt brought there, of which we did not get to hear.
+            refused.retain(|(_, error)| *error != ReportError::ReportReplayed);
+        }
+        Ok(refused)
     }
 
     /// The keys of both aggregators: those that we have, or new ones when they are too old.
@@ -175,11 +128,16 @@ impl Client {
         Ok(keys)
     }
 
-    fn forget_keys(&self) {
-        *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// Forgets keys that turned out to be outdated, unless there are others already.
+    fn forget(&self, outdated: &AggregatorKeys) {
+        let mut cached = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.as_ref().is_some_and(|cached| cached.keys == *outdated) {
+            *cached = None;
+        }
     }
 
-    /// An aggregator's first key that we can use, and how long it may be kept (DAP-09 section 4.4.1).
+    /// An aggregator's first key that we can use, and how long it may be kept (DAP-09 section 4.4.1, DAP-18 section
+    /// 4.4.1).
     async fn fetch(&self, role: Role, url: &str) -> Result<(HpkeConfig, Span), ClientError> {
         let wire = wire::of(self.task.revision);
         let call = wire.hpke_config_call(&self.task.id);
@@ -202,12 +160,17 @@ fn choose(configs: Result<Vec<HpkeConfig>, Malformed>) -> Result<HpkeConfig, Str
     })
 }
 
-fn is_outdated(error: &CallError) -> bool {
-    error.problem().is_some_and(|problem| problem.kind == ProblemType::OutdatedConfig)
+/// Whether the leader may have taken the reports of a request that failed.
+fn may_have_been_taken(error: &CallError) -> bool {
+    match error {
+        CallError::Unanswered(error) => !error.never_sent(),
+        CallError::Refused(problem) => matches!(problem.status, 500 | 502 | 504),
+        CallError::Unexpected(_) => true,
+    }
 }
 
 /// Makes a report of a measurement: splits it, rounds the time down to the task's precision, and seals the halves
-/// (DAP-09 section 4.4.2).
+/// (DAP-09 section 4.4.2, DAP-18 section 4.4.2).
 pub fn make_report(
     task: &TaskParameters,
     preparer: &dyn Preparer,

@@ -1,5 +1,5 @@
 //! The collector of a task: asks the leader for an aggregate, waits for it, opens both shares and puts them together
-//! (DAP-09 section 4.6).
+//! (DAP-09 section 4.6, DAP-18 section 4.6).
 
 use std::{sync::Arc, time::Duration as Span};
 
@@ -58,6 +58,9 @@ pub enum CollectError {
     /// The leader did not take the request, or could not fulfil it.
     #[error("the leader: {0}")]
     Call(CallError),
+    /// The protocol has no such query.
+    #[error("the query: {0}")]
+    Impossible(Malformed),
     /// The answer does not decode.
     #[error("the leader's answer: {0}")]
     Malformed(#[from] Malformed),
@@ -112,37 +115,40 @@ impl Collector {
     ) -> Result<Collected, CollectError> {
         let (wire, task) = (wire::of(self.task.public.revision), &self.task.public);
         let request = CollectionReq { query, aggregation_parameter: Bytes::new(), extensions: Vec::new() };
-        let request = Bytes::from(wire.encode_collection_req(task, &request)?);
+        let request = wire.encode_collection_req(task, &request).map_err(CollectError::Impossible)?;
+        let request = Bytes::from(request);
         let create = wire.create_call(Interaction::CollectionJob, &task.id, CollectionJobId::random().as_bytes());
         // Repeating the request is harmless.
         let mut reply = self.ask(&create, request.clone()).await?;
         progress(Progress::Accepted);
         // Starts fast, as a batch may be ready, and ends at a pace that does not matter.
         let mut backoff = Backoff::new(Span::from_millis(100), Span::from_secs(30));
-        let (mut place, mut asked, mut is_first) = (None, 0, true);
+        let (mut place, mut asked) = (None, 0);
         loop {
+            place = reply.place.or(place);
             if let Some(body) = reply.ready {
                 let collection = wire.decode_collection(task, &body)?;
-                return self.open(&query, &request, &collection, reply.place.or(place));
+                return self.open(&query, &request, &collection, place);
             }
-            place = reply.place.or(place);
             let poll = place.as_deref().and_then(|place| wire.poll_call(Interaction::CollectionJob, place));
             let poll = poll.ok_or(CollectError::Unfit("neither a result nor a place to ask for it"))?;
-            if !is_first {
-                asked += 1;
-                progress(Progress::Waiting(asked));
+            // The first time at once, unless the leader says that this is of no use.
+            if asked > 0 || reply.retry_after.is_some() {
                 tokio::time::sleep(backoff.next_delay(reply.retry_after)).await;
             }
             reply = self.ask(&poll, Bytes::new()).await?;
-            is_first = false;
             if wire.says_deleted(reply.status) {
                 return Err(CollectError::Deleted);
+            }
+            if reply.ready.is_none() {
+                asked += 1;
+                progress(Progress::Waiting(asked));
             }
         }
     }
 
-    /// Tells the leader that a result is not needed any more. Where the leader makes the batches, a collection after
-    /// this gets the next one; keep the result first.
+    /// Tells the leader that a result is not needed any more (DAP-09 section 4.6.1, DAP-18 section 4.6.3). Where the
+    /// leader makes the batches, a collection after this gets the next one, and this one is gone: keep the result first.
     pub async fn release(&self, collected: &Collected) -> Result<(), CollectError> {
         let wire = wire::of(self.task.public.revision);
         let delete = |place: &String| wire.delete_call(Interaction::CollectionJob, place);

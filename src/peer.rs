@@ -24,6 +24,11 @@ use crate::{
 pub use backoff::Backoff;
 pub use retry::{Retries, retry};
 
+/// The longest `Location` that is followed, in bytes: a leader stores it.
+const MAX_LOCATION: usize = 2048;
+/// The HTTP status of a request that was taken and is not done (RFC 9110 section 15.3.3).
+const ACCEPTED: u16 = 202;
+
 /// What a [`Peer`] may spend on one request.
 #[derive(Clone, Debug)]
 pub struct PeerOptions {
@@ -188,12 +193,19 @@ pub fn join(base: &str, path: &str) -> String {
 /// `path`. Anywhere else is refused: our credentials are for this peer alone.
 fn place_below(base: &str, path: &str, location: &str) -> Result<String, CallError> {
     let below = || {
-        let base = Url::parse(&join(base, "")).ok()?;
-        let place = base.join(path).ok()?.join(location).ok()?;
-        let rest = place.path().strip_prefix(base.path()).filter(|_| place.origin() == base.origin())?;
+        let asked = Url::parse(&join(base, path)).ok()?;
+        let place = asked.join(location).ok()?;
+        // Parsing has resolved all dots, so that what begins like the base is below it.
+        let base = Url::parse(&join(base, "")).ok().filter(|base| base.origin() == place.origin())?;
+        let rest = place.path().strip_prefix(base.path()).filter(|rest| !rest.is_empty())?;
         Some(place.query().map_or_else(|| rest.to_owned(), |query| format!("{rest}?{query}")))
     };
-    below().ok_or_else(|| CallError::Unexpected(format!("a location that is not below {base}: {location:?}")))
+    match location.len() {
+        0..=MAX_LOCATION => {
+            below().ok_or_else(|| CallError::Unexpected(format!("a location that is not below {base}: {location:?}")))
+        }
+        length => Err(CallError::Unexpected(format!("a location of {length} bytes"))),
+    }
 }
 
 impl Peer {
@@ -257,10 +269,7 @@ impl Peer {
             (None, None) => None,
         };
         let (status, retry_after) = (answer.status, answer.retry_after);
-        // A call that expects no body is not interested in what a peer may send.
-        let is_ready = !answer.body.is_empty() && call.accept.is_some();
-        let ready = if is_ready { Some(answer.expect(call.accept)?.body) } else { None };
-        Ok(Reply { status, place, ready, retry_after })
+        Ok(Reply { status, place, retry_after, ready: answer.ready(call.accept)? })
     }
 
     async fn receive(&self, url: &str, mut response: Response) -> Result<Answer, PeerError> {
@@ -305,6 +314,18 @@ impl Answer {
                 Err(CallError::Unexpected(format!("status {} with {found} instead of {wanted}", self.status)))
             }
             _ => Ok(self),
+        }
+    }
+
+    /// The body of a successful answer if it is of the media type `accept`. There is none yet if the peer takes its time:
+    /// the body is empty then (DAP-18 section 3.1), or says something else with the status for that (DAP-09).
+    pub fn ready(self, accept: Option<&str>) -> Result<Option<Bytes>, CallError> {
+        match accept {
+            Some(wanted) if !self.body.is_empty() && (self.status != ACCEPTED || self.has_type(wanted)) => {
+                self.expect(accept).map(|answer| Some(answer.body))
+            }
+            // Whoever expects no body is not interested in what a peer may send.
+            _ => Ok(None),
         }
     }
 

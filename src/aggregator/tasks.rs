@@ -82,6 +82,7 @@ pub fn status(state: &TaskState) -> TaskStatus {
     TaskStatus {
         id: task.public.id,
         revision: task.public.revision,
+        info: task.public.info.clone(),
         role: task.role(),
         leader_url: task.public.leader_url.clone(),
         helper_url: task.public.helper_url.clone(),
@@ -90,6 +91,7 @@ pub fn status(state: &TaskState) -> TaskStatus {
         min_batch_size: task.public.min_batch_size,
         time_precision: task.public.time_precision,
         task_expiration: task.public.task_expiration,
+        task_interval: task.public.task_interval,
         counters: state.counters.clone(),
         waiting: state.waiting.len() as u64,
         jobs: (state.leader_jobs.len() + state.deferred.len()) as u64,

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::Failure;
 use crate::{
     config::{Config, Overrides, span},
-    model::{BatchMode, Duration, VdafConfig},
+    model::{BatchMode, Duration, Revision, VdafConfig},
     vdaf::table::{self, Parameters},
 };
 
@@ -35,6 +35,28 @@ impl ConfigArgs {
     }
 }
 
+/// A revision of the protocol, as it is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Dap {
+    /// What deployed clients, leaders and helpers speak: Janus 0.7, @divviup/dap, Daphne.
+    #[default]
+    #[value(name = "09")]
+    Dap09,
+    /// The newest draft: uploads of several reports in one request, largest numbers that are not whole bits.
+    #[value(name = "18")]
+    Dap18,
+}
+
+impl Dap {
+    /// The revision.
+    pub fn revision(self) -> Revision {
+        match self {
+            Self::Dap09 => Revision::Dap09,
+            Self::Dap18 => Revision::Dap18,
+        }
+    }
+}
+
 /// Which VDAF, and its parameters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
 pub struct VdafArgs {
@@ -44,6 +66,9 @@ pub struct VdafArgs {
     /// Bits of each number (sum, sumvec): numbers are below 2^BITS.
     #[arg(long, help_heading = "What is measured")]
     pub bits: Option<usize>,
+    /// The largest number (sum, sumvec), in place of --bits. With --dap 18 any; otherwise one below a power of two.
+    #[arg(long, value_name = "N", help_heading = "What is measured")]
+    pub max_measurement: Option<u64>,
     /// Numbers in each vector (sumvec), flags (multihot), or bins (histogram).
     #[arg(long, help_heading = "What is measured")]
     pub length: Option<usize>,
@@ -68,6 +93,7 @@ impl VdafArgs {
     pub fn configure(&self) -> Result<VdafConfig, Failure> {
         let parameters = Parameters {
             bits: self.bits,
+            max_measurement: self.max_measurement,
             length: self.length,
             max_weight: self.max_weight,
             chunk_length: self.chunk_length,
@@ -87,7 +113,7 @@ pub struct BatchArgs {
     /// 1 in a pair.
     #[arg(long, value_name = "N", help_heading = "Batches")]
     pub min_batch_size: Option<u64>,
-    /// No batch has more reports (fixed-size only).
+    /// No batch has more reports (fixed-size only; not with --dap 18).
     #[arg(long, value_name = "N", help_heading = "Batches")]
     pub max_batch_size: Option<u64>,
     /// Times are rounded down to a multiple of this, and intervals must be multiples of it. 1h by default, and 10s in
@@ -101,7 +127,8 @@ pub struct BatchArgs {
 pub enum QueryKind {
     /// The collector, by naming an interval of time.
     TimeInterval,
-    /// The leader, as soon as enough reports are there.
+    /// The leader, as soon as enough reports are there; DAP-18 calls it leader-selected.
+    #[value(alias = "leader-selected")]
     FixedSize,
 }
 

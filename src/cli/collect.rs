@@ -9,7 +9,7 @@ use super::{
     Failure, Outcome,
     args::duration,
     calendar, show,
-    style::{Style, say},
+    style::{self, Style},
     taskfile::TaskFile,
 };
 use crate::{
@@ -25,7 +25,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A batch is given out once. Without options, all that has no end is collected: everything up to \
-    now, or the current batch of a fixed-size task. Times are UTC and multiples of the task's time precision.\n\n\
+    now, or the current batch of a fixed-size task. A DAP-18 leader gives out the same batch again until it is told that \
+    the result has arrived, which this command does once the result is written out. Times are UTC and multiples of the task's time precision.\n\n\
     Examples:\n  \
     dapbox collect --task collector.toml\n  \
     dapbox collect --task collector.toml --interval 2026-11-22T10:00 1h\n  \
@@ -46,7 +47,7 @@ pub struct Args {
     /// Up to this time; up to now if this is left out.
     #[arg(long, value_name = "TIME", value_parser = calendar::parse)]
     until: Option<Time>,
-    /// A batch of a fixed-size task that was collected before.
+    /// A batch of a fixed-size task that was collected before (not of a DAP-18 task, where batches have no names).
     #[arg(long, value_name = "ID", allow_hyphen_values = true,
         conflicts_with_all = ["interval", "since", "until", "current_batch"])]
     batch_id: Option<BatchId>,
@@ -80,7 +81,7 @@ pub async fn run(args: Args) -> Outcome {
         query(&args, file.task.batch, task.public.time_precision, began, Time::now()).map_err(Failure::usage)?;
     let vdaf = task.public.vdaf.clone();
     let collector = Collector::new(task, keypair, Peer::new(&PeerOptions::default())?, Retries::default())?;
-    let spinner = super::style::spinner("asking the leader");
+    let spinner = style::spinner("asking the leader");
     let progress = |progress| match progress {
         Progress::Accepted => spinner.set_message("collecting"),
         Progress::Waiting(_) => spinner.set_message("waiting for the leader"),
@@ -88,7 +89,20 @@ pub async fn run(args: Args) -> Outcome {
     let result = collector.collect(query, Some(args.timeout), progress).await;
     spinner.finish_and_clear();
     let collected = result.map_err(|error| explain(&error, &query))?;
-    Ok(say(render(&collected, &query, &vdaf, args.output)?)?)
+    let is_read = style::try_say(render(&collected, &query, &vdaf, args.output)?)?;
+    if is_read && is_given_out_until_released(&query, &collected) {
+        // Not before the result is written: after this nobody can ask for it again.
+        if let Err(error) = collector.release(&collected).await {
+            style::warn(format!("the next collection will get the same batch again, as it was not released: {error}"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the leader gives out this batch again and again until it hears that the collector has it. Where it says which
+/// batch it is, it gives out another one the next time, and this one by its id.
+fn is_given_out_until_released(query: &Query, collected: &Collected) -> bool {
+    *query == Query::FixedSize(FixedSizeQuery::CurrentBatch) && collected.batch_id.is_none()
 }
 
 /// What the arguments ask for, in a task of the given mode that began at the given time.
@@ -138,6 +152,9 @@ fn interval(args: &Args, precision: Duration, began: Option<Time>, now: Time) ->
 
 /// What the operator can do about it.
 fn explain(error: &CollectError, query: &Query) -> Failure {
+    if let CollectError::Impossible(_) = error {
+        return Failure::usage(error);
+    }
     let CollectError::Call(call) = error else {
         let hint = match error {
             CollectError::Deadline(_) => {
@@ -256,6 +273,21 @@ mod tests {
         assert_eq!(ask(&[], mode), Ok(Query::FixedSize(FixedSizeQuery::CurrentBatch)));
         assert_eq!(ask(&["--batch-id", &id.to_string()], mode), Ok(Query::FixedSize(FixedSizeQuery::ByBatchId(id))));
         assert!(ask(&["--since", "3600"], mode).is_err());
+    }
+
+    #[test]
+    fn a_batch_is_released_only_where_nothing_else_leads_to_the_next_one() {
+        let collected = |batch_id| Collected {
+            report_count: 3,
+            interval: Interval::new(Time(3600), HOUR).unwrap(),
+            batch_id,
+            place: Some("tasks/x/collection_jobs/1".to_owned()),
+            result: AggregateResult::Number(1),
+        };
+        let current = Query::FixedSize(FixedSizeQuery::CurrentBatch);
+        assert!(is_given_out_until_released(&current, &collected(None)));
+        assert!(!is_given_out_until_released(&current, &collected(Some(BatchId::new([1; 32])))));
+        assert!(!is_given_out_until_released(&by_time(0, 3600).unwrap(), &collected(None)));
     }
 
     #[test]

@@ -24,8 +24,8 @@ pub struct Pair {
 
 /// One of them.
 pub struct Node {
-    /// Its base URL for task files.
-    pub url: String,
+    /// Where it serves, without the path of a revision.
+    origin: String,
     /// Its data directory.
     pub data_dir: PathBuf,
     server: Server,
@@ -91,8 +91,13 @@ impl Node {
         };
         let control = Socket::new(config.control_socket())?;
         let server = Server::start(config).await?;
-        let url = format!("http://{}/{}/", server.address(), wire::of(Revision::Dap09).prefix());
-        Ok(Self { url, data_dir, server, control })
+        let origin = format!("http://{}", server.address());
+        Ok(Self { origin, data_dir, server, control })
+    }
+
+    /// Its base URL for task files, where it speaks a revision.
+    pub fn url(&self, revision: Revision) -> String {
+        format!("{}/{}/", self.origin, wire::of(revision).prefix())
     }
 
     /// How far a task is.

@@ -6,13 +6,13 @@ use url::Url;
 
 use super::{
     Failure, Outcome,
-    args::{BatchArgs, QueryKind, VdafArgs},
+    args::{BatchArgs, Dap, QueryKind, VdafArgs},
     local::{Directory, Pair},
     show,
     signals::Signals,
     style::{Style, say},
     task,
-    taskfile::{TaskFile, TaskFiles},
+    taskfile::{TaskFile, TaskFiles, VerifyKey},
 };
 use crate::{
     config::span,
@@ -28,6 +28,7 @@ use crate::{
     Examples:\n  \
     dapbox pair\n  \
     dapbox pair --vdaf histogram --length 10\n  \
+    dapbox pair --dap 18 --vdaf sum --max-measurement 100\n  \
     dapbox pair --dir my-pair --port-base 9000 --vdaf sum --bits 8"
 )]
 pub struct Args {
@@ -37,6 +38,9 @@ pub struct Args {
     /// The leader's port; the helper's is the next one. Free ones are chosen if this is left out.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..65535))]
     port_base: Option<u16>,
+    /// The protocol revision of the task; 09 by default.
+    #[arg(long, value_enum, value_name = "REVISION")]
+    dap: Option<Dap>,
     #[command(flatten)]
     vdaf: VdafArgs,
     #[command(flatten)]
@@ -103,6 +107,7 @@ fn check_known(args: &Args, files: &TaskFiles, ports: [u16; 2]) -> Outcome {
         BatchMode::FixedSize { max_batch_size } => (QueryKind::FixedSize, max_batch_size),
     };
     let contradictions = [
+        ("--dap", args.dap.is_some_and(|wanted| wanted.revision() != task.revision)),
         ("what is measured", args.vdaf.is_given() && args.vdaf.configure()? != task.vdaf),
         ("--query", batch.query.is_some_and(|wanted| wanted != kind)),
         ("--min-batch-size", batch.min_batch_size.is_some_and(|wanted| wanted != task.min_batch_size)),
@@ -113,8 +118,9 @@ fn check_known(args: &Args, files: &TaskFiles, ports: [u16; 2]) -> Outcome {
     match contradictions.iter().find(|(_, contradicts)| *contradicts) {
         None => Ok(()),
         Some((what, _)) => Err(Failure::usage(format!(
-            "{what} contradicts the task that is kept here ({}; {}; precision {}; ports {} and {}), which never \
-             changes: leave it out, or choose another --dir",
+            "{what} contradicts the task that is kept here ({}; {}; {}; precision {}; ports {} and {}), which \
+             never changes: leave it out, or choose another --dir",
+            show::revision(task.revision),
             show::vdaf(&task.vdaf),
             show::batches(task.batch, task.min_batch_size),
             span::show(*task.time_precision),
@@ -130,8 +136,10 @@ async fn introduce(args: &Args, directory: &Directory, pair: &Pair, known: Optio
         Some(files) => files,
         None => {
             let batch = args.batch.clone().or(1, Duration(10));
-            let (leader, helper) = (pair.leader.url.clone(), pair.helper.url.clone());
-            let files = TaskFiles::generate(task::parameters(leader, helper, args.vdaf.configure()?, &batch)?)?;
+            let revision = args.dap.unwrap_or_default().revision();
+            let urls = [&pair.leader, &pair.helper].map(|node| node.url(revision));
+            let task = task::parameters(revision, urls, args.vdaf.configure()?, &batch)?;
+            let files = TaskFiles::generate(task, &VerifyKey::default())?;
             files.write(directory.path())?;
             files
         }
@@ -146,9 +154,10 @@ fn print_introduction(directory: &Directory, pair: &Pair, files: &TaskFiles) -> 
     let line = |name: &str, value: &str| say(format!("  {}{value}", style.dim(&format!("{name:<10}"))));
     say(style.bold("A leader and a helper are running on this machine."))?;
     say("")?;
-    line("leader", &pair.leader.url)?;
-    line("helper", &pair.helper.url)?;
+    line("leader", &task.leader_url)?;
+    line("helper", &task.helper_url)?;
     line("task", &task.id.to_string())?;
+    line("protocol", &show::revision(task.revision))?;
     line("measures", &show::vdaf(&task.vdaf))?;
     line("batches", &show::batches(task.batch, task.min_batch_size))?;
     let dir = absolute(directory.path());

@@ -9,8 +9,9 @@ use super::{
 use crate::{
     collector::Collected,
     config::span,
-    model::{BatchMode, Interval, Max, Role, VdafConfig, status::TaskStatus},
+    model::{BatchMode, Interval, Max, Revision, Role, VdafConfig, status::TaskStatus},
     vdaf::AggregateResult,
+    wire,
 };
 
 /// A party's name.
@@ -21,6 +22,11 @@ pub fn role(role: Role) -> &'static str {
         Role::Leader => "leader",
         Role::Helper => "helper",
     }
+}
+
+/// A revision's name, which is also its path: `dap-09`.
+pub fn revision(revision: Revision) -> String {
+    wire::of(revision).prefix().to_owned()
 }
 
 /// What is measured, in words.
@@ -62,8 +68,9 @@ pub fn batches(mode: BatchMode, min: u64) -> String {
 /// A task in one line.
 pub fn task_line(task: &TaskStatus, style: Style) -> String {
     format!(
-        "{}  {:<6}  {}  {}",
+        "{}  {}  {:<6}  {}  {}",
         task.id,
+        revision(task.revision),
         role(task.role),
         vdaf(&task.vdaf),
         style.dim(&format!("{} waiting, {} aggregated", style::count(task.waiting), style::count(task.aggregated)))
@@ -77,12 +84,20 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "  {}{value}", style.dim(&format!("{name:<18}")));
     };
+    line("protocol", revision(task.revision));
     line("role", role(task.role).to_owned());
     line("leader", task.leader_url.clone());
     line("helper", task.helper_url.clone());
     line("measures", vdaf(&task.vdaf));
     line("batches", batches(task.batch_mode, task.min_batch_size));
     line("time precision", span::show(std::time::Duration::from_secs(task.time_precision.0)));
+    if !task.info.is_empty() {
+        // Quoted, as it may be anything.
+        line("info", format!("{:?}", task.info));
+    }
+    if let Some(open) = task.task_interval {
+        line("open", interval(open));
+    }
     if let Some(end) = task.task_expiration {
         line("expires", calendar::show(end));
     }

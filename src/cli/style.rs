@@ -13,12 +13,23 @@ pub const WIDTH: usize = 80;
 
 /// Writes lines to standard output. That nobody reads them any more, as behind `head`, is no failure.
 pub fn say(text: impl Display) -> io::Result<()> {
+    try_say(text).map(drop)
+}
+
+/// Writes lines to standard output. False if nobody reads them any more.
+pub fn try_say(text: impl Display) -> io::Result<bool> {
     let text = text.to_string();
     let mut out = io::stdout().lock();
     match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
-        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written,
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true),
     }
+}
+
+/// Says on standard error what went wrong beside the point.
+pub fn warn(text: impl Display) {
+    // Where nobody reads it, nobody minds.
+    let _ = writeln!(io::stderr(), "{} {text}", Style::stderr().bad("warning:"));
 }
 
 /// Whether and how text is emphasised.

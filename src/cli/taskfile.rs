@@ -13,10 +13,10 @@ use crate::{
     config::Seconds,
     hpke::{Keypair, Suite},
     model::{
-        BatchMode, Duration, HpkeConfig, Party, Revision, Role, Secret, Task, TaskId, TaskParameters, Time, TokenHash,
-        VdafConfig,
+        BatchMode, Duration, HpkeConfig, Interval, Party, Revision, Role, Secret, Task, TaskId, TaskParameters, Time,
+        TokenHash, VdafConfig,
     },
-    vdaf,
+    vdaf, wire,
 };
 
 /// How many aggregation parameters a batch may be queried with: the VDAFs that we have know only one.
@@ -47,6 +47,9 @@ pub struct Parameters {
     pub id: TaskId,
     /// The protocol that all parties of the task speak.
     pub revision: Revision,
+    /// Tells the task from others that are configured alike; empty where the protocol has no such text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub info: String,
     /// Base URL of the leader.
     pub leader_url: String,
     /// Base URL of the helper.
@@ -55,6 +58,9 @@ pub struct Parameters {
     pub min_batch_size: u64,
     /// Times are rounded down to a multiple of this.
     pub time_precision: Seconds,
+    /// Reports before this are refused. Goes with `expires`.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "instant")]
+    pub starts: Option<Time>,
     /// Reports after this are refused.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "instant")]
     pub expires: Option<Time>,
@@ -73,6 +79,9 @@ pub struct Parameters {
 pub struct LeaderPart {
     /// The key that leader and helper share to verify reports.
     pub verify_key: Secret,
+    /// What leader and helper call that key, where the protocol names it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub verify_key_id: u8,
     /// The token that the leader presents to the helper.
     #[serde(with = "token")]
     pub helper_token: Secret,
@@ -88,6 +97,9 @@ pub struct LeaderPart {
 pub struct HelperPart {
     /// The key that leader and helper share to verify reports.
     pub verify_key: Secret,
+    /// What leader and helper call that key, where the protocol names it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub verify_key_id: u8,
     /// The hash of the token that the leader presents to the helper.
     pub leader_token_hash: TokenHash,
     /// The key that aggregate shares are sealed to.
@@ -110,6 +122,15 @@ pub struct CollectorPart {
     pub key: HpkeConfig,
 }
 
+/// Where the key comes from that leader and helper share to verify reports, and what they call it.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyKey {
+    /// A secret that it is derived from, together with the task's id; without one it is random.
+    pub seed: Option<Secret>,
+    /// Its number, where the protocol names it.
+    pub id: u8,
+}
+
 /// The four files of a task.
 #[derive(Clone, Debug)]
 pub struct TaskFiles {
@@ -123,29 +144,72 @@ pub struct TaskFiles {
     pub collector: TaskFile,
 }
 
+impl Parameters {
+    /// The same for everybody who does not read files.
+    pub fn parameters(&self) -> TaskParameters {
+        let task = self.clone();
+        let task_interval = task.starts.and_then(|starts| {
+            let length = task.expires?.0.checked_sub(starts.0)?;
+            Interval::new(starts, Duration(length))
+        });
+        TaskParameters {
+            id: task.id,
+            revision: task.revision,
+            info: task.info,
+            leader_url: task.leader_url,
+            helper_url: task.helper_url,
+            batch_mode: task.batch,
+            vdaf: task.vdaf,
+            min_batch_size: task.min_batch_size,
+            time_precision: Duration(task.time_precision.as_secs()),
+            task_expiration: task.expires.filter(|_| task_interval.is_none()),
+            task_interval,
+        }
+    }
+
+    /// Whether the task's protocol can express all of it; if not, what to change.
+    fn check(&self) -> Result<(), String> {
+        match (self.starts, self.expires) {
+            (Some(_), None) => return Err("the task has a start and no end: say when it expires, too".to_owned()),
+            (Some(starts), Some(expires)) if expires <= starts => {
+                return Err("the task expires before it starts".to_owned());
+            }
+            _ => {}
+        }
+        wire::of(self.revision).check_task(&self.parameters()).map_err(|why| format!("the task's {why}"))
+    }
+}
+
 impl TaskFiles {
-    /// Draws all keys and tokens of a new task.
-    pub fn generate(task: Parameters) -> Result<Self, Failure> {
-        let preparer = vdaf::preparer(task.revision, &task.vdaf).map_err(Failure::usage)?;
-        let verify_key = Secret::random(preparer.verify_key_length());
+    /// Draws all keys and tokens of a new task. Refuses one that its protocol cannot express.
+    pub fn generate(task: Parameters, verify_key: &VerifyKey) -> Result<Self, Failure> {
+        task.check().map_err(Failure::usage)?;
+        let length = vdaf::preparer(task.revision, &task.vdaf).map_err(Failure::usage)?.verify_key_length();
+        let verify_key_id = verify_key.id;
+        let verify_key = match &verify_key.seed {
+            Some(seed) => vdaf::derive_verify_key(seed, &task.id, length),
+            None => Secret::random(length),
+        };
         let (helper_token, token) = (Secret::random_token(), Secret::random_token());
         let keypair = Keypair::generate(1, Suite::DEFAULT)?;
         let key = keypair.config().clone();
         let client = TaskFile { task: task.clone(), leader: None, helper: None, collector: None };
         let leader = LeaderPart {
             verify_key: verify_key.clone(),
+            verify_key_id,
             helper_token: helper_token.clone(),
             collector_token_hash: TokenHash::of(token.expose()),
             collector_key: key.clone(),
         };
         let helper = HelperPart {
             verify_key,
+            verify_key_id,
             leader_token_hash: TokenHash::of(helper_token.expose()),
             collector_key: key.clone(),
         };
         // One unit of time earlier than now: the clocks of clients may be slow.
         let unit = Duration(task.time_precision.as_secs());
-        let since = Some(Time::now().truncate(unit).saturating_sub(unit));
+        let since = Some(task.starts.unwrap_or_else(|| Time::now().truncate(unit).saturating_sub(unit)));
         let collector = CollectorPart { since, token, private_key: keypair.private_key().clone(), key };
         Ok(Self {
             leader: TaskFile { leader: Some(leader), ..client.clone() },
@@ -189,6 +253,7 @@ impl TaskFile {
         if parts.into_iter().filter(|is_there| *is_there).count() > 1 {
             return Err(Failure::new(format!("{}: has the secrets of more than one party", path.display())));
         }
+        file.task.check().map_err(|why| Failure::new(why).context(path.display()))?;
         Ok(file)
     }
 
@@ -215,21 +280,22 @@ impl TaskFile {
 
     /// The task, for an aggregator; `None` if the file is not for one.
     pub fn aggregator_task(&self) -> Option<Task> {
-        let (verify_key, key, party) = match (&self.leader, &self.helper) {
-            (Some(LeaderPart { verify_key, helper_token, collector_token_hash, collector_key }), _) => {
-                let party =
-                    Party::Leader { helper_token: helper_token.clone(), collector_token: *collector_token_hash };
-                (verify_key, collector_key, party)
+        let (verify_key, verify_key_id, key, party) = match (&self.leader, &self.helper) {
+            (Some(leader), _) => {
+                let (helper_token, collector_token) = (leader.helper_token.clone(), leader.collector_token_hash);
+                let party = Party::Leader { helper_token, collector_token };
+                (&leader.verify_key, leader.verify_key_id, &leader.collector_key, party)
             }
-            (_, Some(HelperPart { verify_key, leader_token_hash, collector_key })) => {
-                (verify_key, collector_key, Party::Helper { leader_token: *leader_token_hash })
+            (_, Some(helper)) => {
+                let party = Party::Helper { leader_token: helper.leader_token_hash };
+                (&helper.verify_key, helper.verify_key_id, &helper.collector_key, party)
             }
             _ => return None,
         };
         Some(Task {
             public: self.parameters(),
             verify_key: verify_key.clone(),
-            verify_key_id: 0,
+            verify_key_id,
             max_batch_query_count: MAX_BATCH_QUERY_COUNT,
             report_expiry_age: self.task.report_expiry_age.map(|age| Duration(age.as_secs())),
             collector_hpke_config: key.clone(),
@@ -239,20 +305,7 @@ impl TaskFile {
 
     /// What all parties of the task know, as its clients need it. Any party's file will do.
     pub fn parameters(&self) -> TaskParameters {
-        let task = self.task.clone();
-        TaskParameters {
-            id: task.id,
-            revision: task.revision,
-            info: String::new(),
-            leader_url: task.leader_url,
-            helper_url: task.helper_url,
-            batch_mode: task.batch,
-            vdaf: task.vdaf,
-            min_batch_size: task.min_batch_size,
-            time_precision: Duration(task.time_precision.as_secs()),
-            task_expiration: task.expires,
-            task_interval: None,
-        }
+        self.task.parameters()
     }
 
     /// The task, for its collector, with the key that opens aggregate shares; an error if the file is not for it.
@@ -284,6 +337,11 @@ impl TaskFile {
     }
 }
 
+/// For serde: what is left out of files.
+fn is_zero(number: &u8) -> bool {
+    *number == 0
+}
+
 /// What each party's file begins with.
 fn heading(role: Role) -> &'static [&'static str] {
     match role {
@@ -307,15 +365,18 @@ fn heading(role: Role) -> &'static [&'static str] {
 }
 
 /// What is said above keys and tables.
-const COMMENTS: [(&str, &str); 17] = [
+const COMMENTS: [(&str, &str); 20] = [
     ("[task]", "The same in all four files. Compare it with the other parties': a task never changes."),
+    ("info", "Tells the task from others that are configured alike. Every report is bound to it."),
     ("min_batch_size", "No aggregate of fewer reports is ever given out."),
     ("time_precision", "The times of reports are rounded down to a multiple of this."),
+    ("starts", "Reports before this are refused."),
     ("expires", "Reports after this are refused."),
     ("report_expiry_age", "Reports older than this are refused, and what is known of them may be forgotten."),
     ("[task.batch]", "How reports are put into batches."),
     ("[task.vdaf]", "What is measured."),
     ("verify_key", "SECRET. Leader and helper have the same; nobody else may know it."),
+    ("verify_key_id", "What leader and helper call that key: the same number in both files."),
     ("helper_token", "SECRET. What the leader presents to the helper."),
     ("collector_token_hash", "SHA-256 of what the collector presents to the leader."),
     ("leader_token_hash", "SHA-256 of what the leader presents to the helper."),
@@ -367,115 +428,4 @@ mod token {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
-    use super::*;
-
-    fn files() -> TaskFiles {
-        TaskFiles::generate(Parameters {
-            id: TaskId::random(),
-            revision: Revision::Dap09,
-            leader_url: "https://leader.example/dap-09/".to_owned(),
-            helper_url: "https://helper.example/dap-09/".to_owned(),
-            min_batch_size: 100,
-            time_precision: Seconds::new(3600),
-            expires: Some(Time(1_900_000_000)),
-            report_expiry_age: Some(Seconds::new(86_400)),
-            batch: BatchMode::FixedSize { max_batch_size: Some(200) },
-            vdaf: VdafConfig::Prio3Histogram { length: 10, chunk_length: 4 },
-        })
-        .unwrap()
-    }
-
-    #[test]
-    fn files_read_back_are_private_and_are_not_overwritten() {
-        let dir = tempfile::tempdir().unwrap();
-        let files = files();
-        files.write(dir.path()).unwrap();
-        for (name, file) in files.named() {
-            let path = dir.path().join(name);
-            assert_eq!(TaskFile::read(&path).unwrap(), *file, "{name}");
-            let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
-            assert_eq!(mode, if name == "client.toml" { 0o644 } else { 0o600 }, "{name}");
-        }
-        assert!(files.write(dir.path()).is_err());
-        assert!(files.leader.write(&dir.path().join("leader.toml")).is_err());
-    }
-
-    #[test]
-    fn leader_and_helper_get_the_same_task_and_matching_tokens() {
-        let files = files();
-        let leader = files.leader.aggregator_task().unwrap();
-        let helper = files.helper.aggregator_task().unwrap();
-        assert_eq!(Task { party: helper.party.clone(), ..leader.clone() }, helper);
-        let (collector, keypair) = files.collector.collector_task().unwrap();
-        assert_eq!(*keypair.config(), leader.collector_hpke_config);
-        let (Party::Leader { helper_token, collector_token }, Party::Helper { leader_token }) =
-            (leader.party, helper.party)
-        else {
-            panic!("wrong parties");
-        };
-        assert!(leader_token.matches(helper_token.expose()));
-        assert!(collector_token.matches(collector.token.expose()));
-        assert_eq!(leader.public.time_precision, Duration(3600));
-        assert_eq!(leader.public.task_expiration, Some(Time(1_900_000_000)));
-    }
-
-    #[test]
-    fn nobody_gets_another_partys_secrets() {
-        let files = files();
-        let text = |file: &TaskFile| file.to_text().unwrap();
-        let verify_key = toml::Value::try_from(&files.helper.helper.as_ref().unwrap().verify_key).unwrap().to_string();
-        let collector = files.collector.collector.as_ref().unwrap();
-        let token = collector.token.expose_text().unwrap();
-        let private_key = toml::Value::try_from(&collector.private_key).unwrap().to_string();
-        let helper_token = files.leader.leader.as_ref().unwrap().helper_token.expose_text().unwrap();
-        let holders = |secret: &str| files.named().map(|(_, file)| text(file).contains(secret));
-        assert_eq!(holders(&verify_key), [true, true, false, false]);
-        assert_eq!(holders(helper_token), [true, false, false, false]);
-        assert_eq!(holders(token), [false, false, false, true]);
-        assert_eq!(holders(&private_key), [false, false, false, true]);
-        assert!(files.client.aggregator_task().is_none() && files.collector.aggregator_task().is_none());
-        assert!(files.leader.collector_task().is_err());
-    }
-
-    #[test]
-    fn every_key_that_is_not_plain_is_explained() {
-        for (_, file) in files().named() {
-            let text = file.to_text().unwrap();
-            for (_, comment) in COMMENTS {
-                let mut keys = COMMENTS.iter().filter(|(_, other)| *other == comment).map(|(key, _)| *key);
-                let has_key = keys.any(|key| text.lines().any(|line| line.split(" =").next() == Some(key)));
-                assert_eq!(has_key, text.contains(comment), "{comment}");
-            }
-        }
-    }
-
-    #[test]
-    fn unknown_keys_bad_values_and_mixed_files_are_refused_with_a_line() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.toml");
-        let good = files().helper.to_text().unwrap();
-        let mixed = format!(
-            "{good}\n{}",
-            files()
-                .collector
-                .to_text()
-                .unwrap()
-                .split("[collector]")
-                .nth(1)
-                .map(|t| format!("[collector]{t}"))
-                .unwrap()
-        );
-        for (text, word) in [
-            (good.replace("min_batch_size", "min_batchsize"), "min_batchsize"),
-            (good.replace("2030-03-17T17:46:40Z", "soon"), "not a time"),
-            (mixed, "more than one party"),
-        ] {
-            std::fs::write(&path, text).unwrap();
-            let failure = TaskFile::read(&path).unwrap_err();
-            assert!(failure.message.contains(word) && failure.message.contains("x.toml"), "{}", failure.message);
-        }
-    }
-}
+mod tests;

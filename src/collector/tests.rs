@@ -1,6 +1,10 @@
 use std::sync::Mutex;
 
-use warp::{Filter, http::Response};
+use warp::{
+    Filter,
+    http::{Method, Response},
+    path::FullPath,
+};
 
 use super::*;
 use crate::{
@@ -12,20 +16,22 @@ use crate::{
 };
 
 const PRECISION: Duration = Duration(60);
+/// Where the leader has the collection job, if that is for it to say.
+const JOB: &str = "/below/dap/tasks/x/collection_jobs/1";
 
 fn interval(start: u64, duration: u64) -> Interval {
     Interval::new(Time(start), Duration(duration)).unwrap()
 }
 
-fn task(leader_url: String) -> CollectorTask {
+fn task(revision: Revision, leader_url: String, batch_mode: BatchMode) -> CollectorTask {
     CollectorTask {
         public: TaskParameters {
             id: TaskId::new([7; 32]),
-            revision: Revision::Dap09,
-            info: String::new(),
+            revision,
+            info: "a test".to_owned(),
             leader_url,
-            helper_url: String::new(),
-            batch_mode: BatchMode::TimeInterval,
+            helper_url: "http://helper.example/".to_owned(),
+            batch_mode,
             vdaf: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
             min_batch_size: 1,
             time_precision: PRECISION,
@@ -37,13 +43,14 @@ fn task(leader_url: String) -> CollectorTask {
 }
 
 /// The encoded aggregate shares of 11 and 31.
-fn shares(preparer: &dyn Preparer) -> (Vec<u8>, Vec<u8>) {
-    let key = vec![1; preparer.verify_key_length()];
-    let verify = Verification { key: &key, context: &[] };
+fn shares(task: &TaskParameters) -> (Vec<u8>, Vec<u8>) {
+    let preparer = vdaf::preparer(task.revision, &task.vdaf).unwrap();
+    let (key, context) = (vec![1; preparer.verify_key_length()], wire::of(task.revision).vdaf_context(&task.id));
+    let verify = Verification { key: &key, context: &context };
     let (mut leader, mut helper) = (preparer.zero(), preparer.zero());
     for number in [11, 31] {
         let report_id = ReportId::random();
-        let sharded = preparer.shard(&[], &Measurement::Number(number), &report_id).unwrap();
+        let sharded = preparer.shard(&context, &Measurement::Number(number), &report_id).unwrap();
         let share =
             |input_share| InputShare { report_id: &report_id, public_share: &sharded.public_share, input_share };
         let (pending, message) = preparer.leader_start(verify, share(&sharded.leader_share)).unwrap();
@@ -54,66 +61,110 @@ fn shares(preparer: &dyn Preparer) -> (Vec<u8>, Vec<u8>) {
     (preparer.encode(&leader), preparer.encode(&helper))
 }
 
-/// The collection that an honest leader answers to `query` with, changed by `change`.
-fn collection(config: &crate::model::HpkeConfig, query: &Query, change: impl FnOnce(&mut Collection)) -> Collection {
-    let task = task(String::new());
-    let wire = wire::of(task.public.revision);
-    let preparer = vdaf::preparer(task.public.revision, &task.public.vdaf).unwrap();
-    let (leader, helper) = shares(&*preparer);
-    let batch = match query {
-        Query::TimeInterval(interval) => BatchSelector::TimeInterval(*interval),
-        Query::FixedSize(_) => BatchSelector::FixedSize(BatchId::new([5; 32])),
-    };
-    let aad = wire.aggregate_share_aad(&task.public, &[], &batch);
-    let seal = |role, share: &[u8]| hpke::seal(config, &wire.aggregate_share_info(role), &aad, share).unwrap();
-    let mut collection = Collection {
-        batch: Some(batch.partial()),
-        report_count: 2,
-        interval: interval(120, 60),
-        leader_share: seal(Role::Leader, &leader),
-        helper_share: seal(Role::Helper, &helper),
-    };
-    change(&mut collection);
-    collection
+/// How a leader answers.
+#[derive(Clone)]
+struct Script {
+    revision: Revision,
+    /// How often it says "not yet", the answer to the request included.
+    deferrals: usize,
+    /// Where it says that the job is; nothing if this is empty.
+    location: &'static str,
+    /// The key that it seals to.
+    config: crate::model::HpkeConfig,
+    /// The query that its result is for.
+    query: Query,
+    /// What is wrong with the result.
+    change: fn(&mut Collection),
+    /// What it says instead of a result.
+    problem: Option<Problem>,
 }
 
-/// Runs one collection against a leader that says "not yet" twice and then `answer`.
-async fn collect(
-    keypair: Keypair,
-    query: Query,
-    answer: Result<Collection, Problem>,
-    patience: Option<Span>,
-) -> (Result<Collected, CollectError>, Vec<Progress>, Vec<String>) {
-    let parameters = task(String::new()).public;
+impl Script {
+    /// An honest leader's.
+    fn new(keypair: &Keypair, query: Query) -> Self {
+        let config = keypair.config().clone();
+        let (revision, location) = (Revision::Dap09, JOB);
+        Self { revision, deferrals: 3, location, config, query, change: |_| (), problem: None }
+    }
+
+    /// The body of the result.
+    fn result(&self, task: &TaskParameters) -> Vec<u8> {
+        let wire = wire::of(task.revision);
+        let (leader, helper) = shares(task);
+        let batch = match self.query {
+            Query::TimeInterval(interval) => BatchSelector::TimeInterval(interval),
+            Query::FixedSize(_) => BatchSelector::FixedSize(BatchId::new([5; 32])),
+        };
+        let request = CollectionReq { query: self.query, aggregation_parameter: Bytes::new(), extensions: Vec::new() };
+        let aad = wire.aggregate_share_aad(task, &wire.encode_collection_req(task, &request).unwrap(), &batch);
+        let seal =
+            |role, share: &[u8]| hpke::seal(&self.config, &wire.aggregate_share_info(role), &aad, share).unwrap();
+        let mut collection = Collection {
+            batch: Some(batch.partial()),
+            report_count: 2,
+            interval: interval(120, 60),
+            leader_share: seal(Role::Leader, &leader),
+            helper_share: seal(Role::Helper, &helper),
+        };
+        (self.change)(&mut collection);
+        wire.encode_collection(task, &collection)
+    }
+
+    /// The answer to the n-th request, from 1 on.
+    fn answer(&self, n: usize, task: &TaskParameters) -> Response<Vec<u8>> {
+        let media_type = wire::of(task.revision).poll_call(Interaction::CollectionJob, JOB).unwrap().accept.unwrap();
+        let response = Response::builder();
+        let response = if self.location.is_empty() { response } else { response.header("location", self.location) };
+        match &self.problem {
+            _ if n <= self.deferrals => response.status(202).header("retry-after", "0").body(Vec::new()),
+            Some(problem) => response
+                .status(problem.status)
+                .header("content-type", "application/problem+json")
+                .body(problem.to_json().into_bytes()),
+            None => response.header("content-type", media_type).body(self.result(task)),
+        }
+        .unwrap()
+    }
+}
+
+/// What came of a collection.
+struct Outcome {
+    result: Result<Collected, CollectError>,
+    progress: Vec<Progress>,
+    /// Method, path and token of each request.
+    requests: Vec<String>,
+}
+
+/// Asks `query` of a leader that keeps to a script, and releases what it gives out.
+async fn collect(keypair: Keypair, query: Query, patience: Option<Span>, script: Script) -> Outcome {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mode = match query {
+        Query::TimeInterval(_) => BatchMode::TimeInterval,
+        Query::FixedSize(_) => BatchMode::FixedSize { max_batch_size: None },
+    };
+    let task = task(script.revision, format!("http://{}/below/dap/", listener.local_addr().unwrap()), mode);
     let requests = Arc::new(Mutex::new(Vec::new()));
-    let log = Arc::clone(&requests);
+    let (log, parameters) = (Arc::clone(&requests), task.public.clone());
     let routes = warp::method().and(warp::path::full()).and(warp::header::<String>("authorization")).map(
-        move |method: warp::http::Method, path: warp::path::FullPath, token: String| {
+        move |method: Method, path: FullPath, token: String| {
             let mut log = log.lock().unwrap();
             log.push(format!("{method} {} {token}", path.as_str()));
-            let response = Response::builder();
-            match (log.len(), &answer) {
-                (1, _) => response.status(201).body(Vec::new()),
-                (2 | 3, _) => response.status(202).header("retry-after", "0").body(Vec::new()),
-                (_, Ok(collection)) => response
-                    .header("content-type", "application/dap-collection")
-                    .body(wire::of(Revision::Dap09).encode_collection(&parameters, collection)),
-                (_, Err(problem)) => response
-                    .status(problem.status)
-                    .header("content-type", "application/problem+json")
-                    .body(problem.to_json().into_bytes()),
+            match method {
+                Method::DELETE => Response::builder().status(204).body(Vec::new()).unwrap(),
+                _ => script.answer(log.len(), &parameters),
             }
         },
     );
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/dap-09", listener.local_addr().unwrap());
     tokio::spawn(warp::serve(routes).incoming(listener).run());
     let peer = Peer::new(&PeerOptions::default()).unwrap();
-    let collector = Collector::new(task(url), keypair, peer, Retries::default()).unwrap();
-    let mut steps = Vec::new();
-    let result = collector.collect(query, patience, |step| steps.push(step)).await;
+    let collector = Collector::new(task, keypair, peer, Retries::default()).unwrap();
+    let mut progress = Vec::new();
+    let result = collector.collect(query, patience, |step| progress.push(step)).await;
+    if let Ok(collected) = &result {
+        collector.release(collected).await.unwrap();
+    }
     let requests = requests.lock().unwrap().clone();
-    (result, steps, requests)
+    Outcome { result, progress, requests }
 }
 
 fn keypair() -> Keypair {
@@ -121,57 +172,103 @@ fn keypair() -> Keypair {
 }
 
 #[tokio::test]
-async fn an_aggregate_is_asked_for_awaited_opened_and_summed() {
-    let keypair = keypair();
+async fn an_aggregate_is_asked_for_awaited_opened_summed_and_released() {
+    for (revision, methods) in [
+        (Revision::Dap09, ["PUT", "POST", "POST", "POST", "DELETE"]),
+        (Revision::Dap18, ["POST", "GET", "GET", "GET", "DELETE"]),
+    ] {
+        let keypair = keypair();
+        let query = Query::TimeInterval(interval(0, 600));
+        let script = Script { revision, ..Script::new(&keypair, query) };
+        let outcome = collect(keypair, query, None, script).await;
+        let collected = outcome.result.unwrap();
+        let place = collected.place.clone().unwrap();
+        let expected = Collected {
+            report_count: 2,
+            interval: interval(120, 60),
+            batch_id: None,
+            place: Some(place.clone()),
+            result: AggregateResult::Number(42),
+        };
+        assert_eq!(collected, expected);
+        assert_eq!(outcome.progress, [Progress::Accepted, Progress::Waiting(1), Progress::Waiting(2)]);
+        let found: Vec<_> = outcome.requests.iter().map(|r| r.split(' ').next().unwrap()).collect();
+        assert_eq!(found, methods);
+        assert!(outcome.requests.iter().all(|r| r.ends_with(" Bearer let-me-in")));
+        assert!(outcome.requests[0].contains(&TaskId::new([7; 32]).to_string()));
+        assert!(outcome.requests[1..].iter().all(|r| r.contains(&format!(" /below/dap/{place} "))), "{place}");
+    }
+}
+
+#[tokio::test]
+async fn a_result_may_be_there_at_once_and_places_are_kept_to() {
     let query = Query::TimeInterval(interval(0, 600));
-    let answer = collection(keypair.config(), &query, |_| ());
-    let (result, steps, requests) = collect(keypair, query, Ok(answer), None).await;
-    let collected = result.unwrap();
-    assert!(collected.place.as_ref().is_some_and(|place| requests[0].contains(place)), "{collected:?}");
-    let expected = Collected {
-        report_count: 2,
-        interval: interval(120, 60),
-        batch_id: None,
-        result: AggregateResult::Number(42),
-        place: collected.place.clone(),
-    };
-    assert_eq!(collected, expected);
-    assert_eq!(steps, [Progress::Accepted, Progress::Waiting(1), Progress::Waiting(2)]);
-    let methods: Vec<_> = requests.iter().map(|r| r.split(' ').next().unwrap()).collect();
-    assert_eq!(methods, ["PUT", "POST", "POST", "POST"]);
-    assert!(requests.iter().all(|r| r.ends_with(" Bearer let-me-in") && r.contains(&TaskId::new([7; 32]).to_string())));
+    for (location, deferrals, place) in [
+        ("collection_jobs/1", 0, Some("tasks/BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc/collection_jobs/1")),
+        ("/below/dap/elsewhere/1?x=y", 0, Some("elsewhere/1?x=y")),
+        ("/below/dap/elsewhere/1", 1, Some("elsewhere/1")),
+        ("/below/1", 0, None),
+        ("http://evil.example/below/dap/1", 1, None),
+    ] {
+        let keypair = keypair();
+        let script = Script { revision: Revision::Dap18, deferrals, location, ..Script::new(&keypair, query) };
+        let outcome = collect(keypair, query, None, script).await;
+        match place {
+            Some(place) => {
+                assert_eq!(outcome.result.unwrap().place.as_deref(), Some(place));
+                assert_eq!(outcome.requests.len(), deferrals + 2);
+                let path = place.split('?').next().unwrap();
+                assert!(outcome.requests.last().unwrap().starts_with(&format!("DELETE /below/dap/{path} ")));
+            }
+            None => {
+                let error = outcome.result.unwrap_err();
+                assert!(matches!(&error, CollectError::Call(CallError::Unexpected(_))), "{error}");
+                assert_eq!(outcome.requests.len(), 1, "the token goes nowhere else");
+            }
+        }
+    }
 }
 
 #[tokio::test]
 async fn the_leader_names_the_current_batch_and_must_keep_to_a_named_one() {
     let current = Query::FixedSize(FixedSizeQuery::CurrentBatch);
-    let pair = keypair();
-    let answer = collection(pair.config(), &current, |_| ());
-    let (result, ..) = collect(pair, current, Ok(answer), None).await;
-    assert_eq!(result.unwrap().batch_id, Some(BatchId::new([5; 32])));
+    for (revision, id) in [(Revision::Dap09, Some(BatchId::new([5; 32]))), (Revision::Dap18, None)] {
+        let pair = keypair();
+        let script = Script { revision, ..Script::new(&pair, current) };
+        let collected = collect(pair, current, None, script).await.result.unwrap();
+        assert_eq!((collected.batch_id, collected.result), (id, AggregateResult::Number(42)));
+    }
 
     let named = Query::FixedSize(FixedSizeQuery::ByBatchId(BatchId::new([6; 32])));
     let pair = keypair();
-    let answer = collection(pair.config(), &named, |_| ());
-    let (result, ..) = collect(pair, named, Ok(answer), None).await;
-    assert!(matches!(result, Err(CollectError::Unfit("another batch"))));
+    let script = Script::new(&pair, named);
+    let outcome = collect(pair, named, None, script).await;
+    assert!(matches!(outcome.result, Err(CollectError::Unfit("another batch"))));
+
+    let pair = keypair();
+    let script = Script { revision: Revision::Dap18, ..Script::new(&pair, current) };
+    let outcome = collect(pair, named, None, script).await;
+    assert!(matches!(outcome.result, Err(CollectError::Impossible(_))), "this revision has no such query");
+    assert!(outcome.requests.is_empty());
 }
 
 #[tokio::test]
 async fn answers_that_do_not_fit_the_query_are_refused() {
-    let query = Query::TimeInterval(interval(60, 120));
     type Change = fn(&mut Collection);
-    let cases: [(Change, &str); 5] = [
-        (|c| c.report_count = 0, "no reports"),
-        (|c| c.interval = interval(0, 120), "outside"),
-        (|c| c.interval = interval(120, 120), "outside"),
-        (|c| c.interval = interval(121, 30), "aligned"),
-        (|c| c.batch = Some(PartialBatch::FixedSize(BatchId::new([5; 32]))), "kind"),
+    let cases: [(Revision, Change, &str); 7] = [
+        (Revision::Dap09, |c| c.report_count = 0, "no reports"),
+        (Revision::Dap09, |c| c.interval = interval(0, 120), "outside"),
+        (Revision::Dap09, |c| c.interval = interval(120, 120), "outside"),
+        (Revision::Dap09, |c| c.interval = interval(121, 30), "aligned"),
+        (Revision::Dap09, |c| c.batch = Some(PartialBatch::FixedSize(BatchId::new([5; 32]))), "kind"),
+        (Revision::Dap18, |c| c.report_count = 0, "no reports"),
+        (Revision::Dap18, |c| c.interval = interval(120, 120), "outside"),
     ];
-    for (change, word) in cases {
+    let query = Query::TimeInterval(interval(60, 120));
+    for (revision, change, word) in cases {
         let keypair = keypair();
-        let answer = collection(keypair.config(), &query, change);
-        let error = collect(keypair, query, Ok(answer), None).await.0.unwrap_err();
+        let script = Script { revision, change, ..Script::new(&keypair, query) };
+        let error = collect(keypair, query, None, script).await.result.unwrap_err();
         assert!(matches!(error, CollectError::Unfit(why) if why.contains(word)), "{word}: {error}");
     }
 }
@@ -179,25 +276,47 @@ async fn answers_that_do_not_fit_the_query_are_refused() {
 #[tokio::test]
 async fn shares_for_another_key_or_another_query_do_not_open() {
     let query = Query::TimeInterval(interval(0, 600));
-    let answer = collection(keypair().config(), &query, |_| ());
-    assert!(matches!(collect(keypair(), query, Ok(answer), None).await.0, Err(CollectError::Open(Role::Leader, _))));
+    let longer = Query::TimeInterval(interval(0, 1200));
+    for revision in Revision::ALL {
+        let (mine, other) = (keypair(), keypair());
+        let script = Script { revision, ..Script::new(&other, query) };
+        let result = collect(mine, query, None, script).await.result;
+        assert!(matches!(result, Err(CollectError::Open(Role::Leader, _))));
 
-    let pair = keypair();
-    let answer = collection(pair.config(), &Query::TimeInterval(interval(0, 1200)), |_| ());
-    assert!(matches!(collect(pair, query, Ok(answer), None).await.0, Err(CollectError::Open(Role::Leader, _))));
+        let pair = keypair();
+        let script = Script { revision, ..Script::new(&pair, longer) };
+        let result = collect(pair, query, None, script).await.result;
+        assert!(matches!(result, Err(CollectError::Open(Role::Leader, _))));
 
-    let pair = keypair();
-    let answer = collection(pair.config(), &query, |c| c.helper_share = c.leader_share.clone());
-    assert!(matches!(collect(pair, query, Ok(answer), None).await.0, Err(CollectError::Open(Role::Helper, _))));
+        let pair = keypair();
+        let change: fn(&mut Collection) = |c| c.helper_share = c.leader_share.clone();
+        let script = Script { revision, change, ..Script::new(&pair, query) };
+        let result = collect(pair, query, None, script).await.result;
+        assert!(matches!(result, Err(CollectError::Open(Role::Helper, _))));
+    }
 }
 
 #[tokio::test]
 async fn refusals_and_deadlines_are_told_apart() {
     let query = Query::TimeInterval(interval(0, 600));
-    let problem = Problem::new(ProblemType::InvalidBatchSize);
-    let error = collect(keypair(), query, Err(problem), None).await.0.unwrap_err();
-    assert!(matches!(&error, CollectError::Call(e) if e.problem().unwrap().kind == ProblemType::InvalidBatchSize));
+    for revision in Revision::ALL {
+        let pair = keypair();
+        let problem = Some(Problem::new(ProblemType::InvalidBatchSize));
+        let script = Script { revision, problem, ..Script::new(&pair, query) };
+        let error = collect(pair, query, None, script).await.result.unwrap_err();
+        assert!(matches!(&error, CollectError::Call(e) if e.problem().unwrap().kind == ProblemType::InvalidBatchSize));
 
-    let (result, ..) = collect(keypair(), query, Err(Problem::about(500)), Some(Span::ZERO)).await;
-    assert!(matches!(result, Err(CollectError::Deadline(_))));
+        let pair = keypair();
+        let script = Script { revision, problem: Some(Problem::about(500)), ..Script::new(&pair, query) };
+        let outcome = collect(pair, query, Some(Span::ZERO), script).await;
+        assert!(matches!(outcome.result, Err(CollectError::Deadline(_))));
+    }
+}
+
+#[tokio::test]
+async fn an_empty_answer_without_a_place_is_no_answer() {
+    let (pair, query) = (keypair(), Query::TimeInterval(interval(0, 600)));
+    let script = Script { revision: Revision::Dap18, location: "", ..Script::new(&pair, query) };
+    let outcome = collect(pair, query, None, script).await;
+    assert!(matches!(outcome.result, Err(CollectError::Unfit(why)) if why.contains("place")));
 }

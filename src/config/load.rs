@@ -17,7 +17,7 @@ use super::Config;
 /// The start of the names of environment variables that we read.
 const PREFIX: &str = "DAPBOX_";
 /// Variables with our prefix that are not options of the configuration file but flags of the command line.
-const FLAG_VARIABLES: [&str; 1] = ["DAPBOX_CONFIG"];
+const FLAG_VARIABLES: [&str; 2] = ["DAPBOX_CONFIG", "DAPBOX_VERIFY_KEY_SEED"];
 
 /// What the command line sets; it wins over everything else.
 #[derive(Clone, Debug, Default)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BatchMode, Duration, Revision, Role, TaskId, Time, VdafConfig};
+use super::{BatchMode, Duration, Interval, Revision, Role, TaskId, Time, VdafConfig};
 
 /// A task and how far it is. Holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +13,9 @@ pub struct TaskStatus {
     pub id: TaskId,
     /// The protocol revision that the task is pinned to.
     pub revision: Revision,
+    /// Tells the task from others that are configured alike; empty where the protocol has no such text.
+    #[serde(default)]
+    pub info: String,
     /// Our role in it.
     pub role: Role,
     /// Base URL of the leader.
@@ -29,6 +32,9 @@ pub struct TaskStatus {
     pub time_precision: Duration,
     /// Reports after this time are refused.
     pub task_expiration: Option<Time>,
+    /// Reports outside of this interval are refused.
+    #[serde(default)]
+    pub task_interval: Option<Interval>,
     /// How often what happened to a report, by name: `report_success`, `report_replayed` and so on.
     pub counters: BTreeMap<String, u64>,
     /// Reports that wait for aggregation (leader).

@@ -156,3 +156,83 @@ fn only_statuses_that_may_pass_are_retried() {
         assert!(!is_retryable(status));
     }
 }
+
+#[test]
+fn a_location_is_followed_below_the_base_url_only() {
+    let asked = "tasks/x/jobs";
+    for (base, location, place) in [
+        // Absolute URL, absolute path, relative reference; with and without a path and a slash at its end.
+        ("http://a.example", "http://a.example/tasks/x/jobs/1", "tasks/x/jobs/1"),
+        ("http://a.example/", "/tasks/x/jobs/1", "tasks/x/jobs/1"),
+        ("http://a.example/p/dap", "https://a.example/p/dap/jobs/1", ""),
+        ("https://a.example/p/dap", "https://a.example/p/dap/jobs/1?step=0", "jobs/1?step=0"),
+        ("https://a.example/p/dap", "HTTPS://A.example:443/p/./dap/x/../jobs/1", "jobs/1"),
+        ("https://A.example:443/p/dap/", "//a.example/p/dap/jobs/1#part", "jobs/1"),
+        ("https://a.example/p/dap/", "/p/dap/jobs/1?step=0&x=%2F", "jobs/1?step=0&x=%2F"),
+        ("https://a.example/p/dap/", "jobs/1", "tasks/x/jobs/1"),
+        ("https://a.example/p/dap/", "?step=0", "tasks/x/jobs?step=0"),
+        ("https://a.example/p/dap/", "../../shares/1", "shares/1"),
+        ("https://a.example/p/dap/", "", "tasks/x/jobs"),
+        ("https://u:p@a.example/p/dap/", "https://a.example/p/dap/1", "1"),
+        // Elsewhere: another scheme, host or port, a path that only begins alike, dots that lead out, the base itself.
+        ("https://a.example/p/dap/", "http://a.example/p/dap/1", ""),
+        ("https://a.example/p/dap/", "https://a.example.evil/p/dap/1", ""),
+        ("https://a.example/p/dap/", "https://a.example@evil.example/p/dap/1", ""),
+        ("https://a.example/p/dap/", "//evil.example/p/dap/1", ""),
+        ("https://a.example/p/dap/", r"\\evil.example\p\dap\1", ""),
+        ("https://a.example/p/dap/", "https://a.example:444/p/dap/1", ""),
+        ("https://a.example/p/dap", "/p/dap2/1", ""),
+        ("https://a.example/p/dap/", "/p/1", ""),
+        ("https://a.example/p/dap/", "/p/dap/../1", ""),
+        ("https://a.example/p/dap/", "/p/dap/%2e%2E/1", ""),
+        ("https://a.example/p/dap/", "../../../1", ""),
+        ("https://a.example/p/dap/", "/p/dap/", ""),
+        ("https://a.example/p/dap/", "/p/dap/?step=0", ""),
+        ("https://a.example/p/dap/", "file:///p/dap/1", ""),
+        ("https://a.example/p/dap/", "https://", ""),
+        ("not a url", "/p/dap/1", ""),
+    ] {
+        let found = place_below(base, asked, location);
+        match place {
+            "" => assert!(matches!(&found, Err(CallError::Unexpected(_))), "{base} {location}: {found:?}"),
+            place => assert_eq!(found.as_deref(), Ok(place), "{base} {location}"),
+        }
+    }
+    assert!(place_below("https://a.example", asked, &format!("/{}", "x".repeat(MAX_LOCATION))).is_err());
+    // A place that looks like another host is a path and stays one.
+    let place = place_below("https://a.example/dap", asked, "/dap//evil.example/1").unwrap();
+    assert_eq!(join("https://a.example/dap", &place), "https://a.example/dap//evil.example/1");
+    assert_eq!(place_below("https://a.example/dap", &place, "2").as_deref(), Ok("/evil.example/2"));
+}
+
+#[tokio::test]
+async fn a_resource_is_ready_or_has_a_place_where_to_ask_for_it() {
+    let ask = async |answer: &'static str, call: Call| {
+        let (address, _request) = serve(answer).await;
+        let url = format!("http://{address}/dap");
+        peer(Duration::from_secs(5), 100).ask(&url, &call, None, Bytes::from_static(b"question")).await
+    };
+    let call = Call { path: "tasks/x/jobs".to_owned(), ..CALL };
+    let ready = "HTTP/1.1 200 OK\r\nLocation: /dap/tasks/x/jobs/1\r\nContent-Type: application/x-answer\r\n\
+                 Content-Length: 3\r\n\r\nyes";
+    let reply = ask(ready, call.clone()).await.unwrap();
+    assert_eq!((reply.place.as_deref(), reply.ready.as_deref()), (Some("tasks/x/jobs/1"), Some(&b"yes"[..])));
+
+    let deferred = "HTTP/1.1 201 Created\r\nLocation: jobs/1?step=0\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n";
+    let reply = ask(deferred, call.clone()).await.unwrap();
+    assert_eq!((reply.place.as_deref(), &reply.ready), (Some("tasks/x/jobs/1?step=0"), &None));
+    assert_eq!((reply.status, reply.retry_after), (201, Some(Duration::from_secs(7))));
+
+    // Where we choose the place, what the peer says of it does not matter.
+    let ours = Call { place: Some("tasks/x/jobs/2".to_owned()), ..call.clone() };
+    let elsewhere = "HTTP/1.1 201 Created\r\nLocation: http://evil.example/\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(ask(elsewhere, ours).await.unwrap().place.as_deref(), Some("tasks/x/jobs/2"));
+    assert!(matches!(ask(elsewhere, call.clone()).await, Err(CallError::Unexpected(_))));
+
+    // Words in the body of a request that was only taken are not the resource; with any other status they are wrong.
+    let words = "HTTP/1.1 202 Accepted\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nsoon";
+    assert_eq!(ask(words, call.clone()).await.unwrap().ready, None);
+    let wrong = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nsoon";
+    assert!(matches!(ask(wrong, call.clone()).await, Err(CallError::Unexpected(_))));
+    assert_eq!(ask(wrong, Call { accept: None, ..call }).await.unwrap().ready, None);
+}

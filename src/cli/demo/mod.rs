@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use super::{
     Failure, Outcome,
-    args::QueryKind,
+    args::{Dap, QueryKind},
     local::{Directory, Pair},
     signals::Signals,
     style::{self, Style, say},
@@ -27,6 +27,7 @@ use question::Question;
     Examples:\n  \
     dapbox demo\n  \
     dapbox demo --rows 1000 --vdaf sum\n  \
+    dapbox demo --dap 18\n  \
     dapbox demo --vdaf sumvec --query fixed-size --keep my-demo"
 )]
 pub struct Args {
@@ -39,6 +40,9 @@ pub struct Args {
     /// Who decides what a batch is: the collector by time, or the leader by size.
     #[arg(long, value_enum, value_name = "KIND", default_value_t = QueryKind::TimeInterval)]
     query: QueryKind,
+    /// The protocol revision to speak.
+    #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
+    dap: Dap,
     /// Keep the aggregators' data and the task files here.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,

@@ -12,18 +12,18 @@ use super::{
         local::{Directory, Node, Pair},
         show,
         style::{self, Style, say},
-        taskfile::{Parameters, TaskFiles},
+        task,
+        taskfile::{Parameters, TaskFiles, VerifyKey},
         upload,
     },
     Args, Dataset, Question,
 };
 use crate::{
-    client::Client,
+    client::{Client, ClientError},
     collector::{Collected, Collector},
     config::Seconds,
     model::{
-        BatchMode, Duration, FixedSizeQuery, HpkeCiphertext, Interval, Query, Report, Revision, TaskId, Time,
-        status::TaskStatus,
+        BatchMode, Duration, FixedSizeQuery, HpkeCiphertext, Interval, Query, Report, TaskId, Time, status::TaskStatus,
     },
     peer::{Peer, PeerOptions, Retries},
     vdaf::AggregateResult,
@@ -64,13 +64,14 @@ impl Demo<'_> {
     async fn set_up(&self, directory: &Directory) -> Result<TaskFiles, Failure> {
         self.heading(1, "Set up", "two organisations agree on a task")?;
         let start = Instant::now();
-        let files = TaskFiles::generate(self.parameters())?;
+        let files = TaskFiles::generate(self.parameters(), &VerifyKey::default())?;
         files.write(directory.path())?;
         self.pair.add(&files, self.args.sabotage.is_some()).await?;
         let task = &files.client.task;
-        self.line("leader", &self.pair.leader.url)?;
-        self.line("helper", &self.pair.helper.url)?;
+        self.line("leader", &task.leader_url)?;
+        self.line("helper", &task.helper_url)?;
         self.line("task", &task.id.to_string())?;
+        self.line("protocol", &show::revision(task.revision))?;
         self.line("measures", &show::vdaf(&task.vdaf))?;
         self.line("batches", &show::batches(task.batch, task.min_batch_size))?;
         self.line("done", &format!("task files made, and added to both, in {}", style::elapsed(start.elapsed())))?;
@@ -81,21 +82,25 @@ impl Demo<'_> {
         let rows = self.dataset.rows.len() as u64;
         let (batch, min_batch_size) = match self.args.query {
             QueryKind::TimeInterval => (BatchMode::TimeInterval, rows.min(100)),
-            // One batch for all, or there would be several results to add up.
-            QueryKind::FixedSize => (BatchMode::FixedSize { max_batch_size: Some(rows) }, rows),
+            // The leader fills batches up to the minimum: one for all, or there would be several results to add up.
+            QueryKind::FixedSize => (BatchMode::FixedSize { max_batch_size: None }, rows),
         };
-        Parameters {
+        let revision = self.args.dap.revision();
+        let task = Parameters {
             id: TaskId::random(),
-            revision: Revision::Dap09,
-            leader_url: self.pair.leader.url.clone(),
-            helper_url: self.pair.helper.url.clone(),
+            revision,
+            info: String::new(),
+            leader_url: self.pair.leader.url(revision),
+            helper_url: self.pair.helper.url(revision),
             min_batch_size,
             time_precision: Seconds::new(PRECISION.0),
+            starts: None,
             expires: None,
             report_expiry_age: None,
             batch,
             vdaf: self.question.vdaf.clone(),
-        }
+        };
+        Parameters { info: task::default_info(&task), ..task }
     }
 
     async fn upload(&self, files: &TaskFiles) -> Outcome {
@@ -107,7 +112,9 @@ impl Demo<'_> {
         // The first one by hand, to show what the aggregators get to see of it.
         if let Some((row, measurement)) = self.dataset.rows.first().zip(measurements.next()) {
             let report = client.prepare(measurement, Time::now()).await?;
-            client.send(&report).await?;
+            if let Some((_, error)) = client.send(std::slice::from_ref(&report)).await?.pop() {
+                return Err(ClientError::Refused(error).into());
+            }
             self.show_report(&self.question.describe(row), &report)?;
         }
         let summary = upload::upload(&client, measurements.collect(), None, self.args.concurrency).await;

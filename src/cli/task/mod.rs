@@ -17,7 +17,7 @@ use super::{
 };
 use crate::model::{Role, TaskId, status::TaskStatus};
 
-pub use new::parameters;
+pub use new::{default_info, parameters};
 
 /// The subcommands of `dapbox task`.
 #[derive(Debug, clap::Subcommand)]

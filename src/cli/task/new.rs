@@ -1,21 +1,28 @@
 //! `dapbox task new`: makes a task and writes one file for each party.
 
-use std::path::PathBuf;
+use std::{convert::Infallible, path::PathBuf};
 
+use serde::{
+    Deserialize,
+    de::{self, IntoDeserializer},
+};
 use url::Url;
 
 use super::super::{
     Failure, Outcome,
-    args::{BatchArgs, VdafArgs, duration},
+    args::{BatchArgs, Dap, VdafArgs, duration},
     calendar,
     style::{Style, say},
-    taskfile::{Parameters, TaskFiles},
+    taskfile::{Parameters, TaskFiles, VerifyKey},
 };
 use crate::{
     config::Seconds,
-    model::{Revision, TaskId, Time, VdafConfig},
+    model::{BatchMode, Duration, Revision, Secret, TaskId, TaskParameters, Time, VdafConfig},
     wire,
 };
+
+/// How many characters of its id tell a task from others.
+const INFO_LENGTH: usize = 8;
 
 /// Arguments of `dapbox task new`.
 #[derive(Debug, clap::Args)]
@@ -24,10 +31,15 @@ use crate::{
     after_help = "Writes leader.toml, helper.toml, client.toml and collector.toml. Each holds the secrets of its \
     party and of no other, so that two organisations can set up a task by exchanging files: keep yours, send the other \
     aggregator's over a channel that you trust, and give client.toml to anyone.\n\n\
+    Choose --dap 09, the default, if any party runs other software than dapbox: it is what deployed clients, leaders and \
+    helpers speak. Choose --dap 18, the newest draft, if all of them are dapbox or speak it: every report is bound to \
+    all of the task's parameters, one upload carries several reports, sums may have any largest number, and the task \
+    may have a start. A task keeps its revision for ever.\n\n\
     Examples:\n  \
     dapbox task new --leader https://a.example --helper https://b.example \\\n      --vdaf count\n  \
     dapbox task new --leader https://a.example --helper https://b.example \\\n      --vdaf histogram --length 10\n  \
-    dapbox task new --leader https://a.example --helper https://b.example \\\n      --vdaf sumvec --bits 8 --length 6 --query fixed-size \\\n      --min-batch-size 500 --max-batch-size 1000 --out my-task\n\n\
+    dapbox task new --leader https://a.example --helper https://b.example \\\n      --vdaf sumvec --bits 8 --length 6 --query fixed-size \\\n      --min-batch-size 500 --max-batch-size 1000 --out my-task\n  \
+    dapbox task new --leader https://a.example --helper https://b.example \\\n      --dap 18 --vdaf sum --max-measurement 100 --info commute-2027 \\\n      --starts 2027-01-01 --expires 2027-04-01\n\n\
     The commands that use the files:\n  \
     dapbox task add my-task/leader.toml   (at the helper: helper.toml)\n  \
     dapbox upload --task my-task/client.toml 3\n  \
@@ -43,16 +55,35 @@ pub struct Args {
     /// Take both URLs as they are: other software may serve DAP at another path.
     #[arg(long)]
     as_is: bool,
+    /// The protocol revision of the task.
+    #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
+    dap: Dap,
+    /// Tells the task from others with the same parameters (only with --dap 18). The beginning of the task's id is
+    /// taken if this is left out.
+    #[arg(long, value_name = "TEXT")]
+    info: Option<String>,
     #[command(flatten)]
     vdaf: VdafArgs,
     #[command(flatten)]
     batch: BatchArgs,
-    /// Reports after this are refused: a date, or a length of time from now such as 90d.
-    #[arg(long, value_name = "TIME", value_parser = expiry, help_heading = "Batches")]
+    /// Reports before this are refused (only with --dap 18, and with --expires): a date, or a length of time from now.
+    #[arg(long, value_name = "TIME", value_parser = instant, requires = "expires", help_heading = "Batches")]
+    starts: Option<Time>,
+    /// Reports after this are refused: a date, or a length of time from now such as 90d. With --starts, both are
+    /// rounded outward to the time precision.
+    #[arg(long, value_name = "TIME", value_parser = instant, help_heading = "Batches")]
     expires: Option<Time>,
     /// Reports older than this are refused, and what is known of them may be forgotten.
     #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Batches")]
     report_expiry_age: Option<std::time::Duration>,
+    /// Derive the verification key from this secret, which leader and helper have agreed on, and the task's id:
+    /// at least 16 bytes in base64url. Random without it.
+    #[arg(long, value_name = "BASE64URL", env = "DAPBOX_VERIFY_KEY_SEED", hide_env_values = true,
+        value_parser = unread, help_heading = "Verification key")]
+    verify_key_seed: Option<Secret>,
+    /// What leader and helper call the key, from 0 to 255 (sent with --dap 18).
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Verification key")]
+    verify_key_id: u8,
     /// Where to write the files; the directory is made.
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
@@ -60,13 +91,40 @@ pub struct Args {
 
 /// Runs `dapbox task new`.
 pub fn run(args: Args) -> Outcome {
-    let url = |given: String| if args.as_is { given } else { base_url(&given) };
-    let mut task = parameters(url(args.leader), url(args.helper), args.vdaf.configure()?, &args.batch)?;
-    task.expires = args.expires;
+    let revision = args.dap.revision();
+    let urls = [args.leader, args.helper].map(|given| if args.as_is { given } else { base_url(revision, &given) });
+    let mut task = parameters(revision, urls, args.vdaf.configure()?, &args.batch)?;
+    if let Some(info) = args.info {
+        task.info = info;
+    }
+    (task.starts, task.expires) = match args.starts {
+        Some(starts) => outward(starts, args.expires, args.batch.time_precision()),
+        None => (None, args.expires),
+    };
     task.report_expiry_age = args.report_expiry_age.map(Seconds);
+    let seed = args.verify_key_seed.as_ref().map(seed).transpose().map_err(Failure::usage)?;
     let id = task.id;
-    TaskFiles::generate(task)?.write(&args.out)?;
+    TaskFiles::generate(task, &VerifyKey { seed, id: args.verify_key_id })?.write(&args.out)?;
     Ok(print_next_steps(&args.out.display().to_string(), id)?)
+}
+
+/// The smallest interval with bounds at multiples of the time precision that holds the one that is asked for.
+fn outward(starts: Time, expires: Option<Time>, precision: Duration) -> (Option<Time>, Option<Time>) {
+    let up = |time: Time| Time(time.0.div_ceil(precision.0).saturating_mul(precision.0));
+    (Some(starts.truncate(precision)), expires.map(up))
+}
+
+/// For clap: a secret as it is given. What is wrong with it is said later, and without repeating it.
+fn unread(text: &str) -> Result<Secret, Infallible> {
+    Ok(Secret::new(text.as_bytes().to_vec()))
+}
+
+/// The bytes of a seed for verification keys.
+fn seed(text: &Secret) -> Result<Secret, &'static str> {
+    let wrong = "--verify-key-seed must be at least 16 bytes in base64url, without padding";
+    let text = text.expose_text().ok_or(wrong)?;
+    let seed = Secret::deserialize(IntoDeserializer::<de::value::Error>::into_deserializer(text));
+    seed.ok().filter(|seed| seed.expose().len() >= 16).ok_or(wrong)
 }
 
 /// An id that no command line takes for an option.
@@ -81,23 +139,42 @@ fn fresh_id() -> TaskId {
 
 /// The parameters of a new task with a fresh id.
 pub fn parameters(
-    leader_url: String,
-    helper_url: String,
+    revision: Revision,
+    [leader_url, helper_url]: [String; 2],
     vdaf: VdafConfig,
     batch: &BatchArgs,
 ) -> Result<Parameters, Failure> {
-    Ok(Parameters {
+    let task = Parameters {
         id: fresh_id(),
-        revision: Revision::Dap09,
+        revision,
+        info: String::new(),
         leader_url,
         helper_url,
         min_batch_size: batch.min_batch_size(),
         time_precision: Seconds::new(batch.time_precision().0),
+        starts: None,
         expires: None,
         report_expiry_age: None,
         batch: batch.mode()?,
         vdaf,
-    })
+    };
+    Ok(Parameters { info: default_info(&task), ..task })
+}
+
+/// What tells a task from others, where the protocol insists on a text for that: the beginning of its id.
+pub fn default_info(task: &Parameters) -> String {
+    let plainest = TaskParameters {
+        info: String::new(),
+        batch_mode: BatchMode::TimeInterval,
+        vdaf: VdafConfig::Prio3Count,
+        task_expiration: None,
+        task_interval: None,
+        ..task.parameters()
+    };
+    match wire::of(task.revision).check_task(&plainest) {
+        Ok(()) => String::new(),
+        Err(_) => task.id.to_string().chars().take(INFO_LENGTH).collect(),
+    }
 }
 
 /// For clap: the URL of an aggregator.
@@ -113,17 +190,17 @@ fn plain_url(text: &str) -> Result<String, String> {
 }
 
 /// The base URL of a dapbox: with the protocol revision's path and a slash at its end.
-fn base_url(text: &str) -> String {
+fn base_url(revision: Revision, text: &str) -> String {
     let base = text.strip_suffix('/').unwrap_or(text);
-    let prefix = format!("/{}", wire::of(Revision::Dap09).prefix());
+    let prefix = format!("/{}", wire::of(revision).prefix());
     if base.ends_with(&prefix) { format!("{base}/") } else { format!("{base}{prefix}/") }
 }
 
 /// For clap: an instant, or a length of time from now.
-fn expiry(text: &str) -> Result<Time, String> {
+fn instant(text: &str) -> Result<Time, String> {
     match duration(text) {
         Ok(span) if !text.bytes().all(|b| b.is_ascii_digit()) => {
-            Ok(Time::now().saturating_add(crate::model::Duration(span.as_secs())))
+            Ok(Time::now().saturating_add(Duration(span.as_secs())))
         }
         _ => calendar::parse(text),
     }
@@ -164,9 +241,11 @@ mod tests {
     fn urls_get_the_revision_and_one_slash_and_are_otherwise_kept() {
         for text in ["https://a.example", "https://a.example/", "https://a.example/dap-09", "https://a.example/dap-09/"]
         {
-            assert_eq!(base_url(text), "https://a.example/dap-09/");
+            assert_eq!(base_url(Revision::Dap09, text), "https://a.example/dap-09/");
         }
-        assert_eq!(base_url("http://A.example:80/x"), "http://A.example:80/x/dap-09/");
+        assert_eq!(base_url(Revision::Dap09, "http://A.example:80/x"), "http://A.example:80/x/dap-09/");
+        assert_eq!(base_url(Revision::Dap18, "https://a.example/dap-18"), "https://a.example/dap-18/");
+        assert_eq!(base_url(Revision::Dap18, "https://a.example/"), "https://a.example/dap-18/");
         for text in ["a.example", "ftp://a.example", "https://a.example/?x", "https://u@a.example", "https:///"] {
             assert!(plain_url(text).is_err(), "{text}");
         }
@@ -174,10 +253,37 @@ mod tests {
 
     #[test]
     fn an_end_is_a_date_or_a_length_of_time() {
-        assert_eq!(expiry("2030-01-01").unwrap(), Time(1_893_456_000));
-        assert_eq!(expiry("1893456000").unwrap(), Time(1_893_456_000));
-        let week = expiry("1w").unwrap().0 - Time::now().0;
+        assert_eq!(instant("2030-01-01").unwrap(), Time(1_893_456_000));
+        assert_eq!(instant("1893456000").unwrap(), Time(1_893_456_000));
+        let week = instant("1w").unwrap().0 - Time::now().0;
         assert!((604_799..=604_800).contains(&week));
-        assert!(expiry("never").is_err());
+        assert!(instant("never").is_err());
+    }
+
+    #[test]
+    fn a_start_and_an_end_are_rounded_outward() {
+        let hour = Duration(3600);
+        assert_eq!(outward(Time(3601), Some(Time(7201)), hour), (Some(Time(3600)), Some(Time(10_800))));
+        assert_eq!(outward(Time(3600), Some(Time(7200)), hour), (Some(Time(3600)), Some(Time(7200))));
+    }
+
+    #[test]
+    fn a_seed_is_long_enough_and_is_not_repeated() {
+        let read = |text: &str| seed(&unread(text).unwrap());
+        assert_eq!(read("AAAAAAAAAAAAAAAAAAAAAA"), Ok(Secret::new(vec![0; 16])));
+        for text in ["", "AAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAA==", "not base64url at all!!"] {
+            assert!(read(text).is_err_and(|why| text.is_empty() || !why.contains(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn only_a_protocol_that_needs_a_text_gets_one_by_default() {
+        let batch = BatchArgs { query: None, min_batch_size: None, max_batch_size: None, time_precision: None };
+        let urls = || ["https://a.example/", "https://b.example/"].map(str::to_owned);
+        let task = |revision| parameters(revision, urls(), VdafConfig::Prio3Count, &batch).unwrap();
+        assert_eq!(task(Revision::Dap09).info, "");
+        let later = task(Revision::Dap18);
+        assert_eq!(later.info.len(), INFO_LENGTH);
+        assert!(later.id.to_string().starts_with(&later.info));
     }
 }
