@@ -44,6 +44,9 @@ pub struct VdafArgs {
     /// Bits of each number (sum, sumvec): numbers are below 2^BITS.
     #[arg(long, help_heading = "What is measured")]
     pub bits: Option<usize>,
+    /// The largest number (sum, sumvec), in place of --bits.
+    #[arg(long, value_name = "NUMBER", help_heading = "What is measured")]
+    pub max_measurement: Option<u64>,
     /// Numbers in each vector (sumvec), flags (multihot), or bins (histogram).
     #[arg(long, help_heading = "What is measured")]
     pub length: Option<usize>,
@@ -68,6 +71,7 @@ impl VdafArgs {
     pub fn configure(&self) -> Result<VdafConfig, Failure> {
         let parameters = Parameters {
             bits: self.bits,
+            max_measurement: self.max_measurement,
             length: self.length,
             max_weight: self.max_weight,
             chunk_length: self.chunk_length,

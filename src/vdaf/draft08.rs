@@ -2,7 +2,7 @@
 //!
 //! Every VDAF here is a Prio3, so one round of the ping-pong topology (section 5.8) is all that two aggregators need.
 
-use std::{any::Any, sync::Arc};
+use std::sync::Arc;
 
 use prio16::{
     codec::{Decode, Encode, ParameterizedDecode},
@@ -22,16 +22,14 @@ use prio16::{
 
 use super::{
     AggregateResult, AggregateShare, InputShare, Measurement, OutputShare, Pending, Preparer, Sharded, VdafError,
-    Verification, table,
+    Verification,
+    common::{
+        AGGREGATORS, ENCODES, HELPER, LEADER, ONE_ROUND, SAME_PREPARER, boxed, elements, number, refuse, vector,
+        verify_key,
+    },
+    table,
 };
 use crate::model::{Max, ReportError, ReportId, VdafConfig};
-
-/// Leader and helper.
-const AGGREGATORS: u8 = 2;
-/// The leader's aggregator id.
-const LEADER: usize = 0;
-/// The helper's aggregator id.
-const HELPER: usize = 1;
 
 /// Algorithm identifiers: section 10, and for the last two the private ones that peers have settled on.
 mod algorithm {
@@ -51,7 +49,7 @@ pub(super) fn preparer(config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafErr
     table::check(config)?;
     match *config {
         VdafConfig::Prio3Count => {
-            standard(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, |sum| number(sum.into()))
+            standard(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number)
         }
         VdafConfig::Prio3Sum { max } => {
             let (bits, max) = whole(max)?;
@@ -62,18 +60,18 @@ pub(super) fn preparer(config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafErr
             let (bits, max) = whole(max)?;
             let input = move |m: &Measurement| Ok(table::numbers(m, length, max)?.to_vec());
             let typ = SumVec::<Field128, Chunks<_>>::new(bits, length, chunk_length);
-            standard(algorithm::SUM_VEC, typ, input, AggregateResult::Vector)
+            standard(algorithm::SUM_VEC, typ, input, vector)
         }
         VdafConfig::Prio3Histogram { length, chunk_length } => {
             // The bin's index fits: it is less than `length`.
             let input = move |m: &Measurement| Ok(table::number(m, length as u128 - 1)? as usize);
             let typ = Histogram::<Field128, Chunks<_>>::new(length, chunk_length);
-            standard(algorithm::HISTOGRAM, typ, input, AggregateResult::Vector)
+            standard(algorithm::HISTOGRAM, typ, input, vector)
         }
         VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length } => {
             let input = move |m: &Measurement| table::flags(m, length, max_weight);
             let typ = MultihotCountVec::<Field128, Chunks<_>>::new(length, max_weight, chunk_length);
-            standard(algorithm::MULTIHOT_COUNT_VEC, typ, input, AggregateResult::Vector)
+            standard(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector)
         }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs } => {
             // The numbers fit: they have at most 32 bits.
@@ -84,8 +82,7 @@ pub(super) fn preparer(config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafErr
                     .collect())
             };
             let typ = SumVec::<Field64, Chunks<_>>::new(bits, length, chunk_length);
-            let output = |sums: Vec<u64>| AggregateResult::Vector(sums.into_iter().map(u128::from).collect());
-            build::<_, XofHmacSha256Aes128, 32>(algorithm::SUM_VEC_FIELD64_MULTIPROOF, proofs, typ, input, output)
+            build::<_, XofHmacSha256Aes128, 32>(algorithm::SUM_VEC_FIELD64_MULTIPROOF, proofs, typ, input, vector)
         }
     }
 }
@@ -94,10 +91,6 @@ pub(super) fn preparer(config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafErr
 fn whole(max: Max) -> Result<(usize, u128), VdafError> {
     let why = "the largest number must be one of whole bits in DAP-09, such as 255";
     Ok((max.bits().ok_or_else(|| VdafError(why.to_owned()))?, max.0.into()))
-}
-
-fn number(sum: u128) -> AggregateResult {
-    AggregateResult::Number(sum)
 }
 
 /// A Prio3 as the draft specifies it: one proof, TurboSHAKE128, seeds of 16 bytes.
@@ -134,10 +127,6 @@ where
         input: Box::new(input),
         output,
     }))
-}
-
-fn refuse(error: impl std::error::Error) -> VdafError {
-    VdafError(error.to_string())
 }
 
 /// What a client's measurement is to `prio`, once it is found to be in range.
@@ -185,12 +174,8 @@ where
     }
 
     fn decode_sum(&self, bytes: &[u8]) -> Result<vdaf::AggregateShare<T::Field>, VdafError> {
-        let (expected, size) = (self.vdaf.output_len(), T::Field::ENCODED_SIZE);
-        if bytes.len() != expected * size {
-            let why = format!("an aggregate share has {} bytes, but {} were given", expected * size, bytes.len());
-            return Err(VdafError(why));
-        }
-        let elements: Result<Vec<_>, _> = bytes.chunks_exact(size).map(T::Field::get_decoded).collect();
+        let elements = elements(bytes, self.vdaf.output_len(), T::Field::ENCODED_SIZE)?;
+        let elements: Result<Vec<_>, _> = elements.map(T::Field::get_decoded).collect();
         Ok(elements.map_err(refuse)?.into())
     }
 }
@@ -204,13 +189,6 @@ where
     public: <Prio3<T, P, SEED> as Vdaf>::PublicShare,
     input: <Prio3<T, P, SEED> as Vdaf>::InputShare,
 }
-
-/// Why a downcast or a sum cannot fail: shares never leave the task that they belong to, and outside this room nobody
-/// can make one but through the task's preparer. A violation is a bug of ours, which the pool turns into a fault.
-const SAME_PREPARER: &str = "a share is only given to the preparer that made it";
-
-/// Why an encoding cannot fail: `prio` fails to encode only what outgrows a length prefix, and [`table`] forbids that.
-const ENCODES: &str = "shares within the limits of the table encode";
 
 impl<T, P, const SEED: usize> Preparer for Prio3Preparer<T, P, SEED>
 where
@@ -265,7 +243,7 @@ where
             .map_err(reject)?;
         match state {
             PingPongState::Finished(output) => Ok((boxed(output), answer.get_encoded().expect(ENCODES))),
-            PingPongState::Continued(_) => unreachable!("Prio3 has one round"),
+            PingPongState::Continued(_) => unreachable!("{ONE_ROUND}"),
         }
     }
 
@@ -321,19 +299,9 @@ where
         }
         match self.vdaf.leader_continued(self.state, &(), &inbound).map_err(reject)? {
             PingPongContinuedValue::FinishedNoMessage { output_share } => Ok(boxed(output_share)),
-            PingPongContinuedValue::WithMessage { .. } => unreachable!("Prio3 has one round"),
+            PingPongContinuedValue::WithMessage { .. } => unreachable!("{ONE_ROUND}"),
         }
     }
-}
-
-fn boxed(output: impl Any + Send) -> OutputShare {
-    OutputShare(Box::new(output))
-}
-
-/// A task's key has the right length from the day that the task is made, so that a wrong one is nobody's fault but
-/// ours; no report verifies with it.
-fn verify_key<'a, const SEED: usize>(verify: &Verification<'a>) -> Result<&'a [u8; SEED], ReportError> {
-    verify.key.try_into().map_err(|_| ReportError::VdafPrepError)
 }
 
 fn decode_message(bytes: &[u8]) -> Result<PingPongMessage, ReportError> {

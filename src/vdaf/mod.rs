@@ -3,16 +3,20 @@
 //! Outside, everything that a VDAF owns is either encoded bytes or an opaque sum. One object-safe trait,
 //! [`Preparer`], covers every VDAF of every revision; [`preparer`] makes the one that a task asks for.
 
+mod common;
 mod draft08;
+mod draft18;
 mod number;
 pub mod table;
 #[cfg(test)]
 mod tests;
+mod verify_key;
 
 use std::{any::Any, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::verify_key::derive_verify_key;
 use crate::model::{ReportError, ReportId, Revision, VdafConfig};
 
 /// What a client measures, before it is split.
@@ -133,6 +137,6 @@ pub trait Pending: Send {
 pub fn preparer(revision: Revision, config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafError> {
     match revision {
         Revision::Dap09 => draft08::preparer(config),
-        Revision::Dap18 => Err(VdafError("not yet".to_owned())),
+        Revision::Dap18 => draft18::preparer(config),
     }
 }

@@ -1,7 +1,8 @@
 //! The VDAFs that a task can ask for: their names, and the limits of their parameters and measurements.
 //!
-//! Nothing here depends on a VDAF draft. All limits are checked here, before `prio` sees a number, because it
-//! trusts its callers with some of them: a histogram index past the end, for one, makes `prio` 0.16 panic.
+//! Nothing here depends on a VDAF draft, and what only one draft refuses is in that draft's file. All other limits are
+//! checked here, before `prio` sees a number, because it trusts its callers with some of them: a histogram index past
+//! the end, for one, makes `prio` panic.
 
 use super::{Measurement, VdafError};
 use crate::model::{Max, VdafConfig};
@@ -31,8 +32,10 @@ pub const DEFAULT_PROOFS_FIELD64: u8 = 3;
 /// Parameters as a person gives them. Those that the VDAF does not have must be absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
-    /// Bits of each number.
+    /// Bits of each number: the largest one has all of them set.
     pub bits: Option<usize>,
+    /// The largest number, in place of `bits`.
+    pub max_measurement: Option<u64>,
     /// Numbers or flags in each vector, bins of the histogram.
     pub length: Option<usize>,
     /// How many flags may be set at once.
@@ -43,19 +46,40 @@ pub struct Parameters {
     pub proofs: Option<u8>,
 }
 
+impl Parameters {
+    /// The names of those that are given.
+    fn given(&self) -> Vec<&'static str> {
+        let all = [
+            ("bits", self.bits.is_some()),
+            ("max_measurement", self.max_measurement.is_some()),
+            ("length", self.length.is_some()),
+            ("max_weight", self.max_weight.is_some()),
+            ("chunk_length", self.chunk_length.is_some()),
+            ("proofs", self.proofs.is_some()),
+        ];
+        all.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
+    }
+}
+
 /// A VDAF and what it takes to configure it.
 pub struct Row {
     /// The name in task files, which is also the protocol's.
     pub name: &'static str,
     /// A shorter name for the command line.
     pub short: &'static str,
-    /// Parameters that must be given.
-    pub required: &'static [&'static str],
+    /// Parameters that must be given: of each group exactly one.
+    pub required: &'static [&'static [&'static str]],
     /// Parameters that may be given.
     pub optional: &'static [&'static str],
     /// Makes a configuration. What is required is there, what is neither required nor optional is absent.
     make: fn(&Parameters) -> VdafConfig,
 }
+
+/// The largest number may be said in two ways.
+const MAX: &[&str] = &["bits", "max_measurement"];
+const BITS: &[&str] = &["bits"];
+const LENGTH: &[&str] = &["length"];
+const MAX_WEIGHT: &[&str] = &["max_weight"];
 
 /// Every VDAF that there is.
 pub static TABLE: &[Row] = &[
@@ -63,14 +87,14 @@ pub static TABLE: &[Row] = &[
     Row {
         name: "Prio3Sum",
         short: "sum",
-        required: &["bits"],
+        required: &[MAX],
         optional: &[],
         make: |p| VdafConfig::Prio3Sum { max: max(p) },
     },
     Row {
         name: "Prio3SumVec",
         short: "sumvec",
-        required: &["bits", "length"],
+        required: &[MAX, LENGTH],
         optional: &["chunk_length"],
         make: |p| {
             let (max, length) = (max(p), given(p.length));
@@ -81,7 +105,7 @@ pub static TABLE: &[Row] = &[
     Row {
         name: "Prio3Histogram",
         short: "histogram",
-        required: &["length"],
+        required: &[LENGTH],
         optional: &["chunk_length"],
         make: |p| {
             let length = given(p.length);
@@ -91,7 +115,7 @@ pub static TABLE: &[Row] = &[
     Row {
         name: "Prio3MultihotCountVec",
         short: "multihot",
-        required: &["length", "max_weight"],
+        required: &[LENGTH, MAX_WEIGHT],
         optional: &["chunk_length"],
         make: |p| {
             let (length, max_weight) = (given(p.length), given(p.max_weight));
@@ -102,7 +126,7 @@ pub static TABLE: &[Row] = &[
     Row {
         name: "Prio3SumVecField64MultiproofHmacSha256Aes128",
         short: "sumvec-hmac",
-        required: &["bits", "length"],
+        required: &[BITS, LENGTH],
         optional: &["chunk_length", "proofs"],
         make: |p| {
             let (bits, length) = (given(p.bits), given(p.length));
@@ -128,21 +152,18 @@ pub fn configure(name: &str, parameters: &Parameters) -> Result<VdafConfig, Vdaf
             let known: Vec<_> = TABLE.iter().map(|row| row.short).collect();
             VdafError(format!("unknown VDAF {name:?}; known are {}", known.join(", ")))
         })?;
-    let all = [
-        ("bits", parameters.bits.is_some()),
-        ("length", parameters.length.is_some()),
-        ("max_weight", parameters.max_weight.is_some()),
-        ("chunk_length", parameters.chunk_length.is_some()),
-        ("proofs", parameters.proofs.is_some()),
-    ];
-    for (parameter, is_given) in all {
-        let required = row.required.contains(&parameter);
-        if required && !is_given {
-            return Err(VdafError(format!("{} needs `{parameter}`", row.name)));
+    let given = parameters.given();
+    for group in row.required {
+        let named = group.iter().map(|parameter| format!("`{parameter}`")).collect::<Vec<_>>().join(" or ");
+        match group.iter().filter(|parameter| given.contains(parameter)).count() {
+            0 => return Err(VdafError(format!("{} needs {named}", row.name))),
+            1 => {}
+            _ => return Err(VdafError(format!("{} needs {named}, but not both", row.name))),
         }
-        if is_given && !required && !row.optional.contains(&parameter) {
-            return Err(VdafError(format!("{} has no parameter `{parameter}`", row.name)));
-        }
+    }
+    let known = |parameter| row.optional.contains(parameter) || row.required.iter().any(|g| g.contains(parameter));
+    if let Some(parameter) = given.iter().find(|parameter| !known(parameter)) {
+        return Err(VdafError(format!("{} has no parameter `{parameter}`", row.name)));
     }
     let config = (row.make)(parameters);
     check(&config)?;
@@ -153,10 +174,9 @@ pub fn configure(name: &str, parameters: &Parameters) -> Result<VdafConfig, Vdaf
 pub fn check(config: &VdafConfig) -> Result<(), VdafError> {
     match *config {
         VdafConfig::Prio3Count => Ok(()),
-        VdafConfig::Prio3Sum { max } => in_range("the largest number", max.bit_length(), 1, MAX_BITS),
+        VdafConfig::Prio3Sum { max } => check_max(max).map(drop),
         VdafConfig::Prio3SumVec { max, length, chunk_length } => {
-            let bits = max.bit_length();
-            in_range("bits", bits, 1, MAX_BITS)?;
+            let bits = check_max(max)?;
             in_range("length", length, 1, MAX_ELEMENTS)?;
             check_proof(bits * length, chunk_length, 1)
         }
@@ -186,6 +206,14 @@ pub fn optimal_chunk_length(elements: usize) -> usize {
     prio16::vdaf::prio3::optimal_chunk_length(elements.min(MAX_ELEMENTS))
 }
 
+/// The bits of the largest number. There is at least one; zero also stands for bits that no number has.
+fn check_max(max: Max) -> Result<usize, VdafError> {
+    match max.bit_length() {
+        bits @ 1..=MAX_BITS => Ok(bits),
+        _ => Err(VdafError(format!("the largest number must be at least 1, and have at most {MAX_BITS} bits"))),
+    }
+}
+
 /// Checks that proofs over a measurement of `elements` field elements, which are at least one, stay within bounds.
 fn check_proof(elements: usize, chunk_length: usize, proofs: usize) -> Result<(), VdafError> {
     in_range("the number of field elements of a measurement", elements, 1, MAX_ELEMENTS)?;
@@ -212,9 +240,10 @@ fn given(parameter: Option<usize>) -> usize {
     parameter.unwrap_or_default()
 }
 
-/// The largest number, by its bits.
+/// The largest number, in whichever way it is said.
 fn max(parameters: &Parameters) -> Max {
-    Max::of_bits(given(parameters.bits).try_into().unwrap_or(0))
+    let of_bits = || Max::of_bits(given(parameters.bits).try_into().unwrap_or(0));
+    parameters.max_measurement.map_or_else(of_bits, Max)
 }
 
 fn chunk_length(parameters: &Parameters, elements: usize) -> usize {
@@ -279,16 +308,22 @@ mod tests {
     #[test]
     fn every_row_is_named_like_its_configuration_and_can_be_made() {
         for row in TABLE {
-            let has = |parameter| row.required.contains(&parameter).then_some(8);
-            let parameters = Parameters {
-                bits: has("bits"),
-                length: has("length"),
-                max_weight: has("max_weight"),
-                ..Parameters::default()
-            };
-            let config = configure(row.short, &parameters).unwrap();
-            assert_eq!(configure(row.name, &parameters).unwrap(), config);
-            assert_eq!(serde_json::to_value(&config).unwrap()["type"], row.name);
+            // Of each group the first, and then of each group the last.
+            let first = |group: &[&'static str]| group[0];
+            let last = |group: &[&'static str]| group[group.len() - 1];
+            for pick in [first, last] {
+                let has = |parameter| row.required.iter().any(|group| pick(group) == parameter);
+                let parameters = Parameters {
+                    bits: has("bits").then_some(8),
+                    max_measurement: has("max_measurement").then_some(255),
+                    length: has("length").then_some(8),
+                    max_weight: has("max_weight").then_some(8),
+                    ..Parameters::default()
+                };
+                let config = configure(row.short, &parameters).unwrap();
+                assert_eq!(configure(row.name, &parameters).unwrap(), config);
+                assert_eq!(serde_json::to_value(&config).unwrap()["type"], row.name);
+            }
         }
     }
 
@@ -297,7 +332,25 @@ mod tests {
         let bits = Parameters { bits: Some(8), ..Parameters::default() };
         assert_eq!(configured("count", bits), Err("Prio3Count has no parameter `bits`".into()));
         assert_eq!(configured("SumVec", bits), Err("Prio3SumVec needs `length`".into()));
+        let none = Parameters::default();
+        assert_eq!(configured("sum", none), Err("Prio3Sum needs `bits` or `max_measurement`".into()));
         assert!(configured("median", bits).unwrap_err().starts_with("unknown VDAF \"median\"; known are count, sum"));
+    }
+
+    #[test]
+    fn the_largest_number_is_said_in_one_of_two_ways() {
+        let max = Parameters { max_measurement: Some(100), ..Parameters::default() };
+        assert_eq!(configured("sum", max), Ok(VdafConfig::Prio3Sum { max: Max(100) }));
+        let vector = configured("sumvec", Parameters { length: Some(3), ..max });
+        assert_eq!(vector, Ok(VdafConfig::Prio3SumVec { max: Max(100), length: 3, chunk_length: optimal_chunk_length(21) }));
+        let both = Parameters { bits: Some(8), ..max };
+        assert_eq!(configured("sum", both), Err("Prio3Sum needs `bits` or `max_measurement`, but not both".into()));
+        let hmac = configured("sumvec-hmac", Parameters { length: Some(3), ..max });
+        assert!(hmac.unwrap_err().ends_with(" needs `bits`"));
+        for none in [Parameters { max_measurement: Some(0), ..Parameters::default() }, Parameters { bits: Some(65), ..Parameters::default() }] {
+            let why = "the largest number must be at least 1, and have at most 64 bits";
+            assert_eq!(configured("sum", none), Err(why.into()));
+        }
     }
 
     #[test]

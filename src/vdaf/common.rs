@@ -1,0 +1,60 @@
+//! What the preparers of both VDAF drafts have in common, which is what does not name `prio`.
+
+use std::any::Any;
+
+use super::{AggregateResult, OutputShare, VdafError, Verification};
+use crate::model::ReportError;
+
+/// Leader and helper.
+pub(super) const AGGREGATORS: u8 = 2;
+/// The leader's aggregator id.
+pub(super) const LEADER: usize = 0;
+/// The helper's aggregator id.
+pub(super) const HELPER: usize = 1;
+
+/// Why a downcast or a sum cannot fail: shares never leave the task that they belong to, and outside this room nobody
+/// can make one but through the task's preparer. A violation is a bug of ours, which the pool turns into a fault.
+pub(super) const SAME_PREPARER: &str = "a share is only given to the preparer that made it";
+
+/// Why an encoding cannot fail: `prio` fails to encode only what outgrows a length prefix, and
+/// [`table`](super::table) forbids that.
+pub(super) const ENCODES: &str = "shares within the limits of the table encode";
+
+/// Why one round is all that a preparation has.
+pub(super) const ONE_ROUND: &str = "Prio3 has one round";
+
+/// What `prio` does not do, in its own words.
+pub(super) fn refuse(error: impl std::error::Error) -> VdafError {
+    VdafError(error.to_string())
+}
+
+/// A sum as a result.
+pub(super) fn number(sum: impl Into<u128>) -> AggregateResult {
+    AggregateResult::Number(sum.into())
+}
+
+/// Sums as a result.
+pub(super) fn vector(sums: Vec<impl Into<u128>>) -> AggregateResult {
+    AggregateResult::Vector(sums.into_iter().map(Into::into).collect())
+}
+
+/// Makes an output share opaque.
+pub(super) fn boxed(output: impl Any + Send) -> OutputShare {
+    OutputShare(Box::new(output))
+}
+
+/// A task's key has the right length from the day that the task is made, so that a wrong one is nobody's fault but
+/// ours; no report verifies with it.
+pub(super) fn verify_key<'a, const SEED: usize>(verify: &Verification<'a>) -> Result<&'a [u8; SEED], ReportError> {
+    verify.key.try_into().map_err(|_| ReportError::VdafPrepError)
+}
+
+/// The encoded elements of an aggregate share, if there are `elements` of them with `size` bytes each.
+pub(super) fn elements(bytes: &[u8], elements: usize, size: usize) -> Result<impl Iterator<Item = &[u8]>, VdafError> {
+    let expected = elements * size;
+    if bytes.len() != expected {
+        let why = format!("an aggregate share has {expected} bytes, but {} were given", bytes.len());
+        return Err(VdafError(why));
+    }
+    Ok(bytes.chunks_exact(size))
+}

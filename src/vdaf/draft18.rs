@@ -1,0 +1,300 @@
+//! VDAF-18 (draft-irtf-cfrg-vdaf-18, of which -19 and -20 changed no bytes) over `prio` 0.18: what DAP-18 prepares and
+//! aggregates.
+//!
+//! Every VDAF here is a Prio3, so one round of the ping-pong topology (section 5.7.1) is all that two aggregators
+//! need. What VDAF-08 calls preparation is verification here; the trait that covers both keeps the older word.
+
+use std::sync::Arc;
+
+use prio18::{
+    codec::{Decode, Encode, ParameterizedDecode},
+    field::{Field64, Field128, FieldElement},
+    flp::{
+        FlpError, Type,
+        gadgets::{Mul, ParallelSum},
+        types::{Count, Histogram, MultihotCountVec, Sum, SumVec},
+    },
+    topology::ping_pong::{Continued, PingPongError, PingPongMessage, PingPongState, PingPongTopology},
+    vdaf::{
+        self, Aggregatable, Aggregator, Client, Collector, Vdaf,
+        prio3::Prio3,
+        xof::XofTurboShake128,
+    },
+};
+
+use super::{
+    AggregateResult, AggregateShare, InputShare, Measurement, OutputShare, Pending, Preparer, Sharded, VdafError,
+    Verification,
+    common::{
+        AGGREGATORS, ENCODES, HELPER, LEADER, ONE_ROUND, SAME_PREPARER, boxed, elements, number, refuse, vector,
+        verify_key,
+    },
+    table,
+};
+use crate::model::{Max, ReportError, ReportId, VdafConfig};
+
+/// Bytes of a seed and of a verification key (section 6.2.1).
+const SEED: usize = 32;
+
+/// Algorithm identifiers (section 10).
+mod algorithm {
+    pub const COUNT: u32 = 1;
+    pub const SUM: u32 = 2;
+    pub const SUM_VEC: u32 = 3;
+    pub const HISTOGRAM: u32 = 4;
+    pub const MULTIHOT_COUNT_VEC: u32 = 5;
+}
+
+/// Prio3 as all VDAFs of this draft have it.
+type Vdaf18<T> = Prio3<T, XofTurboShake128, SEED>;
+
+/// Chunks of multiplications over a field: the gadget of all vector VDAFs.
+type Chunks = ParallelSum<Field128, Mul>;
+
+/// Makes the VDAF that a task asks for, or says what is wrong with its parameters.
+pub(super) fn preparer(config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafError> {
+    table::check(config)?;
+    match *config {
+        VdafConfig::Prio3Count => build(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number),
+        VdafConfig::Prio3Sum { max } => {
+            let max = fits_field64(max)?;
+            // The number fits: it is at most `max`.
+            let input = move |m: &Measurement| Ok(table::number(m, max.into())? as u64);
+            build(algorithm::SUM, Sum::<Field64>::new(max), input, number)
+        }
+        VdafConfig::Prio3SumVec { max: Max(max), length, chunk_length } => {
+            let input = move |m: &Measurement| Ok(table::numbers(m, length, max.into())?.to_vec());
+            let typ = SumVec::<Field128, Chunks>::new(max.into(), length, chunk_length);
+            build(algorithm::SUM_VEC, typ, input, vector)
+        }
+        VdafConfig::Prio3Histogram { length, chunk_length } => {
+            // The bin's index fits: it is less than `length`.
+            let input = move |m: &Measurement| Ok(table::number(m, length as u128 - 1)? as usize);
+            let typ = Histogram::<Field128, Chunks>::new(length, chunk_length);
+            build(algorithm::HISTOGRAM, typ, input, vector)
+        }
+        VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length } => {
+            let input = move |m: &Measurement| table::flags(m, length, max_weight);
+            let typ = MultihotCountVec::<Field128, Chunks>::new(length, max_weight, chunk_length);
+            build(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector)
+        }
+        VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => {
+            let why = "Prio3SumVecField64MultiproofHmacSha256Aes128 is for DAP-09 only; DAP-18 has Prio3SumVec";
+            Err(VdafError(why.to_owned()))
+        }
+    }
+}
+
+/// Since this draft a sum is in the 64-bit field (section 7.4.2), where a number of 64 bits may not even fit once.
+fn fits_field64(max: Max) -> Result<u64, VdafError> {
+    if max.bit_length() <= table::MAX_BITS_FIELD64 {
+        return Ok(max.0);
+    }
+    let bits = table::MAX_BITS_FIELD64;
+    let why = format!("Prio3Sum's largest number is below 2^{bits} in DAP-18; Prio3SumVec of length 1 has room for more");
+    Err(VdafError(why))
+}
+
+fn build<T>(
+    id: u32,
+    typ: Result<T, FlpError>,
+    input: impl Fn(&Measurement) -> Result<T::Measurement, VdafError> + Send + Sync + 'static,
+    output: fn(T::AggregateResult) -> AggregateResult,
+) -> Result<Arc<dyn Preparer>, VdafError>
+where
+    T: Type<Field: Send + Sync> + Send + Sync + 'static,
+{
+    let typ = typ.map_err(refuse)?;
+    let seed = if typ.joint_rand_len() > 0 { SEED } else { 0 };
+    let bytes = |elements: usize| elements * T::Field::ENCODED_SIZE + seed;
+    Ok(Arc::new(Prio3Preparer::<T> {
+        leader_share_length: bytes(typ.input_len() + typ.proof_len()),
+        verifier_share_length: bytes(typ.verifier_len()),
+        vdaf: Prio3::new(AGGREGATORS, 1, id, typ).map_err(refuse)?,
+        input: Box::new(input),
+        output,
+    }))
+}
+
+/// What a client's measurement is to `prio`, once it is found to be in range.
+type Input<T> = Box<dyn Fn(&Measurement) -> Result<<T as Type>::Measurement, VdafError> + Send + Sync>;
+
+/// Any Prio3 for two aggregators.
+struct Prio3Preparer<T: Type> {
+    vdaf: Vdaf18<T>,
+    /// Bytes of the leader's input share. Known beforehand, so that a short one is refused before `prio` allocates
+    /// memory for a whole one.
+    leader_share_length: usize,
+    /// Bytes of a verifier share. Known beforehand, so that a wrong one is refused before any computation.
+    verifier_share_length: usize,
+    input: Input<T>,
+    output: fn(T::AggregateResult) -> AggregateResult,
+}
+
+impl<T> Prio3Preparer<T>
+where
+    T: Type<Field: Send + Sync> + Send + Sync + 'static,
+{
+    fn decode_shares(&self, aggregator: usize, share: &InputShare) -> Result<Shares<T>, ReportError> {
+        if aggregator == LEADER && share.input_share.len() != self.leader_share_length {
+            return Err(ReportError::InvalidMessage);
+        }
+        let public = ParameterizedDecode::get_decoded_with_param(&self.vdaf, share.public_share);
+        let input = ParameterizedDecode::get_decoded_with_param(&(&self.vdaf, aggregator), share.input_share);
+        match (public, input) {
+            (Ok(public), Ok(input)) => Ok(Shares { public, input }),
+            _ => Err(ReportError::InvalidMessage),
+        }
+    }
+
+    fn sum_of<'a>(&self, share: &'a AggregateShare) -> &'a vdaf::AggregateShare<T::Field> {
+        share.0.downcast_ref().expect(SAME_PREPARER)
+    }
+
+    fn sum_of_mut<'a>(&self, share: &'a mut AggregateShare) -> &'a mut vdaf::AggregateShare<T::Field> {
+        share.0.downcast_mut().expect(SAME_PREPARER)
+    }
+
+    fn decode_sum(&self, bytes: &[u8]) -> Result<vdaf::AggregateShare<T::Field>, VdafError> {
+        let elements = elements(bytes, self.vdaf.output_len(), T::Field::ENCODED_SIZE)?;
+        let elements: Result<Vec<_>, _> = elements.map(T::Field::get_decoded).collect();
+        Ok(elements.map_err(refuse)?.into())
+    }
+}
+
+/// The decoded shares of one aggregator.
+struct Shares<T: Type> {
+    public: <Vdaf18<T> as Vdaf>::PublicShare,
+    input: <Vdaf18<T> as Vdaf>::InputShare,
+}
+
+impl<T> Preparer for Prio3Preparer<T>
+where
+    T: Type<Field: Send + Sync> + Send + Sync + 'static,
+{
+    fn verify_key_length(&self) -> usize {
+        SEED
+    }
+
+    fn shard(&self, context: &[u8], measurement: &Measurement, report_id: &ReportId) -> Result<Sharded, VdafError> {
+        let measurement = (self.input)(measurement)?;
+        let (public, inputs) = self.vdaf.shard(context, &measurement, report_id.as_bytes()).map_err(refuse)?;
+        Ok(Sharded {
+            public_share: public.get_encoded().map_err(refuse)?,
+            leader_share: inputs[LEADER].get_encoded().map_err(refuse)?,
+            helper_share: inputs[HELPER].get_encoded().map_err(refuse)?,
+        })
+    }
+
+    fn leader_start(
+        &self,
+        verify: Verification,
+        share: InputShare,
+    ) -> Result<(Box<dyn Pending>, Vec<u8>), ReportError> {
+        let key = verify_key(&verify)?;
+        let Shares { public, input } = self.decode_shares(LEADER, &share)?;
+        let Continued { verifier_state: state, message } = self
+            .vdaf
+            .leader_initialized(key, verify.context, &(), share.report_id.as_bytes(), &public, &input)
+            .map_err(reject)?;
+        let pending = Prio3Pending { vdaf: self.vdaf.clone(), context: verify.context.to_vec(), state };
+        Ok((Box::new(pending), message.get_encoded().expect(ENCODES)))
+    }
+
+    fn helper_answer(
+        &self,
+        verify: Verification,
+        share: InputShare,
+        message: &[u8],
+    ) -> Result<(OutputShare, Vec<u8>), ReportError> {
+        let key = verify_key(&verify)?;
+        let inbound = decode_message(message)?;
+        // Before the computation that comes first in the ping-pong topology.
+        match &inbound {
+            PingPongMessage::Initialize { verifier_share } if verifier_share.len() == self.verifier_share_length => {}
+            _ => return Err(ReportError::InvalidMessage),
+        }
+        let Shares { public, input } = self.decode_shares(HELPER, &share)?;
+        let state = self
+            .vdaf
+            .helper_initialized(key, verify.context, &(), share.report_id.as_bytes(), &public, &input, &inbound)
+            .and_then(|transition| transition.evaluate(verify.context, &self.vdaf))
+            .map_err(reject)?;
+        match state {
+            PingPongState::FinishedWithOutbound { output_share, message } => {
+                Ok((boxed(output_share), message.get_encoded().expect(ENCODES)))
+            }
+            PingPongState::Continued(_) | PingPongState::Finished { .. } => unreachable!("{ONE_ROUND}"),
+        }
+    }
+
+    fn zero(&self) -> AggregateShare {
+        AggregateShare(Box::new(self.vdaf.aggregate_init(&())))
+    }
+
+    fn add(&self, sum: &mut AggregateShare, share: OutputShare) {
+        let share: Box<vdaf::OutputShare<T::Field>> = share.0.downcast().expect(SAME_PREPARER);
+        self.sum_of_mut(sum).accumulate(&share).expect(SAME_PREPARER);
+    }
+
+    fn merge(&self, sum: &mut AggregateShare, other: &AggregateShare) {
+        self.sum_of_mut(sum).merge(self.sum_of(other)).expect(SAME_PREPARER);
+    }
+
+    fn encode(&self, sum: &AggregateShare) -> Vec<u8> {
+        self.sum_of(sum).get_encoded().expect(ENCODES)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<AggregateShare, VdafError> {
+        Ok(AggregateShare(Box::new(self.decode_sum(bytes)?)))
+    }
+
+    fn unshard(&self, leader: &[u8], helper: &[u8], count: u64) -> Result<AggregateResult, VdafError> {
+        let shares = [self.decode_sum(leader)?, self.decode_sum(helper)?];
+        let count = count.try_into().map_err(refuse)?;
+        let result = self.vdaf.unshard(&(), shares, count).map_err(refuse)?;
+        Ok((self.output)(result))
+    }
+}
+
+/// The leader's state while the helper prepares.
+struct Prio3Pending<T: Type> {
+    vdaf: Vdaf18<T>,
+    context: Vec<u8>,
+    state: <Vdaf18<T> as Aggregator<SEED, 16>>::VerifyState,
+}
+
+impl<T> Pending for Prio3Pending<T>
+where
+    T: Type<Field: Send + Sync> + Send + Sync + 'static,
+{
+    fn finish(self: Box<Self>, answer: &[u8]) -> Result<OutputShare, ReportError> {
+        let inbound = decode_message(answer)?;
+        if !matches!(inbound, PingPongMessage::Finish { .. }) {
+            return Err(ReportError::InvalidMessage);
+        }
+        let state = self
+            .vdaf
+            .leader_continued(&self.context, &(), self.state, &inbound)
+            .and_then(|transition| transition.evaluate(&self.context, &self.vdaf))
+            .map_err(reject)?;
+        match state {
+            PingPongState::Finished { output_share } => Ok(boxed(output_share)),
+            PingPongState::Continued(_) | PingPongState::FinishedWithOutbound { .. } => unreachable!("{ONE_ROUND}"),
+        }
+    }
+}
+
+fn decode_message(bytes: &[u8]) -> Result<PingPongMessage, ReportError> {
+    PingPongMessage::get_decoded(bytes).map_err(|_| ReportError::InvalidMessage)
+}
+
+/// What a failed verification is called (DAP-18 section 4.5.3.4): what does not decode is not a failed proof.
+fn reject(error: PingPongError) -> ReportError {
+    match error {
+        PingPongError::CodecVerifierShare(_)
+        | PingPongError::CodecVerifierMessage(_)
+        | PingPongError::PeerMessageMismatch { .. } => ReportError::InvalidMessage,
+        _ => ReportError::VdafPrepError,
+    }
+}
