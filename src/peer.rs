@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::{
     model::{Fault, Secret},
-    wire::{Call, Problem, problem},
+    wire::{Call, Problem, media, problem},
 };
 
 pub use backoff::Backoff;
@@ -308,10 +308,9 @@ impl Answer {
         }
     }
 
-    /// Whether the body has the media type, whatever its parameters (RFC 9110 section 8.3.1).
+    /// Whether the body has the media type.
     pub fn has_type(&self, wanted: &str) -> bool {
-        let essence = self.content_type.as_deref().and_then(|t| t.split(';').next()).map(str::trim);
-        essence.is_some_and(|found| found.eq_ignore_ascii_case(wanted))
+        self.content_type.as_deref().is_some_and(|found| media::matches(found, wanted))
     }
 
     /// What the peer says is wrong.

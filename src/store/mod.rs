@@ -34,11 +34,12 @@
 //!
 //! `open.rs` claims the directory, `engine.rs` is the database, `table.rs` and `records.rs` say what its rows are.
 //! `state.rs` is what is held in memory, with `waiting.rs`, `replay.rs` and `collected.rs` for its larger parts. `tx.rs`
-//! and `view.rs` are what a write and a read may do. `group.rs` collects the changes of a group, `writer.rs` commits them.
+//! and `view.rs` are what a write and a read may do. `older.rs` reads rows of earlier releases. `group.rs` collects the changes of a group, `writer.rs` commits them.
 
 mod collected;
 mod engine;
 mod group;
+mod older;
 mod open;
 mod records;
 mod replay;

@@ -5,11 +5,15 @@
 
 use std::marker::PhantomData;
 
+use ciborium::Value;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::records::{
-    BucketRecord, CollectedBatch, CollectionJobRecord, Counters, HelperJobRecord, KeyRecord, LeaderJobRecord,
-    PackRecord, Removed,
+use super::{
+    older,
+    records::{
+        BucketRecord, CollectedBatch, CollectionJobRecord, Counters, HelperJobRecord, KeyRecord, LeaderJobRecord,
+        PackRecord, Removed,
+    },
 };
 use crate::model::{
     AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, Interval, Task, TaskId, Time,
@@ -19,7 +23,7 @@ use crate::model::{
 /// Numbers that only rise, by [`NEXT_PACK`].
 pub(super) const SEQUENCES: Table<u8, u64> = Table::new(1, "sequences", 1);
 /// Tasks.
-pub(super) const TASKS: Table<TaskId, Task> = Table::new(2, "tasks", 2);
+pub(super) const TASKS: Table<TaskId, Task> = Table::new(2, "tasks", 2).reading(older::task);
 /// Tombstones of tasks.
 pub(super) const REMOVED: Table<TaskId, Removed> = Table::new(3, "removed tasks", 1);
 /// HPKE keys, by configuration id.
@@ -74,6 +78,8 @@ pub(super) struct Table<K, V> {
     pub(super) name: &'static str,
     /// The version of the values' layout that is written.
     pub(super) version: u8,
+    /// Makes of a value of an older version one of this version, if there was such a version.
+    older: fn(u8, Value) -> Option<Value>,
     row: PhantomData<fn(K) -> V>,
 }
 
@@ -96,7 +102,12 @@ impl From<RowError> for Fault {
 
 impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
     const fn new(prefix: u8, name: &'static str, version: u8) -> Self {
-        Self { prefix, name, version, row: PhantomData }
+        Self { prefix, name, version, older: |_, _| None, row: PhantomData }
+    }
+
+    /// The table, of which there are rows of older versions.
+    const fn reading(self, older: fn(u8, Value) -> Option<Value>) -> Self {
+        Self { older, ..self }
     }
 
     /// The engine's key of a row.
@@ -126,11 +137,13 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
         if version > self.version {
             return Err(RowError::Newer { table: self.name, found: version });
         }
-        // There is one version of each table so far; a second one turns this test into a match with a migration.
-        if version < self.version {
-            return Err(self.damaged("its version does not exist"));
-        }
-        let value = ciborium::from_reader(&mut body).map_err(|e| self.damaged(e))?;
+        let value = if version == self.version {
+            ciborium::from_reader(&mut body).map_err(|e| self.damaged(e))?
+        } else {
+            let value = ciborium::from_reader(&mut body).map_err(|e| self.damaged(e))?;
+            let value = (self.older)(version, value).ok_or_else(|| self.damaged("its version does not exist"))?;
+            value.deserialized().map_err(|e| self.damaged(e))?
+        };
         if body.is_empty() { Ok(value) } else { Err(self.damaged("something follows its value")) }
     }
 

@@ -6,6 +6,8 @@ use bytes::{Buf, Bytes};
 
 /// Why a vector is refused that has more items than its reader takes.
 const TOO_MANY_ITEMS: &str = "has more items than are accepted";
+/// Why a message is refused that has more bytes than its reader takes.
+const TOO_MANY_BYTES: &str = "has more bytes than are accepted";
 
 /// Bytes that are not the message they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,9 +25,14 @@ impl Malformed {
         Self { what, why }
     }
 
+    /// Says that `what` has more bytes than we take.
+    pub(super) const fn too_many_bytes(what: &'static str) -> Self {
+        Self::new(what, TOO_MANY_BYTES)
+    }
+
     /// Whether the message may be well-formed, but has more in it than we take.
     pub fn is_too_long(&self) -> bool {
-        self.why == TOO_MANY_ITEMS
+        [TOO_MANY_ITEMS, TOO_MANY_BYTES].contains(&self.why)
     }
 }
 
@@ -113,6 +120,29 @@ impl Reader {
         Self::new(self.opaque32(what, min)?).items(what, max_items, item)
     }
 
+    /// Reads a vector of at most `max_items` items that is all of what is left, at least `min` bytes; each item is read
+    /// by `item`.
+    pub fn vector_to_end<T>(
+        &mut self,
+        what: &'static str,
+        min: usize,
+        max_items: usize,
+        item: impl FnMut(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<Vec<T>, Malformed> {
+        Self::new(self.opaque(what, self.rest.len(), min)?).items(what, max_items, item)
+    }
+
+    /// What `get` reads, with the bytes that it is read from.
+    pub fn with_bytes<T>(
+        &mut self,
+        get: impl FnOnce(&mut Self) -> Result<T, Malformed>,
+    ) -> Result<(T, Bytes), Malformed> {
+        let before = self.rest.clone();
+        let value = get(self)?;
+        let len = before.len() - self.rest.len();
+        Ok((value, before.slice(..len)))
+    }
+
     fn opaque(&mut self, what: &'static str, len: usize, min: usize) -> Result<Bytes, Malformed> {
         if len < min {
             return Err(Malformed::new(what, "is shorter than it may be"));
@@ -145,9 +175,10 @@ impl Reader {
 ///
 /// # Panics
 ///
-/// If a vector is longer than its length prefix can say. Opaque fields of two-byte length are keys, key
-/// encapsulations and extensions, whose sizes are set by their algorithms; those of four bytes are limited by
-/// memory and by the limits on bodies.
+/// If a vector is longer than its length prefix can say. Opaque fields of one-byte length are parameters of tasks,
+/// which are checked when a task is made, as are those of two bytes, unless they are keys, key encapsulations and
+/// extensions, whose sizes are set by their algorithms; those of four bytes are limited by memory and by the limits on
+/// bodies.
 #[derive(Debug, Clone)]
 pub struct Writer {
     bytes: Vec<u8>,
@@ -189,6 +220,12 @@ impl Writer {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// Writes `opaque<..2^8-1>`.
+    pub fn opaque8(&mut self, bytes: &[u8]) {
+        self.u8(u8::try_from(bytes.len()).expect("a field of one-byte length is checked when its task is made"));
+        self.fixed(bytes);
+    }
+
     /// Writes `opaque<..2^16-1>`.
     pub fn opaque16(&mut self, bytes: &[u8]) {
         self.u16(short(bytes.len()));
@@ -225,7 +262,7 @@ impl Writer {
 }
 
 fn short(len: usize) -> u16 {
-    u16::try_from(len).expect("a field of two-byte length is bounded by its algorithm")
+    u16::try_from(len).expect("a field of two-byte length is bounded by its algorithm or checked with its task")
 }
 
 fn long(len: usize) -> u32 {
@@ -294,6 +331,28 @@ mod tests {
     }
 
     #[test]
+    fn a_vector_to_the_end_takes_what_is_left() {
+        let rest = |bytes, min, max| {
+            let mut reader = reader(bytes);
+            reader.u8("n").and_then(|_| reader.vector_to_end("v", min, max, |r| r.u16("i")))
+        };
+        assert_eq!(rest(&[9, 1, 2, 3, 4], 1, 2), Ok(vec![0x0102, 0x0304]));
+        assert_eq!(rest(&[9], 0, 2), Ok(vec![]));
+        assert_eq!(why(rest(&[9], 1, 2)), "is shorter than it may be");
+        assert_eq!(why(rest(&[9, 1, 2, 3], 1, 2)), "ends too early");
+        let too_long = rest(&[9, 1, 2, 3, 4], 1, 1).unwrap_err();
+        assert!(too_long.is_too_long() && Malformed::too_many_bytes("v").is_too_long());
+    }
+
+    #[test]
+    fn what_is_read_comes_with_its_bytes() {
+        let mut reader = reader(&[0, 1, 42, 7]);
+        let (field, bytes) = reader.with_bytes(|r| r.opaque16("v", 0)).unwrap();
+        assert_eq!((&field[..], &bytes[..]), (&[42][..], &[0, 1, 42][..]));
+        assert_eq!(reader.u8("n"), Ok(7));
+    }
+
+    #[test]
     fn trailing_bytes_are_refused() {
         assert_eq!(why(reader(&[1]).finish("v")), "has bytes after its end");
     }
@@ -309,6 +368,7 @@ mod tests {
     fn vectors_are_written_with_the_length_of_their_content() {
         let mut writer = Writer::with_capacity(16);
         writer.vector32(|w| w.vector16(|w| w.opaque16(b"ab")));
-        assert_eq!(writer.finish(), [0, 0, 0, 6, 0, 4, 0, 2, b'a', b'b']);
+        writer.opaque8(b"c");
+        assert_eq!(writer.finish(), [0, 0, 0, 6, 0, 4, 0, 2, b'a', b'b', 1, b'c']);
     }
 }

@@ -6,7 +6,9 @@
 pub mod codec;
 pub mod dap09;
 pub mod dap18;
+pub mod media;
 pub mod problem;
+mod shared;
 
 use bytes::Bytes;
 

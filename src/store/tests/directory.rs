@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+use ciborium::Value;
+
 use super::*;
 use crate::store::{OpenError, engine::Engine, engine::Rows, table};
 
@@ -104,9 +106,28 @@ async fn a_row_of_a_newer_version_is_named() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).close().await;
     let mut value = table::TASKS.value(&task(1)).unwrap();
-    value[0] = 2;
+    value[0] += 1;
     tamper(dir.path(), table::TASKS.key(&task_id(1)), value);
-    assert!(matches!(error(dir.path()), OpenError::Newer { found: 2 }));
+    assert!(matches!(error(dir.path()), OpenError::Newer { found: 3 }));
+}
+
+/// Until there was a second revision, what all parties know of a task stood beside what only one of them knows.
+#[tokio::test]
+async fn a_task_of_the_first_version_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).close().await;
+    let now = Value::serialized(&task(1)).unwrap().into_map().unwrap();
+    let is_public = |(name, _): &(Value, Value)| name.as_text() == Some("public");
+    let (public, mut then): (Vec<_>, Vec<_>) = now.into_iter().partition(is_public);
+    then.extend(public.into_iter().flat_map(|(_, public)| public.into_map().unwrap()));
+    let is_new = |name: &Value| matches!(name.as_text(), Some("verify_key_id" | "info" | "task_interval"));
+    then.retain(|(name, _)| !is_new(name));
+    let mut row = vec![1];
+    ciborium::into_writer(&Value::Map(then), &mut row).unwrap();
+    tamper(dir.path(), table::TASKS.key(&task_id(1)), row);
+    let store = open(dir.path());
+    store.read(|view| Ok(assert_eq!(*view.task(&task_id(1)).unwrap().task, task(1)))).unwrap();
+    store.close().await;
 }
 
 #[tokio::test]

@@ -2,20 +2,20 @@
 //!
 //! `put` functions write, `get` functions read. Fields are named as the draft names them.
 
-use bytes::Bytes;
-
 use crate::{
     model::{
-        AggregateShareReq, BatchSelector, Checksum, Collection, CollectionReq, Duration, Extension, FixedSizeQuery,
-        HpkeCiphertext, HpkeConfig, Interval, JobInit, PartialBatch, PlaintextInputShare, PrepareInit, PrepareOutcome,
-        PrepareResp, Query, Report, ReportError, ReportId, ReportMetadata, ReportShare, Time,
+        AggregateShareReq, BatchSelector, Collection, CollectionReq, Duration, FixedSizeQuery, Interval, JobInit,
+        PartialBatch, PlaintextInputShare, PrepareInit, PrepareOutcome, PrepareResp, Query, Report, ReportError,
+        ReportId, ReportMetadata, ReportShare, Time,
     },
-    wire::codec::{Malformed, Reader, Writer},
+    wire::{
+        codec::{Malformed, Reader, Writer},
+        shared::{
+            Got, JobContinue, PrepareContinue, get_checksum, get_ciphertext, get_extensions, get_forwarded_ciphertext,
+            get_id, put_ciphertext, put_extensions, unknown,
+        },
+    },
 };
-
-use super::{JobContinue, PrepareContinue};
-
-type Got<T> = Result<T, Malformed>;
 
 /// `QueryType` (section 4.1).
 mod query_type {
@@ -50,21 +50,6 @@ const PREPARE_ERRORS: [ReportError; 10] = [
     ReportError::ReportTooEarly,
 ];
 
-/// Runs a writer over a new message of about `len` bytes.
-pub(super) fn encode(len: usize, put: impl FnOnce(&mut Writer)) -> Vec<u8> {
-    let mut writer = Writer::with_capacity(len);
-    put(&mut writer);
-    writer.finish()
-}
-
-/// Runs a reader over a whole message.
-pub(super) fn decode<T>(what: &'static str, bytes: Bytes, get: impl FnOnce(&mut Reader) -> Got<T>) -> Got<T> {
-    let mut reader = Reader::new(bytes);
-    let message = get(&mut reader)?;
-    reader.finish(what)?;
-    Ok(message)
-}
-
 // Section 4: basic structures.
 
 fn put_interval(w: &mut Writer, interval: &Interval) {
@@ -76,24 +61,6 @@ fn get_interval(r: &mut Reader) -> Got<Interval> {
     let start = Time(r.u64("Interval.start")?);
     let duration = Duration(r.u64("Interval.duration")?);
     Interval::new(start, duration).ok_or(Malformed::new("Interval", "ends after the last representable time"))
-}
-
-pub(super) fn put_ciphertext(w: &mut Writer, ciphertext: &HpkeCiphertext) {
-    w.u8(ciphertext.config_id);
-    w.opaque16(&ciphertext.enc);
-    w.opaque32(&ciphertext.payload);
-}
-
-pub(super) fn get_ciphertext(r: &mut Reader) -> Got<HpkeCiphertext> {
-    get_ciphertext_of(r, 1)
-}
-
-fn get_ciphertext_of(r: &mut Reader, min: usize) -> Got<HpkeCiphertext> {
-    Ok(HpkeCiphertext {
-        config_id: r.u8("HpkeCiphertext.config_id")?,
-        enc: r.opaque16("HpkeCiphertext.enc", min)?,
-        payload: r.opaque32("HpkeCiphertext.payload", min)?,
-    })
 }
 
 // Section 4.1: queries and batches.
@@ -126,7 +93,7 @@ fn get_query(r: &mut Reader) -> Got<Query> {
 
 fn get_fixed_size_query(r: &mut Reader) -> Got<FixedSizeQuery> {
     match r.u8("FixedSizeQuery.query_type")? {
-        fixed_size_query_type::BY_BATCH_ID => Ok(FixedSizeQuery::ByBatchId(id(r, "FixedSizeQuery.batch_id")?)),
+        fixed_size_query_type::BY_BATCH_ID => Ok(FixedSizeQuery::ByBatchId(get_id(r, "FixedSizeQuery.batch_id")?)),
         fixed_size_query_type::CURRENT_BATCH => Ok(FixedSizeQuery::CurrentBatch),
         _ => Err(unknown("FixedSizeQuery.query_type")),
     }
@@ -145,7 +112,7 @@ fn put_partial_batch(w: &mut Writer, batch: &PartialBatch) {
 fn get_partial_batch(r: &mut Reader) -> Got<PartialBatch> {
     match r.u8("PartialBatchSelector.query_type")? {
         query_type::TIME_INTERVAL => Ok(PartialBatch::TimeInterval),
-        query_type::FIXED_SIZE => Ok(PartialBatch::FixedSize(id(r, "PartialBatchSelector.batch_id")?)),
+        query_type::FIXED_SIZE => Ok(PartialBatch::FixedSize(get_id(r, "PartialBatchSelector.batch_id")?)),
         _ => Err(unknown("PartialBatchSelector.query_type")),
     }
 }
@@ -166,46 +133,12 @@ pub(super) fn put_batch_selector(w: &mut Writer, batch: &BatchSelector) {
 fn get_batch_selector(r: &mut Reader) -> Got<BatchSelector> {
     match r.u8("BatchSelector.query_type")? {
         query_type::TIME_INTERVAL => Ok(BatchSelector::TimeInterval(get_interval(r)?)),
-        query_type::FIXED_SIZE => Ok(BatchSelector::FixedSize(id(r, "BatchSelector.batch_id")?)),
+        query_type::FIXED_SIZE => Ok(BatchSelector::FixedSize(get_id(r, "BatchSelector.batch_id")?)),
         _ => Err(unknown("BatchSelector.query_type")),
     }
 }
 
 // Section 4.4: uploads.
-
-pub(super) fn put_hpke_configs(w: &mut Writer, configs: &[HpkeConfig]) {
-    w.vector16(|w| {
-        for config in configs {
-            w.u8(config.id);
-            w.u16(config.kem_id);
-            w.u16(config.kdf_id);
-            w.u16(config.aead_id);
-            w.opaque16(&config.public_key);
-        }
-    });
-}
-
-pub(super) fn get_hpke_configs(r: &mut Reader) -> Got<Vec<HpkeConfig>> {
-    let mut taken = [false; 256];
-    r.vector16("HpkeConfigList", 1, |r| {
-        let config = get_hpke_config(r)?;
-        if std::mem::replace(&mut taken[usize::from(config.id)], true) {
-            // Section 4.4.1: ids are distinct; with two of the same, nobody can say which key was used.
-            return Err(Malformed::new("HpkeConfigList", "has two configurations with the same id"));
-        }
-        Ok(config)
-    })
-}
-
-fn get_hpke_config(r: &mut Reader) -> Got<HpkeConfig> {
-    Ok(HpkeConfig {
-        id: r.u8("HpkeConfig.id")?,
-        kem_id: r.u16("HpkeConfig.kem_id")?,
-        kdf_id: r.u16("HpkeConfig.kdf_id")?,
-        aead_id: r.u16("HpkeConfig.aead_id")?,
-        public_key: r.opaque16("HpkeConfig.public_key", 1)?.to_vec(),
-    })
-}
 
 pub(super) fn put_metadata(w: &mut Writer, metadata: &ReportMetadata) {
     w.fixed(metadata.id.as_bytes());
@@ -213,7 +146,7 @@ pub(super) fn put_metadata(w: &mut Writer, metadata: &ReportMetadata) {
 }
 
 fn get_metadata(r: &mut Reader) -> Got<ReportMetadata> {
-    Ok(ReportMetadata { id: id(r, "ReportMetadata.report_id")?, time: Time(r.u64("ReportMetadata.time")?) })
+    Ok(ReportMetadata { id: get_id(r, "ReportMetadata.report_id")?, time: Time(r.u64("ReportMetadata.time")?) })
 }
 
 pub(super) fn put_report(w: &mut Writer, report: &Report) {
@@ -234,20 +167,15 @@ pub(super) fn get_report(r: &mut Reader) -> Got<Report> {
 }
 
 pub(super) fn put_plaintext(w: &mut Writer, share: &PlaintextInputShare) {
-    w.vector16(|w| {
-        for extension in &share.extensions {
-            w.u16(extension.kind);
-            w.opaque16(&extension.data);
-        }
-    });
+    put_extensions(w, &share.extensions);
     w.opaque32(&share.payload);
 }
 
 pub(super) fn get_plaintext(r: &mut Reader) -> Got<PlaintextInputShare> {
-    let extensions = r.vector16("PlaintextInputShare.extensions", 0, |r| {
-        Ok(Extension { kind: r.u16("Extension.extension_type")?, data: r.opaque16("Extension.extension_data", 0)? })
-    })?;
-    Ok(PlaintextInputShare { extensions, payload: r.opaque32("PlaintextInputShare.payload", 0)? })
+    Ok(PlaintextInputShare {
+        extensions: get_extensions(r, "PlaintextInputShare.extensions")?,
+        payload: r.opaque32("PlaintextInputShare.payload", 0)?,
+    })
 }
 
 // Section 4.5: aggregation.
@@ -280,10 +208,7 @@ fn get_prepare_init(r: &mut Reader) -> Got<PrepareInit> {
         metadata: get_metadata(r)?,
         extensions: Vec::new(),
         public_share: r.opaque32("ReportShare.public_share", 0)?,
-        // The helper takes an empty ciphertext here, although the layout has none: deployed leaders let a client upload
-        // one, and refusing the message would let that client spoil every other report of the job. It does not
-        // open, so that the report alone is rejected.
-        input_share: get_ciphertext_of(r, 0)?,
+        input_share: get_forwarded_ciphertext(r)?,
     };
     Ok(PrepareInit { share, message: r.opaque32("PrepareInit.payload", 0)? })
 }
@@ -299,7 +224,7 @@ pub(super) fn put_job_resp(w: &mut Writer, resps: &[PrepareResp]) {
 
 pub(super) fn get_job_resp(r: &mut Reader, max_reports: usize) -> Got<Vec<PrepareResp>> {
     r.vector32("AggregationJobResp.prepare_resps", 1, max_reports, |r| {
-        Ok(PrepareResp { report_id: id(r, "PrepareResp.report_id")?, outcome: get_prepare_outcome(r)? })
+        Ok(PrepareResp { report_id: get_id(r, "PrepareResp.report_id")?, outcome: get_prepare_outcome(r)? })
     })
 }
 
@@ -359,7 +284,7 @@ pub(super) fn put_job_continue(w: &mut Writer, request: &JobContinue) {
 pub(super) fn get_job_continue(r: &mut Reader, max_reports: usize) -> Got<JobContinue> {
     let step = r.u16("AggregationJobContinueReq.step")?;
     let continues = r.vector32("AggregationJobContinueReq.prepare_continues", 1, max_reports, |r| {
-        let report_id: ReportId = id(r, "PrepareContinue.report_id")?;
+        let report_id: ReportId = get_id(r, "PrepareContinue.report_id")?;
         Ok(PrepareContinue { report_id, message: r.opaque32("PrepareContinue.payload", 0)? })
     })?;
     Ok(JobContinue { step, continues })
@@ -410,15 +335,7 @@ pub(super) fn get_aggregate_share_req(r: &mut Reader) -> Got<AggregateShareReq> 
         batch: get_batch_selector(r)?,
         aggregation_parameter: r.opaque32("AggregateShareReq.agg_param", 0)?,
         report_count: r.u64("AggregateShareReq.report_count")?,
-        checksum: Checksum::new(r.array("AggregateShareReq.checksum")?),
+        checksum: get_checksum(r, "AggregateShareReq.checksum")?,
         collection: None,
     })
-}
-
-fn id<K, const N: usize>(r: &mut Reader, what: &'static str) -> Got<crate::model::ids::Id<K, N>> {
-    Ok(crate::model::ids::Id::new(r.array(what)?))
-}
-
-fn unknown(what: &'static str) -> Malformed {
-    Malformed::new(what, "has a value that the protocol does not define")
 }

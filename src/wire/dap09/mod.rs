@@ -5,47 +5,33 @@ pub mod resources;
 
 use bytes::Bytes;
 
-use super::{Call, Interaction, Rules, Wire, codec::Malformed};
+use super::{
+    Call, Interaction, Rules, Wire,
+    codec::Malformed,
+    shared::{
+        decode, encode, get_ciphertext, get_hpke_configs, label, put_ciphertext, put_hpke_configs, sealed_len,
+    },
+};
 use crate::model::{
     AggregateShareReq, BatchSelector, Collection, CollectionReq, Extension, HpkeCiphertext, HpkeConfig, JobInit,
-    PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, ReportMetadata, Role, TaskId, TaskParameters,
-    VdafConfig,
+    PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, ReportMetadata, Role, TaskId, TaskParameters, VdafConfig,
 };
 use messages as m;
-pub use resources::{BadPath, Resource, media, parse_hpke_config_query, parse_path};
+pub use super::shared::{BadPath, JobContinue, PrepareContinue};
+pub use resources::{Resource, media, parse_hpke_config_query, parse_path};
 
 /// DAP-09.
 #[derive(Clone, Copy, Debug)]
 pub struct Dap09;
 
-/// The leader's request to continue an aggregation job (`AggregationJobContinueReq`, section 4.5.2.1).
-///
-/// No VDAF that we run has a second round, so that a helper reads this only to refuse it properly.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobContinue {
-    /// The step that the helper should advance to; 1 for the first continuation.
-    pub step: u16,
-    /// The reports, each with the leader's next message.
-    pub continues: Vec<PrepareContinue>,
-}
-
-/// A report with the leader's next preparation message (`PrepareContinue`, section 4.5.2.1).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PrepareContinue {
-    /// The report that the message is about.
-    pub report_id: ReportId,
-    /// The leader's encoded ping-pong message.
-    pub message: Bytes,
-}
-
 /// Encodes the leader's request to continue an aggregation job.
 pub fn encode_job_continue(request: &JobContinue) -> Vec<u8> {
-    m::encode(6 + request.continues.len() * 32, |w| m::put_job_continue(w, request))
+    encode(6 + request.continues.len() * 32, |w| m::put_job_continue(w, request))
 }
 
 /// Decodes the leader's request to continue an aggregation job of at most `max_reports`.
 pub fn decode_job_continue(bytes: &Bytes, max_reports: usize) -> Result<JobContinue, Malformed> {
-    m::decode("AggregationJobContinueReq", bytes.clone(), |r| m::get_job_continue(r, max_reports))
+    decode("AggregationJobContinueReq", bytes.clone(), |r| m::get_job_continue(r, max_reports))
 }
 
 impl Wire for Dap09 {
@@ -97,7 +83,7 @@ impl Wire for Dap09 {
         _extensions: &[Extension],
         public_share: &[u8],
     ) -> Vec<u8> {
-        m::encode(60 + public_share.len(), |w| {
+        encode(60 + public_share.len(), |w| {
             w.fixed(task.id.as_bytes());
             m::put_metadata(w, metadata);
             w.opaque32(public_share);
@@ -106,7 +92,7 @@ impl Wire for Dap09 {
 
     /// `AggregateShareAad` (section 4.6.4).
     fn aggregate_share_aad(&self, task: &TaskParameters, _request: &[u8], batch: &BatchSelector) -> Vec<u8> {
-        m::encode(69, |w| {
+        encode(69, |w| {
             w.fixed(task.id.as_bytes());
             w.opaque32(&[]);
             m::put_batch_selector(w, batch);
@@ -114,11 +100,11 @@ impl Wire for Dap09 {
     }
 
     fn encode_hpke_configs(&self, configs: &[HpkeConfig]) -> Vec<u8> {
-        m::encode(2 + configs.len() * 48, |w| m::put_hpke_configs(w, configs))
+        encode(2 + configs.len() * 48, |w| put_hpke_configs(w, configs))
     }
 
     fn decode_hpke_configs(&self, bytes: &Bytes) -> Result<Vec<HpkeConfig>, Malformed> {
-        m::decode("HpkeConfigList", bytes.clone(), m::get_hpke_configs)
+        decode("HpkeConfigList", bytes.clone(), get_hpke_configs)
     }
 
     fn reports_per_upload(&self) -> usize {
@@ -128,11 +114,11 @@ impl Wire for Dap09 {
     fn encode_upload(&self, _task: &TaskParameters, reports: &[Report]) -> Vec<u8> {
         let sealed = |report: &Report| sealed_len(&report.leader_share) + sealed_len(&report.helper_share);
         let len = reports.iter().map(|report| 28 + report.public_share.len() + sealed(report)).sum();
-        m::encode(len, |w| reports.iter().for_each(|report| m::put_report(w, report)))
+        encode(len, |w| reports.iter().for_each(|report| m::put_report(w, report)))
     }
 
     fn decode_upload(&self, _task: &TaskParameters, bytes: &Bytes) -> Result<Vec<Report>, Malformed> {
-        Ok(vec![m::decode("Report", bytes.clone(), m::get_report)?])
+        Ok(vec![decode("Report", bytes.clone(), m::get_report)?])
     }
 
     /// An upload that is answered with success was taken, whatever the body.
@@ -141,11 +127,11 @@ impl Wire for Dap09 {
     }
 
     fn encode_plaintext(&self, share: &PlaintextInputShare) -> Vec<u8> {
-        m::encode(6 + share.payload.len(), |w| m::put_plaintext(w, share))
+        encode(6 + share.payload.len(), |w| m::put_plaintext(w, share))
     }
 
     fn decode_plaintext(&self, bytes: &Bytes) -> Result<PlaintextInputShare, Malformed> {
-        m::decode("PlaintextInputShare", bytes.clone(), m::get_plaintext)
+        decode("PlaintextInputShare", bytes.clone(), m::get_plaintext)
     }
 
     fn encode_job_init(&self, _task: &TaskParameters, init: &JobInit) -> Vec<u8> {
@@ -153,40 +139,40 @@ impl Wire for Dap09 {
             .inits
             .iter()
             .map(|init| 32 + init.share.public_share.len() + sealed_len(&init.share.input_share) + init.message.len());
-        m::encode(41 + init.aggregation_parameter.len() + reports.sum::<usize>(), |w| m::put_job_init(w, init))
+        encode(41 + init.aggregation_parameter.len() + reports.sum::<usize>(), |w| m::put_job_init(w, init))
     }
 
     fn decode_job_init(&self, _task: &TaskParameters, bytes: &Bytes, max_reports: usize) -> Result<JobInit, Malformed> {
-        m::decode("AggregationJobInitReq", bytes.clone(), |r| m::get_job_init(r, max_reports))
+        decode("AggregationJobInitReq", bytes.clone(), |r| m::get_job_init(r, max_reports))
     }
 
     fn encode_job_resp(&self, resps: &[PrepareResp]) -> Vec<u8> {
-        m::encode(4 + resps.len() * 64, |w| m::put_job_resp(w, resps))
+        encode(4 + resps.len() * 64, |w| m::put_job_resp(w, resps))
     }
 
     fn decode_job_resp(&self, bytes: &Bytes, max_reports: usize) -> Result<Vec<PrepareResp>, Malformed> {
-        m::decode("AggregationJobResp", bytes.clone(), |r| m::get_job_resp(r, max_reports))
+        decode("AggregationJobResp", bytes.clone(), |r| m::get_job_resp(r, max_reports))
     }
 
     fn encode_collection_req(&self, _task: &TaskParameters, request: &CollectionReq) -> Result<Vec<u8>, Malformed> {
-        Ok(m::encode(38 + request.aggregation_parameter.len(), |w| m::put_collection_req(w, request)))
+        Ok(encode(38 + request.aggregation_parameter.len(), |w| m::put_collection_req(w, request)))
     }
 
     fn decode_collection_req(&self, _task: &TaskParameters, bytes: &Bytes) -> Result<CollectionReq, Malformed> {
-        m::decode("CollectionReq", bytes.clone(), m::get_collection_req)
+        decode("CollectionReq", bytes.clone(), m::get_collection_req)
     }
 
     fn encode_collection(&self, _task: &TaskParameters, collection: &Collection) -> Vec<u8> {
         let len = sealed_len(&collection.leader_share) + sealed_len(&collection.helper_share);
-        m::encode(57 + len, |w| m::put_collection(w, collection))
+        encode(57 + len, |w| m::put_collection(w, collection))
     }
 
     fn decode_collection(&self, _task: &TaskParameters, bytes: &Bytes) -> Result<Collection, Malformed> {
-        m::decode("Collection", bytes.clone(), m::get_collection)
+        decode("Collection", bytes.clone(), m::get_collection)
     }
 
     fn encode_aggregate_share_req(&self, _task: &TaskParameters, request: &AggregateShareReq) -> Vec<u8> {
-        m::encode(77 + request.aggregation_parameter.len(), |w| m::put_aggregate_share_req(w, request))
+        encode(77 + request.aggregation_parameter.len(), |w| m::put_aggregate_share_req(w, request))
     }
 
     fn decode_aggregate_share_req(
@@ -194,15 +180,15 @@ impl Wire for Dap09 {
         _task: &TaskParameters,
         bytes: &Bytes,
     ) -> Result<AggregateShareReq, Malformed> {
-        m::decode("AggregateShareReq", bytes.clone(), m::get_aggregate_share_req)
+        decode("AggregateShareReq", bytes.clone(), m::get_aggregate_share_req)
     }
 
     fn encode_aggregate_share(&self, share: &HpkeCiphertext) -> Vec<u8> {
-        m::encode(sealed_len(share), |w| m::put_ciphertext(w, share))
+        encode(sealed_len(share), |w| put_ciphertext(w, share))
     }
 
     fn decode_aggregate_share(&self, bytes: &Bytes) -> Result<HpkeCiphertext, Malformed> {
-        m::decode("AggregateShare", bytes.clone(), m::get_ciphertext)
+        decode("AggregateShare", bytes.clone(), get_ciphertext)
     }
 
     fn hpke_config_call(&self, task: &TaskId) -> Call {
@@ -231,14 +217,4 @@ impl Wire for Dap09 {
     fn says_deleted(&self, status: u16) -> bool {
         status == 204
     }
-}
-
-/// HPKE application info: a text, then who seals and who opens, by their numbers.
-fn label(text: &[u8], sender: Role, recipient: Role) -> Vec<u8> {
-    [text, &[sender as u8, recipient as u8]].concat()
-}
-
-/// The length of an encoded ciphertext.
-fn sealed_len(ciphertext: &HpkeCiphertext) -> usize {
-    7 + ciphertext.enc.len() + ciphertext.payload.len()
 }

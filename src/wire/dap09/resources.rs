@@ -1,11 +1,12 @@
 //! DAP-09's resources: media types, the calls that a party makes, and the paths that a server understands
 //! (sections 4.3 to 4.6 and 8.1).
 
-use std::str::FromStr;
-
 use crate::{
     model::{AggregationJobId, CollectionJobId, TaskId},
-    wire::{Call, Interaction, Problem, ProblemType},
+    wire::{
+        Call, Interaction,
+        shared::{BadPath, parse_id, path_parts, plain, task_id},
+    },
 };
 
 /// Media types of DAP-09 (section 8.1). They have no parameters and are compared exactly.
@@ -45,33 +46,9 @@ pub enum Resource {
     AggregateShares(TaskId),
 }
 
-/// A path that names no resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadPath {
-    /// The protocol has no such resource: 404.
-    #[error("no such resource")]
-    NoSuchResource,
-    /// The resource exists, but an id in its path is not one: `invalidMessage`.
-    #[error("the {0} is not the unpadded base64url of an id of its length")]
-    BadId(&'static str),
-}
-
-impl From<BadPath> for Problem {
-    fn from(bad: BadPath) -> Self {
-        match bad {
-            BadPath::NoSuchResource => Self::about(404),
-            BadPath::BadId(_) => Self::new(ProblemType::InvalidMessage).with_detail(bad.to_string()),
-        }
-    }
-}
-
 /// Reads the path of a request, below the revision's prefix and without a leading slash: `tasks/ID/reports`.
-///
-/// Nothing is percent-decoded: no character of an id or a name needs it.
 pub fn parse_path(path: &str) -> Result<Resource, BadPath> {
-    let mut parts = path.split('/');
-    // One more than the longest path has, so that anything longer matches nothing.
-    match std::array::from_fn(|_| parts.next()) {
+    match path_parts(path) {
         [Some("hpke_config"), None, None, None, None] => Ok(Resource::HpkeConfig),
         [Some("tasks"), Some(task), Some("reports"), None, None] => Ok(Resource::Reports(task_id(task)?)),
         [Some("tasks"), Some(task), Some("aggregate_shares"), None, None] => {
@@ -91,19 +68,6 @@ pub fn parse_path(path: &str) -> Result<Resource, BadPath> {
 pub fn parse_hpke_config_query(query: &str) -> Result<Option<TaskId>, BadPath> {
     let mut pairs = url::form_urlencoded::parse(query.as_bytes());
     pairs.find(|(name, _)| name == "task_id").map(|(_, id)| task_id(&id)).transpose()
-}
-
-fn task_id(text: &str) -> Result<TaskId, BadPath> {
-    parse_id(text, "task id")
-}
-
-fn parse_id<I: FromStr>(text: &str, what: &'static str) -> Result<I, BadPath> {
-    text.parse().map_err(|_| BadPath::BadId(what))
-}
-
-/// A call without a body.
-fn plain(method: &'static str, path: String) -> Call {
-    Call { method, path, content_type: None, accept: None, place: None }
 }
 
 pub(super) fn hpke_config(task: &TaskId) -> Call {
@@ -148,6 +112,7 @@ pub(super) fn delete(place: &str) -> Call {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{Problem, ProblemType};
 
     const TASK: TaskId = TaskId::new([1; 32]);
     const AGGREGATION: AggregationJobId = AggregationJobId::new([2; 16]);

@@ -1,39 +1,91 @@
 //! DAP-18 (draft-ietf-ppm-dap-18): its encodings, labels and resources.
-#![allow(unused_variables)]
+
+mod messages;
+pub mod resources;
+mod task;
+mod upload;
 
 use bytes::Bytes;
 
-use super::{Call, Interaction, Rules, Wire, codec::Malformed};
+pub use super::shared::{BadPath, JobContinue, PrepareContinue};
+use super::{
+    Call, Interaction, Rules, Wire,
+    codec::{Malformed, Writer},
+    shared::{
+        decode, encode, extensions_len, get_ciphertext, get_hpke_configs, label, put_ciphertext, put_hpke_configs,
+        sealed_len,
+    },
+};
 use crate::model::{
     AggregateShareReq, BatchSelector, Collection, CollectionReq, Extension, HpkeCiphertext, HpkeConfig, JobInit,
     PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, ReportMetadata, Role, TaskId, TaskParameters,
 };
+use messages::{self as m, Unit};
+pub use resources::{Resource, media, parse_path, parse_step};
+pub use upload::UploadReader;
+
+/// How many reports our clients upload at once, so that a refused request costs little.
+const REPORTS_PER_UPLOAD: usize = 64;
 
 /// DAP-18.
 #[derive(Clone, Copy, Debug)]
 pub struct Dap18;
+
+/// What an upload is told of a report that is not taken (section 4.4.2.2): less than an aggregation job is.
+pub fn upload_error(error: ReportError) -> ReportError {
+    match error {
+        ReportError::TaskExpired | ReportError::TaskNotStarted => ReportError::ReportDropped,
+        ReportError::BatchCollected => ReportError::ReportReplayed,
+        ReportError::HpkeUnknownConfigId => ReportError::OutdatedConfig,
+        other => other,
+    }
+}
+
+/// Encodes which reports of an upload were not taken, in the order of the upload (`UploadErrors`, section 4.4.2.2).
+pub fn encode_upload_errors(errors: &[(ReportId, ReportError)]) -> Vec<u8> {
+    encode(errors.len() * 17, |w| m::put_upload_errors(w, errors))
+}
+
+/// Encodes the leader's request to continue an aggregation job.
+pub fn encode_job_continue(request: &JobContinue) -> Vec<u8> {
+    encode(2 + request.continues.len() * 32, |w| m::put_job_continue(w, request))
+}
+
+/// Decodes the leader's request to continue an aggregation job of at most `max_reports`.
+pub fn decode_job_continue(bytes: &Bytes, max_reports: usize) -> Result<JobContinue, Malformed> {
+    decode("AggregationJobContinueReq", bytes.clone(), |r| m::get_job_continue(r, max_reports))
+}
 
 impl Wire for Dap18 {
     fn prefix(&self) -> &'static str {
         "dap-18"
     }
 
+    /// Sections 4.6.1 and 4.6.4.
     fn rules(&self) -> Rules {
-        unimplemented!()
-    }
-    fn check_task(&self, task: &TaskParameters) -> Result<(), String> {
-        unimplemented!()
+        Rules { may_repeat: false, size_before_overlap: false }
     }
 
+    fn check_task(&self, task: &TaskParameters) -> Result<(), String> {
+        task::check(task)
+    }
+
+    /// Section 4.4.2.1: the sender is always the client.
     fn input_share_info(&self, recipient: Role) -> Vec<u8> {
-        unimplemented!()
+        label(b"dap-18 input share", Role::Client, recipient)
     }
+
+    /// Section 4.6.7: the recipient is always the collector.
     fn aggregate_share_info(&self, sender: Role) -> Vec<u8> {
-        unimplemented!()
+        label(b"dap-18 aggregate share", sender, Role::Collector)
     }
+
+    /// Section 4.4.2.1.
     fn vdaf_context(&self, task: &TaskId) -> Vec<u8> {
-        unimplemented!()
+        [b"dap-18", &task.as_bytes()[..]].concat()
     }
+
+    /// `InputShareAad` (section 4.4.2.1).
     fn input_share_aad(
         &self,
         task: &TaskParameters,
@@ -41,89 +93,144 @@ impl Wire for Dap18 {
         extensions: &[Extension],
         public_share: &[u8],
     ) -> Vec<u8> {
-        unimplemented!()
+        encode(60 + task::len(task) + extensions_len(extensions) + public_share.len(), |w| {
+            w.fixed(task.id.as_bytes());
+            task::put(w, task);
+            m::put_metadata(w, Unit::of(task), metadata, extensions);
+            w.opaque32(public_share);
+        })
     }
-    fn aggregate_share_aad(&self, task: &TaskParameters, request: &[u8], batch: &BatchSelector) -> Vec<u8> {
-        unimplemented!()
+
+    /// `AggregateShareAad` (section 4.6.7): the batch is part of the request only.
+    fn aggregate_share_aad(&self, task: &TaskParameters, request: &[u8], _batch: &BatchSelector) -> Vec<u8> {
+        encode(32 + task::len(task) + request.len(), |w| {
+            w.fixed(task.id.as_bytes());
+            task::put(w, task);
+            w.fixed(request);
+        })
     }
 
     fn encode_hpke_configs(&self, configs: &[HpkeConfig]) -> Vec<u8> {
-        unimplemented!()
-    }
-    fn decode_hpke_configs(&self, bytes: &Bytes) -> Result<Vec<HpkeConfig>, Malformed> {
-        unimplemented!()
-    }
-    fn reports_per_upload(&self) -> usize {
-        unimplemented!()
-    }
-    fn encode_upload(&self, task: &TaskParameters, reports: &[Report]) -> Vec<u8> {
-        unimplemented!()
-    }
-    fn decode_upload(&self, task: &TaskParameters, bytes: &Bytes) -> Result<Vec<Report>, Malformed> {
-        unimplemented!()
-    }
-    fn decode_upload_answer(&self, bytes: &Bytes) -> Result<Vec<(ReportId, ReportError)>, Malformed> {
-        unimplemented!()
-    }
-    fn encode_plaintext(&self, share: &PlaintextInputShare) -> Vec<u8> {
-        unimplemented!()
-    }
-    fn decode_plaintext(&self, bytes: &Bytes) -> Result<PlaintextInputShare, Malformed> {
-        unimplemented!()
-    }
-    fn encode_job_init(&self, task: &TaskParameters, init: &JobInit) -> Vec<u8> {
-        unimplemented!()
-    }
-    fn decode_job_init(&self, task: &TaskParameters, bytes: &Bytes, max_reports: usize) -> Result<JobInit, Malformed> {
-        unimplemented!()
-    }
-    fn encode_job_resp(&self, resps: &[PrepareResp]) -> Vec<u8> {
-        unimplemented!()
-    }
-    fn decode_job_resp(&self, bytes: &Bytes, max_reports: usize) -> Result<Vec<PrepareResp>, Malformed> {
-        unimplemented!()
-    }
-    fn encode_collection_req(&self, task: &TaskParameters, request: &CollectionReq) -> Result<Vec<u8>, Malformed> {
-        unimplemented!()
-    }
-    fn decode_collection_req(&self, task: &TaskParameters, bytes: &Bytes) -> Result<CollectionReq, Malformed> {
-        unimplemented!()
-    }
-    fn encode_collection(&self, task: &TaskParameters, collection: &Collection) -> Vec<u8> {
-        unimplemented!()
-    }
-    fn decode_collection(&self, task: &TaskParameters, bytes: &Bytes) -> Result<Collection, Malformed> {
-        unimplemented!()
-    }
-    fn encode_aggregate_share_req(&self, task: &TaskParameters, request: &AggregateShareReq) -> Vec<u8> {
-        unimplemented!()
-    }
-    fn decode_aggregate_share_req(&self, task: &TaskParameters, bytes: &Bytes) -> Result<AggregateShareReq, Malformed> {
-        unimplemented!()
-    }
-    fn encode_aggregate_share(&self, share: &HpkeCiphertext) -> Vec<u8> {
-        unimplemented!()
-    }
-    fn decode_aggregate_share(&self, bytes: &Bytes) -> Result<HpkeCiphertext, Malformed> {
-        unimplemented!()
+        encode(2 + configs.len() * 48, |w| put_hpke_configs(w, configs))
     }
 
-    fn hpke_config_call(&self, task: &TaskId) -> Call {
-        unimplemented!()
+    fn decode_hpke_configs(&self, bytes: &Bytes) -> Result<Vec<HpkeConfig>, Malformed> {
+        decode("HpkeConfigList", bytes.clone(), get_hpke_configs)
     }
+
+    fn reports_per_upload(&self) -> usize {
+        REPORTS_PER_UPLOAD
+    }
+
+    fn encode_upload(&self, task: &TaskParameters, reports: &[Report]) -> Vec<u8> {
+        let len = |report: &Report| {
+            let sealed = sealed_len(&report.leader_share) + sealed_len(&report.helper_share);
+            28 + extensions_len(&report.extensions) + report.public_share.len() + sealed
+        };
+        let unit = Unit::of(task);
+        encode(reports.iter().map(len).sum(), |w| reports.iter().for_each(|report| m::put_report(w, unit, report)))
+    }
+
+    fn decode_upload(&self, task: &TaskParameters, bytes: &Bytes) -> Result<Vec<Report>, Malformed> {
+        decode("UploadRequest", bytes.clone(), |r| m::get_reports(r, Unit::of(task)))
+    }
+
+    fn decode_upload_answer(&self, bytes: &Bytes) -> Result<Vec<(ReportId, ReportError)>, Malformed> {
+        decode("UploadErrors", bytes.clone(), m::get_upload_errors)
+    }
+
+    fn encode_plaintext(&self, share: &PlaintextInputShare) -> Vec<u8> {
+        encode(4 + extensions_len(&share.extensions) + share.payload.len(), |w| m::put_plaintext(w, share))
+    }
+
+    fn decode_plaintext(&self, bytes: &Bytes) -> Result<PlaintextInputShare, Malformed> {
+        decode("PlaintextInputShare", bytes.clone(), m::get_plaintext)
+    }
+
+    fn encode_job_init(&self, task: &TaskParameters, init: &JobInit) -> Vec<u8> {
+        let reports = init.inits.iter().map(|init| {
+            let share = &init.share;
+            let sealed = sealed_len(&share.input_share);
+            32 + extensions_len(&share.extensions) + share.public_share.len() + sealed + init.message.len()
+        });
+        let len = 41 + init.aggregation_parameter.len() + extensions_len(&init.extensions) + reports.sum::<usize>();
+        encode(len, |w| m::put_job_init(w, Unit::of(task), init))
+    }
+
+    fn decode_job_init(&self, task: &TaskParameters, bytes: &Bytes, max_reports: usize) -> Result<JobInit, Malformed> {
+        decode("AggregationJobInitReq", bytes.clone(), |r| m::get_job_init(r, Unit::of(task), max_reports))
+    }
+
+    fn encode_job_resp(&self, resps: &[PrepareResp]) -> Vec<u8> {
+        encode(resps.len() * 64, |w| m::put_job_resp(w, resps))
+    }
+
+    fn decode_job_resp(&self, bytes: &Bytes, max_reports: usize) -> Result<Vec<PrepareResp>, Malformed> {
+        decode("AggregationJobResp", bytes.clone(), |r| m::get_job_resp(r, max_reports))
+    }
+
+    fn encode_collection_req(&self, task: &TaskParameters, request: &CollectionReq) -> Result<Vec<u8>, Malformed> {
+        let len = 23 + request.aggregation_parameter.len() + extensions_len(&request.extensions);
+        let mut writer = Writer::with_capacity(len);
+        m::put_collection_req(&mut writer, Unit::of(task), request)?;
+        Ok(writer.finish())
+    }
+
+    fn decode_collection_req(&self, task: &TaskParameters, bytes: &Bytes) -> Result<CollectionReq, Malformed> {
+        decode("CollectionJobReq", bytes.clone(), |r| m::get_collection_req(r, Unit::of(task)))
+    }
+
+    fn encode_collection(&self, task: &TaskParameters, collection: &Collection) -> Vec<u8> {
+        let len = sealed_len(&collection.leader_share) + sealed_len(&collection.helper_share);
+        encode(24 + len, |w| m::put_collection(w, Unit::of(task), collection))
+    }
+
+    fn decode_collection(&self, task: &TaskParameters, bytes: &Bytes) -> Result<Collection, Malformed> {
+        decode("CollectionJobResp", bytes.clone(), |r| m::get_collection(r, Unit::of(task)))
+    }
+
+    fn encode_aggregate_share_req(&self, task: &TaskParameters, request: &AggregateShareReq) -> Vec<u8> {
+        let len = request.collection.as_ref().map_or(0, |collection| collection.bytes.len());
+        encode(75 + len, |w| m::put_aggregate_share_req(w, Unit::of(task), request))
+    }
+
+    fn decode_aggregate_share_req(&self, task: &TaskParameters, bytes: &Bytes) -> Result<AggregateShareReq, Malformed> {
+        decode("AggregateShareReq", bytes.clone(), |r| m::get_aggregate_share_req(r, Unit::of(task)))
+    }
+
+    fn encode_aggregate_share(&self, share: &HpkeCiphertext) -> Vec<u8> {
+        encode(sealed_len(share), |w| put_ciphertext(w, share))
+    }
+
+    fn decode_aggregate_share(&self, bytes: &Bytes) -> Result<HpkeCiphertext, Malformed> {
+        decode("AggregateShare", bytes.clone(), get_ciphertext)
+    }
+
+    /// The configurations are the same for every task.
+    fn hpke_config_call(&self, _task: &TaskId) -> Call {
+        resources::hpke_config()
+    }
+
     fn upload_call(&self, task: &TaskId) -> Call {
-        unimplemented!()
+        resources::upload(task)
     }
-    fn create_call(&self, interaction: Interaction, task: &TaskId, id: &[u8; 16]) -> Call {
-        unimplemented!()
+
+    /// The server chooses the id.
+    fn create_call(&self, interaction: Interaction, task: &TaskId, _id: &[u8; 16]) -> Call {
+        resources::create(interaction, task)
     }
+
+    /// Section 3.1: whatever takes time can be asked for again.
     fn poll_call(&self, interaction: Interaction, place: &str) -> Option<Call> {
-        unimplemented!()
+        Some(resources::poll(interaction, place))
     }
-    fn delete_call(&self, interaction: Interaction, place: &str) -> Option<Call> {
-        unimplemented!()
+
+    fn delete_call(&self, _interaction: Interaction, place: &str) -> Option<Call> {
+        Some(resources::delete(place))
     }
-    fn says_deleted(&self, status: u16) -> bool {
-        unimplemented!()
+
+    /// A resource that was deleted is not there any more, which is no success.
+    fn says_deleted(&self, _status: u16) -> bool {
+        false
     }
 }

@@ -1,0 +1,402 @@
+//! The layouts of DAP-18's messages (sections 4.1 to 5.2), one pair of functions for each structure.
+//!
+//! `put` functions write, `get` functions read. Fields are named as the draft names them. Inside, times are seconds; in
+//! messages they are counted in the task's time precision, which [`Unit`] knows.
+
+use bytes::Bytes;
+
+use crate::{
+    model::{
+        AggregateShareReq, BatchId, BatchSelector, Collection, CollectionReq, Duration, Extension, FixedSizeQuery,
+        Interval, JobInit, PartialBatch, PassedOn, PlaintextInputShare, PrepareInit, PrepareOutcome, PrepareResp, Query,
+        Report, ReportError, ReportId, ReportMetadata, ReportShare, TaskParameters, Time,
+    },
+    wire::{
+        codec::{Malformed, Reader, Writer},
+        shared::{
+            Got, JobContinue, PrepareContinue, decode, get_checksum, get_ciphertext, get_extensions,
+            get_forwarded_ciphertext, get_id, put_ciphertext, put_extensions, unknown,
+        },
+    },
+};
+
+/// `BatchMode` (section 5).
+pub(super) mod batch_mode {
+    pub const TIME_INTERVAL: u8 = 1;
+    pub const LEADER_SELECTED: u8 = 2;
+}
+
+/// `VerifyRespType` (section 4.5.3.2).
+mod verify_resp_type {
+    pub const CONTINUE: u8 = 0;
+    pub const FINISH: u8 = 1;
+    pub const REJECT: u8 = 2;
+}
+
+/// `AggregationJobExtensionType.leader_selected_batch_id` (section 5.2.2).
+const LEADER_SELECTED_BATCH_ID: u16 = 1;
+
+// Section 4.1: basic structures.
+
+fn get_report_error(r: &mut Reader, what: &'static str) -> Got<ReportError> {
+    Ok(match r.u8(what)? {
+        1 => ReportError::BatchCollected,
+        2 => ReportError::ReportReplayed,
+        3 => ReportError::ReportDropped,
+        4 => ReportError::HpkeUnknownConfigId,
+        5 => ReportError::HpkeDecryptError,
+        6 => ReportError::VdafPrepError,
+        7 => ReportError::TaskExpired,
+        8 => ReportError::InvalidMessage,
+        9 => ReportError::ReportTooEarly,
+        10 => ReportError::TaskNotStarted,
+        11 => ReportError::OutdatedConfig,
+        _ => return Err(unknown(what)),
+    })
+}
+
+fn report_error_number(error: ReportError) -> u8 {
+    match error {
+        ReportError::BatchCollected => 1,
+        ReportError::ReportReplayed => 2,
+        // No batch has a largest size here, so that none is full.
+        ReportError::ReportDropped | ReportError::BatchSaturated => 3,
+        // The first has a number as well, 4, but section 4.5.3.3 asks for the second in its place.
+        ReportError::HpkeUnknownConfigId | ReportError::HpkeDecryptError => 5,
+        ReportError::VdafPrepError => 6,
+        ReportError::TaskExpired => 7,
+        ReportError::InvalidMessage => 8,
+        ReportError::ReportTooEarly => 9,
+        ReportError::TaskNotStarted => 10,
+        ReportError::OutdatedConfig => 11,
+    }
+}
+
+/// What times are counted in: the task's time precision, in seconds (section 4.1.1).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unit(u64);
+
+impl Unit {
+    /// A precision of zero, which no checked task has, counts as a second.
+    pub fn of(task: &TaskParameters) -> Self {
+        Self(task.time_precision.0.max(1))
+    }
+
+    fn put_time(self, w: &mut Writer, time: Time) {
+        w.u64(time.0 / self.0);
+    }
+
+    fn get_time(self, r: &mut Reader, what: &'static str) -> Got<Time> {
+        self.get_seconds(r, what).map(Time)
+    }
+
+    pub fn put_interval(self, w: &mut Writer, interval: &Interval) {
+        self.put_time(w, interval.start());
+        w.u64(interval.duration().0 / self.0);
+    }
+
+    fn get_interval(self, r: &mut Reader) -> Got<Interval> {
+        let start = self.get_time(r, "Interval.start")?;
+        let duration = Duration(self.get_seconds(r, "Interval.duration")?);
+        Interval::new(start, duration).ok_or(Malformed::new("Interval", "ends after the last representable time"))
+    }
+
+    fn get_seconds(self, r: &mut Reader, what: &'static str) -> Got<u64> {
+        let units = r.u64(what)?;
+        units.checked_mul(self.0).ok_or(Malformed::new(what, "is after the last representable time"))
+    }
+
+    /// Whether the interval begins and ends at multiples of the unit; it may be empty.
+    fn divides(self, interval: &Interval) -> bool {
+        [interval.start().0, interval.end().0].iter().all(|bound| bound % self.0 == 0)
+    }
+}
+
+// Section 4.4: uploads.
+
+pub(super) fn put_metadata(w: &mut Writer, unit: Unit, metadata: &ReportMetadata, public_extensions: &[Extension]) {
+    w.fixed(metadata.id.as_bytes());
+    unit.put_time(w, metadata.time);
+    put_extensions(w, public_extensions);
+}
+
+fn get_metadata(r: &mut Reader, unit: Unit) -> Got<(ReportMetadata, Vec<Extension>)> {
+    let id = get_id(r, "ReportMetadata.report_id")?;
+    let time = unit.get_time(r, "ReportMetadata.time")?;
+    Ok((ReportMetadata { id, time }, get_extensions(r, "ReportMetadata.public_extensions")?))
+}
+
+pub(super) fn put_report(w: &mut Writer, unit: Unit, report: &Report) {
+    put_metadata(w, unit, &report.metadata, &report.extensions);
+    w.opaque32(&report.public_share);
+    put_ciphertext(w, &report.leader_share);
+    put_ciphertext(w, &report.helper_share);
+}
+
+pub(super) fn get_report(r: &mut Reader, unit: Unit) -> Got<Report> {
+    let (metadata, extensions) = get_metadata(r, unit)?;
+    Ok(Report {
+        metadata,
+        extensions,
+        public_share: r.opaque32("Report.public_share", 0)?,
+        leader_share: get_ciphertext(r)?,
+        helper_share: get_ciphertext(r)?,
+    })
+}
+
+/// Where the lengths of a report's fields are, in its order: after how many bytes since the field before, or since
+/// [`REPORT_START`], and in how many bytes.
+pub(super) const REPORT_LENGTHS: [(usize, usize); 6] = [(0, 2), (0, 4), (1, 2), (0, 4), (1, 2), (0, 4)];
+
+/// The length of a report's id and time, which come first.
+pub(super) const REPORT_START: usize = 24;
+
+pub(super) fn get_reports(r: &mut Reader, unit: Unit) -> Got<Vec<Report>> {
+    r.vector_to_end("UploadRequest.reports", 1, usize::MAX, |r| get_report(r, unit))
+}
+
+pub(super) fn put_upload_errors(w: &mut Writer, errors: &[(ReportId, ReportError)]) {
+    for (id, error) in errors {
+        w.fixed(id.as_bytes());
+        w.u8(report_error_number(*error));
+    }
+}
+
+pub(super) fn get_upload_errors(r: &mut Reader) -> Got<Vec<(ReportId, ReportError)>> {
+    r.vector_to_end("UploadErrors.status", 0, usize::MAX, |r| {
+        Ok((get_id(r, "ReportUploadStatus.id")?, get_report_error(r, "ReportUploadStatus.error")?))
+    })
+}
+
+pub(super) fn put_plaintext(w: &mut Writer, share: &PlaintextInputShare) {
+    put_extensions(w, &share.extensions);
+    w.opaque32(&share.payload);
+}
+
+pub(super) fn get_plaintext(r: &mut Reader) -> Got<PlaintextInputShare> {
+    Ok(PlaintextInputShare {
+        extensions: get_extensions(r, "PlaintextInputShare.private_extensions")?,
+        payload: r.opaque32("PlaintextInputShare.payload", 1)?,
+    })
+}
+
+// Section 4.5: aggregation.
+
+pub(super) fn put_job_init(w: &mut Writer, unit: Unit, init: &JobInit) {
+    // No task is without a key.
+    w.u8(init.verify_key_id.unwrap_or_default());
+    w.opaque32(&init.aggregation_parameter);
+    put_job_extensions(w, init);
+    for init in &init.inits {
+        put_metadata(w, unit, &init.share.metadata, &init.share.extensions);
+        w.opaque32(&init.share.public_share);
+        put_ciphertext(w, &init.share.input_share);
+        w.opaque32(&init.message);
+    }
+}
+
+/// The batch has its place among the extensions by its number.
+fn put_job_extensions(w: &mut Writer, init: &JobInit) {
+    let batch = match &init.batch {
+        PartialBatch::TimeInterval => None,
+        PartialBatch::FixedSize(id) => {
+            Some(Extension { kind: LEADER_SELECTED_BATCH_ID, data: Bytes::copy_from_slice(id.as_bytes()) })
+        }
+    };
+    let at = init.extensions.partition_point(|extension| extension.kind < LEADER_SELECTED_BATCH_ID);
+    let (before, after) = init.extensions.split_at(at);
+    put_extensions(w, before.iter().chain(&batch).chain(after));
+}
+
+/// The vector of reports is the rest of the message, after every other field.
+pub(super) fn get_job_init(r: &mut Reader, unit: Unit, max_reports: usize) -> Got<JobInit> {
+    let verify_key_id = r.u8("AggregationJobInitReq.verification_key_id")?;
+    let aggregation_parameter = r.opaque32("AggregationJobInitReq.agg_param", 0)?;
+    let (batch, extensions) = get_job_extensions(r)?;
+    let inits = r.vector_to_end("AggregationJobInitReq.verify_inits", 1, max_reports, |r| get_verify_init(r, unit))?;
+    Ok(JobInit { verify_key_id: Some(verify_key_id), aggregation_parameter, batch, extensions, inits })
+}
+
+fn get_job_extensions(r: &mut Reader) -> Got<(PartialBatch, Vec<Extension>)> {
+    let mut extensions = get_extensions(r, "AggregationJobInitReq.extensions")?;
+    if !extensions.is_sorted_by(|one, next| one.kind < next.kind) {
+        return Err(Malformed::new("AggregationJobInitReq.extensions", "are not in strictly increasing order"));
+    }
+    let Ok(at) = extensions.binary_search_by_key(&LEADER_SELECTED_BATCH_ID, |extension| extension.kind) else {
+        return Ok((PartialBatch::TimeInterval, extensions));
+    };
+    let batch = BatchId::try_from(&extensions.remove(at).data[..]);
+    let batch = batch.map_err(|_| Malformed::new("leader_selected_batch_id", "is not a batch id of 32 bytes"))?;
+    Ok((PartialBatch::FixedSize(batch), extensions))
+}
+
+fn get_verify_init(r: &mut Reader, unit: Unit) -> Got<PrepareInit> {
+    let (metadata, extensions) = get_metadata(r, unit)?;
+    let share = ReportShare {
+        metadata,
+        extensions,
+        public_share: r.opaque32("ReportShare.public_share", 0)?,
+        input_share: get_forwarded_ciphertext(r)?,
+    };
+    Ok(PrepareInit { share, message: r.opaque32("VerifyInit.payload", 1)? })
+}
+
+pub(super) fn put_job_resp(w: &mut Writer, resps: &[PrepareResp]) {
+    for resp in resps {
+        w.fixed(resp.report_id.as_bytes());
+        match &resp.outcome {
+            PrepareOutcome::Continue(payload) => {
+                w.u8(verify_resp_type::CONTINUE);
+                w.opaque32(payload);
+            }
+            PrepareOutcome::Finished => w.u8(verify_resp_type::FINISH),
+            PrepareOutcome::Reject(error) => {
+                w.u8(verify_resp_type::REJECT);
+                w.u8(report_error_number(*error));
+            }
+        }
+    }
+}
+
+pub(super) fn get_job_resp(r: &mut Reader, max_reports: usize) -> Got<Vec<PrepareResp>> {
+    r.vector_to_end("AggregationJobResp.verify_resps", 1, max_reports, |r| {
+        Ok(PrepareResp { report_id: get_id(r, "VerifyResp.report_id")?, outcome: get_outcome(r)? })
+    })
+}
+
+fn get_outcome(r: &mut Reader) -> Got<PrepareOutcome> {
+    Ok(match r.u8("VerifyResp.verify_resp_type")? {
+        verify_resp_type::CONTINUE => PrepareOutcome::Continue(r.opaque32("VerifyResp.payload", 1)?),
+        verify_resp_type::FINISH => PrepareOutcome::Finished,
+        verify_resp_type::REJECT => PrepareOutcome::Reject(get_report_error(r, "VerifyResp.report_error")?),
+        _ => return Err(unknown("VerifyResp.verify_resp_type")),
+    })
+}
+
+pub(super) fn put_job_continue(w: &mut Writer, request: &JobContinue) {
+    w.u16(request.step);
+    for continued in &request.continues {
+        w.fixed(continued.report_id.as_bytes());
+        w.opaque32(&continued.message);
+    }
+}
+
+pub(super) fn get_job_continue(r: &mut Reader, max_reports: usize) -> Got<JobContinue> {
+    let step = r.u16("AggregationJobContinueReq.step")?;
+    let continues = r.vector_to_end("AggregationJobContinueReq.verify_continues", 1, max_reports, |r| {
+        let report_id = get_id(r, "VerifyContinue.report_id")?;
+        Ok(PrepareContinue { report_id, message: r.opaque32("VerifyContinue.payload", 1)? })
+    })?;
+    Ok(JobContinue { step, continues })
+}
+
+// Sections 4.6 and 5: collection.
+
+/// Refuses queries that the protocol does not have.
+pub(super) fn put_collection_req(w: &mut Writer, unit: Unit, request: &CollectionReq) -> Got<()> {
+    match &request.query {
+        Query::TimeInterval(interval) if unit.divides(interval) => {
+            w.u8(batch_mode::TIME_INTERVAL);
+            w.vector16(|w| unit.put_interval(w, interval));
+        }
+        Query::TimeInterval(_) => {
+            return Err(Malformed::new("Query", "is for an interval that is not of whole time precisions"));
+        }
+        Query::FixedSize(FixedSizeQuery::CurrentBatch) => {
+            w.u8(batch_mode::LEADER_SELECTED);
+            w.opaque16(&[]);
+        }
+        Query::FixedSize(FixedSizeQuery::ByBatchId(_)) => {
+            return Err(Malformed::new("Query", "is for a batch by its id, which DAP-18 does not have"));
+        }
+    }
+    w.opaque32(&request.aggregation_parameter);
+    put_extensions(w, &request.extensions);
+    Ok(())
+}
+
+pub(super) fn get_collection_req(r: &mut Reader, unit: Unit) -> Got<CollectionReq> {
+    Ok(CollectionReq {
+        query: get_query(r, unit)?,
+        aggregation_parameter: r.opaque32("CollectionJobReq.agg_param", 0)?,
+        extensions: get_extensions(r, "CollectionJobReq.extensions")?,
+    })
+}
+
+fn get_query(r: &mut Reader, unit: Unit) -> Got<Query> {
+    let mode = r.u8("Query.batch_mode")?;
+    let config = r.opaque16("Query.config", 0)?;
+    match mode {
+        batch_mode::TIME_INTERVAL => {
+            decode("Query.config", config, |r| unit.get_interval(r)).map(Query::TimeInterval)
+        }
+        batch_mode::LEADER_SELECTED => {
+            decode("Query.config", config, |_| Ok(Query::FixedSize(FixedSizeQuery::CurrentBatch)))
+        }
+        _ => Err(unknown("Query.batch_mode")),
+    }
+}
+
+pub(super) fn put_collection(w: &mut Writer, unit: Unit, collection: &Collection) {
+    w.u64(collection.report_count);
+    unit.put_interval(w, &collection.interval);
+    put_ciphertext(w, &collection.leader_share);
+    put_ciphertext(w, &collection.helper_share);
+}
+
+pub(super) fn get_collection(r: &mut Reader, unit: Unit) -> Got<Collection> {
+    Ok(Collection {
+        batch: None,
+        report_count: r.u64("CollectionJobResp.report_count")?,
+        interval: unit.get_interval(r)?,
+        leader_share: get_ciphertext(r)?,
+        helper_share: get_ciphertext(r)?,
+    })
+}
+
+fn put_batch_selector(w: &mut Writer, unit: Unit, batch: &BatchSelector) {
+    match batch {
+        BatchSelector::TimeInterval(interval) => {
+            w.u8(batch_mode::TIME_INTERVAL);
+            w.vector16(|w| unit.put_interval(w, interval));
+        }
+        BatchSelector::FixedSize(batch) => {
+            w.u8(batch_mode::LEADER_SELECTED);
+            w.opaque16(batch.as_bytes());
+        }
+    }
+}
+
+fn get_batch_selector(r: &mut Reader, unit: Unit) -> Got<BatchSelector> {
+    let mode = r.u8("BatchSelector.batch_mode")?;
+    let config = r.opaque16("BatchSelector.config", 0)?;
+    match mode {
+        batch_mode::TIME_INTERVAL => {
+            decode("BatchSelector.config", config, |r| unit.get_interval(r)).map(BatchSelector::TimeInterval)
+        }
+        batch_mode::LEADER_SELECTED => {
+            let id = |r: &mut Reader| get_id(r, "LeaderSelectedBatchSelectorConfig.batch_id");
+            decode("BatchSelector.config", config, id).map(BatchSelector::FixedSize)
+        }
+        _ => Err(unknown("BatchSelector.batch_mode")),
+    }
+}
+
+/// The collector's request is passed on as the bytes that it was; a leader always has them.
+pub(super) fn put_aggregate_share_req(w: &mut Writer, unit: Unit, request: &AggregateShareReq) {
+    w.fixed(request.collection.as_ref().map_or(&[], |collection| &collection.bytes));
+    put_batch_selector(w, unit, &request.batch);
+    w.u64(request.report_count);
+    w.fixed(request.checksum.as_bytes());
+}
+
+pub(super) fn get_aggregate_share_req(r: &mut Reader, unit: Unit) -> Got<AggregateShareReq> {
+    let (request, bytes) = r.with_bytes(|r| get_collection_req(r, unit))?;
+    Ok(AggregateShareReq {
+        batch: get_batch_selector(r, unit)?,
+        aggregation_parameter: request.aggregation_parameter.clone(),
+        report_count: r.u64("AggregateShareReq.report_count")?,
+        checksum: get_checksum(r, "AggregateShareReq.checksum")?,
+        collection: Some(PassedOn { request, bytes }),
+    })
+}

@@ -1,0 +1,277 @@
+//! DAP-18's resources: media types, the calls that a party makes, and the paths that a server understands
+//! (sections 3, 4.4 to 4.6 and 9.1, and appendix A).
+
+use crate::{
+    model::{AggregateShareId, AggregationJobId, CollectionJobId, TaskId},
+    wire::{
+        Call, Interaction,
+        shared::{BadPath, parse_id, path_parts, plain, task_id},
+    },
+};
+
+/// Media types of DAP-18 (section 9.1): one, whose parameter tells the messages apart. Compare them with
+/// [`matches`](crate::wire::media::matches).
+pub mod media {
+    /// `HpkeConfigList`.
+    pub const HPKE_CONFIG_LIST: &str = "application/ppm-dap;message=hpke-config-list";
+    /// `UploadRequest`.
+    pub const UPLOAD_REQ: &str = "application/ppm-dap;message=upload-req";
+    /// `UploadErrors`.
+    pub const UPLOAD_ERRORS: &str = "application/ppm-dap;message=upload-errors";
+    /// `AggregationJobInitReq`.
+    pub const AGGREGATION_JOB_INIT_REQ: &str = "application/ppm-dap;message=aggregation-job-init-req";
+    /// `AggregationJobContinueReq`.
+    pub const AGGREGATION_JOB_CONTINUE_REQ: &str = "application/ppm-dap;message=aggregation-job-continue-req";
+    /// `AggregationJobResp`.
+    pub const AGGREGATION_JOB_RESP: &str = "application/ppm-dap;message=aggregation-job-resp";
+    /// `AggregateShareReq`.
+    pub const AGGREGATE_SHARE_REQ: &str = "application/ppm-dap;message=aggregate-share-req";
+    /// `AggregateShare`.
+    pub const AGGREGATE_SHARE: &str = "application/ppm-dap;message=aggregate-share";
+    /// `CollectionJobReq`.
+    pub const COLLECTION_JOB_REQ: &str = "application/ppm-dap;message=collection-job-req";
+    /// `CollectionJobResp`.
+    pub const COLLECTION_JOB_RESP: &str = "application/ppm-dap;message=collection-job-resp";
+}
+
+/// The query parameter of an aggregation job (section 4.5.3.2).
+const STEP: &str = "step";
+
+/// What a request's path names (section 3, appendix A).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// An aggregator's HPKE configurations (section 4.4.1).
+    HpkeConfig,
+    /// Where a task's reports are uploaded (section 4.4.2).
+    Reports(TaskId),
+    /// Where aggregation jobs are created (section 4.5.3).
+    AggregationJobs(TaskId),
+    /// An aggregation job (section 4.5.3).
+    AggregationJob(TaskId, AggregationJobId),
+    /// Where collection jobs are created (section 4.6.1).
+    CollectionJobs(TaskId),
+    /// A collection job (section 4.6.1).
+    CollectionJob(TaskId, CollectionJobId),
+    /// Where aggregate shares are created (section 4.6.4).
+    AggregateShares(TaskId),
+    /// An aggregate share (section 4.6.4).
+    AggregateShare(TaskId, AggregateShareId),
+}
+
+impl Resource {
+    /// The path of the resource, below the base URL and without a leading slash: `tasks/ID/reports`.
+    pub fn path(&self) -> String {
+        match self {
+            Self::HpkeConfig => "hpke_config".to_owned(),
+            Self::Reports(task) => format!("tasks/{task}/reports"),
+            Self::AggregationJobs(task) => format!("tasks/{task}/aggregation_jobs"),
+            Self::AggregationJob(task, job) => format!("tasks/{task}/aggregation_jobs/{job}"),
+            Self::CollectionJobs(task) => format!("tasks/{task}/collection_jobs"),
+            Self::CollectionJob(task, job) => format!("tasks/{task}/collection_jobs/{job}"),
+            Self::AggregateShares(task) => format!("tasks/{task}/aggregate_shares"),
+            Self::AggregateShare(task, share) => format!("tasks/{task}/aggregate_shares/{share}"),
+        }
+    }
+}
+
+/// Reads the path of a request, below the revision's prefix and without a leading slash: `tasks/ID/reports`.
+pub fn parse_path(path: &str) -> Result<Resource, BadPath> {
+    let (task, resources, id) = match path_parts(path) {
+        [Some("hpke_config"), None, ..] => return Ok(Resource::HpkeConfig),
+        [Some("tasks"), Some(task), Some(resources), id, None] => (task, resources, id),
+        _ => return Err(BadPath::NoSuchResource),
+    };
+    Ok(match (resources, id) {
+        ("reports", None) => Resource::Reports(task_id(task)?),
+        ("aggregation_jobs", None) => Resource::AggregationJobs(task_id(task)?),
+        ("aggregation_jobs", Some(job)) => {
+            Resource::AggregationJob(task_id(task)?, parse_id(job, "aggregation job id")?)
+        }
+        ("collection_jobs", None) => Resource::CollectionJobs(task_id(task)?),
+        ("collection_jobs", Some(job)) => Resource::CollectionJob(task_id(task)?, parse_id(job, "collection job id")?),
+        ("aggregate_shares", None) => Resource::AggregateShares(task_id(task)?),
+        ("aggregate_shares", Some(share)) => {
+            Resource::AggregateShare(task_id(task)?, parse_id(share, "aggregate share id")?)
+        }
+        _ => return Err(BadPath::NoSuchResource),
+    })
+}
+
+/// Reads the query of a request for an aggregation job: the step that the leader is at, if it says so (section 4.5.3.2).
+pub fn parse_step(query: &str) -> Result<Option<u16>, BadPath> {
+    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+    let step = pairs.find(|(name, _)| name == STEP);
+    step.map(|(_, step)| number(&step).ok_or(BadPath::BadStep)).transpose()
+}
+
+/// `parse` would take a plus sign as well.
+fn number(digits: &str) -> Option<u16> {
+    digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
+}
+
+pub(super) fn hpke_config() -> Call {
+    Call { accept: Some(media::HPKE_CONFIG_LIST), ..plain("GET", Resource::HpkeConfig.path()) }
+}
+
+pub(super) fn upload(task: &TaskId) -> Call {
+    Call {
+        content_type: Some(media::UPLOAD_REQ),
+        accept: Some(media::UPLOAD_ERRORS),
+        ..plain("POST", Resource::Reports(*task).path())
+    }
+}
+
+/// The server chooses the id (section 3.2).
+pub(super) fn create(interaction: Interaction, task: &TaskId) -> Call {
+    let (resources, content_type) = match interaction {
+        Interaction::AggregationJob => (Resource::AggregationJobs(*task), media::AGGREGATION_JOB_INIT_REQ),
+        Interaction::CollectionJob => (Resource::CollectionJobs(*task), media::COLLECTION_JOB_REQ),
+        Interaction::AggregateShare => (Resource::AggregateShares(*task), media::AGGREGATE_SHARE_REQ),
+    };
+    let content_type = Some(content_type);
+    Call { content_type, accept: Some(representation(interaction)), ..plain("POST", resources.path()) }
+}
+
+pub(super) fn poll(interaction: Interaction, place: &str) -> Call {
+    let path = match interaction {
+        Interaction::AggregationJob => with_step(place),
+        Interaction::CollectionJob | Interaction::AggregateShare => place.to_owned(),
+    };
+    Call { accept: Some(representation(interaction)), ..plain("GET", path) }
+}
+
+pub(super) fn delete(place: &str) -> Call {
+    let path = place.split('?').next().unwrap_or_default();
+    plain("DELETE", path.to_owned())
+}
+
+/// What the resource is sent as when it is ready.
+fn representation(interaction: Interaction) -> &'static str {
+    match interaction {
+        Interaction::AggregationJob => media::AGGREGATION_JOB_RESP,
+        Interaction::CollectionJob => media::COLLECTION_JOB_RESP,
+        Interaction::AggregateShare => media::AGGREGATE_SHARE,
+    }
+}
+
+/// The place of an aggregation job with the step that it is at: always the first one, as no VDAF that we run has another.
+/// A helper that answers at once need not name it.
+fn with_step(place: &str) -> String {
+    let separator = match place.split_once('?') {
+        Some((_, query)) if url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == STEP) => {
+            return place.to_owned();
+        }
+        Some((_, "")) => "",
+        Some(_) => "&",
+        None => "?",
+    };
+    format!("{place}{separator}{STEP}=0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Problem, ProblemType};
+
+    const TASK: TaskId = TaskId::new([1; 32]);
+    const AGGREGATION: AggregationJobId = AggregationJobId::new([2; 16]);
+    const COLLECTION: CollectionJobId = CollectionJobId::new([3; 16]);
+    const SHARE: AggregateShareId = AggregateShareId::new([4; 16]);
+
+    const RESOURCES: [Resource; 8] = [
+        Resource::HpkeConfig,
+        Resource::Reports(TASK),
+        Resource::AggregationJobs(TASK),
+        Resource::AggregationJob(TASK, AGGREGATION),
+        Resource::CollectionJobs(TASK),
+        Resource::CollectionJob(TASK, COLLECTION),
+        Resource::AggregateShares(TASK),
+        Resource::AggregateShare(TASK, SHARE),
+    ];
+
+    #[test]
+    fn a_path_names_its_resource_and_nothing_longer_does() {
+        for resource in RESOURCES {
+            let path = resource.path();
+            assert_eq!(parse_path(&path), Ok(resource), "{path}");
+            assert!(parse_path(&format!("{path}/")).is_err());
+            for longer in [format!("/{path}"), format!("{path}/x/y"), format!("x/{path}"), format!("{path}/x/y/z")] {
+                assert_eq!(parse_path(&longer), Err(BadPath::NoSuchResource), "{longer}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_example_of_the_draft_is_understood() {
+        let path = "tasks/8BY0RzZMzxvA46_8ymhzycOB9krN-QIGYvg_RsByGec/aggregation_jobs/lc7aUeGpdSNosNlh-UZhKA";
+        let Ok(Resource::AggregationJob(task, job)) = parse_path(path) else { panic!("{:?}", parse_path(path)) };
+        assert_eq!(task.as_bytes()[..4], [0xf0, 0x16, 0x34, 0x47]);
+        assert_eq!(job.as_bytes()[12..], [0xf9, 0x46, 0x61, 0x28]);
+    }
+
+    #[test]
+    fn what_a_party_calls_is_what_a_server_understands() {
+        let aggregation = RESOURCES[3].path();
+        for (call, method, resource) in [
+            (hpke_config(), "GET", RESOURCES[0]),
+            (upload(&TASK), "POST", RESOURCES[1]),
+            (create(Interaction::AggregationJob, &TASK), "POST", RESOURCES[2]),
+            (delete(&aggregation), "DELETE", RESOURCES[3]),
+            (delete(&format!("{aggregation}?step=0")), "DELETE", RESOURCES[3]),
+            (create(Interaction::CollectionJob, &TASK), "POST", RESOURCES[4]),
+            (poll(Interaction::CollectionJob, &RESOURCES[5].path()), "GET", RESOURCES[5]),
+            (create(Interaction::AggregateShare, &TASK), "POST", RESOURCES[6]),
+            (poll(Interaction::AggregateShare, &RESOURCES[7].path()), "GET", RESOURCES[7]),
+        ] {
+            assert_eq!((call.method, parse_path(&call.path)), (method, Ok(resource)), "{call:?}");
+            assert_eq!(call.content_type.is_some(), method == "POST", "{call:?}");
+            assert_eq!(call.accept.is_some(), method != "DELETE", "{call:?}");
+            assert_eq!(call.place, None);
+        }
+    }
+
+    #[test]
+    fn a_poll_for_an_aggregation_job_says_its_step() {
+        let path = |place: &str| poll(Interaction::AggregationJob, place).path;
+        assert_eq!(path("job"), "job?step=0");
+        assert_eq!(path("job?"), "job?step=0");
+        assert_eq!(path("job?a=b"), "job?a=b&step=0");
+        assert_eq!(path("job?steps=1"), "job?steps=1&step=0");
+        assert_eq!(path("job?step=0"), "job?step=0");
+        assert_eq!(path("job?a=b&step=1"), "job?a=b&step=1");
+        assert_eq!(poll(Interaction::CollectionJob, "job?a=b").path, "job?a=b");
+        assert_eq!(poll(Interaction::AggregateShare, "share").path, "share");
+    }
+
+    #[test]
+    fn a_step_is_a_number() {
+        assert_eq!(parse_step(""), Ok(None));
+        assert_eq!(parse_step("a=b&steps=1"), Ok(None));
+        assert_eq!(parse_step("step=0"), Ok(Some(0)));
+        assert_eq!(parse_step("a=b&step=65535"), Ok(Some(65535)));
+        for bad in ["step", "step=", "step=-1", "step=%2B1", "step=65536", "step=x", "step=0.0", "step=1&step=x"] {
+            let expected = if bad.starts_with("step=1") { Ok(Some(1)) } else { Err(BadPath::BadStep) };
+            assert_eq!(parse_step(bad), expected, "{bad}");
+        }
+        assert_eq!(Problem::from(BadPath::BadStep).kind, ProblemType::InvalidMessage);
+    }
+
+    #[test]
+    fn unknown_paths_and_bad_ids_are_told_apart() {
+        for path in ["", "/", "tasks", "tasks/", "hpke_config/x", "tasks/x", "tasks/x/unknown", "tasks/x/reports/y"] {
+            assert_eq!(parse_path(path), Err(BadPath::NoSuchResource), "{path}");
+        }
+        for path in ["tasks//reports".to_owned(), format!("tasks/{TASK}=/reports"), format!("tasks/{TASK}A/reports")] {
+            assert_eq!(parse_path(&path), Err(BadPath::BadId("task id")), "{path}");
+        }
+        for (resources, what) in [
+            ("aggregation_jobs", "aggregation job id"),
+            ("collection_jobs", "collection job id"),
+            ("aggregate_shares", "aggregate share id"),
+        ] {
+            for id in [String::new(), TASK.to_string(), "AgICAgICAgICAgICAgICA+".to_owned()] {
+                assert_eq!(parse_path(&format!("tasks/{TASK}/{resources}/{id}")), Err(BadPath::BadId(what)));
+            }
+        }
+    }
+}

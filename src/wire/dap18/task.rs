@@ -1,0 +1,189 @@
+//! `TaskConfiguration` (DAP-18 section 4.2): the task's parameters as both kinds of shares are bound to them, and what
+//! of a task it cannot express.
+
+use crate::{
+    model::{BatchMode, Interval, Max, TaskParameters, VdafConfig},
+    wire::{codec::Writer, shared::encode},
+};
+
+use super::messages::{Unit, batch_mode};
+
+/// `TaskExtensionType.task_interval` (section 4.2.3).
+const TASK_INTERVAL: u16 = 1;
+
+/// `VdafType` (VDAF-18 section 10).
+mod vdaf_type {
+    /// Not the number of any VDAF.
+    pub const RESERVED: u32 = 0;
+    pub const PRIO3_COUNT: u32 = 1;
+    pub const PRIO3_SUM: u32 = 2;
+    pub const PRIO3_SUM_VEC: u32 = 3;
+    pub const PRIO3_HISTOGRAM: u32 = 4;
+    pub const PRIO3_MULTIHOT_COUNT_VEC: u32 = 5;
+}
+
+/// Whether the protocol can express a task's parameters; if not, what to change.
+pub(super) fn check(task: &TaskParameters) -> Result<(), String> {
+    if !(1..=255).contains(&task.info.len()) {
+        return Err("info must be 1 to 255 bytes long".to_owned());
+    }
+    for (name, url) in [("leader", &task.leader_url), ("helper", &task.helper_url)] {
+        if !(1..=usize::from(u16::MAX)).contains(&url.len()) || !url.is_ascii() {
+            return Err(format!("{name} URL must be 1 to 65535 bytes of ASCII"));
+        }
+    }
+    if task.max_batch_size().is_some() {
+        return Err("maximum batch size has no place in DAP-18; leave it out".to_owned());
+    }
+    if task.task_expiration.is_some() {
+        return Err("end needs a start in DAP-18; give both".to_owned());
+    }
+    if task.task_interval.is_some_and(|interval| !interval.is_aligned(task.time_precision)) {
+        return Err("start and end must be different multiples of the time precision".to_owned());
+    }
+    vdaf(&task.vdaf).map(drop)
+}
+
+/// Writes the `TaskConfiguration` of a task that was [checked](check).
+pub(super) fn put(w: &mut Writer, task: &TaskParameters) {
+    let unit = Unit::of(task);
+    w.opaque8(task.info.as_bytes());
+    w.opaque16(task.leader_url.as_bytes());
+    w.opaque16(task.helper_url.as_bytes());
+    w.u64(task.time_precision.0);
+    w.u64(task.min_batch_size);
+    w.u8(match task.batch_mode {
+        BatchMode::TimeInterval => batch_mode::TIME_INTERVAL,
+        BatchMode::FixedSize { .. } => batch_mode::LEADER_SELECTED,
+    });
+    // Neither batch mode has a configuration.
+    w.opaque16(&[]);
+    let (vdaf_type, configuration) = vdaf(&task.vdaf).unwrap_or((vdaf_type::RESERVED, Vec::new()));
+    w.u32(vdaf_type);
+    w.opaque16(&configuration);
+    w.vector16(|w| {
+        if let Some(interval) = &task.task_interval {
+            put_task_interval(w, unit, interval);
+        }
+    });
+}
+
+/// `TaskIntervalTaskExtension` (section 4.2.3) in its `TaskExtension`.
+fn put_task_interval(w: &mut Writer, unit: Unit, interval: &Interval) {
+    w.u16(TASK_INTERVAL);
+    w.vector16(|w| unit.put_interval(w, interval));
+}
+
+/// The length of an encoded `TaskConfiguration`, roughly.
+pub(super) fn len(task: &TaskParameters) -> usize {
+    96 + task.info.len() + task.leader_url.len() + task.helper_url.len()
+}
+
+/// A VDAF's number and its configuration (appendix B), or why it has none.
+fn vdaf(vdaf: &VdafConfig) -> Result<(u32, Vec<u8>), String> {
+    Ok(match *vdaf {
+        VdafConfig::Prio3Count => (vdaf_type::PRIO3_COUNT, Vec::new()),
+        VdafConfig::Prio3Sum { max: Max(max) } => (vdaf_type::PRIO3_SUM, encode(8, |w| w.u64(max))),
+        VdafConfig::Prio3SumVec { max: Max(max), length, chunk_length } => {
+            let (length, chunk_length) = (count(length)?, count(chunk_length)?);
+            let put = |w: &mut Writer| {
+                w.u32(length);
+                w.u64(max);
+                w.u32(chunk_length);
+            };
+            (vdaf_type::PRIO3_SUM_VEC, encode(16, put))
+        }
+        VdafConfig::Prio3Histogram { length, chunk_length } => {
+            let (length, chunk_length) = (count(length)?, count(chunk_length)?);
+            let put = |w: &mut Writer| {
+                w.u32(length);
+                w.u32(chunk_length);
+            };
+            (vdaf_type::PRIO3_HISTOGRAM, encode(8, put))
+        }
+        VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length } => {
+            let (length, chunk_length) = (count(length)?, count(chunk_length)?);
+            let put = |w: &mut Writer| {
+                w.u32(length);
+                w.u32(chunk_length);
+                w.u64(max_weight as u64);
+            };
+            (vdaf_type::PRIO3_MULTIHOT_COUNT_VEC, encode(16, put))
+        }
+        VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => {
+            return Err("VDAF has no number in DAP-18; say Prio3SumVec".to_owned());
+        }
+    })
+}
+
+fn count(n: usize) -> Result<u32, String> {
+    n.try_into().map_err(|_| format!("VDAF has a length of {n}, which does not fit into the 32 bits of DAP-18"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Duration, Revision, TaskId, Time};
+
+    fn task() -> TaskParameters {
+        TaskParameters {
+            id: TaskId::new([1; 32]),
+            revision: Revision::Dap18,
+            info: "info".to_owned(),
+            leader_url: "https://leader.example/".to_owned(),
+            helper_url: "https://helper.example".to_owned(),
+            batch_mode: BatchMode::TimeInterval,
+            vdaf: VdafConfig::Prio3Count,
+            min_batch_size: 10,
+            time_precision: Duration(60),
+            task_expiration: None,
+            task_interval: None,
+        }
+    }
+
+    fn interval(start: u64, duration: u64) -> Option<Interval> {
+        Interval::new(Time(start), Duration(duration))
+    }
+
+    #[test]
+    fn what_fits_is_accepted() {
+        for accepted in [
+            task(),
+            TaskParameters { info: "i".repeat(255), ..task() },
+            TaskParameters { leader_url: "x".repeat(65535), ..task() },
+            TaskParameters { task_interval: interval(120, 60), ..task() },
+            TaskParameters { batch_mode: BatchMode::FixedSize { max_batch_size: None }, ..task() },
+            TaskParameters { vdaf: VdafConfig::Prio3Sum { max: Max(u64::MAX) }, ..task() },
+        ] {
+            assert_eq!(check(&accepted), Ok(()), "{accepted:?}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let too_long = VdafConfig::Prio3Histogram { length: 1 << 32, chunk_length: 1 };
+        let without_number = VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 {
+            bits: 1,
+            length: 1,
+            chunk_length: 1,
+            proofs: 2,
+        };
+        for (refused, why) in [
+            (TaskParameters { info: String::new(), ..task() }, "info must"),
+            (TaskParameters { info: "i".repeat(256), ..task() }, "info must"),
+            (TaskParameters { leader_url: String::new(), ..task() }, "leader URL must"),
+            (TaskParameters { helper_url: "x".repeat(65536), ..task() }, "helper URL must"),
+            (TaskParameters { helper_url: "https://hälper.example".to_owned(), ..task() }, "helper URL must"),
+            (TaskParameters { task_interval: interval(120, 0), ..task() }, "start and end must"),
+            (TaskParameters { task_interval: interval(121, 60), ..task() }, "start and end must"),
+            (TaskParameters { task_interval: interval(120, 61), ..task() }, "start and end must"),
+            (TaskParameters { task_expiration: Some(Time(120)), ..task() }, "end needs a start"),
+            (TaskParameters { batch_mode: BatchMode::FixedSize { max_batch_size: Some(20) }, ..task() }, "maximum batch"),
+            (TaskParameters { vdaf: too_long, ..task() }, "VDAF has a length of 4294967296"),
+            (TaskParameters { vdaf: without_number, ..task() }, "VDAF has no number"),
+        ] {
+            let found = check(&refused).unwrap_err();
+            assert!(found.starts_with(why), "{found}");
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What the revisions have in common: layouts of messages that did not change, and how paths are read.
+//!
+//! `put` functions write, `get` functions read. Fields are named as the drafts name them.
+
+use std::str::FromStr;
+
+use bytes::Bytes;
+
+use crate::{
+    model::{Checksum, Extension, HpkeCiphertext, HpkeConfig, ReportId, Role, TaskId, ids},
+    wire::{
+        Call, Problem, ProblemType,
+        codec::{Malformed, Reader, Writer},
+    },
+};
+
+pub(super) type Got<T> = Result<T, Malformed>;
+
+/// The leader's request to continue an aggregation job (`AggregationJobContinueReq`, DAP-09 section 4.5.2.1, DAP-18
+/// section 4.5.4.1).
+///
+/// No VDAF that we run has a second round, so that a helper reads this only to refuse it properly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobContinue {
+    /// The step that the helper should advance to; 1 for the first continuation.
+    pub step: u16,
+    /// The reports, each with the leader's next message.
+    pub continues: Vec<PrepareContinue>,
+}
+
+/// A report with the leader's next preparation message (`PrepareContinue`, DAP-09 section 4.5.2.1; `VerifyContinue`,
+/// DAP-18 section 4.5.4.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrepareContinue {
+    /// The report that the message is about.
+    pub report_id: ReportId,
+    /// The leader's encoded ping-pong message.
+    pub message: Bytes,
+}
+
+/// A path or a query that names no resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadPath {
+    /// The protocol has no such resource: 404.
+    #[error("no such resource")]
+    NoSuchResource,
+    /// The resource exists, but an id in its path is not one: `invalidMessage`.
+    #[error("the {0} is not the unpadded base64url of an id of its length")]
+    BadId(&'static str),
+    /// The resource exists, but its step is not the number of one: `invalidMessage`.
+    #[error("the step is not a number from 0 to 65535")]
+    BadStep,
+}
+
+impl From<BadPath> for Problem {
+    fn from(bad: BadPath) -> Self {
+        match bad {
+            BadPath::NoSuchResource => Self::about(404),
+            BadPath::BadId(_) | BadPath::BadStep => {
+                Self::new(ProblemType::InvalidMessage).with_detail(bad.to_string())
+            }
+        }
+    }
+}
+
+/// Runs a writer over a new message of about `len` bytes.
+pub(super) fn encode(len: usize, put: impl FnOnce(&mut Writer)) -> Vec<u8> {
+    let mut writer = Writer::with_capacity(len);
+    put(&mut writer);
+    writer.finish()
+}
+
+/// Runs a reader over a whole message.
+pub(super) fn decode<T>(what: &'static str, bytes: Bytes, get: impl FnOnce(&mut Reader) -> Got<T>) -> Got<T> {
+    let mut reader = Reader::new(bytes);
+    let message = get(&mut reader)?;
+    reader.finish(what)?;
+    Ok(message)
+}
+
+pub(super) fn get_id<K, const N: usize>(r: &mut Reader, what: &'static str) -> Got<ids::Id<K, N>> {
+    Ok(ids::Id::new(r.array(what)?))
+}
+
+pub(super) fn get_checksum(r: &mut Reader, what: &'static str) -> Got<Checksum> {
+    Ok(Checksum::new(r.array(what)?))
+}
+
+pub(super) fn unknown(what: &'static str) -> Malformed {
+    Malformed::new(what, "has a value that the protocol does not define")
+}
+
+// HPKE (DAP-09 sections 4 and 4.4.1, DAP-18 sections 4.1 and 4.4.1).
+
+pub(super) fn put_ciphertext(w: &mut Writer, ciphertext: &HpkeCiphertext) {
+    w.u8(ciphertext.config_id);
+    w.opaque16(&ciphertext.enc);
+    w.opaque32(&ciphertext.payload);
+}
+
+pub(super) fn get_ciphertext(r: &mut Reader) -> Got<HpkeCiphertext> {
+    get_ciphertext_of(r, 1)
+}
+
+/// The helper's input share in an aggregation job.
+///
+/// The helper takes an empty ciphertext here, although the layout has none: deployed leaders let a client upload one,
+/// and refusing the message would let that client spoil every other report of the job. It does not open, so that the
+/// report alone is rejected.
+pub(super) fn get_forwarded_ciphertext(r: &mut Reader) -> Got<HpkeCiphertext> {
+    get_ciphertext_of(r, 0)
+}
+
+fn get_ciphertext_of(r: &mut Reader, min: usize) -> Got<HpkeCiphertext> {
+    Ok(HpkeCiphertext {
+        config_id: r.u8("HpkeCiphertext.config_id")?,
+        enc: r.opaque16("HpkeCiphertext.enc", min)?,
+        payload: r.opaque32("HpkeCiphertext.payload", min)?,
+    })
+}
+
+/// The length of an encoded ciphertext.
+pub(super) fn sealed_len(ciphertext: &HpkeCiphertext) -> usize {
+    7 + ciphertext.enc.len() + ciphertext.payload.len()
+}
+
+/// HPKE application info: a text, then who seals and who opens, by their numbers.
+pub(super) fn label(text: &[u8], sender: Role, recipient: Role) -> Vec<u8> {
+    [text, &[sender as u8, recipient as u8]].concat()
+}
+
+pub(super) fn put_hpke_configs(w: &mut Writer, configs: &[HpkeConfig]) {
+    w.vector16(|w| {
+        for config in configs {
+            w.u8(config.id);
+            w.u16(config.kem_id);
+            w.u16(config.kdf_id);
+            w.u16(config.aead_id);
+            w.opaque16(&config.public_key);
+        }
+    });
+}
+
+pub(super) fn get_hpke_configs(r: &mut Reader) -> Got<Vec<HpkeConfig>> {
+    let mut taken = [false; 256];
+    r.vector16("HpkeConfigList", 1, |r| {
+        let config = get_hpke_config(r)?;
+        if std::mem::replace(&mut taken[usize::from(config.id)], true) {
+            // Ids are distinct; with two of the same, nobody can say which key was used.
+            return Err(Malformed::new("HpkeConfigList", "has two configurations with the same id"));
+        }
+        Ok(config)
+    })
+}
+
+fn get_hpke_config(r: &mut Reader) -> Got<HpkeConfig> {
+    Ok(HpkeConfig {
+        id: r.u8("HpkeConfig.id")?,
+        kem_id: r.u16("HpkeConfig.kem_id")?,
+        kdf_id: r.u16("HpkeConfig.kdf_id")?,
+        aead_id: r.u16("HpkeConfig.aead_id")?,
+        public_key: r.opaque16("HpkeConfig.public_key", 1)?.to_vec(),
+    })
+}
+
+// Extensions (DAP-09 section 4.4.3; DAP-18 sections 4.4.3, 4.5.1 and 4.6.2).
+
+pub(super) fn put_extensions<'a>(w: &mut Writer, extensions: impl IntoIterator<Item = &'a Extension>) {
+    w.vector16(|w| {
+        for extension in extensions {
+            w.u16(extension.kind);
+            w.opaque16(&extension.data);
+        }
+    });
+}
+
+/// Reads extensions in the order of the message, whatever that is.
+pub(super) fn get_extensions(r: &mut Reader, what: &'static str) -> Got<Vec<Extension>> {
+    r.vector16(what, 0, |r| {
+        Ok(Extension { kind: r.u16("Extension.extension_type")?, data: r.opaque16("Extension.extension_data", 0)? })
+    })
+}
+
+/// The length of an encoded list of extensions.
+pub(super) fn extensions_len(extensions: &[Extension]) -> usize {
+    2 + extensions.iter().map(|extension| 4 + extension.data.len()).sum::<usize>()
+}
+
+// Paths (DAP-09 section 4.3, DAP-18 section 3).
+
+/// The parts of a path between slashes: one more than the longest path has, so that anything longer matches nothing.
+///
+/// Nothing is percent-decoded: no character of an id or a name needs it.
+pub(super) fn path_parts(path: &str) -> [Option<&str>; 5] {
+    let mut parts = path.split('/');
+    std::array::from_fn(|_| parts.next())
+}
+
+pub(super) fn task_id(text: &str) -> Result<TaskId, BadPath> {
+    parse_id(text, "task id")
+}
+
+pub(super) fn parse_id<I: FromStr>(text: &str, what: &'static str) -> Result<I, BadPath> {
+    text.parse().map_err(|_| BadPath::BadId(what))
+}
+
+/// A call without a body.
+pub(super) fn plain(method: &'static str, path: String) -> Call {
+    Call { method, path, content_type: None, accept: None, place: None }
+}
