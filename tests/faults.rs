@@ -53,10 +53,7 @@ fn mishaps(revision: Revision, elsewhere: String) -> Vec<(&'static str, Mishap)>
         ("busy", Box::new(|_| Act::Tell(Told::new(503, "text/plain", "").with("retry-after", "1")))),
         ("too many requests", Box::new(|_| Act::Tell(Told::new(429, "text/plain", "").with("retry-after", "1")))),
         ("broken", Box::new(|_| Act::Tell(Told::new(500, "text/html", "<h1>Oops</h1>")))),
-        (
-            "broken after it acted",
-            Box::new(|_| Act::Edit(Box::new(|_| Told::new(500, "text/html", "<h1>Oops</h1>")))),
-        ),
+        ("broken after it acted", Box::new(|_| Act::Edit(Box::new(|_| Told::new(500, "text/html", "<h1>Oops</h1>"))))),
         ("a proxy's page", Box::new(|_| Act::Tell(Told::new(200, "text/html", "<h1>Welcome</h1>")))),
         ("garbage", Box::new(move |asked| Act::Tell(Told::new(200, right_type(revision, asked), "<h1>Welcome</h1>")))),
         ("oversized", Box::new(move |asked| Act::Tell(Told::new(200, right_type(revision, asked), vec![0; 1 << 16])))),
@@ -154,7 +151,9 @@ fn is_same(asked: &Asked, other: &Asked) -> bool {
 /// Once a request may have arrived, no refusal proves that nothing was committed: the job stays as it is.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_after_a_lost_answer_does_not_dissolve_the_job(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn a_refusal_after_a_lost_answer_does_not_dissolve_the_job(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
     at_once(modes(revision).map(|mode| async move {
         let (pair, relay) = pair_through_relay(revision, mode, |config| config.leader.max_job_size = 5).await;
         relay.plan(|asked, before| match before {
@@ -175,7 +174,9 @@ async fn a_refusal_after_a_lost_answer_does_not_dissolve_the_job(#[values(Revisi
 /// aggregated in shorter jobs under other ids, and the helper is not asked the same again.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_is_too_long_for_the_helper_is_tried_again_in_parts(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn a_job_that_is_too_long_for_the_helper_is_tried_again_in_parts(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
     at_once(modes(revision).map(|mode| async move {
         let (pair, relay) = pair_through_relay(revision, mode, |config| config.leader.max_job_size = 5).await;
         let limit = std::sync::OnceLock::new();
@@ -248,7 +249,9 @@ const BREACHES: [(&str, Breach); 5] = [
 /// The whole job is given up, the helper is told, and other reports do not suffer.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_about_something_else_ends_the_job_and_nothing_more(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn an_answer_about_something_else_ends_the_job_and_nothing_more(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
     let cases = modes(revision).into_iter().flat_map(|mode| BREACHES.map(|case| (mode, case)));
     at_once(cases.map(|(mode, (name, breach))| async move {
         let config = |config: &mut Config| {

@@ -15,8 +15,8 @@ use common::{
 use dapbox::{
     config::{Config, Seconds},
     model::{
-        BatchId, BatchMode, Duration, FixedSizeQuery, Interval, JobInit, Max, PartialBatch, PrepareOutcome, PrepareResp, Query,
-        Report, ReportError, ReportId, Revision, Time, VdafConfig,
+        BatchId, BatchMode, Duration, FixedSizeQuery, Interval, JobInit, Max, PartialBatch, PrepareOutcome,
+        PrepareResp, Query, Report, ReportError, ReportId, Revision, Time, VdafConfig,
     },
     vdaf::{AggregateResult, Measurement},
     wire::ProblemType,
@@ -139,7 +139,7 @@ async fn lifecycle(
         },
     )
     .await;
-    let Pair { leader, helper, parties } = &pair;
+    let parties = &pair.parties;
     let forge = Forge::new(parties).await;
     let doomed = doomed(&forge, &measurements[0], &measurements[1], has_joint_randomness);
     upload_refused_ones(parties, &forge, &measurements[0]).await;
@@ -259,7 +259,8 @@ async fn count(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn sum(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
-    both(revision, VdafConfig::Prio3Sum { max: Max::of_bits(8) }, |i| Measurement::Number(u128::from(i * 23 % 256))).await;
+    both(revision, VdafConfig::Prio3Sum { max: Max::of_bits(8) }, |i| Measurement::Number(u128::from(i * 23 % 256)))
+        .await;
 }
 
 #[rstest]
@@ -296,9 +297,7 @@ async fn sum_vec_of_several_proofs() {
 /// (DAP-09 sections 4.5.1.3 and 4.5.1.4, DAP-18 sections 4.5.3.2 to 4.5.3.4).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn each_report_of_a_job_gets_its_own_answer(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn each_report_of_a_job_gets_its_own_answer(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let end = start_of_reports().saturating_add(Duration(3 * HOUR));
     let change = |task: &mut dapbox::model::Task| {
         task.public.min_batch_size = 2;

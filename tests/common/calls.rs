@@ -153,6 +153,16 @@ impl Parties {
         Some(place.to_owned())
     }
 
+    /// A path where there is no resource.
+    pub fn nowhere(&self, kind: Interaction) -> String {
+        let resource = match kind {
+            Interaction::AggregationJob => "aggregation_jobs",
+            Interaction::AggregateShare => "aggregate_shares",
+            Interaction::CollectionJob => "collection_jobs",
+        };
+        format!("tasks/{}/{resource}/{}", self.id(), ReportId::random())
+    }
+
     /// Asks how a resource is.
     pub async fn poll_at(&self, kind: Interaction, place: &str) -> Answer {
         self.send(kind, &self.wire().poll_call(kind, place).unwrap(), Bytes::new()).await

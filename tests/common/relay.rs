@@ -325,11 +325,7 @@ impl Told {
 }
 
 /// A leader and a helper with a task, and a relay between them. Jobs have at most two reports.
-pub async fn pair_through_relay(
-    revision: Revision,
-    mode: BatchMode,
-    config: impl Fn(&mut Config),
-) -> (Pair, Relay) {
+pub async fn pair_through_relay(revision: Revision, mode: BatchMode, config: impl Fn(&mut Config)) -> (Pair, Relay) {
     let change = |all: &mut Config| {
         all.leader.max_job_size = 2;
         config(all);
