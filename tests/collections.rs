@@ -1,4 +1,4 @@
-//! What a collector may have, how often, and what it is told otherwise (DAP-09 section 4.6).
+//! What a collector may have, how often, and what it is told otherwise (DAP-09 section 4.6, DAP-18 section 4.6).
 
 mod common;
 
@@ -8,19 +8,21 @@ use std::sync::{
 };
 
 use common::{
-    PATIENCE, Pair, Parties,
-    calls::{assert_refused, dap, problem},
-    forge::{Draft, Forge, job, share_request},
+    PATIENCE, Pair, Parties, batches_of,
+    calls::{assert_deleted, assert_refused, assert_upload_refused, is_pending, problem},
+    forge::{Draft, Forge},
 };
 use dapbox::{
     config::{Config, Seconds},
     model::{
-        AggregateShareReq, BatchId, BatchMode, BatchSelector, Collection, CollectionJobId, Duration, FixedSizeQuery,
-        Interval, PartialBatch, PrepareOutcome, Query, ReportError, Task, Time, VdafConfig,
+        AggregateShareReq, BatchId, BatchMode, BatchSelector, Collection, CollectionReq, Duration, FixedSizeQuery,
+        Interval, Max, PartialBatch, PassedOn, PrepareOutcome, Query, ReportError, ReportId, Revision, Task, Time,
+        VdafConfig,
     },
     vdaf::{AggregateResult, Measurement},
-    wire::ProblemType,
+    wire::{Interaction, ProblemType},
 };
+use rstest::rstest;
 
 const HOUR: u64 = 3600;
 
@@ -53,18 +55,29 @@ fn at_least(n: u64) -> impl Fn(&mut Task) {
 
 const CURRENT: Query = Query::FixedSize(FixedSizeQuery::CurrentBatch);
 
-async fn collected(parties: &Parties, job: &CollectionJobId) -> (bytes::Bytes, Collection) {
+async fn collected(parties: &Parties, job: &str) -> (bytes::Bytes, Collection) {
     let answer = parties.outcome(job).await;
-    assert_eq!(answer.status, 200, "{answer:?}");
-    assert_eq!(answer.content_type.as_deref(), Some("application/dap-collection"));
-    let collection = dap().decode_collection(&answer.body).unwrap();
+    let wire = parties.wire();
+    let media_type = wire.poll_call(Interaction::CollectionJob, job).unwrap().accept;
+    assert_eq!((answer.status, answer.content_type.as_deref()), (200, media_type), "{answer:?}");
+    let collection = wire.decode_collection(parties.task(), &answer.body).unwrap();
     (answer.body, collection)
 }
 
-/// Refusals that leave nothing behind (sections 4.6.1 and 4.6.5.1.1).
+/// Whether the revision has words for a query.
+fn can_be_asked(parties: &Parties, query: Query) -> bool {
+    let (wire, task) = (parties.wire(), parties.task());
+    let request = CollectionReq { query, aggregation_parameter: bytes::Bytes::new(), extensions: Vec::new() };
+    let bytes = wire.encode_collection_req(task, &request);
+    bytes.is_ok_and(|bytes| wire.decode_collection_req(task, &bytes.into()) == Ok(request))
+}
+
+/// Refusals that leave nothing behind (DAP-09 sections 4.6.1 and 4.6.5.1.1, DAP-18 sections 4.6.1 and 5.1).
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_that_makes_no_sense_is_refused() {
-    let pair = Pair::start_with(VdafConfig::Prio3Count, BatchMode::TimeInterval, lazy, at_least(3)).await;
+async fn a_query_that_makes_no_sense_is_refused(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let vdaf = VdafConfig::Prio3Count;
+    let pair = Pair::start_with(revision, vdaf, BatchMode::TimeInterval, lazy, at_least(3)).await;
     let parties = &pair.parties;
     let raw = |start: Time, duration| Query::TimeInterval(Interval::new(start, Duration(duration)).unwrap());
     for (query, kind) in [
@@ -76,40 +89,52 @@ async fn a_query_that_makes_no_sense_is_refused() {
         (CURRENT, ProblemType::InvalidMessage),
         (Query::FixedSize(FixedSizeQuery::ByBatchId(BatchId::random())), ProblemType::InvalidMessage),
     ] {
-        let job = CollectionJobId::random();
-        assert_refused(&parties.put_collection(&job, query).await, parties, kind);
+        if !can_be_asked(parties, query) {
+            continue;
+        }
+        let made = parties.ask_collection(query).await;
+        assert_refused(&made.answer, parties, kind);
+        let job = made.place.unwrap_or_else(|| parties.nowhere(Interaction::CollectionJob));
         let poll = parties.poll(&job).await;
         assert_eq!(poll.status, 404, "a refused job does not exist: {poll:?}");
         assert_eq!(problem(&poll).task_id, Some(parties.id()));
         assert_eq!(parties.delete_collection(&job).await.status, 404);
     }
-    let answer = parties.put_collection_with(&CollectionJobId::random(), hours(0, 1), b"parameter").await;
-    assert_refused(&answer, parties, ProblemType::InvalidMessage);
+    let request = parties.collection_req_with(hours(0, 1), b"parameter", Vec::new());
+    let answer = parties.create(Interaction::CollectionJob, &[1; 16], request).await.answer;
+    assert_refused(&answer, parties, ProblemType::InvalidAggregationParameter);
     pair.stop().await;
 }
 
-/// An interval's life: too few reports, enough, collected for ever (sections 4.6.1 and 4.6.5).
+/// An interval's life: too few reports, enough, collected for ever (DAP-09 sections 4.6.1 and 4.6.5, DAP-18 sections
+/// 4.6.1 to 4.6.5).
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interval_is_collected_once_and_stays_collected() {
-    let mut pair = Pair::start_with(VdafConfig::Prio3Count, BatchMode::TimeInterval, lazy, at_least(3)).await;
+async fn an_interval_is_collected_once_and_stays_collected(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let vdaf = VdafConfig::Prio3Count;
+    let mut pair = Pair::start_with(revision, vdaf, BatchMode::TimeInterval, lazy, at_least(3)).await;
     let parties = pair.parties.clone();
     let forge = Forge::new(&parties).await;
     let report = |n| forge.report(&yes(), hour(n).saturating_add(Duration(60)));
 
     // A job that is deleted before it closed a batch leaves no trace but its id.
     let deleted = parties.start_collection(hours(0, 3)).await;
-    assert_eq!(parties.delete_collection(&deleted).await.status, 204);
-    assert_eq!(parties.poll(&deleted).await.status, 204);
+    assert!(parties.delete_collection(&deleted).await.is_success());
+    assert_deleted(&parties.poll(&deleted).await, &parties);
 
     // Fewer than the smallest job, with an hour to wait for more: a collection that waits has them aggregated now.
     parties.upload_all([&report(1), &report(1)]).await;
-    let first = parties.start_collection(hours(0, 3)).await;
+    let id = ReportId::random();
+    let first = parties.ask_collection_as(id.as_bytes(), hours(0, 3)).await.place().to_owned();
+    assert_ne!(first, deleted);
     pair.leader.until(&parties.id(), |status| status.aggregated == 2).await;
     let poll = parties.poll(&first).await;
-    assert_eq!((poll.status, poll.body.len()), (202, 0));
+    assert!(is_pending(&poll, &parties), "{poll:?}");
     assert!(poll.retry_after.is_some(), "a collector that polls is told when to come back");
-    let request =
-        AggregateShareReq { report_count: 2, ..share_request(BatchSelector::TimeInterval(interval(0, 3)), &[]) };
+    let batch = BatchSelector::TimeInterval(interval(0, 3));
+    let request = AggregateShareReq { report_count: 2, ..parties.share_request(batch, &[]) };
     assert_refused(&parties.ask_share(&request).await, &parties, ProblemType::InvalidBatchSize);
     // This one finds no report of its own, and is in the way of the first when that has its batch.
     let late = parties.start_collection(hours(2, 4)).await;
@@ -120,24 +145,29 @@ async fn an_interval_is_collected_once_and_stays_collected() {
     assert_refused(&parties.outcome(&late).await, &parties, ProblemType::BatchOverlap);
 
     // The same once more, by the same job or another: the stored bytes. With a single allowed query that is not
-    // "too many times": the aggregation parameter is the same (section 4.6.5).
+    // "too many times": the aggregation parameter is the same (DAP-09 section 4.6.5).
     assert_eq!(parties.poll(&first).await.body, body);
-    assert_eq!(parties.put_collection(&first, hours(0, 3)).await.status, 201);
-    let changed = parties.put_collection(&first, hours(0, 2)).await;
-    assert_eq!((changed.status, problem(&changed).task_id), (409, Some(parties.id())));
+    assert_eq!(parties.ask_collection_as(id.as_bytes(), hours(0, 3)).await.place(), first);
+    let changed = parties.ask_collection_as(id.as_bytes(), hours(0, 2)).await.answer;
+    let status = if parties.wire().rules().may_repeat { 409 } else { 400 };
+    assert_eq!((changed.status, problem(&changed).task_id), (status, Some(parties.id())));
     let second = parties.start_collection(hours(0, 3)).await;
     assert_eq!(collected(&parties, &second).await.0, body);
 
-    stays_collected(&parties, &forge, &body).await;
-    assert_eq!(parties.delete_collection(&first).await.status, 204);
-    assert_eq!(parties.poll(&first).await.status, 204);
-    assert_eq!(parties.delete_collection(&first).await.status, 204);
-    stays_collected(&parties, &forge, &body).await;
+    stays_collected(&parties, &forge, Some(&body)).await;
+    assert!(parties.delete_collection(&first).await.is_success());
+    assert_deleted(&parties.poll(&first).await, &parties);
+    assert_deleted(&parties.delete_collection(&first).await, &parties);
+    // What nobody has a job for any more is not given out again, unless the revision lets a batch be asked for again.
+    let again = parties.wire().rules().may_repeat.then_some(&body[..]);
+    stays_collected(&parties, &forge, again).await;
     pair.leader.restart().await;
     pair.helper.restart().await;
-    assert_eq!(parties.poll(&second).await.body, body);
-    assert_eq!(parties.poll(&first).await.status, 204);
-    stays_collected(&parties, &forge, &body).await;
+    assert_deleted(&parties.poll(&first).await, &parties);
+    if first != second {
+        assert_eq!(parties.poll(&second).await.body, body);
+    }
+    stays_collected(&parties, &forge, again).await;
 
     // Next to it is free.
     parties.upload_all([&report(3), &report(3), &report(3)]).await;
@@ -149,28 +179,36 @@ async fn an_interval_is_collected_once_and_stays_collected() {
     pair.stop().await;
 }
 
-/// Hours 0 to 3 are collected, those without reports too; the same query gets the same bytes.
-async fn stays_collected(parties: &Parties, forge: &Forge, body: &[u8]) {
+/// Hours 0 to 3 are collected, those without reports too; the same query gets the same bytes, or is refused.
+async fn stays_collected(parties: &Parties, forge: &Forge, body: Option<&[u8]>) {
     let long = Interval::new(Time(0), Duration((1 << 62) / HOUR * HOUR)).unwrap();
     for query in [hours(1, 2), hours(2, 3), hours(2, 5), hours(0, 4), Query::TimeInterval(long)] {
-        let answer = parties.put_collection(&CollectionJobId::random(), query).await;
+        let answer = parties.ask_collection(query).await.answer;
         assert_refused(&answer, parties, ProblemType::BatchOverlap);
     }
     for n in 0..3 {
         let report = forge.report(&yes(), hour(n).saturating_add(Duration(HOUR - 1)));
-        assert_refused(&parties.upload(&report).await, parties, ProblemType::ReportRejected);
+        assert_upload_refused(&parties.upload(&report).await, parties, &report, ReportError::BatchCollected);
     }
     let draft = forge.draft(&yes(), hour(2));
     let resps = parties.run_job(&forge.job(PartialBatch::TimeInterval, &[draft])).await;
     assert_eq!(resps[0].outcome, PrepareOutcome::Reject(ReportError::BatchCollected));
-    let again = parties.start_collection(hours(0, 3)).await;
-    assert_eq!(collected(parties, &again).await.0, body);
+    let again = parties.outcome_of(hours(0, 3)).await;
+    match body {
+        Some(body) => assert_eq!((again.status, &again.body[..]), (200, body)),
+        None => assert_refused(&again, parties, ProblemType::BatchOverlap),
+    }
 }
 
-/// The helper's checks and their order: boundaries, size, overlap, then count and checksum (sections 4.6.2, 4.6.5).
+/// The helper's checks and their order: boundaries, size and overlap, then count and checksum (DAP-09 sections 4.6.2
+/// and 4.6.5, DAP-18 section 4.6.4).
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn the_helper_checks_a_batch_before_it_gives_its_share() {
-    let pair = Pair::start_with(VdafConfig::Prio3Count, BatchMode::TimeInterval, lazy, at_least(3)).await;
+async fn the_helper_checks_a_batch_before_it_gives_its_share(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let vdaf = VdafConfig::Prio3Count;
+    let pair = Pair::start_with(revision, vdaf, BatchMode::TimeInterval, lazy, at_least(3)).await;
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
     let drafts = |n| -> Vec<Draft> { (0..3).map(|_| forge.draft(&yes(), hour(n))).collect() };
@@ -181,60 +219,106 @@ async fn the_helper_checks_a_batch_before_it_gives_its_share() {
     }
     let batch = |from, to| BatchSelector::TimeInterval(interval(from, to));
     let unaligned = Interval::new(hour(0), Duration(HOUR + 1)).unwrap();
-    let right = share_request(batch(1, 2), &first);
-    let with_parameter = AggregateShareReq { aggregation_parameter: "p".into(), ..right.clone() };
-    for (request, kind) in [
+    if can_be_asked(parties, Query::TimeInterval(unaligned)) {
         // No reports and nothing aligned: the boundaries come first.
-        (share_request(BatchSelector::TimeInterval(unaligned), &[]), ProblemType::BatchInvalid),
+        let request = parties.share_request(BatchSelector::TimeInterval(unaligned), &[]);
+        assert_refused(&parties.ask_share(&request).await, parties, ProblemType::BatchInvalid);
+    }
+    let right = parties.share_request(batch(1, 2), &first);
+    for (request, kind) in [
         // Too few, whatever the leader claims.
-        (share_request(batch(5, 6), &first), ProblemType::InvalidBatchSize),
-        (share_request(batch(1, 2), &first[..2]), ProblemType::BatchMismatch),
-        (share_request(batch(1, 2), &second), ProblemType::BatchMismatch),
-        (share_request(batch(1, 3), &first), ProblemType::BatchMismatch),
-        (with_parameter, ProblemType::InvalidMessage),
-        (share_request(BatchSelector::FixedSize(BatchId::random()), &first), ProblemType::InvalidMessage),
+        (parties.share_request(batch(5, 6), &first), ProblemType::InvalidBatchSize),
+        (parties.share_request(batch(1, 2), &first[..2]), ProblemType::BatchMismatch),
+        (parties.share_request(batch(1, 2), &second), ProblemType::BatchMismatch),
+        (parties.share_request(batch(1, 3), &first), ProblemType::BatchMismatch),
+        (with_parameter(parties, &right), ProblemType::InvalidMessage),
+        (parties.share_request(BatchSelector::FixedSize(BatchId::random()), &first), ProblemType::InvalidMessage),
     ] {
         assert_refused(&parties.ask_share(&request).await, parties, kind);
     }
     // None of that collected anything. The same request again gets the same bytes.
     let answer = parties.ask_share(&right).await;
-    assert_eq!((answer.status, answer.content_type.as_deref()), (200, Some("application/dap-aggregate-share")));
+    let media_type = parties.wire().create_call(Interaction::AggregateShare, &parties.id(), &[0; 16]).accept;
+    assert_eq!((answer.is_success(), answer.content_type.as_deref()), (true, media_type));
     assert_eq!(parties.ask_share(&right).await.body, answer.body);
     for request in [
         // Overlap comes before the mismatch that is there too.
-        share_request(batch(1, 2), &second),
-        share_request(batch(1, 3), &second),
-        share_request(batch(0, 2), &first),
+        parties.share_request(batch(1, 2), &second),
+        parties.share_request(batch(1, 3), &second),
+        parties.share_request(batch(0, 2), &first),
     ] {
         assert_refused(&parties.ask_share(&request).await, parties, ProblemType::BatchOverlap);
     }
-    assert_eq!(parties.ask_share(&share_request(batch(2, 3), &second)).await.status, 200);
+    assert!(parties.ask_share(&parties.share_request(batch(2, 3), &second)).await.is_success());
     assert_eq!(parties.ask_share(&right).await.body, answer.body);
     pair.stop().await;
 }
 
-/// When the aggregators disagree, the collector is told, and the batch is never opened again (section 4.6.2).
+/// A request with an aggregation parameter, which is not that of the batch's jobs.
+fn with_parameter(parties: &Parties, request: &AggregateShareReq) -> AggregateShareReq {
+    let mut request = request.clone();
+    request.aggregation_parameter = "p".into();
+    if let Some(PassedOn { request, bytes }) = &mut request.collection {
+        request.aggregation_parameter = "p".into();
+        *bytes = parties.collection_req_with(request.query, b"p", Vec::new());
+    }
+    request
+}
+
+/// When the aggregators disagree, the collector is told, and the batch is never opened again (DAP-09 section 4.6.2,
+/// DAP-18 sections 4.6.1 and 4.6.4).
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_the_aggregators_disagree_about_is_lost() {
-    let pair = Pair::start_with(VdafConfig::Prio3Count, BatchMode::TimeInterval, lazy, at_least(1)).await;
+async fn a_batch_that_the_aggregators_disagree_about_is_lost(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let vdaf = VdafConfig::Prio3Count;
+    let pair = Pair::start_with(revision, vdaf, BatchMode::TimeInterval, lazy, at_least(1)).await;
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
     parties.run_job(&forge.job(PartialBatch::TimeInterval, &[forge.draft(&yes(), hour(1))])).await;
     parties.upload_all([&forge.report(&yes(), hour(1))]).await;
     for _ in 0..2 {
-        let job = parties.start_collection(hours(1, 2)).await;
-        assert_refused(&parties.outcome(&job).await, parties, ProblemType::BatchMismatch);
+        assert_refused(&parties.outcome_of(hours(1, 2)).await, parties, ProblemType::BatchMismatch);
     }
-    assert_refused(&parties.upload(&forge.report(&yes(), hour(1))).await, parties, ProblemType::ReportRejected);
+    let late = forge.report(&yes(), hour(1));
+    assert_upload_refused(&parties.upload(&late).await, parties, &late, ReportError::BatchCollected);
+    pair.stop().await;
+}
+
+/// Batches that the leader makes have the minimum size, and each report is in one of them (DAP-09 section 4.1.2, DAP-18
+/// section 5.2).
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_of_the_leader_are_collected_one_after_the_other(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(12) };
+    let pair = Pair::start_with(revision, vdaf, batches_of(revision, 5), lazy, at_least(3)).await;
+    let parties = &pair.parties;
+    let forge = Forge::new(parties).await;
+    let reports: Vec<_> = (0..9).map(|i| forge.report(&Measurement::Number(1 << i), hour(i % 9))).collect();
+    parties.upload_all(&reports).await;
+    let (mut sum, collector) = (0, parties.collector());
+    for _ in 0..3 {
+        let batch = collector.collect(CURRENT, Some(PATIENCE), |_| {}).await.unwrap();
+        collector.release(&batch).await.unwrap();
+        let AggregateResult::Number(number) = batch.result else { panic!("{batch:?}") };
+        assert_eq!((batch.report_count, number.count_ones(), sum & number), (3, 3, 0));
+        sum |= number;
+    }
+    assert_eq!(sum, (1 << 9) - 1);
+    assert_eq!(pair.leader.status(&parties.id()).await.batches_collected, 3);
     pair.stop().await;
 }
 
 /// Batches that the leader makes: distinct, of the minimum size, and only by ids that it has given out
-/// (sections 4.1.2 and 4.6.5.2).
+/// (DAP-09 sections 4.1.2 and 4.6.5.2).
 #[tokio::test(flavor = "multi_thread")]
 async fn fixed_size_batches_are_distinct_and_of_the_right_size() {
     let mode = BatchMode::FixedSize { max_batch_size: Some(5) };
-    let pair = Pair::start_with(VdafConfig::Prio3Sum { max: Max::of_bits(12) }, mode, lazy, at_least(3)).await;
+    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(12) };
+    let pair = Pair::start_with(Revision::Dap09, vdaf, mode, lazy, at_least(3)).await;
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
     let report = |i: u32| forge.report(&Measurement::Number(1 << i), hour(u64::from(i % 9)));
@@ -243,7 +327,7 @@ async fn fixed_size_batches_are_distinct_and_of_the_right_size() {
     let reports: Vec<_> = (0..9).map(report).collect();
     parties.upload_all(&reports[..1]).await;
     pair.leader.until(&parties.id(), |status| status.aggregated == 1).await;
-    assert_eq!(parties.poll(&jobs[0]).await.status, 202);
+    assert!(is_pending(&parties.poll(&jobs[0]).await, parties));
     parties.upload_all(&reports[1..]).await;
     for _ in 0..2 {
         jobs.push(parties.start_collection(CURRENT).await);
@@ -253,7 +337,7 @@ async fn fixed_size_batches_are_distinct_and_of_the_right_size() {
     for job in &jobs {
         let (body, collection) = collected(parties, job).await;
         assert_eq!(collection.report_count, 3);
-        let PartialBatch::FixedSize(id) = collection.batch else { panic!("{collection:?}") };
+        let Some(PartialBatch::FixedSize(id)) = collection.batch else { panic!("{collection:?}") };
         batches.push((id, body));
     }
     assert!((1..3).all(|i| !batches[..i].iter().any(|(id, _)| *id == batches[i].0)), "{batches:?}");
@@ -273,41 +357,45 @@ async fn fixed_size_batches_are_distinct_and_of_the_right_size() {
     }
     assert_eq!(sum, (1 << 9) - 1);
     let unknown = Query::FixedSize(FixedSizeQuery::ByBatchId(BatchId::random()));
-    let answer = parties.put_collection(&CollectionJobId::random(), unknown).await;
+    let answer = parties.ask_collection(unknown).await.answer;
     assert_refused(&answer, parties, ProblemType::BatchInvalid);
-    let answer = parties.put_collection(&CollectionJobId::random(), hours(0, 9)).await;
+    let answer = parties.ask_collection(hours(0, 9)).await.answer;
     assert_refused(&answer, parties, ProblemType::InvalidMessage);
 
     helper_knows_its_batches(parties, &forge, batches[0].0).await;
-    assert_eq!(parties.poll(&fourth).await.status, 202);
+    assert!(is_pending(&parties.poll(&fourth).await, parties));
     parties.upload_all(&[report(9), report(10), report(11)]).await;
     assert_eq!(collected(parties, &fourth).await.1.report_count, 3);
     pair.stop().await;
 }
 
-/// The helper gives its share of batches that it saw in a job only, once, and above the minimum (section 4.6.5.2.1).
+/// The helper gives its share of batches that it saw in a job only, once, and above the minimum (DAP-09 section
+/// 4.6.5.2.1).
 async fn helper_knows_its_batches(parties: &Parties, forge: &Forge, taken: BatchId) {
     let mine = BatchId::random();
     let drafts: Vec<_> = (0..2).map(|_| forge.draft(&Measurement::Number(1), hour(0))).collect();
-    parties.run_job(&job(PartialBatch::FixedSize(mine), drafts.iter().map(|draft| forge.init(draft)).collect())).await;
+    parties.run_job(&forge.job(PartialBatch::FixedSize(mine), &drafts)).await;
     for (batch, kind) in [
         (BatchSelector::FixedSize(BatchId::random()), ProblemType::BatchInvalid),
         (BatchSelector::FixedSize(mine), ProblemType::InvalidBatchSize),
         (BatchSelector::FixedSize(taken), ProblemType::BatchOverlap),
         (BatchSelector::TimeInterval(interval(0, 1)), ProblemType::InvalidMessage),
     ] {
-        assert_refused(&parties.ask_share(&share_request(batch, &drafts)).await, parties, kind);
+        assert_refused(&parties.ask_share(&parties.share_request(batch, &drafts)).await, parties, kind);
     }
 }
 
 /// What was accepted before a collection is in it, though the minimum is met long before all of it is aggregated.
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collection_waits_for_what_was_accepted_before_it() {
+async fn a_collection_waits_for_what_was_accepted_before_it(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
     let slow = |config: &mut Config| {
         lazy(config);
         (config.leader.max_job_size, config.leader.jobs_in_flight) = (1, 1);
     };
-    let pair = Pair::start_with(VdafConfig::Prio3Count, BatchMode::TimeInterval, slow, at_least(2)).await;
+    let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, slow, at_least(2)).await;
     let forge = Forge::new(&pair.parties).await;
     let reports: Vec<_> = (0..15).map(|_| forge.report(&yes(), hour(1))).collect();
     pair.parties.upload_all(&reports).await;
@@ -318,10 +406,13 @@ async fn a_collection_waits_for_what_was_accepted_before_it() {
 
 /// Uploads that never cease do not keep a collection from its end: everything that was accepted before it is in it,
 /// and then the batch closes.
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collection_under_a_steady_stream_of_uploads_ends() {
+async fn a_collection_under_a_steady_stream_of_uploads_ends(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
     let busy = |config: &mut Config| (config.leader.min_job_size, config.leader.max_job_size) = (1, 10);
-    let pair = Pair::start_with(VdafConfig::Prio3Count, BatchMode::TimeInterval, busy, at_least(5)).await;
+    let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, busy, at_least(5)).await;
     let parties = pair.parties.clone();
     let (stop, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let stream = {
@@ -330,14 +421,14 @@ async fn a_collection_under_a_steady_stream_of_uploads_ends() {
             let forge = Forge::new(&parties).await;
             let mut refused = 0;
             while !stop.load(Ordering::Relaxed) || refused == 0 {
-                match parties.upload(&forge.report(&yes(), hour(1))).await.status {
-                    201 => accepted.fetch_add(1, Ordering::Relaxed),
-                    status => {
-                        assert_eq!(status, 400);
-                        refused += 1;
-                        0
-                    }
-                };
+                let report = forge.report(&yes(), hour(1));
+                let answer = parties.upload(&report).await;
+                if answer.is_success() && answer.body.is_empty() {
+                    accepted.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    assert_upload_refused(&answer, &parties, &report, ReportError::BatchCollected);
+                    refused += 1;
+                }
             }
         })
     };
@@ -357,18 +448,17 @@ async fn a_collection_under_a_steady_stream_of_uploads_ends() {
 }
 
 /// A task that is added to servers that run is served like any other, without anybody asking for it.
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_task_is_served_at_once() {
+async fn a_new_task_is_served_at_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let config = |config: &mut Config| {
         lazy(config);
         config.leader.min_job_size = 3;
     };
-    let pair = Pair::start_with(VdafConfig::Prio3Count, BatchMode::TimeInterval, config, |_| {}).await;
+    let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, config, |_| {}).await;
     for _ in 0..2 {
-        let (leader, helper) = (pair.leader.url(), pair.helper.url());
-        let parties = Parties::new(VdafConfig::Prio3Count, BatchMode::TimeInterval, leader, helper);
-        pair.leader.add(&parties.leader).await;
-        pair.helper.add(&parties.helper).await;
+        let nodes = [&pair.leader, &pair.helper];
+        let parties = Parties::between(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, nodes).await;
         let forge = Forge::new(&parties).await;
         parties.upload_all(&[(); 3].map(|()| forge.report(&yes(), hour(1)))).await;
         pair.leader.until(&parties.id(), |status| status.aggregated == 3).await;

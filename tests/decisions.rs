@@ -6,31 +6,39 @@ mod common;
 use bytes::Bytes;
 use common::{Node, Pair, Parties, forge::Forge};
 use dapbox::{
-    aggregator::{KeyRing, check_time, collect, keys, leader, upload},
+    aggregator::{KeyRing, TaskContext, check_time, collect, keys, leader, upload},
     config::{Config, Limits},
     hpke::Suite,
     model::{
         BatchMode, Bucket, CollectionJobId, Duration, HpkeCiphertext, Interval, Query, Report, ReportError, ReportId,
-        ReportMetadata, Task, TaskId, Time, VdafConfig,
+        ReportMetadata, Revision, Task, TaskId, TaskParameters, Time, VdafConfig,
     },
     store::{LeaderJobState, Options, Store, Tx},
     vdaf::Measurement,
 };
+use rstest::rstest;
 use tempfile::TempDir;
 
 const HOUR: u64 = 3600;
 const NOW: Time = Time(1_700_000_000 / HOUR * HOUR);
 
-fn task(change: impl Fn(&mut Task)) -> Task {
-    let url = || "http://localhost/dap-09/".to_owned();
-    Parties::new(VdafConfig::Prio3Count, BatchMode::TimeInterval, url(), url()).with(change).leader
+fn task(revision: Revision, change: impl Fn(&mut Task)) -> Task {
+    let url = |name| format!("http://localhost/{name}/");
+    let (leader, helper) = (url("leader"), url("helper"));
+    Parties::new(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, leader, helper).with(change).leader
 }
 
 /// A report for the store: nobody opens it.
 fn report(time: Time, config_id: u8) -> Report {
     let sealed = HpkeCiphertext { config_id, enc: "e".into(), payload: "p".into() };
     let metadata = ReportMetadata { id: ReportId::random(), time };
-    Report { metadata, public_share: Bytes::new(), leader_share: sealed.clone(), helper_share: sealed }
+    Report {
+        metadata,
+        extensions: Vec::new(),
+        public_share: Bytes::new(),
+        leader_share: sealed.clone(),
+        helper_share: sealed,
+    }
 }
 
 fn ago(hours: u64) -> Time {
@@ -75,10 +83,11 @@ async fn pick(store: &Store, task: TaskId, limits: &dapbox::config::Leader) -> V
 
 /// Whoever floods the leader with reports of another time, or of an earlier hour of the same interval, does not keep
 /// a collection from its reports.
+#[rstest]
 #[tokio::test]
-async fn what_a_collection_waits_for_goes_first() {
-    let task = task(|_| {});
-    let (id, (_dir, store)) = (task.id, store_with(&task).await);
+async fn what_a_collection_waits_for_goes_first(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let task = task(revision, |_| {});
+    let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
     let interval = Interval::new(ago(4), Duration(2 * HOUR)).unwrap();
     // Enough is aggregated already.
     let count = move |tx: &mut Tx<'_>| {
@@ -88,9 +97,10 @@ async fn what_a_collection_waits_for_goes_first() {
     store.write(count).await.unwrap();
     let wanted: Vec<_> = (0..3).map(|_| report(ago(3), 0)).collect();
     append(&store, id, wanted.clone()).await;
+    let context = TaskContext::new(task.into()).unwrap();
     let create = move |tx: &mut Tx<'_>| {
         let query = Query::TimeInterval(interval);
-        collect::create(tx, NOW, &id, &one_at_a_time(), CollectionJobId::random(), Bytes::new(), query)
+        collect::create(tx, NOW, &context, &one_at_a_time(), CollectionJobId::random(), Bytes::new(), query)
     };
     store.write(create).await.unwrap().unwrap();
     for report_wanted in &wanted {
@@ -105,10 +115,11 @@ async fn what_a_collection_waits_for_goes_first() {
 }
 
 /// Reports that became useless all at once do not hold up the store: they are dropped some at a time.
+#[rstest]
 #[tokio::test]
-async fn not_too_many_reports_are_dropped_at_once() {
-    let task = task(|task| task.report_expiry_age = Some(Duration(5 * HOUR)));
-    let (id, (_dir, store)) = (task.id, store_with(&task).await);
+async fn not_too_many_reports_are_dropped_at_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let task = task(revision, |task| task.report_expiry_age = Some(Duration(5 * HOUR)));
+    let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
     append(&store, id, (0..10_001).map(|_| report(ago(6), 0)).collect()).await;
     let good = report(ago(1), 0);
     append(&store, id, vec![good.clone()]).await;
@@ -119,10 +130,13 @@ async fn not_too_many_reports_are_dropped_at_once() {
 }
 
 /// A crash between picking a job and preparing it: the job is there after the start, and is sent.
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_was_only_picked_goes_on_after_a_start() {
+async fn a_job_that_was_only_picked_goes_on_after_a_start(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
     let config = |config: &mut Config| config.leader.max_job_delay = dapbox::config::Seconds(common::PATIENCE);
-    let mut pair = Pair::start_with(VdafConfig::Prio3Count, BatchMode::TimeInterval, config, |_| {}).await;
+    let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, config, |_| {}).await;
     let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
     let reports: Vec<_> = (0..2).map(|_| forge.report(&Measurement::Flag(true), ago(1))).collect();
     pair.parties.upload_all(&reports).await;
@@ -141,10 +155,11 @@ async fn a_job_that_was_only_picked_goes_on_after_a_start() {
 }
 
 /// The same report several times in one group commit is one report.
+#[rstest]
 #[tokio::test]
-async fn uploads_of_one_report_that_race_count_once() {
-    let task = task(|_| {});
-    let (id, (_dir, store)) = (task.id, store_with(&task).await);
+async fn uploads_of_one_report_that_race_count_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let task = task(revision, |_| {});
+    let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
     store.write(|tx| keys::ensure_first(tx, Suite::DEFAULT, NOW)).await.unwrap();
     let ring = store.read(|view| KeyRing::load(view.keys().values())).unwrap();
     let ring = std::sync::Arc::new(ring);
@@ -153,7 +168,7 @@ async fn uploads_of_one_report_that_race_count_once() {
     for _ in 0..20 {
         let (store, ring, report) = (store.clone(), ring.clone(), report.clone());
         racing.spawn(async move {
-            let accept = move |tx: &mut Tx<'_>| upload::accept(tx, NOW, &Limits::default(), &ring, &id, &report);
+            let accept = move |tx: &mut Tx<'_>| upload::accept(tx, NOW, &Limits::default(), &ring, &id, &[report]);
             store.write(accept).await.unwrap().unwrap();
         });
     }
@@ -172,7 +187,8 @@ async fn uploads_of_one_report_that_race_count_once() {
 #[test]
 fn times_are_checked_to_the_second_and_never_wrap() {
     let age = Duration(HOUR);
-    let task = task(|task| (task.task_expiration, task.report_expiry_age) = (Some(NOW), Some(age)));
+    let change = |task: &mut Task| (task.public.task_expiration, task.report_expiry_age) = (Some(NOW), Some(age));
+    let task = task(Revision::Dap09, change);
     let skew = Duration(60);
     let at = |now: Time, time: Time| check_time(&task, now, skew, time);
     let later = |seconds| NOW.saturating_add(Duration(seconds));
@@ -189,13 +205,27 @@ fn times_are_checked_to_the_second_and_never_wrap() {
     assert_eq!(at(Time(u64::MAX), Time(u64::MAX)), Err(ReportError::TaskExpired));
 }
 
+/// The first and the last moment of a task's interval (DAP-18 section 4.1.1: the end is not in it).
+#[test]
+fn the_interval_of_a_task_is_half_open() {
+    let task = task(Revision::Dap18, |task| task.public.task_interval = Interval::new(ago(2), Duration(2 * HOUR)));
+    let at = |time: Time| check_time(&task, NOW, Duration(60), time);
+    let before = |time: Time| time.saturating_sub(Duration(1));
+    assert_eq!(at(before(ago(2))), Err(ReportError::TaskNotStarted));
+    assert_eq!((at(ago(2)), at(before(NOW))), (Ok(()), Ok(())));
+    assert_eq!(at(NOW), Err(ReportError::TaskExpired));
+    assert_eq!(at(Time(0)), Err(ReportError::TaskNotStarted));
+}
+
 /// Two operators add a task at once: the same one is one, and of two with the same id one is refused.
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn tasks_that_are_added_at_once_do_not_mix() {
+async fn tasks_that_are_added_at_once_do_not_mix(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let mut node = Node::start().await;
     for differ in [false, true] {
-        let one = task(|_| {});
-        let other = Task { min_batch_size: if differ { 2 } else { 1 }, ..one.clone() };
+        let one = task(revision, |_| {});
+        let min_batch_size = if differ { 2 } else { 1 };
+        let other = Task { public: TaskParameters { min_batch_size, ..one.public.clone() }, ..one.clone() };
         let (a, b) = tokio::join!(node.try_add(&one), node.try_add(&other));
         let mut answers = [a, b];
         answers.sort_unstable();
@@ -205,10 +235,13 @@ async fn tasks_that_are_added_at_once_do_not_mix() {
 }
 
 /// A collector's key that nothing can be sealed to would only be found out when a batch is closed: it is refused before.
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_whose_collector_key_is_degenerate_is_refused() {
+async fn a_task_whose_collector_key_is_degenerate_is_refused(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
     let mut node = Node::start().await;
-    let degenerate = task(|task| task.collector_hpke_config.public_key = vec![0; 32]);
+    let degenerate = task(revision, |task| task.collector_hpke_config.public_key = vec![0; 32]);
     assert_eq!(node.try_add(&degenerate).await, 400);
     node.stop().await;
 }

@@ -8,53 +8,55 @@ use std::time::Duration as Span;
 use bytes::Bytes;
 use common::{
     Node, PATIENCE, Pair, Parties,
-    calls::{assert_refused, dap, problem},
+    calls::{assert_refused, assert_taken, assert_upload_refused},
     forge::Forge,
-    relay::{Act, Asked, MEASUREMENTS, MODES, Relay, Told, assert_whole, pair_through_relay, query, upload_all},
+    relay::{Act, Asked, MEASUREMENTS, Relay, Told, assert_whole, modes, pair_through_relay, query, upload_all},
 };
 use dapbox::{
     client::make_report,
     config::{Config, Seconds},
     model::{
-        BatchMode, Duration, Interval, PrepareOutcome, PrepareResp, Query, ReportId, Time, VdafConfig,
-        status::TaskStatus,
+        BatchMode, Duration, Interval, Max, PrepareOutcome, PrepareResp, Query, ReportError, ReportId, Revision,
+        TaskParameters, Time, VdafConfig, status::TaskStatus,
     },
     vdaf::{self, Measurement},
-    wire::ProblemType,
+    wire::{self, Interaction, ProblemType},
 };
+use rstest::rstest;
 use tokio::task::JoinSet;
-
-const JOB_RESP: &str = "application/dap-aggregation-job-resp";
 
 /// Requests of the leader to the helper. Clients ask the helper too, for its keys.
 fn is_leaders(asked: &Asked) -> bool {
-    asked.path.contains("/aggregation_jobs/") || asked.path.contains("/aggregate_shares")
+    asked.is_about(Interaction::AggregationJob) || asked.is_about(Interaction::AggregateShare)
 }
 
 /// The media type that the answer to a request should have.
-fn right_type(asked: &Asked) -> &'static str {
-    if asked.path.contains("/aggregation_jobs/") { JOB_RESP } else { "application/dap-aggregate-share" }
+fn right_type(revision: Revision, asked: &Asked) -> &'static str {
+    let is_job = asked.is_about(Interaction::AggregationJob);
+    let kind = if is_job { Interaction::AggregationJob } else { Interaction::AggregateShare };
+    let call = wire::of(revision).create_call(kind, &dapbox::model::TaskId::random(), &[0; 16]);
+    call.accept.unwrap()
 }
 
 type Mishap = Box<dyn Fn(&Asked) -> Act + Send + Sync>;
-type Breach = fn(Told) -> Told;
+type Breach = fn(&mut Vec<PrepareResp>);
 
 /// Mishaps that are over sooner or later, each in place of the first two answers to every request of the leader.
-fn mishaps(elsewhere: String) -> Vec<(&'static str, Mishap)> {
+fn mishaps(revision: Revision, elsewhere: String) -> Vec<(&'static str, Mishap)> {
     vec![
         ("slow", Box::new(|_| Act::Slow(Span::from_millis(1500)))),
         ("lost request", Box::new(|_| Act::Lose)),
         ("lost answer", Box::new(|_| Act::LoseAnswer)),
         ("answer cut short", Box::new(|_| Act::CutAnswer)),
-        ("answer cut short, by its own length", Box::new(|_| Act::Edit(halve))),
+        ("answer cut short, by its own length", Box::new(|_| Act::Edit(Box::new(halve)))),
         ("wrong token", Box::new(|_| Act::Anonymous)),
         ("busy", Box::new(|_| Act::Tell(Told::new(503, "text/plain", "").with("retry-after", "1")))),
         ("too many requests", Box::new(|_| Act::Tell(Told::new(429, "text/plain", "").with("retry-after", "1")))),
         ("broken", Box::new(|_| Act::Tell(Told::new(500, "text/html", "<h1>Oops</h1>")))),
-        ("broken after it acted", Box::new(|_| Act::Edit(|_| Told::new(500, "text/html", "<h1>Oops</h1>")))),
+        ("broken after it acted", Box::new(|_| Act::Edit(Box::new(|_| Told::new(500, "text/html", "<h1>Oops</h1>"))))),
         ("a proxy's page", Box::new(|_| Act::Tell(Told::new(200, "text/html", "<h1>Welcome</h1>")))),
-        ("garbage", Box::new(|asked| Act::Tell(Told::new(200, right_type(asked), "<h1>Welcome</h1>")))),
-        ("oversized", Box::new(|asked| Act::Tell(Told::new(200, right_type(asked), vec![0; 1 << 16])))),
+        ("garbage", Box::new(move |asked| Act::Tell(Told::new(200, right_type(revision, asked), "<h1>Welcome</h1>")))),
+        ("oversized", Box::new(move |asked| Act::Tell(Told::new(200, right_type(revision, asked), vec![0; 1 << 16])))),
         ("empty", Box::new(|_| Act::Tell(Told { status: 204, headers: Vec::new(), body: Vec::new() }))),
         ("unknown task", Box::new(|_| Act::Tell(Told::problem(404, "unrecognizedTask")))),
         ("elsewhere", Box::new(move |_| Act::Tell(Told::new(307, "text/plain", "").with("location", &elsewhere)))),
@@ -78,12 +80,14 @@ where
 }
 
 /// The leader sends the same bytes again until it has an answer, and the helper acts on them once
-/// (DAP-09 sections 4.5.1.1, 4.5.1.2 and 4.6.2).
+/// (DAP-09 sections 4.5.1.1, 4.5.1.2 and 4.6.2, DAP-18 sections 4.5.3 and 4.6.4).
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_passes_leaves_no_trace() {
+async fn whatever_passes_leaves_no_trace(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let trap = Relay::start().await;
     let elsewhere = trap.before("http://127.0.0.1:9/elsewhere");
-    let cases = MODES.iter().flat_map(|mode| mishaps(elsewhere.clone()).into_iter().map(|case| (*mode, case)));
+    let mishaps = || mishaps(revision, elsewhere.clone()).into_iter();
+    let cases = modes(revision).into_iter().flat_map(|mode| mishaps().map(move |case| (mode, case)));
     at_once(cases.map(|(mode, (name, mishap))| async move {
         let config = |config: &mut Config| {
             config.limits.max_answer_bytes = 1 << 14;
@@ -91,7 +95,7 @@ async fn whatever_passes_leaves_no_trace() {
                 config.leader.peer_timeout = Seconds::millis(500);
             }
         };
-        let (pair, relay) = pair_through_relay(mode, config).await;
+        let (pair, relay) = pair_through_relay(revision, mode, config).await;
         relay.plan(move |asked, before| if is_leaders(asked) && before < 2 { mishap(asked) } else { Act::Pass });
         run_and_check(name, &pair, &relay, 3).await;
         pair.stop().await;
@@ -100,12 +104,14 @@ async fn whatever_passes_leaves_no_trace() {
     assert_eq!(trap.asked(""), [], "redirects are not followed: a token never goes elsewhere");
 }
 
-/// Networks and proxies repeat requests. The second waits for the first and gets the same answer (4.5.1.2, 4.6.2).
+/// Networks and proxies repeat requests. The second waits for the first and gets the same answer (DAP-09 sections 4.5.1.2
+/// and 4.6.2, DAP-18 section 3.2).
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_arrive_twice_count_once() {
-    let cases = MODES.iter().flat_map(|mode| [false, true].map(|at_once| (*mode, at_once)));
+async fn requests_that_arrive_twice_count_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let cases = modes(revision).into_iter().flat_map(|mode| [false, true].map(|at_once| (mode, at_once)));
     at_once(cases.map(|(mode, at_once)| async move {
-        let (pair, relay) = pair_through_relay(mode, |_| {}).await;
+        let (pair, relay) = pair_through_relay(revision, mode, |_| {}).await;
         relay.plan(move |_, _| if at_once { Act::TwiceAtOnce } else { Act::Twice });
         run_and_check("twice", &pair, &relay, 1).await;
         pair.stop().await;
@@ -120,12 +126,12 @@ async fn run_and_check(name: &str, pair: &Pair, relay: &Relay, attempts: usize) 
     let collected = parties.collector().collect(query(parties), Some(PATIENCE), |_| {}).await;
     assert_whole(name, collected);
 
-    relay.check_repeats();
-    for part in ["/aggregation_jobs/", "/aggregate_shares"] {
-        let asked = relay.asked(part);
-        let first = asked.first().unwrap_or_else(|| panic!("{name}: nothing asked of {part}"));
-        let times = asked.iter().filter(|asked| asked.path == first.path).count();
-        assert!(times >= attempts, "{name}: {part} asked {times} times only");
+    relay.check_repeats(parties);
+    for kind in [Interaction::AggregationJob, Interaction::AggregateShare] {
+        let asked = relay.made(kind);
+        let first = asked.first().unwrap_or_else(|| panic!("{name}: nothing asked of {kind:?}"));
+        let times = asked.iter().filter(|asked| is_same(asked, first)).count();
+        assert!(times >= attempts, "{name}: {kind:?} asked {times} times only");
     }
     for node in [leader, helper] {
         let status = node.status(&parties.id()).await;
@@ -137,20 +143,28 @@ async fn run_and_check(name: &str, pair: &Pair, relay: &Relay, attempts: usize) 
     }
 }
 
+/// Whether it is the same request once more.
+fn is_same(asked: &Asked, other: &Asked) -> bool {
+    (&asked.path, &asked.body) == (&other.path, &other.body)
+}
+
 /// Once a request may have arrived, no refusal proves that nothing was committed: the job stays as it is.
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_after_a_lost_answer_does_not_dissolve_the_job() {
-    at_once(MODES.map(|mode| async move {
-        let (pair, relay) = pair_through_relay(mode, |config| config.leader.max_job_size = 5).await;
+async fn a_refusal_after_a_lost_answer_does_not_dissolve_the_job(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    at_once(modes(revision).map(|mode| async move {
+        let (pair, relay) = pair_through_relay(revision, mode, |config| config.leader.max_job_size = 5).await;
         relay.plan(|asked, before| match before {
             0 if is_leaders(asked) => Act::LoseAnswer,
-            1 if asked.method == "PUT" => Act::Tell(Told::new(413, "text/plain", "")),
-            2 if asked.method == "PUT" => Act::Tell(Told::problem(400, "invalidMessage")),
+            1 if asked.makes(Interaction::AggregationJob) => Act::Tell(Told::new(413, "text/plain", "")),
+            2 if asked.makes(Interaction::AggregationJob) => Act::Tell(Told::problem(400, "invalidMessage")),
             _ => Act::Pass,
         });
         run_and_check("refused later", &pair, &relay, 2).await;
-        let jobs = relay.asked("/aggregation_jobs/");
-        assert!(jobs.iter().filter(|asked| asked.path == jobs[0].path).count() >= 4);
+        let jobs = relay.made(Interaction::AggregationJob);
+        assert!(jobs.iter().filter(|asked| is_same(asked, &jobs[0])).count() >= 4);
         pair.stop().await;
     }))
     .await;
@@ -158,13 +172,16 @@ async fn a_refusal_after_a_lost_answer_does_not_dissolve_the_job() {
 
 /// A job that the helper refused for its size, before it can have committed anything, is dissolved: its reports are
 /// aggregated in shorter jobs under other ids, and the helper is not asked the same again.
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_is_too_long_for_the_helper_is_tried_again_in_parts() {
-    at_once(MODES.map(|mode| async move {
-        let (pair, relay) = pair_through_relay(mode, |config| config.leader.max_job_size = 5).await;
+async fn a_job_that_is_too_long_for_the_helper_is_tried_again_in_parts(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    at_once(modes(revision).map(|mode| async move {
+        let (pair, relay) = pair_through_relay(revision, mode, |config| config.leader.max_job_size = 5).await;
         let limit = std::sync::OnceLock::new();
         relay.plan(move |asked, _| {
-            let is_job = asked.method == "PUT" && asked.path.contains("/aggregation_jobs/");
+            let is_job = asked.makes(Interaction::AggregationJob);
             // The helper's limit is below the first job.
             let too_long = is_job && asked.body.len() >= *limit.get_or_init(|| asked.body.len());
             if too_long { Act::Tell(Told::new(413, "text/plain", "")) } else { Act::Pass }
@@ -172,8 +189,8 @@ async fn a_job_that_is_too_long_for_the_helper_is_tried_again_in_parts() {
         upload_all(&pair.parties.client(), None).await;
         let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
         assert_whole("413", collected);
-        let jobs = relay.asked("/aggregation_jobs/");
-        let first_again = jobs.iter().filter(|job| job.path == jobs[0].path).count();
+        let jobs = relay.made(Interaction::AggregationJob);
+        let first_again = jobs.iter().filter(|job| is_same(job, &jobs[0])).count();
         assert_eq!(first_again, 1, "the refused job is over");
         let refused = jobs.iter().filter(|job| job.body.len() >= jobs[0].body.len()).count();
         assert_eq!(refused, 1, "the helper is not asked for as much again");
@@ -184,23 +201,22 @@ async fn a_job_that_is_too_long_for_the_helper_is_tried_again_in_parts() {
 
 /// A helper that takes fewer reports in a job than the leader sends, or fewer bytes, refuses the job before it has read
 /// it. The leader is told all the same, and sends less.
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_helper_with_lower_limits_gets_shorter_jobs() {
+async fn a_helper_with_lower_limits_gets_shorter_jobs(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let mut leader = Node::start_with(|config| config.leader.min_job_size = 16).await;
     let few = Node::start_with(|config| config.limits.max_job_reports = 3).await;
     let small = Node::start_with(|config| config.limits.max_job_bytes = 2 << 20).await;
     for mut helper in [small, few] {
         let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
-        let parties = Parties::new(vdaf, BatchMode::TimeInterval, leader.url(), helper.url());
-        leader.add(&parties.leader).await;
-        helper.add(&parties.helper).await;
+        let parties = Parties::between(revision, vdaf, BatchMode::TimeInterval, [&leader, &helper]).await;
         let forge = Forge::new(&parties).await;
         for n in 0..16 {
             let mut report = forge.report(&Measurement::Number(1), Time::now());
             if n > 0 && helper.config.limits.max_job_bytes < 100 << 20 {
                 report.helper_share.payload = vec![0; 900 << 10].into();
             }
-            assert_eq!(parties.upload(&report).await.status, 201);
+            assert_taken(&parties.upload(&report).await);
         }
         let spoilt = |status: &TaskStatus| status.counters.get("helper_hpke_decrypt_error").copied().unwrap_or(0);
         let query = parties.query_now();
@@ -213,34 +229,43 @@ async fn a_helper_with_lower_limits_gets_shorter_jobs() {
 }
 
 /// The answer with one thing wrong that no network makes of it.
-fn tampered(told: Told, tamper: impl FnOnce(&mut Vec<PrepareResp>)) -> Told {
-    let mut resps = dap().decode_job_resp(&Bytes::from(told.body.clone()), 100).unwrap();
+fn tampered(task: &TaskParameters, told: Told, tamper: Breach) -> Told {
+    let wire = wire::of(task.revision);
+    let mut resps = wire.decode_job_resp(&Bytes::from(told.body.clone()), 100).unwrap();
     assert_eq!(resps.len(), 5);
     tamper(&mut resps);
-    Told { body: dap().encode_job_resp(&resps), ..told }
+    Told { body: wire.encode_job_resp(&resps), ..told }
 }
 
-/// Answers that break the protocol (DAP-09 section 4.5.1.1).
+/// Answers that break the protocol (DAP-09 section 4.5.1.1, DAP-18 section 4.5.3.1).
 const BREACHES: [(&str, Breach); 5] = [
-    ("another order", |told| tampered(told, |resps| resps.swap(1, 3))),
-    ("a report left out", |told| tampered(told, |resps| drop(resps.pop()))),
-    ("a report twice", |told| tampered(told, |resps| resps.push(resps[4].clone()))),
-    ("another report", |told| tampered(told, |resps| resps[2].report_id = ReportId::new([9; 16]))),
-    ("finished too soon", |told| tampered(told, |resps| resps[0].outcome = PrepareOutcome::Finished)),
+    ("another order", |resps| resps.swap(1, 3)),
+    ("a report left out", |resps| drop(resps.pop())),
+    ("a report twice", |resps| resps.push(resps[4].clone())),
+    ("another report", |resps| resps[2].report_id = ReportId::new([9; 16])),
+    ("finished too soon", |resps| resps[0].outcome = PrepareOutcome::Finished),
 ];
 
 /// The whole job is given up, the helper is told, and other reports do not suffer.
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_about_something_else_ends_the_job_and_nothing_more() {
-    let cases = MODES.iter().flat_map(|mode| BREACHES.map(|case| (*mode, case)));
+async fn an_answer_about_something_else_ends_the_job_and_nothing_more(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let cases = modes(revision).into_iter().flat_map(|mode| BREACHES.map(|case| (mode, case)));
     at_once(cases.map(|(mode, (name, breach))| async move {
         let config = |config: &mut Config| {
             (config.leader.max_job_size, config.leader.min_job_size) = (5, 5);
             config.leader.max_job_delay = Seconds(PATIENCE);
         };
-        let (pair, relay) = pair_through_relay(mode, config).await;
+        let (pair, relay) = pair_through_relay(revision, mode, config).await;
         let (leader, parties, id) = (&pair.leader, &pair.parties, pair.parties.id());
-        relay.plan(move |asked, _| if asked.method == "PUT" { Act::Edit(breach) } else { Act::Pass });
+        let task = parties.task().clone();
+        relay.plan(move |asked, _| {
+            let task = task.clone();
+            let is_job = asked.makes(Interaction::AggregationJob);
+            if is_job { Act::Edit(Box::new(move |told| tampered(&task, told, breach))) } else { Act::Pass }
+        });
         let this_hour = parties.interval(0);
         let client = parties.client();
         upload_all(&client, Some(this_hour.start().saturating_sub(Duration(1)))).await;
@@ -261,39 +286,41 @@ async fn an_answer_about_something_else_ends_the_job_and_nothing_more() {
     .await;
 }
 
-/// A batch that the helper will not give its share of stays closed (DAP-09 section 4.6.5): the collector is told why,
-/// and no other query gets its reports.
+/// A batch that the helper will not give its share of stays closed (DAP-09 section 4.6.5, DAP-18 section 4.6.1): the
+/// collector is told why, and no other query gets its reports.
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_mismatch_is_final() {
-    let (pair, relay) = pair_through_relay(BatchMode::TimeInterval, |_| {}).await;
+async fn a_batch_mismatch_is_final(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let (pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, |_| {}).await;
     let parties = &pair.parties;
     relay.plan(|asked, before| match before {
         // Not knowing what became of the first request changes nothing.
-        0 if asked.path.contains("/aggregate_shares") => Act::Lose,
-        _ if asked.path.contains("/aggregate_shares") => Act::Tell(Told::problem(400, "batchMismatch")),
+        0 if asked.makes(Interaction::AggregateShare) => Act::Lose,
+        _ if asked.makes(Interaction::AggregateShare) => Act::Tell(Told::problem(400, "batchMismatch")),
         _ => Act::Pass,
     });
     upload_all(&parties.client(), None).await;
     let interval = parties.interval(0);
     for attempt in 0..2 {
-        let job = parties.start_collection(Query::TimeInterval(interval)).await;
-        assert_refused(&parties.outcome(&job).await, parties, ProblemType::BatchMismatch);
-        assert_eq!(relay.asked("/aggregate_shares").len(), 2, "attempt {attempt}: the answer was final");
+        let outcome = parties.outcome_of(Query::TimeInterval(interval)).await;
+        assert_refused(&outcome, parties, ProblemType::BatchMismatch);
+        assert_eq!(relay.made(Interaction::AggregateShare).len(), 2, "attempt {attempt}: the answer was final");
     }
     let wider = Interval::new(interval.start(), Duration(7200)).unwrap();
-    let answer = parties.put_collection(&dapbox::model::CollectionJobId::random(), Query::TimeInterval(wider)).await;
+    let answer = parties.ask_collection(Query::TimeInterval(wider)).await.answer;
     assert_refused(&answer, parties, ProblemType::BatchOverlap);
     let late = parties.client().prepare(Measurement::Number(1), interval.start()).await.unwrap();
-    assert_eq!(problem(&parties.upload(&late).await).kind, ProblemType::ReportRejected);
-    relay.check_repeats();
+    assert_upload_refused(&parties.upload(&late).await, parties, &late, ReportError::BatchCollected);
+    relay.check_repeats(parties);
     pair.stop().await;
 }
 
 /// A helper that is away is waited for, and the operator can see it.
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_helper_that_is_down_comes_back() {
-    at_once(MODES.map(|mode| async move {
-        let (mut pair, relay) = pair_through_relay(mode, |config| config.leader.min_job_size = 1).await;
+async fn a_helper_that_is_down_comes_back(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    at_once(modes(revision).map(|mode| async move {
+        let (mut pair, relay) = pair_through_relay(revision, mode, |config| config.leader.min_job_size = 1).await;
         let id = pair.parties.id();
         let client = pair.parties.client();
         client.keys().await.unwrap();
@@ -305,7 +332,7 @@ async fn a_helper_that_is_down_comes_back() {
         pair.helper.resume().await;
         let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
         assert_whole("down", collected);
-        relay.check_repeats();
+        relay.check_repeats(&pair.parties);
         assert_eq!(pair.leader.status(&id).await.last_trouble, None);
         pair.stop().await;
     }))
@@ -313,20 +340,20 @@ async fn a_helper_that_is_down_comes_back() {
 }
 
 /// The two sides of a task are set up one after the other: jobs wait for the second.
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_the_helper_learns_later_goes_on() {
+async fn a_task_that_the_helper_learns_later_goes_on(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let (leader, helper) = (Node::start().await, Node::start().await);
     let mode = BatchMode::TimeInterval;
-    let parties = Parties::new(VdafConfig::Prio3Sum { max: Max::of_bits(8) }, mode, leader.url(), helper.url());
+    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+    let parties = Parties::new(revision, vdaf, mode, leader.url(revision), helper.url(revision));
     leader.add(&parties.leader).await;
     // The aggregators' keys are the same for all tasks; a task that both know has them.
-    let known = Parties::new(VdafConfig::Prio3Count, mode, leader.url(), helper.url());
-    leader.add(&known.leader).await;
-    helper.add(&known.helper).await;
+    let known = Parties::between(revision, VdafConfig::Prio3Count, mode, [&leader, &helper]).await;
     let keys = known.client().keys().await.unwrap();
 
     let client = parties.client();
-    let preparer = vdaf::preparer(parties.leader.revision, &parties.leader.vdaf).unwrap();
+    let preparer = vdaf::preparer(revision, &parties.task().vdaf).unwrap();
     for number in MEASUREMENTS {
         let measurement = Measurement::Number(number);
         let report = make_report(client.task(), &*preparer, &keys, &measurement, Time::now()).unwrap();

@@ -12,12 +12,11 @@ use std::{
 
 use common::{
     PATIENCE, Pair,
-    calls::dap,
     forge::{Forge, another_id},
     relay::query,
 };
 use dapbox::{
-    model::{BatchMode, Time, VdafConfig},
+    model::{BatchMode, Max, Report, Revision, Task, Time, VdafConfig},
     vdaf::{AggregateResult, Measurement},
 };
 use serde_json::{Value, json};
@@ -67,8 +66,8 @@ fn upload(dir: &Path, parameters: &Value) -> Vec<Value> {
 fn parameters(pair: &Pair, vdaf: &Value, measurements: &Value) -> Value {
     json!({
         "taskId": pair.parties.id(),
-        "leader": pair.leader.url(),
-        "helper": pair.helper.url(),
+        "leader": pair.leader.url(Revision::Dap09),
+        "helper": pair.helper.url(Revision::Dap09),
         "vdaf": vdaf,
         "timePrecisionSeconds": pair.parties.leader.public.time_precision,
         "measurements": measurements,
@@ -105,7 +104,8 @@ async fn the_javascript_client_uploads() {
     ];
     let modes = [BatchMode::TimeInterval, BatchMode::FixedSize { max_batch_size: Some(3) }];
     for ((vdaf, theirs, measurements, expected), mode) in cases.into_iter().zip(modes.into_iter().cycle()) {
-        let pair = Pair::start_with(vdaf.clone(), mode, |_| {}, |task| task.public.min_batch_size = 3).await;
+        let of_three = |task: &mut Task| task.public.min_batch_size = 3;
+        let pair = Pair::start_with(Revision::Dap09, vdaf.clone(), mode, |_| {}, of_three).await;
         let given = parameters(&pair, &theirs, &measurements);
         let uploaded = upload(&dir, &given);
         assert_eq!(uploaded, [0, 1, 2].map(|index| json!({"index": index, "ok": true})));
@@ -118,7 +118,7 @@ async fn the_javascript_client_uploads() {
 
 /// The JavaScript client names our problems as the draft does (DAP-09 section 3.2).
 async fn problems_are_understood(dir: &Path) {
-    let pair = Pair::start(VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
+    let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let mut early = parameters(&pair, &json!({"type": "count"}), &json!([true]));
     let mut unknown = early.clone();
     early["timestamp"] = json!(Time::now().0 + 86_400);
@@ -136,13 +136,14 @@ async fn problems_are_understood(dir: &Path) {
 /// learn that it should fetch the keys again? No page may read anything else.
 #[tokio::test(flavor = "multi_thread")]
 async fn other_origins_see_what_they_need() {
-    let pair = Pair::start(VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
-    let (http, id, url) = (reqwest::Client::new(), pair.parties.id(), pair.leader.url());
+    let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
+    let (http, id, url) = (reqwest::Client::new(), pair.parties.id(), pair.leader.url(Revision::Dap09));
     let forge = Forge::new(&pair.parties).await;
+    let encode = |report: &Report| pair.parties.wire().encode_upload(pair.parties.task(), std::slice::from_ref(report));
     let mut report = forge.report(&Measurement::Flag(true), Time::now());
-    let good = dap().encode_report(&report);
+    let good = encode(&report);
     report.leader_share.config_id = another_id(&forge.keys.leader);
-    let outdated = dap().encode_report(&report);
+    let outdated = encode(&report);
 
     let reports = format!("{url}tasks/{id}/reports");
     let put = |body: Vec<u8>, media_type: &str| http.put(&reports).header("content-type", media_type).body(body);

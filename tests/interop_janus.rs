@@ -9,7 +9,7 @@ use std::time::Duration as Span;
 
 use common::{PATIENCE, Pair, Parties};
 use dapbox::{
-    model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Query, Time, VdafConfig},
+    model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Max, Query, Revision, Task, Time, VdafConfig},
     vdaf::{AggregateResult, Measurement},
 };
 use janus_collector::{AuthenticationToken, ExponentialBackoff};
@@ -47,7 +47,7 @@ impl<V: Vdaf> Case<V> {
 
     /// Janus's client reports for the last hour, ours for the hour before (DAP-09 section 4.6.1, time interval).
     async fn time_interval(&self) {
-        let pair = Pair::start(self.config.clone(), BatchMode::TimeInterval).await;
+        let pair = Pair::start(Revision::Dap09, self.config.clone(), BatchMode::TimeInterval).await;
         let end = Time::now().truncate(HOUR);
         let hours = [1, 2].map(|ago| Interval::new(end.saturating_sub(Duration(ago * HOUR.0)), HOUR).unwrap());
         self.upload_with_janus(&pair.parties, Some(hours[0].start().saturating_add(Duration(1800)))).await;
@@ -76,7 +76,8 @@ impl<V: Vdaf> Case<V> {
     async fn fixed_size(&self) {
         let size = self.measurements.len() as u64;
         let mode = BatchMode::FixedSize { max_batch_size: Some(size) };
-        let pair = Pair::start_with(self.config.clone(), mode, |_| {}, |task| task.min_batch_size = size).await;
+        let of_size = |task: &mut Task| task.public.min_batch_size = size;
+        let pair = Pair::start_with(Revision::Dap09, self.config.clone(), mode, |_| {}, of_size).await;
         let mut seen = Vec::new();
         for turn in 0..2 {
             let token = if turn == 0 {
@@ -131,7 +132,7 @@ impl<V: Vdaf> Case<V> {
         );
         let private_key = HpkePrivateKey::new(parties.keypair.private_key().expose().to_vec());
         let keypair = HpkeKeypair::new(config, private_key);
-        let url = parties.leader.leader_url.parse().unwrap();
+        let url = parties.task().leader_url.parse().unwrap();
         janus_collector::Collector::builder(task_id(parties), url, token, keypair, self.vdaf.clone())
             .with_collect_poll_backoff(ExponentialBackoff {
                 initial_interval: Span::from_millis(50),
@@ -150,7 +151,7 @@ impl<V: Vdaf> Case<V> {
 }
 
 async fn janus_client<V: vdaf::Client<16>>(parties: &Parties, vdaf: V) -> janus_client::Client<V> {
-    let (leader, helper) = (parties.leader.leader_url.parse().unwrap(), parties.leader.helper_url.parse().unwrap());
+    let (leader, helper) = (parties.task().leader_url.parse().unwrap(), parties.task().helper_url.parse().unwrap());
     let precision = janus::Duration::from_seconds(HOUR.0);
     janus_client::Client::new(task_id(parties), leader, helper, precision, vdaf).await.unwrap()
 }
@@ -221,7 +222,7 @@ async fn sum_vec_field64_multiproof_hmac() {
 /// What we refuse, Janus's client and collector can name (DAP-09 section 3.2).
 #[tokio::test(flavor = "multi_thread")]
 async fn janus_understands_our_problems() {
-    let pair = Pair::start(VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
+    let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let vdaf = Prio3::new_count(2).unwrap();
     let client = janus_client(&pair.parties, vdaf.clone()).await;
 

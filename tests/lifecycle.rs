@@ -7,19 +7,21 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use common::{
-    Node, PATIENCE, Pair, Parties,
-    calls::{assert_refused, dap},
-    forge::{Forge, another_id, extension, flipped, job},
+    Node, PATIENCE, Pair, Parties, batches_of,
+    calls::{assert_refused, assert_upload_refused},
+    end_at,
+    forge::{Forge, another_id, extension, flipped},
 };
 use dapbox::{
-    config::Seconds,
+    config::{Config, Seconds},
     model::{
-        BatchId, BatchMode, Duration, FixedSizeQuery, Interval, PartialBatch, PrepareOutcome, Query, Report,
-        ReportError, ReportId, Time, VdafConfig,
+        BatchId, BatchMode, Duration, FixedSizeQuery, Interval, JobInit, Max, PartialBatch, PrepareOutcome,
+        PrepareResp, Query, Report, ReportError, ReportId, Revision, Time, VdafConfig,
     },
     vdaf::{AggregateResult, Measurement},
     wire::ProblemType,
 };
+use rstest::rstest;
 
 const HOUR: u64 = 3600;
 
@@ -41,7 +43,8 @@ fn counters<const N: usize>(pairs: [(&str, u64); N]) -> BTreeMap<String, u64> {
     pairs.into_iter().filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
-/// Reports that the leader stores and one of the aggregators refuses later (DAP-09 sections 4.5.1.3 and 4.5.1.4).
+/// Reports that the leader stores and one of the aggregators refuses later (DAP-09 sections 4.5.1.3 and 4.5.1.4, DAP-18
+/// sections 4.5.3.3 and 4.5.3.4).
 fn doomed(forge: &Forge, one: &Measurement, other: &Measurement, has_joint_randomness: bool) -> Vec<Report> {
     let time = time_of(1);
     let fresh = || forge.report(one, time);
@@ -52,9 +55,9 @@ fn doomed(forge: &Forge, one: &Measurement, other: &Measurement, has_joint_rando
     report.leader_share.payload = flipped(&report.leader_share.payload);
     reports.push(report);
     reports.push(Report { leader_share: fresh().leader_share, ..fresh() });
-    // The time is authenticated too.
+    // The time is authenticated too, where it is told to the second or to the hour.
     let mut report = fresh();
-    report.metadata.time = time_of(2);
+    report.metadata.time = time_of(7);
     reports.push(report);
     // The same for the helper's share.
     let mut report = fresh();
@@ -89,31 +92,38 @@ fn doomed(forge: &Forge, one: &Measurement, other: &Measurement, has_joint_rando
     reports
 }
 
-/// Reports that the leader refuses at upload (DAP-09 section 4.4.2), with what it says.
+/// Reports that the leader refuses at upload (DAP-09 section 4.4.2, DAP-18 section 4.4.2.2), with what it says.
 async fn upload_refused_ones(parties: &Parties, forge: &Forge, one: &Measurement) {
     let expired = time_of(0).saturating_add(Duration(3 * HOUR + 1));
     let ancient = Time::now().saturating_sub(Duration(24 * HOUR + 10));
     let early = Time::now().saturating_add(Duration(10 * HOUR));
     let mut to_another_key = forge.report(one, time_of(0));
     to_another_key.leader_share.config_id = another_id(&forge.keys.leader);
-    for (report, kind) in [
-        (forge.report(one, early), ProblemType::ReportTooEarly),
-        (forge.report(one, expired), ProblemType::ReportRejected),
-        (forge.report(one, ancient), ProblemType::ReportRejected),
-        (to_another_key, ProblemType::OutdatedConfig),
+    for (report, error) in [
+        (forge.report(one, early), ReportError::ReportTooEarly),
+        (forge.report(one, expired), ReportError::TaskExpired),
+        (forge.report(one, ancient), ReportError::ReportDropped),
+        (to_another_key, ReportError::OutdatedConfig),
     ] {
-        assert_refused(&parties.upload(&report).await, parties, kind);
+        assert_upload_refused(&parties.upload(&report).await, parties, &report, error);
     }
-    let mut cut_off = dap().encode_report(&forge.report(one, time_of(0)));
+    let mut cut_off = parties.wire().encode_upload(parties.task(), &[forge.report(one, time_of(0))]);
     cut_off.pop();
     assert_refused(&parties.upload_bytes(cut_off).await, parties, ProblemType::InvalidMessage);
 }
 
 /// Takes a task of a VDAF through its life. `measurements` holds as many as there are good reports, the first two
 /// of which differ.
-async fn lifecycle(vdaf: VdafConfig, mode: BatchMode, measurements: Vec<Measurement>, expected: AggregateResult) {
+async fn lifecycle(
+    revision: Revision,
+    vdaf: VdafConfig,
+    mode: BatchMode,
+    measurements: Vec<Measurement>,
+    expected: AggregateResult,
+) {
     let has_joint_randomness = vdaf != VdafConfig::Prio3Count;
     let pair = Pair::start_with(
+        revision,
         vdaf,
         mode,
         |config| {
@@ -123,13 +133,13 @@ async fn lifecycle(vdaf: VdafConfig, mode: BatchMode, measurements: Vec<Measurem
             config.leader.max_job_delay = Seconds::millis(200);
         },
         |task| {
-            task.min_batch_size = GOOD;
-            task.task_expiration = Some(start_of_reports().saturating_add(Duration(3 * HOUR)));
+            task.public.min_batch_size = GOOD;
+            end_at(task, start_of_reports().saturating_add(Duration(3 * HOUR)));
             task.report_expiry_age = Some(Duration(24 * HOUR));
         },
     )
     .await;
-    let Pair { leader, helper, parties } = &pair;
+    let parties = &pair.parties;
     let forge = Forge::new(parties).await;
     let doomed = doomed(&forge, &measurements[0], &measurements[1], has_joint_randomness);
     upload_refused_ones(parties, &forge, &measurements[0]).await;
@@ -162,8 +172,16 @@ async fn lifecycle(vdaf: VdafConfig, mode: BatchMode, measurements: Vec<Measurem
     assert_eq!(collected.interval, Interval::new(start_of_reports(), Duration(2 * HOUR)).unwrap());
 
     parties.upload_all([&kept[0]]).await;
-    let joint = u64::from(has_joint_randomness);
-    let status = leader.until(&parties.id(), |status| status.waiting + status.jobs == 0).await;
+    check_counters(&pair, u64::from(has_joint_randomness)).await;
+    pair.stop().await;
+}
+
+/// Checks what became of all that was uploaded, of which `joint` reports belong to VDAFs with joint randomness only.
+async fn check_counters(pair: &Pair, joint: u64) {
+    let id = pair.parties.id();
+    let status = pair.leader.until(&id, |status| status.waiting + status.jobs == 0).await;
+    // Whether a key is not known or the share does not open is not told apart any more in DAP-18 (section 4.5.3.3).
+    let unknown_keys = u64::from(pair.parties.revision() == Revision::Dap09);
     let expected = counters([
         ("report_success", GOOD + 14 + joint),
         ("upload_repeated", 2),
@@ -174,8 +192,8 @@ async fn lifecycle(vdaf: VdafConfig, mode: BatchMode, measurements: Vec<Measurem
         ("report_decode_failure", 1),
         ("hpke_decrypt_error", 3),
         ("invalid_message", 4),
-        ("helper_hpke_decrypt_error", 3),
-        ("helper_hpke_unknown_config_id", 1),
+        ("helper_hpke_decrypt_error", 4 - unknown_keys),
+        ("helper_hpke_unknown_config_id", unknown_keys),
         ("helper_invalid_message", 2),
         ("helper_vdaf_prep_error", 1 + joint),
         ("aggregate_success", GOOD),
@@ -183,16 +201,15 @@ async fn lifecycle(vdaf: VdafConfig, mode: BatchMode, measurements: Vec<Measurem
     assert_eq!(non_zero(&status.counters), expected, "the leader's counters");
     assert_eq!((status.batches_collected, status.last_trouble), (1, None));
     let expected = counters([
-        ("hpke_decrypt_error", 3),
-        ("hpke_unknown_config_id", 1),
+        ("hpke_decrypt_error", 4 - unknown_keys),
+        ("hpke_unknown_config_id", unknown_keys),
         ("invalid_message", 2),
         ("vdaf_prep_error", 1 + joint),
         ("aggregate_success", GOOD),
     ]);
-    let status = helper.status(&parties.id()).await;
+    let status = pair.helper.status(&id).await;
     assert_eq!(non_zero(&status.counters), expected, "the helper's counters");
     assert_eq!((status.batches_collected, status.aggregated), (1, 0));
-    pair.stop().await;
 }
 
 fn non_zero(counters: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
@@ -200,11 +217,11 @@ fn non_zero(counters: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
 }
 
 /// Both batch modes, one after the other.
-async fn both(vdaf: VdafConfig, measure: impl Fn(u64) -> Measurement) {
+async fn both(revision: Revision, vdaf: VdafConfig, measure: impl Fn(u64) -> Measurement) {
     let measurements: Vec<_> = (0..GOOD).map(measure).collect();
     let expected = plain_sum(&vdaf, &measurements);
-    for mode in [BatchMode::TimeInterval, BatchMode::FixedSize { max_batch_size: Some(GOOD) }] {
-        lifecycle(vdaf.clone(), mode, measurements.clone(), expected.clone()).await;
+    for mode in [BatchMode::TimeInterval, batches_of(revision, GOOD)] {
+        lifecycle(revision, vdaf.clone(), mode, measurements.clone(), expected.clone()).await;
     }
 }
 
@@ -233,61 +250,70 @@ fn plain_sum(vdaf: &VdafConfig, measurements: &[Measurement]) -> AggregateResult
     if sums.is_empty() { AggregateResult::Number(sum) } else { AggregateResult::Vector(sums) }
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn count() {
-    both(VdafConfig::Prio3Count, |i| Measurement::Flag(i % 3 != 1)).await;
+async fn count(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    both(revision, VdafConfig::Prio3Count, |i| Measurement::Flag(i % 3 != 1)).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn sum() {
-    both(VdafConfig::Prio3Sum { max: Max::of_bits(8) }, |i| Measurement::Number(u128::from(i * 23 % 256))).await;
+async fn sum(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    both(revision, VdafConfig::Prio3Sum { max: Max::of_bits(8) }, |i| Measurement::Number(u128::from(i * 23 % 256)))
+        .await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn sum_vec() {
+async fn sum_vec(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let vdaf = VdafConfig::Prio3SumVec { max: Max::of_bits(3), length: 4, chunk_length: 3 };
-    both(vdaf, |i| Measurement::Vector((0..4).map(|j| u128::from((i * 5 + j * 3) % 8)).collect())).await;
+    both(revision, vdaf, |i| Measurement::Vector((0..4).map(|j| u128::from((i * 5 + j * 3) % 8)).collect())).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn histogram() {
+async fn histogram(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let vdaf = VdafConfig::Prio3Histogram { length: 5, chunk_length: 2 };
-    both(vdaf, |i| Measurement::Number(u128::from(i * i % 5))).await;
+    both(revision, vdaf, |i| Measurement::Number(u128::from(i * i % 5))).await;
 }
 
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn multihot_count_vec() {
+async fn multihot_count_vec(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let vdaf = VdafConfig::Prio3MultihotCountVec { length: 4, max_weight: 2, chunk_length: 2 };
-    both(vdaf, |i| Measurement::Vector((0..4).map(|j| u128::from(j == i % 4 || j == i % 3)).collect())).await;
+    both(revision, vdaf, |i| Measurement::Vector((0..4).map(|j| u128::from(j == i % 4 || j == i % 3)).collect())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sum_vec_of_several_proofs() {
+    // DAP-18 has no number for it.
+    let revision = Revision::Dap09;
     let vdaf =
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits: 2, length: 3, chunk_length: 2, proofs: 2 };
-    both(vdaf, |i| Measurement::Vector((0..3).map(|j| u128::from((i * 7 + j) % 4)).collect())).await;
+    both(revision, vdaf, |i| Measurement::Vector((0..3).map(|j| u128::from((i * 7 + j) % 4)).collect())).await;
 }
 
 /// The helper answers about each report by itself and in order, with the error that the draft names
-/// (DAP-09 sections 4.5.1.3 and 4.5.1.4).
+/// (DAP-09 sections 4.5.1.3 and 4.5.1.4, DAP-18 sections 4.5.3.2 to 4.5.3.4).
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn each_report_of_a_job_gets_its_own_answer() {
-    let mode = BatchMode::FixedSize { max_batch_size: Some(20) };
+async fn each_report_of_a_job_gets_its_own_answer(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let end = start_of_reports().saturating_add(Duration(3 * HOUR));
     let change = |task: &mut dapbox::model::Task| {
-        task.min_batch_size = 2;
-        task.task_expiration = Some(end);
+        task.public.min_batch_size = 2;
+        end_at(task, end);
         task.report_expiry_age = Some(Duration(24 * HOUR));
     };
     let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(4) };
-    let pair = Pair::start_with(vdaf, mode, |config| config.limits.clock_skew = Seconds::new(60), change).await;
+    let skew = |config: &mut Config| config.limits.clock_skew = Seconds::new(60);
+    let pair = Pair::start_with(revision, vdaf, batches_of(revision, 20), skew, change).await;
     let forge = Forge::new(&pair.parties).await;
     let (one, other) = (Measurement::Number(3), Measurement::Number(9));
     let draft = |time| forge.draft(&one, time);
     let good = |n: usize| (0..n).map(|_| forge.init(&draft(time_of(0)))).collect::<Vec<_>>();
     let batch = PartialBatch::FixedSize(BatchId::random());
     let aggregated = good(1);
-    let resps = pair.parties.run_job(&job(batch, aggregated.clone())).await;
+    let resps = pair.parties.run_job(&forge.job_of(batch, aggregated.clone())).await;
     assert!(matches!(resps[0].outcome, PrepareOutcome::Continue(_)));
 
     let mut inits = Vec::new();
@@ -299,7 +325,7 @@ async fn each_report_of_a_job_gets_its_own_answer() {
     expect(good(1).remove(0), None);
     let mut init = good(1).remove(0);
     init.share.input_share.config_id = another_id(&forge.keys.helper);
-    expect(init, Some(ReportError::HpkeUnknownConfigId));
+    expect(init, Some(unknown_key(revision)));
     let mut init = good(1).remove(0);
     init.share.input_share.payload = flipped(&init.share.input_share.payload);
     expect(init, Some(ReportError::HpkeDecryptError));
@@ -326,27 +352,47 @@ async fn each_report_of_a_job_gets_its_own_answer() {
     // In another job before: a replay.
     expect(aggregated[0].clone(), Some(ReportError::ReportReplayed));
 
-    let resps = pair.parties.run_job(&job(batch, inits.clone())).await;
-    let errors = |resps: &[dapbox::model::PrepareResp]| -> Vec<_> {
-        resps
-            .iter()
-            .map(|resp| match resp.outcome {
-                PrepareOutcome::Reject(error) => Some(error),
-                _ => None,
-            })
-            .collect()
-    };
+    let resps = pair.parties.run_job(&forge.job_of(batch, inits.clone())).await;
     assert_eq!(errors(&resps), expected);
     let ids = inits.iter().map(|init| init.share.metadata.id);
     assert!(resps.iter().map(|resp| resp.report_id).eq(ids), "answers are in the order of the request");
 
-    // A batch takes no more reports than the task allows (section 4.5.1.4), however many jobs fill it at once.
-    let resps = pair.parties.run_job(&job(PartialBatch::FixedSize(BatchId::random()), good(21))).await;
-    let saturated = errors(&resps);
+    pair.stop().await;
+}
+
+/// What a helper says of a report that is sealed to a key that it does not know.
+fn unknown_key(revision: Revision) -> ReportError {
+    match revision {
+        Revision::Dap09 => ReportError::HpkeUnknownConfigId,
+        Revision::Dap18 => ReportError::HpkeDecryptError,
+    }
+}
+
+/// For each report why it was refused, if it was.
+fn errors(resps: &[PrepareResp]) -> Vec<Option<ReportError>> {
+    let error = |resp: &PrepareResp| match resp.outcome {
+        PrepareOutcome::Reject(error) => Some(error),
+        PrepareOutcome::Continue(_) | PrepareOutcome::Finished => None,
+    };
+    resps.iter().map(error).collect()
+}
+
+/// A batch takes no more reports than the task allows (DAP-09 section 4.5.1.4), however many jobs fill it at once.
+/// DAP-18 has no such limit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_full_takes_no_more() {
+    let mode = BatchMode::FixedSize { max_batch_size: Some(20) };
+    let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, mode).await;
+    let forge = Forge::new(&pair.parties).await;
+    let good = |n: usize| {
+        let drafts: Vec<_> = (0..n).map(|_| forge.draft(&Measurement::Flag(true), time_of(0))).collect();
+        forge.job(PartialBatch::FixedSize(BatchId::random()), &drafts)
+    };
+    let saturated = errors(&pair.parties.run_job(&good(21)).await);
     assert_eq!((&saturated[..20], saturated[20]), (&[None; 20][..], Some(ReportError::BatchSaturated)));
     let batch = PartialBatch::FixedSize(BatchId::random());
     let mut jobs = tokio::task::JoinSet::new();
-    for request in (0..8).map(|_| job(batch, good(11))).collect::<Vec<_>>() {
+    for request in (0..8).map(|_| JobInit { batch, ..good(11) }).collect::<Vec<_>>() {
         let parties = pair.parties.clone();
         jobs.spawn(async move { parties.run_job(&request).await });
     }
@@ -357,10 +403,11 @@ async fn each_report_of_a_job_gets_its_own_answer() {
 }
 
 /// A report that is too early for the helper's clock is not lost: the leader tries it again in another job
-/// (DAP-09 section 4.5.1.4).
+/// (DAP-09 section 4.5.1.4, DAP-18 section 4.5.3.1).
+#[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_that_is_early_for_the_helper_waits() {
-    let quick = |config: &mut dapbox::config::Config| {
+async fn a_report_that_is_early_for_the_helper_waits(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let quick = |config: &mut Config| {
         config.leader.min_job_size = 1;
         config.leader.max_job_delay = Seconds::millis(10);
     };
@@ -370,8 +417,9 @@ async fn a_report_that_is_early_for_the_helper_waits() {
     })
     .await;
     let helper = Node::start_with(|config| config.limits.clock_skew = Seconds::new(0)).await;
-    let parties = Parties::new(VdafConfig::Prio3Count, BatchMode::TimeInterval, leader.url(), helper.url())
-        .with(|task| task.time_precision = Duration(1));
+    let (leader_url, helper_url) = (leader.url(revision), helper.url(revision));
+    let parties = Parties::new(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, leader_url, helper_url)
+        .with(|task| task.public.time_precision = Duration(1));
     leader.add(&parties.leader).await;
     helper.add(&parties.helper).await;
 

@@ -4,7 +4,7 @@ use crate::{
     hpke,
     model::{Fault, Task, TaskId, Time, status::TaskStatus},
     store::{TaskState, Tx},
-    vdaf,
+    vdaf, wire,
 };
 
 /// Why a task is not added.
@@ -51,7 +51,7 @@ pub fn check(task: &Task) -> Result<(), TaskError> {
             return refuse(&format!("{name} URL must be an http or https URL"));
         }
     }
-    Ok(())
+    wire::of(task.public.revision).check_task(&task.public).map_err(TaskError::Parameter)
 }
 
 /// Adds a checked task. The same task again is fine.
@@ -94,7 +94,7 @@ pub fn status(state: &TaskState) -> TaskStatus {
         task_interval: task.public.task_interval,
         counters: state.counters.clone(),
         waiting: state.waiting.len() as u64,
-        jobs: state.leader_jobs.len() as u64,
+        jobs: (state.leader_jobs.len() + state.deferred.len()) as u64,
         aggregated: open.map(|(_, record)| record.count).sum(),
         batches_collected: state.collected.len() as u64,
         collections_waiting: state.collections.len() as u64,

@@ -138,7 +138,7 @@ async fn ask_helper(
     };
     match pursue(app, context, errand, |body| context.wire.decode_aggregate_share(body)).await {
         Pursued::Answered { message, .. } => Some(Ok(message)),
-        Pursued::Refused(problem) => {
+        Pursued::Refused { problem, .. } => {
             // What the helper counts is for the operator; the collector learns what kind of problem it is.
             tracing::error!(task = %context.task.public.id, %problem, "the helper refused its aggregate share for good");
             let detail = "the helper refused its aggregate share; the leader's log says why".to_owned();

@@ -69,4 +69,3 @@ async fn run(app: Arc<App>, (task, job): Key) -> Key {
     }
     (task, job)
 }
-

@@ -14,7 +14,10 @@ use crate::{
         TaskContext,
         leader::{self, Sealed, Started},
     },
-    model::{AggregationJobId, Duration, Fault, Party, PrepareResp, Report, ReportId, Role, TaskId, Time},
+    model::{
+        AggregationJobId, Duration, Fault, Party, PrepareOutcome, PrepareResp, Report, ReportError, ReportId, Role,
+        TaskId, Time,
+    },
     store::LeaderJobRecord,
     wire::{Interaction, Problem, ProblemType},
 };
@@ -110,12 +113,18 @@ async fn run(app: Arc<App>, task: TaskId, id: AggregationJobId) -> Result<(), Fa
     let Some((job, reports)) = load(&app, &task, &id)? else { return Ok(()) };
     let Some((started, request)) = prepare(&app, &context, id, &job, reports).await? else { return Ok(()) };
     let outcome = exchange(&app, &context, id, &started.ids(), request, job.was_sent()).await;
-    match outcome {
-        Outcome::Answered(resps) => {
+    // Where the helper has something that it need not keep.
+    let leftover = match outcome {
+        Outcome::Answered { resps, place } => {
+            let try_again =
+                resps.iter().any(|resp| resp.outcome == PrepareOutcome::Reject(ReportError::ReportTooEarly));
             finish(&app, &context, id, &job, started, resps).await?;
             app.set_trouble(&task, None);
+            // A later job of the same reports may be the same request to the byte. A helper that knows its jobs by their
+            // content (DAP-18 section 3.2) would answer it as before, were this one still there.
+            place.filter(|_| try_again)
         }
-        Outcome::Refused { why, too_long } => {
+        Outcome::Refused { why, too_long, place } => {
             if too_long {
                 app.lower_job_cap(&task, started.awaiting.len());
             }
@@ -123,15 +132,18 @@ async fn run(app: Arc<App>, task: TaskId, id: AggregationJobId) -> Result<(), Fa
             tracing::warn!(%task, job = %id, why, "the helper refused an aggregation job; its reports will be tried again");
             let retry_at = retry_at(&app);
             app.store.write(move |tx| leader::dissolve(tx, &task, id, &started.awaiting, retry_at)).await?;
+            place
         }
         Outcome::Breach { why, place } => {
             tracing::error!(%task, job = %id, why, "the helper broke the protocol: the aggregation job is given up");
             app.store.write(move |tx| leader::abandon(tx, &task, id, &started.awaiting)).await?;
-            if let Some(place) = place {
-                delete_at_helper(&app, &context, &place).await;
-            }
+            place
         }
         Outcome::Stopped => return Ok(()),
+    };
+    // Only now: as long as the job could be sent again, the helper had to know it.
+    if let Some(place) = leftover {
+        delete_at_helper(&app, &context, &place).await;
     }
     app.jobs.notify_one();
     app.collections.notify_one();
@@ -200,13 +212,20 @@ async fn prepare(
 /// How the exchange with the helper about a job ended.
 enum Outcome {
     /// With an answer to this job.
-    Answered(Vec<PrepareResp>),
+    Answered {
+        /// What the helper says of each report.
+        resps: Vec<PrepareResp>,
+        /// The path of the job at the helper.
+        place: Option<String>,
+    },
     /// The helper certainly did not take the job.
     Refused {
         /// What it says.
         why: String,
         /// Whether a shorter job may be taken.
         too_long: bool,
+        /// The path of the job at the helper.
+        place: Option<String>,
     },
     /// The helper answered something that is no answer to this job.
     Breach {
@@ -240,10 +259,12 @@ async fn exchange(
     let most = app.config.limits.max_job_reports.max(asked.len());
     match pursue(app, context, errand, |body| context.wire.decode_job_resp(body, most)).await {
         Pursued::Answered { message, place } => match leader::check_answer(asked, &message) {
-            Ok(()) => Outcome::Answered(message),
+            Ok(()) => Outcome::Answered { resps: message, place },
             Err(breach) => Outcome::Breach { why: breach.to_string(), place },
         },
-        Pursued::Refused(problem) => Outcome::Refused { why: problem.to_string(), too_long: problem.status == 413 },
+        Pursued::Refused { problem, place } => {
+            Outcome::Refused { why: problem.to_string(), too_long: problem.status == 413, place }
+        }
         Pursued::Stopped => Outcome::Stopped,
     }
 }
@@ -279,7 +300,7 @@ async fn finish(
     app.store.write(move |tx| leader::commit(tx, &shared, id, finished, retry_at)).await
 }
 
-/// Tells the helper that a job is given up, once: it is a courtesy (DAP-09 section 4.5.2.2, DAP-18 section 4.5.5).
+/// Tells the helper that a job is not needed any more, once (DAP-09 section 4.5.2.2, DAP-18 section 4.5.5).
 async fn delete_at_helper(app: &App, context: &TaskContext, place: &str) {
     let Party::Leader { helper_token, .. } = &context.task.party else { return };
     let Some(call) = context.wire.delete_call(Interaction::AggregationJob, place) else { return };

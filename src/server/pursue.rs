@@ -1,11 +1,14 @@
 //! Asking the helper for something until it is decided: the same bytes again and again, and where the helper takes its
 //! time (DAP-18 section 3.1), polls of what it has made of them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{app::App, persist::Persistence};
 use crate::{
     aggregator::TaskContext,
+    config,
     model::Party,
     peer::{Backoff, CallError, Reply},
     wire::{Interaction, Malformed, Problem, ProblemType},
@@ -23,7 +26,7 @@ pub struct Errand<'a> {
     pub request: Bytes,
     /// Whether the helper may have seen the request before.
     pub may_have_arrived: bool,
-    /// Whether a refusal decides the errand; it is told whether the helper may have acted on the request meanwhile.
+    /// Whether a refusal decides the errand; it is told whether the helper may have acted on the request otherwise.
     pub is_final: fn(&Problem, bool) -> bool,
 }
 
@@ -37,7 +40,12 @@ pub enum Pursued<T> {
         place: Option<String>,
     },
     /// With a refusal that decides it.
-    Refused(Problem),
+    Refused {
+        /// The refusal.
+        problem: Problem,
+        /// The path of the resource at the helper, if it had one.
+        place: Option<String>,
+    },
     /// The server stops, or the task was removed.
     Stopped,
 }
@@ -57,7 +65,7 @@ pub async fn pursue<T>(
     let create = context.wire.create_call(interaction, &task.public.id, id);
     let poll_at = |place: &Option<String>| context.wire.poll_call(interaction, place.as_deref()?);
     let mut persistence = Persistence::new(app, task.public.id, what);
-    let mut pace = Backoff::new(*app.config.leader.retry_initial, *app.config.leader.retry_max);
+    let mut pace = Pace::new(&app.config.leader);
     // Where the helper has the resource, once it has said that this is not ready.
     let mut pending = None;
     loop {
@@ -75,7 +83,7 @@ pub async fn pursue<T>(
             Ok(Reply { place, retry_after, .. }) => {
                 pending = place.or(pending);
                 if poll_at(&pending).is_some() {
-                    if persistence.wait(pace.next_delay(retry_after)).await.is_break() {
+                    if persistence.wait(pace.next(retry_after)).await.is_break() {
                         return Pursued::Stopped;
                     }
                     continue;
@@ -87,8 +95,10 @@ pub async fn pursue<T>(
                 pending = None;
                 CallError::Refused(problem)
             }
-            Err(CallError::Refused(problem)) if is_final(&problem, may_have_arrived) => {
-                return Pursued::Refused(*problem);
+            // What the helper has made of the request has failed, so that nothing else came of it, whatever was sent
+            // before.
+            Err(CallError::Refused(problem)) if is_final(&problem, may_have_arrived && poll.is_none()) => {
+                return Pursued::Refused { problem: *problem, place: pending };
             }
             Err(error) => error,
         };
@@ -98,6 +108,26 @@ pub async fn pursue<T>(
         };
         if persistence.pause(&error).await.is_break() {
             return Pursued::Stopped;
+        }
+    }
+}
+
+/// How often the helper is asked for what is not ready.
+struct Pace<'a> {
+    limits: &'a config::Leader,
+    backoff: Backoff,
+}
+
+impl<'a> Pace<'a> {
+    fn new(limits: &'a config::Leader) -> Self {
+        Self { limits, backoff: Backoff::new(*limits.retry_initial, *limits.retry_max) }
+    }
+
+    /// The next pause: as long as the helper asks for, if it does, since it knows best when it will be ready.
+    fn next(&mut self, retry_after: Option<Duration>) -> Duration {
+        match retry_after {
+            Some(pause) => pause.max(*self.limits.retry_initial).min(*self.limits.retry_max),
+            None => self.backoff.next_delay(None),
         }
     }
 }

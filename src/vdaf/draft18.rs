@@ -15,11 +15,7 @@ use prio18::{
         types::{Count, Histogram, MultihotCountVec, Sum, SumVec},
     },
     topology::ping_pong::{Continued, PingPongError, PingPongMessage, PingPongState, PingPongTopology},
-    vdaf::{
-        self, Aggregatable, Aggregator, Client, Collector, Vdaf,
-        prio3::Prio3,
-        xof::XofTurboShake128,
-    },
+    vdaf::{self, Aggregatable, Aggregator, Client, Collector, Vdaf, prio3::Prio3, xof::XofTurboShake128},
 };
 
 use super::{
@@ -35,6 +31,10 @@ use crate::model::{Max, ReportError, ReportId, VdafConfig};
 
 /// Bytes of a seed and of a verification key (section 6.2.1).
 const SEED: usize = 32;
+
+/// The most gadget calls of a proof, which are the chunks of a measurement. `prio` 0.18 verifies in a time that grows
+/// with their square, and so many already take most of a second. A well chosen chunk length makes far fewer.
+pub(super) const MAX_GADGET_CALLS: usize = (1 << 12) - 1;
 
 /// Algorithm identifiers (section 10).
 mod algorithm {
@@ -91,7 +91,8 @@ fn fits_field64(max: Max) -> Result<u64, VdafError> {
         return Ok(max.0);
     }
     let bits = table::MAX_BITS_FIELD64;
-    let why = format!("Prio3Sum's largest number is below 2^{bits} in DAP-18; Prio3SumVec of length 1 has room for more");
+    let why =
+        format!("Prio3Sum's largest number is below 2^{bits} in DAP-18; Prio3SumVec of length 1 has room for more");
     Err(VdafError(why))
 }
 
@@ -105,6 +106,11 @@ where
     T: Type<Field: Send + Sync> + Send + Sync + 'static,
 {
     let typ = typ.map_err(refuse)?;
+    // Vectors have one element of joint randomness for each gadget call, and numbers have none.
+    if typ.joint_rand_len() > MAX_GADGET_CALLS {
+        let (calls, max) = (typ.joint_rand_len(), MAX_GADGET_CALLS);
+        return Err(VdafError(format!("chunk_length makes {calls} chunks, but in DAP-18 there may be {max}")));
+    }
     let seed = if typ.joint_rand_len() > 0 { SEED } else { 0 };
     let bytes = |elements: usize| elements * T::Field::ENCODED_SIZE + seed;
     Ok(Arc::new(Prio3Preparer::<T> {

@@ -7,19 +7,20 @@ use dapbox::{
     client::AggregatorKeys,
     hpke,
     model::{
-        AggregateShareReq, BatchSelector, Checksum, Extension, HpkeCiphertext, HpkeConfig, JobInit, PartialBatch,
-        PlaintextInputShare, PrepareInit, Report, ReportId, ReportMetadata, ReportShare, Role, Secret, TaskId, Time,
+        AggregateShareReq, BatchSelector, Checksum, CollectionReq, Extension, FixedSizeQuery, HpkeCiphertext,
+        HpkeConfig, JobInit, PartialBatch, PassedOn, PlaintextInputShare, PrepareInit, Query, Report, ReportId,
+        ReportMetadata, ReportShare, Role, Task, Time,
     },
     vdaf::{self, InputShare, Measurement, Preparer, Sharded, Verification},
+    wire::{self, Wire},
 };
 
-use super::{Parties, calls::dap};
+use super::Parties;
 
 /// Makes reports for one task.
 pub struct Forge {
-    task: TaskId,
+    pub task: Task,
     preparer: Arc<dyn Preparer>,
-    verify_key: Secret,
     pub keys: AggregatorKeys,
 }
 
@@ -27,6 +28,8 @@ pub struct Forge {
 #[derive(Clone)]
 pub struct Draft {
     pub metadata: ReportMetadata,
+    /// Extensions for both aggregators.
+    pub extensions: Vec<Extension>,
     pub public_share: Bytes,
     pub leader: PlaintextInputShare,
     pub helper: PlaintextInputShare,
@@ -46,23 +49,27 @@ impl Forge {
     pub async fn new(parties: &Parties) -> Self {
         let task = &parties.leader;
         Self {
-            task: task.public.id,
+            task: task.clone(),
             preparer: vdaf::preparer(task.public.revision, &task.public.vdaf).unwrap(),
-            verify_key: task.verify_key.clone(),
             keys: parties.client().keys().await.unwrap(),
         }
     }
 
+    fn wire(&self) -> &'static dyn Wire {
+        wire::of(self.task.public.revision)
+    }
+
     /// Splits a measurement for a report id.
     pub fn shard(&self, measurement: &Measurement, id: &ReportId) -> Sharded {
-        self.preparer.shard(&dap().vdaf_context(&self.task), measurement, id).unwrap()
+        self.preparer.shard(&self.wire().vdaf_context(&self.task.public.id), measurement, id).unwrap()
     }
 
     /// A good report, not sealed yet. Its time is kept as given.
     pub fn draft(&self, measurement: &Measurement, time: Time) -> Draft {
         let metadata = ReportMetadata { id: ReportId::random(), time };
         let empty = PlaintextInputShare { extensions: Vec::new(), payload: Bytes::new() };
-        let mut draft = Draft { metadata, public_share: Bytes::new(), leader: empty.clone(), helper: empty };
+        let (extensions, public_share) = (Vec::new(), Bytes::new());
+        let mut draft = Draft { metadata, extensions, public_share, leader: empty.clone(), helper: empty };
         draft.set_shares(self.shard(measurement, &metadata.id));
         draft
     }
@@ -72,6 +79,7 @@ impl Forge {
         let helper_share = self.seal_share(draft, Role::Helper, &self.keys.helper, &draft.helper);
         Report {
             metadata: draft.metadata,
+            extensions: draft.extensions.clone(),
             public_share: draft.public_share.clone(),
             leader_share: self.seal_share(draft, Role::Leader, &self.keys.leader, &draft.leader),
             helper_share,
@@ -79,8 +87,9 @@ impl Forge {
     }
 
     fn seal_share(&self, draft: &Draft, role: Role, key: &HpkeConfig, share: &PlaintextInputShare) -> HpkeCiphertext {
-        let aad = dap().input_share_aad(&self.task, &draft.metadata, &draft.public_share);
-        hpke::seal(key, &dap().input_share_info(role), &aad, &dap().encode_plaintext(share)).unwrap()
+        let wire = self.wire();
+        let aad = wire.input_share_aad(&self.task.public, &draft.metadata, &draft.extensions, &draft.public_share);
+        hpke::seal(key, &wire.input_share_info(role), &aad, &wire.encode_plaintext(share)).unwrap()
     }
 
     /// A good report.
@@ -97,35 +106,61 @@ impl Forge {
 
     /// What the leader sends to the helper about a report. The leader's own share must hold.
     pub fn init(&self, draft: &Draft) -> PrepareInit {
-        let context = dap().vdaf_context(&self.task);
-        let verification = Verification { key: self.verify_key.expose(), context: &context };
+        let context = self.wire().vdaf_context(&self.task.public.id);
+        let verification = Verification { key: self.task.verify_key.expose(), context: &context };
         let share = InputShare {
             report_id: &draft.metadata.id,
             public_share: &draft.public_share,
             input_share: &draft.leader.payload,
         };
         let (_, message) = self.preparer.leader_start(verification, share).unwrap();
-        let Report { metadata, public_share, helper_share, .. } = self.seal(draft);
-        let share = ReportShare { metadata, public_share, input_share: helper_share };
+        let Report { metadata, extensions, public_share, helper_share, .. } = self.seal(draft);
+        let share = ReportShare { metadata, extensions, public_share, input_share: helper_share };
         PrepareInit { share, message: message.into() }
     }
 
     /// An aggregation job of good reports.
     pub fn job(&self, batch: PartialBatch, drafts: &[Draft]) -> JobInit {
-        job(batch, drafts.iter().map(|draft| self.init(draft)).collect())
+        self.job_of(batch, drafts.iter().map(|draft| self.init(draft)).collect())
+    }
+
+    /// An aggregation job (DAP-09 section 4.5.1.1, DAP-18 section 4.5.3.1).
+    pub fn job_of(&self, batch: PartialBatch, inits: Vec<PrepareInit>) -> JobInit {
+        JobInit {
+            verify_key_id: Some(self.task.verify_key_id),
+            aggregation_parameter: Bytes::new(),
+            batch,
+            extensions: Vec::new(),
+            inits,
+        }
     }
 }
 
-/// An aggregation job (DAP-09 section 4.5.1.1).
-pub fn job(batch: PartialBatch, inits: Vec<PrepareInit>) -> JobInit {
-    JobInit { aggregation_parameter: Bytes::new(), batch, inits }
-}
+impl Parties {
+    /// The request for the aggregate share of these reports (DAP-09 section 4.6.2, DAP-18 section 4.6.4), for a
+    /// collector who asked for exactly that batch.
+    pub fn share_request(&self, batch: BatchSelector, drafts: &[Draft]) -> AggregateShareReq {
+        let query = match batch {
+            BatchSelector::TimeInterval(interval) => Query::TimeInterval(interval),
+            BatchSelector::FixedSize(_) => Query::FixedSize(FixedSizeQuery::CurrentBatch),
+        };
+        self.share_request_for(query, batch, drafts)
+    }
 
-/// The request for the aggregate share of these reports (DAP-09 section 4.6.2).
-pub fn share_request(batch: BatchSelector, drafts: &[Draft]) -> AggregateShareReq {
-    let mut checksum = Checksum::default();
-    drafts.iter().for_each(|draft| checksum.add(&draft.metadata.id));
-    AggregateShareReq { batch, aggregation_parameter: Bytes::new(), report_count: drafts.len() as u64, checksum }
+    /// The same for a collector who asked for something else.
+    pub fn share_request_for(&self, query: Query, batch: BatchSelector, drafts: &[Draft]) -> AggregateShareReq {
+        let mut checksum = Checksum::default();
+        drafts.iter().for_each(|draft| checksum.add(&draft.metadata.id));
+        let request = CollectionReq { query, aggregation_parameter: Bytes::new(), extensions: Vec::new() };
+        let bytes = self.collection_req(query);
+        AggregateShareReq {
+            batch,
+            aggregation_parameter: Bytes::new(),
+            report_count: drafts.len() as u64,
+            checksum,
+            collection: Some(PassedOn { request, bytes }),
+        }
+    }
 }
 
 /// The same bytes with one bit flipped.
@@ -136,7 +171,7 @@ pub fn flipped(bytes: &Bytes) -> Bytes {
     bytes.into()
 }
 
-/// An extension that nobody defined (DAP-09 section 4.4.3).
+/// An extension that nobody defined (DAP-09 section 4.4.3, DAP-18 section 4.4.3).
 pub fn extension(kind: u16) -> Extension {
     Extension { kind, data: Bytes::from_static(b"?") }
 }

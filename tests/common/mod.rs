@@ -51,9 +51,9 @@ impl Node {
         Self { config, dir, server: Some(server) }
     }
 
-    /// Base URL of the node for DAP-09.
-    pub fn url(&self) -> String {
-        format!("http://{}/{}/", self.config.listen, wire::of(Revision::Dap09).prefix())
+    /// Base URL of the node for a revision.
+    pub fn url(&self, revision: Revision) -> String {
+        format!("http://{}/{}/", self.config.listen, wire::of(revision).prefix())
     }
 
     pub async fn stop(&mut self) {
@@ -127,8 +127,14 @@ pub struct Parties {
 
 impl Parties {
     /// A task between two base URLs, in which one report is enough and the precision is an hour.
-    pub fn new(vdaf: VdafConfig, batch_mode: BatchMode, leader_url: String, helper_url: String) -> Self {
-        let key_length = vdaf::preparer(Revision::Dap09, &vdaf).unwrap().verify_key_length();
+    pub fn new(
+        revision: Revision,
+        vdaf: VdafConfig,
+        batch_mode: BatchMode,
+        leader_url: String,
+        helper_url: String,
+    ) -> Self {
+        let key_length = vdaf::preparer(revision, &vdaf).unwrap().verify_key_length();
         let (helper_token, collector_token) = (Secret::random_token(), Secret::random_token());
         let keypair = Keypair::generate(7, Suite::DEFAULT).unwrap();
         let party = Party::Leader {
@@ -137,8 +143,8 @@ impl Parties {
         };
         let public = TaskParameters {
             id: TaskId::random(),
-            revision: Revision::Dap09,
-            info: String::new(),
+            revision,
+            info: info(revision).to_owned(),
             leader_url,
             helper_url,
             batch_mode,
@@ -160,6 +166,19 @@ impl Parties {
         let party = Party::Helper { leader_token: TokenHash::of(helper_token.expose()) };
         let helper = Task { party, ..leader.clone() };
         Self { leader, helper, helper_token, collector_token, keypair }
+    }
+
+    /// A task between two nodes that both know it from here on.
+    pub async fn between(
+        revision: Revision,
+        vdaf: VdafConfig,
+        batch_mode: BatchMode,
+        [leader, helper]: [&Node; 2],
+    ) -> Self {
+        let parties = Self::new(revision, vdaf, batch_mode, leader.url(revision), helper.url(revision));
+        leader.add(&parties.leader).await;
+        helper.add(&parties.helper).await;
+        parties
     }
 
     /// Changes what both aggregators must agree on.
@@ -196,6 +215,35 @@ impl Parties {
     }
 }
 
+/// What tells a task from others, where the protocol has it.
+fn info(revision: Revision) -> &'static str {
+    match revision {
+        Revision::Dap09 => "",
+        Revision::Dap18 => "test",
+    }
+}
+
+/// The mode in which the leader makes batches, of at most so many reports where the protocol has such a limit.
+pub fn batches_of(revision: Revision, most: u64) -> BatchMode {
+    let max_batch_size = match revision {
+        Revision::Dap09 => Some(most),
+        Revision::Dap18 => None,
+    };
+    BatchMode::FixedSize { max_batch_size }
+}
+
+/// No more reports of a time at `end`, which must be aligned, or later. Where the protocol has an end only, the last
+/// moment that is good is `end` itself.
+pub fn end_at(task: &mut Task, end: Time) {
+    match task.public.revision {
+        Revision::Dap09 => task.public.task_expiration = Some(end),
+        Revision::Dap18 => {
+            let length = Duration(1000 * task.public.time_precision.0);
+            task.public.task_interval = Interval::new(end.saturating_sub(length), length);
+        }
+    }
+}
+
 /// A leader and a helper with one task.
 pub struct Pair {
     pub leader: Node,
@@ -204,19 +252,21 @@ pub struct Pair {
 }
 
 impl Pair {
-    pub async fn start(vdaf: VdafConfig, batch_mode: BatchMode) -> Self {
-        Self::start_with(vdaf, batch_mode, |_| {}, |_| {}).await
+    pub async fn start(revision: Revision, vdaf: VdafConfig, batch_mode: BatchMode) -> Self {
+        Self::start_with(revision, vdaf, batch_mode, |_| {}, |_| {}).await
     }
 
     /// Changes the configuration of both nodes, and the task.
     pub async fn start_with(
+        revision: Revision,
         vdaf: VdafConfig,
         batch_mode: BatchMode,
         config: impl Fn(&mut Config),
         task: impl Fn(&mut Task),
     ) -> Self {
         let (leader, helper) = (Node::start_with(&config).await, Node::start_with(&config).await);
-        let parties = Parties::new(vdaf, batch_mode, leader.url(), helper.url()).with(task);
+        let (leader_url, helper_url) = (leader.url(revision), helper.url(revision));
+        let parties = Parties::new(revision, vdaf, batch_mode, leader_url, helper_url).with(task);
         leader.add(&parties.leader).await;
         helper.add(&parties.helper).await;
         Self { leader, helper, parties }

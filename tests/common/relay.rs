@@ -12,15 +12,16 @@ use dapbox::{
     client::Client,
     collector::{CollectError, Collected},
     config::Config,
-    model::{BatchMode, FixedSizeQuery, Query, Time, VdafConfig},
+    model::{BatchMode, FixedSizeQuery, Max, Query, Revision, Time, VdafConfig},
     vdaf::{AggregateResult, Measurement},
+    wire::Interaction,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
 };
 
-use super::{Node, Pair, Parties};
+use super::{Node, Pair, Parties, batches_of};
 
 /// A request as it came.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +31,28 @@ pub struct Asked {
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+}
+
+impl Asked {
+    /// Whether the request makes a resource of this kind. Leader-chosen ids are put, others are posted for.
+    pub fn makes(&self, kind: Interaction) -> bool {
+        let parts: Vec<&str> = self.path.split('/').collect();
+        let (name, last) = (name_of(kind), parts.len() - 1);
+        (self.method == "POST" && parts[last] == name) || (self.method == "PUT" && parts[last - 1] == name)
+    }
+
+    /// Whether the request is about a resource of this kind.
+    pub fn is_about(&self, kind: Interaction) -> bool {
+        self.path.split('/').any(|part| part == name_of(kind))
+    }
+}
+
+fn name_of(kind: Interaction) -> &'static str {
+    match kind {
+        Interaction::AggregationJob => "aggregation_jobs",
+        Interaction::AggregateShare => "aggregate_shares",
+        Interaction::CollectionJob => "collection_jobs",
+    }
 }
 
 /// An answer as it is given.
@@ -61,12 +84,12 @@ pub enum Act {
     /// It is not passed on; this is the answer.
     Tell(Told),
     /// It is passed on, and the answer is changed.
-    Edit(fn(Told) -> Told),
+    Edit(Box<dyn FnOnce(Told) -> Told + Send>),
     /// Nothing ever happens.
     Hang,
 }
 
-/// Decides what becomes of a request, knowing how often the same method and path came before.
+/// Decides what becomes of a request, knowing how often the same came before.
 pub type Plan = Box<dyn Fn(&Asked, usize) -> Act + Send + Sync>;
 
 struct State {
@@ -127,15 +150,37 @@ impl Relay {
         self.state.record.lock().unwrap().iter().filter(|asked| asked.path.contains(part)).cloned().collect()
     }
 
+    /// All requests that make a resource of this kind, in order.
+    pub fn made(&self, kind: Interaction) -> Vec<Asked> {
+        self.state.record.lock().unwrap().iter().filter(|asked| asked.makes(kind)).cloned().collect()
+    }
+
     /// Panics if a request was ever repeated with other bytes, or a repeat got another answer.
-    pub fn check_repeats(&self) {
-        let mut bodies: HashMap<(String, String), Vec<u8>> = HashMap::new();
-        for Asked { method, path, body, .. } in self.state.record.lock().unwrap().iter() {
-            let first = bodies.entry((method.clone(), path.clone())).or_insert_with(|| body.clone());
+    pub fn check_repeats(&self, parties: &Parties) {
+        let mut bodies: HashMap<(String, String, String), Vec<u8>> = HashMap::new();
+        for asked in self.state.record.lock().unwrap().iter() {
+            let Asked { method, path, body, .. } = asked;
+            let key = (method.clone(), path.clone(), subject(asked, parties));
+            let first = bodies.entry(key).or_insert_with(|| body.clone());
             assert_eq!(first, body, "{method} {path} was repeated with other bytes");
         }
         let unlike = self.state.unlike.lock().unwrap();
         assert!(unlike.is_empty(), "answers to the same request differ: {unlike:?}");
+    }
+}
+
+/// What a posted request is about: the same must never be asked in other words. The path says it of all others.
+fn subject(asked: &Asked, parties: &Parties) -> String {
+    let (wire, task, body) = (parties.wire(), parties.task(), asked.body.clone().into());
+    match asked.method.as_str() {
+        "POST" if asked.makes(Interaction::AggregationJob) => {
+            let init = wire.decode_job_init(task, &body, 1000).unwrap();
+            init.inits[0].share.metadata.id.to_string()
+        }
+        "POST" if asked.makes(Interaction::AggregateShare) => {
+            format!("{:?}", wire.decode_aggregate_share_req(task, &body).unwrap().batch)
+        }
+        _ => String::new(),
     }
 }
 
@@ -144,7 +189,8 @@ async fn serve(state: Arc<State>, stream: TcpStream) {
     while let Some(asked) = read(&mut stream).await {
         let act = {
             let mut record = state.record.lock().unwrap();
-            let before = record.iter().filter(|old| (&old.method, &old.path) == (&asked.method, &asked.path)).count();
+            let same = |old: &&Asked| (&old.method, &old.path, &old.body) == (&asked.method, &asked.path, &asked.body);
+            let before = record.iter().filter(same).count();
             record.push(asked.clone());
             let plan = state.plan.lock().unwrap();
             plan(&asked, before)
@@ -279,15 +325,15 @@ impl Told {
 }
 
 /// A leader and a helper with a task, and a relay between them. Jobs have at most two reports.
-pub async fn pair_through_relay(mode: BatchMode, config: impl Fn(&mut Config)) -> (Pair, Relay) {
+pub async fn pair_through_relay(revision: Revision, mode: BatchMode, config: impl Fn(&mut Config)) -> (Pair, Relay) {
     let change = |all: &mut Config| {
         all.leader.max_job_size = 2;
         config(all);
     };
     let (leader, helper, relay) =
         (Node::start_with(change).await, Node::start_with(change).await, Relay::start().await);
-    let helper_url = relay.before(&helper.url());
-    let parties = Parties::new(VdafConfig::Prio3Sum { max: Max::of_bits(8) }, mode, leader.url(), helper_url);
+    let (leader_url, helper_url) = (leader.url(revision), relay.before(&helper.url(revision)));
+    let parties = Parties::new(revision, VdafConfig::Prio3Sum { max: Max::of_bits(8) }, mode, leader_url, helper_url);
     let parties = parties.with(|task| task.public.min_batch_size = MEASUREMENTS.len() as u64);
     leader.add(&parties.leader).await;
     helper.add(&parties.helper).await;
@@ -299,14 +345,16 @@ pub const MEASUREMENTS: [u128; 5] = [1, 2, 4, 8, 16];
 
 /// A query for the only batch that there is.
 pub fn query(parties: &Parties) -> Query {
-    match parties.leader.public.batch_mode {
+    match parties.task().batch_mode {
         BatchMode::TimeInterval => parties.query_now(),
         BatchMode::FixedSize { .. } => Query::FixedSize(FixedSizeQuery::CurrentBatch),
     }
 }
 
-/// The two batch modes.
-pub const MODES: [BatchMode; 2] = [BatchMode::TimeInterval, BatchMode::FixedSize { max_batch_size: Some(5) }];
+/// The two batch modes, with batches that have room for [`MEASUREMENTS`].
+pub fn modes(revision: Revision) -> [BatchMode; 2] {
+    [BatchMode::TimeInterval, batches_of(revision, MEASUREMENTS.len() as u64)]
+}
 
 /// Uploads [`MEASUREMENTS`] with one client.
 pub async fn upload_all(client: &Client, time: Option<Time>) {

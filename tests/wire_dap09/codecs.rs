@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use dapbox::{
     model::{
-        AggregateShareReq, Collection, CollectionReq, HpkeCiphertext, HpkeConfig, JobInit, PlaintextInputShare,
-        PrepareResp, Report, Revision,
+        AggregateShareReq, BatchMode, Collection, CollectionReq, Duration, HpkeCiphertext, HpkeConfig, JobInit,
+        PlaintextInputShare, PrepareResp, Report, Revision, TaskId, TaskParameters, VdafConfig,
     },
     wire::{
         self, Malformed, Wire,
@@ -25,17 +25,46 @@ pub fn dap09() -> &'static dyn Wire {
     wire::of(Revision::Dap09)
 }
 
+/// A task, of which DAP-09's messages have the id at most.
+pub fn task(id: TaskId) -> TaskParameters {
+    TaskParameters {
+        id,
+        revision: Revision::Dap09,
+        info: String::new(),
+        leader_url: "https://leader.example/".to_owned(),
+        helper_url: "https://helper.example/".to_owned(),
+        batch_mode: BatchMode::TimeInterval,
+        vdaf: VdafConfig::Prio3Count,
+        min_batch_size: 1,
+        time_precision: Duration(3600),
+        task_expiration: None,
+        task_interval: None,
+    }
+}
+
+fn any_task() -> TaskParameters {
+    task(TaskId::new([0; 32]))
+}
+
 pub const HPKE_CONFIGS: Codec<Vec<HpkeConfig>> =
     Codec { encode: |list| dap09().encode_hpke_configs(list), decode: |bytes| dap09().decode_hpke_configs(bytes) };
 
-pub const REPORT: Codec<Report> =
-    Codec { encode: |report| dap09().encode_report(report), decode: |bytes| dap09().decode_report(bytes) };
+pub const REPORT: Codec<Report> = Codec {
+    encode: |report| dap09().encode_upload(&any_task(), std::slice::from_ref(report)),
+    decode: |bytes| {
+        let reports = dap09().decode_upload(&any_task(), bytes)?;
+        let [report] = reports.try_into().expect("an upload is one report");
+        Ok(report)
+    },
+};
 
 pub const PLAINTEXT: Codec<PlaintextInputShare> =
     Codec { encode: |share| dap09().encode_plaintext(share), decode: |bytes| dap09().decode_plaintext(bytes) };
 
-pub const JOB_INIT: Codec<JobInit> =
-    Codec { encode: |init| dap09().encode_job_init(init), decode: |bytes| dap09().decode_job_init(bytes, MAX_REPORTS) };
+pub const JOB_INIT: Codec<JobInit> = Codec {
+    encode: |init| dap09().encode_job_init(&any_task(), init),
+    decode: |bytes| dap09().decode_job_init(&any_task(), bytes, MAX_REPORTS),
+};
 
 pub const JOB_RESP: Codec<Vec<PrepareResp>> = Codec {
     encode: |resps| dap09().encode_job_resp(resps),
@@ -46,18 +75,18 @@ pub const JOB_CONTINUE: Codec<JobContinue> =
     Codec { encode: encode_job_continue, decode: |bytes| decode_job_continue(bytes, MAX_REPORTS) };
 
 pub const COLLECTION_REQ: Codec<CollectionReq> = Codec {
-    encode: |request| dap09().encode_collection_req(request),
-    decode: |bytes| dap09().decode_collection_req(bytes),
+    encode: |request| dap09().encode_collection_req(&any_task(), request).expect("every query can be written"),
+    decode: |bytes| dap09().decode_collection_req(&any_task(), bytes),
 };
 
 pub const COLLECTION: Codec<Collection> = Codec {
-    encode: |collection| dap09().encode_collection(collection),
-    decode: |bytes| dap09().decode_collection(bytes),
+    encode: |collection| dap09().encode_collection(&any_task(), collection),
+    decode: |bytes| dap09().decode_collection(&any_task(), bytes),
 };
 
 pub const AGGREGATE_SHARE_REQ: Codec<AggregateShareReq> = Codec {
-    encode: |request| dap09().encode_aggregate_share_req(request),
-    decode: |bytes| dap09().decode_aggregate_share_req(bytes),
+    encode: |request| dap09().encode_aggregate_share_req(&any_task(), request),
+    decode: |bytes| dap09().decode_aggregate_share_req(&any_task(), bytes),
 };
 
 pub const AGGREGATE_SHARE: Codec<HpkeCiphertext> = Codec {

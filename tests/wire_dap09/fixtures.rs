@@ -110,6 +110,7 @@ fn hpke_configs() {
 fn reports() {
     let report = Report {
         metadata: metadata(1, NOW),
+        extensions: vec![],
         public_share: "publ".into(),
         leader_share: leader_share(),
         helper_share: helper_share(),
@@ -119,6 +120,7 @@ fn reports() {
     let byte = |byte| HpkeCiphertext { config_id: byte, enc: vec![byte].into(), payload: vec![byte].into() };
     let report = Report {
         metadata: ReportMetadata { id: ReportId::new(std::array::from_fn(|i| i as u8)), time: Time(u64::MAX) },
+        extensions: vec![],
         public_share: Bytes::new(),
         leader_share: byte(0),
         helper_share: byte(255),
@@ -140,11 +142,13 @@ fn plaintexts() {
 fn aggregation_jobs() {
     let first = ReportShare {
         metadata: metadata(1, NOW),
+        extensions: vec![],
         public_share: "publ".into(),
         input_share: ciphertext(13, "enc", "sealed"),
     };
     let second = ReportShare {
         metadata: metadata(2, NOW + 1),
+        extensions: vec![],
         public_share: Bytes::new(),
         input_share: ciphertext(14, "E", "SE"),
     };
@@ -154,15 +158,19 @@ fn aggregation_jobs() {
     };
 
     let job = JobInit {
+        verify_key_id: None,
         aggregation_parameter: Bytes::new(),
         batch: PartialBatch::TimeInterval,
+        extensions: vec![],
         inits: vec![init(&first, b"\0\0\0\0\x03123"), init(&second, b"\x01\0\0\0\x0245\0\0\0\x016")],
     };
     is("aggregation_job_init_req_time_interval", codecs::JOB_INIT, janus::check_job_init, job);
 
     let job = JobInit {
+        verify_key_id: None,
         aggregation_parameter: "ag".into(),
         batch: PartialBatch::FixedSize(BATCH),
+        extensions: vec![],
         inits: vec![init(&second, b"\x02\0\0\0\x017")],
     };
     is("aggregation_job_init_req_fixed_size", codecs::JOB_INIT, janus::check_job_init, job);
@@ -207,7 +215,7 @@ fn collection_requests() {
         ("collection_req_by_batch_id", Query::FixedSize(FixedSizeQuery::ByBatchId(BATCH)), "ag"),
         ("collection_req_current_batch", Query::FixedSize(FixedSizeQuery::CurrentBatch), ""),
     ] {
-        let request = CollectionReq { query, aggregation_parameter: parameter.into() };
+        let request = CollectionReq { query, aggregation_parameter: parameter.into(), extensions: vec![] };
         is(name, codecs::COLLECTION_REQ, janus::check_collection_req, request);
     }
 }
@@ -219,7 +227,7 @@ fn collections() {
         ("collection_fixed_size", PartialBatch::FixedSize(BATCH), 0, interval(u64::MAX - 1, 1)),
     ] {
         let (leader_share, helper_share) = (leader_share(), helper_share());
-        let collection = Collection { batch, report_count, interval, leader_share, helper_share };
+        let collection = Collection { batch: Some(batch), report_count, interval, leader_share, helper_share };
         is(name, codecs::COLLECTION, janus::check_collection, collection);
     }
 }
@@ -231,6 +239,7 @@ fn aggregate_shares() {
         aggregation_parameter: Bytes::new(),
         report_count: 439,
         checksum: Checksum::new([0xcc; 32]),
+        collection: None,
     };
     let codec = codecs::AGGREGATE_SHARE_REQ;
     is("aggregate_share_req_time_interval", codec, janus::check_aggregate_share_req, request);
@@ -240,6 +249,7 @@ fn aggregate_shares() {
         aggregation_parameter: "ag".into(),
         report_count: u64::MAX,
         checksum: Checksum::default(),
+        collection: None,
     };
     let codec = codecs::AGGREGATE_SHARE_REQ;
     is("aggregate_share_req_fixed_size", codec, janus::check_aggregate_share_req, request);
@@ -251,14 +261,15 @@ fn aggregate_shares() {
 fn labels_and_associated_data() {
     let time_interval = BatchSelector::TimeInterval(interval(NOW, 3600));
     let fixed_size = BatchSelector::FixedSize(BATCH);
+    let task = codecs::task(TASK);
     for (name, bytes) in [
         ("input_share_info_leader", dap09().input_share_info(Role::Leader)),
         ("input_share_info_helper", dap09().input_share_info(Role::Helper)),
         ("aggregate_share_info_leader", dap09().aggregate_share_info(Role::Leader)),
         ("aggregate_share_info_helper", dap09().aggregate_share_info(Role::Helper)),
-        ("input_share_aad", dap09().input_share_aad(&TASK, &metadata(1, NOW), b"publ")),
-        ("aggregate_share_aad_time_interval", dap09().aggregate_share_aad(&TASK, b"", &time_interval)),
-        ("aggregate_share_aad_fixed_size", dap09().aggregate_share_aad(&TASK, b"ag", &fixed_size)),
+        ("input_share_aad", dap09().input_share_aad(&task, &metadata(1, NOW), &[], b"publ")),
+        ("aggregate_share_aad_time_interval", dap09().aggregate_share_aad(&task, b"any", &time_interval)),
+        ("aggregate_share_aad_fixed_size", dap09().aggregate_share_aad(&task, b"any", &fixed_size)),
     ] {
         assert_eq!(bytes, fixture(name), "{name}");
     }

@@ -134,7 +134,7 @@ pub fn check_collection_req(ours: &CollectionReq) {
 pub fn check_collection(ours: &Collection) {
     let (leader, helper) = (ciphertext(&ours.leader_share), ciphertext(&ours.helper_share));
     let (count, interval) = (ours.report_count, interval(&ours.interval));
-    match ours.batch {
+    match ours.batch.expect("every collection names its batch") {
         PartialBatch::TimeInterval => {
             let batch = janus::PartialBatchSelector::new_time_interval();
             let theirs = janus::Collection::<TimeInterval>::new(batch, count, interval, leader, helper);
@@ -172,24 +172,23 @@ pub fn check_aggregate_share(ours: &HpkeCiphertext) {
 fn check_input_share_aad(task: &TaskId, ours: &Report) {
     let public_share = ours.public_share.to_vec();
     let theirs = janus::InputShareAad::new((*task.as_bytes()).into(), metadata(&ours.metadata), public_share);
-    let aad = dap09().input_share_aad(task, &ours.metadata, &ours.public_share);
+    let aad = dap09().input_share_aad(&codecs::task(*task), &ours.metadata, &[], &ours.public_share);
     assert_eq!(aad, theirs.get_encoded().unwrap());
 }
 
 fn check_aggregate_share_aad(task: &TaskId, request: &AggregateShareReq) {
     let their_task = janus::TaskId::from(*task.as_bytes());
-    let parameter = request.aggregation_parameter.to_vec();
     let theirs = match request.batch {
         BatchSelector::TimeInterval(interval_) => {
             let batch = janus::BatchSelector::new_time_interval(interval(&interval_));
-            janus::AggregateShareAad::<TimeInterval>::new(their_task, parameter, batch).get_encoded()
+            janus::AggregateShareAad::<TimeInterval>::new(their_task, vec![], batch).get_encoded()
         }
         BatchSelector::FixedSize(id) => {
             let batch = janus::BatchSelector::new_fixed_size((*id.as_bytes()).into());
-            janus::AggregateShareAad::<FixedSize>::new(their_task, parameter, batch).get_encoded()
+            janus::AggregateShareAad::<FixedSize>::new(their_task, vec![], batch).get_encoded()
         }
     };
-    let aad = dap09().aggregate_share_aad(task, &request.aggregation_parameter, &request.batch);
+    let aad = dap09().aggregate_share_aad(&codecs::task(*task), b"", &request.batch);
     assert_eq!(aad, theirs.unwrap());
 }
 
@@ -234,7 +233,9 @@ fn problem_types() {
     use dapbox::wire::ProblemType;
     use janus::problem_type::DapProblemType;
 
-    for kind in ProblemType::DEFINED {
+    let later =
+        [ProblemType::InvalidAggregationParameter, ProblemType::UnsupportedExtension, ProblemType::InvalidExtension];
+    for kind in ProblemType::DEFINED.into_iter().filter(|kind| !later.contains(kind)) {
         let theirs: DapProblemType = kind.urn().parse().expect("Janus knows every type of the draft");
         assert_eq!(theirs.type_uri(), kind.urn());
         assert!(format!("{theirs:?}").eq_ignore_ascii_case(kind.token().unwrap()));
@@ -326,5 +327,6 @@ fn prepare_error(ours: ReportError) -> janus::PrepareError {
         ReportError::TaskExpired => janus::PrepareError::TaskExpired,
         ReportError::InvalidMessage => janus::PrepareError::InvalidMessage,
         ReportError::ReportTooEarly => janus::PrepareError::ReportTooEarly,
+        ReportError::TaskNotStarted | ReportError::OutdatedConfig => unreachable!("DAP-09 has no number for it"),
     }
 }

@@ -180,11 +180,13 @@ fn an_empty_ciphertext_is_refused_at_upload_but_not_in_a_job() {
 
     let share = ReportShare {
         metadata: ReportMetadata { id: ReportId::new([1; 16]), time: Time(0) },
+        extensions: vec![],
         public_share: Bytes::new(),
         input_share: empty.clone(),
     };
     let report = dapbox::model::Report {
         metadata: share.metadata,
+        extensions: vec![],
         public_share: Bytes::new(),
         leader_share: empty.clone(),
         helper_share: empty,
@@ -192,6 +194,8 @@ fn an_empty_ciphertext_is_refused_at_upload_but_not_in_a_job() {
     assert!(why(codecs::REPORT, &(codecs::REPORT.encode)(&report)).ends_with("is shorter than it may be"));
 
     let init = dapbox::model::JobInit {
+        verify_key_id: None,
+        extensions: vec![],
         aggregation_parameter: Bytes::new(),
         batch: dapbox::model::PartialBatch::TimeInterval,
         inits: vec![PrepareInit { share, message: Bytes::new() }],

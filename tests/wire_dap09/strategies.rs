@@ -76,6 +76,7 @@ pub fn report() -> impl Strategy<Value = Report> {
     (metadata(), bytes(0), ciphertext(), ciphertext()).prop_map(
         |(metadata, public_share, leader_share, helper_share)| Report {
             metadata,
+            extensions: vec![],
             public_share,
             leader_share,
             helper_share,
@@ -93,13 +94,16 @@ pub fn plaintext() -> impl Strategy<Value = PlaintextInputShare> {
 pub fn job_init() -> impl Strategy<Value = JobInit> {
     let share = (metadata(), bytes(0), ciphertext()).prop_map(|(metadata, public_share, input_share)| ReportShare {
         metadata,
+        extensions: vec![],
         public_share,
         input_share,
     });
     let init = (share, ping_pong()).prop_map(|(share, message)| PrepareInit { share, message });
     (bytes(0), partial_batch(), vec(init, 1..5)).prop_map(|(aggregation_parameter, batch, inits)| JobInit {
+        verify_key_id: None,
         aggregation_parameter,
         batch,
+        extensions: vec![],
         inits,
     })
 }
@@ -137,13 +141,17 @@ pub fn collection_req() -> impl Strategy<Value = CollectionReq> {
         batch_id().prop_map(|id| Query::FixedSize(FixedSizeQuery::ByBatchId(id))),
         Just(Query::FixedSize(FixedSizeQuery::CurrentBatch)),
     ];
-    (query, bytes(0)).prop_map(|(query, aggregation_parameter)| CollectionReq { query, aggregation_parameter })
+    (query, bytes(0)).prop_map(|(query, aggregation_parameter)| CollectionReq {
+        query,
+        aggregation_parameter,
+        extensions: vec![],
+    })
 }
 
 pub fn collection() -> impl Strategy<Value = Collection> {
     (partial_batch(), any::<u64>(), interval(), ciphertext(), ciphertext()).prop_map(
         |(batch, report_count, interval, leader_share, helper_share)| Collection {
-            batch,
+            batch: Some(batch),
             report_count,
             interval,
             leader_share,
@@ -159,6 +167,7 @@ pub fn aggregate_share_req() -> impl Strategy<Value = AggregateShareReq> {
             aggregation_parameter,
             report_count,
             checksum: Checksum::new(checksum),
+            collection: None,
         },
     )
 }

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     model::{
-        AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, Checksum, CollectionJobId, Fault, Interval, PartialBatch,
-        Query,
+        AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, Checksum, CollectionJobId, Fault, Interval,
+        PartialBatch, Query,
     },
     store::{
         BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, Entry,
