@@ -48,9 +48,7 @@ type Chunks<F> = ParallelSum<F, Mul<F>>;
 pub(super) fn preparer(config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafError> {
     table::check(config)?;
     match *config {
-        VdafConfig::Prio3Count => {
-            standard(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number)
-        }
+        VdafConfig::Prio3Count => standard(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number),
         VdafConfig::Prio3Sum { max } => {
             let (bits, max) = whole(max)?;
             let input = move |m: &Measurement| table::number(m, max);

@@ -15,11 +15,7 @@ use prio18::{
         types::{Count, Histogram, MultihotCountVec, Sum, SumVec},
     },
     topology::ping_pong::{Continued, PingPongError, PingPongMessage, PingPongState, PingPongTopology},
-    vdaf::{
-        self, Aggregatable, Aggregator, Client, Collector, Vdaf,
-        prio3::Prio3,
-        xof::XofTurboShake128,
-    },
+    vdaf::{self, Aggregatable, Aggregator, Client, Collector, Vdaf, prio3::Prio3, xof::XofTurboShake128},
 };
 
 use super::{
@@ -91,7 +87,8 @@ fn fits_field64(max: Max) -> Result<u64, VdafError> {
         return Ok(max.0);
     }
     let bits = table::MAX_BITS_FIELD64;
-    let why = format!("Prio3Sum's largest number is below 2^{bits} in DAP-18; Prio3SumVec of length 1 has room for more");
+    let why =
+        format!("Prio3Sum's largest number is below 2^{bits} in DAP-18; Prio3SumVec of length 1 has room for more");
     Err(VdafError(why))
 }
 

@@ -342,12 +342,18 @@ mod tests {
         let max = Parameters { max_measurement: Some(100), ..Parameters::default() };
         assert_eq!(configured("sum", max), Ok(VdafConfig::Prio3Sum { max: Max(100) }));
         let vector = configured("sumvec", Parameters { length: Some(3), ..max });
-        assert_eq!(vector, Ok(VdafConfig::Prio3SumVec { max: Max(100), length: 3, chunk_length: optimal_chunk_length(21) }));
+        assert_eq!(
+            vector,
+            Ok(VdafConfig::Prio3SumVec { max: Max(100), length: 3, chunk_length: optimal_chunk_length(21) })
+        );
         let both = Parameters { bits: Some(8), ..max };
         assert_eq!(configured("sum", both), Err("Prio3Sum needs `bits` or `max_measurement`, but not both".into()));
         let hmac = configured("sumvec-hmac", Parameters { length: Some(3), ..max });
         assert!(hmac.unwrap_err().ends_with(" needs `bits`"));
-        for none in [Parameters { max_measurement: Some(0), ..Parameters::default() }, Parameters { bits: Some(65), ..Parameters::default() }] {
+        for none in [
+            Parameters { max_measurement: Some(0), ..Parameters::default() },
+            Parameters { bits: Some(65), ..Parameters::default() },
+        ] {
             let why = "the largest number must be at least 1, and have at most 64 bits";
             assert_eq!(configured("sum", none), Err(why.into()));
         }

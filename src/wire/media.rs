@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn a_type_without_parameters_is_found_with_any() {
-        for found in ["application/problem+json", "application/problem+JSON; charset=utf-8", "application/problem+json;"]
+        for found in
+            ["application/problem+json", "application/problem+JSON; charset=utf-8", "application/problem+json;"]
         {
             assert!(matches(found, "application/problem+json"), "{found}");
         }

@@ -56,9 +56,7 @@ impl From<BadPath> for Problem {
     fn from(bad: BadPath) -> Self {
         match bad {
             BadPath::NoSuchResource => Self::about(404),
-            BadPath::BadId(_) | BadPath::BadStep => {
-                Self::new(ProblemType::InvalidMessage).with_detail(bad.to_string())
-            }
+            BadPath::BadId(_) | BadPath::BadStep => Self::new(ProblemType::InvalidMessage).with_detail(bad.to_string()),
         }
     }
 }

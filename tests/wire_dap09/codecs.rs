@@ -61,8 +61,10 @@ pub const REPORT: Codec<Report> = Codec {
 pub const PLAINTEXT: Codec<PlaintextInputShare> =
     Codec { encode: |share| dap09().encode_plaintext(share), decode: |bytes| dap09().decode_plaintext(bytes) };
 
-pub const JOB_INIT: Codec<JobInit> =
-    Codec { encode: |init| dap09().encode_job_init(&any_task(), init), decode: |bytes| dap09().decode_job_init(&any_task(), bytes, MAX_REPORTS) };
+pub const JOB_INIT: Codec<JobInit> = Codec {
+    encode: |init| dap09().encode_job_init(&any_task(), init),
+    decode: |bytes| dap09().decode_job_init(&any_task(), bytes, MAX_REPORTS),
+};
 
 pub const JOB_RESP: Codec<Vec<PrepareResp>> = Codec {
     encode: |resps| dap09().encode_job_resp(resps),

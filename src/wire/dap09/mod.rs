@@ -5,19 +5,18 @@ pub mod resources;
 
 use bytes::Bytes;
 
+pub use super::shared::{BadPath, JobContinue, PrepareContinue};
 use super::{
     Call, Interaction, Rules, Wire,
     codec::Malformed,
-    shared::{
-        decode, encode, get_ciphertext, get_hpke_configs, label, put_ciphertext, put_hpke_configs, sealed_len,
-    },
+    shared::{decode, encode, get_ciphertext, get_hpke_configs, label, put_ciphertext, put_hpke_configs, sealed_len},
 };
 use crate::model::{
     AggregateShareReq, BatchSelector, Collection, CollectionReq, Extension, HpkeCiphertext, HpkeConfig, JobInit,
-    PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, ReportMetadata, Role, TaskId, TaskParameters, VdafConfig,
+    PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, ReportMetadata, Role, TaskId, TaskParameters,
+    VdafConfig,
 };
 use messages as m;
-pub use super::shared::{BadPath, JobContinue, PrepareContinue};
 pub use resources::{Resource, media, parse_hpke_config_query, parse_path};
 
 /// DAP-09.

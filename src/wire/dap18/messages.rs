@@ -8,8 +8,8 @@ use bytes::Bytes;
 use crate::{
     model::{
         AggregateShareReq, BatchId, BatchSelector, Collection, CollectionReq, Duration, Extension, FixedSizeQuery,
-        Interval, JobInit, PartialBatch, PassedOn, PlaintextInputShare, PrepareInit, PrepareOutcome, PrepareResp, Query,
-        Report, ReportError, ReportId, ReportMetadata, ReportShare, TaskParameters, Time,
+        Interval, JobInit, PartialBatch, PassedOn, PlaintextInputShare, PrepareInit, PrepareOutcome, PrepareResp,
+        Query, Report, ReportError, ReportId, ReportMetadata, ReportShare, TaskParameters, Time,
     },
     wire::{
         codec::{Malformed, Reader, Writer},
@@ -327,9 +327,7 @@ fn get_query(r: &mut Reader, unit: Unit) -> Got<Query> {
     let mode = r.u8("Query.batch_mode")?;
     let config = r.opaque16("Query.config", 0)?;
     match mode {
-        batch_mode::TIME_INTERVAL => {
-            decode("Query.config", config, |r| unit.get_interval(r)).map(Query::TimeInterval)
-        }
+        batch_mode::TIME_INTERVAL => decode("Query.config", config, |r| unit.get_interval(r)).map(Query::TimeInterval),
         batch_mode::LEADER_SELECTED => {
             decode("Query.config", config, |_| Ok(Query::FixedSize(FixedSizeQuery::CurrentBatch)))
         }

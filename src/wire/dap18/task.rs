@@ -162,12 +162,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_refused() {
         let too_long = VdafConfig::Prio3Histogram { length: 1 << 32, chunk_length: 1 };
-        let without_number = VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 {
-            bits: 1,
-            length: 1,
-            chunk_length: 1,
-            proofs: 2,
-        };
+        let without_number =
+            VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits: 1, length: 1, chunk_length: 1, proofs: 2 };
         for (refused, why) in [
             (TaskParameters { info: String::new(), ..task() }, "info must"),
             (TaskParameters { info: "i".repeat(256), ..task() }, "info must"),
@@ -178,7 +174,10 @@ mod tests {
             (TaskParameters { task_interval: interval(121, 60), ..task() }, "start and end must"),
             (TaskParameters { task_interval: interval(120, 61), ..task() }, "start and end must"),
             (TaskParameters { task_expiration: Some(Time(120)), ..task() }, "end needs a start"),
-            (TaskParameters { batch_mode: BatchMode::FixedSize { max_batch_size: Some(20) }, ..task() }, "maximum batch"),
+            (
+                TaskParameters { batch_mode: BatchMode::FixedSize { max_batch_size: Some(20) }, ..task() },
+                "maximum batch",
+            ),
             (TaskParameters { vdaf: too_long, ..task() }, "VDAF has a length of 4294967296"),
             (TaskParameters { vdaf: without_number, ..task() }, "VDAF has no number"),
         ] {
