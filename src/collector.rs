@@ -153,7 +153,11 @@ impl Collector {
         let wire = wire::of(self.task.public.revision);
         let delete = |place: &String| wire.delete_call(Interaction::CollectionJob, place);
         match collected.place.as_ref().and_then(delete) {
-            Some(call) => self.ask(&call, Bytes::new()).await.map(drop),
+            Some(call) => {
+                let (url, token) = (&self.task.public.leader_url, Some(&self.task.token));
+                let release = || self.peer.call(url, &call, token, Bytes::new());
+                retry(self.retries, release).await.map(drop).map_err(CollectError::Call)
+            }
             None => Ok(()),
         }
     }

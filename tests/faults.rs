@@ -357,7 +357,7 @@ async fn a_task_that_the_helper_learns_later_goes_on(#[values(Revision::Dap09, R
     for number in MEASUREMENTS {
         let measurement = Measurement::Number(number);
         let report = make_report(client.task(), &*preparer, &keys, &measurement, Time::now()).unwrap();
-        client.send(&report).await.unwrap();
+        assert_eq!(client.send(&[report]).await.unwrap(), []);
     }
     let job = parties.start_collection(parties.query_now()).await;
     let status = leader.until(&parties.id(), |status| status.last_trouble.is_some()).await;

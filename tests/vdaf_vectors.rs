@@ -1,4 +1,4 @@
-//! Our preparers against the official test vectors of VDAF-08, and against other users of `prio`.
+//! Our preparers against the official test vectors of both VDAF drafts, and against other users of `prio`.
 //!
 //! The vectors are checked from the input shares on: `prio` lets nobody outside choose the randomness of sharding, so
 //! that the shares of the vectors cannot be made again.
@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
 use dapbox::{
-    model::{ReportId, Revision, VdafConfig},
+    model::{Max, ReportError, ReportId, Revision, VdafConfig},
     vdaf::{AggregateResult, InputShare, Measurement, OutputShare, Preparer, Verification, preparer},
 };
 use janus_core::vdaf::new_prio3_sum_vec_field64_multiproof_hmacsha256_aes128;
@@ -22,33 +22,89 @@ use prio16::{
 };
 use serde::Deserialize;
 
-const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/vdaf-08");
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
 
-/// The vectors that fit DAP, where there are two aggregators.
-const RUN: [&str; 4] = ["Prio3Count_0", "Prio3Sum_0", "Prio3SumVec_0", "Prio3Histogram_0"];
+/// The vectors of a VDAF draft.
+struct Draft {
+    revision: Revision,
+    directory: &'static str,
+    /// Those that fit DAP, where there are two aggregators.
+    run: &'static [&'static str],
+    /// Those whose reports must be refused.
+    refused: &'static [&'static str],
+    /// Those that we have but cannot run, and why.
+    skipped: &'static [(&'static str, &'static str)],
+}
 
-/// The vectors that we cannot run, and why.
-const SKIPPED: [(&str, &str); 7] = [
-    ("Prio3Count_1", "three shares"),
-    ("Prio3Sum_1", "three shares"),
-    ("Prio3SumVec_1", "three shares"),
-    ("Prio3Histogram_1", "three shares"),
-    ("Prio3MultiHotHistogram_0", "an algorithm id that `prio` does not use for it, and with it other hashes"),
-    ("Prio3MultiHotHistogram_1", "three shares, and the algorithm id"),
-    ("Prio3SumVecWithMultiproof_0", "another hash than the multiproof VDAF that is deployed"),
-];
+const DRAFTS: [Draft; 2] = [VDAF_08, VDAF_20];
 
-/// A test vector, with the names that its authors gave.
+const VDAF_08: Draft = Draft {
+    revision: Revision::Dap09,
+    directory: "vdaf-08",
+    run: &["Prio3Count_0", "Prio3Sum_0", "Prio3SumVec_0", "Prio3Histogram_0"],
+    refused: &[],
+    skipped: &[
+        ("Prio3Count_1", "three shares"),
+        ("Prio3Sum_1", "three shares"),
+        ("Prio3SumVec_1", "three shares"),
+        ("Prio3Histogram_1", "three shares"),
+        ("Prio3MultiHotHistogram_0", "an algorithm id that `prio` does not use for it, and with it other hashes"),
+        ("Prio3MultiHotHistogram_1", "three shares, and the algorithm id"),
+        ("Prio3SumVecWithMultiproof_0", "another hash than the multiproof VDAF that is deployed"),
+    ],
+};
+
+/// DAP-18 is made on VDAF-18, of which -20 still has the bytes.
+///
+/// Left out altogether are the vectors with three shares (`Prio3Count_1`, `Prio3Sum_1`, `Prio3SumVec_1`,
+/// `Prio3Histogram_1`) or four (`Prio3MultihotCountVec_1`), the VDAFs that are only there to be tested
+/// (`Prio3HigherDegree`, `Prio3SumVecWithMultiproof`), and Poplar1, which we do not have.
+const VDAF_20: Draft = Draft {
+    revision: Revision::Dap18,
+    directory: "vdaf-20",
+    run: &[
+        "Prio3Count_0",
+        "Prio3Count_2",
+        "Prio3Sum_0",
+        "Prio3Sum_2",
+        "Prio3SumVec_0",
+        "Prio3Histogram_0",
+        "Prio3Histogram_2",
+        "Prio3MultihotCountVec_0",
+        "Prio3MultihotCountVec_2",
+    ],
+    refused: &[
+        "Prio3Count_bad_gadget_poly",
+        "Prio3Count_bad_helper_seed",
+        "Prio3Count_bad_meas_share",
+        "Prio3Count_bad_wire_seed",
+        "Prio3Histogram_bad_helper_jr_blind",
+        "Prio3Histogram_bad_leader_jr_blind",
+        "Prio3Histogram_bad_public_share",
+        "Prio3Histogram_bad_verifier_message",
+    ],
+    skipped: &[],
+};
+
+/// A test vector, with the names that the authors of VDAF-08 gave.
 #[derive(Deserialize)]
 struct Vector {
     shares: usize,
     verify_key: Hex,
-    bits: Option<usize>,
+    #[serde(default)]
+    ctx: Hex,
+    bits: Option<u32>,
+    max_measurement: Option<u64>,
     length: Option<usize>,
+    max_weight: Option<usize>,
     chunk_length: Option<usize>,
+    #[serde(alias = "reports")]
     prep: Vec<Preparation>,
     agg_shares: Vec<Hex>,
-    agg_result: AggregateResult,
+    agg_result: Option<AggregateResult>,
+    /// What is done in which order, and whether it succeeds.
+    #[serde(default)]
+    operations: Vec<Operation>,
 }
 
 /// One report of a test vector.
@@ -58,109 +114,177 @@ struct Preparation {
     public_share: Hex,
     input_shares: Vec<Hex>,
     /// By round and aggregator.
+    #[serde(alias = "verifier_shares")]
     prep_shares: Vec<Vec<Hex>>,
     /// By round.
+    #[serde(alias = "verifier_messages")]
     prep_messages: Vec<Hex>,
-    /// By aggregator and field element.
-    out_shares: Vec<Vec<Hex>>,
+    /// By aggregator.
+    out_shares: Vec<Hex>,
 }
 
-#[derive(Debug, PartialEq)]
+#[derive(Deserialize)]
+struct Operation {
+    operation: String,
+    success: bool,
+}
+
+/// Bytes: as one text, or in pieces.
+#[derive(Debug, Default, PartialEq, Deserialize)]
+#[serde(from = "HexText")]
 struct Hex(Vec<u8>);
 
-impl<'de> Deserialize<'de> for Hex {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum HexText {
+    Whole(String),
+    Pieces(Vec<String>),
+}
+
+impl From<HexText> for Hex {
+    fn from(text: HexText) -> Self {
+        let text = match text {
+            HexText::Whole(text) => text,
+            HexText::Pieces(pieces) => pieces.concat(),
+        };
         assert_eq!(text.len() % 2, 0);
-        let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).map_err(serde::de::Error::custom);
-        (0..text.len()).step_by(2).map(byte).collect::<Result<_, _>>().map(Self)
+        let byte = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+        Self((0..text.len()).step_by(2).map(byte).collect())
+    }
+}
+
+impl Draft {
+    fn read(&self, name: &str) -> Vector {
+        let path = Path::new(FIXTURES).join(self.directory).join(name).with_extension("json");
+        serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    fn preparer(&self, name: &str, vector: &Vector) -> Arc<dyn Preparer> {
+        let max = || vector.bits.map(Max::of_bits).or(vector.max_measurement.map(Max)).unwrap();
+        let length = || vector.length.unwrap();
+        let chunk_length = || vector.chunk_length.unwrap();
+        let config = match name.split('_').next().unwrap() {
+            "Prio3Count" => VdafConfig::Prio3Count,
+            "Prio3Sum" => VdafConfig::Prio3Sum { max: max() },
+            "Prio3SumVec" => VdafConfig::Prio3SumVec { max: max(), length: length(), chunk_length: chunk_length() },
+            "Prio3Histogram" => VdafConfig::Prio3Histogram { length: length(), chunk_length: chunk_length() },
+            "Prio3MultihotCountVec" => VdafConfig::Prio3MultihotCountVec {
+                length: length(),
+                max_weight: vector.max_weight.unwrap(),
+                chunk_length: chunk_length(),
+            },
+            other => panic!("unknown VDAF {other}"),
+        };
+        preparer(self.revision, &config).unwrap()
     }
 }
 
 impl Vector {
-    fn read(name: &str) -> Self {
-        let text = fs::read_to_string(Path::new(FIXTURES).join(name).with_extension("json")).unwrap();
-        serde_json::from_str(&text).unwrap()
-    }
-
-    fn preparer(&self, name: &str) -> Arc<dyn Preparer> {
-        let bits = || self.bits.unwrap();
-        let length = || self.length.unwrap();
-        let chunk_length = || self.chunk_length.unwrap();
-        let config = match name.split('_').next().unwrap() {
-            "Prio3Count" => VdafConfig::Prio3Count,
-            "Prio3Sum" => VdafConfig::Prio3Sum { bits: bits() },
-            "Prio3SumVec" => VdafConfig::Prio3SumVec { max: Max::of_bits()bits(), length: length(), chunk_length: chunk_length() },
-            "Prio3Histogram" => VdafConfig::Prio3Histogram { length: length(), chunk_length: chunk_length() },
-            other => panic!("unknown VDAF {other}"),
-        };
-        preparer(Revision::Dap09, &config).unwrap()
+    fn verification(&self) -> Verification<'_> {
+        Verification { key: &self.verify_key.0, context: &self.ctx.0 }
     }
 }
 
-/// The message of section 5.8 with one field: its type, the field's length in four bytes, and the field.
+impl Preparation {
+    fn id(&self) -> ReportId {
+        ReportId::try_from(self.nonce.0.as_slice()).unwrap()
+    }
+
+    fn share<'a>(&'a self, report_id: &'a ReportId, aggregator: usize) -> InputShare<'a> {
+        let input_share = &self.input_shares[aggregator].0;
+        InputShare { report_id, public_share: &self.public_share.0, input_share }
+    }
+}
+
+/// A message of the ping-pong topology (VDAF-08 section 5.8, VDAF-18 section 5.7.1): its type, the field's length in
+/// four bytes, and the field.
 fn ping_pong(kind: u8, field: &Hex) -> Vec<u8> {
     let length = u32::try_from(field.0.len()).unwrap();
     [&[kind][..], &length.to_be_bytes(), &field.0].concat()
 }
 
 /// An output share is opaque; the sum of it alone has the same encoding.
-fn encoded(vdaf: &dyn Preparer, share: OutputShare) -> Vec<u8> {
+fn encoded(vdaf: &dyn Preparer, share: OutputShare) -> Hex {
     let mut sum = vdaf.zero();
     vdaf.add(&mut sum, share);
-    vdaf.encode(&sum)
+    Hex(vdaf.encode(&sum))
 }
 
-fn run(name: &str) {
-    let vector = Vector::read(name);
+fn run(draft: &Draft, name: &str) {
+    let vector = draft.read(name);
     assert_eq!(vector.shares, 2, "{name}");
-    let vdaf = &*vector.preparer(name);
+    let vdaf = &*draft.preparer(name, &vector);
+    let verify = vector.verification();
     let mut sums = [vdaf.zero(), vdaf.zero()];
     for report in &vector.prep {
-        let report_id = ReportId::try_from(report.nonce.0.as_slice()).unwrap();
-        let verify = Verification { key: &vector.verify_key.0, context: &[] };
-        let share = |aggregator: usize| InputShare {
-            report_id: &report_id,
-            public_share: &report.public_share.0,
-            input_share: &report.input_shares[aggregator].0,
-        };
-        let start = || vdaf.leader_start(verify, share(0)).unwrap();
+        let id = report.id();
+        let start = || vdaf.leader_start(verify, report.share(&id, 0)).unwrap();
         let (pending, message) = start();
         assert_eq!(message, ping_pong(0, &report.prep_shares[0][0]), "{name}: the leader's message");
 
-        let answer = || vdaf.helper_answer(verify, share(1), &message).unwrap();
+        let answer = || vdaf.helper_answer(verify, report.share(&id, 1), &message).unwrap();
         let (helper_share, response) = answer();
         assert_eq!(response, ping_pong(2, &report.prep_messages[0]), "{name}: the helper's message");
         let leader_share = pending.finish(&response).unwrap();
 
-        let expected = |aggregator: usize| report.out_shares[aggregator].iter().flat_map(|x| x.0.clone());
         vdaf.add(&mut sums[0], leader_share);
         vdaf.add(&mut sums[1], helper_share);
         // Sums consume output shares, so that another preparation has to make them again.
-        assert_eq!(encoded(vdaf, start().0.finish(&response).unwrap()), expected(0).collect::<Vec<_>>());
-        assert_eq!(encoded(vdaf, answer().0), expected(1).collect::<Vec<_>>());
+        assert_eq!(encoded(vdaf, start().0.finish(&response).unwrap()), report.out_shares[0]);
+        assert_eq!(encoded(vdaf, answer().0), report.out_shares[1]);
     }
     let sums = sums.map(|sum| Hex(vdaf.encode(&sum)));
     assert_eq!(sums[..], vector.agg_shares[..], "{name}: aggregate shares");
     let result = vdaf.unshard(&sums[0].0, &sums[1].0, vector.prep.len() as u64).unwrap();
-    assert_eq!(result, vector.agg_result, "{name}: result");
+    assert_eq!(Some(result), vector.agg_result, "{name}: result");
 }
 
 #[test]
 fn official_vectors() {
-    RUN.into_iter().for_each(run);
+    for draft in DRAFTS {
+        draft.run.iter().for_each(|name| run(&draft, name));
+    }
+}
+
+/// Prepares up to the operation that must fail.
+fn refuse(draft: &Draft, name: &str) {
+    let vector = draft.read(name);
+    assert_eq!((vector.shares, &vector.agg_result), (2, &None), "{name}");
+    let vdaf = &*draft.preparer(name, &vector);
+    let ([report], verify) = (&vector.prep[..], vector.verification()) else { panic!("{name} has one report") };
+    let id = report.id();
+    let (pending, message) = vdaf.leader_start(verify, report.share(&id, 0)).unwrap();
+    assert_eq!(message, ping_pong(0, &report.prep_shares[0][0]), "{name}: the leader's message");
+
+    let failed = vector.operations.iter().find(|operation| !operation.success).unwrap();
+    let error = match failed.operation.as_str() {
+        "verifier_shares_to_message" => vdaf.helper_answer(verify, report.share(&id, 1), &message).err(),
+        "verify_next" => pending.finish(&ping_pong(2, &report.prep_messages[0])).err(),
+        other => panic!("{name} fails at {other}"),
+    };
+    assert_eq!(error, Some(ReportError::VdafPrepError), "{name}");
+}
+
+#[test]
+fn official_vectors_of_what_must_fail() {
+    for draft in DRAFTS {
+        draft.refused.iter().for_each(|name| refuse(&draft, name));
+    }
 }
 
 #[test]
 fn every_vector_is_run_or_has_a_reason_not_to() {
-    let present: BTreeSet<String> = fs::read_dir(FIXTURES)
-        .unwrap()
-        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
-        .collect();
-    let listed = RUN.into_iter().chain(SKIPPED.map(|(name, _)| name)).map(str::to_owned).collect();
-    assert_eq!(present, listed);
-    for (name, why) in SKIPPED {
-        assert_eq!(Vector::read(name).shares == 3, why.starts_with("three shares"), "{name}");
+    for draft in DRAFTS {
+        let present: BTreeSet<String> = fs::read_dir(Path::new(FIXTURES).join(draft.directory))
+            .unwrap()
+            .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        let used = draft.run.iter().chain(draft.refused);
+        let listed = used.chain(draft.skipped.iter().map(|(name, _)| name)).map(|name| (*name).to_owned()).collect();
+        assert_eq!(present, listed);
+        for (name, why) in draft.skipped {
+            assert_eq!(draft.read(name).shares == 3, why.starts_with("three shares"), "{name}");
+        }
     }
 }
 
@@ -220,7 +344,7 @@ where
     let PingPongState::Finished(their_output) = state else { panic!("one round is enough") };
     let our_output = encoded(ours, pending.finish(&answer.get_encoded().unwrap()).unwrap());
     let their_output = theirs.aggregate(&(), [their_output]).unwrap().get_encoded().unwrap();
-    ours.unshard(&our_output, &their_output, 1).unwrap()
+    ours.unshard(&our_output.0, &their_output, 1).unwrap()
 }
 
 fn their_leader_our_helper<T, P, const SEED: usize>(
@@ -250,7 +374,7 @@ where
     let finished = theirs.leader_continued(state, &(), &answer).unwrap();
     let PingPongContinuedValue::FinishedNoMessage { output_share } = finished else { panic!("one round is enough") };
     let their_output = theirs.aggregate(&(), [output_share]).unwrap().get_encoded().unwrap();
-    ours.unshard(&their_output, &encoded(ours, our_output), 1).unwrap()
+    ours.unshard(&their_output, &encoded(ours, our_output).0, 1).unwrap()
 }
 
 #[test]

@@ -196,7 +196,8 @@ async fn an_aggregate_is_asked_for_awaited_opened_summed_and_released() {
         assert_eq!(found, methods);
         assert!(outcome.requests.iter().all(|r| r.ends_with(" Bearer let-me-in")));
         assert!(outcome.requests[0].contains(&TaskId::new([7; 32]).to_string()));
-        assert!(outcome.requests[1..].iter().all(|r| r.contains(&format!(" /below/dap/{place} "))), "{place}");
+        let at_place = |r: &String| r.contains(&format!(" /below/dap/{place} "));
+        assert!(outcome.requests[1..].iter().all(at_place), "{place}: {:?}", outcome.requests);
     }
 }
 

@@ -178,7 +178,8 @@ async fn create_collection(app: &Arc<App>, task: TaskId, request: Request) -> Re
     let limit = app.config.limits.max_message_bytes;
     let body = ROUTES.body(app, request, media::COLLECTION_JOB_REQ, limit).await?;
     let job = flow::create_collection(app, &context, Name::OfContent, body).await?;
-    let state = flow::collection_state(app, &context, job)?;
+    // Held for a moment like a poll: a batch that is ready is answered at once.
+    let state = flow::poll_collection(app, &context, job).await?;
     at(collection(app, job, state)?, &context, Resource::CollectionJob(task, job), "")
 }
 

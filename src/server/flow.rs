@@ -115,11 +115,7 @@ pub async fn create_collection(
 }
 
 /// How a collection job is, if there is one.
-pub fn collection_state(
-    app: &App,
-    context: &TaskContext,
-    job: CollectionJobId,
-) -> Result<Option<CollectionState>, Fault> {
+fn collection_state(app: &App, context: &TaskContext, job: CollectionJobId) -> Result<Option<CollectionState>, Fault> {
     let record = app.store.read(|view| view.collection(&context.task.public.id, &job))?;
     Ok(record.map(|CollectionJobRecord { state, .. }| state))
 }

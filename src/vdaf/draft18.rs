@@ -32,6 +32,10 @@ use crate::model::{Max, ReportError, ReportId, VdafConfig};
 /// Bytes of a seed and of a verification key (section 6.2.1).
 const SEED: usize = 32;
 
+/// The most gadget calls of a proof, which are the chunks of a measurement. `prio` 0.18 verifies in a time that grows
+/// with their square, and so many already take most of a second. A well chosen chunk length makes far fewer.
+pub(super) const MAX_GADGET_CALLS: usize = (1 << 12) - 1;
+
 /// Algorithm identifiers (section 10).
 mod algorithm {
     pub const COUNT: u32 = 1;
@@ -102,6 +106,11 @@ where
     T: Type<Field: Send + Sync> + Send + Sync + 'static,
 {
     let typ = typ.map_err(refuse)?;
+    // Vectors have one element of joint randomness for each gadget call, and numbers have none.
+    if typ.joint_rand_len() > MAX_GADGET_CALLS {
+        let (calls, max) = (typ.joint_rand_len(), MAX_GADGET_CALLS);
+        return Err(VdafError(format!("chunk_length makes {calls} chunks, but in DAP-18 there may be {max}")));
+    }
     let seed = if typ.joint_rand_len() > 0 { SEED } else { 0 };
     let bytes = |elements: usize| elements * T::Field::ENCODED_SIZE + seed;
     Ok(Arc::new(Prio3Preparer::<T> {

@@ -9,8 +9,12 @@ use crate::model::{Max, VdafConfig};
 
 const VERIFY_KEY: [u8; 32] = [7; 32];
 
-/// A VDAF with measurements, their aggregate, and measurements that it must refuse.
+/// What VDAF-18 binds shares to; VDAF-08 has no such thing.
+const CONTEXT: &[u8] = b"some application";
+
+/// A VDAF of a revision with measurements, their aggregate, and measurements that it must refuse.
 struct Case {
+    revision: Revision,
     config: VdafConfig,
     measurements: Vec<Measurement>,
     result: AggregateResult,
@@ -25,59 +29,83 @@ fn vector(numbers: &[u128]) -> Measurement {
     Measurement::Vector(numbers.to_vec())
 }
 
-fn sum_vec_case(config: VdafConfig) -> Case {
+fn sum_case(revision: Revision, max: Max) -> Case {
+    let largest = u128::from(max.0);
     Case {
+        revision,
+        config: VdafConfig::Prio3Sum { max },
+        measurements: vec![number(largest), number(0), number(largest)],
+        result: AggregateResult::Number(2 * largest),
+        refused: vec![number(largest + 1), number(u128::MAX), Measurement::Flag(true), vector(&[1])],
+    }
+}
+
+fn sum_vec_case(revision: Revision, config: VdafConfig, max: u128) -> Case {
+    Case {
+        revision,
         config,
-        measurements: vec![vector(&[0, 15, 3]), vector(&[1, 15, 0]), vector(&[0, 0, 0])],
-        result: AggregateResult::Vector(vec![1, 30, 3]),
-        refused: vec![vector(&[0, 16, 0]), vector(&[1, 1]), vector(&[1; 4]), vector(&[u128::MAX; 3]), number(1)],
+        measurements: vec![vector(&[0, max, 3]), vector(&[1, max, 0]), vector(&[0, 0, 0])],
+        result: AggregateResult::Vector(vec![1, 2 * max, 3]),
+        refused: vec![vector(&[0, max + 1, 0]), vector(&[1, 1]), vector(&[1; 4]), vector(&[u128::MAX; 3]), number(1)],
     }
 }
 
 fn cases() -> Vec<Case> {
-    vec![
+    Revision::ALL.into_iter().flat_map(cases_of).collect()
+}
+
+fn cases_of(revision: Revision) -> Vec<Case> {
+    let sum_vec = |max| VdafConfig::Prio3SumVec { max, length: 3, chunk_length: 5 };
+    let mut cases = vec![
         Case {
+            revision,
             config: VdafConfig::Prio3Count,
             measurements: vec![Measurement::Flag(true), Measurement::Flag(false), number(1), number(0)],
             result: AggregateResult::Number(2),
             refused: vec![number(2), vector(&[1])],
         },
+        sum_case(revision, Max::of_bits(8)),
+        sum_vec_case(revision, sum_vec(Max::of_bits(4)), 15),
+        sum_vec_case(revision, sum_vec(Max::of_bits(64)), u64::MAX.into()),
         Case {
-            config: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
-            measurements: vec![number(255), number(0), number(255)],
-            result: AggregateResult::Number(510),
-            refused: vec![number(256), number(u128::MAX), Measurement::Flag(true), vector(&[1])],
-        },
-        Case {
-            config: VdafConfig::Prio3Sum { max: Max::of_bits(64) },
-            measurements: vec![number(u64::MAX.into()), number(u64::MAX.into())],
-            result: AggregateResult::Number(2 * u128::from(u64::MAX)),
-            refused: vec![number(1 << 64)],
-        },
-        sum_vec_case(VdafConfig::Prio3SumVec { max: Max::of_bits(4), length: 3, chunk_length: 5 }),
-        sum_vec_case(VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 {
-            bits: 4,
-            length: 3,
-            chunk_length: 5,
-            proofs: 2,
-        }),
-        Case {
+            revision,
             config: VdafConfig::Prio3Histogram { length: 4, chunk_length: 3 },
             measurements: vec![number(0), number(3), number(3)],
             result: AggregateResult::Vector(vec![1, 0, 0, 2]),
             refused: vec![number(4), number(1 << 64), number(u128::MAX), Measurement::Flag(true)],
         },
         Case {
+            revision,
             config: VdafConfig::Prio3MultihotCountVec { length: 5, max_weight: 2, chunk_length: 3 },
             measurements: vec![vector(&[1, 1, 0, 0, 0]), vector(&[0, 1, 0, 0, 1]), vector(&[0; 5])],
             result: AggregateResult::Vector(vec![1, 2, 0, 0, 1]),
             refused: vec![vector(&[1, 1, 1, 0, 0]), vector(&[2, 0, 0, 0, 0]), vector(&[1, 0]), number(1)],
         },
-    ]
+    ];
+    cases.extend(match revision {
+        Revision::Dap09 => [sum_case(revision, Max::of_bits(64)), sum_vec_case(revision, MULTIPROOF, 15)],
+        Revision::Dap18 => [sum_case(revision, Max(1337)), sum_vec_case(revision, sum_vec(Max(4)), 4)],
+    });
+    cases
 }
 
-fn preparer_of(config: &VdafConfig) -> Arc<dyn Preparer> {
-    preparer(Revision::Dap09, config).unwrap()
+const MULTIPROOF: VdafConfig =
+    VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits: 4, length: 3, chunk_length: 5, proofs: 2 };
+
+impl Case {
+    fn preparer(&self) -> Arc<dyn Preparer> {
+        preparer(self.revision, &self.config).unwrap()
+    }
+
+    fn report(&self) -> Report {
+        self.report_of(&self.measurements[0])
+    }
+
+    fn report_of(&self, measurement: &Measurement) -> Report {
+        let (vdaf, id) = (self.preparer(), ReportId::random());
+        let sharded = vdaf.shard(CONTEXT, measurement, &id).unwrap();
+        Report { vdaf, id, sharded }
+    }
 }
 
 /// One report, and both aggregators' part in it.
@@ -88,14 +116,8 @@ struct Report {
 }
 
 impl Report {
-    fn new(config: &VdafConfig, measurement: &Measurement) -> Self {
-        let (vdaf, id) = (preparer_of(config), ReportId::random());
-        let sharded = vdaf.shard(&[], measurement, &id).unwrap();
-        Self { vdaf, id, sharded }
-    }
-
     fn verification(&self) -> Verification<'static> {
-        Verification { key: &VERIFY_KEY[..self.vdaf.verify_key_length()], context: &[] }
+        Verification { key: &VERIFY_KEY[..self.vdaf.verify_key_length()], context: CONTEXT }
     }
 
     fn share<'a>(&'a self, public_share: &'a [u8], input_share: &'a [u8]) -> InputShare<'a> {
@@ -116,10 +138,10 @@ impl Report {
 #[test]
 fn measurements_are_aggregated() {
     for case in cases() {
-        let vdaf = preparer_of(&case.config);
+        let vdaf = case.preparer();
         let mut sums = [vdaf.zero(), vdaf.zero()];
         for measurement in &case.measurements {
-            let report = Report::new(&case.config, measurement);
+            let report = case.report_of(measurement);
             let (pending, message) = report.leader_start();
             let (helper, answer) = report.helper_answer(&message).unwrap();
             let leader = pending.finish(&answer).unwrap();
@@ -133,16 +155,22 @@ fn measurements_are_aggregated() {
         let again = vdaf.decode(&leader).unwrap();
         assert_eq!(vdaf.encode(&again), leader);
         let count = case.measurements.len() as u64;
-        assert_eq!(vdaf.unshard(&leader, &helper, count).unwrap(), case.result, "{:?}", case.config);
+        assert_eq!(
+            vdaf.unshard(&leader, &helper, count).unwrap(),
+            case.result,
+            "{:?} {:?}",
+            case.revision,
+            case.config
+        );
     }
 }
 
 #[test]
 fn measurements_out_of_range_are_refused() {
     for case in cases() {
-        let vdaf = preparer_of(&case.config);
+        let vdaf = case.preparer();
         for measurement in case.refused {
-            let refused = vdaf.shard(&[], &measurement, &ReportId::random()).is_err();
+            let refused = vdaf.shard(CONTEXT, &measurement, &ReportId::random()).is_err();
             assert!(refused, "{:?} took {measurement:?}", case.config);
         }
     }
@@ -151,31 +179,67 @@ fn measurements_out_of_range_are_refused() {
 #[test]
 fn parameters_out_of_range_are_refused() {
     let config = VdafConfig::Prio3Histogram { length: 10, chunk_length: 0 };
-    assert!(preparer(Revision::Dap09, &config).is_err());
+    for revision in Revision::ALL {
+        assert!(preparer(revision, &config).is_err());
+    }
+}
+
+#[test]
+fn what_one_draft_lacks_is_refused_with_a_reason() {
+    let why = |revision, config| preparer(revision, &config).err().map(|error| error.0).unwrap_or_default();
+    for max in [Max(1337), Max(1 << 63)] {
+        assert!(why(Revision::Dap09, VdafConfig::Prio3Sum { max }).contains("whole bits in DAP-09"));
+        let config = VdafConfig::Prio3SumVec { max, length: 3, chunk_length: 5 };
+        assert!(why(Revision::Dap09, config).contains("whole bits in DAP-09"));
+    }
+    assert_eq!(why(Revision::Dap18, VdafConfig::Prio3Sum { max: Max::of_bits(32) }), "");
+    for max in [Max(1 << 32), Max::of_bits(64)] {
+        assert!(why(Revision::Dap18, VdafConfig::Prio3Sum { max }).contains("below 2^32 in DAP-18"));
+    }
+    assert!(why(Revision::Dap18, MULTIPROOF).contains("is for DAP-09 only"));
 }
 
 #[test]
 fn the_leaders_first_step_is_deterministic() {
     for case in cases() {
-        let report = Report::new(&case.config, &case.measurements[0]);
+        let report = case.report();
         assert_eq!(report.leader_start().1, report.leader_start().1);
     }
 }
 
 #[test]
 fn the_largest_proofs_that_the_table_allows_can_be_made_and_verified() {
-    let length = table::MAX_GADGET_CALLS;
-    let config = VdafConfig::Prio3Histogram { length, chunk_length: 1 };
-    let report = Report::new(&config, &number(length as u128 - 1));
-    let (pending, message) = report.leader_start();
-    let (_, answer) = report.helper_answer(&message).unwrap();
-    pending.finish(&answer).unwrap();
+    for (revision, length) in [(Revision::Dap09, table::MAX_GADGET_CALLS), (Revision::Dap18, draft18::MAX_GADGET_CALLS)]
+    {
+        let largest = Case {
+            revision,
+            config: VdafConfig::Prio3Histogram { length, chunk_length: 1 },
+            measurements: vec![number(length as u128 - 1)],
+            result: AggregateResult::Number(1),
+            refused: Vec::new(),
+        };
+        let report = largest.report();
+        let (pending, message) = report.leader_start();
+        let (_, answer) = report.helper_answer(&message).unwrap();
+        pending.finish(&answer).unwrap();
+        let config = VdafConfig::Prio3Histogram { length: length + 1, chunk_length: 1 };
+        assert!(preparer(revision, &config).is_err());
+    }
+}
+
+#[test]
+fn the_longest_vectors_have_a_chunk_length_in_both_drafts() {
+    let length = table::MAX_ELEMENTS - (1 << 14);
+    let config = VdafConfig::Prio3Histogram { length, chunk_length: table::optimal_chunk_length(length) };
+    for revision in Revision::ALL {
+        assert_eq!(preparer(revision, &config).err(), None);
+    }
 }
 
 #[test]
 fn a_proof_that_does_not_hold_is_a_failed_preparation() {
     for case in cases() {
-        let report = Report::new(&case.config, &case.measurements[0]);
+        let report = case.report();
         let (pending, message) = report.leader_start();
 
         // The lowest byte of the first field element: still a field element.
@@ -201,21 +265,36 @@ fn a_proof_that_does_not_hold_is_a_failed_preparation() {
 #[test]
 fn another_key_or_another_report_id_does_not_verify() {
     for case in cases() {
-        let report = Report::new(&case.config, &case.measurements[0]);
+        let report = case.report();
         let (_, message) = report.leader_start();
         let key = [8; 32];
-        let verification = Verification { key: &key[..report.vdaf.verify_key_length()], context: &[] };
+        let verification = Verification { key: &key[..report.vdaf.verify_key_length()], context: CONTEXT };
         let share = report.share(&report.sharded.public_share, &report.sharded.helper_share);
         let answer = report.vdaf.helper_answer(verification, share, &message);
-        assert_eq!(answer.err(), Some(ReportError::VdafPrepError), "{:?}", case.config);
+        assert_eq!(answer.err(), Some(ReportError::VdafPrepError), "{:?} {:?}", case.revision, case.config);
 
         let id = ReportId::random();
         let answer = report.vdaf.helper_answer(report.verification(), InputShare { report_id: &id, ..share }, &message);
-        assert_eq!(answer.err(), Some(ReportError::VdafPrepError), "{:?}", case.config);
+        assert_eq!(answer.err(), Some(ReportError::VdafPrepError), "{:?} {:?}", case.revision, case.config);
 
-        let short = Verification { key: &key[1..report.vdaf.verify_key_length()], context: &[] };
+        let short = Verification { key: &key[1..report.vdaf.verify_key_length()], context: CONTEXT };
         let answer = report.vdaf.helper_answer(short, share, &message);
         assert_eq!(answer.err(), Some(ReportError::VdafPrepError));
+    }
+}
+
+#[test]
+fn another_context_does_not_verify_where_there_is_one() {
+    for case in cases() {
+        let report = case.report();
+        let (pending, message) = report.leader_start();
+        let other = Verification { context: b"another application", ..report.verification() };
+        let share = report.share(&report.sharded.public_share, &report.sharded.helper_share);
+        let answer = report.vdaf.helper_answer(other, share, &message);
+        match case.revision {
+            Revision::Dap09 => drop(pending.finish(&answer.unwrap().1).unwrap()),
+            Revision::Dap18 => assert_eq!(answer.err(), Some(ReportError::VdafPrepError), "{:?}", case.config),
+        }
     }
 }
 
@@ -230,7 +309,7 @@ fn other_lengths(bytes: &[u8]) -> Vec<Vec<u8>> {
 #[test]
 fn shares_of_another_length_are_invalid_messages() {
     for case in cases() {
-        let report = Report::new(&case.config, &case.measurements[0]);
+        let report = case.report();
         let (vdaf, verification) = (&report.vdaf, report.verification());
         let (_, message) = report.leader_start();
         let Sharded { public_share, leader_share, helper_share } = &report.sharded;
@@ -256,7 +335,7 @@ fn shares_of_another_length_are_invalid_messages() {
 #[test]
 fn messages_of_another_kind_or_length_are_invalid() {
     for case in cases() {
-        let report = Report::new(&case.config, &case.measurements[0]);
+        let report = case.report();
         let (_, message) = report.leader_start();
         let (_, answer) = report.helper_answer(&message).unwrap();
         let finish = |answer: &[u8]| report.leader_start().0.finish(answer).err();
@@ -278,7 +357,7 @@ fn messages_of_another_kind_or_length_are_invalid() {
 #[test]
 fn aggregate_shares_of_another_length_are_refused() {
     for case in cases() {
-        let vdaf = preparer_of(&case.config);
+        let vdaf = case.preparer();
         let zero = vdaf.encode(&vdaf.zero());
         for bad in other_lengths(&zero) {
             assert!(vdaf.decode(&bad).is_err());
@@ -328,7 +407,7 @@ fn hostile(honest: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
 #[test]
 fn hostile_bytes_never_panic() {
     for case in cases() {
-        let report = Report::new(&case.config, &case.measurements[0]);
+        let report = case.report();
         let (vdaf, verification) = (&report.vdaf, report.verification());
         let (_, message) = report.leader_start();
         let (_, answer) = report.helper_answer(&message).unwrap();

@@ -31,7 +31,8 @@ pub struct Call {
     pub content_type: Option<&'static str>,
     /// Media type of a successful answer's body, if it has one.
     pub accept: Option<&'static str>,
-    /// For a request that creates a resource: the path of that resource, if we and not the peer choose it.
+    /// For a request that creates a resource, or asks how it is: the path of that resource, if we and not the peer chose
+    /// it.
     pub place: Option<String>,
 }
 

@@ -102,7 +102,7 @@ pub(super) fn create(interaction: Interaction, task: &TaskId, id: &[u8; 16]) -> 
 }
 
 pub(super) fn collection_poll(place: &str) -> Call {
-    Call { accept: Some(media::COLLECTION), ..plain("POST", place.to_owned()) }
+    Call { accept: Some(media::COLLECTION), place: Some(place.to_owned()), ..plain("POST", place.to_owned()) }
 }
 
 pub(super) fn delete(place: &str) -> Call {
