@@ -14,7 +14,7 @@ pub fn task(revision: Revision) -> Task {
         public: TaskParameters {
             id: TaskId::random(),
             revision,
-            info: if revision == Revision::Dap18 { "test".to_owned() } else { String::new() },
+            info: if revision == Revision::Dap09 { String::new() } else { "test".to_owned() },
             leader_url: "https://leader.example/dap/".to_owned(),
             helper_url: "https://helper.example/dap/".to_owned(),
             batch_mode: BatchMode::FixedSize { max_batch_size: None },
