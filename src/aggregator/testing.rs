@@ -3,7 +3,7 @@
 use crate::{
     hpke::{Keypair, Suite},
     model::{BatchMode, Duration, Party, Revision, Secret, Task, TaskId, TaskParameters, TokenHash, VdafConfig},
-    vdaf,
+    vdaf, wire,
 };
 
 /// A helper's task with batches of ten reports that the leader selects.
@@ -14,7 +14,7 @@ pub fn task(revision: Revision) -> Task {
         public: TaskParameters {
             id: TaskId::random(),
             revision,
-            info: if revision == Revision::Dap09 { String::new() } else { "test".to_owned() },
+            info: if wire::of(revision).has_info() { "test".to_owned() } else { String::new() },
             leader_url: "https://leader.example/dap/".to_owned(),
             helper_url: "https://helper.example/dap/".to_owned(),
             batch_mode: BatchMode::FixedSize { max_batch_size: None },
