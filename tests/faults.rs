@@ -63,8 +63,10 @@ fn mishaps(revision: Revision, elsewhere: String) -> Vec<(&'static str, Mishap)>
     ]
 }
 
+/// Not between two reports: in DAP-18 nobody could tell then that something is missing, and the answer is one to another
+/// job.
 fn halve(mut told: Told) -> Told {
-    told.body.truncate(told.body.len() / 2);
+    told.body.truncate((told.body.len() / 2).saturating_sub(1));
     told
 }
 
@@ -357,7 +359,7 @@ async fn a_task_that_the_helper_learns_later_goes_on(#[values(Revision::Dap09, R
     for number in MEASUREMENTS {
         let measurement = Measurement::Number(number);
         let report = make_report(client.task(), &*preparer, &keys, &measurement, Time::now()).unwrap();
-        client.send(&report).await.unwrap();
+        assert_eq!(client.send(&[report]).await.unwrap(), []);
     }
     let job = parties.start_collection(parties.query_now()).await;
     let status = leader.until(&parties.id(), |status| status.last_trouble.is_some()).await;

@@ -393,7 +393,11 @@ pub fn delete_share(tx: &mut Tx<'_>, task: &TaskId, id: &AggregateShareId) -> Re
 /// Checks what can be checked of a leader's request without looking at the store: that its batch is one that the
 /// collector asked for, as far as the collector's request is passed on (DAP-18 sections 4.6.4 and 5).
 pub fn check_passed_on(task: &Task, request: &AggregateShareReq) -> Result<(), Error> {
-    check_parameter(&request.aggregation_parameter)?;
+    if !request.aggregation_parameter.is_empty() {
+        // The batch's aggregation jobs had the empty one. To the helper it is not invalid, but another.
+        let detail = "the aggregation parameter is not that of the batch's aggregation jobs";
+        return Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).into());
+    }
     let Some(PassedOn { request: wanted, .. }) = &request.collection else { return Ok(()) };
     check_request(task, wanted)?;
     let fits = match (wanted.query, request.batch) {

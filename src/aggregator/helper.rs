@@ -373,3 +373,6 @@ pub fn delete(tx: &mut Tx<'_>, task: &TaskId, job: AggregationJobId) -> Result<O
     tx.end_helper_request(task, &job)?;
     Ok(Some(request_hash))
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,3 +105,6 @@ pub fn check_time(task: &Task, now: Time, skew: Duration, time: Time) -> Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+pub mod testing;

@@ -106,43 +106,28 @@ pub fn status(state: &TaskState) -> TaskStatus {
 mod tests {
     use super::*;
     use crate::{
-        hpke::{Keypair, Suite},
-        model::{BatchMode, Duration, Max, Party, Revision, Secret, TaskParameters, TokenHash, VdafConfig},
+        aggregator::testing,
+        model::{BatchMode, Duration, Interval, Max, Revision, Secret, VdafConfig},
     };
 
-    fn task() -> Task {
-        Task {
-            public: TaskParameters {
-                id: TaskId::random(),
-                revision: Revision::Dap09,
-                info: String::new(),
-                leader_url: "https://leader.example/dap-09/".to_owned(),
-                helper_url: "https://helper.example/dap-09/".to_owned(),
-                batch_mode: BatchMode::FixedSize { max_batch_size: Some(20) },
-                vdaf: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
-                min_batch_size: 10,
-                time_precision: Duration(3600),
-                task_expiration: None,
-                task_interval: None,
-            },
-            verify_key: Secret::random(16),
-            verify_key_id: 0,
-            max_batch_query_count: 1,
-            report_expiry_age: None,
-            collector_hpke_config: Keypair::generate(0, Suite::DEFAULT).unwrap().config().clone(),
-            party: Party::Helper { leader_token: TokenHash::of(b"token") },
-        }
+    fn task(revision: Revision, spoil: fn(&mut Task)) -> Task {
+        let mut task = testing::task(revision);
+        task.public.vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+        spoil(&mut task);
+        task
+    }
+
+    fn refusal(task: &Task) -> String {
+        check(task).unwrap_err().to_string()
     }
 
     #[test]
     fn a_task_that_cannot_work_is_refused_and_told_why() {
-        assert_eq!(check(&task()), Ok(()));
         type Spoil = fn(&mut Task);
-        let cases: [(&str, Spoil); 10] = [
+        let cases: [(&str, Spoil); 9] = [
             ("VDAF", |task| task.public.vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(0) }),
-            ("verification key", |task| task.verify_key = Secret::random(32)),
+            ("verification key", |task| task.verify_key = Secret::random(7)),
             ("minimum batch size", |task| task.public.min_batch_size = 0),
-            ("maximum batch size", |task| task.public.min_batch_size = 21),
             ("query count", |task| task.max_batch_query_count = 0),
             ("time precision", |task| task.public.time_precision = Duration(0)),
             ("leader URL", |task| task.public.leader_url = "leader.example".to_owned()),
@@ -151,11 +136,38 @@ mod tests {
             // The point of order one: nothing can be sealed to it.
             ("collector HPKE", |task| task.collector_hpke_config.public_key = vec![0; 32]),
         ];
-        for (what, spoil) in cases {
-            let mut task = task();
-            spoil(&mut task);
-            let error = check(&task).unwrap_err().to_string();
+        for revision in Revision::ALL {
+            assert_eq!(check(&task(revision, |_| {})), Ok(()));
+            for (what, spoil) in cases {
+                let error = refusal(&task(revision, spoil));
+                assert!(error.contains(what), "{what}: {error}");
+            }
+        }
+        let of_size =
+            |task: &mut Task, max| task.public.batch_mode = BatchMode::FixedSize { max_batch_size: Some(max) };
+        let mut task = task(Revision::Dap09, |_| {});
+        of_size(&mut task, 10);
+        assert_eq!(check(&task), Ok(()));
+        of_size(&mut task, 9);
+        assert!(refusal(&task).contains("maximum batch size"));
+    }
+
+    #[test]
+    fn a_task_that_its_revision_cannot_express_is_refused_with_what_to_change() {
+        type Spoil = fn(&mut Task);
+        let interval = |task: &mut Task| task.public.task_interval = Interval::new(Time(7200), Duration(3600));
+        let cases: [(&str, Revision, Spoil); 4] = [
+            ("start", Revision::Dap09, interval),
+            ("info", Revision::Dap18, |task| task.public.info.clear()),
+            ("end", Revision::Dap18, |task| task.public.task_expiration = Some(Time(7200))),
+            ("maximum batch size", Revision::Dap18, |task| {
+                task.public.batch_mode = BatchMode::FixedSize { max_batch_size: Some(20) };
+            }),
+        ];
+        for (what, revision, spoil) in cases {
+            let error = refusal(&task(revision, spoil));
             assert!(error.contains(what), "{what}: {error}");
         }
+        assert_eq!(check(&task(Revision::Dap18, interval)), Ok(()));
     }
 }

@@ -240,6 +240,7 @@ fn no_share() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aggregator::testing;
 
     #[test]
     fn only_registered_names_are_used() {
@@ -251,5 +252,23 @@ mod tests {
         let told = tell(Problem::new(ProblemType::UnauthorizedRequest));
         assert_eq!((told.kind.urn().as_str(), told.status), ("about:blank", 403));
         assert_eq!(tell(Problem::new(ProblemType::BatchOverlap)).kind, ProblemType::BatchOverlap);
+    }
+
+    #[test]
+    fn a_place_is_where_peers_reach_us_whatever_is_before_us() {
+        for (ours, prefix) in [
+            ("https://helper.example/dap-18/", "/dap-18"),
+            ("https://helper.example:8443/a/b/dap-18", "/a/b/dap-18"),
+            ("https://helper.example", ""),
+        ] {
+            let mut task = testing::task(Revision::Dap18);
+            task.public.helper_url = ours.to_owned();
+            let (id, job) = (task.public.id, AggregationJobId::new([1; 16]));
+            let context = TaskContext::new(task.into()).unwrap();
+            let resource = Resource::AggregationJob(id, job);
+            let response = at(empty(StatusCode::OK), &context, resource, "?step=0").unwrap();
+            let expected = format!("{prefix}/tasks/{id}/aggregation_jobs/{job}?step=0");
+            assert_eq!(response.headers()[header::LOCATION], expected);
+        }
     }
 }

@@ -97,6 +97,10 @@ impl Content {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        model::Revision,
+        store::{Options, Store},
+    };
 
     #[test]
     fn everything_that_makes_a_resource_is_in_its_name() {
@@ -119,5 +123,32 @@ mod tests {
         // SHA-256 of "dapbox resource", 32 times 1, 0, 8 times 0, SHA-256 of "request".
         let content = Content::new(TaskId::new([1; 32]), Interaction::AggregationJob, b"request");
         assert_eq!(content.id(0), [28, 219, 20, 254, 255, 189, 201, 120, 9, 98, 64, 119, 117, 60, 175, 191]);
+    }
+
+    #[tokio::test]
+    async fn a_deleted_name_is_never_found_again_and_only_its_own_deletion_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let task = crate::aggregator::testing::task(Revision::Dap18);
+        let content = Content::new(task.public.id, Interaction::CollectionJob, b"next batch, please");
+        let other = Content::new(task.public.id, Interaction::AggregationJob, b"next batch, please");
+        let name = move |tx: &mut Tx<'_>| Ok((content.name(tx, Name::OfContent)?, other.name(tx, Name::OfContent)?));
+        let store = Store::open(dir.path(), Options::default()).unwrap();
+        let first = store.write(move |tx| tx.add_task(task).and_then(|()| name(tx))).await.unwrap();
+        assert_eq!(first.0, store.write(name).await.unwrap().0);
+        // Deleting it twice, or what has another name, is deleting it once.
+        let retire = move |tx: &mut Tx<'_>| {
+            content.retire(tx, &[7; 16])?;
+            content.retire(tx, &first.0)?;
+            content.retire(tx, &first.0)?;
+            name(tx)
+        };
+        let second = store.write(retire).await.unwrap();
+        assert_eq!(second, (content.id(1), other.id(0)));
+        assert_eq!(content.lock_key(Name::OfContent), first.0);
+        store.close().await;
+        let store = Store::open(dir.path(), Options::default()).unwrap();
+        assert_eq!(store.write(name).await.unwrap(), second);
+        let chosen = move |tx: &mut Tx<'_>| content.name(tx, Name::Chosen([9; 16]));
+        assert_eq!(store.write(chosen).await.unwrap(), [9; 16]);
     }
 }

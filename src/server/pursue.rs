@@ -136,3 +136,19 @@ impl<'a> Pace<'a> {
 fn is_gone(problem: &Problem) -> bool {
     matches!(problem.status, 404 | 410) || problem.kind == ProblemType::UnrecognizedAggregationJob
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_helper_that_says_when_is_asked_then_within_our_limits() {
+        let limits = config::Leader::default();
+        let mut pace = Pace::new(&limits);
+        for (asked, pause) in [(30, 30), (30, 30), (30, 30), (86_400, limits.retry_max.as_secs())] {
+            assert_eq!(pace.next(Some(Duration::from_secs(asked))).as_secs(), pause);
+        }
+        assert_eq!(pace.next(Some(Duration::ZERO)), *limits.retry_initial);
+        assert!(pace.next(None) <= *limits.retry_initial);
+    }
+}

@@ -207,6 +207,18 @@ fn the_leaders_first_step_is_deterministic() {
     }
 }
 
+/// Each report has randomness of its own.
+#[test]
+fn the_same_measurement_is_split_differently_each_time() {
+    for case in cases() {
+        let (one, id) = (case.report(), ReportId::new([3; 16]));
+        let split = || one.vdaf.shard(CONTEXT, &case.measurements[0], &id).unwrap();
+        let (first, second) = (split(), split());
+        assert_ne!(first.leader_share, second.leader_share);
+        assert_ne!(first.helper_share, second.helper_share);
+    }
+}
+
 #[test]
 fn the_largest_proofs_that_the_table_allows_can_be_made_and_verified() {
     for (revision, length) in [(Revision::Dap09, table::MAX_GADGET_CALLS), (Revision::Dap18, draft18::MAX_GADGET_CALLS)]

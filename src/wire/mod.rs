@@ -67,6 +67,8 @@ pub trait Wire: Sync {
 
     /// What holds for batches that were collected.
     fn rules(&self) -> Rules;
+    /// Whether a task has a text that tells it from others ([`TaskParameters::info`]).
+    fn has_info(&self) -> bool;
     /// Whether the protocol can express a task's parameters; if not, what to change.
     fn check_task(&self, task: &TaskParameters) -> Result<(), String>;
 

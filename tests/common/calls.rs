@@ -4,7 +4,7 @@ use bytes::Bytes;
 use dapbox::{
     model::{
         AggregateShareReq, CollectionReq, Extension, JobInit, PrepareResp, Query, Report, ReportError, ReportId,
-        Revision, TaskParameters,
+        Revision, TaskId, TaskParameters,
     },
     peer::{Answer, join},
     wire::{self, Call, Interaction, Problem, ProblemType, Wire},
@@ -37,7 +37,7 @@ pub fn problem(answer: &Answer) -> Problem {
 }
 
 /// What a revision says where it has no such name.
-fn in_words_of(revision: Revision, kind: ProblemType) -> ProblemType {
+pub fn in_words_of(revision: Revision, kind: ProblemType) -> ProblemType {
     match (revision, kind) {
         (Revision::Dap09, ProblemType::InvalidAggregationParameter) => ProblemType::InvalidMessage,
         (Revision::Dap18, ProblemType::UnauthorizedRequest) => ProblemType::About(403),
@@ -70,6 +70,7 @@ pub fn assert_upload_refused(answer: &Answer, parties: &Parties, report: &Report
         Revision::Dap18 => {
             let error = match error {
                 ReportError::TaskExpired | ReportError::TaskNotStarted => ReportError::ReportDropped,
+                ReportError::BatchCollected => ReportError::ReportReplayed,
                 error => error,
             };
             assert_eq!(upload_errors(answer, parties), [(report.metadata.id, error)]);
@@ -118,6 +119,11 @@ impl Parties {
         &self.leader.public
     }
 
+    /// Whether whoever asks for a job says what it is called.
+    pub fn chooses_ids(&self) -> bool {
+        self.wire().create_call(Interaction::AggregationJob, &self.id(), &[0; 16]).place.is_some()
+    }
+
     /// The URL of a path at the leader.
     pub fn at_leader(&self, path: &str) -> String {
         join(&self.task().leader_url, path)
@@ -155,12 +161,17 @@ impl Parties {
 
     /// A path where there is no resource.
     pub fn nowhere(&self, kind: Interaction) -> String {
+        self.nowhere_of(kind, self.id())
+    }
+
+    /// The same of another task.
+    pub fn nowhere_of(&self, kind: Interaction, task: TaskId) -> String {
         let resource = match kind {
             Interaction::AggregationJob => "aggregation_jobs",
             Interaction::AggregateShare => "aggregate_shares",
             Interaction::CollectionJob => "collection_jobs",
         };
-        format!("tasks/{}/{resource}/{}", self.id(), ReportId::random())
+        format!("tasks/{task}/{resource}/{}", ReportId::random())
     }
 
     /// Asks how a resource is.

@@ -4,6 +4,7 @@
 
 pub mod calls;
 pub mod forge;
+pub mod places;
 pub mod raw;
 pub mod relay;
 

@@ -1,11 +1,14 @@
 //! HTTP as no client of ours speaks it.
 
+use dapbox::wire::ProblemType;
 use reqwest::{Method, header::HeaderMap};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+
+use super::{Parties, calls::in_words_of};
 
 /// An answer, headers and all.
 #[derive(Debug)]
@@ -31,7 +34,16 @@ impl Said {
         document
     }
 
-    /// Insists on a problem that DAP defines (DAP-09 section 3.2).
+    /// Insists on a problem, in the words of the task's revision.
+    #[track_caller]
+    pub fn refused(&self, parties: &Parties, kind: ProblemType) -> Value {
+        let kind = in_words_of(parties.revision(), kind);
+        let document = self.problem(kind.status());
+        assert_eq!(document["type"], kind.urn(), "{document}");
+        document
+    }
+
+    /// Insists on a problem that DAP defines (DAP-09 section 3.2, DAP-18 section 3.6).
     #[track_caller]
     pub fn assert_problem(&self, status: u16, name: &str) -> Value {
         let document = self.problem(status);

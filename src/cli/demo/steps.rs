@@ -85,11 +85,11 @@ impl Demo<'_> {
             // The leader fills batches up to the minimum: one for all, or there would be several results to add up.
             QueryKind::FixedSize => (BatchMode::FixedSize { max_batch_size: None }, rows),
         };
-        let revision = self.args.dap.revision();
-        let task = Parameters {
-            id: TaskId::random(),
+        let (revision, id) = (self.args.dap.revision(), TaskId::random());
+        Parameters {
+            id,
             revision,
-            info: String::new(),
+            info: task::default_info(revision, &id),
             leader_url: self.pair.leader.url(revision),
             helper_url: self.pair.helper.url(revision),
             min_batch_size,
@@ -99,8 +99,7 @@ impl Demo<'_> {
             report_expiry_age: None,
             batch,
             vdaf: self.question.vdaf.clone(),
-        };
-        Parameters { info: task::default_info(&task), ..task }
+        }
     }
 
     async fn upload(&self, files: &TaskFiles) -> Outcome {

@@ -17,7 +17,7 @@ use super::super::{
 };
 use crate::{
     config::Seconds,
-    model::{BatchMode, Duration, Revision, Secret, TaskId, TaskParameters, Time, VdafConfig},
+    model::{Duration, Revision, Secret, TaskId, Time, VdafConfig},
     wire,
 };
 
@@ -144,10 +144,11 @@ pub fn parameters(
     vdaf: VdafConfig,
     batch: &BatchArgs,
 ) -> Result<Parameters, Failure> {
-    let task = Parameters {
-        id: fresh_id(),
+    let id = fresh_id();
+    Ok(Parameters {
+        id,
         revision,
-        info: String::new(),
+        info: default_info(revision, &id),
         leader_url,
         helper_url,
         min_batch_size: batch.min_batch_size(),
@@ -157,24 +158,13 @@ pub fn parameters(
         report_expiry_age: None,
         batch: batch.mode()?,
         vdaf,
-    };
-    Ok(Parameters { info: default_info(&task), ..task })
+    })
 }
 
-/// What tells a task from others, where the protocol insists on a text for that: the beginning of its id.
-pub fn default_info(task: &Parameters) -> String {
-    let plainest = TaskParameters {
-        info: String::new(),
-        batch_mode: BatchMode::TimeInterval,
-        vdaf: VdafConfig::Prio3Count,
-        task_expiration: None,
-        task_interval: None,
-        ..task.parameters()
-    };
-    match wire::of(task.revision).check_task(&plainest) {
-        Ok(()) => String::new(),
-        Err(_) => task.id.to_string().chars().take(INFO_LENGTH).collect(),
-    }
+/// What tells a task from others, where the protocol has a place for it: the beginning of its id.
+pub fn default_info(revision: Revision, id: &TaskId) -> String {
+    let length = if wire::of(revision).has_info() { INFO_LENGTH } else { 0 };
+    id.to_string().chars().take(length).collect()
 }
 
 /// For clap: the URL of an aggregator.

@@ -43,6 +43,10 @@ impl Wire for Dap09 {
         Rules { may_repeat: true, size_before_overlap: true }
     }
 
+    fn has_info(&self) -> bool {
+        false
+    }
+
     fn check_task(&self, task: &TaskParameters) -> Result<(), String> {
         if !task.info.is_empty() {
             return Err("info has no place in DAP-09; leave it out".to_owned());

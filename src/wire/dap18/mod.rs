@@ -66,6 +66,10 @@ impl Wire for Dap18 {
         Rules { may_repeat: false, size_before_overlap: false }
     }
 
+    fn has_info(&self) -> bool {
+        true
+    }
+
     fn check_task(&self, task: &TaskParameters) -> Result<(), String> {
         task::check(task)
     }

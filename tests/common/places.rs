@@ -1,0 +1,113 @@
+//! The resources of a task over HTTP, each at the party that has it, for requests that no client of ours makes.
+
+use dapbox::{
+    model::{ReportId, Revision, TaskId},
+    wire::{Call, Interaction, dap09, dap18},
+};
+
+use super::{
+    Parties,
+    raw::{Said, ask},
+};
+
+/// A resource (DAP-09 section 4.3, DAP-18 appendix A).
+pub struct Place {
+    pub url: String,
+    /// The methods that it takes.
+    pub allow: &'static str,
+    /// The method that carries a body, the media type of that body, and a token.
+    pub post: Option<(&'static str, &'static str)>,
+    pub token: Option<String>,
+    /// The same at the other aggregator, which does not have it.
+    pub elsewhere: String,
+}
+
+/// The resources of a task that take a body: uploads, aggregation jobs, their continuations, collection jobs, and
+/// aggregate shares.
+pub fn places(parties: &Parties, task: TaskId) -> Vec<Place> {
+    let wire = parties.wire();
+    let create = |kind| wire.create_call(kind, &task, ReportId::random().as_bytes());
+    let allow = |call: &Call| match (parties.revision(), call.method) {
+        // Whoever puts a job knows where it is.
+        (Revision::Dap09, "PUT") if call.place.is_some() => "PUT, POST, DELETE",
+        (_, method) => method,
+    };
+    let place = |kind: Option<Interaction>, call: Call| {
+        let allow = allow(&call);
+        let post = Some((call.method, call.content_type.unwrap()));
+        at(parties, kind, &call.path, allow, post)
+    };
+    vec![
+        place(None, wire.upload_call(&task)),
+        place(Some(Interaction::AggregationJob), create(Interaction::AggregationJob)),
+        continuation(parties, task),
+        place(Some(Interaction::CollectionJob), create(Interaction::CollectionJob)),
+        place(Some(Interaction::AggregateShare), create(Interaction::AggregateShare)),
+    ]
+}
+
+/// The resources that take no body.
+pub fn places_without_body(parties: &Parties, task: TaskId) -> Vec<Place> {
+    let mut places = vec![at(parties, None, "hpke_config", "GET", None)];
+    if parties.revision() == Revision::Dap18 {
+        for kind in [Interaction::CollectionJob, Interaction::AggregateShare] {
+            places.push(at(parties, Some(kind), &parties.nowhere_of(kind, task), "GET, DELETE", None));
+        }
+    }
+    places
+}
+
+fn continuation(parties: &Parties, task: TaskId) -> Place {
+    let (allow, media_type) = match parties.revision() {
+        Revision::Dap09 => ("PUT, POST, DELETE", dap09::media::AGGREGATION_JOB_CONTINUE_REQ),
+        Revision::Dap18 => ("GET, POST, DELETE", dap18::media::AGGREGATION_JOB_CONTINUE_REQ),
+    };
+    let kind = Interaction::AggregationJob;
+    at(parties, Some(kind), &parties.nowhere_of(kind, task), allow, Some(("POST", media_type)))
+}
+
+/// A path at whoever serves it; uploads and keys are for everybody.
+fn at(
+    parties: &Parties,
+    kind: Option<Interaction>,
+    path: &str,
+    allow: &'static str,
+    post: Option<(&'static str, &'static str)>,
+) -> Place {
+    let (leader, helper) = (parties.at_leader(path), parties.at_helper(path));
+    let (url, elsewhere, token) = match kind {
+        None => (leader, helper, None),
+        Some(Interaction::CollectionJob) => (leader, helper, Some(&parties.collector_token)),
+        Some(_) => (helper, leader, Some(&parties.helper_token)),
+    };
+    let token = token.map(|token| token.expose_text().unwrap().to_owned());
+    Place { url, allow, post, token, elsewhere }
+}
+
+impl Place {
+    /// Sends a body of the right media type.
+    pub async fn send(&self, url: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Said {
+        let (method, media_type) = self.post.unwrap();
+        ask(method, url, &[headers, &[("content-type", media_type)]].concat(), body).await
+    }
+
+    /// Sends a body of the right media type with the right token to whom it is for.
+    pub async fn tell(&self, body: Vec<u8>) -> Said {
+        self.send(&self.url, &[("authorization", &self.bearer())], body).await
+    }
+
+    pub fn bearer(&self) -> String {
+        format!("Bearer {}", self.token.clone().unwrap_or_default())
+    }
+
+    /// Browsers can read the answers of these (DAP-09 section 4.4: clients may be web pages).
+    fn for_browsers(&self) -> bool {
+        self.url.ends_with("/reports")
+    }
+
+    #[track_caller]
+    pub fn check_cors(&self, said: &Said) {
+        let expected = if self.for_browsers() { "*" } else { "" };
+        assert_eq!(said.header("access-control-allow-origin"), expected, "{said:?}");
+    }
+}
