@@ -268,6 +268,7 @@ fn a_pair_says_what_to_try_and_comes_back_with_its_directory() {
         (&["--min-batch-size", "2"], "--min-batch-size"),
         (&["--max-batch-size", "2"], "--max-batch-size"),
         (&["--time-precision", "1h"], "--time-precision"),
+        (&["--dap", "18"], "--dap"),
         (&["--port-base", "1"], "--port-base"),
     ] {
         let refused = stderr_of_failure(&[&["pair", "--dir", text(&kept)], flags].concat(), 2);
@@ -325,6 +326,124 @@ fn a_collector_asks_for_intervals_and_batches_and_gets_csv() {
     stderr_of_failure(&["collect", "--task", &format!("{by_size}/client.toml")], 2);
     let error = stderr_of_failure(&["collect", "--task", &file, "--timeout", "1s"], 1);
     assert!(error.contains("1s") || error.contains("No batch is ready"), "{error}");
+}
+
+/// `task new` with two servers that need not exist; the arguments, and where to write.
+fn new_task<'a>(out: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
+    let urls = ["--leader", "https://a.example", "--helper", "https://b.example/x/"];
+    [&["task", "new", "--out", out], &urls[..], arguments].concat()
+}
+
+#[test]
+fn a_task_of_the_newest_revision_says_so_in_all_its_files() {
+    let dir = TempDir::new().unwrap();
+    let files = dir.path().join("task");
+    let seed = "c2VlZHNlZWRzZWVkc2VlZA";
+    let arguments = ["--dap", "18", "--vdaf", "sum", "--max-measurement", "100", "--verify-key-id", "7"];
+    let times = ["--starts", "2027-01-01T00:10", "--expires", "2027-04-01T00:10", "--verify-key-seed", seed];
+    stdout(&new_task(text(&files), &[&arguments[..], &times].concat()));
+    for party in ["leader", "helper", "client", "collector"] {
+        let file = fs::read_to_string(files.join(format!("{party}.toml"))).unwrap();
+        for line in [
+            "revision = \"dap-18\"",
+            "leader_url = \"https://a.example/dap-18/\"",
+            "helper_url = \"https://b.example/x/dap-18/\"",
+            // Outward to the hour.
+            "starts = \"2027-01-01T00:00:00Z\"",
+            "expires = \"2027-04-01T01:00:00Z\"",
+            "max_measurement = 100",
+        ] {
+            assert!(file.lines().any(|found| found == line), "{party}: {line}: {file}");
+        }
+        let id = file.lines().find_map(|line| line.strip_prefix("id = \"")).unwrap();
+        assert!(file.contains(&format!("info = \"{}\"", &id[..8])), "{file}");
+        assert_eq!(file.contains("verify_key_id = 7"), ["leader", "helper"].contains(&party), "{file}");
+        assert!(!file.contains(seed), "{file}");
+    }
+
+    // The same seed and another task: another key. The seed may be in the environment, where it is not shown.
+    let key = |dir: &Path| {
+        let file = fs::read_to_string(dir.join("helper.toml")).unwrap();
+        file.lines().find(|line| line.starts_with("verify_key = ")).unwrap().to_owned()
+    };
+    let other = dir.path().join("other");
+    let output = dapbox(&new_task(text(&other), &["--vdaf", "count"])).env("DAPBOX_VERIFY_KEY_SEED", seed).output();
+    assert!(output.unwrap().status.success());
+    assert_ne!(key(&files), key(&other));
+    let help = dapbox(&["task", "new", "--help"]).env("DAPBOX_VERIFY_KEY_SEED", seed).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    assert!(help.contains("DAPBOX_VERIFY_KEY_SEED") && !help.contains(seed), "{help}");
+}
+
+#[test]
+fn what_a_revision_cannot_express_is_refused_before_a_file_is_written() {
+    let dir = TempDir::new().unwrap();
+    let files = dir.path().join("task");
+    let sum = ["--vdaf", "sum", "--max-measurement", "100"];
+    let sized = ["--query", "leader-selected", "--max-batch-size", "200", "--vdaf", "count"];
+    for (arguments, says) in [
+        (&sum[..], "7 bits"),
+        (&["--vdaf", "count", "--info", "x"], "no place in DAP-09"),
+        (&["--vdaf", "count", "--starts", "2027-01-01", "--expires", "2027-02-01"], "no place in DAP-09"),
+        (&["--vdaf", "count", "--starts", "2027-01-01"], "--expires"),
+        (&["--dap", "18", "--vdaf", "count", "--expires", "2027-02-01"], "start"),
+        (&["--dap", "18", "--vdaf", "count", "--starts", "2027-02-01", "--expires", "2027-01-01"], "before it starts"),
+        (&["--dap", "18", "--vdaf", "count", "--info", ""], "info"),
+        (&[&["--dap", "18"], &sized[..]].concat(), "maximum batch size"),
+        (&["--dap", "18", "--vdaf", "sumvec-hmac", "--bits", "1", "--length", "2"], "DAP-18"),
+        (&["--dap", "17", "--vdaf", "count"], "09, 18"),
+        (&["--vdaf", "sum", "--bits", "7", "--max-measurement", "127"], "both"),
+        (&["--vdaf", "count", "--verify-key-seed", "tooshort"], "16 bytes"),
+    ] {
+        let error = stderr_of_failure(&new_task(text(&files), arguments), 2);
+        assert!(error.contains(says), "{arguments:?}: {error}");
+        assert!(!error.contains("tooshort"), "a secret is not repeated: {error}");
+        assert!(!files.exists(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_pair_of_the_newest_revision_gives_out_one_batch_after_the_other() {
+    let dir = TempDir::new().unwrap();
+    let kept = text(dir.path()).to_owned();
+    let flags = ["--query", "leader-selected", "--min-batch-size", "2", "--vdaf", "sum", "--max-measurement", "100"];
+    let mut pair = Pair::start(&[&["--dap", "18", "--dir", &kept], &flags[..]].concat());
+    let (client, collector) = (format!("{kept}/client.toml"), format!("{kept}/collector.toml"));
+    let collect =
+        || -> Value { serde_json::from_str(&stdout(&["collect", "--task", &collector, "-o", "json"])).unwrap() };
+    for numbers in [[100, 50], [1, 2]] {
+        for number in numbers {
+            stdout(&["upload", "--task", &client, &number.to_string()]);
+        }
+        let collected = collect();
+        let expected = (Value::from(numbers.iter().sum::<u64>()), Value::from(2), Value::Null);
+        assert_eq!((&collected["result"], &collected["report_count"], &collected["batch_id"]), {
+            (&expected.0, &expected.1, &expected.2)
+        });
+    }
+    assert!(stderr_of_failure(&["upload", "--task", &client, "101"], 1).contains("100"));
+    let id = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+    assert!(stderr_of_failure(&["collect", "--task", &collector, "--batch-id", id], 2).contains("query"));
+    let shown = pair.try_out("task show");
+    assert!(shown.contains("dap-18") && shown.contains("2 batches"), "{shown}");
+    pair.interrupt();
+}
+
+#[test]
+fn many_measurements_go_in_few_requests_and_each_is_counted() {
+    let dir = TempDir::new().unwrap();
+    let kept = text(dir.path()).to_owned();
+    let _pair = Pair::start(&["--dap", "18", "--dir", &kept, "--vdaf", "histogram", "--length", "3"]);
+    let csv = dir.path().join("data.csv");
+    let rows: String = (0..500).map(|n| format!("{}\n", n % 4)).collect();
+    fs::write(&csv, format!("bin\n{rows}")).unwrap();
+    let client = format!("{kept}/client.toml");
+    let output = run(&["upload", "--task", &client, "--csv", text(&csv), "--column", "bin", "-o", "json"]);
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "a bin of four is not there: {summary}");
+    assert_eq!((&summary["accepted"], &summary["rejected"]["invalidMeasurement"]), (&375.into(), &125.into()));
+    let collected = stdout(&["collect", "--task", &format!("{kept}/collector.toml"), "-o", "csv"]);
+    assert_eq!(collected, "index,value\n0,125\n1,125\n2,125\n");
 }
 
 #[test]

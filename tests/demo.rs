@@ -28,7 +28,7 @@ fn rows(count: usize) -> Vec<Vec<u64>> {
 }
 
 #[test]
-fn every_question_gets_the_right_answer_in_both_batch_modes() {
+fn every_question_gets_the_right_answer_in_both_batch_modes_and_revisions() {
     let rows = rows(300);
     let column = |index: usize| rows.iter().map(move |row| row[index]);
     let expected = [
@@ -39,14 +39,17 @@ fn every_question_gets_the_right_answer_in_both_batch_modes() {
         ("multihot", column(3).sum()),
     ];
     for (vdaf, number) in expected {
-        for query in ["time-interval", "fixed-size"] {
-            let output = demo(&["--rows", "300", "--vdaf", vdaf, "--query", query]);
+        for (dap, query) in
+            [("09", "time-interval"), ("09", "fixed-size"), ("18", "time-interval"), ("18", "leader-selected")]
+        {
+            let output = demo(&["--rows", "300", "--vdaf", vdaf, "--query", query, "--dap", dap]);
             let text = text(&output);
-            assert!(output.status.success(), "{vdaf} {query}: {text}");
-            assert!(text.contains("Exactly right"), "{vdaf} {query}: {text}");
+            assert!(output.status.success(), "{vdaf} {query} {dap}: {text}");
+            assert!(text.contains("Exactly right"), "{vdaf} {query} {dap}: {text}");
+            assert!(text.contains(&format!("/dap-{dap}/")), "{vdaf} {query} {dap}: {text}");
             let shown: String = text.chars().filter(|c| *c != ',').collect();
             let is_shown = shown.split_whitespace().any(|word| word == number.to_string());
-            assert!(is_shown, "{vdaf} {query}: {number} is not in {text}");
+            assert!(is_shown, "{vdaf} {query} {dap}: {number} is not in {text}");
         }
     }
 }
@@ -71,7 +74,9 @@ fn walk(dir: &Path) -> Vec<String> {
 
 #[test]
 fn a_broken_helper_is_noticed() {
-    let output = demo(&["--rows", "120", "--sabotage", "helper"]);
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    assert!(text(&output).contains("vdaf_prep_error"), "{}", text(&output));
+    for dap in ["09", "18"] {
+        let output = demo(&["--rows", "120", "--sabotage", "helper", "--dap", dap]);
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+        assert!(text(&output).contains("vdaf_prep_error"), "{}", text(&output));
+    }
 }

@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand};
         Clients split each measurement in two and send one sealed half to each of two aggregators, a leader and a \
         helper. Neither can read a measurement. Together they compute the sum (or a count, histogram, ...) over all \
         clients, and only the collector can open it. This is DAP, the Distributed Aggregation Protocol \
-        (draft-ietf-ppm-dap-09); dapbox can be any of its parties.",
+        in its revisions 09 and 18 (draft-ietf-ppm-dap); dapbox can be any of its parties.",
     after_help = "Start here:\n  \
         dapbox demo              see the whole protocol run on this machine\n  \
         dapbox pair              keep a leader and a helper running to try things\n\n\

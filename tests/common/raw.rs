@@ -88,3 +88,13 @@ pub async fn status(stream: &mut TcpStream) -> Option<u16> {
     }
     Some(String::from_utf8_lossy(&answer[9..12]).parse().unwrap())
 }
+
+/// The whole answer on a connection that ends with it: its status, its head, and its body, undone from chunks by nobody.
+pub async fn answer(stream: &mut TcpStream) -> (u16, String, Vec<u8>) {
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap();
+    let body = answer.split_off(end + 4);
+    let head = String::from_utf8(answer).unwrap().to_ascii_lowercase();
+    (head[9..12].parse().unwrap(), head, body)
+}
