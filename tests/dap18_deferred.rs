@@ -136,7 +136,7 @@ async fn jobs_that_wait_are_answered_after_a_restart() {
         assert!(resps.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))), "{resps:?}");
         assert!(resps.iter().map(|resp| resp.report_id).eq(request.inits.iter().map(|init| init.share.metadata.id)));
         let again = parties.ask_job(request).await;
-        assert_eq!((again.place(), again.answer.body), (place.trim_end_matches("?step=0"), answer.body));
+        assert_eq!((again.place(), &again.answer.body), (place.trim_end_matches("?step=0"), &answer.body));
     }
     assert_eq!(pair.helper.counter(&parties.id(), "aggregate_success").await, (JOBS * REPORTS) as u64);
     pair.stop().await;
