@@ -12,6 +12,7 @@ use common::{
 use dapbox::{
     client::Client,
     collector::{CollectError, Collector, CollectorTask},
+    config::Config,
     model::{
         BatchMode, Duration, FixedSizeQuery, Interval, Max, PartialBatch, Query, Revision, Task, TaskParameters, Time,
         VdafConfig,
@@ -61,7 +62,9 @@ async fn misunderstood(nodes: [&Node; 2], difference: fn(&mut TaskParameters)) -
 /// Shares are bound to all of a task's parameters (section 4.2): who understands one differently opens none of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn parties_that_differ_about_the_task_open_nothing() {
-    let (mut leader, mut helper) = (Node::start().await, Node::start().await);
+    // No report waits for others.
+    let eager = |config: &mut Config| config.leader.min_job_size = 1;
+    let (mut leader, mut helper) = (Node::start_with(eager).await, Node::start().await);
     for (name, difference) in DIFFERENCES {
         let parties = misunderstood([&leader, &helper], difference).await;
         let client = parties.client();
