@@ -9,7 +9,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use dapbox::{
     model::{
         AggregationJobId, BatchMode, Bucket, Duration, HpkeCiphertext, HpkeConfig, Party, Report, ReportId,
-        ReportMetadata, Revision, Secret, Task, TaskId, Time, TokenHash, VdafConfig,
+        ReportMetadata, Revision, Secret, Task, TaskId, TaskParameters, Time, TokenHash, VdafConfig,
     },
     store::{HelperJobRecord, Options, Store},
 };
@@ -21,17 +21,22 @@ const REPORTS_PER_JOB: usize = 300;
 
 fn task() -> Task {
     Task {
-        id: TASK,
-        revision: Revision::Dap09,
-        leader_url: "https://leader.example/".into(),
-        helper_url: "https://helper.example/".into(),
-        batch_mode: BatchMode::TimeInterval,
-        vdaf: VdafConfig::Prio3Count,
+        public: TaskParameters {
+            id: TASK,
+            revision: Revision::Dap09,
+            info: String::new(),
+            leader_url: "https://leader.example/".into(),
+            helper_url: "https://helper.example/".into(),
+            batch_mode: BatchMode::TimeInterval,
+            vdaf: VdafConfig::Prio3Count,
+            min_batch_size: 10,
+            time_precision: Duration(3600),
+            task_expiration: None,
+            task_interval: None,
+        },
         verify_key: Secret::new(vec![1; 16]),
-        min_batch_size: 10,
+        verify_key_id: 0,
         max_batch_query_count: 1,
-        time_precision: Duration(3600),
-        task_expiration: None,
         report_expiry_age: None,
         collector_hpke_config: HpkeConfig { id: 1, kem_id: 0x20, kdf_id: 1, aead_id: 1, public_key: vec![5; 32] },
         party: Party::Helper { leader_token: TokenHash::of(b"token") },
@@ -122,6 +127,7 @@ fn report() -> Report {
     };
     Report {
         metadata: ReportMetadata { id: ReportId::random(), time: Time(1_700_000_000) },
+        extensions: Vec::new(),
         public_share: Bytes::from(vec![3; 32]),
         leader_share: sealed(1, 1000),
         helper_share: sealed(2, 100),

@@ -23,7 +23,7 @@ pub use new::{default_info, parameters};
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     /// Make a task: four files, one for each party.
-    New(new::Args),
+    New(Box<new::Args>),
     /// Add a task to this aggregator, running or not.
     Add(AddArgs),
     /// List this aggregator's tasks.
@@ -94,7 +94,7 @@ pub struct RemoveArgs {
 /// Runs `dapbox task`.
 pub async fn run(command: Command) -> Outcome {
     match command {
-        Command::New(args) => new::run(args),
+        Command::New(args) => new::run(*args),
         Command::Add(args) => add(args).await,
         Command::List(args) => list(args).await,
         Command::Show(args) => show(args).await,

@@ -126,7 +126,8 @@ async fn a_task_of_the_first_version_is_read() {
     ciborium::into_writer(&Value::Map(then), &mut row).unwrap();
     tamper(dir.path(), table::TASKS.key(&task_id(1)), row);
     let store = open(dir.path());
-    store.read(|view| Ok(assert_eq!(*view.task(&task_id(1)).unwrap().task, task(1)))).unwrap();
+    let found = store.read(|view| Ok(view.task(&task_id(1)).unwrap().task.clone())).unwrap();
+    assert_eq!(*found, task(1));
     store.close().await;
 }
 
