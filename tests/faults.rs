@@ -7,7 +7,7 @@ use std::time::Duration as Span;
 
 use bytes::Bytes;
 use common::{
-    Node, PATIENCE, Pair, Parties,
+    Node, PATIENCE, Pair, Parties, batches_of,
     calls::{assert_refused, assert_taken, assert_upload_refused},
     forge::Forge,
     relay::{Act, Asked, MEASUREMENTS, Relay, Told, assert_whole, modes, pair_through_relay, query, upload_all},
@@ -367,5 +367,32 @@ async fn a_task_that_the_helper_learns_later_goes_on(#[values(Revision::Dap09, R
     helper.add(&parties.helper).await;
     assert_eq!(parties.outcome(&job).await.status, 200);
     assert_whole("later", parties.collector().collect(parties.query_now(), Some(PATIENCE), |_| {}).await);
+    Pair { leader, helper, parties }.stop().await;
+}
+
+/// A report may be too early by the helper's clock alone: it waits and is tried again, in a job whose request may be the
+/// same to the byte (DAP-09 section 4.5.1.1, DAP-18 sections 3.2 and 4.5.3.1).
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_is_early_for_the_helper_is_tried_again(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let impatient = |config: &mut Config| (config.leader.min_job_size, config.leader.retry_max) = (1, Seconds::new(1));
+    let leader = Node::start_with(impatient).await;
+    let helper = Node::start_with(|config| config.limits.clock_skew = Seconds::new(0)).await;
+    let (mode, urls) = (BatchMode::TimeInterval, (leader.url(revision), helper.url(revision)));
+    let parties = Parties::new(revision, VdafConfig::Prio3Count, mode, urls.0, urls.1)
+        .with(|task| (task.public.min_batch_size, task.public.time_precision) = (1, Duration(1)));
+    leader.add(&parties.leader).await;
+    helper.add(&parties.helper).await;
+
+    let soon = Time::now().saturating_add(Duration(4));
+    let report = Forge::new(&parties).await.report(&Measurement::Flag(true), soon);
+    assert_taken(&parties.upload(&report).await);
+    helper.until(&parties.id(), |status| status.counters.contains_key("report_too_early")).await;
+    let status = helper.until(&parties.id(), |status| status.counters.contains_key("aggregate_success")).await;
+    assert!(Time::now() >= soon, "{status:?}");
+    let moment = Interval::new(soon, Duration(1)).unwrap();
+    assert_eq!(parties.outcome_of(Query::TimeInterval(moment)).await.status, 200);
     Pair { leader, helper, parties }.stop().await;
 }
