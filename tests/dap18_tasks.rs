@@ -23,8 +23,10 @@ use dapbox::{
 
 const DAP18: Revision = Revision::Dap18;
 
+type Difference = fn(&mut TaskParameters);
+
 /// Ways in which somebody may understand a task differently.
-const DIFFERENCES: [(&str, fn(&mut TaskParameters)); 7] = [
+const DIFFERENCES: [(&str, Difference); 7] = [
     ("info", |task| task.info.push('!')),
     ("leader's URL", |task| task.leader_url = task.leader_url.trim_end_matches('/').to_owned()),
     ("helper's URL", |task| task.helper_url = task.helper_url.trim_end_matches('/').to_owned()),
@@ -50,7 +52,7 @@ fn sum() -> VdafConfig {
 }
 
 /// A new task between two nodes, of which the helper understands its own.
-async fn misunderstood(nodes: [&Node; 2], difference: fn(&mut TaskParameters)) -> Parties {
+async fn misunderstood(nodes: [&Node; 2], difference: Difference) -> Parties {
     let (leader_url, helper_url) = (nodes[0].url(DAP18), nodes[1].url(DAP18));
     let mut parties = Parties::new(DAP18, sum(), BatchMode::TimeInterval, leader_url, helper_url);
     difference(&mut parties.helper.public);
