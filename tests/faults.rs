@@ -7,7 +7,7 @@ use std::time::Duration as Span;
 
 use bytes::Bytes;
 use common::{
-    Node, PATIENCE, Pair, Parties, batches_of,
+    Node, PATIENCE, Pair, Parties,
     calls::{assert_refused, assert_taken, assert_upload_refused},
     forge::Forge,
     relay::{Act, Asked, MEASUREMENTS, Relay, Told, assert_whole, modes, pair_through_relay, query, upload_all},
