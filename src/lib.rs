@@ -89,9 +89,16 @@
 //!   request before it says so.
 //! - **A leader-selected batch is given out until its collection job is deleted.** The collector keeps the result first
 //!   and deletes then; a result that was lost on the way is not lost for good.
+//! - **A job that is to be tried again is deleted at the helper first.** Reports that were too early for the helper's clock
+//!   may make a later job that is the same to the byte, and whoever names jobs by their content would answer it as before.
+//! - **An upload that is malformed at its end is stored up to there.** It is stored as it comes in, and uploads are
+//!   idempotent: the client sends all of it again.
+//! - **Extensions that we do not know refuse an upload as a whole**, after its other reports were stored: the protocol has
+//!   no way to tell a client about the extensions of one report.
 //! - **A task's public parameters are one noun**, [`model::TaskParameters`], which client, collector and aggregators
 //!   share: DAP-18 binds every sealed share to all of them.
-//! - **A maximum is a number, not a number of bits**: the older VDAF takes only those of whole bits and says so.
+//! - **A maximum is a number, not a number of bits**: the older VDAF takes only those of whole bits and says so. In VDAF-18
+//!   sums are in a field of 64 bits: maxima stay below 2^32 there, so that no sum of a realistic batch wraps around.
 //! - **No aggregation parameter, no query count**: Prio3 has one parameter, the empty one. Another is refused, so a batch
 //!   cannot be queried more often than once, and `max_batch_query_count` only has to be at least one.
 
