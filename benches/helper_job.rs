@@ -67,7 +67,8 @@ impl Bench {
         let public = TaskParameters {
             id: TaskId::random(),
             revision,
-            info: String::new(),
+            // A text that tells the task from others, where the protocol has one.
+            info: if wire.has_info() { "bench".to_owned() } else { String::new() },
             leader_url: url.clone(),
             helper_url: url,
             batch_mode: BatchMode::TimeInterval,
@@ -77,11 +78,9 @@ impl Bench {
             task_expiration: None,
             task_interval: None,
         };
-        // A text that tells the task from others, where the protocol has one.
-        let info = if wire.check_task(&public).is_ok() { String::new() } else { "bench".to_owned() };
         let task = Task {
             verify_key: Secret::random(vdaf::preparer(revision, &public.vdaf).unwrap().verify_key_length()),
-            public: TaskParameters { info, ..public },
+            public,
             verify_key_id: 0,
             max_batch_query_count: 1,
             report_expiry_age: None,
