@@ -35,6 +35,7 @@ async fn bad_requests_are_told_what_is_wrong_and_nothing_is_lost(
     wrong_methods(parties).await;
     wrong_media_types_and_bodies(parties).await;
     wrong_tokens(parties).await;
+    wrong_tokens_without_a_body(parties).await;
     unknown_tasks(parties).await;
     browsers(parties).await;
     // Where an upload may have several reports, those before the error are taken.
@@ -138,6 +139,23 @@ async fn wrong_tokens(parties: &Parties) {
             place.send(&place.url, &headers, vec![0]).await.assert_problem(400, "invalidMessage");
         }
     }
+}
+
+/// Polls and deletions want a token too.
+async fn wrong_tokens_without_a_body(parties: &Parties) {
+    let mut places = places(parties, parties.id());
+    places.extend(places_without_body(parties, parties.id()));
+    let mut tried = 0;
+    for place in places.iter().filter(|place| place.token.is_some()) {
+        for method in ["GET", "DELETE"].into_iter().filter(|method| place.allow.contains(method)) {
+            for headers in [vec![], vec![("authorization", "Bearer wrong")]] {
+                let said = ask(method, &place.url, &headers, Vec::new()).await;
+                assert_eq!(said.refused(parties, ProblemType::UnauthorizedRequest)["taskid"], parties.id().to_string());
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried >= 6, "only {tried} requests");
 }
 
 async fn unknown_tasks(parties: &Parties) {

@@ -99,6 +99,15 @@ async fn a_job_names_the_verification_key() {
         let request = JobInit { verify_key_id: Some(id), ..right.clone() };
         assert_refused(&parties.ask_job(&request).await.answer, parties, ProblemType::InvalidMessage);
     }
+    // Our leader and our helper agree on another number, too.
+    let eager = |config: &mut dapbox::config::Config| config.leader.min_job_size = 1;
+    let seven = |task: &mut Task| task.verify_key_id = 7;
+    let mode = BatchMode::TimeInterval;
+    let other = Pair::start_with(Revision::Dap18, VdafConfig::Prio3Count, mode, eager, seven).await;
+    other.parties.client().upload(yes(), None).await.unwrap();
+    other.leader.until(&other.parties.id(), |status| status.counters.get("aggregate_success") == Some(&1)).await;
+    other.stop().await;
+
     let parameter = JobInit { aggregation_parameter: Bytes::from_static(b"p"), ..right.clone() };
     let answer = parties.ask_job(&parameter).await.answer;
     assert_refused(&answer, parties, ProblemType::InvalidAggregationParameter);
