@@ -27,6 +27,7 @@ const ROUTES: Routes = Routes {
     // These media types have no parameters.
     is_type: |found, wanted| found == wanted,
     tell,
+    continuation: (media::AGGREGATION_JOB_CONTINUE_REQ, decode_job_continue),
 };
 
 /// Answers a request whose path below the revision's prefix is `path`.
@@ -64,11 +65,11 @@ async fn answer(app: &Arc<App>, resource: Resource, request: Request) -> Result<
         (Resource::HpkeConfig, _) => hpke_config(app, &request),
         (Resource::Reports(task), _) => upload(app, task, request).await,
         (Resource::AggregationJob(task, job), "PUT") => init_job(app, task, job, request).await,
-        (Resource::AggregationJob(task, job), "POST") => continue_job(app, task, job, request).await,
-        (Resource::AggregationJob(task, job), _) => delete_job(app, task, job, request).await,
+        (Resource::AggregationJob(task, job), "POST") => ROUTES.continue_job(app, task, job, request).await,
+        (Resource::AggregationJob(task, job), _) => ROUTES.delete_job(app, task, job, request).await,
         (Resource::CollectionJob(task, job), "PUT") => create_collection(app, task, job, request).await,
         (Resource::CollectionJob(task, job), "POST") => poll_collection(app, task, job, request).await,
-        (Resource::CollectionJob(task, job), _) => delete_collection(app, task, job, request).await,
+        (Resource::CollectionJob(task, job), _) => ROUTES.delete_collection(app, task, job, request).await,
         (Resource::AggregateShares(task), _) => aggregate_share(app, task, request).await,
     }
 }
@@ -126,24 +127,6 @@ async fn init_job(app: &Arc<App>, task: TaskId, job: AggregationJobId, request: 
     }
 }
 
-async fn continue_job(
-    app: &Arc<App>,
-    task: TaskId,
-    job: AggregationJobId,
-    request: Request,
-) -> Result<Response, Error> {
-    let context = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
-    let limit = app.config.limits.max_job_bytes;
-    let body = ROUTES.body(app, request, media::AGGREGATION_JOB_CONTINUE_REQ, limit).await?;
-    let step = decode_job_continue(&body, app.config.limits.max_job_reports).map_err(Error::from)?.step;
-    Err(routes::continuation(app, &context, job, step))
-}
-
-async fn delete_job(app: &App, task: TaskId, job: AggregationJobId, request: Request) -> Result<Response, Error> {
-    let context = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
-    routes::deleted(jobs::delete(app, &context, job).await?, routes::no_aggregation_job(job))
-}
-
 async fn create_collection(
     app: &Arc<App>,
     task: TaskId,
@@ -167,11 +150,6 @@ async fn poll_collection(app: &App, task: TaskId, job: CollectionJobId, request:
         Some(CollectionState::Failed { kind, detail }) => Err(routes::failed_collection(job, &kind, detail)),
         Some(CollectionState::Deleted) => Ok(empty(StatusCode::NO_CONTENT)),
     }
-}
-
-async fn delete_collection(app: &App, task: TaskId, job: CollectionJobId, request: Request) -> Result<Response, Error> {
-    let context = ROUTES.authorized(app, task, Role::Leader, &request.headers)?;
-    routes::deleted(flow::delete_collection(app, &context, job).await?, routes::no_collection(job))
 }
 
 async fn aggregate_share(app: &App, task: TaskId, request: Request) -> Result<Response, Error> {

@@ -25,7 +25,12 @@ use crate::{
     },
 };
 
-const ROUTES: Routes = Routes { revision: Revision::Dap18, is_type: matches, tell };
+const ROUTES: Routes = Routes {
+    revision: Revision::Dap18,
+    is_type: matches,
+    tell,
+    continuation: (media::AGGREGATION_JOB_CONTINUE_REQ, decode_job_continue),
+};
 
 /// Answers a request whose path below the revision's prefix is `path`.
 pub async fn handle(app: &Arc<App>, path: &str, request: Request) -> Response {
@@ -81,11 +86,11 @@ async fn answer(app: &Arc<App>, resource: Resource, request: Request) -> Result<
         (Resource::Reports(task), _) => upload(app, task, request).await,
         (Resource::AggregationJobs(task), _) => create_job(app, task, request).await,
         (Resource::AggregationJob(task, job), "GET") => poll_job(app, task, job, request),
-        (Resource::AggregationJob(task, job), "POST") => continue_job(app, task, job, request).await,
-        (Resource::AggregationJob(task, job), _) => delete_job(app, task, job, request).await,
+        (Resource::AggregationJob(task, job), "POST") => ROUTES.continue_job(app, task, job, request).await,
+        (Resource::AggregationJob(task, job), _) => ROUTES.delete_job(app, task, job, request).await,
         (Resource::CollectionJobs(task), _) => create_collection(app, task, request).await,
         (Resource::CollectionJob(task, job), "GET") => poll_collection(app, task, job, request).await,
-        (Resource::CollectionJob(task, job), _) => delete_collection(app, task, job, request).await,
+        (Resource::CollectionJob(task, job), _) => ROUTES.delete_collection(app, task, job, request).await,
         (Resource::AggregateShares(task), _) => create_share(app, task, request).await,
         (Resource::AggregateShare(task, share), "GET") => get_share(app, task, share, request),
         (Resource::AggregateShare(task, share), _) => delete_share(app, task, share, request).await,
@@ -155,24 +160,6 @@ fn poll_job(app: &App, task: TaskId, job: AggregationJobId, request: Request) ->
     }
 }
 
-async fn continue_job(
-    app: &Arc<App>,
-    task: TaskId,
-    job: AggregationJobId,
-    request: Request,
-) -> Result<Response, Error> {
-    let context = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
-    let limit = app.config.limits.max_job_bytes;
-    let body = ROUTES.body(app, request, media::AGGREGATION_JOB_CONTINUE_REQ, limit).await?;
-    let step = decode_job_continue(&body, app.config.limits.max_job_reports).map_err(Error::from)?.step;
-    Err(routes::continuation(app, &context, job, step))
-}
-
-async fn delete_job(app: &App, task: TaskId, job: AggregationJobId, request: Request) -> Result<Response, Error> {
-    let context = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
-    routes::deleted(jobs::delete(app, &context, job).await?, routes::no_aggregation_job(job))
-}
-
 async fn create_collection(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {
     let context = ROUTES.authorized(app, task, Role::Leader, &request.headers)?;
     let limit = app.config.limits.max_message_bytes;
@@ -202,11 +189,6 @@ fn collection(app: &App, job: CollectionJobId, state: Option<CollectionState>) -
             Err(problem.with_collection_job(job).into())
         }
     }
-}
-
-async fn delete_collection(app: &App, task: TaskId, job: CollectionJobId, request: Request) -> Result<Response, Error> {
-    let context = ROUTES.authorized(app, task, Role::Leader, &request.headers)?;
-    routes::deleted(flow::delete_collection(app, &context, job).await?, routes::no_collection(job))
 }
 
 async fn create_share(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {

@@ -164,7 +164,9 @@ async fn answer(
     verdicts: Vec<Option<ReportError>>,
     permit: Permit,
 ) -> Result<Bytes, Error> {
-    let answered = prepare(app, context, request, init, verdicts, permit).await;
+    let candidates: Vec<_> =
+        init.inits.into_iter().zip(verdicts).map(|(init, refused)| helper::Candidate { init, refused }).collect();
+    let answered = prepare(app, context, request, candidates, permit).await;
     if answered.is_err() {
         let release = move |tx: &mut Tx<'_>| {
             helper::release(tx, &request.task, request.job);
@@ -179,12 +181,9 @@ async fn prepare(
     app: &Arc<App>,
     context: &Arc<TaskContext>,
     request: Request,
-    init: JobInit,
-    verdicts: Vec<Option<ReportError>>,
+    candidates: Vec<helper::Candidate>,
     permit: Permit,
 ) -> Result<Bytes, Error> {
-    let candidates: Vec<_> =
-        init.inits.into_iter().zip(verdicts).map(|(init, refused)| helper::Candidate { init, refused }).collect();
     let (shared, keys) = (context.clone(), app.keys.clone());
     let prepare = move |part| helper::prepare(&shared, &keys, request.batch, part);
     let mut prepared = helper::Prepared::default();

@@ -7,7 +7,7 @@ use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{
     app::App,
-    auth,
+    auth, flow,
     http::{Request, Response, content, empty, failure},
     jobs,
 };
@@ -15,7 +15,7 @@ use crate::{
     aggregator::{Error, TaskContext, helper::JobState},
     config::Seconds,
     model::{AggregationJobId, CollectionJobId, Party, Revision, Role, TaskId, TokenHash},
-    wire::{self, Problem, ProblemType},
+    wire::{self, JobContinue, Malformed, Problem, ProblemType},
 };
 
 /// What a request's path names, as far as all revisions see it alike.
@@ -38,7 +38,12 @@ pub struct Routes {
     pub is_type: fn(found: &str, wanted: &str) -> bool,
     /// Says a problem in the revision's words.
     pub tell: fn(Problem) -> Problem,
+    /// The media type of a request to continue an aggregation job, and how it is read.
+    pub continuation: (&'static str, DecodeContinue),
 }
+
+/// Reads a request to continue an aggregation job of at most so many reports.
+type DecodeContinue = fn(&Bytes, usize) -> Result<JobContinue, Malformed>;
 
 impl Routes {
     /// Answers a request with `answer`, once it is clear that its resource has such a method.
@@ -140,6 +145,57 @@ impl Routes {
     }
 }
 
+/// What is the same to the letter in all revisions.
+impl Routes {
+    /// Refuses to continue an aggregation job: our VDAFs are done after one round, so there is no right continuation
+    /// (DAP-09 section 4.5.2.2, DAP-18 section 4.5.4.2).
+    pub async fn continue_job(
+        &self,
+        app: &App,
+        task: TaskId,
+        job: AggregationJobId,
+        request: Request,
+    ) -> Result<Response, Error> {
+        let context = self.authorized(app, task, Role::Helper, &request.headers)?;
+        let (limits, (media_type, decode)) = (&app.config.limits, self.continuation);
+        let body = self.body(app, request, media_type, limits.max_job_bytes).await?;
+        let step = decode(&body, limits.max_job_reports)?.step;
+        let refuse = |kind, detail: &str| Err(Problem::new(kind).with_detail(detail).with_aggregation_job(job).into());
+        match jobs::state(app, &context, job)? {
+            None | Some(JobState::Deleted) => Err(no_aggregation_job(job)),
+            Some(_) if step == 0 => refuse(ProblemType::InvalidMessage, "a continuation cannot be step 0"),
+            Some(_) => refuse(
+                ProblemType::StepMismatch,
+                "the task's VDAF has one round: the job was finished by its first answer",
+            ),
+        }
+    }
+
+    /// Deletes an aggregation job (DAP-09 section 4.5.2.2, DAP-18 section 4.5.5).
+    pub async fn delete_job(
+        &self,
+        app: &App,
+        task: TaskId,
+        job: AggregationJobId,
+        request: Request,
+    ) -> Result<Response, Error> {
+        let context = self.authorized(app, task, Role::Helper, &request.headers)?;
+        deleted(jobs::delete(app, &context, job).await?, no_aggregation_job(job))
+    }
+
+    /// Deletes a collection job (DAP-09 section 4.6.1, DAP-18 section 4.6.3).
+    pub async fn delete_collection(
+        &self,
+        app: &App,
+        task: TaskId,
+        job: CollectionJobId,
+        request: Request,
+    ) -> Result<Response, Error> {
+        let context = self.authorized(app, task, Role::Leader, &request.headers)?;
+        deleted(flow::delete_collection(app, &context, job).await?, no_collection(job))
+    }
+}
+
 /// Answers a request unless too many others are being answered.
 async fn in_turn(
     app: &App,
@@ -176,20 +232,6 @@ pub fn not_ready(status: StatusCode, retry_after: Seconds) -> Response {
     // A fraction of a second is no Retry-After.
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
     response
-}
-
-/// Refuses to continue an aggregation job: our VDAFs are done after one round, so there is no right continuation
-/// (DAP-09 section 4.5.2.2, DAP-18 section 4.5.4.2).
-pub fn continuation(app: &App, context: &TaskContext, job: AggregationJobId, step: u16) -> Error {
-    let refuse = |kind, detail: &str| Problem::new(kind).with_detail(detail).with_aggregation_job(job).into();
-    match jobs::state(app, context, job) {
-        Err(error) => error,
-        Ok(None | Some(JobState::Deleted)) => no_aggregation_job(job),
-        Ok(Some(_)) if step == 0 => refuse(ProblemType::InvalidMessage, "a continuation cannot be step 0"),
-        Ok(Some(_)) => {
-            refuse(ProblemType::StepMismatch, "the task's VDAF has one round: the job was finished by its first answer")
-        }
-    }
 }
 
 /// There is no such aggregation job.

@@ -19,6 +19,7 @@ use crate::model::{
 };
 pub use codec::Malformed;
 pub use problem::{Problem, ProblemType};
+pub use shared::JobContinue;
 
 /// A request to a peer: everything but its address, credentials and body.
 #[derive(Clone, Debug, PartialEq, Eq)]
