@@ -15,7 +15,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::hpke::{self, Suite};
+use crate::{
+    hpke::{self, Suite},
+    model::Secret,
+};
 pub use load::{ConfigError, Overrides, UnknownKey};
 
 /// Everything that an operator can decide. Durations are written like `60s`, `500ms`, `5m`, `1h` or `1d`.
@@ -34,6 +37,8 @@ pub struct Config {
     pub helper: Helper,
     /// The keys that reports are sealed to.
     pub hpke: Hpke,
+    /// What secrets in the data directory are encrypted under.
+    pub secrets: Secrets,
     /// What is logged.
     pub log: Log,
 }
@@ -186,6 +191,16 @@ impl Hpke {
     }
 }
 
+/// Where the key is that secrets in the data directory (private keys, verification keys, tokens) are encrypted under.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Secrets {
+    /// The file that holds it, made at the first start; if empty, `secrets.key` in the data directory.
+    pub key_file: PathBuf,
+    /// The key itself, 32 bytes as unpadded base64url, in place of a file: meant for the environment.
+    pub key: Secret,
+}
+
 /// What is logged, always to standard error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -248,6 +263,7 @@ impl Default for Config {
             leader: Leader::default(),
             helper: Helper::default(),
             hpke: Hpke::default(),
+            secrets: Secrets::default(),
             log: Log::default(),
         }
     }
@@ -300,6 +316,12 @@ impl Default for Helper {
 impl Default for Hpke {
     fn default() -> Self {
         Self { kem: Kem::X25519, kdf: Kdf::HkdfSha256, aead: Aead::Aes128Gcm, cache_max_age: Seconds::new(86_400) }
+    }
+}
+
+impl Default for Secrets {
+    fn default() -> Self {
+        Self { key_file: PathBuf::new(), key: Secret::new(Vec::new()) }
     }
 }
 

@@ -41,11 +41,11 @@ use tokio::{
 use self::{app::App, http::Request};
 use crate::{
     aggregator::{KeyRing, keys},
-    config::Config,
+    config::{self, Config},
     model::{Fault, Revision, Time},
     peer::{Peer, PeerOptions},
     pool::Pool,
-    store::{self, OpenError, Store},
+    store::{self, KeySource, OpenError, Store},
     wire::{self, Problem},
 };
 
@@ -159,7 +159,18 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
 /// What the configuration says about the store.
 pub fn store_options(config: &Config) -> store::Options {
     let limits = &config.limits;
-    store::Options { cache_bytes: limits.store_cache_bytes, queue: limits.store_queue, ..store::Options::default() }
+    let (cache_bytes, queue) = (limits.store_cache_bytes, limits.store_queue);
+    store::Options { cache_bytes, queue, key: key_source(&config.secrets), ..store::Options::default() }
+}
+
+fn key_source(secrets: &config::Secrets) -> KeySource {
+    if !secrets.key.expose().is_empty() {
+        KeySource::Given(secrets.key.clone())
+    } else if secrets.key_file.as_os_str().is_empty() {
+        KeySource::InDirectory
+    } else {
+        KeySource::File(secrets.key_file.clone())
+    }
 }
 
 async fn prepare(config: Config, store: Store) -> Result<App, Fault> {

@@ -89,6 +89,11 @@ impl Engine {
         Ok(Self { db, file })
     }
 
+    /// Whether there is no row.
+    pub(super) fn is_empty(&self) -> Result<bool, EngineError> {
+        guarded(|| Ok(self.db.iter().next().transpose()?.is_none()))
+    }
+
     /// The value of a row.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         guarded(|| match self.db.get(key)? {

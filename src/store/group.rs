@@ -12,12 +12,12 @@ use super::{
     table::{self, Key},
     waiting::Fate,
 };
-use crate::model::{Bucket, Fault, Report, ReportId, TaskId, Time};
+use crate::model::{Bucket, Fault, Report, TaskId, Time};
 
 /// A pack is not added to once it has this many bytes.
 const PACK_BYTES: usize = 48 << 10;
-/// How many ids of aggregated reports are put into one row: 64,000 bytes.
-const IDS_PER_ROW: usize = 4_000;
+/// How many fingerprints are put into one row: 64,000 bytes.
+pub(super) const FINGERPRINTS_PER_ROW: usize = 8_000;
 
 /// The changes of a group. Rows are written as they come; what several writes of a group are likely to change
 /// again (counters, buckets) or to fill up together (packs, replay ids) is encoded once, at the end.
@@ -70,9 +70,9 @@ impl Group {
         self.holed.insert((*task, pack));
     }
 
-    /// The report was aggregated.
-    pub(super) fn remember(&mut self, task: &TaskId, id: &ReportId, time: Time) {
-        self.replay.entry((*task, replay::day(time))).or_default().extend_from_slice(id.as_bytes());
+    /// The report with this fingerprint was aggregated.
+    pub(super) fn remember(&mut self, task: &TaskId, fingerprint: u64, time: Time) {
+        self.replay.entry((*task, replay::day(time))).or_default().extend(fingerprint.to_be_bytes());
     }
 
     /// The day's reports need not be remembered any more.
@@ -147,7 +147,7 @@ impl Group {
     fn encode_replay(&mut self, state: &mut State) -> Result<(), Fault> {
         for ((id, day), ids) in &self.replay {
             let Some(task) = state.tasks.get_mut(id) else { continue };
-            for ids in ids.chunks(IDS_PER_ROW * 16) {
+            for ids in ids.chunks(FINGERPRINTS_PER_ROW * 8) {
                 let key = table::REPLAY.key(&(*id, *day, task.replay.next_row()));
                 self.rows.insert(key, Some(table::REPLAY.value(&ByteBuf::from(ids))?));
             }

@@ -38,6 +38,7 @@
 
 mod collected;
 mod engine;
+mod fingerprints;
 mod group;
 mod older;
 mod open;
@@ -47,6 +48,7 @@ mod rows;
 mod state;
 mod table;
 mod tx;
+mod vault;
 mod view;
 mod waiting;
 mod writer;
@@ -72,11 +74,12 @@ pub use records::{
 pub use replay::Replay;
 pub use state::TaskState;
 pub use tx::Tx;
+pub use vault::{KeyError, KeySource};
 pub use view::View;
 pub use waiting::{Entry, Pick, Picked, Waiting};
 
-/// How much a store may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How much a store may use, and where the key for its secrets is.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Memory for the database's page cache, in bytes.
     pub cache_bytes: u64,
@@ -84,11 +87,13 @@ pub struct Options {
     pub queue: usize,
     /// How many writes are committed at once, at most.
     pub group: usize,
+    /// Where the key that secrets are encrypted under comes from.
+    pub key: KeySource,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, queue: 1024, group: 64 }
+        Self { cache_bytes: 64 << 20, queue: 1024, group: 64, key: KeySource::default() }
     }
 }
 
@@ -113,7 +118,7 @@ struct Writer {
 impl Store {
     /// Opens the store in a directory, or creates it. Blocks while it reads everything.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
-        let (disk, state) = open::open(dir, options.cache_bytes)?;
+        let (disk, state) = open::open(dir, &options)?;
         let core = Arc::new(Core {
             state: RwLock::new(state),
             disk: RwLock::new(Some(disk)),

@@ -8,9 +8,11 @@ use std::{
 };
 
 use super::{
-    engine::{Engine, EngineError, Rows},
+    engine::{Engine, EngineError},
     state::{LoadError, State},
+    Options,
     table::RowError,
+    vault::{self, KeyError, Vault},
     writer::Disk,
 };
 
@@ -44,6 +46,9 @@ pub enum OpenError {
     /// The content does not make sense.
     #[error("the data directory is damaged ({0}); move it away and restore a backup")]
     Damaged(String),
+    /// There is no key for its secrets, or not the right one.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The file system refused.
     #[error("the data directory cannot be used ({0}); check its permissions, its owner and the free space")]
     Io(#[from] io::Error),
@@ -63,6 +68,7 @@ impl From<LoadError> for OpenError {
         match error {
             LoadError::Engine(error) => error.into(),
             LoadError::Row(RowError::Newer { found, .. }) => Self::Newer { found: found.into() },
+            LoadError::OtherKey => Self::Key(KeyError::Wrong),
             other => Self::Damaged(other.to_string()),
         }
     }
@@ -73,20 +79,20 @@ impl From<LoadError> for OpenError {
 /// The marker is written after the first row. So if it is whole and the row is missing, then the database has lost
 /// everything, which sled does not call an error; and if it is empty, the directory is new, or the power failed
 /// while it was.
-pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<(Disk, State), OpenError> {
+pub(super) fn open(dir: &Path, options: &Options) -> Result<(Disk, State), OpenError> {
     create_dir(dir)?;
     let (mut marker, is_new) = claim(dir)?;
-    let engine = Engine::open(&dir.join(TABLES), cache_bytes)?;
+    let vault = Vault::new(&options.key.load(dir, is_new)?)?;
+    let engine = Engine::open(&dir.join(TABLES), options.cache_bytes)?;
     if is_new {
-        let (key, value) = State::first_row().map_err(|fault| OpenError::Damaged(fault.to_string()))?;
-        if engine.get(&key)?.is_none() {
-            engine.commit(&Rows::from([(key, Some(value))]))?;
+        if engine.is_empty()? {
+            engine.commit(&State::first_rows(&vault).map_err(|fault| OpenError::Damaged(fault.to_string()))?)?;
         }
         marker.write_all(format!("{MARKER_TEXT}{LAYOUT}\n").as_bytes())?;
         marker.sync_all()?;
         File::open(dir)?.sync_all()?;
     }
-    let state = State::load(&engine)?;
+    let state = State::load(&engine, vault)?;
     Ok((Disk { engine, _lock: marker }, state))
 }
 
@@ -123,10 +129,12 @@ fn claim(dir: &Path) -> Result<(File, bool), OpenError> {
     }
 }
 
-/// Whether the directory is empty, but for what file systems put into theirs.
+/// Whether the directory is empty, but for what file systems put into theirs, and the key.
 fn is_vacant(dir: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(dir)? {
-        if entry?.file_name() != "lost+found" {
+        let name = entry?.file_name();
+        // An operator may have put the key there beforehand.
+        if name != "lost+found" && name != vault::KEY_FILE {
             return Ok(false);
         }
     }

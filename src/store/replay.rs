@@ -1,15 +1,11 @@
 //! Which reports were aggregated, so that none is aggregated twice.
 //!
-//! On disk there is one row per task, day and group commit that holds the ids packed. In memory there is a keyed
-//! 64-bit fingerprint of each id: an id that was never seen is taken for a known one with a probability of one in
-//! 2^64 per id of its day, and its report is then dropped. The key is drawn when the store is opened, so nobody can
-//! aim for that.
+//! What is kept of an id is a keyed 64-bit fingerprint: see `fingerprints.rs` for what that means. On disk there is one
+//! row per task, day and group commit that holds them packed; `compact.rs` joins those of a day.
 
-use std::{
-    collections::{BTreeMap, HashSet, hash_map::RandomState},
-    hash::{BuildHasher, BuildHasherDefault, Hasher},
-};
+use std::collections::BTreeMap;
 
+use super::fingerprints::{FingerprintKey, Fingerprints};
 use crate::model::{ReportId, Time};
 
 /// Reports are grouped by the day of their time: a fixed length, because the time precision of a task may be
@@ -22,18 +18,22 @@ pub(super) fn day(time: Time) -> u64 {
 }
 
 /// The ids of a task's aggregated reports.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Replay {
-    key: RandomState,
+    key: FingerprintKey,
     days: BTreeMap<u64, Fingerprints>,
     horizon: Option<Time>,
     next_row: u64,
 }
 
 impl Replay {
+    pub(super) fn new(key: FingerprintKey) -> Self {
+        Self { key, days: BTreeMap::new(), horizon: None, next_row: 0 }
+    }
+
     /// Whether the report was aggregated, as far as is remembered: see [`Self::horizon`].
     pub fn contains(&self, id: &ReportId, time: Time) -> bool {
-        self.days.get(&day(time)).is_some_and(|ids| ids.contains(&self.key.hash_one(id.as_bytes())))
+        self.days.get(&day(time)).is_some_and(|ids| ids.contains(self.key.fingerprint(id)))
     }
 
     /// Nothing is remembered of reports before this time: they must be refused, whatever the clock says.
@@ -42,23 +42,30 @@ impl Replay {
     }
 
     /// How many reports are remembered.
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.days.values().map(HashSet::len).sum()
+    pub fn len(&self) -> usize {
+        self.days.values().map(Fingerprints::len).sum()
     }
 
-    /// Remembers a report, unless its day is forgotten: all such are refused anyway. Says which it was.
-    pub(super) fn insert(&mut self, id: &ReportId, time: Time) -> bool {
-        let is_wanted = self.horizon.is_none_or(|horizon| day(time) >= day(horizon));
-        if is_wanted {
-            self.insert_in_day(day(time), id);
-        }
-        is_wanted
+    /// Whether no report is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
-    pub(super) fn insert_in_day(&mut self, day: u64, id: &ReportId) {
-        let fingerprint = self.key.hash_one(id.as_bytes());
-        self.days.entry(day).or_default().insert(fingerprint);
+    /// Remembers a report and returns its fingerprint, to be stored. `None` if it is known, or if its day is forgotten: all
+    /// such are refused anyway.
+    pub(super) fn insert(&mut self, id: &ReportId, time: Time) -> Option<u64> {
+        let (day, fingerprint) = (day(time), self.key.fingerprint(id));
+        let is_forgotten = self.horizon.is_some_and(|horizon| day < self::day(horizon));
+        let ids = if is_forgotten { None } else { Some(self.days.entry(day).or_default()) };
+        let ids = ids.filter(|ids| !ids.contains(fingerprint))?;
+        ids.insert_new(fingerprint);
+        Some(fingerprint)
+    }
+
+    /// Remembers what was stored.
+    pub(super) fn restore(&mut self, day: u64, fingerprints: impl Iterator<Item = u64>) {
+        let ids = self.days.entry(day).or_default();
+        fingerprints.for_each(|fingerprint| ids.insert_new(fingerprint));
     }
 
     /// Forgets all days that end before `horizon` and returns them. The horizon only rises.
@@ -79,30 +86,14 @@ impl Replay {
     }
 }
 
-type Fingerprints = HashSet<u64, BuildHasherDefault<AlreadyHashed>>;
-
-/// Fingerprints are hashes already.
-#[derive(Default)]
-struct AlreadyHashed(u64);
-
-impl Hasher for AlreadyHashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // Only `write_u64` is ever called by a set of `u64`; this keeps the hasher a function of its input.
-        bytes.iter().for_each(|&b| self.0 = self.0.rotate_left(8) ^ u64::from(b));
-    }
-
-    fn write_u64(&mut self, n: u64) {
-        self.0 = n;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Secret;
+
+    fn replay() -> Replay {
+        Replay::new(FingerprintKey::new(&Secret::new(vec![1; 16])).unwrap())
+    }
 
     fn id(n: u8) -> ReportId {
         ReportId::new([n; 16])
@@ -110,7 +101,7 @@ mod tests {
 
     #[test]
     fn an_id_is_known_for_the_whole_day_of_its_time() {
-        let mut replay = Replay::default();
+        let mut replay = replay();
         replay.insert(&id(1), Time(DAY));
         assert!(replay.contains(&id(1), Time(2 * DAY - 1)));
         assert!(!replay.contains(&id(1), Time(2 * DAY)));
@@ -121,7 +112,7 @@ mod tests {
 
     #[test]
     fn the_horizon_only_rises_and_takes_whole_days_with_it() {
-        let mut replay = Replay::default();
+        let mut replay = replay();
         for n in 0..4 {
             replay.insert(&id(n), Time(u64::from(n) * DAY));
         }
@@ -130,7 +121,8 @@ mod tests {
         assert_eq!(replay.forget_before(Time(DAY)), [0u64; 0]);
         assert_eq!(replay.horizon(), Some(Time(2 * DAY + 5)));
         assert_eq!(replay.len(), 2);
-        assert!(!replay.insert(&id(9), Time(2 * DAY - 1)) && replay.insert(&id(9), Time(2 * DAY)));
+        assert!(replay.insert(&id(9), Time(2 * DAY - 1)).is_none() && replay.insert(&id(9), Time(2 * DAY)).is_some());
+        assert!(replay.insert(&id(9), Time(2 * DAY)).is_none());
         assert_eq!(replay.len(), 3);
     }
 }

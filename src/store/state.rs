@@ -7,17 +7,23 @@ use std::{
 
 use super::{
     collected::Collected,
-    engine::{Engine, EngineError},
+    engine::{Engine, EngineError, Rows},
+    fingerprints::FingerprintKey,
     records::{BucketRecord, CollectionJobRecord, Counters, KeyRecord, LeaderJobRecord, Removed, ReportRef},
     replay::Replay,
-    table::{self, Key, RowError, Table},
+    table::{self, Key, RowError, Sealed, Table},
+    vault::Vault,
     waiting::Waiting,
 };
-use crate::model::{AggregationJobId, BatchId, Bucket, CollectionJobId, Fault, ReportId, Task, TaskId};
+use crate::model::{AggregationJobId, BatchId, Bucket, CollectionJobId, Fault, ReportId, Secret, Task, TaskId};
 
 /// Everything that decisions are made from.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct State {
+    /// Encrypts what is secret.
+    pub(super) vault: Vault,
+    /// The key of the fingerprints of aggregated reports.
+    pub(super) fingerprints: FingerprintKey,
     /// All tasks.
     pub(super) tasks: BTreeMap<TaskId, TaskState>,
     /// All HPKE keys, by configuration id.
@@ -60,10 +66,10 @@ pub struct TaskState {
 }
 
 impl TaskState {
-    pub(super) fn new(task: Task) -> Self {
+    pub(super) fn new(task: Task, fingerprints: FingerprintKey) -> Self {
         Self {
             counters: Counters::new(),
-            replay: Replay::default(),
+            replay: Replay::new(fingerprints),
             waiting: Waiting::new(task.public.time_precision),
             buckets: BTreeMap::new(),
             collected: Collected::default(),
@@ -86,31 +92,61 @@ pub(super) enum LoadError {
     Row(#[from] RowError),
     #[error("there are {0} of a task that does not exist")]
     Orphan(&'static str),
-    #[error("ids of aggregated reports are cut off")]
+    #[error("fingerprints of aggregated reports are cut off")]
     Ids,
     #[error("the database is empty, which it never was since it was made")]
     Empty,
+    #[error("its secrets are encrypted under another key")]
+    OtherKey,
 }
 
 impl State {
-    /// The row that is there from the first day.
-    pub(super) fn first_row() -> Result<(Vec<u8>, Vec<u8>), Fault> {
-        Ok((table::SEQUENCES.key(&table::NEXT_PACK), table::SEQUENCES.value(&0)?))
+    /// The rows that are there from the first day.
+    pub(super) fn first_rows(vault: &Vault) -> Result<Rows, Fault> {
+        let next_pack = (table::SEQUENCES.key(&table::NEXT_PACK), Some(table::SEQUENCES.value(&0)?));
+        Ok(Rows::from([next_pack, Self::fresh_fingerprint_key(vault)?]))
+    }
+
+    /// A row with a new key for fingerprints.
+    pub(super) fn fresh_fingerprint_key(vault: &Vault) -> Result<(Vec<u8>, Option<Vec<u8>>), Fault> {
+        let key = Secret::random(FingerprintKey::BYTES);
+        let value = table::SECRETS.value(vault, &table::FINGERPRINT_KEY, &key)?;
+        Ok((table::SECRETS.key(&table::FINGERPRINT_KEY), Some(value)))
+    }
+
+    /// The key of the fingerprints. It is read first: whether it decrypts tells whether the directory's secrets do.
+    pub(super) fn load_fingerprint_key(engine: &Engine, vault: &Vault) -> Result<FingerprintKey, LoadError> {
+        let row = table::SECRETS.key(&table::FINGERPRINT_KEY);
+        let sealed = engine.get(&row)?.ok_or(LoadError::Empty)?;
+        let key = match table::SECRETS.read(vault, &row, &sealed) {
+            Err(RowError::Damaged { .. }) => return Err(LoadError::OtherKey),
+            read => read?,
+        };
+        FingerprintKey::new(&key).ok_or(LoadError::OtherKey)
     }
 
     /// Reads everything.
-    pub(super) fn load(engine: &Engine) -> Result<Self, LoadError> {
+    pub(super) fn load(engine: &Engine, vault: Vault) -> Result<Self, LoadError> {
         let next_pack = engine.get(&table::SEQUENCES.key(&table::NEXT_PACK))?.ok_or(LoadError::Empty)?;
-        let mut state = Self { next_pack: table::SEQUENCES.read(&next_pack)?, ..Self::default() };
-        rows(engine, &table::TASKS, |id, task| {
-            state.tasks.insert(id, TaskState::new(task));
+        let fingerprints = Self::load_fingerprint_key(engine, &vault)?;
+        let mut state = Self {
+            fingerprints,
+            tasks: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            removed: BTreeMap::new(),
+            next_pack: table::SEQUENCES.read(&next_pack)?,
+            vault,
+        };
+        let (vault, fingerprints) = (state.vault.clone(), state.fingerprints.clone());
+        secret_rows(engine, &vault, &table::TASKS, |id, task| {
+            state.tasks.insert(id, TaskState::new(task, fingerprints.clone()));
             Ok(())
         })?;
         rows(engine, &table::REMOVED, |id, removed| {
             state.removed.insert(id, removed);
             Ok(())
         })?;
-        rows(engine, &table::KEYS, |id, key| {
+        secret_rows(engine, &vault, &table::KEYS, |id, key| {
             state.keys.insert(id, key);
             Ok(())
         })?;
@@ -125,8 +161,8 @@ impl State {
         rows(engine, &table::REPLAY, |(id, day, row), ids| {
             let replay = &mut self.owner(&id, &table::REPLAY)?.replay;
             replay.row_exists(row);
-            let (ids, []) = ids.as_chunks::<16>() else { return Err(LoadError::Ids) };
-            ids.iter().for_each(|id| replay.insert_in_day(day, &ReportId::new(*id)));
+            let (fingerprints, []) = ids.as_chunks() else { return Err(LoadError::Ids) };
+            replay.restore(day, fingerprints.iter().map(|bytes| u64::from_be_bytes(*bytes)));
             Ok(())
         })?;
         rows(engine, &table::HORIZONS, |id, horizon| {
@@ -207,4 +243,14 @@ fn rows<K: Key, V: serde::Serialize + serde::de::DeserializeOwned>(
     mut visit: impl FnMut(K, V) -> Result<(), LoadError>,
 ) -> Result<(), LoadError> {
     engine.scan(&[table.prefix], |key, value| visit(table.read_key(key)?, table.read(&value)?))
+}
+
+/// Visits all rows of a table whose values are encrypted.
+fn secret_rows<K: Key, V: serde::Serialize + serde::de::DeserializeOwned>(
+    engine: &Engine,
+    vault: &Vault,
+    table: &Sealed<K, V>,
+    mut visit: impl FnMut(K, V) -> Result<(), LoadError>,
+) -> Result<(), LoadError> {
+    engine.scan(&[table.0.prefix], |key, value| visit(table.0.read_key(key)?, table.read(vault, key, &value)?))
 }

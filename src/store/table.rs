@@ -8,9 +8,11 @@ use std::marker::PhantomData;
 use bytes::Bytes;
 use ciborium::Value;
 use serde::{Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
 
 use super::{
     older,
+    vault::Vault,
     records::{
         BucketRecord, CollectedBatch, CollectionJobRecord, Counters, HelperJobRecord, KeyRecord, LeaderJobRecord,
         PackRecord, Removed,
@@ -18,21 +20,21 @@ use super::{
 };
 use crate::model::{
     AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, Interval,
-    Task, TaskId, Time, ids::Id,
+    Secret, Task, TaskId, Time, ids::Id,
 };
 
 /// Numbers that only rise, by [`NEXT_PACK`].
 pub(super) const SEQUENCES: Table<u8, u64> = Table::new(1, "sequences", 1);
 /// Tasks.
-pub(super) const TASKS: Table<TaskId, Task> = Table::new(2, "tasks", 2).reading(older::task);
+pub(super) const TASKS: Sealed<TaskId, Task> = Sealed(Table::new(2, "tasks", 2).reading(older::task));
 /// Tombstones of tasks.
 pub(super) const REMOVED: Table<TaskId, Removed> = Table::new(3, "removed tasks", 1);
 /// HPKE keys, by configuration id.
-pub(super) const KEYS: Table<u8, KeyRecord> = Table::new(4, "keys", 1);
+pub(super) const KEYS: Sealed<u8, KeyRecord> = Sealed(Table::new(4, "keys", 1));
 /// What happened how often.
 pub(super) const COUNTERS: Table<TaskId, Counters> = Table::new(5, "counters", 1);
-/// Ids of aggregated reports, packed, by day and a sequence number.
-pub(super) const REPLAY: Table<(TaskId, u64, u64), serde_bytes::ByteBuf> = Table::new(6, "replay", 1);
+/// Fingerprints of the ids of aggregated reports, packed, by day and a sequence number. In version 1 they were the ids.
+pub(super) const REPLAY: Table<(TaskId, u64, u64), serde_bytes::ByteBuf> = Table::new(6, "replay", 2);
 /// Before which time aggregated reports were forgotten.
 pub(super) const HORIZONS: Table<TaskId, Time> = Table::new(7, "horizons", 1);
 /// Uploaded reports, by pack.
@@ -58,12 +60,17 @@ pub(super) const GENERATIONS: Table<(TaskId, u8, [u8; 32]), u64> = Table::new(17
 /// The batches of the helper's aggregate shares that have an id.
 pub(super) const SHARES: Table<(TaskId, AggregateShareId), BatchSelector> = Table::new(18, "aggregate shares", 1);
 
+/// Secrets of the directory itself, by [`FINGERPRINT_KEY`].
+pub(super) const SECRETS: Sealed<u8, Secret> = Sealed(Table::new(19, "secrets", 1));
+
 /// In [`SEQUENCES`]: the number of the next pack.
 pub(super) const NEXT_PACK: u8 = 0;
+/// In [`SECRETS`]: the key of the fingerprints in [`REPLAY`].
+pub(super) const FINGERPRINT_KEY: u8 = 0;
 
 /// The prefixes of all tables whose keys begin with a task.
 pub(super) const OF_TASKS: [u8; 15] = [
-    TASKS.prefix,
+    TASKS.0.prefix,
     COUNTERS.prefix,
     REPLAY.prefix,
     HORIZONS.prefix,
@@ -159,6 +166,39 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
 
     fn damaged(&self, why: impl ToString) -> RowError {
         RowError::Damaged { table: self.name, why: why.to_string() }
+    }
+}
+
+/// A table whose values are encrypted: they hold keys or tokens.
+pub(super) struct Sealed<K, V>(pub(super) Table<K, V>);
+
+/// First byte of an encrypted value, above all versions that values had before they were encrypted. The version of the
+/// record is inside.
+const SEALED: u8 = 128;
+
+impl<K: Key, V: Serialize + DeserializeOwned> Sealed<K, V> {
+    /// The engine's key of a row.
+    pub(super) fn key(&self, key: &K) -> Vec<u8> {
+        self.0.key(key)
+    }
+
+    /// The engine's value of a row.
+    pub(super) fn value(&self, vault: &Vault, key: &K, value: &V) -> Result<Vec<u8>, Fault> {
+        self.seal(vault, &self.key(key), &Zeroizing::new(self.0.value(value)?))
+    }
+
+    /// Encrypts what was not encrypted.
+    pub(super) fn seal(&self, vault: &Vault, key: &[u8], value: &[u8]) -> Result<Vec<u8>, Fault> {
+        Ok([&[SEALED], &vault.seal(key, value)?[..]].concat())
+    }
+
+    /// Reads an engine's value back, given the engine's key.
+    pub(super) fn read(&self, vault: &Vault, key: &[u8], bytes: &[u8]) -> Result<V, RowError> {
+        match bytes.split_first() {
+            Some((&SEALED, sealed)) => self.0.read(&vault.open(key, sealed).map_err(|why| self.0.damaged(why))?),
+            Some((&found, _)) if found > SEALED => Err(RowError::Newer { table: self.0.name, found }),
+            _ => Err(self.0.damaged("it is not encrypted")),
+        }
     }
 }
 

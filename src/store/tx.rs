@@ -96,8 +96,8 @@ impl Tx<'_> {
         if self.task(&id).is_some() || self.is_removed(&id) {
             return Err(Fault::new(format!("the id of task {id} is taken")));
         }
-        self.group.set(table::TASKS.key(&id), Some(table::TASKS.value(&task)?));
-        self.state.tasks.insert(id, TaskState::new(task));
+        self.group.set(table::TASKS.key(&id), Some(table::TASKS.value(&self.state.vault, &id, &task)?));
+        self.state.tasks.insert(id, TaskState::new(task, self.state.fingerprints.clone()));
         Ok(())
     }
 
@@ -118,7 +118,8 @@ impl Tx<'_> {
 
     /// Adds or replaces an HPKE key.
     pub fn put_key(&mut self, key: KeyRecord) -> Result<(), Fault> {
-        self.group.set(table::KEYS.key(&key.config.id), Some(table::KEYS.value(&key)?));
+        let value = table::KEYS.value(&self.state.vault, &key.config.id, &key)?;
+        self.group.set(table::KEYS.key(&key.config.id), Some(value));
         self.state.keys.insert(key.config.id, key);
         Ok(())
     }
@@ -142,8 +143,8 @@ impl Tx<'_> {
     pub fn remember(&mut self, task: &TaskId, reports: &[(ReportId, Time)]) -> Result<(), Fault> {
         let replay = &mut owner(self.state, task)?.replay;
         for (id, time) in reports {
-            if replay.insert(id, *time) {
-                self.group.remember(task, id, *time);
+            if let Some(fingerprint) = replay.insert(id, *time) {
+                self.group.remember(task, fingerprint, *time);
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::{
 use ciborium::Value;
 
 use super::*;
-use crate::store::{OpenError, engine::Engine, engine::Rows, table};
+use crate::store::{OpenError, Removed, engine::Engine, engine::Rows, table};
 
 fn error(dir: &Path) -> OpenError {
     Store::open(dir, Options::default()).err().expect("this must not open")
@@ -105,10 +105,10 @@ async fn a_marker_that_makes_no_sense_is_damage() {
 async fn a_row_of_a_newer_version_is_named() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).close().await;
-    let mut value = table::TASKS.value(&task(1)).unwrap();
+    let mut value = table::COUNTERS.value(&Default::default()).unwrap();
     value[0] += 1;
-    tamper(dir.path(), table::TASKS.key(&task_id(1)), value);
-    assert!(matches!(error(dir.path()), OpenError::Newer { found: 3 }));
+    tamper(dir.path(), table::COUNTERS.key(&task_id(1)), value);
+    assert!(matches!(error(dir.path()), OpenError::Newer { found: 2 }));
 }
 
 /// Until there was a second revision, what all parties know of a task stood beside what only one of them knows.
@@ -133,13 +133,14 @@ async fn a_task_of_the_first_version_is_read() {
 
 #[tokio::test]
 async fn rows_that_make_no_sense_are_damage() {
-    let row = |value: Vec<u8>| (table::TASKS.key(&task_id(1)), value);
-    let good = table::TASKS.value(&task(1)).unwrap();
+    let row = |value: Vec<u8>| (table::REMOVED.key(&task_id(1)), value);
+    let good = table::REMOVED.value(&Removed { at: Time(1) }).unwrap();
     let orphan = (table::COUNTERS.key(&task_id(9)), table::COUNTERS.value(&Default::default()).unwrap());
     let cut_off = row(good[..good.len() - 1].to_vec());
     let too_long = row([&good[..], &[0]].concat());
-    let bad_key = (vec![table::TASKS.prefix, 1, 2, 3], good.clone());
-    for (key, value) in [row(vec![]), row(vec![0]), cut_off, too_long, bad_key, orphan] {
+    let bad_key = (vec![table::REMOVED.prefix, 1, 2, 3], good.clone());
+    let plain = (table::TASKS.key(&task_id(1)), table::TASKS.0.value(&task(1)).unwrap());
+    for (key, value) in [row(vec![]), row(vec![0]), cut_off, too_long, bad_key, plain, orphan] {
         let dir = tempfile::tempdir().unwrap();
         open(dir.path()).close().await;
         tamper(dir.path(), key, value);

@@ -1,0 +1,231 @@
+//! Secrets at rest: rows that hold keys or tokens are encrypted under a key that is not in the database.
+//!
+//! The key is in a file of its own, which is made with the directory and readable by its owner only, or it is given in
+//! the environment. Whoever has a copy of the database, a backup say, and not the key, has no HPKE private key, no
+//! verification key and no token. What is not encrypted: reports, which clients have sealed already, and sums, each of
+//! which is one aggregator's half.
+//!
+//! XChaCha20-Poly1305 with a random nonce for each value. The key of a row is authenticated with its value, so that
+//! rows cannot be exchanged for each other.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use chacha20poly1305::{
+    KeyInit, XChaCha20Poly1305,
+    aead::{Aead, Payload},
+};
+use rand::{TryRngCore, rand_core::OsRng};
+use zeroize::Zeroizing;
+
+use crate::model::{Fault, Secret};
+
+/// The key file in a data directory, unless the configuration names another.
+pub(super) const KEY_FILE: &str = "secrets.key";
+const KEY_BYTES: usize = 32;
+const NONCE_BYTES: usize = 24;
+
+/// Where the key that secrets are encrypted under comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum KeySource {
+    /// A file named `secrets.key` in the data directory, made at the first start.
+    #[default]
+    InDirectory,
+    /// A file elsewhere, made at the first start.
+    File(PathBuf),
+    /// The key itself: 32 bytes.
+    Given(Secret),
+}
+
+/// Why there is no key to encrypt secrets under.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The file that should hold it is not there, and the directory is not new.
+    #[error(
+        "the key file {} is missing, and the secrets in the data directory are encrypted under it: bring it back, or \
+         name its place with secrets.key_file, or give the key itself in DAPBOX_SECRETS__KEY",
+        .0.display()
+    )]
+    Missing(PathBuf),
+    /// It is not a key.
+    #[error("{0} does not hold a key: 32 bytes as unpadded base64url are expected")]
+    Malformed(String),
+    /// Everybody can read it.
+    #[error("the key file {} can be read by everybody: chmod 600 it, and think of the key as known", .0.display())]
+    Exposed(PathBuf),
+    /// It is another directory's.
+    #[error(
+        "the key does not fit this data directory, whose secrets are encrypted under another: bring back the right one \
+         (its file is {KEY_FILE} in the directory, if nothing else was configured)"
+    )]
+    Wrong,
+    /// The file system refused.
+    #[error("the key file {} cannot be used: {error}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+impl KeySource {
+    /// Where the key's file is, if it has one.
+    pub(super) fn file(&self, dir: &Path) -> Option<PathBuf> {
+        match self {
+            Self::InDirectory => Some(dir.join(KEY_FILE)),
+            Self::File(path) => Some(path.clone()),
+            Self::Given(_) => None,
+        }
+    }
+
+    /// The key. `may_make` says that the directory is new: then the file is made if it is not there.
+    pub(super) fn load(&self, dir: &Path, may_make: bool) -> Result<Secret, KeyError> {
+        let Some(path) = self.file(dir) else {
+            let Self::Given(key) = self else { return Err(KeyError::Malformed("the configuration".to_owned())) };
+            return if key.expose().len() == KEY_BYTES {
+                Ok(key.clone())
+            } else {
+                Err(KeyError::Malformed("DAPBOX_SECRETS__KEY".to_owned()))
+            };
+        };
+        match read_key(&path) {
+            Err(KeyError::Io { error, path }) if error.kind() == io::ErrorKind::NotFound => {
+                if !may_make {
+                    return Err(KeyError::Missing(path));
+                }
+                let key = Secret::random(KEY_BYTES);
+                write_key(&path, &key)?;
+                Ok(key)
+            }
+            read => read,
+        }
+    }
+}
+
+/// Reads a key file.
+pub(super) fn read_key(path: &Path) -> Result<Secret, KeyError> {
+    let io = |error| KeyError::Io { path: path.to_owned(), error };
+    let mode = fs::metadata(path).map_err(io)?.permissions().mode();
+    if mode & 0o004 != 0 {
+        return Err(KeyError::Exposed(path.to_owned()));
+    }
+    let text = Zeroizing::new(fs::read(path).map_err(io)?);
+    let key = URL_SAFE_NO_PAD.decode(text.trim_ascii()).map(Secret::new);
+    key.ok()
+        .filter(|key| key.expose().len() == KEY_BYTES)
+        .ok_or_else(|| KeyError::Malformed(path.display().to_string()))
+}
+
+/// Writes a key file, for its owner only. It is durable before anything is encrypted under it, and never half there.
+pub(super) fn write_key(path: &Path, key: &Secret) -> Result<(), KeyError> {
+    let write = || {
+        let begun = path.with_extension("key.new");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&begun)?;
+        let mut text = Zeroizing::new(URL_SAFE_NO_PAD.encode(key.expose()));
+        text.push('\n');
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&begun, path)?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().map_err(|error| KeyError::Io { path: path.to_owned(), error })
+}
+
+/// Encrypts and decrypts the values of rows.
+#[derive(Clone)]
+pub(super) struct Vault(Arc<XChaCha20Poly1305>);
+
+/// A value was not encrypted under this key, or for another row.
+#[derive(Debug, thiserror::Error)]
+#[error("it does not decrypt")]
+pub(super) struct Unsealable;
+
+impl Vault {
+    /// Takes a key of 32 bytes.
+    pub(super) fn new(key: &Secret) -> Result<Self, KeyError> {
+        let cipher = XChaCha20Poly1305::new_from_slice(key.expose());
+        Ok(Self(Arc::new(cipher.map_err(|_| KeyError::Malformed("what was given".to_owned()))?)))
+    }
+
+    /// Encrypts the value of a row.
+    pub(super) fn seal(&self, row: &[u8], value: &[u8]) -> Result<Vec<u8>, Fault> {
+        let mut nonce = [0; NONCE_BYTES];
+        OsRng.try_fill_bytes(&mut nonce).map_err(|error| Fault::while_doing("drawing a nonce", error))?;
+        let sealed = self.0.encrypt(&nonce.into(), Payload { msg: value, aad: row });
+        let sealed = sealed.map_err(|_| Fault::new("a secret is too long to be encrypted"))?;
+        Ok([&nonce[..], &sealed].concat())
+    }
+
+    /// Decrypts the value of a row.
+    pub(super) fn open(&self, row: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
+        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or(Unsealable)?;
+        let value = self.0.decrypt(nonce.into(), Payload { msg: sealed, aad: row });
+        value.map(Zeroizing::new).map_err(|_| Unsealable)
+    }
+}
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Vault(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_opens_under_its_key_and_for_its_row_only() {
+        let vault = Vault::new(&Secret::random(KEY_BYTES)).unwrap();
+        let sealed = vault.seal(b"row", b"secret").unwrap();
+        assert_eq!(vault.open(b"row", &sealed).unwrap().as_slice(), b"secret");
+        assert_ne!(vault.seal(b"row", b"secret").unwrap(), sealed, "the nonce is fresh");
+        assert!(vault.open(b"other row", &sealed).is_err());
+        assert!(Vault::new(&Secret::random(KEY_BYTES)).unwrap().open(b"row", &sealed).is_err());
+        for at in 0..sealed.len() {
+            let mut spoilt = sealed.clone();
+            spoilt[at] ^= 1;
+            assert!(vault.open(b"row", &spoilt).is_err());
+            assert!(vault.open(b"row", &sealed[..at]).is_err());
+        }
+    }
+
+    #[test]
+    fn a_key_file_is_made_once_and_for_its_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = KeySource::default();
+        assert!(matches!(source.load(dir.path(), false), Err(KeyError::Missing(_))));
+        let key = source.load(dir.path(), true).unwrap();
+        assert_eq!(source.load(dir.path(), true).unwrap(), key);
+        assert_eq!(source.load(dir.path(), false).unwrap(), key);
+        let path = dir.path().join(KEY_FILE);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(source.load(dir.path(), false), Err(KeyError::Exposed(_))));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+        assert!(source.load(dir.path(), false).is_ok());
+    }
+
+    #[test]
+    fn what_is_no_key_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        let source = KeySource::File(path.clone());
+        for text in ["", "short", "not base64url!", &"A".repeat(44)] {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            assert!(matches!(source.load(dir.path(), true), Err(KeyError::Malformed(_))), "{text}");
+        }
+        let given = KeySource::Given(Secret::new(vec![0; 31]));
+        assert!(matches!(given.load(dir.path(), true), Err(KeyError::Malformed(_))));
+    }
+}
