@@ -28,7 +28,7 @@ use crate::{
 
 pub use error::Error;
 pub use keys::KeyRing;
-pub use shares::{Opener, Sums};
+pub use shares::{Opener, Sum, Sums};
 
 /// A task with all that is needed to work on it: its encodings and its VDAF.
 pub struct TaskContext {

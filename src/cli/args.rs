@@ -104,7 +104,7 @@ impl VdafArgs {
 }
 
 /// How reports are put into batches.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub struct BatchArgs {
     /// Who decides what a batch is; time-interval by default.
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Batches")]

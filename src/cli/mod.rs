@@ -1,6 +1,7 @@
 //! The `dapbox` command: one file for each subcommand.
 
 mod args;
+mod bench;
 mod calendar;
 mod collect;
 mod control;
@@ -60,6 +61,9 @@ enum Command {
     Pair(pair::Args),
     /// Run the whole protocol on this machine, step by step.
     Demo(demo::Args),
+    /// Measure what this machine can hold.
+    #[command(subcommand)]
+    Bench(bench::Command),
 }
 
 /// Why a command failed, for the person who gave it.
@@ -117,6 +121,7 @@ fn execute(command: Command) -> Outcome {
             Command::Collect(args) => collect::run(args).await,
             Command::Pair(args) => pair::run(args).await,
             Command::Demo(args) => demo::run(args).await,
+            Command::Bench(command) => bench::run(command).await,
         }
     });
     // What is still computing is of no use to anybody.

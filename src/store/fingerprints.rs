@@ -11,16 +11,20 @@
 //! for a collision, and learns of one only by chance. The other way round there is no error: an id that was seen is
 //! always known.
 
-use std::{fmt, hash::Hasher};
+use std::{
+    collections::HashSet,
+    fmt,
+    hash::{BuildHasherDefault, Hasher},
+};
 
 use siphasher::sip::SipHasher24;
 
 use crate::model::{ReportId, Secret};
 
-/// How many fingerprints a bucket has on average before another bucket is added.
-const FULL: usize = 64;
-/// By how many places a bucket grows. What is reserved and not used is half of it on average.
-const STEP: usize = 8;
+/// How many fingerprints are in the hash set, at least, before they are merged into the vector.
+const MIN_RECENT: usize = 4096;
+/// And which part of the vector they are, at least: what merging costs is spread over as many.
+const SHARE: usize = 8;
 
 /// The key of a directory's fingerprints.
 #[derive(Clone)]
@@ -48,73 +52,94 @@ impl fmt::Debug for FingerprintKey {
     }
 }
 
-/// A set of fingerprints: linear hashing.
+/// A set of fingerprints: a sorted vector, and beside it a small hash set that is merged into the vector now and then.
 ///
-/// A hash table that doubles holds twice as much as it needs just afterwards, and whoever is about to commit waits until
-/// all of it has moved. This one has small buckets, and adds one at a time by splitting the next in turn.
-#[derive(Debug)]
+/// A hash set of all of them would hold up to twice as much as it needs, and move all of it at once when it grows.
+#[derive(Debug, Default)]
 pub(super) struct Fingerprints {
-    /// Never empty. Which bucket a fingerprint belongs to depends on their number: see [`place`].
-    buckets: Vec<Vec<u64>>,
-    len: usize,
-}
-
-impl Default for Fingerprints {
-    fn default() -> Self {
-        Self { buckets: vec![Vec::new()], len: 0 }
-    }
+    sorted: Vec<u64>,
+    recent: HashSet<u64, BuildHasherDefault<AlreadyHashed>>,
 }
 
 impl Fingerprints {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.sorted.len() + self.recent.len()
     }
 
     pub(super) fn contains(&self, fingerprint: u64) -> bool {
-        self.buckets[place(fingerprint, self.buckets.len())].contains(&fingerprint)
+        self.recent.contains(&fingerprint) || find(&self.sorted, fingerprint)
     }
 
     /// Adds one that is not in the set yet.
     pub(super) fn insert_new(&mut self, fingerprint: u64) {
-        let place = place(fingerprint, self.buckets.len());
-        push(&mut self.buckets[place], fingerprint);
-        self.len += 1;
-        if self.len > FULL * self.buckets.len() {
-            self.split();
+        self.recent.insert(fingerprint);
+        if self.recent.len() >= MIN_RECENT.max(self.sorted.len() / SHARE) {
+            self.merge();
         }
     }
 
-    /// Adds a bucket, and moves to it what belongs there: all of that is in one other bucket.
-    fn split(&mut self) {
-        let fresh = self.buckets.len();
-        let donor = fresh - (1 << fresh.ilog2());
-        let (stay, go) = std::mem::take(&mut self.buckets[donor]).into_iter().fold(
-            (Vec::new(), Vec::new()),
-            |(mut stay, mut go), fingerprint| {
-                push(if place(fingerprint, fresh + 1) == fresh { &mut go } else { &mut stay }, fingerprint);
-                (stay, go)
-            },
-        );
-        self.buckets[donor] = stay;
-        self.buckets.push(go);
+    /// Adds those that were stored, in any order. [`Self::settle`] follows before anything else.
+    pub(super) fn restore(&mut self, fingerprints: impl Iterator<Item = u64>) {
+        self.sorted.extend(fingerprints);
+    }
+
+    /// Makes the set usable after [`Self::restore`].
+    pub(super) fn settle(&mut self) {
+        self.sorted.sort_unstable();
+        self.sorted.shrink_to_fit();
+    }
+
+    fn merge(&mut self) {
+        let mut recent: Vec<u64> = std::mem::take(&mut self.recent).into_iter().collect();
+        recent.sort_unstable();
+        let old = std::mem::take(&mut self.sorted);
+        self.sorted.reserve_exact(old.len() + recent.len());
+        let mut rest = &old[..];
+        for fingerprint in recent {
+            let (before, after) = rest.split_at(rest.partition_point(|other| *other < fingerprint));
+            self.sorted.extend_from_slice(before);
+            self.sorted.push(fingerprint);
+            rest = after;
+        }
+        self.sorted.extend_from_slice(rest);
     }
 }
 
-fn push(bucket: &mut Vec<u64>, fingerprint: u64) {
-    if bucket.len() == bucket.capacity() {
-        bucket.reserve_exact(STEP);
+/// Whether a sorted slice of evenly spread numbers has one. Where it would be follows from its size, give or take the
+/// root of their number: the search begins there.
+fn find(sorted: &[u64], wanted: u64) -> bool {
+    let guess = ((u128::from(wanted) * sorted.len() as u128) >> 64) as usize;
+    let (mut low, mut high, mut step) = (guess, guess, 16);
+    while low > 0 && sorted[low] > wanted {
+        low = low.saturating_sub(step);
+        step *= 2;
     }
-    bucket.push(fingerprint);
+    while high < sorted.len() && sorted[high] < wanted {
+        high += step;
+        step *= 2;
+    }
+    let high = sorted.len().min(high + 1);
+    sorted.get(low..high).is_some_and(|part| part.binary_search(&wanted).is_ok())
 }
 
-/// Where a fingerprint belongs if there are so many buckets: its lowest bits, one fewer of them if that bucket is not
-/// there yet.
-fn place(fingerprint: u64, buckets: usize) -> usize {
-    let mask = buckets.next_power_of_two() - 1;
-    // Truncation is harmless: only the lowest bits count.
-    let place = fingerprint as usize & mask;
-    if place < buckets { place } else { place & (mask >> 1) }
+/// Fingerprints are hashes already.
+#[derive(Default)]
+struct AlreadyHashed(u64);
+
+impl Hasher for AlreadyHashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Only `write_u64` is ever called by a set of `u64`; this keeps the hasher a function of its input.
+        bytes.iter().for_each(|&b| self.0 = self.0.rotate_left(8) ^ u64::from(b));
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n;
+    }
 }
 
 #[cfg(test)]
@@ -128,17 +153,23 @@ mod tests {
     proptest! {
         #[test]
         fn a_set_holds_what_was_put_into_it_and_nothing_else(
-            inside in proptest::collection::hash_set(any::<u64>(), 0..3000),
+            stored in proptest::collection::hash_set(any::<u64>(), 0..3000),
+            added in proptest::collection::hash_set(any::<u64>(), 0..12_000),
             outside in proptest::collection::hash_set(any::<u64>(), 100),
             shift in 0..60u32,
         ) {
-            // Shifted ones have few different lowest bits: buckets as uneven as can be.
-            let inside: HashSet<u64> = inside.iter().map(|n| n << shift).collect();
+            // Shifted ones are not evenly spread, and crowd at one end.
+            let stored: HashSet<u64> = stored.iter().map(|n| n >> shift).collect();
             let mut set = Fingerprints::default();
-            inside.iter().for_each(|n| set.insert_new(*n));
-            prop_assert_eq!(set.len(), inside.len());
-            prop_assert!(inside.iter().all(|n| set.contains(*n)));
-            prop_assert!(outside.iter().all(|n| set.contains(*n) == inside.contains(n)));
+            set.restore(stored.iter().copied());
+            set.settle();
+            let added: HashSet<u64> = added.into_iter().map(|n| n >> shift).filter(|n| !stored.contains(n)).collect();
+            added.iter().for_each(|n| set.insert_new(*n));
+            prop_assert_eq!(set.len(), stored.len() + added.len());
+            let is_inside = |n: &u64| stored.contains(n) || added.contains(n);
+            prop_assert!(stored.iter().chain(&added).all(|n| set.contains(*n)));
+            prop_assert!(outside.iter().all(|n| set.contains(*n) == is_inside(n)));
+            prop_assert!([0, 1, u64::MAX].iter().all(|n| set.contains(*n) == is_inside(n)));
         }
     }
 
@@ -154,20 +185,5 @@ mod tests {
         let reference = FingerprintKey::new(&Secret::new((0..16).collect())).unwrap();
         let message = ReportId::new(std::array::from_fn(|n| n as u8));
         assert_eq!(reference.fingerprint(&message), 0x3f2a_cc7f_57c2_9bdb);
-    }
-
-    #[test]
-    fn places_are_few_bytes_each() {
-        let mut set = Fingerprints::default();
-        let key = FingerprintKey::new(&Secret::new(vec![7; 16])).unwrap();
-        let count = 200_000u64;
-        for n in 0..count {
-            let mut id = [0; 16];
-            id[..8].copy_from_slice(&n.to_be_bytes());
-            set.insert_new(key.fingerprint(&ReportId::new(id)));
-        }
-        let reserved: usize = set.buckets.iter().map(|bucket| 8 * bucket.capacity() + size_of::<Vec<u64>>()).sum();
-        let each = reserved as f64 / count as f64;
-        assert!(each < 10.0, "{each} bytes each");
     }
 }

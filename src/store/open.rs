@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::{
+    Options,
     engine::{Engine, EngineError},
     state::{LoadError, State},
-    Options,
     table::RowError,
     vault::{self, KeyError, Vault},
     writer::Disk,

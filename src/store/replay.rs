@@ -62,10 +62,14 @@ impl Replay {
         Some(fingerprint)
     }
 
-    /// Remembers what was stored.
+    /// Remembers what was stored. [`Self::settle`] follows before anything else.
     pub(super) fn restore(&mut self, day: u64, fingerprints: impl Iterator<Item = u64>) {
-        let ids = self.days.entry(day).or_default();
-        fingerprints.for_each(|fingerprint| ids.insert_new(fingerprint));
+        self.days.entry(day).or_default().restore(fingerprints);
+    }
+
+    /// Makes what was restored usable.
+    pub(super) fn settle(&mut self) {
+        self.days.values_mut().for_each(Fingerprints::settle);
     }
 
     /// Forgets all days that end before `horizon` and returns them. The horizon only rises.

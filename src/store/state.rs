@@ -165,6 +165,7 @@ impl State {
             replay.restore(day, fingerprints.iter().map(|bytes| u64::from_be_bytes(*bytes)));
             Ok(())
         })?;
+        self.tasks.values_mut().for_each(|task| task.replay.settle());
         rows(engine, &table::HORIZONS, |id, horizon| {
             self.owner(&id, &table::HORIZONS)?.replay.forget_before(horizon);
             Ok(())

@@ -12,11 +12,11 @@ use zeroize::Zeroizing;
 
 use super::{
     older,
-    vault::Vault,
     records::{
         BucketRecord, CollectedBatch, CollectionJobRecord, Counters, HelperJobRecord, KeyRecord, LeaderJobRecord,
         PackRecord, Removed,
     },
+    vault::Vault,
 };
 use crate::model::{
     AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, Interval,

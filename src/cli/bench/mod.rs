@@ -1,0 +1,20 @@
+//! `dapbox bench`: what this machine can hold.
+
+mod growth;
+mod usage;
+
+use super::Outcome;
+
+/// The subcommands of `dapbox bench`.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// How a helper's storage grows: speed, memory, disk and start-up time by the number of reports aggregated.
+    Growth(growth::Args),
+}
+
+/// Runs `dapbox bench`.
+pub async fn run(command: Command) -> Outcome {
+    match command {
+        Command::Growth(args) => growth::run(args).await,
+    }
+}
