@@ -17,7 +17,7 @@ use reqwest::{
 use url::Url;
 
 use crate::{
-    model::{Fault, Secret},
+    model::{Act, Failpoints, Fault, Phase, Point, Secret},
     wire::{Call, Problem, media, problem},
 };
 
@@ -38,11 +38,18 @@ pub struct PeerOptions {
     pub timeout: Duration,
     /// The longest answer in bytes.
     pub max_answer_bytes: usize,
+    /// What is made to fail: nothing, outside of tests.
+    pub failpoints: Failpoints,
 }
 
 impl Default for PeerOptions {
     fn default() -> Self {
-        Self { connect_timeout: Duration::from_secs(10), timeout: Duration::from_secs(60), max_answer_bytes: 128 << 20 }
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            timeout: Duration::from_secs(60),
+            max_answer_bytes: 128 << 20,
+            failpoints: Failpoints::default(),
+        }
     }
 }
 
@@ -51,6 +58,9 @@ impl Default for PeerOptions {
 pub struct Peer {
     http: reqwest::Client,
     max_answer_bytes: usize,
+    failpoints: Failpoints,
+    /// The name of the request, for those who want it to fail.
+    point: Option<Point>,
 }
 
 /// What a peer answered, whatever the status.
@@ -218,7 +228,13 @@ impl Peer {
             .user_agent(concat!("dapbox/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| Fault::while_doing("making an HTTP client", innermost(&e)))?;
-        Ok(Self { http, max_answer_bytes: options.max_answer_bytes })
+        let (max_answer_bytes, failpoints) = (options.max_answer_bytes, options.failpoints.clone());
+        Ok(Self { http, max_answer_bytes, failpoints, point: None })
+    }
+
+    /// The same client, for a request that has a name. Each request of a server has.
+    pub fn at(&self, point: Point) -> Self {
+        Self { point: Some(point), ..self.clone() }
     }
 
     /// Sends one request and takes the whole answer, whatever its status. Does not retry.
@@ -239,8 +255,22 @@ impl Peer {
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, bearer(token).ok_or_else(|| impossible("unfit token".to_owned()))?);
         }
+        self.pass(Phase::Before, |why| PeerError::Connect { url: url.clone(), why }).await?;
         let response = request.send().await.map_err(|e| classify(&url, &e))?;
-        self.receive(&url, response).await
+        let answer = self.receive(&url, response).await?;
+        self.pass(Phase::After, |why| PeerError::Broken { url: url.clone(), why }).await?;
+        Ok(answer)
+    }
+
+    /// Passes the request's failure point, if it has one.
+    async fn pass(&self, phase: Phase, fail: impl FnOnce(String) -> PeerError) -> Result<(), PeerError> {
+        let Some(point) = self.point else { return Ok(()) };
+        match self.failpoints.at(point, phase) {
+            Act::Go => {}
+            Act::Fail => return Err(fail(format!("made to fail at {point:?}, {phase:?}"))),
+            Act::Wait(delay) => tokio::time::sleep(delay).await,
+        }
+        Ok(())
     }
 
     /// Sends one request and insists on success with the media type that the call expects. Does not retry.

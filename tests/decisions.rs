@@ -10,8 +10,8 @@ use dapbox::{
     config::{Config, Limits},
     hpke::Suite,
     model::{
-        BatchMode, Bucket, CollectionJobId, Duration, HpkeCiphertext, Interval, Query, Report, ReportError, ReportId,
-        ReportMetadata, Revision, Task, TaskId, TaskParameters, Time, VdafConfig,
+        BatchMode, Bucket, CollectionJobId, Duration, HpkeCiphertext, Interval, Point, Query, Report, ReportError,
+        ReportId, ReportMetadata, Revision, Task, TaskId, TaskParameters, Time, VdafConfig,
     },
     store::{LeaderJobState, Options, Store, Tx},
     vdaf::Measurement,
@@ -50,14 +50,14 @@ async fn store_with(task: &Task) -> (TempDir, Store) {
     let dir = TempDir::new().unwrap();
     let store = Store::open(&dir.path().join("data"), Options::default()).unwrap();
     let task = task.clone();
-    store.write(move |tx| tx.add_task(task)).await.unwrap();
+    store.write(Point::Trial, move |tx| tx.add_task(task)).await.unwrap();
     (dir, store)
 }
 
 /// Appends reports as uploads do.
 async fn append(store: &Store, task: TaskId, reports: Vec<Report>) {
     store
-        .write(move |tx| reports.iter().try_for_each(|report| tx.append_report(&task, report).map(drop)))
+        .write(Point::Trial, move |tx| reports.iter().try_for_each(|report| tx.append_report(&task, report).map(drop)))
         .await
         .unwrap();
 }
@@ -72,7 +72,7 @@ fn one_at_a_time() -> dapbox::config::Leader {
 async fn pick(store: &Store, task: TaskId, limits: &dapbox::config::Leader) -> Vec<ReportId> {
     let limits = limits.clone();
     let pick = move |tx: &mut Tx<'_>| leader::pick(tx, NOW, &limits, &task, false);
-    let Some(job) = store.write(pick).await.unwrap() else { return Vec::new() };
+    let Some(job) = store.write(Point::Trial, pick).await.unwrap() else { return Vec::new() };
     store
         .read(|view| {
             let places = view.task(&task).unwrap().leader_jobs[&job].reports.clone();
@@ -94,7 +94,7 @@ async fn what_a_collection_waits_for_goes_first(#[values(Revision::Dap09, Revisi
         tx.bucket_mut(&id, Bucket::Time(ago(4)))?.count = 5;
         Ok(())
     };
-    store.write(count).await.unwrap();
+    store.write(Point::Trial, count).await.unwrap();
     let wanted: Vec<_> = (0..3).map(|_| report(ago(3), 0)).collect();
     append(&store, id, wanted.clone()).await;
     let context = TaskContext::new(task.into()).unwrap();
@@ -102,7 +102,7 @@ async fn what_a_collection_waits_for_goes_first(#[values(Revision::Dap09, Revisi
         let query = Query::TimeInterval(interval);
         collect::create(tx, NOW, &context, &one_at_a_time(), CollectionJobId::random(), Bytes::new(), query)
     };
-    store.write(create).await.unwrap().unwrap();
+    store.write(Point::Trial, create).await.unwrap().unwrap();
     for report_wanted in &wanted {
         append(&store, id, vec![report(ago(4), 0), report(ago(9), 0), report(ago(3), 0)]).await;
         assert_eq!(pick(&store, id, &one_at_a_time()).await, [report_wanted.metadata.id]);
@@ -160,7 +160,7 @@ async fn a_job_that_was_only_picked_goes_on_after_a_start(
 async fn uploads_of_one_report_that_race_count_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let task = task(revision, |_| {});
     let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
-    store.write(|tx| keys::ensure_first(tx, Suite::DEFAULT, NOW)).await.unwrap();
+    store.write(Point::Trial, |tx| keys::ensure_first(tx, Suite::DEFAULT, NOW)).await.unwrap();
     let ring = store.read(|view| KeyRing::load(view.keys().values())).unwrap();
     let ring = std::sync::Arc::new(ring);
     let report = report(ago(1), ring.configs()[0].id);
@@ -169,7 +169,7 @@ async fn uploads_of_one_report_that_race_count_once(#[values(Revision::Dap09, Re
         let (store, ring, report) = (store.clone(), ring.clone(), report.clone());
         racing.spawn(async move {
             let accept = move |tx: &mut Tx<'_>| upload::accept(tx, NOW, &Limits::default(), &ring, &id, &[report]);
-            store.write(accept).await.unwrap().unwrap();
+            store.write(Point::Trial, accept).await.unwrap().unwrap();
         });
     }
     racing.join_all().await;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::tasks::{self, TaskError};
 use crate::{
-    model::{Fault, Task, TaskId, Time, status::TaskStatus},
+    model::{Fault, Point, Task, TaskId, Time, status::TaskStatus},
     store::{OpenError, Options, Store},
 };
 
@@ -34,12 +34,12 @@ impl Offline {
         if let Err(error) = tasks::check(&task) {
             return Ok(Err(error));
         }
-        self.store.write(move |tx| tasks::add(tx, task)).await
+        self.store.write(Point::TaskAdd, move |tx| tasks::add(tx, task)).await
     }
 
     /// Removes a task, as the running server would. False if there is no such task.
     pub async fn remove_task(&self, id: TaskId) -> Result<bool, Fault> {
-        self.store.write(move |tx| tasks::remove(tx, &id, Time::now())).await
+        self.store.write(Point::TaskRemove, move |tx| tasks::remove(tx, &id, Time::now())).await
     }
 
     /// Closes the data directory.

@@ -4,6 +4,7 @@
 
 pub mod batch;
 pub mod collection;
+pub mod failpoint;
 pub mod fault;
 pub mod hpke;
 pub mod ids;
@@ -16,6 +17,7 @@ pub mod time;
 
 pub use batch::{BatchSelector, Bucket, Checksum, FixedSizeQuery, PartialBatch, Query};
 pub use collection::{AggregateShareReq, Collection, CollectionReq, PassedOn};
+pub use failpoint::{Act, Failpoints, Phase, Point};
 pub use fault::Fault;
 pub use hpke::{HpkeCiphertext, HpkeConfig};
 pub use ids::{AggregateShareId, AggregationJobId, BatchId, CollectionJobId, ReportId, TaskId};

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     aggregator::{Error, tasks},
-    model::{Task, TaskId, Time},
+    model::{Point, Task, TaskId, Time},
     wire::{Problem, ProblemType},
 };
 
@@ -42,7 +42,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
                 .map_err(|error| Problem::about(400).with_detail(format!("the task cannot be read: {error}")))?;
             tasks::check(&task).map_err(|why| Problem::about(400).with_detail(why.to_string()))?;
             app.store
-                .write(move |tx| tasks::add(tx, task))
+                .write(Point::TaskAdd, move |tx| tasks::add(tx, task))
                 .await?
                 .map_err(|why| Problem::about(409).with_detail(why.to_string()))?;
             Ok(empty(StatusCode::CREATED))
@@ -54,7 +54,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
             json(StatusCode::OK, &status)
         }
         ("DELETE", _, Some(Ok(id))) => {
-            if !app.store.write(move |tx| tasks::remove(tx, &id, Time::now())).await? {
+            if !app.store.write(Point::TaskRemove, move |tx| tasks::remove(tx, &id, Time::now())).await? {
                 return Err(Problem::new(ProblemType::UnrecognizedTask).with_task(id).into());
             }
             app.forget(&id);

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     aggregator::{TaskContext, batches::Refusal, collect},
-    model::{CollectionJobId, Fault, HpkeCiphertext, TaskId},
+    model::{CollectionJobId, Fault, HpkeCiphertext, Point, TaskId},
     store::{CollectionJobRecord, CollectionState},
     wire::{Interaction, Problem, ProblemType},
 };
@@ -67,7 +67,7 @@ async fn step(
         }
         let Some(context) = app.context(&task)? else { continue };
         let shared = context.clone();
-        app.store.write(move |tx| collect::advance(tx, &shared, id)).await?;
+        app.store.write(Point::CollectionAdvance, move |tx| collect::advance(tx, &shared, id)).await?;
         let closed = app.store.read(|view| {
             let job = view.task(&task).and_then(|state| state.collections.get(&id));
             Ok(job.is_some_and(|job| matches!(job.state, CollectionState::Closed { .. })))
@@ -100,7 +100,7 @@ async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> R
             match ask_helper(&app, &context, id, request).await {
                 None => return Ok(key),
                 Some(Err(refusal)) => {
-                    app.store.write(move |tx| collect::fail(tx, &task, id, refusal)).await?;
+                    app.store.write(Point::CollectionFail, move |tx| collect::fail(tx, &task, id, refusal)).await?;
                     app.results.notify_waiters();
                     return Ok(key);
                 }
@@ -114,7 +114,7 @@ async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> R
         Err(Some(body)) => body,
         Err(None) => return Err(Fault::new("a leader's batch has a helper's record")),
     };
-    app.store.write(move |tx| collect::finish(tx, &task, id, body)).await?;
+    app.store.write(Point::CollectionFinish, move |tx| collect::finish(tx, &task, id, body)).await?;
     app.collections.notify_one();
     app.results.notify_waiters();
     Ok(key)
@@ -131,6 +131,7 @@ async fn ask_helper(
     let errand = Errand {
         interaction: Interaction::AggregateShare,
         what: "a request for its aggregate share",
+        points: [Point::SendShare, Point::PollShare],
         id: id.as_bytes(),
         request,
         may_have_arrived: false,

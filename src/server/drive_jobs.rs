@@ -15,8 +15,8 @@ use crate::{
         leader::{self, Sealed, Started},
     },
     model::{
-        AggregationJobId, Duration, Fault, Party, PrepareOutcome, PrepareResp, Report, ReportError, ReportId, Role,
-        TaskId, Time,
+        AggregationJobId, Duration, Fault, Party, Point, PrepareOutcome, PrepareResp, Report, ReportError, ReportId,
+        Role, TaskId, Time,
     },
     store::LeaderJobRecord,
     wire::{Interaction, Problem, ProblemType},
@@ -104,7 +104,7 @@ async fn pick(app: &Arc<App>, task: TaskId, now: Time, aged: bool) -> Result<Opt
     if !worth_it {
         return Ok(None);
     }
-    app.store.write(move |tx| leader::pick(tx, now, &limits, &task, aged)).await
+    app.store.write(Point::LeaderPick, move |tx| leader::pick(tx, now, &limits, &task, aged)).await
 }
 
 /// Sees one job through.
@@ -131,12 +131,14 @@ async fn run(app: Arc<App>, task: TaskId, id: AggregationJobId) -> Result<(), Fa
             app.set_trouble(&task, Some(format!("the helper refused an aggregation job: {why}")));
             tracing::warn!(%task, job = %id, why, "the helper refused an aggregation job; its reports will be tried again");
             let retry_at = retry_at(&app);
-            app.store.write(move |tx| leader::dissolve(tx, &task, id, &started.awaiting, retry_at)).await?;
+            app.store
+                .write(Point::LeaderDissolve, move |tx| leader::dissolve(tx, &task, id, &started.awaiting, retry_at))
+                .await?;
             place
         }
         Outcome::Breach { why, place } => {
             tracing::error!(%task, job = %id, why, "the helper broke the protocol: the aggregation job is given up");
-            app.store.write(move |tx| leader::abandon(tx, &task, id, &started.awaiting)).await?;
+            app.store.write(Point::LeaderAbandon, move |tx| leader::abandon(tx, &task, id, &started.awaiting)).await?;
             place
         }
         Outcome::Stopped => return Ok(()),
@@ -187,7 +189,7 @@ async fn prepare(
     drop(permit);
     let (started, sealed) = app
         .store
-        .write(move |tx| {
+        .write(Point::LeaderSeal, move |tx| {
             let sealed = leader::seal(tx, &task, id, &started, hash)?;
             Ok((started, sealed))
         })
@@ -250,6 +252,7 @@ async fn exchange(
     let errand = Errand {
         interaction: Interaction::AggregationJob,
         what: "an aggregation job",
+        points: [Point::SendJob, Point::PollJob],
         id: id.as_bytes(),
         request,
         may_have_arrived,
@@ -297,14 +300,15 @@ async fn finish(
     }
     drop(permit);
     let (shared, retry_at) = (context.clone(), retry_at(app));
-    app.store.write(move |tx| leader::commit(tx, &shared, id, finished, retry_at)).await
+    app.store.write(Point::LeaderCommit, move |tx| leader::commit(tx, &shared, id, finished, retry_at)).await
 }
 
 /// Tells the helper that a job is not needed any more, once (DAP-09 section 4.5.2.2, DAP-18 section 4.5.5).
 async fn delete_at_helper(app: &App, context: &TaskContext, place: &str) {
     let Party::Leader { helper_token, .. } = &context.task.party else { return };
     let Some(call) = context.wire.delete_call(Interaction::AggregationJob, place) else { return };
-    let sent = app.peer.call(&context.task.public.helper_url, &call, Some(helper_token), Bytes::new());
+    let peer = app.peer.at(Point::DeleteJob);
+    let sent = peer.call(&context.task.public.helper_url, &call, Some(helper_token), Bytes::new());
     if let Some(Err(error)) = app.unless_stopped(sent).await {
         tracing::debug!(%error, "the helper did not take the deletion of an aggregation job");
     }

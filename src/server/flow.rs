@@ -16,7 +16,7 @@ use crate::{
         Error, TaskContext, collect,
         upload::{self, Verdict},
     },
-    model::{AggregateShareId, CollectionJobId, Fault, Report, Time},
+    model::{AggregateShareId, CollectionJobId, Fault, Point, Report, Time},
     store::{CollectionJobRecord, CollectionState, Tx},
     wire::{Interaction, Malformed},
 };
@@ -42,13 +42,13 @@ pub async fn upload(app: &Arc<App>, context: &TaskContext, reports: Vec<Report>)
         }
         Ok(accepted)
     };
-    app.store.write(write).await?
+    app.store.write(Point::Upload, write).await?
 }
 
 /// Counts an upload that does not decode.
 pub async fn malformed_upload(app: &App, context: &TaskContext, malformed: Malformed) -> Error {
     let task = context.task.public.id;
-    match app.store.write(move |tx| upload::count_malformed(tx, &task)).await {
+    match app.store.write(Point::UploadMalformed, move |tx| upload::count_malformed(tx, &task)).await {
         Ok(()) => malformed.into(),
         Err(fault) => fault.into(),
     }
@@ -65,7 +65,7 @@ pub async fn aggregate_share(
     let request = context.wire.decode_aggregate_share_req(&context.task.public, &body)?;
     collect::check_passed_on(&context.task, &request)?;
     let context = context.clone();
-    Ok(app.store.write(move |tx| collect::helper_share(tx, &context, &body, &request, id)).await??)
+    Ok(app.store.write(Point::ShareGive, move |tx| collect::helper_share(tx, &context, &body, &request, id)).await??)
 }
 
 /// What is known of an aggregate share.
@@ -89,7 +89,7 @@ pub fn find_share(app: &App, context: &TaskContext, id: AggregateShareId) -> Res
 /// Deletes an aggregate share (DAP-18 section 4.6.5). False if there is no such share.
 pub async fn delete_share(app: &App, context: &TaskContext, id: AggregateShareId) -> Result<bool, Error> {
     let task = context.task.public.id;
-    Ok(app.store.write(move |tx| collect::delete_share(tx, &task, &id)).await?)
+    Ok(app.store.write(Point::ShareDelete, move |tx| collect::delete_share(tx, &task, &id)).await?)
 }
 
 /// Creates a collection job, or finds it (DAP-09 section 4.6.1, DAP-18 section 4.6.1).
@@ -111,7 +111,7 @@ pub async fn create_collection(
         shared.jobs.notify_one();
         Ok(created.map(|()| job))
     };
-    Ok(app.store.write(write).await??)
+    Ok(app.store.write(Point::CollectionCreate, write).await??)
 }
 
 /// How a collection job is, if there is one.
@@ -154,7 +154,7 @@ pub async fn delete_collection(app: &App, context: &TaskContext, job: Collection
         Content::new(task, Interaction::CollectionJob, &request).retire(tx, job.as_bytes())?;
         Ok(true)
     };
-    let deleted = app.store.write(write).await?;
+    let deleted = app.store.write(Point::CollectionDelete, write).await?;
     app.collections.notify_one();
     app.results.notify_waiters();
     Ok(deleted)

@@ -17,7 +17,7 @@ use crate::{
         Error, TaskContext,
         helper::{self, Deferred, JobState, Request, Reserved},
     },
-    model::{AggregationJobId, Duration, JobInit, PartialBatch, ReportError, ReportMetadata, TaskId, Time},
+    model::{AggregationJobId, Duration, JobInit, PartialBatch, Point, ReportError, ReportMetadata, TaskId, Time},
     pool::Permit,
     store::Tx,
     wire::{Interaction, Problem, ProblemType},
@@ -114,7 +114,7 @@ async fn defer(app: &Arc<App>, arrival: Arrival, body: Bytes) -> Result<Created,
         shared.deferred.notify_one();
         Ok((request.job, deferred))
     };
-    match app.store.write(write).await? {
+    match app.store.write(Point::HelperDefer, write).await? {
         (job, Deferred::Stored) => Ok((job, None)),
         (_, Deferred::TooMany) => Err(Error::Busy),
         (job, Deferred::Not(known)) => existing(job, known),
@@ -128,7 +128,7 @@ async fn reserve(app: &App, arrival: Arrival, init: &JobInit) -> Result<(Request
         let request = arrival.request(tx)?;
         Ok((request, helper::reserve(tx, &request, skew, &reports)?))
     };
-    Ok(app.store.write(write).await?)
+    Ok(app.store.write(Point::HelperReserve, write).await?)
 }
 
 fn skew(app: &App) -> Duration {
@@ -172,7 +172,7 @@ async fn answer(
             helper::release(tx, &request.task, request.job);
             Ok(())
         };
-        app.store.write(release).await?;
+        app.store.write(Point::HelperRelease, release).await?;
     }
     answered
 }
@@ -191,7 +191,8 @@ async fn prepare(
         prepared.append(context, part);
     }
     let shared = context.clone();
-    let answer = app.store.write(move |tx| helper::commit(tx, &shared, &request, prepared)).await?;
+    let answer =
+        app.store.write(Point::HelperCommit, move |tx| helper::commit(tx, &shared, &request, prepared)).await?;
     answer.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).into())
 }
 
@@ -204,7 +205,7 @@ pub async fn resume(app: &Arc<App>, task: TaskId, job: AggregationJobId) -> Resu
     let (hash, init) = read(app, &context, &permit, body, usize::MAX).await?;
     let request = Request { task, job, hash, batch: init.batch, now: Time::now() };
     let (skew, reports) = (skew(app), metadata(&init));
-    match app.store.write(move |tx| helper::resume(tx, &request, skew, &reports)).await? {
+    match app.store.write(Point::HelperResume, move |tx| helper::resume(tx, &request, skew, &reports)).await? {
         Reserved::New(verdicts) => answer(app, &context, request, init, verdicts, permit).await.map(drop),
         _ => Ok(()),
     }
@@ -224,5 +225,5 @@ pub async fn delete(app: &App, context: &TaskContext, job: AggregationJobId) -> 
         Content { task, interaction: Interaction::AggregationJob, hash }.retire(tx, job.as_bytes())?;
         Ok(true)
     };
-    Ok(app.store.write(write).await?)
+    Ok(app.store.write(Point::HelperDelete, write).await?)
 }

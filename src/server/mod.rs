@@ -42,7 +42,7 @@ use self::{app::App, http::Request};
 use crate::{
     aggregator::{KeyRing, keys},
     config::{self, Config},
-    model::{Fault, Revision, Time},
+    model::{Failpoints, Fault, Point, Revision, Time},
     peer::{Peer, PeerOptions},
     pool::Pool,
     store::{self, KeySource, OpenError, Store},
@@ -87,8 +87,13 @@ pub struct Server {
 impl Server {
     /// Opens the data directory and starts to listen, answer and drive.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let store = open_store(&config).await?;
-        let app = Arc::new(prepare(config, store).await?);
+        Self::start_with(config, Failpoints::default()).await
+    }
+
+    /// The same for tests, which make it fail where they like.
+    pub async fn start_with(config: Config, failpoints: Failpoints) -> Result<Self, StartError> {
+        let store = open_store(&config, &failpoints).await?;
+        let app = Arc::new(prepare(config, store, failpoints).await?);
         let config = &app.config;
         let listen_error = |error| StartError::Listen { address: config.listen, error };
         let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
@@ -150,8 +155,9 @@ async fn watched(fail: watch::Sender<Option<Fault>>, part: impl Future<Output = 
     }
 }
 
-async fn open_store(config: &Config) -> Result<Store, StartError> {
-    let (dir, options) = (config.data_dir.clone(), store_options(config));
+async fn open_store(config: &Config, failpoints: &Failpoints) -> Result<Store, StartError> {
+    let options = store::Options { failpoints: failpoints.clone(), ..store_options(config) };
+    let dir = config.data_dir.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&dir, options)).await;
     Ok(opened.map_err(|error| Fault::while_doing("opening the data directory", error))??)
 }
@@ -173,9 +179,9 @@ fn key_source(secrets: &config::Secrets) -> KeySource {
     }
 }
 
-async fn prepare(config: Config, store: Store) -> Result<App, Fault> {
+async fn prepare(config: Config, store: Store, failpoints: Failpoints) -> Result<App, Fault> {
     let (suite, now) = (config.hpke.suite(), Time::now());
-    store.write(move |tx| keys::ensure_first(tx, suite, now)).await?;
+    store.write(Point::KeysFirst, move |tx| keys::ensure_first(tx, suite, now)).await?;
     let ring = store.read(|view| KeyRing::load(view.keys().values()))?;
     let limits = &config.limits;
     let workers = match limits.workers {
@@ -186,6 +192,7 @@ async fn prepare(config: Config, store: Store) -> Result<App, Fault> {
     let peer = Peer::new(&PeerOptions {
         timeout: *config.leader.peer_timeout,
         max_answer_bytes: limits.max_answer_bytes,
+        failpoints,
         ..PeerOptions::default()
     })?;
     Ok(App::new(config, store, pool, ring, peer))

@@ -98,7 +98,7 @@ impl Content {
 mod tests {
     use super::*;
     use crate::{
-        model::Revision,
+        model::{Point, Revision},
         store::{Options, Store},
     };
 
@@ -133,8 +133,8 @@ mod tests {
         let other = Content::new(task.public.id, Interaction::AggregationJob, b"next batch, please");
         let name = move |tx: &mut Tx<'_>| Ok((content.name(tx, Name::OfContent)?, other.name(tx, Name::OfContent)?));
         let store = Store::open(dir.path(), Options::default()).unwrap();
-        let first = store.write(move |tx| tx.add_task(task).and_then(|()| name(tx))).await.unwrap();
-        assert_eq!(first.0, store.write(name).await.unwrap().0);
+        let first = store.write(Point::Trial, move |tx| tx.add_task(task).and_then(|()| name(tx))).await.unwrap();
+        assert_eq!(first.0, store.write(Point::Trial, name).await.unwrap().0);
         // Deleting it twice, or what has another name, is deleting it once.
         let retire = move |tx: &mut Tx<'_>| {
             content.retire(tx, &[7; 16])?;
@@ -142,13 +142,13 @@ mod tests {
             content.retire(tx, &first.0)?;
             name(tx)
         };
-        let second = store.write(retire).await.unwrap();
+        let second = store.write(Point::Trial, retire).await.unwrap();
         assert_eq!(second, (content.id(1), other.id(0)));
         assert_eq!(content.lock_key(Name::OfContent), first.0);
         store.close().await;
         let store = Store::open(dir.path(), Options::default()).unwrap();
-        assert_eq!(store.write(name).await.unwrap(), second);
+        assert_eq!(store.write(Point::Trial, name).await.unwrap(), second);
         let chosen = move |tx: &mut Tx<'_>| content.name(tx, Name::Chosen([9; 16]));
-        assert_eq!(store.write(chosen).await.unwrap(), [9; 16]);
+        assert_eq!(store.write(Point::Trial, chosen).await.unwrap(), [9; 16]);
     }
 }

@@ -9,7 +9,7 @@ use super::{app::App, persist::Persistence};
 use crate::{
     aggregator::TaskContext,
     config,
-    model::Party,
+    model::{Party, Point},
     peer::{Backoff, CallError, Reply},
     wire::{Interaction, Malformed, Problem, ProblemType},
 };
@@ -20,6 +20,8 @@ pub struct Errand<'a> {
     pub interaction: Interaction,
     /// The request's name for the operator.
     pub what: &'static str,
+    /// The names of the request and of the polls where something can be made to fail.
+    pub points: [Point; 2],
     /// What we call the resource, should the protocol leave that to us.
     pub id: &'a [u8; 16],
     /// The body of the request.
@@ -58,7 +60,7 @@ pub async fn pursue<T>(
     errand: Errand<'_>,
     read: impl Fn(&Bytes) -> Result<T, Malformed>,
 ) -> Pursued<T> {
-    let Errand { interaction, what, id, request, mut may_have_arrived, is_final } = errand;
+    let Errand { interaction, what, points: [sending, polling], id, request, mut may_have_arrived, is_final } = errand;
     let task = &context.task;
     let Party::Leader { helper_token, .. } = &task.party else { return Pursued::Stopped };
     let (url, token) = (&task.public.helper_url, Some(helper_token));
@@ -66,13 +68,14 @@ pub async fn pursue<T>(
     let poll_at = |place: &Option<String>| context.wire.poll_call(interaction, place.as_deref()?);
     let mut persistence = Persistence::new(app, task.public.id, what);
     let mut pace = Pace::new(&app.config.leader);
+    let (sender, poller) = (app.peer.at(sending), app.peer.at(polling));
     // Where the helper has the resource, once it has said that this is not ready.
     let mut pending = None;
     loop {
         let poll = poll_at(&pending);
         let sent = match &poll {
-            Some(poll) => app.peer.ask(url, poll, token, Bytes::new()),
-            None => app.peer.ask(url, &create, token, request.clone()),
+            Some(poll) => poller.ask(url, poll, token, Bytes::new()),
+            None => sender.ask(url, &create, token, request.clone()),
         };
         let Some(reply) = app.unless_stopped(sent).await else { return Pursued::Stopped };
         let error = match reply {

@@ -63,7 +63,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::writer::{Answer, Core, Work};
-use crate::model::Fault;
+use crate::model::{Failpoints, Fault, Point};
 
 pub use collected::Collected;
 pub use open::OpenError;
@@ -79,7 +79,7 @@ pub use view::View;
 pub use waiting::{Entry, Pick, Picked, Waiting};
 
 /// How much a store may use, and where the key for its secrets is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Memory for the database's page cache, in bytes.
     pub cache_bytes: u64,
@@ -89,11 +89,19 @@ pub struct Options {
     pub group: usize,
     /// Where the key that secrets are encrypted under comes from.
     pub key: KeySource,
+    /// What is made to fail: nothing, outside of tests.
+    pub failpoints: Failpoints,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, queue: 1024, group: 64, key: KeySource::default() }
+        Self {
+            cache_bytes: 64 << 20,
+            queue: 1024,
+            group: 64,
+            key: KeySource::default(),
+            failpoints: Failpoints::default(),
+        }
     }
 }
 
@@ -124,6 +132,7 @@ impl Store {
             disk: RwLock::new(Some(disk)),
             stopped: watch::Sender::new(None),
             commits: AtomicU64::new(0),
+            failpoints: options.failpoints,
         });
         let (sender, receiver) = mpsc::channel(options.queue.max(1));
         let thread = thread::Builder::new().name("store".into()).spawn({
@@ -134,7 +143,8 @@ impl Store {
         Ok(Self { inner: Arc::new(Inner { core, writer }) })
     }
 
-    /// Runs `f` when its turn has come and returns its result when what it did is durable.
+    /// Runs `f` when its turn has come and returns its result when what it did is durable. `point` is the write's name,
+    /// for those who want it to fail: each write in the code has its own.
     ///
     /// `f` sees the effects of all writes before it. It must not block, nor call the store. It must decide first and
     /// mutate then: see [`Tx`]. Once a place in the queue is found, `f` runs even if nobody waits for the result any more.
@@ -145,6 +155,7 @@ impl Store {
     /// has stopped before. It is then unknown whether this write is durable, and a restart will tell.
     pub async fn write<T: Send + 'static>(
         &self,
+        point: Point,
         f: impl FnOnce(&mut Tx<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         let core = &self.inner.core;
@@ -152,7 +163,7 @@ impl Store {
         let queue = self.lock_writer().as_ref().map(|writer| writer.queue.clone()).ok_or_else(closed)?;
         let (sender, receiver) = oneshot::channel();
         let stopped = || core.check().err().unwrap_or_else(closed);
-        queue.send(work(f, sender)).await.map_err(|_| stopped())?;
+        queue.send(work(point, f, sender)).await.map_err(|_| stopped())?;
         drop(queue);
         receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
@@ -223,10 +234,11 @@ fn finish(core: &Core, Writer { queue, thread }: Writer) {
 
 /// Makes a closure into something that waits in the queue.
 fn work<T: Send + 'static>(
+    point: Point,
     f: impl FnOnce(&mut Tx<'_>) -> Result<T, Fault> + Send + 'static,
     sender: oneshot::Sender<Result<T, Fault>>,
 ) -> Work {
-    Box::new(move |tx| {
+    let run = Box::new(move |tx: &mut Tx<'_>| {
         let result = f(tx);
         let outcome = result.as_ref().map(|_| ()).map_err(Fault::clone);
         let answer: Answer = Box::new(move |durable| {
@@ -234,7 +246,8 @@ fn work<T: Send + 'static>(
             let _ = sender.send(durable.and(result));
         });
         (outcome, answer)
-    })
+    });
+    Work { point, run }
 }
 
 fn closed() -> Fault {

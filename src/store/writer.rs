@@ -7,15 +7,22 @@ use std::{
         PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
 };
 
 use tokio::sync::{mpsc, watch};
 
 use super::{engine::Engine, group::Group, state::State, tx::Tx};
-use crate::model::{Fault, fault::panic_text};
+use crate::model::{Act, Failpoints, Fault, Phase, Point, fault::panic_text};
 
-/// A write that waits for its turn. Says whether the group can go on, and how to answer.
-pub(super) type Work = Box<dyn FnOnce(&mut Tx<'_>) -> (Result<(), Fault>, Answer) + Send>;
+/// A write that waits for its turn.
+pub(super) struct Work {
+    pub(super) point: Point,
+    pub(super) run: Box<Run>,
+}
+
+/// Says whether the group can go on, and how to answer.
+type Run = dyn FnOnce(&mut Tx<'_>) -> (Result<(), Fault>, Answer) + Send;
 /// Answers a write with its own result if it is durable, or with the fault.
 pub(super) type Answer = Box<dyn FnOnce(Result<(), Fault>) + Send>;
 
@@ -31,6 +38,7 @@ pub(super) struct Core {
     /// Why the store has stopped, if it has.
     pub(super) stopped: watch::Sender<Option<Fault>>,
     pub(super) commits: AtomicU64,
+    pub(super) failpoints: Failpoints,
 }
 
 /// What is let go of when the store is closed, in this order.
@@ -71,25 +79,42 @@ impl Core {
     fn commit(&self, works: Vec<Work>, answers: &mut Vec<Answer>) -> Result<(), Fault> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         self.check()?;
+        let points: Vec<Point> = works.iter().map(|work| work.point).collect();
         let rows = {
             let disk = self.disk.read().unwrap_or_else(PoisonError::into_inner);
             let engine = &disk.as_ref().ok_or_else(super::closed)?.engine;
             let mut group = Group::default();
             for work in works {
-                let (outcome, answer) = work(&mut Tx { state: &mut state, group: &mut group, engine });
+                let (outcome, answer) = (work.run)(&mut Tx { state: &mut state, group: &mut group, engine });
                 answers.push(answer);
                 outcome?;
             }
             group.finish(&mut state)?
         };
         if rows.is_empty() {
-            return Ok(());
+            drop(state);
+            self.pass(&points, Phase::Before)?;
+            return self.pass(&points, Phase::After);
         }
         let disk = self.disk.write().unwrap_or_else(PoisonError::into_inner);
         drop(state);
+        self.pass(&points, Phase::Before)?;
         disk.as_ref().ok_or_else(super::closed)?.engine.commit(&rows)?;
+        drop(disk);
         self.commits.fetch_add(1, Ordering::Relaxed);
-        Ok(())
+        self.pass(&points, Phase::After)
+    }
+
+    /// Passes the failure points of a group's writes, before or after its commit.
+    fn pass(&self, points: &[Point], phase: Phase) -> Result<(), Fault> {
+        points.iter().try_for_each(|point| match self.failpoints.at(*point, phase) {
+            Act::Go => Ok(()),
+            Act::Fail => Err(Fault::new(format!("made to fail at {point:?}, {phase:?}"))),
+            Act::Wait(delay) => {
+                thread::sleep(delay);
+                Ok(())
+            }
+        })
     }
 
     /// A fault if the store has stopped.

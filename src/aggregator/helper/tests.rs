@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     aggregator::testing,
-    model::{BatchId, Revision},
+    model::{BatchId, Point, Revision},
     store::{Options, Store},
 };
 
@@ -23,7 +23,7 @@ impl Bench {
         let store = Store::open(dir.path(), Options::default()).unwrap();
         let task = testing::task(Revision::Dap18);
         let (id, context) = (task.public.id, TaskContext::new(task.clone().into()).unwrap());
-        store.write(move |tx| tx.add_task(task)).await.unwrap();
+        store.write(Point::Trial, move |tx| tx.add_task(task)).await.unwrap();
         Self { dir, store, task: id, context: context.into() }
     }
 
@@ -39,12 +39,12 @@ impl Bench {
 
     async fn defer(&self, n: u8, most: usize) -> Deferred {
         let request = self.request(n);
-        self.store.write(move |tx| defer(tx, &request, &BODY, most)).await.unwrap()
+        self.store.write(Point::Trial, move |tx| defer(tx, &request, &BODY, most)).await.unwrap()
     }
 
     async fn resume(&self, n: u8) -> Reserved {
         let (request, reports) = (self.request(n), reports());
-        self.store.write(move |tx| resume(tx, &request, Duration(0), &reports)).await.unwrap()
+        self.store.write(Point::Trial, move |tx| resume(tx, &request, Duration(0), &reports)).await.unwrap()
     }
 
     async fn commit(&self, n: u8) -> Option<Bytes> {
@@ -52,12 +52,12 @@ impl Bench {
         let outcome = PrepareOutcome::Reject(ReportError::VdafPrepError);
         let resps = reports().iter().map(|m| PrepareResp { report_id: m.id, outcome: outcome.clone() }).collect();
         let prepared = Prepared { resps, sums: Sums::default() };
-        self.store.write(move |tx| commit(tx, &context, &request, prepared)).await.unwrap()
+        self.store.write(Point::Trial, move |tx| commit(tx, &context, &request, prepared)).await.unwrap()
     }
 
     async fn delete(&self, n: u8) -> Option<[u8; 32]> {
         let request = self.request(n);
-        self.store.write(move |tx| delete(tx, &request.task, request.job)).await.unwrap()
+        self.store.write(Point::Trial, move |tx| delete(tx, &request.task, request.job)).await.unwrap()
     }
 
     /// The accepted jobs, and the body of one of them.
@@ -123,7 +123,7 @@ async fn a_removed_task_takes_its_accepted_requests_with_it() {
     assert_eq!(bench.defer(1, 2).await, Deferred::Stored);
     assert_eq!(bench.resume(1).await, Reserved::New(vec![None]));
     let task = bench.task;
-    bench.store.write(move |tx| tx.remove_task(&task, Time(6))).await.unwrap();
+    bench.store.write(Point::Trial, move |tx| tx.remove_task(&task, Time(6))).await.unwrap();
     assert_eq!(bench.commit(1).await, None);
     assert_eq!(bench.resume(1).await, Reserved::NoTask);
     assert_eq!(bench.defer(1, 2).await, Deferred::Not(Reserved::NoTask));

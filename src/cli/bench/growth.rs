@@ -31,7 +31,7 @@ use crate::{
         taskfile::{TaskFiles, VerifyKey},
     },
     model::{
-        AggregationJobId, Bucket, Checksum, Duration, PartialBatch, PrepareOutcome, PrepareResp, ReportId,
+        AggregationJobId, Bucket, Checksum, Duration, PartialBatch, Point, PrepareOutcome, PrepareResp, ReportId,
         ReportMetadata, Revision, Task, Time, VdafConfig,
     },
     server,
@@ -132,7 +132,7 @@ async fn measure(args: &Args, dir: &Path) -> Result<Vec<Point>, Failure> {
         let store = open(dir)?;
         if milestone == 0 {
             let task = Task::clone(&context.task);
-            store.write(move |tx| tasks::add(tx, task)).await??;
+            store.write(Point::Trial, move |tx| tasks::add(tx, task)).await??;
         }
         fill(args, &store, &load, &bar, Until::Reports(milestone)).await?;
         store.close().await;
@@ -256,12 +256,12 @@ impl Load {
 async fn store_job(store: &Store, context: &Arc<TaskContext>, job: Job) -> Outcome {
     let Job { request, metadata, prepared } = job;
     let skew = Duration(60);
-    let reserved = store.write(move |tx| helper::reserve(tx, &request, skew, &metadata)).await?;
+    let reserved = store.write(Point::Trial, move |tx| helper::reserve(tx, &request, skew, &metadata)).await?;
     if !matches!(&reserved, Reserved::New(verdicts) if verdicts.iter().all(Option::is_none)) {
         return Err(Failure::new("a fresh report was refused"));
     }
     let context = context.clone();
-    let stored = store.write(move |tx| helper::commit(tx, &context, &request, prepared)).await?;
+    let stored = store.write(Point::Trial, move |tx| helper::commit(tx, &context, &request, prepared)).await?;
     stored.map(drop).ok_or_else(|| Failure::new("a job was not stored"))
 }
 

@@ -37,7 +37,7 @@ async fn an_open_directory_is_locked_until_it_is_closed() {
     store.close().await;
     // The handle still exists.
     open(dir.path()).close().await;
-    assert!(store.write(|_| Ok(())).await.is_err());
+    assert!(store.write(Point::Trial, |_| Ok(())).await.is_err());
     assert!(store.read(|view| view.collection(&task_id(1), &crate::model::CollectionJobId::new([0; 16]))).is_err());
 }
 

@@ -37,7 +37,7 @@ async fn count(store: &Store) -> Result<u64, Fault> {
         tx.count(&task_id(1), SEEN, 1)?;
         Ok(before)
     };
-    store.write(count).await
+    store.write(Point::Trial, count).await
 }
 
 /// How many groups of writes were committed.
@@ -52,7 +52,7 @@ fn hold(store: &Store) -> mpsc::Sender<()> {
     let (started, has_started) = mpsc::channel();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let write = store.write(move |_| {
+        let write = store.write(Point::Trial, move |_| {
             started.send(()).unwrap();
             let _ = receiver.recv();
             Ok(())
@@ -84,7 +84,7 @@ async fn a_write_that_changes_nothing_is_no_commit() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let before = commits(&store);
-    assert_eq!(store.write(|tx| Ok(tx.state.tasks.len())).await.unwrap(), 0);
+    assert_eq!(store.write(Point::Trial, |tx| Ok(tx.state.tasks.len())).await.unwrap(), 0);
     assert_eq!(commits(&store), before);
 }
 
@@ -96,7 +96,7 @@ async fn a_fault_stops_the_store_and_undoes_its_whole_group() {
     count(&store).await.unwrap();
     let stopped = tokio::spawn(store.poisoned());
     let held = hold(&store);
-    let faulty = store.write(|tx| {
+    let faulty = store.write(Point::Trial, |tx| {
         tx.count(&task_id(1), SEEN, 50)?;
         Err::<(), _>(Fault::new("it broke"))
     });
@@ -118,7 +118,7 @@ async fn a_panic_is_a_fault() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
-    let write = store.write(|tx| {
+    let write = store.write(Point::Trial, |tx| {
         tx.count(&task_id(1), SEEN, 50)?;
         let nothing: [u8; 0] = [];
         Ok(nothing[tx.state.tasks.len()..].len())
@@ -135,7 +135,7 @@ async fn a_panic_is_a_fault() {
 async fn changing_a_task_that_is_gone_is_a_fault() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    assert!(store.write(|tx| tx.append_report(&task_id(1), &report(1, 1, 1))).await.is_err());
+    assert!(store.write(Point::Trial, |tx| tx.append_report(&task_id(1), &report(1, 1, 1))).await.is_err());
     assert!(store.read(|_| Ok(())).is_err());
 }
 
@@ -190,7 +190,7 @@ async fn the_last_handle_may_be_held_by_a_write() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let inside = store.clone();
-    let mut write = Box::pin(store.write(move |_| {
+    let mut write = Box::pin(store.write(Point::Trial, move |_| {
         drop(inside);
         Ok(())
     }));
@@ -219,7 +219,7 @@ async fn rows_and_memory_agree_in_every_read() {
                     tx.count(&task_id(1), SEEN, 1)?;
                     tx.put_helper_job(&task_id(1), id, &helper_job(n))
                 };
-                store.write(write).await.unwrap();
+                store.write(Point::Trial, write).await.unwrap();
             }
         }
     });
@@ -267,7 +267,7 @@ async fn nothing_secret_is_printed() {
     add_task(&store, 1).await;
     let secret = [222u8, 173, 190, 239];
     store
-        .write(move |tx| {
+        .write(Point::Trial, move |tx| {
             let config = task(1).collector_hpke_config;
             tx.put_key(KeyRecord { config, private_key: Secret::new(secret.to_vec()), created: Time(0) })?;
             let bucket = tx.bucket_mut(&task_id(1), crate::model::Bucket::Time(Time(0)))?;

@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use super::{Options, Store};
 use crate::model::{
-    BatchMode, Duration, HpkeCiphertext, HpkeConfig, Party, Report, ReportId, ReportMetadata, Revision, Secret, Task,
-    TaskId, TaskParameters, Time, TokenHash, VdafConfig,
+    BatchMode, Duration, HpkeCiphertext, HpkeConfig, Party, Point, Report, ReportId, ReportMetadata, Revision, Secret,
+    Task, TaskId, TaskParameters, Time, TokenHash, VdafConfig,
 };
 
 /// The time precision of the tests' tasks.
@@ -76,5 +76,5 @@ fn report(n: u32, time: u64, len: usize) -> Report {
 }
 
 async fn add_task(store: &Store, n: u8) {
-    store.write(move |tx| tx.add_task(task(n))).await.unwrap();
+    store.write(Point::Trial, move |tx| tx.add_task(task(n))).await.unwrap();
 }

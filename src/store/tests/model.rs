@@ -393,7 +393,7 @@ proptest! {
             runtime.block_on(add_task(&store, n));
         }
         for (ops, reopen) in steps {
-            let write = store.write(move |tx| {
+            let write = store.write(Point::Trial, move |tx| {
                 for (n, op) in ops {
                     apply(tx, &mut model, n, op)?;
                 }

@@ -14,11 +14,11 @@ async fn append(store: &Store, reports: Vec<Report>) -> Vec<ReportRef> {
     let write = move |tx: &mut crate::store::Tx<'_>| {
         reports.iter().map(|report| tx.append_report(&task_id(1), report)).collect::<Result<Vec<_>, _>>()
     };
-    store.write(write).await.unwrap()
+    store.write(Point::Trial, write).await.unwrap()
 }
 
 async fn bury(store: &Store, reports: Vec<(ReportId, ReportRef)>) {
-    store.write(move |tx| tx.bury(&task_id(1), &reports)).await.unwrap();
+    store.write(Point::Trial, move |tx| tx.bury(&task_id(1), &reports)).await.unwrap();
 }
 
 fn load(store: &Store, places: &[ReportRef]) -> Vec<Report> {
@@ -87,11 +87,11 @@ async fn positions_never_go_back() {
     add_task(&store, 1).await;
     let places = append(&store, vec![report(1, 5, 10)]).await;
     bury(&store, vec![(report_id(1), places[0])]).await;
-    let position = store.write(|tx| Ok(tx.next_position())).await.unwrap();
+    let position = store.write(Point::Trial, |tx| Ok(tx.next_position())).await.unwrap();
     assert!(places[0] < position);
     drop(store);
     let store = open(dir.path());
-    assert_eq!(store.write(|tx| Ok(tx.next_position())).await.unwrap(), position);
+    assert_eq!(store.write(Point::Trial, |tx| Ok(tx.next_position())).await.unwrap(), position);
     assert!(append(&store, vec![report(2, 5, 10)]).await[0] >= position);
 }
 
@@ -107,7 +107,7 @@ async fn a_position_taken_within_a_group_divides_it() {
         tx.bury(&task_id(1), &[(report_id(2), after)])?;
         Ok((before, position, after))
     };
-    let (before, position, after) = store.write(write).await.unwrap();
+    let (before, position, after) = store.write(Point::Trial, write).await.unwrap();
     assert!(before < position && position <= after);
     assert!(waiting(&store, |w| w.has_before(interval(0, 10), position) && w.len() == 1));
     assert_eq!(load(&store, &[before]), [report(1, 5, 10)]);
@@ -129,7 +129,7 @@ async fn reports_of_jobs_are_known_and_not_picked_again() {
         let (batch, state) = (PartialBatch::TimeInterval, LeaderJobState::Picked);
         tx.put_leader_job(&task_id(1), job, LeaderJobRecord { batch, now: Time(0), created: Time(0), reports, state })
     };
-    store.write(write).await.unwrap();
+    store.write(Point::Trial, write).await.unwrap();
     drop(store);
     let store = open(dir.path());
     assert!(waiting(&store, |w| w.len() == 6 && (0..10).all(|n| w.contains(&report_id(n)))));
@@ -140,7 +140,7 @@ async fn reports_of_jobs_are_known_and_not_picked_again() {
         tx.task_mut(&task_id(1)).unwrap().waiting.defer(&entries, Time(0));
         tx.end_leader_job(&task_id(1), &job)
     };
-    store.write(dissolve).await.unwrap();
+    store.write(Point::Trial, dissolve).await.unwrap();
     assert!(waiting(&store, |w| w.len() == 10));
     drop(store);
     assert!(waiting(&open(dir.path()), |w| w.len() == 10));

@@ -1,0 +1,152 @@
+//! Failure points: the moments at which a power cut, a full disk or a broken line would hurt most, each with a name, so
+//! that tests can let something go wrong at any one of them.
+//!
+//! There is one at every write to the store and at every request to a helper. Whoever adds one of those adds a [`Point`]
+//! and puts it into [`Point::ALL`]: the compiler asks for the point, and `tests/failpoints` fails as long as it is not
+//! in the list, or nothing that the test does comes by there.
+//!
+//! A server has no failure points but those that its caller gives it, and no configuration, argument or variable does.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+/// A place in the code where something can be made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Point {
+    /// A write of a test or benchmark: never one of a server, and not in [`Point::ALL`].
+    Trial,
+    /// The first HPKE key is made.
+    KeysFirst,
+    /// A task is added.
+    TaskAdd,
+    /// A task is removed.
+    TaskRemove,
+    /// Reports are accepted.
+    Upload,
+    /// An upload that does not decode is counted.
+    UploadMalformed,
+    /// The leader makes a job of waiting reports.
+    LeaderPick,
+    /// The leader stores what a job's request is made of.
+    LeaderSeal,
+    /// The leader stores what a job came to.
+    LeaderCommit,
+    /// The leader takes a job back that the helper refused.
+    LeaderDissolve,
+    /// The leader gives a job up about which the helper broke the protocol.
+    LeaderAbandon,
+    /// The helper reserves a job's reports.
+    HelperReserve,
+    /// The helper stores a job's request, to be answered later.
+    HelperDefer,
+    /// The helper reserves the reports of a job that it had put off.
+    HelperResume,
+    /// The helper stores a job's sums and answer.
+    HelperCommit,
+    /// The helper gives up the reservations of a job that failed.
+    HelperRelease,
+    /// The helper deletes a job.
+    HelperDelete,
+    /// A collection job is made.
+    CollectionCreate,
+    /// A collection job's batch is closed, or found to be none.
+    CollectionAdvance,
+    /// A collection job's result is stored.
+    CollectionFinish,
+    /// A collection job ends with the helper's refusal.
+    CollectionFail,
+    /// A collection job is deleted.
+    CollectionDelete,
+    /// The helper gives its aggregate share.
+    ShareGive,
+    /// The helper's aggregate share is deleted.
+    ShareDelete,
+    /// The leader sends an aggregation job.
+    SendJob,
+    /// The leader asks how an aggregation job is.
+    PollJob,
+    /// The leader deletes an aggregation job at the helper.
+    DeleteJob,
+    /// The leader asks for an aggregate share.
+    SendShare,
+    /// The leader asks how an aggregate share is.
+    PollShare,
+}
+
+impl Point {
+    /// All points of a server.
+    pub const ALL: &[Self] = &[
+        Self::KeysFirst,
+        Self::TaskAdd,
+        Self::TaskRemove,
+        Self::Upload,
+        Self::UploadMalformed,
+        Self::LeaderPick,
+        Self::LeaderSeal,
+        Self::LeaderCommit,
+        Self::LeaderDissolve,
+        Self::LeaderAbandon,
+        Self::HelperReserve,
+        Self::HelperDefer,
+        Self::HelperResume,
+        Self::HelperCommit,
+        Self::HelperRelease,
+        Self::HelperDelete,
+        Self::CollectionCreate,
+        Self::CollectionAdvance,
+        Self::CollectionFinish,
+        Self::CollectionFail,
+        Self::CollectionDelete,
+        Self::ShareGive,
+        Self::ShareDelete,
+        Self::SendJob,
+        Self::PollJob,
+        Self::DeleteJob,
+        Self::SendShare,
+        Self::PollShare,
+    ];
+}
+
+/// Which moment of a point it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Phase {
+    /// A write has run and nothing of it is on disk; or nothing of a request is sent.
+    Before,
+    /// A write is durable and not answered; or a request is answered, and we have not looked at the answer.
+    After,
+}
+
+/// What happens at a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Nothing.
+    Go,
+    /// The disk, or the line, fails.
+    Fail,
+    /// It takes that much longer.
+    Wait(Duration),
+}
+
+/// What a test wants to happen at the points of a server. Without a plan, which is the default, nothing does.
+#[derive(Clone, Default)]
+pub struct Failpoints(Option<Arc<Plan>>);
+
+/// Says what happens. It is called in the store's thread too and may block it, as a slow disk would.
+type Plan = dyn Fn(Point, Phase) -> Act + Send + Sync;
+
+impl Failpoints {
+    /// Asks the plan at every point.
+    pub fn new(plan: impl Fn(Point, Phase) -> Act + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(plan)))
+    }
+
+    /// What happens at a point.
+    pub fn at(&self, point: Point, phase: Phase) -> Act {
+        self.0.as_ref().map_or(Act::Go, |plan| plan(point, phase))
+    }
+}
+
+impl fmt::Debug for Failpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "Failpoints(planned)" } else { "Failpoints(none)" })
+    }
+}
