@@ -80,7 +80,7 @@ pub struct Args {
 
 /// What was measured at one number of reports.
 #[derive(Clone, Debug, Serialize)]
-struct Point {
+struct Measured {
     /// Reports that are remembered.
     reports: u64,
     /// Reports stored per second from here on.
@@ -117,7 +117,7 @@ pub async fn run(args: Args) -> Outcome {
     }?)
 }
 
-async fn measure(args: &Args, dir: &Path) -> Result<Vec<Point>, Failure> {
+async fn measure(args: &Args, dir: &Path) -> Result<Vec<Measured>, Failure> {
     let context = Arc::new(TaskContext::new(Arc::new(task()?)).map_err(Failure::new)?);
     let load = Arc::new(Load {
         context: context.clone(),
@@ -126,7 +126,7 @@ async fn measure(args: &Args, dir: &Path) -> Result<Vec<Point>, Failure> {
         next: AtomicU64::new(0),
     });
     let bar = style::progress(args.reports, "reports");
-    let mut points: Vec<Point> = Vec::new();
+    let mut points: Vec<Measured> = Vec::new();
     let milestones = [0, 1_000_000, 10_000_000].into_iter().filter(|n| *n < args.reports).chain([args.reports]);
     for milestone in milestones {
         let store = open(dir)?;
@@ -153,8 +153,8 @@ async fn look(
     dir: &Path,
     load: &Arc<Load>,
     bar: &ProgressBar,
-    empty: Option<&Point>,
-) -> Result<Point, Failure> {
+    empty: Option<&Measured>,
+) -> Result<Measured, Failure> {
     let disk_bytes = usage::on_disk(dir)?;
     let begin = Instant::now();
     let store = open(dir)?;
@@ -165,7 +165,7 @@ async fn look(
     let reports_per_second = (load.stored() - reports) as f64 / begin.elapsed().as_secs_f64();
     store.close().await;
     let each = |now: u64, empty: u64| now.saturating_sub(empty) as f64 / reports as f64;
-    Ok(Point {
+    Ok(Measured {
         reports,
         reports_per_second,
         speed: empty.map_or(1.0, |empty| reports_per_second / empty.reports_per_second),
@@ -276,7 +276,7 @@ fn task() -> Result<Task, Failure> {
     files.helper.aggregator_task().ok_or_else(|| Failure::new("the helper's file holds no task"))
 }
 
-fn table_of(points: &[Point]) -> String {
+fn table_of(points: &[Measured]) -> String {
     let style = Style::stdout();
     let header = format!(
         "{:>12} {:>11} {:>6} {:>9} {:>10} {:>8} {:>10} {:>8}",
