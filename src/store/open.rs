@@ -10,6 +10,7 @@ use std::{
 use super::{
     engine::{Engine, EngineError, Rows},
     state::{LoadError, State},
+    swap::{self, TABLES},
     table::RowError,
     writer::Disk,
 };
@@ -20,8 +21,6 @@ const LAYOUT: u32 = 1;
 const MARKER: &str = "dapbox-data";
 /// Its content, before the version and a newline.
 const MARKER_TEXT: &str = "dapbox data directory, version ";
-/// Where the database is.
-const TABLES: &str = "tables";
 
 /// Why a store cannot be opened, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +75,7 @@ impl From<LoadError> for OpenError {
 pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<(Disk, State), OpenError> {
     create_dir(dir)?;
     let (mut marker, is_new) = claim(dir)?;
+    swap::recover(dir)?;
     let engine = Engine::open(&dir.join(TABLES), cache_bytes)?;
     if is_new {
         let (key, value) = State::first_row().map_err(|fault| OpenError::Damaged(fault.to_string()))?;
@@ -88,6 +88,17 @@ pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<(Disk, State), OpenEr
     }
     let state = State::load(&engine)?;
     Ok((Disk { engine, _lock: marker }, state))
+}
+
+/// Takes the lock of a directory that has been used, to do something to its database.
+pub(super) fn claim_existing(dir: &Path) -> Result<File, OpenError> {
+    let is_used = fs::metadata(dir.join(MARKER)).is_ok_and(|marker| marker.len() > 0);
+    if !is_used {
+        return Err(OpenError::Foreign);
+    }
+    let (marker, _) = claim(dir)?;
+    swap::recover(dir)?;
+    Ok(marker)
 }
 
 /// Makes the directory if there is none, closed to everybody else: there are keys in it.
