@@ -47,6 +47,7 @@ mod replay;
 mod rows;
 mod state;
 mod swap;
+mod sweep;
 mod table;
 mod tx;
 mod view;
