@@ -37,6 +37,7 @@
 //! and `view.rs` are what a write and a read may do. `older.rs` reads rows of earlier releases. `group.rs` collects the changes of a group, `writer.rs` commits them.
 
 mod collected;
+mod compact;
 mod engine;
 mod fingerprints;
 mod group;
@@ -46,6 +47,8 @@ mod records;
 mod replay;
 mod rows;
 mod state;
+mod swap;
+mod sweep;
 mod table;
 mod tx;
 mod vault;
@@ -66,6 +69,7 @@ use self::writer::{Answer, Core, Work};
 use crate::model::{Failpoints, Fault, Point};
 
 pub use collected::Collected;
+pub use compact::{Compacted, Stage, Watcher, compact};
 pub use open::OpenError;
 pub use records::{
     BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, HelperJobRecord,

@@ -11,6 +11,7 @@ use super::{
     Options,
     engine::{Engine, EngineError},
     state::{LoadError, State},
+    swap::{self, TABLES},
     table::RowError,
     vault::{self, KeyError, Vault},
     writer::Disk,
@@ -22,8 +23,6 @@ const LAYOUT: u32 = 1;
 const MARKER: &str = "dapbox-data";
 /// Its content, before the version and a newline.
 const MARKER_TEXT: &str = "dapbox data directory, version ";
-/// Where the database is.
-const TABLES: &str = "tables";
 
 /// Why a store cannot be opened, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +82,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Disk, State), OpenE
     create_dir(dir)?;
     let (mut marker, is_new) = claim(dir)?;
     let vault = Vault::new(&options.key.load(dir, is_new)?)?;
+    swap::recover(dir)?;
     let engine = Engine::open(&dir.join(TABLES), options.cache_bytes)?;
     if is_new {
         if engine.is_empty()? {
@@ -94,6 +94,17 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Disk, State), OpenE
     }
     let state = State::load(&engine, vault)?;
     Ok((Disk { engine, _lock: marker }, state))
+}
+
+/// Takes the lock of a directory that has been used, to do something to its database.
+pub(super) fn claim_existing(dir: &Path) -> Result<File, OpenError> {
+    let is_used = fs::metadata(dir.join(MARKER)).is_ok_and(|marker| marker.len() > 0);
+    if !is_used {
+        return Err(OpenError::Foreign);
+    }
+    let (marker, _) = claim(dir)?;
+    swap::recover(dir)?;
+    Ok(marker)
 }
 
 /// Makes the directory if there is none, closed to everybody else: there are keys in it.

@@ -62,6 +62,8 @@ pub(super) const SHARES: Table<(TaskId, AggregateShareId), BatchSelector> = Tabl
 
 /// Secrets of the directory itself, by [`FINGERPRINT_KEY`].
 pub(super) const SECRETS: Sealed<u8, Secret> = Sealed(Table::new(19, "secrets", 1));
+/// Batch ids that were given up: closed without having been collected.
+pub(super) const GIVEN_UP: Table<(TaskId, BatchId), ()> = Table::new(32, "batches given up", 1);
 
 /// In [`SEQUENCES`]: the number of the next pack.
 pub(super) const NEXT_PACK: u8 = 0;
@@ -69,7 +71,7 @@ pub(super) const NEXT_PACK: u8 = 0;
 pub(super) const FINGERPRINT_KEY: u8 = 0;
 
 /// The prefixes of all tables whose keys begin with a task.
-pub(super) const OF_TASKS: [u8; 15] = [
+pub(super) const OF_TASKS: [u8; 16] = [
     TASKS.0.prefix,
     COUNTERS.prefix,
     REPLAY.prefix,
@@ -85,6 +87,7 @@ pub(super) const OF_TASKS: [u8; 15] = [
     HELPER_REQUESTS.prefix,
     GENERATIONS.prefix,
     SHARES.prefix,
+    GIVEN_UP.prefix,
 ];
 
 /// A kind of row.

@@ -1,0 +1,278 @@
+//! A database is written anew, which is the only way for its file to shrink: sled uses freed space again and never
+//! gives it back.
+//!
+//! [`rewrite`] copies the rows of one database into another, in order, and lets a function change, drop or add rows on
+//! the way. [`rebuild`] puts the copy in the original's place once it was read back ([`swap`]). [`compact`] is both with
+//! rows of aggregated reports' ids joined, of which there is one for each group commit: they become as long as
+//! rows should be.
+
+use std::{ops::ControlFlow, path::Path};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    engine::{Engine, EngineError, Row},
+    open::{self, OpenError},
+    swap::{self, Old},
+    table::{self, RowError},
+};
+
+/// How much is written at once: as much as is held in memory.
+const BYTES_AT_ONCE: usize = 32 << 20;
+/// And that many rows, at most.
+const ROWS_AT_ONCE: usize = 100_000;
+/// Rows of ids are joined up to this many bytes.
+pub(super) const JOINED_BYTES: usize = 64_000;
+/// What has been done is told after that many rows.
+const ROWS_PER_TICK: u64 = 64;
+
+/// What the writing of a database is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It looks at what there is.
+    Reading,
+    /// It writes.
+    Writing,
+    /// It reads back what was written.
+    Checking,
+}
+
+/// Is told what is being done, how much of it is done, and how much there is to do, in bytes; zero if that is not
+/// known.
+pub type Watcher<'a> = &'a mut dyn FnMut(Stage, u64, u64);
+
+/// What a database holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// How many rows.
+    pub rows: u64,
+    /// Their keys and values together.
+    pub bytes: u64,
+    /// The sum of the hashes of all rows, which does not depend on their order.
+    hash: [u64; 4],
+}
+
+impl Totals {
+    /// Adds a row.
+    pub(super) fn add(&mut self, key: &[u8], value: &[u8]) {
+        self.rows += 1;
+        self.bytes += (key.len() + value.len()) as u64;
+        let mut hash = Sha256::new();
+        hash.update((key.len() as u64).to_be_bytes());
+        hash.update(key);
+        hash.update(value);
+        let hash: [u8; 32] = hash.finalize().into();
+        for (sum, part) in self.hash.iter_mut().zip(hash.as_chunks::<8>().0) {
+            *sum = sum.wrapping_add(u64::from_be_bytes(*part));
+        }
+    }
+
+    /// Looks at all rows of a database.
+    pub(super) fn of(engine: &Engine, mut read: impl FnMut(&Self)) -> Result<Self, EngineError> {
+        let mut totals = Self::default();
+        engine.scan_after(None, |key, value| {
+            totals.add(key, &value);
+            if totals.rows.is_multiple_of(ROWS_PER_TICK) {
+                read(&totals);
+            }
+            Ok::<_, EngineError>(ControlFlow::Continue(()))
+        })?;
+        Ok(totals)
+    }
+}
+
+/// Writes rows into a new database, many at once.
+pub(super) struct Importer<'a> {
+    to: &'a Engine,
+    rows: Vec<Row>,
+    bytes: usize,
+    totals: Totals,
+}
+
+impl<'a> Importer<'a> {
+    pub(super) fn new(to: &'a Engine) -> Self {
+        Self { to, rows: Vec::new(), bytes: 0, totals: Totals::default() }
+    }
+
+    /// Adds a row whose key was not added before. The database is densest if they come in order.
+    pub(super) fn add(&mut self, (key, value): Row) -> Result<(), EngineError> {
+        self.totals.add(&key, &value);
+        self.bytes += key.len() + value.len();
+        self.rows.push((key, value));
+        if self.bytes >= BYTES_AT_ONCE || self.rows.len() >= ROWS_AT_ONCE {
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that all rows are written, and says what they are.
+    pub(super) fn finish(mut self) -> Result<Totals, EngineError> {
+        self.write()?;
+        Ok(self.totals)
+    }
+
+    fn write(&mut self) -> Result<(), EngineError> {
+        self.to.import(&self.rows)?;
+        self.rows.clear();
+        self.bytes = 0;
+        Ok(())
+    }
+}
+
+/// Copies all rows into an empty database, and says what it holds then.
+///
+/// `map` gets each row, in order, and at last `None`; what it puts into the list is written. It may put rows in at
+/// any time, no key twice.
+pub(super) fn rewrite<E: From<EngineError>>(
+    from: &Engine,
+    to: &Engine,
+    mut map: impl FnMut(Option<Row>, &mut Vec<Row>) -> Result<(), E>,
+    mut read: impl FnMut(u64),
+) -> Result<Totals, E> {
+    let mut importer = Importer::new(to);
+    let (mut mapped, mut bytes, mut rows) = (Vec::new(), 0, 0);
+    from.scan_after(None, |key, value| {
+        bytes += (key.len() + value.len()) as u64;
+        rows += 1;
+        map(Some((key.to_vec(), value)), &mut mapped)?;
+        mapped.drain(..).try_for_each(|row| importer.add(row))?;
+        if rows % ROWS_PER_TICK == 0 {
+            read(bytes);
+        }
+        Ok::<_, E>(ControlFlow::Continue(()))
+    })?;
+    map(None, &mut mapped)?;
+    mapped.drain(..).try_for_each(|row| importer.add(row))?;
+    Ok(importer.finish()?)
+}
+
+/// Puts a rewritten copy of a data directory's database in its place, when it was read back from its files. Whatever
+/// goes wrong, the original stays. The caller has the directory's lock, and the original open; it is closed.
+pub(super) fn rebuild<E: From<EngineError>>(
+    dir: &Path,
+    cache_bytes: u64,
+    from: Engine,
+    old: Old,
+    map: impl FnMut(Option<Row>, &mut Vec<Row>) -> Result<(), E>,
+    progress: Watcher<'_>,
+) -> Result<Totals, E> {
+    let before = Totals::of(&from, |t| progress(Stage::Reading, t.bytes, 0))?;
+    check_room(dir, before.bytes)?;
+    let to = swap::begin(dir, cache_bytes)?;
+    let written = rewrite(&from, &to, map, |bytes| progress(Stage::Writing, bytes, before.bytes)).and_then(|totals| {
+        to.close()?;
+        from.close()?;
+        let again = swap::reopen(dir, cache_bytes)?;
+        let found = Totals::of(&again, |t| progress(Stage::Checking, t.bytes, totals.bytes))?;
+        again.close()?;
+        match found == totals {
+            true => Ok(totals),
+            false => Err(EngineError::Damaged("what was written does not read back as it was".into()).into()),
+        }
+    });
+    match written {
+        Ok(totals) => {
+            swap::finish(dir, old).map_err(EngineError::from)?;
+            Ok(totals)
+        }
+        Err(error) => {
+            // What cannot be deleted now is deleted at the next opening; the first error is the one to tell.
+            let _ = swap::abandon(dir);
+            Err(error)
+        }
+    }
+}
+
+/// Refuses to begin what would fill the disk: a database of these rows, and a little more.
+pub(super) fn check_room(dir: &Path, bytes: u64) -> Result<(), EngineError> {
+    let needed = bytes + bytes / 4 + ROOM;
+    let stat = rustix::fs::statvfs(dir).map_err(std::io::Error::from)?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    if free >= needed {
+        return Ok(());
+    }
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let text = format!("it takes {} MiB of free space, and there are {} MiB", mib(needed), mib(free));
+    Err(EngineError::Io(std::io::Error::new(std::io::ErrorKind::StorageFull, text)))
+}
+
+/// What a database takes beyond its rows: a few segments.
+const ROOM: u64 = 32 << 20;
+
+/// What came of a compaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compacted {
+    /// The size of the files before.
+    pub bytes_before: u64,
+    /// Their size now.
+    pub bytes_after: u64,
+    /// How many rows there are now.
+    pub rows: u64,
+    /// The keys and values of these rows together.
+    pub row_bytes: u64,
+}
+
+/// Writes a data directory's database anew, as small as it can be. Fails if a server runs on the directory.
+pub fn compact(dir: &Path, cache_bytes: u64, progress: Watcher<'_>) -> Result<Compacted, OpenError> {
+    let _lock = open::claim_existing(dir)?;
+    let tables = dir.join(swap::TABLES);
+    let bytes_before = size(&tables)?;
+    let from = Engine::open(&tables, cache_bytes)?;
+    if from.get(&table::SEQUENCES.key(&table::NEXT_PACK))?.is_none() {
+        return Err(OpenError::Damaged("the database is empty, which it never was since it was made".into()));
+    }
+    let mut joiner = Joiner::default();
+    let map = |row: Option<Row>, out: &mut Vec<Row>| joiner.map(row, out);
+    let totals = rebuild::<OpenError>(dir, cache_bytes, from, Old::Delete, map, progress)?;
+    Ok(Compacted { bytes_before, bytes_after: size(&tables)?, rows: totals.rows, row_bytes: totals.bytes })
+}
+
+/// The size of all files in a database's directory.
+fn size(tables: &Path) -> std::io::Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(tables)? {
+        bytes += entry?.metadata()?.len();
+    }
+    Ok(bytes)
+}
+
+/// Joins neighbouring rows of ids of one task and day. How long an id is does not matter.
+#[derive(Default)]
+struct Joiner {
+    /// The key of the row that is being filled, and the ids in it.
+    filling: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Joiner {
+    fn map(&mut self, row: Option<Row>, out: &mut Vec<Row>) -> Result<(), OpenError> {
+        let Some((key, value)) = row else { return self.flush(out) };
+        if key.first() != Some(&table::REPLAY.prefix) {
+            self.flush(out)?;
+            out.push((key, value));
+            return Ok(());
+        }
+        let read = |error: RowError| OpenError::Damaged(error.to_string());
+        let (task, day, _) = table::REPLAY.read_key(&key).map_err(read)?;
+        let ids = table::REPLAY.read(&value).map_err(read)?;
+        let is_neighbour = |(other, joined): &(Vec<u8>, Vec<u8>)| {
+            let other = table::REPLAY.read_key(other);
+            other.is_ok_and(|other| (other.0, other.1) == (task, day)) && joined.len() + ids.len() <= JOINED_BYTES
+        };
+        match self.filling.as_mut().filter(|filling| is_neighbour(filling)) {
+            Some((_, joined)) => joined.extend_from_slice(&ids),
+            None => {
+                self.flush(out)?;
+                self.filling = Some((key, ids.into_vec()));
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, out: &mut Vec<Row>) -> Result<(), OpenError> {
+        if let Some((key, ids)) = self.filling.take() {
+            let value = table::REPLAY.value(&serde_bytes::ByteBuf::from(ids));
+            out.push((key, value.map_err(|fault| OpenError::Damaged(fault.to_string()))?));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,206 @@
+//! How a database takes another one's place, whatever happens in between.
+//!
+//! The new database is written beside the old one. Directories change their names in an order in which what is there
+//! says how far it was; nothing else has to be remembered. Each step is on disk before the next one begins, and the
+//! next opening ([`recover`], under the data directory's lock) finishes or undoes what was interrupted:
+//!
+//! | what is there | what happened | what [`recover`] does |
+//! |---|---|---|
+//! | `tables` | nothing | nothing |
+//! | `tables`, `tables.new` | the new one is not complete | deletes the new one |
+//! | `tables`, `tables.ready` | the new one is complete and was not used yet | deletes the new one |
+//! | `tables.old`, `tables.ready` | the old one is out of the way | renames the new one to `tables` |
+//! | `tables`, `tables.old` | the new one is in use | deletes the old one |
+//!
+//! A complete one that was not used yet is deleted because an earlier release, which does not know these names, may
+//! have written to `tables` since. If the old database is kept ([`Old::Keep`]), it has the name under which it is
+//! kept in place of `tables.old`, and is never deleted.
+
+use std::{
+    fs::{self, File},
+    io,
+    path::Path,
+};
+
+use super::engine::{Engine, EngineError};
+
+/// The database that is used.
+pub(super) const TABLES: &str = "tables";
+/// One that is being written.
+const NEW: &str = "tables.new";
+/// One that is complete.
+const READY: &str = "tables.ready";
+/// One that another has taken the place of.
+const OLD: &str = "tables.old";
+
+/// What becomes of the database that another one takes the place of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Old {
+    /// It is deleted.
+    Delete,
+    /// It is kept under this name.
+    #[allow(dead_code, reason = "for the migration of older layouts")]
+    Keep(&'static str),
+}
+
+/// Finishes or undoes what was interrupted. For whoever has the directory's lock, before the database is opened.
+pub(super) fn recover(dir: &Path) -> io::Result<()> {
+    remove(dir, NEW)?;
+    if dir.join(READY).is_dir() {
+        if dir.join(TABLES).is_dir() {
+            remove(dir, READY)?;
+        } else {
+            rename(dir, READY, TABLES)?;
+        }
+    }
+    if dir.join(TABLES).is_dir() {
+        remove(dir, OLD)?;
+    }
+    Ok(())
+}
+
+/// Opens a new, empty database beside the one that is used.
+pub(super) fn begin(dir: &Path, cache_bytes: u64) -> Result<Engine, EngineError> {
+    remove(dir, NEW)?;
+    remove(dir, READY)?;
+    Engine::open(&dir.join(NEW), cache_bytes)
+}
+
+/// Opens the new database again, which was closed.
+pub(super) fn reopen(dir: &Path, cache_bytes: u64) -> Result<Engine, EngineError> {
+    Engine::open(&dir.join(NEW), cache_bytes)
+}
+
+/// Deletes the new database: it shall not be used.
+pub(super) fn abandon(dir: &Path) -> io::Result<()> {
+    remove(dir, NEW)
+}
+
+/// Uses the new database from now on. Both must be closed ([`Engine::close`]); there need not be an old one.
+pub(super) fn finish(dir: &Path, old: Old) -> io::Result<()> {
+    sync_tree(&dir.join(NEW))?;
+    rename(dir, NEW, READY)?;
+    if dir.join(TABLES).is_dir() {
+        let name = match old {
+            Old::Delete => OLD,
+            Old::Keep(name) => name,
+        };
+        rename(dir, TABLES, name)?;
+    }
+    rename(dir, READY, TABLES)?;
+    if old == Old::Delete {
+        remove(dir, OLD)?;
+    }
+    Ok(())
+}
+
+/// Renames a database. When this returns, the name survives a loss of power.
+fn rename(dir: &Path, from: &str, to: &str) -> io::Result<()> {
+    fs::rename(dir.join(from), dir.join(to))?;
+    File::open(dir)?.sync_all()
+}
+
+/// Deletes a database, if it is there.
+fn remove(dir: &Path, name: &str) -> io::Result<()> {
+    match fs::remove_dir_all(dir.join(name)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Makes sure that everything below a directory survives a loss of power.
+fn sync_tree(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::engine::Rows;
+
+    const CACHE: u64 = 1 << 20;
+
+    /// A database that knows its name.
+    fn make(dir: &Path, name: &str, content: &str) {
+        let engine = Engine::open(&dir.join(name), CACHE).unwrap();
+        engine.commit(&Rows::from([(vec![1], Some(content.into()))])).unwrap();
+        engine.close().unwrap();
+    }
+
+    fn content(dir: &Path) -> String {
+        let engine = Engine::open(&dir.join(TABLES), CACHE).unwrap();
+        let value = engine.get(&[1]).unwrap().unwrap();
+        engine.close().unwrap();
+        String::from_utf8(value).unwrap()
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> =
+            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn every_state_that_a_crash_can_leave_is_finished_or_undone() {
+        let states: [(&[(&str, &str)], &str, &[&str]); 8] = [
+            (&[(TABLES, "old")], "old", &[TABLES]),
+            (&[(TABLES, "old"), (NEW, "new")], "old", &[TABLES]),
+            (&[(TABLES, "old"), (READY, "new")], "old", &[TABLES]),
+            (&[(OLD, "old"), (READY, "new")], "new", &[TABLES]),
+            (&[(TABLES, "new"), (OLD, "old")], "new", &[TABLES]),
+            // The old one is kept.
+            (&[("tables.kept", "old"), (READY, "new")], "new", &[TABLES, "tables.kept"]),
+            (&[(TABLES, "new"), ("tables.kept", "old")], "new", &[TABLES, "tables.kept"]),
+            // There was no old one.
+            (&[(READY, "new")], "new", &[TABLES]),
+        ];
+        for (before, expected, after) in states {
+            let dir = tempfile::tempdir().unwrap();
+            before.iter().for_each(|(name, content)| make(dir.path(), name, content));
+            recover(dir.path()).unwrap();
+            assert_eq!((content(dir.path()).as_str(), names(dir.path())), (expected, to_strings(after)), "{before:?}");
+            recover(dir.path()).unwrap();
+            assert_eq!(names(dir.path()), to_strings(after), "{before:?}");
+        }
+    }
+
+    fn to_strings(names: &[&str]) -> Vec<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_deletion_that_was_interrupted_is_finished() {
+        for (half, whole) in [(NEW, TABLES), (READY, TABLES), (OLD, TABLES)] {
+            let dir = tempfile::tempdir().unwrap();
+            make(dir.path(), half, "half");
+            make(dir.path(), whole, "whole");
+            fs::remove_file(dir.path().join(half).join("db")).unwrap();
+            recover(dir.path()).unwrap();
+            assert_eq!((content(dir.path()).as_str(), names(dir.path())), ("whole", to_strings(&[TABLES])));
+        }
+    }
+
+    #[test]
+    fn the_new_database_takes_the_place_of_the_old() {
+        for old in [Old::Delete, Old::Keep("tables.kept")] {
+            let dir = tempfile::tempdir().unwrap();
+            make(dir.path(), TABLES, "old");
+            let engine = begin(dir.path(), CACHE).unwrap();
+            engine.commit(&Rows::from([(vec![1], Some("new".into()))])).unwrap();
+            engine.close().unwrap();
+            finish(dir.path(), old).unwrap();
+            assert_eq!(content(dir.path()), "new");
+            let kept: &[&str] = if old == Old::Delete { &[TABLES] } else { &[TABLES, "tables.kept"] };
+            assert_eq!(names(dir.path()), to_strings(kept));
+        }
+    }
+}
