@@ -72,6 +72,25 @@ pub fn check_boundaries(state: &TaskState, batch: &BatchSelector) -> Result<(), 
     }
 }
 
+/// Whether the batch is not one that was given up: what is before the horizon is closed, and so are some batch ids. The
+/// drafts have no name for that; that the batch cannot be had is what `batchInvalid` says, and it is final.
+pub fn check_past(state: &TaskState, batch: &BatchSelector) -> Result<(), Refusal> {
+    let detail = match batch {
+        BatchSelector::TimeInterval(interval) => match state.replay.horizon() {
+            Some(horizon) if interval.start() < horizon => format!(
+                "the interval begins before {} (seconds since 1970), and what is before that was given up for good",
+                horizon.0
+            ),
+            _ => return Ok(()),
+        },
+        BatchSelector::FixedSize(id) if state.collected.is_given_up(id) => {
+            "the batch was given up for good before it was collected".to_owned()
+        }
+        BatchSelector::FixedSize(_) => return Ok(()),
+    };
+    Err(Refusal { kind: ProblemType::BatchInvalid, detail })
+}
+
 /// Whether the batch has as many reports as the task asks for (DAP-09 sections 4.6.5.1.2 and 4.6.5.2.2).
 pub fn check_size(state: &TaskState, count: u64) -> Result<(), Refusal> {
     let refuse = |detail| Err(Refusal { kind: ProblemType::InvalidBatchSize, detail });

@@ -85,6 +85,7 @@ fn check_query(state: &TaskState, rules: &Rules, limits: &config::Leader, query:
             if rules.may_repeat && state.collected.contains_exactly(&batch) {
                 return Ok(());
             }
+            batches::check_past(state, &batch)?;
             batches::check_overlap(state, &batch)?;
             // To us its length is nothing, but there are helpers that make an entry for each unit of it.
             let most = limits.max_interval_units;
@@ -136,7 +137,7 @@ fn interval_phase(state: &TaskState, interval: &Interval, accepted_before: Repor
     if state.collected.contains_exactly(&batch) {
         return Phase::Closed(batch);
     }
-    if let Err(refusal) = batches::check_overlap(state, &batch) {
+    if let Err(refusal) = batches::check_past(state, &batch).and_then(|()| batches::check_overlap(state, &batch)) {
         return Phase::Refused(refusal);
     }
     if batches::check_size(state, batches::tally(state, &batch).count).is_err() {
@@ -227,10 +228,13 @@ fn take_share(tx: &mut Tx<'_>, context: &TaskContext, batch: &BatchSelector) -> 
 
 /// What becomes of a job whose batch another job closed: the same result. None while there is none yet.
 fn follow(tx: &Tx<'_>, task: &TaskId, batch: &BatchSelector) -> Result<Option<CollectionState>, Fault> {
-    let Some(CollectedBatch { party: CollectedBy::Leader { job: owner, progress, .. }, .. }) =
-        tx.collected(task, batch)?
-    else {
-        return Err(Fault::new("a collected batch has no record"));
+    let (owner, progress) = match tx.collected(task, batch)? {
+        Some(CollectedBatch { party: CollectedBy::Leader { job, progress, .. }, .. }) => (job, progress),
+        Some(_) => return Err(Fault::new("a leader's batch has a helper's record")),
+        None => {
+            let detail = "the batch was collected long ago, and its result is not kept any more".to_owned();
+            return Ok(Some(failed(ProblemType::BatchInvalid, detail)));
+        }
     };
     if let Progress::Result(body) = progress {
         return Ok(Some(CollectionState::Done { body }));
@@ -423,6 +427,7 @@ fn check_share_request(state: &TaskState, rules: &Rules, request: &AggregateShar
     match (state.task.public.batch_mode, request.batch) {
         (BatchMode::TimeInterval, BatchSelector::TimeInterval(_)) => {}
         (BatchMode::FixedSize { .. }, BatchSelector::FixedSize(id)) => {
+            batches::check_past(state, &request.batch)?;
             if !state.buckets.contains_key(&Bucket::Batch(id)) {
                 return refuse(ProblemType::BatchInvalid, "no aggregation job named this batch id");
             }
@@ -430,6 +435,7 @@ fn check_share_request(state: &TaskState, rules: &Rules, request: &AggregateShar
         _ => return refuse(ProblemType::InvalidMessage, OTHER_MODE),
     }
     batches::check_boundaries(state, &request.batch)?;
+    batches::check_past(state, &request.batch)?;
     let tally = batches::tally(state, &request.batch);
     if rules.size_before_overlap {
         batches::check_size(state, tally.count)?;

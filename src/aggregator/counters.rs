@@ -29,6 +29,9 @@ pub const AGGREGATE_SUCCESS: &str = "aggregate_success";
 /// A report was given up because the helper broke the protocol about its job.
 pub const HELPER_PROTOCOL_ERROR: &str = "helper_protocol_error";
 
+/// A report was aggregated, and its sum was given up before it was collected.
+pub const SUM_GIVEN_UP: &str = "sum_given_up";
+
 /// The counter of reports that we refused to aggregate for a reason.
 pub fn refused(error: ReportError) -> &'static str {
     match error {

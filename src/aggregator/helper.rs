@@ -270,7 +270,7 @@ fn answer(
 /// Stores what a job came to and its answer, which it returns; `None` if the task was removed or the job deleted
 /// meanwhile.
 ///
-/// A batch that was collected or filled up while the job was prepared takes no more reports: they are refused here.
+/// A batch that was closed or filled up while the job was prepared takes no more reports: they are refused here.
 pub fn commit(
     tx: &mut Tx<'_>,
     context: &TaskContext,
@@ -298,7 +298,9 @@ pub fn commit(
             resp.outcome = PrepareOutcome::Reject(*error);
         }
     }
-    if let PartialBatch::FixedSize(id) = batch {
+    if let PartialBatch::FixedSize(id) = batch
+        && tx.task(task).is_some_and(|state| !state.collected.is_given_up(&id))
+    {
         // A batch id that occurred in a job is known from now on, even if none of its reports held.
         tx.bucket_mut(task, Bucket::Batch(id))?;
     }
@@ -315,6 +317,9 @@ pub fn commit(
 
 /// Whether the bucket still takes what a job came to.
 fn check_bucket(state: &TaskState, batch: PartialBatch, bucket: &Bucket, sum: &Sum) -> Result<(), ReportError> {
+    if state.is_past(bucket) {
+        return Err(ReportError::ReportDropped);
+    }
     if state.collected.covers(bucket) {
         return Err(ReportError::BatchCollected);
     }

@@ -11,6 +11,7 @@ use super::{
     KeyRing, Opener, Sums, TaskContext, batches, check_replay, check_time, counters,
     demand::Demand,
     helper::merge_into_bucket,
+    retention,
     shares::{bucket_of, guarded},
 };
 use crate::{
@@ -291,6 +292,8 @@ pub struct Finished {
     /// The counter of each report that was not aggregated.
     refused: Vec<&'static str>,
     early: Vec<Entry>,
+    /// Whether the helper says that the batch takes no more reports.
+    is_closed: bool,
 }
 
 impl Finished {
@@ -300,6 +303,7 @@ impl Finished {
         self.over.extend(other.over);
         self.refused.extend(other.refused);
         self.early.extend(other.early);
+        self.is_closed |= other.is_closed;
     }
 }
 
@@ -307,6 +311,7 @@ impl Finished {
 pub fn finish(context: &TaskContext, batch: PartialBatch, part: Vec<(Awaiting, PrepareOutcome)>) -> Finished {
     let mut finished = Finished::default();
     for (Awaiting { metadata, at, pending }, outcome) in part {
+        finished.is_closed |= outcome == PrepareOutcome::Reject(ReportError::BatchCollected);
         let verified = match outcome {
             PrepareOutcome::Continue(message) => {
                 guarded(&metadata, || pending.finish(&message)).map_err(counters::refused)
@@ -341,9 +346,9 @@ pub fn commit(
     retry_at: Time,
 ) -> Result<(), Fault> {
     let task = &context.task.public.id;
-    if !has_job(tx, task, &id) {
+    let Some(batch) = tx.task(task).and_then(|state| state.leader_jobs.get(&id)).map(|job| job.batch) else {
         return Ok(());
-    }
+    };
     let mut aggregated = 0;
     for (bucket, sum) in &finished.sums.0 {
         merge_into_bucket(tx, context, *bucket, sum)?;
@@ -352,6 +357,12 @@ pub fn commit(
     tx.count(task, counters::AGGREGATE_SUCCESS, aggregated)?;
     for counter in finished.refused {
         tx.count(task, counter, 1)?;
+    }
+    if let PartialBatch::FixedSize(batch) = batch
+        && finished.is_closed
+    {
+        // We did not ask for its share: the helper has given it up. Whatever else we would put into it were lost too.
+        retention::give_up(tx, task, batch)?;
     }
     tx.bury(task, &finished.over)?;
     end_and_defer(tx, task, id, &finished.early, retry_at)

@@ -13,6 +13,7 @@ pub mod helper;
 pub mod keys;
 pub mod leader;
 pub mod offline;
+pub mod retention;
 mod shares;
 pub mod tasks;
 pub mod upload;
@@ -79,11 +80,14 @@ pub(crate) fn check_extensions(extensions: &[Extension]) -> Result<(), Problem> 
     Err(Problem::new(ProblemType::UnsupportedExtension).with_detail(detail).with_unsupported_extensions(numbers))
 }
 
+/// Whether a report's time is not before the task's horizon, of which nothing may be known any more.
+pub fn check_horizon(replay: &Replay, time: Time) -> Result<(), ReportError> {
+    if Some(time) < replay.horizon() { Err(ReportError::ReportDropped) } else { Ok(()) }
+}
+
 /// Whether a report was not aggregated before, as far as that is still known (DAP-09 section 4.5.1.4).
 pub fn check_replay(replay: &Replay, id: &ReportId, time: Time) -> Result<(), ReportError> {
-    if replay.horizon().is_some_and(|horizon| time < horizon) {
-        return Err(ReportError::ReportDropped);
-    }
+    check_horizon(replay, time)?;
     if replay.contains(id, time) { Err(ReportError::ReportReplayed) } else { Ok(()) }
 }
 

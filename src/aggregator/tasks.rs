@@ -78,7 +78,7 @@ pub fn remove(tx: &mut Tx<'_>, id: &TaskId, now: Time) -> Result<bool, Fault> {
 /// Describes a task and how far it is.
 pub fn status(state: &TaskState) -> TaskStatus {
     let task = &state.task;
-    let open = state.buckets.iter().filter(|(bucket, _)| !state.collected.covers(bucket));
+    let open = state.buckets.iter().filter(|(bucket, _)| !state.is_closed(bucket));
     TaskStatus {
         id: task.public.id,
         revision: task.public.revision,

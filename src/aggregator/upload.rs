@@ -2,7 +2,7 @@
 //!
 //! A report is stored as it comes, still encrypted. Its share is opened when its aggregation job runs.
 
-use super::{Error, KeyRing, check_time, counters};
+use super::{Error, KeyRing, check_horizon, check_time, counters};
 use crate::{
     config::Limits,
     model::{Duration, Fault, Report, ReportError, TaskId, Time},
@@ -78,7 +78,8 @@ fn counter(verdict: &Verdict) -> &'static str {
 fn check(state: &TaskState, now: Time, limits: &Limits, keys: &KeyRing, report: &Report) -> Verdict {
     let metadata = &report.metadata;
     let skew = Duration(limits.clock_skew.as_secs());
-    if let Err(error) = check_time(&state.task, now, skew, metadata.time) {
+    let timely = check_time(&state.task, now, skew, metadata.time);
+    if let Err(error) = timely.and_then(|()| check_horizon(&state.replay, metadata.time)) {
         return Verdict::Refused(error);
     }
     if !report.extensions.is_empty() {

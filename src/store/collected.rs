@@ -2,6 +2,8 @@
 //!
 //! Intervals stay intervals (a collected interval covers buckets that were empty too), and every test is a range
 //! test: an interval may be longer than could ever be enumerated.
+//!
+//! Beside them are the batches that were given up: closed without having been collected.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +16,7 @@ use crate::model::{BatchId, BatchSelector, Bucket, Duration, Interval, Time};
 pub struct Collected {
     intervals: BTreeMap<Time, Duration>,
     batches: BTreeSet<BatchId>,
+    given_up: BTreeSet<BatchId>,
 }
 
 impl Collected {
@@ -22,12 +25,17 @@ impl Collected {
         self.intervals.range(..=time).next_back().and_then(interval).is_some_and(|i| i.contains(time))
     }
 
-    /// Whether the bucket belongs to a collected batch.
+    /// Whether the bucket belongs to a batch that was collected or given up, so that it takes no more reports.
     pub fn covers(&self, bucket: &Bucket) -> bool {
         match bucket {
             Bucket::Time(start) => self.covers_time(*start),
-            Bucket::Batch(id) => self.batches.contains(id),
+            Bucket::Batch(id) => self.batches.contains(id) || self.given_up.contains(id),
         }
+    }
+
+    /// Whether the batch was given up: it takes no more reports, and there will never be a result.
+    pub fn is_given_up(&self, id: &BatchId) -> bool {
+        self.given_up.contains(id)
     }
 
     /// Whether the batch has anything in common with a collected one.
@@ -57,6 +65,11 @@ impl Collected {
     /// Whether no batch was collected.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Closes a batch that was not collected. False if it is closed already.
+    pub(super) fn give_up(&mut self, id: BatchId) -> bool {
+        !self.batches.contains(&id) && self.given_up.insert(id)
     }
 
     pub(super) fn insert(&mut self, batch: &BatchSelector) {

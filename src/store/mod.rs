@@ -45,6 +45,7 @@ mod records;
 mod replay;
 mod rows;
 mod state;
+mod sweep;
 mod table;
 mod tx;
 mod view;

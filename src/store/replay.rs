@@ -36,7 +36,8 @@ impl Replay {
         self.days.get(&day(time)).is_some_and(|ids| ids.contains(&self.key.hash_one(id.as_bytes())))
     }
 
-    /// Nothing is remembered of reports before this time: they must be refused, whatever the clock says.
+    /// Everything before this time is closed, if there is such a time: its reports must be refused, whatever the clock
+    /// says, and are not remembered; its batch buckets take no more reports and are not collected any more.
     pub fn horizon(&self) -> Option<Time> {
         self.horizon
     }

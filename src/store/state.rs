@@ -44,7 +44,7 @@ pub struct TaskState {
     pub waiting: Waiting,
     /// Sums that were not dropped yet.
     pub buckets: BTreeMap<Bucket, BucketRecord>,
-    /// Which batches were collected.
+    /// Which batches were collected or given up.
     pub collected: Collected,
     /// Aggregation jobs in flight (leader).
     pub leader_jobs: BTreeMap<AggregationJobId, LeaderJobRecord>,
@@ -60,6 +60,16 @@ pub struct TaskState {
 }
 
 impl TaskState {
+    /// Whether the bucket takes no more reports: it is before the horizon, or its batch was collected or given up.
+    pub fn is_closed(&self, bucket: &Bucket) -> bool {
+        self.is_past(bucket) || self.collected.covers(bucket)
+    }
+
+    /// Whether the bucket is of a time before the horizon.
+    pub fn is_past(&self, bucket: &Bucket) -> bool {
+        matches!(bucket, Bucket::Time(start) if Some(*start) < self.replay.horizon())
+    }
+
     pub(super) fn new(task: Task) -> Self {
         Self {
             counters: Counters::new(),
@@ -152,6 +162,10 @@ impl State {
         })?;
         rows(engine, &table::NAMES, |(id, batch), ()| {
             self.owner(&id, &table::NAMES)?.names.insert(batch);
+            Ok(())
+        })?;
+        rows(engine, &table::GIVEN_UP, |(id, batch), ()| {
+            self.owner(&id, &table::GIVEN_UP)?.collected.give_up(batch);
             Ok(())
         })
     }

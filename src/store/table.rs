@@ -58,11 +58,14 @@ pub(super) const GENERATIONS: Table<(TaskId, u8, [u8; 32]), u64> = Table::new(17
 /// The batches of the helper's aggregate shares that have an id.
 pub(super) const SHARES: Table<(TaskId, AggregateShareId), BatchSelector> = Table::new(18, "aggregate shares", 1);
 
+/// Batch ids that were given up: closed without having been collected.
+pub(super) const GIVEN_UP: Table<(TaskId, BatchId), ()> = Table::new(32, "batches given up", 1);
+
 /// In [`SEQUENCES`]: the number of the next pack.
 pub(super) const NEXT_PACK: u8 = 0;
 
 /// The prefixes of all tables whose keys begin with a task.
-pub(super) const OF_TASKS: [u8; 15] = [
+pub(super) const OF_TASKS: [u8; 16] = [
     TASKS.prefix,
     COUNTERS.prefix,
     REPLAY.prefix,
@@ -78,6 +81,7 @@ pub(super) const OF_TASKS: [u8; 15] = [
     HELPER_REQUESTS.prefix,
     GENERATIONS.prefix,
     SHARES.prefix,
+    GIVEN_UP.prefix,
 ];
 
 /// A kind of row.

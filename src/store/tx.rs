@@ -149,23 +149,6 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Forgets the ids of aggregated reports of all days that end before the given time, and remembers that
-    /// reports before that time must be refused ([`Replay::horizon`](super::Replay::horizon)). The horizon only rises.
-    pub fn forget_before(&mut self, task: &TaskId, horizon: Time) -> Result<(), Fault> {
-        let replay = &mut owner(self.state, task)?.replay;
-        let days = replay.forget_before(horizon);
-        let horizon = replay.horizon();
-        for day in days {
-            self.group.forget_day(task, day);
-            let mut prefix = group::rows_of(table::REPLAY.prefix, task);
-            prefix.extend_from_slice(&day.to_be_bytes());
-            self.group.delete_all(self.engine, &prefix)?;
-        }
-        let value = horizon.map(|time| table::HORIZONS.value(&time)).transpose()?;
-        self.group.set(table::HORIZONS.key(task), value);
-        Ok(())
-    }
-
     /// Stores an uploaded report, which then waits. The caller has made sure that its id is not known yet.
     pub fn append_report(&mut self, task: &TaskId, report: &Report) -> Result<ReportRef, Fault> {
         owner(self.state, task)?;
@@ -288,7 +271,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    fn owner(&mut self, id: &TaskId) -> Result<&mut TaskState, Fault> {
+    pub(super) fn owner(&mut self, id: &TaskId) -> Result<&mut TaskState, Fault> {
         owner(self.state, id)
     }
 }

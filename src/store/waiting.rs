@@ -135,6 +135,11 @@ impl Waiting {
         picked
     }
 
+    /// Those of the reports at these places that are assigned to a job.
+    pub fn assigned(&self, places: &[ReportRef]) -> Vec<Entry> {
+        places.iter().filter_map(|at| self.assigned.get(at).copied()).collect()
+    }
+
     /// Gives assigned reports up, whose job is dissolved or could not use them: they wait again, from the given time
     /// on. This is not stored: after a restart they are ready.
     pub fn defer(&mut self, entries: &[Entry], until: Time) {

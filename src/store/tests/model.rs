@@ -27,12 +27,14 @@ enum Op {
     RemoveTask,
     Count(u64),
     Remember(u32, u64),
-    ForgetBefore(u64),
+    RaiseHorizon(u64),
+    CloseBefore(u64),
+    GiveUp(u8),
     Append(u32, u64, usize),
     StartJob(u8, usize),
     EndJob(u8, bool),
     BuryWaiting(usize),
-    AddToBucket(u64, usize),
+    AddToBucket(Bucket, usize),
     Collect(BatchSelector, usize),
     Name(u8),
     PutCollection(u8, u8),
@@ -51,6 +53,13 @@ fn selector() -> impl Strategy<Value = BatchSelector> {
     prop_oneof![interval, (0..3u8).prop_map(|n| BatchSelector::FixedSize(BatchId::new([n; 32])))]
 }
 
+fn bucket() -> impl Strategy<Value = Bucket> {
+    prop_oneof![
+        3 => (0..5u64).prop_map(|start| Bucket::Time(Time(start * PRECISION))),
+        1 => (0..3u8).prop_map(|n| Bucket::Batch(BatchId::new([n; 32]))),
+    ]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let len = prop_oneof![4 => 0..200usize, 1 => 60_000..200_000usize];
     prop_oneof![
@@ -58,12 +67,14 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::RemoveTask),
         4 => (1..5u64).prop_map(Op::Count),
         6 => (0..20u32, 0..4u64).prop_map(|(n, day)| Op::Remember(n, day * DAY + 7)),
-        1 => (0..4u64).prop_map(|day| Op::ForgetBefore(day * DAY)),
+        1 => (0..4u64).prop_map(|day| Op::RaiseHorizon(day * DAY)),
+        1 => (0..3u64).prop_map(|day| Op::CloseBefore(day * DAY)),
+        1 => (0..3u8).prop_map(Op::GiveUp),
         16 => (0..60u32, 0..500u64, len.clone()).prop_map(|(n, time, len)| Op::Append(n, time, len)),
         6 => (0..4u8, 1..6usize).prop_map(|(job, limit)| Op::StartJob(job, limit)),
         6 => (0..4u8, any::<bool>()).prop_map(|(job, bury)| Op::EndJob(job, bury)),
         2 => (0..5usize).prop_map(Op::BuryWaiting),
-        4 => (0..5u64, len.clone()).prop_map(|(bucket, len)| Op::AddToBucket(bucket, len)),
+        4 => (bucket(), len.clone()).prop_map(|(bucket, len)| Op::AddToBucket(bucket, len)),
         3 => (selector(), len.clone()).prop_map(|(batch, len)| Op::Collect(batch, len)),
         1 => (0..3u8).prop_map(Op::Name),
         3 => (0..3u8, 0..5u8).prop_map(|(job, state)| Op::PutCollection(job, state)),
@@ -91,6 +102,7 @@ struct ModelTask {
     assigned: BTreeMap<u8, Vec<ReportRef>>,
     buckets: BTreeMap<Bucket, BucketRecord>,
     collected: Vec<CollectedBatch>,
+    given_up: BTreeSet<BatchId>,
     names: BTreeSet<BatchId>,
     collections: BTreeMap<u8, CollectionJobRecord>,
     helper_jobs: BTreeMap<u8, HelperJobRecord>,
@@ -100,6 +112,17 @@ struct ModelTask {
 }
 
 impl ModelTask {
+    fn raise_horizon(&mut self, time: u64) {
+        self.remembered.retain(|(_, other)| *other >= time);
+        self.horizon = self.horizon.max(Some(Time(time)));
+    }
+
+    fn give_up(&mut self, id: BatchId) {
+        if self.collected.iter().all(|row| row.batch != BatchSelector::FixedSize(id)) {
+            self.given_up.insert(id);
+        }
+    }
+
     fn waiting(&self) -> Vec<ReportRef> {
         let is_assigned = |at: &ReportRef| self.assigned.values().flatten().any(|other| other == at);
         let mut waiting: Vec<_> = self.reports.keys().copied().filter(|at| !is_assigned(at)).collect();
@@ -171,10 +194,18 @@ fn apply(tx: &mut Tx<'_>, model: &mut Model, n: u8, op: Op) -> Result<(), Fault>
             }
             tx.remember(&id, &[(report_id(report), Time(time))])?;
         }
-        Op::ForgetBefore(time) => {
-            known.remembered.retain(|(_, other)| *other >= time);
-            known.horizon = known.horizon.max(Some(Time(time)));
-            tx.forget_before(&id, Time(time))?;
+        Op::RaiseHorizon(time) => {
+            known.raise_horizon(time);
+            tx.raise_horizon(&id, Time(time))?;
+        }
+        Op::CloseBefore(time) => {
+            known.raise_horizon(time);
+            for bucket in known.buckets.keys().copied().collect::<Vec<_>>() {
+                if let Bucket::Batch(id) = bucket {
+                    known.give_up(id);
+                }
+            }
+            tx.close_before(&id, Time(time))?;
         }
         Op::PutCollection(job, state) => {
             known.collections.insert(job, collection(job, state));
@@ -239,21 +270,26 @@ fn apply_to_reports(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: Op)
 
 fn apply_to_batches(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: Op) -> Result<(), Fault> {
     match op {
-        Op::AddToBucket(start, len) => {
-            let bucket = Bucket::Time(Time(start * PRECISION));
+        Op::GiveUp(n) => {
+            let before = known.given_up.len();
+            known.give_up(BatchId::new([n; 32]));
+            assert_eq!(tx.give_up_batch(id, BatchId::new([n; 32]))?, known.given_up.len() > before);
+        }
+        Op::AddToBucket(bucket, len) => {
             let mine = known.buckets.entry(bucket).or_insert(BucketRecord::EMPTY);
             let theirs = tx.bucket_mut(id, bucket)?;
             for record in [mine, theirs] {
                 record.count += 1;
-                record.first = record.first.min(Time(start));
-                record.last = record.last.max(Time(start));
-                record.share = vec![start as u8; len];
+                let time = Time(len as u64);
+                record.first = record.first.min(time);
+                record.last = record.last.max(time);
+                record.share = vec![len as u8; len];
             }
         }
         Op::Collect(batch, len) => {
             let overlaps = known.collected.iter().any(|other| overlap(&other.batch, &batch));
             assert_eq!(tx.task(id).unwrap().collected.overlaps(&batch), overlaps);
-            if !overlaps {
+            if !overlaps && !matches!(batch, BatchSelector::FixedSize(id) if known.given_up.contains(&id)) {
                 let (request_hash, answer) = ([len as u8; 32], vec![3; len]);
                 let party = CollectedBy::Helper { request_hash, answer };
                 let row = CollectedBatch { batch, report_count: len as u64, checksum: Checksum::default(), party };
@@ -326,6 +362,11 @@ fn check_memory(task: &TaskState, known: &ModelTask) {
     assert_eq!((&task.buckets, &task.names), (&known.buckets, &known.names));
     assert_eq!(task.collected.len(), known.collected.len());
     assert!(known.collected.iter().all(|row| task.collected.contains_exactly(&row.batch)));
+
+    assert!((0..3).all(|n| {
+        let id = BatchId::new([n; 32]);
+        task.collected.is_given_up(&id) == known.given_up.contains(&id)
+    }));
 
     let waiting = known.waiting();
     assert_eq!(task.waiting.len(), waiting.len());

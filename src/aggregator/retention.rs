@@ -1,0 +1,104 @@
+//! What is over: closing everything before a time.
+//!
+//! A task's *horizon* is a time before which everything is closed, for good: it is stored, and only rises. Reports of
+//! before it are refused, batch buckets that begin before it take no more reports and are not collected any more; only a
+//! result that there is already is still given out. It is aligned to the task's time precision, so that no bucket is on
+//! both sides of it.
+//!
+//! After a loss (a directory that was restored from a backup, here or at the other aggregator) the two may not agree any
+//! more about what is in the batches that there are. [`close_before`] gives all of these up, and what is new is whole on
+//! both sides.
+
+use super::counters;
+use crate::{
+    model::{BatchId, Bucket, CollectionJobId, Fault, ReportError, ReportId, TaskId, Time},
+    store::{CollectionJobRecord, CollectionState, LeaderJobRecord, ReportRef, TaskState, Tx},
+    wire::ProblemType,
+};
+
+/// What collectors are told whose job was under way when the past was closed.
+const ENDED: &str = "the leader was restored from a backup and has given up what was under way; \
+                     delete this collection job and ask anew";
+
+/// Which of the two aggregators has lost something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// We have: this directory is a restored copy, and what it knows as being under way has long gone on without it.
+    Ours,
+    /// The other one has: what is under way here goes on, since the other may have taken part in it.
+    Theirs,
+}
+
+/// The horizon that closes everything before the given time: at the end of the unit of time precision that it is in.
+pub fn horizon_after(state: &TaskState, before: Time) -> Time {
+    let precision = state.task.public.time_precision;
+    match before.truncate(precision) {
+        aligned if aligned == before => aligned,
+        aligned => aligned.saturating_add(precision).truncate(precision),
+    }
+}
+
+/// Closes everything before the given time, and all batches of fixed-size tasks that there are. Says where the horizon
+/// is now; `None` if there is no such task.
+///
+/// After a loss, `before` is not earlier than any time that a report may have had that was taken before: the time of the
+/// restore, and what clocks may differ by.
+pub fn close_before(tx: &mut Tx<'_>, task: &TaskId, before: Time, lost: Lost) -> Result<Option<Time>, Fault> {
+    let Some(state) = tx.task(task) else { return Ok(None) };
+    let horizon = horizon_after(state, before);
+    let open = |bucket: &Bucket| match bucket {
+        Bucket::Time(start) => *start < horizon && !state.is_closed(bucket),
+        Bucket::Batch(_) => !state.is_closed(bucket),
+    };
+    let sums = state.buckets.iter().filter(|(bucket, record)| record.count > 0 && open(bucket));
+    let reports: u64 = sums.map(|(_, record)| record.count).sum();
+    end_jobs(tx, task, lost)?;
+    tx.close_before(task, horizon)?;
+    if reports > 0 {
+        tx.count(task, counters::SUM_GIVEN_UP, reports)?;
+    }
+    tracing::warn!(%task, before = horizon.0, reports, "everything before this time is closed; sums of reports are given up");
+    Ok(tx.task(task).and_then(|state| state.replay.horizon()))
+}
+
+/// Ends the aggregation jobs that are known to be under way; a copy of the past also ends its collection jobs.
+///
+/// The reports of a job that the helper may have seen are never tried again. Those of one that it has not seen wait
+/// again, and are refused by their times if it comes to that.
+fn end_jobs(tx: &mut Tx<'_>, task: &TaskId, lost: Lost) -> Result<(), Fault> {
+    let Some(state) = tx.task(task) else { return Ok(()) };
+    let may_end = |job: &LeaderJobRecord| lost == Lost::Ours || !job.was_sent();
+    let over: Vec<_> = state.leader_jobs.iter().filter(|(_, job)| may_end(job)).map(|(id, _)| *id).collect();
+    for id in over {
+        let Some(job) = tx.task(task).and_then(|state| state.leader_jobs.get(&id)) else { continue };
+        let reports = job.reports.clone();
+        let assigned = tx.task(task).map(|state| state.waiting.assigned(&reports)).unwrap_or_default();
+        if lost == Lost::Ours {
+            let buried: Vec<(ReportId, ReportRef)> = assigned.iter().map(|entry| (entry.id, entry.at)).collect();
+            tx.bury(task, &buried)?;
+            tx.count(task, counters::refused(ReportError::ReportDropped), buried.len() as u64)?;
+        } else if let Some(state) = tx.task_mut(task) {
+            state.waiting.defer(&assigned, Time(0));
+        }
+        tx.end_leader_job(task, &id)?;
+    }
+    let active: Vec<(CollectionJobId, CollectionJobRecord)> = match (lost, tx.task(task)) {
+        (Lost::Ours, Some(state)) => state.collections.iter().map(|(id, job)| (*id, job.clone())).collect(),
+        _ => Vec::new(),
+    };
+    for (id, job) in active {
+        let state = CollectionState::Failed { kind: ProblemType::BatchInvalid.urn(), detail: ENDED.to_owned() };
+        tx.put_collection(task, id, CollectionJobRecord { state, ..job })?;
+    }
+    Ok(())
+}
+
+/// Closes a fixed-size batch that will never be collected.
+pub(super) fn give_up(tx: &mut Tx<'_>, task: &TaskId, batch: BatchId) -> Result<(), Fault> {
+    if !tx.give_up_batch(task, batch)? {
+        return Ok(());
+    }
+    let count = tx.task(task).and_then(|state| state.buckets.get(&Bucket::Batch(batch))).map_or(0, |sum| sum.count);
+    tracing::warn!(%task, %batch, reports = count, "a batch is given up that was not collected");
+    tx.count(task, counters::SUM_GIVEN_UP, count)
+}
