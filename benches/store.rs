@@ -11,7 +11,7 @@ use dapbox::{
         AggregationJobId, BatchMode, Bucket, Duration, HpkeCiphertext, HpkeConfig, Party, Point, Report, ReportId,
         ReportMetadata, Revision, Secret, Task, TaskId, TaskParameters, Time, TokenHash, VdafConfig,
     },
-    store::{HelperJobRecord, Options, Store},
+    store::{HelperJobRecord, HelperJobState, Options, Store},
 };
 use futures_util::future::try_join_all;
 use tokio::runtime::Runtime;
@@ -96,7 +96,8 @@ async fn helper_job(store: &Store, ids: Vec<(ReportId, Time)>, answer: Bytes) ->
         let bucket = tx.bucket_mut(&TASK, Bucket::Time(Time(1_700_000_000)))?;
         bucket.count += ids.len() as u64;
         bucket.share.resize(800, 1);
-        let job = HelperJobRecord { request_hash: [1; 32], created: Time(1_700_000_000), answer, deleted: false };
+        let state = HelperJobState::Answered(answer);
+        let job = HelperJobRecord { request_hash: [1; 32], created: Time(1_700_000_000), state };
         tx.put_helper_job(&TASK, AggregationJobId::random(), &job)
     });
     write.await

@@ -35,6 +35,8 @@ pub struct Config {
     pub leader: Leader,
     /// How a helper answers.
     pub helper: Helper,
+    /// What is forgotten, and when.
+    pub retention: Retention,
     /// The keys that reports are sealed to.
     pub hpke: Hpke,
     /// What secrets in the data directory are encrypted under.
@@ -115,6 +117,18 @@ pub struct Helper {
     pub retry_after: Seconds,
     /// Jobs of one task that may wait to be answered; one more is answered 503 with `Retry-After`.
     pub max_deferred_jobs: usize,
+}
+
+/// What is forgotten, and when. How long reports and all that belongs to them are kept is the task's to say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// How often what is over is looked for. The first time is this long after the start, so that a clock that is wrong
+    /// until the network sets it does no harm.
+    pub sweep_interval: Seconds,
+    /// How long a helper keeps its answers to aggregation jobs, for a leader that did not get them: longer than any
+    /// outage that a leader comes back from. A job that it repeats later than that cannot be finished any more.
+    pub answer_age: Seconds,
 }
 
 /// The suite of the HPKE keys that we make (RFC 9180 section 7), and how long clients may keep them.
@@ -262,6 +276,7 @@ impl Default for Config {
             limits: Limits::default(),
             leader: Leader::default(),
             helper: Helper::default(),
+            retention: Retention::default(),
             hpke: Hpke::default(),
             secrets: Secrets::default(),
             log: Log::default(),
@@ -310,6 +325,12 @@ impl Default for Leader {
 impl Default for Helper {
     fn default() -> Self {
         Self { synchronous_reports: 1_000_000, retry_after: Seconds::new(1), max_deferred_jobs: 1000 }
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { sweep_interval: Seconds::new(600), answer_age: Seconds::new(14 * 86_400) }
     }
 }
 

@@ -70,8 +70,8 @@ pub fn create(
         return Ok(Err(Problem::new(kind).with_detail(detail).with_task(*task)));
     }
     let accepted_before = tx.next_position();
-    let record =
-        CollectionJobRecord { request: bytes, query, accepted_before, created: now, state: CollectionState::Waiting };
+    let state = CollectionState::Waiting;
+    let record = CollectionJobRecord { request: bytes, query, accepted_before, created: now, state, ended: None };
     tx.put_collection(task, id, record)?;
     Ok(Ok(()))
 }

@@ -29,8 +29,10 @@ pub const AGGREGATE_SUCCESS: &str = "aggregate_success";
 /// A report was given up because the helper broke the protocol about its job.
 pub const HELPER_PROTOCOL_ERROR: &str = "helper_protocol_error";
 
-/// A report was aggregated, and its sum was given up before it was collected.
+/// A report was aggregated, and its sum was dropped later without having been collected.
 pub const SUM_GIVEN_UP: &str = "sum_given_up";
+/// A collected batch was forgotten, and its result if there was one.
+pub const BATCH_FORGOTTEN: &str = "batch_forgotten";
 
 /// The counter of reports that we refused to aggregate for a reason.
 pub fn refused(error: ReportError) -> &'static str {

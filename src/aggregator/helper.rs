@@ -2,7 +2,8 @@
 //!
 //! A job is answered in one request, in three steps: [`reserve`] takes the report ids in the store's writer, so that
 //! no other job can prepare them meanwhile; [`prepare`] runs on the pool; [`commit`] stores sums, ids and answer
-//! together. The same request gets the same bytes for ever after.
+//! together. The same request gets the same bytes for as long as
+//! answers are kept, and no other ever.
 //!
 //! Or the leader is told to come back (DAP-18 section 3.1): [`defer`] stores the request, and the same steps follow
 //! when there is time for them, with [`resume`] in the place of `reserve`.
@@ -20,7 +21,7 @@ use crate::{
         AggregationJobId, BatchMode, Bucket, Duration, Fault, JobInit, PartialBatch, PrepareInit, PrepareOutcome,
         PrepareResp, ReportError, ReportId, ReportMetadata, Task, TaskId, Time,
     },
-    store::{HelperJobRecord, TaskState, Tx},
+    store::{HelperJobRecord, HelperJobState, TaskState, Tx},
     vdaf::InputShare,
     wire::{Problem, ProblemType},
 };
@@ -69,16 +70,19 @@ pub enum JobState {
     Pending,
     /// There is an answer.
     Answered(Bytes),
+    /// It was answered so long ago that the answer is not kept any more.
+    Forgotten,
     /// It was deleted.
     Deleted,
 }
 
 impl From<HelperJobRecord> for JobState {
     fn from(record: HelperJobRecord) -> Self {
-        match record {
-            HelperJobRecord { deleted: true, .. } => Self::Deleted,
-            HelperJobRecord { answer, .. } if answer.is_empty() => Self::Pending,
-            HelperJobRecord { answer, .. } => Self::Answered(answer),
+        match record.state {
+            HelperJobState::Pending => Self::Pending,
+            HelperJobState::Answered(answer) => Self::Answered(answer),
+            HelperJobState::Forgotten => Self::Forgotten,
+            HelperJobState::Deleted => Self::Deleted,
         }
     }
 }
@@ -145,7 +149,7 @@ pub fn defer(tx: &mut Tx<'_>, request: &Request, body: &Bytes, most: usize) -> R
         Some(_) => {}
     }
     let (request_hash, created) = (request.hash, request.now);
-    let record = HelperJobRecord { request_hash, created, answer: Bytes::new(), deleted: false };
+    let record = HelperJobRecord { request_hash, created, state: HelperJobState::Pending };
     tx.put_helper_job(&request.task, request.job, &record)?;
     tx.put_helper_request(&request.task, request.job, body)?;
     Ok(Deferred::Stored)
@@ -281,7 +285,7 @@ pub fn commit(
     let task = &task;
     release(tx, task, job);
     let accepted = tx.helper_job(task, &job)?;
-    if accepted.as_ref().is_some_and(|record| record.deleted) {
+    if accepted.as_ref().is_some_and(|record| record.state == HelperJobState::Deleted) {
         return Ok(None);
     }
     let created = accepted.map_or(now, |record| record.created);
@@ -309,7 +313,7 @@ pub fn commit(
     }
     count(tx, task, &resps)?;
     let answer = Bytes::from(context.wire.encode_job_resp(&resps));
-    let record = HelperJobRecord { request_hash, created, answer: answer.clone(), deleted: false };
+    let record = HelperJobRecord { request_hash, created, state: HelperJobState::Answered(answer.clone()) };
     tx.put_helper_job(task, job, &record)?;
     tx.end_helper_request(task, &job)?;
     Ok(Some(answer))
@@ -374,7 +378,7 @@ fn count(tx: &mut Tx<'_>, task: &TaskId, resps: &[PrepareResp]) -> Result<(), Fa
 pub fn delete(tx: &mut Tx<'_>, task: &TaskId, job: AggregationJobId) -> Result<Option<[u8; 32]>, Fault> {
     let Some(record) = tx.helper_job(task, &job)? else { return Ok(None) };
     let request_hash = record.request_hash;
-    tx.put_helper_job(task, job, &HelperJobRecord { answer: Bytes::new(), deleted: true, ..record })?;
+    tx.put_helper_job(task, job, &HelperJobRecord { state: HelperJobState::Deleted, ..record })?;
     tx.end_helper_request(task, &job)?;
     Ok(Some(request_hash))
 }

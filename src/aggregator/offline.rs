@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use super::tasks::{self, TaskError};
+use super::{
+    retention::{self, Lost},
+    tasks::{self, TaskError},
+};
 use crate::{
     model::{Fault, Point, Task, TaskId, Time, status::TaskStatus},
     store::{OpenError, Options, Store},
@@ -40,6 +43,12 @@ impl Offline {
     /// Removes a task, as the running server would. False if there is no such task.
     pub async fn remove_task(&self, id: TaskId) -> Result<bool, Fault> {
         self.store.write(Point::TaskRemove, move |tx| tasks::remove(tx, &id, Time::now())).await
+    }
+
+    /// Closes everything of a task before a time, as the running server would. Says where the horizon is now; `None` if
+    /// there is no such task.
+    pub async fn close_before(&self, id: TaskId, before: Time, lost: Lost) -> Result<Option<Time>, Fault> {
+        self.store.write(Point::TaskClose, move |tx| retention::close_before(tx, &id, before, lost)).await
     }
 
     /// Closes the data directory.

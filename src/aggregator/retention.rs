@@ -1,4 +1,4 @@
-//! What is over: closing everything before a time.
+//! What is over: closing everything before a time, and forgetting it.
 //!
 //! A task's *horizon* is a time before which everything is closed, for good: it is stored, and only rises. Reports of
 //! before it are refused, batch buckets that begin before it take no more reports and are not collected any more; only a
@@ -11,14 +11,19 @@
 
 use super::counters;
 use crate::{
-    model::{BatchId, Bucket, CollectionJobId, Fault, ReportError, ReportId, TaskId, Time},
-    store::{CollectionJobRecord, CollectionState, LeaderJobRecord, ReportRef, TaskState, Tx},
+    config,
+    model::{BatchId, CollectionJobId, Duration, Fault, ReportError, ReportId, TaskId, Time},
+    store::{CollectionJobRecord, CollectionState, LeaderJobRecord, Old, Place, ReportRef, Swept, TaskState, Tx},
     wire::ProblemType,
 };
 
 /// What collectors are told whose job was under way when the past was closed.
 const ENDED: &str = "the leader was restored from a backup and has given up what was under way; \
                      delete this collection job and ask anew";
+
+/// How much later than its job a report of it may be, and then some: clocks differ, and jobs may be answered late. In
+/// seconds.
+const MARGIN: u64 = 2 * 86_400;
 
 /// Which of the two aggregators has lost something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,18 +51,9 @@ pub fn horizon_after(state: &TaskState, before: Time) -> Time {
 pub fn close_before(tx: &mut Tx<'_>, task: &TaskId, before: Time, lost: Lost) -> Result<Option<Time>, Fault> {
     let Some(state) = tx.task(task) else { return Ok(None) };
     let horizon = horizon_after(state, before);
-    let open = |bucket: &Bucket| match bucket {
-        Bucket::Time(start) => *start < horizon && !state.is_closed(bucket),
-        Bucket::Batch(_) => !state.is_closed(bucket),
-    };
-    let sums = state.buckets.iter().filter(|(bucket, record)| record.count > 0 && open(bucket));
-    let reports: u64 = sums.map(|(_, record)| record.count).sum();
     end_jobs(tx, task, lost)?;
     tx.close_before(task, horizon)?;
-    if reports > 0 {
-        tx.count(task, counters::SUM_GIVEN_UP, reports)?;
-    }
-    tracing::warn!(%task, before = horizon.0, reports, "everything before this time is closed; sums of reports are given up");
+    tracing::warn!(%task, before = horizon.0, "everything before this time is closed for good");
     Ok(tx.task(task).and_then(|state| state.replay.horizon()))
 }
 
@@ -95,10 +91,46 @@ fn end_jobs(tx: &mut Tx<'_>, task: &TaskId, lost: Lost) -> Result<(), Fault> {
 
 /// Closes a fixed-size batch that will never be collected.
 pub(super) fn give_up(tx: &mut Tx<'_>, task: &TaskId, batch: BatchId) -> Result<(), Fault> {
-    if !tx.give_up_batch(task, batch)? {
-        return Ok(());
+    if tx.give_up_batch(task, batch)? {
+        tracing::warn!(%task, %batch, "the helper takes no more reports into a batch, which is given up uncollected");
     }
-    let count = tx.task(task).and_then(|state| state.buckets.get(&Bucket::Batch(batch))).map_or(0, |sum| sum.count);
-    tracing::warn!(%task, %batch, reports = count, "a batch is given up that was not collected");
-    tx.count(task, counters::SUM_GIVEN_UP, count)
+    Ok(())
+}
+
+/// Where the horizon of a task is at least, by its retention.
+fn retained(state: &TaskState, now: Time) -> Option<Time> {
+    let age = state.task.report_expiry_age?;
+    Some(now.saturating_sub(age).truncate(state.task.public.time_precision)).filter(|time| *time > Time(0))
+}
+
+/// One step of sweeping a task, to be called with the place that it returns, in another write each, until there is none.
+///
+/// Reports that are older than the task keeps them are closed first, which is stored with what is forgotten on that
+/// account. A clock that was set back, or a longer retention, opens nothing again.
+pub fn sweep(
+    tx: &mut Tx<'_>,
+    task: &TaskId,
+    now: Time,
+    limits: &config::Retention,
+    place: Place,
+) -> Result<Option<Place>, Fault> {
+    let Some(state) = tx.task(task) else { return Ok(None) };
+    let results = retained(state, now);
+    if results > state.replay.horizon() {
+        tx.raise_horizon(task, results.unwrap_or(now))?;
+    }
+    let earlier = |by: u64| results.map(|time| time.saturating_sub(Duration(by)));
+    let answers = now.saturating_sub(Duration(limits.answer_age.as_secs()));
+    let old = Old { now, answers, results, jobs: earlier(MARGIN), generations: earlier(2 * MARGIN) };
+    let Swept { next, reports, sums, batches } = tx.sweep(task, &old, place)?;
+    if sums > 0 {
+        tracing::warn!(%task, reports = sums, "sums were given up: they were not collected in time");
+    }
+    let dropped = counters::refused(ReportError::ReportDropped);
+    for (counter, n) in [(dropped, reports), (counters::SUM_GIVEN_UP, sums), (counters::BATCH_FORGOTTEN, batches)] {
+        if n > 0 {
+            tx.count(task, counter, n)?;
+        }
+    }
+    Ok(next)
 }

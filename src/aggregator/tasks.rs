@@ -1,5 +1,6 @@
 //! Adding, removing and describing tasks.
 
+use super::counters;
 use crate::{
     hpke,
     model::{Fault, Task, TaskId, Time, status::TaskStatus},
@@ -78,6 +79,7 @@ pub fn remove(tx: &mut Tx<'_>, id: &TaskId, now: Time) -> Result<bool, Fault> {
 /// Describes a task and how far it is.
 pub fn status(state: &TaskState) -> TaskStatus {
     let task = &state.task;
+    let forgotten = state.counters.get(counters::BATCH_FORGOTTEN).copied().unwrap_or(0);
     let open = state.buckets.iter().filter(|(bucket, _)| !state.is_closed(bucket));
     TaskStatus {
         id: task.public.id,
@@ -92,11 +94,12 @@ pub fn status(state: &TaskState) -> TaskStatus {
         time_precision: task.public.time_precision,
         task_expiration: task.public.task_expiration,
         task_interval: task.public.task_interval,
+        horizon: state.replay.horizon(),
         counters: state.counters.clone(),
         waiting: state.waiting.len() as u64,
         jobs: (state.leader_jobs.len() + state.deferred.len()) as u64,
         aggregated: open.map(|(_, record)| record.count).sum(),
-        batches_collected: state.collected.len() as u64,
+        batches_collected: state.collected.len() as u64 + forgotten,
         collections_waiting: state.collections.len() as u64,
         last_trouble: None,
     }

@@ -10,11 +10,11 @@ use super::{
     args::duration,
     calendar, show,
     style::{self, Style},
-    taskfile::TaskFile,
+    taskfile::{Parameters, TaskFile},
 };
 use crate::{
     collector::{CollectError, Collected, Collector, Progress},
-    config::span,
+    config::{Seconds, span},
     model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Query, Time, VdafConfig},
     peer::{Peer, PeerOptions, Retries},
     vdaf::AggregateResult,
@@ -77,6 +77,7 @@ pub async fn run(args: Args) -> Outcome {
     let file = TaskFile::read(&args.task)?;
     let (task, keypair) = file.collector_task().map_err(|e| e.context(args.task.display()))?;
     let began = file.collector.as_ref().and_then(|collector| collector.since);
+    let began = began.map(|since| since.max(kept_since(&file.task)));
     let query =
         query(&args, file.task.batch, task.public.time_precision, began, Time::now()).map_err(Failure::usage)?;
     let vdaf = task.public.vdaf.clone();
@@ -150,6 +151,13 @@ fn interval(args: &Args, precision: Duration, began: Option<Time>, now: Time) ->
     Ok(interval)
 }
 
+/// Where what the aggregators keep begins at the latest, and still does when they are asked.
+fn kept_since(task: &Parameters) -> Time {
+    let unit = Duration(task.time_precision.as_secs());
+    let kept = |age: Seconds| Time::now().saturating_sub(Duration(age.as_secs())).truncate(unit).saturating_add(unit);
+    task.report_expiry_age.map_or(Time(0), kept)
+}
+
 /// What the operator can do about it.
 fn explain(error: &CollectError, query: &Query) -> Failure {
     if let CollectError::Impossible(_) = error {
@@ -176,6 +184,9 @@ fn explain(error: &CollectError, query: &Query) -> Failure {
         (Some(ProblemType::BatchOverlap), Query::TimeInterval(_)) => {
             "\nA part of the interval was collected before, and a report is counted once only. Use --since with the\n\
              time that the last collection said to go on from."
+        }
+        (Some(ProblemType::BatchInvalid), Query::TimeInterval(_)) => {
+            "\nIf a part of the interval is given up already, use a later --since."
         }
         (Some(ProblemType::BatchInvalid), Query::FixedSize(FixedSizeQuery::CurrentBatch)) => {
             "\nNo batch is ready yet: wait for more reports."

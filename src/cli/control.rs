@@ -8,9 +8,12 @@ use reqwest::{Method, StatusCode};
 
 use super::Failure;
 use crate::{
-    aggregator::offline::Offline,
+    aggregator::{offline::Offline, retention::Lost},
     config::Config,
-    model::{Task, TaskId, status::TaskStatus},
+    model::{
+        Task, TaskId, Time,
+        status::{CloseRequest, TaskStatus},
+    },
     server,
     wire::Problem,
 };
@@ -77,6 +80,15 @@ impl Control {
         }
     }
 
+    /// Closes everything of a task before a time, since the other aggregator has lost something. Says where the horizon is
+    /// now; `None` if the task is not there.
+    pub async fn close_before(&self, task: TaskId, before: Time) -> Result<Option<Time>, Failure> {
+        match self {
+            Self::Server(socket) => socket.close_before(&CloseRequest { task, before }).await,
+            Self::Offline(data) => Ok(data.close_before(task, before, Lost::Theirs).await?),
+        }
+    }
+
     /// Closes the data directory, if it is we who have it open.
     pub async fn close(self) {
         if let Self::Offline(data) = self {
@@ -129,6 +141,15 @@ impl Socket {
         match self.ask(Method::DELETE, &format!("/tasks/{id}"), None).await? {
             (status, _) if status.is_success() => Ok(true),
             (status, body) if is_unknown(status, &body) => Ok(false),
+            (status, body) => Err(refused(status, &body)),
+        }
+    }
+
+    /// Closes everything of a task before a time. None if the task is not there.
+    pub async fn close_before(&self, request: &CloseRequest) -> Result<Option<Time>, Failure> {
+        match self.ask(Method::POST, "/close", Some(serde_json::to_vec(request)?)).await? {
+            (StatusCode::OK, body) => Ok(Some(serde_json::from_slice(&body)?)),
+            (status, body) if is_unknown(status, &body) => Ok(None),
             (status, body) => Err(refused(status, &body)),
         }
     }

@@ -50,7 +50,7 @@ pub struct Cli {
 enum Command {
     /// Run an aggregator until it is told to stop.
     Serve(serve::Args),
-    /// Make, add, list, show and remove tasks.
+    /// Make, add, list, show, close and remove tasks.
     #[command(subcommand)]
     Task(task::Command),
     /// Upload measurements, as a client.

@@ -101,6 +101,9 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     if let Some(end) = task.task_expiration {
         line("expires", calendar::show(end));
     }
+    if let Some(horizon) = task.horizon {
+        line("closed before", calendar::show(horizon));
+    }
     line("waiting", style::counted(task.waiting, "report"));
     line("in flight", style::counted(task.jobs, "aggregation job"));
     line("aggregated", format!("{}, not collected yet", style::counted(task.aggregated, "report")));

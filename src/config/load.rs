@@ -136,6 +136,7 @@ impl Config {
             ("limits.request_timeout", limits.request_timeout),
             ("leader.peer_timeout", leader.peer_timeout),
             ("leader.retry_initial", leader.retry_initial),
+            ("retention.sweep_interval", self.retention.sweep_interval),
         ];
         if let Some((key, _)) = not_zero.iter().find(|(_, value)| value.is_zero()) {
             return Err(ConfigError::Nonsense(format!("{key} must be longer than nothing")));

@@ -20,6 +20,12 @@ pub enum Point {
     TaskAdd,
     /// A task is removed.
     TaskRemove,
+    /// Everything of a task before a time is closed.
+    TaskClose,
+    /// Some of what is over of a task is forgotten.
+    Sweep,
+    /// Some rows of a removed task are deleted.
+    SweepRemoved,
     /// Reports are accepted.
     Upload,
     /// An upload that does not decode is counted.
@@ -78,6 +84,9 @@ impl Point {
         Self::KeysFirst,
         Self::TaskAdd,
         Self::TaskRemove,
+        Self::TaskClose,
+        Self::Sweep,
+        Self::SweepRemoved,
         Self::Upload,
         Self::UploadMalformed,
         Self::LeaderPick,

@@ -35,6 +35,9 @@ pub struct TaskStatus {
     /// Reports outside of this interval are refused.
     #[serde(default)]
     pub task_interval: Option<Interval>,
+    /// Everything before this time is closed for good.
+    #[serde(default)]
+    pub horizon: Option<Time>,
     /// How often what happened to a report, by name: `report_success`, `report_replayed` and so on.
     pub counters: BTreeMap<String, u64>,
     /// Reports that wait for aggregation (leader).
@@ -49,4 +52,13 @@ pub struct TaskStatus {
     pub collections_waiting: u64,
     /// What the driver of a stuck aggregation or collection job last ran into, if anything (leader).
     pub last_trouble: Option<String>,
+}
+
+/// An operator's order to close everything of a task before a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloseRequest {
+    /// Which task.
+    pub task: TaskId,
+    /// Before which time.
+    pub before: Time,
 }

@@ -10,8 +10,12 @@ use super::{
     http::{Request, Response, content, empty, failure},
 };
 use crate::{
-    aggregator::{Error, tasks},
-    model::{Point, Task, TaskId, Time},
+    aggregator::{
+        Error,
+        retention::{self, Lost},
+        tasks,
+    },
+    model::{Point, Task, TaskId, Time, status::CloseRequest},
     wire::{Problem, ProblemType},
 };
 
@@ -58,7 +62,22 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
                 return Err(Problem::new(ProblemType::UnrecognizedTask).with_task(id).into());
             }
             app.forget(&id);
+            app.sweeps.notify_one();
             Ok(empty(StatusCode::NO_CONTENT))
+        }
+        ("POST", "/close", _) => {
+            let limits = &app.config.limits;
+            let body = request.read_body(limits.max_message_bytes, *limits.request_timeout).await?;
+            let CloseRequest { task, before } = serde_json::from_slice(&body)
+                .map_err(|error| Problem::about(400).with_detail(format!("the request cannot be read: {error}")))?;
+            let horizon = app
+                .store
+                .write(Point::TaskClose, move |tx| retention::close_before(tx, &task, before, Lost::Theirs))
+                .await?
+                .ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(task))?;
+            app.sweeps.notify_one();
+            app.jobs.notify_one();
+            json(StatusCode::OK, &horizon)
         }
         _ => Err(Problem::about(404).into()),
     }

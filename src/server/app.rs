@@ -41,6 +41,8 @@ pub struct App {
     pub collections: Notify,
     /// Wakes the driver of aggregation jobs that are answered later.
     pub deferred: Notify,
+    /// Wakes the driver that forgets what is over.
+    pub sweeps: Notify,
     /// Wakes those who poll when a collection job has ended.
     pub results: Notify,
     /// Becomes true when the server is asked to stop.
@@ -65,6 +67,7 @@ impl App {
             jobs: Notify::new(),
             collections: Notify::new(),
             deferred: Notify::new(),
+            sweeps: Notify::new(),
             results: Notify::new(),
             stopping: watch::Sender::new(false),
             helper_jobs: KeyedLocks::default(),

@@ -156,6 +156,10 @@ fn poll_job(app: &App, task: TaskId, job: AggregationJobId, request: Request) ->
     }
     match state {
         JobState::Answered(answer) => Ok(content(StatusCode::OK, media::AGGREGATION_JOB_RESP, answer)),
+        JobState::Forgotten => {
+            let detail = "the aggregation job was answered long ago; its answer is not kept";
+            Err(Problem::about(410).with_detail(detail).with_aggregation_job(job).into())
+        }
         _ => job_not_ready(app, &context, Resource::AggregationJob(task, job)),
     }
 }

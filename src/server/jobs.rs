@@ -148,6 +148,9 @@ fn existing(job: AggregationJobId, known: Reserved) -> Result<Created, Error> {
         Reserved::Known(JobState::Deleted) => {
             refuse(Problem::about(410).with_detail("the aggregation job was deleted"))
         }
+        Reserved::Known(JobState::Forgotten) => {
+            refuse(Problem::about(410).with_detail("the aggregation job was answered long ago; its answer is not kept"))
+        }
         Reserved::Conflict => {
             refuse(Problem::about(409).with_detail("the aggregation job exists with another request"))
         }

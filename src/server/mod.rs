@@ -3,7 +3,7 @@
 //! [`Server::start`] brings up everything that `dapbox serve` is. Requests come in through `listen` and, by their
 //! path, to the routes of a revision (`dap09`, `dap18`; what they share is in `routes`), which check method, token and
 //! media type and hand on to `flow` and `jobs`. Two drivers, `drive_jobs` and `drive_collections`, do what a leader does
-//! of its own accord, and `drive_deferred` what a helper has put off. The control socket (`admin`) is for the operator.
+//! of its own accord, and `drive_deferred` what a helper has put off; `drive_sweep` forgets what is over. The control socket (`admin`) is for the operator.
 
 mod admin;
 mod app;
@@ -13,6 +13,7 @@ mod dap18;
 mod drive_collections;
 mod drive_deferred;
 mod drive_jobs;
+mod drive_sweep;
 mod flow;
 mod http;
 mod jobs;
@@ -107,6 +108,7 @@ impl Server {
         parts.spawn(watched(fail.clone(), drive_jobs::drive(app.clone())));
         parts.spawn(watched(fail.clone(), drive_collections::drive(app.clone())));
         parts.spawn(watched(fail.clone(), drive_deferred::drive(app.clone())));
+        parts.spawn(watched(fail.clone(), drive_sweep::drive(app.clone())));
         let shared = app.clone();
         parts.spawn(watched(fail, async move {
             tokio::select! {

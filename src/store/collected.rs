@@ -71,6 +71,18 @@ impl Collected {
     pub(super) fn give_up(&mut self, id: BatchId) -> bool {
         !self.batches.contains(&id) && self.given_up.insert(id)
     }
+    /// All batches that were collected.
+    pub(super) fn iter(&self) -> impl Iterator<Item = BatchSelector> + '_ {
+        let intervals = self.intervals.iter().filter_map(interval).map(BatchSelector::TimeInterval);
+        intervals.chain(self.batches.iter().copied().map(BatchSelector::FixedSize))
+    }
+
+    pub(super) fn remove(&mut self, batch: &BatchSelector) {
+        match batch {
+            BatchSelector::TimeInterval(i) => drop(self.intervals.remove(&i.start())),
+            BatchSelector::FixedSize(id) => drop(self.batches.remove(id)),
+        }
+    }
 
     pub(super) fn insert(&mut self, batch: &BatchSelector) {
         match batch {

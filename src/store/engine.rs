@@ -150,6 +150,26 @@ impl Engine {
         Ok(())
     }
 
+    /// The keys that begin with `prefix`, in order, from `from` on: at least one if there is one, and no more than go into
+    /// `budget` when each counts as the pieces that its row has. Whether there are more.
+    pub(super) fn page(&self, prefix: &[u8], from: &[u8], budget: usize) -> Result<(Vec<Vec<u8>>, bool), EngineError> {
+        guarded(|| {
+            let (mut keys, mut spent) = (Vec::new(), 0);
+            for row in self.db.range(from.max(prefix)..) {
+                let (key, head) = row?;
+                if !key.starts_with(prefix) {
+                    break;
+                }
+                if spent >= budget {
+                    return Ok((keys, true));
+                }
+                spent += 1 + split_head(&head)?.0 as usize;
+                keys.push(key.to_vec());
+            }
+            Ok((keys, false))
+        })
+    }
+
     /// Writes all rows, or none of them. When this returns they survive a loss of power.
     pub(super) fn commit(&self, rows: &Rows) -> Result<(), EngineError> {
         guarded(|| {

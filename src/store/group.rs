@@ -104,18 +104,13 @@ impl Group {
         self.open.clear();
     }
 
-    /// Deletes all rows whose keys begin with the prefix, those of this group included.
-    pub(super) fn delete_all(&mut self, engine: &Engine, prefix: &[u8]) -> Result<(), EngineError> {
-        let ours = self.rows.range_mut(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
-        ours.for_each(|(_, value)| *value = None);
-        engine.keys(prefix, |key| {
-            self.rows.insert(key.to_vec(), None);
-            Ok(())
-        })
-    }
-
-    /// Forgets what was not encoded yet of a task.
+    /// Forgets what this group has to say about a task.
     pub(super) fn forget_task(&mut self, task: &TaskId) {
+        for prefix in table::OF_TASKS {
+            let prefix = rows_of(prefix, task);
+            let ours = self.rows.range_mut(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+            ours.for_each(|(_, value)| *value = None);
+        }
         self.counters.remove(task);
         self.buckets.retain(|(id, _)| id != task);
         self.replay.retain(|(id, _), _| id != task);

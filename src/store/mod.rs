@@ -73,10 +73,11 @@ pub use compact::{Compacted, Stage, Watcher, compact};
 pub use open::OpenError;
 pub use records::{
     BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, HelperJobRecord,
-    KeyRecord, LeaderJobRecord, LeaderJobState, Progress, Removed, ReportRef,
+    HelperJobState, KeyRecord, LeaderJobRecord, LeaderJobState, Progress, Removed, ReportRef,
 };
 pub use replay::Replay;
 pub use state::TaskState;
+pub use sweep::{Old, Place, Swept};
 pub use tx::Tx;
 pub use vault::{KeyError, KeySource};
 pub use view::View;

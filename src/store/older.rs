@@ -24,3 +24,30 @@ pub(super) fn task(version: u8, row: Value) -> Option<Value> {
     own.push(("verify_key_id".into(), 0.into()));
     Some(Value::Map(own))
 }
+
+/// A helper's job of version 1, which had its answer in it: an empty one while there was none.
+pub(super) fn helper_job(version: u8, row: Value) -> Option<Value> {
+    let (1, Value::Map(mut fields)) = (version, row) else { return None };
+    let mut take = |name| {
+        let place = fields.iter().position(|(key, _)| key.as_text() == Some(name))?;
+        Some(fields.swap_remove(place).1)
+    };
+    let (answer, deleted) = (take("answer")?, take("deleted")?.as_bool()?);
+    let state = match answer.as_bytes() {
+        _ if deleted => Value::Text("Deleted".into()),
+        Some(answer) if answer.is_empty() => Value::Text("Pending".into()),
+        _ => Value::Map(vec![(Value::Text("AnsweredHere".into()), answer)]),
+    };
+    fields.push(("state".into(), state));
+    Some(Value::Map(fields))
+}
+
+/// A collection job of version 1, which did not say when it was found to have ended.
+pub(super) fn collection(version: u8, row: Value) -> Option<Value> {
+    (version == 1).then_some(row)
+}
+
+/// A generation of version 1, which was a number.
+pub(super) fn generation(version: u8, row: Value) -> Option<Value> {
+    (version == 1).then(|| Value::Map(vec![("count".into(), row), ("since".into(), Value::Null)]))
+}

@@ -56,17 +56,50 @@ impl fmt::Debug for BucketRecord {
 }
 
 /// An aggregation job of the helper.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HelperJobRecord {
     /// SHA-256 of the request's body, by which a repeated request is known.
-    #[serde(with = "serde_bytes")]
     pub request_hash: [u8; 32],
     /// When the request came.
     pub created: Time,
-    /// The body that was sent, for a repeated request. Empty while there is no answer, and once the job is deleted.
-    pub answer: Bytes,
-    /// Whether the leader deleted the job since.
-    pub deleted: bool,
+    /// How far it is.
+    pub state: HelperJobState,
+}
+
+/// How far an aggregation job of the helper is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HelperJobState {
+    /// There is no answer yet.
+    Pending,
+    /// The body that was sent, for a repeated request.
+    Answered(Bytes),
+    /// It was answered so long ago that the answer is not kept any more.
+    Forgotten,
+    /// The leader deleted it.
+    Deleted,
+}
+
+/// What is stored of an aggregation job of the helper for as long as its reports may come again. Its answer is in a row
+/// of its own, which goes earlier.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct HelperJobRow {
+    #[serde(with = "serde_bytes")]
+    pub(super) request_hash: [u8; 32],
+    pub(super) created: Time,
+    pub(super) state: HelperJobRowState,
+}
+
+/// How far the job of a [`HelperJobRow`] is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum HelperJobRowState {
+    /// There is no answer yet.
+    Pending,
+    /// There was an answer.
+    Answered,
+    /// There was an answer, and it stands here, as it did in the first version.
+    AnsweredHere(Bytes),
+    /// The leader deleted it.
+    Deleted,
 }
 
 /// An aggregation job that the leader has under way.
@@ -167,6 +200,9 @@ pub struct CollectionJobRecord {
     pub created: Time,
     /// How far it is.
     pub state: CollectionState,
+    /// When the sweeper first found that it had ended.
+    #[serde(default)]
+    pub ended: Option<Time>,
 }
 
 /// How far a collection is.
@@ -223,6 +259,14 @@ pub struct ReportRef {
 pub struct Removed {
     /// When it was removed.
     pub at: Time,
+}
+
+/// How often a resource was deleted that the same request had made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Generation {
+    pub(super) count: u64,
+    /// When the sweeper first found it with this count.
+    pub(super) since: Option<Time>,
 }
 
 /// What happened how often. Whoever counts chooses the names.

@@ -2,8 +2,12 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::table::{Key, Table};
-use crate::model::Fault;
+use super::{
+    records::{HelperJobRecord, HelperJobRow, HelperJobRowState, HelperJobState},
+    replay,
+    table::{self, Key, Table},
+};
+use crate::model::{AggregationJobId, Fault, TaskId};
 
 /// Where rows are read from: the disk alone, or the disk below the changes of a group of writes.
 pub(super) trait Rows {
@@ -21,4 +25,24 @@ pub(super) fn load<K: Key, V: Serialize + DeserializeOwned>(
         Some(value) => Ok(Some(table.read(&value)?)),
         None => Ok(None),
     }
+}
+
+/// Reads an aggregation job of the helper and its answer.
+pub(super) fn helper_job(
+    rows: &impl Rows,
+    task: &TaskId,
+    job: &AggregationJobId,
+) -> Result<Option<HelperJobRecord>, Fault> {
+    let Some(row) = load(rows, &table::HELPER_JOBS, &(*task, *job))? else { return Ok(None) };
+    let HelperJobRow { request_hash, created, state } = row;
+    let state = match state {
+        HelperJobRowState::Pending => HelperJobState::Pending,
+        HelperJobRowState::Deleted => HelperJobState::Deleted,
+        HelperJobRowState::AnsweredHere(answer) => HelperJobState::Answered(answer),
+        HelperJobRowState::Answered => {
+            let answer = load(rows, &table::ANSWERS, &(*task, replay::day(created), *job))?;
+            answer.map_or(HelperJobState::Forgotten, HelperJobState::Answered)
+        }
+    };
+    Ok(Some(HelperJobRecord { request_hash, created, state }))
 }

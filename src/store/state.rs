@@ -30,6 +30,8 @@ pub(super) struct State {
     pub(super) keys: BTreeMap<u8, KeyRecord>,
     /// Tasks that were removed, whose ids are refused.
     pub(super) removed: BTreeMap<TaskId, Removed>,
+    /// Removed tasks of which there may be rows.
+    pub(super) unswept: BTreeSet<TaskId>,
     /// The number of the pack that is begun next, in whatever task.
     pub(super) next_pack: u64,
 }
@@ -144,6 +146,7 @@ impl State {
             tasks: BTreeMap::new(),
             keys: BTreeMap::new(),
             removed: BTreeMap::new(),
+            unswept: BTreeSet::new(),
             next_pack: table::SEQUENCES.read(&next_pack)?,
             vault,
         };
@@ -154,6 +157,7 @@ impl State {
         })?;
         rows(engine, &table::REMOVED, |id, removed| {
             state.removed.insert(id, removed);
+            state.unswept.insert(id);
             Ok(())
         })?;
         secret_rows(engine, &vault, &table::KEYS, |id, key| {
@@ -169,7 +173,7 @@ impl State {
 
     fn load_replay(&mut self, engine: &Engine) -> Result<(), LoadError> {
         rows(engine, &table::REPLAY, |(id, day, row), ids| {
-            let replay = &mut self.owner(&id, &table::REPLAY)?.replay;
+            let Some(TaskState { replay, .. }) = self.owner(&id, &table::REPLAY)? else { return Ok(()) };
             replay.row_exists(row);
             let (fingerprints, []) = ids.as_chunks() else { return Err(LoadError::Ids) };
             replay.restore(day, fingerprints.iter().map(|bytes| u64::from_be_bytes(*bytes)));
@@ -177,49 +181,57 @@ impl State {
         })?;
         self.tasks.values_mut().for_each(|task| task.replay.settle());
         rows(engine, &table::HORIZONS, |id, horizon| {
-            self.owner(&id, &table::HORIZONS)?.replay.forget_before(horizon);
+            let Some(task) = self.owner(&id, &table::HORIZONS)? else { return Ok(()) };
+            task.replay.forget_before(horizon);
             Ok(())
         })
     }
 
     fn load_batches(&mut self, engine: &Engine) -> Result<(), LoadError> {
         rows(engine, &table::COUNTERS, |id, counters| {
-            self.owner(&id, &table::COUNTERS)?.counters = counters;
+            let Some(task) = self.owner(&id, &table::COUNTERS)? else { return Ok(()) };
+            task.counters = counters;
             Ok(())
         })?;
         rows(engine, &table::BUCKETS, |(id, bucket), record| {
-            self.owner(&id, &table::BUCKETS)?.buckets.insert(bucket, record);
+            let Some(task) = self.owner(&id, &table::BUCKETS)? else { return Ok(()) };
+            task.buckets.insert(bucket, record);
             Ok(())
         })?;
         // The rows have aggregate shares or answers in them; the keys say all that the index needs.
         engine.keys(&[table::COLLECTED.prefix], |key| {
             let (id, batch) = table::COLLECTED.read_key(key)?;
-            self.owner(&id, &table::COLLECTED)?.collected.insert(&batch);
+            let Some(task) = self.owner(&id, &table::COLLECTED)? else { return Ok(()) };
+            task.collected.insert(&batch);
             Ok::<_, LoadError>(())
         })?;
         rows(engine, &table::NAMES, |(id, batch), ()| {
-            self.owner(&id, &table::NAMES)?.names.insert(batch);
+            let Some(task) = self.owner(&id, &table::NAMES)? else { return Ok(()) };
+            task.names.insert(batch);
             Ok(())
         })?;
         rows(engine, &table::GIVEN_UP, |(id, batch), ()| {
-            self.owner(&id, &table::GIVEN_UP)?.collected.give_up(batch);
+            let Some(task) = self.owner(&id, &table::GIVEN_UP)? else { return Ok(()) };
+            task.collected.give_up(batch);
             Ok(())
         })
     }
 
     fn load_jobs(&mut self, engine: &Engine) -> Result<(), LoadError> {
         rows(engine, &table::LEADER_JOBS, |(id, job), record| {
-            self.owner(&id, &table::LEADER_JOBS)?.leader_jobs.insert(job, record);
+            let Some(task) = self.owner(&id, &table::LEADER_JOBS)? else { return Ok(()) };
+            task.leader_jobs.insert(job, record);
             Ok(())
         })?;
         // The rows are as long as the requests.
         engine.keys(&[table::HELPER_REQUESTS.prefix], |key| {
             let (id, job) = table::HELPER_REQUESTS.read_key(key)?;
-            self.owner(&id, &table::HELPER_REQUESTS)?.deferred.push(job);
+            let Some(task) = self.owner(&id, &table::HELPER_REQUESTS)? else { return Ok(()) };
+            task.deferred.push(job);
             Ok::<_, LoadError>(())
         })?;
         rows(engine, &table::COLLECTIONS, |(id, job), record| {
-            let task = self.owner(&id, &table::COLLECTIONS)?;
+            let Some(task) = self.owner(&id, &table::COLLECTIONS)? else { return Ok(()) };
             if record.state.is_active() {
                 task.collections.insert(job, record);
             }
@@ -238,7 +250,7 @@ impl State {
         let assigned: HashMap<TaskId, HashSet<ReportRef>> =
             self.tasks.iter().map(|(id, task)| (*id, of_jobs(task))).collect();
         rows(engine, &table::PACKS, |(id, pack), reports| {
-            let waiting = &mut self.owner(&id, &table::PACKS)?.waiting;
+            let Some(TaskState { waiting, .. }) = self.owner(&id, &table::PACKS)? else { return Ok(()) };
             let dead = dead.remove(&(id, pack)).unwrap_or_default();
             let is_assigned = |at: &ReportRef| assigned.get(&id).is_some_and(|set| set.contains(at));
             waiting.restore(pack, reports.iter().map(|report| (report.0, report.1)), dead, is_assigned);
@@ -246,8 +258,12 @@ impl State {
         })
     }
 
-    fn owner<K, V>(&mut self, id: &TaskId, table: &Table<K, V>) -> Result<&mut TaskState, LoadError> {
-        self.tasks.get_mut(id).ok_or(LoadError::Orphan(table.name))
+    /// The task that a row is of; `None` if it was removed and the row was not swept yet.
+    fn owner<K, V>(&mut self, id: &TaskId, table: &Table<K, V>) -> Result<Option<&mut TaskState>, LoadError> {
+        match self.tasks.get_mut(id) {
+            None if !self.removed.contains_key(id) => Err(LoadError::Orphan(table.name)),
+            task => Ok(task),
+        }
     }
 }
 

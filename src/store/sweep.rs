@@ -3,9 +3,21 @@
 //! A task has a *horizon*, a time that only rises: everything before it is closed
 //! ([`Replay::horizon`](super::Replay::horizon)). It is stored before anything is forgotten on its account, so that what
 //! is not known any more is refused.
+//!
+//! Sweeping goes through the rows of a task in bounded steps, one for each write; where it is, is held by whoever drives
+//! it and not stored. It begins again after a restart, and what is swept already costs it nothing.
 
-use super::{table, tx::Tx};
-use crate::model::{BatchId, Bucket, Fault, PartialBatch, TaskId, Time};
+use super::{
+    group,
+    records::{CollectionState, HelperJobRow, HelperJobRowState},
+    replay, rows,
+    table::{self, Key, Table},
+    tx::Tx,
+};
+use crate::model::{BatchId, BatchSelector, Bucket, Fault, PartialBatch, ReportId, TaskId, Time};
+
+/// How much one write deletes, so that others need not wait long: rows, or pieces of rows that are long.
+const ROWS: usize = 1_000;
 
 /// Closing.
 impl Tx<'_> {
@@ -49,4 +61,290 @@ impl Tx<'_> {
         }
         Ok(())
     }
+}
+
+/// What is old enough to be forgotten. Everything here is the sweeper's to decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Old {
+    /// What time it is.
+    pub now: Time,
+    /// The helper's answers to jobs that came on a day before this one's are forgotten.
+    pub answers: Time,
+    /// Results, and collected batches of reports of before this time, are forgotten, unless their task keeps them for
+    /// ever. Never after the horizon: what is forgotten is closed.
+    pub results: Option<Time>,
+    /// The helper's jobs that came before this time are forgotten, if anything is.
+    pub jobs: Option<Time>,
+    /// It is forgotten how often a resource was deleted that never was again since this time, if anything is.
+    pub generations: Option<Time>,
+}
+
+/// How far the sweeping of a task is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    stage: Stage,
+    /// In a stage that looks at all rows of a table: the key to go on from.
+    from: Vec<u8>,
+}
+
+/// What is swept, in this order: sums before it is forgotten that they were collected, and generations of names after
+/// what has these names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Waiting,
+    Buckets,
+    Collected,
+    Replay,
+    Answers,
+    HelperJobs,
+    Collections,
+    Shares,
+    Generations,
+}
+
+/// What one step has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Where to go on; `None` if all is done.
+    pub next: Option<Place>,
+    /// Waiting reports that were dropped.
+    pub reports: u64,
+    /// Reports in sums that were dropped without having been collected.
+    pub sums: u64,
+    /// Collected batches that were forgotten.
+    pub batches: u64,
+}
+
+/// Forgetting.
+impl Tx<'_> {
+    /// Forgets some of what is over of a task. To be called again in another write, with the place that it returns.
+    pub fn sweep(&mut self, task: &TaskId, old: &Old, place: Place) -> Result<Swept, Fault> {
+        let mut swept = Swept::default();
+        let Place { stage, from } = place;
+        let (following, next) = match stage {
+            Stage::Waiting => (Some(Stage::Buckets), self.sweep_waiting(task, &mut swept)?),
+            Stage::Buckets => (Some(Stage::Collected), self.sweep_buckets(task, &mut swept)?),
+            Stage::Collected => (Some(Stage::Replay), self.sweep_collected(task, old, &mut swept)?),
+            Stage::Replay => (Some(Stage::Answers), self.sweep_replay(task)?),
+            Stage::Answers => (Some(Stage::HelperJobs), self.sweep_days(task, table::ANSWERS.prefix, old.answers)?),
+            Stage::HelperJobs => (Some(Stage::Collections), self.sweep_helper_jobs(task, old, &from)?),
+            Stage::Collections => (Some(Stage::Shares), self.sweep_collections(task, old, &from)?),
+            Stage::Shares => (Some(Stage::Generations), self.sweep_shares(task, &from)?),
+            Stage::Generations => (None, self.sweep_generations(task, old, &from)?),
+        };
+        swept.next = match next {
+            Some(from) => Some(Place { stage, from }),
+            None => following.map(|stage| Place { stage, from: Vec::new() }),
+        };
+        Ok(swept)
+    }
+
+    /// Deletes some rows of tasks that were removed. False if there are none left.
+    pub fn sweep_removed(&mut self) -> Result<bool, Fault> {
+        let Some(task) = self.state.unswept.first().copied() else { return Ok(false) };
+        let mut budget = ROWS;
+        for prefix in table::OF_TASKS {
+            let prefix = group::rows_of(prefix, &task);
+            let (keys, more) = self.engine.page(&prefix, &prefix, budget)?;
+            budget = budget.saturating_sub(keys.len());
+            keys.into_iter().for_each(|key| self.group.set(key, None));
+            if more || budget == 0 {
+                return Ok(true);
+            }
+        }
+        self.state.unswept.remove(&task);
+        tracing::info!(%task, "nothing is left of the removed task but that it existed");
+        Ok(true)
+    }
+
+    /// Reports that wait and never can be aggregated. Those of jobs in flight are not waiting.
+    fn sweep_waiting(&mut self, task: &TaskId, swept: &mut Swept) -> Result<Option<Vec<u8>>, Fault> {
+        let state = self.owner(task)?;
+        let Some(horizon) = state.replay.horizon() else { return Ok(None) };
+        let past: Vec<(ReportId, _)> =
+            state.waiting.before(horizon, ROWS).into_iter().map(|entry| (entry.id, entry.at)).collect();
+        self.bury(task, &past)?;
+        swept.reports += past.len() as u64;
+        Ok(more(past.len()))
+    }
+
+    /// Sums of before the horizon and of batches that were given up. Those of collected batches of fixed size go with
+    /// the batch; a batch of fixed size goes when all its reports are from before the horizon.
+    fn sweep_buckets(&mut self, task: &TaskId, swept: &mut Swept) -> Result<Option<Vec<u8>>, Fault> {
+        let state = self.owner(task)?;
+        let horizon = state.replay.horizon();
+        let is_busy = |id: &BatchId| state.leader_jobs.values().any(|job| job.batch == PartialBatch::FixedSize(*id));
+        let is_over = |bucket: &Bucket, last: Time| match bucket {
+            Bucket::Time(_) => state.is_past(bucket),
+            Bucket::Batch(id) if state.collected.is_given_up(id) => true,
+            Bucket::Batch(id) => Some(last) < horizon && !state.collected.covers(bucket) && !is_busy(id),
+        };
+        let over = state.buckets.iter().filter(|(bucket, record)| is_over(bucket, record.last));
+        // A sum that was collected is empty.
+        let over: Vec<_> = over
+            .take(ROWS)
+            .map(|(bucket, record)| (*bucket, if record.share.is_empty() { 0 } else { record.count }))
+            .collect();
+        for (bucket, lost) in &over {
+            if let Bucket::Batch(id) = bucket
+                && *lost > 0
+            {
+                // The other aggregator may still have it open: what comes for it is refused.
+                self.give_up_batch(task, *id)?;
+            }
+            swept.sums += lost;
+            self.drop_bucket(task, bucket)?;
+        }
+        Ok(more(over.len()))
+    }
+
+    /// Collected batches all of whose reports are old, but those whose collection is still under way.
+    fn sweep_collected(&mut self, task: &TaskId, old: &Old, swept: &mut Swept) -> Result<Option<Vec<u8>>, Fault> {
+        let Some(before) = old.results else { return Ok(None) };
+        let state = self.owner(task)?;
+        let is_active = |batch: &BatchSelector| {
+            state
+                .collections
+                .values()
+                .any(|job| matches!(job.state, CollectionState::Closed { batch: of } if of == *batch))
+        };
+        let is_old = |batch: &BatchSelector| match batch {
+            BatchSelector::TimeInterval(interval) => interval.end() <= before,
+            BatchSelector::FixedSize(id) => {
+                state.buckets.get(&Bucket::Batch(*id)).is_none_or(|record| record.last < before)
+            }
+        };
+        // Each may hold a result of many pieces.
+        let few = ROWS / 10;
+        let over: Vec<BatchSelector> =
+            state.collected.iter().filter(|batch| is_old(batch) && !is_active(batch)).take(few).collect();
+        for batch in &over {
+            self.owner(task)?.collected.remove(batch);
+            self.group.set(table::COLLECTED.key(&(*task, *batch)), None);
+            if let BatchSelector::FixedSize(id) = batch {
+                self.owner(task)?.names.remove(id);
+                self.group.set(table::NAMES.key(&(*task, *id)), None);
+                self.drop_bucket(task, &Bucket::Batch(*id))?;
+            }
+        }
+        swept.batches += over.len() as u64;
+        Ok((over.len() == few).then(Vec::new))
+    }
+
+    fn drop_bucket(&mut self, task: &TaskId, bucket: &Bucket) -> Result<(), Fault> {
+        if self.owner(task)?.buckets.remove(bucket).is_some() {
+            self.group.set(table::BUCKETS.key(&(*task, *bucket)), None);
+        }
+        Ok(())
+    }
+
+    /// Ids of reports of before the horizon, which is stored.
+    fn sweep_replay(&mut self, task: &TaskId) -> Result<Option<Vec<u8>>, Fault> {
+        match self.owner(task)?.replay.horizon() {
+            Some(horizon) => self.sweep_days(task, table::REPLAY.prefix, horizon),
+            None => Ok(None),
+        }
+    }
+
+    /// Rows of the days that end before a time, in a table whose keys have the day after the task.
+    fn sweep_days(&mut self, task: &TaskId, prefix: u8, before: Time) -> Result<Option<Vec<u8>>, Fault> {
+        let prefix = group::rows_of(prefix, task);
+        let (keys, is_more) = self.engine.page(&prefix, &prefix, ROWS)?;
+        let found = keys.len();
+        let is_over = |key: &Vec<u8>| {
+            let mut rest = key.get(prefix.len()..).unwrap_or_default();
+            u64::read(&mut rest).is_some_and(|day| day < replay::day(before))
+        };
+        let over: Vec<_> = keys.into_iter().take_while(is_over).collect();
+        let is_more = is_more && over.len() == found;
+        over.into_iter().for_each(|key| self.group.set(key, None));
+        Ok(is_more.then(Vec::new))
+    }
+
+    /// Jobs whose reports are all refused by now, and answers that stand beside their jobs, as they once did.
+    fn sweep_helper_jobs(&mut self, task: &TaskId, old: &Old, from: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        let (keys, next) = self.look(task, &table::HELPER_JOBS, from)?;
+        for key in keys {
+            let Some(job) = rows::load(self, &table::HELPER_JOBS, &key)? else { continue };
+            if job.state != HelperJobRowState::Pending && Some(job.created) < old.jobs {
+                self.group.set(table::HELPER_JOBS.key(&key), None);
+                self.group.set(table::ANSWERS.key(&(*task, replay::day(job.created), key.1)), None);
+            } else if matches!(job.state, HelperJobRowState::AnsweredHere(_)) && job.created < old.answers {
+                let job = HelperJobRow { state: HelperJobRowState::Answered, ..job };
+                self.group.set(table::HELPER_JOBS.key(&key), Some(table::HELPER_JOBS.value(&job)?));
+            }
+        }
+        Ok(next)
+    }
+
+    /// Collection jobs that ended long ago. When they did is noted when that is first seen.
+    fn sweep_collections(&mut self, task: &TaskId, old: &Old, from: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        let Some(before) = old.results else { return Ok(None) };
+        let (keys, next) = self.look(task, &table::COLLECTIONS, from)?;
+        for key in keys {
+            let Some(mut job) = rows::load(self, &table::COLLECTIONS, &key)? else { continue };
+            match job.ended {
+                _ if job.state.is_active() => {}
+                None => {
+                    job.ended = Some(old.now);
+                    self.group.set(table::COLLECTIONS.key(&key), Some(table::COLLECTIONS.value(&job)?));
+                }
+                Some(ended) if ended < before => self.group.set(table::COLLECTIONS.key(&key), None),
+                Some(_) => {}
+            }
+        }
+        Ok(next)
+    }
+
+    /// Ids of aggregate shares of batches that were forgotten.
+    fn sweep_shares(&mut self, task: &TaskId, from: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        let (keys, next) = self.look(task, &table::SHARES, from)?;
+        for key in keys {
+            let Some(batch) = rows::load(self, &table::SHARES, &key)? else { continue };
+            if !self.owner(task)?.collected.contains_exactly(&batch) {
+                self.group.set(table::SHARES.key(&key), None);
+            }
+        }
+        Ok(next)
+    }
+
+    /// How often resources were deleted, if nothing is known any more that has one of their names.
+    fn sweep_generations(&mut self, task: &TaskId, old: &Old, from: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        let Some(before) = old.generations else { return Ok(None) };
+        let (keys, next) = self.look(task, &table::GENERATIONS, from)?;
+        for key in keys {
+            let Some(mut generation) = rows::load(self, &table::GENERATIONS, &key)? else { continue };
+            match generation.since {
+                None => {
+                    generation.since = Some(old.now);
+                    self.group.set(table::GENERATIONS.key(&key), Some(table::GENERATIONS.value(&generation)?));
+                }
+                Some(since) if since < before => self.group.set(table::GENERATIONS.key(&key), None),
+                Some(_) => {}
+            }
+        }
+        Ok(next)
+    }
+
+    /// The keys of some rows of a task, and where to go on.
+    fn look<K: Key, V>(
+        &self,
+        task: &TaskId,
+        table: &Table<K, V>,
+        from: &[u8],
+    ) -> Result<(Vec<K>, Option<Vec<u8>>), Fault>
+    where
+        V: serde::Serialize + serde::de::DeserializeOwned,
+    {
+        let (keys, is_more) = self.engine.page(&group::rows_of(table.prefix, task), from, ROWS)?;
+        let next = keys.last().filter(|_| is_more).map(|last| [last, &[0][..]].concat());
+        let keys: Result<Vec<K>, _> = keys.iter().map(|key| table.read_key(key)).collect();
+        Ok((keys?, next))
+    }
+}
+
+/// Whether there may be more where so many were found: then the stage begins again.
+fn more(found: usize) -> Option<Vec<u8>> {
+    (found == ROWS).then(Vec::new)
 }

@@ -13,8 +13,8 @@ use zeroize::Zeroizing;
 use super::{
     older,
     records::{
-        BucketRecord, CollectedBatch, CollectionJobRecord, Counters, HelperJobRecord, KeyRecord, LeaderJobRecord,
-        PackRecord, Removed,
+        BucketRecord, CollectedBatch, CollectionJobRecord, Counters, Generation, HelperJobRow, KeyRecord,
+        LeaderJobRecord, PackRecord, Removed,
     },
     vault::Vault,
 };
@@ -48,20 +48,25 @@ pub(super) const COLLECTED: Table<(TaskId, BatchSelector), CollectedBatch> = Tab
 /// The leader's aggregation jobs in flight.
 pub(super) const LEADER_JOBS: Table<(TaskId, AggregationJobId), LeaderJobRecord> = Table::new(12, "leader jobs", 1);
 /// The helper's aggregation jobs.
-pub(super) const HELPER_JOBS: Table<(TaskId, AggregationJobId), HelperJobRecord> = Table::new(13, "helper jobs", 1);
+pub(super) const HELPER_JOBS: Table<(TaskId, AggregationJobId), HelperJobRow> =
+    Table::new(13, "helper jobs", 2).reading(older::helper_job);
 /// Collection jobs.
-pub(super) const COLLECTIONS: Table<(TaskId, CollectionJobId), CollectionJobRecord> = Table::new(14, "collections", 1);
+pub(super) const COLLECTIONS: Table<(TaskId, CollectionJobId), CollectionJobRecord> =
+    Table::new(14, "collections", 2).reading(older::collection);
 /// Batch ids that finished collections named.
 pub(super) const NAMES: Table<(TaskId, BatchId), ()> = Table::new(15, "named batches", 1);
 /// The bodies of requests for aggregation jobs that the helper has accepted and not answered yet.
 pub(super) const HELPER_REQUESTS: Table<(TaskId, AggregationJobId), Bytes> = Table::new(16, "helper requests", 1);
 /// How often a resource of a kind was deleted that a request, known by its hash, had made.
-pub(super) const GENERATIONS: Table<(TaskId, u8, [u8; 32]), u64> = Table::new(17, "generations", 1);
+pub(super) const GENERATIONS: Table<(TaskId, u8, [u8; 32]), Generation> =
+    Table::new(17, "generations", 2).reading(older::generation);
 /// The batches of the helper's aggregate shares that have an id.
 pub(super) const SHARES: Table<(TaskId, AggregateShareId), BatchSelector> = Table::new(18, "aggregate shares", 1);
 
 /// Secrets of the directory itself, by [`FINGERPRINT_KEY`].
 pub(super) const SECRETS: Sealed<u8, Secret> = Sealed(Table::new(19, "secrets", 1));
+/// The helper's answers to aggregation jobs, by the day on which the job came, so that those of a day go together.
+pub(super) const ANSWERS: Table<(TaskId, u64, AggregationJobId), Bytes> = Table::new(33, "helper answers", 1);
 /// Batch ids that were given up: closed without having been collected.
 pub(super) const GIVEN_UP: Table<(TaskId, BatchId), ()> = Table::new(32, "batches given up", 1);
 
@@ -71,7 +76,7 @@ pub(super) const NEXT_PACK: u8 = 0;
 pub(super) const FINGERPRINT_KEY: u8 = 0;
 
 /// The prefixes of all tables whose keys begin with a task.
-pub(super) const OF_TASKS: [u8; 16] = [
+pub(super) const OF_TASKS: [u8; 17] = [
     TASKS.0.prefix,
     COUNTERS.prefix,
     REPLAY.prefix,
@@ -88,6 +93,7 @@ pub(super) const OF_TASKS: [u8; 16] = [
     GENERATIONS.prefix,
     SHARES.prefix,
     GIVEN_UP.prefix,
+    ANSWERS.prefix,
 ];
 
 /// A kind of row.

@@ -6,11 +6,12 @@ use bytes::Bytes;
 
 use super::{
     engine::Engine,
-    group::{self, Group},
+    group::Group,
     records::{
-        BucketRecord, CollectedBatch, CollectionJobRecord, HelperJobRecord, KeyRecord, LeaderJobRecord, Removed,
-        ReportRef,
+        BucketRecord, CollectedBatch, CollectionJobRecord, Generation, HelperJobRecord, HelperJobRow,
+        HelperJobRowState, HelperJobState, KeyRecord, LeaderJobRecord, Removed, ReportRef,
     },
+    replay,
     rows::{self, Rows},
     state::{State, TaskState},
     table,
@@ -67,7 +68,7 @@ impl Tx<'_> {
 
     /// An aggregation job of ours as the helper.
     pub fn helper_job(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<HelperJobRecord>, Fault> {
-        rows::load(self, &table::HELPER_JOBS, &(*task, *job))
+        rows::helper_job(self, task, job)
     }
 
     /// The batch of an aggregate share of ours as the helper.
@@ -78,7 +79,7 @@ impl Tx<'_> {
     /// How often [`raise_generation`](Self::raise_generation) was called for a kind of resource and the hash of the
     /// request that makes it.
     pub fn generation(&self, task: &TaskId, kind: u8, request_hash: &[u8; 32]) -> Result<u64, Fault> {
-        Ok(rows::load(self, &table::GENERATIONS, &(*task, kind, *request_hash))?.unwrap_or(0))
+        Ok(rows::load(self, &table::GENERATIONS, &(*task, kind, *request_hash))?.unwrap_or_default().count)
     }
 
     /// A position after all reports that were appended so far and before (or at) those still to come.
@@ -102,14 +103,16 @@ impl Tx<'_> {
     }
 
     /// Deletes a task with all that is known of it, and leaves a tombstone. Does nothing if there is no such task.
+    ///
+    /// There may be millions of rows. The task is gone at once, and its rows are by
+    /// [`sweep_removed`](Self::sweep_removed), here or after the store was opened again.
     pub fn remove_task(&mut self, id: &TaskId, now: Time) -> Result<(), Fault> {
         if self.state.tasks.remove(id).is_none() {
             return Ok(());
         }
-        for prefix in table::OF_TASKS {
-            self.group.delete_all(self.engine, &group::rows_of(prefix, id))?;
-        }
         self.group.forget_task(id);
+        self.group.set(table::TASKS.key(id), None);
+        self.state.unswept.insert(*id);
         let tombstone = Removed { at: now };
         self.group.set(table::REMOVED.key(id), Some(table::REMOVED.value(&tombstone)?));
         self.state.removed.insert(*id, tombstone);
@@ -231,7 +234,16 @@ impl Tx<'_> {
     /// Adds or replaces an aggregation job of ours as the helper.
     pub fn put_helper_job(&mut self, task: &TaskId, id: AggregationJobId, job: &HelperJobRecord) -> Result<(), Fault> {
         self.owner(task)?;
-        self.group.set(table::HELPER_JOBS.key(&(*task, id)), Some(table::HELPER_JOBS.value(job)?));
+        let HelperJobRecord { request_hash, created, ref state } = *job;
+        let (state, answer) = match state {
+            HelperJobState::Pending => (HelperJobRowState::Pending, None),
+            HelperJobState::Answered(answer) => (HelperJobRowState::Answered, Some(table::ANSWERS.value(answer)?)),
+            HelperJobState::Forgotten => (HelperJobRowState::Answered, None),
+            HelperJobState::Deleted => (HelperJobRowState::Deleted, None),
+        };
+        self.group.set(table::ANSWERS.key(&(*task, replay::day(created), id)), answer);
+        let row = HelperJobRow { request_hash, created, state };
+        self.group.set(table::HELPER_JOBS.key(&(*task, id)), Some(table::HELPER_JOBS.value(&row)?));
         Ok(())
     }
 
@@ -266,9 +278,9 @@ impl Tx<'_> {
     /// on is another.
     pub fn raise_generation(&mut self, task: &TaskId, kind: u8, request_hash: &[u8; 32]) -> Result<(), Fault> {
         self.owner(task)?;
-        let next = self.generation(task, kind, request_hash)?.saturating_add(1);
+        let count = self.generation(task, kind, request_hash)?.saturating_add(1);
         let key = table::GENERATIONS.key(&(*task, kind, *request_hash));
-        self.group.set(key, Some(table::GENERATIONS.value(&next)?));
+        self.group.set(key, Some(table::GENERATIONS.value(&Generation { count, since: None })?));
         Ok(())
     }
 

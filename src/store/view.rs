@@ -76,7 +76,7 @@ impl View<'_> {
 
     /// An aggregation job of ours as the helper.
     pub fn helper_job(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<HelperJobRecord>, Fault> {
-        rows::load(self, &table::HELPER_JOBS, &(*task, *job))
+        rows::helper_job(self, task, job)
     }
 
     /// The body of a request that we accepted as the helper and have not answered yet.

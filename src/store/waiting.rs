@@ -221,6 +221,13 @@ impl Waiting {
         }
     }
 
+    /// Up to `limit` reports that wait and whose time is before the given one.
+    pub(super) fn before(&self, time: Time, limit: usize) -> Vec<Entry> {
+        let ready = self.ready.range(..time).flat_map(|(_, queue)| queue);
+        let waiting = ready.chain(self.deferred.values().flatten());
+        waiting.filter(|entry| entry.time < time).take(limit).copied().collect()
+    }
+
     /// Forgets a report, and says whether it was there.
     pub(super) fn bury(&mut self, id: &ReportId, at: ReportRef) -> bool {
         let Some(slots) = self.packs.get_mut(&at.pack) else { return false };

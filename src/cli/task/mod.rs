@@ -1,5 +1,6 @@
 //! `dapbox task`: the operator's view of tasks.
 
+mod close;
 mod new;
 
 use std::{
@@ -30,6 +31,8 @@ pub enum Command {
     List(ListArgs),
     /// Show a task and how far it is.
     Show(ShowArgs),
+    /// Close everything of before a time, after the other aggregator was restored from a backup.
+    Close(close::Args),
     /// Remove a task and everything that was reported to it, for ever.
     Remove(RemoveArgs),
 }
@@ -98,6 +101,7 @@ pub async fn run(command: Command) -> Outcome {
         Command::Add(args) => add(args).await,
         Command::List(args) => list(args).await,
         Command::Show(args) => show(args).await,
+        Command::Close(args) => close::run(args).await,
         Command::Remove(args) => remove(args).await,
     }
 }
@@ -167,7 +171,7 @@ async fn remove_from(control: &Control, args: &RemoveArgs) -> Outcome {
     if !args.yes {
         say(show::task(&task, Style::stdout()))?;
         say("\nRemoving it deletes its reports and sums. Its id can never be used again.")?;
-        if !confirmed()? {
+        if !confirmed("remove it")? {
             return Err(Failure::new("nothing was removed"));
         }
     }
@@ -177,12 +181,13 @@ async fn remove_from(control: &Control, args: &RemoveArgs) -> Outcome {
     Ok(say(format!("Task {} is removed. A tombstone stays: its id is refused for ever.", args.id))?)
 }
 
-fn confirmed() -> Result<bool, Failure> {
+/// Asks a person.
+fn confirmed(what: &str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::usage("this asks for confirmation; give --yes where nobody can answer"));
     }
     let mut out = std::io::stdout().lock();
-    write!(out, "Type yes to remove it: ")?;
+    write!(out, "Type yes to {what}: ")?;
     out.flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;

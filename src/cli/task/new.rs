@@ -73,9 +73,11 @@ pub struct Args {
     /// rounded outward to the time precision.
     #[arg(long, value_name = "TIME", value_parser = instant, help_heading = "Batches")]
     expires: Option<Time>,
-    /// Reports older than this are refused, and what is known of them may be forgotten.
-    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Batches")]
-    report_expiry_age: Option<std::time::Duration>,
+    /// Reports older than this are refused and all that is known of them is forgotten, so that what the aggregators hold
+    /// is bounded: also sums that were not collected by then. Collect well before. 'never' keeps everything until the
+    /// task is removed.
+    #[arg(long, value_name = "DURATION", value_parser = expiry, default_value = "30d", help_heading = "Batches")]
+    report_expiry_age: Expiry,
     /// Derive the verification key from this secret, which leader and helper have agreed on, and the task's id:
     /// at least 16 bytes in base64url. Random without it.
     #[arg(long, value_name = "BASE64URL", env = "DAPBOX_VERIFY_KEY_SEED", hide_env_values = true,
@@ -101,7 +103,7 @@ pub fn run(args: Args) -> Outcome {
         Some(starts) => outward(starts, args.expires, args.batch.time_precision()),
         None => (None, args.expires),
     };
-    task.report_expiry_age = args.report_expiry_age.map(Seconds);
+    task.report_expiry_age = args.report_expiry_age.0.map(Seconds);
     let seed = args.verify_key_seed.as_ref().map(seed).transpose().map_err(Failure::usage)?;
     let id = task.id;
     TaskFiles::generate(task, &VerifyKey { seed, id: args.verify_key_id })?.write(&args.out)?;
@@ -112,6 +114,22 @@ pub fn run(args: Args) -> Outcome {
 fn outward(starts: Time, expires: Option<Time>, precision: Duration) -> (Option<Time>, Option<Time>) {
     let up = |time: Time| Time(time.0.div_ceil(precision.0).saturating_mul(precision.0));
     (Some(starts.truncate(precision)), expires.map(up))
+}
+
+/// How long reports are kept; `None` is for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Expiry(Option<std::time::Duration>);
+
+/// For clap: how long reports are kept.
+fn expiry(text: &str) -> Result<Expiry, String> {
+    match text {
+        "never" => Ok(Expiry(None)),
+        _ => match duration(text) {
+            Ok(age) if age.as_secs() > 0 => Ok(Expiry(Some(age))),
+            Ok(_) => Err("must be a second at least, or 'never'".to_owned()),
+            Err(why) => Err(format!("{why}, or 'never'")),
+        },
+    }
 }
 
 /// For clap: a secret as it is given. What is wrong with it is said later, and without repeating it.
@@ -248,6 +266,13 @@ mod tests {
         let week = instant("1w").unwrap().0 - Time::now().0;
         assert!((604_799..=604_800).contains(&week));
         assert!(instant("never").is_err());
+    }
+
+    #[test]
+    fn reports_are_kept_for_a_time_or_for_ever() {
+        assert_eq!(expiry("never"), Ok(Expiry(None)));
+        assert_eq!(expiry("30d"), Ok(Expiry(Some(std::time::Duration::from_secs(30 * 86_400)))));
+        assert!(expiry("0s").unwrap_err().contains("never") && expiry("soon").unwrap_err().contains("never"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use super::*;
 use crate::{
     model::{AggregationJobId, Checksum, Fault},
-    store::{BucketRecord, HelperJobRecord, KeyRecord, TaskState},
+    store::{BucketRecord, HelperJobRecord, HelperJobState, KeyRecord, TaskState},
 };
 
 const SEEN: &str = "seen";
@@ -25,8 +25,7 @@ fn helper_job(n: u64) -> HelperJobRecord {
     HelperJobRecord {
         request_hash: [n as u8; 32],
         created: Time(n),
-        answer: Bytes::from(n.to_be_bytes().to_vec()),
-        deleted: false,
+        state: HelperJobState::Answered(Bytes::from(n.to_be_bytes().to_vec())),
     }
 }
 

@@ -5,6 +5,7 @@ mod directory;
 mod group;
 mod model;
 mod reports;
+mod sweep;
 
 use std::path::Path;
 

@@ -1,0 +1,50 @@
+//! The driver that forgets what is over: now and then all of it, in steps that leave room for other writes between them.
+
+use std::sync::Arc;
+
+use super::app::App;
+use crate::{
+    aggregator::retention,
+    model::{Fault, Point, TaskId, Time},
+    store::{Place, Tx},
+};
+
+/// Sweeps until the server stops.
+pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
+    loop {
+        tokio::select! {
+            () = app.stopped() => return Ok(()),
+            () = app.sweeps.notified() => {}
+            () = tokio::time::sleep(*app.config.retention.sweep_interval) => {}
+        }
+        pass(&app).await?;
+    }
+}
+
+/// Forgets what is over now.
+async fn pass(app: &Arc<App>) -> Result<(), Fault> {
+    while !is_stopping(app) && app.store.write(Point::SweepRemoved, |tx| tx.sweep_removed()).await? {}
+    let now = Time::now();
+    for task in app.store.read(|view| Ok(view.tasks().map(|(id, _)| *id).collect::<Vec<_>>()))? {
+        sweep_task(app, task, now).await?;
+    }
+    // Collections of what is closed now can be told so.
+    app.collections.notify_one();
+    Ok(())
+}
+
+async fn sweep_task(app: &Arc<App>, task: TaskId, now: Time) -> Result<(), Fault> {
+    let mut next = Some(Place::default());
+    while let Some(place) = next
+        && !is_stopping(app)
+    {
+        let shared = app.clone();
+        let step = move |tx: &mut Tx<'_>| retention::sweep(tx, &task, now, &shared.config.retention, place);
+        next = app.store.write(Point::Sweep, step).await?;
+    }
+    Ok(())
+}
+
+fn is_stopping(app: &App) -> bool {
+    *app.stopping.borrow()
+}

@@ -1,0 +1,178 @@
+//! Forgetting what is over, in steps.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::{
+    model::{AggregationJobId, Bucket, TaskId},
+    store::{
+        Old, Place, Swept,
+        engine::{Engine, EngineError},
+        records::{HelperJobRecord, HelperJobState},
+        table,
+    },
+};
+
+const DAY: u64 = 86_400;
+
+/// Sweeps a task until there is nothing left to do, in a write for each step, and sums up what the steps say.
+pub(super) async fn sweep_task(store: &Store, task: TaskId, old: Old) -> Swept {
+    let mut sum = Swept::default();
+    let mut next = Some(Place::default());
+    while let Some(place) = next {
+        let swept = store.write(Point::Trial, move |tx| tx.sweep(&task, &old, place)).await.unwrap();
+        sum.reports += swept.reports;
+        sum.sums += swept.sums;
+        sum.batches += swept.batches;
+        next = swept.next;
+    }
+    sum
+}
+
+/// Deletes all that is left of removed tasks, and says how many writes that took.
+pub(super) async fn sweep_removed(store: &Store) -> usize {
+    let mut writes = 0;
+    while store.write(Point::Trial, |tx| tx.sweep_removed()).await.unwrap() {
+        writes += 1;
+    }
+    writes
+}
+
+/// How many rows there are of a task, by the prefix of the table.
+fn rows(dir: &Path, task: TaskId) -> BTreeMap<u8, usize> {
+    let engine = Engine::open(&dir.join("tables"), 1 << 20).unwrap();
+    let mut rows = BTreeMap::new();
+    let count = |key: &[u8]| {
+        if key[1..].starts_with(task.as_bytes()) {
+            *rows.entry(key[0]).or_default() += 1;
+        }
+        Ok::<_, EngineError>(())
+    };
+    engine.keys(&[], count).unwrap();
+    rows
+}
+
+fn nothing_old() -> Old {
+    Old { now: Time(0), answers: Time(0), results: None, jobs: None, generations: None }
+}
+
+/// Jobs with their answers, on a day.
+async fn put_jobs(store: &Store, jobs: std::ops::Range<u32>, day: u64) {
+    for chunk in jobs.collect::<Vec<_>>().chunks(2000).map(<[u32]>::to_vec) {
+        let put = move |tx: &mut crate::store::Tx<'_>| {
+            for n in chunk {
+                let mut id = [0; 16];
+                id[..4].copy_from_slice(&n.wrapping_mul(0x9e37_79b1).to_be_bytes());
+                let state = HelperJobState::Answered(Bytes::from_static(b"answer"));
+                let job = HelperJobRecord { request_hash: [1; 32], created: Time(day * DAY + 1), state };
+                tx.put_helper_job(&task_id(1), AggregationJobId::new(id), &job)?;
+            }
+            Ok(())
+        };
+        store.write(Point::Trial, put).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn answers_go_before_their_jobs_and_both_in_steps() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    put_jobs(&store, 0..2500, 3).await;
+    put_jobs(&store, 2500..2600, 4).await;
+    let old = Old { answers: Time(4 * DAY), ..nothing_old() };
+    sweep_task(&store, task_id(1), old).await;
+    store.close().await;
+    let found = rows(dir.path(), task_id(1));
+    assert_eq!((found[&table::HELPER_JOBS.prefix], found[&table::ANSWERS.prefix]), (2600, 100));
+
+    let store = open(dir.path());
+    sweep_task(&store, task_id(1), Old { jobs: Some(Time(4 * DAY)), ..nothing_old() }).await;
+    store.close().await;
+    let found = rows(dir.path(), task_id(1));
+    assert_eq!((found[&table::HELPER_JOBS.prefix], found[&table::ANSWERS.prefix]), (100, 100));
+}
+
+/// The rows of a removed task go in steps, and a restart between them neither minds nor forgets them.
+#[tokio::test]
+async fn a_removal_that_is_interrupted_goes_on_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    add_task(&store, 2).await;
+    let fill = |tx: &mut crate::store::Tx<'_>| {
+        for task in [task_id(1), task_id(2)] {
+            for n in 0..1500 {
+                tx.bucket_mut(&task, Bucket::Time(Time(n * PRECISION)))?.count = 1;
+            }
+            tx.append_report(&task, &report(1, 5, 200_000))?;
+            tx.remember(&task, &[(report_id(7), Time(1))])?;
+            tx.count(&task, "things", 1)?;
+        }
+        Ok(())
+    };
+    store.write(Point::Trial, fill).await.unwrap();
+    store.write(Point::Trial, |tx| tx.remove_task(&task_id(1), Time(3))).await.unwrap();
+    assert!(store.write(Point::Trial, |tx| tx.sweep_removed()).await.unwrap());
+    store.close().await;
+    let left = rows(dir.path(), task_id(1)).values().sum::<usize>();
+    assert!((1..1500).contains(&left), "{left}");
+
+    let store = open(dir.path());
+    let is_gone = |store: &Store| store.read(|view| Ok(view.task(&task_id(1)).is_none())).unwrap();
+    assert!(is_gone(&store));
+    assert!(store.write(Point::Trial, |tx| Ok(tx.is_removed(&task_id(1)))).await.unwrap());
+    sweep_removed(&store).await;
+    store.close().await;
+    assert_eq!(rows(dir.path(), task_id(1)).keys().collect::<Vec<_>>(), [&table::REMOVED.prefix]);
+    assert_eq!(rows(dir.path(), task_id(2))[&table::BUCKETS.prefix], 1500);
+    // Nothing is left to do, this time or the next.
+    let store = open(dir.path());
+    assert_eq!((sweep_removed(&store).await, is_gone(&store)), (1, true));
+    store.close().await;
+}
+
+/// Ids of before the horizon: closed at once, forgotten in steps, refused whatever comes.
+#[tokio::test]
+async fn replay_rows_of_days_before_the_horizon_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    for n in 0..1200u32 {
+        let time = Time(u64::from(n % 2) * 5 * DAY);
+        store.write(Point::Trial, move |tx| tx.remember(&task_id(1), &[(report_id(n), time)])).await.unwrap();
+    }
+    store.write(Point::Trial, |tx| tx.raise_horizon(&task_id(1), Time(2 * DAY))).await.unwrap();
+    sweep_task(&store, task_id(1), nothing_old()).await;
+    store.close().await;
+    assert_eq!(rows(dir.path(), task_id(1))[&table::REPLAY.prefix], 600);
+    let store = open(dir.path());
+    let seen = store.read(|view| {
+        let replay = &view.task(&task_id(1)).unwrap().replay;
+        Ok((replay.horizon(), replay.len(), replay.contains(&report_id(1), Time(5 * DAY))))
+    });
+    assert_eq!(seen.unwrap(), (Some(Time(2 * DAY)), 600, true));
+    store.close().await;
+}
+
+/// What a pass costs: run by hand, with `--ignored --nocapture`.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn what_a_pass_over_many_jobs_costs() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    put_jobs(&store, 0..100_000, 3).await;
+    for (what, old) in [
+        ("nothing to do", nothing_old()),
+        ("100,000 answers to forget", Old { answers: Time(4 * DAY), ..nothing_old() }),
+        ("nothing to do", Old { jobs: Some(Time(DAY)), ..nothing_old() }),
+        ("100,000 jobs to forget", Old { jobs: Some(Time(4 * DAY)), ..nothing_old() }),
+        ("nothing left", nothing_old()),
+    ] {
+        let begin = std::time::Instant::now();
+        sweep_task(&store, task_id(1), old).await;
+        eprintln!("{what}: {:?}", begin.elapsed());
+    }
+    store.close().await;
+}
