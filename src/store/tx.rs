@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     engine::Engine,
@@ -14,7 +15,7 @@ use super::{
     replay,
     rows::{self, Rows},
     state::{State, TaskState},
-    table,
+    table::{self, Key, Table},
 };
 use crate::model::{
     AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Fault, Report, ReportId, Task,
@@ -58,34 +59,50 @@ impl Tx<'_> {
 
     /// What is kept of a collected batch.
     pub fn collected(&self, task: &TaskId, batch: &BatchSelector) -> Result<Option<CollectedBatch>, Fault> {
-        rows::load(self, &table::COLLECTED, &(*task, *batch))
+        self.load(task, &table::COLLECTED, &(*task, *batch))
     }
 
     /// A collection job in whatever state.
     pub fn collection(&self, task: &TaskId, job: &CollectionJobId) -> Result<Option<CollectionJobRecord>, Fault> {
-        rows::load(self, &table::COLLECTIONS, &(*task, *job))
+        self.load(task, &table::COLLECTIONS, &(*task, *job))
     }
 
     /// An aggregation job of ours as the helper.
     pub fn helper_job(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<HelperJobRecord>, Fault> {
-        rows::helper_job(self, task, job)
+        match self.task(task) {
+            Some(_) => rows::helper_job(self, task, job),
+            None => Ok(None),
+        }
     }
 
     /// The batch of an aggregate share of ours as the helper.
     pub fn share(&self, task: &TaskId, id: &AggregateShareId) -> Result<Option<BatchSelector>, Fault> {
-        rows::load(self, &table::SHARES, &(*task, *id))
+        self.load(task, &table::SHARES, &(*task, *id))
     }
 
     /// How often [`raise_generation`](Self::raise_generation) was called for a kind of resource and the hash of the
     /// request that makes it.
     pub fn generation(&self, task: &TaskId, kind: u8, request_hash: &[u8; 32]) -> Result<u64, Fault> {
-        Ok(rows::load(self, &table::GENERATIONS, &(*task, kind, *request_hash))?.unwrap_or_default().count)
+        Ok(self.load(task, &table::GENERATIONS, &(*task, kind, *request_hash))?.unwrap_or_default().count)
     }
 
     /// A position after all reports that were appended so far and before (or at) those still to come.
     pub fn next_position(&mut self) -> ReportRef {
         self.group.close_packs();
         ReportRef { pack: self.state.next_pack, slot: 0 }
+    }
+
+    /// A row of a task. What is left of one that was removed does not count.
+    fn load<K: Key, V: Serialize + DeserializeOwned>(
+        &self,
+        task: &TaskId,
+        table: &Table<K, V>,
+        key: &K,
+    ) -> Result<Option<V>, Fault> {
+        match self.task(task) {
+            Some(_) => rows::load(self, table, key),
+            None => Ok(None),
+        }
     }
 }
 

@@ -6,12 +6,13 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     records::{CollectedBatch, CollectionJobRecord, HelperJobRecord, KeyRecord, PackRecord, ReportRef},
     rows::{self, Rows},
     state::{State, TaskState},
-    table,
+    table::{self, Key, Table},
     writer::Core,
 };
 use crate::model::{AggregateShareId, AggregationJobId, BatchSelector, CollectionJobId, Fault, Report, TaskId};
@@ -66,27 +67,43 @@ impl View<'_> {
 
     /// What is kept of a collected batch.
     pub fn collected(&self, task: &TaskId, batch: &BatchSelector) -> Result<Option<CollectedBatch>, Fault> {
-        rows::load(self, &table::COLLECTED, &(*task, *batch))
+        self.load(task, &table::COLLECTED, &(*task, *batch))
     }
 
     /// A collection job in whatever state.
     pub fn collection(&self, task: &TaskId, job: &CollectionJobId) -> Result<Option<CollectionJobRecord>, Fault> {
-        rows::load(self, &table::COLLECTIONS, &(*task, *job))
+        self.load(task, &table::COLLECTIONS, &(*task, *job))
     }
 
     /// An aggregation job of ours as the helper.
     pub fn helper_job(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<HelperJobRecord>, Fault> {
-        rows::helper_job(self, task, job)
+        match self.task(task) {
+            Some(_) => rows::helper_job(self, task, job),
+            None => Ok(None),
+        }
     }
 
     /// The body of a request that we accepted as the helper and have not answered yet.
     pub fn helper_request(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<Bytes>, Fault> {
-        rows::load(self, &table::HELPER_REQUESTS, &(*task, *job))
+        self.load(task, &table::HELPER_REQUESTS, &(*task, *job))
     }
 
     /// The batch of an aggregate share of ours as the helper.
     pub fn share(&self, task: &TaskId, id: &AggregateShareId) -> Result<Option<BatchSelector>, Fault> {
-        rows::load(self, &table::SHARES, &(*task, *id))
+        self.load(task, &table::SHARES, &(*task, *id))
+    }
+
+    /// A row of a task. What is left of one that was removed does not count.
+    fn load<K: Key, V: Serialize + DeserializeOwned>(
+        &self,
+        task: &TaskId,
+        table: &Table<K, V>,
+        key: &K,
+    ) -> Result<Option<V>, Fault> {
+        match self.task(task) {
+            Some(_) => rows::load(self, table, key),
+            None => Ok(None),
+        }
     }
 }
 

@@ -17,7 +17,8 @@ use dapbox::{
     hpke::{Keypair, Suite},
     model::{
         BatchMode, Duration, Interval, Party, Query, Revision, Secret, Task, TaskId, TaskParameters, Time, TokenHash,
-        VdafConfig, status::TaskStatus,
+        VdafConfig,
+        status::{CloseRequest, TaskStatus},
     },
     peer::{Peer, PeerOptions, Retries},
     server::Server,
@@ -87,6 +88,14 @@ impl Node {
     pub async fn remove(&self, task: &TaskId) {
         let answer = self.control().delete(format!("http://control/tasks/{task}")).send().await.unwrap();
         assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
+    }
+
+    /// Closes everything of a task before a time, as an operator does after the other aggregator was restored.
+    pub async fn close_before(&self, task: TaskId, before: Time) -> Time {
+        let request = CloseRequest { task, before };
+        let answer = self.control().post("http://control/close").json(&request).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.json().await.unwrap()
     }
 
     pub async fn status(&self, task: &TaskId) -> TaskStatus {
