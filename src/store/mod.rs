@@ -84,11 +84,24 @@ pub struct Options {
     pub queue: usize,
     /// How many writes are committed at once, at most.
     pub group: usize,
+    /// What a commit does for durability; no configuration can say.
+    pub durability: Durability,
+}
+
+/// What a commit does so that it survives a loss of power.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// It is synced to the disk before it is answered.
+    #[default]
+    Synced,
+    /// Nothing: what is answered can be lost. For one purpose only: a test that cuts the power must find that out, or it
+    /// proves nothing about [`Durability::Synced`].
+    Unsynced,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, queue: 1024, group: 64 }
+        Self { cache_bytes: 64 << 20, queue: 1024, group: 64, durability: Durability::Synced }
     }
 }
 
@@ -113,7 +126,7 @@ struct Writer {
 impl Store {
     /// Opens the store in a directory, or creates it. Blocks while it reads everything.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
-        let (disk, state) = open::open(dir, options.cache_bytes)?;
+        let (disk, state) = open::open(dir, &options)?;
         let core = Arc::new(Core {
             state: RwLock::new(state),
             disk: RwLock::new(Some(disk)),

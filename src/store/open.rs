@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    Options,
     engine::{Engine, EngineError, Rows},
     state::{LoadError, State},
     table::RowError,
@@ -73,10 +74,10 @@ impl From<LoadError> for OpenError {
 /// The marker is written after the first row. So if it is whole and the row is missing, then the database has lost
 /// everything, which sled does not call an error; and if it is empty, the directory is new, or the power failed
 /// while it was.
-pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<(Disk, State), OpenError> {
+pub(super) fn open(dir: &Path, options: &Options) -> Result<(Disk, State), OpenError> {
     create_dir(dir)?;
     let (mut marker, is_new) = claim(dir)?;
-    let engine = Engine::open(&dir.join(TABLES), cache_bytes)?;
+    let engine = Engine::open(&dir.join(TABLES), options.cache_bytes)?.with(options.durability);
     if is_new {
         let (key, value) = State::first_row().map_err(|fault| OpenError::Damaged(fault.to_string()))?;
         if engine.get(&key)?.is_none() {
