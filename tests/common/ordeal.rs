@@ -32,14 +32,17 @@ use dapbox::{
     wire,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tokio::{sync::Mutex, task::JoinSet};
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinSet,
+};
 
 use super::{PATIENCE, Parties, batches_of, process::Process};
 
 /// Reports of a volume, each with its own bin.
 pub const UPLOADS: u64 = 96;
-/// Bins of the histogram: the last ones must stay empty.
-const BINS: usize = UPLOADS as usize + 4;
+/// Bins of a small histogram and of a large one, which makes the store cut up its values. The last bins must stay empty.
+const BINS: [usize; 2] = [UPLOADS as usize + 4, 1000];
 /// The size of batches where the leader makes them.
 const BATCH: u64 = 32;
 /// Clients that upload to a task at once.
@@ -120,6 +123,8 @@ pub struct Ordeal {
 struct World {
     ends: [End; 2],
     is_over: AtomicBool,
+    /// Volumes whose tasks are known to both.
+    begun: watch::Sender<u64>,
     /// What must stay as it is to the end.
     past: Mutex<Vec<Past>>,
     tally: Tally,
@@ -140,8 +145,8 @@ impl Ordeal {
             node.ready().await.map_err(Trouble::Lost)?;
         }
         let ends = nodes.each_ref().map(End::of);
-        let world =
-            Arc::new(World { ends, is_over: AtomicBool::new(false), past: Mutex::default(), tally: Tally::default() });
+        let (is_over, begun) = (AtomicBool::new(false), watch::Sender::new(0));
+        let world = Arc::new(World { ends, is_over, begun, past: Mutex::default(), tally: Tally::default() });
         let mut rng = StdRng::seed_from_u64(seed);
         let mut set = JoinSet::new();
         for _ in 0..lanes {
@@ -172,6 +177,12 @@ impl Ordeal {
             self.nodes[*place].ready().await.map_err(Trouble::Lost)?;
         }
         Ok(())
+    }
+
+    /// Waits until every lane has begun a volume.
+    pub async fn begun(&self) {
+        let lanes = self.lanes.len() as u64;
+        self.world.begun.subscribe().wait_for(|begun| *begun >= lanes).await.unwrap();
     }
 
     /// No new volumes from here on.
@@ -211,7 +222,8 @@ impl Ordeal {
 /// Works on one volume after the other, at least on one.
 async fn lane(world: Arc<World>, revision: Revision, mode: BatchMode, mut rng: StdRng) -> Result<(), Trouble> {
     loop {
-        let volume = Volume::start(&world, revision, mode).await?;
+        let length = BINS[usize::from(rng.random_ratio(1, 4))];
+        let volume = Volume::start(&world, revision, mode, length).await?;
         volume.upload(&mut rng).await?;
         let batches = volume.collect().await?;
         volume.check(&batches).await?;
@@ -239,12 +251,14 @@ struct Volume {
     ends: [End; 2],
     /// What is collected at the end.
     query: Query,
+    /// Bins of the histogram.
+    length: usize,
 }
 
 impl Volume {
-    async fn start(world: &World, revision: Revision, mode: BatchMode) -> Result<Self, Trouble> {
+    async fn start(world: &World, revision: Revision, mode: BatchMode, length: usize) -> Result<Self, Trouble> {
         let ends = world.ends.clone();
-        let vdaf = VdafConfig::Prio3Histogram { length: BINS, chunk_length: 10 };
+        let vdaf = VdafConfig::Prio3Histogram { length, chunk_length: 10 + length / 50 };
         let [leader, helper] = ends.each_ref().map(|end| end.url(revision));
         let parties = Parties::new(revision, vdaf, mode, leader, helper).with(|task| {
             if mode != BatchMode::TimeInterval {
@@ -253,11 +267,12 @@ impl Volume {
         });
         ends[0].add(&parties.leader).await?;
         ends[1].add(&parties.helper).await?;
+        world.begun.send_modify(|begun| *begun += 1);
         let query = match mode {
             BatchMode::TimeInterval => parties.query_now(),
             BatchMode::FixedSize { .. } => Query::FixedSize(FixedSizeQuery::CurrentBatch),
         };
-        Ok(Self { parties, ends, query })
+        Ok(Self { parties, ends, query, length })
     }
 
     /// Uploads everything, by several clients at once, each report until it is taken.
@@ -338,18 +353,19 @@ impl Volume {
 
     /// Every report is there exactly once and nothing else is, and both sides say so.
     async fn check(&self, batches: &[Collected]) -> Result<(), Trouble> {
-        let mut bins = vec![0; BINS];
+        let mut bins = vec![0; self.length];
         let mut count = 0;
         for batch in batches {
             let AggregateResult::Vector(result) = &batch.result else { panic!("{batch:?}") };
             bins.iter_mut().zip(result).for_each(|(bin, more)| *bin += more);
             count += batch.report_count;
         }
-        let expected: Vec<u128> = (0..BINS as u64).map(|bin| u128::from(bin < UPLOADS)).collect();
-        if (count, &bins) != (UPLOADS, &expected) {
-            let wrong: Vec<_> =
-                bins.iter().zip(&expected).enumerate().filter(|(_, (found, right))| found != right).collect();
-            return lost(format!("{count} of {UPLOADS} reports; bins (found, expected): {wrong:?}"));
+        let expected = |bin: usize| u128::from((bin as u64) < UPLOADS);
+        let wrong: Vec<_> = bins.iter().enumerate().filter(|(bin, found)| **found != expected(*bin)).collect();
+        if (count, wrong.len()) != (UPLOADS, 0) {
+            return lost(format!(
+                "{count} of {UPLOADS} reports are collected; wrong bins and what is in them: {wrong:?}"
+            ));
         }
         for end in &self.ends {
             check_status(&end.status(&self.parties.leader).await?, batches.len())?;
