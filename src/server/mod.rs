@@ -88,12 +88,15 @@ pub struct Server {
 impl Server {
     /// Opens the data directory and starts to listen, answer and drive.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        Self::start_with(config, Failpoints::default()).await
+        let options = store_options(&config);
+        Self::start_with(config, options).await
     }
 
-    /// The same for tests, which make it fail where they like.
-    pub async fn start_with(config: Config, failpoints: Failpoints) -> Result<Self, StartError> {
-        let store = open_store(&config, &failpoints).await?;
+    /// The same with options of the store that no configuration has, for tests: what they make fail, fails in the server
+    /// too.
+    pub async fn start_with(config: Config, options: store::Options) -> Result<Self, StartError> {
+        let failpoints = options.failpoints.clone();
+        let store = open_store(&config, options).await?;
         let app = Arc::new(prepare(config, store, failpoints).await?);
         let config = &app.config;
         let listen_error = |error| StartError::Listen { address: config.listen, error };
@@ -157,8 +160,7 @@ async fn watched(fail: watch::Sender<Option<Fault>>, part: impl Future<Output = 
     }
 }
 
-async fn open_store(config: &Config, failpoints: &Failpoints) -> Result<Store, StartError> {
-    let options = store::Options { failpoints: failpoints.clone(), ..store_options(config) };
+async fn open_store(config: &Config, options: store::Options) -> Result<Store, StartError> {
     let dir = config.data_dir.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&dir, options)).await;
     Ok(opened.map_err(|error| Fault::while_doing("opening the data directory", error))??)

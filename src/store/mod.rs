@@ -96,6 +96,19 @@ pub struct Options {
     pub key: KeySource,
     /// What is made to fail: nothing, outside of tests.
     pub failpoints: Failpoints,
+    /// What a commit does for durability; no configuration can say.
+    pub durability: Durability,
+}
+
+/// What a commit does so that it survives a loss of power.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// It is synced to the disk before it is answered.
+    #[default]
+    Synced,
+    /// Nothing: what is answered can be lost. For one purpose only: a test that cuts the power must find that out, or it
+    /// proves nothing about [`Durability::Synced`].
+    Unsynced,
 }
 
 impl Default for Options {
@@ -106,6 +119,7 @@ impl Default for Options {
             group: 64,
             key: KeySource::default(),
             failpoints: Failpoints::default(),
+            durability: Durability::Synced,
         }
     }
 }

@@ -83,7 +83,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Disk, State), OpenE
     let (mut marker, is_new) = claim(dir)?;
     let vault = Vault::new(&options.key.load(dir, is_new)?)?;
     swap::recover(dir)?;
-    let engine = Engine::open(&dir.join(TABLES), options.cache_bytes)?;
+    let engine = Engine::open(&dir.join(TABLES), options.cache_bytes)?.with(options.durability);
     if is_new {
         if engine.is_empty()? {
             engine.commit(&State::first_rows(&vault).map_err(|fault| OpenError::Damaged(fault.to_string()))?)?;

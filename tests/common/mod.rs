@@ -3,8 +3,11 @@
 #![allow(dead_code)]
 
 pub mod calls;
+pub mod disk;
 pub mod forge;
+pub mod ordeal;
 pub mod places;
+pub mod process;
 pub mod raw;
 pub mod relay;
 

@@ -1,0 +1,535 @@
+//! A leader and a helper at work while something terrible happens to them, and the proof that nothing came of it.
+//!
+//! Work is done in [`Volume`]s: a task is added to both, several clients upload [`UPLOADS`] measurements, the collector
+//! collects them, and the task is either removed again or kept until the end. Several volumes are always under way:
+//! both revisions and both batch modes.
+//!
+//! The measurement of upload number n is a histogram's bin number n, and no other upload has that bin. So the aggregate
+//! must be one in each of these bins and zero in all others: a report that is lost leaves a zero, one that is counted
+//! twice makes a two, one that nobody uploaded is somewhere else, and no two of these can hide each other.
+//!
+//! A client repeats each request with the same bytes until it is answered with success. What is answered must be true from
+//! then on, whatever happens: that a task is there, or is gone, that a report is taken, that a batch is collected, and what
+//! the result was.
+
+use std::{
+    fmt,
+    ops::Range,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration as Span,
+};
+
+use dapbox::{
+    client::{Client, ClientError},
+    collector::{CollectError, Collected, Collector, CollectorTask},
+    model::{BatchMode, FixedSizeQuery, Query, Revision, Role, Task, Time, VdafConfig, status::TaskStatus},
+    peer::{CallError, Peer, PeerOptions, Retries},
+    vdaf::{AggregateResult, Measurement},
+    wire,
+};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::{
+    sync::{Mutex, watch},
+    task::JoinSet,
+};
+
+use super::{PATIENCE, Parties, batches_of, process::Process};
+
+/// Reports of a volume, each with its own bin.
+pub const UPLOADS: u64 = 96;
+/// Bins of a small histogram and of a large one, which makes the store cut up its values. The last bins must stay empty.
+const BINS: [usize; 2] = [UPLOADS as usize + 4, 1000];
+/// The size of batches where the leader makes them.
+const BATCH: u64 = 32;
+/// Clients that upload to a task at once.
+const CLIENTS: usize = 4;
+/// The longest pause of a client between two uploads, in milliseconds.
+const CLIENT_PAUSE: Range<u64> = 0..20;
+
+/// What went wrong.
+#[derive(Debug)]
+pub enum Trouble {
+    /// Something that was acknowledged is not so.
+    Lost(String),
+    /// Something does not end, for whatever reason.
+    Stuck(String),
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost(text) => write!(f, "lost: {text}"),
+            Self::Stuck(text) => write!(f, "stuck: {text}"),
+        }
+    }
+}
+
+fn lost<T>(text: impl Into<String>) -> Result<T, Trouble> {
+    Err(Trouble::Lost(text.into()))
+}
+
+/// Who has to suffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    Leader,
+    Helper,
+    Both,
+}
+
+impl Who {
+    pub fn any(rng: &mut StdRng) -> Self {
+        [Self::Leader, Self::Helper, Self::Both][rng.random_range(0..3)]
+    }
+
+    /// The places of the victims in [`Ordeal::nodes`].
+    pub fn places(self) -> &'static [usize] {
+        match self {
+            Self::Leader => &[0],
+            Self::Helper => &[1],
+            Self::Both => &[0, 1],
+        }
+    }
+}
+
+/// What was done and found to be right.
+#[derive(Debug, Default)]
+pub struct Tally {
+    pub uploads: AtomicU64,
+    pub batches: AtomicU64,
+    pub tasks: AtomicU64,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [uploads, batches, tasks] = [&self.uploads, &self.batches, &self.tasks].map(|n| n.load(Ordering::Relaxed));
+        write!(f, "{uploads} uploads, {batches} batches, {tasks} tasks")
+    }
+}
+
+/// A leader and a helper at work.
+pub struct Ordeal {
+    /// The leader and the helper.
+    pub nodes: [Process; 2],
+    pub rng: StdRng,
+    world: Arc<World>,
+    lanes: JoinSet<Result<(), Trouble>>,
+}
+
+/// What those who work know.
+struct World {
+    ends: [End; 2],
+    is_over: AtomicBool,
+    /// Volumes whose tasks are known to both.
+    begun: watch::Sender<u64>,
+    /// What must stay as it is to the end.
+    past: Mutex<Vec<Past>>,
+    tally: Tally,
+}
+
+/// A task that is done with.
+enum Past {
+    Kept(Box<Volume>, Vec<Collected>),
+    Removed(Box<Parties>),
+}
+
+impl Ordeal {
+    /// Starts both, and then the work: `lanes` volumes at once of each revision and batch mode, one after another until
+    /// the end.
+    pub async fn start(mut nodes: [Process; 2], seed: u64, lanes: usize) -> Result<Self, Trouble> {
+        for node in &mut nodes {
+            node.spawn();
+            node.ready().await.map_err(Trouble::Lost)?;
+        }
+        let ends = nodes.each_ref().map(End::of);
+        let (is_over, begun) = (AtomicBool::new(false), watch::Sender::new(0));
+        let world = Arc::new(World { ends, is_over, begun, past: Mutex::default(), tally: Tally::default() });
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut set = JoinSet::new();
+        for _ in 0..lanes {
+            for revision in Revision::ALL {
+                for mode in [BatchMode::TimeInterval, batches_of(revision, 2 * BATCH)] {
+                    set.spawn(lane(world.clone(), revision, mode, StdRng::seed_from_u64(rng.random())));
+                }
+            }
+        }
+        Ok(Self { nodes, rng, world, lanes: set })
+    }
+
+    /// Lets the work go on for a random time, in milliseconds, unless something goes wrong with it.
+    pub async fn work(&mut self, millis: Range<u64>) -> Result<(), Trouble> {
+        let pause = Span::from_millis(self.rng.random_range(millis));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => Ok(()),
+            Some(ended) = self.lanes.join_next() => ended.unwrap(),
+        }
+    }
+
+    /// Starts those who are dead, and waits until they serve.
+    pub async fn revive(&mut self, who: Who) -> Result<(), Trouble> {
+        for place in who.places() {
+            self.nodes[*place].spawn();
+        }
+        for place in who.places() {
+            self.nodes[*place].ready().await.map_err(Trouble::Lost)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every lane has begun a volume.
+    pub async fn begun(&self) {
+        let lanes = self.lanes.len() as u64;
+        self.world.begun.subscribe().wait_for(|begun| *begun >= lanes).await.unwrap();
+    }
+
+    /// No new volumes from here on.
+    pub fn last_round(&self) {
+        self.world.is_over.store(true, Ordering::Relaxed);
+    }
+
+    /// Sees the work through to its end.
+    pub async fn see_through(&mut self) -> Result<(), Trouble> {
+        self.last_round();
+        while let Some(ended) = self.lanes.join_next().await {
+            ended.unwrap()?;
+        }
+        Ok(())
+    }
+
+    /// Looks whether everything is still as it was when it was done.
+    pub async fn audit(&self) -> Result<(), Trouble> {
+        for past in &*self.world.past.lock().await {
+            match past {
+                Past::Kept(volume, batches) => volume.check_again(batches).await?,
+                Past::Removed(parties) => {
+                    for (end, task) in self.world.ends.iter().zip([&parties.leader, &parties.helper]) {
+                        end.check_removed(task).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn tally(&self) -> &Tally {
+        &self.world.tally
+    }
+}
+
+/// Works on one volume after the other, at least on one.
+async fn lane(world: Arc<World>, revision: Revision, mode: BatchMode, mut rng: StdRng) -> Result<(), Trouble> {
+    loop {
+        let length = BINS[usize::from(rng.random_ratio(1, 4))];
+        let volume = Volume::start(&world, revision, mode, length).await?;
+        volume.upload(&mut rng).await?;
+        let batches = volume.collect().await?;
+        volume.check(&batches).await?;
+        world.tally.uploads.fetch_add(UPLOADS, Ordering::Relaxed);
+        world.tally.batches.fetch_add(batches.len() as u64, Ordering::Relaxed);
+        world.tally.tasks.fetch_add(1, Ordering::Relaxed);
+        let past = if rng.random() {
+            for end in &world.ends {
+                end.remove(&volume.parties.leader).await?;
+            }
+            Past::Removed(Box::new(volume.parties))
+        } else {
+            Past::Kept(Box::new(volume), batches)
+        };
+        world.past.lock().await.push(past);
+        if world.is_over.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+    }
+}
+
+/// A task with its uploads.
+struct Volume {
+    parties: Parties,
+    ends: [End; 2],
+    /// What is collected at the end.
+    query: Query,
+    /// Bins of the histogram.
+    length: usize,
+}
+
+impl Volume {
+    async fn start(world: &World, revision: Revision, mode: BatchMode, length: usize) -> Result<Self, Trouble> {
+        let ends = world.ends.clone();
+        let vdaf = VdafConfig::Prio3Histogram { length, chunk_length: 10 + length / 50 };
+        let [leader, helper] = ends.each_ref().map(|end| end.url(revision));
+        let parties = Parties::new(revision, vdaf, mode, leader, helper).with(|task| {
+            if mode != BatchMode::TimeInterval {
+                task.public.min_batch_size = BATCH;
+            }
+        });
+        ends[0].add(&parties.leader).await?;
+        ends[1].add(&parties.helper).await?;
+        world.begun.send_modify(|begun| *begun += 1);
+        let query = match mode {
+            BatchMode::TimeInterval => parties.query_now(),
+            BatchMode::FixedSize { .. } => Query::FixedSize(FixedSizeQuery::CurrentBatch),
+        };
+        Ok(Self { parties, ends, query, length })
+    }
+
+    /// Uploads everything, by several clients at once, each report until it is taken.
+    async fn upload(&self, rng: &mut StdRng) -> Result<(), Trouble> {
+        let client = Client::new(self.parties.leader.public.clone(), peer(), retries()).unwrap();
+        let (client, next) = (Arc::new(client), Arc::new(AtomicU64::new(0)));
+        let mut clients = JoinSet::new();
+        for _ in 0..CLIENTS {
+            let rng = StdRng::seed_from_u64(rng.random());
+            clients.spawn(upload(client.clone(), next.clone(), rng));
+        }
+        while let Some(ended) = clients.join_next().await {
+            ended.unwrap()?;
+        }
+        Ok(())
+    }
+
+    /// Collects everything.
+    async fn collect(&self) -> Result<Vec<Collected>, Trouble> {
+        let batches = match self.parties.leader.public.batch_mode {
+            BatchMode::TimeInterval => 1,
+            BatchMode::FixedSize { .. } => UPLOADS / BATCH,
+        };
+        let mut collected = Vec::new();
+        for _ in 0..batches {
+            // What is lost is not waited for.
+            let batch = tokio::select! {
+                batch = self.collect_one() => batch?,
+                trouble = self.notice_loss() => return Err(trouble),
+            };
+            collected.push(batch);
+        }
+        Ok(collected)
+    }
+
+    async fn collect_one(&self) -> Result<Collected, Trouble> {
+        let collector = self.collector();
+        let collected = collector.collect(self.query, Some(PATIENCE), |_| {}).await;
+        let collected = collected.map_err(|error| match error {
+            CollectError::Deadline(_) => Trouble::Stuck(format!("a collection: {error}")),
+            CollectError::Call(cause) if cause.is_retryable() => Trouble::Stuck(format!("a collection: {cause}")),
+            error => Trouble::Lost(format!("a collection: {error}")),
+        })?;
+        if self.query == Query::FixedSize(FixedSizeQuery::CurrentBatch) {
+            match collector.release(&collected).await {
+                Ok(()) => {}
+                // Done before, and nobody heard of it.
+                Err(CollectError::Call(CallError::Refused(problem))) if matches!(problem.status, 404 | 410) => {}
+                Err(error) => return Err(Trouble::Stuck(format!("giving up a batch: {error}"))),
+            }
+        }
+        Ok(collected)
+    }
+
+    fn collector(&self) -> Collector {
+        let task =
+            CollectorTask { public: self.parties.leader.public.clone(), token: self.parties.collector_token.clone() };
+        Collector::new(task, self.parties.keypair.clone(), peer(), retries()).unwrap()
+    }
+
+    /// Ends when the leader is done with all reports that it has, and there are fewer than there were, or when a task is
+    /// gone.
+    async fn notice_loss(&self) -> Trouble {
+        loop {
+            tokio::time::sleep(Span::from_millis(100)).await;
+            for end in &self.ends {
+                let status = match end.status(&self.parties.leader).await {
+                    Ok(status) => status,
+                    Err(trouble) => return trouble,
+                };
+                let done = status.counters.get("aggregate_success").copied().unwrap_or(0);
+                if status.role == Role::Leader && (status.waiting, status.jobs) == (0, 0) && done != UPLOADS {
+                    return Trouble::Lost(format!("{done} of {UPLOADS} reports were aggregated: {status:?}"));
+                }
+            }
+        }
+    }
+
+    /// Every report is there exactly once and nothing else is, and both sides say so.
+    async fn check(&self, batches: &[Collected]) -> Result<(), Trouble> {
+        let mut bins = vec![0; self.length];
+        let mut count = 0;
+        for batch in batches {
+            let AggregateResult::Vector(result) = &batch.result else { panic!("{batch:?}") };
+            bins.iter_mut().zip(result).for_each(|(bin, more)| *bin += more);
+            count += batch.report_count;
+        }
+        let expected = |bin: usize| u128::from((bin as u64) < UPLOADS);
+        let wrong: Vec<_> = bins.iter().enumerate().filter(|(bin, found)| **found != expected(*bin)).collect();
+        if (count, wrong.len()) != (UPLOADS, 0) {
+            return lost(format!(
+                "{count} of {UPLOADS} reports are collected; wrong bins and what is in them: {wrong:?}"
+            ));
+        }
+        for end in &self.ends {
+            check_status(&end.status(&self.parties.leader).await?, batches.len())?;
+        }
+        Ok(())
+    }
+
+    /// The same long after, and a collector that asks again is told the same.
+    async fn check_again(&self, batches: &[Collected]) -> Result<(), Trouble> {
+        self.check(batches).await?;
+        if self.parties.leader.public.batch_mode == BatchMode::TimeInterval {
+            let again = self.collect_one().await?;
+            if again.result != batches[0].result {
+                return lost(format!("a result: {:?} is {:?} now", batches[0].result, again.result));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One client: uploads what nobody else has taken on, a few reports at once where the protocol has that.
+async fn upload(client: Arc<Client>, next: Arc<AtomicU64>, mut rng: StdRng) -> Result<(), Trouble> {
+    loop {
+        let most = wire::of(client.task().revision).reports_per_upload().min(3) as u64;
+        let several = rng.random_range(1..=most);
+        let first = next.fetch_add(several, Ordering::Relaxed);
+        let mut reports = Vec::new();
+        for bin in (first..first + several).filter(|bin| *bin < UPLOADS) {
+            reports.push(client.prepare(Measurement::Number(bin.into()), Time::now()).await.map_err(upload_trouble)?);
+        }
+        if reports.is_empty() {
+            return Ok(());
+        }
+        let refused = client.send(&reports).await.map_err(upload_trouble)?;
+        if !refused.is_empty() {
+            return lost(format!("reports are refused: {refused:?}"));
+        }
+        tokio::time::sleep(Span::from_millis(rng.random_range(CLIENT_PAUSE))).await;
+    }
+}
+
+fn upload_trouble(error: ClientError) -> Trouble {
+    match &error {
+        ClientError::Upload(cause) | ClientError::Keys { cause, .. } if cause.is_retryable() => {
+            Trouble::Stuck(format!("an upload: {error}"))
+        }
+        _ => Trouble::Lost(format!("an upload: {error}")),
+    }
+}
+
+/// Both sides have aggregated every report and have nothing left to do.
+fn check_status(status: &TaskStatus, batches: usize) -> Result<(), Trouble> {
+    let mut counters = status.counters.clone();
+    // Clients repeat what was not answered.
+    counters.remove("upload_repeated");
+    let expected: &[(&str, u64)] = match status.role {
+        Role::Leader => &[("aggregate_success", UPLOADS), ("report_success", UPLOADS)],
+        _ => &[("aggregate_success", UPLOADS)],
+    };
+    let counts = counters.iter().map(|(name, count)| (name.as_str(), *count));
+    let rest = (status.waiting, status.jobs, status.aggregated, status.batches_collected);
+    if !counts.eq(expected.iter().copied()) || rest != (0, 0, 0, batches as u64) {
+        return lost(format!("the books are wrong: {status:?}"));
+    }
+    Ok(())
+}
+
+/// Where an aggregator is, dead or alive.
+#[derive(Clone)]
+struct End {
+    origin: String,
+    socket: PathBuf,
+}
+
+impl End {
+    fn of(process: &Process) -> Self {
+        Self { origin: format!("http://{}", process.address), socket: process.data_dir.join("control.sock") }
+    }
+
+    fn url(&self, revision: Revision) -> String {
+        format!("{}/{}/", self.origin, wire::of(revision).prefix())
+    }
+
+    /// Asks on the control socket until there is an answer: its status and body, and whether it was asked before.
+    async fn ask(&self, method: &str, path: &str, body: Option<&Task>) -> Result<(u16, String, bool), Trouble> {
+        let ask = async || {
+            let client =
+                reqwest::Client::builder().unix_socket(self.socket.clone()).timeout(Span::from_secs(20)).build()?;
+            let request = client.request(method.parse().unwrap(), format!("http://control/{path}"));
+            let request = body.iter().fold(request, |request, body| request.json(body));
+            let answer = request.send().await?;
+            Ok::<_, reqwest::Error>((answer.status().as_u16(), answer.text().await?))
+        };
+        let start = std::time::Instant::now();
+        let mut is_repeated = false;
+        loop {
+            match ask().await {
+                Ok((status, text)) if status < 500 => return Ok((status, text, is_repeated)),
+                other if start.elapsed() > PATIENCE => {
+                    return Err(Trouble::Stuck(format!("{method} {path}: {other:?}")));
+                }
+                _ => is_repeated = true,
+            }
+            tokio::time::sleep(Span::from_millis(10)).await;
+        }
+    }
+
+    async fn add(&self, task: &Task) -> Result<(), Trouble> {
+        match self.ask("POST", "tasks", Some(task)).await? {
+            (201, ..) => Ok(()),
+            answer => lost(format!("adding a task: {answer:?}")),
+        }
+    }
+
+    async fn remove(&self, task: &Task) -> Result<(), Trouble> {
+        match self.ask("DELETE", &format!("tasks/{}", task.public.id), None).await? {
+            (204, ..) => Ok(()),
+            // Done before, and nobody heard of it.
+            (_, text, true) if is_unknown(&text) => Ok(()),
+            answer => lost(format!("removing a task: {answer:?}")),
+        }
+    }
+
+    async fn status(&self, task: &Task) -> Result<TaskStatus, Trouble> {
+        match self.ask("GET", &format!("tasks/{}", task.public.id), None).await? {
+            (200, text, _) => Ok(serde_json::from_str(&text).unwrap()),
+            answer => lost(format!("a task at {}: {answer:?}", self.origin)),
+        }
+    }
+
+    /// A task that was removed is gone and does not come back.
+    async fn check_removed(&self, task: &Task) -> Result<(), Trouble> {
+        let (_, gone, _) = self.ask("GET", &format!("tasks/{}", task.public.id), None).await?;
+        let (refused, ..) = self.ask("POST", "tasks", Some(task)).await?;
+        match (is_unknown(&gone), refused) {
+            (true, 409) => Ok(()),
+            answers => lost(format!("a removed task: {answers:?}")),
+        }
+    }
+}
+
+/// Whether an answer says that there is no such task.
+fn is_unknown(text: &str) -> bool {
+    text.contains("unrecognizedTask")
+}
+
+fn peer() -> Peer {
+    Peer::new(&PeerOptions { timeout: Span::from_secs(20), ..PeerOptions::default() }).unwrap()
+}
+
+fn retries() -> Retries {
+    Retries { initial: Span::from_millis(10), max: Span::from_millis(200), give_up_after: PATIENCE }
+}
+
+/// What an environment variable says, or the default.
+pub fn variable<T: std::str::FromStr>(name: &str, default: T) -> T {
+    match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")),
+        Err(_) => default,
+    }
+}
+
+/// Says something that is seen without `--nocapture` too.
+pub fn announce(text: impl fmt::Display) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
