@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     aggregator::{Error, tasks},
-    model::{Task, TaskId, Time},
+    model::{Task, TaskId, Time, status::Health},
     wire::{Problem, ProblemType},
 };
 
@@ -34,6 +34,11 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
                 status
             });
             json(StatusCode::OK, &with_trouble.collect::<Vec<_>>())
+        }
+        ("GET", "/health", _) => {
+            let fault = app.store.read(|_| Ok(())).err().map(|fault| fault.to_string());
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            json(StatusCode::OK, &Health { version, fault, disk: app.disk.status() })
         }
         ("POST", "/tasks", _) => {
             let limits = &app.config.limits;

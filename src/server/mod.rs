@@ -10,6 +10,7 @@ mod app;
 mod auth;
 mod dap09;
 mod dap18;
+mod disk;
 mod drive_collections;
 mod drive_deferred;
 mod drive_jobs;
@@ -53,8 +54,13 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The data directory cannot be used.
-    #[error(transparent)]
-    Open(#[from] OpenError),
+    #[error("{}: {error}", dir.display())]
+    Open {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why not.
+        error: OpenError,
+    },
     /// Nothing can be heard on the address.
     #[error("cannot listen on {address}: {error}; is another server running there? set `listen` to a free address")]
     Listen {
@@ -89,6 +95,9 @@ impl Server {
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let store = open_store(&config).await?;
         let app = Arc::new(prepare(config, store).await?);
+        let shared = app.clone();
+        let tended = tokio::task::spawn_blocking(move || shared.disk.tend()).await;
+        tended.map_err(|error| Fault::while_doing("looking at the disk", error))?;
         let config = &app.config;
         let listen_error = |error| StartError::Listen { address: config.listen, error };
         let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
@@ -102,6 +111,7 @@ impl Server {
         parts.spawn(watched(fail.clone(), drive_jobs::drive(app.clone())));
         parts.spawn(watched(fail.clone(), drive_collections::drive(app.clone())));
         parts.spawn(watched(fail.clone(), drive_deferred::drive(app.clone())));
+        parts.spawn(watched(fail.clone(), disk::drive(app.clone())));
         let shared = app.clone();
         parts.spawn(watched(fail, async move {
             tokio::select! {
@@ -153,13 +163,19 @@ async fn watched(fail: watch::Sender<Option<Fault>>, part: impl Future<Output = 
 async fn open_store(config: &Config) -> Result<Store, StartError> {
     let (dir, options) = (config.data_dir.clone(), store_options(config));
     let opened = tokio::task::spawn_blocking(move || Store::open(&dir, options)).await;
-    Ok(opened.map_err(|error| Fault::while_doing("opening the data directory", error))??)
+    let opened = opened.map_err(|error| Fault::while_doing("opening the data directory", error))?;
+    opened.map_err(|error| StartError::Open { dir: config.data_dir.clone(), error })
 }
 
 /// What the configuration says about the store.
 pub fn store_options(config: &Config) -> store::Options {
     let limits = &config.limits;
-    store::Options { cache_bytes: limits.store_cache_bytes, queue: limits.store_queue, ..store::Options::default() }
+    store::Options {
+        cache_bytes: limits.store_cache_bytes,
+        queue: limits.store_queue,
+        ballast_bytes: config.disk.ballast_bytes,
+        ..store::Options::default()
+    }
 }
 
 async fn prepare(config: Config, store: Store) -> Result<App, Fault> {

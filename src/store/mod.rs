@@ -39,11 +39,13 @@
 mod collected;
 mod engine;
 mod group;
+mod ledger;
 mod older;
 mod open;
 mod records;
 mod replay;
 mod rows;
+pub mod space;
 mod state;
 mod table;
 mod tx;
@@ -54,7 +56,10 @@ mod writer;
 use std::{
     future::Future,
     path::Path,
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -84,11 +89,13 @@ pub struct Options {
     pub queue: usize,
     /// How many writes are committed at once, at most.
     pub group: usize,
+    /// The size of the ballast, which is given up when the disk is too full to open the store; 0 if there is none.
+    pub ballast_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 64 << 20, queue: 1024, group: 64 }
+        Self { cache_bytes: 64 << 20, queue: 1024, group: 64, ballast_bytes: 0 }
     }
 }
 
@@ -113,12 +120,13 @@ struct Writer {
 impl Store {
     /// Opens the store in a directory, or creates it. Blocks while it reads everything.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
-        let (disk, state) = open::open(dir, options.cache_bytes)?;
+        let (disk, state) = open::open(dir, options)?;
         let core = Arc::new(Core {
             state: RwLock::new(state),
             disk: RwLock::new(Some(disk)),
             stopped: watch::Sender::new(None),
             commits: AtomicU64::new(0),
+            written: AtomicU64::new(0),
         });
         let (sender, receiver) = mpsc::channel(options.queue.max(1));
         let thread = thread::Builder::new().name("store".into()).spawn({
@@ -164,6 +172,11 @@ impl Store {
         let state = core.state.read().unwrap_or_else(PoisonError::into_inner);
         core.check()?;
         f(&View { state, core })
+    }
+
+    /// How many bytes of rows were committed since the store was opened.
+    pub fn written(&self) -> u64 {
+        self.inner.core.written.load(Ordering::Relaxed)
     }
 
     /// Finishes the writes that wait, then closes the database. Every later call faults.

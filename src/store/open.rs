@@ -8,7 +8,9 @@ use std::{
 };
 
 use super::{
+    Options,
     engine::{Engine, EngineError, Rows},
+    space::{self, Ballast},
     state::{LoadError, State},
     table::RowError,
     writer::Disk,
@@ -44,15 +46,46 @@ pub enum OpenError {
     /// The content does not make sense.
     #[error("the data directory is damaged ({0}); move it away and restore a backup")]
     Damaged(String),
-    /// The file system refused.
-    #[error("the data directory cannot be used ({0}); check its permissions, its owner and the free space")]
-    Io(#[from] io::Error),
+    /// There is no room on the file system.
+    #[error(
+        "the file system is full, and opening the data directory takes a few megabytes: free some space or enlarge it; \
+         nothing that was acknowledged is lost"
+    )]
+    Full,
+    /// The file system lets nobody write.
+    #[error("the file system is mounted read-only; mount it for writing, or name a directory elsewhere")]
+    ReadOnly,
+    /// The file system does not let us.
+    #[error(
+        "there is no permission to use the data directory; run as the user that it belongs to, or give it to this one \
+         with chown -R"
+    )]
+    Denied,
+    /// There is a file where the directory should be.
+    #[error("there is a file in place of the data directory; name a directory, or a place where one can be made")]
+    NotADirectory,
+    /// The file system refused otherwise.
+    #[error("the data directory cannot be used ({0}); look into the system's log for errors of the disk")]
+    Io(io::Error),
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            _ if space::is_full(&error) => Self::Full,
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
+            io::ErrorKind::PermissionDenied => Self::Denied,
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => Self::NotADirectory,
+            io::ErrorKind::InvalidData => Self::Damaged(error.to_string()),
+            _ => Self::Io(error),
+        }
+    }
 }
 
 impl From<EngineError> for OpenError {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::Io(error) => Self::Io(error),
+            EngineError::Io(error) => error.into(),
             EngineError::Damaged(text) => Self::Damaged(text),
         }
     }
@@ -73,10 +106,10 @@ impl From<LoadError> for OpenError {
 /// The marker is written after the first row. So if it is whole and the row is missing, then the database has lost
 /// everything, which sled does not call an error; and if it is empty, the directory is new, or the power failed
 /// while it was.
-pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<(Disk, State), OpenError> {
+pub(super) fn open(dir: &Path, options: Options) -> Result<(Disk, State), OpenError> {
     create_dir(dir)?;
     let (mut marker, is_new) = claim(dir)?;
-    let engine = Engine::open(&dir.join(TABLES), cache_bytes)?;
+    let engine = open_engine(dir, options)?;
     if is_new {
         let (key, value) = State::first_row().map_err(|fault| OpenError::Damaged(fault.to_string()))?;
         if engine.get(&key)?.is_none() {
@@ -88,6 +121,26 @@ pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<(Disk, State), OpenEr
     }
     let state = State::load(&engine)?;
     Ok((Disk { engine, _lock: marker }, state))
+}
+
+/// Opens the database. If the disk is too full for that, or will be as soon as something is written, the ballast goes.
+fn open_engine(dir: &Path, Options { cache_bytes, ballast_bytes, .. }: Options) -> Result<Engine, OpenError> {
+    let ballast = Ballast::of(dir, ballast_bytes);
+    let give_up_ballast = || -> io::Result<bool> {
+        let given_up = ballast_bytes > 0 && ballast.release()?;
+        if given_up {
+            tracing::warn!(ballast_bytes, "the disk is full: the ballast is given up so that the store can be opened");
+        }
+        Ok(given_up)
+    };
+    if space::space(dir)?.free < ballast_bytes {
+        give_up_ballast()?;
+    }
+    let tables = dir.join(TABLES);
+    match Engine::open(&tables, cache_bytes).map_err(OpenError::from) {
+        Err(OpenError::Full) if give_up_ballast()? => Ok(Engine::open(&tables, cache_bytes)?),
+        opened => Ok(opened?),
+    }
 }
 
 /// Makes the directory if there is none, closed to everybody else: there are keys in it.

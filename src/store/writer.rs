@@ -31,6 +31,8 @@ pub(super) struct Core {
     /// Why the store has stopped, if it has.
     pub(super) stopped: watch::Sender<Option<Fault>>,
     pub(super) commits: AtomicU64,
+    /// How many bytes were committed.
+    pub(super) written: AtomicU64,
 }
 
 /// What is let go of when the store is closed, in this order.
@@ -89,6 +91,8 @@ impl Core {
         drop(state);
         disk.as_ref().ok_or_else(super::closed)?.engine.commit(&rows)?;
         self.commits.fetch_add(1, Ordering::Relaxed);
+        let bytes: usize = rows.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum();
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
         Ok(())
     }
 

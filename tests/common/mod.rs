@@ -46,6 +46,8 @@ impl Node {
         config.listen = "127.0.0.1:0".parse().unwrap();
         config.leader.retry_initial = Seconds::millis(20);
         config.leader.retry_max = Seconds::millis(200);
+        // Whatever disk the tests run on.
+        (config.disk.reserve_bytes, config.disk.ballast_bytes) = (0, 0);
         change(&mut config);
         let server = Server::start(config.clone()).await.unwrap();
         config.listen = server.address();
