@@ -281,6 +281,11 @@ fn guarded<T>(f: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineErr
         .unwrap_or_else(|panic| Err(EngineError::Damaged(format!("the database gave up: {}", panic_text(&*panic)))))
 }
 
+/// Whether a thread with this name is one of the database's own.
+pub fn is_own_thread(name: &str) -> bool {
+    name == "log flusher" || name.starts_with("sled-io-")
+}
+
 /// sled has no error of its own for this.
 fn is_lock_error(error: &io::Error) -> bool {
     error.to_string().contains("could not acquire lock")
@@ -353,6 +358,21 @@ mod tests {
             engine.commit(&rows.collect()).unwrap();
         }
         assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn threads_of_the_database_are_known_by_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(dir.path(), 1 << 20).unwrap();
+        engine.commit(&row(b"key", Some(vec![1]))).unwrap();
+        let names: Vec<_> = fs::read_dir("/proc/self/task")
+            .unwrap()
+            .filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("comm")).ok())
+            .filter(|name| is_own_thread(name.trim_end()))
+            .collect();
+        assert!(names.iter().any(|name| name.starts_with("log")), "{names:?}");
+        assert!(names.iter().any(|name| name.starts_with("sled")), "{names:?}");
+        assert!(!is_own_thread("store") && !is_own_thread("acknowledged"));
     }
 
     #[test]

@@ -69,6 +69,7 @@ use self::writer::{Answer, Core, Work};
 use crate::model::Fault;
 
 pub use collected::Collected;
+pub use engine::is_own_thread;
 pub use open::OpenError;
 pub use records::{
     BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, HelperJobRecord,

@@ -7,6 +7,7 @@ pub mod forge;
 pub mod places;
 pub mod raw;
 pub mod relay;
+pub mod volume;
 
 use std::{path::Path, time::Duration as Span};
 
@@ -17,7 +18,8 @@ use dapbox::{
     hpke::{Keypair, Suite},
     model::{
         BatchMode, Duration, Interval, Party, Query, Revision, Secret, Task, TaskId, TaskParameters, Time, TokenHash,
-        VdafConfig, status::TaskStatus,
+        VdafConfig,
+        status::{Health, TaskStatus},
     },
     peer::{Peer, PeerOptions, Retries},
     server::Server,
@@ -94,6 +96,10 @@ impl Node {
     pub async fn status(&self, task: &TaskId) -> TaskStatus {
         let url = format!("http://control/tasks/{task}");
         self.control().get(url).send().await.unwrap().json().await.unwrap()
+    }
+
+    pub async fn health(&self) -> Health {
+        self.control().get("http://control/health").send().await.unwrap().json().await.unwrap()
     }
 
     pub async fn counter(&self, task: &TaskId, name: &str) -> u64 {
