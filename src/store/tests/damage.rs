@@ -13,10 +13,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{group::copy, *};
 use crate::{
-    model::{AggregationJobId, Bucket, CollectionJobId, Interval, Query},
-    store::{
-        BucketRecord, CollectionJobRecord, CollectionState, HelperJobRecord, OpenError, Pick, View, ledger::weigh,
-    },
+    model::{AggregationJobId, BatchId, Bucket, Fault},
+    store::{BucketRecord, HelperJobRecord, OpenError, Tx, View, engine::EngineError, ledger::weigh},
 };
 
 /// Longer than this, nothing takes that ends at all.
@@ -31,13 +29,11 @@ async fn fill(dir: &Path, rounds: u32, len: usize) {
     for round in 0..rounds {
         store.write(move |tx| fill_round(tx, round, len)).await.unwrap();
     }
-    let job = AggregationJobId::new([9; 16]);
-    let pick = Pick { limit: 2, skip: Vec::new(), only: None };
-    let _ = (job, &pick);
+    store.write(|tx| tx.remove_task(&task_id(3), Time(7))).await.unwrap();
     store.close().await;
 }
 
-fn fill_round(tx: &mut crate::store::Tx<'_>, round: u32, len: usize) -> Result<(), crate::model::Fault> {
+fn fill_round(tx: &mut Tx<'_>, round: u32, len: usize) -> Result<(), Fault> {
     for n in 1..=3u8 {
         let (id, number) = (task_id(n), round * 8);
         for i in 0..4 {
@@ -45,9 +41,7 @@ fn fill_round(tx: &mut crate::store::Tx<'_>, round: u32, len: usize) -> Result<(
             tx.count(&id, "report_success", 1)?;
         }
         let ids: Vec<_> = (4..8).map(|i| (report_id(number + i), Time(100))).collect();
-        for (report, time) in &ids {
-            tx.remember(&id, report, *time)?;
-        }
+        tx.remember(&id, &ids)?;
         let bucket = tx.bucket_mut(&id, Bucket::Time(Time(u64::from(round % 5) * PRECISION)))?;
         *bucket = BucketRecord { count: u64::from(round), share: vec![n; len], ..bucket.clone() };
         let record = HelperJobRecord {
@@ -57,10 +51,7 @@ fn fill_round(tx: &mut crate::store::Tx<'_>, round: u32, len: usize) -> Result<(
             deleted: false,
         };
         tx.put_helper_job(&id, AggregationJobId::new([round as u8; 16]), &record)?;
-        let query = Query::TimeInterval(Interval::new(Time(0), Duration(PRECISION)).unwrap());
-        let record =
-            CollectionJobRecord { query, request: Bytes::new(), state: CollectionState::Waiting, created: Time(1) };
-        let _ = (record, CollectionJobId::new([1; 16]));
+        tx.name_batch(&id, BatchId::new([round as u8; 32]))?;
     }
     Ok(())
 }
@@ -72,7 +63,7 @@ fn content(view: &View<'_>) -> BTreeMap<u8, u64> {
     let mut weights = BTreeMap::new();
     for prefix in 1..=0xfd {
         engine
-            .scan(&[prefix], |key, value| -> Result<(), crate::store::engine::EngineError> {
+            .scan(&[prefix], |key, value| -> Result<(), EngineError> {
                 let weight: &mut u64 = weights.entry(prefix).or_default();
                 *weight = weight.wrapping_add(weigh(key, &value));
                 Ok(())
@@ -232,7 +223,8 @@ async fn files_of_another_directory_are_noticed() {
     for file in subject.files() {
         let tables = Path::new("tables");
         let here = fs::read_dir(other.path().join(tables)).unwrap();
-        let snapshot = here.map(|entry| entry.unwrap().file_name()).find(|name| name.to_string_lossy().starts_with("snap."));
+        let snapshot =
+            here.map(|entry| entry.unwrap().file_name()).find(|name| name.to_string_lossy().starts_with("snap."));
         let theirs = match file.to_string_lossy().contains("snap.") {
             true => tables.join(snapshot.unwrap()),
             false => file.clone(),

@@ -1,5 +1,6 @@
 //! The store as its callers see it.
 
+mod damage;
 mod directory;
 mod group;
 mod model;
