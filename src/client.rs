@@ -164,7 +164,8 @@ fn choose(configs: Result<Vec<HpkeConfig>, Malformed>) -> Result<HpkeConfig, Str
 fn may_have_been_taken(error: &CallError) -> bool {
     match error {
         CallError::Unanswered(error) => !error.never_sent(),
-        CallError::Refused(problem) => matches!(problem.status, 500 | 502 | 504),
+        // Of a long upload, what came before the disk was full is taken.
+        CallError::Refused(problem) => matches!(problem.status, 500 | 502 | 504 | 507),
         CallError::Unexpected(_) => true,
     }
 }

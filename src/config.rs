@@ -31,6 +31,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Bounds on memory, queues and time.
     pub limits: Limits,
+    /// How much room is left on the disk.
+    pub disk: Disk,
     /// How a leader drives its tasks.
     pub leader: Leader,
     /// How a helper answers.
@@ -80,6 +82,23 @@ pub struct Limits {
     pub max_waiting_reports: u64,
     /// How long a graceful stop waits for requests and jobs in progress.
     pub stop_timeout: Seconds,
+}
+
+/// How much room is left on the disk of the data directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Disk {
+    /// With less free space than this, in bytes, uploads and new aggregation jobs are answered 507 with `Retry-After`.
+    /// Half of it is for what goes on then, which is a few hundred bytes for each report that waits; the other half for
+    /// what comes in between two looks. 256 MiB are little on the disk of a small virtual machine.
+    pub reserve_bytes: u64,
+    /// The size of a file that holds room back, in bytes; 0 for none. It is given up when the disk is too full to start:
+    /// opening the database takes up to 8 MiB and a list of its pages, and what goes on then takes some more.
+    pub ballast_bytes: u64,
+    /// How often the free space is looked at, besides looking when much was written.
+    pub check_interval: Seconds,
+    /// When those who are refused are told to come back: somebody has to make room first.
+    pub retry_after: Seconds,
 }
 
 /// How a leader drives its tasks.
@@ -274,6 +293,7 @@ impl Default for Config {
             data_dir: PathBuf::from("dapbox-data"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
             limits: Limits::default(),
+            disk: Disk::default(),
             leader: Leader::default(),
             helper: Helper::default(),
             retention: Retention::default(),
@@ -302,6 +322,17 @@ impl Default for Limits {
             store_cache_bytes: 64 << 20,
             max_waiting_reports: 10_000_000,
             stop_timeout: Seconds::new(30),
+        }
+    }
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self {
+            reserve_bytes: 256 << 20,
+            ballast_bytes: 64 << 20,
+            check_interval: Seconds::new(2),
+            retry_after: Seconds::new(60),
         }
     }
 }

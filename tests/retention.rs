@@ -16,8 +16,8 @@ use dapbox::{
     config::{Config, Retention, Seconds},
     model::{
         AggregationJobId, BatchId, BatchMode, BatchSelector, Bucket, CollectionJobId, Duration, FixedSizeQuery,
-        HpkeCiphertext, Interval, PartialBatch, PrepareOutcome, Query, Report, ReportError, ReportId, ReportMetadata,
-        Revision, Task, TaskId, Time, VdafConfig,
+        HpkeCiphertext, Interval, PartialBatch, Point, PrepareOutcome, Query, Report, ReportError, ReportId,
+        ReportMetadata, Revision, Task, TaskId, Time, VdafConfig,
     },
     store::{
         CollectionJobRecord, CollectionState, LeaderJobRecord, LeaderJobState, Options, Place, ReportRef, Store, Tx,
@@ -62,7 +62,7 @@ async fn sweep_at(node: &mut Node, task: TaskId, now: Time) {
     let mut next = Some(Place::default());
     while let Some(place) = next {
         let step = move |tx: &mut Tx<'_>| retention::sweep(tx, &task, now, &Retention::default(), place);
-        next = store.write(step).await.unwrap();
+        next = store.write(Point::Trial, step).await.unwrap();
     }
     store.close().await;
     node.resume().await;
@@ -322,9 +322,9 @@ async fn jobs_in_flight_end_in_a_copy_of_the_past_only(
         };
         tx.put_collection(&id, waiting, job)
     };
-    store.write(fill).await.unwrap();
+    store.write(Point::Trial, fill).await.unwrap();
     let close = move |tx: &mut Tx<'_>| retention::close_before(tx, &id, Time::now(), lost);
-    let horizon = store.write(close).await.unwrap();
+    let horizon = store.write(Point::Trial, close).await.unwrap();
     assert_eq!(horizon, Some(this_hour().saturating_add(Duration(HOUR))));
 
     store.close().await;

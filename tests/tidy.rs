@@ -29,6 +29,7 @@ const PRIVATE: &[(&str, &[&str])] = &[
     ("reqwest::", &["peer.rs", "peer/", "cli/"]),
     ("warp::", &["server/"]),
     ("prio18", &["vdaf/"]),
+    ("rustix::", &["store/space.rs", "cli/doctor/"]),
     ("Revision::Dap09", &["wire/mod.rs", "vdaf/mod.rs", "server/", "cli/"]),
     ("Revision::Dap18", &["wire/mod.rs", "vdaf/mod.rs", "server/", "cli/"]),
 ];

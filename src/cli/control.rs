@@ -12,7 +12,7 @@ use crate::{
     config::Config,
     model::{
         Task, TaskId, Time,
-        status::{CloseRequest, TaskStatus},
+        status::{CloseRequest, Health, TaskStatus},
     },
     server,
     wire::Problem,
@@ -45,7 +45,16 @@ impl Control {
             return Err(Failure::new(text.replace("{}", &config.data_dir.display().to_string())));
         }
         let (dir, options) = (config.data_dir.clone(), server::store_options(config));
-        Ok(Self::Offline(tokio::task::spawn_blocking(move || Offline::open(&dir, options)).await??))
+        let opened = tokio::task::spawn_blocking(move || Offline::open(&dir, options)).await?;
+        Ok(Self::Offline(opened.map_err(|e| Failure::new(e).context(config.data_dir.display()))?))
+    }
+
+    /// What the operator should know of the server, whatever else was asked.
+    pub async fn advice(&self) -> Option<String> {
+        match self {
+            Self::Server(socket) => socket.health().await.ok()?.disk.advice(),
+            Self::Offline(_) => None,
+        }
     }
 
     /// All tasks.
@@ -113,6 +122,12 @@ impl Socket {
             }
             Err(e) => Err(Failure::new(format!("{}: {e}", self.path.display()))),
         }
+    }
+
+    /// How the server is.
+    pub async fn health(&self) -> Result<Health, Failure> {
+        let (status, body) = self.ask(Method::GET, "/health", None).await?;
+        if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refused(status, &body)) }
     }
 
     /// All tasks.

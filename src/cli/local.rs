@@ -8,7 +8,7 @@ use std::{
 
 use super::{Failure, control::Socket, taskfile::TaskFiles};
 use crate::{
-    config::{Config, Leader, Seconds},
+    config::{Config, Disk, Leader, Seconds},
     model::{ReportId, Revision, Secret, Task, TaskId, status::TaskStatus},
     server::Server,
     wire,
@@ -87,6 +87,8 @@ impl Node {
                 retry_max: Seconds::new(5),
                 ..Leader::default()
             },
+            // Nor to have much room for it.
+            disk: Disk { reserve_bytes: 32 << 20, ballast_bytes: 0, ..Disk::default() },
             ..Config::default()
         };
         let control = Socket::new(config.control_socket())?;

@@ -6,6 +6,7 @@ mod calendar;
 mod collect;
 mod control;
 mod demo;
+mod doctor;
 mod local;
 mod logging;
 mod pair;
@@ -20,6 +21,8 @@ mod upload;
 use std::{fmt::Display, io::Write, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+
+use crate::store;
 
 /// What the command line says. Exit codes: 0 success, 1 failure, 2 wrong usage.
 #[derive(Debug, Parser)]
@@ -57,6 +60,8 @@ enum Command {
     Upload(upload::Args),
     /// Collect an aggregate, as the collector.
     Collect(collect::Args),
+    /// Look at everything that an aggregator needs, and say what is wrong.
+    Doctor(doctor::Args),
     /// Run a leader and a helper on this machine to try things with.
     Pair(pair::Args),
     /// Run the whole protocol on this machine, step by step.
@@ -100,6 +105,7 @@ type Outcome = Result<(), Failure>;
 
 /// Runs the command that the arguments ask for, and says what went wrong if something did.
 pub fn run() -> ExitCode {
+    stop_when_the_database_dies();
     let outcome = execute(Cli::parse().command);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -111,6 +117,20 @@ pub fn run() -> ExitCode {
     }
 }
 
+/// The database has threads of its own, and does not say so when one of them panics: it waits for it, for ever.
+fn stop_when_the_database_dies() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        usual(panic);
+        if std::thread::current().name().is_some_and(store::is_own_thread) {
+            let text = "the database has broken down. Start again, which recovers what was stored; if that ends like \
+                this too, the data directory is damaged: move it away and restore a backup";
+            let _ = writeln!(std::io::stderr(), "{} {text}", style::Style::stderr().bad("error:"));
+            std::process::exit(1);
+        }
+    }));
+}
+
 fn execute(command: Command) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
@@ -119,6 +139,7 @@ fn execute(command: Command) -> Outcome {
             Command::Task(command) => task::run(command).await,
             Command::Upload(args) => upload::run(args).await,
             Command::Collect(args) => collect::run(args).await,
+            Command::Doctor(args) => doctor::run(args).await,
             Command::Pair(args) => pair::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Bench(command) => bench::run(command).await,

@@ -134,6 +134,7 @@ impl Config {
         }
         let not_zero = [
             ("limits.request_timeout", limits.request_timeout),
+            ("disk.check_interval", self.disk.check_interval),
             ("leader.peer_timeout", leader.peer_timeout),
             ("leader.retry_initial", leader.retry_initial),
             ("retention.sweep_interval", self.retention.sweep_interval),

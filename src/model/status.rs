@@ -1,6 +1,6 @@
 //! What an operator is told about a running aggregator.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,4 +61,48 @@ pub struct CloseRequest {
     pub task: TaskId,
     /// Before which time.
     pub before: Time,
+}
+
+/// How a running server is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// The server's release.
+    pub version: String,
+    /// Why the store has stopped, if it has: the server must be started again.
+    pub fault: Option<String>,
+    /// The disk of the data directory.
+    pub disk: DiskStatus,
+}
+
+/// Room on the disk of a data directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// The data directory.
+    pub dir: PathBuf,
+    /// What was free when the server last looked.
+    pub free_bytes: u64,
+    /// With less free space, uploads and new aggregation jobs are refused.
+    pub reserve_bytes: u64,
+    /// With this much free space they are taken again.
+    pub needed_bytes: u64,
+    /// Whether there is a ballast, should one be wanted.
+    pub has_ballast: bool,
+    /// Whether uploads and new aggregation jobs are refused.
+    pub is_short: bool,
+}
+
+impl DiskStatus {
+    /// What to do, if anything.
+    pub fn advice(&self) -> Option<String> {
+        let (dir, mib) = (self.dir.display(), |bytes: u64| bytes.div_ceil(1 << 20));
+        self.is_short.then(|| {
+            format!(
+                "short of disk space: {dir} has {} MiB free and needs {} MiB; uploads and new aggregation jobs are refused \
+                 until then. Enlarge the disk, delete other files on it, or make room with 'dapbox task remove' for tasks \
+                 that are done, then 'dapbox compact'",
+                self.free_bytes >> 20,
+                mib(self.needed_bytes)
+            )
+        })
+    }
 }

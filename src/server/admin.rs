@@ -15,7 +15,10 @@ use crate::{
         retention::{self, Lost},
         tasks,
     },
-    model::{Point, Task, TaskId, Time, status::CloseRequest},
+    model::{
+        Point, Task, TaskId, Time,
+        status::{CloseRequest, Health},
+    },
     wire::{Problem, ProblemType},
 };
 
@@ -38,6 +41,11 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
                 status
             });
             json(StatusCode::OK, &with_trouble.collect::<Vec<_>>())
+        }
+        ("GET", "/health", _) => {
+            let fault = app.store.read(|_| Ok(())).err().map(|fault| fault.to_string());
+            let version = env!("CARGO_PKG_VERSION").to_owned();
+            json(StatusCode::OK, &Health { version, fault, disk: app.disk.status() })
         }
         ("POST", "/tasks", _) => {
             let limits = &app.config.limits;

@@ -9,6 +9,7 @@ use std::{
 
 use tokio::sync::{Notify, Semaphore, watch};
 
+use super::disk::Disk;
 use crate::{
     aggregator::{KeyRing, TaskContext},
     config::Config,
@@ -27,6 +28,8 @@ pub struct App {
     pub config: Config,
     /// The data directory.
     pub store: Store,
+    /// The disk that it is on.
+    pub disk: Disk,
     /// Where VDAF and HPKE work runs.
     pub pool: Pool,
     /// Our HPKE keys.
@@ -59,6 +62,7 @@ impl App {
     pub fn new(config: Config, store: Store, pool: Pool, keys: KeyRing, peer: Peer) -> Self {
         Self {
             requests: Arc::new(Semaphore::new(config.limits.max_requests)),
+            disk: Disk::new(&config, store.clone()),
             config,
             store,
             pool,

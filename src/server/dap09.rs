@@ -84,6 +84,7 @@ fn hpke_config(app: &App, request: &Request) -> Result<Response, Error> {
 
 async fn upload(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {
     let context = ROUTES.task_for(app, task, Some(Role::Leader))?;
+    app.disk.check()?;
     let body = ROUTES.body(app, request, media::REPORT, app.config.limits.max_report_bytes).await?;
     let reports = match context.wire.decode_upload(&context.task.public, &body) {
         Ok(reports) => reports,

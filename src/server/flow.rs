@@ -34,15 +34,22 @@ pub async fn unhurried<T: Send + 'static>(
 /// Stores reports and says what becomes of each (DAP-09 section 4.4.2, DAP-18 section 4.4.2).
 pub async fn upload(app: &Arc<App>, context: &TaskContext, reports: Vec<Report>) -> Result<Vec<Verdict>, Error> {
     let (now, task, shared) = (Time::now(), context.task.public.id, app.clone());
+    let admission = app.disk.admit(reports.iter().map(size).sum())?;
     let write = move |tx: &mut Tx<'_>| {
         let accepted = upload::accept(tx, now, &shared.config.limits, &shared.keys, &task, &reports)?;
         // Here and not below: the report is stored even if the client hangs up, and nobody comes by there then.
         if accepted.is_ok() {
             shared.jobs.notify_one();
         }
-        Ok(accepted)
+        Ok((accepted, admission))
     };
-    app.store.write(Point::Upload, write).await?
+    app.store.write(Point::Upload, write).await?.0
+}
+
+/// About how many bytes a report has.
+pub fn size(report: &Report) -> usize {
+    let sealed = [&report.leader_share, &report.helper_share].map(|share| share.enc.len() + share.payload.len());
+    report.public_share.len() + sealed.iter().sum::<usize>()
 }
 
 /// Counts an upload that does not decode.

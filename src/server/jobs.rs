@@ -59,7 +59,16 @@ pub async fn create(
                 let (request, reserved) = reserve(&app, arrival, &init).await?;
                 match reserved {
                     Reserved::New(verdicts) => {
+                        // Not before it is clear that the job is new: the answer that there is already takes no room.
+                        let admission = match app.disk.admit(body.len()) {
+                            Ok(admission) => admission,
+                            Err(problem) => {
+                                release(&app, request).await?;
+                                return Err(problem.into());
+                            }
+                        };
                         let answer = answer(&app, &context, request, init, verdicts, permit).await?;
+                        drop(admission);
                         Ok((request.job, Some(answer)))
                     }
                     known => existing(request.job, known),
@@ -107,16 +116,18 @@ async fn read(
 /// Stores the request, to be answered later.
 async fn defer(app: &Arc<App>, arrival: Arrival, body: Bytes) -> Result<Created, Error> {
     let shared = app.clone();
+    let admission = app.disk.admit(body.len());
+    let most = if admission.is_ok() { app.config.helper.max_deferred_jobs } else { 0 };
     let write = move |tx: &mut Tx<'_>| {
         let request = arrival.request(tx)?;
-        let deferred = helper::defer(tx, &request, &body, shared.config.helper.max_deferred_jobs)?;
+        let deferred = helper::defer(tx, &request, &body, most)?;
         // Here and not below: the request is stored even if the leader hangs up, and nobody comes by there then.
         shared.deferred.notify_one();
         Ok((request.job, deferred))
     };
     match app.store.write(Point::HelperDefer, write).await? {
         (job, Deferred::Stored) => Ok((job, None)),
-        (_, Deferred::TooMany) => Err(Error::Busy),
+        (_, Deferred::TooMany) => Err(admission.err().map_or(Error::Busy, Error::from)),
         (job, Deferred::Not(known)) => existing(job, known),
     }
 }
@@ -171,13 +182,18 @@ async fn answer(
         init.inits.into_iter().zip(verdicts).map(|(init, refused)| helper::Candidate { init, refused }).collect();
     let answered = prepare(app, context, request, candidates, permit).await;
     if answered.is_err() {
-        let release = move |tx: &mut Tx<'_>| {
-            helper::release(tx, &request.task, request.job);
-            Ok(())
-        };
-        app.store.write(Point::HelperRelease, release).await?;
+        release(app, request).await?;
     }
     answered
+}
+
+/// Gives up a job's reservations.
+async fn release(app: &App, request: Request) -> Result<(), Error> {
+    let write = move |tx: &mut Tx<'_>| {
+        helper::release(tx, &request.task, request.job);
+        Ok(())
+    };
+    Ok(app.store.write(Point::HelperRelease, write).await?)
 }
 
 async fn prepare(

@@ -10,6 +10,7 @@ mod app;
 mod auth;
 mod dap09;
 mod dap18;
+mod disk;
 mod drive_collections;
 mod drive_deferred;
 mod drive_jobs;
@@ -54,8 +55,13 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The data directory cannot be used.
-    #[error(transparent)]
-    Open(#[from] OpenError),
+    #[error("{}: {error}", dir.display())]
+    Open {
+        /// The data directory.
+        dir: PathBuf,
+        /// Why not.
+        error: OpenError,
+    },
     /// Nothing can be heard on the address.
     #[error("cannot listen on {address}: {error}; is another server running there? set `listen` to a free address")]
     Listen {
@@ -98,6 +104,9 @@ impl Server {
         let failpoints = options.failpoints.clone();
         let store = open_store(&config, options).await?;
         let app = Arc::new(prepare(config, store, failpoints).await?);
+        let shared = app.clone();
+        let tended = tokio::task::spawn_blocking(move || shared.disk.tend()).await;
+        tended.map_err(|error| Fault::while_doing("looking at the disk", error))?;
         let config = &app.config;
         let listen_error = |error| StartError::Listen { address: config.listen, error };
         let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
@@ -112,6 +121,7 @@ impl Server {
         parts.spawn(watched(fail.clone(), drive_collections::drive(app.clone())));
         parts.spawn(watched(fail.clone(), drive_deferred::drive(app.clone())));
         parts.spawn(watched(fail.clone(), drive_sweep::drive(app.clone())));
+        parts.spawn(watched(fail.clone(), disk::drive(app.clone())));
         let shared = app.clone();
         parts.spawn(watched(fail, async move {
             tokio::select! {
@@ -163,14 +173,20 @@ async fn watched(fail: watch::Sender<Option<Fault>>, part: impl Future<Output = 
 async fn open_store(config: &Config, options: store::Options) -> Result<Store, StartError> {
     let dir = config.data_dir.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&dir, options)).await;
-    Ok(opened.map_err(|error| Fault::while_doing("opening the data directory", error))??)
+    let opened = opened.map_err(|error| Fault::while_doing("opening the data directory", error))?;
+    opened.map_err(|error| StartError::Open { dir: config.data_dir.clone(), error })
 }
 
 /// What the configuration says about the store.
 pub fn store_options(config: &Config) -> store::Options {
     let limits = &config.limits;
-    let (cache_bytes, queue) = (limits.store_cache_bytes, limits.store_queue);
-    store::Options { cache_bytes, queue, key: key_source(&config.secrets), ..store::Options::default() }
+    store::Options {
+        cache_bytes: limits.store_cache_bytes,
+        queue: limits.store_queue,
+        ballast_bytes: config.disk.ballast_bytes,
+        key: key_source(&config.secrets),
+        ..store::Options::default()
+    }
 }
 
 fn key_source(secrets: &config::Secrets) -> KeySource {

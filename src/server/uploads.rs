@@ -25,6 +25,7 @@ type Refused = Vec<(ReportId, ReportError)>;
 /// What comes before an error is stored all the same: the client sends all of it again, and reports that are known are
 /// passed over.
 pub async fn take(app: &Arc<App>, context: &TaskContext, mut request: Request) -> Result<Refused, Error> {
+    app.disk.check()?;
     let limits = &app.config.limits;
     request.expect_at_most(limits.max_upload_bytes)?;
     let deadline = Instant::now() + *limits.request_timeout;
@@ -60,8 +61,7 @@ struct Upload<'a> {
 
 impl Upload<'_> {
     async fn add(&mut self, report: Report) -> Result<(), Error> {
-        let sealed = [&report.leader_share, &report.helper_share].map(|share| share.enc.len() + share.payload.len());
-        self.bytes += report.public_share.len() + sealed.iter().sum::<usize>();
+        self.bytes += flow::size(&report);
         self.group.push(report);
         // However long reports may be, no more than two of the longest are held.
         if self.group.len() >= GROUP || self.bytes >= self.app.config.limits.max_report_bytes {

@@ -19,10 +19,15 @@ use std::{
     ops::{Bound, ControlFlow},
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use super::Durability;
+use super::{
+    ledger::{self, Ledger, Witness},
+    space,
+};
 use crate::model::{Fault, fault::panic_text};
 
 /// Fixed when a database is created: a quarter of it is the size above which sled would use blob files.
@@ -31,6 +36,8 @@ const SEGMENT_BYTES: usize = 8 << 20;
 const PIECE_BYTES: usize = 64 << 10;
 /// First byte of the keys of all pieces but the first. No table has this prefix.
 const PIECES: u8 = 0xff;
+/// The key of the [`Ledger`]. No table has this prefix.
+const LEDGER: &[u8] = &[0xfe];
 /// How long a database that this process has just closed may take to let go of its lock.
 const UNLOCK_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -45,6 +52,8 @@ pub(super) struct Engine {
     db: sled::Db,
     /// Our own descriptor of sled's file, to sync it.
     file: File,
+    ledger: Mutex<Ledger>,
+    witness: Witness,
     durability: Durability,
 }
 
@@ -61,7 +70,12 @@ pub(super) enum EngineError {
 
 impl From<EngineError> for Fault {
     fn from(error: EngineError) -> Self {
-        Fault::while_doing("using the database", error)
+        match error {
+            EngineError::Io(error) if space::is_full(&error) => Fault::new(format!(
+                "the disk is full ({error}): free some space or enlarge it, then start again; what was acknowledged is safe"
+            )),
+            error => Fault::while_doing("using the database", error),
+        }
     }
 }
 
@@ -93,7 +107,13 @@ impl Engine {
         file.sync_all()?;
         File::open(dir.join("conf"))?.sync_all()?;
         File::open(dir)?.sync_all()?;
-        Ok(Self { db, file, durability: Durability::Synced })
+        let ledger = guarded(|| check(&db, ledger::read(dir)?))?;
+        let ledger = match ledger {
+            Some(ledger) => ledger,
+            None => guarded(|| begin(&db, &file))?,
+        };
+        let witness = Witness::start(dir, ledger)?;
+        Ok(Self { db, file, durability: Durability::Synced, ledger: Mutex::new(ledger), witness })
     }
 
     /// The same with what commits shall do for durability.
@@ -103,7 +123,10 @@ impl Engine {
 
     /// Whether there is no row.
     pub(super) fn is_empty(&self) -> Result<bool, EngineError> {
-        guarded(|| Ok(self.db.iter().next().transpose()?.is_none()))
+        guarded(|| {
+            let is_other = |key: &sled::Result<sled::IVec>| key.as_ref().map_or(true, |key| key.as_ref() != LEDGER);
+            Ok(self.db.iter().keys().find(is_other).transpose()?.is_none())
+        })
     }
 
     /// The value of a row.
@@ -181,18 +204,25 @@ impl Engine {
     /// Writes all rows, or none of them. When this returns they survive a loss of power (unless somebody insisted on
     /// [`Durability::Unsynced`]).
     pub(super) fn commit(&self, rows: &Rows) -> Result<(), EngineError> {
+        // What a failed commit leaves here is of no use: the store stops, and reads it anew.
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         guarded(|| {
-            let mut batch = sled::Batch::default();
+            let mut batch = Batch { db: &self.db, batch: sled::Batch::default(), ledger: &mut ledger };
             for (key, value) in rows {
-                self.put(&mut batch, key, value.as_deref())?;
+                batch.put(key, value.as_deref())?;
             }
-            self.db.apply_batch(batch)?;
+            batch.seal();
+            self.db.apply_batch(batch.batch)?;
             self.db.flush()?;
             match self.durability {
                 Durability::Synced => Ok(self.file.sync_data()?),
                 Durability::Unsynced => Ok(()),
             }
-        })
+        })?;
+        if self.durability == Durability::Synced {
+            self.witness.note(ledger.commits);
+        }
+        Ok(())
     }
 
     /// Writes rows that are not there yet, as densely as sled can. When this returns they survive a loss of power, but
@@ -213,6 +243,7 @@ impl Engine {
             }
             raw.insert(key.clone(), (Some(pieces), first));
         }
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         guarded(|| {
             // Not as a batch: sled writes the rows of a batch in no order.
             for key in raw.keys() {
@@ -220,11 +251,17 @@ impl Engine {
             }
             for (key, (pieces, bytes)) in &raw {
                 let head = pieces.map(u32::to_be_bytes);
-                self.db.insert(key, [head.as_ref().map_or(&[][..], |head| head), bytes].concat())?;
+                let value = [head.as_ref().map_or(&[][..], |head| head), bytes].concat();
+                ledger.replace(key, None, Some(&value));
+                self.db.insert(key, value)?;
             }
+            ledger.commits += 1;
+            self.db.insert(LEDGER, &ledger.to_bytes())?;
             self.db.flush()?;
             Ok(self.file.sync_data()?)
-        })
+        })?;
+        self.witness.note(ledger.commits);
+        Ok(())
     }
 
     /// Closes the database, and waits until sled has let go of its files.
@@ -246,30 +283,6 @@ impl Engine {
         }
     }
 
-    /// Puts one row into a batch, with its pieces, and takes out the pieces of the value it replaces.
-    fn put(&self, batch: &mut sled::Batch, key: &[u8], value: Option<&[u8]>) -> Result<(), EngineError> {
-        let before = match self.db.get(key)? {
-            Some(head) => split_head(&head)?.0,
-            None => 0,
-        };
-        let mut pieces = 0;
-        match value {
-            None => batch.remove(key),
-            Some(value) => {
-                let (first, rest) = value.split_at(value.len().min(PIECE_BYTES));
-                for (index, piece) in (0u32..).zip(rest.chunks(PIECE_BYTES)) {
-                    batch.insert(piece_key(key, index), piece);
-                    pieces = index + 1;
-                }
-                batch.insert(key, [&pieces.to_be_bytes(), first].concat());
-            }
-        }
-        for index in pieces..before {
-            batch.remove(piece_key(key, index));
-        }
-        Ok(())
-    }
-
     /// Puts the pieces of a value together, given the row that holds the first.
     fn assemble(&self, key: &[u8], head: &[u8]) -> Result<Vec<u8>, EngineError> {
         let (pieces, first) = split_head(head)?;
@@ -280,6 +293,97 @@ impl Engine {
         }
         Ok(value)
     }
+}
+
+/// A batch that is being put together, with what becomes of the ledger.
+struct Batch<'a> {
+    db: &'a sled::Db,
+    batch: sled::Batch,
+    ledger: &'a mut Ledger,
+}
+
+impl Batch<'_> {
+    /// Puts in one row, with its pieces, and takes out the pieces of the value it replaces.
+    fn put(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), EngineError> {
+        let head = self.db.get(key)?;
+        let before = match &head {
+            Some(head) => split_head(head)?.0,
+            None => 0,
+        };
+        let mut pieces = 0;
+        let mut new_head = None;
+        if let Some(value) = value {
+            let (first, rest) = value.split_at(value.len().min(PIECE_BYTES));
+            for (index, piece) in (0u32..).zip(rest.chunks(PIECE_BYTES)) {
+                self.set_piece(piece_key(key, index), Some(piece))?;
+                pieces = index + 1;
+            }
+            new_head = Some([&pieces.to_be_bytes(), first].concat());
+        }
+        for index in pieces..before {
+            self.set_piece(piece_key(key, index), None)?;
+        }
+        self.set(key, head.as_deref(), new_head.as_deref());
+        Ok(())
+    }
+
+    fn set_piece(&mut self, key: Vec<u8>, value: Option<&[u8]>) -> Result<(), EngineError> {
+        let before = self.db.get(&key)?;
+        self.set(&key, before.as_deref(), value);
+        Ok(())
+    }
+
+    fn set(&mut self, key: &[u8], before: Option<&[u8]>, after: Option<&[u8]>) {
+        self.ledger.replace(key, before, after);
+        match after {
+            Some(value) => self.batch.insert(key, value),
+            None => self.batch.remove(key),
+        }
+    }
+
+    /// Puts the ledger in: the batch is complete.
+    fn seal(&mut self) {
+        self.ledger.commits += 1;
+        self.batch.insert(LEDGER, &self.ledger.to_bytes());
+    }
+}
+
+/// Compares a database that was just opened with its ledger, and with what was noted beside it. None if it has no ledger
+/// yet.
+fn check(db: &sled::Db, noted: Option<(u64, u64)>) -> Result<Option<Ledger>, EngineError> {
+    let damaged = |text: &str| Err(EngineError::Damaged(text.to_owned()));
+    let Some(row) = db.get(LEDGER)? else {
+        return if noted.is_some() { damaged("what was written last is missing") } else { Ok(None) };
+    };
+    let Some(ledger) = Ledger::from_bytes(&row) else { return damaged("its ledger does not decode") };
+    match noted {
+        Some((id, _)) if id != ledger.id => return damaged("some of its files are from another database"),
+        Some((_, commits)) if commits > ledger.commits => {
+            return damaged(&format!("{} of {commits} commits are missing at the end", commits - ledger.commits));
+        }
+        _ => {}
+    }
+    if weigh_all(db)? == ledger.sum { Ok(Some(ledger)) } else { damaged("rows are missing in the middle") }
+}
+
+/// Writes the first ledger, of a new database or of one that an older release has made.
+fn begin(db: &sled::Db, file: &File) -> Result<Ledger, EngineError> {
+    let ledger = Ledger { sum: weigh_all(db)?, ..Ledger::new() };
+    db.insert(LEDGER, &ledger.to_bytes())?;
+    db.flush()?;
+    file.sync_data()?;
+    Ok(ledger)
+}
+
+fn weigh_all(db: &sled::Db) -> Result<u64, EngineError> {
+    let mut sum = 0_u64;
+    for row in db.iter() {
+        let (key, value) = row?;
+        if key.as_ref() != LEDGER {
+            sum = sum.wrapping_add(ledger::weigh(&key, &value));
+        }
+    }
+    Ok(sum)
 }
 
 /// Splits a stored value into the number of further pieces and the first piece.
@@ -296,6 +400,11 @@ fn piece_key(key: &[u8], index: u32) -> Vec<u8> {
 fn guarded<T>(f: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(f))
         .unwrap_or_else(|panic| Err(EngineError::Damaged(format!("the database gave up: {}", panic_text(&*panic)))))
+}
+
+/// Whether a thread with this name is one of the database's own.
+pub fn is_own_thread(name: &str) -> bool {
+    name == "log flusher" || name.starts_with("sled-io-")
 }
 
 /// sled has no error of its own for this.
@@ -325,7 +434,7 @@ mod tests {
     }
 
     fn raw_rows(engine: &Engine) -> usize {
-        engine.db.iter().count()
+        engine.db.iter().keys().filter(|key| key.as_deref().unwrap() != LEDGER).count()
     }
 
     #[test]
@@ -395,6 +504,21 @@ mod tests {
             engine.commit(&rows.collect()).unwrap();
         }
         assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn threads_of_the_database_are_known_by_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Engine::open(dir.path(), 1 << 20).unwrap();
+        engine.commit(&row(b"key", Some(vec![1]))).unwrap();
+        let names: Vec<_> = fs::read_dir("/proc/self/task")
+            .unwrap()
+            .filter_map(|entry| fs::read_to_string(entry.unwrap().path().join("comm")).ok())
+            .filter(|name| is_own_thread(name.trim_end()))
+            .collect();
+        assert!(names.iter().any(|name| name.starts_with("log")), "{names:?}");
+        assert!(names.iter().any(|name| name.starts_with("sled")), "{names:?}");
+        assert!(!is_own_thread("store") && !is_own_thread("acknowledged"));
     }
 
     #[test]

@@ -41,11 +41,13 @@ mod compact;
 mod engine;
 mod fingerprints;
 mod group;
+mod ledger;
 mod older;
 mod open;
 mod records;
 mod replay;
 mod rows;
+pub mod space;
 mod state;
 mod swap;
 mod sweep;
@@ -59,7 +61,10 @@ mod writer;
 use std::{
     future::Future,
     path::Path,
-    sync::{Arc, Mutex, PoisonError, RwLock, atomic::AtomicU64},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -70,6 +75,7 @@ use crate::model::{Failpoints, Fault, Point};
 
 pub use collected::Collected;
 pub use compact::{Compacted, Stage, Watcher, compact};
+pub use engine::is_own_thread;
 pub use open::OpenError;
 pub use records::{
     BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, HelperJobRecord,
@@ -96,6 +102,8 @@ pub struct Options {
     pub key: KeySource,
     /// What is made to fail: nothing, outside of tests.
     pub failpoints: Failpoints,
+    /// The size of the ballast, which is given up when the disk is too full to open the store; 0 if there is none.
+    pub ballast_bytes: u64,
     /// What a commit does for durability; no configuration can say.
     pub durability: Durability,
 }
@@ -117,6 +125,7 @@ impl Default for Options {
             cache_bytes: 64 << 20,
             queue: 1024,
             group: 64,
+            ballast_bytes: 0,
             key: KeySource::default(),
             failpoints: Failpoints::default(),
             durability: Durability::Synced,
@@ -152,6 +161,7 @@ impl Store {
             stopped: watch::Sender::new(None),
             commits: AtomicU64::new(0),
             failpoints: options.failpoints,
+            written: AtomicU64::new(0),
         });
         let (sender, receiver) = mpsc::channel(options.queue.max(1));
         let thread = thread::Builder::new().name("store".into()).spawn({
@@ -199,6 +209,11 @@ impl Store {
         let state = core.state.read().unwrap_or_else(PoisonError::into_inner);
         core.check()?;
         f(&View { state, core })
+    }
+
+    /// How many bytes of rows were committed since the store was opened.
+    pub fn written(&self) -> u64 {
+        self.inner.core.written.load(Ordering::Relaxed)
     }
 
     /// Finishes the writes that wait, then closes the database. Every later call faults.

@@ -10,6 +10,7 @@ use std::{
 use super::{
     Options,
     engine::{Engine, EngineError},
+    space::{self, Ballast},
     state::{LoadError, State},
     swap::{self, TABLES},
     table::RowError,
@@ -48,15 +49,46 @@ pub enum OpenError {
     /// There is no key for its secrets, or not the right one.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The file system refused.
-    #[error("the data directory cannot be used ({0}); check its permissions, its owner and the free space")]
-    Io(#[from] io::Error),
+    /// There is no room on the file system.
+    #[error(
+        "the file system is full, and opening the data directory takes a few megabytes: free some space or enlarge it; \
+         nothing that was acknowledged is lost"
+    )]
+    Full,
+    /// The file system lets nobody write.
+    #[error("the file system is mounted read-only; mount it for writing, or name a directory elsewhere")]
+    ReadOnly,
+    /// The file system does not let us.
+    #[error(
+        "there is no permission to use the data directory; run as the user that it belongs to, or give it to this one \
+         with chown -R"
+    )]
+    Denied,
+    /// There is a file where the directory should be.
+    #[error("there is a file in place of the data directory; name a directory, or a place where one can be made")]
+    NotADirectory,
+    /// The file system refused otherwise.
+    #[error("the data directory cannot be used ({0}); look into the system's log for errors of the disk")]
+    Io(io::Error),
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            _ if space::is_full(&error) => Self::Full,
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
+            io::ErrorKind::PermissionDenied => Self::Denied,
+            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => Self::NotADirectory,
+            io::ErrorKind::InvalidData => Self::Damaged(error.to_string()),
+            _ => Self::Io(error),
+        }
+    }
 }
 
 impl From<EngineError> for OpenError {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::Io(error) => Self::Io(error),
+            EngineError::Io(error) => error.into(),
             EngineError::Damaged(text) => Self::Damaged(text),
         }
     }
@@ -83,7 +115,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Disk, State), OpenE
     let (mut marker, is_new) = claim(dir)?;
     let vault = Vault::new(&options.key.load(dir, is_new)?)?;
     swap::recover(dir)?;
-    let engine = Engine::open(&dir.join(TABLES), options.cache_bytes)?.with(options.durability);
+    let engine = open_engine(dir, options)?.with(options.durability);
     if is_new {
         if engine.is_empty()? {
             engine.commit(&State::first_rows(&vault).map_err(|fault| OpenError::Damaged(fault.to_string()))?)?;
@@ -94,6 +126,27 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Disk, State), OpenE
     }
     let state = State::load(&engine, vault)?;
     Ok((Disk { engine, _lock: marker }, state))
+}
+
+/// Opens the database. If the disk is too full for that, or will be as soon as something is written, the ballast goes.
+fn open_engine(dir: &Path, options: &Options) -> Result<Engine, OpenError> {
+    let (cache_bytes, ballast_bytes) = (options.cache_bytes, options.ballast_bytes);
+    let ballast = Ballast::of(dir, ballast_bytes);
+    let give_up_ballast = || -> io::Result<bool> {
+        let given_up = ballast_bytes > 0 && ballast.release()?;
+        if given_up {
+            tracing::warn!(ballast_bytes, "the disk is full: the ballast is given up so that the store can be opened");
+        }
+        Ok(given_up)
+    };
+    if space::space(dir)?.free < ballast_bytes {
+        give_up_ballast()?;
+    }
+    let tables = dir.join(TABLES);
+    match Engine::open(&tables, cache_bytes).map_err(OpenError::from) {
+        Err(OpenError::Full) if give_up_ballast()? => Ok(Engine::open(&tables, cache_bytes)?),
+        opened => Ok(opened?),
+    }
 }
 
 /// Takes the lock of a directory that has been used, to do something to its database.

@@ -39,6 +39,8 @@ pub(super) struct Core {
     pub(super) stopped: watch::Sender<Option<Fault>>,
     pub(super) commits: AtomicU64,
     pub(super) failpoints: Failpoints,
+    /// How many bytes were committed.
+    pub(super) written: AtomicU64,
 }
 
 /// What is let go of when the store is closed, in this order.
@@ -102,6 +104,8 @@ impl Core {
         disk.as_ref().ok_or_else(super::closed)?.engine.commit(&rows)?;
         drop(disk);
         self.commits.fetch_add(1, Ordering::Relaxed);
+        let bytes: usize = rows.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum();
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
         self.pass(&points, Phase::After)
     }
 

@@ -216,6 +216,13 @@ impl Parties {
         peer().send(&self.task().leader_url, &call, None, Bytes::from(bytes)).await.unwrap()
     }
 
+    /// Uploads a report once, to a server that may not be there (any more).
+    pub async fn try_upload(&self, report: &Report) -> Option<Answer> {
+        let body = Bytes::from(self.wire().encode_upload(self.task(), std::slice::from_ref(report)));
+        let call = self.wire().upload_call(&self.id());
+        peer().send(&self.task().leader_url, &call, None, body).await.ok()
+    }
+
     /// Uploads reports, each by itself, that are all taken.
     pub async fn upload_all<'a>(&self, reports: impl IntoIterator<Item = &'a Report>) {
         for report in reports {

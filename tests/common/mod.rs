@@ -10,6 +10,7 @@ pub mod places;
 pub mod process;
 pub mod raw;
 pub mod relay;
+pub mod volume;
 
 use std::{path::Path, time::Duration as Span};
 
@@ -21,7 +22,7 @@ use dapbox::{
     model::{
         BatchMode, Duration, Interval, Party, Query, Revision, Secret, Task, TaskId, TaskParameters, Time, TokenHash,
         VdafConfig,
-        status::{CloseRequest, TaskStatus},
+        status::{CloseRequest, Health, TaskStatus},
     },
     peer::{Peer, PeerOptions, Retries},
     server::Server,
@@ -50,6 +51,8 @@ impl Node {
         config.listen = "127.0.0.1:0".parse().unwrap();
         config.leader.retry_initial = Seconds::millis(20);
         config.leader.retry_max = Seconds::millis(200);
+        // Whatever disk the tests run on.
+        (config.disk.reserve_bytes, config.disk.ballast_bytes) = (0, 0);
         change(&mut config);
         let server = Server::start(config.clone()).await.unwrap();
         config.listen = server.address();
@@ -104,6 +107,10 @@ impl Node {
     pub async fn status(&self, task: &TaskId) -> TaskStatus {
         let url = format!("http://control/tasks/{task}");
         self.control().get(url).send().await.unwrap().json().await.unwrap()
+    }
+
+    pub async fn health(&self) -> Health {
+        self.control().get("http://control/health").send().await.unwrap().json().await.unwrap()
     }
 
     pub async fn counter(&self, task: &TaskId, name: &str) -> u64 {

@@ -13,7 +13,7 @@ use super::{
     args::{ConfigArgs, Format},
     control::Control,
     show,
-    style::{Style, say},
+    style::{Style, say, warn},
     taskfile::TaskFile,
 };
 use crate::model::{Role, TaskId, status::TaskStatus};
@@ -128,6 +128,9 @@ async fn add(args: AddArgs) -> Outcome {
 async fn tasks(config: &ConfigArgs) -> Result<Vec<TaskStatus>, Failure> {
     let control = Control::open(&config.load(None)?).await?;
     let tasks = control.tasks().await;
+    if let Some(advice) = control.advice().await {
+        warn(advice);
+    }
     control.close().await;
     tasks
 }

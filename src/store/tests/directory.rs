@@ -164,10 +164,13 @@ async fn a_database_that_is_garbage_is_an_error_and_not_a_panic() {
 }
 
 #[tokio::test]
-async fn a_directory_that_cannot_be_made_is_an_input_output_error() {
+async fn a_file_in_place_of_the_directory_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "x").unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    assert!(matches!(error(&file.join("below")), OpenError::Io(_)));
+    for dir in [file.join("below"), file] {
+        let error = error(&dir);
+        assert!(matches!(error, OpenError::NotADirectory), "{error}");
+    }
 }

@@ -233,7 +233,7 @@ async fn rows_and_memory_agree_in_every_read() {
     assert_eq!(store.read(|view| view.helper_job(&task_id(1), &id)).unwrap(), Some(helper_job(100)));
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();

@@ -1,6 +1,7 @@
 //! The store as its callers see it.
 
 mod compact;
+mod damage;
 mod directory;
 mod group;
 mod model;

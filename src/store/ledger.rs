@@ -1,0 +1,236 @@
+//! What tells that the database has lost something without noticing.
+//!
+//! sled takes the end of what it can read for the end of what was written, and passes over the rest of a segment in which
+//! it finds something unreadable. A damaged file may so open as an older or a mixed state of the database, and what is
+//! missing then, the ids of aggregated reports above all, would be taken again. Two things are kept against that:
+//!
+//! - A row that each commit writes: the number of commits, and a sum over all other rows, compared when the database is
+//!   opened. It tells of what is missing in the middle.
+//! - A file beside the database with the number of a commit that is certainly durable. It tells of what is missing at the
+//!   end. It is written and synced after the commit that it names, so a kill or a loss of power never makes it say too
+//!   much; and within a second, so that what it says is never much too little.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+/// The file beside the database. It belongs to these very files of the database, and goes where they go.
+const NAME: &str = "acknowledged";
+/// How much later than a commit it is told of it.
+const DELAY: Duration = Duration::from_secs(1);
+/// A record in the file: the number of the database, the number of the commit, and a checksum.
+const RECORD: usize = 20;
+/// Where the two records begin; they are written in turn, so that one of them is always whole.
+const PLACES: [u64; 2] = [0, 4096];
+
+/// The row that each commit writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Ledger {
+    /// A random number that the database was given when it was made.
+    pub(super) id: u64,
+    /// How many commits there were.
+    pub(super) commits: u64,
+    /// The sum of what [`weigh`] says of all other rows.
+    pub(super) sum: u64,
+}
+
+impl Ledger {
+    /// The ledger of a new database.
+    pub(super) fn new() -> Self {
+        Self { id: rand::random(), commits: 0, sum: 0 }
+    }
+
+    /// As a row.
+    pub(super) fn to_bytes(self) -> [u8; 24] {
+        let mut bytes = [0; 24];
+        for (place, number) in bytes.chunks_exact_mut(8).zip([self.id, self.commits, self.sum]) {
+            place.copy_from_slice(&number.to_be_bytes());
+        }
+        bytes
+    }
+
+    /// Reads the row back.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (numbers, []) = bytes.as_chunks::<8>() else { return None };
+        let [id, commits, sum] = <[[u8; 8]; 3]>::try_from(numbers).ok()?.map(u64::from_be_bytes);
+        Some(Self { id, commits, sum })
+    }
+
+    /// A row changes.
+    pub(super) fn replace(&mut self, key: &[u8], before: Option<&[u8]>, after: Option<&[u8]>) {
+        let weight = |value: Option<&[u8]>| value.map_or(0, |value| weigh(key, value));
+        self.sum = self.sum.wrapping_sub(weight(before)).wrapping_add(weight(after));
+    }
+}
+
+/// A number for a row, so that sums over different rows differ. Against accidents only: whoever can write to the files
+/// can do worse.
+pub(super) fn weigh(key: &[u8], value: &[u8]) -> u64 {
+    let both = u64::from(crc32fast::hash(key)) << 32 | u64::from(crc32fast::hash(value));
+    // The finish of splitmix64, which spreads every bit over all of them.
+    let both = (both ^ (both >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let both = (both ^ (both >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    both ^ (both >> 31)
+}
+
+/// What the file beside the database says: the database's number and that of a commit. None if there is no file.
+pub(super) fn read(dir: &Path) -> io::Result<Option<(u64, u64)>> {
+    let bytes = match fs::read(dir.join(NAME)) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        bytes => bytes?,
+    };
+    let records = PLACES.iter().filter_map(|place| decode(bytes.get(*place as usize..)?.get(..RECORD)?));
+    let unreadable = || {
+        let text = format!("{NAME} is unreadable; delete it if you are certain that nothing else is damaged");
+        io::Error::new(ErrorKind::InvalidData, text)
+    };
+    records.max_by_key(|(_, commits)| *commits).ok_or_else(unreadable).map(Some)
+}
+
+fn encode(id: u64, commits: u64) -> [u8; RECORD] {
+    let mut record = [0; RECORD];
+    record[..8].copy_from_slice(&id.to_be_bytes());
+    record[8..16].copy_from_slice(&commits.to_be_bytes());
+    let checksum = crc32fast::hash(&record[..16]);
+    record[16..].copy_from_slice(&checksum.to_be_bytes());
+    record
+}
+
+fn decode(record: &[u8]) -> Option<(u64, u64)> {
+    let (id, rest) = record.split_first_chunk()?;
+    let (commits, checksum) = rest.split_first_chunk()?;
+    let is_whole = crc32fast::hash(&record[..16]).to_be_bytes() == checksum;
+    is_whole.then(|| (u64::from_be_bytes(*id), u64::from_be_bytes(*commits)))
+}
+
+/// Keeps the file beside an open database up to date.
+pub(super) struct Witness {
+    commits: Arc<AtomicU64>,
+    /// Dropped first, which ends the thread.
+    wake: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Witness {
+    /// Makes the file new, for a database that is open and has had so many commits.
+    pub(super) fn start(dir: &Path, ledger: Ledger) -> io::Result<Self> {
+        let (path, draft) = (dir.join(NAME), dir.join(format!("{NAME}.new")));
+        let mut file = File::create(&draft)?;
+        file.write_all(&encode(ledger.id, ledger.commits))?;
+        file.sync_all()?;
+        fs::rename(&draft, &path)?;
+        File::open(dir)?.sync_all()?;
+        let file = OpenOptions::new().write(true).open(path)?;
+        let commits = Arc::new(AtomicU64::new(ledger.commits));
+        let (wake, woken) = sync_channel(1);
+        let shared = commits.clone();
+        let run = move || watch(&file, ledger, &shared, &woken);
+        let thread = thread::Builder::new().name("acknowledged".into()).spawn(run)?;
+        Ok(Self { commits, wake: Some(wake), thread: Some(thread) })
+    }
+
+    /// That many commits are durable.
+    pub(super) fn note(&self, commits: u64) {
+        self.commits.store(commits, Ordering::Release);
+        if let Some(wake) = &self.wake {
+            // If it is full, the thread is about to look anyway.
+            let _ = wake.try_send(());
+        }
+    }
+}
+
+impl Drop for Witness {
+    /// Writes the last number.
+    fn drop(&mut self) {
+        drop(self.wake.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that notes what is durable has panicked");
+        }
+    }
+}
+
+fn watch(file: &File, ledger: Ledger, commits: &AtomicU64, woken: &Receiver<()>) {
+    let (mut written, mut turn) = (ledger.commits, 1);
+    loop {
+        let mut is_over = woken.recv().is_err();
+        let due = Instant::now() + DELAY;
+        while !is_over {
+            match woken.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => is_over = true,
+            }
+        }
+        let latest = commits.load(Ordering::Acquire);
+        if latest != written {
+            let record = encode(ledger.id, latest);
+            match file.write_all_at(&record, PLACES[turn % 2]).and_then(|()| file.sync_data()) {
+                Ok(()) => (written, turn) = (latest, turn + 1),
+                // It says too little then, which harms nobody as long as the disk is sound.
+                Err(error) => tracing::error!(%error, "cannot note which commits are durable"),
+            }
+        }
+        if is_over {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_is_read_back_and_notices_what_is_missing() {
+        let mut ledger = Ledger { id: 7, commits: 8, sum: 0 };
+        ledger.replace(b"a", None, Some(b"1"));
+        ledger.replace(b"b", None, Some(b"2"));
+        assert_eq!(Ledger::from_bytes(&ledger.to_bytes()), Some(ledger));
+        assert_eq!(Ledger::from_bytes(&ledger.to_bytes()[1..]), None);
+        let full = ledger.sum;
+        ledger.replace(b"a", Some(b"1"), Some(b"2"));
+        assert_ne!(ledger.sum, full);
+        ledger.replace(b"a", Some(b"2"), None);
+        assert_eq!(ledger.sum, weigh(b"b", b"2"));
+        // Values that change places do not cancel out.
+        assert_ne!(
+            weigh(b"a", b"1").wrapping_add(weigh(b"b", b"2")),
+            weigh(b"a", b"2").wrapping_add(weigh(b"b", b"1"))
+        );
+    }
+
+    #[test]
+    fn the_file_has_the_last_number_and_survives_the_loss_of_one_record() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(read(dir.path()).unwrap(), None);
+        let ledger = Ledger { id: 5, commits: 10, sum: 0 };
+        let witness = Witness::start(dir.path(), ledger).unwrap();
+        assert_eq!(read(dir.path()).unwrap(), Some((5, 10)));
+        witness.note(11);
+        witness.note(12);
+        drop(witness);
+        assert_eq!(read(dir.path()).unwrap(), Some((5, 12)));
+        let path = dir.path().join(NAME);
+        let whole = fs::read(&path).unwrap();
+        for place in PLACES {
+            let mut torn = whole.clone();
+            torn[place as usize + 3] ^= 1;
+            fs::write(&path, &torn).unwrap();
+            assert!(matches!(read(dir.path()), Ok(Some((5, 10 | 12)))));
+        }
+        for nothing in [&[][..], &[0; 5000]] {
+            fs::write(&path, nothing).unwrap();
+            assert_eq!(read(dir.path()).unwrap_err().kind(), ErrorKind::InvalidData);
+        }
+    }
+}
