@@ -1,9 +1,12 @@
 //! The house keeps its plan: which room may know which, and who alone may name a crate.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
+
+use dapbox::model::Point;
 
 /// The rooms, each with those that it may use. `model` is everybody's.
 const ROOMS: &[(&str, &[&str])] = &[
@@ -116,4 +119,19 @@ fn files_are_small_and_finished() {
             assert!(!code.contains(word), "{file} says {word}");
         }
     }
+}
+
+/// A point that is not in the list, or that nothing passes any more, would fail nobody.
+#[test]
+fn failure_points_are_listed_and_used() {
+    let mut used = BTreeSet::new();
+    for (file, code) in source_files() {
+        let points = code.split("Point::").skip(1).filter(|_| file != "model/failpoint.rs");
+        used.extend(points.map(|rest| rest.chars().take_while(|c| c.is_alphanumeric()).collect::<String>()));
+    }
+    let listed: BTreeSet<_> = Point::ALL.iter().map(|point| format!("{point:?}")).collect();
+    assert_eq!(
+        used, listed,
+        "Point::Trial is for tests; all others belong into Point::ALL and at a write or a request"
+    );
 }

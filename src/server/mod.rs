@@ -140,10 +140,11 @@ impl Server {
     /// Resolves when the server cannot go on by itself, with the reason. It must then be stopped and started again.
     pub async fn failed(&self) -> Fault {
         let mut failed = self.failed.clone();
-        match failed.wait_for(Option::is_some).await {
-            Ok(fault) => fault.clone().unwrap_or_else(|| Fault::new("the server failed")),
+        let fault = failed.wait_for(Option::is_some).await.ok().and_then(|fault| fault.clone());
+        match fault {
+            Some(fault) => fault,
             // All parts ended without a fault: the server is being stopped.
-            Err(_) => std::future::pending().await,
+            None => std::future::pending().await,
         }
     }
 

@@ -1,0 +1,327 @@
+//! A machine with a server on it, on which something goes wrong at one point, and which then comes back by itself.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration as Span,
+};
+
+use dapbox::{
+    config::{Config, Seconds},
+    model::{Act, Failpoints, Phase, Point, Revision, Task, TaskId, status::TaskStatus},
+    server::{Server, StartError},
+    store::OpenError,
+    wire,
+};
+use tempfile::TempDir;
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::{Notify, watch},
+};
+
+use crate::common::PATIENCE;
+
+/// How much longer something takes that is slow.
+const DELAY: Span = Span::from_millis(40);
+/// How long whoever tries again rests meanwhile.
+pub const REST: Span = Span::from_millis(5);
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// The disk or the line fails.
+    Error,
+    /// It takes longer.
+    Delay,
+    /// The process is gone.
+    Crash,
+}
+
+/// What goes wrong where, at which passing.
+#[derive(Clone, Copy, Debug)]
+pub struct Mishap {
+    pub point: Point,
+    pub phase: Phase,
+    pub kind: Kind,
+    pub passing: usize,
+}
+
+/// How often each point was passed.
+pub type Passings = BTreeMap<(Point, Phase), usize>;
+
+/// What goes wrong on a machine, over all its lives.
+pub struct Trap {
+    mishap: Option<Mishap>,
+    /// Where it always takes that much longer.
+    slow: Option<(Point, Phase, Span)>,
+    passings: watch::Sender<Passings>,
+    sprung: AtomicBool,
+}
+
+impl Trap {
+    pub fn new(mishap: Option<Mishap>, slow: Option<(Point, Phase, Span)>) -> Arc<Self> {
+        Arc::new(Self { mishap, slow, passings: watch::Sender::default(), sprung: AtomicBool::new(false) })
+    }
+
+    /// Whether the mishap has happened.
+    pub fn is_sprung(&self) -> bool {
+        self.sprung.load(Ordering::SeqCst)
+    }
+
+    pub fn passings(&self) -> Passings {
+        self.passings.borrow().clone()
+    }
+
+    /// Waits until a point is passed.
+    pub async fn passed(&self, point: Point, phase: Phase) {
+        self.passings.subscribe().wait_for(|passings| passings.contains_key(&(point, phase))).await.unwrap();
+    }
+
+    fn pass(&self, point: Point, phase: Phase) -> Option<Kind> {
+        let mut count = 0;
+        self.passings.send_modify(|passings| {
+            let passing = passings.entry((point, phase)).or_default();
+            *passing += 1;
+            count = *passing;
+        });
+        let mishap = self.mishap.filter(|it| (it.point, it.phase, it.passing) == (point, phase, count))?;
+        self.sprung.store(true, Ordering::SeqCst);
+        Some(mishap.kind)
+    }
+}
+
+/// One life of a server, from its start to its end.
+#[derive(Default)]
+struct Life {
+    /// From now on nothing is written any more.
+    is_over: AtomicBool,
+    crashed: Notify,
+    /// The data directory as the crash has left it, if it was made at that moment.
+    image: Mutex<Option<PathBuf>>,
+    buried: Mutex<bool>,
+    burial: Condvar,
+}
+
+impl Life {
+    /// What happens at a point of this life.
+    fn act(&self, trap: &Trap, data_dir: &Path, point: Point, phase: Phase) -> Act {
+        if self.is_over.load(Ordering::SeqCst) {
+            return Act::Fail;
+        }
+        match trap.pass(point, phase) {
+            Some(Kind::Error) => Act::Fail,
+            Some(Kind::Delay) => Act::Wait(DELAY),
+            Some(Kind::Crash) => self.crash(data_dir),
+            None => match trap.slow {
+                Some((slow, when, delay)) if (slow, when) == (point, phase) => Act::Wait(delay),
+                _ => Act::Go,
+            },
+        }
+    }
+
+    /// The process ends here. In the store's thread nothing is being written: the files are as a kill leaves them, and
+    /// the thread stands still until everything else is gone. Elsewhere, a request hangs until its task is gone; the
+    /// directory is then what it is when the commit in progress, if there is one, is done.
+    fn crash(&self, data_dir: &Path) -> Act {
+        self.is_over.store(true, Ordering::SeqCst);
+        if thread::current().name() != Some("store") {
+            self.crashed.notify_one();
+            return Act::Wait(PATIENCE);
+        }
+        let image = data_dir.with_extension("image");
+        copy(data_dir, &image).unwrap();
+        *self.image.lock().unwrap() = Some(image);
+        self.crashed.notify_one();
+        let buried = self.buried.lock().unwrap();
+        drop(self.burial.wait_while(buried, |buried| !*buried).unwrap());
+        Act::Fail
+    }
+
+    fn bury(&self) {
+        *self.buried.lock().unwrap() = true;
+        self.burial.notify_all();
+    }
+}
+
+/// Copies what there is but sockets.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (kind, to) = (entry.file_type()?, to.join(entry.file_name()));
+        if kind.is_dir() {
+            copy(&entry.path(), &to)?;
+        } else if kind.is_file() {
+            fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
+}
+
+/// A machine.
+pub struct Machine {
+    pub address: SocketAddr,
+    /// What the server of today runs on.
+    data_dir: watch::Receiver<PathBuf>,
+    switch: watch::Sender<bool>,
+    keeper: Option<JoinHandle<()>>,
+    _dir: TempDir,
+}
+
+impl Machine {
+    /// Switches a machine on and waits until its server answers. Nobody else uses the address.
+    pub async fn start(host: [u8; 4], trap: Arc<Trap>, change: impl FnOnce(&mut Config)) -> Self {
+        let dir = TempDir::new().unwrap();
+        let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
+        config.listen = SocketAddr::from((host, 0));
+        (config.leader.retry_initial, config.leader.retry_max) = (Seconds::millis(10), Seconds::millis(40));
+        config.leader.collection_retry_after = Seconds::millis(10);
+        (config.limits.workers, config.limits.store_cache_bytes) = (1, 1 << 20);
+        change(&mut config);
+        let (address, mut addresses) = watch::channel(config.listen);
+        let (place, data_dir) = watch::channel(config.data_dir.clone());
+        let switch = watch::Sender::new(true);
+        let keeper = Keeper { config, trap, address, place, switch: switch.subscribe() };
+        let keeper = thread::spawn(move || keeper.run());
+        let address = *addresses.wait_for(|address| address.port() > 0).await.unwrap();
+        Self { address, data_dir, switch, keeper: Some(keeper), _dir: dir }
+    }
+
+    /// Base URL of the server for a revision.
+    pub fn url(&self, revision: Revision) -> String {
+        format!("http://{}/{}/", self.address, wire::of(revision).prefix())
+    }
+
+    /// Stops the server gracefully and the machine with it.
+    pub async fn stop(mut self) {
+        self.switch.send_replace(false);
+        let keeper = self.keeper.take().unwrap();
+        tokio::task::spawn_blocking(move || keeper.join()).await.unwrap().expect("the keeper of a server has panicked");
+    }
+
+    /// Asks the server of today something on its control socket, until it answers. No answer says that something of
+    /// ours failed.
+    async fn control(&self, ask: impl Fn(reqwest::Client) -> reqwest::RequestBuilder) -> reqwest::Response {
+        loop {
+            self.check();
+            let socket = self.data_dir.borrow().join("control.sock");
+            let control = reqwest::Client::builder().unix_socket(socket).build().unwrap();
+            match ask(control).send().await {
+                Ok(answer) if !answer.status().is_server_error() => return answer,
+                _ => tokio::time::sleep(REST).await,
+            }
+        }
+    }
+
+    /// Adds a task, unless it is known: the status of the answer.
+    pub async fn add(&self, task: &Task) -> u16 {
+        self.control(|control| control.post("http://control/tasks").json(task)).await.status().as_u16()
+    }
+
+    /// Removes a task, unless it is gone: the status of the answer.
+    pub async fn remove(&self, task: &TaskId) -> u16 {
+        self.control(|control| control.delete(format!("http://control/tasks/{task}"))).await.status().as_u16()
+    }
+
+    pub async fn status(&self, task: &TaskId) -> TaskStatus {
+        loop {
+            let answer = self.control(|control| control.get(format!("http://control/tasks/{task}"))).await;
+            // A server that goes down in the middle of its answer is asked again.
+            if let Ok(status) = answer.json().await {
+                return status;
+            }
+        }
+    }
+
+    /// Waits until the status of the task is as it should be.
+    pub async fn until(&self, task: &TaskId, is_right: impl Fn(&TaskStatus) -> bool) -> TaskStatus {
+        loop {
+            let status = self.status(task).await;
+            if is_right(&status) {
+                return status;
+            }
+            tokio::time::sleep(REST).await;
+        }
+    }
+
+    /// Panics if the server does not come back any more.
+    pub fn check(&self) {
+        let is_over = self.keeper.as_ref().is_none_or(JoinHandle::is_finished);
+        assert!(!is_over, "the server at {} does not come back", self.address);
+    }
+}
+
+/// Starts the server again whenever it has ended.
+#[derive(Clone)]
+struct Keeper {
+    config: Config,
+    trap: Arc<Trap>,
+    address: watch::Sender<SocketAddr>,
+    place: watch::Sender<PathBuf>,
+    switch: watch::Receiver<bool>,
+}
+
+impl Keeper {
+    fn run(mut self) {
+        while *self.switch.borrow() {
+            let life = Arc::<Life>::default();
+            let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+            // A task of its own: what a crash leaves behind goes with the runtime, not here.
+            let living = runtime.spawn(self.clone().live(life.clone()));
+            runtime.block_on(async {
+                tokio::select! {
+                    ended = living => ended.unwrap(),
+                    () = life.crashed.notified() => {}
+                }
+            });
+            self.end(runtime, &life);
+        }
+    }
+
+    /// From the start of a server to its end, unless it crashes.
+    async fn live(self, life: Arc<Life>) {
+        let server = self.start(&life).await;
+        self.place.send_replace(self.config.data_dir.clone());
+        self.address.send_replace(server.address());
+        let mut switch = self.switch.clone();
+        tokio::select! {
+            // As `dapbox serve` does it: what is in progress ends, and the process too.
+            _ = server.failed() => {}
+            () = async { drop(switch.wait_for(|is_on| !is_on).await) } => {}
+        }
+        server.stop().await.unwrap();
+    }
+
+    async fn start(&self, life: &Arc<Life>) -> Server {
+        loop {
+            let (trap, data_dir) = (self.trap.clone(), self.config.data_dir.clone());
+            let shared = life.clone();
+            let failpoints = Failpoints::new(move |point, phase| shared.act(&trap, &data_dir, point, phase));
+            match Server::start_with(self.config.clone(), failpoints).await {
+                Ok(server) => return server,
+                // The last life may not have let go of the directory and the address yet; what fails is tried again.
+                Err(StartError::Open(OpenError::Locked) | StartError::Listen { .. } | StartError::Fault(_)) => {}
+                Err(error) => panic!("the server does not start: {error}"),
+            }
+            tokio::time::sleep(REST).await;
+        }
+    }
+
+    /// The end of a life, which may have come as a crash: all tasks and connections go, in whatever state.
+    fn end(&mut self, runtime: Runtime, life: &Life) {
+        life.is_over.store(true, Ordering::SeqCst);
+        runtime.shutdown_background();
+        life.bury();
+        self.config.listen = *self.address.borrow();
+        if let Some(image) = life.image.lock().unwrap().take() {
+            self.config.data_dir = image;
+        }
+    }
+}
