@@ -16,8 +16,8 @@ use std::{
 use dapbox::{
     config::{Config, Seconds},
     model::{Act, Failpoints, Phase, Point, Revision, Task, TaskId, status::TaskStatus},
-    server::{Server, StartError},
-    store::OpenError,
+    server::{Server, StartError, store_options},
+    store::{OpenError, Options},
     wire,
 };
 use tempfile::TempDir;
@@ -304,10 +304,15 @@ impl Keeper {
             let (trap, data_dir) = (self.trap.clone(), self.config.data_dir.clone());
             let shared = life.clone();
             let failpoints = Failpoints::new(move |point, phase| shared.act(&trap, &data_dir, point, phase));
-            match Server::start_with(self.config.clone(), failpoints).await {
+            let options = Options { failpoints, ..store_options(&self.config) };
+            match Server::start_with(self.config.clone(), options).await {
                 Ok(server) => return server,
                 // The last life may not have let go of the directory and the address yet; what fails is tried again.
-                Err(StartError::Open(OpenError::Locked) | StartError::Listen { .. } | StartError::Fault(_)) => {}
+                Err(
+                    StartError::Open { error: OpenError::Locked, .. }
+                    | StartError::Listen { .. }
+                    | StartError::Fault(_),
+                ) => {}
                 Err(error) => panic!("the server does not start: {error}"),
             }
             tokio::time::sleep(REST).await;
