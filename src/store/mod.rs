@@ -42,6 +42,7 @@ mod engine;
 mod fingerprints;
 mod group;
 mod ledger;
+mod migrate;
 mod older;
 mod open;
 mod records;

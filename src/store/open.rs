@@ -2,14 +2,15 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read, Write},
-    os::unix::fs::DirBuilderExt,
+    io::{self, Read},
+    os::unix::fs::{DirBuilderExt, FileExt},
     path::Path,
 };
 
 use super::{
     Options,
     engine::{Engine, EngineError},
+    migrate,
     space::{self, Ballast},
     state::{LoadError, State},
     swap::{self, TABLES},
@@ -19,7 +20,7 @@ use super::{
 };
 
 /// The version of the data directory's layout that this program writes.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 /// The file that says what the directory is; the lock is on it.
 const MARKER: &str = "dapbox-data";
 /// Its content, before the version and a newline.
@@ -40,6 +41,11 @@ pub enum OpenError {
         /// The version that was found.
         found: u32,
     },
+    /// An earlier release has written it, and what is asked for is done to today's only.
+    #[error(
+        "the data directory was written by an earlier release; start the server on it once, which brings it up to date"
+    )]
+    Older,
     /// The directory is not ours.
     #[error("the data directory holds something else; name an empty directory, or one that does not exist yet")]
     Foreign,
@@ -94,6 +100,12 @@ impl From<EngineError> for OpenError {
     }
 }
 
+impl From<RowError> for OpenError {
+    fn from(error: RowError) -> Self {
+        LoadError::Row(error).into()
+    }
+}
+
 impl From<LoadError> for OpenError {
     fn from(error: LoadError) -> Self {
         match error {
@@ -112,20 +124,40 @@ impl From<LoadError> for OpenError {
 /// while it was.
 pub(super) fn open(dir: &Path, options: &Options) -> Result<(Disk, State), OpenError> {
     create_dir(dir)?;
-    let (mut marker, is_new) = claim(dir)?;
-    let vault = Vault::new(&options.key.load(dir, is_new)?)?;
+    let (marker, found) = claim(dir)?;
+    let vault = Vault::new(&options.key.load(dir, found != Found::Current)?)?;
     swap::recover(dir)?;
-    let engine = open_engine(dir, options)?.with(options.durability);
-    if is_new {
-        if engine.is_empty()? {
-            engine.commit(&State::first_rows(&vault).map_err(|fault| OpenError::Damaged(fault.to_string()))?)?;
+    let mut engine = open_engine(dir, options)?;
+    match found {
+        Found::Current => {}
+        Found::New => {
+            if engine.is_empty()? {
+                engine.commit(&State::first_rows(&vault).map_err(|fault| OpenError::Damaged(fault.to_string()))?)?;
+            }
+            mark(dir, &marker)?;
         }
-        marker.write_all(format!("{MARKER_TEXT}{LAYOUT}\n").as_bytes())?;
-        marker.sync_all()?;
-        File::open(dir)?.sync_all()?;
+        Found::Version1 => {
+            tracing::info!("the data directory is from an earlier release and is brought up to date");
+            migrate::from_1(dir, options.cache_bytes, engine, &vault, &mut |_, _, _| {})?;
+            mark(dir, &marker)?;
+            tracing::warn!(
+                kept = %dir.join(migrate::KEPT).display(),
+                "the data directory is up to date; what it was is kept, with secrets that are not encrypted: delete it \
+                 when you are certain that you do not want to go back"
+            );
+            engine = open_engine(dir, options)?;
+        }
     }
+    let engine = engine.with(options.durability);
     let state = State::load(&engine, vault)?;
     Ok((Disk { engine, _lock: marker }, state))
+}
+
+/// Writes today's layout into the marker.
+fn mark(dir: &Path, marker: &File) -> io::Result<()> {
+    marker.write_all_at(format!("{MARKER_TEXT}{LAYOUT}\n").as_bytes(), 0)?;
+    marker.sync_all()?;
+    File::open(dir)?.sync_all()
 }
 
 /// Opens the database. If the disk is too full for that, or will be as soon as something is written, the ballast goes.
@@ -155,7 +187,10 @@ pub(super) fn claim_existing(dir: &Path) -> Result<File, OpenError> {
     if !is_used {
         return Err(OpenError::Foreign);
     }
-    let (marker, _) = claim(dir)?;
+    let (marker, found) = claim(dir)?;
+    if found != Found::Current {
+        return Err(OpenError::Older);
+    }
     swap::recover(dir)?;
     Ok(marker)
 }
@@ -168,8 +203,19 @@ fn create_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Checks the marker and returns it locked, with whether it has yet to be written.
-fn claim(dir: &Path) -> Result<(File, bool), OpenError> {
+/// What a marker says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// It has yet to be written.
+    New,
+    /// The directory has today's layout.
+    Current,
+    /// The directory has the first layout.
+    Version1,
+}
+
+/// Checks the marker and returns it locked, with what it says.
+fn claim(dir: &Path) -> Result<(File, Found), OpenError> {
     let path = dir.join(MARKER);
     if !path.exists() && !is_vacant(dir)? {
         return Err(OpenError::Foreign);
@@ -186,9 +232,10 @@ fn claim(dir: &Path) -> Result<(File, bool), OpenError> {
     let text = String::from_utf8_lossy(&bytes);
     let version = text.strip_prefix(MARKER_TEXT).and_then(|version| version.strip_suffix('\n'));
     match version.and_then(|version| version.parse::<u32>().ok()) {
-        Some(LAYOUT) => Ok((marker, false)),
+        Some(LAYOUT) => Ok((marker, Found::Current)),
+        Some(1) => Ok((marker, Found::Version1)),
         Some(found) if found > LAYOUT => Err(OpenError::Newer { found }),
-        None if text.is_empty() => Ok((marker, true)),
+        None if text.is_empty() => Ok((marker, Found::New)),
         _ => Err(OpenError::Damaged(format!("{MARKER} does not say which version it is"))),
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     collected::Collected,
-    engine::{Engine, EngineError, Rows},
+    engine::{Engine, EngineError, Row, Rows},
     fingerprints::FingerprintKey,
     records::{BucketRecord, CollectionJobRecord, Counters, KeyRecord, LeaderJobRecord, Removed, ReportRef},
     replay::Replay,
@@ -116,14 +116,19 @@ impl State {
     /// The rows that are there from the first day.
     pub(super) fn first_rows(vault: &Vault) -> Result<Rows, Fault> {
         let next_pack = (table::SEQUENCES.key(&table::NEXT_PACK), Some(table::SEQUENCES.value(&0)?));
-        Ok(Rows::from([next_pack, Self::fresh_fingerprint_key(vault)?]))
+        let (key, value) = Self::fingerprint_key_row(vault, &Self::fresh_fingerprint_key())?;
+        Ok(Rows::from([next_pack, (key, Some(value))]))
     }
 
-    /// A row with a new key for fingerprints.
-    pub(super) fn fresh_fingerprint_key(vault: &Vault) -> Result<(Vec<u8>, Option<Vec<u8>>), Fault> {
-        let key = Secret::random(FingerprintKey::BYTES);
-        let value = table::SECRETS.value(vault, &table::FINGERPRINT_KEY, &key)?;
-        Ok((table::SECRETS.key(&table::FINGERPRINT_KEY), Some(value)))
+    /// A new key for fingerprints.
+    pub(super) fn fresh_fingerprint_key() -> Secret {
+        Secret::random(FingerprintKey::BYTES)
+    }
+
+    /// The row of a key for fingerprints.
+    pub(super) fn fingerprint_key_row(vault: &Vault, key: &Secret) -> Result<Row, Fault> {
+        let value = table::SECRETS.value(vault, &table::FINGERPRINT_KEY, key)?;
+        Ok((table::SECRETS.key(&table::FINGERPRINT_KEY), value))
     }
 
     /// The key of the fingerprints. It is read first: whether it decrypts tells whether the directory's secrets do.

@@ -39,7 +39,6 @@ pub(super) enum Old {
     /// It is deleted.
     Delete,
     /// It is kept under this name.
-    #[allow(dead_code, reason = "for the migration of older layouts")]
     Keep(&'static str),
 }
 

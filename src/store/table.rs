@@ -34,7 +34,8 @@ pub(super) const KEYS: Sealed<u8, KeyRecord> = Sealed(Table::new(4, "keys", 1));
 /// What happened how often.
 pub(super) const COUNTERS: Table<TaskId, Counters> = Table::new(5, "counters", 1);
 /// Fingerprints of the ids of aggregated reports, packed, by day and a sequence number. In version 1 they were the ids.
-pub(super) const REPLAY: Table<(TaskId, u64, u64), serde_bytes::ByteBuf> = Table::new(6, "replay", 2);
+pub(super) const REPLAY: Table<(TaskId, u64, u64), serde_bytes::ByteBuf> =
+    Table::new(6, "replay", 2).reading(|_, row| Some(row));
 /// Before which time aggregated reports were forgotten.
 pub(super) const HORIZONS: Table<TaskId, Time> = Table::new(7, "horizons", 1);
 /// Uploaded reports, by pack.
@@ -193,12 +194,13 @@ impl<K: Key, V: Serialize + DeserializeOwned> Sealed<K, V> {
 
     /// The engine's value of a row.
     pub(super) fn value(&self, vault: &Vault, key: &K, value: &V) -> Result<Vec<u8>, Fault> {
-        self.seal(vault, &self.key(key), &Zeroizing::new(self.0.value(value)?))
+        let (key, plain) = (self.key(key), Zeroizing::new(self.0.value(value)?));
+        Ok([&[SEALED], &vault.seal(&key, &plain)?[..]].concat())
     }
 
-    /// Encrypts what was not encrypted.
-    pub(super) fn seal(&self, vault: &Vault, key: &[u8], value: &[u8]) -> Result<Vec<u8>, Fault> {
-        Ok([&[SEALED], &vault.seal(key, value)?[..]].concat())
+    /// Whether an engine's value is encrypted.
+    pub(super) fn is_sealed(&self, bytes: &[u8]) -> bool {
+        bytes.first().is_some_and(|first| *first >= SEALED)
     }
 
     /// Reads an engine's value back, given the engine's key.

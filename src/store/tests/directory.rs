@@ -6,10 +6,11 @@ use std::{
     path::Path,
 };
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ciborium::Value;
 
 use super::*;
-use crate::store::{OpenError, Removed, engine::Engine, engine::Rows, table};
+use crate::store::{KeyError, KeyRecord, KeySource, OpenError, Removed, compact, engine::Engine, engine::Rows, table};
 
 fn error(dir: &Path) -> OpenError {
     Store::open(dir, Options::default()).err().expect("this must not open")
@@ -83,7 +84,7 @@ async fn a_newer_layout_is_not_touched() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).close().await;
     let marker = dir.path().join("dapbox-data");
-    let text = fs::read_to_string(&marker).unwrap().replace("version 1", "version 7");
+    let text = fs::read_to_string(&marker).unwrap().replace("version 2", "version 7");
     fs::write(&marker, &text).unwrap();
     let error = error(dir.path());
     assert!(matches!(error, OpenError::Newer { found: 7 }), "{error}");
@@ -111,24 +112,125 @@ async fn a_row_of_a_newer_version_is_named() {
     assert!(matches!(error(dir.path()), OpenError::Newer { found: 2 }));
 }
 
-/// Until there was a second revision, what all parties know of a task stood beside what only one of them knows.
-#[tokio::test]
-async fn a_task_of_the_first_version_is_read() {
-    let dir = tempfile::tempdir().unwrap();
-    open(dir.path()).close().await;
+/// A directory as the first release left it: secrets in the clear, ids whole, and what all parties know of a task beside
+/// what only one of them knows.
+fn of_version_1(dir: &Path) {
     let now = Value::serialized(&task(1)).unwrap().into_map().unwrap();
     let is_public = |(name, _): &(Value, Value)| name.as_text() == Some("public");
     let (public, mut then): (Vec<_>, Vec<_>) = now.into_iter().partition(is_public);
     then.extend(public.into_iter().flat_map(|(_, public)| public.into_map().unwrap()));
     let is_new = |name: &Value| matches!(name.as_text(), Some("verify_key_id" | "info" | "task_interval"));
     then.retain(|(name, _)| !is_new(name));
-    let mut row = vec![1];
-    ciborium::into_writer(&Value::Map(then), &mut row).unwrap();
-    tamper(dir.path(), table::TASKS.key(&task_id(1)), row);
-    let store = open(dir.path());
-    let found = store.read(|view| Ok(view.task(&task_id(1)).unwrap().task.clone())).unwrap();
-    assert_eq!(*found, task(1));
+    let old_row = |value: &Value| {
+        let mut row = vec![1];
+        ciborium::into_writer(value, &mut row).unwrap();
+        row
+    };
+    let ids = [report_id(1), report_id(2)].map(|id| *id.as_bytes()).concat();
+    let rows = [
+        (table::SEQUENCES.key(&table::NEXT_PACK), table::SEQUENCES.value(&7).unwrap()),
+        (table::TASKS.key(&task_id(1)), old_row(&Value::Map(then))),
+        (table::KEYS.key(&3), table::KEYS.0.value(&key()).unwrap()),
+        (table::REPLAY.key(&(task_id(1), 0, 0)), old_row(&Value::Bytes(ids))),
+    ];
+    let engine = Engine::open(&dir.join("tables"), 1 << 20).unwrap();
+    engine.commit(&rows.into_iter().map(|(key, value)| (key, Some(value))).collect()).unwrap();
+    engine.close().unwrap();
+    fs::write(dir.join("dapbox-data"), "dapbox data directory, version 1\n").unwrap();
+}
+
+fn key() -> KeyRecord {
+    let config = HpkeConfig { id: 3, kem_id: 0x20, kdf_id: 1, aead_id: 1, public_key: vec![5; 32] };
+    KeyRecord { config, private_key: Secret::new(b"an HPKE private key, in the clear".to_vec()), created: Time(1) }
+}
+
+/// Whether any file below a directory has these bytes in it.
+fn is_written(dir: &Path, bytes: &[u8]) -> bool {
+    fs::read_dir(dir).unwrap().any(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            is_written(&path, bytes)
+        } else {
+            fs::read(&path).unwrap().windows(bytes.len()).any(|window| window == bytes)
+        }
+    })
+}
+
+async fn check_migrated(dir: &Path) {
+    let store = open(dir);
+    store
+        .read(|view| {
+            let state = view.task(&task_id(1)).unwrap();
+            assert_eq!((&*state.task, &view.keys()[&3]), (&task(1), &key()));
+            assert_eq!([1, 2, 3].map(|n| state.replay.contains(&report_id(n), Time(5))), [true, true, false]);
+            Ok(())
+        })
+        .unwrap();
     store.close().await;
+    for secret in [task(1).verify_key.expose(), key().private_key.expose(), report_id(1).as_bytes()] {
+        assert!(!is_written(&dir.join("tables"), secret));
+    }
+}
+
+#[tokio::test]
+async fn a_directory_of_the_first_version_is_brought_up_to_date_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    of_version_1(dir.path());
+    assert!(matches!(compact(dir.path(), 1 << 20, &mut |_, _, _| {}), Err(OpenError::Older)));
+    check_migrated(dir.path()).await;
+    check_migrated(dir.path()).await;
+    // What is kept is the directory as it was.
+    let kept = tempfile::tempdir().unwrap();
+    fs::rename(dir.path().join("tables.version-1"), kept.path().join("tables")).unwrap();
+    assert!(is_written(kept.path(), task(1).verify_key.expose()));
+    fs::write(kept.path().join("dapbox-data"), "dapbox data directory, version 1\n").unwrap();
+    check_migrated(kept.path()).await;
+}
+
+#[tokio::test]
+async fn a_migration_that_was_interrupted_is_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    of_version_1(dir.path());
+    check_migrated(dir.path()).await;
+    // The power failed before the marker was written.
+    fs::write(dir.path().join("dapbox-data"), "dapbox data directory, version 1\n").unwrap();
+    check_migrated(dir.path()).await;
+    // It failed before the old database was out of the way.
+    let half = tempfile::tempdir().unwrap();
+    of_version_1(half.path());
+    of_version_1(&half.path().join("tables.new"));
+    check_migrated(half.path()).await;
+    assert!(!half.path().join("tables.new").exists());
+}
+
+#[tokio::test]
+async fn secrets_are_written_under_a_key_that_is_not_with_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    store.write(Point::Trial, |tx| tx.put_key(key())).await.unwrap();
+    store.close().await;
+    let Party::Leader { helper_token, .. } = task(1).party else { panic!("the tests' task is a leader's") };
+    for secret in [task(1).verify_key.expose(), helper_token.expose(), key().private_key.expose()] {
+        assert!(!is_written(&dir.path().join("tables"), secret));
+    }
+    let file = dir.path().join("secrets.key");
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
+    assert!(!is_written(&dir.path().join("tables"), text.trim().as_bytes()));
+
+    // Without the key nothing opens, and nothing is made in its place.
+    let elsewhere = dir.path().with_extension("key");
+    fs::rename(&file, &elsewhere).unwrap();
+    assert!(matches!(error(dir.path()), OpenError::Key(KeyError::Missing(_))));
+    assert!(!file.exists());
+    let with = |key| Store::open(dir.path(), Options { key, ..Options::default() });
+    let other = with(KeySource::Given(Secret::random(32))).err().unwrap();
+    assert!(matches!(other, OpenError::Key(KeyError::Wrong)), "{other}");
+    with(KeySource::File(elsewhere.clone())).unwrap().close().await;
+    let bytes = URL_SAFE_NO_PAD.decode(text.trim()).unwrap();
+    with(KeySource::Given(Secret::new(bytes))).unwrap().close().await;
+    fs::remove_file(elsewhere).unwrap();
 }
 
 #[tokio::test]

@@ -1,0 +1,101 @@
+//! Data directories of earlier releases, made into those of today.
+//!
+//! | layout | what is different |
+//! |---|---|
+//! | 1 | secrets are not encrypted ([`vault`](super::vault)); the ids of aggregated reports are stored whole |
+//! | 2 | today |
+//!
+//! The database is written anew ([`rebuild`]) and the old one kept beside it, under the name [`KEPT`]: that is the backup.
+//! What is interrupted begins again at the next opening, and finds rows of both kinds then.
+//!
+//! To go back, put it in the place of `tables` and write `version 1` into the marker.
+
+use std::path::Path;
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_bytes::ByteBuf;
+
+use super::{
+    compact::{Watcher, rebuild},
+    engine::{Engine, Row},
+    fingerprints::FingerprintKey,
+    open::OpenError,
+    state::State,
+    swap::Old,
+    table::{self, Key, Sealed},
+    vault::Vault,
+};
+use crate::model::{Fault, ReportId};
+
+/// Where the database of layout 1 is kept.
+pub(super) const KEPT: &str = "tables.version-1";
+
+/// Makes a database of layout 1 one of layout 2. The caller has the directory's lock.
+pub(super) fn from_1(
+    dir: &Path,
+    cache_bytes: u64,
+    engine: Engine,
+    vault: &Vault,
+    progress: Watcher<'_>,
+) -> Result<(), OpenError> {
+    let secrets = table::SECRETS.key(&table::FINGERPRINT_KEY);
+    // The key is there if the migration was interrupted after all was written.
+    let mut fresh = match engine.get(&secrets)? {
+        Some(_) => None,
+        None => Some(State::fresh_fingerprint_key()),
+    };
+    let key = match &fresh {
+        Some(key) => FingerprintKey::new(key).ok_or_else(|| damaged(Fault::new("a key has the wrong length")))?,
+        None => State::load_fingerprint_key(&engine, vault)?,
+    };
+    let map = |row: Option<Row>, out: &mut Vec<Row>| -> Result<(), OpenError> {
+        match row {
+            Some(row) => out.push(convert(row, vault, &key)?),
+            None => out
+                .extend(fresh.take().map(|key| State::fingerprint_key_row(vault, &key)).transpose().map_err(damaged)?),
+        }
+        Ok(())
+    };
+    let old = if dir.join(KEPT).exists() { Old::Delete } else { Old::Keep(KEPT) };
+    rebuild(dir, cache_bytes, engine, old, map, progress)?;
+    Ok(())
+}
+
+fn convert((key, value): Row, vault: &Vault, fingerprints: &FingerprintKey) -> Result<Row, OpenError> {
+    let value = match key.first() {
+        Some(&prefix) if prefix == table::TASKS.0.prefix => encrypted(&table::TASKS, vault, &key, value)?,
+        Some(&prefix) if prefix == table::KEYS.0.prefix => encrypted(&table::KEYS, vault, &key, value)?,
+        Some(&prefix) if prefix == table::REPLAY.prefix => fingerprinted(value, fingerprints)?,
+        _ => value,
+    };
+    Ok((key, value))
+}
+
+/// A row that is encrypted, or was already.
+fn encrypted<K: Key, V: Serialize + DeserializeOwned>(
+    table: &Sealed<K, V>,
+    vault: &Vault,
+    key: &[u8],
+    value: Vec<u8>,
+) -> Result<Vec<u8>, OpenError> {
+    if table.is_sealed(&value) {
+        return Ok(value);
+    }
+    let value = table.0.read(&value).map_err(OpenError::from)?;
+    table.value(vault, &table.0.read_key(key).map_err(OpenError::from)?, &value).map_err(damaged)
+}
+
+/// A row of ids as one of their fingerprints, if it is not one already.
+fn fingerprinted(value: Vec<u8>, key: &FingerprintKey) -> Result<Vec<u8>, OpenError> {
+    if value.first() == Some(&table::REPLAY.version) {
+        return Ok(value);
+    }
+    let ids = table::REPLAY.read(&value).map_err(OpenError::from)?;
+    let (ids, []) = ids.as_chunks() else { return Err(OpenError::Damaged("ids of reports are cut off".to_owned())) };
+    let fingerprints = ids.iter().flat_map(|id| key.fingerprint(&ReportId::new(*id)).to_be_bytes()).collect::<Vec<_>>();
+    table::REPLAY.value(&ByteBuf::from(fingerprints)).map_err(damaged)
+}
+
+fn damaged(fault: Fault) -> OpenError {
+    OpenError::Damaged(fault.to_string())
+}
