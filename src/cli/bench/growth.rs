@@ -3,6 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use indicatif::ProgressBar;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::usage;
@@ -20,30 +21,31 @@ use crate::{
     aggregator::{
         Sum, Sums, TaskContext,
         helper::{self, Prepared, Request, Reserved},
-        tasks,
+        retention, tasks,
     },
     cli::{
         Failure, Outcome,
-        args::Format,
+        args::{self, Format},
         local::Directory,
         style::{self, Style, say},
         task,
         taskfile::{TaskFiles, VerifyKey},
     },
+    config::{Config, Retention, Seconds},
     model::{
         AggregationJobId, Bucket, Checksum, Duration, PartialBatch, Point, PrepareOutcome, PrepareResp, ReportId,
         ReportMetadata, Revision, Task, Time, VdafConfig,
     },
     server,
-    store::Store,
+    store::{Options, Place, Store, Tx, compact},
     vdaf::table,
 };
 
 /// The time of the first reports: 2023-11-15, at midnight.
 const FIRST_DAY: Time = Time(1_700_006_400);
 const DAY: u64 = 86_400;
-/// How long a rate is measured.
-const PROBE: Span = Span::from_secs(4);
+/// How many reports a rate is measured with.
+const PROBE: u64 = 500_000;
 /// Bins of the histogram that is measured.
 const BINS: usize = 100;
 
@@ -67,6 +69,9 @@ pub struct Args {
     /// Reports on each day.
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     per_day: u64,
+    /// How long answers to jobs are kept (retention.answer_age), in made-up time.
+    #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = args::duration)]
+    answer_age: Span,
     /// Jobs that are stored at once.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1024))]
     in_flight: u64,
@@ -83,13 +88,15 @@ pub struct Args {
 struct Measured {
     /// Reports that are remembered.
     reports: u64,
+    /// Whether the data directory was compacted before.
+    compacted: bool,
     /// Reports stored per second from here on.
     reports_per_second: f64,
     /// The same, in units of what it was without any.
     speed: f64,
     /// Opening the data directory, in seconds.
     start_seconds: f64,
-    /// Memory after opening it, in bytes.
+    /// Memory of a process that has just opened it, in bytes.
     resident_bytes: Option<u64>,
     /// Memory beyond that of an empty one, per report.
     memory_per_report: Option<f64>,
@@ -106,104 +113,159 @@ pub async fn run(args: Args) -> Outcome {
     }
     let directory = Directory::new(None)?;
     let dir = args.dir.clone().unwrap_or_else(|| directory.path().join("data"));
-    let outcome = measure(&args, &dir).await;
+    let measured = Growth::new(&args, &dir)?.measure().await;
     if args.dir.is_some() {
         std::fs::remove_dir_all(&dir)?;
     }
-    let points = outcome?;
+    let measured = measured?;
     Ok(match args.output {
-        Format::Json => say(serde_json::to_string_pretty(&points)?),
-        Format::Text => say(table_of(&points)),
+        Format::Json => say(serde_json::to_string_pretty(&measured)?),
+        Format::Text => say(table_of(&measured)),
     }?)
 }
 
-async fn measure(args: &Args, dir: &Path) -> Result<Vec<Measured>, Failure> {
-    let context = Arc::new(TaskContext::new(Arc::new(task()?)).map_err(Failure::new)?);
-    let load = Arc::new(Load {
-        context: context.clone(),
-        job_size: args.job_size,
-        per_day: args.per_day,
-        next: AtomicU64::new(0),
-    });
-    let bar = style::progress(args.reports, "reports");
-    let mut points: Vec<Measured> = Vec::new();
-    let milestones = [0, 1_000_000, 10_000_000].into_iter().filter(|n| *n < args.reports).chain([args.reports]);
-    for milestone in milestones {
-        let store = open(dir)?;
-        if milestone == 0 {
-            let task = Task::clone(&context.task);
-            store.write(Point::Trial, move |tx| tasks::add(tx, task)).await??;
-        }
-        fill(args, &store, &load, &bar, Until::Reports(milestone)).await?;
-        store.close().await;
-        drop(store);
-        points.push(look(args, dir, &load, &bar, points.first()).await?);
+/// A data directory that grows.
+struct Growth<'a> {
+    args: &'a Args,
+    dir: &'a Path,
+    load: Arc<Load>,
+    bar: ProgressBar,
+    measured: Vec<Measured>,
+}
+
+impl<'a> Growth<'a> {
+    fn new(args: &'a Args, dir: &'a Path) -> Result<Self, Failure> {
+        let context = Arc::new(TaskContext::new(Arc::new(task()?)).map_err(Failure::new)?);
+        let (job_size, per_day) = (args.job_size, args.per_day);
+        let load = Arc::new(Load { context, job_size, per_day, next: AtomicU64::new(0) });
+        Ok(Self { args, dir, load, bar: style::progress(args.reports, "reports"), measured: Vec::new() })
     }
-    bar.finish_and_clear();
-    Ok(points)
+
+    async fn measure(mut self) -> Result<Vec<Measured>, Failure> {
+        let store = open(self.dir)?;
+        let task = Task::clone(&self.load.context.task);
+        store.write(Point::Trial, move |tx| tasks::add(tx, task)).await??;
+        store.close().await;
+        let milestones = [0, 1_000_000, 10_000_000].into_iter().filter(|n| *n < self.args.reports);
+        for milestone in milestones.chain([self.args.reports]) {
+            let store = open(self.dir)?;
+            while self.load.stored() < milestone {
+                let day = (self.load.stored() / self.args.per_day + 1) * self.args.per_day;
+                self.fill(&store, milestone.min(day)).await?;
+                self.sweep(&store).await?;
+            }
+            store.close().await;
+            self.look(false).await?;
+        }
+        let dir = self.dir.to_owned();
+        let cache = store_options().cache_bytes;
+        tokio::task::spawn_blocking(move || compact(&dir, cache, &mut |_, _, _| {})).await??;
+        self.look(true).await?;
+        self.bar.finish_and_clear();
+        Ok(self.measured)
+    }
+
+    /// Measures what there is, and how it goes on from here.
+    async fn look(&mut self, compacted: bool) -> Outcome {
+        let disk_bytes = usage::on_disk(self.dir)?;
+        let Opened { seconds: start_seconds, resident_bytes } = Opened::by_another_process(self.dir)?;
+        let reports = self.load.stored();
+        let store = open(self.dir)?;
+        let begin = Instant::now();
+        self.fill(&store, reports + PROBE).await?;
+        let reports_per_second = (self.load.stored() - reports) as f64 / begin.elapsed().as_secs_f64();
+        store.close().await;
+        let empty = self.measured.first();
+        let each = |now: u64, empty: u64| now.saturating_sub(empty) as f64 / reports as f64;
+        let measured = Measured {
+            reports,
+            compacted,
+            reports_per_second,
+            speed: empty.map_or(1.0, |empty| reports_per_second / empty.reports_per_second),
+            start_seconds,
+            resident_bytes,
+            memory_per_report: empty.and_then(|empty| Some(each(resident_bytes?, empty.resident_bytes?))),
+            disk_bytes,
+            disk_per_report: empty.map(|empty| each(disk_bytes, empty.disk_bytes)),
+        };
+        self.measured.push(measured);
+        Ok(())
+    }
+
+    /// Stores jobs until there are that many reports.
+    async fn fill(&self, store: &Store, until: u64) -> Outcome {
+        let mut workers = JoinSet::new();
+        for _ in 0..self.args.in_flight {
+            let (store, load, bar) = (store.clone(), self.load.clone(), self.bar.clone());
+            workers.spawn(async move {
+                while load.stored() < until {
+                    let job = load.next_job();
+                    bar.inc(job.prepared.resps.len() as u64);
+                    store_job(&store, &load.context, job).await?;
+                }
+                Ok::<_, Failure>(())
+            });
+        }
+        while let Some(ended) = workers.join_next().await {
+            ended??;
+        }
+        Ok(())
+    }
+
+    /// Forgets what a server would forget at this time.
+    async fn sweep(&self, store: &Store) -> Outcome {
+        let retention = Retention { answer_age: Seconds(self.args.answer_age), ..Retention::default() };
+        let (task, now) = (self.load.context.task.public.id, self.load.now(self.load.stored()));
+        let mut next = Some(Place::default());
+        while let Some(place) = next {
+            let retention = retention.clone();
+            let step = move |tx: &mut Tx<'_>| retention::sweep(tx, &task, now, &retention, place);
+            next = store.write(Point::Trial, step).await?;
+        }
+        Ok(())
+    }
+}
+
+fn store_options() -> Options {
+    server::store_options(&Config::default())
 }
 
 fn open(dir: &Path) -> Result<Store, Failure> {
-    Ok(Store::open(dir, server::store_options(&crate::config::Config::default()))?)
+    Ok(Store::open(dir, store_options())?)
 }
 
-/// Opens what is there and measures it, then goes on for a moment.
-async fn look(
-    args: &Args,
-    dir: &Path,
-    load: &Arc<Load>,
-    bar: &ProgressBar,
-    empty: Option<&Measured>,
-) -> Result<Measured, Failure> {
-    let disk_bytes = usage::on_disk(dir)?;
+/// How a data directory opens.
+#[derive(Debug, Serialize, Deserialize)]
+struct Opened {
+    seconds: f64,
+    resident_bytes: Option<u64>,
+}
+
+impl Opened {
+    /// Opens it in a process that has done nothing else, so that all of its memory is due to that.
+    fn by_another_process(dir: &Path) -> Result<Self, Failure> {
+        let output = Command::new(std::env::current_exe()?).args(["bench", "open"]).arg(dir).output()?;
+        if output.status.success() {
+            return Ok(serde_json::from_slice(&output.stdout)?);
+        }
+        Err(Failure::new(String::from_utf8_lossy(&output.stderr)).context("opening it in another process"))
+    }
+}
+
+/// Arguments of `dapbox bench open`.
+#[derive(Debug, clap::Args)]
+pub struct OpenArgs {
+    /// A data directory.
+    dir: PathBuf,
+}
+
+/// Runs `dapbox bench open`: opens a data directory and says in JSON what that took.
+pub async fn run_open(args: OpenArgs) -> Outcome {
     let begin = Instant::now();
-    let store = open(dir)?;
-    let start_seconds = begin.elapsed().as_secs_f64();
-    let (resident_bytes, reports) = (usage::resident(), load.stored());
-    let begin = Instant::now();
-    fill(args, &store, load, bar, Until::Time(begin + PROBE)).await?;
-    let reports_per_second = (load.stored() - reports) as f64 / begin.elapsed().as_secs_f64();
+    let store = open(&args.dir)?;
+    let opened = Opened { seconds: begin.elapsed().as_secs_f64(), resident_bytes: usage::resident() };
     store.close().await;
-    let each = |now: u64, empty: u64| now.saturating_sub(empty) as f64 / reports as f64;
-    Ok(Measured {
-        reports,
-        reports_per_second,
-        speed: empty.map_or(1.0, |empty| reports_per_second / empty.reports_per_second),
-        start_seconds,
-        resident_bytes,
-        memory_per_report: empty.and_then(|empty| Some(each(resident_bytes?, empty.resident_bytes?))),
-        disk_bytes,
-        disk_per_report: empty.map(|empty| each(disk_bytes, empty.disk_bytes)),
-    })
-}
-
-/// When to stop.
-#[derive(Clone, Copy)]
-enum Until {
-    Reports(u64),
-    Time(Instant),
-}
-
-async fn fill(args: &Args, store: &Store, load: &Arc<Load>, bar: &ProgressBar, until: Until) -> Outcome {
-    let mut workers = JoinSet::new();
-    for _ in 0..args.in_flight {
-        let (store, load, bar) = (store.clone(), load.clone(), bar.clone());
-        workers.spawn(async move {
-            while match until {
-                Until::Reports(most) => load.stored() < most,
-                Until::Time(end) => Instant::now() < end,
-            } {
-                let job = load.next_job();
-                bar.inc(job.prepared.resps.len() as u64);
-                store_job(&store, &load.context, job).await?;
-            }
-            Ok::<_, Failure>(())
-        });
-    }
-    while let Some(ended) = workers.join_next().await {
-        ended??;
-    }
-    Ok(())
+    Ok(say(serde_json::to_string(&opened)?)?)
 }
 
 /// A job as it is once it is prepared.
@@ -227,9 +289,14 @@ impl Load {
         self.next.load(Ordering::Relaxed)
     }
 
+    /// The time of a report, by its number.
+    fn now(&self, report: u64) -> Time {
+        Time(FIRST_DAY.0 + report * DAY / self.per_day)
+    }
+
     fn next_job(&self) -> Job {
         let first = self.next.fetch_add(self.job_size, Ordering::Relaxed);
-        let now = Time(FIRST_DAY.0 + first * DAY / self.per_day);
+        let now = self.now(first);
         let metadata: Vec<_> =
             (0..self.job_size).map(|_| ReportMetadata { id: ReportId::random(), time: now }).collect();
         let mut checksum = Checksum::default();
@@ -276,7 +343,7 @@ fn task() -> Result<Task, Failure> {
     files.helper.aggregator_task().ok_or_else(|| Failure::new("the helper's file holds no task"))
 }
 
-fn table_of(points: &[Measured]) -> String {
+fn table_of(measured: &[Measured]) -> String {
     let style = Style::stdout();
     let header = format!(
         "{:>12} {:>11} {:>6} {:>9} {:>10} {:>8} {:>10} {:>8}",
@@ -285,10 +352,10 @@ fn table_of(points: &[Measured]) -> String {
     let mut lines = vec![style.bold(&header)];
     let mebibytes = |bytes: u64| format!("{} MiB", style::count(bytes >> 20));
     let bytes = |bytes: Option<f64>| bytes.map_or(String::new(), |bytes| format!("{bytes:.1} B"));
-    for point in points {
+    for point in measured {
         lines.push(format!(
             "{:>12} {:>11} {:>6.2} {:>7.2} s {:>10} {:>8} {:>10} {:>8}",
-            style::count(point.reports),
+            if point.compacted { "compacted".to_owned() } else { style::count(point.reports) },
             style::count(point.reports_per_second as u64),
             point.speed,
             point.start_seconds,
@@ -298,8 +365,8 @@ fn table_of(points: &[Measured]) -> String {
             bytes(point.disk_per_report),
         ));
     }
-    if let Some(peak) = usage::peak() {
-        lines.push(style.dim(&format!("The most memory that this took at any moment: {}.", mebibytes(peak))));
-    }
+    let note = "speed: reports/s in units of those of an empty one. start, memory: another process that opens it. \
+                each: per report. compacted: the last one, after dapbox compact.";
+    lines.push(style.dim(note));
     lines.join("\n")
 }

@@ -10,11 +10,15 @@ use super::Outcome;
 pub enum Command {
     /// How a helper's storage grows: speed, memory, disk and start-up time by the number of reports aggregated.
     Growth(growth::Args),
+    /// Open a data directory and say what that takes.
+    #[command(hide = true)]
+    Open(growth::OpenArgs),
 }
 
 /// Runs `dapbox bench`.
 pub async fn run(command: Command) -> Outcome {
     match command {
         Command::Growth(args) => growth::run(args).await,
+        Command::Open(args) => growth::run_open(args).await,
     }
 }

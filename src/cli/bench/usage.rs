@@ -4,17 +4,8 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 /// Memory of this process that is in use now, in bytes, where the system tells.
 pub fn resident() -> Option<u64> {
-    field("VmRSS:")
-}
-
-/// The most memory that this process has used, in bytes, where the system tells.
-pub fn peak() -> Option<u64> {
-    field("VmHWM:")
-}
-
-fn field(name: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes << 10)
 }
