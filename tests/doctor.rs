@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStderr, Command, Stdio},
 };
 
 use serde_json::Value;
@@ -22,7 +22,11 @@ fn dapbox(arguments: &[&str], dir: &Path) -> Command {
 }
 
 /// A server that runs, and is killed in the end.
-struct Running(Child);
+struct Running {
+    process: Child,
+    /// Open for as long as it may log something.
+    _log: BufReader<ChildStderr>,
+}
 
 impl Running {
     fn start(dir: &Path) -> Self {
@@ -33,18 +37,18 @@ impl Running {
             line.clear();
             assert!(log.read_line(&mut line).unwrap() > 0, "the server ended before it served");
         }
-        Self(child)
+        Self { process: child, _log: log }
     }
 
     fn stop(mut self) {
-        Command::new("kill").arg(self.0.id().to_string()).status().unwrap();
-        assert!(self.0.wait().unwrap().success());
+        Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
+        assert!(self.process.wait().unwrap().success());
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        let _ = self.process.kill();
     }
 }
 
