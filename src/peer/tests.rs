@@ -149,7 +149,7 @@ fn cache_control_is_understood() {
 
 #[test]
 fn only_statuses_that_may_pass_are_retried() {
-    for status in [408, 429, 500, 502, 503, 504] {
+    for status in [408, 429, 500, 502, 503, 504, 507] {
         assert!(is_retryable(status));
     }
     for status in [301, 400, 401, 403, 404, 409, 413] {

@@ -76,7 +76,7 @@ impl Ledger {
 /// A number for a row, so that sums over different rows differ. Against accidents only: whoever can write to the files
 /// can do worse.
 pub(super) fn weigh(key: &[u8], value: &[u8]) -> u64 {
-    let both = u64::from(crc32fast::hash(key)) << 32 | u64::from(crc32fast::hash(value));
+    let both = (u64::from(crc32fast::hash(key)) << 32) | u64::from(crc32fast::hash(value));
     // The finish of splitmix64, which spreads every bit over all of them.
     let both = (both ^ (both >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let both = (both ^ (both >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
