@@ -1,11 +1,11 @@
 //! What an operator does to a data directory while no server runs on it.
 
-use std::path::Path;
+use std::{io::Write, path::Path};
 
 use super::tasks::{self, TaskError};
 use crate::{
     model::{Fault, Task, TaskId, Time, status::TaskStatus},
-    store::{OpenError, Options, Store},
+    store::{BackupError, BackupMade, BackupOptions, OpenError, Options, Store},
 };
 
 /// A data directory, held for as long as this lives.
@@ -40,6 +40,11 @@ impl Offline {
     /// Removes a task, as the running server would. False if there is no such task.
     pub async fn remove_task(&self, id: TaskId) -> Result<bool, Fault> {
         self.store.write(move |tx| tasks::remove(tx, &id, Time::now())).await
+    }
+
+    /// Writes a backup of everything.
+    pub fn backup(&self, out: impl Write, options: BackupOptions) -> Result<BackupMade, BackupError> {
+        self.store.backup(out, options)
     }
 
     /// Closes the data directory.

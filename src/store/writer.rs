@@ -11,7 +11,7 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-use super::{engine::Engine, group::Group, state::State, tx::Tx};
+use super::{backup::Notes, engine::Engine, group::Group, state::State, tx::Tx};
 use crate::model::{Fault, fault::panic_text};
 
 /// A write that waits for its turn. Says whether the group can go on, and how to answer.
@@ -31,6 +31,8 @@ pub(super) struct Core {
     /// Why the store has stopped, if it has.
     pub(super) stopped: watch::Sender<Option<Fault>>,
     pub(super) commits: AtomicU64,
+    /// What is committed while a backup is made.
+    pub(super) notes: Notes,
 }
 
 /// What is let go of when the store is closed, in this order.
@@ -87,6 +89,7 @@ impl Core {
         }
         let disk = self.disk.write().unwrap_or_else(PoisonError::into_inner);
         drop(state);
+        self.notes.take_down(&rows);
         disk.as_ref().ok_or_else(super::closed)?.engine.commit(&rows)?;
         self.commits.fetch_add(1, Ordering::Relaxed);
         Ok(())
