@@ -29,7 +29,7 @@ use dapbox::{
     },
     config::{Config, Seconds},
     model::{
-        BatchMode, BatchSelector, Duration, FixedSizeQuery, Interval, Max, PartialBatch, PrepareOutcome, Query,
+        BatchMode, BatchSelector, Bucket, Duration, FixedSizeQuery, Interval, Max, PartialBatch, PrepareOutcome, Query,
         ReportError, ReportId, Revision, Role, Time, VdafConfig,
     },
     store::{self, Contents, Options, Store},
@@ -45,6 +45,8 @@ use tokio::{
 
 const SUM: VdafConfig = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
 const CACHE: u64 = 1 << 20;
+/// What clocks may differ by.
+const SKEW: Duration = Duration(5);
 
 /// A backup of a running node.
 async fn back_up(node: &Node) -> Vec<u8> {
@@ -169,10 +171,11 @@ async fn grow(node: &mut Node, parties: &common::Parties) {
     node.stop().await;
     let store = Store::open(node.data_dir(), Options::default()).unwrap();
     for n in 0..160u8 {
-        let body = bytes::Bytes::from(vec![n; 60_000]);
-        let job = dapbox::model::AggregationJobId::new([n; 16]);
-        let record = store::HelperJobRecord { request_hash: [0; 32], created: Time(0), answer: body, deleted: false };
-        store.write(move |tx| tx.put_helper_job(&id, job, &record)).await.unwrap();
+        let grow = move |tx: &mut store::Tx<'_>| {
+            tx.bucket_mut(&id, Bucket::Time(Time(n.into())))?.share = vec![n; 60_000];
+            Ok(())
+        };
+        store.write(grow).await.unwrap();
     }
     store.close().await;
     node.resume().await;
@@ -224,7 +227,7 @@ async fn go_on(revision: Revision, who: Role, mode: BatchMode) {
     let name = format!("{revision:?} {who:?} {mode:?}");
     let quick = |config: &mut Config| {
         config.leader.max_job_delay = Seconds::millis(5);
-        config.limits.clock_skew = Seconds::new(5);
+        config.limits.clock_skew = Seconds::new(SKEW.0);
     };
     let seconds = |task: &mut dapbox::model::Task| {
         task.public.time_precision = Duration(1);
@@ -249,10 +252,12 @@ async fn go_on(revision: Revision, who: Role, mode: BatchMode) {
 
     let (lost, other) =
         if who == Role::Leader { (&mut pair.leader, &mut pair.helper) } else { (&mut pair.helper, &mut pair.leader) };
+    let lost_at = Time::now();
     let restored = go_on_from(lost, &backup).await;
     close_at(other, &restored).await;
     let horizon = restored.tasks[0].closed_before;
-    assert!(horizon >= restored.closed_before && restored.closed_before >= Time::now(), "{name}: {restored:?}");
+    assert!(horizon >= restored.closed_before, "{name}: {restored:?}");
+    assert!(restored.closed_before >= lost_at.saturating_add(SKEW), "{name}: {restored:?}");
 
     refuses_the_past(&name, &pair, who, (&drafts, &reports), old, old_batch).await;
 

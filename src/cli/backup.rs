@@ -31,7 +31,6 @@ use crate::{
     Everything is in it: tasks, HPKE keys, reports, sums. Keep it as safe as the data directory.\n\n\
     Examples:\n  \
     dapbox backup --output monday.backup\n  \
-    dapbox backup > monday.backup\n  \
     dapbox backup verify monday.backup\n  \
     dapbox restore monday.backup --data-dir new-data"
 )]
@@ -65,9 +64,8 @@ struct CreateArgs {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "The exit code is 1 if the backup is no good.\n\n\
-    Examples:\n  \
-    dapbox backup verify monday.backup\n  \
-    dapbox backup verify - < monday.backup")]
+    Example:\n  \
+    dapbox backup verify monday.backup")]
 struct VerifyArgs {
     /// The backup; '-' for standard input.
     file: PathBuf,
@@ -218,12 +216,12 @@ fn describe(contents: &Contents, style: Style) -> String {
             contents.layout
         ),
         format!(
-            "It has {}, {} and {}, in {} bytes; {} removed.",
+            "It has {}, {}, {} and {}, in {} bytes.",
             style::counted(contents.tasks.len() as u64, "task"),
+            style::counted(contents.removed_tasks, "removed task"),
             style::counted(contents.hpke_keys, "HPKE key"),
             style::counted(contents.records, "record"),
             style::count(contents.bytes),
-            style::counted(contents.removed_tasks, "task was").replace("task wass", "tasks were"),
         ),
     ];
     if contents.has_key {

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, BufReader, Read, Seek},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use super::{
@@ -59,7 +59,7 @@ pub async fn run(args: Args) -> Outcome {
     }?)
 }
 
-fn restore(file: &PathBuf, config: &Config, key: Option<Secret>) -> Result<Restored, Failure> {
+fn restore(file: &Path, config: &Config, key: Option<Secret>) -> Result<Restored, Failure> {
     if backup::is_standard(file) {
         return apply(io::stdin().lock(), 0, config, key);
     }

@@ -21,7 +21,7 @@ const JSON: &str = "application/json";
 /// Answers a request on the control socket.
 pub async fn handle(app: Arc<App>, request: Request) -> warp::reply::Response {
     match (request.method.as_str(), request.path.as_str()) {
-        ("GET", backup::PATH) => backup::answer(app, request.query == backup::WITH_KEY),
+        ("GET", backup::PATH) => backup::answer(app, request.query == backup::WITH_KEY).await,
         _ => answer(&app, request).await.unwrap_or_else(failure).into_response(),
     }
 }

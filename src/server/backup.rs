@@ -7,12 +7,14 @@
 use std::{io, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use tokio::{runtime::Handle, sync::mpsc};
-use warp::{Reply, http::Response};
+use warp::Reply;
 
 use super::{app::App, http::failure};
 use crate::{
-    model::Fault,
+    aggregator::Error,
+    model::{Fault, Secret},
     store::{self, BackupError, BackupOptions},
     wire::Problem,
 };
@@ -28,29 +30,45 @@ const PIECES: usize = 4;
 
 type Piece = Result<Bytes, BackupError>;
 
-/// Answers with a backup.
-pub fn answer(app: Arc<App>, with_key: bool) -> warp::reply::Response {
-    let key = match with_key.then(|| store::read_key(&app.config.data_dir)).transpose() {
-        Ok(Some(None)) => {
-            return failure(Problem::about(409).with_detail(NO_KEY).into()).into_response();
+/// Answers with a backup, once its beginning is there.
+pub async fn answer(app: Arc<App>, with_key: bool) -> warp::reply::Response {
+    match begin(app, with_key).await {
+        Ok((first, mut rest)) => {
+            let first = futures_util::stream::iter([Ok(first)]);
+            let rest = futures_util::stream::poll_fn(move |context| rest.poll_recv(context));
+            warp::reply::stream(first.chain(rest)).into_response()
         }
-        Ok(key) => key.flatten(),
-        Err(error) => return failure(Fault::while_doing("reading the key of secrets", error).into()).into_response(),
-    };
+        Err(error) => failure(error).into_response(),
+    }
+}
+
+async fn begin(app: Arc<App>, with_key: bool) -> Result<(Bytes, mpsc::Receiver<Piece>), Error> {
+    let mut key = None;
+    if with_key {
+        let found = store::read_key(&app.config.data_dir)
+            .map_err(|error| Fault::while_doing("reading the key of secrets", error))?;
+        key = Some(found.ok_or_else(|| Problem::about(409).with_detail(NO_KEY))?);
+    }
     let (sender, mut receiver) = mpsc::channel::<Piece>(PIECES);
-    tokio::task::spawn_blocking(move || {
-        let options = BackupOptions { key, note_bytes: app.config.limits.max_backup_note_bytes };
-        let mut pieces = Pieces { app: &app, sender, piece: Vec::new() };
-        match app.store.backup(&mut pieces, options) {
-            Ok(made) => tracing::info!(records = made.records, bytes = made.bytes, "a backup was made"),
-            Err(error) => {
-                tracing::warn!(%error, "a backup could not be made");
-                pieces.send(Err(error));
-            }
+    tokio::task::spawn_blocking(move || make(&app, key, sender));
+    match receiver.recv().await {
+        Some(Ok(first)) => Ok((first, receiver)),
+        Some(Err(error)) => Err(Problem::about(409).with_detail(error.to_string()).into()),
+        None => Err(Error::Busy),
+    }
+}
+
+/// Makes a backup for as long as somebody takes it.
+fn make(app: &App, key: Option<Secret>, sender: mpsc::Sender<Piece>) {
+    let options = BackupOptions { key, note_bytes: app.config.limits.max_backup_note_bytes };
+    let mut pieces = Pieces { app, sender, piece: Vec::new() };
+    match app.store.backup(&mut pieces, options) {
+        Ok(made) => tracing::info!(records = made.records, bytes = made.bytes, "a backup was made"),
+        Err(error) => {
+            tracing::warn!(%error, "a backup could not be made");
+            pieces.send(Err(error));
         }
-    });
-    let stream = futures_util::stream::poll_fn(move |context| receiver.poll_recv(context));
-    Response::new(warp::reply::stream(stream).into_response().into_body()).into_response()
+    }
 }
 
 /// What is said where there is no key to put in.
