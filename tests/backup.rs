@@ -29,8 +29,8 @@ use dapbox::{
     },
     config::{Config, Seconds},
     model::{
-        BatchMode, BatchSelector, Bucket, Duration, FixedSizeQuery, Interval, Max, PartialBatch, PrepareOutcome, Query,
-        ReportError, ReportId, Revision, Role, Time, VdafConfig,
+        BatchId, BatchMode, BatchSelector, Bucket, Duration, FixedSizeQuery, Interval, Max, PartialBatch,
+        PrepareOutcome, Query, ReportError, ReportId, Revision, Role, Time, VdafConfig,
     },
     store::{self, Contents, Options, Store},
     vdaf::Measurement,
@@ -72,6 +72,22 @@ async fn knows(backup: &[u8], parties: &common::Parties, reports: &[(ReportId, T
     });
     store.close().await;
     known.unwrap()
+}
+
+/// The id of the batch that a copy knows, if batches have ids.
+async fn batch_in(backup: &[u8], parties: &common::Parties) -> Option<BatchId> {
+    let dir = TempDir::new().unwrap();
+    store::restore(dir.path(), CACHE, backup, None, |_, _| Ok(()), |_| ()).unwrap();
+    let store = Store::open(dir.path(), Options::default()).unwrap();
+    let id = store.read(|view| {
+        let mut buckets = view.task(&parties.id()).unwrap().buckets.keys();
+        Ok(buckets.find_map(|bucket| match bucket {
+            Bucket::Batch(id) => Some(*id),
+            Bucket::Time(_) => None,
+        }))
+    });
+    store.close().await;
+    id.unwrap()
 }
 
 #[rstest]
@@ -247,7 +263,7 @@ async fn go_on(revision: Revision, who: Role, mode: BatchMode) {
     parties.upload_all(&reports[2..]).await;
     let old = if mode == BatchMode::TimeInterval { around(then, then) } else { query(&parties) };
     let collected = parties.collector().collect(old, Some(PATIENCE), |_| {}).await;
-    let old_batch = collected.as_ref().ok().and_then(|collected| collected.batch_id);
+    let old_batch = batch_in(&backup, &parties).await;
     assert_whole(&name, collected);
 
     let (lost, other) =
@@ -283,7 +299,7 @@ async fn refuses_the_past(
     who: Role,
     (drafts, reports): (&[Draft], &[dapbox::model::Report]),
     old: Query,
-    old_batch: Option<dapbox::model::BatchId>,
+    old_batch: Option<BatchId>,
 ) {
     let parties = &pair.parties;
     if who == Role::Leader {
@@ -421,7 +437,7 @@ async fn from_the_command_line() {
     let compacted = run(dapbox(&["compact", "--data-dir", text(&copy), "-o", "json"]), Vec::new()).await;
     assert_code(&compacted, 0);
     let json: serde_json::Value = serde_json::from_slice(&compacted.stdout).unwrap();
-    assert!(json["bytes_after"].as_u64() <= json["bytes_before"].as_u64(), "{json}");
+    assert!(json["rows"].as_u64() > Some(0), "{json}");
     node.config.data_dir = copy;
     node.resume().await;
     assert_eq!(node.status(&parties.id()).await.role, Role::Leader);
