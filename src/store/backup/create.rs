@@ -19,7 +19,12 @@ use super::{
 };
 use crate::{
     model::{Fault, Secret, Time},
-    store::{Store, engine::Engine, open, writer::Core},
+    store::{
+        Store,
+        engine::{Engine, Row},
+        open,
+        writer::Core,
+    },
 };
 
 /// How much is read under the lock at once.
@@ -89,7 +94,7 @@ impl Store {
 }
 
 /// Reads the rows that follow. When there are no more, everything from here on is noted.
-fn copy(core: &Core, noting: &Noting<'_>, after: Option<&[u8]>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, BackupError> {
+fn copy(core: &Core, noting: &Noting<'_>, after: Option<&[u8]>) -> Result<Vec<Row>, BackupError> {
     locked(core, |engine| {
         let (mut rows, mut bytes) = (Vec::new(), 0);
         engine.scan_after(after, |key, value| {
