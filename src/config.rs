@@ -80,6 +80,9 @@ pub struct Limits {
     pub store_cache_bytes: u64,
     /// Reports of one task that may wait for aggregation at a leader; uploads beyond that are answered 503.
     pub max_waiting_reports: u64,
+    /// Memory for the names of rows that are written while a backup is made, in bytes; a backup for which it does not
+    /// suffice fails.
+    pub max_backup_note_bytes: usize,
     /// How long a graceful stop waits for requests and jobs in progress.
     pub stop_timeout: Seconds,
 }
@@ -321,6 +324,7 @@ impl Default for Limits {
             store_queue: 1024,
             store_cache_bytes: 64 << 20,
             max_waiting_reports: 10_000_000,
+            max_backup_note_bytes: 64 << 20,
             stop_timeout: Seconds::new(30),
         }
     }

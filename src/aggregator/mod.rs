@@ -13,6 +13,7 @@ pub mod helper;
 pub mod keys;
 pub mod leader;
 pub mod offline;
+pub mod restored;
 pub mod retention;
 mod shares;
 pub mod tasks;

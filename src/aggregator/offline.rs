@@ -1,6 +1,6 @@
 //! What an operator does to a data directory while no server runs on it.
 
-use std::path::Path;
+use std::{io::Write, path::Path};
 
 use super::{
     retention::{self, Lost},
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     model::{Fault, Point, Task, TaskId, Time, status::TaskStatus},
-    store::{OpenError, Options, Store},
+    store::{BackupError, BackupMade, BackupOptions, OpenError, Options, Store},
 };
 
 /// A data directory, held for as long as this lives.
@@ -49,6 +49,11 @@ impl Offline {
     /// there is no such task.
     pub async fn close_before(&self, id: TaskId, before: Time, lost: Lost) -> Result<Option<Time>, Fault> {
         self.store.write(Point::TaskClose, move |tx| retention::close_before(tx, &id, before, lost)).await
+    }
+
+    /// Writes a backup of everything.
+    pub fn backup(&self, out: impl Write, options: BackupOptions) -> Result<BackupMade, BackupError> {
+        self.store.backup(out, options)
     }
 
     /// Closes the data directory.

@@ -169,6 +169,14 @@ impl Socket {
         }
     }
 
+    /// Asks for something long, whose body is still to be read.
+    pub async fn stream(&self, path: &str) -> Result<reqwest::Response, Failure> {
+        let response = self.http.get(format!("http://control{path}")).send().await;
+        let response = response.map_err(|e| Failure::new(e).context(self.path.display()))?;
+        let status = response.status();
+        if status.is_success() { Ok(response) } else { Err(refused(status, &response.bytes().await?)) }
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<(StatusCode, Bytes), Failure> {
         // The host is not looked up: the socket is what is connected to.
         let request = self.http.request(method, format!("http://control{path}"));

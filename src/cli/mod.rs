@@ -1,15 +1,18 @@
 //! The `dapbox` command: one file for each subcommand.
 
 mod args;
+mod backup;
 mod bench;
 mod calendar;
 mod collect;
+mod compact;
 mod control;
 mod demo;
 mod doctor;
 mod local;
 mod logging;
 mod pair;
+mod restore;
 mod serve;
 mod show;
 mod signals;
@@ -56,6 +59,12 @@ enum Command {
     /// Make, add, list, show, close and remove tasks.
     #[command(subcommand)]
     Task(task::Command),
+    /// Copy everything into a file, or read such a file through.
+    Backup(Box<backup::Args>),
+    /// Make a data directory of a backup.
+    Restore(restore::Args),
+    /// Make the database as small as it can be.
+    Compact(compact::Args),
     /// Upload measurements, as a client.
     Upload(upload::Args),
     /// Collect an aggregate, as the collector.
@@ -137,6 +146,9 @@ fn execute(command: Command) -> Outcome {
         match command {
             Command::Serve(args) => serve::run(args).await,
             Command::Task(command) => task::run(command).await,
+            Command::Backup(args) => backup::run(*args).await,
+            Command::Restore(args) => restore::run(args).await,
+            Command::Compact(args) => compact::run(args).await,
             Command::Upload(args) => upload::run(args).await,
             Command::Collect(args) => collect::run(args).await,
             Command::Doctor(args) => doctor::run(args).await,

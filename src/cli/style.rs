@@ -157,6 +157,15 @@ pub fn progress(total: u64, what: &str) -> ProgressBar {
     bar
 }
 
+/// A progress bar of bytes on standard error; invisible if that is no terminal.
+pub fn transfer(total: u64, what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new(total).with_message(what);
+    if let Ok(style) = ProgressStyle::with_template("  {msg:<13}{bar:36} {bytes}/{total_bytes} {bytes_per_sec}") {
+        bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+    }
+    bar
+}
+
 /// Something that takes a while and whose end is not known; invisible if standard error is no terminal.
 pub fn spinner(what: &str) -> ProgressBar {
     let spinner = ProgressBar::new_spinner().with_message(what.to_owned());

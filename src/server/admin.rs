@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use serde::Serialize;
-use warp::http::StatusCode;
+use warp::{Reply, http::StatusCode};
 
 use super::{
     app::App,
+    backup,
     http::{Request, Response, content, empty, failure},
 };
 use crate::{
@@ -25,8 +26,11 @@ use crate::{
 const JSON: &str = "application/json";
 
 /// Answers a request on the control socket.
-pub async fn handle(app: Arc<App>, request: Request) -> Response {
-    answer(&app, request).await.unwrap_or_else(failure)
+pub async fn handle(app: Arc<App>, request: Request) -> warp::reply::Response {
+    match (request.method.as_str(), request.path.as_str()) {
+        ("GET", backup::PATH) => backup::answer(app, request.query == backup::WITH_KEY).await,
+        _ => answer(&app, request).await.unwrap_or_else(failure).into_response(),
+    }
 }
 
 async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error> {

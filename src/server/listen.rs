@@ -11,12 +11,9 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
 };
-use warp::Filter;
+use warp::{Filter, Reply};
 
-use super::{
-    app::App,
-    http::{Request, Response},
-};
+use super::{app::App, http::Request};
 
 /// How long a client may take over the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -53,7 +50,7 @@ pub async fn serve<L, H, F>(app: Arc<App>, listener: L, handle: H)
 where
     L: Accept,
     H: Fn(Arc<App>, Request) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = Response> + Send + 'static,
+    F: Future<Output: Reply> + Send + 'static,
 {
     let connections = GracefulShutdown::new();
     let shared = app.clone();
@@ -66,8 +63,7 @@ where
         .then(move |method, path: warp::path::FullPath, query, headers, body| {
             let request = Request::new(method, path.as_str().to_owned(), query, headers, body);
             handle(shared.clone(), request)
-        })
-        .map(|response: Response| response.map(Vec::from));
+        });
     let service = TowerToHyperService::new(warp::service(filter));
     loop {
         let stream = tokio::select! {

@@ -8,6 +8,7 @@
 mod admin;
 mod app;
 mod auth;
+mod backup;
 mod dap09;
 mod dap18;
 mod disk;
@@ -50,6 +51,8 @@ use crate::{
     store::{self, KeySource, OpenError, Store},
     wire::{self, Problem},
 };
+
+pub use backup::{NO_KEY, PATH as BACKUP_PATH, WITH_KEY};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]

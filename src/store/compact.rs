@@ -111,8 +111,11 @@ impl<'a> Importer<'a> {
         Ok(self.totals)
     }
 
-    fn write(&mut self) -> Result<(), EngineError> {
-        self.to.import(&self.rows)?;
+    /// Makes sure that all rows so far are written.
+    pub(super) fn write(&mut self) -> Result<(), EngineError> {
+        if !self.rows.is_empty() {
+            self.to.import(&self.rows)?;
+        }
         self.rows.clear();
         self.bytes = 0;
         Ok(())

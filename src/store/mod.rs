@@ -36,6 +36,7 @@
 //! `state.rs` is what is held in memory, with `waiting.rs`, `replay.rs` and `collected.rs` for its larger parts. `tx.rs`
 //! and `view.rs` are what a write and a read may do. `older.rs` reads rows of earlier releases. `group.rs` collects the changes of a group, `writer.rs` commits them.
 
+mod backup;
 mod collected;
 mod compact;
 mod engine;
@@ -74,6 +75,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use self::writer::{Answer, Core, Work};
 use crate::model::{Failpoints, Fault, Point};
 
+pub use backup::{
+    BackupError, BackupMade, BackupOptions, Contents, FormatError, Header, RestoreError, TaskContents, VerifyError,
+    read_key, restore, verify,
+};
 pub use collected::Collected;
 pub use compact::{Compacted, Stage, Watcher, compact};
 pub use engine::is_own_thread;
@@ -163,6 +168,7 @@ impl Store {
             commits: AtomicU64::new(0),
             failpoints: options.failpoints,
             written: AtomicU64::new(0),
+            notes: backup::Notes::default(),
         });
         let (sender, receiver) = mpsc::channel(options.queue.max(1));
         let thread = thread::Builder::new().name("store".into()).spawn({

@@ -20,11 +20,14 @@ use super::{
 };
 
 /// The version of the data directory's layout that this program writes.
-const LAYOUT: u32 = 2;
+pub(super) const LAYOUT: u32 = 2;
 /// The file that says what the directory is; the lock is on it.
 const MARKER: &str = "dapbox-data";
 /// Its content, before the version and a newline.
 const MARKER_TEXT: &str = "dapbox data directory, version ";
+
+/// What the marker says until a restore is complete.
+const RESTORING: &str = "dapbox data directory, being restored\n";
 
 /// Why a store cannot be opened, and what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +52,12 @@ pub enum OpenError {
     /// The directory is not ours.
     #[error("the data directory holds something else; name an empty directory, or one that does not exist yet")]
     Foreign,
+    /// A restore into it was interrupted.
+    #[error("a backup was being restored into the data directory and is not complete; delete it and restore again")]
+    Unfinished,
+    /// There is something in it.
+    #[error("the directory is not empty, and a backup is restored into an empty one only; name another one")]
+    NotEmpty,
     /// The content does not make sense.
     #[error("the data directory is damaged ({0}); move it away and restore a backup")]
     Damaged(String),
@@ -195,6 +204,43 @@ pub(super) fn claim_existing(dir: &Path) -> Result<File, OpenError> {
     Ok(marker)
 }
 
+/// A directory that is ours alone and cannot be opened by anybody.
+pub(super) struct Claim {
+    /// Keeps other processes out.
+    _lock: File,
+}
+
+/// Takes an empty directory, or makes it, to restore a backup into it.
+pub(super) fn claim_vacant(dir: &Path) -> Result<Claim, OpenError> {
+    create_dir(dir)?;
+    if !is_vacant(dir)? {
+        return Err(OpenError::NotEmpty);
+    }
+    let mut marker = OpenOptions::new().write(true).create_new(true).open(dir.join(MARKER))?;
+    marker.try_lock().map_err(io::Error::from)?;
+    marker.write_all(RESTORING.as_bytes())?;
+    marker.sync_all()?;
+    File::open(dir)?.sync_all()?;
+    Ok(Claim { _lock: marker })
+}
+
+impl Claim {
+    /// The directory has all that it needs, and can be opened from now on.
+    pub(super) fn complete(self, dir: &Path, layout: u32) -> io::Result<()> {
+        let temporary = dir.join(format!("{MARKER}.new"));
+        let mut marker = File::create(&temporary)?;
+        marker.write_all(format!("{MARKER_TEXT}{layout}\n").as_bytes())?;
+        marker.sync_all()?;
+        fs::rename(temporary, dir.join(MARKER))?;
+        File::open(dir)?.sync_all()
+    }
+}
+
+/// Leaves a directory as empty as it was.
+pub(super) fn unclaim(dir: &Path) -> io::Result<()> {
+    fs::remove_file(dir.join(MARKER))
+}
+
 /// Makes the directory if there is none, closed to everybody else: there are keys in it.
 fn create_dir(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().recursive(true).mode(0o700).create(dir) {
@@ -236,6 +282,7 @@ fn claim(dir: &Path) -> Result<(File, Found), OpenError> {
         Some(1) => Ok((marker, Found::Version1)),
         Some(found) if found > LAYOUT => Err(OpenError::Newer { found }),
         None if text.is_empty() => Ok((marker, Found::New)),
+        None if text == RESTORING => Err(OpenError::Unfinished),
         _ => Err(OpenError::Damaged(format!("{MARKER} does not say which version it is"))),
     }
 }

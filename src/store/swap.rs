@@ -148,9 +148,12 @@ mod tests {
         names
     }
 
+    /// Databases with their contents, then what is used and what is there in the end.
+    type State = (&'static [(&'static str, &'static str)], &'static str, &'static [&'static str]);
+
     #[test]
     fn every_state_that_a_crash_can_leave_is_finished_or_undone() {
-        let states: [(&[(&str, &str)], &str, &[&str]); 8] = [
+        let states: [State; 8] = [
             (&[(TABLES, "old")], "old", &[TABLES]),
             (&[(TABLES, "old"), (NEW, "new")], "old", &[TABLES]),
             (&[(TABLES, "old"), (READY, "new")], "old", &[TABLES]),

@@ -41,6 +41,11 @@ impl Tx<'_> {
         self.state.tasks.get(id)
     }
 
+    /// All tasks, by id.
+    pub fn tasks(&self) -> impl Iterator<Item = (&TaskId, &TaskState)> {
+        self.state.tasks.iter()
+    }
+
     /// A task, to change what is not stored: `reserved`, and `waiting` by `pick` and `defer`.
     /// Anything else that is changed through this is lost when the store is opened again.
     pub fn task_mut(&mut self, id: &TaskId) -> Option<&mut TaskState> {

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-use super::{engine::Engine, group::Group, state::State, tx::Tx};
+use super::{backup::Notes, engine::Engine, group::Group, state::State, tx::Tx};
 use crate::model::{Act, Failpoints, Fault, Phase, Point, fault::panic_text};
 
 /// A write that waits for its turn.
@@ -41,6 +41,8 @@ pub(super) struct Core {
     pub(super) failpoints: Failpoints,
     /// How many bytes were committed.
     pub(super) written: AtomicU64,
+    /// What is committed while a backup is made.
+    pub(super) notes: Notes,
 }
 
 /// What is let go of when the store is closed, in this order.
@@ -101,6 +103,7 @@ impl Core {
         let disk = self.disk.write().unwrap_or_else(PoisonError::into_inner);
         drop(state);
         self.pass(&points, Phase::Before)?;
+        self.notes.take_down(&rows);
         disk.as_ref().ok_or_else(super::closed)?.engine.commit(&rows)?;
         drop(disk);
         self.commits.fetch_add(1, Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! The store as its callers see it.
 
+mod backup;
 mod compact;
 mod damage;
 mod directory;

@@ -1,0 +1,62 @@
+//! Going on from a backup.
+//!
+//! A restored aggregator does not know what it did after the backup: it could aggregate reports and give out shares of
+//! batches a second time. So everything that it may know nothing of is closed, within the restore, before anybody can open
+//! the directory. Tasks and keys go on.
+
+use std::{io::Read, path::Path};
+
+use serde::Serialize;
+
+use super::retention::{self, Lost};
+use crate::{
+    model::{Duration, Role, Secret, TaskId, Time},
+    store::{self, RestoreError},
+};
+
+/// What a restore came to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Restored {
+    /// The moment that the backup shows.
+    pub moment: Time,
+    /// What is earlier is closed, rounded up to each task's time precision.
+    pub closed_before: Time,
+    /// The tasks.
+    pub tasks: Vec<RestoredTask>,
+}
+
+/// What a restore did to a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RestoredTask {
+    /// The task's id.
+    pub id: TaskId,
+    /// Our role.
+    pub role: Role,
+    /// Everything before this time is closed.
+    pub closed_before: Time,
+}
+
+/// Makes a data directory of a backup, where there is nothing yet, and closes the past of all its tasks.
+///
+/// The past ends `clock_skew` after `now`, for there may be reports from clients whose clocks are ahead by so much; and
+/// not before the moment of the backup, in case that it is our clock that is wrong. `read` is told from time to time how
+/// many bytes were read.
+pub fn restore(
+    dir: &Path,
+    cache_bytes: u64,
+    input: impl Read,
+    key: Option<Secret>,
+    (now, clock_skew): (Time, Duration),
+    read: impl FnMut(u64),
+) -> Result<Restored, RestoreError> {
+    let close = |tx: &mut store::Tx<'_>, moment: Time| {
+        let before = now.max(moment).saturating_add(clock_skew);
+        let mut tasks = Vec::new();
+        for (id, role) in tx.tasks().map(|(id, state)| (*id, state.task.role())).collect::<Vec<_>>() {
+            let closed_before = retention::close_before(tx, &id, before, Lost::Ours)?.unwrap_or(before);
+            tasks.push(RestoredTask { id, role, closed_before });
+        }
+        Ok(Restored { moment, closed_before: before, tasks })
+    };
+    store::restore(dir, cache_bytes, input, key, close, read)
+}

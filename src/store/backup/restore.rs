@@ -1,0 +1,185 @@
+//! Making a data directory of a backup.
+//!
+//! A copy of the past does not know what it did since: which reports it aggregated, which batches it gave a share of. If
+//! it went on as if nothing had happened, it would do both a second time. So whoever restores passes a function that
+//! closes the past, and what it does is written before the directory becomes one that can be opened: until then its
+//! marker says that it is being restored, and its database has another name ([`swap`]).
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use super::{
+    format::{FormatError, Header, Reader, Record},
+    verify::{self, VerifyError},
+};
+use crate::{
+    model::{Fault, Secret, Time},
+    store::{
+        OpenError, Tx,
+        compact::Importer,
+        engine::{Engine, EngineError, Rows},
+        group::Group,
+        open,
+        state::State,
+        swap::{self, Old},
+    },
+};
+
+/// Changes are written when they take so many bytes,
+const BYTES_AT_ONCE: usize = 8 << 20;
+/// or are so many.
+const ROWS_AT_ONCE: usize = 1000;
+/// What was read is told after that many records.
+const RECORDS_PER_TICK: u64 = 256;
+
+/// Why a backup is not restored.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// The backup is no good.
+    #[error(transparent)]
+    Backup(#[from] VerifyError),
+    /// The directory is no good.
+    #[error(transparent)]
+    Directory(#[from] OpenError),
+    /// Something of ours failed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+impl From<FormatError> for RestoreError {
+    fn from(error: FormatError) -> Self {
+        Self::Backup(error.into())
+    }
+}
+
+impl From<EngineError> for RestoreError {
+    fn from(error: EngineError) -> Self {
+        Self::Directory(error.into())
+    }
+}
+
+impl From<io::Error> for RestoreError {
+    fn from(error: io::Error) -> Self {
+        Self::Directory(error.into())
+    }
+}
+
+/// Makes a data directory of a backup, in a place where there is nothing. Nothing is left behind if it fails.
+///
+/// `close` is called when everything was read and found to be good, with the moment that the backup shows, and must
+/// close what the copy cannot know about. `key` is put into the directory as the key that secrets are encrypted with,
+/// or else the one in the backup, if there is one. `read` is told from time to time how many bytes were read.
+pub fn restore<T>(
+    dir: &Path,
+    cache_bytes: u64,
+    input: impl Read,
+    key: Option<Secret>,
+    close: impl FnOnce(&mut Tx<'_>, Time) -> Result<T, Fault>,
+    read: impl FnMut(u64),
+) -> Result<T, RestoreError> {
+    let mut reader = Reader::new(input)?;
+    verify::check_header(reader.header())?;
+    let claim = open::claim_vacant(dir)?;
+    let restored = fill(dir, cache_bytes, &mut reader, close, read).and_then(|done| {
+        let Header { key: own, layout, .. } = reader.header().clone();
+        if let Some(key) = key.or(own) {
+            write_key(dir, &key)?;
+        }
+        swap::finish(dir, Old::Delete)?;
+        claim.complete(dir, layout)?;
+        Ok(done)
+    });
+    if restored.is_err() {
+        // The first error is the one to tell. What is left is refused by its marker.
+        let _ = swap::abandon(dir);
+        let _ = fs::remove_file(dir.join(KEY_FILE));
+        let _ = open::unclaim(dir);
+    }
+    restored
+}
+
+/// Writes the rows into a new database, and closes the past.
+fn fill<T>(
+    dir: &Path,
+    cache_bytes: u64,
+    reader: &mut Reader<impl Read>,
+    close: impl FnOnce(&mut Tx<'_>, Time) -> Result<T, Fault>,
+    read: impl FnMut(u64),
+) -> Result<T, RestoreError> {
+    let engine = swap::begin(dir, cache_bytes)?;
+    let done = apply(&engine, reader, read).and_then(|moment| {
+        let mut state = State::load(&engine).map_err(OpenError::from)?;
+        let mut group = Group::default();
+        let done = close(&mut Tx { state: &mut state, group: &mut group, engine: &engine }, moment)?;
+        engine.commit(&group.finish(&mut state)?)?;
+        Ok(done)
+    });
+    engine.close()?;
+    done
+}
+
+/// Writes all records, and returns the moment that they show.
+fn apply(engine: &Engine, reader: &mut Reader<impl Read>, mut read: impl FnMut(u64)) -> Result<Time, RestoreError> {
+    let damaged = |why: &str| FormatError::Damaged(why.to_owned());
+    let mut importer = Importer::new(engine);
+    let (mut last, mut changes, mut bytes) = (Vec::new(), Rows::new(), 0);
+    while let Some(record) = reader.next()? {
+        if let Record::Row(key, value) | Record::Changed(key, value) = &record {
+            verify::check_row(key, value)?;
+            bytes += value.len();
+        }
+        match record {
+            Record::Row(key, _) if key <= last => return Err(damaged("its rows are not in order").into()),
+            Record::Row(key, value) => {
+                commit(engine, &mut changes)?;
+                last.clone_from(&key);
+                importer.add((key, value))?;
+            }
+            Record::Changed(key, value) => drop(changes.insert(key, Some(value))),
+            Record::Gone(key) => drop(changes.insert(key, None)),
+        }
+        if !changes.is_empty() {
+            importer.write()?;
+        }
+        if changes.len() >= ROWS_AT_ONCE || bytes >= BYTES_AT_ONCE {
+            commit(engine, &mut changes)?;
+            bytes = 0;
+        }
+        if reader.progress().0.is_multiple_of(RECORDS_PER_TICK) {
+            read(reader.progress().1);
+        }
+    }
+    importer.finish()?;
+    commit(engine, &mut changes)?;
+    reader.moment().ok_or_else(|| FormatError::CutOff.into())
+}
+
+fn commit(engine: &Engine, changes: &mut Rows) -> Result<(), EngineError> {
+    if !changes.is_empty() {
+        engine.commit(changes)?;
+        changes.clear();
+    }
+    Ok(())
+}
+
+/// The file of a data directory that has the key which secrets are encrypted with.
+pub const KEY_FILE: &str = "secrets.key";
+
+fn write_key(dir: &Path, key: &Secret) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(KEY_FILE))?;
+    file.write_all(key.expose())?;
+    file.sync_all()
+}
+
+/// The key that secrets in a data directory are encrypted with, if it is there.
+pub fn read_key(dir: &Path) -> io::Result<Option<Secret>> {
+    match fs::read(dir.join(KEY_FILE)) {
+        Ok(bytes) => Ok(Some(Secret::new(bytes))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}

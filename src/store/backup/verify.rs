@@ -1,0 +1,240 @@
+//! Reading a backup through: whether it is whole, and what it holds.
+
+use std::{collections::BTreeMap, io::Read};
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::format::{FormatError, Header, Reader, Record};
+use crate::{
+    model::{Revision, Role, TaskId, Time},
+    store::{
+        open,
+        table::{self, Key, RowError, Table},
+    },
+};
+
+/// What an id of an aggregated report takes in a row, in bytes.
+const ID_BYTES: u64 = 16;
+/// What was read is told after that many records.
+const RECORDS_PER_TICK: u64 = 256;
+
+/// Why a backup is not good.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// Its bytes are not as they were written.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// It is of a layout that this program does not know.
+    #[error("the backup is of a newer release (layout {0}); use that release, or a newer one, to restore it")]
+    NewerLayout(u32),
+    /// It holds something that no table has.
+    #[error("the backup holds {0}; use the release that made it, or a newer one, or another backup")]
+    Row(String),
+}
+
+impl From<RowError> for VerifyError {
+    fn from(error: RowError) -> Self {
+        Self::Row(error.to_string())
+    }
+}
+
+/// What a backup holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Contents {
+    /// When it was begun.
+    pub begun: Time,
+    /// The moment that it shows.
+    pub moment: Time,
+    /// The version of the program that made it.
+    pub program: String,
+    /// The version of the data directory's layout.
+    pub layout: u32,
+    /// Whether the key that secrets in it are encrypted with is in it.
+    pub has_key: bool,
+    /// How long it is.
+    pub bytes: u64,
+    /// How many records it has.
+    pub records: u64,
+    /// How many HPKE keys it has.
+    pub hpke_keys: u64,
+    /// How many tasks were removed for ever.
+    pub removed_tasks: u64,
+    /// Its tasks.
+    pub tasks: Vec<TaskContents>,
+}
+
+/// What a backup holds of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TaskContents {
+    /// The task's id.
+    pub id: TaskId,
+    /// The protocol revision.
+    pub revision: Revision,
+    /// Our role.
+    pub role: Role,
+    /// Reports that wait or are in aggregation jobs under way (leader).
+    pub waiting: u64,
+    /// Reports in sums, also of batches that were collected.
+    pub aggregated: u64,
+    /// Ids of aggregated reports that are remembered.
+    pub remembered: u64,
+    /// Batches that were collected.
+    pub batches_collected: u64,
+}
+
+/// Reads a backup through. `read` is told from time to time how many bytes were read.
+pub fn verify(input: impl Read, mut read: impl FnMut(u64)) -> Result<Contents, VerifyError> {
+    let mut reader = Reader::new(input)?;
+    check_header(reader.header())?;
+    let mut tally = Tally::default();
+    while let Some(record) = reader.next()? {
+        match &record {
+            Record::Row(key, value) | Record::Changed(key, value) => {
+                check_row(key, value)?;
+                tally.put(key, value)?;
+            }
+            Record::Gone(key) => tally.remove(key),
+        }
+        if reader.progress().0.is_multiple_of(RECORDS_PER_TICK) {
+            read(reader.progress().1);
+        }
+    }
+    let (records, bytes) = reader.progress();
+    let Header { begun, program, layout, key } = reader.header().clone();
+    let moment = reader.moment().unwrap_or(begun);
+    Ok(Contents {
+        begun,
+        moment,
+        program,
+        layout,
+        has_key: key.is_some(),
+        bytes,
+        records,
+        hpke_keys: tally.rows_of(table::KEYS.prefix),
+        removed_tasks: tally.rows_of(table::REMOVED.prefix),
+        tasks: tally.tasks(),
+    })
+}
+
+/// Refuses a backup of a later layout.
+pub(super) fn check_header(header: &Header) -> Result<(), VerifyError> {
+    if header.layout > open::LAYOUT { Err(VerifyError::NewerLayout(header.layout)) } else { Ok(()) }
+}
+
+/// Checks that a row is one of a table, of a version that this program knows.
+pub(super) fn check_row(key: &[u8], value: &[u8]) -> Result<(), VerifyError> {
+    let prefix = key.first().copied().unwrap_or_default();
+    let Some((_, check)) = TABLES.iter().find(|(of, _)| *of == prefix) else {
+        return Err(VerifyError::Row(format!("a row of a table that this program does not know ({prefix})")));
+    };
+    Ok(check(key, value)?)
+}
+
+type Check = fn(&[u8], &[u8]) -> Result<(), RowError>;
+
+/// How the rows of each table are checked.
+const TABLES: [(u8, Check); 19] = [
+    (table::SEQUENCES.prefix, |key, value| decodes(&table::SEQUENCES, key, value)),
+    (table::TASKS.prefix, |key, value| decodes(&table::TASKS, key, value)),
+    (table::REMOVED.prefix, |key, value| decodes(&table::REMOVED, key, value)),
+    (table::KEYS.prefix, |key, value| decodes(&table::KEYS, key, value)),
+    (table::COUNTERS.prefix, |key, value| decodes(&table::COUNTERS, key, value)),
+    (table::REPLAY.prefix, |key, value| decodes(&table::REPLAY, key, value)),
+    (table::HORIZONS.prefix, |key, value| decodes(&table::HORIZONS, key, value)),
+    (table::PACKS.prefix, |key, value| decodes(&table::PACKS, key, value)),
+    (table::DEAD.prefix, |key, value| decodes(&table::DEAD, key, value)),
+    (table::BUCKETS.prefix, |key, value| decodes(&table::BUCKETS, key, value)),
+    (table::COLLECTED.prefix, |key, value| decodes(&table::COLLECTED, key, value)),
+    (table::LEADER_JOBS.prefix, |key, value| decodes(&table::LEADER_JOBS, key, value)),
+    (table::HELPER_JOBS.prefix, |key, value| decodes(&table::HELPER_JOBS, key, value)),
+    (table::COLLECTIONS.prefix, |key, value| decodes(&table::COLLECTIONS, key, value)),
+    (table::NAMES.prefix, |key, value| decodes(&table::NAMES, key, value)),
+    (table::HELPER_REQUESTS.prefix, |key, value| decodes(&table::HELPER_REQUESTS, key, value)),
+    (table::GENERATIONS.prefix, |key, value| decodes(&table::GENERATIONS, key, value)),
+    (table::SHARES.prefix, |key, value| decodes(&table::SHARES, key, value)),
+    (table::GIVEN_UP.prefix, |key, value| decodes(&table::GIVEN_UP, key, value)),
+];
+
+fn decodes<K: Key, V: Serialize + DeserializeOwned>(
+    table: &Table<K, V>,
+    key: &[u8],
+    value: &[u8],
+) -> Result<(), RowError> {
+    table.read_key(key)?;
+    table.read(value).map(drop)
+}
+
+/// What the rows that were read so far amount to. A row may still change, so each is kept with its count.
+#[derive(Default)]
+struct Tally {
+    tasks: BTreeMap<TaskId, (Revision, Role)>,
+    counts: BTreeMap<Vec<u8>, u64>,
+}
+
+impl Tally {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), RowError> {
+        let prefix = key.first().copied().unwrap_or_default();
+        let count = if prefix == table::TASKS.prefix {
+            let task = table::TASKS.read(value)?;
+            self.tasks.insert(task.public.id, (task.public.revision, task.role()));
+            return Ok(());
+        } else if prefix == table::REPLAY.prefix {
+            table::REPLAY.read(value)?.len() as u64 / ID_BYTES
+        } else if prefix == table::PACKS.prefix {
+            table::PACKS.read(value)?.len() as u64
+        } else if prefix == table::DEAD.prefix {
+            table::DEAD.read(value)?.iter().map(|byte| u64::from(byte.count_ones())).sum()
+        } else if prefix == table::BUCKETS.prefix {
+            table::BUCKETS.read(value)?.count
+        } else if [table::COLLECTED.prefix, table::KEYS.prefix, table::REMOVED.prefix].contains(&prefix) {
+            1
+        } else {
+            return Ok(());
+        };
+        self.counts.insert(key.to_vec(), count);
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        self.counts.remove(key);
+        if let Some(id) = table::TASKS.read_key(key).ok().filter(|_| key.first() == Some(&table::TASKS.prefix)) {
+            self.tasks.remove(&id);
+        }
+    }
+
+    fn rows_of(&self, prefix: u8) -> u64 {
+        self.of(&[prefix]).count() as u64
+    }
+
+    fn of(&self, prefix: &[u8]) -> impl Iterator<Item = u64> {
+        let rows = self.counts.range(prefix.to_vec()..);
+        rows.take_while(move |(key, _)| key.starts_with(prefix)).map(|(_, count)| *count)
+    }
+
+    fn tasks(&self) -> Vec<TaskContents> {
+        let task = |(id, (revision, role)): (&TaskId, &(Revision, Role))| {
+            let sum = |prefix: u8| -> u64 { self.of(&[&[prefix], &id.as_bytes()[..]].concat()).sum() };
+            TaskContents {
+                id: *id,
+                revision: *revision,
+                role: *role,
+                waiting: sum(table::PACKS.prefix).saturating_sub(sum(table::DEAD.prefix)),
+                aggregated: sum(table::BUCKETS.prefix),
+                remembered: sum(table::REPLAY.prefix),
+                batches_collected: sum(table::COLLECTED.prefix),
+            }
+        };
+        self.tasks.iter().map(task).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rows_of_every_table_are_checked() {
+        let has = |prefix| TABLES.iter().any(|(of, _)| *of == prefix);
+        assert!(table::OF_TASKS.into_iter().all(has));
+    }
+}

@@ -1,0 +1,244 @@
+//! Backups of a store that is written to at the same time, and what is made of them.
+
+use std::{
+    fs,
+    io::{self, Write},
+    ops::ControlFlow,
+};
+
+use tokio::runtime::Handle;
+
+use super::*;
+use crate::{
+    model::{AggregationJobId, Bucket, Fault},
+    store::{
+        BackupError, BackupOptions, FormatError, OpenError, RestoreError, VerifyError,
+        engine::{Engine, EngineError, Row},
+        restore, table, verify,
+    },
+};
+
+const CACHE: u64 = 1 << 20;
+const PLENTY: usize = 1 << 20;
+
+/// The `n`th write: adds or replaces a row here, deletes one there, and counts.
+async fn write(store: &Store, n: u64) {
+    let job = |n: u64| AggregationJobId::new([(n * 7 % 97) as u8; 16]);
+    let body = Bytes::from(vec![n as u8; if n % 10 == 3 { 150_000 } else { 500 }]);
+    let done = store.write(move |tx| {
+        let bucket = tx.bucket_mut(&task_id(1), Bucket::Time(Time(n * 7 % 97)))?;
+        (bucket.count, bucket.share) = (n, body.to_vec());
+        tx.put_helper_request(&task_id(1), job(n), &body)?;
+        tx.end_helper_request(&task_id(1), &job(n + 31))?;
+        tx.count(&task_id(1), "writes", 1)
+    });
+    done.await.unwrap();
+}
+
+async fn written(dir: &Path, writes: u64) -> Store {
+    let store = open(dir);
+    add_task(&store, 1).await;
+    for n in 0..writes {
+        write(&store, n).await;
+    }
+    store
+}
+
+fn rows(dir: &Path) -> Vec<Row> {
+    let engine = Engine::open(&dir.join("tables"), CACHE).unwrap();
+    let mut rows = Vec::new();
+    let visit = |key: &[u8], value| {
+        rows.push((key.to_vec(), value));
+        Ok::<_, EngineError>(ControlFlow::Continue(()))
+    };
+    engine.scan_after(None, visit).unwrap();
+    engine.close().unwrap();
+    rows
+}
+
+/// Takes a backup, and writes to the store whenever it gets something, as long as it has any writes left.
+struct Meddler {
+    store: Store,
+    next: u64,
+    left: u64,
+    taken: Vec<u8>,
+}
+
+impl Write for Meddler {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.left > 0 {
+            Handle::current().block_on(write(&self.store, self.next));
+            self.next += 1;
+            self.left -= 1;
+        }
+        self.taken.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+async fn back_up(store: &Store, next: u64, left: u64, note_bytes: usize) -> (Vec<u8>, Result<(), BackupError>) {
+    let store = store.clone();
+    let done = tokio::task::spawn_blocking(move || {
+        let mut meddler = Meddler { store: store.clone(), next, left, taken: Vec::new() };
+        let done = store.backup(&mut meddler, BackupOptions { key: None, note_bytes });
+        (meddler.taken, done.map(drop))
+    });
+    done.await.unwrap()
+}
+
+fn restore_into(dir: &Path, bytes: &[u8]) -> Result<(), RestoreError> {
+    restore(dir, CACHE, bytes, None, |_, _| Ok(()), |_| ())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_shows_one_moment_however_much_is_written_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = written(&dir.path().join("a"), 120).await;
+    // Few notes: some of what changes is written again before all is copied.
+    for (n, left, note_bytes) in [(120, 0, PLENTY), (120, 400, PLENTY), (520, 400, 24_000)] {
+        let (bytes, made) = back_up(&store, n, left, note_bytes).await;
+        made.unwrap();
+        let copy = dir.path().join(format!("copy-{n}-{left}"));
+        restore_into(&copy, &bytes).unwrap();
+        let opened = open(&copy);
+        let writes = opened.read(|view| Ok(view.task(&task_id(1)).unwrap().counters["writes"])).unwrap();
+        opened.close().await;
+        assert!(writes >= n, "{writes}: what was answered before is in it");
+        assert!(left == 0 || writes > n, "nothing was written meanwhile");
+        // The same writes, one after the other and no more of them, make the same rows.
+        let model = dir.path().join(format!("model-{n}-{left}"));
+        written(&model, writes).await.close().await;
+        assert!(rows(&model) == rows(&copy), "after {writes} writes");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_cannot_keep_up_fails_and_the_next_one_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = written(dir.path(), 120).await;
+    let (bytes, made) = back_up(&store, 120, 400, 200).await;
+    assert!(matches!(made, Err(BackupError::Overrun)), "{made:?}");
+    assert!(matches!(verify(&bytes[..], |_| ()), Err(VerifyError::Format(FormatError::CutOff))));
+    let (bytes, made) = back_up(&store, 0, 0, 200).await;
+    made.unwrap();
+    verify(&bytes[..], |_| ()).unwrap();
+}
+
+/// Makes another backup while one is made, then does not take any more.
+struct Greedy(Store);
+
+impl Write for Greedy {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        let another = self.0.backup(Vec::new(), BackupOptions { key: None, note_bytes: PLENTY });
+        assert!(matches!(another, Err(BackupError::Busy)));
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn there_is_one_backup_at_a_time_and_it_may_be_abandoned() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = written(dir.path(), 10).await;
+    let made = store.backup(Greedy(store.clone()), BackupOptions { key: None, note_bytes: PLENTY });
+    assert!(matches!(made, Err(BackupError::Write(_))));
+    store.backup(Vec::new(), BackupOptions { key: None, note_bytes: PLENTY }).unwrap();
+    store.close().await;
+    let made = store.backup(Vec::new(), BackupOptions { key: None, note_bytes: PLENTY });
+    assert!(matches!(made, Err(BackupError::Fault(_))));
+}
+
+#[tokio::test]
+async fn a_backup_is_described_without_being_restored() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = written(dir.path(), 10).await;
+    store.write(|tx| tx.append_report(&task_id(1), &report(1, 7, 10)).map(drop)).await.unwrap();
+    store.write(|tx| tx.remember(&task_id(1), &[(report_id(5), Time(7)), (report_id(6), Time(7))])).await.unwrap();
+    let key = Secret::new(b"a key of keys".to_vec());
+    let mut bytes = Vec::new();
+    store.backup(&mut bytes, BackupOptions { key: Some(key.clone()), note_bytes: PLENTY }).unwrap();
+    let contents = verify(&bytes[..], |_| ()).unwrap();
+    let task = &contents.tasks[0];
+    assert_eq!((task.id, task.waiting, task.remembered), (task_id(1), 1, 2));
+    assert_eq!((contents.has_key, contents.bytes), (true, bytes.len() as u64));
+
+    let copy = dir.path().join("copy");
+    restore_into(&copy, &bytes).unwrap();
+    assert_eq!(crate::store::read_key(&copy).unwrap(), Some(key));
+    assert_eq!(crate::store::read_key(dir.path()).unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_bad_backup_is_not_restored_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = written(&dir.path().join("a"), 10).await;
+    let mut bytes = Vec::new();
+    store.backup(&mut bytes, BackupOptions { key: None, note_bytes: PLENTY }).unwrap();
+    let copy = dir.path().join("copy");
+    let mut flipped = bytes.clone();
+    flipped[bytes.len() / 2] ^= 4;
+    for bad in [&bytes[..bytes.len() - 1], &bytes[..bytes.len() / 2], &flipped] {
+        assert!(matches!(restore_into(&copy, bad), Err(RestoreError::Backup(_))));
+        assert_eq!(fs::read_dir(&copy).map_or(0, Iterator::count), 0);
+    }
+    // Whoever closes the past may fail, too.
+    let failed = restore(&copy, CACHE, &bytes[..], None, |_, _| Err::<(), _>(Fault::new("on purpose")), |_| ());
+    assert!(matches!(failed, Err(RestoreError::Fault(_))));
+    restore_into(&copy, &bytes).unwrap();
+    assert!(matches!(restore_into(&copy, &bytes), Err(RestoreError::Directory(OpenError::NotEmpty))));
+    open(&copy).close().await;
+}
+
+#[tokio::test]
+async fn a_row_of_another_release_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let back_up = async |key: Vec<u8>, value: Vec<u8>| {
+        let _ = fs::remove_dir_all(dir.path().join("a"));
+        let store = written(&dir.path().join("a"), 1).await;
+        store
+            .write(move |tx| {
+                tx.group.set(key, Some(value));
+                Ok(())
+            })
+            .await
+            .unwrap();
+        let mut bytes = Vec::new();
+        store.backup(&mut bytes, BackupOptions { key: None, note_bytes: PLENTY }).unwrap();
+        store.close().await;
+        verify(&bytes[..], |_| ()).unwrap_err().to_string()
+    };
+    let mut newer = table::TASKS.value(&task(1)).unwrap();
+    newer[0] += 1;
+    let error = back_up(table::TASKS.key(&task_id(1)), newer).await;
+    assert!(error.contains("newer"), "{error}");
+    let error = back_up(vec![200, 1], vec![1]).await;
+    assert!(error.contains("does not know"), "{error}");
+    let error = back_up(table::TASKS.key(&task_id(1)), vec![1, 2, 3]).await;
+    assert!(error.contains("damaged"), "{error}");
+}
+
+#[tokio::test]
+async fn a_directory_that_is_being_restored_cannot_be_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("dapbox-data"), "dapbox data directory, being restored\n").unwrap();
+    assert!(matches!(Store::open(dir.path(), Options::default()), Err(OpenError::Unfinished)));
+    // Nor can it be opened by its own making while that goes on.
+    let store = written(&dir.path().join("a"), 10).await;
+    let mut bytes = Vec::new();
+    store.backup(&mut bytes, BackupOptions { key: None, note_bytes: PLENTY }).unwrap();
+    let copy = dir.path().join("copy");
+    let at_the_end = |tx: &mut crate::store::Tx<'_>, _| {
+        assert!(tx.task(&task_id(1)).is_some());
+        assert!(matches!(Store::open(&copy, Options::default()), Err(OpenError::Locked | OpenError::Unfinished)));
+        Ok(())
+    };
+    restore(&copy, CACHE, &bytes[..], None, at_the_end, |_| ()).unwrap();
+    open(&copy).close().await;
+}
