@@ -116,8 +116,10 @@ pub fn sweep(
 ) -> Result<Option<Place>, Fault> {
     let Some(state) = tx.task(task) else { return Ok(None) };
     let results = retained(state, now);
-    if results > state.replay.horizon() {
-        tx.raise_horizon(task, results.unwrap_or(now))?;
+    if let Some(time) = results
+        && results > state.replay.horizon()
+    {
+        tx.raise_horizon(task, time)?;
     }
     let earlier = |by: u64| results.map(|time| time.saturating_sub(Duration(by)));
     let answers = now.saturating_sub(Duration(limits.answer_age.as_secs()));
