@@ -186,7 +186,7 @@ async fn grow(node: &mut Node, parties: &common::Parties) {
             tx.bucket_mut(&id, Bucket::Time(Time(n.into())))?.share = vec![n; 60_000];
             Ok(())
         };
-        store.write(grow).await.unwrap();
+        store.write(Point::Trial, grow).await.unwrap();
     }
     store.close().await;
     node.resume().await;
@@ -210,7 +210,7 @@ async fn close_at(node: &mut Node, restored: &Restored) {
     for task in restored.tasks.clone() {
         let close =
             move |tx: &mut store::Tx<'_>| retention::close_before(tx, &task.id, task.closed_before, Lost::Theirs);
-        assert_eq!(store.write(close).await.unwrap(), Some(task.closed_before));
+        assert_eq!(store.write(Point::Trial, close).await.unwrap(), Some(task.closed_before));
     }
     store.close().await;
     node.resume().await;

@@ -483,3 +483,59 @@ fn nobody_has_to_read_the_output() {
     }
     assert!(files.join("collector.toml").exists());
 }
+
+/// After the other aggregator was restored, an operator closes everything that the two may disagree about: for one task,
+/// or for all that they share, whether a server runs or not.
+#[test]
+fn the_past_is_closed_from_the_command_line() {
+    let dir = TempDir::new().unwrap();
+    let data = dir.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let data = text(&data);
+    let mut ids = Vec::new();
+    for (helper, age) in [("https://one.example", "90d"), ("https://two.example", "never"), ("https://two.example", "")]
+    {
+        let files = dir.path().join(format!("task{}", ids.len()));
+        let mut new = vec!["task", "new", "--leader", "https://a.example", "--helper", helper, "--vdaf", "count"];
+        new.extend(["--out", text(&files)]);
+        if !age.is_empty() {
+            new.extend(["--report-expiry-age", age]);
+        }
+        let printed = stdout(&new);
+        ids.push(printed.lines().next().unwrap().strip_prefix("Task ").unwrap().to_owned());
+        let file = fs::read_to_string(files.join("leader.toml")).unwrap();
+        let expected = [Some("90d"), None, Some("30d")][ids.len() - 1];
+        let kept = file.lines().find_map(|line| line.strip_prefix("report_expiry_age = "));
+        assert_eq!(kept.map(|text| text.trim_matches('"')), expected, "{file}");
+        stdout(&["task", "add", text(&files.join("leader.toml")), "--data-dir", data]);
+    }
+    let horizons = || -> Vec<Value> {
+        let shown = |id: &String| stdout(&["task", "show", id, "--data-dir", data, "-o", "json"]);
+        ids.iter().map(|id| serde_json::from_str::<Value>(&shown(id)).unwrap()["horizon"].clone()).collect()
+    };
+
+    let before = ["--before", "2026-01-01T00:30", "--data-dir", data];
+    let close = |which: &[&'static str], more: &[&'static str]| -> Vec<&str> {
+        ["task", "close"].iter().chain(which).chain(&before).chain(more).copied().collect()
+    };
+    assert!(stderr_of_failure(&close(&[], &["--yes"]), 2).contains("--peer"));
+    assert!(stderr_of_failure(&close(&["--all"], &[]), 2).contains("--yes"));
+    assert!(stderr_of_failure(&close(&["--peer", "https://three.example"], &["--yes"]), 1).contains("no such task"));
+    let later = ["task", "close", "--all", "--before", "2999-01-01", "--yes", "--data-dir", data];
+    assert!(stderr_of_failure(&later, 2).contains("ahead"));
+    assert_eq!(horizons(), [Value::Null, Value::Null, Value::Null]);
+
+    // The hour that it is in is closed with it.
+    let closed = stdout(&close(&["--peer", "https://two.example"], &["--yes"]));
+    assert!(closed.contains("2026-01-01T01:00:00Z"), "{closed}");
+    let hour = Value::from(1_767_229_200);
+    assert_eq!(horizons(), [Value::Null, hour.clone(), hour.clone()]);
+    let server = Server::start(Path::new(data));
+    stdout(&[&["task", "close", &ids[0], "--yes"], &before[..]].concat());
+    // A server that runs also closes what is too old by the tasks' own age.
+    let (now, hour) = (horizons(), hour.as_u64());
+    assert!(now[0].as_u64() >= hour && now[1].as_u64() == hour, "{now:?}");
+    let shown = stdout(&["task", "show", &ids[0], "--data-dir", data]);
+    assert!(shown.contains("closed before"), "{shown}");
+    server.stop();
+}

@@ -30,12 +30,10 @@ use rstest::rstest;
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 
-fn this_hour() -> Time {
-    Time::now().truncate(Duration(HOUR))
-}
-
-fn ago(hours: u64) -> Time {
-    this_hour().saturating_sub(Duration(hours * HOUR))
+/// Whole hours before the present one, which stays the same should the hour turn.
+fn clock() -> impl Fn(u64) -> Time + Copy {
+    let hour = Time::now().truncate(Duration(HOUR));
+    move |hours| hour.saturating_sub(Duration(hours * HOUR))
 }
 
 fn hours(from: Time, count: u64) -> Interval {
@@ -77,6 +75,7 @@ async fn both_sides_agree_after_the_past_is_closed(
     #[values(false, true)] by_interval: bool,
     #[values(false, true)] helper_first: bool,
 ) {
+    let ago = clock();
     let mode = if by_interval { BatchMode::TimeInterval } else { batches_of(revision, 3) };
     let minimum = |task: &mut Task| task.public.min_batch_size = 2;
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, prompt, minimum).await;
@@ -154,6 +153,7 @@ async fn a_helper_gives_no_share_of_what_is_closed(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
     #[values(false, true)] by_interval: bool,
 ) {
+    let ago = clock();
     let mode = if by_interval { BatchMode::TimeInterval } else { batches_of(revision, 9) };
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, prompt, |_| {}).await;
     let (parties, forge) = (&pair.parties, Forge::new(&pair.parties).await);
@@ -180,6 +180,7 @@ async fn a_helper_gives_no_share_of_what_is_closed(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_swept_stays_closed(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let ago = clock();
     let age = |task: &mut Task| task.report_expiry_age = Some(Duration(DAY));
     let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, prompt, age).await;
     let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
@@ -242,6 +243,7 @@ async fn a_server_sweeps_by_itself() {
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_not_kept_is_refused_clearly(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let ago = clock();
     let mode = BatchMode::TimeInterval;
     let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, prompt, |_| {}).await;
     let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
@@ -288,6 +290,7 @@ async fn jobs_in_flight_end_in_a_copy_of_the_past_only(
     #[values(Lost::Ours, Lost::Theirs)] lost: Lost,
     #[values(false, true)] by_interval: bool,
 ) {
+    let ago = clock();
     let dir = tempfile::TempDir::new().unwrap();
     let store = Store::open(&dir.path().join("data"), Options::default()).unwrap();
     let mode = if by_interval { BatchMode::TimeInterval } else { BatchMode::FixedSize { max_batch_size: Some(9) } };
@@ -323,9 +326,9 @@ async fn jobs_in_flight_end_in_a_copy_of_the_past_only(
         tx.put_collection(&id, waiting, job)
     };
     store.write(Point::Trial, fill).await.unwrap();
-    let close = move |tx: &mut Tx<'_>| retention::close_before(tx, &id, Time::now(), lost);
+    let close = move |tx: &mut Tx<'_>| retention::close_before(tx, &id, ago(0).saturating_add(Duration(1)), lost);
     let horizon = store.write(Point::Trial, close).await.unwrap();
-    assert_eq!(horizon, Some(this_hour().saturating_add(Duration(HOUR))));
+    assert_eq!(horizon, Some(ago(0).saturating_add(Duration(HOUR))));
 
     store.close().await;
     let store = Store::open(&dir.path().join("data"), Options::default()).unwrap();

@@ -42,7 +42,10 @@ impl Offline {
 
     /// Removes a task, as the running server would. False if there is no such task.
     pub async fn remove_task(&self, id: TaskId) -> Result<bool, Fault> {
-        self.store.write(Point::TaskRemove, move |tx| tasks::remove(tx, &id, Time::now())).await
+        let was_there = self.store.write(Point::TaskRemove, move |tx| tasks::remove(tx, &id, Time::now())).await?;
+        // A running server does this when there is time; here there may be none for long.
+        while self.store.write(Point::SweepRemoved, |tx| tx.sweep_removed()).await? {}
+        Ok(was_there)
     }
 
     /// Closes everything of a task before a time, as the running server would. Says where the horizon is now; `None` if

@@ -34,9 +34,9 @@ pub enum Lost {
     Theirs,
 }
 
-/// The horizon that closes everything before the given time: at the end of the unit of time precision that it is in.
-pub fn horizon_after(state: &TaskState, before: Time) -> Time {
-    let precision = state.task.public.time_precision;
+/// The horizon that closes everything before the given time: at the end of the unit of the task's time precision that it
+/// is in.
+pub fn horizon_after(precision: Duration, before: Time) -> Time {
     match before.truncate(precision) {
         aligned if aligned == before => aligned,
         aligned => aligned.saturating_add(precision).truncate(precision),
@@ -50,7 +50,7 @@ pub fn horizon_after(state: &TaskState, before: Time) -> Time {
 /// restore, and what clocks may differ by.
 pub fn close_before(tx: &mut Tx<'_>, task: &TaskId, before: Time, lost: Lost) -> Result<Option<Time>, Fault> {
     let Some(state) = tx.task(task) else { return Ok(None) };
-    let horizon = horizon_after(state, before);
+    let horizon = horizon_after(state.task.public.time_precision, before);
     end_jobs(tx, task, lost)?;
     tx.close_before(task, horizon)?;
     tracing::warn!(%task, before = horizon.0, "everything before this time is closed for good");
@@ -116,8 +116,10 @@ pub fn sweep(
 ) -> Result<Option<Place>, Fault> {
     let Some(state) = tx.task(task) else { return Ok(None) };
     let results = retained(state, now);
-    if results > state.replay.horizon() {
-        tx.raise_horizon(task, results.unwrap_or(now))?;
+    if let Some(time) = results
+        && results > state.replay.horizon()
+    {
+        tx.raise_horizon(task, time)?;
     }
     let earlier = |by: u64| results.map(|time| time.saturating_sub(Duration(by)));
     let answers = now.saturating_sub(Duration(limits.answer_age.as_secs()));
@@ -133,4 +135,18 @@ pub fn sweep(
         }
     }
     Ok(next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_horizon_is_rounded_up_to_where_a_bucket_begins() {
+        let hour = Duration(3600);
+        for (before, horizon) in [(0, 0), (1, 3600), (3600, 3600), (7199, 7200)] {
+            assert_eq!(horizon_after(hour, Time(before)), Time(horizon));
+        }
+        assert!(horizon_after(hour, Time(u64::MAX)).0 >= u64::MAX - 3600);
+    }
 }

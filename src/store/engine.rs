@@ -178,7 +178,7 @@ impl Engine {
         mut visit: impl FnMut(&[u8], Vec<u8>) -> Result<ControlFlow<()>, E>,
     ) -> Result<(), E> {
         let start = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_vec()));
-        let mut rows = self.db.range((start, Bound::Excluded(vec![PIECES])));
+        let mut rows = self.db.range((start, Bound::Excluded(LEDGER.to_vec())));
         while let Some((key, head)) = guarded(|| Ok(rows.next().transpose()?))? {
             let value = guarded(|| self.assemble(&key, &head))?;
             if visit(&key, value)?.is_break() {

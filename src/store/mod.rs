@@ -213,6 +213,9 @@ impl Store {
     /// database that failed.
     pub fn read<T>(&self, f: impl FnOnce(&View<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
         let core = &*self.inner.core;
+        if self.lock_writer().is_none() {
+            return Err(closed());
+        }
         let state = core.state.read().unwrap_or_else(PoisonError::into_inner);
         core.check()?;
         f(&View { state, core })

@@ -154,7 +154,9 @@ impl Tx<'_> {
             }
         }
         self.state.unswept.remove(&task);
-        tracing::info!(%task, "nothing is left of the removed task but that it existed");
+        if budget < ROWS {
+            tracing::info!(%task, "nothing is left of the removed task but that it existed");
+        }
         Ok(true)
     }
 

@@ -74,10 +74,7 @@ impl Tx<'_> {
 
     /// An aggregation job of ours as the helper.
     pub fn helper_job(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<HelperJobRecord>, Fault> {
-        match self.task(task) {
-            Some(_) => rows::helper_job(self, task, job),
-            None => Ok(None),
-        }
+        Ok(rows::helper_job(self, task, job)?.filter(|_| self.task(task).is_some()))
     }
 
     /// The batch of an aggregate share of ours as the helper.
@@ -104,10 +101,7 @@ impl Tx<'_> {
         table: &Table<K, V>,
         key: &K,
     ) -> Result<Option<V>, Fault> {
-        match self.task(task) {
-            Some(_) => rows::load(self, table, key),
-            None => Ok(None),
-        }
+        Ok(rows::load(self, table, key)?.filter(|_| self.task(task).is_some()))
     }
 }
 

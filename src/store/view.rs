@@ -77,10 +77,7 @@ impl View<'_> {
 
     /// An aggregation job of ours as the helper.
     pub fn helper_job(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<HelperJobRecord>, Fault> {
-        match self.task(task) {
-            Some(_) => rows::helper_job(self, task, job),
-            None => Ok(None),
-        }
+        Ok(rows::helper_job(self, task, job)?.filter(|_| self.task(task).is_some()))
     }
 
     /// The body of a request that we accepted as the helper and have not answered yet.
@@ -100,10 +97,7 @@ impl View<'_> {
         table: &Table<K, V>,
         key: &K,
     ) -> Result<Option<V>, Fault> {
-        match self.task(task) {
-            Some(_) => rows::load(self, table, key),
-            None => Ok(None),
-        }
+        Ok(rows::load(self, table, key)?.filter(|_| self.task(task).is_some()))
     }
 }
 

@@ -10,7 +10,9 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ciborium::Value;
 
 use super::*;
-use crate::store::{KeyError, KeyRecord, KeySource, OpenError, Removed, compact, engine::Engine, engine::Rows, table};
+use crate::store::{
+    HelperJobRecord, HelperJobState, KeyError, KeyRecord, KeySource, Old, OpenError, Removed, compact, engine::Engine, engine::Rows, table,
+};
 
 fn error(dir: &Path) -> OpenError {
     Store::open(dir, Options::default()).err().expect("this must not open")
@@ -231,6 +233,60 @@ async fn secrets_are_written_under_a_key_that_is_not_with_them() {
     let bytes = URL_SAFE_NO_PAD.decode(text.trim()).unwrap();
     with(KeySource::Given(Secret::new(bytes))).unwrap().close().await;
     fs::remove_file(elsewhere).unwrap();
+}
+
+/// A version 1 row made of one of today's layout but for some fields.
+fn old_row(fields: Vec<(&str, Value)>) -> Vec<u8> {
+    let fields = fields.into_iter().map(|(name, value)| (name.into(), value)).collect();
+    let mut row = vec![1];
+    ciborium::into_writer(&Value::Map(fields), &mut row).unwrap();
+    row
+}
+
+/// Answers stood beside their jobs once, and whether there was none yet was to be seen from its length.
+#[tokio::test]
+async fn helper_jobs_of_the_first_version_are_read_and_their_answers_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    store.close().await;
+    let cases = [
+        (1, &b""[..], false, HelperJobState::Pending),
+        (2, b"answer", false, HelperJobState::Answered(Bytes::from_static(b"answer"))),
+        (3, b"", true, HelperJobState::Deleted),
+    ];
+    let id = |n| crate::model::AggregationJobId::new([n; 16]);
+    for (n, answer, deleted, _) in &cases {
+        let row = old_row(vec![
+            ("request_hash", Value::Bytes(vec![*n; 32])),
+            ("created", 77.into()),
+            ("answer", Value::Bytes(answer.to_vec())),
+            ("deleted", (*deleted).into()),
+        ]);
+        tamper(dir.path(), table::HELPER_JOBS.key(&(task_id(1), id(*n))), row);
+    }
+    let count = (task_id(1), 2, [9; 32]);
+    tamper(dir.path(), table::GENERATIONS.key(&count), vec![1, 5]);
+    let store = open(dir.path());
+    let found = |n| store.read(|view| view.helper_job(&task_id(1), &id(n))).unwrap().unwrap();
+    for (n, _, _, state) in &cases {
+        let expected = HelperJobRecord { request_hash: [*n; 32], created: Time(77), state: state.clone() };
+        assert_eq!(found(*n), expected);
+    }
+    assert_eq!(store.write(Point::Trial, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 5);
+    let old = Old { now: Time(9), answers: Time(78), results: None, jobs: None, generations: Some(Time(0)) };
+    sweep::sweep_task(&store, task_id(1), old).await;
+    assert_eq!([1, 2, 3].map(|n| found(n).state), {
+        let [one, _, three] = cases.map(|case| case.3);
+        [one, HelperJobState::Forgotten, three]
+    });
+    assert_eq!(store.write(Point::Trial, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 5);
+    // It counts from when it was first seen.
+    sweep::sweep_task(&store, task_id(1), Old { generations: Some(Time(9)), ..old }).await;
+    assert_eq!(store.write(Point::Trial, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 5);
+    sweep::sweep_task(&store, task_id(1), Old { generations: Some(Time(10)), ..old }).await;
+    assert_eq!(store.write(Point::Trial, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 0);
+    store.close().await;
 }
 
 #[tokio::test]

@@ -111,7 +111,8 @@ struct ModelTask {
     helper_jobs: BTreeMap<u8, HelperJobRecord>,
     helper_requests: BTreeMap<u8, Bytes>,
     shares: BTreeMap<u8, BatchSelector>,
-    generations: BTreeMap<(u8, u8), u64>,
+    /// How often, and since when as far as the sweeper has seen.
+    generations: BTreeMap<(u8, u8), (u64, Option<Time>)>,
 }
 
 impl ModelTask {
@@ -332,9 +333,9 @@ fn apply_to_resources(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: O
         }
         Op::RaiseGeneration(kind, hash) => {
             let mine = known.generations.entry((kind, hash)).or_default();
-            *mine += 1;
+            *mine = (mine.0 + 1, None);
             tx.raise_generation(id, kind, &[hash; 32])?;
-            assert_eq!(tx.generation(id, kind, &[hash; 32])?, *mine);
+            assert_eq!(tx.generation(id, kind, &[hash; 32])?, mine.0);
         }
         _ => {}
     }
@@ -364,6 +365,10 @@ fn sweep(runtime: &tokio::runtime::Runtime, store: &Store, model: &mut Model, ol
             known.collections.retain(|_, job| job.state.is_active() || job.ended.is_none_or(|ended| ended >= before));
             let over = known.collections.values_mut().filter(|job| !job.state.is_active());
             over.for_each(|job| job.ended = job.ended.or(Some(old.now)));
+        }
+        if let Some(before) = old.generations {
+            known.generations.retain(|_, (_, since)| since.is_none_or(|since| since >= before));
+            known.generations.values_mut().for_each(|(_, since)| *since = since.or(Some(old.now)));
         }
         let collected = &known.collected;
         known.shares.retain(|_, batch| collected.iter().any(|row| row.batch == *batch));
