@@ -10,7 +10,7 @@
 //! |---|---|---|
 //! | A write is done whole or not at all, and so is its group | always | `tests/group.rs`: a fault or a panic undoes its group |
 //! | A write that is answered is in the files | the answer | `tests/group.rs`: the files are copied while the store is open, as a kill leaves them |
-//! | ... and survives a loss of power | the answer | not by a test here: see `engine.rs` for what it rests on and how that is kept |
+//! | ... and survives a loss of power | the answer | `tests/power_cut.rs`, with whole aggregators; `engine.rs` says what it rests on |
 //! | Writes see those before them, in order | the write's turn | `tests/group.rs` |
 //! | A read sees memory and rows of the same moment, and no row that is not durable | always | `tests/group.rs`, with reads and writes at once |
 //! | Opened again, the store is what it was, but for what is said to be in memory only | opening | `tests/model.rs`: random writes, compared with a simple model |

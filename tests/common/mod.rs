@@ -4,6 +4,7 @@
 
 pub mod calls;
 pub mod disk;
+pub mod end;
 pub mod forge;
 pub mod ordeal;
 pub mod places;

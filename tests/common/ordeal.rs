@@ -15,7 +15,6 @@
 use std::{
     fmt,
     ops::Range,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -26,7 +25,7 @@ use std::{
 use dapbox::{
     client::{Client, ClientError},
     collector::{CollectError, Collected, Collector, CollectorTask},
-    model::{BatchMode, FixedSizeQuery, Query, Revision, Role, Task, Time, VdafConfig, status::TaskStatus},
+    model::{BatchMode, FixedSizeQuery, Query, Revision, Role, Time, VdafConfig, status::TaskStatus},
     peer::{CallError, Peer, PeerOptions, Retries},
     vdaf::{AggregateResult, Measurement},
     wire,
@@ -37,7 +36,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{PATIENCE, Parties, batches_of, process::Process};
+use super::{PATIENCE, Parties, batches_of, end::End, process::Process};
 
 /// Reports of a volume, each with its own bin.
 pub const UPLOADS: u64 = 96;
@@ -68,7 +67,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-fn lost<T>(text: impl Into<String>) -> Result<T, Trouble> {
+pub fn lost<T>(text: impl Into<String>) -> Result<T, Trouble> {
     Err(Trouble::Lost(text.into()))
 }
 
@@ -431,85 +430,6 @@ fn check_status(status: &TaskStatus, batches: usize) -> Result<(), Trouble> {
         return lost(format!("the books are wrong: {status:?}"));
     }
     Ok(())
-}
-
-/// Where an aggregator is, dead or alive.
-#[derive(Clone)]
-struct End {
-    origin: String,
-    socket: PathBuf,
-}
-
-impl End {
-    fn of(process: &Process) -> Self {
-        Self { origin: format!("http://{}", process.address), socket: process.data_dir.join("control.sock") }
-    }
-
-    fn url(&self, revision: Revision) -> String {
-        format!("{}/{}/", self.origin, wire::of(revision).prefix())
-    }
-
-    /// Asks on the control socket until there is an answer: its status and body, and whether it was asked before.
-    async fn ask(&self, method: &str, path: &str, body: Option<&Task>) -> Result<(u16, String, bool), Trouble> {
-        let ask = async || {
-            let client =
-                reqwest::Client::builder().unix_socket(self.socket.clone()).timeout(Span::from_secs(20)).build()?;
-            let request = client.request(method.parse().unwrap(), format!("http://control/{path}"));
-            let request = body.iter().fold(request, |request, body| request.json(body));
-            let answer = request.send().await?;
-            Ok::<_, reqwest::Error>((answer.status().as_u16(), answer.text().await?))
-        };
-        let start = std::time::Instant::now();
-        let mut is_repeated = false;
-        loop {
-            match ask().await {
-                Ok((status, text)) if status < 500 => return Ok((status, text, is_repeated)),
-                other if start.elapsed() > PATIENCE => {
-                    return Err(Trouble::Stuck(format!("{method} {path}: {other:?}")));
-                }
-                _ => is_repeated = true,
-            }
-            tokio::time::sleep(Span::from_millis(10)).await;
-        }
-    }
-
-    async fn add(&self, task: &Task) -> Result<(), Trouble> {
-        match self.ask("POST", "tasks", Some(task)).await? {
-            (201, ..) => Ok(()),
-            answer => lost(format!("adding a task: {answer:?}")),
-        }
-    }
-
-    async fn remove(&self, task: &Task) -> Result<(), Trouble> {
-        match self.ask("DELETE", &format!("tasks/{}", task.public.id), None).await? {
-            (204, ..) => Ok(()),
-            // Done before, and nobody heard of it.
-            (_, text, true) if is_unknown(&text) => Ok(()),
-            answer => lost(format!("removing a task: {answer:?}")),
-        }
-    }
-
-    async fn status(&self, task: &Task) -> Result<TaskStatus, Trouble> {
-        match self.ask("GET", &format!("tasks/{}", task.public.id), None).await? {
-            (200, text, _) => Ok(serde_json::from_str(&text).unwrap()),
-            answer => lost(format!("a task at {}: {answer:?}", self.origin)),
-        }
-    }
-
-    /// A task that was removed is gone and does not come back.
-    async fn check_removed(&self, task: &Task) -> Result<(), Trouble> {
-        let (_, gone, _) = self.ask("GET", &format!("tasks/{}", task.public.id), None).await?;
-        let (refused, ..) = self.ask("POST", "tasks", Some(task)).await?;
-        match (is_unknown(&gone), refused) {
-            (true, 409) => Ok(()),
-            answers => lost(format!("a removed task: {answers:?}")),
-        }
-    }
-}
-
-/// Whether an answer says that there is no such task.
-fn is_unknown(text: &str) -> bool {
-    text.contains("unrecognizedTask")
 }
 
 fn peer() -> Peer {

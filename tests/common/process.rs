@@ -14,6 +14,8 @@ use std::{
 
 use tokio::{net::TcpSocket, sync::oneshot};
 
+use super::PATIENCE;
+
 /// Makes the command that serves with a configuration file.
 pub type Program = fn(&Path) -> Command;
 
@@ -83,9 +85,10 @@ impl Process {
     /// Waits until the process serves; if it ends instead, returns what it said.
     pub async fn ready(&mut self) -> Result<(), String> {
         let serves = self.running.as_mut().and_then(|running| running.serves.take());
-        match serves.unwrap().await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(format!("the {} does not start: {}", self.name, self.last_words())),
+        match tokio::time::timeout(PATIENCE, serves.unwrap()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(format!("the {} does not start: {}", self.name, self.last_words())),
+            Err(_) => Err(format!("the {} neither starts nor ends: {}", self.name, self.last_words())),
         }
     }
 

@@ -1,0 +1,96 @@
+//! What an operator asks of an aggregator that may be dead at the moment: asked again until there is an answer.
+
+use std::{
+    path::PathBuf,
+    time::{Duration as Span, Instant},
+};
+
+use dapbox::{
+    model::{Revision, Task, status::TaskStatus},
+    wire,
+};
+
+use super::{
+    PATIENCE,
+    ordeal::{Trouble, lost},
+    process::Process,
+};
+
+/// Where an aggregator is, dead or alive.
+#[derive(Clone)]
+pub struct End {
+    origin: String,
+    socket: PathBuf,
+}
+
+impl End {
+    pub fn of(process: &Process) -> Self {
+        Self { origin: format!("http://{}", process.address), socket: process.data_dir.join("control.sock") }
+    }
+
+    pub fn url(&self, revision: Revision) -> String {
+        format!("{}/{}/", self.origin, wire::of(revision).prefix())
+    }
+
+    /// Asks on the control socket until there is an answer: its status and body, and whether it was asked before.
+    async fn ask(&self, method: &str, path: &str, body: Option<&Task>) -> Result<(u16, String, bool), Trouble> {
+        let ask = async || {
+            let client =
+                reqwest::Client::builder().unix_socket(self.socket.clone()).timeout(Span::from_secs(20)).build()?;
+            let request = client.request(method.parse().unwrap(), format!("http://control/{path}"));
+            let request = body.iter().fold(request, |request, body| request.json(body));
+            let answer = request.send().await?;
+            Ok::<_, reqwest::Error>((answer.status().as_u16(), answer.text().await?))
+        };
+        let start = Instant::now();
+        let mut is_repeated = false;
+        loop {
+            match ask().await {
+                Ok((status, text)) if status < 500 => return Ok((status, text, is_repeated)),
+                other if start.elapsed() > PATIENCE => {
+                    return Err(Trouble::Stuck(format!("{method} {path}: {other:?}")));
+                }
+                _ => is_repeated = true,
+            }
+            tokio::time::sleep(Span::from_millis(10)).await;
+        }
+    }
+
+    pub async fn add(&self, task: &Task) -> Result<(), Trouble> {
+        match self.ask("POST", "tasks", Some(task)).await? {
+            (201, ..) => Ok(()),
+            answer => lost(format!("adding a task: {answer:?}")),
+        }
+    }
+
+    pub async fn remove(&self, task: &Task) -> Result<(), Trouble> {
+        match self.ask("DELETE", &format!("tasks/{}", task.public.id), None).await? {
+            (204, ..) => Ok(()),
+            // Done before, and nobody heard of it.
+            (_, text, true) if is_unknown(&text) => Ok(()),
+            answer => lost(format!("removing a task: {answer:?}")),
+        }
+    }
+
+    pub async fn status(&self, task: &Task) -> Result<TaskStatus, Trouble> {
+        match self.ask("GET", &format!("tasks/{}", task.public.id), None).await? {
+            (200, text, _) => Ok(serde_json::from_str(&text).unwrap()),
+            answer => lost(format!("a task at {}: {answer:?}", self.origin)),
+        }
+    }
+
+    /// A task that was removed is gone and does not come back.
+    pub async fn check_removed(&self, task: &Task) -> Result<(), Trouble> {
+        let (_, gone, _) = self.ask("GET", &format!("tasks/{}", task.public.id), None).await?;
+        let (refused, ..) = self.ask("POST", "tasks", Some(task)).await?;
+        match (is_unknown(&gone), refused) {
+            (true, 409) => Ok(()),
+            answers => lost(format!("a removed task: {answers:?}")),
+        }
+    }
+}
+
+/// Whether an answer says that there is no such task.
+fn is_unknown(text: &str) -> bool {
+    text.contains("unrecognizedTask")
+}
