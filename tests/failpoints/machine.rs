@@ -258,6 +258,13 @@ impl Machine {
     }
 }
 
+impl Drop for Machine {
+    /// A scene that has failed leaves no server behind that asks another again and again.
+    fn drop(&mut self) {
+        self.switch.send_replace(false);
+    }
+}
+
 /// Starts the server again whenever it has ended.
 #[derive(Clone)]
 struct Keeper {

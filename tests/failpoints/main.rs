@@ -134,7 +134,7 @@ async fn whatever_fails_wherever_it_fails_nothing_is_lost_and_nothing_counts_twi
     let quiet = |revision| Scene::all(revision).iter().map(move |scene| Case { revision, scene: *scene, mishap: None });
     let outcomes = run_all(revisions.into_iter().flat_map(quiet), 0).await;
     check_points(&outcomes);
-    println!("all scenes without a mishap: {:.1?}", begun.elapsed());
+    eprintln!("all scenes without a mishap: {:.1?}", begun.elapsed());
 
     let cases = revisions.into_iter().flat_map(|revision| cases(&map(&outcomes, revision), revision));
     let outcomes = run_all(cases, outcomes.len() as u16).await;
@@ -143,5 +143,5 @@ async fn whatever_fails_wherever_it_fails_nothing_is_lost_and_nothing_counts_twi
         assert!(*is_sprung || !is_first, "nothing went wrong in {case:?}");
     }
     let (sprung, all) = (outcomes.iter().filter(|outcome| outcome.is_sprung).count(), outcomes.len());
-    println!("{} points, {all} cases, {sprung} mishaps: {:.1?}", Point::ALL.len(), begun.elapsed());
+    eprintln!("{} points, {all} cases, {sprung} mishaps: {:.1?}", Point::ALL.len(), begun.elapsed());
 }
