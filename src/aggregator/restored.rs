@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::retention::{self, Lost};
 use crate::{
     model::{Duration, Role, Secret, TaskId, Time},
-    store::{self, RestoreError},
+    store::{self, Options, RestoreError},
 };
 
 /// What a restore came to.
@@ -43,7 +43,7 @@ pub struct RestoredTask {
 /// many bytes were read.
 pub fn restore(
     dir: &Path,
-    cache_bytes: u64,
+    options: &Options,
     input: impl Read,
     key: Option<Secret>,
     (now, clock_skew): (Time, Duration),
@@ -58,5 +58,5 @@ pub fn restore(
         }
         Ok(Restored { moment, closed_before: before, tasks })
     };
-    store::restore(dir, cache_bytes, input, key, close, read)
+    store::restore(dir, options, input, key, close, read)
 }

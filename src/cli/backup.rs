@@ -18,7 +18,6 @@ use super::{
 use crate::{
     aggregator::offline::Offline,
     config::Config,
-    model::Role,
     server,
     store::{self, BackupOptions, Contents, TaskContents},
 };
@@ -145,11 +144,8 @@ fn copy_offline(data: Offline, out: &mut impl Write, options: BackupOptions) -> 
 
 /// The key to put into a backup, if it is wanted.
 fn own_key(config: &Config, with_key: bool) -> Result<Option<crate::model::Secret>, Failure> {
-    if !with_key {
-        return Ok(None);
-    }
-    let key = store::read_key(&config.data_dir)?;
-    key.map(Some).ok_or_else(|| Failure::new(server::NO_KEY))
+    let read = || server::store_options(config).key.read(&config.data_dir);
+    Ok(with_key.then(read).transpose()?)
 }
 
 /// A file that has another name until it is complete, and is gone if it never is.
@@ -232,9 +228,9 @@ fn describe(contents: &Contents, style: Style) -> String {
 }
 
 fn describe_task(task: &TaskContents, style: Style) -> String {
-    let waiting = match task.role {
-        Role::Leader => format!("{} waiting, ", style::counted(task.waiting, "report")),
-        _ => String::new(),
+    let waiting = match task.waiting {
+        0 => String::new(),
+        waiting => format!("{} waiting, ", style::counted(waiting, "report")),
     };
     let detail = format!(
         "{waiting}{} aggregated, {} remembered, {} collected",
@@ -245,8 +241,8 @@ fn describe_task(task: &TaskContents, style: Style) -> String {
     format!(
         "\n{}  {}  {}\n  {}",
         style.bold(&task.id.to_string()),
-        show::revision(task.revision),
-        show::role(task.role),
+        task.revision.map_or_else(String::new, show::revision),
+        task.role.map_or("", show::role),
         style.dim(&detail)
     )
 }

@@ -1,7 +1,7 @@
 //! `dapbox restore`: a data directory made of a backup.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, BufReader, Read, Seek},
     path::{Path, PathBuf},
 };
@@ -16,6 +16,8 @@ use crate::{
     aggregator::restored::{self, Restored},
     config::Config,
     model::{Duration, Secret, Time},
+    server,
+    store::KeySource,
 };
 
 /// Arguments of `dapbox restore`.
@@ -34,7 +36,8 @@ pub struct Args {
     file: PathBuf,
     #[command(flatten)]
     config: ConfigArgs,
-    /// The key that secrets in the backup are encrypted with, if it is not in the backup.
+    /// The key that secrets in the backup are encrypted under, if it is not in the backup: the file secrets.key of the
+    /// data directory that was backed up.
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
     /// What to print.
@@ -45,11 +48,7 @@ pub struct Args {
 /// Runs `dapbox restore`.
 pub async fn run(args: Args) -> Outcome {
     let config = args.config.load(None)?;
-    let key = args.key_file.as_ref().map(|path| {
-        let bytes = fs::read(path).map_err(|error| Failure::new(error).context(path.display()))?;
-        Ok::<_, Failure>(Secret::new(bytes))
-    });
-    let key = key.transpose()?;
+    let key = args.key_file.as_ref().map(|path| KeySource::File(path.clone()).read(&config.data_dir)).transpose()?;
     let (file, shared) = (args.file.clone(), config.clone());
     let restored = tokio::task::spawn_blocking(move || restore(&file, &shared, key)).await?;
     let restored = restored.map_err(|failure| failure.context(args.file.display()))?;
@@ -74,8 +73,8 @@ fn apply(input: impl Read, bytes: u64, config: &Config, key: Option<Secret>) -> 
     let bar = if bytes > 0 { style::transfer(bytes, "restoring") } else { style::spinner("restoring") };
     let times = (Time::now(), Duration(config.limits.clock_skew.as_secs()));
     let input = BufReader::with_capacity(1 << 20, input);
-    let cache = config.limits.store_cache_bytes;
-    let done = restored::restore(&config.data_dir, cache, input, key, times, |bytes| bar.set_position(bytes));
+    let options = server::store_options(config);
+    let done = restored::restore(&config.data_dir, &options, input, key, times, |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
     Ok(done?)
 }

@@ -14,8 +14,8 @@ use warp::Reply;
 use super::{app::App, http::failure};
 use crate::{
     aggregator::Error,
-    model::{Fault, Secret},
-    store::{self, BackupError, BackupOptions},
+    model::Secret,
+    store::{BackupError, BackupOptions},
     wire::Problem,
 };
 
@@ -45,9 +45,8 @@ pub async fn answer(app: Arc<App>, with_key: bool) -> warp::reply::Response {
 async fn begin(app: Arc<App>, with_key: bool) -> Result<(Bytes, mpsc::Receiver<Piece>), Error> {
     let mut key = None;
     if with_key {
-        let found = store::read_key(&app.config.data_dir)
-            .map_err(|error| Fault::while_doing("reading the key of secrets", error))?;
-        key = Some(found.ok_or_else(|| Problem::about(409).with_detail(NO_KEY))?);
+        let found = super::store_options(&app.config).key.read(&app.config.data_dir);
+        key = Some(found.map_err(|error| Problem::about(409).with_detail(error.to_string()))?);
     }
     let (sender, mut receiver) = mpsc::channel::<Piece>(PIECES);
     tokio::task::spawn_blocking(move || make(&app, key, sender));
@@ -70,10 +69,6 @@ fn make(app: &App, key: Option<Secret>, sender: mpsc::Sender<Piece>) {
         }
     }
 }
-
-/// What is said where there is no key to put in.
-pub const NO_KEY: &str = "there is no key to put into the backup: nothing in this data directory is encrypted with one \
-                          that it holds; leave --with-key out";
 
 /// Hands bytes on in pieces.
 struct Pieces<'a> {

@@ -52,7 +52,7 @@ use crate::{
     wire::{self, Problem},
 };
 
-pub use backup::{NO_KEY, PATH as BACKUP_PATH, WITH_KEY};
+pub use backup::{PATH as BACKUP_PATH, WITH_KEY};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]

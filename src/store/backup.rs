@@ -14,7 +14,7 @@ use crate::model::Fault;
 pub use create::{BackupMade, BackupOptions};
 pub use format::{FormatError, Header};
 pub(super) use notes::Notes;
-pub use restore::{RestoreError, read_key, restore};
+pub use restore::{RestoreError, restore};
 pub use verify::{Contents, TaskContents, VerifyError, verify};
 
 /// Why a backup is not made.

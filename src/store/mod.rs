@@ -77,7 +77,7 @@ use crate::model::{Failpoints, Fault, Point};
 
 pub use backup::{
     BackupError, BackupMade, BackupOptions, Contents, FormatError, Header, RestoreError, TaskContents, VerifyError,
-    read_key, restore, verify,
+    restore, verify,
 };
 pub use collected::Collected;
 pub use compact::{Compacted, Stage, Watcher, compact};

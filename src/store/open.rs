@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, FileExt},
     path::Path,
 };
@@ -134,7 +134,11 @@ impl From<LoadError> for OpenError {
 pub(super) fn open(dir: &Path, options: &Options) -> Result<(Disk, State), OpenError> {
     create_dir(dir)?;
     let (marker, found) = claim(dir)?;
-    let vault = Vault::new(&options.key.load(dir, found != Found::Current)?)?;
+    let key = match found {
+        Found::Current => options.key.read(dir)?,
+        Found::New | Found::Version1 => options.key.read_or_make(dir)?,
+    };
+    let vault = Vault::new(&key)?;
     swap::recover(dir)?;
     let mut engine = open_engine(dir, options)?;
     match found {
@@ -226,10 +230,10 @@ pub(super) fn claim_vacant(dir: &Path) -> Result<Claim, OpenError> {
 
 impl Claim {
     /// The directory has all that it needs, and can be opened from now on.
-    pub(super) fn complete(self, dir: &Path, layout: u32) -> io::Result<()> {
+    pub(super) fn complete(self, dir: &Path) -> io::Result<()> {
         let temporary = dir.join(format!("{MARKER}.new"));
         let mut marker = File::create(&temporary)?;
-        marker.write_all(format!("{MARKER_TEXT}{layout}\n").as_bytes())?;
+        marker.write_all(format!("{MARKER_TEXT}{LAYOUT}\n").as_bytes())?;
         marker.sync_all()?;
         fs::rename(temporary, dir.join(MARKER))?;
         File::open(dir)?.sync_all()

@@ -203,13 +203,20 @@ impl<K: Key, V: Serialize + DeserializeOwned> Sealed<K, V> {
         bytes.first().is_some_and(|first| *first >= SEALED)
     }
 
-    /// Reads an engine's value back, given the engine's key.
-    pub(super) fn read(&self, vault: &Vault, key: &[u8], bytes: &[u8]) -> Result<V, RowError> {
+    /// Checks what can be checked of an engine's value without the key to decrypt it.
+    pub(super) fn check(&self, bytes: &[u8]) -> Result<(), RowError> {
         match bytes.split_first() {
-            Some((&SEALED, sealed)) => self.0.read(&vault.open(key, sealed).map_err(|why| self.0.damaged(why))?),
+            Some((&SEALED, sealed)) if Vault::may_open(sealed) => Ok(()),
             Some((&found, _)) if found > SEALED => Err(RowError::Newer { table: self.0.name, found }),
             _ => Err(self.0.damaged("it is not encrypted")),
         }
+    }
+
+    /// Reads an engine's value back, given the engine's key.
+    pub(super) fn read(&self, vault: &Vault, key: &[u8], bytes: &[u8]) -> Result<V, RowError> {
+        self.check(bytes)?;
+        let plain = vault.open(key, bytes.get(1..).unwrap_or_default());
+        self.0.read(&plain.map_err(|why| self.0.damaged(why))?)
     }
 }
 

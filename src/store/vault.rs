@@ -31,6 +31,7 @@ use crate::model::{Fault, Secret};
 pub(super) const KEY_FILE: &str = "secrets.key";
 const KEY_BYTES: usize = 32;
 const NONCE_BYTES: usize = 24;
+const TAG_BYTES: usize = 16;
 
 /// Where the key that secrets are encrypted under comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,30 +78,20 @@ pub enum KeyError {
 }
 
 impl KeySource {
-    /// Where the key's file is, if it has one.
-    pub(super) fn file(&self, dir: &Path) -> Option<PathBuf> {
+    /// The key for a data directory.
+    pub fn read(&self, dir: &Path) -> Result<Secret, KeyError> {
         match self {
-            Self::InDirectory => Some(dir.join(KEY_FILE)),
-            Self::File(path) => Some(path.clone()),
-            Self::Given(_) => None,
+            Self::InDirectory => read_key(&dir.join(KEY_FILE)),
+            Self::File(path) => read_key(path),
+            Self::Given(key) if key.expose().len() == KEY_BYTES => Ok(key.clone()),
+            Self::Given(_) => Err(KeyError::Malformed("DAPBOX_SECRETS__KEY".to_owned())),
         }
     }
 
-    /// The key. `may_make` says that the directory is new: then the file is made if it is not there.
-    pub(super) fn load(&self, dir: &Path, may_make: bool) -> Result<Secret, KeyError> {
-        let Some(path) = self.file(dir) else {
-            let Self::Given(key) = self else { return Err(KeyError::Malformed("the configuration".to_owned())) };
-            return if key.expose().len() == KEY_BYTES {
-                Ok(key.clone())
-            } else {
-                Err(KeyError::Malformed("DAPBOX_SECRETS__KEY".to_owned()))
-            };
-        };
-        match read_key(&path) {
-            Err(KeyError::Io { error, path }) if error.kind() == io::ErrorKind::NotFound => {
-                if !may_make {
-                    return Err(KeyError::Missing(path));
-                }
+    /// The key for a data directory that is new: made if it is not there.
+    pub(super) fn read_or_make(&self, dir: &Path) -> Result<Secret, KeyError> {
+        match self.read(dir) {
+            Err(KeyError::Missing(path)) => {
                 let key = Secret::random(KEY_BYTES);
                 write_key(&path, &key)?;
                 Ok(key)
@@ -108,11 +99,24 @@ impl KeySource {
             read => read,
         }
     }
+
+    /// Puts a key where [`Self::read`] finds it. It must not find another there.
+    pub(super) fn install(&self, dir: &Path, key: &Secret) -> Result<(), KeyError> {
+        match self.read(dir) {
+            Ok(found) if found == *key => Ok(()),
+            Ok(_) => Err(KeyError::Wrong),
+            Err(KeyError::Missing(path)) => write_key(&path, key),
+            Err(error) => Err(error),
+        }
+    }
 }
 
 /// Reads a key file.
-pub(super) fn read_key(path: &Path) -> Result<Secret, KeyError> {
-    let io = |error| KeyError::Io { path: path.to_owned(), error };
+fn read_key(path: &Path) -> Result<Secret, KeyError> {
+    let io = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => KeyError::Missing(path.to_owned()),
+        _ => KeyError::Io { path: path.to_owned(), error },
+    };
     let mode = fs::metadata(path).map_err(io)?.permissions().mode();
     if mode & 0o004 != 0 {
         return Err(KeyError::Exposed(path.to_owned()));
@@ -125,7 +129,7 @@ pub(super) fn read_key(path: &Path) -> Result<Secret, KeyError> {
 }
 
 /// Writes a key file, for its owner only. It is durable before anything is encrypted under it, and never half there.
-pub(super) fn write_key(path: &Path, key: &Secret) -> Result<(), KeyError> {
+fn write_key(path: &Path, key: &Secret) -> Result<(), KeyError> {
     let write = || {
         let begun = path.with_extension("key.new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&begun)?;
@@ -163,6 +167,11 @@ impl Vault {
         let sealed = self.0.encrypt(&nonce.into(), Payload { msg: value, aad: row });
         let sealed = sealed.map_err(|_| Fault::new("a secret is too long to be encrypted"))?;
         Ok([&nonce[..], &sealed].concat())
+    }
+
+    /// Whether it is long enough to be an encrypted value.
+    pub(super) fn may_open(sealed: &[u8]) -> bool {
+        sealed.len() >= NONCE_BYTES + TAG_BYTES
     }
 
     /// Decrypts the value of a row.
@@ -203,16 +212,18 @@ mod tests {
     fn a_key_file_is_made_once_and_for_its_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         let source = KeySource::default();
-        assert!(matches!(source.load(dir.path(), false), Err(KeyError::Missing(_))));
-        let key = source.load(dir.path(), true).unwrap();
-        assert_eq!(source.load(dir.path(), true).unwrap(), key);
-        assert_eq!(source.load(dir.path(), false).unwrap(), key);
+        assert!(matches!(source.read(dir.path()), Err(KeyError::Missing(_))));
+        let key = source.read_or_make(dir.path()).unwrap();
+        assert_eq!(source.read_or_make(dir.path()).unwrap(), key);
+        assert_eq!(source.read(dir.path()).unwrap(), key);
+        source.install(dir.path(), &key).unwrap();
+        assert!(matches!(source.install(dir.path(), &Secret::random(KEY_BYTES)), Err(KeyError::Wrong)));
         let path = dir.path().join(KEY_FILE);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(source.load(dir.path(), false), Err(KeyError::Exposed(_))));
+        assert!(matches!(source.read(dir.path()), Err(KeyError::Exposed(_))));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
-        assert!(source.load(dir.path(), false).is_ok());
+        assert!(source.read(dir.path()).is_ok());
     }
 
     #[test]
@@ -223,9 +234,9 @@ mod tests {
         for text in ["", "short", "not base64url!", &"A".repeat(44)] {
             fs::write(&path, text).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-            assert!(matches!(source.load(dir.path(), true), Err(KeyError::Malformed(_))), "{text}");
+            assert!(matches!(source.read_or_make(dir.path()), Err(KeyError::Malformed(_))), "{text}");
         }
         let given = KeySource::Given(Secret::new(vec![0; 31]));
-        assert!(matches!(given.load(dir.path(), true), Err(KeyError::Malformed(_))));
+        assert!(matches!(given.read_or_make(dir.path()), Err(KeyError::Malformed(_))));
     }
 }

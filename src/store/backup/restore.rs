@@ -6,26 +6,25 @@
 //! marker says that it is being restored, and its database has another name ([`swap`]).
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::OpenOptionsExt,
+    io::{self, Read},
     path::Path,
 };
 
 use super::{
-    format::{FormatError, Header, Reader, Record},
+    format::{FormatError, Reader, Record},
     verify::{self, VerifyError},
 };
 use crate::{
     model::{Fault, Secret, Time},
     store::{
-        OpenError, Tx,
+        KeyError, OpenError, Options, Tx,
         compact::Importer,
         engine::{Engine, EngineError, Rows},
         group::Group,
         open,
         state::State,
         swap::{self, Old},
+        vault::Vault,
     },
 };
 
@@ -45,6 +44,15 @@ pub enum RestoreError {
     /// The directory is no good.
     #[error(transparent)]
     Directory(#[from] OpenError),
+    /// There is no key to read its secrets with.
+    #[error(
+        "the backup does not hold the key that its secrets are encrypted under: give it with --key-file (it is \
+         secrets.key in the directory that was backed up, if nothing else was configured)"
+    )]
+    NoKey,
+    /// The key is no good.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// Something of ours failed.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -71,11 +79,12 @@ impl From<io::Error> for RestoreError {
 /// Makes a data directory of a backup, in a place where there is nothing. Nothing is left behind if it fails.
 ///
 /// `close` is called when everything was read and found to be good, with the moment that the backup shows, and must
-/// close what the copy cannot know about. `key` is put into the directory as the key that secrets are encrypted with,
-/// or else the one in the backup, if there is one. `read` is told from time to time how many bytes were read.
+/// close what the copy cannot know about. `key` is the one that secrets in the backup are encrypted under; if it is not
+/// given, the one in the backup is taken, or else the one that the directory would be opened with. It is put where the
+/// directory is opened with it. `read` is told from time to time how many bytes were read.
 pub fn restore<T>(
     dir: &Path,
-    cache_bytes: u64,
+    options: &Options,
     input: impl Read,
     key: Option<Secret>,
     close: impl FnOnce(&mut Tx<'_>, Time) -> Result<T, Fault>,
@@ -83,20 +92,24 @@ pub fn restore<T>(
 ) -> Result<T, RestoreError> {
     let mut reader = Reader::new(input)?;
     verify::check_header(reader.header())?;
+    let key = match key.or(reader.header().key.clone()) {
+        Some(key) => key,
+        None => options.key.read(dir).map_err(|error| match error {
+            KeyError::Missing(_) => RestoreError::NoKey,
+            error => error.into(),
+        })?,
+    };
+    let vault = Vault::new(&key)?;
     let claim = open::claim_vacant(dir)?;
-    let restored = fill(dir, cache_bytes, &mut reader, close, read).and_then(|done| {
-        let Header { key: own, layout, .. } = reader.header().clone();
-        if let Some(key) = key.or(own) {
-            write_key(dir, &key)?;
-        }
+    let restored = fill(dir, options.cache_bytes, vault, &mut reader, close, read).and_then(|done| {
+        options.key.install(dir, &key)?;
         swap::finish(dir, Old::Delete)?;
-        claim.complete(dir, layout)?;
+        claim.complete(dir)?;
         Ok(done)
     });
     if restored.is_err() {
         // The first error is the one to tell. What is left is refused by its marker.
         let _ = swap::abandon(dir);
-        let _ = fs::remove_file(dir.join(KEY_FILE));
         let _ = open::unclaim(dir);
     }
     restored
@@ -106,13 +119,14 @@ pub fn restore<T>(
 fn fill<T>(
     dir: &Path,
     cache_bytes: u64,
+    vault: Vault,
     reader: &mut Reader<impl Read>,
     close: impl FnOnce(&mut Tx<'_>, Time) -> Result<T, Fault>,
     read: impl FnMut(u64),
 ) -> Result<T, RestoreError> {
     let engine = swap::begin(dir, cache_bytes)?;
     let done = apply(&engine, reader, read).and_then(|moment| {
-        let mut state = State::load(&engine).map_err(OpenError::from)?;
+        let mut state = State::load(&engine, vault).map_err(OpenError::from)?;
         let mut group = Group::default();
         let done = close(&mut Tx { state: &mut state, group: &mut group, engine: &engine }, moment)?;
         engine.commit(&group.finish(&mut state)?)?;
@@ -164,22 +178,4 @@ fn commit(engine: &Engine, changes: &mut Rows) -> Result<(), EngineError> {
         changes.clear();
     }
     Ok(())
-}
-
-/// The file of a data directory that has the key which secrets are encrypted with.
-pub const KEY_FILE: &str = "secrets.key";
-
-fn write_key(dir: &Path, key: &Secret) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(dir.join(KEY_FILE))?;
-    file.write_all(key.expose())?;
-    file.sync_all()
-}
-
-/// The key that secrets in a data directory are encrypted with, if it is there.
-pub fn read_key(dir: &Path) -> io::Result<Option<Secret>> {
-    match fs::read(dir.join(KEY_FILE)) {
-        Ok(bytes) => Ok(Some(Secret::new(bytes))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }

@@ -9,12 +9,13 @@ use crate::{
     model::{Revision, Role, TaskId, Time},
     store::{
         open,
-        table::{self, Key, RowError, Table},
+        table::{self, Key, RowError, Sealed, Table},
+        vault::Vault,
     },
 };
 
-/// What an id of an aggregated report takes in a row, in bytes.
-const ID_BYTES: u64 = 16;
+/// What is kept of the id of an aggregated report, in bytes.
+const ID_BYTES: u64 = 8;
 /// What was read is told after that many records.
 const RECORDS_PER_TICK: u64 = 256;
 
@@ -25,8 +26,8 @@ pub enum VerifyError {
     #[error(transparent)]
     Format(#[from] FormatError),
     /// It is of a layout that this program does not know.
-    #[error("the backup is of a newer release (layout {0}); use that release, or a newer one, to restore it")]
-    NewerLayout(u32),
+    #[error("the backup is of another release (layout {0}); use that release, or a newer one, to restore it")]
+    OtherLayout(u32),
     /// It holds something that no table has.
     #[error("the backup holds {0}; use the release that made it, or a newer one, or another backup")]
     Row(String),
@@ -68,10 +69,10 @@ pub struct Contents {
 pub struct TaskContents {
     /// The task's id.
     pub id: TaskId,
-    /// The protocol revision.
-    pub revision: Revision,
-    /// Our role.
-    pub role: Role,
+    /// The protocol revision, if the key is in the backup: tasks are encrypted.
+    pub revision: Option<Revision>,
+    /// Our role, likewise.
+    pub role: Option<Role>,
     /// Reports that wait or are in aggregation jobs under way (leader).
     pub waiting: u64,
     /// Reports in sums, also of batches that were collected.
@@ -86,7 +87,9 @@ pub struct TaskContents {
 pub fn verify(input: impl Read, mut read: impl FnMut(u64)) -> Result<Contents, VerifyError> {
     let mut reader = Reader::new(input)?;
     check_header(reader.header())?;
-    let mut tally = Tally::default();
+    let vault =
+        reader.header().key.as_ref().map(Vault::new).transpose().map_err(|why| VerifyError::Row(why.to_string()))?;
+    let mut tally = Tally { vault, ..Tally::default() };
     while let Some(record) = reader.next()? {
         match &record {
             Record::Row(key, value) | Record::Changed(key, value) => {
@@ -110,15 +113,15 @@ pub fn verify(input: impl Read, mut read: impl FnMut(u64)) -> Result<Contents, V
         has_key: key.is_some(),
         bytes,
         records,
-        hpke_keys: tally.rows_of(table::KEYS.prefix),
+        hpke_keys: tally.rows_of(table::KEYS.0.prefix),
         removed_tasks: tally.rows_of(table::REMOVED.prefix),
         tasks: tally.tasks(),
     })
 }
 
-/// Refuses a backup of a later layout.
+/// Refuses a backup of another layout: there are none of an earlier one.
 pub(super) fn check_header(header: &Header) -> Result<(), VerifyError> {
-    if header.layout > open::LAYOUT { Err(VerifyError::NewerLayout(header.layout)) } else { Ok(()) }
+    if header.layout == open::LAYOUT { Ok(()) } else { Err(VerifyError::OtherLayout(header.layout)) }
 }
 
 /// Checks that a row is one of a table, of a version that this program knows.
@@ -133,11 +136,12 @@ pub(super) fn check_row(key: &[u8], value: &[u8]) -> Result<(), VerifyError> {
 type Check = fn(&[u8], &[u8]) -> Result<(), RowError>;
 
 /// How the rows of each table are checked.
-const TABLES: [(u8, Check); 19] = [
+const TABLES: [(u8, Check); 21] = [
     (table::SEQUENCES.prefix, |key, value| decodes(&table::SEQUENCES, key, value)),
-    (table::TASKS.prefix, |key, value| decodes(&table::TASKS, key, value)),
+    (table::TASKS.0.prefix, |key, value| is_sealed(&table::TASKS, key, value)),
     (table::REMOVED.prefix, |key, value| decodes(&table::REMOVED, key, value)),
-    (table::KEYS.prefix, |key, value| decodes(&table::KEYS, key, value)),
+    (table::KEYS.0.prefix, |key, value| is_sealed(&table::KEYS, key, value)),
+    (table::SECRETS.0.prefix, |key, value| is_sealed(&table::SECRETS, key, value)),
     (table::COUNTERS.prefix, |key, value| decodes(&table::COUNTERS, key, value)),
     (table::REPLAY.prefix, |key, value| decodes(&table::REPLAY, key, value)),
     (table::HORIZONS.prefix, |key, value| decodes(&table::HORIZONS, key, value)),
@@ -152,6 +156,7 @@ const TABLES: [(u8, Check); 19] = [
     (table::HELPER_REQUESTS.prefix, |key, value| decodes(&table::HELPER_REQUESTS, key, value)),
     (table::GENERATIONS.prefix, |key, value| decodes(&table::GENERATIONS, key, value)),
     (table::SHARES.prefix, |key, value| decodes(&table::SHARES, key, value)),
+    (table::ANSWERS.prefix, |key, value| decodes(&table::ANSWERS, key, value)),
     (table::GIVEN_UP.prefix, |key, value| decodes(&table::GIVEN_UP, key, value)),
 ];
 
@@ -164,19 +169,32 @@ fn decodes<K: Key, V: Serialize + DeserializeOwned>(
     table.read(value).map(drop)
 }
 
+/// A row that is encrypted: what is in it cannot be looked at without the key.
+fn is_sealed<K: Key, V: Serialize + DeserializeOwned>(
+    table: &Sealed<K, V>,
+    key: &[u8],
+    value: &[u8],
+) -> Result<(), RowError> {
+    table.0.read_key(key)?;
+    table.check(value)
+}
+
 /// What the rows that were read so far amount to. A row may still change, so each is kept with its count.
 #[derive(Default)]
 struct Tally {
-    tasks: BTreeMap<TaskId, (Revision, Role)>,
+    /// Decrypts what is secret, if the key is known.
+    vault: Option<Vault>,
+    tasks: BTreeMap<TaskId, Option<(Revision, Role)>>,
     counts: BTreeMap<Vec<u8>, u64>,
 }
 
 impl Tally {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), RowError> {
         let prefix = key.first().copied().unwrap_or_default();
-        let count = if prefix == table::TASKS.prefix {
-            let task = table::TASKS.read(value)?;
-            self.tasks.insert(task.public.id, (task.public.revision, task.role()));
+        let count = if prefix == table::TASKS.0.prefix {
+            let task = self.vault.as_ref().map(|vault| table::TASKS.read(vault, key, value)).transpose()?;
+            let described = task.map(|task| (task.public.revision, task.role()));
+            self.tasks.insert(table::TASKS.0.read_key(key)?, described);
             return Ok(());
         } else if prefix == table::REPLAY.prefix {
             table::REPLAY.read(value)?.len() as u64 / ID_BYTES
@@ -186,7 +204,7 @@ impl Tally {
             table::DEAD.read(value)?.iter().map(|byte| u64::from(byte.count_ones())).sum()
         } else if prefix == table::BUCKETS.prefix {
             table::BUCKETS.read(value)?.count
-        } else if [table::COLLECTED.prefix, table::KEYS.prefix, table::REMOVED.prefix].contains(&prefix) {
+        } else if [table::COLLECTED.prefix, table::KEYS.0.prefix, table::REMOVED.prefix].contains(&prefix) {
             1
         } else {
             return Ok(());
@@ -197,7 +215,7 @@ impl Tally {
 
     fn remove(&mut self, key: &[u8]) {
         self.counts.remove(key);
-        if let Some(id) = table::TASKS.read_key(key).ok().filter(|_| key.first() == Some(&table::TASKS.prefix)) {
+        if let Some(id) = table::TASKS.0.read_key(key).ok().filter(|_| key.first() == Some(&table::TASKS.0.prefix)) {
             self.tasks.remove(&id);
         }
     }
@@ -212,12 +230,12 @@ impl Tally {
     }
 
     fn tasks(&self) -> Vec<TaskContents> {
-        let task = |(id, (revision, role)): (&TaskId, &(Revision, Role))| {
+        let task = |(id, described): (&TaskId, &Option<(Revision, Role)>)| {
             let sum = |prefix: u8| -> u64 { self.of(&[&[prefix], &id.as_bytes()[..]].concat()).sum() };
             TaskContents {
                 id: *id,
-                revision: *revision,
-                role: *role,
+                revision: described.map(|(revision, _)| revision),
+                role: described.map(|(_, role)| role),
                 waiting: sum(table::PACKS.prefix).saturating_sub(sum(table::DEAD.prefix)),
                 aggregated: sum(table::BUCKETS.prefix),
                 remembered: sum(table::REPLAY.prefix),

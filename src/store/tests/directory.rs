@@ -11,7 +11,8 @@ use ciborium::Value;
 
 use super::*;
 use crate::store::{
-    HelperJobRecord, HelperJobState, KeyError, KeyRecord, KeySource, Old, OpenError, Removed, compact, engine::Engine, engine::Rows, table,
+    HelperJobRecord, HelperJobState, KeyError, KeyRecord, KeySource, Old, OpenError, Removed, compact, engine::Engine,
+    engine::Rows, table,
 };
 
 fn error(dir: &Path) -> OpenError {
