@@ -146,6 +146,30 @@ async fn both_sides_agree_after_the_past_is_closed(
     pair.stop().await;
 }
 
+/// A leader whose operator was not told learns from the first refusal that the helper has given a batch up, and puts no
+/// more reports into it.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_follows_when_the_helper_gives_a_batch_up(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let ago = clock();
+    let minimum = |task: &mut Task| task.public.min_batch_size = 2;
+    let mode = batches_of(revision, 3);
+    let pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, prompt, minimum).await;
+    let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
+    upload(&pair, &forge, 1, ago(0)).await;
+    pair.helper.close_before(id, ago(0)).await;
+    upload(&pair, &forge, 1, ago(0)).await;
+    assert_eq!(pair.leader.counter(&id, "helper_batch_collected").await, 1);
+    upload(&pair, &forge, 2, ago(0)).await;
+    assert_eq!(pair.leader.counter(&id, "helper_batch_collected").await, 1);
+    let next = Query::FixedSize(FixedSizeQuery::CurrentBatch);
+    let collected = pair.parties.collector().collect(next, Some(PATIENCE), |_| {}).await.unwrap();
+    assert_eq!((collected.report_count, collected.result), (2, AggregateResult::Number(2)));
+    pair.stop().await;
+}
+
 /// A helper gives no share of what it has closed, whatever a leader says.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
