@@ -40,8 +40,9 @@ use super::{PATIENCE, Parties, batches_of, end::End, process::Process};
 
 /// Reports of a volume, each with its own bin.
 pub const UPLOADS: u64 = 96;
-/// Bins of a small histogram and of a large one, which makes the store cut up its values. The last bins must stay empty.
-const BINS: [usize; 2] = [UPLOADS as usize + 4, 1000];
+/// Bins of a small histogram, and of one whose reports and sums are longer than what the store keeps in one piece. The last
+/// bins must stay empty.
+const BINS: [usize; 2] = [UPLOADS as usize + 4, 5000];
 /// The size of batches where the leader makes them.
 const BATCH: u64 = 32;
 /// Clients that upload to a task at once.
