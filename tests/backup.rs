@@ -24,7 +24,7 @@ use dapbox::{
     },
     config::{Config, Seconds},
     model::{
-        BatchId, BatchMode, BatchSelector, Bucket, Duration, FixedSizeQuery, Interval, Max, PartialBatch,
+        BatchId, BatchMode, BatchSelector, Bucket, Duration, FixedSizeQuery, Interval, Max, PartialBatch, Point,
         PrepareOutcome, Query, ReportError, ReportId, Revision, Role, Time, VdafConfig,
     },
     store::{self, Contents, Options, Store},
@@ -39,14 +39,17 @@ use tokio::{
 };
 
 const SUM: VdafConfig = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
-const CACHE: u64 = 1 << 20;
 /// What clocks may differ by.
 const SKEW: Duration = Duration(5);
 
-/// A backup of a running node.
+fn options() -> Options {
+    Options { cache_bytes: 1 << 20, ..Options::default() }
+}
+
+/// A backup of a running node, with the key to open it.
 async fn back_up(node: &Node) -> Vec<u8> {
     let client = reqwest::Client::builder().unix_socket(node.config.control_socket()).build().unwrap();
-    let answer = client.get("http://control/backup").send().await.unwrap();
+    let answer = client.get("http://control/backup?key").send().await.unwrap();
     assert_eq!(answer.status(), 200);
     answer.bytes().await.unwrap().to_vec()
 }
@@ -58,7 +61,7 @@ fn contents(backup: &[u8]) -> Contents {
 /// The ids of the reports that a copy of a leader knows, waiting or aggregated.
 async fn knows(backup: &[u8], parties: &common::Parties, reports: &[(ReportId, Time)]) -> Vec<bool> {
     let dir = TempDir::new().unwrap();
-    store::restore(dir.path(), CACHE, backup, None, |_, _| Ok(()), |_| ()).unwrap();
+    store::restore(dir.path(), &options(), backup, None, |_, _| Ok(()), |_| ()).unwrap();
     let store = Store::open(dir.path(), Options::default()).unwrap();
     let known = store.read(|view| {
         let task = view.task(&parties.id()).unwrap();
@@ -72,7 +75,7 @@ async fn knows(backup: &[u8], parties: &common::Parties, reports: &[(ReportId, T
 /// The id of the batch that a copy knows, if batches have ids.
 async fn batch_in(backup: &[u8], parties: &common::Parties) -> Option<BatchId> {
     let dir = TempDir::new().unwrap();
-    store::restore(dir.path(), CACHE, backup, None, |_, _| Ok(()), |_| ()).unwrap();
+    store::restore(dir.path(), &options(), backup, None, |_, _| Ok(()), |_| ()).unwrap();
     let store = Store::open(dir.path(), Options::default()).unwrap();
     let id = store.read(|view| {
         let mut buckets = view.task(&parties.id()).unwrap().buckets.keys();
@@ -119,7 +122,7 @@ async fn a_backup_under_load_shows_one_moment(#[values(Revision::Dap09, Revision
         let (of_leader, of_helper) = (back_up(&pair.leader).await, back_up(&pair.helper).await);
         for (backup, role) in [(&of_leader, Role::Leader), (&of_helper, Role::Helper)] {
             let task = contents(backup).tasks.remove(0);
-            assert_eq!((task.id, task.role), (parties.id(), role));
+            assert_eq!((task.id, task.role), (parties.id(), Some(role)));
             assert_eq!(task.aggregated, task.remembered, "{role:?}: sums and ids are written together");
         }
         let known = knows(&of_leader, &parties, &acknowledged).await;
@@ -197,7 +200,7 @@ async fn go_on_from(node: &mut Node, backup: &[u8]) -> Restored {
     node.stop().await;
     let dir = node.dir.path().join("restored");
     let times = (Time::now(), Duration(node.config.limits.clock_skew.as_secs()));
-    let restored = restored::restore(&dir, CACHE, backup, None, times, |_| ()).unwrap();
+    let restored = restored::restore(&dir, &options(), backup, None, times, |_| ()).unwrap();
     node.config.data_dir = dir;
     node.resume().await;
     restored

@@ -80,15 +80,21 @@ async fn from_the_command_line() {
     node.stop().await;
     assert_code(&run(dapbox(&[&to_file[..], &["--force"]].concat()), Vec::new()).await, 0);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "something is left behind");
-    let no_key = assert_code(&run(dapbox(&["backup", "--with-key", "--data-dir", text(&data)]), Vec::new()).await, 1);
-    assert!(no_key.contains("--with-key"), "{no_key}");
+    let with_key = run(dapbox(&["backup", "--with-key", "--data-dir", text(&data)]), Vec::new()).await;
+    assert_code(&with_key, 0);
+    let contents = store::verify(&with_key.stdout[..], |_| ()).unwrap();
+    assert_eq!((contents.has_key, contents.tasks[0].role), (true, Some(Role::Leader)));
 
     // What it says of itself.
     let verify = ["backup", "verify", text(&file), "-o", "json"];
     let verified = run(dapbox(&verify), Vec::new()).await;
     assert_code(&verified, 0);
     let json: serde_json::Value = serde_json::from_slice(&verified.stdout).unwrap();
-    assert_eq!((&json["tasks"][0]["role"], &json["has_key"]), (&"leader".into(), &false.into()), "{json}");
+    assert_eq!(
+        (&json["tasks"][0]["id"], &json["has_key"]),
+        (&parties.id().to_string().into(), &false.into()),
+        "{json}"
+    );
     let good = fs::read(&file).unwrap();
     assert_code(&run(dapbox(&["backup", "verify", "-"]), good.clone()).await, 0);
     for (bad, says) in [(good[..good.len() - 5].to_vec(), "cut off"), ([&good[..], &[0]].concat(), "damaged")] {
@@ -108,11 +114,16 @@ async fn from_the_command_line() {
 
     // Elsewhere, and not over anything.
     let copy = dir.path().join("copy");
-    let restored = run(dapbox(&["restore", text(&file), "--data-dir", text(&copy)]), Vec::new()).await;
+    let no_key = run(dapbox(&["restore", text(&file), "--data-dir", text(&copy)]), Vec::new()).await;
+    let no_key = assert_code(&no_key, 1);
+    assert!(no_key.contains("--key-file"), "{no_key}");
+    let key = data.join("secrets.key");
+    let restore = ["restore", text(&file), "--data-dir", text(&copy), "--key-file", text(&key)];
+    let restored = run(dapbox(&restore), Vec::new()).await;
     assert_code(&restored, 0);
     let says = String::from_utf8(restored.stdout).unwrap();
     assert!(says.contains(&format!("dapbox task close {} --before ", parties.id())), "{says}");
-    let again = assert_code(&run(dapbox(&["restore", text(&file), "--data-dir", text(&copy)]), Vec::new()).await, 1);
+    let again = assert_code(&run(dapbox(&restore), Vec::new()).await, 1);
     assert!(again.contains("not empty"), "{again}");
     let compacted = run(dapbox(&["compact", "--data-dir", text(&copy), "-o", "json"]), Vec::new()).await;
     assert_code(&compacted, 0);

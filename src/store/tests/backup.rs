@@ -10,9 +10,9 @@ use tokio::runtime::Handle;
 
 use super::*;
 use crate::{
-    model::{AggregationJobId, Bucket, Fault},
+    model::{AggregationJobId, Bucket, Fault, Role},
     store::{
-        BackupError, BackupOptions, FormatError, OpenError, RestoreError, VerifyError,
+        BackupError, BackupOptions, FormatError, KeyError, KeySource, OpenError, RestoreError, VerifyError,
         engine::{Engine, EngineError, Row},
         restore, table, verify,
     },
@@ -21,11 +21,24 @@ use crate::{
 const CACHE: u64 = 1 << 20;
 const PLENTY: usize = 1 << 20;
 
+/// The key of all directories here.
+fn key() -> Secret {
+    Secret::new(vec![7; 32])
+}
+
+fn options() -> Options {
+    Options { cache_bytes: CACHE, key: KeySource::Given(key()), ..Options::default() }
+}
+
+fn open(dir: &Path) -> Store {
+    Store::open(dir, options()).unwrap()
+}
+
 /// The `n`th write: adds or replaces a row here, deletes one there, and counts.
 async fn write(store: &Store, n: u64) {
     let job = |n: u64| AggregationJobId::new([(n * 7 % 97) as u8; 16]);
     let body = Bytes::from(vec![n as u8; if n % 10 == 3 { 150_000 } else { 500 }]);
-    let done = store.write(move |tx| {
+    let done = store.write(Point::Trial, move |tx| {
         let bucket = tx.bucket_mut(&task_id(1), Bucket::Time(Time(n * 7 % 97)))?;
         (bucket.count, bucket.share) = (n, body.to_vec());
         tx.put_helper_request(&task_id(1), job(n), &body)?;
@@ -91,7 +104,7 @@ async fn back_up(store: &Store, next: u64, left: u64, note_bytes: usize) -> (Vec
 }
 
 fn restore_into(dir: &Path, bytes: &[u8]) -> Result<(), RestoreError> {
-    restore(dir, CACHE, bytes, None, |_, _| Ok(()), |_| ())
+    restore(dir, &options(), bytes, None, |_, _| Ok(()), |_| ())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,20 +172,48 @@ async fn there_is_one_backup_at_a_time_and_it_may_be_abandoned() {
 async fn a_backup_is_described_without_being_restored() {
     let dir = tempfile::tempdir().unwrap();
     let store = written(dir.path(), 10).await;
-    store.write(|tx| tx.append_report(&task_id(1), &report(1, 7, 10)).map(drop)).await.unwrap();
-    store.write(|tx| tx.remember(&task_id(1), &[(report_id(5), Time(7)), (report_id(6), Time(7))])).await.unwrap();
-    let key = Secret::new(b"a key of keys".to_vec());
+    store.write(Point::Trial, |tx| tx.append_report(&task_id(1), &report(1, 7, 10)).map(drop)).await.unwrap();
+    store
+        .write(Point::Trial, |tx| tx.remember(&task_id(1), &[(report_id(5), Time(7)), (report_id(6), Time(7))]))
+        .await
+        .unwrap();
     let mut bytes = Vec::new();
-    store.backup(&mut bytes, BackupOptions { key: Some(key.clone()), note_bytes: PLENTY }).unwrap();
+    store.backup(&mut bytes, BackupOptions { key: None, note_bytes: PLENTY }).unwrap();
+    let task = &verify(&bytes[..], |_| ()).unwrap().tasks[0];
+    assert_eq!((task.id, task.waiting, task.remembered, task.role), (task_id(1), 1, 2, None));
+    bytes.clear();
+    store.backup(&mut bytes, BackupOptions { key: Some(key()), note_bytes: PLENTY }).unwrap();
     let contents = verify(&bytes[..], |_| ()).unwrap();
     let task = &contents.tasks[0];
-    assert_eq!((task.id, task.waiting, task.remembered), (task_id(1), 1, 2));
+    assert_eq!((task.id, task.waiting, task.remembered, task.role), (task_id(1), 1, 2, Some(Role::Leader)));
     assert_eq!((contents.has_key, contents.bytes), (true, bytes.len() as u64));
+}
 
-    let copy = dir.path().join("copy");
-    restore_into(&copy, &bytes).unwrap();
-    assert_eq!(crate::store::read_key(&copy).unwrap(), Some(key));
-    assert_eq!(crate::store::read_key(dir.path()).unwrap(), None);
+#[tokio::test]
+async fn the_key_comes_from_the_backup_or_from_whoever_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = written(&dir.path().join("a"), 1).await;
+    let back_up = |key| {
+        let mut bytes = Vec::new();
+        store.backup(&mut bytes, BackupOptions { key, note_bytes: PLENTY }).unwrap();
+        bytes
+    };
+    let (bare, with_key) = (back_up(None), back_up(Some(key())));
+    let in_directory = Options { key: KeySource::InDirectory, ..options() };
+    let restore = |name: &str, bytes: &[u8], key: Option<Secret>| {
+        let copy = dir.path().join(name);
+        restore(&copy, &in_directory, bytes, key, |_, _| Ok(()), |_| ())?;
+        Ok::<_, RestoreError>(KeySource::InDirectory.read(&copy).unwrap())
+    };
+    assert!(matches!(restore("b", &bare, None), Err(RestoreError::NoKey)));
+    let wrong = restore("b", &bare, Some(Secret::new(vec![8; 32])));
+    assert!(matches!(wrong, Err(RestoreError::Directory(OpenError::Key(KeyError::Wrong)))));
+    assert_eq!(fs::read_dir(dir.path().join("b")).map_or(0, Iterator::count), 0);
+    assert_eq!(restore("b", &bare, Some(key())).unwrap(), key());
+    assert_eq!(restore("c", &with_key, None).unwrap(), key());
+    for name in ["b", "c"] {
+        Store::open(&dir.path().join(name), in_directory.clone()).unwrap().close().await;
+    }
 }
 
 #[tokio::test]
@@ -189,7 +230,7 @@ async fn a_bad_backup_is_not_restored_and_leaves_nothing_behind() {
         assert_eq!(fs::read_dir(&copy).map_or(0, Iterator::count), 0);
     }
     // Whoever closes the past may fail, too.
-    let failed = restore(&copy, CACHE, &bytes[..], None, |_, _| Err::<(), _>(Fault::new("on purpose")), |_| ());
+    let failed = restore(&copy, &options(), &bytes[..], None, |_, _| Err::<(), _>(Fault::new("on purpose")), |_| ());
     assert!(matches!(failed, Err(RestoreError::Fault(_))));
     restore_into(&copy, &bytes).unwrap();
     assert!(matches!(restore_into(&copy, &bytes), Err(RestoreError::Directory(OpenError::NotEmpty))));
@@ -203,7 +244,7 @@ async fn a_row_of_another_release_is_named() {
         let _ = fs::remove_dir_all(dir.path().join("a"));
         let store = written(&dir.path().join("a"), 1).await;
         store
-            .write(move |tx| {
+            .write(Point::Trial, move |tx| {
                 tx.group.set(key, Some(value));
                 Ok(())
             })
@@ -214,9 +255,7 @@ async fn a_row_of_another_release_is_named() {
         store.close().await;
         verify(&bytes[..], |_| ()).unwrap_err().to_string()
     };
-    let mut newer = table::TASKS.value(&task(1)).unwrap();
-    newer[0] += 1;
-    let error = back_up(table::TASKS.key(&task_id(1)), newer).await;
+    let error = back_up(table::TASKS.key(&task_id(1)), vec![255; 100]).await;
     assert!(error.contains("newer"), "{error}");
     let error = back_up(vec![200, 1], vec![1]).await;
     assert!(error.contains("does not know"), "{error}");
@@ -228,7 +267,7 @@ async fn a_row_of_another_release_is_named() {
 async fn a_directory_that_is_being_restored_cannot_be_opened() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("dapbox-data"), "dapbox data directory, being restored\n").unwrap();
-    assert!(matches!(Store::open(dir.path(), Options::default()), Err(OpenError::Unfinished)));
+    assert!(matches!(Store::open(dir.path(), options()), Err(OpenError::Unfinished)));
     // Nor can it be opened by its own making while that goes on.
     let store = written(&dir.path().join("a"), 10).await;
     let mut bytes = Vec::new();
@@ -236,9 +275,9 @@ async fn a_directory_that_is_being_restored_cannot_be_opened() {
     let copy = dir.path().join("copy");
     let at_the_end = |tx: &mut crate::store::Tx<'_>, _| {
         assert!(tx.task(&task_id(1)).is_some());
-        assert!(matches!(Store::open(&copy, Options::default()), Err(OpenError::Locked | OpenError::Unfinished)));
+        assert!(matches!(Store::open(&copy, options()), Err(OpenError::Locked | OpenError::Unfinished)));
         Ok(())
     };
-    restore(&copy, CACHE, &bytes[..], None, at_the_end, |_| ()).unwrap();
+    restore(&copy, &options(), &bytes[..], None, at_the_end, |_| ()).unwrap();
     open(&copy).close().await;
 }

@@ -55,7 +55,7 @@ fn ids_in(rows: &[Row]) -> Vec<u8> {
 /// A directory whose database has ids in rows as a server leaves them.
 fn filled(ids: u64) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("dapbox-data"), "dapbox data directory, version 1\n").unwrap();
+    std::fs::write(dir.path().join("dapbox-data"), "dapbox data directory, version 2\n").unwrap();
     let engine = Engine::open(&dir.path().join("tables"), CACHE).unwrap();
     fill(&engine, ids);
     engine.close().unwrap();
