@@ -33,12 +33,12 @@
 //!
 //! | room | what it knows |
 //! |---|---|
-//! | [`model`] | the nouns: tasks, reports, batches, jobs. No layouts, no I/O |
+//! | [`model`] | the nouns: tasks, reports, batches, jobs; the names of the failure points. No layouts, no I/O |
 //! | [`wire`] | bytes and nouns; one directory for each protocol revision behind one trait |
 //! | [`vdaf`] | measurements, shares and proofs; alone in naming `prio`, of which it has one version for each revision |
 //! | [`hpke`] | key pairs, seal, open |
 //! | [`pool`] | threads for arithmetic, with a limit on what is admitted |
-//! | [`store`] | durable group commits; `engine.rs` is alone in naming `sled` |
+//! | [`store`] | durable group commits, secrets at rest, backups; `engine.rs` is alone in naming `sled` |
 //! | [`aggregator`] | decisions: synchronous, `now` is an argument |
 //! | [`peer`] | the HTTP client, exact about what may have arrived |
 //! | [`server`] | HTTP, shutdown, and the two drivers of a leader |
@@ -61,11 +61,13 @@
 //!    answered, over restarts too; the helper answers a repeat with the bytes of its first answer.
 //! 3. **A batch is collected at most once**, never below the minimum, and closed durably before anybody is told.
 //! 4. **What is acknowledged is durable**: answers are sent after the group commit that holds what they promise.
-//! 5. **Any failure of the store is fatal.** Memory may be ahead of the disk then; a restart reads what is true.
-//! 6. **Decoding is total**, every queue, body and vector has a limit, and a panic on the pool is one request's fault.
-//! 7. **Four kinds of failure, never merged**: [`wire::Malformed`] (bytes), [`wire::Problem`] (what a peer is told),
+//! 5. **Everything before a task's horizon is closed**, whatever the clock says: it is stored, only rises, and what is
+//!    forgotten is always before it. Retention raises it, and so does whoever has lost what came after a backup.
+//! 6. **Any failure of the store is fatal.** Memory may be ahead of the disk then; a restart reads what is true.
+//! 7. **Decoding is total**, every queue, body and vector has a limit, and a panic on the pool is one request's fault.
+//! 8. **Four kinds of failure, never merged**: [`wire::Malformed`] (bytes), [`wire::Problem`] (what a peer is told),
 //!    [`model::ReportError`] (one report), [`model::Fault`] (ours: logged once, answered 500).
-//! 8. Nothing outside [`wire`], [`vdaf`] and the routes in [`server`] knows which revision a task has: inside, times are
+//! 9. Nothing outside [`wire`], [`vdaf`] and the routes in [`server`] knows which revision a task has: inside, times are
 //!    seconds, ids are explicit, and a noun has what any revision needs. Where the revisions rule differently about
 //!    collected batches, [`wire::Rules`] says so as a policy with a name.
 //!
@@ -99,6 +101,19 @@
 //!   share: DAP-18 binds every sealed share to all of them.
 //! - **A maximum is a number, not a number of bits**: the older VDAF takes only those of whole bits and says so. In VDAF-18
 //!   sums are in a field of 64 bits: maxima stay below 2^32 there, so that no sum of a realistic batch wraps around.
+//! - **Of an aggregated report a keyed 64-bit fingerprint is kept**, on disk and in memory; `store/fingerprints.rs` has the
+//!   arithmetic. Where one side takes a new report for a known one, both drop it.
+//! - **Rows that hold secrets are encrypted as rows, not the files**: everything that copies rows, backups and compaction, can
+//!   do so without the key.
+//! - **The database has a ledger**: each commit writes a sum over all rows, and a file beside it says which commits are
+//!   durable. sled takes what it cannot read for what was not written, and would open as an older state; replay protection
+//!   would be gone without a word. A start reads every row for it.
+//! - **A restored aggregator gives its past up.** It cannot know what it aggregated and gave out since the backup, and no
+//!   protocol tells it; so the restore itself raises every task's horizon above now, before the directory can be opened.
+//! - **A helper's answers expire, their jobs do not** (before their reports do): a late repeat is refused with 410, never
+//!   answered differently.
+//! - **The disk is watched by what may be written, not by the clock alone**: between two looks no more is admitted than the
+//!   reserve can take.
 //! - **No aggregation parameter, no query count**: Prio3 has one parameter, the empty one. Another is refused, so a batch
 //!   cannot be queried more often than once, and `max_batch_query_count` only has to be at least one.
 

@@ -106,7 +106,6 @@ fn each_trouble_is_named_with_a_remedy() {
 
     Running::start(&data).stop();
     fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
-    fs::write(data.join("secrets.key"), "").unwrap();
     fs::set_permissions(data.join("secrets.key"), fs::Permissions::from_mode(0o644)).unwrap();
     fs::remove_file(data.join("ballast-without-data")).unwrap();
     let (code, found) = examine(&data);
@@ -116,7 +115,7 @@ fn each_trouble_is_named_with_a_remedy() {
         assert!(outcome == "failed" && text.contains(says), "{outcome} {text}");
     }
     fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).unwrap();
-    fs::remove_file(data.join("secrets.key")).unwrap();
+    fs::set_permissions(data.join("secrets.key"), fs::Permissions::from_mode(0o600)).unwrap();
 
     let mut short = dapbox(&["doctor"], &data);
     let output = short.env("DAPBOX_DISK__RESERVE_BYTES", (1_u64 << 60).to_string()).output().unwrap();

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::{
     engine::{Engine, EngineError, Row},
     open::{self, OpenError},
+    space,
     swap::{self, Old},
     table::{self, RowError},
 };
@@ -189,14 +190,12 @@ pub(super) fn rebuild<E: From<EngineError>>(
 /// Refuses to begin what would fill the disk: a database of these rows, and a little more.
 pub(super) fn check_room(dir: &Path, bytes: u64) -> Result<(), EngineError> {
     let needed = bytes + bytes / 4 + ROOM;
-    let stat = rustix::fs::statvfs(dir).map_err(std::io::Error::from)?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let free = space::space(dir)?.free;
     if free >= needed {
-        return Ok(());
+        Ok(())
+    } else {
+        Err(EngineError::NoRoom { needed_mib: needed.div_ceil(1 << 20), free_mib: free >> 20 })
     }
-    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
-    let text = format!("it takes {} MiB of free space, and there are {} MiB", mib(needed), mib(free));
-    Err(EngineError::Io(std::io::Error::new(std::io::ErrorKind::StorageFull, text)))
 }
 
 /// What a database takes beyond its rows: a few segments.

@@ -65,6 +65,9 @@ pub(super) enum EngineError {
     /// The file system refused.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// Another database does not fit on the disk.
+    #[error("it takes {needed_mib} MiB of free space, and there are {free_mib} MiB")]
+    NoRoom { needed_mib: u64, free_mib: u64 },
     /// The files do not hold what they should.
     #[error("{0}")]
     Damaged(String),

@@ -14,14 +14,23 @@
 //! | Writes see those before them, in order | the write's turn | `tests/group.rs` |
 //! | A read sees memory and rows of the same moment, and no row that is not durable | always | `tests/group.rs`, with reads and writes at once |
 //! | Opened again, the store is what it was, but for what is said to be in memory only | opening | `tests/model.rs`: random writes, compared with a simple model |
-//! | A directory that is in use, damaged, foreign or newer is refused; one of the last two is not touched | opening | `tests/directory.rs` |
-//! | A removed task leaves a tombstone and nothing else | the answer | `tests/model.rs` |
+//! | What fails at any write or request, or crashes there, may be repeated and counts once | always | `tests/failpoints`: an error, a delay and a crash before and after every one of them |
+//! | A directory that is in use, damaged, foreign or newer is refused; one of the last two is not touched | opening | `tests/directory.rs`; the crate's `tests/corruption.rs` |
+//! | A database that has lost rows, or commits but for those of the last second, is refused | opening | `tests/damage.rs`: flipped, cut, swapped and missing files |
+//! | A directory of an earlier layout is brought up to date, and what it was is kept | opening | `tests/directory.rs` |
+//! | A disk that is full can be opened, thanks to a ballast | opening | the crate's `tests/disk_full.rs` |
+//! | Keys and tokens are not in the files in the clear | always | `tests/directory.rs` searches the files |
+//! | Everything before a task's horizon is closed; the horizon is stored with or before what is forgotten on its account | the answer | `tests/model.rs`, `tests/sweep.rs`, the crate's `tests/retention.rs` |
+//! | A removed task is gone at once; its rows go in steps, over restarts too, until only the tombstone is left | the answer | `tests/sweep.rs`, `tests/model.rs` |
+//! | A backup shows one moment, after all writes answered before it was begun | its end | `tests/backup.rs`: equals the rows of that many writes |
+//! | A restored directory whose past is not closed cannot be opened | always | `tests/backup.rs`, here and of the crate |
+//! | A rewritten database is used whole or not at all | always | `swap.rs`: every state by hand |
 //!
 //! In memory only are the reservations of report ids and until when a report is deferred. What a read takes from memory
 //! may still be on its way to the disk: see [`View`].
 //!
-//! Not promised: that the file shrinks (freed space is used again), and that a commit succeeds when the disk is full
-//! (it fails, and stops the store).
+//! Not promised: that a commit succeeds when the disk is full (it fails, and stops the store); and that the file shrinks
+//! while the store is open: [`compact`] writes it anew.
 //!
 //! # Fail-stop
 //!
@@ -30,11 +39,19 @@
 //! durable. The remedy is a restart, which recovers what was committed. So what a peer or an operator may get wrong is
 //! never a fault: a refusal is an `Ok` value, decided before anything is changed.
 //!
+//! Each write has a name, a [`Point`]. Tests make it fail before its commit or after it, through
+//! [`Options::failpoints`]; nothing else can.
+//!
 //! # Files
 //!
 //! `open.rs` claims the directory, `engine.rs` is the database, `table.rs` and `records.rs` say what its rows are.
-//! `state.rs` is what is held in memory, with `waiting.rs`, `replay.rs` and `collected.rs` for its larger parts. `tx.rs`
-//! and `view.rs` are what a write and a read may do. `older.rs` reads rows of earlier releases. `group.rs` collects the changes of a group, `writer.rs` commits them.
+//! `state.rs` is what is held in memory, with `waiting.rs`, `replay.rs` (and `fingerprints.rs`) and `collected.rs` for its
+//! larger parts. `tx.rs` and `view.rs` are what a write and a read may do, `sweep.rs` what closes and forgets what is over.
+//! `group.rs` collects the changes of a group, `writer.rs` commits them.
+//!
+//! `vault.rs` encrypts secrets. `ledger.rs` tells when the database has lost something without noticing, `space.rs` is
+//! room on the disk and the ballast. `backup.rs` has backups; `swap.rs` and `compact.rs` are how one database takes
+//! another's place. `older.rs` reads rows of earlier releases, `migrate.rs` makes directories of theirs into ours.
 
 mod backup;
 mod collected;

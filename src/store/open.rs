@@ -70,6 +70,9 @@ pub enum OpenError {
          nothing that was acknowledged is lost"
     )]
     Full,
+    /// There is no room to write the database anew.
+    #[error("writing the database anew takes room for a while: {0}; free some space and try again")]
+    NoRoom(String),
     /// The file system lets nobody write.
     #[error("the file system is mounted read-only; mount it for writing, or name a directory elsewhere")]
     ReadOnly,
@@ -105,6 +108,7 @@ impl From<EngineError> for OpenError {
         match error {
             EngineError::Io(error) => error.into(),
             EngineError::Damaged(text) => Self::Damaged(text),
+            error @ EngineError::NoRoom { .. } => Self::NoRoom(error.to_string()),
         }
     }
 }

@@ -15,7 +15,10 @@ use std::{
 
 use dapbox::{
     config::{Config, Seconds},
-    model::{Act, Failpoints, Phase, Point, Revision, Task, TaskId, status::TaskStatus},
+    model::{
+        Act, Failpoints, Phase, Point, Revision, Task, TaskId,
+        status::{CloseRequest, TaskStatus},
+    },
     server::{Server, StartError, store_options},
     store::{OpenError, Options},
     wire,
@@ -228,6 +231,11 @@ impl Machine {
     /// Removes a task, unless it is gone: the status of the answer.
     pub async fn remove(&self, task: &TaskId) -> u16 {
         self.control(|control| control.delete(format!("http://control/tasks/{task}"))).await.status().as_u16()
+    }
+
+    /// Closes everything of a task before a time: the status of the answer.
+    pub async fn close(&self, request: &CloseRequest) -> u16 {
+        self.control(|control| control.post("http://control/close").json(request)).await.status().as_u16()
     }
 
     pub async fn status(&self, task: &TaskId) -> TaskStatus {

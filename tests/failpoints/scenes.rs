@@ -37,6 +37,8 @@ pub enum Scene {
     Breach,
     /// The helper does not give its share.
     Mismatch,
+    /// Everything is closed, on both sides, and forgotten.
+    Closed,
     /// The helper's operator removes the task while a job of it is worked on.
     Removed,
 }
@@ -47,10 +49,10 @@ const HOLD: Span = Span::from_millis(300);
 impl Scene {
     /// The scenes that a revision has.
     pub fn all(revision: Revision) -> &'static [Self] {
-        use Scene::{Breach, Deferred, Early, Life, Mismatch, Refused, Removed};
+        use Scene::{Breach, Closed, Deferred, Early, Life, Mismatch, Refused, Removed};
         match revision {
-            Revision::Dap09 => &[Life, Early, Refused, Breach, Mismatch, Removed],
-            Revision::Dap18 => &[Life, Deferred, Early, Refused, Breach, Mismatch, Removed],
+            Revision::Dap09 => &[Life, Early, Refused, Breach, Mismatch, Closed, Removed],
+            Revision::Dap18 => &[Life, Deferred, Early, Refused, Breach, Mismatch, Closed, Removed],
         }
     }
 
@@ -69,6 +71,7 @@ impl Scene {
             Self::Refused => refused(setting).await,
             Self::Breach => breach(setting).await,
             Self::Mismatch => mismatch(setting).await,
+            Self::Closed => closed(setting).await,
             Self::Removed => removed(setting).await,
         }
     }
@@ -240,6 +243,26 @@ async fn mismatch(setting: Setting) {
         assert_refused(&stage.outcome(parties.query_now()).await, parties, ProblemType::BatchMismatch);
     }
     relay.check_repeats(parties);
+    stage.stop().await;
+}
+
+async fn closed(setting: Setting) {
+    let traps = [setting.leader.clone(), setting.helper.clone()];
+    let stage = Stage::build(setting, None, short_jobs, |_| {}, |_| {}).await;
+    let reports = stage.upload_numbers(Time::now()).await;
+    stage.collect(stage.parties.query_now()).await;
+    stage.close_before(Time::now()).await;
+    for trap in &traps {
+        trap.passed(Point::Sweep, Phase::After).await;
+        trap.passed(Point::SweepRemoved, Phase::After).await;
+    }
+    // What was aggregated is forgotten, and all the same not aggregated again.
+    for report in &reports {
+        let wire = stage.parties.wire();
+        stage.upload_bytes(wire.encode_upload(stage.parties.task(), std::slice::from_ref(report))).await;
+    }
+    stage.check_counts().await;
+    stage.remove().await;
     stage.stop().await;
 }
 

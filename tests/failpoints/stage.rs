@@ -7,7 +7,7 @@ use dapbox::{
     client::Client,
     collector::{Collected, Collector, CollectorTask},
     config::Config,
-    model::{BatchMode, Max, Query, Report, Revision, Task, Time, VdafConfig},
+    model::{BatchMode, Max, Query, Report, Revision, Task, Time, VdafConfig, status::CloseRequest},
     peer::{Answer, Peer, PeerOptions, Retries, is_retryable},
     vdaf::{AggregateResult, Measurement},
     wire::{Call, Interaction},
@@ -149,6 +149,15 @@ impl Stage {
             assert!([0, 5].contains(&count("report_success")), "{status:#?}");
             let replayed: Vec<_> = status.counters.keys().filter(|name| name.contains("replay")).collect();
             assert!(replayed.is_empty(), "{replayed:?}");
+        }
+    }
+
+    /// Closes everything before a time on both sides.
+    pub async fn close_before(&self, before: Time) {
+        let id = self.parties.id();
+        for machine in [&self.leader, &self.helper] {
+            assert_eq!(machine.close(&CloseRequest { task: id, before }).await, 200);
+            assert!(machine.status(&id).await.horizon >= Some(before));
         }
     }
 

@@ -44,7 +44,7 @@ use crate::{
 /// The time of the first reports: 2023-11-15, at midnight.
 const FIRST_DAY: Time = Time(1_700_006_400);
 const DAY: u64 = 86_400;
-/// How many reports a rate is measured with.
+/// How many reports a rate is measured with, at most.
 const PROBE: u64 = 500_000;
 /// Bins of the histogram that is measured.
 const BINS: usize = 100;
@@ -144,7 +144,7 @@ impl<'a> Growth<'a> {
     async fn measure(mut self) -> Result<Vec<Measured>, Failure> {
         let store = open(self.dir)?;
         let task = Task::clone(&self.load.context.task);
-        store.write(Point::Trial, move |tx| tasks::add(tx, task)).await??;
+        store.write(Point::TaskAdd, move |tx| tasks::add(tx, task)).await??;
         store.close().await;
         let milestones = [0, 1_000_000, 10_000_000].into_iter().filter(|n| *n < self.args.reports);
         for milestone in milestones.chain([self.args.reports]) {
@@ -172,7 +172,7 @@ impl<'a> Growth<'a> {
         let reports = self.load.stored();
         let store = open(self.dir)?;
         let begin = Instant::now();
-        self.fill(&store, reports + PROBE).await?;
+        self.fill(&store, reports + PROBE.min(self.args.reports)).await?;
         let reports_per_second = (self.load.stored() - reports) as f64 / begin.elapsed().as_secs_f64();
         store.close().await;
         let empty = self.measured.first();
@@ -220,7 +220,7 @@ impl<'a> Growth<'a> {
         while let Some(place) = next {
             let retention = retention.clone();
             let step = move |tx: &mut Tx<'_>| retention::sweep(tx, &task, now, &retention, place);
-            next = store.write(Point::Trial, step).await?;
+            next = store.write(Point::Sweep, step).await?;
         }
         Ok(())
     }
@@ -323,12 +323,12 @@ impl Load {
 async fn store_job(store: &Store, context: &Arc<TaskContext>, job: Job) -> Outcome {
     let Job { request, metadata, prepared } = job;
     let skew = Duration(60);
-    let reserved = store.write(Point::Trial, move |tx| helper::reserve(tx, &request, skew, &metadata)).await?;
+    let reserved = store.write(Point::HelperReserve, move |tx| helper::reserve(tx, &request, skew, &metadata)).await?;
     if !matches!(&reserved, Reserved::New(verdicts) if verdicts.iter().all(Option::is_none)) {
         return Err(Failure::new("a fresh report was refused"));
     }
     let context = context.clone();
-    let stored = store.write(Point::Trial, move |tx| helper::commit(tx, &context, &request, prepared)).await?;
+    let stored = store.write(Point::HelperCommit, move |tx| helper::commit(tx, &context, &request, prepared)).await?;
     stored.map(drop).ok_or_else(|| Failure::new("a job was not stored"))
 }
 

@@ -60,8 +60,10 @@ async fn written(dir: &Path, writes: u64) -> Store {
 fn rows(dir: &Path) -> Vec<Row> {
     let engine = Engine::open(&dir.join("tables"), CACHE).unwrap();
     let mut rows = Vec::new();
+    // Encrypted twice, a secret makes different rows; and each directory has a key of its own for fingerprints.
+    let sealed = [table::TASKS.0.prefix, table::KEYS.0.prefix, table::SECRETS.0.prefix];
     let visit = |key: &[u8], value| {
-        rows.push((key.to_vec(), value));
+        rows.push((key.to_vec(), if sealed.contains(&key[0]) { Vec::new() } else { value }));
         Ok::<_, EngineError>(ControlFlow::Continue(()))
     };
     engine.scan_after(None, visit).unwrap();
