@@ -41,7 +41,7 @@
 //! | [`store`] | durable group commits, secrets at rest, backups; `engine.rs` is alone in naming `sled` |
 //! | [`aggregator`] | decisions: synchronous, `now` is an argument |
 //! | [`peer`] | the HTTP client, exact about what may have arrived |
-//! | [`server`] | HTTP, shutdown, and the two drivers of a leader |
+//! | [`server`] | HTTP, shutdown, and the drivers of what happens by itself |
 //! | [`client`], [`collector`] | the other two parties |
 //! | [`config`] | `appliance.toml`; every limit has its name there |
 //!
@@ -58,7 +58,7 @@
 //!
 //! 1. **A report is aggregated at most once.** Ids of aggregated reports are stored with the sums that they are in.
 //! 2. **Leader and helper never disagree.** A request that may have arrived is repeated with the same bytes until it is
-//!    answered, over restarts too; the helper answers a repeat with the bytes of its first answer.
+//!    answered, over restarts too; the helper answers a repeat with the bytes of its first answer, or with 410 when it does not keep them any more.
 //! 3. **A batch is collected at most once**, never below the minimum, and closed durably before anybody is told.
 //! 4. **What is acknowledged is durable**: answers are sent after the group commit that holds what they promise.
 //! 5. **Everything before a task's horizon is closed**, whatever the clock says: it is stored, only rises, and what is

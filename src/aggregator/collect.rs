@@ -384,10 +384,13 @@ pub fn share_given_out(collected: CollectedBatch) -> Option<Bytes> {
 /// not given out again. False if there is no such share.
 pub fn delete_share(tx: &mut Tx<'_>, task: &TaskId, id: &AggregateShareId) -> Result<bool, Fault> {
     let Some(batch) = tx.share(task, id)? else { return Ok(false) };
-    let Some(CollectedBatch { party: CollectedBy::Helper { request_hash, .. }, report_count, checksum, .. }) =
-        tx.collected(task, &batch)?
-    else {
-        return Err(Fault::new("an aggregate share has no helper's record"));
+    let (request_hash, report_count, checksum) = match tx.collected(task, &batch)? {
+        // The batch was forgotten, and its share with it; its id will be.
+        None => return Ok(true),
+        Some(CollectedBatch { party: CollectedBy::Helper { request_hash, .. }, report_count, checksum, .. }) => {
+            (request_hash, report_count, checksum)
+        }
+        Some(_) => return Err(Fault::new("an aggregate share has a leader's record")),
     };
     let party = CollectedBy::Helper { request_hash, answer: Vec::new() };
     tx.put_collected(task, &CollectedBatch { batch, report_count, checksum, party })?;

@@ -2,8 +2,7 @@
 //!
 //! A job is answered in one request, in three steps: [`reserve`] takes the report ids in the store's writer, so that
 //! no other job can prepare them meanwhile; [`prepare`] runs on the pool; [`commit`] stores sums, ids and answer
-//! together. The same request gets the same bytes for as long as
-//! answers are kept, and no other ever.
+//! together. The same request gets the same bytes for as long as answers are kept, and no other ever.
 //!
 //! Or the leader is told to come back (DAP-18 section 3.1): [`defer`] stores the request, and the same steps follow
 //! when there is time for them, with [`resume`] in the place of `reserve`.

@@ -12,6 +12,7 @@ mod error;
 pub mod helper;
 pub mod keys;
 pub mod leader;
+pub mod naming;
 pub mod offline;
 pub mod restored;
 pub mod retention;

@@ -9,12 +9,12 @@
 //! more about what is in the batches that there are. [`close_before`] gives all of these up, and what is new is whole on
 //! both sides.
 
-use super::counters;
+use super::{counters, naming::Content};
 use crate::{
     config,
-    model::{BatchId, CollectionJobId, Duration, Fault, ReportError, ReportId, TaskId, Time},
+    model::{BatchId, Duration, Fault, ReportError, ReportId, TaskId, Time},
     store::{CollectionJobRecord, CollectionState, LeaderJobRecord, Old, Place, ReportRef, Swept, TaskState, Tx},
-    wire::ProblemType,
+    wire::{Interaction, ProblemType},
 };
 
 /// What collectors are told whose job was under way when the past was closed.
@@ -51,25 +51,33 @@ pub fn horizon_after(precision: Duration, before: Time) -> Time {
 pub fn close_before(tx: &mut Tx<'_>, task: &TaskId, before: Time, lost: Lost) -> Result<Option<Time>, Fault> {
     let Some(state) = tx.task(task) else { return Ok(None) };
     let horizon = horizon_after(state.task.public.time_precision, before);
-    end_jobs(tx, task, lost)?;
+    end_jobs(tx, task, lost, horizon)?;
+    if lost == Lost::Ours {
+        end_collections(tx, task)?;
+    }
     tx.close_before(task, horizon)?;
     tracing::warn!(%task, before = horizon.0, "everything before this time is closed for good");
     Ok(tx.task(task).and_then(|state| state.replay.horizon()))
 }
 
-/// Ends the aggregation jobs that are known to be under way; a copy of the past also ends its collection jobs.
+/// Ends the aggregation jobs that are known to be under way, as far as that is safe.
 ///
-/// The reports of a job that the helper may have seen are never tried again. Those of one that it has not seen wait
-/// again, and are refused by their times if it comes to that.
-fn end_jobs(tx: &mut Tx<'_>, task: &TaskId, lost: Lost) -> Result<(), Fault> {
+/// The reports of a job that the helper may have seen are never tried again. Such a job ends if all that it could add to
+/// is closed: then it does not matter whether the helper has them. Those of a job that it has not seen wait again, and are
+/// refused by their times if it comes to that.
+fn end_jobs(tx: &mut Tx<'_>, task: &TaskId, lost: Lost, horizon: Time) -> Result<(), Fault> {
     let Some(state) = tx.task(task) else { return Ok(()) };
-    let may_end = |job: &LeaderJobRecord| lost == Lost::Ours || !job.was_sent();
+    let is_past = |job: &LeaderJobRecord| {
+        let is_closed = state.task.public.time_bucket(Time(0)).is_none();
+        is_closed || state.waiting.assigned(&job.reports).iter().all(|entry| entry.time < horizon)
+    };
+    let may_end = |job: &LeaderJobRecord| lost == Lost::Ours || !job.was_sent() || is_past(job);
     let over: Vec<_> = state.leader_jobs.iter().filter(|(_, job)| may_end(job)).map(|(id, _)| *id).collect();
     for id in over {
         let Some(job) = tx.task(task).and_then(|state| state.leader_jobs.get(&id)) else { continue };
-        let reports = job.reports.clone();
+        let (reports, was_sent) = (job.reports.clone(), job.was_sent());
         let assigned = tx.task(task).map(|state| state.waiting.assigned(&reports)).unwrap_or_default();
-        if lost == Lost::Ours {
+        if lost == Lost::Ours || was_sent {
             let buried: Vec<(ReportId, ReportRef)> = assigned.iter().map(|entry| (entry.id, entry.at)).collect();
             tx.bury(task, &buried)?;
             tx.count(task, counters::refused(ReportError::ReportDropped), buried.len() as u64)?;
@@ -78,12 +86,25 @@ fn end_jobs(tx: &mut Tx<'_>, task: &TaskId, lost: Lost) -> Result<(), Fault> {
         }
         tx.end_leader_job(task, &id)?;
     }
-    let active: Vec<(CollectionJobId, CollectionJobRecord)> = match (lost, tx.task(task)) {
-        (Lost::Ours, Some(state)) => state.collections.iter().map(|(id, job)| (*id, job.clone())).collect(),
-        _ => Vec::new(),
-    };
-    for (id, job) in active {
-        let state = CollectionState::Failed { kind: ProblemType::BatchInvalid.urn(), detail: ENDED.to_owned() };
+    Ok(())
+}
+
+/// Ends the collection jobs of a copy of the past.
+///
+/// Of one that goes by its content the copy does not know whether the collector has had its result and released it since:
+/// the same request would get the same batch again, and be counted twice. So that is another job from now on.
+fn end_collections(tx: &mut Tx<'_>, task: &TaskId) -> Result<(), Fault> {
+    let is_fixed = tx.task(task).is_some_and(|state| state.task.public.time_bucket(Time(0)).is_none());
+    for id in tx.collection_ids(task)? {
+        let Some(job) = tx.collection(task, &id)? else { continue };
+        let content = Content::new(*task, Interaction::CollectionJob, &job.request);
+        let state = if is_fixed && content.retire(tx, id.as_bytes())? {
+            CollectionState::Deleted
+        } else if job.state.is_active() {
+            CollectionState::Failed { kind: ProblemType::BatchInvalid.urn(), detail: ENDED.to_owned() }
+        } else {
+            continue;
+        };
         tx.put_collection(task, id, CollectionJobRecord { state, ..job })?;
     }
     Ok(())

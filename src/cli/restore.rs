@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     model::{Duration, Secret, Time},
     server,
-    store::KeySource,
+    store::{KeyError, KeySource, RestoreError},
 };
 
 /// Arguments of `dapbox restore`.
@@ -48,13 +48,18 @@ pub struct Args {
 /// Runs `dapbox restore`.
 pub async fn run(args: Args) -> Outcome {
     let config = args.config.load(None)?;
-    let key = args.key_file.as_ref().map(|path| KeySource::File(path.clone()).read(&config.data_dir)).transpose()?;
+    let read_key = |path: &PathBuf| {
+        KeySource::File(path.clone()).read(&config.data_dir).map_err(|error| match error {
+            KeyError::Missing(path) => Failure::new(format!("--key-file: there is no {}", path.display())),
+            error => error.into(),
+        })
+    };
+    let key = args.key_file.as_ref().map(read_key).transpose()?;
     let (file, shared) = (args.file.clone(), config.clone());
-    let restored = tokio::task::spawn_blocking(move || restore(&file, &shared, key)).await?;
-    let restored = restored.map_err(|failure| failure.context(args.file.display()))?;
+    let restored = tokio::task::spawn_blocking(move || restore(&file, &shared, key)).await??;
     Ok(match args.output {
         Format::Json => say(serde_json::to_string_pretty(&restored)?),
-        Format::Text => say(describe(&restored, &config, Style::stdout())),
+        Format::Text => say(describe(&restored, &args.config, &config, Style::stdout())),
     }?)
 }
 
@@ -62,11 +67,12 @@ fn restore(file: &Path, config: &Config, key: Option<Secret>) -> Result<Restored
     if backup::is_standard(file) {
         return apply(io::stdin().lock(), 0, config, key);
     }
-    let mut file = File::open(file)?;
+    let of_file = |failure: Failure| failure.context(file.display());
+    let mut opened = File::open(file).map_err(|error| of_file(error.into()))?;
     // Before anything is made of it.
-    let bytes = backup::read_through(&file)?.bytes;
-    file.rewind()?;
-    apply(file, bytes, config, key)
+    let bytes = backup::read_through(&opened).map_err(of_file)?.bytes;
+    opened.rewind()?;
+    apply(opened, bytes, config, key)
 }
 
 fn apply(input: impl Read, bytes: u64, config: &Config, key: Option<Secret>) -> Result<Restored, Failure> {
@@ -76,31 +82,35 @@ fn apply(input: impl Read, bytes: u64, config: &Config, key: Option<Secret>) -> 
     let options = server::store_options(config);
     let done = restored::restore(&config.data_dir, &options, input, key, times, |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
-    Ok(done?)
+    done.map_err(|error| match error {
+        RestoreError::Directory(error) => Failure::new(error).context(config.data_dir.display()),
+        error => error.into(),
+    })
 }
 
-fn describe(restored: &Restored, config: &Config, style: Style) -> String {
+fn describe(restored: &Restored, args: &ConfigArgs, config: &Config, style: Style) -> String {
     let dir = config.data_dir.display();
+    let with = args.config.as_ref().map_or_else(String::new, |file| format!(" --config {}", file.display()));
     let mut text = format!(
         "{} {dir} is as it was at {}, with {}.\n\n\
         Everything before {} is closed for good: what was aggregated or given out after\n\
         the backup is not known here. Reports from before that time are refused, and those that\n\
         were not collected are lost.\n\n\
         What to do next:\n  \
-        1. See to it that the old data directory is never served again.\n  \
-        2. Serve this one:\n       {}\n",
+        1. See to it that the old data directory is never served again.\n",
         style.good("Restored."),
         calendar::show(restored.moment),
         style::counted(restored.tasks.len() as u64, "task"),
         calendar::show(restored.closed_before),
-        style.accent(&format!("dapbox serve --data-dir {dir}")),
     );
     if !restored.tasks.is_empty() {
-        text.push_str("  3. Have the other aggregator of each task close the same past:\n");
+        text.push_str("  2. Have the other aggregator of each task close the same past, before it meets this one:\n");
     }
     for task in &restored.tasks {
         let command = format!("dapbox task close {} --before {}", task.id, calendar::show(task.closed_before));
         text.push_str(&format!("       {}  {}\n", style.accent(&command), style.dim(show::role(task.role))));
     }
+    let serve = style.accent(&format!("dapbox serve{with} --data-dir {dir}"));
+    text.push_str(&format!("  {}. Serve this one:\n       {serve}\n", if restored.tasks.is_empty() { 2 } else { 3 }));
     text
 }

@@ -372,7 +372,10 @@ const COMMENTS: [(&str, &str); 20] = [
     ("time_precision", "The times of reports are rounded down to a multiple of this."),
     ("starts", "Reports before this are refused."),
     ("expires", "Reports after this are refused."),
-    ("report_expiry_age", "Reports older than this are refused, and what is known of them may be forgotten."),
+    (
+        "report_expiry_age",
+        "Reports older than this are refused and forgotten, with sums that were not collected by then.",
+    ),
     ("[task.batch]", "How reports are put into batches."),
     ("[task.vdaf]", "What is measured."),
     ("verify_key", "SECRET. Leader and helper have the same; nobody else may know it."),

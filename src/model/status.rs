@@ -98,8 +98,9 @@ impl DiskStatus {
         self.is_short.then(|| {
             format!(
                 "short of disk space: {dir} has {} MiB free and needs {} MiB; uploads and new aggregation jobs are refused \
-                 until then. Enlarge the disk, delete other files on it, or make room with 'dapbox task remove' for tasks \
-                 that are done, then 'dapbox compact'",
+                 until then. Enlarge the disk, delete other files on it, or remove tasks that are done ('dapbox task \
+                 remove'), whose space is used again; 'dapbox compact' gives it back, with the server stopped and room \
+                 for a copy",
                 self.free_bytes >> 20,
                 mib(self.needed_bytes)
             )

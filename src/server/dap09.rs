@@ -9,11 +9,10 @@ use super::{
     flow,
     http::{Request, Response, content, empty, failure},
     jobs::{self, Timing},
-    naming::Name,
     routes::{self, Routes, Target},
 };
 use crate::{
-    aggregator::{Error, upload::Verdict},
+    aggregator::{Error, naming::Name, upload::Verdict},
     model::{AggregationJobId, CollectionJobId, ReportError, Revision, Role, TaskId},
     store::CollectionState,
     wire::{

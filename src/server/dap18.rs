@@ -10,12 +10,15 @@ use super::{
     flow::{self, Share},
     http::{Request, Response, content, empty, failure},
     jobs::{self, Timing},
-    naming::{Content, Name},
     routes::{self, Routes, Target},
     uploads,
 };
 use crate::{
-    aggregator::{Error, TaskContext, helper::JobState},
+    aggregator::{
+        Error, TaskContext,
+        helper::JobState,
+        naming::{Content, Name},
+    },
     model::{AggregateShareId, AggregationJobId, CollectionJobId, Fault, Revision, Role, TaskId},
     store::CollectionState,
     wire::{
@@ -156,10 +159,7 @@ fn poll_job(app: &App, task: TaskId, job: AggregationJobId, request: Request) ->
     }
     match state {
         JobState::Answered(answer) => Ok(content(StatusCode::OK, media::AGGREGATION_JOB_RESP, answer)),
-        JobState::Forgotten => {
-            let detail = "the aggregation job was answered long ago; its answer is not kept";
-            Err(Problem::about(410).with_detail(detail).with_aggregation_job(job).into())
-        }
+        JobState::Forgotten => Err(Problem::about(410).with_detail(jobs::FORGOTTEN).with_aggregation_job(job).into()),
         _ => job_not_ready(app, &context, Resource::AggregationJob(task, job)),
     }
 }

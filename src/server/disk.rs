@@ -51,10 +51,15 @@ enum Verdict {
     Short,
 }
 
+/// How much free space ends being short of a reserve: a little more, so that it does not begin again at once.
+pub fn needed_bytes(reserve: u64) -> u64 {
+    reserve.saturating_add(reserve / 4)
+}
+
 impl Gauge {
     /// What ends being short.
     fn enough(&self) -> u64 {
-        self.reserve.saturating_add(self.reserve / 4)
+        needed_bytes(self.reserve)
     }
 
     /// Takes in a look at the disk. `missing` is what the ballast will take that is to be made. True if we are short now

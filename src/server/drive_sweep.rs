@@ -12,18 +12,30 @@ use crate::{
 /// Sweeps until the server stops.
 pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
     loop {
-        tokio::select! {
-            () = app.stopped() => return Ok(()),
-            () = app.sweeps.notified() => {}
-            () = tokio::time::sleep(*app.config.retention.sweep_interval) => {}
+        let pause = tokio::time::sleep(*app.config.retention.sweep_interval);
+        tokio::pin!(pause);
+        // The first pass is not at once, and nothing brings it forward: whoever starts with a clock that is far ahead has
+        // time to notice before everything is old.
+        while !pause.is_elapsed() {
+            tokio::select! {
+                () = app.stopped() => return Ok(()),
+                () = app.sweeps.notified() => sweep_removed(&app).await?,
+                () = &mut pause => {}
+            }
         }
         pass(&app).await?;
     }
 }
 
+/// Deletes what is left of removed tasks.
+async fn sweep_removed(app: &App) -> Result<(), Fault> {
+    while !is_stopping(app) && app.store.write(Point::SweepRemoved, |tx| tx.sweep_removed()).await? {}
+    Ok(())
+}
+
 /// Forgets what is over now.
 async fn pass(app: &Arc<App>) -> Result<(), Fault> {
-    while !is_stopping(app) && app.store.write(Point::SweepRemoved, |tx| tx.sweep_removed()).await? {}
+    sweep_removed(app).await?;
     let now = Time::now();
     for task in app.store.read(|view| Ok(view.tasks().map(|(id, _)| *id).collect::<Vec<_>>()))? {
         sweep_task(app, task, now).await?;

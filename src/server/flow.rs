@@ -7,13 +7,11 @@ use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{
-    app::App,
-    naming::{Content, Name},
-};
+use super::app::App;
 use crate::{
     aggregator::{
         Error, TaskContext, collect,
+        naming::{Content, Name},
         upload::{self, Verdict},
     },
     model::{AggregateShareId, CollectionJobId, Fault, Point, Report, Time},

@@ -7,21 +7,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{
-    app::App,
-    flow::unhurried,
-    naming::{Content, Name},
-};
+use super::{app::App, flow::unhurried};
 use crate::{
     aggregator::{
         Error, TaskContext,
         helper::{self, Deferred, JobState, Request, Reserved},
+        naming::{Content, Name},
     },
     model::{AggregationJobId, Duration, JobInit, PartialBatch, Point, ReportError, ReportMetadata, TaskId, Time},
     pool::Permit,
     store::Tx,
     wire::{Interaction, Problem, ProblemType},
 };
+
+/// What a leader is told that comes back too late.
+pub const FORGOTTEN: &str = "the aggregation job was answered long ago; its answer is not kept";
 
 /// When jobs are answered.
 #[derive(Clone, Copy, Debug)]
@@ -159,9 +159,7 @@ fn existing(job: AggregationJobId, known: Reserved) -> Result<Created, Error> {
         Reserved::Known(JobState::Deleted) => {
             refuse(Problem::about(410).with_detail("the aggregation job was deleted"))
         }
-        Reserved::Known(JobState::Forgotten) => {
-            refuse(Problem::about(410).with_detail("the aggregation job was answered long ago; its answer is not kept"))
-        }
+        Reserved::Known(JobState::Forgotten) => refuse(Problem::about(410).with_detail(FORGOTTEN)),
         Reserved::Conflict => {
             refuse(Problem::about(409).with_detail("the aggregation job exists with another request"))
         }

@@ -20,7 +20,6 @@ mod flow;
 mod http;
 mod jobs;
 mod listen;
-mod naming;
 mod persist;
 mod pursue;
 mod routes;
@@ -53,6 +52,7 @@ use crate::{
 };
 
 pub use backup::{PATH as BACKUP_PATH, WITH_KEY};
+pub use disk::needed_bytes;
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +97,7 @@ pub struct Server {
 impl Server {
     /// Opens the data directory and starts to listen, answer and drive.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let options = store_options(&config);
+        let options = store::Options { migrate: true, ..store_options(&config) };
         Self::start_with(config, options).await
     }
 

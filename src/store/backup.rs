@@ -26,7 +26,7 @@ pub enum BackupError {
     /// More was written to the store than could be noted.
     #[error(
         "more was written meanwhile than a backup can catch up with; make it when there is less to do, write it to \
-         something faster, or raise max_backup_note_bytes"
+         something faster, or raise limits.max_backup_note_bytes"
     )]
     Overrun,
     /// Its bytes cannot be written.

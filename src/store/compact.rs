@@ -44,7 +44,7 @@ pub type Watcher<'a> = &'a mut dyn FnMut(Stage, u64, u64);
 
 /// What a database holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
+pub(super) struct Totals {
     /// How many rows.
     pub rows: u64,
     /// Their keys and values together.
@@ -127,7 +127,7 @@ impl<'a> Importer<'a> {
 ///
 /// `map` gets each row, in order, and at last `None`; what it puts into the list is written. It may put rows in at
 /// any time, no key twice.
-pub(super) fn rewrite<E: From<EngineError>>(
+fn rewrite<E: From<EngineError>>(
     from: &Engine,
     to: &Engine,
     mut map: impl FnMut(Option<Row>, &mut Vec<Row>) -> Result<(), E>,

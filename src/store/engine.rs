@@ -59,6 +59,15 @@ pub(super) struct Engine {
     durability: Durability,
 }
 
+/// What is believed of a database that is opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// What its ledger says.
+    Ledger,
+    /// What its rows say.
+    Rows,
+}
+
 /// Why the database could not be opened or used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EngineError {
@@ -96,6 +105,16 @@ impl From<sled::Error> for EngineError {
 impl Engine {
     /// Opens the database in `dir`, or creates it. The caller makes sure that no other process does the same.
     pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
+        Self::open_as(dir, cache_bytes, Trust::Ledger)
+    }
+
+    /// The same for a database that an earlier release may have written to, which knows of no ledger: there may be one,
+    /// of an upgrade that was not finished or was undone, and it says nothing.
+    pub(super) fn open_of_earlier_release(dir: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
+        Self::open_as(dir, cache_bytes, Trust::Rows)
+    }
+
+    fn open_as(dir: &Path, cache_bytes: u64, trust: Trust) -> Result<Self, EngineError> {
         fs::create_dir_all(dir)?;
         remove_partial_snapshots(dir)?;
         let config = sled::Config::new().path(dir).segment_size(SEGMENT_BYTES).cache_capacity(cache_bytes);
@@ -112,6 +131,10 @@ impl Engine {
         file.sync_all()?;
         File::open(dir.join("conf"))?.sync_all()?;
         File::open(dir)?.sync_all()?;
+        if trust == Trust::Rows {
+            ledger::forget(dir)?;
+            guarded(|| Ok(db.remove(LEDGER).map(drop)?))?;
+        }
         let ledger = guarded(|| check(&db, ledger::read(dir)?))?;
         let ledger = match ledger {
             Some(ledger) => ledger,

@@ -97,6 +97,14 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<(u64, u64)>> {
     records.max_by_key(|(_, commits)| *commits).ok_or_else(unreadable).map(Some)
 }
 
+/// Deletes the file beside the database.
+pub(super) fn forget(dir: &Path) -> io::Result<()> {
+    match fs::remove_file(dir.join(NAME)) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn encode(id: u64, commits: u64) -> [u8; RECORD] {
     let mut record = [0; RECORD];
     record[..8].copy_from_slice(&id.to_be_bytes());

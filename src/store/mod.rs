@@ -46,7 +46,7 @@
 //!
 //! `open.rs` claims the directory, `engine.rs` is the database, `table.rs` and `records.rs` say what its rows are.
 //! `state.rs` is what is held in memory, with `waiting.rs`, `replay.rs` (and `fingerprints.rs`) and `collected.rs` for its
-//! larger parts. `tx.rs` and `view.rs` are what a write and a read may do, `sweep.rs` what closes and forgets what is over.
+//! larger parts. `tx.rs` and `view.rs` are what a write and a read may do (`rows.rs` what both do), `sweep.rs` what closes and forgets what is over.
 //! `group.rs` collects the changes of a group, `writer.rs` commits them.
 //!
 //! `vault.rs` encrypts secrets. `ledger.rs` tells when the database has lost something without noticing, `space.rs` is
@@ -127,6 +127,8 @@ pub struct Options {
     pub failpoints: Failpoints,
     /// The size of the ballast, which is given up when the disk is too full to open the store; 0 if there is none.
     pub ballast_bytes: u64,
+    /// Whether a directory of an earlier release is brought up to date. Whoever only looks at it leaves it as it is.
+    pub migrate: bool,
     /// What a commit does for durability; no configuration can say.
     pub durability: Durability,
 }
@@ -151,6 +153,7 @@ impl Default for Options {
             ballast_bytes: 0,
             key: KeySource::default(),
             failpoints: Failpoints::default(),
+            migrate: false,
             durability: Durability::Synced,
         }
     }

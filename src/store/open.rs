@@ -49,6 +49,9 @@ pub enum OpenError {
         "the data directory was written by an earlier release; start the server on it once, which brings it up to date"
     )]
     Older,
+    /// There is no data directory.
+    #[error("there is no data directory there; is --config or --data-dir missing?")]
+    Unused,
     /// The directory is not ours.
     #[error("the data directory holds something else; name an empty directory, or one that does not exist yet")]
     Foreign,
@@ -138,13 +141,19 @@ impl From<LoadError> for OpenError {
 pub(super) fn open(dir: &Path, options: &Options) -> Result<(Disk, State), OpenError> {
     create_dir(dir)?;
     let (marker, found) = claim(dir)?;
+    if found == Found::Version1 && !options.migrate {
+        return Err(OpenError::Older);
+    }
     let key = match found {
         Found::Current => options.key.read(dir)?,
         Found::New | Found::Version1 => options.key.read_or_make(dir)?,
     };
     let vault = Vault::new(&key)?;
     swap::recover(dir)?;
-    let mut engine = open_engine(dir, options)?;
+    let mut engine = match found {
+        Found::Version1 => Engine::open_of_earlier_release(&dir.join(TABLES), options.cache_bytes)?,
+        Found::New | Found::Current => open_engine(dir, options)?,
+    };
     match found {
         Found::Current => {}
         Found::New => {
@@ -200,9 +209,10 @@ fn open_engine(dir: &Path, options: &Options) -> Result<Engine, OpenError> {
 
 /// Takes the lock of a directory that has been used, to do something to its database.
 pub(super) fn claim_existing(dir: &Path) -> Result<File, OpenError> {
-    let is_used = fs::metadata(dir.join(MARKER)).is_ok_and(|marker| marker.len() > 0);
-    if !is_used {
-        return Err(OpenError::Foreign);
+    match fs::metadata(dir.join(MARKER)) {
+        Ok(marker) if marker.len() > 0 => {}
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => return Err(OpenError::Unused),
     }
     let (marker, found) = claim(dir)?;
     if found != Found::Current {

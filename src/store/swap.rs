@@ -75,6 +75,11 @@ pub(super) fn abandon(dir: &Path) -> io::Result<()> {
     remove(dir, NEW)
 }
 
+/// Deletes the new database, however far it is, in a directory that had none before.
+pub(super) fn discard(dir: &Path) -> io::Result<()> {
+    [NEW, READY, TABLES].into_iter().try_for_each(|name| remove(dir, name))
+}
+
 /// Uses the new database from now on. Both must be closed ([`Engine::close`]); there need not be an old one.
 pub(super) fn finish(dir: &Path, old: Old) -> io::Result<()> {
     sync_tree(&dir.join(NEW))?;

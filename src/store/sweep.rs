@@ -8,13 +8,14 @@
 //! it and not stored. It begins again after a restart, and what is swept already costs it nothing.
 
 use super::{
+    engine::EngineError,
     group,
     records::{CollectionState, HelperJobRow, HelperJobRowState},
     replay, rows,
     table::{self, Key, Table},
     tx::Tx,
 };
-use crate::model::{BatchId, BatchSelector, Bucket, Fault, PartialBatch, ReportId, TaskId, Time};
+use crate::model::{BatchId, BatchSelector, Bucket, CollectionJobId, Fault, PartialBatch, ReportId, TaskId, Time};
 
 /// How much one write deletes, so that others need not wait long: rows, or pieces of rows that are long.
 const ROWS: usize = 1_000;
@@ -60,6 +61,22 @@ impl Tx<'_> {
             self.give_up_batch(task, batch)?;
         }
         Ok(())
+    }
+}
+
+/// Looking at what is over.
+impl Tx<'_> {
+    /// The ids of all collection jobs of a task, in whatever state, that were there before this group of writes. Costs as
+    /// much as there are: for a directory that nobody uses yet.
+    pub fn collection_ids(&self, task: &TaskId) -> Result<Vec<CollectionJobId>, Fault> {
+        let prefix = group::rows_of(table::COLLECTIONS.prefix, task);
+        let mut ids = Vec::new();
+        self.engine.keys(&prefix, |key| {
+            ids.push(key.to_vec());
+            Ok::<_, EngineError>(())
+        })?;
+        let ids: Result<Vec<_>, _> = ids.iter().map(|key| table::COLLECTIONS.read_key(key)).collect();
+        Ok(ids?.into_iter().map(|(_, id)| id).collect())
     }
 }
 
@@ -314,6 +331,10 @@ impl Tx<'_> {
     /// How often resources were deleted, if nothing is known any more that has one of their names.
     fn sweep_generations(&mut self, task: &TaskId, old: &Old, from: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
         let Some(before) = old.generations else { return Ok(None) };
+        // A collection that waits for long has the name of its generation as long as it waits.
+        if !self.owner(task)?.collections.is_empty() {
+            return Ok(None);
+        }
         let (keys, next) = self.look(task, &table::GENERATIONS, from)?;
         for key in keys {
             let Some(mut generation) = rows::load(self, &table::GENERATIONS, &key)? else { continue };

@@ -67,9 +67,9 @@ pub(super) const SHARES: Table<(TaskId, AggregateShareId), BatchSelector> = Tabl
 /// Secrets of the directory itself, by [`FINGERPRINT_KEY`].
 pub(super) const SECRETS: Sealed<u8, Secret> = Sealed(Table::new(19, "secrets", 1));
 /// The helper's answers to aggregation jobs, by the day on which the job came, so that those of a day go together.
-pub(super) const ANSWERS: Table<(TaskId, u64, AggregationJobId), Bytes> = Table::new(33, "helper answers", 1);
+pub(super) const ANSWERS: Table<(TaskId, u64, AggregationJobId), Bytes> = Table::new(20, "helper answers", 1);
 /// Batch ids that were given up: closed without having been collected.
-pub(super) const GIVEN_UP: Table<(TaskId, BatchId), ()> = Table::new(32, "batches given up", 1);
+pub(super) const GIVEN_UP: Table<(TaskId, BatchId), ()> = Table::new(21, "batches given up", 1);
 
 /// In [`SEQUENCES`]: the number of the next pack.
 pub(super) const NEXT_PACK: u8 = 0;

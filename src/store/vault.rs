@@ -78,6 +78,15 @@ pub enum KeyError {
 }
 
 impl KeySource {
+    /// The file that the key for a data directory is in, if it is in one.
+    pub fn file(&self, dir: &Path) -> Option<PathBuf> {
+        match self {
+            Self::InDirectory => Some(dir.join(KEY_FILE)),
+            Self::File(path) => Some(path.clone()),
+            Self::Given(_) => None,
+        }
+    }
+
     /// The key for a data directory.
     pub fn read(&self, dir: &Path) -> Result<Secret, KeyError> {
         match self {

@@ -104,7 +104,9 @@ impl Core {
         drop(state);
         self.pass(&points, Phase::Before)?;
         self.notes.take_down(&rows);
-        disk.as_ref().ok_or_else(super::closed)?.engine.commit(&rows)?;
+        // Stop before anybody reads what may not be durable.
+        let committed = disk.as_ref().ok_or_else(super::closed)?.engine.commit(&rows);
+        committed.map_err(|error| self.poison(error.into()))?;
         drop(disk);
         self.commits.fetch_add(1, Ordering::Relaxed);
         let bytes: usize = rows.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum();

@@ -215,9 +215,7 @@ async fn breach(setting: Setting) {
     });
     let hour = parties.interval(0);
     stage.upload_numbers(hour.start().saturating_sub(Duration(1))).await;
-    stage.leader.until(&id, |status| status.jobs == 0 && status.waiting == 0).await;
-    let status = stage.leader.status(&id).await;
-    assert_eq!(status.counters["helper_protocol_error"], 5, "{status:?}");
+    stage.settle(|status| status.jobs == 0 && status.counters.get("helper_protocol_error") == Some(&5)).await;
 
     relay.plan(|_, _| Act::Pass);
     stage.upload_numbers(hour.start()).await;
@@ -248,7 +246,12 @@ async fn mismatch(setting: Setting) {
 
 async fn closed(setting: Setting) {
     let traps = [setting.leader.clone(), setting.helper.clone()];
-    let stage = Stage::build(setting, None, short_jobs, |_| {}, |_| {}).await;
+    let often = |config: &mut Config| config.retention.sweep_interval = Seconds::millis(50);
+    let leader = |config: &mut Config| {
+        short_jobs(config);
+        often(config);
+    };
+    let stage = Stage::build(setting, None, leader, often, |_| {}).await;
     let reports = stage.upload_numbers(Time::now()).await;
     stage.collect(stage.parties.query_now()).await;
     stage.close_before(Time::now()).await;

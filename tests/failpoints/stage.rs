@@ -139,6 +139,19 @@ impl Stage {
         collected
     }
 
+    /// Waits until the leader's status is as it should be, and stays so after a crash: what is shown may be on its way to
+    /// the disk, and the answer to a later write says that it has arrived.
+    pub async fn settle(&self, is_right: impl Fn(&dapbox::model::status::TaskStatus) -> bool) {
+        let id = self.parties.id();
+        loop {
+            self.leader.until(&id, &is_right).await;
+            self.upload_bytes(vec![1, 2, 3]).await;
+            if is_right(&self.leader.status(&id).await) {
+                return;
+            }
+        }
+    }
+
     /// Checks that both sides have counted the same reports once, and that nothing is left over.
     pub async fn check_counts(&self) {
         for machine in [&self.leader, &self.helper] {

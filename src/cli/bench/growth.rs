@@ -53,8 +53,8 @@ const BINS: usize = 100;
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The reports are made up, and their shares with them; what is stored of them goes through a helper's own \
-    code, with durable commits. Times are made up too: a day passes with every --per-day reports, and retention is \
-    swept as it would be. Needs up to 40 bytes of disk for each report, in --dir; everything is removed in the end.\n\n\
+    code, with durable commits. Times are made up too: a day passes with every --per-day reports, and answers are \
+    swept as they would be. Needs up to 40 bytes of disk for each report, in --dir; everything is removed in the end.\n\n\
     Examples:\n  \
     dapbox bench growth --reports 1000000\n  \
     dapbox bench growth --dir /var/lib/dapbox-bench -o json"
@@ -72,6 +72,9 @@ pub struct Args {
     /// How long answers to jobs are kept (retention.answer_age), in made-up time.
     #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = args::duration)]
     answer_age: Span,
+    /// How long it rests after each day, so that the database can tidy up as it does when there is less to do.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = args::duration)]
+    rest: Span,
     /// Jobs that are stored at once.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1024))]
     in_flight: u64,
@@ -153,6 +156,7 @@ impl<'a> Growth<'a> {
                 let day = (self.load.stored() / self.args.per_day + 1) * self.args.per_day;
                 self.fill(&store, milestone.min(day)).await?;
                 self.sweep(&store).await?;
+                tokio::time::sleep(self.args.rest).await;
             }
             store.close().await;
             self.look(false).await?;

@@ -120,12 +120,14 @@ fn permissions(world: &World) -> Option<Result<String, Trouble>> {
 }
 
 fn secrets_key(world: &World) -> Option<Result<String, Trouble>> {
-    let path = world.dir.join("secrets.key");
+    let path = server::store_options(&world.config).key.file(&world.dir)?;
     let mode = fs::metadata(&path).ok()?.mode() & 0o777;
-    if mode & 0o177 != 0 {
-        return failed(format!("others may read it (mode {mode:o})"), format!("chmod 600 {}", path.display()));
+    let remedy = format!("chmod 600 {}", path.display());
+    match mode & 0o077 {
+        0 => good("for its owner only"),
+        others if others & 0o007 == 0 => warning(format!("a group may read it (mode {mode:o})"), remedy),
+        _ => failed(format!("everybody may read it (mode {mode:o})"), remedy),
     }
-    good("for its owner only")
 }
 
 fn file_system(world: &World) -> Option<Result<String, Trouble>> {
@@ -159,7 +161,7 @@ fn looked(world: &World, free_bytes: u64) -> DiskStatus {
         dir: world.dir.clone(),
         free_bytes,
         reserve_bytes: disk.reserve_bytes,
-        needed_bytes: disk.reserve_bytes,
+        needed_bytes: server::needed_bytes(disk.reserve_bytes),
         has_ballast: true,
         is_short: free_bytes < disk.reserve_bytes,
     }
@@ -243,9 +245,12 @@ fn content(world: &World) -> Option<Result<String, Trouble>> {
         Ok(Ok(tasks)) => good(format!("whole, with {}", counted(tasks.len() as u64, "task"))),
         Ok(Err(fault)) => failed(fault.to_string(), "Restore a backup."),
         Err(OpenError::Full) => failed("there is not enough room to open it", "Make room on the disk."),
+        Err(OpenError::Key(error)) => {
+            failed(error.to_string(), "Bring the key back, or name its place with secrets.key_file.")
+        }
         Err(error) => {
             let text = error.to_string();
-            let (detail, remedy) = text.split_once("; ").unwrap_or((&text, "Restore a backup."));
+            let (detail, remedy) = text.rsplit_once("; ").unwrap_or((&text, "Restore a backup."));
             failed(detail, remedy)
         }
     }

@@ -31,6 +31,8 @@ use crate::{
 const BYTES_AT_ONCE: usize = 1 << 20;
 /// And that many rows, at most.
 const ROWS_AT_ONCE: usize = 1000;
+/// How many times what was copied may be written again, because it changes meanwhile.
+const AGAIN: usize = 4;
 
 /// What a backup is made with.
 #[derive(Debug, Default)]
@@ -70,11 +72,12 @@ impl Store {
             key: options.key,
         };
         let mut writer = Writer::new(out, &header)?;
-        let mut after = None;
+        let (mut after, mut copied, mut again) = (None, 0, 0);
         loop {
             let rows = copy(core, &noting, after.as_deref())?;
             let Some((last, _)) = rows.last() else { break };
             after = Some(last.clone());
+            copied += rows.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
             rows.into_iter().try_for_each(|(key, value)| writer.record(&Record::Row(key, value)))?;
             while noting.is_pressing()? {
                 catch_up(core, &noting)?.0.iter().try_for_each(|record| writer.record(record))?;
@@ -85,6 +88,11 @@ impl Store {
             records.iter().try_for_each(|record| writer.record(record))?;
             if let Some(moment) = moment {
                 break moment;
+            }
+            // The same few rows may change faster than they are written out.
+            again += records.iter().map(Record::len).sum::<usize>();
+            if again > AGAIN * copied.max(BYTES_AT_ONCE) {
+                return Err(BackupError::Overrun);
             }
         };
         drop(noting);

@@ -62,6 +62,16 @@ pub enum Record {
     Gone(Vec<u8>),
 }
 
+impl Record {
+    /// How many bytes of keys and values it has.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Row(key, value) | Self::Changed(key, value) => key.len() + value.len(),
+            Self::Gone(key) => key.len(),
+        }
+    }
+}
+
 /// Why a backup cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {

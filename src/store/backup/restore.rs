@@ -109,8 +109,7 @@ pub fn restore<T>(
     });
     if restored.is_err() {
         // The first error is the one to tell. What is left is refused by its marker.
-        let _ = swap::abandon(dir);
-        let _ = open::unclaim(dir);
+        let _ = swap::discard(dir).and_then(|()| open::unclaim(dir));
     }
     restored
 }

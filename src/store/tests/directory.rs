@@ -159,8 +159,12 @@ fn is_written(dir: &Path, bytes: &[u8]) -> bool {
     })
 }
 
+fn upgrade(dir: &Path) -> Store {
+    Store::open(dir, Options { migrate: true, ..Options::default() }).unwrap()
+}
+
 async fn check_migrated(dir: &Path) {
-    let store = open(dir);
+    let store = upgrade(dir);
     store
         .read(|view| {
             let state = view.task(&task_id(1)).unwrap();
@@ -180,6 +184,7 @@ async fn a_directory_of_the_first_version_is_brought_up_to_date_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     of_version_1(dir.path());
     assert!(matches!(compact(dir.path(), 1 << 20, &mut |_, _, _| {}), Err(OpenError::Older)));
+    assert!(matches!(error(dir.path()), OpenError::Older), "whoever only looks changes nothing");
     check_migrated(dir.path()).await;
     check_migrated(dir.path()).await;
     // What is kept is the directory as it was.
@@ -187,7 +192,20 @@ async fn a_directory_of_the_first_version_is_brought_up_to_date_and_kept() {
     fs::rename(dir.path().join("tables.version-1"), kept.path().join("tables")).unwrap();
     assert!(is_written(kept.path(), task(1).verify_key.expose()));
     fs::write(kept.path().join("dapbox-data"), "dapbox data directory, version 1\n").unwrap();
+    // The earlier release has used it again, and knows nothing of what is kept against silent losses.
+    let config = sled::Config::new().path(kept.path().join("tables"));
+    let db = config.segment_size(8 << 20).open().unwrap();
+    db.insert(
+        table::REMOVED.key(&task_id(7)),
+        [&[0; 4], &table::REMOVED.value(&Removed { at: Time(1) }).unwrap()[..]].concat(),
+    )
+    .unwrap();
+    db.flush().unwrap();
+    drop(db);
     check_migrated(kept.path()).await;
+    let store = open(kept.path());
+    assert!(store.write(Point::Trial, |tx| Ok(tx.is_removed(&task_id(7)))).await.unwrap());
+    store.close().await;
 }
 
 #[tokio::test]

@@ -78,13 +78,14 @@ impl Content {
         }
     }
 
-    /// The resource with this id was deleted: the same request does not find it any more. Does nothing if it does not
-    /// find it anyway, because the id was chosen or belongs to an earlier generation.
-    pub fn retire(&self, tx: &mut Tx<'_>, id: &[u8; 16]) -> Result<(), Fault> {
-        if self.name(tx, Name::OfContent)? == *id {
+    /// The resource with this id was deleted: the same request does not find it any more. False if it does not find it
+    /// anyway, because the id was chosen or belongs to an earlier generation.
+    pub fn retire(&self, tx: &mut Tx<'_>, id: &[u8; 16]) -> Result<bool, Fault> {
+        let is_found = self.name(tx, Name::OfContent)? == *id;
+        if is_found {
             tx.raise_generation(&self.task, self.kind(), &self.hash)?;
         }
-        Ok(())
+        Ok(is_found)
     }
 
     /// What an aggregate share is called. There is one generation: a batch that was collected stays collected, whatever
