@@ -29,7 +29,7 @@ use dapbox::{
     },
     store::{self, Contents, Options, Store},
     vdaf::Measurement,
-    wire::ProblemType,
+    wire::{Interaction, ProblemType},
 };
 use rstest::rstest;
 use tempfile::TempDir;
@@ -338,4 +338,32 @@ async fn refuses_the_past(
         let answer = parties.ask_share(&parties.share_request(batch, &drafts[..count])).await;
         assert!(!answer.is_success(), "{name}: {answer:?}");
     }
+}
+
+/// In DAP-18 every request for the next batch has the same bytes, and goes by them: a copy that does not know that the
+/// collector has released its last batch would give it out again, as the next one.
+#[tokio::test]
+async fn a_batch_that_was_released_since_does_not_come_again() {
+    let quick = |config: &mut Config| config.leader.max_job_delay = Seconds::millis(5);
+    let whole = |task: &mut dapbox::model::Task| task.public.min_batch_size = MEASUREMENTS.len() as u64;
+    let mode = BatchMode::FixedSize { max_batch_size: None };
+    let mut pair = Pair::start_with(Revision::Dap18, SUM, mode, quick, whole).await;
+    let parties = pair.parties.clone();
+    let client = parties.client();
+    for number in MEASUREMENTS {
+        client.upload(Measurement::Number(number), None).await.unwrap();
+    }
+    let made = parties.ask_collection(query(&parties)).await;
+    let place = made.place().split('?').next().unwrap().to_owned();
+    let result = parties.settle(Interaction::CollectionJob, made).await;
+    assert!(result.is_success() && !result.body.is_empty(), "{result:?}");
+    let backup = back_up(&pair.leader).await;
+    assert!(parties.delete_collection(&place).await.is_success());
+
+    let restored = go_on_from(&mut pair.leader, &backup).await;
+    close_at(&mut pair.helper, &restored).await;
+    let next = parties.ask_collection(query(&parties)).await;
+    assert_ne!(next.place().split('?').next(), Some(&*place));
+    assert!(next.answer.body.is_empty(), "there is no next batch yet: {:?}", next.answer);
+    pair.stop().await;
 }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    aggregator::testing,
-    model::{BatchId, Point, Revision},
+    aggregator::{collect, testing},
+    model::{AggregateShareId, BatchId, BatchSelector, Point, Revision},
     store::{Options, Store},
 };
 
@@ -127,4 +127,15 @@ async fn a_removed_task_takes_its_accepted_requests_with_it() {
     assert_eq!(bench.commit(1).await, None);
     assert_eq!(bench.resume(1).await, Reserved::NoTask);
     assert_eq!(bench.defer(1, 2).await, Deferred::Not(Reserved::NoTask));
+}
+
+/// A batch is forgotten in one write and the names of its shares in a later one.
+#[tokio::test]
+async fn a_share_whose_batch_was_forgotten_is_deleted_like_any_other() {
+    let bench = Bench::new().await;
+    let (task, share) = (bench.task, AggregateShareId::new([1; 16]));
+    let name = move |tx: &mut Tx<'_>| tx.put_share(&task, share, &BatchSelector::FixedSize(BatchId::new([2; 32])));
+    bench.store.write(Point::Trial, name).await.unwrap();
+    let delete = move |tx: &mut Tx<'_>| collect::delete_share(tx, &task, &share);
+    assert!(bench.store.write(Point::Trial, delete).await.unwrap());
 }

@@ -142,7 +142,7 @@ async fn what_a_store_holds_is_not_changed() {
 #[tokio::test]
 async fn a_directory_in_use_is_refused_and_so_is_one_of_something_else() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(matches!(compact(dir.path(), CACHE, &mut quiet), Err(OpenError::Foreign)));
+    assert!(matches!(compact(dir.path(), CACHE, &mut quiet), Err(OpenError::Unused)));
     let store = open(dir.path());
     assert!(matches!(compact(dir.path(), CACHE, &mut quiet), Err(OpenError::Locked)));
     store.close().await;
