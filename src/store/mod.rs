@@ -30,7 +30,7 @@
 //! may still be on its way to the disk: see [`View`].
 //!
 //! Not promised: that a commit succeeds when the disk is full (it fails, and stops the store); and that the file shrinks
-//! while the store is open: [`compact`] writes it anew.
+//! while the store is open: [`compact()`] writes it anew.
 //!
 //! # Fail-stop
 //!
