@@ -87,6 +87,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
                 .write(Point::TaskClose, move |tx| retention::close_before(tx, &task, before, Lost::Theirs))
                 .await?
                 .ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(task))?;
+            app.sweeps.notify_one();
             app.jobs.notify_one();
             json(StatusCode::OK, &horizon)
         }

@@ -9,6 +9,9 @@ use crate::{
     store::{Place, Tx},
 };
 
+/// By this time nothing is over on account of its age: only what is closed or removed already is forgotten.
+const BEGINNING: Time = Time(0);
+
 /// Sweeps until the server stops.
 pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
     loop {
@@ -19,24 +22,17 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
         while !pause.is_elapsed() {
             tokio::select! {
                 () = app.stopped() => return Ok(()),
-                () = app.sweeps.notified() => sweep_removed(&app).await?,
+                () = app.sweeps.notified() => pass(&app, BEGINNING).await?,
                 () = &mut pause => {}
             }
         }
-        pass(&app).await?;
+        pass(&app, Time::now()).await?;
     }
 }
 
-/// Deletes what is left of removed tasks.
-async fn sweep_removed(app: &App) -> Result<(), Fault> {
+/// Forgets what is over by now.
+async fn pass(app: &Arc<App>, now: Time) -> Result<(), Fault> {
     while !is_stopping(app) && app.store.write(Point::SweepRemoved, |tx| tx.sweep_removed()).await? {}
-    Ok(())
-}
-
-/// Forgets what is over now.
-async fn pass(app: &Arc<App>) -> Result<(), Fault> {
-    sweep_removed(app).await?;
-    let now = Time::now();
     for task in app.store.read(|view| Ok(view.tasks().map(|(id, _)| *id).collect::<Vec<_>>()))? {
         sweep_task(app, task, now).await?;
     }
