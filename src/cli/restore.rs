@@ -108,7 +108,11 @@ fn describe(restored: &Restored, args: &ConfigArgs, config: &Config, style: Styl
     }
     for task in &restored.tasks {
         let command = format!("dapbox task close {} --before {}", task.id, calendar::show(task.closed_before));
-        text.push_str(&format!("       {}  {}\n", style.accent(&command), style.dim(show::role(task.role))));
+        text.push_str(&format!(
+            "       {}  {}\n",
+            style.accent(&command),
+            style.dim(&format!("(we are its {})", show::role(task.role)))
+        ));
     }
     let serve = style.accent(&format!("dapbox serve{with} --data-dir {dir}"));
     text.push_str(&format!("  {}. Serve this one:\n       {serve}\n", if restored.tasks.is_empty() { 2 } else { 3 }));

@@ -13,6 +13,19 @@ use crate::model::{AggregationJobId, Fault, TaskId};
 pub(super) trait Rows {
     /// The value of a row.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Fault>;
+
+    /// Whether there is such a task. What is left of the rows of one that was removed does not count.
+    fn has_task(&self, task: &TaskId) -> bool;
+}
+
+/// Reads a row of a task.
+pub(super) fn load_of<K: Key, V: Serialize + DeserializeOwned>(
+    rows: &impl Rows,
+    task: &TaskId,
+    table: &Table<K, V>,
+    key: &K,
+) -> Result<Option<V>, Fault> {
+    if rows.has_task(task) { load(rows, table, key) } else { Ok(None) }
 }
 
 /// Reads a row.
@@ -33,7 +46,7 @@ pub(super) fn helper_job(
     task: &TaskId,
     job: &AggregationJobId,
 ) -> Result<Option<HelperJobRecord>, Fault> {
-    let Some(row) = load(rows, &table::HELPER_JOBS, &(*task, *job))? else { return Ok(None) };
+    let Some(row) = load_of(rows, task, &table::HELPER_JOBS, &(*task, *job))? else { return Ok(None) };
     let HelperJobRow { request_hash, created, state } = row;
     let state = match state {
         HelperJobRowState::Pending => HelperJobState::Pending,

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     engine::Engine,
@@ -15,7 +14,7 @@ use super::{
     replay,
     rows::{self, Rows},
     state::{State, TaskState},
-    table::{self, Key, Table},
+    table,
 };
 use crate::model::{
     AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Fault, Report, ReportId, Task,
@@ -64,44 +63,34 @@ impl Tx<'_> {
 
     /// What is kept of a collected batch.
     pub fn collected(&self, task: &TaskId, batch: &BatchSelector) -> Result<Option<CollectedBatch>, Fault> {
-        self.load(task, &table::COLLECTED, &(*task, *batch))
+        rows::load_of(self, task, &table::COLLECTED, &(*task, *batch))
     }
 
     /// A collection job in whatever state.
     pub fn collection(&self, task: &TaskId, job: &CollectionJobId) -> Result<Option<CollectionJobRecord>, Fault> {
-        self.load(task, &table::COLLECTIONS, &(*task, *job))
+        rows::load_of(self, task, &table::COLLECTIONS, &(*task, *job))
     }
 
     /// An aggregation job of ours as the helper.
     pub fn helper_job(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<HelperJobRecord>, Fault> {
-        Ok(rows::helper_job(self, task, job)?.filter(|_| self.task(task).is_some()))
+        rows::helper_job(self, task, job)
     }
 
     /// The batch of an aggregate share of ours as the helper.
     pub fn share(&self, task: &TaskId, id: &AggregateShareId) -> Result<Option<BatchSelector>, Fault> {
-        self.load(task, &table::SHARES, &(*task, *id))
+        rows::load_of(self, task, &table::SHARES, &(*task, *id))
     }
 
     /// How often [`raise_generation`](Self::raise_generation) was called for a kind of resource and the hash of the
     /// request that makes it.
     pub fn generation(&self, task: &TaskId, kind: u8, request_hash: &[u8; 32]) -> Result<u64, Fault> {
-        Ok(self.load(task, &table::GENERATIONS, &(*task, kind, *request_hash))?.unwrap_or_default().count)
+        Ok(rows::load_of(self, task, &table::GENERATIONS, &(*task, kind, *request_hash))?.unwrap_or_default().count)
     }
 
     /// A position after all reports that were appended so far and before (or at) those still to come.
     pub fn next_position(&mut self) -> ReportRef {
         self.group.close_packs();
         ReportRef { pack: self.state.next_pack, slot: 0 }
-    }
-
-    /// A row of a task. What is left of one that was removed does not count.
-    fn load<K: Key, V: Serialize + DeserializeOwned>(
-        &self,
-        task: &TaskId,
-        table: &Table<K, V>,
-        key: &K,
-    ) -> Result<Option<V>, Fault> {
-        Ok(rows::load(self, table, key)?.filter(|_| self.task(task).is_some()))
     }
 }
 
@@ -310,6 +299,10 @@ fn owner<'a>(state: &'a mut State, id: &TaskId) -> Result<&'a mut TaskState, Fau
 }
 
 impl Rows for Tx<'_> {
+    fn has_task(&self, task: &TaskId) -> bool {
+        self.task(task).is_some()
+    }
+
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
         Ok(self.group.get(self.engine, key)?)
     }

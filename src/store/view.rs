@@ -6,13 +6,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     records::{CollectedBatch, CollectionJobRecord, HelperJobRecord, KeyRecord, PackRecord, ReportRef},
     rows::{self, Rows},
     state::{State, TaskState},
-    table::{self, Key, Table},
+    table,
     writer::Core,
 };
 use crate::model::{AggregateShareId, AggregationJobId, BatchSelector, CollectionJobId, Fault, Report, TaskId};
@@ -67,41 +66,35 @@ impl View<'_> {
 
     /// What is kept of a collected batch.
     pub fn collected(&self, task: &TaskId, batch: &BatchSelector) -> Result<Option<CollectedBatch>, Fault> {
-        self.load(task, &table::COLLECTED, &(*task, *batch))
+        rows::load_of(self, task, &table::COLLECTED, &(*task, *batch))
     }
 
     /// A collection job in whatever state.
     pub fn collection(&self, task: &TaskId, job: &CollectionJobId) -> Result<Option<CollectionJobRecord>, Fault> {
-        self.load(task, &table::COLLECTIONS, &(*task, *job))
+        rows::load_of(self, task, &table::COLLECTIONS, &(*task, *job))
     }
 
     /// An aggregation job of ours as the helper.
     pub fn helper_job(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<HelperJobRecord>, Fault> {
-        Ok(rows::helper_job(self, task, job)?.filter(|_| self.task(task).is_some()))
+        rows::helper_job(self, task, job)
     }
 
     /// The body of a request that we accepted as the helper and have not answered yet.
     pub fn helper_request(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<Bytes>, Fault> {
-        self.load(task, &table::HELPER_REQUESTS, &(*task, *job))
+        rows::load_of(self, task, &table::HELPER_REQUESTS, &(*task, *job))
     }
 
     /// The batch of an aggregate share of ours as the helper.
     pub fn share(&self, task: &TaskId, id: &AggregateShareId) -> Result<Option<BatchSelector>, Fault> {
-        self.load(task, &table::SHARES, &(*task, *id))
-    }
-
-    /// A row of a task. What is left of one that was removed does not count.
-    fn load<K: Key, V: Serialize + DeserializeOwned>(
-        &self,
-        task: &TaskId,
-        table: &Table<K, V>,
-        key: &K,
-    ) -> Result<Option<V>, Fault> {
-        Ok(rows::load(self, table, key)?.filter(|_| self.task(task).is_some()))
+        rows::load_of(self, task, &table::SHARES, &(*task, *id))
     }
 }
 
 impl Rows for View<'_> {
+    fn has_task(&self, task: &TaskId) -> bool {
+        self.task(task).is_some()
+    }
+
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
         let disk = self.core.disk.read().unwrap_or_else(PoisonError::into_inner);
         self.core.check()?;
