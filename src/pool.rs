@@ -1,36 +1,62 @@
 //! The worker threads: the only place where reports are opened and proofs are verified.
 //!
-//! Asynchronous threads never compute. They cut a job into chunks, hand a few of them at a time to the workers, and
-//! wait. Because a job never has more than a few chunks in the workers' queue, jobs share the workers evenly, however
-//! many reports each of them has.
+//! Asynchronous threads never compute. They cut a job into chunks of a few milliseconds, hand a few of them at a time to
+//! the workers, and wait. A task never has more than a few chunks in the workers' queue, nor more than half of the jobs
+//! that are admitted: tasks share the workers evenly, however many jobs and reports each of them has.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::model::{Fault, fault::panic_text};
+use crate::model::{Fault, TaskId, fault::panic_text};
 
-/// The most items of a chunk. Preparing one report takes from a tenth of a millisecond up, so that a full chunk is
-/// worth handing over, and short enough to wait for.
-const MAX_CHUNK: usize = 16;
+/// How long a chunk should take: long enough to be worth handing over, short enough to wait for.
+const CHUNK_TIME: Duration = Duration::from_millis(4);
+/// Items of a chunk before it is known how long one takes.
+const FIRST_CHUNK: usize = 8;
+/// The most items of a chunk, however little they take: what comes of them is held together until they are done.
+const MAX_CHUNK: usize = 128;
 
-/// How many chunks of a job each worker may have before it: one to work on and one to go on with.
+/// How many chunks each worker may have before it, of a task: one to work on and one to go on with.
 const CHUNKS_PER_WORKER: usize = 2;
+
+/// How much the workers give way to the threads that answer requests and to the one that writes: by so much they are
+/// nicer. They take all that is left, which is nearly everything.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 5;
 
 /// The worker threads, with a limit on how many jobs they may have at once.
 #[derive(Clone)]
 pub struct Pool {
     workers: Arc<rayon::ThreadPool>,
     admission: Arc<Semaphore>,
+    /// How many jobs of one task are admitted at once.
+    most_of_a_task: usize,
+    lanes: Arc<Mutex<HashMap<TaskId, Weak<Lane>>>>,
 }
 
-/// The right to have work done. A slot is free again when the permit is dropped *and* all work that was begun with it
-/// has ended, even if nobody waits for that work any more.
-pub struct Permit(Arc<OwnedSemaphorePermit>);
+/// What a task may have of the pool.
+struct Lane {
+    /// Jobs.
+    jobs: Arc<Semaphore>,
+    /// Chunks in the workers' queue.
+    chunks: Arc<Semaphore>,
+}
+
+/// The right to have work done for a task. A slot is free again when the permit is dropped *and* all work that was begun
+/// with it has ended, even if nobody waits for that work any more.
+pub struct Permit(Arc<Slot>);
+
+struct Slot {
+    lane: Arc<Lane>,
+    _job: OwnedSemaphorePermit,
+    _admission: OwnedSemaphorePermit,
+}
 
 impl Pool {
     /// Starts `threads` workers that admit up to `max_admitted` jobs at once; neither may be zero.
@@ -41,21 +67,49 @@ impl Pool {
         let workers = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("worker-{index}"))
+            .start_handler(|_| give_way())
             .panic_handler(|panic| tracing::error!("a worker panicked: {}", panic_text(&*panic)))
             .build()
             .map_err(|error| Fault::while_doing("starting the worker threads", error))?;
-        Ok(Self { workers: Arc::new(workers), admission: Arc::new(Semaphore::new(max_admitted)) })
+        Ok(Self {
+            workers: Arc::new(workers),
+            admission: Arc::new(Semaphore::new(max_admitted)),
+            most_of_a_task: max_admitted.div_ceil(2),
+            lanes: Arc::default(),
+        })
     }
 
-    /// Takes a slot if one is free. If not, whoever asked should come back later.
-    pub fn try_admit(&self) -> Option<Permit> {
-        self.admission.clone().try_acquire_owned().ok().map(|slot| Permit(Arc::new(slot)))
+    /// Takes a slot for a task if one is free. If not, whoever asked should come back later.
+    pub fn try_admit(&self, task: &TaskId) -> Option<Permit> {
+        let lane = self.lane(task);
+        let job = lane.jobs.clone().try_acquire_owned().ok()?;
+        let admission = self.admission.clone().try_acquire_owned().ok()?;
+        Some(Permit(Arc::new(Slot { lane, _job: job, _admission: admission })))
     }
 
-    /// Waits for a slot, first come, first served.
-    pub async fn admit(&self) -> Permit {
-        let slot = self.admission.clone().acquire_owned().await;
-        Permit(Arc::new(slot.expect("the semaphore is never closed")))
+    /// Waits for a slot for a task, first come, first served.
+    pub async fn admit(&self, task: &TaskId) -> Permit {
+        let lane = self.lane(task);
+        let job = acquire(&lane.jobs).await;
+        let admission = acquire(&self.admission).await;
+        Permit(Arc::new(Slot { lane, _job: job, _admission: admission }))
+    }
+
+    fn lane(&self, task: &TaskId) -> Arc<Lane> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = lanes.get(task).and_then(Weak::upgrade) {
+            return lane;
+        }
+        lanes.retain(|_, lane| lane.strong_count() > 0);
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        let lane = Arc::new(Lane { jobs: semaphore(self.most_of_a_task), chunks: semaphore(self.window()) });
+        lanes.insert(*task, Arc::downgrade(&lane));
+        lane
+    }
+
+    /// How many chunks of a task may be in the workers' queue.
+    fn window(&self) -> usize {
+        CHUNKS_PER_WORKER * self.workers.current_num_threads()
     }
 
     /// Runs `f` on a worker. A panic in `f` becomes a [`Fault`].
@@ -65,45 +119,52 @@ impl Pool {
         F: FnOnce() -> R + Send + 'static,
     {
         let call = |chunk: Vec<F>| chunk.into_iter().map(|f| f()).next();
-        let result = self.begin(permit, vec![f], Arc::new(call)).await;
-        let nothing = || Fault::new("a worker dropped its work");
-        result.unwrap_or_else(|_| Err(nothing()))?.ok_or_else(nothing)
+        let (result, _) = finished(self.begin(permit, vec![f], Arc::new(call)).await).await?;
+        result.ok_or_else(|| Fault::new("a worker dropped its work"))
     }
 
-    /// Cuts `items` into chunks and applies `f` to each, on the workers. Results are in the order of the chunks, and
-    /// the chunks in the order of the items.
+    /// Cuts `items` into chunks, applies `f` to each on the workers, and gives what comes of each to `take`, in the order
+    /// of the items, as soon as it is there.
     ///
     /// A panic in `f` becomes a [`Fault`]. If the future is dropped, chunks that have not begun are not worked on.
-    pub async fn map_chunks<T, R, F>(&self, permit: &Permit, items: Vec<T>, f: F) -> Result<Vec<R>, Fault>
+    pub async fn map_chunks<T, R, F>(
+        &self,
+        permit: &Permit,
+        items: Vec<T>,
+        f: F,
+        mut take: impl FnMut(R),
+    ) -> Result<(), Fault>
     where
         T: Send + 'static,
         R: Send + 'static,
         F: Fn(Vec<T>) -> R + Send + Sync + 'static,
     {
-        let f = Arc::new(f);
-        let window = CHUNKS_PER_WORKER * self.workers.current_num_threads();
-        let size = items.len().div_ceil(window).clamp(1, MAX_CHUNK);
-        let mut results = Vec::with_capacity(items.len().div_ceil(size));
+        let (f, window) = (Arc::new(f), self.window());
         let mut begun = VecDeque::with_capacity(window);
         let mut items = items.into_iter();
+        let mut size = FIRST_CHUNK;
         loop {
-            let chunk: Vec<T> = items.by_ref().take(size).collect();
+            // The last ones are small, so that all workers end together.
+            let length = size.min(items.len().div_ceil(window));
+            let chunk: Vec<T> = items.by_ref().take(length).collect();
             let last = chunk.is_empty();
             if !last {
-                begun.push_back(self.begin(permit, chunk, f.clone()));
+                begun.push_back((length, self.begin(permit, chunk, f.clone()).await));
             }
             while begun.len() >= window || (last && !begun.is_empty()) {
-                let Some(answer) = begun.pop_front() else { break };
-                results.push(answer.await.unwrap_or_else(|_| Err(Fault::new("a worker dropped its chunk")))?);
+                let Some((length, answer)) = begun.pop_front() else { break };
+                let (result, time) = finished(answer).await?;
+                size = items_in(CHUNK_TIME, time, length);
+                take(result);
             }
             if last {
-                return Ok(results);
+                return Ok(());
             }
         }
     }
 
-    /// Puts a chunk into the workers' queue.
-    fn begin<T, R, F>(&self, permit: &Permit, chunk: Vec<T>, f: Arc<F>) -> oneshot::Receiver<Result<R, Fault>>
+    /// Puts a chunk into the workers' queue, once the task may have one more there.
+    async fn begin<T, R, F>(&self, permit: &Permit, chunk: Vec<T>, f: Arc<F>) -> Answer<R>
     where
         T: Send + 'static,
         R: Send + 'static,
@@ -111,22 +172,52 @@ impl Pool {
     {
         let (answer, receiver) = oneshot::channel();
         let slot = permit.0.clone();
+        let place = acquire(&slot.lane.chunks).await;
         self.workers.spawn(move || {
             // Nobody waits any more: the chunk was queued, but its job is gone.
             if answer.is_closed() {
                 return;
             }
+            let begin = Instant::now();
             // Nothing is seen of a chunk that panicked but its fault, so there is no broken state to see.
             let result = catch_unwind(AssertUnwindSafe(|| f(chunk)))
                 .map_err(|panic| Fault::new(format!("a computation panicked: {}", panic_text(&*panic))));
             // What is waited for is over: everything that it held is free before the answer is seen.
-            drop((f, slot));
+            drop((f, slot, place));
             // An answer that nobody waits for any more is dropped.
-            let _ = answer.send(result);
+            let _ = answer.send(result.map(|result| (result, begin.elapsed())));
         });
         receiver
     }
 }
+
+/// What comes of a chunk, and how long it took.
+type Answer<R> = oneshot::Receiver<Result<(R, Duration), Fault>>;
+
+async fn finished<R>(answer: Answer<R>) -> Result<(R, Duration), Fault> {
+    answer.await.unwrap_or_else(|_| Err(Fault::new("a worker dropped its work")))
+}
+
+async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    semaphore.clone().acquire_owned().await.expect("the semaphore is never closed")
+}
+
+/// How many items go into a chunk that should take so long, as `length` of them took `time`.
+fn items_in(chunk: Duration, time: Duration, length: usize) -> usize {
+    let items = chunk.as_nanos() * length as u128 / time.as_nanos().max(1);
+    usize::try_from(items).unwrap_or(usize::MAX).clamp(1, MAX_CHUNK)
+}
+
+/// Makes this thread give way to others. Elsewhere than on Linux it would be the whole process.
+#[cfg(target_os = "linux")]
+fn give_way() {
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::debug!(%error, "a worker cannot give way to other threads");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn give_way() {}
 
 #[cfg(test)]
 mod tests {
@@ -141,6 +232,9 @@ mod tests {
 
     use super::*;
 
+    const TASK: TaskId = TaskId::new([1; 32]);
+    const OTHER: TaskId = TaskId::new([2; 32]);
+
     /// Applies `f` to all items, one by one, on the workers.
     async fn map<T, R, F>(pool: &Pool, permit: &Permit, items: Vec<T>, f: F) -> Result<Vec<R>, Fault>
     where
@@ -148,14 +242,16 @@ mod tests {
         R: Send + 'static,
         F: Fn(T) -> R + Send + Sync + 'static,
     {
-        let chunks = pool.map_chunks(permit, items, move |chunk| chunk.into_iter().map(&f).collect::<Vec<R>>()).await?;
-        Ok(chunks.into_iter().flatten().collect())
+        let mut results = Vec::new();
+        let f = move |chunk: Vec<T>| chunk.into_iter().map(&f).collect::<Vec<R>>();
+        pool.map_chunks(permit, items, f, |chunk| results.extend(chunk)).await?;
+        Ok(results)
     }
 
     #[tokio::test]
     async fn results_are_in_order_whatever_the_number_of_items() {
         let pool = Pool::new(3, 1).unwrap();
-        let permit = pool.admit().await;
+        let permit = pool.admit(&TASK).await;
         for count in [0, 1, 5, 6, 7, 95, 96, 97, 1000] {
             let items: Vec<u64> = (0..count).collect();
             let expected: Vec<u64> = items.iter().map(|item| item * item).collect();
@@ -171,11 +267,13 @@ mod tests {
     #[tokio::test]
     async fn chunks_cover_the_items_and_are_bounded() {
         let pool = Pool::new(2, 1).unwrap();
-        let permit = pool.admit().await;
+        let permit = pool.admit(&TASK).await;
         for count in [0, 1, 3, 500] {
-            let chunks = pool.map_chunks(&permit, (0..count).collect(), |chunk: Vec<usize>| chunk).await.unwrap();
+            let mut chunks: Vec<Vec<usize>> = Vec::new();
+            pool.map_chunks(&permit, (0..count).collect(), |chunk| chunk, |chunk| chunks.push(chunk)).await.unwrap();
             assert!(chunks.iter().all(|chunk| (1..=MAX_CHUNK).contains(&chunk.len())));
             assert!(chunks.len() >= count.min(2), "both workers have something to do");
+            assert!(chunks.last().is_none_or(|chunk| chunk.len() == 1), "all workers end together");
             assert_eq!(chunks.concat(), (0..count).collect::<Vec<_>>());
         }
     }
@@ -183,29 +281,41 @@ mod tests {
     #[tokio::test]
     async fn a_panic_is_a_fault_and_the_pool_lives_on() {
         let pool = Pool::new(2, 1).unwrap();
-        let permit = pool.try_admit().unwrap();
+        let permit = pool.try_admit(&TASK).unwrap();
         let fault =
             map(&pool, &permit, (0..100).collect(), |item| assert!(item != 42, "the answer")).await.unwrap_err();
         assert_eq!(fault.to_string(), "a computation panicked: the answer");
         assert_eq!(map(&pool, &permit, vec![1, 2], |item| item + 1).await.unwrap(), [2, 3]);
         drop(permit);
         // Chunks of the job that failed may still run; they hold the slot, and give it back.
-        pool.admit().await;
+        pool.admit(&TASK).await;
     }
 
     #[tokio::test]
     async fn a_full_pool_refuses_until_a_permit_is_dropped() {
         let pool = Pool::new(1, 2).unwrap();
-        let (first, second) = (pool.try_admit().unwrap(), pool.try_admit().unwrap());
-        assert!(pool.try_admit().is_none());
+        let (first, second) = (pool.try_admit(&TASK).unwrap(), pool.try_admit(&OTHER).unwrap());
+        let third = TaskId::new([3; 32]);
+        assert!(pool.try_admit(&third).is_none());
         map(&pool, &first, vec![1], |item| item).await.unwrap();
-        assert!(pool.try_admit().is_none());
+        assert!(pool.try_admit(&third).is_none());
         drop(first);
-        let third = pool.try_admit();
+        let third = pool.try_admit(&third);
         assert!(third.is_some());
         drop(second);
         drop(third);
-        let (_one, _two) = (pool.admit().await, pool.admit().await);
+        let (_one, _two) = (pool.admit(&TASK).await, pool.admit(&OTHER).await);
+    }
+
+    #[tokio::test]
+    async fn a_task_leaves_room_for_others() {
+        let pool = Pool::new(1, 5).unwrap();
+        let held: Vec<_> = std::iter::from_fn(|| pool.try_admit(&TASK)).collect();
+        assert_eq!(held.len(), 3);
+        let others: Vec<_> = std::iter::from_fn(|| pool.try_admit(&OTHER)).collect();
+        assert_eq!(others.len(), 2);
+        drop(held);
+        assert_eq!(std::iter::from_fn(|| pool.try_admit(&TASK)).collect::<Vec<_>>().len(), 3);
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -219,7 +329,7 @@ mod tests {
         let work = {
             let pool = pool.clone();
             tokio::spawn(async move {
-                let permit = pool.admit().await;
+                let permit = pool.admit(&TASK).await;
                 map(&pool, &permit, vec![(); 1000], move |()| {
                     if counter.fetch_add(1, Ordering::SeqCst) == 0 {
                         begun.send(()).unwrap();
@@ -232,36 +342,36 @@ mod tests {
         has_begun.recv().unwrap();
         work.abort();
         assert!(work.await.unwrap_err().is_cancelled());
-        assert!(pool.try_admit().is_none(), "the work still runs");
+        assert!(pool.try_admit(&TASK).is_none(), "the work still runs");
         go_on.send(()).unwrap();
-        let permit = pool.admit().await;
+        let permit = pool.admit(&TASK).await;
         assert_eq!(map(&pool, &permit, vec![7], |item| item).await.unwrap(), [7]);
-        assert!(done.load(Ordering::SeqCst) <= MAX_CHUNK, "chunks that had not begun were worked on");
+        assert!(done.load(Ordering::SeqCst) <= FIRST_CHUNK, "chunks that had not begun were worked on");
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_small_job_does_not_wait_for_the_end_of_a_large_one() {
-        let pool = Pool::new(1, 2).unwrap();
+    async fn a_small_job_does_not_wait_for_the_end_of_large_ones_of_another_task() {
+        let pool = Pool::new(1, 20).unwrap();
         let done = Arc::new(AtomicUsize::new(0));
-        let counter = done.clone();
-        let large = {
-            let pool = pool.clone();
-            tokio::spawn(async move {
-                let permit = pool.admit().await;
+        let mut large = tokio::task::JoinSet::new();
+        for _ in 0..10 {
+            let (pool, counter) = (pool.clone(), done.clone());
+            large.spawn(async move {
+                let permit = pool.admit(&TASK).await;
                 let slow = move |()| {
                     std::thread::sleep(Duration::from_millis(1));
                     counter.fetch_add(1, Ordering::SeqCst)
                 };
-                map(&pool, &permit, vec![(); 1000], slow).await
-            })
-        };
+                map(&pool, &permit, vec![(); 100], slow).await
+            });
+        }
         while done.load(Ordering::SeqCst) == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let permit = pool.admit().await;
+        let permit = pool.admit(&OTHER).await;
         map(&pool, &permit, vec![()], |()| ()).await.unwrap();
-        assert!(done.load(Ordering::SeqCst) < 500, "the small job waited for the large one");
-        large.await.unwrap().unwrap();
+        assert!(done.load(Ordering::SeqCst) < 500, "the small job waited for the large ones");
+        large.join_all().await.into_iter().for_each(|done| drop(done.unwrap()));
     }
 
     #[test]

@@ -105,7 +105,7 @@ async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> R
                     return Ok(key);
                 }
                 Some(Ok(helper_share)) => {
-                    let permit = app.pool.admit().await;
+                    let permit = app.pool.admit(&task).await;
                     let shared = context.clone();
                     app.pool.run(&permit, move || collect::complete(&shared, exchange, helper_share)).await??
                 }

@@ -171,13 +171,11 @@ async fn prepare(
 ) -> Result<Option<(Started, Bytes)>, Fault> {
     let (task, batch) = (context.task.public.id, job.batch);
     let items: Vec<_> = job.reports.iter().copied().zip(reports).collect();
-    let permit = app.pool.admit().await;
+    let permit = app.pool.admit(&task).await;
     let (shared, keys) = (context.clone(), app.keys.clone());
-    let parts = app.pool.map_chunks(&permit, items, move |part| leader::start(&shared, &keys, part)).await?;
     let mut started = Started::default();
-    for part in parts {
-        started.append(part);
-    }
+    let start = move |part| leader::start(&shared, &keys, part);
+    app.pool.map_chunks(&permit, items, start, |part| started.append(part)).await?;
     let shared = context.clone();
     let (started, request, hash) = app
         .pool
@@ -291,13 +289,11 @@ async fn finish(
     resps: Vec<PrepareResp>,
 ) -> Result<(), Fault> {
     let items: Vec<_> = started.awaiting.into_iter().zip(resps.into_iter().map(|resp| resp.outcome)).collect();
-    let permit = app.pool.admit().await;
+    let permit = app.pool.admit(&context.task.public.id).await;
     let (shared, batch) = (context.clone(), job.batch);
-    let parts = app.pool.map_chunks(&permit, items, move |part| leader::finish(&shared, batch, part)).await?;
     let mut finished = leader::Finished::default();
-    for part in parts {
-        finished.append(context, part);
-    }
+    let finish = move |part| leader::finish(&shared, batch, part);
+    app.pool.map_chunks(&permit, items, finish, |part| finished.append(context, part)).await?;
     drop(permit);
     let (shared, retry_at) = (context.clone(), retry_at(app));
     app.store.write(Point::LeaderCommit, move |tx| leader::commit(tx, &shared, id, finished, retry_at)).await

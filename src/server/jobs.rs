@@ -43,7 +43,7 @@ pub async fn create(
     body: Bytes,
     timing: Timing,
 ) -> Result<Created, Error> {
-    let permit = app.pool.try_admit().ok_or(Error::Busy)?;
+    let permit = app.pool.try_admit(&context.task.public.id).ok_or(Error::Busy)?;
     let (app, context) = (app.clone(), context.clone());
     unhurried(async move {
         let task = context.task.public.id;
@@ -204,9 +204,7 @@ async fn prepare(
     let (shared, keys) = (context.clone(), app.keys.clone());
     let prepare = move |part| helper::prepare(&shared, &keys, request.batch, part);
     let mut prepared = helper::Prepared::default();
-    for part in app.pool.map_chunks(&permit, candidates, prepare).await? {
-        prepared.append(context, part);
-    }
+    app.pool.map_chunks(&permit, candidates, prepare, |part| prepared.append(context, part)).await?;
     let shared = context.clone();
     let answer =
         app.store.write(Point::HelperCommit, move |tx| helper::commit(tx, &shared, &request, prepared)).await?;
@@ -215,7 +213,7 @@ async fn prepare(
 
 /// Answers a job whose request was stored, unless it was deleted meanwhile.
 pub async fn resume(app: &Arc<App>, task: TaskId, job: AggregationJobId) -> Result<(), Error> {
-    let permit = app.pool.admit().await;
+    let permit = app.pool.admit(&task).await;
     let Some(context) = app.context(&task)? else { return Ok(()) };
     let Some(body) = app.store.read(|view| view.helper_request(&task, &job))? else { return Ok(()) };
     // How many reports it may have was decided when it was accepted.
