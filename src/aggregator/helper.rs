@@ -257,7 +257,8 @@ pub fn prepare(context: &TaskContext, keys: &KeyRing, batch: PartialBatch, part:
     prepared
 }
 
-fn answer(
+/// Opens and verifies one report: its output share, and what the leader is told. All cryptography of a helper is here.
+pub fn answer(
     context: &TaskContext,
     opener: &Opener<'_>,
     init: &PrepareInit,

@@ -40,10 +40,10 @@ impl ConfigArgs {
 pub enum Dap {
     /// What deployed clients, leaders and helpers speak: Janus 0.7, @divviup/dap, Daphne.
     #[default]
-    #[value(name = "09")]
+    #[value(name = "09", alias = "dap-09")]
     Dap09,
     /// The newest draft: uploads of several reports in one request, largest numbers that are not whole bits.
-    #[value(name = "18")]
+    #[value(name = "18", alias = "dap-18")]
     Dap18,
 }
 

@@ -127,6 +127,14 @@ impl Directory {
         Ok(Self { path, temporary })
     }
 
+    /// A temporary one in a directory that is there, by default in the system's for such things.
+    pub fn within(parent: Option<&Path>) -> Result<Self, Failure> {
+        let parent = parent.map_or_else(std::env::temp_dir, Path::to_owned);
+        let mut directory = Self::new(Some(&parent.join(format!("dapbox-{}", ReportId::random()))))?;
+        directory.temporary = true;
+        Ok(directory)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

@@ -76,8 +76,7 @@ enum Command {
     /// Run the whole protocol on this machine, step by step.
     Demo(demo::Args),
     /// Measure what this machine can hold.
-    #[command(subcommand)]
-    Bench(bench::Command),
+    Bench(Box<bench::Args>),
 }
 
 /// Why a command failed, for the person who gave it.
@@ -154,7 +153,7 @@ fn execute(command: Command) -> Outcome {
             Command::Doctor(args) => doctor::run(args).await,
             Command::Pair(args) => pair::run(args).await,
             Command::Demo(args) => demo::run(args).await,
-            Command::Bench(command) => bench::run(command).await,
+            Command::Bench(args) => bench::run(*args).await,
         }
     });
     // What is still computing is of no use to anybody.

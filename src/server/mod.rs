@@ -140,6 +140,11 @@ impl Server {
         self.address
     }
 
+    /// How many durable commits there were since the start.
+    pub fn commits(&self) -> u64 {
+        self.app.store.commits()
+    }
+
     /// Resolves when the server cannot go on by itself, with the reason. It must then be stopped and started again.
     pub async fn failed(&self) -> Fault {
         let mut failed = self.failed.clone();

@@ -246,6 +246,11 @@ impl Store {
         self.inner.core.written.load(Ordering::Relaxed)
     }
 
+    /// How many durable commits there were since the store was opened.
+    pub fn commits(&self) -> u64 {
+        self.inner.core.commits.load(Ordering::Relaxed)
+    }
+
     /// Finishes the writes that wait, then closes the database. Every later call faults.
     pub async fn close(&self) {
         let Some(writer) = self.lock_writer().take() else { return };

@@ -1,0 +1,75 @@
+//! What is measured: a VDAF with a measurement, and a task for it.
+
+use std::{fmt, str::FromStr};
+
+use crate::{
+    cli::{
+        Failure,
+        args::BatchArgs,
+        task,
+        taskfile::{TaskFiles, VerifyKey},
+    },
+    model::{Revision, VdafConfig},
+    vdaf::{
+        Measurement,
+        table::{self, Parameters},
+    },
+};
+
+/// How a workload is written.
+const GRAMMAR: &str = "write count, sum:BITS, histogram:BINS or sumvec:LENGTHxBITS";
+
+/// A VDAF, as it is written on the command line, with a measurement for it.
+#[derive(Clone, Debug)]
+pub struct Workload {
+    name: String,
+    /// The VDAF.
+    pub vdaf: VdafConfig,
+    /// What each client measures.
+    pub measurement: Measurement,
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl FromStr for Workload {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse::<usize>().map_err(|_| format!("'{text}' is no number; {GRAMMAR}"));
+        let (short, rest) = text.split_once(':').unwrap_or((text, ""));
+        let mut parameters = Parameters::default();
+        let measurement = match short {
+            "count" if rest.is_empty() => Measurement::Flag(true),
+            "sum" => {
+                parameters.bits = Some(number(rest)?);
+                Measurement::Number(1)
+            }
+            "histogram" => {
+                parameters.length = Some(number(rest)?);
+                Measurement::Number(0)
+            }
+            "sumvec" => {
+                let (length, bits) = rest.split_once('x').ok_or_else(|| format!("'{text}': {GRAMMAR}"))?;
+                let length = number(length)?;
+                (parameters.length, parameters.bits) = (Some(length), Some(number(bits)?));
+                Measurement::Vector((0..length).map(|i| (i % 2) as u128).collect())
+            }
+            _ => return Err(format!("'{text}' is not known here; {GRAMMAR}")),
+        };
+        let vdaf = table::configure(short, &parameters).map_err(|e| e.to_string())?;
+        Ok(Self { name: text.to_owned(), vdaf, measurement })
+    }
+}
+
+impl Workload {
+    /// The files of a new task between a leader and a helper with these base URLs.
+    pub fn task(&self, revision: Revision, urls: [String; 2]) -> Result<TaskFiles, Failure> {
+        let batch = BatchArgs { min_batch_size: Some(1), ..BatchArgs::default() };
+        let parameters = task::parameters(revision, urls, self.vdaf.clone(), &batch)?;
+        TaskFiles::generate(parameters, &VerifyKey::default())
+    }
+}
