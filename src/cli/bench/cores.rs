@@ -48,13 +48,15 @@ pub fn make<T: Send>(
 /// Returns how many were done in a second.
 pub fn rate<T: Sync>(items: &[T], time: Span, one: impl Fn(&T) -> Result<(), Failure> + Sync) -> Result<f64, Failure> {
     let (warm, over, done) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
-    let start = Barrier::new(count() + 1);
+    // Asking for it opens files, which must not be measured.
+    let threads = count();
+    let start = Barrier::new(threads + 1);
     let part = |first: usize| {
         let work = |place: &mut usize, stop: &AtomicBool| {
             let mut number = 0;
             while !stop.load(Ordering::Relaxed) {
                 one(&items[*place % items.len()])?;
-                *place += count();
+                *place += threads;
                 number += 1;
             }
             Ok::<u64, Failure>(number)
@@ -67,7 +69,7 @@ pub fn rate<T: Sync>(items: &[T], time: Span, one: impl Fn(&T) -> Result<(), Fai
     };
     let part = &part;
     let (elapsed, ended) = thread::scope(|scope| {
-        let threads: Vec<_> = (0..count()).map(|first| scope.spawn(move || part(first))).collect();
+        let threads: Vec<_> = (0..threads).map(|first| scope.spawn(move || part(first))).collect();
         thread::sleep(time / 10);
         warm.store(true, Ordering::Relaxed);
         start.wait();
