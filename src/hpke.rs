@@ -2,8 +2,6 @@
 //!
 //! Only single-shot base mode is used (RFC 9180 section 6.1), as DAP asks.
 
-mod x25519;
-
 use std::{
     fmt::{self, Debug, Display},
     str::FromStr,
@@ -13,11 +11,10 @@ use hpke::{
     Deserializable, Kem, OpModeR, OpModeS, Serializable,
     aead::{Aead, AesGcm128, AesGcm256, ChaCha20Poly1305},
     kdf::{HkdfSha256, HkdfSha384, HkdfSha512, Kdf},
-    kem::DhP256HkdfSha256,
+    kem::{DhP256HkdfSha256, X25519HkdfSha256},
     single_shot_open, single_shot_seal,
 };
 
-use self::x25519::X25519HkdfSha256;
 use crate::model::{HpkeCiphertext, HpkeConfig, Secret};
 
 /// DHKEM(P-256, HKDF-SHA256), RFC 9180 section 7.1.
