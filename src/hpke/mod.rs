@@ -6,15 +6,19 @@ use std::fmt::{self, Debug};
 
 use hpke::{
     Deserializable, Kem, OpModeR, OpModeS, Serializable,
-    aead::{Aead, AesGcm128, AesGcm256, ChaCha20Poly1305},
+    aead::Aead,
     kdf::{HkdfSha256, HkdfSha384, HkdfSha512, Kdf},
     kem::DhP256HkdfSha256,
     single_shot_open, single_shot_seal,
 };
 
-use self::x25519::X25519HkdfSha256;
+use self::{
+    cipher::{AesGcm128, AesGcm256, ChaCha20Poly1305, Keyed},
+    x25519::X25519HkdfSha256,
+};
 use crate::model::{HpkeCiphertext, HpkeConfig, Secret};
 
+mod cipher;
 mod suite;
 mod x25519;
 
@@ -173,9 +177,9 @@ fn run<O: Operation>(suite: Suite, operation: O) -> Result<O::Output, HpkeError>
 
 fn run_with_kdf<D: Kdf, O: Operation>(suite: Suite, operation: O) -> Result<O::Output, HpkeError> {
     match suite.aead_id {
-        AES128 => operation.run::<D, AesGcm128>(),
-        AES256 => operation.run::<D, AesGcm256>(),
-        CHACHA20 => operation.run::<D, ChaCha20Poly1305>(),
+        AES128 => operation.run::<D, Keyed<AesGcm128>>(),
+        AES256 => operation.run::<D, Keyed<AesGcm256>>(),
+        CHACHA20 => operation.run::<D, Keyed<ChaCha20Poly1305>>(),
         _ => Err(HpkeError::UnsupportedSuite(suite)),
     }
 }
