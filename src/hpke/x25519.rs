@@ -156,3 +156,79 @@ fn shared_secret(
     .ok()
     .map(|()| secret)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use hpke::rand_core::{TryCryptoRng, TryRng};
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Hands out the input keying material of a vector's ephemeral key, once.
+    struct Material(Vec<u8>);
+
+    impl TryRng for Material {
+        type Error = Infallible;
+
+        fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+            unreachable!("keys are drawn as bytes")
+        }
+
+        fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+            unreachable!("keys are drawn as bytes")
+        }
+
+        fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+            bytes.copy_from_slice(&std::mem::take(&mut self.0));
+            Ok(())
+        }
+    }
+
+    impl TryCryptoRng for Material {}
+
+    fn hex(text: &Value) -> Vec<u8> {
+        let text = text.as_str().unwrap();
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    }
+
+    /// RFC 9180 appendix A, as far as it is about the KEM: what sealing draws cannot be chosen from outside.
+    #[test]
+    fn the_kem_is_that_of_the_vectors() {
+        let vectors: Vec<Value> = serde_json::from_str(include_str!("../../fixtures/hpke/rfc9180-base.json")).unwrap();
+        let ours: Vec<_> = vectors.iter().filter(|vector| vector["kem_id"] == X25519HkdfSha256::KEM_ID).collect();
+        assert_eq!(ours.len(), 6);
+        for vector in ours {
+            let (private, public) = X25519HkdfSha256::derive_keypair(&hex(&vector["ikmR"]));
+            assert_eq!(private.to_bytes().to_vec(), hex(&vector["skRm"]));
+            assert_eq!(public.to_bytes().to_vec(), hex(&vector["pkRm"]));
+
+            let mut material = Material(hex(&vector["ikmE"]));
+            let (secret, enc) = X25519HkdfSha256::encap_with_rng(&public, None, &mut material).unwrap();
+            assert_eq!(enc.to_bytes().to_vec(), hex(&vector["enc"]));
+            assert_eq!(secret.0.to_vec(), hex(&vector["shared_secret"]));
+            let opened = X25519HkdfSha256::decap(&private, None, &enc).unwrap();
+            assert_eq!(opened.0.to_vec(), hex(&vector["shared_secret"]));
+        }
+    }
+
+    /// They must not be taken for base mode: who asks for them wants to know who sent something.
+    #[test]
+    fn authenticated_modes_are_refused() {
+        let (private, public) = X25519HkdfSha256::gen_keypair();
+        let sender = Some((&private, &public));
+        assert_eq!(X25519HkdfSha256::encap(&public, sender).err(), Some(HpkeError::EncapError));
+        assert_eq!(X25519HkdfSha256::decap(&private, Some(&public), &public).err(), Some(HpkeError::DecapError));
+    }
+
+    #[test]
+    fn private_keys_are_compared_as_what_they_mean() {
+        let key = |bytes: [u8; LEN]| PrivateKey::from_bytes(&bytes).unwrap();
+        let mut unclamped = [7; LEN];
+        unclamped[0] ^= 0b111;
+        unclamped[31] ^= 0b1000_0000;
+        assert!(bool::from(key([7; LEN]).ct_eq(&key(unclamped))));
+        assert!(!bool::from(key([7; LEN]).ct_eq(&key([8; LEN]))));
+    }
+}
