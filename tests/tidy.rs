@@ -33,7 +33,6 @@ const PRIVATE: &[(&str, &[&str])] = &[
     ("warp::", &["server/"]),
     ("prio18", &["vdaf/"]),
     ("use hpke::", &["hpke/", "model/mod.rs"]),
-    ("aead::", &["hpke/"]),
     ("aws_lc_rs", &["hpke/"]),
     ("chacha20poly1305::", &["store/vault.rs"]),
     ("siphasher::", &["store/fingerprints.rs"]),

@@ -201,7 +201,8 @@ mod tests {
         assert_eq!(ours.len(), 6);
         for vector in ours {
             let (private, public) = X25519HkdfSha256::derive_keypair(&hex(&vector["ikmR"]));
-            assert_eq!(private.to_bytes().to_vec(), hex(&vector["skRm"]));
+            // The vector's key is not clamped, what we serialise is.
+            assert!(bool::from(private.ct_eq(&PrivateKey::from_bytes(&hex(&vector["skRm"])).unwrap())));
             assert_eq!(public.to_bytes().to_vec(), hex(&vector["pkRm"]));
 
             let mut material = Material(hex(&vector["ikmE"]));
