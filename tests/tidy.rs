@@ -32,6 +32,8 @@ const PRIVATE: &[(&str, &[&str])] = &[
     ("reqwest::", &["peer.rs", "peer/", "cli/"]),
     ("warp::", &["server/"]),
     ("prio18", &["vdaf/"]),
+    ("use hpke::", &["hpke/", "model/mod.rs"]),
+    ("aws_lc_rs", &["hpke/"]),
     ("chacha20poly1305::", &["store/vault.rs"]),
     ("siphasher::", &["store/fingerprints.rs"]),
     ("crc32fast::", &["store/ledger.rs"]),
