@@ -31,12 +31,13 @@ const LOOK: Span = Span::from_millis(5);
 /// How long nothing may happen.
 const PATIENCE: Span = Span::from_secs(60);
 
+/// What is measured by default.
+const WORKLOADS: [&str; 2] = ["count", "histogram:100"];
+
 /// Arguments of `dapbox bench aggregation`.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Options {
-    /// What is measured: count, sum:BITS, histogram:BINS, sumvec:LENGTHxBITS; several with commas between.
-    #[arg(long = "aggregation-vdaf", value_name = "VDAF", value_delimiter = ',', default_values = ["count", "histogram:100"])]
-    vdaf: Vec<Workload>,
     /// How many reports wait; by default as many as take about --seconds.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     reports: Option<u64>,
@@ -77,8 +78,9 @@ pub struct Measured {
 
 /// Measures all that the options ask for, below `dir`.
 pub async fn measure(options: &Options, common: &Common, dir: &Path) -> Result<Vec<Measured>, Failure> {
-    let mut all = Vec::with_capacity(options.vdaf.len());
-    for workload in &options.vdaf {
+    let workloads = common.workloads(&WORKLOADS)?;
+    let mut all = Vec::with_capacity(workloads.len());
+    for workload in &workloads {
         let helper = Stage::new(dir).await?;
         let theirs = helper.start(Driving::On).await?;
         let bench = Bench::new(workload, common, dir, &helper, &theirs).await?;

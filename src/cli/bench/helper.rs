@@ -34,13 +34,13 @@ use crate::{
 /// How often the server's latency is looked at while it is busy.
 const LOOK: Span = Span::from_millis(20);
 
+/// What is measured by default.
+const WORKLOADS: [&str; 5] = ["count", "sum:32", "histogram:100", "sumvec:1000x1", "sumvec:10000x1"];
+
 /// Arguments of `dapbox bench helper`.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Options {
-    /// What is measured: count, sum:BITS, histogram:BINS, sumvec:LENGTHxBITS; several with commas between.
-    #[arg(long, value_name = "VDAF", value_delimiter = ',',
-        default_values = ["count", "sum:32", "histogram:100", "sumvec:1000x1", "sumvec:10000x1"])]
-    vdaf: Vec<Workload>,
     /// Reports in each aggregation job.
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [100, 500],
         value_parser = clap::value_parser!(u64).range(1..=100_000))]
@@ -107,8 +107,9 @@ pub async fn measure(
     dir: &Path,
     machine: &Machine,
 ) -> Result<Vec<Measured>, Failure> {
-    let mut all = Vec::with_capacity(options.vdaf.len());
-    for workload in &options.vdaf {
+    let workloads = common.workloads(&WORKLOADS)?;
+    let mut all = Vec::with_capacity(workloads.len());
+    for workload in &workloads {
         let bench = Bench::new(workload, common.dap, dir).await?;
         all.push(bench.measure(options, common.seconds, machine).await?);
     }

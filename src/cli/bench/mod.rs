@@ -19,9 +19,9 @@ use std::{path::PathBuf, time::Duration as Span};
 
 use serde::Serialize;
 
-use self::machine::Machine;
+use self::{machine::Machine, workload::Workload};
 use super::{
-    Outcome,
+    Failure, Outcome,
     args::{self, Dap, Format},
     local::Directory,
     style::{Style, say},
@@ -72,6 +72,16 @@ enum Command {
     Open(growth::OpenArgs),
 }
 
+impl Common {
+    /// What is measured.
+    fn workloads(&self, defaults: &[&str]) -> Result<Vec<Workload>, Failure> {
+        if !self.vdaf.is_empty() {
+            return Ok(self.vdaf.clone());
+        }
+        defaults.iter().map(|text| text.parse()).collect::<Result<_, String>>().map_err(Failure::usage)
+    }
+}
+
 /// Arguments of one measurement.
 #[derive(Debug, clap::Args)]
 struct Part<O: clap::Args> {
@@ -84,6 +94,10 @@ struct Part<O: clap::Args> {
 /// What all measurements of speed share.
 #[derive(Clone, Debug, clap::Args)]
 struct Common {
+    /// What is measured: count, sum:BITS, histogram:BINS, sumvec:LENGTHxBITS; several with commas between. By default
+    /// several that are usual.
+    #[arg(long, value_name = "VDAF", value_delimiter = ',')]
+    vdaf: Vec<Workload>,
     /// The revision of the protocol.
     #[arg(long, alias = "revision", value_enum, value_name = "NUMBER", default_value_t)]
     dap: Dap,

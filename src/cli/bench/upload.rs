@@ -21,12 +21,13 @@ use crate::{
 /// More uploads than this in a second are not expected, and not prepared.
 const FASTEST: f64 = 30_000.0;
 
+/// What is measured by default.
+const WORKLOADS: [&str; 2] = ["count", "histogram:100"];
+
 /// Arguments of `dapbox bench upload`.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Options {
-    /// What is measured: count, sum:BITS, histogram:BINS, sumvec:LENGTHxBITS; several with commas between.
-    #[arg(long = "upload-vdaf", value_name = "VDAF", value_delimiter = ',', default_values = ["count", "histogram:100"])]
-    vdaf: Vec<Workload>,
     /// Connections at the same time, each with one request at a time.
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [10, 128],
         value_parser = clap::value_parser!(u64).range(1..=1000))]
@@ -81,8 +82,9 @@ pub async fn measure(options: &Options, common: &Common, dir: &Path) -> Result<V
             style::counted(most, "report")
         )));
     }
-    let mut all = Vec::with_capacity(options.vdaf.len());
-    for workload in &options.vdaf {
+    let workloads = common.workloads(&WORKLOADS)?;
+    let mut all = Vec::with_capacity(workloads.len());
+    for workload in &workloads {
         all.push(measure_one(workload, options, common, dir).await?);
     }
     Ok(all)
