@@ -1,23 +1,122 @@
-//! `dapbox bench growth` on a small scale: what it measures is measured.
+//! `dapbox bench` on a small scale: what it measures is measured, and the numbers agree with each other.
 
 use std::process::Command;
 
+use rstest::rstest;
+use serde_json::Value;
+
+/// Runs `dapbox bench` with these arguments and reads what it says.
+fn bench(args: &str) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_dapbox")).arg("bench").args(args.split(' ')).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn number(row: &Value, name: &str) -> f64 {
+    row[name].as_f64().unwrap_or_else(|| panic!("{name}: {row:#}"))
+}
+
+fn assert_all_positive(row: &Value, names: &[&str]) {
+    for name in names {
+        assert!(number(row, name) > 0.0, "{name}: {row:#}");
+    }
+}
+
+/// `whole` is the product of the two parts.
+fn assert_product(row: &Value, whole: &str, parts: [&str; 2]) {
+    let product: f64 = parts.iter().map(|part| number(row, part)).product();
+    assert!((product / number(row, whole) - 1.0).abs() < 1e-6, "{whole} is not {parts:?}: {row:#}");
+}
+
 #[test]
 fn growth_is_measured_at_each_size_and_after_compaction() {
-    let output = Command::new(env!("CARGO_BIN_EXE_dapbox"))
-        .args(["bench", "growth", "--reports", "20000", "--per-day", "8000", "--rest", "0s", "-o", "json"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let rows: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = bench("growth --reports 20000 --per-day 8000 --rest 0s -o json");
+    let rows = rows.as_array().unwrap();
     let compacted: Vec<_> = rows.iter().map(|row| row["compacted"].as_bool().unwrap()).collect();
     assert_eq!(compacted, [false, false, true]);
-    let number = |row: usize, name: &str| rows[row][name].as_f64().unwrap_or_else(|| panic!("{name}: {rows:#?}"));
-    assert_eq!(number(0, "reports"), 0.0);
-    assert!(number(1, "reports") >= 20_000.0 && number(2, "reports") > number(1, "reports"), "{rows:#?}");
-    for row in 0..3 {
-        for name in ["reports_per_second", "speed", "start_seconds", "resident_bytes", "disk_bytes"] {
-            assert!(number(row, name) > 0.0, "{name}: {rows:#?}");
+    assert_eq!(number(&rows[0], "reports"), 0.0);
+    assert!(number(&rows[1], "reports") >= 20_000.0, "{rows:#?}");
+    assert!(number(&rows[2], "reports") > number(&rows[1], "reports"), "{rows:#?}");
+    for row in rows {
+        assert_all_positive(row, &["reports_per_second", "speed", "start_seconds", "resident_bytes", "disk_bytes"]);
+    }
+}
+
+#[rstest]
+fn a_helpers_jobs_are_measured_against_the_limit(#[values("09", "18")] dap: &str) {
+    let measured = bench(&format!(
+        "helper --vdaf histogram:4,sumvec:5x2 --job-size 3,5 --in-flight 1,2 --seconds 0.1 --json --dap {dap}"
+    ));
+    assert_all_positive(&measured["machine"], &["cores", "fdatasync_us"]);
+    let vdafs = measured["helper"].as_array().unwrap();
+    assert_eq!(vdafs.len(), 2);
+    for vdaf in vdafs {
+        assert_eq!(vdaf["revision"], format!("dap-{dap}"));
+        let runs = vdaf["runs"].as_array().unwrap();
+        let shapes: Vec<_> =
+            runs.iter().map(|run| (number(run, "job_size") as u64, number(run, "jobs_in_flight") as u64)).collect();
+        assert_eq!(shapes, [(3, 1), (3, 2), (5, 1), (5, 2)]);
+        for run in runs {
+            assert_all_positive(run, &["limit_us_per_report", "limit_cores_share", "server_cpu_us_per_report"]);
+            assert_product(run, "reports_per_second", ["ratio", "bound_reports_per_second"]);
+            assert_product(run, "reports", ["jobs", "job_size"]);
+            assert_product(run, "reports", ["commits", "reports_per_commit"]);
+            assert!(number(run, "jobs") >= 3.0 * number(run, "jobs_in_flight"), "{run:#}");
+            // Each job is durable before it is answered, so that one after the other needs a commit for each.
+            if number(run, "jobs_in_flight") == 1.0 {
+                assert!(number(run, "commits") >= number(run, "jobs"), "{run:#}");
+                assert!(number(run, "bound_reports_per_second") < number(run, "limit_reports_per_second"), "{run:#}");
+            } else {
+                assert_eq!(run["bound_reports_per_second"], run["limit_reports_per_second"]);
+            }
+            assert_all_positive(&run["hpke_config"], &["answers", "median_ms", "p99_ms", "max_ms"]);
         }
     }
+}
+
+#[rstest]
+#[case::one_by_one("09", 1)]
+#[case::several_in_a_request("18", 3)]
+fn uploads_are_counted_when_they_are_durable(#[case] dap: &str, #[case] together: u64) {
+    let measured = bench(&format!(
+        "upload --vdaf count --connections 1,5 --seconds 0.1 -o json --dap {dap} --reports-per-upload {together}"
+    ));
+    let runs = measured["upload"][0]["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 2);
+    for run in runs {
+        assert_all_positive(run, &["reports_per_second", "server_cpu_us_per_report", "generator_cpu_us_per_request"]);
+        assert_product(run, "reports", ["commits", "reports_per_commit"]);
+        assert_eq!(number(run, "reports") as u64, together * number(&run["latency"], "answers") as u64);
+        assert!(number(&run["latency"], "median_ms") <= number(&run["latency"], "p99_ms"), "{run:#}");
+    }
+    assert!(number(&runs[0], "commits") >= number(&runs[0]["latency"], "answers"), "{runs:#?}");
+}
+
+#[test]
+fn an_upload_of_several_reports_needs_a_protocol_that_has_it() {
+    let args = ["bench", "upload", "--reports-per-upload", "2"];
+    let output = Command::new(env!("CARGO_BIN_EXE_dapbox")).args(args).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[rstest]
+fn aggregation_ends_when_both_have_all_reports(#[values("09", "18")] dap: &str) {
+    let measured = bench(&format!("aggregation --vdaf sum:8 --reports 250 --seconds 0.1 --json --dap {dap}"));
+    let row = &measured["aggregation"][0];
+    assert_eq!(number(row, "reports"), 250.0);
+    assert_product(row, "reports", ["reports_per_second", "seconds"]);
+    assert_product(row, "reports_per_second", ["ratio", "limit_reports_per_second"]);
+    assert_all_positive(row, &["leader_us_per_report", "helper_us_per_report", "leader_commits", "helper_commits"]);
+}
+
+#[test]
+fn without_a_subcommand_all_of_it_is_measured_and_said_in_a_table() {
+    let args = "--vdaf count --job-size 2 --in-flight 1 --connections 2 --reports 100 --seconds 0.1";
+    let output = Command::new(env!("CARGO_BIN_EXE_dapbox")).arg("bench").args(args.split(' ')).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for part in ["fdatasync", "helper, count, dap-09", "upload, count, dap-09", "aggregation"] {
+        assert!(text.contains(part), "{part} is missing:\n{text}");
+    }
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "a line is too wide:\n{text}");
 }

@@ -208,7 +208,9 @@ pub fn start(context: &TaskContext, keys: &KeyRing, part: Vec<(ReportRef, Report
     started
 }
 
-fn start_report(
+/// Opens and prepares one report: what the helper is sent about it, and what waits for its answer. With
+/// [`Pending::finish`], all cryptography of a leader is here.
+pub fn start_report(
     context: &TaskContext,
     opener: &Opener<'_>,
     report: Report,

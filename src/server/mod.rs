@@ -42,9 +42,9 @@ use tokio::{
 
 use self::{app::App, http::Request};
 use crate::{
-    aggregator::{KeyRing, keys},
+    aggregator::{KeyRing, keys, tasks},
     config::{self, Config},
-    model::{Failpoints, Fault, Point, Revision, Time},
+    model::{Failpoints, Fault, Point, Revision, TaskId, Time, status::TaskStatus},
     peer::{Peer, PeerOptions},
     pool::Pool,
     store::{self, KeySource, OpenError, Store},
@@ -143,6 +143,11 @@ impl Server {
     /// How many durable commits there were since the start.
     pub fn commits(&self) -> u64 {
         self.app.store.commits()
+    }
+
+    /// How far a task is, if it is there.
+    pub fn task_status(&self, id: &TaskId) -> Result<Option<TaskStatus>, Fault> {
+        self.app.store.read(|view| Ok(view.task(id).map(tasks::status)))
     }
 
     /// Resolves when the server cannot go on by itself, with the reason. It must then be stopped and started again.

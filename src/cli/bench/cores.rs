@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Barrier,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration as Span, Instant},
@@ -11,6 +11,7 @@ use std::{
 
 use indicatif::ProgressBar;
 
+use super::cpu;
 use crate::cli::Failure;
 
 /// As many threads as a server has workers by default.
@@ -44,19 +45,40 @@ pub fn make<T: Send>(
     Ok(all)
 }
 
+/// How fast something goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    /// How much of a core's time one takes.
+    pub each: Span,
+    /// The part of the cores that we had; the rest was taken by others.
+    pub share: f64,
+}
+
+impl Rate {
+    /// How many all cores together do in a second, if nobody else takes any of them.
+    pub fn per_second(&self) -> f64 {
+        count() as f64 / self.each.as_secs_f64()
+    }
+
+    /// The middle between two.
+    pub fn mean(self, other: Self) -> Self {
+        Self { each: (self.each + other.each) / 2, share: self.share.min(other.share) }
+    }
+}
+
 /// Does `one` to the items, over and over, on all cores for about `time`, after a warm-up of a tenth of that.
-/// Returns how many were done in a second.
-pub fn rate<T: Sync>(items: &[T], time: Span, one: impl Fn(&T) -> Result<(), Failure> + Sync) -> Result<f64, Failure> {
-    let (warm, over, done) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
-    // Asking for it opens files, which must not be measured.
-    let threads = count();
-    let start = Barrier::new(threads + 1);
+///
+/// What counts is the processors' time that it takes: on a machine that is busy otherwise, a limit by the clock would be
+/// too low, and everything compared with it would look better than it is.
+pub fn rate<T: Sync>(items: &[T], time: Span, one: impl Fn(&T) -> Result<(), Failure> + Sync) -> Result<Rate, Failure> {
+    let (warm, over) = (AtomicBool::new(false), AtomicBool::new(false));
+    let start = Barrier::new(count() + 1);
     let part = |first: usize| {
         let work = |place: &mut usize, stop: &AtomicBool| {
             let mut number = 0;
             while !stop.load(Ordering::Relaxed) {
                 one(&items[*place % items.len()])?;
-                *place += threads;
+                *place += count();
                 number += 1;
             }
             Ok::<u64, Failure>(number)
@@ -64,12 +86,14 @@ pub fn rate<T: Sync>(items: &[T], time: Span, one: impl Fn(&T) -> Result<(), Fai
         let mut place = first;
         let warmed = work(&mut place, &warm);
         start.wait();
-        done.fetch_add(warmed.and_then(|_| work(&mut place, &over))?, Ordering::Relaxed);
-        Ok::<_, Failure>(())
+        warmed?;
+        let begin = cpu::thread();
+        let number = work(&mut place, &over)?;
+        Ok::<_, Failure>((number, cpu::thread().saturating_sub(begin)))
     };
     let part = &part;
     let (elapsed, ended) = thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|first| scope.spawn(move || part(first))).collect();
+        let threads: Vec<_> = (0..count()).map(|first| scope.spawn(move || part(first))).collect();
         thread::sleep(time / 10);
         warm.store(true, Ordering::Relaxed);
         start.wait();
@@ -80,10 +104,14 @@ pub fn rate<T: Sync>(items: &[T], time: Span, one: impl Fn(&T) -> Result<(), Fai
         let ended: Vec<_> = threads.into_iter().map(joined).collect();
         (begin.elapsed(), ended)
     });
+    let (mut number, mut used) = (0, Span::ZERO);
     for end in ended {
-        end??;
+        let (part, time) = end??;
+        number += part;
+        used += time;
     }
-    Ok(done.into_inner() as f64 / elapsed.as_secs_f64())
+    let each = used.as_secs_f64() / number.max(1) as f64;
+    Ok(Rate { each: Span::from_secs_f64(each), share: used.as_secs_f64() / (elapsed.as_secs_f64() * count() as f64) })
 }
 
 /// What a thread came to.

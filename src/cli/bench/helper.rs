@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
     time::{Duration as Span, Instant},
 };
 
@@ -14,46 +15,32 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{
-    cores, limit,
-    load::{self, Connection, Until},
+    Common, cores,
+    cores::Rate,
+    cpu, limit,
+    load::{self, Connection, Latency, Shape},
     machine::Machine,
-    stage::Stage,
-    workload::Workload,
+    made,
+    stage::{Driving, Party, Stage},
+    workload::{ORIGIN, Workload},
 };
 use crate::{
     cli::{Failure, args::Dap, style},
-    client::{AggregatorKeys, make_report},
-    hpke::{Keypair, Suite},
-    model::{AggregationJobId, JobInit, PartialBatch, PrepareInit, PrepareOutcome, ReportShare, Role, Secret, Time},
-    vdaf::InputShare,
+    client::AggregatorKeys,
+    model::{self, AggregationJobId, JobInit, PartialBatch, PrepareInit, PrepareOutcome, Secret},
     wire::Interaction,
 };
-
-/// Both servers' base URL in the task; connections are made to the address that the server really has.
-const ORIGIN: &str = "http://localhost/";
-
-/// How long making reports may take for each VDAF, beyond the fewest that are needed.
-const MAKING: Span = Span::from_secs(20);
-
-/// The most memory that reports may take, in bytes.
-const MEMORY: usize = 1 << 30;
-
-/// Rounds of jobs that each run has at least: one to warm up, and two that count.
-const ROUNDS: usize = 3;
-
-/// Reports that are made to find out what one takes.
-const SAMPLE: usize = 64;
 
 /// How often the server's latency is looked at while it is busy.
 const LOOK: Span = Span::from_millis(20);
 
+/// What is measured by default.
+const WORKLOADS: [&str; 5] = ["count", "sum:32", "histogram:100", "sumvec:1000x1", "sumvec:10000x1"];
+
 /// Arguments of `dapbox bench helper`.
 #[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
 pub struct Options {
-    /// What is measured: count, sum:BITS, histogram:BINS, sumvec:LENGTHxBITS; several with commas between.
-    #[arg(long, value_name = "VDAF", value_delimiter = ',',
-        default_values = ["count", "sum:32", "histogram:100", "sumvec:1000x1", "sumvec:10000x1"])]
-    vdaf: Vec<Workload>,
     /// Reports in each aggregation job.
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [100, 500],
         value_parser = clap::value_parser!(u64).range(1..=100_000))]
@@ -86,6 +73,9 @@ pub struct Run {
     pub jobs_in_flight: usize,
     /// Open and preparation of one report on one core, in microseconds, while all cores do the same.
     pub limit_us_per_report: f64,
+    /// The part of the cores that was ours while that was measured. If it is not about 1, others were busy too, and the
+    /// ratio is lower than it would be without them.
+    pub limit_cores_share: f64,
     /// The same for all cores: reports in a second.
     pub limit_reports_per_second: f64,
     /// What the ratio is to: the limit, and with one job in flight a bare fdatasync for each job added to it.
@@ -94,6 +84,8 @@ pub struct Run {
     pub reports_per_second: f64,
     /// The one in units of the other.
     pub ratio: f64,
+    /// What the server takes of a core's time for a report, in microseconds.
+    pub server_cpu_us_per_report: f64,
     /// What it could do in a day.
     pub reports_per_day: f64,
     /// Jobs that were answered.
@@ -108,51 +100,29 @@ pub struct Run {
     pub hpke_config: Latency,
 }
 
-/// How long answers took, in milliseconds.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Latency {
-    /// How many there were.
-    pub answers: usize,
-    /// The median.
-    pub median_ms: f64,
-    /// Of a hundred, one was slower.
-    pub p99_ms: f64,
-    /// The slowest.
-    pub max_ms: f64,
-}
-
-impl Latency {
-    /// Of these times.
-    pub fn of(mut times: Vec<Span>) -> Self {
-        times.sort();
-        let at = |place: usize| times.get(place).map_or(0.0, |time| time.as_secs_f64() * 1e3);
-        let last = times.len().saturating_sub(1);
-        Self { answers: times.len(), median_ms: at(last / 2), p99_ms: at(last * 99 / 100), max_ms: at(last) }
-    }
-}
-
 /// Measures all that the options ask for, below `dir`.
 pub async fn measure(
     options: &Options,
-    dap: Dap,
-    time: Span,
+    common: &Common,
     dir: &Path,
     machine: &Machine,
 ) -> Result<Vec<Measured>, Failure> {
-    let mut all = Vec::with_capacity(options.vdaf.len());
-    for workload in &options.vdaf {
-        let bench = Bench::new(workload, dap, dir).await?;
-        all.push(bench.measure(options, time, machine).await?);
+    let workloads = common.workloads(&WORKLOADS)?;
+    let mut all = Vec::with_capacity(workloads.len());
+    for workload in &workloads {
+        let bench = Bench::new(workload, common.dap, dir).await?;
+        all.push(bench.measure(options, common.seconds, machine).await?);
     }
     Ok(all)
 }
 
 /// A helper and whoever sends it reports.
 struct Bench {
-    stage: Arc<Stage>,
+    stage: Stage,
     workload: Workload,
     token: Secret,
-    leader: Keypair,
+    leader: Party,
+    helper: Party,
     keys: AggregatorKeys,
 }
 
@@ -160,24 +130,26 @@ impl Bench {
     async fn new(workload: &Workload, dap: Dap, dir: &Path) -> Result<Self, Failure> {
         let url = format!("{ORIGIN}{}/", crate::wire::of(dap.revision()).prefix());
         let files = workload.task(dap.revision(), [url.clone(), url])?;
-        let (Some(task), Some(leader)) = (files.helper.aggregator_task(), files.leader.leader) else {
-            return Err(Failure::new("the task files are not for a helper and a leader"));
+        let (Some(ours), Some(task)) = (files.leader.aggregator_task(), files.helper.aggregator_task()) else {
+            return Err(Failure::new("the task files are not for a leader and a helper"));
         };
-        let template = dir.join(format!("helper-{}", task.public.id));
-        let stage = Arc::new(Stage::new(template, task).await?);
-        let ours = Keypair::generate(0, Suite::DEFAULT)?;
-        let keys = AggregatorKeys { leader: ours.config().clone(), helper: stage.public_key()? };
-        Ok(Self { stage, workload: workload.clone(), token: leader.helper_token, leader: ours, keys })
+        let model::Party::Leader { helper_token: token, .. } = ours.party.clone() else {
+            return Err(Failure::new("the leader's task has no token for the helper"));
+        };
+        // Of the leader there are only the keys.
+        let (leader, stage) = (Stage::new(dir).await?, Stage::new(dir).await?);
+        let keys = AggregatorKeys { leader: leader.public_key()?, helper: stage.public_key()? };
+        let (leader, helper) = (Party::new(ours, leader.keys)?, stage.add(task).await?);
+        Ok(Self { stage, workload: workload.clone(), token, leader, helper, keys })
     }
 
     async fn measure(self, options: &Options, time: Span, machine: &Machine) -> Result<Measured, Failure> {
         let bench = Arc::new(self);
-        let sizes = options.clone();
-        let shared = bench.clone();
-        let reports = Arc::new(tokio::task::spawn_blocking(move || shared.prepare(&sizes, time)).await??);
+        let (shared, sizes) = (bench.clone(), options.clone());
+        let reports = Arc::new(tokio::task::spawn_blocking(move || shared.make(&sizes, time)).await??);
         let mut measured = Measured {
             vdaf: bench.workload.to_string(),
-            revision: bench.stage.context.wire.prefix(),
+            revision: bench.helper.context.wire.prefix(),
             reports_made: reports.len(),
             runs: Vec::new(),
         };
@@ -185,11 +157,11 @@ impl Bench {
         for job_size in &options.job_size {
             let requests = Arc::new(bench.requests(&reports, *job_size as usize));
             for in_flight in &options.in_flight {
-                let shape = Shape { job_size: *job_size as usize, in_flight: *in_flight as usize };
+                let shape = Jobs { size: *job_size as usize, in_flight: *in_flight as usize };
                 let seen = bench.run(&requests, shape, time).await?;
                 let after = bench.limit(&reports, time).await?;
                 // Machines are not the same all the time: what is compared is measured side by side.
-                measured.runs.push(seen.judge(shape, (before + after) / 2.0, machine));
+                measured.runs.push(seen.judge(shape, before.mean(after), machine));
                 before = after;
             }
         }
@@ -197,60 +169,23 @@ impl Bench {
     }
 
     /// Does what clients do, and then the leader: as many reports as the longest run may take.
-    fn prepare(&self, options: &Options, time: Span) -> Result<Vec<PrepareInit>, Failure> {
-        let one = || self.init();
-        let begin = Instant::now();
-        let bar = style::spinner("looking what a report takes");
-        let mut reports = cores::make(SAMPLE, &bar, one)?;
-        let each = begin.elapsed() / SAMPLE as u32;
-        let limit = limit::helper(&self.stage, &reports, time / 10)?;
-        bar.finish_and_clear();
-
+    fn make(&self, options: &Options, time: Span) -> Result<Vec<PrepareInit>, Failure> {
+        let one = || {
+            let report = made::report(&self.leader.context, &self.keys, &self.workload.measurement)?;
+            made::init(&self.leader, report)
+        };
+        let wanted = |some: &[PrepareInit]| {
+            let limit = limit::helper(&self.helper, some, time / 10)?;
+            Ok(limit.per_second() * time.as_secs_f64() * 1.2)
+        };
         let largest = |numbers: &[u64]| numbers.iter().copied().max().unwrap_or(1) as usize;
-        let fewest = ROUNDS * largest(&options.job_size) * largest(&options.in_flight);
-        let enough = (limit * time.as_secs_f64() * 1.2) as usize;
-        let affordable = (MAKING.as_secs_f64() / each.as_secs_f64()) as usize;
-        let bytes = |init: &PrepareInit| {
-            init.message.len() + init.share.public_share.len() + init.share.input_share.payload.len()
-        };
-        // They are there twice, as reports and as requests.
-        let room = MEMORY / 2 / reports.iter().map(bytes).max().unwrap_or_default().max(1);
-        let number = enough.min(affordable).max(fewest).min(room);
-        let bar = style::progress(number as u64, "making");
-        bar.inc(reports.len() as u64);
-        reports.extend(cores::make(number.saturating_sub(reports.len()), &bar, one)?);
-        bar.finish_and_clear();
-        Ok(reports)
-    }
-
-    /// Does for one report what a client and then the leader do.
-    fn init(&self) -> Result<PrepareInit, Failure> {
-        let context = &self.stage.context;
-        let (task, wire, preparer) = (&context.task.public, context.wire, context.preparer.as_ref());
-        let report = make_report(task, preparer, &self.keys, &self.workload.measurement, Time::now())?;
-        let aad = wire.input_share_aad(task, &report.metadata, &report.extensions, &report.public_share);
-        let opened = self.leader.open(&wire.input_share_info(Role::Leader), &aad, &report.leader_share)?;
-        let plaintext = wire.decode_plaintext(&opened.into())?;
-        let share = InputShare {
-            report_id: &report.metadata.id,
-            public_share: &report.public_share,
-            input_share: &plaintext.payload,
-        };
-        let (_, message) = preparer
-            .leader_start(context.verification(), share)
-            .map_err(|error| Failure::new(format!("a report that was just made does not hold: {error:?}")))?;
-        let share = ReportShare {
-            metadata: report.metadata,
-            extensions: report.extensions,
-            public_share: report.public_share,
-            input_share: report.helper_share,
-        };
-        Ok(PrepareInit { share, message: message.into() })
+        let fewest = made::ROUNDS * largest(&options.job_size) * largest(&options.in_flight);
+        made::enough(one, made::init_size, wanted, fewest)
     }
 
     /// The requests for jobs of whole size.
     fn requests(&self, reports: &[PrepareInit], job_size: usize) -> Vec<Vec<u8>> {
-        let context = &self.stage.context;
+        let context = &self.helper.context;
         let (task, wire) = (&context.task.public, context.wire);
         let request = |inits: &[PrepareInit]| {
             let init = JobInit {
@@ -267,33 +202,40 @@ impl Bench {
         reports.chunks_exact(job_size).map(request).collect()
     }
 
-    async fn limit(self: &Arc<Self>, reports: &Arc<Vec<PrepareInit>>, time: Span) -> Result<f64, Failure> {
+    async fn limit(self: &Arc<Self>, reports: &Arc<Vec<PrepareInit>>, time: Span) -> Result<Rate, Failure> {
         let (bench, reports) = (self.clone(), reports.clone());
         let spinner = style::spinner(&format!("{}: the limit", self.workload));
-        let limit = tokio::task::spawn_blocking(move || limit::helper(&bench.stage, &reports, time.min(limit::TIME)));
+        let limit = tokio::task::spawn_blocking(move || limit::helper(&bench.helper, &reports, time.min(limit::TIME)));
         let limit = limit.await?;
         spinner.finish_and_clear();
         limit
     }
 
     /// Sends the jobs to a server that has not seen them yet.
-    async fn run(self: &Arc<Self>, requests: &Arc<Vec<Vec<u8>>>, shape: Shape, time: Span) -> Result<Seen, Failure> {
-        let Shape { job_size, in_flight } = shape;
-        let running = self.stage.start().await?;
+    async fn run(self: &Arc<Self>, requests: &Arc<Vec<Vec<u8>>>, jobs: Jobs, time: Span) -> Result<Seen, Failure> {
+        let Jobs { size, in_flight } = jobs;
+        let running = self.stage.start(Driving::On).await?;
         let (address, before) = (running.server.address(), running.server.commits());
-        let spinner = style::spinner(&format!("{}: {in_flight} x {job_size}", self.workload));
-        let until = Until { time, answers: ROUNDS * in_flight };
+        let spinner = style::spinner(&format!("{}: {in_flight} x {size}", self.workload));
+        let shape = Shape { connections: in_flight, threads: in_flight, time, answers: made::ROUNDS * in_flight };
         let (bench, shared) = (self.clone(), requests.clone());
-        let seen = tokio::task::spawn_blocking(move || bench.load(address, &shared, in_flight, until));
-        let (outcome, hpke_config) = seen.await??;
+        let cpu = cpu::process();
+        let ran = tokio::task::spawn_blocking(move || bench.load(address, &shared, shape));
+        let (outcome, hpke_config) = ran.await??;
+        let cpu = cpu::process().saturating_sub(cpu + outcome.cpu);
         let commits = running.server.commits() - before;
         running.stop().await?;
         spinner.finish_and_clear();
         for exchange in &outcome.exchanges {
-            self.check(&exchange.answer, job_size)?;
+            self.check(&exchange.answer, size)?;
         }
-        let (jobs, reports_per_second) = (outcome.exchanges.len(), outcome.per_second * job_size as f64);
-        Ok(Seen { jobs, reports_per_second, commits, hpke_config })
+        Ok(Seen {
+            jobs: outcome.exchanges.len(),
+            reports_per_second: outcome.per_second * size as f64,
+            cpu,
+            commits,
+            hpke_config,
+        })
     }
 
     /// The load, and a look at the server's latency meanwhile.
@@ -301,11 +243,10 @@ impl Bench {
         &self,
         address: SocketAddr,
         requests: &[Vec<u8>],
-        in_flight: usize,
-        until: Until,
+        shape: Shape,
     ) -> Result<(load::Outcome, Latency), Failure> {
-        let task = &self.stage.context.task.public;
-        let question = load::request(&task.helper_url, &self.stage.context.wire.hpke_config_call(&task.id), None, &[]);
+        let (task, wire) = (&self.helper.context.task.public, self.helper.context.wire);
+        let question = load::request(&task.helper_url, &wire.hpke_config_call(&task.id), None, &[]);
         let over = AtomicBool::new(false);
         let watch = || {
             let mut connection = Connection::new(address)?;
@@ -314,13 +255,13 @@ impl Bench {
                 let begin = Instant::now();
                 connection.ask(&question)?;
                 times.push(begin.elapsed());
-                std::thread::sleep(LOOK);
+                thread::sleep(LOOK);
             }
             Ok::<_, Failure>(Latency::of(times))
         };
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let watch = scope.spawn(watch);
-            let outcome = load::run(address, requests, in_flight, until);
+            let outcome = load::run(address, requests, shape);
             over.store(true, Ordering::Relaxed);
             let latency = cores::joined(watch)?;
             Ok((outcome?, latency?))
@@ -328,20 +269,20 @@ impl Bench {
     }
 
     /// Whether every report of a job was taken.
-    fn check(&self, answer: &[u8], job_size: usize) -> Result<(), Failure> {
-        let resps = self.stage.context.wire.decode_job_resp(&Bytes::copy_from_slice(answer), job_size)?;
+    fn check(&self, answer: &[u8], size: usize) -> Result<(), Failure> {
+        let resps = self.helper.context.wire.decode_job_resp(&Bytes::copy_from_slice(answer), size)?;
         let taken = resps.iter().filter(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))).count();
-        if taken == job_size {
+        if taken == size {
             return Ok(());
         }
-        Err(Failure::new(format!("the helper took {taken} of a job's {job_size} reports")))
+        Err(Failure::new(format!("the helper took {taken} of a job's {size} reports")))
     }
 }
 
-/// The shape of a load.
+/// How large jobs are, and how many there are at the same time.
 #[derive(Clone, Copy)]
-struct Shape {
-    job_size: usize,
+struct Jobs {
+    size: usize,
     in_flight: usize,
 }
 
@@ -349,26 +290,29 @@ struct Shape {
 struct Seen {
     jobs: usize,
     reports_per_second: f64,
+    cpu: Span,
     commits: u64,
     hpke_config: Latency,
 }
 
 impl Seen {
-    fn judge(self, shape: Shape, limit: f64, machine: &Machine) -> Run {
-        let Self { jobs, reports_per_second, commits, hpke_config } = self;
-        let Shape { job_size, in_flight } = shape;
+    fn judge(self, shape: Jobs, limit: Rate, machine: &Machine) -> Run {
+        let Self { jobs, reports_per_second, cpu, commits, hpke_config } = self;
+        let Jobs { size, in_flight } = shape;
         // A job that is alone has to wait for the disk while nothing is computed.
         let waiting = if in_flight == 1 { machine.fdatasync_us / 1e6 } else { 0.0 };
-        let bound = job_size as f64 / (job_size as f64 / limit + waiting);
-        let reports = jobs * job_size;
+        let bound = size as f64 / (size as f64 / limit.per_second() + waiting);
+        let reports = jobs * size;
         Run {
-            job_size,
+            job_size: size,
             jobs_in_flight: in_flight,
-            limit_us_per_report: machine.cores as f64 / limit * 1e6,
-            limit_reports_per_second: limit,
+            limit_us_per_report: limit.each.as_secs_f64() * 1e6,
+            limit_cores_share: limit.share,
+            limit_reports_per_second: limit.per_second(),
             bound_reports_per_second: bound,
             reports_per_second,
             ratio: reports_per_second / bound,
+            server_cpu_us_per_report: cpu.as_secs_f64() * 1e6 / reports as f64,
             reports_per_day: reports_per_second * 86_400.0,
             jobs,
             reports,

@@ -2,22 +2,38 @@
 
 use std::time::Duration as Span;
 
-use super::{cores, stage::Stage};
+use super::{
+    cores::{self, Rate},
+    stage::Party,
+};
 use crate::{
-    aggregator::{Opener, helper},
+    aggregator::{Opener, helper, leader},
     cli::Failure,
-    model::PrepareInit,
+    model::{PrepareInit, Report, ReportError},
 };
 
 /// How long a limit is measured, at most.
 pub const TIME: Span = Span::from_secs(1);
 
-/// How many reports a helper can open and prepare in a second.
-pub fn helper(stage: &Stage, reports: &[PrepareInit], time: Span) -> Result<f64, Failure> {
-    let (context, keys) = (&stage.context, &stage.keys);
-    let opener = Opener::new(context, keys);
-    cores::rate(reports, time, |init| match helper::answer(context, &opener, init) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Failure::new(format!("a report that was just made does not hold: {error:?}"))),
-    })
+/// Opening and preparing one report at the helper.
+pub fn helper(ours: &Party, reports: &[PrepareInit], time: Span) -> Result<Rate, Failure> {
+    let opener = Opener::new(&ours.context, &ours.keys);
+    let one = |init: &PrepareInit| helper::answer(&ours.context, &opener, init).map(drop).map_err(broken);
+    cores::rate(reports, time, one)
+}
+
+/// Opening, preparing and finishing one report at both aggregators.
+pub fn both(leader: &Party, helper: &Party, reports: &[Report], time: Span) -> Result<Rate, Failure> {
+    let (ours, theirs) = (Opener::new(&leader.context, &leader.keys), Opener::new(&helper.context, &helper.keys));
+    let one = |report: &Report| {
+        let (init, pending) = leader::start_report(&leader.context, &ours, report.clone()).map_err(broken)?;
+        let (_, message) = helper::answer(&helper.context, &theirs, &init).map_err(broken)?;
+        pending.finish(&message).map(drop).map_err(broken)
+    };
+    cores::rate(reports, time, one)
+}
+
+/// A report that was just made does not hold.
+pub fn broken(error: ReportError) -> Failure {
+    Failure::new(format!("a report that was just made is refused: {error:?}"))
 }

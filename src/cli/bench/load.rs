@@ -2,6 +2,7 @@
 //! read with as little work as can be.
 
 use std::{
+    collections::VecDeque,
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     sync::{
@@ -12,7 +13,9 @@ use std::{
     time::{Duration as Span, Instant},
 };
 
-use super::cores::joined;
+use serde::Serialize;
+
+use super::{cores::joined, cpu};
 use crate::{cli::Failure, model::Secret, wire::Call};
 
 /// How long an answer may take.
@@ -118,10 +121,14 @@ impl Head {
     }
 }
 
-/// When requests stop.
+/// How requests are sent.
 #[derive(Clone, Copy, Debug)]
-pub struct Until {
-    /// After this time,
+pub struct Shape {
+    /// Connections, each with one request at a time.
+    pub connections: usize,
+    /// Threads that share them.
+    pub threads: usize,
+    /// Requests stop after this time,
     pub time: Span,
     /// but not before so many answers.
     pub answers: usize,
@@ -129,10 +136,10 @@ pub struct Until {
 
 /// One request and its answer.
 pub struct Exchange {
-    /// Which request it was.
-    pub request: usize,
-    /// The answer.
+    /// The answer's body.
     pub answer: Vec<u8>,
+    /// How long it took.
+    pub took: Span,
     at: Instant,
 }
 
@@ -142,49 +149,130 @@ pub struct Outcome {
     pub exchanges: Vec<Exchange>,
     /// Requests answered in a second, while all connections were busy.
     pub per_second: f64,
+    /// What sending and receiving took of the processors' time.
+    pub cpu: Span,
 }
 
-/// Sends requests, each once, over so many connections, with one request at a time on each.
-pub fn run(address: SocketAddr, requests: &[Vec<u8>], connections: usize, until: Until) -> Result<Outcome, Failure> {
-    let (next, answered) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let start = Barrier::new(connections);
-    let part = || {
-        let connection = Connection::new(address);
-        start.wait();
-        let mut connection = connection?;
-        let begin = Instant::now();
-        let mut exchanges = Vec::with_capacity(requests.len() / connections + 1);
-        while begin.elapsed() < until.time || answered.load(Ordering::Relaxed) < until.answers {
-            let request = next.fetch_add(1, Ordering::Relaxed);
-            let Some(bytes) = requests.get(request) else { break };
-            let answer = connection.ask(bytes)?.to_vec();
-            answered.fetch_add(1, Ordering::Relaxed);
-            exchanges.push(Exchange { request, answer, at: Instant::now() });
-        }
-        Ok::<_, Failure>(exchanges)
+impl Outcome {
+    /// How long the answers took.
+    pub fn latency(&self) -> Latency {
+        Latency::of(self.exchanges.iter().map(|exchange| exchange.took).collect())
+    }
+}
+
+/// How long answers took, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Latency {
+    /// How many there were.
+    pub answers: usize,
+    /// The median.
+    pub median_ms: f64,
+    /// Of a hundred, one was slower.
+    pub p99_ms: f64,
+    /// The slowest.
+    pub max_ms: f64,
+}
+
+impl Latency {
+    /// Of these times.
+    pub fn of(mut times: Vec<Span>) -> Self {
+        times.sort();
+        let at = |place: usize| times.get(place).map_or(0.0, |time| time.as_secs_f64() * 1e3);
+        let last = times.len().saturating_sub(1);
+        Self { answers: times.len(), median_ms: at(last / 2), p99_ms: at(last * 99 / 100), max_ms: at(last) }
+    }
+}
+
+/// Sends requests, each once.
+pub fn run(address: SocketAddr, requests: &[Vec<u8>], shape: Shape) -> Result<Outcome, Failure> {
+    let Shape { connections, threads, .. } = shape;
+    let load = Load {
+        requests,
+        shape,
+        next: AtomicUsize::new(0),
+        answered: AtomicUsize::new(0),
+        start: Barrier::new(threads),
     };
     let parts = thread::scope(|scope| {
-        let threads: Vec<_> = (0..connections).map(|_| scope.spawn(part)).collect();
+        let number = |thread: usize| connections / threads + usize::from(thread < connections % threads);
+        let load = &load;
+        let threads: Vec<_> =
+            (0..threads).map(|thread| scope.spawn(move || load.part(address, number(thread)))).collect();
         threads.into_iter().map(joined).collect::<Vec<_>>()
     });
-    let mut exchanges = Vec::new();
-    let mut all_busy_until = None;
+    let (mut exchanges, mut cpu, mut idle_from) = (Vec::new(), Span::ZERO, Instant::now());
     for part in parts {
         let part = part??;
-        let last = part.last().map(|exchange: &Exchange| exchange.at);
-        all_busy_until = all_busy_until.map_or(last, |until: Instant| last.map(|last| last.min(until)));
-        exchanges.extend(part);
+        idle_from = idle_from.min(part.idle_from);
+        cpu += part.cpu;
+        exchanges.extend(part.exchanges);
     }
     exchanges.sort_by_key(|exchange| exchange.at);
-    let per_second = steady(&exchanges, connections, all_busy_until)
-        .ok_or_else(|| Failure::new("too few requests were answered to tell a rate"))?;
-    Ok(Outcome { exchanges, per_second })
+    let per_second = steady(&exchanges, connections, idle_from)
+        .ok_or_else(|| Failure::new("too few requests were answered to tell a rate; let it run for longer"))?;
+    Ok(Outcome { exchanges, per_second, cpu })
+}
+
+/// A load that runs.
+struct Load<'a> {
+    requests: &'a [Vec<u8>],
+    shape: Shape,
+    next: AtomicUsize,
+    answered: AtomicUsize,
+    start: Barrier,
+}
+
+/// What one thread did.
+struct Part {
+    exchanges: Vec<Exchange>,
+    /// When the first of its connections had nothing to do any more.
+    idle_from: Instant,
+    cpu: Span,
+}
+
+impl Load<'_> {
+    /// Goes round its connections: reads the answer, sends the next request at once, goes to the next connection.
+    /// Most answers are there by then, so that a thread rarely has to wait and to be woken up.
+    fn part(&self, address: SocketAddr, connections: usize) -> Result<Part, Failure> {
+        let connected = (0..connections).map(|_| Connection::new(address)).collect::<io::Result<Vec<_>>>();
+        self.start.wait();
+        let (begin, cpu) = (Instant::now(), cpu::thread());
+        let mut exchanges = Vec::with_capacity(self.requests.len() / self.shape.threads + 1);
+        let mut busy = VecDeque::with_capacity(connections);
+        let mut idle_from = None;
+        for mut connection in connected? {
+            match self.requests.get(self.next.fetch_add(1, Ordering::Relaxed)) {
+                Some(request) => {
+                    let sent = Instant::now();
+                    connection.send(request)?;
+                    busy.push_back((connection, sent));
+                }
+                None => idle_from = Some(begin),
+            }
+        }
+        while let Some((mut connection, sent)) = busy.pop_front() {
+            let answer = connection.receive()?.to_vec();
+            let at = Instant::now();
+            exchanges.push(Exchange { answer, took: at - sent, at });
+            let answered = self.answered.fetch_add(1, Ordering::Relaxed) + 1;
+            let goes_on = at - begin < self.shape.time || answered < self.shape.answers;
+            let request = goes_on.then(|| self.requests.get(self.next.fetch_add(1, Ordering::Relaxed))).flatten();
+            if let Some(request) = request {
+                connection.send(request)?;
+                busy.push_back((connection, at));
+            } else {
+                idle_from.get_or_insert(at);
+            }
+        }
+        let cpu = cpu::thread().saturating_sub(cpu);
+        Ok(Part { exchanges, idle_from: idle_from.unwrap_or(begin), cpu })
+    }
 }
 
 /// The rate from the answer that ended the first round of requests to the last answer before a connection fell idle.
-fn steady(exchanges: &[Exchange], connections: usize, all_busy_until: Option<Instant>) -> Option<f64> {
+fn steady(exchanges: &[Exchange], connections: usize, idle_from: Instant) -> Option<f64> {
     let first = connections - 1;
-    let last = exchanges.iter().rposition(|exchange| Some(exchange.at) <= all_busy_until)?;
+    let last = exchanges.iter().rposition(|exchange| exchange.at <= idle_from)?;
     let time = exchanges.get(last)?.at.checked_duration_since(exchanges.get(first)?.at)?;
     (last > first).then(|| (last - first) as f64 / time.as_secs_f64())
 }

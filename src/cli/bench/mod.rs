@@ -1,13 +1,17 @@
 //! `dapbox bench`: what this machine can hold.
 
+mod aggregation;
 mod cores;
+mod cpu;
 mod growth;
 mod helper;
 mod limit;
 mod load;
 mod machine;
+mod made;
 mod stage;
 mod table;
+mod upload;
 mod usage;
 mod workload;
 
@@ -15,7 +19,7 @@ use std::{path::PathBuf, time::Duration as Span};
 
 use serde::Serialize;
 
-use self::machine::Machine;
+use self::{machine::Machine, workload::Workload};
 use super::{
     Failure, Outcome,
     args::{self, Dap, Format},
@@ -25,19 +29,42 @@ use super::{
 
 /// Arguments of `dapbox bench`.
 #[derive(Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(args_conflicts_with_subcommands = true, after_help = HELP)]
 pub struct Args {
     #[command(subcommand)]
     part: Option<Command>,
     #[command(flatten)]
+    helper: helper::Options,
+    #[command(flatten)]
+    upload: upload::Options,
+    #[command(flatten)]
+    aggregation: aggregation::Options,
+    #[command(flatten)]
     common: Common,
 }
+
+/// What the numbers mean.
+const HELP: &str = "\
+Without a subcommand everything but growth is measured, one after the other, which takes some minutes. Reports are made \
+beforehand and sent over HTTP from plain threads of this process to a real server on a loopback port, which stores them \
+durably in --dir. Name a directory on the disk that you are going to use, and let the machine have nothing else to do.\n\n\
+The limit is what cryptography alone would allow: opening and preparing reports from memory on all cores, by the same \
+functions that the server calls. The ratio says how much of that the server does.\n\n\
+Examples:\n  \
+dapbox bench\n  \
+dapbox bench --dir /var/lib/dapbox --json\n  \
+dapbox bench helper --vdaf histogram:100 --job-size 500 --in-flight 10\n  \
+dapbox bench upload --connections 10,128 --dap 18";
 
 /// The subcommands of `dapbox bench`.
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Aggregation jobs at a helper: what cryptography allows, and how much of that the server does.
-    Helper(HelperArgs),
+    Helper(Part<helper::Options>),
+    /// Uploads to a leader.
+    Upload(Part<upload::Options>),
+    /// From reports that wait at a leader to sums, with leader and helper on this machine.
+    Aggregation(Part<aggregation::Options>),
     /// How a helper's storage grows: speed, memory, disk and start-up time by the number of reports aggregated.
     Growth(growth::Args),
     /// Open a data directory and say what that takes.
@@ -45,9 +72,32 @@ enum Command {
     Open(growth::OpenArgs),
 }
 
+impl Common {
+    /// What is measured.
+    fn workloads(&self, defaults: &[&str]) -> Result<Vec<Workload>, Failure> {
+        if !self.vdaf.is_empty() {
+            return Ok(self.vdaf.clone());
+        }
+        defaults.iter().map(|text| text.parse()).collect::<Result<_, String>>().map_err(Failure::usage)
+    }
+}
+
+/// Arguments of one measurement.
+#[derive(Debug, clap::Args)]
+struct Part<O: clap::Args> {
+    #[command(flatten)]
+    options: O,
+    #[command(flatten)]
+    common: Common,
+}
+
 /// What all measurements of speed share.
 #[derive(Clone, Debug, clap::Args)]
 struct Common {
+    /// What is measured: count, sum:BITS, histogram:BINS, sumvec:LENGTHxBITS; several with commas between. By default
+    /// several that are usual.
+    #[arg(long, value_name = "VDAF", value_delimiter = ',')]
+    vdaf: Vec<Workload>,
     /// The revision of the protocol.
     #[arg(long, alias = "revision", value_enum, value_name = "NUMBER", default_value_t)]
     dap: Dap,
@@ -66,21 +116,16 @@ struct Common {
     json: bool,
 }
 
-/// Arguments of `dapbox bench helper`.
-#[derive(Debug, clap::Args)]
-struct HelperArgs {
-    #[command(flatten)]
-    options: helper::Options,
-    #[command(flatten)]
-    common: Common,
-}
-
 /// All that was measured.
 #[derive(Debug, Serialize)]
 struct Measured {
     machine: Machine,
     #[serde(skip_serializing_if = "Option::is_none")]
     helper: Option<Vec<helper::Measured>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upload: Option<Vec<upload::Measured>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aggregation: Option<Vec<aggregation::Measured>>,
 }
 
 impl Measured {
@@ -90,30 +135,54 @@ impl Measured {
         }
         let mut parts = vec![Style::stdout().dim(&self.machine.text())];
         parts.extend(self.helper.as_deref().map(table::helper));
+        parts.extend(self.upload.as_deref().map(table::upload));
+        parts.extend(self.aggregation.as_deref().map(table::aggregation));
         Ok(say(parts.join("\n\n"))?)
     }
 }
 
-/// Runs `dapbox bench`.
-pub async fn run(args: Args) -> Outcome {
-    match args.part {
-        None => Err(Failure::usage("say what to measure: dapbox bench helper")),
-        Some(Command::Helper(args)) => measure(&args.common, Some(&args.options)).await,
-        Some(Command::Growth(args)) => growth::run(args).await,
-        Some(Command::Open(args)) => growth::run_open(args).await,
-    }
+/// What is to be measured.
+struct Plan {
+    common: Common,
+    helper: Option<helper::Options>,
+    upload: Option<upload::Options>,
+    aggregation: Option<aggregation::Options>,
 }
 
-async fn measure(common: &Common, helper: Option<&helper::Options>) -> Outcome {
-    let directory = Directory::within(common.dir.as_deref())?;
-    let dir = directory.path();
-    let machine = Machine::look(dir)?;
-    machine.warn();
-    let mut measured = Measured { machine, helper: None };
-    if let Some(options) = helper {
-        measured.helper = Some(helper::measure(options, common.dap, common.seconds, dir, &measured.machine).await?);
+/// Runs `dapbox bench`.
+pub async fn run(args: Args) -> Outcome {
+    let Args { part, helper, upload, aggregation, common } = args;
+    let nothing = |common| Plan { common, helper: None, upload: None, aggregation: None };
+    let plan = match part {
+        None => Plan { common, helper: Some(helper), upload: Some(upload), aggregation: Some(aggregation) },
+        Some(Command::Helper(part)) => Plan { helper: Some(part.options), ..nothing(part.common) },
+        Some(Command::Upload(part)) => Plan { upload: Some(part.options), ..nothing(part.common) },
+        Some(Command::Aggregation(part)) => Plan { aggregation: Some(part.options), ..nothing(part.common) },
+        Some(Command::Growth(args)) => return growth::run(args).await,
+        Some(Command::Open(args)) => return growth::run_open(args).await,
+    };
+    plan.run().await
+}
+
+impl Plan {
+    async fn run(self) -> Outcome {
+        let common = &self.common;
+        let directory = Directory::within(common.dir.as_deref())?;
+        let dir = directory.path();
+        let machine = Machine::look(dir)?;
+        machine.warn();
+        let mut measured = Measured { machine, helper: None, upload: None, aggregation: None };
+        if let Some(options) = &self.helper {
+            measured.helper = Some(helper::measure(options, common, dir, &measured.machine).await?);
+        }
+        if let Some(options) = &self.upload {
+            measured.upload = Some(upload::measure(options, common, dir).await?);
+        }
+        if let Some(options) = &self.aggregation {
+            measured.aggregation = Some(aggregation::measure(options, common, dir).await?);
+        }
+        measured.show(common)
     }
-    measured.show(common)
 }
 
 /// For clap: seconds, with or without a unit.

@@ -10,35 +10,66 @@ use std::{
 
 use crate::{
     aggregator::{KeyRing, TaskContext, keys, tasks},
-    cli::Failure,
-    config::{Config, Disk},
-    model::{HpkeConfig, Point, Task, Time},
+    cli::{Failure, control::Socket},
+    config::{Config, Disk, Leader, Seconds},
+    model::{HpkeConfig, Point, ReportId, Task, TaskId, Time, status::TaskStatus},
     server::{self, Server},
     store::Store,
 };
 
-/// A data directory to copy, and what is in it.
-pub struct Stage {
-    template: PathBuf,
+/// An aggregator's side of a task, with all that it takes to work on reports.
+#[derive(Clone)]
+pub struct Party {
     /// The task.
     pub context: Arc<TaskContext>,
+    /// The aggregator's keys.
+    pub keys: Arc<KeyRing>,
+}
+
+impl Party {
+    /// The task, seen by who has these keys.
+    pub fn new(task: Task, keys: Arc<KeyRing>) -> Result<Self, Failure> {
+        let context = TaskContext::new(Arc::new(task)).map_err(Failure::new)?;
+        Ok(Self { context: Arc::new(context), keys })
+    }
+}
+
+/// A data directory to copy.
+pub struct Stage {
+    template: PathBuf,
     /// The server's keys.
     pub keys: Arc<KeyRing>,
 }
 
+/// What a leader does of its own accord.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driving {
+    /// What it does by default.
+    On,
+    /// It lets reports wait.
+    Off,
+}
+
 impl Stage {
-    /// Makes the directory `template` of a server that has one task.
-    pub async fn new(template: PathBuf, task: Task) -> Result<Self, Failure> {
+    /// Makes a data directory below `dir`, with keys and no task.
+    pub async fn new(dir: &Path) -> Result<Self, Failure> {
+        let template = dir.join(format!("{}", ReportId::random()));
         fs::create_dir_all(&template)?;
-        let config = config(&template);
-        let store = Store::open(&template, server::store_options(&config))?;
-        let (suite, now) = (config.hpke.suite(), Time::now());
+        let store = open(&template)?;
+        let (suite, now) = (Config::default().hpke.suite(), Time::now());
         store.write(Point::KeysFirst, move |tx| keys::ensure_first(tx, suite, now)).await?;
         let keys = store.read(|view| KeyRing::load(view.keys().values()))?;
-        let context = TaskContext::new(Arc::new(task.clone())).map_err(Failure::new)?;
+        store.close().await;
+        Ok(Self { template, keys: Arc::new(keys) })
+    }
+
+    /// Adds a task.
+    pub async fn add(&self, task: Task) -> Result<Party, Failure> {
+        let party = Party::new(task.clone(), self.keys.clone())?;
+        let store = open(&self.template)?;
         store.write(Point::TaskAdd, move |tx| tasks::add(tx, task)).await??;
         store.close().await;
-        Ok(Self { template, context: Arc::new(context), keys: Arc::new(keys) })
+        Ok(party)
     }
 
     /// The key that clients seal to.
@@ -47,11 +78,10 @@ impl Stage {
     }
 
     /// Starts a server on a fresh copy, beside the template.
-    pub async fn start(&self) -> Result<Running, Failure> {
+    pub async fn start(&self, driving: Driving) -> Result<Running, Failure> {
         let dir = self.template.with_extension("run");
         copy(&self.template, &dir)?;
-        let server = Server::start(config(&dir)).await?;
-        Ok(Running { server, dir })
+        Running::start(dir, driving).await
     }
 }
 
@@ -63,6 +93,26 @@ pub struct Running {
 }
 
 impl Running {
+    async fn start(dir: PathBuf, driving: Driving) -> Result<Self, Failure> {
+        Ok(Self { server: Server::start(config(&dir, driving)).await?, dir })
+    }
+
+    /// Adds a task.
+    pub async fn add(&self, task: &Task) -> Result<(), Failure> {
+        Socket::new(config(&self.dir, Driving::On).control_socket())?.add_task(task).await
+    }
+
+    /// How far a task is.
+    pub fn status(&self, task: &TaskId) -> Result<TaskStatus, Failure> {
+        self.server.task_status(task)?.ok_or_else(|| Failure::new(format!("the task {task} is gone")))
+    }
+
+    /// Stops and starts again, with what was stored.
+    pub async fn restart(self, driving: Driving) -> Result<Self, Failure> {
+        self.server.stop().await?;
+        Self::start(self.dir, driving).await
+    }
+
     /// Stops the server and removes the copy.
     pub async fn stop(self) -> Result<(), Failure> {
         self.server.stop().await?;
@@ -71,13 +121,25 @@ impl Running {
 }
 
 /// What servers are measured with: the defaults, and no room held back beside the reserve.
-fn config(dir: &Path) -> Config {
+fn config(dir: &Path, driving: Driving) -> Config {
+    let defaults = Config::default();
+    let leader = match driving {
+        Driving::On => Leader::default(),
+        Driving::Off => {
+            Leader { min_job_size: usize::MAX, max_job_delay: Seconds::new(7 * 86_400), ..Leader::default() }
+        }
+    };
     Config {
         data_dir: dir.to_owned(),
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         disk: Disk { ballast_bytes: 0, ..Disk::default() },
-        ..Config::default()
+        leader,
+        ..defaults
     }
+}
+
+fn open(dir: &Path) -> Result<Store, Failure> {
+    Ok(Store::open(dir, server::store_options(&config(dir, Driving::On)))?)
 }
 
 fn copy(from: &Path, to: &Path) -> std::io::Result<()> {

@@ -16,6 +16,9 @@ use crate::{
     },
 };
 
+/// Where servers are in a task that do not have to find each other; connections are made to where they really are.
+pub const ORIGIN: &str = "http://localhost/";
+
 /// How a workload is written.
 const GRAMMAR: &str = "write count, sum:BITS, histogram:BINS or sumvec:LENGTHxBITS";
 

@@ -1,0 +1,258 @@
+//! `dapbox bench aggregation`: from reports that wait at a leader to sums at both aggregators, which share this machine.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration as Span, Instant},
+};
+
+use serde::Serialize;
+
+use super::{
+    Common, cores,
+    cores::Rate,
+    cpu, limit,
+    load::{self, Shape},
+    made,
+    stage::{Driving, Party, Running, Stage},
+    upload,
+    workload::{ORIGIN, Workload},
+};
+use crate::{
+    aggregator::counters,
+    cli::{Failure, style},
+    client::AggregatorKeys,
+    model::{PrepareInit, Report, TaskId},
+};
+
+/// How often it is looked how far they are.
+const LOOK: Span = Span::from_millis(5);
+
+/// How long nothing may happen.
+const PATIENCE: Span = Span::from_secs(60);
+
+/// What is measured by default.
+const WORKLOADS: [&str; 2] = ["count", "histogram:100"];
+
+/// Arguments of `dapbox bench aggregation`.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// How many reports wait; by default as many as take about --seconds.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    reports: Option<u64>,
+}
+
+/// What was measured of one VDAF.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    /// The VDAF.
+    pub vdaf: String,
+    /// The revision of the protocol.
+    pub revision: &'static str,
+    /// Reports that waited, all of which were aggregated, or this fails.
+    pub reports: usize,
+    /// How long that took.
+    pub seconds: f64,
+    /// What the leader's cryptography takes of a core's time for a report, in microseconds.
+    pub leader_us_per_report: f64,
+    /// What the helper's takes.
+    pub helper_us_per_report: f64,
+    /// What cryptography alone would allow: both, from memory on all cores.
+    pub limit_reports_per_second: f64,
+    /// What the two did.
+    pub reports_per_second: f64,
+    /// The one in units of the other.
+    pub ratio: f64,
+    /// What they could do in a day.
+    pub reports_per_day: f64,
+    /// What both take of a core's time for a report, in microseconds.
+    pub cpu_us_per_report: f64,
+    /// The part of the cores that was ours while the limit was measured.
+    pub limit_cores_share: f64,
+    /// Durable commits of the leader.
+    pub leader_commits: u64,
+    /// Durable commits of the helper.
+    pub helper_commits: u64,
+}
+
+/// Measures all that the options ask for, below `dir`.
+pub async fn measure(options: &Options, common: &Common, dir: &Path) -> Result<Vec<Measured>, Failure> {
+    let workloads = common.workloads(&WORKLOADS)?;
+    let mut all = Vec::with_capacity(workloads.len());
+    for workload in &workloads {
+        let helper = Stage::new(dir).await?;
+        let theirs = helper.start(Driving::On).await?;
+        let bench = Bench::new(workload, common, dir, &helper, &theirs).await?;
+        let measured = bench.measure(options.reports, common.seconds, &theirs).await;
+        theirs.stop().await?;
+        all.push(measured?);
+    }
+    Ok(all)
+}
+
+/// A leader and a helper.
+struct Bench {
+    stage: Stage,
+    workload: Workload,
+    leader: Party,
+    helper: Party,
+    keys: AggregatorKeys,
+}
+
+/// What they can do from memory.
+struct Limits {
+    helper: Rate,
+    both: Rate,
+}
+
+impl Bench {
+    /// The task names the place where the helper is already.
+    async fn new(
+        workload: &Workload,
+        common: &Common,
+        dir: &Path,
+        helper: &Stage,
+        theirs: &Running,
+    ) -> Result<Self, Failure> {
+        let prefix = crate::wire::of(common.dap.revision()).prefix();
+        let urls = [format!("{ORIGIN}{prefix}/"), format!("http://{}/{prefix}/", theirs.server.address())];
+        let files = workload.task(common.dap.revision(), urls)?;
+        let (Some(ours), Some(task)) = (files.leader.aggregator_task(), files.helper.aggregator_task()) else {
+            return Err(Failure::new("the task files are not for a leader and a helper"));
+        };
+        theirs.add(&task).await?;
+        let stage = Stage::new(dir).await?;
+        let keys = AggregatorKeys { leader: stage.public_key()?, helper: helper.public_key()? };
+        let leader = stage.add(ours).await?;
+        let helper = Party::new(task, helper.keys.clone())?;
+        Ok(Self { stage, workload: workload.clone(), leader, helper, keys })
+    }
+
+    async fn measure(self, number: Option<u64>, time: Span, theirs: &Running) -> Result<Measured, Failure> {
+        let bench = Arc::new(self);
+        let shared = bench.clone();
+        let reports = Arc::new(tokio::task::spawn_blocking(move || shared.make(number, time)).await??);
+        let before = bench.limits(&reports, time).await?;
+        let ours = bench.fill(&reports).await?;
+        let ran = bench.aggregate(ours, theirs, reports.len()).await?;
+        let after = bench.limits(&reports, time).await?;
+        let (both, helper) = (before.both.mean(after.both), before.helper.mean(after.helper));
+        let us = |time: Span| time.as_secs_f64() * 1e6;
+        let number = reports.len() as f64;
+        let reports_per_second = number / ran.time.as_secs_f64();
+        Ok(Measured {
+            vdaf: bench.workload.to_string(),
+            revision: bench.leader.context.wire.prefix(),
+            reports: reports.len(),
+            seconds: ran.time.as_secs_f64(),
+            leader_us_per_report: us(both.each.saturating_sub(helper.each)),
+            helper_us_per_report: us(helper.each),
+            limit_reports_per_second: both.per_second(),
+            reports_per_second,
+            ratio: reports_per_second / both.per_second(),
+            reports_per_day: reports_per_second * 86_400.0,
+            cpu_us_per_report: us(ran.cpu) / number,
+            limit_cores_share: both.share,
+            leader_commits: ran.leader_commits,
+            helper_commits: ran.helper_commits,
+        })
+    }
+
+    fn make(&self, number: Option<u64>, time: Span) -> Result<Vec<Report>, Failure> {
+        let one = || made::report(&self.leader.context, &self.keys, &self.workload.measurement);
+        if let Some(number) = number {
+            let bar = style::progress(number, "making");
+            let reports = cores::make(number as usize, &bar, one);
+            bar.finish_and_clear();
+            return reports;
+        }
+        let wanted = |some: &[Report]| {
+            let limit = limit::both(&self.leader, &self.helper, some, time / 10)?;
+            Ok(limit.per_second() * time.as_secs_f64())
+        };
+        made::enough(one, made::size, wanted, 1)
+    }
+
+    async fn limits(self: &Arc<Self>, reports: &Arc<Vec<Report>>, time: Span) -> Result<Limits, Failure> {
+        let (bench, reports, time) = (self.clone(), reports.clone(), time.min(limit::TIME));
+        let limits = move || {
+            let both = limit::both(&bench.leader, &bench.helper, &reports, time)?;
+            let some = reports.iter().take(1000).cloned();
+            let inits: Vec<PrepareInit> =
+                some.map(|report| made::init(&bench.leader, report)).collect::<Result<_, _>>()?;
+            let helper = limit::helper(&bench.helper, &inits, time)?;
+            Ok::<_, Failure>(Limits { helper, both })
+        };
+        let spinner = style::spinner(&format!("{}: the limit", self.workload));
+        let limits = tokio::task::spawn_blocking(limits).await?;
+        spinner.finish_and_clear();
+        limits
+    }
+
+    /// Uploads the reports to a leader that lets them wait.
+    async fn fill(self: &Arc<Self>, reports: &Arc<Vec<Report>>) -> Result<Running, Failure> {
+        let running = self.stage.start(Driving::Off).await?;
+        let (address, bench, reports) = (running.server.address(), self.clone(), reports.clone());
+        let spinner = style::spinner(&format!("{}: uploading", self.workload));
+        let upload = move || {
+            let requests: Vec<_> = reports.chunks(1).map(|report| upload::request(&bench.leader, report)).collect();
+            let connections = 16.min(requests.len());
+            let all = Shape { connections, threads: 1, time: Span::ZERO, answers: requests.len() };
+            load::run(address, &requests, all).map(drop)
+        };
+        let uploaded = tokio::task::spawn_blocking(upload).await?;
+        spinner.finish_and_clear();
+        uploaded.map(|()| running)
+    }
+
+    /// Lets the leader begin, and waits until both have aggregated everything.
+    async fn aggregate(&self, ours: Running, theirs: &Running, number: usize) -> Result<Ran, Failure> {
+        let task = self.leader.context.task.public.id;
+        let bar = style::progress(number as u64, "aggregating");
+        let helper_before = theirs.server.commits();
+        let ours = ours.restart(Driving::On).await?;
+        let (begin, cpu) = (Instant::now(), cpu::process());
+        let (mut seen, mut seen_at) = (0, begin);
+        let done = loop {
+            let aggregated = aggregated(&ours, &task)?;
+            bar.set_position(aggregated);
+            if aggregated >= number as u64 {
+                break Ok(());
+            }
+            if aggregated > seen {
+                (seen, seen_at) = (aggregated, Instant::now());
+            } else if seen_at.elapsed() > PATIENCE {
+                break Err(Failure::new(format!("the leader aggregated {seen} of {number} reports and no more")));
+            }
+            tokio::time::sleep(LOOK).await;
+        };
+        let (time, cpu) = (begin.elapsed(), cpu::process().saturating_sub(cpu));
+        bar.finish_and_clear();
+        let ran = Ran {
+            time,
+            cpu,
+            leader_commits: ours.server.commits(),
+            helper_commits: theirs.server.commits() - helper_before,
+        };
+        let theirs = aggregated(theirs, &task)?;
+        ours.stop().await?;
+        done?;
+        if theirs != number as u64 {
+            return Err(Failure::new(format!("the helper aggregated {theirs} of {number} reports")));
+        }
+        Ok(ran)
+    }
+}
+
+/// What was seen of an aggregation.
+struct Ran {
+    time: Span,
+    cpu: Span,
+    leader_commits: u64,
+    helper_commits: u64,
+}
+
+fn aggregated(server: &Running, task: &TaskId) -> Result<u64, Failure> {
+    Ok(server.status(task)?.counters.get(counters::AGGREGATE_SUCCESS).copied().unwrap_or_default())
+}

@@ -1,0 +1,168 @@
+//! `dapbox bench upload`: reports, as clients send them to a leader.
+
+use std::{path::Path, sync::Arc, time::Duration as Span};
+
+use serde::Serialize;
+
+use super::{
+    Common, cores, cpu,
+    load::{self, Latency, Shape},
+    made,
+    stage::{Driving, Party, Stage},
+    workload::{ORIGIN, Workload},
+};
+use crate::{
+    cli::{Failure, style},
+    client::AggregatorKeys,
+    hpke::{Keypair, Suite},
+    model::Report,
+};
+
+/// More uploads than this in a second are not expected, and not prepared.
+const FASTEST: f64 = 30_000.0;
+
+/// What is measured by default.
+const WORKLOADS: [&str; 2] = ["count", "histogram:100"];
+
+/// Arguments of `dapbox bench upload`.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Options {
+    /// Connections at the same time, each with one request at a time.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [10, 128],
+        value_parser = clap::value_parser!(u64).range(1..=1000))]
+    connections: Vec<u64>,
+    /// Reports in each request (more than one with --dap 18 only).
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    reports_per_upload: u64,
+}
+
+/// What was measured of one VDAF.
+#[derive(Clone, Debug, Serialize)]
+pub struct Measured {
+    /// The VDAF.
+    pub vdaf: String,
+    /// The revision of the protocol.
+    pub revision: &'static str,
+    /// The length of a request, in bytes.
+    pub request_bytes: usize,
+    /// The runs.
+    pub runs: Vec<Run>,
+}
+
+/// What was measured with one number of connections.
+#[derive(Clone, Debug, Serialize)]
+pub struct Run {
+    /// Connections, each with one request at a time.
+    pub connections: usize,
+    /// Reports that were durable in a second.
+    pub reports_per_second: f64,
+    /// What it could do in a day.
+    pub reports_per_day: f64,
+    /// Reports that were taken: all that were sent, or this fails.
+    pub reports: usize,
+    /// Durable commits.
+    pub commits: u64,
+    /// Reports in each commit.
+    pub reports_per_commit: f64,
+    /// How long answers took.
+    pub latency: Latency,
+    /// What the server takes of a core's time for a report, in microseconds.
+    pub server_cpu_us_per_report: f64,
+    /// What making the load takes of a core's time for a request, in microseconds.
+    pub generator_cpu_us_per_request: f64,
+}
+
+/// Measures all that the options ask for, below `dir`.
+pub async fn measure(options: &Options, common: &Common, dir: &Path) -> Result<Vec<Measured>, Failure> {
+    let most = crate::wire::of(common.dap.revision()).reports_per_upload() as u64;
+    if options.reports_per_upload > most {
+        return Err(Failure::usage(format!(
+            "this protocol has no uploads of more than {}",
+            style::counted(most, "report")
+        )));
+    }
+    let workloads = common.workloads(&WORKLOADS)?;
+    let mut all = Vec::with_capacity(workloads.len());
+    for workload in &workloads {
+        all.push(measure_one(workload, options, common, dir).await?);
+    }
+    Ok(all)
+}
+
+async fn measure_one(workload: &Workload, options: &Options, common: &Common, dir: &Path) -> Result<Measured, Failure> {
+    let url = format!("{ORIGIN}{}/", crate::wire::of(common.dap.revision()).prefix());
+    let files = workload.task(common.dap.revision(), [url.clone(), url])?;
+    let task = files.leader.aggregator_task().ok_or_else(|| Failure::new("the leader's file holds no task"))?;
+    let stage = Stage::new(dir).await?;
+    let leader = stage.add(task).await?;
+    let helper = Keypair::generate(1, Suite::DEFAULT)?;
+    let keys = AggregatorKeys { leader: stage.public_key()?, helper: helper.config().clone() };
+
+    let (workload, time, together) = (workload.clone(), common.seconds, options.reports_per_upload as usize);
+    let most = options.connections.iter().copied().max().unwrap_or(1) as usize;
+    let party = leader.clone();
+    let requests = tokio::task::spawn_blocking(move || -> Result<_, Failure> {
+        let one = || made::report(&party.context, &keys, &workload.measurement);
+        let fewest = together * made::ROUNDS * most;
+        let reports = made::enough(one, made::size, |_| Ok(FASTEST * time.as_secs_f64()), fewest)?;
+        let name = workload.to_string();
+        Ok((name, reports.chunks_exact(together).map(|reports| request(&party, reports)).collect::<Vec<_>>()))
+    });
+    let (vdaf, requests) = requests.await??;
+    let requests = Arc::new(requests);
+    let request_bytes = requests.first().map_or(0, Vec::len);
+    let mut measured = Measured { vdaf, revision: leader.context.wire.prefix(), request_bytes, runs: Vec::new() };
+    for connections in &options.connections {
+        let shape = Shape {
+            connections: *connections as usize,
+            threads: cores::count().min(*connections as usize),
+            time,
+            answers: made::ROUNDS * *connections as usize,
+        };
+        measured.runs.push(run(&stage, &leader, &requests, together, shape).await?);
+    }
+    Ok(measured)
+}
+
+/// The request that uploads some reports.
+pub fn request(leader: &Party, reports: &[Report]) -> Vec<u8> {
+    let (task, wire) = (&leader.context.task.public, leader.context.wire);
+    load::request(&task.leader_url, &wire.upload_call(&task.id), None, &wire.encode_upload(task, reports))
+}
+
+async fn run(
+    stage: &Stage,
+    leader: &Party,
+    requests: &Arc<Vec<Vec<u8>>>,
+    together: usize,
+    shape: Shape,
+) -> Result<Run, Failure> {
+    let running = stage.start(Driving::Off).await?;
+    let (address, before, requests) = (running.server.address(), running.server.commits(), requests.clone());
+    let spinner = style::spinner(&format!("uploading over {}", style::counted(shape.connections as u64, "connection")));
+    let cpu = cpu::process();
+    let outcome = tokio::task::spawn_blocking(move || load::run(address, &requests, shape)).await??;
+    let cpu = cpu::process().saturating_sub(cpu);
+    let commits = running.server.commits() - before;
+    spinner.finish_and_clear();
+    let (uploads, reports) = (outcome.exchanges.len(), outcome.exchanges.len() * together);
+    let waiting = running.status(&leader.context.task.public.id)?.waiting;
+    running.stop().await?;
+    if waiting != reports as u64 || outcome.exchanges.iter().any(|exchange| !exchange.answer.is_empty()) {
+        return Err(Failure::new(format!("of {reports} reports that were uploaded, the leader took {waiting}")));
+    }
+    let each = |time: Span, number: usize| time.as_secs_f64() * 1e6 / number as f64;
+    let reports_per_second = outcome.per_second * together as f64;
+    Ok(Run {
+        connections: shape.connections,
+        reports_per_second,
+        reports_per_day: reports_per_second * 86_400.0,
+        reports,
+        commits,
+        reports_per_commit: reports as f64 / commits as f64,
+        latency: outcome.latency(),
+        server_cpu_us_per_report: each(cpu.saturating_sub(outcome.cpu), reports),
+        generator_cpu_us_per_request: each(outcome.cpu, uploads),
+    })
+}
