@@ -80,10 +80,28 @@ impl Pool {
         R: Send + 'static,
         F: Fn(Vec<T>) -> R + Send + Sync + 'static,
     {
+        let mut results = Vec::new();
+        self.each_chunk(permit, items, f, |result| results.push(result)).await?;
+        Ok(results)
+    }
+
+    /// As [`Pool::map_chunks`], but each result is handed to `take` as soon as it is its turn, so that large ones need not
+    /// be there together.
+    pub async fn each_chunk<T, R, F>(
+        &self,
+        permit: &Permit,
+        items: Vec<T>,
+        f: F,
+        mut take: impl FnMut(R),
+    ) -> Result<(), Fault>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+        F: Fn(Vec<T>) -> R + Send + Sync + 'static,
+    {
         let f = Arc::new(f);
         let window = CHUNKS_PER_WORKER * self.workers.current_num_threads();
         let size = items.len().div_ceil(window).clamp(1, MAX_CHUNK);
-        let mut results = Vec::with_capacity(items.len().div_ceil(size));
         let mut begun = VecDeque::with_capacity(window);
         let mut items = items.into_iter();
         loop {
@@ -94,10 +112,10 @@ impl Pool {
             }
             while begun.len() >= window || (last && !begun.is_empty()) {
                 let Some(answer) = begun.pop_front() else { break };
-                results.push(answer.await.unwrap_or_else(|_| Err(Fault::new("a worker dropped its chunk")))?);
+                take(answer.await.unwrap_or_else(|_| Err(Fault::new("a worker dropped its chunk")))?);
             }
             if last {
-                return Ok(results);
+                return Ok(());
             }
         }
     }

@@ -128,6 +128,7 @@ impl Config {
             ("leader.max_job_size", leader.max_job_size),
             ("leader.min_job_size", leader.min_job_size),
             ("leader.jobs_in_flight", leader.jobs_in_flight),
+            ("leader.max_memory_bytes", leader.max_memory_bytes),
         ];
         if let Some((key, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::Nonsense(format!("{key} must be at least 1")));

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::sync::{Notify, Semaphore, watch};
 
-use super::disk::Disk;
+use super::{disk::Disk, memory::JobMemory};
 use crate::{
     aggregator::{KeyRing, TaskContext},
     config::Config,
@@ -36,6 +36,8 @@ pub struct App {
     pub keys: Arc<KeyRing>,
     /// The client for requests to helpers.
     pub peer: Peer,
+    /// The memory of our aggregation jobs as the leader.
+    pub job_memory: JobMemory,
     /// Requests in progress.
     pub requests: Arc<Semaphore>,
     /// Wakes the driver of aggregation jobs.
@@ -62,6 +64,7 @@ impl App {
     pub fn new(config: Config, store: Store, pool: Pool, keys: KeyRing, peer: Peer) -> Self {
         Self {
             requests: Arc::new(Semaphore::new(config.limits.max_requests)),
+            job_memory: JobMemory::new(config.leader.max_memory_bytes),
             disk: Disk::new(&config, store.clone()),
             config,
             store,
