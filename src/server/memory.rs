@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// What is counted: finer would gain nothing, and a budget of any machine fits into a number of these.
@@ -27,7 +28,8 @@ fn units(bytes: usize) -> u32 {
 impl Budget {
     /// A budget of about so many bytes.
     pub fn new(bytes: usize) -> Self {
-        let units = units(bytes).clamp(1, u32::MAX.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX)));
+        let most = u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX);
+        let units = units(bytes).clamp(1, most);
         Self { free: Arc::new(Semaphore::new(units as usize)), units }
     }
 
@@ -74,12 +76,32 @@ impl Lease {
         true
     }
 
+    /// The same bytes, which hold the lease now, and so does every part of them.
+    pub fn guard(self, bytes: Bytes) -> Bytes {
+        match self.held {
+            Some(_) => Bytes::from_owner(Guarded { bytes, _lease: self }),
+            None => bytes,
+        }
+    }
+
     /// Gives back what is held beyond so much.
     pub fn shrink(&mut self, bytes: usize) {
         let keep = units(bytes) as usize;
         if let Some(held) = &mut self.held {
             drop(held.split(held.num_permits().saturating_sub(keep)));
         }
+    }
+}
+
+/// Bytes and the lease of their memory.
+struct Guarded {
+    bytes: Bytes,
+    _lease: Lease,
+}
+
+impl AsRef<[u8]> for Guarded {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -190,6 +212,20 @@ mod tests {
         assert!(two.cover(10 * UNIT));
         drop(two);
         assert!(is_ready(budget.take(10 * UNIT)).await);
+    }
+
+    #[tokio::test]
+    async fn memory_is_given_back_when_the_last_part_of_a_body_is_gone() {
+        let budget = Budget::new(UNIT);
+        let mut lease = budget.open();
+        assert!(lease.cover(1));
+        let body = lease.guard(Bytes::from_static(b"a body"));
+        assert_eq!(body, "a body");
+        let part = body.slice(2..3);
+        drop(body);
+        assert!(!budget.open().cover(1));
+        drop(part);
+        assert!(budget.open().cover(1));
     }
 
     #[tokio::test]
