@@ -43,12 +43,12 @@ const LENGTH: usize = 10_000;
 /// Arguments of `dapbox bench memory`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Starts a leader and a helper, each with the default configuration but for the number of reports that \
-    the leader waits for, so that its jobs are as long as can be. The reports are made before. Prints the most memory \
-    that each process ever had (VmHWM): once it had started, after the uploads, and after aggregation. Linux only.\n\n\
+    after_help = "Starts a leader and a helper, each a process with the default configuration, and options from the \
+    environment. The reports are made before. Prints the most memory that each process ever had (VmHWM): once it had \
+    started, after the uploads, and after aggregation. Linux only.\n\n\
     Examples:\n  \
     dapbox bench memory\n  \
-    dapbox bench memory --dap 18 --vdaf histogram --length 100 --reports 10000 -o json"
+    dapbox bench memory --dap 18 --vdaf count --reports 10000 -o json"
 )]
 pub struct Args {
     /// How many reports.
@@ -92,9 +92,8 @@ pub async fn run(args: Args) -> Outcome {
     let vdaf = if args.vdaf.is_given() { args.vdaf.clone() } else { default_vdaf() };
     let vdaf = vdaf.configure()?;
     let directory = Directory::new(None)?;
-    let job = args.reports.min(500);
-    let leader = Node::start(directory.path(), "leader", &format!("[leader]\nmin_job_size = {job}\n"))?;
-    let helper = Node::start(directory.path(), "helper", "")?;
+    let leader = Node::start(directory.path(), "leader")?;
+    let helper = Node::start(directory.path(), "helper")?;
     let measured = measure(&args, vdaf, &leader, &helper).await?;
     Ok(match args.output {
         Format::Json => say(serde_json::to_string_pretty(&measured)?),
@@ -206,17 +205,14 @@ struct Node {
 }
 
 impl Node {
-    fn start(dir: &Path, name: &str, options: &str) -> Result<Self, Failure> {
+    fn start(dir: &Path, name: &str) -> Result<Self, Failure> {
         let data_dir = dir.join(name);
         let file = dir.join(format!("{name}-appliance.toml"));
-        let text = format!("data_dir = {data_dir:?}\nlisten = \"127.0.0.1:0\"\n{options}[log]\nformat = \"json\"\n");
+        let text = format!("data_dir = {data_dir:?}\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n");
         fs::write(&file, text)?;
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg("serve").arg("--config").arg(&file);
-        // Variables with our prefix are options of a server.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DAPBOX_")) {
-            command.env_remove(name);
-        }
+        // Of the variables with our prefix this one names a file; the others are options, to be measured with.
+        command.arg("serve").arg("--config").arg(&file).env_remove("DAPBOX_CONFIG");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let control = Socket::new(data_dir.join("control.sock"))?;
         let mut node = Self { origin: String::new(), control, child };
