@@ -64,6 +64,12 @@ pub struct Limits {
     pub max_message_bytes: usize,
     /// Longest answer that is accepted from a peer, in bytes; as long as the longest job.
     pub max_answer_bytes: usize,
+    /// Memory for the bodies of uploads, in bytes; one that finds none left is answered 503 with `Retry-After`. A short one,
+    /// of up to 4 KiB, needs none of it.
+    pub upload_memory_bytes: usize,
+    /// Memory for the bodies of all other requests, in bytes, apart because anybody may upload: with a few clients, a
+    /// leader's jobs could be kept out. One that finds none left is answered 503 with `Retry-After`; short ones need none.
+    pub request_memory_bytes: usize,
     /// Requests in progress at once; one more is answered 503 with `Retry-After`.
     pub max_requests: usize,
     /// How long a request may take, from its first byte to the end of its body.
@@ -116,6 +122,9 @@ pub struct Leader {
     pub max_job_delay: Seconds,
     /// Aggregation jobs of one task in progress at once; it takes several to hide the round trip to the helper.
     pub jobs_in_flight: usize,
+    /// Memory for the aggregation jobs of all tasks while they wait for their helpers, in bytes. A job of 500 vectors of
+    /// 10,000 numbers takes 84 MB. Jobs are made so short that two have room; others wait.
+    pub max_memory_bytes: usize,
     /// How long the helper may take to answer one request.
     pub peer_timeout: Seconds,
     /// The first pause before a request to the helper is repeated; each further one is twice as long.
@@ -137,6 +146,9 @@ pub struct Helper {
     pub synchronous_reports: usize,
     /// When a leader is told to come back.
     pub retry_after: Seconds,
+    /// Memory for aggregation jobs in progress beside their requests, in bytes: what is known of each report, and a sum for
+    /// each batch bucket. Jobs that find none left wait; one that needs more than there is runs alone.
+    pub max_memory_bytes: usize,
     /// Jobs of one task that may wait to be answered; one more is answered 503 with `Retry-After`.
     pub max_deferred_jobs: usize,
 }
@@ -316,6 +328,8 @@ impl Default for Limits {
             max_job_reports: 1_000_000,
             max_message_bytes: 64 << 10,
             max_answer_bytes: 128 << 20,
+            upload_memory_bytes: 64 << 20,
+            request_memory_bytes: 192 << 20,
             max_requests: 1024,
             request_timeout: Seconds::new(60),
             clock_skew: Seconds::new(60),
@@ -348,6 +362,7 @@ impl Default for Leader {
             min_job_size: 100,
             max_job_delay: Seconds::new(5),
             jobs_in_flight: 8,
+            max_memory_bytes: 96 << 20,
             peer_timeout: Seconds::new(60),
             retry_initial: Seconds::millis(500),
             retry_max: Seconds::new(300),
@@ -359,7 +374,12 @@ impl Default for Leader {
 
 impl Default for Helper {
     fn default() -> Self {
-        Self { synchronous_reports: 1_000_000, retry_after: Seconds::new(1), max_deferred_jobs: 1000 }
+        Self {
+            synchronous_reports: 1_000_000,
+            retry_after: Seconds::new(1),
+            max_memory_bytes: 64 << 20,
+            max_deferred_jobs: 1000,
+        }
     }
 }
 

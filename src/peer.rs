@@ -26,6 +26,8 @@ pub use retry::{Retries, retry};
 
 /// The longest `Location` that is followed, in bytes: a leader stores it.
 const MAX_LOCATION: usize = 2048;
+/// The most memory, in bytes, that is taken for an answer before it comes.
+const MAX_TRUSTED: u64 = 1 << 20;
 /// The HTTP status of a request that was taken and is not done (RFC 9110 section 15.3.3).
 const ACCEPTED: u16 = 202;
 
@@ -237,6 +239,11 @@ impl Peer {
         Self { point: Some(point), ..self.clone() }
     }
 
+    /// The same client, for a request whose answer has at most so many bytes.
+    pub fn up_to(&self, bytes: usize) -> Self {
+        Self { max_answer_bytes: bytes.min(self.max_answer_bytes), ..self.clone() }
+    }
+
     /// Sends one request and takes the whole answer, whatever its status. Does not retry.
     pub async fn send(
         &self,
@@ -308,7 +315,9 @@ impl Peer {
         if response.content_length().is_some_and(|length| length > limit as u64) {
             return Err(too_long());
         }
-        let mut body = BytesMut::new();
+        // What is announced may never come: so much of it is believed.
+        let announced = response.content_length().map_or(0, |length| length.min(MAX_TRUSTED) as usize);
+        let mut body = BytesMut::with_capacity(announced);
         while let Some(chunk) = response.chunk().await.map_err(|e| classify(url, &e))? {
             if body.len() + chunk.len() > limit {
                 return Err(too_long());

@@ -7,7 +7,7 @@
 //! Or the leader is told to come back (DAP-18 section 3.1): [`defer`] stores the request, and the same steps follow
 //! when there is time for them, with [`resume`] in the place of `reserve`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use bytes::Bytes;
 
@@ -45,6 +45,17 @@ pub fn check_request(task: &Task, init: &JobInit) -> Result<(), Error> {
         return refuse("a report occurs twice in the job");
     }
     Ok(())
+}
+
+/// About how many bytes a report of a job takes beside its request: its decoded form, and its part of the answer.
+const BESIDE: usize = 1024;
+
+/// About how many bytes a job takes beside its request. The sum of each batch bucket is there three times in the end: as it
+/// is, encoded, and on its way to the disk.
+pub fn job_bytes(context: &TaskContext, init: &JobInit) -> usize {
+    let buckets: BTreeSet<Bucket> =
+        init.inits.iter().map(|each| bucket_of(&context.task, init.batch, &each.share.metadata)).collect();
+    init.inits.len() * BESIDE + 3 * buckets.len() * context.preparer.sum_bytes()
 }
 
 /// A request for an aggregation job, as far as the store is concerned.

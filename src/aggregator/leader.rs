@@ -137,12 +137,18 @@ fn drop_report(
     tx.count(task, counter, 1)
 }
 
+/// About how many bytes a report takes beside what its VDAF holds: its share of the request and of the answer, both in
+/// parts and as one, and what is known of it meanwhile. The longest that are usual need less than half of it.
+const BESIDE: usize = 2048;
+
+/// About how many bytes a report takes at the leader while its job waits for the helper.
+pub fn report_bytes(context: &TaskContext) -> usize {
+    context.preparer.leader_bytes() + BESIDE
+}
+
 /// A report whose preparation waits for the helper's answer.
 pub struct Awaiting {
-    /// The report.
-    pub metadata: ReportMetadata,
-    /// Where it is stored.
-    pub at: ReportRef,
+    entry: Entry,
     pending: Box<dyn Pending>,
 }
 
@@ -160,6 +166,10 @@ pub struct Started {
     /// The reports that hold so far, in the order of the request.
     pub awaiting: Vec<Awaiting>,
     dropped: Vec<Dropped>,
+    /// The reports that are not of this job after all: it has grown long enough without them.
+    pub left: Vec<ReportRef>,
+    /// About how many bytes all this takes.
+    pub bytes: usize,
 }
 
 impl Started {
@@ -168,11 +178,13 @@ impl Started {
         self.inits.extend(other.inits);
         self.awaiting.extend(other.awaiting);
         self.dropped.extend(other.dropped);
+        self.left.extend(other.left);
+        self.bytes += other.bytes;
     }
 
     /// The reports that the request is about, in order.
-    pub fn ids(&self) -> Vec<ReportId> {
-        self.awaiting.iter().map(|awaiting| awaiting.metadata.id).collect()
+    pub fn entries(&self) -> Vec<Entry> {
+        self.awaiting.iter().map(|awaiting| awaiting.entry).collect()
     }
 
     /// The request to the helper, and its hash. The parts of the request are gone afterwards.
@@ -199,8 +211,11 @@ pub fn start(context: &TaskContext, keys: &KeyRing, part: Vec<(ReportRef, Report
         let metadata = report.metadata;
         match guarded(&metadata, || start_report(context, &opener, report)) {
             Ok((init, pending)) => {
+                // Twice: it is in the request as a whole as well.
+                started.bytes += context.preparer.leader_bytes() + 2 * chosen_bytes(&init.share);
                 started.inits.push(init);
-                started.awaiting.push(Awaiting { metadata, at, pending });
+                let entry = Entry { id: metadata.id, time: metadata.time, at };
+                started.awaiting.push(Awaiting { entry, pending });
             }
             Err(error) => started.dropped.push(Dropped { metadata, at, counter: counters::refused(error) }),
         }
@@ -221,6 +236,11 @@ pub fn start_report(
     let (pending, message) = context.preparer.leader_start(context.verification(), input)?;
     let share = ReportShare { metadata, extensions, public_share, input_share: helper_share };
     Ok((PrepareInit { share, message: message.into() }, pending))
+}
+
+/// About how many bytes of the request are a report's client's choice.
+fn chosen_bytes(share: &ReportShare) -> usize {
+    share.public_share.len() + share.input_share.enc.len() + share.input_share.payload.len()
 }
 
 /// What [`seal`] found.
@@ -255,11 +275,15 @@ pub fn seal(
     for dropped in &started.dropped {
         drop_report(tx, task, dropped.metadata.id, dropped.at, dropped.counter)?;
     }
+    if let Some(state) = tx.task_mut(task) {
+        let left = state.waiting.assigned(&started.left);
+        state.waiting.defer(&left, job.now);
+    }
     if started.awaiting.is_empty() {
         tx.end_leader_job(task, &id)?;
         return Ok(Sealed::Empty);
     }
-    let reports = started.awaiting.iter().map(|awaiting| awaiting.at).collect();
+    let reports = started.awaiting.iter().map(|awaiting| awaiting.entry.at).collect();
     let state = LeaderJobState::Sent { request_hash };
     tx.put_leader_job(task, id, LeaderJobRecord { reports, state, ..job })?;
     Ok(Sealed::Send)
@@ -272,11 +296,11 @@ pub struct Breach(&'static str);
 
 /// Checks that the helper answered about the same reports, in order, in a way that the VDAF allows
 /// (DAP-09 section 4.5.1.1).
-pub fn check_answer(asked: &[ReportId], resps: &[PrepareResp]) -> Result<(), Breach> {
+pub fn check_answer(asked: &[Entry], resps: &[PrepareResp]) -> Result<(), Breach> {
     if asked.len() != resps.len() {
         return Err(Breach("another number of reports"));
     }
-    if asked.iter().zip(resps).any(|(mine, theirs)| *mine != theirs.report_id) {
+    if asked.iter().zip(resps).any(|(mine, theirs)| mine.id != theirs.report_id) {
         return Err(Breach("other reports, or another order"));
     }
     if resps.iter().any(|resp| resp.outcome == PrepareOutcome::Finished) {
@@ -312,20 +336,21 @@ impl Finished {
 /// Completes the preparation of part of a job with the helper's answers. Runs on the pool.
 pub fn finish(context: &TaskContext, batch: PartialBatch, part: Vec<(Awaiting, PrepareOutcome)>) -> Finished {
     let mut finished = Finished::default();
-    for (Awaiting { metadata, at, pending }, outcome) in part {
+    for (Awaiting { entry, pending }, outcome) in part {
+        let metadata = ReportMetadata { id: entry.id, time: entry.time };
         finished.is_closed |= outcome == PrepareOutcome::Reject(ReportError::BatchCollected);
         let verified = match outcome {
             PrepareOutcome::Continue(message) => {
                 guarded(&metadata, || pending.finish(&message)).map_err(counters::refused)
             }
             PrepareOutcome::Reject(ReportError::ReportTooEarly) => {
-                finished.early.push(Entry { id: metadata.id, time: metadata.time, at });
+                finished.early.push(entry);
                 continue;
             }
             PrepareOutcome::Reject(error) => Err(counters::refused_by_helper(error)),
             PrepareOutcome::Finished => Err(counters::HELPER_PROTOCOL_ERROR),
         };
-        finished.over.push((metadata.id, at));
+        finished.over.push((entry.id, entry.at));
         match verified {
             Ok(share) => {
                 let bucket = bucket_of(&context.task, batch, &metadata);
@@ -371,12 +396,12 @@ pub fn commit(
 }
 
 /// Gives up a job after the helper broke the protocol about it (DAP-09 section 4.5.1.1). Its reports are dropped.
-pub fn abandon(tx: &mut Tx<'_>, task: &TaskId, id: AggregationJobId, reports: &[Awaiting]) -> Result<(), Fault> {
+pub fn abandon(tx: &mut Tx<'_>, task: &TaskId, id: AggregationJobId, reports: &[Entry]) -> Result<(), Fault> {
     if !has_job(tx, task, &id) {
         return Ok(());
     }
     for report in reports {
-        drop_report(tx, task, report.metadata.id, report.at, counters::HELPER_PROTOCOL_ERROR)?;
+        drop_report(tx, task, report.id, report.at, counters::HELPER_PROTOCOL_ERROR)?;
     }
     tx.end_leader_job(task, &id)
 }
@@ -386,15 +411,13 @@ pub fn dissolve(
     tx: &mut Tx<'_>,
     task: &TaskId,
     id: AggregationJobId,
-    reports: &[Awaiting],
+    reports: &[Entry],
     retry_at: Time,
 ) -> Result<(), Fault> {
     if !has_job(tx, task, &id) {
         return Ok(());
     }
-    let entries: Vec<_> =
-        reports.iter().map(|r| Entry { id: r.metadata.id, time: r.metadata.time, at: r.at }).collect();
-    end_and_defer(tx, task, id, &entries, retry_at)
+    end_and_defer(tx, task, id, reports, retry_at)
 }
 
 /// Whether the job is still there: its task may have been removed meanwhile.

@@ -125,9 +125,11 @@ impl Config {
             ("limits.pool_queue", limits.pool_queue),
             ("limits.store_queue", limits.store_queue),
             ("helper.max_deferred_jobs", self.helper.max_deferred_jobs),
+            ("helper.max_memory_bytes", self.helper.max_memory_bytes),
             ("leader.max_job_size", leader.max_job_size),
             ("leader.min_job_size", leader.min_job_size),
             ("leader.jobs_in_flight", leader.jobs_in_flight),
+            ("leader.max_memory_bytes", leader.max_memory_bytes),
         ];
         if let Some((key, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::Nonsense(format!("{key} must be at least 1")));
@@ -141,6 +143,19 @@ impl Config {
         ];
         if let Some((key, _)) = not_zero.iter().find(|(_, value)| value.is_zero()) {
             return Err(ConfigError::Nonsense(format!("{key} must be longer than nothing")));
+        }
+        let enough = [
+            (
+                "limits.upload_memory_bytes",
+                limits.upload_memory_bytes,
+                "limits.max_report_bytes",
+                limits.max_report_bytes,
+            ),
+            ("limits.request_memory_bytes", limits.request_memory_bytes, "limits.max_job_bytes", limits.max_job_bytes),
+        ];
+        if let Some((key, value, least_key, least)) = enough.iter().find(|(_, value, _, least)| value < least) {
+            let text = format!("{key} ({value}) must not be less than {least_key} ({least})");
+            return Err(ConfigError::Nonsense(text));
         }
         if leader.min_job_size > leader.max_job_size {
             let text = format!(
@@ -318,7 +333,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for text in ["[leader]\nmin_job_size = 501", "[limits]\nmax_requests = 0", "[leader]\nretry_initial = \"0s\""] {
+        for text in [
+            "[leader]\nmin_job_size = 501",
+            "[limits]\nmax_requests = 0",
+            "[limits]\nmax_job_bytes = 300_000_000",
+            "[leader]\nretry_initial = \"0s\"",
+        ] {
             assert!(matches!(load(text, &[], &Overrides::default()), Err(ConfigError::Nonsense(_))), "{text}");
         }
     }

@@ -53,7 +53,8 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         }
         ("POST", "/tasks", _) => {
             let limits = &app.config.limits;
-            let body = request.read_body(limits.max_message_bytes, *limits.request_timeout).await?;
+            let body =
+                request.read_body(limits.max_message_bytes, *limits.request_timeout, &app.request_memory).await?;
             let task: Task = serde_json::from_slice(&body)
                 .map_err(|error| Problem::about(400).with_detail(format!("the task cannot be read: {error}")))?;
             tasks::check(&task).map_err(|why| Problem::about(400).with_detail(why.to_string()))?;
@@ -79,7 +80,8 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         }
         ("POST", "/close", _) => {
             let limits = &app.config.limits;
-            let body = request.read_body(limits.max_message_bytes, *limits.request_timeout).await?;
+            let body =
+                request.read_body(limits.max_message_bytes, *limits.request_timeout, &app.request_memory).await?;
             let CloseRequest { task, before } = serde_json::from_slice(&body)
                 .map_err(|error| Problem::about(400).with_detail(format!("the request cannot be read: {error}")))?;
             let horizon = app

@@ -9,7 +9,10 @@ use std::{
 
 use tokio::sync::{Notify, Semaphore, watch};
 
-use super::disk::Disk;
+use super::{
+    disk::Disk,
+    memory::{Budget, JobMemory},
+};
 use crate::{
     aggregator::{KeyRing, TaskContext},
     config::Config,
@@ -36,6 +39,14 @@ pub struct App {
     pub keys: Arc<KeyRing>,
     /// The client for requests to helpers.
     pub peer: Peer,
+    /// The memory of our aggregation jobs as the leader.
+    pub job_memory: JobMemory,
+    /// The memory of aggregation jobs of ours as the helper, beside their requests.
+    pub helper_memory: Budget,
+    /// The memory of uploads, which anybody may send.
+    pub upload_memory: Budget,
+    /// The memory of all other requests, whose senders have a token.
+    pub request_memory: Budget,
     /// Requests in progress.
     pub requests: Arc<Semaphore>,
     /// Wakes the driver of aggregation jobs.
@@ -62,6 +73,10 @@ impl App {
     pub fn new(config: Config, store: Store, pool: Pool, keys: KeyRing, peer: Peer) -> Self {
         Self {
             requests: Arc::new(Semaphore::new(config.limits.max_requests)),
+            job_memory: JobMemory::new(config.leader.max_memory_bytes),
+            helper_memory: Budget::new(config.helper.max_memory_bytes),
+            upload_memory: Budget::new(config.limits.upload_memory_bytes),
+            request_memory: Budget::new(config.limits.request_memory_bytes),
             disk: Disk::new(&config, store.clone()),
             config,
             store,

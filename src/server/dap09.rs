@@ -81,10 +81,13 @@ fn hpke_config(app: &App, request: &Request) -> Result<Response, Error> {
     Ok(ROUTES.hpke_configs(app, media::HPKE_CONFIG_LIST))
 }
 
-async fn upload(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {
+async fn upload(app: &Arc<App>, task: TaskId, mut request: Request) -> Result<Response, Error> {
     let context = ROUTES.task_for(app, task, Some(Role::Leader))?;
     app.disk.check()?;
-    let body = ROUTES.body(app, request, media::REPORT, app.config.limits.max_report_bytes).await?;
+    ROUTES.expect_type(&request, media::REPORT)?;
+    let limits = &app.config.limits;
+    let body = request.read_body(limits.max_report_bytes, *limits.request_timeout, &app.upload_memory).await?;
+    drop(request);
     let reports = match context.wire.decode_upload(&context.task.public, &body) {
         Ok(reports) => reports,
         Err(malformed) => return Err(flow::malformed_upload(app, &context, malformed).await),

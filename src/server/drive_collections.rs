@@ -133,11 +133,11 @@ async fn ask_helper(
         what: "a request for its aggregate share",
         points: [Point::SendShare, Point::PollShare],
         id: id.as_bytes(),
-        request,
+        max_answer: app.config.limits.max_answer_bytes,
         may_have_arrived: false,
         is_final: |problem, _| is_final(problem),
     };
-    match pursue(app, context, errand, |body| context.wire.decode_aggregate_share(body)).await {
+    match pursue(app, context, errand, request, |body| context.wire.decode_aggregate_share(body)).await {
         Pursued::Answered { message, .. } => Some(Ok(message)),
         Pursued::Refused { problem, .. } => {
             // What the helper counts is for the operator; the collector learns what kind of problem it is.

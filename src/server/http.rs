@@ -7,6 +7,7 @@ use futures_util::{Stream, StreamExt};
 use tokio::time::Instant;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
+use super::memory::{Budget, Lease};
 use crate::{
     aggregator::Error,
     wire::{Problem, ProblemType, problem},
@@ -14,6 +15,13 @@ use crate::{
 
 /// How long the rest of a request is read and thrown away after its answer.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// Bodies of at most so many bytes take nothing of a budget: what is small is answered however much memory others hold,
+/// and there are no more of them than requests.
+const FREE: usize = 4 << 10;
+
+/// A body's part of a budget grows by so much at once.
+const STEP: usize = 64 << 10;
 
 /// A response with its whole body.
 pub type Response = warp::http::Response<Bytes>;
@@ -55,8 +63,11 @@ impl Request {
 
     /// Refuses a body that is announced to be longer than `limit` bytes.
     pub fn expect_at_most(&self, limit: usize) -> Result<(), Problem> {
-        let announced = self.header(header::CONTENT_LENGTH).and_then(|text| text.parse::<usize>().ok());
-        if announced.is_some_and(|length| length > limit) { Err(Self::too_long(limit)) } else { Ok(()) }
+        if self.announced().is_some_and(|length| length > limit) { Err(Self::too_long(limit)) } else { Ok(()) }
+    }
+
+    fn announced(&self) -> Option<usize> {
+        self.header(header::CONTENT_LENGTH)?.parse().ok()
     }
 
     /// Says that the body is longer than `limit` bytes.
@@ -78,18 +89,77 @@ impl Request {
         })
     }
 
-    /// Reads the body: at most `limit` bytes, within `timeout`.
-    pub async fn read_body(&mut self, limit: usize, timeout: Duration) -> Result<Bytes, Problem> {
+    /// Reads the body: at most `limit` bytes, within `timeout`. It takes its memory from the budget as it comes, since
+    /// whoever announces much may send little of it, and keeps it for as long as any part of the body is kept.
+    pub async fn read_body(&mut self, limit: usize, timeout: Duration, budget: &Budget) -> Result<Bytes, Problem> {
         self.expect_at_most(limit)?;
-        let deadline = Instant::now() + timeout;
-        let mut body = BytesMut::new();
+        let (deadline, mut lease) = (Instant::now() + timeout, budget.open());
+        let mut body = Parts::default();
         while let Some(part) = self.next_chunk(deadline).await? {
-            if body.len() + part.len() > limit {
+            let length = body.len() + part.len();
+            if length > limit {
                 return Err(Self::too_long(limit));
             }
-            body.extend_from_slice(&part);
+            // Twice if it grows: for a moment it is in two places. But whatever is not too long must find room.
+            let needed = if self.announced().is_some() { length } else { limit.min(2 * length) };
+            cover(&mut lease, needed)?;
+            body.push(part, self.announced().unwrap_or(0));
         }
-        Ok(body.freeze())
+        Ok(lease.guard(body.freeze()))
+    }
+}
+
+/// Takes so much memory in all for a body, if it is there.
+pub fn cover(lease: &mut Lease, bytes: usize) -> Result<(), Problem> {
+    let is_there = bytes <= FREE || lease.cover(bytes.next_multiple_of(STEP)) || lease.cover(bytes);
+    if is_there { Ok(()) } else { Err(Problem::busy()) }
+}
+
+/// A body as it comes.
+#[derive(Default)]
+enum Parts {
+    #[default]
+    None,
+    /// All that has come yet, as it came.
+    One(Bytes),
+    /// Copied together.
+    Many(BytesMut),
+}
+
+impl Parts {
+    fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::One(part) => part.len(),
+            Self::Many(parts) => parts.len(),
+        }
+    }
+
+    /// Appends a part of a body that is announced to be so long. Memory that nothing is written to costs nothing yet.
+    fn push(&mut self, part: Bytes, announced: usize) {
+        *self = match std::mem::take(self) {
+            Self::None => Self::One(part),
+            Self::One(first) => {
+                let mut parts = BytesMut::with_capacity(announced.max(first.len() + part.len()));
+                parts.extend_from_slice(&first);
+                parts.extend_from_slice(&part);
+                Self::Many(parts)
+            }
+            Self::Many(mut parts) => {
+                parts.extend_from_slice(&part);
+                Self::Many(parts)
+            }
+        };
+    }
+
+    fn freeze(self) -> Bytes {
+        match self {
+            Self::None => Bytes::new(),
+            // What is small may be kept for long, and should not keep all of the buffer that it was received in.
+            Self::One(part) if part.len() <= FREE => Bytes::copy_from_slice(&part),
+            Self::One(part) => part,
+            Self::Many(parts) => parts.freeze(),
+        }
     }
 }
 

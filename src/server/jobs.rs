@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{app::App, flow::unhurried};
+use super::{app::App, flow::unhurried, memory::Lease};
 use crate::{
     aggregator::{
         Error, TaskContext,
@@ -48,7 +48,7 @@ pub async fn create(
     unhurried(async move {
         let task = context.task.public.id;
         let most = app.config.limits.max_job_reports;
-        let (hash, init) = read(&app, &context, &permit, body.clone(), most).await?;
+        let (hash, init, _memory) = read(&app, &context, &permit, body.clone(), most).await?;
         let content = Content { task, interaction: Interaction::AggregationJob, hash };
         let arrival = Arrival { content, name, batch: init.batch, now: Time::now() };
         // A repeat of a request that is being worked on waits here, and then finds the stored answer.
@@ -96,21 +96,24 @@ impl Arrival {
     }
 }
 
-/// Hashes and decodes a job's request on the pool: it may be many megabytes.
+/// Hashes and decodes a job's request on the pool: it may be many megabytes. Waits for the memory that the job takes.
 async fn read(
     app: &App,
     context: &Arc<TaskContext>,
     permit: &Permit,
     body: Bytes,
     most: usize,
-) -> Result<([u8; 32], JobInit), Error> {
+) -> Result<([u8; 32], JobInit, Lease), Error> {
     let context = context.clone();
-    let read = move || -> Result<([u8; 32], JobInit), Error> {
+    let read = move || -> Result<_, Error> {
         let init = context.wire.decode_job_init(&context.task.public, &body, most)?;
         helper::check_request(&context.task, &init)?;
-        Ok((Sha256::digest(&body).into(), init))
+        let bytes = helper::job_bytes(&context, &init);
+        Ok((Sha256::digest(&body).into(), init, bytes))
     };
-    app.pool.run(permit, read).await?
+    let (hash, init, bytes) = app.pool.run(permit, read).await??;
+    // Those who have theirs wait for nothing that we hold: for workers and the store alone.
+    Ok((hash, init, app.helper_memory.take(bytes).await))
 }
 
 /// Stores the request, to be answered later.
@@ -217,7 +220,7 @@ pub async fn resume(app: &Arc<App>, task: TaskId, job: AggregationJobId) -> Resu
     let Some(context) = app.context(&task)? else { return Ok(()) };
     let Some(body) = app.store.read(|view| view.helper_request(&task, &job))? else { return Ok(()) };
     // How many reports it may have was decided when it was accepted.
-    let (hash, init) = read(app, &context, &permit, body, usize::MAX).await?;
+    let (hash, init, _memory) = read(app, &context, &permit, body, usize::MAX).await?;
     let request = Request { task, job, hash, batch: init.batch, now: Time::now() };
     let (skew, reports) = (skew(app), metadata(&init));
     match app.store.write(Point::HelperResume, move |tx| helper::resume(tx, &request, skew, &reports)).await? {

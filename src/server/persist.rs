@@ -25,8 +25,8 @@ impl<'a> Persistence<'a> {
         Self { app, task, what, backoff, failures: 0 }
     }
 
-    /// Pauses after an attempt that failed. Breaks if the server stops meanwhile, or the task is removed.
-    pub async fn pause(&mut self, error: &CallError) -> ControlFlow<()> {
+    /// Notes an attempt that failed. Returns how long to wait before the next.
+    pub fn failed(&mut self, error: &CallError) -> Duration {
         self.failures += 1;
         let Self { app, task, what, failures, .. } = self;
         let pause = self.backoff.next_delay(error.retry_after());
@@ -35,7 +35,7 @@ impl<'a> Persistence<'a> {
             tracing::warn!(%task, %error, failures, ?pause, "the helper did not take {what}");
         }
         app.set_trouble(task, Some(format!("the helper did not take {what} ({failures} times): {error}")));
-        self.wait(pause).await
+        pause
     }
 
     /// Pauses. Breaks if the server stops meanwhile, or the task is removed.

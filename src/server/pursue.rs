@@ -1,7 +1,7 @@
 //! Asking the helper for something until it is decided: the same bytes again and again, and where the helper takes its
 //! time (DAP-18 section 3.1), polls of what it has made of them.
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
 use bytes::Bytes;
 
@@ -11,7 +11,7 @@ use crate::{
     config,
     model::{Party, Point},
     peer::{Backoff, CallError, Reply},
-    wire::{Interaction, Malformed, Problem, ProblemType},
+    wire::{Call, Interaction, Malformed, Problem, ProblemType},
 };
 
 /// What the helper is asked for.
@@ -24,8 +24,8 @@ pub struct Errand<'a> {
     pub points: [Point; 2],
     /// What we call the resource, should the protocol leave that to us.
     pub id: &'a [u8; 16],
-    /// The body of the request.
-    pub request: Bytes,
+    /// The longest answer, in bytes.
+    pub max_answer: usize,
     /// Whether the helper may have seen the request before.
     pub may_have_arrived: bool,
     /// Whether a refusal decides the errand; it is told whether the helper may have acted on the request otherwise.
@@ -52,66 +52,121 @@ pub enum Pursued<T> {
     Stopped,
 }
 
+/// How one attempt at an errand went.
+pub enum Attempt<T> {
+    /// The errand is over.
+    Ended(Pursued<T>),
+    /// It goes on after this pause.
+    Pause(Duration),
+}
+
 /// Runs an errand. `read` decodes the answer: one that does not decode may be a proxy's, or cut short, and says nothing
 /// about the errand.
 pub async fn pursue<T>(
     app: &App,
     context: &TaskContext,
     errand: Errand<'_>,
+    request: Bytes,
     read: impl Fn(&Bytes) -> Result<T, Malformed>,
 ) -> Pursued<T> {
-    let Errand { interaction, what, points: [sending, polling], id, request, mut may_have_arrived, is_final } = errand;
-    let task = &context.task;
-    let Party::Leader { helper_token, .. } = &task.party else { return Pursued::Stopped };
-    let (url, token) = (&task.public.helper_url, Some(helper_token));
-    let create = context.wire.create_call(interaction, &task.public.id, id);
-    let poll_at = |place: &Option<String>| context.wire.poll_call(interaction, place.as_deref()?);
-    let mut persistence = Persistence::new(app, task.public.id, what);
-    let mut pace = Pace::new(&app.config.leader);
-    let (sender, poller) = (app.peer.at(sending), app.peer.at(polling));
-    // Where the helper has the resource, once it has said that this is not ready.
-    let mut pending = None;
+    let mut pursuit = Pursuit::new(app, context, errand);
     loop {
-        let poll = poll_at(&pending);
-        let sent = match &poll {
-            Some(poll) => poller.ask(url, poll, token, Bytes::new()),
-            None => sender.ask(url, &create, token, request.clone()),
-        };
-        let Some(reply) = app.unless_stopped(sent).await else { return Pursued::Stopped };
+        match pursuit.attempt(&request, &read).await {
+            Attempt::Ended(end) => return end,
+            Attempt::Pause(pause) => {
+                if pursuit.wait(pause).await.is_break() {
+                    return Pursued::Stopped;
+                }
+            }
+        }
+    }
+}
+
+/// An errand under way.
+pub struct Pursuit<'a> {
+    app: &'a App,
+    context: &'a TaskContext,
+    errand: Errand<'a>,
+    persistence: Persistence<'a>,
+    pace: Pace<'a>,
+    /// Where the helper has the resource, once it has said that this is not ready.
+    pending: Option<String>,
+}
+
+impl<'a> Pursuit<'a> {
+    /// Before the first attempt.
+    pub fn new(app: &'a App, context: &'a TaskContext, errand: Errand<'a>) -> Self {
+        let persistence = Persistence::new(app, context.task.public.id, errand.what);
+        Self { app, context, errand, persistence, pace: Pace::new(&app.config.leader), pending: None }
+    }
+
+    /// Whether the next attempt sends the request, as opposed to asking for what the helper has made of it.
+    pub fn is_to_send(&self) -> bool {
+        self.poll().is_none()
+    }
+
+    fn poll(&self) -> Option<Call> {
+        self.context.wire.poll_call(self.errand.interaction, self.pending.as_deref()?)
+    }
+
+    /// Sends the request, which must always be the same, or asks for the answer to it.
+    pub async fn attempt<T>(&mut self, request: &Bytes, read: impl Fn(&Bytes) -> Result<T, Malformed>) -> Attempt<T> {
+        let poll = self.poll();
+        let Some(reply) = self.ask(poll.as_ref(), request).await else { return Attempt::Ended(Pursued::Stopped) };
         let error = match reply {
             Ok(Reply { ready: Some(body), place, .. }) => match read(&body) {
-                Ok(message) => return Pursued::Answered { message, place: place.or(pending) },
+                Ok(message) => {
+                    return Attempt::Ended(Pursued::Answered { message, place: place.or(self.pending.take()) });
+                }
                 Err(malformed) => CallError::Unexpected(malformed.to_string()),
             },
             Ok(Reply { place, retry_after, .. }) => {
-                pending = place.or(pending);
-                if poll_at(&pending).is_some() {
-                    if persistence.wait(pace.next(retry_after)).await.is_break() {
-                        return Pursued::Stopped;
-                    }
-                    continue;
+                self.pending = place.or(self.pending.take());
+                if !self.is_to_send() {
+                    return Attempt::Pause(self.pace.next(retry_after));
                 }
                 CallError::Unexpected("an empty body, and no place to ask for the answer".to_owned())
             }
             Err(CallError::Refused(problem)) if poll.is_some() && is_gone(&problem) => {
                 // It is made again from the same bytes.
-                pending = None;
+                self.pending = None;
                 CallError::Refused(problem)
             }
             // What the helper has made of the request has failed, so that nothing else came of it, whatever was sent
             // before.
-            Err(CallError::Refused(problem)) if is_final(&problem, may_have_arrived && poll.is_none()) => {
-                return Pursued::Refused { problem: *problem, place: pending };
+            Err(CallError::Refused(problem))
+                if (self.errand.is_final)(&problem, self.errand.may_have_arrived && poll.is_none()) =>
+            {
+                return Attempt::Ended(Pursued::Refused { problem: *problem, place: self.pending.take() });
             }
             Err(error) => error,
         };
-        may_have_arrived |= match &error {
+        self.errand.may_have_arrived |= match &error {
             CallError::Unanswered(error) => !error.never_sent(),
             CallError::Refused(_) | CallError::Unexpected(_) => true,
         };
-        if persistence.pause(&error).await.is_break() {
-            return Pursued::Stopped;
+        Attempt::Pause(self.persistence.failed(&error))
+    }
+
+    /// One request and its answer. None if the server stops first, or the task is not ours to lead.
+    async fn ask(&self, poll: Option<&Call>, request: &Bytes) -> Option<Result<Reply, CallError>> {
+        let task = &self.context.task;
+        let Party::Leader { helper_token, .. } = &task.party else { return None };
+        let (url, token) = (&task.public.helper_url, Some(helper_token));
+        let Errand { interaction, points: [sending, polling], id, max_answer, .. } = self.errand;
+        let peer = self.app.peer.up_to(max_answer);
+        match poll {
+            Some(poll) => self.app.unless_stopped(peer.at(polling).ask(url, poll, token, Bytes::new())).await,
+            None => {
+                let create = self.context.wire.create_call(interaction, &task.public.id, id);
+                self.app.unless_stopped(peer.at(sending).ask(url, &create, token, request.clone())).await
+            }
         }
+    }
+
+    /// Pauses. Breaks if the server stops meanwhile, or the task is removed.
+    pub async fn wait(&self, pause: Duration) -> ControlFlow<()> {
+        self.persistence.wait(pause).await
     }
 }
 

@@ -110,7 +110,7 @@ impl Routes {
         Ok(context)
     }
 
-    /// The body of a request, if it is of the given media type and not too long.
+    /// The body of a request whose sender has a token, if it is of the given media type and not too long.
     pub async fn body(
         &self,
         app: &App,
@@ -119,7 +119,7 @@ impl Routes {
         limit: usize,
     ) -> Result<Bytes, Problem> {
         self.expect_type(&request, media_type)?;
-        request.read_body(limit, *app.config.limits.request_timeout).await
+        request.read_body(limit, *app.config.limits.request_timeout, &app.request_memory).await
     }
 
     /// Refuses a body of another media type than the one that is expected.

@@ -4,7 +4,11 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{app::App, flow, http::Request};
+use super::{
+    app::App,
+    flow,
+    http::{Request, cover},
+};
 use crate::{
     aggregator::{Error, TaskContext, upload::Verdict},
     model::{Report, ReportError, ReportId},
@@ -29,11 +33,17 @@ pub async fn take(app: &Arc<App>, context: &TaskContext, mut request: Request) -
     let limits = &app.config.limits;
     request.expect_at_most(limits.max_upload_bytes)?;
     let deadline = Instant::now() + *limits.request_timeout;
-    let mut left = limits.max_upload_bytes;
+    let (mut left, mut lease) = (limits.max_upload_bytes, app.upload_memory.open());
     let mut reader = UploadReader::new(&context.task.public, limits.max_report_bytes);
     let mut upload = Upload { app, context, group: Vec::new(), bytes: 0, tally: Tally::default() };
     while let Some(chunk) = request.next_chunk(deadline).await? {
         left = left.checked_sub(chunk.len()).ok_or_else(|| Request::too_long(limits.max_upload_bytes))?;
+        // Of what has come no more is held than a report that goes on and a group that is to be stored.
+        let held = (limits.max_upload_bytes - left).min(2 * limits.max_report_bytes);
+        if let Err(busy) = cover(&mut lease, held) {
+            upload.store().await?;
+            return Err(busy.into());
+        }
         reader.feed(chunk);
         loop {
             match reader.next() {

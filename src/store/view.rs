@@ -45,11 +45,21 @@ impl View<'_> {
     /// The reports at these places, in the same order. A fault if one is not there. Each pack is read once, if the
     /// places are in order.
     pub fn load_reports(&self, task: &TaskId, places: &[ReportRef]) -> Result<Vec<Report>, Fault> {
+        self.load_some_reports(task, places, usize::MAX)
+    }
+
+    /// As [`View::load_reports`], but only the first of them, until they have about `most` bytes: one at least, if there
+    /// is one.
+    pub fn load_some_reports(&self, task: &TaskId, places: &[ReportRef], most: usize) -> Result<Vec<Report>, Fault> {
         let missing = |at: &ReportRef| Fault::new(format!("report {at:?} of task {task} is not there"));
         let is_alive = |at| self.task(task).is_some_and(|task| task.waiting.is_alive(at));
         let mut current: Option<(u64, PackRecord)> = None;
-        let mut reports = Vec::with_capacity(places.len());
+        let mut reports = Vec::new();
+        let mut bytes = 0;
         for at in places {
+            if bytes >= most {
+                break;
+            }
             if !is_alive(at) {
                 return Err(missing(at));
             }
@@ -58,6 +68,7 @@ impl View<'_> {
                 _ => rows::load(self, &table::PACKS, &(*task, at.pack))?.ok_or_else(|| missing(at))?,
             };
             let report = pack.get(at.slot as usize).ok_or_else(|| missing(at))?;
+            bytes += report.size();
             reports.push(report.clone().into());
             current = Some((at.pack, pack));
         }

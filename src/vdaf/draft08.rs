@@ -197,6 +197,11 @@ where
         SEED
     }
 
+    fn leader_bytes(&self) -> usize {
+        // The message is there twice for a moment: in the request's parts and in the request.
+        self.leader_share_length + 2 * self.prepare_share_length
+    }
+
     fn shard(&self, _: &[u8], measurement: &Measurement, report_id: &ReportId) -> Result<Sharded, VdafError> {
         let measurement = (self.input)(measurement)?;
         let (public, inputs) = self.vdaf.shard(&measurement, report_id.as_bytes()).map_err(refuse)?;
@@ -243,6 +248,10 @@ where
             PingPongState::Finished(output) => Ok((boxed(output), answer.get_encoded().expect(ENCODES))),
             PingPongState::Continued(_) => unreachable!("{ONE_ROUND}"),
         }
+    }
+
+    fn sum_bytes(&self) -> usize {
+        self.vdaf.output_len() * T::Field::ENCODED_SIZE
     }
 
     fn zero(&self) -> AggregateShare {

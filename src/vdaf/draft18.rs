@@ -182,6 +182,11 @@ where
         SEED
     }
 
+    fn leader_bytes(&self) -> usize {
+        // The message is there twice for a moment: in the request's parts and in the request.
+        self.leader_share_length + 2 * self.verifier_share_length
+    }
+
     fn shard(&self, context: &[u8], measurement: &Measurement, report_id: &ReportId) -> Result<Sharded, VdafError> {
         let measurement = (self.input)(measurement)?;
         let (public, inputs) = self.vdaf.shard(context, &measurement, report_id.as_bytes()).map_err(refuse)?;
@@ -232,6 +237,10 @@ where
             }
             PingPongState::Continued(_) | PingPongState::Finished { .. } => unreachable!("{ONE_ROUND}"),
         }
+    }
+
+    fn sum_bytes(&self) -> usize {
+        self.vdaf.output_len() * T::Field::ENCODED_SIZE
     }
 
     fn zero(&self) -> AggregateShare {

@@ -92,6 +92,9 @@ pub trait Preparer: Send + Sync {
     /// Length of the verification key in bytes.
     fn verify_key_length(&self) -> usize;
 
+    /// About how many bytes a report's [`Pending`] and its message take: an input share and a few of a proof's parts.
+    fn leader_bytes(&self) -> usize;
+
     /// Splits a measurement. Refuses one that is outside the VDAF's range.
     fn shard(&self, context: &[u8], measurement: &Measurement, report_id: &ReportId) -> Result<Sharded, VdafError>;
 
@@ -113,6 +116,8 @@ pub trait Preparer: Send + Sync {
         message: &[u8],
     ) -> Result<(OutputShare, Vec<u8>), ReportError>;
 
+    /// About how many bytes a sum takes.
+    fn sum_bytes(&self) -> usize;
     /// The sum of no shares.
     fn zero(&self) -> AggregateShare;
     /// Adds one report to a sum.

@@ -9,6 +9,7 @@ mod limit;
 mod load;
 mod machine;
 mod made;
+mod memory;
 mod stage;
 mod table;
 mod upload;
@@ -67,6 +68,8 @@ enum Command {
     Aggregation(Part<aggregation::Options>),
     /// How a helper's storage grows: speed, memory, disk and start-up time by the number of reports aggregated.
     Growth(growth::Args),
+    /// The most memory that a leader and a helper take for a job.
+    Memory(memory::Args),
     /// Open a data directory and say what that takes.
     #[command(hide = true)]
     Open(growth::OpenArgs),
@@ -159,6 +162,7 @@ pub async fn run(args: Args) -> Outcome {
         Some(Command::Upload(part)) => Plan { upload: Some(part.options), ..nothing(part.common) },
         Some(Command::Aggregation(part)) => Plan { aggregation: Some(part.options), ..nothing(part.common) },
         Some(Command::Growth(args)) => return growth::run(args).await,
+        Some(Command::Memory(args)) => return memory::run(args).await,
         Some(Command::Open(args)) => return growth::run_open(args).await,
     };
     plan.run().await

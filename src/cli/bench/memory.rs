@@ -1,0 +1,277 @@
+//! `dapbox bench memory`: what a leader and a helper take in memory to aggregate reports, each a process of its own with
+//! the default configuration.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration as Span, Instant},
+};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
+
+use crate::{
+    cli::{
+        Failure, Outcome,
+        args::{BatchArgs, Dap, Format, VdafArgs},
+        control::Socket,
+        local::Directory,
+        show,
+        style::{self, say},
+        task,
+        taskfile::{TaskFiles, VerifyKey},
+    },
+    client::{Client, ClientError},
+    model::{Duration, Report, TaskId, Time, VdafConfig},
+    peer::{Peer, PeerOptions, Retries},
+    vdaf::Measurement,
+    wire,
+};
+
+/// Uploads at once.
+const CONCURRENCY: usize = 16;
+/// When nothing has happened for this long, nothing will.
+const PATIENCE: Span = Span::from_secs(60);
+/// What is measured if nothing else is asked for: a leader's share of 160 KB.
+const BITS: usize = 1;
+const LENGTH: usize = 10_000;
+
+/// Arguments of `dapbox bench memory`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Starts a leader and a helper, each a process with the default configuration, and options from the \
+    environment. The reports are made before. Prints the most memory that each process ever had (VmHWM): once it had \
+    started, after the uploads, and after aggregation. Linux only.\n\n\
+    Examples:\n  \
+    dapbox bench memory\n  \
+    dapbox bench memory --dap 18 --vdaf count --reports 10000 -o json"
+)]
+pub struct Args {
+    /// How many reports.
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    reports: u64,
+    /// The protocol revision to speak.
+    #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
+    dap: Dap,
+    #[command(flatten)]
+    vdaf: VdafArgs,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Measured {
+    /// What each report measures.
+    vdaf: VdafConfig,
+    /// How many were aggregated.
+    reports: u64,
+    /// Bytes of all leader's shares, sealed.
+    leader_share_bytes: u64,
+    /// From the last upload to the last sum, in seconds.
+    aggregation_seconds: f64,
+    leader: Peaks,
+    helper: Peaks,
+}
+
+/// The most memory that a process has had so far, in bytes.
+#[derive(Debug, Default, Serialize)]
+struct Peaks {
+    started: u64,
+    uploaded: u64,
+    aggregated: u64,
+}
+
+/// Runs `dapbox bench memory`.
+pub async fn run(args: Args) -> Outcome {
+    let vdaf = if args.vdaf.is_given() { args.vdaf.clone() } else { default_vdaf() };
+    let vdaf = vdaf.configure()?;
+    let directory = Directory::new(None)?;
+    let leader = Node::start(directory.path(), "leader")?;
+    let helper = Node::start(directory.path(), "helper")?;
+    let measured = measure(&args, vdaf, &leader, &helper).await?;
+    Ok(match args.output {
+        Format::Json => say(serde_json::to_string_pretty(&measured)?),
+        Format::Text => say(table_of(&measured)),
+    }?)
+}
+
+fn default_vdaf() -> VdafArgs {
+    VdafArgs { vdaf: Some("sumvec".to_owned()), bits: Some(BITS), length: Some(LENGTH), ..VdafArgs::default() }
+}
+
+async fn measure(args: &Args, vdaf: VdafConfig, leader: &Node, helper: &Node) -> Result<Measured, Failure> {
+    let revision = args.dap.revision();
+    let urls = [leader, helper].map(|node| format!("{}/{}/", node.origin, wire::of(revision).prefix()));
+    let batch = BatchArgs::default().or(1, Duration(3600));
+    let parameters = task::parameters(revision, urls, vdaf.clone(), &batch)?;
+    let files = TaskFiles::generate(parameters, &VerifyKey::default())?;
+    let wrong_file = || Failure::new("the task files do not belong to a leader and a helper");
+    leader.control.add_task(&files.leader.aggregator_task().ok_or_else(wrong_file)?).await?;
+    helper.control.add_task(&files.helper.aggregator_task().ok_or_else(wrong_file)?).await?;
+
+    let client = Client::new(files.client.parameters(), Peer::new(&PeerOptions::default())?, Retries::default())?;
+    let reports = make_reports(&client, &vdaf, args.reports).await?;
+    let mut peaks = [Peaks::default(), Peaks::default()];
+    let nodes = [leader, helper];
+    let look = |peaks: &mut [Peaks; 2], field: fn(&mut Peaks) -> &mut u64| -> Outcome {
+        for (peaks, node) in peaks.iter_mut().zip(nodes) {
+            *field(peaks) = node.peak()?;
+        }
+        Ok(())
+    };
+    look(&mut peaks, |peaks| &mut peaks.started)?;
+    let leader_share_bytes = reports.iter().map(|report| report.leader_share.payload.len() as u64).sum();
+    upload(&client, &reports).await?;
+    drop(reports);
+    look(&mut peaks, |peaks| &mut peaks.uploaded)?;
+    let start = Instant::now();
+    wait_for_aggregation(&leader.control, &files.client.task.id, args.reports).await?;
+    let aggregation_seconds = start.elapsed().as_secs_f64();
+    look(&mut peaks, |peaks| &mut peaks.aggregated)?;
+    let [leader, helper] = peaks;
+    Ok(Measured { vdaf, reports: args.reports, leader_share_bytes, aggregation_seconds, leader, helper })
+}
+
+async fn make_reports(client: &Client, vdaf: &VdafConfig, count: u64) -> Result<Vec<Report>, Failure> {
+    let bar = style::progress(count, "making reports");
+    let made = stream::iter(0..count)
+        .map(|_| client.prepare(measurement(vdaf), Time::now()))
+        .buffer_unordered(thread::available_parallelism().map_or(1, usize::from))
+        .inspect_ok(|_| bar.inc(1));
+    let reports = made.try_collect().await;
+    bar.finish_and_clear();
+    Ok(reports?)
+}
+
+/// A measurement that fits the VDAF.
+fn measurement(vdaf: &VdafConfig) -> Measurement {
+    match vdaf {
+        VdafConfig::Prio3Count => Measurement::Flag(true),
+        VdafConfig::Prio3Sum { .. } | VdafConfig::Prio3Histogram { .. } => Measurement::Number(1),
+        VdafConfig::Prio3SumVec { length, .. }
+        | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { length, .. } => {
+            Measurement::Vector(vec![1; *length])
+        }
+        VdafConfig::Prio3MultihotCountVec { length, .. } => {
+            Measurement::Vector((0..*length).map(|index| u128::from(index == 0)).collect())
+        }
+    }
+}
+
+async fn upload(client: &Client, reports: &[Report]) -> Outcome {
+    let bar = style::progress(reports.len() as u64, "uploading");
+    let uploads = stream::iter(reports).map(|report| client.send(std::slice::from_ref(report)));
+    let mut uploads = uploads.buffer_unordered(CONCURRENCY);
+    while let Some(refused) = uploads.next().await {
+        if let Some((_, error)) = refused?.pop() {
+            return Err(ClientError::Refused(error).into());
+        }
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+async fn wait_for_aggregation(leader: &Socket, id: &TaskId, total: u64) -> Outcome {
+    let bar = style::progress(total, "aggregating");
+    let (mut last, mut moved) = (0, Instant::now());
+    while last < total {
+        let status = leader.task(id).await?.ok_or_else(|| Failure::new("the task is gone"))?;
+        if status.aggregated != last {
+            (last, moved) = (status.aggregated, Instant::now());
+            bar.set_position(last);
+        }
+        if moved.elapsed() > PATIENCE {
+            let trouble = status.last_trouble.as_deref().unwrap_or("the aggregators do not say why");
+            return Err(Failure::new(format!("aggregation is stuck at {last} of {total} reports: {trouble}")));
+        }
+        tokio::time::sleep(Span::from_millis(20)).await;
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+/// An aggregator that is a process of its own. It is killed in the end.
+struct Node {
+    origin: String,
+    control: Socket,
+    child: Child,
+}
+
+impl Node {
+    fn start(dir: &Path, name: &str) -> Result<Self, Failure> {
+        let data_dir = dir.join(name);
+        let file = dir.join(format!("{name}-appliance.toml"));
+        let text = format!("data_dir = {data_dir:?}\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n");
+        fs::write(&file, text)?;
+        let mut command = Command::new(std::env::current_exe()?);
+        // Of the variables with our prefix this one names a file; the others are options, to be measured with.
+        command.arg("serve").arg("--config").arg(&file).env_remove("DAPBOX_CONFIG");
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let control = Socket::new(data_dir.join("control.sock"))?;
+        let mut node = Self { origin: String::new(), control, child };
+        node.origin = format!("http://{}", node.address().map_err(|failure| failure.context(name))?);
+        Ok(node)
+    }
+
+    /// Where it serves: it says so in its log, which is read to its end, or it would have to wait for us.
+    fn address(&mut self) -> Result<String, Failure> {
+        let stderr = self.child.stderr.take().ok_or_else(|| Failure::new("a process without a standard error"))?;
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                // Nobody listens once the address is known.
+                let _ = sender.send(line);
+            }
+        });
+        let mut said = Vec::new();
+        while let Ok(line) = receiver.recv() {
+            let entry: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+            if let Some(address) = entry["fields"]["address"].as_str().or(entry["address"].as_str()) {
+                return Ok(address.to_owned());
+            }
+            said.push(line);
+        }
+        Err(Failure::new(format!("it does not start: {}", said.join("; "))))
+    }
+
+    /// The most memory that it has had so far, in bytes.
+    fn peak(&self) -> Result<u64, Failure> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        kibibytes.map(|kib| kib << 10).ok_or_else(|| Failure::new("this system does not tell a process's peak memory"))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // It may have ended by itself; then there is nothing left to do.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn table_of(measured: &Measured) -> String {
+    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
+    let Measured { vdaf, reports, leader_share_bytes, aggregation_seconds, leader, helper } = measured;
+    let mut lines = vec![
+        format!("{} of {}", style::counted(*reports, "report"), show::vdaf(vdaf)),
+        format!("leader's shares: {}; aggregated in {aggregation_seconds:.2} s", mib(*leader_share_bytes)),
+        String::new(),
+        format!("{:<22}{:>12}{:>12}", "most memory", "leader", "helper"),
+    ];
+    let rows = [
+        ("once started", leader.started, helper.started),
+        ("after the uploads", leader.uploaded, helper.uploaded),
+        ("after aggregation", leader.aggregated, helper.aggregated),
+    ];
+    lines.extend(rows.map(|(when, leader, helper)| format!("{when:<22}{:>12}{:>12}", mib(leader), mib(helper))));
+    lines.join("\n")
+}
