@@ -162,12 +162,18 @@ fn sealed_with(secret: SharedSecret<X25519HkdfSha256>, enc: Vec<u8>) -> HpkeCiph
     HpkeCiphertext { config_id: 1, enc: enc.into(), payload: payload.into() }
 }
 
+/// Seals, to a public key, with info and associated data, a plaintext.
+type Seal = fn(&[u8], &[u8], &[u8], &[u8]) -> Option<HpkeCiphertext>;
+
+/// Opens, with a private key, info and associated data, a ciphertext.
+type Open = fn(&[u8], &[u8], &[u8], &HpkeCiphertext) -> Option<Vec<u8>>;
+
 /// The `hpke` crate as it is, with one KDF and one AEAD of its own.
 struct Oracle {
     kdf_id: u16,
     aead_id: u16,
-    seal: fn(&[u8], &[u8], &[u8], &[u8]) -> Option<HpkeCiphertext>,
-    open: fn(&[u8], &[u8], &[u8], &HpkeCiphertext) -> Option<Vec<u8>>,
+    seal: Seal,
+    open: Open,
 }
 
 const ORACLES: [Oracle; 9] = [
