@@ -72,13 +72,15 @@ impl Rate {
 /// too low, and everything compared with it would look better than it is.
 pub fn rate<T: Sync>(items: &[T], time: Span, one: impl Fn(&T) -> Result<(), Failure> + Sync) -> Result<Rate, Failure> {
     let (warm, over) = (AtomicBool::new(false), AtomicBool::new(false));
-    let start = Barrier::new(count() + 1);
+    // Asked once: it looks into several files.
+    let threads = count();
+    let start = Barrier::new(threads + 1);
     let part = |first: usize| {
         let work = |place: &mut usize, stop: &AtomicBool| {
             let mut number = 0;
             while !stop.load(Ordering::Relaxed) {
                 one(&items[*place % items.len()])?;
-                *place += count();
+                *place += threads;
                 number += 1;
             }
             Ok::<u64, Failure>(number)
@@ -93,7 +95,7 @@ pub fn rate<T: Sync>(items: &[T], time: Span, one: impl Fn(&T) -> Result<(), Fai
     };
     let part = &part;
     let (elapsed, ended) = thread::scope(|scope| {
-        let threads: Vec<_> = (0..count()).map(|first| scope.spawn(move || part(first))).collect();
+        let threads: Vec<_> = (0..threads).map(|first| scope.spawn(move || part(first))).collect();
         thread::sleep(time / 10);
         warm.store(true, Ordering::Relaxed);
         start.wait();
@@ -111,7 +113,7 @@ pub fn rate<T: Sync>(items: &[T], time: Span, one: impl Fn(&T) -> Result<(), Fai
         used += time;
     }
     let each = used.as_secs_f64() / number.max(1) as f64;
-    Ok(Rate { each: Span::from_secs_f64(each), share: used.as_secs_f64() / (elapsed.as_secs_f64() * count() as f64) })
+    Ok(Rate { each: Span::from_secs_f64(each), share: used.as_secs_f64() / (elapsed.as_secs_f64() * threads as f64) })
 }
 
 /// What a thread came to.
