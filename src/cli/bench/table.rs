@@ -36,7 +36,8 @@ pub fn helper(measured: &[helper::Measured]) -> String {
         with durable commits. ratio: of the two; with one job in flight, an fdatasync for each is added to the limit. \
         each: reports in a commit. ms: what hpke_config took meanwhile.";
     lines.push(style.dim(&wrapped(note)));
-    lines.extend(busy(measured.iter().flat_map(|measured| &measured.runs).map(|run| run.limit_cores_share)));
+    let ours = |run: &helper::Run| run.limit_cores_share.min(1.0 - run.others_cores_share.unwrap_or_default());
+    lines.extend(busy(measured.iter().flat_map(|measured| &measured.runs).map(ours)));
     lines.join("\n")
 }
 
