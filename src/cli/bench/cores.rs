@@ -72,7 +72,7 @@ impl Rate {
 /// too low, and everything compared with it would look better than it is.
 pub fn rate<T: Sync>(items: &[T], time: Span, one: impl Fn(&T) -> Result<(), Failure> + Sync) -> Result<Rate, Failure> {
     let (warm, over) = (AtomicBool::new(false), AtomicBool::new(false));
-    // Finding that out opens files, which must not be measured.
+    // Asked once: it looks into several files.
     let threads = count();
     let start = Barrier::new(threads + 1);
     let part = |first: usize| {

@@ -1,6 +1,6 @@
 //! What was used of the processors' time.
 
-use std::time::Duration as Span;
+use std::{fs, time::Duration as Span};
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -12,6 +12,15 @@ pub fn thread() -> Span {
 /// By all threads of this process, those included that have ended.
 pub fn process() -> Span {
     read(ClockId::ProcessCPUTime)
+}
+
+/// By everybody on this machine, to the hundredth of a second, where the system tells.
+pub fn everybody() -> Option<Span> {
+    let text = fs::read_to_string("/proc/stat").ok()?;
+    // user, nice, system, idle, iowait, irq, softirq: proc_stat(5). The unit is the same on all platforms.
+    let fields: Vec<u64> = text.lines().next()?.split_whitespace().skip(1).map_while(|n| n.parse().ok()).collect();
+    let [user, nice, system, _, _, irq, softirq, ..] = fields[..] else { return None };
+    Some(Span::from_millis(10 * (user + nice + system + irq + softirq)))
 }
 
 fn read(clock: ClockId) -> Span {

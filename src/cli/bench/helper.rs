@@ -86,6 +86,8 @@ pub struct Run {
     pub ratio: f64,
     /// What the server takes of a core's time for a report, in microseconds.
     pub server_cpu_us_per_report: f64,
+    /// The part of the cores that others took during the run, where the system tells.
+    pub others_cores_share: Option<f64>,
     /// What it could do in a day.
     pub reports_per_day: f64,
     /// Jobs that were answered.
@@ -219,10 +221,12 @@ impl Bench {
         let spinner = style::spinner(&format!("{}: {in_flight} x {size}", self.workload));
         let shape = Shape { connections: in_flight, threads: in_flight, time, answers: made::ROUNDS * in_flight };
         let (bench, shared) = (self.clone(), requests.clone());
-        let cpu = cpu::process();
+        let (begin, cpu, everybody) = (Instant::now(), cpu::process(), cpu::everybody());
         let ran = tokio::task::spawn_blocking(move || bench.load(address, &shared, shape));
         let (outcome, hpke_config) = ran.await??;
-        let cpu = cpu::process().saturating_sub(cpu + outcome.cpu);
+        let ours = cpu::process().saturating_sub(cpu);
+        let others = cpu::everybody().zip(everybody).map(|(now, before)| now.saturating_sub(before + ours));
+        let others_cores = others.map(|time| time.as_secs_f64() / begin.elapsed().as_secs_f64());
         let commits = running.server.commits() - before;
         running.stop().await?;
         spinner.finish_and_clear();
@@ -232,7 +236,8 @@ impl Bench {
         Ok(Seen {
             jobs: outcome.exchanges.len(),
             reports_per_second: outcome.per_second * size as f64,
-            cpu,
+            cpu: ours.saturating_sub(outcome.cpu),
+            others_cores,
             commits,
             hpke_config,
         })
@@ -291,13 +296,15 @@ struct Seen {
     jobs: usize,
     reports_per_second: f64,
     cpu: Span,
+    /// How many cores others took.
+    others_cores: Option<f64>,
     commits: u64,
     hpke_config: Latency,
 }
 
 impl Seen {
     fn judge(self, shape: Jobs, limit: Rate, machine: &Machine) -> Run {
-        let Self { jobs, reports_per_second, cpu, commits, hpke_config } = self;
+        let Self { jobs, reports_per_second, cpu, others_cores, commits, hpke_config } = self;
         let Jobs { size, in_flight } = shape;
         // A job that is alone has to wait for the disk while nothing is computed.
         let waiting = if in_flight == 1 { machine.fdatasync_us / 1e6 } else { 0.0 };
@@ -313,6 +320,7 @@ impl Seen {
             reports_per_second,
             ratio: reports_per_second / bound,
             server_cpu_us_per_report: cpu.as_secs_f64() * 1e6 / reports as f64,
+            others_cores_share: others_cores.map(|cores| cores / machine.cores as f64),
             reports_per_day: reports_per_second * 86_400.0,
             jobs,
             reports,

@@ -3,6 +3,9 @@
 use super::{aggregation, helper, upload};
 use crate::cli::style::{self, Style};
 
+/// The widest line of a table.
+const WIDTH: usize = 98;
+
 /// What the helper did.
 pub fn helper(measured: &[helper::Measured]) -> String {
     let style = Style::stdout();
@@ -28,12 +31,13 @@ pub fn helper(measured: &[helper::Measured]) -> String {
         )));
         lines.extend(runs.iter().map(helper_run));
     }
-    let note = "size: reports in a job. jobs: in flight. limit us: to open and prepare a report on one core. cpu us: what\n\
-        the server takes of a core. limit/s, server/s: reports in a second on all cores, from memory, and over HTTP\n\
-        with durable commits. ratio: of the two; with one job in flight, an fdatasync for each is added to the limit.\n\
+    let note = "size: reports in a job. jobs: in flight. limit us: to open and prepare a report on one core. cpu us: what \
+        the server takes of a core. limit/s, server/s: reports in a second on all cores, from memory, and over HTTP \
+        with durable commits. ratio: of the two; with one job in flight, an fdatasync for each is added to the limit. \
         each: reports in a commit. ms: what hpke_config took meanwhile.";
-    lines.push(style.dim(note));
-    lines.extend(busy(measured.iter().flat_map(|measured| &measured.runs).map(|run| run.limit_cores_share)));
+    lines.push(style.dim(&wrapped(note)));
+    let ours = |run: &helper::Run| run.limit_cores_share.min(1.0 - run.others_cores_share.unwrap_or_default());
+    lines.extend(busy(measured.iter().flat_map(|measured| &measured.runs).map(ours)));
     lines.join("\n")
 }
 
@@ -69,9 +73,9 @@ pub fn upload(measured: &[upload::Measured]) -> String {
         )));
         lines.extend(runs.iter().map(upload_run));
     }
-    let note = "reports/s: durable before the answer. each: reports in a commit. ms: from request to answer. cpu us: what\n\
+    let note = "reports/s: durable before the answer. each: reports in a commit. ms: from request to answer. cpu us: what \
         the server takes of a core for a report. load us: what making the load takes for a request, on the same cores.";
-    lines.push(style.dim(note));
+    lines.push(style.dim(&wrapped(note)));
     lines.join("\n")
 }
 
@@ -112,12 +116,30 @@ pub fn aggregation(measured: &[aggregation::Measured]) -> String {
             large(run.reports_per_day),
         ));
     }
-    let note = "Leader and helper share all cores. leader us, helper us: cryptography for a report on one core. cpu us: what\n\
-        both servers take of a core. limit/s: reports in a second if there were nothing but cryptography. both/s: from\n\
+    let note = "Leader and helper share all cores. leader us, helper us: cryptography for a report on one core. cpu us: what \
+        both servers take of a core. limit/s: reports in a second if there were nothing but cryptography. both/s: from \
         when the leader begins to when all are aggregated. ratio: of the two.";
-    lines.push(style.dim(note));
+    lines.push(style.dim(&wrapped(note)));
     lines.extend(busy(measured.iter().map(|run| run.limit_cores_share)));
     lines.join("\n")
+}
+
+/// The same words in lines that fit.
+fn wrapped(text: &str) -> String {
+    let mut lines = String::with_capacity(text.len() + 8);
+    let mut width = 0;
+    for word in text.split_whitespace() {
+        let length = word.chars().count() + 1;
+        if width + length > WIDTH {
+            lines.push('\n');
+            width = 0;
+        } else if width > 0 {
+            lines.push(' ');
+        }
+        lines.push_str(word);
+        width += length;
+    }
+    lines
 }
 
 /// Says if others were busy on the same cores.
@@ -127,7 +149,7 @@ fn busy(shares: impl Iterator<Item = f64>) -> Option<String> {
         "Others took up to {:.0} % of the cores: ratios would be higher without them. The limit does not depend on it.",
         (1.0 - least) * 100.0
     );
-    (least < 0.97).then(|| Style::stdout().bad(&text))
+    (least < 0.97).then(|| Style::stdout().bad(&wrapped(&text)))
 }
 
 /// A large number in three digits: `1,234 M`, `12.3 M`.
