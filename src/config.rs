@@ -122,8 +122,8 @@ pub struct Leader {
     pub max_job_delay: Seconds,
     /// Aggregation jobs of one task in progress at once; it takes several to hide the round trip to the helper.
     pub jobs_in_flight: usize,
-    /// Memory for the aggregation jobs of all tasks while they wait for their helpers, in bytes. A job of 500 vectors of
-    /// 10,000 numbers takes 84 MB. Jobs are made so short that two have room; others wait.
+    /// Memory for the aggregation jobs of all tasks while they wait for their helpers, in bytes. 500 vectors of 10,000
+    /// numbers would take 84 MB. Jobs are made so short that two have room; others wait.
     pub max_memory_bytes: usize,
     /// How long the helper may take to answer one request.
     pub peer_timeout: Seconds,
@@ -362,7 +362,7 @@ impl Default for Leader {
             min_job_size: 100,
             max_job_delay: Seconds::new(5),
             jobs_in_flight: 8,
-            max_memory_bytes: 96 << 20,
+            max_memory_bytes: 64 << 20,
             peer_timeout: Seconds::new(60),
             retry_initial: Seconds::millis(500),
             retry_max: Seconds::new(300),
