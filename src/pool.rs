@@ -3,6 +3,9 @@
 //! Asynchronous threads never compute. They cut a job into chunks of a few milliseconds, hand a few of them at a time to
 //! the workers, and wait. A task never has more than a few chunks in the workers' queue, nor more than half of the jobs
 //! that are admitted: tasks share the workers evenly, however many jobs and reports each of them has.
+//!
+//! The jobs of a task take turns: when one has handed over its last chunk, the next one begins. If they shared the workers
+//! they would all end at once, and the workers would have nothing to do while all are stored.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,6 +22,8 @@ use crate::model::{Fault, TaskId, fault::panic_text};
 const CHUNK_TIME: Duration = Duration::from_millis(4);
 /// Items of a chunk before it is known how long one takes.
 const FIRST_CHUNK: usize = 8;
+/// No chunk takes less than this, as far as is known: the workers need not end at the same microsecond.
+const LEAST_TIME: Duration = Duration::from_micros(500);
 /// The most items of a chunk, however little they take: what comes of them is held together until they are done.
 const MAX_CHUNK: usize = 128;
 
@@ -46,6 +51,8 @@ struct Lane {
     jobs: Arc<Semaphore>,
     /// Chunks in the workers' queue.
     chunks: Arc<Semaphore>,
+    /// The job whose turn it is to hand over chunks.
+    turn: Arc<Semaphore>,
 }
 
 /// The right to have work done for a task. A slot is free again when the permit is dropped *and* all work that was begun
@@ -102,7 +109,8 @@ impl Pool {
         }
         lanes.retain(|_, lane| lane.strong_count() > 0);
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
-        let lane = Arc::new(Lane { jobs: semaphore(self.most_of_a_task), chunks: semaphore(self.window()) });
+        let (jobs, chunks, turn) = (semaphore(self.most_of_a_task), semaphore(self.window()), semaphore(1));
+        let lane = Arc::new(Lane { jobs, chunks, turn });
         lanes.insert(*task, Arc::downgrade(&lane));
         lane
     }
@@ -142,19 +150,23 @@ impl Pool {
         let (f, window) = (Arc::new(f), self.window());
         let mut begun = VecDeque::with_capacity(window);
         let mut items = items.into_iter();
-        let mut size = FIRST_CHUNK;
+        let (mut size, mut least) = (FIRST_CHUNK, 1);
+        let mut turn = Some(acquire(&permit.0.lane.turn).await);
         loop {
             // The last ones are small, so that all workers end together.
-            let length = size.min(items.len().div_ceil(window));
+            let length = size.min(items.len().div_ceil(window).max(least));
             let chunk: Vec<T> = items.by_ref().take(length).collect();
             let last = chunk.is_empty();
             if !last {
-                begun.push_back((length, self.begin(permit, chunk, f.clone()).await));
+                begun.push_back((chunk.len(), self.begin(permit, chunk, f.clone()).await));
+            }
+            if items.len() == 0 {
+                drop(turn.take());
             }
             while begun.len() >= window || (last && !begun.is_empty()) {
                 let Some((length, answer)) = begun.pop_front() else { break };
                 let (result, time) = finished(answer).await?;
-                size = items_in(CHUNK_TIME, time, length);
+                (size, least) = (items_in(CHUNK_TIME, time, length), items_in(LEAST_TIME, time, length));
                 take(result);
             }
             if last {
@@ -273,7 +285,6 @@ mod tests {
             pool.map_chunks(&permit, (0..count).collect(), |chunk| chunk, |chunk| chunks.push(chunk)).await.unwrap();
             assert!(chunks.iter().all(|chunk| (1..=MAX_CHUNK).contains(&chunk.len())));
             assert!(chunks.len() >= count.min(2), "both workers have something to do");
-            assert!(chunks.last().is_none_or(|chunk| chunk.len() == 1), "all workers end together");
             assert_eq!(chunks.concat(), (0..count).collect::<Vec<_>>());
         }
     }
