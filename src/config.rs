@@ -362,7 +362,7 @@ impl Default for Leader {
             min_job_size: 100,
             max_job_delay: Seconds::new(5),
             jobs_in_flight: 8,
-            max_memory_bytes: 64 << 20,
+            max_memory_bytes: 40 << 20,
             peer_timeout: Seconds::new(60),
             retry_initial: Seconds::millis(500),
             retry_max: Seconds::new(300),

@@ -8,9 +8,13 @@
 //! they would all end at once, and the workers would have nothing to do while all are stored.
 
 use std::{
+    any::TypeId,
     collections::{HashMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -53,6 +57,10 @@ struct Lane {
     chunks: Arc<Semaphore>,
     /// The job whose turn it is to hand over chunks.
     turn: Arc<Semaphore>,
+    /// How many jobs wait for their turn.
+    waiting: AtomicUsize,
+    /// How long an item last took, by what is done with it.
+    paces: Mutex<HashMap<TypeId, Duration>>,
 }
 
 /// The right to have work done for a task. A slot is free again when the permit is dropped *and* all work that was begun
@@ -63,6 +71,45 @@ struct Slot {
     lane: Arc<Lane>,
     _job: OwnedSemaphorePermit,
     _admission: OwnedSemaphorePermit,
+}
+
+impl Lane {
+    /// Waits for a job's turn, first come, first served.
+    async fn turn(&self) -> OwnedSemaphorePermit {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waits = Waits(&self.waiting);
+        acquire(&self.turn).await
+    }
+
+    /// Whether a job waits for its turn.
+    fn is_followed(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// How many items the next chunk gets, `part` of them if that is neither too much nor too little.
+    fn chunk(&self, what: TypeId, part: usize) -> usize {
+        let pace = self.paces.lock().unwrap_or_else(PoisonError::into_inner).get(&what).copied();
+        let Some(pace) = pace else { return part.min(FIRST_CHUNK) };
+        let items = |time: Duration| {
+            let items = time.as_nanos() / pace.as_nanos().max(1);
+            usize::try_from(items).unwrap_or(usize::MAX).clamp(1, MAX_CHUNK)
+        };
+        part.clamp(items(LEAST_TIME), items(CHUNK_TIME))
+    }
+
+    /// An item took so long.
+    fn learn(&self, what: TypeId, pace: Duration) {
+        self.paces.lock().unwrap_or_else(PoisonError::into_inner).insert(what, pace);
+    }
+}
+
+/// One who waits, until it is dropped.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Pool {
@@ -110,7 +157,7 @@ impl Pool {
         lanes.retain(|_, lane| lane.strong_count() > 0);
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
         let (jobs, chunks, turn) = (semaphore(self.most_of_a_task), semaphore(self.window()), semaphore(1));
-        let lane = Arc::new(Lane { jobs, chunks, turn });
+        let lane = Arc::new(Lane { jobs, chunks, turn, waiting: AtomicUsize::new(0), paces: Mutex::default() });
         lanes.insert(*task, Arc::downgrade(&lane));
         lane
     }
@@ -147,15 +194,15 @@ impl Pool {
         R: Send + 'static,
         F: Fn(Vec<T>) -> R + Send + Sync + 'static,
     {
-        let (f, window) = (Arc::new(f), self.window());
+        let (f, window, lane) = (Arc::new(f), self.window(), &permit.0.lane);
         let mut begun = VecDeque::with_capacity(window);
+        let mut turn = Some(lane.turn().await);
+        let whole = items.len().div_ceil(self.workers.current_num_threads());
         let mut items = items.into_iter();
-        let (mut size, mut least) = (FIRST_CHUNK, 1);
-        let mut turn = Some(acquire(&permit.0.lane.turn).await);
         loop {
-            // The last ones are small, so that all workers end together.
-            let length = size.min(items.len().div_ceil(window).max(least));
-            let chunk: Vec<T> = items.by_ref().take(length).collect();
+            // If another job follows, the workers need not end together: large chunks cost less.
+            let part = if lane.is_followed() { whole } else { items.len().div_ceil(window) };
+            let chunk: Vec<T> = items.by_ref().take(lane.chunk(TypeId::of::<F>(), part)).collect();
             let last = chunk.is_empty();
             if !last {
                 begun.push_back((chunk.len(), self.begin(permit, chunk, f.clone()).await));
@@ -166,7 +213,7 @@ impl Pool {
             while begun.len() >= window || (last && !begun.is_empty()) {
                 let Some((length, answer)) = begun.pop_front() else { break };
                 let (result, time) = finished(answer).await?;
-                (size, least) = (items_in(CHUNK_TIME, time, length), items_in(LEAST_TIME, time, length));
+                lane.learn(TypeId::of::<F>(), time / u32::try_from(length).unwrap_or(u32::MAX));
                 take(result);
             }
             if last {
@@ -212,12 +259,6 @@ async fn finished<R>(answer: Answer<R>) -> Result<(R, Duration), Fault> {
 
 async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     semaphore.clone().acquire_owned().await.expect("the semaphore is never closed")
-}
-
-/// How many items go into a chunk that should take so long, as `length` of them took `time`.
-fn items_in(chunk: Duration, time: Duration, length: usize) -> usize {
-    let items = chunk.as_nanos() * length as u128 / time.as_nanos().max(1);
-    usize::try_from(items).unwrap_or(usize::MAX).clamp(1, MAX_CHUNK)
 }
 
 /// Makes this thread give way to others. Elsewhere than on Linux it would be the whole process.

@@ -16,6 +16,8 @@ use crate::model::{Bucket, Fault, Report, TaskId, Time};
 
 /// A pack is not added to once it has this many bytes.
 const PACK_BYTES: usize = 48 << 10;
+/// A group of this many bytes is committed without waiting for more: a commit holds what it writes several times over.
+const LARGE: usize = 4 << 20;
 /// How many fingerprints are put into one row: 64,000 bytes.
 pub(super) const FINGERPRINTS_PER_ROW: usize = 8_000;
 
@@ -24,6 +26,8 @@ pub(super) const FINGERPRINTS_PER_ROW: usize = 8_000;
 #[derive(Default)]
 pub(super) struct Group {
     rows: Rows,
+    /// About how many bytes it has come to.
+    bytes: usize,
     counters: BTreeSet<TaskId>,
     buckets: BTreeSet<(TaskId, Bucket)>,
     replay: BTreeMap<(TaskId, u64), Vec<u8>>,
@@ -44,7 +48,13 @@ struct Filling {
 impl Group {
     /// Sets or deletes a row.
     pub(super) fn set(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.bytes += key.len() + value.as_ref().map_or(0, Vec::len);
         self.rows.insert(key, value);
+    }
+
+    /// Whether it has come to so much that what else waits should wait for the next one.
+    pub(super) fn is_large(&self) -> bool {
+        self.bytes >= LARGE
     }
 
     /// A row as this group sees it.
@@ -95,6 +105,7 @@ impl Group {
         });
         let filling = self.packs.entry((*task, pack)).or_default();
         filling.bytes += report.size();
+        self.bytes += report.size();
         filling.reports.push(report);
         pack
     }

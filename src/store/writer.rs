@@ -1,6 +1,7 @@
 //! What the writer thread and the handles of a store share, and how a group of writes is committed.
 
 use std::{
+    collections::VecDeque,
     fs::File,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -55,22 +56,23 @@ pub(super) struct Disk {
 impl Core {
     /// Runs waiting writes, group by group, until there are no more senders or the store has stopped.
     pub(super) fn run(&self, mut queue: mpsc::Receiver<Work>, group: usize) {
-        while let Some(first) = queue.blocking_recv() {
-            let mut works = vec![first];
+        let mut works = VecDeque::new();
+        while let Some(first) = works.pop_front().or_else(|| queue.blocking_recv()) {
+            works.push_front(first);
             while works.len() < group
                 && let Ok(work) = queue.try_recv()
             {
-                works.push(work);
+                works.push_back(work);
             }
-            if self.run_group(works).is_err() {
+            if self.run_group(&mut works).is_err() {
                 // Those that still wait find their answers' senders dropped and ask why the store has stopped.
                 return;
             }
         }
     }
 
-    /// Runs writes, commits them together, and answers them.
-    fn run_group(&self, works: Vec<Work>) -> Result<(), Fault> {
+    /// Runs writes, commits them together, and answers them. Those that do not go into this group are left.
+    fn run_group(&self, works: &mut VecDeque<Work>) -> Result<(), Fault> {
         let mut answers = Vec::with_capacity(works.len());
         let done = catch_unwind(AssertUnwindSafe(|| self.commit(works, &mut answers)));
         let done = done.unwrap_or_else(|panic| Err(Fault::while_doing("a write panicked", panic_text(&*panic))));
@@ -80,15 +82,18 @@ impl Core {
         done
     }
 
-    fn commit(&self, works: Vec<Work>, answers: &mut Vec<Answer>) -> Result<(), Fault> {
+    fn commit(&self, works: &mut VecDeque<Work>, answers: &mut Vec<Answer>) -> Result<(), Fault> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         self.check()?;
-        let points: Vec<Point> = works.iter().map(|work| work.point).collect();
+        let mut points = Vec::with_capacity(works.len());
         let rows = {
             let disk = self.disk.read().unwrap_or_else(PoisonError::into_inner);
             let engine = &disk.as_ref().ok_or_else(super::closed)?.engine;
             let mut group = Group::default();
-            for work in works {
+            while !group.is_large()
+                && let Some(work) = works.pop_front()
+            {
+                points.push(work.point);
                 let (outcome, answer) = (work.run)(&mut Tx { state: &mut state, group: &mut group, engine });
                 answers.push(answer);
                 outcome?;
