@@ -319,9 +319,10 @@ mod tests {
 
     #[tokio::test]
     async fn chunks_cover_the_items_and_are_bounded() {
-        let pool = Pool::new(2, 1).unwrap();
-        let permit = pool.admit(&TASK).await;
         for count in [0, 1, 3, 500] {
+            // A new one each time: it does not know yet how little this takes.
+            let pool = Pool::new(2, 1).unwrap();
+            let permit = pool.admit(&TASK).await;
             let mut chunks: Vec<Vec<usize>> = Vec::new();
             pool.map_chunks(&permit, (0..count).collect(), |chunk| chunk, |chunk| chunks.push(chunk)).await.unwrap();
             assert!(chunks.iter().all(|chunk| (1..=MAX_CHUNK).contains(&chunk.len())));
