@@ -22,6 +22,7 @@ use crate::{
     aggregator::counters,
     cli::{Failure, style},
     client::AggregatorKeys,
+    config::Leader,
     model::{PrepareInit, Report, TaskId},
 };
 
@@ -38,7 +39,8 @@ const WORKLOADS: [&str; 2] = ["count", "histogram:100"];
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// How many reports wait; by default as many as take about --seconds.
+    /// How many reports wait; by default as many whole jobs as take about --seconds. Those that fill no job wait for
+    /// leader.max_job_delay, and so does the end.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     reports: Option<u64>,
 }
@@ -171,7 +173,13 @@ impl Bench {
             let limit = limit::both(&self.leader, &self.helper, some, time / 10)?;
             Ok(limit.per_second() * time.as_secs_f64())
         };
-        made::enough(one, made::size, wanted, 1)
+        let mut reports = made::enough(one, made::size, wanted, 1)?;
+        // Those that do not fill a job wait for more to come, which is not what is measured.
+        let job_size = Leader::default().max_job_size;
+        if reports.len() > job_size {
+            reports.truncate(reports.len() / job_size * job_size);
+        }
+        Ok(reports)
     }
 
     async fn limits(self: &Arc<Self>, reports: &Arc<Vec<Report>>, time: Span) -> Result<Limits, Failure> {
