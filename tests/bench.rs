@@ -121,3 +121,15 @@ fn without_a_subcommand_all_of_it_is_measured_and_said_in_a_table() {
     }
     assert!(text.lines().all(|line| line.chars().count() <= 100), "a line is too wide:\n{text}");
 }
+
+/// Both are real servers, each a process of its own.
+#[test]
+fn memory_is_measured_at_both_aggregators() {
+    let measured = bench("memory --vdaf histogram:10 --reports 150 -o json");
+    assert_eq!((measured["vdaf"].as_str(), number(&measured, "reports")), (Some("histogram:10"), 150.0));
+    assert_all_positive(&measured, &["leader_share_bytes", "aggregation_seconds"]);
+    for party in ["leader", "helper"] {
+        let peaks = ["started", "uploaded", "aggregated"].map(|when| number(&measured[party], when));
+        assert!(peaks[0] > 0.0 && peaks.is_sorted(), "{measured:#}");
+    }
+}

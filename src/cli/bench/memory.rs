@@ -14,19 +14,17 @@ use std::{
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
+use super::{usage, workload::Workload};
 use crate::{
     cli::{
         Failure, Outcome,
-        args::{BatchArgs, Dap, Format, VdafArgs},
+        args::{Dap, Format},
         control::Socket,
         local::Directory,
-        show,
         style::{self, say},
-        task,
-        taskfile::{TaskFiles, VerifyKey},
     },
     client::{Client, ClientError},
-    model::{Duration, Report, TaskId, Time, VdafConfig},
+    model::{Report, TaskId, Time},
     peer::{Peer, PeerOptions, Retries},
     vdaf::Measurement,
     wire,
@@ -36,9 +34,6 @@ use crate::{
 const CONCURRENCY: usize = 16;
 /// When nothing has happened for this long, nothing will.
 const PATIENCE: Span = Span::from_secs(60);
-/// What is measured if nothing else is asked for: a leader's share of 160 KB.
-const BITS: usize = 1;
-const LENGTH: usize = 10_000;
 
 /// Arguments of `dapbox bench memory`.
 #[derive(Debug, clap::Args)]
@@ -57,8 +52,9 @@ pub struct Args {
     /// The protocol revision to speak.
     #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
     dap: Dap,
-    #[command(flatten)]
-    vdaf: VdafArgs,
+    /// What is measured: count, sum:BITS, histogram:BINS, sumvec:LENGTHxBITS.
+    #[arg(long, value_name = "VDAF", default_value = "sumvec:10000x1")]
+    vdaf: Workload,
     /// What to print.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -68,7 +64,7 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct Measured {
     /// What each report measures.
-    vdaf: VdafConfig,
+    vdaf: String,
     /// How many were aggregated.
     reports: u64,
     /// Bytes of all leader's shares, sealed.
@@ -89,34 +85,26 @@ struct Peaks {
 
 /// Runs `dapbox bench memory`.
 pub async fn run(args: Args) -> Outcome {
-    let vdaf = if args.vdaf.is_given() { args.vdaf.clone() } else { default_vdaf() };
-    let vdaf = vdaf.configure()?;
     let directory = Directory::new(None)?;
     let leader = Node::start(directory.path(), "leader")?;
     let helper = Node::start(directory.path(), "helper")?;
-    let measured = measure(&args, vdaf, &leader, &helper).await?;
+    let measured = measure(&args, &leader, &helper).await?;
     Ok(match args.output {
         Format::Json => say(serde_json::to_string_pretty(&measured)?),
         Format::Text => say(table_of(&measured)),
     }?)
 }
 
-fn default_vdaf() -> VdafArgs {
-    VdafArgs { vdaf: Some("sumvec".to_owned()), bits: Some(BITS), length: Some(LENGTH), ..VdafArgs::default() }
-}
-
-async fn measure(args: &Args, vdaf: VdafConfig, leader: &Node, helper: &Node) -> Result<Measured, Failure> {
+async fn measure(args: &Args, leader: &Node, helper: &Node) -> Result<Measured, Failure> {
     let revision = args.dap.revision();
     let urls = [leader, helper].map(|node| format!("{}/{}/", node.origin, wire::of(revision).prefix()));
-    let batch = BatchArgs::default().or(1, Duration(3600));
-    let parameters = task::parameters(revision, urls, vdaf.clone(), &batch)?;
-    let files = TaskFiles::generate(parameters, &VerifyKey::default())?;
+    let files = args.vdaf.task(revision, urls)?;
     let wrong_file = || Failure::new("the task files do not belong to a leader and a helper");
     leader.control.add_task(&files.leader.aggregator_task().ok_or_else(wrong_file)?).await?;
     helper.control.add_task(&files.helper.aggregator_task().ok_or_else(wrong_file)?).await?;
 
     let client = Client::new(files.client.parameters(), Peer::new(&PeerOptions::default())?, Retries::default())?;
-    let reports = make_reports(&client, &vdaf, args.reports).await?;
+    let reports = make_reports(&client, &args.vdaf.measurement, args.reports).await?;
     let mut peaks = [Peaks::default(), Peaks::default()];
     let nodes = [leader, helper];
     let look = |peaks: &mut [Peaks; 2], field: fn(&mut Peaks) -> &mut u64| -> Outcome {
@@ -135,33 +123,25 @@ async fn measure(args: &Args, vdaf: VdafConfig, leader: &Node, helper: &Node) ->
     let aggregation_seconds = start.elapsed().as_secs_f64();
     look(&mut peaks, |peaks| &mut peaks.aggregated)?;
     let [leader, helper] = peaks;
-    Ok(Measured { vdaf, reports: args.reports, leader_share_bytes, aggregation_seconds, leader, helper })
+    Ok(Measured {
+        vdaf: args.vdaf.to_string(),
+        reports: args.reports,
+        leader_share_bytes,
+        aggregation_seconds,
+        leader,
+        helper,
+    })
 }
 
-async fn make_reports(client: &Client, vdaf: &VdafConfig, count: u64) -> Result<Vec<Report>, Failure> {
+async fn make_reports(client: &Client, measurement: &Measurement, count: u64) -> Result<Vec<Report>, Failure> {
     let bar = style::progress(count, "making reports");
     let made = stream::iter(0..count)
-        .map(|_| client.prepare(measurement(vdaf), Time::now()))
+        .map(|_| client.prepare(measurement.clone(), Time::now()))
         .buffer_unordered(thread::available_parallelism().map_or(1, usize::from))
         .inspect_ok(|_| bar.inc(1));
     let reports = made.try_collect().await;
     bar.finish_and_clear();
     Ok(reports?)
-}
-
-/// A measurement that fits the VDAF.
-fn measurement(vdaf: &VdafConfig) -> Measurement {
-    match vdaf {
-        VdafConfig::Prio3Count => Measurement::Flag(true),
-        VdafConfig::Prio3Sum { .. } | VdafConfig::Prio3Histogram { .. } => Measurement::Number(1),
-        VdafConfig::Prio3SumVec { length, .. }
-        | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { length, .. } => {
-            Measurement::Vector(vec![1; *length])
-        }
-        VdafConfig::Prio3MultihotCountVec { length, .. } => {
-            Measurement::Vector((0..*length).map(|index| u128::from(index == 0)).collect())
-        }
-    }
 }
 
 async fn upload(client: &Client, reports: &[Report]) -> Outcome {
@@ -243,10 +223,7 @@ impl Node {
 
     /// The most memory that it has had so far, in bytes.
     fn peak(&self) -> Result<u64, Failure> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-        kibibytes.map(|kib| kib << 10).ok_or_else(|| Failure::new("this system does not tell a process's peak memory"))
+        usage::peak(self.child.id()).ok_or_else(|| Failure::new("this system does not tell a process's peak memory"))
     }
 }
 
@@ -262,7 +239,7 @@ fn table_of(measured: &Measured) -> String {
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
     let Measured { vdaf, reports, leader_share_bytes, aggregation_seconds, leader, helper } = measured;
     let mut lines = vec![
-        format!("{} of {}", style::counted(*reports, "report"), show::vdaf(vdaf)),
+        format!("{} of {}", style::counted(*reports, "report"), vdaf),
         format!("leader's shares: {}; aggregated in {aggregation_seconds:.2} s", mib(*leader_share_bytes)),
         String::new(),
         format!("{:<22}{:>12}{:>12}", "most memory", "leader", "helper"),
