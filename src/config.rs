@@ -5,6 +5,7 @@
 //! because a misspelt limit that is silently ignored is a limit that does not exist.
 
 mod load;
+mod outside;
 pub mod span;
 
 use std::{
@@ -20,6 +21,7 @@ use crate::{
     model::Secret,
 };
 pub use load::{ConfigError, Overrides, UnknownKey};
+pub use outside::{Acme, Monitor, OptionalAddress, Proxy, Tls, TlsMode};
 
 /// Everything that an operator can decide. Durations are written like `60s`, `500ms`, `5m`, `1h` or `1d`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +31,14 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The address that peers, clients and collectors reach; `127.0.0.1:8080` by default, for a proxy in front.
     pub listen: SocketAddr,
+    /// HTTPS on that address.
+    pub tls: Tls,
+    /// Certificates from an authority.
+    pub acme: Acme,
+    /// Proxies in front.
+    pub proxy: Proxy,
+    /// The private listener for those who watch.
+    pub monitor: Monitor,
     /// Bounds on memory, queues and time.
     pub limits: Limits,
     /// How much room is left on the disk.
@@ -72,6 +82,10 @@ pub struct Limits {
     pub request_memory_bytes: usize,
     /// Requests in progress at once; one more is answered 503 with `Retry-After`.
     pub max_requests: usize,
+    /// Connections open at once; one more is closed at once. Each costs some memory before it has asked for anything.
+    pub max_connections: usize,
+    /// How long a client may take over the head of a request, and a connection may be idle before it.
+    pub head_timeout: Seconds,
     /// How long a request may take, from its first byte to the end of its body.
     pub request_timeout: Seconds,
     /// How far ahead of our clock a report's time may be: clocks differ.
@@ -307,6 +321,10 @@ impl Default for Config {
         Self {
             data_dir: PathBuf::from("dapbox-data"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            tls: Tls::default(),
+            acme: Acme::default(),
+            proxy: Proxy::default(),
+            monitor: Monitor::default(),
             limits: Limits::default(),
             disk: Disk::default(),
             leader: Leader::default(),
@@ -331,6 +349,8 @@ impl Default for Limits {
             upload_memory_bytes: 64 << 20,
             request_memory_bytes: 192 << 20,
             max_requests: 1024,
+            max_connections: 4096,
+            head_timeout: Seconds::new(30),
             request_timeout: Seconds::new(60),
             clock_skew: Seconds::new(60),
             workers: 0,

@@ -122,6 +122,7 @@ impl Config {
             ("limits.max_message_bytes", limits.max_message_bytes),
             ("limits.max_answer_bytes", limits.max_answer_bytes),
             ("limits.max_requests", limits.max_requests),
+            ("limits.max_connections", limits.max_connections),
             ("limits.pool_queue", limits.pool_queue),
             ("limits.store_queue", limits.store_queue),
             ("helper.max_deferred_jobs", self.helper.max_deferred_jobs),
@@ -136,6 +137,9 @@ impl Config {
         }
         let not_zero = [
             ("limits.request_timeout", limits.request_timeout),
+            ("limits.head_timeout", limits.head_timeout),
+            ("tls.check_interval", self.tls.check_interval),
+            ("tls.handshake_timeout", self.tls.handshake_timeout),
             ("disk.check_interval", self.disk.check_interval),
             ("leader.peer_timeout", leader.peer_timeout),
             ("leader.retry_initial", leader.retry_initial),

@@ -25,6 +25,7 @@ mod memory;
 mod persist;
 mod pursue;
 mod routes;
+mod tls;
 mod uploads;
 
 use std::{

@@ -1,0 +1,117 @@
+//! How the world reaches an aggregator: HTTPS, proxies in front, and the private listener for those who watch it.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use super::Seconds;
+
+/// HTTPS on the address that peers, clients and collectors reach.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Where the certificate comes from, or that there is none.
+    pub mode: TlsMode,
+    /// The certificate and those between it and the root, PEM, for `files`.
+    pub certificate_file: PathBuf,
+    /// Its private key, PEM (PKCS#8, PKCS#1 or SEC1), for `files`.
+    pub key_file: PathBuf,
+    /// How often the files are looked at; changed ones are taken over without a restart.
+    pub check_interval: Seconds,
+    /// How long a client may take over the TLS handshake.
+    pub handshake_timeout: Seconds,
+}
+
+/// Where a certificate comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TlsMode {
+    /// Plain HTTP, for loopback or a proxy in front.
+    Off,
+    /// Files that somebody else renews.
+    Files,
+    /// A certification authority, asked by ACME (RFC 8555).
+    Acme,
+}
+
+/// Certificates by ACME (RFC 8555), where `tls.mode` is `acme`. The authority connects to port 443 of each domain
+/// (TLS-ALPN-01, RFC 8737).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Acme {
+    /// The names in the certificate.
+    pub domains: Vec<String>,
+    /// Where the authority may write to; empty for nowhere.
+    pub contact_email: String,
+    /// The authority's directory.
+    pub directory: String,
+    /// Root certificates, PEM, that the authority's own server is checked with; empty for the system's.
+    pub directory_ca_file: PathBuf,
+}
+
+/// Proxies in front.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Proxy {
+    /// Networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed; nobody's by default.
+    pub trusted: Vec<IpNet>,
+}
+
+/// The private listener: metrics, health, and the status page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Monitor {
+    /// Its address, plain HTTP without any authentication; `127.0.0.1:9464` by default, empty for none.
+    pub listen: OptionalAddress,
+}
+
+/// An address, or none. In text none is the empty string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OptionalAddress(pub Option<SocketAddr>);
+
+impl Serialize for OptionalAddress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.map(|address| address.to_string()).unwrap_or_default())
+    }
+}
+
+impl<'de> Deserialize<'de> for OptionalAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        let expected = |_| D::Error::custom(format!("'{text}' is no address; write IP:PORT, or nothing for none"));
+        text.parse().map(|address| Self(Some(address))).map_err(expected)
+    }
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self {
+            mode: TlsMode::Off,
+            certificate_file: PathBuf::new(),
+            key_file: PathBuf::new(),
+            check_interval: Seconds::new(60),
+            handshake_timeout: Seconds::new(10),
+        }
+    }
+}
+
+impl Default for Acme {
+    fn default() -> Self {
+        Self {
+            domains: Vec::new(),
+            contact_email: String::new(),
+            directory: "https://acme-v02.api.letsencrypt.org/directory".to_owned(),
+            directory_ca_file: PathBuf::new(),
+        }
+    }
+}
+
+impl Default for Monitor {
+    fn default() -> Self {
+        Self { listen: OptionalAddress(Some(SocketAddr::from(([127, 0, 0, 1], 9464)))) }
+    }
+}

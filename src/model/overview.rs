@@ -1,0 +1,168 @@
+//! All that is to be seen of a running aggregator at one moment: what `dapbox status`, the status page, the metrics and
+//! the readiness check show. Holds no secret and no report.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Duration, Interval, Time,
+    status::{DiskStatus, TaskStatus},
+};
+
+/// A running aggregator at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Overview {
+    /// The server's release and commit, as `dapbox --version` has it.
+    pub version: String,
+    /// When this was seen, by the server's clock.
+    pub now: Time,
+    /// When the server started.
+    pub started: Time,
+    /// What keeps the server from its work; empty if it is ready.
+    pub not_ready: Vec<String>,
+    /// Work in progress and waiting.
+    pub load: Load,
+    /// The disk of the data directory.
+    pub disk: DiskStatus,
+    /// The HPKE keys that reports are sealed to.
+    pub keys: Vec<KeyStatus>,
+    /// The TLS certificate, if the server has one.
+    pub certificate: Option<CertificateStatus>,
+    /// All tasks, in the order of their ids.
+    pub tasks: Vec<TaskView>,
+}
+
+/// Work in progress and waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Default, Serialize, Deserialize)]
+pub struct Load {
+    /// Connections that are open.
+    pub connections: u64,
+    /// Requests in progress.
+    pub requests: u64,
+    /// Aggregation jobs admitted to the threads that compute.
+    pub computing: u64,
+    /// Durable commits since the start.
+    pub commits: u64,
+}
+
+/// An HPKE key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyStatus {
+    /// Its configuration id.
+    pub id: u8,
+    /// Its algorithms, for people.
+    pub suite: String,
+    /// What it is used for.
+    pub state: KeyState,
+    /// When it was made.
+    pub created: Time,
+    /// When its state changes next by itself, if it does.
+    pub until: Option<Time>,
+}
+
+/// What an HPKE key is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyState {
+    /// Stored, and not handed out yet.
+    Pending,
+    /// Handed out to clients.
+    Active,
+    /// Not handed out any more; reports that are sealed to it are still opened.
+    Expired,
+}
+
+/// The TLS certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// The names in it.
+    pub names: Vec<String>,
+    /// From when on it is valid.
+    pub not_before: Time,
+    /// Until when it is valid.
+    pub not_after: Time,
+    /// What the last attempt to renew or reload it ran into, if it failed.
+    pub trouble: Option<String>,
+}
+
+/// A task, how far it is, and how it goes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskView {
+    /// What it is and what was counted since it was added.
+    pub status: TaskStatus,
+    /// Uploads taken per second, over the last minute (leader).
+    pub upload_rate: f64,
+    /// Reports aggregated per second, over the last minute.
+    pub aggregation_rate: f64,
+    /// The time of the oldest report that waits for aggregation (leader).
+    pub oldest_waiting: Option<Time>,
+    /// Why reports were refused, by the names of the task's counters, with how many; only what is not zero.
+    pub refused: BTreeMap<String, u64>,
+    /// Batches that hold reports and were not collected, the newest first; at most [`TaskView::MAX_BATCHES`].
+    pub batches: Vec<BatchView>,
+    /// How many such batches there are.
+    pub batch_count: u64,
+    /// Whether the other aggregator answers (leader), as far as we have asked.
+    pub peer: Option<PeerStatus>,
+    /// What happened lately, the oldest first.
+    pub history: Vec<Sample>,
+}
+
+impl TaskView {
+    /// The most batches that are listed for a task.
+    pub const MAX_BATCHES: usize = 50;
+}
+
+/// A batch bucket (time interval) or batch (fixed size) that was not collected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchView {
+    /// The batch's id, for people, where batches have one.
+    pub id: Option<String>,
+    /// The time that its reports are from, as far as it is known.
+    pub interval: Option<Interval>,
+    /// Reports that are aggregated in it.
+    pub aggregated: u64,
+    /// Reports that are waiting to be aggregated into it (leader, time interval).
+    pub waiting: u64,
+    /// How far it is.
+    pub state: BatchState,
+}
+
+/// How far a batch is towards being collected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BatchState {
+    /// There would be enough reports if those that wait were aggregated.
+    NotAggregatedYet,
+    /// Too few reports, even with those that wait.
+    TooFew,
+    /// There are enough: it can be collected.
+    Ready,
+}
+
+/// Whether the other aggregator answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// When it last answered as it should.
+    pub last_success: Option<Time>,
+    /// When a request to it last failed.
+    pub last_failure: Option<Time>,
+    /// What the driver is stuck at, if it is.
+    pub trouble: Option<String>,
+}
+
+/// What happened to a task in one stretch of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// When the stretch began.
+    pub start: Time,
+    /// How long it was.
+    pub duration: Duration,
+    /// Uploads taken (leader).
+    pub uploaded: u64,
+    /// Reports aggregated.
+    pub aggregated: u64,
+    /// Reports and uploads refused.
+    pub refused: u64,
+}
