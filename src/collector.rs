@@ -23,6 +23,8 @@ pub struct CollectorTask {
     pub public: TaskParameters,
     /// The token that we present to the leader.
     pub token: Secret,
+    /// The one before, which is tried where the leader does not know the new one yet.
+    pub previous_token: Option<Secret>,
 }
 
 /// An aggregate, as it came out.
@@ -91,6 +93,7 @@ impl Collector {
     /// A collector for a task. Fails if the task's parameters are wrong.
     pub fn new(task: CollectorTask, keypair: Keypair, peer: Peer, retries: Retries) -> Result<Self, CollectError> {
         let preparer = vdaf::preparer(task.public.revision, &task.public.vdaf)?;
+        let peer = peer.or_with(task.previous_token.clone());
         Ok(Self { task, keypair, preparer, peer, retries })
     }
 

@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::{
     model::{Act, Failpoints, Fault, Phase, Point, Secret},
-    wire::{Call, Problem, media, problem},
+    wire::{Call, Problem, ProblemType, media, problem},
 };
 
 pub use backoff::Backoff;
@@ -61,6 +61,8 @@ pub struct Peer {
     http: reqwest::Client,
     max_answer_bytes: usize,
     failpoints: Failpoints,
+    /// Tokens to try where the one of a request is refused.
+    older_tokens: Vec<Secret>,
     /// The name of the request, for those who want it to fail.
     point: Option<Point>,
 }
@@ -231,7 +233,7 @@ impl Peer {
             .build()
             .map_err(|e| Fault::while_doing("making an HTTP client", innermost(&e)))?;
         let (max_answer_bytes, failpoints) = (options.max_answer_bytes, options.failpoints.clone());
-        Ok(Self { http, max_answer_bytes, failpoints, point: None })
+        Ok(Self { http, max_answer_bytes, failpoints, older_tokens: Vec::new(), point: None })
     }
 
     /// The same client, for a request that has a name. Each request of a server has.
@@ -244,8 +246,31 @@ impl Peer {
         Self { max_answer_bytes: bytes.min(self.max_answer_bytes), ..self.clone() }
     }
 
+    /// The same client, which repeats a request whose token is refused with each of these, the newest first: while a token
+    /// is being replaced, nobody knows which one the peer takes.
+    pub fn or_with(&self, older_tokens: impl IntoIterator<Item = Secret>) -> Self {
+        Self { older_tokens: older_tokens.into_iter().collect(), ..self.clone() }
+    }
+
     /// Sends one request and takes the whole answer, whatever its status. Does not retry.
     pub async fn send(
+        &self,
+        base_url: &str,
+        call: &Call,
+        token: Option<&Secret>,
+        body: Bytes,
+    ) -> Result<Answer, PeerError> {
+        let mut answer = self.send_with(base_url, call, token, body.clone()).await?;
+        for older in &self.older_tokens {
+            if !answer.refuses_the_token() {
+                break;
+            }
+            answer = self.send_with(base_url, call, Some(older), body.clone()).await?;
+        }
+        Ok(answer)
+    }
+
+    async fn send_with(
         &self,
         base_url: &str,
         call: &Call,
@@ -371,6 +396,12 @@ impl Answer {
     /// Whether the body has the media type.
     pub fn has_type(&self, wanted: &str) -> bool {
         self.content_type.as_deref().is_some_and(|found| media::matches(found, wanted))
+    }
+
+    /// Whether the peer did not take the token, and so did nothing else (DAP-09 section 3.1, DAP-18 section 3.4).
+    fn refuses_the_token(&self) -> bool {
+        let says_so = || self.problem().kind == ProblemType::UnauthorizedRequest;
+        matches!(self.status, 401 | 403) || (!self.is_success() && says_so())
     }
 
     /// What the peer says is wrong.

@@ -107,7 +107,7 @@ async fn a_collector_that_differs_about_the_task_opens_nothing() {
     for (name, difference) in DIFFERENCES {
         let mut public = parties.task().clone();
         difference(&mut public);
-        let task = CollectorTask { public, token: parties.collector_token.clone() };
+        let task = CollectorTask { public, token: parties.collector_token.clone(), previous_token: None };
         let collector = Collector::new(task, parties.keypair.clone(), common::peer(), Retries::default()).unwrap();
         let collected = collector.collect(parties.query_now(), Some(PATIENCE), |_| {}).await;
         assert!(matches!(collected, Err(CollectError::Open(..))), "{name}: {collected:?}");

@@ -18,12 +18,13 @@ pub mod restored;
 pub mod retention;
 mod shares;
 pub mod tasks;
+pub mod tokens;
 pub mod upload;
 
 use std::sync::Arc;
 
 use crate::{
-    model::{Duration, Extension, ReportError, ReportId, Role, Task, Time},
+    model::{Duration, Extension, ReportError, ReportId, Role, Task, Time, Tokens},
     store::Replay,
     vdaf::{self, Preparer, VdafError, Verification},
     wire::{self, Problem, ProblemType, Wire},
@@ -37,6 +38,8 @@ pub use shares::{Opener, Sum, Sums};
 pub struct TaskContext {
     /// The task.
     pub task: Arc<Task>,
+    /// The tokens that were in force when this was made.
+    pub tokens: Tokens,
     /// The encodings of its revision.
     pub wire: &'static dyn Wire,
     /// Its VDAF.
@@ -49,7 +52,13 @@ impl TaskContext {
     pub fn new(task: Arc<Task>) -> Result<Self, VdafError> {
         let wire = wire::of(task.public.revision);
         let preparer = vdaf::preparer(task.public.revision, &task.public.vdaf)?;
-        Ok(Self { vdaf_context: wire.vdaf_context(&task.public.id), task, wire, preparer })
+        let tokens = Tokens::of(&task.party);
+        Ok(Self { tokens, vdaf_context: wire.vdaf_context(&task.public.id), task, wire, preparer })
+    }
+
+    /// The same with the tokens that are in force, if one was replaced.
+    pub fn with_tokens(self, tokens: Tokens) -> Self {
+        Self { tokens, ..self }
     }
 
     /// What verification of the task's reports is bound to.

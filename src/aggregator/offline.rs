@@ -5,9 +5,14 @@ use std::{io::Write, path::Path};
 use super::{
     retention::{self, Lost},
     tasks::{self, TaskError},
+    tokens::{self, TokenError},
 };
 use crate::{
-    model::{Fault, Point, Task, TaskId, Time, status::TaskStatus},
+    model::{
+        Fault, Point, Task, TaskId, Time,
+        status::TaskStatus,
+        tokens::{TokenChange, TokenStatus},
+    },
     store::{BackupError, BackupMade, BackupOptions, OpenError, Options, Store},
 };
 
@@ -52,6 +57,16 @@ impl Offline {
     /// there is no such task.
     pub async fn close_before(&self, id: TaskId, before: Time, lost: Lost) -> Result<Option<Time>, Fault> {
         self.store.write(Point::TaskClose, move |tx| retention::close_before(tx, &id, before, lost)).await
+    }
+
+    /// The tokens of a task that are in force; `None` if there is no such task.
+    pub fn tokens(&self, id: &TaskId) -> Result<Option<Vec<TokenStatus>>, Fault> {
+        self.store.read(|view| Ok(view.task(id).map(|state| tokens::statuses(state, Time::now()))))
+    }
+
+    /// Replaces a token of a task, as the running server would.
+    pub async fn change_token(&self, change: TokenChange) -> Result<Result<Vec<TokenStatus>, TokenError>, Fault> {
+        self.store.write(Point::TokenChange, move |tx| tokens::change(tx, change, Time::now())).await
     }
 
     /// Writes a backup of everything.

@@ -13,6 +13,7 @@ use crate::{
     model::{
         Task, TaskId, Time,
         status::{CloseRequest, Health, TaskStatus},
+        tokens::{TokenChange, TokenStatus},
     },
     server,
     wire::Problem,
@@ -98,6 +99,22 @@ impl Control {
         }
     }
 
+    /// The tokens of a task that are in force; `None` if the task is not there.
+    pub async fn tokens(&self, task: TaskId) -> Result<Option<Vec<TokenStatus>>, Failure> {
+        match self {
+            Self::Server(socket) => socket.tokens(task).await,
+            Self::Offline(data) => Ok(data.tokens(&task)?),
+        }
+    }
+
+    /// Replaces a token of a task, and says which ones are in force then.
+    pub async fn change_token(&self, change: TokenChange) -> Result<Vec<TokenStatus>, Failure> {
+        match self {
+            Self::Server(socket) => socket.change_token(&change).await,
+            Self::Offline(data) => data.change_token(change).await?.map_err(Failure::new),
+        }
+    }
+
     /// Closes the data directory, if it is we who have it open.
     pub async fn close(self) {
         if let Self::Offline(data) = self {
@@ -165,6 +182,23 @@ impl Socket {
         match self.ask(Method::POST, "/close", Some(serde_json::to_vec(request)?)).await? {
             (StatusCode::OK, body) => Ok(Some(serde_json::from_slice(&body)?)),
             (status, body) if is_unknown(status, &body) => Ok(None),
+            (status, body) => Err(refused(status, &body)),
+        }
+    }
+
+    /// The tokens of a task that are in force; `None` if the task is not there.
+    pub async fn tokens(&self, task: TaskId) -> Result<Option<Vec<TokenStatus>>, Failure> {
+        match self.ask(Method::GET, &format!("/tokens/{task}"), None).await? {
+            (StatusCode::OK, body) => Ok(Some(serde_json::from_slice(&body)?)),
+            (status, body) if is_unknown(status, &body) => Ok(None),
+            (status, body) => Err(refused(status, &body)),
+        }
+    }
+
+    /// Replaces a token of a task, and says which ones are in force then.
+    pub async fn change_token(&self, change: &TokenChange) -> Result<Vec<TokenStatus>, Failure> {
+        match self.ask(Method::POST, "/tokens", Some(serde_json::to_vec(change)?)).await? {
+            (StatusCode::OK, body) => Ok(serde_json::from_slice(&body)?),
             (status, body) => Err(refused(status, &body)),
         }
     }

@@ -116,6 +116,9 @@ pub struct CollectorPart {
     /// The token that the collector presents to the leader.
     #[serde(with = "token")]
     pub token: Secret,
+    /// The one before, which is tried where the leader does not know the new one yet.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "old_token")]
+    pub previous_token: Option<Secret>,
     /// The key that opens aggregate shares.
     pub private_key: Secret,
     /// The key that aggregate shares are sealed to.
@@ -210,7 +213,8 @@ impl TaskFiles {
         // One unit of time earlier than now: the clocks of clients may be slow.
         let unit = Duration(task.time_precision.as_secs());
         let since = Some(task.starts.unwrap_or_else(|| Time::now().truncate(unit).saturating_sub(unit)));
-        let collector = CollectorPart { since, token, private_key: keypair.private_key().clone(), key };
+        let collector =
+            CollectorPart { since, token, previous_token: None, private_key: keypair.private_key().clone(), key };
         Ok(Self {
             leader: TaskFile { leader: Some(leader), ..client.clone() },
             helper: TaskFile { helper: Some(helper), ..client.clone() },
@@ -268,6 +272,17 @@ impl TaskFile {
         write().map_err(|e| Failure::new(e).context(path.display()))
     }
 
+    /// Writes the file in place of the one that is there, at once: it is the old one or the new one at any moment.
+    pub fn overwrite(&self, path: &Path) -> Result<(), Failure> {
+        let new = path.with_extension("toml.new");
+        match std::fs::remove_file(&new) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Failure::new(e).context(new.display())),
+            _ => {}
+        }
+        self.write(&new)?;
+        std::fs::rename(&new, path).map_err(|e| Failure::new(e).context(path.display()))
+    }
+
     /// Whose file it is.
     pub fn role(&self) -> Role {
         match (&self.leader, &self.helper, &self.collector) {
@@ -310,11 +325,12 @@ impl TaskFile {
 
     /// The task, for its collector, with the key that opens aggregate shares; an error if the file is not for it.
     pub fn collector_task(&self) -> Result<(CollectorTask, Keypair), Failure> {
-        let Some(CollectorPart { token, private_key, key, .. }) = &self.collector else {
+        let Some(CollectorPart { token, previous_token, private_key, key, .. }) = &self.collector else {
             return Err(Failure::usage("this is not the collector's file; 'dapbox task new' calls it collector.toml"));
         };
         let keypair = Keypair::from_parts(key.clone(), private_key.clone())?;
-        Ok((CollectorTask { public: self.parameters(), token: token.clone() }, keypair))
+        let (token, previous_token) = (token.clone(), previous_token.clone());
+        Ok((CollectorTask { public: self.parameters(), token, previous_token }, keypair))
     }
 
     /// The file's text, with comments.
@@ -365,7 +381,7 @@ fn heading(role: Role) -> &'static [&'static str] {
 }
 
 /// What is said above keys and tables.
-const COMMENTS: [(&str, &str); 20] = [
+const COMMENTS: [(&str, &str); 21] = [
     ("[task]", "The same in all four files. Compare it with the other parties': a task never changes."),
     ("info", "Tells the task from others that are configured alike. Every report is bound to it."),
     ("min_batch_size", "No aggregate of fewer reports is ever given out."),
@@ -385,6 +401,10 @@ const COMMENTS: [(&str, &str); 20] = [
     ("leader_token_hash", "SHA-256 of what the leader presents to the helper."),
     ("since", "Nothing was measured before: where a collection begins that does not say otherwise."),
     ("token", "SECRET. What the collector presents to the leader."),
+    (
+        "previous_token",
+        "SECRET. The one before, tried where the leader does not take the new one yet. Delete it when the leader does.",
+    ),
     ("private_key", "SECRET. Opens the aggregates. Without it they are lost: keep a copy."),
     ("[leader.collector_key]", "The public key that aggregates are sealed to (numbers as in RFC 9180)."),
     ("[helper.collector_key]", "The public key that aggregates are sealed to (numbers as in RFC 9180)."),
@@ -409,6 +429,15 @@ mod instant {
     }
 }
 
+/// A token, if it can be sent: what RFC 6750 section 2.1 allows in an Authorization header.
+pub fn parse_token(text: &str) -> Result<Secret, &'static str> {
+    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
+    if text.is_empty() || !text.bytes().all(fits) {
+        return Err("a token has letters, digits and any of -._~+/= only");
+    }
+    Ok(Secret::new(text.as_bytes().to_vec()))
+}
+
 /// A token as the text that is sent.
 mod token {
     use serde::{Deserialize, Deserializer, Serializer, de::Error, ser};
@@ -420,13 +449,28 @@ mod token {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        // What RFC 6750 section 2.1 allows in an Authorization header.
-        let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
-        if text.is_empty() || !text.bytes().all(fits) {
-            return Err(D::Error::custom("a token has letters, digits and any of -._~+/= only"));
+        super::parse_token(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+/// A token that need not be there.
+mod old_token {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::{Secret, token};
+
+    #[derive(Deserialize)]
+    struct Token(#[serde(with = "token")] Secret);
+
+    pub fn serialize<S: Serializer>(old: &Option<Secret>, serializer: S) -> Result<S::Ok, S::Error> {
+        match old {
+            Some(old) => token::serialize(old, serializer),
+            None => serializer.serialize_none(),
         }
-        Ok(Secret::new(text.into_bytes()))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+        Token::deserialize(deserializer).map(|token| Some(token.0))
     }
 }
 

@@ -39,6 +39,7 @@ fn task(revision: Revision, leader_url: String, batch_mode: BatchMode) -> Collec
             task_interval: None,
         },
         token: Secret::new(b"let-me-in".to_vec()),
+        previous_token: None,
     }
 }
 

@@ -22,6 +22,8 @@ pub enum Point {
     TaskRemove,
     /// Everything of a task before a time is closed.
     TaskClose,
+    /// A token of a task is replaced.
+    TokenChange,
     /// Some of what is over of a task is forgotten.
     Sweep,
     /// Some rows of a removed task are deleted.
@@ -85,6 +87,7 @@ impl Point {
         Self::TaskAdd,
         Self::TaskRemove,
         Self::TaskClose,
+        Self::TokenChange,
         Self::Sweep,
         Self::SweepRemoved,
         Self::Upload,

@@ -15,6 +15,7 @@ pub mod secret;
 pub mod status;
 pub mod task;
 pub mod time;
+pub mod tokens;
 
 pub use batch::{BatchSelector, Bucket, Checksum, FixedSizeQuery, PartialBatch, Query};
 pub use collection::{AggregateShareReq, Collection, CollectionReq, PassedOn};
@@ -27,3 +28,4 @@ pub use report::{Extension, PlaintextInputShare, Report, ReportError, ReportMeta
 pub use secret::{Secret, TokenHash};
 pub use task::{BatchMode, Max, Party, Revision, Role, Task, TaskParameters, VdafConfig};
 pub use time::{Duration, Interval, Time};
+pub use tokens::Tokens;

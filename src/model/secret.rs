@@ -71,7 +71,7 @@ impl<'de> Deserialize<'de> for Secret {
 }
 
 /// The SHA-256 hash of a token that a peer presents to us: all that we keep of it. In text it is unpadded base64url.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenHash([u8; 32]);
 
 impl Serialize for TokenHash {

@@ -197,7 +197,8 @@ pub struct TaskParameters {
     pub task_interval: Option<Interval>,
 }
 
-/// A task as one aggregator knows it. Nothing in it ever changes.
+/// A task as one aggregator knows it. Nothing in it ever changes; tokens are replaced beside it, see
+/// [`Tokens`](super::Tokens).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     /// What all parties know.
@@ -221,14 +222,14 @@ pub struct Task {
 pub enum Party {
     /// We take uploads and drive the protocol.
     Leader {
-        /// The token that we present to the helper.
+        /// The token that we present to the helper, as the task came.
         helper_token: Secret,
-        /// The token that the collector presents to us.
+        /// The token that the collector presents to us, as the task came.
         collector_token: TokenHash,
     },
     /// We answer the leader.
     Helper {
-        /// The token that the leader presents to us.
+        /// The token that the leader presents to us, as the task came.
         leader_token: TokenHash,
     },
 }

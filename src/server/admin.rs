@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use warp::{Reply, http::StatusCode};
 
 use super::{
     app::App,
     backup,
     http::{Request, Response, content, empty, failure},
+    tokens,
 };
 use crate::{
     aggregator::{
@@ -24,6 +25,8 @@ use crate::{
 };
 
 const JSON: &str = "application/json";
+/// Where the tokens of a task are.
+const TOKENS: &str = "/tokens/";
 
 /// Answers a request on the control socket.
 pub async fn handle(app: Arc<App>, request: Request) -> warp::reply::Response {
@@ -52,11 +55,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
             json(StatusCode::OK, &Health { version, fault, disk: app.disk.status() })
         }
         ("POST", "/tasks", _) => {
-            let limits = &app.config.limits;
-            let body =
-                request.read_body(limits.max_message_bytes, *limits.request_timeout, &app.request_memory).await?;
-            let task: Task = serde_json::from_slice(&body)
-                .map_err(|error| Problem::about(400).with_detail(format!("the task cannot be read: {error}")))?;
+            let task: Task = read(app, &mut request).await?;
             tasks::check(&task).map_err(|why| Problem::about(400).with_detail(why.to_string()))?;
             app.store
                 .write(Point::TaskAdd, move |tx| tasks::add(tx, task))
@@ -79,11 +78,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
             Ok(empty(StatusCode::NO_CONTENT))
         }
         ("POST", "/close", _) => {
-            let limits = &app.config.limits;
-            let body =
-                request.read_body(limits.max_message_bytes, *limits.request_timeout, &app.request_memory).await?;
-            let CloseRequest { task, before } = serde_json::from_slice(&body)
-                .map_err(|error| Problem::about(400).with_detail(format!("the request cannot be read: {error}")))?;
+            let CloseRequest { task, before } = read(app, &mut request).await?;
             let horizon = app
                 .store
                 .write(Point::TaskClose, move |tx| retention::close_before(tx, &task, before, Lost::Theirs))
@@ -93,8 +88,21 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
             app.jobs.notify_one();
             json(StatusCode::OK, &horizon)
         }
+        ("POST", "/tokens", _) => json(StatusCode::OK, &tokens::change(app, read(app, &mut request).await?).await?),
+        ("GET", path, _) if path.starts_with(TOKENS) => match path[TOKENS.len()..].parse() {
+            Ok(task) => json(StatusCode::OK, &tokens::list(app, task)?),
+            Err(_) => Err(Problem::about(404).into()),
+        },
         _ => Err(Problem::about(404).into()),
     }
+}
+
+/// What the command line has sent.
+async fn read<T: DeserializeOwned>(app: &App, request: &mut Request) -> Result<T, Error> {
+    let limits = &app.config.limits;
+    let body = request.read_body(limits.max_message_bytes, *limits.request_timeout, &app.request_memory).await?;
+    let read = serde_json::from_slice(&body);
+    read.map_err(|error| Problem::about(400).with_detail(format!("the request cannot be read: {error}")).into())
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Error> {

@@ -16,10 +16,10 @@ use super::{
 use crate::{
     aggregator::{KeyRing, TaskContext},
     config::Config,
-    model::{AggregationJobId, Fault, TaskId},
+    model::{AggregationJobId, Fault, TaskId, Time, TokenHash},
     peer::Peer,
     pool::Pool,
-    store::Store,
+    store::{Store, View},
 };
 
 /// How much longer an answer of a helper is waited for when the server is asked to stop.
@@ -66,6 +66,7 @@ pub struct App {
     contexts: Mutex<HashMap<TaskId, Arc<TaskContext>>>,
     trouble: Mutex<HashMap<TaskId, String>>,
     job_caps: Mutex<HashMap<TaskId, usize>>,
+    token_uses: Mutex<HashMap<(TaskId, TokenHash), Time>>,
 }
 
 impl App {
@@ -93,6 +94,7 @@ impl App {
             contexts: Mutex::default(),
             trouble: Mutex::default(),
             job_caps: Mutex::default(),
+            token_uses: Mutex::default(),
         }
     }
 
@@ -101,19 +103,30 @@ impl App {
         if let Some(context) = lock(&self.contexts).get(id) {
             return Ok(Some(context.clone()));
         }
-        let Some(task) = self.store.read(|view| Ok(view.task(id).map(|state| state.task.clone())))? else {
-            return Ok(None);
-        };
+        let stored = |view: &View<'_>| Ok(view.task(id).map(|state| (state.task.clone(), state.tokens.clone())));
+        let Some((task, tokens)) = self.store.read(stored)? else { return Ok(None) };
         let context =
             TaskContext::new(task).map_err(|error| Fault::while_doing("making a stored task's VDAF", error))?;
-        let context = Arc::new(context);
+        let context = Arc::new(context.with_tokens(tokens));
         lock(&self.contexts).insert(*id, context.clone());
-        // A task that was removed meanwhile may have been forgotten before it was remembered here.
-        if self.store.read(|view| Ok(view.task(id).is_none()))? {
-            self.forget(id);
-            return Ok(None);
+        // What was forgotten meanwhile may have been so before it was remembered here: the task was removed, or a token
+        // replaced.
+        match self.store.read(|view| Ok(view.task(id).map(|state| state.tokens == context.tokens)))? {
+            Some(true) => Ok(Some(context)),
+            Some(false) => {
+                self.reread(id);
+                self.context(id)
+            }
+            None => {
+                self.forget(id);
+                Ok(None)
+            }
         }
-        Ok(Some(context))
+    }
+
+    /// Reads a task again when it is next asked for, since its tokens were replaced.
+    pub fn reread(&self, id: &TaskId) {
+        lock(&self.contexts).remove(id);
     }
 
     /// Forgets a task that was removed.
@@ -121,6 +134,7 @@ impl App {
         lock(&self.contexts).remove(id);
         lock(&self.trouble).remove(id);
         lock(&self.job_caps).remove(id);
+        lock(&self.token_uses).retain(|(task, _), _| task != id);
     }
 
     /// The most reports that a task's helper can be sent in one job, as far as it has let us know.
@@ -134,6 +148,17 @@ impl App {
         let mut caps = lock(&self.job_caps);
         let cap = caps.entry(*id).or_insert(usize::MAX);
         *cap = (refused / 2).clamp(1, *cap);
+    }
+
+    /// Notes that a token was presented while others were good too, so that the operator sees when nobody uses the old one
+    /// any more.
+    pub fn note_token(&self, id: &TaskId, hash: TokenHash, now: Time) {
+        lock(&self.token_uses).insert((*id, hash), now);
+    }
+
+    /// When a token was last presented while others were good too.
+    pub fn token_use(&self, id: &TaskId, hash: TokenHash) -> Option<Time> {
+        lock(&self.token_uses).get(&(*id, hash)).copied()
     }
 
     /// Notes for the operator what a task's driver ran into, or that it is over.

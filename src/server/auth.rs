@@ -3,22 +3,20 @@
 use warp::http::{HeaderMap, header};
 
 use crate::{
-    model::{Task, TokenHash},
+    model::{TaskId, Time, TokenHash, Tokens},
     wire::{Problem, ProblemType},
 };
 
 /// The header of the interop test design, which deployed leaders still send.
 const DAP_AUTH_TOKEN: &str = "dap-auth-token";
 
-/// Refuses a request that does not carry the token. `Authorization: Bearer` wins over `DAP-Auth-Token`.
-pub fn check(headers: &HeaderMap, task: &Task, expected: &TokenHash) -> Result<(), Problem> {
-    let refuse = |detail: &str| {
-        Err(Problem::new(ProblemType::UnauthorizedRequest).with_detail(detail).with_task(task.public.id))
-    };
+/// Refuses a request that does not carry a token that is in force, and says which one it does carry.
+/// `Authorization: Bearer` wins over `DAP-Auth-Token`.
+pub fn check(headers: &HeaderMap, task: TaskId, tokens: &Tokens, now: Time) -> Result<TokenHash, Problem> {
+    let refuse = |detail: &str| Problem::new(ProblemType::UnauthorizedRequest).with_detail(detail).with_task(task);
     match token(headers) {
-        Some(token) if expected.matches(token) => Ok(()),
-        Some(_) => refuse("the request's token is not the task's"),
-        None => refuse("the request carries no token; send Authorization: Bearer or DAP-Auth-Token"),
+        Some(token) => tokens.find(token, now).ok_or_else(|| refuse("the request's token is not the task's")),
+        None => Err(refuse("the request carries no token; send Authorization: Bearer or DAP-Auth-Token")),
     }
 }
 

@@ -20,8 +20,8 @@ use crate::{
         leader::{self, Sealed, Started},
     },
     model::{
-        AggregationJobId, Duration, Fault, PartialBatch, Party, Point, PrepareOutcome, PrepareResp, Report,
-        ReportError, TaskId, Time,
+        AggregationJobId, Duration, Fault, PartialBatch, Point, PrepareOutcome, PrepareResp, Report, ReportError,
+        TaskId, Time,
     },
     pool::Permit,
     store::{Entry, LeaderJobRecord, ReportRef, Tx},
@@ -379,10 +379,11 @@ async fn finish(
 
 /// Tells the helper that a job is not needed any more, once (DAP-09 section 4.5.2.2, DAP-18 section 4.5.5).
 async fn delete_at_helper(app: &App, context: &TaskContext, place: &str) {
-    let Party::Leader { helper_token, .. } = &context.task.party else { return };
     let Some(call) = context.wire.delete_call(Interaction::AggregationJob, place) else { return };
-    let peer = app.peer.at(Point::DeleteJob);
-    let sent = peer.call(&context.task.public.helper_url, &call, Some(helper_token), Bytes::new());
+    let mut tokens = context.tokens.to_present(Time::now());
+    let Some(token) = tokens.next() else { return };
+    let peer = app.peer.at(Point::DeleteJob).or_with(tokens.cloned());
+    let sent = peer.call(&context.task.public.helper_url, &call, Some(token), Bytes::new());
     if let Some(Err(error)) = app.unless_stopped(sent).await {
         tracing::debug!(%error, "the helper did not take the deletion of an aggregation job");
     }

@@ -26,6 +26,7 @@ mod persist;
 mod pursue;
 mod routes;
 mod tls;
+mod tokens;
 mod uploads;
 
 use std::{

@@ -9,7 +9,7 @@ use super::{app::App, persist::Persistence};
 use crate::{
     aggregator::TaskContext,
     config,
-    model::{Party, Point},
+    model::{Point, Time},
     peer::{Backoff, CallError, Reply},
     wire::{Call, Interaction, Malformed, Problem, ProblemType},
 };
@@ -150,18 +150,19 @@ impl<'a> Pursuit<'a> {
 
     /// One request and its answer. None if the server stops first, or the task is not ours to lead.
     async fn ask(&self, poll: Option<&Call>, request: &Bytes) -> Option<Result<Reply, CallError>> {
-        let task = &self.context.task;
-        let Party::Leader { helper_token, .. } = &task.party else { return None };
-        let (url, token) = (&task.public.helper_url, Some(helper_token));
+        let task = &self.context.task.public;
         let Errand { interaction, points: [sending, polling], id, max_answer, .. } = self.errand;
-        let peer = self.app.peer.up_to(max_answer);
-        match poll {
-            Some(poll) => self.app.unless_stopped(peer.at(polling).ask(url, poll, token, Bytes::new())).await,
-            None => {
-                let create = self.context.wire.create_call(interaction, &task.public.id, id);
-                self.app.unless_stopped(peer.at(sending).ask(url, &create, token, request.clone())).await
-            }
-        }
+        let create = self.context.wire.create_call(interaction, &task.id, id);
+        let (call, body, point) = match poll {
+            Some(poll) => (poll, Bytes::new(), polling),
+            None => (&create, request.clone(), sending),
+        };
+        // Not those of when the errand began: it may take days, and be stuck at a token that was replaced since.
+        let current = self.app.context(&task.id).ok().flatten()?;
+        let mut tokens = current.tokens.to_present(Time::now());
+        let token = tokens.next()?;
+        let peer = self.app.peer.up_to(max_answer).at(point).or_with(tokens.cloned());
+        self.app.unless_stopped(peer.ask(&task.helper_url, call, Some(token), body)).await
     }
 
     /// Pauses. Breaks if the server stops meanwhile, or the task is removed.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     aggregator::{Error, TaskContext, helper::JobState},
     config::Seconds,
-    model::{AggregationJobId, CollectionJobId, Party, Revision, Role, TaskId, TokenHash},
+    model::{AggregationJobId, CollectionJobId, Revision, Role, TaskId, Time},
     wire::{self, JobContinue, Malformed, Problem, ProblemType},
 };
 
@@ -102,11 +102,11 @@ impl Routes {
         headers: &HeaderMap,
     ) -> Result<Arc<TaskContext>, Error> {
         let context = self.task_for(app, id, Some(role))?;
-        let expected: &TokenHash = match &context.task.party {
-            Party::Leader { collector_token, .. } => collector_token,
-            Party::Helper { leader_token } => leader_token,
-        };
-        auth::check(headers, &context.task, expected)?;
+        let now = Time::now();
+        let hash = auth::check(headers, id, &context.tokens, now)?;
+        if context.tokens.accepted_count(now) > 1 {
+            app.note_token(&id, hash, now);
+        }
         Ok(context)
     }
 

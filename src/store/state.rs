@@ -15,7 +15,7 @@ use super::{
     vault::Vault,
     waiting::Waiting,
 };
-use crate::model::{AggregationJobId, BatchId, Bucket, CollectionJobId, Fault, ReportId, Secret, Task, TaskId};
+use crate::model::{AggregationJobId, BatchId, Bucket, CollectionJobId, Fault, ReportId, Secret, Task, TaskId, Tokens};
 
 /// Everything that decisions are made from.
 #[derive(Debug)]
@@ -44,6 +44,8 @@ pub(super) struct State {
 pub struct TaskState {
     /// The task's parameters.
     pub task: Arc<Task>,
+    /// The tokens that are in force.
+    pub tokens: Tokens,
     /// What happened how often.
     pub counters: Counters,
     /// Which reports were aggregated.
@@ -90,6 +92,7 @@ impl TaskState {
             reserved: HashMap::new(),
             deferred: Vec::new(),
             names: BTreeSet::new(),
+            tokens: Tokens::of(&task.party),
             task: Arc::new(task),
         }
     }
@@ -167,6 +170,11 @@ impl State {
         })?;
         secret_rows(engine, &vault, &table::KEYS, |id, key| {
             state.keys.insert(id, key);
+            Ok(())
+        })?;
+        secret_rows(engine, &vault, &table::TOKENS, |id, tokens| {
+            let Some(task) = state.owner(&id, &table::TOKENS.0)? else { return Ok(()) };
+            task.tokens = tokens;
             Ok(())
         })?;
         state.load_replay(engine)?;

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::model::{
     AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, Interval,
-    Secret, Task, TaskId, Time, ids::Id,
+    Secret, Task, TaskId, Time, Tokens, ids::Id,
 };
 
 /// Numbers that only rise, by [`NEXT_PACK`].
@@ -71,13 +71,16 @@ pub(super) const ANSWERS: Table<(TaskId, u64, AggregationJobId), Bytes> = Table:
 /// Batch ids that were given up: closed without having been collected.
 pub(super) const GIVEN_UP: Table<(TaskId, BatchId), ()> = Table::new(21, "batches given up", 1);
 
+/// Tokens of tasks, where one was replaced.
+pub(super) const TOKENS: Sealed<TaskId, Tokens> = Sealed(Table::new(22, "tokens", 1));
+
 /// In [`SEQUENCES`]: the number of the next pack.
 pub(super) const NEXT_PACK: u8 = 0;
 /// In [`SECRETS`]: the key of the fingerprints in [`REPLAY`].
 pub(super) const FINGERPRINT_KEY: u8 = 0;
 
 /// The prefixes of all tables whose keys begin with a task.
-pub(super) const OF_TASKS: [u8; 17] = [
+pub(super) const OF_TASKS: [u8; 18] = [
     TASKS.0.prefix,
     COUNTERS.prefix,
     REPLAY.prefix,
@@ -95,6 +98,7 @@ pub(super) const OF_TASKS: [u8; 17] = [
     SHARES.prefix,
     GIVEN_UP.prefix,
     ANSWERS.prefix,
+    TOKENS.0.prefix,
 ];
 
 /// A kind of row.

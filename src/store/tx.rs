@@ -18,7 +18,7 @@ use super::{
 };
 use crate::model::{
     AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Fault, Report, ReportId, Task,
-    TaskId, Time,
+    TaskId, Time, Tokens,
 };
 
 /// What a write sees and does. Everything is seen as the writes before it have left it, those of the same group
@@ -121,6 +121,14 @@ impl Tx<'_> {
         let tombstone = Removed { at: now };
         self.group.set(table::REMOVED.key(id), Some(table::REMOVED.value(&tombstone)?));
         self.state.removed.insert(*id, tombstone);
+        Ok(())
+    }
+
+    /// Replaces the tokens of a task.
+    pub fn put_tokens(&mut self, task: &TaskId, tokens: Tokens) -> Result<(), Fault> {
+        let value = table::TOKENS.value(&self.state.vault, task, &tokens)?;
+        self.owner(task)?.tokens = tokens;
+        self.group.set(table::TOKENS.key(task), Some(value));
         Ok(())
     }
 

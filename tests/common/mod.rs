@@ -218,7 +218,11 @@ impl Parties {
     }
 
     pub fn collector(&self) -> Collector {
-        let task = CollectorTask { public: self.leader.public.clone(), token: self.collector_token.clone() };
+        let task = CollectorTask {
+            public: self.leader.public.clone(),
+            token: self.collector_token.clone(),
+            previous_token: None,
+        };
         Collector::new(task, self.keypair.clone(), peer(), Retries::default()).unwrap()
     }
 

@@ -328,8 +328,11 @@ impl Volume {
     }
 
     fn collector(&self) -> Collector {
-        let task =
-            CollectorTask { public: self.parties.leader.public.clone(), token: self.parties.collector_token.clone() };
+        let task = CollectorTask {
+            public: self.parties.leader.public.clone(),
+            token: self.parties.collector_token.clone(),
+            previous_token: None,
+        };
         Collector::new(task, self.parties.keypair.clone(), peer(), retries()).unwrap()
     }
 

@@ -18,6 +18,7 @@ use dapbox::{
     model::{
         Act, Failpoints, Phase, Point, Revision, Task, TaskId,
         status::{CloseRequest, TaskStatus},
+        tokens::TokenChange,
     },
     server::{Server, StartError, store_options},
     store::{OpenError, Options},
@@ -236,6 +237,11 @@ impl Machine {
     /// Closes everything of a task before a time: the status of the answer.
     pub async fn close(&self, request: &CloseRequest) -> u16 {
         self.control(|control| control.post("http://control/close").json(request)).await.status().as_u16()
+    }
+
+    /// Replaces a token of a task: the status of the answer.
+    pub async fn change_token(&self, change: &TokenChange) -> u16 {
+        self.control(|control| control.post("http://control/tokens").json(change)).await.status().as_u16()
     }
 
     pub async fn status(&self, task: &TaskId) -> TaskStatus {

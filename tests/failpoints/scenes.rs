@@ -37,7 +37,7 @@ pub enum Scene {
     Breach,
     /// The helper does not give its share.
     Mismatch,
-    /// Everything is closed, on both sides, and forgotten.
+    /// A token is replaced; then everything is closed, on both sides, and forgotten.
     Closed,
     /// The helper's operator removes the task while a job of it is worked on.
     Removed,
@@ -252,6 +252,7 @@ async fn closed(setting: Setting) {
         often(config);
     };
     let stage = Stage::build(setting, None, leader, often, |_| {}).await;
+    stage.replace_token().await;
     let reports = stage.upload_numbers(Time::now()).await;
     stage.collect(stage.parties.query_now()).await;
     stage.close_before(Time::now()).await;

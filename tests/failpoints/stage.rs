@@ -7,7 +7,11 @@ use dapbox::{
     client::Client,
     collector::{Collected, Collector, CollectorTask},
     config::Config,
-    model::{BatchMode, Max, Query, Report, Revision, Task, Time, VdafConfig, status::CloseRequest},
+    model::{
+        BatchMode, Duration, Max, Query, Report, Revision, Secret, Task, Time, TokenHash, VdafConfig,
+        status::CloseRequest,
+        tokens::{NewToken, TokenChange},
+    },
     peer::{Answer, Peer, PeerOptions, Retries, is_retryable},
     vdaf::{AggregateResult, Measurement},
     wire::{Call, Interaction},
@@ -131,7 +135,11 @@ impl Stage {
     /// Collects a batch, which must be exactly [`NUMBERS`].
     pub async fn collect(&self, query: Query) -> Collected {
         let parties = &self.parties;
-        let task = CollectorTask { public: parties.task().clone(), token: parties.collector_token.clone() };
+        let task = CollectorTask {
+            public: parties.task().clone(),
+            token: parties.collector_token.clone(),
+            previous_token: None,
+        };
         let collector = Collector::new(task, parties.keypair.clone(), self.peer.clone(), RETRIES).unwrap();
         let collected = collector.collect(query, None, |_| {}).await.unwrap();
         let sum = NUMBERS.iter().sum();
@@ -171,6 +179,16 @@ impl Stage {
         for machine in [&self.leader, &self.helper] {
             assert_eq!(machine.close(&CloseRequest { task: id, before }).await, 200);
             assert!(machine.status(&id).await.horizon >= Some(before));
+        }
+    }
+
+    /// Replaces the leader's token for the helper, at the leader first: the helper takes the old one until it knows the new
+    /// one.
+    pub async fn replace_token(&self) {
+        let (task, token, keep_old) = (self.parties.id(), Secret::random_token(), Duration(3600));
+        let accepted = NewToken::Accepted(TokenHash::of(token.expose()));
+        for (machine, new) in [(&self.leader, NewToken::Presented(token)), (&self.helper, accepted)] {
+            assert_eq!(machine.change_token(&TokenChange { task, new, keep_old }).await, 200);
         }
     }
 

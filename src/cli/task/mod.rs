@@ -2,6 +2,7 @@
 
 mod close;
 mod new;
+mod token;
 
 use std::{
     io::{BufRead, IsTerminal, Write},
@@ -33,6 +34,9 @@ pub enum Command {
     Show(ShowArgs),
     /// Close everything of before a time, after the other aggregator was restored from a backup.
     Close(close::Args),
+    /// Replace the tokens that parties present to each other.
+    #[command(subcommand)]
+    Token(token::Command),
     /// Remove a task and everything that was reported to it, for ever.
     Remove(RemoveArgs),
 }
@@ -102,6 +106,7 @@ pub async fn run(command: Command) -> Outcome {
         Command::List(args) => list(args).await,
         Command::Show(args) => show(args).await,
         Command::Close(args) => close::run(args).await,
+        Command::Token(command) => token::run(command).await,
         Command::Remove(args) => remove(args).await,
     }
 }
@@ -150,15 +155,21 @@ async fn list(args: ListArgs) -> Outcome {
 
 async fn show(args: ShowArgs) -> Outcome {
     let tasks = tasks(&args.config).await?;
-    let mut found = tasks.iter().filter(|task| task.id.to_string().starts_with(&args.id));
-    let task = found.next().ok_or_else(|| Failure::new(format!("there is no task {}", args.id)))?;
-    if found.next().is_some() {
-        return Err(Failure::usage(format!("several tasks begin with {}", args.id)));
-    }
+    let task = find(&tasks, &args.id)?;
     Ok(match args.output {
         Format::Json => say(serde_json::to_string_pretty(task)?),
         Format::Text => say(show::task(task, Style::stdout())),
     }?)
+}
+
+/// The task whose id begins like this.
+fn find<'a>(tasks: &'a [TaskStatus], start: &str) -> Result<&'a TaskStatus, Failure> {
+    let mut found = tasks.iter().filter(|task| task.id.to_string().starts_with(start));
+    let task = found.next().ok_or_else(|| Failure::new(format!("there is no task {start}")))?;
+    match found.next() {
+        Some(_) => Err(Failure::usage(format!("several tasks begin with {start}"))),
+        None => Ok(task),
+    }
 }
 
 async fn remove(args: RemoveArgs) -> Outcome {

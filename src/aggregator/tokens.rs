@@ -1,0 +1,39 @@
+//! Replacing the tokens of a task.
+
+use crate::{
+    model::{
+        Fault, Time,
+        tokens::{NewToken, TokenChange, TokenStatus},
+    },
+    store::{TaskState, Tx},
+};
+
+/// Why a token is not replaced.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// There is no such task.
+    #[error("there is no such task; 'dapbox task list' shows all")]
+    NoTask,
+    /// A helper calls nobody.
+    #[error("we are the task's helper and present no token; a helper accepts one: 'dapbox task token accept'")]
+    NothingPresented,
+}
+
+/// Replaces a token, and says which ones are in force then.
+pub fn change(tx: &mut Tx<'_>, change: TokenChange, now: Time) -> Result<Result<Vec<TokenStatus>, TokenError>, Fault> {
+    let Some(state) = tx.task(&change.task) else { return Ok(Err(TokenError::NoTask)) };
+    let presents = state.tokens.to_present(now).next().is_some();
+    if matches!(change.new, NewToken::Presented(_)) && !presents {
+        return Ok(Err(TokenError::NothingPresented));
+    }
+    let mut tokens = state.tokens.clone();
+    tokens.change(change.new, now, change.keep_old);
+    let statuses = tokens.statuses(now);
+    tx.put_tokens(&change.task, tokens)?;
+    Ok(Ok(statuses))
+}
+
+/// The tokens of a task that are in force.
+pub fn statuses(state: &TaskState, now: Time) -> Vec<TokenStatus> {
+    state.tokens.statuses(now)
+}

@@ -1,0 +1,230 @@
+//! `dapbox task token`: replacing the tokens of a task while it goes on.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    super::{
+        Failure, Outcome,
+        args::{ConfigArgs, Format, duration},
+        calendar,
+        control::Control,
+        style::say,
+        taskfile::TaskFile,
+    },
+    find,
+};
+use crate::{
+    config::span,
+    model::{
+        Duration, Secret, TaskId, TokenHash,
+        tokens::{Direction, NewToken, TokenChange, TokenStatus},
+    },
+};
+
+/// The subcommands of `dapbox task token`.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Present a new token: a leader to the helper, a collector to the leader.
+    Rotate(RotateArgs),
+    /// Accept a new token: a helper from the leader, a leader from the collector.
+    Accept(AcceptArgs),
+    /// Show which tokens are in force, by their hashes.
+    List(ListArgs),
+}
+
+/// Arguments of `dapbox task token rotate`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "It does not matter which side changes first: whoever presents the token tries the new one, and the old \
+    one where the new one is refused; whoever accepts it takes both for a while. What to send to the other side is \
+    printed; it is no secret.\n\n\
+    Examples:\n  \
+    dapbox task token rotate 9GgQ\n  \
+    dapbox task token rotate --collector collector.toml\n  \
+    dapbox task token rotate 9GgQ --token-file new-token --keep-old 2d"
+)]
+#[command(group(clap::ArgGroup::new("whose").required(true).args(["id", "collector"])))]
+pub struct RotateArgs {
+    /// The task's id, or the beginning of it, at its leader.
+    #[arg(allow_hyphen_values = true)]
+    id: Option<String>,
+    /// The collector's file, which is written anew.
+    #[arg(long, value_name = "FILE")]
+    collector: Option<PathBuf>,
+    /// A file with the token that the other side wants; without this a new one is drawn.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// For how long the old token is tried where the new one is refused (leader).
+    #[arg(long, value_parser = duration, value_name = "DURATION", default_value = "7d")]
+    keep_old: std::time::Duration,
+    /// Print the new token itself: SECRET, for another side that is not dapbox.
+    #[arg(long)]
+    show_token: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Arguments of `dapbox task token accept`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "If the old token is known to somebody who should not have it, give --keep-old 0s: it is refused \
+    from now on, and the other side must present the new one first.\n\n\
+    Examples:\n  \
+    dapbox task token accept 9GgQ \\\n      --hash 47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU\n  \
+    dapbox task token accept 9GgQ --token-file new-token --keep-old 0s"
+)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["hash", "token_file"])))]
+pub struct AcceptArgs {
+    /// The task's id, or the beginning of it.
+    #[arg(allow_hyphen_values = true)]
+    id: String,
+    /// The SHA-256 hash of the new token, unpadded base64url, as the other side's 'rotate' prints it.
+    #[arg(long, allow_hyphen_values = true)]
+    hash: Option<String>,
+    /// A file with the new token itself.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// For how long the old token is accepted too.
+    #[arg(long, value_parser = duration, value_name = "DURATION", default_value = "7d")]
+    keep_old: std::time::Duration,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Arguments of `dapbox task token list`.
+#[derive(Debug, clap::Args)]
+pub struct ListArgs {
+    /// The task's id, or the beginning of it.
+    #[arg(allow_hyphen_values = true)]
+    id: String,
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// Runs `dapbox task token`.
+pub async fn run(command: Command) -> Outcome {
+    match command {
+        Command::Rotate(args) => rotate(args).await,
+        Command::Accept(args) => accept(args).await,
+        Command::List(args) => list(args).await,
+    }
+}
+
+async fn rotate(args: RotateArgs) -> Outcome {
+    let new = match &args.token_file {
+        Some(file) => read_token(file)?,
+        None => Secret::random_token(),
+    };
+    let (task, whose) = match (&args.id, &args.collector) {
+        (_, Some(file)) => (rotate_collector(file, &new)?, "leader"),
+        (Some(id), None) => {
+            let change = |task| TokenChange {
+                task,
+                new: NewToken::Presented(new.clone()),
+                keep_old: Duration(args.keep_old.as_secs()),
+            };
+            let (task, _) = apply(&args.config, id, change).await?;
+            let span = span::show(args.keep_old);
+            say(format!(
+                "Task {task}: the helper is asked with a new token from now on, and for {span} with the old one where it \
+                 refuses that."
+            ))?;
+            (task, "helper")
+        }
+        (None, None) => return Err(Failure::usage("give a task, or the collector's file")),
+    };
+    let hash = hash_text(TokenHash::of(new.expose()));
+    say(format!("\nFor the {whose}'s operator, and no secret:\n\n  dapbox task token accept {task} --hash={hash}"))?;
+    if args.show_token {
+        say(format!("\nSECRET, the token itself: {}", new.expose_text().unwrap_or_default()))?;
+    }
+    Ok(())
+}
+
+/// Puts a new token into the collector's file, beside the old one.
+fn rotate_collector(path: &Path, new: &Secret) -> Result<TaskId, Failure> {
+    let mut file = TaskFile::read(path)?;
+    let (id, shown) = (file.task.id, path.display());
+    let Some(part) = &mut file.collector else {
+        return Err(Failure::usage(format!("{shown} is not the collector's file, collector.toml")));
+    };
+    if part.token != *new {
+        part.previous_token = Some(std::mem::replace(&mut part.token, new.clone()));
+        file.overwrite(path)?;
+    }
+    say(format!("Task {id}: {shown} has a new token, and the old one for as long as the leader refuses the new one."))?;
+    Ok(id)
+}
+
+async fn accept(args: AcceptArgs) -> Outcome {
+    let hash = match (&args.hash, &args.token_file) {
+        (Some(text), _) => parse_hash(text)?,
+        (None, Some(file)) => TokenHash::of(read_token(file)?.expose()),
+        (None, None) => return Err(Failure::usage("give --hash or --token-file")),
+    };
+    let keep_old = Duration(args.keep_old.as_secs());
+    let change = |task| TokenChange { task, new: NewToken::Accepted(hash), keep_old };
+    let (task, tokens) = apply(&args.config, &args.id, change).await?;
+    say(format!("Task {task}: the new token is accepted from now on."))?;
+    Ok(say(tokens.iter().map(line).collect::<Vec<_>>().join("\n"))?)
+}
+
+/// Changes a token of the task whose id begins like this.
+async fn apply(
+    config: &ConfigArgs,
+    id: &str,
+    change: impl FnOnce(TaskId) -> TokenChange,
+) -> Result<(TaskId, Vec<TokenStatus>), Failure> {
+    let control = Control::open(&config.load(None)?).await?;
+    let changed = async {
+        let task = find(&control.tasks().await?, id)?.id;
+        Ok((task, control.change_token(change(task)).await?))
+    };
+    let changed = changed.await;
+    control.close().await;
+    changed
+}
+
+async fn list(args: ListArgs) -> Outcome {
+    let control = Control::open(&args.config.load(None)?).await?;
+    let found = async {
+        let task = find(&control.tasks().await?, &args.id)?.id;
+        control.tokens(task).await?.ok_or_else(|| Failure::new(format!("there is no task {task}")))
+    };
+    let found = found.await;
+    control.close().await;
+    let tokens = found?;
+    Ok(say(match args.output {
+        Format::Json => serde_json::to_string_pretty(&tokens)?,
+        Format::Text => tokens.iter().map(line).collect::<Vec<_>>().join("\n"),
+    })?)
+}
+
+/// One token in one line.
+fn line(token: &TokenStatus) -> String {
+    let direction = match token.direction {
+        Direction::Accepted => "accepted ",
+        Direction::Presented => "presented",
+    };
+    let hash = hash_text(token.hash);
+    let until = token.until.map_or_else(String::new, |until| format!(", until {}", calendar::show(until)));
+    let used = token.last_presented.map_or_else(String::new, |at| format!(", last used {}", calendar::show(at)));
+    format!("{direction}  {hash}{until}{used}")
+}
+
+fn hash_text(hash: TokenHash) -> String {
+    // A string in JSON, without its quotes.
+    serde_json::to_value(hash).ok().and_then(|value| Some(value.as_str()?.to_owned())).unwrap_or_default()
+}
+
+fn parse_hash(text: &str) -> Result<TokenHash, Failure> {
+    serde_json::from_value(text.into()).map_err(|e| Failure::usage(format!("--hash: {e}")))
+}
+
+fn read_token(path: &Path) -> Result<Secret, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|e| Failure::new(e).context(path.display()))?;
+    super::super::taskfile::parse_token(text.trim()).map_err(|why| Failure::new(why).context(path.display()))
+}

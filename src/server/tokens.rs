@@ -1,0 +1,39 @@
+//! What the operator asks of a task's tokens, through the control socket.
+
+use super::app::App;
+use crate::{
+    aggregator::{
+        Error,
+        tokens::{self, TokenError},
+    },
+    model::{
+        Point, TaskId, Time,
+        tokens::{Direction, TokenChange, TokenStatus},
+    },
+    wire::{Problem, ProblemType},
+};
+
+/// The tokens of a task that are in force.
+pub fn list(app: &App, task: TaskId) -> Result<Vec<TokenStatus>, Error> {
+    let now = Time::now();
+    let found = app.store.read(|view| Ok(view.task(&task).map(|state| tokens::statuses(state, now))))?;
+    let mut found = found.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(task))?;
+    for status in found.iter_mut().filter(|status| status.direction == Direction::Accepted) {
+        status.last_presented = app.token_use(&task, status.hash);
+    }
+    Ok(found)
+}
+
+/// Replaces a token of a task, and says which ones are in force then.
+pub async fn change(app: &App, change: TokenChange) -> Result<Vec<TokenStatus>, Error> {
+    let task = change.task;
+    let changed = app.store.write(Point::TokenChange, move |tx| tokens::change(tx, change, Time::now())).await?;
+    match changed {
+        Ok(_) => {}
+        Err(TokenError::NoTask) => return Err(Problem::new(ProblemType::UnrecognizedTask).with_task(task).into()),
+        Err(why @ TokenError::NothingPresented) => return Err(Problem::about(409).with_detail(why.to_string()).into()),
+    }
+    app.reread(&task);
+    tracing::info!(%task, "a token was replaced");
+    list(app, task)
+}
