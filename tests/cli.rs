@@ -127,7 +127,8 @@ fn two_organisations_set_up_a_task_by_exchanging_files() {
     // Each organisation adds its own file, to the running server; twice is as good as once.
     let add = |party: &str, data: &Path| {
         let file = files.join(format!("{party}.toml"));
-        stdout(&["task", "add", text(&file), "--data-dir", text(data)]);
+        let added = stdout(&["task", "add", text(&file), "--data-dir", text(data), "-o", "json"]);
+        assert_eq!(serde_json::from_str::<Value>(&added).unwrap()["done"], "added");
     };
     add("leader", &leader_data);
     add("leader", &leader_data);

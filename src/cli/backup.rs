@@ -59,6 +59,9 @@ struct CreateArgs {
     /// Put in the key that secrets are encrypted with: whoever has the backup can read them then.
     #[arg(long)]
     with_key: bool,
+    /// Say as JSON what is in the file.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -104,6 +107,9 @@ async fn create(args: CreateArgs) -> Outcome {
     let path = partial.path.clone();
     let contents = tokio::task::spawn_blocking(move || read_through(File::open(path)?)).await??;
     partial.keep(&target)?;
+    if args.json {
+        return Ok(say(serde_json::to_string_pretty(&contents)?)?);
+    }
     let (bytes, moment) = (style::count(contents.bytes), calendar::show(contents.moment));
     Ok(say(format!(
         "{} has {} in {bytes} bytes, as it was at {moment}.",

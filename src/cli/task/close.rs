@@ -1,8 +1,15 @@
 //! `dapbox task close`: closes everything of tasks before a time, after the other aggregator has lost something.
 
 use super::{
-    super::{Failure, Outcome, args::ConfigArgs, calendar, control::Control, show, style::Style, style::say},
-    confirmed,
+    super::{
+        Failure, Outcome,
+        args::{ConfigArgs, Format},
+        calendar,
+        control::Control,
+        show,
+        style::{Style, say, warn},
+    },
+    Done, confirmed,
 };
 use crate::model::{Role, TaskId, Time, status::TaskStatus};
 
@@ -39,6 +46,9 @@ pub struct Args {
     /// Do not ask.
     #[arg(short, long)]
     yes: bool,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
 }
 
 /// Runs `dapbox task close`.
@@ -67,8 +77,12 @@ async fn close(control: &Control, args: &Args) -> Outcome {
     }
     for task in &tasks {
         match control.close_before(task.id, args.before).await? {
-            Some(horizon) => say(format!("Task {}: closed before {}.", task.id, calendar::show(horizon)))?,
-            None => say(format!("Task {} was removed meanwhile.", task.id))?,
+            Some(horizon) => {
+                let done = Done { closed_before: Some(horizon), ..Done::new(task.id, "closed") };
+                let sentence = || format!("Task {}: closed before {}.", task.id, calendar::show(horizon));
+                done.say(args.output, sentence)?;
+            }
+            None => warn(format!("task {} was removed meanwhile", task.id)),
         }
     }
     Ok(())

@@ -9,6 +9,8 @@ use std::{
     path::PathBuf,
 };
 
+use serde::Serialize;
+
 use super::{
     Failure, Outcome,
     args::{ConfigArgs, Format},
@@ -17,7 +19,7 @@ use super::{
     style::{Style, say, warn},
     taskfile::TaskFile,
 };
-use crate::model::{Role, TaskId, status::TaskStatus};
+use crate::model::{Role, TaskId, Time, status::TaskStatus};
 
 pub use new::{default_info, parameters};
 
@@ -54,6 +56,9 @@ pub struct AddArgs {
     file: PathBuf,
     #[command(flatten)]
     config: ConfigArgs,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
 }
 
 /// Arguments of `dapbox task list`.
@@ -96,6 +101,35 @@ pub struct RemoveArgs {
     /// Do not ask.
     #[arg(short, long)]
     yes: bool,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// What a command did to a task, for machines.
+#[derive(Serialize)]
+struct Done<'a> {
+    /// Which task.
+    task: TaskId,
+    /// What was done: `added`, `removed` or `closed`.
+    done: &'a str,
+    /// Before which time everything is closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closed_before: Option<Time>,
+}
+
+impl<'a> Done<'a> {
+    fn new(task: TaskId, done: &'a str) -> Self {
+        Self { task, done, closed_before: None }
+    }
+
+    /// Says it, or the sentence for people.
+    fn say(&self, format: Format, sentence: impl FnOnce() -> String) -> Outcome {
+        Ok(say(match format {
+            Format::Json => serde_json::to_string(self)?,
+            Format::Text => sentence(),
+        })?)
+    }
 }
 
 /// Runs `dapbox task`.
@@ -127,7 +161,7 @@ async fn add(args: AddArgs) -> Outcome {
     let how = if matches!(control, Control::Server(_)) { "to the running server" } else { "to the data directory" };
     control.close().await;
     added?;
-    Ok(say(format!("Task {id} is added {how}, which is its {role}."))?)
+    Done::new(id, "added").say(args.output, || format!("Task {id} is added {how}, which is its {role}."))
 }
 
 async fn tasks(config: &ConfigArgs) -> Result<Vec<TaskStatus>, Failure> {
@@ -192,7 +226,8 @@ async fn remove_from(control: &Control, args: &RemoveArgs) -> Outcome {
     if !control.remove_task(args.id).await? {
         return Err(missing());
     }
-    Ok(say(format!("Task {} is removed. A tombstone stays: its id is refused for ever.", args.id))?)
+    Done::new(args.id, "removed")
+        .say(args.output, || format!("Task {} is removed. A tombstone stays: its id is refused for ever.", args.id))
 }
 
 /// Asks a person.

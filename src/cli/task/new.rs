@@ -1,16 +1,16 @@
 //! `dapbox task new`: makes a task and writes one file for each party.
 
-use std::{convert::Infallible, path::PathBuf};
+use std::{collections::BTreeMap, convert::Infallible, path::PathBuf};
 
 use serde::{
-    Deserialize,
+    Deserialize, Serialize,
     de::{self, IntoDeserializer},
 };
 use url::Url;
 
 use super::super::{
     Failure, Outcome,
-    args::{BatchArgs, Dap, VdafArgs, duration},
+    args::{BatchArgs, Dap, Format, VdafArgs, duration},
     calendar,
     style::{Style, say},
     taskfile::{Parameters, TaskFiles, VerifyKey},
@@ -89,6 +89,18 @@ pub struct Args {
     /// Where to write the files; the directory is made.
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// What was made, for machines.
+#[derive(Serialize)]
+struct Made {
+    /// The new task.
+    task: TaskId,
+    /// The file of each party.
+    files: BTreeMap<&'static str, PathBuf>,
 }
 
 /// Runs `dapbox task new`.
@@ -106,8 +118,15 @@ pub fn run(args: Args) -> Outcome {
     task.report_expiry_age = args.report_expiry_age.0.map(Seconds);
     let seed = args.verify_key_seed.as_ref().map(seed).transpose().map_err(Failure::usage)?;
     let id = task.id;
-    TaskFiles::generate(task, &VerifyKey { seed, id: args.verify_key_id })?.write(&args.out)?;
-    Ok(print_next_steps(&args.out.display().to_string(), id)?)
+    let files = TaskFiles::generate(task, &VerifyKey { seed, id: args.verify_key_id })?;
+    files.write(&args.out)?;
+    Ok(match args.output {
+        Format::Json => {
+            let files = files.named().map(|(name, _)| (name.trim_end_matches(".toml"), args.out.join(name)));
+            say(serde_json::to_string_pretty(&Made { task: id, files: files.into() })?)
+        }
+        Format::Text => print_next_steps(&args.out.display().to_string(), id),
+    }?)
 }
 
 /// The smallest interval with bounds at multiples of the time precision that holds the one that is asked for.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+
 use super::{
     super::{
         Failure, Outcome,
@@ -62,6 +64,21 @@ pub struct RotateArgs {
     show_token: bool,
     #[command(flatten)]
     config: ConfigArgs,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// What the other side is to accept, for machines.
+#[derive(Serialize)]
+struct Rotated<'a> {
+    /// Which task.
+    task: TaskId,
+    /// The hash of the new token.
+    hash: TokenHash,
+    /// The new token itself, if it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<&'a str>,
 }
 
 /// Arguments of `dapbox task token accept`.
@@ -89,6 +106,9 @@ pub struct AcceptArgs {
     keep_old: std::time::Duration,
     #[command(flatten)]
     config: ConfigArgs,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
 }
 
 /// Arguments of `dapbox task token list`.
@@ -118,30 +138,32 @@ async fn rotate(args: RotateArgs) -> Outcome {
         Some(file) => read_token(file)?,
         None => Secret::random_token(),
     };
-    let (task, whose) = match (&args.id, &args.collector) {
-        (_, Some(file)) => (rotate_collector(file, &new)?, "leader"),
+    let (task, sentence, whose) = match (&args.id, &args.collector) {
+        (_, Some(file)) => {
+            let task = rotate_collector(file, &new)?;
+            let shown = file.display();
+            (task, format!("{shown} has a new token, and the old one for as long as the leader refuses it."), "leader")
+        }
         (Some(id), None) => {
-            let change = |task| TokenChange {
-                task,
-                new: NewToken::Presented(new.clone()),
-                keep_old: Duration(args.keep_old.as_secs()),
-            };
+            let keep_old = Duration(args.keep_old.as_secs());
+            let change = |task| TokenChange { task, new: NewToken::Presented(new.clone()), keep_old };
             let (task, _) = apply(&args.config, id, change).await?;
             let span = span::show(args.keep_old);
-            say(format!(
-                "Task {task}: the helper is asked with a new token from now on, and for {span} with the old one where it \
-                 refuses that."
-            ))?;
-            (task, "helper")
+            let sentence = format!(
+                "the helper is asked with a new token from now on, and for {span} with the old one where it refuses that."
+            );
+            (task, sentence, "helper")
         }
         (None, None) => return Err(Failure::usage("give a task, or the collector's file")),
     };
-    let hash = hash_text(TokenHash::of(new.expose()));
-    say(format!("\nFor the {whose}'s operator, and no secret:\n\n  dapbox task token accept {task} --hash={hash}"))?;
-    if args.show_token {
-        say(format!("\nSECRET, the token itself: {}", new.expose_text().unwrap_or_default()))?;
+    let hash = TokenHash::of(new.expose());
+    let token = new.expose_text().filter(|_| args.show_token);
+    if args.output == Format::Json {
+        return Ok(say(serde_json::to_string(&Rotated { task, hash, token })?)?);
     }
-    Ok(())
+    let accept = format!("dapbox task token accept {task} --hash={}", hash_text(hash));
+    say(format!("Task {task}: {sentence}\n\nFor the {whose}'s operator, and no secret:\n\n  {accept}"))?;
+    Ok(token.map_or(Ok(()), |token| say(format!("\nSECRET, the token itself: {token}")))?)
 }
 
 /// Puts a new token into the collector's file, beside the old one.
@@ -155,7 +177,6 @@ fn rotate_collector(path: &Path, new: &Secret) -> Result<TaskId, Failure> {
         part.previous_token = Some(std::mem::replace(&mut part.token, new.clone()));
         file.overwrite(path)?;
     }
-    say(format!("Task {id}: {shown} has a new token, and the old one for as long as the leader refuses the new one."))?;
     Ok(id)
 }
 
@@ -168,8 +189,10 @@ async fn accept(args: AcceptArgs) -> Outcome {
     let keep_old = Duration(args.keep_old.as_secs());
     let change = |task| TokenChange { task, new: NewToken::Accepted(hash), keep_old };
     let (task, tokens) = apply(&args.config, &args.id, change).await?;
-    say(format!("Task {task}: the new token is accepted from now on."))?;
-    Ok(say(tokens.iter().map(line).collect::<Vec<_>>().join("\n"))?)
+    if args.output == Format::Text {
+        say(format!("Task {task}: the new token is accepted from now on."))?;
+    }
+    show(&tokens, args.output)
 }
 
 /// Changes a token of the task whose id begins like this.
@@ -196,9 +219,12 @@ async fn list(args: ListArgs) -> Outcome {
     };
     let found = found.await;
     control.close().await;
-    let tokens = found?;
-    Ok(say(match args.output {
-        Format::Json => serde_json::to_string_pretty(&tokens)?,
+    show(&found?, args.output)
+}
+
+fn show(tokens: &[TokenStatus], format: Format) -> Outcome {
+    Ok(say(match format {
+        Format::Json => serde_json::to_string_pretty(tokens)?,
         Format::Text => tokens.iter().map(line).collect::<Vec<_>>().join("\n"),
     })?)
 }
