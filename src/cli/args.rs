@@ -8,6 +8,7 @@ use super::Failure;
 use crate::{
     config::{Config, Overrides, span},
     model::{BatchMode, Duration, Revision, VdafConfig},
+    peer::{Peer, PeerOptions, Roots},
     vdaf::table::{self, Parameters},
 };
 
@@ -32,6 +33,22 @@ impl ConfigArgs {
         let file = self.config.clone().or_else(|| default.exists().then_some(default));
         let flags = Overrides { data_dir: self.data_dir.clone(), listen };
         Ok(Config::load(file.as_deref(), &flags)?)
+    }
+}
+
+/// How the aggregators of a task are reached.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PeerArgs {
+    /// Root certificates (PEM) of the aggregators' own authority, if it is none that everybody trusts.
+    #[arg(long, value_name = "FILE", env = "DAPBOX_CA_FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+impl PeerArgs {
+    /// The client for requests to them.
+    pub fn peer(&self) -> Result<Peer, Failure> {
+        let roots = self.ca_file.as_deref().map(Roots::read).transpose()?.unwrap_or_default();
+        Ok(Peer::new(&PeerOptions { roots, ..PeerOptions::default() })?)
     }
 }
 
