@@ -3,11 +3,16 @@
 use std::{io::Write, path::Path};
 
 use super::{
+    keys,
     retention::{self, Lost},
     tasks::{self, TaskError},
 };
 use crate::{
-    model::{Fault, Point, Task, TaskId, Time, status::TaskStatus},
+    model::{
+        Fault, Point, Task, TaskId, Time,
+        keys::{KeyChange, ListedKey},
+        status::TaskStatus,
+    },
     store::{BackupError, BackupMade, BackupOptions, OpenError, Options, Store},
 };
 
@@ -52,6 +57,20 @@ impl Offline {
     /// there is no such task.
     pub async fn close_before(&self, id: TaskId, before: Time, lost: Lost) -> Result<Option<Time>, Fault> {
         self.store.write(Point::TaskClose, move |tx| retention::close_before(tx, &id, before, lost)).await
+    }
+
+    /// All HPKE keys that were not deleted.
+    pub fn keys(&self, now: Time, policy: &keys::Policy) -> Result<Vec<ListedKey>, Fault> {
+        self.store.read(|view| Ok(keys::listed(view, now, policy)))
+    }
+
+    /// Does with HPKE keys what is wanted, as the running server would.
+    pub async fn change_keys(
+        &self,
+        policy: keys::Policy,
+        request: keys::Request,
+    ) -> Result<Result<Vec<KeyChange>, keys::KeyError>, Fault> {
+        self.store.write(request.point(), move |tx| keys::change(tx, Time::now(), &policy, request)).await
     }
 
     /// Writes a backup of everything.

@@ -168,6 +168,10 @@ impl Config {
             );
             return Err(ConfigError::Nonsense(text));
         }
+        if !self.hpke.rotate_every.is_zero() && self.hpke.rotate_every <= self.hpke.pending_time {
+            let text = "hpke.rotate_every must be longer than hpke.pending_time, or 0s for never";
+            return Err(ConfigError::Nonsense(text.to_owned()));
+        }
         if leader.retry_initial > leader.retry_max {
             return Err(ConfigError::Nonsense("leader.retry_initial must not exceed leader.retry_max".to_owned()));
         }
@@ -342,6 +346,7 @@ mod tests {
             "[limits]\nmax_requests = 0",
             "[limits]\nmax_job_bytes = 300_000_000",
             "[leader]\nretry_initial = \"0s\"",
+            "[hpke]\nrotate_every = \"1d\"",
         ] {
             assert!(matches!(load(text, &[], &Overrides::default()), Err(ConfigError::Nonsense(_))), "{text}");
         }

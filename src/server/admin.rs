@@ -6,6 +6,7 @@ use serde::Serialize;
 use warp::{Reply, http::StatusCode};
 
 use super::{
+    admin_keys,
     app::App,
     backup,
     http::{Request, Response, content, empty, failure},
@@ -28,6 +29,9 @@ const JSON: &str = "application/json";
 /// Answers a request on the control socket.
 pub async fn handle(app: Arc<App>, request: Request) -> warp::reply::Response {
     match (request.method.as_str(), request.path.as_str()) {
+        (_, path) if path.starts_with(admin_keys::PATH) => {
+            admin_keys::answer(&app, request).await.unwrap_or_else(failure).into_response()
+        }
         ("GET", backup::PATH) => backup::answer(app, request.query == backup::WITH_KEY).await,
         _ => answer(&app, request).await.unwrap_or_else(failure).into_response(),
     }
@@ -97,7 +101,8 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
     }
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Error> {
+/// An answer to the command line.
+pub fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Error> {
     let body = serde_json::to_vec(value)
         .map_err(|error| crate::model::Fault::while_doing("writing an answer as JSON", error))?;
     Ok(content(status, JSON, body))

@@ -11,10 +11,11 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
     disk::Disk,
+    keys::Keys,
     memory::{Budget, JobMemory},
 };
 use crate::{
-    aggregator::{KeyRing, TaskContext},
+    aggregator::TaskContext,
     config::Config,
     model::{AggregationJobId, Fault, TaskId},
     peer::Peer,
@@ -36,7 +37,7 @@ pub struct App {
     /// Where VDAF and HPKE work runs.
     pub pool: Pool,
     /// Our HPKE keys.
-    pub keys: Arc<KeyRing>,
+    pub keys: Keys,
     /// The client for requests to helpers.
     pub peer: Peer,
     /// The memory of our aggregation jobs as the leader.
@@ -70,7 +71,7 @@ pub struct App {
 
 impl App {
     /// Puts together what a server needs.
-    pub fn new(config: Config, store: Store, pool: Pool, keys: KeyRing, peer: Peer) -> Self {
+    pub fn new(config: Config, store: Store, pool: Pool, keys: Keys, peer: Peer) -> Self {
         Self {
             requests: Arc::new(Semaphore::new(config.limits.max_requests)),
             job_memory: JobMemory::new(config.leader.max_memory_bytes),
@@ -81,7 +82,7 @@ impl App {
             config,
             store,
             pool,
-            keys: Arc::new(keys),
+            keys,
             peer,
             jobs: Notify::new(),
             collections: Notify::new(),
