@@ -8,7 +8,6 @@ use common::{Node, Pair, Parties, forge::Forge};
 use dapbox::{
     aggregator::{KeyRing, TaskContext, check_time, collect, keys, leader, upload},
     config::{Config, Limits},
-    hpke::Suite,
     model::{
         BatchMode, Bucket, CollectionJobId, Duration, HpkeCiphertext, Interval, Point, Query, Report, ReportError,
         ReportId, ReportMetadata, Revision, Task, TaskId, TaskParameters, Time, VdafConfig,
