@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    hpke,
+    hpke::{self, Suite},
     model::{
         Fault, HpkeCiphertext, HpkeConfig, PlaintextInputShare, Report, ReportError, ReportId, ReportMetadata, Role,
         TaskParameters, Time,
@@ -136,7 +136,7 @@ impl Client {
         }
     }
 
-    /// An aggregator's first key that we can use, and how long it may be kept (DAP-09 section 4.4.1, DAP-18 section
+    /// The key of an aggregator's that we use, and how long it may be kept (DAP-09 section 4.4.1, DAP-18 section
     /// 4.4.1).
     async fn fetch(&self, role: Role, url: &str) -> Result<(HpkeConfig, Span), ClientError> {
         let wire = wire::of(self.task.revision);
@@ -150,11 +150,17 @@ impl Client {
     }
 }
 
-/// The first key that we can use: an aggregator lists them in the order that it prefers.
+/// The first key that we can use: an aggregator lists them in the order that it prefers. But a post-quantum one goes before
+/// all others, which is last only for the sake of clients that look no further.
+///
+/// Each aggregator's is chosen by itself. A share tells nothing without the other, so whoever records both and has a quantum
+/// computer later is kept out by one that is sealed like that.
 fn choose(configs: Result<Vec<HpkeConfig>, Malformed>) -> Result<HpkeConfig, String> {
     let configs = configs.map_err(|e| e.to_string())?;
     let count = configs.len();
-    configs.into_iter().find(hpke::is_supported).ok_or_else(|| match count {
+    let (strong, others): (Vec<_>, Vec<_>) =
+        configs.into_iter().partition(|config| Suite::of(config).is_post_quantum());
+    strong.into_iter().chain(others).find(hpke::is_supported).ok_or_else(|| match count {
         0 => "it has none".to_owned(),
         _ => format!("none of its {count} uses algorithms that are known here"),
     })

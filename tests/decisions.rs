@@ -8,7 +8,6 @@ use common::{Node, Pair, Parties, forge::Forge};
 use dapbox::{
     aggregator::{KeyRing, TaskContext, check_time, collect, keys, leader, upload},
     config::{Config, Limits},
-    hpke::Suite,
     model::{
         BatchMode, Bucket, CollectionJobId, Duration, HpkeCiphertext, Interval, Point, Query, Report, ReportError,
         ReportId, ReportMetadata, Revision, Task, TaskId, TaskParameters, Time, VdafConfig,
@@ -160,7 +159,8 @@ async fn a_job_that_was_only_picked_goes_on_after_a_start(
 async fn uploads_of_one_report_that_race_count_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let task = task(revision, |_| {});
     let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
-    store.write(Point::Trial, |tx| keys::ensure_first(tx, Suite::DEFAULT, NOW)).await.unwrap();
+    let policy = keys::Policy::of(&Config::default());
+    store.write(Point::Trial, move |tx| keys::begin(tx, NOW, &policy)).await.unwrap();
     let ring = store.read(|view| KeyRing::load(view.keys().values())).unwrap();
     let ring = std::sync::Arc::new(ring);
     let report = report(ago(1), ring.configs()[0].id);

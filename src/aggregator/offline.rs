@@ -3,6 +3,7 @@
 use std::{io::Write, path::Path};
 
 use super::{
+    keys,
     retention::{self, Lost},
     tasks::{self, TaskError},
     tokens::{self, TokenError},
@@ -10,6 +11,7 @@ use super::{
 use crate::{
     model::{
         Fault, Point, Task, TaskId, Time,
+        keys::{KeyChange, ListedKey},
         status::TaskStatus,
         tokens::{TokenChange, TokenStatus},
     },
@@ -67,6 +69,20 @@ impl Offline {
     /// Replaces a token of a task, as the running server would.
     pub async fn change_token(&self, change: TokenChange) -> Result<Result<Vec<TokenStatus>, TokenError>, Fault> {
         self.store.write(Point::TokenChange, move |tx| tokens::change(tx, change, Time::now())).await
+    }
+
+    /// All HPKE keys that were not deleted.
+    pub fn keys(&self, now: Time, policy: &keys::Policy) -> Result<Vec<ListedKey>, Fault> {
+        self.store.read(|view| Ok(keys::listed(view, now, policy)))
+    }
+
+    /// Does with HPKE keys what is wanted, as the running server would.
+    pub async fn change_keys(
+        &self,
+        policy: keys::Policy,
+        request: keys::Request,
+    ) -> Result<Result<Vec<KeyChange>, keys::KeyError>, Fault> {
+        self.store.write(request.point(), move |tx| keys::change(tx, Time::now(), &policy, request)).await
     }
 
     /// Writes a backup of everything.

@@ -212,7 +212,13 @@ impl Socket {
         if status.is_success() { Ok(response) } else { Err(refused(status, &response.bytes().await?)) }
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<(StatusCode, Bytes), Failure> {
+    /// Asks for something short.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<(StatusCode, Bytes), Failure> {
         // The host is not looked up: the socket is what is connected to.
         let request = self.http.request(method, format!("http://control{path}"));
         let response = request.body(body.unwrap_or_default()).send().await;
@@ -226,7 +232,8 @@ fn is_unknown(status: StatusCode, body: &[u8]) -> bool {
     status == StatusCode::NOT_FOUND || problem.kind == crate::wire::ProblemType::UnrecognizedTask
 }
 
-fn refused(status: StatusCode, body: &[u8]) -> Failure {
+/// What the server has said why it does not do something.
+pub(super) fn refused(status: StatusCode, body: &[u8]) -> Failure {
     let problem = Problem::from_json(status.as_u16(), body);
     if problem.detail.is_empty() { Failure::new(problem) } else { Failure::new(problem.detail) }
 }

@@ -9,6 +9,7 @@ mod compact;
 mod control;
 mod demo;
 mod doctor;
+mod keys;
 mod local;
 mod logging;
 mod pair;
@@ -59,6 +60,9 @@ enum Command {
     /// Make, add, list, show, close and remove tasks.
     #[command(subcommand)]
     Task(task::Command),
+    /// List, replace, disable and delete the keys that reports are sealed to.
+    #[command(subcommand)]
+    Keys(keys::Command),
     /// Copy everything into a file, or read such a file through.
     Backup(Box<backup::Args>),
     /// Make a data directory of a backup.
@@ -145,6 +149,7 @@ fn execute(command: Command) -> Outcome {
         match command {
             Command::Serve(args) => serve::run(args).await,
             Command::Task(command) => task::run(command).await,
+            Command::Keys(command) => keys::run(command).await,
             Command::Backup(args) => backup::run(*args).await,
             Command::Restore(args) => restore::run(args).await,
             Command::Compact(args) => compact::run(args).await,

@@ -176,6 +176,20 @@ async fn an_outdated_key_is_fetched_anew_once_and_the_report_made_anew() {
 }
 
 #[tokio::test]
+async fn a_post_quantum_key_is_taken_wherever_it_stands() {
+    let strong = Keypair::generate(6, Suite { kem_id: hpke::XWING, ..Suite::DEFAULT }).unwrap();
+    let cut_off = HpkeConfig { id: 7, public_key: vec![1; 1215], ..strong.config().clone() };
+    let lists =
+        vec![vec![keypair(4).config().clone(), cut_off, strong.config().clone()], vec![keypair(5).config().clone()]];
+    let aggregator = Aggregator::start(lists, "max-age=60", vec![]).await;
+    let client = aggregator.client();
+    let keys = client.keys().await.unwrap();
+    assert_eq!((keys.leader.id, keys.helper.id), (6, 5), "each aggregator's is chosen by itself");
+    client.upload(Measurement::Number(7), None).await.unwrap();
+    assert_eq!(aggregator.reports()[0].leader_share.enc.len(), 1120);
+}
+
+#[tokio::test]
 async fn a_busy_leader_gets_the_same_report_again_and_a_refusal_is_final() {
     let list = vec![vec![keypair(1).config().clone()]];
     let aggregator = Aggregator::start(list.clone(), "no-store", vec![Problem::about(503), Problem::about(429)]).await;

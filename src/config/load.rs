@@ -168,6 +168,10 @@ impl Config {
             );
             return Err(ConfigError::Nonsense(text));
         }
+        if !self.hpke.rotate_every.is_zero() && self.hpke.rotate_every <= self.hpke.pending_time {
+            let text = "hpke.rotate_every must be longer than hpke.pending_time, or 0s for never";
+            return Err(ConfigError::Nonsense(text.to_owned()));
+        }
         if leader.retry_initial > leader.retry_max {
             return Err(ConfigError::Nonsense("leader.retry_initial must not exceed leader.retry_max".to_owned()));
         }
@@ -348,6 +352,7 @@ mod tests {
             "[tls]\nmode = \"files\"\ncertificate_file = \"cert.pem\"",
             "[tls]\nkey_file = \"key.pem\"",
             "[proxy]\ntrusted = [\"0.0.0.0/0\"]",
+            "[hpke]\nrotate_every = \"1d\"",
         ] {
             assert!(matches!(load(text, &[], &Overrides::default()), Err(ConfigError::Nonsense(_))), "{text}");
         }

@@ -15,15 +15,17 @@ use hpke::{
 use self::{
     cipher::{AesGcm128, AesGcm256, ChaCha20Poly1305, Keyed},
     x25519::X25519HkdfSha256,
+    xwing::XWing,
 };
 use crate::model::{HpkeCiphertext, HpkeConfig, Secret};
 
 mod cipher;
 mod suite;
 mod x25519;
+mod xwing;
 
 pub use self::suite::Suite;
-pub(crate) use self::suite::{AES128, AES256, CHACHA20, P256, SHA256, SHA384, SHA512, X25519};
+pub(crate) use self::suite::{AES128, AES256, CHACHA20, P256, SHA256, SHA384, SHA512, X25519, XWING};
 
 /// The longest application info in bytes. DAP's have about twenty; the `hpke` crate panics near 2^16.
 const MAX_INFO: usize = 1 << 15;
@@ -75,6 +77,7 @@ pub fn seal(config: &HpkeConfig, info: &[u8], aad: &[u8], plaintext: &[u8]) -> R
     match config.kem_id {
         X25519 => Seal::<X25519HkdfSha256>::to(config, info, aad, plaintext),
         P256 => Seal::<DhP256HkdfSha256>::to(config, info, aad, plaintext),
+        XWING => Seal::<XWing>::to(config, info, aad, plaintext),
         _ => Err(HpkeError::UnsupportedSuite(Suite::of(config))),
     }
 }
@@ -92,6 +95,7 @@ pub struct Keypair {
 enum PrivateKey {
     X25519(<X25519HkdfSha256 as Kem>::PrivateKey),
     P256(<DhP256HkdfSha256 as Kem>::PrivateKey),
+    XWing(<XWing as Kem>::PrivateKey),
 }
 
 impl Keypair {
@@ -103,6 +107,11 @@ impl Keypair {
                 let (private, public) = DhP256HkdfSha256::gen_keypair();
                 let bytes = private.to_bytes().to_vec();
                 (PrivateKey::P256(private), bytes, public.to_bytes().to_vec())
+            }
+            XWING => {
+                let (private, public) = XWing::gen_keypair();
+                let bytes = private.to_bytes().to_vec();
+                (PrivateKey::XWing(private), bytes, public.to_bytes().to_vec())
             }
             _ => {
                 let (private, public) = X25519HkdfSha256::gen_keypair();
@@ -120,6 +129,7 @@ impl Keypair {
         Suite::of(&config).check()?;
         let parsed = match config.kem_id {
             P256 => PrivateKey::P256(parse_private::<DhP256HkdfSha256>(&config, &private_key)?),
+            XWING => PrivateKey::XWing(parse_private::<XWing>(&config, &private_key)?),
             _ => PrivateKey::X25519(parse_private::<X25519HkdfSha256>(&config, &private_key)?),
         };
         Ok(Self { config, private_key, parsed })
@@ -142,6 +152,7 @@ impl Keypair {
         match &self.parsed {
             PrivateKey::X25519(key) => Open::<X25519HkdfSha256>::with(key, &self.config, info, aad, ciphertext),
             PrivateKey::P256(key) => Open::<DhP256HkdfSha256>::with(key, &self.config, info, aad, ciphertext),
+            PrivateKey::XWing(key) => Open::<XWing>::with(key, &self.config, info, aad, ciphertext),
         }
     }
 }

@@ -12,6 +12,8 @@ use crate::model::HpkeConfig;
 pub(crate) const P256: u16 = 0x0010;
 /// DHKEM(X25519, HKDF-SHA256), RFC 9180 section 7.1.
 pub(crate) const X25519: u16 = 0x0020;
+/// X-Wing, draft-connolly-cfrg-xwing-kem section 5.8, which draft-ietf-hpke-pq calls MLKEM768-X25519.
+pub(crate) const XWING: u16 = 0x647a;
 /// HKDF-SHA256, RFC 9180 section 7.2.
 pub(crate) const SHA256: u16 = 0x0001;
 /// HKDF-SHA384, RFC 9180 section 7.2.
@@ -32,6 +34,7 @@ type Algorithm = (u16, &'static str, &'static [&'static str]);
 const KEMS: &[Algorithm] = &[
     (X25519, "x25519", &["X25519HkdfSha256", "X25519-HKDF-SHA256"]),
     (P256, "p256", &["P256HkdfSha256", "P256-HKDF-SHA256"]),
+    (XWING, "xwing", &["X-Wing", "MLKEM768-X25519"]),
 ];
 
 /// The key derivation functions that we have.
@@ -94,6 +97,11 @@ impl Suite {
             && name_of(AEADS, self.aead_id).is_some()
     }
 
+    /// Whether what is sealed with it stays sealed when there are quantum computers, as far as anybody knows.
+    pub fn is_post_quantum(self) -> bool {
+        self.kem_id == XWING
+    }
+
     pub(super) fn check(self) -> Result<(), HpkeError> {
         if self.is_supported() { Ok(()) } else { Err(HpkeError::UnsupportedSuite(self)) }
     }
@@ -146,7 +154,7 @@ mod tests {
 
     #[test]
     fn every_suite_has_a_name_and_is_found_by_it() {
-        assert_eq!(Suite::all().count(), 18);
+        assert_eq!(Suite::all().count(), 27);
         assert_eq!(Suite::all().next(), Some(Suite::DEFAULT));
         for suite in Suite::all() {
             assert_eq!(suite.to_string().parse(), Ok(suite));

@@ -14,8 +14,16 @@ use std::{fmt, sync::Arc, time::Duration};
 pub enum Point {
     /// A write of a test or benchmark: never one of a server, and not in [`Point::ALL`].
     Trial,
-    /// The first HPKE key is made.
+    /// The first HPKE key is made, and at each start what the configuration asks for.
     KeysFirst,
+    /// HPKE keys become what it is time for.
+    KeysTurn,
+    /// An operator wants new HPKE keys.
+    KeysRotate,
+    /// An HPKE key is not to be handed out any more.
+    KeysDisable,
+    /// An HPKE key is not to open anything any more.
+    KeysDelete,
     /// A task is added.
     TaskAdd,
     /// A task is removed.
@@ -84,6 +92,10 @@ impl Point {
     /// All points of a server.
     pub const ALL: &[Self] = &[
         Self::KeysFirst,
+        Self::KeysTurn,
+        Self::KeysRotate,
+        Self::KeysDisable,
+        Self::KeysDelete,
         Self::TaskAdd,
         Self::TaskRemove,
         Self::TaskClose,

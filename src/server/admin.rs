@@ -6,6 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use warp::{Reply, http::StatusCode};
 
 use super::{
+    admin_keys,
     app::App,
     backup,
     http::{Request, Response, content, empty, failure},
@@ -31,6 +32,9 @@ const TOKENS: &str = "/tokens/";
 /// Answers a request on the control socket.
 pub async fn handle(app: Arc<App>, request: Request) -> warp::reply::Response {
     match (request.method.as_str(), request.path.as_str()) {
+        (_, path) if path.starts_with(admin_keys::PATH) => {
+            admin_keys::answer(&app, request).await.unwrap_or_else(failure).into_response()
+        }
         ("GET", backup::PATH) => backup::answer(app, request.query == backup::WITH_KEY).await,
         _ => answer(&app, request).await.unwrap_or_else(failure).into_response(),
     }
@@ -98,14 +102,15 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
 }
 
 /// What the command line has sent.
-async fn read<T: DeserializeOwned>(app: &App, request: &mut Request) -> Result<T, Error> {
+pub async fn read<T: DeserializeOwned>(app: &App, request: &mut Request) -> Result<T, Error> {
     let limits = &app.config.limits;
     let body = request.read_body(limits.max_message_bytes, *limits.request_timeout, &app.request_memory).await?;
     let read = serde_json::from_slice(&body);
     read.map_err(|error| Problem::about(400).with_detail(format!("the request cannot be read: {error}")).into())
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Error> {
+/// An answer to the command line.
+pub fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Error> {
     let body = serde_json::to_vec(value)
         .map_err(|error| crate::model::Fault::while_doing("writing an answer as JSON", error))?;
     Ok(content(status, JSON, body))

@@ -11,12 +11,13 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
     disk::Disk,
+    keys::Keys,
     listen,
     memory::{Budget, JobMemory},
     tls::Certificates,
 };
 use crate::{
-    aggregator::{KeyRing, TaskContext},
+    aggregator::TaskContext,
     config::Config,
     model::{AggregationJobId, Fault, TaskId, Time, TokenHash},
     peer::Peer,
@@ -38,7 +39,7 @@ pub struct App {
     /// Where VDAF and HPKE work runs.
     pub pool: Pool,
     /// Our HPKE keys.
-    pub keys: Arc<KeyRing>,
+    pub keys: Keys,
     /// The client for requests to helpers.
     pub peer: Peer,
     /// The memory of our aggregation jobs as the leader.
@@ -79,7 +80,7 @@ pub struct App {
 
 impl App {
     /// Puts together what a server needs.
-    pub fn new(config: Config, store: Store, pool: Pool, keys: KeyRing, peer: Peer) -> Self {
+    pub fn new(config: Config, store: Store, pool: Pool, keys: Keys, peer: Peer) -> Self {
         Self {
             requests: Arc::new(Semaphore::new(config.limits.max_requests)),
             connections: Arc::new(listen::places(&config)),
@@ -93,7 +94,7 @@ impl App {
             config,
             store,
             pool,
-            keys: Arc::new(keys),
+            keys,
             peer,
             jobs: Notify::new(),
             collections: Notify::new(),

@@ -34,7 +34,7 @@ pub async fn upload(app: &Arc<App>, context: &TaskContext, reports: Vec<Report>)
     let (now, task, shared) = (Time::now(), context.task.public.id, app.clone());
     let admission = app.disk.admit(reports.iter().map(size).sum())?;
     let write = move |tx: &mut Tx<'_>| {
-        let accepted = upload::accept(tx, now, &shared.config.limits, &shared.keys, &task, &reports)?;
+        let accepted = upload::accept(tx, now, &shared.config.limits, &shared.keys.ring(), &task, &reports)?;
         // Here and not below: the report is stored even if the client hangs up, and nobody comes by there then.
         if accepted.is_ok() {
             shared.jobs.notify_one();

@@ -204,7 +204,7 @@ async fn prepare(
     candidates: Vec<helper::Candidate>,
     permit: Permit,
 ) -> Result<Bytes, Error> {
-    let (shared, keys) = (context.clone(), app.keys.clone());
+    let (shared, keys) = (context.clone(), app.keys.ring());
     let prepare = move |part| helper::prepare(&shared, &keys, request.batch, part);
     let mut prepared = helper::Prepared::default();
     app.pool.map_chunks(&permit, candidates, prepare, |part| prepared.append(context, part)).await?;

@@ -194,6 +194,8 @@ async fn start(
     job: LeaderJobRecord,
     most: usize,
 ) -> Result<Started, Fault> {
+    // What the helper may have seen is opened with the keys that it was opened with then, whatever became of them.
+    let keys = if job.was_sent() { app.keys.ring_for_repeats() } else { app.keys.ring() };
     let (task, reports) = (context.task.public.id, Arc::new(job.reports));
     let mut started = Started::default();
     let mut from = 0;
@@ -202,7 +204,7 @@ async fn start(
         from += part.len();
         // While this part is worked on.
         loading = load(app, task, id, &reports, from);
-        let (shared, keys) = (context.clone(), app.keys.clone());
+        let (shared, keys) = (context.clone(), keys.clone());
         let append = |part| started.append(part);
         app.pool.map_chunks(permit, part, move |part| leader::start(&shared, &keys, part), append).await?;
         if started.bytes >= most {

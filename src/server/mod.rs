@@ -3,10 +3,11 @@
 //! [`Server::start`] brings up everything that `dapbox serve` is. Requests come in through `listen` and, by their
 //! path, to the routes of a revision (`dap09`, `dap18`; what they share is in `routes`), which check method, token and
 //! media type and hand on to `flow` and `jobs`. Two drivers, `drive_jobs` and `drive_collections`, do what a leader does
-//! of its own accord, and `drive_deferred` what a helper has put off; `drive_sweep` forgets what is over. The control socket (`admin`) is for the operator.
+//! of its own accord, and `drive_deferred` what a helper has put off; `drive_sweep` forgets what is over, `drive_keys` replaces HPKE keys. The control socket (`admin`) is for the operator.
 
 mod activity;
 mod admin;
+mod admin_keys;
 mod app;
 mod auth;
 mod backup;
@@ -16,10 +17,12 @@ mod disk;
 mod drive_collections;
 mod drive_deferred;
 mod drive_jobs;
+mod drive_keys;
 mod drive_sweep;
 mod flow;
 mod http;
 mod jobs;
+mod keys;
 mod leader_job;
 mod listen;
 mod memory;
@@ -48,9 +51,9 @@ use tokio::{
 
 use self::{app::App, http::Request};
 use crate::{
-    aggregator::{KeyRing, keys, tasks},
+    aggregator::tasks,
     config::{self, Config, TlsMode},
-    model::{Failpoints, Fault, Point, Revision, TaskId, Time, status::TaskStatus},
+    model::{Failpoints, Fault, Revision, TaskId, status::TaskStatus},
     peer::{Peer, PeerOptions, Roots, RootsError},
     pool::Pool,
     store::{self, KeySource, OpenError, Store},
@@ -149,6 +152,7 @@ impl Server {
         parts.spawn(watched(fail.clone(), drive_collections::drive(app.clone())));
         parts.spawn(watched(fail.clone(), drive_deferred::drive(app.clone())));
         parts.spawn(watched(fail.clone(), drive_sweep::drive(app.clone())));
+        parts.spawn(watched(fail.clone(), drive_keys::drive(app.clone())));
         parts.spawn(watched(fail.clone(), disk::drive(app.clone())));
         if let Some(files) = certificate_files.clone() {
             parts.spawn(watched(fail.clone(), files.drive(app.clone())));
@@ -256,9 +260,7 @@ fn key_source(secrets: &config::Secrets) -> KeySource {
 }
 
 async fn prepare(config: Config, store: Store, failpoints: Failpoints, roots: Roots) -> Result<App, Fault> {
-    let (suite, now) = (config.hpke.suite(), Time::now());
-    store.write(Point::KeysFirst, move |tx| keys::ensure_first(tx, suite, now)).await?;
-    let ring = store.read(|view| KeyRing::load(view.keys().values()))?;
+    let keys = keys::Keys::begin(&config, &store).await?;
     let limits = &config.limits;
     let workers = match limits.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -272,7 +274,7 @@ async fn prepare(config: Config, store: Store, failpoints: Failpoints, roots: Ro
         failpoints,
         ..PeerOptions::default()
     })?;
-    Ok(App::new(config, store, pool, ring, peer))
+    Ok(App::new(config, store, pool, keys, peer))
 }
 
 /// Serves the address that everybody reaches.

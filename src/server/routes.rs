@@ -135,7 +135,7 @@ impl Routes {
 
     /// Our keys (DAP-09 section 4.4.1, DAP-18 section 4.4.1): they are the same for all tasks.
     pub fn hpke_configs(&self, app: &App, media_type: &'static str) -> Response {
-        let list = wire::of(self.revision).encode_hpke_configs(&app.keys.configs());
+        let list = wire::of(self.revision).encode_hpke_configs(&app.keys.ring().configs());
         let mut response = content(StatusCode::OK, media_type, list);
         let cache = format!("max-age={}", app.config.hpke.cache_max_age.as_secs());
         if let Ok(value) = HeaderValue::from_str(&cache) {

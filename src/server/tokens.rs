@@ -1,6 +1,8 @@
 //! What the operator asks of a task's tokens, through the control socket.
 
-use super::app::App;
+use std::sync::Arc;
+
+use super::{app::App, flow::unhurried};
 use crate::{
     aggregator::{
         Error,
@@ -25,15 +27,19 @@ pub fn list(app: &App, task: TaskId) -> Result<Vec<TokenStatus>, Error> {
 }
 
 /// Replaces a token of a task, and says which ones are in force then.
-pub async fn change(app: &App, change: TokenChange) -> Result<Vec<TokenStatus>, Error> {
-    let task = change.task;
-    let changed = app.store.write(Point::TokenChange, move |tx| tokens::change(tx, change, Time::now())).await?;
-    match changed {
+pub async fn change(app: &Arc<App>, change: TokenChange) -> Result<Vec<TokenStatus>, Error> {
+    let (task, shared) = (change.task, app.clone());
+    // What is stored must be in force, whether or not the operator waits for it.
+    let changed = unhurried(async move {
+        let changed = shared.store.write(Point::TokenChange, move |tx| tokens::change(tx, change, Time::now())).await?;
+        shared.reread(&task);
+        Ok(changed)
+    });
+    match changed.await? {
         Ok(_) => {}
         Err(TokenError::NoTask) => return Err(Problem::new(ProblemType::UnrecognizedTask).with_task(task).into()),
         Err(why @ TokenError::NothingPresented) => return Err(Problem::about(409).with_detail(why.to_string()).into()),
     }
-    app.reread(&task);
     tracing::info!(%task, "a token was replaced");
     list(app, task)
 }

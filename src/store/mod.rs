@@ -102,7 +102,7 @@ pub use engine::is_own_thread;
 pub use open::OpenError;
 pub use records::{
     BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, HelperJobRecord,
-    HelperJobState, KeyRecord, LeaderJobRecord, LeaderJobState, Progress, Removed, ReportRef,
+    HelperJobState, KeyRecord, KeyStage, LeaderJobRecord, LeaderJobState, Progress, Removed, ReportRef,
 };
 pub use replay::Replay;
 pub use state::TaskState;

@@ -25,6 +25,15 @@ pub(super) fn task(version: u8, row: Value) -> Option<Value> {
     Some(Value::Map(own))
 }
 
+/// An HPKE key of version 1: there was one, and it was handed out from the beginning.
+pub(super) fn key(version: u8, row: Value) -> Option<Value> {
+    let (1, Value::Map(mut fields)) = (version, row) else { return None };
+    let (_, created) = fields.iter().find(|(name, _)| name.as_text() == Some("created"))?;
+    let since = Value::Map(vec![("since".into(), created.clone())]);
+    fields.push(("stage".into(), Value::Map(vec![("Active".into(), since)])));
+    Some(Value::Map(fields))
+}
+
 /// A helper's job of version 1, which had its answer in it: an empty one while there was none.
 pub(super) fn helper_job(version: u8, row: Value) -> Option<Value> {
     let (1, Value::Map(mut fields)) = (version, row) else { return None };

@@ -21,6 +21,34 @@ pub struct KeyRecord {
     pub private_key: Secret,
     /// When the pair was made.
     pub created: Time,
+    /// What it is used for, and since when.
+    pub stage: KeyStage,
+}
+
+/// The life of an HPKE key pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyStage {
+    /// It is not handed out yet.
+    Pending {
+        /// From when on it is.
+        until: Time,
+    },
+    /// It is handed out.
+    Active {
+        /// Since when.
+        since: Time,
+    },
+    /// It is not handed out any more, and still opens what is sealed to it.
+    Expired {
+        /// Since when.
+        since: Time,
+    },
+    /// Only its id is still taken. The private key is there as long as a request may have to be made again for which it
+    /// was used, and empty afterwards.
+    Deleted {
+        /// Since when.
+        since: Time,
+    },
 }
 
 /// The sum of the reports of one batch bucket.

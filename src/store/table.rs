@@ -30,7 +30,7 @@ pub(super) const TASKS: Sealed<TaskId, Task> = Sealed(Table::new(2, "tasks", 2).
 /// Tombstones of tasks.
 pub(super) const REMOVED: Table<TaskId, Removed> = Table::new(3, "removed tasks", 1);
 /// HPKE keys, by configuration id.
-pub(super) const KEYS: Sealed<u8, KeyRecord> = Sealed(Table::new(4, "keys", 1));
+pub(super) const KEYS: Sealed<u8, KeyRecord> = Sealed(Table::new(4, "keys", 2).reading(older::key));
 /// What happened how often.
 pub(super) const COUNTERS: Table<TaskId, Counters> = Table::new(5, "counters", 1);
 /// Fingerprints of the ids of aggregated reports, packed, by day and a sequence number. In version 1 they were the ids.

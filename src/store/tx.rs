@@ -140,6 +140,12 @@ impl Tx<'_> {
         Ok(())
     }
 
+    /// Forgets an HPKE key, whose id may be used again.
+    pub fn remove_key(&mut self, id: u8) {
+        self.group.set(table::KEYS.key(&id), None);
+        self.state.keys.remove(&id);
+    }
+
     /// Counts that something happened to `n` reports.
     pub fn count(&mut self, task: &TaskId, name: &'static str, n: u64) -> Result<(), Fault> {
         let counters = &mut self.owner(task)?.counters;

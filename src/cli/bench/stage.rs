@@ -56,8 +56,8 @@ impl Stage {
         let template = dir.join(format!("{}", ReportId::random()));
         fs::create_dir_all(&template)?;
         let store = open(&template)?;
-        let (suite, now) = (Config::default().hpke.suite(), Time::now());
-        store.write(Point::KeysFirst, move |tx| keys::ensure_first(tx, suite, now)).await?;
+        let (policy, now) = (keys::Policy::of(&Config::default()), Time::now());
+        store.write(Point::KeysFirst, move |tx| keys::begin(tx, now, &policy)).await?;
         let keys = store.read(|view| KeyRing::load(view.keys().values()))?;
         store.close().await;
         Ok(Self { template, keys: Arc::new(keys) })

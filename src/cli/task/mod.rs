@@ -231,7 +231,7 @@ async fn remove_from(control: &Control, args: &RemoveArgs) -> Outcome {
 }
 
 /// Asks a person.
-fn confirmed(what: &str) -> Result<bool, Failure> {
+pub fn confirmed(what: &str) -> Result<bool, Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::usage("this asks for confirmation; give --yes where nobody can answer"));
     }

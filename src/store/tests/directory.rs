@@ -11,8 +11,8 @@ use ciborium::Value;
 
 use super::*;
 use crate::store::{
-    HelperJobRecord, HelperJobState, KeyError, KeyRecord, KeySource, Old, OpenError, Removed, compact, engine::Engine,
-    engine::Rows, table,
+    HelperJobRecord, HelperJobState, KeyError, KeyRecord, KeySource, KeyStage, Old, OpenError, Removed, compact,
+    engine::Engine, engine::Rows, table,
 };
 
 fn error(dir: &Path) -> OpenError {
@@ -133,7 +133,7 @@ fn of_version_1(dir: &Path) {
     let rows = [
         (table::SEQUENCES.key(&table::NEXT_PACK), table::SEQUENCES.value(&7).unwrap()),
         (table::TASKS.key(&task_id(1)), old_row(&Value::Map(then))),
-        (table::KEYS.key(&3), table::KEYS.0.value(&key()).unwrap()),
+        (table::KEYS.key(&3), key_of_version_1()),
         (table::REPLAY.key(&(task_id(1), 0, 0)), old_row(&Value::Bytes(ids))),
     ];
     let engine = Engine::open(&dir.join("tables"), 1 << 20).unwrap();
@@ -144,7 +144,15 @@ fn of_version_1(dir: &Path) {
 
 fn key() -> KeyRecord {
     let config = HpkeConfig { id: 3, kem_id: 0x20, kdf_id: 1, aead_id: 1, public_key: vec![5; 32] };
-    KeyRecord { config, private_key: Secret::new(b"an HPKE private key, in the clear".to_vec()), created: Time(1) }
+    let private_key = Secret::new(b"an HPKE private key, in the clear".to_vec());
+    KeyRecord { config, private_key, created: Time(1), stage: KeyStage::Active { since: Time(1) } }
+}
+
+/// The same in version 1, to the byte: a key had no stages.
+fn key_of_version_1() -> Vec<u8> {
+    let config = b"\x66config\xa5\x62id\x03\x66kem_id\x18\x20\x66kdf_id\x01\x67aead_id\x01\x6apublic_key\x58\x20";
+    let private_key = b"\x6bprivate_key\x58\x21an HPKE private key, in the clear";
+    [b"\x01\xa3", &config[..], &[5; 32], private_key, b"\x67created\x01"].concat()
 }
 
 /// Whether any file below a directory has these bytes in it.

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use super::*;
 use crate::{
     model::{AggregationJobId, Checksum, Fault},
-    store::{BucketRecord, HelperJobRecord, HelperJobState, KeyRecord, TaskState},
+    store::{BucketRecord, HelperJobRecord, HelperJobState, KeyRecord, KeyStage, TaskState},
 };
 
 const SEEN: &str = "seen";
@@ -268,7 +268,12 @@ async fn nothing_secret_is_printed() {
     store
         .write(Point::Trial, move |tx| {
             let config = task(1).collector_hpke_config;
-            tx.put_key(KeyRecord { config, private_key: Secret::new(secret.to_vec()), created: Time(0) })?;
+            tx.put_key(KeyRecord {
+                config,
+                private_key: Secret::new(secret.to_vec()),
+                created: Time(0),
+                stage: KeyStage::Active { since: Time(0) },
+            })?;
             let bucket = tx.bucket_mut(&task_id(1), crate::model::Bucket::Time(Time(0)))?;
             *bucket =
                 BucketRecord { count: 1, checksum: Checksum::default(), share: secret.to_vec(), ..bucket.clone() };

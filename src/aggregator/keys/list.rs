@@ -1,0 +1,58 @@
+//! Keys as operators see them.
+
+use std::{cmp::Reverse, collections::BTreeMap};
+
+use super::{
+    plan::{Kept, Needs, Policy},
+    state,
+};
+use crate::{
+    hpke::Suite,
+    model::{
+        Duration, Time,
+        keys::ListedKey,
+        overview::{KeyState, KeyStatus},
+    },
+    store::{KeyRecord, KeyStage},
+};
+
+/// All keys that were not deleted: those that are handed out in the order in which they are, then those that will be, then
+/// those that were, the latest first.
+pub fn list(keys: &BTreeMap<u8, KeyRecord>, needs: &Needs, policy: &Policy, now: Time) -> Vec<ListedKey> {
+    let listed = keys.values().filter_map(|key| {
+        let state = state(&key.stage)?;
+        let suite = Suite::of(&key.config);
+        let (until, kept_by) = match key.stage {
+            KeyStage::Pending { until } => (Some(until), None),
+            KeyStage::Active { since } => (replaced(keys, policy, suite, since), None),
+            KeyStage::Expired { since } => match needs.kept {
+                Kept::For(_) => (needs.end(policy, since), None),
+                Kept::While(task) => (None, Some(task)),
+            },
+            KeyStage::Deleted { .. } => return None,
+        };
+        let status = KeyStatus { id: key.config.id, suite: suite.to_string(), state, created: key.created, until };
+        let rank = match state {
+            KeyState::Active => 0,
+            KeyState::Pending => 1,
+            KeyState::Expired => 2,
+        };
+        let age = Duration(now.0.saturating_sub(key.created.0));
+        let order = (rank, suite.is_post_quantum() && rank < 2, Reverse(key.created), key.config.id);
+        Some((order, ListedKey { status, age, kept_by }))
+    });
+    let mut listed: Vec<_> = listed.collect();
+    listed.sort_by_key(|(order, _)| *order);
+    listed.into_iter().map(|(_, key)| key).collect()
+}
+
+/// When an active key is replaced.
+fn replaced(keys: &BTreeMap<u8, KeyRecord>, policy: &Policy, suite: Suite, since: Time) -> Option<Time> {
+    let successor = keys.values().filter_map(|key| match key.stage {
+        KeyStage::Pending { until } if Suite::of(&key.config).is_post_quantum() == suite.is_post_quantum() => {
+            Some(until)
+        }
+        _ => None,
+    });
+    successor.min().or_else(|| policy.rotate_every.map(|every| since.saturating_add(every)))
+}

@@ -1,0 +1,491 @@
+//! What becomes of our HPKE keys at some time: a function of what there is, which changes nothing.
+
+use std::collections::BTreeMap;
+
+use super::is_erased;
+use crate::{
+    config::{Config, Seconds},
+    hpke::Suite,
+    model::{Duration, Point, TaskId, Time},
+    store::{KeyRecord, KeyStage, TaskState},
+};
+
+/// So many keys may there be that still open something before no more are made but of necessity. There are 256 ids.
+pub(super) const MAX_KEYS: usize = 160;
+/// So many more when an active key must not be handed out any more.
+const SPARE: usize = 30;
+/// So many ids of deleted keys are not used again; with more, those go that were deleted first.
+pub(super) const MAX_DELETED: usize = 64;
+/// How far ahead the time of an active or pending key is before our clock must have been wrong: it is not set back by as
+/// much in any other way. In seconds.
+const AHEAD: Duration = Duration(86_400);
+
+/// What the configuration says about keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The suite of the keys that every client knows.
+    pub classical: Suite,
+    /// The suite of the keys that are offered beside them.
+    pub post_quantum: Option<Suite>,
+    /// How long a key is handed out, if it is replaced by itself.
+    pub rotate_every: Option<Duration>,
+    /// How long a new key is not handed out yet.
+    pub pending: Duration,
+    /// How long a client may have a key, from a cache, that is not handed out any more; and how far its clock may be ahead.
+    pub lingering: Duration,
+}
+
+impl Policy {
+    /// What the configuration says.
+    pub fn of(config: &Config) -> Self {
+        let hpke = &config.hpke;
+        let cached = whole(hpke.cache_max_age).0.saturating_mul(2);
+        Self {
+            classical: hpke.suite(),
+            post_quantum: hpke.post_quantum_suite(),
+            rotate_every: Some(whole(hpke.rotate_every)).filter(|every| every.0 > 0),
+            pending: whole(hpke.pending_time),
+            lingering: Duration(cached.saturating_add(whole(config.limits.clock_skew).0)),
+        }
+    }
+
+    fn suite(&self, kind: Kind) -> Option<Suite> {
+        match kind {
+            Kind::Classical => Some(self.classical),
+            Kind::PostQuantum => self.post_quantum,
+        }
+    }
+}
+
+fn whole(span: Seconds) -> Duration {
+    Duration(span.as_secs().saturating_add(u64::from(span.subsec_nanos() > 0)))
+}
+
+/// What the tasks need of keys that are not handed out any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// How long a report may wait.
+    pub kept: Kept,
+    /// When the oldest aggregation job was made that is under way (leader).
+    pub oldest_job: Option<Time>,
+}
+
+/// How long a report may wait, in whatever task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// So long; then it is refused, or forgotten.
+    For(Duration),
+    /// As long as this task exists, which never forgets a report.
+    While(TaskId),
+}
+
+impl Needs {
+    /// What these tasks need.
+    pub fn of<'a>(tasks: impl Iterator<Item = (&'a TaskId, &'a TaskState)>) -> Self {
+        let mut needs = Self { kept: Kept::For(Duration(0)), oldest_job: None };
+        for (id, state) in tasks {
+            needs.kept = match (needs.kept, state.task.report_expiry_age) {
+                (Kept::For(longest), Some(age)) => Kept::For(longest.max(age)),
+                (Kept::For(_), None) => Kept::While(*id),
+                (forever, _) => forever,
+            };
+            let oldest = state.leader_jobs.values().map(|job| job.created).min();
+            needs.oldest_job = [needs.oldest_job, oldest].into_iter().flatten().min();
+        }
+        needs
+    }
+
+    /// Until when a key is kept that is not handed out any more since a time.
+    ///
+    /// A helper cannot know the last report that is sealed to a key. A client may have fetched it just before, from a cache
+    /// that had kept it for as long as a cache may, and keep it for as long again; and then the report may wait.
+    pub(super) fn end(&self, policy: &Policy, since: Time) -> Option<Time> {
+        match self.kept {
+            Kept::For(longest) => Some(since.saturating_add(policy.lingering).saturating_add(longest)),
+            Kept::While(_) => None,
+        }
+    }
+}
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// What is due.
+    Turn {
+        /// The clock is right: the server has run for a while. What cannot be undone waits for that.
+        settled: bool,
+    },
+    /// New keys.
+    Rotate {
+        /// They are handed out at once. Otherwise they are pending first, and those that are pending will do.
+        now: bool,
+    },
+    /// A key is not handed out from now on, and still opens.
+    Disable(u8),
+    /// A key opens nothing from now on.
+    Delete(u8),
+}
+
+impl Request {
+    /// The name of the write that carries it out.
+    pub fn point(self) -> Point {
+        match self {
+            Self::Turn { .. } => Point::KeysTurn,
+            Self::Rotate { .. } => Point::KeysRotate,
+            Self::Disable(_) => Point::KeysDisable,
+            Self::Delete(_) => Point::KeysDelete,
+        }
+    }
+}
+
+/// Why an operator's order is not carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// There is no such key.
+    #[error("there is no HPKE key {0}; 'dapbox keys list' shows all")]
+    Unknown(u8),
+    /// There are too many keys.
+    #[error(
+        "there are {MAX_KEYS} HPKE keys, and ids for few more; let some be deleted first: 'dapbox keys list' says what \
+         they are kept for, and 'dapbox keys delete' deletes one"
+    )]
+    TooMany,
+}
+
+/// One step of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A key is made.
+    Make {
+        /// Its algorithms.
+        suite: Suite,
+        /// What it is from the beginning.
+        stage: KeyStage,
+    },
+    /// A key becomes something else.
+    Move {
+        /// Which one.
+        id: u8,
+        /// What it becomes.
+        stage: KeyStage,
+    },
+    /// The private key of a deleted key is erased.
+    Erase {
+        /// Which one.
+        id: u8,
+    },
+    /// The id of a deleted key may be used again.
+    Forget {
+        /// Which one.
+        id: u8,
+    },
+}
+
+/// There is one active key of each kind, at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Classical,
+    PostQuantum,
+}
+
+const KINDS: [Kind; 2] = [Kind::Classical, Kind::PostQuantum];
+
+fn kind_of(suite: Suite) -> Kind {
+    if suite.is_post_quantum() { Kind::PostQuantum } else { Kind::Classical }
+}
+
+/// What there is to do at `now`, in order.
+pub fn plan(
+    keys: &BTreeMap<u8, KeyRecord>,
+    needs: &Needs,
+    policy: &Policy,
+    now: Time,
+    request: Request,
+) -> Result<Vec<Step>, KeyError> {
+    let sketch = |record: &KeyRecord| Sketch {
+        origin: Origin::Stored(record.config.id),
+        suite: Suite::of(&record.config),
+        stage: record.stage,
+        is_erased: is_erased(record),
+    };
+    let is_new = keys.is_empty();
+    let mut draft = Draft { keys: keys.values().map(sketch).collect(), steps: Vec::new(), policy, needs, now, is_new };
+    let settled = request == Request::Turn { settled: true };
+    if settled {
+        draft.correct();
+    }
+    draft.activate();
+    draft.obey(request)?;
+    for kind in KINDS {
+        draft.tend(kind);
+    }
+    if settled {
+        draft.expire();
+    }
+    draft.erase();
+    draft.forget();
+    Ok(draft.steps)
+}
+
+/// When there is something to do next, if nothing happens until then.
+pub fn next(keys: &BTreeMap<u8, KeyRecord>, needs: &Needs, policy: &Policy, now: Time) -> Option<Time> {
+    let times = keys.values().filter_map(|key| match key.stage {
+        KeyStage::Pending { until } => Some(until),
+        KeyStage::Active { since } => {
+            policy.rotate_every.map(|every| since.saturating_add(every).saturating_sub(policy.pending))
+        }
+        KeyStage::Expired { since } => needs.end(policy, since),
+        KeyStage::Deleted { .. } => None,
+    });
+    times.filter(|time| *time > now).min()
+}
+
+/// A key in a plan.
+struct Sketch {
+    origin: Origin,
+    suite: Suite,
+    stage: KeyStage,
+    is_erased: bool,
+}
+
+/// Where a key in a plan comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// It is there, with this id.
+    Stored(u8),
+    /// The plan makes it, in this step.
+    Made(usize),
+}
+
+impl Sketch {
+    fn id(&self) -> Option<u8> {
+        match self.origin {
+            Origin::Stored(id) => Some(id),
+            Origin::Made(_) => None,
+        }
+    }
+}
+
+/// A plan that is being made.
+struct Draft<'a> {
+    keys: Vec<Sketch>,
+    steps: Vec<Step>,
+    policy: &'a Policy,
+    needs: &'a Needs,
+    now: Time,
+    is_new: bool,
+}
+
+impl Draft<'_> {
+    /// Brings times back that a clock has set that was far ahead; keys would never be replaced otherwise.
+    fn correct(&mut self) {
+        let (now, horizon) = (self.now, self.now.saturating_add(AHEAD));
+        for at in 0..self.keys.len() {
+            match self.keys[at].stage {
+                KeyStage::Active { since } if since > horizon => self.put(at, KeyStage::Active { since: now }),
+                KeyStage::Pending { until } if until > horizon.saturating_add(self.policy.pending) => {
+                    let until = now.saturating_add(self.policy.pending);
+                    self.put(at, KeyStage::Pending { until });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Hands out what was pending for long enough.
+    fn activate(&mut self) {
+        let mut due: Vec<_> = self.pending().filter(|(_, until)| *until <= self.now).collect();
+        due.sort_by_key(|(_, until)| *until);
+        for (at, _) in due {
+            self.hand_out(at);
+        }
+    }
+
+    fn obey(&mut self, request: Request) -> Result<(), KeyError> {
+        match request {
+            Request::Turn { .. } => {}
+            Request::Rotate { now } => {
+                for kind in KINDS {
+                    self.rotate(kind, now)?;
+                }
+            }
+            Request::Disable(id) | Request::Delete(id) => {
+                let at = self.find(id)?;
+                let kind = kind_of(self.keys[at].suite);
+                let (since, was) = (self.now, self.keys[at].stage);
+                let successor = self.policy.suite(kind).filter(|_| matches!(was, KeyStage::Active { .. }));
+                if successor.is_some_and(|suite| self.pending_of(kind, suite).is_none()) && !self.has_room(SPARE) {
+                    return Err(KeyError::TooMany);
+                }
+                match request {
+                    Request::Delete(_) => self.put(at, KeyStage::Deleted { since }),
+                    _ if matches!(was, KeyStage::Expired { .. }) => {}
+                    _ => self.put(at, KeyStage::Expired { since }),
+                }
+                if successor.is_some() {
+                    self.replace(kind);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a new key, or lets that be it which is pending.
+    fn rotate(&mut self, kind: Kind, at_once: bool) -> Result<(), KeyError> {
+        let Some(suite) = self.policy.suite(kind) else { return Ok(()) };
+        if at_once && self.pending_of(kind, suite).is_some() {
+            self.replace(kind);
+        } else if self.pending_of(kind, suite).is_none() {
+            if !self.has_room(0) {
+                return Err(KeyError::TooMany);
+            }
+            let pending = if at_once { Duration(0) } else { self.policy.pending };
+            self.make(suite, pending);
+        }
+        Ok(())
+    }
+
+    /// Hands out another key at once: the one that is pending, or a new one.
+    fn replace(&mut self, kind: Kind) {
+        let Some(suite) = self.policy.suite(kind) else { return };
+        match self.pending_of(kind, suite) {
+            Some(at) => self.hand_out(at),
+            None => self.make(suite, Duration(0)),
+        }
+    }
+
+    /// Sees to it that there is an active key of a kind, that it is of the suite that is wanted, and that it is replaced in
+    /// time.
+    fn tend(&mut self, kind: Kind) {
+        let wanted = self.policy.suite(kind);
+        for at in self.of_kind(kind) {
+            let since = self.now;
+            match self.keys[at].stage {
+                // Nobody has ever seen it.
+                KeyStage::Pending { .. } if Some(self.keys[at].suite) != wanted => {
+                    self.put(at, KeyStage::Deleted { since });
+                }
+                KeyStage::Active { .. } if wanted.is_none() => self.put(at, KeyStage::Expired { since }),
+                _ => {}
+            }
+        }
+        let Some(suite) = wanted else { return };
+        let active = self.of_kind(kind).into_iter().find_map(|at| match self.keys[at].stage {
+            KeyStage::Active { since } => Some((self.keys[at].suite, since)),
+            _ => None,
+        });
+        let is_pending = self.pending_of(kind, suite).is_some();
+        match active {
+            // Without any, no report could be made.
+            None if kind == Kind::Classical || self.is_new => self.replace(kind),
+            None if is_pending => {}
+            None => self.make(suite, self.policy.pending),
+            Some(_) if is_pending => {}
+            Some((old, since)) => {
+                let over = self.policy.rotate_every.map(|every| since.saturating_add(every));
+                let is_due = over.is_some_and(|over| self.now.saturating_add(self.policy.pending) >= over);
+                if (old != suite || is_due) && self.has_room(0) {
+                    self.make(suite, self.policy.pending);
+                }
+            }
+        }
+    }
+
+    /// Deletes what nothing can be sealed to any more.
+    fn expire(&mut self) {
+        for at in 0..self.keys.len() {
+            if let KeyStage::Expired { since } = self.keys[at].stage
+                && self.needs.end(self.policy, since).is_some_and(|end| end <= self.now)
+            {
+                self.put(at, KeyStage::Deleted { since: self.now });
+            }
+        }
+    }
+
+    /// Erases the private keys of what was deleted, once no job is left that may have begun with them: a leader repeats
+    /// the same request, for which it opens the same reports.
+    fn erase(&mut self) {
+        for at in 0..self.keys.len() {
+            let Sketch { origin, stage, is_erased, .. } = self.keys[at];
+            if let (KeyStage::Deleted { since }, Origin::Stored(id), false) = (stage, origin, is_erased)
+                && self.needs.oldest_job.is_none_or(|job| job > since)
+            {
+                self.keys[at].is_erased = true;
+                self.steps.push(Step::Erase { id });
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        let mut erased: Vec<_> = self.keys.iter().filter(|key| key.is_erased).collect();
+        erased.sort_by_key(|key| match key.stage {
+            KeyStage::Deleted { since } => since,
+            _ => Time(u64::MAX),
+        });
+        let old = erased.iter().take(erased.len().saturating_sub(MAX_DELETED)).filter_map(|key| key.id());
+        self.steps.extend(old.map(|id| Step::Forget { id }));
+    }
+
+    fn make(&mut self, suite: Suite, pending: Duration) {
+        let stage = match pending {
+            Duration(0) => KeyStage::Active { since: self.now },
+            pending => KeyStage::Pending { until: self.now.saturating_add(pending) },
+        };
+        if matches!(stage, KeyStage::Active { .. }) {
+            self.retire(kind_of(suite));
+        }
+        self.keys.push(Sketch { origin: Origin::Made(self.steps.len()), suite, stage, is_erased: false });
+        self.steps.push(Step::Make { suite, stage });
+    }
+
+    fn hand_out(&mut self, at: usize) {
+        self.retire(kind_of(self.keys[at].suite));
+        self.put(at, KeyStage::Active { since: self.now });
+    }
+
+    /// Does not hand out any more what is active of a kind.
+    fn retire(&mut self, kind: Kind) {
+        for at in self.of_kind(kind) {
+            if matches!(self.keys[at].stage, KeyStage::Active { .. }) {
+                self.put(at, KeyStage::Expired { since: self.now });
+            }
+        }
+    }
+
+    fn put(&mut self, at: usize, stage: KeyStage) {
+        self.keys[at].stage = stage;
+        match self.keys[at].origin {
+            Origin::Stored(id) => self.steps.push(Step::Move { id, stage }),
+            Origin::Made(step) => {
+                if let Step::Make { stage: from_the_beginning, .. } = &mut self.steps[step] {
+                    *from_the_beginning = stage;
+                }
+            }
+        }
+    }
+
+    fn find(&self, id: u8) -> Result<usize, KeyError> {
+        let is_it = |key: &Sketch| key.id() == Some(id) && !matches!(key.stage, KeyStage::Deleted { .. });
+        self.keys.iter().position(is_it).ok_or(KeyError::Unknown(id))
+    }
+
+    fn of_kind(&self, kind: Kind) -> Vec<usize> {
+        (0..self.keys.len()).filter(|at| kind_of(self.keys[*at].suite) == kind).collect()
+    }
+
+    fn pending(&self) -> impl Iterator<Item = (usize, Time)> {
+        self.keys.iter().enumerate().filter_map(|(at, key)| match key.stage {
+            KeyStage::Pending { until } => Some((at, until)),
+            _ => None,
+        })
+    }
+
+    fn pending_of(&self, kind: Kind, suite: Suite) -> Option<usize> {
+        let is_it = |at: &usize| kind_of(self.keys[*at].suite) == kind && self.keys[*at].suite == suite;
+        self.pending().map(|(at, _)| at).find(is_it)
+    }
+
+    fn has_room(&self, more: usize) -> bool {
+        self.keys.iter().filter(|key| !key.is_erased).count() < MAX_KEYS + more
+    }
+}
