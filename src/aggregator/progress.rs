@@ -6,23 +6,42 @@ use super::batches;
 use crate::{
     model::{
         BatchMode, Bucket, Interval, Role, Time,
-        overview::{BatchState, BatchView, TaskView},
+        overview::{BatchState, BatchView, StateCounts, TaskView},
     },
-    store::TaskState,
+    store::{CollectionState, LeaderJobState, TaskState},
 };
 
-/// The batches that hold reports, aggregated or waiting, and were not collected, the newest first, and how many there
-/// are: no more are listed than a person can look at.
+/// The batches that hold reports, aggregated or waiting, and were not collected, the newest first; no more are listed
+/// than a person can look at. And how many of them, and of the jobs, are how far.
 ///
-/// Costs as much as the task has batch buckets since its horizon.
-pub fn batches(state: &TaskState) -> (Vec<BatchView>, u64) {
+/// Costs as much as the task has batch buckets since its horizon, and jobs.
+pub fn batches(state: &TaskState) -> (Vec<BatchView>, StateCounts) {
     let mut all = match state.task.public.batch_mode {
         BatchMode::TimeInterval => by_time(state),
         BatchMode::FixedSize { .. } => of_fixed_size(state),
     };
-    let count = all.len() as u64;
+    let mut counts = StateCounts { jobs_deferred: state.deferred.len() as u64, ..StateCounts::default() };
+    for batch in &all {
+        *match batch.state {
+            BatchState::Ready => &mut counts.batches_ready,
+            BatchState::NotAggregatedYet => &mut counts.batches_not_aggregated_yet,
+            BatchState::TooFew => &mut counts.batches_too_few,
+        } += 1;
+    }
+    for job in state.leader_jobs.values() {
+        *match job.state {
+            LeaderJobState::Picked => &mut counts.jobs_picked,
+            LeaderJobState::Sent { .. } => &mut counts.jobs_sent,
+        } += 1;
+    }
+    for job in state.collections.values() {
+        *match job.state {
+            CollectionState::Waiting => &mut counts.collections_waiting,
+            _ => &mut counts.collections_closed,
+        } += 1;
+    }
     all.truncate(TaskView::MAX_BATCHES);
-    (all, count)
+    (all, counts)
 }
 
 /// How far a batch of so many reports is when so many wait for it.

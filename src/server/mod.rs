@@ -22,6 +22,7 @@ mod jobs;
 mod leader_job;
 mod listen;
 mod memory;
+mod metrics;
 mod monitor;
 mod overview;
 mod persist;
@@ -60,6 +61,7 @@ use crate::{
 
 pub use backup::{PATH as BACKUP_PATH, WITH_KEY};
 pub use disk::needed_bytes;
+pub use metrics::{Kind as MetricKind, METRICS, Metric};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]

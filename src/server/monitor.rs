@@ -25,7 +25,7 @@ use warp::{
 use super::{
     app::App,
     http::{Response, content, failure},
-    overview,
+    metrics, overview,
 };
 use crate::{aggregator::Error, model::Fault, wire::Problem};
 
@@ -98,15 +98,25 @@ async fn answer(
     secured(response)
 }
 
-async fn look_up(app: &Arc<App>, path: &str, _headers: &HeaderMap) -> Result<Response, Error> {
+async fn look_up(app: &Arc<App>, path: &str, headers: &HeaderMap) -> Result<Response, Error> {
     match path {
         // The status page.
         "/" => Err(Problem::about(404).into()),
+        "/metrics" => metrics(app, headers).await,
         "/status.json" => json(&overview::take(app).await?),
         "/healthz" => Ok(healthz(app)),
         "/readyz" => Ok(readyz(app)),
         _ => Err(Problem::about(404).with_detail("there are /metrics, /healthz, /readyz, /status.json and /").into()),
     }
+}
+
+/// Everything for Prometheus, in the newer format if it asks for that.
+async fn metrics(app: &Arc<App>, headers: &HeaderMap) -> Result<Response, Error> {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let (open, shared) = (accept.contains("application/openmetrics-text"), app.clone());
+    let text = tokio::task::spawn_blocking(move || metrics::text(&shared, open)).await;
+    let (media_type, body) = text.map_err(|error| Fault::while_doing("gathering the metrics", error))??;
+    Ok(content(StatusCode::OK, media_type, body))
 }
 
 /// Whether the process works. If not, nothing but a restart helps.
@@ -173,7 +183,7 @@ mod tests {
             let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
             super::is_for_us(address.parse().ok(), &headers)
         };
-        for host in ["localhost", "LOCALHOST:9464", "127.0.0.1:9464", "127.0.0.1", "[::1]:9464", "[::1]", "::1"] {
+        for host in ["localhost", "LOCALHOST:9464", "127.0.0.1:9464", "127.0.0.1", "[::1]:9464", "[::1]"] {
             assert!(is_for_us("127.0.0.1:9464", host), "{host}");
         }
         for host in ["evil.example", "evil.example:9464", "localhost.evil.example", "127.0.0.1.evil.example", "", ":1"]

@@ -15,7 +15,9 @@ use crate::{
     hpke::Suite,
     model::{
         Fault, Role, TaskId, Time,
-        overview::{CertificateStatus, KeyState, KeyStatus, Load, Overview, PeerStatus, TaskView},
+        overview::{
+            BatchView, CertificateStatus, KeyState, KeyStatus, Load, Overview, PeerStatus, StateCounts, TaskView,
+        },
         status::TaskStatus,
     },
     store::{KeyRecord, TaskState},
@@ -26,7 +28,7 @@ struct Read {
     status: TaskStatus,
     totals: Totals,
     oldest_waiting: Option<Time>,
-    batches: (Vec<crate::model::overview::BatchView>, u64),
+    batches: (Vec<BatchView>, StateCounts),
 }
 
 impl Read {
@@ -112,7 +114,7 @@ fn task_views(app: &App) -> Result<Vec<TaskView>, Fault> {
 }
 
 fn task_view(app: &App, read: Read) -> TaskView {
-    let Read { mut status, totals, oldest_waiting, batches: (batches, batch_count) } = read;
+    let Read { mut status, totals, oldest_waiting, batches: (batches, counts) } = read;
     let (id, lately) = (status.id, app.recorder.lately(&status.id, Moment::now(), totals));
     status.last_trouble = app.trouble(&id);
     let peer = (status.role == Role::Leader).then(|| {
@@ -127,7 +129,8 @@ fn task_view(app: &App, read: Read) -> TaskView {
         oldest_waiting,
         refused: refused.map(|(name, count)| (name.clone(), *count)).collect(),
         batches,
-        batch_count,
+        batch_count: counts.batches_ready + counts.batches_not_aggregated_yet + counts.batches_too_few,
+        counts,
         peer,
         history: lately.history,
         status,
