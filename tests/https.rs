@@ -65,7 +65,8 @@ async fn a_task_lives_over_https(#[case] revision: Revision) {
     let query = parties.query_now();
     let client = Client::new(parties.task().clone(), authority.peer(), Retries::default()).unwrap();
     upload_all(&client, None).await;
-    let task = CollectorTask { public: parties.task().clone(), token: parties.collector_token.clone() };
+    let task =
+        CollectorTask { public: parties.task().clone(), token: parties.collector_token.clone(), previous_token: None };
     let collector = Collector::new(task, parties.keypair.clone(), authority.peer(), Retries::default()).unwrap();
     assert_whole("over HTTPS", collector.collect(query, Some(PATIENCE), |_| {}).await);
     pair.stop().await;

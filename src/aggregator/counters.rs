@@ -69,3 +69,70 @@ pub fn refused_by_helper(error: ReportError) -> &'static str {
         ReportError::OutdatedConfig => "helper_outdated_config",
     }
 }
+
+/// Whether a counter is one of reports that were refused, for whatever reason.
+pub fn is_refusal(name: &str) -> bool {
+    !matches!(name, REPORT_SUCCESS | REPORT_REPEATED | AGGREGATE_SUCCESS | SUM_GIVEN_UP | BATCH_FORGOTTEN)
+}
+
+/// What a counter of refusals says, in words that go on from a number: "3 sealed to an unknown key". A reason of the
+/// helper's has the words of ours.
+pub fn reason(name: &str) -> &str {
+    match name.strip_prefix("helper_").unwrap_or(name) {
+        INTERVAL_COLLECTED | "batch_collected" => "too late: the batch was collected",
+        REPORT_DECODE_FAILURE => "not decodable",
+        REPORT_EXPIRED => "too old: what is that old is given up",
+        REPORT_OUTDATED_KEY | "outdated_config" | "hpke_unknown_config_id" => "sealed to an unknown key",
+        REPORT_TOO_EARLY | "report_too_early" => "of a time too far ahead",
+        TASK_EXPIRED | "task_expired" => "of a time after the task's end",
+        TASK_NOT_STARTED | "task_not_started" => "of a time before the task's start",
+        UNSUPPORTED_EXTENSION => "with an unknown extension",
+        "report_replayed" => "sent a second time",
+        "report_dropped" => "dropped: of a time that is given up",
+        "hpke_decrypt_error" => "not decryptable",
+        "vdaf_prep_error" => "not valid: the proof does not hold",
+        "batch_saturated" => "in a batch that is full",
+        "invalid_message" => "malformed inside",
+        "protocol_error" => "given up: the helper broke the protocol",
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_words() {
+        let errors = [
+            ReportError::BatchCollected,
+            ReportError::ReportReplayed,
+            ReportError::ReportDropped,
+            ReportError::HpkeUnknownConfigId,
+            ReportError::HpkeDecryptError,
+            ReportError::VdafPrepError,
+            ReportError::BatchSaturated,
+            ReportError::TaskExpired,
+            ReportError::InvalidMessage,
+            ReportError::ReportTooEarly,
+            ReportError::TaskNotStarted,
+            ReportError::OutdatedConfig,
+        ];
+        let of_reports = errors.into_iter().flat_map(|error| [refused(error), refused_by_helper(error)]);
+        let of_uploads = [
+            INTERVAL_COLLECTED,
+            REPORT_DECODE_FAILURE,
+            REPORT_EXPIRED,
+            REPORT_OUTDATED_KEY,
+            REPORT_TOO_EARLY,
+            TASK_EXPIRED,
+            TASK_NOT_STARTED,
+            UNSUPPORTED_EXTENSION,
+            HELPER_PROTOCOL_ERROR,
+        ];
+        for name in of_reports.chain(of_uploads) {
+            assert!(is_refusal(name) && reason(name).contains(' '), "{name}: {}", reason(name));
+        }
+        assert!(!is_refusal(REPORT_SUCCESS) && !is_refusal(AGGREGATE_SUCCESS));
+    }
+}

@@ -10,7 +10,7 @@ use super::{
     app::App,
     backup,
     http::{Request, Response, content, empty, failure},
-    tokens,
+    overview, tokens,
 };
 use crate::{
     aggregator::{
@@ -58,6 +58,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
             let version = env!("CARGO_PKG_VERSION").to_owned();
             json(StatusCode::OK, &Health { version, fault, disk: app.disk.status() })
         }
+        ("GET", "/overview", _) => json(StatusCode::OK, &overview::take(app).await?),
         ("POST", "/tasks", _) => {
             let task: Task = read(app, &mut request).await?;
             tasks::check(&task).map_err(|why| Problem::about(400).with_detail(why.to_string()))?;

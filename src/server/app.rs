@@ -14,6 +14,7 @@ use super::{
     keys::Keys,
     listen,
     memory::{Budget, JobMemory},
+    recorder::Recorder,
     tls::Certificates,
 };
 use crate::{
@@ -70,6 +71,8 @@ pub struct App {
     pub results: Notify,
     /// Becomes true when the server is asked to stop.
     pub stopping: watch::Sender<bool>,
+    /// How it goes, for those who watch.
+    pub recorder: Recorder,
     /// Helper jobs being worked on: a repeat of one waits for it.
     pub helper_jobs: KeyedLocks<(TaskId, AggregationJobId)>,
     contexts: Mutex<HashMap<TaskId, Arc<TaskContext>>>,
@@ -102,6 +105,7 @@ impl App {
             sweeps: Notify::new(),
             results: Notify::new(),
             stopping: watch::Sender::new(false),
+            recorder: Recorder::new(),
             helper_jobs: KeyedLocks::default(),
             contexts: Mutex::default(),
             trouble: Mutex::default(),
@@ -147,6 +151,7 @@ impl App {
         lock(&self.trouble).remove(id);
         lock(&self.job_caps).remove(id);
         lock(&self.token_uses).retain(|(task, _), _| task != id);
+        self.recorder.forget(id);
     }
 
     /// The most reports that a task's helper can be sent in one job, as far as it has let us know.
