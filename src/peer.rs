@@ -407,7 +407,7 @@ fn classify(url: &str, error: &reqwest::Error) -> PeerError {
 }
 
 /// The text of the cause of the cause: the outer ones only say that something went wrong.
-fn innermost(error: &dyn std::error::Error) -> String {
+pub fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(cause) = error.source() {
         error = cause;
@@ -416,7 +416,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 /// `Retry-After`: a number of seconds or a date (RFC 9110 section 10.2.3).
-fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));

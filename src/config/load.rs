@@ -12,7 +12,7 @@ use figment::{
 };
 use toml::de::{DeTable, DeValue};
 
-use super::Config;
+use super::{Config, acme};
 
 /// The start of the names of environment variables that we read.
 const PREFIX: &str = "DAPBOX_";
@@ -171,7 +171,7 @@ impl Config {
         if leader.retry_initial > leader.retry_max {
             return Err(ConfigError::Nonsense("leader.retry_initial must not exceed leader.retry_max".to_owned()));
         }
-        Ok(())
+        acme::check(self).map_err(ConfigError::Nonsense)
     }
 }
 

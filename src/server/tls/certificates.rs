@@ -18,6 +18,7 @@ pub const ACME_TLS_ALPN: &[u8] = b"acme-tls/1";
 pub struct Certificates {
     current: RwLock<Option<Arc<CertifiedKey>>>,
     challenges: RwLock<HashMap<String, Arc<CertifiedKey>>>,
+    trouble: RwLock<Option<String>>,
 }
 
 impl Certificates {
@@ -29,6 +30,16 @@ impl Certificates {
     /// The certificate in use, if there is one yet.
     pub fn current(&self) -> Option<Arc<CertifiedKey>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes for the operator what the last attempt to renew or reload the certificate ran into, or that it is over.
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.write().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// What the last attempt to renew or reload the certificate ran into, if it failed.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Shows this certificate to an authority that checks whether the domain is ours (RFC 8737 section 3).
