@@ -81,8 +81,8 @@ impl Authority {
         self.judge(response, body.freeze())
     }
 
-    /// Keeps from the crate what it would stumble over: errors that are no problem documents, and pauses beyond all
-    /// times.
+    /// Keeps from the crate what it would stumble over: failures and hints to other places that are no problem documents,
+    /// and pauses beyond all times.
     fn judge(&self, response: Response, body: Bytes) -> Result<BytesResponse, Unasked> {
         let mut parts = http::Response::<reqwest::Body>::from(response).into_parts().0;
         let asked = parts.headers.remove(RETRY_AFTER);
@@ -91,7 +91,7 @@ impl Authority {
         if let Some(pause) = pause {
             parts.headers.insert(RETRY_AFTER, HeaderValue::from(pause.as_secs()));
         }
-        if parts.status.is_client_error() || parts.status.is_server_error() {
+        if !parts.status.is_success() {
             *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = pause;
             if serde_json::from_slice::<instant_acme::Problem>(&body).is_err() {
                 return Err(Unasked::Status(parts.status.as_u16()));
