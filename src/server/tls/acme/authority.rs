@@ -10,15 +10,14 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
-use reqwest::{Certificate, ClientBuilder, Response, redirect::Policy};
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs::default_provider};
+use reqwest::{Response, redirect::Policy};
 use warp::http::{
     self, Request,
     header::{HeaderValue, RETRY_AFTER, USER_AGENT},
 };
 
 use super::trouble::Unasked;
-use crate::peer::{innermost, parse_retry_after};
+use crate::peer::{Roots, client_config, innermost, parse_retry_after};
 
 /// How long connecting may take, and a whole exchange.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,26 +37,13 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A client that trusts the certificates in a file, or the system's if there is none. A system without any is a bare
-    /// container: the roots of the web are compiled in for it.
+    /// A client that trusts the certificates in a file, besides those that everybody trusts.
     pub fn new(ca_file: &Path) -> Result<Self, Unasked> {
-        let builder = || {
-            let builder = reqwest::Client::builder().redirect(Policy::none()).https_only(true);
-            builder.connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT)
-        };
-        let build = |builder: ClientBuilder| builder.build().map_err(|error| Unasked::Client(innermost(&error)));
-        let http = if ca_file.as_os_str().is_empty() {
-            let system = build(builder());
-            system.or_else(|_| build(builder().tls_backend_preconfigured(web_roots()?)))?
-        } else {
-            let roots = |why: String| Unasked::Roots { path: ca_file.to_owned(), why };
-            let pem = std::fs::read(ca_file).map_err(|error| roots(error.to_string()))?;
-            let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| roots(innermost(&error)))?;
-            if certificates.is_empty() {
-                return Err(roots("there is no certificate in it".to_owned()));
-            }
-            build(builder().tls_certs_only(certificates))?
-        };
+        let roots = Roots::read(ca_file).map_err(Unasked::Roots)?;
+        let tls = client_config(&roots).map_err(|error| Unasked::Client(error.to_string()))?;
+        let builder = reqwest::Client::builder().tls_backend_preconfigured(tls).https_only(true);
+        let builder = builder.redirect(Policy::none()).connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
+        let http = builder.build().map_err(|error| Unasked::Client(innermost(&error)))?;
         Ok(Self { http, pause: Arc::default() })
     }
 
@@ -109,12 +95,4 @@ impl HttpClient for Authority {
         let exchange = self.clone().exchange(request);
         Box::pin(async move { exchange.await.map_err(|error| Error::Other(Box::new(error))) })
     }
-}
-
-/// What the web trusts, as it was when this was built.
-fn web_roots() -> Result<ClientConfig, Unasked> {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().map_err(|error| Unasked::Client(error.to_string()))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }

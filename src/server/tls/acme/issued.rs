@@ -2,12 +2,12 @@
 
 use rustls::{
     client::verify_server_name,
-    crypto::aws_lc_rs::default_provider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     server::ParsedCertificate,
     sign::CertifiedKey,
 };
 
+use super::super::{certificates::describe, provider};
 use crate::model::{Duration, Time};
 
 /// By how much an authority's clock may be ahead of ours. They date certificates back by an hour or so.
@@ -44,8 +44,8 @@ impl Issued {
             return Err(format!("a chain of more than {MAX_CHAIN} certificates"));
         }
         check_names(first, domains)?;
-        let validity = Validity::of(first)?;
-        let certified = CertifiedKey::from_der(chain, key, &default_provider())
+        let validity = Validity::of(first).ok_or("a certificate that cannot be understood")?;
+        let certified = CertifiedKey::from_der(chain, key, &provider())
             .map_err(|error| format!("a certificate that does not belong to our key: {error}"))?;
         Ok(Self { certified, validity })
     }
@@ -61,11 +61,9 @@ fn check_names(certificate: &CertificateDer<'_>, domains: &[String]) -> Result<(
 }
 
 impl Validity {
-    fn of(certificate: &CertificateDer<'_>) -> Result<Self, String> {
-        let (_, parsed) = x509_parser::parse_x509_certificate(certificate).map_err(|error| error.to_string())?;
-        let time = |seconds: i64| Time(u64::try_from(seconds).unwrap_or(0));
-        let validity = parsed.validity();
-        Ok(Self { not_before: time(validity.not_before.timestamp()), not_after: time(validity.not_after.timestamp()) })
+    fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let described = describe(certificate)?;
+        Some(Self { not_before: described.not_before, not_after: described.not_after })
     }
 
     /// Whether a certificate that comes in at `now` is of any use.

@@ -12,7 +12,7 @@ mod keep;
 mod order;
 mod trouble;
 
-use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use self::{
     authority::Authority,
@@ -21,8 +21,8 @@ use self::{
     order::Applicant,
     trouble::Trouble,
 };
-use super::Certificates;
-use crate::{config::Acme, model::Time, peer::Backoff};
+use super::super::app::App;
+use crate::{model::Time, peer::Backoff};
 
 /// How often the clock is looked at while there is nothing to do: machines sleep, and clocks are set.
 const LOOK: Duration = Duration::from_secs(3600);
@@ -30,20 +30,16 @@ const LOOK: Duration = Duration::from_secs(3600);
 const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(3600);
 
 /// Shows the certificate that was kept, if there is one, before this returns. Then gets one when there is none or when it
-/// is time to renew it, until `stopped` resolves.
-pub fn drive(
-    certificates: Arc<Certificates>,
-    options: Acme,
-    data_dir: PathBuf,
-    stopped: impl Future<Output = ()>,
-) -> impl Future<Output = ()> {
-    let keep = Keep::new(&data_dir, &options);
+/// is time to renew it, until the server stops.
+pub fn drive(app: Arc<App>) -> impl Future<Output = ()> {
+    let (options, certificates) = (app.config.acme.clone(), app.certificates.clone());
+    let keep = Keep::new(&app.config.data_dir, &options);
     let driver = Driver { applicant: Applicant { options, keep, certificates } };
     let kept = driver.kept();
     async move {
         tokio::select! {
             () = driver.run(kept) => {}
-            () = stopped => {}
+            () = app.stopped() => {}
         }
     }
 }
@@ -99,7 +95,6 @@ impl Driver {
                 Ok(issued) => {
                     let names = self.domains().join(", ");
                     tracing::info!(%names, not_after = issued.validity.not_after.0, "there is a new certificate");
-                    self.applicant.certificates.set_trouble(None);
                     return self.show(issued);
                 }
                 Err(trouble) => trouble,

@@ -7,13 +7,13 @@ use instant_acme::{
     OrderStatus, RetryPolicy,
 };
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
-use rustls::{crypto::aws_lc_rs::default_provider, pki_types::PrivateKeyDer, sign::CertifiedKey};
+use rustls::{pki_types::PrivateKeyDer, sign::CertifiedKey};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use zeroize::Zeroizing;
 
 use super::{
-    super::Certificates,
+    super::{Certificates, provider},
     authority::Authority,
     issued::Issued,
     keep::{self, Keep},
@@ -195,7 +195,7 @@ fn answer(domain: &str, digest: &[u8]) -> Result<CertifiedKey, Trouble> {
     let key = KeyPair::generate().map_err(ours)?;
     let certificate = params.self_signed(&key).map_err(ours)?;
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    CertifiedKey::from_der(vec![certificate.der().clone()], key, &default_provider()).map_err(ours)
+    CertifiedKey::from_der(vec![certificate.der().clone()], key, &provider()).map_err(ours)
 }
 
 /// What an authority found when it looked at the first domain that it is not content with.

@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use instant_acme::{Error, Problem};
 
+use crate::peer::RootsError;
+
 /// The longest text of an authority that is shown.
 const MAX_TEXT: usize = 300;
 /// What the names of RFC 8555's problems begin with (section 6.7).
@@ -52,13 +54,8 @@ pub enum Trouble {
 #[derive(Debug, thiserror::Error)]
 pub enum Unasked {
     /// The certificates that it would be trusted by cannot be read.
-    #[error("acme.directory_ca_file: {}: {why}", path.display())]
-    Roots {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        why: String,
-    },
+    #[error("acme.directory_ca_file: {0}")]
+    Roots(RootsError),
     /// There is no client.
     #[error("cannot make an HTTP client: {0}")]
     Client(String),
@@ -108,7 +105,7 @@ impl Trouble {
         match self {
             Self::Unproved { problem, .. } => unproved(kind(problem)),
             Self::Refused(problem) => refused(kind(problem)),
-            Self::Unasked(Unasked::Roots { .. }) => "make it a readable file of PEM certificates, or leave it empty",
+            Self::Unasked(Unasked::Roots(_)) => "make it a readable file of PEM certificates, or leave it empty",
             Self::Unasked(Unasked::Broken { .. }) => {
                 "can this machine resolve and reach the host of acme.directory, and is the authority's own certificate \
                  one that acme.directory_ca_file or the system trusts?"
