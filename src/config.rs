@@ -4,6 +4,7 @@
 //! for `max_job_size` in `[leader]`), `appliance.toml`, default. Keys that nobody knows are refused wherever they stand,
 //! because a misspelt limit that is silently ignored is a limit that does not exist.
 
+mod acme;
 mod load;
 mod outside;
 pub mod span;

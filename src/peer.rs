@@ -24,7 +24,7 @@ use crate::{
 
 pub use backoff::Backoff;
 pub use retry::{Retries, retry};
-pub use trust::{Roots, RootsError};
+pub use trust::{Roots, RootsError, client_config};
 
 /// The longest `Location` that is followed, in bytes: a leader stores it.
 const MAX_LOCATION: usize = 2048;
@@ -452,7 +452,7 @@ fn classify(url: &str, error: &reqwest::Error) -> PeerError {
 }
 
 /// The text of the cause of the cause: the outer ones only say that something went wrong.
-fn innermost(error: &dyn std::error::Error) -> String {
+pub fn innermost(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(cause) = error.source() {
         error = cause;
@@ -461,7 +461,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 /// `Retry-After`: a number of seconds or a date (RFC 9110 section 10.2.3).
-fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));

@@ -12,7 +12,7 @@ use figment::{
 };
 use toml::de::{DeTable, DeValue};
 
-use super::Config;
+use super::{Config, acme};
 
 /// The start of the names of environment variables that we read.
 const PREFIX: &str = "DAPBOX_";
@@ -178,7 +178,7 @@ impl Config {
         if let Some(text) = self.tls.nonsense().or_else(|| self.proxy.nonsense()) {
             return Err(ConfigError::Nonsense(text));
         }
-        Ok(())
+        acme::check(self).map_err(ConfigError::Nonsense)
     }
 }
 

@@ -46,8 +46,14 @@ pub struct Acme {
     pub contact_email: String,
     /// The authority's directory.
     pub directory: String,
-    /// Root certificates, PEM, that the authority's own server is checked with; empty for the system's.
+    /// Root certificates, PEM, that the authority's own server's certificate may come from, besides the system's (or the
+    /// web's, where the system has none). Empty for none.
     pub directory_ca_file: PathBuf,
+    /// The shortest pause after an attempt that failed; each further one is longer. Authorities count attempts and lock
+    /// out who makes too many: not less than a minute, unless the authority is on this machine.
+    pub retry_initial: Seconds,
+    /// The longest pause after an attempt that failed, unless the authority asks for more.
+    pub retry_max: Seconds,
 }
 
 /// Proxies in front.
@@ -137,6 +143,8 @@ impl Default for Acme {
             contact_email: String::new(),
             directory: "https://acme-v02.api.letsencrypt.org/directory".to_owned(),
             directory_ca_file: PathBuf::new(),
+            retry_initial: Seconds::new(60),
+            retry_max: Seconds::new(3600),
         }
     }
 }

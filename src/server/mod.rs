@@ -169,6 +169,9 @@ impl Server {
 
         let (fail, failed) = watch::channel(None);
         let mut parts = JoinSet::new();
+        if config.tls.mode == TlsMode::Acme {
+            parts.spawn(tls::acme::drive(app.clone()));
+        }
         listen_publicly(&mut parts, app.clone(), listener)?;
         parts.spawn(listen::serve(app.clone(), control, admin::handle));
         parts.spawn(watched(fail.clone(), drive_jobs::drive(app.clone())));

@@ -1,5 +1,6 @@
 //! HTTPS: the certificate that is shown, where it comes from, and the listener that shows it.
 
+pub mod acme;
 mod certificates;
 mod files;
 mod listener;
