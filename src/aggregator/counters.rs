@@ -69,3 +69,69 @@ pub fn refused_by_helper(error: ReportError) -> &'static str {
         ReportError::OutdatedConfig => "helper_outdated_config",
     }
 }
+
+/// What the name of a counter of refused reports means, in words that go on after "reports".
+pub fn meaning(name: &str) -> String {
+    match (reason(name), name.strip_prefix("helper_").and_then(reason)) {
+        (Some(reason), _) => reason.to_owned(),
+        (None, Some(reason)) => format!("{reason}, says the helper"),
+        (None, None) => name.replace('_', " "),
+    }
+}
+
+fn reason(name: &str) -> Option<&'static str> {
+    Some(match name {
+        INTERVAL_COLLECTED => "uploaded after their time was collected",
+        REPORT_DECODE_FAILURE => "that could not be read at upload",
+        REPORT_EXPIRED => "uploaded when they were older than the task keeps reports",
+        REPORT_OUTDATED_KEY => "uploaded sealed to an HPKE key that is not kept any more",
+        REPORT_TOO_EARLY => "uploaded with a time in the future: a clock is wrong",
+        TASK_EXPIRED => "uploaded after the end of the task",
+        TASK_NOT_STARTED => "uploaded before the start of the task",
+        UNSUPPORTED_EXTENSION => "uploaded with an extension that is not supported",
+        REPORT_REPEATED => "uploaded again, which changes nothing",
+        HELPER_PROTOCOL_ERROR => "given up because the helper broke the protocol",
+        "batch_collected" => "whose batch was collected already",
+        "report_replayed" => "that were aggregated already",
+        "report_dropped" => "too old to tell whether they were aggregated already",
+        "hpke_unknown_config_id" => "sealed to an HPKE key that the server does not have",
+        "hpke_decrypt_error" => "that do not open: sealed for another task or key, or changed on the way",
+        "vdaf_prep_error" => "whose proof does not hold: out of range, or forged",
+        "batch_saturated" => "whose batch is full",
+        "task_expired" => "of after the end of the task",
+        "invalid_message" => "that could not be read, or with an unknown extension",
+        "report_too_early" => "with a time in the future: a clock is wrong",
+        "task_not_started" => "of before the start of the task",
+        "outdated_config" => "sealed to an HPKE key that the leader does not have any more",
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_a_meaning_and_the_helpers_are_told_apart() {
+        let errors = [
+            ReportError::BatchCollected,
+            ReportError::ReportReplayed,
+            ReportError::ReportDropped,
+            ReportError::HpkeUnknownConfigId,
+            ReportError::HpkeDecryptError,
+            ReportError::VdafPrepError,
+            ReportError::BatchSaturated,
+            ReportError::TaskExpired,
+            ReportError::InvalidMessage,
+            ReportError::ReportTooEarly,
+            ReportError::TaskNotStarted,
+            ReportError::OutdatedConfig,
+        ];
+        for error in errors {
+            let ours = reason(refused(error)).unwrap();
+            assert_eq!(meaning(refused_by_helper(error)), format!("{ours}, says the helper"));
+        }
+        assert_eq!(meaning(HELPER_PROTOCOL_ERROR), "given up because the helper broke the protocol");
+        assert_eq!(meaning("of_a_later_release"), "of a later release");
+    }
+}
