@@ -44,6 +44,10 @@ const NICENESS: i32 = 5;
 pub struct Pool {
     workers: Arc<rayon::ThreadPool>,
     admission: Arc<Semaphore>,
+    /// How many jobs are admitted at once.
+    most: usize,
+    /// How many jobs wait to be admitted.
+    waiting: Arc<AtomicUsize>,
     /// How many jobs of one task are admitted at once.
     most_of_a_task: usize,
     lanes: Arc<Mutex<HashMap<TaskId, Weak<Lane>>>>,
@@ -128,6 +132,8 @@ impl Pool {
         Ok(Self {
             workers: Arc::new(workers),
             admission: Arc::new(Semaphore::new(max_admitted)),
+            most: max_admitted,
+            waiting: Arc::default(),
             most_of_a_task: max_admitted.div_ceil(2),
             lanes: Arc::default(),
         })
@@ -144,9 +150,21 @@ impl Pool {
     /// Waits for a slot for a task, first come, first served.
     pub async fn admit(&self, task: &TaskId) -> Permit {
         let lane = self.lane(task);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waits = Waits(&self.waiting);
         let job = acquire(&lane.jobs).await;
         let admission = acquire(&self.admission).await;
         Permit(Arc::new(Slot { lane, _job: job, _admission: admission }))
+    }
+
+    /// How many jobs are admitted.
+    pub fn admitted(&self) -> usize {
+        self.most - self.admission.available_permits()
+    }
+
+    /// How many jobs wait to be admitted.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     fn lane(&self, task: &TaskId) -> Arc<Lane> {

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 fn dapbox(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
-    command.args(arguments).env("RUST_BACKTRACE", "0").env_remove("DAPBOX_CONFIG");
+    command.args(arguments).env("RUST_BACKTRACE", "0").env_remove("DAPBOX_CONFIG").env("DAPBOX_MONITOR__LISTEN", "");
     command
 }
 

@@ -23,6 +23,7 @@ const NOBODY: u32 = 65534;
 fn dapbox(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
     command.args(arguments).env_remove("DAPBOX_CONFIG").env("RUST_BACKTRACE", "0").current_dir("/");
+    command.env("DAPBOX_MONITOR__LISTEN", "");
     command
 }
 

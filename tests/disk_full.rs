@@ -33,7 +33,7 @@ const HOUR: u64 = 3600;
 
 fn dapbox(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
-    command.args(arguments).env_remove("DAPBOX_CONFIG").env("RUST_BACKTRACE", "0");
+    command.args(arguments).env_remove("DAPBOX_CONFIG").env("RUST_BACKTRACE", "0").env("DAPBOX_MONITOR__LISTEN", "");
     command
 }
 

@@ -17,7 +17,7 @@ fn dapbox(arguments: &[&str], dir: &Path) -> Command {
     // Whatever disk the tests run on.
     let small = (1 << 20).to_string();
     command.env_remove("DAPBOX_CONFIG").env("DAPBOX_DISK__RESERVE_BYTES", &small);
-    command.env("DAPBOX_DISK__BALLAST_BYTES", &small).env("RUST_BACKTRACE", "0");
+    command.env("DAPBOX_DISK__BALLAST_BYTES", &small).env("RUST_BACKTRACE", "0").env("DAPBOX_MONITOR__LISTEN", "");
     command
 }
 

@@ -37,7 +37,8 @@ const PRIVATE: &[(&str, &[&str])] = &[
     ("chacha20poly1305::", &["store/vault.rs"]),
     ("siphasher::", &["store/fingerprints.rs"]),
     ("crc32fast::", &["store/ledger.rs"]),
-    ("rustix::", &["store/space.rs", "cli/doctor/", "cli/bench/", "pool.rs"]),
+    ("rustix::", &["store/space.rs", "server/metrics/", "cli/doctor/", "cli/bench/", "cli/screen.rs", "pool.rs"]),
+    ("prometheus_client", &["server/metrics.rs"]),
     ("Revision::Dap09", &["wire/mod.rs", "vdaf/mod.rs", "server/", "cli/"]),
     ("Revision::Dap18", &["wire/mod.rs", "vdaf/mod.rs", "server/", "cli/"]),
 ];

@@ -70,41 +70,32 @@ pub fn refused_by_helper(error: ReportError) -> &'static str {
     }
 }
 
-/// What the name of a counter of refused reports means, in words that go on after "reports".
-pub fn meaning(name: &str) -> String {
-    match (reason(name), name.strip_prefix("helper_").and_then(reason)) {
-        (Some(reason), _) => reason.to_owned(),
-        (None, Some(reason)) => format!("{reason}, says the helper"),
-        (None, None) => name.replace('_', " "),
-    }
+/// Whether a counter is one of reports that were refused, for whatever reason.
+pub fn is_refusal(name: &str) -> bool {
+    !matches!(name, REPORT_SUCCESS | REPORT_REPEATED | AGGREGATE_SUCCESS | SUM_GIVEN_UP | BATCH_FORGOTTEN)
 }
 
-fn reason(name: &str) -> Option<&'static str> {
-    Some(match name {
-        INTERVAL_COLLECTED => "uploaded after their time was collected",
-        REPORT_DECODE_FAILURE => "that could not be read at upload",
-        REPORT_EXPIRED => "uploaded when they were older than the task keeps reports",
-        REPORT_OUTDATED_KEY => "uploaded sealed to an HPKE key that is not kept any more",
-        REPORT_TOO_EARLY => "uploaded with a time in the future: a clock is wrong",
-        TASK_EXPIRED => "uploaded after the end of the task",
-        TASK_NOT_STARTED => "uploaded before the start of the task",
-        UNSUPPORTED_EXTENSION => "uploaded with an extension that is not supported",
-        REPORT_REPEATED => "uploaded again, which changes nothing",
-        HELPER_PROTOCOL_ERROR => "given up because the helper broke the protocol",
-        "batch_collected" => "whose batch was collected already",
-        "report_replayed" => "that were aggregated already",
-        "report_dropped" => "too old to tell whether they were aggregated already",
-        "hpke_unknown_config_id" => "sealed to an HPKE key that the server does not have",
-        "hpke_decrypt_error" => "that do not open: sealed for another task or key, or changed on the way",
-        "vdaf_prep_error" => "whose proof does not hold: out of range, or forged",
-        "batch_saturated" => "whose batch is full",
-        "task_expired" => "of after the end of the task",
-        "invalid_message" => "that could not be read, or with an unknown extension",
-        "report_too_early" => "with a time in the future: a clock is wrong",
-        "task_not_started" => "of before the start of the task",
-        "outdated_config" => "sealed to an HPKE key that the leader does not have any more",
-        _ => return None,
-    })
+/// What a counter of refusals says, in words that go on from a number: "3 sealed to an unknown key". A reason of the
+/// helper's has the words of ours.
+pub fn reason(name: &str) -> &str {
+    match name.strip_prefix("helper_").unwrap_or(name) {
+        INTERVAL_COLLECTED | "batch_collected" => "too late: the batch was collected",
+        REPORT_DECODE_FAILURE => "not decodable",
+        REPORT_EXPIRED => "too old: what is that old is given up",
+        REPORT_OUTDATED_KEY | "outdated_config" | "hpke_unknown_config_id" => "sealed to an unknown key",
+        REPORT_TOO_EARLY | "report_too_early" => "of a time too far ahead",
+        TASK_EXPIRED | "task_expired" => "of a time after the task's end",
+        TASK_NOT_STARTED | "task_not_started" => "of a time before the task's start",
+        UNSUPPORTED_EXTENSION => "with an unknown extension",
+        "report_replayed" => "sent a second time",
+        "report_dropped" => "dropped: of a time that is given up",
+        "hpke_decrypt_error" => "not decryptable",
+        "vdaf_prep_error" => "not valid: the proof does not hold",
+        "batch_saturated" => "in a batch that is full",
+        "invalid_message" => "malformed inside",
+        "protocol_error" => "given up: the helper broke the protocol",
+        _ => name,
+    }
 }
 
 #[cfg(test)]
@@ -112,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_refusal_has_a_meaning_and_the_helpers_are_told_apart() {
+    fn every_refusal_has_words() {
         let errors = [
             ReportError::BatchCollected,
             ReportError::ReportReplayed,
@@ -127,11 +118,21 @@ mod tests {
             ReportError::TaskNotStarted,
             ReportError::OutdatedConfig,
         ];
-        for error in errors {
-            let ours = reason(refused(error)).unwrap();
-            assert_eq!(meaning(refused_by_helper(error)), format!("{ours}, says the helper"));
+        let of_reports = errors.into_iter().flat_map(|error| [refused(error), refused_by_helper(error)]);
+        let of_uploads = [
+            INTERVAL_COLLECTED,
+            REPORT_DECODE_FAILURE,
+            REPORT_EXPIRED,
+            REPORT_OUTDATED_KEY,
+            REPORT_TOO_EARLY,
+            TASK_EXPIRED,
+            TASK_NOT_STARTED,
+            UNSUPPORTED_EXTENSION,
+            HELPER_PROTOCOL_ERROR,
+        ];
+        for name in of_reports.chain(of_uploads) {
+            assert!(is_refusal(name) && reason(name).contains(' '), "{name}: {}", reason(name));
         }
-        assert_eq!(meaning(HELPER_PROTOCOL_ERROR), "given up because the helper broke the protocol");
-        assert_eq!(meaning("of_a_later_release"), "of a later release");
+        assert!(!is_refusal(REPORT_SUCCESS) && !is_refusal(AGGREGATE_SUCCESS));
     }
 }

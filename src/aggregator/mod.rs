@@ -14,6 +14,7 @@ pub mod keys;
 pub mod leader;
 pub mod naming;
 pub mod offline;
+pub mod progress;
 pub mod restored;
 pub mod retention;
 mod shares;

@@ -12,6 +12,7 @@ use crate::{
     config::Config,
     model::{
         Task, TaskId, Time,
+        overview::Overview,
         status::{CloseRequest, Health, TaskStatus},
     },
     server,
@@ -127,6 +128,12 @@ impl Socket {
     /// How the server is.
     pub async fn health(&self) -> Result<Health, Failure> {
         let (status, body) = self.ask(Method::GET, "/health", None).await?;
+        if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refused(status, &body)) }
+    }
+
+    /// All that is to be seen of the server.
+    pub async fn overview(&self) -> Result<Overview, Failure> {
+        let (status, body) = self.ask(Method::GET, "/overview", None).await?;
         if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refused(status, &body)) }
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Failure, control::Socket, taskfile::TaskFiles};
 use crate::{
-    config::{Config, Disk, Leader, Seconds},
+    config::{Config, Disk, Leader, Monitor, OptionalAddress, Seconds},
     model::{ReportId, Revision, Secret, Task, TaskId, status::TaskStatus},
     server::Server,
     wire,
@@ -33,10 +33,11 @@ pub struct Node {
 }
 
 impl Pair {
-    /// Starts both, with data directories in `dir`, on the given ports (0: any that is free).
-    pub async fn start(dir: &Path, ports: [u16; 2]) -> Result<Self, Failure> {
-        let leader = Node::start(dir.join("leader"), ports[0]).await?;
-        match Node::start(dir.join("helper"), ports[1]).await {
+    /// Starts both, with data directories in `dir`, on the given ports (0: any that is free). `watched` says whether they
+    /// have private listeners, on any ports.
+    pub async fn start(dir: &Path, ports: [u16; 2], watched: bool) -> Result<Self, Failure> {
+        let leader = Node::start(dir.join("leader"), ports[0], watched).await?;
+        match Node::start(dir.join("helper"), ports[1], watched).await {
             Ok(helper) => Ok(Self { leader, helper }),
             Err(failure) => {
                 leader.server.stop().await?;
@@ -75,11 +76,12 @@ impl Pair {
 }
 
 impl Node {
-    async fn start(data_dir: PathBuf, port: u16) -> Result<Self, Failure> {
+    async fn start(data_dir: PathBuf, port: u16, watched: bool) -> Result<Self, Failure> {
         std::fs::create_dir_all(&data_dir).map_err(|e| Failure::new(e).context(data_dir.display()))?;
         let config = Config {
             data_dir: data_dir.clone(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            monitor: Monitor { listen: OptionalAddress(watched.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))) },
             // Whoever tries things out does not want to wait for more reports.
             leader: Leader {
                 max_job_delay: Seconds::millis(100),
@@ -100,6 +102,11 @@ impl Node {
     /// Its base URL for task files, where it speaks a revision.
     pub fn url(&self, revision: Revision) -> String {
         format!("{}/{}/", self.origin, wire::of(revision).prefix())
+    }
+
+    /// Where to watch it, if it can be watched.
+    pub fn monitor(&self) -> Option<String> {
+        self.server.monitor_address().map(|address| format!("http://{address}/"))
     }
 
     /// How far a task is.

@@ -12,9 +12,11 @@ mod local;
 mod logging;
 mod pair;
 mod restore;
+mod screen;
 mod serve;
 mod show;
 mod signals;
+mod status;
 mod style;
 mod task;
 pub mod taskfile;
@@ -55,6 +57,8 @@ pub struct Cli {
 enum Command {
     /// Run an aggregator until it is told to stop.
     Serve(serve::Args),
+    /// Show how the running server is: tasks, rates, batches, trouble.
+    Status(status::Args),
     /// Make, add, list, show, close and remove tasks.
     #[command(subcommand)]
     Task(task::Command),
@@ -143,6 +147,7 @@ fn execute(command: Command) -> Outcome {
     let outcome = runtime.block_on(async {
         match command {
             Command::Serve(args) => serve::run(args).await,
+            Command::Status(args) => status::run(args).await,
             Command::Task(command) => task::run(command).await,
             Command::Backup(args) => backup::run(*args).await,
             Command::Restore(args) => restore::run(args).await,

@@ -60,7 +60,7 @@ pub async fn run(args: Args) -> Outcome {
     if let Some(files) = &known {
         check_known(&args, files, ports).map_err(|e| e.context(directory.path().display()))?;
     }
-    let pair = Pair::start(directory.path(), ports).await?;
+    let pair = Pair::start(directory.path(), ports, true).await?;
     let outcome = tokio::select! {
         outcome = introduce(&args, &directory, &pair, known) => match outcome {
             Ok(()) => tokio::select! {
@@ -156,6 +156,11 @@ fn print_introduction(directory: &Directory, pair: &Pair, files: &TaskFiles) -> 
     say("")?;
     line("leader", &task.leader_url)?;
     line("helper", &task.helper_url)?;
+    for (name, node) in [("watch", &pair.leader), ("", &pair.helper)] {
+        if let Some(url) = node.monitor() {
+            line(name, &url)?;
+        }
+    }
     line("task", &task.id.to_string())?;
     line("protocol", &show::revision(task.revision))?;
     line("measures", &show::vdaf(&task.vdaf))?;

@@ -10,6 +10,7 @@ pub mod fault;
 pub mod hpke;
 pub mod ids;
 pub mod job;
+pub mod latency;
 pub mod overview;
 pub mod report;
 pub mod secret;

@@ -95,7 +95,7 @@ pub struct TaskView {
     pub upload_rate: f64,
     /// Reports aggregated per second, over the last minute.
     pub aggregation_rate: f64,
-    /// The time of the oldest report that waits for aggregation (leader).
+    /// The time of the oldest report that is not aggregated, rounded down to the task's time precision (leader).
     pub oldest_waiting: Option<Time>,
     /// Why reports were refused, by the names of the task's counters, with how many; only what is not zero.
     pub refused: BTreeMap<String, u64>,
@@ -103,6 +103,9 @@ pub struct TaskView {
     pub batches: Vec<BatchView>,
     /// How many such batches there are.
     pub batch_count: u64,
+    /// How many batches and jobs are how far.
+    #[serde(default)]
+    pub counts: StateCounts,
     /// Whether the other aggregator answers (leader), as far as we have asked.
     pub peer: Option<PeerStatus>,
     /// What happened lately, the oldest first.
@@ -114,6 +117,28 @@ impl TaskView {
     pub const MAX_BATCHES: usize = 50;
 }
 
+/// How many batches and jobs of a task are how far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StateCounts {
+    /// Batches that can be collected.
+    pub batches_ready: u64,
+    /// Batches that could be if those reports were aggregated that wait.
+    pub batches_not_aggregated_yet: u64,
+    /// Batches of too few reports, even so.
+    pub batches_too_few: u64,
+    /// Aggregation jobs of which nothing was sent yet (leader).
+    pub jobs_picked: u64,
+    /// Aggregation jobs that the helper may have seen (leader).
+    pub jobs_sent: u64,
+    /// Aggregation jobs that are answered later (helper).
+    pub jobs_deferred: u64,
+    /// Collection jobs whose batch cannot be closed yet (leader).
+    pub collections_waiting: u64,
+    /// Collection jobs whose batch is closed and whose result is not there yet (leader).
+    pub collections_closed: u64,
+}
+
 /// A batch bucket (time interval) or batch (fixed size) that was not collected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchView {
@@ -123,7 +148,8 @@ pub struct BatchView {
     pub interval: Option<Interval>,
     /// Reports that are aggregated in it.
     pub aggregated: u64,
-    /// Reports that are waiting to be aggregated into it (leader, time interval).
+    /// Reports that wait to be aggregated into it or are in aggregation jobs under way (leader). Those that belong to no
+    /// batch of fixed size yet are counted where they will go, or in a batch without an id.
     pub waiting: u64,
     /// How far it is.
     pub state: BatchState,

@@ -9,6 +9,7 @@ use super::{
     app::App,
     backup,
     http::{Request, Response, content, empty, failure},
+    overview,
 };
 use crate::{
     aggregator::{
@@ -51,6 +52,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
             let version = env!("CARGO_PKG_VERSION").to_owned();
             json(StatusCode::OK, &Health { version, fault, disk: app.disk.status() })
         }
+        ("GET", "/overview", _) => json(StatusCode::OK, &overview::take(app).await?),
         ("POST", "/tasks", _) => {
             let limits = &app.config.limits;
             let body =

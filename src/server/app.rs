@@ -12,6 +12,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use super::{
     disk::Disk,
     memory::{Budget, JobMemory},
+    recorder::Recorder,
 };
 use crate::{
     aggregator::{KeyRing, TaskContext},
@@ -61,6 +62,8 @@ pub struct App {
     pub results: Notify,
     /// Becomes true when the server is asked to stop.
     pub stopping: watch::Sender<bool>,
+    /// How it goes, for those who watch.
+    pub recorder: Recorder,
     /// Helper jobs being worked on: a repeat of one waits for it.
     pub helper_jobs: KeyedLocks<(TaskId, AggregationJobId)>,
     contexts: Mutex<HashMap<TaskId, Arc<TaskContext>>>,
@@ -89,6 +92,7 @@ impl App {
             sweeps: Notify::new(),
             results: Notify::new(),
             stopping: watch::Sender::new(false),
+            recorder: Recorder::new(),
             helper_jobs: KeyedLocks::default(),
             contexts: Mutex::default(),
             trouble: Mutex::default(),
@@ -121,6 +125,7 @@ impl App {
         lock(&self.contexts).remove(id);
         lock(&self.trouble).remove(id);
         lock(&self.job_caps).remove(id);
+        self.recorder.forget(id);
     }
 
     /// The most reports that a task's helper can be sent in one job, as far as it has let us know.

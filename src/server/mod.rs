@@ -22,8 +22,12 @@ mod jobs;
 mod leader_job;
 mod listen;
 mod memory;
+mod metrics;
+mod monitor;
+mod overview;
 mod persist;
 mod pursue;
+mod recorder;
 mod routes;
 mod tls;
 mod uploads;
@@ -35,6 +39,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Instant,
 };
 
 use tokio::{
@@ -56,6 +61,7 @@ use crate::{
 
 pub use backup::{PATH as BACKUP_PATH, WITH_KEY};
 pub use disk::needed_bytes;
+pub use metrics::{Kind as MetricKind, METRICS, Metric};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +77,17 @@ pub enum StartError {
     /// Nothing can be heard on the address.
     #[error("cannot listen on {address}: {error}; is another server running there? set `listen` to a free address")]
     Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Nothing can be heard on the address of the private listener.
+    #[error(
+        "cannot listen on {address} for those who watch: {error}; set monitor.listen to a free address, or to \"\" for \
+         none"
+    )]
+    Monitor {
         /// The address.
         address: SocketAddr,
         /// What the system says.
@@ -94,6 +111,9 @@ pub struct Server {
     app: Arc<App>,
     address: SocketAddr,
     parts: JoinSet<()>,
+    monitor_address: Option<SocketAddr>,
+    /// The private listener, which answers until all else has stopped.
+    monitor: JoinSet<()>,
     failed: watch::Receiver<Option<Fault>>,
 }
 
@@ -117,7 +137,10 @@ impl Server {
         let listen_error = |error| StartError::Listen { address: config.listen, error };
         let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
+        let watchers = bind_monitor(&config.monitor).await?;
         let control = bind_control(&config.control_socket())?;
+        // Before anything happens: what happens then is news.
+        overview::look(&app)?;
 
         let (fail, failed) = watch::channel(None);
         let mut parts = JoinSet::new();
@@ -128,6 +151,9 @@ impl Server {
         parts.spawn(watched(fail.clone(), drive_deferred::drive(app.clone())));
         parts.spawn(watched(fail.clone(), drive_sweep::drive(app.clone())));
         parts.spawn(watched(fail.clone(), disk::drive(app.clone())));
+        parts.spawn(watched(fail.clone(), overview::drive(app.clone())));
+        let monitor_address = watchers.as_ref().and_then(|listener| listener.local_addr().ok());
+        let monitor = watchers.into_iter().map(|listener| monitor::serve(app.clone(), listener)).collect();
         let shared = app.clone();
         parts.spawn(watched(fail, async move {
             tokio::select! {
@@ -135,12 +161,17 @@ impl Server {
                 () = shared.stopped() => Ok(()),
             }
         }));
-        Ok(Self { app, address, parts, failed })
+        Ok(Self { app, address, parts, monitor_address, monitor, failed })
     }
 
     /// The address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The address of the private listener, if there is one.
+    pub fn monitor_address(&self) -> Option<SocketAddr> {
+        self.monitor_address
     }
 
     /// How many durable commits there were since the start.
@@ -174,6 +205,7 @@ impl Server {
             self.parts.shutdown().await;
         }
         let _ = std::fs::remove_file(self.app.config.control_socket());
+        self.monitor.shutdown().await;
         self.app.store.close().await;
         Ok(())
     }
@@ -235,6 +267,13 @@ async fn prepare(config: Config, store: Store, failpoints: Failpoints) -> Result
     Ok(App::new(config, store, pool, ring, peer))
 }
 
+/// Listens for those who watch, if they are wanted.
+async fn bind_monitor(config: &config::Monitor) -> Result<Option<TcpListener>, StartError> {
+    let Some(address) = config.listen.0 else { return Ok(None) };
+    let bound = TcpListener::bind(address).await;
+    bound.map(Some).map_err(|error| StartError::Monitor { address, error })
+}
+
 /// Makes the control socket, for us alone. A socket that a killed server left behind is ours to replace: we hold the
 /// data directory's lock.
 fn bind_control(path: &Path) -> Result<UnixListener, StartError> {
@@ -250,8 +289,16 @@ fn bind_control(path: &Path) -> Result<UnixListener, StartError> {
     bind().map_err(|error| StartError::Control { path: path.to_owned(), error })
 }
 
-/// Answers a request from outside: finds the revision by the path.
+/// Answers a request from outside, and notes how long that took.
 async fn answer(app: Arc<App>, request: Request) -> http::Response {
+    let (begin, path) = (Instant::now(), request.path.clone());
+    let response = route(app.clone(), request).await;
+    app.recorder.answered(&path, response.status().as_u16(), begin.elapsed());
+    response
+}
+
+/// Finds the revision by the path.
+async fn route(app: Arc<App>, request: Request) -> http::Response {
     let path = request.path.clone();
     let below = |revision| path.strip_prefix('/')?.strip_prefix(wire::of(revision).prefix())?.strip_prefix('/');
     match Revision::ALL.into_iter().find_map(|revision| Some((revision, below(revision)?))) {

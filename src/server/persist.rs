@@ -34,6 +34,7 @@ impl<'a> Persistence<'a> {
         if failures.is_power_of_two() {
             tracing::warn!(%task, %error, failures, ?pause, "the helper did not take {what}");
         }
+        app.recorder.contact(task, false);
         app.set_trouble(task, Some(format!("the helper did not take {what} ({failures} times): {error}")));
         pause
     }

@@ -1,7 +1,10 @@
 //! Asking the helper for something until it is decided: the same bytes again and again, and where the helper takes its
 //! time (DAP-18 section 3.1), polls of what it has made of them.
 
-use std::{ops::ControlFlow, time::Duration};
+use std::{
+    ops::ControlFlow,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
@@ -116,6 +119,7 @@ impl<'a> Pursuit<'a> {
         let error = match reply {
             Ok(Reply { ready: Some(body), place, .. }) => match read(&body) {
                 Ok(message) => {
+                    self.app.recorder.contact(&self.context.task.public.id, true);
                     return Attempt::Ended(Pursued::Answered { message, place: place.or(self.pending.take()) });
                 }
                 Err(malformed) => CallError::Unexpected(malformed.to_string()),
@@ -123,6 +127,7 @@ impl<'a> Pursuit<'a> {
             Ok(Reply { place, retry_after, .. }) => {
                 self.pending = place.or(self.pending.take());
                 if !self.is_to_send() {
+                    self.app.recorder.contact(&self.context.task.public.id, true);
                     return Attempt::Pause(self.pace.next(retry_after));
                 }
                 CallError::Unexpected("an empty body, and no place to ask for the answer".to_owned())
@@ -137,6 +142,7 @@ impl<'a> Pursuit<'a> {
             Err(CallError::Refused(problem))
                 if (self.errand.is_final)(&problem, self.errand.may_have_arrived && poll.is_none()) =>
             {
+                self.app.recorder.contact(&self.context.task.public.id, false);
                 return Attempt::Ended(Pursued::Refused { problem: *problem, place: self.pending.take() });
             }
             Err(error) => error,
@@ -155,13 +161,16 @@ impl<'a> Pursuit<'a> {
         let (url, token) = (&task.public.helper_url, Some(helper_token));
         let Errand { interaction, points: [sending, polling], id, max_answer, .. } = self.errand;
         let peer = self.app.peer.up_to(max_answer);
-        match poll {
+        let begin = Instant::now();
+        let reply = match poll {
             Some(poll) => self.app.unless_stopped(peer.at(polling).ask(url, poll, token, Bytes::new())).await,
             None => {
                 let create = self.context.wire.create_call(interaction, &task.public.id, id);
                 self.app.unless_stopped(peer.at(sending).ask(url, &create, token, request.clone())).await
             }
-        }
+        }?;
+        self.app.recorder.asked(interaction, poll.is_some(), &reply, begin.elapsed());
+        Some(reply)
     }
 
     /// Pauses. Breaks if the server stops meanwhile, or the task is removed.

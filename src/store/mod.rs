@@ -90,7 +90,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::writer::{Answer, Core, Work};
-use crate::model::{Failpoints, Fault, Point};
+use crate::model::{Failpoints, Fault, Point, latency::Latencies};
 
 pub use backup::{
     BackupError, BackupMade, BackupOptions, Contents, FormatError, Header, RestoreError, TaskContents, VerifyError,
@@ -186,6 +186,7 @@ impl Store {
             disk: RwLock::new(Some(disk)),
             stopped: watch::Sender::new(None),
             commits: AtomicU64::new(0),
+            commit_latencies: Latencies::default(),
             failpoints: options.failpoints,
             written: AtomicU64::new(0),
             notes: backup::Notes::default(),
@@ -249,6 +250,16 @@ impl Store {
     /// How many durable commits there were since the store was opened.
     pub fn commits(&self) -> u64 {
         self.inner.core.commits.load(Ordering::Relaxed)
+    }
+
+    /// How long those commits took.
+    pub fn commit_latencies(&self) -> &Latencies {
+        &self.inner.core.commit_latencies
+    }
+
+    /// How many writes are in the queue.
+    pub fn queued(&self) -> usize {
+        self.lock_writer().as_ref().map_or(0, |writer| writer.queue.max_capacity() - writer.queue.capacity())
     }
 
     /// Finishes the writes that wait, then closes the database. Every later call faults.

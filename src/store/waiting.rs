@@ -84,6 +84,26 @@ impl Waiting {
         self.len() == 0
     }
 
+    /// The time of the oldest report that waits or is assigned. Of those that are ready it is the beginning of their
+    /// bucket, to which clients round down anyway: however many wait, the first bucket tells.
+    pub fn oldest(&self) -> Option<Time> {
+        let ready = self.ready.keys().next().copied();
+        let others = self.deferred.values().flatten().chain(self.assigned.values());
+        ready.into_iter().chain(others.map(|entry| entry.time.truncate(self.precision))).min()
+    }
+
+    /// How many reports wait or are assigned, by the beginning of their bucket of time.
+    ///
+    /// Costs as much as there are buckets and reports in jobs, however many are ready.
+    pub fn by_bucket(&self) -> BTreeMap<Time, u64> {
+        let mut counts: BTreeMap<Time, u64> =
+            self.ready.iter().map(|(start, queue)| (*start, queue.len() as u64)).collect();
+        for entry in self.deferred.values().flatten().chain(self.assigned.values()) {
+            *counts.entry(entry.time.truncate(self.precision)).or_default() += 1;
+        }
+        counts
+    }
+
     /// Whether a report waits that was uploaded before `position` and whose time is in the interval.
     pub fn has_before(&self, interval: Interval, position: ReportRef) -> bool {
         let is_wanted = |entry: &Entry| entry.at < position && interval.contains(entry.time);

@@ -9,12 +9,13 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::Instant,
 };
 
 use tokio::sync::{mpsc, watch};
 
 use super::{backup::Notes, engine::Engine, group::Group, state::State, tx::Tx};
-use crate::model::{Act, Failpoints, Fault, Phase, Point, fault::panic_text};
+use crate::model::{Act, Failpoints, Fault, Phase, Point, fault::panic_text, latency::Latencies};
 
 /// A write that waits for its turn.
 pub(super) struct Work {
@@ -39,6 +40,8 @@ pub(super) struct Core {
     /// Why the store has stopped, if it has.
     pub(super) stopped: watch::Sender<Option<Fault>>,
     pub(super) commits: AtomicU64,
+    /// How long they took.
+    pub(super) commit_latencies: Latencies,
     pub(super) failpoints: Failpoints,
     /// How many bytes were committed.
     pub(super) written: AtomicU64,
@@ -110,7 +113,9 @@ impl Core {
         self.pass(&points, Phase::Before)?;
         self.notes.take_down(&rows);
         // Stop before anybody reads what may not be durable.
+        let begin = Instant::now();
         let committed = disk.as_ref().ok_or_else(super::closed)?.engine.commit(&rows);
+        self.commit_latencies.observe(begin.elapsed());
         committed.map_err(|error| self.poison(error.into()))?;
         drop(disk);
         self.commits.fetch_add(1, Ordering::Relaxed);

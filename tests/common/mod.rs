@@ -18,7 +18,7 @@ use std::{path::Path, time::Duration as Span};
 use dapbox::{
     client::Client,
     collector::{Collector, CollectorTask},
-    config::{Config, Seconds},
+    config::{Config, OptionalAddress, Seconds},
     hpke::{Keypair, Suite},
     model::{
         BatchMode, Duration, Interval, Party, Query, Revision, Secret, Task, TaskId, TaskParameters, Time, TokenHash,
@@ -50,6 +50,7 @@ impl Node {
         let dir = TempDir::new().unwrap();
         let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
         config.listen = "127.0.0.1:0".parse().unwrap();
+        config.monitor.listen = OptionalAddress(None);
         config.leader.retry_initial = Seconds::millis(20);
         config.leader.retry_max = Seconds::millis(200);
         // Whatever disk the tests run on.
@@ -63,6 +64,11 @@ impl Node {
     /// Base URL of the node for a revision.
     pub fn url(&self, revision: Revision) -> String {
         format!("http://{}/{}/", self.config.listen, wire::of(revision).prefix())
+    }
+
+    /// Base URL of the private listener.
+    pub fn monitor(&self) -> String {
+        format!("http://{}/", self.server.as_ref().unwrap().monitor_address().unwrap())
     }
 
     pub async fn stop(&mut self) {

@@ -145,6 +145,8 @@ fn configuration(address: SocketAddr, data_dir: &Path) -> String {
         r#"
         listen = "{address}"
         data_dir = {data_dir:?}
+        [monitor]
+        listen = ""
         [leader]
         min_job_size = 4
         max_job_size = 16

@@ -14,7 +14,7 @@ use std::{
 };
 
 use dapbox::{
-    config::{Config, Seconds},
+    config::{Config, OptionalAddress, Seconds},
     model::{
         Act, Failpoints, Phase, Point, Revision, Task, TaskId,
         status::{CloseRequest, TaskStatus},
@@ -184,6 +184,7 @@ impl Machine {
         let dir = TempDir::new().unwrap();
         let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
         config.listen = SocketAddr::from((host, 0));
+        config.monitor.listen = OptionalAddress(None);
         (config.leader.retry_initial, config.leader.retry_max) = (Seconds::millis(10), Seconds::millis(40));
         config.leader.collection_retry_after = Seconds::millis(10);
         (config.limits.workers, config.limits.store_cache_bytes) = (1, 1 << 20);

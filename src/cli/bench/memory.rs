@@ -188,7 +188,9 @@ impl Node {
     fn start(dir: &Path, name: &str) -> Result<Self, Failure> {
         let data_dir = dir.join(name);
         let file = dir.join(format!("{name}-appliance.toml"));
-        let text = format!("data_dir = {data_dir:?}\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n");
+        let text = format!(
+            "data_dir = {data_dir:?}\nlisten = \"127.0.0.1:0\"\n[monitor]\nlisten = \"\"\n[log]\nformat = \"json\"\n"
+        );
         fs::write(&file, text)?;
         let mut command = Command::new(std::env::current_exe()?);
         // Of the variables with our prefix this one names a file; the others are options, to be measured with.

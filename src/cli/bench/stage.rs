@@ -11,7 +11,7 @@ use std::{
 use crate::{
     aggregator::{KeyRing, TaskContext, keys, tasks},
     cli::{Failure, control::Socket},
-    config::{Config, Disk, Leader, Seconds},
+    config::{Config, Disk, Leader, Monitor, OptionalAddress, Seconds},
     model::{HpkeConfig, Point, ReportId, Task, TaskId, Time, status::TaskStatus},
     server::{self, Server},
     store::Store,
@@ -132,6 +132,7 @@ fn config(dir: &Path, driving: Driving) -> Config {
     Config {
         data_dir: dir.to_owned(),
         listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        monitor: Monitor { listen: OptionalAddress(None) },
         disk: Disk { ballast_bytes: 0, ..Disk::default() },
         leader,
         ..defaults

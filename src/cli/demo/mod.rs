@@ -100,7 +100,7 @@ pub async fn run(args: Args) -> Outcome {
     let question = Question::new(args.vdaf, &dataset)?;
     let directory = Directory::new(args.keep.as_deref())?;
     introduce(&question, &dataset)?;
-    let pair = Pair::start(directory.path(), [0, 0]).await?;
+    let pair = Pair::start(directory.path(), [0, 0], false).await?;
     let outcome = tokio::select! {
         outcome = steps::run(&args, &dataset, &question, &pair, &directory) => outcome,
         failure = pair.failed() => Err(failure),

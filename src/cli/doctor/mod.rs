@@ -103,7 +103,7 @@ fn show(findings: &[Finding], style: Style) -> String {
 }
 
 /// Lines of at most `width` characters, as far as there are words that fit.
-fn wrap(text: &str, width: usize) -> Vec<String> {
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         match lines.last_mut().filter(|line| line.chars().count() + 1 + word.chars().count() <= width) {

@@ -1,0 +1,110 @@
+//! What is to be seen of a task's batches before they are collected.
+
+use std::collections::BTreeMap;
+
+use super::batches;
+use crate::{
+    model::{
+        BatchMode, Bucket, Interval, Role, Time,
+        overview::{BatchState, BatchView, StateCounts, TaskView},
+    },
+    store::{CollectionState, LeaderJobState, TaskState},
+};
+
+/// The batches that hold reports, aggregated or waiting, and were not collected, the newest first; no more are listed
+/// than a person can look at. And how many of them, and of the jobs, are how far.
+///
+/// Costs as much as the task has batch buckets since its horizon, and jobs.
+pub fn batches(state: &TaskState) -> (Vec<BatchView>, StateCounts) {
+    let mut all = match state.task.public.batch_mode {
+        BatchMode::TimeInterval => by_time(state),
+        BatchMode::FixedSize { .. } => of_fixed_size(state),
+    };
+    let mut counts = StateCounts { jobs_deferred: state.deferred.len() as u64, ..StateCounts::default() };
+    for batch in &all {
+        *match batch.state {
+            BatchState::Ready => &mut counts.batches_ready,
+            BatchState::NotAggregatedYet => &mut counts.batches_not_aggregated_yet,
+            BatchState::TooFew => &mut counts.batches_too_few,
+        } += 1;
+    }
+    for job in state.leader_jobs.values() {
+        *match job.state {
+            LeaderJobState::Picked => &mut counts.jobs_picked,
+            LeaderJobState::Sent { .. } => &mut counts.jobs_sent,
+        } += 1;
+    }
+    for job in state.collections.values() {
+        *match job.state {
+            CollectionState::Waiting => &mut counts.collections_waiting,
+            _ => &mut counts.collections_closed,
+        } += 1;
+    }
+    all.truncate(TaskView::MAX_BATCHES);
+    (all, counts)
+}
+
+/// How far a batch of so many reports is when so many wait for it.
+fn judge(state: &TaskState, aggregated: u64, waiting: u64) -> BatchState {
+    let needed = state.task.public.min_batch_size.max(1);
+    if aggregated >= needed {
+        BatchState::Ready
+    } else if aggregated.saturating_add(waiting) >= needed {
+        BatchState::NotAggregatedYet
+    } else {
+        BatchState::TooFew
+    }
+}
+
+/// The batch buckets of a time-interval task. A collector may ask for several at once.
+fn by_time(state: &TaskState) -> Vec<BatchView> {
+    let waiting = state.waiting.by_bucket().into_iter().map(|(start, count)| (Bucket::Time(start), (0, count)));
+    let mut open: BTreeMap<Bucket, (u64, u64)> = waiting.collect();
+    let horizon = Bucket::Time(state.replay.horizon().unwrap_or(Time(0)));
+    for (bucket, record) in state.buckets.range(horizon..).filter(|(_, record)| record.count > 0) {
+        open.entry(*bucket).or_default().0 = record.count;
+    }
+    let view = |(bucket, (aggregated, waiting)): (Bucket, (u64, u64))| {
+        let Bucket::Time(start) = bucket else { return None };
+        let interval = Interval::new(start, state.task.public.time_precision);
+        Some(BatchView { id: None, interval, aggregated, waiting, state: judge(state, aggregated, waiting) })
+    };
+    open.into_iter().rev().filter(|(bucket, _)| !state.is_closed(bucket)).filter_map(view).collect()
+}
+
+/// The batches of a fixed-size task, and at its leader what those will become that belong to none yet: the fullest is
+/// filled up first (see [`batches::next_batch`]).
+fn of_fixed_size(state: &TaskState) -> Vec<BatchView> {
+    let needed = state.task.public.min_batch_size.max(1);
+    let mut unassigned = match state.task.role() {
+        Role::Leader => state.waiting.len() as u64,
+        _ => 0,
+    };
+    let mut assigned: Vec<_> = batches::assigned(state).into_iter().filter(|(_, count)| *count > 0).collect();
+    assigned.sort_unstable_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let mut views = Vec::with_capacity(assigned.len() + 1);
+    for (id, assigned) in assigned {
+        let filling = unassigned.min(needed.saturating_sub(assigned));
+        unassigned -= filling;
+        let record = state.buckets.get(&Bucket::Batch(id)).filter(|record| record.count > 0);
+        let aggregated = record.map_or(0, |record| record.count);
+        let interval = record
+            .and_then(|record| Interval::aligned_hull(record.first, record.last, state.task.public.time_precision));
+        let waiting = assigned - aggregated + filling;
+        let view = BatchView {
+            id: Some(id.to_string()),
+            interval,
+            aggregated,
+            waiting,
+            state: judge(state, aggregated, waiting),
+        };
+        views.push((record.map_or(Time(u64::MAX), |record| record.last), view));
+    }
+    if unassigned > 0 {
+        let state = judge(state, 0, unassigned);
+        let view = BatchView { id: None, interval: None, aggregated: 0, waiting: unassigned, state };
+        views.push((Time(u64::MAX), view));
+    }
+    views.sort_by_key(|(last, _)| std::cmp::Reverse(*last));
+    views.into_iter().map(|(_, view)| view).collect()
+}

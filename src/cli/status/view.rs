@@ -1,0 +1,391 @@
+//! How an overview looks to people, in 80 columns.
+
+use std::fmt::Write;
+
+use crate::{
+    aggregator::counters::{self, AGGREGATE_SUCCESS, REPORT_SUCCESS},
+    cli::{
+        calendar, doctor, show,
+        style::{self, Style},
+    },
+    model::{
+        Role, Time,
+        overview::{BatchState, BatchView, CertificateStatus, KeyState, KeyStatus, Overview, PeerStatus, TaskView},
+    },
+};
+
+/// How many batches of a task are listed where it is one of several.
+const FEW: usize = 5;
+
+/// Columns for the names of things.
+const NAMES: usize = 14;
+
+/// An overview. `whole` says whether all batches are listed.
+pub fn overview(overview: &Overview, whole: bool, style: Style) -> String {
+    let mut text = Text { text: String::new(), style };
+    server(&mut text, overview);
+    for view in &overview.tasks {
+        text.text.push('\n');
+        task(&mut text, view, overview.now, if whole { usize::MAX } else { FEW });
+    }
+    if overview.tasks.is_empty() {
+        text.text.push_str("\nThere is no task. Make one with 'dapbox task new'.\n");
+    }
+    text.text
+}
+
+struct Text {
+    text: String,
+    style: Style,
+}
+
+impl Text {
+    /// A line with a name in front; what is too long goes on below.
+    fn line(&mut self, name: &str, value: &str) {
+        let name = self.style.dim(&format!("{name:<NAMES$}"));
+        let lines = doctor::wrap(value, style::WIDTH - NAMES - 2);
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.text, "  {name}{}", lines.join(&format!("\n  {:NAMES$}", "")));
+    }
+
+    /// The same in a colour, which must not be cut.
+    fn painted(&mut self, name: &str, value: &str, paint: fn(Style, &str) -> String) {
+        let name = self.style.dim(&format!("{name:<NAMES$}"));
+        let lines = doctor::wrap(value, style::WIDTH - NAMES - 2);
+        let lines: Vec<_> = lines.iter().map(|line| paint(self.style, line)).collect();
+        let _ = writeln!(self.text, "  {name}{}", lines.join(&format!("\n  {:NAMES$}", "")));
+    }
+}
+
+fn server(text: &mut Text, overview: &Overview) {
+    let Overview { version, now, started, not_ready, load, disk, keys, certificate, .. } = overview;
+    let style = text.style;
+    let state = if not_ready.is_empty() { style.good("ready") } else { style.bad("not ready") };
+    let up = ago(*started, *now);
+    let _ = writeln!(text.text, "{}  {state}, up {up}", style.bold(&format!("dapbox {version}")));
+    for reason in not_ready {
+        text.painted("because", reason, Style::bad);
+    }
+    text.line("disk", &format!("{} free, {} needed", bytes(disk.free_bytes), bytes(disk.reserve_bytes)));
+    text.line(
+        "load",
+        &format!(
+            "{}, {} in progress, {} computing, {}",
+            style::counted(load.connections, "connection"),
+            style::counted(load.requests, "request"),
+            style::counted(load.computing, "job"),
+            style::counted(load.commits, "commit"),
+        ),
+    );
+    for (index, key) in keys.iter().enumerate() {
+        text.line(if index == 0 { "keys" } else { "" }, &key_line(key, *now));
+    }
+    if let Some(certificate) = certificate {
+        certificate_lines(text, certificate, *now);
+    }
+}
+
+fn key_line(key: &KeyStatus, now: Time) -> String {
+    let state = match key.state {
+        KeyState::Pending => "pending",
+        KeyState::Active => "active",
+        KeyState::Expired => "expired",
+    };
+    let until = key.until.map(|until| format!(", {} left", ago(now, until))).unwrap_or_default();
+    format!("{} {}, {state}, {} old{until}", key.id, key.suite, ago(key.created, now))
+}
+
+fn certificate_lines(text: &mut Text, certificate: &CertificateStatus, now: Time) {
+    let names = certificate.names.join(", ");
+    match certificate.not_after.0.checked_sub(now.0) {
+        Some(left) if left > 0 => text.line("certificate", &format!("{names}, valid for {}", span(left))),
+        _ => text.painted("certificate", &format!("{names}, not valid any more"), Style::bad),
+    }
+    if let Some(trouble) = &certificate.trouble {
+        text.painted("", trouble, Style::bad);
+    }
+}
+
+fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
+    let status = &view.status;
+    let counted = |name: &str| status.counters.get(name).copied().unwrap_or(0);
+    let _ = writeln!(text.text, "{}", text.style.bold(&format!("Task {}", status.id)));
+    let (revision, measures) = (show::revision(status.revision), show::vdaf(&status.vdaf));
+    text.line(show::role(status.role), &format!("{revision}, {measures}"));
+    text.line("batches are", &show::batches(status.batch_mode, status.min_batch_size));
+    let is_leader = status.role == Role::Leader;
+    if is_leader {
+        text.line("uploads", &so_far(view.upload_rate, counted(REPORT_SUCCESS)));
+    }
+    text.line("aggregated", &so_far(view.aggregation_rate, counted(AGGREGATE_SUCCESS)));
+    last_hour(text, view);
+    if is_leader {
+        let oldest = view.oldest_waiting.map(|oldest| format!(", the oldest of {} ago", ago(oldest, now)));
+        let jobs = style::counted(status.jobs, "aggregation job");
+        let waiting = style::counted(status.waiting, "report");
+        text.line("waiting", &format!("{waiting}; {jobs} under way{}", oldest.unwrap_or_default()));
+    } else if status.jobs > 0 {
+        text.line("put off", &style::counted(status.jobs, "aggregation job"));
+    }
+    batches(text, view, most);
+    let collections = match status.collections_waiting {
+        0 => String::new(),
+        waiting => format!("; {} waiting", style::counted(waiting, "collection")),
+    };
+    text.line("collected", &format!("{}{collections}", style::counted(status.batches_collected, "batch")));
+    refusals(text, view);
+    if let Some(peer) = &view.peer {
+        helper(text, peer, now);
+    }
+}
+
+fn so_far(rate: f64, total: u64) -> String {
+    format!("{}, {} in all", per_second(rate), style::count(total))
+}
+
+/// What happened in the last hour, as a row of bars.
+fn last_hour(text: &mut Text, view: &TaskView) {
+    const LEVELS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let rates = view.history.iter().map(|sample| {
+        let happened = if view.status.role == Role::Leader { sample.uploaded } else { sample.aggregated };
+        happened as f64 / sample.duration.0.max(1) as f64
+    });
+    let rates: Vec<f64> = rates.collect();
+    let most = rates.iter().copied().fold(0.0, f64::max);
+    if most > 0.0 {
+        let bars = rates.iter().map(|rate| LEVELS[(rate / most * 8.0).ceil().clamp(0.0, 8.0) as usize]);
+        let bars: String = bars.collect();
+        let name = text.style.dim(&format!("{:<NAMES$}", "last hour"));
+        let _ = writeln!(text.text, "  {name}{}", text.style.accent(bars.trim_start()));
+    }
+}
+
+fn batches(text: &mut Text, view: &TaskView, most: usize) {
+    let counts = &view.counts;
+    let kinds = [
+        (counts.batches_ready, "ready to collect"),
+        (counts.batches_not_aggregated_yet, "not aggregated yet"),
+        (counts.batches_too_few, "with too few reports"),
+    ];
+    let kinds: Vec<_> = kinds
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, what)| format!("{} {what}", style::count(*count)))
+        .collect();
+    text.line("batches", &if kinds.is_empty() { "none with reports".to_owned() } else { kinds.join(", ") });
+    for batch in view.batches.iter().take(most) {
+        let line = batch_line(batch, view.status.min_batch_size, text.style);
+        let _ = writeln!(text.text, "    {line}");
+    }
+    let more = view.batch_count.saturating_sub(view.batches.len().min(most) as u64);
+    if more > 0 {
+        let _ = writeln!(text.text, "    {}", text.style.dim(&format!("and {} more", style::count(more))));
+    }
+}
+
+fn batch_line(batch: &BatchView, needed: u64, style: Style) -> String {
+    let name = match (&batch.id, batch.interval) {
+        (Some(id), _) => id.chars().take(20).collect(),
+        (None, Some(interval)) => calendar::show(interval.start()),
+        (None, None) => "to come".to_owned(),
+    };
+    let state = match batch.state {
+        BatchState::Ready => style.good("ready"),
+        BatchState::NotAggregatedYet => style.accent("not aggregated yet"),
+        BatchState::TooFew => style.dim("too few"),
+    };
+    let bar = style::bar(batch.aggregated.min(needed).into(), needed.into(), 12);
+    let waiting = if batch.waiting > 0 { format!(" + {}", short(batch.waiting)) } else { String::new() };
+    let fill = format!("{}{waiting} of {}", short(batch.aggregated), short(needed));
+    format!("{name:<20}  {bar:<12} {fill:<19} {state}")
+}
+
+fn refusals(text: &mut Text, view: &TaskView) {
+    if view.refused.is_empty() {
+        return;
+    }
+    text.line("refused", &style::counted(view.refused.values().sum(), "report"));
+    for (name, count) in &view.refused {
+        let whose = if name.starts_with("helper_") { "by the helper: " } else { "" };
+        let _ = writeln!(text.text, "    {:>10}  {whose}{}", style::count(*count), counters::reason(name));
+    }
+}
+
+fn helper(text: &mut Text, peer: &PeerStatus, now: Time) {
+    let since = |time: Option<Time>| time.map(|time| ago(time, now));
+    match (since(peer.last_success), since(peer.last_failure), &peer.trouble) {
+        (success, failure, Some(trouble)) => {
+            let last = success.map_or("not since the start".to_owned(), |time| format!("last {time} ago"));
+            let failure = failure.map(|time| format!(", failed {time} ago")).unwrap_or_default();
+            text.painted("helper", &format!("does not answer as it should: {last}{failure}"), Style::bad);
+            text.painted("", trouble, Style::bad);
+        }
+        (Some(success), ..) => text.line("helper", &format!("answers, last {success} ago")),
+        (None, Some(failure), None) => text.line("helper", &format!("failed {failure} ago, and was not asked since")),
+        (None, None, None) => text.line("helper", "not asked since the start"),
+    }
+}
+
+/// How much time is between two instants.
+fn ago(from: Time, to: Time) -> String {
+    span(to.0.saturating_sub(from.0))
+}
+
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+fn per_second(rate: f64) -> String {
+    match rate {
+        rate if rate >= 100.0 => format!("{}/s", style::count(rate.round() as u64)),
+        rate if rate >= 10.0 => format!("{rate:.1}/s"),
+        rate => format!("{rate:.2}/s"),
+    }
+}
+
+/// A number in at most five characters, up to a trillion.
+fn short(number: u64) -> String {
+    let value = number as f64;
+    match number {
+        0..10_000 => number.to_string(),
+        10_000..1_000_000 => format!("{:.0}k", (value / 1e3).floor()),
+        1_000_000..1_000_000_000 => format!("{:.0}M", (value / 1e6).floor()),
+        _ => format!("{:.0}G", (value / 1e9).floor()),
+    }
+}
+
+fn bytes(number: u64) -> String {
+    let (gib, mib) = (number as f64 / f64::from(1 << 30), number >> 20);
+    if gib >= 10.0 { format!("{gib:.0} GiB") } else { format!("{} MiB", style::count(mib)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{
+        BatchMode, Duration, Interval, Revision, TaskId, VdafConfig,
+        overview::{Load, Sample, StateCounts},
+        status::{DiskStatus, TaskStatus},
+    };
+
+    const NOW: Time = Time(1_795_305_600);
+
+    fn view() -> TaskView {
+        let batch = |hours: u64, aggregated, waiting, state| BatchView {
+            id: None,
+            interval: Interval::new(NOW.saturating_sub(Duration(3600 * hours)), Duration(3600)),
+            aggregated,
+            waiting,
+            state,
+        };
+        TaskView {
+            status: TaskStatus {
+                id: TaskId::new([0xff; 32]),
+                revision: Revision::Dap09,
+                info: String::new(),
+                role: Role::Leader,
+                leader_url: "https://leader.example/".to_owned(),
+                helper_url: "https://helper.example/".to_owned(),
+                vdaf: VdafConfig::Prio3Count,
+                batch_mode: BatchMode::TimeInterval,
+                min_batch_size: 1_000_000,
+                time_precision: Duration(3600),
+                task_expiration: None,
+                task_interval: None,
+                horizon: None,
+                counters: [(REPORT_SUCCESS.to_owned(), 12_345_678)].into(),
+                waiting: 1234,
+                jobs: 2,
+                aggregated: 7,
+                batches_collected: 3,
+                collections_waiting: 1,
+                last_trouble: None,
+            },
+            upload_rate: 12.34,
+            aggregation_rate: 0.0,
+            oldest_waiting: Some(NOW.saturating_sub(Duration(4000))),
+            refused: [("report_outdated_key".to_owned(), 3), ("helper_vdaf_prep_error".to_owned(), 1)].into(),
+            batches: vec![
+                batch(1, 999_999, 999_999, BatchState::NotAggregatedYet),
+                batch(2, 2_000_000, 0, BatchState::Ready),
+                batch(3, 1, 0, BatchState::TooFew),
+            ],
+            batch_count: 10,
+            counts: StateCounts { batches_ready: 1, batches_too_few: 8, ..StateCounts::default() },
+            peer: Some(PeerStatus {
+                last_success: Some(NOW.saturating_sub(Duration(65))),
+                last_failure: Some(NOW),
+                trouble: Some("something that went wrong again and again and is told in many words ".repeat(3)),
+            }),
+            history: vec![
+                Sample { start: NOW, duration: Duration(60), uploaded: 60, aggregated: 0, refused: 0 },
+                Sample { start: NOW, duration: Duration(30), uploaded: 60, aggregated: 0, refused: 0 },
+            ],
+        }
+    }
+
+    #[test]
+    fn everything_is_said_within_80_columns() {
+        let disk = DiskStatus {
+            dir: "/var/lib/dapbox".into(),
+            free_bytes: 100 << 20,
+            reserve_bytes: 256 << 20,
+            needed_bytes: 300 << 20,
+            has_ballast: true,
+            is_short: true,
+        };
+        let key = KeyStatus {
+            id: 200,
+            suite: "x25519-sha256-aes128gcm".to_owned(),
+            state: KeyState::Active,
+            created: NOW.saturating_sub(Duration(3 * 86_400)),
+            until: Some(NOW.saturating_add(Duration(86_400))),
+        };
+        let certificate = CertificateStatus {
+            names: vec!["dap.example".to_owned()],
+            not_before: NOW,
+            not_after: NOW.saturating_add(Duration(10 * 86_400)),
+            trouble: None,
+        };
+        let all = Overview {
+            version: "1.2.3".to_owned(),
+            now: NOW,
+            started: NOW.saturating_sub(Duration(7260)),
+            not_ready: disk.advice().into_iter().collect(),
+            load: Load::default(),
+            disk,
+            keys: vec![key],
+            certificate: Some(certificate),
+            tasks: vec![view(), view()],
+        };
+        let text = overview(&all, false, Style::plain());
+        assert!(text.lines().all(|line| line.chars().count() <= style::WIDTH), "{text}");
+        for part in [
+            "dapbox 1.2.3  not ready, up 2 h 1 min",
+            "short of disk space",
+            "100 MiB free, 256 MiB needed",
+            "200 x25519-sha256-aes128gcm, active, 3 d 0 h old, 1 d 0 h left",
+            "dap.example, valid for 10 d 0 h",
+            "leader        dap-09, count",
+            "uploads       12.3/s, 12,345,678 in all",
+            "last hour     ▄█",
+            "1,234 reports; 2 aggregation jobs under way, the oldest of 1 h 6 min ago",
+            "1 ready to collect, 8 with too few reports",
+            "999k + 999k of 1M   not aggregated yet",
+            "████████████ 2M of 1M            ready",
+            "and 7 more",
+            "3 batches; 1 collection waiting",
+            "         3  sealed to an unknown key",
+            "         1  by the helper: not valid",
+            "helper        does not answer as it should: last 1 min ago, failed 0 s ago",
+        ] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
+        assert!(overview(&Overview { tasks: Vec::new(), ..all }, true, Style::plain()).contains("There is no task"));
+    }
+}

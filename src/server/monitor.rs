@@ -1,0 +1,197 @@
+//! The private listener for those who watch: metrics, health, the overview and the status page, over plain HTTP.
+//!
+//! Whoever reaches it may read all of it, and can change nothing. So it listens on the loopback interface unless it is
+//! told otherwise. A browser on the same machine reaches that too, on behalf of whatever site it shows: such a site can
+//! read nothing of another origin, unless its own name begins to resolve to 127.0.0.1 (DNS rebinding). That is why a
+//! listener on a loopback address answers only to requests for `localhost` or a literal address, which no site can make
+//! its own. On any other address it has whatever names its operator's network gives it, and answers to all of them.
+//!
+//! It has its own connections, so that there is an answer however busy the other listener is, and it goes on until the
+//! server has stopped, so that a load balancer learns why.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use warp::{
+    Filter,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+};
+
+use super::{
+    app::App,
+    http::{Response, content, failure},
+    metrics, overview,
+};
+use crate::{aggregator::Error, model::Fault, wire::Problem};
+
+/// Connections at once. Those who watch are few.
+const CONNECTIONS: usize = 64;
+
+/// How long a client may take over the head of a request, and a connection may be idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+
+/// What the page may do: run what is written in it, and ask us.
+const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
+    img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// Serves connections until it is dropped.
+pub async fn serve(app: Arc<App>, listener: TcpListener) {
+    let address = listener.local_addr().ok();
+    let filter = warp::method().and(warp::path::full()).and(warp::header::headers_cloned()).then(
+        move |method: Method, path: warp::path::FullPath, headers| {
+            let app = app.clone();
+            async move { answer(&app, address, &method, path.as_str(), &headers).await }
+        },
+    );
+    let service = TowerToHyperService::new(warp::service(filter));
+    let (places, mut connections) = (Arc::new(Semaphore::new(CONNECTIONS)), JoinSet::new());
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the monitoring listener cannot accept a connection");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            }
+        };
+        let service = service.clone();
+        connections.spawn(async move {
+            let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+                tracing::debug!(%error, "a connection of the monitoring listener broke");
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn answer(
+    app: &Arc<App>,
+    address: Option<SocketAddr>,
+    method: &Method,
+    path: &str,
+    headers: &HeaderMap,
+) -> Response {
+    let response = if !is_for_us(address, headers) {
+        let detail = "this listener answers to localhost or its literal address only, to keep web sites out";
+        Err(Problem::about(421).with_detail(detail).into())
+    } else if !matches!(*method, Method::GET | Method::HEAD) {
+        Err(Problem::about(405).with_detail("nothing can be changed here").into())
+    } else {
+        look_up(app, path, headers).await
+    };
+    let mut response = response.unwrap_or_else(failure);
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    }
+    secured(response)
+}
+
+async fn look_up(app: &Arc<App>, path: &str, headers: &HeaderMap) -> Result<Response, Error> {
+    match path {
+        // The status page.
+        "/" => Err(Problem::about(404).into()),
+        "/metrics" => metrics(app, headers).await,
+        "/status.json" => json(&overview::take(app).await?),
+        "/healthz" => Ok(healthz(app)),
+        "/readyz" => Ok(readyz(app)),
+        _ => Err(Problem::about(404).with_detail("there are /metrics, /healthz, /readyz, /status.json and /").into()),
+    }
+}
+
+/// Everything for Prometheus, in the newer format if it asks for that.
+async fn metrics(app: &Arc<App>, headers: &HeaderMap) -> Result<Response, Error> {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let (open, shared) = (accept.contains("application/openmetrics-text"), app.clone());
+    let text = tokio::task::spawn_blocking(move || metrics::text(&shared, open)).await;
+    let (media_type, body) = text.map_err(|error| Fault::while_doing("gathering the metrics", error))??;
+    Ok(content(StatusCode::OK, media_type, body))
+}
+
+/// Whether the process works. If not, nothing but a restart helps.
+fn healthz(app: &App) -> Response {
+    match app.store.read(|_| Ok(())) {
+        Ok(()) => content(StatusCode::OK, TEXT, "ok\n"),
+        Err(fault) => content(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{fault}\n")),
+    }
+}
+
+/// Whether the server does its work. If not, that may be over by itself.
+fn readyz(app: &App) -> Response {
+    match overview::not_ready(app)[..] {
+        [] => content(StatusCode::OK, TEXT, "ready\n"),
+        ref reasons => content(StatusCode::SERVICE_UNAVAILABLE, TEXT, reasons.join("\n") + "\n"),
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Response, Error> {
+    let body = serde_json::to_vec(value).map_err(|error| Fault::while_doing("writing an answer as JSON", error))?;
+    Ok(content(StatusCode::OK, JSON, body))
+}
+
+/// Whether a request is for this listener, and not for a site that has made the browser believe that it is here.
+fn is_for_us(address: Option<SocketAddr>, headers: &HeaderMap) -> bool {
+    if address.is_some_and(|address| !address.ip().is_loopback()) {
+        return true;
+    }
+    // HTTP/1.0 has no such header. Every browser sends it.
+    let Some(host) = headers.get(header::HOST) else { return true };
+    host.to_str().is_ok_and(|host| {
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        name.eq_ignore_ascii_case("localhost") || literal.parse::<std::net::IpAddr>().is_ok()
+    })
+}
+
+/// What browsers must not do with what they get from here.
+fn secured(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loopback_listener_answers_to_names_that_no_site_can_have() {
+        let is_for_us = |address: &str, host: &'static str| {
+            let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
+            super::is_for_us(address.parse().ok(), &headers)
+        };
+        for host in ["localhost", "LOCALHOST:9464", "127.0.0.1:9464", "127.0.0.1", "[::1]:9464", "[::1]"] {
+            assert!(is_for_us("127.0.0.1:9464", host), "{host}");
+        }
+        for host in ["evil.example", "evil.example:9464", "localhost.evil.example", "127.0.0.1.evil.example", "", ":1"]
+        {
+            assert!(!is_for_us("127.0.0.1:9464", host), "{host}");
+            assert!(!is_for_us("[::1]:9464", host), "{host}");
+            assert!(is_for_us("10.0.0.7:9464", host), "{host}");
+        }
+        assert!(super::is_for_us("127.0.0.1:9464".parse().ok(), &HeaderMap::new()));
+    }
+}

@@ -1,0 +1,156 @@
+//! Puts together all that is to be seen of a running server at one moment.
+//!
+//! Writes wait while somebody reads, so that the tasks are read one by one, each as briefly as can be: their reports are
+//! never looked at, only counts and batch buckets.
+
+use std::sync::Arc;
+
+use super::{
+    app::App,
+    recorder::{Moment, PACE, Totals},
+};
+use crate::{
+    aggregator::{counters, progress, tasks},
+    config::TlsMode,
+    hpke::Suite,
+    model::{
+        Fault, Role, TaskId, Time,
+        overview::{
+            BatchView, CertificateStatus, KeyState, KeyStatus, Load, Overview, PeerStatus, StateCounts, TaskView,
+        },
+        status::TaskStatus,
+    },
+    store::{KeyRecord, TaskState},
+};
+
+/// What is read of a task in one go.
+struct Read {
+    status: TaskStatus,
+    totals: Totals,
+    oldest_waiting: Option<Time>,
+    batches: (Vec<BatchView>, StateCounts),
+}
+
+impl Read {
+    fn of(state: &TaskState) -> Self {
+        Self {
+            status: tasks::status(state),
+            totals: Totals::of(&state.counters),
+            oldest_waiting: state.waiting.oldest(),
+            batches: progress::batches(state),
+        }
+    }
+}
+
+/// All that is to be seen at this moment. If the store has stopped it has no tasks, and says why.
+pub fn overview(app: &App) -> Overview {
+    let keys = app.store.read(|view| Ok(view.keys().values().map(key).collect()));
+    Overview {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        now: Time::now(),
+        started: app.recorder.started,
+        not_ready: not_ready(app),
+        load: load(app),
+        disk: app.disk.status(),
+        keys: keys.unwrap_or_default(),
+        certificate: certificate(app),
+        tasks: task_views(app).unwrap_or_default(),
+    }
+}
+
+/// The same, away from the threads that answer requests: reading may have to wait for a write.
+pub async fn take(app: &Arc<App>) -> Result<Overview, Fault> {
+    let shared = app.clone();
+    let taken = tokio::task::spawn_blocking(move || overview(&shared)).await;
+    taken.map_err(|error| Fault::while_doing("putting the overview together", error))
+}
+
+/// What keeps the server from its work.
+pub fn not_ready(app: &App) -> Vec<String> {
+    let fault = app.store.read(|_| Ok(())).err().map(|fault| format!("the store has stopped: {fault}"));
+    let stopping = app.stopping.borrow().then(|| "the server is stopping".to_owned());
+    let no_certificate = (app.config.tls.mode != TlsMode::Off && certificate(app).is_none())
+        .then(|| "there is no TLS certificate yet; the log says what is being done about it".to_owned());
+    [fault, stopping, app.disk.status().advice(), no_certificate].into_iter().flatten().collect()
+}
+
+/// Work in progress and waiting.
+pub fn load(app: &App) -> Load {
+    let requests = app.config.limits.max_requests - app.requests.available_permits();
+    Load {
+        // Counted by the listener, once it has a limit on them.
+        connections: 0,
+        requests: requests as u64,
+        computing: app.pool.admitted() as u64,
+        commits: app.store.commits(),
+    }
+}
+
+/// The certificate that is shown to whoever connects.
+pub fn certificate(_app: &App) -> Option<CertificateStatus> {
+    None
+}
+
+/// What is to be seen of an HPKE key.
+fn key(record: &KeyRecord) -> KeyStatus {
+    KeyStatus {
+        id: record.config.id,
+        suite: Suite::of(&record.config).to_string(),
+        state: KeyState::Active,
+        created: record.created,
+        until: None,
+    }
+}
+
+fn task_views(app: &App) -> Result<Vec<TaskView>, Fault> {
+    let ids: Vec<TaskId> = app.store.read(|view| Ok(view.tasks().map(|(id, _)| *id).collect()))?;
+    let mut views = Vec::with_capacity(ids.len());
+    for id in ids {
+        // It may have been removed meanwhile.
+        let read = app.store.read(|view| Ok(view.task(&id).map(Read::of)))?;
+        views.extend(read.map(|read| task_view(app, read)));
+    }
+    Ok(views)
+}
+
+fn task_view(app: &App, read: Read) -> TaskView {
+    let Read { mut status, totals, oldest_waiting, batches: (batches, counts) } = read;
+    let (id, lately) = (status.id, app.recorder.lately(&status.id, Moment::now(), totals));
+    status.last_trouble = app.trouble(&id);
+    let peer = (status.role == Role::Leader).then(|| {
+        let contact = app.recorder.contact_of(&id);
+        let trouble = status.last_trouble.clone();
+        PeerStatus { last_success: contact.success, last_failure: contact.failure, trouble }
+    });
+    let refused = status.counters.iter().filter(|(name, count)| counters::is_refusal(name) && **count > 0);
+    TaskView {
+        upload_rate: lately.upload_rate,
+        aggregation_rate: lately.aggregation_rate,
+        oldest_waiting,
+        refused: refused.map(|(name, count)| (name.clone(), *count)).collect(),
+        batches,
+        batch_count: counts.batches_ready + counts.batches_not_aggregated_yet + counts.batches_too_few,
+        counts,
+        peer,
+        history: lately.history,
+        status,
+    }
+}
+
+/// Notes how far all tasks are.
+pub fn look(app: &App) -> Result<(), Fault> {
+    let totals: Vec<_> =
+        app.store.read(|view| Ok(view.tasks().map(|(id, state)| (*id, Totals::of(&state.counters))).collect()))?;
+    app.recorder.look(Moment::now(), totals);
+    Ok(())
+}
+
+/// Notes now and then how far all tasks are, until the server stops.
+pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
+    loop {
+        tokio::select! {
+            () = app.stopped() => return Ok(()),
+            () = tokio::time::sleep(PACE) => look(&app)?,
+        }
+    }
+}
