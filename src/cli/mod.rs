@@ -3,7 +3,6 @@
 mod args;
 mod backup;
 mod bench;
-mod calendar;
 mod collect;
 mod compact;
 mod control;
@@ -28,7 +27,7 @@ use std::{fmt::Display, io::Write, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::store;
+use crate::{model::calendar, store};
 
 /// What the command line says. Exit codes: 0 success, 1 failure, 2 wrong usage.
 #[derive(Debug, Parser)]

@@ -9,10 +9,12 @@ use super::{
 use crate::{
     collector::Collected,
     config::span,
-    model::{BatchMode, Interval, Max, Revision, Role, VdafConfig, status::TaskStatus},
+    model::{Interval, Revision, Role, VdafConfig, status::TaskStatus},
     vdaf::AggregateResult,
     wire,
 };
+
+pub use crate::model::words::{batches, vdaf};
 
 /// A party's name.
 pub fn role(role: Role) -> &'static str {
@@ -27,42 +29,6 @@ pub fn role(role: Role) -> &'static str {
 /// A revision's name, which is also its path: `dap-09`.
 pub fn revision(revision: Revision) -> String {
     wire::of(revision).prefix().to_owned()
-}
-
-/// What is measured, in words.
-pub fn vdaf(vdaf: &VdafConfig) -> String {
-    match vdaf {
-        VdafConfig::Prio3Count => "count".to_owned(),
-        VdafConfig::Prio3Sum { max } => format!("sum of {}", numbers(*max)),
-        VdafConfig::Prio3SumVec { max, length, .. } => format!("sum of vectors of {length} {}", numbers(*max)),
-        VdafConfig::Prio3Histogram { length, .. } => format!("histogram of {length} bins"),
-        VdafConfig::Prio3MultihotCountVec { length, max_weight, .. } => {
-            format!("count of each of {length} flags, at most {max_weight} set")
-        }
-        VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, proofs, .. } => {
-            format!("sum of vectors of {length} {bits}-bit numbers, {proofs} proofs")
-        }
-    }
-}
-
-fn numbers(max: Max) -> String {
-    match max.bits() {
-        Some(bits) => format!("{bits}-bit numbers"),
-        None => format!("numbers up to {}", max.0),
-    }
-}
-
-/// How reports are put into batches, in words.
-pub fn batches(mode: BatchMode, min: u64) -> String {
-    let least = style::counted(min, "report");
-    match mode {
-        BatchMode::TimeInterval => format!("by time interval, at least {least}"),
-        BatchMode::FixedSize { max_batch_size: None } => format!("of fixed size, at least {least}"),
-        BatchMode::FixedSize { max_batch_size: Some(max) } if max == min => format!("of exactly {least}"),
-        BatchMode::FixedSize { max_batch_size: Some(max) } => {
-            format!("of fixed size, {} to {}", style::count(min), style::counted(max, "report"))
-        }
-    }
 }
 
 /// A task in one line.

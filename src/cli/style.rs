@@ -8,6 +8,8 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
+pub use crate::model::words::{count, counted};
+
 /// The widest line that is written.
 pub const WIDTH: usize = 80;
 
@@ -88,29 +90,6 @@ impl Style {
     pub fn accent(self, text: &str) -> String {
         self.paint("36", text)
     }
-}
-
-/// A number with separators: `20,190`.
-pub fn count(number: impl TryInto<u128>) -> String {
-    let Ok(number) = number.try_into() else { return String::new() };
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A count with its noun: `1 report`, `2 reports`.
-pub fn counted(number: u64, noun: &str) -> String {
-    let plural = match noun {
-        "batch" => "batches".to_owned(),
-        noun => format!("{noun}s"),
-    };
-    format!("{} {}", count(number), if number == 1 { noun } else { &plural })
 }
 
 /// A length of time to three digits: `12.3 ms`, `1.23 s`.

@@ -3,6 +3,7 @@
 //! Nothing here knows a message layout, a VDAF crate, a socket or a file.
 
 pub mod batch;
+pub mod calendar;
 pub mod collection;
 pub mod failpoint;
 pub mod fault;
@@ -18,6 +19,7 @@ pub mod status;
 pub mod task;
 pub mod time;
 pub mod tokens;
+pub mod words;
 
 pub use batch::{BatchSelector, Bucket, Checksum, FixedSizeQuery, PartialBatch, Query};
 pub use collection::{AggregateShareReq, Collection, CollectionReq, PassedOn};

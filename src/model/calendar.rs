@@ -1,6 +1,6 @@
 //! Instants as people write them: RFC 3339 in UTC, a date, or seconds since 1970.
 
-use crate::model::Time;
+use super::Time;
 
 const DAY: u64 = 86_400;
 
