@@ -6,6 +6,7 @@
 
 mod load;
 mod outside;
+mod reload;
 pub mod span;
 
 use std::{
@@ -22,6 +23,7 @@ use crate::{
 };
 pub use load::{ConfigError, Overrides, UnknownKey};
 pub use outside::{Acme, Monitor, OptionalAddress, Proxy, Tls, TlsMode};
+pub use reload::reloadable;
 
 /// Everything that an operator can decide. Durations are written like `60s`, `500ms`, `5m`, `1h` or `1d`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 //! [`Backoff`] for one that has other things to do meanwhile.
 
 mod backoff;
+mod names;
 mod retry;
 
 use std::time::{Duration, SystemTime};
@@ -22,6 +23,7 @@ use crate::{
 };
 
 pub use backoff::Backoff;
+pub use names::{NameError, Names};
 pub use retry::{Retries, retry};
 
 /// The longest `Location` that is followed, in bytes: a leader stores it.
@@ -225,6 +227,7 @@ impl Peer {
     pub fn new(options: &PeerOptions) -> Result<Self, Fault> {
         let http = reqwest::Client::builder()
             .redirect(Policy::none())
+            .dns_resolver(Names::default())
             .connect_timeout(options.connect_timeout)
             .timeout(options.timeout)
             .user_agent(concat!("dapbox/", env!("CARGO_PKG_VERSION")))

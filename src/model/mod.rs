@@ -3,6 +3,7 @@
 //! Nothing here knows a message layout, a VDAF crate, a socket or a file.
 
 pub mod batch;
+pub mod build;
 pub mod collection;
 pub mod failpoint;
 pub mod fault;
@@ -10,6 +11,7 @@ pub mod hpke;
 pub mod ids;
 pub mod job;
 pub mod overview;
+pub mod reload;
 pub mod report;
 pub mod secret;
 pub mod status;

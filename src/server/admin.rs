@@ -9,6 +9,7 @@ use super::{
     app::App,
     backup,
     http::{Request, Response, content, empty, failure},
+    reload,
 };
 use crate::{
     aggregator::{
@@ -17,7 +18,7 @@ use crate::{
         tasks,
     },
     model::{
-        Point, Task, TaskId, Time,
+        Point, Task, TaskId, Time, build,
         status::{CloseRequest, Health},
     },
     wire::{Problem, ProblemType},
@@ -48,7 +49,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         }
         ("GET", "/health", _) => {
             let fault = app.store.read(|_| Ok(())).err().map(|fault| fault.to_string());
-            let version = env!("CARGO_PKG_VERSION").to_owned();
+            let version = build::VERSION.to_owned();
             json(StatusCode::OK, &Health { version, fault, disk: app.disk.status() })
         }
         ("POST", "/tasks", _) => {
@@ -78,6 +79,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
             app.sweeps.notify_one();
             Ok(empty(StatusCode::NO_CONTENT))
         }
+        (_, "/reload" | "/log", _) => reload::answer(app, request).await,
         ("POST", "/close", _) => {
             let limits = &app.config.limits;
             let body =
@@ -97,7 +99,8 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
     }
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Error> {
+/// An answer as JSON.
+pub fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Error> {
     let body = serde_json::to_vec(value)
         .map_err(|error| crate::model::Fault::while_doing("writing an answer as JSON", error))?;
     Ok(content(status, JSON, body))

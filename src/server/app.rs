@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -11,7 +11,9 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
     disk::Disk,
+    live::Live,
     memory::{Budget, JobMemory},
+    reload::Controls,
 };
 use crate::{
     aggregator::{KeyRing, TaskContext},
@@ -27,8 +29,12 @@ const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 /// What all requests and drivers of a running server share.
 pub struct App {
-    /// The configuration.
-    pub config: Config,
+    /// The configuration. What is held of it stays as it is; whoever wants to notice a reload looks again.
+    pub config: Live,
+    /// What whoever runs the server can do for it.
+    pub controls: OnceLock<Controls>,
+    /// One reload after the other.
+    pub reloading: tokio::sync::Mutex<()>,
     /// The data directory.
     pub store: Store,
     /// The disk that it is on.
@@ -78,7 +84,9 @@ impl App {
             upload_memory: Budget::new(config.limits.upload_memory_bytes),
             request_memory: Budget::new(config.limits.request_memory_bytes),
             disk: Disk::new(&config, store.clone()),
-            config,
+            config: Live::new(config),
+            controls: OnceLock::new(),
+            reloading: tokio::sync::Mutex::default(),
             store,
             pool,
             keys: Arc::new(keys),

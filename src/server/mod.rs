@@ -21,9 +21,12 @@ mod http;
 mod jobs;
 mod leader_job;
 mod listen;
+mod live;
 mod memory;
 mod persist;
+mod pulse;
 mod pursue;
+mod reload;
 mod routes;
 mod tls;
 mod uploads;
@@ -56,6 +59,8 @@ use crate::{
 
 pub use backup::{PATH as BACKUP_PATH, WITH_KEY};
 pub use disk::needed_bytes;
+pub use pulse::Pulse;
+pub use reload::Controls;
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +146,11 @@ impl Server {
     /// The address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// For whoever watches over the server.
+    pub fn pulse(&self) -> Pulse {
+        Pulse::new(self.app.clone())
     }
 
     /// How many durable commits there were since the start.
