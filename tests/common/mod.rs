@@ -65,6 +65,10 @@ impl Node {
         format!("http://{}/{}/", self.config.listen, wire::of(revision).prefix())
     }
 
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
+    }
+
     pub async fn stop(&mut self) {
         self.server.take().unwrap().stop().await.unwrap();
     }
