@@ -22,7 +22,7 @@ use crate::{
     model::Secret,
 };
 pub use load::{ConfigError, Overrides, UnknownKey};
-pub use outside::{Acme, Monitor, OptionalAddress, Proxy, Tls, TlsMode};
+pub use outside::{Acme, Monitor, OptionalAddress, Outbound, Proxy, Tls, TlsMode};
 pub use reload::reloadable;
 
 /// Everything that an operator can decide. Durations are written like `60s`, `500ms`, `5m`, `1h` or `1d`.
@@ -39,6 +39,8 @@ pub struct Config {
     pub acme: Acme,
     /// Proxies in front.
     pub proxy: Proxy,
+    /// How we reach others.
+    pub peer: Outbound,
     /// The private listener for those who watch.
     pub monitor: Monitor,
     /// Bounds on memory, queues and time.
@@ -326,6 +328,7 @@ impl Default for Config {
             tls: Tls::default(),
             acme: Acme::default(),
             proxy: Proxy::default(),
+            peer: Outbound::default(),
             monitor: Monitor::default(),
             limits: Limits::default(),
             disk: Disk::default(),

@@ -18,9 +18,8 @@ use common::{
 };
 use dapbox::{
     config::{self, Config, Seconds},
-    model::{BatchMode, PartialBatch, Query, Revision, Time, VdafConfig, reload::Reloaded},
+    model::{BatchMode, PartialBatch, Revision, Time, VdafConfig, reload::Reloaded},
     vdaf::Measurement,
-    wire::Interaction,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -125,8 +124,7 @@ async fn what_the_drivers_do_changes_while_the_server_runs() {
     leader.until(&parties.id(), |status| status.batches_collected == 1).await;
 
     let job = |count| {
-        let drafts: Vec<_> =
-            (0..count).map(|_| forge.draft(&Measurement::Flag(true), Time(1_600_000_000))).collect();
+        let drafts: Vec<_> = (0..count).map(|_| forge.draft(&Measurement::Flag(true), Time(1_600_000_000))).collect();
         forge.job(PartialBatch::TimeInterval, &drafts)
     };
     assert!(!parties.ask_job(&job(2)).await.answer.body.is_empty(), "answered at once");

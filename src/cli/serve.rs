@@ -41,8 +41,8 @@ pub async fn run(args: Args) -> Outcome {
     let (mut signals, mut hangups) = (Signals::new()?, Hangups::new()?);
     let server = manager::patiently("opening the data directory", Server::start(config)).await?;
     server.set_controls(controls(args, level));
-    tracing::info!(address = %server.address(), data_dir, version = build::VERSION, "serving");
-    let status = format!("serving on {}", server.address());
+    tracing::info!(url = server.url(), address = %server.address(), data_dir, version = build::VERSION, "serving");
+    let status = format!("serving on {}", server.url());
     manager::ready(&status);
     manager::keep_alive(server.pulse());
     let fault = until_the_end(&server, &mut signals, &mut hangups, &status).await;

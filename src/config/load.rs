@@ -17,7 +17,7 @@ use super::Config;
 /// The start of the names of environment variables that we read.
 const PREFIX: &str = "DAPBOX_";
 /// Variables with our prefix that are not options of the configuration file but flags of the command line.
-const FLAG_VARIABLES: [&str; 2] = ["DAPBOX_CONFIG", "DAPBOX_VERIFY_KEY_SEED"];
+const FLAG_VARIABLES: [&str; 3] = ["DAPBOX_CA_FILE", "DAPBOX_CONFIG", "DAPBOX_VERIFY_KEY_SEED"];
 
 /// What the command line sets; it wins over everything else.
 #[derive(Clone, Debug, Default)]
@@ -170,6 +170,9 @@ impl Config {
         }
         if leader.retry_initial > leader.retry_max {
             return Err(ConfigError::Nonsense("leader.retry_initial must not exceed leader.retry_max".to_owned()));
+        }
+        if let Some(text) = self.tls.nonsense().or_else(|| self.proxy.nonsense()) {
+            return Err(ConfigError::Nonsense(text));
         }
         Ok(())
     }
@@ -342,6 +345,9 @@ mod tests {
             "[limits]\nmax_requests = 0",
             "[limits]\nmax_job_bytes = 300_000_000",
             "[leader]\nretry_initial = \"0s\"",
+            "[tls]\nmode = \"files\"\ncertificate_file = \"cert.pem\"",
+            "[tls]\nkey_file = \"key.pem\"",
+            "[proxy]\ntrusted = [\"0.0.0.0/0\"]",
         ] {
             assert!(matches!(load(text, &[], &Overrides::default()), Err(ConfigError::Nonsense(_))), "{text}");
         }

@@ -8,11 +8,14 @@ use crate::model::reload::Change;
 /// The options that a running server takes over, in the order of the file. What is read anew each time that it is needed
 /// can change; what threads, listeners, pools of memory and the database were made of stays until the next start.
 const RELOADABLE: &[&str] = &[
+    "tls.check_interval",
+    "proxy.trusted",
     "limits.max_report_bytes",
     "limits.max_upload_bytes",
     "limits.max_job_bytes",
     "limits.max_job_reports",
     "limits.max_message_bytes",
+    "limits.head_timeout",
     "limits.request_timeout",
     "limits.clock_skew",
     "limits.max_waiting_reports",

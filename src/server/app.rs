@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -11,9 +11,11 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
     disk::Disk,
+    listen,
     live::Live,
     memory::{Budget, JobMemory},
     reload::Controls,
+    tls::{Certificates, Files},
 };
 use crate::{
     aggregator::{KeyRing, TaskContext},
@@ -55,6 +57,14 @@ pub struct App {
     pub request_memory: Budget,
     /// Requests in progress.
     pub requests: Arc<Semaphore>,
+    /// Places for connections to the public address; one that is taken is a connection that is open.
+    pub connections: Arc<Semaphore>,
+    /// Connections that were closed at once because there was no place, since the start.
+    pub refused_connections: AtomicU64,
+    /// The TLS certificate, if the public address has one.
+    pub certificates: Arc<Certificates>,
+    /// The files that it is from, if it is from files.
+    pub certificate_files: OnceLock<Arc<Files>>,
     /// Wakes the driver of aggregation jobs.
     pub jobs: Notify,
     /// Wakes the driver of collection jobs.
@@ -79,6 +89,10 @@ impl App {
     pub fn new(config: Config, store: Store, pool: Pool, keys: KeyRing, peer: Peer) -> Self {
         Self {
             requests: Arc::new(Semaphore::new(config.limits.max_requests)),
+            connections: Arc::new(listen::places(&config)),
+            refused_connections: AtomicU64::new(0),
+            certificates: Arc::default(),
+            certificate_files: OnceLock::new(),
             job_memory: JobMemory::new(config.leader.max_memory_bytes),
             helper_memory: Budget::new(config.helper.max_memory_bytes),
             upload_memory: Budget::new(config.limits.upload_memory_bytes),

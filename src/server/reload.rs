@@ -63,32 +63,34 @@ async fn reread(app: &Arc<App>) -> Result<Reloaded, String> {
     done
 }
 
-async fn reload(app: &App, new: Config) -> Result<Reloaded, String> {
+async fn reload(app: &Arc<App>, new: Config) -> Result<Reloaded, String> {
     let _turn = app.reloading.lock().await;
     let old: &Config = &app.config;
     let mixed = old.with_reloadable(&new).map_err(|error| error.to_string())?;
-    let mut reloaded = Reloaded {
-        changed: old.changes(&mixed).map_err(|error| error.to_string())?,
-        needs_restart: mixed.changes(&new).map_err(|error| error.to_string())?,
-        troubles: Vec::new(),
-    };
-    adopt_log(app, &mixed, &mut reloaded);
+    let changed = old.changes(&mixed).map_err(|error| error.to_string())?;
+    let needs_restart = mixed.changes(&new).map_err(|error| error.to_string())?;
+    // What is logged is as the configuration says from now on, even if only the running server was told otherwise.
+    if let Some(controls) = app.controls.get() {
+        (controls.set_log_level)(&mixed.log.level)?;
+    }
     app.disk.adopt(&mixed.disk);
-    if !reloaded.changed.is_empty() {
+    if !changed.is_empty() {
         app.config.replace(mixed);
     }
+    let troubles = look_at_certificate(app).await.err().into_iter().collect();
+    let reloaded = Reloaded { changed, needs_restart, troubles };
     tell(&reloaded);
-    // Those who wait may have less to wait for.
+    // Jobs may have less to wait for.
     app.jobs.notify_one();
     Ok(reloaded)
 }
 
-/// What is logged is as the configuration says from now on, even if only the running server was told otherwise.
-fn adopt_log(app: &App, new: &Config, reloaded: &mut Reloaded) {
-    let Some(controls) = app.controls.get() else { return };
-    if let Err(error) = (controls.set_log_level)(&new.log.level) {
-        reloaded.troubles.push(error);
-    }
+/// Takes over a certificate that was renewed, without waiting for the next look at its files.
+async fn look_at_certificate(app: &Arc<App>) -> Result<(), String> {
+    let Some(files) = app.certificate_files.get().cloned() else { return Ok(()) };
+    let shared = app.clone();
+    let looked = tokio::task::spawn_blocking(move || files.look(&shared.certificates)).await;
+    looked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
 }
 
 fn tell(Reloaded { changed, needs_restart, troubles }: &Reloaded) {
