@@ -7,6 +7,7 @@
 mod acme;
 mod load;
 mod outside;
+mod reload;
 pub mod span;
 
 use std::{
@@ -23,6 +24,7 @@ use crate::{
 };
 pub use load::{ConfigError, Overrides, UnknownKey};
 pub use outside::{Acme, Monitor, OptionalAddress, Outbound, Proxy, Tls, TlsMode};
+pub use reload::reloadable;
 
 /// Everything that an operator can decide. Durations are written like `60s`, `500ms`, `5m`, `1h` or `1d`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 //! [`Backoff`] for one that has other things to do meanwhile.
 
 mod backoff;
+mod names;
 mod retry;
 mod trust;
 
@@ -23,6 +24,7 @@ use crate::{
 };
 
 pub use backoff::Backoff;
+pub use names::{NameError, Names};
 pub use retry::{Retries, retry};
 pub use trust::{Roots, RootsError, client_config};
 
@@ -239,6 +241,7 @@ impl Peer {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(Policy::none())
+            .dns_resolver(Names::default())
             .connect_timeout(options.connect_timeout)
             .timeout(options.timeout)
             .http2_keep_alive_interval(PING)

@@ -34,6 +34,15 @@ impl ConfigArgs {
         let flags = Overrides { data_dir: self.data_dir.clone(), listen };
         Ok(Config::load(file.as_deref(), &flags)?)
     }
+
+    /// Where the control socket of the server is. Known without a configuration if the data directory is given, so that
+    /// a file that is broken does not keep anybody from the server that runs.
+    pub fn control_socket(&self) -> Result<PathBuf, Failure> {
+        match &self.data_dir {
+            Some(data_dir) => Ok(Config { data_dir: data_dir.clone(), ..Config::default() }.control_socket()),
+            None => Ok(self.load(None)?.control_socket()),
+        }
+    }
 }
 
 /// How the aggregators of a task are reached.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use reqwest::{Method, StatusCode};
+use serde::de::DeserializeOwned;
 
 use super::Failure;
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     model::{
         Task, TaskId, Time,
         overview::Overview,
+        reload::{LogLevel, Reloaded},
         status::{CloseRequest, Health, TaskStatus},
         tokens::{TokenChange, TokenStatus},
     },
@@ -209,6 +211,26 @@ impl Socket {
             (StatusCode::OK, body) => Ok(serde_json::from_slice(&body)?),
             (status, body) => Err(refused(status, &body)),
         }
+    }
+
+    /// Has the server take over a changed configuration.
+    pub async fn reload(&self) -> Result<Reloaded, Failure> {
+        self.get(Method::POST, "/reload", None).await
+    }
+
+    /// What the server logs.
+    pub async fn log_level(&self) -> Result<LogLevel, Failure> {
+        self.get(Method::GET, "/log", None).await
+    }
+
+    /// Has the server log something else.
+    pub async fn set_log_level(&self, level: &LogLevel) -> Result<LogLevel, Failure> {
+        self.get(Method::POST, "/log", Some(serde_json::to_vec(level)?)).await
+    }
+
+    async fn get<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<T, Failure> {
+        let (status, body) = self.ask(method, path, body).await?;
+        if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refused(status, &body)) }
     }
 
     /// Asks for something long, whose body is still to be read.

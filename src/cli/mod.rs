@@ -11,10 +11,14 @@ mod doctor;
 mod keys;
 mod local;
 mod logging;
+mod manager;
+mod manual;
 mod pair;
+mod reload;
 mod restore;
 mod screen;
 mod serve;
+mod shell;
 mod show;
 mod signals;
 mod status;
@@ -22,18 +26,23 @@ mod style;
 mod task;
 pub mod taskfile;
 mod upload;
+mod version;
 
 use std::{fmt::Display, io::Write, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::{model::calendar, store};
+use crate::{
+    model::{build, calendar},
+    store,
+};
 
 /// What the command line says. Exit codes: 0 success, 1 failure, 2 wrong usage.
 #[derive(Debug, Parser)]
 #[command(
     name = "dapbox",
-    version,
+    version = build::VERSION,
+    long_version = version::long(),
     max_term_width = 80,
     about = "Privacy-preserving measurement in one binary: a DAP leader, helper, client and collector.",
     long_about = "Privacy-preserving measurement in one binary.\n\n\
@@ -66,6 +75,10 @@ enum Command {
     /// List, replace, disable and delete the keys that reports are sealed to.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Have a running server take over a changed configuration.
+    Reload(reload::Args),
+    /// Show or change what a running server logs.
+    Log(reload::LogArgs),
     /// Copy everything into a file, or read such a file through.
     Backup(Box<backup::Args>),
     /// Make a data directory of a backup.
@@ -84,6 +97,12 @@ enum Command {
     Demo(demo::Args),
     /// Measure what this machine can hold.
     Bench(Box<bench::Args>),
+    /// Print what a shell needs to complete command lines.
+    Completions(shell::Args),
+    /// Print or write the manual pages.
+    Man(manual::Args),
+    /// Say which release this is, and what it can do.
+    Version(version::Args),
 }
 
 /// Why a command failed, for the person who gave it.
@@ -163,6 +182,11 @@ fn execute(command: Command) -> Outcome {
             Command::Pair(args) => pair::run(args).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Bench(args) => bench::run(*args).await,
+            Command::Reload(args) => reload::run(args).await,
+            Command::Log(args) => reload::run_log(args).await,
+            Command::Completions(args) => shell::run(&args),
+            Command::Man(args) => manual::run(&args),
+            Command::Version(args) => version::run(&args),
         }
     });
     // What is still computing is of no use to anybody.

@@ -1,15 +1,25 @@
 //! `dapbox serve`: the appliance.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
-use super::{Failure, Outcome, args::ConfigArgs, logging, signals::Signals};
-use crate::server::Server;
+use super::{
+    Failure, Outcome,
+    args::ConfigArgs,
+    logging::{self, Level},
+    manager,
+    signals::{Hangups, Signals},
+};
+use crate::{
+    model::{Fault, build},
+    server::{Controls, Server},
+};
 
 /// Arguments of `dapbox serve`.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "The server is leader and helper at once: which one it is, is a matter of each task. \
     Tasks are added while it runs, with 'dapbox task add'. SIGTERM or ctrl-c stops it gracefully, a second one at \
-    once; nothing that was acknowledged is lost either way.\n\n\
+    once; nothing that was acknowledged is lost either way. SIGHUP has it take over a changed configuration, as \
+    'dapbox reload' does, which also says what came of it.\n\n\
     Examples:\n  \
     dapbox serve\n  \
     dapbox serve --config /etc/dapbox/appliance.toml\n  \
@@ -26,21 +36,20 @@ pub struct Args {
 /// Runs `dapbox serve`.
 pub async fn run(args: Args) -> Outcome {
     let config = args.config.load(args.listen)?;
-    logging::start(&config.log)?;
+    let level = logging::start(&config.log)?;
     let data_dir = config.data_dir.display().to_string();
-    let mut signals = Signals::new()?;
-    let server = Server::start(config).await?;
+    let (mut signals, mut hangups) = (Signals::new()?, Hangups::new()?);
+    let server = manager::patiently("opening the data directory", Server::start(config)).await?;
+    server.set_controls(controls(args, level));
     let monitor = server.monitor_address().map(tracing::field::display);
-    tracing::info!(url = server.url(), address = %server.address(), monitor, data_dir, version = env!("CARGO_PKG_VERSION"), "serving");
-    let fault = tokio::select! {
-        name = signals.next() => {
-            tracing::info!(signal = name, "stopping; once more to stop at once");
-            None
-        }
-        fault = server.failed() => Some(fault),
-    };
+    tracing::info!(url = server.url(), address = %server.address(), monitor, data_dir, version = build::VERSION, "serving");
+    let status = format!("serving on {}", server.url());
+    manager::ready(&status);
+    manager::keep_alive(server.pulse());
+    let fault = until_the_end(&server, &mut signals, &mut hangups, &status).await;
+    manager::stopping();
     tokio::select! {
-        stopped = server.stop() => stopped?,
+        stopped = manager::patiently("stopping", server.stop()) => stopped?,
         name = signals.next() => return Err(Failure::new(format!("{name} again: stopped at once"))),
     }
     match fault {
@@ -49,5 +58,35 @@ pub async fn run(args: Args) -> Outcome {
             tracing::info!("stopped");
             Ok(())
         }
+    }
+}
+
+/// Waits until the server is to stop, or cannot go on. Reloads meanwhile as often as it is asked to.
+async fn until_the_end(server: &Server, signals: &mut Signals, hangups: &mut Hangups, status: &str) -> Option<Fault> {
+    loop {
+        tokio::select! {
+            name = signals.next() => {
+                tracing::info!(signal = name, "stopping; once more to stop at once");
+                return None;
+            }
+            fault = server.failed() => return Some(fault),
+            () = hangups.next() => {
+                manager::reloading();
+                // What came of it is in the log.
+                let _ = server.reread().await;
+                manager::ready(status);
+            }
+        }
+    }
+}
+
+/// What we can do for the server: read its configuration again, and change the log.
+fn controls(args: Args, level: Level) -> Controls {
+    let level = Arc::new(level);
+    let same = level.clone();
+    Controls {
+        reread: Box::new(move || args.config.load(args.listen).map_err(|failure| failure.message)),
+        log_level: Box::new(move || level.get()),
+        set_log_level: Box::new(move |wanted| same.set(wanted)),
     }
 }

@@ -1,4 +1,4 @@
-//! The signals that ask us to stop.
+//! The signals that ask us to stop, and the one that asks us to reload.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -20,5 +20,20 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
         }
+    }
+}
+
+/// The signal that asks us to reload: SIGHUP. Whoever does not take it over is ended by it.
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// Takes the signal over from the system.
+    pub fn new() -> std::io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Waits for one.
+    pub async fn next(&mut self) {
+        self.0.recv().await;
     }
 }

@@ -112,7 +112,7 @@ impl Config {
     }
 
     /// Refuses values that are of the right kind and still make no sense.
-    fn check(&self) -> Result<(), ConfigError> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         let (limits, leader) = (&self.limits, &self.leader);
         let at_least_one = [
             ("limits.max_report_bytes", limits.max_report_bytes),

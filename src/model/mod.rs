@@ -3,6 +3,7 @@
 //! Nothing here knows a message layout, a VDAF crate, a socket or a file.
 
 pub mod batch;
+pub mod build;
 pub mod calendar;
 pub mod collection;
 pub mod failpoint;
@@ -13,6 +14,7 @@ pub mod job;
 pub mod keys;
 pub mod latency;
 pub mod overview;
+pub mod reload;
 pub mod report;
 pub mod secret;
 pub mod status;

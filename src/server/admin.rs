@@ -10,7 +10,7 @@ use super::{
     app::App,
     backup,
     http::{Request, Response, content, empty, failure},
-    overview, tokens,
+    overview, reload, tokens,
 };
 use crate::{
     aggregator::{
@@ -19,7 +19,7 @@ use crate::{
         tasks,
     },
     model::{
-        Point, Task, TaskId, Time,
+        Point, Task, TaskId, Time, build,
         status::{CloseRequest, Health},
     },
     wire::{Problem, ProblemType},
@@ -55,7 +55,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         }
         ("GET", "/health", _) => {
             let fault = app.store.read(|_| Ok(())).err().map(|fault| fault.to_string());
-            let version = env!("CARGO_PKG_VERSION").to_owned();
+            let version = build::VERSION.to_owned();
             json(StatusCode::OK, &Health { version, fault, disk: app.disk.status() })
         }
         ("GET", "/overview", _) => json(StatusCode::OK, &overview::take(app).await?),
@@ -82,6 +82,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
             app.sweeps.notify_one();
             Ok(empty(StatusCode::NO_CONTENT))
         }
+        (_, "/reload" | "/log", _) => reload::answer(app, request).await,
         ("POST", "/close", _) => {
             let CloseRequest { task, before } = read(app, &mut request).await?;
             let horizon = app

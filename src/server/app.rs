@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, atomic::AtomicU64},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -13,9 +13,11 @@ use super::{
     disk::Disk,
     keys::Keys,
     listen,
+    live::Live,
     memory::{Budget, JobMemory},
     recorder::Recorder,
-    tls::Certificates,
+    reload::Controls,
+    tls::{Certificates, Files},
 };
 use crate::{
     aggregator::TaskContext,
@@ -31,8 +33,12 @@ const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 /// What all requests and drivers of a running server share.
 pub struct App {
-    /// The configuration.
-    pub config: Config,
+    /// The configuration. What is held of it stays as it is; whoever wants to notice a reload looks again.
+    pub config: Live,
+    /// What whoever runs the server can do for it.
+    pub controls: OnceLock<Controls>,
+    /// One reload after the other.
+    pub reloading: tokio::sync::Mutex<()>,
     /// The data directory.
     pub store: Store,
     /// The disk that it is on.
@@ -59,6 +65,8 @@ pub struct App {
     pub refused_connections: AtomicU64,
     /// The TLS certificate, if the public address has one.
     pub certificates: Arc<Certificates>,
+    /// The files that it is from, if it is from files.
+    pub certificate_files: OnceLock<Arc<Files>>,
     /// Wakes the driver of aggregation jobs.
     pub jobs: Notify,
     /// Wakes the driver of collection jobs.
@@ -89,12 +97,15 @@ impl App {
             connections: Arc::new(listen::places(&config)),
             refused_connections: AtomicU64::new(0),
             certificates: Arc::default(),
+            certificate_files: OnceLock::new(),
             job_memory: JobMemory::new(config.leader.max_memory_bytes),
             helper_memory: Budget::new(config.helper.max_memory_bytes),
             upload_memory: Budget::new(config.limits.upload_memory_bytes),
             request_memory: Budget::new(config.limits.request_memory_bytes),
             disk: Disk::new(&config, store.clone()),
-            config,
+            config: Live::new(config),
+            controls: OnceLock::new(),
+            reloading: tokio::sync::Mutex::default(),
             store,
             pool,
             keys,

@@ -40,6 +40,8 @@ struct Gauge {
     in_flight: u64,
     /// Whether we are short.
     is_short: bool,
+    /// When those who are refused are told to come back, in seconds.
+    retry_after: u64,
 }
 
 /// What becomes of a request.
@@ -92,7 +94,6 @@ impl Gauge {
 pub struct Disk {
     store: Store,
     dir: std::path::PathBuf,
-    config: config::Disk,
     ballast: Ballast,
     gauge: Arc<Mutex<Gauge>>,
 }
@@ -118,10 +119,17 @@ fn lock(gauge: &Mutex<Gauge>) -> MutexGuard<'_, Gauge> {
 impl Disk {
     /// The disk of an open store's directory.
     pub fn new(config: &config::Config, store: Store) -> Self {
-        let (dir, config) = (config.data_dir.clone(), config.disk.clone());
-        let gauge = Gauge { reserve: config.reserve_bytes, ..Gauge::default() };
-        let ballast = Ballast::of(&dir, config.ballast_bytes);
-        Self { store, dir, config, ballast, gauge: Arc::new(Mutex::new(gauge)) }
+        let dir = config.data_dir.clone();
+        let ballast = Ballast::of(&dir, config.disk.ballast_bytes);
+        let disk = Self { store, dir, ballast, gauge: Arc::default() };
+        disk.adopt(&config.disk);
+        disk
+    }
+
+    /// Takes over what can change of the configuration.
+    pub fn adopt(&self, config: &config::Disk) {
+        let mut gauge = lock(&self.gauge);
+        (gauge.reserve, gauge.retry_after) = (config.reserve_bytes, config.retry_after.as_secs().max(1));
     }
 
     /// Refuses what would take room, if we are short of it. For requests whose body need not be read then.
@@ -146,7 +154,7 @@ impl Disk {
     fn problem(&self) -> Problem {
         let detail =
             "the aggregator is short of disk space and takes nothing new; what it has taken is safe; come back later";
-        Problem::about(507).with_detail(detail).with_retry_after(self.config.retry_after.as_secs().max(1))
+        Problem::about(507).with_detail(detail).with_retry_after(lock(&self.gauge).retry_after)
     }
 
     /// Looks at the disk, and tells the operator when something has changed.
@@ -202,8 +210,8 @@ impl Disk {
 
 /// Tends the disk until the server stops.
 pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
-    let pause = (*app.config.disk.check_interval).max(Duration::from_millis(10));
     loop {
+        let pause = (*app.config.disk.check_interval).max(Duration::from_millis(10));
         tokio::select! {
             () = app.stopped() => return Ok(()),
             () = tokio::time::sleep(pause) => {}

@@ -25,14 +25,17 @@ mod jobs;
 mod keys;
 mod leader_job;
 mod listen;
+mod live;
 mod memory;
 mod metrics;
 mod monitor;
 mod origin;
 mod overview;
 mod persist;
+mod pulse;
 mod pursue;
 mod recorder;
+mod reload;
 mod routes;
 mod tls;
 mod tokens;
@@ -68,6 +71,8 @@ use crate::{
 pub use backup::{PATH as BACKUP_PATH, WITH_KEY};
 pub use disk::needed_bytes;
 pub use metrics::{Kind as MetricKind, METRICS, Metric};
+pub use pulse::Pulse;
+pub use reload::Controls;
 pub use tls::CertificateError;
 
 /// Why a server does not start.
@@ -181,6 +186,8 @@ impl Server {
         parts.spawn(watched(fail.clone(), drive_keys::drive(app.clone())));
         parts.spawn(watched(fail.clone(), disk::drive(app.clone())));
         if let Some(files) = certificate_files.clone() {
+            // A reload through the control socket looks at them too. They are set once.
+            let _ = app.certificate_files.set(files.clone());
             parts.spawn(watched(fail.clone(), files.drive(app.clone())));
         }
         parts.spawn(watched(fail.clone(), overview::drive(app.clone())));
@@ -199,6 +206,11 @@ impl Server {
     /// The address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// For whoever watches over the server.
+    pub fn pulse(&self) -> Pulse {
+        Pulse::new(self.app.clone())
     }
 
     /// Where the server is reached from this machine.

@@ -45,7 +45,7 @@ impl Read {
 pub fn overview(app: &App) -> Overview {
     let keys = app.key_statuses(Time::now());
     Overview {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: build::VERSION.to_owned(),
         now: Time::now(),
         started: app.recorder.started,
         not_ready: not_ready(app),

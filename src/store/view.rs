@@ -42,6 +42,11 @@ impl View<'_> {
         &self.state.keys
     }
 
+    /// Asks the database for a row that is not there: whoever gets no answer has a database that does not answer.
+    pub fn probe(&self) -> Result<(), Fault> {
+        self.get(&[]).map(drop)
+    }
+
     /// The reports at these places, in the same order. A fault if one is not there. Each pack is read once, if the
     /// places are in order.
     pub fn load_reports(&self, task: &TaskId, places: &[ReportRef]) -> Result<Vec<Report>, Fault> {

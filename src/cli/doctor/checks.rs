@@ -216,7 +216,7 @@ fn time_sync(world: &World) -> io::Result<Duration> {
 }
 
 fn server(world: &World) -> Option<Result<String, Trouble>> {
-    let ours = env!("CARGO_PKG_VERSION");
+    let ours = crate::model::build::VERSION;
     match world.health.as_ref() {
         None => good("none runs"),
         Some(Err(error)) => {

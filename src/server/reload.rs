@@ -1,0 +1,125 @@
+//! Taking over a changed configuration while the server runs, and changing what is logged.
+
+use std::sync::Arc;
+
+use warp::http::StatusCode;
+
+use super::{
+    Server,
+    admin::{json, read},
+    app::App,
+    http::{Request, Response},
+};
+use crate::{
+    aggregator::Error,
+    config::Config,
+    model::reload::{LogLevel, Reloaded},
+    wire::Problem,
+};
+
+/// What whoever runs a server can do for it: where its configuration comes from and where its log goes is not for the
+/// server to know.
+pub struct Controls {
+    /// Reads the configuration anew, from where it was read at the start. The error is for the operator.
+    pub reread: Box<dyn Fn() -> Result<Config, String> + Send + Sync>,
+    /// What is logged now.
+    pub log_level: Box<dyn Fn() -> String + Send + Sync>,
+    /// Changes what is logged. The error is for the operator.
+    pub set_log_level: Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+}
+
+impl Server {
+    /// Lets the server reload and change its log by itself, when it is asked through its control socket. Once is enough.
+    pub fn set_controls(&self, controls: Controls) {
+        // The first ones stay: there is one process, one file and one log.
+        let _ = self.app.controls.set(controls);
+    }
+
+    /// Reads the configuration anew and takes over what can be. One that is broken changes nothing.
+    pub async fn reread(&self) -> Result<Reloaded, String> {
+        reread(&self.app).await
+    }
+
+    /// Takes over what can be of a configuration. One that makes no sense changes nothing.
+    pub async fn reload(&self, new: Config) -> Result<Reloaded, String> {
+        reload(&self.app, new).await
+    }
+}
+
+async fn reread(app: &Arc<App>) -> Result<Reloaded, String> {
+    let shared = app.clone();
+    let read = tokio::task::spawn_blocking(move || match shared.controls.get() {
+        Some(controls) => (controls.reread)(),
+        None => Err("this server has no configuration file to read".to_owned()),
+    });
+    let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
+    let done = match read {
+        Ok(new) => reload(app, new).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &done {
+        tracing::error!(%error, "nothing was reloaded; the server goes on with the configuration that it has");
+    }
+    done
+}
+
+async fn reload(app: &Arc<App>, new: Config) -> Result<Reloaded, String> {
+    let _turn = app.reloading.lock().await;
+    let old: &Config = &app.config;
+    let mixed = old.with_reloadable(&new).map_err(|error| error.to_string())?;
+    let changed = old.changes(&mixed).map_err(|error| error.to_string())?;
+    let needs_restart = mixed.changes(&new).map_err(|error| error.to_string())?;
+    // What is logged is as the configuration says from now on, even if only the running server was told otherwise.
+    if let Some(controls) = app.controls.get() {
+        (controls.set_log_level)(&mixed.log.level)?;
+    }
+    app.disk.adopt(&mixed.disk);
+    if !changed.is_empty() {
+        app.config.replace(mixed);
+    }
+    let troubles = look_at_certificate(app).await.err().into_iter().collect();
+    let reloaded = Reloaded { changed, needs_restart, troubles };
+    tell(&reloaded);
+    // Jobs may have less to wait for.
+    app.jobs.notify_one();
+    Ok(reloaded)
+}
+
+/// Takes over a certificate that was renewed, without waiting for the next look at its files.
+async fn look_at_certificate(app: &Arc<App>) -> Result<(), String> {
+    let Some(files) = app.certificate_files.get().cloned() else { return Ok(()) };
+    let shared = app.clone();
+    let looked = tokio::task::spawn_blocking(move || files.look(&shared.certificates)).await;
+    looked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+fn tell(Reloaded { changed, needs_restart, troubles }: &Reloaded) {
+    for change in changed {
+        tracing::info!(option = change.key, from = change.from, to = change.to, "taken over");
+    }
+    for change in needs_restart {
+        tracing::warn!(option = change.key, from = change.from, to = change.to, "needs a restart to change");
+    }
+    for trouble in troubles {
+        tracing::error!(error = trouble, "could not be reloaded");
+    }
+    tracing::info!(changed = changed.len(), needs_restart = needs_restart.len(), "reloaded");
+}
+
+/// Answers what the control socket is asked about reloading and the log.
+pub async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error> {
+    let refused = |why: String| Problem::about(400).with_detail(why);
+    let controls = app.controls.get();
+    match (request.method.as_str(), request.path.as_str(), controls) {
+        ("POST", "/reload", _) => json(StatusCode::OK, &reread(app).await.map_err(refused)?),
+        ("GET", "/log", Some(controls)) => json(StatusCode::OK, &LogLevel { level: (controls.log_level)() }),
+        ("POST", "/log", Some(controls)) => {
+            let LogLevel { level } = read(app, &mut request).await?;
+            (controls.set_log_level)(&level).map_err(refused)?;
+            let level = LogLevel { level: (controls.log_level)() };
+            tracing::info!(level = level.level, "the log was changed until the next reload or start");
+            json(StatusCode::OK, &level)
+        }
+        _ => Err(Problem::about(404).into()),
+    }
+}
