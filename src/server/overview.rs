@@ -15,7 +15,7 @@ use crate::{
     aggregator::{counters, progress, tasks},
     config::TlsMode,
     model::{
-        Fault, Role, TaskId, Time,
+        Fault, Role, TaskId, Time, build,
         overview::{BatchView, Load, Overview, PeerStatus, StateCounts, TaskView},
         status::TaskStatus,
     },

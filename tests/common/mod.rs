@@ -77,10 +77,6 @@ impl Node {
         format!("http://{}/", self.server.as_ref().unwrap().monitor_address().unwrap())
     }
 
-    pub fn server(&self) -> &Server {
-        self.server.as_ref().unwrap()
-    }
-
     pub async fn stop(&mut self) {
         self.server.take().unwrap().stop().await.unwrap();
     }
