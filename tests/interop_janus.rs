@@ -9,6 +9,7 @@ use std::time::Duration as Span;
 
 use common::{PATIENCE, Pair, Parties};
 use dapbox::{
+    config::Config,
     model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Max, Query, Revision, Task, Time, VdafConfig},
     vdaf::{AggregateResult, Measurement},
 };
@@ -217,6 +218,23 @@ async fn sum_vec_field64_multiproof_hmac() {
     type Gadget = ParallelSum<Field64, Mul<Field64>>;
     let vdaf = new_prio3_sum_vec_field64_multiproof_hmacsha256_aes128::<Gadget>(3, 2, 4, 3).unwrap();
     Case { config, vdaf, measurements, expected: AggregateResult::Vector(vec![4, 1, 2, 3]) }.check().await;
+}
+
+/// A client that looks for the first key that it knows does not mind what else is offered.
+#[tokio::test(flavor = "multi_thread")]
+async fn janus_uploads_where_post_quantum_keys_are_offered() {
+    let strong = |config: &mut Config| config.hpke.post_quantum = true;
+    let vdaf = VdafConfig::Prio3Count;
+    let pair = Pair::start_with(Revision::Dap09, vdaf, BatchMode::TimeInterval, strong, |_| {}).await;
+    let client = janus_client(&pair.parties, Prio3::new_count(2).unwrap()).await;
+    client.upload(&true).await.unwrap();
+    // Ours takes them, into the same batch.
+    let report = pair.parties.client().prepare(Measurement::Flag(true), Time::now()).await.unwrap();
+    assert_eq!([report.leader_share.enc.len(), report.helper_share.enc.len()], [1120, 1120]);
+    assert!(pair.parties.client().send(&[report]).await.unwrap().is_empty());
+    let collected = pair.parties.collector().collect(pair.parties.query_now(), Some(PATIENCE), |_| {}).await.unwrap();
+    assert_eq!((collected.report_count, collected.result), (2, AggregateResult::Number(2)));
+    pair.stop().await;
 }
 
 /// What we refuse, Janus's client and collector can name (DAP-09 section 3.2).

@@ -95,7 +95,8 @@ pub struct Keypair {
 enum PrivateKey {
     X25519(<X25519HkdfSha256 as Kem>::PrivateKey),
     P256(<DhP256HkdfSha256 as Kem>::PrivateKey),
-    XWing(<XWing as Kem>::PrivateKey),
+    /// Fifty times as long as the others.
+    XWing(Box<<XWing as Kem>::PrivateKey>),
 }
 
 impl Keypair {
@@ -111,7 +112,7 @@ impl Keypair {
             XWING => {
                 let (private, public) = XWing::gen_keypair();
                 let bytes = private.to_bytes().to_vec();
-                (PrivateKey::XWing(private), bytes, public.to_bytes().to_vec())
+                (PrivateKey::XWing(Box::new(private)), bytes, public.to_bytes().to_vec())
             }
             _ => {
                 let (private, public) = X25519HkdfSha256::gen_keypair();
@@ -129,7 +130,7 @@ impl Keypair {
         Suite::of(&config).check()?;
         let parsed = match config.kem_id {
             P256 => PrivateKey::P256(parse_private::<DhP256HkdfSha256>(&config, &private_key)?),
-            XWING => PrivateKey::XWing(parse_private::<XWing>(&config, &private_key)?),
+            XWING => PrivateKey::XWing(Box::new(parse_private::<XWing>(&config, &private_key)?)),
             _ => PrivateKey::X25519(parse_private::<X25519HkdfSha256>(&config, &private_key)?),
         };
         Ok(Self { config, private_key, parsed })

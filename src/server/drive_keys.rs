@@ -27,10 +27,8 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
             let due = is_due(view, now, &policy, settled);
             Ok((due, next(view, now, &policy)))
         })?;
-        if due {
-            if let Err(refusal) = keys::change(&app, Request::Turn { settled }).await? {
-                tracing::error!(%refusal, "HPKE keys cannot be replaced");
-            }
+        if due && let Err(refusal) = keys::change(&app, Request::Turn { settled }).await? {
+            tracing::error!(%refusal, "HPKE keys cannot be replaced");
         }
         let pause = next.map_or(LOOK, |next| Duration::from_secs(next.0.saturating_sub(now.0)).min(LOOK));
         // What was due may be only the first of several things.

@@ -17,6 +17,9 @@ use crate::{
     wire::Problem,
 };
 
+/// Changes what is logged. The error is for the operator.
+pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
 /// What whoever runs a server can do for it: where its configuration comes from and where its log goes is not for the
 /// server to know.
 pub struct Controls {
@@ -25,7 +28,7 @@ pub struct Controls {
     /// What is logged now.
     pub log_level: Box<dyn Fn() -> String + Send + Sync>,
     /// Changes what is logged. The error is for the operator.
-    pub set_log_level: Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>,
+    pub set_log_level: SetLogLevel,
 }
 
 impl Server {

@@ -24,6 +24,8 @@ use dapbox::{
     model::{
         BatchMode, Duration, Interval, Party, Query, Revision, Secret, Task, TaskId, TaskParameters, Time, TokenHash,
         VdafConfig,
+        keys::{KeyChange, ListedKey, RotateRequest},
+        overview::KeyState,
         status::{CloseRequest, Health, TaskStatus},
     },
     peer::{Peer, PeerOptions, Retries},
@@ -141,6 +143,28 @@ impl Node {
             assert!(std::time::Instant::now() < deadline, "still not so: {status:#?}");
             tokio::time::sleep(Span::from_millis(10)).await;
         }
+    }
+
+    /// Its HPKE keys.
+    pub async fn keys(&self) -> Vec<ListedKey> {
+        self.control().get("http://control/keys").send().await.unwrap().json().await.unwrap()
+    }
+
+    /// The ids of its HPKE keys in a state, in order.
+    pub async fn key_ids(&self, state: KeyState) -> Vec<u8> {
+        self.keys().await.iter().filter(|key| key.status.state == state).map(|key| key.status.id).collect()
+    }
+
+    /// Has it make new HPKE keys.
+    pub async fn rotate_keys(&self, now: bool) -> Vec<KeyChange> {
+        let order = self.control().post("http://control/keys/rotate").json(&RotateRequest { now });
+        order.send().await.unwrap().json().await.unwrap()
+    }
+
+    /// Has it delete an HPKE key.
+    pub async fn delete_key(&self, id: u8) {
+        let answer = self.control().delete(format!("http://control/keys/{id}")).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
     }
 
     pub fn data_dir(&self) -> &Path {

@@ -17,6 +17,8 @@ use dapbox::{
     config::{Config, OptionalAddress, Seconds},
     model::{
         Act, Failpoints, Phase, Point, Revision, Task, TaskId,
+        keys::ListedKey,
+        overview::KeyState,
         status::{CloseRequest, TaskStatus},
         tokens::TokenChange,
     },
@@ -243,6 +245,31 @@ impl Machine {
     /// Replaces a token of a task: the status of the answer.
     pub async fn change_token(&self, change: &TokenChange) -> u16 {
         self.control(|control| control.post("http://control/tokens").json(change)).await.status().as_u16()
+    }
+
+    /// Gives an order about HPKE keys: the status of the answer.
+    pub async fn order(&self, method: &str, path: &str, body: &str) -> u16 {
+        let url = format!("http://control/keys/{path}");
+        let method: reqwest::Method = method.parse().unwrap();
+        let ask = |control: reqwest::Client| control.request(method.clone(), &url).body(body.to_owned());
+        self.control(ask).await.status().as_u16()
+    }
+
+    /// The ids of the HPKE keys in a state.
+    pub async fn keys(&self, state: KeyState) -> Vec<u8> {
+        loop {
+            let answer = self.control(|control| control.get("http://control/keys")).await;
+            if let Ok(keys) = answer.json::<Vec<ListedKey>>().await {
+                return keys.iter().filter(|key| key.status.state == state).map(|key| key.status.id).collect();
+            }
+        }
+    }
+
+    /// Waits until the active HPKE keys are as they should be.
+    pub async fn until_keys(&self, is_right: impl Fn(&Vec<u8>) -> bool) {
+        while !is_right(&self.keys(KeyState::Active).await) {
+            tokio::time::sleep(REST).await;
+        }
     }
 
     pub async fn status(&self, task: &TaskId) -> TaskStatus {

@@ -8,14 +8,15 @@ use std::{sync::OnceLock, time::Duration as Span};
 use bytes::Bytes;
 use dapbox::{
     config::{Config, Seconds},
-    model::{Duration, Interval, Phase, Point, Query, Revision, Time},
+    model::{Duration, Interval, Phase, Point, Query, ReportError, Revision, Time, overview::KeyState},
     peer::Answer,
+    vdaf::Measurement,
     wire::{Interaction, ProblemType},
 };
 
 use crate::{
     common::{
-        calls::{assert_deleted, assert_refused, is_pending},
+        calls::{assert_deleted, assert_refused, assert_upload_refused, is_pending},
         relay::{Act, Asked, Relay, Told},
     },
     machine::REST,
@@ -41,6 +42,8 @@ pub enum Scene {
     Closed,
     /// The helper's operator removes the task while a job of it is worked on.
     Removed,
+    /// Both replace their HPKE keys while reports wait.
+    Keys,
 }
 
 /// How long the helper holds a job back for its operator.
@@ -49,10 +52,10 @@ const HOLD: Span = Span::from_millis(300);
 impl Scene {
     /// The scenes that a revision has.
     pub fn all(revision: Revision) -> &'static [Self] {
-        use Scene::{Breach, Closed, Deferred, Early, Life, Mismatch, Refused, Removed};
+        use Scene::{Breach, Closed, Deferred, Early, Keys, Life, Mismatch, Refused, Removed};
         match revision {
-            Revision::Dap09 => &[Life, Early, Refused, Breach, Mismatch, Closed, Removed],
-            Revision::Dap18 => &[Life, Deferred, Early, Refused, Breach, Mismatch, Closed, Removed],
+            Revision::Dap09 => &[Life, Early, Refused, Breach, Mismatch, Closed, Removed, Keys],
+            Revision::Dap18 => &[Life, Deferred, Early, Refused, Breach, Mismatch, Closed, Removed, Keys],
         }
     }
 
@@ -73,8 +76,14 @@ impl Scene {
             Self::Mismatch => mismatch(setting).await,
             Self::Closed => closed(setting).await,
             Self::Removed => removed(setting).await,
+            Self::Keys => keys(setting).await,
         }
     }
+}
+
+/// New keys are handed out a second after they are made.
+fn pending_shortly(config: &mut Config) {
+    config.hpke.pending_time = Seconds::new(1);
 }
 
 /// Jobs of two reports, as soon as there is one.
@@ -278,5 +287,58 @@ async fn removed(setting: Setting) {
     stage.remove_at(&stage.helper, &stage.parties.helper).await;
     trap.passed(Point::HelperRelease, Phase::Before).await;
     stage.remove().await;
+    stage.stop().await;
+}
+
+/// Reports that are sealed to old keys are counted like others, and nobody is ever told of a key that a crash can undo.
+async fn keys(setting: Setting) {
+    let leader = |config: &mut Config| {
+        long_jobs(config);
+        pending_shortly(config);
+    };
+    let stage = Stage::build(setting, None, leader, pending_shortly, |_| {}).await;
+    let (old, new) = (stage.client(), stage.client());
+    let mut reports = Vec::new();
+    for number in &NUMBERS[..3] {
+        reports.push(old.prepare(Measurement::Number(*number), Time::now()).await.unwrap());
+    }
+    let late = reports.pop().unwrap();
+    stage.upload(&reports).await;
+    let first = late.leader_share.config_id;
+    let (told, ()) = tokio::join!(stage.watch_keys(), async {
+        for machine in [&stage.leader, &stage.helper] {
+            let before = machine.keys(KeyState::Active).await;
+            assert_eq!(machine.order("POST", "rotate", r#"{"now":false}"#).await, 200);
+            machine.until_keys(|active| *active != before).await;
+            // What an operator does once more because nobody has answered is done once more.
+            let before = machine.keys(KeyState::Active).await[0];
+            assert_eq!(machine.order("POST", "rotate", r#"{"now":true}"#).await, 200);
+            machine.until_keys(|active| !active.contains(&before)).await;
+            let before = machine.keys(KeyState::Active).await[0];
+            assert_eq!(machine.order("POST", &format!("{before}/disable"), "").await, 200);
+            machine.until_keys(|active| active.len() == 1 && !active.contains(&before)).await;
+        }
+        stage.done.notify_one();
+    });
+    let active = stage.leader.keys(KeyState::Active).await;
+    let known = [active, stage.leader.keys(KeyState::Expired).await].concat();
+    assert!(told.iter().all(|id| known.contains(id)), "clients were told of {told:?}, and known are {known:?}");
+
+    stage.upload(&[late]).await;
+    for number in &NUMBERS[3..] {
+        let report = new.prepare(Measurement::Number(*number), Time::now()).await.unwrap();
+        assert_ne!(report.leader_share.config_id, first);
+        stage.upload(&[report]).await;
+    }
+    stage.collect(stage.parties.query_now()).await;
+    stage.check_counts().await;
+
+    let too_late = old.prepare(Measurement::Number(1), Time::now()).await.unwrap();
+    // Gone already: its deletion was not answered.
+    assert!(matches!(stage.leader.order("DELETE", &first.to_string(), "").await, 200 | 404));
+    let bytes = stage.parties.wire().encode_upload(stage.parties.task(), std::slice::from_ref(&too_late));
+    let refused = stage.upload_bytes(bytes).await;
+    assert_upload_refused(&refused, &stage.parties, &too_late, ReportError::OutdatedConfig);
+    let _ = stage.helper.order("DELETE", &stage.helper.keys(KeyState::Active).await[0].to_string(), "").await;
     stage.stop().await;
 }

@@ -1,6 +1,6 @@
 //! A leader and a helper with a task, and clients and collectors that do not give up.
 
-use std::{sync::Arc, time::Duration as Span};
+use std::{collections::BTreeSet, sync::Arc, time::Duration as Span};
 
 use bytes::Bytes;
 use dapbox::{
@@ -16,6 +16,8 @@ use dapbox::{
     vdaf::{AggregateResult, Measurement},
     wire::{Call, Interaction},
 };
+
+use tokio::sync::Notify;
 
 use crate::{
     common::{Parties, calls::assert_taken, relay::Relay},
@@ -50,6 +52,8 @@ pub struct Stage {
     pub leader: Machine,
     pub helper: Machine,
     pub parties: Parties,
+    /// Ends [`Stage::watch_keys`].
+    pub done: Notify,
     peer: Peer,
 }
 
@@ -77,7 +81,7 @@ impl Stage {
             assert!(matches!(machine.add(task).await, 201 | 409));
         }
         let peer = Peer::new(&PeerOptions::default()).unwrap();
-        Self { leader, helper, parties, peer }
+        Self { leader, helper, parties, done: Notify::new(), peer }
     }
 
     pub async fn stop(self) {
@@ -111,6 +115,27 @@ impl Stage {
     /// Uploads anything until it is answered.
     pub async fn upload_bytes(&self, bytes: Vec<u8>) -> Answer {
         self.insist(None, &self.parties.wire().upload_call(&self.parties.id()), bytes).await
+    }
+
+    /// Asks the leader for its HPKE keys all the time, as clients do: the ids of all that it was told of.
+    pub async fn watch_keys(&self) -> BTreeSet<u8> {
+        let (wire, mut told) = (self.parties.wire(), BTreeSet::new());
+        let call = wire.hpke_config_call(&self.parties.id());
+        let watch = async {
+            loop {
+                if let Ok(answer) = self.peer.send(&self.parties.task().leader_url, &call, None, Bytes::new()).await
+                    && answer.is_success()
+                {
+                    told.extend(wire.decode_hpke_configs(&answer.body).unwrap().iter().map(|config| config.id));
+                }
+                tokio::time::sleep(REST).await;
+            }
+        };
+        tokio::select! {
+            () = watch => {}
+            () = self.done.notified() => {}
+        }
+        told
     }
 
     /// Makes one report of each of [`NUMBERS`] and uploads each until it is taken.

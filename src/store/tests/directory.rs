@@ -11,8 +11,8 @@ use ciborium::Value;
 
 use super::*;
 use crate::store::{
-    HelperJobRecord, HelperJobState, KeyError, KeyRecord, KeySource, KeyStage, Old, OpenError, Removed, compact,
-    engine::Engine, engine::Rows, table,
+    BackupOptions, HelperJobRecord, HelperJobState, KeyError, KeyRecord, KeySource, KeyStage, Old, OpenError, Removed,
+    compact, engine::Engine, engine::Rows, table, vault::Vault,
 };
 
 fn error(dir: &Path) -> OpenError {
@@ -153,6 +153,44 @@ fn key_of_version_1() -> Vec<u8> {
     let config = b"\x66config\xa5\x62id\x03\x66kem_id\x18\x20\x66kdf_id\x01\x67aead_id\x01\x6apublic_key\x58\x20";
     let private_key = b"\x6bprivate_key\x58\x21an HPKE private key, in the clear";
     [b"\x01\xa3", &config[..], &[5; 32], private_key, b"\x67created\x01"].concat()
+}
+
+/// Keys were encrypted before they had stages.
+#[tokio::test]
+async fn an_encrypted_key_of_the_first_version_is_read_and_comes_out_of_a_backup() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || Options { key: KeySource::Given(Secret::new(vec![7; 32])), ..Options::default() };
+    Store::open(dir.path(), options()).unwrap().close().await;
+    let (vault, row) = (Vault::new(&Secret::new(vec![7; 32])).unwrap(), table::KEYS.key(&3));
+    tamper(dir.path(), row.clone(), [&[128], &vault.seal(&row, &key_of_version_1()).unwrap()[..]].concat());
+
+    let store = Store::open(dir.path(), options()).unwrap();
+    assert_eq!(store.read(|view| Ok(view.keys()[&3].clone())).unwrap(), key());
+    let mut backup = Vec::new();
+    store.backup(&mut backup, BackupOptions { key: None, note_bytes: 1 << 20 }).unwrap();
+    store.close().await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let restored = elsewhere.path().join("data");
+    crate::store::restore(&restored, &options(), &backup[..], None, |_, _| Ok(()), |_| {}).unwrap();
+    let store = Store::open(&restored, options()).unwrap();
+    assert_eq!(store.read(|view| Ok(view.keys()[&3].clone())).unwrap(), key());
+    // Changed, it is one of today.
+    let expired = KeyRecord { stage: KeyStage::Expired { since: Time(9) }, ..key() };
+    let put = expired.clone();
+    store.write(Point::Trial, move |tx| tx.put_key(put)).await.unwrap();
+    store
+        .write(Point::Trial, |tx| tx.put_key(KeyRecord { config: HpkeConfig { id: 4, ..key().config }, ..key() }))
+        .await
+        .unwrap();
+    let remove = |tx: &mut Tx<'_>| {
+        tx.remove_key(4);
+        Ok(())
+    };
+    store.write(Point::Trial, remove).await.unwrap();
+    store.close().await;
+    let store = Store::open(&restored, options()).unwrap();
+    assert_eq!(store.read(|view| Ok(view.keys().values().cloned().collect::<Vec<_>>())).unwrap(), [expired]);
+    store.close().await;
 }
 
 /// Whether any file below a directory has these bytes in it.
