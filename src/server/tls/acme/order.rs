@@ -195,7 +195,9 @@ fn answer(domain: &str, digest: &[u8]) -> Result<CertifiedKey, Trouble> {
     let key = KeyPair::generate().map_err(ours)?;
     let certificate = params.self_signed(&key).map_err(ours)?;
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    CertifiedKey::from_der(vec![certificate.der().clone()], key, &provider()).map_err(ours)
+    let key = provider().key_provider.load_private_key(key).map_err(ours)?;
+    // It is not checked: nobody but an authority understands its critical extension.
+    Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
 }
 
 /// What an authority found when it looked at the first domain that it is not content with.
