@@ -2,7 +2,11 @@
 
 mod common;
 
-use std::{net::SocketAddr, process::Command};
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, ChildStderr, Command, Stdio},
+};
 
 use bytes::Bytes;
 use common::{
@@ -210,7 +214,7 @@ async fn the_command_line_needs_no_certificates_of_the_system() {
     let (code, text) = dapbox(&with_ca);
     assert_eq!(code, 0, "{text}");
     let (code, text) = dapbox(&upload);
-    assert!(code == 1 && text.contains("certificate"), "{text}");
+    assert!(code == 1 && text.contains("--ca-file"), "{text}");
     let collector = files.join("collector.toml");
     let wrong = ["collect", "--task", collector.to_str().unwrap(), "--ca-file", client.to_str().unwrap()];
     let (code, text) = dapbox(&wrong);
@@ -368,4 +372,88 @@ async fn a_request_in_progress_is_answered_though_the_server_stops(#[case] proto
         }
     };
     assert_eq!(status, 400, "the upload is nonsense");
+}
+
+/// `dapbox serve` with these variables in its environment, and its log.
+struct Serving {
+    process: Child,
+    log: BufReader<ChildStderr>,
+}
+
+impl Serving {
+    fn start(config: &Config, variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
+        command.args(["serve", "--data-dir", config.data_dir.to_str().unwrap()]).env_remove("DAPBOX_CONFIG");
+        command.env("DAPBOX_LOG__FORMAT", "json").env("DAPBOX_MONITOR__LISTEN", "");
+        command.env("DAPBOX_DISK__RESERVE_BYTES", "0").env("DAPBOX_DISK__BALLAST_BYTES", "0");
+        let mut process = command.envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(process.stderr.take().unwrap());
+        Self { process, log }
+    }
+
+    /// The first line of the log that has this message, and all before it.
+    fn until(&mut self, message: &str) -> (serde_json::Value, String) {
+        let (mut line, mut before) = (String::new(), String::new());
+        loop {
+            assert!(self.log.read_line(&mut line).unwrap() > 0, "the server ended: {before}");
+            let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if value["message"] == message || value["fields"]["message"] == message {
+                let fields = if value["fields"].is_object() { value["fields"].clone() } else { value };
+                return (fields, before);
+            }
+            before.push_str(&line);
+            line.clear();
+        }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_says_who_was_refused_as_far_as_proxies_are_trusted() {
+    let (authority, dir) = (Authority::new(), tempfile::tempdir().unwrap());
+    let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
+    authority.equip(&mut config);
+    let file = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    for (trusted, client) in [("[\"127.0.0.0/8\"]", "198.51.100.7"), ("[]", "127.0.0.1")] {
+        let mut serving = Serving::start(
+            &config,
+            &[
+                ("DAPBOX_LISTEN", "127.0.0.1:0"),
+                ("DAPBOX_LOG__LEVEL", "info,dapbox::server=debug"),
+                ("DAPBOX_PROXY__TRUSTED", trusted),
+                ("DAPBOX_TLS__MODE", "files"),
+                ("DAPBOX_TLS__CERTIFICATE_FILE", &file(&config.tls.certificate_file)),
+                ("DAPBOX_TLS__KEY_FILE", &file(&config.tls.key_file)),
+            ],
+        );
+        let url = serving.until("serving").0["url"].as_str().unwrap().to_owned();
+        assert!(url.starts_with("https://127.0.0.1:"), "{url}");
+        let request = authority.http().build().unwrap().get(format!("{url}nonsense"));
+        let request =
+            request.header("x-forwarded-for", "203.0.113.9, 198.51.100.7").header("x-forwarded-proto", "http");
+        assert_eq!(request.send().await.unwrap().status(), 404);
+        let (refused, _) = serving.until("refused");
+        assert_eq!((refused["client"].as_str(), refused["path"].as_str()), (Some(client), Some("/nonsense")));
+        assert_eq!(refused["https"], client == "127.0.0.1", "what the proxy says, or what we see");
+    }
+}
+
+#[test]
+fn plain_http_on_an_address_that_others_reach_is_warned_of_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config { data_dir: dir.path().join("data"), ..Config::default() };
+    let warnings = |variables: &[(&str, &str)]| {
+        let (_, before) = Serving::start(&config, variables).until("serving");
+        before.lines().filter(|line| line.contains("plain HTTP") && line.contains("tls.mode")).count()
+    };
+    let public = ("DAPBOX_LISTEN", "0.0.0.0:0");
+    assert_eq!(warnings(&[public]), 1);
+    assert_eq!(warnings(&[public, ("DAPBOX_PROXY__TRUSTED", "[\"10.0.0.1/32\"]")]), 0);
+    assert_eq!(warnings(&[("DAPBOX_LISTEN", "127.0.0.1:0")]), 0);
 }
