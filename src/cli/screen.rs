@@ -80,7 +80,8 @@ fn frame(text: &str, below: &str, height: usize, width: usize) -> String {
     if shown < lines.len() && room > 0 {
         frame += &format!("… {} more lines: the terminal is too small\x1b[K\r\n", lines.len() - shown);
     }
-    frame + &format!("{}\x1b[0m\x1b[J", console::truncate_str(below, width, "…"))
+    frame += &format!("{}\x1b[0m\x1b[J", console::truncate_str(below, width, "…"));
+    frame
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ mod metrics;
 mod monitor;
 mod origin;
 mod overview;
+mod page;
 mod persist;
 mod pulse;
 mod pursue;

@@ -182,7 +182,7 @@ async fn an_encrypted_key_of_the_first_version_is_read_and_comes_out_of_a_backup
         .write(Point::Trial, |tx| tx.put_key(KeyRecord { config: HpkeConfig { id: 4, ..key().config }, ..key() }))
         .await
         .unwrap();
-    let remove = |tx: &mut Tx<'_>| {
+    let remove = |tx: &mut crate::store::Tx<'_>| {
         tx.remove_key(4);
         Ok(())
     };
