@@ -11,15 +11,15 @@ const SOURCES: [&str; 4] = ["src", "Cargo.toml", "Cargo.lock", "build.rs"];
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=DAPBOX_COMMIT");
-    println!("cargo::rustc-env=DAPBOX_TARGET={}", variable("TARGET"));
+    println!("cargo::rustc-env=BUILT_TARGET={}", variable("TARGET"));
     let release = variable("CARGO_PKG_VERSION");
     let commit = match variable("DAPBOX_COMMIT") {
         given if !given.is_empty() => given,
         _ if variable("PROFILE") != "release" => "development build".to_owned(),
         _ => committed().unwrap_or_else(|| "unknown commit".to_owned()),
     };
-    println!("cargo::rustc-env=DAPBOX_COMMIT={commit}");
-    println!("cargo::rustc-env=DAPBOX_VERSION={release} ({commit})");
+    println!("cargo::rustc-env=BUILT_COMMIT={commit}");
+    println!("cargo::rustc-env=BUILT_VERSION={release} ({commit})");
 }
 
 fn variable(name: &str) -> String {

@@ -23,6 +23,9 @@ use dapbox::{
 use rstest::rstest;
 use serde_json::Value;
 
+/// Whether the ids of the pending, the active and the expired keys are as they should be.
+type IsRight<'a> = dyn Fn(&[u8], &[u8], &[u8]) -> bool + 'a;
+
 const SUM: VdafConfig = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
 
 /// A report that is sealed to keys of a test's choice.
@@ -93,7 +96,7 @@ async fn a_key_comes_and_goes_by_itself(#[values(Revision::Dap09, Revision::Dap1
     let pair = Pair::start_with(revision, SUM, BatchMode::TimeInterval, quick, forgetful).await;
     let old = pair.parties.client().keys().await.unwrap();
     assert_eq!(offered(&pair.leader, revision).await.1, "max-age=1");
-    let until = async |is_right: &dyn Fn(&[u8], &[u8], &[u8]) -> bool| {
+    let until = async |is_right: &IsRight<'_>| {
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
             let [pending, active, expired] = [
@@ -172,7 +175,7 @@ async fn post_quantum_keys_are_offered_last_and_taken_by_who_knows_them(
     pair.leader.stop().await;
     (pair.leader.config.hpke.post_quantum, pair.leader.config.hpke.kem) = (false, Kem::P256);
     pair.leader.resume().await;
-    assert_eq!(offered(&pair.leader, revision).await.0, [classical.leader.clone()]);
+    assert_eq!(offered(&pair.leader, revision).await.0, std::slice::from_ref(&classical.leader));
     assert_eq!(
         (pair.leader.key_ids(Pending).await.len(), pair.leader.key_ids(Expired).await),
         (1, vec![keys.leader.id])

@@ -70,7 +70,7 @@ async fn what_requests_are_held_against_changes_while_the_server_runs() {
     assert!(parties.upload(&now()).await.is_success());
     reload(leader, &mut config, |config| config.limits.max_message_bytes = 10).await;
     let query = parties.query_now();
-    assert_eq!(problem(&parties.ask_collection(query.clone()).await.answer).status, 413);
+    assert_eq!(problem(&parties.ask_collection(query).await.answer).status, 413);
     reload(leader, &mut config, |config| config.limits.max_message_bytes = 1 << 16).await;
 
     // Who is sent away, and for how long.

@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn levels_are_understood_and_misspelt_ones_refused() {
-        for level in ["error", "info", "OFF", "warn,dapbox::aggregator=debug", "info, hyper=off"] {
+        for level in ["error", "info", "OFF", "warn,dapbox::aggregator=debug", "info,hyper=off"] {
             assert!(filter(level).is_ok(), "{level}");
         }
         for level in ["", "debgu", "warn,dapbox::aggregator", "dapbox=lots", "info,"] {
