@@ -65,7 +65,7 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
         )
     };
     // A misspelt level would be taken for a module's name, all of whose lines are wanted, and no others.
-    let is_level = |part: &str| part.contains(['=', '[']) || part.parse::<LevelFilter>().is_ok();
+    let is_level = |part: &str| !part.is_empty() && (part.contains(['=', '[']) || part.parse::<LevelFilter>().is_ok());
     match level.split(',').map(str::trim).find(|part| !is_level(part)) {
         Some(part) => Err(wrong(&format_args!("'{part}' is no level"))),
         None => EnvFilter::builder().parse(level).map_err(|error| wrong(&error)),
