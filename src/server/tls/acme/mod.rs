@@ -32,7 +32,8 @@ const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(3600);
 /// Shows the certificate that was kept, if there is one, before this returns. Then gets one when there is none or when it
 /// is time to renew it, until the server stops.
 pub fn drive(app: Arc<App>) -> impl Future<Output = ()> {
-    let (options, certificates) = (app.config.acme.clone(), app.certificates.clone());
+    let (mut options, certificates) = (app.config.acme.clone(), app.certificates.clone());
+    options.domains.iter_mut().for_each(|domain| domain.make_ascii_lowercase());
     let keep = Keep::new(&app.config.data_dir, &options);
     let driver = Driver { applicant: Applicant { options, keep, certificates } };
     let kept = driver.kept();
