@@ -79,8 +79,10 @@ async fn answer(mut stream: TlsStream<TcpStream>, kind: Kind) -> io::Result<()> 
         Kind::Busy => head("503 Service Unavailable", "retry-after: 18446744073709551615\r\n") + "later",
     };
     stream.write_all(text.as_bytes()).await?;
-    while matches!(kind, Kind::Endless) {
-        stream.write_all(&[b' '; 4096]).await?;
+    if matches!(kind, Kind::Endless) {
+        loop {
+            stream.write_all(&[b' '; 4096]).await?;
+        }
     }
     stream.shutdown().await
 }
