@@ -97,6 +97,16 @@ async fn a_certificate_is_issued_once_the_authority_is_there_and_kept_over_resta
     shown(&fresh(), address, DOMAINS[1]).await.unwrap_err();
     assert_eq!(files(&appliance.data_dir().join("acme")).len(), 3, "the same account, and two certificates");
 
+    // What is damaged is asked for again.
+    appliance.stop();
+    for file in fs::read_dir(appliance.data_dir().join("acme")).unwrap() {
+        fs::write(file.unwrap().path(), "{}").unwrap();
+    }
+    appliance.start().await;
+    appliance.wait_for("an account was made at the authority").await;
+    appliance.wait_for(ISSUED).await;
+    shown(&fresh(), address, DOMAINS[0]).await.unwrap();
+
     // No secret was logged, at the finest level.
     appliance.stop();
     let log = appliance.log();

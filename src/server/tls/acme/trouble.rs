@@ -31,6 +31,9 @@ pub enum Trouble {
     /// The authority's answer is not what the protocol says.
     #[error("the authority's answer makes no sense: {0}")]
     Unexpected(String),
+    /// The authority wants to be convinced in ways that need more than port 443.
+    #[error("the authority does not offer the challenge TLS-ALPN-01 for {0}")]
+    NoChallenge(String),
     /// The authority takes its time.
     #[error("the authority did not come to an end in time")]
     Slow,
@@ -112,6 +115,7 @@ impl Trouble {
             }
             Self::Unasked(Unasked::Status(500..)) | Self::Slow => "the authority may be busy; it is asked again",
             Self::Unasked(_) | Self::Unexpected(_) => "is acme.directory the URL of an ACME directory?",
+            Self::NoChallenge(_) => "choose an authority that does, such as Let's Encrypt",
             Self::Unfit(_) => "ask who runs the authority; check this machine's clock",
             Self::File { .. } => "give the server's user the right to write there, and make room",
             Self::Ours(_) => "please report this",
