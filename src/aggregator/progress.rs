@@ -1,7 +1,5 @@
 //! What is to be seen of a task's batches before they are collected.
 
-use std::collections::BTreeMap;
-
 use super::batches;
 use crate::{
     model::{
@@ -58,18 +56,28 @@ fn judge(state: &TaskState, aggregated: u64, waiting: u64) -> BatchState {
 
 /// The batch buckets of a time-interval task. A collector may ask for several at once.
 fn by_time(state: &TaskState) -> Vec<BatchView> {
-    let waiting = state.waiting.by_bucket().into_iter().map(|(start, count)| (Bucket::Time(start), (0, count)));
-    let mut open: BTreeMap<Bucket, (u64, u64)> = waiting.collect();
-    let horizon = Bucket::Time(state.replay.horizon().unwrap_or(Time(0)));
-    for (bucket, record) in state.buckets.range(horizon..).filter(|(_, record)| record.count > 0) {
-        open.entry(*bucket).or_default().0 = record.count;
-    }
-    let view = |(bucket, (aggregated, waiting)): (Bucket, (u64, u64))| {
-        let Bucket::Time(start) = bucket else { return None };
+    let mut waiting = state.waiting.by_bucket();
+    let view = |start: Time, aggregated, waiting| {
         let interval = Interval::new(start, state.task.public.time_precision);
-        Some(BatchView { id: None, interval, aggregated, waiting, state: judge(state, aggregated, waiting) })
+        BatchView { id: None, interval, aggregated, waiting, state: judge(state, aggregated, waiting) }
     };
-    open.into_iter().rev().filter(|(bucket, _)| !state.is_closed(bucket)).filter_map(view).collect()
+    let horizon = Bucket::Time(state.replay.horizon().unwrap_or(Time(0)));
+    let open = |bucket: &Bucket| !state.is_closed(bucket);
+    let mut views = Vec::new();
+    for (bucket, record) in state.buckets.range(horizon..).rev().filter(|(_, record)| record.count > 0) {
+        if let Bucket::Time(start) = bucket
+            && open(bucket)
+        {
+            views.push(view(*start, record.count, waiting.remove(start).unwrap_or(0)));
+        }
+    }
+    // Those of which nothing is aggregated yet are few, and mostly the newest.
+    waiting.retain(|start, _| open(&Bucket::Time(*start)));
+    if !waiting.is_empty() {
+        views.extend(waiting.into_iter().map(|(start, count)| view(start, 0, count)));
+        views.sort_by_key(|view| std::cmp::Reverse(view.interval));
+    }
+    views
 }
 
 /// The batches of a fixed-size task, and at its leader what those will become that belong to none yet: the fullest is

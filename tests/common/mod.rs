@@ -29,7 +29,8 @@ use dapbox::{
         status::{CloseRequest, Health, TaskStatus},
     },
     peer::{Peer, PeerOptions, Retries},
-    server::Server,
+    server::{Server, StartError},
+    store::OpenError,
     vdaf, wire,
 };
 use tempfile::TempDir;
@@ -84,7 +85,18 @@ impl Node {
     }
 
     pub async fn resume(&mut self) {
-        self.server = Some(Server::start(self.config.clone()).await.unwrap());
+        let deadline = std::time::Instant::now() + PATIENCE;
+        let locked = |error: &StartError| matches!(error, StartError::Open { error: OpenError::Locked, .. });
+        self.server = loop {
+            match Server::start(self.config.clone()).await {
+                Ok(server) => break Some(server),
+                // A process that another test is starting has what we had open, until it runs its own program.
+                Err(error) if locked(&error) && std::time::Instant::now() < deadline => {
+                    tokio::time::sleep(Span::from_millis(5)).await;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        };
     }
 
     pub async fn restart(&mut self) {

@@ -120,10 +120,10 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     text.line("aggregated", &so_far(view.aggregation_rate, counted(AGGREGATE_SUCCESS)));
     last_hour(text, view);
     if is_leader {
-        let oldest = view.oldest_waiting.map(|oldest| format!(", the oldest of {} ago", ago(oldest, now)));
-        let jobs = style::counted(status.jobs, "aggregation job");
+        let oldest = view.oldest_waiting.map(|oldest| format!(", oldest of {} ago", ago(oldest, now)));
+        let jobs = style::counted(status.jobs, "job");
         let waiting = style::counted(status.waiting, "report");
-        text.line("waiting", &format!("{waiting}; {jobs} under way{}", oldest.unwrap_or_default()));
+        text.line("waiting", &format!("{waiting}{}; {jobs} under way", oldest.unwrap_or_default()));
     } else if status.jobs > 0 {
         text.line("put off", &style::counted(status.jobs, "aggregation job"));
     }
@@ -374,7 +374,7 @@ mod tests {
             "leader        dap-09, count",
             "uploads       12.3/s, 12,345,678 in all",
             "last hour     ▄█",
-            "1,234 reports; 2 aggregation jobs under way, the oldest of 1 h 6 min ago",
+            "1,234 reports, oldest of 1 h 6 min ago; 2 jobs under way",
             "1 ready to collect, 8 with too few reports",
             "999k + 999k of 1M   not aggregated yet",
             "████████████ 2M of 1M            ready",
