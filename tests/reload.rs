@@ -12,17 +12,22 @@ use std::{
 
 use common::{
     Pair,
-    calls::problem,
+    calls::{problem, upload_errors},
     forge::Forge,
     raw::{ask, begin, status},
 };
 use dapbox::{
     config::{self, Config, Seconds},
-    model::{BatchMode, PartialBatch, Revision, Time, VdafConfig, reload::Reloaded},
+    model::{BatchMode, PartialBatch, ReportError, Revision, Task, Time, VdafConfig, reload::Reloaded},
     vdaf::Measurement,
 };
 use serde_json::Value;
 use tempfile::TempDir;
+
+/// What a node was started with: its port was chosen by the system.
+fn as_started(node: &common::Node) -> Config {
+    Config { listen: "127.0.0.1:0".parse().unwrap(), ..node.config.clone() }
+}
 
 /// Reloads one node with some options changed, and checks what is said of it.
 async fn reload(node: &common::Node, config: &mut Config, change: impl FnOnce(&mut Config)) -> Reloaded {
@@ -44,7 +49,7 @@ async fn what_requests_are_held_against_changes_while_the_server_runs() {
     let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let (leader, parties) = (&pair.leader, &pair.parties);
     let forge = Forge::new(parties).await;
-    let mut config = leader.config.clone();
+    let mut config = as_started(leader);
     let report = |time| forge.report(&Measurement::Flag(true), time);
     let now = || report(Time::now());
 
@@ -54,7 +59,8 @@ async fn what_requests_are_held_against_changes_while_the_server_runs() {
     reload(leader, &mut config, |config| config.hpke.cache_max_age = Seconds::new(60)).await;
     assert_eq!(ask("GET", &keys, &[], Vec::new()).await.header("cache-control"), "max-age=60");
     let early = report(Time(Time::now().0 + 7200));
-    assert_eq!(parties.upload(&early).await.body.len(), 18 + 2, "too early");
+    let refused = upload_errors(&parties.upload(&early).await, parties);
+    assert_eq!(refused, [(early.metadata.id, ReportError::ReportTooEarly)]);
     reload(leader, &mut config, |config| config.limits.clock_skew = Seconds::new(10_000)).await;
     assert!(parties.upload(&early).await.body.is_empty());
 
@@ -65,7 +71,7 @@ async fn what_requests_are_held_against_changes_while_the_server_runs() {
         (config.limits.max_upload_bytes, config.limits.max_report_bytes) = (1 << 20, 20);
     })
     .await;
-    assert_eq!(problem(&parties.upload(&now()).await).status, 400);
+    assert_eq!(problem(&parties.upload(&now()).await).status, 413);
     reload(leader, &mut config, |config| config.limits.max_report_bytes = 1 << 20).await;
     assert!(parties.upload(&now()).await.is_success());
     reload(leader, &mut config, |config| config.limits.max_message_bytes = 10).await;
@@ -109,19 +115,20 @@ async fn until_refused(parties: &common::Parties, report: &dapbox::model::Report
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_drivers_do_changes_while_the_server_runs() {
     let patient = |config: &mut Config| config.leader.max_job_delay = Seconds::new(3600);
-    let pair =
-        Pair::start_with(Revision::Dap18, VdafConfig::Prio3Count, BatchMode::TimeInterval, patient, |_| {}).await;
+    let two = |task: &mut Task| task.public.min_batch_size = 2;
+    let pair = Pair::start_with(Revision::Dap18, VdafConfig::Prio3Count, BatchMode::TimeInterval, patient, two).await;
     let (leader, helper, parties) = (&pair.leader, &pair.helper, &pair.parties);
     let forge = Forge::new(parties).await;
-    let (mut config, mut of_helper) = (leader.config.clone(), helper.config.clone());
+    let (mut config, mut of_helper) = (as_started(leader), as_started(helper));
 
     parties.upload_all(&[forge.report(&Measurement::Flag(true), Time::now())]).await;
-    reload(leader, &mut config, |config| config.leader.collection_retry_after = Seconds::new(55)).await;
-    let made = parties.ask_collection(parties.query_now()).await;
-    assert_eq!(made.answer.retry_after.unwrap().as_secs(), 55);
     assert_eq!(leader.status(&parties.id()).await.waiting, 1);
     reload(leader, &mut config, |config| config.leader.max_job_delay = Seconds::millis(0)).await;
-    leader.until(&parties.id(), |status| status.batches_collected == 1).await;
+    leader.until(&parties.id(), |status| status.aggregated == 1).await;
+    let collection = parties.start_collection(parties.query_now()).await;
+    assert_eq!(parties.poll(&collection).await.retry_after.unwrap().as_secs(), 1, "one report is too few");
+    reload(leader, &mut config, |config| config.leader.collection_retry_after = Seconds::new(55)).await;
+    assert_eq!(parties.poll(&collection).await.retry_after.unwrap().as_secs(), 55);
 
     let job = |count| {
         let drafts: Vec<_> = (0..count).map(|_| forge.draft(&Measurement::Flag(true), Time(1_600_000_000))).collect();
@@ -144,7 +151,7 @@ async fn what_the_drivers_do_changes_while_the_server_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_change_is_named_and_stays() {
     let node = common::Node::start().await;
-    let mut config = node.config.clone();
+    let mut config = as_started(&node);
     let reloaded = reload(&node, &mut config, |config| {
         config.limits.workers = 3;
         config.limits.max_requests = 1;
@@ -262,7 +269,7 @@ fn the_log_changes_while_the_server_runs_until_it_reloads() {
     let dir = TempDir::new().unwrap();
     let mut server = Served::start(dir.path());
     assert_eq!(server.run(&["log"]), (0, "info\n".to_owned()));
-    assert_eq!(server.run(&["log", "info,mio=trace"]), (0, "mio=trace,info\n".to_owned()));
+    assert_eq!(server.run(&["log", "info,sled=trace"]), (0, "sled=trace,info\n".to_owned()));
     server.until_logged(r#""level":"TRACE""#);
     let (code, said) = server.run(&["log", "debgu"]);
     assert_eq!((code, said.contains("'debgu' is no level")), (1, true), "{said}");

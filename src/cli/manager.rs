@@ -40,10 +40,10 @@ pub fn stopping() {
 /// on how much is stored.
 pub async fn patiently<T>(status: &str, work: impl Future<Output = T>) -> T {
     let micros = u32::try_from(PATIENCE.as_micros()).unwrap_or(u32::MAX);
+    tell(&[State::ExtendTimeoutUsec(micros), State::Status(status)]);
     let remind = async {
-        let mut reminder = tokio::time::interval(REMINDER);
         loop {
-            reminder.tick().await;
+            tokio::time::sleep(REMINDER).await;
             tell(&[State::ExtendTimeoutUsec(micros), State::Status(status)]);
         }
     };

@@ -1,11 +1,12 @@
 //! `dapbox man`: the manual pages.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
 use super::{Cli, Failure, Outcome, style::say};
+use crate::model::build;
 
 /// Arguments of `dapbox man`.
 #[derive(Debug, clap::Args)]
@@ -21,15 +22,53 @@ pub struct Args {
 
 /// Runs `dapbox man`.
 pub fn run(args: &Args) -> Outcome {
-    match &args.dir {
-        Some(dir) => {
-            let written = std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(Cli::command(), dir));
-            written.map_err(|e| Failure::new(e).context(dir.display()))
+    // One page for each command, and none for the help that each of them has.
+    let mut program = Cli::command().disable_help_subcommand(true).version(build::RELEASE).long_version(None);
+    program.build();
+    let Some(dir) = &args.dir else { return Ok(say(page(program)?.1)?) };
+    let at_dir = |error: io::Error| Failure::new(error).context(dir.display());
+    std::fs::create_dir_all(dir).map_err(at_dir)?;
+    let mut commands = vec![program];
+    while let Some(command) = commands.pop() {
+        commands.extend(command.get_subcommands().filter(|each| !each.is_hide_set()).cloned());
+        let (name, text) = page(command)?;
+        std::fs::write(dir.join(name), text).map_err(at_dir)?;
+    }
+    Ok(())
+}
+
+/// The name of a command's page, and its text.
+fn page(command: Command) -> io::Result<(String, String)> {
+    let man = Man::new(command).source(format!("dapbox {}", build::RELEASE)).manual("dapbox");
+    let mut text = Vec::new();
+    man.render(&mut text)?;
+    Ok((man.get_filename(), polish(&String::from_utf8_lossy(&text))))
+}
+
+/// What the generator does not know: that our last section is notes with examples, and that lines which are indented
+/// must not be wrapped.
+fn polish(page: &str) -> String {
+    let (mut polished, mut is_indented) = (String::with_capacity(page.len()), false);
+    for line in page.lines() {
+        match (is_indented, line.starts_with(' ')) {
+            (false, true) => polished.push_str(".nf\n"),
+            (true, false) => polished.push_str(".fi\n"),
+            _ => {}
         }
-        None => {
-            let mut page = Vec::new();
-            Man::new(Cli::command().disable_help_subcommand(true)).render(&mut page)?;
-            Ok(say(String::from_utf8_lossy(&page))?)
-        }
+        is_indented = line.starts_with(' ');
+        polished.push_str(if line == ".SH EXTRA" { ".SH NOTES" } else { line });
+        polished.push('\n');
+    }
+    polished
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_indented_is_not_wrapped() {
+        let polished = polish(".SH EXTRA\nExamples:\n  dapbox a \\\\\n      b\n\nEnd\n");
+        assert_eq!(polished, ".SH NOTES\nExamples:\n.nf\n  dapbox a \\\\\n      b\n.fi\n\nEnd\n");
     }
 }

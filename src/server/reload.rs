@@ -120,7 +120,7 @@ pub async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Er
             let LogLevel { level } = read(app, &mut request).await?;
             (controls.set_log_level)(&level).map_err(refused)?;
             let level = LogLevel { level: (controls.log_level)() };
-            tracing::info!(level = level.level, "the log was changed until the next reload or start");
+            tracing::info!(now = level.level, "the log was changed until the next reload or start");
             json(StatusCode::OK, &level)
         }
         _ => Err(Problem::about(404).into()),
