@@ -105,6 +105,11 @@ pub fn is_due(view: &View<'_>, now: Time, policy: &Policy, settled: bool) -> boo
     steps.is_ok_and(|steps| !steps.is_empty())
 }
 
+/// Whether there are so many keys that no more are made but of necessity.
+pub fn is_crowded(view: &View<'_>) -> bool {
+    view.keys().values().filter(|key| !is_erased(key)).count() >= plan::MAX_KEYS
+}
+
 /// When [`is_due`] is to be asked again, if nothing happens until then.
 pub fn next(view: &View<'_>, now: Time, policy: &Policy) -> Option<Time> {
     plan::next(view.keys(), &Needs::of(view.tasks()), policy, now)

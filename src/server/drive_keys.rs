@@ -7,35 +7,37 @@ use std::{
 
 use super::{app::App, keys};
 use crate::{
-    aggregator::keys::{Policy, Request, is_due, next},
+    aggregator::keys::{Policy, Request, is_crowded, is_due, next},
     model::{Fault, Time},
 };
 
 /// After this time at the latest it looks again: clocks are set, tasks go, jobs end.
 const LOOK: Duration = Duration::from_secs(60);
-/// So long after a change it looks again.
-const AFTER: Duration = Duration::from_secs(1);
 
 /// Replaces keys until the server stops.
 pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
     // As with what is swept: whoever starts with a clock that is far ahead has time to notice before keys are old.
     let settles = Instant::now() + *app.config.retention.sweep_interval;
+    let mut was_crowded = false;
     loop {
         let (now, policy) = (Time::now(), Policy::of(&app.config));
         let settled = Instant::now() >= settles;
-        let (due, next) = app.store.read(|view| {
-            let due = is_due(view, now, &policy, settled);
-            Ok((due, next(view, now, &policy)))
-        })?;
+        let (due, next, crowded) = app
+            .store
+            .read(|view| Ok((is_due(view, now, &policy, settled), next(view, now, &policy), is_crowded(view))))?;
+        if crowded && !was_crowded {
+            tracing::warn!("there are so many HPKE keys that no new ones are made; see 'dapbox keys list' for why");
+        }
+        was_crowded = crowded;
         if due && let Err(refusal) = keys::change(&app, Request::Turn { settled }).await? {
             tracing::error!(%refusal, "HPKE keys cannot be replaced");
         }
         let pause = next.map_or(LOOK, |next| Duration::from_secs(next.0.saturating_sub(now.0)).min(LOOK));
-        // What was due may be only the first of several things.
-        let pause = if due { AFTER } else { pause };
         let pause = if settled { pause } else { pause.min(settles.saturating_duration_since(Instant::now())) };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            // By an operator, or just now: what was due may be only the first of several things.
+            () = app.keys.changed.notified() => {}
             () = app.stopped() => return Ok(()),
         }
     }

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use tokio::sync::Notify;
+
 use super::app::App;
 use crate::{
     aggregator::{
@@ -22,6 +24,8 @@ pub struct Keys {
     rings: RwLock<Rings>,
     /// Held by who changes them, until everybody sees the change.
     changing: tokio::sync::Mutex<()>,
+    /// Wakes the driver: what comes next may come sooner than it thinks.
+    pub changed: Notify,
 }
 
 /// What is stored, and durable.
@@ -36,7 +40,8 @@ impl Keys {
         let (policy, now) = (Policy::of(config), Time::now());
         let changes = store.write(Point::KeysFirst, move |tx| keys::begin(tx, now, &policy)).await?;
         changes.iter().for_each(log);
-        Ok(Self { rings: RwLock::new(Rings::load(store)?), changing: tokio::sync::Mutex::default() })
+        let rings = RwLock::new(Rings::load(store)?);
+        Ok(Self { rings, changing: tokio::sync::Mutex::default(), changed: Notify::new() })
     }
 
     /// The keys that open what comes, and those that clients are told of.
@@ -85,6 +90,7 @@ pub async fn change(app: &App, request: Request) -> Result<Result<Vec<KeyChange>
     let changes = write.await?;
     // Also if nothing changed that is worth telling: a private key may have been erased.
     app.keys.replace(Rings::load(&app.store)?);
+    app.keys.changed.notify_one();
     changes.iter().flatten().for_each(log);
     Ok(changes)
 }
