@@ -32,6 +32,7 @@ const PRIVATE: &[(&str, &[&str])] = &[
     ("reqwest::", &["peer.rs", "peer/", "cli/"]),
     ("warp::", &["server/"]),
     ("prio18", &["vdaf/"]),
+    ("maud::", &["server/page"]),
     ("use hpke::", &["hpke/", "model/mod.rs"]),
     ("aws_lc_rs", &["hpke/"]),
     ("chacha20poly1305::", &["store/vault.rs"]),

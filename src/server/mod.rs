@@ -25,6 +25,7 @@ mod memory;
 mod metrics;
 mod monitor;
 mod overview;
+mod page;
 mod persist;
 mod pursue;
 mod recorder;

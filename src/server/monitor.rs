@@ -25,7 +25,7 @@ use warp::{
 use super::{
     app::App,
     http::{Response, content, failure},
-    metrics, overview,
+    metrics, overview, page,
 };
 use crate::{aggregator::Error, model::Fault, wire::Problem};
 
@@ -37,10 +37,6 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
-
-/// What the page may do: run what is written in it, and ask us.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; \
-    img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Serves connections until it is dropped.
 pub async fn serve(app: Arc<App>, listener: TcpListener) {
@@ -100,14 +96,23 @@ async fn answer(
 
 async fn look_up(app: &Arc<App>, path: &str, headers: &HeaderMap) -> Result<Response, Error> {
     match path {
-        // The status page.
-        "/" => Err(Problem::about(404).into()),
+        "/" => status_page(app).await,
         "/metrics" => metrics(app, headers).await,
         "/status.json" => json(&overview::take(app).await?),
         "/healthz" => Ok(healthz(app)),
         "/readyz" => Ok(readyz(app)),
         _ => Err(Problem::about(404).with_detail("there are /metrics, /healthz, /readyz, /status.json and /").into()),
     }
+}
+
+/// The overview as a page for people.
+async fn status_page(app: &Arc<App>) -> Result<Response, Error> {
+    let overview = overview::take(app).await?;
+    let mut response = content(StatusCode::OK, page::MEDIA_TYPE, page::render(&overview));
+    let policy = HeaderValue::try_from(page::policy())
+        .map_err(|error| Fault::while_doing("writing the policy of the status page", error))?;
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    Ok(response)
 }
 
 /// Everything for Prometheus, in the newer format if it asks for that.
@@ -161,14 +166,15 @@ fn is_for_us(address: Option<SocketAddr>, headers: &HeaderMap) -> bool {
 fn secured(mut response: Response) -> Response {
     let headers = response.headers_mut();
     for (name, value) in [
-        (header::CONTENT_SECURITY_POLICY, POLICY),
+        // The page has a policy of its own. Nothing else is to be shown by a browser as more than text.
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::X_FRAME_OPTIONS, "DENY"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CACHE_CONTROL, "no-store"),
         (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ] {
-        headers.insert(name, HeaderValue::from_static(value));
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
 }

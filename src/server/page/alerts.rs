@@ -1,0 +1,64 @@
+//! What needs somebody's attention, before everything else.
+
+use maud::{Markup, html};
+
+use super::{icon::Icon, task::name, text::span};
+use crate::model::{
+    Duration,
+    overview::{Overview, TaskView},
+    words::count,
+};
+
+/// A certificate that ends within this time should have been renewed.
+const SOON: u64 = 14 * 86_400;
+
+/// As many tasks are named at most.
+const NAMED: usize = 10;
+
+/// The troubles of the server and its tasks, if there are any.
+pub fn section(overview: &Overview) -> Markup {
+    let (server, tasks) = (of_server(overview), of_tasks(overview));
+    html! {
+        @if !server.is_empty() || !tasks.is_empty() {
+            section.alerts aria-labelledby="attention" {
+                h2 #attention { (Icon::Bad.draw()) "Needs attention" }
+                ul {
+                    @for trouble in &server { li { (trouble) } }
+                    @for (view, trouble) in tasks.iter().take(NAMED) {
+                        li {
+                            a href={ "#about-" (view.status.id) } { (name(&view.status)) }
+                            ": " (trouble)
+                        }
+                    }
+                    @if tasks.len() > NAMED { li { "and " (count((tasks.len() - NAMED) as u64)) " more tasks" } }
+                }
+            }
+        }
+    }
+}
+
+fn of_server(overview: &Overview) -> Vec<String> {
+    // What keeps the server from being ready is said above.
+    let advice = overview.disk.advice().filter(|advice| !overview.not_ready.contains(advice));
+    let mut found: Vec<_> = advice.into_iter().collect();
+    if let Some(certificate) = &overview.certificate {
+        let left = certificate.not_after.0.saturating_sub(overview.now.0);
+        if left == 0 {
+            found.push("The TLS certificate has expired: clients and peers cannot connect.".to_owned());
+        } else if left < SOON {
+            found.push(format!("The TLS certificate ends in {}.", span(Duration(left))));
+        }
+        found.extend(certificate.trouble.iter().map(|why| format!("The TLS certificate was not renewed: {why}")));
+    }
+    found
+}
+
+fn of_tasks(overview: &Overview) -> Vec<(&TaskView, &str)> {
+    overview.tasks.iter().filter_map(|view| trouble(view).map(|trouble| (view, trouble))).collect()
+}
+
+/// What a task is stuck at, if it is.
+pub fn trouble(view: &TaskView) -> Option<&str> {
+    let of_peer = view.peer.as_ref().and_then(|peer| peer.trouble.as_deref());
+    view.status.last_trouble.as_deref().or(of_peer)
+}

@@ -1,0 +1,118 @@
+//! Batches that were not collected: how far each is towards the minimum, and what it lacks.
+
+use maud::{Markup, html};
+
+use super::{icon::Icon, text::interval};
+use crate::model::{
+    Role,
+    overview::{BatchState, BatchView, TaskView},
+    words::{count, counted},
+};
+
+/// So many batches are shown at once, the others unfold.
+const AT_ONCE: usize = 6;
+
+/// Where the minimum is on every bar, in percent of its width: there is room to see that it is exceeded.
+const MINIMUM_AT: f64 = 80.0;
+
+/// A batch's state in words and as a shape.
+pub fn state(state: BatchState) -> (Icon, &'static str) {
+    match state {
+        BatchState::Ready => (Icon::Good, "Ready to collect"),
+        BatchState::NotAggregatedYet => (Icon::Half, "Not aggregated yet"),
+        BatchState::TooFew => (Icon::Empty, "Too few reports"),
+    }
+}
+
+/// The batches of a task.
+pub fn section(view: &TaskView) -> Markup {
+    let min = view.status.min_batch_size;
+    let (shown, folded) = view.batches.split_at(view.batches.len().min(AT_ONCE));
+    let unlisted = view.batch_count.saturating_sub(view.batches.len() as u64);
+    html! {
+        @if view.batches.is_empty() {
+            (none(view))
+        } @else {
+            p.legend {
+                span { span.key.k-done {} "aggregated" }
+                @if view.batches.iter().any(|batch| batch.waiting > 0) {
+                    span { span.key.k-wait {} "waiting" }
+                }
+                span { span.key.k-min {} "minimum, " (counted(min, "report")) }
+            }
+            ul.batches { @for batch in shown { (row(batch, min)) } }
+            @if !folded.is_empty() {
+                details.more {
+                    summary { (count(folded.len() as u64)) @if folded.len() == 1 { " older batch" } @else { " older batches" } }
+                    ul.batches { @for batch in folded { (row(batch, min)) } }
+                }
+            }
+            @if unlisted > 0 {
+                p.dim { (counted(unlisted, "batch")) " more, older than these, with reports that were not collected." }
+            }
+        }
+    }
+}
+
+fn none(view: &TaskView) -> Markup {
+    let status = &view.status;
+    html! {
+        p.dim {
+            @if status.batches_collected > 0 {
+                "All that was aggregated is collected."
+            } @else if status.waiting > 0 {
+                "No batch holds reports yet: they are put into batches as they are aggregated."
+            } @else if status.role == Role::Leader {
+                "No batch holds reports yet. Clients upload to the leader: " code { "dapbox upload --help" }
+            } @else {
+                "No batch holds reports yet. The leader sends them when clients have uploaded."
+            }
+        }
+    }
+}
+
+fn row(batch: &BatchView, min: u64) -> Markup {
+    let (icon, words) = state(batch.state);
+    html! {
+        li.batch {
+            span.what {
+                @if let Some(range) = batch.interval { span.when { (interval(range)) } }
+                @if let Some(id) = &batch.id { code.id { (id) } }
+                @if batch.interval.is_none() && batch.id.is_none() { "A batch to come" }
+            }
+            (bar(batch, min))
+            span.state { (icon.draw()) (words) }
+            span.numbers { (numbers(batch, min)) }
+        }
+    }
+}
+
+fn numbers(batch: &BatchView, min: u64) -> String {
+    let all = batch.aggregated.saturating_add(batch.waiting);
+    let aggregated = count(batch.aggregated);
+    let waiting = if batch.waiting > 0 { format!(" + {} waiting", count(batch.waiting)) } else { String::new() };
+    let lacking = match batch.state {
+        BatchState::TooFew if all < min => format!(", {} more needed", count(min - all)),
+        _ => String::new(),
+    };
+    format!("{aggregated}{waiting} of {}{lacking}", count(min))
+}
+
+/// The fill as a bar. The text beside it says the same.
+fn bar(batch: &BatchView, min: u64) -> Markup {
+    let part = |reports: u64| reports as f64 / min.max(1) as f64 * MINIMUM_AT;
+    // Something is never drawn as nothing, and however much there is, it ends with the bar.
+    let visible = |reports: u64| if reports == 0 { 0.0 } else { part(reports).max(1.0) };
+    let done = visible(batch.aggregated).min(100.0);
+    let waiting = visible(batch.waiting).min(100.0 - done);
+    html! {
+        svg.fill width="100%" height="14" aria-hidden="true" focusable="false" {
+            rect.track x="0" y="3" width="100%" height="8" {}
+            @if done > 0.0 { rect.done x="0" y="3" width={ (format!("{done:.2}")) "%" } height="8" {} }
+            @if waiting > 0.0 {
+                rect.wait x={ (format!("{done:.2}")) "%" } y="3" width={ (format!("{waiting:.2}")) "%" } height="8" {}
+            }
+            rect.least x={ (MINIMUM_AT) "%" } y="0" width="2" height="14" {}
+        }
+    }
+}

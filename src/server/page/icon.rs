@@ -1,0 +1,71 @@
+//! Small drawings. (Shapes of SVG are no void elements in HTML: each must be closed, or it swallows the next one.)
+//!
+//! Each state has a shape of its own, so that nobody has to see colours; its name stands beside it.
+
+use maud::{Markup, PreEscaped, html};
+
+/// The icon of the page, inside of it.
+pub const FAVICON: &str = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'%3E%3Cpath \
+    fill='%230b6e66' d='M1 3a2 2 0 0 1 2-2h4v14H3a2 2 0 0 1-2-2zm8-2h4a2 2 0 0 1 2 2v4H9zm0 8h6v4a2 2 0 0 1-2 2H9z'/%3E%3C/svg%3E";
+
+/// A state's shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Icon {
+    /// A disc with a tick.
+    Good,
+    /// A triangle.
+    Bad,
+    /// A disc that is half full.
+    Half,
+    /// A broken ring.
+    Empty,
+    /// Two bars.
+    Still,
+    /// A clock.
+    Later,
+}
+
+impl Icon {
+    /// Draws it; screen readers read the text beside it.
+    pub fn draw(self) -> Markup {
+        let (class, shape) = match self {
+            Self::Good => ("i-good", r#"<circle cx="8" cy="8" r="7"/><path class="cut" d="M4.6 8.3l2.4 2.4 4.5-5"/>"#),
+            Self::Bad => ("i-bad", r#"<path d="M8 .8L15.7 15H.3z"/><path class="cut" d="M8 5.6v4.6M8 11.8v1.6"/>"#),
+            Self::Half => {
+                ("i-half", r#"<circle class="line" cx="8" cy="8" r="6.2"/><path d="M8 1.8a6.2 6.2 0 0 1 0 12.4z"/>"#)
+            }
+            Self::Empty => ("i-empty", r#"<circle class="line dash" cx="8" cy="8" r="6.2"/>"#),
+            Self::Still => ("i-still", r#"<path d="M3.5 2.5h3v11h-3zM9.5 2.5h3v11h-3z"/>"#),
+            Self::Later => {
+                ("i-later", r#"<circle class="line" cx="8" cy="8" r="6.2"/><path class="line" d="M8 4.2V8l2.6 1.8"/>"#)
+            }
+        };
+        html! {
+            svg.icon.(class) viewBox="0 0 16 16" width="16" height="16" aria-hidden="true" focusable="false" {
+                (PreEscaped(shape))
+            }
+        }
+    }
+}
+
+/// The mark of dapbox: two shares in a box.
+pub fn mark() -> Markup {
+    html! {
+        svg.mark viewBox="0 0 16 16" width="22" height="22" aria-hidden="true" focusable="false" {
+            path d="M1 3a2 2 0 0 1 2-2h4v14H3a2 2 0 0 1-2-2zm8-2h4a2 2 0 0 1 2 2v4H9zm0 8h6v4a2 2 0 0 1-2 2H9z" {}
+        }
+    }
+}
+
+/// The hatching of what waits, for all bars.
+pub fn patterns() -> Markup {
+    html! {
+        svg.patterns width="0" height="0" aria-hidden="true" focusable="false" {
+            defs {
+                pattern #hatch width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)" {
+                    rect.hatch width="2.6" height="6" {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The server itself: how long it has run, what it does, its disk, certificate and keys.
+
+use maud::{Markup, html};
+
+use super::{
+    icon::Icon,
+    text::{bytes, instant, moment, relative, span},
+};
+use crate::model::{
+    Duration, Time,
+    overview::{CertificateStatus, KeyState, KeyStatus, Overview},
+    status::DiskStatus,
+    words::count,
+};
+
+/// The server's instruments.
+pub fn section(overview: &Overview) -> Markup {
+    let now = overview.now;
+    html! {
+        section aria-labelledby="server" {
+            h2 #server { "Server" }
+            div.cards {
+                (running(overview))
+                (work(overview))
+                (disk(&overview.disk))
+                (certificate(overview.certificate.as_ref(), now))
+                (keys(&overview.keys, now))
+            }
+        }
+    }
+}
+
+fn running(overview: &Overview) -> Markup {
+    let up = Duration(overview.now.0.saturating_sub(overview.started.0));
+    html! {
+        div.card {
+            h3 { "Running for" }
+            p.big { (span(up)) }
+            p { "since " (instant(overview.started, overview.now)) }
+            p.dim.long { "version " (overview.version) }
+        }
+    }
+}
+
+fn work(overview: &Overview) -> Markup {
+    let load = overview.load;
+    html! {
+        div.card {
+            h3 { "Load" }
+            dl.figures {
+                dt { "connections" } dd { (count(load.connections)) }
+                dt { "requests" } dd { (count(load.requests)) }
+                dt { "jobs computing" } dd { (count(load.computing)) }
+                dt { "commits to disk" } dd { (count(load.commits)) }
+            }
+        }
+    }
+}
+
+fn disk(disk: &DiskStatus) -> Markup {
+    html! {
+        div.card {
+            h3 { "Disk" }
+            p.big { (bytes(disk.free_bytes)) " " small { "free" } }
+            p {
+                @if disk.is_short {
+                    (Icon::Bad.draw()) "Too little: uploads and new jobs are refused until "
+                    (bytes(disk.needed_bytes)) " are free"
+                } @else if disk.reserve_bytes > 0 {
+                    (Icon::Good.draw()) "Enough; below " (bytes(disk.reserve_bytes)) " uploads are refused"
+                } @else {
+                    "No reserve is set"
+                }
+            }
+            p.dim { @if disk.has_ballast { "with a ballast" } @else { "without a ballast" } }
+            p.dim.long { code { (disk.dir.display()) } }
+        }
+    }
+}
+
+fn certificate(certificate: Option<&CertificateStatus>, now: Time) -> Markup {
+    html! {
+        div.card {
+            h3 { "Certificate" }
+            @if let Some(certificate) = certificate {
+                @let days = certificate.not_after.0.saturating_sub(now.0) / 86_400;
+                @if certificate.not_after <= now {
+                    p.big { "expired" }
+                    p { (Icon::Bad.draw()) (moment(certificate.not_after, now)) }
+                } @else {
+                    p.big { (count(days)) " " small { @if days == 1 { "day left" } @else { "days left" } } }
+                    p { "until " (instant(certificate.not_after, now)) }
+                }
+                @if certificate.not_before > now {
+                    p { (Icon::Later.draw()) "not valid before " (instant(certificate.not_before, now)) }
+                }
+                p.long { (certificate.names.join(", ")) }
+                @if let Some(trouble) = &certificate.trouble {
+                    p.long { (Icon::Bad.draw()) "not renewed: " (trouble) }
+                }
+            } @else {
+                p.big { "none" }
+                p { "Plain HTTP: for loopback, or behind a proxy that has the certificate." }
+            }
+        }
+    }
+}
+
+fn keys(keys: &[KeyStatus], now: Time) -> Markup {
+    html! {
+        div.card.wide {
+            h3 { "HPKE keys" }
+            @if keys.is_empty() { p.dim { "There is none: clients cannot upload." } }
+            ul.keys {
+                @for key in keys { (key_row(key, now)) }
+            }
+        }
+    }
+}
+
+fn key_row(key: &KeyStatus, now: Time) -> Markup {
+    let (icon, state, next) = match key.state {
+        KeyState::Pending => (Icon::Later, "pending", "active"),
+        KeyState::Active => (Icon::Good, "active", "replaced"),
+        KeyState::Expired => (Icon::Still, "expired, still opens reports", "deleted"),
+    };
+    html! {
+        li {
+            span.state { (icon.draw()) b { "Key " (key.id) } " " (state) }
+            span.suite { (key.suite) }
+            span.dim {
+                "made " (relative(key.created, now))
+                @if let Some(until) = key.until { ", " (next) " " (relative(until, now)) }
+            }
+        }
+    }
+}
