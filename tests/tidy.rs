@@ -37,6 +37,7 @@ const PRIVATE: &[(&str, &[&str])] = &[
     ("clap_mangen", &["cli/manual.rs"]),
     ("warp::", &["server/"]),
     ("prio18", &["vdaf/"]),
+    ("maud::", &["server/page"]),
     ("use hpke::", &["hpke/", "model/mod.rs"]),
     ("aws_lc_rs", &["hpke/", "server/tls/", "peer/trust.rs"]),
     ("rustls::", &["server/tls/", "peer/trust.rs"]),

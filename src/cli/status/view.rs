@@ -91,7 +91,7 @@ fn key_line(key: &KeyStatus, now: Time) -> String {
         KeyState::Active => "active",
         KeyState::Expired => "expired",
     };
-    let until = key.until.map(|until| format!(", {} left", ago(now, until))).unwrap_or_default();
+    let until = key.until.map(|until| format!(", for {} more", ago(now, until))).unwrap_or_default();
     format!("{} {}, {state}, {} old{until}", key.id, key.suite, ago(key.created, now))
 }
 
@@ -369,7 +369,7 @@ mod tests {
             "dapbox 1.2.3  not ready, up 2 h 1 min",
             "short of disk space",
             "100 MiB free, 256 MiB needed",
-            "200 x25519-sha256-aes128gcm, active, 3 d 0 h old, 1 d 0 h left",
+            "200 x25519-sha256-aes128gcm, active, 3 d 0 h old, for 1 d 0 h more",
             "dap.example, valid for 10 d 0 h",
             "leader        dap-09, count",
             "uploads       12.3/s, 12,345,678 in all",
