@@ -33,7 +33,7 @@ const PRIVATE: &[(&str, &[&str])] = &[
     ("warp::", &["server/"]),
     ("prio18", &["vdaf/"]),
     ("use hpke::", &["hpke/", "model/mod.rs"]),
-    ("aws_lc_rs", &["hpke/"]),
+    ("aws_lc_rs", &["hpke/", "cli/certificate.rs"]),
     ("chacha20poly1305::", &["store/vault.rs"]),
     ("siphasher::", &["store/fingerprints.rs"]),
     ("crc32fast::", &["store/ledger.rs"]),

@@ -7,8 +7,13 @@ use super::{
     tasks::{self, TaskError},
 };
 use crate::{
-    model::{Fault, Point, Task, TaskId, Time, status::TaskStatus},
-    store::{BackupError, BackupMade, BackupOptions, OpenError, Options, Store},
+    hpke::Suite,
+    model::{
+        Fault, Point, Task, TaskId, Time,
+        overview::{KeyState, KeyStatus},
+        status::TaskStatus,
+    },
+    store::{BackupError, BackupMade, BackupOptions, KeyRecord, OpenError, Options, Store},
 };
 
 /// A data directory, held for as long as this lives.
@@ -30,6 +35,18 @@ impl Offline {
     /// One task.
     pub fn task(&self, id: &TaskId) -> Result<Option<TaskStatus>, Fault> {
         self.store.read(|view| Ok(view.task(id).map(tasks::status)))
+    }
+
+    /// The HPKE keys.
+    pub fn keys(&self) -> Result<Vec<KeyStatus>, Fault> {
+        let status = |record: &KeyRecord| KeyStatus {
+            id: record.config.id,
+            suite: Suite::of(&record.config).to_string(),
+            state: KeyState::Active,
+            created: record.created,
+            until: None,
+        };
+        self.store.read(|view| Ok(view.keys().values().map(status).collect()))
     }
 
     /// Adds a task, as the running server would.

@@ -12,6 +12,7 @@ use crate::{
     config::Config,
     model::{
         Task, TaskId, Time,
+        overview::Overview,
         status::{CloseRequest, Health, TaskStatus},
     },
     server,
@@ -128,6 +129,17 @@ impl Socket {
     pub async fn health(&self) -> Result<Health, Failure> {
         let (status, body) = self.ask(Method::GET, "/health", None).await?;
         if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refused(status, &body)) }
+    }
+
+    /// All that is to be seen of the server.
+    pub async fn overview(&self) -> Result<Overview, Failure> {
+        let (status, body) = self.ask(Method::GET, "/overview", None).await?;
+        if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refused(status, &body)) }
+    }
+
+    /// The process that listens, if the system tells.
+    pub async fn process(&self) -> Option<i32> {
+        tokio::net::UnixStream::connect(&self.path).await.ok()?.peer_cred().ok()?.pid()
     }
 
     /// All tasks.

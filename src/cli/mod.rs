@@ -4,14 +4,19 @@ mod args;
 mod backup;
 mod bench;
 mod calendar;
+mod certificate;
+mod check;
 mod collect;
 mod compact;
 mod control;
 mod demo;
 mod doctor;
+mod findings;
+mod init;
 mod local;
 mod logging;
 mod pair;
+mod place;
 mod restore;
 mod serve;
 mod show;
@@ -43,8 +48,10 @@ use crate::store;
         dapbox demo              see the whole protocol run on this machine\n  \
         dapbox pair              keep a leader and a helper running to try things\n\n\
         Then, for real:\n  \
-        dapbox task new --help   make a task: one file for each party\n  \
-        dapbox serve             run an aggregator\n\n\
+        dapbox init              decide what must be decided: makes appliance.toml\n  \
+        dapbox serve             run an aggregator\n  \
+        dapbox doctor            look whether all is well with it\n  \
+        dapbox task new --help   make a task: one file for each party\n\n\
         Exit codes: 0 success, 1 failure, 2 wrong usage."
 )]
 pub struct Cli {
@@ -54,6 +61,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Decide the few things that must be decided, and write appliance.toml.
+    Init(Box<init::Args>),
+    /// Look whether a configuration makes sense, without starting anything.
+    Check(check::Args),
     /// Run an aggregator until it is told to stop.
     Serve(serve::Args),
     /// Make, add, list, show, close and remove tasks.
@@ -95,6 +106,11 @@ impl Failure {
     /// The command makes no sense: exit code 2.
     fn usage(message: impl Display) -> Self {
         Self { message: message.to_string(), code: 2 }
+    }
+
+    /// What went wrong.
+    fn message(&self) -> &str {
+        &self.message
     }
 
     /// Says what was being done.
@@ -143,6 +159,8 @@ fn execute(command: Command) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         match command {
+            Command::Init(args) => init::run(*args),
+            Command::Check(args) => check::run(args),
             Command::Serve(args) => serve::run(args).await,
             Command::Task(command) => task::run(command).await,
             Command::Backup(args) => backup::run(*args).await,

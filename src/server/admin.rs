@@ -49,7 +49,10 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         ("GET", "/health", _) => {
             let fault = app.store.read(|_| Ok(())).err().map(|fault| fault.to_string());
             let version = env!("CARGO_PKG_VERSION").to_owned();
-            json(StatusCode::OK, &Health { version, fault, disk: app.disk.status() })
+            json(
+                StatusCode::OK,
+                &Health { version, address: app.address.get().copied(), fault, disk: app.disk.status() },
+            )
         }
         ("POST", "/tasks", _) => {
             let limits = &app.config.limits;

@@ -3,7 +3,8 @@
 use std::{
     collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -29,6 +30,8 @@ const LAST_ANSWER: Duration = Duration::from_secs(1);
 pub struct App {
     /// The configuration.
     pub config: Config,
+    /// The address that the server listens on, as soon as it does.
+    pub address: OnceLock<SocketAddr>,
     /// The data directory.
     pub store: Store,
     /// The disk that it is on.
@@ -79,6 +82,7 @@ impl App {
             request_memory: Budget::new(config.limits.request_memory_bytes),
             disk: Disk::new(&config, store.clone()),
             config,
+            address: OnceLock::new(),
             store,
             pool,
             keys: Arc::new(keys),

@@ -117,6 +117,7 @@ impl Server {
         let listen_error = |error| StartError::Listen { address: config.listen, error };
         let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
+        app.address.get_or_init(|| address);
         let control = bind_control(&config.control_socket())?;
 
         let (fail, failed) = watch::channel(None);
@@ -206,6 +207,15 @@ pub fn store_options(config: &Config) -> store::Options {
     }
 }
 
+/// What the configuration says about requests to other parties.
+pub fn peer_options(config: &Config) -> PeerOptions {
+    PeerOptions {
+        timeout: *config.leader.peer_timeout,
+        max_answer_bytes: config.limits.max_answer_bytes,
+        ..PeerOptions::default()
+    }
+}
+
 fn key_source(secrets: &config::Secrets) -> KeySource {
     if !secrets.key.expose().is_empty() {
         KeySource::Given(secrets.key.clone())
@@ -226,12 +236,7 @@ async fn prepare(config: Config, store: Store, failpoints: Failpoints) -> Result
         workers => workers,
     };
     let pool = Pool::new(workers, limits.pool_queue)?;
-    let peer = Peer::new(&PeerOptions {
-        timeout: *config.leader.peer_timeout,
-        max_answer_bytes: limits.max_answer_bytes,
-        failpoints,
-        ..PeerOptions::default()
-    })?;
+    let peer = Peer::new(&PeerOptions { failpoints, ..peer_options(&config) })?;
     Ok(App::new(config, store, pool, ring, peer))
 }
 
