@@ -23,7 +23,7 @@ use crate::{
 };
 pub use load::{ConfigError, Overrides, UnknownKey};
 pub use origin::{Origin, Setting, is_secret};
-pub use outside::{Acme, Monitor, OptionalAddress, Proxy, Tls, TlsMode, check_public_url};
+pub use outside::{Acme, Monitor, OptionalAddress, Outbound, Proxy, Tls, TlsMode, check_public_url};
 
 /// Everything that an operator can decide. Durations are written like `60s`, `500ms`, `5m`, `1h` or `1d`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +43,8 @@ pub struct Config {
     pub acme: Acme,
     /// Proxies in front.
     pub proxy: Proxy,
+    /// How we reach others.
+    pub peer: Outbound,
     /// The private listener for those who watch.
     pub monitor: Monitor,
     /// Bounds on memory, queues and time.
@@ -331,6 +333,7 @@ impl Default for Config {
             tls: Tls::default(),
             acme: Acme::default(),
             proxy: Proxy::default(),
+            peer: Outbound::default(),
             monitor: Monitor::default(),
             limits: Limits::default(),
             disk: Disk::default(),

@@ -4,6 +4,7 @@
 
 mod backoff;
 mod retry;
+mod trust;
 
 use std::time::{Duration, SystemTime};
 
@@ -25,11 +26,17 @@ use crate::{
 
 pub use backoff::Backoff;
 pub use retry::{Retries, retry};
+pub use trust::{Roots, RootsError};
 
 /// The longest `Location` that is followed, in bytes: a leader stores it.
 const MAX_LOCATION: usize = 2048;
 /// The most memory, in bytes, that is taken for an answer before it comes.
 const MAX_TRUSTED: u64 = 1 << 20;
+/// How long a peer may be silent, where requests share a connection (HTTP/2), before it is asked whether it is there. One
+/// that has vanished would have all requests until the system gives the connection up, which takes many minutes.
+const PING: Duration = Duration::from_secs(15);
+/// How long it may take over that answer.
+const PONG: Duration = Duration::from_secs(20);
 /// The HTTP status of a request that was taken and is not done (RFC 9110 section 15.3.3).
 const ACCEPTED: u16 = 202;
 
@@ -42,6 +49,8 @@ pub struct PeerOptions {
     pub timeout: Duration,
     /// The longest answer in bytes.
     pub max_answer_bytes: usize,
+    /// Whose certificates are believed besides those that everybody believes.
+    pub roots: Roots,
     /// What is made to fail: nothing, outside of tests.
     pub failpoints: Failpoints,
 }
@@ -52,6 +61,7 @@ impl Default for PeerOptions {
             connect_timeout: Duration::from_secs(10),
             timeout: Duration::from_secs(60),
             max_answer_bytes: 128 << 20,
+            roots: Roots::default(),
             failpoints: Failpoints::default(),
         }
     }
@@ -227,10 +237,14 @@ fn place_below(base: &str, path: &str, location: &str) -> Result<String, CallErr
 impl Peer {
     /// Makes a client with its own pool of connections.
     pub fn new(options: &PeerOptions) -> Result<Self, Fault> {
+        let tls = trust::client_config(&options.roots).map_err(|e| Fault::while_doing("preparing HTTPS", e))?;
         let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
             .redirect(Policy::none())
             .connect_timeout(options.connect_timeout)
             .timeout(options.timeout)
+            .http2_keep_alive_interval(PING)
+            .http2_keep_alive_timeout(PONG)
             .user_agent(concat!("dapbox/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| Fault::while_doing("making an HTTP client", innermost(&e)))?;

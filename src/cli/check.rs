@@ -13,7 +13,10 @@ use super::{
     place::Place,
     style::{self, Style, say},
 };
-use crate::config::{Config, Setting, TlsMode};
+use crate::{
+    config::{Config, Setting, TlsMode},
+    peer::Roots,
+};
 
 /// Where an authority looks for a server (RFC 8737 section 3).
 const ACME_PORT: u16 = 443;
@@ -81,7 +84,7 @@ fn examine(sources: &Sources) -> Result<Report, Failure> {
     let place = sources.file.as_ref().map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
     let options: Vec<_> = sources.settings(&config)?.into_iter().map(OptionView::of).collect();
     let changed = style::counted(options.len() as u64, "option");
-    let checks: [(&'static str, Option<Verdict>); 9] = [
+    let checks: [(&'static str, Option<Verdict>); 10] = [
         ("configuration", Some(good(format!("{place}; {changed} set")))),
         ("log level", log_level(&config)),
         ("listen address", listen(&config)),
@@ -89,6 +92,7 @@ fn examine(sources: &Sources) -> Result<Report, Failure> {
         ("public URL", public_url(&config)),
         ("certificate", (config.tls.mode == TlsMode::Files).then(|| doctor::in_files(&config))),
         ("certificate key", private_file(&config.tls.key_file)),
+        ("peer roots", peer_roots(&config)),
         ("secrets key", secrets_key(&config)),
         ("open files", Some(doctor::open_files(&config, None))),
     ];
@@ -168,6 +172,16 @@ fn private_file(path: &Path) -> Option<Verdict> {
     Some(match mode & 0o007 {
         0 => good(format!("{shown}, not for everybody")),
         _ => warning(format!("everybody may read {shown} (mode {mode:o})"), format!("chmod o= {shown}")),
+    })
+}
+
+/// Root certificates besides those that everybody believes.
+fn peer_roots(config: &Config) -> Option<Verdict> {
+    let path = &config.peer.ca_file;
+    Some(match Roots::read(path) {
+        Ok(_) if path.as_os_str().is_empty() => return None,
+        Ok(_) => good(path.display().to_string()),
+        Err(error) => failed(error.to_string(), "Correct the file, or peer.ca_file."),
     })
 }
 

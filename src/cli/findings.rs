@@ -65,6 +65,13 @@ pub fn good(detail: impl Into<String>) -> Verdict {
     Ok(detail.into())
 }
 
+/// A part of a sentence as one of its own.
+pub fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|first| first.to_uppercase().collect::<String>()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str().trim_end_matches('.'))
+}
+
 impl Finding {
     /// What a check with this name says.
     pub fn new(name: &'static str, verdict: Verdict) -> Self {

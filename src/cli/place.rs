@@ -36,6 +36,16 @@ impl Place {
         Some(Self { host, address, port: url.port_or_known_default()?, is_secure: url.scheme() == "https" })
     }
 
+    /// The host, and the port if it is not the usual one.
+    pub fn label(&self) -> String {
+        match self.port {
+            443 if self.is_secure => self.host.clone(),
+            80 if !self.is_secure => self.host.clone(),
+            port if self.host.contains(':') => format!("[{}]:{port}", self.host),
+            port => format!("{}:{port}", self.host),
+        }
+    }
+
     /// Whether it is on this machine by its very name.
     pub fn is_loopback(&self) -> bool {
         match self.address {
@@ -76,6 +86,7 @@ mod tests {
         assert!(!place.is_loopback());
         let place = Place::of("http://[::1]:8080").unwrap();
         assert!(place.is_loopback() && place.port == 8080 && place.address.is_some());
+        assert_eq!(place.label(), "[::1]:8080");
         assert!(Place::of("http://localhost/").unwrap().is_loopback());
         assert_eq!(Place::of("nowhere"), None);
     }

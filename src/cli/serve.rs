@@ -30,7 +30,7 @@ pub async fn run(args: Args) -> Outcome {
     let data_dir = config.data_dir.display().to_string();
     let mut signals = Signals::new()?;
     let server = Server::start(config).await?;
-    tracing::info!(address = %server.address(), data_dir, version = env!("CARGO_PKG_VERSION"), "serving");
+    tracing::info!(url = server.url(), address = %server.address(), data_dir, version = env!("CARGO_PKG_VERSION"), "serving");
     let fault = tokio::select! {
         name = signals.next() => {
             tracing::info!(signal = name, "stopping; once more to stop at once");

@@ -17,7 +17,7 @@ use super::{Config, outside::check_public_url};
 /// The start of the names of environment variables that we read.
 const PREFIX: &str = "DAPBOX_";
 /// Variables with our prefix that are not options of the configuration file but flags of the command line.
-const FLAG_VARIABLES: [&str; 2] = ["DAPBOX_CONFIG", "DAPBOX_VERIFY_KEY_SEED"];
+const FLAG_VARIABLES: [&str; 3] = ["DAPBOX_CA_FILE", "DAPBOX_CONFIG", "DAPBOX_VERIFY_KEY_SEED"];
 
 /// What the command line sets; it wins over everything else.
 #[derive(Clone, Debug, Default)]
@@ -176,7 +176,11 @@ impl Config {
         if leader.retry_initial > leader.retry_max {
             return Err(ConfigError::Nonsense("leader.retry_initial must not exceed leader.retry_max".to_owned()));
         }
-        check_public_url(&self.public_url).map_err(|why| ConfigError::Nonsense(format!("public_url {why}")))
+        check_public_url(&self.public_url).map_err(|why| ConfigError::Nonsense(format!("public_url {why}")))?;
+        if let Some(text) = self.tls.nonsense().or_else(|| self.proxy.nonsense()) {
+            return Err(ConfigError::Nonsense(text));
+        }
+        Ok(())
     }
 }
 
@@ -338,6 +342,9 @@ mod tests {
             "[limits]\nmax_requests = 0",
             "[limits]\nmax_job_bytes = 300_000_000",
             "[leader]\nretry_initial = \"0s\"",
+            "[tls]\nmode = \"files\"\ncertificate_file = \"cert.pem\"",
+            "[tls]\nkey_file = \"key.pem\"",
+            "[proxy]\ntrusted = [\"0.0.0.0/0\"]",
         ] {
             assert!(matches!(load(text, &[], &Overrides::default()), Err(ConfigError::Nonsense(_))), "{text}");
         }

@@ -59,6 +59,15 @@ pub struct Proxy {
     pub trusted: Vec<IpNet>,
 }
 
+/// How we reach others: a leader its helpers.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Outbound {
+    /// Root certificates, PEM, that other servers' certificates may come from, besides the system's (or the web's, where
+    /// the system has none): for private authorities. Empty for none.
+    pub ca_file: PathBuf,
+}
+
 /// The private listener: metrics, health, and the status page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -105,6 +114,28 @@ pub fn check_public_url(text: &str) -> Result<(), String> {
     match last.strip_prefix("dap-") {
         Some(_) => Err(format!("'{text}' must end before /{last}: it is the same for all revisions")),
         None => Ok(()),
+    }
+}
+
+impl Tls {
+    /// What makes no sense, if anything.
+    pub(super) fn nonsense(&self) -> Option<String> {
+        let files = [("tls.certificate_file", &self.certificate_file), ("tls.key_file", &self.key_file)];
+        let is_empty = |path: &PathBuf| path.as_os_str().is_empty();
+        if self.mode == TlsMode::Files {
+            let (missing, _) = files.iter().find(|(_, path)| is_empty(path))?;
+            return Some(format!("{missing} must name a file when tls.mode is \"files\""));
+        }
+        let (given, _) = files.iter().find(|(_, path)| !is_empty(path))?;
+        Some(format!("{given} is of no use unless tls.mode is \"files\""))
+    }
+}
+
+impl Proxy {
+    /// What makes no sense, if anything.
+    pub(super) fn nonsense(&self) -> Option<String> {
+        let everybody = self.trusted.iter().find(|network| network.prefix_len() == 0)?;
+        Some(format!("proxy.trusted has {everybody}: anybody could claim any address; name the proxies' own networks"))
     }
 }
 

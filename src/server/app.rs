@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     hash::Hash,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -12,7 +12,9 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
     disk::Disk,
+    listen,
     memory::{Budget, JobMemory},
+    tls::Certificates,
 };
 use crate::{
     aggregator::{KeyRing, TaskContext},
@@ -52,6 +54,12 @@ pub struct App {
     pub request_memory: Budget,
     /// Requests in progress.
     pub requests: Arc<Semaphore>,
+    /// Places for connections to the public address; one that is taken is a connection that is open.
+    pub connections: Arc<Semaphore>,
+    /// Connections that were closed at once because there was no place, since the start.
+    pub refused_connections: AtomicU64,
+    /// The TLS certificate, if the public address has one.
+    pub certificates: Arc<Certificates>,
     /// Wakes the driver of aggregation jobs.
     pub jobs: Notify,
     /// Wakes the driver of collection jobs.
@@ -76,6 +84,9 @@ impl App {
     pub fn new(config: Config, store: Store, pool: Pool, keys: KeyRing, peer: Peer) -> Self {
         Self {
             requests: Arc::new(Semaphore::new(config.limits.max_requests)),
+            connections: Arc::new(listen::places(&config)),
+            refused_connections: AtomicU64::new(0),
+            certificates: Arc::default(),
             job_memory: JobMemory::new(config.leader.max_memory_bytes),
             helper_memory: Budget::new(config.helper.max_memory_bytes),
             upload_memory: Budget::new(config.limits.upload_memory_bytes),

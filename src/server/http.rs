@@ -7,7 +7,10 @@ use futures_util::{Stream, StreamExt};
 use tokio::time::Instant;
 use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
-use super::memory::{Budget, Lease};
+use super::{
+    memory::{Budget, Lease},
+    origin::Origin,
+};
 use crate::{
     aggregator::Error,
     wire::{Problem, ProblemType, problem},
@@ -39,6 +42,8 @@ pub struct Request {
     pub query: String,
     /// The headers.
     pub headers: HeaderMap,
+    /// Who asks, and over what.
+    pub origin: Origin,
     /// What is still to be read.
     body: Option<BodyStream>,
 }
@@ -50,10 +55,11 @@ impl Request {
         path: String,
         query: String,
         headers: HeaderMap,
+        origin: Origin,
         body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,
     ) -> Self {
         let body = body.map(|part| part.map(|mut part| part.copy_to_bytes(part.remaining())));
-        Self { method, path, query, headers, body: Some(Box::pin(body)) }
+        Self { method, path, query, headers, origin, body: Some(Box::pin(body)) }
     }
 
     /// The value of a header, if it is there once and is text.

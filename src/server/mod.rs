@@ -5,6 +5,7 @@
 //! media type and hand on to `flow` and `jobs`. Two drivers, `drive_jobs` and `drive_collections`, do what a leader does
 //! of its own accord, and `drive_deferred` what a helper has put off; `drive_sweep` forgets what is over. The control socket (`admin`) is for the operator.
 
+mod activity;
 mod admin;
 mod app;
 mod auth;
@@ -22,6 +23,7 @@ mod jobs;
 mod leader_job;
 mod listen;
 mod memory;
+mod origin;
 mod persist;
 mod pursue;
 mod routes;
@@ -37,6 +39,7 @@ use std::{
     sync::Arc,
 };
 
+use rustls::pki_types::CertificateDer;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::watch,
@@ -46,9 +49,9 @@ use tokio::{
 use self::{app::App, http::Request};
 use crate::{
     aggregator::{KeyRing, keys, tasks},
-    config::{self, Config},
+    config::{self, Config, TlsMode},
     model::{Failpoints, Fault, Point, Revision, TaskId, Time, status::TaskStatus},
-    peer::{Peer, PeerOptions},
+    peer::{Peer, PeerOptions, Roots, RootsError},
     pool::Pool,
     store::{self, KeySource, OpenError, Store},
     wire::{self, Problem},
@@ -56,6 +59,7 @@ use crate::{
 
 pub use backup::{PATH as BACKUP_PATH, WITH_KEY};
 pub use disk::needed_bytes;
+pub use tls::{CertificateError, describe as describe_certificate};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +88,12 @@ pub enum StartError {
         /// What the system says.
         error: io::Error,
     },
+    /// There is no certificate for HTTPS.
+    #[error("{0}; or set `tls.mode` to \"off\" behind a proxy that adds HTTPS")]
+    Certificate(#[from] CertificateError),
+    /// The roots in `peer.ca_file` cannot be used.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// Something of ours failed.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -93,6 +103,7 @@ pub enum StartError {
 pub struct Server {
     app: Arc<App>,
     address: SocketAddr,
+    certificate_files: Option<Arc<tls::Files>>,
     parts: JoinSet<()>,
     failed: watch::Receiver<Option<Fault>>,
 }
@@ -108,8 +119,19 @@ impl Server {
     /// too.
     pub async fn start_with(config: Config, options: store::Options) -> Result<Self, StartError> {
         let failpoints = options.failpoints.clone();
+        // What may be wrong and is seen at once comes before what takes its time.
+        let roots = Roots::read(&config.peer.ca_file)?;
+        let (certificate_files, certificate) = match config.tls.mode {
+            TlsMode::Files => {
+                tls::Files::open(&config.tls).map(|(files, first)| (Some(Arc::new(files)), Some(first)))?
+            }
+            TlsMode::Off | TlsMode::Acme => (None, None),
+        };
         let store = open_store(&config, options).await?;
-        let app = Arc::new(prepare(config, store, failpoints).await?);
+        let app = Arc::new(prepare(config, store, failpoints, roots).await?);
+        if let Some(certificate) = certificate {
+            app.certificates.replace(certificate);
+        }
         let shared = app.clone();
         let tended = tokio::task::spawn_blocking(move || shared.disk.tend()).await;
         tended.map_err(|error| Fault::while_doing("looking at the disk", error))?;
@@ -122,13 +144,16 @@ impl Server {
 
         let (fail, failed) = watch::channel(None);
         let mut parts = JoinSet::new();
-        parts.spawn(listen::serve(app.clone(), listener, answer));
+        listen_publicly(&mut parts, app.clone(), listener)?;
         parts.spawn(listen::serve(app.clone(), control, admin::handle));
         parts.spawn(watched(fail.clone(), drive_jobs::drive(app.clone())));
         parts.spawn(watched(fail.clone(), drive_collections::drive(app.clone())));
         parts.spawn(watched(fail.clone(), drive_deferred::drive(app.clone())));
         parts.spawn(watched(fail.clone(), drive_sweep::drive(app.clone())));
         parts.spawn(watched(fail.clone(), disk::drive(app.clone())));
+        if let Some(files) = certificate_files.clone() {
+            parts.spawn(watched(fail.clone(), files.drive(app.clone())));
+        }
         let shared = app.clone();
         parts.spawn(watched(fail, async move {
             tokio::select! {
@@ -136,12 +161,26 @@ impl Server {
                 () = shared.stopped() => Ok(()),
             }
         }));
-        Ok(Self { app, address, parts, failed })
+        Ok(Self { app, address, certificate_files, parts, failed })
     }
 
     /// The address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where the server is reached from this machine.
+    pub fn url(&self) -> String {
+        format!("{}://{}/", if self.is_https() { "https" } else { "http" }, self.address)
+    }
+
+    fn is_https(&self) -> bool {
+        self.app.config.tls.mode != TlsMode::Off
+    }
+
+    /// Looks at the files of the certificate now. If they cannot be used, the certificate in use stays.
+    pub fn reload_certificates(&self) -> Result<(), CertificateError> {
+        self.certificate_files.as_ref().map_or(Ok(()), |files| files.look(&self.app.certificates))
     }
 
     /// How many durable commits there were since the start.
@@ -207,13 +246,9 @@ pub fn store_options(config: &Config) -> store::Options {
     }
 }
 
-/// What the configuration says about requests to other parties.
-pub fn peer_options(config: &Config) -> PeerOptions {
-    PeerOptions {
-        timeout: *config.leader.peer_timeout,
-        max_answer_bytes: config.limits.max_answer_bytes,
-        ..PeerOptions::default()
-    }
+/// The certificate that a server would begin with if it is in files, with those above it; or why it would not start.
+pub fn certificate_in_files(tls: &config::Tls) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    tls::Files::open(tls).map(|(_, first)| first.cert)
 }
 
 fn key_source(secrets: &config::Secrets) -> KeySource {
@@ -226,7 +261,7 @@ fn key_source(secrets: &config::Secrets) -> KeySource {
     }
 }
 
-async fn prepare(config: Config, store: Store, failpoints: Failpoints) -> Result<App, Fault> {
+async fn prepare(config: Config, store: Store, failpoints: Failpoints, roots: Roots) -> Result<App, Fault> {
     let (suite, now) = (config.hpke.suite(), Time::now());
     store.write(Point::KeysFirst, move |tx| keys::ensure_first(tx, suite, now)).await?;
     let ring = store.read(|view| KeyRing::load(view.keys().values()))?;
@@ -236,8 +271,33 @@ async fn prepare(config: Config, store: Store, failpoints: Failpoints) -> Result
         workers => workers,
     };
     let pool = Pool::new(workers, limits.pool_queue)?;
-    let peer = Peer::new(&PeerOptions { failpoints, ..peer_options(&config) })?;
+    let peer = Peer::new(&PeerOptions {
+        timeout: *config.leader.peer_timeout,
+        max_answer_bytes: limits.max_answer_bytes,
+        roots,
+        failpoints,
+        ..PeerOptions::default()
+    })?;
     Ok(App::new(config, store, pool, ring, peer))
+}
+
+/// Serves the address that everybody reaches.
+fn listen_publicly(parts: &mut JoinSet<()>, app: Arc<App>, listener: TcpListener) -> Result<(), Fault> {
+    let (tls, places) = (&app.config.tls, app.connections.clone());
+    if tls.mode == TlsMode::Off {
+        if !app.config.listen.ip().is_loopback() && app.config.proxy.trusted.is_empty() {
+            tracing::warn!(
+                listen = %app.config.listen,
+                "plain HTTP on an address that others reach: set tls.mode, or name the proxy that adds HTTPS in proxy.trusted"
+            );
+        }
+        parts.spawn(listen::serve_within(app, listener, places, answer));
+        return Ok(());
+    }
+    let https = tls::Https::new(listener, app.certificates.clone(), *tls.handshake_timeout)
+        .map_err(|error| Fault::while_doing("preparing HTTPS", error))?;
+    parts.spawn(listen::serve_within(app, https, places, answer));
+    Ok(())
 }
 
 /// Makes the control socket, for us alone. A socket that a killed server left behind is ours to replace: we hold the
@@ -258,10 +318,17 @@ fn bind_control(path: &Path) -> Result<UnixListener, StartError> {
 /// Answers a request from outside: finds the revision by the path.
 async fn answer(app: Arc<App>, request: Request) -> http::Response {
     let path = request.path.clone();
+    let (method, origin) = (request.method.clone(), request.origin);
     let below = |revision| path.strip_prefix('/')?.strip_prefix(wire::of(revision).prefix())?.strip_prefix('/');
-    match Revision::ALL.into_iter().find_map(|revision| Some((revision, below(revision)?))) {
+    let response = match Revision::ALL.into_iter().find_map(|revision| Some((revision, below(revision)?))) {
         Some((Revision::Dap09, path)) => dap09::handle(&app, path, request).await,
         Some((Revision::Dap18, path)) => dap18::handle(&app, path, request).await,
         None => http::failure(Problem::about(404).into()),
+    };
+    let status = response.status();
+    if status.is_client_error() || status.is_server_error() {
+        let (client, https) = (origin.client.map(|client| client.to_string()), origin.https);
+        tracing::debug!(client, https, %method, path, status = status.as_u16(), "refused");
     }
+    response
 }

@@ -1,6 +1,9 @@
 //! Certificates as servers show them.
 
-use std::sync::Arc;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
@@ -8,18 +11,19 @@ use rustls::{
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-use tokio::net::{TcpStream, ToSocketAddrs};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{ports::reachable, world::World};
+use super::{names, ports::reachable, world::World};
 use crate::{
     cli::{
         certificate::{self, Whose, provider},
-        findings::{Finding, Verdict, failed},
+        findings::{Finding, Verdict, failed, sentence},
         place::Place,
     },
     config::{Config, TlsMode},
     model::Time,
+    server::certificate_in_files,
 };
 
 /// Looks at our own certificate: as it is shown if a server runs, else in its files.
@@ -33,10 +37,7 @@ pub async fn examine(world: &World) -> Vec<Finding> {
     let verdict = if world.is_served() {
         let name = host.clone().unwrap_or_else(|| "localhost".to_owned());
         match shown(world, reachable(world.listen()), &name).await {
-            Ok(chain) => {
-                let roots = certificate::roots(&world.config);
-                certificate::judge(&chain, host.as_deref(), roots.as_ref().ok(), whose, Time::now())
-            }
+            Ok(chain) => certificate::judge(&chain, host.as_deref(), Some(&world.roots), whose, Time::now()),
             Err(Unseen::Unreachable) => return Vec::new(),
             Err(Unseen::Refused(why)) => failed(
                 format!("the server does not show any: {why}"),
@@ -53,9 +54,13 @@ pub async fn examine(world: &World) -> Vec<Finding> {
 
 /// Whether the certificate in the files is one that clients would take. Who signed it is seen when it is served.
 pub fn in_files(config: &Config) -> Verdict {
-    match certificate::read(&config.tls.certificate_file, &config.tls.key_file) {
+    match certificate_in_files(&config.tls) {
         Ok(chain) => certificate::judge(&chain, our_name(config).as_deref(), None, Whose::Files, Time::now()),
-        Err(why) => failed(why, "Correct the files, or tls.certificate_file and tls.key_file."),
+        Err(error) => {
+            let text = error.to_string();
+            let (detail, remedy) = text.split_once("; ").unwrap_or((&text, "correct the files"));
+            failed(detail, sentence(remedy))
+        }
     }
 }
 
@@ -67,11 +72,12 @@ fn our_name(config: &Config) -> Option<String> {
 
 /// Whether clients would take what is shown at a place, if it can be reached; `None` if not, which others see too.
 pub async fn at(world: &World, place: &Place, whose: Whose) -> Option<Verdict> {
-    match shown(world, (place.host.as_str(), place.port), &place.host).await {
-        Ok(chain) => {
-            let roots = certificate::roots(&world.config);
-            Some(certificate::judge(&chain, Some(&place.host), roots.as_ref().ok(), whose, Time::now()))
-        }
+    let shown = match names::resolve(world, &place.host).await {
+        Ok(addresses) => shown_at_one(world, &addresses, place).await,
+        Err(_) => Err(Unseen::Unreachable),
+    };
+    match shown {
+        Ok(chain) => Some(certificate::judge(&chain, Some(&place.host), Some(&world.roots), whose, Time::now())),
         Err(Unseen::Unreachable) => None,
         Err(Unseen::Refused(why)) => Some(failed(
             format!("no TLS is spoken on port {}: {why}", place.port),
@@ -88,8 +94,23 @@ enum Unseen {
     Refused(String),
 }
 
+/// The certificates that are shown at the first address that takes connections.
+async fn shown_at_one(
+    world: &World,
+    addresses: &[IpAddr],
+    place: &Place,
+) -> Result<Vec<CertificateDer<'static>>, Unseen> {
+    for address in addresses {
+        match shown(world, SocketAddr::new(*address, place.port), &place.host).await {
+            Err(Unseen::Unreachable) => {}
+            seen => return seen,
+        }
+    }
+    Err(Unseen::Unreachable)
+}
+
 /// The certificates that are shown to whoever asks for a name. Whether they are any good is not asked here.
-async fn shown(world: &World, address: impl ToSocketAddrs, name: &str) -> Result<Vec<CertificateDer<'static>>, Unseen> {
+async fn shown(world: &World, address: SocketAddr, name: &str) -> Result<Vec<CertificateDer<'static>>, Unseen> {
     let refused = |why: String| Unseen::Refused(why);
     let name = ServerName::try_from(name.to_owned()).map_err(|e| refused(e.to_string()))?;
     let provider = provider();

@@ -61,6 +61,7 @@ type Check = fn(&World) -> Option<Verdict>;
 const CHECKS: &[(&str, Check)] = &[
     ("configuration", settings::configuration),
     ("environment", settings::environment),
+    ("peer roots", settings::peer_roots),
     ("data directory", directory::directory),
     ("permissions", directory::permissions),
     ("secrets key", directory::secrets_key),

@@ -29,14 +29,14 @@ const DATE_GRAIN: Duration = Duration::from_millis(500);
 pub async fn examine(world: &World) -> Vec<Finding> {
     let others = world.others(MAX_PEERS);
     // Names and certificates are a place's, and several peers may be at one.
-    let mut places: Vec<(Place, String)> = Vec::new();
+    let mut places: Vec<Place> = Vec::new();
     for other in &others {
-        if let Some(place) = Place::of(&other.url).filter(|new| places.iter().all(|(known, _)| known != new)) {
-            places.push((place, other.url.clone()));
+        if let Some(place) = Place::of(&other.url).filter(|new| places.iter().all(|known| known != new)) {
+            places.push(place);
         }
     }
     let (places, others) = tokio::join!(
-        all(places.iter().map(|(place, url)| at_place(world, place, url))),
+        all(places.iter().map(|place| at_place(world, place))),
         all(others.iter().map(|other| asked(world, other))),
     );
     // Several tasks with one peer have one clock to look at.
@@ -51,7 +51,7 @@ pub async fn examine(world: &World) -> Vec<Finding> {
 }
 
 /// Its name and its certificate.
-async fn at_place(world: &World, place: &Place, url: &str) -> Vec<Finding> {
+async fn at_place(world: &World, place: &Place) -> Vec<Finding> {
     let name = async {
         if place.address.is_some() || place.is_loopback() {
             return None;
@@ -68,12 +68,12 @@ async fn at_place(world: &World, place: &Place, url: &str) -> Vec<Finding> {
     let shown = async { if place.is_secure { certificate::at(world, place, Whose::Peer).await } else { None } };
     let (name, shown) = tokio::join!(name, shown);
     let mut findings = Vec::new();
-    findings.extend(name.map(|verdict| Finding::new("peer name", verdict).about(place.host.clone())));
-    findings.extend(shown.map(|verdict| Finding::new("peer certificate", verdict).about(place.host.clone())));
+    findings.extend(name.map(|verdict| Finding::new("peer name", verdict).about(place.label())));
+    findings.extend(shown.map(|verdict| Finding::new("peer certificate", verdict).about(place.label())));
     if !place.is_secure && !place.is_loopback() {
         let text = "it is spoken to without TLS: whoever is between sees and changes what is sent, tokens included";
         let verdict = warning(text, "Have the task made anew with an https URL.");
-        findings.push(Finding::new("peer certificate", verdict).about(url));
+        findings.push(Finding::new("peer certificate", verdict).about(place.label()));
     }
     findings
 }

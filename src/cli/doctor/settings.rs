@@ -2,7 +2,7 @@
 
 use super::world::World;
 use crate::{
-    cli::findings::{Verdict, good, warning},
+    cli::findings::{Verdict, failed, good, warning},
     config::Origin,
 };
 
@@ -12,6 +12,12 @@ pub fn configuration(world: &World) -> Option<Verdict> {
         Some(file) => good(file.display().to_string()),
         None => good("no file; the defaults"),
     })
+}
+
+/// Whether the roots besides those that everybody believes can be used; if not, a server does not start.
+pub fn peer_roots(world: &World) -> Option<Verdict> {
+    let trouble = world.roots_trouble.clone()?;
+    Some(failed(trouble, "Correct the file, or peer.ca_file."))
 }
 
 /// Whether variables of the environment win over what stands in the file: a server that was started elsewhere may not

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use rustls::RootCertStore;
+
 use crate::{
     aggregator::offline::Offline,
     cli::{Failure, args::Sources, control::Socket},
@@ -11,7 +13,7 @@ use crate::{
         overview::{KeyStatus, Overview},
         status::{Health, TaskStatus},
     },
-    peer::{Peer, PeerOptions},
+    peer::{Peer, PeerOptions, Roots},
     server,
     store::{self, OpenError},
     wire,
@@ -39,6 +41,10 @@ pub struct World {
     pub timeout: Duration,
     /// What requests to others are made with, as the server makes them.
     pub peer: Peer,
+    /// Whose certificates are believed, as by the server.
+    pub roots: RootCertStore,
+    /// Why `peer.ca_file` cannot be used, if so.
+    pub roots_trouble: Option<String>,
 }
 
 /// Why nothing was read from the data directory.
@@ -85,14 +91,20 @@ impl World {
             Some(Err(_)) => (None, Vec::new()),
             None => read_directory(config.clone()).await?,
         };
+        let (roots, roots_trouble) = match Roots::read(&config.peer.ca_file) {
+            Ok(roots) => (roots, None),
+            Err(error) => (Roots::default(), Some(error.to_string())),
+        };
         let peer = Peer::new(&PeerOptions {
             connect_timeout: timeout,
             timeout,
             max_answer_bytes: config.limits.max_message_bytes,
-            ..server::peer_options(&config)
+            roots: roots.clone(),
+            ..PeerOptions::default()
         })?;
+        let roots = roots.store()?;
         let dir = config.data_dir.clone();
-        Ok(Self { config, sources, dir, health, process, overview, tasks, keys, timeout, peer })
+        Ok(Self { config, sources, dir, health, process, overview, tasks, keys, timeout, peer, roots, roots_trouble })
     }
 
     /// Whether there is a directory with data of ours in it.

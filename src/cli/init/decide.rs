@@ -15,6 +15,7 @@ use super::{
 use crate::{
     config::{Config, TlsMode, check_public_url},
     model::Time,
+    server::{certificate_in_files, describe_certificate},
 };
 
 /// Where the data of a service is (Filesystem Hierarchy Standard 3.0, section 5.8).
@@ -201,17 +202,16 @@ fn files(args: &Args, config: &mut Config, asker: &mut Asker) -> Result<(), Fail
         asker.complete()?;
         return Err(Failure::usage("--tls files needs --certificate-file and --key-file"));
     };
-    check_certificate(config, &certificate, &key).map_err(Failure::usage)?;
     (config.tls.certificate_file, config.tls.key_file) = (certificate, key);
-    Ok(())
+    check_certificate(config).map_err(Failure::usage)
 }
 
 /// Whether clients will take the certificate in the files.
-fn check_certificate(config: &Config, certificate: &Path, key: &Path) -> Result<(), String> {
-    let chain = certificate::read(certificate, key)?;
-    let Some(leaf) = chain.first() else { return Err("there is no certificate".to_owned()) };
-    let wrong = |why: String| format!("{}: {why}", certificate.display());
-    let facts = certificate::Facts::of(leaf).map_err(wrong)?;
+fn check_certificate(config: &Config) -> Result<(), String> {
+    let chain = certificate_in_files(&config.tls).map_err(|error| error.to_string())?;
+    let wrong = |why: String| format!("{}: {why}", config.tls.certificate_file.display());
+    let known = chain.first().and_then(|leaf| Some((leaf, describe_certificate(leaf)?)));
+    let Some((leaf, facts)) = known else { return Err(wrong("it cannot be understood".to_owned())) };
     if facts.not_after < Time::now() {
         return Err(wrong(format!("it expired at {}", calendar::show(facts.not_after))));
     }

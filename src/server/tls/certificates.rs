@@ -2,13 +2,18 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, PoisonError, RwLock},
 };
 
 use rustls::{
+    pki_types::CertificateDer,
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use x509_parser::{extensions::GeneralName, parse_x509_certificate, time::ASN1Time};
+
+use crate::model::{Time, overview::CertificateStatus};
 
 /// The protocol name by which an authority asks for a challenge's certificate (RFC 8737 section 4).
 pub const ACME_TLS_ALPN: &[u8] = b"acme-tls/1";
@@ -18,17 +23,36 @@ pub const ACME_TLS_ALPN: &[u8] = b"acme-tls/1";
 pub struct Certificates {
     current: RwLock<Option<Arc<CertifiedKey>>>,
     challenges: RwLock<HashMap<String, Arc<CertifiedKey>>>,
+    trouble: RwLock<Option<String>>,
 }
 
 impl Certificates {
-    /// Shows this certificate from now on.
+    /// Shows this certificate from now on. Whatever trouble there was in getting one is over.
     pub fn replace(&self, certificate: CertifiedKey) {
+        self.set_trouble(None);
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(certificate));
     }
 
     /// The certificate in use, if there is one yet.
     pub fn current(&self) -> Option<Arc<CertifiedKey>> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes for the operator what getting another certificate ran into, or that it is over.
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        *self.trouble.write().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// What getting another certificate ran into, if it is not over.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is to be said of the certificate in use, if there is one yet.
+    pub fn certificate_status(&self) -> Option<CertificateStatus> {
+        let current = self.current()?;
+        let status = describe(current.end_entity_cert().ok()?)?;
+        Some(CertificateStatus { trouble: self.trouble(), ..status })
     }
 
     /// Shows this certificate to an authority that checks whether the domain is ours (RFC 8737 section 3).
@@ -51,5 +75,30 @@ impl ResolvesServerCert for Certificates {
             return challenges.get(&hello.server_name()?.to_ascii_lowercase()).cloned();
         }
         self.current()
+    }
+}
+
+/// The names in a certificate, and when it is valid. None if it cannot be understood.
+pub fn describe(certificate: &CertificateDer<'_>) -> Option<CertificateStatus> {
+    let (_, parsed) = parse_x509_certificate(certificate).ok()?;
+    let names = parsed.subject_alternative_name().ok()?.map(|names| &names.value.general_names);
+    let time = |time: ASN1Time| Time(time.timestamp().try_into().unwrap_or(0));
+    Some(CertificateStatus {
+        names: names.into_iter().flatten().filter_map(name).collect(),
+        not_before: time(parsed.validity().not_before),
+        not_after: time(parsed.validity().not_after),
+        trouble: None,
+    })
+}
+
+/// A name by which a server can be asked for.
+fn name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match **bytes {
+            [a, b, c, d] => Some(IpAddr::from([a, b, c, d]).to_string()),
+            ref bytes => Some(IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?).to_string()),
+        },
+        _ => None,
     }
 }
