@@ -128,6 +128,14 @@ pub enum PeerError {
         /// The innermost cause.
         why: String,
     },
+    /// The server's certificate is not believed, so that there was no connection. Nothing was sent.
+    #[error("{url} cannot be trusted: {why}")]
+    Untrusted {
+        /// The address.
+        url: String,
+        /// What is wrong with the certificate, and what to do if the server is the right one.
+        why: String,
+    },
     /// There was no complete answer in time. The peer may have acted on the request.
     #[error("no answer from {url} in time")]
     Timeout {
@@ -169,12 +177,12 @@ pub enum CallError {
 impl PeerError {
     /// Whether it is certain that the peer never saw the request.
     pub fn never_sent(&self) -> bool {
-        matches!(self, Self::Impossible { .. } | Self::Connect { .. })
+        matches!(self, Self::Impossible { .. } | Self::Connect { .. } | Self::Untrusted { .. })
     }
 
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
-        !matches!(self, Self::Impossible { .. } | Self::TooLong { .. })
+        !matches!(self, Self::Impossible { .. } | Self::Untrusted { .. } | Self::TooLong { .. })
     }
 }
 
@@ -416,6 +424,8 @@ fn classify(url: &str, error: &reqwest::Error) -> PeerError {
     let why = innermost(error);
     if error.is_builder() {
         PeerError::Impossible { url, why }
+    } else if let Some(why) = trust::distrust(error) {
+        PeerError::Untrusted { url, why }
     } else if error.is_connect() {
         PeerError::Connect { url, why }
     } else if error.is_timeout() {

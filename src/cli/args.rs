@@ -8,6 +8,7 @@ use super::Failure;
 use crate::{
     config::{Config, ConfigError, Overrides, Setting, span},
     model::{BatchMode, Duration, Revision, VdafConfig},
+    peer::{Peer, PeerOptions, Roots},
     vdaf::table::{self, Parameters},
 };
 
@@ -59,6 +60,22 @@ impl Sources {
     pub fn settings(&self, config: &Config) -> Result<Vec<Setting>, ConfigError> {
         let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
         config.settings(self.file.as_deref(), environment, &self.flags)
+    }
+}
+
+/// How the aggregators of a task are reached.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PeerArgs {
+    /// Root certificates (PEM) of the aggregators' own authority, if it is none that everybody trusts.
+    #[arg(long, value_name = "FILE", env = "DAPBOX_CA_FILE")]
+    ca_file: Option<PathBuf>,
+}
+
+impl PeerArgs {
+    /// The client for requests to them.
+    pub fn peer(&self) -> Result<Peer, Failure> {
+        let roots = self.ca_file.as_deref().map(Roots::read).transpose()?.unwrap_or_default();
+        Ok(Peer::new(&PeerOptions { roots, ..PeerOptions::default() })?)
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     Failure, Outcome,
-    args::duration,
+    args::{PeerArgs, duration},
     calendar, show,
     style::{self, Style},
     taskfile::{Parameters, TaskFile},
@@ -16,7 +16,7 @@ use crate::{
     collector::{CollectError, Collected, Collector, Progress},
     config::{Seconds, span},
     model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Query, Time, VdafConfig},
-    peer::{Peer, PeerOptions, Retries},
+    peer::Retries,
     vdaf::AggregateResult,
     wire::ProblemType,
 };
@@ -32,6 +32,7 @@ use crate::{
     dapbox collect --task collector.toml --interval 2026-11-22T10:00 1h\n  \
     dapbox collect --task collector.toml --since 2026-11-01 --until 2026-11-08\n  \
     dapbox collect --task collector.toml --current-batch -o json\n  \
+    dapbox collect --task collector.toml --ca-file our-ca.pem\n  \
     dapbox collect --task collector.toml -o csv \\\n      --batch-id jX0WsbqRp6dOnwQ0bHvTRfMyJIXbpUNnJvBN4ZNVn5g"
 )]
 pub struct Args {
@@ -57,6 +58,8 @@ pub struct Args {
     /// Give up when it takes longer.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
     timeout: Span,
+    #[command(flatten)]
+    peer: PeerArgs,
     /// What to print.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -81,7 +84,7 @@ pub async fn run(args: Args) -> Outcome {
     let query =
         query(&args, file.task.batch, task.public.time_precision, began, Time::now()).map_err(Failure::usage)?;
     let vdaf = task.public.vdaf.clone();
-    let collector = Collector::new(task, keypair, Peer::new(&PeerOptions::default())?, Retries::default())?;
+    let collector = Collector::new(task, keypair, args.peer.peer()?, Retries::default())?;
     let spinner = style::spinner("asking the leader");
     let progress = |progress| match progress {
         Progress::Accepted => spinner.set_message("collecting"),

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     Failure, Outcome,
-    args::Format,
+    args::{Format, PeerArgs},
     calendar,
     style::{self, Style, say},
     taskfile::TaskFile,
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     client::{Client, Summary},
     model::Time,
-    peer::{Peer, PeerOptions, Retries},
+    peer::Retries,
     vdaf::Measurement,
 };
 
@@ -31,7 +31,8 @@ pub use measure::read_csv;
     dapbox upload --task client.toml 7         for a sum, or a histogram's bin\n  \
     dapbox upload --task client.toml 1,0,1     for a vector or flags\n  \
     dapbox upload --task client.toml --csv visits.csv --column visits\n  \
-    dapbox upload --task client.toml --csv survey.csv --column smokes,drinks\n\n\
+    dapbox upload --task client.toml --csv survey.csv --column smokes,drinks\n  \
+    dapbox upload --task client.toml --ca-file our-ca.pem true\n\n\
     The exit code is 1 if any measurement was not accepted.")]
 pub struct Args {
     /// The task's client.toml.
@@ -55,6 +56,8 @@ pub struct Args {
     /// How many uploads are in progress at once.
     #[arg(long, value_name = "N", default_value_t = 32)]
     concurrency: usize,
+    #[command(flatten)]
+    peer: PeerArgs,
     /// What to print.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
@@ -84,7 +87,7 @@ pub async fn run(args: Args) -> Outcome {
     if measurements.is_empty() {
         return Err(Failure::new("there is nothing to upload"));
     }
-    let client = Client::new(task, Peer::new(&PeerOptions::default())?, Retries::default())?;
+    let client = Client::new(task, args.peer.peer()?, Retries::default())?;
     let total = measurements.len() as u64;
     let start = Instant::now();
     let summary = upload(&client, measurements, args.time, args.concurrency).await;

@@ -4,13 +4,14 @@
 //! roots, which are compiled in, take their place. Nothing here depends on what else is in the process.
 
 use std::{
+    error::Error,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use rustls::{
-    ClientConfig, RootCertStore,
+    CertificateError, ClientConfig, Error as TlsError, RootCertStore,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, pem::PemObject},
     version::{TLS12, TLS13},
@@ -59,7 +60,7 @@ impl Roots {
     }
 
     /// These, and those that everybody believes.
-    pub fn store(&self) -> Result<RootCertStore, rustls::Error> {
+    pub fn store(&self) -> Result<RootCertStore, TlsError> {
         let mut store = RootCertStore::empty();
         let system = rustls_native_certs::load_native_certs();
         store.add_parsable_certificates(system.certs);
@@ -74,11 +75,48 @@ impl Roots {
 }
 
 /// How we speak TLS as a client.
-pub fn client_config(extra: &Roots) -> Result<ClientConfig, rustls::Error> {
+pub fn client_config(extra: &Roots) -> Result<ClientConfig, TlsError> {
     let store = extra.store()?;
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13, &TLS12])?;
     let mut config = builder.with_root_certificates(store).with_no_client_auth();
     config.alpn_protocols = [&b"h2"[..], b"http/1.1"].map(<[u8]>::to_vec).into();
     Ok(config)
+}
+
+/// Why a server's certificate was not believed, if that is why there was no connection.
+pub fn distrust(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(TlsError::InvalidCertificate(why)) = error.downcast_ref() {
+            return Some(explain(why));
+        }
+        // What an I/O error was made of is none of its sources.
+        cause = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    None
+}
+
+/// The name of the error as the library has it means nothing to most.
+fn explain(why: &CertificateError) -> String {
+    match why {
+        CertificateError::UnknownIssuer => {
+            "its certificate comes from no authority that is trusted here; if that is one of \
+            your own, name the file with its root certificate (--ca-file, or ca_file in [peer] of the configuration)"
+                .to_owned()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "its certificate has expired; its operator must renew it, unless the clock here is wrong".to_owned()
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "its certificate is not valid yet; is the clock here right?".to_owned()
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "its certificate is for another name than that in the URL".to_owned()
+        }
+        why => format!("its certificate is not accepted: {why}"),
+    }
 }

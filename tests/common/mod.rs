@@ -11,6 +11,7 @@ pub mod places;
 pub mod process;
 pub mod raw;
 pub mod relay;
+pub mod tls;
 pub mod volume;
 
 use std::{path::Path, time::Duration as Span};
@@ -18,7 +19,7 @@ use std::{path::Path, time::Duration as Span};
 use dapbox::{
     client::Client,
     collector::{Collector, CollectorTask},
-    config::{Config, Seconds},
+    config::{Config, Seconds, TlsMode},
     hpke::{Keypair, Suite},
     model::{
         BatchMode, Duration, Interval, Party, Query, Revision, Secret, Task, TaskId, TaskParameters, Time, TokenHash,
@@ -62,7 +63,12 @@ impl Node {
 
     /// Base URL of the node for a revision.
     pub fn url(&self, revision: Revision) -> String {
-        format!("http://{}/{}/", self.config.listen, wire::of(revision).prefix())
+        let scheme = if self.config.tls.mode == TlsMode::Off { "http" } else { "https" };
+        format!("{scheme}://{}/{}/", self.config.listen, wire::of(revision).prefix())
+    }
+
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().unwrap()
     }
 
     pub async fn stop(&mut self) {

@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, ChildStderr, Command, Output, Stdio},
     sync::Arc,
     thread,
@@ -158,10 +158,12 @@ impl Findings {
     #[track_caller]
     pub fn expect(&self, name: &str, about: &str, outcome: &str, says: &str) {
         let found: Vec<_> = self.0.as_array().unwrap().iter().filter(|finding| finding["name"] == name).collect();
-        let is_about = |finding: &Value| finding.get("subject").map_or("", |subject| subject.as_str().unwrap()) == about;
+        let is_about =
+            |finding: &Value| finding.get("subject").map_or("", |subject| subject.as_str().unwrap()) == about;
         let finding = found.iter().find(|finding| is_about(finding));
         let finding = finding.unwrap_or_else(|| panic!("no '{name}' about '{about}': {:#}", self.0));
-        let text = format!("{} {}", finding["detail"].as_str().unwrap(), finding["remedy"].as_str().unwrap_or_default());
+        let text =
+            format!("{} {}", finding["detail"].as_str().unwrap(), finding["remedy"].as_str().unwrap_or_default());
         assert!(finding["outcome"] == outcome && text.contains(says), "{finding:#}");
     }
 
@@ -202,7 +204,8 @@ impl Authority {
 
     /// Issues a certificate, valid for 90 days of which `left` are left: the certificate and its key, both PEM.
     pub fn issue(&self, names: &[&str], left: i64) -> (String, String) {
-        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
+        let mut params =
+            CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
         let day = std::time::Duration::from_secs(86_400);
         let now = std::time::SystemTime::now();
         let end = if left >= 0 { now + day * left as u32 } else { now - day * (-left) as u32 };
@@ -268,9 +271,4 @@ pub fn showing((certificate, key): (String, String)) -> SocketAddr {
         while connection.is_handshaking() && connection.complete_io(&mut stream).is_ok() {}
         let _ = stream.read_to_end(&mut Vec::new());
     })
-}
-
-/// A text with the path as TOML and command lines have it.
-pub fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }

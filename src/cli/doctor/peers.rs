@@ -151,6 +151,7 @@ fn silent(other: &Other, error: &CallError) -> Verdict {
         CallError::Unanswered(PeerError::Connect { .. }) => {
             "Is it up? See the checks of its name and certificate; a firewall here or there may be in the way."
         }
+        CallError::Unanswered(PeerError::Untrusted { .. }) => "See the check of its certificate.",
         CallError::Unanswered(_) => "Ask the operator there whether it is up; try again with a longer --timeout.",
         CallError::Refused(problem) if problem.status == 404 => {
             "The task's URL may be wrong, or another program answers there: ask the operator."

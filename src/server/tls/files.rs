@@ -195,3 +195,65 @@ fn complain_if_invalid(status: &CertificateStatus, now: Time, said: bool) -> boo
     }
     invalid
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    /// A certificate for a name that is valid until a year, and its key.
+    fn pair(name: &str, until: i32) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned(), "2001:db8::7".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(until, 1, 1));
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_files_is_shown_until_it_is_right() {
+        let dir = tempfile::tempdir().unwrap();
+        let (certificate_file, key_file) = (dir.path().join("certificate.pem"), dir.path().join("key.pem"));
+        let tls = Tls { certificate_file: certificate_file.clone(), key_file: key_file.clone(), ..Tls::default() };
+        let write = |certificate: &str, key: &str| {
+            fs::write(&certificate_file, certificate).unwrap();
+            fs::write(&key_file, key).unwrap();
+        };
+        let (first, second) = (pair("first.test", 2021), pair("second.test", 2100));
+        // Expired, and still used: there may be somebody who does not mind, and what would be better?
+        write(&first.0, &first.1);
+        let (files, certified) = Files::open(&tls).unwrap();
+        let certificates = Certificates::default();
+        assert_eq!(certificates.certificate_status(), None);
+        certificates.replace(certified);
+        let status = || certificates.certificate_status().unwrap();
+        let expected = CertificateStatus {
+            names: vec!["first.test".to_owned(), "2001:db8::7".to_owned()],
+            not_before: Time(1_577_836_800),
+            not_after: Time(1_609_459_200),
+            trouble: None,
+        };
+        assert_eq!(status(), expected);
+
+        for (certificate, key, trouble) in [
+            (&second.0, &first.1, "not that of the first certificate"),
+            (&second.1, &second.1, "no certificate that can be understood"),
+            (&second.0, &second.0, "no private key that can be used"),
+            (&String::new(), &second.1, "no certificate that can be understood"),
+        ] {
+            write(certificate, key);
+            let error = files.look(&certificates).unwrap_err().to_string();
+            assert!(error.contains(trouble), "{error}");
+            assert_eq!(status(), CertificateStatus { trouble: Some(error), ..expected.clone() });
+        }
+        fs::remove_file(&key_file).unwrap();
+        assert!(matches!(files.look(&certificates), Err(CertificateError::Read { path, .. }) if path == key_file));
+        // As before, and then as it should be.
+        write(&first.0, &first.1);
+        files.look(&certificates).unwrap();
+        assert_eq!(status(), expected);
+        write(&second.0, &second.1);
+        files.look(&certificates).unwrap();
+        assert_eq!((status().names[0].as_str(), status().trouble), ("second.test", None));
+    }
+}

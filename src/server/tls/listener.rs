@@ -87,3 +87,63 @@ async fn send_away(stream: &mut TcpStream) -> io::Result<()> {
     while stream.read(&mut rest).await? > 0 {}
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::{
+        ClientConfig, RootCertStore,
+        pki_types::{PrivateKeyDer, ServerName},
+        sign::CertifiedKey,
+    };
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::server::tls::provider;
+
+    fn certified(name: &str) -> CertifiedKey {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let chain = vec![params.self_signed(&key).unwrap().der().clone()];
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        CertifiedKey::from_der(chain, key, &provider()).unwrap()
+    }
+
+    /// RFC 8737 section 3: an authority is shown the challenge's certificate, and nothing comes after the handshake.
+    #[tokio::test]
+    async fn an_authority_sees_the_challenge_and_nothing_else() {
+        let certificates = Arc::new(Certificates::default());
+        certificates.replace(certified("helper.test"));
+        let challenge = certified("helper.test");
+        certificates.set_challenge("Helper.Test", challenge.clone());
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let https = Https::new(socket, certificates.clone(), Duration::from_secs(60)).unwrap();
+        let connect = async |protocols: &[&[u8]]| {
+            let mut store = RootCertStore::empty();
+            store.add(challenge.cert[0].clone()).unwrap();
+            store.add(certificates.current().unwrap().cert[0].clone()).unwrap();
+            let builder = ClientConfig::builder_with_provider(provider());
+            let builder = builder.with_safe_default_protocol_versions().unwrap();
+            let mut config = builder.with_root_certificates(store).with_no_client_auth();
+            config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+            let stream = TcpStream::connect(address).await.unwrap();
+            let name = ServerName::try_from("helper.test").unwrap();
+            TlsConnector::from(Arc::new(config)).connect(name, stream).await
+        };
+        let accept = async || https.next().await.unwrap().await.map(|_| ());
+        for protocols in [&[ACME_TLS_ALPN][..], &[b"h2", ACME_TLS_ALPN]] {
+            let (stream, accepted) = tokio::join!(connect(protocols), accept());
+            let mut stream = stream.unwrap();
+            assert_eq!(stream.get_ref().1.peer_certificates().unwrap()[0], challenge.cert[0]);
+            assert!(accepted.is_err(), "nobody is served");
+            assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "it is closed, and says so");
+        }
+        certificates.clear_challenges();
+        let (stream, accepted) = tokio::join!(connect(&[ACME_TLS_ALPN]), accept());
+        assert!(stream.is_err() && accepted.is_err());
+        let (stream, accepted) = tokio::join!(connect(&[b"h2"]), accept());
+        assert_ne!(stream.unwrap().get_ref().1.peer_certificates().unwrap()[0], challenge.cert[0]);
+        accepted.unwrap();
+    }
+}
