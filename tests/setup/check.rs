@@ -45,7 +45,7 @@ fn what_serve_would_refuse_fails_and_nothing_is_touched() {
         check(&place, &tls("public_url = \"https://dap.example.org\"\n[monitor]\nlisten = \"0.0.0.0:9464\"\n"));
     found.expect("certificate key", "", "warning", "chmod o=");
     found.expect("monitor", "", "warning", "SSH");
-    found.expect("certificate", "", "ok", "79 days");
+    found.expect("certificate", "", "ok", "80 days");
     assert_eq!(code, 0);
     let (code, found) = check(&place, "listen = \"0.0.0.0:8080\"\npublic_url = \"http://dap.example.org\"\n");
     found.expect("listen address", "", "warning", "plain HTTP");

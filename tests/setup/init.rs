@@ -53,7 +53,6 @@ fn for_this_machine_with_flags_from_nothing_to_a_healthy_server() {
     found.expect("public URL", "", "ok", "leads here");
     found.expect("listen address", "", "ok", &listen);
     found.expect("configuration", "", "ok", "appliance.toml");
-    found.expect("keys", "", "ok", "0 days");
     assert_eq!(code, 0);
 
     // A task that has another URL for us is taken, and warned of.
@@ -69,6 +68,7 @@ fn for_this_machine_with_flags_from_nothing_to_a_healthy_server() {
     let _taken = std::net::TcpListener::bind(&listen).unwrap();
     let (code, found) = place.doctor(&[]);
     found.expect("listen address", "", "failed", "another program");
+    found.expect("keys", "", "ok", "0 days");
     assert_eq!(code, 1);
 }
 
@@ -113,7 +113,7 @@ fn with_a_certificate_from_files_to_a_healthy_server() {
     place.succeed(&["check"]);
     let running = place.serve();
     let (code, found) = place.doctor(&[]);
-    found.expect("certificate", "", "ok", "79 days");
+    found.expect("certificate", "", "ok", "80 days");
     found.expect("public URL", "", "ok", "leads here");
     assert_eq!(code, 0);
     place.set("DAPBOX_PEER__CA_FILE", "");
@@ -125,7 +125,7 @@ fn with_a_certificate_from_files_to_a_healthy_server() {
     drop(running);
     authority.issue_files(&place, "good", &["localhost"], 20);
     let (_, found) = place.doctor(&[]);
-    found.expect("certificate", "", "warning", "expires in 19 days");
+    found.expect("certificate", "", "warning", "expires in 20 days");
 }
 
 #[test]
@@ -133,10 +133,11 @@ fn somebody_at_a_terminal_is_asked_and_may_change_his_mind() {
     let place = Place::new();
     let mut terminal = Terminal::run(&place, "init");
     terminal.answer("What will this server be?", &format!("{UP}\r"));
-    terminal.answer("URL that the other parties", "nowhere\r");
+    terminal.answer("Public URL", "nowhere\r");
     terminal.answer("the public URL 'nowhere'", "\x15https://dap.example.org/\r");
     terminal.answer("Where does TLS come from?", "\r");
-    terminal.answer("Names in the certificate", ",www.example.org\r");
+    terminal.answer("Names in the certificate", "www.example.org\r");
+    terminal.answer("must be among the names", "\x15dap.example.org, www.example.org\r");
     terminal.answer("Mail address", "ops@example.org\r");
     terminal.answer("Directory for everything", "\r");
     terminal.answer("Address to listen on", "\r");

@@ -39,7 +39,7 @@ impl Terminal {
                 None => script.env_remove(name),
             };
         }
-        script.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
+        script.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = script.spawn().expect("script, of Debian's bsdutils, is there");
         let (keyboard, mut output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let (sender, screen) = mpsc::channel();
@@ -72,12 +72,20 @@ impl Terminal {
     }
 
     /// The exit code, and all that was shown.
-    pub fn end(mut self) -> (i32, String) {
+    pub fn end(&mut self) -> (i32, String) {
         let code = self.child.wait().unwrap().code().unwrap();
         while let Ok(part) = self.screen.recv() {
             self.shown.push_str(&plain(&part));
         }
-        (code, self.shown)
+        (code, self.shown.clone())
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // Its terminal goes with it, which ends the program, too.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -76,7 +76,7 @@ fn public_url(args: &Args, asker: &mut Asker) -> Result<Option<String>, Failure>
     if args.tls == Some(TlsChoice::Off) {
         return Ok(None);
     }
-    let text = "URL that the other parties reach this server under, like https://dap.example.org (enter: none)";
+    let text = "Public URL, like https://dap.example.org (enter: none)";
     let flag = if args.tls.is_some() { "--public-url" } else { "--public-url (not with --tls off)" };
     asker.require(&Question { flag, text, default: String::new(), read: &read })
 }
