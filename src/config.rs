@@ -6,6 +6,7 @@
 
 mod acme;
 mod load;
+mod origin;
 mod outside;
 mod reload;
 pub mod span;
@@ -23,7 +24,8 @@ use crate::{
     model::Secret,
 };
 pub use load::{ConfigError, Overrides, UnknownKey};
-pub use outside::{Acme, Monitor, OptionalAddress, Outbound, Proxy, Tls, TlsMode};
+pub use origin::{Origin, Setting, is_secret};
+pub use outside::{Acme, Monitor, OptionalAddress, Outbound, Proxy, Tls, TlsMode, check_public_url};
 pub use reload::reloadable;
 
 /// Everything that an operator can decide. Durations are written like `60s`, `500ms`, `5m`, `1h` or `1d`.
@@ -34,6 +36,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The address that peers, clients and collectors reach; `127.0.0.1:8080` by default, for a proxy in front.
     pub listen: SocketAddr,
+    /// The URL that the other parties reach this server under, without the path of a protocol revision; empty if there is
+    /// none. Nothing is served differently for it: `dapbox doctor` looks whether it leads here, and `dapbox task add` warns
+    /// of a task that has another URL for us.
+    pub public_url: String,
     /// HTTPS on that address.
     pub tls: Tls,
     /// Certificates from an authority.
@@ -343,6 +349,7 @@ impl Default for Config {
         Self {
             data_dir: PathBuf::from("dapbox-data"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
+            public_url: String::new(),
             tls: Tls::default(),
             acme: Acme::default(),
             proxy: Proxy::default(),

@@ -12,7 +12,9 @@ use std::time::{Duration, SystemTime};
 use bytes::{Bytes, BytesMut};
 use reqwest::{
     Method, Response,
-    header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER},
+    header::{
+        AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, DATE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER,
+    },
     redirect::Policy,
 };
 
@@ -92,6 +94,8 @@ pub struct Answer {
     pub location: Option<String>,
     /// For how long the answer may be kept, if the peer says so (zero: not at all).
     pub max_age: Option<Duration>,
+    /// When the peer says that it answered, by its clock.
+    pub date: Option<SystemTime>,
     /// The body.
     pub body: Bytes,
 }
@@ -381,6 +385,7 @@ impl Peer {
             retry_after: text(headers, RETRY_AFTER).and_then(|value| parse_retry_after(value, SystemTime::now())),
             location: text(headers, LOCATION).map(str::to_owned),
             max_age: text(headers, CACHE_CONTROL).and_then(parse_max_age),
+            date: text(headers, DATE).and_then(|value| httpdate::parse_http_date(value).ok()),
             body: body.freeze(),
         })
     }

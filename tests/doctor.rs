@@ -17,7 +17,9 @@ fn dapbox(arguments: &[&str], dir: &Path) -> Command {
     // Whatever disk the tests run on.
     let small = (1 << 20).to_string();
     command.env_remove("DAPBOX_CONFIG").env("DAPBOX_DISK__RESERVE_BYTES", &small);
-    command.env("DAPBOX_DISK__BALLAST_BYTES", &small).env("RUST_BACKTRACE", "0").env("DAPBOX_MONITOR__LISTEN", "");
+    command.env("DAPBOX_DISK__BALLAST_BYTES", &small).env("RUST_BACKTRACE", "0");
+    // Whoever listens on the usual ports; where the server listens is said by itself.
+    command.env("DAPBOX_LISTEN", "127.0.0.1:0").env("DAPBOX_MONITOR__LISTEN", "");
     command
 }
 

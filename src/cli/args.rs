@@ -6,14 +6,14 @@ use clap::{Args, ValueEnum};
 
 use super::Failure;
 use crate::{
-    config::{Config, Overrides, span},
+    config::{Config, ConfigError, Overrides, Setting, span},
     model::{BatchMode, Duration, Revision, VdafConfig},
     peer::{Peer, PeerOptions, Roots},
     vdaf::table::{self, Parameters},
 };
 
 /// The file that is read when none is named.
-const DEFAULT_FILE: &str = "appliance.toml";
+pub const DEFAULT_FILE: &str = "appliance.toml";
 
 /// Where the configuration comes from.
 #[derive(Clone, Debug, Default, Args)]
@@ -29,10 +29,20 @@ pub struct ConfigArgs {
 impl ConfigArgs {
     /// Reads the configuration.
     pub fn load(&self, listen: Option<SocketAddr>) -> Result<Config, Failure> {
+        self.load_with_sources(listen).map(|(config, _)| config)
+    }
+
+    /// Reads the configuration, and says where it comes from.
+    pub fn load_with_sources(&self, listen: Option<SocketAddr>) -> Result<(Config, Sources), Failure> {
+        let sources = self.sources(listen);
+        Ok((Config::load(sources.file.as_deref(), &sources.flags)?, sources))
+    }
+
+    /// Where the configuration comes from.
+    pub fn sources(&self, listen: Option<SocketAddr>) -> Sources {
         let default = PathBuf::from(DEFAULT_FILE);
         let file = self.config.clone().or_else(|| default.exists().then_some(default));
-        let flags = Overrides { data_dir: self.data_dir.clone(), listen };
-        Ok(Config::load(file.as_deref(), &flags)?)
+        Sources { file, flags: Overrides { data_dir: self.data_dir.clone(), listen } }
     }
 
     /// Where the control socket of the server is. Known without a configuration if the data directory is given, so that
@@ -42,6 +52,23 @@ impl ConfigArgs {
             Some(data_dir) => Ok(Config { data_dir: data_dir.clone(), ..Config::default() }.control_socket()),
             None => Ok(self.load(None)?.control_socket()),
         }
+    }
+}
+
+/// Where a configuration comes from, besides the environment.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The file, if there is one.
+    pub file: Option<PathBuf>,
+    /// What the command line sets.
+    pub flags: Overrides,
+}
+
+impl Sources {
+    /// What is not as it is by default in a configuration that was loaded from here.
+    pub fn settings(&self, config: &Config) -> Result<Vec<Setting>, ConfigError> {
+        let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        config.settings(self.file.as_deref(), environment, &self.flags)
     }
 }
 

@@ -157,6 +157,11 @@ impl Socket {
         if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refused(status, &body)) }
     }
 
+    /// The process that listens, if the system tells.
+    pub async fn process(&self) -> Option<i32> {
+        tokio::net::UnixStream::connect(&self.path).await.ok()?.peer_cred().ok()?.pid()
+    }
+
     /// All tasks.
     pub async fn tasks(&self) -> Result<Vec<TaskStatus>, Failure> {
         let (status, body) = self.ask(Method::GET, "/tasks", None).await?;

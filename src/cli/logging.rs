@@ -57,7 +57,7 @@ pub fn start(log: &Log) -> Result<Level, Failure> {
 }
 
 /// What a level, or levels by module, let through.
-fn filter(level: &str) -> Result<EnvFilter, String> {
+pub fn filter(level: &str) -> Result<EnvFilter, String> {
     let wrong = |why: &dyn std::fmt::Display| {
         format!(
             "log.level '{level}' is not understood: {why}; write error, warn, info, debug or trace, or \

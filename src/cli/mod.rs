@@ -3,17 +3,22 @@
 mod args;
 mod backup;
 mod bench;
+mod certificate;
+mod check;
 mod collect;
 mod compact;
 mod control;
 mod demo;
 mod doctor;
+mod findings;
+mod init;
 mod keys;
 mod local;
 mod logging;
 mod manager;
 mod manual;
 mod pair;
+mod place;
 mod reload;
 mod restore;
 mod screen;
@@ -54,8 +59,10 @@ use crate::{
         dapbox demo              see the whole protocol run on this machine\n  \
         dapbox pair              keep a leader and a helper running to try things\n\n\
         Then, for real:\n  \
-        dapbox task new --help   make a task: one file for each party\n  \
-        dapbox serve             run an aggregator\n\n\
+        dapbox init              decide what must be decided: makes appliance.toml\n  \
+        dapbox serve             run an aggregator\n  \
+        dapbox doctor            look whether all is well with it\n  \
+        dapbox task new --help   make a task: one file for each party\n\n\
         Exit codes: 0 success, 1 failure, 2 wrong usage."
 )]
 pub struct Cli {
@@ -65,6 +72,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Decide the few things that must be decided, and write appliance.toml.
+    Init(Box<init::Args>),
+    /// Look whether a configuration makes sense, without starting anything.
+    Check(check::Args),
     /// Run an aggregator until it is told to stop.
     Serve(serve::Args),
     /// Show how the running server is: tasks, rates, batches, trouble.
@@ -123,6 +134,11 @@ impl Failure {
         Self { message: message.to_string(), code: 2 }
     }
 
+    /// What went wrong.
+    fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Says what was being done.
     fn context(self, doing: impl Display) -> Self {
         Self { message: format!("{doing}: {}", self.message), ..self }
@@ -169,6 +185,8 @@ fn execute(command: Command) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         match command {
+            Command::Init(args) => init::run(*args),
+            Command::Check(args) => check::run(args),
             Command::Serve(args) => serve::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Task(command) => task::run(command).await,

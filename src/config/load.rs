@@ -12,7 +12,7 @@ use figment::{
 };
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, acme};
+use super::{Config, acme, outside::check_public_url};
 
 /// The start of the names of environment variables that we read.
 const PREFIX: &str = "DAPBOX_";
@@ -89,7 +89,7 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         flags: &Overrides,
     ) -> Result<Self, ConfigError> {
-        let known = known_keys()?;
+        let known = Self::known_keys()?;
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(path) = file {
             let text =
@@ -109,6 +109,11 @@ impl Config {
         let config: Self = figment.extract().map_err(|e| ConfigError::Value(Box::new(e)))?;
         config.check()?;
         Ok(config)
+    }
+
+    /// Every key there is, as dotted paths: the default configuration has them all.
+    fn known_keys() -> Result<Vec<String>, ConfigError> {
+        Ok(Self::default().flat()?.into_iter().map(|(key, _)| key).collect())
     }
 
     /// Refuses values that are of the right kind and still make no sense.
@@ -175,6 +180,7 @@ impl Config {
         if leader.retry_initial > leader.retry_max {
             return Err(ConfigError::Nonsense("leader.retry_initial must not exceed leader.retry_max".to_owned()));
         }
+        check_public_url(&self.public_url).map_err(|why| ConfigError::Nonsense(format!("public_url {why}")))?;
         if let Some(text) = self.tls.nonsense().or_else(|| self.proxy.nonsense()) {
             return Err(ConfigError::Nonsense(text));
         }
@@ -182,22 +188,8 @@ impl Config {
     }
 }
 
-fn is_ours(variable: &str) -> bool {
+pub(super) fn is_ours(variable: &str) -> bool {
     variable.starts_with(PREFIX) && !FLAG_VARIABLES.contains(&variable)
-}
-
-/// Every key there is, as dotted paths: the default configuration has them all.
-fn known_keys() -> Result<Vec<String>, ConfigError> {
-    let table =
-        toml::Table::try_from(Config::default()).map_err(|e| ConfigError::Nonsense(format!("default values: {e}")))?;
-    let mut keys = Vec::new();
-    for (key, value) in &table {
-        match value {
-            toml::Value::Table(inner) => keys.extend(inner.keys().map(|name| format!("{key}.{name}"))),
-            _ => keys.push(key.clone()),
-        }
-    }
-    Ok(keys)
 }
 
 /// Refuses keys that nobody knows; figment would not know their lines.
@@ -253,8 +245,13 @@ fn suggest(key: &str, known: &[String]) -> Option<String> {
     (score(best) > 0.8).then(|| best.clone())
 }
 
+/// The key that a variable of ours sets.
+pub(super) fn key_of(variable: &str) -> String {
+    variable.strip_prefix(PREFIX).unwrap_or(variable).to_ascii_lowercase().replace("__", ".")
+}
+
 fn from_variable(known: &[String], (name, text): (String, String)) -> Result<Named, ConfigError> {
-    let key = name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
+    let key = key_of(&name);
     if !known.contains(&key) {
         let variable = |key: String| format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase());
         let suggestion = suggest(&key, known).map(variable);
@@ -378,7 +375,7 @@ mod tests {
         assert_eq!(load(example, &[], &Overrides::default()).unwrap(), Config::default());
 
         let table: toml::Table = example.parse().unwrap();
-        for key in known_keys().unwrap() {
+        for key in Config::known_keys().unwrap() {
             let found = match key.split_once('.') {
                 Some((outer, inner)) => table.get(outer).and_then(|t| t.get(inner)).is_some(),
                 None => table.contains_key(&key),

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use url::Url;
 
 use super::Seconds;
 
@@ -99,6 +100,26 @@ impl<'de> Deserialize<'de> for OptionalAddress {
         }
         let expected = |_| D::Error::custom(format!("'{text}' is no address; write IP:PORT, or nothing for none"));
         text.parse().map(|address| Self(Some(address))).map_err(expected)
+    }
+}
+
+/// What is wrong with a public URL, if anything. Task files have it with the path of a revision below, and a peer takes
+/// nothing else of it.
+pub fn check_public_url(text: &str) -> Result<(), String> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    let url = Url::parse(text).map_err(|e| format!("'{text}': {e}; write it like https://dap.example.org"))?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err(format!("'{text}' must begin with https:// (or http://) and a host"));
+    }
+    if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
+        return Err(format!("'{text}' must have neither query, fragment nor user"));
+    }
+    let last = url.path().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+    match last.strip_prefix("dap-") {
+        Some(_) => Err(format!("'{text}' must end before /{last}: it is the same for all revisions")),
+        None => Ok(()),
     }
 }
 

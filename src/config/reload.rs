@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, is_secret};
 use crate::model::reload::Change;
 
 /// The options that a running server takes over, in the order of the file. What is read anew each time that it is needed
 /// can change; what threads, listeners, pools of memory and the database were made of stays until the next start.
 const RELOADABLE: &[&str] = &[
+    "public_url",
     "tls.check_interval",
     "proxy.trusted",
     "limits.max_report_bytes",
@@ -40,9 +41,6 @@ const RELOADABLE: &[&str] = &[
     "hpke.cache_max_age",
     "log.level",
 ];
-
-/// The table whose values nobody is shown.
-const SECRET: &str = "secrets.";
 
 /// The options that a running server takes over when it is told to reload (`dapbox reload`, SIGHUP). All others need a
 /// restart.
@@ -93,22 +91,12 @@ impl Config {
 }
 
 fn options(config: &Config) -> Result<Options, ConfigError> {
-    let table = toml::Table::try_from(config).map_err(|error| ConfigError::Nonsense(format!("options: {error}")))?;
-    let mut options = Options::new();
-    for (key, value) in table {
-        match value {
-            toml::Value::Table(inner) => {
-                options.extend(inner.into_iter().map(|(name, value)| (format!("{key}.{name}"), value)));
-            }
-            value => drop(options.insert(key, value)),
-        }
-    }
-    Ok(options)
+    Ok(config.flat()?.into_iter().collect())
 }
 
 fn shown(key: &str, value: Option<&toml::Value>) -> String {
     match value {
-        Some(_) if key.starts_with(SECRET) => "(not shown)".to_owned(),
+        Some(_) if is_secret(key) => "(not shown)".to_owned(),
         Some(toml::Value::String(text)) => text.clone(),
         Some(value) => value.to_string(),
         None => String::new(),

@@ -1,6 +1,6 @@
 //! What an operator is told about a running aggregator.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +68,9 @@ pub struct CloseRequest {
 pub struct Health {
     /// The server's release.
     pub version: String,
+    /// The address that it listens on.
+    #[serde(default)]
+    pub address: Option<SocketAddr>,
     /// Why the store has stopped, if it has: the server must be started again.
     pub fault: Option<String>,
     /// The disk of the data directory.

@@ -58,19 +58,25 @@ impl Roots {
         }
         if roots.is_empty() { Err(unusable(String::new())) } else { Ok(Self(roots)) }
     }
+
+    /// These, and those that everybody believes.
+    pub fn store(&self) -> Result<RootCertStore, TlsError> {
+        let mut store = RootCertStore::empty();
+        let system = rustls_native_certs::load_native_certs();
+        store.add_parsable_certificates(system.certs);
+        if store.is_empty() {
+            store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
+        for root in &self.0 {
+            store.add(root.clone())?;
+        }
+        Ok(store)
+    }
 }
 
 /// How we speak TLS as a client.
 pub fn client_config(extra: &Roots) -> Result<ClientConfig, TlsError> {
-    let mut store = RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    store.add_parsable_certificates(system.certs);
-    if store.is_empty() {
-        store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    for root in &extra.0 {
-        store.add(root.clone())?;
-    }
+    let store = extra.store()?;
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13, &TLS12])?;
     let mut config = builder.with_root_certificates(store).with_no_client_auth();

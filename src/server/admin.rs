@@ -56,7 +56,10 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         ("GET", "/health", _) => {
             let fault = app.store.read(|_| Ok(())).err().map(|fault| fault.to_string());
             let version = build::VERSION.to_owned();
-            json(StatusCode::OK, &Health { version, fault, disk: app.disk.status() })
+            json(
+                StatusCode::OK,
+                &Health { version, address: app.address.get().copied(), fault, disk: app.disk.status() },
+            )
         }
         ("GET", "/overview", _) => json(StatusCode::OK, &overview::take(app).await?),
         ("POST", "/tasks", _) => {

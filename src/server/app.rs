@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     hash::Hash,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, atomic::AtomicU64},
     time::Duration,
 };
@@ -39,6 +40,8 @@ pub struct App {
     pub controls: OnceLock<Controls>,
     /// One reload after the other.
     pub reloading: tokio::sync::Mutex<()>,
+    /// The address that the server listens on, as soon as it does.
+    pub address: OnceLock<SocketAddr>,
     /// The data directory.
     pub store: Store,
     /// The disk that it is on.
@@ -106,6 +109,7 @@ impl App {
             config: Live::new(config),
             controls: OnceLock::new(),
             reloading: tokio::sync::Mutex::default(),
+            address: OnceLock::new(),
             store,
             pool,
             keys,

@@ -52,6 +52,7 @@ use std::{
     time::Instant,
 };
 
+use rustls::pki_types::CertificateDer;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::watch,
@@ -74,7 +75,7 @@ pub use disk::needed_bytes;
 pub use metrics::{Kind as MetricKind, METRICS, Metric};
 pub use pulse::Pulse;
 pub use reload::Controls;
-pub use tls::CertificateError;
+pub use tls::{CertificateError, describe as describe_certificate};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -169,6 +170,7 @@ impl Server {
         let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
         let watchers = bind_monitor(&config.monitor).await?;
+        app.address.get_or_init(|| address);
         let control = bind_control(&config.control_socket())?;
         // Before anything happens: what happens then is news.
         overview::look(&app)?;
@@ -295,6 +297,11 @@ pub fn store_options(config: &Config) -> store::Options {
         key: key_source(&config.secrets),
         ..store::Options::default()
     }
+}
+
+/// The certificate that a server would begin with if it is in files, with those above it; or why it would not start.
+pub fn certificate_in_files(tls: &config::Tls) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    tls::Files::open(tls).map(|(_, first)| first.cert)
 }
 
 fn key_source(secrets: &config::Secrets) -> KeySource {

@@ -1,141 +1,111 @@
-//! `dapbox doctor`: looks at everything that a server needs, and says what to do about what is wrong.
+//! `dapbox doctor`: looks at everything that a server needs and at the world around it, and says what to do about what is
+//! wrong.
 
-mod checks;
+mod backlog;
+mod certificate;
+mod directory;
+mod disk;
+mod files;
+mod keys;
+mod names;
+mod peers;
+mod ports;
+mod public;
+mod server;
+mod settings;
+mod world;
 
-use serde::Serialize;
+use std::time::Duration;
+
+use futures_util::future::join_all;
 
 use super::{
-    Failure, Outcome,
-    args::{ConfigArgs, Format},
-    control::Socket,
+    Outcome,
+    args::{ConfigArgs, Format, duration},
+    findings::{self, Finding, Verdict},
     style::{self, Style, say},
 };
-use checks::{CHECKS, World};
+use world::World;
+
+pub use certificate::in_files;
+pub use files::open_files;
+pub use ports::{Port, exposed, port};
 
 /// Arguments of `dapbox doctor`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Works whether a server runs or not. Exit code 1 if something is wrong, 0 if there are \
-    warnings at most.\n\n\
+#[command(after_help = "Works whether a server runs or not; with one running it sees more. Nothing is changed, and \
+    peers are asked for nothing but their keys. Exit code 1 if something is wrong, 0 if there are warnings at most.\n\n\
     Examples:\n  \
     dapbox doctor\n  \
     dapbox doctor --config /etc/dapbox/appliance.toml\n  \
-    dapbox doctor --data-dir /var/lib/dapbox -o json")]
+    dapbox doctor --data-dir /var/lib/dapbox -o json\n  \
+    dapbox doctor --offline")]
 pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
+    /// Look at nothing that is beyond this machine: no names, no peers, not our public URL.
+    #[arg(long)]
+    offline: bool,
+    /// How long each look at the network may take. They are all at the same time.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5s")]
+    timeout: Duration,
     /// What to print.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
-/// What a check found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Finding {
-    /// What was looked at.
-    name: &'static str,
-    outcome: Severity,
-    /// What was found.
-    detail: String,
-    /// What to do about it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<String>,
-}
+/// Looks at one thing: nothing if there is nothing to look at.
+type Check = fn(&World) -> Option<Verdict>;
 
-/// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Severity {
-    Ok,
-    Warning,
-    Failed,
-}
+/// The checks of this machine, with their names, in the order in which they are shown.
+const CHECKS: &[(&str, Check)] = &[
+    ("configuration", settings::configuration),
+    ("environment", settings::environment),
+    ("peer roots", settings::peer_roots),
+    ("data directory", directory::directory),
+    ("permissions", directory::permissions),
+    ("secrets key", directory::secrets_key),
+    ("file system", directory::file_system),
+    ("disk space", disk::disk_space),
+    ("ballast", disk::ballast),
+    ("sync", disk::sync),
+    ("server", server::server),
+    ("content", server::content),
+    ("open files", files::check),
+    ("keys", keys::keys),
+    ("backlog", backlog::backlog),
+];
 
 /// Runs `dapbox doctor`.
 pub async fn run(args: Args) -> Outcome {
-    let config = args.config.load(None)?;
-    let socket = Socket::new(config.control_socket())?;
-    let health = match socket.is_alive().await {
-        Ok(true) => Some(socket.health().await.map_err(|failure| failure.message)),
-        // Whoever may not use the socket learns of it from the check of the permissions.
-        Ok(false) | Err(_) => None,
-    };
-    let world = World { dir: config.data_dir.clone(), config, health };
-    let findings = tokio::task::spawn_blocking(move || examine(&world)).await?;
+    let (config, sources) = args.config.load_with_sources(None)?;
+    let spinner = style::spinner("looking");
+    let world = std::sync::Arc::new(World::look(config, sources, args.timeout).await?);
+    let shared = world.clone();
+    let mut findings = tokio::task::spawn_blocking(move || examine(&shared)).await?;
+    spinner.set_message("looking at the network");
+    findings.extend(ports::examine(&world).await);
+    findings.extend(certificate::examine(&world).await);
+    if !args.offline {
+        let (names, public, peers) =
+            tokio::join!(names::examine(&world), public::examine(&world), peers::examine(&world));
+        findings.extend(names.into_iter().chain(public).chain(peers));
+    }
+    spinner.finish_and_clear();
     say(match args.output {
         Format::Json => serde_json::to_string_pretty(&findings)?,
-        Format::Text => show(&findings, Style::stdout()),
+        Format::Text => findings::show(&findings, Style::stdout()),
     })?;
-    match findings.iter().filter(|finding| finding.outcome == Severity::Failed).count() {
-        0 => Ok(()),
-        failed => Err(Failure::new(format!("{} failed", style::counted(failed as u64, "check")))),
-    }
+    findings::outcome(&findings)
 }
 
-/// Makes all checks that have something to look at.
+/// Makes all checks of this machine that have something to look at.
 fn examine(world: &World) -> Vec<Finding> {
-    let found = |(name, check): &(&'static str, checks::Check)| {
-        let (outcome, detail, remedy) = match check(world)? {
-            Ok(detail) => (Severity::Ok, detail, None),
-            Err(trouble) => (trouble.severity, trouble.detail, Some(trouble.remedy)),
-        };
-        Some(Finding { name, outcome, detail, remedy })
-    };
+    let found = |(name, check): &(&'static str, Check)| Some(Finding::new(name, check(world)?));
     CHECKS.iter().filter_map(found).collect()
 }
 
-/// The findings for people, one to a line, with what to do below.
-fn show(findings: &[Finding], style: Style) -> String {
-    let width = findings.iter().map(|finding| finding.name.len()).max().unwrap_or_default();
-    let indent = " ".repeat(width + 13);
-    let mut text = String::new();
-    for Finding { name, outcome, detail, remedy } in findings {
-        let outcome = match outcome {
-            Severity::Ok => style.good("ok     "),
-            Severity::Warning => style.accent("warning"),
-            Severity::Failed => style.bad("failed "),
-        };
-        let mut lines = wrap(detail, style::WIDTH - indent.len());
-        let remedy = wrap(remedy.as_deref().unwrap_or_default(), style::WIDTH - indent.len());
-        lines.extend(remedy.iter().map(|line| style.bold(line)));
-        text.push_str(&format!("  {outcome}  {:<width$}  {}\n", name, lines.join(&format!("\n{indent}"))));
-    }
-    text
-}
-
-/// Lines of at most `width` characters, as far as there are words that fit.
-pub fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut().filter(|line| line.chars().count() + 1 + word.chars().count() <= width) {
-            Some(line) => line.extend([" ", word]),
-            None => lines.push(word.to_owned()),
-        }
-    }
-    lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn findings_are_aligned_fit_the_width_and_say_what_to_do() {
-        let finding = |name, outcome, remedy: Option<&str>| Finding {
-            name,
-            outcome,
-            detail: "there is something to say about this that is longer than a line of a terminal".to_owned(),
-            remedy: remedy.map(str::to_owned),
-        };
-        let findings = [
-            finding("one", Severity::Ok, None),
-            finding("another", Severity::Failed, Some("call somebody, who comes")),
-        ];
-        let text = show(&findings, Style::plain());
-        assert!(text.starts_with("  ok       one      there is something"), "{text}");
-        assert!(text.contains("  failed   another  there is"), "{text}");
-        assert!(text.ends_with("                    call somebody, who comes\n"), "{text}");
-        assert!(text.lines().all(|line| line.chars().count() <= style::WIDTH), "{text}");
-        let json = serde_json::to_value(&findings).unwrap();
-        assert_eq!((&json[1]["outcome"], json[0].get("remedy")), (&"failed".into(), None));
-    }
+/// All at the same time, in the order that they are given in.
+async fn all<F: Future<Output = Vec<Finding>>>(looks: impl IntoIterator<Item = F>) -> Vec<Finding> {
+    join_all(looks).await.into_iter().flatten().collect()
 }

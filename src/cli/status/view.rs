@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::{
     aggregator::counters::{self, AGGREGATE_SUCCESS, REPORT_SUCCESS},
     cli::{
-        calendar, doctor, show,
+        calendar, findings, show,
         style::{self, Style},
     },
     model::{
@@ -43,7 +43,7 @@ impl Text {
     /// A line with a name in front; what is too long goes on below.
     fn line(&mut self, name: &str, value: &str) {
         let name = self.style.dim(&format!("{name:<NAMES$}"));
-        let lines = doctor::wrap(value, style::WIDTH - NAMES - 2);
+        let lines = findings::wrap(value, style::WIDTH - NAMES - 2);
         // Writing to a string cannot fail.
         let _ = writeln!(self.text, "  {name}{}", lines.join(&format!("\n  {:NAMES$}", "")));
     }
@@ -51,7 +51,7 @@ impl Text {
     /// The same in a colour, which must not be cut.
     fn painted(&mut self, name: &str, value: &str, paint: fn(Style, &str) -> String) {
         let name = self.style.dim(&format!("{name:<NAMES$}"));
-        let lines = doctor::wrap(value, style::WIDTH - NAMES - 2);
+        let lines = findings::wrap(value, style::WIDTH - NAMES - 2);
         let lines: Vec<_> = lines.iter().map(|line| paint(self.style, line)).collect();
         let _ = writeln!(self.text, "  {name}{}", lines.join(&format!("\n  {:NAMES$}", "")));
     }

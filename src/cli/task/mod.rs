@@ -15,7 +15,7 @@ use super::{
     Failure, Outcome,
     args::{ConfigArgs, Format},
     control::Control,
-    show,
+    place, show,
     style::{Style, say, warn},
     taskfile::TaskFile,
 };
@@ -155,7 +155,11 @@ async fn add(args: AddArgs) -> Outcome {
         );
         return Err(Failure::usage(text));
     };
-    let control = Control::open(&args.config.load(None)?).await?;
+    let config = args.config.load(None)?;
+    if let Some(mismatch) = place::mismatch(&config, &task.public, task.role()) {
+        warn(mismatch);
+    }
+    let control = Control::open(&config).await?;
     let (id, role, name) = (task.public.id, show::role(task.role()), args.file.display().to_string());
     let added = control.add_task(task).await.map_err(|e| e.context(name));
     let how = if matches!(control, Control::Server(_)) { "to the running server" } else { "to the data directory" };

@@ -13,7 +13,7 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
-pub use certificates::Certificates;
+pub use certificates::{Certificates, describe};
 pub use files::{CertificateError, Files};
 pub use listener::Https;
 

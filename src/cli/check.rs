@@ -1,0 +1,226 @@
+//! `dapbox check`: whether a configuration makes sense, without starting and without touching the data directory.
+
+use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt, path::Path};
+
+use serde::Serialize;
+
+use super::{
+    Failure, Outcome,
+    args::{ConfigArgs, Format, Sources},
+    doctor,
+    findings::{self, Finding, Verdict, failed, good, warning},
+    logging,
+    place::Place,
+    style::{self, Style, say},
+};
+use crate::{
+    config::{Config, Setting, TlsMode},
+    peer::Roots,
+};
+
+/// Where an authority looks for a server (RFC 8737 section 3).
+const ACME_PORT: u16 = 443;
+
+/// Arguments of `dapbox check`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Looks at the configuration as 'dapbox serve' would with the same flags and environment, and at \
+    the files that it names; never at the data directory. Then shows which options differ from the defaults, and where \
+    each comes from. What 'dapbox serve' would refuse fails: exit code 1.\n\n\
+    Examples:\n  \
+    dapbox check\n  \
+    dapbox check --config /etc/dapbox/appliance.toml\n  \
+    dapbox check --config new.toml -o json"
+)]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Address to listen on, as with 'dapbox serve'.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<SocketAddr>,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// What there is to say of a configuration.
+#[derive(Serialize)]
+struct Report {
+    findings: Vec<Finding>,
+    options: Vec<OptionView>,
+}
+
+/// An option that is not as it is by default.
+#[derive(Serialize)]
+struct OptionView {
+    key: String,
+    /// As TOML; nothing for a secret.
+    value: String,
+    /// Where it comes from.
+    origin: String,
+    /// Where else it stands, without effect.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shadowed: Vec<String>,
+}
+
+/// Runs `dapbox check`.
+pub fn run(args: Args) -> Outcome {
+    let report = examine(&args.config.sources(args.listen))?;
+    say(match args.output {
+        Format::Json => serde_json::to_string_pretty(&report)?,
+        Format::Text => show(&report, Style::stdout()),
+    })?;
+    findings::outcome(&report.findings)
+}
+
+fn examine(sources: &Sources) -> Result<Report, Failure> {
+    let config = match Config::load(sources.file.as_deref(), &sources.flags) {
+        Ok(config) => config,
+        Err(error) => {
+            let verdict = failed(error.to_string(), "Correct it: 'dapbox serve' would not start.");
+            return Ok(Report { findings: vec![Finding::new("configuration", verdict)], options: Vec::new() });
+        }
+    };
+    let place = sources.file.as_ref().map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
+    let options: Vec<_> = sources.settings(&config)?.into_iter().map(OptionView::of).collect();
+    let changed = style::counted(options.len() as u64, "option");
+    let checks: [(&'static str, Option<Verdict>); 10] = [
+        ("configuration", Some(good(format!("{place}; {changed} set")))),
+        ("log level", log_level(&config)),
+        ("listen address", listen(&config)),
+        ("monitor", monitor(&config)),
+        ("public URL", public_url(&config)),
+        ("certificate", (config.tls.mode == TlsMode::Files).then(|| doctor::in_files(&config))),
+        ("certificate key", private_file(&config.tls.key_file)),
+        ("peer roots", peer_roots(&config)),
+        ("secrets key", secrets_key(&config)),
+        ("open files", Some(doctor::open_files(&config, None))),
+    ];
+    let found = checks.into_iter().filter_map(|(name, verdict)| Some(Finding::new(name, verdict?)));
+    Ok(Report { findings: found.collect(), options })
+}
+
+impl OptionView {
+    fn of(setting: Setting) -> Self {
+        let shadowed = setting.shadowed.iter().map(ToString::to_string).collect();
+        Self { key: setting.key, value: setting.value, origin: setting.origin.to_string(), shadowed }
+    }
+}
+
+fn log_level(config: &Config) -> Option<Verdict> {
+    let error = logging::filter(&config.log.level).err()?;
+    Some(failed(error, "Write a level such as info, or levels by module."))
+}
+
+/// What is wrong with the address that others reach.
+fn listen(config: &Config) -> Option<Verdict> {
+    let (listen, tls) = (config.listen, config.tls.mode);
+    if tls == TlsMode::Off && !listen.ip().is_loopback() && config.proxy.trusted.is_empty() {
+        return Some(warning(
+            format!("{listen} is plain HTTP on an address that others reach, tokens included"),
+            "Set tls.mode to files or acme; or name the proxy in front that adds HTTPS in proxy.trusted.",
+        ));
+    }
+    if tls == TlsMode::Acme && listen.port() != ACME_PORT {
+        return Some(warning(
+            format!("the authority connects to port {ACME_PORT}, and this listens on {}", listen.port()),
+            "Listen on port 443, or make sure that connections to it are forwarded here as they are.",
+        ));
+    }
+    Some(good(format!("{listen}, {}", if tls == TlsMode::Off { "plain HTTP" } else { "HTTPS" })))
+}
+
+fn monitor(config: &Config) -> Option<Verdict> {
+    let monitor = config.monitor.listen.0?;
+    let is_same = monitor.port() == config.listen.port() && monitor.port() != 0;
+    let overlaps = [config.listen.ip(), monitor.ip()].iter().any(|ip| ip.is_unspecified());
+    if is_same && (overlaps || monitor.ip() == config.listen.ip()) {
+        return Some(failed(
+            format!("{monitor} is the address for the other parties, too"),
+            "Set monitor.listen to another port.",
+        ));
+    }
+    Some(doctor::exposed(monitor).unwrap_or_else(|| good(monitor.to_string())))
+}
+
+/// Whether the URL that others have of us goes with how we are served.
+fn public_url(config: &Config) -> Option<Verdict> {
+    let (place, url) = (Place::of(&config.public_url)?, &config.public_url);
+    if config.tls.mode != TlsMode::Off && !place.is_secure {
+        let text = format!("{url} is without TLS, and this server speaks nothing else");
+        return Some(failed(text, "Correct public_url: https://"));
+    }
+    let is_named = |domain: &String| domain.eq_ignore_ascii_case(&place.host);
+    if config.tls.mode == TlsMode::Acme && !config.acme.domains.iter().any(is_named) {
+        return Some(failed(
+            format!("the certificate will be for {} and not for {}", config.acme.domains.join(", "), place.host),
+            "Add the name to acme.domains, or correct public_url.",
+        ));
+    }
+    if !place.is_secure && !place.is_loopback() {
+        let text = format!("{url} is without TLS: whoever is between sees and changes all, tokens included");
+        return Some(warning(text, "Have TLS added, by this server or a proxy in front."));
+    }
+    Some(good(url.clone()))
+}
+
+/// Whether a file with a private key is for its owner, or a group, only.
+fn private_file(path: &Path) -> Option<Verdict> {
+    // That it cannot be read is said of the certificate.
+    let mode = fs::metadata(path).ok()?.mode() & 0o777;
+    let shown = path.display();
+    Some(match mode & 0o007 {
+        0 => good(format!("{shown}, not for everybody")),
+        _ => warning(format!("everybody may read {shown} (mode {mode:o})"), format!("chmod o= {shown}")),
+    })
+}
+
+/// Root certificates besides those that everybody believes.
+fn peer_roots(config: &Config) -> Option<Verdict> {
+    let path = &config.peer.ca_file;
+    Some(match Roots::read(path) {
+        Ok(_) if path.as_os_str().is_empty() => return None,
+        Ok(_) => good(path.display().to_string()),
+        Err(error) => failed(error.to_string(), "Correct the file, or peer.ca_file."),
+    })
+}
+
+/// A key file outside of the data directory. Without one the server makes it, in a directory that must be there.
+fn secrets_key(config: &Config) -> Option<Verdict> {
+    let path = &config.secrets.key_file;
+    if path.as_os_str().is_empty() || !config.secrets.key.expose().is_empty() {
+        return None;
+    }
+    let shown = path.display();
+    Some(match fs::metadata(path) {
+        Ok(found) if found.mode() & 0o077 != 0 => {
+            failed(format!("others may read {shown} (mode {:o})", found.mode() & 0o777), format!("chmod 600 {shown}"))
+        }
+        Ok(_) => match fs::File::open(path) {
+            Ok(_) => good(shown.to_string()),
+            Err(error) => warning(format!("this user cannot read {shown}: {error}"), "The server's user has to."),
+        },
+        Err(_) if path.parent().is_some_and(|dir| dir.as_os_str().is_empty() || dir.is_dir()) => {
+            good(format!("{shown} is made at the first start"))
+        }
+        Err(error) => failed(format!("{shown}: {error}"), "Make its directory, or correct secrets.key_file."),
+    })
+}
+
+/// For people.
+fn show(report: &Report, style: Style) -> String {
+    let mut text = findings::show(&report.findings, style);
+    if report.options.is_empty() {
+        return text;
+    }
+    text.push_str("\nNot as by default:\n");
+    let width = report.options.iter().map(|option| option.key.len()).max().unwrap_or_default();
+    for option in &report.options {
+        let value = if option.value.is_empty() { "(secret)" } else { &option.value };
+        text.push_str(&format!("  {:<width$} = {value}  {}\n", option.key, style.dim(&option.origin)));
+        for place in &option.shadowed {
+            text.push_str(&format!("  {:<width$}   {}\n", "", style.dim(&format!("without effect: {place}"))));
+        }
+    }
+    text
+}

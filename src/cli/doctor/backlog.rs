@@ -1,0 +1,53 @@
+//! Reports that wait for longer than they should.
+
+use super::world::World;
+use crate::{
+    cli::{
+        findings::{Verdict, good, warning},
+        style,
+    },
+    model::{Role, overview::TaskView},
+};
+
+/// The longest that a report may wait for aggregation before something must be wrong, in seconds, beside what the
+/// configuration lets it wait for others.
+const PATIENCE: u64 = 600;
+
+/// Whether the reports of tasks that we lead are aggregated in time; only a running server knows.
+pub fn backlog(world: &World) -> Option<Verdict> {
+    let overview = world.overview.as_ref()?;
+    let led: Vec<&TaskView> = overview.tasks.iter().filter(|task| task.status.role == Role::Leader).collect();
+    if led.is_empty() {
+        return None;
+    }
+    let allowed = PATIENCE + world.config.leader.max_job_delay.as_secs();
+    let age = |task: &TaskView| task.oldest_waiting.map(|oldest| overview.now.0.saturating_sub(oldest.0));
+    let late = led.iter().filter_map(|task| Some((task, age(task)?))).max_by_key(|(_, age)| *age);
+    let stuck = led.iter().find(|task| task.status.last_trouble.is_some());
+    Some(match (late, stuck) {
+        (Some((task, age)), _) if age > allowed + unit(task) => {
+            let why = task.status.last_trouble.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+            warning(
+                format!("{}: a report waits since {}{why}", task.status.id, show_age(age)),
+                "See the checks of the helper; 'dapbox status' has more.",
+            )
+        }
+        (_, Some(task)) => {
+            let why = task.status.last_trouble.clone().unwrap_or_default();
+            warning(format!("{}: {why}", task.status.id), "See the checks of the helper; it is tried again by itself.")
+        }
+        _ => {
+            let waiting = led.iter().map(|task| task.status.waiting).sum();
+            good(format!("{} wait for aggregation, none for long", style::counted(waiting, "report")))
+        }
+    })
+}
+
+/// Times of reports are rounded down to this.
+fn unit(task: &TaskView) -> u64 {
+    task.status.time_precision.0
+}
+
+fn show_age(seconds: u64) -> String {
+    crate::config::span::show(std::time::Duration::from_secs(seconds))
+}

@@ -1,0 +1,169 @@
+//! Certificates as servers show them.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::{names, ports::reachable, world::World};
+use crate::{
+    cli::{
+        certificate::{self, Whose, provider},
+        findings::{Finding, Verdict, failed, sentence},
+        place::Place,
+    },
+    config::{Config, TlsMode},
+    model::Time,
+    server::certificate_in_files,
+};
+
+/// Looks at our own certificate: as it is shown if a server runs, else in its files.
+pub async fn examine(world: &World) -> Vec<Finding> {
+    let whose = match world.config.tls.mode {
+        TlsMode::Off => return Vec::new(),
+        TlsMode::Files => Whose::Files,
+        TlsMode::Acme => Whose::Acme,
+    };
+    let host = our_name(&world.config);
+    let verdict = if world.is_served() {
+        let name = host.clone().unwrap_or_else(|| "localhost".to_owned());
+        match shown(world, reachable(world.listen()), &name).await {
+            Ok(chain) => certificate::judge(&chain, host.as_deref(), Some(&world.roots), whose, Time::now()),
+            Err(Unseen::Unreachable) => return Vec::new(),
+            Err(Unseen::Refused(why)) => failed(
+                format!("the server does not show any: {why}"),
+                "Look into its log. With tls.mode = \"acme\" there is none until the authority has given one.",
+            ),
+        }
+    } else if whose == Whose::Files {
+        in_files(&world.config)
+    } else {
+        return Vec::new();
+    };
+    vec![Finding::new("certificate", verdict)]
+}
+
+/// Whether the certificate in the files is one that clients would take. Who signed it is seen when it is served.
+pub fn in_files(config: &Config) -> Verdict {
+    match certificate_in_files(&config.tls) {
+        Ok(chain) => certificate::judge(&chain, our_name(config).as_deref(), None, Whose::Files, Time::now()),
+        Err(error) => {
+            let text = error.to_string();
+            let (detail, remedy) = text.split_once("; ").unwrap_or((&text, "correct the files"));
+            failed(detail, sentence(remedy))
+        }
+    }
+}
+
+/// The name that others look for in our certificate.
+fn our_name(config: &Config) -> Option<String> {
+    let public = Place::of(&config.public_url).map(|place| place.host);
+    public.or_else(|| config.acme.domains.first().filter(|_| config.tls.mode == TlsMode::Acme).cloned())
+}
+
+/// Whether clients would take what is shown at a place, if it can be reached; `None` if not, which others see too.
+pub async fn at(world: &World, place: &Place, whose: Whose) -> Option<Verdict> {
+    let shown = match names::resolve(world, &place.host).await {
+        Ok(addresses) => shown_at_one(world, &addresses, place).await,
+        Err(_) => Err(Unseen::Unreachable),
+    };
+    match shown {
+        Ok(chain) => Some(certificate::judge(&chain, Some(&place.host), Some(&world.roots), whose, Time::now())),
+        Err(Unseen::Unreachable) => None,
+        Err(Unseen::Refused(why)) => Some(failed(
+            format!("no TLS is spoken on port {}: {why}", place.port),
+            "Correct the URL, or what listens there.",
+        )),
+    }
+}
+
+/// Why no certificate was seen.
+enum Unseen {
+    /// There is no connection.
+    Unreachable,
+    /// There is a connection, and no certificate on it.
+    Refused(String),
+}
+
+/// The certificates that are shown at the first address that takes connections.
+async fn shown_at_one(
+    world: &World,
+    addresses: &[IpAddr],
+    place: &Place,
+) -> Result<Vec<CertificateDer<'static>>, Unseen> {
+    for address in addresses {
+        match shown(world, SocketAddr::new(*address, place.port), &place.host).await {
+            Err(Unseen::Unreachable) => {}
+            seen => return seen,
+        }
+    }
+    Err(Unseen::Unreachable)
+}
+
+/// The certificates that are shown to whoever asks for a name. Whether they are any good is not asked here.
+async fn shown(world: &World, address: SocketAddr, name: &str) -> Result<Vec<CertificateDer<'static>>, Unseen> {
+    let refused = |why: String| Unseen::Refused(why);
+    let name = ServerName::try_from(name.to_owned()).map_err(|e| refused(e.to_string()))?;
+    let provider = provider();
+    let config = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let config = config.map_err(|e| refused(e.to_string()))?;
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)));
+    let connector = TlsConnector::from(Arc::new(config.with_no_client_auth()));
+    let stream = match tokio::time::timeout(world.timeout, TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => stream,
+        _ => return Err(Unseen::Unreachable),
+    };
+    match tokio::time::timeout(world.timeout, connector.connect(name, stream)).await {
+        Ok(Ok(stream)) => Ok(stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec()),
+        Ok(Err(error)) => Err(refused(error.to_string())),
+        Err(_) => Err(refused("no answer in time".to_owned())),
+    }
+}
+
+/// Takes any certificate: we want to see it, and send nothing.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,70 @@
+//! The data directory: whether it is there, whose it is, and what it is on.
+
+use std::{fs, io, os::unix::fs::MetadataExt};
+
+use rustix::process::geteuid;
+
+use super::world::World;
+use crate::{
+    cli::findings::{Verdict, failed, good, warning},
+    server,
+    store::space,
+};
+
+/// Whether it is there.
+pub fn directory(world: &World) -> Option<Verdict> {
+    let dir = world.dir.display();
+    Some(match fs::metadata(&world.dir) {
+        Ok(found) if !found.is_dir() => {
+            failed(format!("{dir} is not a directory"), "Name a directory with --data-dir.")
+        }
+        Ok(_) if world.has_data() => good(dir.to_string()),
+        Ok(_) => warning(format!("{dir} has no data in it"), "Start the server once, or name the right one."),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => failed(
+            format!("{dir} does not exist"),
+            "Start the server once, which makes it, or name the right one with --config or --data-dir.",
+        ),
+        Err(error) => failed(format!("{dir}: {error}"), "Run this as the user that the directory belongs to."),
+    })
+}
+
+/// Whether nobody else may look into it.
+pub fn permissions(world: &World) -> Option<Verdict> {
+    let (dir, found) = (world.dir.display(), fs::metadata(&world.dir).ok()?);
+    let (owner, user, mode) = (found.uid(), geteuid().as_raw(), found.mode() & 0o777);
+    if mode & 0o077 != 0 {
+        return Some(failed(
+            format!("others may look into it (mode {mode:o}), and it has keys in it"),
+            format!("chmod 700 {dir}"),
+        ));
+    }
+    if owner != user {
+        let remedy = format!("Run the server as that user, or: chown -R {user} {dir}");
+        return Some(warning(format!("it belongs to user {owner} and this is user {user}"), remedy));
+    }
+    Some(good(format!("for user {owner} only")))
+}
+
+/// Whether nobody else may read the key of the secrets.
+pub fn secrets_key(world: &World) -> Option<Verdict> {
+    let path = server::store_options(&world.config).key.file(&world.dir)?;
+    let mode = fs::metadata(&path).ok()?.mode() & 0o777;
+    let remedy = format!("chmod 600 {}", path.display());
+    Some(match mode & 0o077 {
+        0 => good("for its owner only"),
+        others if others & 0o007 == 0 => warning(format!("a group may read it (mode {mode:o})"), remedy),
+        _ => failed(format!("everybody may read it (mode {mode:o})"), remedy),
+    })
+}
+
+/// Whether what is written there stays.
+pub fn file_system(world: &World) -> Option<Verdict> {
+    match space::volatile(&world.dir) {
+        Ok(Some(kind)) => Some(warning(
+            format!("the data is on {kind}: it does not survive a restart of the machine or the container"),
+            "Mount a volume there.",
+        )),
+        Ok(None) => Some(good("keeps what is synced to it")),
+        Err(_) => None,
+    }
+}

@@ -1,0 +1,70 @@
+//! The HPKE keys that reports are sealed to.
+
+use super::world::World;
+use crate::{
+    cli::{
+        findings::{Verdict, failed, good, warning},
+        style::counted,
+    },
+    model::{
+        Time, calendar,
+        overview::{KeyState, KeyStatus},
+    },
+};
+
+/// How late a change of a key may be before something must be wrong, in seconds: what changes them looks now and then.
+const GRACE: u64 = 3_600;
+
+/// Whether there is a key for clients, and whether all changes that were due were made.
+pub fn keys(world: &World) -> Option<Verdict> {
+    (!world.keys.is_empty()).then(|| judge(&world.keys, world.is_served(), Time::now()))
+}
+
+fn judge(keys: &[KeyStatus], is_served: bool, now: Time) -> Verdict {
+    let of = |state| keys.iter().filter(move |key| key.state == state);
+    let Some(newest) = of(KeyState::Active).max_by_key(|key| key.created) else {
+        return failed("no key is given out, so that nobody can upload", "Make one: dapbox keys rotate");
+    };
+    let is_late = |key: &&KeyStatus| key.until.is_some_and(|until| until.0.saturating_add(GRACE) < now.0);
+    if let Some(late) = keys.iter().find(is_late).filter(|_| is_served) {
+        let due = late.until.map(calendar::show).unwrap_or_default();
+        return warning(
+            format!("key {} was to change at {due} and did not", late.id),
+            "Look into the server's log for why; dapbox keys rotate does it now.",
+        );
+    }
+    let days = now.0.saturating_sub(newest.created.0) / 86_400;
+    let mut detail = format!("key {} ({}) is {} old", newest.id, newest.suite, counted(days, "day"));
+    for (state, name) in [(KeyState::Pending, "waiting"), (KeyState::Expired, "kept for late reports")] {
+        match of(state).count() {
+            0 => {}
+            count => detail.push_str(&format!("; {count} {name}")),
+        }
+    }
+    good(detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::findings::Severity;
+
+    #[test]
+    fn a_key_that_should_have_changed_is_found() {
+        let key = |id, state, until| KeyStatus {
+            id,
+            suite: "X25519".to_owned(),
+            state,
+            created: Time(1_000_000),
+            until: Some(Time(until)),
+        };
+        let now = Time(1_000_000 + 3 * 86_400);
+        let keys = [key(1, KeyState::Expired, now.0 + 5), key(2, KeyState::Active, now.0 + 5)];
+        let text = judge(&keys, true, now).unwrap();
+        assert_eq!(text, "key 2 (X25519) is 3 days old; 1 kept for late reports");
+        let late = [key(2, KeyState::Active, now.0 - 2 * GRACE)];
+        assert_eq!(judge(&late, true, now).unwrap_err().severity, Severity::Warning);
+        assert!(judge(&late, false, now).is_ok(), "nobody could have changed it");
+        assert_eq!(judge(&keys[..1], true, now).unwrap_err().severity, Severity::Failed);
+    }
+}

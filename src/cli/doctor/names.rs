@@ -1,0 +1,87 @@
+//! Names: whether they lead anywhere, and ours to this machine.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+
+use super::{all, world::World};
+use crate::{
+    cli::{
+        findings::{Finding, Verdict, failed, good, warning},
+        place::Place,
+    },
+    config::TlsMode,
+};
+
+/// Looks at our own names. Those of peers are looked at with the peers.
+pub async fn examine(world: &World) -> Vec<Finding> {
+    let mut names: Vec<String> = Vec::new();
+    let public = Place::of(&world.config.public_url).filter(|place| place.address.is_none() && !place.is_loopback());
+    names.extend(public.map(|place| place.host));
+    if world.config.tls.mode == TlsMode::Acme {
+        names.extend(world.config.acme.domains.iter().cloned());
+    }
+    names.sort_unstable();
+    names.dedup();
+    all(names.into_iter().map(async |name| {
+        let verdict = ours(resolve(world, &name).await);
+        vec![Finding::new("public name", verdict).about(name)]
+    }))
+    .await
+}
+
+/// The addresses of a name, in order and each once.
+pub async fn resolve(world: &World, name: &str) -> Result<Vec<IpAddr>, String> {
+    let found = tokio::time::timeout(world.timeout, world.names.lookup(name)).await;
+    let mut addresses = found.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// Addresses as text.
+pub fn list(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn ours(found: Result<Vec<IpAddr>, String>) -> Verdict {
+    let addresses = match found {
+        Ok(addresses) => addresses,
+        Err(why) => {
+            return failed(
+                format!("has no address: {why}"),
+                "Have an A or AAAA record made for it in its zone; it takes a while until all see that.",
+            );
+        }
+    };
+    let text = list(&addresses);
+    if addresses.iter().all(|address| address.is_loopback() || address.is_unspecified()) {
+        return warning(
+            format!("leads to {text} here, which is this machine for everybody"),
+            "If it stands in /etc/hosts, others may see another address: ask from elsewhere. Else correct its record.",
+        );
+    }
+    match addresses.iter().filter(|address| !is_local(**address)).count() {
+        0 => good(format!("leads to {text}, which is this machine")),
+        // It depends on what stands in front of us, and whether the URL leads here is another check.
+        _ => good(format!("leads to {text}; not an address of this machine, as behind a router or a proxy")),
+    }
+}
+
+/// Whether an address is one of this machine: only those can be bound.
+fn is_local(address: IpAddr) -> bool {
+    UdpSocket::bind(SocketAddr::new(address, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::findings::Severity;
+
+    #[test]
+    fn our_name_leads_here_or_somewhere_or_nowhere() {
+        let parse = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert!(is_local(parse("127.0.0.1")) && !is_local(parse("192.0.2.1")));
+        assert_eq!(ours(Ok(vec![parse("127.0.1.1")])).unwrap_err().severity, Severity::Warning);
+        assert_eq!(ours(Err("no such name".to_owned())).unwrap_err().severity, Severity::Failed);
+        assert!(ours(Ok(vec![parse("192.0.2.1"), parse("127.0.0.1")])).unwrap().contains("not an address of this"));
+    }
+}

@@ -1,0 +1,204 @@
+//! What the checks look at, found once.
+
+use std::{path::PathBuf, time::Duration};
+
+use rustls::RootCertStore;
+
+use crate::{
+    aggregator::{keys::Policy, offline::Offline},
+    cli::{Failure, args::Sources, control::Socket},
+    config::Config,
+    model::{
+        Revision, Role, TaskId, Time,
+        overview::{KeyStatus, Overview},
+        status::{Health, TaskStatus},
+    },
+    peer::{Names, Peer, PeerOptions, Roots},
+    server,
+    store::{self, OpenError},
+    wire,
+};
+
+/// What the checks look at.
+pub struct World {
+    /// The configuration.
+    pub config: Config,
+    /// Where it comes from.
+    pub sources: Sources,
+    /// The data directory.
+    pub dir: PathBuf,
+    /// What the running server says, or why it says nothing; `None` if there is none.
+    pub health: Option<Result<Health, String>>,
+    /// The server's process, if it runs and the system tells.
+    pub process: Option<i32>,
+    /// All that the running server shows, if it does.
+    pub overview: Option<Overview>,
+    /// The tasks, or why they cannot be read; `None` if there is nothing to read them from.
+    pub tasks: Option<Result<Vec<TaskStatus>, Unread>>,
+    /// The HPKE keys, as far as they can be seen.
+    pub keys: Vec<KeyStatus>,
+    /// How long each look at the network may take.
+    pub timeout: Duration,
+    /// Where hosts are, as the server finds them.
+    pub names: Names,
+    /// What requests to others are made with, as the server makes them.
+    pub peer: Peer,
+    /// Whose certificates are believed, as by the server.
+    pub roots: RootCertStore,
+    /// Why `peer.ca_file` cannot be used, if so.
+    pub roots_trouble: Option<String>,
+}
+
+/// Why nothing was read from the data directory.
+pub enum Unread {
+    /// It cannot be opened.
+    Open(OpenError),
+    /// Something else.
+    Other(String),
+}
+
+/// Another aggregator, as tasks have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Other {
+    /// Its base URL.
+    pub url: String,
+    /// The protocol revision that it speaks there.
+    pub revision: Revision,
+    /// A task of it.
+    pub task: TaskId,
+    /// What it is in that task.
+    pub role: Role,
+}
+
+/// The tasks and the keys in a data directory.
+type Contents = (Result<Vec<TaskStatus>, Unread>, Vec<KeyStatus>);
+
+impl World {
+    /// Looks around.
+    pub async fn look(config: Config, sources: Sources, timeout: Duration) -> Result<Self, Failure> {
+        let socket = Socket::new(config.control_socket())?;
+        let health = match socket.is_alive().await {
+            Ok(true) => Some(within(timeout, socket.health()).await),
+            // Whoever may not use the socket learns of it from the check of the permissions.
+            Ok(false) | Err(_) => None,
+        };
+        let process = if health.is_some() { socket.process().await } else { None };
+        let mut overview = None;
+        let (tasks, keys) = match &health {
+            Some(Ok(_)) => {
+                overview = within(timeout, socket.overview()).await.ok();
+                let keys = overview.as_ref().map(|overview: &Overview| overview.keys.clone());
+                (Some(within(timeout, socket.tasks()).await.map_err(Unread::Other)), keys.unwrap_or_default())
+            }
+            Some(Err(_)) => (None, Vec::new()),
+            None => read_directory(config.clone()).await?,
+        };
+        let (roots, roots_trouble) = match Roots::read(&config.peer.ca_file) {
+            Ok(roots) => (roots, None),
+            Err(error) => (Roots::default(), Some(error.to_string())),
+        };
+        let peer = Peer::new(&PeerOptions {
+            connect_timeout: timeout,
+            timeout,
+            max_answer_bytes: config.limits.max_message_bytes,
+            roots: roots.clone(),
+            ..PeerOptions::default()
+        })?;
+        let roots = roots.store()?;
+        let dir = config.data_dir.clone();
+        Ok(Self {
+            config,
+            sources,
+            dir,
+            health,
+            process,
+            overview,
+            tasks,
+            keys,
+            timeout,
+            names: Names::default(),
+            peer,
+            roots,
+            roots_trouble,
+        })
+    }
+
+    /// Whether there is a directory with data of ours in it.
+    pub fn has_data(&self) -> bool {
+        self.dir.join("dapbox-data").exists()
+    }
+
+    /// Whether a server runs and answers.
+    pub fn is_served(&self) -> bool {
+        matches!(self.health, Some(Ok(_)))
+    }
+
+    /// The address that the server listens on, or would.
+    pub fn listen(&self) -> std::net::SocketAddr {
+        let told = self.health.as_ref().and_then(|health| health.as_ref().ok()).and_then(|health| health.address);
+        told.unwrap_or(self.config.listen)
+    }
+
+    /// The tasks, as far as they can be read.
+    pub fn known_tasks(&self) -> &[TaskStatus] {
+        self.tasks.as_ref().and_then(|tasks| tasks.as_ref().ok()).map_or(&[], Vec::as_slice)
+    }
+
+    /// The other aggregators of tasks that go on, each with one of its tasks unless it is asked about each by the
+    /// protocol; at most `limit`.
+    pub fn others(&self, limit: usize) -> Vec<Other> {
+        let mut found: Vec<Other> = Vec::new();
+        for task in self.known_tasks().iter().filter(|task| !is_over(task)) {
+            let (url, role) = match task.role {
+                Role::Helper => (&task.leader_url, Role::Leader),
+                _ => (&task.helper_url, Role::Helper),
+            };
+            let other = Other { url: url.clone(), revision: task.revision, task: task.id, role };
+            if found.len() < limit && found.iter().all(|known| known.question() != other.question()) {
+                found.push(other);
+            }
+        }
+        found
+    }
+}
+
+impl Other {
+    /// What it is asked for its keys with; in some revisions that names the task.
+    fn question(&self) -> (&str, String) {
+        (&self.url, wire::of(self.revision).hpke_config_call(&self.task).path)
+    }
+}
+
+/// Whether nothing is to be expected of a task any more.
+fn is_over(task: &TaskStatus) -> bool {
+    let end = task.task_expiration.or_else(|| task.task_interval.map(|interval| interval.end()));
+    end.is_some_and(|end| end < Time::now()) && task.waiting == 0 && task.collections_waiting == 0
+}
+
+/// Waits for an answer of the server for a while.
+async fn within<T>(timeout: Duration, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, String> {
+    match tokio::time::timeout(timeout, answer).await {
+        Ok(answer) => answer.map_err(|failure| failure.message().to_owned()),
+        Err(_) => Err("not in time".to_owned()),
+    }
+}
+
+/// What is in the directory, opened if nobody else has it.
+async fn read_directory(config: Config) -> Result<(Option<Result<Vec<TaskStatus>, Unread>>, Vec<KeyStatus>), Failure> {
+    if !config.data_dir.join("dapbox-data").exists() {
+        return Ok((None, Vec::new()));
+    }
+    let read = move || -> Contents {
+        // Looking must not cost the ballast.
+        let options = store::Options { ballast_bytes: 0, ..server::store_options(&config) };
+        let data = match Offline::open(&config.data_dir, options) {
+            Ok(data) => data,
+            Err(error) => return (Err(Unread::Open(error)), Vec::new()),
+        };
+        let keys = data.keys(Time::now(), &Policy::of(&config)).unwrap_or_default();
+        let keys = keys.into_iter().map(|key| key.status).collect();
+        (data.tasks().map_err(|fault| Unread::Other(fault.to_string())), keys)
+    };
+    let (tasks, keys) = tokio::task::spawn_blocking(read).await?;
+    Ok((Some(tasks), keys))
+}

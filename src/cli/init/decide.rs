@@ -1,0 +1,274 @@
+//! From flags and answers to a configuration that makes sense.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+};
+
+use ipnet::IpNet;
+
+use super::{
+    super::{Failure, calendar, certificate, place::Place},
+    Args, Part, TlsChoice,
+    ask::{Asker, Question},
+};
+use crate::{
+    config::{Config, TlsMode, check_public_url},
+    model::Time,
+    server::{certificate_in_files, describe_certificate},
+};
+
+/// Where the data of a service is (Filesystem Hierarchy Standard 3.0, section 5.8).
+const SERVICE_DATA: &str = "/var/lib/dapbox";
+/// What listens behind a proxy, or for this machine only.
+const LOOPBACK_PORT: u16 = 8080;
+/// Where an authority and everybody else looks for HTTPS.
+const HTTPS_PORT: u16 = 443;
+
+/// What was decided.
+pub struct Decisions {
+    /// What the server is meant to be.
+    pub role: Part,
+    /// Where TLS comes from.
+    pub tls: TlsChoice,
+    /// The configuration.
+    pub config: Config,
+}
+
+/// Decides, asking for what the flags do not say.
+pub fn decide(args: Args, asker: &mut Asker) -> Result<Decisions, Failure> {
+    let role = match args.role {
+        Some(role) => role,
+        None => {
+            let choices = [
+                (Part::Helper, "helper: answers the leaders of others"),
+                (Part::Leader, "leader: takes uploads, and works with the helper of somebody else"),
+                (Part::Both, "both: each in some task, or not known yet"),
+            ];
+            asker.choose("--role", "What will this server be?", &choices, 2)?
+        }
+    };
+    let url = public_url(&args, asker)?;
+    let tls = tls(&args, url.as_deref(), asker)?;
+    let mut config = Config { public_url: url.unwrap_or_default(), ..Config::default() };
+    check_fitting(&args, tls, &config)?;
+    match tls {
+        TlsChoice::Acme => acme(&args, &mut config, asker)?,
+        TlsChoice::Files => files(&args, &mut config, asker)?,
+        TlsChoice::Proxy => config.proxy.trusted = proxies(&args),
+        TlsChoice::Off => {}
+    }
+    config.data_dir = data_dir(&args, asker)?;
+    config.listen = listen(&args, tls, &config, asker)?;
+    Ok(Decisions { role, tls, config })
+}
+
+/// The URL that others have of us. Whoever only tries things on this machine needs none.
+fn public_url(args: &Args, asker: &mut Asker) -> Result<Option<String>, Failure> {
+    let read = |text: &str| -> Result<Option<String>, String> {
+        let text = text.trim_end_matches('/');
+        check_public_url(text).map_err(|why| format!("the public URL {why}"))?;
+        Ok((!text.is_empty()).then(|| text.to_owned()))
+    };
+    if let Some(text) = &args.public_url {
+        return read(text).map_err(Failure::usage);
+    }
+    if args.tls == Some(TlsChoice::Off) {
+        return Ok(None);
+    }
+    let text = "Public URL, like https://dap.example.org (enter: none)";
+    let flag = if args.tls.is_some() { "--public-url" } else { "--public-url (not with --tls off)" };
+    asker.require(&Question { flag, text, default: String::new(), read: &read })
+}
+
+fn tls(args: &Args, url: Option<&str>, asker: &mut Asker) -> Result<TlsChoice, Failure> {
+    if let Some(tls) = args.tls {
+        return Ok(tls);
+    }
+    let choices = [
+        (TlsChoice::Acme, "acme: certificates from Let's Encrypt, by itself (port 443 must be open)"),
+        (TlsChoice::Files, "files: there is a certificate, which somebody else renews"),
+        (TlsChoice::Proxy, "proxy: nginx, Caddy or a load balancer in front adds it"),
+        (TlsChoice::Off, "off: none, to try things on this machine"),
+    ];
+    // Flags that belong to one of them tell which it is.
+    let default = if args.certificate_file.is_some() || args.key_file.is_some() {
+        1
+    } else if !args.trusted_proxy.is_empty() {
+        2
+    } else {
+        match url.and_then(Place::of) {
+            Some(place) if place.is_secure && place.address.is_none() && !place.is_loopback() => 0,
+            Some(place) if place.is_secure => 1,
+            _ => 3,
+        }
+    };
+    asker.choose("--tls", "Where does TLS come from?", &choices, default)
+}
+
+/// Refuses what contradicts itself.
+fn check_fitting(args: &Args, tls: TlsChoice, config: &Config) -> Result<(), Failure> {
+    let foreign = [
+        ("--domain", TlsChoice::Acme, !args.domain.is_empty()),
+        ("--contact-email", TlsChoice::Acme, args.contact_email.is_some()),
+        ("--certificate-file", TlsChoice::Files, args.certificate_file.is_some()),
+        ("--key-file", TlsChoice::Files, args.key_file.is_some()),
+        ("--trusted-proxy", TlsChoice::Proxy, !args.trusted_proxy.is_empty()),
+    ];
+    if let Some((flag, wanted, _)) = foreign.iter().find(|(_, wanted, given)| *given && *wanted != tls) {
+        return Err(Failure::usage(format!("{flag} is for --tls {}", name(*wanted))));
+    }
+    let wrong = |text: String| Err(Failure::usage(text));
+    match Place::of(&config.public_url) {
+        Some(place) if tls != TlsChoice::Off && !place.is_secure => {
+            wrong(format!("with --tls {} the public URL begins with https://", name(tls)))
+        }
+        Some(place) if tls == TlsChoice::Off && place.is_secure => {
+            wrong("an https URL needs TLS: --tls acme, files, or proxy if something in front adds it".to_owned())
+        }
+        Some(place) if tls == TlsChoice::Acme && (place.address.is_some() || place.is_loopback()) => {
+            wrong(format!("no authority gives a certificate for {}: --tls acme needs a name in the DNS", place.host))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the flag calls it.
+fn name(tls: TlsChoice) -> &'static str {
+    match tls {
+        TlsChoice::Acme => "acme",
+        TlsChoice::Files => "files",
+        TlsChoice::Proxy => "proxy",
+        TlsChoice::Off => "off",
+    }
+}
+
+fn acme(args: &Args, config: &mut Config, asker: &Asker) -> Result<(), Failure> {
+    config.tls.mode = TlsMode::Acme;
+    let host = Place::of(&config.public_url).map(|place| place.host);
+    let covering = |domains: Vec<String>| match &host {
+        Some(host) if !domains.iter().any(|domain| domain.eq_ignore_ascii_case(host)) => {
+            Err(format!("the host of the public URL, {host}, must be among the names"))
+        }
+        _ if domains.is_empty() => Err("the certificate needs a name".to_owned()),
+        _ => Ok(domains),
+    };
+    config.acme.domains = match (&args.domain[..], &host) {
+        // Without a URL the certificate still needs a name; whoever can be asked is.
+        ([], _) => {
+            let read = |text: &str| {
+                covering(text.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect())
+            };
+            let text = "Names in the certificate, with commas between them";
+            asker.complete()?;
+            let default = host.clone().unwrap_or_default();
+            asker.ask(&Question { flag: "--domain", text, default, read: &read })?
+        }
+        (domains, _) => covering(domains.to_vec()).map_err(|why| Failure::usage(format!("--domain: {why}")))?,
+    };
+    config.acme.contact_email = match &args.contact_email {
+        Some(address) => address.clone(),
+        None => {
+            let text = "Mail address that the authority may write to (enter: none)";
+            let read = |text: &str| match text.is_empty() || text.contains('@') {
+                true => Ok(text.to_owned()),
+                false => Err(format!("'{text}' is no mail address")),
+            };
+            asker.ask(&Question { flag: "--contact-email", text, default: String::new(), read: &read })?
+        }
+    };
+    Ok(())
+}
+
+fn files(args: &Args, config: &mut Config, asker: &mut Asker) -> Result<(), Failure> {
+    config.tls.mode = TlsMode::Files;
+    let read = |text: &str| -> Result<PathBuf, String> {
+        let path = absolute(Path::new(text))?;
+        if path.is_file() { Ok(path) } else { Err(format!("there is no file {}", path.display())) }
+    };
+    // Nothing is an answer only where nobody can be asked, and then the flag is missing.
+    let optional = |text: &str| if text.is_empty() { Ok(None) } else { read(text).map(Some) };
+    let mut file = |given: &Option<PathBuf>, flag: &'static str, text: &str| match given {
+        Some(path) => {
+            let found = read(&path.display().to_string());
+            found.map(Some).map_err(|why| Failure::usage(format!("{flag}: {why}")))
+        }
+        None => asker.require(&Question { flag, text, default: String::new(), read: &optional }),
+    };
+    let certificate =
+        file(&args.certificate_file, "--certificate-file", "File with the certificate and those above it, PEM")?;
+    let key = file(&args.key_file, "--key-file", "File with its private key, PEM")?;
+    let (Some(certificate), Some(key)) = (certificate, key) else {
+        asker.complete()?;
+        return Err(Failure::usage("--tls files needs --certificate-file and --key-file"));
+    };
+    (config.tls.certificate_file, config.tls.key_file) = (certificate, key);
+    check_certificate(config).map_err(Failure::usage)
+}
+
+/// Whether clients will take the certificate in the files.
+fn check_certificate(config: &Config) -> Result<(), String> {
+    let chain = certificate_in_files(&config.tls).map_err(|error| error.to_string())?;
+    let wrong = |why: String| format!("{}: {why}", config.tls.certificate_file.display());
+    let known = chain.first().and_then(|leaf| Some((leaf, describe_certificate(leaf)?)));
+    let Some((leaf, facts)) = known else { return Err(wrong("it cannot be understood".to_owned())) };
+    if facts.not_after < Time::now() {
+        return Err(wrong(format!("it expired at {}", calendar::show(facts.not_after))));
+    }
+    match Place::of(&config.public_url).filter(|place| !certificate::covers(leaf, &place.host)) {
+        Some(place) => Err(wrong(format!("it is for {} and not for {}", facts.names.join(", "), place.host))),
+        None => Ok(()),
+    }
+}
+
+/// The proxies in front: by default those on this machine.
+fn proxies(args: &Args) -> Vec<IpNet> {
+    if !args.trusted_proxy.is_empty() {
+        return args.trusted_proxy.clone();
+    }
+    [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)].map(IpNet::from).to_vec()
+}
+
+/// Absolute, so that it is the same wherever the server is started.
+fn data_dir(args: &Args, asker: &Asker) -> Result<PathBuf, Failure> {
+    let read = |text: &str| -> Result<PathBuf, String> {
+        let path = absolute(Path::new(text))?;
+        match path.metadata() {
+            Ok(found) if !found.is_dir() => Err(format!("{} is there and is not a directory", path.display())),
+            _ => Ok(path),
+        }
+    };
+    if let Some(path) = &args.data_dir {
+        return read(&path.display().to_string()).map_err(|why| Failure::usage(format!("--data-dir: {why}")));
+    }
+    let is_service = args.config.starts_with("/etc");
+    let default = if is_service { PathBuf::from(SERVICE_DATA) } else { Config::default().data_dir };
+    let text = "Directory for everything that must survive a restart";
+    asker.ask(&Question { flag: "--data-dir", text, default: default.display().to_string(), read: &read })
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn listen(args: &Args, tls: TlsChoice, config: &Config, asker: &Asker) -> Result<SocketAddr, Failure> {
+    if let Some(listen) = args.listen {
+        return Ok(listen);
+    }
+    let default = match tls {
+        TlsChoice::Acme => everywhere(HTTPS_PORT),
+        TlsChoice::Files => everywhere(Place::of(&config.public_url).map_or(HTTPS_PORT, |place| place.port)),
+        TlsChoice::Proxy | TlsChoice::Off => SocketAddr::from((Ipv4Addr::LOCALHOST, LOOPBACK_PORT)),
+    };
+    let read = |text: &str| text.parse().map_err(|_| format!("'{text}' is no address; write IP:PORT"));
+    let text = "Address to listen on";
+    asker.ask(&Question { flag: "--listen", text, default: default.to_string(), read: &read })
+}
+
+/// All addresses of this machine: of both families, where there are both.
+fn everywhere(port: u16) -> SocketAddr {
+    match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
+        Ok(_) => (Ipv6Addr::UNSPECIFIED, port).into(),
+        Err(_) => (Ipv4Addr::UNSPECIFIED, port).into(),
+    }
+}

@@ -1,0 +1,79 @@
+//! `dapbox check`: what it refuses, what it warns of, and where values come from.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use super::world::{Authority, Findings, Place};
+
+/// The exit code, and what was found in this configuration.
+fn check(place: &Place, text: &str) -> (i32, Findings) {
+    fs::write(place.path("appliance.toml"), text).unwrap();
+    let said = place.run(&["check", "-o", "json"]);
+    (said.code, Findings::new(said.json()["findings"].clone()))
+}
+
+#[test]
+fn what_serve_would_refuse_fails_and_nothing_is_touched() {
+    let place = Place::new();
+    Authority::new().issue_files(&place, "good", &["dap.example.org"], 80);
+    let tls = |more: &str| {
+        format!(
+            "data_dir = \"data\"\n{more}\n[tls]\nmode = \"files\"\ncertificate_file = \"good.pem\"\nkey_file = \"good.key\"\n"
+        )
+    };
+    for (text, name, says) in [
+        ("[limits]\nworkres = 1\n".to_owned(), "configuration", "did you mean 'limits.workers'?"),
+        ("listen = \"nowhere\"\n".to_owned(), "configuration", "listen"),
+        ("public_url = \"dap.example.org\"\n".to_owned(), "configuration", "public_url"),
+        ("[log]\nlevel = \"dapbox=loud\"\n".to_owned(), "log level", "dapbox=loud"),
+        ("[monitor]\nlisten = \"127.0.0.1:8080\"\n".to_owned(), "monitor", "another port"),
+        ("[secrets]\nkey_file = \"nowhere/key\"\n".to_owned(), "secrets key", "nowhere/key"),
+        ("[peer]\nca_file = \"none.pem\"\n".to_owned(), "peer roots", "none.pem"),
+        (tls("public_url = \"https://other.example\""), "certificate", "not for other.example"),
+        (tls("public_url = \"http://dap.example.org\""), "public URL", "speaks nothing else"),
+        (tls("").replace("good.key", "none.key"), "certificate", "none.key"),
+        (tls("").replace("good.key", "good.pem"), "certificate", "good.pem"),
+    ] {
+        let (code, found) = check(&place, &text);
+        found.expect(name, "", "failed", says);
+        assert_eq!(code, 1, "{text}");
+        // The same in words.
+        assert!(place.run(&["check"]).stdout.contains("  failed "), "{text}");
+    }
+    // What may be meant is only warned of.
+    fs::set_permissions(place.path("good.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, found) =
+        check(&place, &tls("public_url = \"https://dap.example.org\"\n[monitor]\nlisten = \"0.0.0.0:9464\"\n"));
+    found.expect("certificate key", "", "warning", "chmod o=");
+    found.expect("monitor", "", "warning", "SSH");
+    found.expect("certificate", "", "ok", "80 days");
+    assert_eq!(code, 0);
+    let (code, found) = check(&place, "listen = \"0.0.0.0:8080\"\npublic_url = \"http://dap.example.org\"\n");
+    found.expect("listen address", "", "warning", "plain HTTP");
+    found.expect("public URL", "", "warning", "without TLS");
+    assert_eq!(code, 0);
+    assert!(!place.path("data").exists() && !place.path("dapbox-data").exists());
+}
+
+#[test]
+fn each_value_is_shown_with_its_place_and_no_secret_is() {
+    let mut place = Place::new();
+    let secret = "A".repeat(43);
+    fs::write(place.path("appliance.toml"), "# mine\ndata_dir = \"data\"\n[limits]\nworkers = 2\n").unwrap();
+    place.set("DAPBOX_LIMITS__WORKERS", "3");
+    place.set("DAPBOX_SECRETS__KEY", &secret);
+    let said = place.succeed(&["check", "--listen", "127.0.0.1:1", "-o", "json"]);
+    let options = said.json()["options"].clone();
+    let option = |key: &str| options.as_array().unwrap().iter().find(|option| option["key"] == key).unwrap().clone();
+    assert_eq!(option("data_dir")["origin"], "appliance.toml:2");
+    assert_eq!(option("listen")["origin"], "command line");
+    let workers = option("limits.workers");
+    assert_eq!((&workers["value"], &workers["origin"]), (&"3".into(), &"DAPBOX_LIMITS__WORKERS".into()));
+    assert_eq!(workers["shadowed"][0], "appliance.toml:4");
+    let text = place.succeed(&["check"]).stdout;
+    assert!(text.contains("(secret)") && text.contains("without effect: appliance.toml:4"), "{text}");
+    assert!(!text.contains(&secret) && !said.stdout.contains(&secret));
+
+    // The doctor sees it, too.
+    let (_, found) = place.doctor(&["--offline"]);
+    found.expect("environment", "", "warning", "DAPBOX_LIMITS__WORKERS");
+}

@@ -1,0 +1,7 @@
+//! The first run: `init`, `check`, `serve` and `doctor` as somebody meets them who has just got the binary.
+
+mod check;
+mod doctor;
+mod init;
+mod terminal;
+mod world;
