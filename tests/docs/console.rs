@@ -1,0 +1,348 @@
+//! Runs what the documents tell their readers to type.
+//!
+//! # How a document is written
+//!
+//! A block that begins with `console` is what is seen in a terminal. Lines that begin with `$ ` are typed, with lines
+//! that follow a backslash; the others are what is printed then. Every command is run, in the order of the document, all
+//! in one directory and one shell, and must succeed. What is printed has the lines that are shown, in this order, perhaps
+//! with others between them. `…` stands for anything, alone on a line for any lines. All instants are the same. The id of
+//! a task means, from where it was shown as `Task ID` on, the one that was printed there.
+//!
+//! | behind `console` | means |
+//! |---|---|
+//! | `in=NAME` | another terminal, in the same directory |
+//! | `exit=N` | the block's last command has this exit code |
+//! | `norun REASON` | not run, since it would change the machine or needs what a test cannot have; dapbox's commands are parsed |
+//!
+//! A command that does not end by itself (`serve`, `pair`, `--watch`) is in a terminal of its own, and is waited for until
+//! all that is shown was printed. A line `^C` interrupts it.
+//!
+//! `<!-- meanwhile $ COMMAND -->` between blocks is what another party does at that point, which the reader is told but does
+//! not type.
+//!
+//! Names such as `https://leader.example` or `/etc/dapbox` mean something else in the test; each document's table is with
+//! its test below. Nothing else is different.
+
+use std::collections::BTreeMap;
+
+use clap::Parser;
+use dapbox::{
+    cli::Cli,
+    config::{Config, Overrides},
+};
+
+use super::{
+    DOCUMENTS,
+    markdown::{self, Block},
+    places::Places,
+    read, root,
+    terminal::Terminal,
+};
+
+/// Commands that end when they are told to.
+const ENDLESS: [&str; 4] = ["dapbox serve", "dapbox pair", "--watch", "--follow"];
+
+/// What is done in a block.
+#[derive(Debug, PartialEq)]
+enum Step {
+    /// A command, and what it prints.
+    Command(String, Vec<String>),
+    /// Ctrl-C, and what is printed then.
+    Interrupt(Vec<String>),
+}
+
+fn steps(block: &Block) -> Vec<Step> {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut goes_on = false;
+    for line in &block.lines {
+        if goes_on {
+            let Some(Step::Command(command, _)) = steps.last_mut() else { unreachable!() };
+            command.push('\n');
+            command.push_str(line.trim_start());
+        } else if let Some(command) = line.strip_prefix("$ ") {
+            steps.push(Step::Command(command.to_owned(), Vec::new()));
+        } else if line == "^C" {
+            steps.push(Step::Interrupt(Vec::new()));
+            continue;
+        } else {
+            let (Step::Command(_, shown) | Step::Interrupt(shown)) =
+                steps.last_mut().unwrap_or_else(|| panic!("line {}: a block begins with a command", block.line));
+            shown.push(line.clone());
+            continue;
+        }
+        goes_on = line.ends_with('\\');
+    }
+    steps
+}
+
+/// A document that is worked through.
+struct Session {
+    name: &'static str,
+    places: Places,
+    environment: Vec<(String, String)>,
+    terminals: BTreeMap<String, Terminal>,
+}
+
+impl Session {
+    fn new(name: &'static str, places: Places, environment: &[(&str, &str)]) -> Self {
+        let dir = places.home().parent().unwrap().display().to_string();
+        let meant = |(name, value): &(&str, &str)| ((*name).to_owned(), places.meant(value).replace("DIR", &dir));
+        let environment = environment.iter().map(meant).collect();
+        Self { name, environment, places, terminals: BTreeMap::new() }
+    }
+
+    fn terminal(&mut self, name: &str) -> &mut Terminal {
+        let (places, environment) = (&self.places, &self.environment);
+        let open = || Terminal::open(&places.home(), &places.bin(), environment);
+        self.terminals.entry(name.to_owned()).or_insert_with(open)
+    }
+
+    /// Does something that was done before, in these terminals, as in a document.
+    fn prepare(&mut self, text: &str) {
+        for block in markdown::blocks(text) {
+            self.run_block(&block);
+        }
+    }
+
+    /// Works through all blocks.
+    fn run(mut self) {
+        let text = read(self.name);
+        let blocks = markdown::blocks(&text);
+        let mut commands = 0;
+        for block in blocks.iter().filter(|block| matches!(block.language(), "console" | "meanwhile")) {
+            match block.info.get(1).map(String::as_str) {
+                Some("norun") => check_norun(self.name, block),
+                _ => commands += self.run_block(block),
+            }
+        }
+        assert!(commands > 0, "{} has no commands", self.name);
+    }
+
+    fn run_block(&mut self, block: &Block) -> usize {
+        let place = format!("{}:{}", self.name, block.line);
+        let terminal = block.value("in").unwrap_or_default().to_owned();
+        let code: i32 = block.value("exit").map_or(0, |code| code.parse().unwrap());
+        let steps = steps(block);
+        for (index, step) in steps.iter().enumerate() {
+            let expected = if index + 1 == steps.len() { code } else { 0 };
+            match step {
+                Step::Interrupt(shown) => {
+                    let output = self.terminal(&terminal).interrupt();
+                    self.check(&place, "^C", &output.lines, shown);
+                    assert_eq!(output.code, expected, "{place}: ^C: {}", output.lines.join("\n"));
+                }
+                Step::Command(command, shown) if ENDLESS.iter().any(|word| command.contains(word)) => {
+                    assert!(!terminal.is_empty(), "{place}: this does not end, and needs in=NAME: {command}");
+                    self.start(&place, &terminal, command, shown);
+                }
+                Step::Command(command, shown) => {
+                    let meant = self.places.meant(command);
+                    let output = self.terminal(&terminal).run(&meant);
+                    let all = output.lines.join("\n");
+                    assert_eq!(output.code, expected, "{place}: {command}\n(run as {meant})\n{all}");
+                    self.check(&place, command, &output.lines, shown);
+                }
+            }
+        }
+        steps.len()
+    }
+
+    fn start(&mut self, place: &str, terminal: &str, command: &str, shown: &[String]) {
+        assert!(!shown.is_empty(), "{place}: show what is to be waited for: {command}");
+        let meant = self.places.meant(command);
+        // Taken out, so that the terminal and the places can be used at once.
+        self.terminal(terminal);
+        let mut opened = self.terminals.remove(terminal).unwrap();
+        opened.start(&meant, |lines| {
+            let lines: Vec<_> = lines.iter().map(|line| self.places.written(line)).collect();
+            missing(&lines, shown).is_none()
+        });
+        self.terminals.insert(terminal.to_owned(), opened);
+    }
+
+    fn check(&mut self, place: &str, command: &str, lines: &[String], shown: &[String]) {
+        if let (Some(example), Some(id)) =
+            (shown.iter().find_map(|l| task_id(l)), lines.iter().find_map(|l| task_id(l)))
+        {
+            self.places.name(example, id);
+        }
+        let lines: Vec<_> = lines.iter().map(|line| self.places.written(line)).collect();
+        if let Some(line) = missing(&lines, shown) {
+            panic!("{place}: {command}\ndoes not print\n{line}\nbut\n{}", lines.join("\n"));
+        }
+    }
+}
+
+/// The first line that is shown and was not printed after those before it.
+fn missing<'a>(printed: &[String], shown: &'a [String]) -> Option<&'a str> {
+    let mut printed = printed.iter().map(|line| plain(line));
+    let wanted = |line: &&String| !line.trim().is_empty() && line.trim() != "…";
+    shown.iter().filter(wanted).find(|line| !printed.any(|found| fits(&found, &plain(line)))).map(String::as_str)
+}
+
+/// The id in a line that announces a task.
+fn task_id(line: &str) -> Option<&str> {
+    line.strip_prefix("Task ").filter(|id| id.len() == 43 && !id.contains(' '))
+}
+
+/// A line with what differs from run to run left out: times, and how wide a column is.
+fn plain(line: &str) -> String {
+    let words: Vec<_> = line.split_whitespace().map(|word| if is_time(word) { "TIME" } else { word }).collect();
+    words.join(" ")
+}
+
+/// Whether a word is an instant such as `2026-11-25T04:31:00Z`.
+fn is_time(word: &str) -> bool {
+    let word = word.trim_end_matches(['.', ',', ':', ';']).trim_matches(['"', '(', ')']);
+    let shape: String = word.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    shape.starts_with("0000-00-00T00:00") && shape.ends_with('Z')
+}
+
+/// Whether a line is as a pattern with `…` says.
+fn fits(line: &str, pattern: &str) -> bool {
+    let mut parts = pattern.split('…').map(str::trim);
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = line.strip_prefix(first) else { return false };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    true
+}
+
+/// What is not run is parsed as far as it is ours, and says why.
+fn check_norun(name: &str, block: &Block) {
+    assert!(block.info.len() > 3, "{name}:{}: say why it is not run", block.line);
+    for step in steps(block) {
+        let Step::Command(command, _) = step else { continue };
+        let joined = command.replace("\\\n", " ");
+        for part in joined.split(['|', ';']).flat_map(|part| part.split("&&")) {
+            let part = part.split(['>', '<']).next().unwrap_or_default();
+            let Some(at) = part.find("dapbox ").filter(|at| *at == 0 || part[..*at].ends_with([' ', '/'])) else {
+                continue;
+            };
+            // As the argument of another command, such as systemctl, it is a name.
+            let before = part[..at].trim();
+            if !(before.is_empty() || before.starts_with("sudo") || before.ends_with("/bin/")) {
+                continue;
+            }
+            let parsed = Cli::try_parse_from(part[at..].split_whitespace().map(|word| word.trim_matches(['"', '\''])));
+            let is_wrong = |e: &clap::Error| e.exit_code() != 0;
+            if let Some(error) = parsed.err().filter(is_wrong) {
+                panic!("{name}:{}: {command}\n{error}", block.line);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_tutorial() {
+    let places = Places::new(&[8080, 8081, 9464, 9465], &[]);
+    Session::new("docs/tutorial.md", places, &[("DAPBOX_LOG__FORMAT", "text")]).run();
+}
+
+/// The machine of the guide is a directory. Its services are run by a program that reads the unit as systemd does, as far as
+/// the guide needs it; there is no authority for certificates, so that dapbox speaks plain HTTP here. The leader is a dapbox.
+#[test]
+#[ignore = "needs dapbox init"]
+fn the_helper_guide() {
+    let places = Places::new(
+        &[8080, 9464, 8090, 9465],
+        &[
+            ("--public-url https://helper.example", "--public-url https://helper.example"),
+            ("https://helper.example", "http://127.0.0.1:8080"),
+            ("https://leader.example", "http://127.0.0.1:8090"),
+            ("/etc/dapbox", "DIR/etc/dapbox"),
+            ("/etc/systemd", "DIR/etc/systemd"),
+            ("/usr/local/bin", "DIR/usr/local/bin"),
+            ("/var/lib/dapbox", "DIR/var/lib/dapbox"),
+            ("/var/backups", "DIR/var/backups"),
+            ("/root/", "DIR/root/"),
+            (" packaging/", &format!(" {}/packaging/", root().display())),
+        ],
+    );
+    for name in ["systemctl", "journalctl"] {
+        places.pretend(name, include_str!("systemctl"));
+    }
+    let environment = [
+        ("MACHINE", "DIR"),
+        ("DAPBOX_TLS__MODE", "off"),
+        ("DAPBOX_LISTEN", "127.0.0.1:8080"),
+        ("DAPBOX_PUBLIC_URL", "https://helper.example"),
+        ("DAPBOX_MONITOR__LISTEN", "127.0.0.1:9464"),
+    ];
+    let mut session = Session::new("docs/helper-guide.md", places, &environment);
+    session.prepare(GUIDE_BEGINS);
+    session.run();
+}
+
+/// What is there when the guide begins: an empty machine with the program that was downloaded, and a leader elsewhere.
+const GUIDE_BEGINS: &str = "
+```console
+$ mkdir -p $MACHINE/usr/local/bin $MACHINE/var/lib $MACHINE/var/backups $MACHINE/root
+$ cp -L $(command -v dapbox) ./dapbox
+```
+```console in=theirs
+$ export DAPBOX_LISTEN=127.0.0.1:8090 DAPBOX_MONITOR__LISTEN=127.0.0.1:9465 DAPBOX_LOG__FORMAT=text
+$ dapbox serve --data-dir theirs
+… serving …
+```
+";
+
+/// A command that stands anywhere else would not be run.
+#[test]
+fn commands_are_in_consoles() {
+    for name in DOCUMENTS.into_iter().filter(|name| *name != "docs/reference.md") {
+        let text = read(name);
+        for (line, text) in markdown::prose(&text) {
+            assert!(!text.starts_with("    "), "{name}:{line}: use a fenced block");
+        }
+        for block in markdown::blocks(&text).iter().filter(|block| block.language() != "console") {
+            assert!(!block.language().is_empty(), "{name}:{}: say what the block is", block.line);
+            let command = block.lines.iter().find(|line| line.starts_with("$ ") || line.starts_with("dapbox "));
+            assert_eq!(command, None, "{name}:{}: commands belong into a console block", block.line);
+        }
+    }
+}
+
+/// Configurations that are shown are ones that a server would take.
+#[test]
+fn configurations_are_valid() {
+    for name in DOCUMENTS.into_iter().chain(["README.md"]) {
+        for block in markdown::blocks(&read(name)).iter().filter(|block| block.language() == "toml") {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("appliance.toml");
+            std::fs::write(&file, block.lines.join("\n")).unwrap();
+            if let Err(error) = Config::from_sources(Some(&file), [], &Overrides::default()) {
+                panic!("{name}:{}: {error}", block.line);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_block_is_taken_apart() {
+    let text = "```console in=x exit=1\n$ a \\\n    b\nc\n^C\nd\n```\n";
+    let found = steps(&markdown::blocks(text)[0]);
+    assert_eq!(
+        found,
+        [Step::Command("a \\\nb".to_owned(), vec!["c".to_owned()]), Step::Interrupt(vec!["d".to_owned()]),]
+    );
+}
+
+#[test]
+fn what_is_printed_is_compared_as_far_as_it_can_be() {
+    let lines = |text: &str| -> Vec<String> { text.lines().map(str::to_owned).collect() };
+    let printed = lines("one 2026-11-25T04:31:00Z\ntwo   3 ms\nthree");
+    assert_eq!(missing(&printed, &lines("one 2020-01-01T00:00:00Z\n…\ntwo … ms")), None);
+    assert_eq!(missing(&printed, &lines("three\none …")), Some("one …"));
+    assert_eq!(missing(&printed, &lines("two 3")), Some("two 3"));
+    assert!(fits("a b c", "a … c") && !fits("a b c", "a … b") && fits("abc", "…"));
+}

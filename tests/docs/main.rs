@@ -1,0 +1,26 @@
+//! The documents say nothing that is not so: every command in them is run, what they show is what is printed, the
+//! reference is what the code says, and links lead somewhere.
+//!
+//! How a document is written so that this can be done is said in [`console`].
+
+mod console;
+mod links;
+mod markdown;
+mod places;
+mod reference;
+mod terminal;
+
+use std::{fs, path::PathBuf};
+
+/// The documents, beside `README.md`.
+const DOCUMENTS: [&str; 4] = ["docs/tutorial.md", "docs/helper-guide.md", "docs/reference.md", "docs/threat-model.md"];
+
+/// The directory of the repository.
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The text of a document.
+fn read(name: &str) -> String {
+    fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}

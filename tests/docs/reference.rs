@@ -1,0 +1,86 @@
+//! `docs/reference.md`, which is made of the code. After a change: `UPDATE_DOCS=1 cargo test --test docs reference`.
+
+mod commands;
+mod counters;
+mod http;
+mod options;
+
+use std::{fmt::Write, fs};
+
+use super::{read, root};
+
+const NAME: &str = "docs/reference.md";
+
+const INTRODUCTION: &str = "\
+<!-- Made of the code by tests/docs/reference.rs. After a change: UPDATE_DOCS=1 cargo test --test docs reference -->
+
+# Reference
+
+Everything that an operator of dapbox can set, call, read and count. This page is made of the code, so it is as complete as
+the program. The [tutorial](tutorial.md) and the [guide for helpers](helper-guide.md) say how to use it; the
+[threat model](threat-model.md) says what it protects from.
+
+";
+
+/// A part of the page, below a heading of its own.
+struct Part {
+    title: &'static str,
+    text: String,
+}
+
+fn page(parts: &[Part]) -> String {
+    let mut page = INTRODUCTION.to_owned();
+    for Part { title, .. } in parts {
+        let _ = writeln!(page, "- [{title}](#{})", title.to_lowercase().replace(' ', "-"));
+    }
+    for Part { title, text } in parts {
+        let _ = write!(page, "\n## {title}\n\n{}\n", text.trim_end());
+    }
+    page
+}
+
+/// Rows below a heading, as a table.
+fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = format!("| {} |\n|{}\n", heading.join(" | "), "---|".repeat(heading.len()));
+    for row in rows {
+        assert_eq!(row.len(), heading.len());
+        let cells: Vec<_> = row.iter().map(|cell| cell.replace('|', "\\|")).collect();
+        let _ = writeln!(table, "| {} |", cells.join(" | "));
+    }
+    table
+}
+
+/// As code, if there is anything.
+fn code(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("`{text}`") }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reference_is_what_the_code_says() {
+    let served = http::Served::start().await;
+    let parts = [
+        Part { title: "Commands", text: commands::text() },
+        Part { title: "Exit codes", text: commands::exit_codes() },
+        Part { title: "Configuration", text: options::text() },
+        Part { title: "HTTP resources", text: served.resources().await },
+        Part { title: "Problem types", text: counters::problems() },
+        Part { title: "Counters", text: counters::text() },
+    ];
+    served.stop().await;
+    let page = page(&parts);
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(root().join(NAME), &page).unwrap();
+        return;
+    }
+    let committed = read(NAME);
+    let difference = committed.lines().zip(page.lines()).position(|(old, new)| old != new);
+    let line = difference.unwrap_or_else(|| committed.lines().count().min(page.lines().count()));
+    let at = |text: &str| text.lines().nth(line).unwrap_or("(nothing)").to_owned();
+    assert!(
+        committed == page,
+        "{NAME}:{} is not what the code says any more: run UPDATE_DOCS=1 cargo test --test docs reference\n- {}\n+ {}",
+        line + 1,
+        at(&committed),
+        at(&page)
+    );
+}

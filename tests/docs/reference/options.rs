@@ -1,0 +1,76 @@
+//! Every option, from `appliance.toml`: a test elsewhere sees to it that it has all of them, with their defaults.
+
+use std::fmt::Write;
+
+use super::{code, table};
+
+const EXAMPLE: &str = include_str!("../../../appliance.toml");
+
+/// An option.
+struct Row {
+    /// Its table in the file; empty for those in none.
+    table: String,
+    name: String,
+    default: String,
+    reason: String,
+}
+
+const INTRODUCTION: &str = "\
+A value is taken from the first of these that has it: command line flag, environment variable, file, default. The file is
+`--config`, else `DAPBOX_CONFIG`, else `appliance.toml` in the current directory if it is there. An empty file is a
+complete one. Unknown keys are errors, with their line and a suggestion. `dapbox check` reads a configuration without
+starting anything.
+
+Lengths of time are written like `500ms`, `60s`, `5m`, `1h` or `1d`; a number alone is seconds. Names that end in `_bytes`
+are bytes.
+";
+
+/// All options, one table for each of the file's.
+pub fn text() -> String {
+    let rows = rows();
+    let mut text = INTRODUCTION.to_owned();
+    let mut tables: Vec<&str> = rows.iter().map(|row| row.table.as_str()).collect();
+    tables.dedup();
+    for name in tables {
+        let _ = match name {
+            "" => write!(text, "\n### Outside of tables\n\n"),
+            name => write!(text, "\n### \\[{name}\\]\n\n"),
+        };
+        let of_table = rows.iter().filter(|row| row.table == name);
+        text.push_str(&table(&["option", "default", "variable", "what and why"], of_table.map(cells)));
+    }
+    text
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let path = if row.table.is_empty() { row.name.clone() } else { format!("{}__{}", row.table, row.name) };
+    let default = row.default.trim_matches('"');
+    let default = if default.is_empty() { "(empty)".to_owned() } else { code(default) };
+    vec![code(&row.name), default, code(&format!("DAPBOX_{}", path.to_uppercase())), row.reason.clone()]
+}
+
+/// Reads the example: options, with the comments above them. Options that follow each other share one.
+fn rows() -> Vec<Row> {
+    let (mut rows, mut table, mut comment): (Vec<Row>, String, Vec<String>) = Default::default();
+    let mut is_used = false;
+    // What stands before the first empty line that follows a comment is about the file.
+    let body = EXAMPLE.split_once("\n\n# Where").map(|(_, rest)| format!("# Where{rest}")).unwrap();
+    for line in body.lines() {
+        if let Some(text) = line.strip_prefix('#') {
+            if is_used {
+                comment.clear();
+            }
+            is_used = false;
+            comment.push(text.trim().to_owned());
+        } else if let Some(name) = line.strip_prefix('[') {
+            (table, comment) = (name.trim_end_matches(']').to_owned(), Vec::new());
+        } else if let Some((name, default)) = line.split_once(" = ") {
+            assert!(!comment.is_empty(), "appliance.toml does not say why: {line}");
+            is_used = true;
+            let (table, name, default) = (table.clone(), name.to_owned(), default.to_owned());
+            rows.push(Row { table, name, default, reason: comment.join(" ") });
+        }
+    }
+    assert!(rows.len() > 40, "appliance.toml is not read as it is written");
+    rows
+}
