@@ -124,6 +124,9 @@
 //!   Uploads have a budget of their own, because anybody may send them.
 //! - **The system's allocator stays.** mimalloc and jemalloc changed neither throughput nor preparation by more than runs
 //!   differ, and took more memory.
+//! - **A task never changes, but for its tokens**, which stand beside it: whoever has learnt one speaks for a party. Whoever
+//!   accepts a token takes the old one and the new one for a while, whoever presents it tries the new one first, so that
+//!   either side may change first. A request that is repeated takes the tokens of now, not those that it began with.
 //! - **No aggregation parameter, no query count**: Prio3 has one parameter, the empty one. Another is refused, so a batch
 //!   cannot be queried more often than once, and `max_batch_query_count` only has to be at least one.
 

@@ -2,23 +2,29 @@
 
 mod common;
 
-use std::process::Command;
+use std::{process::Command, sync::Arc, time::Instant};
 
 use common::{
-    Node, Pair, Parties,
+    Node, PATIENCE, Pair, Parties,
     calls::{assert_refused, assert_taken, problem},
     forge::Forge,
 };
 use dapbox::{
     config::Config,
-    model::{BatchMode, Revision, Secret, Task, Time, TokenHash, VdafConfig},
+    model::{
+        Act, BatchMode, Duration, Failpoints, Phase, Point, Revision, Secret, Task, Time, TokenHash, VdafConfig,
+        tokens::{NewToken, TokenChange},
+    },
     vdaf::{AggregateResult, Measurement},
     wire::ProblemType,
 };
 use rstest::rstest;
 use serde_json::Value;
+use tokio::{io::AsyncWriteExt, net::UnixStream, sync::Notify};
 
 const COUNT: VdafConfig = VdafConfig::Prio3Count;
+/// How long the disk takes, while the operator goes away.
+const HANG_UP: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// Who replaces the token first.
 #[derive(Clone, Copy, Debug)]
@@ -183,8 +189,42 @@ async fn a_collector_replaces_the_token_in_its_file() {
     assert_eq!(count(collect(&collector).unwrap()), 1);
     accept(&pair.leader, &output, "0s");
     assert_eq!(count(collect(&collector).unwrap()), 1);
+    // A second change before the first is through would lose the one that the leader knows.
+    let again = run(&["task", "token", "rotate", "--collector", &collector]).unwrap_err();
+    assert!(again.contains("previous_token") && std::fs::read_to_string(&collector).unwrap() == text, "{again}");
     let refused = collect(&old).unwrap_err();
     assert!(refused.contains("the request's token is not the task's"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_leaked_is_refused_although_the_operator_hung_up() {
+    let (mut pair, parties, _) = begin(Revision::Dap09).await;
+    let stored = Arc::new(Notify::new());
+    let told = stored.clone();
+    pair.helper
+        .restart_with(Failpoints::new(move |point, phase| {
+            if (point, phase) != (Point::TokenChange, Phase::After) {
+                return Act::Go;
+            }
+            told.notify_one();
+            Act::Wait(HANG_UP)
+        }))
+        .await;
+    // It is known, so that what is remembered of it must be forgotten.
+    assert!(is_taken(&parties, &parties.helper_token).await);
+    let new = NewToken::Accepted(TokenHash::of(b"new"));
+    let change = TokenChange { task: parties.id(), new, keep_old: Duration(0) };
+    let body = serde_json::to_string(&change).unwrap();
+    let mut operator = UnixStream::connect(pair.helper.config.control_socket()).await.unwrap();
+    let head = format!("POST /tokens HTTP/1.1\r\nhost: control\r\ncontent-length: {}\r\n\r\n", body.len());
+    operator.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    stored.notified().await;
+    drop(operator);
+    let deadline = Instant::now() + PATIENCE;
+    while is_taken(&parties, &parties.helper_token).await {
+        assert!(Instant::now() < deadline, "the token is still good");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -63,7 +63,7 @@ impl Offline {
 
     /// The tokens of a task that are in force; `None` if there is no such task.
     pub fn tokens(&self, id: &TaskId) -> Result<Option<Vec<TokenStatus>>, Fault> {
-        self.store.read(|view| Ok(view.task(id).map(|state| tokens::statuses(state, Time::now()))))
+        self.store.read(|view| Ok(view.task(id).map(|state| state.tokens.statuses(Time::now()))))
     }
 
     /// Replaces a token of a task, as the running server would.

@@ -5,7 +5,7 @@ use crate::{
         Fault, Time,
         tokens::{NewToken, TokenChange, TokenStatus},
     },
-    store::{TaskState, Tx},
+    store::Tx,
 };
 
 /// Why a token is not replaced.
@@ -31,9 +31,4 @@ pub fn change(tx: &mut Tx<'_>, change: TokenChange, now: Time) -> Result<Result<
     let statuses = tokens.statuses(now);
     tx.put_tokens(&change.task, tokens)?;
     Ok(Ok(statuses))
-}
-
-/// The tokens of a task that are in force.
-pub fn statuses(state: &TaskState, now: Time) -> Vec<TokenStatus> {
-    state.tokens.statuses(now)
 }

@@ -280,7 +280,13 @@ impl TaskFile {
             _ => {}
         }
         self.write(&new)?;
-        std::fs::rename(&new, path).map_err(|e| Failure::new(e).context(path.display()))
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let replace = || {
+            std::fs::rename(&new, path)?;
+            // The leader may give the old token up as soon as we have said that there is a new one.
+            std::fs::File::open(dir)?.sync_all()
+        };
+        replace().map_err(|e| Failure::new(e).context(path.display()))
     }
 
     /// Whose file it is.

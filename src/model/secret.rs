@@ -1,6 +1,6 @@
 //! Bytes that must not be logged, and hashes of tokens.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use rand::{RngCore, TryRngCore, rand_core::OsRng};
@@ -73,6 +73,26 @@ impl<'de> Deserialize<'de> for Secret {
 /// The SHA-256 hash of a token that a peer presents to us: all that we keep of it. In text it is unpadded base64url.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenHash([u8; 32]);
+
+impl fmt::Display for TokenHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
+/// A text that is not the hash of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a hash of 32 bytes as unpadded base64url")]
+pub struct BadTokenHash;
+
+impl FromStr for TokenHash {
+    type Err = BadTokenHash;
+
+    fn from_str(text: &str) -> Result<Self, BadTokenHash> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| BadTokenHash)?;
+        bytes.try_into().map(Self).map_err(|_| BadTokenHash)
+    }
+}
 
 impl Serialize for TokenHash {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

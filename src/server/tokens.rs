@@ -18,7 +18,7 @@ use crate::{
 /// The tokens of a task that are in force.
 pub fn list(app: &App, task: TaskId) -> Result<Vec<TokenStatus>, Error> {
     let now = Time::now();
-    let found = app.store.read(|view| Ok(view.task(&task).map(|state| tokens::statuses(state, now))))?;
+    let found = app.store.read(|view| Ok(view.task(&task).map(|state| state.tokens.statuses(now))))?;
     let mut found = found.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(task))?;
     for status in found.iter_mut().filter(|status| status.direction == Direction::Accepted) {
         status.last_presented = app.token_use(&task, status.hash);

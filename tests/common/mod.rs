@@ -22,15 +22,15 @@ use dapbox::{
     config::{Config, OptionalAddress, Seconds, TlsMode},
     hpke::{Keypair, Suite},
     model::{
-        BatchMode, Duration, Interval, Party, Query, Revision, Secret, Task, TaskId, TaskParameters, Time, TokenHash,
-        VdafConfig,
+        BatchMode, Duration, Failpoints, Interval, Party, Query, Revision, Secret, Task, TaskId, TaskParameters, Time,
+        TokenHash, VdafConfig,
         keys::{KeyChange, ListedKey, RotateRequest},
         overview::KeyState,
         status::{CloseRequest, Health, TaskStatus},
     },
     peer::{Peer, PeerOptions, Retries},
-    server::{Server, StartError},
-    store::OpenError,
+    server::{Server, StartError, store_options},
+    store::{OpenError, Options},
     vdaf, wire,
 };
 use tempfile::TempDir;
@@ -63,6 +63,13 @@ impl Node {
         let server = Server::start(config.clone()).await.unwrap();
         config.listen = server.address();
         Self { config, dir, server: Some(server) }
+    }
+
+    /// Starts again with something that goes wrong.
+    pub async fn restart_with(&mut self, failpoints: Failpoints) {
+        self.stop().await;
+        let options = Options { failpoints, ..store_options(&self.config) };
+        self.server = Some(Server::start_with(self.config.clone(), options).await.unwrap());
     }
 
     /// Base URL of the node for a revision.

@@ -11,9 +11,9 @@ use super::{
         calendar,
         control::Control,
         style::say,
-        taskfile::TaskFile,
+        taskfile::{TaskFile, parse_token},
     },
-    find,
+    ShowArgs, find,
 };
 use crate::{
     config::span,
@@ -31,7 +31,7 @@ pub enum Command {
     /// Accept a new token: a helper from the leader, a leader from the collector.
     Accept(AcceptArgs),
     /// Show which tokens are in force, by their hashes.
-    List(ListArgs),
+    List(ShowArgs),
 }
 
 /// Arguments of `dapbox task token rotate`.
@@ -97,26 +97,13 @@ pub struct AcceptArgs {
     id: String,
     /// The SHA-256 hash of the new token, unpadded base64url, as the other side's 'rotate' prints it.
     #[arg(long, allow_hyphen_values = true)]
-    hash: Option<String>,
+    hash: Option<TokenHash>,
     /// A file with the new token itself.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// For how long the old token is accepted too.
     #[arg(long, value_parser = duration, value_name = "DURATION", default_value = "7d")]
     keep_old: std::time::Duration,
-    #[command(flatten)]
-    config: ConfigArgs,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
-}
-
-/// Arguments of `dapbox task token list`.
-#[derive(Debug, clap::Args)]
-pub struct ListArgs {
-    /// The task's id, or the beginning of it.
-    #[arg(allow_hyphen_values = true)]
-    id: String,
     #[command(flatten)]
     config: ConfigArgs,
     /// What to print.
@@ -161,7 +148,7 @@ async fn rotate(args: RotateArgs) -> Outcome {
     if args.output == Format::Json {
         return Ok(say(serde_json::to_string(&Rotated { task, hash, token })?)?);
     }
-    let accept = format!("dapbox task token accept {task} --hash={}", hash_text(hash));
+    let accept = format!("dapbox task token accept {task} --hash={hash}");
     say(format!("Task {task}: {sentence}\n\nFor the {whose}'s operator, and no secret:\n\n  {accept}"))?;
     Ok(token.map_or(Ok(()), |token| say(format!("\nSECRET, the token itself: {token}")))?)
 }
@@ -173,16 +160,24 @@ fn rotate_collector(path: &Path, new: &Secret) -> Result<TaskId, Failure> {
     let Some(part) = &mut file.collector else {
         return Err(Failure::usage(format!("{shown} is not the collector's file, collector.toml")));
     };
-    if part.token != *new {
-        part.previous_token = Some(std::mem::replace(&mut part.token, new.clone()));
-        file.overwrite(path)?;
+    if part.token == *new {
+        return Ok(id);
     }
+    // The leader may know that one only: with a second new one it would be lost, and nobody could collect.
+    if part.previous_token.is_some() {
+        return Err(Failure::new(format!(
+            "{shown} still has the token before the last change: once the leader accepts the new one ('dapbox task token \
+             accept' there), delete previous_token from the file, and rotate again"
+        )));
+    }
+    part.previous_token = Some(std::mem::replace(&mut part.token, new.clone()));
+    file.overwrite(path)?;
     Ok(id)
 }
 
 async fn accept(args: AcceptArgs) -> Outcome {
-    let hash = match (&args.hash, &args.token_file) {
-        (Some(text), _) => parse_hash(text)?,
+    let hash = match (args.hash, &args.token_file) {
+        (Some(hash), _) => hash,
         (None, Some(file)) => TokenHash::of(read_token(file)?.expose()),
         (None, None) => return Err(Failure::usage("give --hash or --token-file")),
     };
@@ -211,7 +206,7 @@ async fn apply(
     changed
 }
 
-async fn list(args: ListArgs) -> Outcome {
+async fn list(args: ShowArgs) -> Outcome {
     let control = Control::open(&args.config.load(None)?).await?;
     let found = async {
         let task = find(&control.tasks().await?, &args.id)?.id;
@@ -235,22 +230,13 @@ fn line(token: &TokenStatus) -> String {
         Direction::Accepted => "accepted ",
         Direction::Presented => "presented",
     };
-    let hash = hash_text(token.hash);
+    let hash = token.hash;
     let until = token.until.map_or_else(String::new, |until| format!(", until {}", calendar::show(until)));
     let used = token.last_presented.map_or_else(String::new, |at| format!(", last used {}", calendar::show(at)));
     format!("{direction}  {hash}{until}{used}")
 }
 
-fn hash_text(hash: TokenHash) -> String {
-    // A string in JSON, without its quotes.
-    serde_json::to_value(hash).ok().and_then(|value| Some(value.as_str()?.to_owned())).unwrap_or_default()
-}
-
-fn parse_hash(text: &str) -> Result<TokenHash, Failure> {
-    serde_json::from_value(text.into()).map_err(|e| Failure::usage(format!("--hash: {e}")))
-}
-
 fn read_token(path: &Path) -> Result<Secret, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::new(e).context(path.display()))?;
-    super::super::taskfile::parse_token(text.trim()).map_err(|why| Failure::new(why).context(path.display()))
+    parse_token(text.trim()).map_err(|why| Failure::new(why).context(path.display()))
 }
