@@ -366,7 +366,9 @@ fn sweep(runtime: &tokio::runtime::Runtime, store: &Store, model: &mut Model, ol
             let over = known.collections.values_mut().filter(|job| !job.state.is_active());
             over.for_each(|job| job.ended = job.ended.or(Some(old.now)));
         }
-        if let Some(before) = old.generations {
+        // A collection that goes on keeps the names of all.
+        let is_active = known.collections.values().any(|job| job.state.is_active());
+        if let Some(before) = old.generations.filter(|_| !is_active) {
             known.generations.retain(|_, (_, since)| since.is_none_or(|since| since >= before));
             known.generations.values_mut().for_each(|(_, since)| *since = since.or(Some(old.now)));
         }
