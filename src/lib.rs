@@ -40,8 +40,8 @@
 //! | [`pool`] | threads for arithmetic, with a limit on what is admitted |
 //! | [`store`] | durable group commits, secrets at rest, backups; `engine.rs` is alone in naming `sled` |
 //! | [`aggregator`] | decisions: synchronous, `now` is an argument |
-//! | [`peer`] | the HTTP client, exact about what may have arrived |
-//! | [`server`] | HTTP, shutdown, and the drivers of what happens by itself |
+//! | [`peer`] | the HTTP client, exact about what may have arrived; whose certificates are believed, where hosts are |
+//! | [`server`] | HTTP and TLS, what is shown to those who watch, shutdown, and the drivers of what happens by itself |
 //! | [`client`], [`collector`] | the other two parties |
 //! | [`config`] | `appliance.toml`; every limit has its name there |
 //!
@@ -58,7 +58,8 @@
 //!
 //! 1. **A report is aggregated at most once.** Ids of aggregated reports are stored with the sums that they are in.
 //! 2. **Leader and helper never disagree.** A request that may have arrived is repeated with the same bytes until it is
-//!    answered, over restarts too; the helper answers a repeat with the bytes of its first answer, or with 410 when it does not keep them any more.
+//!    answered, over restarts too; the helper answers a repeat with the bytes of its first answer, or with 410 when it does
+//!    not keep them any more.
 //! 3. **A batch is collected at most once**, never below the minimum, and closed durably before anybody is told.
 //! 4. **What is acknowledged is durable**: answers are sent after the group commit that holds what they promise.
 //! 5. **Everything before a task's horizon is closed**, whatever the clock says: it is stored, only rises, and what is
@@ -127,6 +128,28 @@
 //! - **A task never changes, but for its tokens**, which stand beside it: whoever has learnt one speaks for a party. Whoever
 //!   accepts a token takes the old one and the new one for a while, whoever presents it tries the new one first, so that
 //!   either side may change first. A request that is repeated takes the tokens of now, not those that it began with.
+//! - **HPKE keys are replaced by a function without effects** (`aggregator/keys/plan.rs`): what becomes of each key at some
+//!   time, given all keys, the tasks, the configuration and the clock. A key is pending before it is handed out, so that a
+//!   backup has it before anybody seals to it. Nothing is deleted by a clock that nobody has looked at: what cannot be undone
+//!   waits until the server has run for a while.
+//! - **A post-quantum key is offered after the classical one**: clients that take the first that they know take what they
+//!   always took. It is the `hpke` crate's X-Wing as it is, slower than X25519, and off by default.
+//! - **TLS is beside the loop that accepts**, and a connection has its place before its handshake, so that slow handshakes
+//!   take places and nothing else. The control socket and the private listener have places of their own.
+//! - **An authority is convinced on port 443 alone** (TLS-ALPN-01): no other port, no access to the DNS. What it gave out is
+//!   kept, failures are followed by longer pauses, a certificate is renewed when a third of its life is left; and whatever
+//!   fails, the one in use stays.
+//! - **Hosts are found without the C library** (`peer/names.rs`): a static binary that asks it loads parts of the system's
+//!   own into itself. It is done in the same way where the binary is not static, so that it is tested.
+//! - **A configuration that was replaced is kept** until the server stops (`server/live.rs`): readers need no lock, a request
+//!   goes on with what it began with, and only an operator's reload makes another.
+//! - **Watching reads, and counts nothing twice**: metrics, the overview, `dapbox status` and the page are read from what the
+//!   store counts anyway. What is kept for them alone is in `server/recorder.rs`, bounded, and forgotten at a restart. The
+//!   private listener goes last, so that whoever watches learns why a server stops.
+//! - **The status page is one document without anything else**: all that it shows is in it. Its script fetches the next one
+//!   and changes what is different; without scripts it is the same page.
+//! - **`init` writes what differs from the defaults and nothing else**, so that a later release can have better ones. `check`
+//!   looks at a configuration, `doctor` at the world; the doctor asks other aggregators for nothing but their keys.
 //! - **No aggregation parameter, no query count**: Prio3 has one parameter, the empty one. Another is refused, so a batch
 //!   cannot be queried more often than once, and `max_batch_query_count` only has to be at least one.
 

@@ -262,6 +262,23 @@ fn a_pair_says_what_to_try_and_comes_back_with_its_directory() {
         assert!(pair.try_out("task show").contains("1 batch"));
         pair.interrupt();
     }
+    // And for programs.
+    let mut process = dapbox(&["pair", "--dir", text(&kept), "-o", "json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let told: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert!(first[2].contains(told["task"].as_str().unwrap()), "{told}");
+    assert!(first[0].contains("client.toml") && told["files"]["client"] == text(&kept.join("client.toml")), "{told}");
+    for party in ["leader", "helper"] {
+        let monitor = told[party]["monitor"].as_str().unwrap();
+        assert!(
+            told[party]["url"].as_str().unwrap().ends_with("/dap-09/") && monitor.starts_with("http://127."),
+            "{told}"
+        );
+        assert_eq!(told[party]["data_dir"], text(&kept.join(party)));
+    }
+    Command::new("kill").args(["-INT", &process.id().to_string()]).status().unwrap();
+    assert_eq!(process.wait().unwrap().code(), Some(0));
     for (flags, named) in [
         (&["--vdaf", "count"][..], "what is measured"),
         (&["--vdaf", "histogram", "--length", "4"], "what is measured"),

@@ -55,6 +55,21 @@ fn every_question_gets_the_right_answer_in_both_batch_modes_and_revisions() {
 }
 
 #[test]
+fn programs_get_the_numbers_and_nothing_else() {
+    let output = demo(&["--rows", "150", "-o", "json"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = rows(150);
+    let expected: Vec<_> = (0..12).map(|n| rows.iter().filter(|row| row[0] == n).count()).collect();
+    assert_eq!((&told["exact"], &told["report_count"]), (&true.into(), &150.into()), "{told}");
+    for numbers in [&told["result"], &told["expected"]] {
+        assert_eq!(numbers.as_array().unwrap()[..12], expected[..], "{told}");
+    }
+    assert_eq!(told["labels"][12], "12+");
+    assert!(told["seconds"]["all"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
 fn it_leaves_two_data_directories_behind_if_asked() {
     let dir = tempfile::tempdir().unwrap();
     let keep = dir.path().join("kept");

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
 use url::Url;
 
 use super::{
     Failure, Outcome,
-    args::{BatchArgs, Dap, QueryKind, VdafArgs},
-    local::{Directory, Pair},
+    args::{BatchArgs, Dap, Format, QueryKind, VdafArgs},
+    local::{Directory, Node, Pair},
     show,
     signals::Signals,
     style::{Style, say},
@@ -29,7 +30,8 @@ use crate::{
     dapbox pair\n  \
     dapbox pair --vdaf histogram --length 10\n  \
     dapbox pair --dap 18 --vdaf sum --max-measurement 100\n  \
-    dapbox pair --dir my-pair --port-base 9000 --vdaf sum --bits 8"
+    dapbox pair --dir my-pair --port-base 9000 --vdaf sum --bits 8\n  \
+    dapbox pair --dir my-pair -o json"
 )]
 pub struct Args {
     /// Keep the data and the task files here.
@@ -45,6 +47,9 @@ pub struct Args {
     vdaf: VdafArgs,
     #[command(flatten)]
     batch: BatchArgs,
+    /// What to print when both are ready.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
 }
 
 /// Runs `dapbox pair`.
@@ -145,7 +150,28 @@ async fn introduce(args: &Args, directory: &Directory, pair: &Pair, known: Optio
         }
     };
     pair.add(&files, false).await?;
-    Ok(print_introduction(directory, pair, &files)?)
+    Ok(match args.output {
+        Format::Text => print_introduction(directory, pair, &files),
+        Format::Json => say(description(directory, pair, &files)),
+    }?)
+}
+
+/// Where everything is, as one line for programs.
+fn description(directory: &Directory, pair: &Pair, files: &TaskFiles) -> Value {
+    let (task, dir) = (&files.client.task, absolute(directory.path()));
+    let node =
+        |node: &Node, url: &str| json!({ "url": url, "data_dir": absolute(&node.data_dir), "monitor": node.monitor() });
+    json!({
+        "task": task.id,
+        "leader": node(&pair.leader, &task.leader_url),
+        "helper": node(&pair.helper, &task.helper_url),
+        "files": {
+            "leader": dir.join("leader.toml"),
+            "helper": dir.join("helper.toml"),
+            "client": dir.join("client.toml"),
+            "collector": dir.join("collector.toml"),
+        },
+    })
 }
 
 fn print_introduction(directory: &Directory, pair: &Pair, files: &TaskFiles) -> std::io::Result<()> {

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use super::{
     Failure, Outcome,
-    args::{Dap, QueryKind},
+    args::{Dap, Format, QueryKind},
     local::{Directory, Pair},
     signals::Signals,
     style::{self, Style, say},
@@ -28,6 +28,7 @@ use question::Question;
     dapbox demo\n  \
     dapbox demo --rows 1000 --vdaf sum\n  \
     dapbox demo --dap 18\n  \
+    dapbox demo --rows 1000 -o json\n  \
     dapbox demo --vdaf sumvec --query fixed-size --keep my-demo"
 )]
 pub struct Args {
@@ -52,6 +53,9 @@ pub struct Args {
     /// How many clients upload at once.
     #[arg(long, value_name = "N", default_value_t = 64)]
     concurrency: usize,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
     /// Break one party, to see that the demo notices: the helper gets another verification key.
     #[arg(long, value_enum, hide = true)]
     sabotage: Option<Victim>,
@@ -99,7 +103,9 @@ pub async fn run(args: Args) -> Outcome {
     }
     let question = Question::new(args.vdaf, &dataset)?;
     let directory = Directory::new(args.keep.as_deref())?;
-    introduce(&question, &dataset)?;
+    if args.output == Format::Text {
+        introduce(&question, &dataset)?;
+    }
     let pair = Pair::start(directory.path(), [0, 0], false).await?;
     let outcome = tokio::select! {
         outcome = steps::run(&args, &dataset, &question, &pair, &directory) => outcome,

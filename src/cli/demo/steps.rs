@@ -5,10 +5,12 @@ use std::{
     time::{Duration as Span, Instant},
 };
 
+use serde::Serialize;
+
 use super::{
     super::{
         Failure, Outcome,
-        args::QueryKind,
+        args::{Format, QueryKind},
         local::{Directory, Node, Pair},
         show,
         style::{self, Style, say},
@@ -23,7 +25,8 @@ use crate::{
     collector::{Collected, Collector},
     config::Seconds,
     model::{
-        BatchMode, Duration, FixedSizeQuery, HpkeCiphertext, Interval, Query, Report, TaskId, Time, status::TaskStatus,
+        BatchMode, Duration, FixedSizeQuery, HpkeCiphertext, Interval, Query, Report, Revision, TaskId, Time,
+        status::TaskStatus,
     },
     peer::{Peer, PeerOptions, Retries},
     vdaf::AggregateResult,
@@ -39,15 +42,55 @@ pub async fn run(args: &Args, dataset: &Dataset, question: &Question, pair: &Pai
     let start = Instant::now();
     let files = demo.set_up(directory).await?;
     let uploading = Instant::now();
-    demo.upload(&files).await?;
-    demo.aggregate(&files.client.task.id, uploading).await?;
-    let collected = demo.collect(&files).await?;
-    demo.compare(&collected)?;
-    say(format!("\nAll of it took {}.", style::elapsed(start.elapsed())))?;
+    let upload = demo.upload(&files).await?;
+    let aggregation = demo.aggregate(&files.client.task.id, uploading).await?;
+    let (collected, collection) = demo.collect(&files).await?;
+    let expected = question.answer(&dataset.rows);
+    let took = Took::of([upload, aggregation, collection, start.elapsed()]);
+    if args.output == Format::Json {
+        say(serde_json::to_string_pretty(&demo.facts(&files.client.task, &collected, &expected, took))?)?;
+    }
+    demo.compare(&collected, &expected)?;
+    demo.say(format!("\nAll of it took {}.", style::elapsed(start.elapsed())))?;
     if !directory.is_temporary() {
-        say(format!("The aggregators' data and the task files are in {}.", directory.path().display()))?;
+        demo.say(format!("The aggregators' data and the task files are in {}.", directory.path().display()))?;
     }
     Ok(())
+}
+
+/// What happened, for programs.
+#[derive(Serialize)]
+struct Facts<'a> {
+    task: TaskId,
+    revision: Revision,
+    rows: usize,
+    report_count: u64,
+    /// What the numbers are called.
+    labels: &'a [String],
+    /// As the collector got it.
+    result: &'a AggregateResult,
+    /// As the data has it.
+    expected: &'a AggregateResult,
+    /// Whether these are the same, and all rows were counted.
+    exact: bool,
+    seconds: Took,
+}
+
+/// How long it took, in seconds.
+#[derive(Serialize)]
+struct Took {
+    upload: f64,
+    /// After the last upload.
+    aggregation: f64,
+    collection: f64,
+    all: f64,
+}
+
+impl Took {
+    fn of(spans: [Span; 4]) -> Self {
+        let [upload, aggregation, collection, all] = spans.map(|span| span.as_secs_f64());
+        Self { upload, aggregation, collection, all }
+    }
 }
 
 struct Demo<'a> {
@@ -102,7 +145,7 @@ impl Demo<'_> {
         }
     }
 
-    async fn upload(&self, files: &TaskFiles) -> Outcome {
+    async fn upload(&self, files: &TaskFiles) -> Result<Span, Failure> {
         self.heading(2, "Upload", "each client splits its answer in two and seals the halves")?;
         let peer = Peer::new(&PeerOptions::default())?;
         let client = Client::new(files.client.parameters(), peer, Retries::default())?;
@@ -126,7 +169,8 @@ impl Demo<'_> {
         }
         let (uploads, took) = (summary.accepted + 1, start.elapsed());
         let speed = format!("{}, {}", style::elapsed(took), style::rate(uploads, took));
-        Ok(self.line("done", &format!("{} in {speed}", style::counted(uploads, "upload")))?)
+        self.line("done", &format!("{} in {speed}", style::counted(uploads, "upload")))?;
+        Ok(took)
     }
 
     fn show_report(&self, answer: &str, report: &Report) -> io::Result<()> {
@@ -140,7 +184,7 @@ impl Demo<'_> {
         self.note("A half is random by itself, and sealed so that only its aggregator opens it.")
     }
 
-    async fn aggregate(&self, id: &TaskId, uploading: Instant) -> Outcome {
+    async fn aggregate(&self, id: &TaskId, uploading: Instant) -> Result<Span, Failure> {
         self.heading(3, "Aggregate", "both check the proofs together, and each adds up its halves")?;
         let start = Instant::now();
         let total = self.dataset.rows.len() as u64;
@@ -151,17 +195,18 @@ impl Demo<'_> {
         self.line("verified", &format!("{}, none rejected", style::counted(status.aggregated, "report")))?;
         self.note("This began with the first upload. Neither has seen an answer: each has a")?;
         self.note("sum of halves, which says nothing without the other's.")?;
-        let (after, speed) = (style::elapsed(start.elapsed()), style::rate(total, uploading.elapsed()));
-        Ok(self.line("done", &format!("{after} after the last upload; with the uploads, {speed}"))?)
+        let (took, speed) = (start.elapsed(), style::rate(total, uploading.elapsed()));
+        self.line("done", &format!("{} after the last upload; with the uploads, {speed}", style::elapsed(took)))?;
+        Ok(took)
     }
 
-    async fn collect(&self, files: &TaskFiles) -> Result<Collected, Failure> {
+    async fn collect(&self, files: &TaskFiles) -> Result<(Collected, Span), Failure> {
         self.heading(4, "Collect", "the collector gets both sums, sealed to it, and puts them together")?;
         let (task, keypair) = files.collector.collector_task()?;
         let collector = Collector::new(task, keypair, Peer::new(&PeerOptions::default())?, Retries::default())?;
         let start = Instant::now();
         let collected = collector.collect(self.query()?, Some(PATIENCE), |_| ()).await?;
-        let took = style::elapsed(start.elapsed());
+        let took = start.elapsed();
         self.line("reports", &style::count(collected.report_count))?;
         self.line("from", &show::interval(collected.interval))?;
         match (&collected.result, &self.question.labels[..]) {
@@ -169,12 +214,12 @@ impl Demo<'_> {
                 self.line(label, &show::single(*number, collected.report_count, &self.question.vdaf, self.style))?;
             }
             (result, labels) => {
-                say(format!("\n{}", show::plot(labels, numbers(result), self.style)))?;
-                say("")?;
+                self.say(format!("\n{}", show::plot(labels, numbers(result), self.style)))?;
+                self.say(String::new())?;
             }
         }
-        self.line("done", &format!("in {took}"))?;
-        Ok(collected)
+        self.line("done", &format!("in {}", style::elapsed(took)))?;
+        Ok((collected, took))
     }
 
     fn query(&self) -> Result<Query, Failure> {
@@ -186,25 +231,46 @@ impl Demo<'_> {
         interval.map(Query::TimeInterval).ok_or_else(|| Failure::new("the clock is wrong"))
     }
 
-    fn compare(&self, collected: &Collected) -> Outcome {
+    fn is_exact(&self, collected: &Collected, expected: &AggregateResult) -> bool {
+        collected.result == *expected && collected.report_count == self.dataset.rows.len() as u64
+    }
+
+    fn facts<'a>(
+        &'a self,
+        task: &Parameters,
+        collected: &'a Collected,
+        expected: &'a AggregateResult,
+        seconds: Took,
+    ) -> Facts<'a> {
+        Facts {
+            task: task.id,
+            revision: task.revision,
+            rows: self.dataset.rows.len(),
+            report_count: collected.report_count,
+            labels: &self.question.labels,
+            result: &collected.result,
+            expected,
+            exact: self.is_exact(collected, expected),
+            seconds,
+        }
+    }
+
+    fn compare(&self, collected: &Collected, expected: &AggregateResult) -> Outcome {
         self.heading(5, "Compare", "with the plain sum, which takes all answers in one place")?;
-        let start = Instant::now();
-        let expected = self.question.answer(&self.dataset.rows);
-        let (mine, theirs) = (numbers(&expected), numbers(&collected.result));
+        let (mine, theirs) = (numbers(expected), numbers(&collected.result));
         let wrong = mine.iter().zip(theirs).filter(|(mine, theirs)| mine != theirs).count();
-        let same_count = collected.report_count == self.dataset.rows.len() as u64;
-        if expected == collected.result && same_count {
+        if self.is_exact(collected, expected) {
             let what = match mine.len() {
                 1 => "the number is".to_owned(),
                 numbers => format!("all {numbers} numbers are"),
             };
-            let took = style::elapsed(start.elapsed());
-            say(format!("  {}", self.style.good(&format!("Exactly right: {what} what the data says."))))?;
-            return Ok(self.line("done", &format!("in {took}"))?);
+            return Ok(
+                self.say(format!("  {}", self.style.good(&format!("Exactly right: {what} what the data says."))))?
+            );
         }
         for ((label, mine), theirs) in self.question.labels.iter().zip(mine).zip(theirs) {
             if mine != theirs {
-                say(format!("  {}", self.style.bad(&format!("{label}: {theirs} instead of {mine}"))))?;
+                self.say(format!("  {}", self.style.bad(&format!("{label}: {theirs} instead of {mine}"))))?;
             }
         }
         let text = format!(
@@ -218,15 +284,20 @@ impl Demo<'_> {
 
     fn heading(&self, number: u8, title: &str, what: &str) -> io::Result<()> {
         let gap = if number == 1 { "" } else { "\n" };
-        say(format!("{gap}{} {}", self.style.bold(&format!("{number}  {title}:")), self.style.dim(what)))
+        self.say(format!("{gap}{} {}", self.style.bold(&format!("{number}  {title}:")), self.style.dim(what)))
     }
 
     fn line(&self, name: &str, value: &str) -> io::Result<()> {
-        say(format!("  {}{value}", self.style.dim(&format!("{name:<13}"))))
+        self.say(format!("  {}{value}", self.style.dim(&format!("{name:<13}"))))
     }
 
     fn note(&self, text: &str) -> io::Result<()> {
-        say(format!("  {}", self.style.dim(text)))
+        self.say(format!("  {}", self.style.dim(text)))
+    }
+
+    /// Says something to people.
+    fn say(&self, text: String) -> io::Result<()> {
+        if self.args.output == Format::Text { say(text) } else { Ok(()) }
     }
 }
 
