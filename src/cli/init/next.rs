@@ -137,8 +137,9 @@ fn reachable(decisions: &Decisions) -> Vec<String> {
             listen.port()
         )),
         TlsChoice::Proxy => steps.push(format!(
-            "Have the proxy pass /dap-09/ and /dap-18/ on to http://{listen}, unchanged, with bodies of up to 128 MiB, and \
-             X-Forwarded-For and X-Forwarded-Proto set by itself."
+            "Have the proxy pass /dap-09/ and /dap-18/ on to http://{listen}, unchanged, with bodies of up to {} MiB, and \
+             X-Forwarded-For and X-Forwarded-Proto set by itself.",
+            decisions.config.limits.max_job_bytes >> 20
         )),
         TlsChoice::Off => {}
     }
