@@ -34,7 +34,7 @@ pub fn permissions(world: &World) -> Option<Verdict> {
     let (owner, user, mode) = (found.uid(), geteuid().as_raw(), found.mode() & 0o777);
     if mode & 0o077 != 0 {
         return Some(failed(
-            format!("others may look into it (mode {mode:o}), and it has keys in it"),
+            format!("others may look into it (mode {mode:o}), and keys are kept there"),
             format!("chmod 700 {dir}"),
         ));
     }

@@ -60,7 +60,7 @@ pub fn ballast(world: &World) -> Option<Verdict> {
         (true, _) => good(format!("{} MiB are held back to start on a full disk", ballast.bytes() >> 20)),
         (false, _) => warning(
             "it is missing, so that the server may not start when the disk is full",
-            "Make room: a running server makes it as soon as it can.",
+            "A running server makes it as soon as there is room: start it, or make some.",
         ),
     })
 }
