@@ -23,7 +23,7 @@ use crate::{
     Examples:\n  \
     dapbox serve\n  \
     dapbox serve --config /etc/dapbox/appliance.toml\n  \
-    dapbox serve --listen 0.0.0.0:8080 --data-dir /var/lib/dapbox\n\n\
+    dapbox serve --listen 127.0.0.1:8080 --data-dir /var/lib/dapbox\n\n\
     Every option of the file can be set in the environment: DAPBOX_LIMITS__WORKERS=4.")]
 pub struct Args {
     #[command(flatten)]

@@ -42,6 +42,8 @@ pub struct App {
     pub reloading: tokio::sync::Mutex<()>,
     /// The address that the server listens on, as soon as it does.
     pub address: OnceLock<SocketAddr>,
+    /// The address for those who watch, if there is one.
+    pub monitor_address: OnceLock<SocketAddr>,
     /// The data directory.
     pub store: Store,
     /// The disk that it is on.
@@ -110,6 +112,7 @@ impl App {
             controls: OnceLock::new(),
             reloading: tokio::sync::Mutex::default(),
             address: OnceLock::new(),
+            monitor_address: OnceLock::new(),
             store,
             pool,
             keys,

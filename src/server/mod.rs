@@ -132,7 +132,6 @@ pub struct Server {
     address: SocketAddr,
     certificate_files: Option<Arc<tls::Files>>,
     parts: JoinSet<()>,
-    monitor_address: Option<SocketAddr>,
     /// The private listener, which answers until all else has stopped.
     monitor: JoinSet<()>,
     failed: watch::Receiver<Option<Fault>>,
@@ -171,6 +170,9 @@ impl Server {
         let address = listener.local_addr().map_err(listen_error)?;
         let watchers = bind_monitor(&config.monitor).await?;
         app.address.get_or_init(|| address);
+        if let Some(address) = watchers.as_ref().and_then(|listener| listener.local_addr().ok()) {
+            app.monitor_address.get_or_init(|| address);
+        }
         let control = bind_control(&config.control_socket())?;
         // Before anything happens: what happens then is news.
         overview::look(&app)?;
@@ -194,7 +196,6 @@ impl Server {
             parts.spawn(watched(fail.clone(), files.drive(app.clone())));
         }
         parts.spawn(watched(fail.clone(), overview::drive(app.clone())));
-        let monitor_address = watchers.as_ref().and_then(|listener| listener.local_addr().ok());
         let monitor = watchers.into_iter().map(|listener| monitor::serve(app.clone(), listener)).collect();
         let shared = app.clone();
         parts.spawn(watched(fail, async move {
@@ -203,7 +204,7 @@ impl Server {
                 () = shared.stopped() => Ok(()),
             }
         }));
-        Ok(Self { app, address, certificate_files, parts, monitor_address, monitor, failed })
+        Ok(Self { app, address, certificate_files, parts, monitor, failed })
     }
 
     /// The address that the server listens on.
@@ -232,7 +233,7 @@ impl Server {
 
     /// The address of the private listener, if there is one.
     pub fn monitor_address(&self) -> Option<SocketAddr> {
-        self.monitor_address
+        self.app.monitor_address.get().copied()
     }
 
     /// How many durable commits there were since the start.

@@ -82,6 +82,15 @@ const DAP18: [Row; 8] = [
     ("tasks/{task}/aggregate_shares/{job}", "the leader, at the helper", "", dap18::resources::media::AGGREGATE_SHARE),
 ];
 
+/// The resources of the private listener.
+const PRIVATE: [(&str, &str); 5] = [
+    ("/", "the status page, for people"),
+    ("/status.json", "the same for programs; also what `dapbox status -o json` prints"),
+    ("/metrics", "metrics"),
+    ("/healthz", "200 while the process works; 503, with the reason, if nothing but a restart helps"),
+    ("/readyz", "200 while the server does its work; 503, with the reasons, if not: that may be over by itself"),
+];
+
 /// A running server.
 pub struct Served {
     server: Server,
@@ -107,6 +116,48 @@ impl Served {
         let answer = reqwest::Client::new().patch(&url).send().await.unwrap();
         assert_eq!(answer.status(), 405, "{url} is no resource");
         answer.headers()["allow"].to_str().unwrap().to_owned()
+    }
+
+    /// What somebody who watches is answered.
+    async fn watched(&self, path: &str) -> reqwest::Response {
+        let url = format!("http://{}{path}", self.server.monitor_address().unwrap());
+        let answer = reqwest::get(&url).await.unwrap();
+        assert!(answer.status().is_success(), "{url}: {}", answer.status());
+        answer
+    }
+
+    /// The resources of the private listener.
+    pub async fn private(&self) -> String {
+        let mut rows = Vec::new();
+        for (path, what) in PRIVATE {
+            let answer = self.watched(path).await;
+            let media = answer.headers()["content-type"].to_str().unwrap().split(';').next().unwrap().to_owned();
+            rows.push(vec![code(path), code(&media), what.to_owned()]);
+        }
+        format!(
+            "At `monitor.listen`, by plain HTTP, to whoever asks: there is no password, so keep it on a loopback address. There \
+            it answers to `localhost` or its literal address only, so that no web site can read it through a browser. \
+            Nothing can be changed here.\n\n{}",
+            table(&["path", "is answered", "what it is"], rows)
+        )
+    }
+
+    /// All metrics.
+    pub async fn metrics(&self) -> String {
+        let text = self.watched("/metrics").await.text().await.unwrap();
+        let (mut rows, mut help) = (Vec::new(), "");
+        for line in text.lines() {
+            if let Some(text) = line.strip_prefix("# HELP ") {
+                help = text.split_once(' ').map_or("", |(_, help)| help);
+            } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+                rows.push(vec![code(name), kind.to_owned(), help.to_owned()]);
+            }
+        }
+        assert!(rows.len() > 20, "{text}");
+        format!(
+            "At `/metrics` of the private listener, in the formats of Prometheus and OpenMetrics.\n\n{}",
+            table(&["name", "type", "what it is"], rows)
+        )
     }
 
     /// All resources.
