@@ -27,8 +27,8 @@ pub struct Overview {
     pub disk: DiskStatus,
     /// The HPKE keys that reports are sealed to.
     pub keys: Vec<KeyStatus>,
-    /// The TLS certificate, if the server has one.
-    pub certificate: Option<CertificateStatus>,
+    /// How HTTPS is, if the server speaks it itself.
+    pub tls: Option<TlsStatus>,
     /// All tasks, in the order of their ids.
     pub tasks: Vec<TaskView>,
 }
@@ -61,6 +61,15 @@ pub struct KeyStatus {
     pub until: Option<Time>,
 }
 
+/// How a server's HTTPS is.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TlsStatus {
+    /// The certificate in use; none before there is a first one.
+    pub certificate: Option<CertificateStatus>,
+    /// What the last attempt to get, renew or reload one ran into, if it failed.
+    pub trouble: Option<String>,
+}
+
 /// What an HPKE key is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -73,7 +82,27 @@ pub enum KeyState {
     Expired,
 }
 
-/// The TLS certificate.
+impl KeyState {
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// What happens when it ends: `replaced`.
+    pub fn end(self) -> &'static str {
+        match self {
+            Self::Pending => "active",
+            Self::Active => "replaced",
+            Self::Expired => "deleted",
+        }
+    }
+}
+
+/// A TLS certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateStatus {
     /// The names in it.
@@ -82,8 +111,6 @@ pub struct CertificateStatus {
     pub not_before: Time,
     /// Until when it is valid.
     pub not_after: Time,
-    /// What the last attempt to renew or reload it ran into, if it failed.
-    pub trouble: Option<String>,
 }
 
 /// A task, how far it is, and how it goes.

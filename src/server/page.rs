@@ -15,9 +15,6 @@ mod server;
 mod task;
 mod text;
 
-#[cfg(test)]
-mod tests;
-
 use base64::{Engine, prelude::BASE64_STANDARD};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};

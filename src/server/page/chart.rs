@@ -4,11 +4,11 @@ use std::fmt::Write;
 
 use maud::{Markup, html};
 
-use super::text::{instant, relative};
+use super::text::instant;
 use crate::model::{
     Role, Time,
     overview::{Sample, TaskView},
-    words::count,
+    words::{count, relative},
 };
 
 /// Height of a chart in its own units.

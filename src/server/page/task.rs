@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::{
     alerts, batch, chart,
     icon::Icon,
-    text::{instant, interval, moment, rate, span},
+    text::{instant, interval, moment},
 };
 use crate::{
     aggregator::counters,
@@ -13,7 +13,7 @@ use crate::{
         Interval, Role, Time,
         overview::{PeerStatus, TaskView},
         status::TaskStatus,
-        words::{self, count},
+        words::{self, count, rate, span},
     },
     wire,
 };

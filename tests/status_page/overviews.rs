@@ -1,10 +1,12 @@
+//! Servers that there could be, made up: one that has just begun, one in the middle of its life, and one in trouble.
+
 use std::collections::BTreeMap;
 
-use super::*;
-use crate::model::{
+use dapbox::model::{
     BatchMode, Duration, Interval, Max, Revision, Role, TaskId, Time, VdafConfig,
     overview::{
-        BatchState, BatchView, CertificateStatus, KeyState, KeyStatus, Load, PeerStatus, Sample, StateCounts, TaskView,
+        BatchState, BatchView, CertificateStatus, KeyState, KeyStatus, Load, Overview, PeerStatus, Sample, StateCounts,
+        TaskView, TlsStatus,
     },
     status::{DiskStatus, TaskStatus},
 };
@@ -17,7 +19,7 @@ fn before(seconds: u64) -> Time {
 }
 
 /// A server that has just been set up.
-fn fresh() -> Overview {
+pub fn fresh() -> Overview {
     Overview {
         version: "0.1.0 (1e3f8721ebc2)".to_owned(),
         now: NOW,
@@ -33,13 +35,13 @@ fn fresh() -> Overview {
             is_short: false,
         },
         keys: vec![key(1, KeyState::Active, 42)],
-        certificate: None,
+        tls: None,
         tasks: Vec::new(),
     }
 }
 
 fn key(id: u8, state: KeyState, age: u64) -> KeyStatus {
-    let suite = "X25519, HKDF-SHA256, AES-128-GCM".to_owned();
+    let suite = "x25519-sha256-aes128gcm".to_owned();
     KeyStatus { id, suite, state, created: before(age), until: Some(NOW.saturating_add(Duration(86_400 * 12))) }
 }
 
@@ -99,7 +101,7 @@ fn batch(hours_ago: u64, aggregated: u64, waiting: u64, state: BatchState) -> Ba
 }
 
 /// A server in the middle of its life: tasks in every state.
-fn busy() -> Overview {
+pub fn busy() -> Overview {
     let histogram = VdafConfig::Prio3Histogram { length: 12, chunk_length: 4 };
     let mut leader = task(1, Role::Leader, histogram, BatchMode::TimeInterval);
     leader.refused = BTreeMap::from([
@@ -153,26 +155,39 @@ fn busy() -> Overview {
             key(2, KeyState::Active, 86_400 * 3),
             key(1, KeyState::Expired, 86_400 * 33),
         ],
-        certificate: Some(CertificateStatus {
-            names: vec!["leader.example.org".to_owned()],
-            not_before: before(86_400 * 20),
-            not_after: NOW.saturating_add(Duration(86_400 * 61)),
-            trouble: None,
-        }),
+        tls: Some(TlsStatus { certificate: Some(certificate()), trouble: None }),
         tasks: vec![leader, helper, stuck, ended, future],
         ..fresh()
     }
 }
 
-#[test]
-fn draw_for_now() {
-    std::fs::write("/tmp/w/pagenode/busy.html", render(&busy())).unwrap();
-    std::fs::write("/tmp/w/pagenode/fresh.html", render(&fresh())).unwrap();
-    let mut not_ready = busy();
-    not_ready.not_ready =
-        vec!["the store has stopped: No space left on device (os error 28); start the server again".to_owned()];
-    not_ready.disk.is_short = true;
-    not_ready.tasks =
-        (0..100).map(|i| task(i, Role::Leader, VdafConfig::Prio3Count, BatchMode::TimeInterval)).collect();
-    std::fs::write("/tmp/w/pagenode/crowd.html", render(&not_ready)).unwrap();
+fn certificate() -> CertificateStatus {
+    CertificateStatus {
+        names: vec!["leader.example.org".to_owned()],
+        not_before: before(86_400 * 20),
+        not_after: NOW.saturating_add(Duration(86_400 * 61)),
+    }
+}
+
+/// A server in trouble of every kind, with many tasks, and with texts and numbers that nobody expects.
+pub fn troubled() -> Overview {
+    let mut all = busy();
+    all.disk = DiskStatus { free_bytes: 412 << 20, needed_bytes: 1_342_177_280, is_short: true, ..all.disk };
+    all.disk.dir = format!("/srv/{}/dapbox", "very-long-name-of-a-volume".repeat(4)).into();
+    let refused = "the authority refused the order: urn:ietf:params:acme:error:dns: no A record for leader.example.org: \
+                   see that the name leads to this server";
+    all.tls = Some(TlsStatus { certificate: None, trouble: Some(refused.to_owned()) });
+    all.not_ready =
+        all.disk.advice().into_iter().chain([format!("there is no TLS certificate yet: {refused}")]).collect();
+    let strange = &mut all.tasks[0];
+    strange.status.info = format!("<script>alert(1)</script> & {}", "unbroken".repeat(30));
+    strange.status.helper_url = format!("https://{}.example/", "a-long-label.".repeat(15));
+    strange.status.min_batch_size = u64::MAX;
+    strange.status.counters.insert("report_success".to_owned(), u64::MAX);
+    strange.status.task_expiration = Some(Time(u64::MAX));
+    strange.upload_rate = 1e12;
+    (strange.batches[0].aggregated, strange.batches[0].waiting) = (u64::MAX, u64::MAX);
+    let plain = |seed| task(seed, Role::Leader, VdafConfig::Prio3Count, BatchMode::TimeInterval);
+    all.tasks.extend((6..40).map(plain));
+    all
 }
