@@ -128,8 +128,6 @@ pub struct TaskView {
     pub refused: BTreeMap<String, u64>,
     /// Batches that hold reports and were not collected, the newest first; at most [`TaskView::MAX_BATCHES`].
     pub batches: Vec<BatchView>,
-    /// How many such batches there are.
-    pub batch_count: u64,
     /// How many batches and jobs are how far.
     #[serde(default)]
     pub counts: StateCounts,
@@ -166,6 +164,13 @@ pub struct StateCounts {
     pub collections_closed: u64,
 }
 
+impl StateCounts {
+    /// How many batches hold reports and were not collected.
+    pub fn batches(&self) -> u64 {
+        self.batches_ready + self.batches_not_aggregated_yet + self.batches_too_few
+    }
+}
+
 /// A batch bucket (time interval) or batch (fixed size) that was not collected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchView {
@@ -194,15 +199,13 @@ pub enum BatchState {
     Ready,
 }
 
-/// Whether the other aggregator answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Whether the other aggregator answers. What it does not take, if so, is the task's last trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerStatus {
     /// When it last answered as it should.
     pub last_success: Option<Time>,
     /// When a request to it last failed.
     pub last_failure: Option<Time>,
-    /// What the driver is stuck at, if it is.
-    pub trouble: Option<String>,
 }
 
 /// What happened to a task in one stretch of time.

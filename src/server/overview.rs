@@ -113,8 +113,7 @@ fn task_view(app: &App, read: Read) -> TaskView {
     status.last_trouble = app.trouble(&id);
     let peer = (status.role == Role::Leader).then(|| {
         let contact = app.recorder.contact_of(&id);
-        let trouble = status.last_trouble.clone();
-        PeerStatus { last_success: contact.success, last_failure: contact.failure, trouble }
+        PeerStatus { last_success: contact.success, last_failure: contact.failure }
     });
     let refused = status.counters.iter().filter(|(name, count)| counters::is_refusal(name) && **count > 0);
     TaskView {
@@ -123,7 +122,6 @@ fn task_view(app: &App, read: Read) -> TaskView {
         oldest_waiting,
         refused: refused.map(|(name, count)| (name.clone(), *count)).collect(),
         batches,
-        batch_count: counts.batches_ready + counts.batches_not_aggregated_yet + counts.batches_too_few,
         counts,
         peer,
         history: lately.history,

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -174,10 +175,9 @@ impl Chromium {
         }
     }
 
-    /// A picture of the page, as PNG: all of it, or what is to be seen at once.
-    pub fn picture(&mut self, whole: bool) -> Vec<u8> {
-        use base64::{Engine, prelude::BASE64_STANDARD};
-        let taken = self.call("Page.captureScreenshot", json!({"format": "png", "captureBeyondViewport": whole}));
+    /// A picture of the whole page, as PNG.
+    pub fn picture(&mut self) -> Vec<u8> {
+        let taken = self.call("Page.captureScreenshot", json!({"format": "png", "captureBeyondViewport": true}));
         BASE64_STANDARD.decode(taken["data"].as_str().unwrap()).unwrap()
     }
 }

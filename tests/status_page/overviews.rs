@@ -76,7 +76,6 @@ fn task(seed: u8, role: Role, vdaf: VdafConfig, batch_mode: BatchMode) -> TaskVi
         oldest_waiting: (role == Role::Leader).then(|| before(754)),
         refused: BTreeMap::new(),
         batches: Vec::new(),
-        batch_count: 0,
         counts: StateCounts::default(),
         peer: None,
         history: history(60, role),
@@ -109,7 +108,7 @@ pub fn busy() -> Overview {
         ("vdaf_prep_error".to_owned(), 41),
         ("helper_hpke_decrypt_error".to_owned(), 1),
     ]);
-    leader.peer = Some(PeerStatus { last_success: Some(before(3)), last_failure: Some(before(90_000)), trouble: None });
+    leader.peer = Some(PeerStatus { last_success: Some(before(3)), last_failure: Some(before(90_000)) });
     leader.batches = vec![
         batch(0, 12, 9, BatchState::TooFew),
         batch(1, 61, 152, BatchState::NotAggregatedYet),
@@ -117,7 +116,6 @@ pub fn busy() -> Overview {
         batch(3, 118, 0, BatchState::Ready),
     ];
     leader.batches.extend((4..12).map(|hours| batch(hours, 300 * hours, 0, BatchState::Ready)));
-    leader.batch_count = 12;
     leader.counts =
         StateCounts { batches_ready: 10, batches_not_aggregated_yet: 1, batches_too_few: 1, ..StateCounts::default() };
 
@@ -134,13 +132,12 @@ pub fn busy() -> Overview {
         waiting: 0,
         state: BatchState::TooFew,
     }];
-    helper.batch_count = 1;
+    helper.counts.batches_too_few = 1;
 
     let mut stuck = task(3, Role::Leader, VdafConfig::Prio3Count, BatchMode::TimeInterval);
     let trouble = "the helper did not take an aggregation job (17 times): connection refused".to_owned();
-    stuck.status.last_trouble = Some(trouble.clone());
-    stuck.peer =
-        Some(PeerStatus { last_success: Some(before(5_400)), last_failure: Some(before(12)), trouble: Some(trouble) });
+    stuck.status.last_trouble = Some(trouble);
+    stuck.peer = Some(PeerStatus { last_success: Some(before(5_400)), last_failure: Some(before(12)) });
     stuck.status.info = String::new();
     let mut ended = task(4, Role::Leader, VdafConfig::Prio3Count, BatchMode::TimeInterval);
     ended.status.task_expiration = Some(before(86_400));
@@ -159,6 +156,17 @@ pub fn busy() -> Overview {
         tasks: vec![leader, helper, stuck, ended, future],
         ..fresh()
     }
+}
+
+/// A leader that has one task, and no trouble.
+pub fn calm() -> Overview {
+    let mut all = busy();
+    all.tasks.truncate(1);
+    let leader = &mut all.tasks[0];
+    leader.batches.truncate(5);
+    leader.counts.batches_ready = 3;
+    all.keys.truncate(2);
+    all
 }
 
 fn certificate() -> CertificateStatus {

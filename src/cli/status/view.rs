@@ -135,7 +135,7 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     text.line("collected", &format!("{}{collections}", style::counted(status.batches_collected, "batch")));
     refusals(text, view);
     if let Some(peer) = &view.peer {
-        helper(text, peer, now);
+        helper(text, peer, status.last_trouble.as_deref(), now);
     }
 }
 
@@ -177,7 +177,7 @@ fn batches(text: &mut Text, view: &TaskView, most: usize) {
         let line = batch_line(batch, view.status.min_batch_size, text.style);
         let _ = writeln!(text.text, "    {line}");
     }
-    let more = view.batch_count.saturating_sub(view.batches.len().min(most) as u64);
+    let more = counts.batches().saturating_sub(view.batches.len().min(most) as u64);
     if more > 0 {
         let _ = writeln!(text.text, "    {}", text.style.dim(&format!("and {} more", style::count(more))));
     }
@@ -211,9 +211,9 @@ fn refusals(text: &mut Text, view: &TaskView) {
     }
 }
 
-fn helper(text: &mut Text, peer: &PeerStatus, now: Time) {
+fn helper(text: &mut Text, peer: &PeerStatus, trouble: Option<&str>, now: Time) {
     let since = |time: Option<Time>| time.map(|time| relative(time, now));
-    match (since(peer.last_success), since(peer.last_failure), &peer.trouble) {
+    match (since(peer.last_success), since(peer.last_failure), trouble) {
         (success, failure, Some(trouble)) => {
             let last = success.map_or("not since the start".to_owned(), |time| format!("last {time}"));
             let failure = failure.map(|time| format!(", failed {time}")).unwrap_or_default();
@@ -277,7 +277,7 @@ mod tests {
                 aggregated: 7,
                 batches_collected: 3,
                 collections_waiting: 1,
-                last_trouble: None,
+                last_trouble: Some("something that went wrong again and again and is told in many words ".repeat(3)),
             },
             upload_rate: 12.34,
             aggregation_rate: 0.0,
@@ -288,13 +288,8 @@ mod tests {
                 batch(2, 2_000_000, 0, BatchState::Ready),
                 batch(3, 1, 0, BatchState::TooFew),
             ],
-            batch_count: 10,
-            counts: StateCounts { batches_ready: 1, batches_too_few: 8, ..StateCounts::default() },
-            peer: Some(PeerStatus {
-                last_success: Some(NOW.saturating_sub(Duration(65))),
-                last_failure: Some(NOW),
-                trouble: Some("something that went wrong again and again and is told in many words ".repeat(3)),
-            }),
+            counts: StateCounts { batches_ready: 1, batches_too_few: 9, ..StateCounts::default() },
+            peer: Some(PeerStatus { last_success: Some(NOW.saturating_sub(Duration(65))), last_failure: Some(NOW) }),
             history: vec![
                 Sample { start: NOW, duration: Duration(60), uploaded: 60, aggregated: 0, refused: 0 },
                 Sample { start: NOW, duration: Duration(30), uploaded: 60, aggregated: 0, refused: 0 },
@@ -347,7 +342,7 @@ mod tests {
             "uploads       12/s lately, 12,345,678 in all",
             "last hour     ▄█",
             "1,234 reports, oldest of 1 h 6 min ago; 2 jobs under way",
-            "1 ready to collect, 8 with too few reports",
+            "1 ready to collect, 9 with too few reports",
             "999k + 999k of 1M   not aggregated yet",
             "████████████ 2M of 1M            ready",
             "and 7 more",

@@ -259,7 +259,7 @@ fn task(gathered: &mut Gathered, view: &TaskView) {
     if let Some(peer) = peer {
         gathered.time(HELPER_SUCCESS, own, peer.last_success);
         gathered.time(HELPER_FAILURE, own, peer.last_failure);
-        gathered.whole(HELPER_STUCK, own, u64::from(peer.trouble.is_some()));
+        gathered.whole(HELPER_STUCK, own, u64::from(status.last_trouble.is_some()));
     }
 }
 

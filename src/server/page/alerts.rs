@@ -20,7 +20,7 @@ pub fn section(overview: &Overview) -> Markup {
     let (server, tasks) = (of_server(overview), of_tasks(overview));
     html! {
         @if !server.is_empty() || !tasks.is_empty() {
-            section.alerts aria-labelledby="attention" {
+            section #of-attention .alerts aria-labelledby="attention" {
                 h2 #attention { (Icon::Bad.draw()) "Needs attention" }
                 ul {
                     @for trouble in &server { li { (trouble) } }
@@ -59,6 +59,5 @@ fn of_tasks(overview: &Overview) -> Vec<(&TaskView, &str)> {
 
 /// What a task is stuck at, if it is.
 pub fn trouble(view: &TaskView) -> Option<&str> {
-    let of_peer = view.peer.as_ref().and_then(|peer| peer.trouble.as_deref());
-    view.status.last_trouble.as_deref().or(of_peer)
+    view.status.last_trouble.as_deref()
 }

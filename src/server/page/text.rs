@@ -18,6 +18,11 @@ pub fn instant(at: Time, now: Time) -> Markup {
     element(at, &format!("{text} UTC"))
 }
 
+/// Where a moment lies from now.
+pub fn ago(at: Time, now: Time) -> Markup {
+    element(at, &relative(at, now))
+}
+
 /// A moment in UTC, and where it lies from now.
 pub fn moment(at: Time, now: Time) -> Markup {
     html! { (instant(at, now)) ", " (relative(at, now)) }
