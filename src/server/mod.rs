@@ -73,6 +73,7 @@ use crate::{
 pub use backup::{PATH as BACKUP_PATH, WITH_KEY};
 pub use disk::needed_bytes;
 pub use metrics::{Kind as MetricKind, METRICS, Metric};
+pub use page::render as status_page;
 pub use pulse::Pulse;
 pub use reload::Controls;
 pub use tls::{CertificateError, describe as describe_certificate};
