@@ -24,7 +24,7 @@ use crate::{
     aggregator::TaskContext,
     config::Config,
     model::{AggregationJobId, Fault, TaskId, Time, TokenHash},
-    peer::Peer,
+    peer::{Peer, Roots},
     pool::Pool,
     store::{Store, View},
 };
@@ -52,8 +52,7 @@ pub struct App {
     pub pool: Pool,
     /// Our HPKE keys.
     pub keys: Keys,
-    /// The client for requests to helpers.
-    pub peer: Peer,
+    peer: Mutex<Peer>,
     /// The memory of our aggregation jobs as the leader.
     pub job_memory: JobMemory,
     /// The memory of aggregation jobs of ours as the helper, beside their requests.
@@ -116,7 +115,7 @@ impl App {
             store,
             pool,
             keys,
-            peer,
+            peer: Mutex::new(peer),
             jobs: Notify::new(),
             collections: Notify::new(),
             deferred: Notify::new(),
@@ -207,6 +206,21 @@ impl App {
     /// What a task's driver last ran into, if it is not over.
     pub fn trouble(&self, id: &TaskId) -> Option<String> {
         lock(&self.trouble).get(id).cloned()
+    }
+
+    /// The client for a request to a helper.
+    pub fn peer(&self) -> Peer {
+        lock(&self.peer).within(*self.config.leader.peer_timeout, self.config.limits.max_answer_bytes)
+    }
+
+    /// Reads the roots again that vouch for helpers. Requests that have begun go on with those of before.
+    pub fn reread_roots(&self) -> Result<(), String> {
+        let roots = Roots::read(&self.config.peer.ca_file).map_err(|error| error.to_string())?;
+        let known = lock(&self.peer).clone();
+        if let Some(new) = known.trusting(roots).map_err(|fault| fault.to_string())? {
+            *lock(&self.peer) = new;
+        }
+        Ok(())
     }
 
     /// Resolves when the server is asked to stop.

@@ -324,20 +324,14 @@ async fn prepare(config: Config, store: Store, failpoints: Failpoints, roots: Ro
         workers => workers,
     };
     let pool = Pool::new(workers, limits.pool_queue)?;
-    let peer = Peer::new(&PeerOptions {
-        timeout: *config.leader.peer_timeout,
-        max_answer_bytes: limits.max_answer_bytes,
-        roots,
-        failpoints,
-        ..PeerOptions::default()
-    })?;
+    let peer = Peer::new(&PeerOptions { roots, failpoints, ..PeerOptions::default() })?;
     Ok(App::new(config, store, pool, keys, peer))
 }
 
 /// Serves the address that everybody reaches.
 fn listen_publicly(parts: &mut JoinSet<()>, app: Arc<App>, listener: TcpListener) -> Result<(), Fault> {
-    let (tls, places) = (&app.config.tls, app.connections.clone());
-    if tls.mode == TlsMode::Off {
+    let places = app.connections.clone();
+    if app.config.tls.mode == TlsMode::Off {
         if !app.config.listen.ip().is_loopback() && app.config.proxy.trusted.is_empty() {
             tracing::warn!(
                 listen = %app.config.listen,
@@ -347,7 +341,8 @@ fn listen_publicly(parts: &mut JoinSet<()>, app: Arc<App>, listener: TcpListener
         parts.spawn(listen::serve_within(app, listener, places, answer));
         return Ok(());
     }
-    let https = tls::Https::new(listener, app.certificates.clone(), *tls.handshake_timeout)
+    let shared = app.clone();
+    let https = tls::Https::new(listener, app.certificates.clone(), move || *shared.config.tls.handshake_timeout)
         .map_err(|error| Fault::while_doing("preparing HTTPS", error))?;
     parts.spawn(listen::serve_within(app, https, places, answer));
     Ok(())
