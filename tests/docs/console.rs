@@ -318,7 +318,7 @@ fn machine(document: &'static str) -> Session {
             (" packaging/", &format!(" {}/packaging/", root().display())),
         ],
     );
-    for name in ["systemctl", "journalctl"] {
+    for name in ["systemctl", "systemd-run", "journalctl"] {
         places.pretend(name, include_str!("systemctl"));
     }
     let environment = [

@@ -92,7 +92,7 @@ fn facts(overview: &Overview) -> Vec<String> {
             status.info.clone(),
         ]);
         facts.extend(status.counters.iter().filter(|(name, _)| name.starts_with("re")).map(|(_, n)| count(*n)));
-        facts.extend(view.refused.iter().map(|(name, _)| name.clone()));
+        facts.extend(view.refused.keys().cloned());
         facts.extend(view.batches.iter().map(|batch| {
             format!(
                 "{}{}",
