@@ -26,7 +26,7 @@ fn middle(mut times: Vec<Span>) -> Span {
 
 /// Scrapes are fast, and uploads do not wait for them: the store is read task by task.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: 100 tasks with 1,000 open batch buckets each; prints what it measures"]
+#[ignore = "takes a minute: 100 tasks with 1,000 open batch buckets each; prints what it measures"]
 async fn uploads_do_not_wait_for_scrapes() {
     let (mut leader, mut helper) = (Node::start_with(watched).await, Node::start().await);
     let mut last = None;
