@@ -63,7 +63,7 @@ async fn uploads_do_not_wait_for_scrapes() {
     });
     let disturbed = uploads(&parties, meanwhile).await;
     let scrape = scraping.await.unwrap();
-    println!("a scrape {scrape:?}; an upload {undisturbed:?} alone, {disturbed:?} during scrapes");
+    eprintln!("a scrape {scrape:?}; an upload {undisturbed:?} alone, {disturbed:?} during scrapes");
     assert!(scrape < Span::from_millis(500), "{scrape:?}");
     assert!(disturbed < undisturbed * 5 + Span::from_millis(20), "{disturbed:?}");
     leader.stop().await;
