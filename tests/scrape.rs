@@ -26,7 +26,7 @@ fn middle(mut times: Vec<Span>) -> Span {
 
 /// Scrapes are fast, and uploads do not wait for them: the store is read task by task.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes minutes: 100 tasks with 1,000 open batch buckets each; prints what it measures"]
+#[ignore = "takes a minute: 100 tasks with 1,000 open batch buckets each; prints what it measures"]
 async fn uploads_do_not_wait_for_scrapes() {
     let (mut leader, mut helper) = (Node::start_with(watched).await, Node::start().await);
     let mut last = None;
@@ -63,7 +63,7 @@ async fn uploads_do_not_wait_for_scrapes() {
     });
     let disturbed = uploads(&parties, meanwhile).await;
     let scrape = scraping.await.unwrap();
-    println!("a scrape {scrape:?}; an upload {undisturbed:?} alone, {disturbed:?} during scrapes");
+    eprintln!("a scrape {scrape:?}; an upload {undisturbed:?} alone, {disturbed:?} during scrapes");
     assert!(scrape < Span::from_millis(500), "{scrape:?}");
     assert!(disturbed < undisturbed * 5 + Span::from_millis(20), "{disturbed:?}");
     leader.stop().await;

@@ -163,8 +163,8 @@ pub fn calm() -> Overview {
     let mut all = busy();
     all.tasks.truncate(1);
     let leader = &mut all.tasks[0];
-    leader.batches.truncate(5);
-    leader.counts.batches_ready = 3;
+    leader.batches.truncate(3);
+    leader.counts.batches_ready = 1;
     all.keys.truncate(2);
     all
 }
