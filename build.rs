@@ -1,6 +1,6 @@
 //! Tells the code which release and commit it is, and for which target it is built.
 //!
-//! `DAPBOX_COMMIT` in the environment says it where there is no repository, as in a container. The commit stands in
+//! `BUILT_COMMIT` in the environment says it where there is no repository, as in a container. The commit stands in
 //! release builds only: while the code is worked on, every commit would have everything built anew otherwise.
 
 use std::{env, path::Path, process::Command};
@@ -10,10 +10,10 @@ const SOURCES: [&str; 4] = ["src", "Cargo.toml", "Cargo.lock", "build.rs"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-env-changed=DAPBOX_COMMIT");
+    println!("cargo::rerun-if-env-changed=BUILT_COMMIT");
     println!("cargo::rustc-env=BUILT_TARGET={}", variable("TARGET"));
     let release = variable("CARGO_PKG_VERSION");
-    let commit = match variable("DAPBOX_COMMIT") {
+    let commit = match variable("BUILT_COMMIT") {
         given if !given.is_empty() => given,
         _ if variable("PROFILE") != "release" => "development build".to_owned(),
         _ => committed().unwrap_or_else(|| "unknown commit".to_owned()),

@@ -194,8 +194,8 @@ pub struct Retention {
     pub answer_age: Seconds,
 }
 
-/// The HPKE keys that we make (RFC 9180 section 7), and how long they are used. Another suite takes effect at the next start:
-/// a key of it is made, and takes the place of the one that there is as in any rotation.
+/// The HPKE keys that we make (RFC 9180 section 7), and how long they are used. If another suite is wanted, a key of it is
+/// made, and takes the place of the one that there is as in any rotation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hpke {

@@ -73,8 +73,7 @@ impl Default for PeerOptions {
 #[derive(Clone, Debug)]
 pub struct Peer {
     http: reqwest::Client,
-    max_answer_bytes: usize,
-    failpoints: Failpoints,
+    options: PeerOptions,
     /// Tokens to try where the one of a request is refused.
     older_tokens: Vec<Secret>,
     /// The name of the request, for those who want it to fail.
@@ -255,14 +254,18 @@ impl Peer {
             .redirect(Policy::none())
             .dns_resolver(Names::default())
             .connect_timeout(options.connect_timeout)
-            .timeout(options.timeout)
             .http2_keep_alive_interval(PING)
             .http2_keep_alive_timeout(PONG)
             .user_agent(concat!("dapbox/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|e| Fault::while_doing("making an HTTP client", innermost(&e)))?;
-        let (max_answer_bytes, failpoints) = (options.max_answer_bytes, options.failpoints.clone());
-        Ok(Self { http, max_answer_bytes, failpoints, older_tokens: Vec::new(), point: None })
+        Ok(Self { http, options: options.clone(), older_tokens: Vec::new(), point: None })
+    }
+
+    /// The same client with connections of its own, to whoever these roots vouch for. None if it has no others.
+    pub fn trusting(&self, roots: Roots) -> Result<Option<Self>, Fault> {
+        let is_new = roots != self.options.roots;
+        is_new.then(|| Self::new(&PeerOptions { roots, ..self.options.clone() })).transpose()
     }
 
     /// The same client, for a request that has a name. Each request of a server has.
@@ -270,9 +273,14 @@ impl Peer {
         Self { point: Some(point), ..self.clone() }
     }
 
+    /// The same client, for requests that may take so long and whose answers may be so long.
+    pub fn within(&self, timeout: Duration, max_answer_bytes: usize) -> Self {
+        Self { options: PeerOptions { timeout, max_answer_bytes, ..self.options.clone() }, ..self.clone() }
+    }
+
     /// The same client, for a request whose answer has at most so many bytes.
     pub fn up_to(&self, bytes: usize) -> Self {
-        Self { max_answer_bytes: bytes.min(self.max_answer_bytes), ..self.clone() }
+        self.within(self.options.timeout, bytes.min(self.options.max_answer_bytes))
     }
 
     /// The same client, which repeats a request whose token is refused with each of these, the newest first: while a token
@@ -309,7 +317,7 @@ impl Peer {
         let url = join(base_url, &call.path);
         let impossible = |why: String| PeerError::Impossible { url: url.clone(), why };
         let method = Method::from_bytes(call.method.as_bytes()).map_err(|e| impossible(e.to_string()))?;
-        let mut request = self.http.request(method, &url);
+        let mut request = self.http.request(method, &url).timeout(self.options.timeout);
         if let Some(media_type) = call.content_type {
             request = request.header(CONTENT_TYPE, media_type).body(body);
         }
@@ -326,7 +334,7 @@ impl Peer {
     /// Passes the request's failure point, if it has one.
     async fn pass(&self, phase: Phase, fail: impl FnOnce(String) -> PeerError) -> Result<(), PeerError> {
         let Some(point) = self.point else { return Ok(()) };
-        match self.failpoints.at(point, phase) {
+        match self.options.failpoints.at(point, phase) {
             Act::Go => {}
             Act::Fail => return Err(fail(format!("made to fail at {point:?}, {phase:?}"))),
             Act::Wait(delay) => tokio::time::sleep(delay).await,
@@ -364,7 +372,7 @@ impl Peer {
     }
 
     async fn receive(&self, url: &str, mut response: Response) -> Result<Answer, PeerError> {
-        let limit = self.max_answer_bytes;
+        let limit = self.options.max_answer_bytes;
         let too_long = || PeerError::TooLong { url: url.to_owned(), limit };
         if response.content_length().is_some_and(|length| length > limit as u64) {
             return Err(too_long());

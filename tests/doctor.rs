@@ -55,7 +55,7 @@ impl Drop for Running {
 }
 
 /// The exit code, and what was found by name.
-fn examine(dir: &Path) -> (i32, impl Fn(&str) -> (String, String)) {
+fn examine(dir: &Path) -> (i32, impl Fn(&str) -> (String, String) + use<>) {
     let output = dapbox(&["doctor", "-o", "json"], dir).output().unwrap();
     let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
     let found = move |name: &str| {
@@ -143,4 +143,39 @@ fn each_trouble_is_named_with_a_remedy() {
     let (code, found) = examine(&data);
     let (outcome, text) = found("content");
     assert!(code == 1 && outcome == "failed" && text.contains("restore a backup"), "{outcome} {text}");
+}
+
+/// A leader and a helper as `pair` runs them: at other addresses than any configuration says, without a ballast, and with
+/// a report that waits for others.
+#[test]
+fn a_pair_at_work_passes() {
+    let dir = TempDir::new().unwrap();
+    let place = dir.path().join("pair");
+    let mut pair = Command::new(env!("CARGO_BIN_EXE_dapbox"));
+    pair.args(["pair", "--vdaf", "count", "--min-batch-size", "100", "--dir"]).arg(&place).stdout(Stdio::piped());
+    let mut pair = KilledInTheEnd(pair.spawn().unwrap());
+    let mut said = BufReader::new(pair.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+    assert!(said.any(|line| line.contains("Ctrl-C")), "it ended before it ran");
+    let mut upload = Command::new(env!("CARGO_BIN_EXE_dapbox"));
+    assert!(upload.args(["upload", "true", "--task"]).arg(place.join("client.toml")).status().unwrap().success());
+
+    for name in ["leader", "helper"] {
+        let (code, found) = examine(&place.join(name));
+        for check in ["permissions", "server", "keys", "listen address", "monitor", "peer keys", "peer clock"] {
+            assert_eq!(found(check).0, "ok", "{name}, {check}: {:?}", found(check));
+        }
+        let (outcome, detail) = found("backlog");
+        assert_eq!(outcome, if name == "leader" { "ok" } else { "" }, "{detail}");
+        assert_eq!((code, found("ballast").0.as_str()), (0, ""), "nobody wants one");
+    }
+}
+
+/// A process that does not outlive its test.
+struct KilledInTheEnd(Child);
+
+impl Drop for KilledInTheEnd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -6,163 +6,350 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead, BufReader},
+    iter,
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use common::{
-    Pair,
-    calls::{problem, upload_errors},
+    Node, PATIENCE, Pair, Parties,
+    calls::{assert_refused, assert_taken, problem, upload_errors},
     forge::Forge,
     raw::{ask, begin, status},
+    relay::{Act, pair_through_relay},
+    tls::Authority,
 };
 use dapbox::{
-    config::{self, Config, Seconds},
-    model::{BatchMode, PartialBatch, ReportError, Revision, Task, Time, VdafConfig, reload::Reloaded},
+    client::Client,
+    config::{self, Aead, Config, Kdf, Kem, Seconds},
+    model::{
+        BatchMode, PartialBatch, ReportError, Revision, Secret, Time, VdafConfig, overview::KeyState, reload::Reloaded,
+    },
+    peer::Retries,
     vdaf::Measurement,
+    wire::{Interaction, ProblemType},
 };
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::TcpStream,
+};
 
-/// What a node was started with: its port was chosen by the system.
-fn as_started(node: &common::Node) -> Config {
-    Config { listen: "127.0.0.1:0".parse().unwrap(), ..node.config.clone() }
+/// What is taken over and not shown to be by [`what_can_change_changes_while_the_server_runs`], with the reason.
+const NOT_SHOWN: &[(&str, &str)] = &[
+    ("public_url", "control planes are told it; else the command line alone reads it"),
+    ("tls.check_interval", "it is read before each pause, and a pause that has begun goes on"),
+    ("disk.check_interval", "the same"),
+    ("retention.sweep_interval", "the same"),
+    ("retention.answer_age", "answers are forgotten a day at a time"),
+    ("proxy.trusted", "only the log shows where a request comes from"),
+    ("limits.max_backup_note_bytes", "a backup has to meet with very many writes"),
+    ("helper.max_deferred_jobs", "a job that is put off does not wait for long"),
+    ("log.level", "it is what is logged: see the_log_changes_while_the_server_runs_until_it_reloads"),
+];
+
+/// A node whose configuration changes while it runs.
+struct Changing<'a> {
+    node: &'a Node,
+    config: Config,
+    /// The options that were taken over so far.
+    taken: BTreeSet<String>,
 }
 
-/// Reloads one node with some options changed, and checks what is said of it.
-async fn reload(node: &common::Node, config: &mut Config, change: impl FnOnce(&mut Config)) -> Reloaded {
-    let old = config.clone();
-    change(config);
-    let reloaded = node.server().reload(config.clone()).await.unwrap();
-    assert!(reloaded.troubles.is_empty(), "{reloaded:?}");
-    let told: BTreeSet<_> = reloaded.changed.iter().map(|change| change.key.clone()).collect();
-    let wanted: BTreeSet<_> = old.changes(config).unwrap().into_iter().map(|change| change.key).collect();
-    let can = |key: &String| config::reloadable().contains(&key.as_str());
-    assert_eq!(told, wanted.into_iter().filter(can).collect());
-    reloaded
+impl<'a> Changing<'a> {
+    fn new(node: &'a Node) -> Self {
+        // What it was started with: its port was chosen by the system.
+        let config = Config { listen: "127.0.0.1:0".parse().unwrap(), ..node.config.clone() };
+        Self { node, config, taken: BTreeSet::new() }
+    }
+
+    /// Has the node reload with some options changed, and checks what is said of it.
+    async fn to(&mut self, change: impl FnOnce(&mut Config)) -> Reloaded {
+        let old = self.config.clone();
+        change(&mut self.config);
+        let reloaded = self.node.server().reload(self.config.clone()).await.unwrap();
+        assert!(reloaded.troubles.is_empty(), "{reloaded:?}");
+        let told: BTreeSet<_> = reloaded.changed.iter().map(|change| change.key.clone()).collect();
+        let wanted: BTreeSet<_> = old.changes(&self.config).unwrap().into_iter().map(|change| change.key).collect();
+        let can = |key: &String| config::reloadable().contains(&key.as_str());
+        assert_eq!(told, wanted.into_iter().filter(can).collect());
+        self.taken.extend(told);
+        reloaded
+    }
 }
 
-/// Each of these is asked for before and after, so that an option that is said to be taken over really is.
+/// Each option that is said to be taken over is asked for after it was, where what was there before would answer
+/// otherwise, or would not end.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_requests_are_held_against_changes_while_the_server_runs() {
-    let revision = Revision::Dap18;
-    let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
-    let (leader, parties) = (&pair.leader, &pair.parties);
+async fn what_can_change_changes_while_the_server_runs() {
+    let (requests, jobs, helper, connections, keys) =
+        tokio::join!(limits_of_requests(), jobs_of_a_leader(), answers_of_a_helper(), connections(), keys());
+    let shown: BTreeSet<_> = [requests, jobs, helper, connections, keys].into_iter().flatten().collect();
+    let not_shown: BTreeSet<_> = NOT_SHOWN.iter().map(|(key, _)| (*key).to_owned()).collect();
+    assert_eq!(shown.intersection(&not_shown).count(), 0, "{shown:?}");
+    let all: BTreeSet<_> = config::reloadable().iter().map(|key| (*key).to_owned()).collect();
+    assert_eq!(shown.union(&not_shown).cloned().collect::<BTreeSet<_>>(), all);
+}
+
+/// What requests are held against.
+async fn limits_of_requests() -> BTreeSet<String> {
+    let mut pair = Pair::start(Revision::Dap18, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
+    let parties = &pair.parties;
     let forge = Forge::new(parties).await;
-    let mut config = as_started(leader);
+    let mut leader = Changing::new(&pair.leader);
     let report = |time| forge.report(&Measurement::Flag(true), time);
     let now = || report(Time::now());
 
     // How old an answer may be, and how far clocks may differ.
     let keys = parties.at_leader("hpke_config");
     assert_eq!(ask("GET", &keys, &[], Vec::new()).await.header("cache-control"), "max-age=86400");
-    reload(leader, &mut config, |config| config.hpke.cache_max_age = Seconds::new(60)).await;
+    leader.to(|config| config.hpke.cache_max_age = Seconds::new(60)).await;
     assert_eq!(ask("GET", &keys, &[], Vec::new()).await.header("cache-control"), "max-age=60");
     let early = report(Time(Time::now().0 + 7200));
     let refused = upload_errors(&parties.upload(&early).await, parties);
     assert_eq!(refused, [(early.metadata.id, ReportError::ReportTooEarly)]);
-    reload(leader, &mut config, |config| config.limits.clock_skew = Seconds::new(10_000)).await;
+    leader.to(|config| config.limits.clock_skew = Seconds::new(10_000)).await;
     assert!(parties.upload(&early).await.body.is_empty());
 
     // How long things may be.
-    reload(leader, &mut config, |config| config.limits.max_upload_bytes = 20).await;
+    leader.to(|config| config.limits.max_upload_bytes = 20).await;
     assert_eq!(problem(&parties.upload(&now()).await).status, 413);
-    reload(leader, &mut config, |config| {
+    let long_upload = |config: &mut Config| {
         (config.limits.max_upload_bytes, config.limits.max_report_bytes) = (1 << 20, 20);
-    })
-    .await;
+    };
+    leader.to(long_upload).await;
     assert_eq!(problem(&parties.upload(&now()).await).status, 413);
-    reload(leader, &mut config, |config| config.limits.max_report_bytes = 1 << 20).await;
+    leader.to(|config| config.limits.max_report_bytes = 1 << 20).await;
     assert!(parties.upload(&now()).await.is_success());
-    reload(leader, &mut config, |config| config.limits.max_message_bytes = 10).await;
-    let query = parties.query_now();
-    assert_eq!(problem(&parties.ask_collection(query).await.answer).status, 413);
-    reload(leader, &mut config, |config| config.limits.max_message_bytes = 1 << 16).await;
+    leader.to(|config| config.limits.max_message_bytes = 10).await;
+    assert_eq!(problem(&parties.ask_collection(parties.query_now()).await.answer).status, 413);
+    leader.to(|config| config.limits.max_message_bytes = 1 << 16).await;
+    leader.to(|config| config.leader.max_interval_units = 1).await;
+    let refused = parties.ask_collection(parties.query_now()).await.answer;
+    assert_refused(&refused, parties, ProblemType::BatchInvalid);
 
     // Who is sent away, and for how long.
-    reload(leader, &mut config, |config| {
+    leader.to(|config| config.limits.max_waiting_reports = 0).await;
+    assert_eq!(problem(&parties.upload(&now()).await).status, 503);
+    leader.to(|config| config.limits.max_waiting_reports = 1000).await;
+    let no_room = |config: &mut Config| {
         (config.disk.reserve_bytes, config.disk.retry_after) = (1 << 60, Seconds::new(77));
-    })
-    .await;
-    let short = ask("POST", &parties.at_leader(&parties.wire().upload_call(&parties.id()).path), &[], Vec::new()).await;
-    assert_eq!(short.status, 415, "what is no upload is no matter of space");
-    let short = until_refused(parties, &now()).await;
+    };
+    leader.to(no_room).await;
+    let short = parties.upload(&now()).await;
     assert_eq!((problem(&short).status, short.retry_after.unwrap().as_secs()), (507, 77));
-    reload(leader, &mut config, |config| config.disk.reserve_bytes = 0).await;
-    let media = parties.wire().upload_call(&parties.id());
-    reload(leader, &mut config, |config| config.limits.request_timeout = Seconds::millis(30)).await;
-    let headers = [("content-type", media.content_type.unwrap()), ("content-length", "400")];
-    let mut slow = begin(media.method, &parties.at_leader(&media.path), &headers).await;
-    assert_eq!(status(&mut slow).await, Some(408));
-    pair.stop().await;
+    leader.to(|config| config.disk.reserve_bytes = 0).await;
+    assert_taken(&parties.upload(&now()).await);
+
+    // How long a request may take, and how long a stop waits for one that does not end.
+    let call = parties.wire().upload_call(&parties.id());
+    let headers = [("content-type", call.content_type.unwrap()), ("content-length", "400")];
+    let slow = || async { begin(call.method, &parties.at_leader(&call.path), &headers).await };
+    leader.to(|config| config.limits.request_timeout = Seconds::millis(30)).await;
+    assert_eq!(status(&mut slow().await).await, Some(408));
+    leader.to(|config| config.limits.request_timeout = Seconds(PATIENCE)).await;
+    let usual = *leader.config.limits.stop_timeout;
+    leader.to(|config| config.limits.stop_timeout = Seconds::millis(20)).await;
+    let (taken, _in_progress, begun) = (leader.taken, slow().await, Instant::now());
+    pair.leader.stop().await;
+    assert!(begun.elapsed() < usual / 2, "{:?}", begun.elapsed());
+    taken
 }
 
-/// The disk is looked at now and then.
-async fn until_refused(parties: &common::Parties, report: &dapbox::model::Report) -> dapbox::peer::Answer {
-    let deadline = std::time::Instant::now() + common::PATIENCE;
-    loop {
-        let answer = parties.upload(report).await;
-        if !answer.is_success() {
-            return answer;
+/// What a leader does by itself.
+async fn jobs_of_a_leader() -> BTreeSet<String> {
+    let slow = |config: &mut Config| {
+        let leader = &mut config.leader;
+        (leader.max_job_size, leader.min_job_size, leader.jobs_in_flight) = (2, 2, 1);
+        for span in [
+            &mut leader.max_job_delay,
+            &mut leader.peer_timeout,
+            &mut leader.retry_initial,
+            &mut leader.retry_max,
+            &mut leader.collection_retry_after,
+        ] {
+            *span = Seconds::new(3600);
         }
-        assert!(std::time::Instant::now() < deadline, "the reserve is not asked for");
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    };
+    let (pair, relay) = pair_through_relay(Revision::Dap18, BatchMode::TimeInterval, slow).await;
+    let (node, parties) = (&pair.leader, &pair.parties);
+    let forge = Forge::new(parties).await;
+    let mut leader = Changing::new(node);
+    let upload = async |count| {
+        let reports: Vec<_> = (0..count).map(|_| forge.report(&Measurement::Number(1), Time::now())).collect();
+        assert_taken(&parties.upload_at_once(&reports).await);
+    };
+    let aggregated = async |count| {
+        node.until(&parties.id(), |status| status.aggregated == count).await;
+    };
+
+    // Nothing comes of these: the helper does not answer, and they wait for it for as long as when they began.
+    relay.plan(|_, _| Act::Hang);
+    upload(4).await;
+    node.until(&parties.id(), |status| (status.jobs, status.waiting) == (1, 2)).await;
+    leader.to(|config| config.leader.jobs_in_flight = 2).await;
+    // Not only picked: what is sent from now on is held against what comes next.
+    node.until(&parties.id(), |_| relay.made(Interaction::AggregationJob).len() == 2).await;
+    leader.to(|config| config.leader.jobs_in_flight = 8).await;
+
+    relay.plan(|_, before| if before == 0 { Act::Hang } else { Act::Pass });
+    let hurried = |config: &mut Config| {
+        config.leader.peer_timeout = Seconds::millis(500);
+        (config.leader.retry_initial, config.leader.retry_max) = (Seconds::millis(10), Seconds::millis(20));
+    };
+    leader.to(hurried).await;
+    upload(2).await;
+    aggregated(2).await;
+
+    relay.plan(|_, _| Act::Pass);
+    let terse = |config: &mut Config| {
+        (config.leader.peer_timeout, config.limits.max_answer_bytes) = (Seconds(PATIENCE), 1);
+    };
+    leader.to(terse).await;
+    upload(2).await;
+    let is_too_long = |trouble: &String| trouble.contains("longer than 1 bytes");
+    node.until(&parties.id(), |status| status.last_trouble.as_ref().is_some_and(is_too_long)).await;
+    leader.to(|config| config.limits.max_answer_bytes = 1 << 20).await;
+    aggregated(4).await;
+
+    // What is a job, and when.
+    upload(1).await;
+    leader.to(|config| config.leader.min_job_size = 1).await;
+    aggregated(5).await;
+    leader.to(|config| (config.leader.max_job_size, config.leader.min_job_size) = (5, 5)).await;
+    let before = relay.made(Interaction::AggregationJob).len();
+    upload(5).await;
+    aggregated(10).await;
+    assert_eq!(relay.made(Interaction::AggregationJob).len(), before + 1);
+    upload(1).await;
+    leader.to(|config| config.leader.max_job_delay = Seconds::millis(0)).await;
+    aggregated(11).await;
+
+    // The reports that nothing comes of keep the batch open.
+    let collection = parties.start_collection(parties.query_now()).await;
+    assert_eq!(parties.poll(&collection).await.retry_after.unwrap().as_secs(), 3600);
+    leader.to(|config| config.leader.collection_retry_after = Seconds::new(55)).await;
+    assert_eq!(parties.poll(&collection).await.retry_after.unwrap().as_secs(), 55);
+    leader.taken
 }
 
-/// What happens by itself changes too: a report that would have waited for an hour, a collector that is told when to come
-/// back, a helper that puts jobs off.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_drivers_do_changes_while_the_server_runs() {
-    let patient = |config: &mut Config| config.leader.max_job_delay = Seconds::new(3600);
-    let two = |task: &mut Task| task.public.min_batch_size = 2;
-    let pair = Pair::start_with(Revision::Dap18, VdafConfig::Prio3Count, BatchMode::TimeInterval, patient, two).await;
-    let (leader, helper, parties) = (&pair.leader, &pair.helper, &pair.parties);
+/// How a helper answers a leader.
+async fn answers_of_a_helper() -> BTreeSet<String> {
+    let pair = Pair::start(Revision::Dap18, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
+    let parties = &pair.parties;
     let forge = Forge::new(parties).await;
-    let (mut config, mut of_helper) = (as_started(leader), as_started(helper));
-
-    parties.upload_all(&[forge.report(&Measurement::Flag(true), Time::now())]).await;
-    assert_eq!(leader.status(&parties.id()).await.waiting, 1);
-    reload(leader, &mut config, |config| config.leader.max_job_delay = Seconds::millis(0)).await;
-    leader.until(&parties.id(), |status| status.aggregated == 1).await;
-    let collection = parties.start_collection(parties.query_now()).await;
-    assert_eq!(parties.poll(&collection).await.retry_after.unwrap().as_secs(), 1, "one report is too few");
-    reload(leader, &mut config, |config| config.leader.collection_retry_after = Seconds::new(55)).await;
-    assert_eq!(parties.poll(&collection).await.retry_after.unwrap().as_secs(), 55);
-
+    let mut helper = Changing::new(&pair.helper);
     let job = |count| {
         let drafts: Vec<_> = (0..count).map(|_| forge.draft(&Measurement::Flag(true), Time(1_600_000_000))).collect();
         forge.job(PartialBatch::TimeInterval, &drafts)
     };
     assert!(!parties.ask_job(&job(2)).await.answer.body.is_empty(), "answered at once");
-    reload(helper, &mut of_helper, |config| {
+    let later = |config: &mut Config| {
         (config.helper.synchronous_reports, config.helper.retry_after) = (1, Seconds::new(33));
-    })
-    .await;
+    };
+    helper.to(later).await;
     let put_off = parties.ask_job(&job(2)).await.answer;
     assert_eq!((put_off.body.len(), put_off.retry_after.unwrap().as_secs()), (0, 33));
-    reload(helper, &mut of_helper, |config| config.limits.max_job_reports = 1).await;
+    helper.to(|config| config.limits.max_job_reports = 1).await;
     assert_eq!(problem(&parties.ask_job(&job(2)).await.answer).status, 413);
-    reload(helper, &mut of_helper, |config| config.limits.max_job_bytes = 10).await;
+    helper.to(|config| config.limits.max_job_reports = 1000).await;
+    helper.to(|config| config.limits.max_job_bytes = 10).await;
     assert_eq!(problem(&parties.ask_job(&job(1)).await.answer).status, 413);
-    pair.stop().await;
+    helper.taken
+}
+
+/// How long a connection may be without a request, and whose certificates are believed.
+async fn connections() -> BTreeSet<String> {
+    let (authority, hour) = (Authority::new(), Seconds::new(3600));
+    let patient = |config: &mut Config| {
+        authority.equip(config);
+        (config.tls.handshake_timeout, config.limits.head_timeout) = (hour, hour);
+    };
+    let node = Node::start_with(patient).await;
+    let mut server = Changing::new(&node);
+    server.to(|config| config.tls.handshake_timeout = Seconds::millis(20)).await;
+    closed(TcpStream::connect(node.config.listen).await.unwrap()).await;
+    server.to(|config| config.tls.handshake_timeout = hour).await;
+    server.to(|config| config.limits.head_timeout = Seconds::millis(20)).await;
+    closed(authority.connect(node.config.listen, &["http/1.1"]).await).await;
+    server.to(|config| config.limits.head_timeout = hour).await;
+
+    // A leader that does not know who vouches for its helper, until it is told.
+    let leader = Node::start_with(|config| config.leader.min_job_size = 1).await;
+    let (revision, nodes) = (Revision::Dap18, [&leader, &node]);
+    let parties = Parties::between(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, nodes).await;
+    let client = Client::new(parties.leader.public.clone(), authority.peer(), Retries::default()).unwrap();
+    client.upload(Measurement::Flag(true), None).await.unwrap();
+    let distrusts = |trouble: &String| trouble.contains("cannot be trusted");
+    leader.until(&parties.id(), |status| status.last_trouble.as_ref().is_some_and(distrusts)).await;
+    let mut leader = Changing { taken: server.taken, ..Changing::new(&leader) };
+    leader.to(|config| config.peer.ca_file = authority.file()).await;
+    leader.node.until(&parties.id(), |status| status.aggregated == 1).await;
+    leader.taken
+}
+
+/// Waits until the other end closes a connection, on which it says nothing.
+async fn closed(mut stream: impl AsyncRead + Unpin) {
+    let read = tokio::time::timeout(PATIENCE, stream.read(&mut [0])).await;
+    assert!(!matches!(read.expect("it stays open"), Ok(1..)));
+}
+
+/// Which keys are handed out.
+async fn keys() -> BTreeSet<String> {
+    let node = Node::start().await;
+    let mut server = Changing::new(&node);
+    let until = async |wanted: &dyn Fn(&[&str]) -> bool| {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let keys = node.keys().await;
+            let active = keys.iter().map(|key| &key.status).filter(|key| key.state == KeyState::Active);
+            let active: Vec<_> = active.map(|key| key.suite.as_str()).collect();
+            if wanted(&active) {
+                return keys.len();
+            }
+            assert!(Instant::now() < deadline, "{active:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // A key that is made now is handed out now. It would be in a day.
+    server.to(|config| config.hpke.pending_time = Seconds::new(0)).await;
+    let other = |config: &mut Config| {
+        (config.hpke.kem, config.hpke.kdf, config.hpke.aead) = (Kem::P256, Kdf::HkdfSha512, Aead::ChaCha20Poly1305);
+    };
+    server.to(other).await;
+    until(&|active| active == [server.config.hpke.suite().to_string()]).await;
+    server.to(|config| config.hpke.post_quantum = true).await;
+    let before = until(&|active| active.len() == 2).await;
+    // The classical key and the other are replaced when they are a second old.
+    server.to(|config| config.hpke.rotate_every = Seconds::new(1)).await;
+    let deadline = Instant::now() + PATIENCE;
+    while node.keys().await.len() < before + 2 {
+        assert!(Instant::now() < deadline, "no key is replaced");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    server.taken
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_change_is_named_and_stays() {
-    let node = common::Node::start().await;
-    let mut config = as_started(&node);
-    let reloaded = reload(&node, &mut config, |config| {
+    let node = Node::start().await;
+    let mut server = Changing::new(&node);
+    let change = |config: &mut Config| {
         config.limits.workers = 3;
         config.limits.max_requests = 1;
         config.leader.jobs_in_flight = 2;
-        config.secrets.key = dapbox::model::Secret::random(32);
-    })
-    .await;
+        config.secrets.key = Secret::random(32);
+    };
+    let reloaded = server.to(change).await;
     let named: Vec<_> = reloaded.needs_restart.iter().map(|change| change.key.as_str()).collect();
     assert_eq!(named, ["limits.max_requests", "limits.workers", "secrets.key"]);
     assert!(reloaded.needs_restart.iter().all(|change| change.key != "secrets.key" || change.to == "(not shown)"));
     // It is said each time, as long as it is so; what was taken over is the same by now.
+    let mut config = server.config;
     let again = node.server().reload(config.clone()).await.unwrap();
     assert_eq!((again.changed.len(), again.needs_restart.len()), (0, 3));
     // Values that only fit together after a restart are refused as a whole.
@@ -172,10 +359,11 @@ async fn what_cannot_change_is_named_and_stays() {
     assert!(refused.contains("request_memory_bytes") && refused.contains("restart"), "{refused}");
 }
 
-/// `dapbox serve` with a file.
+/// `dapbox serve` with a file, which it finds by itself.
 struct Served {
     process: Child,
-    log: BufReader<ChildStderr>,
+    /// The lines of its log, which somebody always reads: it would wait otherwise, with everything.
+    log: mpsc::Receiver<String>,
     file: PathBuf,
     data_dir: PathBuf,
 }
@@ -184,22 +372,20 @@ impl Served {
     fn start(dir: &Path) -> Self {
         let (file, data_dir) = (dir.join("appliance.toml"), dir.join("data"));
         fs::write(&file, text(&data_dir, "")).unwrap();
-        let mut process =
-            dapbox(&["serve", "--config", file.to_str().unwrap()]).stderr(Stdio::piped()).spawn().unwrap();
-        let log = BufReader::new(process.stderr.take().unwrap());
-        let mut served = Self { process, log, file, data_dir };
+        let mut process = dapbox(&["serve"]).current_dir(dir).stderr(Stdio::piped()).spawn().unwrap();
+        let (stderr, (lines, log)) = (process.stderr.take().unwrap(), mpsc::channel());
+        thread::spawn(move || {
+            BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|line| lines.send(line))
+        });
+        let served = Self { process, log, file, data_dir };
         served.until_logged(r#""message":"serving""#);
         served
     }
 
     /// Waits until a line of the log has it.
-    fn until_logged(&mut self, wanted: &str) -> String {
-        let mut line = String::new();
-        while !line.contains(wanted) {
-            line.clear();
-            assert!(self.log.read_line(&mut line).unwrap() > 0, "the server ended before it said {wanted}");
-        }
-        line
+    fn until_logged(&self, wanted: &str) -> String {
+        let found = |line: Result<String, _>| line.unwrap_or_else(|_| panic!("the server does not say {wanted}"));
+        iter::repeat_with(|| found(self.log.recv_timeout(PATIENCE))).find(|line| line.contains(wanted)).unwrap()
     }
 
     fn write(&self, more: &str) {
@@ -238,7 +424,7 @@ fn dapbox(arguments: &[&str]) -> Command {
 #[test]
 fn an_operator_reloads_by_command_and_by_signal() {
     let dir = TempDir::new().unwrap();
-    let mut server = Served::start(dir.path());
+    let server = Served::start(dir.path());
     assert_eq!(server.run(&["reload"]), (0, "Nothing has changed.\n".to_owned()));
 
     server.write("[leader]\nmax_job_size = 400\n[limits]\nworkers = 2\n");
@@ -255,6 +441,7 @@ fn an_operator_reloads_by_command_and_by_signal() {
     let (code, said) = server.run(&["reload"]);
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("appliance.toml:6") && said.contains("did you mean 'leader.max_job_size'?"), "{said}");
+    server.until_logged("nothing was reloaded");
     server.hang_up();
     server.until_logged("nothing was reloaded");
 
@@ -262,12 +449,17 @@ fn an_operator_reloads_by_command_and_by_signal() {
     server.hang_up();
     let line = server.until_logged("taken over");
     assert!(line.contains("leader.max_job_size") && line.contains("400") && line.contains("300"), "{line}");
+
+    // A file that is gone does not say that all is as by default.
+    fs::remove_file(&server.file).unwrap();
+    let (code, said) = server.run(&["reload"]);
+    assert_eq!((code, said.contains("appliance.toml")), (1, true), "{said}");
 }
 
 #[test]
 fn the_log_changes_while_the_server_runs_until_it_reloads() {
     let dir = TempDir::new().unwrap();
-    let mut server = Served::start(dir.path());
+    let server = Served::start(dir.path());
     assert_eq!(server.run(&["log"]), (0, "info\n".to_owned()));
     assert_eq!(server.run(&["log", "info,sled=trace"]), (0, "sled=trace,info\n".to_owned()));
     server.until_logged(r#""level":"TRACE""#);

@@ -68,7 +68,9 @@ fn there_is_a_manual_page_for_each_command_and_man_can_read_it() {
         let output = man.output().unwrap();
         let (shown, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success() && said.is_empty(), "{}: {said}", page.display());
-        assert!(shown.contains("NAME") && shown.contains("SYNOPSIS") && shown.contains("dapbox"), "{shown}");
+        for word in ["NAME", "SYNOPSIS", "dapbox manual", concat!("dapbox ", env!("CARGO_PKG_VERSION"))] {
+            assert!(shown.contains(word), "{word}: {shown}");
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use common::{
     raw::{ask, begin},
 };
 use dapbox::{
-    config::{Config, OptionalAddress},
+    config::{Config, OptionalAddress, TlsMode},
     model::{
         Act, BatchMode, Duration, Failpoints, FixedSizeQuery, Interval, Phase, Point, Query, Revision, Role, Task,
         Time, VdafConfig,
@@ -130,7 +130,7 @@ async fn what_is_shown_is_what_was_done(#[values(Revision::Dap09, Revision::Dap1
     assert_eq!((new.not_ready, new.keys.len(), new.tasks.len()), (vec![], 1, 1));
     assert_eq!((new.keys[0].state, &*new.keys[0].suite), (KeyState::Active, "x25519-sha256-aes128gcm"));
     let view = &new.tasks[0];
-    assert_eq!((view.status.id, view.status.role, view.batch_count), (parties.id(), Role::Leader, 0));
+    assert_eq!((view.status.id, view.status.role, view.counts.batches()), (parties.id(), Role::Leader, 0));
     assert_eq!((view.peer.as_ref().unwrap().last_success, view.oldest_waiting), (None, None));
 
     pair.helper.stop().await;
@@ -143,7 +143,7 @@ async fn what_is_shown_is_what_was_done(#[values(Revision::Dap09, Revision::Dap1
         let batches = view.batches.iter().map(|b| (b.interval.unwrap(), b.aggregated, b.waiting, b.state));
         batches.collect::<Vec<_>>()
     };
-    let view = until(&pair.leader, |view| view.peer.as_ref().unwrap().trouble.is_some()).await;
+    let view = until(&pair.leader, |view| view.status.last_trouble.is_some()).await;
     let lonely = (hour_of(earlier), 0, 1, BatchState::TooFew);
     assert_eq!(batches(&view), [(hour_of(time), 0, 2, BatchState::TooFew), lonely]);
     assert_eq!(view.oldest_waiting, Some(hour_of(earlier).start()));
@@ -169,7 +169,7 @@ async fn what_is_shown_is_what_was_done(#[values(Revision::Dap09, Revision::Dap1
 
     pair.helper.resume().await;
     let view = until(&pair.leader, |view| view.status.counters.get("aggregate_success") == Some(&4)).await;
-    let view_again = until(&pair.leader, |view| view.peer.as_ref().unwrap().trouble.is_none()).await;
+    let view_again = until(&pair.leader, |view| view.status.last_trouble.is_none()).await;
     assert!(view_again.peer.unwrap().last_success.is_some());
     let lonely = (hour_of(earlier), 1, 0, BatchState::TooFew);
     assert_eq!(batches(&view), [(hour_of(time), 3, 0, BatchState::Ready), lonely]);
@@ -401,6 +401,37 @@ async fn readiness_says_why_not() {
     stopping.await.unwrap();
     assert!(reqwest::get(format!("{monitor}readyz")).await.is_err());
     helper.stop().await;
+}
+
+/// Before there is a first certificate nobody can connect, and all who watch are told why there is none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_does_not_come_is_told_with_its_reason() {
+    let mut node = Node::start_with(|config| {
+        watched(config);
+        config.tls.mode = TlsMode::Acme;
+        config.acme.domains = vec!["dap.example.test".to_owned()];
+        // Nobody has this port: it was never given to anybody.
+        config.acme.directory = "https://127.0.0.1:1/directory".to_owned();
+    })
+    .await;
+    let deadline = Instant::now() + PATIENCE;
+    let trouble = loop {
+        let tls = overview(&node).await.tls.unwrap();
+        assert_eq!(tls.certificate, None);
+        if let Some(trouble) = tls.trouble {
+            break trouble;
+        }
+        assert!(Instant::now() < deadline, "it never says why");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    };
+    assert!(trouble.contains("cannot connect to the authority"), "{trouble}");
+    assert_eq!(get(&node, "readyz").await, (503, format!("there is no TLS certificate yet: {trouble}\n")));
+    assert_eq!(metrics(&node).await["dapbox_certificate_trouble{}"], 1.0);
+    let shown = stdout(&["status"], &node).await;
+    assert!(shown.contains("certificate   none yet") && shown.contains("cannot connect to the authority"), "{shown}");
+    let page = get(&node, "").await.1;
+    assert!(page.contains("none yet") && page.contains("cannot connect to the authority"), "{page}");
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

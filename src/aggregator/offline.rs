@@ -17,7 +17,7 @@ use crate::{
         status::TaskStatus,
         tokens::{TokenChange, TokenStatus},
     },
-    store::{BackupError, BackupMade, BackupOptions, OpenError, Options, Store},
+    store::{self, BackupError, BackupMade, BackupOptions, OpenError, Options, Store},
 };
 
 /// A data directory, held for as long as this lives.
@@ -26,8 +26,9 @@ pub struct Offline {
 }
 
 impl Offline {
-    /// Opens a data directory. Fails if a server runs on it.
+    /// Opens a data directory. Fails if a server runs on it, or could not read what we leave behind.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
+        store::check_user(dir)?;
         Ok(Self { store: Store::open(dir, options)? })
     }
 

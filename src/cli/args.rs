@@ -35,7 +35,7 @@ impl ConfigArgs {
     /// Reads the configuration, and says where it comes from.
     pub fn load_with_sources(&self, listen: Option<SocketAddr>) -> Result<(Config, Sources), Failure> {
         let sources = self.sources(listen);
-        Ok((Config::load(sources.file.as_deref(), &sources.flags)?, sources))
+        Ok((sources.load()?, sources))
     }
 
     /// Where the configuration comes from.
@@ -65,6 +65,11 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// Reads the configuration.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        Config::load(self.file.as_deref(), &self.flags)
+    }
+
     /// What is not as it is by default in a configuration that was loaded from here.
     pub fn settings(&self, config: &Config) -> Result<Vec<Setting>, ConfigError> {
         let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));

@@ -53,7 +53,7 @@ fn is_old(facts: &CertificateStatus, now: Time, whose: Whose) -> bool {
 }
 
 /// Whether a certificate is for a host.
-pub fn covers(certificate: &CertificateDer<'_>, host: &str) -> bool {
+fn covers(certificate: &CertificateDer<'_>, host: &str) -> bool {
     let name = ServerName::try_from(host.to_owned());
     let parsed = ParsedCertificate::try_from(certificate);
     matches!((parsed, name), (Ok(parsed), Ok(name)) if verify_server_name(&parsed, &name).is_ok())

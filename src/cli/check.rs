@@ -13,10 +13,7 @@ use super::{
     place::Place,
     style::{self, Style, say},
 };
-use crate::{
-    config::{Config, Setting, TlsMode},
-    peer::Roots,
-};
+use crate::config::{Config, Setting, TlsMode};
 
 /// Where an authority looks for a server (RFC 8737 section 3).
 const ACME_PORT: u16 = 443;
@@ -93,7 +90,7 @@ fn examine(sources: &Sources) -> Result<Report, Failure> {
         ("management", management(&config)),
         ("certificate", (config.tls.mode == TlsMode::Files).then(|| doctor::in_files(&config))),
         ("certificate key", private_file(&config.tls.key_file)),
-        ("peer roots", peer_roots(&config)),
+        ("peer roots", doctor::peer_roots(&config)),
         ("secrets key", secrets_key(&config)),
         ("open files", Some(doctor::open_files(&config, None))),
     ];
@@ -189,16 +186,6 @@ fn private_file(path: &Path) -> Option<Verdict> {
     })
 }
 
-/// Root certificates besides those that everybody believes.
-fn peer_roots(config: &Config) -> Option<Verdict> {
-    let path = &config.peer.ca_file;
-    Some(match Roots::read(path) {
-        Ok(_) if path.as_os_str().is_empty() => return None,
-        Ok(_) => good(path.display().to_string()),
-        Err(error) => failed(error.to_string(), "Correct the file, or peer.ca_file."),
-    })
-}
-
 /// A key file outside of the data directory. Without one the server makes it, in a directory that must be there.
 fn secrets_key(config: &Config) -> Option<Verdict> {
     let path = &config.secrets.key_file;
@@ -207,12 +194,10 @@ fn secrets_key(config: &Config) -> Option<Verdict> {
     }
     let shown = path.display();
     Some(match fs::metadata(path) {
-        Ok(found) if found.mode() & 0o077 != 0 => {
-            failed(format!("others may read {shown} (mode {:o})", found.mode() & 0o777), format!("chmod 600 {shown}"))
-        }
-        Ok(_) => match fs::File::open(path) {
-            Ok(_) => good(shown.to_string()),
-            Err(error) => warning(format!("this user cannot read {shown}: {error}"), "The server's user has to."),
+        Ok(_) => match (doctor::secrets_file(path), fs::File::open(path)) {
+            (Some(Err(trouble)), _) => Err(trouble),
+            (_, Ok(_)) => good(shown.to_string()),
+            (_, Err(error)) => warning(format!("this user cannot read {shown}: {error}"), "The server's user has to."),
         },
         Err(_) if path.parent().is_some_and(|dir| dir.as_os_str().is_empty() || dir.is_dir()) => {
             good(format!("{shown} is made at the first start"))

@@ -175,7 +175,7 @@ async fn list(args: ListArgs) -> Outcome {
 /// A key in a line.
 fn line(key: &ListedKey, width: usize, style: Style) -> String {
     let ListedKey { status, age, kept_by } = key;
-    let state = format!("{:<7}", name(status.state));
+    let state = format!("{:<7}", status.state.name());
     let state = if status.state == KeyState::Active { style.good(&state) } else { state };
     let next = match (status.state, status.until, kept_by) {
         (KeyState::Pending, Some(until), _) => format!("handed out from {}", calendar::show(until)),
@@ -186,14 +186,6 @@ fn line(key: &ListedKey, width: usize, style: Style) -> String {
         (KeyState::Pending | KeyState::Expired, None, _) => String::new(),
     };
     format!("{:>3}  {state}  {:<width$}  {:>6} old  {}", status.id, status.suite, elapsed(*age), style.dim(&next))
-}
-
-fn name(state: KeyState) -> &'static str {
-    match state {
-        KeyState::Pending => "pending",
-        KeyState::Active => "active",
-        KeyState::Expired => "expired",
-    }
 }
 
 /// An age in its largest unit.

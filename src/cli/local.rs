@@ -77,7 +77,6 @@ impl Pair {
 
 impl Node {
     async fn start(data_dir: PathBuf, port: u16, watched: bool) -> Result<Self, Failure> {
-        std::fs::create_dir_all(&data_dir).map_err(|e| Failure::new(e).context(data_dir.display()))?;
         let config = Config {
             data_dir: data_dir.clone(),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),

@@ -39,14 +39,14 @@ pub fn run(args: &Args) -> Outcome {
 
 /// The name of a command's page, and its text.
 fn page(command: Command) -> io::Result<(String, String)> {
-    let man = Man::new(command).source(format!("dapbox {}", build::RELEASE)).manual("dapbox");
+    let man = Man::new(command).source(format!("dapbox {}", build::RELEASE)).manual("dapbox manual");
     let mut text = Vec::new();
     man.render(&mut text)?;
     Ok((man.get_filename(), polish(&String::from_utf8_lossy(&text))))
 }
 
-/// What the generator does not know: that our last section is notes with examples, and that lines which are indented
-/// must not be wrapped.
+/// What the generator does not know: that a date which is not there leaves its place empty, that our last section is notes
+/// with examples, and that lines which are indented must not be wrapped.
 fn polish(page: &str) -> String {
     let (mut polished, mut is_indented) = (String::with_capacity(page.len()), false);
     for line in page.lines() {
@@ -56,7 +56,11 @@ fn polish(page: &str) -> String {
             _ => {}
         }
         is_indented = line.starts_with(' ');
-        polished.push_str(if line == ".SH EXTRA" { ".SH NOTES" } else { line });
+        match line {
+            ".SH EXTRA" => polished.push_str(".SH NOTES"),
+            _ if line.starts_with(".TH ") => polished.push_str(&line.replacen("  ", " \"\" ", 1)),
+            _ => polished.push_str(line),
+        }
         polished.push('\n');
     }
     polished
@@ -67,8 +71,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_indented_is_not_wrapped() {
-        let polished = polish(".SH EXTRA\nExamples:\n  dapbox a \\\\\n      b\n\nEnd\n");
-        assert_eq!(polished, ".SH NOTES\nExamples:\n.nf\n  dapbox a \\\\\n      b\n.fi\n\nEnd\n");
+    fn what_is_indented_is_not_wrapped_and_the_title_is_whole() {
+        let polished = polish(".TH a 1  \"a 0.1\" manual\n.SH EXTRA\nExamples:\n  dapbox a \\\\\n      b\n\nEnd\n");
+        let title = ".TH a 1 \"\" \"a 0.1\" manual\n";
+        assert_eq!(
+            polished.strip_prefix(title).unwrap(),
+            ".SH NOTES\nExamples:\n.nf\n  dapbox a \\\\\n      b\n.fi\n\nEnd\n"
+        );
     }
 }

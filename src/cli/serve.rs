@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use super::{
     Failure, Outcome,
-    args::ConfigArgs,
+    args::{ConfigArgs, Sources},
     logging::{self, Level},
     manager,
     signals::{Hangups, Signals},
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Arguments of `dapbox serve`.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(after_help = "The server is leader and helper at once: which one it is, is a matter of each task. \
     Tasks are added while it runs, with 'dapbox task add'. SIGTERM or ctrl-c stops it gracefully, a second one at \
     once; nothing that was acknowledged is lost either way. SIGHUP has it take over a changed configuration, as \
@@ -23,7 +23,7 @@ use crate::{
     Examples:\n  \
     dapbox serve\n  \
     dapbox serve --config /etc/dapbox/appliance.toml\n  \
-    dapbox serve --listen 0.0.0.0:8080 --data-dir /var/lib/dapbox\n\n\
+    dapbox serve --listen 127.0.0.1:8080 --data-dir /var/lib/dapbox\n\n\
     Every option of the file can be set in the environment: DAPBOX_LIMITS__WORKERS=4.")]
 pub struct Args {
     #[command(flatten)]
@@ -35,12 +35,12 @@ pub struct Args {
 
 /// Runs `dapbox serve`.
 pub async fn run(args: Args) -> Outcome {
-    let config = args.config.load(args.listen)?;
+    let (config, sources) = args.config.load_with_sources(args.listen)?;
     let level = logging::start(&config.log)?;
     let data_dir = config.data_dir.display().to_string();
     let (mut signals, mut hangups) = (Signals::new()?, Hangups::new()?);
     let server = manager::patiently("opening the data directory", Server::start(config)).await?;
-    server.set_controls(controls(args, level));
+    server.set_controls(controls(sources, level));
     let monitor = server.monitor_address().map(tracing::field::display);
     tracing::info!(url = server.url(), address = %server.address(), monitor, data_dir, version = build::VERSION, "serving");
     let status = format!("serving on {}", server.url());
@@ -80,12 +80,13 @@ async fn until_the_end(server: &Server, signals: &mut Signals, hangups: &mut Han
     }
 }
 
-/// What we can do for the server: read its configuration again, and change the log.
-fn controls(args: Args, level: Level) -> Controls {
+/// What we can do for the server: read its configuration again, and change the log. It comes from where it came from at the
+/// start: a file that is gone is an error, and not the end of all that it had said.
+fn controls(sources: Sources, level: Level) -> Controls {
     let level = Arc::new(level);
     let same = level.clone();
     Controls {
-        reread: Box::new(move || args.config.load(args.listen).map_err(|failure| failure.message)),
+        reread: Box::new(move || sources.load().map_err(|error| error.to_string())),
         log_level: Box::new(move || level.get()),
         set_log_level: Box::new(move |wanted| same.set(wanted)),
     }

@@ -27,8 +27,8 @@ pub struct Overview {
     pub disk: DiskStatus,
     /// The HPKE keys that reports are sealed to.
     pub keys: Vec<KeyStatus>,
-    /// The TLS certificate, if the server has one.
-    pub certificate: Option<CertificateStatus>,
+    /// How HTTPS is, if the server speaks it itself.
+    pub tls: Option<TlsStatus>,
     /// All tasks, in the order of their ids.
     pub tasks: Vec<TaskView>,
 }
@@ -61,6 +61,15 @@ pub struct KeyStatus {
     pub until: Option<Time>,
 }
 
+/// How a server's HTTPS is.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct TlsStatus {
+    /// The certificate in use; none before there is a first one.
+    pub certificate: Option<CertificateStatus>,
+    /// What the last attempt to get, renew or reload one ran into, if it failed.
+    pub trouble: Option<String>,
+}
+
 /// What an HPKE key is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -73,7 +82,27 @@ pub enum KeyState {
     Expired,
 }
 
-/// The TLS certificate.
+impl KeyState {
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Active => "active",
+            Self::Expired => "expired",
+        }
+    }
+
+    /// What happens when it ends: `replaced`.
+    pub fn end(self) -> &'static str {
+        match self {
+            Self::Pending => "active",
+            Self::Active => "replaced",
+            Self::Expired => "deleted",
+        }
+    }
+}
+
+/// A TLS certificate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateStatus {
     /// The names in it.
@@ -82,8 +111,6 @@ pub struct CertificateStatus {
     pub not_before: Time,
     /// Until when it is valid.
     pub not_after: Time,
-    /// What the last attempt to renew or reload it ran into, if it failed.
-    pub trouble: Option<String>,
 }
 
 /// A task, how far it is, and how it goes.
@@ -101,8 +128,6 @@ pub struct TaskView {
     pub refused: BTreeMap<String, u64>,
     /// Batches that hold reports and were not collected, the newest first; at most [`TaskView::MAX_BATCHES`].
     pub batches: Vec<BatchView>,
-    /// How many such batches there are.
-    pub batch_count: u64,
     /// How many batches and jobs are how far.
     #[serde(default)]
     pub counts: StateCounts,
@@ -139,6 +164,13 @@ pub struct StateCounts {
     pub collections_closed: u64,
 }
 
+impl StateCounts {
+    /// How many batches hold reports and were not collected.
+    pub fn batches(&self) -> u64 {
+        self.batches_ready + self.batches_not_aggregated_yet + self.batches_too_few
+    }
+}
+
 /// A batch bucket (time interval) or batch (fixed size) that was not collected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchView {
@@ -167,15 +199,13 @@ pub enum BatchState {
     Ready,
 }
 
-/// Whether the other aggregator answers.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Whether the other aggregator answers. What it does not take, if so, is the task's last trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerStatus {
     /// When it last answered as it should.
     pub last_success: Option<Time>,
     /// When a request to it last failed.
     pub last_failure: Option<Time>,
-    /// What the driver is stuck at, if it is.
-    pub trouble: Option<String>,
 }
 
 /// What happened to a task in one stretch of time.

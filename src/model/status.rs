@@ -85,6 +85,9 @@ pub struct Health {
     /// The address that it listens on.
     #[serde(default)]
     pub address: Option<SocketAddr>,
+    /// The address for those who watch, if there is one.
+    #[serde(default)]
+    pub monitor: Option<SocketAddr>,
     /// Why the store has stopped, if it has: the server must be started again.
     pub fault: Option<String>,
     /// The disk of the data directory.

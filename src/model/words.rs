@@ -1,6 +1,6 @@
 //! How nouns are put into words and numbers into text, wherever people read them: the command line, the status page.
 
-use super::{BatchMode, Max, VdafConfig};
+use super::{BatchMode, Duration, Max, Time, VdafConfig};
 
 /// A number with separators: `20,190`.
 pub fn count(number: impl TryInto<u128>) -> String {
@@ -58,5 +58,71 @@ pub fn batches(mode: BatchMode, min: u64) -> String {
         BatchMode::FixedSize { max_batch_size: Some(max) } => {
             format!("of fixed size, {} to {}", count(min), counted(max, "report"))
         }
+    }
+}
+
+/// A length of time in its two largest units: `3 d 4 h`, `12 min`, `45 s`.
+pub fn span(length: Duration) -> String {
+    const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)];
+    let at = UNITS.iter().position(|(_, unit)| length.0 >= *unit).unwrap_or(3);
+    let (name, unit) = UNITS[at];
+    let whole = format!("{} {name}", count(length.0 / unit));
+    match UNITS.get(at + 1).map(|(name, next)| (name, length.0 % unit / next)) {
+        // Seconds beside minutes would only be restless.
+        Some((name, rest)) if rest > 0 && unit > 60 => format!("{whole} {rest} {name}"),
+        _ => whole,
+    }
+}
+
+/// Where a moment lies from now: `12 min ago`, `in 3 d 4 h`.
+pub fn relative(at: Time, now: Time) -> String {
+    match (at.0.cmp(&now.0), at.0.abs_diff(now.0)) {
+        (std::cmp::Ordering::Less, away) => format!("{} ago", span(Duration(away))),
+        (std::cmp::Ordering::Equal, _) => "now".to_owned(),
+        (std::cmp::Ordering::Greater, away) => format!("in {}", span(Duration(away))),
+    }
+}
+
+/// How many per second, or per minute if they are few.
+pub fn rate(per_second: f64) -> String {
+    let per_minute = per_second * 60.0;
+    match per_second {
+        s if s.is_nan() || s <= 0.0 => "none".to_owned(),
+        s if s >= 10.0 => format!("{}/s", count(s.round() as u64)),
+        s if s >= 1.0 => format!("{s:.1}/s"),
+        _ if per_minute >= 10.0 => format!("{per_minute:.0}/min"),
+        _ if per_minute >= 0.1 => format!("{per_minute:.1}/min"),
+        _ => "below 0.1/min".to_owned(),
+    }
+}
+
+/// A size in the unit that suits it.
+pub fn bytes(size: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (size as f64, 0);
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        (value, unit) = (value / 1024.0, unit + 1);
+    }
+    if unit == 0 || value >= 100.0 {
+        format!("{value:.0} {}", UNITS[unit])
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_rates_and_sizes_are_written_in_units_that_suit_them() {
+        let spans = [0, 45, 119, 3600, 5400, 90_061, 86_400 * 1000].map(|seconds| span(Duration(seconds)));
+        assert_eq!(spans, ["0 s", "45 s", "1 min", "1 h", "1 h 30 min", "1 d 1 h", "1,000 d"]);
+        let around = [40, 100, 3700].map(|at| relative(Time(at), Time(100)));
+        assert_eq!(around, ["1 min ago", "now", "in 1 h"]);
+        let rates = [0.0, f64::NAN, 0.0001, 0.05, 0.5, 7.42, 12_345.6].map(rate);
+        assert_eq!(rates, ["none", "none", "below 0.1/min", "3.0/min", "30/min", "7.4/s", "12,346/s"]);
+        let sizes = [0, 1023, 1536, 100 << 20, u64::MAX].map(bytes);
+        assert_eq!(sizes, ["0 B", "1023 B", "1.5 KiB", "100 MiB", "16777216 TiB"]);
     }
 }

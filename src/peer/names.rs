@@ -45,7 +45,14 @@ impl Names {
     pub async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, NameError> {
         let failed = |error: NetError| {
             let hint = if Path::new(SERVERS).exists() { "" } else { " (there is no /etc/resolv.conf)" };
-            NameError(format!("cannot find the address of {host}{hint}: {error}"))
+            let why = if error.is_nx_domain() {
+                "there is no such name".to_owned()
+            } else if error.is_no_records_found() {
+                "no name server has one".to_owned()
+            } else {
+                error.to_string()
+            };
+            NameError(format!("cannot find the address of {host}{hint}: {why}"))
         };
         let resolver = self.resolver().map_err(failed)?;
         let found = resolver.lookup_ip(host).await.map_err(failed)?;

@@ -18,8 +18,8 @@ use rustls::{
 };
 
 /// Root certificates besides those that everybody believes: for private authorities.
-#[derive(Clone, Debug, Default)]
-pub struct Roots(Vec<CertificateDer<'static>>);
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Roots(Arc<[CertificateDer<'static>]>);
 
 /// Why root certificates cannot be used. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ impl Roots {
         for root in &roots {
             store.add(root.clone()).map_err(|error| unusable(format!(" that can be understood ({error})")))?;
         }
-        if roots.is_empty() { Err(unusable(String::new())) } else { Ok(Self(roots)) }
+        if roots.is_empty() { Err(unusable(String::new())) } else { Ok(Self(roots.into())) }
     }
 
     /// These, and those that everybody believes.
@@ -67,7 +67,7 @@ impl Roots {
         if store.is_empty() {
             store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         }
-        for root in &self.0 {
+        for root in &*self.0 {
             store.add(root.clone())?;
         }
         Ok(store)

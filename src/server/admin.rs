@@ -58,11 +58,14 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         }
         ("GET", "/health", _) => {
             let fault = app.store.read(|_| Ok(())).err().map(|fault| fault.to_string());
-            let version = build::VERSION.to_owned();
-            json(
-                StatusCode::OK,
-                &Health { version, address: app.address.get().copied(), fault, disk: app.disk.status() },
-            )
+            let health = Health {
+                version: build::VERSION.to_owned(),
+                address: app.address.get().copied(),
+                monitor: app.monitor_address.get().copied(),
+                fault,
+                disk: app.disk.status(),
+            };
+            json(StatusCode::OK, &health)
         }
         ("GET", "/overview", _) => json(StatusCode::OK, &overview::take(app).await?),
         ("POST", "/tasks", _) => {

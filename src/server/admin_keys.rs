@@ -16,7 +16,7 @@ use crate::{
         Error,
         keys::{KeyError, Request as Order},
     },
-    model::{Time, keys::RotateRequest},
+    model::keys::RotateRequest,
     wire::Problem,
 };
 
@@ -28,7 +28,7 @@ pub async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Er
     let (method, path) = (request.method.as_str().to_owned(), request.path.clone());
     let mut parts = path.strip_prefix(PATH).unwrap_or_default().split('/').skip(1);
     let order = match (method.as_str(), parts.next(), parts.next(), parts.next()) {
-        ("GET", None, ..) => return json(StatusCode::OK, &app.listed_keys(Time::now())?),
+        ("GET", None, ..) => return json(StatusCode::OK, &keys::list(app).await?),
         ("POST", Some("rotate"), None, _) => {
             let RotateRequest { now } = read(app, &mut request).await?;
             Order::Rotate { now }

@@ -25,7 +25,7 @@ use crate::{
     aggregator::TaskContext,
     config::Config,
     model::{AggregationJobId, Fault, TaskId, Time, TokenHash},
-    peer::Peer,
+    peer::{Peer, Roots},
     pool::Pool,
     store::{Store, View},
 };
@@ -43,6 +43,8 @@ pub struct App {
     pub reloading: tokio::sync::Mutex<()>,
     /// The address that the server listens on, as soon as it does.
     pub address: OnceLock<SocketAddr>,
+    /// The address for those who watch, if there is one.
+    pub monitor_address: OnceLock<SocketAddr>,
     /// The data directory.
     pub store: Store,
     /// The disk that it is on.
@@ -53,8 +55,7 @@ pub struct App {
     pub keys: Keys,
     /// What the management API has.
     pub management: Management,
-    /// The client for requests to helpers.
-    pub peer: Peer,
+    peer: Mutex<Peer>,
     /// The memory of our aggregation jobs as the leader.
     pub job_memory: JobMemory,
     /// The memory of aggregation jobs of ours as the helper, beside their requests.
@@ -113,11 +114,12 @@ impl App {
             controls: OnceLock::new(),
             reloading: tokio::sync::Mutex::default(),
             address: OnceLock::new(),
+            monitor_address: OnceLock::new(),
             store,
             pool,
             keys,
             management,
-            peer,
+            peer: Mutex::new(peer),
             jobs: Notify::new(),
             collections: Notify::new(),
             deferred: Notify::new(),
@@ -208,6 +210,21 @@ impl App {
     /// What a task's driver last ran into, if it is not over.
     pub fn trouble(&self, id: &TaskId) -> Option<String> {
         lock(&self.trouble).get(id).cloned()
+    }
+
+    /// The client for a request to a helper.
+    pub fn peer(&self) -> Peer {
+        lock(&self.peer).within(*self.config.leader.peer_timeout, self.config.limits.max_answer_bytes)
+    }
+
+    /// Reads the roots again that vouch for helpers. Requests that have begun go on with those of before.
+    pub fn reread_roots(&self) -> Result<(), String> {
+        let roots = Roots::read(&self.config.peer.ca_file).map_err(|error| error.to_string())?;
+        let known = lock(&self.peer).clone();
+        if let Some(new) = known.trusting(roots).map_err(|fault| fault.to_string())? {
+            *lock(&self.peer) = new;
+        }
+        Ok(())
     }
 
     /// Resolves when the server is asked to stop.

@@ -75,11 +75,16 @@ impl App {
         Ok(self.listed_keys(now)?.into_iter().map(|key| key.status).collect())
     }
 
-    /// All HPKE keys that were not deleted, for operators.
-    pub fn listed_keys(&self, now: Time) -> Result<Vec<ListedKey>, Fault> {
+    fn listed_keys(&self, now: Time) -> Result<Vec<ListedKey>, Fault> {
         let policy = Policy::of(&self.config);
         self.store.read(|view| Ok(keys::listed(view, now, &policy)))
     }
+}
+
+/// All HPKE keys that were not deleted, for operators: as they are in force, not as they are about to be.
+pub async fn list(app: &App) -> Result<Vec<ListedKey>, Fault> {
+    let _alone = app.keys.changing.lock().await;
+    app.listed_keys(Time::now())
 }
 
 /// Does with keys what is due or wanted. A new key is handed out only when it is durable. Must run to its end.

@@ -384,7 +384,7 @@ async fn delete_at_helper(app: &App, context: &TaskContext, place: &str) {
     let Some(call) = context.wire.delete_call(Interaction::AggregationJob, place) else { return };
     let mut tokens = context.tokens.to_present(Time::now());
     let Some(token) = tokens.next() else { return };
-    let peer = app.peer.at(Point::DeleteJob).or_with(tokens.cloned());
+    let peer = app.peer().at(Point::DeleteJob).or_with(tokens.cloned());
     let sent = peer.call(&context.task.public.helper_url, &call, Some(token), Bytes::new());
     if let Some(Err(error)) = app.unless_stopped(sent).await {
         tracing::debug!(%error, "the helper did not take the deletion of an aggregation job");

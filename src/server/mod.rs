@@ -76,6 +76,7 @@ use crate::{
 pub use backup::{PATH as BACKUP_PATH, WITH_KEY};
 pub use disk::needed_bytes;
 pub use metrics::{Kind as MetricKind, METRICS, Metric};
+pub use page::render as status_page;
 pub use pulse::Pulse;
 pub use reload::Controls;
 pub use tls::{CertificateError, describe as describe_certificate};
@@ -146,7 +147,6 @@ pub struct Server {
     address: SocketAddr,
     certificate_files: Option<Arc<tls::Files>>,
     parts: JoinSet<()>,
-    monitor_address: Option<SocketAddr>,
     management_address: Option<SocketAddr>,
     /// The private listener, which answers until all else has stopped.
     monitor: JoinSet<()>,
@@ -188,6 +188,9 @@ impl Server {
         let own = config.management.listen;
         let managers = bind(own, |address, error| StartError::Management { address, error }).await?;
         app.address.get_or_init(|| address);
+        if let Some(address) = watchers.as_ref().and_then(|listener| listener.local_addr().ok()) {
+            app.monitor_address.get_or_init(|| address);
+        }
         let control = bind_control(&config.control_socket())?;
         // Before anything happens: what happens then is news.
         overview::look(&app)?;
@@ -219,7 +222,6 @@ impl Server {
             parts.spawn(watched(fail.clone(), files.drive(app.clone())));
         }
         parts.spawn(watched(fail.clone(), overview::drive(app.clone())));
-        let monitor_address = watchers.as_ref().and_then(|listener| listener.local_addr().ok());
         let monitor = watchers.into_iter().map(|listener| monitor::serve(app.clone(), listener)).collect();
         let shared = app.clone();
         parts.spawn(watched(fail, async move {
@@ -228,7 +230,7 @@ impl Server {
                 () = shared.stopped() => Ok(()),
             }
         }));
-        Ok(Self { app, address, certificate_files, parts, monitor_address, management_address, monitor, failed })
+        Ok(Self { app, address, certificate_files, parts, management_address, monitor, failed })
     }
 
     /// The address that the server listens on.
@@ -257,7 +259,7 @@ impl Server {
 
     /// The address of the private listener, if there is one.
     pub fn monitor_address(&self) -> Option<SocketAddr> {
-        self.monitor_address
+        self.app.monitor_address.get().copied()
     }
 
     /// The management API's own address, if it has one.
@@ -353,13 +355,7 @@ async fn prepare(config: Config, store: Store, failpoints: Failpoints, roots: Ro
         workers => workers,
     };
     let pool = Pool::new(workers, limits.pool_queue)?;
-    let peer = Peer::new(&PeerOptions {
-        timeout: *config.leader.peer_timeout,
-        max_answer_bytes: limits.max_answer_bytes,
-        roots,
-        failpoints,
-        ..PeerOptions::default()
-    })?;
+    let peer = Peer::new(&PeerOptions { roots, failpoints, ..PeerOptions::default() })?;
     Ok(App::new(config, store, pool, keys, management, peer))
 }
 
@@ -389,7 +385,8 @@ where
         parts.spawn(listen::serve_within(app, listener, places, handle));
         return Ok(());
     }
-    let https = tls::Https::new(listener, app.certificates.clone(), *tls.handshake_timeout)
+    let shared = app.clone();
+    let https = tls::Https::new(listener, app.certificates.clone(), move || *shared.config.tls.handshake_timeout)
         .map_err(|error| Fault::while_doing("preparing HTTPS", error))?;
     parts.spawn(listen::serve_within(app, https, places, handle));
     Ok(())

@@ -52,7 +52,7 @@ pub fn overview(app: &App) -> Overview {
         load: load(app),
         disk: app.disk.status(),
         keys: keys.unwrap_or_default(),
-        certificate: app.certificates.certificate_status(),
+        tls: has_tls(app).then(|| app.certificates.status()),
         tasks: task_views(app).unwrap_or_default(),
     }
 }
@@ -68,9 +68,20 @@ pub async fn take(app: &Arc<App>) -> Result<Overview, Fault> {
 pub fn not_ready(app: &App) -> Vec<String> {
     let fault = app.store.read(|_| Ok(())).err().map(|fault| format!("the store has stopped: {fault}"));
     let stopping = app.stopping.borrow().then(|| "the server is stopping".to_owned());
-    let no_certificate = (app.config.tls.mode != TlsMode::Off && app.certificates.current().is_none())
-        .then(|| "there is no TLS certificate yet; the log says what is being done about it".to_owned());
-    [fault, stopping, app.disk.status().advice(), no_certificate].into_iter().flatten().collect()
+    [fault, stopping, app.disk.status().advice(), no_certificate(app)].into_iter().flatten().collect()
+}
+
+fn has_tls(app: &App) -> bool {
+    app.config.tls.mode != TlsMode::Off
+}
+
+/// Without a first certificate nobody can connect, and nothing else tells why there is none.
+fn no_certificate(app: &App) -> Option<String> {
+    let is_missing = has_tls(app) && app.certificates.current().is_none();
+    is_missing.then(|| match app.certificates.status().trouble {
+        Some(trouble) => format!("there is no TLS certificate yet: {trouble}"),
+        None => "there is no TLS certificate yet: the authority is being asked for one".to_owned(),
+    })
 }
 
 /// Work in progress and waiting.
@@ -102,8 +113,7 @@ fn task_view(app: &App, read: Read) -> TaskView {
     status.last_trouble = app.trouble(&id);
     let peer = (status.role == Role::Leader).then(|| {
         let contact = app.recorder.contact_of(&id);
-        let trouble = status.last_trouble.clone();
-        PeerStatus { last_success: contact.success, last_failure: contact.failure, trouble }
+        PeerStatus { last_success: contact.success, last_failure: contact.failure }
     });
     let refused = status.counters.iter().filter(|(name, count)| counters::is_refusal(name) && **count > 0);
     TaskView {
@@ -112,7 +122,6 @@ fn task_view(app: &App, read: Read) -> TaskView {
         oldest_waiting,
         refused: refused.map(|(name, count)| (name.clone(), *count)).collect(),
         batches,
-        batch_count: counts.batches_ready + counts.batches_not_aggregated_yet + counts.batches_too_few,
         counts,
         peer,
         history: lately.history,

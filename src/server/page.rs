@@ -15,9 +15,6 @@ mod server;
 mod task;
 mod text;
 
-#[cfg(test)]
-mod tests;
-
 use base64::{Engine, prelude::BASE64_STANDARD};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
@@ -111,14 +108,14 @@ fn content(overview: &Overview) -> Markup {
         (readiness(overview))
         (alerts::section(overview))
         (server::section(overview))
-        section aria-labelledby="tasks" {
+        section #of-tasks aria-labelledby="tasks" {
             h2 #tasks tabindex="-1" { "Tasks " span.count { (count(overview.tasks.len() as u64)) } }
             @if overview.tasks.is_empty() { (no_tasks()) }
             @for view in &overview.tasks {
                 (task::entry(view, overview.now, overview.tasks.len() <= FEW))
             }
         }
-        footer.end {
+        footer #end .end {
             p { "dapbox " (overview.version) }
         }
     }
@@ -128,7 +125,7 @@ fn content(overview: &Overview) -> Markup {
 fn readiness(overview: &Overview) -> Markup {
     let is_ready = overview.not_ready.is_empty();
     html! {
-        section.readiness.bad[!is_ready] aria-labelledby="readiness" {
+        section #of-readiness .readiness.bad[!is_ready] aria-labelledby="readiness" {
             h2 #readiness {
                 @if is_ready { (Icon::Good.draw()) "Ready" } @else { (Icon::Bad.draw()) "Not ready" }
             }

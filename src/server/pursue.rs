@@ -167,7 +167,7 @@ impl<'a> Pursuit<'a> {
         let current = self.app.context(&task.id).ok().flatten()?;
         let mut tokens = current.tokens.to_present(Time::now());
         let token = tokens.next()?;
-        let peer = self.app.peer.up_to(max_answer).at(point).or_with(tokens.cloned());
+        let peer = self.app.peer().up_to(max_answer).at(point).or_with(tokens.cloned());
         let begin = Instant::now();
         let reply = self.app.unless_stopped(peer.ask(&task.helper_url, call, Some(token), body)).await?;
         self.app.recorder.asked(interaction, poll.is_some(), &reply, begin.elapsed());

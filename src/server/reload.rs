@@ -80,20 +80,26 @@ async fn reload(app: &Arc<App>, new: Config) -> Result<Reloaded, String> {
     if !changed.is_empty() {
         app.config.replace(mixed);
     }
-    let troubles = look_at_certificate(app).await.err().into_iter().collect();
+    let troubles = look_around(app).await;
     let reloaded = Reloaded { changed, needs_restart, troubles };
     tell(&reloaded);
-    // Jobs may have less to wait for.
+    // Jobs may have less to wait for, and keys may have to be others.
     app.jobs.notify_one();
+    app.keys.changed.notify_one();
     Ok(reloaded)
 }
 
-/// Takes over a certificate that was renewed, without waiting for the next look at its files.
-async fn look_at_certificate(app: &Arc<App>) -> Result<(), String> {
-    let Some(files) = app.certificate_files.get().cloned() else { return Ok(()) };
+/// Looks at once at what is otherwise looked at now and then, or once: whether there is enough room, as that is understood
+/// now, whether a certificate was renewed, and who vouches for helpers. Says what cannot be used.
+async fn look_around(app: &Arc<App>) -> Vec<String> {
     let shared = app.clone();
-    let looked = tokio::task::spawn_blocking(move || files.look(&shared.certificates)).await;
-    looked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+    let looked = tokio::task::spawn_blocking(move || {
+        shared.disk.tend();
+        let renewed = shared.certificate_files.get().map_or(Ok(()), |files| files.look(&shared.certificates));
+        let renewed = renewed.map_err(|error| error.to_string());
+        [renewed, shared.reread_roots()].into_iter().filter_map(Result::err).collect()
+    });
+    looked.await.unwrap_or_else(|error| vec![error.to_string()])
 }
 
 fn tell(Reloaded { changed, needs_restart, troubles }: &Reloaded) {

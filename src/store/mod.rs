@@ -63,6 +63,7 @@ mod ledger;
 mod migrate;
 mod older;
 mod open;
+mod owner;
 mod records;
 mod replay;
 mod rows;
@@ -100,6 +101,7 @@ pub use collected::Collected;
 pub use compact::{Compacted, Stage, Watcher, compact};
 pub use engine::is_own_thread;
 pub use open::OpenError;
+pub use owner::check_user;
 pub use records::{
     BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, HelperJobRecord,
     HelperJobState, KeyRecord, KeyStage, LeaderJobRecord, LeaderJobState, Progress, Removed, ReportRef,

@@ -11,6 +11,7 @@ use super::{
     Options,
     engine::{Engine, EngineError},
     migrate,
+    owner::check_user,
     space::{self, Ballast},
     state::{LoadError, State},
     swap::{self, TABLES},
@@ -85,6 +86,12 @@ pub enum OpenError {
          with chown -R"
     )]
     Denied,
+    /// Root is to work on somebody else's directory, while the server does not run.
+    #[error(
+        "the data directory belongs to user {0}, who could not read what root leaves behind in it; run this as that user \
+         (the unit file for systemd says how), or start the server and ask it"
+    )]
+    Others(u32),
     /// There is a file where the directory should be.
     #[error("there is a file in place of the data directory; name a directory, or a place where one can be made")]
     NotADirectory,
@@ -209,6 +216,7 @@ fn open_engine(dir: &Path, options: &Options) -> Result<Engine, OpenError> {
 
 /// Takes the lock of a directory that has been used, to do something to its database.
 pub(super) fn claim_existing(dir: &Path) -> Result<File, OpenError> {
+    check_user(dir)?;
     match fs::metadata(dir.join(MARKER)) {
         Ok(marker) if marker.len() > 0 => {}
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
@@ -231,6 +239,7 @@ pub(super) struct Claim {
 /// Takes an empty directory, or makes it, to restore a backup into it.
 pub(super) fn claim_vacant(dir: &Path) -> Result<Claim, OpenError> {
     create_dir(dir)?;
+    check_user(dir)?;
     if !is_vacant(dir)? {
         return Err(OpenError::NotEmpty);
     }

@@ -245,14 +245,63 @@ fn check_norun(name: &str, block: &Block) {
 #[test]
 fn the_tutorial() {
     let places = Places::new(&[8080, 8081, 9464, 9465], &[]);
-    Session::new("docs/tutorial.md", places, &[("DAPBOX_LOG__FORMAT", "text")]).run();
+    let environment = [("DAPBOX_LOG__FORMAT", "text"), ("DAPBOX_MONITOR__LISTEN", "127.0.0.1:9464")];
+    Session::new("docs/tutorial.md", places, &environment).run();
 }
 
-/// The machine of the guide is a directory. Its services are run by a program that reads the unit as systemd does, as far as
-/// the guide needs it; there is no authority for certificates, so that dapbox speaks plain HTTP here. The leader is a dapbox.
 #[test]
-#[ignore = "needs dapbox init"]
 fn the_helper_guide() {
+    let mut session = machine("docs/helper-guide.md");
+    session.prepare(
+        "```console
+$ cp -L $(command -v dapbox) ./dapbox
+```
+```console in=theirs
+$ export DAPBOX_LISTEN=127.0.0.1:8090 DAPBOX_MONITOR__LISTEN=127.0.0.1:9465 DAPBOX_LOG__FORMAT=text
+$ dapbox serve --data-dir theirs
+… serving …
+```
+```console in=leader
+$ export DAPBOX_DATA_DIR=theirs
+```",
+    );
+    session.run();
+}
+
+/// An aggregator that was set up as the guide says, with a task that it leads and one that it helps with.
+#[test]
+fn the_operations() {
+    let mut session = machine("docs/operations.md");
+    session.prepare(
+        "```console
+$ cp -L $(command -v dapbox) /usr/local/bin/dapbox
+$ install -D -m 0644 packaging/dapbox.service /etc/systemd/system/dapbox.service
+$ dapbox init --role both --public-url https://helper.example --tls acme \\
+    --data-dir /var/lib/dapbox --config /etc/dapbox/appliance.toml
+$ systemctl enable --now dapbox
+$ dapbox task new --leader https://leader.example --helper https://helper.example --vdaf count --out their-task
+$ dapbox task new --leader https://helper.example --helper https://leader.example --vdaf count --out my-task
+Task 9GgQd3pEE6DiJtYTFyOYGDjRQzdrRaUrVL0Yn-3uAF4
+$ dapbox task add their-task/helper.toml --data-dir /var/lib/dapbox
+$ dapbox task add my-task/leader.toml --data-dir /var/lib/dapbox
+```
+```console in=theirs
+$ export DAPBOX_LISTEN=127.0.0.1:8090 DAPBOX_MONITOR__LISTEN=127.0.0.1:9465 DAPBOX_LOG__FORMAT=text
+$ dapbox serve --data-dir theirs
+… serving …
+```
+```console
+$ dapbox task add their-task/leader.toml --data-dir theirs
+$ dapbox task add my-task/helper.toml --data-dir theirs
+```",
+    );
+    session.run();
+}
+
+/// A machine that is a directory. Its services are run by a program that reads the unit as systemd does, as far as the
+/// documents need it; there is no authority for certificates, so that dapbox speaks plain HTTP here. The other party is a
+/// dapbox, too.
+fn machine(document: &'static str) -> Session {
     let places = Places::new(
         &[8080, 9464, 8090, 9465],
         &[
@@ -261,14 +310,15 @@ fn the_helper_guide() {
             ("https://leader.example", "http://127.0.0.1:8090"),
             ("/etc/dapbox", "DIR/etc/dapbox"),
             ("/etc/systemd", "DIR/etc/systemd"),
-            ("/usr/local/bin", "DIR/usr/local/bin"),
+            ("/usr/local/", "DIR/usr/local/"),
+            ("/usr/share/", "DIR/usr/share/"),
             ("/var/lib/dapbox", "DIR/var/lib/dapbox"),
             ("/var/backups", "DIR/var/backups"),
             ("/root/", "DIR/root/"),
             (" packaging/", &format!(" {}/packaging/", root().display())),
         ],
     );
-    for name in ["systemctl", "journalctl"] {
+    for name in ["systemctl", "systemd-run", "journalctl"] {
         places.pretend(name, include_str!("systemctl"));
     }
     let environment = [
@@ -278,23 +328,10 @@ fn the_helper_guide() {
         ("DAPBOX_PUBLIC_URL", "https://helper.example"),
         ("DAPBOX_MONITOR__LISTEN", "127.0.0.1:9464"),
     ];
-    let mut session = Session::new("docs/helper-guide.md", places, &environment);
-    session.prepare(GUIDE_BEGINS);
-    session.run();
+    let mut session = Session::new(document, places, &environment);
+    session.prepare("```console\n$ mkdir -p /usr/local/bin /var/backups /root/\n```");
+    session
 }
-
-/// What is there when the guide begins: an empty machine with the program that was downloaded, and a leader elsewhere.
-const GUIDE_BEGINS: &str = "
-```console
-$ mkdir -p $MACHINE/usr/local/bin $MACHINE/var/lib $MACHINE/var/backups $MACHINE/root
-$ cp -L $(command -v dapbox) ./dapbox
-```
-```console in=theirs
-$ export DAPBOX_LISTEN=127.0.0.1:8090 DAPBOX_MONITOR__LISTEN=127.0.0.1:9465 DAPBOX_LOG__FORMAT=text
-$ dapbox serve --data-dir theirs
-… serving …
-```
-";
 
 /// A command that stands anywhere else would not be run.
 #[test]
@@ -304,7 +341,8 @@ fn commands_are_in_consoles() {
         for (line, text) in markdown::prose(&text) {
             assert!(!text.starts_with("    "), "{name}:{line}: use a fenced block");
         }
-        for block in markdown::blocks(&text).iter().filter(|block| block.language() != "console") {
+        for block in markdown::blocks(&text).iter().filter(|block| !matches!(block.language(), "console" | "meanwhile"))
+        {
             assert!(!block.language().is_empty(), "{name}:{}: say what the block is", block.line);
             let command = block.lines.iter().find(|line| line.starts_with("$ ") || line.starts_with("dapbox "));
             assert_eq!(command, None, "{name}:{}: commands belong into a console block", block.line);

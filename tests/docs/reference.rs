@@ -63,6 +63,8 @@ async fn reference_is_what_the_code_says() {
         Part { title: "Exit codes", text: commands::exit_codes() },
         Part { title: "Configuration", text: options::text() },
         Part { title: "HTTP resources", text: served.resources().await },
+        Part { title: "Private listener", text: served.private().await },
+        Part { title: "Metrics", text: served.metrics().await },
         Part { title: "Problem types", text: counters::problems() },
         Part { title: "Counters", text: counters::text() },
     ];

@@ -68,7 +68,7 @@ fn for_this_machine_with_flags_from_nothing_to_a_healthy_server() {
     let _taken = std::net::TcpListener::bind(&listen).unwrap();
     let (code, found) = place.doctor(&[]);
     found.expect("listen address", "", "failed", "another program");
-    found.expect("keys", "", "ok", "0 days");
+    found.expect("keys", "", "ok", "less than a day old");
     assert_eq!(code, 1);
 }
 

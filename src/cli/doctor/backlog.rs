@@ -38,7 +38,7 @@ pub fn backlog(world: &World) -> Option<Verdict> {
         }
         _ => {
             let waiting = led.iter().map(|task| task.status.waiting).sum();
-            good(format!("{} wait for aggregation, none for long", style::counted(waiting, "report")))
+            good(format!("{} waiting for aggregation, none for long", style::counted(waiting, "report")))
         }
     })
 }

@@ -1,6 +1,6 @@
 //! The data directory: whether it is there, whose it is, and what it is on.
 
-use std::{fs, io, os::unix::fs::MetadataExt};
+use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
 use rustix::process::geteuid;
 
@@ -34,11 +34,12 @@ pub fn permissions(world: &World) -> Option<Verdict> {
     let (owner, user, mode) = (found.uid(), geteuid().as_raw(), found.mode() & 0o777);
     if mode & 0o077 != 0 {
         return Some(failed(
-            format!("others may look into it (mode {mode:o}), and it has keys in it"),
+            format!("others may look into it (mode {mode:o}), and keys are kept there"),
             format!("chmod 700 {dir}"),
         ));
     }
-    if owner != user {
+    // Root looks at other users' servers.
+    if owner != user && user != 0 {
         let remedy = format!("Run the server as that user, or: chown -R {user} {dir}");
         return Some(warning(format!("it belongs to user {owner} and this is user {user}"), remedy));
     }
@@ -47,8 +48,12 @@ pub fn permissions(world: &World) -> Option<Verdict> {
 
 /// Whether nobody else may read the key of the secrets.
 pub fn secrets_key(world: &World) -> Option<Verdict> {
-    let path = server::store_options(&world.config).key.file(&world.dir)?;
-    let mode = fs::metadata(&path).ok()?.mode() & 0o777;
+    secrets_file(&server::store_options(&world.config).key.file(&world.dir)?)
+}
+
+/// The same of a file that may not be there. A server refuses one that everybody may read.
+pub fn secrets_file(path: &Path) -> Option<Verdict> {
+    let mode = fs::metadata(path).ok()?.mode() & 0o777;
     let remedy = format!("chmod 600 {}", path.display());
     Some(match mode & 0o077 {
         0 => good("for its owner only"),

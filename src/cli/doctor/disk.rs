@@ -25,8 +25,7 @@ const PROBE: &str = "doctor-probe";
 /// Whether there is room.
 pub fn disk_space(world: &World) -> Option<Verdict> {
     let found = space::space(&world.dir).ok()?;
-    let told = world.health.as_ref().and_then(|health| health.as_ref().ok());
-    let status = told.map_or_else(|| looked(world, found.free), |health| health.disk.clone());
+    let status = world.told().map_or_else(|| looked(world, found.free), |health| health.disk.clone());
     Some(match status.advice() {
         Some(advice) => {
             let (detail, remedy) = advice.split_once(". ").unwrap_or((&advice, ""));
@@ -55,11 +54,13 @@ pub fn ballast(world: &World) -> Option<Verdict> {
     if !world.has_data() || ballast.bytes() == 0 {
         return None;
     }
-    Some(match ballast.is_ready() {
-        true => good(format!("{} MiB are held back to start on a full disk", ballast.bytes() >> 20)),
-        false => warning(
+    // A server may have another size than this configuration, or none.
+    Some(match (ballast.is_ready(), world.told().map(|health| health.disk.has_ballast)) {
+        (false, Some(true)) => return None,
+        (true, _) => good(format!("{} MiB are held back to start on a full disk", ballast.bytes() >> 20)),
+        (false, _) => warning(
             "it is missing, so that the server may not start when the disk is full",
-            "Make room: a running server makes it as soon as it can.",
+            "A running server makes it as soon as there is room: start it, or make some.",
         ),
     })
 }

@@ -33,8 +33,11 @@ fn judge(keys: &[KeyStatus], is_served: bool, now: Time) -> Verdict {
             "Look into the server's log for why; dapbox keys rotate does it now.",
         );
     }
-    let days = now.0.saturating_sub(newest.created.0) / 86_400;
-    let mut detail = format!("key {} ({}) is {} old", newest.id, newest.suite, counted(days, "day"));
+    let age = match now.0.saturating_sub(newest.created.0) / 86_400 {
+        0 => "less than a day".to_owned(),
+        days => counted(days, "day"),
+    };
+    let mut detail = format!("key {} ({}) is {age} old", newest.id, newest.suite);
     for (state, name) in [(KeyState::Pending, "waiting"), (KeyState::Expired, "kept for late reports")] {
         match of(state).count() {
             0 => {}

@@ -28,8 +28,10 @@ use super::{
 use world::World;
 
 pub use certificate::in_files;
+pub use directory::secrets_file;
 pub use files::open_files;
 pub use ports::{Port, exposed, port};
+pub use settings::peer_roots;
 
 /// Arguments of `dapbox doctor`.
 #[derive(Debug, clap::Args)]
@@ -61,7 +63,7 @@ type Check = fn(&World) -> Option<Verdict>;
 const CHECKS: &[(&str, Check)] = &[
     ("configuration", settings::configuration),
     ("environment", settings::environment),
-    ("peer roots", settings::peer_roots),
+    ("peer roots", |world| peer_roots(&world.config)),
     ("data directory", directory::directory),
     ("permissions", directory::permissions),
     ("secrets key", directory::secrets_key),

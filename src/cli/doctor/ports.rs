@@ -43,7 +43,7 @@ pub async fn examine(world: &World) -> Vec<Finding> {
     let listen = world.listen();
     let public = if world.is_served() { answers(world, listen).await } else { could_listen(listen) };
     let mut findings = vec![Finding::new("listen address", public)];
-    if let Some(monitor) = world.config.monitor.listen.0.filter(|monitor| monitor.port() != 0) {
+    if let Some(monitor) = world.monitor() {
         let private = if world.is_served() { is_watched(world, monitor).await } else { could_watch(monitor) };
         findings.push(Finding::new("monitor", private));
     }
@@ -104,7 +104,7 @@ async fn is_watched(world: &World, monitor: SocketAddr) -> Verdict {
         Ok(()) => exposed(monitor).unwrap_or_else(|| good(format!("{monitor} takes connections"))),
         Err(error) => warning(
             format!("the server runs, and {monitor} does not take connections: {error}"),
-            "Look into its log; does it run with another configuration?",
+            "Look into its log: it may be short of open files.",
         ),
     }
 }

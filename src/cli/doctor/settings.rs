@@ -3,7 +3,8 @@
 use super::world::World;
 use crate::{
     cli::findings::{Verdict, failed, good, warning},
-    config::Origin,
+    config::{Config, Origin},
+    peer::Roots,
 };
 
 /// Where it comes from.
@@ -14,10 +15,14 @@ pub fn configuration(world: &World) -> Option<Verdict> {
     })
 }
 
-/// Whether the roots besides those that everybody believes can be used; if not, a server does not start.
-pub fn peer_roots(world: &World) -> Option<Verdict> {
-    let trouble = world.roots_trouble.clone()?;
-    Some(failed(trouble, "Correct the file, or peer.ca_file."))
+/// Whether the roots besides those that everybody believes can be used, if there are any; if not, a server does not start.
+pub fn peer_roots(config: &Config) -> Option<Verdict> {
+    let path = &config.peer.ca_file;
+    Some(match Roots::read(path) {
+        Ok(_) if path.as_os_str().is_empty() => return None,
+        Ok(_) => good(path.display().to_string()),
+        Err(error) => failed(error.to_string(), "Correct the file, or peer.ca_file."),
+    })
 }
 
 /// Whether variables of the environment win over what stands in the file: a server that was started elsewhere may not

@@ -45,8 +45,6 @@ pub struct World {
     pub peer: Peer,
     /// Whose certificates are believed, as by the server.
     pub roots: RootCertStore,
-    /// Why `peer.ca_file` cannot be used, if so.
-    pub roots_trouble: Option<String>,
 }
 
 /// Why nothing was read from the data directory.
@@ -93,10 +91,8 @@ impl World {
             Some(Err(_)) => (None, Vec::new()),
             None => read_directory(config.clone()).await?,
         };
-        let (roots, roots_trouble) = match Roots::read(&config.peer.ca_file) {
-            Ok(roots) => (roots, None),
-            Err(error) => (Roots::default(), Some(error.to_string())),
-        };
+        // That they cannot be read is another check.
+        let roots = Roots::read(&config.peer.ca_file).unwrap_or_default();
         let peer = Peer::new(&PeerOptions {
             connect_timeout: timeout,
             timeout,
@@ -119,7 +115,6 @@ impl World {
             names: Names::default(),
             peer,
             roots,
-            roots_trouble,
         })
     }
 
@@ -128,15 +123,27 @@ impl World {
         self.dir.join("dapbox-data").exists()
     }
 
+    /// What a server says that runs and answers.
+    pub fn told(&self) -> Option<&Health> {
+        self.health.as_ref()?.as_ref().ok()
+    }
+
     /// Whether a server runs and answers.
     pub fn is_served(&self) -> bool {
-        matches!(self.health, Some(Ok(_)))
+        self.told().is_some()
     }
 
     /// The address that the server listens on, or would.
     pub fn listen(&self) -> std::net::SocketAddr {
-        let told = self.health.as_ref().and_then(|health| health.as_ref().ok()).and_then(|health| health.address);
-        told.unwrap_or(self.config.listen)
+        self.told().and_then(|health| health.address).unwrap_or(self.config.listen)
+    }
+
+    /// The address for those who watch, that the server has or would have.
+    pub fn monitor(&self) -> Option<std::net::SocketAddr> {
+        match self.told() {
+            Some(health) => health.monitor,
+            None => self.config.monitor.listen.0.filter(|monitor| monitor.port() != 0),
+        }
     }
 
     /// The tasks, as far as they can be read.

@@ -8,15 +8,11 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    super::{Failure, calendar, certificate, place::Place},
+    super::{Failure, doctor, findings::Severity, place::Place},
     Args, Part, TlsChoice,
     ask::{Asker, Question},
 };
-use crate::{
-    config::{Config, TlsMode, check_public_url},
-    model::Time,
-    server::{certificate_in_files, describe_certificate},
-};
+use crate::config::{Config, TlsMode, check_public_url};
 
 /// Where the data of a service is (Filesystem Hierarchy Standard 3.0, section 5.8).
 const SERVICE_DATA: &str = "/var/lib/dapbox";
@@ -208,16 +204,12 @@ fn files(args: &Args, config: &mut Config, asker: &mut Asker) -> Result<(), Fail
 
 /// Whether clients will take the certificate in the files.
 fn check_certificate(config: &Config) -> Result<(), String> {
-    let chain = certificate_in_files(&config.tls).map_err(|error| error.to_string())?;
-    let wrong = |why: String| format!("{}: {why}", config.tls.certificate_file.display());
-    let known = chain.first().and_then(|leaf| Some((leaf, describe_certificate(leaf)?)));
-    let Some((leaf, facts)) = known else { return Err(wrong("it cannot be understood".to_owned())) };
-    if facts.not_after < Time::now() {
-        return Err(wrong(format!("it expired at {}", calendar::show(facts.not_after))));
-    }
-    match Place::of(&config.public_url).filter(|place| !certificate::covers(leaf, &place.host)) {
-        Some(place) => Err(wrong(format!("it is for {} and not for {}", facts.names.join(", "), place.host))),
-        None => Ok(()),
+    match doctor::in_files(config) {
+        Err(trouble) if trouble.severity == Severity::Failed => {
+            Err(format!("the certificate in {}: {}", config.tls.certificate_file.display(), trouble.detail))
+        }
+        // One that ends soon can be renewed as well later.
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

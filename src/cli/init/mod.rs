@@ -39,7 +39,7 @@ pub struct Args {
     /// What this server will be. It changes what is explained and nothing else: each task says what its servers are.
     #[arg(long, value_enum)]
     role: Option<Part>,
-    /// The URL that the other parties reach this server under, such as https://dap.example.org.
+    /// The https URL that the other parties reach this server under.
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
     /// Where TLS comes from.

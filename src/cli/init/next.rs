@@ -95,11 +95,9 @@ fn steps(decisions: &Decisions, path: &Path) -> Vec<Step> {
     let flag = if path == Path::new(DEFAULT_FILE) { String::new() } else { format!(" --config {}", path.display()) };
     let step = |what: &str, command: Option<String>| Step { what: what.to_owned(), command };
     let run = |what: &str, command: &str| step(what, Some(format!("dapbox {command}{flag}")));
-    let mut steps = vec![
-        run("Look whether the configuration makes sense:", "check"),
-        run("Start the server, by hand or as a service (the systemd unit):", "serve"),
-    ];
+    let mut steps = vec![run("Look whether the configuration makes sense:", "check")];
     steps.extend(reachable(decisions).into_iter().map(|what| Step { what, command: None }));
+    steps.push(run("Start the server, by hand or as a service (the systemd unit):", "serve"));
     steps.push(run("With the server running, look whether all is well:", "doctor"));
     let ours = match config.public_url.as_str() {
         "" => format!("http://{}", config.listen),
@@ -137,8 +135,9 @@ fn reachable(decisions: &Decisions) -> Vec<String> {
             listen.port()
         )),
         TlsChoice::Proxy => steps.push(format!(
-            "Have the proxy pass /dap-09/ and /dap-18/ on to http://{listen}, unchanged, with bodies of up to 128 MiB, and \
-             X-Forwarded-For and X-Forwarded-Proto set by itself."
+            "Have the proxy pass /dap-09/ and /dap-18/ on to http://{listen}, unchanged, with bodies of up to {} MiB, and \
+             X-Forwarded-For and X-Forwarded-Proto set by itself.",
+            decisions.config.limits.max_job_bytes >> 20
         )),
         TlsChoice::Off => {}
     }

@@ -9,8 +9,9 @@ use crate::{
         style::{self, Style},
     },
     model::{
-        Role, Time,
-        overview::{BatchState, BatchView, CertificateStatus, KeyState, KeyStatus, Overview, PeerStatus, TaskView},
+        Duration, Role, Time,
+        overview::{BatchState, BatchView, KeyStatus, Overview, PeerStatus, TaskView, TlsStatus},
+        words::{bytes, rate, relative, span},
     },
 };
 
@@ -42,10 +43,7 @@ struct Text {
 impl Text {
     /// A line with a name in front; what is too long goes on below.
     fn line(&mut self, name: &str, value: &str) {
-        let name = self.style.dim(&format!("{name:<NAMES$}"));
-        let lines = findings::wrap(value, style::WIDTH - NAMES - 2);
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.text, "  {name}{}", lines.join(&format!("\n  {:NAMES$}", "")));
+        self.painted(name, value, |_, line| line.to_owned());
     }
 
     /// The same in a colour, which must not be cut.
@@ -53,15 +51,16 @@ impl Text {
         let name = self.style.dim(&format!("{name:<NAMES$}"));
         let lines = findings::wrap(value, style::WIDTH - NAMES - 2);
         let lines: Vec<_> = lines.iter().map(|line| paint(self.style, line)).collect();
+        // Writing to a string cannot fail.
         let _ = writeln!(self.text, "  {name}{}", lines.join(&format!("\n  {:NAMES$}", "")));
     }
 }
 
 fn server(text: &mut Text, overview: &Overview) {
-    let Overview { version, now, started, not_ready, load, disk, keys, certificate, .. } = overview;
+    let Overview { version, now, started, not_ready, load, disk, keys, tls, .. } = overview;
     let style = text.style;
     let state = if not_ready.is_empty() { style.good("ready") } else { style.bad("not ready") };
-    let up = ago(*started, *now);
+    let up = span(Duration(now.0.saturating_sub(started.0)));
     let _ = writeln!(text.text, "{}  {state}, up {up}", style.bold(&format!("dapbox {version}")));
     for reason in not_ready {
         text.painted("because", reason, Style::bad);
@@ -80,28 +79,29 @@ fn server(text: &mut Text, overview: &Overview) {
     for (index, key) in keys.iter().enumerate() {
         text.line(if index == 0 { "keys" } else { "" }, &key_line(key, *now));
     }
-    if let Some(certificate) = certificate {
-        certificate_lines(text, certificate, *now);
+    if let Some(tls) = tls {
+        certificate(text, tls, *now);
     }
 }
 
 fn key_line(key: &KeyStatus, now: Time) -> String {
-    let state = match key.state {
-        KeyState::Pending => "pending",
-        KeyState::Active => "active",
-        KeyState::Expired => "expired",
-    };
-    let until = key.until.map(|until| format!(", for {} more", ago(now, until))).unwrap_or_default();
-    format!("{} {}, {state}, {} old{until}", key.id, key.suite, ago(key.created, now))
+    let until = key.until.map(|until| format!(", {} {}", key.state.end(), relative(until, now))).unwrap_or_default();
+    let age = span(Duration(now.0.saturating_sub(key.created.0)));
+    format!("{} {}, {}, {age} old{until}", key.id, key.suite, key.state.name())
 }
 
-fn certificate_lines(text: &mut Text, certificate: &CertificateStatus, now: Time) {
-    let names = certificate.names.join(", ");
-    match certificate.not_after.0.checked_sub(now.0) {
-        Some(left) if left > 0 => text.line("certificate", &format!("{names}, valid for {}", span(left))),
-        _ => text.painted("certificate", &format!("{names}, not valid any more"), Style::bad),
+fn certificate(text: &mut Text, tls: &TlsStatus, now: Time) {
+    match &tls.certificate {
+        None => text.painted("certificate", "none yet", Style::bad),
+        Some(certificate) => {
+            let names = certificate.names.join(", ");
+            match certificate.not_after.0.checked_sub(now.0) {
+                Some(left @ 1..) => text.line("certificate", &format!("{names}, valid for {}", span(Duration(left)))),
+                _ => text.painted("certificate", &format!("{names}, not valid any more"), Style::bad),
+            }
+        }
     }
-    if let Some(trouble) = &certificate.trouble {
+    if let Some(trouble) = &tls.trouble {
         text.painted("", trouble, Style::bad);
     }
 }
@@ -123,7 +123,7 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     text.line("aggregated", &so_far(view.aggregation_rate, counted(AGGREGATE_SUCCESS)));
     last_hour(text, view);
     if is_leader {
-        let oldest = view.oldest_waiting.map(|oldest| format!(", oldest of {} ago", ago(oldest, now)));
+        let oldest = view.oldest_waiting.map(|oldest| format!(", oldest of {}", relative(oldest, now)));
         let jobs = style::counted(status.jobs, "job");
         let waiting = style::counted(status.waiting, "report");
         text.line("waiting", &format!("{waiting}{}; {jobs} under way", oldest.unwrap_or_default()));
@@ -138,12 +138,12 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     text.line("collected", &format!("{}{collections}", style::counted(status.batches_collected, "batch")));
     refusals(text, view);
     if let Some(peer) = &view.peer {
-        helper(text, peer, now);
+        helper(text, peer, status.last_trouble.as_deref(), now);
     }
 }
 
-fn so_far(rate: f64, total: u64) -> String {
-    format!("{}, {} in all", per_second(rate), style::count(total))
+fn so_far(per_second: f64, total: u64) -> String {
+    format!("{} lately, {} in all", rate(per_second), style::count(total))
 }
 
 /// What happened in the last hour, as a row of bars.
@@ -180,7 +180,7 @@ fn batches(text: &mut Text, view: &TaskView, most: usize) {
         let line = batch_line(batch, view.status.min_batch_size, text.style);
         let _ = writeln!(text.text, "    {line}");
     }
-    let more = view.batch_count.saturating_sub(view.batches.len().min(most) as u64);
+    let more = counts.batches().saturating_sub(view.batches.len().min(most) as u64);
     if more > 0 {
         let _ = writeln!(text.text, "    {}", text.style.dim(&format!("and {} more", style::count(more))));
     }
@@ -214,40 +214,18 @@ fn refusals(text: &mut Text, view: &TaskView) {
     }
 }
 
-fn helper(text: &mut Text, peer: &PeerStatus, now: Time) {
-    let since = |time: Option<Time>| time.map(|time| ago(time, now));
-    match (since(peer.last_success), since(peer.last_failure), &peer.trouble) {
+fn helper(text: &mut Text, peer: &PeerStatus, trouble: Option<&str>, now: Time) {
+    let since = |time: Option<Time>| time.map(|time| relative(time, now));
+    match (since(peer.last_success), since(peer.last_failure), trouble) {
         (success, failure, Some(trouble)) => {
-            let last = success.map_or("not since the start".to_owned(), |time| format!("last {time} ago"));
-            let failure = failure.map(|time| format!(", failed {time} ago")).unwrap_or_default();
+            let last = success.map_or("not since the start".to_owned(), |time| format!("last {time}"));
+            let failure = failure.map(|time| format!(", failed {time}")).unwrap_or_default();
             text.painted("helper", &format!("does not answer as it should: {last}{failure}"), Style::bad);
             text.painted("", trouble, Style::bad);
         }
-        (Some(success), ..) => text.line("helper", &format!("answers, last {success} ago")),
-        (None, Some(failure), None) => text.line("helper", &format!("failed {failure} ago, and was not asked since")),
+        (Some(success), ..) => text.line("helper", &format!("answers, last {success}")),
+        (None, Some(failure), None) => text.line("helper", &format!("failed {failure}, and was not asked since")),
         (None, None, None) => text.line("helper", "not asked since the start"),
-    }
-}
-
-/// How much time is between two instants.
-fn ago(from: Time, to: Time) -> String {
-    span(to.0.saturating_sub(from.0))
-}
-
-fn span(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min", seconds / 60),
-        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
-    }
-}
-
-fn per_second(rate: f64) -> String {
-    match rate {
-        rate if rate >= 100.0 => format!("{}/s", style::count(rate.round() as u64)),
-        rate if rate >= 10.0 => format!("{rate:.1}/s"),
-        rate => format!("{rate:.2}/s"),
     }
 }
 
@@ -262,17 +240,12 @@ fn short(number: u64) -> String {
     }
 }
 
-fn bytes(number: u64) -> String {
-    let (gib, mib) = (number as f64 / f64::from(1 << 30), number >> 20);
-    if gib >= 10.0 { format!("{gib:.0} GiB") } else { format!("{} MiB", style::count(mib)) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::{
-        BatchMode, Duration, Interval, Revision, TaskId, VdafConfig,
-        overview::{Load, Sample, StateCounts},
+        BatchMode, Interval, Revision, TaskId, VdafConfig,
+        overview::{CertificateStatus, KeyState, Load, Sample, StateCounts},
         status::{DiskStatus, TaskStatus},
     };
 
@@ -307,7 +280,7 @@ mod tests {
                 aggregated: 7,
                 batches_collected: 3,
                 collections_waiting: 1,
-                last_trouble: None,
+                last_trouble: Some("something that went wrong again and again and is told in many words ".repeat(3)),
                 provisioned: None,
             },
             upload_rate: 12.34,
@@ -319,13 +292,8 @@ mod tests {
                 batch(2, 2_000_000, 0, BatchState::Ready),
                 batch(3, 1, 0, BatchState::TooFew),
             ],
-            batch_count: 10,
-            counts: StateCounts { batches_ready: 1, batches_too_few: 8, ..StateCounts::default() },
-            peer: Some(PeerStatus {
-                last_success: Some(NOW.saturating_sub(Duration(65))),
-                last_failure: Some(NOW),
-                trouble: Some("something that went wrong again and again and is told in many words ".repeat(3)),
-            }),
+            counts: StateCounts { batches_ready: 1, batches_too_few: 9, ..StateCounts::default() },
+            peer: Some(PeerStatus { last_success: Some(NOW.saturating_sub(Duration(65))), last_failure: Some(NOW) }),
             history: vec![
                 Sample { start: NOW, duration: Duration(60), uploaded: 60, aggregated: 0, refused: 0 },
                 Sample { start: NOW, duration: Duration(30), uploaded: 60, aggregated: 0, refused: 0 },
@@ -354,7 +322,6 @@ mod tests {
             names: vec!["dap.example".to_owned()],
             not_before: NOW,
             not_after: NOW.saturating_add(Duration(10 * 86_400)),
-            trouble: None,
         };
         let all = Overview {
             version: "1.2.3".to_owned(),
@@ -364,7 +331,7 @@ mod tests {
             load: Load::default(),
             disk,
             keys: vec![key],
-            certificate: Some(certificate),
+            tls: Some(TlsStatus { certificate: Some(certificate), trouble: None }),
             tasks: vec![view(), view()],
         };
         let text = overview(&all, false, Style::plain());
@@ -373,23 +340,27 @@ mod tests {
             "dapbox 1.2.3  not ready, up 2 h 1 min",
             "short of disk space",
             "100 MiB free, 256 MiB needed",
-            "200 x25519-sha256-aes128gcm, active, 3 d 0 h old, for 1 d 0 h more",
-            "dap.example, valid for 10 d 0 h",
+            "200 x25519-sha256-aes128gcm, active, 3 d old, replaced in 1 d",
+            "dap.example, valid for 10 d",
             "leader        dap-09, count",
-            "uploads       12.3/s, 12,345,678 in all",
+            "uploads       12/s lately, 12,345,678 in all",
             "last hour     ▄█",
             "1,234 reports, oldest of 1 h 6 min ago; 2 jobs under way",
-            "1 ready to collect, 8 with too few reports",
+            "1 ready to collect, 9 with too few reports",
             "999k + 999k of 1M   not aggregated yet",
             "████████████ 2M of 1M            ready",
             "and 7 more",
             "3 batches; 1 collection waiting",
             "         3  sealed to an unknown key",
             "         1  by the helper: not valid",
-            "helper        does not answer as it should: last 1 min ago, failed 0 s ago",
+            "helper        does not answer as it should: last 1 min ago, failed now",
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
-        assert!(overview(&Overview { tasks: Vec::new(), ..all }, true, Style::plain()).contains("There is no task"));
+        let tls = Some(TlsStatus { certificate: None, trouble: Some("the authority is away".to_owned()) });
+        let text = overview(&Overview { tls, tasks: Vec::new(), ..all }, true, Style::plain());
+        for part in ["certificate   none yet\n                the authority is away", "There is no task"] {
+            assert!(text.contains(part), "{part}\n{text}");
+        }
     }
 }

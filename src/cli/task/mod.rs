@@ -31,8 +31,19 @@ pub enum Command {
     /// Add a task to this aggregator, running or not.
     Add(AddArgs),
     /// List this aggregator's tasks.
+    #[command(after_help = "Works whether a server runs or not. 'dapbox status' has more of a running one.\n\n\
+        Examples:\n  \
+        dapbox task list\n  \
+        dapbox task list --data-dir /var/lib/dapbox -o json")]
     List(ListArgs),
     /// Show a task and how far it is.
+    #[command(
+        after_help = "Everything that is counted for the task, too: what was taken, and what was refused and why. \
+        Works whether a server runs or not.\n\n\
+        Examples:\n  \
+        dapbox task show 9GgQ\n  \
+        dapbox task show 9GgQ -o json --data-dir /var/lib/dapbox"
+    )]
     Show(ShowArgs),
     /// Close everything of before a time, after the other aggregator was restored from a backup.
     Close(close::Args),

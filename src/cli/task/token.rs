@@ -31,6 +31,12 @@ pub enum Command {
     /// Accept a new token: a helper from the leader, a leader from the collector.
     Accept(AcceptArgs),
     /// Show which tokens are in force, by their hashes.
+    #[command(
+        after_help = "Which of them a peer has presented, and when last, tells whether it has changed to the new \
+        one.\n\n\
+        Example:\n  \
+        dapbox task token list 9GgQ"
+    )]
     List(ShowArgs),
 }
 

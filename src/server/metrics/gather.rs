@@ -6,7 +6,7 @@ use crate::{
     model::{
         Role, Time,
         latency::Latencies,
-        overview::{KeyState, Overview, TaskView},
+        overview::{Overview, TaskView},
     },
     server::{app::App, overview},
     wire,
@@ -112,7 +112,7 @@ const CERTIFICATE: Metric = gauge(
 );
 const CERTIFICATE_TROUBLE: Metric = gauge(
     "dapbox_certificate_trouble",
-    "Whether the last attempt to renew or reload the certificate failed: 1 or 0; absent if there is none",
+    "Whether the last attempt to get, renew or reload a certificate failed: 1 or 0; absent without HTTPS",
 );
 
 const CPU: Metric = counter("process_cpu_seconds_total", "Time of the processors that this process used");
@@ -259,7 +259,7 @@ fn task(gathered: &mut Gathered, view: &TaskView) {
     if let Some(peer) = peer {
         gathered.time(HELPER_SUCCESS, own, peer.last_success);
         gathered.time(HELPER_FAILURE, own, peer.last_failure);
-        gathered.whole(HELPER_STUCK, own, u64::from(peer.trouble.is_some()));
+        gathered.whole(HELPER_STUCK, own, u64::from(status.last_trouble.is_some()));
     }
 }
 
@@ -269,19 +269,14 @@ fn outside(gathered: &mut Gathered, overview: &Overview) {
     gathered.whole(DISK_RESERVE, &[], overview.disk.reserve_bytes);
     gathered.whole(DISK_SHORT, &[], u64::from(overview.disk.is_short));
     for key in &overview.keys {
-        let state = match key.state {
-            KeyState::Pending => "pending",
-            KeyState::Active => "active",
-            KeyState::Expired => "expired",
-        };
         let id = key.id.to_string();
-        let labels: &[(&'static str, &str)] = &[("id", &id), ("suite", &key.suite), ("state", state)];
+        let labels: &[(&'static str, &str)] = &[("id", &id), ("suite", &key.suite), ("state", key.state.name())];
         gathered.whole(KEY_CREATED, labels, key.created.0);
         gathered.time(KEY_UNTIL, labels, key.until);
     }
-    if let Some(certificate) = &overview.certificate {
-        gathered.whole(CERTIFICATE, &[], certificate.not_after.0);
-        gathered.whole(CERTIFICATE_TROUBLE, &[], u64::from(certificate.trouble.is_some()));
+    if let Some(tls) = &overview.tls {
+        gathered.time(CERTIFICATE, &[], tls.certificate.as_ref().map(|certificate| certificate.not_after));
+        gathered.whole(CERTIFICATE_TROUBLE, &[], u64::from(tls.trouble.is_some()));
     }
 }
 

@@ -2,11 +2,11 @@
 
 use maud::{Markup, html};
 
-use super::{icon::Icon, task::name, text::span};
+use super::{icon::Icon, task::name};
 use crate::model::{
     Duration,
-    overview::{Overview, TaskView},
-    words::count,
+    overview::{Overview, TaskView, TlsStatus},
+    words::{count, span},
 };
 
 /// A certificate that ends within this time should have been renewed.
@@ -20,7 +20,7 @@ pub fn section(overview: &Overview) -> Markup {
     let (server, tasks) = (of_server(overview), of_tasks(overview));
     html! {
         @if !server.is_empty() || !tasks.is_empty() {
-            section.alerts aria-labelledby="attention" {
+            section #of-attention .alerts aria-labelledby="attention" {
                 h2 #attention { (Icon::Bad.draw()) "Needs attention" }
                 ul {
                     @for trouble in &server { li { (trouble) } }
@@ -41,14 +41,14 @@ fn of_server(overview: &Overview) -> Vec<String> {
     // What keeps the server from being ready is said above.
     let advice = overview.disk.advice().filter(|advice| !overview.not_ready.contains(advice));
     let mut found: Vec<_> = advice.into_iter().collect();
-    if let Some(certificate) = &overview.certificate {
+    if let Some(TlsStatus { certificate: Some(certificate), trouble }) = &overview.tls {
         let left = certificate.not_after.0.saturating_sub(overview.now.0);
         if left == 0 {
             found.push("The TLS certificate has expired: clients and peers cannot connect.".to_owned());
         } else if left < SOON {
             found.push(format!("The TLS certificate ends in {}.", span(Duration(left))));
         }
-        found.extend(certificate.trouble.iter().map(|why| format!("The TLS certificate was not renewed: {why}")));
+        found.extend(trouble.iter().map(|why| format!("The TLS certificate was not renewed: {why}")));
     }
     found
 }
@@ -59,6 +59,5 @@ fn of_tasks(overview: &Overview) -> Vec<(&TaskView, &str)> {
 
 /// What a task is stuck at, if it is.
 pub fn trouble(view: &TaskView) -> Option<&str> {
-    let of_peer = view.peer.as_ref().and_then(|peer| peer.trouble.as_deref());
-    view.status.last_trouble.as_deref().or(of_peer)
+    view.status.last_trouble.as_deref()
 }

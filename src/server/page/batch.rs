@@ -28,7 +28,7 @@ pub fn state(state: BatchState) -> (Icon, &'static str) {
 pub fn section(view: &TaskView) -> Markup {
     let min = view.status.min_batch_size;
     let (shown, folded) = view.batches.split_at(view.batches.len().min(AT_ONCE));
-    let unlisted = view.batch_count.saturating_sub(view.batches.len() as u64);
+    let unlisted = view.counts.batches().saturating_sub(view.batches.len() as u64);
     html! {
         @if view.batches.is_empty() {
             (none(view))
@@ -42,7 +42,7 @@ pub fn section(view: &TaskView) -> Markup {
             }
             ul.batches { @for batch in shown { (row(batch, min)) } }
             @if !folded.is_empty() {
-                details.more {
+                details.more id={ "more-" (view.status.id) } {
                     summary { (count(folded.len() as u64)) @if folded.len() == 1 { " older batch" } @else { " older batches" } }
                     ul.batches { @for batch in folded { (row(batch, min)) } }
                 }

@@ -4,26 +4,26 @@ use maud::{Markup, html};
 
 use super::{
     icon::Icon,
-    text::{bytes, instant, moment, relative, span},
+    text::{instant, moment},
 };
 use crate::model::{
     Duration, Time,
-    overview::{CertificateStatus, KeyState, KeyStatus, Overview},
+    overview::{CertificateStatus, KeyState, KeyStatus, Overview, TlsStatus},
     status::DiskStatus,
-    words::count,
+    words::{bytes, count, relative, span},
 };
 
 /// The server's instruments.
 pub fn section(overview: &Overview) -> Markup {
     let now = overview.now;
     html! {
-        section aria-labelledby="server" {
+        section #of-server aria-labelledby="server" {
             h2 #server { "Server" }
             div.cards {
                 (running(overview))
-                (work(overview))
                 (disk(&overview.disk))
-                (certificate(overview.certificate.as_ref(), now))
+                (tls(overview.tls.as_ref(), now))
+                (work(overview))
                 (keys(&overview.keys, now))
             }
         }
@@ -33,7 +33,7 @@ pub fn section(overview: &Overview) -> Markup {
 fn running(overview: &Overview) -> Markup {
     let up = Duration(overview.now.0.saturating_sub(overview.started.0));
     html! {
-        div.card {
+        div.card.row {
             h3 { "Running for" }
             p.big { (span(up)) }
             p { "since " (instant(overview.started, overview.now)) }
@@ -45,7 +45,7 @@ fn running(overview: &Overview) -> Markup {
 fn work(overview: &Overview) -> Markup {
     let load = overview.load;
     html! {
-        div.card {
+        div.card.row {
             h3 { "Load" }
             dl.figures {
                 dt { "connections" } dd { (count(load.connections)) }
@@ -78,31 +78,42 @@ fn disk(disk: &DiskStatus) -> Markup {
     }
 }
 
-fn certificate(certificate: Option<&CertificateStatus>, now: Time) -> Markup {
+fn tls(tls: Option<&TlsStatus>, now: Time) -> Markup {
     html! {
         div.card {
             h3 { "Certificate" }
-            @if let Some(certificate) = certificate {
-                @let days = certificate.not_after.0.saturating_sub(now.0) / 86_400;
-                @if certificate.not_after <= now {
-                    p.big { "expired" }
-                    p { (Icon::Bad.draw()) (moment(certificate.not_after, now)) }
-                } @else {
-                    p.big { (count(days)) " " small { @if days == 1 { "day left" } @else { "days left" } } }
-                    p { "until " (instant(certificate.not_after, now)) }
+            @match tls {
+                None => {
+                    p.big { "none" }
+                    p { "Plain HTTP: for loopback, or behind a proxy that has the certificate." }
                 }
-                @if certificate.not_before > now {
-                    p { (Icon::Later.draw()) "not valid before " (instant(certificate.not_before, now)) }
+                Some(TlsStatus { certificate: None, .. }) => {
+                    p.big { "none yet" }
+                    p { (Icon::Bad.draw()) "Nobody can connect" }
                 }
-                p.long { (certificate.names.join(", ")) }
-                @if let Some(trouble) = &certificate.trouble {
-                    p.long { (Icon::Bad.draw()) "not renewed: " (trouble) }
-                }
-            } @else {
-                p.big { "none" }
-                p { "Plain HTTP: for loopback, or behind a proxy that has the certificate." }
+                Some(TlsStatus { certificate: Some(certificate), .. }) => (validity(certificate, now)),
+            }
+            @if tls.is_some_and(|tls| tls.trouble.is_some()) {
+                p { (Icon::Bad.draw()) "The last attempt to get one failed: see above" }
             }
         }
+    }
+}
+
+fn validity(certificate: &CertificateStatus, now: Time) -> Markup {
+    let days = certificate.not_after.0.saturating_sub(now.0) / 86_400;
+    html! {
+        @if certificate.not_after <= now {
+            p.big { "expired" }
+            p { (Icon::Bad.draw()) (moment(certificate.not_after, now)) }
+        } @else {
+            p.big { (count(days)) " " small { @if days == 1 { "day left" } @else { "days left" } } }
+            p { "until " (instant(certificate.not_after, now)) }
+        }
+        @if certificate.not_before > now {
+            p { (Icon::Later.draw()) "not valid before " (instant(certificate.not_before, now)) }
+        }
+        p.long { (certificate.names.join(", ")) }
     }
 }
 
@@ -119,18 +130,18 @@ fn keys(keys: &[KeyStatus], now: Time) -> Markup {
 }
 
 fn key_row(key: &KeyStatus, now: Time) -> Markup {
-    let (icon, state, next) = match key.state {
-        KeyState::Pending => (Icon::Later, "pending", "active"),
-        KeyState::Active => (Icon::Good, "active", "replaced"),
-        KeyState::Expired => (Icon::Still, "expired, still opens reports", "deleted"),
+    let icon = match key.state {
+        KeyState::Pending => Icon::Later,
+        KeyState::Active => Icon::Good,
+        KeyState::Expired => Icon::Still,
     };
     html! {
         li {
-            span.state { (icon.draw()) b { "Key " (key.id) } " " (state) }
+            span.state { (icon.draw()) b { "Key " (key.id) } " " (key.state.name()) }
             span.suite { (key.suite) }
             span.dim {
                 "made " (relative(key.created, now))
-                @if let Some(until) = key.until { ", " (next) " " (relative(until, now)) }
+                @if let Some(until) = key.until { ", " (key.state.end()) " " (relative(until, now)) }
             }
         }
     }

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 use super::{
     alerts, batch, chart,
     icon::Icon,
-    text::{instant, interval, moment, rate, span},
+    text::{ago, instant, interval, moment},
 };
 use crate::{
     aggregator::counters,
@@ -13,7 +13,7 @@ use crate::{
         Interval, Role, Time,
         overview::{PeerStatus, TaskView},
         status::TaskStatus,
-        words::{self, count},
+        words::{self, count, rate, span},
     },
     wire,
 };
@@ -38,9 +38,9 @@ pub fn entry(view: &TaskView, now: Time, is_open: bool) -> Markup {
             (line(view, now))
             div.body id={ "about-" (view.status.id) } {
                 @if let Some(trouble) = alerts::trouble(view) {
-                    p.trouble { (Icon::Bad.draw()) span { (trouble) } }
+                    p.trouble id={ "trouble-" (view.status.id) } { (Icon::Bad.draw()) span { (trouble) } }
                 }
-                div.columns {
+                div.columns id={ "columns-" (view.status.id) } {
                     div {
                         h4 { "Reports" }
                         (reports(view, now))
@@ -50,7 +50,7 @@ pub fn entry(view: &TaskView, now: Time, is_open: bool) -> Markup {
                     div {
                         h4 { "History" }
                         (chart::history(view, now))
-                        h4 { "Batches that were not collected " span.count { (count(view.batch_count)) } }
+                        h4 { "Batches that were not collected " span.count { (count(view.counts.batches())) } }
                         (batch::section(view))
                     }
                 }
@@ -127,8 +127,8 @@ fn reports(view: &TaskView, now: Time) -> Markup {
             dt { "aggregated, last minute" } dd { (rate(view.aggregation_rate)) }
             @if is_leader {
                 dt { "waiting for aggregation" } dd { (count(status.waiting)) }
-                dt { "oldest that waits" }
-                dd { @if let Some(oldest) = view.oldest_waiting { (moment(oldest, now)) } @else { "none waits" } }
+                dt { "oldest that waits, of" }
+                dd { @if let Some(oldest) = view.oldest_waiting { (ago(oldest, now)) } @else { "none waits" } }
             }
             dt { "aggregation jobs in flight" } dd { (count(status.jobs)) }
             dt { "aggregated, not collected" } dd { (count(status.aggregated)) }
@@ -170,7 +170,7 @@ fn peer(view: &TaskView, now: Time) -> Markup {
             h4 { "Helper" }
             p.long { code { (status.helper_url) } }
             @match &view.peer {
-                Some(peer) => (answers(peer, now)),
+                Some(peer) => (answers(peer, status.last_trouble.is_some(), now)),
                 None => p.dim { "Not asked yet: there was nothing to aggregate since the start." },
             }
         } @else {
@@ -181,8 +181,8 @@ fn peer(view: &TaskView, now: Time) -> Markup {
     }
 }
 
-fn answers(peer: &PeerStatus, now: Time) -> Markup {
-    let fails = peer.trouble.is_some() || peer.last_failure > peer.last_success;
+fn answers(peer: &PeerStatus, is_stuck: bool, now: Time) -> Markup {
+    let fails = is_stuck || peer.last_failure > peer.last_success;
     html! {
         p.state {
             @if fails {
@@ -194,10 +194,9 @@ fn answers(peer: &PeerStatus, now: Time) -> Markup {
             }
         }
         dl.figures {
-            @if let Some(at) = peer.last_success { dt { "last answer" } dd { (moment(at, now)) } }
-            @if let Some(at) = peer.last_failure { dt { "last failure" } dd { (moment(at, now)) } }
+            @if let Some(at) = peer.last_success { dt { "last answer" } dd { (ago(at, now)) } }
+            @if let Some(at) = peer.last_failure { dt { "last failure" } dd { (ago(at, now)) } }
         }
-        @if let Some(trouble) = &peer.trouble { p.long { (trouble) } }
     }
 }
 

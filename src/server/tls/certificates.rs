@@ -13,7 +13,10 @@ use rustls::{
 };
 use x509_parser::{extensions::GeneralName, parse_x509_certificate, time::ASN1Time};
 
-use crate::model::{Time, overview::CertificateStatus};
+use crate::model::{
+    Time,
+    overview::{CertificateStatus, TlsStatus},
+};
 
 /// The protocol name by which an authority asks for a challenge's certificate (RFC 8737 section 4).
 pub const ACME_TLS_ALPN: &[u8] = b"acme-tls/1";
@@ -43,16 +46,13 @@ impl Certificates {
         *self.trouble.write().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
-    /// What getting another certificate ran into, if it is not over.
-    pub fn trouble(&self) -> Option<String> {
-        self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// What is to be said of the certificate in use, if there is one yet.
-    pub fn certificate_status(&self) -> Option<CertificateStatus> {
-        let current = self.current()?;
-        let status = describe(current.end_entity_cert().ok()?)?;
-        Some(CertificateStatus { trouble: self.trouble(), ..status })
+    /// What is to be said of the certificate in use, and of getting another.
+    pub fn status(&self) -> TlsStatus {
+        let current = self.current();
+        TlsStatus {
+            certificate: current.and_then(|current| describe(current.end_entity_cert().ok()?)),
+            trouble: self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
     }
 
     /// Shows this certificate to an authority that checks whether the domain is ours (RFC 8737 section 3).
@@ -87,7 +87,6 @@ pub fn describe(certificate: &CertificateDer<'_>) -> Option<CertificateStatus> {
         names: names.into_iter().flatten().filter_map(name).collect(),
         not_before: time(parsed.validity().not_before),
         not_after: time(parsed.validity().not_after),
-        trouble: None,
     })
 }
 

@@ -112,7 +112,7 @@ impl Files {
         let contents = self.read();
         let digest = contents.as_ref().ok().map(Contents::digest);
         if digest.is_some() && digest == last.digest && last.trouble.is_none() {
-            if let Some(status) = certificates.certificate_status() {
+            if let Some(status) = certificates.status().certificate {
                 last.invalid = complain_if_invalid(&status, Time::now(), last.invalid);
             }
             return Ok(());
@@ -201,6 +201,7 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
+    use crate::model::overview::TlsStatus;
 
     /// A certificate for a name that is valid until a year, and its key.
     fn pair(name: &str, until: i32) -> (String, String) {
@@ -224,15 +225,15 @@ mod tests {
         write(&first.0, &first.1);
         let (files, certified) = Files::open(&tls).unwrap();
         let certificates = Certificates::default();
-        assert_eq!(certificates.certificate_status(), None);
+        assert_eq!(certificates.status(), TlsStatus::default());
         certificates.replace(certified);
-        let status = || certificates.certificate_status().unwrap();
-        let expected = CertificateStatus {
+        let status = || certificates.status();
+        let certificate = CertificateStatus {
             names: vec!["first.test".to_owned(), "2001:db8::7".to_owned()],
             not_before: Time(1_577_836_800),
             not_after: Time(1_609_459_200),
-            trouble: None,
         };
+        let expected = TlsStatus { certificate: Some(certificate), trouble: None };
         assert_eq!(status(), expected);
 
         for (certificate, key, trouble) in [
@@ -244,7 +245,7 @@ mod tests {
             write(certificate, key);
             let error = files.look(&certificates).unwrap_err().to_string();
             assert!(error.contains(trouble), "{error}");
-            assert_eq!(status(), CertificateStatus { trouble: Some(error), ..expected.clone() });
+            assert_eq!(status(), TlsStatus { trouble: Some(error), ..expected.clone() });
         }
         fs::remove_file(&key_file).unwrap();
         assert!(matches!(files.look(&certificates), Err(CertificateError::Read { path, .. }) if path == key_file));
@@ -254,6 +255,6 @@ mod tests {
         assert_eq!(status(), expected);
         write(&second.0, &second.1);
         files.look(&certificates).unwrap();
-        assert_eq!((status().names[0].as_str(), status().trouble), ("second.test", None));
+        assert_eq!((&*status().certificate.unwrap().names[0], status().trouble), ("second.test", None));
     }
 }

@@ -18,31 +18,31 @@ use crate::server::{
 const PLAIN: &str = "This address speaks HTTPS. Ask again with https:// in place of http://.\n";
 
 /// A listener for HTTPS.
-pub struct Https {
+pub struct Https<T> {
     listener: TcpListener,
     acceptor: TlsAcceptor,
-    handshake_timeout: Duration,
+    handshake_timeout: T,
 }
 
-impl Https {
-    /// Speaks HTTPS on what `listener` accepts.
+impl<T: Fn() -> Duration> Https<T> {
+    /// Speaks HTTPS on what `listener` accepts. How long a handshake may take is asked for each time.
     pub fn new(
         listener: TcpListener,
         certificates: Arc<Certificates>,
-        handshake_timeout: Duration,
+        handshake_timeout: T,
     ) -> Result<Self, rustls::Error> {
         let acceptor = TlsAcceptor::from(server_config(certificates)?);
         Ok(Self { listener, acceptor, handshake_timeout })
     }
 }
 
-impl Accept for Https {
+impl<T: Fn() -> Duration + Send + Sync + 'static> Accept for Https<T> {
     type Stream = TlsStream<TcpStream>;
 
     async fn next(&self) -> io::Result<Opening<Self::Stream>> {
         let (stream, address) = self.listener.accept().await?;
         stream.set_nodelay(true)?;
-        let (acceptor, timeout) = (self.acceptor.clone(), self.handshake_timeout);
+        let (acceptor, timeout) = (self.acceptor.clone(), (self.handshake_timeout)());
         Ok(Box::pin(async move {
             match tokio::time::timeout(timeout, shake_hands(acceptor, stream, address)).await {
                 Ok(opened) => opened,
@@ -118,7 +118,7 @@ mod tests {
         certificates.set_challenge("Helper.Test", challenge.clone());
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
-        let https = Https::new(socket, certificates.clone(), Duration::from_secs(60)).unwrap();
+        let https = Https::new(socket, certificates.clone(), || Duration::from_secs(60)).unwrap();
         let connect = async |protocols: &[&[u8]]| {
             let mut store = RootCertStore::empty();
             store.add(challenge.cert[0].clone()).unwrap();

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::Path,
 };
 
@@ -12,7 +12,7 @@ use ciborium::Value;
 use super::*;
 use crate::store::{
     BackupOptions, HelperJobRecord, HelperJobState, KeyError, KeyRecord, KeySource, KeyStage, Old, OpenError, Removed,
-    compact, engine::Engine, engine::Rows, table, vault::Vault,
+    check_user, compact, engine::Engine, engine::Rows, table, vault::Vault,
 };
 
 fn error(dir: &Path) -> OpenError {
@@ -31,6 +31,19 @@ async fn a_new_directory_is_for_its_owner_only() {
     let dir = parent.path().join("a/b");
     open(&dir).close().await;
     assert_eq!(fs::metadata(&dir).unwrap().mode() & 0o777, 0o700);
+}
+
+/// Nobody but root can be root: elsewhere there is nothing to see.
+#[tokio::test]
+async fn root_works_on_no_directory_of_somebody_else_but_as_the_server() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).close().await;
+    if chown(dir.path(), Some(4711), Some(4711)).is_err() {
+        return;
+    }
+    assert!(matches!(check_user(dir.path()), Err(OpenError::Others(4711))));
+    assert!(matches!(compact(dir.path(), 1 << 20, &mut |_, _, _| {}), Err(OpenError::Others(4711))));
+    open(dir.path()).close().await;
 }
 
 #[tokio::test]

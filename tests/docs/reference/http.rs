@@ -96,6 +96,15 @@ const MANAGEMENT: [(&str, &str, &str); 9] = [
     ("taskprov/peer_aggregators", "", "404: there are no tasks that their clients set up"),
 ];
 
+/// The resources of the private listener.
+const PRIVATE: [(&str, &str); 5] = [
+    ("/", "the status page, for people"),
+    ("/status.json", "the same for programs; also what `dapbox status -o json` prints"),
+    ("/metrics", "metrics"),
+    ("/healthz", "200 while the process works; 503, with the reason, if nothing but a restart helps"),
+    ("/readyz", "200 while the server does its work; 503, with the reasons, if not: that may be over by itself"),
+];
+
 /// A running server.
 pub struct Served {
     server: Server,
@@ -154,6 +163,48 @@ impl Served {
             the same; another with the same verification key is answered 409, and so is one that was removed.\n\n{}",
             management::MEDIA_TYPE,
             table(&["path", "methods", "sends", "is answered"], rows)
+        )
+    }
+
+    /// What somebody who watches is answered.
+    async fn watched(&self, path: &str) -> reqwest::Response {
+        let url = format!("http://{}{path}", self.server.monitor_address().unwrap());
+        let answer = reqwest::get(&url).await.unwrap();
+        assert!(answer.status().is_success(), "{url}: {}", answer.status());
+        answer
+    }
+
+    /// The resources of the private listener.
+    pub async fn private(&self) -> String {
+        let mut rows = Vec::new();
+        for (path, what) in PRIVATE {
+            let answer = self.watched(path).await;
+            let media = answer.headers()["content-type"].to_str().unwrap().split(';').next().unwrap().to_owned();
+            rows.push(vec![code(path), code(&media), what.to_owned()]);
+        }
+        format!(
+            "At `monitor.listen`, by plain HTTP, to whoever asks: there is no password, so keep it on a loopback address. There \
+            it answers to `localhost` or its literal address only, so that no web site can read it through a browser. \
+            Nothing can be changed here.\n\n{}",
+            table(&["path", "is answered", "what it is"], rows)
+        )
+    }
+
+    /// All metrics.
+    pub async fn metrics(&self) -> String {
+        let text = self.watched("/metrics").await.text().await.unwrap();
+        let (mut rows, mut help) = (Vec::new(), "");
+        for line in text.lines() {
+            if let Some(text) = line.strip_prefix("# HELP ") {
+                help = text.split_once(' ').map_or("", |(_, help)| help);
+            } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+                rows.push(vec![code(name), kind.to_owned(), help.to_owned()]);
+            }
+        }
+        assert!(rows.len() > 20, "{text}");
+        format!(
+            "At `/metrics` of the private listener, in the formats of Prometheus and OpenMetrics.\n\n{}",
+            table(&["name", "type", "what it is"], rows)
         )
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use dapbox::config::reloadable;
+
 use super::{code, table};
 
 const EXAMPLE: &str = include_str!("../../../appliance.toml");
@@ -21,6 +23,9 @@ A value is taken from the first of these that has it: command line flag, environ
 complete one. Unknown keys are errors, with their line and a suggestion. `dapbox check` reads a configuration without
 starting anything.
 
+A running server takes some options over when it is told to read its file again, by `dapbox reload` or SIGHUP; `reload` says
+which. All others wait for the next start.
+
 Lengths of time are written like `500ms`, `60s`, `5m`, `1h` or `1d`; a number alone is seconds. Names that end in `_bytes`
 are bytes.
 ";
@@ -37,7 +42,7 @@ pub fn text() -> String {
             name => write!(text, "\n### \\[{name}\\]\n\n"),
         };
         let of_table = rows.iter().filter(|row| row.table == name);
-        text.push_str(&table(&["option", "default", "variable", "what and why"], of_table.map(cells)));
+        text.push_str(&table(&["option", "default", "reload", "variable", "what and why"], of_table.map(cells)));
     }
     text
 }
@@ -46,7 +51,15 @@ fn cells(row: &Row) -> Vec<String> {
     let path = if row.table.is_empty() { row.name.clone() } else { format!("{}__{}", row.table, row.name) };
     let default = row.default.trim_matches('"');
     let default = if default.is_empty() { "(empty)".to_owned() } else { code(default) };
-    vec![code(&row.name), default, code(&format!("DAPBOX_{}", path.to_uppercase())), row.reason.clone()]
+    let key = if row.table.is_empty() { row.name.clone() } else { format!("{}.{}", row.table, row.name) };
+    let reload = if reloadable().contains(&key.as_str()) { "yes" } else { "" };
+    vec![
+        code(&row.name),
+        default,
+        reload.to_owned(),
+        code(&format!("DAPBOX_{}", path.to_uppercase())),
+        row.reason.clone(),
+    ]
 }
 
 /// Reads the example: options, with the comments above them. Options that follow each other share one.

@@ -1,10 +1,12 @@
+//! Servers that there could be, made up: one that has just begun, one in the middle of its life, and one in trouble.
+
 use std::collections::BTreeMap;
 
-use super::*;
-use crate::model::{
+use dapbox::model::{
     BatchMode, Duration, Interval, Max, Revision, Role, TaskId, Time, VdafConfig,
     overview::{
-        BatchState, BatchView, CertificateStatus, KeyState, KeyStatus, Load, PeerStatus, Sample, StateCounts, TaskView,
+        BatchState, BatchView, CertificateStatus, KeyState, KeyStatus, Load, Overview, PeerStatus, Sample, StateCounts,
+        TaskView, TlsStatus,
     },
     status::{DiskStatus, TaskStatus},
 };
@@ -17,7 +19,7 @@ fn before(seconds: u64) -> Time {
 }
 
 /// A server that has just been set up.
-fn fresh() -> Overview {
+pub fn fresh() -> Overview {
     Overview {
         version: "0.1.0 (1e3f8721ebc2)".to_owned(),
         now: NOW,
@@ -33,13 +35,13 @@ fn fresh() -> Overview {
             is_short: false,
         },
         keys: vec![key(1, KeyState::Active, 42)],
-        certificate: None,
+        tls: None,
         tasks: Vec::new(),
     }
 }
 
 fn key(id: u8, state: KeyState, age: u64) -> KeyStatus {
-    let suite = "X25519, HKDF-SHA256, AES-128-GCM".to_owned();
+    let suite = "x25519-sha256-aes128gcm".to_owned();
     KeyStatus { id, suite, state, created: before(age), until: Some(NOW.saturating_add(Duration(86_400 * 12))) }
 }
 
@@ -75,7 +77,6 @@ fn task(seed: u8, role: Role, vdaf: VdafConfig, batch_mode: BatchMode) -> TaskVi
         oldest_waiting: (role == Role::Leader).then(|| before(754)),
         refused: BTreeMap::new(),
         batches: Vec::new(),
-        batch_count: 0,
         counts: StateCounts::default(),
         peer: None,
         history: history(60, role),
@@ -100,7 +101,7 @@ fn batch(hours_ago: u64, aggregated: u64, waiting: u64, state: BatchState) -> Ba
 }
 
 /// A server in the middle of its life: tasks in every state.
-fn busy() -> Overview {
+pub fn busy() -> Overview {
     let histogram = VdafConfig::Prio3Histogram { length: 12, chunk_length: 4 };
     let mut leader = task(1, Role::Leader, histogram, BatchMode::TimeInterval);
     leader.refused = BTreeMap::from([
@@ -108,7 +109,7 @@ fn busy() -> Overview {
         ("vdaf_prep_error".to_owned(), 41),
         ("helper_hpke_decrypt_error".to_owned(), 1),
     ]);
-    leader.peer = Some(PeerStatus { last_success: Some(before(3)), last_failure: Some(before(90_000)), trouble: None });
+    leader.peer = Some(PeerStatus { last_success: Some(before(3)), last_failure: Some(before(90_000)) });
     leader.batches = vec![
         batch(0, 12, 9, BatchState::TooFew),
         batch(1, 61, 152, BatchState::NotAggregatedYet),
@@ -116,7 +117,6 @@ fn busy() -> Overview {
         batch(3, 118, 0, BatchState::Ready),
     ];
     leader.batches.extend((4..12).map(|hours| batch(hours, 300 * hours, 0, BatchState::Ready)));
-    leader.batch_count = 12;
     leader.counts =
         StateCounts { batches_ready: 10, batches_not_aggregated_yet: 1, batches_too_few: 1, ..StateCounts::default() };
 
@@ -133,13 +133,12 @@ fn busy() -> Overview {
         waiting: 0,
         state: BatchState::TooFew,
     }];
-    helper.batch_count = 1;
+    helper.counts.batches_too_few = 1;
 
     let mut stuck = task(3, Role::Leader, VdafConfig::Prio3Count, BatchMode::TimeInterval);
     let trouble = "the helper did not take an aggregation job (17 times): connection refused".to_owned();
-    stuck.status.last_trouble = Some(trouble.clone());
-    stuck.peer =
-        Some(PeerStatus { last_success: Some(before(5_400)), last_failure: Some(before(12)), trouble: Some(trouble) });
+    stuck.status.last_trouble = Some(trouble);
+    stuck.peer = Some(PeerStatus { last_success: Some(before(5_400)), last_failure: Some(before(12)) });
     stuck.status.info = String::new();
     let mut ended = task(4, Role::Leader, VdafConfig::Prio3Count, BatchMode::TimeInterval);
     ended.status.task_expiration = Some(before(86_400));
@@ -154,26 +153,50 @@ fn busy() -> Overview {
             key(2, KeyState::Active, 86_400 * 3),
             key(1, KeyState::Expired, 86_400 * 33),
         ],
-        certificate: Some(CertificateStatus {
-            names: vec!["leader.example.org".to_owned()],
-            not_before: before(86_400 * 20),
-            not_after: NOW.saturating_add(Duration(86_400 * 61)),
-            trouble: None,
-        }),
+        tls: Some(TlsStatus { certificate: Some(certificate()), trouble: None }),
         tasks: vec![leader, helper, stuck, ended, future],
         ..fresh()
     }
 }
 
-#[test]
-fn draw_for_now() {
-    std::fs::write("/tmp/w/pagenode/busy.html", render(&busy())).unwrap();
-    std::fs::write("/tmp/w/pagenode/fresh.html", render(&fresh())).unwrap();
-    let mut not_ready = busy();
-    not_ready.not_ready =
-        vec!["the store has stopped: No space left on device (os error 28); start the server again".to_owned()];
-    not_ready.disk.is_short = true;
-    not_ready.tasks =
-        (0..100).map(|i| task(i, Role::Leader, VdafConfig::Prio3Count, BatchMode::TimeInterval)).collect();
-    std::fs::write("/tmp/w/pagenode/crowd.html", render(&not_ready)).unwrap();
+/// A leader that has one task, and no trouble.
+pub fn calm() -> Overview {
+    let mut all = busy();
+    all.tasks.truncate(1);
+    let leader = &mut all.tasks[0];
+    leader.batches.truncate(3);
+    leader.counts.batches_ready = 1;
+    all.keys.truncate(2);
+    all
+}
+
+fn certificate() -> CertificateStatus {
+    CertificateStatus {
+        names: vec!["leader.example.org".to_owned()],
+        not_before: before(86_400 * 20),
+        not_after: NOW.saturating_add(Duration(86_400 * 61)),
+    }
+}
+
+/// A server in trouble of every kind, with many tasks, and with texts and numbers that nobody expects.
+pub fn troubled() -> Overview {
+    let mut all = busy();
+    all.disk = DiskStatus { free_bytes: 412 << 20, needed_bytes: 1_342_177_280, is_short: true, ..all.disk };
+    all.disk.dir = format!("/srv/{}/dapbox", "very-long-name-of-a-volume".repeat(4)).into();
+    let refused = "the authority refused the order: urn:ietf:params:acme:error:dns: no A record for leader.example.org: \
+                   see that the name leads to this server";
+    all.tls = Some(TlsStatus { certificate: None, trouble: Some(refused.to_owned()) });
+    all.not_ready =
+        all.disk.advice().into_iter().chain([format!("there is no TLS certificate yet: {refused}")]).collect();
+    let strange = &mut all.tasks[0];
+    strange.status.info = format!("<script>alert(1)</script> & {}", "unbroken".repeat(30));
+    strange.status.helper_url = format!("https://{}.example/", "a-long-label.".repeat(15));
+    strange.status.min_batch_size = u64::MAX;
+    strange.status.counters.insert("report_success".to_owned(), u64::MAX);
+    strange.status.task_expiration = Some(Time(u64::MAX));
+    strange.upload_rate = 1e12;
+    (strange.batches[0].aggregated, strange.batches[0].waiting) = (u64::MAX, u64::MAX);
+    let plain = |seed| task(seed, Role::Leader, VdafConfig::Prio3Count, BatchMode::TimeInterval);
+    all.tasks.extend((6..40).map(plain));
+    all
 }

@@ -1,0 +1,203 @@
+//! A headless Chromium, driven by its own DevTools protocol over two pipes: messages are JSON, each ended by a zero byte.
+//! So nothing is needed beside the browser itself, and it ends when we do.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Longest that the browser may take over anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Names by which the browser is known.
+const PROGRAMS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+
+/// What it is told. It runs as root in places where tests do, and talks to nobody by itself.
+const OPTIONS: [&str; 12] = [
+    "--headless",
+    "--remote-debugging-pipe",
+    "--no-sandbox",
+    "--no-first-run",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--force-color-profile=srgb",
+    "--no-proxy-server",
+];
+
+/// A browser with one page.
+pub struct Chromium {
+    process: Child,
+    input: ChildStdin,
+    messages: Receiver<Value>,
+    events: Vec<Value>,
+    last: u64,
+    session: Option<String>,
+    _profile: TempDir,
+}
+
+impl Chromium {
+    /// Starts it, or says why there is none.
+    pub fn start() -> Result<Self, String> {
+        let is_there = |program: &&&str| Command::new(program).arg("--version").output().is_ok();
+        let program = PROGRAMS.iter().find(is_there).ok_or_else(|| format!("none of {PROGRAMS:?} is installed"))?;
+        let profile = tempfile::tempdir().map_err(|error| error.to_string())?;
+        // It reads the third descriptor and writes the fourth.
+        let mut shell = Command::new("sh");
+        shell.args(["-c", r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#, "sh", program]).args(OPTIONS);
+        shell.arg(format!("--user-data-dir={}", profile.path().display())).arg("about:blank");
+        let spawned = shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut process = spawned.map_err(|error| format!("{shell:?}: {error}"))?;
+        let (Some(input), Some(output)) = (process.stdin.take(), process.stdout.take()) else { unreachable!() };
+        let (events, messages) = (Vec::new(), read(output));
+        let mut browser = Self { process, input, messages, events, last: 0, session: None, _profile: profile };
+        let page = browser.call("Target.createTarget", json!({"url": "about:blank"}))["targetId"].clone();
+        let attached = browser.call("Target.attachToTarget", json!({"targetId": page, "flatten": true}));
+        browser.session = Some(attached["sessionId"].as_str().unwrap().to_owned());
+        for domain in ["Page", "Runtime", "Log", "Network", "Accessibility"] {
+            browser.call(&format!("{domain}.enable"), json!({}));
+        }
+        Ok(browser)
+    }
+
+    /// Has it do something; returns what came of it.
+    pub fn call(&mut self, method: &str, params: Value) -> Value {
+        self.last += 1;
+        let mut message = json!({"id": self.last, "method": method, "params": params});
+        if let Some(session) = &self.session {
+            message["sessionId"] = json!(session);
+        }
+        let mut bytes = message.to_string().into_bytes();
+        bytes.push(0);
+        self.input.write_all(&bytes).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.next(deadline).unwrap_or_else(|| panic!("no answer to {method}"));
+            if answer["id"] == self.last {
+                assert!(answer.get("error").is_none(), "{method}: {}", answer["error"]);
+                return answer["result"].clone();
+            }
+            self.events.push(answer);
+        }
+    }
+
+    fn next(&self, deadline: Instant) -> Option<Value> {
+        self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
+    }
+
+    /// Everything that it told unasked since it was last asked for this.
+    pub fn events(&mut self) -> Vec<Value> {
+        self.events.extend(self.messages.try_iter());
+        std::mem::take(&mut self.events)
+    }
+
+    /// Goes to a page and waits until it is loaded.
+    pub fn open(&mut self, url: &str) {
+        let gone = self.call("Page.navigate", json!({"url": url}));
+        assert_eq!(gone.get("errorText"), None, "{url}");
+        let loaded = |event: &Value| event["method"] == "Page.loadEventFired";
+        if let Some(at) = self.events.iter().position(loaded) {
+            self.events.remove(at);
+            return;
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.next(deadline).unwrap_or_else(|| panic!("{url} is not loaded")) {
+                event if loaded(&event) => return,
+                event => self.events.push(event),
+            }
+        }
+    }
+
+    /// What an expression, or what it promises, is in the page.
+    pub fn value(&mut self, expression: &str) -> Value {
+        let asked = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
+        let answer = self.call("Runtime.evaluate", asked);
+        assert!(answer.get("exceptionDetails").is_none(), "{expression}: {answer}");
+        answer["result"]["value"].clone()
+    }
+
+    /// Waits until something about the page is so: it is asked whenever the page has changed.
+    pub fn until(&mut self, condition: &str) {
+        let limit = PATIENCE.as_millis() / 2;
+        let is_so = self.value(&format!(
+            "new Promise((done) => {{
+                const is = () => {condition};
+                if (is()) return done(true);
+                const all = {{ subtree: true, childList: true, attributes: true, characterData: true }};
+                const watcher = new MutationObserver(() => {{ if (is()) {{ watcher.disconnect(); done(true); }} }});
+                watcher.observe(document, all);
+                setTimeout(() => done(is()), {limit});
+            }})"
+        ));
+        if is_so != true {
+            panic!("it is never so: {condition}\n{}", self.text());
+        }
+    }
+
+    /// The text of the page, as it is laid out.
+    pub fn text(&mut self) -> String {
+        self.value("document.body.innerText").as_str().unwrap().to_owned()
+    }
+
+    /// Has windows of a size from now on.
+    pub fn resize(&mut self, width: u32, height: u32) {
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500});
+        self.call("Emulation.setDeviceMetricsOverride", size);
+    }
+
+    /// Prefers light or dark pages from now on.
+    pub fn scheme(&mut self, scheme: &str) {
+        let feature = json!({"name": "prefers-color-scheme", "value": scheme});
+        self.call("Emulation.setEmulatedMedia", json!({"features": [feature]}));
+    }
+
+    /// Runs scripts of pages or does not, from the next page on.
+    pub fn scripts(&mut self, are_run: bool) {
+        self.call("Emulation.setScriptExecutionDisabled", json!({"value": !are_run}));
+    }
+
+    /// Presses a key that has a name.
+    pub fn press(&mut self, key: &str, code: u32) {
+        let text = if key == "Enter" { "\r" } else { "" };
+        for kind in ["keyDown", "keyUp"] {
+            let event = json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code, "text": text});
+            self.call("Input.dispatchKeyEvent", event);
+        }
+    }
+
+    /// A picture of the whole page, as PNG.
+    pub fn picture(&mut self) -> Vec<u8> {
+        let taken = self.call("Page.captureScreenshot", json!({"format": "png", "captureBeyondViewport": true}));
+        BASE64_STANDARD.decode(taken["data"].as_str().unwrap()).unwrap()
+    }
+}
+
+impl Drop for Chromium {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Reads messages as they come.
+fn read(output: ChildStdout) -> Receiver<Value> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for message in BufReader::new(output).split(0).map_while(Result::ok) {
+            if sender.send(serde_json::from_slice(&message).unwrap()).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
