@@ -1,18 +1,21 @@
 //! A control plane, as Divvi Up's behaves.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use dapbox::{
     config::Config,
     hpke::{Keypair, Suite},
-    model::{BatchMode, Duration, Party, Revision, Secret, Task, TaskId, TaskParameters, Time, TokenHash, VdafConfig},
+    model::{self, BatchMode, Party, Revision, Secret, Task, TaskId, TaskParameters, Time, TokenHash, VdafConfig},
     wire::management::MEDIA_TYPE,
 };
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
-use crate::common::{Node, Parties};
+use crate::common::{Node, PATIENCE, Parties};
 
 /// A node whose management API is at `/api`, and whose public URL leads to it.
 pub async fn managed(change: impl FnOnce(&mut Config)) -> Node {
@@ -30,11 +33,21 @@ pub async fn managed(change: impl FnOnce(&mut Config)) -> Node {
 
 /// Runs `dapbox token …` about a node's data.
 pub fn token(node: &Node, arguments: &[&str]) -> Result<String, String> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
-    command.arg("token").args(arguments).args(["--data-dir", node.config.data_dir.to_str().unwrap()]);
-    let output = command.env_remove("DAPBOX_CONFIG").output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
+        command.arg("token").args(arguments).args(["--data-dir", node.config.data_dir.to_str().unwrap()]);
+        let output = command.env_remove("DAPBOX_CONFIG").output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        match text(output.stderr) {
+            _ if output.status.success() => return Ok(text(output.stdout)),
+            // A process that another test is starting has what we had open, until it runs its own program.
+            error if error.contains("in use by another process") && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            error => return Err(error),
+        }
+    }
 }
 
 /// Makes an API token.
@@ -175,7 +188,7 @@ impl Draft {
             batch_mode: mode,
             vdaf,
             min_batch_size: 3,
-            time_precision: Duration(3600),
+            time_precision: model::Duration(3600),
             task_expiration: self.end.map(Time),
             task_interval: None,
         };

@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    common::Node,
+    common::{Node, tls::Authority},
     control_plane::{ControlPlane, Draft, managed, new_token},
 };
 
@@ -220,4 +220,20 @@ async fn it_is_off_by_default_and_may_have_an_address_of_its_own() {
     // Neither at the other's address.
     assert_eq!(asked(format!("http://{}/task_ids", node.config.listen)).await.unwrap().status(), 404);
     assert_eq!(asked(format!("http://{address}/dap-09/hpke_config")).await.unwrap().status(), 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_addresses_have_the_same_certificate() {
+    let authority = Authority::new();
+    let node = managed(|config| {
+        authority.equip(config);
+        config.management.listen = OptionalAddress(Some("127.0.0.1:0".parse().unwrap()));
+    })
+    .await;
+    let (token, http) = (new_token(&node, "secure"), authority.http().build().unwrap());
+    let own = node.server().management_address().unwrap();
+    for url in [format!("https://{}/api/", node.config.listen), format!("https://{own}/")] {
+        let answer = http.get(&url).bearer_auth(&token).header("accept", MEDIA_TYPE).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{url}");
+    }
 }
