@@ -6,6 +6,7 @@
 
 mod acme;
 mod load;
+mod management;
 mod origin;
 mod outside;
 mod reload;
@@ -24,6 +25,7 @@ use crate::{
     model::Secret,
 };
 pub use load::{ConfigError, Overrides, UnknownKey};
+pub use management::Management;
 pub use origin::{Origin, Setting, is_secret};
 pub use outside::{Acme, Monitor, OptionalAddress, Outbound, Proxy, Tls, TlsMode, check_public_url};
 pub use reload::reloadable;
@@ -37,8 +39,8 @@ pub struct Config {
     /// The address that peers, clients and collectors reach; `127.0.0.1:8080` by default, for a proxy in front.
     pub listen: SocketAddr,
     /// The URL that the other parties reach this server under, without the path of a protocol revision; empty if there is
-    /// none. Nothing is served differently for it: `dapbox doctor` looks whether it leads here, and `dapbox task add` warns
-    /// of a task that has another URL for us.
+    /// none. Control planes are told it; else nothing is served differently for it: `dapbox doctor` looks whether it leads
+    /// here, and `dapbox task add` warns of a task that has another URL for us.
     pub public_url: String,
     /// HTTPS on that address.
     pub tls: Tls,
@@ -50,6 +52,8 @@ pub struct Config {
     pub peer: Outbound,
     /// The private listener for those who watch.
     pub monitor: Monitor,
+    /// The API through which control planes set tasks up.
+    pub management: Management,
     /// Bounds on memory, queues and time.
     pub limits: Limits,
     /// How much room is left on the disk.
@@ -355,6 +359,7 @@ impl Default for Config {
             proxy: Proxy::default(),
             peer: Outbound::default(),
             monitor: Monitor::default(),
+            management: Management::default(),
             limits: Limits::default(),
             disk: Disk::default(),
             leader: Leader::default(),

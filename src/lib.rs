@@ -128,6 +128,9 @@
 //! - **A task never changes, but for its tokens**, which stand beside it: whoever has learnt one speaks for a party. Whoever
 //!   accepts a token takes the old one and the new one for a while, whoever presents it tries the new one first, so that
 //!   either side may change first. A request that is repeated takes the tokens of now, not those that it began with.
+//! - **A task that a control plane has set up has an end that may change**, beside it like tokens: nothing of DAP-09 is bound
+//!   to it. Such a task's token is derived from a secret and the task's id, so that the management API answers a repeat as it
+//!   answered first, over restarts and restores too; and the API knows no tasks but its own.
 //! - **HPKE keys are replaced by a function without effects** (`aggregator/keys/plan.rs`): what becomes of each key at some
 //!   time, given all keys, the tasks, the configuration and the clock. A key is pending before it is handed out, so that a
 //!   backup has it before anybody seals to it. Nothing is deleted by a clock that nobody has looked at: what cannot be undone

@@ -190,7 +190,7 @@ fn times_are_checked_to_the_second_and_never_wrap() {
     let change = |task: &mut Task| (task.public.task_expiration, task.report_expiry_age) = (Some(NOW), Some(age));
     let task = task(Revision::Dap09, change);
     let skew = Duration(60);
-    let at = |now: Time, time: Time| check_time(&task, now, skew, time);
+    let at = |now: Time, time: Time| check_time(&task, task.public.task_expiration, now, skew, time);
     let later = |seconds| NOW.saturating_add(Duration(seconds));
     assert_eq!(at(NOW, NOW), Ok(()));
     assert_eq!(at(NOW, later(1)), Err(ReportError::TaskExpired));
@@ -209,7 +209,7 @@ fn times_are_checked_to_the_second_and_never_wrap() {
 #[test]
 fn the_interval_of_a_task_is_half_open() {
     let task = task(Revision::Dap18, |task| task.public.task_interval = Interval::new(ago(2), Duration(2 * HOUR)));
-    let at = |time: Time| check_time(&task, NOW, Duration(60), time);
+    let at = |time: Time| check_time(&task, task.public.task_expiration, NOW, Duration(60), time);
     let before = |time: Time| time.saturating_sub(Duration(1));
     assert_eq!(at(before(ago(2))), Err(ReportError::TaskNotStarted));
     assert_eq!((at(ago(2)), at(before(NOW))), (Ok(()), Ok(())));

@@ -41,7 +41,7 @@ use tokio::{
 
 /// What is taken over and not shown to be by [`what_can_change_changes_while_the_server_runs`], with the reason.
 const NOT_SHOWN: &[(&str, &str)] = &[
-    ("public_url", "the server does nothing with it; the command line reads it itself"),
+    ("public_url", "control planes are told it; else the command line alone reads it"),
     ("tls.check_interval", "it is read before each pause, and a pause that has begun goes on"),
     ("disk.check_interval", "the same"),
     ("retention.sweep_interval", "the same"),

@@ -202,7 +202,7 @@ fn check_report(
     metadata: &ReportMetadata,
     room: u64,
 ) -> Result<(), ReportError> {
-    check_time(&state.task, request.now, skew, metadata.time)?;
+    check_time(&state.task, state.end(), request.now, skew, metadata.time)?;
     check_replay(&state.replay, &metadata.id, metadata.time)?;
     if state.reserved.contains_key(&metadata.id) {
         return Err(ReportError::ReportReplayed);

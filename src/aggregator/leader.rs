@@ -91,12 +91,13 @@ fn take(
     errors: &mut Vec<ReportError>,
     is_eligible: impl Fn(&Entry) -> bool,
 ) -> Picked {
+    let end = state.end();
     let TaskState { task, replay, collected, waiting, .. } = state;
     waiting.pick(now, most, |entry| {
         if !is_eligible(entry) {
             return Pick::Pass;
         }
-        match check_entry(task, replay, collected, now, entry) {
+        match check_entry(task, end, replay, collected, now, entry) {
             Ok(()) => Pick::Take,
             Err(_) if errors.len() == MAX_DROPPED => Pick::Pass,
             Err(error) => {
@@ -112,13 +113,14 @@ fn take(
 /// This is the leader's only check for replays and collected batches: once the helper has answered it is too late.
 fn check_entry(
     task: &Task,
+    end: Option<Time>,
     replay: &Replay,
     collected: &Collected,
     now: Time,
     entry: &Entry,
 ) -> Result<(), ReportError> {
     // The upload allowed for clocks that differ; what it took is not refused for its clock here.
-    check_time(task, now, Duration(u64::MAX), entry.time)?;
+    check_time(task, end, now, Duration(u64::MAX), entry.time)?;
     check_replay(replay, &entry.id, entry.time)?;
     if task.public.time_bucket(entry.time).is_some_and(|bucket| collected.covers(&bucket)) {
         return Err(ReportError::BatchCollected);

@@ -4,6 +4,7 @@
 //! refuse (decide first, then mutate), and pure functions over report shares, which run on the pool. Sockets,
 //! waiting and retrying are the server's.
 
+pub mod api_tokens;
 pub mod batches;
 pub mod collect;
 pub mod counters;
@@ -15,6 +16,7 @@ pub mod leader;
 pub mod naming;
 pub mod offline;
 pub mod progress;
+pub mod provision;
 pub mod restored;
 pub mod retention;
 mod shares;
@@ -103,15 +105,16 @@ pub fn check_replay(replay: &Replay, id: &ReportId, time: Time) -> Result<(), Re
     if replay.contains(id, time) { Err(ReportError::ReportReplayed) } else { Ok(()) }
 }
 
-/// Whether a report's time allows it to be aggregated now (DAP-09 section 4.5.1.4), with `skew` allowed for clocks.
-pub fn check_time(task: &Task, now: Time, skew: Duration, time: Time) -> Result<(), ReportError> {
+/// Whether a report's time allows it to be aggregated now (DAP-09 section 4.5.1.4), with `skew` allowed for clocks. `end` is
+/// the end in force, see [`TaskState::end`](crate::store::TaskState::end).
+pub fn check_time(task: &Task, end: Option<Time>, now: Time, skew: Duration, time: Time) -> Result<(), ReportError> {
     if time > now.saturating_add(skew) {
         return Err(ReportError::ReportTooEarly);
     }
     if task.public.task_interval.is_some_and(|interval| time < interval.start()) {
         return Err(ReportError::TaskNotStarted);
     }
-    let is_over = task.public.task_expiration.is_some_and(|end| time > end);
+    let is_over = end.is_some_and(|end| time > end);
     if is_over || task.public.task_interval.is_some_and(|interval| time >= interval.end()) {
         return Err(ReportError::TaskExpired);
     }

@@ -3,6 +3,7 @@
 use std::{io::Write, path::Path};
 
 use super::{
+    api_tokens::{self, ApiTokenError},
     keys,
     retention::{self, Lost},
     tasks::{self, TaskError},
@@ -12,6 +13,7 @@ use crate::{
     model::{
         Fault, Point, Task, TaskId, Time,
         keys::{KeyChange, ListedKey},
+        management::{ApiToken, ApiTokenStatus},
         status::TaskStatus,
         tokens::{TokenChange, TokenStatus},
     },
@@ -84,6 +86,22 @@ impl Offline {
         request: keys::Request,
     ) -> Result<Result<Vec<KeyChange>, keys::KeyError>, Fault> {
         self.store.write(request.point(), move |tx| keys::change(tx, Time::now(), &policy, request)).await
+    }
+
+    /// All tokens of the management API.
+    pub fn api_tokens(&self) -> Result<Vec<ApiTokenStatus>, Fault> {
+        let status = |token: &ApiToken| ApiTokenStatus { token: token.clone(), last_used: None };
+        self.store.read(|view| Ok(view.api_tokens().values().map(status).collect()))
+    }
+
+    /// Adds a token of the management API, as the running server would.
+    pub async fn add_api_token(&self, token: ApiToken) -> Result<Result<(), ApiTokenError>, Fault> {
+        self.store.write(Point::ApiTokenAdd, move |tx| api_tokens::add(tx, token, Time::now())).await
+    }
+
+    /// Revokes a token of the management API, as the running server would.
+    pub async fn revoke_api_token(&self, name: String) -> Result<Result<ApiToken, ApiTokenError>, Fault> {
+        self.store.write(Point::ApiTokenRevoke, move |tx| api_tokens::revoke(tx, &name)).await
     }
 
     /// Writes a backup of everything.

@@ -3,7 +3,10 @@
 use super::counters;
 use crate::{
     hpke,
-    model::{Fault, Task, TaskId, Time, status::TaskStatus},
+    model::{
+        Fault, Task, TaskId, Time,
+        status::{Provisioned, TaskStatus},
+    },
     store::{TaskState, Tx},
     vdaf, wire,
 };
@@ -92,7 +95,7 @@ pub fn status(state: &TaskState) -> TaskStatus {
         batch_mode: task.public.batch_mode,
         min_batch_size: task.public.min_batch_size,
         time_precision: task.public.time_precision,
-        task_expiration: task.public.task_expiration,
+        task_expiration: state.end(),
         task_interval: task.public.task_interval,
         horizon: state.replay.horizon(),
         counters: state.counters.clone(),
@@ -102,6 +105,11 @@ pub fn status(state: &TaskState) -> TaskStatus {
         batches_collected: state.collected.len() as u64 + forgotten,
         collections_waiting: state.collections.len() as u64,
         last_trouble: None,
+        provisioned: state.provision.as_ref().map(|provision| Provisioned {
+            at: provision.at,
+            by: provision.by.clone(),
+            is_untouched: state.counters.is_empty() && state.waiting.is_empty() && state.deferred.is_empty(),
+        }),
     }
 }
 

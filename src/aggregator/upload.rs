@@ -78,7 +78,7 @@ fn counter(verdict: &Verdict) -> &'static str {
 fn check(state: &TaskState, now: Time, limits: &Limits, keys: &KeyRing, report: &Report) -> Verdict {
     let metadata = &report.metadata;
     let skew = Duration(limits.clock_skew.as_secs());
-    let timely = check_time(&state.task, now, skew, metadata.time);
+    let timely = check_time(&state.task, state.end(), now, skew, metadata.time);
     if let Err(error) = timely.and_then(|()| check_horizon(&state.replay, metadata.time)) {
         return Verdict::Refused(error);
     }

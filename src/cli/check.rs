@@ -81,12 +81,13 @@ fn examine(sources: &Sources) -> Result<Report, Failure> {
     let place = sources.file.as_ref().map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
     let options: Vec<_> = sources.settings(&config)?.into_iter().map(OptionView::of).collect();
     let changed = style::counted(options.len() as u64, "option");
-    let checks: [(&'static str, Option<Verdict>); 10] = [
+    let checks: [(&'static str, Option<Verdict>); 11] = [
         ("configuration", Some(good(format!("{place}; {changed} set")))),
         ("log level", log_level(&config)),
         ("listen address", listen(&config)),
         ("monitor", monitor(&config)),
         ("public URL", public_url(&config)),
+        ("management", management(&config)),
         ("certificate", (config.tls.mode == TlsMode::Files).then(|| doctor::in_files(&config))),
         ("certificate key", private_file(&config.tls.key_file)),
         ("peer roots", doctor::peer_roots(&config)),
@@ -125,6 +126,19 @@ fn listen(config: &Config) -> Option<Verdict> {
         ));
     }
     Some(good(format!("{listen}, {}", if tls == TlsMode::Off { "plain HTTP" } else { "HTTPS" })))
+}
+
+fn management(config: &Config) -> Option<Verdict> {
+    let management = &config.management;
+    let url = management.url(&config.public_url).or_else(|| Some(management.listen.0?.to_string()))?;
+    let is_reached = management.listen.0.is_some_and(|listen| !listen.ip().is_loopback());
+    if is_reached && config.tls.mode == TlsMode::Off && config.proxy.trusted.is_empty() {
+        return Some(warning(
+            format!("{url} is plain HTTP on an address that others reach, tokens included"),
+            "Set tls.mode to files or acme; or let management.listen be a loopback address, with a proxy in front.",
+        ));
+    }
+    Some(good(format!("{url} sets tasks up for whoever has a token of 'dapbox token'")))
 }
 
 fn monitor(config: &Config) -> Option<Verdict> {

@@ -30,6 +30,7 @@ mod status;
 mod style;
 mod task;
 pub mod taskfile;
+mod token;
 mod upload;
 mod version;
 
@@ -89,6 +90,9 @@ enum Command {
     /// List, replace, disable and delete the keys that reports are sealed to.
     #[command(subcommand)]
     Keys(keys::Command),
+    /// Make, list and revoke what control planes show to the management API.
+    #[command(subcommand)]
+    Token(token::Command),
     /// Have a running server take over a changed configuration.
     Reload(reload::Args),
     /// Show what a running server logs, or change it.
@@ -192,6 +196,7 @@ fn execute(command: Command) -> Outcome {
             Command::Status(args) => status::run(args).await,
             Command::Task(command) => task::run(command).await,
             Command::Keys(command) => keys::run(command).await,
+            Command::Token(command) => token::run(command).await,
             Command::Backup(args) => backup::run(*args).await,
             Command::Restore(args) => restore::run(args).await,
             Command::Compact(args) => compact::run(args).await,

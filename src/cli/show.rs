@@ -9,7 +9,10 @@ use super::{
 use crate::{
     collector::Collected,
     config::span,
-    model::{Interval, Revision, Role, VdafConfig, status::TaskStatus},
+    model::{
+        Interval, Revision, Role, VdafConfig,
+        status::{Provisioned, TaskStatus},
+    },
     vdaf::AggregateResult,
     wire,
 };
@@ -67,6 +70,9 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     if let Some(end) = task.task_expiration {
         line("expires", calendar::show(end));
     }
+    if let Some(provisioned) = &task.provisioned {
+        line("set up", provisioned_by(provisioned));
+    }
     if let Some(horizon) = task.horizon {
         line("closed before", calendar::show(horizon));
     }
@@ -88,6 +94,12 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
         let _ = writeln!(text, "    {}  {}", style.dim(&format!("{name:<width$}")), style::count(*count));
     }
     format!("{}\n{text}", style.bold(&format!("Task {}", task.id)))
+}
+
+/// That a control plane has set a task up, and whether anything came of it.
+pub fn provisioned_by(Provisioned { at, by, is_untouched }: &Provisioned) -> String {
+    let came = if *is_untouched { ", and no report has come yet" } else { "" };
+    format!("by a control plane, {}, with the API token {by}{came}", calendar::show(*at))
 }
 
 /// A half-open interval.

@@ -20,6 +20,8 @@ pub enum Point {
     KeysTurn,
     /// An operator wants new HPKE keys.
     KeysRotate,
+    /// A pending HPKE key is handed out at once.
+    KeysActivate,
     /// An HPKE key is not to be handed out any more.
     KeysDisable,
     /// An HPKE key is not to open anything any more.
@@ -32,6 +34,16 @@ pub enum Point {
     TaskClose,
     /// A token of a task is replaced.
     TokenChange,
+    /// The secret is made that tokens of tasks are derived from.
+    ManagementSeed,
+    /// A control plane sets a task up.
+    TaskProvision,
+    /// A control plane changes the end of a task.
+    TaskEnd,
+    /// An API token is made.
+    ApiTokenAdd,
+    /// An API token is revoked.
+    ApiTokenRevoke,
     /// Some of what is over of a task is forgotten.
     Sweep,
     /// Some rows of a removed task are deleted.
@@ -94,12 +106,18 @@ impl Point {
         Self::KeysFirst,
         Self::KeysTurn,
         Self::KeysRotate,
+        Self::KeysActivate,
         Self::KeysDisable,
         Self::KeysDelete,
         Self::TaskAdd,
         Self::TaskRemove,
         Self::TaskClose,
         Self::TokenChange,
+        Self::ManagementSeed,
+        Self::TaskProvision,
+        Self::TaskEnd,
+        Self::ApiTokenAdd,
+        Self::ApiTokenRevoke,
         Self::Sweep,
         Self::SweepRemoved,
         Self::Upload,

@@ -13,6 +13,7 @@ pub mod ids;
 pub mod job;
 pub mod keys;
 pub mod latency;
+pub mod management;
 pub mod overview;
 pub mod reload;
 pub mod report;

@@ -71,7 +71,7 @@ impl<'de> Deserialize<'de> for Secret {
 }
 
 /// The SHA-256 hash of a token that a peer presents to us: all that we keep of it. In text it is unpadded base64url.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenHash([u8; 32]);
 
 impl fmt::Display for TokenHash {
@@ -108,6 +108,11 @@ impl<'de> Deserialize<'de> for TokenHash {
 }
 
 impl TokenHash {
+    /// The hash's bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Hashes a token.
     pub fn of(token: &[u8]) -> Self {
         Self(Sha256::digest(token).into())

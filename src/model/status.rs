@@ -52,6 +52,20 @@ pub struct TaskStatus {
     pub collections_waiting: u64,
     /// What the driver of a stuck aggregation or collection job last ran into, if anything (leader).
     pub last_trouble: Option<String>,
+    /// If a control plane has set the task up, what is known of that.
+    #[serde(default)]
+    pub provisioned: Option<Provisioned>,
+}
+
+/// That a control plane has set a task up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Provisioned {
+    /// When it did.
+    pub at: Time,
+    /// The name of the API token that it showed.
+    pub by: String,
+    /// Whether no report has come ever since, for whatever reason.
+    pub is_untouched: bool,
 }
 
 /// An operator's order to close everything of a task before a time.

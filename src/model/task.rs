@@ -198,7 +198,8 @@ pub struct TaskParameters {
 }
 
 /// A task as one aggregator knows it. Nothing in it ever changes; tokens are replaced beside it, see
-/// [`Tokens`](super::Tokens).
+/// [`Tokens`](super::Tokens), and so is the end of a task that a control plane has set up, see
+/// [`Provision`](super::management::Provision).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
     /// What all parties know.

@@ -91,6 +91,11 @@ impl Tokens {
         in_force.fold(None, |found, known| if known.token.matches(token) { Some(known.token) } else { found })
     }
 
+    /// Whether the token with this hash may be presented to us now.
+    pub fn accepts(&self, hash: TokenHash, now: Time) -> bool {
+        self.accepted.iter().any(|known| known.token == hash && known.is_good(now))
+    }
+
     /// How many tokens may be presented to us now.
     pub fn accepted_count(&self, now: Time) -> usize {
         self.accepted.iter().filter(|known| known.is_good(now)).count()

@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use warp::{Reply, http::StatusCode};
 
 use super::{
-    admin_keys,
+    admin_keys, admin_tokens,
     app::App,
     backup,
     http::{Request, Response, content, empty, failure},
@@ -34,6 +34,9 @@ pub async fn handle(app: Arc<App>, request: Request) -> warp::reply::Response {
     match (request.method.as_str(), request.path.as_str()) {
         (_, path) if path.starts_with(admin_keys::PATH) => {
             admin_keys::answer(&app, request).await.unwrap_or_else(failure).into_response()
+        }
+        (_, path) if path.starts_with(admin_tokens::PATH) => {
+            admin_tokens::answer(&app, request).await.unwrap_or_else(failure).into_response()
         }
         ("GET", backup::PATH) => backup::answer(app, request.query == backup::WITH_KEY).await,
         _ => answer(&app, request).await.unwrap_or_else(failure).into_response(),

@@ -33,6 +33,7 @@ pub async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Er
             let RotateRequest { now } = read(app, &mut request).await?;
             Order::Rotate { now }
         }
+        ("POST", Some(id), Some("activate"), None) => Order::Activate(parse(id)?),
         ("POST", Some(id), Some("disable"), None) => Order::Disable(parse(id)?),
         ("DELETE", Some(id), None, _) => Order::Delete(parse(id)?),
         _ => return Err(Problem::about(404).into()),

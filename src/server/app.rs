@@ -15,6 +15,7 @@ use super::{
     keys::Keys,
     listen,
     live::Live,
+    management::Management,
     memory::{Budget, JobMemory},
     recorder::Recorder,
     reload::Controls,
@@ -52,6 +53,8 @@ pub struct App {
     pub pool: Pool,
     /// Our HPKE keys.
     pub keys: Keys,
+    /// What the management API has.
+    pub management: Management,
     peer: Mutex<Peer>,
     /// The memory of our aggregation jobs as the leader.
     pub job_memory: JobMemory,
@@ -95,7 +98,7 @@ pub struct App {
 
 impl App {
     /// Puts together what a server needs.
-    pub fn new(config: Config, store: Store, pool: Pool, keys: Keys, peer: Peer) -> Self {
+    pub fn new(config: Config, store: Store, pool: Pool, keys: Keys, management: Management, peer: Peer) -> Self {
         Self {
             requests: Arc::new(Semaphore::new(config.limits.max_requests)),
             connections: Arc::new(listen::places(&config)),
@@ -115,6 +118,7 @@ impl App {
             store,
             pool,
             keys,
+            management,
             peer: Mutex::new(peer),
             jobs: Notify::new(),
             collections: Notify::new(),

@@ -21,11 +21,13 @@ pub fn check(headers: &HeaderMap, task: TaskId, tokens: &Tokens, now: Time) -> R
 }
 
 fn token(headers: &HeaderMap) -> Option<&[u8]> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
-        let (scheme, token) = value.as_bytes().split_at_checked(7)?;
-        scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
-    });
-    bearer.or_else(|| Some(headers.get(DAP_AUTH_TOKEN)?.as_bytes()))
+    bearer(headers).or_else(|| Some(headers.get(DAP_AUTH_TOKEN)?.as_bytes()))
+}
+
+/// The token in `Authorization: Bearer` (RFC 6750 section 2.1).
+pub fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.as_bytes().split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
 }
 
 #[cfg(test)]

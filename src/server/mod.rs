@@ -3,11 +3,13 @@
 //! [`Server::start`] brings up everything that `dapbox serve` is. Requests come in through `listen` and, by their
 //! path, to the routes of a revision (`dap09`, `dap18`; what they share is in `routes`), which check method, token and
 //! media type and hand on to `flow` and `jobs`. Two drivers, `drive_jobs` and `drive_collections`, do what a leader does
-//! of its own accord, and `drive_deferred` what a helper has put off; `drive_sweep` forgets what is over, `drive_keys` replaces HPKE keys. The control socket (`admin`) is for the operator.
+//! of its own accord, and `drive_deferred` what a helper has put off; `drive_sweep` forgets what is over, `drive_keys` replaces HPKE keys. The control socket (`admin`) is for the operator,
+//! the management API (`management`) for a control plane.
 
 mod activity;
 mod admin;
 mod admin_keys;
+mod admin_tokens;
 mod app;
 mod auth;
 mod backup;
@@ -26,6 +28,7 @@ mod keys;
 mod leader_job;
 mod listen;
 mod live;
+mod management;
 mod memory;
 mod metrics;
 mod monitor;
@@ -55,14 +58,14 @@ use std::{
 use rustls::pki_types::CertificateDer;
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::watch,
+    sync::{Semaphore, watch},
     task::JoinSet,
 };
 
 use self::{app::App, http::Request};
 use crate::{
     aggregator::tasks,
-    config::{self, Config, TlsMode},
+    config::{self, Config, OptionalAddress, TlsMode},
     model::{Failpoints, Fault, Revision, TaskId, status::TaskStatus},
     peer::{Peer, PeerOptions, Roots, RootsError},
     pool::Pool,
@@ -108,6 +111,17 @@ pub enum StartError {
         /// What the system says.
         error: io::Error,
     },
+    /// Nothing can be heard on the address of the management API.
+    #[error(
+        "cannot listen on {address} for the management API: {error}; set management.listen to a free address, or to \"\" \
+         for none"
+    )]
+    Management {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        error: io::Error,
+    },
     /// The control socket cannot be made.
     #[error("cannot make the control socket {path}: {error}; a shorter `data_dir` helps if the path is too long")]
     Control {
@@ -133,6 +147,7 @@ pub struct Server {
     address: SocketAddr,
     certificate_files: Option<Arc<tls::Files>>,
     parts: JoinSet<()>,
+    management_address: Option<SocketAddr>,
     /// The private listener, which answers until all else has stopped.
     monitor: JoinSet<()>,
     failed: watch::Receiver<Option<Fault>>,
@@ -169,7 +184,9 @@ impl Server {
         let listen_error = |error| StartError::Listen { address: config.listen, error };
         let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
-        let watchers = bind_monitor(&config.monitor).await?;
+        let watchers = bind(config.monitor.listen, |address, error| StartError::Monitor { address, error }).await?;
+        let own = config.management.listen;
+        let managers = bind(own, |address, error| StartError::Management { address, error }).await?;
         app.address.get_or_init(|| address);
         if let Some(address) = watchers.as_ref().and_then(|listener| listener.local_addr().ok()) {
             app.monitor_address.get_or_init(|| address);
@@ -183,7 +200,15 @@ impl Server {
         if config.tls.mode == TlsMode::Acme {
             parts.spawn(tls::acme::drive(app.clone()));
         }
-        listen_publicly(&mut parts, app.clone(), listener)?;
+        warn_of_plain_http(config);
+        let places = app.connections.clone();
+        listen(&mut parts, app.clone(), listener, places, answer)?;
+        let management_address = managers.as_ref().and_then(|listener| listener.local_addr().ok());
+        if let Some(listener) = managers {
+            // Places of its own: whoever floods the public address does not shut the control plane out.
+            let places = Arc::new(listen::places(config));
+            listen(&mut parts, app.clone(), listener, places, management::answer_at_root)?;
+        }
         parts.spawn(listen::serve(app.clone(), control, admin::handle));
         parts.spawn(watched(fail.clone(), drive_jobs::drive(app.clone())));
         parts.spawn(watched(fail.clone(), drive_collections::drive(app.clone())));
@@ -205,7 +230,7 @@ impl Server {
                 () = shared.stopped() => Ok(()),
             }
         }));
-        Ok(Self { app, address, certificate_files, parts, monitor, failed })
+        Ok(Self { app, address, certificate_files, parts, management_address, monitor, failed })
     }
 
     /// The address that the server listens on.
@@ -235,6 +260,11 @@ impl Server {
     /// The address of the private listener, if there is one.
     pub fn monitor_address(&self) -> Option<SocketAddr> {
         self.app.monitor_address.get().copied()
+    }
+
+    /// The management API's own address, if it has one.
+    pub fn management_address(&self) -> Option<SocketAddr> {
+        self.management_address
     }
 
     /// How many durable commits there were since the start.
@@ -318,6 +348,7 @@ fn key_source(secrets: &config::Secrets) -> KeySource {
 
 async fn prepare(config: Config, store: Store, failpoints: Failpoints, roots: Roots) -> Result<App, Fault> {
     let keys = keys::Keys::begin(&config, &store).await?;
+    let management = management::Management::begin(&config, &store).await?;
     let limits = &config.limits;
     let workers = match limits.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -325,34 +356,49 @@ async fn prepare(config: Config, store: Store, failpoints: Failpoints, roots: Ro
     };
     let pool = Pool::new(workers, limits.pool_queue)?;
     let peer = Peer::new(&PeerOptions { roots, failpoints, ..PeerOptions::default() })?;
-    Ok(App::new(config, store, pool, keys, peer))
+    Ok(App::new(config, store, pool, keys, management, peer))
 }
 
-/// Serves the address that everybody reaches.
-fn listen_publicly(parts: &mut JoinSet<()>, app: Arc<App>, listener: TcpListener) -> Result<(), Fault> {
-    let places = app.connections.clone();
-    if app.config.tls.mode == TlsMode::Off {
-        if !app.config.listen.ip().is_loopback() && app.config.proxy.trusted.is_empty() {
-            tracing::warn!(
-                listen = %app.config.listen,
-                "plain HTTP on an address that others reach: set tls.mode, or name the proxy that adds HTTPS in proxy.trusted"
-            );
-        }
-        parts.spawn(listen::serve_within(app, listener, places, answer));
+fn warn_of_plain_http(config: &Config) {
+    if config.tls.mode == TlsMode::Off && !config.listen.ip().is_loopback() && config.proxy.trusted.is_empty() {
+        tracing::warn!(
+            listen = %config.listen,
+            "plain HTTP on an address that others reach: set tls.mode, or name the proxy that adds HTTPS in proxy.trusted"
+        );
+    }
+}
+
+/// Serves an address with `handle`, by HTTPS if that is wanted.
+fn listen<H, F>(
+    parts: &mut JoinSet<()>,
+    app: Arc<App>,
+    listener: TcpListener,
+    places: Arc<Semaphore>,
+    handle: H,
+) -> Result<(), Fault>
+where
+    H: Fn(Arc<App>, Request) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = http::Response> + Send + 'static,
+{
+    let tls = &app.config.tls;
+    if tls.mode == TlsMode::Off {
+        parts.spawn(listen::serve_within(app, listener, places, handle));
         return Ok(());
     }
     let shared = app.clone();
     let https = tls::Https::new(listener, app.certificates.clone(), move || *shared.config.tls.handshake_timeout)
         .map_err(|error| Fault::while_doing("preparing HTTPS", error))?;
-    parts.spawn(listen::serve_within(app, https, places, answer));
+    parts.spawn(listen::serve_within(app, https, places, handle));
     Ok(())
 }
 
-/// Listens for those who watch, if they are wanted.
-async fn bind_monitor(config: &config::Monitor) -> Result<Option<TcpListener>, StartError> {
-    let Some(address) = config.listen.0 else { return Ok(None) };
-    let bound = TcpListener::bind(address).await;
-    bound.map(Some).map_err(|error| StartError::Monitor { address, error })
+/// Listens at an address, if there is one.
+async fn bind(
+    address: OptionalAddress,
+    failed: impl FnOnce(SocketAddr, io::Error) -> StartError,
+) -> Result<Option<TcpListener>, StartError> {
+    let Some(address) = address.0 else { return Ok(None) };
+    TcpListener::bind(address).await.map(Some).map_err(|error| failed(address, error))
 }
 
 /// Makes the control socket, for us alone. A socket that a killed server left behind is ours to replace: we hold the
@@ -386,7 +432,10 @@ async fn route(app: Arc<App>, request: Request) -> http::Response {
     let response = match Revision::ALL.into_iter().find_map(|revision| Some((revision, below(revision)?))) {
         Some((Revision::Dap09, path)) => dap09::handle(&app, path, request).await,
         Some((Revision::Dap18, path)) => dap18::handle(&app, path, request).await,
-        None => http::failure(Problem::about(404).into()),
+        None => match management::below(&app.config, &path) {
+            Some(path) => management::handle(&app, path, request).await,
+            None => http::failure(Problem::about(404).into()),
+        },
     };
     let status = response.status();
     if status.is_client_error() || status.is_server_error() {

@@ -15,7 +15,10 @@ use super::{
     vault::Vault,
     waiting::Waiting,
 };
-use crate::model::{AggregationJobId, BatchId, Bucket, CollectionJobId, Fault, ReportId, Secret, Task, TaskId, Tokens};
+use crate::model::{
+    AggregationJobId, BatchId, Bucket, CollectionJobId, Fault, ReportId, Secret, Task, TaskId, Time, TokenHash, Tokens,
+    management::{ApiToken, Provision},
+};
 
 /// Everything that decisions are made from.
 #[derive(Debug)]
@@ -28,6 +31,10 @@ pub(super) struct State {
     pub(super) tasks: BTreeMap<TaskId, TaskState>,
     /// All HPKE keys, by configuration id.
     pub(super) keys: BTreeMap<u8, KeyRecord>,
+    /// All tokens of the management API, those included that have expired.
+    pub(super) api_tokens: BTreeMap<TokenHash, ApiToken>,
+    /// What the tokens of tasks are derived from that a control plane sets up, once that was wanted.
+    pub(super) token_seed: Option<Secret>,
     /// Tasks that were removed, whose ids are refused.
     pub(super) removed: BTreeMap<TaskId, Removed>,
     /// Removed tasks of which there may be rows.
@@ -46,6 +53,8 @@ pub struct TaskState {
     pub task: Arc<Task>,
     /// The tokens that are in force.
     pub tokens: Tokens,
+    /// If a control plane has set the task up, what stands beside it.
+    pub provision: Option<Provision>,
     /// What happened how often.
     pub counters: Counters,
     /// Which reports were aggregated.
@@ -70,6 +79,14 @@ pub struct TaskState {
 }
 
 impl TaskState {
+    /// The end in force: reports after this time are refused.
+    pub fn end(&self) -> Option<Time> {
+        match &self.provision {
+            Some(provision) => provision.end,
+            None => self.task.public.task_expiration,
+        }
+    }
+
     /// Whether the bucket takes no more reports: it is before the horizon, or its batch was collected or given up.
     pub fn is_closed(&self, bucket: &Bucket) -> bool {
         self.is_past(bucket) || self.collected.covers(bucket)
@@ -93,6 +110,7 @@ impl TaskState {
             deferred: Vec::new(),
             names: BTreeSet::new(),
             tokens: Tokens::of(&task.party),
+            provision: None,
             task: Arc::new(task),
         }
     }
@@ -145,6 +163,12 @@ impl State {
         FingerprintKey::new(&key).ok_or(LoadError::OtherKey)
     }
 
+    fn load_token_seed(engine: &Engine, vault: &Vault) -> Result<Option<Secret>, LoadError> {
+        let row = table::SECRETS.key(&table::TOKEN_SEED);
+        let sealed = engine.get(&row)?;
+        Ok(sealed.map(|sealed| table::SECRETS.read(vault, &row, &sealed)).transpose()?)
+    }
+
     /// Reads everything.
     pub(super) fn load(engine: &Engine, vault: Vault) -> Result<Self, LoadError> {
         let next_pack = engine.get(&table::SEQUENCES.key(&table::NEXT_PACK))?.ok_or(LoadError::Empty)?;
@@ -153,6 +177,8 @@ impl State {
             fingerprints,
             tasks: BTreeMap::new(),
             keys: BTreeMap::new(),
+            api_tokens: BTreeMap::new(),
+            token_seed: Self::load_token_seed(engine, &vault)?,
             removed: BTreeMap::new(),
             unswept: BTreeSet::new(),
             next_pack: table::SEQUENCES.read(&next_pack)?,
@@ -175,6 +201,15 @@ impl State {
         secret_rows(engine, &vault, &table::TOKENS, |id, tokens| {
             let Some(task) = state.owner(&id, &table::TOKENS.0)? else { return Ok(()) };
             task.tokens = tokens;
+            Ok(())
+        })?;
+        rows(engine, &table::PROVISIONS, |id, provision| {
+            let Some(task) = state.owner(&id, &table::PROVISIONS)? else { return Ok(()) };
+            task.provision = Some(provision);
+            Ok(())
+        })?;
+        rows(engine, &table::API_TOKENS, |_, token| {
+            state.api_tokens.insert(token.hash, token);
             Ok(())
         })?;
         state.load_replay(engine)?;

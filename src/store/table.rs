@@ -20,7 +20,9 @@ use super::{
 };
 use crate::model::{
     AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, Interval,
-    Secret, Task, TaskId, Time, Tokens, ids::Id,
+    Secret, Task, TaskId, Time, Tokens,
+    ids::Id,
+    management::{ApiToken, Provision},
 };
 
 /// Numbers that only rise, by [`NEXT_PACK`].
@@ -64,7 +66,7 @@ pub(super) const GENERATIONS: Table<(TaskId, u8, [u8; 32]), Generation> =
 /// The batches of the helper's aggregate shares that have an id.
 pub(super) const SHARES: Table<(TaskId, AggregateShareId), BatchSelector> = Table::new(18, "aggregate shares", 1);
 
-/// Secrets of the directory itself, by [`FINGERPRINT_KEY`].
+/// Secrets of the directory itself, by [`FINGERPRINT_KEY`] and [`TOKEN_SEED`].
 pub(super) const SECRETS: Sealed<u8, Secret> = Sealed(Table::new(19, "secrets", 1));
 /// The helper's answers to aggregation jobs, by the day on which the job came, so that those of a day go together.
 pub(super) const ANSWERS: Table<(TaskId, u64, AggregationJobId), Bytes> = Table::new(20, "helper answers", 1);
@@ -74,13 +76,20 @@ pub(super) const GIVEN_UP: Table<(TaskId, BatchId), ()> = Table::new(21, "batche
 /// Tokens of tasks, where one was replaced.
 pub(super) const TOKENS: Sealed<TaskId, Tokens> = Sealed(Table::new(22, "tokens", 1));
 
+/// What stands beside tasks that a control plane has set up.
+pub(super) const PROVISIONS: Table<TaskId, Provision> = Table::new(30, "provisions", 1);
+/// Tokens of the management API, by their hashes.
+pub(super) const API_TOKENS: Table<[u8; 32], ApiToken> = Table::new(31, "API tokens", 1);
+
 /// In [`SEQUENCES`]: the number of the next pack.
 pub(super) const NEXT_PACK: u8 = 0;
 /// In [`SECRETS`]: the key of the fingerprints in [`REPLAY`].
 pub(super) const FINGERPRINT_KEY: u8 = 0;
+/// In [`SECRETS`]: what the tokens of tasks are derived from that a control plane has set up.
+pub(super) const TOKEN_SEED: u8 = 10;
 
 /// The prefixes of all tables whose keys begin with a task.
-pub(super) const OF_TASKS: [u8; 18] = [
+pub(super) const OF_TASKS: [u8; 19] = [
     TASKS.0.prefix,
     COUNTERS.prefix,
     REPLAY.prefix,
@@ -99,6 +108,7 @@ pub(super) const OF_TASKS: [u8; 18] = [
     GIVEN_UP.prefix,
     ANSWERS.prefix,
     TOKENS.0.prefix,
+    PROVISIONS.prefix,
 ];
 
 /// A kind of row.

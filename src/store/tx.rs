@@ -17,8 +17,9 @@ use super::{
     table,
 };
 use crate::model::{
-    AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Fault, Report, ReportId, Task,
-    TaskId, Time, Tokens,
+    AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Fault, Report, ReportId,
+    Secret, Task, TaskId, Time, TokenHash, Tokens,
+    management::{ApiToken, Provision},
 };
 
 /// What a write sees and does. Everything is seen as the writes before it have left it, those of the same group
@@ -54,6 +55,16 @@ impl Tx<'_> {
     /// All HPKE keys, by configuration id.
     pub fn keys(&self) -> &BTreeMap<u8, KeyRecord> {
         &self.state.keys
+    }
+
+    /// All tokens of the management API, by their hashes.
+    pub fn api_tokens(&self) -> &BTreeMap<TokenHash, ApiToken> {
+        &self.state.api_tokens
+    }
+
+    /// What the tokens of tasks are derived from that a control plane sets up, if there is such a secret.
+    pub fn token_seed(&self) -> Option<&Secret> {
+        self.state.token_seed.as_ref()
     }
 
     /// Whether a task with this id was removed.
@@ -130,6 +141,38 @@ impl Tx<'_> {
         self.owner(task)?.tokens = tokens;
         self.group.set(table::TOKENS.key(task), Some(value));
         Ok(())
+    }
+
+    /// Says of a task that a control plane has set it up, and what stands beside it.
+    pub fn put_provision(&mut self, task: &TaskId, provision: Provision) -> Result<(), Fault> {
+        let value = table::PROVISIONS.value(&provision)?;
+        self.owner(task)?.provision = Some(provision);
+        self.group.set(table::PROVISIONS.key(task), Some(value));
+        Ok(())
+    }
+
+    /// Keeps the secret that tokens of tasks are derived from. There must be none.
+    pub fn put_token_seed(&mut self, seed: Secret) -> Result<(), Fault> {
+        if self.token_seed().is_some() {
+            return Err(Fault::new("the secret that tokens are derived from is there already"));
+        }
+        let value = table::SECRETS.value(&self.state.vault, &table::TOKEN_SEED, &seed)?;
+        self.group.set(table::SECRETS.key(&table::TOKEN_SEED), Some(value));
+        self.state.token_seed = Some(seed);
+        Ok(())
+    }
+
+    /// Adds a token of the management API.
+    pub fn put_api_token(&mut self, token: ApiToken) -> Result<(), Fault> {
+        self.group.set(table::API_TOKENS.key(token.hash.as_bytes()), Some(table::API_TOKENS.value(&token)?));
+        self.state.api_tokens.insert(token.hash, token);
+        Ok(())
+    }
+
+    /// Forgets a token of the management API.
+    pub fn remove_api_token(&mut self, hash: &TokenHash) {
+        self.group.set(table::API_TOKENS.key(hash.as_bytes()), None);
+        self.state.api_tokens.remove(hash);
     }
 
     /// Adds or replaces an HPKE key.

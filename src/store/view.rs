@@ -14,7 +14,10 @@ use super::{
     table,
     writer::Core,
 };
-use crate::model::{AggregateShareId, AggregationJobId, BatchSelector, CollectionJobId, Fault, Report, TaskId};
+use crate::model::{
+    AggregateShareId, AggregationJobId, BatchSelector, CollectionJobId, Fault, Report, Secret, TaskId, TokenHash,
+    management::ApiToken,
+};
 
 /// What a read sees: everything as it is between two groups of writes.
 ///
@@ -40,6 +43,21 @@ impl View<'_> {
     /// All HPKE keys, by configuration id.
     pub fn keys(&self) -> &BTreeMap<u8, KeyRecord> {
         &self.state.keys
+    }
+
+    /// All tokens of the management API, by their hashes.
+    pub fn api_tokens(&self) -> &BTreeMap<TokenHash, ApiToken> {
+        &self.state.api_tokens
+    }
+
+    /// What the tokens of tasks are derived from that a control plane sets up, if there is such a secret.
+    pub fn token_seed(&self) -> Option<&Secret> {
+        self.state.token_seed.as_ref()
+    }
+
+    /// Whether a task with this id was removed.
+    pub fn is_removed(&self, id: &TaskId) -> bool {
+        self.state.removed.contains_key(id)
     }
 
     /// Asks the database for a row that is not there: whoever gets no answer has a database that does not answer.

@@ -6,6 +6,7 @@
 pub mod codec;
 pub mod dap09;
 pub mod dap18;
+pub mod management;
 pub mod media;
 pub mod problem;
 mod shared;

@@ -24,8 +24,9 @@ use dapbox::{
     },
     server::{Server, StartError, store_options},
     store::{OpenError, Options},
-    wire,
+    wire::{self, management::MEDIA_TYPE},
 };
+use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
     runtime::{Builder, Runtime},
@@ -245,6 +246,36 @@ impl Machine {
     /// Replaces a token of a task: the status of the answer.
     pub async fn change_token(&self, change: &TokenChange) -> u16 {
         self.control(|control| control.post("http://control/tokens").json(change)).await.status().as_u16()
+    }
+
+    /// Makes or revokes an API token: the status of the answer.
+    pub async fn api_token(&self, method: &str, path: &str, body: &str) -> u16 {
+        let url = format!("http://control/api_tokens{path}");
+        let method: reqwest::Method = method.parse().unwrap();
+        let ask = |control: reqwest::Client| control.request(method.clone(), &url).body(body.to_owned());
+        self.control(ask).await.status().as_u16()
+    }
+
+    /// Asks the management API something, until a server answers that is well: the status, and the body if it is JSON.
+    pub async fn manage(&self, token: &str, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let http = reqwest::Client::new();
+        loop {
+            self.check();
+            let mut request = http.request(method.parse().unwrap(), format!("http://{}/api{path}", self.address));
+            request = request.bearer_auth(token).header("accept", MEDIA_TYPE);
+            if let Some(body) = body {
+                request = request.header("content-type", MEDIA_TYPE).body(body.to_string());
+            }
+            if let Ok(answer) = request.send().await
+                && !answer.status().is_server_error()
+            {
+                let status = answer.status().as_u16();
+                if let Ok(body) = answer.bytes().await {
+                    return (status, serde_json::from_slice(&body).unwrap_or_default());
+                }
+            }
+            tokio::time::sleep(REST).await;
+        }
     }
 
     /// Gives an order about HPKE keys: the status of the answer.

@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod machine;
+mod managed;
 mod scenes;
 mod stage;
 

@@ -20,6 +20,7 @@ use crate::{
         relay::{Act, Asked, Relay, Told},
     },
     machine::REST,
+    managed,
     stage::{NUMBERS, Setting, Stage, Who},
 };
 
@@ -44,6 +45,8 @@ pub enum Scene {
     Removed,
     /// Both replace their HPKE keys while reports wait.
     Keys,
+    /// A control plane sets a task up, which has a life then.
+    Managed,
 }
 
 /// How long the helper holds a job back for its operator.
@@ -52,9 +55,9 @@ const HOLD: Span = Span::from_millis(300);
 impl Scene {
     /// The scenes that a revision has.
     pub fn all(revision: Revision) -> &'static [Self] {
-        use Scene::{Breach, Closed, Deferred, Early, Keys, Life, Mismatch, Refused, Removed};
+        use Scene::{Breach, Closed, Deferred, Early, Keys, Life, Managed, Mismatch, Refused, Removed};
         match revision {
-            Revision::Dap09 => &[Life, Early, Refused, Breach, Mismatch, Closed, Removed, Keys],
+            Revision::Dap09 => &[Life, Early, Refused, Breach, Mismatch, Closed, Removed, Keys, Managed],
             Revision::Dap18 => &[Life, Deferred, Early, Refused, Breach, Mismatch, Closed, Removed, Keys],
         }
     }
@@ -77,6 +80,7 @@ impl Scene {
             Self::Closed => closed(setting).await,
             Self::Removed => removed(setting).await,
             Self::Keys => keys(setting).await,
+            Self::Managed => managed::play(setting).await,
         }
     }
 }

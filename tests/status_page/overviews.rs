@@ -68,6 +68,7 @@ fn task(seed: u8, role: Role, vdaf: VdafConfig, batch_mode: BatchMode) -> TaskVi
         batches_collected: 37,
         collections_waiting: u64::from(role == Role::Leader),
         last_trouble: None,
+        provisioned: None,
     };
     TaskView {
         status,

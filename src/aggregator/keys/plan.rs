@@ -120,6 +120,8 @@ pub enum Request {
         /// They are handed out at once. Otherwise they are pending first, and those that are pending will do.
         now: bool,
     },
+    /// A pending key is handed out at once.
+    Activate(u8),
     /// A key is not handed out from now on, and still opens.
     Disable(u8),
     /// A key opens nothing from now on.
@@ -132,6 +134,7 @@ impl Request {
         match self {
             Self::Turn { .. } => Point::KeysTurn,
             Self::Rotate { .. } => Point::KeysRotate,
+            Self::Activate(_) => Point::KeysActivate,
             Self::Disable(_) => Point::KeysDisable,
             Self::Delete(_) => Point::KeysDelete,
         }
@@ -144,6 +147,9 @@ pub enum KeyError {
     /// There is no such key.
     #[error("there is no HPKE key {0}; 'dapbox keys list' shows all")]
     Unknown(u8),
+    /// The key was handed out before, and another took its place.
+    #[error("HPKE key {0} has expired, and is not handed out again; 'dapbox keys rotate' makes a new one")]
+    Expired(u8),
     /// There are too many keys.
     #[error(
         "there are {MAX_KEYS} HPKE keys, and ids for few more; let some be deleted first: 'dapbox keys list' says what \
@@ -307,6 +313,14 @@ impl Draft<'_> {
             Request::Rotate { now } => {
                 for kind in KINDS {
                     self.rotate(kind, now)?;
+                }
+            }
+            Request::Activate(id) => {
+                let at = self.find(id)?;
+                match self.keys[at].stage {
+                    KeyStage::Pending { .. } => self.hand_out(at),
+                    KeyStage::Active { .. } => {}
+                    KeyStage::Expired { .. } | KeyStage::Deleted { .. } => return Err(KeyError::Expired(id)),
                 }
             }
             Request::Disable(id) | Request::Delete(id) => {

@@ -220,6 +220,25 @@ async fn there_is_always_a_key_to_hand_out() {
     world.store.close().await;
 }
 
+/// One of two kinds: the other stays as it is.
+#[tokio::test]
+async fn a_pending_key_is_handed_out_when_that_is_wanted() {
+    let mut config = config();
+    config.hpke.post_quantum = true;
+    let world = World::new(&config).await;
+    let before = world.ids(Active);
+    world.ask(Request::Rotate { now: false }).await.unwrap();
+    let pending = world.ids(Pending);
+    world.ask(Request::Activate(pending[0])).await.unwrap();
+    assert_eq!((world.ids(Active), world.ids(Pending)), (vec![pending[0], before[1]], vec![pending[1]]));
+    assert_eq!(world.ids(Expired), [before[0]]);
+    assert_eq!(world.ask(Request::Activate(pending[0])).await, Ok(vec![]), "it is already");
+    assert_eq!(world.ask(Request::Activate(before[0])).await, Err(KeyError::Expired(before[0])));
+    let unused = unused(&world);
+    assert_eq!(world.ask(Request::Activate(unused)).await, Err(KeyError::Unknown(unused)));
+    world.store.close().await;
+}
+
 fn unused(world: &World) -> u8 {
     world.store.read(|view| Ok((0..=255).find(|id| !view.keys().contains_key(id)).unwrap())).unwrap()
 }

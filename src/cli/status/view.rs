@@ -113,6 +113,9 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     let (revision, measures) = (show::revision(status.revision), show::vdaf(&status.vdaf));
     text.line(show::role(status.role), &format!("{revision}, {measures}"));
     text.line("batches are", &show::batches(status.batch_mode, status.min_batch_size));
+    if let Some(provisioned) = status.provisioned.as_ref().filter(|provisioned| provisioned.is_untouched) {
+        text.line("set up", &show::provisioned_by(provisioned));
+    }
     let is_leader = status.role == Role::Leader;
     if is_leader {
         text.line("uploads", &so_far(view.upload_rate, counted(REPORT_SUCCESS)));
@@ -278,6 +281,7 @@ mod tests {
                 batches_collected: 3,
                 collections_waiting: 1,
                 last_trouble: Some("something that went wrong again and again and is told in many words ".repeat(3)),
+                provisioned: None,
             },
             upload_rate: 12.34,
             aggregation_rate: 0.0,

@@ -136,7 +136,7 @@ pub(super) fn check_row(key: &[u8], value: &[u8]) -> Result<(), VerifyError> {
 type Check = fn(&[u8], &[u8]) -> Result<(), RowError>;
 
 /// How the rows of each table are checked.
-const TABLES: [(u8, Check); 22] = [
+const TABLES: [(u8, Check); 24] = [
     (table::SEQUENCES.prefix, |key, value| decodes(&table::SEQUENCES, key, value)),
     (table::TASKS.0.prefix, |key, value| is_sealed(&table::TASKS, key, value)),
     (table::REMOVED.prefix, |key, value| decodes(&table::REMOVED, key, value)),
@@ -159,6 +159,8 @@ const TABLES: [(u8, Check); 22] = [
     (table::ANSWERS.prefix, |key, value| decodes(&table::ANSWERS, key, value)),
     (table::GIVEN_UP.prefix, |key, value| decodes(&table::GIVEN_UP, key, value)),
     (table::TOKENS.0.prefix, |key, value| is_sealed(&table::TOKENS, key, value)),
+    (table::PROVISIONS.prefix, |key, value| decodes(&table::PROVISIONS, key, value)),
+    (table::API_TOKENS.prefix, |key, value| decodes(&table::API_TOKENS, key, value)),
 ];
 
 fn decodes<K: Key, V: Serialize + DeserializeOwned>(

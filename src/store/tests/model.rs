@@ -11,7 +11,7 @@ use super::{
 use crate::{
     model::{
         AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, Checksum, CollectionJobId, Fault, Interval,
-        PartialBatch, Query,
+        PartialBatch, Query, management::Provision,
     },
     store::{
         BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, Entry,
@@ -46,6 +46,7 @@ enum Op {
     EndHelperRequest(u8),
     NameShare(u8, BatchSelector),
     RaiseGeneration(u8, u8),
+    Provision(u64),
 }
 
 fn selector() -> impl Strategy<Value = BatchSelector> {
@@ -86,6 +87,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (0..4u8).prop_map(Op::EndHelperRequest),
         1 => (0..3u8, selector()).prop_map(|(id, batch)| Op::NameShare(id, batch)),
         2 => (0..2u8, 0..2u8).prop_map(|(kind, hash)| Op::RaiseGeneration(kind, hash)),
+        1 => (0..3u64).prop_map(Op::Provision),
     ]
 }
 
@@ -98,6 +100,7 @@ struct Model {
 #[derive(Debug, Default)]
 struct ModelTask {
     counters: Counters,
+    provision: Option<Provision>,
     remembered: BTreeSet<(u32, u64)>,
     horizon: Option<Time>,
     /// Waiting and assigned.
@@ -198,6 +201,11 @@ fn apply(tx: &mut Tx<'_>, model: &mut Model, n: u8, op: Op) -> Result<(), Fault>
                 known.remembered.insert((report, time));
             }
             tx.remember(&id, &[(report_id(report), Time(time))])?;
+        }
+        Op::Provision(end) => {
+            let provision = Provision { at: Time(1), by: "plane".into(), end: (end > 0).then_some(Time(end)) };
+            known.provision = Some(provision.clone());
+            tx.put_provision(&id, provision)?;
         }
         Op::RaiseHorizon(time) => {
             known.raise_horizon(time);
@@ -453,6 +461,7 @@ fn check_memory(task: &TaskState, known: &ModelTask) {
     assert_eq!((task.replay.len(), task.replay.horizon()), (known.remembered.len(), known.horizon));
     assert!(known.remembered.iter().all(|(n, time)| task.replay.contains(&report_id(*n), Time(*time))));
     assert_eq!((&task.buckets, &task.names), (&known.buckets, &known.names));
+    assert_eq!(task.provision, known.provision);
     assert_eq!(task.collected.len(), known.collected.len());
     assert!(known.collected.iter().all(|row| task.collected.contains_exactly(&row.batch)));
 

@@ -2,8 +2,9 @@
 
 use dapbox::{
     config::{Config, OptionalAddress},
+    model::{Time, TokenHash, management::ApiToken},
     server::Server,
-    wire::{dap09, dap18},
+    wire::{dap09, dap18, management},
 };
 use tempfile::TempDir;
 
@@ -82,6 +83,19 @@ const DAP18: [Row; 8] = [
     ("tasks/{task}/aggregate_shares/{job}", "the leader, at the helper", "", dap18::resources::media::AGGREGATE_SHARE),
 ];
 
+/// The management API's resources: what is sent, what is answered.
+const MANAGEMENT: [(&str, &str, &str); 9] = [
+    ("", "", "what this aggregator is and can do"),
+    ("tasks", "a task", "the task; a helper's with the leader's token"),
+    ("tasks/{task}", "PATCH: a new end", "the task"),
+    ("task_ids?pagination_token=", "", "the tasks after that one, in order"),
+    ("tasks/{task}/metrics/uploads", "", "counters of uploads"),
+    ("tasks/{task}/metrics/aggregations", "", "counters of aggregation"),
+    ("hpke_configs", "PUT: algorithms, or nothing", "HPKE keys with their states; PUT: the one that is pending then"),
+    ("hpke_configs/{key}", "PATCH: a state", "the key"),
+    ("taskprov/peer_aggregators", "", "404: there are no tasks that their clients set up"),
+];
+
 /// The resources of the private listener.
 const PRIVATE: [(&str, &str); 5] = [
     ("/", "the status page, for people"),
@@ -103,7 +117,13 @@ impl Served {
         let anywhere = "127.0.0.1:0".parse().unwrap();
         let mut config = Config { data_dir: dir.path().join("data"), listen: anywhere, ..Config::default() };
         config.monitor.listen = OptionalAddress(Some(anywhere));
-        Self { server: Server::start(config).await.unwrap(), _dir: dir }
+        (config.public_url, config.management.path) = ("https://dap.example.org".to_owned(), "/api".to_owned());
+        let socket = config.control_socket();
+        let server = Server::start(config).await.unwrap();
+        let token = ApiToken { name: "docs".to_owned(), hash: TokenHash::of(b"token"), created: Time(1), until: None };
+        let control = reqwest::Client::builder().unix_socket(socket).build().unwrap();
+        control.post("http://control/api_tokens").json(&token).send().await.unwrap().error_for_status().unwrap();
+        Self { server, _dir: dir }
     }
 
     pub async fn stop(self) {
@@ -116,6 +136,34 @@ impl Served {
         let answer = reqwest::Client::new().patch(&url).send().await.unwrap();
         assert_eq!(answer.status(), 405, "{url} is no resource");
         answer.headers()["allow"].to_str().unwrap().to_owned()
+    }
+
+    /// The methods that a resource of the management API says it has.
+    async fn managed(&self, path: &str) -> String {
+        let url = format!("http://{}/api/{path}", self.server.address());
+        let request = reqwest::Client::new().request(reqwest::Method::OPTIONS, &url);
+        let request = request.bearer_auth("token").header("accept", management::MEDIA_TYPE);
+        let answer = request.send().await.unwrap();
+        let allowed = answer.headers().get("allow").map(|allowed| allowed.to_str().unwrap().to_owned());
+        assert!(allowed.is_some() || answer.status() == 404, "{url} is no resource");
+        allowed.unwrap_or_default()
+    }
+
+    /// The management API.
+    async fn management(&self) -> String {
+        let mut rows = Vec::new();
+        for (path, sent, answered) in MANAGEMENT {
+            let methods = self.managed(path).await;
+            rows.push(vec![code(&format!("/{path}")), methods, sent.to_owned(), answered.to_owned()]);
+        }
+        format!(
+            "The management API is below `management.path` at `listen`, or at the root of `management.listen`. It takes and \
+            answers JSON of the type `{}`, which `Accept` must name (406), and `Content-Type` with POST and PATCH (415). \
+            `Authorization: Bearer` with a token of `dapbox token` comes before that (401). The same task again is answered \
+            the same; another with the same verification key is answered 409, and so is one that was removed.\n\n{}",
+            management::MEDIA_TYPE,
+            table(&["path", "methods", "sends", "is answered"], rows)
+        )
     }
 
     /// What somebody who watches is answered.
@@ -175,6 +223,7 @@ impl Served {
             with errors as well. Leader and collector show a token: `Authorization: Bearer`, or `DAP-Auth-Token`; without \
             the right one they are answered 403. Ids are base64url without padding.\n\n{}",
             table(&["path", "methods", "who", "sends", "is answered"], rows)
-        )
+        ) + "\n"
+            + &self.management().await
     }
 }

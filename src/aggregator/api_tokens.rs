@@ -1,0 +1,54 @@
+//! The tokens that a control plane shows to the management API: made, listed and revoked by the operator. Several are in
+//! force at once, so that a new one can be tried before the old one goes.
+
+use crate::{
+    model::{
+        Fault, Time,
+        management::{ApiToken, MAX_API_TOKENS, check_name},
+    },
+    store::Tx,
+};
+
+/// Why an API token is not made or revoked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApiTokenError {
+    /// It cannot have such a name.
+    #[error("{0}")]
+    Name(&'static str),
+    /// Another one has the name.
+    #[error("there is an API token {0:?} already; revoke it, or choose another name")]
+    Taken(String),
+    /// There are too many.
+    #[error("there are {MAX_API_TOKENS} API tokens; revoke some")]
+    TooMany,
+    /// There is none with this name.
+    #[error("there is no API token {0:?}; 'dapbox token list' shows all")]
+    Unknown(String),
+}
+
+/// Adds a token. Those that have expired go. The same one again is fine.
+pub fn add(tx: &mut Tx<'_>, token: ApiToken, now: Time) -> Result<Result<(), ApiTokenError>, Fault> {
+    if let Err(why) = check_name(&token.name) {
+        return Ok(Err(ApiTokenError::Name(why)));
+    }
+    let good: Vec<_> = tx.api_tokens().values().filter(|known| known.is_good(now)).collect();
+    match good.iter().find(|known| known.name == token.name || known.hash == token.hash) {
+        Some(known) if known.name == token.name && known.hash == token.hash => return Ok(Ok(())),
+        Some(known) => return Ok(Err(ApiTokenError::Taken(known.name.clone()))),
+        None if good.len() >= MAX_API_TOKENS => return Ok(Err(ApiTokenError::TooMany)),
+        None => {}
+    }
+    let expired: Vec<_> =
+        tx.api_tokens().values().filter(|known| !known.is_good(now)).map(|known| known.hash).collect();
+    expired.iter().for_each(|hash| tx.remove_api_token(hash));
+    tx.put_api_token(token)?;
+    Ok(Ok(()))
+}
+
+/// Revokes the token with this name: it is refused from now on.
+pub fn revoke(tx: &mut Tx<'_>, name: &str) -> Result<Result<ApiToken, ApiTokenError>, Fault> {
+    let found = tx.api_tokens().values().find(|token| token.name == name).cloned();
+    let Some(token) = found else { return Ok(Err(ApiTokenError::Unknown(name.to_owned()))) };
+    tx.remove_api_token(&token.hash);
+    Ok(Ok(token))
+}

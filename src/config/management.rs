@@ -1,0 +1,101 @@
+//! The management API, through which control planes set tasks up.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Config, OptionalAddress, Seconds};
+
+/// The management API. It is off unless it has a path or an address of its own; then `public_url` must be set, because
+/// control planes are told it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Management {
+    /// The path that it has at the address that everybody reaches, `/api` say; empty for none.
+    pub path: String,
+    /// An address of its own, where it is at the root, with the certificate that the other address has; empty for none.
+    pub listen: OptionalAddress,
+    /// How long reports of tasks that control planes set up are kept: they do not say. `0s` for ever.
+    pub report_expiry_age: Seconds,
+}
+
+impl Default for Management {
+    fn default() -> Self {
+        Self { path: String::new(), listen: OptionalAddress(None), report_expiry_age: Seconds::new(30 * 86_400) }
+    }
+}
+
+impl Management {
+    /// Whether anybody may reach it.
+    pub fn is_on(&self) -> bool {
+        !self.path.is_empty() || self.listen.0.is_some()
+    }
+
+    /// Its URLs, as far as the configuration tells: below the public URL, if it has a path there.
+    pub fn url(&self, public_url: &str) -> Option<String> {
+        (!self.path.is_empty()).then(|| format!("{}{}", public_url.trim_end_matches('/'), self.path))
+    }
+}
+
+/// What makes no sense, if anything.
+pub(super) fn check(config: &Config) -> Result<(), String> {
+    let Management { path, report_expiry_age, .. } = &config.management;
+    check_path(path)?;
+    if config.management.is_on() && config.public_url.is_empty() {
+        return Err("public_url must be set with the management API on: control planes are told it".to_owned());
+    }
+    if report_expiry_age.subsec_nanos() > 0 {
+        return Err("management.report_expiry_age must be whole seconds".to_owned());
+    }
+    Ok(())
+}
+
+fn check_path(path: &str) -> Result<(), String> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let is_part = |part: &str| !part.is_empty() && !part.starts_with('.') && part.bytes().all(fits);
+    let Some(parts) = path.strip_prefix('/').filter(|parts| parts.split('/').all(is_part)) else {
+        return Err(format!(
+            "management.path '{path}' must be like /api: it begins with a slash, ends with none, and has letters, digits \
+             and any of -._~ in between"
+        ));
+    };
+    match parts.split('/').next() {
+        Some(first) if first.starts_with("dap-") => {
+            Err(format!("management.path '{path}' must not be below /{first}, which is for the protocol"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(path: &str, public_url: &str) -> Result<(), String> {
+        let mut config = Config { public_url: public_url.to_owned(), ..Config::default() };
+        config.management.path = path.to_owned();
+        check(&config)
+    }
+
+    #[test]
+    fn a_path_is_a_path_and_needs_a_public_url() {
+        for path in ["", "/api", "/aggregator/api-1", "/api/v0.1"] {
+            assert_eq!(with(path, "https://dap.example.org"), Ok(()), "{path}");
+        }
+        for path in ["/", "api", "/api/", "//api", "/a b", "/../api", "/dap-09/api", "/api?x", "/%61pi"] {
+            assert!(with(path, "https://dap.example.org").is_err(), "{path}");
+        }
+        assert!(with("/api", "").unwrap_err().contains("public_url"));
+        let mut config = Config::default();
+        config.management.listen = OptionalAddress("127.0.0.1:1".parse().ok());
+        assert!(check(&config).unwrap_err().contains("public_url"));
+    }
+
+    #[test]
+    fn its_url_is_below_the_public_one() {
+        let management = Management { path: "/api".to_owned(), ..Management::default() };
+        assert_eq!(management.url("https://a.example/x/").as_deref(), Some("https://a.example/x/api"));
+        assert_eq!(Management::default().url("https://a.example"), None);
+    }
+}

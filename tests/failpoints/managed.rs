@@ -1,0 +1,110 @@
+//! A task that a control plane sets up. It repeats what is not answered, and is answered the same.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use dapbox::{
+    config::{Config, Seconds},
+    model::{Secret, TaskId, Time, TokenHash, management::ApiToken, overview::KeyState},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    machine::Machine,
+    stage::{NUMBERS, Setting, Stage},
+};
+
+const TOKEN: &str = "what-the-control-plane-shows";
+
+fn manageable(config: &mut Config) {
+    // Nobody asks for it: the other side is told where we are.
+    config.public_url = "http://managed.example".to_owned();
+    config.management.path = "/api".to_owned();
+    config.hpke.pending_time = Seconds::new(600);
+}
+
+/// Sets the stage's task up anew, under the id that a control plane gives it: by the helper first, then by the leader.
+async fn provision(stage: &mut Stage) {
+    let (task, key) = (stage.parties.leader.clone(), Secret::random(16));
+    let config = &task.collector_hpke_config;
+    let order = json!({
+        "query_type": "TimeInterval",
+        "vdaf": { "Prio3Sum": { "bits": 8 } },
+        "max_batch_query_count": 1,
+        "min_batch_size": NUMBERS.len(),
+        "time_precision": task.public.time_precision,
+        "collector_hpke_config": {
+            "id": config.id,
+            "kem_id": "X25519HkdfSha256",
+            "kdf_id": "HkdfSha256",
+            "aead_id": "Aes128Gcm",
+            "public_key": URL_SAFE_NO_PAD.encode(&config.public_key),
+        },
+        "vdaf_verify_key": URL_SAFE_NO_PAD.encode(key.expose()),
+    });
+    let mut for_helper = order.clone();
+    for_helper["role"] = json!("Helper");
+    for_helper["peer_aggregator_endpoint"] = json!(task.public.leader_url);
+    let made = create(&stage.helper, &for_helper).await;
+    let helper_token = made["aggregator_auth_token"].clone();
+    let mut for_leader = order;
+    for_leader["role"] = json!("Leader");
+    for_leader["peer_aggregator_endpoint"] = json!(task.public.helper_url);
+    for_leader["aggregator_auth_token"] = helper_token.clone();
+    let collector_token = TokenHash::of(stage.parties.collector_token.expose());
+    for_leader["collector_auth_token_hash"] = json!({ "type": "Bearer", "hash": collector_token });
+    create(&stage.leader, &for_leader).await;
+
+    stage.parties.helper_token = Secret::new(helper_token["token"].as_str().unwrap().as_bytes().to_vec());
+    let id = TaskId::new(*TokenHash::of(key.expose()).as_bytes());
+    stage.parties = stage.parties.clone().with(|task| task.public.id = id);
+}
+
+/// Asks for a task twice: the answer is the same, whatever happens in between.
+async fn create(machine: &Machine, order: &Value) -> Value {
+    let (status, first) = machine.manage(TOKEN, "POST", "/tasks", Some(order)).await;
+    assert_eq!(status, 200, "{first}");
+    assert_eq!(machine.manage(TOKEN, "POST", "/tasks", Some(order)).await, (200, first.clone()));
+    first
+}
+
+pub async fn play(setting: Setting) {
+    let mut stage = Stage::build(setting, None, manageable, manageable, |_| {}).await;
+    let token =
+        ApiToken { name: "plane".to_owned(), hash: TokenHash::of(TOKEN.as_bytes()), created: Time(1), until: None };
+    let token = serde_json::to_string(&token).unwrap();
+    for machine in [&stage.leader, &stage.helper] {
+        assert_eq!(machine.api_token("POST", "", &token).await, 201);
+    }
+    stage.remove().await;
+    provision(&mut stage).await;
+    let path = format!("/tasks/{}", stage.parties.id());
+
+    for machine in [&stage.leader, &stage.helper] {
+        for end in [json!(5), json!(null)] {
+            let change = json!({ "task_expiration": end });
+            let (status, changed) = machine.manage(TOKEN, "PATCH", &path, Some(&change)).await;
+            assert_eq!((status, &changed["task_expiration"]), (200, &end));
+            let (_, shown) = machine.manage(TOKEN, "GET", &path, None).await;
+            assert_eq!(shown, changed);
+        }
+        // A key that is made is handed out when that is asked for.
+        let before = machine.keys(KeyState::Active).await;
+        let (status, made) = machine.manage(TOKEN, "PUT", "/hpke_configs", None).await;
+        assert!(matches!(status, 200 | 201), "{made}");
+        let key = format!("/hpke_configs/{}", made["config"]["id"]);
+        let (_, active) = machine.manage(TOKEN, "PATCH", &key, Some(&json!({ "state": "active" }))).await;
+        assert_eq!(active["state"], "active");
+        assert_ne!(machine.keys(KeyState::Active).await, before);
+    }
+    stage.upload_numbers(Time::now()).await;
+    stage.collect(stage.parties.query_now()).await;
+    stage.check_counts().await;
+
+    for machine in [&stage.leader, &stage.helper] {
+        assert_eq!(machine.manage(TOKEN, "DELETE", &path, None).await.0, 204);
+        assert_eq!(machine.manage(TOKEN, "GET", &path, None).await.0, 404);
+        // Gone already: its revocation was not answered.
+        assert!(matches!(machine.api_token("DELETE", "/plane", "").await, 204 | 404));
+        assert_eq!(machine.manage(TOKEN, "GET", "", None).await.0, 401);
+    }
+    stage.stop().await;
+}
