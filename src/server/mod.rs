@@ -3,8 +3,9 @@
 //! [`Server::start`] brings up everything that `dapbox serve` is. Requests come in through `listen` and, by their
 //! path, to the routes of a revision (`dap09`, `dap18`; what they share is in `routes`), which check method, token and
 //! media type and hand on to `flow` and `jobs`. Two drivers, `drive_jobs` and `drive_collections`, do what a leader does
-//! of its own accord, and `drive_deferred` what a helper has put off; `drive_sweep` forgets what is over, `drive_keys` replaces HPKE keys. The control socket (`admin`) is for the operator,
-//! the management API (`management`) for a control plane.
+//! of its own accord, and `drive_deferred` what a helper has put off; `drive_sweep` forgets what is over, `drive_keys`
+//! replaces HPKE keys. The control socket (`admin`) is for the operator, the management API (`management`) for a control
+//! plane, the private listener (`monitor`) for those who watch.
 
 mod activity;
 mod admin;

@@ -68,8 +68,7 @@ impl Node {
     /// Starts again with something that goes wrong.
     pub async fn restart_with(&mut self, failpoints: Failpoints) {
         self.stop().await;
-        let options = Options { failpoints, ..store_options(&self.config) };
-        self.server = Some(Server::start_with(self.config.clone(), options).await.unwrap());
+        self.resume_with(failpoints).await;
     }
 
     /// Base URL of the node for a revision.
@@ -92,10 +91,15 @@ impl Node {
     }
 
     pub async fn resume(&mut self) {
+        self.resume_with(Failpoints::default()).await;
+    }
+
+    async fn resume_with(&mut self, failpoints: Failpoints) {
+        let options = Options { failpoints, ..store_options(&self.config) };
         let deadline = std::time::Instant::now() + PATIENCE;
         let locked = |error: &StartError| matches!(error, StartError::Open { error: OpenError::Locked, .. });
         self.server = loop {
-            match Server::start(self.config.clone()).await {
+            match Server::start_with(self.config.clone(), options.clone()).await {
                 Ok(server) => break Some(server),
                 // A process that another test is starting has what we had open, until it runs its own program.
                 Err(error) if locked(&error) && std::time::Instant::now() < deadline => {
