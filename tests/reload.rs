@@ -5,7 +5,7 @@ mod common;
 use std::{
     collections::BTreeSet,
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     iter,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -366,6 +366,8 @@ struct Served {
     log: mpsc::Receiver<String>,
     file: PathBuf,
     data_dir: PathBuf,
+    /// Where it listens.
+    address: String,
 }
 
 impl Served {
@@ -377,8 +379,9 @@ impl Served {
         thread::spawn(move || {
             BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|line| lines.send(line))
         });
-        let served = Self { process, log, file, data_dir };
-        served.until_logged(r#""message":"serving""#);
+        let mut served = Self { process, log, file, data_dir, address: String::new() };
+        let line: Value = serde_json::from_str(&served.until_logged(r#""message":"serving""#)).unwrap();
+        line["address"].as_str().unwrap().clone_into(&mut served.address);
         served
     }
 
@@ -461,8 +464,10 @@ fn the_log_changes_while_the_server_runs_until_it_reloads() {
     let dir = TempDir::new().unwrap();
     let server = Served::start(dir.path());
     assert_eq!(server.run(&["log"]), (0, "info\n".to_owned()));
-    assert_eq!(server.run(&["log", "info,sled=trace"]), (0, "sled=trace,info\n".to_owned()));
-    server.until_logged(r#""level":"TRACE""#);
+    assert_eq!(server.run(&["log", "info,dapbox::server=debug"]), (0, "dapbox::server=debug,info\n".to_owned()));
+    let mut client = std::net::TcpStream::connect(&server.address).unwrap();
+    client.write_all(b"GET /nowhere HTTP/1.1\r\nhost: here\r\n\r\n").unwrap();
+    server.until_logged(r#""level":"DEBUG""#);
     let (code, said) = server.run(&["log", "debgu"]);
     assert_eq!((code, said.contains("'debgu' is no level")), (1, true), "{said}");
 

@@ -35,6 +35,7 @@ const PRIVATE: &[(&str, &[&str])] = &[
     ("sd_notify", &["cli/manager.rs"]),
     ("clap_complete", &["cli/shell.rs"]),
     ("clap_mangen", &["cli/manual.rs"]),
+    ("tracing_log::", &["cli/logging.rs"]),
     ("warp::", &["server/"]),
     ("prio18", &["vdaf/"]),
     ("maud::", &["server/page"]),

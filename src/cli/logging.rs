@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 
+use tracing::{Subscriber, subscriber::set_global_default};
+use tracing_log::{AsLog, LogTracer};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter, reload::Handle};
 
 use super::Failure;
@@ -44,16 +46,25 @@ pub fn start(log: &Log) -> Result<Level, Failure> {
         LogFormat::Json => true,
     };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = if json {
+    if json {
         let builder = builder.json().flatten_event(true).with_filter_reloading();
         let level = Level::from(builder.reload_handle());
-        builder.try_init().map(|()| level)
+        install(builder.finish()).map(|()| level)
     } else {
         let builder = builder.with_target(false).with_filter_reloading();
         let level = Level::from(builder.reload_handle());
-        builder.try_init().map(|()| level)
-    };
-    started.map_err(|e| Failure::new(format!("starting the log: {e}")))
+        install(builder.finish()).map(|()| level)
+    }
+}
+
+/// From now on everything is logged there.
+fn install(log: impl Subscriber + Send + Sync) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| Failure::new(format!("starting the log: {error}"));
+    set_global_default(log).map_err(|error| failed(&error))?;
+    // The database tells of what it does even while a thread ends, when what the log needs of the thread may be gone: the
+    // process would be aborted. What matters of it are its errors, which we get as such.
+    let others = LogTracer::builder().ignore_crate("sled").with_max_level(LevelFilter::current().as_log());
+    others.init().map_err(|error| failed(&error))
 }
 
 /// What a level, or levels by module, let through.
