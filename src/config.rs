@@ -9,6 +9,7 @@ mod load;
 mod management;
 mod origin;
 mod outside;
+mod provisioning;
 mod reload;
 pub mod span;
 
@@ -28,6 +29,7 @@ pub use load::{ConfigError, Overrides, UnknownKey};
 pub use management::Management;
 pub use origin::{Origin, Setting, is_secret};
 pub use outside::{Acme, Monitor, OptionalAddress, Outbound, Proxy, Tls, TlsMode, check_public_url};
+pub use provisioning::Provisioning;
 pub use reload::reloadable;
 
 /// Everything that an operator can decide. Durations are written like `60s`, `500ms`, `5m`, `1h` or `1d`.
@@ -54,6 +56,8 @@ pub struct Config {
     pub monitor: Monitor,
     /// The API through which control planes set tasks up.
     pub management: Management,
+    /// Tasks that others set up here.
+    pub provisioning: Provisioning,
     /// Bounds on memory, queues and time.
     pub limits: Limits,
     /// How much room is left on the disk.
@@ -360,6 +364,7 @@ impl Default for Config {
             peer: Outbound::default(),
             monitor: Monitor::default(),
             management: Management::default(),
+            provisioning: Provisioning::default(),
             limits: Limits::default(),
             disk: Disk::default(),
             leader: Leader::default(),

@@ -346,7 +346,7 @@ async fn refuses_the_past(
 async fn a_batch_that_was_released_since_does_not_come_again() {
     let quick = |config: &mut Config| config.leader.max_job_delay = Seconds::millis(5);
     let whole = |task: &mut dapbox::model::Task| task.public.min_batch_size = MEASUREMENTS.len() as u64;
-    let mode = BatchMode::FixedSize { max_batch_size: None };
+    let mode = BatchMode::fixed_size(None);
     let mut pair = Pair::start_with(Revision::Dap18, SUM, mode, quick, whole).await;
     let parties = pair.parties.clone();
     let client = parties.client();

@@ -316,7 +316,7 @@ async fn batches_of_the_leader_are_collected_one_after_the_other(
 /// (DAP-09 sections 4.1.2 and 4.6.5.2).
 #[tokio::test(flavor = "multi_thread")]
 async fn fixed_size_batches_are_distinct_and_of_the_right_size() {
-    let mode = BatchMode::FixedSize { max_batch_size: Some(5) };
+    let mode = BatchMode::fixed_size(Some(5));
     let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(12) };
     let pair = Pair::start_with(Revision::Dap09, vdaf, mode, lazy, at_least(3)).await;
     let parties = &pair.parties;

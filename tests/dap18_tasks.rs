@@ -150,7 +150,7 @@ async fn a_task_that_cannot_be_expressed_is_refused() {
         |task| task.public.info = "x".repeat(256),
         |task| task.public.leader_url = String::new(),
         |task| task.public.task_expiration = Some(Time(1 << 40)),
-        |task| task.public.batch_mode = BatchMode::FixedSize { max_batch_size: Some(2) },
+        |task| task.public.batch_mode = BatchMode::fixed_size(Some(2)),
         |task| task.public.task_interval = Interval::new(Time(3600), Duration(3601)),
         |task| task.public.task_interval = Interval::new(Time(3600), Duration(0)),
     ];

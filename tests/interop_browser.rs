@@ -102,7 +102,7 @@ async fn the_javascript_client_uploads() {
             AggregateResult::Vector(vec![4, 2, 4]),
         ),
     ];
-    let modes = [BatchMode::TimeInterval, BatchMode::FixedSize { max_batch_size: Some(3) }];
+    let modes = [BatchMode::TimeInterval, BatchMode::fixed_size(Some(3))];
     for ((vdaf, theirs, measurements, expected), mode) in cases.into_iter().zip(modes.into_iter().cycle()) {
         let of_three = |task: &mut Task| task.public.min_batch_size = 3;
         let pair = Pair::start_with(Revision::Dap09, vdaf.clone(), mode, |_| {}, of_three).await;

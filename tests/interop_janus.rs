@@ -76,7 +76,7 @@ impl<V: Vdaf> Case<V> {
     /// Janus's client fills the first batch, ours the second (DAP-09 section 4.6.1, fixed size).
     async fn fixed_size(&self) {
         let size = self.measurements.len() as u64;
-        let mode = BatchMode::FixedSize { max_batch_size: Some(size) };
+        let mode = BatchMode::fixed_size(Some(size));
         let of_size = |task: &mut Task| task.public.min_batch_size = size;
         let pair = Pair::start_with(Revision::Dap09, self.config.clone(), mode, |_| {}, of_size).await;
         let mut seen = Vec::new();

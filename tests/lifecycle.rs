@@ -382,7 +382,7 @@ fn errors(resps: &[PrepareResp]) -> Vec<Option<ReportError>> {
 /// DAP-18 has no such limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_is_full_takes_no_more() {
-    let mode = BatchMode::FixedSize { max_batch_size: Some(20) };
+    let mode = BatchMode::fixed_size(Some(20));
     let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, mode).await;
     let forge = Forge::new(&pair.parties).await;
     let good = |n: usize| {

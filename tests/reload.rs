@@ -46,6 +46,11 @@ const NOT_SHOWN: &[(&str, &str)] = &[
     ("disk.check_interval", "the same"),
     ("retention.sweep_interval", "the same"),
     ("retention.answer_age", "answers are forgotten a day at a time"),
+    (
+        "provisioning.min_batch_size",
+        "it is for control planes: see a_task_of_few_reports_is_refused of tests/management",
+    ),
+    ("provisioning.report_expiry_age", "the same"),
     ("proxy.trusted", "only the log shows where a request comes from"),
     ("limits.max_backup_note_bytes", "a backup has to meet with very many writes"),
     ("helper.max_deferred_jobs", "a job that is put off does not wait for long"),

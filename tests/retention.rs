@@ -317,7 +317,7 @@ async fn jobs_in_flight_end_in_a_copy_of_the_past_only(
     let ago = clock();
     let dir = tempfile::TempDir::new().unwrap();
     let store = Store::open(&dir.path().join("data"), Options::default()).unwrap();
-    let mode = if by_interval { BatchMode::TimeInterval } else { BatchMode::FixedSize { max_batch_size: Some(9) } };
+    let mode = if by_interval { BatchMode::TimeInterval } else { BatchMode::fixed_size(Some(9)) };
     let url = |name| format!("http://localhost/{name}/");
     let task = Parties::new(Revision::Dap09, VdafConfig::Prio3Count, mode, url("leader"), url("helper")).leader;
     let id = task.public.id;

@@ -32,6 +32,8 @@ pub struct Ours<'a> {
     pub revision: Revision,
     /// Our base URL.
     pub url: &'a str,
+    /// The smallest minimum batch size that is not refused.
+    pub min_batch_size: u64,
     /// How long its reports are kept.
     pub report_expiry_age: Option<Duration>,
     /// What tokens are derived from.
@@ -44,6 +46,17 @@ pub enum ProvisionError {
     /// The order makes no sense.
     #[error("{0}")]
     Order(&'static str),
+    /// It would give out aggregates of too few reports.
+    #[error(
+        "min_batch_size: {asked} is less than this aggregator's operator allows, which is {floor} (the option \
+         provisioning.min_batch_size)"
+    )]
+    Small {
+        /// What was asked for.
+        asked: u64,
+        /// What is allowed.
+        floor: u64,
+    },
     /// A parameter is out of range, or the id is taken.
     #[error(transparent)]
     Task(#[from] TaskError),
@@ -81,6 +94,7 @@ pub fn leader_token(seed: &Secret, task: &TaskId) -> Secret {
 
 /// The task that is asked for, checked; and the leader's token, if we are its helper.
 pub fn task(order: TaskOrder, ours: &Ours<'_>) -> Result<(Task, Option<Secret>), ProvisionError> {
+    check_floor(order.min_batch_size, ours.min_batch_size)?;
     let id = TaskId::new(Sha256::digest(order.verify_key.expose()).into());
     let refuse = |why| Err(ProvisionError::Order(why));
     let (party, token) = match (order.role, order.helper_token, order.collector_token) {
@@ -112,6 +126,7 @@ pub fn task(order: TaskOrder, ours: &Ours<'_>) -> Result<(Task, Option<Secret>),
         time_precision: order.time_precision,
         task_expiration: order.end,
         task_interval: None,
+        noise: None,
     };
     let task = Task {
         public,
@@ -124,6 +139,11 @@ pub fn task(order: TaskOrder, ours: &Ours<'_>) -> Result<(Task, Option<Secret>),
     };
     tasks::check(&task)?;
     Ok((task, token))
+}
+
+/// Refuses a minimum batch size below the operator's floor.
+pub fn check_floor(asked: u64, floor: u64) -> Result<(), ProvisionError> {
+    if asked < floor { Err(ProvisionError::Small { asked, floor }) } else { Ok(()) }
 }
 
 /// Sets a checked task up. The same again is fine. Says what is there now: the task, and the end in force.

@@ -4,7 +4,7 @@ use super::counters;
 use crate::{
     hpke,
     model::{
-        Fault, Task, TaskId, Time,
+        BatchMode, Fault, Task, TaskId, Time,
         status::{Provisioned, TaskStatus},
     },
     store::{TaskState, Tx},
@@ -45,6 +45,12 @@ pub fn check(task: &Task) -> Result<(), TaskError> {
     }
     if task.public.time_precision.0 == 0 {
         return refuse("time precision must be at least a second");
+    }
+    if task.public.noise.is_some() {
+        return refuse("noise is not supported yet");
+    }
+    if matches!(task.public.batch_mode, BatchMode::FixedSize { batch_time_window_size: Some(_), .. }) {
+        return refuse("batch time window is not supported yet");
     }
     // Also if nothing can be sealed to the key, which must not come out at collection.
     if !hpke::is_supported(&task.collector_hpke_config) {
@@ -154,8 +160,7 @@ mod tests {
                 assert!(error.contains(what), "{what}: {error}");
             }
         }
-        let of_size =
-            |task: &mut Task, max| task.public.batch_mode = BatchMode::FixedSize { max_batch_size: Some(max) };
+        let of_size = |task: &mut Task, max| task.public.batch_mode = BatchMode::fixed_size(Some(max));
         let mut task = task(Revision::Dap09, |_| {});
         of_size(&mut task, 10);
         assert_eq!(check(&task), Ok(()));
@@ -172,7 +177,7 @@ mod tests {
             ("info", Revision::Dap18, |task| task.public.info.clear()),
             ("end", Revision::Dap18, |task| task.public.task_expiration = Some(Time(7200))),
             ("maximum batch size", Revision::Dap18, |task| {
-                task.public.batch_mode = BatchMode::FixedSize { max_batch_size: Some(20) };
+                task.public.batch_mode = BatchMode::fixed_size(Some(20));
             }),
         ];
         for (what, revision, spoil) in cases {

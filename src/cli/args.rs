@@ -221,7 +221,7 @@ impl BatchArgs {
             (QueryKind::FixedSize, Some(max)) if max < self.min_batch_size() => {
                 Err(Failure::usage("--max-batch-size must not be below --min-batch-size"))
             }
-            (QueryKind::FixedSize, max_batch_size) => Ok(BatchMode::FixedSize { max_batch_size }),
+            (QueryKind::FixedSize, max_batch_size) => Ok(BatchMode::fixed_size(max_batch_size)),
         }
     }
 }

@@ -282,7 +282,7 @@ mod tests {
 
     #[test]
     fn fixed_size_tasks_are_asked_for_batches() {
-        let mode = BatchMode::FixedSize { max_batch_size: None };
+        let mode = BatchMode::fixed_size(None);
         let id = BatchId::new([1; 32]);
         assert_eq!(ask(&[], mode), Ok(Query::FixedSize(FixedSizeQuery::CurrentBatch)));
         assert_eq!(ask(&["--batch-id", &id.to_string()], mode), Ok(Query::FixedSize(FixedSizeQuery::ByBatchId(id))));

@@ -109,7 +109,7 @@ fn check_known(args: &Args, files: &TaskFiles, ports: [u16; 2]) -> Outcome {
     let (task, batch) = (&files.client.task, &args.batch);
     let (kind, max_batch_size) = match task.batch {
         BatchMode::TimeInterval => (QueryKind::TimeInterval, None),
-        BatchMode::FixedSize { max_batch_size } => (QueryKind::FixedSize, max_batch_size),
+        BatchMode::FixedSize { max_batch_size, .. } => (QueryKind::FixedSize, max_batch_size),
     };
     let contradictions = [
         ("--dap", args.dap.is_some_and(|wanted| wanted.revision() != task.revision)),

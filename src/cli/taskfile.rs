@@ -13,8 +13,8 @@ use crate::{
     config::Seconds,
     hpke::{Keypair, Suite},
     model::{
-        BatchMode, Duration, HpkeConfig, Interval, Party, Revision, Role, Secret, Task, TaskId, TaskParameters, Time,
-        TokenHash, VdafConfig,
+        BatchMode, Duration, Epsilon, HpkeConfig, Interval, Party, Revision, Role, Secret, Task, TaskId,
+        TaskParameters, Time, TokenHash, VdafConfig,
     },
     vdaf, wire,
 };
@@ -67,6 +67,10 @@ pub struct Parameters {
     /// Reports older than this are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report_expiry_age: Option<Seconds>,
+    /// How much noise each aggregator adds to its share of every aggregate: the epsilon of differential privacy, as
+    /// `"0.5"` or `"3/2"`. None is added without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<Epsilon>,
     /// How reports are put into batches.
     pub batch: BatchMode,
     /// What is measured.
@@ -167,6 +171,7 @@ impl Parameters {
             time_precision: Duration(task.time_precision.as_secs()),
             task_expiration: task.expires.filter(|_| task_interval.is_none()),
             task_interval,
+            noise: task.noise,
         }
     }
 

@@ -128,6 +128,7 @@ fn parameters(revision: Revision, url: String) -> TaskParameters {
         time_precision: Duration(60),
         task_expiration: None,
         task_interval: None,
+        noise: None,
     }
 }
 

@@ -37,6 +37,7 @@ fn task(revision: Revision, leader_url: String, batch_mode: BatchMode) -> Collec
             time_precision: PRECISION,
             task_expiration: None,
             task_interval: None,
+            noise: None,
         },
         token: Secret::new(b"let-me-in".to_vec()),
         previous_token: None,
@@ -141,7 +142,7 @@ async fn collect(keypair: Keypair, query: Query, patience: Option<Span>, script:
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mode = match query {
         Query::TimeInterval(_) => BatchMode::TimeInterval,
-        Query::FixedSize(_) => BatchMode::FixedSize { max_batch_size: None },
+        Query::FixedSize(_) => BatchMode::fixed_size(None),
     };
     let task = task(script.revision, format!("http://{}/below/dap/", listener.local_addr().unwrap()), mode);
     let requests = Arc::new(Mutex::new(Vec::new()));

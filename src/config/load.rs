@@ -12,7 +12,7 @@ use figment::{
 };
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, acme, management, outside::check_public_url};
+use super::{Config, acme, management, outside::check_public_url, provisioning};
 
 /// The start of the names of environment variables that we read.
 const PREFIX: &str = "DAPBOX_";
@@ -184,7 +184,10 @@ impl Config {
         if let Some(text) = self.tls.nonsense().or_else(|| self.proxy.nonsense()) {
             return Err(ConfigError::Nonsense(text));
         }
-        acme::check(self).and_then(|()| management::check(self)).map_err(ConfigError::Nonsense)
+        acme::check(self)
+            .and_then(|()| management::check(self))
+            .and_then(|()| provisioning::check(self))
+            .map_err(ConfigError::Nonsense)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, OptionalAddress, Seconds};
+use super::{Config, OptionalAddress};
 
 /// The management API. It is off unless it has a path or an address of its own; then `public_url` must be set, because
 /// control planes are told it.
@@ -13,13 +13,11 @@ pub struct Management {
     pub path: String,
     /// An address of its own, where it is at the root, with the certificate that the other address has; empty for none.
     pub listen: OptionalAddress,
-    /// How long reports of tasks that control planes set up are kept: they do not say. `0s` for ever.
-    pub report_expiry_age: Seconds,
 }
 
 impl Default for Management {
     fn default() -> Self {
-        Self { path: String::new(), listen: OptionalAddress(None), report_expiry_age: Seconds::new(30 * 86_400) }
+        Self { path: String::new(), listen: OptionalAddress(None) }
     }
 }
 
@@ -37,13 +35,9 @@ impl Management {
 
 /// What makes no sense, if anything.
 pub(super) fn check(config: &Config) -> Result<(), String> {
-    let Management { path, report_expiry_age, .. } = &config.management;
-    check_path(path)?;
+    check_path(&config.management.path)?;
     if config.management.is_on() && config.public_url.is_empty() {
         return Err("public_url must be set with the management API on: control planes are told it".to_owned());
-    }
-    if report_expiry_age.subsec_nanos() > 0 {
-        return Err("management.report_expiry_age must be whole seconds".to_owned());
     }
     Ok(())
 }

@@ -13,6 +13,8 @@ const RELOADABLE: &[&str] = &[
     "tls.handshake_timeout",
     "proxy.trusted",
     "peer.ca_file",
+    "provisioning.min_batch_size",
+    "provisioning.report_expiry_age",
     "limits.max_report_bytes",
     "limits.max_upload_bytes",
     "limits.max_job_bytes",

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, HpkeConfig, Interval, Secret, TaskId, Time, TokenHash};
+use super::{Duration, Epsilon, HpkeConfig, Interval, Secret, TaskId, Time, TokenHash};
 
 /// A revision of the protocol. A task is pinned to one when it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -58,7 +58,18 @@ pub enum BatchMode {
         /// No batch may have more reports than this.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max_batch_size: Option<u64>,
+        /// The leader puts reports together only if their times are in the same multiple of this (Janus's
+        /// `batch_time_window_size`; no draft has it). A multiple of the time precision.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        batch_time_window_size: Option<Duration>,
     },
+}
+
+impl BatchMode {
+    /// Batches made by the leader, of at most so many reports if there is a limit, whatever the reports' times.
+    pub const fn fixed_size(max_batch_size: Option<u64>) -> Self {
+        Self::FixedSize { max_batch_size, batch_time_window_size: None }
+    }
 }
 
 /// A VDAF and its parameters.
@@ -195,6 +206,9 @@ pub struct TaskParameters {
     /// Reports outside of this interval are refused (`task_interval`).
     #[serde(default)]
     pub task_interval: Option<Interval>,
+    /// How much noise each aggregator adds to its share of every aggregate; none adds none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<Epsilon>,
 }
 
 /// A task as one aggregator knows it. Nothing in it ever changes; tokens are replaced beside it, see
@@ -250,7 +264,7 @@ impl TaskParameters {
     pub fn max_batch_size(&self) -> Option<u64> {
         match self.batch_mode {
             BatchMode::TimeInterval => None,
-            BatchMode::FixedSize { max_batch_size } => max_batch_size,
+            BatchMode::FixedSize { max_batch_size, .. } => max_batch_size,
         }
     }
 

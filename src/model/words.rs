@@ -53,9 +53,9 @@ pub fn batches(mode: BatchMode, min: u64) -> String {
     let least = counted(min, "report");
     match mode {
         BatchMode::TimeInterval => format!("by time interval, at least {least}"),
-        BatchMode::FixedSize { max_batch_size: None } => format!("of fixed size, at least {least}"),
-        BatchMode::FixedSize { max_batch_size: Some(max) } if max == min => format!("of exactly {least}"),
-        BatchMode::FixedSize { max_batch_size: Some(max) } => {
+        BatchMode::FixedSize { max_batch_size: None, .. } => format!("of fixed size, at least {least}"),
+        BatchMode::FixedSize { max_batch_size: Some(max), .. } if max == min => format!("of exactly {least}"),
+        BatchMode::FixedSize { max_batch_size: Some(max), .. } => {
             format!("of fixed size, {} to {}", count(min), counted(max, "report"))
         }
     }

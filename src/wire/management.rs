@@ -98,7 +98,7 @@ enum QueryType {
         #[serde(default)]
         max_batch_size: Option<u64>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        batch_time_window_size: Option<u64>,
+        batch_time_window_size: Option<Duration>,
     },
 }
 
@@ -346,7 +346,9 @@ impl QueryType {
     fn of(mode: BatchMode) -> Self {
         match mode {
             BatchMode::TimeInterval => Self::TimeInterval,
-            BatchMode::FixedSize { max_batch_size } => Self::FixedSize { max_batch_size, batch_time_window_size: None },
+            BatchMode::FixedSize { max_batch_size, batch_time_window_size } => {
+                Self::FixedSize { max_batch_size, batch_time_window_size }
+            }
         }
     }
 
@@ -354,7 +356,7 @@ impl QueryType {
         match self {
             Self::TimeInterval => Ok(BatchMode::TimeInterval),
             Self::FixedSize { max_batch_size, batch_time_window_size: None } => {
-                Ok(BatchMode::FixedSize { max_batch_size })
+                Ok(BatchMode::fixed_size(max_batch_size))
             }
             Self::FixedSize { .. } => Err("query_type: batch_time_window_size is not supported here: batches of a fixed \
                                            size are not divided by time (TimeBucketedFixedSize is not among our features)"

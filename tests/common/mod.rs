@@ -233,6 +233,7 @@ impl Parties {
             time_precision: Duration(3600),
             task_expiration: None,
             task_interval: None,
+            noise: None,
         };
         let leader = Task {
             public,
@@ -313,7 +314,7 @@ pub fn batches_of(revision: Revision, most: u64) -> BatchMode {
         Revision::Dap09 => Some(most),
         Revision::Dap18 => None,
     };
-    BatchMode::FixedSize { max_batch_size }
+    BatchMode::fixed_size(max_batch_size)
 }
 
 /// No more reports of a time at `end`, which must be aligned, or later. Where the protocol has an end only, the last

@@ -22,6 +22,7 @@ pub async fn managed(change: impl FnOnce(&mut Config)) -> Node {
     let mut node = Node::start_with(|config| {
         config.public_url = "http://127.0.0.1".to_owned();
         config.management.path = "/api".to_owned();
+        config.provisioning.min_batch_size = 1;
         (config.leader.min_job_size, config.leader.max_job_delay) = (1, dapbox::config::Seconds::millis(50));
         change(config);
     })
@@ -191,6 +192,7 @@ impl Draft {
             time_precision: model::Duration(3600),
             task_expiration: self.end.map(Time),
             task_interval: None,
+            noise: None,
         };
         let collector_token = TokenHash::of(self.collector_token.expose());
         let leader = Task {

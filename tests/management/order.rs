@@ -26,7 +26,7 @@ fn without_token(mut answer: Value) -> Value {
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_is_set_up_used_and_removed_in_the_order_of_the_control_plane(
-    #[values(BatchMode::TimeInterval, BatchMode::FixedSize { max_batch_size: Some(10) })] mode: BatchMode,
+    #[values(BatchMode::TimeInterval, BatchMode::fixed_size(Some(10)))] mode: BatchMode,
 ) {
     let (mut leader, mut helper) = (managed(|_| {}).await, managed(|_| {}).await);
     // Pairing: the configuration is asked for at the URL as the operator gave it.
@@ -49,7 +49,7 @@ async fn a_task_is_set_up_used_and_removed_in_the_order_of_the_control_plane(
     // The helper first, which makes the token. Its answer may be lost, and it may be started again in between.
     let query_type = match mode {
         BatchMode::TimeInterval => json!("TimeInterval"),
-        BatchMode::FixedSize { max_batch_size } => json!({ "FixedSize": { "max_batch_size": max_batch_size } }),
+        BatchMode::FixedSize { max_batch_size, .. } => json!({ "FixedSize": { "max_batch_size": max_batch_size } }),
     };
     let draft = Draft::new(query_type.clone(), json!("Prio3Count"));
     let (id, request) = (draft.id(), draft.for_helper(leader_url));

@@ -1,7 +1,7 @@
 //! What is refused, in which order, and what it is told.
 
 use dapbox::{
-    config::{Config, OptionalAddress},
+    config::{Config, OptionalAddress, Provisioning, Seconds},
     wire::management::{MEDIA_TYPE, read_task},
 };
 use reqwest::Method;
@@ -119,7 +119,7 @@ async fn what_cannot_be_is_refused_and_told_why() {
         (with(|request| request["peer_aggregator_endpoint"] = json!("leader.example")), "leader URL"),
         (with(|request| request["vdaf_verify_key"] = json!("AAAA")), "verification key"),
         (with(|request| request["vdaf_verify_key"] = json!("not base64")), "base64url"),
-        (with(|request| request["min_batch_size"] = json!(0)), "minimum batch size"),
+        (with(|request| request["min_batch_size"] = json!(1)), "provisioning.min_batch_size"),
         (with(|request| request["time_precision"] = json!(0)), "time precision"),
         (with(|request| request["task_expiration"] = json!(-1)), "-1"),
         (with(|request| request["max_batch_query_count"] = json!(0)), "query count"),
@@ -194,6 +194,31 @@ fn whatever_the_body_reading_it_ends() {
     }
     let deep = "[".repeat(60_000);
     assert!(read_task(deep.as_bytes()).is_err());
+}
+
+/// The floor is the operator's, and by default it is not low. What is set up already stays as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_of_few_reports_is_refused() {
+    let node = managed(|config| config.provisioning = Provisioning::default()).await;
+    let plane = ControlPlane::of(&node);
+    let order = |size: u64| {
+        let mut order = Draft::count().for_helper("https://leader.example");
+        order["min_batch_size"] = json!(size);
+        order
+    };
+    let (few, enough) = (order(99), order(100));
+    let refused = plane.expect("POST", "/tasks", Some(few.clone()), 400).await;
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("99 is less") && detail.contains("which is 100"), "{detail}");
+    let made = plane.expect("POST", "/tasks", Some(enough), 200).await;
+    assert_eq!(made["report_expiry_age"], json!(30 * 86_400));
+
+    let mut config = node.config.clone();
+    config.listen = "127.0.0.1:0".parse().unwrap();
+    (config.provisioning.min_batch_size, config.provisioning.report_expiry_age) = (99, Seconds::new(0));
+    assert_eq!(node.server().reload(config).await.unwrap().changed.len(), 2);
+    let made = plane.expect("POST", "/tasks", Some(few), 200).await;
+    assert_eq!(made["report_expiry_age"], Value::Null);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,6 +39,7 @@ pub fn task(id: TaskId) -> TaskParameters {
         time_precision: Duration(3600),
         task_expiration: None,
         task_interval: None,
+        noise: None,
     }
 }
 

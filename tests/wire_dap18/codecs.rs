@@ -44,6 +44,7 @@ pub fn task() -> TaskParameters {
         time_precision: Duration(UNIT),
         task_expiration: None,
         task_interval: None,
+        noise: None,
     }
 }
 

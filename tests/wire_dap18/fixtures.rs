@@ -29,7 +29,7 @@ const BATCH: BatchId = BatchId::new([0xbb; 32]);
 /// A multiple of the time precision.
 const START: u64 = 472_222 * UNIT;
 const DAY: u64 = 24 * UNIT;
-const LEADER_SELECTED: BatchMode = BatchMode::FixedSize { max_batch_size: None };
+const LEADER_SELECTED: BatchMode = BatchMode::fixed_size(None);
 
 /// The numbers of [`REPORT_ERRORS`].
 const ERROR_NUMBERS: [u8; 10] = [1, 2, 3, 5, 6, 7, 8, 9, 10, 11];

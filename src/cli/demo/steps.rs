@@ -126,7 +126,7 @@ impl Demo<'_> {
         let (batch, min_batch_size) = match self.args.query {
             QueryKind::TimeInterval => (BatchMode::TimeInterval, rows.min(100)),
             // The leader fills batches up to the minimum: one for all, or there would be several results to add up.
-            QueryKind::FixedSize => (BatchMode::FixedSize { max_batch_size: None }, rows),
+            QueryKind::FixedSize => (BatchMode::fixed_size(None), rows),
         };
         let (revision, id) = (self.args.dap.revision(), TaskId::random());
         Parameters {
@@ -140,6 +140,7 @@ impl Demo<'_> {
             starts: None,
             expires: None,
             report_expiry_age: None,
+            noise: None,
             batch,
             vdaf: self.question.vdaf.clone(),
         }

@@ -193,6 +193,7 @@ pub fn parameters(
         starts: None,
         expires: None,
         report_expiry_age: None,
+        noise: None,
         batch: batch.mode()?,
         vdaf,
     })

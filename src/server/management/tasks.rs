@@ -30,9 +30,11 @@ const PAGE: usize = 1000;
 pub async fn create(app: &Arc<App>, by: String, body: &[u8]) -> Result<Response, Error> {
     let order = read_task(body).map_err(bad)?;
     let url = own_url(app);
-    let kept = app.config.management.report_expiry_age.as_secs();
+    let rules = &app.config.provisioning;
+    let kept = rules.report_expiry_age.as_secs();
     let report_expiry_age = (kept > 0).then_some(Duration(kept));
-    let ours = Ours { revision: REVISION, url: &url, report_expiry_age, seed: app.management.seed()? };
+    let (min_batch_size, seed) = (rules.min_batch_size, app.management.seed()?);
+    let ours = Ours { revision: REVISION, url: &url, min_batch_size, report_expiry_age, seed };
     let (task, token) = provision::task(order, &ours).map_err(|why| bad(why.to_string()))?;
     let id = task.public.id;
     let write = move |tx: &mut Tx<'_>| provision::add(tx, task, &by, Time::now());
@@ -43,7 +45,9 @@ pub async fn create(app: &Arc<App>, by: String, body: &[u8]) -> Result<Response,
 
 fn refusal(why: ProvisionError) -> Error {
     let text = match why {
-        ProvisionError::Order(_) | ProvisionError::Task(TaskError::Parameter(_)) => return bad(why.to_string()),
+        ProvisionError::Order(_) | ProvisionError::Small { .. } | ProvisionError::Task(TaskError::Parameter(_)) => {
+            return bad(why.to_string());
+        }
         ProvisionError::Task(TaskError::Differs) => {
             "there is a task with the same verification key, and with other parameters or not from here".to_owned()
         }

@@ -44,6 +44,7 @@ fn task(n: u8) -> Task {
             time_precision: Duration(PRECISION),
             task_expiration: None,
             task_interval: None,
+            noise: None,
         },
         verify_key: Secret::new(b"the verify key !".to_vec()),
         verify_key_id: 0,

@@ -138,6 +138,7 @@ mod tests {
             time_precision: Duration(60),
             task_expiration: None,
             task_interval: None,
+            noise: None,
         }
     }
 
@@ -152,7 +153,7 @@ mod tests {
             TaskParameters { info: "i".repeat(255), ..task() },
             TaskParameters { leader_url: "x".repeat(65535), ..task() },
             TaskParameters { task_interval: interval(120, 60), ..task() },
-            TaskParameters { batch_mode: BatchMode::FixedSize { max_batch_size: None }, ..task() },
+            TaskParameters { batch_mode: BatchMode::fixed_size(None), ..task() },
             TaskParameters { vdaf: VdafConfig::Prio3Sum { max: Max(u64::MAX) }, ..task() },
         ] {
             assert_eq!(check(&accepted), Ok(()), "{accepted:?}");
@@ -174,10 +175,7 @@ mod tests {
             (TaskParameters { task_interval: interval(121, 60), ..task() }, "start and end must"),
             (TaskParameters { task_interval: interval(120, 61), ..task() }, "start and end must"),
             (TaskParameters { task_expiration: Some(Time(120)), ..task() }, "end needs a start"),
-            (
-                TaskParameters { batch_mode: BatchMode::FixedSize { max_batch_size: Some(20) }, ..task() },
-                "maximum batch",
-            ),
+            (TaskParameters { batch_mode: BatchMode::fixed_size(Some(20)), ..task() }, "maximum batch"),
             (TaskParameters { vdaf: too_long, ..task() }, "VDAF has a length of 4294967296"),
             (TaskParameters { vdaf: without_number, ..task() }, "VDAF has no number"),
         ] {

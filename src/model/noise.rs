@@ -1,0 +1,150 @@
+//! How much noise is added to aggregates, so that they are differentially private.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// The epsilon of pure differential privacy, a positive fraction in lowest terms: the smaller, the more noise.
+///
+/// As text it is a fraction or a decimal, and a decimal where that is exact: `2/3`, `0.5`, `1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Epsilon {
+    numerator: u128,
+    denominator: u128,
+}
+
+/// A text that is not an [`Epsilon`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("epsilon must be a positive number such as 0.5, 3 or 2/3")]
+pub struct NotEpsilon;
+
+impl Epsilon {
+    /// The fraction; `None` if it is zero or infinite.
+    pub fn new(numerator: u128, denominator: u128) -> Option<Self> {
+        if numerator == 0 || denominator == 0 {
+            return None;
+        }
+        let divisor = gcd(numerator, denominator);
+        Some(Self { numerator: numerator / divisor, denominator: denominator / divisor })
+    }
+
+    /// What is above the line.
+    pub fn numerator(&self) -> u128 {
+        self.numerator
+    }
+
+    /// What is below the line.
+    pub fn denominator(&self) -> u128 {
+        self.denominator
+    }
+
+    /// About how large it is.
+    pub fn as_f64(&self) -> f64 {
+        self.numerator as f64 / self.denominator as f64
+    }
+
+    /// The digits after the point, if it is a decimal of no more than 18 of them.
+    fn decimals(&self) -> Option<usize> {
+        (0..=18).find(|digits| 10_u128.pow(*digits as u32).is_multiple_of(self.denominator))
+    }
+}
+
+fn gcd(mut a: u128, mut b: u128) -> u128 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+impl fmt::Display for Epsilon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fraction = self.numerator % self.denominator;
+        let whole = self.numerator / self.denominator;
+        match self.decimals() {
+            Some(0) => write!(f, "{whole}"),
+            Some(digits) => {
+                let digit = fraction * (10_u128.pow(digits as u32) / self.denominator);
+                write!(f, "{whole}.{digit:0digits$}")
+            }
+            None => write!(f, "{}/{}", self.numerator, self.denominator),
+        }
+    }
+}
+
+impl FromStr for Epsilon {
+    type Err = NotEpsilon;
+
+    fn from_str(text: &str) -> Result<Self, NotEpsilon> {
+        let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
+            true => text.parse::<u128>().map_err(|_| NotEpsilon),
+            false => Err(NotEpsilon),
+        };
+        let (numerator, denominator) = if let Some((above, below)) = text.split_once('/') {
+            (number(above)?, number(below)?)
+        } else if let Some((whole, digits)) = text.split_once('.') {
+            let scale = 10_u128.checked_pow(digits.len() as u32).ok_or(NotEpsilon)?;
+            let shifted = number(whole)?.checked_mul(scale).ok_or(NotEpsilon)?;
+            (shifted.checked_add(number(digits)?).ok_or(NotEpsilon)?, scale)
+        } else {
+            (number(text)?, 1)
+        };
+        Self::new(numerator, denominator).ok_or(NotEpsilon)
+    }
+}
+
+impl TryFrom<String> for Epsilon {
+    type Error = NotEpsilon;
+
+    fn try_from(text: String) -> Result<Self, NotEpsilon> {
+        text.parse()
+    }
+}
+
+impl From<Epsilon> for String {
+    fn from(epsilon: Epsilon) -> Self {
+        epsilon.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn it_is_written_as_people_write_numbers() {
+        for (given, shown) in [
+            ("1", "1"),
+            ("0.5", "0.5"),
+            ("0.50", "0.5"),
+            ("1/2", "0.5"),
+            ("2/3", "2/3"),
+            ("4/6", "2/3"),
+            ("10.05", "10.05"),
+            ("0.000000000000000001", "0.000000000000000001"),
+        ] {
+            assert_eq!(given.parse::<Epsilon>().map(|epsilon| epsilon.to_string()), Ok(shown.to_owned()), "{given}");
+        }
+        for wrong in ["", "0", "0.0", "0/1", "1/0", "-1", "+1", "1e3", ".5", "5.", "1/", "/1", "1.2/3", "1 ", "NaN"] {
+            assert_eq!(wrong.parse::<Epsilon>(), Err(NotEpsilon), "{wrong}");
+        }
+        assert_eq!("9".repeat(40).parse::<Epsilon>(), Err(NotEpsilon));
+        assert_eq!(format!("1.{}", "0".repeat(60)).parse::<Epsilon>(), Err(NotEpsilon));
+    }
+
+    proptest! {
+        #[test]
+        fn its_text_is_the_same_fraction(numerator in 1_u128.., denominator in 1_u128..) {
+            let epsilon = Epsilon::new(numerator, denominator).unwrap();
+            prop_assert_eq!(epsilon.to_string().parse(), Ok(epsilon));
+        }
+
+        #[test]
+        fn so_is_that_of_a_decimal(numerator in 1_u128..1 << 100, digits in 0_u32..20) {
+            let epsilon = Epsilon::new(numerator, 10_u128.pow(digits)).unwrap();
+            prop_assert_eq!(epsilon.to_string().parse(), Ok(epsilon));
+        }
+    }
+}
