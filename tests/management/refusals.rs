@@ -119,7 +119,7 @@ async fn what_cannot_be_is_refused_and_told_why() {
         (with(|request| request["peer_aggregator_endpoint"] = json!("leader.example")), "leader URL"),
         (with(|request| request["vdaf_verify_key"] = json!("AAAA")), "verification key"),
         (with(|request| request["vdaf_verify_key"] = json!("not base64")), "base64url"),
-        (with(|request| request["min_batch_size"] = json!(1)), "provisioning.min_batch_size"),
+        (with(|request| request["min_batch_size"] = json!(0)), "provisioning.min_batch_size"),
         (with(|request| request["time_precision"] = json!(0)), "time precision"),
         (with(|request| request["task_expiration"] = json!(-1)), "-1"),
         (with(|request| request["max_batch_query_count"] = json!(0)), "query count"),
