@@ -92,7 +92,7 @@ pub struct Collector {
 impl Collector {
     /// A collector for a task. Fails if the task's parameters are wrong.
     pub fn new(task: CollectorTask, keypair: Keypair, peer: Peer, retries: Retries) -> Result<Self, CollectError> {
-        let preparer = vdaf::preparer(task.public.revision, &task.public.vdaf)?;
+        let preparer = vdaf::of_task(&task.public)?;
         let peer = peer.or_with(task.previous_token.clone());
         Ok(Self { task, keypair, preparer, peer, retries })
     }

@@ -18,6 +18,7 @@ use crate::{
         CollectionReq, Fault, FixedSizeQuery, HpkeCiphertext, Interval, PassedOn, Query, Task, TaskId, Time,
     },
     store::{CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Progress, ReportRef, TaskState, Tx},
+    vdaf::AggregateShare,
     wire::{Problem, ProblemType, Rules},
 };
 
@@ -165,7 +166,15 @@ pub fn is_due(state: &TaskState, job: &CollectionJobRecord) -> bool {
 }
 
 /// Moves a waiting collection job as far as it goes without the helper. True if it is not waiting any more.
-pub fn advance(tx: &mut Tx<'_>, context: &TaskContext, id: CollectionJobId) -> Result<bool, Fault> {
+///
+/// `noise` was drawn for this call ([`Preparer::noise`](crate::vdaf::Preparer::noise)) and is in the share that is stored if
+/// it closes the batch: in the same write, so that a batch never has two draws.
+pub fn advance(
+    tx: &mut Tx<'_>,
+    context: &TaskContext,
+    id: CollectionJobId,
+    noise: AggregateShare,
+) -> Result<bool, Fault> {
     let task = &context.task.public.id;
     let Some(state) = tx.task(task) else { return Ok(true) };
     let Some(job) = state.collections.get(&id) else { return Ok(true) };
@@ -177,7 +186,7 @@ pub fn advance(tx: &mut Tx<'_>, context: &TaskContext, id: CollectionJobId) -> R
         Phase::Hungry | Phase::Draining | Phase::Settling => return Ok(false),
         Phase::Refused(Refusal { kind, detail }) => failed(kind, detail),
         Phase::Ready(batch) => {
-            close(tx, context, id, batch)?;
+            close(tx, context, id, batch, noise)?;
             CollectionState::Closed { batch }
         }
         Phase::Closed(batch) => match follow(tx, task, &batch)? {
@@ -194,24 +203,35 @@ fn failed(kind: ProblemType, detail: String) -> CollectionState {
 }
 
 /// Closes a batch for a collection job: its reports are collected from here on.
-fn close(tx: &mut Tx<'_>, context: &TaskContext, job: CollectionJobId, batch: BatchSelector) -> Result<(), Fault> {
+fn close(
+    tx: &mut Tx<'_>,
+    context: &TaskContext,
+    job: CollectionJobId,
+    batch: BatchSelector,
+    noise: AggregateShare,
+) -> Result<(), Fault> {
     let task = &context.task.public.id;
     let Some(state) = tx.task(task) else { return Ok(()) };
     let tally = batches::tally(state, &batch);
     let interval = tally.interval(state).ok_or_else(|| Fault::new("a batch that is being closed has no reports"))?;
     let Tally { count, checksum, .. } = tally;
-    let share = take_share(tx, context, &batch)?;
+    let share = take_share(tx, context, &batch, noise)?;
     let party = CollectedBy::Leader { job, interval, progress: Progress::Share(share) };
     tx.put_collected(task, &CollectedBatch { batch, report_count: count, checksum, party })
 }
 
-/// Sums up the shares of a batch's buckets, and empties them: the sum is not needed twice.
-/// Counts and checksums stay, so that a later query that overlaps is told so.
-fn take_share(tx: &mut Tx<'_>, context: &TaskContext, batch: &BatchSelector) -> Result<Vec<u8>, Fault> {
+/// Sums up the shares of a batch's buckets, and empties them: the sum is not needed twice, and where there is noise it is
+/// nowhere without it from here on. Counts and checksums stay, so that a later query that overlaps is told so.
+fn take_share(
+    tx: &mut Tx<'_>,
+    context: &TaskContext,
+    batch: &BatchSelector,
+    noise: AggregateShare,
+) -> Result<Vec<u8>, Fault> {
     let task = &context.task.public.id;
     let Some(state) = tx.task(task) else { return Ok(Vec::new()) };
     let buckets: Vec<Bucket> = batches::buckets_of(state, batch).map(|(bucket, _)| *bucket).collect();
-    let mut sum = context.preparer.zero();
+    let mut sum = noise;
     for bucket in buckets {
         let record = tx.bucket_mut(task, bucket)?;
         let share = std::mem::take(&mut record.share);
@@ -334,7 +354,8 @@ pub fn delete(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId) -> Result<Opt
 
 /// The helper's answer to a request for its aggregate share (DAP-09 section 4.6.2, DAP-18 section 4.6.4): checks the
 /// batch, collects it and stores the answer; the same request gets the same bytes, until the share is deleted. `id` is
-/// what the share is asked for by later, where the protocol allows that.
+/// what the share is asked for by later, where the protocol allows that. `noise` was drawn for this call, and is in the
+/// share if it is one that was not given out before.
 ///
 /// Sealing happens in the store's writer: closing the batch and storing what was given out must be one step.
 pub fn helper_share(
@@ -343,6 +364,7 @@ pub fn helper_share(
     bytes: &Bytes,
     request: &AggregateShareReq,
     id: Option<AggregateShareId>,
+    noise: AggregateShare,
 ) -> Result<Result<Bytes, Problem>, Fault> {
     let task = &context.task.public.id;
     let refuse = |Refusal { kind, detail }| Ok(Err(Problem::new(kind).with_detail(detail).with_task(*task)));
@@ -360,7 +382,7 @@ pub fn helper_share(
     if let Err(refusal) = check_share_request(state, &context.wire.rules(), request) {
         return refuse(refusal);
     }
-    let share = take_share(tx, context, &request.batch)?;
+    let share = take_share(tx, context, &request.batch, noise)?;
     let sealed = seal_share(context, request, &share)?;
     let answer = context.wire.encode_aggregate_share(&sealed);
     let party = CollectedBy::Helper { request_hash, answer: answer.clone() };

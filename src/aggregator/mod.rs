@@ -54,7 +54,7 @@ impl TaskContext {
     /// Makes the VDAF that the task asks for; fails if its parameters are out of range.
     pub fn new(task: Arc<Task>) -> Result<Self, VdafError> {
         let wire = wire::of(task.public.revision);
-        let preparer = vdaf::preparer(task.public.revision, &task.public.vdaf)?;
+        let preparer = vdaf::of_task(&task.public)?;
         let tokens = Tokens::of(&task.party);
         Ok(Self { tokens, vdaf_context: wire.vdaf_context(&task.public.id), task, wire, preparer })
     }

@@ -126,7 +126,7 @@ pub fn task(order: TaskOrder, ours: &Ours<'_>) -> Result<(Task, Option<Secret>),
         time_precision: order.time_precision,
         task_expiration: order.end,
         task_interval: None,
-        noise: None,
+        noise: order.noise,
     };
     let task = Task {
         public,

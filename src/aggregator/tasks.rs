@@ -28,8 +28,7 @@ pub enum TaskError {
 /// Checks a task's parameters, so that nothing later has to.
 pub fn check(task: &Task) -> Result<(), TaskError> {
     let refuse = |what: &str| Err(TaskError::Parameter(what.to_owned()));
-    let preparer = vdaf::preparer(task.public.revision, &task.public.vdaf)
-        .map_err(|why| TaskError::Parameter(format!("VDAF: {why}")))?;
+    let preparer = vdaf::of_task(&task.public).map_err(|why| TaskError::Parameter(format!("VDAF: {why}")))?;
     let (expected, given) = (preparer.verify_key_length(), task.verify_key.expose().len());
     if expected != given {
         return refuse(&format!("verification key has {given} bytes and must have {expected}"));
@@ -45,9 +44,6 @@ pub fn check(task: &Task) -> Result<(), TaskError> {
     }
     if task.public.time_precision.0 == 0 {
         return refuse("time precision must be at least a second");
-    }
-    if task.public.noise.is_some() {
-        return refuse("noise is not supported yet");
     }
     if matches!(task.public.batch_mode, BatchMode::FixedSize { batch_time_window_size: Some(_), .. }) {
         return refuse("batch time window is not supported yet");
@@ -100,6 +96,7 @@ pub fn status(state: &TaskState) -> TaskStatus {
         vdaf: task.public.vdaf.clone(),
         batch_mode: task.public.batch_mode,
         min_batch_size: task.public.min_batch_size,
+        noise: task.public.noise,
         time_precision: task.public.time_precision,
         task_expiration: state.end(),
         task_interval: task.public.task_interval,

@@ -15,9 +15,12 @@ use super::{
 use crate::{
     collector::{CollectError, Collected, Collector, Progress},
     config::{Seconds, span},
-    model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Query, Time, VdafConfig},
+    model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Query, TaskParameters, Time},
     peer::Retries,
-    vdaf::AggregateResult,
+    vdaf::{
+        AggregateResult,
+        noise::{self, Noise},
+    },
     wire::ProblemType,
 };
 
@@ -83,7 +86,7 @@ pub async fn run(args: Args) -> Outcome {
     let began = began.map(|since| since.max(kept_since(&file.task)));
     let query =
         query(&args, file.task.batch, task.public.time_precision, began, Time::now()).map_err(Failure::usage)?;
-    let vdaf = task.public.vdaf.clone();
+    let public = task.public.clone();
     let collector = Collector::new(task, keypair, args.peer.peer()?, Retries::default())?;
     let spinner = style::spinner("asking the leader");
     let progress = |progress| match progress {
@@ -93,7 +96,7 @@ pub async fn run(args: Args) -> Outcome {
     let result = collector.collect(query, Some(args.timeout), progress).await;
     spinner.finish_and_clear();
     let collected = result.map_err(|error| explain(&error, &query))?;
-    let is_read = style::try_say(render(&collected, &query, &vdaf, args.output)?)?;
+    let is_read = style::try_say(render(&collected, &query, &public, args.output)?)?;
     if is_read && is_given_out_until_released(&query, &collected) {
         // Not before the result is written: after this nobody can ask for it again.
         if let Err(error) = collector.release(&collected).await {
@@ -203,7 +206,7 @@ fn explain(error: &CollectError, query: &Query) -> Failure {
     Failure::new(format!("{error}{hint}"))
 }
 
-fn render(collected: &Collected, query: &Query, vdaf: &VdafConfig, output: Output) -> Result<String, Failure> {
+fn render(collected: &Collected, query: &Query, task: &TaskParameters, output: Output) -> Result<String, Failure> {
     // The result's interval ends with the last report. What was asked for may end later, and all of it is closed now.
     let asked = match query {
         Query::TimeInterval(interval) => Some(interval),
@@ -215,7 +218,9 @@ fn render(collected: &Collected, query: &Query, vdaf: &VdafConfig, output: Outpu
             let next = asked
                 .map(|asked| format!("\nThe next collection goes on with --since {}", calendar::show(asked.end())));
             let next = next.map(|next| style.dim(&next)).unwrap_or_default();
-            Ok(format!("{}{next}", show::collected(collected, vdaf, style)))
+            let noise = task.noise.map(|epsilon| format!("\nNoise: {}\n", noise::words(&task.vdaf, epsilon)));
+            let noise = noise.map(|noise| style.dim(&noise)).unwrap_or_default();
+            Ok(format!("{}{noise}{next}", show::collected(collected, &task.vdaf, style)))
         }
         Output::Json => {
             let value = json!({
@@ -227,13 +232,15 @@ fn render(collected: &Collected, query: &Query, vdaf: &VdafConfig, output: Outpu
                 "asked": asked.map(|asked| json!({ "start": asked.start().0, "duration": asked.duration().0 })),
                 "batch_id": collected.batch_id,
                 "result": collected.result,
+                "noise": noise_facts(task)?,
             });
             Ok(format!("{value}\n"))
         }
         Output::Csv => {
-            let values = match &collected.result {
-                AggregateResult::Number(number) => std::slice::from_ref(number),
-                AggregateResult::Vector(values) => values,
+            let values: Vec<String> = match &collected.result {
+                AggregateResult::Number(number) => vec![number.to_string()],
+                AggregateResult::Vector(values) => values.iter().map(u128::to_string).collect(),
+                AggregateResult::Noisy(values) => values.iter().map(i128::to_string).collect(),
             };
             let rows = values.iter().enumerate().map(|(index, value)| format!("{index},{value}\n"));
             Ok(std::iter::once("index,value\n".to_owned()).chain(rows).collect())
@@ -241,11 +248,23 @@ fn render(collected: &Collected, query: &Query, vdaf: &VdafConfig, output: Outpu
     }
 }
 
+/// What the task's noise means, for machines; null without noise.
+fn noise_facts(task: &TaskParameters) -> Result<serde_json::Value, Failure> {
+    let Some(epsilon) = task.noise else { return Ok(serde_json::Value::Null) };
+    let noise = Noise::new(&task.vdaf, epsilon)?;
+    Ok(json!({
+        "epsilon": epsilon,
+        "standard_deviation": noise.standard_deviation(),
+        "bound_95_percent": noise.bound(),
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::model::{Revision, TaskId, VdafConfig};
 
     #[derive(Parser)]
     struct Command {
@@ -304,6 +323,44 @@ mod tests {
         assert!(!is_given_out_until_released(&by_time(0, 3600).unwrap(), &collected(None)));
     }
 
+    fn task(noise: Option<&str>) -> TaskParameters {
+        TaskParameters {
+            id: TaskId::new([1; 32]),
+            revision: Revision::Dap09,
+            info: String::new(),
+            leader_url: "https://a.example/".to_owned(),
+            helper_url: "https://b.example/".to_owned(),
+            batch_mode: BatchMode::TimeInterval,
+            vdaf: VdafConfig::Prio3Histogram { length: 2, chunk_length: 1 },
+            min_batch_size: 1,
+            time_precision: HOUR,
+            task_expiration: None,
+            task_interval: None,
+            noise: noise.map(|epsilon| epsilon.parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn noise_is_said_with_what_it_means() {
+        let collected = Collected {
+            report_count: 3,
+            interval: Interval::new(Time(3600), HOUR).unwrap(),
+            batch_id: None,
+            place: None,
+            result: AggregateResult::Noisy(vec![-1, 2]),
+        };
+        let (query, task) = (by_time(0, 10_800).unwrap(), task(Some("2/4")));
+        let render = |output| render(&collected, &query, &task, output).unwrap();
+        assert_eq!(render(Output::Csv), "index,value\n0,-1\n1,2\n");
+        let value: serde_json::Value = serde_json::from_str(&render(Output::Json)).unwrap();
+        assert_eq!((&value["result"], &value["noise"]["epsilon"]), (&json!([-1, 2]), &json!("0.5")));
+        // The scale is 2 / 0.5, and so the standard deviation about 8.
+        assert!((value["noise"]["standard_deviation"].as_f64().unwrap() - 8.0).abs() < 0.1, "{value}");
+        let bound = value["noise"]["bound_95_percent"].as_f64().unwrap();
+        let text = render(Output::Text);
+        assert!(text.contains("epsilon 0.5 ") && text.contains(&format!("within {bound} of")), "{text}");
+    }
+
     #[test]
     fn machines_get_numbers() {
         let collected = Collected {
@@ -313,12 +370,13 @@ mod tests {
             place: None,
             result: AggregateResult::Vector(vec![1, 2]),
         };
-        let vdaf = VdafConfig::Prio3Histogram { length: 2, chunk_length: 1 };
+        let task = task(None);
         let query = by_time(0, 10_800).unwrap();
-        let render = |output| render(&collected, &query, &vdaf, output).unwrap();
+        let render = |output| render(&collected, &query, &task, output).unwrap();
         assert_eq!(render(Output::Csv), "index,value\n0,1\n1,2\n");
         let value: serde_json::Value = serde_json::from_str(&render(Output::Json)).unwrap();
         assert_eq!(value["result"], json!([1, 2]));
+        assert!(value["noise"].is_null());
         assert_eq!(value["interval"]["start"], 3600);
         assert_eq!(value["asked"]["duration"], 10_800);
         assert!(render(Output::Text).ends_with("--since 1970-01-01T03:00:00Z"));

@@ -13,7 +13,7 @@ use crate::{
         Interval, Revision, Role, VdafConfig,
         status::{Provisioned, TaskStatus},
     },
-    vdaf::AggregateResult,
+    vdaf::{AggregateResult, noise},
     wire,
 };
 
@@ -42,7 +42,12 @@ pub fn task_line(task: &TaskStatus, style: Style) -> String {
         revision(task.revision),
         role(task.role),
         vdaf(&task.vdaf),
-        style.dim(&format!("{} waiting, {} aggregated", style::count(task.waiting), style::count(task.aggregated)))
+        style.dim(&format!(
+            "{} waiting, {} aggregated{}",
+            style::count(task.waiting),
+            style::count(task.aggregated),
+            task.noise.map(|epsilon| format!(", epsilon {epsilon}")).unwrap_or_default()
+        ))
     )
 }
 
@@ -59,6 +64,9 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     line("helper", task.helper_url.clone());
     line("measures", vdaf(&task.vdaf));
     line("batches", batches(task.batch_mode, task.min_batch_size));
+    if let Some(epsilon) = task.noise {
+        line("noise", noise::words(&task.vdaf, epsilon));
+    }
     line("time precision", span::show(std::time::Duration::from_secs(task.time_precision.0)));
     if !task.info.is_empty() {
         // Quoted, as it may be anything.
@@ -126,8 +134,21 @@ pub fn collected(collected: &Collected, config: &VdafConfig, style: Style) -> St
             let labels: Vec<_> = (0..values.len()).map(|i| i.to_string()).collect();
             text.push_str(&plot(&labels, values, style));
         }
+        AggregateResult::Noisy(values) => {
+            let labels: Vec<_> = (0..values.len()).map(|i| i.to_string()).collect();
+            let texts = values.iter().map(|value| signed(*value)).collect();
+            // What is below zero has no bar.
+            let lengths: Vec<_> = values.iter().map(|value| u128::try_from(*value).unwrap_or(0)).collect();
+            text.push_str(&bars(&labels, texts, &lengths, style));
+        }
     }
     text
+}
+
+/// A number with separators that may be below zero.
+fn signed(number: i128) -> String {
+    let sign = if number < 0 { "-" } else { "" };
+    format!("{sign}{}", style::count(number.unsigned_abs()))
 }
 
 /// A single number, with what it means for one report.
@@ -142,7 +163,10 @@ pub fn single(number: u128, reports: u64, config: &VdafConfig, style: Style) -> 
 
 /// Values as bars with labels, one in a line.
 pub fn plot(labels: &[String], values: &[u128], style: Style) -> String {
-    let texts: Vec<_> = values.iter().map(|value| style::count(*value)).collect();
+    bars(labels, values.iter().map(|value| style::count(*value)).collect(), values, style)
+}
+
+fn bars(labels: &[String], texts: Vec<String>, values: &[u128], style: Style) -> String {
     let width = |texts: &[String]| texts.iter().map(|text| text.chars().count()).max().unwrap_or_default();
     let (label_width, value_width) = (width(labels), width(&texts));
     let bar_width = style::WIDTH.saturating_sub(label_width + value_width + 6).min(50);
@@ -161,6 +185,23 @@ pub fn plot(labels: &[String], values: &[u128], style: Style) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Duration, Time};
+
+    #[test]
+    fn what_noise_took_below_zero_is_below_zero() {
+        let collected = Collected {
+            report_count: 1200,
+            interval: Interval::new(Time(3600), Duration(3600)).unwrap(),
+            batch_id: None,
+            place: None,
+            result: AggregateResult::Noisy(vec![-1003, 0, 1200]),
+        };
+        let vdaf = VdafConfig::Prio3Histogram { length: 3, chunk_length: 1 };
+        let text = super::collected(&collected, &vdaf, Style::plain());
+        let lines: Vec<_> = text.lines().skip(2).collect();
+        assert_eq!(&lines[..2], ["  0  -1,003", "  1       0"]);
+        assert!(lines[2].starts_with("  2   1,200  █"), "{text}");
+    }
 
     #[test]
     fn plots_are_aligned_and_fit_the_width() {

@@ -192,7 +192,7 @@ impl TaskFiles {
     /// Draws all keys and tokens of a new task. Refuses one that its protocol cannot express.
     pub fn generate(task: Parameters, verify_key: &VerifyKey) -> Result<Self, Failure> {
         task.check().map_err(Failure::usage)?;
-        let length = vdaf::preparer(task.revision, &task.vdaf).map_err(Failure::usage)?.verify_key_length();
+        let length = vdaf::of_task(&task.parameters()).map_err(Failure::usage)?.verify_key_length();
         let verify_key_id = verify_key.id;
         let verify_key = match &verify_key.seed {
             Some(seed) => vdaf::derive_verify_key(seed, &task.id, length),
@@ -392,7 +392,7 @@ fn heading(role: Role) -> &'static [&'static str] {
 }
 
 /// What is said above keys and tables.
-const COMMENTS: [(&str, &str); 21] = [
+const COMMENTS: [(&str, &str); 22] = [
     ("[task]", "The same in all four files. Compare it with the other parties': a task never changes."),
     ("info", "Tells the task from others that are configured alike. Every report is bound to it."),
     ("min_batch_size", "No aggregate of fewer reports is ever given out."),
@@ -403,6 +403,7 @@ const COMMENTS: [(&str, &str); 21] = [
         "report_expiry_age",
         "Reports older than this are refused and forgotten, with sums that were not collected by then.",
     ),
+    ("noise", "Epsilon: each aggregator adds noise to its part of every aggregate, the more the smaller this is."),
     ("[task.batch]", "How reports are put into batches."),
     ("[task.vdaf]", "What is measured."),
     ("verify_key", "SECRET. Leader and helper have the same; nobody else may know it."),

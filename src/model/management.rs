@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BatchMode, Duration, HpkeConfig, Role, Secret, Time, TokenHash, VdafConfig};
+use super::{BatchMode, Duration, Epsilon, HpkeConfig, Role, Secret, Time, TokenHash, VdafConfig};
 
 /// The most API tokens that are in force at once.
 pub const MAX_API_TOKENS: usize = 32;
@@ -20,6 +20,8 @@ pub struct TaskOrder {
     pub batch_mode: BatchMode,
     /// What is measured.
     pub vdaf: VdafConfig,
+    /// How much noise we add to our share of every aggregate.
+    pub noise: Option<Epsilon>,
     /// The key that leader and helper share. The task's id is its hash.
     pub verify_key: Secret,
     /// How many aggregation parameters a batch may be queried with.

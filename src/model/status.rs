@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{BatchMode, Duration, Interval, Revision, Role, TaskId, Time, VdafConfig};
+use super::{BatchMode, Duration, Epsilon, Interval, Revision, Role, TaskId, Time, VdafConfig};
 
 /// A task and how far it is. Holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,9 @@ pub struct TaskStatus {
     pub batch_mode: BatchMode,
     /// No aggregate of fewer reports is given out.
     pub min_batch_size: u64,
+    /// The epsilon of the noise that each aggregator adds to every aggregate, if there is noise.
+    #[serde(default)]
+    pub noise: Option<Epsilon>,
     /// The unit of report times and batch intervals, in seconds.
     pub time_precision: Duration,
     /// Reports after this time are refused.

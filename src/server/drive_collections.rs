@@ -7,6 +7,7 @@ use tokio::task::JoinSet;
 
 use super::{
     app::App,
+    flow::draw,
     pursue::{Errand, Pursued, pursue},
 };
 use crate::{
@@ -67,7 +68,8 @@ async fn step(
         }
         let Some(context) = app.context(&task)? else { continue };
         let shared = context.clone();
-        app.store.write(Point::CollectionAdvance, move |tx| collect::advance(tx, &shared, id)).await?;
+        let noise = draw(app, &context).await?;
+        app.store.write(Point::CollectionAdvance, move |tx| collect::advance(tx, &shared, id, noise)).await?;
         let closed = app.store.read(|view| {
             let job = view.task(&task).and_then(|state| state.collections.get(&id));
             Ok(job.is_some_and(|job| matches!(job.state, CollectionState::Closed { .. })))

@@ -16,6 +16,7 @@ use crate::{
     },
     model::{AggregateShareId, CollectionJobId, Fault, Point, Report, Time},
     store::{CollectionJobRecord, CollectionState, Tx},
+    vdaf::AggregateShare,
     wire::{Interaction, Malformed},
 };
 
@@ -69,8 +70,20 @@ pub async fn aggregate_share(
 ) -> Result<Bytes, Error> {
     let request = context.wire.decode_aggregate_share_req(&context.task.public, &body)?;
     collect::check_passed_on(&context.task, &request)?;
-    let context = context.clone();
-    Ok(app.store.write(Point::ShareGive, move |tx| collect::helper_share(tx, &context, &body, &request, id)).await??)
+    let (context, noise) = (context.clone(), draw(app, context).await?);
+    let give = move |tx: &mut Tx<'_>| collect::helper_share(tx, &context, &body, &request, id, noise);
+    Ok(app.store.write(Point::ShareGive, give).await??)
+}
+
+/// What an aggregate share begins with: noise that is drawn for it, or zero where a task has none. Drawn before the write
+/// that closes the batch, because it takes its time for long vectors; what that write does not need is never seen.
+pub async fn draw(app: &App, context: &Arc<TaskContext>) -> Result<AggregateShare, Fault> {
+    if !context.preparer.has_noise() {
+        return Ok(context.preparer.zero());
+    }
+    let (permit, shared) = (app.pool.admit(&context.task.public.id).await, context.clone());
+    let drawn = app.pool.run(&permit, move || shared.preparer.noise()).await?;
+    drawn.map_err(|error| Fault::while_doing("drawing noise", error))
 }
 
 /// What is known of an aggregate share.

@@ -28,7 +28,8 @@ use crate::model::{
 /// Numbers that only rise, by [`NEXT_PACK`].
 pub(super) const SEQUENCES: Table<u8, u64> = Table::new(1, "sequences", 1);
 /// Tasks.
-pub(super) const TASKS: Sealed<TaskId, Task> = Sealed(Table::new(2, "tasks", 2).reading(older::task));
+pub(super) const TASKS: Sealed<TaskId, Task> =
+    Sealed(Table::new(2, "tasks", 2).reading(older::task).marking(3, is_noisy));
 /// Tombstones of tasks.
 pub(super) const REMOVED: Table<TaskId, Removed> = Table::new(3, "removed tasks", 1);
 /// HPKE keys, by configuration id.
@@ -111,6 +112,11 @@ pub(super) const OF_TASKS: [u8; 19] = [
     PROVISIONS.prefix,
 ];
 
+/// Whether a program that knows no noise would give out what was to be noised.
+fn is_noisy(task: &Task) -> bool {
+    task.public.noise.is_some()
+}
+
 /// A kind of row.
 pub(super) struct Table<K, V> {
     /// First byte of the table's keys; unique and for ever.
@@ -119,6 +125,11 @@ pub(super) struct Table<K, V> {
     pub(super) name: &'static str,
     /// The version of the values' layout that is written.
     pub(super) version: u8,
+    /// The newest version that is read.
+    newest: u8,
+    /// Says which values are written as of the newest version. They have the same layout, and something in it that
+    /// programs that do not know that version must not overlook.
+    is_marked: fn(&V) -> bool,
     /// Makes of a value of an older version one of this version, if there was such a version.
     older: fn(u8, Value) -> Option<Value>,
     row: PhantomData<fn(K) -> V>,
@@ -143,12 +154,17 @@ impl From<RowError> for Fault {
 
 impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
     const fn new(prefix: u8, name: &'static str, version: u8) -> Self {
-        Self { prefix, name, version, older: |_, _| None, row: PhantomData }
+        Self { prefix, name, version, newest: version, is_marked: |_| false, older: |_, _| None, row: PhantomData }
     }
 
     /// The table, of which there are rows of older versions.
     const fn reading(self, older: fn(u8, Value) -> Option<Value>) -> Self {
         Self { older, ..self }
+    }
+
+    /// The table, some of whose values are of a newer version.
+    const fn marking(self, newest: u8, is_marked: fn(&V) -> bool) -> Self {
+        Self { newest, is_marked, ..self }
     }
 
     /// The engine's key of a row.
@@ -167,7 +183,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
 
     /// The engine's value of a row.
     pub(super) fn value(&self, value: &V) -> Result<Vec<u8>, Fault> {
-        let mut bytes = vec![self.version];
+        let mut bytes = vec![if (self.is_marked)(value) { self.newest } else { self.version }];
         ciborium::into_writer(value, &mut bytes).map_err(|e| Fault::while_doing("encoding a row", e))?;
         Ok(bytes)
     }
@@ -175,10 +191,10 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
     /// Reads an engine's value back.
     pub(super) fn read(&self, bytes: &[u8]) -> Result<V, RowError> {
         let (&version, mut body) = bytes.split_first().ok_or_else(|| self.damaged("it is empty"))?;
-        if version > self.version {
+        if version > self.newest {
             return Err(RowError::Newer { table: self.name, found: version });
         }
-        let value = if version == self.version {
+        let value = if version >= self.version {
             ciborium::from_reader(&mut body).map_err(|e| self.damaged(e))?
         } else {
             let value = ciborium::from_reader(&mut body).map_err(|e| self.damaged(e))?;

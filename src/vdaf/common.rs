@@ -38,6 +38,15 @@ pub(super) fn vector(sums: Vec<impl Into<u128>>) -> AggregateResult {
     AggregateResult::Vector(sums.into_iter().map(Into::into).collect())
 }
 
+/// Sums with noise as a result: modulo a field's modulus, so that those above half of it are below zero.
+pub(super) fn signed(modulus: u128, sums: Vec<impl Into<u128>>) -> AggregateResult {
+    let signed = |sum: u128| if sum > modulus / 2 { -((modulus - sum) as i128) } else { sum as i128 };
+    AggregateResult::Noisy(sums.into_iter().map(|sum| signed(sum.into())).collect())
+}
+
+/// Adds noise to the elements of an aggregate share.
+pub(super) type Blur<F> = Box<dyn Fn(&mut [F]) -> Result<(), VdafError> + Send + Sync>;
+
 /// Makes an output share opaque.
 pub(super) fn boxed(output: impl Any + Send) -> OutputShare {
     OutputShare(Box::new(output))

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use prio16::{
     codec::{Decode, Encode, ParameterizedDecode},
-    field::{Field64, Field128, FieldElement},
+    dp::{DifferentialPrivacyStrategy, PureDpBudget, Rational, distributions::PureDpDiscreteLaplace},
+    field::{Field64, Field128, FieldElement, FieldElementWithInteger},
     flp::{
-        FlpError, Type,
+        FlpError, Type, TypeWithNoise,
         gadgets::{Mul, ParallelSum},
         types::{Count, Histogram, MultihotCountVec, Sum, SumVec},
     },
@@ -24,12 +25,12 @@ use super::{
     AggregateResult, AggregateShare, InputShare, Measurement, OutputShare, Pending, Preparer, Sharded, VdafError,
     Verification,
     common::{
-        AGGREGATORS, ENCODES, HELPER, LEADER, ONE_ROUND, SAME_PREPARER, boxed, elements, number, refuse, vector,
-        verify_key,
+        AGGREGATORS, Blur, ENCODES, HELPER, LEADER, ONE_ROUND, SAME_PREPARER, boxed, elements, number, refuse, signed,
+        vector, verify_key,
     },
     table,
 };
-use crate::model::{Max, ReportError, ReportId, VdafConfig};
+use crate::model::{Epsilon, Max, ReportError, ReportId, VdafConfig};
 
 /// Algorithm identifiers: section 10, and for the last two the private ones that peers have settled on.
 mod algorithm {
@@ -45,7 +46,7 @@ mod algorithm {
 type Chunks<F> = ParallelSum<F, Mul<F>>;
 
 /// Makes the VDAF that a task asks for, or says what is wrong with its parameters.
-pub(super) fn preparer(config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafError> {
+pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Arc<dyn Preparer>, VdafError> {
     table::check(config)?;
     match *config {
         VdafConfig::Prio3Count => standard(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number),
@@ -58,13 +59,13 @@ pub(super) fn preparer(config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafErr
             let (bits, max) = whole(max)?;
             let input = move |m: &Measurement| Ok(table::numbers(m, length, max)?.to_vec());
             let typ = SumVec::<Field128, Chunks<_>>::new(bits, length, chunk_length);
-            standard(algorithm::SUM_VEC, typ, input, vector)
+            vectors::<_, XofTurboShake128, 16, _>(algorithm::SUM_VEC, 1, typ, input, noise)
         }
         VdafConfig::Prio3Histogram { length, chunk_length } => {
             // The bin's index fits: it is less than `length`.
             let input = move |m: &Measurement| Ok(table::number(m, length as u128 - 1)? as usize);
             let typ = Histogram::<Field128, Chunks<_>>::new(length, chunk_length);
-            standard(algorithm::HISTOGRAM, typ, input, vector)
+            vectors::<_, XofTurboShake128, 16, _>(algorithm::HISTOGRAM, 1, typ, input, noise)
         }
         VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length } => {
             let input = move |m: &Measurement| table::flags(m, length, max_weight);
@@ -80,7 +81,8 @@ pub(super) fn preparer(config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafErr
                     .collect())
             };
             let typ = SumVec::<Field64, Chunks<_>>::new(bits, length, chunk_length);
-            build::<_, XofHmacSha256Aes128, 32>(algorithm::SUM_VEC_FIELD64_MULTIPROOF, proofs, typ, input, vector)
+            let id = algorithm::SUM_VEC_FIELD64_MULTIPROOF;
+            vectors::<_, XofHmacSha256Aes128, 32, _>(id, proofs, typ, input, noise)
         }
     }
 }
@@ -101,21 +103,58 @@ fn standard<T>(
 where
     T: Type<Field: Send + Sync> + Send + Sync + 'static,
 {
-    build::<T, XofTurboShake128, 16>(id, 1, typ, input, output)
+    build::<T, XofTurboShake128, 16>(id, 1, typ.map_err(refuse)?, input, output, None)
+}
+
+/// A Prio3 over vectors whose aggregates may get noise.
+fn vectors<T, P, const SEED: usize, N>(
+    id: u32,
+    proofs: u8,
+    typ: Result<T, FlpError>,
+    input: impl Fn(&Measurement) -> Result<T::Measurement, VdafError> + Send + Sync + 'static,
+    noise: Option<Epsilon>,
+) -> Result<Arc<dyn Preparer>, VdafError>
+where
+    T: TypeWithNoise<PureDpDiscreteLaplace> + Type<AggregateResult = Vec<N>> + Send + Sync + 'static,
+    T::Field: FieldElementWithInteger<Integer: Into<u128>> + Send + Sync,
+    P: Xof<SEED> + Send + Sync + 'static,
+    N: Into<u128> + 'static,
+{
+    let typ = typ.map_err(refuse)?;
+    match noise {
+        None => build::<T, P, SEED>(id, proofs, typ, input, vector, None),
+        Some(epsilon) => {
+            let blur = laplace(typ.clone(), epsilon)?;
+            let output = |sums| signed(T::Field::modulus().into(), sums);
+            build::<T, P, SEED>(id, proofs, typ, input, output, Some(blur))
+        }
+    }
+}
+
+/// Discrete Laplace noise on each element, of a scale that gives a batch pure differential privacy with this epsilon.
+/// The scale, the sampler and the source of randomness are `prio`'s.
+fn laplace<T>(typ: T, epsilon: Epsilon) -> Result<Blur<T::Field>, VdafError>
+where
+    T: TypeWithNoise<PureDpDiscreteLaplace> + Send + Sync + 'static,
+{
+    let epsilon = Rational::from_unsigned(epsilon.numerator(), epsilon.denominator()).map_err(refuse)?;
+    let strategy = PureDpDiscreteLaplace::from_budget(PureDpBudget::new(epsilon).map_err(refuse)?);
+    // It does not matter how many measurements there are.
+    Ok(Box::new(move |share| typ.add_noise_to_result(&strategy, share, 0).map_err(refuse)))
 }
 
 fn build<T, P, const SEED: usize>(
     id: u32,
     proofs: u8,
-    typ: Result<T, FlpError>,
+    typ: T,
     input: impl Fn(&Measurement) -> Result<T::Measurement, VdafError> + Send + Sync + 'static,
     output: fn(T::AggregateResult) -> AggregateResult,
+    blur: Option<Blur<T::Field>>,
 ) -> Result<Arc<dyn Preparer>, VdafError>
 where
     T: Type<Field: Send + Sync> + Send + Sync + 'static,
     P: Xof<SEED> + Send + Sync + 'static,
 {
-    let typ = typ.map_err(refuse)?;
     let seed = if typ.joint_rand_len() > 0 { SEED } else { 0 };
     let bytes = |elements: usize| elements * T::Field::ENCODED_SIZE + seed;
     Ok(Arc::new(Prio3Preparer::<T, P, SEED> {
@@ -124,6 +163,7 @@ where
         vdaf: Prio3::new(AGGREGATORS, proofs, id, typ).map_err(refuse)?,
         input: Box::new(input),
         output,
+        blur,
     }))
 }
 
@@ -144,6 +184,8 @@ where
     prepare_share_length: usize,
     input: Input<T>,
     output: fn(T::AggregateResult) -> AggregateResult,
+    /// Of a task with noise.
+    blur: Option<Blur<T::Field>>,
 }
 
 impl<T, P, const SEED: usize> Prio3Preparer<T, P, SEED>
@@ -257,6 +299,18 @@ where
     fn zero(&self) -> AggregateShare {
         let zeros = vec![T::Field::zero(); self.vdaf.output_len()];
         AggregateShare(Box::new(vdaf::AggregateShare::from(zeros)))
+    }
+
+    fn has_noise(&self) -> bool {
+        self.blur.is_some()
+    }
+
+    fn noise(&self) -> Result<AggregateShare, VdafError> {
+        let mut elements = vec![T::Field::zero(); self.vdaf.output_len()];
+        if let Some(blur) = &self.blur {
+            blur(&mut elements)?;
+        }
+        Ok(AggregateShare(Box::new(vdaf::AggregateShare::from(elements))))
     }
 
     fn add(&self, sum: &mut AggregateShare, share: OutputShare) {

@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use prio18::{
     codec::{Decode, Encode, ParameterizedDecode},
-    field::{Field64, Field128, FieldElement},
+    dp::{DifferentialPrivacyStrategy, PureDpBudget, Rational, distributions::PureDpDiscreteLaplace},
+    field::{Field64, Field128, FieldElement, FieldElementWithInteger},
     flp::{
-        FlpError, Type,
+        FlpError, Type, TypeWithNoise,
         gadgets::{Mul, ParallelSum},
         types::{Count, Histogram, MultihotCountVec, Sum, SumVec},
     },
@@ -22,12 +23,12 @@ use super::{
     AggregateResult, AggregateShare, InputShare, Measurement, OutputShare, Pending, Preparer, Sharded, VdafError,
     Verification,
     common::{
-        AGGREGATORS, ENCODES, HELPER, LEADER, ONE_ROUND, SAME_PREPARER, boxed, elements, number, refuse, vector,
-        verify_key,
+        AGGREGATORS, Blur, ENCODES, HELPER, LEADER, ONE_ROUND, SAME_PREPARER, boxed, elements, number, refuse, signed,
+        vector, verify_key,
     },
     table,
 };
-use crate::model::{Max, ReportError, ReportId, VdafConfig};
+use crate::model::{Epsilon, Max, ReportError, ReportId, VdafConfig};
 
 /// Bytes of a seed and of a verification key (section 6.2.1).
 const SEED: usize = 32;
@@ -52,31 +53,31 @@ type Vdaf18<T> = Prio3<T, XofTurboShake128, SEED>;
 type Chunks = ParallelSum<Field128, Mul>;
 
 /// Makes the VDAF that a task asks for, or says what is wrong with its parameters.
-pub(super) fn preparer(config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafError> {
+pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Arc<dyn Preparer>, VdafError> {
     table::check(config)?;
     match *config {
-        VdafConfig::Prio3Count => build(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number),
+        VdafConfig::Prio3Count => build(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number, None),
         VdafConfig::Prio3Sum { max } => {
             let max = fits_field64(max)?;
             // The number fits: it is at most `max`.
             let input = move |m: &Measurement| Ok(table::number(m, max.into())? as u64);
-            build(algorithm::SUM, Sum::<Field64>::new(max), input, number)
+            build(algorithm::SUM, Sum::<Field64>::new(max), input, number, None)
         }
         VdafConfig::Prio3SumVec { max: Max(max), length, chunk_length } => {
             let input = move |m: &Measurement| Ok(table::numbers(m, length, max.into())?.to_vec());
             let typ = SumVec::<Field128, Chunks>::new(max.into(), length, chunk_length);
-            build(algorithm::SUM_VEC, typ, input, vector)
+            vectors(algorithm::SUM_VEC, typ, input, noise)
         }
         VdafConfig::Prio3Histogram { length, chunk_length } => {
             // The bin's index fits: it is less than `length`.
             let input = move |m: &Measurement| Ok(table::number(m, length as u128 - 1)? as usize);
             let typ = Histogram::<Field128, Chunks>::new(length, chunk_length);
-            build(algorithm::HISTOGRAM, typ, input, vector)
+            vectors(algorithm::HISTOGRAM, typ, input, noise)
         }
         VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length } => {
             let input = move |m: &Measurement| table::flags(m, length, max_weight);
             let typ = MultihotCountVec::<Field128, Chunks>::new(length, max_weight, chunk_length);
-            build(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector)
+            build(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector, None)
         }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => {
             let why = "Prio3SumVecField64MultiproofHmacSha256Aes128 is for DAP-09 only; DAP-18 has Prio3SumVec";
@@ -96,11 +97,44 @@ fn fits_field64(max: Max) -> Result<u64, VdafError> {
     Err(VdafError(why))
 }
 
+/// A Prio3 over vectors whose aggregates may get noise.
+fn vectors<T>(
+    id: u32,
+    typ: Result<T, FlpError>,
+    input: impl Fn(&Measurement) -> Result<T::Measurement, VdafError> + Send + Sync + 'static,
+    noise: Option<Epsilon>,
+) -> Result<Arc<dyn Preparer>, VdafError>
+where
+    T: TypeWithNoise<PureDpDiscreteLaplace>
+        + Type<Field = Field128, AggregateResult = Vec<u128>>
+        + Send
+        + Sync
+        + 'static,
+{
+    let Some(epsilon) = noise else { return build(id, typ, input, vector, None) };
+    let typ = typ.map_err(refuse)?;
+    let blur = laplace(typ.clone(), epsilon)?;
+    build(id, Ok(typ), input, |sums| signed(Field128::modulus(), sums), Some(blur))
+}
+
+/// Discrete Laplace noise on each element, of a scale that gives a batch pure differential privacy with this epsilon.
+/// The scale, the sampler and the source of randomness are `prio`'s.
+fn laplace<T>(typ: T, epsilon: Epsilon) -> Result<Blur<T::Field>, VdafError>
+where
+    T: TypeWithNoise<PureDpDiscreteLaplace> + Send + Sync + 'static,
+{
+    let epsilon = Rational::from_unsigned(epsilon.numerator(), epsilon.denominator()).map_err(refuse)?;
+    let strategy = PureDpDiscreteLaplace::from_budget(PureDpBudget::new(epsilon).map_err(refuse)?);
+    // It does not matter how many measurements there are.
+    Ok(Box::new(move |share| typ.add_noise_to_agg_share(&strategy, share, 0).map_err(refuse)))
+}
+
 fn build<T>(
     id: u32,
     typ: Result<T, FlpError>,
     input: impl Fn(&Measurement) -> Result<T::Measurement, VdafError> + Send + Sync + 'static,
     output: fn(T::AggregateResult) -> AggregateResult,
+    blur: Option<Blur<T::Field>>,
 ) -> Result<Arc<dyn Preparer>, VdafError>
 where
     T: Type<Field: Send + Sync> + Send + Sync + 'static,
@@ -119,6 +153,7 @@ where
         vdaf: Prio3::new(AGGREGATORS, 1, id, typ).map_err(refuse)?,
         input: Box::new(input),
         output,
+        blur,
     }))
 }
 
@@ -135,6 +170,8 @@ struct Prio3Preparer<T: Type> {
     verifier_share_length: usize,
     input: Input<T>,
     output: fn(T::AggregateResult) -> AggregateResult,
+    /// Of a task with noise.
+    blur: Option<Blur<T::Field>>,
 }
 
 impl<T> Prio3Preparer<T>
@@ -245,6 +282,18 @@ where
 
     fn zero(&self) -> AggregateShare {
         AggregateShare(Box::new(self.vdaf.aggregate_init(&())))
+    }
+
+    fn has_noise(&self) -> bool {
+        self.blur.is_some()
+    }
+
+    fn noise(&self) -> Result<AggregateShare, VdafError> {
+        let mut elements = vec![T::Field::zero(); self.vdaf.output_len()];
+        if let Some(blur) = &self.blur {
+            blur(&mut elements)?;
+        }
+        Ok(AggregateShare(Box::new(vdaf::AggregateShare::from(elements))))
     }
 
     fn add(&self, sum: &mut AggregateShare, share: OutputShare) {

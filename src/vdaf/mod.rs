@@ -6,6 +6,7 @@
 mod common;
 mod draft08;
 mod draft18;
+pub mod noise;
 mod number;
 pub mod table;
 #[cfg(test)]
@@ -17,7 +18,7 @@ use std::{any::Any, sync::Arc};
 use serde::{Deserialize, Serialize};
 
 pub use self::verify_key::derive_verify_key;
-use crate::model::{ReportError, ReportId, Revision, VdafConfig};
+use crate::model::{Epsilon, ReportError, ReportId, Revision, TaskParameters, VdafConfig};
 
 /// What a client measures, before it is split.
 ///
@@ -35,7 +36,7 @@ pub enum Measurement {
 
 /// What a collector learns.
 ///
-/// In JSON: `7`, `[0, 1, 1]`. Numbers from 2^64 on are decimal text.
+/// In JSON: `7`, `[0, 1, 1]`, `[-2, 1, 3]`. Numbers of 64 bits or more are decimal text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum AggregateResult {
@@ -43,6 +44,9 @@ pub enum AggregateResult {
     Number(#[serde(with = "number::one")] u128),
     /// From vectors and histograms.
     Vector(#[serde(with = "number::many")] Vec<u128>),
+    /// From vectors and histograms of a task with noise, which may be below zero. Without a number below zero it is read
+    /// back as a vector.
+    Noisy(#[serde(with = "number::signed")] Vec<i128>),
 }
 
 /// A measurement, split for two aggregators, all parts encoded. Has no `Debug`: both shares together are the measurement.
@@ -120,6 +124,12 @@ pub trait Preparer: Send + Sync {
     fn sum_bytes(&self) -> usize;
     /// The sum of no shares.
     fn zero(&self) -> AggregateShare;
+    /// Whether aggregate shares get noise before they are given out.
+    fn has_noise(&self) -> bool;
+    /// What an aggregate share that is given out begins with: the sum of no shares, with noise in it if the task has
+    /// noise. Every call draws it anew, so that whoever calls this for a batch has to store what comes of it before
+    /// anybody sees it, and must never call it for the same batch again after that. For long vectors it takes its time.
+    fn noise(&self) -> Result<AggregateShare, VdafError>;
     /// Adds one report to a sum.
     fn add(&self, sum: &mut AggregateShare, share: OutputShare);
     /// Adds another sum to a sum.
@@ -138,10 +148,27 @@ pub trait Pending: Send {
     fn finish(self: Box<Self>, answer: &[u8]) -> Result<OutputShare, ReportError>;
 }
 
-/// Makes the VDAF that a task asks for, or says what is wrong with its parameters.
+/// Makes a VDAF without noise, or says what is wrong with its parameters. Clients need no more.
 pub fn preparer(revision: Revision, config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafError> {
+    with_noise(revision, config, None)
+}
+
+/// Makes the VDAF that a task asks for, with its noise, or says what is wrong with its parameters. For those who give
+/// out aggregates or read them.
+pub fn of_task(task: &TaskParameters) -> Result<Arc<dyn Preparer>, VdafError> {
+    with_noise(task.revision, &task.vdaf, task.noise)
+}
+
+fn with_noise(
+    revision: Revision,
+    config: &VdafConfig,
+    epsilon: Option<Epsilon>,
+) -> Result<Arc<dyn Preparer>, VdafError> {
+    if let Some(epsilon) = epsilon {
+        noise::Noise::new(config, epsilon)?;
+    }
     match revision {
-        Revision::Dap09 => draft08::preparer(config),
-        Revision::Dap18 => draft18::preparer(config),
+        Revision::Dap09 => draft08::preparer(config, epsilon),
+        Revision::Dap18 => draft18::preparer(config, epsilon),
     }
 }

@@ -69,3 +69,57 @@ pub mod many {
         Ok(numbers.into_iter().map(|number| number.0).collect())
     }
 }
+
+/// For `#[serde(with)]` on a vector of numbers that may be below zero.
+pub mod signed {
+    use super::*;
+
+    /// A number by itself.
+    struct Signed(i128);
+
+    impl Serialize for Signed {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            match i64::try_from(self.0) {
+                Ok(number) => serializer.serialize_i64(number),
+                Err(_) => serializer.collect_str(&self.0),
+            }
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Signed {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_any(SignedVisitor).map(Self)
+        }
+    }
+
+    struct SignedVisitor;
+
+    impl de::Visitor<'_> for SignedVisitor {
+        type Value = i128;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a whole number, or one as decimal text")
+        }
+
+        fn visit_i64<E: de::Error>(self, number: i64) -> Result<i128, E> {
+            Ok(number.into())
+        }
+
+        fn visit_u64<E: de::Error>(self, number: u64) -> Result<i128, E> {
+            Ok(number.into())
+        }
+
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<i128, E> {
+            text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+        }
+    }
+
+    pub fn serialize<S: Serializer>(numbers: &[i128], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(numbers.iter().map(|number| Signed(*number)))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<i128>, D::Error> {
+        let numbers = Vec::<Signed>::deserialize(deserializer)?;
+        Ok(numbers.into_iter().map(|number| number.0).collect())
+    }
+}

@@ -3,11 +3,13 @@
 //! A member that is not known is refused: what a control plane asks for and does not get would be a task on which the two
 //! aggregators differ.
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+mod strategy;
 
+use serde::{Deserialize, Serialize};
+
+use self::strategy::Strategy;
 use crate::model::{
-    BatchMode, Duration, HpkeConfig, Max, Role, Secret, Task, TaskId, Time, TokenHash, VdafConfig,
+    BatchMode, Duration, Epsilon, HpkeConfig, Max, Role, Secret, Task, TaskId, Time, TokenHash, VdafConfig,
     management::TaskOrder, overview::KeyState,
 };
 
@@ -36,7 +38,7 @@ impl<'a> Configuration<'a> {
             role: "Either",
             vdafs: &["Prio3Count", "Prio3Sum", "Prio3Histogram", "Prio3SumVec"],
             query_types: &["TimeInterval", "FixedSize"],
-            features: &["TokenHash", "UploadMetrics", "AggregationJobMetrics"],
+            features: &["TokenHash", "UploadMetrics", "PureDpDiscreteLaplace", "AggregationJobMetrics"],
             software_name: "dapbox",
             software_version,
         }
@@ -132,18 +134,6 @@ enum Vdaf {
     },
 }
 
-/// What noise is added to sums.
-#[derive(Default, Serialize, Deserialize)]
-#[serde(tag = "dp_strategy", deny_unknown_fields)]
-enum Strategy {
-    #[default]
-    NoDifferentialPrivacy,
-    PureDpDiscreteLaplace {
-        #[serde(default)]
-        budget: Value,
-    },
-}
-
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct KeyText {
@@ -175,12 +165,14 @@ const AEADS: [(&str, u16); 3] = [("Aes128Gcm", 1), ("Aes256Gcm", 2), ("ChaCha20P
 /// Reads a task that is asked for. An error says what is wrong with it.
 pub fn read_task(body: &[u8]) -> Result<TaskOrder, String> {
     let request: TaskRequest = read(body)?;
+    let (vdaf, noise) = request.vdaf.config()?;
     let helper_token = request.aggregator_auth_token.map(|TokenText::Bearer { token }| token);
     Ok(TaskOrder {
         role: request.role.into(),
         peer_url: request.peer_aggregator_endpoint,
         batch_mode: request.query_type.mode()?,
-        vdaf: request.vdaf.config()?,
+        vdaf,
+        noise,
         verify_key: request.vdaf_verify_key,
         max_batch_query_count: request.max_batch_query_count,
         end: request.task_expiration,
@@ -300,7 +292,7 @@ impl<'a> TaskAnswer<'a> {
             task_id: task.public.id,
             peer_aggregator_endpoint: peer,
             query_type: QueryType::of(task.public.batch_mode),
-            vdaf: Vdaf::of(&task.public.vdaf)?,
+            vdaf: Vdaf::of(&task.public.vdaf, task.public.noise)?,
             role,
             vdaf_verify_key: &task.verify_key,
             max_batch_query_count: task.max_batch_query_count,
@@ -365,21 +357,10 @@ impl QueryType {
     }
 }
 
-impl Strategy {
-    fn check(&self) -> Result<(), String> {
-        match self {
-            Self::NoDifferentialPrivacy => Ok(()),
-            Self::PureDpDiscreteLaplace { .. } => Err("vdaf: no noise is added to sums here, so that dp_strategy must be \
-                                                       NoDifferentialPrivacy (PureDpDiscreteLaplace is not among our features)"
-                .to_owned()),
-        }
-    }
-}
-
 impl Vdaf {
     /// `None` if the API has no name for it.
-    fn of(config: &VdafConfig) -> Option<Self> {
-        let dp_strategy = Strategy::NoDifferentialPrivacy;
+    fn of(config: &VdafConfig, noise: Option<Epsilon>) -> Option<Self> {
+        let dp_strategy = Strategy::of(noise);
         let bits = |max: Max| max.bits().and_then(|bits| u32::try_from(bits).ok());
         Some(match *config {
             VdafConfig::Prio3Count => Self::Prio3Count,
@@ -397,14 +378,14 @@ impl Vdaf {
         })
     }
 
-    fn config(self) -> Result<VdafConfig, String> {
-        match &self {
+    fn config(self) -> Result<(VdafConfig, Option<Epsilon>), String> {
+        let noise = match &self {
             Self::Prio3SumVec { dp_strategy, .. }
             | Self::Prio3Histogram { dp_strategy, .. }
-            | Self::Prio3SumVecField64MultiproofHmacSha256Aes128 { dp_strategy, .. } => dp_strategy.check()?,
-            Self::Prio3Count | Self::Prio3Sum { .. } => {}
-        }
-        Ok(match self {
+            | Self::Prio3SumVecField64MultiproofHmacSha256Aes128 { dp_strategy, .. } => dp_strategy.noise()?,
+            Self::Prio3Count | Self::Prio3Sum { .. } => None,
+        };
+        let vdaf = match self {
             Self::Prio3Count => VdafConfig::Prio3Count,
             Self::Prio3Sum { bits } => VdafConfig::Prio3Sum { max: Max::of_bits(bits) },
             Self::Prio3SumVec { bits, length, chunk_length, .. } => {
@@ -414,7 +395,8 @@ impl Vdaf {
             Self::Prio3SumVecField64MultiproofHmacSha256Aes128 { proofs, bits, length, chunk_length, .. } => {
                 VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs }
             }
-        })
+        };
+        Ok((vdaf, noise))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
         overview::{BatchState, BatchView, KeyStatus, Overview, PeerStatus, TaskView, TlsStatus},
         words::{bytes, rate, relative, span},
     },
+    vdaf::noise,
 };
 
 /// How many batches of a task are listed where it is one of several.
@@ -113,6 +114,9 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     let (revision, measures) = (show::revision(status.revision), show::vdaf(&status.vdaf));
     text.line(show::role(status.role), &format!("{revision}, {measures}"));
     text.line("batches are", &show::batches(status.batch_mode, status.min_batch_size));
+    if let Some(epsilon) = status.noise {
+        text.line("noise", &noise::words(&status.vdaf, epsilon));
+    }
     if let Some(provisioned) = status.provisioned.as_ref().filter(|provisioned| provisioned.is_untouched) {
         text.line("set up", &show::provisioned_by(provisioned));
     }
@@ -282,6 +286,7 @@ mod tests {
                 collections_waiting: 1,
                 last_trouble: Some("something that went wrong again and again and is told in many words ".repeat(3)),
                 provisioned: None,
+                noise: None,
             },
             upload_rate: 12.34,
             aggregation_rate: 0.0,

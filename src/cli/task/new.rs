@@ -17,7 +17,7 @@ use super::super::{
 };
 use crate::{
     config::Seconds,
-    model::{Duration, Revision, Secret, TaskId, Time, VdafConfig},
+    model::{Duration, Epsilon, Revision, Secret, TaskId, Time, VdafConfig},
     wire,
 };
 
@@ -37,7 +37,7 @@ const INFO_LENGTH: usize = 8;
     may have a start. A task keeps its revision for ever.\n\n\
     Examples:\n  \
     dapbox task new --leader https://a.example --helper https://b.example \\\n      --vdaf count\n  \
-    dapbox task new --leader https://a.example --helper https://b.example \\\n      --vdaf histogram --length 10\n  \
+    dapbox task new --leader https://a.example --helper https://b.example \\\n      --vdaf histogram --length 10 --epsilon 0.5\n  \
     dapbox task new --leader https://a.example --helper https://b.example \\\n      --vdaf sumvec --bits 8 --length 6 --query fixed-size \\\n      --min-batch-size 500 --max-batch-size 1000 --out my-task\n  \
     dapbox task new --leader https://a.example --helper https://b.example \\\n      --dap 18 --vdaf sum --max-measurement 100 --info commute-2027 \\\n      --starts 2027-01-01 --expires 2027-04-01\n\n\
     The commands that use the files:\n  \
@@ -66,6 +66,11 @@ pub struct Args {
     vdaf: VdafArgs,
     #[command(flatten)]
     batch: BatchArgs,
+    /// Differential privacy: each aggregator adds noise to every number of an aggregate, so much that no report changes
+    /// how probable any outcome is by more than a factor of e^E. E is a decimal such as 0.5 or a fraction such as 2/3; the
+    /// smaller, the more noise. Only for histogram, sumvec and sumvec-hmac; no noise without it.
+    #[arg(long, value_name = "E", help_heading = "Noise")]
+    epsilon: Option<Epsilon>,
     /// Reports before this are refused (only with --dap 18, and with --expires): a date, or a length of time from now.
     #[arg(long, value_name = "TIME", value_parser = instant, requires = "expires", help_heading = "Batches")]
     starts: Option<Time>,
@@ -115,6 +120,7 @@ pub fn run(args: Args) -> Outcome {
         Some(starts) => outward(starts, args.expires, args.batch.time_precision()),
         None => (None, args.expires),
     };
+    task.noise = args.epsilon;
     task.report_expiry_age = args.report_expiry_age.0.map(Seconds);
     let seed = args.verify_key_seed.as_ref().map(seed).transpose().map_err(Failure::usage)?;
     let id = task.id;

@@ -15,6 +15,7 @@ use crate::{
         status::TaskStatus,
         words::{self, count, rate, span},
     },
+    vdaf::noise,
     wire,
 };
 
@@ -212,6 +213,7 @@ fn parameters(status: &TaskStatus, now: Time) -> Markup {
             dt { "helper" } dd { code { (status.helper_url) } }
             dt { "measures" } dd { (words::vdaf(&status.vdaf)) }
             dt { "batches" } dd { (words::batches(status.batch_mode, status.min_batch_size)) }
+            @if let Some(epsilon) = status.noise { dt { "noise" } dd { (noise::words(&status.vdaf, epsilon)) } }
             dt { "time precision" } dd { (span(status.time_precision)) }
             @if !status.info.is_empty() { dt { "info" } dd { (status.info) } }
             @if let Some(open) = status.task_interval { dt { "open" } dd { (interval(open)) } }

@@ -1,0 +1,100 @@
+//! Noise in the JSON of the management API: the strategy of a VDAF.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::Epsilon;
+
+/// What noise is added to sums.
+#[derive(Clone, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "dp_strategy", deny_unknown_fields)]
+pub(super) enum Strategy {
+    #[default]
+    NoDifferentialPrivacy,
+    PureDpDiscreteLaplace {
+        budget: Budget,
+    },
+}
+
+/// How private an aggregate is to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Budget {
+    /// A fraction: what is above the line and what is below it, each in digits of 32 bits, the lowest first.
+    epsilon: [Vec<u32>; 2],
+}
+
+impl Strategy {
+    pub(super) fn of(noise: Option<Epsilon>) -> Self {
+        let Some(epsilon) = noise else { return Self::NoDifferentialPrivacy };
+        let epsilon = [epsilon.numerator(), epsilon.denominator()].map(digits);
+        Self::PureDpDiscreteLaplace { budget: Budget { epsilon } }
+    }
+
+    pub(super) fn noise(&self) -> Result<Option<Epsilon>, String> {
+        let Self::PureDpDiscreteLaplace { budget } = self else { return Ok(None) };
+        let [above, below] = budget.epsilon.each_ref().map(|digits| number(digits));
+        let epsilon = above.zip(below).and_then(|(above, below)| Epsilon::new(above, below));
+        let why = "vdaf: the epsilon of dp_strategy must be a positive fraction of numbers below 2^128";
+        epsilon.map(Some).ok_or_else(|| why.to_owned())
+    }
+}
+
+fn digits(mut number: u128) -> Vec<u32> {
+    let mut digits = Vec::new();
+    while number > 0 {
+        digits.push(number as u32);
+        number >>= 32;
+    }
+    digits
+}
+
+fn number(digits: &[u32]) -> Option<u128> {
+    digits.iter().rev().try_fold(0_u128, |number, digit| Some(number.checked_mul(1 << 32)? | u128::from(*digit)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Option<Epsilon>, String> {
+        serde_json::from_str::<Strategy>(text).map_err(|error| error.to_string())?.noise()
+    }
+
+    fn epsilon(digits: &str) -> Result<Option<Epsilon>, String> {
+        read(&format!(r#"{{"dp_strategy":"PureDpDiscreteLaplace","budget":{{"epsilon":{digits}}}}}"#))
+    }
+
+    #[test]
+    fn a_fraction_comes_back_as_it_was_in_lowest_terms() {
+        for (given, text, back) in [
+            ("[[1],[1]]", "1", "[[1],[1]]"),
+            ("[[2],[4]]", "0.5", "[[1],[2]]"),
+            ("[[3,0],[7]]", "3/7", "[[3],[7]]"),
+            ("[[0,1],[1]]", "4294967296", "[[0,1],[1]]"),
+            (
+                "[[4294967295,4294967295,4294967295,4294967295,0,0],[2]]",
+                "170141183460469231731687303715884105727.5",
+                "[[4294967295,4294967295,4294967295,4294967295],[2]]",
+            ),
+        ] {
+            let read = epsilon(given).unwrap();
+            assert_eq!(read.unwrap().to_string(), text);
+            let told = serde_json::to_string(&Strategy::of(read)).unwrap();
+            assert_eq!(told, format!(r#"{{"dp_strategy":"PureDpDiscreteLaplace","budget":{{"epsilon":{back}}}}}"#));
+        }
+        assert_eq!(read(r#"{"dp_strategy":"NoDifferentialPrivacy"}"#), Ok(None));
+    }
+
+    #[test]
+    fn what_is_no_epsilon_is_refused() {
+        for wrong in ["[[0],[1]]", "[[],[1]]", "[[1],[0]]", "[[1],[]]", "[[0,0,0,0,1],[1]]", "[[1],[0,0,0,0,1]]"] {
+            assert!(epsilon(wrong).unwrap_err().contains("positive fraction"), "{wrong}");
+        }
+        for wrong in ["[[1]]", "[[1],[1],[1]]", "[[-1],[1]]", "[[4294967296],[1]]", "1", "null", "[1,1]"] {
+            assert!(epsilon(wrong).is_err(), "{wrong}");
+        }
+        assert!(read(r#"{"dp_strategy":"PureDpDiscreteLaplace"}"#).is_err());
+        assert!(read(r#"{"dp_strategy":"PureDpDiscreteLaplace","budget":{"epsilon":[[1],[1]],"delta":1}}"#).is_err());
+        assert!(read(r#"{"dp_strategy":"ZCdpDiscreteGaussian","budget":{"epsilon":[[1],[1]]}}"#).is_err());
+    }
+}
