@@ -78,6 +78,11 @@
 //!   refused as an overlap and not as too small, in the order of checks that the draft gives.
 //! - **The helper's aggregate share is sealed in the store's writer.** Closing a batch and storing what was given out
 //!   must be one step, it happens once per batch, and it takes less time than the commit itself.
+//! - **Noise is a share of no reports**: what is given out begins with a draw instead of zero, made on the pool before the
+//!   write that closes the batch and put in by it. A draw that was not needed is dropped unseen; one that was is on disk
+//!   before anybody sees it. The sampler is `prio`'s, so that nobody has to trust ours.
+//! - **A batch's time window is that of its reports**, aggregated or in jobs under way. It is stored nowhere else, and so it
+//!   cannot differ from them.
 //! - **A collection that may close its batch lets it rest**: no new job takes reports of its interval, so that it ends
 //!   under any load of uploads.
 //! - **A job is dissolved in one case only**: its first request was refused with a status that proves that nothing was

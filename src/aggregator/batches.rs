@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    model::{BatchId, BatchSelector, Bucket, Checksum, Interval, PartialBatch, Time},
-    store::{BucketRecord, TaskState},
+    model::{BatchId, BatchSelector, Bucket, Checksum, Duration, Interval, PartialBatch, Time},
+    store::{BucketRecord, LeaderJobRecord, TaskState},
     wire::ProblemType,
 };
 
@@ -121,36 +121,119 @@ pub struct Refusal {
     pub detail: String,
 }
 
-/// How many reports are assigned to each batch of a fixed-size task that is still open: those aggregated and those
-/// of aggregation jobs in flight, since an overfull batch could never be collected.
-pub fn assigned(state: &TaskState) -> BTreeMap<BatchId, u64> {
-    let mut assigned = BTreeMap::new();
+/// A batch of a fixed-size task that is still open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    /// How many reports are assigned to it: those aggregated and those of aggregation jobs in flight, since an overfull
+    /// batch could never be collected.
+    pub assigned: u64,
+    /// The beginning of the time window that all of them are from, if the task has windows and there is a report to tell.
+    pub window: Option<Time>,
+}
+
+/// The batches of a fixed-size task that are still open. The window of each is that of its reports, which are stored: it
+/// is the same after a restart.
+pub fn open(state: &TaskState) -> BTreeMap<BatchId, Open> {
+    let window = |time: Time| state.task.public.batch_window(time);
+    let mut all: BTreeMap<BatchId, Open> = BTreeMap::new();
     for (bucket, record) in &state.buckets {
         if let Bucket::Batch(id) = bucket
             && !state.collected.covers(bucket)
         {
-            *assigned.entry(*id).or_default() += record.count;
+            let batch = all.entry(*id).or_default();
+            batch.assigned += record.count;
+            if record.count > 0 {
+                batch.window = window(record.first);
+            }
         }
     }
     for job in state.leader_jobs.values() {
-        if let PartialBatch::FixedSize(id) = job.batch {
-            *assigned.entry(id).or_default() += job.reports.len() as u64;
+        if let PartialBatch::FixedSize(id) = job.batch
+            && !state.collected.covers(&Bucket::Batch(id))
+        {
+            let batch = all.entry(id).or_default();
+            batch.assigned += job.reports.len() as u64;
+            batch.window = batch.window.or_else(|| window(time_of(state, job)?));
         }
     }
-    assigned
+    all
 }
 
-/// The batch that the next reports of a fixed-size task go into, and how many of them.
+/// The time of a job's first report.
+fn time_of(state: &TaskState, job: &LeaderJobRecord) -> Option<Time> {
+    state.waiting.assigned(job.reports.get(..1)?).first().map(|entry| entry.time)
+}
+
+/// How many reports of a fixed-size task belong to no batch yet, by the beginning of their time window (leader).
+pub fn unassigned(state: &TaskState) -> BTreeMap<Option<Time>, u64> {
+    let window = |time: Time| state.task.public.batch_window(time);
+    let mut counts: BTreeMap<_, u64> = BTreeMap::new();
+    if state.task.public.batch_window(Time(0)).is_none() {
+        counts.insert(None, state.waiting.len() as u64);
+    } else {
+        for (start, count) in state.waiting.by_bucket() {
+            *counts.entry(window(start)).or_default() += count;
+        }
+        for job in state.leader_jobs.values() {
+            let known = time_of(state, job).and_then(|time| counts.get_mut(&window(time)));
+            known.into_iter().for_each(|count| *count = count.saturating_sub(job.reports.len() as u64));
+        }
+    }
+    counts.retain(|_, count| *count > 0);
+    counts
+}
+
+/// Chooses the batch of the next aggregation job of a fixed-size task, by the first report that is offered to it, and
+/// which other reports go into it.
 ///
-/// The fullest batch that is short of the minimum is filled up first; batches get the minimum size exactly, the room
-/// up to the maximum stays for error (DAP-09 section 4.1.2).
-pub fn next_batch(state: &TaskState) -> (BatchId, u64) {
-    let target = state.task.public.min_batch_size.max(1);
-    assigned(state)
-        .into_iter()
-        .filter(|(_, count)| *count < target)
-        .max_by_key(|(_, count)| *count)
-        .map_or_else(|| (BatchId::random(), target), |(id, count)| (id, target - count))
+/// In a task with time windows all of them are of the first one's window. The fullest batch that is short of the minimum
+/// is filled up first; batches get the minimum size exactly, the room up to the maximum stays for error (DAP-09 section
+/// 4.1.2).
+pub struct Filling {
+    window: Option<Duration>,
+    target: u64,
+    /// The fullest batch that is short of the minimum, for each window, and what it lacks.
+    short: BTreeMap<Option<Time>, (BatchId, u64)>,
+    /// What was chosen, and how many more reports go into it.
+    chosen: Option<(Option<Time>, BatchId, u64)>,
+}
+
+impl Filling {
+    /// For a task of fixed-size batches.
+    pub fn new(state: &TaskState) -> Self {
+        let public = &state.task.public;
+        let (window, target) = (public.batch_window_size(), public.min_batch_size.max(1));
+        let mut short: BTreeMap<_, (BatchId, u64)> = BTreeMap::new();
+        for (id, batch) in open(state) {
+            // Without a report to tell, a batch may be of any window: the helper may know more about it than we do.
+            let is_known = window.is_none() || batch.window.is_some();
+            let Some(lack) = target.checked_sub(batch.assigned).filter(|lack| *lack > 0 && is_known) else { continue };
+            let best = short.entry(batch.window).or_insert((id, lack));
+            if lack <= best.1 {
+                *best = (id, lack);
+            }
+        }
+        Self { window, target, short, chosen: None }
+    }
+
+    /// Whether a report goes into the batch, which has room for one less then.
+    pub fn admits(&mut self, time: Time) -> bool {
+        let window = self.window.map(|size| time.truncate(size));
+        let (chosen, _, room) = self.chosen.get_or_insert_with(|| {
+            let (id, room) = self.short.get(&window).copied().unwrap_or_else(|| (BatchId::random(), self.target));
+            (window, id, room)
+        });
+        if *chosen != window || *room == 0 {
+            return false;
+        }
+        *room -= 1;
+        true
+    }
+
+    /// The batch, once a report was offered.
+    pub fn batch(&self) -> Option<BatchId> {
+        self.chosen.map(|(_, id, _)| id)
+    }
 }
 
 /// A batch of a fixed-size task that can be collected now: large enough, not collected, and no job in flight.

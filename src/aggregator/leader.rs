@@ -53,19 +53,15 @@ pub fn pick(
         return Ok(None);
     }
     let (demand, enough) = (Demand::of(state), is_enough(state, limits, aged));
-    let (batch, room) = match state.task.public.batch_mode {
-        BatchMode::TimeInterval => (PartialBatch::TimeInterval, u64::MAX),
-        BatchMode::FixedSize { .. } => {
-            let (id, room) = batches::next_batch(state);
-            (PartialBatch::FixedSize(id), room)
-        }
+    let mut filling = match state.task.public.batch_mode {
+        BatchMode::TimeInterval => None,
+        BatchMode::FixedSize { .. } => Some(batches::Filling::new(state)),
     };
-    let most = limits.max_job_size.min(usize::try_from(room).unwrap_or(usize::MAX));
-    let mut errors = Vec::new();
+    let (most, mut errors) = (limits.max_job_size, Vec::new());
     // What collections wait for goes first, however much else there is.
-    let mut picked = take(state, now, most, &mut errors, |entry| demand.wants(entry));
+    let mut picked = take(state, now, most, &mut errors, filling.as_mut(), |entry| demand.wants(entry));
     if picked.taken.is_empty() && enough {
-        let others = take(state, now, most, &mut errors, |entry| !demand.rests(entry.time));
+        let others = take(state, now, most, &mut errors, filling.as_mut(), |entry| !demand.rests(entry.time));
         picked.taken = others.taken;
         picked.dropped.extend(others.dropped);
     }
@@ -75,6 +71,7 @@ pub fn pick(
     if picked.taken.is_empty() {
         return Ok(None);
     }
+    let batch = filling.and_then(|filling| filling.batch()).map_or(PartialBatch::TimeInterval, PartialBatch::FixedSize);
     let reports = picked.taken.iter().map(|entry| entry.at).collect();
     let id = AggregationJobId::random();
     let job = LeaderJobRecord { batch, now, created: now, reports, state: LeaderJobState::Picked };
@@ -83,12 +80,14 @@ pub fn pick(
 }
 
 /// Takes up to `most` waiting reports, and those on the way that must not be aggregated any more, with the reasons.
-/// If `is_eligible` says no to a report, then also to all later ones of the same bucket of time.
+/// If `is_eligible` says no to a report, then also to all later ones of the same bucket of time, and so does the batch that
+/// is being filled: windows are made of whole buckets.
 fn take(
     state: &mut TaskState,
     now: Time,
     most: usize,
     errors: &mut Vec<ReportError>,
+    mut filling: Option<&mut batches::Filling>,
     is_eligible: impl Fn(&Entry) -> bool,
 ) -> Picked {
     let end = state.end();
@@ -98,6 +97,7 @@ fn take(
             return Pick::Pass;
         }
         match check_entry(task, end, replay, collected, now, entry) {
+            Ok(()) if filling.as_mut().is_some_and(|filling| !filling.admits(entry.time)) => Pick::Pass,
             Ok(()) => Pick::Take,
             Err(_) if errors.len() == MAX_DROPPED => Pick::Pass,
             Err(error) => {

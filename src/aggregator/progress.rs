@@ -1,6 +1,8 @@
 //! What is to be seen of a task's batches before they are collected.
 
-use super::batches;
+use std::collections::BTreeMap;
+
+use super::batches::{self, Open};
 use crate::{
     model::{
         BatchMode, Bucket, Interval, Role, Time,
@@ -80,38 +82,42 @@ fn by_time(state: &TaskState) -> Vec<BatchView> {
     views
 }
 
-/// The batches of a fixed-size task, and at its leader what those will become that belong to none yet: the fullest is
-/// filled up first (see [`batches::next_batch`]).
+/// The batches of a fixed-size task, and at its leader what those will become that belong to none yet: the fullest of
+/// their time window is filled up first (see [`batches::Filling`]).
 fn of_fixed_size(state: &TaskState) -> Vec<BatchView> {
-    let needed = state.task.public.min_batch_size.max(1);
+    let public = &state.task.public;
+    let needed = public.min_batch_size.max(1);
     let mut unassigned = match state.task.role() {
-        Role::Leader => state.waiting.len() as u64,
-        _ => 0,
+        Role::Leader => batches::unassigned(state),
+        _ => BTreeMap::new(),
     };
-    let mut assigned: Vec<_> = batches::assigned(state).into_iter().filter(|(_, count)| *count > 0).collect();
-    assigned.sort_unstable_by_key(|(_, count)| std::cmp::Reverse(*count));
-    let mut views = Vec::with_capacity(assigned.len() + 1);
-    for (id, assigned) in assigned {
-        let filling = unassigned.min(needed.saturating_sub(assigned));
-        unassigned -= filling;
+    let whole = |start: Time| Interval::new(start, public.batch_window_size()?);
+    let mut open: Vec<_> = batches::open(state).into_iter().filter(|(_, batch)| batch.assigned > 0).collect();
+    open.sort_unstable_by_key(|(_, batch)| std::cmp::Reverse(batch.assigned));
+    let mut views = Vec::with_capacity(open.len() + 1);
+    for (id, Open { assigned, window }) in open {
+        let filling = unassigned.get_mut(&window).map_or(0, |left| {
+            let filling = (*left).min(needed.saturating_sub(assigned));
+            *left -= filling;
+            filling
+        });
         let record = state.buckets.get(&Bucket::Batch(id)).filter(|record| record.count > 0);
         let aggregated = record.map_or(0, |record| record.count);
-        let interval = record
-            .and_then(|record| Interval::aligned_hull(record.first, record.last, state.task.public.time_precision));
+        let of_reports =
+            record.and_then(|record| Interval::aligned_hull(record.first, record.last, public.time_precision));
         let waiting = assigned - aggregated + filling;
         let view = BatchView {
             id: Some(id.to_string()),
-            interval,
+            interval: of_reports.or_else(|| window.and_then(whole)),
             aggregated,
             waiting,
             state: judge(state, aggregated, waiting),
         };
         views.push((record.map_or(Time(u64::MAX), |record| record.last), view));
     }
-    if unassigned > 0 {
-        let state = judge(state, 0, unassigned);
-        let view = BatchView { id: None, interval: None, aggregated: 0, waiting: unassigned, state };
-        views.push((Time(u64::MAX), view));
+    for (window, waiting) in unassigned.into_iter().filter(|(_, left)| *left > 0) {
+        let (state, interval) = (judge(state, 0, waiting), window.and_then(whole));
+        views.push((Time(u64::MAX), BatchView { id: None, interval, aggregated: 0, waiting, state }));
     }
     views.sort_by_key(|(last, _)| std::cmp::Reverse(*last));
     views.into_iter().map(|(_, view)| view).collect()

@@ -4,7 +4,7 @@ use super::counters;
 use crate::{
     hpke,
     model::{
-        BatchMode, Fault, Task, TaskId, Time,
+        Duration, Fault, Task, TaskId, Time,
         status::{Provisioned, TaskStatus},
     },
     store::{TaskState, Tx},
@@ -45,8 +45,9 @@ pub fn check(task: &Task) -> Result<(), TaskError> {
     if task.public.time_precision.0 == 0 {
         return refuse("time precision must be at least a second");
     }
-    if matches!(task.public.batch_mode, BatchMode::FixedSize { batch_time_window_size: Some(_), .. }) {
-        return refuse("batch time window is not supported yet");
+    let is_whole = |window: Duration| window.0 > 0 && window.0.is_multiple_of(task.public.time_precision.0);
+    if !task.public.batch_window_size().is_none_or(is_whole) {
+        return refuse("batch time window must be a multiple of the time precision");
     }
     // Also if nothing can be sealed to the key, which must not come out at collection.
     if !hpke::is_supported(&task.collector_hpke_config) {
@@ -121,10 +122,15 @@ mod tests {
     use super::*;
     use crate::{
         aggregator::testing,
-        model::{BatchMode, Duration, Interval, Max, Revision, Secret, VdafConfig},
+        model::{BatchMode, Duration, Epsilon, Interval, Max, Revision, Secret, VdafConfig},
     };
 
-    fn task(revision: Revision, spoil: fn(&mut Task)) -> Task {
+    fn windows(task: &mut Task, seconds: u64) {
+        let batch_time_window_size = Some(Duration(seconds));
+        task.public.batch_mode = BatchMode::FixedSize { max_batch_size: None, batch_time_window_size };
+    }
+
+    fn task(revision: Revision, spoil: impl Fn(&mut Task)) -> Task {
         let mut task = testing::task(revision);
         task.public.vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
         spoil(&mut task);
@@ -158,6 +164,14 @@ mod tests {
             }
         }
         let of_size = |task: &mut Task, max| task.public.batch_mode = BatchMode::fixed_size(Some(max));
+        for window in [0, 1800, 5400] {
+            let error = refusal(&task(Revision::Dap09, |task| windows(task, window)));
+            assert!(error.contains("batch time window"), "{window}: {error}");
+        }
+        for revision in Revision::ALL {
+            assert_eq!(check(&task(revision, |task| windows(task, 7200))), Ok(()));
+            assert!(refusal(&task(revision, |task| task.public.noise = Epsilon::new(1, 1))).contains("noise is for"));
+        }
         let mut task = task(Revision::Dap09, |_| {});
         of_size(&mut task, 10);
         assert_eq!(check(&task), Ok(()));

@@ -174,6 +174,10 @@ pub struct BatchArgs {
     /// No batch has more reports (fixed-size only; not with --dap 18).
     #[arg(long, value_name = "N", help_heading = "Batches")]
     pub max_batch_size: Option<u64>,
+    /// Each batch has reports of one such window of time only, a multiple of the time precision; what a window has left
+    /// over stays uncollected until more come (fixed-size only; the leader's own matter, no draft has it).
+    #[arg(long, value_parser = precision, value_name = "DURATION", help_heading = "Batches")]
+    pub batch_time_window: Option<Duration>,
     /// Times are rounded down to a multiple of this, and intervals must be multiples of it. 1h by default, and 10s in
     /// a pair.
     #[arg(long, value_parser = precision, value_name = "DURATION", help_heading = "Batches")]
@@ -215,13 +219,24 @@ impl BatchArgs {
         if self.min_batch_size() == 0 {
             return Err(Failure::usage("--min-batch-size must be at least 1"));
         }
+        let batch_time_window_size = self.batch_time_window;
+        if let Some(window) = batch_time_window_size {
+            if self.query != Some(QueryKind::FixedSize) {
+                return Err(Failure::usage("--batch-time-window needs --query fixed-size"));
+            }
+            if !window.0.is_multiple_of(self.time_precision().0) {
+                return Err(Failure::usage("--batch-time-window must be a multiple of --time-precision"));
+            }
+        }
         match (self.query.unwrap_or(QueryKind::TimeInterval), self.max_batch_size) {
             (QueryKind::TimeInterval, None) => Ok(BatchMode::TimeInterval),
             (QueryKind::TimeInterval, Some(_)) => Err(Failure::usage("--max-batch-size needs --query fixed-size")),
             (QueryKind::FixedSize, Some(max)) if max < self.min_batch_size() => {
                 Err(Failure::usage("--max-batch-size must not be below --min-batch-size"))
             }
-            (QueryKind::FixedSize, max_batch_size) => Ok(BatchMode::fixed_size(max_batch_size)),
+            (QueryKind::FixedSize, max_batch_size) => {
+                Ok(BatchMode::FixedSize { max_batch_size, batch_time_window_size })
+            }
         }
     }
 }

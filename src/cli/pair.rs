@@ -107,9 +107,11 @@ fn known_ports(files: &TaskFiles) -> Result<[u16; 2], Failure> {
 /// Refuses arguments that contradict the task that is there: a task never changes.
 fn check_known(args: &Args, files: &TaskFiles, ports: [u16; 2]) -> Outcome {
     let (task, batch) = (&files.client.task, &args.batch);
-    let (kind, max_batch_size) = match task.batch {
-        BatchMode::TimeInterval => (QueryKind::TimeInterval, None),
-        BatchMode::FixedSize { max_batch_size, .. } => (QueryKind::FixedSize, max_batch_size),
+    let (kind, max_batch_size, window) = match task.batch {
+        BatchMode::TimeInterval => (QueryKind::TimeInterval, None, None),
+        BatchMode::FixedSize { max_batch_size, batch_time_window_size } => {
+            (QueryKind::FixedSize, max_batch_size, batch_time_window_size)
+        }
     };
     let contradictions = [
         ("--dap", args.dap.is_some_and(|wanted| wanted.revision() != task.revision)),
@@ -117,6 +119,7 @@ fn check_known(args: &Args, files: &TaskFiles, ports: [u16; 2]) -> Outcome {
         ("--query", batch.query.is_some_and(|wanted| wanted != kind)),
         ("--min-batch-size", batch.min_batch_size.is_some_and(|wanted| wanted != task.min_batch_size)),
         ("--max-batch-size", batch.max_batch_size.is_some_and(|wanted| Some(wanted) != max_batch_size)),
+        ("--batch-time-window", batch.batch_time_window.is_some_and(|wanted| Some(wanted) != window)),
         ("--time-precision", batch.time_precision.is_some_and(|wanted| wanted.0 != task.time_precision.as_secs())),
         ("--port-base", args.port_base.is_some_and(|base| [base, base + 1] != ports)),
     ];

@@ -392,7 +392,7 @@ fn heading(role: Role) -> &'static [&'static str] {
 }
 
 /// What is said above keys and tables.
-const COMMENTS: [(&str, &str); 22] = [
+const COMMENTS: [(&str, &str); 23] = [
     ("[task]", "The same in all four files. Compare it with the other parties': a task never changes."),
     ("info", "Tells the task from others that are configured alike. Every report is bound to it."),
     ("min_batch_size", "No aggregate of fewer reports is ever given out."),
@@ -405,6 +405,7 @@ const COMMENTS: [(&str, &str); 22] = [
     ),
     ("noise", "Epsilon: each aggregator adds noise to its part of every aggregate, the more the smaller this is."),
     ("[task.batch]", "How reports are put into batches."),
+    ("batch_time_window_size", "A batch has reports of one such window of time only, in seconds."),
     ("[task.vdaf]", "What is measured."),
     ("verify_key", "SECRET. Leader and helper have the same; nobody else may know it."),
     ("verify_key_id", "What leader and helper call that key: the same number in both files."),

@@ -268,6 +268,19 @@ impl TaskParameters {
         }
     }
 
+    /// How long the time windows are that no batch reaches over, if there are such.
+    pub fn batch_window_size(&self) -> Option<Duration> {
+        match self.batch_mode {
+            BatchMode::TimeInterval => None,
+            BatchMode::FixedSize { batch_time_window_size, .. } => batch_time_window_size,
+        }
+    }
+
+    /// The beginning of the time window of a report with the given time, if the task has windows.
+    pub fn batch_window(&self, time: Time) -> Option<Time> {
+        self.batch_window_size().map(|size| time.truncate(size))
+    }
+
     /// The batch bucket of a report with the given time; `None` for fixed-size tasks, where the leader decides.
     pub fn time_bucket(&self, time: Time) -> Option<super::Bucket> {
         match self.batch_mode {

@@ -53,10 +53,14 @@ pub fn batches(mode: BatchMode, min: u64) -> String {
     let least = counted(min, "report");
     match mode {
         BatchMode::TimeInterval => format!("by time interval, at least {least}"),
-        BatchMode::FixedSize { max_batch_size: None, .. } => format!("of fixed size, at least {least}"),
-        BatchMode::FixedSize { max_batch_size: Some(max), .. } if max == min => format!("of exactly {least}"),
-        BatchMode::FixedSize { max_batch_size: Some(max), .. } => {
-            format!("of fixed size, {} to {}", count(min), counted(max, "report"))
+        BatchMode::FixedSize { max_batch_size, batch_time_window_size } => {
+            let size = match max_batch_size {
+                None => format!("of fixed size, at least {least}"),
+                Some(max) if max == min => format!("of exactly {least}"),
+                Some(max) => format!("of fixed size, {} to {}", count(min), counted(max, "report")),
+            };
+            let windows = batch_time_window_size.map(|size| format!(", each within a time window of {}", span(size)));
+            format!("{size}{}", windows.unwrap_or_default())
         }
     }
 }

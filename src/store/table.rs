@@ -29,7 +29,7 @@ use crate::model::{
 pub(super) const SEQUENCES: Table<u8, u64> = Table::new(1, "sequences", 1);
 /// Tasks.
 pub(super) const TASKS: Sealed<TaskId, Task> =
-    Sealed(Table::new(2, "tasks", 2).reading(older::task).marking(3, is_noisy));
+    Sealed(Table::new(2, "tasks", 2).reading(older::task).marking(3, is_new));
 /// Tombstones of tasks.
 pub(super) const REMOVED: Table<TaskId, Removed> = Table::new(3, "removed tasks", 1);
 /// HPKE keys, by configuration id.
@@ -112,9 +112,9 @@ pub(super) const OF_TASKS: [u8; 19] = [
     PROVISIONS.prefix,
 ];
 
-/// Whether a program that knows no noise would give out what was to be noised.
-fn is_noisy(task: &Task) -> bool {
-    task.public.noise.is_some()
+/// Whether there is something in a task that an older program must not overlook: it would give out sums without noise.
+fn is_new(task: &Task) -> bool {
+    task.public.noise.is_some() || task.public.batch_window_size().is_some()
 }
 
 /// A kind of row.

@@ -38,7 +38,13 @@ impl<'a> Configuration<'a> {
             role: "Either",
             vdafs: &["Prio3Count", "Prio3Sum", "Prio3Histogram", "Prio3SumVec"],
             query_types: &["TimeInterval", "FixedSize"],
-            features: &["TokenHash", "UploadMetrics", "PureDpDiscreteLaplace", "AggregationJobMetrics"],
+            features: &[
+                "TokenHash",
+                "UploadMetrics",
+                "TimeBucketedFixedSize",
+                "PureDpDiscreteLaplace",
+                "AggregationJobMetrics",
+            ],
             software_name: "dapbox",
             software_version,
         }
@@ -170,7 +176,7 @@ pub fn read_task(body: &[u8]) -> Result<TaskOrder, String> {
     Ok(TaskOrder {
         role: request.role.into(),
         peer_url: request.peer_aggregator_endpoint,
-        batch_mode: request.query_type.mode()?,
+        batch_mode: request.query_type.mode(),
         vdaf,
         noise,
         verify_key: request.vdaf_verify_key,
@@ -344,15 +350,12 @@ impl QueryType {
         }
     }
 
-    fn mode(self) -> Result<BatchMode, String> {
+    fn mode(self) -> BatchMode {
         match self {
-            Self::TimeInterval => Ok(BatchMode::TimeInterval),
-            Self::FixedSize { max_batch_size, batch_time_window_size: None } => {
-                Ok(BatchMode::fixed_size(max_batch_size))
+            Self::TimeInterval => BatchMode::TimeInterval,
+            Self::FixedSize { max_batch_size, batch_time_window_size } => {
+                BatchMode::FixedSize { max_batch_size, batch_time_window_size }
             }
-            Self::FixedSize { .. } => Err("query_type: batch_time_window_size is not supported here: batches of a fixed \
-                                           size are not divided by time (TimeBucketedFixedSize is not among our features)"
-                .to_owned()),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use dapbox::{
     config::{Config, OptionalAddress, Provisioning, Seconds},
+    model::{Epsilon, Secret},
     wire::management::{MEDIA_TYPE, read_task},
 };
 use reqwest::Method;
@@ -36,6 +37,43 @@ async fn a_task_is_answered_as_it_was_asked_for() {
         let keys = told.remove("aggregator_hpke_configs").unwrap();
         assert_eq!(keys[0]["kem_id"], "X25519HkdfSha256");
         assert_eq!(Value::from(told.clone()), read(answer));
+    }
+}
+
+/// Noise and time windows, with which either role may be set up.
+#[tokio::test(flavor = "multi_thread")]
+async fn noise_and_time_windows_are_kept_and_told() {
+    let laplace = json!({ "dp_strategy": "PureDpDiscreteLaplace", "budget": { "epsilon": [[1], [3, 7]] } });
+    let windows = json!({ "FixedSize": { "max_batch_size": 500, "batch_time_window_size": 7200 } });
+    for request in [HELPER_REQUEST, LEADER_REQUEST] {
+        let node = managed(|_| {}).await;
+        let plane = ControlPlane::of(&node);
+        for (name, parameters) in [
+            ("Prio3Histogram", json!({ "length": 4, "chunk_length": 2 })),
+            ("Prio3SumVec", json!({ "bits": 2, "length": 4, "chunk_length": 2 })),
+            (
+                "Prio3SumVecField64MultiproofHmacSha256Aes128",
+                json!({ "bits": 2, "length": 4, "chunk_length": 2, "proofs": 2 }),
+            ),
+        ] {
+            let mut request = read(request);
+            let mut parameters = parameters;
+            parameters["dp_strategy"] = laplace.clone();
+            let is_hmac = name.contains("Hmac");
+            let key = if is_hmac { Secret::random(32) } else { Secret::random(16) };
+            (request["vdaf"], request["query_type"]) = (json!({ name: parameters }), windows.clone());
+            request["vdaf_verify_key"] = json!(key);
+            let told = plane.expect("POST", "/tasks", Some(request.clone()), 200).await;
+            assert_eq!((&told["vdaf"], &told["query_type"]), (&request["vdaf"], &request["query_type"]));
+            let id = told["task_id"].as_str().unwrap();
+            assert_eq!(plane.get(&format!("/tasks/{id}")).await["vdaf"], request["vdaf"]);
+            let status = node.status(&id.parse().unwrap()).await;
+            assert_eq!(status.noise, Epsilon::new(1, 3 + (7 << 32)));
+            // The same again is the same, and without noise it is another task.
+            plane.expect("POST", "/tasks", Some(request.clone()), 200).await;
+            request["vdaf"][name].as_object_mut().unwrap().remove("dp_strategy");
+            plane.expect("POST", "/tasks", Some(request), 409).await;
+        }
     }
 }
 
@@ -100,7 +138,7 @@ async fn what_cannot_be_is_refused_and_told_why() {
     let plane = ControlPlane::of(&node);
     let laplace = json!({
         "dp_strategy": "PureDpDiscreteLaplace",
-        "budget": { "epsilon": [[1], [1]] },
+        "budget": { "epsilon": [[0], [1]] },
     });
     let token = json!({ "type": "Bearer", "token": "abc" });
     let hash = json!({ "type": "Bearer", "hash": "TRVmodffQqhRdFbWDqBu0oTlNc_kyVaqbuFy2835Rfc" });
@@ -128,10 +166,10 @@ async fn what_cannot_be_is_refused_and_told_why() {
         (with(|request| request["query_type"] = json!("LeaderSelected")), "LeaderSelected"),
         (
             with(|request| {
-                let window = json!({ "FixedSize": { "max_batch_size": null, "batch_time_window_size": 3600 } });
+                let window = json!({ "FixedSize": { "max_batch_size": null, "batch_time_window_size": 1 } });
                 request["query_type"] = window;
             }),
-            "TimeBucketedFixedSize is not among our features",
+            "batch time window must be a multiple",
         ),
         (vdaf("Prio3CountVec", json!({ "length": 4 })), "Prio3CountVec"),
         (vdaf("Prio3Sum", json!({ "bits": 65 })), "VDAF"),
@@ -139,7 +177,7 @@ async fn what_cannot_be_is_refused_and_told_why() {
         (vdaf("Prio3Histogram", json!({ "length": 4, "chunk_length": null })), "null"),
         (
             vdaf("Prio3Histogram", json!({ "length": 4, "chunk_length": 2, "dp_strategy": laplace })),
-            "PureDpDiscreteLaplace is not among our features",
+            "positive fraction",
         ),
         (
             with(|request| request["aggregator_auth_token"] = token.clone()),

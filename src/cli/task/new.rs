@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn only_a_protocol_that_needs_a_text_gets_one_by_default() {
-        let batch = BatchArgs { query: None, min_batch_size: None, max_batch_size: None, time_precision: None };
+        let batch = BatchArgs::default();
         let urls = || ["https://a.example/", "https://b.example/"].map(str::to_owned);
         let task = |revision| parameters(revision, urls(), VdafConfig::Prio3Count, &batch).unwrap();
         assert_eq!(task(Revision::Dap09).info, "");

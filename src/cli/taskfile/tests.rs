@@ -1,7 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::model::Max;
+use crate::model::{Epsilon, Max};
 
 fn parameters() -> Parameters {
     Parameters {
@@ -15,8 +15,8 @@ fn parameters() -> Parameters {
         starts: None,
         expires: Some(Time(1_900_000_000)),
         report_expiry_age: Some(Seconds::new(86_400)),
-        noise: None,
-        batch: BatchMode::fixed_size(Some(200)),
+        noise: Epsilon::new(1, 2),
+        batch: BatchMode::FixedSize { max_batch_size: Some(200), batch_time_window_size: Some(Duration(7200)) },
         vdaf: VdafConfig::Prio3Histogram { length: 10, chunk_length: 4 },
     }
 }
@@ -32,6 +32,7 @@ fn later_files() -> TaskFiles {
         info: "a survey".to_owned(),
         starts: Some(Time(1_899_997_200)),
         expires: Some(Time(1_900_000_800)),
+        noise: None,
         batch: BatchMode::fixed_size(None),
         vdaf: VdafConfig::Prio3Sum { max: Max(100) },
         ..parameters()

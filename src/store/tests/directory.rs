@@ -10,6 +10,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ciborium::Value;
 
 use super::*;
+use crate::model::Epsilon;
 use crate::store::{
     BackupOptions, HelperJobRecord, HelperJobState, KeyError, KeyRecord, KeySource, KeyStage, Old, OpenError, Removed,
     check_user, compact, engine::Engine, engine::Rows, table, vault::Vault,
@@ -126,6 +127,30 @@ async fn a_row_of_a_newer_version_is_named() {
     value[0] += 1;
     tamper(dir.path(), table::COUNTERS.key(&task_id(1)), value);
     assert!(matches!(error(dir.path()), OpenError::Newer { found: 2 }));
+}
+
+/// A program that knows no noise must not take a task with noise for one without.
+#[tokio::test]
+async fn a_task_with_what_older_programs_do_not_know_is_of_a_version_that_they_refuse() {
+    let windows = BatchMode::FixedSize { max_batch_size: None, batch_time_window_size: Some(Duration(PRECISION)) };
+    let changes: [(u8, fn(&mut Task, BatchMode)); 3] = [
+        (2, |_, _| {}),
+        (3, |task, _| task.public.noise = Epsilon::new(2, 3)),
+        (3, |task, windows| task.public.batch_mode = windows),
+    ];
+    for (version, change) in changes {
+        let mut new = task(1);
+        change(&mut new, windows);
+        assert_eq!(table::TASKS.0.value(&new).unwrap()[0], version);
+        let dir = tempfile::tempdir().unwrap();
+        let (store, added) = (open(dir.path()), new.clone());
+        store.write(Point::Trial, move |tx| tx.add_task(added)).await.unwrap();
+        store.close().await;
+        let store = open(dir.path());
+        let read = store.read(|view| Ok(view.task(&task_id(1)).map(|state| (*state.task).clone()))).unwrap();
+        assert_eq!(read, Some(new));
+        store.close().await;
+    }
 }
 
 /// A directory as the first release left it: secrets in the clear, ids whole, and what all parties know of a task beside
