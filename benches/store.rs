@@ -33,6 +33,7 @@ fn task() -> Task {
             time_precision: Duration(3600),
             task_expiration: None,
             task_interval: None,
+            noise: None,
         },
         verify_key: Secret::new(vec![1; 16]),
         verify_key_id: 0,

@@ -155,7 +155,7 @@ async fn poll_collection(app: &App, task: TaskId, job: CollectionJobId, request:
     }
 }
 
-async fn aggregate_share(app: &App, task: TaskId, request: Request) -> Result<Response, Error> {
+async fn aggregate_share(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {
     let context = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
     let body = ROUTES.body(app, request, media::AGGREGATE_SHARE_REQ, app.config.limits.max_message_bytes).await?;
     let share = flow::aggregate_share(app, &context, body, None).await?;

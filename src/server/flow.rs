@@ -63,16 +63,21 @@ pub async fn malformed_upload(app: &App, context: &TaskContext, malformed: Malfo
 /// Gives the helper's aggregate share of a batch (DAP-09 section 4.6.2, DAP-18 section 4.6.4). `id` is what the share is
 /// asked for by later, if it can be.
 pub async fn aggregate_share(
-    app: &App,
+    app: &Arc<App>,
     context: &Arc<TaskContext>,
     body: Bytes,
     id: Option<AggregateShareId>,
 ) -> Result<Bytes, Error> {
     let request = context.wire.decode_aggregate_share_req(&context.task.public, &body)?;
     collect::check_passed_on(&context.task, &request)?;
-    let (context, noise) = (context.clone(), draw(app, context).await?);
-    let give = move |tx: &mut Tx<'_>| collect::helper_share(tx, &context, &body, &request, id, noise);
-    Ok(app.store.write(Point::ShareGive, give).await??)
+    let (app, context) = (app.clone(), context.clone());
+    // To its end: noise may take longer than the leader waits, and what it asks next time is answered from what is stored.
+    unhurried(async move {
+        let noise = draw(&app, &context).await?;
+        let give = move |tx: &mut Tx<'_>| collect::helper_share(tx, &context, &body, &request, id, noise);
+        Ok(app.store.write(Point::ShareGive, give).await??)
+    })
+    .await
 }
 
 /// What an aggregate share begins with: noise that is drawn for it, or zero where a task has none. Drawn before the write

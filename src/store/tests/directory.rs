@@ -133,7 +133,8 @@ async fn a_row_of_a_newer_version_is_named() {
 #[tokio::test]
 async fn a_task_with_what_older_programs_do_not_know_is_of_a_version_that_they_refuse() {
     let windows = BatchMode::FixedSize { max_batch_size: None, batch_time_window_size: Some(Duration(PRECISION)) };
-    let changes: [(u8, fn(&mut Task, BatchMode)); 3] = [
+    type Change = fn(&mut Task, BatchMode);
+    let changes: [(u8, Change); 3] = [
         (2, |_, _| {}),
         (3, |task, _| task.public.noise = Epsilon::new(2, 3)),
         (3, |task, windows| task.public.batch_mode = windows),
