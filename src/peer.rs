@@ -55,6 +55,18 @@ pub struct PeerOptions {
     pub roots: Roots,
     /// What is made to fail: nothing, outside of tests.
     pub failpoints: Failpoints,
+    /// Where a token stands.
+    pub token_header: TokenHeader,
+}
+
+/// The header that tokens are presented in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TokenHeader {
+    /// `Authorization: Bearer` (DAP-09 section 3.1, DAP-18 section 3.4).
+    #[default]
+    Bearer,
+    /// `DAP-Auth-Token`, as the interop test design has it: some who were told a token by its API take it nowhere else.
+    DapAuthToken,
 }
 
 impl Default for PeerOptions {
@@ -65,6 +77,7 @@ impl Default for PeerOptions {
             max_answer_bytes: 128 << 20,
             roots: Roots::default(),
             failpoints: Failpoints::default(),
+            token_header: TokenHeader::default(),
         }
     }
 }
@@ -278,6 +291,12 @@ impl Peer {
         Self { options: PeerOptions { timeout, max_answer_bytes, ..self.options.clone() }, ..self.clone() }
     }
 
+    /// The same client, which presents tokens as the interop test design has it.
+    pub fn presenting_as_in_tests(&self) -> Self {
+        let options = PeerOptions { token_header: TokenHeader::DapAuthToken, ..self.options.clone() };
+        Self { options, ..self.clone() }
+    }
+
     /// The same client, for a request whose answer has at most so many bytes.
     pub fn up_to(&self, bytes: usize) -> Self {
         self.within(self.options.timeout, bytes.min(self.options.max_answer_bytes))
@@ -322,7 +341,9 @@ impl Peer {
             request = request.header(CONTENT_TYPE, media_type).body(body);
         }
         if let Some(token) = token {
-            request = request.header(AUTHORIZATION, bearer(token).ok_or_else(|| impossible("unfit token".to_owned()))?);
+            let (name, value) =
+                credentials(self.options.token_header, token).ok_or_else(|| impossible("unfit token".to_owned()))?;
+            request = request.header(name, value);
         }
         self.pass(Phase::Before, |why| PeerError::Connect { url: url.clone(), why }).await?;
         let response = request.send().await.map_err(|e| classify(&url, &e))?;
@@ -455,10 +476,15 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-fn bearer(token: &Secret) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose_text()?)).ok()?;
+fn credentials(header: TokenHeader, token: &Secret) -> Option<(HeaderName, HeaderValue)> {
+    let token = token.expose_text()?;
+    let (name, value) = match header {
+        TokenHeader::Bearer => (AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {token}"))),
+        TokenHeader::DapAuthToken => (HeaderName::from_static("dap-auth-token"), HeaderValue::from_str(token)),
+    };
+    let mut value = value.ok()?;
     value.set_sensitive(true);
-    Some(value)
+    Some((name, value))
 }
 
 fn classify(url: &str, error: &reqwest::Error) -> PeerError {

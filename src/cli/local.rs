@@ -9,7 +9,7 @@ use std::{
 use super::{Failure, control::Socket, taskfile::TaskFiles};
 use crate::{
     config::{Config, Disk, Leader, Monitor, OptionalAddress, Seconds},
-    model::{ReportId, Revision, Secret, Task, TaskId, status::TaskStatus},
+    model::{Fault, ReportId, Revision, Secret, Task, TaskId, status::TaskStatus},
     server::Server,
     wire,
 };
@@ -77,10 +77,17 @@ impl Pair {
 
 impl Node {
     async fn start(data_dir: PathBuf, port: u16, watched: bool) -> Result<Self, Failure> {
-        let config = Config {
-            data_dir: data_dir.clone(),
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-            monitor: Monitor { listen: OptionalAddress(watched.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))) },
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let monitor = watched.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
+        Self::start_with(Self::config(data_dir, listen, monitor)).await
+    }
+
+    /// How one is configured with which things are tried out.
+    pub fn config(data_dir: PathBuf, listen: SocketAddr, monitor: Option<SocketAddr>) -> Config {
+        Config {
+            data_dir,
+            listen,
+            monitor: Monitor { listen: OptionalAddress(monitor) },
             // Whoever tries things out does not want to wait for more reports.
             leader: Leader {
                 max_job_delay: Seconds::millis(100),
@@ -91,11 +98,36 @@ impl Node {
             // Nor to have much room for it.
             disk: Disk { reserve_bytes: 32 << 20, ballast_bytes: 0, ..Disk::default() },
             ..Config::default()
-        };
+        }
+    }
+
+    /// Starts one that is configured in this way.
+    pub async fn start_with(config: Config) -> Result<Self, Failure> {
+        let data_dir = config.data_dir.clone();
         let control = Socket::new(config.control_socket())?;
         let server = Server::start(config).await?;
         let origin = format!("http://{}", server.address());
         Ok(Self { origin, data_dir, server, control })
+    }
+
+    /// The address that it serves on.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Adds a task.
+    pub async fn add(&self, task: &Task) -> Result<(), Failure> {
+        self.control.add_task(task).await
+    }
+
+    /// Resolves when it cannot go on.
+    pub async fn failed(&self) -> Fault {
+        self.server.failed().await
+    }
+
+    /// Stops it.
+    pub async fn stop(self) -> Result<(), Failure> {
+        Ok(self.server.stop().await?)
     }
 
     /// Its base URL for task files, where it speaks a revision.

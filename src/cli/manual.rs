@@ -39,7 +39,8 @@ pub fn run(args: &Args) -> Outcome {
 
 /// The name of a command's page, and its text.
 fn page(command: Command) -> io::Result<(String, String)> {
-    let man = Man::new(command).source(format!("dapbox {}", build::RELEASE)).manual("dapbox manual");
+    // The name of a page stands twice beside the manual's: more than "dapbox" has no room in 80 columns.
+    let man = Man::new(command).source(format!("dapbox {}", build::RELEASE)).manual("dapbox");
     let mut text = Vec::new();
     man.render(&mut text)?;
     Ok((man.get_filename(), polish(&String::from_utf8_lossy(&text))))

@@ -12,6 +12,7 @@ mod demo;
 mod doctor;
 mod findings;
 mod init;
+mod interop;
 mod keys;
 mod local;
 mod logging;
@@ -111,6 +112,9 @@ enum Command {
     Pair(pair::Args),
     /// Run the whole protocol on this machine, step by step.
     Demo(demo::Args),
+    /// Try implementations of DAP against each other.
+    #[command(subcommand)]
+    Interop(interop::Command),
     /// Measure what this machine can hold.
     Bench(Box<bench::Args>),
     /// Print what a shell needs to complete command lines.
@@ -205,6 +209,7 @@ fn execute(command: Command) -> Outcome {
             Command::Doctor(args) => doctor::run(args).await,
             Command::Pair(args) => pair::run(args).await,
             Command::Demo(args) => demo::run(args).await,
+            Command::Interop(command) => interop::run(command).await,
             Command::Bench(args) => bench::run(*args).await,
             Command::Reload(args) => reload::run(args).await,
             Command::Log(args) => reload::run_log(args).await,

@@ -72,6 +72,9 @@ pub struct Outbound {
     /// Root certificates, PEM, that other servers' certificates may come from, besides the system's (or the web's, where
     /// the system has none): for private authorities. Empty for none.
     pub ca_file: PathBuf,
+    /// Whether tokens are sent in `DAP-Auth-Token` and not in `Authorization`. No file can say so: it is for tests of interop.
+    #[serde(skip)]
+    pub dap_auth_token: bool,
 }
 
 /// The private listener: metrics, health, and the status page.

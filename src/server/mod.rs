@@ -37,6 +37,7 @@ mod origin;
 mod overview;
 mod page;
 mod persist;
+pub mod posts;
 mod pulse;
 mod pursue;
 mod recorder;
@@ -68,7 +69,7 @@ use crate::{
     aggregator::tasks,
     config::{self, Config, OptionalAddress, TlsMode},
     model::{Failpoints, Fault, Revision, TaskId, status::TaskStatus},
-    peer::{Peer, PeerOptions, Roots, RootsError},
+    peer::{Peer, PeerOptions, Roots, RootsError, TokenHeader},
     pool::Pool,
     store::{self, KeySource, OpenError, Store},
     wire::{self, Problem},
@@ -356,7 +357,8 @@ async fn prepare(config: Config, store: Store, failpoints: Failpoints, roots: Ro
         workers => workers,
     };
     let pool = Pool::new(workers, limits.pool_queue)?;
-    let peer = Peer::new(&PeerOptions { roots, failpoints, ..PeerOptions::default() })?;
+    let token_header = if config.peer.dap_auth_token { TokenHeader::DapAuthToken } else { TokenHeader::Bearer };
+    let peer = Peer::new(&PeerOptions { roots, failpoints, token_header, ..PeerOptions::default() })?;
     Ok(App::new(config, store, pool, keys, management, peer))
 }
 

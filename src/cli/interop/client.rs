@@ -1,0 +1,59 @@
+//! The client behind the interop test API: uploads what it is told to.
+
+use std::time::Duration as Span;
+
+use super::{
+    api::{Reply, Status, Upload},
+    serve::{Answer, done, unreadable},
+    terms::Terms,
+};
+use crate::{
+    client::{Client, ClientError},
+    model::{Revision, TaskParameters, Time},
+    peer::{Peer, Retries},
+};
+
+/// An aggregator that does not answer is given up soon: somebody waits for what we say.
+const RETRIES: Retries =
+    Retries { initial: Span::from_millis(100), max: Span::from_secs(2), give_up_after: Span::from_secs(10) };
+
+/// A client of any task.
+pub struct Party {
+    /// What it speaks.
+    pub revision: Revision,
+    /// Its connections.
+    pub peer: Peer,
+}
+
+impl Party {
+    /// Uploads a measurement. A VDAF that we do not know makes the request one that we cannot read.
+    pub async fn upload(&self, request: Upload) -> Answer {
+        match terms(&request).parameters(self.revision) {
+            Err(why) if !request.vdaf.is_known() => unreadable(why),
+            Err(why) => done(Reply::error(why)),
+            Ok(task) => done(match self.send(task, request).await {
+                Ok(()) => Reply::of(Status::Success),
+                Err(error) => Reply::error(error),
+            }),
+        }
+    }
+
+    async fn send(&self, task: TaskParameters, request: Upload) -> Result<(), ClientError> {
+        let client = Client::new(task, self.peer.clone(), RETRIES)?;
+        client.upload(request.measurement.into(), request.time.map(|time| Time(time.0))).await.map(drop)
+    }
+}
+
+fn terms(request: &Upload) -> Terms<'_> {
+    Terms {
+        id: request.task_id,
+        leader: &request.leader,
+        helper: &request.helper,
+        vdaf: &request.vdaf,
+        time_precision: Some(request.time_precision),
+        bound: &request.bound,
+        max_batch_size: None,
+        start: request.bound.start(),
+        end: request.bound.end(),
+    }
+}

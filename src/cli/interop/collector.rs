@@ -1,0 +1,164 @@
+//! The collector behind the interop test API: has tasks, collects what it is told to, and keeps the results.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration as Span,
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    super::taskfile,
+    api::{self, CollectionPoll, CollectionStart, CollectorAddTask, Reply, Status},
+    number::Plain,
+    serve::{Answer, done},
+    terms::Terms,
+    vdaf::exact,
+};
+use crate::{
+    collector::{CollectError, Collected, Collector, CollectorTask, Progress},
+    hpke::{Keypair, Suite},
+    model::{FixedSizeQuery, Query, Revision, Secret, TaskId},
+    peer::{Peer, Retries},
+};
+
+/// How long a collection may take. Whoever asked has given up long before.
+const PATIENCE: Span = Span::from_secs(600);
+/// A leader that does not answer is given up soon: somebody waits for what we say.
+const RETRIES: Retries =
+    Retries { initial: Span::from_millis(100), max: Span::from_secs(2), give_up_after: Span::from_secs(10) };
+
+/// A collector of any task.
+pub struct Party {
+    revision: Revision,
+    peer: Peer,
+    tasks: Mutex<HashMap<TaskId, Arc<Collector>>>,
+    /// By what we call them.
+    collections: Mutex<BTreeMap<String, Outcome>>,
+}
+
+/// How a collection is: nothing while it goes on.
+type Outcome = Option<Result<Collected, String>>;
+
+impl Party {
+    /// A collector without tasks.
+    pub fn new(revision: Revision, peer: Peer) -> Self {
+        Self { revision, peer, tasks: Mutex::default(), collections: Mutex::default() }
+    }
+
+    /// Adds a task, and draws a key for it.
+    pub fn add_task(&self, request: &CollectorAddTask) -> Answer {
+        done(match self.add(request) {
+            Ok(key) => Reply { collector_hpke_config: Some(key), ..Reply::of(Status::Success) },
+            Err(why) => Reply::error(why),
+        })
+    }
+
+    fn add(&self, request: &CollectorAddTask) -> Result<api::Blob, String> {
+        let terms = Terms {
+            id: request.task_id,
+            leader: &request.leader,
+            // Nobody asks the helper; in DAP-18 shares are bound to where it is.
+            helper: request.helper.as_deref().unwrap_or(&request.leader),
+            vdaf: &request.vdaf,
+            time_precision: request.time_precision,
+            bound: &request.bound,
+            max_batch_size: None,
+            start: request.bound.start(),
+            end: request.bound.end(),
+        };
+        let token = taskfile::parse_token(&request.collector_authentication_token)
+            .map_err(|why| format!("collector_authentication_token: {why}"))?;
+        let task = CollectorTask { public: terms.parameters(self.revision)?, token, previous_token: None };
+        let keypair = Keypair::generate(1, Suite::DEFAULT).map_err(|error| error.to_string())?;
+        let key = api::encode_key(self.revision, keypair.config());
+        let collector = Collector::new(task, keypair, self.peer.clone(), RETRIES).map_err(|error| error.to_string())?;
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        if tasks.contains_key(&request.task_id) {
+            return Err("a task with this id is here already".to_owned());
+        }
+        tasks.insert(request.task_id, Arc::new(collector));
+        Ok(key)
+    }
+
+    /// Starts a collection, and says what it is called as soon as the leader has taken it.
+    pub async fn collection_start(self: &Arc<Self>, request: &CollectionStart) -> Answer {
+        done(match self.start(request).await {
+            Ok(handle) => Reply { handle: Some(handle), ..Reply::of(Status::Success) },
+            Err(why) => Reply::error(why),
+        })
+    }
+
+    async fn start(self: &Arc<Self>, request: &CollectionStart) -> Result<String, String> {
+        let query = request.query.query()?;
+        if !request.agg_param.0.is_empty() {
+            return Err("the only aggregation parameter of Prio3 is the empty one".to_owned());
+        }
+        let collector = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).get(&request.task_id).cloned();
+        let collector = collector.ok_or("there is no such task")?;
+        let handle = Secret::random_token().expose_text().unwrap_or_default().to_owned();
+        self.note(&handle, None);
+        let (taken, is_taken) = oneshot::channel();
+        let (party, name) = (self.clone(), handle.clone());
+        tokio::spawn(async move {
+            let mut taken = Some(taken);
+            let outcome = collect(&collector, query, &mut taken).await;
+            party.note(&name, Some(outcome.map_err(|error| error.to_string())));
+            // Only now, if the leader has not taken it: whoever waits for that finds the outcome.
+            drop(taken);
+        });
+        if is_taken.await.is_err()
+            && let Some(Some(Err(why))) = self.outcome(&handle)
+        {
+            return Err(why);
+        }
+        Ok(handle)
+    }
+
+    /// Says how a collection is.
+    pub fn collection_poll(&self, request: &CollectionPoll) -> Answer {
+        done(match self.outcome(&request.handle) {
+            None => Reply::error("there is no such collection"),
+            Some(None) => Reply::of(Status::InProgress),
+            Some(Some(Err(why))) => Reply::error(why),
+            Some(Some(Ok(collected))) => Reply {
+                batch_id: collected.batch_id.map(|id| id.to_string()),
+                report_count: Some(Plain(collected.report_count)),
+                interval_start: Some(Plain(collected.interval.start().0)),
+                interval_duration: Some(Plain(collected.interval.duration().0)),
+                result: exact(collected.result),
+                ..Reply::of(Status::Complete)
+            },
+        })
+    }
+
+    fn outcome(&self, handle: &str) -> Option<Outcome> {
+        self.collections.lock().unwrap_or_else(PoisonError::into_inner).get(handle).cloned()
+    }
+
+    fn note(&self, handle: &str, outcome: Outcome) {
+        self.collections.lock().unwrap_or_else(PoisonError::into_inner).insert(handle.to_owned(), outcome);
+    }
+}
+
+/// Collects, and says when the leader has taken the request.
+async fn collect(
+    collector: &Collector,
+    query: Query,
+    taken: &mut Option<oneshot::Sender<()>>,
+) -> Result<Collected, CollectError> {
+    let outcome = collector.collect(query, Some(PATIENCE), |_: Progress| {
+        if let Some(taken) = taken.take() {
+            // Whoever asked may be gone.
+            let _ = taken.send(());
+        }
+    });
+    let collected = outcome.await?;
+    let is_given_out_again = query == Query::FixedSize(FixedSizeQuery::CurrentBatch) && collected.batch_id.is_none();
+    if is_given_out_again {
+        // We have the result; the next collection is for the next batch.
+        collector.release(&collected).await?;
+    }
+    Ok(collected)
+}

@@ -1,0 +1,150 @@
+//! Numbers as the parties write them: some as JSON numbers, some as decimal text, and not all where the design says so.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Unexpected},
+};
+use serde_json::Value;
+
+/// A number that is written as decimal text, as the design has it for all that a VDAF owns, and read in either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Text(pub u128);
+
+/// A number that is written as a number, as the design has it for everything else, and read in either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plain(pub u64);
+
+impl Text {
+    /// The number, if it fits.
+    pub fn fits<T: TryFrom<u128>>(self, name: &str) -> Result<T, String> {
+        self.0.try_into().map_err(|_| format!("{name} is {}, which is too large", self.0))
+    }
+}
+
+impl From<usize> for Text {
+    fn from(number: usize) -> Self {
+        Self(number as u128)
+    }
+}
+
+impl Serialize for Text {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Either).map(Self)
+    }
+}
+
+impl Serialize for Plain {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Plain {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = deserializer.deserialize_any(Either)?;
+        u64::try_from(number).map(Self).map_err(|_| de::Error::custom(format!("{number} is too large")))
+    }
+}
+
+struct Either;
+
+impl de::Visitor<'_> for Either {
+    type Value = u128;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a whole number that is not negative, or one as decimal text")
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<u128, E> {
+        Ok(number.into())
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<u128, E> {
+        let is_decimal = text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse().ok().filter(|_| is_decimal);
+        number.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+    }
+}
+
+/// One number, or several, as a VDAF measures and adds them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Numbers {
+    /// One.
+    One(Text),
+    /// A vector.
+    Many(Vec<Text>),
+}
+
+impl<'de> Deserialize<'de> for Numbers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // serde's untagged enums would hide why neither form fits.
+        let value = Value::deserialize(deserializer)?;
+        let read = if value.is_array() {
+            serde_json::from_value(value).map(Self::Many)
+        } else {
+            serde_json::from_value(value).map(Self::One)
+        };
+        read.map_err(de::Error::custom)
+    }
+}
+
+impl Numbers {
+    /// One number.
+    pub fn one(number: u128) -> Self {
+        Self::One(Text(number))
+    }
+
+    /// A vector.
+    pub fn many(numbers: impl IntoIterator<Item = u128>) -> Self {
+        Self::Many(numbers.into_iter().map(Text).collect())
+    }
+}
+
+impl fmt::Display for Numbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(number) => write!(f, "{}", number.0),
+            Self::Many(numbers) => f.debug_list().entries(numbers.iter().map(|number| number.0)).finish(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_in_either_form_and_written_in_their_own() {
+        for text in ["12", "\"12\""] {
+            let number: Text = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&number).unwrap(), "\"12\"");
+            let number: Plain = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&number).unwrap(), "12");
+        }
+        let largest: Text = serde_json::from_str(&format!("\"{}\"", u128::MAX)).unwrap();
+        assert_eq!(largest.0, u128::MAX);
+        for wrong in ["-1", "\"-1\"", "\"+1\"", "\"\"", "\" 1\"", "1.5", "true", "null", "\"0x1\""] {
+            assert!(serde_json::from_str::<Text>(wrong).is_err(), "{wrong}");
+        }
+        assert!(serde_json::from_str::<Plain>("\"18446744073709551616\"").is_err());
+    }
+
+    #[test]
+    fn one_number_or_several() {
+        let read = |text: &str| serde_json::from_str::<Numbers>(text);
+        assert_eq!(read("\"7\"").unwrap(), Numbers::one(7));
+        assert_eq!(read("[\"1\", 2]").unwrap(), Numbers::many([1, 2]));
+        assert_eq!(read("[]").unwrap(), Numbers::many([]));
+        assert!(read("[[1]]").is_err() && read("{}").is_err());
+        assert_eq!(Numbers::many([1, 2]).to_string(), "[1, 2]");
+    }
+}

@@ -1,0 +1,328 @@
+//! `dapbox interop serve`: one party behind the interop test API.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use clap::Subcommand;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::{
+    super::{
+        Failure, Outcome,
+        args::{Dap, Format, PeerArgs},
+        local::Directory,
+        logging,
+        signals::Signals,
+        style::{self, Style, say},
+    },
+    aggregator,
+    api::{PREFIX, Ready, Reply},
+    client, collector,
+};
+use crate::{
+    config::Log,
+    model::{Fault, Revision},
+    peer::Peer,
+    server::posts::{self, Posts},
+};
+
+/// An answer: the HTTP status, and the body.
+pub type Answer = Box<(u16, Reply)>;
+
+/// Arguments of `dapbox interop serve`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// A client: uploads the measurements that it is given.
+    #[command(after_help = "The API has /internal/test/ready and /internal/test/upload.\n\n\
+        Examples:\n  \
+        dapbox interop serve client\n  \
+        dapbox interop serve client --listen 127.0.0.1:8084 --dap 18")]
+    Client(Common),
+    /// An aggregator, leader or helper: a whole server on a second address.
+    #[command(
+        after_help = "The API has /internal/test/ready, endpoint_for_task and add_task. DAP itself is served at another \
+        address, which endpoint_for_task names; a host name that is given there is taken into it.\n\n\
+        Examples:\n  \
+        dapbox interop serve aggregator\n  \
+        dapbox interop serve aggregator --listen 127.0.0.1:8082 -o json\n  \
+        dapbox interop serve aggregator --data-dir keep --dap-listen 127.0.0.1:9082"
+    )]
+    Aggregator(AggregatorArgs),
+    /// A collector: collects and shows the results.
+    #[command(after_help = "The API has /internal/test/ready, add_task, collection_start and collection_poll.\n\n\
+        Examples:\n  \
+        dapbox interop serve collector\n  \
+        dapbox interop serve collector --listen 127.0.0.1:8083")]
+    Collector(Common),
+}
+
+/// What all parties have.
+#[derive(Debug, clap::Args)]
+pub struct Common {
+    /// The address of the API. Port 0 is any that is free.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Allow addresses that others can reach, as in a container. Whoever reaches the API adds tasks, uploads and reads
+    /// results without any password.
+    #[arg(long)]
+    let_anybody_in: bool,
+    /// The protocol revision to speak.
+    #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
+    dap: Dap,
+    #[command(flatten)]
+    peer: PeerArgs,
+    /// What to print when it is ready.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// What an aggregator has besides.
+#[derive(Debug, clap::Args)]
+pub struct AggregatorArgs {
+    /// The address for DAP; any free port beside the API by default.
+    #[arg(long, value_name = "IP:PORT")]
+    dap_listen: Option<SocketAddr>,
+    /// Keep the data here. Without this it is gone in the end.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Runs `dapbox interop serve`.
+pub async fn run(command: Command) -> Outcome {
+    let mut signals = Signals::new()?;
+    let (kind, common) = match &command {
+        Command::Client(common) => (Kind::Client, common),
+        Command::Collector(common) => (Kind::Collector, common),
+        Command::Aggregator(args) => (aggregator_kind(args), &args.common),
+    };
+    let addresses = [Some(common.listen), kind.second_address()];
+    check_addresses(addresses.into_iter().flatten(), common.let_anybody_in)?;
+    logging::start(&Log::default())?;
+    let served = Served::start(&kind, common.listen, common.dap.revision(), common.peer.peer()?).await?;
+    introduce(&kind, &served, common)?;
+    let outcome = tokio::select! {
+        _ = signals.next() => Ok(()),
+        fault = served.failed() => Err(Failure::new(format!("the server cannot go on: {fault}"))),
+    };
+    served.stop().await?;
+    outcome
+}
+
+fn aggregator_kind(args: &AggregatorArgs) -> Kind {
+    let beside = SocketAddr::new(args.common.listen.ip(), 0);
+    Kind::Aggregator { dap_listen: args.dap_listen.unwrap_or(beside), data_dir: args.data_dir.clone() }
+}
+
+/// Refuses addresses that others reach, unless that is wanted.
+fn check_addresses(addresses: impl Iterator<Item = SocketAddr>, let_anybody_in: bool) -> Outcome {
+    match addresses.into_iter().find(|address| !address.ip().is_loopback()) {
+        Some(address) if !let_anybody_in => Err(Failure::usage(format!(
+            "{address} can be reached from other machines, and this API has no password: it is for tests. Use a \
+             loopback address such as 127.0.0.1:8080, or say --let-anybody-in if nobody else is on that network"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn introduce(kind: &Kind, served: &Served, common: &Common) -> std::io::Result<()> {
+    if common.let_anybody_in {
+        style::warn("anybody who reaches this adds tasks, uploads and reads results: for tests only");
+    }
+    let (name, url) = (kind.name(), served.url());
+    if common.output == Format::Json {
+        return say(json!({ "party": name, "url": url, "dap_url": served.dap_url() }));
+    }
+    let style = Style::stdout();
+    say(style.bold(&format!("The {name} is ready, for tests only.")))?;
+    say(format!("  {} {}", style.dim("API"), style.accent(&url)))?;
+    if let Some(url) = served.dap_url() {
+        say(format!("  {} {url}", style.dim("DAP")))?;
+    }
+    say("Ctrl-C stops it.")
+}
+
+/// What kind of party is wanted.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// A client.
+    Client,
+    /// A leader or a helper.
+    Aggregator {
+        /// The address for DAP.
+        dap_listen: SocketAddr,
+        /// Where its data is kept, if it is.
+        data_dir: Option<PathBuf>,
+    },
+    /// A collector.
+    Collector,
+}
+
+impl Kind {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Aggregator { .. } => "aggregator",
+            Self::Collector => "collector",
+        }
+    }
+
+    /// Where it listens besides the API.
+    fn second_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Aggregator { dap_listen, .. } => Some(*dap_listen),
+            Self::Client | Self::Collector => None,
+        }
+    }
+}
+
+/// A party that is served.
+pub struct Served {
+    posts: Posts,
+    party: Party,
+}
+
+#[derive(Clone)]
+enum Party {
+    Client(Arc<client::Party>),
+    Aggregator(Arc<aggregator::Party>),
+    Collector(Arc<collector::Party>),
+}
+
+impl Served {
+    /// Starts a party and its API.
+    pub async fn start(kind: &Kind, listen: SocketAddr, revision: Revision, peer: Peer) -> Result<Self, Failure> {
+        let peer = peer.presenting_as_in_tests();
+        let party = match kind {
+            Kind::Client => Party::Client(Arc::new(client::Party { revision, peer })),
+            Kind::Collector => Party::Collector(Arc::new(collector::Party::new(revision, peer))),
+            Kind::Aggregator { dap_listen, data_dir } => {
+                let directory = Directory::new(data_dir.as_deref())?;
+                Party::Aggregator(Arc::new(aggregator::Party::start(revision, directory, *dap_listen).await?))
+            }
+        };
+        let shared = party.clone();
+        let handle = move |path: String, body: Bytes| {
+            let party = shared.clone();
+            async move { party.answer(&path, &body).await.map(encode) }
+        };
+        match Posts::start(listen, handle).await {
+            Ok(posts) => Ok(Self { posts, party }),
+            Err(error) => {
+                party.stop().await?;
+                Err(Failure::new(format!("cannot listen on {listen}: {error}; choose another --listen")))
+            }
+        }
+    }
+
+    /// The base URL of the API.
+    pub fn url(&self) -> String {
+        format!("http://{}/", self.posts.address())
+    }
+
+    /// Where DAP is served, if it is.
+    fn dap_url(&self) -> Option<String> {
+        match &self.party {
+            Party::Aggregator(party) => Some(party.url()),
+            Party::Client(_) | Party::Collector(_) => None,
+        }
+    }
+
+    /// Resolves when it cannot go on.
+    pub async fn failed(&self) -> Fault {
+        match &self.party {
+            Party::Aggregator(party) => party.failed().await,
+            Party::Client(_) | Party::Collector(_) => std::future::pending().await,
+        }
+    }
+
+    /// Stops it.
+    pub async fn stop(self) -> Outcome {
+        self.posts.stop().await;
+        self.party.stop().await
+    }
+}
+
+impl Party {
+    /// Answers a request to the API. `None` for what this party does not have.
+    async fn answer(&self, path: &str, body: &Bytes) -> Option<Answer> {
+        let name = path.strip_prefix('/')?.strip_prefix(PREFIX)?;
+        if name == "ready" {
+            return Some(match read::<Ready>(body) {
+                Ok(_) => done(Reply::of(super::api::Status::Success)),
+                Err(answer) => answer,
+            });
+        }
+        let answered = match (self, name) {
+            (Self::Client(party), "upload") => match read(body) {
+                Ok(request) => Ok(party.upload(request).await),
+                Err(answer) => Err(answer),
+            },
+            (Self::Aggregator(party), "endpoint_for_task") => {
+                read(body).map(|request| party.endpoint_for_task(&request))
+            }
+            (Self::Aggregator(party), "add_task") => match read(body) {
+                Ok(request) => Ok(party.add_task(&request).await),
+                Err(answer) => Err(answer),
+            },
+            (Self::Collector(party), "add_task") => read(body).map(|request| party.add_task(&request)),
+            (Self::Collector(party), "collection_start") => match read(body) {
+                Ok(request) => Ok(party.collection_start(&request).await),
+                Err(answer) => Err(answer),
+            },
+            (Self::Collector(party), "collection_poll") => read(body).map(|request| party.collection_poll(&request)),
+            _ => return None,
+        };
+        Some(answered.unwrap_or_else(|answer| answer))
+    }
+
+    async fn stop(self) -> Outcome {
+        match self {
+            Self::Aggregator(party) => match Arc::try_unwrap(party) {
+                Ok(party) => party.stop().await,
+                // A request in progress has it. The process is about to end.
+                Err(_) => Ok(()),
+            },
+            Self::Client(_) | Self::Collector(_) => Ok(()),
+        }
+    }
+}
+
+/// That a request was read, whatever became of it: always 200.
+pub fn done(reply: Reply) -> Answer {
+    Box::new((200, reply))
+}
+
+/// That a request is none that we can read.
+pub fn unreadable(why: impl ToString) -> Answer {
+    Box::new((400, Reply::error(why)))
+}
+
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Answer> {
+    serde_json::from_slice(body).map_err(unreadable)
+}
+
+fn encode(answer: Answer) -> posts::Answer {
+    let (status, reply) = *answer;
+    (status, serde_json::to_value(reply).unwrap_or(Value::Null))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_addresses_are_taken_by_default() {
+        let check = |address: &str, allowed| check_addresses([address.parse().unwrap()].into_iter(), allowed);
+        for address in ["127.0.0.1:0", "127.9.9.9:80", "[::1]:80"] {
+            assert!(check(address, false).is_ok(), "{address}");
+        }
+        for address in ["0.0.0.0:0", "192.0.2.1:80", "[::]:80"] {
+            let refused = check(address, false).unwrap_err();
+            assert!(refused.message().contains("--let-anybody-in"), "{}", refused.message());
+            assert!(check(address, true).is_ok(), "{address}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What a task of the interop test API is to us.
+
+use super::{
+    api::{Bound, TASK_INFO},
+    number::Plain,
+    vdaf::VdafObject,
+};
+use crate::{
+    model::{Duration, Interval, Revision, TaskId, TaskParameters, Time},
+    wire,
+};
+
+/// What a party is told of a task, by whatever names.
+pub struct Terms<'a> {
+    /// The task.
+    pub id: TaskId,
+    /// The leader's DAP URL.
+    pub leader: &'a str,
+    /// The helper's DAP URL.
+    pub helper: &'a str,
+    /// What is measured.
+    pub vdaf: &'a VdafObject,
+    /// The unit of report times in seconds.
+    pub time_precision: Option<Plain>,
+    /// What is told to all.
+    pub bound: &'a Bound,
+    /// The most reports that a batch may have.
+    pub max_batch_size: Option<Plain>,
+    /// When the task begins.
+    pub start: Option<Time>,
+    /// When the task ends.
+    pub end: Option<Time>,
+}
+
+impl Terms<'_> {
+    /// The task's parameters. What the revision has no place for is left out.
+    pub fn parameters(&self, revision: Revision) -> Result<TaskParameters, String> {
+        let (info, max_batch_size, task_expiration, task_interval) = match revision {
+            Revision::Dap09 => ("", self.max_batch_size, self.end, None),
+            Revision::Dap18 => (TASK_INFO, None, None, self.interval()?),
+        };
+        let task = TaskParameters {
+            id: self.id,
+            revision,
+            info: info.to_owned(),
+            leader_url: self.leader.to_owned(),
+            helper_url: self.helper.to_owned(),
+            batch_mode: self.bound.mode(max_batch_size)?,
+            vdaf: self.vdaf.configure()?,
+            min_batch_size: self.bound.min_batch_size.map_or(1, |min| min.0),
+            time_precision: Duration(self.time_precision.map_or(1, |precision| precision.0)),
+            task_expiration,
+            task_interval,
+            // The API has no word for it.
+            noise: None,
+        };
+        if task.time_precision.0 == 0 {
+            return Err("time_precision must be at least 1".to_owned());
+        }
+        wire::of(revision).check_task(&task)?;
+        Ok(task)
+    }
+
+    /// The interval that all reports lie in, if both ends are said.
+    fn interval(&self) -> Result<Option<Interval>, String> {
+        let (Some(start), Some(end)) = (self.start, self.end) else { return Ok(None) };
+        let length = end.0.checked_sub(start.0).ok_or("the task ends before it starts")?;
+        Ok(Interval::new(start, Duration(length)))
+    }
+}
