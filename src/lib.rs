@@ -158,6 +158,9 @@
 //!   and changes what is different; without scripts it is the same page.
 //! - **`init` writes what differs from the defaults and nothing else**, so that a later release can have better ones. `check`
 //!   looks at a configuration, `doctor` at the world; the doctor asks other aggregators for nothing but their keys.
+//! - **The runner of interop tests knows nobody**: it asks dapbox's own parties, too, through the test API alone, and adds up
+//!   what it had uploaded without any of the code that it tries. `serve` cannot be told to have that API: only `interop serve`
+//!   has it, on loopback, and it takes nothing that a page in a browser may send unasked.
 //! - **No aggregation parameter, no query count**: Prio3 has one parameter, the empty one. Another is refused, so a batch
 //!   cannot be queried more often than once, and `max_batch_query_count` only has to be at least one.
 

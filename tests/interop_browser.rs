@@ -1,13 +1,14 @@
 //! The published JavaScript client, as a browser runs it, uploads to a real leader and helper; our collector gets what
-//! it uploaded. And what a browser can see of our answers from another origin.
+//! it uploaded. The runner of interop tests drives it, too. And what a browser can see of our answers from another origin.
 
 mod common;
 
 use std::{
     fs,
-    io::{self, Write},
+    io::{self, BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    sync::LazyLock,
 };
 
 use common::{
@@ -21,6 +22,21 @@ use dapbox::{
 };
 use serde_json::{Value, json};
 
+/// Installed once for all tests.
+static INSTALLED: LazyLock<Result<PathBuf, String>> = LazyLock::new(install);
+
+/// The client's directory, or none where it may be missing.
+async fn installed() -> Option<&'static Path> {
+    match tokio::task::spawn_blocking(|| INSTALLED.as_deref()).await.unwrap() {
+        Ok(dir) => Some(dir),
+        Err(why) if std::env::var("CI").as_deref() == Ok("true") => panic!("the JavaScript client is missing: {why}"),
+        Err(why) => {
+            eprintln!("skipped, because the JavaScript client is missing: {why}");
+            None
+        }
+    }
+}
+
 /// The client's directory with its packages installed, or why there is none.
 fn install() -> Result<PathBuf, String> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser_client");
@@ -30,7 +46,7 @@ fn install() -> Result<PathBuf, String> {
         let lock = "package-lock.json";
         let is_installed = dir.join("node_modules/.package-lock.json").exists()
             && fs::read(dir.join(lock)).is_ok_and(|old| fs::read(source.join(lock)).is_ok_and(|new| new == old));
-        for name in ["package.json", lock, ".npmrc", "upload.mjs"] {
+        for name in ["package.json", lock, ".npmrc", "upload.mjs", "interop.mjs"] {
             fs::copy(source.join(name), dir.join(name))?;
         }
         Ok(is_installed)
@@ -76,11 +92,7 @@ fn parameters(pair: &Pair, vdaf: &Value, measurements: &Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_javascript_client_uploads() {
-    let dir = match tokio::task::spawn_blocking(install).await.unwrap() {
-        Ok(dir) => dir,
-        Err(why) if std::env::var("CI").as_deref() == Ok("true") => panic!("the JavaScript client is missing: {why}"),
-        Err(why) => return eprintln!("skipped, because the JavaScript client is missing: {why}"),
-    };
+    let Some(dir) = installed().await else { return };
     let cases = [
         (VdafConfig::Prio3Count, json!({"type": "count"}), json!([true, false, true]), AggregateResult::Number(2)),
         (
@@ -107,13 +119,13 @@ async fn the_javascript_client_uploads() {
         let of_three = |task: &mut Task| task.public.min_batch_size = 3;
         let pair = Pair::start_with(Revision::Dap09, vdaf.clone(), mode, |_| {}, of_three).await;
         let given = parameters(&pair, &theirs, &measurements);
-        let uploaded = upload(&dir, &given);
+        let uploaded = upload(dir, &given);
         assert_eq!(uploaded, [0, 1, 2].map(|index| json!({"index": index, "ok": true})));
         let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await.unwrap();
         assert_eq!((collected.report_count, collected.result), (3, expected), "{vdaf:?}");
         pair.stop().await;
     }
-    problems_are_understood(&dir).await;
+    problems_are_understood(dir).await;
 }
 
 /// The JavaScript client names our problems as the draft does (DAP-09 section 3.2).
@@ -130,6 +142,50 @@ async fn problems_are_understood(dir: &Path) {
     }
     assert_eq!(pair.leader.counter(&pair.parties.id(), "report_success").await, 0);
     pair.stop().await;
+}
+
+/// The client behind the interop test API, as a process.
+struct Served {
+    url: String,
+    process: Child,
+}
+
+impl Served {
+    fn start(dir: &Path) -> Self {
+        let mut command = Command::new("node");
+        let mut process =
+            command.arg("interop.mjs").current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut url = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut url).unwrap();
+        Self { url: url.trim().to_owned(), process }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// The runner of interop tests has it upload whatever it can: what it does not know is not supported, and nothing fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_runner_drives_the_javascript_client() {
+    let Some(dir) = installed().await else { return };
+    let run = move || {
+        let client = Served::start(dir);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
+        command.args(["interop", "run", "--client", &client.url, "-o", "json"]).output().unwrap()
+    };
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    let facts: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    assert!(output.status.success(), "{}{facts:#}", String::from_utf8_lossy(&output.stderr));
+    let cells = facts["cells"].as_array().unwrap();
+    assert_eq!(cells.len(), 38);
+    for cell in cells {
+        let is_unknown = ["multihot", "sumvec-hmac"].iter().any(|row| cell["row"] == *row);
+        assert_eq!(cell["verdict"], if is_unknown { "not supported" } else { "ok" }, "{cell}");
+    }
 }
 
 /// A page of another origin may read every answer of `hpke_config` and of uploads, refusals included: how else would it

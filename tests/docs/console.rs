@@ -40,7 +40,7 @@ use super::{
 };
 
 /// Commands that end when they are told to.
-const ENDLESS: [&str; 4] = ["dapbox serve", "dapbox pair", "--watch", "--follow"];
+const ENDLESS: [&str; 5] = ["dapbox serve", "dapbox pair", "dapbox interop serve", "--watch", "--follow"];
 
 /// What is done in a block.
 #[derive(Debug, PartialEq)]
@@ -296,6 +296,12 @@ $ dapbox task add my-task/helper.toml --data-dir theirs
 ```",
     );
     session.run();
+}
+
+#[test]
+fn the_interop_page() {
+    let places = Places::new(&[9001, 9002, 9003, 9004], &[]);
+    Session::new("docs/interop.md", places, &[]).run();
 }
 
 /// A machine that is a directory. Its services are run by a program that reads the unit as systemd does, as far as the

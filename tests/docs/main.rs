@@ -13,8 +13,14 @@ mod terminal;
 use std::{fs, path::PathBuf};
 
 /// The documents, beside `README.md`.
-const DOCUMENTS: [&str; 5] =
-    ["docs/tutorial.md", "docs/helper-guide.md", "docs/operations.md", "docs/reference.md", "docs/threat-model.md"];
+const DOCUMENTS: [&str; 6] = [
+    "docs/tutorial.md",
+    "docs/helper-guide.md",
+    "docs/operations.md",
+    "docs/interop.md",
+    "docs/reference.md",
+    "docs/threat-model.md",
+];
 
 /// The directory of the repository.
 fn root() -> PathBuf {

@@ -1,0 +1,184 @@
+//! `dapbox interop run`: walks every VDAF, both kinds of batches, and bad cases, between any mix of implementations.
+//!
+//! It speaks the interop test API alone, and takes nobody's word: results are compared with what was uploaded.
+
+mod cases;
+mod matrix;
+mod parties;
+mod remote;
+mod row;
+mod task;
+
+use std::time::{Duration as Span, Instant};
+
+use clap::ValueEnum;
+use futures_util::{StreamExt, stream};
+
+use self::{
+    matrix::{Cell, Matrix},
+    parties::Parties,
+    remote::Host,
+    row::Row,
+    task::Bad,
+};
+use super::super::{
+    Failure, Outcome,
+    args::{Dap, Format, PeerArgs, QueryKind, duration},
+    signals::Signals,
+    style::{self, Style, say},
+};
+use crate::model::Revision;
+
+/// Arguments of `dapbox interop run`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A party that is not named runs in this process, so without any option this tries dapbox with itself. \
+    The others are reached through the interop test API (draft-dcook-ppm-dap-interop-test-design), whoever wrote them; \
+    dapbox has it in `dapbox interop serve`. The aggregators must reach each other, the client both of them, and the \
+    collector the leader.\n\n\
+    A cell is not supported if a party does not take its task or cannot read its measurement: it may not know the VDAF or \
+    the kind of batches. The exit code is 0 only if no cell failed and some are ok.\n\n\
+    Examples:\n  \
+    dapbox interop run\n  \
+    dapbox interop run --dap 18\n  \
+    dapbox interop run --helper http://127.0.0.1:9002\n  \
+    dapbox interop run --leader http://127.0.0.1:9001 --leader-host leader\n  \
+    dapbox interop run --only count,histogram,too-few --mode fixed-size\n  \
+    dapbox interop run --strict --timeout 2m -o json"
+)]
+pub struct Args {
+    #[command(flatten)]
+    places: Where,
+    /// The protocol revision that the parties speak.
+    #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
+    dap: Dap,
+    /// Only these rows of the matrix.
+    #[arg(long, value_enum, value_name = "ROW", value_delimiter = ',', num_args = 1..)]
+    only: Vec<Row>,
+    /// Only batches of this kind.
+    #[arg(long, value_enum, value_name = "KIND")]
+    mode: Option<QueryKind>,
+    /// Reports in each batch.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=10_000))]
+    reports: u64,
+    /// How long a party may take to answer, and a result to come.
+    #[arg(long, value_parser = duration, value_name = "DURATION", default_value = "60s")]
+    timeout: Span,
+    /// How long a result is waited for that must not come.
+    #[arg(long, value_parser = duration, value_name = "DURATION", default_value = "3s")]
+    wait: Span,
+    /// How many cells are tried at once.
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
+    jobs: u64,
+    /// Take a cell that is not supported for one that failed.
+    #[arg(long)]
+    strict: bool,
+    #[command(flatten)]
+    peer: PeerArgs,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// Where the parties are that do not run in this process.
+#[derive(Debug, clap::Args)]
+pub struct Where {
+    /// The client's API.
+    #[arg(long, value_name = "URL", value_parser = remote::parse_url)]
+    client: Option<String>,
+    /// The leader's API.
+    #[arg(long, value_name = "URL", value_parser = remote::parse_url)]
+    leader: Option<String>,
+    /// The helper's API; it may be the leader's.
+    #[arg(long, value_name = "URL", value_parser = remote::parse_url)]
+    helper: Option<String>,
+    /// The collector's API.
+    #[arg(long, value_name = "URL", value_parser = remote::parse_url)]
+    collector: Option<String>,
+    /// The name under which the others reach the leader, as in a network of containers; that of its URL by default. The
+    /// port, 8080 by default, is for leaders that do not say theirs.
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = Host::parse, requires = "leader")]
+    leader_host: Option<Host>,
+    /// The same for the helper.
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = Host::parse, requires = "helper")]
+    helper_host: Option<Host>,
+}
+
+/// What is the same for all cells.
+struct World {
+    parties: Parties,
+    revision: Revision,
+    reports: usize,
+    timeout: Span,
+    wait: Span,
+}
+
+/// Runs `dapbox interop run`.
+pub async fn run(args: Args) -> Outcome {
+    let mut signals = Signals::new()?;
+    let revision = args.dap.revision();
+    let (style, peer) = (Style::stdout(), args.peer.peer()?);
+    let parties = tokio::select! {
+        parties = Parties::gather(&args.places, revision, &peer, args.timeout) => parties?,
+        name = signals.next() => return Err(Failure::new(format!("stopped by {name}"))),
+    };
+    let world = World { parties, revision, reports: args.reports as usize, timeout: args.timeout, wait: args.wait };
+    let walked = tokio::select! {
+        walked = show(&args, &world, style) => walked,
+        name = signals.next() => Err(Failure::new(format!("stopped by {name}"))),
+    };
+    let stopped = world.parties.stop().await;
+    walked.and(stopped)
+}
+
+/// Walks, and shows what comes out.
+async fn show(args: &Args, world: &World, style: Style) -> Outcome {
+    if args.output == Format::Text {
+        for party in world.parties.all() {
+            say(format!("  {} {}", style.dim(&format!("{:<10}", party.name)), style.accent(&party.url)))?;
+        }
+    }
+    let matrix = walk(args, world).await;
+    match args.output {
+        Format::Json => say(matrix.facts(world.revision, &world.parties)?)?,
+        Format::Text => say(matrix.text(&args.modes(), style))?,
+    }
+    matrix.verdict(args.strict).map_err(Failure::new)
+}
+
+/// Tries all cells, some at once.
+async fn walk(args: &Args, world: &World) -> Matrix {
+    let (begun, places) = (Instant::now(), args.cells());
+    let progress = style::progress(places.len() as u64, "trying");
+    let cells = stream::iter(places).map(|(row, mode)| {
+        let progress = progress.clone();
+        async move {
+            let begun = Instant::now();
+            let outcome: Result<(), Bad> = cases::run(world, row, mode).await;
+            progress.inc(1);
+            Cell { row, mode, outcome, took: begun.elapsed() }
+        }
+    });
+    let cells = cells.buffered(args.jobs as usize).collect().await;
+    progress.finish_and_clear();
+    Matrix { cells, took: begun.elapsed() }
+}
+
+impl Args {
+    fn modes(&self) -> Vec<QueryKind> {
+        match self.mode {
+            Some(mode) => vec![mode],
+            None => QueryKind::value_variants().to_vec(),
+        }
+    }
+
+    /// The cells of the matrix, row by row.
+    fn cells(&self) -> Vec<(Row, QueryKind)> {
+        let rows = Row::value_variants().iter().filter(|row| self.only.is_empty() || self.only.contains(row));
+        let modes = self.modes();
+        rows.flat_map(|row| {
+            modes.iter().filter(|mode| row.applies(self.dap.revision(), **mode)).map(|mode| (*row, *mode))
+        })
+        .collect()
+    }
+}

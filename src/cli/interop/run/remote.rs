@@ -1,0 +1,289 @@
+//! A party as the runner sees it: a place that answers the interop test API, whoever wrote it.
+
+use std::time::Duration as Span;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::super::api::{PREFIX, Reply, Status};
+use crate::{
+    peer::{Answer, Peer},
+    wire::Call,
+};
+
+/// The most bytes of an answer. A sum of a hundred thousand numbers is a few megabytes.
+const ANSWER_BYTES: usize = 16 << 20;
+/// The most that is shown of what a party says.
+const TEXT_CHARS: usize = 300;
+/// The port that the design has in every container.
+const PORT: u16 = 8080;
+/// How often it is asked whether a party is ready.
+const READY_EVERY: Span = Span::from_millis(200);
+
+/// A party behind the interop test API.
+#[derive(Clone)]
+pub struct Remote {
+    /// What it is in this run.
+    pub name: &'static str,
+    /// The base URL of its API.
+    pub url: String,
+    /// Under which name the others reach it, if that is said.
+    pub host: Option<Host>,
+    /// Our connections to it.
+    pub peer: Peer,
+}
+
+/// Why a party did not do what it was asked to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It says so, with the status that the design has for it.
+    Refused(String),
+    /// It says that the request is none that it can read.
+    Unreadable(String),
+    /// It says nothing that the design has.
+    Broken(String),
+}
+
+impl Trouble {
+    /// What happened.
+    pub fn text(self) -> String {
+        let (Self::Refused(text) | Self::Unreadable(text) | Self::Broken(text)) = self;
+        text
+    }
+}
+
+impl Remote {
+    /// A party whose answers may take so long.
+    pub fn new(name: &'static str, url: &str, host: Option<Host>, peer: &Peer, patience: Span) -> Self {
+        Self { name, url: url.to_owned(), host, peer: peer.within(patience, ANSWER_BYTES) }
+    }
+
+    /// Waits until it is ready.
+    pub async fn ready(&self, deadline: Instant) -> Result<(), String> {
+        let mut last = "it has not answered yet".to_owned();
+        while Instant::now() < deadline {
+            match timeout_at(deadline, self.send("ready", Bytes::from_static(b"{}"))).await {
+                Ok(Ok(answer)) if answer.status == 200 => return Ok(()),
+                Ok(Ok(answer)) => last = format!("HTTP status {}", answer.status),
+                Ok(Err(why)) => last = why,
+                Err(_) => break,
+            }
+            sleep(READY_EVERY).await;
+        }
+        Err(format!("the {} at {} is not ready: {last}", self.name, self.url))
+    }
+
+    /// Has it do something. An answer that is no error comes back.
+    pub async fn ask(&self, what: &str, request: &impl Serialize) -> Result<Reply, Trouble> {
+        let at = |why: String| format!("{}, {what}: {}", self.name, shown(&why));
+        let body = serde_json::to_vec(request).map_err(|error| Trouble::Broken(at(error.to_string())))?;
+        let answer = self.send(what, body.into()).await.map_err(|why| Trouble::Broken(at(why)))?;
+        read(&answer).map_err(|trouble| match trouble {
+            Trouble::Refused(why) => Trouble::Refused(at(why)),
+            Trouble::Unreadable(why) => Trouble::Unreadable(at(why)),
+            Trouble::Broken(why) => Trouble::Broken(at(why)),
+        })
+    }
+
+    async fn send(&self, what: &str, body: Bytes) -> Result<Answer, String> {
+        let call = Call {
+            method: "POST",
+            path: format!("{PREFIX}{what}"),
+            content_type: Some("application/json"),
+            accept: None,
+            place: None,
+        };
+        self.peer.send(&self.url, &call, None, body).await.map_err(|error| error.to_string())
+    }
+}
+
+/// Reads an answer. Parties may say what they like about its media type.
+fn read(answer: &Answer) -> Result<Reply, Trouble> {
+    let reply = serde_json::from_slice::<Reply>(&answer.body);
+    let said = |reply: &Reply| reply.error.clone().unwrap_or_else(|| "an error without a reason".to_owned());
+    match (answer.status, reply) {
+        (200, Ok(reply)) if reply.status == Status::Error => Err(Trouble::Refused(said(&reply))),
+        (200, Ok(reply)) => Ok(reply),
+        (200, Err(error)) => {
+            let text = String::from_utf8_lossy(&answer.body);
+            Err(Trouble::Broken(format!("the answer is none of the API ({error}): {text}")))
+        }
+        (status @ (400 | 422 | 501), reply) => {
+            let why = reply.map_or_else(|_| reason(&answer.body), |reply| said(&reply));
+            Err(Trouble::Unreadable(format!("HTTP status {status}: {why}")))
+        }
+        (status, _) => Err(Trouble::Broken(format!("HTTP status {status}: {}", reason(&answer.body)))),
+    }
+}
+
+/// What an answer says that has no status of the API.
+fn reason(body: &[u8]) -> String {
+    let in_json = serde_json::from_slice::<Value>(body).ok();
+    let in_json = in_json.as_ref().and_then(|value| value.get("error").or(value.get("detail"))?.as_str());
+    in_json.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned)
+}
+
+/// A text of somebody else as it is shown: one line, and not long.
+fn shown(text: &str) -> String {
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let clean = clean.trim();
+    match clean.char_indices().nth(TEXT_CHARS) {
+        Some((end, _)) => format!("{}…", &clean[..end]),
+        None => clean.to_owned(),
+    }
+}
+
+/// The name under which an aggregator is reached by the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// The name or address.
+    name: String,
+    /// With its port, as it stands in a URL.
+    authority: String,
+}
+
+impl Host {
+    /// For clap: `NAME`, `NAME:PORT`, `[ADDRESS]:PORT`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (name, port) = split_port(text).ok_or("expected NAME or NAME:PORT")?;
+        let is_fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+        if name.is_empty() || !name.chars().all(is_fit) {
+            return Err("expected NAME or NAME:PORT".to_owned());
+        }
+        let bracketed = if name.contains(':') { format!("[{name}]") } else { name.to_owned() };
+        Ok(Self { name: name.to_owned(), authority: format!("{bracketed}:{}", port.unwrap_or(PORT)) })
+    }
+}
+
+/// A host and its port, if it has one.
+fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
+    let (name, rest) = match text.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?,
+        None => text.split_at(text.find(':').unwrap_or(text.len())),
+    };
+    match rest.strip_prefix(':') {
+        Some(port) => Some((name, Some(port.parse().ok()?))),
+        None => rest.is_empty().then_some((name, None)),
+    }
+}
+
+/// The parts of a base URL: scheme, host with port, and path with a slash at its end.
+fn parts(url: &str) -> Option<(&str, &str, String)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let path = path.trim_end_matches('/');
+    let path = if path.is_empty() { "/".to_owned() } else { format!("/{path}/") };
+    let is_fit = matches!(scheme, "http" | "https") && split_port(authority).is_some_and(|(name, _)| !name.is_empty());
+    (is_fit && !url.contains(['?', '#', '@', ' '])).then_some((scheme, authority, path))
+}
+
+/// For clap: the base URL of an API.
+pub fn parse_url(text: &str) -> Result<String, String> {
+    match parts(text) {
+        Some((scheme, authority, path)) => Ok(format!("{scheme}://{authority}{path}")),
+        None => Err("expected a URL such as http://127.0.0.1:8080".to_owned()),
+    }
+}
+
+impl Remote {
+    /// The name that an aggregator is told to be reached under.
+    pub fn host_name(&self) -> Option<String> {
+        let of_url = || split_port(parts(&self.url)?.1).map(|(name, _)| name.to_owned());
+        self.host.as_ref().map(|host| host.name.clone()).or_else(of_url)
+    }
+
+    /// What an aggregator calls its endpoint, as an absolute URL (section 4.3.2).
+    pub fn absolute(&self, endpoint: &str) -> String {
+        if endpoint.starts_with("http://") || endpoint.starts_with("https://") {
+            return endpoint.to_owned();
+        }
+        let Some((scheme, authority, path)) = parts(&self.url) else { return endpoint.to_owned() };
+        // Inside of a network of containers it is the design's port and without TLS.
+        let (scheme, authority) = match &self.host {
+            Some(host) => ("http", host.authority.as_str()),
+            None => (scheme, authority),
+        };
+        match endpoint.strip_prefix('/') {
+            Some(below) => format!("{scheme}://{authority}/{below}"),
+            None => format!("{scheme}://{authority}{path}{endpoint}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peer::PeerOptions;
+
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer {
+            status,
+            content_type: None,
+            retry_after: None,
+            location: None,
+            max_age: None,
+            date: None,
+            body: body.to_owned().into(),
+        }
+    }
+
+    #[test]
+    fn answers_are_told_apart() {
+        let read = |status, body| read(&answer(status, body));
+        assert_eq!(read(200, r#"{"status":"success","handle":"x","more":1}"#).unwrap().handle.unwrap(), "x");
+        let refused = read(200, r#"{"status":"error","error":"no"}"#).unwrap_err();
+        assert_eq!(refused, Trouble::Refused("no".to_owned()));
+        for (status, body) in [(400, r#"{"status":"error","error":"no"}"#), (422, r#"{"error":"no"}"#), (501, "no")] {
+            let found = read(status, body).unwrap_err();
+            assert_eq!(found, Trouble::Unreadable(format!("HTTP status {status}: no")));
+        }
+        for (status, body) in [(500, "no"), (404, ""), (200, "no"), (200, r#"{"status":"great"}"#), (200, "{}")] {
+            assert!(matches!(read(status, body), Err(Trouble::Broken(_))), "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn what_others_say_is_one_short_line() {
+        assert_eq!(shown(" a\n\x1b[31mb "), "a  [31mb");
+        assert_eq!(shown(&"é".repeat(1000)).chars().count(), TEXT_CHARS + 1);
+    }
+
+    #[test]
+    fn endpoints_become_absolute() {
+        let peer = Peer::new(&PeerOptions::default()).unwrap();
+        let remote = |url: &str, host: Option<&str>| {
+            let host = host.map(|host| Host::parse(host).unwrap());
+            Remote::new("leader", &parse_url(url).unwrap(), host, &peer, Span::from_secs(1))
+        };
+        let near = remote("http://127.0.0.1:9001", None);
+        assert_eq!(near.host_name().unwrap(), "127.0.0.1");
+        for (endpoint, absolute) in [
+            ("/", "http://127.0.0.1:9001/"),
+            ("/dap/", "http://127.0.0.1:9001/dap/"),
+            ("dap", "http://127.0.0.1:9001/dap"),
+            ("https://leader/x", "https://leader/x"),
+        ] {
+            assert_eq!(near.absolute(endpoint), absolute);
+        }
+        let inside = remote("http://127.0.0.1:9001/", Some("leader"));
+        assert_eq!(
+            (inside.host_name().unwrap(), inside.absolute("/")),
+            ("leader".into(), "http://leader:8080/".into())
+        );
+        assert_eq!(remote("http://[::1]:80", None).host_name().unwrap(), "::1");
+        assert_eq!(remote("http://x", Some("[::1]:90")).absolute("/a"), "http://[::1]:90/a");
+        assert_eq!(remote("https://x/y", None).absolute("z"), "https://x/y/z");
+    }
+
+    #[test]
+    fn what_is_no_url_or_host_is_refused() {
+        for url in ["127.0.0.1:80", "ftp://x", "http://", "http://x:port", "http://x/?a", "http://a@b"] {
+            assert!(parse_url(url).is_err(), "{url}");
+        }
+        for host in ["", ":80", "a/b", "a:b", "[::1", "a b"] {
+            assert!(Host::parse(host).is_err(), "{host}");
+        }
+    }
+}
