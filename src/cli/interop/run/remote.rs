@@ -121,7 +121,10 @@ fn read(answer: &Answer) -> Result<Reply, Trouble> {
 /// What an answer says that has no status of the API.
 fn reason(body: &[u8]) -> String {
     let in_json = serde_json::from_slice::<Value>(body).ok();
-    let in_json = in_json.as_ref().and_then(|value| value.get("error").or(value.get("detail"))?.as_str());
+    let in_json = in_json.as_ref().and_then(|value| {
+        let found = value.get("error").or(value.get("detail"))?;
+        found.get("message").unwrap_or(found).as_str()
+    });
     in_json.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned)
 }
 
@@ -235,7 +238,8 @@ mod tests {
         assert_eq!(read(200, r#"{"status":"success","handle":"x","more":1}"#).unwrap().handle.unwrap(), "x");
         let refused = read(200, r#"{"status":"error","error":"no"}"#).unwrap_err();
         assert_eq!(refused, Trouble::Refused("no".to_owned()));
-        for (status, body) in [(400, r#"{"status":"error","error":"no"}"#), (422, r#"{"error":"no"}"#), (501, "no")] {
+        let in_words = [(400, r#"{"status":"error","error":"no"}"#), (422, r#"{"error":"no"}"#), (501, "no")];
+        for (status, body) in in_words.into_iter().chain([(422, r#"{"error":{"message":"no","path":"vdaf"}}"#)]) {
             let found = read(status, body).unwrap_err();
             assert_eq!(found, Trouble::Unreadable(format!("HTTP status {status}: no")));
         }
