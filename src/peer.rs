@@ -21,8 +21,8 @@ use reqwest::{
 use url::Url;
 
 use crate::{
-    model::{Act, Failpoints, Fault, Phase, Point, Secret},
-    wire::{Call, Problem, ProblemType, media, problem},
+    model::{Act, Failpoints, Fault, Phase, Point, Revision, Secret},
+    wire::{self, Call, Problem, ProblemType, media, problem},
 };
 
 pub use backoff::Backoff;
@@ -237,6 +237,11 @@ pub fn is_retryable(status: u16) -> bool {
 /// `base` and `path` with exactly one slash between them. `base` keeps its bytes: both sides of a task compare them.
 pub fn join(base: &str, path: &str) -> String {
     format!("{}/{}", base.strip_suffix('/').unwrap_or(base), path)
+}
+
+/// Where a revision of the protocol is spoken, below the public URL of an aggregator of ours.
+pub fn dap_url(public_url: &str, revision: Revision) -> String {
+    join(public_url, &format!("{}/", wire::of(revision).prefix()))
 }
 
 /// The path below `base` of what a `Location` header names (RFC 9110 section 10.2.2), in an answer to a request for

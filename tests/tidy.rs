@@ -44,6 +44,7 @@ const PRIVATE: &[(&str, &[&str])] = &[
     ("rustls::", &["server/tls/", "peer/trust.rs", "server/mod.rs", "cli/certificate.rs", "cli/doctor/"]),
     ("x509_parser::", &["server/tls/"]),
     ("chacha20poly1305::", &["store/vault.rs"]),
+    ("yaml_serde::", &["wire/management/task_list.rs"]),
     ("siphasher::", &["store/fingerprints.rs"]),
     ("crc32fast::", &["store/ledger.rs"]),
     (

@@ -6,7 +6,7 @@ use super::{
     api_tokens::{self, ApiTokenError},
     keys,
     retention::{self, Lost},
-    tasks::{self, TaskError},
+    tasks::{self, OneOfTasks, TaskError},
     tokens::{self, TokenError},
 };
 use crate::{
@@ -48,6 +48,14 @@ impl Offline {
             return Ok(Err(error));
         }
         self.store.write(Point::TaskAdd, move |tx| tasks::add(tx, task)).await
+    }
+
+    /// Adds several tasks of different ids or none, as the running server would.
+    pub async fn add_tasks(&self, tasks: Vec<Task>) -> Result<Result<(), OneOfTasks>, Fault> {
+        if let Err(error) = tasks::check_all(&tasks) {
+            return Ok(Err(error));
+        }
+        self.store.write(Point::TaskAdd, move |tx| tasks::add_all(tx, tasks)).await
     }
 
     /// Removes a task, as the running server would. False if there is no such task.

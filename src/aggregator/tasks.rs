@@ -1,5 +1,7 @@
 //! Adding, removing and describing tasks.
 
+use std::collections::HashSet;
+
 use super::counters;
 use crate::{
     hpke,
@@ -23,6 +25,17 @@ pub enum TaskError {
     /// The id was in use for a task that was removed.
     #[error("a task with the same id was removed; its id is never used again, make a new task")]
     Removed,
+}
+
+/// Why several tasks are not added: one of them cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OneOfTasks {
+    /// It would not be added alone either.
+    #[error("task {0}: {1}")]
+    Refused(TaskId, TaskError),
+    /// Another of them has the same id.
+    #[error("task {0} is there more than once")]
+    Repeated(TaskId),
 }
 
 /// Checks a task's parameters, so that nothing later has to.
@@ -61,16 +74,51 @@ pub fn check(task: &Task) -> Result<(), TaskError> {
     wire::of(task.public.revision).check_task(&task.public).map_err(TaskError::Parameter)
 }
 
+/// Checks the parameters of several tasks, and that their ids are different. An error says which task it is about.
+pub fn check_all(tasks: &[Task]) -> Result<(), OneOfTasks> {
+    let mut ids = HashSet::new();
+    tasks.iter().try_for_each(|task| {
+        let id = task.public.id;
+        if ids.insert(id) {
+            check(task).map_err(|why| OneOfTasks::Refused(id, why))
+        } else {
+            Err(OneOfTasks::Repeated(id))
+        }
+    })
+}
+
 /// Adds a checked task. The same task again is fine.
 pub fn add(tx: &mut Tx<'_>, task: Task) -> Result<Result<(), TaskError>, Fault> {
+    if let Err(why) = may_add(tx, &task) {
+        return Ok(Err(why));
+    }
+    put(tx, task).map(Ok)
+}
+
+/// Adds tasks that were checked together: all of them, or none. Those that are there already are fine.
+pub fn add_all(tx: &mut Tx<'_>, tasks: Vec<Task>) -> Result<Result<(), OneOfTasks>, Fault> {
+    let may = |task: &Task| may_add(tx, task).map_err(|why| OneOfTasks::Refused(task.public.id, why));
+    if let Err(why) = tasks.iter().try_for_each(may) {
+        return Ok(Err(why));
+    }
+    for task in tasks {
+        put(tx, task)?;
+    }
+    Ok(Ok(()))
+}
+
+fn may_add(tx: &Tx<'_>, task: &Task) -> Result<(), TaskError> {
     if tx.is_removed(&task.public.id) {
-        return Ok(Err(TaskError::Removed));
+        return Err(TaskError::Removed);
     }
     match tx.task(&task.public.id) {
-        Some(state) if *state.task == task => Ok(Ok(())),
-        Some(_) => Ok(Err(TaskError::Differs)),
-        None => tx.add_task(task).map(Ok),
+        Some(state) if *state.task != *task => Err(TaskError::Differs),
+        _ => Ok(()),
     }
+}
+
+fn put(tx: &mut Tx<'_>, task: Task) -> Result<(), Fault> {
+    if tx.task(&task.public.id).is_some() { Ok(()) } else { tx.add_task(task) }
 }
 
 /// Removes a task and all that is known of it but that it existed. False if there is no such task.
@@ -177,6 +225,19 @@ mod tests {
         assert_eq!(check(&task), Ok(()));
         of_size(&mut task, 9);
         assert!(refusal(&task).contains("maximum batch size"));
+    }
+
+    #[test]
+    fn of_several_tasks_the_one_that_cannot_be_is_named() {
+        let mut tasks = vec![testing::task(Revision::Dap09), testing::task(Revision::Dap18)];
+        tasks[1].public.id = TaskId::random();
+        assert_eq!(check_all(&tasks), Ok(()));
+        let id = tasks[1].public.id;
+        tasks[1].max_batch_query_count = 0;
+        let error = check_all(&tasks).unwrap_err().to_string();
+        assert!(error.contains(&id.to_string()) && error.contains("query count"), "{error}");
+        tasks[1] = tasks[0].clone();
+        assert_eq!(check_all(&tasks), Err(OneOfTasks::Repeated(tasks[0].public.id)));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `dapbox collect`: an aggregate, as the collector gets it.
 
-use std::{path::PathBuf, time::Duration as Span};
+mod source;
+
+use std::time::Duration as Span;
 
 use clap::ValueEnum;
 use serde_json::json;
@@ -10,11 +12,10 @@ use super::{
     args::{PeerArgs, duration},
     calendar, show,
     style::{self, Style},
-    taskfile::{Parameters, TaskFile},
 };
 use crate::{
     collector::{CollectError, Collected, Collector, Progress},
-    config::{Seconds, span},
+    config::span,
     model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Query, TaskParameters, Time},
     peer::Retries,
     vdaf::{
@@ -23,6 +24,8 @@ use crate::{
     },
     wire::ProblemType,
 };
+
+use source::{Source, SourceArgs};
 
 /// Arguments of `dapbox collect`.
 #[derive(Debug, clap::Args)]
@@ -36,12 +39,32 @@ use crate::{
     dapbox collect --task collector.toml --since 2026-11-01 --until 2026-11-08\n  \
     dapbox collect --task collector.toml --current-batch -o json\n  \
     dapbox collect --task collector.toml --ca-file our-ca.pem\n  \
-    dapbox collect --task collector.toml -o csv \\\n      --batch-id jX0WsbqRp6dOnwQ0bHvTRfMyJIXbpUNnJvBN4ZNVn5g"
+    dapbox collect --task collector.toml -o csv \\\n      --batch-id jX0WsbqRp6dOnwQ0bHvTRfMyJIXbpUNnJvBN4ZNVn5g\n\n\
+    A task that was made with Divvi Up has no collector.toml. Its credential file is read as it is; the rest is what Divvi \
+    Up shows of the task:\n  \
+    dapbox collect --credential collector-credential.json \\\n      \
+    --leader https://leader.example/dap-09/ \\\n      \
+    --task-id 9GgQd3pEE6DiJtYTFyOYGDjRQzdrRaUrVL0Yn-3uAF4 \\\n      \
+    --vdaf histogram --length 10 --time-precision 1h --since 2026-11-01"
 )]
 pub struct Args {
-    /// The task's collector.toml.
-    #[arg(long, value_name = "FILE")]
-    task: PathBuf,
+    #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
+    asked: AskedArgs,
+    /// Give up when it takes longer.
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
+    timeout: Span,
+    #[command(flatten)]
+    peer: PeerArgs,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+/// What of the task is asked for.
+#[derive(Debug, clap::Args)]
+struct AskedArgs {
     /// An interval by its start and length.
     #[arg(long, num_args = 2, value_names = ["START", "DURATION"], conflicts_with_all = ["since", "until"])]
     interval: Option<Vec<String>>,
@@ -58,14 +81,6 @@ pub struct Args {
     /// Any batch of a fixed-size task that is ready and was not collected before.
     #[arg(long, conflicts_with_all = ["interval", "since", "until"])]
     current_batch: bool,
-    /// Give up when it takes longer.
-    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
-    timeout: Span,
-    #[command(flatten)]
-    peer: PeerArgs,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -80,12 +95,10 @@ enum Output {
 
 /// Runs `dapbox collect`.
 pub async fn run(args: Args) -> Outcome {
-    let file = TaskFile::read(&args.task)?;
-    let (task, keypair) = file.collector_task().map_err(|e| e.context(args.task.display()))?;
-    let began = file.collector.as_ref().and_then(|collector| collector.since);
-    let began = began.map(|since| since.max(kept_since(&file.task)));
+    let Source { task, keypair, began } = args.source.read()?;
+    let asked = &args.asked;
     let query =
-        query(&args, file.task.batch, task.public.time_precision, began, Time::now()).map_err(Failure::usage)?;
+        query(asked, task.public.batch_mode, task.public.time_precision, began, Time::now()).map_err(Failure::usage)?;
     let public = task.public.clone();
     let collector = Collector::new(task, keypair, args.peer.peer()?, Retries::default())?;
     let spinner = style::spinner("asking the leader");
@@ -113,7 +126,13 @@ fn is_given_out_until_released(query: &Query, collected: &Collected) -> bool {
 }
 
 /// What the arguments ask for, in a task of the given mode that began at the given time.
-fn query(args: &Args, mode: BatchMode, precision: Duration, began: Option<Time>, now: Time) -> Result<Query, String> {
+fn query(
+    args: &AskedArgs,
+    mode: BatchMode,
+    precision: Duration,
+    began: Option<Time>,
+    now: Time,
+) -> Result<Query, String> {
     let by_time = args.interval.is_some() || args.since.is_some() || args.until.is_some();
     match mode {
         BatchMode::FixedSize { .. } if by_time => {
@@ -129,7 +148,7 @@ fn query(args: &Args, mode: BatchMode, precision: Duration, began: Option<Time>,
     }
 }
 
-fn interval(args: &Args, precision: Duration, began: Option<Time>, now: Time) -> Result<Interval, String> {
+fn interval(args: &AskedArgs, precision: Duration, began: Option<Time>, now: Time) -> Result<Interval, String> {
     let (start, end) = match args.interval.as_deref() {
         Some([start, length]) => {
             let start = calendar::parse(start)?;
@@ -139,7 +158,7 @@ fn interval(args: &Args, precision: Duration, began: Option<Time>, now: Time) ->
             // The unit of time that is running now counts as "up to now".
             let end = args.until.unwrap_or_else(|| now.truncate(precision).saturating_add(precision));
             // Not from the epoch: other aggregators make an entry for each unit of time that they are asked about.
-            let start = args.since.or(began).ok_or("say --since: the task file does not say when the task began")?;
+            let start = args.since.or(began).ok_or("say --since: it is not known when the task began")?;
             (start, end)
         }
     };
@@ -155,13 +174,6 @@ fn interval(args: &Args, precision: Duration, began: Option<Time>, now: Time) ->
         ));
     }
     Ok(interval)
-}
-
-/// Where what the aggregators keep begins at the latest, and still does when they are asked.
-fn kept_since(task: &Parameters) -> Time {
-    let unit = Duration(task.time_precision.as_secs());
-    let kept = |age: Seconds| Time::now().saturating_sub(Duration(age.as_secs())).truncate(unit).saturating_add(unit);
-    task.report_expiry_age.map_or(Time(0), kept)
 }
 
 /// What the operator can do about it.
@@ -197,10 +209,10 @@ fn explain(error: &CollectError, query: &Query) -> Failure {
         (Some(ProblemType::BatchInvalid), Query::FixedSize(FixedSizeQuery::CurrentBatch)) => {
             "\nNo batch is ready yet: wait for more reports."
         }
-        (Some(ProblemType::UnauthorizedRequest), _) => {
-            "\nThe token in the task file is not the one that the leader knows."
+        (Some(ProblemType::UnauthorizedRequest), _) => "\nThe token in the file is not the one that the leader knows.",
+        (Some(ProblemType::UnrecognizedTask), _) => {
+            "\nHas the leader's operator added leader.toml? Or is it another leader, or another id?"
         }
-        (Some(ProblemType::UnrecognizedTask), _) => "\nHas the leader's operator added leader.toml?",
         _ => "",
     };
     Failure::new(format!("{error}{hint}"))
@@ -269,14 +281,14 @@ mod tests {
     #[derive(Parser)]
     struct Command {
         #[command(flatten)]
-        args: Args,
+        args: AskedArgs,
     }
 
     const HOUR: Duration = Duration(3600);
     const NOW: Time = Time(7200 + 10);
 
     fn ask(arguments: &[&str], mode: BatchMode) -> Result<Query, String> {
-        let arguments = ["collect", "--task", "x"].iter().chain(arguments);
+        let arguments = ["collect"].iter().chain(arguments);
         query(&Command::try_parse_from(arguments).map_err(|e| e.to_string())?.args, mode, HOUR, Some(Time(3600)), NOW)
     }
 

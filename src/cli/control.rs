@@ -85,6 +85,14 @@ impl Control {
         }
     }
 
+    /// Adds several tasks of different ids: all of them, or none.
+    pub async fn add_tasks(&self, tasks: Vec<Task>) -> Result<(), Failure> {
+        match self {
+            Self::Server(socket) => socket.add_tasks(&tasks).await,
+            Self::Offline(data) => data.add_tasks(tasks).await?.map_err(Failure::new),
+        }
+    }
+
     /// Removes a task. False if it is not there.
     pub async fn remove_task(&self, id: TaskId) -> Result<bool, Failure> {
         match self {
@@ -180,6 +188,12 @@ impl Socket {
     /// Adds a task.
     pub async fn add_task(&self, task: &Task) -> Result<(), Failure> {
         let (status, body) = self.ask(Method::POST, "/tasks", Some(serde_json::to_vec(task)?)).await?;
+        if status.is_success() { Ok(()) } else { Err(refused(status, &body)) }
+    }
+
+    /// Adds several tasks.
+    pub async fn add_tasks(&self, tasks: &[Task]) -> Result<(), Failure> {
+        let (status, body) = self.ask(Method::POST, "/all_tasks", Some(serde_json::to_vec(tasks)?)).await?;
         if status.is_success() { Ok(()) } else { Err(refused(status, &body)) }
     }
 

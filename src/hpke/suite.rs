@@ -33,7 +33,7 @@ type Algorithm = (u16, &'static str, &'static [&'static str]);
 /// The key encapsulation mechanisms that we have.
 const KEMS: &[Algorithm] = &[
     (X25519, "x25519", &["X25519HkdfSha256", "X25519-HKDF-SHA256"]),
-    (P256, "p256", &["P256HkdfSha256", "P256-HKDF-SHA256"]),
+    (P256, "p256", &["P256HkdfSha256", "DhP256HkdfSha256", "P256-HKDF-SHA256"]),
     (XWING, "xwing", &["X-Wing", "MLKEM768-X25519"]),
 ];
 
@@ -95,6 +95,16 @@ impl Suite {
         name_of(KEMS, self.kem_id).is_some()
             && name_of(KDFS, self.kdf_id).is_some()
             && name_of(AEADS, self.aead_id).is_some()
+    }
+
+    /// How many bytes public and private keys of it have (RFC 9180 section 7.1), if we have its KEM.
+    pub fn key_lengths(self) -> Option<[usize; 2]> {
+        match self.kem_id {
+            X25519 => Some([32, 32]),
+            P256 => Some([65, 32]),
+            XWING => Some([1216, 32]),
+            _ => None,
+        }
     }
 
     /// Whether what is sealed with it stays sealed when there are quantum computers, as far as anybody knows.
@@ -159,6 +169,9 @@ mod tests {
         for suite in Suite::all() {
             assert_eq!(suite.to_string().parse(), Ok(suite));
             assert!(suite.is_supported());
+            let keypair = Keypair::generate(1, suite).unwrap();
+            let lengths = [keypair.config().public_key.len(), keypair.private_key().expose().len()];
+            assert_eq!(suite.key_lengths(), Some(lengths));
         }
         assert_eq!(Suite::DEFAULT.to_string(), "x25519-sha256-aes128gcm");
     }

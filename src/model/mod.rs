@@ -16,6 +16,7 @@ pub mod latency;
 pub mod management;
 pub mod noise;
 pub mod overview;
+pub mod pasted;
 pub mod reload;
 pub mod report;
 pub mod secret;

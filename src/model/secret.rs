@@ -94,6 +94,14 @@ impl FromStr for TokenHash {
     }
 }
 
+impl TryFrom<&[u8]> for TokenHash {
+    type Error = BadTokenHash;
+
+    fn try_from(bytes: &[u8]) -> Result<Self, BadTokenHash> {
+        bytes.try_into().map(Self).map_err(|_| BadTokenHash)
+    }
+}
+
 impl Serialize for TokenHash {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         base64url::serialize(&self.0, serializer)

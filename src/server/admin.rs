@@ -26,6 +26,8 @@ use crate::{
 };
 
 const JSON: &str = "application/json";
+/// The longest list of tasks that is taken at once, in bytes. It comes from the operator alone.
+const MAX_TASKS: usize = 8 << 20;
 /// Where the tokens of a task are.
 const TOKENS: &str = "/tokens/";
 
@@ -77,6 +79,15 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
                 .map_err(|why| Problem::about(409).with_detail(why.to_string()))?;
             Ok(empty(StatusCode::CREATED))
         }
+        ("POST", "/all_tasks", _) => {
+            let all: Vec<Task> = read_at_most(MAX_TASKS, app, &mut request).await?;
+            tasks::check_all(&all).map_err(|why| Problem::about(400).with_detail(why.to_string()))?;
+            app.store
+                .write(Point::TaskAdd, move |tx| tasks::add_all(tx, all))
+                .await?
+                .map_err(|why| Problem::about(409).with_detail(why.to_string()))?;
+            Ok(empty(StatusCode::CREATED))
+        }
         ("GET", _, Some(Ok(id))) => {
             let status = app.store.read(|view| Ok(view.task(&id).map(tasks::status)))?;
             let mut status = status.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id))?;
@@ -114,8 +125,11 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
 
 /// What the command line has sent.
 pub async fn read<T: DeserializeOwned>(app: &App, request: &mut Request) -> Result<T, Error> {
-    let limits = &app.config.limits;
-    let body = request.read_body(limits.max_message_bytes, *limits.request_timeout, &app.request_memory).await?;
+    read_at_most(app.config.limits.max_message_bytes, app, request).await
+}
+
+async fn read_at_most<T: DeserializeOwned>(limit: usize, app: &App, request: &mut Request) -> Result<T, Error> {
+    let body = request.read_body(limit, *app.config.limits.request_timeout, &app.request_memory).await?;
     let read = serde_json::from_slice(&body);
     read.map_err(|error| Problem::about(400).with_detail(format!("the request cannot be read: {error}")).into())
 }

@@ -36,7 +36,7 @@ use crate::{
     peer,
     store::{Store, Tx},
     wire::{
-        self, Problem,
+        Problem,
         management::{Configuration, MEDIA_TYPE},
     },
 };
@@ -223,7 +223,7 @@ const REVISION: Revision = Revision::Dap09;
 
 /// Our base URL for that protocol.
 fn own_url(app: &App) -> String {
-    peer::join(&app.config.public_url, &format!("{}/", wire::of(REVISION).prefix()))
+    peer::dap_url(&app.config.public_url, REVISION)
 }
 
 fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Error> {

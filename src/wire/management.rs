@@ -4,6 +4,7 @@
 //! aggregators differ.
 
 mod strategy;
+pub mod task_list;
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,8 @@
 //! `dapbox task`: the operator's view of tasks.
 
 mod close;
+mod export;
+mod import;
 mod new;
 mod token;
 
@@ -52,6 +54,10 @@ pub enum Command {
     Token(token::Command),
     /// Remove a task and everything that was reported to it, for ever.
     Remove(RemoveArgs),
+    /// Add all tasks of a YAML file that Janus's tools provision from, or none.
+    Import(import::Args),
+    /// Write tasks of ours as a YAML file that Janus's tools provision from.
+    Export(export::Args),
 }
 
 /// Arguments of `dapbox task add`.
@@ -153,6 +159,8 @@ pub async fn run(command: Command) -> Outcome {
         Command::Close(args) => close::run(args).await,
         Command::Token(command) => token::run(command).await,
         Command::Remove(args) => remove(args).await,
+        Command::Import(args) => import::run(args).await,
+        Command::Export(args) => export::run(args),
     }
 }
 

@@ -1,18 +1,16 @@
-//! Noise in the JSON of the management API: the strategy of a VDAF.
+//! Noise in the JSON of the management API, and in the YAML of task lists: the strategy of a VDAF.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::Epsilon;
 
 /// What noise is added to sums.
-#[derive(Clone, Default, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "dp_strategy", deny_unknown_fields)]
 pub(super) enum Strategy {
-    #[default]
-    NoDifferentialPrivacy,
-    PureDpDiscreteLaplace {
-        budget: Budget,
-    },
+    // With braces: serde lets a variant without them have any members.
+    NoDifferentialPrivacy {},
+    PureDpDiscreteLaplace { budget: Budget },
 }
 
 /// How private an aggregate is to be.
@@ -23,9 +21,15 @@ pub(super) struct Budget {
     epsilon: [Vec<u32>; 2],
 }
 
+impl Default for Strategy {
+    fn default() -> Self {
+        Self::NoDifferentialPrivacy {}
+    }
+}
+
 impl Strategy {
     pub(super) fn of(noise: Option<Epsilon>) -> Self {
-        let Some(epsilon) = noise else { return Self::NoDifferentialPrivacy };
+        let Some(epsilon) = noise else { return Self::default() };
         let epsilon = [epsilon.numerator(), epsilon.denominator()].map(digits);
         Self::PureDpDiscreteLaplace { budget: Budget { epsilon } }
     }
@@ -95,6 +99,7 @@ mod tests {
         }
         assert!(read(r#"{"dp_strategy":"PureDpDiscreteLaplace"}"#).is_err());
         assert!(read(r#"{"dp_strategy":"PureDpDiscreteLaplace","budget":{"epsilon":[[1],[1]],"delta":1}}"#).is_err());
+        assert!(read(r#"{"dp_strategy":"NoDifferentialPrivacy","budget":{"epsilon":[[1],[1]]}}"#).is_err());
         assert!(read(r#"{"dp_strategy":"ZCdpDiscreteGaussian","budget":{"epsilon":[[1],[1]]}}"#).is_err());
     }
 }

@@ -136,7 +136,7 @@ impl Matrix {
         let [ok, failed, not_supported] = ["ok", "failed", "not supported"].map(|verdict| self.count(verdict));
         let all = counted(self.cells.len() as u64, "cell");
         let took = style::elapsed(self.took);
-        text + &format!("\n{all}: {ok} ok, {failed} failed, {not_supported} not supported, in {took}.")
+        format!("{text}\n{all}: {ok} ok, {failed} failed, {not_supported} not supported, in {took}.")
     }
 }
 
@@ -148,7 +148,7 @@ fn painted(cell: Option<&Cell>, style: Style) -> String {
         "failed" => style.bad(verdict),
         _ => style.dim(verdict),
     };
-    text + &" ".repeat(CELL_WIDTH.saturating_sub(verdict.len()))
+    format!("{text}{}", " ".repeat(CELL_WIDTH.saturating_sub(verdict.len())))
 }
 
 /// How a kind of batches is called.

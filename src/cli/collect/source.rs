@@ -1,0 +1,133 @@
+//! Which task is collected, and with whose secrets: from our own files, or from what others hand out.
+
+use std::path::PathBuf;
+
+use super::super::{
+    Failure,
+    args::{QueryKind, VdafArgs, precision},
+    credential::Credential,
+    pasted,
+    taskfile::{Parameters, TaskFile},
+};
+use crate::{
+    collector::CollectorTask,
+    config::Seconds,
+    hpke::Keypair,
+    model::{BatchMode, Duration, Epsilon, Revision, TaskId, TaskParameters, Time},
+};
+
+/// Where the task comes from.
+#[derive(Debug, clap::Args)]
+#[group(id = "source", skip)]
+pub struct SourceArgs {
+    /// The task's collector.toml; with --credential any file of the task, such as client.toml.
+    #[arg(long, value_name = "FILE", required_unless_present = "credential")]
+    task: Option<PathBuf>,
+    /// A collector's credential file of Divvi Up's tool: token and key are taken from there.
+    #[arg(long, value_name = "FILE")]
+    credential: Option<PathBuf>,
+    #[command(flatten)]
+    stated: StatedArgs,
+}
+
+/// What is to be known of a task of which there is no file. Such a task is one of DAP-09.
+#[derive(Debug, clap::Args)]
+struct StatedArgs {
+    /// The leader's DAP URL, as it is.
+    #[arg(long, value_name = "URL", help_heading = HEADING, conflicts_with = "task", requires = "credential",
+        required_unless_present = "task")]
+    leader: Option<String>,
+    /// The task's id.
+    #[arg(long, value_name = "ID", help_heading = HEADING, conflicts_with = "task", requires = "credential",
+        required_unless_present = "task", allow_hyphen_values = true, value_parser = pasted::task_id)]
+    task_id: Option<TaskId>,
+    /// Times are multiples of this.
+    #[arg(long, value_name = "DURATION", help_heading = HEADING, conflicts_with = "task", requires = "credential",
+        required_unless_present = "task", value_parser = precision)]
+    time_precision: Option<Duration>,
+    /// Who decides what a batch is; time-interval by default.
+    #[arg(long, value_enum, value_name = "KIND", help_heading = HEADING, conflicts_with = "task",
+        requires = "credential")]
+    query: Option<QueryKind>,
+    /// The epsilon of the noise that the aggregators add, if they do, such as 0.5.
+    #[arg(long, value_name = "NUMBER", help_heading = HEADING, conflicts_with = "task", requires = "credential")]
+    epsilon: Option<Epsilon>,
+    #[command(flatten)]
+    vdaf: VdafArgs,
+}
+
+const HEADING: &str = "A task without a file, with --credential";
+
+/// A task, with the key that opens its aggregates.
+pub struct Source {
+    /// The task.
+    pub task: CollectorTask,
+    /// The key.
+    pub keypair: Keypair,
+    /// Where a collection begins that does not say otherwise, if that is known.
+    pub began: Option<Time>,
+}
+
+impl SourceArgs {
+    /// Reads the files.
+    pub fn read(self) -> Result<Source, Failure> {
+        let credential = self.credential.as_deref().map(Credential::read).transpose()?;
+        let Some(path) = self.task else {
+            let credential = credential.ok_or_else(|| Failure::usage("give --task, or --credential"))?;
+            let public = self.stated.parameters()?;
+            return Ok(Source::with(credential, public, None));
+        };
+        if self.stated.vdaf.is_given() {
+            return Err(Failure::usage("what is measured stands in the file of --task"));
+        }
+        let file = TaskFile::read(&path)?;
+        let began = file.collector.as_ref().and_then(|collector| collector.since);
+        let began = began.map(|since| since.max(kept_since(&file.task)));
+        if let Some(credential) = credential {
+            return Ok(Source::with(credential, file.parameters(), began));
+        }
+        let (task, keypair) = file.collector_task().map_err(|e| e.context(path.display()))?;
+        Ok(Source { task, keypair, began })
+    }
+}
+
+impl Source {
+    fn with(Credential { token, keypair }: Credential, public: TaskParameters, began: Option<Time>) -> Self {
+        Self { task: CollectorTask { public, token, previous_token: None }, keypair, began }
+    }
+}
+
+impl StatedArgs {
+    /// What is known of the task. Of the rest a collector needs nothing.
+    fn parameters(self) -> Result<TaskParameters, Failure> {
+        if self.vdaf.vdaf.is_none() {
+            return Err(Failure::usage("say what is measured: --vdaf, with its parameters"));
+        }
+        let missing = |what: &str| Failure::usage(format!("without --task, {what} must be given"));
+        let batch_mode = match self.query {
+            Some(QueryKind::FixedSize) => BatchMode::fixed_size(None),
+            Some(QueryKind::TimeInterval) | None => BatchMode::TimeInterval,
+        };
+        Ok(TaskParameters {
+            id: self.task_id.ok_or_else(|| missing("--task-id"))?,
+            revision: Revision::Dap09,
+            info: String::new(),
+            leader_url: self.leader.ok_or_else(|| missing("--leader"))?,
+            helper_url: String::new(),
+            batch_mode,
+            vdaf: self.vdaf.configure()?,
+            min_batch_size: 1,
+            time_precision: self.time_precision.ok_or_else(|| missing("--time-precision"))?,
+            task_expiration: None,
+            task_interval: None,
+            noise: self.epsilon,
+        })
+    }
+}
+
+/// Where what the aggregators keep begins at the latest, and still does when they are asked.
+fn kept_since(task: &Parameters) -> Time {
+    let unit = Duration(task.time_precision.as_secs());
+    let kept = |age: Seconds| Time::now().saturating_sub(Duration(age.as_secs())).truncate(unit).saturating_add(unit);
+    task.report_expiry_age.map_or(Time(0), kept)
+}

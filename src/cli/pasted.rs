@@ -1,0 +1,38 @@
+//! What people bring from elsewhere: ids on the command line, and files of other programs.
+
+use std::{fs::File, io::Read, path::Path};
+
+use super::Failure;
+use crate::model::{TaskId, pasted};
+
+/// For clap: a task's id.
+pub fn task_id(text: &str) -> Result<TaskId, String> {
+    let bytes = pasted::bytes(text, &[32])?;
+    TaskId::try_from(bytes.as_slice()).map_err(|error| error.to_string())
+}
+
+/// The text of a file of at most so many bytes.
+pub fn read_file(path: &Path, most: u64) -> Result<String, Failure> {
+    let mut text = String::new();
+    let mut read = || File::open(path)?.take(most + 1).read_to_string(&mut text);
+    let length = read().map_err(|error| Failure::new(error).context(path.display()))?;
+    if length as u64 > most {
+        return Err(Failure::new(format!("{} is longer than {} KiB", path.display(), most >> 10)));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_up_to_a_length() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::write(&path, "four").unwrap();
+        assert_eq!(read_file(&path, 4).unwrap(), "four");
+        assert!(read_file(&path, 3).unwrap_err().message.contains("longer"));
+        assert!(read_file(&dir.path().join("y"), 3).is_err());
+    }
+}

@@ -1,0 +1,58 @@
+//! Bytes as people paste them: ids, keys and hashes.
+
+use base64::{
+    Engine,
+    alphabet::URL_SAFE,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+
+/// Base64url with padding or without.
+const BASE64URL: GeneralPurpose = GeneralPurpose::new(
+    &URL_SAFE,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// Bytes that were written as base64url or in hexadecimal, of one of these lengths. The length tells which it is: none of
+/// those that ids and keys have can be both. An error does not repeat what was given, which may be a secret.
+pub fn bytes(text: &str, lengths: &[usize]) -> Result<Vec<u8>, String> {
+    let text = text.trim();
+    let fits = |bytes: &Vec<u8>| lengths.contains(&bytes.len());
+    if let Some(bytes) = hexadecimal(text).filter(fits) {
+        return Ok(bytes);
+    }
+    BASE64URL.decode(text).ok().filter(fits).ok_or_else(|| {
+        let lengths: Vec<_> = lengths.iter().map(ToString::to_string).collect();
+        format!("expected {} bytes as base64url or hexadecimal digits", lengths.join(" or "))
+    })
+}
+
+fn hexadecimal(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) {
+        return None;
+    }
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    let byte = |pair: &[u8]| Some((digit(pair[0])? << 4 | digit(pair[1])?) as u8);
+    text.as_bytes().chunks(2).map(byte).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TaskId;
+
+    #[test]
+    fn the_length_tells_how_bytes_are_written() {
+        let id = TaskId::random();
+        let hex: String = id.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        for text in [id.to_string(), format!("{id}="), hex.clone(), hex.to_uppercase(), format!(" {id}\n")] {
+            assert_eq!(bytes(&text, &[32]).as_deref(), Ok(id.as_bytes().as_slice()), "{text}");
+        }
+        // 32 digits: 16 bytes, or 24 in base64url.
+        assert_eq!(bytes(&"ab".repeat(16), &[16, 32]), Ok(vec![0xab; 16]));
+        assert_eq!(bytes(&"ab".repeat(32), &[16, 32]), Ok(vec![0xab; 32]));
+        for wrong in ["", "ab", &id.to_string()[1..], &hex[1..], &format!("{}zz", &hex[2..])] {
+            let error = bytes(wrong, &[16, 32]).unwrap_err();
+            assert!(error.contains("16 or 32") && (wrong.len() < 3 || !error.contains(wrong)), "{error}");
+        }
+    }
+}
