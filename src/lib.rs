@@ -136,6 +136,8 @@
 //! - **A task that a control plane has set up has an end that may change**, beside it like tokens: nothing of DAP-09 is bound
 //!   to it. Such a task's token is derived from a secret and the task's id, so that the management API answers a repeat as it
 //!   answered first, over restarts and restores too; and the API knows no tasks but its own.
+//! - **That a task was contacted is stored beside its first request**, which does not wait for it. Only such tasks may be
+//!   removed by a clock that others set up and no request has ever named; in doubt, as after a restore, somebody has come.
 //! - **HPKE keys are replaced by a function without effects** (`aggregator/keys/plan.rs`): what becomes of each key at some
 //!   time, given all keys, the tasks, the configuration and the clock. A key is pending before it is handed out, so that a
 //!   backup has it before anybody seals to it. Nothing is deleted by a clock that nobody has looked at: what cannot be undone

@@ -51,6 +51,7 @@ const NOT_SHOWN: &[(&str, &str)] = &[
         "it is for control planes: see a_task_of_few_reports_is_refused of tests/management",
     ),
     ("provisioning.report_expiry_age", "the same"),
+    ("provisioning.untouched_age", "see what_nobody_contacts_is_removed_if_that_is_wanted there"),
     ("proxy.trusted", "only the log shows where a request comes from"),
     ("limits.max_backup_note_bytes", "a backup has to meet with very many writes"),
     ("helper.max_deferred_jobs", "a job that is put off does not wait for long"),

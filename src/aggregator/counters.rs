@@ -34,6 +34,9 @@ pub const SUM_GIVEN_UP: &str = "sum_given_up";
 /// A collected batch was forgotten, and its result if there was one.
 pub const BATCH_FORGOTTEN: &str = "batch_forgotten";
 
+/// Somebody has named a task that others set up in a request for the first time. Counts once.
+pub const CONTACTED: &str = "contacted";
+
 /// The counter of reports that we refused to aggregate for a reason.
 pub fn refused(error: ReportError) -> &'static str {
     match error {
@@ -72,7 +75,7 @@ pub fn refused_by_helper(error: ReportError) -> &'static str {
 
 /// Whether a counter is one of reports that were refused, for whatever reason.
 pub fn is_refusal(name: &str) -> bool {
-    !matches!(name, REPORT_SUCCESS | REPORT_REPEATED | AGGREGATE_SUCCESS | SUM_GIVEN_UP | BATCH_FORGOTTEN)
+    !matches!(name, REPORT_SUCCESS | REPORT_REPEATED | AGGREGATE_SUCCESS | SUM_GIVEN_UP | BATCH_FORGOTTEN | CONTACTED)
 }
 
 /// What a counter of refusals says, in words that go on from a number: "3 sealed to an unknown key". A reason of the
@@ -133,6 +136,6 @@ mod tests {
         for name in of_reports.chain(of_uploads) {
             assert!(is_refusal(name) && reason(name).contains(' '), "{name}: {}", reason(name));
         }
-        assert!(!is_refusal(REPORT_SUCCESS) && !is_refusal(AGGREGATE_SUCCESS));
+        assert!(!is_refusal(REPORT_SUCCESS) && !is_refusal(AGGREGATE_SUCCESS) && !is_refusal(CONTACTED));
     }
 }

@@ -22,9 +22,10 @@ pub mod retention;
 mod shares;
 pub mod tasks;
 pub mod tokens;
+pub mod untouched;
 pub mod upload;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use crate::{
     model::{Duration, Extension, ReportError, ReportId, Role, Task, Time, Tokens},
@@ -47,6 +48,8 @@ pub struct TaskContext {
     pub wire: &'static dyn Wire,
     /// Its VDAF.
     pub preparer: Arc<dyn Preparer>,
+    /// Whether nobody had contacted it when this was made. Becomes false with the first request.
+    pub is_untouched: AtomicBool,
     vdaf_context: Vec<u8>,
 }
 
@@ -56,12 +59,18 @@ impl TaskContext {
         let wire = wire::of(task.public.revision);
         let preparer = vdaf::of_task(&task.public)?;
         let tokens = Tokens::of(&task.party);
-        Ok(Self { tokens, vdaf_context: wire.vdaf_context(&task.public.id), task, wire, preparer })
+        let is_untouched = AtomicBool::new(false);
+        Ok(Self { tokens, is_untouched, vdaf_context: wire.vdaf_context(&task.public.id), task, wire, preparer })
     }
 
     /// The same with the tokens that are in force, if one was replaced.
     pub fn with_tokens(self, tokens: Tokens) -> Self {
         Self { tokens, ..self }
+    }
+
+    /// The same of a task that nobody may have contacted yet.
+    pub fn with_untouched(self, is_untouched: bool) -> Self {
+        Self { is_untouched: AtomicBool::new(is_untouched), ..self }
     }
 
     /// What verification of the task's reports is bound to.

@@ -8,16 +8,17 @@ use super::{
     retention::{self, Lost},
     tasks::{self, OneOfTasks, TaskError},
     tokens::{self, TokenError},
+    untouched,
 };
 use crate::{
     model::{
         Fault, Point, Task, TaskId, Time,
         keys::{KeyChange, ListedKey},
         management::{ApiToken, ApiTokenStatus},
-        status::TaskStatus,
+        status::{TaskStatus, UntouchedRequest},
         tokens::{TokenChange, TokenStatus},
     },
-    store::{self, BackupError, BackupMade, BackupOptions, OpenError, Options, Store},
+    store::{self, BackupError, BackupMade, BackupOptions, OpenError, Options, Store, Tx},
 };
 
 /// A data directory, held for as long as this lives.
@@ -64,6 +65,21 @@ impl Offline {
         // A running server does this when there is time; here there may be none for long.
         while self.store.write(Point::SweepRemoved, |tx| tx.sweep_removed()).await? {}
         Ok(was_there)
+    }
+
+    /// The tasks that others set up and that nobody has contacted, or removes them, as the running server would.
+    pub async fn untouched(&self, request: UntouchedRequest) -> Result<Vec<TaskId>, Fault> {
+        let UntouchedRequest { until, remove } = request;
+        if !remove {
+            return self.store.read(|view| {
+                let forgotten = view.tasks().filter(|(_, state)| untouched::is_forgotten(state, until));
+                Ok(forgotten.map(|(id, _)| *id).collect())
+            });
+        }
+        let write = move |tx: &mut Tx<'_>| untouched::remove(tx, until, usize::MAX, Time::now());
+        let removed = self.store.write(Point::TaskSweep, write).await?;
+        while self.store.write(Point::SweepRemoved, |tx| tx.sweep_removed()).await? {}
+        Ok(removed)
     }
 
     /// Closes everything of a task before a time, as the running server would. Says where the horizon is now; `None` if

@@ -8,7 +8,10 @@ use std::{io::Read, path::Path};
 
 use serde::Serialize;
 
-use super::retention::{self, Lost};
+use super::{
+    retention::{self, Lost},
+    untouched,
+};
 use crate::{
     model::{Duration, Role, Secret, TaskId, Time},
     store::{self, Options, RestoreError},
@@ -54,6 +57,8 @@ pub fn restore(
         let mut tasks = Vec::new();
         for (id, role) in tx.tasks().map(|(id, state)| (*id, state.task.role())).collect::<Vec<_>>() {
             let closed_before = retention::close_before(tx, &id, before, Lost::Ours)?.unwrap_or(before);
+            // Whether somebody has since the backup is not known.
+            untouched::contact(tx, &id)?;
             tasks.push(RestoredTask { id, role, closed_before });
         }
         Ok(Restored { moment, closed_before: before, tasks })

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::counters;
+use super::{counters, untouched};
 use crate::{
     hpke,
     model::{
@@ -160,7 +160,8 @@ pub fn status(state: &TaskState) -> TaskStatus {
         provisioned: state.provision.as_ref().map(|provision| Provisioned {
             at: provision.at,
             by: provision.by.clone(),
-            is_untouched: state.counters.is_empty() && state.waiting.is_empty() && state.deferred.is_empty(),
+            is_untouched: untouched::is_untouched(state),
+            removed_from: None,
         }),
     }
 }

@@ -15,7 +15,7 @@ use crate::{
         Task, TaskId, Time,
         overview::Overview,
         reload::{LogLevel, Reloaded},
-        status::{CloseRequest, Health, TaskStatus},
+        status::{CloseRequest, Health, TaskStatus, UntouchedRequest},
         tokens::{TokenChange, TokenStatus},
     },
     server,
@@ -98,6 +98,14 @@ impl Control {
         match self {
             Self::Server(socket) => socket.remove_task(&id).await,
             Self::Offline(data) => Ok(data.remove_task(id).await?),
+        }
+    }
+
+    /// The tasks that others set up and that nobody has contacted, or removes them.
+    pub async fn untouched(&self, request: UntouchedRequest) -> Result<Vec<TaskId>, Failure> {
+        match self {
+            Self::Server(socket) => socket.get(Method::POST, "/untouched", Some(serde_json::to_vec(&request)?)).await,
+            Self::Offline(data) => Ok(data.untouched(request).await?),
         }
     }
 

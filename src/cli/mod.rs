@@ -20,6 +20,7 @@ mod logging;
 mod manager;
 mod manual;
 mod pair;
+mod partner;
 mod pasted;
 mod place;
 mod reload;
@@ -96,6 +97,9 @@ enum Command {
     /// Make, list and revoke what control planes show to the management API.
     #[command(subcommand)]
     Token(token::Command),
+    /// Have a control plane such as Divvi Up's set tasks up here: what it needs, and whether it can reach us.
+    #[command(subcommand)]
+    Partner(partner::Command),
     /// Have a running server take over a changed configuration.
     Reload(reload::Args),
     /// Show what a running server logs, or change it.
@@ -109,7 +113,7 @@ enum Command {
     /// Upload measurements, as a client.
     Upload(upload::Args),
     /// Collect an aggregate, as the collector.
-    Collect(collect::Args),
+    Collect(Box<collect::Args>),
     /// Run a leader and a helper on this machine to try things with.
     Pair(pair::Args),
     /// Run the whole protocol on this machine, step by step.
@@ -203,11 +207,12 @@ fn execute(command: Command) -> Outcome {
             Command::Task(command) => task::run(command).await,
             Command::Keys(command) => keys::run(command).await,
             Command::Token(command) => token::run(command).await,
+            Command::Partner(command) => partner::run(command).await,
             Command::Backup(args) => backup::run(*args).await,
             Command::Restore(args) => restore::run(args).await,
             Command::Compact(args) => compact::run(args).await,
             Command::Upload(args) => upload::run(args).await,
-            Command::Collect(args) => collect::run(args).await,
+            Command::Collect(args) => collect::run(*args).await,
             Command::Doctor(args) => doctor::run(args).await,
             Command::Pair(args) => pair::run(args).await,
             Command::Demo(args) => demo::run(args).await,

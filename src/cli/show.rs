@@ -105,9 +105,14 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
 }
 
 /// That a control plane has set a task up, and whether anything came of it.
-pub fn provisioned_by(Provisioned { at, by, is_untouched }: &Provisioned) -> String {
-    let came = if *is_untouched { ", and no report has come yet" } else { "" };
-    format!("by a control plane, {}, with the API token {by}{came}", calendar::show(*at))
+pub fn provisioned_by(Provisioned { at, by, is_untouched, removed_from }: &Provisioned) -> String {
+    let came = if *is_untouched { ", and nobody has contacted it yet" } else { "" };
+    let end = removed_from.map(|from| format!("; removed from {} on, unless somebody does", calendar::show(from)));
+    format!(
+        "by a control plane, {}, with the API token {by}{came}{}",
+        calendar::show(*at),
+        end.filter(|_| *is_untouched).unwrap_or_default()
+    )
 }
 
 /// A half-open interval.

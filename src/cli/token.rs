@@ -112,7 +112,7 @@ impl Control {
         }
     }
 
-    async fn add_api_token(&self, token: ApiToken) -> Outcome {
+    pub(super) async fn add_api_token(&self, token: ApiToken) -> Outcome {
         match self {
             Self::Server(socket) => {
                 match socket.ask(Method::POST, "/api_tokens", Some(serde_json::to_vec(&token)?)).await? {
@@ -124,7 +124,7 @@ impl Control {
         }
     }
 
-    async fn revoke_api_token(&self, name: &str) -> Outcome {
+    pub(super) async fn revoke_api_token(&self, name: &str) -> Outcome {
         match self {
             Self::Server(socket) => match socket.ask(Method::DELETE, &format!("/api_tokens/{name}"), None).await? {
                 (StatusCode::NO_CONTENT, _) => Ok(()),
@@ -138,10 +138,8 @@ impl Control {
 async fn new(args: NewArgs) -> Outcome {
     check_name(&args.name).map_err(Failure::usage)?;
     let config = args.config.load(None)?;
-    let (secret, created) = (Secret::random_token(), Time::now());
-    let until = args.expires_in.map(|span| created.saturating_add(Duration(span.as_secs())));
-    let token = ApiToken { name: args.name.clone(), hash: TokenHash::of(secret.expose()), created, until };
-    let hash = token.hash;
+    let (secret, token) = draw(&args.name, args.expires_in);
+    let (hash, until) = (token.hash, token.until);
     let control = Control::open(&config).await?;
     let added = control.add_api_token(token).await;
     control.close().await;
@@ -151,10 +149,22 @@ async fn new(args: NewArgs) -> Outcome {
     if args.output == Format::Json {
         return Ok(say(serde_json::to_string(&Made { name: &args.name, token, hash, until, url })?)?);
     }
-    let good =
-        until.map_or_else(|| "until it is revoked".to_owned(), |until| format!("until {}", calendar::show(until)));
+    let good = good(until);
     say(format!("API token {}, good {good}. SECRET, and shown only now:\n\n  {token}\n", args.name))?;
     Ok(say(place(&config, url))?)
+}
+
+/// A new token, with what is kept of it.
+pub fn draw(name: &str, expires_in: Option<std::time::Duration>) -> (Secret, ApiToken) {
+    let (secret, created) = (Secret::random_token(), Time::now());
+    let until = expires_in.map(|span| created.saturating_add(Duration(span.as_secs())));
+    let token = ApiToken { name: name.to_owned(), hash: TokenHash::of(secret.expose()), created, until };
+    (secret, token)
+}
+
+/// For how long a token is good, for people.
+pub fn good(until: Option<Time>) -> String {
+    until.map_or_else(|| "until it is revoked".to_owned(), |until| format!("until {}", calendar::show(until)))
 }
 
 /// Where it is to be shown.

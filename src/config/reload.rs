@@ -15,6 +15,7 @@ const RELOADABLE: &[&str] = &[
     "peer.ca_file",
     "provisioning.min_batch_size",
     "provisioning.report_expiry_age",
+    "provisioning.untouched_age",
     "limits.max_report_bytes",
     "limits.max_upload_bytes",
     "limits.max_job_bytes",

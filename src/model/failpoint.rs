@@ -40,6 +40,10 @@ pub enum Point {
     TaskProvision,
     /// A control plane changes the end of a task.
     TaskEnd,
+    /// A task that others set up is named in a request for the first time.
+    TaskContact,
+    /// Tasks that others set up and that nobody has contacted are removed.
+    TaskSweep,
     /// An API token is made.
     ApiTokenAdd,
     /// An API token is revoked.
@@ -116,6 +120,8 @@ impl Point {
         Self::ManagementSeed,
         Self::TaskProvision,
         Self::TaskEnd,
+        Self::TaskContact,
+        Self::TaskSweep,
         Self::ApiTokenAdd,
         Self::ApiTokenRevoke,
         Self::Sweep,

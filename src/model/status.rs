@@ -67,8 +67,21 @@ pub struct Provisioned {
     pub at: Time,
     /// The name of the API token that it showed.
     pub by: String,
-    /// Whether no report has come ever since, for whatever reason.
+    /// Whether nobody has contacted it ever since: no request has named it, but for the list of keys and by the control
+    /// plane.
     pub is_untouched: bool,
+    /// From when on it is removed if nobody does; none if it is not, or if no server runs.
+    #[serde(default)]
+    pub removed_from: Option<Time>,
+}
+
+/// An operator's question for the tasks that others set up and that nobody has contacted, or order to remove them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UntouchedRequest {
+    /// Those that were set up at this time or before it.
+    pub until: Time,
+    /// Whether to remove them.
+    pub remove: bool,
 }
 
 /// An operator's order to close everything of a task before a time.

@@ -59,6 +59,15 @@ impl Roots {
         if roots.is_empty() { Err(unusable(String::new())) } else { Ok(Self(roots.into())) }
     }
 
+    /// These, and those that the web believes, whatever this system does: what others will make of a certificate of ours.
+    pub fn web(&self) -> Result<RootCertStore, TlsError> {
+        let mut store = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+        for root in &*self.0 {
+            store.add(root.clone())?;
+        }
+        Ok(store)
+    }
+
     /// These, and those that everybody believes.
     pub fn store(&self) -> Result<RootCertStore, TlsError> {
         let mut store = RootCertStore::empty();

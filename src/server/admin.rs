@@ -10,7 +10,7 @@ use super::{
     app::App,
     backup,
     http::{Request, Response, content, empty, failure},
-    overview, reload, tokens,
+    overview, reload, tokens, untouched,
 };
 use crate::{
     aggregator::{
@@ -52,11 +52,8 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         ("GET", "/tasks", _) => {
             let all =
                 app.store.read(|view| Ok(view.tasks().map(|(_, state)| tasks::status(state)).collect::<Vec<_>>()))?;
-            let with_trouble = all.into_iter().map(|mut status| {
-                status.last_trouble = app.trouble(&status.id);
-                status
-            });
-            json(StatusCode::OK, &with_trouble.collect::<Vec<_>>())
+            let complete = all.into_iter().map(|status| untouched::complete(app, status));
+            json(StatusCode::OK, &complete.collect::<Vec<_>>())
         }
         ("GET", "/health", _) => {
             let fault = app.store.read(|_| Ok(())).err().map(|fault| fault.to_string());
@@ -90,9 +87,8 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         }
         ("GET", _, Some(Ok(id))) => {
             let status = app.store.read(|view| Ok(view.task(&id).map(tasks::status)))?;
-            let mut status = status.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id))?;
-            status.last_trouble = app.trouble(&id);
-            json(StatusCode::OK, &status)
+            let status = status.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id))?;
+            json(StatusCode::OK, &untouched::complete(app, status))
         }
         ("DELETE", _, Some(Ok(id))) => {
             if !app.store.write(Point::TaskRemove, move |tx| tasks::remove(tx, &id, Time::now())).await? {
@@ -101,6 +97,10 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
             app.forget(&id);
             app.sweeps.notify_one();
             Ok(empty(StatusCode::NO_CONTENT))
+        }
+        ("POST", "/untouched", _) => {
+            let request = read(app, &mut request).await?;
+            json(StatusCode::OK, &untouched::answer(app, request).await?)
         }
         (_, "/reload" | "/log", _) => reload::answer(app, request).await,
         ("POST", "/close", _) => {

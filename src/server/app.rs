@@ -22,12 +22,12 @@ use super::{
     tls::{Certificates, Files},
 };
 use crate::{
-    aggregator::TaskContext,
+    aggregator::{TaskContext, untouched},
     config::Config,
     model::{AggregationJobId, Fault, TaskId, Time, TokenHash},
     peer::{Peer, Roots},
     pool::Pool,
-    store::{Store, View},
+    store::{Store, TaskState, View},
 };
 
 /// How much longer an answer of a helper is waited for when the server is asked to stop.
@@ -70,6 +70,8 @@ pub struct App {
     pub connections: Arc<Semaphore>,
     /// Connections that were closed at once because there was no place, since the start.
     pub refused_connections: AtomicU64,
+    /// Tasks that were removed because nobody ever contacted them, since the start.
+    pub swept_tasks: AtomicU64,
     /// The TLS certificate, if the public address has one.
     pub certificates: Arc<Certificates>,
     /// The files that it is from, if it is from files.
@@ -103,6 +105,7 @@ impl App {
             requests: Arc::new(Semaphore::new(config.limits.max_requests)),
             connections: Arc::new(listen::places(&config)),
             refused_connections: AtomicU64::new(0),
+            swept_tasks: AtomicU64::new(0),
             certificates: Arc::default(),
             certificate_files: OnceLock::new(),
             job_memory: JobMemory::new(config.leader.max_memory_bytes),
@@ -140,11 +143,14 @@ impl App {
         if let Some(context) = lock(&self.contexts).get(id) {
             return Ok(Some(context.clone()));
         }
-        let stored = |view: &View<'_>| Ok(view.task(id).map(|state| (state.task.clone(), state.tokens.clone())));
-        let Some((task, tokens)) = self.store.read(stored)? else { return Ok(None) };
+        let stored = |view: &View<'_>| {
+            let of = |state: &TaskState| (state.task.clone(), state.tokens.clone(), untouched::is_untouched(state));
+            Ok(view.task(id).map(of))
+        };
+        let Some((task, tokens, is_untouched)) = self.store.read(stored)? else { return Ok(None) };
         let context =
             TaskContext::new(task).map_err(|error| Fault::while_doing("making a stored task's VDAF", error))?;
-        let context = Arc::new(context.with_tokens(tokens));
+        let context = Arc::new(context.with_tokens(tokens).with_untouched(is_untouched));
         lock(&self.contexts).insert(*id, context.clone());
         // What was forgotten meanwhile may have been so before it was remembered here: the task was removed, or a token
         // replaced.

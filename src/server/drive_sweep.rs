@@ -1,8 +1,8 @@
 //! The driver that forgets what is over: now and then all of it, in steps that leave room for other writes between them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
-use super::app::App;
+use super::{app::App, untouched};
 use crate::{
     aggregator::retention,
     model::{Fault, Point, TaskId, Time},
@@ -14,6 +14,7 @@ const BEGINNING: Time = Time(0);
 
 /// Sweeps until the server stops.
 pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
+    let begun = Instant::now();
     loop {
         let pause = tokio::time::sleep(*app.config.retention.sweep_interval);
         tokio::pin!(pause);
@@ -26,6 +27,7 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
                 () = &mut pause => {}
             }
         }
+        untouched::sweep(&app, Time::now(), begun).await?;
         pass(&app, Time::now()).await?;
     }
 }

@@ -45,6 +45,7 @@ mod reload;
 mod routes;
 mod tls;
 mod tokens;
+mod untouched;
 mod uploads;
 
 use std::{

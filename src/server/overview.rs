@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::{
     app::App,
     recorder::{Moment, PACE, Totals},
+    untouched,
 };
 use crate::{
     aggregator::{counters, progress, tasks},
@@ -108,9 +109,9 @@ fn task_views(app: &App) -> Result<Vec<TaskView>, Fault> {
 }
 
 fn task_view(app: &App, read: Read) -> TaskView {
-    let Read { mut status, totals, oldest_waiting, batches: (batches, counts) } = read;
+    let Read { status, totals, oldest_waiting, batches: (batches, counts) } = read;
     let (id, lately) = (status.id, app.recorder.lately(&status.id, Moment::now(), totals));
-    status.last_trouble = app.trouble(&id);
+    let status = untouched::complete(app, status);
     let peer = (status.role == Role::Leader).then(|| {
         let contact = app.recorder.contact_of(&id);
         PeerStatus { last_success: contact.success, last_failure: contact.failure }

@@ -9,7 +9,7 @@ use super::{
     app::App,
     auth, flow,
     http::{Request, Response, content, empty, failure},
-    jobs,
+    jobs, untouched,
 };
 use crate::{
     aggregator::{Error, TaskContext, helper::JobState},
@@ -87,10 +87,15 @@ impl Routes {
 
     /// The task, if it is of this revision and we have the role that the resource belongs to.
     pub fn task_for(&self, app: &App, id: TaskId, role: Option<Role>) -> Result<Arc<TaskContext>, Error> {
-        app.context(&id)?
+        let context = app
+            .context(&id)?
             .filter(|context| context.task.public.revision == self.revision)
             .filter(|context| role.is_none_or(|role| role == context.role()))
-            .ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id).into())
+            .ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id))?;
+        if role.is_some() {
+            untouched::contact(app, &context);
+        }
+        Ok(context)
     }
 
     /// The task at its leader, for its collector; or at its helper, for its leader.

@@ -16,10 +16,10 @@ use std::{
 use dapbox::{
     config::{Config, OptionalAddress, Seconds},
     model::{
-        Act, Failpoints, Phase, Point, Revision, Task, TaskId,
+        Act, Failpoints, Phase, Point, Revision, Task, TaskId, Time,
         keys::ListedKey,
         overview::KeyState,
-        status::{CloseRequest, TaskStatus},
+        status::{CloseRequest, TaskStatus, UntouchedRequest},
         tokens::TokenChange,
     },
     server::{Server, StartError, store_options},
@@ -236,6 +236,17 @@ impl Machine {
     /// Removes a task, unless it is gone: the status of the answer.
     pub async fn remove(&self, task: &TaskId) -> u16 {
         self.control(|control| control.delete(format!("http://control/tasks/{task}"))).await.status().as_u16()
+    }
+
+    /// Removes the tasks that others set up until a time and that nobody has contacted: says which, unless they are gone.
+    pub async fn sweep_untouched(&self, until: Time) -> Vec<TaskId> {
+        let request = UntouchedRequest { until, remove: true };
+        loop {
+            let answer = self.control(|control| control.post("http://control/untouched").json(&request)).await;
+            if let Ok(removed) = answer.json().await {
+                return removed;
+            }
+        }
     }
 
     /// Closes everything of a task before a time: the status of the answer.

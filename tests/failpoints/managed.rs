@@ -22,9 +22,9 @@ fn manageable(config: &mut Config) {
     config.hpke.pending_time = Seconds::new(600);
 }
 
-/// Sets the stage's task up anew, under the id that a control plane gives it: by the helper first, then by the leader.
-async fn provision(stage: &mut Stage) {
-    let (task, key) = (stage.parties.leader.clone(), Secret::random(16));
+/// What a control plane asks of both aggregators of a task like the stage's, and the id that it will have.
+fn order(stage: &Stage) -> (Value, TaskId) {
+    let (task, key) = (&stage.parties.leader, Secret::random(16));
     let config = &task.collector_hpke_config;
     let order = json!({
         "query_type": "TimeInterval",
@@ -41,22 +41,51 @@ async fn provision(stage: &mut Stage) {
         },
         "vdaf_verify_key": URL_SAFE_NO_PAD.encode(key.expose()),
     });
-    let mut for_helper = order.clone();
-    for_helper["role"] = json!("Helper");
-    for_helper["peer_aggregator_endpoint"] = json!(task.public.leader_url);
-    let made = create(&stage.helper, &for_helper).await;
-    let helper_token = made["aggregator_auth_token"].clone();
+    (order, TaskId::new(*TokenHash::of(key.expose()).as_bytes()))
+}
+
+/// Sets a task up at the helper: the token that it gives out.
+async fn provision_helper(stage: &Stage, mut order: Value) -> Value {
+    order["role"] = json!("Helper");
+    order["peer_aggregator_endpoint"] = json!(stage.parties.task().leader_url);
+    create(&stage.helper, &order).await["aggregator_auth_token"].clone()
+}
+
+/// Sets the stage's task up anew, under the id that a control plane gives it: by the helper first, then by the leader.
+async fn provision(stage: &mut Stage) {
+    let (order, id) = order(stage);
+    let helper_token = provision_helper(stage, order.clone()).await;
     let mut for_leader = order;
     for_leader["role"] = json!("Leader");
-    for_leader["peer_aggregator_endpoint"] = json!(task.public.helper_url);
+    for_leader["peer_aggregator_endpoint"] = json!(stage.parties.task().helper_url);
     for_leader["aggregator_auth_token"] = helper_token.clone();
     let collector_token = TokenHash::of(stage.parties.collector_token.expose());
     for_leader["collector_auth_token_hash"] = json!({ "type": "Bearer", "hash": collector_token });
     create(&stage.leader, &for_leader).await;
 
     stage.parties.helper_token = Secret::new(helper_token["token"].as_str().unwrap().as_bytes().to_vec());
-    let id = TaskId::new(*TokenHash::of(key.expose()).as_bytes());
     stage.parties = stage.parties.clone().with(|task| task.public.id = id);
+}
+
+/// A task that is set up at the helper, and to which nobody comes, is removed. The stage's task stays.
+async fn sweep(stage: &Stage) {
+    let (order, forgotten) = order(stage);
+    provision_helper(stage, order).await;
+    let helper = &stage.helper;
+    // Its first request was noted, or is known by what came of it.
+    assert!(!is_untouched(helper, &stage.parties.id()).await);
+    assert!(is_untouched(helper, &forgotten).await);
+    let removed = helper.sweep_untouched(Time::now()).await;
+    // None: its removal was not answered.
+    assert!(removed.is_empty() || removed == [forgotten], "{removed:?}");
+    assert_eq!(helper.sweep_untouched(Time::now()).await, []);
+    let path = |id| format!("/tasks/{id}");
+    assert_eq!(helper.manage(TOKEN, "GET", &path(forgotten), None).await.0, 404);
+    assert_eq!(helper.manage(TOKEN, "GET", &path(stage.parties.id()), None).await.0, 200);
+}
+
+async fn is_untouched(machine: &Machine, id: &TaskId) -> bool {
+    machine.status(id).await.provisioned.unwrap().is_untouched
 }
 
 /// Asks for a task twice: the answer is the same, whatever happens in between.
@@ -99,6 +128,7 @@ pub async fn play(setting: Setting) {
     stage.upload_numbers(Time::now()).await;
     stage.collect(stage.parties.query_now()).await;
     stage.check_counts().await;
+    sweep(&stage).await;
 
     for machine in [&stage.leader, &stage.helper] {
         assert_eq!(machine.manage(TOKEN, "DELETE", &path, None).await.0, 204);

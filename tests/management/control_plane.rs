@@ -1,7 +1,7 @@
 //! A control plane, as Divvi Up's behaves.
 
 use std::{
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -34,11 +34,15 @@ pub async fn managed(change: impl FnOnce(&mut Config)) -> Node {
 
 /// Runs `dapbox token …` about a node's data.
 pub fn token(node: &Node, arguments: &[&str]) -> Result<String, String> {
+    run(&[&["token"], arguments, &["--data-dir", node.config.data_dir.to_str().unwrap()]].concat())
+}
+
+/// Runs `dapbox`: what it prints, or says why it failed.
+pub fn run(arguments: &[&str]) -> Result<String, String> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
-        command.arg("token").args(arguments).args(["--data-dir", node.config.data_dir.to_str().unwrap()]);
-        let output = command.env_remove("DAPBOX_CONFIG").output().unwrap();
+        let output = command.args(arguments).env_remove("DAPBOX_CONFIG").stdin(Stdio::null()).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         match text(output.stderr) {
             _ if output.status.success() => return Ok(text(output.stdout)),

@@ -7,4 +7,5 @@ mod control_plane;
 mod keys;
 mod order;
 mod refusals;
+mod sweep;
 mod tokens;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
@@ -72,12 +72,17 @@ fn our_name(config: &Config) -> Option<String> {
 
 /// Whether clients would take what is shown at a place, if it can be reached; `None` if not, which others see too.
 pub async fn at(world: &World, place: &Place, whose: Whose) -> Option<Verdict> {
+    believed(world, place, whose, &world.roots).await
+}
+
+/// The same of those who believe these roots.
+pub async fn believed(world: &World, place: &Place, whose: Whose, roots: &RootCertStore) -> Option<Verdict> {
     let shown = match names::resolve(world, &place.host).await {
         Ok(addresses) => shown_at_one(world, &addresses, place).await,
         Err(_) => Err(Unseen::Unreachable),
     };
     match shown {
-        Ok(chain) => Some(certificate::judge(&chain, Some(&place.host), Some(&world.roots), whose, Time::now())),
+        Ok(chain) => Some(certificate::judge(&chain, Some(&place.host), Some(roots), whose, Time::now())),
         Err(Unseen::Unreachable) => None,
         Err(Unseen::Refused(why)) => Some(failed(
             format!("no TLS is spoken on port {}: {why}", place.port),

@@ -1,6 +1,7 @@
 //! `dapbox doctor`: looks at everything that a server needs and at the world around it, and says what to do about what is
 //! wrong.
 
+mod api;
 mod backlog;
 mod certificate;
 mod directory;
@@ -25,13 +26,13 @@ use super::{
     findings::{self, Finding, Verdict},
     style::{self, Style, say},
 };
-use world::World;
-
+pub use api::Api;
 pub use certificate::in_files;
 pub use directory::secrets_file;
 pub use files::open_files;
 pub use ports::{Port, exposed, port};
 pub use settings::peer_roots;
+pub use world::World;
 
 /// Arguments of `dapbox doctor`.
 #[derive(Debug, clap::Args)]

@@ -13,7 +13,8 @@ use crate::{
     },
     config::TlsMode,
     model::Revision,
-    peer, wire,
+    peer::{self, Peer},
+    wire,
 };
 
 /// Looks at our public URL, if we have one.
@@ -22,7 +23,7 @@ pub async fn examine(world: &World) -> Vec<Finding> {
     // Without a proxy it is our own certificate, which is looked at where it is served.
     let is_behind = world.config.tls.mode == TlsMode::Off && place.is_secure && !place.is_loopback();
     let proxied = async { if is_behind { certificate::at(world, &place, Whose::Proxy).await } else { None } };
-    let (verdict, proxied) = tokio::join!(leads_here(world, &place), proxied);
+    let (verdict, proxied) = tokio::join!(public_url(world, &place), proxied);
     let mut findings = Vec::new();
     findings.extend(verdict.map(|verdict| Finding::new("public URL", verdict)));
     findings.extend(proxied.map(|verdict| Finding::new("certificate", verdict)));
@@ -43,35 +44,39 @@ fn without(world: &World) -> Vec<Finding> {
     vec![Finding::new("public URL", verdict)]
 }
 
-/// Asks there for our keys, and compares them with what is answered here.
-async fn leads_here(world: &World, place: &Place) -> Option<Verdict> {
+async fn public_url(world: &World, place: &Place) -> Option<Verdict> {
     if !world.is_served() {
         return None;
     }
     let url = &world.config.public_url;
+    let base = peer::dap_url(url, Revision::ALL[0]);
+    Some(leads_here(world, place, url, &base, &world.peer).await)
+}
+
+/// Asks for our keys below a base URL of the oldest revision, and compares them with what is answered here.
+pub async fn leads_here(world: &World, place: &Place, url: &str, base: &str, peer: &Peer) -> Verdict {
     let revision = Revision::ALL[0];
-    let base = peer::join(url, &format!("{}/", wire::of(revision).prefix()));
     let call =
         wire::Call { method: "GET", path: "hpke_config".to_owned(), content_type: None, accept: None, place: None };
-    let (there, here) =
-        tokio::join!(world.peer.send(&base, &call, None, Bytes::new()), asked_here(world, place, &call));
+    let here = async { if world.is_served() { asked_here(world, place, &call).await } else { None } };
+    let (there, here) = tokio::join!(peer.send(base, &call, None, Bytes::new()), here);
     let there = match there {
         Ok(answer) => answer,
-        Err(error) if place.is_loopback() => return Some(failed(error.to_string(), "Correct public_url.")),
-        Err(error) => return Some(unreachable(place, &error)),
+        Err(error) if place.is_loopback() => return failed(error.to_string(), "Correct public_url."),
+        Err(error) => return unreachable(place, &error),
     };
     let remedy = "Correct public_url, the name's address, or what the proxy in front passes on: all of /dap-09/ and \
         /dap-18/ below it, unchanged.";
     if !there.is_success() {
-        return Some(failed(format!("{url} answers {}", there.status), remedy));
+        return failed(format!("{url} answers {}", there.status), remedy);
     }
     match (keys(revision, &there.body), here.and_then(|body| keys(revision, &body))) {
-        (None, _) => Some(failed(format!("{url} answers with something that is no DAP aggregator's"), remedy)),
+        (None, _) => failed(format!("{url} answers with something that is no DAP aggregator's"), remedy),
         (Some(there), Some(here)) if there != here => {
-            Some(failed(format!("{url} leads to another aggregator: it has other keys"), remedy))
+            failed(format!("{url} leads to another aggregator: it has other keys"), remedy)
         }
-        (Some(_), Some(_)) => Some(good(format!("{url} leads here"))),
-        (Some(_), None) => Some(good(format!("{url} leads to an aggregator"))),
+        (Some(_), Some(_)) => good(format!("{url} leads here")),
+        (Some(_), None) => good(format!("{url} leads to an aggregator")),
     }
 }
 

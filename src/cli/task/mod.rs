@@ -4,6 +4,7 @@ mod close;
 mod export;
 mod import;
 mod new;
+mod sweep;
 mod token;
 
 use std::{
@@ -58,6 +59,8 @@ pub enum Command {
     Import(import::Args),
     /// Write tasks of ours as a YAML file that Janus's tools provision from.
     Export(export::Args),
+    /// Remove the tasks that a control plane has set up and that nobody ever contacted.
+    Sweep(sweep::Args),
 }
 
 /// Arguments of `dapbox task add`.
@@ -161,6 +164,7 @@ pub async fn run(command: Command) -> Outcome {
         Command::Remove(args) => remove(args).await,
         Command::Import(args) => import::run(args).await,
         Command::Export(args) => export::run(args),
+        Command::Sweep(args) => sweep::run(args).await,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Which metrics there are, and where their values come from.
 
+use std::sync::atomic::Ordering;
+
 use super::{Family, Kind, Labels, Metric, Value, process};
 use crate::{
     aggregator::counters,
@@ -75,6 +77,11 @@ const HELPER_STUCK: Metric = gauge(
     "Whether a request to the task's helper is being repeated without success: 1 or 0 (leader)",
 );
 
+const SWEPT: Metric = counter(
+    "dapbox_untouched_tasks_removed_total",
+    "Tasks that others set up and that were removed because nobody had ever contacted them, since the start",
+);
+
 const CONNECTIONS: Metric = gauge("dapbox_connections", "Connections of peers, clients and collectors that are open");
 const REQUESTS: Metric = gauge("dapbox_requests_in_progress", "Requests about tasks that are being answered");
 const REQUEST_TIME: Metric = histogram(
@@ -140,6 +147,7 @@ pub const METRICS: &[Metric] = &[
     HELPER_SUCCESS,
     HELPER_FAILURE,
     HELPER_STUCK,
+    SWEPT,
     CONNECTIONS,
     REQUESTS,
     REQUEST_TIME,
@@ -211,6 +219,7 @@ fn server(gathered: &mut Gathered, app: &App, overview: &Overview) {
     gathered.whole(BUILD, &[("version", &overview.version)], 1_u64);
     gathered.whole(STARTED, &[], overview.started.0);
     gathered.whole(READY, &[], u64::from(overview.not_ready.is_empty()));
+    gathered.whole(SWEPT, &[], app.swept_tasks.load(Ordering::Relaxed));
     gathered.whole(CONNECTIONS, &[], overview.load.connections);
     gathered.whole(REQUESTS, &[], overview.load.requests);
     gathered.whole(POOL, &[("state", "admitted")], overview.load.computing);

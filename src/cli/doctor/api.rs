@@ -1,0 +1,352 @@
+//! The management API as a control plane sees it: where it is, whom it lets in, and what it says of us.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use reqwest::{
+    Method, Response, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
+};
+use serde_json::Value;
+
+use super::{certificate, names, public::leads_here, world::World};
+use crate::{
+    cli::{
+        Failure,
+        certificate::Whose,
+        findings::{Finding, Verdict, failed, good, warning},
+        place::Place,
+    },
+    config::TlsMode,
+    model::Secret,
+    peer::{Names, Peer, PeerOptions, Roots, client_config},
+    wire::management::MEDIA_TYPE,
+};
+
+/// The longest answer that is read, in bytes.
+const MAX_ANSWER: usize = 64 << 10;
+
+/// The management API, as it is looked for.
+pub struct Api<'a> {
+    /// Its URL, without a slash at its end.
+    pub url: &'a str,
+    /// A token that it should take, if there is one.
+    pub token: Option<&'a Secret>,
+    /// Whether the control plane is on a network of its own, where addresses need not be public.
+    pub is_private: bool,
+    /// Whose certificates it believes besides those that the web does.
+    pub roots: &'a Roots,
+}
+
+/// What all requests are sent with.
+struct Asker<'a> {
+    http: reqwest::Client,
+    api: &'a Api<'a>,
+}
+
+impl Api<'_> {
+    /// Makes all checks. If there is no connection, those that need one are left out.
+    pub async fn examine(&self, world: &World) -> Result<Vec<Finding>, Failure> {
+        let mut findings = vec![Finding::new("API URL", self.scheme())];
+        let Some(place) = Place::of(self.url) else { return Ok(findings) };
+        findings.push(Finding::new("public address", self.address(world, &place).await));
+        if place.is_secure {
+            let whose = match world.config.tls.mode {
+                TlsMode::Off => Whose::Proxy,
+                TlsMode::Files => Whose::Files,
+                TlsMode::Acme => Whose::Acme,
+            };
+            let verdict = certificate::believed(world, &place, whose, &self.roots.web()?).await;
+            findings.extend(verdict.map(|verdict| Finding::new("certificate", verdict)));
+        }
+        let asker = Asker::new(world, self)?;
+        let (closed, is_reached) = asker.closed().await;
+        findings.push(Finding::new("without a token", closed));
+        // Nobody between may see it, even if it is good for minutes only.
+        let token = self.token.filter(|_| place.is_secure || place.is_loopback());
+        if let (Some(token), true) = (token, is_reached) {
+            let (opened, configuration) = asker.opened(token).await;
+            findings.push(Finding::new("with a token", opened));
+            if let Some(configuration) = configuration {
+                findings.push(Finding::new("media types", asker.media_types(token).await));
+                findings.push(Finding::new("DAP URL", self.dap_url(world, &configuration).await));
+            }
+        }
+        Ok(findings)
+    }
+
+    fn scheme(&self) -> Verdict {
+        let url = self.url;
+        match Place::of(url) {
+            None => failed(format!("{url} is no URL"), "Write it like https://helper.example/api"),
+            Some(place) if !place.is_secure => failed(
+                format!("{url} is without TLS: control planes take https only, and everybody between sees the token"),
+                "Have TLS added, by this server (tls.mode) or a proxy in front, and correct public_url.",
+            ),
+            Some(_) if url.contains(['?', '#']) => {
+                failed(format!("{url} has a query or a fragment"), "Resources are below it: leave them out.")
+            }
+            Some(_) => good(url),
+        }
+    }
+
+    async fn address(&self, world: &World, place: &Place) -> Verdict {
+        let addresses = match place.address {
+            Some(address) => vec![address],
+            None => match names::resolve(world, &place.host).await {
+                Ok(addresses) => addresses,
+                Err(why) => {
+                    let remedy =
+                        "Have an A or AAAA record made for it in its zone; it takes a while until all see that.";
+                    return failed(format!("{} has no address: {why}", place.host), remedy);
+                }
+            },
+        };
+        let private: Vec<_> = addresses.iter().copied().filter(|address| !is_public(*address)).collect();
+        let text = format!("{} leads to {}", place.host, names::list(&addresses));
+        match (private.is_empty(), self.is_private) {
+            (true, _) => good(text),
+            (false, true) => good(format!("{text}, on a private network")),
+            (false, false) => failed(
+                format!("{text}; {} is not for everybody, and Divvi Up refuses such a URL", names::list(&private)),
+                "Correct the record. If it stands in /etc/hosts here, others may see another address. With a control plane \
+                 in your own network, give --private.",
+            ),
+        }
+    }
+
+    /// Whether the URL that clients and the other aggregator will be told leads here.
+    async fn dap_url(&self, world: &World, configuration: &Value) -> Verdict {
+        let remedy = "Correct public_url, which it is made of, and reload the server.";
+        // Whoever answers there may be anybody: nothing of theirs gets to the terminal that is no text.
+        let url = configuration["dap_url"].as_str().filter(|url| !url.contains(char::is_control));
+        let Some(url) = url else {
+            return failed("the answer has no usable dap_url", "Is it another program that answers there?");
+        };
+        let Some(place) = Place::of(url) else { return failed(format!("{url} is no URL"), remedy) };
+        if !place.is_secure && !place.is_loopback() && !self.is_private {
+            return failed(format!("{url} is without TLS"), remedy);
+        }
+        let options = PeerOptions {
+            connect_timeout: world.timeout,
+            timeout: world.timeout,
+            max_answer_bytes: MAX_ANSWER,
+            roots: self.roots.clone(),
+            ..PeerOptions::default()
+        };
+        match Peer::new(&options) {
+            Ok(peer) => leads_here(world, &place, url, url, &peer).await,
+            Err(fault) => failed(fault.to_string(), "Look into the certificates of this system."),
+        }
+    }
+}
+
+impl<'a> Asker<'a> {
+    fn new(world: &World, api: &'a Api<'a>) -> Result<Self, Failure> {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(client_config(api.roots)?)
+            .redirect(reqwest::redirect::Policy::none())
+            .dns_resolver(Names::default())
+            .timeout(world.timeout)
+            .build()?;
+        Ok(Self { http, api })
+    }
+
+    /// Both forms of the URL: control planes ask for the configuration at the first, and for everything else below.
+    fn forms(&self) -> [String; 2] {
+        [self.api.url.to_owned(), format!("{}/", self.api.url)]
+    }
+
+    async fn get(&self, url: &str, token: Option<&Secret>, accept: &str) -> Result<Response, String> {
+        let mut request = self.http.get(url).header(ACCEPT, accept);
+        if let Some(token) = token.and_then(Secret::expose_text) {
+            request = request.bearer_auth(token);
+        }
+        request.send().await.map_err(|error| innermost(&error))
+    }
+
+    /// Whether nobody gets in without a token; and whether anybody answers at all.
+    async fn closed(&self) -> (Verdict, bool) {
+        for url in self.forms() {
+            let answer = match self.get(&url, None, MEDIA_TYPE).await {
+                Ok(answer) => answer,
+                Err(why) => {
+                    let remedy = "See the checks above; is the server up, and the port open in all firewalls between? A \
+                        router that does not let you reach your own public address from within is no trouble for others: \
+                        try from elsewhere.";
+                    return (failed(format!("{url} does not answer: {why}"), remedy), false);
+                }
+            };
+            match answer.status() {
+                StatusCode::UNAUTHORIZED => {}
+                status => return (failed(format!("{url} answers {status} and not 401"), misled(status)), true),
+            }
+        }
+        (good("401, with a slash at the end of the URL and without"), true)
+    }
+
+    /// Whether the token lets one in; and what is told then.
+    async fn opened(&self, token: &Secret) -> (Verdict, Option<Value>) {
+        let mut told = None;
+        for url in self.forms() {
+            let answer = match self.get(&url, Some(token), MEDIA_TYPE).await {
+                Ok(answer) => answer,
+                Err(why) => return (failed(format!("{url} does not answer: {why}"), "Try again."), None),
+            };
+            let (status, media_type) = (answer.status(), media_type(&answer));
+            if status != StatusCode::OK {
+                return (failed(format!("{url} answers {status} and not 200"), misled(status)), None);
+            }
+            if media_type.as_deref() != Some(MEDIA_TYPE) {
+                let found = media_type.unwrap_or_else(|| "none".to_owned());
+                let remedy = "Is it another program that answers there, or a proxy that changes headers?";
+                return (failed(format!("{url} answers with the media type {found}, not {MEDIA_TYPE}"), remedy), None);
+            }
+            told = read(answer).await;
+        }
+        match told {
+            Some(told) => (good("200 with the right media type, at both"), Some(told)),
+            None => (failed("the answer is no JSON", "Is it another program that answers there?"), None),
+        }
+    }
+
+    /// Whether headers arrive as they are sent: others than the API's are refused.
+    async fn media_types(&self, token: &Secret) -> Verdict {
+        let other = self.get(self.api.url, Some(token), "application/json").await.map(|answer| answer.status());
+        let post = self.http.request(Method::POST, format!("{}/tasks", self.api.url));
+        let post = post.header(ACCEPT, MEDIA_TYPE).header(CONTENT_TYPE, "application/json").body("{}");
+        let post = post.bearer_auth(token.expose_text().unwrap_or_default()).send().await;
+        let post = post.map(|answer| answer.status()).map_err(|error| innermost(&error));
+        let remedy = "A proxy in front must pass Accept and Content-Type on as they are, and every path below the URL.";
+        match (other, post) {
+            (Ok(StatusCode::NOT_ACCEPTABLE), Ok(StatusCode::UNSUPPORTED_MEDIA_TYPE)) => {
+                good("others than the API's are refused (406, 415)")
+            }
+            (Err(why), _) | (_, Err(why)) => failed(format!("no answer: {why}"), "Try again."),
+            (Ok(other), Ok(post)) => {
+                warning(format!("others are answered {other} and {post}, not 406 and 415"), remedy)
+            }
+        }
+    }
+}
+
+/// What may be wrong where something else is answered than the API does.
+fn misled(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::NOT_FOUND => {
+            "The URL leads elsewhere, or the API is off: set management.path, which is the end of the URL, and restart; a \
+             proxy in front must pass the path on, and what is below it."
+        }
+        StatusCode::UNAUTHORIZED => {
+            "A proxy in front must pass Authorization on; or it is another server that answers."
+        }
+        _ if status.is_redirection() => "Control planes do not follow redirects: give the URL that it leads to.",
+        _ if status.is_server_error() => "Look into the server's log, and the proxy's if there is one.",
+        _ => "Is it another program that answers there?",
+    }
+}
+
+fn media_type(answer: &Response) -> Option<String> {
+    answer.headers().get(CONTENT_TYPE)?.to_str().ok().map(str::to_owned)
+}
+
+async fn read(mut answer: Response) -> Option<Value> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.ok()? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            return None;
+        }
+        body.extend_from_slice(&chunk);
+    }
+    serde_json::from_slice(&body).ok()
+}
+
+/// What is at the bottom of an error.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// Whether everybody can reach an address, as far as its kind tells (the special-purpose addresses of RFC 6890).
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => address.to_ipv4_mapped().map_or_else(|| is_public_v6(address), is_public_v4),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [first, second, third, _] = address.octets();
+    // Shared by the customers of a provider (RFC 6598), for protocols (RFC 6890), and for benchmarks (RFC 2544).
+    let is_special = (first == 100 && second & 0xc0 == 64)
+        || (first, second, third) == (192, 0, 0)
+        || (first == 198 && second & 0xfe == 18);
+    !(address.is_loopback()
+        || address.is_private()
+        || address.is_link_local()
+        || address.is_documentation()
+        || address.is_multicast()
+        || first == 0
+        || first >= 240
+        || is_special)
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let [first, second, ..] = address.segments();
+    let is_documentation = (first, second) == (0x2001, 0xdb8);
+    // What is given out is in 2000::/3 (RFC 4291 section 2.4).
+    first & 0xe000 == 0x2000 && !is_documentation
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_public_or_not() {
+        for text in
+            ["8.8.8.8", "100.63.0.1", "100.128.0.1", "172.32.0.1", "192.1.0.1", "2001:4860::8", "::ffff:8.8.8.8"]
+        {
+            assert!(is_public(text.parse().unwrap()), "{text}");
+        }
+        for text in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.0.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "100.127.255.255",
+            "0.0.0.0",
+            "255.255.255.255",
+            "192.0.2.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "::1",
+            "::",
+            "fc00::1",
+            "fe80::1",
+            "2001:db8::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+        ] {
+            assert!(!is_public(text.parse().unwrap()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_https_and_plain() {
+        let roots = Roots::default();
+        let scheme = |url| Api { url, token: None, is_private: false, roots: &roots }.scheme();
+        assert_eq!(scheme("https://helper.example/api"), Ok("https://helper.example/api".to_owned()));
+        for (url, says) in [
+            ("http://helper.example/api", "without TLS"),
+            ("helper.example/api", "no URL"),
+            ("https://helper.example/api?x", "a query"),
+        ] {
+            assert!(scheme(url).unwrap_err().detail.contains(says), "{url}");
+        }
+    }
+}

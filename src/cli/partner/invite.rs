@@ -1,0 +1,225 @@
+//! `dapbox partner invite`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+
+use super::{
+    super::{
+        Failure, Outcome,
+        args::{ConfigArgs, Format, duration},
+        control::{Control, Socket},
+        findings::{self, Finding},
+        style::{Style, say, warn},
+        token,
+    },
+    check,
+    probe::{NOT_CHECKED, ProbeArgs},
+};
+use crate::{
+    config::Config,
+    model::{Revision, Secret, Time, TokenHash, management::check_name},
+    peer,
+};
+
+/// Arguments of `dapbox partner invite`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "First looks whether a control plane can reach the management API, as 'dapbox partner check' \
+    does. If it can, an API token is made, as by 'dapbox token new', and what the other side needs is printed: the URL, the \
+    token, the command of Divvi Up's tool 'divviup', and the fields of its web form. The token is shown this once; send it \
+    over a channel that you trust. If something is wrong, no token is made: exit code 1.\n\n\
+    Examples:\n  \
+    dapbox partner invite divviup\n  \
+    dapbox partner invite divviup-2027 --display-name Example --expires-in 365d\n  \
+    dapbox partner invite divviup -o json --config /etc/dapbox/appliance.toml")]
+pub struct Args {
+    /// What to call the token here: letters, digits and any of -._
+    name: String,
+    /// What the other side shall call this aggregator; its host by default.
+    #[arg(long, value_name = "TEXT")]
+    display_name: Option<String>,
+    /// For how long the token is good; without this, until it is revoked.
+    #[arg(long, value_parser = duration, value_name = "DURATION")]
+    expires_in: Option<Duration>,
+    /// Make the token even if something is wrong, or without a server to ask.
+    #[arg(long)]
+    anyway: bool,
+    #[command(flatten)]
+    probe: ProbeArgs,
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// All that the other side needs, for machines.
+#[derive(Serialize)]
+struct Invitation<'a> {
+    /// The token's name here.
+    name: &'a str,
+    api_url: String,
+    /// What the API tells of where DAP is spoken.
+    dap_url: String,
+    /// The token itself.
+    token: &'a str,
+    hash: TokenHash,
+    until: Option<Time>,
+    /// The words of a command line.
+    command: Vec<String>,
+    /// The web form's fields by their labels.
+    form: BTreeMap<&'static str, String>,
+    findings: &'a [Finding],
+    not_checked: &'a [&'static str],
+}
+
+/// Runs `dapbox partner invite`.
+pub async fn run(args: Args) -> Outcome {
+    check_name(&args.name).map_err(Failure::usage)?;
+    let config = args.config.load(None)?;
+    let api_url = args.probe.url(&config)?;
+    let findings = look(&args, &config).await?;
+    if let (Err(failure), false) = (findings::outcome(&findings), args.anyway) {
+        match args.output {
+            Format::Json => {
+                say(serde_json::to_string_pretty(&serde_json::json!({ "api_url": api_url, "findings": findings }))?)?;
+            }
+            Format::Text => say(findings::show(&findings, Style::stdout()))?,
+        }
+        return Err(Failure::new(format!("{}: no token was made (--anyway makes one)", failure.message)));
+    }
+    let (secret, kept) = token::draw(&args.name, args.expires_in);
+    let (hash, until) = (kept.hash, kept.until);
+    let control = Control::open(&config).await?;
+    let added = control.add_api_token(kept).await;
+    control.close().await;
+    added?;
+    let display_name = args.display_name.clone().unwrap_or_else(|| host(&api_url));
+    let invitation = invitation(&args.name, &config, api_url, &display_name, &secret, (hash, until), &findings);
+    Ok(say(match args.output {
+        Format::Json => serde_json::to_string_pretty(&invitation)?,
+        Format::Text => text(&invitation, Style::stdout()),
+    })?)
+}
+
+/// Looks whether the API can be reached, if there is a server.
+async fn look(args: &Args, config: &Config) -> Result<Vec<Finding>, Failure> {
+    if Socket::new(config.control_socket())?.is_alive().await? {
+        return args.probe.look(config.clone(), None).await;
+    }
+    if !args.anyway {
+        let text = "no server runs here, so that nothing can be looked at: start it (dapbox serve), or give --anyway";
+        return Err(Failure::new(text));
+    }
+    warn("no server runs here: nothing was looked at. Run 'dapbox partner check' once one does");
+    Ok(Vec::new())
+}
+
+fn host(api_url: &str) -> String {
+    super::super::place::Place::of(api_url).map_or_else(|| api_url.to_owned(), |place| place.host)
+}
+
+fn invitation<'a>(
+    name: &'a str,
+    config: &Config,
+    api_url: String,
+    display_name: &str,
+    secret: &'a Secret,
+    (hash, until): (TokenHash, Option<Time>),
+    findings: &'a [Finding],
+) -> Invitation<'a> {
+    let token = secret.expose_text().unwrap_or_default();
+    // With equal signs: a token may begin with a dash.
+    let command = ["divviup", "aggregator", "create"].map(str::to_owned).into_iter().chain([
+        format!("--name={display_name}"),
+        format!("--api-url={api_url}"),
+        format!("--bearer-token={token}"),
+    ]);
+    let form = [("Name", display_name), ("API Url", &api_url), ("Bearer Token", token)];
+    Invitation {
+        name,
+        dap_url: peer::dap_url(&config.public_url, Revision::Dap09),
+        token,
+        hash,
+        until,
+        command: command.collect(),
+        form: form.map(|(label, value)| (label, value.to_owned())).into(),
+        api_url,
+        findings,
+        not_checked: &NOT_CHECKED,
+    }
+}
+
+/// For people.
+fn text(invitation: &Invitation<'_>, style: Style) -> String {
+    let Invitation { name, api_url, dap_url, token, until, command, form, findings, .. } = invitation;
+    let mut text = String::new();
+    if !findings.is_empty() {
+        text.push_str(&format!("{}\n{}\n\n", findings::show(findings, style), check::not_checked()));
+    }
+    let good = token::good(*until);
+    text.push_str(&format!(
+        "{}\n\n  API URL    {}\n  API token  {}\n\nThe token is called {name} here, and is good \
+         {good}.\nSECRET, and shown only now: send it over a channel that you trust.\n\n",
+        style.bold("For whoever has tasks set up here"),
+        style.accent(api_url),
+        style.accent(token),
+    ));
+    let quoted: Vec<_> = command.iter().map(|word| quote(word)).collect();
+    let (start, flags) = quoted.split_at(3);
+    text.push_str(&format!(
+        "With Divvi Up's tool, logged in there:\n\n  {} \\\n      {}\n\nOr in its web form, Aggregators, New (\"Pair Private \
+         Aggregator\"):\n\n",
+        start.join(" "),
+        flags.join(" \\\n      ")
+    ));
+    for label in ["Name", "API Url", "Bearer Token"] {
+        text.push_str(&format!("  {label:<12}  {}\n", form.get(label).map(String::as_str).unwrap_or_default()));
+    }
+    text.push_str(&format!(
+        "\nAnother control plane that speaks this API needs the URL and the token. It learns\nthe DAP URL there: \
+         {dap_url}\n\nNext:\n  \
+         1. The other side pairs and makes tasks. 'dapbox token list' shows when the\n     token was last used.\n  \
+         2. 'dapbox status' shows the tasks that were set up, and whether somebody has\n     contacted them.\n  \
+         3. To replace the token: invite anew under another name, have it entered there\n     \
+         (divviup aggregator rotate-bearer-token), then\n     dapbox token revoke {name}"
+    ));
+    text
+}
+
+/// A word as a shell takes it.
+fn quote(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~/:=%+@".contains(c);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_other_side_gets_what_its_tool_and_its_form_ask_for() {
+        let config = Config { public_url: "https://helper.example/x".to_owned(), ..Config::default() };
+        let secret = Secret::new(b"-token_".to_vec());
+        let facts = (TokenHash::of(secret.expose()), Some(Time(1_900_000_000)));
+        let url = "https://helper.example/x/api".to_owned();
+        let invitation = invitation("divviup", &config, url, "Bob's helper", &secret, facts, &[]);
+        assert_eq!(invitation.dap_url, "https://helper.example/x/dap-09/");
+        let text = text(&invitation, Style::plain());
+        for line in [
+            r"  divviup aggregator create \",
+            r"      '--name=Bob'\''s helper' \",
+            r"      --api-url=https://helper.example/x/api \",
+            "      --bearer-token=-token_",
+            "  API Url       https://helper.example/x/api",
+            "  Bearer Token  -token_",
+            "     dapbox token revoke divviup",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+        assert!(text.contains("good until 2030-03-17T17:46:40Z"), "{text}");
+        let json = serde_json::to_value(&invitation).unwrap();
+        assert_eq!(json["command"][5], "--bearer-token=-token_");
+        assert_eq!(json["form"]["Name"], "Bob's helper");
+    }
+}

@@ -1,0 +1,98 @@
+//! `dapbox task sweep`: removes tasks that were set up here and that nobody ever contacted.
+
+use serde::Serialize;
+
+use super::{
+    super::{
+        Failure, Outcome,
+        args::{ConfigArgs, Format, duration},
+        control::Control,
+        show,
+        style::{Style, counted, say},
+    },
+    confirmed,
+};
+use crate::model::{
+    Duration, TaskId, Time,
+    status::{TaskStatus, UntouchedRequest},
+};
+
+/// Arguments of `dapbox task sweep`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "A task counts as contacted as soon as a request has named it: of the other aggregator, of a \
+    client or of the collector, refused or not. Those who only ask for keys, and the control plane itself, do not count. \
+    Tasks that you added are never removed. Tombstones stay behind: the ids are refused for ever.\n\n\
+    With provisioning.untouched_age the server does this by itself.\n\n\
+    Examples:\n  \
+    dapbox task sweep --untouched-for 90d --dry-run\n  \
+    dapbox task sweep --untouched-for 90d --yes -o json")]
+pub struct Args {
+    /// Only tasks that were set up so long ago.
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    untouched_for: std::time::Duration,
+    /// Show what would be removed, and remove nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Do not ask.
+    #[arg(short, long)]
+    yes: bool,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    output: Format,
+}
+
+/// What was found or removed, for machines.
+#[derive(Serialize)]
+struct Swept {
+    /// Which tasks.
+    tasks: Vec<TaskId>,
+    /// Whether they were removed.
+    removed: bool,
+}
+
+/// Runs `dapbox task sweep`.
+pub async fn run(args: Args) -> Outcome {
+    let control = Control::open(&args.config.load(None)?).await?;
+    let outcome = sweep(&control, &args).await;
+    control.close().await;
+    outcome
+}
+
+async fn sweep(control: &Control, args: &Args) -> Outcome {
+    let until = Time::now().saturating_sub(Duration(args.untouched_for.as_secs()));
+    let found = control.untouched(UntouchedRequest { until, remove: false }).await?;
+    if args.dry_run || found.is_empty() {
+        return tell(control, args, &Swept { tasks: found, removed: false }).await;
+    }
+    if !args.yes {
+        say(lines(control, &found).await?)?;
+        say("\nRemoving them is for ever: their ids can never be used again.")?;
+        if !confirmed("remove them")? {
+            return Err(Failure::new("nothing was removed"));
+        }
+    }
+    // It is looked again there: whoever has come meanwhile keeps their task.
+    let removed = control.untouched(UntouchedRequest { until, remove: true }).await?;
+    tell(control, args, &Swept { tasks: removed, removed: true }).await
+}
+
+async fn tell(control: &Control, args: &Args, swept: &Swept) -> Outcome {
+    if args.output == Format::Json {
+        return Ok(say(serde_json::to_string(swept)?)?);
+    }
+    let tasks = counted(swept.tasks.len() as u64, "task");
+    Ok(say(match (swept.tasks.is_empty(), swept.removed) {
+        (true, _) => "There is no task that nobody has contacted for so long.".to_owned(),
+        (false, true) => format!("{tasks} removed. Tombstones stay: their ids are refused for ever."),
+        (false, false) => format!("{}\n\n{tasks} would be removed.", lines(control, &swept.tasks).await?),
+    })?)
+}
+
+/// A line for each task.
+async fn lines(control: &Control, ids: &[TaskId]) -> Result<String, Failure> {
+    let tasks: Vec<TaskStatus> = control.tasks().await?;
+    let shown = tasks.iter().filter(|task| ids.contains(&task.id));
+    Ok(shown.map(|task| show::task_line(task, Style::stdout())).collect::<Vec<_>>().join("\n"))
+}
