@@ -60,8 +60,8 @@ const PRIVATE: &[(&str, &[&str])] = &[
         ],
     ),
     ("prometheus_client", &["server/metrics.rs"]),
-    ("Revision::Dap09", &["wire/mod.rs", "vdaf/mod.rs", "server/", "cli/"]),
-    ("Revision::Dap18", &["wire/mod.rs", "vdaf/mod.rs", "server/", "cli/"]),
+    ("Revision::Dap09", &["wire/mod.rs", "wire/taskprov/", "vdaf/mod.rs", "server/", "cli/"]),
+    ("Revision::Dap18", &["wire/mod.rs", "wire/taskprov/", "vdaf/mod.rs", "server/", "cli/"]),
 ];
 
 /// The code of a file: no comments, and no tests, which may reach further than what they test.

@@ -22,6 +22,7 @@ pub mod report;
 pub mod secret;
 pub mod status;
 pub mod task;
+pub mod taskprov;
 pub mod time;
 pub mod tokens;
 pub mod words;

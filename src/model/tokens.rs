@@ -12,7 +12,7 @@ use super::{Duration, Party, Secret, TaskId, Time, TokenHash};
 const MAX: usize = 4;
 
 /// The tokens that are in force for a task at one of its aggregators, the newest first.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokens {
     accepted: Vec<InForce<TokenHash>>,
     presented: Vec<InForce<Secret>>,
@@ -81,6 +81,14 @@ impl Tokens {
         Self {
             accepted: vec![InForce { token: accepted, until: None }],
             presented: presented.map(for_ever).into_iter().collect(),
+        }
+    }
+
+    /// These tokens, for as long as they are configured.
+    pub fn in_force(accepted: &[TokenHash], presented: &[Secret]) -> Self {
+        Self {
+            accepted: accepted.iter().map(|token| InForce { token: *token, until: None }).collect(),
+            presented: presented.iter().map(|token| InForce { token: token.clone(), until: None }).collect(),
         }
     }
 

@@ -87,6 +87,12 @@ impl Reader {
         Ok(bytes)
     }
 
+    /// Reads `opaque<min..2^8-1>`.
+    pub fn opaque8(&mut self, what: &'static str, min: usize) -> Result<Bytes, Malformed> {
+        let len = self.u8(what)?;
+        self.opaque(what, usize::from(len), min)
+    }
+
     /// Reads `opaque<min..2^16-1>`.
     pub fn opaque16(&mut self, what: &'static str, min: usize) -> Result<Bytes, Malformed> {
         let len = self.u16(what)?;

@@ -10,6 +10,7 @@ pub mod management;
 pub mod media;
 pub mod problem;
 mod shared;
+pub mod taskprov;
 
 use bytes::Bytes;
 
