@@ -17,12 +17,12 @@ use bytes::Bytes;
 use crate::{
     hpke::{self, Suite},
     model::{
-        Fault, HpkeCiphertext, HpkeConfig, PlaintextInputShare, Report, ReportError, ReportId, ReportMetadata, Role,
-        TaskParameters, Time,
+        Extension, Fault, HpkeCiphertext, HpkeConfig, PlaintextInputShare, Report, ReportError, ReportId,
+        ReportMetadata, Role, TaskParameters, Time,
     },
     peer::{CallError, Peer, Retries, retry},
     vdaf::{self, Measurement, Preparer},
-    wire::{self, Malformed},
+    wire::{self, Malformed, taskprov},
 };
 
 pub use many::Summary;
@@ -46,7 +46,15 @@ pub struct Client {
     preparer: Arc<dyn Preparer>,
     peer: Peer,
     retries: Retries,
+    in_band: Option<InBand>,
     keys: Mutex<Option<Cached>>,
+}
+
+/// What a client adds if the task is set up in-band.
+#[derive(Clone, Debug)]
+struct InBand {
+    advertisement: String,
+    extensions: Vec<Extension>,
 }
 
 struct Cached {
@@ -58,7 +66,22 @@ impl Client {
     /// A client for a task. Fails if the task's parameters are wrong.
     pub fn new(task: TaskParameters, peer: Peer, retries: Retries) -> Result<Self, ClientError> {
         let preparer = vdaf::preparer(task.revision, &task.vdaf)?;
-        Ok(Self { task, preparer, peer, retries, keys: Mutex::new(None) })
+        Ok(Self { task, preparer, peer, retries, in_band: None, keys: Mutex::new(None) })
+    }
+
+    /// The same for a task that is set up in-band with this configuration, which goes with every upload
+    /// (draft-wang-ppm-dap-taskprov-06 section 4).
+    pub fn advertising(self, configuration: &[u8]) -> Self {
+        let in_band = taskprov::of(self.task.revision).map(|taskprov| {
+            let extension = taskprov.report_extension().map(|kind| Extension { kind, data: Bytes::new() });
+            InBand { advertisement: taskprov.encode_header(configuration), extensions: extension.into_iter().collect() }
+        });
+        Self { in_band, ..self }
+    }
+
+    /// What is in each share of a report beside the measurement's part.
+    fn extensions(&self) -> Vec<Extension> {
+        self.in_band.as_ref().map(|in_band| in_band.extensions.clone()).unwrap_or_default()
     }
 
     /// The task.
@@ -77,10 +100,9 @@ impl Client {
     /// Makes a report without sending it. Computes on a thread for blocking work.
     pub async fn prepare(&self, measurement: Measurement, time: Time) -> Result<Report, ClientError> {
         let keys = self.keys().await?;
-        let (task, preparer) = (self.task.clone(), Arc::clone(&self.preparer));
-        tokio::task::spawn_blocking(move || make_report(&task, &*preparer, &keys, &measurement, time))
-            .await
-            .map_err(|e| Fault::while_doing("making a report", e))?
+        let (task, preparer, extensions) = (self.task.clone(), Arc::clone(&self.preparer), self.extensions());
+        let make = move || make_report_with(&task, &*preparer, &keys, &extensions, &measurement, time);
+        tokio::task::spawn_blocking(make).await.map_err(|e| Fault::while_doing("making a report", e))?
     }
 
     /// Uploads reports in one request (DAP-09 section 4.4.2, DAP-18 section 4.4.2), of which one may have as many as
@@ -89,7 +111,8 @@ impl Client {
     pub async fn send(&self, reports: &[Report]) -> Result<Vec<(ReportId, ReportError)>, ClientError> {
         let wire = wire::of(self.task.revision);
         let body = Bytes::from(wire.encode_upload(&self.task, reports));
-        let call = wire.upload_call(&self.task.id);
+        let advertisement = self.in_band.as_ref().map(|in_band| in_band.advertisement.clone());
+        let call = wire.upload_call(&self.task.id).advertising(advertisement);
         let is_lost = AtomicBool::new(false);
         let upload = async || {
             let answer =
@@ -140,7 +163,8 @@ impl Client {
     /// 4.4.1).
     async fn fetch(&self, role: Role, url: &str) -> Result<(HpkeConfig, Span), ClientError> {
         let wire = wire::of(self.task.revision);
-        let call = wire.hpke_config_call(&self.task.id);
+        // A task that is set up in-band may not be known there yet.
+        let call = wire.hpke_config_call(Some(&self.task.id).filter(|_| self.in_band.is_none()));
         let answer = retry(self.retries, || self.peer.call(url, &call, None, Bytes::new()))
             .await
             .map_err(|cause| ClientError::Keys { role, url: url.to_owned(), cause })?;
@@ -185,12 +209,24 @@ pub fn make_report(
     measurement: &Measurement,
     time: Time,
 ) -> Result<Report, ClientError> {
+    make_report_with(task, preparer, keys, &[], measurement, time)
+}
+
+/// The same with extensions in both shares.
+fn make_report_with(
+    task: &TaskParameters,
+    preparer: &dyn Preparer,
+    keys: &AggregatorKeys,
+    extensions: &[Extension],
+    measurement: &Measurement,
+    time: Time,
+) -> Result<Report, ClientError> {
     let wire = wire::of(task.revision);
     let metadata = ReportMetadata { id: ReportId::random(), time: time.truncate(task.time_precision) };
     let shares = preparer.shard(&wire.vdaf_context(&task.id), measurement, &metadata.id)?;
     let aad = wire.input_share_aad(task, &metadata, &[], &shares.public_share);
     let seal = |role, key: &HpkeConfig, share: Vec<u8>| -> Result<HpkeCiphertext, ClientError> {
-        let share = PlaintextInputShare { extensions: Vec::new(), payload: Bytes::from(share) };
+        let share = PlaintextInputShare { extensions: extensions.to_vec(), payload: Bytes::from(share) };
         hpke::seal(key, &wire.input_share_info(role), &aad, &wire.encode_plaintext(&share))
             .map_err(|e| ClientError::Seal { role, why: e.to_string() })
     };

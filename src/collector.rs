@@ -87,6 +87,7 @@ pub struct Collector {
     preparer: Arc<dyn Preparer>,
     peer: Peer,
     retries: Retries,
+    advertisement: Option<String>,
 }
 
 impl Collector {
@@ -94,7 +95,14 @@ impl Collector {
     pub fn new(task: CollectorTask, keypair: Keypair, peer: Peer, retries: Retries) -> Result<Self, CollectError> {
         let preparer = vdaf::of_task(&task.public)?;
         let peer = peer.or_with(task.previous_token.clone());
-        Ok(Self { task, keypair, preparer, peer, retries })
+        Ok(Self { task, keypair, preparer, peer, retries, advertisement: None })
+    }
+
+    /// The same for a task that is set up in-band with this configuration, which goes with every request
+    /// (draft-wang-ppm-dap-taskprov-06 section 7).
+    pub fn advertising(self, configuration: &[u8]) -> Self {
+        let taskprov = wire::taskprov::of(self.task.public.revision);
+        Self { advertisement: taskprov.map(|taskprov| taskprov.encode_header(configuration)), ..self }
     }
 
     /// Collects a batch: starts a collection job and asks until it is done, for at most `patience`.
@@ -157,6 +165,7 @@ impl Collector {
         let delete = |place: &String| wire.delete_call(Interaction::CollectionJob, place);
         match collected.place.as_ref().and_then(delete) {
             Some(call) => {
+                let call = call.advertising(self.advertisement.clone());
                 let (url, token) = (&self.task.public.leader_url, Some(&self.task.token));
                 let release = || self.peer.call(url, &call, token, Bytes::new());
                 retry(self.retries, release).await.map(drop).map_err(CollectError::Call)
@@ -167,7 +176,8 @@ impl Collector {
 
     async fn ask(&self, call: &Call, body: Bytes) -> Result<Reply, CollectError> {
         let (url, token) = (&self.task.public.leader_url, Some(&self.task.token));
-        retry(self.retries, || self.peer.ask(url, call, token, body.clone())).await.map_err(CollectError::Call)
+        let call = call.clone().advertising(self.advertisement.clone());
+        retry(self.retries, || self.peer.ask(url, &call, token, body.clone())).await.map_err(CollectError::Call)
     }
 
     /// Checks that the answer is one to the query, opens both shares and puts them together.

@@ -12,6 +12,7 @@ mod outside;
 mod provisioning;
 mod reload;
 pub mod span;
+pub mod taskprov;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -31,6 +32,7 @@ pub use origin::{Origin, Setting, is_secret};
 pub use outside::{Acme, Monitor, OptionalAddress, Outbound, Proxy, Tls, TlsMode, check_public_url};
 pub use provisioning::Provisioning;
 pub use reload::reloadable;
+pub use taskprov::Taskprov;
 
 /// Everything that an operator can decide. Durations are written like `60s`, `500ms`, `5m`, `1h` or `1d`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,6 +60,8 @@ pub struct Config {
     pub management: Management,
     /// Tasks that others set up here.
     pub provisioning: Provisioning,
+    /// Tasks that are set up in-band.
+    pub taskprov: Taskprov,
     /// Bounds on memory, queues and time.
     pub limits: Limits,
     /// How much room is left on the disk.
@@ -365,6 +369,7 @@ impl Default for Config {
             monitor: Monitor::default(),
             management: Management::default(),
             provisioning: Provisioning::default(),
+            taskprov: Taskprov::default(),
             limits: Limits::default(),
             disk: Disk::default(),
             leader: Leader::default(),

@@ -138,6 +138,10 @@
 //!   answered first, over restarts and restores too; and the API knows no tasks but its own.
 //! - **That a task was contacted is stored beside its first request**, which does not wait for it. Only such tasks may be
 //!   removed by a clock that others set up and no request has ever named; in doubt, as after a restore, somebody has come.
+//! - **A task that is set up in-band has its peer's tokens**, as they are configured now, and none of its own: they are replaced
+//!   in one place for all tasks, and a peer that is taken out speaks for none of them. All else of it is fixed when it is first
+//!   heard of, as of any task. Whether its reports have the extension is looked at where shares are opened, on both sides.
+//!   To a restored copy a task that it has forgotten comes as a new one: its past is closed, too.
 //! - **HPKE keys are replaced by a function without effects** (`aggregator/keys/plan.rs`): what becomes of each key at some
 //!   time, given all keys, the tasks, the configuration and the clock. A key is pending before it is handed out, so that a
 //!   backup has it before anybody seals to it. Nothing is deleted by a clock that nobody has looked at: what cannot be undone

@@ -22,7 +22,7 @@ use url::Url;
 
 use crate::{
     model::{Act, Failpoints, Fault, Phase, Point, Revision, Secret},
-    wire::{self, Call, Problem, ProblemType, media, problem},
+    wire::{self, Call, Problem, ProblemType, media, problem, taskprov},
 };
 
 pub use backoff::Backoff;
@@ -344,6 +344,9 @@ impl Peer {
         let mut request = self.http.request(method, &url).timeout(self.options.timeout);
         if let Some(media_type) = call.content_type {
             request = request.header(CONTENT_TYPE, media_type).body(body);
+        }
+        if let Some(advertisement) = &call.advertisement {
+            request = request.header(taskprov::HEADER, advertisement);
         }
         if let Some(token) = token {
             let (name, value) =

@@ -16,10 +16,11 @@ use common::{
     calls::{assert_refused, upload_errors},
     forge::{Draft, Forge},
     relay::{MEASUREMENTS, assert_whole, modes, query},
+    restore::{back_up, go_on_from, options},
 };
 use dapbox::{
     aggregator::{
-        restored::{self, Restored},
+        restored::Restored,
         retention::{self, Lost},
     },
     config::{Config, Seconds},
@@ -41,18 +42,6 @@ use tokio::{
 const SUM: VdafConfig = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
 /// What clocks may differ by.
 const SKEW: Duration = Duration(5);
-
-fn options() -> Options {
-    Options { cache_bytes: 1 << 20, ..Options::default() }
-}
-
-/// A backup of a running node, with the key to open it.
-async fn back_up(node: &Node) -> Vec<u8> {
-    let client = reqwest::Client::builder().unix_socket(node.config.control_socket()).build().unwrap();
-    let answer = client.get("http://control/backup?key").send().await.unwrap();
-    assert_eq!(answer.status(), 200);
-    answer.bytes().await.unwrap().to_vec()
-}
 
 fn contents(backup: &[u8]) -> Contents {
     store::verify(backup, |_| ()).unwrap()
@@ -193,17 +182,6 @@ async fn grow(node: &mut Node, parties: &common::Parties) {
     }
     store.close().await;
     node.resume().await;
-}
-
-/// Stops a node and has it go on from a backup of itself, in another directory.
-async fn go_on_from(node: &mut Node, backup: &[u8]) -> Restored {
-    node.stop().await;
-    let dir = node.dir.path().join("restored");
-    let times = (Time::now(), Duration(node.config.limits.clock_skew.as_secs()));
-    let restored = restored::restore(&dir, &options(), backup, None, times, |_| ()).unwrap();
-    node.config.data_dir = dir;
-    node.resume().await;
-    restored
 }
 
 /// What the other aggregator's operator is told to do.

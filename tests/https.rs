@@ -98,7 +98,7 @@ async fn http2_is_negotiated_and_http1_can_be() {
     let url = format!("https://{}/", listener.local_addr().unwrap());
     let acceptor = tokio_rustls::TlsAcceptor::from(authority.server_config(&["h2", "http/1.1"]));
     let accept = async { acceptor.accept(listener.accept().await.unwrap().0).await.unwrap() };
-    let (peer, call) = (authority.peer(), wire::of(Revision::Dap09).hpke_config_call(&TaskId::random()));
+    let (peer, call) = (authority.peer(), wire::of(Revision::Dap09).hpke_config_call(Some(&TaskId::random())));
     let (asked, stream) = tokio::join!(peer.send(&url, &call, None, Bytes::new()), async {
         accept.await.get_ref().1.alpn_protocol().map(<[u8]>::to_vec)
     });

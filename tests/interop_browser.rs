@@ -233,6 +233,6 @@ async fn other_origins_see_what_they_need() {
     let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
     assert_eq!(header("access-control-allow-origin"), "*");
     assert_eq!(header("access-control-allow-methods"), "PUT");
-    assert_eq!(header("access-control-allow-headers"), "content-type");
+    assert_eq!(header("access-control-allow-headers"), "content-type, dap-taskprov");
     pair.stop().await;
 }

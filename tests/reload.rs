@@ -52,6 +52,11 @@ const NOT_SHOWN: &[(&str, &str)] = &[
     ),
     ("provisioning.report_expiry_age", "the same"),
     ("provisioning.untouched_age", "see what_nobody_contacts_is_removed_if_that_is_wanted there"),
+    (
+        "taskprov.peers",
+        "no task is set up in-band here: see tokens_are_those_in_the_files_as_they_are_now of tests/taskprov",
+    ),
+    ("taskprov.max_tasks", "the same: see the_leader_takes_known_helpers_tasks_from_anybody_and_not_too_many"),
     ("proxy.trusted", "only the log shows where a request comes from"),
     ("limits.max_backup_note_bytes", "a backup has to meet with very many writes"),
     ("helper.max_deferred_jobs", "a job that is put off does not wait for long"),

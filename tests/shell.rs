@@ -33,7 +33,7 @@ fn complete(words: &[&str]) -> Vec<String> {
 
 #[test]
 fn bash_completes_commands_and_options() {
-    assert_eq!(complete(&["dapbox", "ta"]), ["task"]);
+    assert_eq!(complete(&["dapbox", "ta"]), ["task", "taskprov"]);
     assert_eq!(complete(&["dapbox", "task", "clo"]), ["close"]);
     assert_eq!(complete(&["dapbox", "serve", "--li"]), ["--listen"]);
     assert_eq!(complete(&["dapbox", "upload", "--no-such"]), Vec::<String>::new());

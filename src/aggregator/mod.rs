@@ -20,12 +20,15 @@ pub mod provision;
 pub mod restored;
 pub mod retention;
 mod shares;
+pub mod taskprov;
 pub mod tasks;
 pub mod tokens;
 pub mod untouched;
 pub mod upload;
 
 use std::sync::{Arc, atomic::AtomicBool};
+
+use bytes::Bytes;
 
 use crate::{
     model::{Duration, Extension, ReportError, ReportId, Role, Task, Time, Tokens},
@@ -50,6 +53,11 @@ pub struct TaskContext {
     pub preparer: Arc<dyn Preparer>,
     /// Whether nobody had contacted it when this was made. Becomes false with the first request.
     pub is_untouched: AtomicBool,
+    /// If the task was set up in-band: its configuration as the header of all requests about it, for those who have not
+    /// heard of it.
+    pub advertisement: Option<String>,
+    /// The extension that each report must have, with no data in it.
+    report_extension: Option<u16>,
     vdaf_context: Vec<u8>,
 }
 
@@ -59,8 +67,34 @@ impl TaskContext {
         let wire = wire::of(task.public.revision);
         let preparer = vdaf::of_task(&task.public)?;
         let tokens = Tokens::of(&task.party);
-        let is_untouched = AtomicBool::new(false);
-        Ok(Self { tokens, is_untouched, vdaf_context: wire.vdaf_context(&task.public.id), task, wire, preparer })
+        Ok(Self {
+            tokens,
+            is_untouched: AtomicBool::new(false),
+            vdaf_context: wire.vdaf_context(&task.public.id),
+            task,
+            wire,
+            preparer,
+            advertisement: None,
+            report_extension: None,
+        })
+    }
+
+    /// The same for a task that was set up in-band with this configuration.
+    pub fn advertising(self, configuration: &Bytes) -> Self {
+        let Some(taskprov) = wire::taskprov::of(self.task.public.revision) else { return self };
+        let advertisement = Some(taskprov.encode_header(configuration));
+        Self { advertisement, report_extension: taskprov.report_extension(), ..self }
+    }
+
+    /// Whether a share of a report has the extensions that it must have, and no others: every extension is mandatory to
+    /// understand (DAP-09 section 4.4.3), and that of a task that is set up in-band must be there
+    /// (draft-wang-ppm-dap-taskprov-06 sections 4 and 6).
+    pub fn fit(&self, extensions: &[Extension]) -> bool {
+        match (self.report_extension, extensions) {
+            (None, []) => true,
+            (Some(kind), [only]) => only.kind == kind && only.data.is_empty(),
+            _ => false,
+        }
     }
 
     /// The same with the tokens that are in force, if one was replaced.
@@ -93,7 +127,8 @@ pub(crate) fn check_parameter(parameter: &[u8]) -> Result<(), Problem> {
     Err(Problem::new(ProblemType::InvalidAggregationParameter).with_detail(detail))
 }
 
-/// Every extension is mandatory to understand, and we understand none yet but those that [`wire`] takes for itself.
+/// Every extension is mandatory to understand, and of a request we understand none but those that [`wire`] takes for
+/// itself.
 pub(crate) fn check_extensions(extensions: &[Extension]) -> Result<(), Problem> {
     if extensions.is_empty() {
         return Ok(());

@@ -61,6 +61,8 @@ pub fn restore(
             untouched::contact(tx, &id)?;
             tasks.push(RestoredTask { id, role, closed_before });
         }
+        // Tasks that were set up in-band since the backup come again, as if they were new.
+        tx.raise_unknown_before(before)?;
         Ok(Restored { moment, closed_before: before, tasks })
     };
     store::restore(dir, options, input, key, close, read)

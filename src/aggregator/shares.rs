@@ -43,9 +43,8 @@ impl<'a> Opener<'a> {
         let opened = keypair.open(&self.info, &aad, sealed).map_err(|_| ReportError::HpkeDecryptError)?;
         let plaintext =
             self.context.wire.decode_plaintext(&Bytes::from(opened)).map_err(|_| ReportError::InvalidMessage)?;
-        // Every extension is mandatory to understand, and we understand none yet: a known one would have to be checked
-        // for its place too.
-        if !extensions.is_empty() || !plaintext.extensions.is_empty() {
+        // Of the public ones we know none.
+        if !extensions.is_empty() || !self.context.fit(&plaintext.extensions) {
             return Err(ReportError::InvalidMessage);
         }
         Ok(plaintext.payload)

@@ -7,7 +7,7 @@ use crate::{
     hpke,
     model::{
         Duration, Fault, Task, TaskId, Time,
-        status::{Provisioned, TaskStatus},
+        status::{Provisioned, SetUpInBand, TaskStatus},
     },
     store::{TaskState, Tx},
     vdaf, wire,
@@ -163,6 +163,7 @@ pub fn status(state: &TaskState) -> TaskStatus {
             is_untouched: untouched::is_untouched(state),
             removed_from: None,
         }),
+        in_band: state.in_band.as_ref().map(|in_band| SetUpInBand { at: in_band.at, peer: in_band.peer.clone() }),
     }
 }
 

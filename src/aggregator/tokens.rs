@@ -17,11 +17,17 @@ pub enum TokenError {
     /// A helper calls nobody.
     #[error("we are the task's helper and present no token; a helper accepts one: 'dapbox task token accept'")]
     NothingPresented,
+    /// The tokens are the peer's.
+    #[error("the task was set up in-band: its tokens are those in the file of its peer (the option taskprov.peers)")]
+    InBand,
 }
 
 /// Replaces a token, and says which ones are in force then.
 pub fn change(tx: &mut Tx<'_>, change: TokenChange, now: Time) -> Result<Result<Vec<TokenStatus>, TokenError>, Fault> {
     let Some(state) = tx.task(&change.task) else { return Ok(Err(TokenError::NoTask)) };
+    if state.in_band.is_some() {
+        return Ok(Err(TokenError::InBand));
+    }
     let presents = state.tokens.to_present(now).next().is_some();
     if matches!(change.new, NewToken::Presented(_)) && !presents {
         return Ok(Err(TokenError::NothingPresented));

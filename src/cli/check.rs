@@ -13,7 +13,7 @@ use super::{
     place::Place,
     style::{self, Style, say},
 };
-use crate::config::{Config, Setting, TlsMode};
+use crate::config::{Config, Setting, TlsMode, taskprov::read_peers};
 
 /// Where an authority looks for a server (RFC 8737 section 3).
 const ACME_PORT: u16 = 443;
@@ -81,13 +81,14 @@ fn examine(sources: &Sources) -> Result<Report, Failure> {
     let place = sources.file.as_ref().map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
     let options: Vec<_> = sources.settings(&config)?.into_iter().map(OptionView::of).collect();
     let changed = style::counted(options.len() as u64, "option");
-    let checks: [(&'static str, Option<Verdict>); 11] = [
+    let checks: [(&'static str, Option<Verdict>); 12] = [
         ("configuration", Some(good(format!("{place}; {changed} set")))),
         ("log level", log_level(&config)),
         ("listen address", listen(&config)),
         ("monitor", monitor(&config)),
         ("public URL", public_url(&config)),
         ("management", management(&config)),
+        ("peers", peers(&config)),
         ("certificate", (config.tls.mode == TlsMode::Files).then(|| doctor::in_files(&config))),
         ("certificate key", private_file(&config.tls.key_file)),
         ("peer roots", doctor::peer_roots(&config)),
@@ -139,6 +140,19 @@ fn management(config: &Config) -> Option<Verdict> {
         ));
     }
     Some(good(format!("{url} sets tasks up for whoever has a token of 'dapbox token'")))
+}
+
+/// The files of peers whose tasks are set up in-band.
+fn peers(config: &Config) -> Option<Verdict> {
+    let files = &config.taskprov.peers;
+    let peers = match read_peers(files) {
+        Ok(peers) if peers.is_empty() => return None,
+        Ok(peers) => peers,
+        Err(error) => return Some(failed(error, "Correct the file, or take it out of taskprov.peers.")),
+    };
+    let open = files.iter().filter_map(|file| private_file(file)).find(Result::is_err);
+    let names: Vec<_> = peers.iter().map(|peer| format!("the {} {}", peer.role(), peer.endpoint)).collect();
+    Some(open.unwrap_or_else(|| good(format!("tasks of {} are set up in-band", names.join(", ")))))
 }
 
 fn monitor(config: &Config) -> Option<Verdict> {

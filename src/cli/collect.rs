@@ -14,10 +14,9 @@ use super::{
     style::{self, Style},
 };
 use crate::{
-    collector::{CollectError, Collected, Collector, Progress},
+    collector::{CollectError, Collected, Progress},
     config::span,
     model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Query, TaskParameters, Time},
-    peer::Retries,
     vdaf::{
         AggregateResult,
         noise::{self, Noise},
@@ -25,7 +24,7 @@ use crate::{
     wire::ProblemType,
 };
 
-use source::{Source, SourceArgs};
+use source::SourceArgs;
 
 /// Arguments of `dapbox collect`.
 #[derive(Debug, clap::Args)]
@@ -95,12 +94,11 @@ enum Output {
 
 /// Runs `dapbox collect`.
 pub async fn run(args: Args) -> Outcome {
-    let Source { task, keypair, began } = args.source.read()?;
-    let asked = &args.asked;
-    let query =
-        query(asked, task.public.batch_mode, task.public.time_precision, began, Time::now()).map_err(Failure::usage)?;
-    let public = task.public.clone();
-    let collector = Collector::new(task, keypair, args.peer.peer()?, Retries::default())?;
+    let source = args.source.read()?;
+    let public = source.task.public.clone();
+    let query = query(&args.asked, public.batch_mode, public.time_precision, source.began, Time::now())
+        .map_err(Failure::usage)?;
+    let collector = source.collector(args.peer.peer()?)?;
     let spinner = style::spinner("asking the leader");
     let progress = |progress| match progress {
         Progress::Accepted => spinner.set_message("collecting"),

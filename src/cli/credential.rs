@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Failure, pasted::read_file, taskfile::parse_token};
+use super::{Failure, pasted::read_file};
 use crate::{
     hpke::{Keypair, Suite},
     model::{HpkeConfig, Secret, pasted},
@@ -57,7 +57,7 @@ impl Credential {
         let Suite { kem_id, kdf_id, aead_id } = suite;
         let config = HpkeConfig { id: file.id, kem_id, kdf_id, aead_id, public_key };
         let keypair = Keypair::from_parts(config, Secret::new(private_key)).map_err(|error| error.to_string())?;
-        let token = parse_token(&file.token).map_err(|why| format!("token: {why}"))?;
+        let token = Secret::token(&file.token).map_err(|why| format!("token: {why}"))?;
         Ok(Self { token, keypair })
     }
 }

@@ -34,6 +34,7 @@ mod status;
 mod style;
 mod task;
 pub mod taskfile;
+mod taskprov;
 mod token;
 mod upload;
 mod version;
@@ -91,6 +92,9 @@ enum Command {
     /// Make, add, list, show, close and remove tasks.
     #[command(subcommand)]
     Task(task::Command),
+    /// Prepare tasks that are set up in-band, by the requests that are about them.
+    #[command(subcommand)]
+    Taskprov(taskprov::Command),
     /// List, replace, disable and delete the keys that reports are sealed to.
     #[command(subcommand)]
     Keys(keys::Command),
@@ -205,6 +209,7 @@ fn execute(command: Command) -> Outcome {
             Command::Serve(args) => serve::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Task(command) => task::run(command).await,
+            Command::Taskprov(command) => taskprov::run(command),
             Command::Keys(command) => keys::run(command).await,
             Command::Token(command) => token::run(command).await,
             Command::Partner(command) => partner::run(command).await,

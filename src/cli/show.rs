@@ -11,7 +11,7 @@ use crate::{
     config::span,
     model::{
         Interval, Revision, Role, VdafConfig,
-        status::{Provisioned, TaskStatus},
+        status::{Provisioned, SetUpInBand, TaskStatus},
     },
     vdaf::{AggregateResult, noise},
     wire,
@@ -43,10 +43,11 @@ pub fn task_line(task: &TaskStatus, style: Style) -> String {
         role(task.role),
         vdaf(&task.vdaf),
         style.dim(&format!(
-            "{} waiting, {} aggregated{}",
+            "{} waiting, {} aggregated{}{}",
             style::count(task.waiting),
             style::count(task.aggregated),
-            task.noise.map(|epsilon| format!(", epsilon {epsilon}")).unwrap_or_default()
+            task.noise.map(|epsilon| format!(", epsilon {epsilon}")).unwrap_or_default(),
+            if task.in_band.is_some() { ", set up in-band" } else { "" }
         ))
     )
 }
@@ -81,6 +82,9 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     if let Some(provisioned) = &task.provisioned {
         line("set up", provisioned_by(provisioned));
     }
+    if let Some(in_band) = &task.in_band {
+        line("set up", set_up_in_band(in_band));
+    }
     if let Some(horizon) = task.horizon {
         line("closed before", calendar::show(horizon));
     }
@@ -113,6 +117,11 @@ pub fn provisioned_by(Provisioned { at, by, is_untouched, removed_from }: &Provi
         calendar::show(*at),
         end.filter(|_| *is_untouched).unwrap_or_default()
     )
+}
+
+/// That a task was set up in-band.
+pub fn set_up_in_band(SetUpInBand { at, peer }: &SetUpInBand) -> String {
+    format!("in-band, {}, with the peer {peer}", calendar::show(*at))
 }
 
 /// A half-open interval.

@@ -5,17 +5,21 @@
 
 use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, calendar};
 use crate::{
+    client::Client,
     collector::CollectorTask,
     config::Seconds,
     hpke::{Keypair, Suite},
     model::{
         BatchMode, Duration, Epsilon, HpkeConfig, Interval, Party, Revision, Role, Secret, Task, TaskId,
         TaskParameters, Time, TokenHash, VdafConfig,
+        secret::{base64url, token},
     },
+    peer::{Peer, Retries},
     vdaf, wire,
 };
 
@@ -71,11 +75,18 @@ pub struct Parameters {
     /// `"0.5"` or `"3/2"`. None is added without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<Epsilon>,
+    /// If the task is set up in-band: what goes with every request, and says all of this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<Configuration>,
     /// How reports are put into batches.
     pub batch: BatchMode,
     /// What is measured.
     pub vdaf: VdafConfig,
 }
+
+/// The bytes of the configuration of a task that is set up in-band, as base64url.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration(#[serde(with = "base64url")] pub Vec<u8>);
 
 /// What only the leader knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -184,7 +195,14 @@ impl Parameters {
             }
             _ => {}
         }
-        wire::of(self.revision).check_task(&self.parameters()).map_err(|why| format!("the task's {why}"))
+        wire::of(self.revision).check_task(&self.parameters()).map_err(|why| format!("the task's {why}"))?;
+        let Some(Configuration(bytes)) = &self.configuration else { return Ok(()) };
+        let taskprov = wire::taskprov::of(self.revision).ok_or("the task cannot be set up in-band")?;
+        match taskprov.decode(&Bytes::copy_from_slice(bytes)) {
+            Ok(says) if says.public == self.parameters() => Ok(()),
+            Ok(_) => Err("the task's configuration, which goes with every request, says something else".to_owned()),
+            Err(why) => Err(why.to_string()),
+        }
     }
 }
 
@@ -262,8 +280,22 @@ impl TaskFile {
         if parts.into_iter().filter(|is_there| *is_there).count() > 1 {
             return Err(Failure::new(format!("{}: has the secrets of more than one party", path.display())));
         }
-        file.task.check().map_err(|why| Failure::new(why).context(path.display()))?;
+        file.check().map_err(|why| Failure::new(why).context(path.display()))?;
         Ok(file)
+    }
+
+    /// Whether the task's protocol can express all of it; if not, what to change.
+    pub fn check(&self) -> Result<(), String> {
+        self.task.check()
+    }
+
+    /// The client of the task.
+    pub fn client(&self, peer: Peer) -> Result<Client, Failure> {
+        let client = Client::new(self.parameters(), peer, Retries::default())?;
+        Ok(match &self.task.configuration {
+            Some(Configuration(bytes)) => client.advertising(bytes),
+            None => client,
+        })
     }
 
     /// Writes the file, readable for its owner only if it holds a secret. Does not overwrite.
@@ -392,7 +424,7 @@ fn heading(role: Role) -> &'static [&'static str] {
 }
 
 /// What is said above keys and tables.
-const COMMENTS: [(&str, &str); 23] = [
+const COMMENTS: [(&str, &str); 24] = [
     ("[task]", "The same in all four files. Compare it with the other parties': a task never changes."),
     ("info", "Tells the task from others that are configured alike. Every report is bound to it."),
     ("min_batch_size", "No aggregate of fewer reports is ever given out."),
@@ -404,6 +436,7 @@ const COMMENTS: [(&str, &str); 23] = [
         "Reports older than this are refused and forgotten, with sums that were not collected by then.",
     ),
     ("noise", "Epsilon: each aggregator adds noise to its part of every aggregate, the more the smaller this is."),
+    ("configuration", "The task is set up in-band: this goes with every request, and says what stands here."),
     ("[task.batch]", "How reports are put into batches."),
     ("batch_time_window_size", "A batch has reports of one such window of time only, in seconds."),
     ("[task.vdaf]", "What is measured."),
@@ -439,30 +472,6 @@ mod instant {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Time>, D::Error> {
         calendar::parse(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
-    }
-}
-
-/// A token, if it can be sent: what RFC 6750 section 2.1 allows in an Authorization header.
-pub fn parse_token(text: &str) -> Result<Secret, &'static str> {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
-    if text.is_empty() || !text.bytes().all(fits) {
-        return Err("a token has letters, digits and any of -._~+/= only");
-    }
-    Ok(Secret::new(text.as_bytes().to_vec()))
-}
-
-/// A token as the text that is sent.
-mod token {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error, ser};
-
-    use super::Secret;
-
-    pub fn serialize<S: Serializer>(token: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(token.expose_text().ok_or_else(|| ser::Error::custom("a token must be text"))?)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
-        super::parse_token(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 

@@ -16,7 +16,6 @@ use super::{
 use crate::{
     client::{Client, Summary},
     model::Time,
-    peer::Retries,
     vdaf::Measurement,
 };
 
@@ -74,7 +73,8 @@ struct Output<'a> {
 
 /// Runs `dapbox upload`.
 pub async fn run(args: Args) -> Outcome {
-    let task = TaskFile::read(&args.task)?.parameters();
+    let file = TaskFile::read(&args.task)?;
+    let task = file.parameters();
     let measurements = match (&args.csv, &args.measurement) {
         (Some(path), _) => {
             let file = std::fs::File::open(path).map_err(|e| Failure::new(e).context(path.display()))?;
@@ -87,7 +87,7 @@ pub async fn run(args: Args) -> Outcome {
     if measurements.is_empty() {
         return Err(Failure::new("there is nothing to upload"));
     }
-    let client = Client::new(task, args.peer.peer()?, Retries::default())?;
+    let client = file.client(args.peer.peer()?)?;
     let total = measurements.len() as u64;
     let start = Instant::now();
     let summary = upload(&client, measurements, args.time, args.concurrency).await;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{StreamExt, stream};
 
-use super::{AggregatorKeys, Client, ClientError, make_report};
+use super::{AggregatorKeys, Client, ClientError, make_report_with};
 use crate::{
     model::{Fault, Report, ReportId, Time},
     vdaf::Measurement,
@@ -167,11 +167,11 @@ impl Client {
         time: Time,
         keys: AggregatorKeys,
     ) -> Result<Vec<Result<Report, ClientError>>, Fault> {
-        let (task, preparer) = (self.task.clone(), Arc::clone(&self.preparer));
+        let (task, preparer, extensions) = (self.task.clone(), Arc::clone(&self.preparer), self.extensions());
         let make = move || {
             let (mut made, mut size) = (Vec::new(), 0);
             for measurement in measurements.iter().skip(first).take(wire::of(task.revision).reports_per_upload()) {
-                let report = make_report(&task, &*preparer, &keys, measurement, time);
+                let report = make_report_with(&task, &*preparer, &keys, &extensions, measurement, time);
                 size += report.as_ref().map_or(0, length);
                 made.push(report);
                 if size >= FULL_REQUEST {

@@ -67,7 +67,7 @@ impl Aggregator {
         let key_requests = Arc::new(AtomicUsize::new(0));
         let uploads = Arc::new(Mutex::new(Vec::new()));
         let (counter, received) = (Arc::clone(&key_requests), Arc::clone(&uploads));
-        let calls = [wire.hpke_config_call(&task.id), wire.upload_call(&task.id)];
+        let calls = [wire.hpke_config_call(Some(&task.id)), wire.upload_call(&task.id)];
         let routes = warp::method().and(warp::path::full()).and(warp::body::bytes()).map(
             move |method: Method, path: FullPath, body: Bytes| {
                 if path.as_str().ends_with("/hpke_config") {

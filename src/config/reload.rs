@@ -16,6 +16,8 @@ const RELOADABLE: &[&str] = &[
     "provisioning.min_batch_size",
     "provisioning.report_expiry_age",
     "provisioning.untouched_age",
+    "taskprov.peers",
+    "taskprov.max_tasks",
     "limits.max_report_bytes",
     "limits.max_upload_bytes",
     "limits.max_job_bytes",

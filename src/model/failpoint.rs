@@ -44,6 +44,12 @@ pub enum Point {
     TaskContact,
     /// Tasks that others set up and that nobody has contacted are removed.
     TaskSweep,
+    /// A task is set up in-band, by a request that is about it.
+    TaskOptIn,
+    /// A control plane names a peer whose tasks are taken.
+    PeerAdd,
+    /// A control plane takes a peer back.
+    PeerRemove,
     /// An API token is made.
     ApiTokenAdd,
     /// An API token is revoked.
@@ -122,6 +128,9 @@ impl Point {
         Self::TaskEnd,
         Self::TaskContact,
         Self::TaskSweep,
+        Self::TaskOptIn,
+        Self::PeerAdd,
+        Self::PeerRemove,
         Self::ApiTokenAdd,
         Self::ApiTokenRevoke,
         Self::Sweep,

@@ -33,6 +33,15 @@ impl Secret {
         Self(URL_SAFE_NO_PAD.encode(Self::random(16).expose()).into_bytes())
     }
 
+    /// A token that was made elsewhere, if it can be sent: what RFC 6750 section 2.1 allows in an Authorization header.
+    pub fn token(text: &str) -> Result<Self, BadToken> {
+        let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
+        if text.is_empty() || !text.bytes().all(fits) {
+            return Err(BadToken);
+        }
+        Ok(Self(text.as_bytes().to_vec()))
+    }
+
     /// The bytes themselves, for those who need them.
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -43,6 +52,11 @@ impl Secret {
         std::str::from_utf8(&self.0).ok()
     }
 }
+
+/// A text that is not a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a token has letters, digits and any of -._~+/= only")]
+pub struct BadToken;
 
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
@@ -129,6 +143,23 @@ impl TokenHash {
     /// Whether `token` is the one that was hashed, in constant time.
     pub fn matches(&self, token: &[u8]) -> bool {
         self.0.ct_eq(&Self::of(token).0).into()
+    }
+}
+
+/// Serialises a token as the text that is sent.
+pub mod token {
+    use serde::ser;
+
+    use super::*;
+
+    /// For `#[serde(with)]`.
+    pub fn serialize<S: Serializer>(token: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(token.expose_text().ok_or_else(|| ser::Error::custom("a token must be text"))?)
+    }
+
+    /// For `#[serde(with)]`.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+        Secret::token(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 

@@ -58,6 +58,18 @@ pub struct TaskStatus {
     /// If a control plane has set the task up, what is known of that.
     #[serde(default)]
     pub provisioned: Option<Provisioned>,
+    /// If the task was set up in-band, what is known of that.
+    #[serde(default)]
+    pub in_band: Option<SetUpInBand>,
+}
+
+/// That a task was set up in-band.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetUpInBand {
+    /// When it was.
+    pub at: Time,
+    /// The other aggregator, by which it was taken.
+    pub peer: String,
 }
 
 /// That a control plane has set a task up.

@@ -14,6 +14,7 @@ const CALL: Call = Call {
     content_type: Some("application/x-ask"),
     accept: Some("application/x-answer"),
     place: None,
+    advertisement: None,
 };
 
 fn peer(timeout: Duration, max_answer_bytes: usize) -> Peer {

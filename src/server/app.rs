@@ -12,6 +12,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{
     disk::Disk,
+    in_band::Peers,
     keys::Keys,
     listen,
     live::Live,
@@ -55,6 +56,8 @@ pub struct App {
     pub keys: Keys,
     /// What the management API has.
     pub management: Management,
+    /// The peers whose tasks are set up in-band.
+    pub peers: Peers,
     peer: Mutex<Peer>,
     /// The memory of our aggregation jobs as the leader.
     pub job_memory: JobMemory,
@@ -98,9 +101,20 @@ pub struct App {
     token_uses: Mutex<HashMap<(TaskId, TokenHash), Time>>,
 }
 
+/// What is known of keys, API tokens and peers when a server starts.
+pub struct Known {
+    /// Our HPKE keys.
+    pub keys: Keys,
+    /// What the management API has.
+    pub management: Management,
+    /// The peers whose tasks are set up in-band.
+    pub peers: Peers,
+}
+
 impl App {
     /// Puts together what a server needs.
-    pub fn new(config: Config, store: Store, pool: Pool, keys: Keys, management: Management, peer: Peer) -> Self {
+    pub fn new(config: Config, store: Store, pool: Pool, known: Known, peer: Peer) -> Self {
+        let Known { keys, management, peers } = known;
         Self {
             requests: Arc::new(Semaphore::new(config.limits.max_requests)),
             connections: Arc::new(listen::places(&config)),
@@ -122,6 +136,7 @@ impl App {
             pool,
             keys,
             management,
+            peers,
             peer: Mutex::new(peer),
             jobs: Notify::new(),
             collections: Notify::new(),
@@ -144,17 +159,25 @@ impl App {
             return Ok(Some(context.clone()));
         }
         let stored = |view: &View<'_>| {
-            let of = |state: &TaskState| (state.task.clone(), state.tokens.clone(), untouched::is_untouched(state));
+            let of = |state: &TaskState| {
+                let tokens = self.peers.tokens(view, state);
+                (state.task.clone(), tokens, untouched::is_untouched(state), state.in_band.clone())
+            };
             Ok(view.task(id).map(of))
         };
-        let Some((task, tokens, is_untouched)) = self.store.read(stored)? else { return Ok(None) };
+        let Some((task, tokens, is_untouched, in_band)) = self.store.read(stored)? else { return Ok(None) };
         let context =
             TaskContext::new(task).map_err(|error| Fault::while_doing("making a stored task's VDAF", error))?;
-        let context = Arc::new(context.with_tokens(tokens).with_untouched(is_untouched));
+        let context = context.with_tokens(tokens).with_untouched(is_untouched);
+        let context = Arc::new(match in_band {
+            Some(in_band) => context.advertising(&in_band.bytes),
+            None => context,
+        });
         lock(&self.contexts).insert(*id, context.clone());
         // What was forgotten meanwhile may have been so before it was remembered here: the task was removed, or a token
         // replaced.
-        match self.store.read(|view| Ok(view.task(id).map(|state| state.tokens == context.tokens)))? {
+        let is_so = |view: &View<'_>| Ok(view.task(id).map(|state| self.peers.tokens(view, state) == context.tokens));
+        match self.store.read(is_so)? {
             Some(true) => Ok(Some(context)),
             Some(false) => {
                 self.reread(id);
@@ -170,6 +193,11 @@ impl App {
     /// Reads a task again when it is next asked for, since its tokens were replaced.
     pub fn reread(&self, id: &TaskId) {
         lock(&self.contexts).remove(id);
+    }
+
+    /// Reads the tasks that were set up in-band again when they are next asked for, since their peers may have other tokens.
+    pub fn reread_in_band(&self) {
+        lock(&self.contexts).retain(|_, context| context.advertisement.is_none());
     }
 
     /// Forgets a task that was removed.

@@ -8,6 +8,7 @@ use super::{
     app::App,
     flow,
     http::{Request, Response, content, empty, failure},
+    in_band::Sender,
     jobs::{self, Timing},
     routes::{self, Routes, Target},
 };
@@ -26,6 +27,7 @@ const ROUTES: Routes = Routes {
     // These media types have no parameters.
     is_type: |found, wanted| found == wanted,
     tell,
+    browser_headers: "content-type, dap-taskprov",
     continuation: (media::AGGREGATION_JOB_CONTINUE_REQ, decode_job_continue),
 };
 
@@ -74,14 +76,18 @@ async fn answer(app: &Arc<App>, resource: Resource, request: Request) -> Result<
 }
 
 fn hpke_config(app: &App, request: &Request) -> Result<Response, Error> {
-    // Our keys are the same for all tasks, so the task may be left out.
-    if let Some(task) = parse_hpke_config_query(&request.query).map_err(Problem::from)? {
+    // Our keys are the same for all tasks, so the task may be left out. One that is set up in-band need not be known yet
+    // (draft-wang-ppm-dap-taskprov-06 section 3.4).
+    if let Some(task) = parse_hpke_config_query(&request.query).map_err(Problem::from)?
+        && !app.store.read(|view| Ok(app.peers.are_any(view)))?
+    {
         ROUTES.task_for(app, task, None)?;
     }
     Ok(ROUTES.hpke_configs(app, media::HPKE_CONFIG_LIST))
 }
 
 async fn upload(app: &Arc<App>, task: TaskId, mut request: Request) -> Result<Response, Error> {
+    ROUTES.opt_in(app, task, Sender::Client, &request.headers).await?;
     let context = ROUTES.task_for(app, task, Some(Role::Leader))?;
     app.disk.check()?;
     ROUTES.expect_type(&request, media::REPORT)?;
@@ -119,6 +125,7 @@ fn upload_refusal(error: ReportError) -> Problem {
 }
 
 async fn init_job(app: &Arc<App>, task: TaskId, job: AggregationJobId, request: Request) -> Result<Response, Error> {
+    ROUTES.opt_in(app, task, Sender::Leader, &request.headers).await?;
     let context = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
     let limit = app.config.limits.max_job_bytes;
     let body = ROUTES.body(app, request, media::AGGREGATION_JOB_INIT_REQ, limit).await?;
@@ -136,6 +143,7 @@ async fn create_collection(
     job: CollectionJobId,
     request: Request,
 ) -> Result<Response, Error> {
+    ROUTES.opt_in(app, task, Sender::Collector, &request.headers).await?;
     let context = ROUTES.authorized(app, task, Role::Leader, &request.headers)?;
     let body = ROUTES.body(app, request, media::COLLECT_REQ, app.config.limits.max_message_bytes).await?;
     flow::create_collection(app, &context, Name::Chosen(*job.as_bytes()), body).await?;
@@ -156,6 +164,7 @@ async fn poll_collection(app: &App, task: TaskId, job: CollectionJobId, request:
 }
 
 async fn aggregate_share(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {
+    ROUTES.opt_in(app, task, Sender::Leader, &request.headers).await?;
     let context = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
     let body = ROUTES.body(app, request, media::AGGREGATE_SHARE_REQ, app.config.limits.max_message_bytes).await?;
     let share = flow::aggregate_share(app, &context, body, None).await?;

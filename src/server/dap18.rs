@@ -32,6 +32,7 @@ const ROUTES: Routes = Routes {
     revision: Revision::Dap18,
     is_type: matches,
     tell,
+    browser_headers: "content-type",
     continuation: (media::AGGREGATION_JOB_CONTINUE_REQ, decode_job_continue),
 };
 
@@ -77,7 +78,8 @@ fn tell(problem: Problem) -> Problem {
         | ProblemType::ReportTooEarly
         | ProblemType::BatchQueriedTooManyTimes
         | ProblemType::UnauthorizedRequest
-        | ProblemType::MissingTaskId => ProblemType::About(problem.status),
+        | ProblemType::MissingTaskId
+        | ProblemType::InvalidTask => ProblemType::About(problem.status),
     };
     Problem { kind, ..problem }
 }

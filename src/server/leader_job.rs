@@ -382,6 +382,7 @@ async fn finish(
 /// Tells the helper that a job is not needed any more, once (DAP-09 section 4.5.2.2, DAP-18 section 4.5.5).
 async fn delete_at_helper(app: &App, context: &TaskContext, place: &str) {
     let Some(call) = context.wire.delete_call(Interaction::AggregationJob, place) else { return };
+    let call = call.advertising(context.advertisement.clone());
     let mut tokens = context.tokens.to_present(Time::now());
     let Some(token) = tokens.next() else { return };
     let peer = app.peer().at(Point::DeleteJob).or_with(tokens.cloned());

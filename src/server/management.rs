@@ -1,13 +1,14 @@
 //! The management API, through which a control plane sets tasks up (the "aggregator API" of Divvi Up's control plane).
 //!
 //! It is at a path of the public address, or at an address of its own, or off. Whoever shows an API token may do all of
-//! it, with the tasks that were set up here and with our HPKE keys; every other task is none of its business.
+//! it, with the tasks and peers that were set up here and with our HPKE keys; every other task is none of its business.
 //!
 //! A request is refused in this order: too many others (503), no good token (401), media types (406, 415), no such
 //! resource (404), no such method (405), and then what is wrong with it. So a control plane can tell a token that is not
 //! taken from a URL that leads elsewhere.
 
 mod keys;
+mod peers;
 mod tasks;
 
 use std::{
@@ -120,6 +121,7 @@ enum Resource<'a> {
     Aggregations(&'a str),
     Keys,
     Key(&'a str),
+    Peers,
 }
 
 impl<'a> Resource<'a> {
@@ -134,6 +136,7 @@ impl<'a> Resource<'a> {
             ("tasks", Some(id), Some("metrics"), Some("aggregations"), None) => Self::Aggregations(id),
             ("hpke_configs", None, ..) => Self::Keys,
             ("hpke_configs", Some(id), None, ..) => Self::Key(id),
+            ("taskprov", Some("peer_aggregators"), None, ..) => Self::Peers,
             _ => return None,
         })
     }
@@ -144,6 +147,7 @@ impl<'a> Resource<'a> {
             Self::Tasks => "POST",
             Self::Task(_) | Self::Key(_) => "GET, PATCH, DELETE",
             Self::Keys => "GET, PUT",
+            Self::Peers => "GET, POST, DELETE",
         }
     }
 }
@@ -176,6 +180,9 @@ async fn answer(app: &Arc<App>, path: &str, mut request: Request) -> Result<Resp
         (Resource::Key(id), "GET") => keys::show(app, id),
         (Resource::Key(id), "PATCH") => keys::change(app, id, &body).await,
         (Resource::Key(id), _) => keys::delete(app, id).await,
+        (Resource::Peers, "GET") => peers::list(app),
+        (Resource::Peers, "POST") => peers::add(app, &body).await,
+        (Resource::Peers, _) => peers::remove(app, &body).await,
     }
 }
 
@@ -259,7 +266,10 @@ mod tests {
         assert_eq!((parse("/tasks"), parse("/tasks/x")), (Some(Resource::Tasks), Some(Resource::Task("x"))));
         assert_eq!(parse("/tasks/x/metrics/uploads"), Some(Resource::Uploads("x")));
         assert_eq!(parse("/hpke_configs/7"), Some(Resource::Key("7")));
-        for path in ["//", "/task", "/tasks/x/y", "/tasks/x/metrics/uploads/y", "/taskprov/peer_aggregators"] {
+        assert_eq!(parse("/taskprov/peer_aggregators"), Some(Resource::Peers));
+        for path in
+            ["//", "/task", "/tasks/x/y", "/tasks/x/metrics/uploads/y", "/taskprov", "/taskprov/peer_aggregators/x"]
+        {
             assert_eq!(parse(path), None, "{path}");
         }
     }

@@ -24,6 +24,7 @@ mod drive_keys;
 mod drive_sweep;
 mod flow;
 mod http;
+mod in_band;
 mod jobs;
 mod keys;
 mod leader_job;
@@ -65,10 +66,14 @@ use tokio::{
     task::JoinSet,
 };
 
-use self::{app::App, http::Request};
+use self::{
+    app::{App, Known},
+    http::Request,
+    in_band::Peers,
+};
 use crate::{
     aggregator::tasks,
-    config::{self, Config, OptionalAddress, TlsMode},
+    config::{self, Config, OptionalAddress, TlsMode, taskprov::read_peers},
     model::{Failpoints, Fault, Revision, TaskId, status::TaskStatus},
     peer::{Peer, PeerOptions, Roots, RootsError, TokenHeader},
     pool::Pool,
@@ -139,6 +144,9 @@ pub enum StartError {
     /// The roots in `peer.ca_file` cannot be used.
     #[error(transparent)]
     Roots(#[from] RootsError),
+    /// A peer's file cannot be used.
+    #[error("{0}; correct it, or take it out of taskprov.peers")]
+    Peers(String),
     /// Something of ours failed.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -169,6 +177,7 @@ impl Server {
         let failpoints = options.failpoints.clone();
         // What may be wrong and is seen at once comes before what takes its time.
         let roots = Roots::read(&config.peer.ca_file)?;
+        let peers = read_peers(&config.taskprov.peers).map_err(StartError::Peers)?;
         let (certificate_files, certificate) = match config.tls.mode {
             TlsMode::Files => {
                 tls::Files::open(&config.tls).map(|(files, first)| (Some(Arc::new(files)), Some(first)))?
@@ -176,7 +185,7 @@ impl Server {
             TlsMode::Off | TlsMode::Acme => (None, None),
         };
         let store = open_store(&config, options).await?;
-        let app = Arc::new(prepare(config, store, failpoints, roots).await?);
+        let app = Arc::new(prepare(config, store, failpoints, roots, Peers::new(peers)).await?);
         if let Some(certificate) = certificate {
             app.certificates.replace(certificate);
         }
@@ -349,7 +358,13 @@ fn key_source(secrets: &config::Secrets) -> KeySource {
     }
 }
 
-async fn prepare(config: Config, store: Store, failpoints: Failpoints, roots: Roots) -> Result<App, Fault> {
+async fn prepare(
+    config: Config,
+    store: Store,
+    failpoints: Failpoints,
+    roots: Roots,
+    peers: Peers,
+) -> Result<App, Fault> {
     let keys = keys::Keys::begin(&config, &store).await?;
     let management = management::Management::begin(&config, &store).await?;
     let limits = &config.limits;
@@ -360,7 +375,7 @@ async fn prepare(config: Config, store: Store, failpoints: Failpoints, roots: Ro
     let pool = Pool::new(workers, limits.pool_queue)?;
     let token_header = if config.peer.dap_auth_token { TokenHeader::DapAuthToken } else { TokenHeader::Bearer };
     let peer = Peer::new(&PeerOptions { roots, failpoints, token_header, ..PeerOptions::default() })?;
-    Ok(App::new(config, store, pool, keys, management, peer))
+    Ok(App::new(config, store, pool, Known { keys, management, peers }, peer))
 }
 
 fn warn_of_plain_http(config: &Config) {

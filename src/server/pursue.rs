@@ -13,7 +13,7 @@ use crate::{
     aggregator::TaskContext,
     config,
     model::{Point, Time},
-    peer::{Backoff, CallError, Reply},
+    peer::{Backoff, CallError, PeerError, Reply},
     wire::{Call, Interaction, Malformed, Problem, ProblemType},
 };
 
@@ -109,7 +109,8 @@ impl<'a> Pursuit<'a> {
     }
 
     fn poll(&self) -> Option<Call> {
-        self.context.wire.poll_call(self.errand.interaction, self.pending.as_deref()?)
+        let call = self.context.wire.poll_call(self.errand.interaction, self.pending.as_deref()?)?;
+        Some(call.advertising(self.context.advertisement.clone()))
     }
 
     /// Sends the request, which must always be the same, or asks for the answer to it.
@@ -154,11 +155,12 @@ impl<'a> Pursuit<'a> {
         Attempt::Pause(self.persistence.failed(&error))
     }
 
-    /// One request and its answer. None if the server stops first, or the task is not ours to lead.
+    /// One request and its answer. None if the server stops first, or the task was removed.
     async fn ask(&self, poll: Option<&Call>, request: &Bytes) -> Option<Result<Reply, CallError>> {
         let task = &self.context.task.public;
         let Errand { interaction, points: [sending, polling], id, max_answer, .. } = self.errand;
         let create = self.context.wire.create_call(interaction, &task.id, id);
+        let create = create.advertising(self.context.advertisement.clone());
         let (call, body, point) = match poll {
             Some(poll) => (poll, Bytes::new(), polling),
             None => (&create, request.clone(), sending),
@@ -166,7 +168,7 @@ impl<'a> Pursuit<'a> {
         // Not those of when the errand began: it may take days, and be stuck at a token that was replaced since.
         let current = self.app.context(&task.id).ok().flatten()?;
         let mut tokens = current.tokens.to_present(Time::now());
-        let token = tokens.next()?;
+        let Some(token) = tokens.next() else { return Some(Err(no_token(&task.helper_url))) };
         let peer = self.app.peer().up_to(max_answer).at(point).or_with(tokens.cloned());
         let begin = Instant::now();
         let reply = self.app.unless_stopped(peer.ask(&task.helper_url, call, Some(token), body)).await?;
@@ -198,6 +200,12 @@ impl<'a> Pace<'a> {
             None => self.backoff.next_delay(None),
         }
     }
+}
+
+/// A task that was set up in-band has no token while its peer is out of the configuration. It goes on when that is back.
+fn no_token(helper: &str) -> CallError {
+    let why = "there is no token for it: it is not among the peers any more (the option taskprov.peers)".to_owned();
+    PeerError::Impossible { url: helper.to_owned(), why }.into()
 }
 
 /// Whether the helper does not know a resource (any more) that it had made.

@@ -90,14 +90,14 @@ async fn reload(app: &Arc<App>, new: Config) -> Result<Reloaded, String> {
 }
 
 /// Looks at once at what is otherwise looked at now and then, or once: whether there is enough room, as that is understood
-/// now, whether a certificate was renewed, and who vouches for helpers. Says what cannot be used.
+/// now, whether a certificate was renewed, who vouches for helpers, and what the peers' files say. Says what cannot be used.
 async fn look_around(app: &Arc<App>) -> Vec<String> {
     let shared = app.clone();
     let looked = tokio::task::spawn_blocking(move || {
         shared.disk.tend();
         let renewed = shared.certificate_files.get().map_or(Ok(()), |files| files.look(&shared.certificates));
         let renewed = renewed.map_err(|error| error.to_string());
-        [renewed, shared.reread_roots()].into_iter().filter_map(Result::err).collect()
+        [renewed, shared.reread_roots(), shared.reread_peers()].into_iter().filter_map(Result::err).collect()
     });
     looked.await.unwrap_or_else(|error| vec![error.to_string()])
 }

@@ -38,6 +38,8 @@ pub struct Routes {
     pub is_type: fn(found: &str, wanted: &str) -> bool,
     /// Says a problem in the revision's words.
     pub tell: fn(Problem) -> Problem,
+    /// The headers that browsers may send.
+    pub browser_headers: &'static str,
     /// The media type of a request to continue an aggregation job, and how it is read.
     pub continuation: (&'static str, DecodeContinue),
 }
@@ -59,7 +61,7 @@ impl Routes {
     {
         let Target { task, methods, for_browsers } = target;
         let mut response = if request.method == Method::OPTIONS && for_browsers {
-            preflight(methods)
+            preflight(methods, self.browser_headers)
         } else if !methods.split(", ").any(|method| method == request.method.as_str()) {
             not_allowed(methods)
         } else {
@@ -215,11 +217,11 @@ async fn in_turn(
     answer.await
 }
 
-fn preflight(allowed: &'static str) -> Response {
+fn preflight(allowed: &'static str, headers_allowed: &'static str) -> Response {
     let mut response = empty(StatusCode::NO_CONTENT);
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(allowed));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("content-type"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(headers_allowed));
     headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400"));
     response
 }

@@ -18,7 +18,7 @@ use crate::{
 /// The tokens of a task that are in force.
 pub fn list(app: &App, task: TaskId) -> Result<Vec<TokenStatus>, Error> {
     let now = Time::now();
-    let found = app.store.read(|view| Ok(view.task(&task).map(|state| state.tokens.statuses(now))))?;
+    let found = app.store.read(|view| Ok(view.task(&task).map(|state| app.peers.tokens(view, state).statuses(now))))?;
     let mut found = found.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(task))?;
     for status in found.iter_mut().filter(|status| status.direction == Direction::Accepted) {
         status.last_presented = app.token_use(&task, status.hash);
@@ -38,7 +38,9 @@ pub async fn change(app: &Arc<App>, change: TokenChange) -> Result<Vec<TokenStat
     match changed.await? {
         Ok(_) => {}
         Err(TokenError::NoTask) => return Err(Problem::new(ProblemType::UnrecognizedTask).with_task(task).into()),
-        Err(why @ TokenError::NothingPresented) => return Err(Problem::about(409).with_detail(why.to_string()).into()),
+        Err(why @ (TokenError::NothingPresented | TokenError::InBand)) => {
+            return Err(Problem::about(409).with_detail(why.to_string()).into());
+        }
     }
     tracing::info!(%task, "a token was replaced");
     list(app, task)

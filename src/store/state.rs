@@ -18,6 +18,7 @@ use super::{
 use crate::model::{
     AggregationJobId, BatchId, Bucket, CollectionJobId, Fault, ReportId, Secret, Task, TaskId, Time, TokenHash, Tokens,
     management::{ApiToken, Provision},
+    taskprov::{InBand, PeerAggregator},
 };
 
 /// Everything that decisions are made from.
@@ -33,8 +34,12 @@ pub(super) struct State {
     pub(super) keys: BTreeMap<u8, KeyRecord>,
     /// All tokens of the management API, those included that have expired.
     pub(super) api_tokens: BTreeMap<TokenHash, ApiToken>,
+    /// Peers that a control plane has named.
+    pub(super) peers: BTreeMap<u64, PeerAggregator>,
     /// What the tokens of tasks are derived from that a control plane sets up, once that was wanted.
     pub(super) token_seed: Option<Secret>,
+    /// Before which time there may have been tasks that are not known here any more, if this is a restored copy.
+    pub(super) unknown_before: Option<Time>,
     /// Tasks that were removed, whose ids are refused.
     pub(super) removed: BTreeMap<TaskId, Removed>,
     /// Removed tasks of which there may be rows.
@@ -51,10 +56,12 @@ pub(super) struct State {
 pub struct TaskState {
     /// The task's parameters.
     pub task: Arc<Task>,
-    /// The tokens that are in force.
+    /// The tokens that are in force; none if the task was set up in-band, which has those that its peer has.
     pub tokens: Tokens,
     /// If a control plane has set the task up, what stands beside it.
     pub provision: Option<Provision>,
+    /// If the task was set up in-band, what stands beside it.
+    pub in_band: Option<InBand>,
     /// What happened how often.
     pub counters: Counters,
     /// Which reports were aggregated.
@@ -97,6 +104,11 @@ impl TaskState {
         matches!(bucket, Bucket::Time(start) if Some(*start) < self.replay.horizon())
     }
 
+    /// The task was set up in-band.
+    pub(super) fn set_in_band(&mut self, in_band: InBand) {
+        (self.in_band, self.tokens) = (Some(in_band), Tokens::default());
+    }
+
     pub(super) fn new(task: Task, fingerprints: FingerprintKey) -> Self {
         Self {
             counters: Counters::new(),
@@ -111,6 +123,7 @@ impl TaskState {
             names: BTreeSet::new(),
             tokens: Tokens::of(&task.party),
             provision: None,
+            in_band: None,
             task: Arc::new(task),
         }
     }
@@ -169,6 +182,11 @@ impl State {
         Ok(sealed.map(|sealed| table::SECRETS.read(vault, &row, &sealed)).transpose()?)
     }
 
+    fn load_unknown_before(engine: &Engine) -> Result<Option<Time>, LoadError> {
+        let row = engine.get(&table::SEQUENCES.key(&table::UNKNOWN_BEFORE))?;
+        Ok(row.map(|row| table::SEQUENCES.read(&row)).transpose()?.map(Time))
+    }
+
     /// Reads everything.
     pub(super) fn load(engine: &Engine, vault: Vault) -> Result<Self, LoadError> {
         let next_pack = engine.get(&table::SEQUENCES.key(&table::NEXT_PACK))?.ok_or(LoadError::Empty)?;
@@ -178,7 +196,9 @@ impl State {
             tasks: BTreeMap::new(),
             keys: BTreeMap::new(),
             api_tokens: BTreeMap::new(),
+            peers: BTreeMap::new(),
             token_seed: Self::load_token_seed(engine, &vault)?,
+            unknown_before: Self::load_unknown_before(engine)?,
             removed: BTreeMap::new(),
             unswept: BTreeSet::new(),
             next_pack: table::SEQUENCES.read(&next_pack)?,
@@ -206,6 +226,15 @@ impl State {
         rows(engine, &table::PROVISIONS, |id, provision| {
             let Some(task) = state.owner(&id, &table::PROVISIONS)? else { return Ok(()) };
             task.provision = Some(provision);
+            Ok(())
+        })?;
+        rows(engine, &table::IN_BAND, |id, in_band| {
+            let Some(task) = state.owner(&id, &table::IN_BAND)? else { return Ok(()) };
+            task.set_in_band(in_band);
+            Ok(())
+        })?;
+        secret_rows(engine, &vault, &table::PEERS, |number, peer| {
+            state.peers.insert(number, peer);
             Ok(())
         })?;
         rows(engine, &table::API_TOKENS, |_, token| {

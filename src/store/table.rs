@@ -23,9 +23,10 @@ use crate::model::{
     Secret, Task, TaskId, Time, Tokens,
     ids::Id,
     management::{ApiToken, Provision},
+    taskprov::{InBand, PeerAggregator},
 };
 
-/// Numbers that only rise, by [`NEXT_PACK`].
+/// Numbers that only rise, by [`NEXT_PACK`] and [`UNKNOWN_BEFORE`].
 pub(super) const SEQUENCES: Table<u8, u64> = Table::new(1, "sequences", 1);
 /// Tasks.
 pub(super) const TASKS: Sealed<TaskId, Task> =
@@ -82,15 +83,22 @@ pub(super) const PROVISIONS: Table<TaskId, Provision> = Table::new(30, "provisio
 /// Tokens of the management API, by their hashes.
 pub(super) const API_TOKENS: Table<[u8; 32], ApiToken> = Table::new(31, "API tokens", 1);
 
+/// What stands beside tasks that were set up in-band.
+pub(super) const IN_BAND: Table<TaskId, InBand> = Table::new(32, "in-band tasks", 1);
+/// Peers that a control plane has named, by their numbers: in the order in which they came.
+pub(super) const PEERS: Sealed<u64, PeerAggregator> = Sealed(Table::new(33, "peers", 1));
+
 /// In [`SEQUENCES`]: the number of the next pack.
 pub(super) const NEXT_PACK: u8 = 0;
+/// In [`SEQUENCES`]: before which time tasks may have had a life that was lost with all that came after a backup.
+pub(super) const UNKNOWN_BEFORE: u8 = 1;
 /// In [`SECRETS`]: the key of the fingerprints in [`REPLAY`].
 pub(super) const FINGERPRINT_KEY: u8 = 0;
 /// In [`SECRETS`]: what the tokens of tasks are derived from that a control plane has set up.
 pub(super) const TOKEN_SEED: u8 = 10;
 
 /// The prefixes of all tables whose keys begin with a task.
-pub(super) const OF_TASKS: [u8; 19] = [
+pub(super) const OF_TASKS: [u8; 20] = [
     TASKS.0.prefix,
     COUNTERS.prefix,
     REPLAY.prefix,
@@ -110,6 +118,7 @@ pub(super) const OF_TASKS: [u8; 19] = [
     ANSWERS.prefix,
     TOKENS.0.prefix,
     PROVISIONS.prefix,
+    IN_BAND.prefix,
 ];
 
 /// Whether there is something in a task that an older program must not overlook: it would give out sums without noise.

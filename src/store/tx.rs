@@ -20,6 +20,7 @@ use crate::model::{
     AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Fault, Report, ReportId,
     Secret, Task, TaskId, Time, TokenHash, Tokens,
     management::{ApiToken, Provision},
+    taskprov::{InBand, PeerAggregator},
 };
 
 /// What a write sees and does. Everything is seen as the writes before it have left it, those of the same group
@@ -60,6 +61,11 @@ impl Tx<'_> {
     /// All tokens of the management API, by their hashes.
     pub fn api_tokens(&self) -> &BTreeMap<TokenHash, ApiToken> {
         &self.state.api_tokens
+    }
+
+    /// Peers that a control plane has named, by their numbers.
+    pub fn peers(&self) -> &BTreeMap<u64, PeerAggregator> {
+        &self.state.peers
     }
 
     /// What the tokens of tasks are derived from that a control plane sets up, if there is such a secret.
@@ -148,6 +154,42 @@ impl Tx<'_> {
         let value = table::PROVISIONS.value(&provision)?;
         self.owner(task)?.provision = Some(provision);
         self.group.set(table::PROVISIONS.key(task), Some(value));
+        Ok(())
+    }
+
+    /// Says of a task that it was set up in-band, and what stands beside it. Its own tokens are good for nothing then.
+    pub fn put_in_band(&mut self, task: &TaskId, in_band: InBand) -> Result<(), Fault> {
+        let value = table::IN_BAND.value(&in_band)?;
+        self.owner(task)?.set_in_band(in_band);
+        self.group.set(table::IN_BAND.key(task), Some(value));
+        Ok(())
+    }
+
+    /// Adds a peer that a control plane names, after all others.
+    pub fn add_peer(&mut self, peer: PeerAggregator) -> Result<(), Fault> {
+        let number = self.state.peers.last_key_value().map_or(0, |(last, _)| last.saturating_add(1));
+        self.group.set(table::PEERS.key(&number), Some(table::PEERS.value(&self.state.vault, &number, &peer)?));
+        self.state.peers.insert(number, peer);
+        Ok(())
+    }
+
+    /// Forgets a peer that a control plane has named.
+    pub fn remove_peer(&mut self, number: u64) {
+        self.group.set(table::PEERS.key(&number), None);
+        self.state.peers.remove(&number);
+    }
+
+    /// Before which time there may have been tasks that are not known here any more, if this is a restored copy.
+    pub fn unknown_before(&self) -> Option<Time> {
+        self.state.unknown_before
+    }
+
+    /// Says that there may have been tasks before this time that are not known here any more. It only rises.
+    pub fn raise_unknown_before(&mut self, time: Time) -> Result<(), Fault> {
+        let time = self.unknown_before().map_or(time, |known| known.max(time));
+        let value = table::SEQUENCES.value(&time.0)?;
+        self.group.set(table::SEQUENCES.key(&table::UNKNOWN_BEFORE), Some(value));
+        self.state.unknown_before = Some(time);
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::model::{
     AggregateShareId, AggregationJobId, BatchSelector, CollectionJobId, Fault, Report, Secret, TaskId, TokenHash,
-    management::ApiToken,
+    management::ApiToken, taskprov::PeerAggregator,
 };
 
 /// What a read sees: everything as it is between two groups of writes.
@@ -48,6 +48,11 @@ impl View<'_> {
     /// All tokens of the management API, by their hashes.
     pub fn api_tokens(&self) -> &BTreeMap<TokenHash, ApiToken> {
         &self.state.api_tokens
+    }
+
+    /// Peers that a control plane has named, by their numbers.
+    pub fn peers(&self) -> &BTreeMap<u64, PeerAggregator> {
+        &self.state.peers
     }
 
     /// What the tokens of tasks are derived from that a control plane sets up, if there is such a secret.

@@ -3,6 +3,7 @@
 //! A member that is not known is refused: what a control plane asks for and does not get would be a task on which the two
 //! aggregators differ.
 
+mod peers;
 mod strategy;
 pub mod task_list;
 
@@ -13,6 +14,8 @@ use crate::model::{
     BatchMode, Duration, Epsilon, HpkeConfig, Max, Role, Secret, Task, TaskId, Time, TokenHash, VdafConfig,
     management::TaskOrder, overview::KeyState,
 };
+
+pub use peers::{PeerAnswer, read_peer, read_peer_name};
 
 /// The media type of everything that is sent and answered, compared to the letter.
 pub const MEDIA_TYPE: &str = "application/vnd.janus.aggregator+json;version=0.1";
@@ -325,11 +328,7 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
 
 /// A token that can be sent (RFC 6750 section 2.1).
 fn token(text: String) -> Result<Secret, String> {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
-    if text.is_empty() || !text.bytes().all(fits) {
-        return Err("aggregator_auth_token: a token has letters, digits and any of -._~+/= only".to_owned());
-    }
-    Ok(Secret::new(text.into_bytes()))
+    Secret::token(&text).map_err(|why| format!("aggregator_auth_token: {why}"))
 }
 
 impl From<AggregatorRole> for Role {

@@ -37,6 +37,15 @@ pub struct Call {
     /// For a request that creates a resource, or asks how it is: the path of that resource, if we and not the peer chose
     /// it.
     pub place: Option<String>,
+    /// The configuration of a task that is set up in-band, as the value of its [header](taskprov::HEADER).
+    pub advertisement: Option<String>,
+}
+
+impl Call {
+    /// The same for a task that is set up in-band, if there is something to advertise.
+    pub fn advertising(self, advertisement: Option<String>) -> Self {
+        Self { advertisement, ..self }
+    }
 }
 
 /// The interactions that make a resource at the peer, which may be ready at once or has to be asked for again.
@@ -134,8 +143,8 @@ pub trait Wire: Sync {
     /// Decodes the helper's aggregate share.
     fn decode_aggregate_share(&self, bytes: &Bytes) -> Result<HpkeCiphertext, Malformed>;
 
-    /// Asks an aggregator for its HPKE configurations.
-    fn hpke_config_call(&self, task: &TaskId) -> Call;
+    /// Asks an aggregator for its HPKE configurations; those for a task, if one is given and the protocol tells tasks apart.
+    fn hpke_config_call(&self, task: Option<&TaskId>) -> Call;
     /// Uploads reports to the leader.
     fn upload_call(&self, task: &TaskId) -> Call;
     /// Creates a resource. `id` is what we call it, should the protocol leave that to us.

@@ -57,13 +57,15 @@ pub enum ProblemType {
     UnsupportedExtension,
     /// A list of extensions is out of order, or one of them is not what it should be.
     InvalidExtension,
+    /// A task that a request sets up is not taken (draft-wang-ppm-dap-taskprov-06).
+    InvalidTask,
     /// Any other problem: all that is said of it is its HTTP status. The protocol's own names may not be used then.
     About(u16),
 }
 
 impl ProblemType {
     /// All types that the protocol defines.
-    pub const DEFINED: [Self; 17] = [
+    pub const DEFINED: [Self; 18] = [
         Self::InvalidMessage,
         Self::UnrecognizedTask,
         Self::UnrecognizedAggregationJob,
@@ -81,6 +83,7 @@ impl ProblemType {
         Self::InvalidAggregationParameter,
         Self::UnsupportedExtension,
         Self::InvalidExtension,
+        Self::InvalidTask,
     ];
 
     /// The protocol's name of the type; `None` for problems that the protocol does not define.
@@ -103,6 +106,7 @@ impl ProblemType {
             Self::InvalidAggregationParameter => "invalidAggregationParameter",
             Self::UnsupportedExtension => "unsupportedExtension",
             Self::InvalidExtension => "invalidExtension",
+            Self::InvalidTask => "invalidTask",
             Self::About(_) => return None,
         })
     }
@@ -138,6 +142,7 @@ impl ProblemType {
             Self::InvalidAggregationParameter => "The task's VDAF has no such aggregation parameter.",
             Self::UnsupportedExtension => "An extension is not known here.",
             Self::InvalidExtension => "The extensions are out of order, or one of them is malformed.",
+            Self::InvalidTask => "The task that the request sets up is not taken here.",
             Self::About(status) => status_phrase(status),
         }
     }

@@ -204,5 +204,5 @@ pub(super) fn parse_id<I: FromStr>(text: &str, what: &'static str) -> Result<I, 
 
 /// A call without a body.
 pub(super) fn plain(method: &'static str, path: String) -> Call {
-    Call { method, path, content_type: None, accept: None, place: None }
+    Call { method, path, content_type: None, accept: None, place: None, advertisement: None }
 }

@@ -11,6 +11,7 @@ pub mod places;
 pub mod process;
 pub mod raw;
 pub mod relay;
+pub mod restore;
 pub mod tls;
 pub mod volume;
 

@@ -4,6 +4,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod in_band;
 mod machine;
 mod managed;
 mod scenes;

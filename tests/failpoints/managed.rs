@@ -12,9 +12,9 @@ use crate::{
     stage::{NUMBERS, Setting, Stage},
 };
 
-const TOKEN: &str = "what-the-control-plane-shows";
+pub const TOKEN: &str = "what-the-control-plane-shows";
 
-fn manageable(config: &mut Config) {
+pub fn manageable(config: &mut Config) {
     // Nobody asks for it: the other side is told where we are.
     config.public_url = "http://managed.example".to_owned();
     config.management.path = "/api".to_owned();

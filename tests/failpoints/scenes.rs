@@ -19,6 +19,7 @@ use crate::{
         calls::{assert_deleted, assert_refused, assert_upload_refused, is_pending},
         relay::{Act, Asked, Relay, Told},
     },
+    in_band,
     machine::REST,
     managed,
     stage::{NUMBERS, Setting, Stage, Who},
@@ -47,6 +48,8 @@ pub enum Scene {
     Keys,
     /// A control plane sets a task up, which has a life then.
     Managed,
+    /// A task comes with the first report.
+    InBand,
 }
 
 /// How long the helper holds a job back for its operator.
@@ -55,9 +58,9 @@ const HOLD: Span = Span::from_millis(300);
 impl Scene {
     /// The scenes that a revision has.
     pub fn all(revision: Revision) -> &'static [Self] {
-        use Scene::{Breach, Closed, Deferred, Early, Keys, Life, Managed, Mismatch, Refused, Removed};
+        use Scene::{Breach, Closed, Deferred, Early, InBand, Keys, Life, Managed, Mismatch, Refused, Removed};
         match revision {
-            Revision::Dap09 => &[Life, Early, Refused, Breach, Mismatch, Closed, Removed, Keys, Managed],
+            Revision::Dap09 => &[Life, Early, Refused, Breach, Mismatch, Closed, Removed, Keys, Managed, InBand],
             Revision::Dap18 => &[Life, Deferred, Early, Refused, Breach, Mismatch, Closed, Removed, Keys],
         }
     }
@@ -81,6 +84,7 @@ impl Scene {
             Self::Removed => removed(setting).await,
             Self::Keys => keys(setting).await,
             Self::Managed => managed::play(setting).await,
+            Self::InBand => in_band::play(setting).await,
         }
     }
 }

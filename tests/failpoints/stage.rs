@@ -14,7 +14,7 @@ use dapbox::{
     },
     peer::{Answer, Peer, PeerOptions, Retries, is_retryable},
     vdaf::{AggregateResult, Measurement},
-    wire::{Call, Interaction},
+    wire::{Call, Interaction, taskprov},
 };
 
 use tokio::sync::Notify;
@@ -54,6 +54,8 @@ pub struct Stage {
     pub parties: Parties,
     /// Ends [`Stage::watch_keys`].
     pub done: Notify,
+    /// The configuration of a task that is set up in-band, which goes with all requests.
+    pub configuration: Option<Bytes>,
     peer: Peer,
 }
 
@@ -81,7 +83,7 @@ impl Stage {
             assert!(matches!(machine.add(task).await, 201 | 409));
         }
         let peer = Peer::new(&PeerOptions::default()).unwrap();
-        Self { leader, helper, parties, done: Notify::new(), peer }
+        Self { leader, helper, parties, done: Notify::new(), configuration: None, peer }
     }
 
     pub async fn stop(self) {
@@ -90,7 +92,11 @@ impl Stage {
     }
 
     pub fn client(&self) -> Client {
-        Client::new(self.parties.task().clone(), self.peer.clone(), RETRIES).unwrap()
+        let client = Client::new(self.parties.task().clone(), self.peer.clone(), RETRIES).unwrap();
+        match &self.configuration {
+            Some(configuration) => client.advertising(configuration),
+            None => client,
+        }
     }
 
     /// Sends a request until it is answered by a server that is well.
@@ -102,10 +108,12 @@ impl Stage {
             Some(Interaction::CollectionJob) => (&task.leader_url, Some(&parties.collector_token)),
             Some(_) => (&task.helper_url, Some(&parties.helper_token)),
         };
+        let encode = |bytes: &Bytes| taskprov::of(task.revision).unwrap().encode_header(bytes);
+        let call = call.clone().advertising(self.configuration.as_ref().map(encode));
         loop {
             self.leader.check();
             self.helper.check();
-            match self.peer.send(url, call, token, body.clone()).await {
+            match self.peer.send(url, &call, token, body.clone()).await {
                 Ok(answer) if !is_retryable(answer.status) => return answer,
                 _ => tokio::time::sleep(REST).await,
             }
@@ -120,7 +128,7 @@ impl Stage {
     /// Asks the leader for its HPKE keys all the time, as clients do: the ids of all that it was told of.
     pub async fn watch_keys(&self) -> BTreeSet<u8> {
         let (wire, mut told) = (self.parties.wire(), BTreeSet::new());
-        let call = wire.hpke_config_call(&self.parties.id());
+        let call = wire.hpke_config_call(Some(&self.parties.id()));
         let watch = async {
             loop {
                 if let Ok(answer) = self.peer.send(&self.parties.task().leader_url, &call, None, Bytes::new()).await
@@ -166,6 +174,10 @@ impl Stage {
             previous_token: None,
         };
         let collector = Collector::new(task, parties.keypair.clone(), self.peer.clone(), RETRIES).unwrap();
+        let collector = match &self.configuration {
+            Some(configuration) => collector.advertising(configuration),
+            None => collector,
+        };
         let collected = collector.collect(query, None, |_| {}).await.unwrap();
         let sum = NUMBERS.iter().sum();
         assert_eq!((collected.report_count, &collected.result), (5, &AggregateResult::Number(sum)));

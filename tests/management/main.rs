@@ -6,6 +6,7 @@ mod common;
 mod control_plane;
 mod keys;
 mod order;
+mod peers;
 mod refusals;
 mod sweep;
 mod tokens;

@@ -98,7 +98,7 @@ async fn a_token_comes_before_everything_and_media_types_before_the_rest() {
         ([Some(&good), Some(MEDIA_TYPE), Some(json_type)], "PATCH", "/tasks/x", 415),
         ([Some(&good), Some(MEDIA_TYPE), Some(json_type)], "PUT", "/hpke_configs", 415),
         ([Some(&good), Some(MEDIA_TYPE), None], "GET", "/nowhere", 404),
-        ([Some(&good), Some(MEDIA_TYPE), None], "GET", "/taskprov/peer_aggregators", 404),
+        ([Some(&good), Some(MEDIA_TYPE), None], "GET", "/taskprov/peers", 404),
         ([Some(&good), Some(MEDIA_TYPE), None], "DELETE", "/tasks", 405),
         ([Some(&good), Some(MEDIA_TYPE), None], "GET", "/", 200),
     ];

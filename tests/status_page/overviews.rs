@@ -69,6 +69,7 @@ fn task(seed: u8, role: Role, vdaf: VdafConfig, batch_mode: BatchMode) -> TaskVi
         collections_waiting: u64::from(role == Role::Leader),
         last_trouble: None,
         provisioned: None,
+        in_band: None,
         noise: None,
     };
     TaskView {

@@ -251,7 +251,7 @@ impl Bench {
         shape: Shape,
     ) -> Result<(load::Outcome, Latency), Failure> {
         let (task, wire) = (&self.helper.context.task.public, self.helper.context.wire);
-        let question = load::request(&task.helper_url, &wire.hpke_config_call(&task.id), None, &[]);
+        let question = load::request(&task.helper_url, &wire.hpke_config_call(Some(&task.id)), None, &[]);
         let over = AtomicBool::new(false);
         let watch = || {
             let mut connection = Connection::new(address)?;

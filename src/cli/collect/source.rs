@@ -7,13 +7,14 @@ use super::super::{
     args::{QueryKind, VdafArgs, precision},
     credential::Credential,
     pasted,
-    taskfile::{Parameters, TaskFile},
+    taskfile::{Configuration, Parameters, TaskFile},
 };
 use crate::{
-    collector::CollectorTask,
+    collector::{CollectError, Collector, CollectorTask},
     config::Seconds,
     hpke::Keypair,
     model::{BatchMode, Duration, Epsilon, Revision, TaskId, TaskParameters, Time},
+    peer::{Peer, Retries},
 };
 
 /// Where the task comes from.
@@ -63,7 +64,9 @@ pub struct Source {
     /// The task.
     pub task: CollectorTask,
     /// The key.
-    pub keypair: Keypair,
+    keypair: Keypair,
+    /// What the task was configured with, if it is one that is set up in-band.
+    configuration: Option<Configuration>,
     /// Where a collection begins that does not say otherwise, if that is known.
     pub began: Option<Time>,
 }
@@ -75,7 +78,7 @@ impl SourceArgs {
         let Some(path) = self.task else {
             let credential = credential.ok_or_else(|| Failure::usage("give --task, or --credential"))?;
             let public = self.stated.parameters()?;
-            return Ok(Source::with(credential, public, None));
+            return Ok(Source::with(credential, public));
         };
         if self.stated.vdaf.is_given() {
             return Err(Failure::usage("what is measured stands in the file of --task"));
@@ -83,17 +86,30 @@ impl SourceArgs {
         let file = TaskFile::read(&path)?;
         let began = file.collector.as_ref().and_then(|collector| collector.since);
         let began = began.map(|since| since.max(kept_since(&file.task)));
-        if let Some(credential) = credential {
-            return Ok(Source::with(credential, file.parameters(), began));
-        }
-        let (task, keypair) = file.collector_task().map_err(|e| e.context(path.display()))?;
-        Ok(Source { task, keypair, began })
+        let source = match credential {
+            Some(credential) => Source::with(credential, file.parameters()),
+            None => {
+                let (task, keypair) = file.collector_task().map_err(|e| e.context(path.display()))?;
+                Source { task, keypair, configuration: None, began: None }
+            }
+        };
+        Ok(Source { configuration: file.task.configuration, began, ..source })
     }
 }
 
 impl Source {
-    fn with(Credential { token, keypair }: Credential, public: TaskParameters, began: Option<Time>) -> Self {
-        Self { task: CollectorTask { public, token, previous_token: None }, keypair, began }
+    fn with(Credential { token, keypair }: Credential, public: TaskParameters) -> Self {
+        let task = CollectorTask { public, token, previous_token: None };
+        Self { task, keypair, configuration: None, began: None }
+    }
+
+    /// The collector of the task.
+    pub fn collector(self, peer: Peer) -> Result<Collector, CollectError> {
+        let collector = Collector::new(self.task, self.keypair, peer, Retries::default())?;
+        Ok(match &self.configuration {
+            Some(Configuration(bytes)) => collector.advertising(bytes),
+            None => collector,
+        })
     }
 }
 

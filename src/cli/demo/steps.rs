@@ -141,6 +141,7 @@ impl Demo<'_> {
             expires: None,
             report_expiry_age: None,
             noise: None,
+            configuration: None,
             batch,
             vdaf: self.question.vdaf.clone(),
         }

@@ -83,7 +83,7 @@ const CLOCK: &str = "peer clock";
 
 /// Its keys, and its clock.
 async fn asked(world: &World, other: &Other) -> Vec<Finding> {
-    let call = wire::of(other.revision).hpke_config_call(&other.task);
+    let call = other.call();
     let before = SystemTime::now();
     let answer = world.peer.send(&other.url, &call, None, Bytes::new()).await;
     let after = SystemTime::now();

@@ -56,8 +56,7 @@ async fn public_url(world: &World, place: &Place) -> Option<Verdict> {
 /// Asks for our keys below a base URL of the oldest revision, and compares them with what is answered here.
 pub async fn leads_here(world: &World, place: &Place, url: &str, base: &str, peer: &Peer) -> Verdict {
     let revision = Revision::ALL[0];
-    let call =
-        wire::Call { method: "GET", path: "hpke_config".to_owned(), content_type: None, accept: None, place: None };
+    let call = wire::of(revision).hpke_config_call(None);
     let here = async { if world.is_served() { asked_here(world, place, &call).await } else { None } };
     let (there, here) = tokio::join!(peer.send(base, &call, None, Bytes::new()), here);
     let there = match there {

@@ -64,6 +64,8 @@ pub struct Other {
     pub revision: Revision,
     /// A task of it.
     pub task: TaskId,
+    /// Whether that was set up in-band: its helper may not have heard of it yet, and has the same keys for all such tasks.
+    pub is_in_band: bool,
     /// What it is in that task.
     pub role: Role,
 }
@@ -160,7 +162,8 @@ impl World {
                 Role::Helper => (&task.leader_url, Role::Leader),
                 _ => (&task.helper_url, Role::Helper),
             };
-            let other = Other { url: url.clone(), revision: task.revision, task: task.id, role };
+            let (url, is_in_band) = (url.clone(), task.in_band.is_some());
+            let other = Other { url, revision: task.revision, task: task.id, is_in_band, role };
             if found.len() < limit && found.iter().all(|known| known.question() != other.question()) {
                 found.push(other);
             }
@@ -172,7 +175,12 @@ impl World {
 impl Other {
     /// What it is asked for its keys with; in some revisions that names the task.
     fn question(&self) -> (&str, String) {
-        (&self.url, wire::of(self.revision).hpke_config_call(&self.task).path)
+        (&self.url, self.call().path)
+    }
+
+    /// What asks it for its keys.
+    pub fn call(&self) -> wire::Call {
+        wire::of(self.revision).hpke_config_call(Some(&self.task).filter(|_| !self.is_in_band))
     }
 }
 

@@ -6,7 +6,6 @@ use super::{
     super::{
         Failure,
         local::{Directory, Node},
-        taskfile,
     },
     api::{self, AddTask, Aggregator, EndpointForTask, Reply, Status},
     serve::{Answer, done},
@@ -92,7 +91,7 @@ fn task(revision: Revision, request: &AddTask) -> Result<Task, String> {
         start: request.start(),
         end: request.end(),
     };
-    let token = |name: &str, text: &str| taskfile::parse_token(text).map_err(|why| format!("{name}: {why}"));
+    let token = |name: &str, text: &str| Secret::token(text).map_err(|why| format!("{name}: {why}"));
     let between = token("leader_authentication_token", &request.leader_authentication_token)?;
     let party = match (request.role, &request.collector_authentication_token) {
         (Aggregator::Helper, _) => Role::Helper { leader_token: TokenHash::of(between.expose()) },

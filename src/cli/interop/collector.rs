@@ -9,7 +9,6 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    super::taskfile,
     api::{self, CollectionPoll, CollectionStart, CollectorAddTask, Reply, Status},
     number::Plain,
     serve::{Answer, done},
@@ -68,7 +67,7 @@ impl Party {
             start: request.bound.start(),
             end: request.bound.end(),
         };
-        let token = taskfile::parse_token(&request.collector_authentication_token)
+        let token = Secret::token(&request.collector_authentication_token)
             .map_err(|why| format!("collector_authentication_token: {why}"))?;
         let task = CollectorTask { public: terms.parameters(self.revision)?, token, previous_token: None };
         let keypair = Keypair::generate(1, Suite::DEFAULT).map_err(|error| error.to_string())?;

@@ -11,10 +11,10 @@ use super::{
         findings::{self, Finding, wrap},
         pasted,
         style::{self, Style, say},
-        taskfile::parse_token,
     },
     probe::{NOT_CHECKED, ProbeArgs},
 };
+use crate::model::Secret;
 
 /// The longest file with a token that is read, in bytes.
 const MAX_TOKEN: u64 = 4096;
@@ -62,7 +62,7 @@ pub async fn run(args: Args) -> Outcome {
         None => None,
         Some(path) => {
             let text = pasted::read_file(path, MAX_TOKEN)?;
-            Some(parse_token(text.trim()).map_err(|why| Failure::new(why).context(path.display()))?)
+            Some(Secret::token(text.trim()).map_err(|why| Failure::new(why).context(path.display()))?)
         }
     };
     let api_url = args.probe.url(&config)?;

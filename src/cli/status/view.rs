@@ -120,6 +120,9 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     if let Some(provisioned) = status.provisioned.as_ref().filter(|provisioned| provisioned.is_untouched) {
         text.line("set up", &show::provisioned_by(provisioned));
     }
+    if let Some(in_band) = &status.in_band {
+        text.line("set up", &show::set_up_in_band(in_band));
+    }
     let is_leader = status.role == Role::Leader;
     if is_leader {
         text.line("uploads", &so_far(view.upload_rate, counted(REPORT_SUCCESS)));
@@ -286,6 +289,7 @@ mod tests {
                 collections_waiting: 1,
                 last_trouble: Some("something that went wrong again and again and is told in many words ".repeat(3)),
                 provisioned: None,
+                in_band: None,
                 noise: None,
             },
             upload_rate: 12.34,

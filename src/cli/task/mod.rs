@@ -24,7 +24,7 @@ use super::{
 };
 use crate::model::{Role, TaskId, Time, status::TaskStatus};
 
-pub use new::{default_info, parameters};
+pub use new::{base_url, default_info, instant, parameters, plain_url};
 
 /// The subcommands of `dapbox task`.
 #[derive(Debug, clap::Subcommand)]

@@ -200,6 +200,7 @@ pub fn parameters(
         expires: None,
         report_expiry_age: None,
         noise: None,
+        configuration: None,
         batch: batch.mode()?,
         vdaf,
     })
@@ -212,7 +213,7 @@ pub fn default_info(revision: Revision, id: &TaskId) -> String {
 }
 
 /// For clap: the URL of an aggregator.
-fn plain_url(text: &str) -> Result<String, String> {
+pub fn plain_url(text: &str) -> Result<String, String> {
     let url = Url::parse(text).map_err(|e| format!("{e}; write it like https://leader.example"))?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err("must begin with https:// (or http://) and a host".to_owned());
@@ -224,14 +225,14 @@ fn plain_url(text: &str) -> Result<String, String> {
 }
 
 /// The base URL of a dapbox: with the protocol revision's path and a slash at its end.
-fn base_url(revision: Revision, text: &str) -> String {
+pub fn base_url(revision: Revision, text: &str) -> String {
     let base = text.strip_suffix('/').unwrap_or(text);
     let prefix = format!("/{}", wire::of(revision).prefix());
     if base.ends_with(&prefix) { format!("{base}/") } else { format!("{base}{prefix}/") }
 }
 
 /// For clap: an instant, or a length of time from now.
-fn instant(text: &str) -> Result<Time, String> {
+pub fn instant(text: &str) -> Result<Time, String> {
     match duration(text) {
         Ok(span) if !text.bytes().all(|b| b.is_ascii_digit()) => {
             Ok(Time::now().saturating_add(Duration(span.as_secs())))

@@ -11,7 +11,7 @@ use super::{
         calendar,
         control::Control,
         style::say,
-        taskfile::{TaskFile, parse_token},
+        taskfile::TaskFile,
     },
     ShowArgs, find,
 };
@@ -244,5 +244,5 @@ fn line(token: &TokenStatus) -> String {
 
 fn read_token(path: &Path) -> Result<Secret, Failure> {
     let text = std::fs::read_to_string(path).map_err(|e| Failure::new(e).context(path.display()))?;
-    parse_token(text.trim()).map_err(|why| Failure::new(why).context(path.display()))
+    Secret::token(text.trim()).map_err(|why| Failure::new(why).context(path.display()))
 }

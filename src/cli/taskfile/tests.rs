@@ -16,6 +16,7 @@ fn parameters() -> Parameters {
         expires: Some(Time(1_900_000_000)),
         report_expiry_age: Some(Seconds::new(86_400)),
         noise: Epsilon::new(1, 2),
+        configuration: None,
         batch: BatchMode::FixedSize { max_batch_size: Some(200), batch_time_window_size: Some(Duration(7200)) },
         vdaf: VdafConfig::Prio3Histogram { length: 10, chunk_length: 4 },
     }

@@ -214,6 +214,9 @@ fn parameters(status: &TaskStatus, now: Time) -> Markup {
             dt { "measures" } dd { (words::vdaf(&status.vdaf)) }
             dt { "batches" } dd { (words::batches(status.batch_mode, status.min_batch_size)) }
             @if let Some(epsilon) = status.noise { dt { "noise" } dd { (noise::words(&status.vdaf, epsilon)) } }
+            @if let Some(in_band) = &status.in_band {
+                dt { "set up" } dd { "in-band, with the peer " code { (in_band.peer) } }
+            }
             dt { "time precision" } dd { (span(status.time_precision)) }
             @if !status.info.is_empty() { dt { "info" } dd { (status.info) } }
             @if let Some(open) = status.task_interval { dt { "open" } dd { (interval(open)) } }

@@ -136,7 +136,7 @@ pub(super) fn check_row(key: &[u8], value: &[u8]) -> Result<(), VerifyError> {
 type Check = fn(&[u8], &[u8]) -> Result<(), RowError>;
 
 /// How the rows of each table are checked.
-const TABLES: [(u8, Check); 24] = [
+const TABLES: [(u8, Check); 26] = [
     (table::SEQUENCES.prefix, |key, value| decodes(&table::SEQUENCES, key, value)),
     (table::TASKS.0.prefix, |key, value| is_sealed(&table::TASKS, key, value)),
     (table::REMOVED.prefix, |key, value| decodes(&table::REMOVED, key, value)),
@@ -161,6 +161,8 @@ const TABLES: [(u8, Check); 24] = [
     (table::TOKENS.0.prefix, |key, value| is_sealed(&table::TOKENS, key, value)),
     (table::PROVISIONS.prefix, |key, value| decodes(&table::PROVISIONS, key, value)),
     (table::API_TOKENS.prefix, |key, value| decodes(&table::API_TOKENS, key, value)),
+    (table::IN_BAND.prefix, |key, value| decodes(&table::IN_BAND, key, value)),
+    (table::PEERS.0.prefix, |key, value| is_sealed(&table::PEERS, key, value)),
 ];
 
 fn decodes<K: Key, V: Serialize + DeserializeOwned>(

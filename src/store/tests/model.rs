@@ -11,7 +11,7 @@ use super::{
 use crate::{
     model::{
         AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, Checksum, CollectionJobId, Fault, Interval,
-        PartialBatch, Query, management::Provision,
+        PartialBatch, Query, Tokens, management::Provision, taskprov::InBand,
     },
     store::{
         BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, Entry,
@@ -47,6 +47,7 @@ enum Op {
     NameShare(u8, BatchSelector),
     RaiseGeneration(u8, u8),
     Provision(u64),
+    InBand(u64),
 }
 
 fn selector() -> impl Strategy<Value = BatchSelector> {
@@ -88,6 +89,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..3u8, selector()).prop_map(|(id, batch)| Op::NameShare(id, batch)),
         2 => (0..2u8, 0..2u8).prop_map(|(kind, hash)| Op::RaiseGeneration(kind, hash)),
         1 => (0..3u64).prop_map(Op::Provision),
+        1 => (0..3u64).prop_map(Op::InBand),
     ]
 }
 
@@ -101,6 +103,7 @@ struct Model {
 struct ModelTask {
     counters: Counters,
     provision: Option<Provision>,
+    in_band: Option<InBand>,
     remembered: BTreeSet<(u32, u64)>,
     horizon: Option<Time>,
     /// Waiting and assigned.
@@ -206,6 +209,11 @@ fn apply(tx: &mut Tx<'_>, model: &mut Model, n: u8, op: Op) -> Result<(), Fault>
             let provision = Provision { at: Time(1), by: "plane".into(), end: (end > 0).then_some(Time(end)) };
             known.provision = Some(provision.clone());
             tx.put_provision(&id, provision)?;
+        }
+        Op::InBand(at) => {
+            let in_band = InBand { at: Time(at), bytes: Bytes::from_static(b"says"), peer: "https://a.example".into() };
+            known.in_band = Some(in_band.clone());
+            tx.put_in_band(&id, in_band)?;
         }
         Op::RaiseHorizon(time) => {
             known.raise_horizon(time);
@@ -462,6 +470,7 @@ fn check_memory(task: &TaskState, known: &ModelTask) {
     assert!(known.remembered.iter().all(|(n, time)| task.replay.contains(&report_id(*n), Time(*time))));
     assert_eq!((&task.buckets, &task.names), (&known.buckets, &known.names));
     assert_eq!(task.provision, known.provision);
+    assert_eq!((&task.in_band, task.tokens == Tokens::default()), (&known.in_band, known.in_band.is_some()));
     assert_eq!(task.collected.len(), known.collected.len());
     assert!(known.collected.iter().all(|row| task.collected.contains_exactly(&row.batch)));
 

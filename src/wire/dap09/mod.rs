@@ -194,7 +194,7 @@ impl Wire for Dap09 {
         decode("AggregateShare", bytes.clone(), get_ciphertext)
     }
 
-    fn hpke_config_call(&self, task: &TaskId) -> Call {
+    fn hpke_config_call(&self, task: Option<&TaskId>) -> Call {
         resources::hpke_config(task)
     }
 

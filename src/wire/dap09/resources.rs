@@ -70,8 +70,9 @@ pub fn parse_hpke_config_query(query: &str) -> Result<Option<TaskId>, BadPath> {
     pairs.find(|(name, _)| name == "task_id").map(|(_, id)| task_id(&id)).transpose()
 }
 
-pub(super) fn hpke_config(task: &TaskId) -> Call {
-    Call { accept: Some(media::HPKE_CONFIG_LIST), ..plain("GET", format!("hpke_config?task_id={task}")) }
+pub(super) fn hpke_config(task: Option<&TaskId>) -> Call {
+    let path = task.map_or_else(|| "hpke_config".to_owned(), |task| format!("hpke_config?task_id={task}"));
+    Call { accept: Some(media::HPKE_CONFIG_LIST), ..plain("GET", path) }
 }
 
 pub(super) fn upload(task: &TaskId) -> Call {
@@ -136,7 +137,7 @@ mod tests {
         ] {
             assert_eq!(parse_path(&call.path), resource, "{}", call.path);
         }
-        let call = hpke_config(&TASK);
+        let call = hpke_config(Some(&TASK));
         let (path, query) = call.path.split_once('?').unwrap();
         assert_eq!(parse_path(path), Ok(Resource::HpkeConfig));
         assert_eq!(parse_hpke_config_query(query), Ok(Some(TASK)));

@@ -211,7 +211,7 @@ impl Wire for Dap18 {
     }
 
     /// The configurations are the same for every task.
-    fn hpke_config_call(&self, _task: &TaskId) -> Call {
+    fn hpke_config_call(&self, _task: Option<&TaskId>) -> Call {
         resources::hpke_config()
     }
 

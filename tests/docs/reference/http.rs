@@ -93,7 +93,11 @@ const MANAGEMENT: [(&str, &str, &str); 9] = [
     ("tasks/{task}/metrics/aggregations", "", "counters of aggregation"),
     ("hpke_configs", "PUT: algorithms, or nothing", "HPKE keys with their states; PUT: the one that is pending then"),
     ("hpke_configs/{key}", "PATCH: a state", "the key"),
-    ("taskprov/peer_aggregators", "", "404: there are no tasks that their clients set up"),
+    (
+        "taskprov/peer_aggregators",
+        "POST: a peer; DELETE: its endpoint and role",
+        "peers whose tasks are set up in-band; POST: the peer",
+    ),
 ];
 
 /// The resources of the private listener.

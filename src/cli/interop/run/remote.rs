@@ -94,6 +94,7 @@ impl Remote {
             content_type: Some("application/json"),
             accept: None,
             place: None,
+            advertisement: None,
         };
         self.peer.send(&self.url, &call, None, body).await.map_err(|error| error.to_string())
     }

@@ -1,0 +1,228 @@
+//! Tasks that are set up in-band: whether one is taken, and the key to verify its reports.
+//!
+//! A peer that is known is all that whoever sets such a task up needs, and where we lead not even a token is shown. So what
+//! a task asks for is checked as for any other, and against the operator's floor; and a peer has so many tasks at most.
+
+use hkdf::Hkdf;
+use sha2::{Digest, Sha256};
+
+use super::{
+    provision::{ProvisionError, check_floor},
+    retention::horizon_after,
+    tasks::{self, TaskError},
+};
+use crate::{
+    model::{
+        Duration, Fault, Party, Role, Secret, Task, TaskId, Time, TokenHash,
+        taskprov::{InBand, PeerAggregator, PeerName, PeerSide, TaskConfiguration, is_same_endpoint},
+    },
+    store::Tx,
+    vdaf,
+};
+
+/// What the salt is the hash of (draft-wang-ppm-dap-taskprov-06 section 3.2).
+const SALT: &[u8] = b"dap-taskprov";
+
+/// What the operator says of all tasks that are set up in-band.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// The smallest minimum batch size that is not refused; the peer's own may be larger.
+    pub min_batch_size: u64,
+    /// How long reports are kept where the peer has nothing to say of it.
+    pub report_expiry_age: Option<Duration>,
+    /// How many tasks a peer may have here.
+    pub max_tasks: u64,
+}
+
+/// Why a task is not taken (draft-wang-ppm-dap-taskprov-06 section 3.3).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OptOut {
+    /// The other aggregator is none of our peers.
+    #[error("the task's {0} is not one whose tasks are taken here")]
+    NoPeer(Role),
+    /// The task would give out aggregates of too few reports.
+    #[error(transparent)]
+    Small(ProvisionError),
+    /// A parameter is out of range, or the id was used before.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+    /// It is over.
+    #[error("the task has expired")]
+    Expired,
+    /// Its peer has too many.
+    #[error("there are {0} tasks of the same peer, which is as many as are taken here (the option taskprov.max_tasks)")]
+    TooMany(u64),
+}
+
+/// The verification key of a task, from the secret that leader and helper have agreed on and the task's id: HKDF with
+/// SHA-256 (draft-wang-ppm-dap-taskprov-06 section 3.2; later drafts have the same).
+///
+/// # Panics
+///
+/// If the key is to be longer than 8,160 bytes. Those of VDAFs have 16 or 32.
+pub fn verify_key(init: &Secret, task: &TaskId, length: usize) -> Secret {
+    let (hkdf, mut key) = (Hkdf::<Sha256>::new(Some(&Sha256::digest(SALT)), init.expose()), vec![0; length]);
+    hkdf.expand(task.as_bytes(), &mut key).expect("the verification key of a VDAF is short");
+    Secret::new(key)
+}
+
+/// The other aggregator of a task in which we have this role.
+pub fn peer_of(says: &TaskConfiguration, ours: Role) -> PeerName {
+    let (endpoint, role) = match ours {
+        Role::Leader => (&says.public.helper_url, Role::Helper),
+        _ => (&says.public.leader_url, Role::Leader),
+    };
+    PeerName { endpoint: endpoint.clone(), role }
+}
+
+/// The task that a configuration describes, checked. The peer is the one that [`peer_of`] names.
+pub fn task(says: &TaskConfiguration, peer: &PeerAggregator, terms: &Terms, now: Time) -> Result<Task, OptOut> {
+    let public = says.public.clone();
+    let floor = terms.min_batch_size.max(peer.min_batch_size.unwrap_or(0));
+    check_floor(public.min_batch_size, floor).map_err(OptOut::Small)?;
+    if public.task_expiration.is_some_and(|end| end <= now) {
+        return Err(OptOut::Expired);
+    }
+    let refuse = |why: String| OptOut::Task(TaskError::Parameter(why));
+    let preparer = vdaf::of_task(&public).map_err(|why| refuse(format!("VDAF: {why}")))?;
+    let task = Task {
+        verify_key: verify_key(&peer.verify_key_init, &public.id, preparer.verify_key_length()),
+        public,
+        verify_key_id: 0,
+        max_batch_query_count: says.max_batch_query_count,
+        report_expiry_age: peer.report_expiry_age.or(terms.report_expiry_age),
+        collector_hpke_config: peer.collector_hpke_config.clone(),
+        party: party(peer),
+    };
+    tasks::check(&task)?;
+    Ok(task)
+}
+
+/// Our part of a task. Its tokens are those that the peer has at any time; what stands here is good for nothing.
+fn party(peer: &PeerAggregator) -> Party {
+    let unknown = || TokenHash::of(Secret::random(32).expose());
+    match peer.side {
+        PeerSide::Leader { .. } => Party::Helper { leader_token: unknown() },
+        PeerSide::Helper { .. } => Party::Leader { helper_token: Secret::random_token(), collector_token: unknown() },
+    }
+}
+
+/// Adds a checked task that a request has set up. One that is there is fine, however it came.
+///
+/// A restored copy may have known it, and have aggregated reports of it that it has forgotten: whatever may be such a
+/// report is closed.
+pub fn add(tx: &mut Tx<'_>, task: Task, in_band: InBand, max_tasks: u64) -> Result<Result<(), OptOut>, Fault> {
+    let id = task.public.id;
+    if tx.is_removed(&id) {
+        return Ok(Err(TaskError::Removed.into()));
+    }
+    if tx.task(&id).is_some() {
+        return Ok(Ok(()));
+    }
+    let of_peer = tx.tasks().filter(|(_, state)| {
+        let known = state.in_band.as_ref().is_some_and(|known| is_same_endpoint(&known.peer, &in_band.peer));
+        known && state.task.role() == task.role()
+    });
+    if of_peer.count() as u64 >= max_tasks {
+        return Ok(Err(OptOut::TooMany(max_tasks)));
+    }
+    let precision = task.public.time_precision;
+    tx.add_task(task)?;
+    tx.put_in_band(&id, in_band)?;
+    if let Some(before) = tx.unknown_before() {
+        tx.close_before(&id, horizon_after(precision, before))?;
+    }
+    Ok(Ok(()))
+}
+
+/// Adds a peer that a control plane names. The same one again is fine, another one of the same name is not: false.
+pub fn add_peer(tx: &mut Tx<'_>, peer: PeerAggregator) -> Result<bool, Fault> {
+    let name = peer.name();
+    match tx.peers().values().find(|known| name.is_of(known)) {
+        Some(known) => Ok(*known == peer),
+        None => tx.add_peer(peer).map(|()| true),
+    }
+}
+
+/// Forgets a peer that a control plane has named. Its tasks stay, and nobody speaks for it any more.
+pub fn remove_peer(tx: &mut Tx<'_>, name: &PeerName) {
+    let found = tx.peers().iter().find(|(_, peer)| name.is_of(peer)).map(|(number, _)| *number);
+    found.into_iter().for_each(|number| tx.remove_peer(number));
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        hpke::{Keypair, Suite},
+        model::{BatchMode, Revision, TaskParameters, VdafConfig},
+        wire,
+    };
+
+    const TERMS: Terms = Terms { min_batch_size: 100, report_expiry_age: Some(Duration(30)), max_tasks: 1 };
+
+    /// The task that a leader's request sets up, if its minimum batch size is this.
+    fn set_up(min_batch_size: u64, peer: &PeerAggregator) -> Result<Task, OptOut> {
+        let public = TaskParameters {
+            id: TaskId::new([0; 32]),
+            revision: Revision::Dap09,
+            info: String::new(),
+            leader_url: peer.endpoint.clone(),
+            helper_url: "https://b.example".to_owned(),
+            batch_mode: BatchMode::TimeInterval,
+            vdaf: VdafConfig::Prio3Count,
+            min_batch_size,
+            time_precision: Duration(60),
+            task_expiration: Some(Time(1000)),
+            task_interval: None,
+            noise: None,
+        };
+        let says = wire::taskprov::advertise(public, Bytes::from_static(b"x"), 1).unwrap().says;
+        task(&says, peer, &TERMS, Time(999))
+    }
+
+    fn leader(min_batch_size: Option<u64>, report_expiry_age: Option<Duration>) -> PeerAggregator {
+        PeerAggregator {
+            endpoint: "https://a.example".to_owned(),
+            verify_key_init: Secret::random(32),
+            collector_hpke_config: Keypair::generate(1, Suite::DEFAULT).unwrap().config().clone(),
+            report_expiry_age,
+            min_batch_size,
+            side: PeerSide::Leader { tokens: Vec::new() },
+        }
+    }
+
+    #[test]
+    fn of_two_floors_the_higher_one_counts() {
+        for (of_peer, floor) in [(None, 100), (Some(50), 100), (Some(200), 200)] {
+            let peer = leader(of_peer, None);
+            let refused = set_up(floor - 1, &peer).unwrap_err();
+            assert_eq!(refused, OptOut::Small(ProvisionError::Small { asked: floor - 1, floor }));
+            assert!(set_up(floor, &peer).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_task_has_what_is_said_of_its_peer() {
+        let peer = leader(None, Some(Duration(7)));
+        let task = set_up(100, &peer).unwrap();
+        assert_eq!((task.role(), task.report_expiry_age), (Role::Helper, Some(Duration(7))));
+        assert_eq!(task.collector_hpke_config, peer.collector_hpke_config);
+        assert_eq!(task.verify_key, verify_key(&peer.verify_key_init, &task.public.id, 16));
+        assert_eq!(set_up(100, &leader(None, None)).unwrap().report_expiry_age, Some(Duration(30)));
+    }
+
+    #[test]
+    fn a_key_is_that_of_another_implementation() {
+        // What Python's `hmac` makes of RFC 5869.
+        let expected = "e91d4af26ffd2071f4f5d4166f6667b4756190c5928370e9b915553f65eaf689";
+        let (init, task) = (Secret::new((0..32).collect()), TaskId::new([7; 32]));
+        let hex = |length| -> String {
+            verify_key(&init, &task, length).expose().iter().map(|byte| format!("{byte:02x}")).collect()
+        };
+        assert_eq!((hex(32).as_str(), hex(16).as_str()), (expected, &expected[..32]));
+        assert_ne!(verify_key(&init, &TaskId::new([8; 32]), 32), verify_key(&init, &task, 32));
+    }
+}

@@ -1,0 +1,94 @@
+//! The JSON of peers whose tasks are set up in-band.
+
+use serde::{Deserialize, Serialize};
+
+use super::{AggregatorRole, KeyText, TokenText, read, token};
+use crate::model::{
+    Duration, Role, Secret, TokenHash,
+    taskprov::{PeerAggregator, PeerName, PeerSide},
+};
+
+/// A peer as it is named. How far ahead of our clock a report's time may be is ours to say, for all tasks.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PeerRequest {
+    endpoint: String,
+    role: AggregatorRole,
+    collector_hpke_config: KeyText,
+    verify_key_init: Secret,
+    #[serde(default)]
+    report_expiry_age: Option<Duration>,
+    #[serde(default, rename = "tolerable_clock_skew")]
+    _tolerable_clock_skew: Option<Duration>,
+    aggregator_auth_tokens: Vec<TokenText>,
+    #[serde(default)]
+    collector_auth_tokens: Vec<TokenText>,
+}
+
+/// A peer as it is shown: without its secrets.
+#[derive(Serialize)]
+pub struct PeerAnswer<'a> {
+    endpoint: &'a str,
+    role: AggregatorRole,
+    collector_hpke_config: KeyText,
+    report_expiry_age: Option<Duration>,
+    tolerable_clock_skew: Duration,
+}
+
+/// Reads a peer that is named.
+pub fn read_peer(body: &[u8]) -> Result<PeerAggregator, String> {
+    let request: PeerRequest = read(body)?;
+    let tokens = |texts: Vec<TokenText>| -> Result<Vec<Secret>, String> {
+        texts.into_iter().map(|TokenText::Bearer { token: text }| token(text)).collect()
+    };
+    let hashes = |tokens: &[Secret]| tokens.iter().map(|token| TokenHash::of(token.expose())).collect();
+    let own = tokens(request.aggregator_auth_tokens)?;
+    let collector = tokens(request.collector_auth_tokens)?;
+    if own.is_empty() {
+        return Err("aggregator_auth_tokens: there must be one at least".to_owned());
+    }
+    let side = match (Role::from(request.role), collector.is_empty()) {
+        (Role::Leader, true) => PeerSide::Leader { tokens: hashes(&own) },
+        (Role::Leader, false) => {
+            return Err("collector_auth_tokens: a helper has nothing to do with the collector".to_owned());
+        }
+        (_, true) => return Err("collector_auth_tokens: there must be one at least, as we lead".to_owned()),
+        (_, false) => PeerSide::Helper { tokens: own, collector_tokens: hashes(&collector) },
+    };
+    Ok(PeerAggregator {
+        endpoint: request.endpoint,
+        verify_key_init: request.verify_key_init,
+        collector_hpke_config: request.collector_hpke_config.config()?,
+        report_expiry_age: request.report_expiry_age,
+        min_batch_size: None,
+        side,
+    })
+}
+
+/// Reads what a peer is known by.
+pub fn read_peer_name(body: &[u8]) -> Result<PeerName, String> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Name {
+        endpoint: String,
+        role: AggregatorRole,
+    }
+    let Name { endpoint, role } = read(body)?;
+    Ok(PeerName { endpoint, role: role.into() })
+}
+
+impl<'a> PeerAnswer<'a> {
+    /// `None` if the API has no name for the collector's key.
+    pub fn of(peer: &'a PeerAggregator, tolerable_clock_skew: Duration) -> Option<Self> {
+        Some(Self {
+            endpoint: &peer.endpoint,
+            role: match peer.side {
+                PeerSide::Leader { .. } => AggregatorRole::Leader,
+                PeerSide::Helper { .. } => AggregatorRole::Helper,
+            },
+            collector_hpke_config: KeyText::of(&peer.collector_hpke_config)?,
+            report_expiry_age: peer.report_expiry_age,
+            tolerable_clock_skew,
+        })
+    }
+}

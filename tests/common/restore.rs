@@ -1,0 +1,32 @@
+//! Backups of nodes, and going on from them.
+
+use dapbox::{
+    aggregator::restored::{self, Restored},
+    model::{Duration, Time},
+    store::Options,
+};
+
+use super::Node;
+
+pub fn options() -> Options {
+    Options { cache_bytes: 1 << 20, ..Options::default() }
+}
+
+/// A backup of a running node, with the key to open it.
+pub async fn back_up(node: &Node) -> Vec<u8> {
+    let client = reqwest::Client::builder().unix_socket(node.config.control_socket()).build().unwrap();
+    let answer = client.get("http://control/backup?key").send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.bytes().await.unwrap().to_vec()
+}
+
+/// Stops a node and has it go on from a backup of itself, in another directory.
+pub async fn go_on_from(node: &mut Node, backup: &[u8]) -> Restored {
+    node.stop().await;
+    let dir = node.dir.path().join("restored");
+    let times = (Time::now(), Duration(node.config.limits.clock_skew.as_secs()));
+    let restored = restored::restore(&dir, &options(), backup, None, times, |_| ()).unwrap();
+    node.config.data_dir = dir;
+    node.resume().await;
+    restored
+}

@@ -1,0 +1,211 @@
+//! Aggregators that know each other, and no task.
+
+use std::{fs, path::PathBuf};
+
+use bytes::Bytes;
+use dapbox::{
+    aggregator::taskprov::{self, Terms},
+    client::Client,
+    collector::{Collector, CollectorTask},
+    config::{
+        Config, Seconds,
+        taskprov::{PeerFile, PeerRole, PresentedToken},
+    },
+    hpke::{Keypair, Suite},
+    model::{
+        AggregationJobId, BatchMode, Duration, Extension, Revision, Secret, TaskId, TaskParameters, Time, TokenHash,
+        VdafConfig, taskprov::Advertisement,
+    },
+    peer::{Answer, Retries},
+    vdaf::Measurement,
+    wire::{
+        Interaction, ProblemType,
+        taskprov::{advertise, of},
+    },
+};
+use tempfile::TempDir;
+
+use crate::common::{
+    self, Node, Parties,
+    calls::problem,
+    forge::{Draft, Forge},
+    peer,
+};
+
+pub const DAP09: Revision = Revision::Dap09;
+pub const TERMS: Terms = Terms { min_batch_size: 1, report_expiry_age: None, max_tasks: 10 };
+
+/// A leader and a helper that know each other, and no task.
+pub struct Acquaintances {
+    pub leader: Node,
+    pub helper: Node,
+    /// What the leader knows of the helper, and the helper of the leader.
+    pub files: [PeerFile; 2],
+    pub helper_token: Secret,
+    pub collector_token: Secret,
+    pub keypair: Keypair,
+    pub dir: TempDir,
+}
+
+pub fn soon(config: &mut Config) {
+    (config.leader.min_job_size, config.leader.max_job_delay) = (1, Seconds::millis(50));
+    config.provisioning.min_batch_size = 2;
+}
+
+pub fn extension() -> Extension {
+    Extension { kind: 0xff00, data: Bytes::new() }
+}
+
+impl Acquaintances {
+    pub async fn start(change: impl Fn(&mut Config)) -> Self {
+        let change = |config: &mut Config| {
+            soon(config);
+            change(config);
+        };
+        let (leader, helper) = (Node::start_with(change).await, Node::start_with(change).await);
+        let keypair = Keypair::generate(9, Suite::DEFAULT).unwrap();
+        let (helper_token, collector_token) = (Secret::random_token(), Secret::random_token());
+        let of_helper = PeerFile {
+            role: PeerRole::Helper,
+            endpoint: helper.url(DAP09),
+            verify_key_init: Secret::random(32),
+            leader_token_hashes: Vec::new(),
+            helper_tokens: vec![PresentedToken(helper_token.clone())],
+            collector_token_hashes: vec![TokenHash::of(collector_token.expose())],
+            report_expiry_age: None,
+            min_batch_size: None,
+            collector_key: keypair.config().clone(),
+        };
+        let of_leader = PeerFile {
+            role: PeerRole::Leader,
+            // Whoever names it with a slash at its end means the same.
+            endpoint: leader.url(DAP09).trim_end_matches('/').to_owned(),
+            leader_token_hashes: vec![TokenHash::of(helper_token.expose())],
+            helper_tokens: Vec::new(),
+            collector_token_hashes: Vec::new(),
+            ..of_helper.clone()
+        };
+        let (files, dir) = ([of_helper, of_leader], TempDir::new().unwrap());
+        let mut met = Self { leader, helper, files, helper_token, collector_token, keypair, dir };
+        (0..2).for_each(|n| met.write(n));
+        (met.leader.config.taskprov.peers, met.helper.config.taskprov.peers) = (vec![met.path(0)], vec![met.path(1)]);
+        tokio::join!(met.leader.restart(), met.helper.restart());
+        met
+    }
+
+    pub fn path(&self, n: usize) -> PathBuf {
+        self.dir.path().join(format!("peer-{n}.toml"))
+    }
+
+    pub fn write(&self, n: usize) {
+        fs::write(self.path(n), self.files[n].to_text().unwrap()).unwrap();
+    }
+
+    /// A task between them that nobody has heard of.
+    pub fn task(&self, change: impl FnOnce(&mut TaskParameters)) -> Advertisement {
+        let mut public = TaskParameters {
+            id: TaskId::random(),
+            revision: DAP09,
+            info: String::new(),
+            leader_url: self.leader.url(DAP09),
+            helper_url: self.helper.url(DAP09),
+            batch_mode: BatchMode::TimeInterval,
+            vdaf: VdafConfig::Prio3Count,
+            min_batch_size: 2,
+            time_precision: Duration(3600),
+            task_expiration: Some(Time(Time::now().0 + 86_400)),
+            task_interval: None,
+            noise: None,
+        };
+        change(&mut public);
+        let info = Bytes::copy_from_slice(public.id.as_bytes());
+        advertise(public, info, 1).unwrap()
+    }
+
+    /// What all parties of a task know.
+    pub fn parties(&self, task: &Advertisement) -> Parties {
+        let [of_helper, of_leader] = &self.files;
+        let now = Time(0);
+        let known = |file: &PeerFile| taskprov::task(&task.says, &file.clone().peer().unwrap(), &TERMS, now).unwrap();
+        Parties {
+            leader: known(of_helper),
+            helper: known(of_leader),
+            helper_token: self.helper_token.clone(),
+            collector_token: self.collector_token.clone(),
+            keypair: self.keypair.clone(),
+        }
+    }
+
+    pub fn client(&self, task: &Advertisement) -> Client {
+        let client = Client::new(task.says.public.clone(), peer(), Retries::default()).unwrap();
+        client.advertising(&task.bytes)
+    }
+
+    pub fn collector(&self, task: &Advertisement) -> Collector {
+        let of = CollectorTask {
+            public: task.says.public.clone(),
+            token: self.collector_token.clone(),
+            previous_token: None,
+        };
+        let collector = Collector::new(of, self.keypair.clone(), peer(), Retries::default()).unwrap();
+        collector.advertising(&task.bytes)
+    }
+
+    /// Sends the helper an aggregation job, with a header and a token.
+    pub async fn put_job(
+        &self,
+        parties: &Parties,
+        header: Option<String>,
+        token: Option<&Secret>,
+        body: Vec<u8>,
+    ) -> Answer {
+        let job = AggregationJobId::random();
+        let call = parties.wire().create_call(Interaction::AggregationJob, &parties.id(), job.as_bytes());
+        let url = self.helper.url(DAP09);
+        peer().send(&url, &call.advertising(header), token, Bytes::from(body)).await.unwrap()
+    }
+
+    pub async fn forge(&self, parties: &Parties) -> Forge {
+        // The keys are the same for all tasks, known or not.
+        Forge::new(parties).await
+    }
+}
+
+pub fn header(task: &Advertisement) -> Option<String> {
+    Some(of(DAP09).unwrap().encode_header(&task.bytes))
+}
+
+/// A report as clients of such tasks make it.
+pub fn draft(forge: &Forge) -> Draft {
+    let mut draft = forge.draft(&Measurement::Number(1), Time::now());
+    draft.leader.extensions = vec![extension()];
+    draft.helper.extensions = vec![extension()];
+    draft
+}
+
+#[track_caller]
+pub fn assert_refused(answer: &Answer, kind: ProblemType, detail: &str) {
+    let problem = problem(answer);
+    assert_eq!(problem.kind, kind, "{problem}");
+    assert!(problem.detail.contains(detail), "{problem}");
+    assert!(problem.task_id.is_some());
+}
+
+/// Waits until a node, which may not have heard of the task yet, has aggregated so many of its reports.
+pub async fn aggregated(node: &Node, parties: &Parties, count: u64) {
+    let is_so = async {
+        loop {
+            let status = node.server().task_status(&parties.id()).unwrap();
+            if status.is_some_and(|status| status.counters.get("aggregate_success") == Some(&count)) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(common::PATIENCE, is_so).await.unwrap();
+}
+
+/// Whether a node has a task.
+pub async fn has(node: &Node, parties: &Parties) -> bool {
+    node.server().task_status(&parties.id()).unwrap().is_some()
+}
