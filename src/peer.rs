@@ -57,6 +57,8 @@ pub struct PeerOptions {
     pub failpoints: Failpoints,
     /// Where a token stands.
     pub token_header: TokenHeader,
+    /// How many connections to a host are kept for the next requests.
+    pub max_idle: usize,
 }
 
 /// The header that tokens are presented in.
@@ -78,6 +80,7 @@ impl Default for PeerOptions {
             roots: Roots::default(),
             failpoints: Failpoints::default(),
             token_header: TokenHeader::default(),
+            max_idle: usize::MAX,
         }
     }
 }
@@ -272,6 +275,7 @@ impl Peer {
             .redirect(Policy::none())
             .dns_resolver(Names::default())
             .connect_timeout(options.connect_timeout)
+            .pool_max_idle_per_host(options.max_idle)
             .http2_keep_alive_interval(PING)
             .http2_keep_alive_timeout(PONG)
             .user_agent(concat!("dapbox/", env!("CARGO_PKG_VERSION")))
@@ -284,6 +288,12 @@ impl Peer {
     pub fn trusting(&self, roots: Roots) -> Result<Option<Self>, Fault> {
         let is_new = roots != self.options.roots;
         is_new.then(|| Self::new(&PeerOptions { roots, ..self.options.clone() })).transpose()
+    }
+
+    /// The same client with a connection for each request. One that is used again may be closed by the other side just then,
+    /// and whether it has read the request is not known: that is for requests which must not be repeated.
+    pub fn once_each(&self) -> Result<Self, Fault> {
+        Self::new(&PeerOptions { max_idle: 0, ..self.options.clone() })
     }
 
     /// The same client, for a request that has a name. Each request of a server has.

@@ -62,6 +62,34 @@ async fn a_request_carries_path_type_and_token_and_the_answer_its_headers() {
 }
 
 #[tokio::test]
+async fn a_connection_for_each_request_is_not_used_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepted = tokio::spawn(async move {
+        let mut streams = Vec::new();
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"question") {
+                stream.read_buf(&mut request).await.unwrap();
+            }
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-answer\r\nContent-Length: 0\r\n\r\n")
+                .await
+                .unwrap();
+            // Not closed: whoever wants to may use it again, and then waits for ever.
+            streams.push(stream);
+        }
+        streams.len()
+    });
+    let peer = peer(Duration::from_secs(5), 100).once_each().unwrap();
+    for _ in 0..2 {
+        ask(&peer, address).await.unwrap();
+    }
+    assert_eq!(accepted.await.unwrap(), 2);
+}
+
+#[tokio::test]
 async fn redirects_are_not_followed() {
     let (address, _request) =
         serve("HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n").await;

@@ -52,6 +52,8 @@ impl Parties {
         own: &mut Vec<Served>,
     ) -> Result<[Remote; 4], Failure> {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        // What a runner asks for is done once: an upload that is repeated is counted twice.
+        let asking = peer.once_each()?;
         let aggregator = Kind::Aggregator { dap_listen: any, data_dir: None };
         let wanted = [
             ("client", &places.client, None, Kind::Client),
@@ -62,10 +64,10 @@ impl Parties {
         let mut remotes = Vec::new();
         for (name, url, host, kind) in wanted {
             let remote = match url {
-                Some(url) => Remote::new(name, url, host, peer, patience),
+                Some(url) => Remote::new(name, url, host, &asking, patience),
                 None => {
                     let served = Served::start(&kind, any, revision, peer.clone()).await?;
-                    let remote = Remote::new(name, &served.url(), None, peer, patience);
+                    let remote = Remote::new(name, &served.url(), None, &asking, patience);
                     own.push(served);
                     remote
                 }
