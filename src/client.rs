@@ -142,8 +142,8 @@ impl Client {
         {
             return Ok(cached.keys.clone());
         }
-        let (leader, leader_age) = self.fetch(Role::Leader, &self.task.leader_url).await?;
-        let (helper, helper_age) = self.fetch(Role::Helper, &self.task.helper_url).await?;
+        let (leader, leader_age) = self.fetch(Role::Leader).await?;
+        let (helper, helper_age) = self.fetch(Role::Helper).await?;
         let keys = AggregatorKeys { leader, helper };
         let until = Instant::now() + leader_age.min(helper_age).min(DEFAULT_MAX_AGE);
         let cached = Cached { keys: keys.clone(), until };
@@ -159,9 +159,15 @@ impl Client {
         }
     }
 
+    /// The key of one of the aggregators.
+    pub async fn key(&self, role: Role) -> Result<HpkeConfig, ClientError> {
+        self.fetch(role).await.map(|(key, _)| key)
+    }
+
     /// The key of an aggregator's that we use, and how long it may be kept (DAP-09 section 4.4.1, DAP-18 section
     /// 4.4.1).
-    async fn fetch(&self, role: Role, url: &str) -> Result<(HpkeConfig, Span), ClientError> {
+    async fn fetch(&self, role: Role) -> Result<(HpkeConfig, Span), ClientError> {
+        let url = if role == Role::Leader { &self.task.leader_url } else { &self.task.helper_url };
         let wire = wire::of(self.task.revision);
         // A task that is set up in-band may not be known there yet.
         let call = wire.hpke_config_call(Some(&self.task.id).filter(|_| self.in_band.is_none()));

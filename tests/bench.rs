@@ -1,9 +1,13 @@
 //! `dapbox bench` on a small scale: what it measures is measured, and the numbers agree with each other.
 
-use std::process::Command;
+mod common;
+
+use std::{path::Path, process::Command};
 
 use rstest::rstest;
 use serde_json::Value;
+
+use common::process::{self, Process};
 
 /// Runs `dapbox bench` with these arguments and reads what it says.
 fn bench(args: &str) -> Value {
@@ -120,6 +124,74 @@ fn without_a_subcommand_all_of_it_is_measured_and_said_in_a_table() {
         assert!(text.contains(part), "{part} is missing:\n{text}");
     }
     assert!(text.lines().all(|line| line.chars().count() <= 100), "a line is too wide:\n{text}");
+}
+
+/// Runs `dapbox` and returns what it prints.
+fn dapbox(args: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_dapbox")).args(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The helper is a process that knows nothing of being measured. With DAP-18 it puts the larger jobs off.
+#[rstest]
+#[case::where_the_task_says("09", "fixed-size", false)]
+#[case::elsewhere("18", "time-interval", true)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_helper_elsewhere_is_measured(#[case] dap: &str, #[case] query: &str, #[case] is_elsewhere: bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, files) = (dir.path().join("data"), dir.path().join("task"));
+    let mut helper = Process::new("helper", process::dapbox, dir.path(), data.clone());
+    let origin = format!("http://{}/", helper.address);
+    let named = if is_elsewhere { "https://helper.example" } else { &origin };
+    let task = ["task", "new", "--leader", "https://leader.example", "--helper", named, "--vdaf", "multihot"];
+    let more = ["--length", "4", "--max-weight", "2", "--dap", dap, "--query", query, "--out", text(&files)];
+    dapbox(&[&task[..], &more[..]].concat());
+    let [leader_file, helper_file] = ["leader.toml", "helper.toml"].map(|name| files.join(name));
+    helper.spawn();
+    helper.ready().await.unwrap();
+    dapbox(&["task", "add", text(&helper_file), "--data-dir", text(&data)]);
+
+    let mut args = format!("peer --task {} --reports 30 --job-size 3,16 --in-flight 1,4 -o json", text(&leader_file));
+    if is_elsewhere {
+        args += &format!(" --at {origin}dap-{dap}/");
+    }
+    let measured = bench(&args);
+    assert_eq!(
+        (&measured["vdaf"], &measured["revision"]),
+        (&"count of each of 4 flags, at most 2 set".into(), &format!("dap-{dap}").into())
+    );
+    let runs = measured["runs"].as_array().unwrap();
+    let shape = |run| ["job_size", "jobs_in_flight", "jobs", "reports"].map(|name| number(run, name) as u64);
+    let shapes: Vec<_> = runs.iter().map(shape).collect();
+    assert_eq!(shapes, [[3, 1, 10, 30], [3, 4, 10, 30], [16, 1, 2, 32], [16, 4, 2, 32]]);
+    for run in runs {
+        assert_product(run, "reports", ["reports_per_second", "seconds"]);
+        assert_eq!((&run["refused"], number(&run["job"], "answers")), (&serde_json::json!({}), number(run, "jobs")));
+    }
+    helper.kill().unwrap();
+    let tasks: Value =
+        serde_json::from_str(&dapbox(&["task", "list", "--data-dir", text(&data), "-o", "json"])).unwrap();
+    assert_eq!(number(&tasks[0], "aggregated"), 124.0, "{tasks:#}");
+}
+
+#[test]
+fn a_helper_elsewhere_is_measured_with_the_leaders_file_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = text(dir.path());
+    let task = ["task", "new", "--leader", "https://a.example", "--helper", "https://b.example", "--vdaf", "count"];
+    dapbox(&[&task[..], &["--out", files]].concat());
+    let helper_file = dir.path().join("helper.toml");
+    let output = Command::new(env!("CARGO_BIN_EXE_dapbox"))
+        .args(["bench", "peer", "--task", text(&helper_file)])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && error.contains("leader.toml"), "{error}");
 }
 
 /// Both are real servers, each a process of its own.

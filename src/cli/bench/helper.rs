@@ -44,11 +44,11 @@ pub struct Options {
     /// Reports in each aggregation job.
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [100, 500],
         value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    job_size: Vec<u64>,
+    pub job_size: Vec<u64>,
     /// Aggregation jobs at the same time.
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 4, 10],
         value_parser = clap::value_parser!(u64).range(1..=1024))]
-    in_flight: Vec<u64>,
+    pub in_flight: Vec<u64>,
 }
 
 /// What was measured of one VDAF.

@@ -10,6 +10,7 @@ mod load;
 mod machine;
 mod made;
 mod memory;
+mod peer;
 mod stage;
 mod table;
 mod upload;
@@ -46,9 +47,10 @@ pub struct Args {
 
 /// What the numbers mean.
 const HELP: &str = "\
-Without a subcommand everything but growth is measured, one after the other, which takes some minutes. Reports are made \
-beforehand and sent over HTTP from plain threads of this process to a real server on a loopback port, which stores them \
-durably in --dir. Name a directory on the disk that you are going to use, and let the machine have nothing else to do.\n\n\
+Without a subcommand a helper's jobs, uploads and aggregation are measured here, one after the other, which takes some \
+minutes. Reports are made beforehand and sent over HTTP from plain threads of this process to a real server on a loopback \
+port, which stores them durably in --dir. Name a directory on the disk that you are going to use, and let the machine have \
+nothing else to do.\n\n\
 The limit is what cryptography alone would allow: opening and preparing reports from memory on all cores, by the same \
 functions that the server calls. The ratio says how much of that the server does.\n\n\
 Examples:\n  \
@@ -70,6 +72,8 @@ enum Command {
     Growth(growth::Args),
     /// The most memory that a leader and a helper take for a job.
     Memory(memory::Args),
+    /// Aggregation jobs at a helper that runs elsewhere, whoever wrote it.
+    Peer(peer::Args),
     /// Open a data directory and say what that takes.
     #[command(hide = true)]
     Open(growth::OpenArgs),
@@ -163,6 +167,7 @@ pub async fn run(args: Args) -> Outcome {
         Some(Command::Aggregation(part)) => Plan { aggregation: Some(part.options), ..nothing(part.common) },
         Some(Command::Growth(args)) => return growth::run(args).await,
         Some(Command::Memory(args)) => return memory::run(args).await,
+        Some(Command::Peer(args)) => return peer::run(args).await,
         Some(Command::Open(args)) => return growth::run_open(args).await,
     };
     plan.run().await

@@ -1,6 +1,6 @@
 //! What was measured, for people.
 
-use super::{aggregation, helper, upload};
+use super::{aggregation, helper, peer, upload};
 use crate::cli::style::{self, Style};
 
 /// The widest line of a table.
@@ -58,6 +58,34 @@ fn helper_run(run: &helper::Run) -> String {
         run.hpke_config.p99_ms,
         run.hpke_config.max_ms,
     )
+}
+
+/// What a helper elsewhere did.
+pub fn peer(measured: &peer::Measured) -> String {
+    let style = Style::stdout();
+    let peer::Measured { helper, vdaf, revision, runs } = measured;
+    let mut lines = vec![style.bold(&format!("{helper}, {vdaf}, {revision}"))];
+    lines.push(style.bold(&format!(
+        "{:>6} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "size", "jobs", "reports", "refused", "reports/s", "per day", "p50 ms", "p99 ms"
+    )));
+    lines.extend(runs.iter().map(|run| {
+        format!(
+            "{:>6} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9.1} {:>9.1}",
+            run.job_size,
+            run.jobs_in_flight,
+            style::count(run.reports as u64),
+            style::count(run.refused.values().sum::<usize>() as u64),
+            style::count(run.reports_per_second as u64),
+            large(run.reports_per_day),
+            run.job.median_ms,
+            run.job.p99_ms,
+        )
+    }));
+    let note = "size: reports in a job. jobs: in flight. reports: that the helper has taken. ms: from a job's request to its \
+        answer, network and all.";
+    lines.push(style.dim(&wrapped(note)));
+    lines.join("\n")
 }
 
 /// What the leader took.

@@ -32,6 +32,22 @@ pub struct Workload {
     pub measurement: Measurement,
 }
 
+/// What each client measures.
+pub fn measurement(vdaf: &VdafConfig) -> Measurement {
+    match *vdaf {
+        VdafConfig::Prio3Count => Measurement::Flag(true),
+        VdafConfig::Prio3Sum { .. } => Measurement::Number(1),
+        VdafConfig::Prio3Histogram { .. } => Measurement::Number(0),
+        VdafConfig::Prio3SumVec { length, .. }
+        | VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { length, .. } => {
+            Measurement::Vector((0..length).map(|i| (i % 2) as u128).collect())
+        }
+        VdafConfig::Prio3MultihotCountVec { length, .. } => {
+            Measurement::Vector((0..length).map(|i| u128::from(i == 0)).collect())
+        }
+    }
+}
+
 impl fmt::Display for Workload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
@@ -45,26 +61,18 @@ impl FromStr for Workload {
         let number = |text: &str| text.parse::<usize>().map_err(|_| format!("'{text}' is no number; {GRAMMAR}"));
         let (short, rest) = text.split_once(':').unwrap_or((text, ""));
         let mut parameters = Parameters::default();
-        let measurement = match short {
-            "count" if rest.is_empty() => Measurement::Flag(true),
-            "sum" => {
-                parameters.bits = Some(number(rest)?);
-                Measurement::Number(1)
-            }
-            "histogram" => {
-                parameters.length = Some(number(rest)?);
-                Measurement::Number(0)
-            }
+        match short {
+            "count" if rest.is_empty() => {}
+            "sum" => parameters.bits = Some(number(rest)?),
+            "histogram" => parameters.length = Some(number(rest)?),
             "sumvec" => {
                 let (length, bits) = rest.split_once('x').ok_or_else(|| format!("'{text}': {GRAMMAR}"))?;
-                let length = number(length)?;
-                (parameters.length, parameters.bits) = (Some(length), Some(number(bits)?));
-                Measurement::Vector((0..length).map(|i| (i % 2) as u128).collect())
+                (parameters.length, parameters.bits) = (Some(number(length)?), Some(number(bits)?));
             }
             _ => return Err(format!("'{text}' is not known here; {GRAMMAR}")),
-        };
+        }
         let vdaf = table::configure(short, &parameters).map_err(|e| e.to_string())?;
-        Ok(Self { name: text.to_owned(), vdaf, measurement })
+        Ok(Self { name: text.to_owned(), measurement: measurement(&vdaf), vdaf })
     }
 }
 

@@ -141,8 +141,9 @@ fn summary(found: &[Task], url: &str, is_dry: bool) -> String {
     for task in found {
         let public = &task.public;
         let peer = if task.role() == Role::Leader { &public.helper_url } else { &public.leader_url };
+        let noise = public.noise.map(|epsilon| format!(", epsilon {epsilon}")).unwrap_or_default();
         text.push_str(&format!(
-            "{}  {:<6}  {}, batches {}; the other aggregator is at {peer}\n",
+            "{}  {:<6}  {}, batches {}{noise}; the other aggregator is at {peer}\n",
             public.id,
             show::role(task.role()),
             words::vdaf(&public.vdaf),
@@ -161,6 +162,16 @@ mod tests {
     fn listed(skew: u64, keys: &[u8]) -> Listed {
         let task = testing::task(Revision::Dap09);
         Listed { task, skew: Duration(skew), keys: keys.to_vec() }
+    }
+
+    #[test]
+    fn a_summary_says_what_each_task_is() {
+        let mut task = listed(60, &[]).task;
+        let plain = summary(&[task.clone()], "https://here.example/", true);
+        assert!(plain.contains("1 task would be added. We are at https://here.example/"), "{plain}");
+        task.public.noise = Some("0.5".parse().unwrap());
+        let noisy = summary(&[task], "https://here.example/", false);
+        assert!(noisy.contains(", epsilon 0.5; ") && !plain.contains("epsilon"), "{noisy}");
     }
 
     #[test]
