@@ -5,6 +5,7 @@
 //! because a misspelt limit that is silently ignored is a limit that does not exist.
 
 mod acme;
+mod commented;
 mod load;
 mod management;
 mod origin;
@@ -26,6 +27,7 @@ use crate::{
     hpke::{self, Suite},
     model::Secret,
 };
+pub use commented::commented;
 pub use load::{ConfigError, Overrides, UnknownKey};
 pub use management::Management;
 pub use origin::{Origin, Setting, is_secret};

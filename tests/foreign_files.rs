@@ -227,7 +227,9 @@ fn what_is_exported_comes_back_all_or_nothing() {
 
     // One that was removed keeps out all that come with it.
     let id = imported["tasks"][1]["task"].as_str().unwrap();
-    stdout(&[&["task", "remove", "--yes", id], &data[..]].concat());
+    let pasted: TaskId = id.parse().unwrap();
+    let in_hex: String = pasted.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    stdout(&[&["task", "remove", "--yes", &in_hex], &data[..]].concat());
     let c = dir.path().join("c");
     new_task(&c, &["--vdaf", "count"]);
     stdout(&["task", "export", text(&c.join("helper.toml")), text(&of_b), "--out", text(&second)]);

@@ -93,6 +93,19 @@ impl PeerArgs {
     }
 }
 
+/// What commands share that take something away for ever.
+#[derive(Clone, Debug, clap::Args)]
+pub struct DestructiveArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub yes: bool,
+    /// What to print.
+    #[arg(short, long, value_enum, default_value_t = Format::Text)]
+    pub output: Format,
+}
+
 /// A revision of the protocol, as it is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Dap {

@@ -4,7 +4,7 @@ use reqwest::{Method, StatusCode};
 
 use super::{
     Failure, Outcome,
-    args::{ConfigArgs, Format},
+    args::{ConfigArgs, DestructiveArgs, Format},
     calendar,
     control::{Control, refused},
     style::{Style, say},
@@ -103,13 +103,7 @@ pub struct DeleteArgs {
     /// The key's id.
     id: u8,
     #[command(flatten)]
-    config: ConfigArgs,
-    /// Do not ask.
-    #[arg(short, long)]
-    yes: bool,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    shared: DestructiveArgs,
 }
 
 /// Runs `dapbox keys`.
@@ -212,7 +206,7 @@ async fn disable(args: DisableArgs) -> Outcome {
 }
 
 async fn delete(args: DeleteArgs) -> Outcome {
-    if !args.yes {
+    if !args.shared.yes {
         say(format!(
             "Reports that are sealed to key {} are refused from then on, and those that wait are lost.",
             args.id
@@ -221,8 +215,13 @@ async fn delete(args: DeleteArgs) -> Outcome {
             return Err(Failure::new("nothing was deleted"));
         }
     }
-    let changes = change(&args.config, Request::Delete(args.id)).await?;
-    tell(&changes, args.output, "Nothing changed.", Some("Backups still have it: delete it again after restoring one."))
+    let changes = change(&args.shared.config, Request::Delete(args.id)).await?;
+    tell(
+        &changes,
+        args.shared.output,
+        "Nothing changed.",
+        Some("Backups still have it: delete it again after restoring one."),
+    )
 }
 
 async fn change(config: &ConfigArgs, request: Request) -> Result<Vec<KeyChange>, Failure> {

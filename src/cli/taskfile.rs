@@ -12,7 +12,7 @@ use super::{Failure, calendar};
 use crate::{
     client::Client,
     collector::CollectorTask,
-    config::Seconds,
+    config::{Seconds, commented},
     hpke::{Keypair, Suite},
     model::{
         BatchMode, Duration, Epsilon, HpkeConfig, Interval, Party, Revision, Role, Secret, Task, TaskId,
@@ -379,20 +379,7 @@ impl TaskFile {
     /// The file's text, with comments.
     fn to_text(&self) -> std::io::Result<String> {
         let toml = toml::to_string(self).map_err(std::io::Error::other)?;
-        let mut text = String::new();
-        for line in heading(self.role()) {
-            text.push_str(&format!("# {line}\n"));
-        }
-        text.push('\n');
-        for line in toml.lines() {
-            let key = line.split(" =").next().unwrap_or_default();
-            if let Some((_, comment)) = COMMENTS.iter().find(|(known, _)| *known == key) {
-                text.push_str(&format!("# {comment}\n"));
-            }
-            text.push_str(line);
-            text.push('\n');
-        }
-        Ok(text)
+        Ok(commented(&toml, heading(self.role()), &COMMENTS))
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     Failure, Outcome,
     args::{BatchArgs, Format, VdafArgs},
     style::{Style, say},
-    task::{base_url, instant, parameters, plain_url},
+    task::{UrlArgs, instant, parameters},
     taskfile::{CollectorPart, Configuration, Parameters, TaskFile},
 };
 use crate::{
@@ -48,15 +48,8 @@ pub enum Command {
     dapbox taskprov new --leader https://a.example --helper https://b.example\n  \
     dapbox taskprov new --leader https://a.example/x/ \\\n      --helper https://b.example/ --as-is --out with-b")]
 pub struct NewArgs {
-    /// The leader's URL. dapbox's path for the protocol revision is added if it is missing.
-    #[arg(long, value_name = "URL", value_parser = plain_url)]
-    leader: String,
-    /// The helper's URL.
-    #[arg(long, value_name = "URL", value_parser = plain_url)]
-    helper: String,
-    /// Take both URLs as they are: other software may serve DAP at another path.
-    #[arg(long)]
-    as_is: bool,
+    #[command(flatten)]
+    urls: UrlArgs,
     /// Where to write the files; the directory is made.
     #[arg(long, value_name = "DIR", default_value = ".")]
     out: PathBuf,
@@ -127,8 +120,7 @@ pub fn run(command: Command) -> Outcome {
 }
 
 fn new(args: &NewArgs) -> Outcome {
-    let url = |given: &String| if args.as_is { given.clone() } else { base_url(REVISION, given) };
-    let (leader_url, helper_url) = (url(&args.leader), url(&args.helper));
+    let [leader_url, helper_url] = args.urls.of(REVISION);
     let (helper_token, token) = (Secret::random_token(), Secret::random_token());
     let keypair = Keypair::generate(1, Suite::DEFAULT)?;
     let key = keypair.config().clone();

@@ -1,14 +1,13 @@
 //! Peers whose tasks are set up in-band, each in a file of its own.
 
 use std::{
-    fmt::Write,
     fs,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::Seconds;
+use super::{Seconds, commented::commented};
 use crate::{
     hpke,
     model::{
@@ -141,19 +140,7 @@ impl PeerFile {
     /// The file's text, with comments.
     pub fn to_text(&self) -> Result<String, String> {
         let toml = toml::to_string(self).map_err(|error| error.to_string())?;
-        let mut text = String::new();
-        for line in heading(self.role) {
-            let _ = writeln!(text, "# {line}");
-        }
-        text.push('\n');
-        for line in toml.lines() {
-            let key = line.split(" =").next().unwrap_or_default();
-            if let Some((_, comment)) = COMMENTS.iter().find(|(known, _)| *known == key) {
-                let _ = writeln!(text, "# {comment}");
-            }
-            let _ = writeln!(text, "{line}");
-        }
-        Ok(text)
+        Ok(commented(&toml, heading(self.role), &COMMENTS))
     }
 }
 

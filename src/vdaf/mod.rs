@@ -17,7 +17,7 @@ use std::{any::Any, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::verify_key::derive_verify_key;
+pub use self::{number::Wide, verify_key::derive_verify_key};
 use crate::model::{Epsilon, ReportError, ReportId, Revision, TaskParameters, VdafConfig};
 
 /// What a client measures, before it is split.

@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A number by itself.
-struct Wide(u128);
+pub struct Wide(pub u128);
 
 impl Serialize for Wide {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -39,7 +39,9 @@ impl de::Visitor<'_> for WideVisitor {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<u128, E> {
-        text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+        let is_decimal = text.bytes().all(|byte| byte.is_ascii_digit());
+        let number = text.parse().ok().filter(|_| is_decimal);
+        number.ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
     }
 }
 

@@ -5,13 +5,13 @@ use bytes::Bytes;
 use dapbox::{
     aggregator::taskprov::verify_key,
     config::Config,
-    model::{Secret, Time, TokenHash, management::ApiToken},
+    model::{Secret, Time},
     wire::taskprov::advertise,
 };
 use serde_json::json;
 
 use crate::{
-    managed::{TOKEN, manageable},
+    managed::{TOKEN, let_in, manageable},
     stage::{Setting, Stage},
 };
 
@@ -56,12 +56,7 @@ async fn name_peers(stage: &Stage, init: &Secret) {
 
 pub async fn play(setting: Setting) {
     let mut stage = Stage::build(setting, None, short_jobs, manageable, |_| {}).await;
-    let token =
-        ApiToken { name: "plane".to_owned(), hash: TokenHash::of(TOKEN.as_bytes()), created: Time(1), until: None };
-    let token = serde_json::to_string(&token).unwrap();
-    for machine in [&stage.leader, &stage.helper] {
-        assert_eq!(machine.api_token("POST", "", &token).await, 201);
-    }
+    let_in(&stage).await;
     stage.remove().await;
     let init = Secret::random(32);
     name_peers(&stage, &init).await;

@@ -96,14 +96,19 @@ async fn create(machine: &Machine, order: &Value) -> Value {
     first
 }
 
-pub async fn play(setting: Setting) {
-    let mut stage = Stage::build(setting, None, manageable, manageable, |_| {}).await;
+/// Has both aggregators take the token.
+pub async fn let_in(stage: &Stage) {
     let token =
         ApiToken { name: "plane".to_owned(), hash: TokenHash::of(TOKEN.as_bytes()), created: Time(1), until: None };
     let token = serde_json::to_string(&token).unwrap();
     for machine in [&stage.leader, &stage.helper] {
         assert_eq!(machine.api_token("POST", "", &token).await, 201);
     }
+}
+
+pub async fn play(setting: Setting) {
+    let mut stage = Stage::build(setting, None, manageable, manageable, |_| {}).await;
+    let_in(&stage).await;
     stage.remove().await;
     provision(&mut stage).await;
     let path = format!("/tasks/{}", stage.parties.id());

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     cli::{Failure, args::Dap, style},
     client::AggregatorKeys,
-    model::{self, AggregationJobId, JobInit, PartialBatch, PrepareInit, PrepareOutcome, Secret},
+    model::{self, AggregationJobId, PrepareInit, PrepareOutcome, Secret},
     wire::Interaction,
 };
 
@@ -190,16 +190,9 @@ impl Bench {
         let context = &self.helper.context;
         let (task, wire) = (&context.task.public, context.wire);
         let request = |inits: &[PrepareInit]| {
-            let init = JobInit {
-                verify_key_id: Some(context.task.verify_key_id),
-                aggregation_parameter: Bytes::new(),
-                batch: PartialBatch::TimeInterval,
-                extensions: Vec::new(),
-                inits: inits.to_vec(),
-            };
             let job = AggregationJobId::random();
             let call = wire.create_call(Interaction::AggregationJob, &task.id, job.as_bytes());
-            load::request(&task.helper_url, &call, Some(&self.token), &wire.encode_job_init(task, &init))
+            load::request(&task.helper_url, &call, Some(&self.token), &made::job(context, inits))
         };
         reports.chunks_exact(job_size).map(request).collect()
     }

@@ -2,12 +2,14 @@
 
 use std::time::{Duration as Span, Instant};
 
+use bytes::Bytes;
+
 use super::{cores, limit, stage::Party};
 use crate::{
     aggregator::{Opener, TaskContext, leader},
     cli::{Failure, style},
     client::{AggregatorKeys, make_report},
-    model::{HpkeCiphertext, PrepareInit, Report, Time},
+    model::{BatchId, BatchMode, HpkeCiphertext, JobInit, PartialBatch, PrepareInit, Report, Time},
     vdaf::Measurement,
 };
 
@@ -55,6 +57,24 @@ pub fn init(leader: &Party, report: Report) -> Result<PrepareInit, Failure> {
     let opener = Opener::new(&leader.context, &leader.keys);
     let (init, _) = leader::start_report(&leader.context, &opener, report).map_err(limit::broken)?;
     Ok(init)
+}
+
+/// The body of a leader's request for a job.
+pub fn job(context: &TaskContext, inits: &[PrepareInit]) -> Vec<u8> {
+    let task = &context.task.public;
+    let batch = match task.batch_mode {
+        BatchMode::TimeInterval => PartialBatch::TimeInterval,
+        // One for each job, so that none is too large.
+        BatchMode::FixedSize { .. } => PartialBatch::FixedSize(BatchId::random()),
+    };
+    let init = JobInit {
+        verify_key_id: Some(context.task.verify_key_id),
+        aggregation_parameter: Bytes::new(),
+        batch,
+        extensions: Vec::new(),
+        inits: inits.to_vec(),
+    };
+    context.wire.encode_job_init(task, &init)
 }
 
 /// About how much memory a report takes.

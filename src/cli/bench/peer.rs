@@ -28,10 +28,7 @@ use crate::{
         taskfile::TaskFile,
     },
     client::{AggregatorKeys, Client},
-    model::{
-        self, AggregationJobId, BatchId, BatchMode, JobInit, PartialBatch, PrepareInit, PrepareOutcome, PrepareResp,
-        ReportError, Role, Secret, TaskParameters,
-    },
+    model::{self, AggregationJobId, PrepareOutcome, PrepareResp, ReportError, Role, Secret, TaskParameters},
     peer::{Peer, Retries},
     vdaf::Measurement,
     wire::Interaction,
@@ -176,25 +173,9 @@ impl Bench {
             let one = || made::init(&self.leader, made::report(&self.leader.context, &self.keys, &self.measurement)?);
             let inits = cores::make(number, &bar, one)?;
             bar.finish_and_clear();
-            Ok(inits.chunks_exact(size).map(|inits| self.request(inits)).collect())
+            Ok(inits.chunks_exact(size).map(|inits| made::job(&self.leader.context, inits).into()).collect())
         };
         tokio::task::spawn_blocking(make).await?
-    }
-
-    fn request(&self, inits: &[PrepareInit]) -> Bytes {
-        let batch = match self.task().batch_mode {
-            BatchMode::TimeInterval => PartialBatch::TimeInterval,
-            // One for each job, so that none is too large.
-            BatchMode::FixedSize { .. } => PartialBatch::FixedSize(BatchId::random()),
-        };
-        let init = JobInit {
-            verify_key_id: Some(self.leader.context.task.verify_key_id),
-            aggregation_parameter: Bytes::new(),
-            batch,
-            extensions: Vec::new(),
-            inits: inits.to_vec(),
-        };
-        self.leader.context.wire.encode_job_init(self.task(), &init).into()
     }
 
     /// Sends all jobs, so many at a time, and sees what the helper says of their reports.

@@ -2,11 +2,10 @@
 
 use std::fmt;
 
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{self, Unexpected},
-};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
+
+use crate::vdaf::Wide;
 
 /// A number that is written as decimal text, as the design has it for all that a VDAF owns, and read in either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +36,7 @@ impl Serialize for Text {
 
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Either).map(Self)
+        Wide::deserialize(deserializer).map(|Wide(number)| Self(number))
     }
 }
 
@@ -49,28 +48,8 @@ impl Serialize for Plain {
 
 impl<'de> Deserialize<'de> for Plain {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = deserializer.deserialize_any(Either)?;
+        let Wide(number) = Wide::deserialize(deserializer)?;
         u64::try_from(number).map(Self).map_err(|_| de::Error::custom(format!("{number} is too large")))
-    }
-}
-
-struct Either;
-
-impl de::Visitor<'_> for Either {
-    type Value = u128;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a whole number that is not negative, or one as decimal text")
-    }
-
-    fn visit_u64<E: de::Error>(self, number: u64) -> Result<u128, E> {
-        Ok(number.into())
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<u128, E> {
-        let is_decimal = text.bytes().all(|byte| byte.is_ascii_digit());
-        let number = text.parse().ok().filter(|_| is_decimal);
-        number.ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
     }
 }
 

@@ -3,10 +3,10 @@
 use super::{
     super::{
         Failure, Outcome,
-        args::{ConfigArgs, Format},
+        args::DestructiveArgs,
         calendar,
         control::Control,
-        show,
+        pasted, show,
         style::{Style, say, warn},
     },
     Done, confirmed,
@@ -30,7 +30,7 @@ const AHEAD: u64 = 86_400;
 #[command(group(clap::ArgGroup::new("which").required(true).args(["id", "peer", "all"])))]
 pub struct Args {
     /// The task's whole id.
-    #[arg(allow_hyphen_values = true)]
+    #[arg(allow_hyphen_values = true, value_parser = pasted::task_id)]
     id: Option<TaskId>,
     /// All tasks whose other aggregator has a URL that begins like this.
     #[arg(long, value_name = "URL")]
@@ -42,18 +42,12 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = calendar::parse)]
     before: Time,
     #[command(flatten)]
-    config: ConfigArgs,
-    /// Do not ask.
-    #[arg(short, long)]
-    yes: bool,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    shared: DestructiveArgs,
 }
 
 /// Runs `dapbox task close`.
 pub async fn run(args: Args) -> Outcome {
-    let control = Control::open(&args.config.load(None)?).await?;
+    let control = Control::open(&args.shared.config.load(None)?).await?;
     let outcome = close(&control, &args).await;
     control.close().await;
     outcome
@@ -65,7 +59,7 @@ async fn close(control: &Control, args: &Args) -> Outcome {
         return Err(Failure::new("there is no such task; 'dapbox task list' shows all"));
     }
     check(args.before, Time::now(), &tasks)?;
-    if !args.yes {
+    if !args.shared.yes {
         for task in &tasks {
             say(show::task_line(task, Style::stdout()))?;
         }
@@ -80,7 +74,7 @@ async fn close(control: &Control, args: &Args) -> Outcome {
             Some(horizon) => {
                 let done = Done { closed_before: Some(horizon), ..Done::new(task.id, "closed") };
                 let sentence = || format!("Task {}: closed before {}.", task.id, calendar::show(horizon));
-                done.say(args.output, sentence)?;
+                done.say(args.shared.output, sentence)?;
             }
             None => warn(format!("task {} was removed meanwhile", task.id)),
         }

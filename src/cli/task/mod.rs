@@ -16,15 +16,15 @@ use serde::Serialize;
 
 use super::{
     Failure, Outcome,
-    args::{ConfigArgs, Format},
+    args::{ConfigArgs, DestructiveArgs, Format},
     control::Control,
-    place, show,
+    pasted, place, show,
     style::{Style, say, warn},
     taskfile::TaskFile,
 };
 use crate::model::{Role, TaskId, Time, status::TaskStatus};
 
-pub use new::{base_url, default_info, instant, parameters, plain_url};
+pub use new::{UrlArgs, default_info, instant, parameters};
 
 /// The subcommands of `dapbox task`.
 #[derive(Debug, clap::Subcommand)]
@@ -114,16 +114,10 @@ pub struct ShowArgs {
 )]
 pub struct RemoveArgs {
     /// The task's whole id.
-    #[arg(allow_hyphen_values = true)]
+    #[arg(allow_hyphen_values = true, value_parser = pasted::task_id)]
     id: TaskId,
     #[command(flatten)]
-    config: ConfigArgs,
-    /// Do not ask.
-    #[arg(short, long)]
-    yes: bool,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    shared: DestructiveArgs,
 }
 
 /// What a command did to a task, for machines.
@@ -234,7 +228,7 @@ fn find<'a>(tasks: &'a [TaskStatus], start: &str) -> Result<&'a TaskStatus, Fail
 }
 
 async fn remove(args: RemoveArgs) -> Outcome {
-    let control = Control::open(&args.config.load(None)?).await?;
+    let control = Control::open(&args.shared.config.load(None)?).await?;
     let outcome = remove_from(&control, &args).await;
     control.close().await;
     outcome
@@ -243,7 +237,7 @@ async fn remove(args: RemoveArgs) -> Outcome {
 async fn remove_from(control: &Control, args: &RemoveArgs) -> Outcome {
     let missing = || Failure::new(format!("there is no task {}", args.id));
     let task = control.task(&args.id).await?.ok_or_else(missing)?;
-    if !args.yes {
+    if !args.shared.yes {
         say(show::task(&task, Style::stdout()))?;
         say("\nRemoving it deletes its reports and sums. Its id can never be used again.")?;
         if !confirmed("remove it")? {
@@ -253,8 +247,9 @@ async fn remove_from(control: &Control, args: &RemoveArgs) -> Outcome {
     if !control.remove_task(args.id).await? {
         return Err(missing());
     }
-    Done::new(args.id, "removed")
-        .say(args.output, || format!("Task {} is removed. A tombstone stays: its id is refused for ever.", args.id))
+    Done::new(args.id, "removed").say(args.shared.output, || {
+        format!("Task {} is removed. A tombstone stays: its id is refused for ever.", args.id)
+    })
 }
 
 /// Asks a person.

@@ -46,15 +46,8 @@ const INFO_LENGTH: usize = 8;
     dapbox collect --task my-task/collector.toml"
 )]
 pub struct Args {
-    /// The leader's URL. dapbox's path for the protocol revision is added if it is missing.
-    #[arg(long, value_name = "URL", value_parser = plain_url)]
-    leader: String,
-    /// The helper's URL.
-    #[arg(long, value_name = "URL", value_parser = plain_url)]
-    helper: String,
-    /// Take both URLs as they are: other software may serve DAP at another path.
-    #[arg(long)]
-    as_is: bool,
+    #[command(flatten)]
+    urls: UrlArgs,
     /// The protocol revision of the task.
     #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
     dap: Dap,
@@ -111,7 +104,7 @@ struct Made {
 /// Runs `dapbox task new`.
 pub fn run(args: Args) -> Outcome {
     let revision = args.dap.revision();
-    let urls = [args.leader, args.helper].map(|given| if args.as_is { given } else { base_url(revision, &given) });
+    let urls = args.urls.of(revision);
     let mut task = parameters(revision, urls, args.vdaf.configure()?, &args.batch)?;
     if let Some(info) = args.info {
         task.info = info;
@@ -212,8 +205,29 @@ pub fn default_info(revision: Revision, id: &TaskId) -> String {
     id.to_string().chars().take(length).collect()
 }
 
+/// Where the aggregators of a task are.
+#[derive(Debug, clap::Args)]
+pub struct UrlArgs {
+    /// The leader's URL. dapbox's path for the protocol revision is added if it is missing.
+    #[arg(long, value_name = "URL", value_parser = plain_url)]
+    leader: String,
+    /// The helper's URL.
+    #[arg(long, value_name = "URL", value_parser = plain_url)]
+    helper: String,
+    /// Take both URLs as they are: other software may serve DAP at another path.
+    #[arg(long)]
+    as_is: bool,
+}
+
+impl UrlArgs {
+    /// Where leader and helper speak this revision.
+    pub fn of(&self, revision: Revision) -> [String; 2] {
+        [&self.leader, &self.helper].map(|given| if self.as_is { given.clone() } else { base_url(revision, given) })
+    }
+}
+
 /// For clap: the URL of an aggregator.
-pub fn plain_url(text: &str) -> Result<String, String> {
+fn plain_url(text: &str) -> Result<String, String> {
     let url = Url::parse(text).map_err(|e| format!("{e}; write it like https://leader.example"))?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         return Err("must begin with https:// (or http://) and a host".to_owned());
@@ -225,7 +239,7 @@ pub fn plain_url(text: &str) -> Result<String, String> {
 }
 
 /// The base URL of a dapbox: with the protocol revision's path and a slash at its end.
-pub fn base_url(revision: Revision, text: &str) -> String {
+fn base_url(revision: Revision, text: &str) -> String {
     let base = text.strip_suffix('/').unwrap_or(text);
     let prefix = format!("/{}", wire::of(revision).prefix());
     if base.ends_with(&prefix) { format!("{base}/") } else { format!("{base}{prefix}/") }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{
     super::{
         Failure, Outcome,
-        args::{ConfigArgs, Format, duration},
+        args::{DestructiveArgs, Format, duration},
         control::Control,
         show,
         style::{Style, counted, say},
@@ -34,13 +34,7 @@ pub struct Args {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    config: ConfigArgs,
-    /// Do not ask.
-    #[arg(short, long)]
-    yes: bool,
-    /// What to print.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    shared: DestructiveArgs,
 }
 
 /// What was found or removed, for machines.
@@ -54,7 +48,7 @@ struct Swept {
 
 /// Runs `dapbox task sweep`.
 pub async fn run(args: Args) -> Outcome {
-    let control = Control::open(&args.config.load(None)?).await?;
+    let control = Control::open(&args.shared.config.load(None)?).await?;
     let outcome = sweep(&control, &args).await;
     control.close().await;
     outcome
@@ -66,7 +60,7 @@ async fn sweep(control: &Control, args: &Args) -> Outcome {
     if args.dry_run || found.is_empty() {
         return tell(control, args, &Swept { tasks: found, removed: false }).await;
     }
-    if !args.yes {
+    if !args.shared.yes {
         say(lines(control, &found).await?)?;
         say("\nRemoving them is for ever: their ids can never be used again.")?;
         if !confirmed("remove them")? {
@@ -79,7 +73,7 @@ async fn sweep(control: &Control, args: &Args) -> Outcome {
 }
 
 async fn tell(control: &Control, args: &Args, swept: &Swept) -> Outcome {
-    if args.output == Format::Json {
+    if args.shared.output == Format::Json {
         return Ok(say(serde_json::to_string(swept)?)?);
     }
     let tasks = counted(swept.tasks.len() as u64, "task");

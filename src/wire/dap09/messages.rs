@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// `QueryType` (section 4.1).
-mod query_type {
+pub mod query_type {
     pub const TIME_INTERVAL: u8 = 1;
     pub const FIXED_SIZE: u8 = 2;
 }

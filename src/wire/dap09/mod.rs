@@ -17,6 +17,7 @@ use crate::model::{
     VdafConfig,
 };
 use messages as m;
+pub(super) use messages::query_type;
 pub use resources::{Resource, media, parse_hpke_config_query, parse_path};
 
 /// DAP-09.

@@ -11,18 +11,13 @@ use crate::{
     },
     wire::{
         codec::{Malformed, Reader, Writer},
+        dap09::query_type,
         shared::{Got, decode, encode},
     },
 };
 
 /// The extension of reports (`ExtensionType.taskprov`, section 4).
 const REPORT_EXTENSION: u16 = 0xff00;
-
-/// `QueryType` (DAP-09 section 4.1).
-mod query_type {
-    pub const TIME_INTERVAL: u8 = 1;
-    pub const FIXED_SIZE: u8 = 2;
-}
 
 /// `VdafType` (section 3; the last one as it is deployed).
 mod vdaf_type {
