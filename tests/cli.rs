@@ -1,13 +1,17 @@
 //! Two organisations, a client and a collector, with nothing but the binary and the files that they exchange.
 
+#[path = "common/child.rs"]
+mod child;
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, Output, Stdio},
+    process::{ChildStderr, Command, Output, Stdio},
 };
 
+use child::{Running, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -37,7 +41,7 @@ fn stderr_of_failure(arguments: &[&str], code: i32) -> String {
 
 /// `dapbox serve` in a process of its own.
 struct Server {
-    process: Child,
+    process: Running,
     log: BufReader<ChildStderr>,
     url: String,
 }
@@ -45,7 +49,7 @@ struct Server {
 impl Server {
     fn start(data_dir: &Path) -> Self {
         let arguments = ["serve", "--listen", "127.0.0.1:0", "--data-dir", data_dir.to_str().unwrap()];
-        let mut process = dapbox(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process = Running::spawn(dapbox(&arguments).stderr(Stdio::piped()));
         let mut log = BufReader::new(process.stderr.take().unwrap());
         let mut line = String::new();
         while !line.contains("serving") {
@@ -60,17 +64,10 @@ impl Server {
 
     /// Asks the server to stop, and returns what it logged.
     fn stop(mut self) -> String {
-        Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
-        assert!(self.process.wait().unwrap().success());
+        self.process.terminate();
         let mut log = String::new();
         self.log.read_to_string(&mut log).unwrap();
         log
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
     }
 }
 
@@ -202,14 +199,14 @@ fn a_data_directory_has_one_server() {
 
 /// `dapbox pair` in a process of its own.
 struct Pair {
-    process: Child,
+    process: Running,
     /// The commands that it says to try.
     commands: Vec<String>,
 }
 
 impl Pair {
     fn start(arguments: &[&str]) -> Self {
-        let mut process = dapbox(&[&["pair"], arguments].concat()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut process = Running::spawn(dapbox(&[&["pair"], arguments].concat()).stdout(Stdio::piped()));
         let mut out = BufReader::new(process.stdout.take().unwrap());
         let mut introduction = String::new();
         while !introduction.contains("Ctrl-C") {
@@ -228,14 +225,8 @@ impl Pair {
     }
 
     fn interrupt(&mut self) {
-        Command::new("kill").args(["-INT", &self.process.id().to_string()]).status().unwrap();
+        self.process.signal(Signal::INT);
         assert_eq!(self.process.wait().unwrap().code(), Some(0));
-    }
-}
-
-impl Drop for Pair {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
     }
 }
 
@@ -263,7 +254,8 @@ fn a_pair_says_what_to_try_and_comes_back_with_its_directory() {
         pair.interrupt();
     }
     // And for programs.
-    let mut process = dapbox(&["pair", "--dir", text(&kept), "-o", "json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut command = dapbox(&["pair", "--dir", text(&kept), "-o", "json"]);
+    let mut process = Running::spawn(command.stdout(Stdio::piped()));
     let mut line = String::new();
     BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let told: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -277,7 +269,7 @@ fn a_pair_says_what_to_try_and_comes_back_with_its_directory() {
         );
         assert_eq!(told[party]["data_dir"], text(&kept.join(party)));
     }
-    Command::new("kill").args(["-INT", &process.id().to_string()]).status().unwrap();
+    process.signal(Signal::INT);
     assert_eq!(process.wait().unwrap().code(), Some(0));
     for (flags, named) in [
         (&["--vdaf", "count"][..], "what is measured"),

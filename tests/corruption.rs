@@ -10,11 +10,11 @@ use std::{
         process::CommandExt,
     },
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use common::{PATIENCE, volume::Volume};
+use common::{PATIENCE, child::Running, volume::Volume};
 use tempfile::TempDir;
 
 /// Nobody's user id.
@@ -34,16 +34,13 @@ fn serve(dir: &Path) -> Command {
 /// Insists that a command fails, and says this.
 #[track_caller]
 fn assert_fails(mut command: Command, parts: &[&str]) {
-    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = Running::spawn(command.stderr(Stdio::piped()));
     let deadline = Instant::now() + PATIENCE;
     let status = loop {
         match child.try_wait().unwrap() {
             Some(status) => break status,
             None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(10)),
-            None => {
-                child.kill().unwrap();
-                panic!("{command:?} goes on");
-            }
+            None => panic!("{command:?} goes on"),
         }
     };
     let text = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
@@ -57,12 +54,12 @@ fn assert_fails(mut command: Command, parts: &[&str]) {
     }
 }
 
-/// A server that runs, and is killed in the end.
-struct Running(Child);
+/// A server that runs.
+struct Server(Running);
 
-impl Running {
+impl Server {
     fn start(dir: &Path) -> Self {
-        let server = Self(serve(dir).stderr(Stdio::null()).spawn().unwrap());
+        let server = Self(Running::spawn(serve(dir).stderr(Stdio::null())));
         let deadline = Instant::now() + PATIENCE;
         while std::os::unix::net::UnixStream::connect(dir.join("control.sock")).is_err() {
             assert!(Instant::now() < deadline, "the server does not start");
@@ -71,22 +68,15 @@ impl Running {
         server
     }
 
-    fn stop(mut self) {
-        Command::new("kill").arg(self.0.id().to_string()).status().unwrap();
-        assert!(self.0.wait().unwrap().success());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
+    fn stop(self) {
+        self.0.terminate();
     }
 }
 
 /// A directory that was used before.
 fn used() -> TempDir {
     let dir = TempDir::new().unwrap();
-    Running::start(&dir.path().join("data")).stop();
+    Server::start(&dir.path().join("data")).stop();
     dir
 }
 
@@ -94,7 +84,7 @@ fn used() -> TempDir {
 fn two_servers_cannot_have_one_directory() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
-    let running = Running::start(&data);
+    let running = Server::start(&data);
     assert_fails(serve(&data), &[data.to_str().unwrap(), "in use by another process", "stop that one"]);
     // Nor can one who does not find the other's socket.
     fs::remove_file(data.join("control.sock")).unwrap();
@@ -124,20 +114,24 @@ fn a_directory_that_is_newer_foreign_or_damaged_is_refused_with_a_remedy() {
     // What cannot be opened is not lost for that.
     fs::write(&marker, &text).unwrap();
     fs::write(data.join("tables/db"), database).unwrap();
-    Running::start(&data).stop();
+    Server::start(&data).stop();
 }
 
 #[test]
-fn a_directory_that_is_a_file_or_on_a_file_system_for_reading_is_refused_with_a_remedy() {
+fn refuses_file_in_place_of_directory() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
     for path in [file.clone(), file.join("below")] {
         assert_fails(serve(&path), &[path.to_str().unwrap(), "a file in place", "name a directory"]);
     }
+}
+
+#[test]
+fn refuses_read_only_file_system() {
     let Some(volume) = Volume::mount(80) else { return };
     let data = volume.path().join("data");
-    Running::start(&data).stop();
+    Server::start(&data).stop();
     volume.remount("ro");
     assert_fails(serve(&data), &["read-only", "mount it for writing"]);
     assert_fails(serve(&volume.path().join("new")), &["read-only", "mount it for writing"]);

@@ -6,13 +6,14 @@ mod common;
 use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, Stdio},
+    process::{ChildStderr, Command, Stdio},
     time::{Duration as Span, Instant},
 };
 
 use common::{
     Node, PATIENCE, Parties,
     calls::{assert_taken, problem},
+    child::{Running, Signal},
     forge::Forge,
     volume::Volume,
 };
@@ -77,7 +78,7 @@ async fn until_short(node: &Node, is_short: bool) {
 /// Both aggregators run short of space: what is new is refused until there is room again, and all else goes on.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn new_work_is_refused_before_the_disk_is_full(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn refuses_new_work_before_disk_is_full(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let (Some(at_leader), Some(at_helper)) = (Volume::mount(80), Volume::mount(80)) else { return };
     let mut leader = start_on(&at_leader).await;
     let mut helper = start_on(&at_helper).await;
@@ -143,7 +144,7 @@ async fn start_on(volume: &Volume) -> Node {
 
 /// `dapbox serve` in a process of its own.
 struct Process {
-    child: Child,
+    child: Running,
     /// What was logged before it served, and what is logged then.
     start: String,
     log: BufReader<ChildStderr>,
@@ -162,7 +163,7 @@ impl Process {
             ("DAPBOX_DISK__CHECK_INTERVAL", "1d".to_owned()),
             ("DAPBOX_LEADER__MAX_JOB_DELAY", "1d".to_owned()),
         ];
-        let mut child = command.envs(options).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = Running::spawn(command.envs(options).stderr(Stdio::piped()));
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let (mut line, mut all) = (String::new(), String::new());
         while !line.contains("\"serving\"") {
@@ -200,7 +201,7 @@ impl Process {
     }
 
     fn stop(self) -> (Option<i32>, String) {
-        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        self.child.signal(Signal::TERM);
         self.end()
     }
 }
@@ -209,9 +210,7 @@ impl Process {
 /// with the disk still full, and gives out what it has.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_survives_a_disk_that_is_full_to_the_last_byte(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn survives_disk_that_is_full_to_the_last_byte(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let Some(volume) = Volume::mount(96) else { return };
     let (data, mut helper) = (volume.path().join("data"), Node::start().await);
     let leader = Process::start(&data, "127.0.0.1:0");

@@ -1,13 +1,17 @@
 //! `dapbox doctor`: what it says of what is well and of what is not, and its exit code.
 
+#[path = "common/child.rs"]
+mod child;
+
 use std::{
     fs,
     io::{BufRead, BufReader},
     os::unix::fs::PermissionsExt,
     path::Path,
-    process::{Child, ChildStderr, Command, Stdio},
+    process::{ChildStderr, Command, Stdio},
 };
 
+use child::Running;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -23,16 +27,17 @@ fn dapbox(arguments: &[&str], dir: &Path) -> Command {
     command
 }
 
-/// A server that runs, and is killed in the end.
-struct Running {
-    process: Child,
+/// A server that runs.
+struct Server {
+    process: Running,
     /// Open for as long as it may log something.
     _log: BufReader<ChildStderr>,
 }
 
-impl Running {
+impl Server {
     fn start(dir: &Path) -> Self {
-        let mut child = dapbox(&["serve", "--listen", "127.0.0.1:0"], dir).stderr(Stdio::piped()).spawn().unwrap();
+        let mut command = dapbox(&["serve", "--listen", "127.0.0.1:0"], dir);
+        let mut child = Running::spawn(command.stderr(Stdio::piped()));
         let mut log = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         while !line.contains("\"serving\"") {
@@ -42,15 +47,8 @@ impl Running {
         Self { process: child, _log: log }
     }
 
-    fn stop(mut self) {
-        Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
-        assert!(self.process.wait().unwrap().success());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
+    fn stop(self) {
+        self.process.terminate();
     }
 }
 
@@ -72,7 +70,7 @@ fn examine(dir: &Path) -> (i32, impl Fn(&str) -> (String, String) + use<>) {
 fn a_healthy_directory_passes_with_a_server_and_without() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
-    let running = Running::start(&data);
+    let running = Server::start(&data);
     let (code, found) = examine(&data);
     assert_eq!(code, 0);
     for name in ["data directory", "permissions", "disk space", "ballast", "server"] {
@@ -91,7 +89,7 @@ fn a_healthy_directory_passes_with_a_server_and_without() {
     assert!(output.status.success() && output.stderr.is_empty(), "{text}");
     assert!(!data.join("doctor-probe").exists());
     // Nothing of it is in the way of the next start.
-    Running::start(&data).stop();
+    Server::start(&data).stop();
 }
 
 #[test]
@@ -106,7 +104,7 @@ fn each_trouble_is_named_with_a_remedy() {
     assert_eq!((code, found("data directory").0.as_str()), (0, "warning"));
     assert!(fs::read_dir(&data).unwrap().next().is_none(), "looking leaves nothing behind");
 
-    Running::start(&data).stop();
+    Server::start(&data).stop();
     fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
     fs::set_permissions(data.join("secrets.key"), fs::Permissions::from_mode(0o644)).unwrap();
     fs::remove_file(data.join("ballast-without-data")).unwrap();
@@ -132,7 +130,7 @@ fn each_trouble_is_named_with_a_remedy() {
     assert!(String::from_utf8_lossy(&output.stdout).contains("at most 64 files"), "{output:?}");
 
     // A server that runs and whose socket nobody finds holds the directory.
-    let running = Running::start(&data);
+    let running = Server::start(&data);
     fs::remove_file(data.join("control.sock")).unwrap();
     let (code, found) = examine(&data);
     assert!(code == 1 && found("content").1.contains("in use by another process"), "{:?}", found("content"));
@@ -153,8 +151,8 @@ fn a_pair_at_work_passes() {
     let place = dir.path().join("pair");
     let mut pair = Command::new(env!("CARGO_BIN_EXE_dapbox"));
     pair.args(["pair", "--vdaf", "count", "--min-batch-size", "100", "--dir"]).arg(&place).stdout(Stdio::piped());
-    let mut pair = KilledInTheEnd(pair.spawn().unwrap());
-    let mut said = BufReader::new(pair.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let mut pair = Running::spawn(&mut pair);
+    let mut said = BufReader::new(pair.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert!(said.any(|line| line.contains("Ctrl-C")), "it ended before it ran");
     let mut upload = Command::new(env!("CARGO_BIN_EXE_dapbox"));
     assert!(upload.args(["upload", "true", "--task"]).arg(place.join("client.toml")).status().unwrap().success());
@@ -167,15 +165,5 @@ fn a_pair_at_work_passes() {
         let (outcome, detail) = found("backlog");
         assert_eq!(outcome, if name == "leader" { "ok" } else { "" }, "{detail}");
         assert_eq!((code, found("ballast").0.as_str()), (0, ""), "nobody wants one");
-    }
-}
-
-/// A process that does not outlive its test.
-struct KilledInTheEnd(Child);
-
-impl Drop for KilledInTheEnd {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }

@@ -1,5 +1,8 @@
 //! HPKE against the test vectors of RFC 9180, against the `hpke` crate's own X25519 and ciphers, and against itself.
 
+#[path = "common/skip.rs"]
+mod skip;
+
 use std::process::{Command, Output};
 
 use dapbox::{
@@ -264,7 +267,7 @@ fn what_one_seals_the_other_opens() {
 #[test]
 fn the_same_holds_on_a_processor_that_has_no_extensions() {
     if !cfg!(target_arch = "x86_64") {
-        eprintln!("skipped: OPENSSL_ia32cap masks the extensions of x86-64 only");
+        skip::skip("OPENSSL_ia32cap masks the extensions of x86-64 only");
         return;
     }
     let shows =

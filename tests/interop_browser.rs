@@ -7,14 +7,16 @@ use std::{
     fs,
     io::{self, BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::LazyLock,
 };
 
 use common::{
     PATIENCE, Pair,
+    child::Running,
     forge::{Forge, another_id},
     relay::query,
+    skip::{has_programs, is_ci, skip},
 };
 use dapbox::{
     model::{BatchMode, Max, Report, Revision, Task, Time, VdafConfig},
@@ -25,13 +27,16 @@ use serde_json::{Value, json};
 /// Installed once for all tests.
 static INSTALLED: LazyLock<Result<PathBuf, String>> = LazyLock::new(install);
 
-/// The client's directory, or none where it may be missing.
+/// The client's directory. If it cannot be installed, the test is skipped, and must return.
 async fn installed() -> Option<&'static Path> {
+    if !has_programs(&["node", "npm"]) {
+        return None;
+    }
     match tokio::task::spawn_blocking(|| INSTALLED.as_deref()).await.unwrap() {
         Ok(dir) => Some(dir),
-        Err(why) if std::env::var("CI").as_deref() == Ok("true") => panic!("the JavaScript client is missing: {why}"),
+        Err(why) if is_ci() => panic!("the JavaScript client cannot be installed: {why}"),
         Err(why) => {
-            eprintln!("skipped, because the JavaScript client is missing: {why}");
+            skip(&format!("the JavaScript client cannot be installed: {why}"));
             None
         }
     }
@@ -52,7 +57,6 @@ fn install() -> Result<PathBuf, String> {
         Ok(is_installed)
     };
     let is_installed = copy().map_err(|error| format!("copying to {}: {error}", dir.display()))?;
-    run(Command::new("node").arg("--version"))?;
     if !is_installed {
         run(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(&dir))?;
     }
@@ -147,24 +151,17 @@ async fn problems_are_understood(dir: &Path) {
 /// The client behind the interop test API, as a process.
 struct Served {
     url: String,
-    process: Child,
+    _process: Running,
 }
 
 impl Served {
     fn start(dir: &Path) -> Self {
         let mut command = Command::new("node");
-        let mut process =
-            command.arg("interop.mjs").current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        command.arg("interop.mjs").current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut process = Running::spawn(&mut command);
         let mut url = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut url).unwrap();
-        Self { url: url.trim().to_owned(), process }
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        Self { url: url.trim().to_owned(), _process: process }
     }
 }
 

@@ -5,7 +5,7 @@ mod common;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Instant,
 };
 
@@ -15,6 +15,7 @@ use base64::{
 };
 use common::{
     PATIENCE, Parties,
+    child::{Running, Signal},
     forge::{Forge, flipped},
     places::places,
 };
@@ -32,7 +33,7 @@ use tempfile::TempDir;
 
 /// `dapbox serve`, which logs all that it can to a file.
 struct Process {
-    child: Child,
+    child: Running,
     address: String,
     data: PathBuf,
     log: PathBuf,
@@ -56,7 +57,7 @@ impl Process {
         ];
         command.envs(options.map(|(name, value)| (format!("DAPBOX_{name}"), value)));
         let before = fs::read_to_string(&log).unwrap().len();
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn().unwrap();
+        let child = Running::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file));
         let deadline = Instant::now() + PATIENCE;
         let address = loop {
             let text = fs::read_to_string(&log).unwrap();
@@ -97,7 +98,7 @@ impl Process {
     }
 
     fn stop(&mut self) {
-        Command::new("kill").arg(self.child.id().to_string()).status().unwrap();
+        self.child.signal(Signal::TERM);
         let (status, log) = (self.child.wait().unwrap(), fs::read_to_string(&self.log).unwrap());
         assert!(status.success(), "{status}: {}", &log[log.floor_char_boundary(log.len().saturating_sub(4000))..]);
     }
@@ -114,12 +115,6 @@ impl Process {
         assert_eq!(secrets.len(), 1);
         secrets.push(fs::read(self.data.join("secrets.key")).unwrap());
         secrets
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     os::unix::net::UnixDatagram,
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-use common::PATIENCE;
+use common::{
+    PATIENCE,
+    child::{Running, Signal},
+};
 use dapbox::{
     config::Config,
     model::{Act, Failpoints, Phase, Point},
@@ -52,23 +55,6 @@ impl Manager {
     }
 }
 
-/// A process that is gone with this.
-struct Served(Child);
-
-impl Served {
-    fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args([name, &self.0.id().to_string()]).status().unwrap();
-        assert!(sent.success());
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
 fn a_start_a_reload_and_a_stop_are_told() {
     let dir = TempDir::new().unwrap();
@@ -79,7 +65,7 @@ fn a_start_a_reload_and_a_stop_are_told() {
     fs::write(&file, &text).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
     command.arg("serve").arg("--config").arg(&file).stderr(Stdio::null());
-    let mut served = Served(command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "20000").spawn().unwrap());
+    let mut served = Running::spawn(command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "20000"));
 
     // However long the start takes, the manager waits for it.
     let first = manager.next();
@@ -95,7 +81,7 @@ fn a_start_a_reload_and_a_stop_are_told() {
     // A reload that works and one that is refused: both end, and the server serves.
     for text in [format!("{text}[leader]\nmax_job_size = 400\n"), "nonsense = 1".to_owned()] {
         fs::write(&file, text).unwrap();
-        served.signal("-HUP");
+        served.signal(Signal::HUP);
         let reloading = manager.until("RELOADING=1");
         let since = reloading.iter().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).unwrap();
         assert!(since.parse::<u64>().unwrap() > 0);
@@ -103,10 +89,10 @@ fn a_start_a_reload_and_a_stop_are_told() {
     }
     TcpStream::connect(address).unwrap();
 
-    served.signal("-TERM");
+    served.signal(Signal::TERM);
     manager.until("STOPPING=1");
     assert!(manager.until("EXTEND_TIMEOUT_USEC=").contains(&"STATUS=stopping".to_owned()));
-    assert!(served.0.wait().unwrap().success());
+    assert!(served.wait().unwrap().success());
 }
 
 /// A commit that hangs, as with a disk that does not answer, is felt: the watchdog would not be told anything meanwhile.

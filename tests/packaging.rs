@@ -1,5 +1,10 @@
 //! The systemd unit and the Dockerfile: what they name exists, what they run parses, and what systemd thinks of the unit.
 
+#[path = "common/child.rs"]
+mod child;
+#[path = "common/skip.rs"]
+mod skip;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -8,8 +13,10 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use child::Running;
 use clap::Parser;
 use dapbox::cli::Cli;
+use skip::has_programs;
 use tempfile::TempDir;
 
 const DAPBOX: &str = env!("CARGO_BIN_EXE_dapbox");
@@ -55,7 +62,7 @@ fn the_units_commands_start_and_reload_the_service() {
     let manager = UnixDatagram::bind(&socket).unwrap();
     manager.set_read_timeout(Some(std::time::Duration::from_secs(120))).unwrap();
 
-    let mut service = command("ExecStart", dir.path()).env("NOTIFY_SOCKET", &socket).spawn().unwrap();
+    let service = Running::spawn(command("ExecStart", dir.path()).env("NOTIFY_SOCKET", &socket));
     let mut message = [0; 4096];
     while !message.starts_with(b"READY=1\n") {
         message.fill(0);
@@ -64,8 +71,7 @@ fn the_units_commands_start_and_reload_the_service() {
     assert!(command("ExecReload", dir.path()).status().unwrap().success());
     fs::write(&file, "nonsense = 1\n").unwrap();
     assert_eq!(command("ExecReload", dir.path()).status().unwrap().code(), Some(1), "a broken file is refused");
-    Command::new("kill").arg(service.id().to_string()).status().unwrap();
-    assert!(service.wait().unwrap().success());
+    service.terminate();
 }
 
 #[test]
@@ -95,9 +101,7 @@ fn the_unit_holds_the_service_tightly() {
 
 #[test]
 fn systemd_accepts_the_unit_and_finds_little_exposed() {
-    if Command::new("systemd-analyze").arg("--version").stdout(Stdio::null()).status().is_err() {
-        assert!(std::env::var_os("CI").is_none(), "systemd-analyze is missing");
-        eprintln!("not checked: systemd-analyze is not installed");
+    if !has_programs(&["systemd-analyze"]) {
         return;
     }
     let dir = TempDir::new().unwrap();

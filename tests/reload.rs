@@ -8,7 +8,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     iter,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     sync::mpsc,
     thread,
     time::{Duration, Instant},
@@ -17,6 +17,7 @@ use std::{
 use common::{
     Node, PATIENCE, Pair, Parties,
     calls::{assert_refused, assert_taken, problem, upload_errors},
+    child::{Running, Signal},
     forge::Forge,
     raw::{ask, begin, status},
     relay::{Act, pair_through_relay},
@@ -372,7 +373,7 @@ async fn what_cannot_change_is_named_and_stays() {
 
 /// `dapbox serve` with a file, which it finds by itself.
 struct Served {
-    process: Child,
+    process: Running,
     /// The lines of its log, which somebody always reads: it would wait otherwise, with everything.
     log: mpsc::Receiver<String>,
     file: PathBuf,
@@ -385,7 +386,7 @@ impl Served {
     fn start(dir: &Path) -> Self {
         let (file, data_dir) = (dir.join("appliance.toml"), dir.join("data"));
         fs::write(&file, text(&data_dir, "")).unwrap();
-        let mut process = dapbox(&["serve"]).current_dir(dir).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process = Running::spawn(dapbox(&["serve"]).current_dir(dir).stderr(Stdio::piped()));
         let (stderr, (lines, log)) = (process.stderr.take().unwrap(), mpsc::channel());
         thread::spawn(move || {
             BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|line| lines.send(line))
@@ -414,14 +415,7 @@ impl Served {
     }
 
     fn hang_up(&self) {
-        Command::new("kill").args(["-HUP", &self.process.id().to_string()]).status().unwrap();
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.process.signal(Signal::HUP);
     }
 }
 

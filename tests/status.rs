@@ -6,14 +6,16 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     time::Instant,
 };
 
 use common::{
     Node, PATIENCE, Pair, Parties,
+    child::{Running, Signal},
     forge::Forge,
     raw::{ask, begin},
+    skip::has_programs,
 };
 use dapbox::{
     config::{Config, OptionalAddress, TlsMode},
@@ -301,14 +303,23 @@ async fn metrics_are_those_that_are_listed() {
     let said = ask("GET", &url, &[("accept", "application/openmetrics-text;version=1.0.0")], Vec::new()).await;
     assert_eq!(said.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
     assert!(said.body.ends_with(b"# EOF\n"));
-    // Prometheus's own tool, where there is one.
-    if let Ok(mut tool) =
-        Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()
-    {
-        tool.stdin.take().unwrap().write_all(plain.as_bytes()).unwrap();
-        let said = tool.wait_with_output().unwrap();
-        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    node.stop().await;
+}
+
+/// Prometheus's own tool reads the metrics.
+#[tokio::test(flavor = "multi_thread")]
+async fn promtool_accepts_the_metrics() {
+    if !has_programs(&["promtool"]) {
+        return;
     }
+    let mut node = Node::start_with(watched).await;
+    let (_, plain) = get(&node, "metrics").await;
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut promtool = promtool.spawn().unwrap();
+    promtool.stdin.take().unwrap().write_all(plain.as_bytes()).unwrap();
+    let said = promtool.wait_with_output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     node.stop().await;
 }
 
@@ -470,46 +481,49 @@ async fn a_store_that_has_stopped_is_not_healthy() {
 async fn watching_goes_on_until_it_is_ended() {
     let mut node = Node::start_with(watched).await;
     let mut command = dapbox(&["status", "--watch", "-o", "json", "--every", "50ms"], &node);
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut child = Running::spawn(command.stdout(Stdio::piped()));
     let seen = tokio::task::spawn_blocking(move || {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let read = |line: Option<std::io::Result<String>>| serde_json::from_str::<Overview>(&line.unwrap().unwrap());
         let seen = [read(lines.next()).unwrap(), read(lines.next()).unwrap()];
-        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        child.signal(Signal::INT);
         assert!(child.wait().unwrap().success());
         seen
     });
     let [first, second] = seen.await.unwrap();
     assert_eq!((first.started, first.version), (second.started, second.version));
-    on_a_terminal(&node).await;
     node.stop().await;
     let output = run(dapbox(&["status", "--watch"], &node)).await;
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.code() == Some(1) && said.contains("start one with 'dapbox serve'"), "{said}");
 }
 
-/// In place on a terminal, which is given back when somebody presses q.
-async fn on_a_terminal(node: &Node) {
-    let status = dapbox(&["status", "--watch", "--every", "50ms"], node);
+/// The terminal is drawn in place, and restored when q is pressed.
+#[tokio::test(flavor = "multi_thread")]
+async fn restores_terminal_after_watching() {
+    // Of Debian's bsdutils: it makes the terminal.
+    if !has_programs(&["script", "stty"]) {
+        return;
+    }
+    let mut node = Node::start_with(watched).await;
+    let status = dapbox(&["status", "--watch", "--every", "50ms"], &node);
     let words = status.get_args().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ");
     // It says how the terminal is before and after.
     let line = format!("stty -g; {} {words}; echo code $?; stty -g", status.get_program().to_str().unwrap());
     let mut script = Command::new("script");
     script.args(["-q", "-c", &line, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR");
-    let Ok(mut script) = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
-        // Nothing to make a terminal with: util-linux is not everywhere.
-        return;
-    };
+    let mut script = Running::spawn(script.stdin(Stdio::piped()).stdout(Stdio::piped()));
     let shown = tokio::task::spawn_blocking(move || read_terminal(&mut script)).await.unwrap();
     let (before, rest) = shown.split_once("\x1b[?1049h").unwrap();
     let (drawn, after) = rest.rsplit_once("\x1b[?1049l").unwrap();
     assert!(drawn.contains("There is no task") && drawn.contains("q ends"), "{drawn:?}");
     let after: Vec<_> = after.split_whitespace().collect();
     assert_eq!(after, ["code", "0", before.trim()]);
+    node.stop().await;
 }
 
 /// Presses another key and q when the screen was drawn for the third time, and returns everything that was shown.
-fn read_terminal(script: &mut Child) -> String {
+fn read_terminal(script: &mut Running) -> String {
     let (mut out, mut keys) = (script.stdout.take().unwrap(), script.stdin.take().unwrap());
     let (mut shown, mut part, mut is_pressed) = (Vec::new(), [0; 4096], false);
     while let Ok(length @ 1..) = out.read(&mut part) {

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::PathBuf,
-    process::{Child, ChildStderr, Command, Stdio},
+    process::{ChildStderr, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{net::TcpSocket, sync::mpsc};
 
-use crate::authority::Means;
+use crate::{authority::Means, child::Running};
 
 /// Longest that anything may take: a test that waits this long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,7 +40,7 @@ pub struct Appliance {
     pub address: SocketAddr,
     dir: TempDir,
     settings: String,
-    process: Option<Child>,
+    process: Option<Running>,
     lines: mpsc::UnboundedReceiver<String>,
     sender: mpsc::UnboundedSender<String>,
     log: Arc<Mutex<String>>,
@@ -104,7 +104,8 @@ impl Appliance {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DAPBOX_")) {
             command.env_remove(name);
         }
-        let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = Running::spawn(&mut command);
         let (stderr, sender, log) = (process.stderr.take().unwrap(), self.sender.clone(), self.log.clone());
         thread::spawn(move || read_log(stderr, &sender, &log));
         self.process = Some(process);
@@ -113,9 +114,7 @@ impl Appliance {
 
     /// Stops it as its operator would.
     pub fn stop(&mut self) {
-        let mut process = self.process.take().unwrap();
-        Command::new("kill").arg(process.id().to_string()).status().unwrap();
-        assert!(process.wait().unwrap().success());
+        self.process.take().unwrap().terminate();
     }
 
     /// Waits for the next line of the log with this message.
@@ -143,15 +142,6 @@ impl Appliance {
     /// Everything that was logged.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
-    }
-}
-
-impl Drop for Appliance {
-    fn drop(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
     }
 }
 

@@ -22,17 +22,6 @@ use crate::appliance::{PATIENCE, Reserved, reserve};
 /// How often it is tried whether somebody listens already.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Whether there is a Pebble here. Where everything is tested there must be one.
-pub fn is_there() -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|dir| dir.join("pebble").is_file());
-    assert!(found || std::env::var("CI").as_deref() != Ok("true"), "pebble is missing; it is a Debian package");
-    if !found {
-        eprintln!("skipped: pebble is missing; it is a Debian package");
-    }
-    found
-}
-
 /// What an authority is made of: where it is found, and what it is trusted by.
 pub struct Means {
     pub acme: Reserved,

@@ -5,6 +5,10 @@
 mod appliance;
 mod authority;
 mod broken;
+#[path = "../common/child.rs"]
+mod child;
+#[path = "../common/skip.rs"]
+mod skip;
 
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path};
 
@@ -12,8 +16,9 @@ use reqwest::{Certificate, Client, tls::TlsInfo};
 
 use crate::{
     appliance::{Appliance, reserve},
-    authority::{Authority, Dns, Means, is_there},
+    authority::{Authority, Dns, Means},
     broken::{Broken, Kind},
+    skip::has_programs,
 };
 
 const DOMAINS: [&str; 2] = ["dap.example.test", "dap-2.example.test"];
@@ -56,7 +61,7 @@ fn files(dir: &Path) -> Vec<String> {
 
 #[tokio::test]
 async fn a_certificate_is_issued_once_the_authority_is_there_and_kept_over_restarts() {
-    if !is_there() {
+    if !has_programs(&["pebble", "pebble-challtestsrv"]) {
         return;
     }
     let (dns, port) = (Dns::start().await, reserve());
@@ -127,7 +132,7 @@ fn secrets(file: &str) -> Vec<&str> {
 
 #[tokio::test]
 async fn a_certificate_is_renewed_while_connections_go_on_and_stays_while_the_authority_refuses() {
-    if !is_there() {
+    if !has_programs(&["pebble", "pebble-challtestsrv"]) {
         return;
     }
     let (dns, port) = (Dns::start().await, reserve());

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub mod calls;
+pub mod child;
 pub mod disk;
 pub mod end;
 pub mod forge;
@@ -12,6 +13,7 @@ pub mod process;
 pub mod raw;
 pub mod relay;
 pub mod restore;
+pub mod skip;
 pub mod tls;
 pub mod volume;
 

@@ -7,14 +7,14 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, Stdio},
+    process::{ChildStderr, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
 
 use tokio::{net::TcpSocket, sync::oneshot};
 
-use super::PATIENCE;
+use super::{PATIENCE, child};
 
 /// Makes the command that serves with a configuration file.
 pub type Program = fn(&Path) -> Command;
@@ -43,7 +43,7 @@ pub struct Process {
 }
 
 struct Running {
-    child: Child,
+    child: child::Running,
     /// Says when it serves; closed when it has ended.
     serves: Option<oneshot::Receiver<()>>,
 }
@@ -75,7 +75,8 @@ impl Process {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DAPBOX_")) {
             command.env_remove(name);
         }
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = child::Running::spawn(&mut command);
         let (sender, serves) = oneshot::channel();
         let (log, stderr) = (self.log.clone(), child.stderr.take().unwrap());
         thread::spawn(move || read_log(stderr, &log, sender));

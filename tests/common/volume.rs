@@ -10,6 +10,8 @@ use std::{
 use dapbox::store::space::space;
 use tempfile::TempDir;
 
+use super::skip::{may_mount, skip};
+
 /// What is written at once.
 const CHUNK: usize = 64 << 10;
 
@@ -19,19 +21,22 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Mounts one of that many MiB, or says on standard error that there will be none.
+    /// Mounts one of that many MiB. If the test may not or cannot mount, it is skipped, and must return.
     pub fn mount(mib: u32) -> Option<Self> {
         Self::mount_with(&format!("size={mib}m"))
     }
 
     /// Mounts one with these options.
     pub fn mount_with(options: &str) -> Option<Self> {
+        if !may_mount() {
+            return None;
+        }
         let dir = TempDir::new().unwrap();
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(dir.path()).output();
         if mounted.is_ok_and(|output| output.status.success()) {
             return Some(Self { dir });
         }
-        eprintln!("SKIPPED: no file system can be mounted here; run as root to test what happens when one is full");
+        skip("cannot mount a file system; run it as root");
         None
     }
 

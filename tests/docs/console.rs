@@ -36,6 +36,7 @@ use super::{
     markdown::{self, Block},
     places::Places,
     read, root,
+    skip::has_programs,
     terminal::Terminal,
 };
 
@@ -251,6 +252,9 @@ fn the_tutorial() {
 
 #[test]
 fn the_helper_guide() {
+    if !has_programs(&["curl"]) {
+        return;
+    }
     let mut session = machine("docs/helper-guide.md");
     session.prepare(
         "```console
@@ -271,6 +275,9 @@ $ export DAPBOX_DATA_DIR=theirs
 /// An aggregator that was set up as the guide says, with a task that it leads and one that it helps with.
 #[test]
 fn the_operations() {
+    if !has_programs(&["curl"]) {
+        return;
+    }
     let mut session = machine("docs/operations.md");
     session.prepare(
         "```console

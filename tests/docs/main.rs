@@ -8,6 +8,8 @@ mod links;
 mod markdown;
 mod places;
 mod reference;
+#[path = "../common/skip.rs"]
+mod skip;
 mod terminal;
 
 use std::{fs, path::PathBuf};

@@ -23,7 +23,9 @@ impl Places {
             .collect();
         for (name, meaning) in names {
             let meaning = meaning.replace("DIR", dir.path().to_str().unwrap());
-            let meaning = replace(&meaning, all.iter().map(|(from, to)| (from.as_str(), to.as_str())));
+            // Ports only: a meaning may have a path of this machine, whatever the names say about such paths.
+            let ports = all[..ports.len()].iter().map(|(from, to)| (from.as_str(), to.as_str()));
+            let meaning = replace(&meaning, ports);
             all.push(((*name).to_owned(), meaning));
         }
         for sub in ["bin", "home"] {

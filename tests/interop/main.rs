@@ -1,6 +1,8 @@
 //! The runner of interop tests, as a user runs it: over parties that are processes of their own, and over parties that do
 //! what they must not.
 
+#[path = "../common/child.rs"]
+mod child;
 mod liar;
 mod parties;
 mod yes_man;

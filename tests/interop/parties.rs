@@ -2,10 +2,12 @@
 
 use std::{
     io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use serde_json::Value;
+
+use crate::child::Running;
 
 /// The command, without options that the environment may have for servers.
 pub fn dapbox(arguments: &[&str]) -> Command {
@@ -20,13 +22,13 @@ pub fn dapbox(arguments: &[&str]) -> Command {
 /// A party that is a process, on ports that the system chose.
 pub struct Party {
     pub url: String,
-    process: Child,
+    process: Running,
 }
 
 impl Party {
     pub fn serve(kind: &str, dap: &str) -> Self {
         let mut command = dapbox(&["interop", "serve", kind, "--listen", "127.0.0.1:0", "--dap", dap, "-o", "json"]);
-        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut process = Running::spawn(command.stdout(Stdio::piped()).stderr(Stdio::null()));
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let told: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{kind}: {line:?}: {error}"));
@@ -35,16 +37,8 @@ impl Party {
     }
 
     /// Asks it to stop, and sees to it that it does so in good order.
-    pub fn stop(mut self) {
-        Command::new("kill").arg(self.process.id().to_string()).status().unwrap();
-        assert!(self.process.wait().unwrap().success());
-    }
-}
-
-impl Drop for Party {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+    pub fn stop(self) {
+        self.process.terminate();
     }
 }
 

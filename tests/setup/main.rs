@@ -3,5 +3,7 @@
 mod check;
 mod doctor;
 mod init;
+#[path = "../common/skip.rs"]
+mod skip;
 mod terminal;
 mod world;

@@ -11,8 +11,12 @@ mod overviews;
 
 use std::{fs, path::PathBuf};
 
-use chromium::Chromium;
-use common::{Node, Pair, forge::Forge};
+use chromium::{Chromium, PROGRAMS};
+use common::{
+    Node, Pair,
+    forge::Forge,
+    skip::{find_program, has_programs},
+};
 use dapbox::{
     config::{Config, OptionalAddress},
     model::{BatchMode, Revision, Time, VdafConfig, overview::Overview, words::count},
@@ -28,16 +32,14 @@ const WIDTHS: [u32; 4] = [320, 390, 768, 1280];
 
 const SCHEMES: [&str; 2] = ["light", "dark"];
 
-/// A browser, unless there is none here.
+/// A browser. If none is installed, the test is skipped, and must return.
 fn browser() -> Option<Chromium> {
-    match Chromium::start() {
-        Ok(browser) => Some(browser),
-        Err(why) if std::env::var("CI").as_deref() == Ok("true") => panic!("Chromium is missing: {why}"),
-        Err(why) => {
-            eprintln!("skipped, because Chromium is missing: {why}");
-            None
-        }
-    }
+    let program = PROGRAMS.iter().find(|program| find_program(program).is_some());
+    let Some(program) = program else {
+        has_programs(&PROGRAMS[..1]);
+        return None;
+    };
+    Some(Chromium::start(program).unwrap())
 }
 
 /// What is wrong with the page that is open, everything unfolded.
