@@ -7,6 +7,7 @@
 mod acme;
 mod commented;
 mod load;
+mod log;
 mod management;
 mod origin;
 mod outside;
@@ -29,6 +30,7 @@ use crate::{
 };
 pub use commented::commented;
 pub use load::{ConfigError, Overrides, UnknownKey};
+pub use log::{Log, LogFormat};
 pub use management::Management;
 pub use origin::{Origin, Setting, is_secret};
 pub use outside::{Acme, Monitor, OptionalAddress, Outbound, Proxy, Tls, TlsMode, check_public_url};
@@ -105,8 +107,13 @@ pub struct Limits {
     /// Memory for the bodies of all other requests, in bytes, apart because anybody may upload: with a few clients, a
     /// leader's jobs could be kept out. One that finds none left is answered 503 with `Retry-After`; short ones need none.
     pub request_memory_bytes: usize,
-    /// Requests in progress at once; one more is answered 503 with `Retry-After`.
+    /// Requests in progress at once of each kind: uploads, requests of aggregators and collectors, and requests to the
+    /// management API; one more is answered 503 with `Retry-After`. A request counts once its body has arrived and its token
+    /// was checked, so that one kind cannot shut out another.
     pub max_requests: usize,
+    /// Request bodies that are awaited at once, of uploads and of requests with a token each. One more ends the one that has
+    /// sent nothing for the longest time, with 503. Each takes a few kilobytes.
+    pub max_pending_bodies: usize,
     /// Connections open at once; one more is closed at once. Each costs some memory before it has asked for anything.
     pub max_connections: usize,
     /// How long a client may take over the head of a request, and a connection may be idle before it.
@@ -305,28 +312,6 @@ pub struct Secrets {
     pub key: Secret,
 }
 
-/// What is logged, always to standard error.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Log {
-    /// A level (`error`, `warn`, `info`, `debug`, `trace`), or levels by module, such as `warn,dapbox::aggregator=debug`.
-    pub level: String,
-    /// How a line looks.
-    pub format: LogFormat,
-}
-
-/// How a line of the log looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
-    Auto,
-    /// For people.
-    Text,
-    /// For machines: one object per line.
-    Json,
-}
-
 /// A length of time in an option, kept to the millisecond. Derefs to [`std::time::Duration`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seconds(pub Duration);
@@ -396,6 +381,7 @@ impl Default for Limits {
             upload_memory_bytes: 64 << 20,
             request_memory_bytes: 192 << 20,
             max_requests: 1024,
+            max_pending_bodies: 4096,
             max_connections: 4096,
             head_timeout: Seconds::new(30),
             request_timeout: Seconds::new(60),
@@ -473,11 +459,5 @@ impl Default for Hpke {
 impl Default for Secrets {
     fn default() -> Self {
         Self { key_file: PathBuf::new(), key: Secret::new(Vec::new()) }
-    }
-}
-
-impl Default for Log {
-    fn default() -> Self {
-        Self { level: "info".to_owned(), format: LogFormat::Auto }
     }
 }

@@ -65,6 +65,7 @@
 //! 5. **Everything before a task's horizon is closed**, whatever the clock says: it is stored, only rises, and what is
 //!    forgotten is always before it. Retention raises it, and so does whoever has lost what came after a backup.
 //! 6. **Any failure of the store is fatal.** Memory may be ahead of the disk then; a restart reads what is true.
+//!    No background part ends unnoticed: `server/supervise.rs` restarts it, or takes the server down.
 //! 7. **Decoding is total**, every queue, body and vector has a limit, and a panic on the pool is one request's fault.
 //! 8. **Four kinds of failure, never merged**: [`wire::Malformed`] (bytes), [`wire::Problem`] (what a peer is told),
 //!    [`model::ReportError`] (one report), [`model::Fault`] (ours: logged once, answered 500).
@@ -169,6 +170,8 @@
 //!   has it, on loopback, and it takes nothing that a page in a browser may send unasked.
 //! - **No aggregation parameter, no query count**: Prio3 has one parameter, the empty one. Another is refused, so a batch
 //!   cannot be queried more often than once, and `max_batch_query_count` only has to be at least one.
+
+#![deny(clippy::print_stderr)]
 
 pub mod aggregator;
 pub mod cli;

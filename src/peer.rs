@@ -377,6 +377,7 @@ impl Peer {
             Act::Go => {}
             Act::Fail => return Err(fail(format!("made to fail at {point:?}, {phase:?}"))),
             Act::Wait(delay) => tokio::time::sleep(delay).await,
+            Act::Panic => panic!("made to panic at {point:?}, {phase:?}"),
         }
         Ok(())
     }

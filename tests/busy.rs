@@ -2,22 +2,29 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::Mutex, time::Duration};
 
+use bytes::Bytes;
 use common::{
-    PATIENCE, Pair, Parties,
+    Node, PATIENCE, Pair, Parties,
     calls::problem,
     forge::Forge,
     places::places,
     raw::{ask, begin, status},
 };
 use dapbox::{
-    config::Config,
-    model::{BatchMode, PartialBatch, ReportId, Revision, Time, VdafConfig, status::TaskStatus},
+    config::{Config, OptionalAddress},
+    model::{
+        Act, BatchMode, Failpoints, PartialBatch, Phase, Point, PrepareOutcome, ReportId, Revision, Time, VdafConfig,
+        status::TaskStatus,
+    },
     vdaf::{AggregateResult, Measurement},
+    wire::Interaction,
 };
+use h2::SendStream;
 use rstest::rstest;
 use tokio::io::AsyncWriteExt;
+use warp::http::Request;
 
 /// A server that has as much to do as it may says so, and goes on giving out its keys.
 #[rstest]
@@ -55,39 +62,184 @@ async fn a_busy_server_says_when_to_come_back(#[values(Revision::Dap09, Revision
     pair.stop().await;
 }
 
-/// Keys are given out even when every request that may be in progress is.
+/// When as many uploads are in progress as may be, more are told to come back. Keys are given out, and uploads whose body
+/// does not come take no place.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn all_slots_may_be_taken(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn refuses_uploads_beyond_those_in_progress(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let single = |config: &mut Config| config.limits.max_requests = 1;
-    let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, single, |_| {}).await;
+    let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, single, |_| {}).await;
+    // An upload is held in the store.
+    let ((holds, mut held), (release, released)) = (tokio::sync::mpsc::unbounded_channel(), std::sync::mpsc::channel());
+    let released: Mutex<std::sync::mpsc::Receiver<()>> = Mutex::new(released);
+    let plan = move |point, phase| {
+        if (point, phase) == (Point::Upload, Phase::Before) {
+            let _ = holds.send(());
+            let _ = released.lock().unwrap().recv();
+        }
+        Act::Go
+    };
+    pair.leader.restart_with(Failpoints::new(plan)).await;
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
     let upload = parties.wire().upload_call(&parties.id());
     let (method, url) = (upload.method, parties.at_leader(&upload.path));
     let report =
         || parties.wire().encode_upload(parties.task(), &[forge.report(&Measurement::Flag(true), Time::now())]);
-    let (slow, headers) = (report(), [("content-type", upload.content_type.unwrap())]);
+    let headers = [("content-type", upload.content_type.unwrap())];
+    let slow = report();
     let length = slow.len().to_string();
-    let mut stream = begin(method, &url, &[headers[0], ("content-length", &length)]).await;
-    let (deadline, mut taken) = (std::time::Instant::now() + PATIENCE, 1);
-    let refused = loop {
-        let said = ask(method, &url, &headers, report()).await;
-        if said.status >= 300 {
-            break said;
-        }
-        taken += 1;
-        assert!(std::time::Instant::now() < deadline, "the slow upload takes no slot");
-    };
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        streams.push(begin(method, &url, &[headers[0], ("content-length", &length)]).await);
+    }
+    let first = tokio::spawn({
+        let (url, report, media_type) = (url.clone(), report(), headers[0].1);
+        async move { ask(method, &url, &[("content-type", media_type)], report).await }
+    });
+    held.recv().await.unwrap();
+    let refused = ask(method, &url, &headers, report()).await;
     assert_eq!(refused.problem(503)["taskid"], parties.id().to_string());
     assert_eq!(refused.header("access-control-allow-origin"), "*");
     assert!(refused.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0));
     let keys = ask("GET", &parties.at_leader("hpke_config"), &[], Vec::new()).await;
     assert_eq!(keys.status, 200, "{keys:?}");
+    drop(release);
+    assert!(matches!(first.await.unwrap().status, 200 | 201));
     // What was begun is finished.
+    let mut stream = streams.pop().unwrap();
     stream.write_all(&slow).await.unwrap();
     assert!(matches!(status(&mut stream).await, Some(200 | 201)));
-    assert_eq!(pair.leader.counter(&parties.id(), "report_success").await, taken);
+    assert_eq!(pair.leader.counter(&parties.id(), "report_success").await, 2);
+    drop(streams);
+    pair.stop().await;
+}
+
+/// Requests over HTTP/2 of which only the heads are sent, until this is dropped.
+struct Flood {
+    connections: tokio::task::JoinSet<()>,
+    _streams: Vec<SendStream<Bytes>>,
+}
+
+impl Flood {
+    /// As many on each of several connections.
+    async fn start(request: impl Fn() -> Request<()>, connections: usize, streams: usize) -> Self {
+        let mut flood = Self { connections: tokio::task::JoinSet::new(), _streams: Vec::new() };
+        let address = request().uri().authority().unwrap().to_string();
+        for _ in 0..connections {
+            let stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+            let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+            flood.connections.spawn(async move { drop(connection.await) });
+            for _ in 0..streams {
+                sender = sender.ready().await.unwrap();
+                flood._streams.push(sender.send_request(request(), false).unwrap().1);
+            }
+        }
+        flood
+    }
+}
+
+/// Who sends requests without their bodies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    /// Anybody: uploads.
+    Client,
+    /// A leader with a wrong token: jobs.
+    Stranger,
+    /// A leader with the right token: jobs.
+    Peer,
+    /// A browser: questions of which requests it may send.
+    Browser,
+}
+
+impl Sender {
+    /// The head of a request to the leader of `parties`, which is the helper of `other`.
+    fn request(self, parties: &Parties, other: &Parties) -> Request<()> {
+        let (call, url, token) = match self {
+            Self::Client | Self::Browser => {
+                let call = parties.wire().upload_call(&parties.id());
+                let url = parties.at_leader(&call.path);
+                (call, url, "")
+            }
+            Self::Stranger | Self::Peer => {
+                let id = ReportId::random();
+                let call = other.wire().create_call(Interaction::AggregationJob, &other.id(), id.as_bytes());
+                let url = other.at_helper(&call.path);
+                let token = std::str::from_utf8(other.helper_token.expose()).unwrap();
+                (call, url, if self == Self::Peer { token } else { "wrong" })
+            }
+        };
+        let method = if self == Self::Browser { "OPTIONS" } else { call.method };
+        let request = Request::builder().method(method).uri(url).header("authorization", format!("Bearer {token}"));
+        request.header("content-type", call.content_type.unwrap()).body(()).unwrap()
+    }
+
+    /// Whether the server awaits the bodies.
+    fn is_awaited(self) -> bool {
+        matches!(self, Self::Client | Self::Peer)
+    }
+}
+
+/// Waits until so many bodies are awaited.
+async fn until_pending(node: &Node, bodies: u64) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        let metrics = reqwest::get(node.monitor() + "metrics").await.unwrap().text().await.unwrap();
+        let pending = metrics.lines().find_map(|line| line.strip_prefix("dapbox_request_bodies_pending "));
+        let pending: u64 = pending.unwrap().parse().unwrap();
+        if pending >= bodies {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "only {pending} of {bodies} bodies are awaited");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Requests whose bodies never come shut nobody out: neither with more of them than requests may be in progress, nor with
+/// more than bodies may be awaited.
+#[rstest]
+#[case(Sender::Client, 4096)]
+#[case(Sender::Client, 300)]
+#[case(Sender::Peer, 4096)]
+#[case(Sender::Peer, 300)]
+#[case(Sender::Stranger, 4096)]
+#[case(Sender::Browser, 4096)]
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_without_a_body_shut_nobody_out(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+    #[case] sender: Sender,
+    #[case] max_pending_bodies: usize,
+) {
+    const CONNECTIONS: usize = 9;
+    const STREAMS: usize = 115;
+    let watched = |config: &mut Config| {
+        config.monitor.listen = OptionalAddress(Some("127.0.0.1:0".parse().unwrap()));
+        config.leader.min_job_size = 1;
+        config.limits.max_pending_bodies = max_pending_bodies;
+    };
+    let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
+    let pair = Pair::start_with(revision, vdaf.clone(), mode, watched, |_| {}).await;
+    assert!(CONNECTIONS * STREAMS > pair.leader.config.limits.max_requests);
+    let parties = &pair.parties;
+    // A task in which the server that is flooded is the helper.
+    let other = Parties::between(revision, vdaf, mode, [&pair.helper, &pair.leader]).await;
+    let flood = Flood::start(|| sender.request(parties, &other), CONNECTIONS, STREAMS).await;
+    if sender.is_awaited() {
+        until_pending(&pair.leader, max_pending_bodies.min(CONNECTIONS * STREAMS) as u64).await;
+    }
+
+    let keys = ask("GET", &parties.at_leader("hpke_config"), &[], Vec::new()).await;
+    assert_eq!(keys.status, 200, "{keys:?}");
+    assert_eq!(reqwest::get(pair.leader.monitor() + "readyz").await.unwrap().status(), 200);
+    let forge = Forge::new(&other).await;
+    let drafts = [forge.draft(&Measurement::Flag(true), Time::now())];
+    let answers = other.run_job(&forge.job(PartialBatch::TimeInterval, &drafts)).await;
+    assert!(matches!(answers[0].outcome, PrepareOutcome::Continue(_)), "{answers:?}");
+    let report = Forge::new(parties).await.report(&Measurement::Flag(true), Time::now());
+    parties.upload_all([&report]).await;
+    let collected = parties.collector().collect(parties.query_now(), Some(PATIENCE), |_| {}).await.unwrap();
+    assert_eq!((collected.report_count, collected.result), (1, AggregateResult::Number(1)));
+    drop(flood);
     pair.stop().await;
 }
 

@@ -395,7 +395,7 @@ async fn readiness_says_why_not() {
     let (monitor, url) = (leader.monitor(), parties.at_leader(&call.path));
     let headers = [("content-type", call.content_type.unwrap()), ("content-length", "100")];
     let open = begin(call.method, &url, &headers).await;
-    while overview(&leader).await.load.requests == 0 {
+    while metrics(&leader).await["dapbox_request_bodies_pending{}"] == 0.0 {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     let stopping = tokio::spawn(async move { leader.stop().await });

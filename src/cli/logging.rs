@@ -1,13 +1,40 @@
 //! Where the log goes, standard error, and what is logged while a server runs.
 
-use std::io::IsTerminal;
+mod sink;
 
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    fs::File,
+    io::{IsTerminal, Write},
+    os::fd::AsFd,
+    panic::PanicHookInfo,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use serde_json::json;
 use tracing::{Subscriber, subscriber::set_global_default};
 use tracing_log::{AsLog, LogTracer};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter, reload::Handle};
 
-use super::Failure;
-use crate::config::{Log, LogFormat};
+use self::sink::Sink;
+use super::{Failure, style::Style};
+use crate::{
+    config::{Log, LogFormat},
+    model::{Time, calendar, fault::panic_text},
+};
+
+/// How long a process that ends waits for its last lines to be written.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// The process's log, once it is started. There is one standard error.
+static LOG: OnceLock<Output> = OnceLock::new();
+
+/// Where lines go, and how they look.
+struct Output {
+    sink: Sink,
+    is_json: bool,
+}
 
 /// What is logged, which can be changed.
 pub struct Level {
@@ -40,13 +67,18 @@ impl<S: 'static> From<Handle<EnvFilter, S>> for Level {
 /// Starts logging. Can be done once.
 pub fn start(log: &Log) -> Result<Level, Failure> {
     let filter = filter(&log.level).map_err(Failure::usage)?;
-    let json = match log.format {
+    let is_json = match log.format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
         LogFormat::Text => false,
         LogFormat::Json => true,
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if json {
+    // A file of our own: the lock of `std::io::stderr` would be held for as long as nobody reads.
+    let stderr = File::from(std::io::stderr().as_fd().try_clone_to_owned()?);
+    let notice = move |count: u64| line(is_json, "WARN", "log lines dropped", &[("dropped", count.to_string())]);
+    let sink = Sink::start(stderr, log.queue_bytes, notice)?;
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(sink.clone()).log_internal_errors(false);
+    let level = if is_json {
         let builder = builder.json().flatten_event(true).with_filter_reloading();
         let level = Level::from(builder.reload_handle());
         install(builder.finish()).map(|()| level)
@@ -54,7 +86,70 @@ pub fn start(log: &Log) -> Result<Level, Failure> {
         let builder = builder.with_target(false).with_filter_reloading();
         let level = Level::from(builder.reload_handle());
         install(builder.finish()).map(|()| level)
+    }?;
+    // The first one stays: `install` can be done once.
+    let _ = LOG.set(Output { sink, is_json });
+    Ok(level)
+}
+
+/// How many lines were dropped since the start, because standard error did not take them.
+pub fn dropped_lines() -> u64 {
+    LOG.get().map_or(0, |log| log.sink.dropped())
+}
+
+/// Waits until what was logged is written, and not for ever.
+pub fn flush() {
+    if let Some(log) = LOG.get() {
+        log.sink.flush(LAST_WORDS);
     }
+}
+
+/// Says why the process ends, after everything that was logged, and waits until it is written; not for ever if a log was
+/// started.
+pub fn last_words(text: &str) {
+    let text = format!("{} {text}\n", Style::stderr().bad("error:"));
+    match LOG.get() {
+        Some(log) => {
+            log.sink.push_anyway(text.as_bytes());
+            log.sink.flush(LAST_WORDS);
+        }
+        // Where nobody reads it, the exit code has to do.
+        None => drop(std::io::stderr().write_all(text.as_bytes())),
+    }
+}
+
+/// Logs a panic. False if no log was started. Nothing of `tracing` is used, whose own state may be what the thread that
+/// panics has just lost.
+pub fn panicked(panic: &PanicHookInfo<'_>) -> bool {
+    let Some(log) = LOG.get() else { return false };
+    let thread = std::thread::current();
+    let mut fields = vec![
+        ("thread", thread.name().unwrap_or("unnamed").to_owned()),
+        ("error", panic_text(panic.payload()).to_owned()),
+    ];
+    fields.extend(panic.location().map(|location| ("location", location.to_string())));
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        fields.push(("backtrace", backtrace.to_string()));
+    }
+    log.sink.push(&line(log.is_json, "ERROR", "thread panicked", &fields));
+    true
+}
+
+/// A line as `tracing` would write it.
+fn line(is_json: bool, level: &str, message: &str, fields: &[(&str, String)]) -> Vec<u8> {
+    let time = calendar::show(Time::now());
+    let text = if is_json {
+        let mut line = json!({ "timestamp": time, "level": level, "message": message });
+        for (name, value) in fields {
+            line[*name] = value.as_str().into();
+        }
+        line.to_string()
+    } else {
+        let fields: String = fields.iter().map(|(name, value)| format!(" {name}={value:?}")).collect();
+        format!("{time} {level:>5} {message}{fields}")
+    };
+    format!("{text}\n").into_bytes()
 }
 
 /// From now on everything is logged there.

@@ -39,7 +39,7 @@ mod token;
 mod upload;
 mod version;
 
-use std::{fmt::Display, io::Write, process::ExitCode};
+use std::{fmt::Display, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -174,27 +174,33 @@ type Outcome = Result<(), Failure>;
 
 /// Runs the command that the arguments ask for, and says what went wrong if something did.
 pub fn run() -> ExitCode {
-    stop_when_the_database_dies();
+    handle_panics();
     let outcome = execute(Cli::parse().command);
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            logging::flush();
+            ExitCode::SUCCESS
+        }
         Err(failure) => {
-            // Where nobody reads it, the exit code has to do.
-            let _ = writeln!(std::io::stderr(), "{} {}", style::Style::stderr().bad("error:"), failure.message);
+            logging::last_words(&failure.message);
             ExitCode::from(failure.code)
         }
     }
 }
 
-/// The database has threads of its own, and does not say so when one of them panics: it waits for it, for ever.
-fn stop_when_the_database_dies() {
+/// Logs panics through the log, which never blocks, once there is one. A thread of the database that panics ends the
+/// process: the database does not say so, and waits for that thread for ever.
+fn handle_panics() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        usual(panic);
+        if !logging::panicked(panic) {
+            usual(panic);
+        }
         if std::thread::current().name().is_some_and(store::is_own_thread) {
-            let text = "the database has broken down. Start again, which recovers what was stored; if that ends like \
-                this too, the data directory is damaged: move it away and restore a backup";
-            let _ = writeln!(std::io::stderr(), "{} {text}", style::Style::stderr().bad("error:"));
+            logging::last_words(
+                "the database has broken down. Start again, which recovers what was stored; if that ends like this \
+                 too, the data directory is damaged: move it away and restore a backup",
+            );
             std::process::exit(1);
         }
     }));

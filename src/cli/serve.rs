@@ -89,5 +89,6 @@ fn controls(sources: Sources, level: Level) -> Controls {
         reread: Box::new(move || sources.load().map_err(|error| error.to_string())),
         log_level: Box::new(move || level.get()),
         set_log_level: Box::new(move |wanted| same.set(wanted)),
+        dropped_log_lines: Box::new(logging::dropped_lines),
     }
 }

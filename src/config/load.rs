@@ -127,6 +127,7 @@ impl Config {
             ("limits.max_message_bytes", limits.max_message_bytes),
             ("limits.max_answer_bytes", limits.max_answer_bytes),
             ("limits.max_requests", limits.max_requests),
+            ("limits.max_pending_bodies", limits.max_pending_bodies),
             ("limits.max_connections", limits.max_connections),
             ("limits.pool_queue", limits.pool_queue),
             ("limits.store_queue", limits.store_queue),
@@ -136,6 +137,7 @@ impl Config {
             ("leader.min_job_size", leader.min_job_size),
             ("leader.jobs_in_flight", leader.jobs_in_flight),
             ("leader.max_memory_bytes", leader.max_memory_bytes),
+            ("log.queue_bytes", self.log.queue_bytes),
         ];
         if let Some((key, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::Nonsense(format!("{key} must be at least 1")));

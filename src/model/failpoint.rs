@@ -9,6 +9,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use super::Part;
+
 /// A place in the code where something can be made to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Point {
@@ -181,29 +183,54 @@ pub enum Act {
     Fail,
     /// It takes that much longer.
     Wait(Duration),
+    /// The code panics.
+    Panic,
 }
 
 /// What a test wants to happen at the points of a server. Without a plan, which is the default, nothing does.
 #[derive(Clone, Default)]
-pub struct Failpoints(Option<Arc<Plan>>);
+pub struct Failpoints {
+    plan: Option<Arc<Plan>>,
+    panics: Option<Arc<Panics>>,
+}
 
 /// Says what happens. It is called in the store's thread too and may block it, as a slow disk would.
 type Plan = dyn Fn(Point, Phase) -> Act + Send + Sync;
 
+/// Says whether a part of the server panics now. It is called each time that the part begins or looks for work.
+type Panics = dyn Fn(Part) -> bool + Send + Sync;
+
 impl Failpoints {
     /// Asks the plan at every point.
     pub fn new(plan: impl Fn(Point, Phase) -> Act + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(plan)))
+        Self { plan: Some(Arc::new(plan)), panics: None }
+    }
+
+    /// The same with background parts that panic.
+    pub fn with_panics(self, panics: impl Fn(Part) -> bool + Send + Sync + 'static) -> Self {
+        Self { panics: Some(Arc::new(panics)), ..self }
     }
 
     /// What happens at a point.
     pub fn at(&self, point: Point, phase: Phase) -> Act {
-        self.0.as_ref().map_or(Act::Go, |plan| plan(point, phase))
+        self.plan.as_ref().map_or(Act::Go, |plan| plan(point, phase))
+    }
+
+    /// Passes the failure point of a background part.
+    ///
+    /// # Panics
+    ///
+    /// If the test's plan says so.
+    pub fn turn(&self, part: Part) {
+        if self.panics.as_ref().is_some_and(|panics| panics(part)) {
+            panic!("made to panic in {part}");
+        }
     }
 }
 
 impl fmt::Debug for Failpoints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Failpoints(planned)" } else { "Failpoints(none)" })
+        let is_planned = self.plan.is_some() || self.panics.is_some();
+        f.write_str(if is_planned { "Failpoints(planned)" } else { "Failpoints(none)" })
     }
 }

@@ -29,6 +29,9 @@ pub struct Overview {
     pub keys: Vec<KeyStatus>,
     /// How HTTPS is, if the server speaks it itself.
     pub tls: Option<TlsStatus>,
+    /// Lines of the log that were dropped since the start, because standard error did not take them.
+    #[serde(default)]
+    pub log_lines_dropped: u64,
     /// All tasks, in the order of their ids.
     pub tasks: Vec<TaskView>,
 }

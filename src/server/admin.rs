@@ -56,12 +56,11 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
             json(StatusCode::OK, &complete.collect::<Vec<_>>())
         }
         ("GET", "/health", _) => {
-            let fault = app.store.read(|_| Ok(())).err().map(|fault| fault.to_string());
             let health = Health {
                 version: build::VERSION.to_owned(),
                 address: app.address.get().copied(),
                 monitor: app.monitor_address.get().copied(),
-                fault,
+                fault: overview::fault(app),
                 disk: app.disk.status(),
             };
             json(StatusCode::OK, &health)
@@ -129,7 +128,8 @@ pub async fn read<T: DeserializeOwned>(app: &App, request: &mut Request) -> Resu
 }
 
 async fn read_at_most<T: DeserializeOwned>(limit: usize, app: &App, request: &mut Request) -> Result<T, Error> {
-    let body = request.read_body(limit, *app.config.limits.request_timeout, &app.request_memory).await?;
+    let (timeout, bodies) = (*app.config.limits.request_timeout, &app.slots.request_bodies);
+    let body = request.read_body(limit, timeout, &app.request_memory, bodies).await?;
     let read = serde_json::from_slice(&body);
     read.map_err(|error| Problem::about(400).with_detail(format!("the request cannot be read: {error}")).into())
 }

@@ -20,12 +20,14 @@ use super::{
     memory::{Budget, JobMemory},
     recorder::Recorder,
     reload::Controls,
+    slots::Slots,
+    supervise::Parts,
     tls::{Certificates, Files},
 };
 use crate::{
     aggregator::{TaskContext, untouched},
     config::Config,
-    model::{AggregationJobId, Fault, TaskId, Time, TokenHash},
+    model::{AggregationJobId, Failpoints, Fault, TaskId, Time, TokenHash},
     peer::{Peer, Roots},
     pool::Pool,
     store::{Store, TaskState, View},
@@ -67,8 +69,8 @@ pub struct App {
     pub upload_memory: Budget,
     /// The memory of all other requests, whose senders have a token.
     pub request_memory: Budget,
-    /// Requests in progress.
-    pub requests: Arc<Semaphore>,
+    /// Requests in progress, and bodies that are awaited.
+    pub slots: Slots,
     /// Places for connections to the public address; one that is taken is a connection that is open.
     pub connections: Arc<Semaphore>,
     /// Connections that were closed at once because there was no place, since the start.
@@ -93,6 +95,10 @@ pub struct App {
     pub stopping: watch::Sender<bool>,
     /// How it goes, for those who watch.
     pub recorder: Recorder,
+    /// How the background parts are.
+    pub parts: Parts,
+    /// What a test makes fail.
+    pub failpoints: Failpoints,
     /// Helper jobs being worked on: a repeat of one waits for it.
     pub helper_jobs: KeyedLocks<(TaskId, AggregationJobId)>,
     contexts: Mutex<HashMap<TaskId, Arc<TaskContext>>>,
@@ -113,10 +119,10 @@ pub struct Known {
 
 impl App {
     /// Puts together what a server needs.
-    pub fn new(config: Config, store: Store, pool: Pool, known: Known, peer: Peer) -> Self {
+    pub fn new(config: Config, store: Store, pool: Pool, known: Known, peer: Peer, failpoints: Failpoints) -> Self {
         let Known { keys, management, peers } = known;
         Self {
-            requests: Arc::new(Semaphore::new(config.limits.max_requests)),
+            slots: Slots::new(&config.limits),
             connections: Arc::new(listen::places(&config)),
             refused_connections: AtomicU64::new(0),
             swept_tasks: AtomicU64::new(0),
@@ -145,6 +151,8 @@ impl App {
             results: Notify::new(),
             stopping: watch::Sender::new(false),
             recorder: Recorder::new(),
+            parts: Parts::default(),
+            failpoints,
             helper_jobs: KeyedLocks::default(),
             contexts: Mutex::default(),
             trouble: Mutex::default(),

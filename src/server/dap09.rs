@@ -37,7 +37,7 @@ pub async fn handle(app: &Arc<App>, path: &str, request: Request) -> Response {
         Ok(resource) => resource,
         Err(bad) => return failure(Problem::from(bad).into()),
     };
-    ROUTES.respond(app, target(&resource), request, |request| answer(app, resource, request)).await
+    ROUTES.respond(target(&resource), request, |request| answer(app, resource, request)).await
 }
 
 fn target(resource: &Resource) -> Target {
@@ -92,8 +92,10 @@ async fn upload(app: &Arc<App>, task: TaskId, mut request: Request) -> Result<Re
     app.disk.check()?;
     ROUTES.expect_type(&request, media::REPORT)?;
     let limits = &app.config.limits;
-    let body = request.read_body(limits.max_report_bytes, *limits.request_timeout, &app.upload_memory).await?;
+    let (timeout, bodies) = (*limits.request_timeout, &app.slots.upload_bodies);
+    let body = request.read_body(limits.max_report_bytes, timeout, &app.upload_memory, bodies).await?;
     drop(request);
+    let _slot = app.slots.upload()?;
     let reports = match context.wire.decode_upload(&context.task.public, &body) {
         Ok(reports) => reports,
         Err(malformed) => return Err(flow::malformed_upload(app, &context, malformed).await),
@@ -126,11 +128,12 @@ fn upload_refusal(error: ReportError) -> Problem {
 
 async fn init_job(app: &Arc<App>, task: TaskId, job: AggregationJobId, request: Request) -> Result<Response, Error> {
     ROUTES.opt_in(app, task, Sender::Leader, &request.headers).await?;
-    let context = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
     let limit = app.config.limits.max_job_bytes;
-    let body = ROUTES.body(app, request, media::AGGREGATION_JOB_INIT_REQ, limit).await?;
+    let media_type = media::AGGREGATION_JOB_INIT_REQ;
+    let (leader, body) = ROUTES.authorized_body(app, task, Role::Helper, request, media_type, limit).await?;
+    let context = &leader.context;
     let name = Name::Chosen(*job.as_bytes());
-    match jobs::create(app, &context, name, body, Timing::AtOnce).await? {
+    match jobs::create(app, context, name, body, Timing::AtOnce).await? {
         (_, Some(answer)) => Ok(content(StatusCode::CREATED, media::AGGREGATION_JOB_RESP, answer)),
         // It was deferred under another revision's rules, which no task of this one ever is.
         (_, None) => Err(Error::Busy),
@@ -144,15 +147,18 @@ async fn create_collection(
     request: Request,
 ) -> Result<Response, Error> {
     ROUTES.opt_in(app, task, Sender::Collector, &request.headers).await?;
-    let context = ROUTES.authorized(app, task, Role::Leader, &request.headers)?;
-    let body = ROUTES.body(app, request, media::COLLECT_REQ, app.config.limits.max_message_bytes).await?;
-    flow::create_collection(app, &context, Name::Chosen(*job.as_bytes()), body).await?;
+    let limit = app.config.limits.max_message_bytes;
+    let media_type = media::COLLECT_REQ;
+    let (collector, body) = ROUTES.authorized_body(app, task, Role::Leader, request, media_type, limit).await?;
+    let context = &collector.context;
+    flow::create_collection(app, context, Name::Chosen(*job.as_bytes()), body).await?;
     Ok(empty(StatusCode::CREATED))
 }
 
 async fn poll_collection(app: &App, task: TaskId, job: CollectionJobId, request: Request) -> Result<Response, Error> {
-    let context = ROUTES.authorized(app, task, Role::Leader, &request.headers)?;
-    match flow::poll_collection(app, &context, job).await? {
+    let collector = ROUTES.authorized(app, task, Role::Leader, &request.headers)?;
+    let context = &collector.context;
+    match flow::poll_collection(app, context, job).await? {
         None => Err(routes::no_collection(job)),
         Some(CollectionState::Waiting | CollectionState::Closed { .. }) => {
             Ok(routes::not_ready(StatusCode::ACCEPTED, app.config.leader.collection_retry_after))
@@ -165,8 +171,10 @@ async fn poll_collection(app: &App, task: TaskId, job: CollectionJobId, request:
 
 async fn aggregate_share(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {
     ROUTES.opt_in(app, task, Sender::Leader, &request.headers).await?;
-    let context = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
-    let body = ROUTES.body(app, request, media::AGGREGATE_SHARE_REQ, app.config.limits.max_message_bytes).await?;
-    let share = flow::aggregate_share(app, &context, body, None).await?;
+    let limit = app.config.limits.max_message_bytes;
+    let media_type = media::AGGREGATE_SHARE_REQ;
+    let (leader, body) = ROUTES.authorized_body(app, task, Role::Helper, request, media_type, limit).await?;
+    let context = &leader.context;
+    let share = flow::aggregate_share(app, context, body, None).await?;
     Ok(content(StatusCode::OK, media::AGGREGATE_SHARE, share))
 }

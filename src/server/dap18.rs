@@ -42,7 +42,7 @@ pub async fn handle(app: &Arc<App>, path: &str, request: Request) -> Response {
         Ok(resource) => resource,
         Err(bad) => return failure(Problem::from(bad).into()),
     };
-    ROUTES.respond(app, target(&resource), request, |request| answer(app, resource, request)).await
+    ROUTES.respond(target(&resource), request, |request| answer(app, resource, request)).await
 }
 
 fn target(resource: &Resource) -> Target {
@@ -129,15 +129,16 @@ async fn upload(app: &Arc<App>, task: TaskId, request: Request) -> Result<Respon
 }
 
 async fn create_job(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {
-    let context = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
     let limit = app.config.limits.max_job_bytes;
-    let body = ROUTES.body(app, request, media::AGGREGATION_JOB_INIT_REQ, limit).await?;
+    let media_type = media::AGGREGATION_JOB_INIT_REQ;
+    let (leader, body) = ROUTES.authorized_body(app, task, Role::Helper, request, media_type, limit).await?;
+    let context = &leader.context;
     let timing = Timing::LaterAbove(app.config.helper.synchronous_reports);
-    let (job, answer) = jobs::create(app, &context, Name::OfContent, body, timing).await?;
+    let (job, answer) = jobs::create(app, context, Name::OfContent, body, timing).await?;
     let resource = Resource::AggregationJob(task, job);
     match answer {
-        Some(answer) => at(content(StatusCode::OK, media::AGGREGATION_JOB_RESP, answer), &context, resource, ""),
-        None => job_not_ready(app, &context, resource),
+        Some(answer) => at(content(StatusCode::OK, media::AGGREGATION_JOB_RESP, answer), context, resource, ""),
+        None => job_not_ready(app, context, resource),
     }
 }
 
@@ -147,10 +148,11 @@ fn job_not_ready(app: &App, context: &TaskContext, resource: Resource) -> Result
 
 /// Gives the answer to an aggregation job (section 4.5.3.2). The leader says at which step it is; our VDAFs have one.
 fn poll_job(app: &App, task: TaskId, job: AggregationJobId, request: Request) -> Result<Response, Error> {
-    let context = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
+    let leader = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
+    let context = &leader.context;
     let refuse = |kind, detail: &str| Err(Problem::new(kind).with_detail(detail).with_aggregation_job(job).into());
     let step = parse_step(&request.query).map_err(Problem::from)?;
-    let state = match jobs::state(app, &context, job)? {
+    let state = match jobs::state(app, context, job)? {
         None | Some(JobState::Deleted) => return Err(routes::no_aggregation_job(job)),
         Some(state) => state,
     };
@@ -162,23 +164,25 @@ fn poll_job(app: &App, task: TaskId, job: AggregationJobId, request: Request) ->
     match state {
         JobState::Answered(answer) => Ok(content(StatusCode::OK, media::AGGREGATION_JOB_RESP, answer)),
         JobState::Forgotten => Err(Problem::about(410).with_detail(jobs::FORGOTTEN).with_aggregation_job(job).into()),
-        _ => job_not_ready(app, &context, Resource::AggregationJob(task, job)),
+        _ => job_not_ready(app, context, Resource::AggregationJob(task, job)),
     }
 }
 
 async fn create_collection(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {
-    let context = ROUTES.authorized(app, task, Role::Leader, &request.headers)?;
     let limit = app.config.limits.max_message_bytes;
-    let body = ROUTES.body(app, request, media::COLLECTION_JOB_REQ, limit).await?;
-    let job = flow::create_collection(app, &context, Name::OfContent, body).await?;
+    let media_type = media::COLLECTION_JOB_REQ;
+    let (collector, body) = ROUTES.authorized_body(app, task, Role::Leader, request, media_type, limit).await?;
+    let context = &collector.context;
+    let job = flow::create_collection(app, context, Name::OfContent, body).await?;
     // Held for a moment like a poll: a batch that is ready is answered at once.
-    let state = flow::poll_collection(app, &context, job).await?;
-    at(collection(app, job, state)?, &context, Resource::CollectionJob(task, job), "")
+    let state = flow::poll_collection(app, context, job).await?;
+    at(collection(app, job, state)?, context, Resource::CollectionJob(task, job), "")
 }
 
 async fn poll_collection(app: &App, task: TaskId, job: CollectionJobId, request: Request) -> Result<Response, Error> {
-    let context = ROUTES.authorized(app, task, Role::Leader, &request.headers)?;
-    collection(app, job, flow::poll_collection(app, &context, job).await?)
+    let collector = ROUTES.authorized(app, task, Role::Leader, &request.headers)?;
+    let context = &collector.context;
+    collection(app, job, flow::poll_collection(app, context, job).await?)
 }
 
 /// How a collection job is (section 4.6.1).
@@ -198,18 +202,20 @@ fn collection(app: &App, job: CollectionJobId, state: Option<CollectionState>) -
 }
 
 async fn create_share(app: &Arc<App>, task: TaskId, request: Request) -> Result<Response, Error> {
-    let context = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
     let limit = app.config.limits.max_message_bytes;
-    let body = ROUTES.body(app, request, media::AGGREGATE_SHARE_REQ, limit).await?;
+    let media_type = media::AGGREGATE_SHARE_REQ;
+    let (leader, body) = ROUTES.authorized_body(app, task, Role::Helper, request, media_type, limit).await?;
+    let context = &leader.context;
     let id = Content::new(task, Interaction::AggregateShare, &body).share_id();
-    let share = flow::aggregate_share(app, &context, body, Some(id)).await?;
+    let share = flow::aggregate_share(app, context, body, Some(id)).await?;
     let response = content(StatusCode::OK, media::AGGREGATE_SHARE, share);
-    at(response, &context, Resource::AggregateShare(task, id), "")
+    at(response, context, Resource::AggregateShare(task, id), "")
 }
 
 fn get_share(app: &App, task: TaskId, id: AggregateShareId, request: Request) -> Result<Response, Error> {
-    let context = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
-    match flow::find_share(app, &context, id)? {
+    let leader = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
+    let context = &leader.context;
+    match flow::find_share(app, context, id)? {
         Some(Share::GivenOut(answer)) => Ok(content(StatusCode::OK, media::AGGREGATE_SHARE, answer)),
         Some(Share::Deleted) => Err(Problem::about(410).with_detail("the aggregate share was deleted").into()),
         None => Err(no_share()),
@@ -217,8 +223,9 @@ fn get_share(app: &App, task: TaskId, id: AggregateShareId, request: Request) ->
 }
 
 async fn delete_share(app: &App, task: TaskId, id: AggregateShareId, request: Request) -> Result<Response, Error> {
-    let context = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
-    routes::deleted(flow::delete_share(app, &context, id).await?, no_share())
+    let leader = ROUTES.authorized(app, task, Role::Helper, &request.headers)?;
+    let context = &leader.context;
+    routes::deleted(flow::delete_share(app, context, id).await?, no_share())
 }
 
 fn no_share() -> Error {

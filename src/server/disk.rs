@@ -15,7 +15,7 @@ use std::{
 use super::app::App;
 use crate::{
     config,
-    model::{Fault, status::DiskStatus},
+    model::{Fault, Part, status::DiskStatus},
     store::{
         Store,
         space::{self, Ballast},
@@ -211,6 +211,7 @@ impl Disk {
 /// Tends the disk until the server stops.
 pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
     loop {
+        app.failpoints.turn(Part::Disk);
         let pause = (*app.config.disk.check_interval).max(Duration::from_millis(10));
         tokio::select! {
             () = app.stopped() => return Ok(()),

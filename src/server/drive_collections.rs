@@ -9,10 +9,11 @@ use super::{
     app::App,
     flow::draw,
     pursue::{Errand, Pursued, pursue},
+    supervise::see_through,
 };
 use crate::{
     aggregator::{TaskContext, batches::Refusal, collect},
-    model::{CollectionJobId, Fault, HpkeCiphertext, Point, TaskId},
+    model::{CollectionJobId, Fault, HpkeCiphertext, Part, Point, TaskId},
     store::{CollectionJobRecord, CollectionState},
     wire::{Interaction, Problem, ProblemType},
 };
@@ -27,6 +28,7 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
     let mut running = JoinSet::new();
     let mut busy: HashSet<Key> = HashSet::new();
     loop {
+        app.failpoints.turn(Part::CollectionJobs);
         let idle = step(&app, &mut busy, &mut running).await?;
         tokio::select! {
             () = app.stopped() => break,
@@ -76,7 +78,11 @@ async fn step(
         })?;
         if closed {
             busy.insert((task, id));
-            running.spawn(run(app.clone(), context, id));
+            let (app, shared) = (app.clone(), app.clone());
+            running.spawn(async move {
+                let run = || run(shared.clone(), context.clone(), id);
+                see_through(app, Part::CollectionJob, task, run).await.map(|()| (task, id))
+            });
         }
         // What was resting may go on, and a job that followed another may have its result.
         app.jobs.notify_one();
@@ -86,25 +92,24 @@ async fn step(
 }
 
 /// Sees a closed batch through to its result.
-async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> Result<Key, Fault> {
+async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> Result<(), Fault> {
     let task = context.task.public.id;
-    let key = (task, id);
     let found = app.store.read(|view| match view.collection(&task, &id)? {
         Some(CollectionJobRecord { state: CollectionState::Closed { batch }, query, request, .. }) => {
             Ok(view.collected(&task, &batch)?.map(|collected| (collected, query, request)))
         }
         _ => Ok(None),
     })?;
-    let Some((collected, query, request)) = found else { return Ok(key) };
+    let Some((collected, query, request)) = found else { return Ok(()) };
     let body = match collect::exchange(collected, query, request) {
         Ok(exchange) => {
             let request = Bytes::from(context.wire.encode_aggregate_share_req(&context.task.public, &exchange.request));
             match ask_helper(&app, &context, id, request).await {
-                None => return Ok(key),
+                None => return Ok(()),
                 Some(Err(refusal)) => {
                     app.store.write(Point::CollectionFail, move |tx| collect::fail(tx, &task, id, refusal)).await?;
                     app.results.notify_waiters();
-                    return Ok(key);
+                    return Ok(());
                 }
                 Some(Ok(helper_share)) => {
                     let permit = app.pool.admit(&task).await;
@@ -119,7 +124,7 @@ async fn run(app: Arc<App>, context: Arc<TaskContext>, id: CollectionJobId) -> R
     app.store.write(Point::CollectionFinish, move |tx| collect::finish(tx, &task, id, body)).await?;
     app.collections.notify_one();
     app.results.notify_waiters();
-    Ok(key)
+    Ok(())
 }
 
 /// Asks for the helper's share until there is an answer that is final. The batch is closed: nothing else helps.

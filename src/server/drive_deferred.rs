@@ -5,17 +5,17 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::task::JoinSet;
 
-use super::{app::App, jobs};
+use super::{app::App, jobs, supervise::see_through};
 use crate::{
     aggregator::Error,
-    model::{AggregationJobId, Fault, TaskId},
+    model::{AggregationJobId, Fault, Part, TaskId},
 };
 
 /// Jobs that are worked on at once. One keeps all workers busy, and another while it is being stored: each more only
 /// takes memory.
 const AT_ONCE: usize = 3;
 
-/// How long a job rests that failed through our own fault.
+/// How long a job rests for which there was no room.
 const REST: Duration = Duration::from_secs(10);
 
 type Key = (TaskId, AggregationJobId);
@@ -25,15 +25,21 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
     let mut running = JoinSet::new();
     let mut busy: HashSet<Key> = HashSet::new();
     loop {
+        app.failpoints.turn(Part::DeferredJobs);
         for key in next(&app, &busy)? {
             busy.insert(key);
-            running.spawn(run(app.clone(), key));
+            let (shared, app) = (app.clone(), app.clone());
+            running.spawn(async move {
+                let run = || run(shared.clone(), key);
+                see_through(app, Part::DeferredJob, key.0, run).await.map(|()| key)
+            });
         }
         tokio::select! {
             () = app.stopped() => break,
             () = app.deferred.notified() => {}
             Some(ended) = running.join_next() => {
-                busy.remove(&ended.map_err(|error| Fault::while_doing("answering an aggregation job", error))?);
+                let ended = ended.map_err(|error| Fault::while_doing("answering an aggregation job", error))?;
+                busy.remove(&ended?);
             }
         }
     }
@@ -57,15 +63,14 @@ fn next(app: &App, busy: &HashSet<Key>) -> Result<Vec<Key>, Fault> {
     Ok(rested.take(AT_ONCE.saturating_sub(busy.len())).collect())
 }
 
-async fn run(app: Arc<App>, (task, job): Key) -> Key {
+async fn run(app: Arc<App>, (task, job): Key) -> Result<(), Fault> {
     match jobs::resume(&app, task, job).await {
         Ok(()) => {}
         // Its task was removed, or it was deleted: what could be refused of it was refused when it came.
         Err(Error::Problem(problem)) => tracing::debug!(%task, %job, %problem, "an aggregation job is not answered"),
-        Err(error) => {
-            tracing::error!(%task, %job, %error, "an aggregation job could not be answered and will be tried again");
-            tokio::time::sleep(REST).await;
-        }
+        // It is tried again when there is less to do.
+        Err(Error::Busy) => tokio::time::sleep(REST).await,
+        Err(Error::Fault(fault)) => return Err(fault),
     }
-    (task, job)
+    Ok(())
 }

@@ -7,10 +7,11 @@ use tokio::task::JoinSet;
 use super::{
     app::App,
     leader_job::{room, run},
+    supervise::see_through,
 };
 use crate::{
     aggregator::leader,
-    model::{AggregationJobId, Fault, Point, Role, TaskId, Time},
+    model::{AggregationJobId, Fault, Part, Point, Role, TaskId, Time},
 };
 
 /// How often waiting reports are looked at while nothing happens: no more often than delays are set in.
@@ -20,10 +21,11 @@ const TICK: std::time::Duration = std::time::Duration::from_millis(250);
 pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
     let mut running = JoinSet::new();
     for (task, job) in unfinished(&app)? {
-        running.spawn(run(app.clone(), task, job));
+        start(&app, &mut running, task, job);
     }
     let mut ages: HashMap<TaskId, Instant> = HashMap::new();
     loop {
+        app.failpoints.turn(Part::AggregationJobs);
         let idle = form(&app, &mut ages, &mut running).await?;
         tokio::select! {
             () = app.stopped() => break,
@@ -37,6 +39,12 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
         settle(ended)?;
     }
     Ok(())
+}
+
+/// Starts to see a job through.
+fn start(app: &Arc<App>, running: &mut JoinSet<Result<(), Fault>>, task: TaskId, job: AggregationJobId) {
+    let shared = app.clone();
+    running.spawn(see_through(app.clone(), Part::AggregationJob, task, move || run(shared.clone(), task, job)));
 }
 
 fn settle(ended: Result<Result<(), Fault>, tokio::task::JoinError>) -> Result<(), Fault> {
@@ -72,7 +80,7 @@ async fn form(
         let aged = since.elapsed() >= *app.config.leader.max_job_delay;
         while let Some(job) = pick(app, *task, now, aged).await? {
             ages.insert(*task, Instant::now());
-            running.spawn(run(app.clone(), *task, job));
+            start(app, running, *task, job);
         }
     }
     Ok(waiting.is_empty())

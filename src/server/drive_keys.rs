@@ -8,7 +8,7 @@ use std::{
 use super::{app::App, keys};
 use crate::{
     aggregator::keys::{Policy, Request, is_crowded, is_due, next},
-    model::{Fault, Time},
+    model::{Fault, Part, Time},
 };
 
 /// After this time at the latest it looks again: clocks are set, tasks go, jobs end.
@@ -20,6 +20,7 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
     let settles = Instant::now() + *app.config.retention.sweep_interval;
     let mut was_crowded = false;
     loop {
+        app.failpoints.turn(Part::HpkeKeys);
         let (now, policy) = (Time::now(), Policy::of(&app.config));
         let settled = Instant::now() >= settles;
         let (due, next, crowded) = app

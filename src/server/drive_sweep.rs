@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use super::{app::App, untouched};
 use crate::{
     aggregator::retention,
-    model::{Fault, Point, TaskId, Time},
+    model::{Fault, Part, Point, TaskId, Time},
     store::{Place, Tx},
 };
 
@@ -16,6 +16,7 @@ const BEGINNING: Time = Time(0);
 pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
     let begun = Instant::now();
     loop {
+        app.failpoints.turn(Part::Sweep);
         let pause = tokio::time::sleep(*app.config.retention.sweep_interval);
         tokio::pin!(pause);
         // The first pass is not at once, and nothing brings it forward: whoever starts with a clock that is far ahead has

@@ -10,6 +10,7 @@ use warp::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header}
 use super::{
     memory::{Budget, Lease},
     origin::Origin,
+    slots::{PendingBodies, PendingBody},
 };
 use crate::{
     aggregator::Error,
@@ -20,7 +21,7 @@ use crate::{
 const LINGER: Duration = Duration::from_secs(5);
 
 /// Bodies of at most so many bytes take nothing of a budget: what is small is answered however much memory others hold,
-/// and there are no more of them than requests.
+/// and there are no more of them than requests in progress and bodies that are awaited.
 const FREE: usize = 4 << 10;
 
 /// A body's part of a budget grows by so much at once.
@@ -46,6 +47,8 @@ pub struct Request {
     pub origin: Origin,
     /// What is still to be read.
     body: Option<BodyStream>,
+    /// Its place among the bodies that are awaited, if it has one.
+    pending: Option<PendingBody>,
 }
 
 impl Request {
@@ -59,7 +62,7 @@ impl Request {
         body: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,
     ) -> Self {
         let body = body.map(|part| part.map(|mut part| part.copy_to_bytes(part.remaining())));
-        Self { method, path, query, headers, origin, body: Some(Box::pin(body)) }
+        Self { method, path, query, headers, origin, body: Some(Box::pin(body)), pending: None }
     }
 
     /// The value of a header, if it is there once and is text.
@@ -81,14 +84,36 @@ impl Request {
         Problem::about(413).with_detail(format!("the body is longer than {limit} bytes"))
     }
 
+    /// Counts the body among those that are awaited, until all of it has come.
+    pub fn await_among(&mut self, bodies: &PendingBodies) {
+        self.pending = self.body.as_ref().map(|_| bodies.add());
+    }
+
     /// The next part of the body as it comes, if there is more and it comes before `deadline`.
     pub async fn next_chunk(&mut self, deadline: Instant) -> Result<Option<Bytes>, Problem> {
-        let Some(body) = &mut self.body else { return Ok(None) };
-        let part = tokio::time::timeout_at(deadline, body.next())
-            .await
-            .map_err(|_| Problem::about(408).with_detail("the body did not arrive in time"))?;
+        let Self { body: Some(body), pending, .. } = self else { return Ok(None) };
+        let ended = async {
+            match pending {
+                Some(pending) => pending.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        let part = tokio::select! {
+            biased;
+            part = tokio::time::timeout_at(deadline, body.next()) => part,
+            () = ended => {
+                // The rest is not awaited either.
+                self.body = None;
+                return Err(Problem::busy());
+            }
+        };
+        let part = part.map_err(|_| Problem::about(408).with_detail("the body did not arrive in time"))?;
+        match pending {
+            Some(pending) if part.is_some() => pending.touch(),
+            _ => {}
+        }
         if part.is_none() {
-            self.body = None;
+            (self.body, self.pending) = (None, None);
         }
         part.transpose().map_err(|_| {
             Problem::new(ProblemType::InvalidMessage).with_detail("the body ended before its announced length")
@@ -96,9 +121,17 @@ impl Request {
     }
 
     /// Reads the body: at most `limit` bytes, within `timeout`. It takes its memory from the budget as it comes, since
-    /// whoever announces much may send little of it, and keeps it for as long as any part of the body is kept.
-    pub async fn read_body(&mut self, limit: usize, timeout: Duration, budget: &Budget) -> Result<Bytes, Problem> {
+    /// whoever announces much may send little of it, and keeps it for as long as any part of the body is kept. Until then it
+    /// is one of the bodies that are awaited.
+    pub async fn read_body(
+        &mut self,
+        limit: usize,
+        timeout: Duration,
+        budget: &Budget,
+        bodies: &PendingBodies,
+    ) -> Result<Bytes, Problem> {
         self.expect_at_most(limit)?;
+        self.await_among(bodies);
         let (deadline, mut lease) = (Instant::now() + timeout, budget.open());
         let mut body = Parts::default();
         while let Some(part) = self.next_chunk(deadline).await? {
@@ -174,6 +207,7 @@ impl Drop for Request {
     /// system would reset it, and the answer would be lost with it: a leader would never learn that its job is too
     /// long. So what comes for a moment is thrown away.
     fn drop(&mut self) {
+        self.pending = None;
         let has_body =
             self.headers.contains_key(header::CONTENT_LENGTH) || self.headers.contains_key(header::TRANSFER_ENCODING);
         // There is no runtime any more when a server that was cut off is taken down.

@@ -2,9 +2,10 @@
 //! order. A job is answered at once, or its request is stored and answered when there is time
 //! ([`drive_deferred`](super::drive_deferred)).
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use sha2::{Digest, Sha256};
 
 use super::{app::App, flow::unhurried, memory::Lease};
@@ -14,7 +15,10 @@ use crate::{
         helper::{self, Deferred, JobState, Request, Reserved},
         naming::{Content, Name},
     },
-    model::{AggregationJobId, Duration, JobInit, PartialBatch, Point, ReportError, ReportMetadata, TaskId, Time},
+    model::{
+        AggregationJobId, Duration, Fault, JobInit, PartialBatch, Point, ReportError, ReportMetadata, TaskId, Time,
+        fault::panic_text,
+    },
     pool::Permit,
     store::Tx,
     wire::{Interaction, Problem, ProblemType},
@@ -89,7 +93,7 @@ struct Arrival {
 }
 
 impl Arrival {
-    fn request(&self, tx: &Tx<'_>) -> Result<Request, crate::model::Fault> {
+    fn request(&self, tx: &Tx<'_>) -> Result<Request, Fault> {
         let Self { content, name, batch, now } = *self;
         let job = AggregationJobId::new(content.name(tx, name)?);
         Ok(Request { task: content.task, job, hash: content.hash, batch, now })
@@ -181,7 +185,10 @@ async fn answer(
 ) -> Result<Bytes, Error> {
     let candidates: Vec<_> =
         init.inits.into_iter().zip(verdicts).map(|(init, refused)| helper::Candidate { init, refused }).collect();
-    let answered = prepare(app, context, request, candidates, permit).await;
+    let prepared = AssertUnwindSafe(prepare(app, context, request, candidates, permit)).catch_unwind().await;
+    let answered = prepared.unwrap_or_else(|panic| {
+        Err(Fault::new(format!("answering an aggregation job panicked: {}", panic_text(&*panic))).into())
+    });
     if answered.is_err() {
         release(app, request).await?;
     }
@@ -223,7 +230,12 @@ pub async fn resume(app: &Arc<App>, task: TaskId, job: AggregationJobId) -> Resu
     let (hash, init, _memory) = read(app, &context, &permit, body, usize::MAX).await?;
     let request = Request { task, job, hash, batch: init.batch, now: Time::now() };
     let (skew, reports) = (skew(app), metadata(&init));
-    match app.store.write(Point::HelperResume, move |tx| helper::resume(tx, &request, skew, &reports)).await? {
+    let resume = move |tx: &mut Tx<'_>| {
+        // What an attempt has reserved that was cut short.
+        helper::release(tx, &request.task, request.job);
+        helper::resume(tx, &request, skew, &reports)
+    };
+    match app.store.write(Point::HelperResume, resume).await? {
         Reserved::New(verdicts) => answer(app, &context, request, init, verdicts, permit).await.map(drop),
         _ => Ok(()),
     }

@@ -32,7 +32,7 @@ use super::{
     http::Request,
     origin::Origin,
 };
-use crate::config::Config;
+use crate::{config::Config, model::Part};
 
 /// The longest head of a request in bytes (HTTP/1.1). Ours are a few hundred; browsers may send some more.
 const HEAD_BYTES: usize = 64 << 10;
@@ -90,14 +90,14 @@ impl Accept for UnixListener {
 
 /// Serves connections with `handle` until the server stops, then lets requests in progress finish. Its connections are
 /// limited apart from all others: whoever floods the public address does not shut the operator out.
-pub async fn serve<L, H, F>(app: Arc<App>, listener: L, handle: H)
+pub async fn serve<L, H, F>(app: Arc<App>, part: Part, listener: L, handle: H)
 where
     L: Accept,
     H: Fn(Arc<App>, Request) -> F + Clone + Send + Sync + 'static,
     F: Future<Output: Reply> + Send + 'static,
 {
     let places = Arc::new(places(&app.config));
-    serve_within(app, listener, places, handle).await;
+    serve_within(app, part, listener, places, handle).await;
 }
 
 /// As many places as there may be connections.
@@ -106,7 +106,7 @@ pub fn places(config: &Config) -> Semaphore {
 }
 
 /// As [`serve`], with at most as many connections at once as there are places.
-pub async fn serve_within<L, H, F>(app: Arc<App>, listener: L, places: Arc<Semaphore>, handle: H)
+pub async fn serve_within<L, H, F>(app: Arc<App>, part: Part, listener: L, places: Arc<Semaphore>, handle: H)
 where
     L: Accept,
     H: Fn(Arc<App>, Request) -> F + Clone + Send + Sync + 'static,
@@ -114,6 +114,7 @@ where
 {
     let (mut connections, mut complained) = (JoinSet::new(), None);
     loop {
+        app.failpoints.turn(part);
         let opening = tokio::select! {
             accepted = listener.next() => match accepted {
                 Ok(opening) => opening,

@@ -3,9 +3,9 @@
 //! It is at a path of the public address, or at an address of its own, or off. Whoever shows an API token may do all of
 //! it, with the tasks and peers that were set up here and with our HPKE keys; every other task is none of its business.
 //!
-//! A request is refused in this order: too many others (503), no good token (401), media types (406, 415), no such
-//! resource (404), no such method (405), and then what is wrong with it. So a control plane can tell a token that is not
-//! taken from a URL that leads elsewhere.
+//! A request is refused in this order: no good token (401), media types (406, 415), no such resource (404), no such method
+//! (405), too many others (503), and then what is wrong with it. So a control plane can tell a token that is not taken from a
+//! URL that leads elsewhere.
 
 mod keys;
 mod peers;
@@ -153,7 +153,6 @@ impl<'a> Resource<'a> {
 }
 
 async fn answer(app: &Arc<App>, path: &str, mut request: Request) -> Result<Response, Error> {
-    let _slot = app.requests.try_acquire().map_err(|_| Error::Busy)?;
     let by = authorize(app, &request)?;
     check_media_types(&request)?;
     let Some(resource) = Resource::parse(path) else {
@@ -166,6 +165,7 @@ async fn answer(app: &Arc<App>, path: &str, mut request: Request) -> Result<Resp
         return Ok(response);
     }
     let body = body(app, &mut request).await?;
+    let _slot = app.slots.management()?;
     match (resource, method.as_str()) {
         (Resource::Configuration, _) => configuration(app),
         (Resource::Tasks, _) => tasks::create(app, by, &body).await,
@@ -218,7 +218,8 @@ fn check_media_types(request: &Request) -> Result<(), Problem> {
 
 async fn body(app: &App, request: &mut Request) -> Result<Bytes, Problem> {
     let limits = &app.config.limits;
-    request.read_body(limits.max_message_bytes, *limits.request_timeout, &app.request_memory).await
+    let (budget, bodies) = (&app.request_memory, &app.slots.request_bodies);
+    request.read_body(limits.max_message_bytes, *limits.request_timeout, budget, bodies).await
 }
 
 fn configuration(app: &App) -> Result<Response, Error> {

@@ -4,7 +4,7 @@
 //! path, to the routes of a revision (`dap09`, `dap18`; what they share is in `routes`), which check method, token and
 //! media type and hand on to `flow` and `jobs`. Two drivers, `drive_jobs` and `drive_collections`, do what a leader does
 //! of its own accord, and `drive_deferred` what a helper has put off; `drive_sweep` forgets what is over, `drive_keys`
-//! replaces HPKE keys. The control socket (`admin`) is for the operator, the management API (`management`) for a control
+//! replaces HPKE keys; `supervise` restarts those that fail. The control socket (`admin`) is for the operator, the management API (`management`) for a control
 //! plane, the private listener (`monitor`) for those who watch.
 
 mod activity;
@@ -23,6 +23,7 @@ mod drive_jobs;
 mod drive_keys;
 mod drive_sweep;
 mod flow;
+mod host;
 mod http;
 mod in_band;
 mod jobs;
@@ -44,6 +45,8 @@ mod pursue;
 mod recorder;
 mod reload;
 mod routes;
+mod slots;
+mod supervise;
 mod tls;
 mod tokens;
 mod untouched;
@@ -62,7 +65,7 @@ use std::{
 use rustls::pki_types::CertificateDer;
 use tokio::{
     net::{TcpListener, UnixListener},
-    sync::{Semaphore, watch},
+    sync::Semaphore,
     task::JoinSet,
 };
 
@@ -70,11 +73,12 @@ use self::{
     app::{App, Known},
     http::Request,
     in_band::Peers,
+    supervise::{drive, vital},
 };
 use crate::{
     aggregator::tasks,
     config::{self, Config, OptionalAddress, TlsMode, taskprov::read_peers},
-    model::{Failpoints, Fault, Revision, TaskId, status::TaskStatus},
+    model::{Failpoints, Fault, Part, Revision, TaskId, status::TaskStatus},
     peer::{Peer, PeerOptions, Roots, RootsError, TokenHeader},
     pool::Pool,
     store::{self, KeySource, OpenError, Store},
@@ -161,7 +165,6 @@ pub struct Server {
     management_address: Option<SocketAddr>,
     /// The private listener, which answers until all else has stopped.
     monitor: JoinSet<()>,
-    failed: watch::Receiver<Option<Fault>>,
 }
 
 impl Server {
@@ -207,42 +210,37 @@ impl Server {
         // Before anything happens: what happens then is news.
         overview::look(&app)?;
 
-        let (fail, failed) = watch::channel(None);
         let mut parts = JoinSet::new();
         if config.tls.mode == TlsMode::Acme {
-            parts.spawn(tls::acme::drive(app.clone()));
+            let shared = app.clone();
+            parts.spawn(drive(app.clone(), Part::Acme, move || tls::acme::drive(shared.clone())));
         }
         warn_of_plain_http(config);
         let places = app.connections.clone();
-        listen(&mut parts, app.clone(), listener, places, answer)?;
+        listen(&mut parts, app.clone(), Part::PublicListener, listener, places, answer)?;
         let management_address = managers.as_ref().and_then(|listener| listener.local_addr().ok());
         if let Some(listener) = managers {
             // Places of its own: whoever floods the public address does not shut the control plane out.
             let places = Arc::new(listen::places(config));
-            listen(&mut parts, app.clone(), listener, places, management::answer_at_root)?;
+            listen(&mut parts, app.clone(), Part::ManagementListener, listener, places, management::answer_at_root)?;
         }
-        parts.spawn(listen::serve(app.clone(), control, admin::handle));
-        parts.spawn(watched(fail.clone(), drive_jobs::drive(app.clone())));
-        parts.spawn(watched(fail.clone(), drive_collections::drive(app.clone())));
-        parts.spawn(watched(fail.clone(), drive_deferred::drive(app.clone())));
-        parts.spawn(watched(fail.clone(), drive_sweep::drive(app.clone())));
-        parts.spawn(watched(fail.clone(), drive_keys::drive(app.clone())));
-        parts.spawn(watched(fail.clone(), disk::drive(app.clone())));
+        let control = listen::serve(app.clone(), Part::ControlSocket, control, admin::handle);
+        parts.spawn(vital(app.clone(), Part::ControlSocket, control));
+        start_drivers(&mut parts, &app);
         if let Some(files) = certificate_files.clone() {
             // A reload through the control socket looks at them too. They are set once.
             let _ = app.certificate_files.set(files.clone());
-            parts.spawn(watched(fail.clone(), files.drive(app.clone())));
+            let shared = app.clone();
+            let watch = move || files.clone().drive(shared.clone());
+            parts.spawn(drive(app.clone(), Part::CertificateFiles, watch));
         }
-        parts.spawn(watched(fail.clone(), overview::drive(app.clone())));
-        let monitor = watchers.into_iter().map(|listener| monitor::serve(app.clone(), listener)).collect();
-        let shared = app.clone();
-        parts.spawn(watched(fail, async move {
-            tokio::select! {
-                fault = shared.store.poisoned() => Err(fault),
-                () = shared.stopped() => Ok(()),
-            }
-        }));
-        Ok(Self { app, address, certificate_files, parts, management_address, monitor, failed })
+        parts.spawn(supervise::watch_store(app.clone()));
+        let monitor = watchers.into_iter().map(|listener| {
+            let served = monitor::serve(app.clone(), listener);
+            vital(app.clone(), Part::MonitorListener, served)
+        });
+        let monitor = monitor.collect();
+        Ok(Self { app, address, certificate_files, parts, management_address, monitor })
     }
 
     /// The address that the server listens on.
@@ -291,13 +289,7 @@ impl Server {
 
     /// Resolves when the server cannot go on by itself, with the reason. It must then be stopped and started again.
     pub async fn failed(&self) -> Fault {
-        let mut failed = self.failed.clone();
-        let fault = failed.wait_for(Option::is_some).await.ok().and_then(|fault| fault.clone());
-        match fault {
-            Some(fault) => fault,
-            // All parts ended without a fault: the server is being stopped.
-            None => std::future::pending().await,
-        }
+        self.app.parts.goes_down().await
     }
 
     /// Stops: no new requests, those in progress are finished, what is accepted is stored, the data directory is
@@ -316,12 +308,22 @@ impl Server {
     }
 }
 
-/// Runs a part of the server and keeps its fault for [`Server::failed`].
-async fn watched(fail: watch::Sender<Option<Fault>>, part: impl Future<Output = Result<(), Fault>>) {
-    if let Err(fault) = part.await {
-        tracing::error!(%fault, "the server cannot go on and must be started again");
-        fail.send_if_modified(|first| first.is_none() && first.replace(fault).is_none());
-    }
+/// Starts what every server does in the background.
+fn start_drivers(parts: &mut JoinSet<()>, app: &Arc<App>) {
+    let shared = app.clone();
+    parts.spawn(drive(app.clone(), Part::AggregationJobs, move || drive_jobs::drive(shared.clone())));
+    let shared = app.clone();
+    parts.spawn(drive(app.clone(), Part::CollectionJobs, move || drive_collections::drive(shared.clone())));
+    let shared = app.clone();
+    parts.spawn(drive(app.clone(), Part::DeferredJobs, move || drive_deferred::drive(shared.clone())));
+    let shared = app.clone();
+    parts.spawn(drive(app.clone(), Part::Sweep, move || drive_sweep::drive(shared.clone())));
+    let shared = app.clone();
+    parts.spawn(drive(app.clone(), Part::HpkeKeys, move || drive_keys::drive(shared.clone())));
+    let shared = app.clone();
+    parts.spawn(drive(app.clone(), Part::Disk, move || disk::drive(shared.clone())));
+    let shared = app.clone();
+    parts.spawn(drive(app.clone(), Part::History, move || overview::drive(shared.clone())));
 }
 
 async fn open_store(config: &Config, options: store::Options) -> Result<Store, StartError> {
@@ -374,8 +376,9 @@ async fn prepare(
     };
     let pool = Pool::new(workers, limits.pool_queue)?;
     let token_header = if config.peer.dap_auth_token { TokenHeader::DapAuthToken } else { TokenHeader::Bearer };
-    let peer = Peer::new(&PeerOptions { roots, failpoints, token_header, ..PeerOptions::default() })?;
-    Ok(App::new(config, store, pool, Known { keys, management, peers }, peer))
+    let options = PeerOptions { roots, failpoints: failpoints.clone(), token_header, ..PeerOptions::default() };
+    let peer = Peer::new(&options)?;
+    Ok(App::new(config, store, pool, Known { keys, management, peers }, peer, failpoints))
 }
 
 fn warn_of_plain_http(config: &Config) {
@@ -391,6 +394,7 @@ fn warn_of_plain_http(config: &Config) {
 fn listen<H, F>(
     parts: &mut JoinSet<()>,
     app: Arc<App>,
+    part: Part,
     listener: TcpListener,
     places: Arc<Semaphore>,
     handle: H,
@@ -401,13 +405,13 @@ where
 {
     let tls = &app.config.tls;
     if tls.mode == TlsMode::Off {
-        parts.spawn(listen::serve_within(app, listener, places, handle));
+        parts.spawn(vital(app.clone(), part, listen::serve_within(app, part, listener, places, handle)));
         return Ok(());
     }
     let shared = app.clone();
     let https = tls::Https::new(listener, app.certificates.clone(), move || *shared.config.tls.handshake_timeout)
         .map_err(|error| Fault::while_doing("preparing HTTPS", error))?;
-    parts.spawn(listen::serve_within(app, https, places, handle));
+    parts.spawn(vital(app.clone(), part, listen::serve_within(app, part, https, places, handle)));
     Ok(())
 }
 

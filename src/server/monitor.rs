@@ -1,10 +1,7 @@
 //! The private listener for those who watch: metrics, health, the overview and the status page, over plain HTTP.
 //!
 //! Whoever reaches it may read all of it, and can change nothing. So it listens on the loopback interface unless it is
-//! told otherwise. A browser on the same machine reaches that too, on behalf of whatever site it shows: such a site can
-//! read nothing of another origin, unless its own name begins to resolve to 127.0.0.1 (DNS rebinding). That is why a
-//! listener on a loopback address answers only to requests for `localhost` or a literal address, which no site can make
-//! its own. On any other address it has whatever names its operator's network gives it, and answers to all of them.
+//! told otherwise. A browser on the same machine reaches that too, which is why `host` looks at what it asks for.
 //!
 //! It has its own connections, so that there is an answer however busy the other listener is, and it goes on until the
 //! server has stopped, so that a load balancer learns why.
@@ -24,10 +21,15 @@ use warp::{
 
 use super::{
     app::App,
+    host,
     http::{Response, content, failure},
     metrics, overview, page,
 };
-use crate::{aggregator::Error, model::Fault, wire::Problem};
+use crate::{
+    aggregator::Error,
+    model::{Fault, Part},
+    wire::Problem,
+};
 
 /// Connections at once. Those who watch are few.
 const CONNECTIONS: usize = 64;
@@ -40,16 +42,17 @@ const JSON: &str = "application/json";
 
 /// Serves connections until it is dropped.
 pub async fn serve(app: Arc<App>, listener: TcpListener) {
-    let address = listener.local_addr().ok();
+    let (address, shared) = (listener.local_addr().ok(), app.clone());
     let filter = warp::method().and(warp::path::full()).and(warp::header::headers_cloned()).then(
         move |method: Method, path: warp::path::FullPath, headers| {
-            let app = app.clone();
+            let app = shared.clone();
             async move { answer(&app, address, &method, path.as_str(), &headers).await }
         },
     );
     let service = TowerToHyperService::new(warp::service(filter));
     let (places, mut connections) = (Arc::new(Semaphore::new(CONNECTIONS)), JoinSet::new());
     loop {
+        app.failpoints.turn(Part::MonitorListener);
         while connections.try_join_next().is_some() {}
         let Ok(place) = places.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
@@ -79,9 +82,8 @@ async fn answer(
     path: &str,
     headers: &HeaderMap,
 ) -> Response {
-    let response = if !is_for_us(address, headers) {
-        let detail = "this listener answers to localhost or its literal address only, to keep web sites out";
-        Err(Problem::about(421).with_detail(detail).into())
+    let response = if let Err(problem) = host::check(address, headers) {
+        Err(problem.into())
     } else if !matches!(*method, Method::GET | Method::HEAD) {
         Err(Problem::about(405).with_detail("nothing can be changed here").into())
     } else {
@@ -126,9 +128,9 @@ async fn metrics(app: &Arc<App>, headers: &HeaderMap) -> Result<Response, Error>
 
 /// Whether the process works. If not, nothing but a restart helps.
 fn healthz(app: &App) -> Response {
-    match app.store.read(|_| Ok(())) {
-        Ok(()) => content(StatusCode::OK, TEXT, "ok\n"),
-        Err(fault) => content(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{fault}\n")),
+    match overview::fault(app) {
+        None => content(StatusCode::OK, TEXT, "ok\n"),
+        Some(fault) => content(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{fault}\n")),
     }
 }
 
@@ -143,23 +145,6 @@ fn readyz(app: &App) -> Response {
 fn json(value: &impl serde::Serialize) -> Result<Response, Error> {
     let body = serde_json::to_vec(value).map_err(|error| Fault::while_doing("writing an answer as JSON", error))?;
     Ok(content(StatusCode::OK, JSON, body))
-}
-
-/// Whether a request is for this listener, and not for a site that has made the browser believe that it is here.
-fn is_for_us(address: Option<SocketAddr>, headers: &HeaderMap) -> bool {
-    if address.is_some_and(|address| !address.ip().is_loopback()) {
-        return true;
-    }
-    // HTTP/1.0 has no such header. Every browser sends it.
-    let Some(host) = headers.get(header::HOST) else { return true };
-    host.to_str().is_ok_and(|host| {
-        let name = match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-            _ => host,
-        };
-        let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
-        name.eq_ignore_ascii_case("localhost") || literal.parse::<std::net::IpAddr>().is_ok()
-    })
 }
 
 /// What browsers must not do with what they get from here.
@@ -177,27 +162,4 @@ fn secured(mut response: Response) -> Response {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_loopback_listener_answers_to_names_that_no_site_can_have() {
-        let is_for_us = |address: &str, host: &'static str| {
-            let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]);
-            super::is_for_us(address.parse().ok(), &headers)
-        };
-        for host in ["localhost", "LOCALHOST:9464", "127.0.0.1:9464", "127.0.0.1", "[::1]:9464", "[::1]"] {
-            assert!(is_for_us("127.0.0.1:9464", host), "{host}");
-        }
-        for host in ["evil.example", "evil.example:9464", "localhost.evil.example", "127.0.0.1.evil.example", "", ":1"]
-        {
-            assert!(!is_for_us("127.0.0.1:9464", host), "{host}");
-            assert!(!is_for_us("[::1]:9464", host), "{host}");
-            assert!(is_for_us("10.0.0.7:9464", host), "{host}");
-        }
-        assert!(super::is_for_us("127.0.0.1:9464".parse().ok(), &HeaderMap::new()));
-    }
 }

@@ -16,7 +16,7 @@ use crate::{
     aggregator::{counters, progress, tasks},
     config::TlsMode,
     model::{
-        Fault, Role, TaskId, Time, build,
+        Fault, Part, Role, TaskId, Time, build,
         overview::{BatchView, Load, Overview, PeerStatus, StateCounts, TaskView},
         status::TaskStatus,
     },
@@ -54,6 +54,7 @@ pub fn overview(app: &App) -> Overview {
         disk: app.disk.status(),
         keys: keys.unwrap_or_default(),
         tls: has_tls(app).then(|| app.certificates.status()),
+        log_lines_dropped: app.controls.get().map_or(0, |controls| (controls.dropped_log_lines)()),
         tasks: task_views(app).unwrap_or_default(),
     }
 }
@@ -67,9 +68,15 @@ pub async fn take(app: &Arc<App>) -> Result<Overview, Fault> {
 
 /// What keeps the server from its work.
 pub fn not_ready(app: &App) -> Vec<String> {
-    let fault = app.store.read(|_| Ok(())).err().map(|fault| format!("the store has stopped: {fault}"));
     let stopping = app.stopping.borrow().then(|| "the server is stopping".to_owned());
-    [fault, stopping, app.disk.status().advice(), no_certificate(app)].into_iter().flatten().collect()
+    let found = [fault(app), stopping, app.disk.status().advice(), no_certificate(app)].into_iter().flatten();
+    found.chain(app.parts.broken()).collect()
+}
+
+/// What only a restart of the server mends.
+pub fn fault(app: &App) -> Option<String> {
+    let stopped = app.store.read(|_| Ok(())).err().map(|fault| format!("the store has stopped: {fault}"));
+    stopped.or_else(|| app.parts.fatal().map(|fault| fault.to_string()))
 }
 
 fn has_tls(app: &App) -> bool {
@@ -91,7 +98,7 @@ pub fn load(app: &App) -> Load {
     let in_use = |places: &Semaphore, all: usize| all.saturating_sub(places.available_permits()) as u64;
     Load {
         connections: in_use(&app.connections, limits.max_connections),
-        requests: in_use(&app.requests, limits.max_requests),
+        requests: app.slots.in_use(),
         computing: app.pool.admitted() as u64,
         commits: app.store.commits(),
     }
@@ -141,6 +148,7 @@ pub fn look(app: &App) -> Result<(), Fault> {
 /// Notes now and then how far all tasks are, until the server stops.
 pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
     loop {
+        app.failpoints.turn(Part::History);
         tokio::select! {
             () = app.stopped() => return Ok(()),
             () = tokio::time::sleep(PACE) => look(&app)?,

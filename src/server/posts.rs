@@ -17,6 +17,7 @@ use warp::{
 };
 
 use super::{
+    host,
     http::{Request, Response, content, failure},
     origin::Origin,
 };
@@ -57,7 +58,7 @@ impl Posts {
         let filter = filter.then(move |method, path: warp::path::FullPath, headers: HeaderMap, body| {
             let path = path.as_str().to_owned();
             let request = Request::new(method, path, String::new(), headers, Origin::LOCAL, body);
-            answer(request, handle.clone())
+            answer(address, request, handle.clone())
         });
         let (stop, stopped) = oneshot::channel();
         let server = warp::serve(filter).incoming(listener).graceful(async {
@@ -83,11 +84,14 @@ impl Posts {
     }
 }
 
-async fn answer<H, F>(mut request: Request, handle: H) -> Response
+async fn answer<H, F>(address: SocketAddr, mut request: Request, handle: H) -> Response
 where
     H: Fn(String, Bytes) -> F,
     F: Future<Output = Option<Answer>>,
 {
+    if let Err(problem) = host::check(Some(address), &request.headers) {
+        return failure(Error::Problem(problem));
+    }
     if request.method != Method::POST {
         return failure(Error::Problem(Problem::about(405)));
     }

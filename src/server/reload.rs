@@ -29,6 +29,8 @@ pub struct Controls {
     pub log_level: Box<dyn Fn() -> String + Send + Sync>,
     /// Changes what is logged. The error is for the operator.
     pub set_log_level: SetLogLevel,
+    /// How many lines of the log were dropped since the start, because nothing took them.
+    pub dropped_log_lines: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
 impl Server {

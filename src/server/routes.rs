@@ -9,7 +9,9 @@ use super::{
     app::App,
     auth, flow,
     http::{Request, Response, content, empty, failure},
-    jobs, untouched,
+    jobs,
+    slots::Slot,
+    untouched,
 };
 use crate::{
     aggregator::{Error, TaskContext, helper::JobState},
@@ -27,6 +29,13 @@ pub struct Target {
     pub methods: &'static str,
     /// Whether browsers come here.
     pub for_browsers: bool,
+}
+
+/// A request whose sender has shown the task's token, in progress.
+pub struct Authorized<'a> {
+    /// The task.
+    pub context: Arc<TaskContext>,
+    _slot: Slot<'a>,
 }
 
 /// The routes of one revision.
@@ -49,13 +58,7 @@ type DecodeContinue = fn(&Bytes, usize) -> Result<JobContinue, Malformed>;
 
 impl Routes {
     /// Answers a request with `answer`, once it is clear that its resource has such a method.
-    pub async fn respond<F>(
-        &self,
-        app: &App,
-        target: Target,
-        request: Request,
-        answer: impl FnOnce(Request) -> F,
-    ) -> Response
+    pub async fn respond<F>(&self, target: Target, request: Request, answer: impl FnOnce(Request) -> F) -> Response
     where
         F: Future<Output = Result<Response, Error>>,
     {
@@ -65,7 +68,7 @@ impl Routes {
         } else if !methods.split(", ").any(|method| method == request.method.as_str()) {
             not_allowed(methods)
         } else {
-            let answered = in_turn(app, task, answer(request)).await;
+            let answered = answer(request).await;
             answered.unwrap_or_else(|error| failure(self.about_task(error, task)))
         };
         if for_browsers {
@@ -100,14 +103,37 @@ impl Routes {
         Ok(context)
     }
 
-    /// The task at its leader, for its collector; or at its helper, for its leader.
-    pub fn authorized(
+    /// The task at its leader, for its collector; or at its helper, for its leader. For requests without a body.
+    pub fn authorized<'a>(
         &self,
-        app: &App,
+        app: &'a App,
         id: TaskId,
         role: Role,
         headers: &HeaderMap,
-    ) -> Result<Arc<TaskContext>, Error> {
+    ) -> Result<Authorized<'a>, Error> {
+        let context = self.check_token(app, id, role, headers)?;
+        Ok(Authorized { context, _slot: app.slots.peer()? })
+    }
+
+    /// The same with the request's body, if it is of the given media type and not too long. The request takes its slot when
+    /// the body is there.
+    pub async fn authorized_body<'a>(
+        &self,
+        app: &'a App,
+        id: TaskId,
+        role: Role,
+        mut request: Request,
+        media_type: &str,
+        limit: usize,
+    ) -> Result<(Authorized<'a>, Bytes), Error> {
+        let context = self.check_token(app, id, role, &request.headers)?;
+        self.expect_type(&request, media_type)?;
+        let (timeout, bodies) = (*app.config.limits.request_timeout, &app.slots.request_bodies);
+        let body = request.read_body(limit, timeout, &app.request_memory, bodies).await?;
+        Ok((Authorized { context, _slot: app.slots.peer()? }, body))
+    }
+
+    fn check_token(&self, app: &App, id: TaskId, role: Role, headers: &HeaderMap) -> Result<Arc<TaskContext>, Error> {
         let context = self.task_for(app, id, Some(role))?;
         let now = Time::now();
         let hash = auth::check(headers, id, &context.tokens, now)?;
@@ -115,18 +141,6 @@ impl Routes {
             app.note_token(&id, hash, now);
         }
         Ok(context)
-    }
-
-    /// The body of a request whose sender has a token, if it is of the given media type and not too long.
-    pub async fn body(
-        &self,
-        app: &App,
-        mut request: Request,
-        media_type: &str,
-        limit: usize,
-    ) -> Result<Bytes, Problem> {
-        self.expect_type(&request, media_type)?;
-        request.read_body(limit, *app.config.limits.request_timeout, &app.request_memory).await
     }
 
     /// Refuses a body of another media type than the one that is expected.
@@ -163,12 +177,12 @@ impl Routes {
         job: AggregationJobId,
         request: Request,
     ) -> Result<Response, Error> {
-        let context = self.authorized(app, task, Role::Helper, &request.headers)?;
         let (limits, (media_type, decode)) = (&app.config.limits, self.continuation);
-        let body = self.body(app, request, media_type, limits.max_job_bytes).await?;
+        let limit = limits.max_job_bytes;
+        let (leader, body) = self.authorized_body(app, task, Role::Helper, request, media_type, limit).await?;
         let step = decode(&body, limits.max_job_reports)?.step;
         let refuse = |kind, detail: &str| Err(Problem::new(kind).with_detail(detail).with_aggregation_job(job).into());
-        match jobs::state(app, &context, job)? {
+        match jobs::state(app, &leader.context, job)? {
             None | Some(JobState::Deleted) => Err(no_aggregation_job(job)),
             Some(_) if step == 0 => refuse(ProblemType::InvalidMessage, "a continuation cannot be step 0"),
             Some(_) => refuse(
@@ -186,8 +200,8 @@ impl Routes {
         job: AggregationJobId,
         request: Request,
     ) -> Result<Response, Error> {
-        let context = self.authorized(app, task, Role::Helper, &request.headers)?;
-        deleted(jobs::delete(app, &context, job).await?, no_aggregation_job(job))
+        let leader = self.authorized(app, task, Role::Helper, &request.headers)?;
+        deleted(jobs::delete(app, &leader.context, job).await?, no_aggregation_job(job))
     }
 
     /// Deletes a collection job (DAP-09 section 4.6.1, DAP-18 section 4.6.3).
@@ -198,23 +212,9 @@ impl Routes {
         job: CollectionJobId,
         request: Request,
     ) -> Result<Response, Error> {
-        let context = self.authorized(app, task, Role::Leader, &request.headers)?;
-        deleted(flow::delete_collection(app, &context, job).await?, no_collection(job))
+        let collector = self.authorized(app, task, Role::Leader, &request.headers)?;
+        deleted(flow::delete_collection(app, &collector.context, job).await?, no_collection(job))
     }
-}
-
-/// Answers a request unless too many others are being answered.
-async fn in_turn(
-    app: &App,
-    task: Option<TaskId>,
-    answer: impl Future<Output = Result<Response, Error>>,
-) -> Result<Response, Error> {
-    // Keys are given out however busy we are: they cost nothing, and a client without them cannot even wait its turn.
-    let _slot = match task {
-        None => None,
-        Some(_) => Some(app.requests.try_acquire().map_err(|_| Error::Busy)?),
-    };
-    answer.await
 }
 
 fn preflight(allowed: &'static str, headers_allowed: &'static str) -> Response {

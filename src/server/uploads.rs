@@ -32,10 +32,11 @@ pub async fn take(app: &Arc<App>, context: &TaskContext, mut request: Request) -
     app.disk.check()?;
     let limits = &app.config.limits;
     request.expect_at_most(limits.max_upload_bytes)?;
+    request.await_among(&app.slots.upload_bodies);
     let deadline = Instant::now() + *limits.request_timeout;
     let (mut left, mut lease) = (limits.max_upload_bytes, app.upload_memory.open());
     let mut reader = UploadReader::new(&context.task.public, limits.max_report_bytes);
-    let mut upload = Upload { app, context, group: Vec::new(), bytes: 0, tally: Tally::default() };
+    let mut upload = Upload { app, context, group: Vec::new(), bytes: 0, has_begun: false, tally: Tally::default() };
     while let Some(chunk) = request.next_chunk(deadline).await? {
         left = left.checked_sub(chunk.len()).ok_or_else(|| Request::too_long(limits.max_upload_bytes))?;
         // Of what has come no more is held than a report that goes on and a group that is to be stored.
@@ -66,6 +67,8 @@ struct Upload<'a> {
     /// Reports that are not stored yet, and about how many bytes they have.
     group: Vec<Report>,
     bytes: usize,
+    /// Whether some were stored.
+    has_begun: bool,
     tally: Tally,
 }
 
@@ -85,6 +88,12 @@ impl Upload<'_> {
             return Ok(());
         }
         self.bytes = 0;
+        // Only now, and not while the client may be sending nothing. What has begun is not sent away.
+        let _slot = match self.has_begun {
+            false => self.app.slots.upload()?,
+            true => self.app.slots.next_upload().await,
+        };
+        self.has_begun = true;
         let reports = std::mem::take(&mut self.group);
         let ids: Vec<_> = reports.iter().map(|report| report.metadata.id).collect();
         let verdicts = flow::upload(self.app, self.context, reports).await?;
@@ -95,6 +104,7 @@ impl Upload<'_> {
     /// The upload does not go on.
     async fn abort(mut self, malformed: Malformed) -> Result<Refused, Error> {
         self.store().await?;
+        let _slot = self.app.slots.upload()?;
         Err(flow::malformed_upload(self.app, self.context, malformed).await)
     }
 

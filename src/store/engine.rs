@@ -253,7 +253,7 @@ impl Engine {
             }
         })?;
         if self.durability == Durability::Synced {
-            self.witness.note(ledger.commits);
+            self.witness.note(ledger.commits)?;
         }
         Ok(())
     }
@@ -293,7 +293,7 @@ impl Engine {
             self.db.flush()?;
             Ok(self.file.sync_data()?)
         })?;
-        self.witness.note(ledger.commits);
+        self.witness.note(ledger.commits)?;
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -147,12 +147,15 @@ impl Witness {
         Ok(Self { commits, wake: Some(wake), thread: Some(thread) })
     }
 
-    /// That many commits are durable.
-    pub(super) fn note(&self, commits: u64) {
+    /// That many commits are durable. An error if nothing notes it any more: the thread has panicked.
+    pub(super) fn note(&self, commits: u64) -> io::Result<()> {
         self.commits.store(commits, Ordering::Release);
-        if let Some(wake) = &self.wake {
+        match self.wake.as_ref().map(|wake| wake.try_send(())) {
+            Some(Err(TrySendError::Disconnected(()))) => {
+                Err(io::Error::other("the thread that notes what is durable has panicked"))
+            }
             // If it is full, the thread is about to look anyway.
-            let _ = wake.try_send(());
+            _ => Ok(()),
         }
     }
 }
@@ -218,14 +221,22 @@ mod tests {
     }
 
     #[test]
+    fn reports_that_its_thread_is_gone() {
+        let (wake, woken) = sync_channel(1);
+        drop(woken);
+        let witness = Witness { commits: Arc::default(), wake: Some(wake), thread: None };
+        assert!(witness.note(1).is_err());
+    }
+
+    #[test]
     fn the_file_has_the_last_number_and_survives_the_loss_of_one_record() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), None);
         let ledger = Ledger { id: 5, commits: 10, sum: 0 };
         let witness = Witness::start(dir.path(), ledger).unwrap();
         assert_eq!(read(dir.path()).unwrap(), Some((5, 10)));
-        witness.note(11);
-        witness.note(12);
+        witness.note(11).unwrap();
+        witness.note(12).unwrap();
         drop(witness);
         assert_eq!(read(dir.path()).unwrap(), Some((5, 12)));
         let path = dir.path().join(NAME);

@@ -80,6 +80,7 @@ mod writer;
 
 use std::{
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
@@ -91,7 +92,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::writer::{Answer, Core, Work};
-use crate::model::{Failpoints, Fault, Point, latency::Latencies};
+use crate::model::{Failpoints, Fault, Point, fault::panic_text, latency::Latencies};
 
 pub use backup::{
     BackupError, BackupMade, BackupOptions, Contents, FormatError, Header, RestoreError, TaskContents, VerifyError,
@@ -196,7 +197,13 @@ impl Store {
         let (sender, receiver) = mpsc::channel(options.queue.max(1));
         let thread = thread::Builder::new().name("store".into()).spawn({
             let core = core.clone();
-            move || core.run(receiver, options.group.max(1))
+            move || {
+                // A panic that no write has caught. Nothing is seen of what it left but that the store has stopped.
+                let run = AssertUnwindSafe(|| core.run(receiver, options.group.max(1)));
+                if let Err(panic) = catch_unwind(run) {
+                    core.poison(Fault::while_doing("the store's thread panicked", panic_text(&*panic)));
+                }
+            }
         })?;
         let writer = Mutex::new(Some(Writer { queue: sender, thread }));
         Ok(Self { inner: Arc::new(Inner { core, writer }) })

@@ -133,6 +133,7 @@ impl Core {
                 thread::sleep(delay);
                 Ok(())
             }
+            Act::Panic => panic!("made to panic at {point:?}, {phase:?}"),
         })
     }
 

@@ -7,6 +7,11 @@ mod liar;
 mod parties;
 mod yes_man;
 
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
+
 use parties::{Party, Run, run};
 
 /// The rows that are about results, and how many cells there are in all.
@@ -160,4 +165,30 @@ fn addresses_of_others_are_refused() {
     let output = { output }.output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("--let-anybody-in"));
+}
+
+/// A site whose name resolves to this machine (DNS rebinding) can send JSON to its own origin. The API does not answer it.
+#[test]
+fn the_api_answers_to_names_that_no_site_can_have() {
+    let party = Party::serve("client", "18");
+    let address = party.url.strip_prefix("http://").unwrap().trim_end_matches('/');
+    let port = address.rsplit_once(':').unwrap().1;
+    for (host, status) in [
+        (address.to_owned(), "200"),
+        (format!("localhost:{port}"), "200"),
+        (format!("evil.example:{port}"), "421"),
+        ("evil.example".to_owned(), "421"),
+    ] {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(
+            stream,
+            "POST /internal/test/ready HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n\
+             content-length: 2\r\nconnection: close\r\n\r\n{{}}"
+        )
+        .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{host}: {answer}");
+    }
+    party.stop();
 }

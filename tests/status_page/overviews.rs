@@ -36,6 +36,7 @@ pub fn fresh() -> Overview {
         },
         keys: vec![key(1, KeyState::Active, 42)],
         tls: None,
+        log_lines_dropped: 0,
         tasks: Vec::new(),
     }
 }

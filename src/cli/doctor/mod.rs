@@ -73,6 +73,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("ballast", disk::ballast),
     ("sync", disk::sync),
     ("server", server::server),
+    ("log", server::log),
     ("content", server::content),
     ("open files", files::check),
     ("keys", keys::keys),

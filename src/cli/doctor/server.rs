@@ -35,6 +35,17 @@ pub fn server(world: &World) -> Option<Verdict> {
     })
 }
 
+/// Whether the running server's log is written.
+pub fn log(world: &World) -> Option<Verdict> {
+    Some(match world.overview.as_ref()?.log_lines_dropped {
+        0 => good("every line is written"),
+        dropped => warning(
+            format!("{} dropped since the start", counted(dropped, "line")),
+            "Make standard error of the server writable: read its pipe, or make room where its log is stored.",
+        ),
+    })
+}
+
 /// Whether what is stored can be read, if nobody else has it open.
 pub fn content(world: &World) -> Option<Verdict> {
     if world.health.is_some() {

@@ -58,7 +58,7 @@ impl Text {
 }
 
 fn server(text: &mut Text, overview: &Overview) {
-    let Overview { version, now, started, not_ready, load, disk, keys, tls, .. } = overview;
+    let Overview { version, now, started, not_ready, load, disk, keys, tls, log_lines_dropped, .. } = overview;
     let style = text.style;
     let state = if not_ready.is_empty() { style.good("ready") } else { style.bad("not ready") };
     let up = span(Duration(now.0.saturating_sub(started.0)));
@@ -82,6 +82,10 @@ fn server(text: &mut Text, overview: &Overview) {
     }
     if let Some(tls) = tls {
         certificate(text, tls, *now);
+    }
+    if *log_lines_dropped > 0 {
+        let lines = style::counted(*log_lines_dropped, "line");
+        text.painted("log", &format!("{lines} dropped: standard error did not take them"), Style::bad);
     }
 }
 
@@ -341,6 +345,7 @@ mod tests {
             disk,
             keys: vec![key],
             tls: Some(TlsStatus { certificate: Some(certificate), trouble: None }),
+            log_lines_dropped: 17,
             tasks: vec![view(), view()],
         };
         let text = overview(&all, false, Style::plain());
@@ -351,6 +356,7 @@ mod tests {
             "100 MiB free, 256 MiB needed",
             "200 x25519-sha256-aes128gcm, active, 3 d old, replaced in 1 d",
             "dap.example, valid for 10 d",
+            "log           17 lines dropped",
             "leader        dap-09, count",
             "uploads       12/s lately, 12,345,678 in all",
             "last hour     ▄█",

@@ -6,7 +6,7 @@ use super::{Family, Kind, Labels, Metric, Value, process};
 use crate::{
     aggregator::counters,
     model::{
-        Role, Time,
+        Part, Role, Time,
         latency::Latencies,
         overview::{Overview, TaskView},
     },
@@ -84,6 +84,8 @@ const SWEPT: Metric = counter(
 
 const CONNECTIONS: Metric = gauge("dapbox_connections", "Connections of peers, clients and collectors that are open");
 const REQUESTS: Metric = gauge("dapbox_requests_in_progress", "Requests about tasks that are being answered");
+const PENDING_BODIES: Metric =
+    gauge("dapbox_request_bodies_pending", "Request bodies about tasks and of the management API that are awaited");
 const REQUEST_TIME: Metric = histogram(
     "dapbox_request_duration_seconds",
     "How long requests took, from their head to their answer, by the kind of their resource and their status class",
@@ -91,6 +93,14 @@ const REQUEST_TIME: Metric = histogram(
 const ERRAND_TIME: Metric = histogram(
     "dapbox_helper_request_duration_seconds",
     "How long requests to helpers took, and whether they were answered, refused, or failed on the way (leader)",
+);
+const FAILURES: Metric = counter(
+    "dapbox_background_failures_total",
+    "How often a background part or one of its jobs panicked or failed and was started again, by part, since the start",
+);
+const LOG_DROPPED: Metric = counter(
+    "dapbox_log_lines_dropped_total",
+    "Lines of the log that standard error did not take and that were dropped, since the start",
 );
 const POOL: Metric =
     gauge("dapbox_pool_jobs", "Jobs that are admitted to the threads that compute, or wait to be admitted");
@@ -150,8 +160,11 @@ pub const METRICS: &[Metric] = &[
     SWEPT,
     CONNECTIONS,
     REQUESTS,
+    PENDING_BODIES,
     REQUEST_TIME,
     ERRAND_TIME,
+    FAILURES,
+    LOG_DROPPED,
     POOL,
     QUEUE,
     COMMITS,
@@ -222,6 +235,11 @@ fn server(gathered: &mut Gathered, app: &App, overview: &Overview) {
     gathered.whole(SWEPT, &[], app.swept_tasks.load(Ordering::Relaxed));
     gathered.whole(CONNECTIONS, &[], overview.load.connections);
     gathered.whole(REQUESTS, &[], overview.load.requests);
+    gathered.whole(PENDING_BODIES, &[], app.slots.pending_bodies());
+    for part in Part::ALL {
+        gathered.whole(FAILURES, &[("part", part.name())], app.parts.failures(part));
+    }
+    gathered.whole(LOG_DROPPED, &[], overview.log_lines_dropped);
     gathered.whole(POOL, &[("state", "admitted")], overview.load.computing);
     gathered.whole(POOL, &[("state", "waiting")], app.pool.waiting());
     gathered.whole(QUEUE, &[], app.store.queued());

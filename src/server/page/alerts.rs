@@ -50,6 +50,12 @@ fn of_server(overview: &Overview) -> Vec<String> {
         }
         found.extend(trouble.iter().map(|why| format!("The TLS certificate was not renewed: {why}")));
     }
+    if overview.log_lines_dropped > 0 {
+        found.push(format!(
+            "The log has lost {} lines: nothing reads standard error, or it cannot be written to.",
+            count(overview.log_lines_dropped)
+        ));
+    }
     found
 }
 

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     config::Tls,
-    model::{Fault, Time, overview::CertificateStatus},
+    model::{Fault, Part, Time, overview::CertificateStatus},
     server::app::App,
 };
 
@@ -138,6 +138,7 @@ impl Files {
     /// Looks at the files every so often until the server stops.
     pub async fn drive(self: Arc<Self>, app: Arc<App>) -> Result<(), Fault> {
         loop {
+            app.failpoints.turn(Part::CertificateFiles);
             tokio::select! {
                 () = tokio::time::sleep(*app.config.tls.check_interval) => {}
                 () = app.stopped() => return Ok(()),

@@ -22,7 +22,10 @@ use self::{
     trouble::Trouble,
 };
 use super::super::app::App;
-use crate::{model::Time, peer::Backoff};
+use crate::{
+    model::{Fault, Part, Time},
+    peer::Backoff,
+};
 
 /// How often the clock is looked at while there is nothing to do: machines sleep, and clocks are set.
 const LOOK: Duration = Duration::from_secs(3600);
@@ -31,17 +34,19 @@ const RATE_LIMIT_PAUSE: Duration = Duration::from_secs(3600);
 
 /// Shows the certificate that was kept, if there is one, before this returns. Then gets one when there is none or when it
 /// is time to renew it, until the server stops.
-pub fn drive(app: Arc<App>) -> impl Future<Output = ()> {
+pub fn drive(app: Arc<App>) -> impl Future<Output = Result<(), Fault>> {
     let (mut options, certificates) = (app.config.acme.clone(), app.certificates.clone());
     options.domains.iter_mut().for_each(|domain| domain.make_ascii_lowercase());
     let keep = Keep::new(&app.config.data_dir, &options);
     let driver = Driver { applicant: Applicant { options, keep, certificates } };
     let kept = driver.kept();
     async move {
+        app.failpoints.turn(Part::Acme);
         tokio::select! {
             () = driver.run(kept) => {}
             () = app.stopped() => {}
         }
+        Ok(())
     }
 }
 

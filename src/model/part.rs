@@ -1,0 +1,112 @@
+//! The parts of a running server that work in the background, each with a name.
+
+use std::fmt;
+
+/// A part of a running server that works in the background.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// Makes aggregation jobs of waiting reports (leader).
+    AggregationJobs,
+    /// Sees one aggregation job through (leader).
+    AggregationJob,
+    /// Closes the batches of collection jobs (leader).
+    CollectionJobs,
+    /// Sees one collection job through (leader).
+    CollectionJob,
+    /// Chooses deferred aggregation jobs (helper).
+    DeferredJobs,
+    /// Answers one deferred aggregation job (helper).
+    DeferredJob,
+    /// Deletes what retention says.
+    Sweep,
+    /// Rotates HPKE keys.
+    HpkeKeys,
+    /// Watches the free space of the disk.
+    Disk,
+    /// Watches the files of the TLS certificate.
+    CertificateFiles,
+    /// Obtains and renews TLS certificates.
+    Acme,
+    /// Records rates and history.
+    History,
+    /// Accepts connections at the public address.
+    PublicListener,
+    /// Accepts connections at the management API's own address.
+    ManagementListener,
+    /// Accepts connections at the control socket.
+    ControlSocket,
+    /// Accepts connections at the monitoring address.
+    MonitorListener,
+}
+
+impl Part {
+    /// All parts.
+    pub const ALL: [Self; 16] = [
+        Self::AggregationJobs,
+        Self::AggregationJob,
+        Self::CollectionJobs,
+        Self::CollectionJob,
+        Self::DeferredJobs,
+        Self::DeferredJob,
+        Self::Sweep,
+        Self::HpkeKeys,
+        Self::Disk,
+        Self::CertificateFiles,
+        Self::Acme,
+        Self::History,
+        Self::PublicListener,
+        Self::ManagementListener,
+        Self::ControlSocket,
+        Self::MonitorListener,
+    ];
+
+    /// The name in logs and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AggregationJobs => "aggregation_jobs",
+            Self::AggregationJob => "aggregation_job",
+            Self::CollectionJobs => "collection_jobs",
+            Self::CollectionJob => "collection_job",
+            Self::DeferredJobs => "deferred_jobs",
+            Self::DeferredJob => "deferred_job",
+            Self::Sweep => "sweep",
+            Self::HpkeKeys => "hpke_keys",
+            Self::Disk => "disk",
+            Self::CertificateFiles => "certificate_files",
+            Self::Acme => "acme",
+            Self::History => "history",
+            Self::PublicListener => "public_listener",
+            Self::ManagementListener => "management_listener",
+            Self::ControlSocket => "control_socket",
+            Self::MonitorListener => "monitor_listener",
+        }
+    }
+
+    /// The part whose instances this one starts, if it starts any.
+    pub fn instances(self) -> Option<Self> {
+        match self {
+            Self::AggregationJobs => Some(Self::AggregationJob),
+            Self::CollectionJobs => Some(Self::CollectionJob),
+            Self::DeferredJobs => Some(Self::DeferredJob),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_is_listed_in_order() {
+        for (index, part) in Part::ALL.into_iter().enumerate() {
+            assert_eq!(part as usize, index, "{part}");
+        }
+    }
+}
