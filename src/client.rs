@@ -1,6 +1,7 @@
 //! The client of a task: splits a measurement in two, seals each half to its aggregator, and uploads it
 //! (DAP-09 section 4.4, DAP-18 section 4.4).
 
+mod journal;
 mod many;
 mod refused;
 
@@ -25,7 +26,8 @@ use crate::{
     wire::{self, Malformed, taskprov},
 };
 
-pub use many::Summary;
+pub use journal::{InFlight, Journal};
+pub use many::{Summary, rejects_the_report};
 pub use refused::ClientError;
 
 /// How long an aggregator's keys are kept when it does not say.

@@ -34,6 +34,12 @@ pub fn warn(text: impl Display) {
     let _ = writeln!(io::stderr(), "{} {text}", Style::stderr().bad("warning:"));
 }
 
+/// Says on standard error what the result on standard output does not.
+pub fn note(text: impl Display) {
+    // Where nobody reads it, nobody minds.
+    let _ = writeln!(io::stderr(), "{} {text}", Style::stderr().bold("note:"));
+}
+
 /// Whether and how text is emphasised.
 #[derive(Clone, Copy, Debug)]
 pub struct Style {

@@ -23,6 +23,8 @@ use crate::{
     vdaf, wire,
 };
 
+/// How many units of time before a task was made the first collection begins at most.
+pub const UNITS_BEFORE: u64 = 1_000;
 /// How many aggregation parameters a batch may be queried with: the VDAFs that we have know only one.
 const MAX_BATCH_QUERY_COUNT: u64 = 1;
 
@@ -125,7 +127,7 @@ pub struct HelperPart {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CollectorPart {
-    /// Before this nothing was measured: where a collection begins that does not say otherwise.
+    /// Where the first collection begins that does not say otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "instant")]
     pub since: Option<Time>,
     /// The token that the collector presents to the leader.
@@ -186,6 +188,15 @@ impl Parameters {
         }
     }
 
+    /// Where the first collection of a task that is made now begins. Clients may upload what they measured before, as long
+    /// as the aggregators take it. Other aggregators make an entry for each unit of time, so there is a limit.
+    pub fn first_collected(&self, now: Time) -> Time {
+        let unit = Duration(self.time_precision.as_secs());
+        let most = Duration(unit.0.saturating_mul(UNITS_BEFORE));
+        let age = self.report_expiry_age.map_or(most, |age| Duration(age.as_secs().clamp(unit.0, most.0)));
+        self.starts.unwrap_or_else(|| now.saturating_sub(age).truncate(unit))
+    }
+
     /// Whether the task's protocol can express all of it; if not, what to change.
     fn check(&self) -> Result<(), String> {
         match (self.starts, self.expires) {
@@ -233,9 +244,7 @@ impl TaskFiles {
             leader_token_hash: TokenHash::of(helper_token.expose()),
             collector_key: key.clone(),
         };
-        // One unit of time earlier than now: the clocks of clients may be slow.
-        let unit = Duration(task.time_precision.as_secs());
-        let since = Some(task.starts.unwrap_or_else(|| Time::now().truncate(unit).saturating_sub(unit)));
+        let since = Some(task.first_collected(Time::now()));
         let collector =
             CollectorPart { since, token, previous_token: None, private_key: keypair.private_key().clone(), key };
         Ok(Self {
@@ -432,7 +441,7 @@ const COMMENTS: [(&str, &str); 24] = [
     ("helper_token", "SECRET. What the leader presents to the helper."),
     ("collector_token_hash", "SHA-256 of what the collector presents to the leader."),
     ("leader_token_hash", "SHA-256 of what the leader presents to the helper."),
-    ("since", "Nothing was measured before: where a collection begins that does not say otherwise."),
+    ("since", "Where the first collection begins, unless 'dapbox collect' has --since."),
     ("token", "SECRET. What the collector presents to the leader."),
     (
         "previous_token",

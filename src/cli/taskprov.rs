@@ -15,9 +15,7 @@ use super::{
 use crate::{
     config::taskprov::{PeerFile, PeerRole, PresentedToken},
     hpke::{Keypair, Suite},
-    model::{
-        Duration, HpkeConfig, Revision, Secret, TaskId, Time, TokenHash, secret::token, taskprov::VERIFY_KEY_INIT_BYTES,
-    },
+    model::{HpkeConfig, Revision, Secret, TaskId, Time, TokenHash, secret::token, taskprov::VERIFY_KEY_INIT_BYTES},
     wire::taskprov::advertise,
 };
 
@@ -183,8 +181,7 @@ fn task(args: TaskArgs) -> Outcome {
     let made = advertise(drawn.parameters(), Bytes::from(info), MAX_BATCH_QUERY_COUNT).map_err(Failure::usage)?;
     let id = made.says.public.id;
     let task = Parameters { id, configuration: Some(Configuration(made.bytes.to_vec())), ..drawn };
-    let unit = Duration(args.batch.time_precision().0);
-    let since = Some(Time::now().truncate(unit).saturating_sub(unit));
+    let since = Some(task.first_collected(Time::now()));
     let part =
         CollectorPart { since, token: file.token, previous_token: None, private_key: file.private_key, key: file.key };
     let client = TaskFile { task, leader: None, helper: None, collector: None };

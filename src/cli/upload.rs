@@ -1,25 +1,30 @@
 //! `dapbox upload`: measurements, as a client uploads them.
 
+mod csv_file;
 mod measure;
+mod rejected;
+mod rows;
 
-use std::{collections::BTreeMap, path::PathBuf, time::Instant};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::{Duration as Span, Instant},
+};
 
 use serde::Serialize;
 
 use super::{
     Failure, Outcome,
     args::{Format, PeerArgs},
-    calendar,
+    calendar, show,
     style::{self, Style, say},
-    taskfile::TaskFile,
+    taskfile::{TaskFile, UNITS_BEFORE},
 };
 use crate::{
     client::{Client, Summary},
-    model::Time,
+    model::{Duration, Role, TaskParameters, Time},
     vdaf::Measurement,
 };
-
-pub use measure::read_csv;
 
 /// Arguments of `dapbox upload`.
 #[derive(Debug, clap::Args)]
@@ -31,8 +36,13 @@ pub use measure::read_csv;
     dapbox upload --task client.toml 1,0,1     for a vector or flags\n  \
     dapbox upload --task client.toml --csv visits.csv --column visits\n  \
     dapbox upload --task client.toml --csv survey.csv --column smokes,drinks\n  \
+    dapbox upload --task client.toml --csv - --column visits --delimiter tab\n  \
+    dapbox upload --task client.toml --csv visits.csv --column visits \\\n      --skip-invalid --rejected rejected.csv\n  \
+    dapbox upload --task client.toml --csv visits.csv --column visits --resume\n  \
     dapbox upload --task client.toml --ca-file our-ca.pem true\n\n\
-    The exit code is 1 if any measurement was not accepted.")]
+    All rows of a CSV file are checked before the first upload, and nothing is sent if one is bad. An upload that was \
+    interrupted is recorded beside the file, and --resume goes on with it; a row whose outcome was unknown is sent \
+    again as it was, and counted once. The exit code is 1 if any measurement was not accepted.")]
 pub struct Args {
     /// The task's client.toml.
     #[arg(long, value_name = "FILE")]
@@ -40,15 +50,8 @@ pub struct Args {
     /// One measurement: true or false, a number, or numbers with commas.
     #[arg(required_unless_present = "csv", conflicts_with = "csv", allow_hyphen_values = true)]
     measurement: Option<String>,
-    /// A CSV file with a header and one measurement in each row.
-    #[arg(long, value_name = "FILE", requires = "column")]
-    csv: Option<PathBuf>,
-    /// The column with the measurement; several, with commas, for a vector.
-    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "csv")]
-    column: Vec<String>,
-    /// Only the first N rows.
-    #[arg(long, value_name = "N", requires = "csv")]
-    rows: Option<usize>,
+    #[command(flatten)]
+    csv: CsvArgs,
     /// When it was measured, instead of now.
     #[arg(long, value_parser = calendar::parse)]
     time: Option<Time>,
@@ -62,36 +65,116 @@ pub struct Args {
     output: Format,
 }
 
+/// A file of measurements.
+#[derive(Debug, clap::Args)]
+struct CsvArgs {
+    /// A CSV file with a header and one measurement in each row; '-' is standard input, of at most 256 MiB.
+    #[arg(long = "csv", value_name = "FILE", requires = "column", help_heading = HEADING)]
+    csv: Option<PathBuf>,
+    /// The column with the measurement: its name, or '#' and its number. Several for a vector, with commas or in
+    /// options of their own.
+    #[arg(long, value_name = "NAME", requires = "csv", help_heading = HEADING)]
+    column: Vec<String>,
+    /// What is between the cells: one character, or comma, semicolon, tab, pipe. Detected if this is left out.
+    #[arg(long, value_name = "CHARACTER", requires = "csv", value_parser = delimiter, help_heading = HEADING)]
+    delimiter: Option<u8>,
+    /// Only the first N rows.
+    #[arg(long, value_name = "N", requires = "csv", help_heading = HEADING)]
+    rows: Option<usize>,
+    /// Upload the other rows if some are bad.
+    #[arg(long, requires = "csv", help_heading = HEADING)]
+    skip_invalid: bool,
+    /// Write the line and the reason of each row that was bad or rejected to a new CSV file.
+    #[arg(long, value_name = "FILE", requires = "csv", help_heading = HEADING)]
+    rejected: Option<PathBuf>,
+    /// Go on with an upload of the same file that was interrupted.
+    #[arg(long, requires = "csv", help_heading = HEADING)]
+    resume: bool,
+}
+
+const HEADING: &str = "Many measurements";
+
+/// For clap: a delimiter.
+fn delimiter(text: &str) -> Result<u8, String> {
+    match (text, text.as_bytes()) {
+        ("comma", _) => Ok(b','),
+        ("semicolon", _) => Ok(b';'),
+        ("tab" | "\\t", _) => Ok(b'\t'),
+        ("pipe", _) => Ok(b'|'),
+        (_, [byte]) if byte.is_ascii() && !byte.is_ascii_alphanumeric() && *byte != b'"' => Ok(*byte),
+        _ => Err("must be one character, or comma, semicolon, tab or pipe".to_owned()),
+    }
+}
+
 #[derive(Serialize)]
 struct Output<'a> {
     accepted: u64,
+    invalid: u64,
     rejected: &'a BTreeMap<String, u64>,
     not_tried: u64,
     error: Option<String>,
     seconds: f64,
 }
 
+/// What became of measurements, and of those that were not uploaded.
+#[derive(Debug, Default)]
+struct Report {
+    summary: Summary,
+    /// How many there are.
+    total: u64,
+    /// How many of them are bad and were left out.
+    invalid: u64,
+    /// How many were settled by an upload that was interrupted.
+    settled: u64,
+    took: Span,
+}
+
 /// Runs `dapbox upload`.
 pub async fn run(args: Args) -> Outcome {
     let file = TaskFile::read(&args.task)?;
+    refuse_secrets(&file, &args.task)?;
     let task = file.parameters();
-    let measurements = match (&args.csv, &args.measurement) {
-        (Some(path), _) => {
-            let file = std::fs::File::open(path).map_err(|e| Failure::new(e).context(path.display()))?;
-            let rows = args.rows.unwrap_or(usize::MAX);
-            read_csv(file, &args.column, &task.vdaf, rows).map_err(|e| e.context(path.display()))?
-        }
-        (None, Some(text)) => vec![measure::parse(text, &task.vdaf).map_err(Failure::usage)?],
-        (None, None) => return Err(Failure::usage("there is neither a measurement nor --csv")),
-    };
-    if measurements.is_empty() {
-        return Err(Failure::new("there is nothing to upload"));
+    if args.output == Format::Text
+        && let Some(time) = args.time
+    {
+        note_early(time, Time::now(), &task);
     }
     let client = file.client(args.peer.peer()?)?;
-    let total = measurements.len() as u64;
+    if let Some(path) = &args.csv.csv {
+        return rows::upload(&args, path, &client).await;
+    }
+    let measurement = match &args.measurement {
+        Some(text) => measure::parse(text, &task.vdaf).map_err(Failure::usage)?,
+        None => return Err(Failure::usage("there is neither a measurement nor --csv")),
+    };
     let start = Instant::now();
-    let summary = upload(&client, measurements, args.time, args.concurrency).await;
-    report(&summary, total, start.elapsed(), args.output)
+    let summary = upload(&client, vec![measurement], args.time, args.concurrency).await;
+    report(&Report { summary, total: 1, took: start.elapsed(), ..Report::default() }, args.output)
+}
+
+/// A client has no secrets, and a machine that measures must not have those of another party.
+fn refuse_secrets(file: &TaskFile, path: &Path) -> Outcome {
+    let role = file.role();
+    if role == Role::Client {
+        return Ok(());
+    }
+    let whose = show::role(role);
+    Err(Failure::usage(format!(
+        "{} holds the secrets of the {whose}, and an upload needs none: use client.toml, which 'dapbox task new' wrote \
+         beside it. Where clients run, delete this file; if others could read it there, replace what is in it",
+        path.display()
+    )))
+}
+
+/// The default collection does not go back for ever.
+fn note_early(time: Time, now: Time, task: &TaskParameters) {
+    let unit = task.time_precision;
+    if time < now.saturating_sub(Duration(unit.0.saturating_mul(UNITS_BEFORE))) {
+        let since = calendar::show(time.truncate(unit));
+        style::note(format!(
+            "if the task was made later, the collector finds this with 'collect --since {since}' only"
+        ));
+    }
 }
 
 /// Uploads with a progress bar, if there is more than one.
@@ -110,17 +193,19 @@ pub async fn upload(
     summary
 }
 
-fn report(summary: &Summary, total: u64, took: std::time::Duration, format: Format) -> Outcome {
+fn report(report: &Report, format: Format) -> Outcome {
+    let Report { summary, total, invalid, settled, took } = report;
     let tried = summary.accepted + summary.rejected_total();
-    let single = total == 1 && summary.accepted == 0;
+    let single = *total == 1 && summary.accepted == 0;
     match format {
         // The error says it all.
         Format::Text if single => {}
         Format::Json => {
             let output = Output {
                 accepted: summary.accepted,
+                invalid: *invalid,
                 rejected: &summary.rejected,
-                not_tried: total - tried,
+                not_tried: total.saturating_sub(tried + invalid + settled),
                 error: summary.failure.as_ref().map(ToString::to_string),
                 seconds: took.as_secs_f64(),
             };
@@ -128,7 +213,7 @@ fn report(summary: &Summary, total: u64, took: std::time::Duration, format: Form
         }
         Format::Text => {
             let style = Style::stdout();
-            let speed = format!("in {}, {}", style::elapsed(took), style::rate(summary.accepted, took));
+            let speed = format!("in {}, {}", style::elapsed(*took), style::rate(summary.accepted, *took));
             let accepted = style::counted(summary.accepted, "report");
             say(format!("{} accepted {}", style.bold(&accepted), style.dim(&speed)))?;
             for (reason, count) in &summary.rejected {
@@ -137,13 +222,31 @@ fn report(summary: &Summary, total: u64, took: std::time::Duration, format: Form
             if let Some(last) = &summary.last_rejection {
                 say(style.dim(&format!("the last because of {last}")))?;
             }
+            if *invalid > 0 {
+                say(format!("{} left out", style.bad(&style::counted(*invalid, "bad row"))))?;
+            }
         }
     }
     match &summary.failure {
-        Some(error) if total > 1 => Err(Failure::new(format!("{error} ({} of {total} tried)", tried))),
+        Some(error) if *total > 1 => Err(Failure::new(format!("{error} ({tried} of {total} tried)"))),
         Some(error) => Err(Failure::new(error)),
         None if single => Err(Failure::new(summary.last_rejection.as_deref().unwrap_or("rejected"))),
-        None if summary.rejected_total() > 0 => Err(Failure::new("not all measurements were accepted")),
+        None if summary.rejected_total() + invalid > 0 => Err(Failure::new("not all measurements were accepted")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delimiter_is_a_character_or_a_name() {
+        for (text, byte) in [(";", b';'), ("tab", b'\t'), ("\t", b'\t'), ("\\t", b'\t'), ("pipe", b'|')] {
+            assert_eq!(delimiter(text), Ok(byte), "{text}");
+        }
+        for text in ["", "a", "::", "\"", "§"] {
+            assert!(delimiter(text).is_err(), "{text}");
+        }
     }
 }

@@ -5,15 +5,29 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use futures_util::{StreamExt, stream};
 
-use super::{AggregatorKeys, Client, ClientError, make_report_with};
+use super::{AggregatorKeys, Client, ClientError, InFlight, Journal, make_report_with};
 use crate::{
-    model::{Fault, Report, ReportId, Time},
+    model::{Fault, Report, ReportError, ReportId, Time},
     vdaf::Measurement,
     wire,
 };
 
 /// A request of so many bytes gets no further report: larger ones would take memory and gain nothing.
 const FULL_REQUEST: usize = 1 << 20;
+
+/// Rows of a journal, in the order of their measurements.
+struct Rows<'a> {
+    journal: &'a Journal,
+    numbers: Vec<u64>,
+}
+
+impl<'a> Rows<'a> {
+    /// Those at some places.
+    fn only(&self, indexes: &[usize]) -> Rows<'a> {
+        let numbers = indexes.iter().filter_map(|index| self.numbers.get(*index)).copied().collect();
+        Rows { journal: self.journal, numbers }
+    }
+}
 
 /// What became of many measurements.
 #[derive(Clone, Debug, Default)]
@@ -35,17 +49,22 @@ impl Summary {
     }
 
     /// Counts what became of a measurement that was uploaded alone or with others.
-    fn take(&mut self, result: Result<ReportId, ClientError>, is_alone: bool) {
+    fn take(&mut self, result: &Result<ReportId, ClientError>, is_alone: bool) {
         match result {
             Ok(_) => self.accepted += 1,
-            // Of several reports in a request that was refused as a whole, nobody knows which one it is about.
-            Err(error) if error.is_about_the_report() && (is_alone || !matches!(error, ClientError::Upload(_))) => {
+            Err(error) if rejects_the_report(error, is_alone) => {
                 *self.rejected.entry(error.reason()).or_default() += 1;
                 self.last_rejection = Some(error.to_string());
             }
-            Err(error) => self.failure = self.failure.take().or(Some(error)),
+            Err(error) => self.failure = self.failure.take().or(Some(error.clone())),
         }
     }
+}
+
+/// Whether an error is about one report, and not about its request. Of several reports in a request that was refused as a
+/// whole, nobody knows which one it is about.
+pub fn rejects_the_report(error: &ClientError, is_alone: bool) -> bool {
+    error.is_about_the_report() && (is_alone || !matches!(error, ClientError::Upload(_)))
 }
 
 impl Client {
@@ -59,24 +78,42 @@ impl Client {
         concurrency: usize,
         mut progress: impl FnMut(&Summary),
     ) -> Summary {
+        let rows = (0..).zip(measurements);
+        self.upload_rows(rows, time, concurrency, None, |summary, _| progress(summary)).await
+    }
+
+    /// The same for measurements with numbers, such as the lines of a file. `observe` gets the outcome of each. `journal`
+    /// has the reports before they are sent; `observe` settles them.
+    pub async fn upload_rows(
+        &self,
+        rows: impl IntoIterator<Item = (u64, Measurement)>,
+        time: Option<Time>,
+        concurrency: usize,
+        journal: Option<&Journal>,
+        mut observe: impl FnMut(&Summary, &[(u64, Result<ReportId, ClientError>)]),
+    ) -> Summary {
         let mut summary = Summary::default();
         // Fetched once before, or each of the first uploads would fetch them.
         if let Err(error) = self.keys().await {
             summary.failure = Some(error);
             return summary;
         }
-        let mut measurements = measurements.into_iter();
-        let size = self.group_size(measurements.size_hint().0, concurrency);
+        let mut rows = rows.into_iter();
+        let size = self.group_size(rows.size_hint().0, concurrency);
         let groups = std::iter::from_fn(|| {
-            let group: Arc<[Measurement]> = measurements.by_ref().take(size).collect();
-            (!group.is_empty()).then_some(group)
+            let (numbers, group): (Vec<u64>, Vec<Measurement>) = rows.by_ref().take(size).unzip();
+            (!group.is_empty()).then_some((numbers, group))
         });
-        let uploads = groups.map(|group| self.upload_together(group, time));
+        let uploads = groups.map(async |(numbers, group)| {
+            let rows = journal.map(|journal| Rows { journal, numbers: numbers.clone() });
+            let results = self.upload_rows_together(Arc::from(group), time, rows.as_ref()).await;
+            numbers.into_iter().zip(results).collect::<Vec<_>>()
+        });
         let mut results = stream::iter(uploads).buffer_unordered(concurrency.max(1));
         while let Some(group) = results.next().await {
             let is_alone = group.len() == 1;
-            group.into_iter().for_each(|result| summary.take(result, is_alone));
-            progress(&summary);
+            group.iter().for_each(|(_, result)| summary.take(result, is_alone));
+            observe(&summary, &group);
             if summary.failure.is_some() {
                 break;
             }
@@ -91,20 +128,31 @@ impl Client {
         (measurements / concurrency.max(1)).clamp(1, most)
     }
 
-    /// Uploads measurements together, made at `time` or now: what became of each, in their order. Those that were sealed
-    /// to an outdated key are tried once more with what the aggregators have now (DAP-18 section 4.4.2).
+    /// Uploads measurements together, made at `time` or now: what became of each, in their order.
     pub(super) async fn upload_together(
         &self,
         measurements: Arc<[Measurement]>,
         time: Option<Time>,
     ) -> Vec<Result<ReportId, ClientError>> {
+        self.upload_rows_together(measurements, time, None).await
+    }
+
+    /// The same for rows that a journal has. Those that were sealed to an outdated key are tried once more with what the
+    /// aggregators have now (DAP-18 section 4.4.2).
+    async fn upload_rows_together(
+        &self,
+        measurements: Arc<[Measurement]>,
+        time: Option<Time>,
+        rows: Option<&Rows<'_>>,
+    ) -> Vec<Result<ReportId, ClientError>> {
         let time = time.unwrap_or_else(Time::now);
-        let mut results = self.attempt(&measurements, time).await;
+        let mut results = self.attempt(&measurements, time, rows).await;
         let is_outdated = |result: &Result<_, ClientError>| result.as_ref().is_err_and(ClientError::is_outdated);
         let outdated: Vec<_> = (0..results.len()).filter(|index| is_outdated(&results[*index])).collect();
         if !outdated.is_empty() {
             let again: Arc<[_]> = outdated.iter().map(|index| measurements[*index].clone()).collect();
-            for (index, result) in outdated.into_iter().zip(self.attempt(&again, time).await) {
+            let rows = rows.map(|rows| rows.only(&outdated));
+            for (index, result) in outdated.into_iter().zip(self.attempt(&again, time, rows.as_ref()).await) {
                 results[index] = result;
             }
         }
@@ -112,10 +160,15 @@ impl Client {
     }
 
     /// Makes reports of measurements and sends them, in as many requests as their size demands.
-    async fn attempt(&self, measurements: &Arc<[Measurement]>, time: Time) -> Vec<Result<ReportId, ClientError>> {
+    async fn attempt(
+        &self,
+        measurements: &Arc<[Measurement]>,
+        time: Time,
+        rows: Option<&Rows<'_>>,
+    ) -> Vec<Result<ReportId, ClientError>> {
         let mut results = Vec::with_capacity(measurements.len());
         while results.len() < measurements.len() {
-            match self.attempt_some(measurements, results.len(), time).await {
+            match self.attempt_some(measurements, results.len(), time, rows).await {
                 Ok(some) => results.extend(some),
                 // It is the same for all that are left.
                 Err(error) => results.resize(measurements.len(), Err(error)),
@@ -130,16 +183,23 @@ impl Client {
         measurements: &Arc<[Measurement]>,
         first: usize,
         time: Time,
+        rows: Option<&Rows<'_>>,
     ) -> Result<Vec<Result<ReportId, ClientError>>, ClientError> {
         let keys = self.keys().await?;
         let made = self.make_some(Arc::clone(measurements), first, time, keys.clone()).await?;
         let (mut reports, mut results) = (Vec::with_capacity(made.len()), Vec::with_capacity(made.len()));
-        for report in made {
+        let mut sent = Vec::new();
+        for (index, report) in made.into_iter().enumerate() {
+            sent.extend(report.as_ref().ok().map(|_| first + index));
             results.push(report.as_ref().map(|report| report.metadata.id).map_err(Clone::clone));
             reports.extend(report);
         }
         if reports.is_empty() {
             return Ok(results);
+        }
+        if let Some(Rows { journal, numbers }) = rows.map(|rows| rows.only(&sent)) {
+            let request = wire::of(self.task.revision).encode_upload(&self.task, &reports);
+            journal.sending(&numbers, &request).map_err(|e| Fault::while_doing("recording reports", e))?;
         }
         let refused = match self.send(&reports).await {
             Err(error) if error.is_outdated() => {
@@ -157,6 +217,26 @@ impl Client {
             self.forget(&keys);
         }
         Ok(results)
+    }
+
+    /// Sends reports again whose outcome is not known, as they are: the outcome of each now.
+    pub async fn send_again(&self, sent: &InFlight) -> Result<Vec<Result<ReportId, ClientError>>, ClientError> {
+        let wire = wire::of(self.task.revision);
+        let reports = wire.decode_upload(&self.task, &sent.request);
+        let reports = reports.map_err(|e| Fault::while_doing("reading reports that were sent", e))?;
+        let refused = match self.send(&reports).await {
+            Ok(refused) => refused,
+            Err(error) if rejects_the_report(&error, reports.len() == 1) || error.is_outdated() => {
+                return Ok(reports.iter().map(|_| Err(error.clone())).collect());
+            }
+            Err(error) => return Err(error),
+        };
+        let outcome = |report: &Report| match refused.iter().find(|(id, _)| *id == report.metadata.id) {
+            // It was taken the first time.
+            None | Some((_, ReportError::ReportReplayed)) => Ok(report.metadata.id),
+            Some((_, error)) => Err(ClientError::Refused(*error)),
+        };
+        Ok(reports.iter().map(outcome).collect())
     }
 
     /// Makes the reports for one request, on a thread for blocking work.

@@ -255,6 +255,23 @@ fn bits_of(number: usize) -> usize {
     (usize::BITS - number.leading_zeros()) as usize
 }
 
+/// Checks that a measurement is one of the VDAF's, without splitting it.
+pub fn check_measurement(config: &VdafConfig, measurement: &Measurement) -> Result<(), VdafError> {
+    match *config {
+        VdafConfig::Prio3Count => flag(measurement).map(drop),
+        VdafConfig::Prio3Sum { max } => number(measurement, max.0.into()).map(drop),
+        VdafConfig::Prio3SumVec { max, length, .. } => numbers(measurement, length, max.0.into()).map(drop),
+        VdafConfig::Prio3Histogram { length, .. } => number(measurement, (length as u128).saturating_sub(1)).map(drop),
+        VdafConfig::Prio3MultihotCountVec { length, max_weight, .. } => {
+            flags(measurement, length, max_weight).map(drop)
+        }
+        VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, .. } => {
+            let max = u32::try_from(bits).map_or(Max(0), Max::of_bits);
+            numbers(measurement, length, max.0.into()).map(drop)
+        }
+    }
+}
+
 /// The measurement as a flag; 0 and 1 are understood as well.
 pub(super) fn flag(measurement: &Measurement) -> Result<bool, VdafError> {
     match measurement {

@@ -1,41 +1,21 @@
 //! From text to measurements.
 
-use std::io::Read;
-
-use super::Failure;
-use crate::{model::VdafConfig, vdaf::Measurement};
+use crate::{
+    model::VdafConfig,
+    vdaf::{Measurement, table},
+};
 
 /// Reads one measurement: `true`, `7` or `1,0,1`, whichever the VDAF takes.
 pub fn parse(text: &str, vdaf: &VdafConfig) -> Result<Measurement, String> {
     let cells: Vec<&str> = text.trim_matches(['[', ']']).split(',').collect();
-    from_cells(&cells, vdaf)
+    of_row(&cells, vdaf)
 }
 
-/// Reads one measurement from each row of a CSV file with a header. Stops at the first that is none, before anything
-/// is done with the others.
-pub fn read_csv(
-    source: impl Read,
-    columns: &[String],
-    vdaf: &VdafConfig,
-    rows: usize,
-) -> Result<Vec<Measurement>, Failure> {
-    let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(source);
-    let headers = reader.headers()?.clone();
-    let find = |name: &String| {
-        headers.iter().position(|header| header == name).ok_or_else(|| {
-            let known = headers.iter().collect::<Vec<_>>().join(", ");
-            Failure::usage(format!("there is no column '{name}'; there are {known}"))
-        })
-    };
-    let positions = columns.iter().map(find).collect::<Result<Vec<_>, _>>()?;
-    let mut measurements = Vec::new();
-    for record in reader.records().take(rows) {
-        let record = record?;
-        let cells: Vec<_> = positions.iter().map(|position| record.get(*position).unwrap_or_default()).collect();
-        let line = record.position().map_or(0, csv::Position::line);
-        measurements.push(from_cells(&cells, vdaf).map_err(|e| Failure::new(format!("line {line}: {e}")))?);
-    }
-    Ok(measurements)
+/// Reads one measurement from the cells of a row. Refuses one that is outside the VDAF's range.
+pub fn of_row(cells: &[&str], vdaf: &VdafConfig) -> Result<Measurement, String> {
+    let measurement = from_cells(cells, vdaf)?;
+    table::check_measurement(vdaf, &measurement).map_err(|error| error.to_string())?;
+    Ok(measurement)
 }
 
 fn from_cells(cells: &[&str], vdaf: &VdafConfig) -> Result<Measurement, String> {
@@ -89,13 +69,17 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_found_by_name_and_bad_rows_by_line() {
-        let columns = ["b".to_owned(), "a".to_owned()];
-        let read = |text: &str, rows| read_csv(text.as_bytes(), &columns, &SUMVEC, rows);
-        let vectors = read("a,x,b\n1,9,2\n3,9,4\n", 9).unwrap();
-        assert_eq!(vectors, [vec![2, 1], vec![4, 3]].map(Measurement::Vector));
-        assert_eq!(read("a,b\n1,2\n3,4\n", 1).unwrap().len(), 1);
-        assert!(read("a,b\n1,2\n3,x\n", 9).unwrap_err().message.contains("line 3"));
-        assert!(read("a,c\n1,2\n", 9).unwrap_err().message.contains("there are a, c"));
+    fn what_is_out_of_range_is_refused_before_it_is_split() {
+        let multihot = VdafConfig::Prio3MultihotCountVec { length: 3, max_weight: 1, chunk_length: 1 };
+        let histogram = VdafConfig::Prio3Histogram { length: 4, chunk_length: 1 };
+        for (cells, vdaf, says) in [
+            (&["4"][..], &histogram, "at most 3"),
+            (&["256", "1"], &SUMVEC, "at most 255"),
+            (&["1"], &SUMVEC, "2 elements"),
+            (&["1", "1", "0"], &multihot, "at most 1"),
+        ] {
+            assert!(of_row(cells, vdaf).unwrap_err().contains(says), "{cells:?}");
+        }
+        assert_eq!(of_row(&["3"], &histogram), Ok(Measurement::Number(3)));
     }
 }
