@@ -1,7 +1,16 @@
 //! The collector of a task: asks the leader for an aggregate, waits for it, opens both shares and puts them together
 //! (DAP-09 section 4.6, DAP-18 section 4.6).
 
-use std::{sync::Arc, time::Duration as Span};
+mod ledger;
+mod resume;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration as Span,
+};
 
 use bytes::Bytes;
 
@@ -15,6 +24,8 @@ use crate::{
     vdaf::{self, AggregateResult, Preparer, VdafError},
     wire::{self, Call, Interaction, Malformed},
 };
+
+pub use ledger::{Job, Ledger, LedgerError, Record};
 
 /// A task as its collector knows it.
 #[derive(Clone, Debug)]
@@ -78,6 +89,29 @@ pub enum CollectError {
     /// There was no result within the given time.
     #[error("not ready within {}", crate::config::span::show(*.0))]
     Deadline(Span),
+    /// The leader is not done, and was only to be asked how it is.
+    #[error("the leader is not done")]
+    NotReady,
+    /// The collection could not be recorded.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// A collection job, as the leader is asked for it.
+struct JobRequest {
+    id: CollectionJobId,
+    query: Query,
+    body: Bytes,
+}
+
+/// What happens to a job that is asked for.
+enum JobEvent<'a> {
+    /// The leader has accepted it, and names its path.
+    Accepted(Option<&'a str>),
+    /// It is not ready yet; asked that many times.
+    Waiting(u64),
+    /// The body of a result that opens.
+    Result(&'a Bytes),
 }
 
 /// Collects the aggregates of one task.
@@ -112,72 +146,123 @@ impl Collector {
         patience: Option<Span>,
         progress: impl FnMut(Progress),
     ) -> Result<Collected, CollectError> {
-        let collected = self.collect_patiently(query, progress);
-        match patience {
-            Some(limit) => tokio::time::timeout(limit, collected).await.unwrap_or(Err(CollectError::Deadline(limit))),
-            None => collected.await,
-        }
+        let collected = async {
+            let job = JobRequest { id: CollectionJobId::random(), query, body: self.encode(query)? };
+            let mut progress = progress;
+            let on_event = |event: JobEvent| {
+                event.progress().into_iter().for_each(&mut progress);
+                Ok(())
+            };
+            self.run_job(&job, None, &AtomicBool::new(false), on_event).await
+        };
+        within(patience, collected).await
     }
 
-    async fn collect_patiently(
-        &self,
-        query: Query,
-        mut progress: impl FnMut(Progress),
-    ) -> Result<Collected, CollectError> {
+    /// The body of the request for a query.
+    fn encode(&self, query: Query) -> Result<Bytes, CollectError> {
         let (wire, task) = (wire::of(self.task.public.revision), &self.task.public);
         let request = CollectionReq { query, aggregation_parameter: Bytes::new(), extensions: Vec::new() };
-        let request = wire.encode_collection_req(task, &request).map_err(CollectError::Impossible)?;
-        let request = Bytes::from(request);
-        let create = wire.create_call(Interaction::CollectionJob, &task.id, CollectionJobId::random().as_bytes());
-        // Repeating the request is harmless.
-        let mut reply = self.ask(&create, request.clone()).await?;
-        progress(Progress::Accepted);
+        wire.encode_collection_req(task, &request).map(Bytes::from).map_err(CollectError::Impossible)
+    }
+
+    /// The call that makes a job at the leader. Repeating it is harmless.
+    fn create_call(&self, id: &CollectionJobId) -> Call {
+        let wire = wire::of(self.task.public.revision);
+        wire.create_call(Interaction::CollectionJob, &self.task.public.id, id.as_bytes())
+    }
+
+    /// Makes a job at the leader, unless its path there is known, and asks until it is done. `may_be_there` becomes true
+    /// once the leader may have the job.
+    async fn run_job(
+        &self,
+        job: &JobRequest,
+        mut place: Option<String>,
+        may_be_there: &AtomicBool,
+        mut on_event: impl FnMut(JobEvent) -> Result<(), CollectError>,
+    ) -> Result<Collected, CollectError> {
+        let (wire, task) = (wire::of(self.task.public.revision), &self.task.public);
         // Starts fast, as a batch may be ready, and ends at a pace that does not matter.
         let mut backoff = Backoff::new(Span::from_millis(100), Span::from_secs(30));
-        let (mut place, mut asked) = (None, 0);
+        let mut asked = 0;
+        let mut reply = match &place {
+            Some(place) => self.poll(place, may_be_there).await?,
+            None => self.ask(&self.create_call(&job.id), job.body.clone(), may_be_there).await?,
+        };
+        place = reply.place.or(place);
+        on_event(JobEvent::Accepted(place.as_deref()))?;
         loop {
-            place = reply.place.or(place);
             if let Some(body) = reply.ready {
                 let collection = wire.decode_collection(task, &body)?;
-                return self.open(&query, &request, &collection, place);
+                let collected = self.open(&job.query, &job.body, &collection, place)?;
+                on_event(JobEvent::Result(&body))?;
+                return Ok(collected);
             }
-            let poll = place.as_deref().and_then(|place| wire.poll_call(Interaction::CollectionJob, place));
-            let poll = poll.ok_or(CollectError::Unfit("neither a result nor a place to ask for it"))?;
+            let at = place.as_deref().ok_or(CollectError::Unfit("neither a result nor a place to ask for it"))?;
             // The first time at once, unless the leader says that this is of no use.
             if asked > 0 || reply.retry_after.is_some() {
                 tokio::time::sleep(backoff.next_delay(reply.retry_after)).await;
             }
-            reply = self.ask(&poll, Bytes::new()).await?;
-            if wire.says_deleted(reply.status) {
-                return Err(CollectError::Deleted);
+            reply = self.poll(at, may_be_there).await?;
+            if let Some(moved) = reply.place.take().filter(|moved| *moved != at) {
+                on_event(JobEvent::Accepted(Some(&moved)))?;
+                place = Some(moved);
             }
             if reply.ready.is_none() {
                 asked += 1;
-                progress(Progress::Waiting(asked));
+                on_event(JobEvent::Waiting(asked))?;
             }
+        }
+    }
+
+    /// Asks how a job is.
+    async fn poll(&self, place: &str, may_be_there: &AtomicBool) -> Result<Reply, CollectError> {
+        let wire = wire::of(self.task.public.revision);
+        let poll = wire.poll_call(Interaction::CollectionJob, place);
+        let poll = poll.ok_or(CollectError::Unfit("neither a result nor a place to ask for it"))?;
+        match self.ask(&poll, Bytes::new(), may_be_there).await {
+            Ok(reply) if wire.says_deleted(reply.status) => Err(CollectError::Deleted),
+            reply => reply,
         }
     }
 
     /// Tells the leader that a result is not needed any more (DAP-09 section 4.6.1, DAP-18 section 4.6.3). Where the
     /// leader makes the batches, a collection after this gets the next one, and this one is gone: keep the result first.
     pub async fn release(&self, collected: &Collected) -> Result<(), CollectError> {
-        let wire = wire::of(self.task.public.revision);
-        let delete = |place: &String| wire.delete_call(Interaction::CollectionJob, place);
-        match collected.place.as_ref().and_then(delete) {
-            Some(call) => {
-                let call = call.advertising(self.advertisement.clone());
-                let (url, token) = (&self.task.public.leader_url, Some(&self.task.token));
-                let release = || self.peer.call(url, &call, token, Bytes::new());
-                retry(self.retries, release).await.map(drop).map_err(CollectError::Call)
-            }
+        match &collected.place {
+            Some(place) => self.delete(place).await,
             None => Ok(()),
         }
     }
 
-    async fn ask(&self, call: &Call, body: Bytes) -> Result<Reply, CollectError> {
+    /// Deletes the job with a path at the leader.
+    async fn delete(&self, place: &str) -> Result<(), CollectError> {
+        let Some(call) = wire::of(self.task.public.revision).delete_call(Interaction::CollectionJob, place) else {
+            return Ok(());
+        };
+        let call = call.advertising(self.advertisement.clone());
+        let (url, token) = (&self.task.public.leader_url, Some(&self.task.token));
+        let delete = || self.peer.call(url, &call, token, Bytes::new());
+        retry(self.retries, delete).await.map(drop).map_err(CollectError::Call)
+    }
+
+    async fn ask(&self, call: &Call, body: Bytes, may_be_there: &AtomicBool) -> Result<Reply, CollectError> {
         let (url, token) = (&self.task.public.leader_url, Some(&self.task.token));
         let call = call.clone().advertising(self.advertisement.clone());
-        retry(self.retries, || self.peer.ask(url, &call, token, body.clone())).await.map_err(CollectError::Call)
+        let ask = async || {
+            let reply = self.peer.ask(url, &call, token, body.clone()).await;
+            let proves_nothing_there = match &reply {
+                Ok(_) => false,
+                Err(CallError::Unanswered(error)) => error.never_sent(),
+                Err(CallError::Refused(_)) => !reply.as_ref().is_err_and(CallError::is_retryable),
+                Err(CallError::Unexpected(_)) => false,
+            };
+            may_be_there.fetch_or(!proves_nothing_there, Ordering::Relaxed);
+            reply
+        };
+        retry(self.retries, ask).await.map_err(|error| match is_gone(&error) {
+            true => CollectError::Deleted,
+            false => CollectError::Call(error),
+        })
     }
 
     /// Checks that the answer is one to the query, opens both shares and puts them together.
@@ -240,6 +325,37 @@ impl Collector {
             (Query::FixedSize(_), Some(PartialBatch::FixedSize(_))) => Err(CollectError::Unfit("another batch")),
             _ => Err(CollectError::Unfit("another kind of batch")),
         }
+    }
+}
+
+impl JobEvent<'_> {
+    /// What those who wait are told.
+    fn progress(&self) -> Option<Progress> {
+        match self {
+            Self::Accepted(_) => Some(Progress::Accepted),
+            Self::Waiting(asked) => Some(Progress::Waiting(*asked)),
+            Self::Result(_) => None,
+        }
+    }
+}
+
+/// Whether the leader says that it does not have the job. A proxy's 404 says nothing about jobs.
+fn is_gone(error: &CallError) -> bool {
+    error.problem().is_some_and(|problem| match problem.status {
+        410 => true,
+        404 => problem.collection_job_id.is_some(),
+        _ => false,
+    })
+}
+
+/// The outcome, if it is there within `patience`.
+async fn within(
+    patience: Option<Span>,
+    collected: impl Future<Output = Result<Collected, CollectError>>,
+) -> Result<Collected, CollectError> {
+    match patience {
+        Some(limit) => tokio::time::timeout(limit, collected).await.unwrap_or(Err(CollectError::Deadline(limit))),
+        None => collected.await,
     }
 }
 

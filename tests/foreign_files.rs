@@ -85,15 +85,15 @@ async fn a_batch_is_collected_with_what_divvi_up_hands_out() {
         let stated = ["collect", "--credential", text(&file), &id, "--leader", &leader, "--vdaf", "count"];
         let interval = ["--since", &since, "--until", &until];
         let of_file = ["collect", "--credential", text(&file), "--task", text(&client_file)];
+        // What is missing is asked for, and nothing of a file is taken beside --task that says otherwise.
+        assert!(refused(&stated, 2).contains("--time-precision"));
+        let error = refused(&[&stated[..], &["--time-precision", "1h"]].concat(), 2);
+        assert!(error.contains("--since"), "{error}");
         for task in [&[&stated[..], &["--time-precision", "1h"]].concat(), &of_file[..]] {
             let collected = json(&[task, &interval[..]].concat());
             assert_eq!((&collected["result"], &collected["report_count"]), (&json!(2), &json!(3)), "{collected}");
         }
 
-        // What is missing is asked for, and nothing of a file is taken beside --task that says otherwise.
-        assert!(refused(&stated, 2).contains("--time-precision"));
-        let error = refused(&[&stated[..], &["--time-precision", "1h"]].concat(), 2);
-        assert!(error.contains("--since"), "{error}");
         refused(&[&stated[..], &["--task", "collector.toml"]].concat(), 2);
         let error = refused(&[&of_file[..], &["--vdaf", "count"]].concat(), 2);
         assert!(error.contains("the file of --task"), "{error}");

@@ -1,44 +1,55 @@
 //! `dapbox collect`: an aggregate, as the collector gets it.
 
+mod outstanding;
+mod query;
+mod render;
 mod source;
 
-use std::time::Duration as Span;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration as Span,
+};
 
 use clap::ValueEnum;
-use serde_json::json;
 
 use super::{
     Failure, Outcome,
     args::{PeerArgs, duration},
     calendar, show,
-    style::{self, Style},
+    signals::Signals,
+    style,
+    task::confirmed,
 };
 use crate::{
-    collector::{CollectError, Collected, Progress},
-    config::span,
-    model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Query, TaskParameters, Time},
-    vdaf::{
-        AggregateResult,
-        noise::{self, Noise},
-    },
+    collector::{CollectError, Collected, Collector, Job, Ledger, Progress, Record},
+    model::{CollectionJobId, FixedSizeQuery, Interval, Query, TaskParameters, Time},
     wire::ProblemType,
 };
 
+use outstanding::describe;
+use query::{Asked, AskedArgs, Known};
 use source::SourceArgs;
 
 /// Arguments of `dapbox collect`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A batch is given out once. Without options, all that has no end is collected: everything up to \
-    now, or the current batch of a fixed-size task. A DAP-18 leader gives out the same batch again until it is told that \
-    the result has arrived, which this command does once the result is written out. Times are UTC and multiples of the task's time precision.\n\n\
+    after_help = "A batch is given out once. Without options, a task that is collected by time is collected from where \
+    the last collection ended to the end of the last finished unit of its time precision, and another task by its \
+    next batch. Times are UTC and multiples of the time precision.\n\n\
+    Each collection is recorded beside the file with the collector's key before the leader is asked: \
+    collector.toml has collector.jobs.json. A collection that was interrupted stays outstanding, and the same command \
+    resumes it. A result that was received is printed again until it could be written.\n\n\
     Examples:\n  \
     dapbox collect --task collector.toml\n  \
+    dapbox collect --task collector.toml --include-current\n  \
     dapbox collect --task collector.toml --interval 2026-11-22T10:00 1h\n  \
     dapbox collect --task collector.toml --since 2026-11-01 --until 2026-11-08\n  \
     dapbox collect --task collector.toml --current-batch -o json\n  \
     dapbox collect --task collector.toml --ca-file our-ca.pem\n  \
-    dapbox collect --task collector.toml -o csv \\\n      --batch-id jX0WsbqRp6dOnwQ0bHvTRfMyJIXbpUNnJvBN4ZNVn5g\n\n\
+    dapbox collect --task collector.toml -o csv \\\n      --batch-id jX0WsbqRp6dOnwQ0bHvTRfMyJIXbpUNnJvBN4ZNVn5g\n  \
+    dapbox collect --task collector.toml --list\n  \
+    dapbox collect --task collector.toml --resume\n  \
+    dapbox collect --task collector.toml --cancel --yes\n\n\
     A task that was made with Divvi Up has no collector.toml. Its credential file is read as it is; the rest is what Divvi \
     Up shows of the task:\n  \
     dapbox collect --credential collector-credential.json \\\n      \
@@ -51,38 +62,45 @@ pub struct Args {
     source: SourceArgs,
     #[command(flatten)]
     asked: AskedArgs,
-    /// Give up when it takes longer.
+    #[command(flatten)]
+    outstanding: OutstandingArgs,
+    /// Stop waiting when it takes longer; the collection stays outstanding.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5m")]
     timeout: Span,
     #[command(flatten)]
     peer: PeerArgs,
+    /// Do not ask before the running unit of time is closed, or a collection is cancelled.
+    #[arg(short, long)]
+    yes: bool,
     /// What to print.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
 }
 
-/// What of the task is asked for.
+const ASKED: [&str; 7] = ["interval", "since", "until", "next", "include_current", "batch_id", "current_batch"];
+
+/// What to do about collections that are outstanding.
 #[derive(Debug, clap::Args)]
-struct AskedArgs {
-    /// An interval by its start and length.
-    #[arg(long, num_args = 2, value_names = ["START", "DURATION"], conflicts_with_all = ["since", "until"])]
-    interval: Option<Vec<String>>,
-    /// From this time on; from the beginning of the task if this is left out.
-    #[arg(long, value_name = "TIME", value_parser = calendar::parse)]
-    since: Option<Time>,
-    /// Up to this time; up to now if this is left out.
-    #[arg(long, value_name = "TIME", value_parser = calendar::parse)]
-    until: Option<Time>,
-    /// A batch of a fixed-size task that was collected before (not of a DAP-18 task, where batches have no names).
-    #[arg(long, value_name = "ID", allow_hyphen_values = true,
-        conflicts_with_all = ["interval", "since", "until", "current_batch"])]
-    batch_id: Option<BatchId>,
-    /// Any batch of a fixed-size task that is ready and was not collected before.
-    #[arg(long, conflicts_with_all = ["interval", "since", "until"])]
-    current_batch: bool,
+struct OutstandingArgs {
+    /// List the collections that are outstanding and the intervals that were collected; ask nobody.
+    #[arg(long, help_heading = HEADING, conflicts_with_all = ASKED)]
+    list: bool,
+    /// Resume a collection: the one with this id, or the only one.
+    #[arg(long, value_name = "ID", num_args = 0..=1, help_heading = HEADING,
+        conflicts_with_all = ASKED, conflicts_with = "list")]
+    resume: Option<Option<CollectionJobId>>,
+    /// Cancel a collection, at the leader too: the one with this id, or the only one.
+    #[arg(long, value_name = "ID", num_args = 0..=1, help_heading = HEADING,
+        conflicts_with_all = ASKED, conflicts_with_all = ["list", "resume"])]
+    cancel: Option<Option<CollectionJobId>>,
+    /// Where collections are recorded, if not beside the file with the collector's key.
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    jobs_file: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
+const HEADING: &str = "Outstanding collections";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// For people; histograms and vectors are drawn.
     Text,
@@ -94,91 +112,283 @@ enum Output {
 
 /// Runs `dapbox collect`.
 pub async fn run(args: Args) -> Outcome {
-    let source = args.source.read()?;
+    let mut source = args.source.clone().read()?;
     let public = source.task.public.clone();
-    let query = query(&args.asked, public.batch_mode, public.time_precision, source.began, Time::now())
-        .map_err(Failure::usage)?;
+    let jobs_file = args.outstanding.jobs_file.clone().unwrap_or_else(|| std::mem::take(&mut source.jobs_file));
+    if args.outstanding.list {
+        let record = Record::read(&jobs_file, public.id, public.revision)?;
+        return outstanding::list(&record, args.output == Output::Json);
+    }
+    let began = source.began;
+    if args.outstanding.resume.is_none() && args.outstanding.cancel.is_none() {
+        // The arguments are checked before anything is written.
+        let record = Record::read(&jobs_file, public.id, public.revision)?;
+        args.asked.query(&known(&public, began, &record)).map_err(Failure::usage)?;
+    }
     let collector = source.collector(args.peer.peer()?)?;
-    let spinner = style::spinner("asking the leader");
-    let progress = |progress| match progress {
-        Progress::Accepted => spinner.set_message("collecting"),
-        Progress::Waiting(_) => spinner.set_message("waiting for the leader"),
-    };
-    let result = collector.collect(query, Some(args.timeout), progress).await;
-    spinner.finish_and_clear();
-    let collected = result.map_err(|error| explain(&error, &query))?;
-    let is_read = style::try_say(render(&collected, &query, &public, args.output)?)?;
-    if is_read && is_given_out_until_released(&query, &collected) {
-        // Not before the result is written: after this nobody can ask for it again.
-        if let Err(error) = collector.release(&collected).await {
-            style::warn(format!("the next collection will get the same batch again, as it was not released: {error}"));
+    let mut ledger = Ledger::open(&jobs_file, public.id, public.revision)
+        .map_err(|error| Failure::new(format!("{error}\n--jobs-file FILE records collections elsewhere.")))?;
+    if let Some(named) = args.outstanding.cancel {
+        let job = outstanding::choose(ledger.record(), named)?;
+        return outstanding::cancel(&collector, &mut ledger, &job, args.yes).await;
+    }
+    collector.release_delivered(&mut ledger).await.map_err(|error| {
+        Failure::new(format!("the leader has not released a batch whose result was delivered: {error}"))
+    })?;
+    // Taken over before anything is printed that somebody may react to.
+    let mut signals = Signals::new()?;
+    let collection = Collection { args: &args, collector: &collector, public: &public, began };
+    tokio::select! {
+        outcome = collection.run(&mut ledger) => outcome,
+        _ = signals.next() => Err(Failure::new(format!("interrupted{}", outstanding_hint(&jobs_file, &public)))),
+    }
+}
+
+/// What to do about a collection that was interrupted, if one is outstanding.
+fn outstanding_hint(jobs_file: &Path, public: &TaskParameters) -> &'static str {
+    // What is recorded is durable, whatever was going on.
+    match Record::read(jobs_file, public.id, public.revision) {
+        Ok(record) if record.jobs.is_empty() => "",
+        _ => OUTSTANDING,
+    }
+}
+
+/// Why a collection has no result.
+enum Ended {
+    /// The leader does not have the job.
+    Gone,
+    /// Another job is to take its place.
+    Replaced,
+    /// Anything else.
+    Failed(Failure),
+}
+
+impl From<Ended> for Failure {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Gone | Ended::Replaced => Failure::new("the leader no longer has the job: collect again"),
+            Ended::Failed(failure) => failure,
         }
     }
-    Ok(())
 }
 
-/// Whether the leader gives out this batch again and again until it hears that the collector has it. Where it says which
-/// batch it is, it gives out another one the next time, and this one by its id.
-fn is_given_out_until_released(query: &Query, collected: &Collected) -> bool {
-    *query == Query::FixedSize(FixedSizeQuery::CurrentBatch) && collected.batch_id.is_none()
+fn known(public: &TaskParameters, began: Option<Time>, record: &Record) -> Known {
+    let (mode, precision) = (public.batch_mode, public.time_precision);
+    Known { mode, precision, began, collected_until: record.collected_until(), now: Time::now() }
 }
 
-/// What the arguments ask for, in a task of the given mode that began at the given time.
-fn query(
-    args: &AskedArgs,
-    mode: BatchMode,
-    precision: Duration,
+/// One run of the command.
+struct Collection<'a> {
+    args: &'a Args,
+    collector: &'a Collector,
+    public: &'a TaskParameters,
     began: Option<Time>,
-    now: Time,
-) -> Result<Query, String> {
-    let by_time = args.interval.is_some() || args.since.is_some() || args.until.is_some();
-    match mode {
-        BatchMode::FixedSize { .. } if by_time => {
-            Err("the leader makes the batches of this task: use --current-batch or --batch-id".to_owned())
+}
+
+impl Collection<'_> {
+    /// Resumes what is outstanding or begins a new collection.
+    async fn run(&self, ledger: &mut Ledger) -> Outcome {
+        if let Some(job) = self.job_to_resume(ledger.record())? {
+            let what = format!("{} that was begun at {}", describe(&job.query), calendar::show(job.begun));
+            style::note(format!("resuming the collection of {what}"));
+            let ended = match self.is_outgrown(&job, ledger.record())? {
+                true => self.replace(ledger, &job).await,
+                false => self.finish(ledger, &job.id, &job.query).await,
+            };
+            match ended {
+                Err(Ended::Replaced) => {
+                    style::note("the leader is not done with it: more has finished, and is asked for instead")
+                }
+                // The leader does not have it any more, and so it is asked for anew.
+                Err(Ended::Gone) if self.args.outstanding.resume.is_none() => {
+                    style::warn("the leader no longer has the job");
+                }
+                ended => return ended.map_err(Failure::from),
+            }
         }
-        BatchMode::FixedSize { .. } => {
-            Ok(Query::FixedSize(args.batch_id.map_or(FixedSizeQuery::CurrentBatch, FixedSizeQuery::ByBatchId)))
+        let query = self.new_query(ledger.record()).await?;
+        let begun = self.collector.begin(ledger, query, Time::now());
+        let id = begun.map_err(|error| explain(&error, &query, ledger.record(), None))?;
+        outstanding::note_others(ledger.record(), &id);
+        Ok(self.finish(ledger, &id, &query).await?)
+    }
+
+    /// Whether the interval is ours to choose and more has finished since a job began. A job with too few reports would
+    /// wait for ever.
+    fn is_outgrown(&self, job: &Job, record: &Record) -> Result<bool, Failure> {
+        if self.args.outstanding.resume.is_some() || job.result.is_some() {
+            return Ok(false);
         }
-        BatchMode::TimeInterval if args.batch_id.is_some() || args.current_batch => {
-            Err("this task is collected by time: use --interval, or --since and --until".to_owned())
+        Ok(match (self.asked(record)?, job.query) {
+            (Asked::For { query: Query::TimeInterval(now), is_default: true }, Query::TimeInterval(before)) => {
+                before.end() < now.end()
+            }
+            _ => false,
+        })
+    }
+
+    /// Takes the result of an outstanding job if it is there, and cancels the job if it is not.
+    async fn replace(&self, ledger: &mut Ledger, job: &Job) -> Result<(), Ended> {
+        let explained = |error: CollectError, ledger: &Ledger| match error {
+            CollectError::Deleted => Ended::Gone,
+            error => Ended::Failed(explain(&error, &job.query, ledger.record(), ledger.job(&job.id))),
+        };
+        match self.collector.ask_once(ledger, &job.id, Some(self.args.timeout)).await {
+            Ok(Some(collected)) => {
+                let delivered = self.deliver(ledger, &job.id, &job.query, &collected).await;
+                return delivered.map_err(Ended::Failed);
+            }
+            Ok(None) => {}
+            Err(error) => return Err(explained(error, ledger)),
         }
-        BatchMode::TimeInterval => Ok(Query::TimeInterval(interval(args, precision, began, now)?)),
+        match self.collector.cancel(ledger, &job.id).await {
+            Ok(()) => Err(Ended::Replaced),
+            Err(error) => Err(explained(error, ledger)),
+        }
+    }
+
+    fn asked(&self, record: &Record) -> Result<Asked, Failure> {
+        self.args.asked.query(&known(self.public, self.began, record)).map_err(Failure::usage)
+    }
+
+    /// The job to resume instead of beginning another one: the one that is named, one with the same query, or, if the
+    /// interval is ours to choose, the first that is outstanding from there on.
+    fn job_to_resume(&self, record: &Record) -> Result<Option<Job>, Failure> {
+        if let Some(named) = self.args.outstanding.resume {
+            return outstanding::choose(record, named).map(Some);
+        }
+        let (same, from) = match self.asked(record)? {
+            Asked::For { query, is_default: false } => (Some(query), None),
+            Asked::For { query: Query::TimeInterval(interval), .. } => (None, Some(interval.start())),
+            Asked::For { query, .. } => (Some(query), None),
+            Asked::NothingFinished { start, .. } => (None, Some(start)),
+        };
+        let is_meant = |job: &&Job| match job.query {
+            Query::TimeInterval(interval) => from.is_some_and(|from| interval.end() > from) || Some(job.query) == same,
+            Query::FixedSize(_) => Some(job.query) == same,
+        };
+        Ok(record.jobs.iter().find(is_meant).cloned())
+    }
+
+    /// The query of a new job, if it may be asked.
+    async fn new_query(&self, record: &Record) -> Result<Query, Failure> {
+        let query = match self.asked(record)? {
+            Asked::For { query, .. } => query,
+            Asked::NothingFinished { start, end } => {
+                let hint = match start <= Time::now() {
+                    true => " (hint: --include-current collects the running one before that)",
+                    false => "",
+                };
+                return Err(Failure::new(format!(
+                    "nothing to collect: no unit of time has finished since {}. The next one does at {}{hint}",
+                    calendar::show(start),
+                    calendar::show(end)
+                )));
+            }
+        };
+        let Query::TimeInterval(interval) = query else { return Ok(query) };
+        let overlaps = |job: &&Job| matches!(job.query, Query::TimeInterval(other) if other.overlaps(&interval));
+        if let Some(job) = record.jobs.iter().find(overlaps) {
+            return Err(Failure::new(format!(
+                "the collection {} of {} is outstanding and overlaps this one: finish it with --resume={}, or give it \
+                 up with --cancel={}",
+                job.id,
+                describe(&job.query),
+                job.id,
+                job.id
+            )));
+        }
+        self.confirm_closing(&interval).await?;
+        Ok(query)
+    }
+
+    /// A unit of time that has not finished is closed only if that was said.
+    async fn confirm_closing(&self, interval: &Interval) -> Outcome {
+        let now = Time::now();
+        if interval.end() <= now {
+            return Ok(());
+        }
+        let cost = format!(
+            "This closes everything up to {}, and it is {}.\nThe leader refuses all further reports of that time.",
+            calendar::show(interval.end()),
+            calendar::show(now)
+        );
+        if !self.args.asked.includes_current() {
+            style::warn(cost);
+            return Ok(());
+        }
+        if self.args.yes {
+            return Ok(());
+        }
+        style::warn(cost);
+        // On a thread of its own, so that Ctrl-C is heard meanwhile.
+        if tokio::task::spawn_blocking(|| confirmed("collect it now")).await?? {
+            Ok(())
+        } else {
+            Err(Failure::new("nothing was collected"))
+        }
+    }
+
+    /// Runs a job to its end and prints the result.
+    async fn finish(&self, ledger: &mut Ledger, id: &CollectionJobId, query: &Query) -> Result<(), Ended> {
+        let spinner = style::spinner("asking the leader");
+        let progress = |progress| match progress {
+            Progress::Accepted => spinner.set_message("collecting"),
+            Progress::Waiting(asked) => {
+                spinner.set_message("waiting for the leader");
+                let note = self.why_it_waits(query).filter(|_| asked == 1);
+                note.into_iter().for_each(|note| spinner.suspend(|| style::note(note)));
+            }
+        };
+        let result = self.collector.run(ledger, id, Some(self.args.timeout), progress).await;
+        spinner.finish_and_clear();
+        match result {
+            Ok(collected) => self.deliver(ledger, id, query, &collected).await.map_err(Ended::Failed),
+            Err(CollectError::Deleted) => Err(Ended::Gone),
+            Err(error) => Err(Ended::Failed(explain(&error, query, ledger.record(), ledger.job(id)))),
+        }
+    }
+
+    /// What those should know who wait for reports that are younger than what is asked for.
+    fn why_it_waits(&self, query: &Query) -> Option<String> {
+        let current = Time::now().truncate(self.public.time_precision);
+        match query {
+            Query::TimeInterval(interval) if interval.end() == current => Some(format!(
+                "reports since {} are not asked for: their unit of time has not finished, and --include-current would \
+                 close it",
+                calendar::show(current)
+            )),
+            _ => None,
+        }
+    }
+
+    /// Prints a result, and only then has the leader and the ledger give it up.
+    async fn deliver(
+        &self,
+        ledger: &mut Ledger,
+        id: &CollectionJobId,
+        query: &Query,
+        collected: &Collected,
+    ) -> Outcome {
+        if !style::try_say(render::render(id, collected, query, self.public, self.args.output)?)? {
+            return Err(Failure::new(format!("the result could not be written{OUTSTANDING}")));
+        }
+        if let Err(error) = self.collector.settle(ledger, id, collected).await {
+            style::warn(format!("the next collection releases the batch first, which failed now: {error}"));
+        }
+        Ok(())
     }
 }
 
-fn interval(args: &AskedArgs, precision: Duration, began: Option<Time>, now: Time) -> Result<Interval, String> {
-    let (start, end) = match args.interval.as_deref() {
-        Some([start, length]) => {
-            let start = calendar::parse(start)?;
-            (start, start.saturating_add(Duration(duration(length)?.as_secs())))
-        }
-        _ => {
-            // The unit of time that is running now counts as "up to now".
-            let end = args.until.unwrap_or_else(|| now.truncate(precision).saturating_add(precision));
-            // Not from the epoch: other aggregators make an entry for each unit of time that they are asked about.
-            let start = args.since.or(began).ok_or("say --since: it is not known when the task began")?;
-            (start, end)
-        }
-    };
-    let interval = end.0.checked_sub(start.0).and_then(|length| Interval::new(start, Duration(length)));
-    let interval = interval.ok_or("the interval ends before it starts")?;
-    if !interval.is_aligned(precision) {
-        let unit = span::show(Span::from_secs(precision.0));
-        let (first, last) = (start.truncate(precision), end.0.div_ceil(precision.0).saturating_mul(precision.0));
-        return Err(format!(
-            "start and end must be multiples of the task's time precision, {unit}: try --since {} --until {}",
-            calendar::show(first),
-            calendar::show(Time(last.max(first.0 + precision.0)))
-        ));
-    }
-    Ok(interval)
-}
+/// What to do about a collection that is not complete.
+const OUTSTANDING: &str = "\nThe collection stays outstanding: --resume goes on with it, --cancel gives it up.";
 
 /// What the operator can do about it.
-fn explain(error: &CollectError, query: &Query) -> Failure {
+fn explain(error: &CollectError, query: &Query, record: &Record, job: Option<&Job>) -> Failure {
     if let CollectError::Impossible(_) = error {
         return Failure::usage(error);
     }
+    let outstanding = if job.is_some() { OUTSTANDING } else { "" };
     let CollectError::Call(call) = error else {
         let hint = match error {
             CollectError::Deadline(_) => {
@@ -187,7 +397,7 @@ fn explain(error: &CollectError, query: &Query) -> Failure {
             }
             _ => "",
         };
-        return Failure::new(format!("{error}{hint}"));
+        return Failure::new(format!("{error}{hint}{outstanding}"));
     };
     let hint = match (call.problem().map(|problem| problem.kind), query) {
         (Some(ProblemType::InvalidBatchSize), Query::FixedSize(_)) => {
@@ -197,10 +407,7 @@ fn explain(error: &CollectError, query: &Query) -> Failure {
             "\nThere are not enough reports: the task's minimum batch size protects the single client. Collect a longer\n\
              interval, or wait for more reports."
         }
-        (Some(ProblemType::BatchOverlap), Query::TimeInterval(_)) => {
-            "\nA part of the interval was collected before, and a report is counted once only. Use --since with the\n\
-             time that the last collection said to go on from."
-        }
+        (Some(ProblemType::BatchOverlap), Query::TimeInterval(interval)) => &overlap_hint(record, interval),
         (Some(ProblemType::BatchInvalid), Query::TimeInterval(_)) => {
             "\nIf a part of the interval is given up already, use a later --since."
         }
@@ -213,182 +420,18 @@ fn explain(error: &CollectError, query: &Query) -> Failure {
         }
         _ => "",
     };
-    Failure::new(format!("{error}{hint}"))
+    Failure::new(format!("{error}{hint}{outstanding}"))
 }
 
-fn render(collected: &Collected, query: &Query, task: &TaskParameters, output: Output) -> Result<String, Failure> {
-    // The result's interval ends with the last report. What was asked for may end later, and all of it is closed now.
-    let asked = match query {
-        Query::TimeInterval(interval) => Some(interval),
-        Query::FixedSize(_) => None,
-    };
-    match output {
-        Output::Text => {
-            let style = Style::stdout();
-            let next = asked
-                .map(|asked| format!("\nThe next collection goes on with --since {}", calendar::show(asked.end())));
-            let next = next.map(|next| style.dim(&next)).unwrap_or_default();
-            let noise = task.noise.map(|epsilon| format!("\nNoise: {}\n", noise::words(&task.vdaf, epsilon)));
-            let noise = noise.map(|noise| style.dim(&noise)).unwrap_or_default();
-            Ok(format!("{}{noise}{next}", show::collected(collected, &task.vdaf, style)))
-        }
-        Output::Json => {
-            let value = json!({
-                "report_count": collected.report_count,
-                "interval": {
-                    "start": collected.interval.start().0,
-                    "duration": collected.interval.duration().0,
-                },
-                "asked": asked.map(|asked| json!({ "start": asked.start().0, "duration": asked.duration().0 })),
-                "batch_id": collected.batch_id,
-                "result": collected.result,
-                "noise": noise_facts(task)?,
-            });
-            Ok(format!("{value}\n"))
-        }
-        Output::Csv => {
-            let values: Vec<String> = match &collected.result {
-                AggregateResult::Number(number) => vec![number.to_string()],
-                AggregateResult::Vector(values) => values.iter().map(u128::to_string).collect(),
-                AggregateResult::Noisy(values) => values.iter().map(i128::to_string).collect(),
-            };
-            let rows = values.iter().enumerate().map(|(index, value)| format!("{index},{value}\n"));
-            Ok(std::iter::once("index,value\n".to_owned()).chain(rows).collect())
-        }
+/// What is left of an interval of which a part was collected before.
+fn overlap_hint(record: &Record, interval: &Interval) -> String {
+    let free = record.free_within(interval);
+    if free == [*interval] {
+        return "\nA part of the interval was collected before, and not by a collection that is recorded here. A report is\n\
+                counted once only: use a later --since."
+            .to_owned();
     }
-}
-
-/// What the task's noise means, for machines; null without noise.
-fn noise_facts(task: &TaskParameters) -> Result<serde_json::Value, Failure> {
-    let Some(epsilon) = task.noise else { return Ok(serde_json::Value::Null) };
-    let noise = Noise::new(&task.vdaf, epsilon)?;
-    Ok(json!({
-        "epsilon": epsilon,
-        "standard_deviation": noise.standard_deviation(),
-        "bound_95_percent": noise.bound(),
-    }))
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::model::{Revision, TaskId, VdafConfig};
-
-    #[derive(Parser)]
-    struct Command {
-        #[command(flatten)]
-        args: AskedArgs,
-    }
-
-    const HOUR: Duration = Duration(3600);
-    const NOW: Time = Time(7200 + 10);
-
-    fn ask(arguments: &[&str], mode: BatchMode) -> Result<Query, String> {
-        let arguments = ["collect"].iter().chain(arguments);
-        query(&Command::try_parse_from(arguments).map_err(|e| e.to_string())?.args, mode, HOUR, Some(Time(3600)), NOW)
-    }
-
-    fn by_time(start: u64, duration: u64) -> Result<Query, String> {
-        Ok(Query::TimeInterval(Interval::new(Time(start), Duration(duration)).unwrap()))
-    }
-
-    #[test]
-    fn intervals_are_read_in_all_their_forms() {
-        let ask = |arguments: &[&str]| ask(arguments, BatchMode::TimeInterval);
-        assert_eq!(ask(&[]), by_time(3600, 7200));
-        assert_eq!(ask(&["--since", "0"]), by_time(0, 10_800));
-        assert_eq!(ask(&["--since", "3600"]), by_time(3600, 7200));
-        assert_eq!(ask(&["--since", "3600", "--until", "7200"]), by_time(3600, 3600));
-        assert_eq!(ask(&["--interval", "1970-01-01T01:00", "1h"]), by_time(3600, 3600));
-        assert!(ask(&["--since", "7200", "--until", "3600"]).unwrap_err().contains("before"));
-        let error = ask(&["--since", "3601", "--until", "7100"]).unwrap_err();
-        assert!(error.contains("--since 1970-01-01T01:00:00Z --until 1970-01-01T02:00:00Z"), "{error}");
-        assert!(ask(&["--current-batch"]).is_err());
-        assert!(ask(&["--interval", "0", "1h", "--since", "0"]).is_err());
-    }
-
-    #[test]
-    fn fixed_size_tasks_are_asked_for_batches() {
-        let mode = BatchMode::fixed_size(None);
-        let id = BatchId::new([1; 32]);
-        assert_eq!(ask(&[], mode), Ok(Query::FixedSize(FixedSizeQuery::CurrentBatch)));
-        assert_eq!(ask(&["--batch-id", &id.to_string()], mode), Ok(Query::FixedSize(FixedSizeQuery::ByBatchId(id))));
-        assert!(ask(&["--since", "3600"], mode).is_err());
-    }
-
-    #[test]
-    fn a_batch_is_released_only_where_nothing_else_leads_to_the_next_one() {
-        let collected = |batch_id| Collected {
-            report_count: 3,
-            interval: Interval::new(Time(3600), HOUR).unwrap(),
-            batch_id,
-            place: Some("tasks/x/collection_jobs/1".to_owned()),
-            result: AggregateResult::Number(1),
-        };
-        let current = Query::FixedSize(FixedSizeQuery::CurrentBatch);
-        assert!(is_given_out_until_released(&current, &collected(None)));
-        assert!(!is_given_out_until_released(&current, &collected(Some(BatchId::new([1; 32])))));
-        assert!(!is_given_out_until_released(&by_time(0, 3600).unwrap(), &collected(None)));
-    }
-
-    fn task(noise: Option<&str>) -> TaskParameters {
-        TaskParameters {
-            id: TaskId::new([1; 32]),
-            revision: Revision::Dap09,
-            info: String::new(),
-            leader_url: "https://a.example/".to_owned(),
-            helper_url: "https://b.example/".to_owned(),
-            batch_mode: BatchMode::TimeInterval,
-            vdaf: VdafConfig::Prio3Histogram { length: 2, chunk_length: 1 },
-            min_batch_size: 1,
-            time_precision: HOUR,
-            task_expiration: None,
-            task_interval: None,
-            noise: noise.map(|epsilon| epsilon.parse().unwrap()),
-        }
-    }
-
-    #[test]
-    fn noise_is_said_with_what_it_means() {
-        let collected = Collected {
-            report_count: 3,
-            interval: Interval::new(Time(3600), HOUR).unwrap(),
-            batch_id: None,
-            place: None,
-            result: AggregateResult::Noisy(vec![-1, 2]),
-        };
-        let (query, task) = (by_time(0, 10_800).unwrap(), task(Some("2/4")));
-        let render = |output| render(&collected, &query, &task, output).unwrap();
-        assert_eq!(render(Output::Csv), "index,value\n0,-1\n1,2\n");
-        let value: serde_json::Value = serde_json::from_str(&render(Output::Json)).unwrap();
-        assert_eq!((&value["result"], &value["noise"]["epsilon"]), (&json!([-1, 2]), &json!("0.5")));
-        // The scale is 2 / 0.5, and so the standard deviation about 8.
-        assert!((value["noise"]["standard_deviation"].as_f64().unwrap() - 8.0).abs() < 0.1, "{value}");
-        let bound = value["noise"]["bound_95_percent"].as_f64().unwrap();
-        let text = render(Output::Text);
-        assert!(text.contains("epsilon 0.5 ") && text.contains(&format!("within {bound} of")), "{text}");
-    }
-
-    #[test]
-    fn machines_get_numbers() {
-        let collected = Collected {
-            report_count: 3,
-            interval: Interval::new(Time(3600), HOUR).unwrap(),
-            batch_id: None,
-            place: None,
-            result: AggregateResult::Vector(vec![1, 2]),
-        };
-        let task = task(None);
-        let query = by_time(0, 10_800).unwrap();
-        let render = |output| render(&collected, &query, &task, output).unwrap();
-        assert_eq!(render(Output::Csv), "index,value\n0,1\n1,2\n");
-        let value: serde_json::Value = serde_json::from_str(&render(Output::Json)).unwrap();
-        assert_eq!(value["result"], json!([1, 2]));
-        assert!(value["noise"].is_null());
-        assert_eq!(value["interval"]["start"], 3600);
-        assert_eq!(value["asked"]["duration"], 10_800);
-        assert!(render(Output::Text).ends_with("--since 1970-01-01T03:00:00Z"));
-    }
+    let lines = free.iter().map(|free| format!("\n  {}", show::interval(*free)));
+    let lines = if free.is_empty() { "\n  nothing".to_owned() } else { lines.collect() };
+    format!("\nA part of the interval was collected before, and a report is counted once only. Free of it are:{lines}")
 }

@@ -209,7 +209,8 @@ fn print_introduction(directory: &Directory, pair: &Pair, files: &TaskFiles) -> 
     let command = |what: String| say(format!("  {}", style.accent(&format!("{program} {what}"))));
     let file = |name: &str| word(&dir.join(name));
     command(format!("upload --task {} {}", file("client.toml"), example(&task.vdaf)))?;
-    command(format!("collect --task {}", file("collector.toml")))?;
+    let current = if task.batch == BatchMode::TimeInterval { " --include-current --yes" } else { "" };
+    command(format!("collect --task {}{current}", file("collector.toml")))?;
     command(format!("task show {} --data-dir {}", task.id, word(&pair.leader.data_dir)))?;
     say("\nCtrl-C stops both.")
 }

@@ -109,6 +109,7 @@ fn delimiter(text: &str) -> Result<u8, String> {
 #[derive(Serialize)]
 struct Output<'a> {
     accepted: u64,
+    settled_before: u64,
     invalid: u64,
     rejected: &'a BTreeMap<String, u64>,
     not_tried: u64,
@@ -203,6 +204,7 @@ fn report(report: &Report, format: Format) -> Outcome {
         Format::Json => {
             let output = Output {
                 accepted: summary.accepted,
+                settled_before: *settled,
                 invalid: *invalid,
                 rejected: &summary.rejected,
                 not_tried: total.saturating_sub(tried + invalid + settled),
@@ -221,6 +223,9 @@ fn report(report: &Report, format: Format) -> Outcome {
             }
             if let Some(last) = &summary.last_rejection {
                 say(style.dim(&format!("the last because of {last}")))?;
+            }
+            if *settled > 0 {
+                say(style.dim(&format!("{} settled before the interruption", style::counted(*settled, "row"))))?;
             }
             if *invalid > 0 {
                 say(format!("{} left out", style.bad(&style::counted(*invalid, "bad row"))))?;

@@ -137,8 +137,8 @@ struct Outcome {
     requests: Vec<String>,
 }
 
-/// Asks `query` of a leader that keeps to a script, and releases what it gives out.
-async fn collect(keypair: Keypair, query: Query, patience: Option<Span>, script: Script) -> Outcome {
+/// A leader that keeps to a script: the task as its collector knows it, and the requests that came.
+async fn leader(query: Query, script: Script) -> (CollectorTask, Arc<Mutex<Vec<String>>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mode = match query {
         Query::TimeInterval(_) => BatchMode::TimeInterval,
@@ -158,6 +158,12 @@ async fn collect(keypair: Keypair, query: Query, patience: Option<Span>, script:
         },
     );
     tokio::spawn(warp::serve(routes).incoming(listener).run());
+    (task, requests)
+}
+
+/// Asks `query` of a leader that keeps to a script, and releases what it gives out.
+async fn collect(keypair: Keypair, query: Query, patience: Option<Span>, script: Script) -> Outcome {
+    let (task, requests) = leader(query, script).await;
     let peer = Peer::new(&PeerOptions::default()).unwrap();
     let collector = Collector::new(task, keypair, peer, Retries::default()).unwrap();
     let mut progress = Vec::new();
@@ -322,4 +328,86 @@ async fn an_empty_answer_without_a_place_is_no_answer() {
     let script = Script { revision: Revision::Dap18, location: "", ..Script::new(&pair, query) };
     let outcome = collect(pair, query, None, script).await;
     assert!(matches!(outcome.result, Err(CollectError::Unfit(why)) if why.contains("place")));
+}
+
+/// A collector that does not repeat requests, and its empty ledger.
+fn recorded(task: CollectorTask, keypair: Keypair, dir: &std::path::Path) -> (Collector, Ledger) {
+    let ledger = Ledger::open(&dir.join("jobs.json"), task.public.id, task.public.revision).unwrap();
+    let once = Retries { initial: Span::ZERO, max: Span::ZERO, give_up_after: Span::ZERO };
+    let peer = Peer::new(&PeerOptions::default()).unwrap();
+    (Collector::new(task, keypair, peer, once).unwrap(), ledger)
+}
+
+fn methods(requests: &Mutex<Vec<String>>) -> Vec<String> {
+    requests.lock().unwrap().iter().map(|request| request.split(' ').next().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_job_stays_recorded_only_if_the_leader_may_have_it() {
+    let query = Query::TimeInterval(interval(0, 600));
+    for revision in Revision::ALL {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let dir = tempfile::tempdir().unwrap();
+        let (collector, mut ledger) = recorded(task(revision, url, BatchMode::TimeInterval), keypair(), dir.path());
+        // It takes the request, and says nothing.
+        let silent = tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncReadExt::read_u8(&mut connection).await.unwrap();
+        });
+        let id = collector.begin(&mut ledger, query, Time(1)).unwrap();
+        collector.run(&mut ledger, &id, None, |_| ()).await.unwrap_err();
+        assert_eq!(ledger.record().jobs.len(), 1, "{revision:?}: it may have been taken");
+        silent.await.unwrap();
+
+        // Nobody listens any more: what was not sent is not there, and what was may be.
+        let second = collector.begin(&mut ledger, query, Time(2)).unwrap();
+        collector.run(&mut ledger, &second, None, |_| ()).await.unwrap_err();
+        collector.run(&mut ledger, &id, None, |_| ()).await.unwrap_err();
+        let left: Vec<_> = ledger.record().jobs.iter().map(|job| job.id).collect();
+        assert_eq!(left, [id], "{revision:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_recorded_job_is_polled_at_its_place_and_its_result_outlives_the_leader() {
+    let current = Query::FixedSize(FixedSizeQuery::CurrentBatch);
+    for (revision, expected) in [(Revision::Dap09, &["PUT", "POST"][..]), (Revision::Dap18, &["POST", "GET", "DELETE"])]
+    {
+        let (pair, dir) = (keypair(), tempfile::tempdir().unwrap());
+        let script = Script { revision, deferrals: 2, ..Script::new(&pair, current) };
+        let (task, requests) = leader(current, script).await;
+        let (collector, mut ledger) = recorded(task.clone(), pair.clone(), dir.path());
+        let id = collector.begin(&mut ledger, current, Time(1)).unwrap();
+        assert_eq!(collector.ask_once(&mut ledger, &id, None).await.unwrap(), None);
+        drop(ledger);
+        let (collector, mut ledger) = recorded(task, pair, dir.path());
+        let collected = collector.run(&mut ledger, &id, None, |_| ()).await.unwrap();
+        assert_eq!(collected.result, AggregateResult::Number(42));
+        let before = methods(&requests);
+        assert_eq!(collector.run(&mut ledger, &id, None, |_| ()).await.unwrap(), collected, "from the record");
+        assert_eq!(methods(&requests), before, "{revision:?}: nobody is asked for what is recorded");
+        collector.settle(&mut ledger, &id, &collected).await.unwrap();
+        assert!(ledger.record().jobs.is_empty());
+        let mut found = methods(&requests);
+        found.dedup();
+        assert_eq!(found, expected, "{revision:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_fails_for_good_is_deleted_at_the_leader_and_forgotten() {
+    let query = Query::TimeInterval(interval(0, 600));
+    for revision in Revision::ALL {
+        let (pair, dir) = (keypair(), tempfile::tempdir().unwrap());
+        let problem = Some(Problem::new(ProblemType::BatchMismatch));
+        let script = Script { revision, deferrals: 1, problem, ..Script::new(&pair, query) };
+        let (task, requests) = leader(query, script).await;
+        let (collector, mut ledger) = recorded(task, pair, dir.path());
+        let id = collector.begin(&mut ledger, query, Time(1)).unwrap();
+        let error = collector.run(&mut ledger, &id, None, |_| ()).await.unwrap_err();
+        assert!(matches!(error, CollectError::Call(CallError::Refused(_))), "{error}");
+        assert_eq!(methods(&requests).last().unwrap(), "DELETE");
+        assert!(ledger.record().jobs.is_empty());
+    }
 }

@@ -187,6 +187,27 @@ pub mod base64url {
     }
 }
 
+/// Bytes that need not be there, as unpadded base64url in text.
+pub mod optional_base64url {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct Bytes(#[serde(with = "base64url")] Vec<u8>);
+
+    /// For `#[serde(with)]`.
+    pub fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
+        match bytes {
+            Some(bytes) => base64url::serialize(bytes, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    /// For `#[serde(with)]`.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
+        Ok(Option::<Bytes>::deserialize(deserializer)?.map(|bytes| bytes.0))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -189,7 +189,7 @@ async fn all_of_it_by_the_command_line() {
     for number in ["3", "4"] {
         dapbox(&["upload", "--task", &client, number]).unwrap();
     }
-    let collected = dapbox(&["collect", "--task", &collector, "-o", "json"]).unwrap();
+    let collected = dapbox(&["collect", "--task", &collector, "--include-current", "--yes", "-o", "json"]).unwrap();
     let collected: serde_json::Value = serde_json::from_str(&collected).unwrap();
     assert_eq!((&collected["result"], &collected["report_count"]), (&7.into(), &2.into()));
 

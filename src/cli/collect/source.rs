@@ -1,6 +1,6 @@
 //! Which task is collected, and with whose secrets: from our own files, or from what others hand out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::super::{
     Failure,
@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Where the task comes from.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 #[group(id = "source", skip)]
 pub struct SourceArgs {
     /// The task's collector.toml; with --credential any file of the task, such as client.toml.
@@ -32,19 +32,18 @@ pub struct SourceArgs {
 }
 
 /// What is to be known of a task of which there is no file. Such a task is one of DAP-09.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 struct StatedArgs {
     /// The leader's DAP URL, as it is.
-    #[arg(long, value_name = "URL", help_heading = HEADING, conflicts_with = "task", requires = "credential",
-        required_unless_present = "task")]
+    #[arg(long, value_name = "URL", help_heading = HEADING, conflicts_with = "task", requires = "credential")]
     leader: Option<String>,
     /// The task's id.
     #[arg(long, value_name = "ID", help_heading = HEADING, conflicts_with = "task", requires = "credential",
-        required_unless_present = "task", allow_hyphen_values = true, value_parser = pasted::task_id)]
+        allow_hyphen_values = true, value_parser = pasted::task_id)]
     task_id: Option<TaskId>,
     /// Times are multiples of this.
     #[arg(long, value_name = "DURATION", help_heading = HEADING, conflicts_with = "task", requires = "credential",
-        required_unless_present = "task", value_parser = precision)]
+        value_parser = precision)]
     time_precision: Option<Duration>,
     /// Who decides what a batch is; time-interval by default.
     #[arg(long, value_enum, value_name = "KIND", help_heading = HEADING, conflicts_with = "task",
@@ -56,6 +55,9 @@ struct StatedArgs {
     #[command(flatten)]
     vdaf: VdafArgs,
 }
+
+/// Makes the name of a record of the name of the file that it is beside.
+const JOBS_EXTENSION: &str = "jobs.json";
 
 const HEADING: &str = "A task without a file, with --credential";
 
@@ -69,16 +71,21 @@ pub struct Source {
     configuration: Option<Configuration>,
     /// Where a collection begins that does not say otherwise, if that is known.
     pub began: Option<Time>,
+    /// Where collections are recorded: beside the file with the key.
+    pub jobs_file: PathBuf,
 }
 
 impl SourceArgs {
     /// Reads the files.
     pub fn read(self) -> Result<Source, Failure> {
-        let credential = self.credential.as_deref().map(Credential::read).transpose()?;
+        let credential = match self.credential {
+            Some(path) => Some((Credential::read(&path)?, path)),
+            None => None,
+        };
         let Some(path) = self.task else {
-            let credential = credential.ok_or_else(|| Failure::usage("give --task, or --credential"))?;
+            let (credential, beside) = credential.ok_or_else(|| Failure::usage("give --task, or --credential"))?;
             let public = self.stated.parameters()?;
-            return Ok(Source::with(credential, public));
+            return Ok(Source::with(credential, public, &beside));
         };
         if self.stated.vdaf.is_given() {
             return Err(Failure::usage("what is measured stands in the file of --task"));
@@ -87,10 +94,11 @@ impl SourceArgs {
         let began = file.collector.as_ref().and_then(|collector| collector.since);
         let began = began.map(|since| since.max(kept_since(&file.task)));
         let source = match credential {
-            Some(credential) => Source::with(credential, file.parameters()),
+            Some((credential, beside)) => Source::with(credential, file.parameters(), &beside),
             None => {
                 let (task, keypair) = file.collector_task().map_err(|e| e.context(path.display()))?;
-                Source { task, keypair, configuration: None, began: None }
+                let jobs_file = path.with_extension(JOBS_EXTENSION);
+                Source { task, keypair, configuration: None, began: None, jobs_file }
             }
         };
         Ok(Source { configuration: file.task.configuration, began, ..source })
@@ -98,9 +106,11 @@ impl SourceArgs {
 }
 
 impl Source {
-    fn with(Credential { token, keypair }: Credential, public: TaskParameters) -> Self {
+    fn with(Credential { token, keypair }: Credential, public: TaskParameters, beside: &Path) -> Self {
+        // A credential is good for many tasks, and each has its own record.
+        let jobs_file = beside.with_extension(format!("{}.{JOBS_EXTENSION}", public.id));
         let task = CollectorTask { public, token, previous_token: None };
-        Self { task, keypair, configuration: None, began: None }
+        Self { task, keypair, configuration: None, began: None, jobs_file }
     }
 
     /// The collector of the task.
