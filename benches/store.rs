@@ -94,9 +94,9 @@ fn ids() -> Vec<(ReportId, Time)> {
 async fn helper_job(store: &Store, ids: Vec<(ReportId, Time)>, answer: Bytes) -> Result<(), dapbox::model::Fault> {
     let write = store.write(Point::Trial, move |tx| {
         tx.remember(&TASK, &ids)?;
-        let bucket = tx.bucket_mut(&TASK, Bucket::Time(Time(1_700_000_000)))?;
-        bucket.count += ids.len() as u64;
-        bucket.share.resize(800, 1);
+        let mut bucket = tx.bucket_mut(&TASK, Bucket::Time(Time(1_700_000_000)))?;
+        bucket.header.count += ids.len() as u64;
+        bucket.replace_share(vec![1; 800]);
         let state = HelperJobState::Answered(answer);
         let job = HelperJobRecord { request_hash: [1; 32], created: Time(1_700_000_000), state };
         tx.put_helper_job(&TASK, AggregationJobId::random(), &job)

@@ -130,6 +130,14 @@ pub struct Limits {
     pub store_queue: usize,
     /// Memory that the storage engine may use for its cache, in bytes.
     pub store_cache_bytes: u64,
+    /// Memory for the sums of batch buckets of all tasks, in bytes. All sums are on disk; those that were used last are held
+    /// in memory as well, so that a job need not read them.
+    pub sum_cache_bytes: usize,
+    /// Open batch buckets of one task: those that have reports and are not collected, at a leader also those of reports that
+    /// wait. Clients decide how many there are, by the times of their reports. An upload that would open one more is refused
+    /// (`reportRejected`, `report_dropped`). A helper takes twice as many from its leader. The default is twice the longest
+    /// interval that can be collected.
+    pub max_open_buckets: usize,
     /// Reports of one task that may wait for aggregation at a leader; uploads beyond that are answered 503.
     pub max_waiting_reports: u64,
     /// Memory for the names of rows that are written while a backup is made, in bytes; a backup for which it does not
@@ -177,6 +185,10 @@ pub struct Leader {
     pub retry_initial: Seconds,
     /// The longest pause before a request to the helper is repeated.
     pub retry_max: Seconds,
+    /// The leader's share of one in this many uploaded reports is opened before the upload is answered; 0 for none. All other
+    /// reports are opened when their job runs, and their clients never learn that it failed. With a sample, the first reports
+    /// that are sealed to a key of a task are opened as well, until one is good. When workers are busy, none is opened.
+    pub upload_sample_ratio: u32,
     /// Longest interval that can be collected at once, in units of the task's time precision: 10,000 hours are more than
     /// a year, and there are helpers that make an entry for each unit before they answer.
     pub max_interval_units: u64,
@@ -192,8 +204,9 @@ pub struct Helper {
     pub synchronous_reports: usize,
     /// When a leader is told to come back.
     pub retry_after: Seconds,
-    /// Memory for aggregation jobs in progress beside their requests, in bytes: what is known of each report, and a sum for
-    /// each batch bucket. Jobs that find none left wait; one that needs more than there is runs alone.
+    /// Memory for aggregation jobs in progress beside their requests, in bytes: 1 KiB for each report, and three times the sum
+    /// of each batch bucket. Jobs that find none left wait. A job that needs more than there is is refused with 413, and its
+    /// leader makes shorter ones; only a job of one report runs alone.
     pub max_memory_bytes: usize,
     /// Jobs of one task that may wait to be answered; one more is answered 503 with `Retry-After`.
     pub max_deferred_jobs: usize,
@@ -390,6 +403,8 @@ impl Default for Limits {
             pool_queue: 64,
             store_queue: 1024,
             store_cache_bytes: 64 << 20,
+            sum_cache_bytes: 32 << 20,
+            max_open_buckets: 20_000,
             max_waiting_reports: 10_000_000,
             max_backup_note_bytes: 64 << 20,
             stop_timeout: Seconds::new(30),
@@ -419,6 +434,7 @@ impl Default for Leader {
             peer_timeout: Seconds::new(60),
             retry_initial: Seconds::millis(500),
             retry_max: Seconds::new(300),
+            upload_sample_ratio: 100,
             max_interval_units: 10_000,
             collection_retry_after: Seconds::new(1),
         }

@@ -47,7 +47,8 @@
 //!
 //! # The way of the data
 //!
-//! - **Upload**: decode, check, store still encrypted, answer when durable. No public-key work.
+//! - **Upload**: decode, check, store still encrypted, answer when durable. No public-key work, but for a small sample of
+//!   reports that idle workers open first.
 //! - **Aggregation job, helper**: seen before? same bytes. Else reserve the report ids in the store's writer, open and
 //!   prepare on the pool, summing per batch bucket as it goes, then sums, ids and answer in one write.
 //! - **Aggregation job, leader**: pick reports in one write, prepare on the pool, store what the request is made of
@@ -126,7 +127,10 @@
 //!   costs one multiplication, which is nearly all that it costs.
 //! - **The jobs of a task take turns at the workers, and tasks share them.** If the jobs of a task shared them too, they would
 //!   all end at once, and the workers would have nothing to do while all are stored.
-//! - **Memory is shared out before it is used.** A leader's job takes its part before it loads reports. While the helper
+//! - **Sums are on disk.** Memory holds what is counted of each batch bucket, and a cache of encoded sums. Clients choose the
+//!   times of reports, so a task has a limit of open buckets, which an upload checks: what is accepted can be aggregated.
+//! - **Memory is shared out before it is used.** The times of its reports tell how many sums a job has, before anything of it
+//!   is prepared; a helper refuses one that does not fit (413). A leader's job takes its part before it loads reports. While the helper
 //!   does not answer it may lose to another job what it prepared, and prepares it again: the request is the same to the byte.
 //!   Uploads have a budget of their own, because anybody may send them.
 //! - **The system's allocator stays.** mimalloc and jemalloc changed neither throughput nor preparation by more than runs

@@ -180,8 +180,13 @@ impl Pool {
         lane
     }
 
-    /// How many chunks of a task may be in the workers' queue.
-    fn window(&self) -> usize {
+    /// Whether jobs keep all workers busy, or wait to be admitted.
+    pub fn is_busy(&self) -> bool {
+        self.waiting() > 0 || self.admitted() >= self.workers.current_num_threads()
+    }
+
+    /// How many chunks of a task may be in the workers' queue, or done and not taken.
+    pub fn window(&self) -> usize {
         CHUNKS_PER_WORKER * self.workers.current_num_threads()
     }
 

@@ -175,7 +175,7 @@ async fn grow(node: &mut Node, parties: &common::Parties) {
     let store = Store::open(node.data_dir(), Options::default()).unwrap();
     for n in 0..160u8 {
         let grow = move |tx: &mut store::Tx<'_>| {
-            tx.bucket_mut(&id, Bucket::Time(Time(n.into())))?.share = vec![n; 60_000];
+            tx.bucket_mut(&id, Bucket::Time(Time(n.into())))?.replace_share(vec![n; 60_000]);
             Ok(())
         };
         store.write(Point::Trial, grow).await.unwrap();

@@ -4,14 +4,16 @@ mod common;
 
 use common::{
     PATIENCE, Pair, Parties,
-    calls::assert_refused,
-    forge::Forge,
+    calls::{assert_refused, assert_taken, assert_upload_refused},
+    forge::{Forge, flipped},
     places::{places, places_without_body},
     raw::{ask, begin, status},
 };
 use dapbox::{
     config::Config,
-    model::{AggregationJobId, BatchMode, BatchSelector, Query, Report, Revision, TaskId, Time, VdafConfig},
+    model::{
+        AggregationJobId, BatchMode, BatchSelector, Query, Report, ReportError, Revision, TaskId, Time, VdafConfig,
+    },
     vdaf::{AggregateResult, Measurement},
     wire::ProblemType,
 };
@@ -271,5 +273,66 @@ async fn an_interval_that_ends_after_time_is_malformed(#[values(Revision::Dap09,
             assert!(said["type"].as_str().unwrap().ends_with("error:invalidMessage"), "{late}: {said}");
         }
     }
+    pair.stop().await;
+}
+
+/// A report that the leader cannot open: its share is sealed to the leader's key, and was changed on the way.
+fn unopenable(forge: &Forge) -> Report {
+    let mut report = forge.report(&Measurement::Flag(true), Time::now());
+    report.leader_share.payload = flipped(&report.leader_share.payload);
+    report
+}
+
+/// With a sample of all, a client learns at upload that the leader's share cannot be opened, or that it does not decode.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn tells_clients_of_a_share_that_cannot_be_opened(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let all = |config: &mut Config| {
+        config.leader.upload_sample_ratio = 1;
+        // No job keeps the workers busy.
+        config.leader.max_job_delay = dapbox::config::Seconds::new(1000);
+    };
+    let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, all, |_| {}).await;
+    let (parties, id) = (&pair.parties, pair.parties.id());
+    let forge = Forge::new(parties).await;
+    assert_taken(&parties.upload(&forge.report(&Measurement::Flag(true), Time::now())).await);
+    let shut = unopenable(&forge);
+    assert_upload_refused(&parties.upload(&shut).await, parties, &shut, ReportError::HpkeDecryptError);
+    let cut = |draft: &mut common::forge::Draft| draft.leader.payload = draft.leader.payload.slice(1..);
+    let cut = forge.spoilt(&Measurement::Flag(true), Time::now(), cut);
+    assert_upload_refused(&parties.upload(&cut).await, parties, &cut, ReportError::InvalidMessage);
+    let status = pair.leader.status(&id).await;
+    let counted = |name: &str| status.counters.get(name).copied().unwrap_or(0);
+    assert_eq!((counted("hpke_decrypt_error"), counted("invalid_message"), counted("report_success")), (1, 1, 1));
+    pair.stop().await;
+}
+
+/// The first reports that are sealed to a key are opened until one is good, however few others are; without a sample none
+/// is.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn opens_the_first_uploads_of_a_key(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let few = |config: &mut Config| {
+        (config.leader.upload_sample_ratio, config.leader.min_job_size) = (u32::MAX, 1);
+    };
+    let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, few, |_| {}).await;
+    let (parties, id) = (&pair.parties, pair.parties.id());
+    let forge = Forge::new(parties).await;
+    for _ in 0..2 {
+        let shut = unopenable(&forge);
+        assert_upload_refused(&parties.upload(&shut).await, parties, &shut, ReportError::HpkeDecryptError);
+    }
+    assert_taken(&parties.upload(&forge.report(&Measurement::Flag(true), Time::now())).await);
+    // From now on it is one in billions.
+    assert_taken(&parties.upload(&unopenable(&forge)).await);
+    pair.leader.until(&id, |status| status.counters.get("hpke_decrypt_error") == Some(&3)).await;
+
+    pair.leader.stop().await;
+    pair.leader.config.leader.upload_sample_ratio = 0;
+    pair.leader.resume().await;
+    assert_taken(&parties.upload(&unopenable(&forge)).await);
+    pair.leader.until(&id, |status| status.counters.get("hpke_decrypt_error") == Some(&4)).await;
     pair.stop().await;
 }

@@ -6,7 +6,11 @@ mod common;
 use bytes::Bytes;
 use common::{Node, Pair, Parties, forge::Forge};
 use dapbox::{
-    aggregator::{KeyRing, TaskContext, check_time, collect, keys, leader, upload},
+    aggregator::{
+        KeyRing, TaskContext, check_time, collect, keys,
+        leader::{self, JobBounds},
+        upload::{self, Sampled},
+    },
     config::{Config, Limits},
     model::{
         BatchMode, Bucket, CollectionJobId, Duration, HpkeCiphertext, Interval, Point, Query, Report, ReportError,
@@ -69,8 +73,12 @@ fn one_at_a_time() -> dapbox::config::Leader {
 
 /// Picks a job and says which reports are in it.
 async fn pick(store: &Store, task: TaskId, limits: &dapbox::config::Leader) -> Vec<ReportId> {
+    pick_within(store, task, limits, JobBounds::NONE).await
+}
+
+async fn pick_within(store: &Store, task: TaskId, limits: &dapbox::config::Leader, bounds: JobBounds) -> Vec<ReportId> {
     let limits = limits.clone();
-    let pick = move |tx: &mut Tx<'_>| leader::pick(tx, NOW, &limits, &task, false);
+    let pick = move |tx: &mut Tx<'_>| leader::pick(tx, NOW, &limits, bounds, &task, false);
     let Some(job) = store.write(Point::Trial, pick).await.unwrap() else { return Vec::new() };
     store
         .read(|view| {
@@ -90,7 +98,7 @@ async fn what_a_collection_waits_for_goes_first(#[values(Revision::Dap09, Revisi
     let interval = Interval::new(ago(4), Duration(2 * HOUR)).unwrap();
     // Enough is aggregated already.
     let count = move |tx: &mut Tx<'_>| {
-        tx.bucket_mut(&id, Bucket::Time(ago(4)))?.count = 5;
+        tx.bucket_mut(&id, Bucket::Time(ago(4)))?.header.count = 5;
         Ok(())
     };
     store.write(Point::Trial, count).await.unwrap();
@@ -153,6 +161,48 @@ async fn a_job_that_was_only_picked_goes_on_after_a_start(
     pair.stop().await;
 }
 
+/// A leader's job has no more batch buckets than fit into memory, and the others get jobs of their own.
+#[rstest]
+#[tokio::test]
+async fn bounds_the_batch_buckets_of_a_job(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let task = task(revision, |_| {});
+    let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
+    append(&store, id, (1..=5).flat_map(|hours| [report(ago(hours), 0), report(ago(hours), 0)]).collect()).await;
+    let limits = dapbox::config::Leader { max_job_size: 100, ..one_at_a_time() };
+    let bounds = JobBounds { max_buckets: 2, ..JobBounds::NONE };
+    let mut sizes = Vec::new();
+    for _ in 0..4 {
+        sizes.push(pick_within(&store, id, &limits, bounds).await.len());
+    }
+    assert_eq!(sizes, [4, 4, 2, 0]);
+    store.close().await;
+}
+
+/// With as many open batches as there may be, reports wait until one is collected, and none is lost.
+#[rstest]
+#[tokio::test]
+async fn bounds_open_batches_of_fixed_size(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let mode = common::batches_of(revision, 3);
+    let task = task(revision, |task| (task.public.batch_mode, task.public.min_batch_size) = (mode, 2));
+    let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
+    append(&store, id, (0..7).map(|_| report(ago(1), 0)).collect()).await;
+    let limits = dapbox::config::Leader { max_job_size: 100, ..one_at_a_time() };
+    let bounds = JobBounds { max_open_batches: 2, ..JobBounds::NONE };
+    for expected in [2, 2, 0] {
+        assert_eq!(pick_within(&store, id, &limits, bounds).await.len(), expected);
+    }
+    let give_up = move |tx: &mut Tx<'_>| {
+        let jobs = tx.task(&id).unwrap().leader_jobs.values().next().map(|job| job.batch);
+        let Some(dapbox::model::PartialBatch::FixedSize(batch)) = jobs else { panic!("a job without a batch") };
+        tx.give_up_batch(&id, batch)
+    };
+    assert!(store.write(Point::Trial, give_up).await.unwrap());
+    for expected in [2, 0] {
+        assert_eq!(pick_within(&store, id, &limits, bounds).await.len(), expected);
+    }
+    store.close().await;
+}
+
 /// The same report several times in one group commit is one report.
 #[rstest]
 #[tokio::test]
@@ -168,7 +218,9 @@ async fn uploads_of_one_report_that_race_count_once(#[values(Revision::Dap09, Re
     for _ in 0..20 {
         let (store, ring, report) = (store.clone(), ring.clone(), report.clone());
         racing.spawn(async move {
-            let accept = move |tx: &mut Tx<'_>| upload::accept(tx, NOW, &Limits::default(), &ring, &id, &[report]);
+            let accept = move |tx: &mut Tx<'_>| {
+                upload::accept(tx, NOW, &Limits::default(), &ring, &id, &[report], &Sampled::new())
+            };
             store.write(Point::Trial, accept).await.unwrap().unwrap();
         });
     }

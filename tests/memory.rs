@@ -5,14 +5,17 @@ mod common;
 use bytes::Bytes;
 use common::{
     Node, PATIENCE, Pair, Parties,
-    calls::assert_taken,
+    calls::{assert_taken, assert_upload_refused, problem},
     forge::Forge,
     raw::{ask, begin, status},
     relay::Relay,
 };
 use dapbox::{
     config::Config,
-    model::{BatchMode, Max, PartialBatch, Report, Revision, Time, VdafConfig, status::TaskStatus},
+    model::{
+        BatchMode, Bucket, Duration, Interval, Max, PartialBatch, PrepareOutcome, PrepareResp, Query, Report,
+        ReportError, Revision, Time, VdafConfig, status::TaskStatus,
+    },
     vdaf::{AggregateResult, Measurement, table::optimal_chunk_length},
     wire::Interaction,
 };
@@ -143,4 +146,169 @@ async fn an_absent_helper_holds_up_its_own_task_only(#[values(Revision::Dap09, R
     assert_eq!((collected.report_count, collected.result), (REPORTS, sums));
     absent.stop().await;
     Pair { leader, helper, parties: other }.stop().await;
+}
+
+const HOUR: u64 = 3600;
+
+/// The middle of an hour, so many hours ago.
+fn ago(hours: u64) -> Time {
+    Time((Time::now().0 / HOUR - hours) * HOUR + HOUR / 2)
+}
+
+/// The hour of a time, to collect.
+fn hour_of(time: Time) -> Query {
+    Query::TimeInterval(Interval::new(time.truncate(Duration(HOUR)), Duration(HOUR)).unwrap())
+}
+
+/// A task has a limit of open batch buckets. Reports that wait count, after a restart too; reports of known times are
+/// taken, and a collection makes room for a new time.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn refuses_reports_of_too_many_times(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let tight = |config: &mut Config| {
+        config.limits.max_open_buckets = 3;
+        // Reports wait until they are collected.
+        config.leader.max_job_delay = dapbox::config::Seconds::new(1000);
+    };
+    let one = |task: &mut dapbox::model::Task| task.public.min_batch_size = 1;
+    let mut pair = Pair::start_with(revision, vectors(10), BatchMode::TimeInterval, tight, one).await;
+    let (parties, id) = (&pair.parties, pair.parties.id());
+    let forge = Forge::new(parties).await;
+    let ones = Measurement::Vector(vec![1; 10]);
+    let of = |hours| forge.report(&ones, ago(hours));
+    for hours in [1, 2, 3, 2] {
+        assert_taken(&parties.upload(&of(hours)).await);
+    }
+    let late = of(4);
+    assert_upload_refused(&parties.upload(&late).await, parties, &late, ReportError::ReportDropped);
+    pair.leader.restart().await;
+    assert_upload_refused(&parties.upload(&late).await, parties, &late, ReportError::ReportDropped);
+    assert_taken(&parties.upload(&of(3)).await);
+    assert_eq!(pair.leader.counter(&id, "upload_bucket_limit").await, 2);
+
+    let collector = parties.collector();
+    let collect = |hours| collector.collect(hour_of(ago(hours)), Some(PATIENCE), |_| {});
+    assert_eq!(collect(2).await.unwrap().result, AggregateResult::Vector(vec![2; 10]));
+    assert_taken(&parties.upload(&late).await);
+    for (hours, count) in [(4, 1), (1, 1), (3, 2)] {
+        assert_eq!(collect(hours).await.unwrap().report_count, count, "{hours} hours ago");
+    }
+    pair.stop().await;
+}
+
+/// A helper that refuses reports, because their times would open too many batch buckets, does so for each of them, and the
+/// leader drops the same ones: what is collected is exact.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn drops_the_same_reports_at_both_when_a_helper_has_too_many_buckets(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let eager = |config: &mut Config| config.leader.min_job_size = 1;
+    let (leader, helper) = (
+        Node::start_with(eager).await,
+        // Twice as many, at a helper.
+        Node::start_with(|config| config.limits.max_open_buckets = 1).await,
+    );
+    let parties = Parties::between(revision, vectors(10), BatchMode::TimeInterval, [&leader, &helper]).await;
+    let forge = Forge::new(&parties).await;
+    let ones = Measurement::Vector(vec![1; 10]);
+    let reports: Vec<_> = (1..=4).flat_map(|hours| [(); 3].map(|()| forge.report(&ones, ago(hours)))).collect();
+    parties.upload_all(&reports).await;
+    let status = leader.until(&parties.id(), |status| status.waiting + status.jobs == 0).await;
+    assert_eq!(counted(&status, "aggregate_success"), 6, "{status:#?}");
+    assert_eq!(counted(&status, "helper_report_dropped"), 6, "{status:#?}");
+    let whole = Interval::new(ago(4).truncate(Duration(HOUR)), Duration(4 * HOUR)).unwrap();
+    let collected = parties.collector().collect(Query::TimeInterval(whole), Some(PATIENCE), |_| {}).await.unwrap();
+    assert_eq!((collected.report_count, collected.result), (6, AggregateResult::Vector(vec![6; 10])));
+    Pair { leader, helper, parties }.stop().await;
+}
+
+/// The bytes of a sum of so many numbers: 16 for each in VDAF-08 and VDAF-18.
+fn sum_of(length: usize) -> usize {
+    16 * length
+}
+
+/// Reports of one hour each.
+fn a_report_an_hour(forge: &Forge, length: usize, hours: std::ops::Range<u64>) -> Vec<common::forge::Draft> {
+    hours.map(|hours| forge.draft(&Measurement::Vector(vec![1; length]), ago(hours))).collect()
+}
+
+/// A job whose sums do not fit into the helper's memory is refused before any of it is prepared. Its reports are not
+/// reserved, and shorter jobs of them are taken, in passes where that is needed.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn refuses_a_job_whose_sums_do_not_fit(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    const LENGTH: usize = 1000;
+    let (leader, mut helper) = (
+        Node::start().await,
+        // Five sums three times, and 1 KiB for each of 20 reports.
+        Node::start_with(|config| config.helper.max_memory_bytes = 15 * sum_of(LENGTH) + (20 << 10)).await,
+    );
+    let parties = Parties::between(revision, vectors(LENGTH), BatchMode::TimeInterval, [&leader, &helper]).await;
+    let forge = Forge::new(&parties).await;
+    let batch = PartialBatch::TimeInterval;
+    let mut drafts = a_report_an_hour(&forge, LENGTH, 1..11);
+    let answer = parties.ask_job(&forge.job(batch, &drafts)).await.answer;
+    let refused = problem(&answer);
+    assert_eq!(refused.status, 413, "{refused}");
+    assert!(refused.to_string().contains("helper.max_memory_bytes"), "{refused}");
+    assert_eq!(counted(&helper.status(&parties.id()).await, "aggregate_success"), 0);
+
+    // Four of each hour: they are prepared in two passes.
+    drafts.truncate(5);
+    drafts.extend([(); 3].map(|()| a_report_an_hour(&forge, LENGTH, 1..6)).concat());
+    let job = forge.job(batch, &drafts);
+    let id = [7; 16];
+    let first = parties.put_job(&id, &job).await.answer;
+    let resps = parties.wire().decode_job_resp(&first.body, job.inits.len()).unwrap();
+    let holds = |resp: &PrepareResp| matches!(resp.outcome, PrepareOutcome::Continue(_));
+    assert!(resps.len() == 20 && resps.iter().all(holds), "{resps:?}");
+    // It was answered, and is so whatever memory there is since.
+    helper.stop().await;
+    helper.config.helper.max_memory_bytes = 1024;
+    helper.resume().await;
+    let again = parties.put_job(&id, &job).await.answer;
+    assert_eq!((again.status, again.body), (first.status, first.body));
+    assert_eq!(counted(&helper.status(&parties.id()).await, "aggregate_success"), 20);
+    Pair { leader, helper, parties }.stop().await;
+}
+
+/// A leader makes jobs of no more batch buckets than its own memory holds, and shorter ones when a helper has less:
+/// everything is aggregated.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn sends_jobs_whose_sums_fit(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    const LENGTH: usize = 1000;
+    const HOURS: u64 = 24;
+    let tight = |config: &mut Config| {
+        config.leader.max_memory_bytes = 32 * 3 * sum_of(LENGTH);
+        config.leader.min_job_size = 2 * HOURS as usize;
+        config.leader.max_job_delay = dapbox::config::Seconds::new(1);
+    };
+    // Two buckets at once.
+    let narrow = |config: &mut Config| config.helper.max_memory_bytes = 2 * 3 * sum_of(LENGTH) + (6 << 10);
+    let (leader, helper, relay) = (Node::start_with(tight).await, Node::start_with(narrow).await, Relay::start().await);
+    let urls = (leader.url(revision), relay.before(&helper.url(revision)));
+    let parties = Parties::new(revision, vectors(LENGTH), BatchMode::TimeInterval, urls.0, urls.1);
+    leader.add(&parties.leader).await;
+    helper.add(&parties.helper).await;
+    let forge = Forge::new(&parties).await;
+    let drafts = [(); 2].map(|()| a_report_an_hour(&forge, LENGTH, 1..1 + HOURS)).concat();
+    let reports: Vec<_> = drafts.iter().map(|draft| forge.seal(draft)).collect();
+    parties.upload_all(&reports).await;
+    leader.until(&parties.id(), |status| status.waiting + status.jobs == 0).await;
+    let whole = Interval::new(ago(HOURS).truncate(Duration(HOUR)), Duration(HOURS * HOUR)).unwrap();
+    let collected = parties.collector().collect(Query::TimeInterval(whole), Some(PATIENCE), |_| {}).await.unwrap();
+    let sums = AggregateResult::Vector(vec![2 * u128::from(HOURS); LENGTH]);
+    assert_eq!((collected.report_count, collected.result), (2 * HOURS, sums));
+    let buckets_of = |body: &[u8]| {
+        let init = parties.wire().decode_job_init(parties.task(), &Bytes::copy_from_slice(body), usize::MAX).unwrap();
+        let bucket = |time: Time| Bucket::Time(time.truncate(Duration(HOUR)));
+        init.inits.iter().map(|init| bucket(init.share.metadata.time)).collect::<std::collections::BTreeSet<_>>().len()
+    };
+    let asked = relay.made(Interaction::AggregationJob);
+    let most = asked.iter().map(|asked| buckets_of(&asked.body)).max().unwrap();
+    // Half of the memory is one job's, and half of that is for loading.
+    assert!((3..=8).contains(&most), "a job of {most} batch buckets");
+    Pair { leader, helper, parties }.stop().await;
 }

@@ -18,7 +18,7 @@ use common::{
     Node, PATIENCE, Pair, Parties,
     calls::{assert_refused, assert_taken, problem, upload_errors},
     child::{Running, Signal},
-    forge::Forge,
+    forge::{Forge, flipped},
     raw::{ask, begin, status},
     relay::{Act, pair_through_relay},
     tls::Authority,
@@ -148,6 +148,17 @@ async fn limits_of_requests() -> BTreeSet<String> {
     leader.to(|config| config.limits.max_waiting_reports = 0).await;
     assert_eq!(problem(&parties.upload(&now()).await).status, 503);
     leader.to(|config| config.limits.max_waiting_reports = 1000).await;
+    let long_ago = report(Time(Time::now().0 - 50 * 3600));
+    leader.to(|config| config.limits.max_open_buckets = 1).await;
+    let refused = upload_errors(&parties.upload(&long_ago).await, parties);
+    assert_eq!(refused, [(long_ago.metadata.id, ReportError::ReportDropped)]);
+    leader.to(|config| config.limits.max_open_buckets = 1000).await;
+    assert_taken(&parties.upload(&long_ago).await);
+    leader.to(|config| config.leader.upload_sample_ratio = 1).await;
+    let mut unopenable = now();
+    unopenable.leader_share.payload = flipped(&unopenable.leader_share.payload);
+    let refused = upload_errors(&parties.upload(&unopenable).await, parties);
+    assert_eq!(refused, [(unopenable.metadata.id, ReportError::HpkeDecryptError)]);
     let no_room = |config: &mut Config| {
         (config.disk.reserve_bytes, config.disk.retry_after) = (1 << 60, Seconds::new(77));
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     model::{BatchId, BatchSelector, Bucket, Checksum, Duration, Interval, PartialBatch, Time},
-    store::{BucketRecord, LeaderJobRecord, TaskState},
+    store::{BucketHeader, LeaderJobRecord, TaskState},
     wire::ProblemType,
 };
 
@@ -32,13 +32,27 @@ impl Tally {
 pub fn buckets_of<'a>(
     state: &'a TaskState,
     batch: &'a BatchSelector,
-) -> impl Iterator<Item = (&'a Bucket, &'a BucketRecord)> {
+) -> impl Iterator<Item = (&'a Bucket, &'a BucketHeader)> {
     // Buckets exist only where reports are, so that a batch of any length has few of them.
     let (low, high) = match batch {
         BatchSelector::TimeInterval(interval) => (Bucket::Time(interval.start()), Bucket::Time(interval.end())),
         BatchSelector::FixedSize(id) => (Bucket::Batch(*id), Bucket::Batch(*id)),
     };
     state.buckets.range(low..=high).filter(move |(bucket, _)| batch.contains(bucket))
+}
+
+/// Whether a report of this time may be taken at upload by a task that may have `max_open` open batch buckets: it adds to
+/// what there is, or there is room for another. Reports that wait count, so that what is taken can be aggregated. A window
+/// of batches with reports that wait counts as one bucket: it becomes one batch at least.
+pub fn has_room(state: &TaskState, time: Time, max_open: usize) -> bool {
+    let public = &state.task.public;
+    match (public.time_bucket(time), public.batch_window(time)) {
+        (Some(bucket), _) => state.is_open(&bucket) || state.open_buckets() < max_open,
+        (None, Some(window)) => {
+            state.waiting.has_unit(window) || state.open_buckets() + state.waiting.unit_count() < max_open
+        }
+        (None, None) => true,
+    }
 }
 
 /// Sums up a batch as far as it is aggregated, whether or not it was collected.
@@ -194,17 +208,22 @@ pub struct Filling {
     target: u64,
     /// The fullest batch that is short of the minimum, for each window, and what it lacks.
     short: BTreeMap<Option<Time>, (BatchId, u64)>,
+    /// Whether the task may have another batch.
+    may_begin: bool,
     /// What was chosen, and how many more reports go into it.
     chosen: Option<(Option<Time>, BatchId, u64)>,
 }
 
 impl Filling {
-    /// For a task of fixed-size batches.
-    pub fn new(state: &TaskState) -> Self {
+    /// For a task of fixed-size batches. One without time windows that has `max_open` batches begins no other: its reports
+    /// wait until a batch is collected. With time windows, clients decide how many there are, and [`has_room`] bounds them.
+    pub fn new(state: &TaskState, max_open: usize) -> Self {
         let public = &state.task.public;
         let (window, target) = (public.batch_window_size(), public.min_batch_size.max(1));
         let mut short: BTreeMap<_, (BatchId, u64)> = BTreeMap::new();
-        for (id, batch) in open(state) {
+        let all = open(state);
+        let may_begin = window.is_some() || all.len() < max_open;
+        for (id, batch) in all {
             // Without a report to tell, a batch may be of any window: the helper may know more about it than we do.
             let is_known = window.is_none() || batch.window.is_some();
             let Some(lack) = target.checked_sub(batch.assigned).filter(|lack| *lack > 0 && is_known) else { continue };
@@ -213,12 +232,15 @@ impl Filling {
                 *best = (id, lack);
             }
         }
-        Self { window, target, short, chosen: None }
+        Self { window, target, short, may_begin, chosen: None }
     }
 
     /// Whether a report goes into the batch, which has room for one less then.
     pub fn admits(&mut self, time: Time) -> bool {
         let window = self.window.map(|size| time.truncate(size));
+        if self.chosen.is_none() && !self.may_begin && !self.short.contains_key(&window) {
+            return false;
+        }
         let (chosen, _, room) = self.chosen.get_or_insert_with(|| {
             let (id, room) = self.short.get(&window).copied().unwrap_or_else(|| (BatchId::random(), self.target));
             (window, id, room)

@@ -233,9 +233,9 @@ fn take_share(
     let buckets: Vec<Bucket> = batches::buckets_of(state, batch).map(|(bucket, _)| *bucket).collect();
     let mut sum = noise;
     for bucket in buckets {
-        let record = tx.bucket_mut(task, bucket)?;
-        let share = std::mem::take(&mut record.share);
-        if record.count > 0 {
+        let mut bucket = tx.bucket_mut(task, bucket)?;
+        let share = bucket.replace_share(Vec::new());
+        if bucket.header.count > 0 {
             let share = context
                 .preparer
                 .decode(&share)

@@ -24,6 +24,8 @@ pub const TASK_NOT_STARTED: &str = "upload_task_not_started";
 pub const UNSUPPORTED_EXTENSION: &str = "upload_unsupported_extension";
 /// An upload repeated a report that is stored or aggregated, and was ignored.
 pub const REPORT_REPEATED: &str = "upload_repeated";
+/// An upload was refused: the task has reports of as many different times as it may have.
+pub const BUCKET_LIMIT: &str = "upload_bucket_limit";
 /// A report was aggregated.
 pub const AGGREGATE_SUCCESS: &str = "aggregate_success";
 /// A report was given up because the helper broke the protocol about its job.
@@ -89,6 +91,7 @@ pub fn reason(name: &str) -> &str {
         REPORT_TOO_EARLY | "report_too_early" => "of a time too far ahead",
         TASK_EXPIRED | "task_expired" => "of a time after the task's end",
         TASK_NOT_STARTED | "task_not_started" => "of a time before the task's start",
+        BUCKET_LIMIT => "of a time that would open one batch bucket too many",
         UNSUPPORTED_EXTENSION => "with an unknown extension",
         "report_replayed" => "sent a second time",
         "report_dropped" => "dropped: of a time that is given up",
@@ -131,6 +134,7 @@ mod tests {
             TASK_EXPIRED,
             TASK_NOT_STARTED,
             UNSUPPORTED_EXTENSION,
+            BUCKET_LIMIT,
             HELPER_PROTOCOL_ERROR,
         ];
         for name in of_reports.chain(of_uploads) {

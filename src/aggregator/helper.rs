@@ -7,7 +7,9 @@
 //! Or the leader is told to come back (DAP-18 section 3.1): [`defer`] stores the request, and the same steps follow
 //! when there is time for them, with [`resume`] in the place of `reserve`.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod bounds;
+
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 
@@ -24,6 +26,10 @@ use crate::{
     vdaf::InputShare,
     wire::{Problem, ProblemType},
 };
+
+pub(super) use bounds::COPIES;
+use bounds::NewBuckets;
+pub use bounds::{Bounds, JobMemory};
 
 /// Checks what can be checked of a request without looking at the store.
 pub fn check_request(task: &Task, init: &JobInit) -> Result<(), Error> {
@@ -45,17 +51,6 @@ pub fn check_request(task: &Task, init: &JobInit) -> Result<(), Error> {
         return refuse("a report occurs twice in the job");
     }
     Ok(())
-}
-
-/// About how many bytes a report of a job takes beside its request: its decoded form, and its part of the answer.
-const BESIDE: usize = 1024;
-
-/// About how many bytes a job takes beside its request. The sum of each batch bucket is there three times in the end: as it
-/// is, encoded, and on its way to the disk.
-pub fn job_bytes(context: &TaskContext, init: &JobInit) -> usize {
-    let buckets: BTreeSet<Bucket> =
-        init.inits.iter().map(|each| bucket_of(&context.task, init.batch, &each.share.metadata)).collect();
-    init.inits.len() * BESIDE + 3 * buckets.len() * context.preparer.sum_bytes()
 }
 
 /// A request for an aggregation job, as far as the store is concerned.
@@ -125,12 +120,12 @@ pub enum Deferred {
 pub fn reserve(
     tx: &mut Tx<'_>,
     request: &Request,
-    skew: Duration,
+    bounds: Bounds,
     reports: &[ReportMetadata],
 ) -> Result<Reserved, Fault> {
     match find(tx, request)? {
         Some(known) => Ok(known),
-        None => Ok(take(tx, request, skew, reports)),
+        None => Ok(take(tx, request, bounds, reports)),
     }
 }
 
@@ -138,11 +133,11 @@ pub fn reserve(
 pub fn resume(
     tx: &mut Tx<'_>,
     request: &Request,
-    skew: Duration,
+    bounds: Bounds,
     reports: &[ReportMetadata],
 ) -> Result<Reserved, Fault> {
     match find(tx, request)? {
-        Some(Reserved::Known(JobState::Pending)) => Ok(take(tx, request, skew, reports)),
+        Some(Reserved::Known(JobState::Pending)) => Ok(take(tx, request, bounds, reports)),
         Some(known) => Ok(known),
         None => Ok(Reserved::NoTask),
     }
@@ -173,18 +168,22 @@ fn find(tx: &Tx<'_>, request: &Request) -> Result<Option<Reserved>, Fault> {
     }))
 }
 
-fn take(tx: &mut Tx<'_>, request: &Request, skew: Duration, reports: &[ReportMetadata]) -> Reserved {
+fn take(tx: &mut Tx<'_>, request: &Request, bounds: Bounds, reports: &[ReportMetadata]) -> Reserved {
     let Some(state) = tx.task_mut(&request.task) else { return Reserved::NoTask };
     let mut room = room_in_batch(state, request.batch);
+    let mut opened = NewBuckets::new(bounds.max_open_buckets);
     let mut verdicts = Vec::with_capacity(reports.len());
     for metadata in reports {
-        let verdict = check_report(state, request, skew, metadata, room).err();
+        let bucket = bucket_of(&state.task, request.batch, metadata);
+        let checked = check_report(state, request, bounds.clock_skew, metadata, room);
+        let verdict = checked.and_then(|()| opened.admit(state, bucket)).err();
         if verdict.is_none() {
             state.reserved.insert(metadata.id, request.job);
             room = room.saturating_sub(1);
         }
         verdicts.push(verdict);
     }
+    opened.log(&request.task);
     Reserved::New(verdicts)
 }
 
@@ -285,11 +284,13 @@ pub fn answer(
 /// Stores what a job came to and its answer, which it returns; `None` if the task was removed or the job deleted
 /// meanwhile.
 ///
-/// A batch that was closed or filled up while the job was prepared takes no more reports: they are refused here.
+/// A batch that was closed or filled up while the job was prepared takes no more reports, nor does one that another job has
+/// left no place for: they are refused here.
 pub fn commit(
     tx: &mut Tx<'_>,
     context: &TaskContext,
     request: &Request,
+    bounds: Bounds,
     prepared: Prepared,
 ) -> Result<Option<Bytes>, Fault> {
     let Request { task, job, hash: request_hash, batch, now } = *request;
@@ -303,24 +304,29 @@ pub fn commit(
     let Some(state) = tx.task(task) else { return Ok(None) };
     let Prepared { mut resps, mut sums } = prepared;
     let mut late: HashMap<ReportId, ReportError> = HashMap::new();
+    let mut opened = NewBuckets::new(bounds.max_open_buckets);
     sums.0.retain(|bucket, sum| {
-        let refused = check_bucket(state, batch, bucket, sum).err();
+        let checked = check_bucket(state, batch, bucket, sum);
+        let refused = checked.and_then(|()| opened.admit(state, *bucket)).err();
         late.extend(refused.into_iter().flat_map(|error| sum.reports.iter().map(move |m| (m.id, error))));
         refused.is_none()
     });
+    opened.log(task);
     for resp in &mut resps {
         if let Some(error) = late.get(&resp.report_id) {
             resp.outcome = PrepareOutcome::Reject(*error);
         }
     }
     if let PartialBatch::FixedSize(id) = batch
-        && tx.task(task).is_some_and(|state| !state.collected.is_given_up(&id))
+        && !state.buckets.contains_key(&Bucket::Batch(id))
+        && !state.collected.is_given_up(&id)
+        && opened.admit(state, Bucket::Batch(id)).is_ok()
     {
         // A batch id that occurred in a job is known from now on, even if none of its reports held.
         tx.bucket_mut(task, Bucket::Batch(id))?;
     }
-    for (bucket, sum) in &sums.0 {
-        merge_into_bucket(tx, context, *bucket, sum)?;
+    for (bucket, sum) in sums.0 {
+        merge_into_bucket(tx, context, bucket, sum)?;
     }
     count(tx, task, &resps)?;
     let answer = Bytes::from(context.wire.encode_job_resp(&resps));
@@ -344,32 +350,30 @@ fn check_bucket(state: &TaskState, batch: PartialBatch, bucket: &Bucket, sum: &S
     Ok(())
 }
 
-/// Adds a job's sum to its batch bucket, and remembers the reports.
-pub(super) fn merge_into_bucket(
-    tx: &mut Tx<'_>,
-    context: &TaskContext,
-    bucket: Bucket,
-    sum: &Sum,
-) -> Result<(), Fault> {
+/// Adds a job's sum to its batch bucket, and remembers the reports. The sum is gone afterwards, so that it is not held
+/// beside its encoding.
+pub(super) fn merge_into_bucket(tx: &mut Tx<'_>, context: &TaskContext, bucket: Bucket, sum: Sum) -> Result<(), Fault> {
     let (Some(first), Some(last)) =
         (sum.reports.iter().map(|m| m.time).min(), sum.reports.iter().map(|m| m.time).max())
     else {
         return Ok(());
     };
     let preparer = context.preparer.as_ref();
-    let record = tx.bucket_mut(&context.task.public.id, bucket)?;
-    (record.first, record.last) = (record.first.min(first), record.last.max(last));
-    if record.count == 0 {
-        record.share = preparer.encode(&sum.share);
+    let mut record = tx.bucket_mut(&context.task.public.id, bucket)?;
+    let encoded = if record.header.count == 0 {
+        preparer.encode(&sum.share)
     } else {
         let mut share = preparer
-            .decode(&record.share)
+            .decode(record.share())
             .map_err(|error| Fault::while_doing("reading a batch bucket's sum from the store", error))?;
         preparer.merge(&mut share, &sum.share);
-        record.share = preparer.encode(&share);
-    }
-    record.count += sum.reports.len() as u64;
-    record.checksum.merge(&sum.checksum);
+        preparer.encode(&share)
+    };
+    record.replace_share(encoded);
+    let header = record.header;
+    (header.first, header.last) = (header.first.min(first), header.last.max(last));
+    header.count += sum.reports.len() as u64;
+    header.checksum.merge(&sum.checksum);
     tx.remember(&context.task.public.id, &sum.remembered())
 }
 

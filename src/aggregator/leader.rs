@@ -4,129 +4,29 @@
 //! is first sent, and [`commit`]ted when the helper has answered. In between, a crash at any point leads back to the
 //! same request: its reports, its clock and the hash of its bytes are stored, and preparation is deterministic.
 
+mod pick;
+
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    KeyRing, Opener, Sums, TaskContext, batches, check_replay, check_time, counters,
-    demand::Demand,
-    helper::merge_into_bucket,
+    KeyRing, Opener, Sums, TaskContext, counters,
+    helper::{self, merge_into_bucket},
     retention,
     shares::{bucket_of, guarded},
 };
 use crate::{
-    config,
     model::{
-        AggregationJobId, BatchMode, Duration, Fault, JobInit, PartialBatch, PrepareInit, PrepareOutcome, PrepareResp,
-        Report, ReportError, ReportId, ReportMetadata, ReportShare, Task, TaskId, Time,
+        AggregationJobId, Fault, JobInit, PartialBatch, PrepareInit, PrepareOutcome, PrepareResp, Report, ReportError,
+        ReportId, ReportMetadata, ReportShare, TaskId, Time,
     },
-    store::{Collected, Entry, LeaderJobRecord, LeaderJobState, Pick, Picked, Replay, ReportRef, TaskState, Tx},
+    store::{Entry, LeaderJobRecord, LeaderJobState, ReportRef, TaskState, Tx},
     vdaf::{InputShare, Pending},
 };
 
-/// The most reports that one write drops: many may have become useless at once, and other writes wait meanwhile.
-const MAX_DROPPED: usize = 10_000;
-
-/// Whether [`pick`] may find something to do: a job may start, and there are enough reports or somebody waits for
-/// them. `aged` says that the oldest has waited for the longest delay.
-pub fn may_pick(state: &TaskState, limits: &config::Leader, aged: bool) -> bool {
-    state.leader_jobs.len() < limits.jobs_in_flight
-        && !state.waiting.is_empty()
-        && (is_enough(state, limits, aged) || !Demand::of(state).is_empty())
-}
-
-fn is_enough(state: &TaskState, limits: &config::Leader, aged: bool) -> bool {
-    aged || state.waiting.len() >= limits.min_job_size
-}
-
-/// Makes an aggregation job of waiting reports, if [`may_pick`] still holds.
-/// Reports that must not be aggregated any more are dropped and counted on the way.
-pub fn pick(
-    tx: &mut Tx<'_>,
-    now: Time,
-    limits: &config::Leader,
-    task: &TaskId,
-    aged: bool,
-) -> Result<Option<AggregationJobId>, Fault> {
-    let Some(state) = tx.task_mut(task) else { return Ok(None) };
-    if !may_pick(state, limits, aged) {
-        return Ok(None);
-    }
-    let (demand, enough) = (Demand::of(state), is_enough(state, limits, aged));
-    let mut filling = match state.task.public.batch_mode {
-        BatchMode::TimeInterval => None,
-        BatchMode::FixedSize { .. } => Some(batches::Filling::new(state)),
-    };
-    let (most, mut errors) = (limits.max_job_size, Vec::new());
-    // What collections wait for goes first, however much else there is.
-    let mut picked = take(state, now, most, &mut errors, filling.as_mut(), |entry| demand.wants(entry));
-    if picked.taken.is_empty() && enough {
-        let others = take(state, now, most, &mut errors, filling.as_mut(), |entry| !demand.rests(entry.time));
-        picked.taken = others.taken;
-        picked.dropped.extend(others.dropped);
-    }
-    for (entry, error) in picked.dropped.iter().zip(errors) {
-        drop_report(tx, task, entry.id, entry.at, counters::refused(error))?;
-    }
-    if picked.taken.is_empty() {
-        return Ok(None);
-    }
-    let batch = filling.and_then(|filling| filling.batch()).map_or(PartialBatch::TimeInterval, PartialBatch::FixedSize);
-    let reports = picked.taken.iter().map(|entry| entry.at).collect();
-    let id = AggregationJobId::random();
-    let job = LeaderJobRecord { batch, now, created: now, reports, state: LeaderJobState::Picked };
-    tx.put_leader_job(task, id, job)?;
-    Ok(Some(id))
-}
-
-/// Takes up to `most` waiting reports, and those on the way that must not be aggregated any more, with the reasons.
-/// If `is_eligible` says no to a report, then also to all later ones of the same bucket of time, and so does the batch that
-/// is being filled: windows are made of whole buckets.
-fn take(
-    state: &mut TaskState,
-    now: Time,
-    most: usize,
-    errors: &mut Vec<ReportError>,
-    mut filling: Option<&mut batches::Filling>,
-    is_eligible: impl Fn(&Entry) -> bool,
-) -> Picked {
-    let end = state.end();
-    let TaskState { task, replay, collected, waiting, .. } = state;
-    waiting.pick(now, most, |entry| {
-        if !is_eligible(entry) {
-            return Pick::Pass;
-        }
-        match check_entry(task, end, replay, collected, now, entry) {
-            Ok(()) if filling.as_mut().is_some_and(|filling| !filling.admits(entry.time)) => Pick::Pass,
-            Ok(()) => Pick::Take,
-            Err(_) if errors.len() == MAX_DROPPED => Pick::Pass,
-            Err(error) => {
-                errors.push(error);
-                Pick::Drop
-            }
-        }
-    })
-}
-
-/// Whether a waiting report may still be aggregated.
-///
-/// This is the leader's only check for replays and collected batches: once the helper has answered it is too late.
-fn check_entry(
-    task: &Task,
-    end: Option<Time>,
-    replay: &Replay,
-    collected: &Collected,
-    now: Time,
-    entry: &Entry,
-) -> Result<(), ReportError> {
-    // The upload allowed for clocks that differ; what it took is not refused for its clock here.
-    check_time(task, end, now, Duration(u64::MAX), entry.time)?;
-    check_replay(replay, &entry.id, entry.time)?;
-    if task.public.time_bucket(entry.time).is_some_and(|bucket| collected.covers(&bucket)) {
-        return Err(ReportError::BatchCollected);
-    }
-    Ok(())
-}
+pub use pick::{JobBounds, may_pick, pick};
 
 fn drop_report(
     tx: &mut Tx<'_>,
@@ -146,6 +46,23 @@ const BESIDE: usize = 2048;
 /// About how many bytes a report takes at the leader while its job waits for the helper.
 pub fn report_bytes(context: &TaskContext) -> usize {
     context.preparer.leader_bytes() + BESIDE
+}
+
+/// How many batch buckets a job may have so that their sums take no more than `bytes` when it is stored; one at least.
+pub fn buckets_within(context: &TaskContext, bytes: usize) -> usize {
+    (bytes / sums_bytes(context, 1).max(1)).max(1)
+}
+
+/// About how many bytes the sums of a job take when it is stored.
+pub fn sums_bytes(context: &TaskContext, buckets: usize) -> usize {
+    helper::COPIES * buckets * context.preparer.sum_bytes()
+}
+
+/// How many batch buckets the reports of a job are in.
+pub fn bucket_count(state: &TaskState, job: &LeaderJobRecord) -> usize {
+    let times = state.waiting.assigned(&job.reports).into_iter().map(|entry| entry.time);
+    let buckets: BTreeSet<_> = times.map(|time| state.task.public.time_bucket(time)).collect();
+    buckets.len()
 }
 
 /// A report whose preparation waits for the helper's answer.
@@ -379,9 +296,9 @@ pub fn commit(
         return Ok(());
     };
     let mut aggregated = 0;
-    for (bucket, sum) in &finished.sums.0 {
-        merge_into_bucket(tx, context, *bucket, sum)?;
+    for (bucket, sum) in finished.sums.0 {
         aggregated += sum.reports.len() as u64;
+        merge_into_bucket(tx, context, bucket, sum)?;
     }
     tx.count(task, counters::AGGREGATE_SUCCESS, aggregated)?;
     for counter in finished.refused {

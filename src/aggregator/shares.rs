@@ -1,7 +1,7 @@
 //! One report share at a time: open it, check what is in it, and add what comes out to its batch bucket.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
@@ -87,10 +87,15 @@ impl Sums {
     /// Adds what another part of the same job came to.
     pub fn merge(&mut self, preparer: &dyn Preparer, other: Self) {
         for (bucket, theirs) in other.0 {
-            let sum = self.0.entry(bucket).or_insert_with(|| Sum::empty(preparer));
-            preparer.merge(&mut sum.share, &theirs.share);
-            sum.checksum.merge(&theirs.checksum);
-            sum.reports.extend(theirs.reports);
+            match self.0.entry(bucket) {
+                Entry::Vacant(place) => drop(place.insert(theirs)),
+                Entry::Occupied(mut ours) => {
+                    let sum = ours.get_mut();
+                    preparer.merge(&mut sum.share, &theirs.share);
+                    sum.checksum.merge(&theirs.checksum);
+                    sum.reports.extend(theirs.reports);
+                }
+            }
         }
     }
 }

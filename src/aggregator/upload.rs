@@ -1,11 +1,16 @@
 //! Uploads: which reports a leader takes (DAP-09 section 4.4.2, DAP-18 section 4.4.2).
 //!
-//! A report is stored as it comes, still encrypted. Its share is opened when its aggregation job runs.
+//! A report is stored as it comes, still encrypted. Its share is opened when its aggregation job runs. The shares of a
+//! sample of reports are tried earlier, so that a client whose reports cannot be opened is told so.
 
-use super::{Error, KeyRing, check_horizon, check_time, counters};
+use std::collections::HashMap;
+
+use super::{
+    Error, KeyRing, Opener, TaskContext, batches, check_horizon, check_time, counters, leader, shares::guarded,
+};
 use crate::{
     config::Limits,
-    model::{Duration, Fault, Report, ReportError, TaskId, Time},
+    model::{Duration, Fault, Report, ReportError, ReportId, TaskId, Time},
     store::{TaskState, Tx},
     wire::{Problem, ProblemType},
 };
@@ -19,9 +24,14 @@ pub enum Verdict {
     Repeated,
     /// It is not taken.
     Refused(ReportError),
+    /// It is not taken: its time would open one batch bucket too many.
+    BucketLimit,
     /// It is not taken: it has public extensions with these numbers, which we do not know.
     UnknownExtensions(Vec<u16>),
 }
+
+/// The reports whose leader's share was opened before they are stored and cannot be aggregated, and why.
+pub type Sampled = HashMap<ReportId, ReportError>;
 
 /// Stores those of the reports that can be aggregated, and says what becomes of each, in order.
 ///
@@ -33,6 +43,7 @@ pub fn accept(
     keys: &KeyRing,
     task: &TaskId,
     reports: &[Report],
+    sampled: &Sampled,
 ) -> Result<Result<Vec<Verdict>, Error>, Fault> {
     let Some(state) = tx.task(task) else {
         return Ok(Err(Problem::new(ProblemType::UnrecognizedTask).with_task(*task).into()));
@@ -43,7 +54,7 @@ pub fn accept(
     let mut verdicts = Vec::with_capacity(reports.len());
     for report in reports {
         let Some(state) = tx.task(task) else { break };
-        let verdict = check(state, now, limits, keys, report);
+        let verdict = check(state, now, limits, keys, report, sampled);
         if verdict == Verdict::Stored {
             tx.append_report(task, report)?;
         }
@@ -66,16 +77,30 @@ fn counter(verdict: &Verdict) -> &'static str {
         Verdict::Stored => counters::REPORT_SUCCESS,
         Verdict::Repeated => counters::REPORT_REPEATED,
         Verdict::UnknownExtensions(_) => counters::UNSUPPORTED_EXTENSION,
+        Verdict::BucketLimit => counters::BUCKET_LIMIT,
         Verdict::Refused(ReportError::ReportTooEarly) => counters::REPORT_TOO_EARLY,
         Verdict::Refused(ReportError::TaskExpired) => counters::TASK_EXPIRED,
         Verdict::Refused(ReportError::TaskNotStarted) => counters::TASK_NOT_STARTED,
         Verdict::Refused(ReportError::OutdatedConfig) => counters::REPORT_OUTDATED_KEY,
         Verdict::Refused(ReportError::BatchCollected) => counters::INTERVAL_COLLECTED,
+        Verdict::Refused(error) if is_of_share(*error) => counters::refused(*error),
         Verdict::Refused(_) => counters::REPORT_EXPIRED,
     }
 }
 
-fn check(state: &TaskState, now: Time, limits: &Limits, keys: &KeyRing, report: &Report) -> Verdict {
+/// Whether the error is one of what is in the leader's share.
+fn is_of_share(error: ReportError) -> bool {
+    use ReportError::{HpkeDecryptError, InvalidMessage, VdafPrepError};
+    matches!(error, HpkeDecryptError | InvalidMessage | VdafPrepError)
+}
+
+/// Opens and prepares the leader's share of a report, as its job will, and says what is wrong with it. Runs on the pool.
+pub fn try_share(context: &TaskContext, keys: &KeyRing, report: Report) -> Result<(), ReportError> {
+    let metadata = report.metadata;
+    guarded(&metadata, || leader::start_report(context, &Opener::new(context, keys), report).map(drop))
+}
+
+fn check(state: &TaskState, now: Time, limits: &Limits, keys: &KeyRing, report: &Report, sampled: &Sampled) -> Verdict {
     let metadata = &report.metadata;
     let skew = Duration(limits.clock_skew.as_secs());
     let timely = check_time(&state.task, state.end(), now, skew, metadata.time);
@@ -94,6 +119,12 @@ fn check(state: &TaskState, now: Time, limits: &Limits, keys: &KeyRing, report: 
     let bucket = state.task.public.time_bucket(metadata.time);
     if bucket.is_some_and(|bucket| state.collected.covers(&bucket)) {
         return Verdict::Refused(ReportError::BatchCollected);
+    }
+    if let Some(error) = sampled.get(&metadata.id) {
+        return Verdict::Refused(*error);
+    }
+    if !batches::has_room(state, metadata.time, limits.max_open_buckets) {
+        return Verdict::BucketLimit;
     }
     Verdict::Stored
 }

@@ -7,6 +7,7 @@ use super::{
     style::{self, Style},
 };
 use crate::{
+    aggregator::counters,
     collector::Collected,
     config::span,
     model::{
@@ -103,9 +104,16 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     }
     let width = task.counters.keys().map(String::len).max().unwrap_or_default();
     for (name, count) in &task.counters {
-        let _ = writeln!(text, "    {}  {}", style.dim(&format!("{name:<width$}")), style::count(*count));
+        let reason = if counters::is_refusal(name) { refusal(name) } else { String::new() };
+        let _ = writeln!(text, "    {}  {}{reason}", style.dim(&format!("{name:<width$}")), style::count(*count));
     }
     format!("{}\n{text}", style.bold(&format!("Task {}", task.id)))
+}
+
+/// Why reports are counted under this name.
+fn refusal(name: &str) -> String {
+    let whose = if name.starts_with("helper_") { "by the helper: " } else { "" };
+    format!(" refused  {whose}{}", counters::reason(name))
 }
 
 /// That a control plane has set a task up, and whether anything came of it.

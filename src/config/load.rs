@@ -131,6 +131,7 @@ impl Config {
             ("limits.max_connections", limits.max_connections),
             ("limits.pool_queue", limits.pool_queue),
             ("limits.store_queue", limits.store_queue),
+            ("limits.max_open_buckets", limits.max_open_buckets),
             ("helper.max_deferred_jobs", self.helper.max_deferred_jobs),
             ("helper.max_memory_bytes", self.helper.max_memory_bytes),
             ("leader.max_job_size", leader.max_job_size),

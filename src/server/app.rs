@@ -20,6 +20,7 @@ use super::{
     memory::{Budget, JobMemory},
     recorder::Recorder,
     reload::Controls,
+    sample::Sampler,
     slots::Slots,
     supervise::Parts,
     tls::{Certificates, Files},
@@ -69,6 +70,8 @@ pub struct App {
     pub upload_memory: Budget,
     /// The memory of all other requests, whose senders have a token.
     pub request_memory: Budget,
+    /// Which uploads are opened before they are stored.
+    pub sampler: Sampler,
     /// Requests in progress, and bodies that are awaited.
     pub slots: Slots,
     /// Places for connections to the public address; one that is taken is a connection that is open.
@@ -141,6 +144,7 @@ impl App {
             store,
             pool,
             keys,
+            sampler: Sampler::default(),
             management,
             peers,
             peer: Mutex::new(peer),
@@ -214,6 +218,7 @@ impl App {
         lock(&self.trouble).remove(id);
         lock(&self.job_caps).remove(id);
         lock(&self.token_uses).retain(|(task, _), _| task != id);
+        self.sampler.forget(id);
         self.recorder.forget(id);
     }
 

@@ -102,6 +102,11 @@ async fn upload(app: &Arc<App>, task: TaskId, mut request: Request) -> Result<Re
     };
     match flow::upload(app, &context, reports).await?.pop() {
         Some(Verdict::Refused(error)) => Err(upload_refusal(error).into()),
+        Some(Verdict::BucketLimit) => {
+            let detail = "the task has uncollected reports of too many different times; upload the report after some of \
+                          them are collected, or with a time that others have";
+            Err(Problem::new(ProblemType::ReportRejected).with_detail(detail).into())
+        }
         _ => Ok(empty(StatusCode::CREATED)),
     }
 }
@@ -121,6 +126,15 @@ fn upload_refusal(error: ReportError) -> Problem {
         ReportError::BatchCollected => {
             (ProblemType::ReportRejected, "the batch that the report's time belongs to was collected already")
         }
+        ReportError::HpkeDecryptError => (
+            ProblemType::ReportRejected,
+            "the leader cannot decrypt its share of the report; check the task's parameters, and that the share is sealed \
+             to the leader's HPKE configuration",
+        ),
+        ReportError::InvalidMessage | ReportError::VdafPrepError => (
+            ProblemType::ReportRejected,
+            "the leader's share of the report is malformed or does not fit; check the client's VDAF and its parameters",
+        ),
         _ => (ProblemType::ReportRejected, "the report is older than the task's retention window"),
     };
     Problem::new(kind).with_detail(detail)

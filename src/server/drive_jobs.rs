@@ -6,11 +6,11 @@ use tokio::task::JoinSet;
 
 use super::{
     app::App,
-    leader_job::{room, run},
+    leader_job::{bucket_room, room, run},
     supervise::see_through,
 };
 use crate::{
-    aggregator::leader,
+    aggregator::leader::{self, JobBounds},
     model::{AggregationJobId, Fault, Part, Point, Role, TaskId, Time},
 };
 
@@ -91,10 +91,12 @@ async fn pick(app: &Arc<App>, task: TaskId, now: Time, aged: bool) -> Result<Opt
     let mut limits = app.config.leader.clone();
     let fitting = room(app) / leader::report_bytes(&context);
     limits.max_job_size = limits.max_job_size.min(app.job_cap(&task)).min(fitting).max(1);
+    let bounds =
+        JobBounds { max_buckets: bucket_room(app, &context), max_open_batches: app.config.limits.max_open_buckets };
     let worth_it =
         app.store.read(|view| Ok(view.task(&task).is_some_and(|state| leader::may_pick(state, &limits, aged))))?;
     if !worth_it {
         return Ok(None);
     }
-    app.store.write(Point::LeaderPick, move |tx| leader::pick(tx, now, &limits, &task, aged)).await
+    app.store.write(Point::LeaderPick, move |tx| leader::pick(tx, now, &limits, bounds, &task, aged)).await
 }

@@ -7,7 +7,7 @@ use std::{future::Future, sync::Arc};
 
 use bytes::Bytes;
 
-use super::app::App;
+use super::{app::App, sample};
 use crate::{
     aggregator::{
         Error, TaskContext, collect,
@@ -31,11 +31,12 @@ pub async fn unhurried<T: Send + 'static>(
 }
 
 /// Stores reports and says what becomes of each (DAP-09 section 4.4.2, DAP-18 section 4.4.2).
-pub async fn upload(app: &Arc<App>, context: &TaskContext, reports: Vec<Report>) -> Result<Vec<Verdict>, Error> {
+pub async fn upload(app: &Arc<App>, context: &Arc<TaskContext>, reports: Vec<Report>) -> Result<Vec<Verdict>, Error> {
     let (now, task, shared) = (Time::now(), context.task.public.id, app.clone());
     let admission = app.disk.admit(reports.iter().map(size).sum())?;
+    let sampled = sample::take(app, context, &reports).await;
     let write = move |tx: &mut Tx<'_>| {
-        let accepted = upload::accept(tx, now, &shared.config.limits, &shared.keys.ring(), &task, &reports)?;
+        let accepted = upload::accept(tx, now, &shared.config.limits, &shared.keys.ring(), &task, &reports, &sampled)?;
         // Here and not below: the report is stored even if the client hangs up, and nobody comes by there then.
         if accepted.is_ok() {
             shared.jobs.notify_one();

@@ -12,11 +12,11 @@ use super::{app::App, flow::unhurried, memory::Lease};
 use crate::{
     aggregator::{
         Error, TaskContext,
-        helper::{self, Deferred, JobState, Request, Reserved},
+        helper::{self, Bounds, Deferred, JobMemory, JobState, Request, Reserved},
         naming::{Content, Name},
     },
     model::{
-        AggregationJobId, Duration, Fault, JobInit, PartialBatch, Point, ReportError, ReportMetadata, TaskId, Time,
+        AggregationJobId, Fault, JobInit, PartialBatch, Point, ReportError, ReportMetadata, TaskId, Time,
         fault::panic_text,
     },
     pool::Permit,
@@ -52,15 +52,17 @@ pub async fn create(
     unhurried(async move {
         let task = context.task.public.id;
         let most = app.config.limits.max_job_reports;
-        let (hash, init, _memory) = read(&app, &context, &permit, body.clone(), most).await?;
+        let Read { hash, init, memory } = read(&app, &context, &permit, body.clone(), most).await?;
+        let room = if memory.fits(app.helper_memory.bytes()) { Some(Room::take(&app, memory).await) } else { None };
         let content = Content { task, interaction: Interaction::AggregationJob, hash };
         let arrival = Arrival { content, name, batch: init.batch, now: Time::now() };
         // A repeat of a request that is being worked on waits here, and then finds the stored answer.
         let _lock = app.helper_jobs.lock((task, AggregationJobId::new(content.lock_key(name)))).await;
+        let Some(room) = room else { return refuse_too_large(&app, arrival, memory).await };
         match timing {
             Timing::LaterAbove(most) if init.inits.len() > most => defer(&app, arrival, body).await,
             _ => {
-                let (request, reserved) = reserve(&app, arrival, &init).await?;
+                let (request, reserved) = reserve(&app, arrival, metadata(&init)).await?;
                 match reserved {
                     Reserved::New(verdicts) => {
                         // Not before it is clear that the job is new: the answer that there is already takes no room.
@@ -71,7 +73,7 @@ pub async fn create(
                                 return Err(problem.into());
                             }
                         };
-                        let answer = answer(&app, &context, request, init, verdicts, permit).await?;
+                        let answer = answer(&app, &context, request, init, verdicts, room, permit).await?;
                         drop(admission);
                         Ok((request.job, Some(answer)))
                     }
@@ -100,24 +102,55 @@ impl Arrival {
     }
 }
 
-/// Hashes and decodes a job's request on the pool: it may be many megabytes. Waits for the memory that the job takes.
-async fn read(
-    app: &App,
-    context: &Arc<TaskContext>,
-    permit: &Permit,
-    body: Bytes,
-    most: usize,
-) -> Result<([u8; 32], JobInit, Lease), Error> {
+/// A request for a job, taken apart.
+struct Read {
+    hash: [u8; 32],
+    init: JobInit,
+    memory: JobMemory,
+}
+
+/// Hashes and decodes a job's request on the pool: it may be many megabytes.
+async fn read(app: &App, context: &Arc<TaskContext>, permit: &Permit, body: Bytes, most: usize) -> Result<Read, Error> {
     let context = context.clone();
     let read = move || -> Result<_, Error> {
         let init = context.wire.decode_job_init(&context.task.public, &body, most)?;
         helper::check_request(&context.task, &init)?;
-        let bytes = helper::job_bytes(&context, &init);
-        Ok((Sha256::digest(&body).into(), init, bytes))
+        let memory = JobMemory::of(&context, &init);
+        Ok(Read { hash: Sha256::digest(&body).into(), init, memory })
     };
-    let (hash, init, bytes) = app.pool.run(permit, read).await??;
-    // Those who have theirs wait for nothing that we hold: for workers and the store alone.
-    Ok((hash, init, app.helper_memory.take(bytes).await))
+    app.pool.run(permit, read).await?
+}
+
+/// The memory of a job.
+struct Room {
+    _lease: Lease,
+    /// How many of its reports are prepared in one pass.
+    per_pass: usize,
+}
+
+impl Room {
+    /// Waits for the memory that a job takes. Those who have theirs wait for nothing that we hold: for workers and the store
+    /// alone.
+    async fn take(app: &App, memory: JobMemory) -> Self {
+        let chunks = app.pool.window();
+        let lease = app.helper_memory.take(memory.wanted(chunks)).await;
+        Self { per_pass: memory.reports_per_pass(lease.bytes(), chunks), _lease: lease }
+    }
+}
+
+/// Refuses a new job that needs more memory than there is, before anything of it is reserved or prepared. A job that was
+/// answered before gets its answer: the budget may have been larger then.
+async fn refuse_too_large(app: &App, arrival: Arrival, memory: JobMemory) -> Result<Created, Error> {
+    let looked_up = reserve(app, arrival, Vec::new()).await?;
+    let (request, Reserved::New(_)) = looked_up else { return existing(looked_up.0.job, looked_up.1) };
+    let detail = format!(
+        "the aggregation job needs about {} bytes of memory and the helper has {} (helper.max_memory_bytes); send fewer \
+         reports, or reports of fewer batch buckets, in one job",
+        memory.least(),
+        app.helper_memory.bytes()
+    );
+    tracing::warn!(task_id = %request.task, detail, "aggregation job refused: too large");
+    Err(Problem::about(413).with_detail(detail).with_task(request.task).into())
 }
 
 /// Stores the request, to be answered later.
@@ -140,17 +173,13 @@ async fn defer(app: &Arc<App>, arrival: Arrival, body: Bytes) -> Result<Created,
 }
 
 /// The job's stored answer, or for each report whether it is reserved for the job now.
-async fn reserve(app: &App, arrival: Arrival, init: &JobInit) -> Result<(Request, Reserved), Error> {
-    let (skew, reports) = (skew(app), metadata(init));
+async fn reserve(app: &App, arrival: Arrival, reports: Vec<ReportMetadata>) -> Result<(Request, Reserved), Error> {
+    let bounds = Bounds::of(&app.config.limits);
     let write = move |tx: &mut Tx<'_>| {
         let request = arrival.request(tx)?;
-        Ok((request, helper::reserve(tx, &request, skew, &reports)?))
+        Ok((request, helper::reserve(tx, &request, bounds, &reports)?))
     };
     Ok(app.store.write(Point::HelperReserve, write).await?)
-}
-
-fn skew(app: &App) -> Duration {
-    Duration(app.config.limits.clock_skew.as_secs())
 }
 
 fn metadata(init: &JobInit) -> Vec<ReportMetadata> {
@@ -181,11 +210,12 @@ async fn answer(
     request: Request,
     init: JobInit,
     verdicts: Vec<Option<ReportError>>,
+    room: Room,
     permit: Permit,
 ) -> Result<Bytes, Error> {
     let candidates: Vec<_> =
         init.inits.into_iter().zip(verdicts).map(|(init, refused)| helper::Candidate { init, refused }).collect();
-    let prepared = AssertUnwindSafe(prepare(app, context, request, candidates, permit)).catch_unwind().await;
+    let prepared = AssertUnwindSafe(prepare(app, context, request, candidates, room, permit)).catch_unwind().await;
     let answered = prepared.unwrap_or_else(|panic| {
         Err(Fault::new(format!("answering an aggregation job panicked: {}", panic_text(&*panic))).into())
     });
@@ -208,16 +238,21 @@ async fn prepare(
     app: &Arc<App>,
     context: &Arc<TaskContext>,
     request: Request,
-    candidates: Vec<helper::Candidate>,
+    mut candidates: Vec<helper::Candidate>,
+    room: Room,
     permit: Permit,
 ) -> Result<Bytes, Error> {
     let (shared, keys) = (context.clone(), app.keys.ring());
-    let prepare = move |part| helper::prepare(&shared, &keys, request.batch, part);
+    let prepare = Arc::new(move |part: Vec<helper::Candidate>| helper::prepare(&shared, &keys, request.batch, part));
     let mut prepared = helper::Prepared::default();
-    app.pool.map_chunks(&permit, candidates, prepare, |part| prepared.append(context, part)).await?;
-    let shared = context.clone();
-    let answer =
-        app.store.write(Point::HelperCommit, move |tx| helper::commit(tx, &shared, &request, prepared)).await?;
+    while !candidates.is_empty() {
+        let later = candidates.split_off(room.per_pass.min(candidates.len()));
+        let (part, work) = (std::mem::replace(&mut candidates, later), prepare.clone());
+        app.pool.map_chunks(&permit, part, move |part| work(part), |part| prepared.append(context, part)).await?;
+    }
+    let (shared, bounds) = (context.clone(), Bounds::of(&app.config.limits));
+    let commit = move |tx: &mut Tx<'_>| helper::commit(tx, &shared, &request, bounds, prepared);
+    let answer = app.store.write(Point::HelperCommit, commit).await?;
     answer.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).into())
 }
 
@@ -227,16 +262,18 @@ pub async fn resume(app: &Arc<App>, task: TaskId, job: AggregationJobId) -> Resu
     let Some(context) = app.context(&task)? else { return Ok(()) };
     let Some(body) = app.store.read(|view| view.helper_request(&task, &job))? else { return Ok(()) };
     // How many reports it may have was decided when it was accepted.
-    let (hash, init, _memory) = read(app, &context, &permit, body, usize::MAX).await?;
+    let Read { hash, init, memory } = read(app, &context, &permit, body, usize::MAX).await?;
+    // One that was accepted is answered, even if there is less memory since.
+    let room = Room::take(app, memory).await;
     let request = Request { task, job, hash, batch: init.batch, now: Time::now() };
-    let (skew, reports) = (skew(app), metadata(&init));
+    let (bounds, reports) = (Bounds::of(&app.config.limits), metadata(&init));
     let resume = move |tx: &mut Tx<'_>| {
         // What an attempt has reserved that was cut short.
         helper::release(tx, &request.task, request.job);
-        helper::resume(tx, &request, skew, &reports)
+        helper::resume(tx, &request, bounds, &reports)
     };
     match app.store.write(Point::HelperResume, resume).await? {
-        Reserved::New(verdicts) => answer(app, &context, request, init, verdicts, permit).await.map(drop),
+        Reserved::New(verdicts) => answer(app, &context, request, init, verdicts, room, permit).await.map(drop),
         _ => Ok(()),
     }
 }

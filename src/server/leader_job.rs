@@ -118,11 +118,13 @@ async fn prepare(
     again: bool,
 ) -> Result<Option<Prepared>, Fault> {
     let task = context.task.public.id;
-    let Some(job) = find(app, &task, &id)? else { return Ok(None) };
+    let Some((job, buckets)) = find(app, &task, &id)? else { return Ok(None) };
     let needed = leader::report_bytes(context) * job.reports.len();
     let fitting = if job.was_sent() { needed } else { needed.min(room(app)) };
+    // In the end the sums take the place of what was prepared.
+    let held = fitting.max(leader::sums_bytes(context, buckets));
     let mut lease = tokio::select! {
-        lease = app.job_memory.take(fitting + LOADED, again) => lease,
+        lease = app.job_memory.take(held.max(fitting + LOADED), again) => lease,
         () = app.stopped() => return Ok(None),
     };
     let permit = app.pool.admit(&context.task.public.id).await;
@@ -130,7 +132,7 @@ async fn prepare(
     // What was sent must be made again whole, however long it is.
     let most = if was_sent { usize::MAX } else { fitting };
     let started = start(app, context, &permit, id, job, most).await?;
-    lease.shrink(fitting);
+    lease.shrink(held);
     let shared = context.clone();
     let take_request = move |mut started: Started| {
         let (request, hash) = started.take_request(&shared, batch);
@@ -175,14 +177,24 @@ async fn again(
     }
 }
 
-fn find(app: &App, task: &TaskId, id: &AggregationJobId) -> Result<Option<LeaderJobRecord>, Fault> {
-    app.store.read(|view| Ok(view.task(task).and_then(|state| state.leader_jobs.get(id)).cloned()))
+/// The job, and how many batch buckets it has.
+fn find(app: &App, task: &TaskId, id: &AggregationJobId) -> Result<Option<(LeaderJobRecord, usize)>, Fault> {
+    app.store.read(|view| {
+        let found = view.task(task).and_then(|state| Some((state, state.leader_jobs.get(id)?)));
+        Ok(found.map(|(state, job)| (job.clone(), leader::bucket_count(state, job))))
+    })
 }
 
 /// The most memory for what is prepared of a new job.
 pub fn room(app: &App) -> usize {
     let share = app.job_memory.share();
     share - LOADED.min(share / 2)
+}
+
+/// The most batch buckets of a new job: their sums fit into our memory when the job is stored, and into that of a helper
+/// that has as much as we would have.
+pub fn bucket_room(app: &App, context: &TaskContext) -> usize {
+    leader::buckets_within(context, room(app).min(app.helper_memory.bytes() / 2))
 }
 
 /// Loads, opens and prepares the job's reports, until what comes of them takes about `most` bytes.

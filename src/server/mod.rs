@@ -45,6 +45,7 @@ mod pursue;
 mod recorder;
 mod reload;
 mod routes;
+mod sample;
 mod slots;
 mod supervise;
 mod tls;
@@ -338,6 +339,7 @@ pub fn store_options(config: &Config) -> store::Options {
     let limits = &config.limits;
     store::Options {
         cache_bytes: limits.store_cache_bytes,
+        sum_cache_bytes: limits.sum_cache_bytes,
         queue: limits.store_queue,
         ballast_bytes: config.disk.ballast_bytes,
         key: key_source(&config.secrets),

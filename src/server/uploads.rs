@@ -28,7 +28,7 @@ type Refused = Vec<(ReportId, ReportError)>;
 ///
 /// What comes before an error is stored all the same: the client sends all of it again, and reports that are known are
 /// passed over.
-pub async fn take(app: &Arc<App>, context: &TaskContext, mut request: Request) -> Result<Refused, Error> {
+pub async fn take(app: &Arc<App>, context: &Arc<TaskContext>, mut request: Request) -> Result<Refused, Error> {
     app.disk.check()?;
     let limits = &app.config.limits;
     request.expect_at_most(limits.max_upload_bytes)?;
@@ -63,7 +63,7 @@ pub async fn take(app: &Arc<App>, context: &TaskContext, mut request: Request) -
 /// An upload that is coming in.
 struct Upload<'a> {
     app: &'a Arc<App>,
-    context: &'a TaskContext,
+    context: &'a Arc<TaskContext>,
     /// Reports that are not stored yet, and about how many bytes they have.
     group: Vec<Report>,
     bytes: usize,
@@ -128,6 +128,7 @@ impl Tally {
                 // Whoever repeats an upload learns that it was taken, like the first time.
                 Verdict::Stored | Verdict::Repeated => {}
                 Verdict::Refused(error) => self.refused.push((id, upload_error(error))),
+                Verdict::BucketLimit => self.refused.push((id, ReportError::ReportDropped)),
                 Verdict::UnknownExtensions(numbers) => self.unknown_extensions.extend(numbers),
             }
         }

@@ -9,10 +9,11 @@ use super::{
     records::PackedReport,
     replay,
     state::State,
+    sums::BucketKey,
     table::{self, Key},
     waiting::Fate,
 };
-use crate::model::{Bucket, Fault, Report, TaskId, Time};
+use crate::model::{Fault, Report, TaskId, Time};
 
 /// A pack is not added to once it has this many bytes.
 const PACK_BYTES: usize = 48 << 10;
@@ -29,7 +30,8 @@ pub(super) struct Group {
     /// About how many bytes it has come to.
     bytes: usize,
     counters: BTreeSet<TaskId>,
-    buckets: BTreeSet<(TaskId, Bucket)>,
+    /// The encoded sums of buckets that changed.
+    sums: BTreeMap<BucketKey, Vec<u8>>,
     replay: BTreeMap<(TaskId, u64), Vec<u8>>,
     packs: BTreeMap<(TaskId, u64), Filling>,
     /// The pack of each task that takes more reports.
@@ -70,9 +72,25 @@ impl Group {
         self.counters.insert(*task);
     }
 
-    /// The bucket changed or appeared.
-    pub(super) fn touch_bucket(&mut self, task: &TaskId, bucket: Bucket) {
-        self.buckets.insert((*task, bucket));
+    /// Whether the bucket has changed.
+    pub(super) fn has_sum(&self, key: &BucketKey) -> bool {
+        self.sums.contains_key(key)
+    }
+
+    /// The bucket changes or appears: its encoded sum as it is, and about how many bytes the group has come to. `sum` is
+    /// what the bucket had before this group.
+    pub(super) fn sum_mut(&mut self, key: BucketKey, sum: Option<Vec<u8>>) -> (&mut Vec<u8>, &mut usize) {
+        self.bytes += sum.as_ref().map_or(0, Vec::len);
+        let held = self.sums.entry(key).or_default();
+        if let Some(sum) = sum {
+            *held = sum;
+        }
+        (held, &mut self.bytes)
+    }
+
+    /// The bucket is dropped.
+    pub(super) fn drop_sum(&mut self, key: &BucketKey) {
+        self.sums.remove(key);
     }
 
     /// The pack has lost reports.
@@ -123,7 +141,7 @@ impl Group {
             ours.for_each(|(_, value)| *value = None);
         }
         self.counters.remove(task);
-        self.buckets.retain(|(id, _)| id != task);
+        self.sums.retain(|(id, _), _| id != task);
         self.replay.retain(|(id, _), _| id != task);
         self.packs.retain(|(id, _), _| id != task);
         self.holed.retain(|(id, _)| id != task);
@@ -132,20 +150,28 @@ impl Group {
 
     /// Encodes the rest and returns all rows to commit.
     pub(super) fn finish(mut self, state: &mut State) -> Result<Rows, Fault> {
-        self.encode_counters_and_buckets(state)?;
+        self.encode_counters(state)?;
+        self.encode_buckets(state)?;
         self.encode_replay(state)?;
         self.encode_packs(state)?;
         Ok(self.rows)
     }
 
-    fn encode_counters_and_buckets(&mut self, state: &State) -> Result<(), Fault> {
+    fn encode_counters(&mut self, state: &State) -> Result<(), Fault> {
         for id in &self.counters {
             let Some(task) = state.tasks.get(id) else { continue };
             self.rows.insert(table::COUNTERS.key(id), Some(table::COUNTERS.value(&task.counters)?));
         }
-        for key in &self.buckets {
-            let Some(record) = state.tasks.get(&key.0).and_then(|task| task.buckets.get(&key.1)) else { continue };
-            self.rows.insert(table::BUCKETS.key(key), Some(table::BUCKETS.value(record)?));
+        Ok(())
+    }
+
+    /// Each sum leaves for the cache as soon as it is encoded, so that none is held three times.
+    fn encode_buckets(&mut self, state: &mut State) -> Result<(), Fault> {
+        while let Some((key, share)) = self.sums.pop_first() {
+            let Some(header) = state.tasks.get(&key.0).and_then(|task| task.buckets.get(&key.1)) else { continue };
+            let record = header.with_share(share);
+            self.rows.insert(table::BUCKETS.key(&key), Some(table::BUCKETS.value(&record)?));
+            state.sums.insert(key, record.share);
         }
         Ok(())
     }

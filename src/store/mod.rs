@@ -46,7 +46,7 @@
 //!
 //! `open.rs` claims the directory, `engine.rs` is the database, `table.rs` and `records.rs` say what its rows are.
 //! `state.rs` is what is held in memory, with `waiting.rs`, `replay.rs` (and `fingerprints.rs`) and `collected.rs` for its
-//! larger parts. `tx.rs` and `view.rs` are what a write and a read may do (`rows.rs` what both do), `sweep.rs` what closes and forgets what is over.
+//! larger parts; `sums.rs` caches the sums of batch buckets, which are on disk. `tx.rs` and `view.rs` are what a write and a read may do (`rows.rs` what both do), `sweep.rs` what closes and forgets what is over.
 //! `group.rs` collects the changes of a group, `writer.rs` commits them.
 //!
 //! `vault.rs` encrypts secrets. `ledger.rs` tells when the database has lost something without noticing, `space.rs` is
@@ -69,6 +69,7 @@ mod replay;
 mod rows;
 pub mod space;
 mod state;
+mod sums;
 mod swap;
 mod sweep;
 mod table;
@@ -104,11 +105,12 @@ pub use engine::is_own_thread;
 pub use open::OpenError;
 pub use owner::check_user;
 pub use records::{
-    BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, HelperJobRecord,
+    BucketHeader, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, HelperJobRecord,
     HelperJobState, KeyRecord, KeyStage, LeaderJobRecord, LeaderJobState, Progress, Removed, ReportRef,
 };
 pub use replay::Replay;
 pub use state::TaskState;
+pub use sums::BucketMut;
 pub use sweep::{Old, Place, Swept};
 pub use tx::Tx;
 pub use vault::{KeyError, KeySource};
@@ -120,6 +122,9 @@ pub use waiting::{Entry, Pick, Picked, Waiting};
 pub struct Options {
     /// Memory for the database's page cache, in bytes.
     pub cache_bytes: u64,
+    /// Memory for the sums of batch buckets of all tasks, in bytes. Sums that do not fit are read from the disk when a
+    /// write changes them.
+    pub sum_cache_bytes: usize,
     /// How many writes may wait; more have to wait for a place.
     pub queue: usize,
     /// How many writes are committed at once, at most.
@@ -151,6 +156,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cache_bytes: 64 << 20,
+            sum_cache_bytes: 32 << 20,
             queue: 1024,
             group: 64,
             ballast_bytes: 0,

@@ -182,7 +182,7 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Disk, State), OpenE
         }
     }
     let engine = engine.with(options.durability);
-    let state = State::load(&engine, vault)?;
+    let state = State::load(&engine, vault, options.sum_cache_bytes)?;
     Ok((Disk { engine, _lock: marker }, state))
 }
 

@@ -51,7 +51,7 @@ pub enum KeyStage {
     },
 }
 
-/// The sum of the reports of one batch bucket.
+/// The sum of the reports of one batch bucket, as it is stored. Memory holds its [`BucketHeader`].
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BucketRecord {
     /// How many reports are in the sum.
@@ -71,6 +71,40 @@ impl BucketRecord {
     /// The bucket without reports.
     pub const EMPTY: Self =
         Self { count: 0, checksum: Checksum::new([0; 32]), first: Time(u64::MAX), last: Time(0), share: Vec::new() };
+}
+
+/// What is held in memory of a batch bucket: everything but its sum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BucketHeader {
+    /// How many reports are in the sum.
+    pub count: u64,
+    /// Their checksum.
+    pub checksum: Checksum,
+    /// The earliest time of a report; the end of time while there is none.
+    pub first: Time,
+    /// The latest time of a report; the epoch while there is none.
+    pub last: Time,
+    /// The length of the encoded aggregate share; 0 while there is none, and after the batch was collected.
+    pub share_bytes: usize,
+}
+
+impl BucketHeader {
+    /// The header of a bucket without reports.
+    pub const EMPTY: Self =
+        Self { count: 0, checksum: Checksum::new([0; 32]), first: Time(u64::MAX), last: Time(0), share_bytes: 0 };
+
+    /// Combines the header with the encoded aggregate share that belongs to it.
+    pub(super) fn with_share(self, share: Vec<u8>) -> BucketRecord {
+        let Self { count, checksum, first, last, share_bytes: _ } = self;
+        BucketRecord { count, checksum, first, last, share }
+    }
+}
+
+impl From<&BucketRecord> for BucketHeader {
+    fn from(record: &BucketRecord) -> Self {
+        let BucketRecord { count, checksum, first, last, share } = record;
+        Self { count: *count, checksum: *checksum, first: *first, last: *last, share_bytes: share.len() }
+    }
 }
 
 impl fmt::Debug for BucketRecord {

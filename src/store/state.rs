@@ -9,14 +9,16 @@ use super::{
     collected::Collected,
     engine::{Engine, EngineError, Row, Rows},
     fingerprints::FingerprintKey,
-    records::{BucketRecord, CollectionJobRecord, Counters, KeyRecord, LeaderJobRecord, Removed, ReportRef},
+    records::{BucketHeader, CollectionJobRecord, Counters, KeyRecord, LeaderJobRecord, Removed, ReportRef},
     replay::Replay,
+    sums::SumCache,
     table::{self, Key, RowError, Sealed, Table},
     vault::Vault,
     waiting::Waiting,
 };
 use crate::model::{
-    AggregationJobId, BatchId, Bucket, CollectionJobId, Fault, ReportId, Secret, Task, TaskId, Time, TokenHash, Tokens,
+    AggregationJobId, BatchId, BatchMode, Bucket, CollectionJobId, Fault, ReportId, Secret, Task, TaskId, Time,
+    TokenHash, Tokens,
     management::{ApiToken, Provision},
     taskprov::{InBand, PeerAggregator},
 };
@@ -46,6 +48,8 @@ pub(super) struct State {
     pub(super) unswept: BTreeSet<TaskId>,
     /// The number of the pack that is begun next, in whatever task.
     pub(super) next_pack: u64,
+    /// Sums of batch buckets that were used last.
+    pub(super) sums: SumCache,
 }
 
 /// What is held in memory of a task.
@@ -68,8 +72,10 @@ pub struct TaskState {
     pub replay: Replay,
     /// Uploaded reports (leader).
     pub waiting: Waiting,
-    /// Sums that were not dropped yet.
-    pub buckets: BTreeMap<Bucket, BucketRecord>,
+    /// Batch buckets that were not dropped yet. Their sums are on disk.
+    pub buckets: BTreeMap<Bucket, BucketHeader>,
+    /// How many buckets [`is_open`](Self::is_open) holds for.
+    open_buckets: usize,
     /// Which batches were collected or given up.
     pub collected: Collected,
     /// Aggregation jobs in flight (leader).
@@ -104,6 +110,51 @@ impl TaskState {
         matches!(bucket, Bucket::Time(start) if Some(*start) < self.replay.horizon())
     }
 
+    /// Whether the bucket is open: it has reports, aggregated or waiting, and takes more. In tasks of fixed-size batches a
+    /// report that waits has no bucket.
+    pub fn is_open(&self, bucket: &Bucket) -> bool {
+        (self.buckets.contains_key(bucket) || self.has_waiting(bucket)) && !self.is_closed(bucket)
+    }
+
+    /// How many batch buckets are open.
+    pub fn open_buckets(&self) -> usize {
+        self.open_buckets
+    }
+
+    fn has_waiting(&self, bucket: &Bucket) -> bool {
+        match bucket {
+            Bucket::Time(start) => self.has_time_buckets() && self.waiting.has_unit(*start),
+            Bucket::Batch(_) => false,
+        }
+    }
+
+    fn has_time_buckets(&self) -> bool {
+        self.task.public.batch_mode == BatchMode::TimeInterval
+    }
+
+    /// Changes what one bucket has, and counts whether it is open afterwards.
+    pub(super) fn change<T>(&mut self, bucket: &Bucket, change: impl FnOnce(&mut Self) -> T) -> T {
+        let was_open = self.is_open(bucket);
+        let result = change(self);
+        match (was_open, self.is_open(bucket)) {
+            (false, true) => self.open_buckets += 1,
+            (true, false) => self.open_buckets -= 1,
+            _ => {}
+        }
+        result
+    }
+
+    /// Counts the open buckets anew, after a change that concerns many.
+    pub(super) fn recount_open_buckets(&mut self) {
+        let of_sums = self.buckets.keys().filter(|bucket| !self.is_closed(bucket)).count();
+        let only_waiting = |start: &&Time| {
+            let bucket = Bucket::Time(**start);
+            !self.buckets.contains_key(&bucket) && !self.is_closed(&bucket)
+        };
+        let of_waiting = if self.has_time_buckets() { self.waiting.units().filter(only_waiting).count() } else { 0 };
+        self.open_buckets = of_sums + of_waiting;
+    }
+
     /// The task was set up in-band.
     pub(super) fn set_in_band(&mut self, in_band: InBand) {
         (self.in_band, self.tokens) = (Some(in_band), Tokens::default());
@@ -113,8 +164,12 @@ impl TaskState {
         Self {
             counters: Counters::new(),
             replay: Replay::new(fingerprints),
-            waiting: Waiting::new(task.public.time_precision),
+            waiting: Waiting::new(
+                task.public.time_precision,
+                task.public.batch_window_size().unwrap_or(task.public.time_precision),
+            ),
             buckets: BTreeMap::new(),
+            open_buckets: 0,
             collected: Collected::default(),
             leader_jobs: BTreeMap::new(),
             collections: BTreeMap::new(),
@@ -187,8 +242,8 @@ impl State {
         Ok(row.map(|row| table::SEQUENCES.read(&row)).transpose()?.map(Time))
     }
 
-    /// Reads everything.
-    pub(super) fn load(engine: &Engine, vault: Vault) -> Result<Self, LoadError> {
+    /// Reads everything but sums, of which up to `sum_cache_bytes` are held later.
+    pub(super) fn load(engine: &Engine, vault: Vault, sum_cache_bytes: usize) -> Result<Self, LoadError> {
         let next_pack = engine.get(&table::SEQUENCES.key(&table::NEXT_PACK))?.ok_or(LoadError::Empty)?;
         let fingerprints = Self::load_fingerprint_key(engine, &vault)?;
         let mut state = Self {
@@ -202,6 +257,7 @@ impl State {
             removed: BTreeMap::new(),
             unswept: BTreeSet::new(),
             next_pack: table::SEQUENCES.read(&next_pack)?,
+            sums: SumCache::new(sum_cache_bytes),
             vault,
         };
         let (vault, fingerprints) = (state.vault.clone(), state.fingerprints.clone());
@@ -245,6 +301,7 @@ impl State {
         state.load_batches(engine)?;
         state.load_jobs(engine)?;
         state.load_waiting(engine)?;
+        state.tasks.values_mut().for_each(TaskState::recount_open_buckets);
         Ok(state)
     }
 
@@ -272,7 +329,7 @@ impl State {
         })?;
         rows(engine, &table::BUCKETS, |(id, bucket), record| {
             let Some(task) = self.owner(&id, &table::BUCKETS)? else { return Ok(()) };
-            task.buckets.insert(bucket, record);
+            task.buckets.insert(bucket, BucketHeader::from(&record));
             Ok(())
         })?;
         // The rows have aggregate shares or answers in them; the keys say all that the index needs.

@@ -24,9 +24,10 @@ const ROWS: usize = 1_000;
 impl Tx<'_> {
     /// Everything before the given time is closed from now on. The horizon only rises.
     pub fn raise_horizon(&mut self, task: &TaskId, horizon: Time) -> Result<(), Fault> {
-        let replay = &mut self.owner(task)?.replay;
-        let days = replay.forget_before(horizon);
-        let horizon = replay.horizon();
+        let owner = self.owner(task)?;
+        let days = owner.replay.forget_before(horizon);
+        let horizon = owner.replay.horizon();
+        owner.recount_open_buckets();
         for day in days {
             self.group.forget_day(task, day);
         }
@@ -37,7 +38,8 @@ impl Tx<'_> {
 
     /// Closes a batch that was not collected, for good. False if it is closed already.
     pub fn give_up_batch(&mut self, task: &TaskId, batch: BatchId) -> Result<bool, Fault> {
-        if !self.owner(task)?.collected.give_up(batch) {
+        let owner = self.owner(task)?;
+        if !owner.change(&Bucket::Batch(batch), |owner| owner.collected.give_up(batch)) {
             return Ok(false);
         }
         self.group.set(table::GIVEN_UP.key(&(*task, batch)), Some(table::GIVEN_UP.value(&())?));
@@ -203,7 +205,7 @@ impl Tx<'_> {
         // A sum that was collected is empty.
         let over: Vec<_> = over
             .take(ROWS)
-            .map(|(bucket, record)| (*bucket, if record.share.is_empty() { 0 } else { record.count }))
+            .map(|(bucket, record)| (*bucket, if record.share_bytes == 0 { 0 } else { record.count }))
             .collect();
         for (bucket, lost) in &over {
             if let Bucket::Batch(id) = bucket
@@ -239,21 +241,28 @@ impl Tx<'_> {
         let over: Vec<BatchSelector> =
             state.collected.iter().filter(|batch| is_old(batch) && !is_active(batch)).take(few).collect();
         for batch in &over {
-            self.owner(task)?.collected.remove(batch);
-            self.group.set(table::COLLECTED.key(&(*task, *batch)), None);
             if let BatchSelector::FixedSize(id) = batch {
+                // While its batch counts as collected: it is not open at any time.
+                self.drop_bucket(task, &Bucket::Batch(*id))?;
                 self.owner(task)?.names.remove(id);
                 self.group.set(table::NAMES.key(&(*task, *id)), None);
-                self.drop_bucket(task, &Bucket::Batch(*id))?;
             }
+            self.owner(task)?.collected.remove(batch);
+            self.group.set(table::COLLECTED.key(&(*task, *batch)), None);
+        }
+        if !over.is_empty() {
+            self.owner(task)?.recount_open_buckets();
         }
         swept.batches += over.len() as u64;
         Ok((over.len() == few).then(Vec::new))
     }
 
     fn drop_bucket(&mut self, task: &TaskId, bucket: &Bucket) -> Result<(), Fault> {
-        if self.owner(task)?.buckets.remove(bucket).is_some() {
-            self.group.set(table::BUCKETS.key(&(*task, *bucket)), None);
+        let key = (*task, *bucket);
+        if self.owner(task)?.change(bucket, |owner| owner.buckets.remove(bucket)).is_some() {
+            self.group.drop_sum(&key);
+            self.state.sums.take(&key);
+            self.group.set(table::BUCKETS.key(&key), None);
         }
         Ok(())
     }

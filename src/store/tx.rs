@@ -8,12 +8,13 @@ use super::{
     engine::Engine,
     group::Group,
     records::{
-        BucketRecord, CollectedBatch, CollectionJobRecord, Generation, HelperJobRecord, HelperJobRow,
+        BucketHeader, CollectedBatch, CollectionJobRecord, Generation, HelperJobRecord, HelperJobRow,
         HelperJobRowState, HelperJobState, KeyRecord, LeaderJobRecord, Removed, ReportRef,
     },
     replay,
     rows::{self, Rows},
     state::{State, TaskState},
+    sums::{BucketKey, BucketMut},
     table,
 };
 use crate::model::{
@@ -133,6 +134,7 @@ impl Tx<'_> {
             return Ok(());
         }
         self.group.forget_task(id);
+        self.state.sums.forget_task(id);
         self.group.set(table::TASKS.key(id), None);
         self.state.unswept.insert(*id);
         let tombstone = Removed { at: now };
@@ -261,14 +263,18 @@ impl Tx<'_> {
     pub fn append_report(&mut self, task: &TaskId, report: &Report) -> Result<ReportRef, Fault> {
         owner(self.state, task)?;
         let pack = self.group.append(task, report, &mut self.state.next_pack);
-        Ok(owner(self.state, task)?.waiting.append(pack, report.metadata.id, report.metadata.time))
+        let (state, metadata) = (owner(self.state, task)?, report.metadata);
+        let bucket = Bucket::Time(metadata.time.truncate(state.task.public.time_precision));
+        Ok(state.change(&bucket, |state| state.waiting.append(pack, metadata.id, metadata.time)))
     }
 
     /// Deletes uploaded reports: they were aggregated, or never can be. Those that are gone already do not matter.
     pub fn bury(&mut self, task: &TaskId, reports: &[(ReportId, ReportRef)]) -> Result<(), Fault> {
-        let waiting = &mut owner(self.state, task)?.waiting;
+        let state = owner(self.state, task)?;
         for (id, at) in reports {
-            if waiting.bury(id, *at) {
+            let time = state.waiting.time_of(id).unwrap_or(Time(0));
+            let bucket = Bucket::Time(time.truncate(state.task.public.time_precision));
+            if state.change(&bucket, |state| state.waiting.bury(id, *at)) {
                 self.group.touch_pack(task, at.pack);
             }
         }
@@ -278,15 +284,37 @@ impl Tx<'_> {
 
 /// Batches.
 impl Tx<'_> {
-    /// The sum of a bucket, to be changed; empty if there was none.
-    pub fn bucket_mut(&mut self, task: &TaskId, bucket: Bucket) -> Result<&mut BucketRecord, Fault> {
-        self.group.touch_bucket(task, bucket);
-        Ok(owner(self.state, task)?.buckets.entry(bucket).or_insert(BucketRecord::EMPTY))
+    /// A bucket and its sum, to be changed; empty if there was none. Reads the sum from the disk if it is not cached.
+    pub fn bucket_mut(&mut self, task: &TaskId, bucket: Bucket) -> Result<BucketMut<'_>, Fault> {
+        let key = (*task, bucket);
+        let share = if self.group.has_sum(&key) { None } else { Some(self.stored_sum(&key)?) };
+        let state = owner(self.state, task)?;
+        state.change(&bucket, |state| {
+            state.buckets.entry(bucket).or_insert(BucketHeader::EMPTY);
+        });
+        let header = state.buckets.get_mut(&bucket).ok_or_else(|| Fault::new("a batch bucket is missing"))?;
+        let (share, group_bytes) = self.group.sum_mut(key, share);
+        Ok(BucketMut { header, share, group_bytes })
+    }
+
+    /// The sum of a bucket that this group has not changed, out of the cache or from the disk.
+    fn stored_sum(&mut self, key: &BucketKey) -> Result<Vec<u8>, Fault> {
+        let header = self.task(&key.0).and_then(|state| state.buckets.get(&key.1));
+        if header.is_none_or(|header| header.share_bytes == 0) {
+            return Ok(Vec::new());
+        }
+        if let Some(sum) = self.state.sums.take(key) {
+            return Ok(sum);
+        }
+        let record = rows::load(self, &table::BUCKETS, key)?;
+        Ok(record.ok_or_else(|| Fault::new("the row of a batch bucket is missing"))?.share)
     }
 
     /// The batch is collected from now on. Replaces what was kept of exactly the same batch.
     pub fn put_collected(&mut self, task: &TaskId, batch: &CollectedBatch) -> Result<(), Fault> {
-        self.owner(task)?.collected.insert(&batch.batch);
+        let owner = self.owner(task)?;
+        owner.collected.insert(&batch.batch);
+        owner.recount_open_buckets();
         let key = table::COLLECTED.key(&(*task, batch.batch));
         self.group.set(key, Some(table::COLLECTED.value(batch)?));
         Ok(())

@@ -32,6 +32,8 @@ pub enum Pick {
     Pass,
     /// Take it out to be buried: it cannot be aggregated any more. Does not count against the limit.
     Drop,
+    /// Leave it, and all others: there is enough.
+    Stop,
 }
 
 /// What [`Waiting::pick`] took out.
@@ -47,8 +49,12 @@ pub struct Picked {
 #[derive(Debug)]
 pub struct Waiting {
     precision: Duration,
+    /// What times are counted in: windows of batches, or else buckets.
+    unit: Duration,
     /// Everything that is ready, deferred or assigned.
     known: HashMap<ReportId, Time>,
+    /// How many of these there are, by the start of their unit of time; none is zero.
+    by_unit: BTreeMap<Time, u64>,
     /// By the start of the bucket of time; no queue is empty, each is sorted by position.
     ready: BTreeMap<Time, VecDeque<Entry>>,
     /// By the time at which they become ready.
@@ -58,10 +64,12 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn new(precision: Duration) -> Self {
+    pub(super) fn new(precision: Duration, unit: Duration) -> Self {
         Self {
             precision,
+            unit,
             known: HashMap::new(),
+            by_unit: BTreeMap::new(),
             ready: BTreeMap::new(),
             deferred: BTreeMap::new(),
             assigned: BTreeMap::new(),
@@ -82,6 +90,43 @@ impl Waiting {
     /// Whether no report waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether a report waits or is assigned whose unit of time (window of batches, or else bucket) starts then.
+    pub fn has_unit(&self, start: Time) -> bool {
+        self.by_unit.contains_key(&start)
+    }
+
+    /// How many different units of time the reports have that wait or are assigned.
+    pub fn unit_count(&self) -> usize {
+        self.by_unit.len()
+    }
+
+    /// The starts of these units.
+    pub(super) fn units(&self) -> impl Iterator<Item = &Time> {
+        self.by_unit.keys()
+    }
+
+    /// The time of a report that waits or is assigned.
+    pub(super) fn time_of(&self, id: &ReportId) -> Option<Time> {
+        self.known.get(id).copied()
+    }
+
+    fn know(&mut self, id: ReportId, time: Time) {
+        if self.known.insert(id, time).is_none() {
+            *self.by_unit.entry(time.truncate(self.unit)).or_default() += 1;
+        }
+    }
+
+    fn forget(&mut self, id: &ReportId) -> Option<Time> {
+        let time = self.known.remove(id)?;
+        if let btree_map::Entry::Occupied(mut unit) = self.by_unit.entry(time.truncate(self.unit)) {
+            *unit.get_mut() -= 1;
+            if *unit.get() == 0 {
+                unit.remove();
+            }
+        }
+        Some(time)
     }
 
     /// The time of the oldest report that waits or is assigned. Of those that are ready it is the beginning of their
@@ -130,14 +175,16 @@ impl Waiting {
         for start in starts {
             let btree_map::Entry::Occupied(mut bucket) = self.ready.entry(start) else { continue };
             let queue = bucket.get_mut();
-            let mut skipped = Vec::new();
+            let (mut skipped, mut is_enough) = (Vec::new(), false);
             while picked.taken.len() < limit {
                 let Some(entry) = queue.pop_front() else { break };
-                match filter(&entry) {
+                let pick = filter(&entry);
+                match pick {
                     Pick::Take => picked.taken.push(entry),
                     Pick::Drop => picked.dropped.push(entry),
                     Pick::Skip => skipped.push(entry),
-                    Pick::Pass => {
+                    Pick::Pass | Pick::Stop => {
+                        is_enough = pick == Pick::Stop;
                         skipped.push(entry);
                         break;
                     }
@@ -147,7 +194,7 @@ impl Waiting {
             if queue.is_empty() {
                 bucket.remove();
             }
-            if picked.taken.len() >= limit {
+            if is_enough || picked.taken.len() >= limit {
                 break;
             }
         }
@@ -198,7 +245,7 @@ impl Waiting {
         let slots = self.packs.entry(pack).or_default();
         let entry = Entry { id, time, at: ReportRef { pack, slot: slots.count } };
         slots.count += 1;
-        self.known.insert(id, time);
+        self.know(id, time);
         self.make_ready(entry);
         entry.at
     }
@@ -218,7 +265,7 @@ impl Waiting {
             if slots.is_dead(entry.at.slot) {
                 continue;
             }
-            self.known.insert(id, time);
+            self.know(id, time);
             if is_assigned(&entry.at) {
                 self.assigned.insert(entry.at, entry);
             } else {
@@ -255,7 +302,7 @@ impl Waiting {
             return false;
         }
         slots.kill(at.slot);
-        let time = self.known.remove(id);
+        let time = self.forget(id);
         if self.assigned.remove(&at).is_none() && time.and_then(|time| self.take_ready(time, at)).is_none() {
             self.take_deferred(at);
         }

@@ -60,6 +60,8 @@ impl Node {
         config.monitor.listen = OptionalAddress(None);
         config.leader.retry_initial = Seconds::millis(20);
         config.leader.retry_max = Seconds::millis(200);
+        // Tests upload what only an aggregation job is to refuse.
+        config.leader.upload_sample_ratio = 0;
         // Whatever disk the tests run on.
         (config.disk.reserve_bytes, config.disk.ballast_bytes) = (0, 0);
         change(&mut config);

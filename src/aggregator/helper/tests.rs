@@ -3,11 +3,12 @@
 use super::*;
 use crate::{
     aggregator::{collect, testing},
-    model::{AggregateShareId, BatchId, BatchSelector, Point, Revision},
+    model::{AggregateShareId, BatchId, BatchSelector, Checksum, Point, Revision},
     store::{Options, Store},
 };
 
 const BODY: Bytes = Bytes::from_static(b"request");
+const BOUNDS: Bounds = Bounds { clock_skew: Duration(0), max_open_buckets: 1 };
 
 /// Runs one write after the other on a new store with one task; the second handle is of the store opened again.
 struct Bench {
@@ -44,7 +45,7 @@ impl Bench {
 
     async fn resume(&self, n: u8) -> Reserved {
         let (request, reports) = (self.request(n), reports());
-        self.store.write(Point::Trial, move |tx| resume(tx, &request, Duration(0), &reports)).await.unwrap()
+        self.store.write(Point::Trial, move |tx| resume(tx, &request, BOUNDS, &reports)).await.unwrap()
     }
 
     async fn commit(&self, n: u8) -> Option<Bytes> {
@@ -52,7 +53,21 @@ impl Bench {
         let outcome = PrepareOutcome::Reject(ReportError::VdafPrepError);
         let resps = reports().iter().map(|m| PrepareResp { report_id: m.id, outcome: outcome.clone() }).collect();
         let prepared = Prepared { resps, sums: Sums::default() };
-        self.store.write(Point::Trial, move |tx| commit(tx, &context, &request, prepared)).await.unwrap()
+        self.store.write(Point::Trial, move |tx| commit(tx, &context, &request, BOUNDS, prepared)).await.unwrap()
+    }
+
+    /// Commits a job that was prepared: one good report for a batch of its own. Returns what the leader is told of it.
+    async fn commit_to_own_batch(&self, n: u8) -> PrepareOutcome {
+        let (batch, context) = (BatchId::new([n; 32]), self.context.clone());
+        let request = Request { batch: PartialBatch::FixedSize(batch), ..self.request(n) };
+        let metadata = ReportMetadata { id: ReportId::new([n; 16]), time: Time(0) };
+        let resps = vec![PrepareResp { report_id: metadata.id, outcome: PrepareOutcome::Continue(BODY) }];
+        let share = self.context.preparer.zero();
+        let sum = Sum { reports: vec![metadata], checksum: Checksum::default(), share };
+        let prepared = Prepared { resps, sums: Sums([(Bucket::Batch(batch), sum)].into()) };
+        let commit = move |tx: &mut Tx<'_>| commit(tx, &context, &request, BOUNDS, prepared);
+        let answer = self.store.write(Point::Trial, commit).await.unwrap().unwrap();
+        self.context.wire.decode_job_resp(&answer, 1).unwrap().remove(0).outcome
     }
 
     async fn delete(&self, n: u8) -> Option<[u8; 32]> {
@@ -138,4 +153,41 @@ async fn a_share_whose_batch_was_forgotten_is_deleted_like_any_other() {
     bench.store.write(Point::Trial, name).await.unwrap();
     let delete = move |tx: &mut Tx<'_>| collect::delete_share(tx, &task, &share);
     assert!(bench.store.write(Point::Trial, delete).await.unwrap());
+}
+
+/// Of two jobs that are prepared at once, the second finds the last place for a batch bucket taken.
+#[tokio::test]
+async fn refuses_reports_whose_bucket_another_job_left_no_place_for() {
+    let mut bench = Bench::new().await;
+    assert_eq!(bench.commit_to_own_batch(1).await, PrepareOutcome::Continue(BODY));
+    bench.restart().await;
+    assert_eq!(bench.commit_to_own_batch(2).await, PrepareOutcome::Reject(ReportError::ReportDropped));
+    let known = |view: &crate::store::View<'_>| {
+        let state = view.task(&bench.task).unwrap();
+        Ok((state.buckets.len(), state.open_buckets(), state.replay.len()))
+    };
+    assert_eq!(bench.store.read(known).unwrap(), (1, 1, 1));
+}
+
+#[test]
+fn passes_keep_the_sums_of_a_job_within_its_memory() {
+    let task = testing::task(Revision::Dap18);
+    let context = TaskContext::new(task.into()).unwrap();
+    let inits = (0..40u64).map(|n| {
+        let metadata =
+            ReportMetadata { id: ReportId::random(), time: Time(n % 4 * context.task.public.time_precision.0) };
+        let input_share = crate::model::HpkeCiphertext { config_id: 0, enc: Bytes::new(), payload: Bytes::new() };
+        let share = crate::model::ReportShare { metadata, extensions: vec![], public_share: Bytes::new(), input_share };
+        PrepareInit { share, message: Bytes::new() }
+    });
+    let inits = inits.collect();
+    let batch = PartialBatch::TimeInterval;
+    let init = JobInit { verify_key_id: None, aggregation_parameter: Bytes::new(), batch, extensions: vec![], inits };
+    let (memory, sum) = (JobMemory::of(&context, &init), context.preparer.sum_bytes());
+    assert_eq!(memory.least(), 40 * 1024 + 3 * 4 * sum);
+    assert!(memory.fits(memory.least()) && !memory.fits(memory.least() - 1));
+    assert_eq!(memory.wanted(4), 40 * 1024 + (4 + 16) * sum);
+    assert_eq!(memory.reports_per_pass(memory.wanted(4), 4), 40, "all parts have room");
+    assert_eq!(memory.reports_per_pass(memory.least(), 4), 8, "twelve sums, of which four are the job's");
+    assert_eq!(memory.reports_per_pass(0, 4), 1);
 }

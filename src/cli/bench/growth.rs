@@ -33,8 +33,8 @@ use crate::{
     },
     config::{Config, Retention, Seconds},
     model::{
-        AggregationJobId, Bucket, Checksum, Duration, PartialBatch, Point, PrepareOutcome, PrepareResp, ReportId,
-        ReportMetadata, Revision, Task, Time, VdafConfig,
+        AggregationJobId, Bucket, Checksum, PartialBatch, Point, PrepareOutcome, PrepareResp, ReportId, ReportMetadata,
+        Revision, Task, Time, VdafConfig,
     },
     server,
     store::{Options, Place, Store, Tx, compact},
@@ -326,13 +326,15 @@ impl Load {
 
 async fn store_job(store: &Store, context: &Arc<TaskContext>, job: Job) -> Outcome {
     let Job { request, metadata, prepared } = job;
-    let skew = Duration(60);
-    let reserved = store.write(Point::HelperReserve, move |tx| helper::reserve(tx, &request, skew, &metadata)).await?;
+    let bounds = helper::Bounds::of(&Config::default().limits);
+    let reserve = move |tx: &mut Tx<'_>| helper::reserve(tx, &request, bounds, &metadata);
+    let reserved = store.write(Point::HelperReserve, reserve).await?;
     if !matches!(&reserved, Reserved::New(verdicts) if verdicts.iter().all(Option::is_none)) {
         return Err(Failure::new("a fresh report was refused"));
     }
     let context = context.clone();
-    let stored = store.write(Point::HelperCommit, move |tx| helper::commit(tx, &context, &request, prepared)).await?;
+    let commit = move |tx: &mut Tx<'_>| helper::commit(tx, &context, &request, bounds, prepared);
+    let stored = store.write(Point::HelperCommit, commit).await?;
     stored.map(drop).ok_or_else(|| Failure::new("a job was not stored"))
 }
 

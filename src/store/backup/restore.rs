@@ -125,7 +125,7 @@ fn fill<T>(
 ) -> Result<T, RestoreError> {
     let engine = swap::begin(dir, cache_bytes)?;
     let done = apply(&engine, reader, read).and_then(|moment| {
-        let mut state = State::load(&engine, vault).map_err(OpenError::from)?;
+        let mut state = State::load(&engine, vault, 0).map_err(OpenError::from)?;
         let mut group = Group::default();
         let done = close(&mut Tx { state: &mut state, group: &mut group, engine: &engine }, moment)?;
         engine.commit(&group.finish(&mut state)?)?;

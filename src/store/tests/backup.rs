@@ -39,8 +39,9 @@ async fn write(store: &Store, n: u64) {
     let job = |n: u64| AggregationJobId::new([(n * 7 % 97) as u8; 16]);
     let body = Bytes::from(vec![n as u8; if n % 10 == 3 { 150_000 } else { 500 }]);
     let done = store.write(Point::Trial, move |tx| {
-        let bucket = tx.bucket_mut(&task_id(1), Bucket::Time(Time(n * 7 % 97)))?;
-        (bucket.count, bucket.share) = (n, body.to_vec());
+        let mut bucket = tx.bucket_mut(&task_id(1), Bucket::Time(Time(n * 7 % 97)))?;
+        bucket.header.count = n;
+        bucket.replace_share(body.to_vec());
         tx.put_helper_request(&task_id(1), job(n), &body)?;
         tx.end_helper_request(&task_id(1), &job(n + 31))?;
         tx.count(&task_id(1), "writes", 1)

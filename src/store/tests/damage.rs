@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use super::{group::copy, *};
 use crate::{
     model::{AggregationJobId, BatchId, Bucket, Fault},
-    store::{BucketRecord, HelperJobRecord, HelperJobState, OpenError, Tx, View, engine::EngineError, ledger::weigh},
+    store::{HelperJobRecord, HelperJobState, OpenError, Tx, View, engine::EngineError, ledger::weigh},
 };
 
 /// Longer than this, nothing takes that ends at all.
@@ -42,8 +42,9 @@ fn fill_round(tx: &mut Tx<'_>, round: u32, len: usize) -> Result<(), Fault> {
         }
         let ids: Vec<_> = (4..8).map(|i| (report_id(number + i), Time(100))).collect();
         tx.remember(&id, &ids)?;
-        let bucket = tx.bucket_mut(&id, Bucket::Time(Time(u64::from(round % 5) * PRECISION)))?;
-        *bucket = BucketRecord { count: u64::from(round), share: vec![n; len], ..bucket.clone() };
+        let mut bucket = tx.bucket_mut(&id, Bucket::Time(Time(u64::from(round % 5) * PRECISION)))?;
+        bucket.header.count = u64::from(round);
+        bucket.replace_share(vec![n; len]);
         let record = HelperJobRecord {
             request_hash: [n; 32],
             created: Time(1),

@@ -11,8 +11,8 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::{
-    model::{AggregationJobId, Checksum, Fault},
-    store::{BucketRecord, HelperJobRecord, HelperJobState, KeyRecord, KeyStage, TaskState},
+    model::{AggregationJobId, Fault},
+    store::{HelperJobRecord, HelperJobState, KeyRecord, KeyStage, TaskState},
 };
 
 const SEEN: &str = "seen";
@@ -274,14 +274,12 @@ async fn nothing_secret_is_printed() {
                 created: Time(0),
                 stage: KeyStage::Active { since: Time(0) },
             })?;
-            let bucket = tx.bucket_mut(&task_id(1), crate::model::Bucket::Time(Time(0)))?;
-            *bucket =
-                BucketRecord { count: 1, checksum: Checksum::default(), share: secret.to_vec(), ..bucket.clone() };
+            tx.bucket_mut(&task_id(1), crate::model::Bucket::Time(Time(0)))?.replace_share(secret.to_vec());
             Ok(())
         })
         .await
         .unwrap();
     let shown = store.read(|view| Ok(format!("{:?}", view.state))).unwrap();
-    assert!(shown.contains("BucketRecord") && shown.contains("KeyRecord"));
+    assert!(shown.contains("BucketHeader") && shown.contains("KeyRecord"));
     assert!(!shown.contains("222") && !shown.contains("3q2-7w"), "{shown}");
 }

@@ -23,7 +23,7 @@ use crate::model::{
 const PRECISION: u64 = 100;
 
 fn open(dir: &Path) -> Store {
-    Store::open(dir, Options { cache_bytes: 1 << 20, ..Options::default() }).unwrap()
+    Store::open(dir, Options { cache_bytes: 1 << 20, sum_cache_bytes: 100_000, ..Options::default() }).unwrap()
 }
 
 fn task_id(n: u8) -> TaskId {

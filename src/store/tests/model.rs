@@ -14,10 +14,11 @@ use crate::{
         PartialBatch, Query, Tokens, management::Provision, taskprov::InBand,
     },
     store::{
-        BucketRecord, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, Entry,
+        BucketHeader, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, Entry,
         HelperJobRecord, HelperJobState, LeaderJobRecord, LeaderJobState, Old, Pick, ReportRef, TaskState, Tx, View,
         engine::{Engine, EngineError},
-        table,
+        records::BucketRecord,
+        rows, table,
     },
 };
 
@@ -131,6 +132,18 @@ impl ModelTask {
         if self.collected.iter().all(|row| row.batch != BatchSelector::FixedSize(id)) {
             self.given_up.insert(id);
         }
+    }
+
+    /// The buckets that have reports, aggregated or not, and can take more.
+    fn open_buckets(&self) -> BTreeSet<Bucket> {
+        let of_report = |(_, report): &(u32, Report)| Bucket::Time(report.metadata.time.truncate(Duration(PRECISION)));
+        let all = self.buckets.keys().copied().chain(self.reports.values().map(of_report));
+        let is_closed = |bucket: &Bucket| {
+            let is_past = matches!(bucket, Bucket::Time(start) if Some(*start) < self.horizon);
+            let is_given_up = matches!(bucket, Bucket::Batch(id) if self.given_up.contains(id));
+            is_past || is_given_up || self.collected.iter().any(|row| row.batch.contains(bucket))
+        };
+        all.filter(|bucket| !is_closed(bucket)).collect()
     }
 
     fn waiting(&self) -> Vec<ReportRef> {
@@ -302,14 +315,15 @@ fn apply_to_batches(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: Op)
         }
         Op::AddToBucket(bucket, len) => {
             let mine = known.buckets.entry(bucket).or_insert(BucketRecord::EMPTY);
-            let theirs = tx.bucket_mut(id, bucket)?;
-            for record in [mine, theirs] {
-                record.count += 1;
-                let time = Time(len as u64);
-                record.first = record.first.min(time);
-                record.last = record.last.max(time);
-                record.share = vec![len as u8; len];
-            }
+            let mut theirs = tx.bucket_mut(id, bucket)?;
+            assert_eq!(theirs.share(), mine.share);
+            let time = Time(len as u64);
+            mine.count += 1;
+            (mine.first, mine.last) = (mine.first.min(time), mine.last.max(time));
+            theirs.header.count += 1;
+            (theirs.header.first, theirs.header.last) = (mine.first, mine.last);
+            mine.share = vec![len as u8; len];
+            assert!(theirs.replace_share(mine.share.clone()).len() <= 200_000);
         }
         Op::Collect(batch, len) => {
             let overlaps = known.collected.iter().any(|other| overlap(&other.batch, &batch));
@@ -468,7 +482,11 @@ fn check_memory(task: &TaskState, known: &ModelTask) {
     assert_eq!(task.counters, known.counters);
     assert_eq!((task.replay.len(), task.replay.horizon()), (known.remembered.len(), known.horizon));
     assert!(known.remembered.iter().all(|(n, time)| task.replay.contains(&report_id(*n), Time(*time))));
-    assert_eq!((&task.buckets, &task.names), (&known.buckets, &known.names));
+    let headers: BTreeMap<_, _> =
+        known.buckets.iter().map(|(bucket, row)| (*bucket, BucketHeader::from(row))).collect();
+    assert_eq!((&task.buckets, &task.names), (&headers, &known.names));
+    assert_eq!(task.open_buckets(), known.open_buckets().len());
+    assert!(known.open_buckets().iter().all(|bucket| task.is_open(bucket)));
     assert_eq!(task.provision, known.provision);
     assert_eq!((&task.in_band, task.tokens == Tokens::default()), (&known.in_band, known.in_band.is_some()));
     assert_eq!(task.collected.len(), known.collected.len());
@@ -499,6 +517,9 @@ fn check_rows(view: &View<'_>, id: &TaskId, known: &ModelTask) -> Result<(), Fau
     let places: Vec<_> = known.reports.keys().copied().collect();
     let reports = view.load_reports(id, &places)?;
     assert!(reports.iter().eq(known.reports.values().map(|(_, report)| report)));
+    for (bucket, row) in &known.buckets {
+        assert_eq!(rows::load(view, &table::BUCKETS, &(*id, *bucket))?.as_ref(), Some(row));
+    }
     for row in &known.collected {
         assert_eq!(view.collected(id, &row.batch)?.as_ref(), Some(row));
     }

@@ -148,7 +148,7 @@ async fn reports_of_jobs_are_known_and_not_picked_again() {
 
 /// Reports with these times, uploaded in this order, one pack each.
 fn index(times: &[u64]) -> Waiting {
-    let mut waiting = Waiting::new(Duration(PRECISION));
+    let mut waiting = Waiting::new(Duration(PRECISION), Duration(PRECISION));
     for (n, time) in times.iter().enumerate() {
         waiting.append(n as u64, report_id(n as u32), Time(*time));
     }

@@ -103,7 +103,7 @@ async fn a_removal_that_is_interrupted_goes_on_after_a_restart() {
     let fill = |tx: &mut crate::store::Tx<'_>| {
         for task in [task_id(1), task_id(2)] {
             for n in 0..1500 {
-                tx.bucket_mut(&task, Bucket::Time(Time(n * PRECISION)))?.count = 1;
+                tx.bucket_mut(&task, Bucket::Time(Time(n * PRECISION)))?.header.count = 1;
             }
             tx.append_report(&task, &report(1, 5, 200_000))?;
             tx.remember(&task, &[(report_id(7), Time(1))])?;

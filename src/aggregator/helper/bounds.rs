@@ -1,0 +1,117 @@
+//! What bounds an aggregation job of the helper: the memory that it takes, and the batch buckets that it opens.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    aggregator::{TaskContext, shares::bucket_of},
+    config::Limits,
+    model::{Bucket, Duration, JobInit, ReportError, TaskId},
+    store::TaskState,
+};
+
+/// About how many bytes a report of a job takes beside its request: its decoded form, and its part of the answer.
+const BESIDE: usize = 1024;
+
+/// How often the sum of each batch bucket is in memory when a job is stored: as it is, encoded, and on its way to the disk.
+pub(in crate::aggregator) const COPIES: usize = 3;
+
+/// The memory that a job takes beside its request. The times of its reports tell it before anything is prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobMemory {
+    reports: usize,
+    buckets: usize,
+    sum_bytes: usize,
+}
+
+impl JobMemory {
+    /// The memory for a request.
+    pub fn of(context: &TaskContext, init: &JobInit) -> Self {
+        let buckets: BTreeSet<Bucket> =
+            init.inits.iter().map(|each| bucket_of(&context.task, init.batch, &each.share.metadata)).collect();
+        let (reports, buckets) = (init.inits.len(), buckets.len());
+        Self { reports, buckets, sum_bytes: context.preparer.sum_bytes() }
+    }
+
+    /// The least that the job can do with, in bytes.
+    pub fn least(&self) -> usize {
+        self.bytes(COPIES * self.buckets)
+    }
+
+    /// What the job takes, in bytes, when all its reports are prepared in one pass of up to `chunks` parts at once: each
+    /// part has sums of its own.
+    pub fn wanted(&self, chunks: usize) -> usize {
+        let of_parts = self.reports.min(self.buckets.saturating_mul(chunks));
+        self.bytes((COPIES * self.buckets).max(self.buckets + of_parts))
+    }
+
+    /// Whether the job may take no more than `most` bytes. A job of one report is never refused: it cannot be shorter.
+    pub fn fits(&self, most: usize) -> bool {
+        self.reports <= 1 || self.least() <= most
+    }
+
+    /// How many reports are prepared in one pass with `bytes` of memory, in up to `chunks` parts at once, so that the sums of
+    /// the parts fit beside the job's.
+    pub fn reports_per_pass(&self, bytes: usize, chunks: usize) -> usize {
+        let sums = bytes.saturating_sub(self.reports * BESIDE) / self.sum_bytes.max(1);
+        let of_parts = sums.saturating_sub(self.buckets);
+        let all_parts = self.buckets.saturating_mul(chunks);
+        if all_parts <= of_parts { self.reports.max(1) } else { of_parts.max(1) }
+    }
+
+    fn bytes(&self, sums: usize) -> usize {
+        (self.reports * BESIDE).saturating_add(sums.saturating_mul(self.sum_bytes))
+    }
+}
+
+/// What bounds the reports of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// How far ahead of our clock a report's time may be.
+    pub clock_skew: Duration,
+    /// Open batch buckets that a task may have.
+    pub max_open_buckets: usize,
+}
+
+impl Bounds {
+    /// The bounds of a configuration. A helper allows twice as many open buckets as a leader: it learns later than the
+    /// leader that a batch is collected, and what it refuses is lost.
+    pub fn of(limits: &Limits) -> Self {
+        let max_open_buckets = limits.max_open_buckets.saturating_mul(2);
+        Self { clock_skew: Duration(limits.clock_skew.as_secs()), max_open_buckets }
+    }
+}
+
+/// The batch buckets that a job would open, and how many a task may have open.
+pub(super) struct NewBuckets {
+    most: usize,
+    new: BTreeSet<Bucket>,
+    /// Reports or sums of reports that were refused.
+    refused: usize,
+}
+
+impl NewBuckets {
+    pub(super) fn new(most: usize) -> Self {
+        Self { most, new: BTreeSet::new(), refused: 0 }
+    }
+
+    /// Refuses a report whose bucket would be one too many. The leader drops such a report, too: nothing differs.
+    pub(super) fn admit(&mut self, state: &TaskState, bucket: Bucket) -> Result<(), ReportError> {
+        if state.is_open(&bucket) || self.new.contains(&bucket) {
+            return Ok(());
+        }
+        if state.open_buckets() + self.new.len() >= self.most {
+            self.refused += 1;
+            return Err(ReportError::ReportDropped);
+        }
+        self.new.insert(bucket);
+        Ok(())
+    }
+
+    /// Logs that reports were refused, which the other aggregator sees as dropped.
+    pub(super) fn log(&self, task: &TaskId) {
+        if self.refused > 0 {
+            let (max_open_buckets, refused) = (self.most, self.refused);
+            tracing::warn!(task_id = %task, max_open_buckets, refused, "reports rejected: too many open batch buckets");
+        }
+    }
+}
