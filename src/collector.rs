@@ -329,7 +329,7 @@ impl Collector {
 }
 
 impl JobEvent<'_> {
-    /// What those who wait are told.
+    /// The progress that a caller sees.
     fn progress(&self) -> Option<Progress> {
         match self {
             Self::Accepted(_) => Some(Progress::Accepted),

@@ -21,7 +21,7 @@ use super::{
     task::confirmed,
 };
 use crate::{
-    collector::{CollectError, Collected, Collector, Job, Ledger, Progress, Record},
+    collector::{CollectError, Collected, Collector, Job, Ledger, LedgerError, Progress, Record},
     model::{CollectionJobId, FixedSizeQuery, Interval, Query, TaskParameters, Time},
     wire::ProblemType,
 };
@@ -82,7 +82,7 @@ const ASKED: [&str; 7] = ["interval", "since", "until", "next", "include_current
 /// What to do about collections that are outstanding.
 #[derive(Debug, clap::Args)]
 struct OutstandingArgs {
-    /// List the collections that are outstanding and the intervals that were collected; ask nobody.
+    /// List the collections that are outstanding and the intervals that were collected; do not ask the leader.
     #[arg(long, help_heading = HEADING, conflicts_with_all = ASKED)]
     list: bool,
     /// Resume a collection: the one with this id, or the only one.
@@ -127,7 +127,7 @@ pub async fn run(args: Args) -> Outcome {
     }
     let collector = source.collector(args.peer.peer()?)?;
     let mut ledger = Ledger::open(&jobs_file, public.id, public.revision)
-        .map_err(|error| Failure::new(format!("{error}\n--jobs-file FILE records collections elsewhere.")))?;
+        .map_err(|error| Failure::new(format!("{error}{}", elsewhere(&error))))?;
     if let Some(named) = args.outstanding.cancel {
         let job = outstanding::choose(ledger.record(), named)?;
         return outstanding::cancel(&collector, &mut ledger, &job, args.yes).await;
@@ -135,7 +135,7 @@ pub async fn run(args: Args) -> Outcome {
     collector.release_delivered(&mut ledger).await.map_err(|error| {
         Failure::new(format!("the leader has not released a batch whose result was delivered: {error}"))
     })?;
-    // Taken over before anything is printed that somebody may react to.
+    // Before anything is printed that a person or a script may react to.
     let mut signals = Signals::new()?;
     let collection = Collection { args: &args, collector: &collector, public: &public, began };
     tokio::select! {
@@ -144,9 +144,17 @@ pub async fn run(args: Args) -> Outcome {
     }
 }
 
+/// What to do if collections cannot be recorded in the usual place.
+fn elsewhere(error: &LedgerError) -> &'static str {
+    match error {
+        LedgerError::Io { .. } => "\n--jobs-file FILE records collections elsewhere.",
+        _ => "",
+    }
+}
+
 /// What to do about a collection that was interrupted, if one is outstanding.
 fn outstanding_hint(jobs_file: &Path, public: &TaskParameters) -> &'static str {
-    // What is recorded is durable, whatever was going on.
+    // Each change is durable, so the file is right at any moment.
     match Record::read(jobs_file, public.id, public.revision) {
         Ok(record) if record.jobs.is_empty() => "",
         _ => OUTSTANDING,
@@ -174,7 +182,10 @@ impl From<Ended> for Failure {
 
 fn known(public: &TaskParameters, began: Option<Time>, record: &Record) -> Known {
     let (mode, precision) = (public.batch_mode, public.time_precision);
-    Known { mode, precision, began, collected_until: record.collected_until(), now: Time::now() }
+    // A report of the very moment of the expiration is still taken.
+    let last = public.task_expiration.map(|time| time.truncate(precision).saturating_add(precision));
+    let ends = public.task_interval.map(|interval| interval.end()).or(last);
+    Known { mode, precision, began, collected_until: record.collected_until(), ends, now: Time::now() }
 }
 
 /// One run of the command.
@@ -214,7 +225,7 @@ impl Collection<'_> {
     }
 
     /// Whether the interval is ours to choose and more has finished since a job began. A job with too few reports would
-    /// wait for ever.
+    /// never end.
     fn is_outgrown(&self, job: &Job, record: &Record) -> Result<bool, Failure> {
         if self.args.outstanding.resume.is_some() || job.result.is_some() {
             return Ok(false);
@@ -274,7 +285,13 @@ impl Collection<'_> {
     async fn new_query(&self, record: &Record) -> Result<Query, Failure> {
         let query = match self.asked(record)? {
             Asked::For { query, .. } => query,
-            Asked::NothingFinished { start, end } => {
+            Asked::NothingFinished { start, end: None } => {
+                return Err(Failure::new(format!(
+                    "nothing to collect: the task has ended, and the last collection was up to {}",
+                    calendar::show(start)
+                )));
+            }
+            Asked::NothingFinished { start, end: Some(end) } => {
                 let hint = match start <= Time::now() {
                     true => " (hint: --include-current collects the running one before that)",
                     false => "",
@@ -290,8 +307,8 @@ impl Collection<'_> {
         let overlaps = |job: &&Job| matches!(job.query, Query::TimeInterval(other) if other.overlaps(&interval));
         if let Some(job) = record.jobs.iter().find(overlaps) {
             return Err(Failure::new(format!(
-                "the collection {} of {} is outstanding and overlaps this one: finish it with --resume={}, or give it \
-                 up with --cancel={}",
+                "the collection {} of {} is outstanding and overlaps this one: continue it with --resume={}, or end \
+                 it with --cancel={}",
                 job.id,
                 describe(&job.query),
                 job.id,
@@ -349,7 +366,7 @@ impl Collection<'_> {
         }
     }
 
-    /// What those should know who wait for reports that are younger than what is asked for.
+    /// Why the leader may have too few reports: the youngest ones are not asked for.
     fn why_it_waits(&self, query: &Query) -> Option<String> {
         let current = Time::now().truncate(self.public.time_precision);
         match query {
@@ -381,7 +398,7 @@ impl Collection<'_> {
 }
 
 /// What to do about a collection that is not complete.
-const OUTSTANDING: &str = "\nThe collection stays outstanding: --resume goes on with it, --cancel gives it up.";
+const OUTSTANDING: &str = "\nThe collection stays outstanding: --resume continues it, --cancel ends it.";
 
 /// What the operator can do about it.
 fn explain(error: &CollectError, query: &Query, record: &Record, job: Option<&Job>) -> Failure {

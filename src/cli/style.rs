@@ -34,9 +34,9 @@ pub fn warn(text: impl Display) {
     let _ = writeln!(io::stderr(), "{} {text}", Style::stderr().bad("warning:"));
 }
 
-/// Says on standard error what the result on standard output does not.
+/// Writes a note to standard error.
 pub fn note(text: impl Display) {
-    // Where nobody reads it, nobody minds.
+    // A closed standard error is no failure.
     let _ = writeln!(io::stderr(), "{} {text}", Style::stderr().bold("note:"));
 }
 

@@ -41,7 +41,7 @@ use crate::{
     dapbox upload --task client.toml --csv visits.csv --column visits --resume\n  \
     dapbox upload --task client.toml --ca-file our-ca.pem true\n\n\
     All rows of a CSV file are checked before the first upload, and nothing is sent if one is bad. An upload that was \
-    interrupted is recorded beside the file, and --resume goes on with it; a row whose outcome was unknown is sent \
+    interrupted is recorded beside the file, and --resume continues it; a row whose outcome was unknown is sent \
     again as it was, and counted once. The exit code is 1 if any measurement was not accepted.")]
 pub struct Args {
     /// The task's client.toml.
@@ -87,7 +87,7 @@ struct CsvArgs {
     /// Write the line and the reason of each row that was bad or rejected to a new CSV file.
     #[arg(long, value_name = "FILE", requires = "csv", help_heading = HEADING)]
     rejected: Option<PathBuf>,
-    /// Go on with an upload of the same file that was interrupted.
+    /// Continue an upload of the same file that was interrupted.
     #[arg(long, requires = "csv", help_heading = HEADING)]
     resume: bool,
 }
@@ -167,7 +167,7 @@ fn refuse_secrets(file: &TaskFile, path: &Path) -> Outcome {
     )))
 }
 
-/// The default collection does not go back for ever.
+/// The default collection goes back for a limited time.
 fn note_early(time: Time, now: Time, task: &TaskParameters) {
     let unit = task.time_precision;
     if time < now.saturating_sub(Duration(unit.0.saturating_mul(UNITS_BEFORE))) {

@@ -62,7 +62,7 @@ impl Summary {
 }
 
 /// Whether an error is about one report, and not about its request. Of several reports in a request that was refused as a
-/// whole, nobody knows which one it is about.
+/// whole, it is unknown which one is meant.
 pub fn rejects_the_report(error: &ClientError, is_alone: bool) -> bool {
     error.is_about_the_report() && (is_alone || !matches!(error, ClientError::Upload(_)))
 }
@@ -128,7 +128,7 @@ impl Client {
         (measurements / concurrency.max(1)).clamp(1, most)
     }
 
-    /// Uploads measurements together, made at `time` or now: what became of each, in their order.
+    /// Uploads measurements together, made at `time` or now. Returns the outcome of each, in their order.
     pub(super) async fn upload_together(
         &self,
         measurements: Arc<[Measurement]>,

@@ -88,7 +88,7 @@ pub async fn cancel(collector: &Collector, ledger: &mut Ledger, job: &Job, yes: 
     let what = describe(&job.query);
     if !yes {
         say(format!(
-            "Collection {} of {what}. If the leader has closed the batch for it, nobody\ngets that result any more.",
+            "Collection {} of {what}. If the leader has closed the batch for it, the result\nis lost.",
             job.id
         ))?;
         if !confirmed("cancel it")? {

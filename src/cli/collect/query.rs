@@ -46,6 +46,8 @@ pub struct Known {
     pub began: Option<Time>,
     /// The end of the last collection, if there was one.
     pub collected_until: Option<Time>,
+    /// The end of the last unit of time that has reports, if the task ends.
+    pub ends: Option<Time>,
     /// The time.
     pub now: Time,
 }
@@ -60,12 +62,12 @@ pub enum Asked {
         /// Whether the interval is ours to choose.
         is_default: bool,
     },
-    /// No unit of time has finished since `start`. The next one does at `end`.
+    /// No unit of time has finished since `start`. The next one does at `end`, unless the task has ended.
     NothingFinished {
         /// Where the collection would begin.
         start: Time,
         /// When there is something to collect.
-        end: Time,
+        end: Option<Time>,
     },
 }
 
@@ -103,6 +105,7 @@ impl AskedArgs {
             }
             _ => {
                 let finished = if self.include_current { current.saturating_add(known.precision) } else { current };
+                let finished = known.ends.map_or(finished, |ends| finished.min(ends));
                 // Not from the epoch: other aggregators make an entry for each unit of time that they are asked about.
                 let start = self.since.or(known.collected_until.max(known.began));
                 let start = start.ok_or("say --since: it is not known when the task began")?;
@@ -111,6 +114,7 @@ impl AskedArgs {
         };
         if self.interval.is_none() && self.until.is_none() && end <= start {
             let end = start.max(current).saturating_add(known.precision).truncate(known.precision);
+            let end = Some(end).filter(|end| known.ends.is_none_or(|ends| *end <= ends));
             return Ok(Asked::NothingFinished { start, end });
         }
         let interval = end.0.checked_sub(start.0).and_then(|length| Interval::new(start, Duration(length)));
@@ -152,6 +156,7 @@ mod tests {
         precision: HOUR,
         began: Some(Time(3600)),
         collected_until: None,
+        ends: None,
         now: Time(7200 + 10),
     };
 
@@ -185,14 +190,19 @@ mod tests {
             assert_eq!(ask(arguments, KNOWN), by_time(3600, 3600, true));
             let later = Known { collected_until: Some(Time(7200)), now: Time(14_400), ..KNOWN };
             assert_eq!(ask(arguments, later), by_time(7200, 7200, true));
-            let nothing = Asked::NothingFinished { start: Time(7200), end: Time(10_800) };
+            let nothing = Asked::NothingFinished { start: Time(7200), end: Some(Time(10_800)) };
             assert_eq!(ask(arguments, Known { collected_until: Some(Time(7200)), ..KNOWN }), Ok(nothing));
         }
         assert_eq!(ask(&["--include-current"], KNOWN), by_time(3600, 7200, true));
         // The current unit was collected: the next one to wait for is the one after it.
         let ahead = Known { collected_until: Some(Time(10_800)), ..KNOWN };
-        let nothing = Asked::NothingFinished { start: Time(10_800), end: Time(14_400) };
+        let nothing = Asked::NothingFinished { start: Time(10_800), end: Some(Time(14_400)) };
         assert_eq!(ask(&[], ahead), Ok(nothing));
+        // A task that has ended has no later reports.
+        let ended = Known { ends: Some(Time(10_800)), now: Time(36_000), ..KNOWN };
+        assert_eq!(ask(&[], ended), by_time(3600, 7200, true));
+        let nothing = Asked::NothingFinished { start: Time(10_800), end: None };
+        assert_eq!(ask(&[], Known { collected_until: Some(Time(10_800)), ..ended }), Ok(nothing));
         assert!(ask(&[], Known { began: None, ..KNOWN }).unwrap_err().contains("--since"));
     }
 

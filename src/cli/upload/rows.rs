@@ -66,7 +66,7 @@ pub async fn upload(args: &Args, path: &Path, client: &Client) -> Outcome {
 
 fn with_hint(failure: Failure, summary: &Summary) -> Failure {
     Failure::new(format!(
-        "{}\n{} accepted; the same command with --resume goes on with the others.",
+        "{}\n{} accepted; the same command with --resume continues with the others.",
         failure.message(),
         counted(summary.accepted, "row"),
     ))
@@ -191,7 +191,7 @@ impl Upload<'_> {
         let accepted = summary.accepted + again.iter().filter(|(_, is_accepted)| *is_accepted).count() as u64;
         let left = left.saturating_sub(summary.accepted + summary.rejected_total());
         let hint = match self.journal {
-            Some(_) => "the same command with --resume goes on",
+            Some(_) => "the same command with --resume continues",
             None => "some of those that are left may have been accepted, too",
         };
         Failure::new(format!("interrupted: {} accepted, {} left; {hint}", counted(accepted, "row"), style::count(left)))
@@ -292,7 +292,7 @@ fn resumed(args: &Args, csv: &CsvFile, path: &Path, dir: &Path, client: &Client)
             client.task().id
         ))),
         (_, false, true) => Err(Failure::new(format!(
-            "an upload of this file was interrupted: --resume goes on with it. To upload all rows again, which counts \
+            "an upload of this file was interrupted: --resume continues it. To upload all rows again, which counts \
              some of them twice, delete {}",
             dir.display()
         ))),
