@@ -337,8 +337,9 @@ async fn jobs_in_flight_end_in_a_copy_of_the_past_only(
             tx.put_leader_job(&id, job, record)?;
         }
         let bucket = if by_interval { Bucket::Time(ago(3)) } else { Bucket::Batch(batch) };
-        let record = tx.bucket_mut(&id, bucket)?;
-        (record.count, record.last, record.share) = (5, ago(3), vec![1]);
+        let mut record = tx.bucket_mut(&id, bucket)?;
+        (record.header.count, record.header.last) = (5, ago(3));
+        record.replace_share(vec![1]);
         let job = CollectionJobRecord {
             request: Bytes::new(),
             query,

@@ -283,3 +283,33 @@ async fn nothing_secret_is_printed() {
     assert!(shown.contains("BucketHeader") && shown.contains("KeyRecord"));
     assert!(!shown.contains("222") && !shown.contains("3q2-7w"), "{shown}");
 }
+
+/// However many batch buckets clients open, memory holds their counts and a bounded number of sums, after a restart too.
+#[tokio::test]
+async fn sums_beyond_the_cache_are_on_disk_alone() {
+    const BUCKETS: u64 = 100;
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path());
+    add_task(&store, 1).await;
+    let bucket = |n: u64| crate::model::Bucket::Time(Time(n * PRECISION));
+    for round in 1..=2u8 {
+        for n in 0..BUCKETS {
+            let add = move |tx: &mut crate::store::Tx<'_>| {
+                let mut record = tx.bucket_mut(&task_id(1), bucket(n))?;
+                let known = if round == 1 { Vec::new() } else { vec![n as u8; 30_000] };
+                assert_eq!(record.share(), known, "bucket {n}");
+                record.header.count += 1;
+                record.replace_share(vec![n as u8 * round; 30_000]);
+                Ok(())
+            };
+            store.write(Point::Trial, add).await.unwrap();
+            let held = store.read(|view| Ok(view.state.sums.bytes())).unwrap();
+            assert!((30_000..=SUM_CACHE_BYTES).contains(&held), "{held} bytes");
+        }
+        store.close().await;
+        store = open(dir.path());
+        let (held, open) =
+            store.read(|view| Ok((view.state.sums.bytes(), view.state.tasks[&task_id(1)].open_buckets()))).unwrap();
+        assert_eq!((held, open), (0, BUCKETS as usize));
+    }
+}

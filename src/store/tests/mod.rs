@@ -19,11 +19,14 @@ use crate::model::{
     Task, TaskId, TaskParameters, Time, TokenHash, VdafConfig,
 };
 
+/// Memory for sums: a few, and not the longest that the tests write.
+const SUM_CACHE_BYTES: usize = 100_000;
+
 /// The time precision of the tests' tasks.
 const PRECISION: u64 = 100;
 
 fn open(dir: &Path) -> Store {
-    Store::open(dir, Options { cache_bytes: 1 << 20, sum_cache_bytes: 100_000, ..Options::default() }).unwrap()
+    Store::open(dir, Options { cache_bytes: 1 << 20, sum_cache_bytes: SUM_CACHE_BYTES, ..Options::default() }).unwrap()
 }
 
 fn task_id(n: u8) -> TaskId {

@@ -467,6 +467,7 @@ fn check(store: &Store, model: &Model) {
     let compare = |view: &View<'_>| {
         let tasks: Vec<u8> = view.state.tasks.keys().map(|id| id.as_bytes()[0]).collect();
         assert!(tasks.iter().eq(model.tasks.keys()));
+        assert!(view.state.sums.bytes() <= SUM_CACHE_BYTES);
         assert!((0..TASKS).all(|n| view.state.removed.contains_key(&task_id(n)) == model.removed.contains(&n)));
         for (n, known) in &model.tasks {
             let id = task_id(*n);
