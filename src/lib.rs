@@ -153,6 +153,12 @@
 //!   waits until the server has run for a while.
 //! - **A post-quantum key is offered after the classical one**: clients that take the first that they know take what they
 //!   always took. It is the `hpke` crate's X-Wing as it is, slower than X25519, and off by default.
+//! - **The log has a thread of its own and a bounded queue** (`cli/logging/sink.rs`): nothing else waits for standard error.
+//!   A log that nobody reads costs lines, which are counted, and never a driver or an answer.
+//! - **A request takes its slot when its body is there** (`server/slots.rs`), and uploads, peers and the management API have
+//!   slots of their own: anybody may upload, and a client that sends nothing must cost nothing that others need.
+//! - **A driver that fails is restarted, a listener or a store that fails ends the process** (`server/supervise.rs`): what a
+//!   driver does is repeated from what is stored, as after a start. Readiness says so until it works again.
 //! - **TLS is beside the loop that accepts**, and a connection has its place before its handshake, so that slow handshakes
 //!   take places and nothing else. The control socket and the private listener have places of their own.
 //! - **An authority is convinced on port 443 alone** (TLS-ALPN-01): no other port, no access to the DNS. What it gave out is

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use tokio::{
     net::TcpListener,
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::JoinHandle,
     time::{Instant, timeout},
 };
@@ -42,6 +42,8 @@ pub struct Posts {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     running: JoinHandle<()>,
+    /// Closed when it has ended, however that came.
+    ended: watch::Receiver<()>,
 }
 
 impl Posts {
@@ -65,8 +67,18 @@ impl Posts {
             // Stopped, or forgotten by whoever could stop it.
             let _ = stopped.await;
         });
-        let running = tokio::spawn(server.run());
-        Ok(Self { address, stop, running })
+        let (runs, ended) = watch::channel(());
+        let running = tokio::spawn(async move {
+            let _runs = runs;
+            server.run().await;
+        });
+        Ok(Self { address, stop, running, ended })
+    }
+
+    /// Resolves when it has ended without having been stopped.
+    pub async fn ended(&self) {
+        let mut ended = self.ended.clone();
+        while ended.changed().await.is_ok() {}
     }
 
     /// The address that it listens on.

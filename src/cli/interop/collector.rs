@@ -2,10 +2,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration as Span,
 };
 
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 
 use super::{
@@ -18,7 +20,7 @@ use super::{
 use crate::{
     collector::{CollectError, Collected, Collector, CollectorTask, Progress},
     hpke::{Keypair, Suite},
-    model::{FixedSizeQuery, Query, Revision, Secret, TaskId},
+    model::{FixedSizeQuery, Query, Revision, Secret, TaskId, fault::panic_text},
     peer::{Peer, Retries},
 };
 
@@ -102,8 +104,12 @@ impl Party {
         let (party, name) = (self.clone(), handle.clone());
         tokio::spawn(async move {
             let mut taken = Some(taken);
-            let outcome = collect(&collector, query, &mut taken).await;
-            party.note(&name, Some(outcome.map_err(|error| error.to_string())));
+            let collected = AssertUnwindSafe(collect(&collector, query, &mut taken)).catch_unwind().await;
+            let outcome = match collected {
+                Ok(outcome) => outcome.map_err(|error| error.to_string()),
+                Err(panic) => Err(format!("collecting panicked: {}", panic_text(&*panic))),
+            };
+            party.note(&name, Some(outcome));
             // Only now, if the leader has not taken it: whoever waits for that finds the outcome.
             drop(taken);
         });

@@ -232,9 +232,15 @@ impl Served {
 
     /// Resolves when it cannot go on.
     pub async fn failed(&self) -> Fault {
-        match &self.party {
-            Party::Aggregator(party) => party.failed().await,
-            Party::Client(_) | Party::Collector(_) => std::future::pending().await,
+        let party = async {
+            match &self.party {
+                Party::Aggregator(party) => party.failed().await,
+                Party::Client(_) | Party::Collector(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            fault = party => fault,
+            () = self.posts.ended() => Fault::new("the listener of the API has ended"),
         }
     }
 
