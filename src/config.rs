@@ -5,7 +5,9 @@
 //! because a misspelt limit that is silently ignored is a limit that does not exist.
 
 mod acme;
+pub mod address;
 mod commented;
+pub mod environment;
 mod load;
 mod log;
 mod management;
@@ -26,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     hpke::{self, Suite},
-    model::Secret,
+    model::{Secret, base_url},
 };
 pub use commented::commented;
 pub use load::{ConfigError, Overrides, UnknownKey};
@@ -45,10 +47,12 @@ pub struct Config {
     /// Where everything that must survive a restart lives; `dapbox-data` in the current directory by default.
     pub data_dir: PathBuf,
     /// The address that peers, clients and collectors reach; `127.0.0.1:8080` by default, for a proxy in front.
+    #[serde(deserialize_with = "address::deserialize")]
     pub listen: SocketAddr,
     /// The URL that the other parties reach this server under, without the path of a protocol revision; empty if there is
     /// none. Control planes are told it; else nothing is served differently for it: `dapbox doctor` looks whether it leads
     /// here, and `dapbox task add` warns of a task that has another URL for us.
+    #[serde(deserialize_with = "base_url::deserialize_trimmed")]
     pub public_url: String,
     /// HTTPS on that address.
     pub tls: Tls,

@@ -33,7 +33,7 @@
 //!
 //! | room | what it knows |
 //! |---|---|
-//! | [`model`] | the nouns: tasks, reports, batches, jobs; the names of the failure points. No layouts, no I/O |
+//! | [`model`] | the nouns: tasks, reports, batches, jobs; the names of the failure points. No layouts, and no I/O but `files.rs` |
 //! | [`wire`] | bytes and nouns; one directory for each protocol revision behind one trait |
 //! | [`vdaf`] | measurements, shares and proofs; alone in naming `prio`, of which it has one version for each revision |
 //! | [`hpke`] | key pairs, seal, open; alone in naming the `hpke` crate and `aws_lc_rs` |

@@ -4,6 +4,7 @@
 
 mod backoff;
 mod names;
+mod proxy;
 mod retry;
 mod trust;
 
@@ -27,6 +28,7 @@ use crate::{
 
 pub use backoff::Backoff;
 pub use names::{NameError, Names};
+pub use proxy::{Proxies, Proxy};
 pub use retry::{Retries, retry};
 pub use trust::{Roots, RootsError, client_config};
 
@@ -41,6 +43,8 @@ const PING: Duration = Duration::from_secs(15);
 const PONG: Duration = Duration::from_secs(20);
 /// The HTTP status of a request that was taken and is not done (RFC 9110 section 15.3.3).
 const ACCEPTED: u16 = 202;
+/// The HTTP status of a proxy that wants a password (RFC 9110 section 15.5.8).
+const PROXY_AUTHENTICATION_REQUIRED: u16 = 407;
 
 /// What a [`Peer`] may spend on one request.
 #[derive(Clone, Debug)]
@@ -59,6 +63,8 @@ pub struct PeerOptions {
     pub token_header: TokenHeader,
     /// How many connections to a host are kept for the next requests.
     pub max_idle: usize,
+    /// The proxies that requests go through: those of this process, by default.
+    pub proxies: Proxies,
 }
 
 /// The header that tokens are presented in.
@@ -81,6 +87,7 @@ impl Default for PeerOptions {
             failpoints: Failpoints::default(),
             token_header: TokenHeader::default(),
             max_idle: usize::MAX,
+            proxies: Proxies::of_process(),
         }
     }
 }
@@ -113,6 +120,8 @@ pub struct Answer {
     pub date: Option<SystemTime>,
     /// The body.
     pub body: Bytes,
+    /// The proxy that the answer came through, which may be the one that answered.
+    pub via: Option<String>,
 }
 
 /// What a peer says of a resource that it makes.
@@ -255,7 +264,10 @@ fn place_below(base: &str, path: &str, location: &str) -> Result<String, CallErr
         let place = asked.join(location).ok()?;
         // Parsing has resolved all dots, so that what begins like the base is below it.
         let base = Url::parse(&join(base, "")).ok().filter(|base| base.origin() == place.origin())?;
-        let rest = place.path().strip_prefix(base.path()).filter(|rest| !rest.is_empty())?;
+        // A base that ends in several slashes is the same place for a server that counts only one.
+        let once = format!("{}/", base.path().trim_end_matches('/'));
+        let rest = place.path().strip_prefix(base.path()).or_else(|| place.path().strip_prefix(&once));
+        let rest = rest.filter(|rest| !rest.is_empty())?;
         Some(place.query().map_or_else(|| rest.to_owned(), |query| format!("{rest}?{query}")))
     };
     match location.len() {
@@ -273,7 +285,8 @@ impl Peer {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(Policy::none())
-            .dns_resolver(Names::default())
+            .dns_resolver(Names::default().within(options.connect_timeout))
+            .proxy(options.proxies.for_client())
             .connect_timeout(options.connect_timeout)
             .pool_max_idle_per_host(options.max_idle)
             .http2_keep_alive_interval(PING)
@@ -349,8 +362,13 @@ impl Peer {
         body: Bytes,
     ) -> Result<Answer, PeerError> {
         let url = join(base_url, &call.path);
-        let impossible = |why: String| PeerError::Impossible { url: url.clone(), why };
-        let method = Method::from_bytes(call.method.as_bytes()).map_err(|e| impossible(e.to_string()))?;
+        let via = self.options.proxies.for_url(&Url::parse(&url).map_err(|e| impossible(&url, e))?);
+        // What errors call the peer: who reads them may not know of the proxy.
+        let shown = via.as_ref().map_or_else(|| url.clone(), |proxy| format!("{url} through {proxy}"));
+        if let Some(Proxy { url: Err(why), .. }) = &via {
+            return Err(impossible(&shown, why));
+        }
+        let method = Method::from_bytes(call.method.as_bytes()).map_err(|e| impossible(&url, e))?;
         let mut request = self.http.request(method, &url).timeout(self.options.timeout);
         if let Some(media_type) = call.content_type {
             request = request.header(CONTENT_TYPE, media_type).body(body);
@@ -360,12 +378,19 @@ impl Peer {
         }
         if let Some(token) = token {
             let (name, value) =
-                credentials(self.options.token_header, token).ok_or_else(|| impossible("unfit token".to_owned()))?;
+                credentials(self.options.token_header, token).ok_or_else(|| impossible(&url, "unfit token"))?;
             request = request.header(name, value);
         }
         self.pass(Phase::Before, |why| PeerError::Connect { url: url.clone(), why }).await?;
-        let response = request.send().await.map_err(|e| classify(&url, &e))?;
-        let answer = self.receive(&url, response).await?;
+        let response = request.send().await.map_err(|e| classify(&shown, &e))?;
+        let mut answer = self.receive(&shown, response).await?;
+        if let Some(proxy) = via {
+            if answer.status == PROXY_AUTHENTICATION_REQUIRED {
+                let why = "the proxy asks for a password (407); put user:password@ before its host".to_owned();
+                return Err(PeerError::Connect { url: shown, why });
+            }
+            answer.via = Some(proxy.to_string());
+        }
         self.pass(Phase::After, |why| PeerError::Broken { url: url.clone(), why }).await?;
         Ok(answer)
     }
@@ -435,6 +460,7 @@ impl Peer {
             max_age: text(headers, CACHE_CONTROL).and_then(parse_max_age),
             date: text(headers, DATE).and_then(|value| httpdate::parse_http_date(value).ok()),
             body: body.freeze(),
+            via: None,
         })
     }
 }
@@ -487,6 +513,12 @@ impl Answer {
         let document = if self.has_type(problem::MEDIA_TYPE) { &self.body[..] } else { &[] };
         let mut problem = Problem::from_json(self.status, document);
         problem.retry_after = self.retry_after.map(|delay| delay.as_secs());
+        if let (Some(proxy), true) = (&self.via, document.is_empty()) {
+            problem.detail = match problem.detail.as_str() {
+                "" => format!("asked through {proxy}"),
+                detail => format!("{detail} (asked through {proxy})"),
+            };
+        }
         problem
     }
 }
@@ -504,6 +536,10 @@ fn credentials(header: TokenHeader, token: &Secret) -> Option<(HeaderName, Heade
     let mut value = value.ok()?;
     value.set_sensitive(true);
     Some((name, value))
+}
+
+fn impossible(url: &str, why: impl ToString) -> PeerError {
+    PeerError::Impossible { url: url.to_owned(), why: why.to_string() }
 }
 
 fn classify(url: &str, error: &reqwest::Error) -> PeerError {

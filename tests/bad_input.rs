@@ -36,6 +36,7 @@ async fn bad_requests_are_told_what_is_wrong_and_nothing_is_lost(
     wrong_places(parties).await;
     wrong_methods(parties).await;
     wrong_media_types_and_bodies(parties).await;
+    other_spellings(parties).await;
     wrong_tokens(parties).await;
     wrong_tokens_without_a_body(parties).await;
     unknown_tasks(parties).await;
@@ -110,6 +111,26 @@ async fn wrong_media_types_and_bodies(parties: &Parties) {
         for body in [vec![], vec![0], vec![0xff; 64]] {
             let said = place.tell(body).await;
             assert_eq!(said.assert_problem(400, "invalidMessage")["taskid"], task);
+            place.check_cors(&said);
+        }
+    }
+}
+
+/// Media types in another case or with parameters, and two slashes after the base URL: the body is decoded.
+async fn other_spellings(parties: &Parties) {
+    for place in places(parties, parties.id()) {
+        let (method, right) = place.post.unwrap();
+        let bearer = place.bearer();
+        let (essence, parameters) = right.split_at(right.find(';').unwrap_or(right.len()));
+        let capitals = format!("{}{parameters}", essence.to_uppercase());
+        let with_parameter = format!("{right} ; charset=utf-8");
+        let prefix = format!("/{}/", parties.wire().prefix());
+        let doubled = place.url.replace(&prefix, &format!("/{prefix}/"));
+        for (url, media_type) in [(&place.url, &capitals), (&place.url, &with_parameter), (&doubled, &right.to_owned())]
+        {
+            let headers = [("content-type", media_type.as_str()), ("authorization", bearer.as_str())];
+            let said = ask(method, url, &headers, vec![0]).await;
+            assert_eq!(said.assert_problem(400, "invalidMessage")["taskid"], parties.id().to_string(), "{url}");
             place.check_cors(&said);
         }
     }

@@ -165,12 +165,17 @@ mod tests {
 
     /// The task that a leader's request sets up, if its minimum batch size is this.
     fn set_up(min_batch_size: u64, peer: &PeerAggregator) -> Result<Task, OptOut> {
+        set_up_at("https://b.example", min_batch_size, peer)
+    }
+
+    /// The same with the helper at this URL.
+    fn set_up_at(helper_url: &str, min_batch_size: u64, peer: &PeerAggregator) -> Result<Task, OptOut> {
         let public = TaskParameters {
             id: TaskId::new([0; 32]),
             revision: Revision::Dap09,
             info: String::new(),
             leader_url: peer.endpoint.clone(),
-            helper_url: "https://b.example".to_owned(),
+            helper_url: helper_url.to_owned(),
             batch_mode: BatchMode::TimeInterval,
             vdaf: VdafConfig::Prio3Count,
             min_batch_size,
@@ -201,6 +206,15 @@ mod tests {
             let refused = set_up(floor - 1, &peer).unwrap_err();
             assert_eq!(refused, OptOut::Small(ProvisionError::Small { asked: floor - 1, floor }));
             assert!(set_up(floor, &peer).is_ok());
+        }
+    }
+
+    #[test]
+    fn refuses_urls_in_band_that_are_no_base_urls() {
+        let peer = leader(None, None);
+        for url in ["https://b.example/?x", "https://u@b.example", "https:b.example", "https://a.example:443/"] {
+            let refused = set_up_at(url, 100, &peer).unwrap_err();
+            assert!(matches!(refused, OptOut::Task(TaskError::Parameter(_))), "{url}: {refused}");
         }
     }
 

@@ -6,7 +6,7 @@ use super::{counters, untouched};
 use crate::{
     hpke,
     model::{
-        Duration, Fault, Task, TaskId, Time,
+        BaseUrl, Duration, Fault, Task, TaskId, TaskParameters, Time,
         status::{Provisioned, SetUpInBand, TaskStatus},
     },
     store::{TaskState, Tx},
@@ -66,12 +66,26 @@ pub fn check(task: &Task) -> Result<(), TaskError> {
     if !hpke::is_supported(&task.collector_hpke_config) {
         return refuse("collector HPKE configuration names an algorithm that is not supported, or its key is unusable");
     }
-    for (name, url) in [("leader", &task.public.leader_url), ("helper", &task.public.helper_url)] {
-        if !url::Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
-            return refuse(&format!("{name} URL must be an http or https URL"));
-        }
-    }
+    check_urls(&task.public).map_err(TaskError::Parameter)?;
     wire::of(task.public.revision).check_task(&task.public).map_err(TaskError::Parameter)
+}
+
+/// Checks that the aggregators have URLs, and not the same one.
+///
+/// # Errors
+///
+/// Says which URL is wrong, and why. Blanks around a URL are wrong, too: what is stored is what was parsed.
+pub fn check_urls(task: &TaskParameters) -> Result<(), String> {
+    let parse = |name: &str, given: &str| match given.parse::<BaseUrl>() {
+        Ok(url) if url.as_str() == given => Ok(url),
+        Ok(_) => Err(format!("{name} URL {given:?} must not have blanks around it")),
+        Err(why) => Err(format!("{name} URL: {why}")),
+    };
+    let (leader, helper) = (parse("leader", &task.leader_url)?, parse("helper", &task.helper_url)?);
+    if leader.is_same_place(&helper) {
+        return Err(format!("leader and helper have the same URL, {}; they must be two servers", leader.as_str()));
+    }
+    Ok(())
 }
 
 /// Checks the parameters of several tasks, and that their ids are different. An error says which task it is about.
@@ -194,7 +208,7 @@ mod tests {
     #[test]
     fn a_task_that_cannot_work_is_refused_and_told_why() {
         type Spoil = fn(&mut Task);
-        let cases: [(&str, Spoil); 9] = [
+        let cases: [(&str, Spoil); 13] = [
             ("VDAF", |task| task.public.vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(0) }),
             ("verification key", |task| task.verify_key = Secret::random(7)),
             ("minimum batch size", |task| task.public.min_batch_size = 0),
@@ -202,6 +216,10 @@ mod tests {
             ("time precision", |task| task.public.time_precision = Duration(0)),
             ("leader URL", |task| task.public.leader_url = "leader.example".to_owned()),
             ("helper URL", |task| task.public.helper_url = "file:///helper".to_owned()),
+            ("helper URL", |task| task.public.helper_url.push(' ')),
+            ("helper URL", |task| task.public.helper_url.insert(10, '\n')),
+            ("query", |task| task.public.leader_url.push('?')),
+            ("same URL", |task| task.public.helper_url = task.public.leader_url.trim_end_matches('/').to_owned()),
             ("collector HPKE", |task| task.collector_hpke_config.aead_id = 0xffff),
             // The point of order one: nothing can be sealed to it.
             ("collector HPKE", |task| task.collector_hpke_config.public_key = vec![0; 32]),

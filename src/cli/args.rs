@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 
 use super::Failure;
 use crate::{
-    config::{Config, ConfigError, Overrides, Setting, span},
+    config::{Config, ConfigError, Overrides, Setting, environment, span},
     model::{BatchMode, Duration, Revision, VdafConfig},
     peer::{Peer, PeerOptions, Roots},
     vdaf::table::{self, Parameters},
@@ -72,7 +72,7 @@ impl Sources {
 
     /// What is not as it is by default in a configuration that was loaded from here.
     pub fn settings(&self, config: &Config) -> Result<Vec<Setting>, ConfigError> {
-        let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
+        let environment = environment::read(std::env::vars_os())?;
         config.settings(self.file.as_deref(), environment, &self.flags)
     }
 }

@@ -1,19 +1,19 @@
 //! `dapbox check`: whether a configuration makes sense, without starting and without touching the data directory.
 
-use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt, path::Path};
+use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt, path::Path, time::SystemTime};
 
 use serde::Serialize;
 
 use super::{
     Failure, Outcome,
     args::{ConfigArgs, Format, Sources},
-    doctor,
+    clock, doctor,
     findings::{self, Finding, Verdict, failed, good, warning},
     logging,
     place::Place,
     style::{self, Style, say},
 };
-use crate::config::{Config, Setting, TlsMode, taskprov::read_peers};
+use crate::config::{Config, Setting, TlsMode, address, taskprov::read_peers};
 
 /// Where an authority looks for a server (RFC 8737 section 3).
 const ACME_PORT: u16 = 443;
@@ -33,7 +33,7 @@ pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
     /// Address to listen on, as with 'dapbox serve'.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     listen: Option<SocketAddr>,
     /// What to print.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
@@ -71,17 +71,21 @@ pub fn run(args: Args) -> Outcome {
 }
 
 fn examine(sources: &Sources) -> Result<Report, Failure> {
+    let clock = clock::examine(SystemTime::now()).err().map(Err);
     let config = match Config::load(sources.file.as_deref(), &sources.flags) {
         Ok(config) => config,
         Err(error) => {
             let verdict = failed(error.to_string(), "Correct it: 'dapbox serve' would not start.");
-            return Ok(Report { findings: vec![Finding::new("configuration", verdict)], options: Vec::new() });
+            let found = [("clock", clock), ("configuration", Some(verdict))];
+            let findings = found.into_iter().filter_map(|(name, verdict)| Some(Finding::new(name, verdict?))).collect();
+            return Ok(Report { findings, options: Vec::new() });
         }
     };
     let place = sources.file.as_ref().map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
     let options: Vec<_> = sources.settings(&config)?.into_iter().map(OptionView::of).collect();
     let changed = style::counted(options.len() as u64, "option");
-    let checks: [(&'static str, Option<Verdict>); 12] = [
+    let checks: [(&'static str, Option<Verdict>); 13] = [
+        ("clock", clock),
         ("configuration", Some(good(format!("{place}; {changed} set")))),
         ("log level", log_level(&config)),
         ("listen address", listen(&config)),

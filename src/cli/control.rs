@@ -1,7 +1,7 @@
 //! An aggregator's tasks, seen from the command line: through the control socket of the running server, or in its data
 //! directory when none runs.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 use reqwest::{Method, StatusCode};
@@ -18,7 +18,8 @@ use crate::{
         status::{CloseRequest, Health, TaskStatus, UntouchedRequest},
         tokens::{TokenChange, TokenStatus},
     },
-    server,
+    peer::Proxies,
+    server::{self, ShortPath},
     wire::Problem,
 };
 
@@ -35,6 +36,8 @@ pub enum Control {
 pub struct Socket {
     http: reqwest::Client,
     path: PathBuf,
+    /// The path to connect to.
+    short: Arc<ShortPath>,
 }
 
 impl Control {
@@ -146,13 +149,20 @@ impl Socket {
     /// The control socket at `path`, which need not exist.
     pub fn new(path: PathBuf) -> Result<Self, Failure> {
         // A socket needs no certificates, and where there are none of the system a client that wants them cannot be made.
-        let http = reqwest::Client::builder().tls_certs_only([]).unix_socket(path.clone()).build()?;
-        Ok(Self { http, path })
+        let short = match ShortPath::of(&path) {
+            Ok(short) => short,
+            // Without a directory there is no server.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => ShortPath::itself(&path),
+            Err(error) => return Err(Failure::new(error).context(path.display())),
+        };
+        let builder = reqwest::Client::builder().tls_certs_only([]).no_proxy();
+        let http = builder.unix_socket(short.path().to_owned()).build()?;
+        Ok(Self { http, path, short: Arc::new(short) })
     }
 
     /// Whether a server listens.
     pub async fn is_alive(&self) -> Result<bool, Failure> {
-        match tokio::net::UnixStream::connect(&self.path).await {
+        match tokio::net::UnixStream::connect(self.short.path()).await {
             Ok(_) => Ok(true),
             Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused) => {
                 Ok(false)
@@ -167,6 +177,12 @@ impl Socket {
         if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refused(status, &body)) }
     }
 
+    /// The proxies that the server's requests go through.
+    pub async fn proxies(&self) -> Result<Proxies, Failure> {
+        let variables: BTreeMap<String, String> = self.get(Method::GET, "/proxies", None).await?;
+        Ok(Proxies::of(variables))
+    }
+
     /// All that is to be seen of the server.
     pub async fn overview(&self) -> Result<Overview, Failure> {
         let (status, body) = self.ask(Method::GET, "/overview", None).await?;
@@ -175,7 +191,7 @@ impl Socket {
 
     /// The process that listens, if the system tells.
     pub async fn process(&self) -> Option<i32> {
-        tokio::net::UnixStream::connect(&self.path).await.ok()?.peer_cred().ok()?.pid()
+        tokio::net::UnixStream::connect(self.short.path()).await.ok()?.peer_cred().ok()?.pid()
     }
 
     /// All tasks.

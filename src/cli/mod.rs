@@ -5,6 +5,7 @@ mod backup;
 mod bench;
 mod certificate;
 mod check;
+mod clock;
 mod collect;
 mod compact;
 mod control;
@@ -39,7 +40,7 @@ mod token;
 mod upload;
 mod version;
 
-use std::{fmt::Display, process::ExitCode};
+use std::{fmt::Display, process::ExitCode, time::SystemTime};
 
 use clap::{Parser, Subcommand};
 
@@ -206,7 +207,18 @@ fn handle_panics() {
     }));
 }
 
+impl Command {
+    /// Whether it works with any clock, or finds out itself.
+    fn needs_clock(&self) -> bool {
+        let needs_none = matches!(self, Self::Completions(_) | Self::Man(_) | Self::Version(_));
+        !needs_none && !matches!(self, Self::Check(_) | Self::Doctor(_))
+    }
+}
+
 fn execute(command: Command) -> Outcome {
+    if command.needs_clock() {
+        clock::require(SystemTime::now())?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         match command {

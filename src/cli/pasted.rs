@@ -1,9 +1,9 @@
 //! What people bring from elsewhere: ids on the command line, and files of other programs.
 
-use std::{fs::File, io::Read, path::Path};
+use std::path::Path;
 
 use super::Failure;
-use crate::model::{TaskId, pasted};
+use crate::model::{TaskId, files, pasted};
 
 /// For clap: a task's id.
 pub fn task_id(text: &str) -> Result<TaskId, String> {
@@ -13,13 +13,8 @@ pub fn task_id(text: &str) -> Result<TaskId, String> {
 
 /// The text of a file of at most so many bytes.
 pub fn read_file(path: &Path, most: u64) -> Result<String, Failure> {
-    let mut text = String::new();
-    let mut read = || File::open(path)?.take(most + 1).read_to_string(&mut text);
-    let length = read().map_err(|error| Failure::new(error).context(path.display()))?;
-    if length as u64 > most {
-        return Err(Failure::new(format!("{} is longer than {} KiB", path.display(), most >> 10)));
-    }
-    Ok(text)
+    let text = files::read_short_text(path, most).map_err(|error| Failure::new(error).context(path.display()))?;
+    text.ok_or_else(|| Failure::new(format!("{} is longer than {} KiB", path.display(), most >> 10)))
 }
 
 #[cfg(test)]

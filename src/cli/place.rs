@@ -46,6 +46,15 @@ impl Place {
         }
     }
 
+    /// Its URL, without a path.
+    pub fn url(&self) -> String {
+        let scheme = if self.is_secure { "https" } else { "http" };
+        match self.host.contains(':') {
+            true => format!("{scheme}://[{}]:{}/", self.host, self.port),
+            false => format!("{scheme}://{}:{}/", self.host, self.port),
+        }
+    }
+
     /// Whether it is on this machine by its very name.
     pub fn is_loopback(&self) -> bool {
         match self.address {

@@ -10,6 +10,7 @@ use super::{
     signals::{Hangups, Signals},
 };
 use crate::{
+    config::{address, environment},
     model::{Fault, build},
     server::{Controls, Server},
 };
@@ -29,7 +30,7 @@ pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
     /// Address to listen on.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     listen: Option<SocketAddr>,
 }
 
@@ -37,6 +38,10 @@ pub struct Args {
 pub async fn run(args: Args) -> Outcome {
     let (config, sources) = args.config.load_with_sources(args.listen)?;
     let level = logging::start(&config.log)?;
+    let of_services = environment::of_services(environment::read(std::env::vars_os())?);
+    if !of_services.is_empty() {
+        tracing::info!(variables = of_services.join(" "), "environment variables of Kubernetes services ignored");
+    }
     let data_dir = config.data_dir.display().to_string();
     let (mut signals, mut hangups) = (Signals::new()?, Hangups::new()?);
     let server = manager::patiently("opening the data directory", Server::start(config)).await?;

@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{Failure, calendar};
 use crate::{
+    aggregator::tasks::check_urls,
     client::Client,
     collector::CollectorTask,
     config::{Seconds, commented},
     hpke::{Keypair, Suite},
     model::{
         BatchMode, Duration, Epsilon, HpkeConfig, Interval, Party, Revision, Role, Secret, Task, TaskId,
-        TaskParameters, Time, TokenHash, VdafConfig,
+        TaskParameters, Time, TokenHash, VdafConfig, base_url, files,
         secret::{base64url, token},
     },
     peer::{Peer, Retries},
@@ -57,8 +58,10 @@ pub struct Parameters {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub info: String,
     /// Base URL of the leader.
+    #[serde(deserialize_with = "base_url::deserialize")]
     pub leader_url: String,
     /// Base URL of the helper.
+    #[serde(deserialize_with = "base_url::deserialize")]
     pub helper_url: String,
     /// No aggregate of fewer reports is given out.
     pub min_batch_size: u64,
@@ -206,6 +209,7 @@ impl Parameters {
             }
             _ => {}
         }
+        check_urls(&self.parameters()).map_err(|why| format!("the task's {why}"))?;
         wire::of(self.revision).check_task(&self.parameters()).map_err(|why| format!("the task's {why}"))?;
         let Some(Configuration(bytes)) = &self.configuration else { return Ok(()) };
         let taskprov = wire::taskprov::of(self.revision).ok_or("the task cannot be set up in-band")?;
@@ -282,7 +286,7 @@ impl TaskFiles {
 impl TaskFile {
     /// Reads a file.
     pub fn read(path: &Path) -> Result<Self, Failure> {
-        let text = std::fs::read_to_string(path).map_err(|e| Failure::new(e).context(path.display()))?;
+        let text = files::read_text(path).map_err(|e| Failure::new(e).context(path.display()))?;
         let file: Self =
             toml::from_str(&text).map_err(|e| Failure::new(e.to_string().trim_end()).context(path.display()))?;
         let parts = [file.leader.is_some(), file.helper.is_some(), file.collector.is_some()];

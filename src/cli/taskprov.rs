@@ -15,7 +15,10 @@ use super::{
 use crate::{
     config::taskprov::{PeerFile, PeerRole, PresentedToken},
     hpke::{Keypair, Suite},
-    model::{HpkeConfig, Revision, Secret, TaskId, Time, TokenHash, secret::token, taskprov::VERIFY_KEY_INIT_BYTES},
+    model::{
+        HpkeConfig, Revision, Secret, TaskId, Time, TokenHash, base_url, files, secret::token,
+        taskprov::VERIFY_KEY_INIT_BYTES,
+    },
     wire::taskprov::advertise,
 };
 
@@ -93,7 +96,9 @@ pub struct TaskArgs {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CollectorFile {
+    #[serde(deserialize_with = "base_url::deserialize")]
     leader_url: String,
+    #[serde(deserialize_with = "base_url::deserialize")]
     helper_url: String,
     #[serde(with = "token")]
     token: Secret,
@@ -118,7 +123,7 @@ pub fn run(command: Command) -> Outcome {
 }
 
 fn new(args: &NewArgs) -> Outcome {
-    let [leader_url, helper_url] = args.urls.of(REVISION);
+    let [leader_url, helper_url] = args.urls.of(REVISION)?;
     let (helper_token, token) = (Secret::random_token(), Secret::random_token());
     let keypair = Keypair::generate(1, Suite::DEFAULT)?;
     let key = keypair.config().clone();
@@ -171,7 +176,7 @@ fn new(args: &NewArgs) -> Outcome {
 
 fn task(args: TaskArgs) -> Outcome {
     let context = || args.collector.display();
-    let text = std::fs::read_to_string(&args.collector).map_err(|e| Failure::new(e).context(context()))?;
+    let text = files::read_text(&args.collector).map_err(|e| Failure::new(e).context(context()))?;
     let file: CollectorFile =
         toml::from_str(&text).map_err(|error| Failure::new(error.message()).context(context()))?;
     let urls = [file.leader_url, file.helper_url];

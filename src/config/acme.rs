@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 use url::{Host, Url};
 
 use super::{Config, TlsMode};
+use crate::model::BaseUrl;
 
 /// The shortest first pause that an authority on another machine is treated with.
 const LEAST_PAUSE: Duration = Duration::from_secs(60);
@@ -33,7 +34,8 @@ pub fn check(config: &Config) -> Result<(), String> {
         }
     }
     check_email(&acme.contact_email)?;
-    let directory = Url::parse(&acme.directory).ok().filter(|url| url.scheme() == "https" && url.has_host());
+    let is_base = acme.directory.parse::<BaseUrl>().is_ok();
+    let directory = Url::parse(&acme.directory).ok().filter(|url| is_base && url.scheme() == "https");
     let Some(directory) = directory else {
         return Err(format!("acme.directory: '{}' is no https URL", acme.directory));
     };

@@ -12,12 +12,14 @@ use figment::{
 };
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, acme, management, outside::check_public_url, provisioning};
-
-/// The start of the names of environment variables that we read.
-const PREFIX: &str = "DAPBOX_";
-/// Variables with our prefix that are not options of the configuration file but flags of the command line.
-const FLAG_VARIABLES: [&str; 3] = ["DAPBOX_CA_FILE", "DAPBOX_CONFIG", "DAPBOX_VERIFY_KEY_SEED"];
+use super::{
+    Config, acme,
+    environment::{self, PREFIX, is_option},
+    management,
+    outside::check_public_url,
+    provisioning,
+};
+use crate::model::files;
 
 /// What the command line sets; it wins over everything else.
 #[derive(Clone, Debug, Default)]
@@ -79,8 +81,7 @@ impl std::fmt::Display for UnknownKey {
 impl Config {
     /// Reads the configuration from `file` (if any), the process's environment, and `flags`.
     pub fn load(file: Option<&Path>, flags: &Overrides) -> Result<Self, ConfigError> {
-        let environment = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
-        Self::from_sources(file, environment, flags)
+        Self::from_sources(file, environment::read(std::env::vars_os())?, flags)
     }
 
     /// As [`Config::load`], with the environment as an argument.
@@ -92,15 +93,15 @@ impl Config {
         let known = Self::known_keys()?;
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(path) = file {
-            let text =
-                std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
+            let text = files::read_text(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
             check_file_keys(path, &text, &known)?;
             figment = figment.merge(from_file(path, &text)?);
         }
-        for variable in environment.into_iter().filter(|(name, _)| is_ours(name)) {
+        for variable in environment.into_iter().filter(|(name, value)| is_option(name, value)) {
             figment = figment.merge(from_variable(&known, variable)?);
         }
         if let Some(data_dir) = &flags.data_dir {
+            check_path(data_dir)?;
             figment = figment.merge(Serialized::default("data_dir", data_dir));
         }
         if let Some(listen) = flags.listen {
@@ -194,8 +195,11 @@ impl Config {
     }
 }
 
-pub(super) fn is_ours(variable: &str) -> bool {
-    variable.starts_with(PREFIX) && !FLAG_VARIABLES.contains(&variable)
+/// Refuses a data directory whose path is no text: no configuration could name it, and no message.
+fn check_path(path: &Path) -> Result<(), ConfigError> {
+    let refusal =
+        || ConfigError::Nonsense(format!("the data directory {path:?} is not UTF-8 text; choose another path"));
+    path.to_str().map(|_| ()).ok_or_else(refusal)
 }
 
 /// Refuses keys that nobody knows; figment would not know their lines.
@@ -317,6 +321,8 @@ mod tests {
         let error = load("", &[("DAPBOX_LOG__LEVLE", "debug")], &Overrides::default()).unwrap_err().to_string();
         assert!(error.contains("'DAPBOX_LOG__LEVLE'") && error.contains("'DAPBOX_LOG__LEVEL'"), "{error}");
         assert!(load("", &[("DAPBOX_CONFIG", "x"), ("OTHER", "y")], &Overrides::default()).is_ok());
+        let of_kubernetes = [("DAPBOX_PORT", "tcp://10.0.0.7:8080"), ("DAPBOX_X_SERVICE_HOST", "10.0.0.7")];
+        assert_eq!(load("", &of_kubernetes, &Overrides::default()).unwrap(), Config::default());
     }
 
     #[test]

@@ -4,10 +4,8 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
-use super::{
-    Config, ConfigError, Overrides,
-    load::{is_ours, key_of},
-};
+use super::{Config, ConfigError, Overrides, environment::is_option, load::key_of};
+use crate::model::files;
 
 /// An option that is not as it is by default.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,7 +82,8 @@ impl Config {
         environment: impl IntoIterator<Item = (String, String)>,
         flags: &Overrides,
     ) -> Result<Vec<Setting>, ConfigError> {
-        let variables: Vec<_> = environment.into_iter().map(|(name, _)| name).filter(|name| is_ours(name)).collect();
+        let variables = environment.into_iter().filter(|(name, value)| is_option(name, value));
+        let variables: Vec<_> = variables.map(|(name, _)| name).collect();
         let in_file = file.map(keys_in_file).transpose()?.unwrap_or_default();
         let origins = |key: &str| -> Vec<Origin> {
             let is_flag =
@@ -112,7 +111,7 @@ impl Config {
 
 /// The keys in a file that was loaded before, with their lines.
 fn keys_in_file(path: &Path) -> Result<Vec<(String, usize)>, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
+    let text = files::read_text(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
     let syntax = |e: toml::de::Error| ConfigError::Syntax { path: path.to_owned(), message: e.to_string() };
     let table = DeTable::parse(&text).map_err(syntax)?;
     let line = |offset: usize| 1 + text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count();

@@ -6,7 +6,11 @@ use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use url::Url;
 
-use super::Seconds;
+use super::{Seconds, address};
+use crate::model::{
+    BaseUrl,
+    base_url::{self, BaseUrlError},
+};
 
 /// HTTPS on the address that peers, clients and collectors reach.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,6 +50,7 @@ pub struct Acme {
     /// Where the authority may write to; empty for nowhere.
     pub contact_email: String,
     /// The authority's directory.
+    #[serde(deserialize_with = "base_url::deserialize")]
     pub directory: String,
     /// Root certificates, PEM, that the authority's own server's certificate may come from, besides the system's (or the
     /// web's, where the system has none). Empty for none.
@@ -98,11 +103,11 @@ impl Serialize for OptionalAddress {
 impl<'de> Deserialize<'de> for OptionalAddress {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        if text.is_empty() {
+        if text.trim().is_empty() {
             return Ok(Self(None));
         }
-        let expected = |_| D::Error::custom(format!("'{text}' is no address; write IP:PORT, or nothing for none"));
-        text.parse().map(|address| Self(Some(address))).map_err(expected)
+        let expected = |why| D::Error::custom(format!("{why}, or nothing for none"));
+        address::parse(&text).map(|address| Self(Some(address))).map_err(expected)
     }
 }
 
@@ -112,13 +117,11 @@ pub fn check_public_url(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Ok(());
     }
-    let url = Url::parse(text).map_err(|e| format!("'{text}': {e}; write it like https://dap.example.org"))?;
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err(format!("'{text}' must begin with https:// (or http://) and a host"));
+    let parsed: BaseUrl = text.parse().map_err(|why: BaseUrlError| why.to_string())?;
+    if parsed.as_str() != text {
+        return Err(format!("{text:?} must not have blanks around it"));
     }
-    if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() || url.password().is_some() {
-        return Err(format!("'{text}' must have neither query, fragment nor user"));
-    }
+    let url = Url::parse(text).map_err(|why| format!("{text:?}: {why}"))?;
     let last = url.path().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     match last.strip_prefix("dap-") {
         Some(_) => Err(format!("'{text}' must end before /{last}: it is the same for all revisions")),

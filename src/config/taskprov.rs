@@ -1,9 +1,6 @@
 //! Peers whose tasks are set up in-band, each in a file of its own.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +8,7 @@ use super::{Seconds, commented::commented};
 use crate::{
     hpke,
     model::{
-        Duration, HpkeConfig, Role, Secret, TokenHash,
+        BaseUrl, Duration, HpkeConfig, Role, Secret, TokenHash, base_url, files,
         secret::token,
         taskprov::{PeerAggregator, PeerName, PeerSide, VERIFY_KEY_INIT_BYTES},
     },
@@ -40,6 +37,7 @@ pub struct PeerFile {
     /// Which aggregator the peer is.
     pub role: PeerRole,
     /// Its base URL, as it stands in the configurations of tasks.
+    #[serde(deserialize_with = "base_url::deserialize")]
     pub endpoint: String,
     /// What the verification keys of tasks are derived from.
     pub verify_key_init: Secret,
@@ -93,7 +91,7 @@ pub fn read_peers(paths: &[PathBuf]) -> Result<Vec<PeerAggregator>, String> {
 /// Reads a peer's file.
 pub fn read_peer(path: &Path) -> Result<PeerAggregator, String> {
     let of_file = |why: String| format!("{}: {why}", path.display());
-    let text = fs::read_to_string(path).map_err(|error| of_file(error.to_string()))?;
+    let text = files::read_text(path).map_err(|error| of_file(error.to_string()))?;
     let file: PeerFile = toml::from_str(&text).map_err(|error| of_file(said(&error, &text)))?;
     file.peer().map_err(of_file)
 }
@@ -146,8 +144,10 @@ impl PeerFile {
 
 /// What makes no sense about a peer, wherever it comes from, if anything.
 pub fn check(peer: &PeerAggregator) -> Result<(), String> {
-    if !url::Url::parse(&peer.endpoint).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
-        return Err("the endpoint must be an http or https URL".to_owned());
+    match peer.endpoint.parse::<BaseUrl>() {
+        Ok(url) if url.as_str() == peer.endpoint => {}
+        Ok(_) => return Err(format!("the endpoint {:?} must not have blanks around it", peer.endpoint)),
+        Err(why) => return Err(format!("the endpoint: {why}")),
     }
     if peer.verify_key_init.expose().len() != VERIFY_KEY_INIT_BYTES {
         return Err(format!("verify_key_init must be {VERIFY_KEY_INIT_BYTES} bytes in base64url, without padding"));
@@ -216,7 +216,7 @@ mod tests {
         let file = helper();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("peer.toml");
-        fs::write(&path, file.to_text().unwrap()).unwrap();
+        std::fs::write(&path, file.to_text().unwrap()).unwrap();
         assert_eq!(read_peer(&path), file.peer());
         assert!(read_peers(&[path.clone(), path]).unwrap_err().contains("already"));
     }
@@ -238,11 +238,11 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("peer.toml");
-        fs::write(&path, "role = \"leader\"\nverify_key_init = \"secret\" oops").unwrap();
+        std::fs::write(&path, "role = \"leader\"\nverify_key_init = \"secret\" oops").unwrap();
         let error = read_peer(&path).unwrap_err();
         assert!(error.contains("line 2") && !error.contains("secret"), "{error}");
         for token in ["", "not one"] {
-            fs::write(&path, helper().to_text().unwrap().replace("\"old\"", &format!("{token:?}"))).unwrap();
+            std::fs::write(&path, helper().to_text().unwrap().replace("\"old\"", &format!("{token:?}"))).unwrap();
             let error = read_peer(&path).unwrap_err();
             assert!(error.contains("a token has") && !error.contains("not one"), "{error}");
         }

@@ -1,13 +1,15 @@
 //! The nouns that every room and both protocol revisions share.
 //!
-//! Nothing here knows a message layout, a VDAF crate, a socket or a file.
+//! Nothing here knows a message layout, a VDAF crate or a socket; [`files`] alone opens files.
 
+pub mod base_url;
 pub mod batch;
 pub mod build;
 pub mod calendar;
 pub mod collection;
 pub mod failpoint;
 pub mod fault;
+pub mod files;
 pub mod hpke;
 pub mod ids;
 pub mod job;
@@ -28,6 +30,7 @@ pub mod time;
 pub mod tokens;
 pub mod words;
 
+pub use base_url::BaseUrl;
 pub use batch::{BatchSelector, Bucket, Checksum, FixedSizeQuery, PartialBatch, Query};
 pub use collection::{AggregateShareReq, Collection, CollectionReq, PassedOn};
 pub use failpoint::{Act, Failpoints, Phase, Point};

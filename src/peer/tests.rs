@@ -203,6 +203,9 @@ fn a_location_is_followed_below_the_base_url_only() {
         ("https://a.example/p/dap/", "../../shares/1", "shares/1"),
         ("https://a.example/p/dap/", "", "tasks/x/jobs"),
         ("https://u:p@a.example/p/dap/", "https://a.example/p/dap/1", "1"),
+        // The base has more slashes than the server counts.
+        ("https://a.example/p/dap//", "/p/dap/jobs/1", "jobs/1"),
+        ("https://a.example/p/dap//", "/p/dap//jobs/1", "jobs/1"),
         // Elsewhere: another scheme, host or port, a path that only begins alike, dots that lead out, the base itself.
         ("https://a.example/p/dap/", "http://a.example/p/dap/1", ""),
         ("https://a.example/p/dap/", "https://a.example.evil/p/dap/1", ""),

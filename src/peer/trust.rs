@@ -17,6 +17,8 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 
+use crate::model::files;
+
 /// Root certificates besides those that everybody believes: for private authorities.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Roots(Arc<[CertificateDer<'static>]>);
@@ -48,7 +50,7 @@ impl Roots {
         if path.as_os_str().is_empty() {
             return Ok(Self::default());
         }
-        let text = std::fs::read(path).map_err(|error| RootsError::Read { path: path.to_owned(), error })?;
+        let text = files::read(path).map_err(|error| RootsError::Read { path: path.to_owned(), error })?;
         let unusable = |why| RootsError::Unusable { path: path.to_owned(), why };
         let roots = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
         let roots = roots.map_err(|error| unusable(format!(" ({error})")))?;

@@ -1,6 +1,6 @@
 //! The control socket: what the command line asks of a running server. Whoever may open the socket may do all of it.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Serialize, de::DeserializeOwned};
 use warp::{Reply, http::StatusCode};
@@ -22,6 +22,7 @@ use crate::{
         Point, Task, TaskId, Time, build,
         status::{CloseRequest, Health},
     },
+    peer::Proxies,
     wire::{Problem, ProblemType},
 };
 
@@ -65,6 +66,8 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
             };
             json(StatusCode::OK, &health)
         }
+        // What requests to others go through is a matter of this process's environment, and of no file.
+        ("GET", "/proxies", _) => json(StatusCode::OK, &Proxies::of_process().variables().collect::<BTreeMap<_, _>>()),
         ("GET", "/overview", _) => json(StatusCode::OK, &overview::take(app).await?),
         ("POST", "/tasks", _) => {
             let task: Task = read(app, &mut request).await?;

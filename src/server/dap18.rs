@@ -24,13 +24,11 @@ use crate::{
     wire::{
         Interaction, Problem, ProblemType,
         dap18::{Resource, decode_job_continue, encode_upload_errors, media, parse_path, parse_step},
-        media::matches,
     },
 };
 
 const ROUTES: Routes = Routes {
     revision: Revision::Dap18,
-    is_type: matches,
     tell,
     browser_headers: "content-type",
     continuation: (media::AGGREGATION_JOB_CONTINUE_REQ, decode_job_continue),

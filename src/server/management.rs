@@ -12,7 +12,7 @@ mod peers;
 mod tasks;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -38,9 +38,14 @@ use crate::{
     store::{Store, Tx},
     wire::{
         Problem,
-        management::{Configuration, MEDIA_TYPE},
+        management::{Configuration, Ignored, MEDIA_TYPE},
     },
 };
+
+/// Unknown members that are logged at most, until the next start.
+const MAX_IGNORED_MEMBERS: usize = 100;
+/// The most characters of an unknown member's name that are logged.
+const MAX_MEMBER_CHARS: usize = 200;
 
 /// What the server has for the management API, beside what is stored.
 pub struct Management {
@@ -48,6 +53,8 @@ pub struct Management {
     seed: Option<Secret>,
     /// When each API token was last shown.
     uses: Mutex<HashMap<TokenHash, Time>>,
+    /// The unknown members that were logged.
+    ignored: Mutex<HashSet<String>>,
 }
 
 impl Management {
@@ -62,7 +69,7 @@ impl Management {
                 Some(store.write(Point::ManagementSeed, make).await?)
             }
         };
-        Ok(Self { seed, uses: Mutex::default() })
+        Ok(Self { seed, uses: Mutex::default(), ignored: Mutex::default() })
     }
 
     fn seed(&self) -> Result<&Secret, Fault> {
@@ -71,6 +78,17 @@ impl Management {
 
     fn note(&self, hash: TokenHash, now: Time) {
         self.uses.lock().unwrap_or_else(PoisonError::into_inner).insert(hash, now);
+    }
+
+    /// Logs an unknown member of a request, once per name. Returns whether it was logged.
+    fn ignore(&self, member: &str) -> bool {
+        let member: String = member.chars().take(MAX_MEMBER_CHARS).collect();
+        let mut ignored = self.ignored.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = ignored.len() < MAX_IGNORED_MEMBERS && ignored.insert(member.clone());
+        if is_new {
+            tracing::warn!(member, "management API member ignored");
+        }
+        is_new
     }
 
     /// Forgets a token that was revoked.
@@ -126,7 +144,7 @@ enum Resource<'a> {
 
 impl<'a> Resource<'a> {
     fn parse(path: &'a str) -> Option<Self> {
-        let mut parts = path.strip_prefix('/').unwrap_or(path).split('/');
+        let mut parts = path.trim_start_matches('/').split('/');
         Some(match (parts.next()?, parts.next(), parts.next(), parts.next(), parts.next()) {
             ("", None, ..) => Self::Configuration,
             ("tasks", None, ..) => Self::Tasks,
@@ -239,6 +257,14 @@ fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Error> {
     Ok(content(status, MEDIA_TYPE, body))
 }
 
+/// Reads a body. Unknown members are ignored.
+fn read<T>(app: &App, read: impl FnOnce(&mut Ignored<'_>) -> Result<T, String>) -> Result<T, Error> {
+    read(&mut |member| {
+        app.management.ignore(member);
+    })
+    .map_err(bad)
+}
+
 /// What is wrong with a request.
 fn bad(detail: impl Into<String>) -> Error {
     Problem::about(400).with_detail(detail.into()).into()
@@ -247,6 +273,15 @@ fn bad(detail: impl Into<String>) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn logs_unknown_member_once_and_few_names() {
+        let management = Management { seed: None, uses: Mutex::default(), ignored: Mutex::default() };
+        assert!(management.ignore("vdaf.note"));
+        assert!(!management.ignore("vdaf.note"), "the same name again");
+        let logged = (0..2 * MAX_IGNORED_MEMBERS).filter(|n| management.ignore(&n.to_string())).count();
+        assert_eq!(logged, MAX_IGNORED_MEMBERS - 1);
+    }
 
     #[test]
     fn both_slash_forms_and_nothing_beside_them() {

@@ -46,6 +46,7 @@ mod recorder;
 mod reload;
 mod routes;
 mod sample;
+mod short_path;
 mod slots;
 mod supervise;
 mod tls;
@@ -92,6 +93,7 @@ pub use metrics::{Kind as MetricKind, METRICS, Metric};
 pub use page::render as status_page;
 pub use pulse::Pulse;
 pub use reload::Controls;
+pub use short_path::ShortPath;
 pub use tls::{CertificateError, describe as describe_certificate};
 
 /// Why a server does not start.
@@ -136,7 +138,7 @@ pub enum StartError {
         error: io::Error,
     },
     /// The control socket cannot be made.
-    #[error("cannot make the control socket {path}: {error}; a shorter `data_dir` helps if the path is too long")]
+    #[error("cannot make the control socket {path}: {error}")]
     Control {
         /// The socket's path.
         path: PathBuf,
@@ -430,11 +432,12 @@ async fn bind(
 /// data directory's lock.
 fn bind_control(path: &Path) -> Result<UnixListener, StartError> {
     let bind = || {
+        let short = ShortPath::of(path)?;
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(path)?;
+        let listener = UnixListener::bind(short.path())?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(listener)
     };
@@ -453,7 +456,11 @@ async fn answer(app: Arc<App>, request: Request) -> http::Response {
 async fn route(app: Arc<App>, request: Request) -> http::Response {
     let path = request.path.clone();
     let (method, origin) = (request.method.clone(), request.origin);
-    let below = |revision| path.strip_prefix('/')?.strip_prefix(wire::of(revision).prefix())?.strip_prefix('/');
+    let below = |revision| {
+        let rest = path.trim_start_matches('/').strip_prefix(wire::of(revision).prefix())?;
+        // Clients that join a base URL and a path with a slash of their own send two.
+        rest.starts_with('/').then(|| rest.trim_start_matches('/'))
+    };
     let response = match Revision::ALL.into_iter().find_map(|revision| Some((revision, below(revision)?))) {
         Some((Revision::Dap09, path)) => dap09::handle(&app, path, request).await,
         Some((Revision::Dap18, path)) => dap18::handle(&app, path, request).await,

@@ -265,7 +265,7 @@ const ENDS: [&str; 3] = ["answered", "refused", "failed"];
 
 /// Which of [`ROUTES`] a path is: the resource is named after the revision, or after the task.
 fn route(path: &str) -> usize {
-    let mut parts = path.split('/').skip(2);
+    let mut parts = path.split('/').filter(|part| !part.is_empty()).skip(1);
     let name = match parts.next() {
         Some("tasks") => parts.nth(1),
         name => name,

@@ -43,8 +43,6 @@ pub struct Authorized<'a> {
 pub struct Routes {
     /// Which.
     pub revision: Revision,
-    /// Whether a body's media type is the wanted one.
-    pub is_type: fn(found: &str, wanted: &str) -> bool,
     /// Says a problem in the revision's words.
     pub tell: fn(Problem) -> Problem,
     /// The headers that browsers may send.
@@ -146,7 +144,7 @@ impl Routes {
     /// Refuses a body of another media type than the one that is expected.
     pub fn expect_type(&self, request: &Request, expected: &str) -> Result<(), Problem> {
         match request.header(header::CONTENT_TYPE) {
-            Some(given) if (self.is_type)(given, expected) => Ok(()),
+            Some(given) if wire::media::matches(given, expected) => Ok(()),
             given => Err(Problem::about(415).with_detail(match given {
                 Some(given) => format!("the body's media type is {given} and must be {expected}"),
                 None => format!("the body has no media type and must be {expected}"),

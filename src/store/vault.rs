@@ -25,7 +25,7 @@ use chacha20poly1305::{
 use rand::{TryRngCore, rand_core::OsRng};
 use zeroize::Zeroizing;
 
-use crate::model::{Fault, Secret};
+use crate::model::{Fault, Secret, files};
 
 /// The key file in a data directory, unless the configuration names another.
 pub(super) const KEY_FILE: &str = "secrets.key";
@@ -130,7 +130,7 @@ fn read_key(path: &Path) -> Result<Secret, KeyError> {
     if mode & 0o004 != 0 {
         return Err(KeyError::Exposed(path.to_owned()));
     }
-    let text = Zeroizing::new(fs::read(path).map_err(io)?);
+    let text = Zeroizing::new(files::read(path).map_err(io)?);
     let key = URL_SAFE_NO_PAD.decode(text.trim_ascii()).map(Secret::new);
     key.ok()
         .filter(|key| key.expose().len() == KEY_BYTES)

@@ -1,7 +1,7 @@
 //! The JSON of the management API, through which control planes set tasks up. It speaks of DAP-09 only.
 //!
-//! A member that is not known is refused: what a control plane asks for and does not get would be a task on which the two
-//! aggregators differ.
+//! Unknown members are ignored, because deployed control planes add members over time. The caller of a reader is given
+//! their names. Missing and malformed members are errors.
 
 mod peers;
 mod strategy;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use self::strategy::Strategy;
 use crate::model::{
-    BatchMode, Duration, Epsilon, HpkeConfig, Max, Role, Secret, Task, TaskId, Time, TokenHash, VdafConfig,
+    BatchMode, Duration, Epsilon, HpkeConfig, Max, Role, Secret, Task, TaskId, Time, TokenHash, VdafConfig, base_url,
     management::TaskOrder, overview::KeyState,
 };
 
@@ -57,8 +57,8 @@ impl<'a> Configuration<'a> {
 
 /// A task as it is asked for.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct TaskRequest {
+    #[serde(deserialize_with = "base_url::deserialize")]
     peer_aggregator_endpoint: String,
     query_type: QueryType,
     vdaf: Vdaf,
@@ -103,7 +103,6 @@ enum AggregatorRole {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 enum QueryType {
     TimeInterval,
     FixedSize {
@@ -115,7 +114,6 @@ enum QueryType {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 enum Vdaf {
     Prio3Count,
     Prio3Sum {
@@ -145,7 +143,6 @@ enum Vdaf {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct KeyText {
     id: u8,
     kem_id: String,
@@ -155,16 +152,25 @@ struct KeyText {
     public_key: Vec<u8>,
 }
 
+/// How a token is presented.
 #[derive(Serialize, Deserialize)]
-#[serde(tag = "type", deny_unknown_fields)]
-enum TokenText {
-    Bearer { token: String },
+enum TokenType {
+    Bearer,
+}
+
+// Not enums with a tag: serde reads those from a copy, and their unknown members would not be noticed.
+
+#[derive(Serialize, Deserialize)]
+struct TokenText {
+    r#type: TokenType,
+    token: String,
 }
 
 #[derive(Deserialize)]
-#[serde(tag = "type", deny_unknown_fields)]
-enum HashText {
-    Bearer { hash: TokenHash },
+struct HashText {
+    #[serde(rename = "type")]
+    _type: TokenType,
+    hash: TokenHash,
 }
 
 /// The names of HPKE's algorithms here, with their numbers (RFC 9180 section 7).
@@ -172,11 +178,14 @@ const KEMS: [(&str, u16); 2] = [("X25519HkdfSha256", 0x20), ("P256HkdfSha256", 0
 const KDFS: [(&str, u16); 3] = [("HkdfSha256", 1), ("HkdfSha384", 2), ("HkdfSha512", 3)];
 const AEADS: [(&str, u16); 3] = [("Aes128Gcm", 1), ("Aes256Gcm", 2), ("ChaCha20Poly1305", 3)];
 
+/// Is given the path of each unknown member of a body, as in `vdaf.Prio3Sum.note`.
+pub type Ignored<'a> = dyn FnMut(&str) + 'a;
+
 /// Reads a task that is asked for. An error says what is wrong with it.
-pub fn read_task(body: &[u8]) -> Result<TaskOrder, String> {
-    let request: TaskRequest = read(body)?;
+pub fn read_task(body: &[u8], ignored: &mut Ignored<'_>) -> Result<TaskOrder, String> {
+    let request: TaskRequest = read(body, ignored)?;
     let (vdaf, noise) = request.vdaf.config()?;
-    let helper_token = request.aggregator_auth_token.map(|TokenText::Bearer { token }| token);
+    let helper_token = request.aggregator_auth_token.map(|given| given.token);
     Ok(TaskOrder {
         role: request.role.into(),
         peer_url: request.peer_aggregator_endpoint,
@@ -190,14 +199,13 @@ pub fn read_task(body: &[u8]) -> Result<TaskOrder, String> {
         time_precision: request.time_precision,
         collector_key: request.collector_hpke_config.config()?,
         helper_token: helper_token.map(token).transpose()?,
-        collector_token: request.collector_auth_token_hash.map(|HashText::Bearer { hash }| hash),
+        collector_token: request.collector_auth_token_hash.map(|given| given.hash),
     })
 }
 
 /// Reads a change of a task: its end, if that is to change.
-pub fn read_change(body: &[u8]) -> Result<Option<Option<Time>>, String> {
+pub fn read_change(body: &[u8], ignored: &mut Ignored<'_>) -> Result<Option<Option<Time>>, String> {
     #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
     struct Change {
         #[serde(default, deserialize_with = "there")]
         task_expiration: Option<Option<Time>>,
@@ -206,7 +214,7 @@ pub fn read_change(body: &[u8]) -> Result<Option<Option<Time>>, String> {
     fn there<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Time>>, D::Error> {
         Option::deserialize(deserializer).map(Some)
     }
-    Ok(read::<Change>(body)?.task_expiration)
+    Ok(read::<Change>(body, ignored)?.task_expiration)
 }
 
 /// Algorithms that a new key should have, as far as they are asked for: their numbers.
@@ -221,9 +229,8 @@ pub struct Algorithms {
 }
 
 /// Reads a request for a new key. Nothing is as good as no wishes.
-pub fn read_new_key(body: &[u8]) -> Result<Algorithms, String> {
+pub fn read_new_key(body: &[u8], ignored: &mut Ignored<'_>) -> Result<Algorithms, String> {
     #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
     struct NewKey {
         #[serde(default)]
         kem_id: Option<String>,
@@ -235,7 +242,7 @@ pub fn read_new_key(body: &[u8]) -> Result<Algorithms, String> {
     if body.is_empty() {
         return Ok(Algorithms::default());
     }
-    let wanted: NewKey = read(body)?;
+    let wanted: NewKey = read(body, ignored)?;
     let find = |known, name: Option<String>| name.map(|name| number(known, &name)).transpose();
     Ok(Algorithms {
         kem_id: find(&KEMS, wanted.kem_id)?,
@@ -245,13 +252,12 @@ pub fn read_new_key(body: &[u8]) -> Result<Algorithms, String> {
 }
 
 /// Reads a change of a key.
-pub fn read_key_change(body: &[u8]) -> Result<KeyState, String> {
+pub fn read_key_change(body: &[u8], ignored: &mut Ignored<'_>) -> Result<KeyState, String> {
     #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
     struct Change {
         state: KeyState,
     }
-    Ok(read::<Change>(body)?.state)
+    Ok(read::<Change>(body, ignored)?.state)
 }
 
 /// One of our keys.
@@ -311,19 +317,22 @@ impl<'a> TaskAnswer<'a> {
             min_batch_size: task.public.min_batch_size,
             time_precision: task.public.time_precision,
             tolerable_clock_skew: beside.skew,
-            aggregator_auth_token: token.map(|token| TokenText::Bearer { token: token.to_owned() }),
+            aggregator_auth_token: token.map(|token| TokenText { r#type: TokenType::Bearer, token: token.to_owned() }),
             collector_hpke_config: KeyText::of(&task.collector_hpke_config)?,
             aggregator_hpke_configs: beside.keys.iter().filter_map(KeyText::of).collect(),
         })
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, String> {
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8], ignored: &mut Ignored<'_>) -> Result<T, String> {
     // Members in a list without their names would be read, too.
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err("the body cannot be read: it must be a JSON object".to_owned());
     }
-    serde_json::from_slice(body).map_err(|error| format!("the body cannot be read: {error}"))
+    let failed = |error: serde_json::Error| format!("the body cannot be read: {error}");
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let message = serde_ignored::deserialize(&mut json, |path| ignored(&path.to_string())).map_err(failed)?;
+    json.end().map(|()| message).map_err(failed)
 }
 
 /// A token that can be sent (RFC 6750 section 2.1).

@@ -88,7 +88,7 @@ pub fn upload_errors(answer: &Answer, parties: &Parties) -> Vec<(ReportId, Repor
 /// Insists that everything that was uploaded is taken.
 #[track_caller]
 pub fn assert_taken(answer: &Answer) {
-    assert!(answer.is_success() && answer.body.is_empty(), "{answer:?}");
+    assert!(answer.status == 200 && answer.body.is_empty(), "{answer:?}");
 }
 
 /// Whether the answer says that the resource is not ready yet: success, and nothing else.

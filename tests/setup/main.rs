@@ -1,9 +1,12 @@
 //! The first run: `init`, `check`, `serve` and `doctor` as somebody meets them who has just got the binary.
 
 mod check;
+#[path = "../common/child.rs"]
+mod child;
 mod doctor;
 mod init;
 #[path = "../common/skip.rs"]
 mod skip;
+mod surroundings;
 mod terminal;
 mod world;

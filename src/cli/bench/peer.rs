@@ -28,7 +28,7 @@ use crate::{
         taskfile::TaskFile,
     },
     client::{AggregatorKeys, Client},
-    model::{self, AggregationJobId, PrepareOutcome, PrepareResp, ReportError, Role, Secret, TaskParameters},
+    model::{self, AggregationJobId, BaseUrl, PrepareOutcome, PrepareResp, ReportError, Role, Secret, TaskParameters},
     peer::{Peer, Retries},
     vdaf::Measurement,
     wire::Interaction,
@@ -55,7 +55,7 @@ pub struct Args {
     task: PathBuf,
     /// Where the helper speaks DAP, if it is to be reached elsewhere than the task says.
     #[arg(long, value_name = "URL")]
-    at: Option<String>,
+    at: Option<BaseUrl>,
     /// Reports in each run, made beforehand; as many more as the last job needs.
     #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     reports: u64,
@@ -151,7 +151,7 @@ impl Bench {
             Failure::usage("is not the leader's file, which 'dapbox task new' calls leader.toml")
                 .context(args.task.display())
         })?;
-        let url = args.at.clone().unwrap_or_else(|| task.public.helper_url.clone());
+        let url = args.at.as_ref().map_or_else(|| task.public.helper_url.clone(), |url| url.as_str().to_owned());
         let peer = args.peer.peer()?.within(PATIENCE, MAX_ANSWER);
         let there = TaskParameters { helper_url: url.clone(), ..task.public.clone() };
         let helper = Client::new(there, peer.clone(), Retries::default())?.key(Role::Helper).await?;

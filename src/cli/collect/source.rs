@@ -13,7 +13,7 @@ use crate::{
     collector::{CollectError, Collector, CollectorTask},
     config::Seconds,
     hpke::Keypair,
-    model::{BatchMode, Duration, Epsilon, Revision, TaskId, TaskParameters, Time},
+    model::{BaseUrl, BatchMode, Duration, Epsilon, Revision, TaskId, TaskParameters, Time},
     peer::{Peer, Retries},
 };
 
@@ -36,7 +36,7 @@ pub struct SourceArgs {
 struct StatedArgs {
     /// The leader's DAP URL, as it is.
     #[arg(long, value_name = "URL", help_heading = HEADING, conflicts_with = "task", requires = "credential")]
-    leader: Option<String>,
+    leader: Option<BaseUrl>,
     /// The task's id.
     #[arg(long, value_name = "ID", help_heading = HEADING, conflicts_with = "task", requires = "credential",
         allow_hyphen_values = true, value_parser = pasted::task_id)]
@@ -138,7 +138,7 @@ impl StatedArgs {
             id: self.task_id.ok_or_else(|| missing("--task-id"))?,
             revision: Revision::Dap09,
             info: String::new(),
-            leader_url: self.leader.ok_or_else(|| missing("--leader"))?,
+            leader_url: self.leader.ok_or_else(|| missing("--leader"))?.into_string(),
             helper_url: String::new(),
             batch_mode,
             vdaf: self.vdaf.configure()?,

@@ -131,6 +131,7 @@ impl Api<'_> {
             timeout: world.timeout,
             max_answer_bytes: MAX_ANSWER,
             roots: self.roots.clone(),
+            proxies: world.proxies.clone(),
             ..PeerOptions::default()
         };
         match Peer::new(&options) {
@@ -145,7 +146,8 @@ impl<'a> Asker<'a> {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(client_config(api.roots)?)
             .redirect(reqwest::redirect::Policy::none())
-            .dns_resolver(Names::default())
+            .dns_resolver(Names::default().within(world.timeout))
+            .proxy(world.proxies.for_client())
             .timeout(world.timeout)
             .build()?;
         Ok(Self { http, api })

@@ -16,13 +16,14 @@ mod server;
 mod settings;
 mod world;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 
 use super::{
     Outcome,
     args::{ConfigArgs, Format, duration},
+    clock,
     findings::{self, Finding, Verdict},
     style::{self, Style, say},
 };
@@ -64,6 +65,7 @@ type Check = fn(&World) -> Option<Verdict>;
 const CHECKS: &[(&str, Check)] = &[
     ("configuration", settings::configuration),
     ("environment", settings::environment),
+    ("proxies", settings::proxies),
     ("peer roots", |world| peer_roots(&world.config)),
     ("data directory", directory::directory),
     ("permissions", directory::permissions),
@@ -82,6 +84,10 @@ const CHECKS: &[(&str, Check)] = &[
 
 /// Runs `dapbox doctor`.
 pub async fn run(args: Args) -> Outcome {
+    if let Err(trouble) = clock::examine(SystemTime::now()) {
+        // Nothing else can be judged by it, and TLS would fail.
+        return tell(&[Finding::new("clock", Err(trouble))], args.output);
+    }
     let (config, sources) = args.config.load_with_sources(None)?;
     let spinner = style::spinner("looking");
     let world = std::sync::Arc::new(World::look(config, sources, args.timeout).await?);
@@ -96,11 +102,15 @@ pub async fn run(args: Args) -> Outcome {
         findings.extend(names.into_iter().chain(public).chain(peers));
     }
     spinner.finish_and_clear();
-    say(match args.output {
-        Format::Json => serde_json::to_string_pretty(&findings)?,
-        Format::Text => findings::show(&findings, Style::stdout()),
+    tell(&findings, args.output)
+}
+
+fn tell(findings: &[Finding], output: Format) -> Outcome {
+    say(match output {
+        Format::Json => serde_json::to_string_pretty(findings)?,
+        Format::Text => findings::show(findings, Style::stdout()),
     })?;
-    findings::outcome(&findings)
+    findings::outcome(findings)
 }
 
 /// Makes all checks of this machine that have something to look at.

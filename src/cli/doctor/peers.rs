@@ -52,6 +52,11 @@ pub async fn examine(world: &World) -> Vec<Finding> {
 
 /// Its name and its certificate.
 async fn at_place(world: &World, place: &Place) -> Vec<Finding> {
+    if let Some(proxy) = world.proxy(&place.url()) {
+        // The proxy finds its address. Its certificate is checked with the request for its keys.
+        let verdict = good(format!("is reached through {proxy}"));
+        return vec![Finding::new("peer name", verdict).about(place.label())];
+    }
     let name = async {
         if place.address.is_some() || place.is_loopback() {
             return None;

@@ -21,7 +21,8 @@ use crate::{
 pub async fn examine(world: &World) -> Vec<Finding> {
     let Some(place) = Place::of(&world.config.public_url) else { return without(world) };
     // Without a proxy it is our own certificate, which is looked at where it is served.
-    let is_behind = world.config.tls.mode == TlsMode::Off && place.is_secure && !place.is_loopback();
+    let is_direct = world.proxy(&place.url()).is_none();
+    let is_behind = world.config.tls.mode == TlsMode::Off && place.is_secure && !place.is_loopback() && is_direct;
     let proxied = async { if is_behind { certificate::at(world, &place, Whose::Proxy).await } else { None } };
     let (verdict, proxied) = tokio::join!(public_url(world, &place), proxied);
     let mut findings = Vec::new();

@@ -25,6 +25,27 @@ pub fn peer_roots(config: &Config) -> Option<Verdict> {
     })
 }
 
+/// The proxies that requests to others go through, if the environment names any.
+pub fn proxies(world: &World) -> Option<Verdict> {
+    // One that nobody may have, where there is no peer yet.
+    const SOMEWHERE: &str = "https://dap.example.org";
+    let mut urls: Vec<String> =
+        world.known_tasks().iter().flat_map(|task| [&task.leader_url, &task.helper_url]).cloned().collect();
+    urls.push(SOMEWHERE.to_owned());
+    let mut found: Vec<_> = urls.iter().filter_map(|url| world.proxy(url)).collect();
+    found.sort_by_key(|proxy| proxy.to_string());
+    found.dedup();
+    if let Some((variable, why)) = found.iter().find_map(|proxy| Some((&proxy.variable, proxy.url.as_ref().err()?))) {
+        return Some(failed(
+            format!("{variable}: {why}"),
+            "Correct the variable, or unset it, and restart the server.",
+        ));
+    }
+    let names: Vec<_> = found.iter().map(ToString::to_string).collect();
+    let whose = if world.is_served() { "the server" } else { "this program" };
+    (!names.is_empty()).then(|| good(format!("{whose} reaches others through {}", names.join(", "))))
+}
+
 /// Whether variables of the environment win over what stands in the file: a server that was started elsewhere may not
 /// have them.
 pub fn environment(world: &World) -> Option<Verdict> {

@@ -13,7 +13,7 @@ use crate::{
         overview::{KeyStatus, Overview},
         status::{Health, TaskStatus},
     },
-    peer::{Names, Peer, PeerOptions, Roots},
+    peer::{Names, Peer, PeerOptions, Proxies, Proxy, Roots},
     server,
     store::{self, OpenError},
     wire,
@@ -43,6 +43,8 @@ pub struct World {
     pub names: Names,
     /// What requests to others are made with, as the server makes them.
     pub peer: Peer,
+    /// The proxies that these requests go through: the server's, if it runs.
+    pub proxies: Proxies,
     /// Whose certificates are believed, as by the server.
     pub roots: RootCertStore,
 }
@@ -93,6 +95,11 @@ impl World {
             Some(Err(_)) => (None, Vec::new()),
             None => read_directory(config.clone()).await?,
         };
+        let proxies = match &health {
+            Some(_) => within(timeout, socket.proxies()).await.ok(),
+            None => None,
+        };
+        let proxies = proxies.unwrap_or_else(Proxies::of_process);
         // That they cannot be read is another check.
         let roots = Roots::read(&config.peer.ca_file).unwrap_or_default();
         let peer = Peer::new(&PeerOptions {
@@ -100,6 +107,7 @@ impl World {
             timeout,
             max_answer_bytes: config.limits.max_message_bytes,
             roots: roots.clone(),
+            proxies: proxies.clone(),
             ..PeerOptions::default()
         })?;
         let roots = roots.store()?;
@@ -114,10 +122,16 @@ impl World {
             tasks,
             keys,
             timeout,
-            names: Names::default(),
+            names: Names::default().within(timeout),
             peer,
+            proxies,
             roots,
         })
+    }
+
+    /// The proxy that requests to a URL go through.
+    pub fn proxy(&self, url: &str) -> Option<Proxy> {
+        self.proxies.for_url(&url::Url::parse(url).ok()?)
     }
 
     /// Whether there is a directory with data of ours in it.

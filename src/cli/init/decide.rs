@@ -12,7 +12,7 @@ use super::{
     Args, Part, TlsChoice,
     ask::{Asker, Question},
 };
-use crate::config::{Config, TlsMode, check_public_url};
+use crate::config::{Config, TlsMode, address, check_public_url};
 
 /// Where the data of a service is (Filesystem Hierarchy Standard 3.0, section 5.8).
 const SERVICE_DATA: &str = "/var/lib/dapbox";
@@ -62,7 +62,7 @@ pub fn decide(args: Args, asker: &mut Asker) -> Result<Decisions, Failure> {
 /// The URL that others have of us. Whoever only tries things on this machine needs none.
 fn public_url(args: &Args, asker: &mut Asker) -> Result<Option<String>, Failure> {
     let read = |text: &str| -> Result<Option<String>, String> {
-        let text = text.trim_end_matches('/');
+        let text = text.trim().trim_end_matches('/');
         check_public_url(text).map_err(|why| format!("the public URL {why}"))?;
         Ok((!text.is_empty()).then(|| text.to_owned()))
     };
@@ -178,17 +178,15 @@ fn acme(args: &Args, config: &mut Config, asker: &Asker) -> Result<(), Failure> 
 
 fn files(args: &Args, config: &mut Config, asker: &mut Asker) -> Result<(), Failure> {
     config.tls.mode = TlsMode::Files;
-    let read = |text: &str| -> Result<PathBuf, String> {
-        let path = absolute(Path::new(text))?;
+    let usable = |path: &Path| -> Result<PathBuf, String> {
+        let path = absolute(path)?;
         if path.is_file() { Ok(path) } else { Err(format!("there is no file {}", path.display())) }
     };
+    let read = |text: &str| usable(Path::new(text));
     // Nothing is an answer only where nobody can be asked, and then the flag is missing.
     let optional = |text: &str| if text.is_empty() { Ok(None) } else { read(text).map(Some) };
     let mut file = |given: &Option<PathBuf>, flag: &'static str, text: &str| match given {
-        Some(path) => {
-            let found = read(&path.display().to_string());
-            found.map(Some).map_err(|why| Failure::usage(format!("{flag}: {why}")))
-        }
+        Some(path) => usable(path).map(Some).map_err(|why| Failure::usage(format!("{flag}: {why}"))),
         None => asker.require(&Question { flag, text, default: String::new(), read: &optional }),
     };
     let certificate =
@@ -223,15 +221,16 @@ fn proxies(args: &Args) -> Vec<IpNet> {
 
 /// Absolute, so that it is the same wherever the server is started.
 fn data_dir(args: &Args, asker: &Asker) -> Result<PathBuf, Failure> {
-    let read = |text: &str| -> Result<PathBuf, String> {
-        let path = absolute(Path::new(text))?;
+    let usable = |path: &Path| -> Result<PathBuf, String> {
+        let path = absolute(path)?;
         match path.metadata() {
             Ok(found) if !found.is_dir() => Err(format!("{} is there and is not a directory", path.display())),
             _ => Ok(path),
         }
     };
+    let read = |text: &str| usable(Path::new(text));
     if let Some(path) = &args.data_dir {
-        return read(&path.display().to_string()).map_err(|why| Failure::usage(format!("--data-dir: {why}")));
+        return usable(path).map_err(|why| Failure::usage(format!("--data-dir: {why}")));
     }
     let is_service = args.config.starts_with("/etc");
     let default = if is_service { PathBuf::from(SERVICE_DATA) } else { Config::default().data_dir };
@@ -240,6 +239,9 @@ fn data_dir(args: &Args, asker: &Asker) -> Result<PathBuf, Failure> {
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, String> {
+    if path.to_str().is_none() {
+        return Err(format!("{path:?} is not UTF-8 text; choose another path"));
+    }
     std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
@@ -252,7 +254,7 @@ fn listen(args: &Args, tls: TlsChoice, config: &Config, asker: &Asker) -> Result
         TlsChoice::Files => everywhere(Place::of(&config.public_url).map_or(HTTPS_PORT, |place| place.port)),
         TlsChoice::Proxy | TlsChoice::Off => SocketAddr::from((Ipv4Addr::LOCALHOST, LOOPBACK_PORT)),
     };
-    let read = |text: &str| text.parse().map_err(|_| format!("'{text}' is no address; write IP:PORT"));
+    let read = |text: &str| address::parse(text);
     let text = "Address to listen on";
     asker.ask(&Question { flag: "--listen", text, default: default.to_string(), read: &read })
 }

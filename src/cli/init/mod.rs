@@ -64,7 +64,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Address to listen on.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", value_parser = crate::config::address::parse)]
     listen: Option<SocketAddr>,
     /// The file to write.
     #[arg(long, value_name = "FILE", env = "DAPBOX_CONFIG", default_value = DEFAULT_FILE)]

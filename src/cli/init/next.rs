@@ -14,6 +14,7 @@ use super::{
     Part, TlsChoice,
     decide::Decisions,
 };
+use crate::config::environment;
 
 /// What was decided and written, and what to do next.
 #[derive(Serialize)]
@@ -82,8 +83,9 @@ fn hints(decisions: &Decisions) -> Vec<String> {
     if tls == TlsChoice::Off && !listen.ip().is_loopback() {
         hints.push(format!("{listen} is plain HTTP that others reach: whoever is between sees the tokens."));
     }
-    let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
-    let ours: Vec<_> = variables.filter(|name| name.starts_with("DAPBOX_") && name != "DAPBOX_CONFIG").collect();
+    let variables = environment::read(std::env::vars_os()).unwrap_or_default();
+    let of_services = environment::of_services(variables.clone());
+    let ours: Vec<_> = variables.into_iter().map(|(name, _)| name).filter(|name| !of_services.contains(name)).collect();
     if !ours.is_empty() {
         hints.push(format!("The environment wins over the file: {}.", ours.join(", ")));
     }

@@ -81,7 +81,7 @@ pub struct Common {
 #[derive(Debug, clap::Args)]
 pub struct AggregatorArgs {
     /// The address for DAP; any free port beside the API by default.
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = crate::config::address::parse)]
     dap_listen: Option<SocketAddr>,
     /// Keep the data here. Without this it is gone in the end.
     #[arg(long, value_name = "DIR")]

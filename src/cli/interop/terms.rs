@@ -6,7 +6,7 @@ use super::{
     vdaf::VdafObject,
 };
 use crate::{
-    model::{Duration, Interval, Revision, TaskId, TaskParameters, Time},
+    model::{BaseUrl, Duration, Interval, Revision, TaskId, TaskParameters, Time, base_url::BaseUrlError},
     wire,
 };
 
@@ -32,6 +32,10 @@ pub struct Terms<'a> {
     pub end: Option<Time>,
 }
 
+fn url(name: &str, text: &str) -> Result<String, String> {
+    text.parse().map(BaseUrl::into_string).map_err(|why: BaseUrlError| format!("{name}: {why}"))
+}
+
 impl Terms<'_> {
     /// The task's parameters. What the revision has no place for is left out.
     pub fn parameters(&self, revision: Revision) -> Result<TaskParameters, String> {
@@ -43,8 +47,8 @@ impl Terms<'_> {
             id: self.id,
             revision,
             info: info.to_owned(),
-            leader_url: self.leader.to_owned(),
-            helper_url: self.helper.to_owned(),
+            leader_url: url("leader", self.leader)?,
+            helper_url: url("helper", self.helper)?,
             batch_mode: self.bound.mode(max_batch_size)?,
             vdaf: self.vdaf.configure()?,
             min_batch_size: self.bound.min_batch_size.map_or(1, |min| min.0),

@@ -12,7 +12,7 @@ use super::super::{
 };
 use crate::{
     config::Config,
-    model::{Secret, Time},
+    model::{BaseUrl, Secret, Time},
     peer::Roots,
 };
 
@@ -33,7 +33,7 @@ pub const NOT_CHECKED: [&str; 3] = [
 pub struct ProbeArgs {
     /// The API's URL, as the control plane reaches it. Without this, it is management.path below public_url.
     #[arg(long, value_name = "URL")]
-    api_url: Option<String>,
+    api_url: Option<BaseUrl>,
     /// The control plane is on a network of your own: private addresses are fine.
     #[arg(long)]
     private: bool,
@@ -48,7 +48,7 @@ pub struct ProbeArgs {
 impl ProbeArgs {
     /// The API's URL, without a slash at its end.
     pub fn url(&self, config: &Config) -> Result<String, Failure> {
-        let url = self.api_url.clone().or_else(|| config.management.url(&config.public_url));
+        let url = self.api_url.clone().map(BaseUrl::into_string).or_else(|| config.management.url(&config.public_url));
         let url = url.ok_or_else(|| {
             Failure::usage(match config.management.is_on() {
                 true => {

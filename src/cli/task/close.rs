@@ -84,7 +84,7 @@ async fn close(control: &Control, args: &Args) -> Outcome {
 
 fn is_meant(args: &Args, task: &TaskStatus) -> bool {
     let theirs = if task.role == Role::Leader { &task.helper_url } else { &task.leader_url };
-    args.all || args.id == Some(task.id) || args.peer.as_ref().is_some_and(|url| theirs.starts_with(url))
+    args.all || args.id == Some(task.id) || args.peer.as_ref().is_some_and(|url| theirs.starts_with(url.trim()))
 }
 
 fn check(before: Time, now: Time, tasks: &[TaskStatus]) -> Outcome {

@@ -15,7 +15,7 @@ use super::super::{
 use crate::{
     aggregator::tasks,
     config::Config,
-    model::{Duration, Revision, Role, Task, TaskId, words},
+    model::{BaseUrl, Duration, Revision, Role, Task, TaskId, words},
     peer,
     wire::management::task_list::{self, Listed, Unsaid},
 };
@@ -43,7 +43,7 @@ pub struct Args {
     file: PathBuf,
     /// Our DAP URL, as the other parties of the tasks have it. Without this, /dap-09/ below public_url.
     #[arg(long, value_name = "URL")]
-    url: Option<String>,
+    url: Option<BaseUrl>,
     /// Go on without the private keys of the list.
     #[arg(long)]
     new_keys: bool,
@@ -106,7 +106,7 @@ pub async fn run(args: Args) -> Outcome {
 /// Where we are, as the other parties have it.
 fn own_url(args: &Args, config: &Config) -> Result<String, Failure> {
     match &args.url {
-        Some(url) => Ok(url.clone()),
+        Some(url) => Ok(url.as_str().to_owned()),
         None if config.public_url.is_empty() => {
             Err(Failure::usage("a list does not say where we are: give --url, or set public_url in the configuration"))
         }

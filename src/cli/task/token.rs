@@ -18,7 +18,7 @@ use super::{
 use crate::{
     config::span,
     model::{
-        Duration, Secret, TaskId, TokenHash,
+        Duration, Secret, TaskId, TokenHash, files,
         tokens::{Direction, NewToken, TokenChange, TokenStatus},
     },
 };
@@ -243,6 +243,6 @@ fn line(token: &TokenStatus) -> String {
 }
 
 fn read_token(path: &Path) -> Result<Secret, Failure> {
-    let text = std::fs::read_to_string(path).map_err(|e| Failure::new(e).context(path.display()))?;
+    let text = files::read_text(path).map_err(|e| Failure::new(e).context(path.display()))?;
     Secret::token(text.trim()).map_err(|why| Failure::new(why).context(path.display()))
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use warp::http::StatusCode;
 
-use super::{bad, json, unhurried};
+use super::{bad, json, read, unhurried};
 use crate::{
     aggregator::{
         Error,
@@ -56,7 +56,7 @@ fn tell(key: &KeyRecord) -> Option<KeyAnswer> {
 
 /// Makes a new key, unless one is pending.
 pub async fn make(app: &Arc<App>, body: &[u8]) -> Result<Response, Error> {
-    let (wanted, ours) = (read_new_key(body).map_err(bad)?, app.config.hpke.suite());
+    let (wanted, ours) = (read(app, |ignored| read_new_key(body, ignored))?, app.config.hpke.suite());
     if !is_ours(wanted, ours) {
         let text =
             format!("new keys are {ours} here: the algorithms are the configuration's ([hpke] kem, kdf and aead)");
@@ -85,7 +85,7 @@ fn pending(view: &View<'_>, suite: Suite) -> Option<u8> {
 
 /// Makes a key what it is asked to be.
 pub async fn change(app: &Arc<App>, id: &str, body: &[u8]) -> Result<Response, Error> {
-    let (id, wanted) = (parse(id)?, read_key_change(body).map_err(bad)?);
+    let (id, wanted) = (parse(id)?, read(app, |ignored| read_key_change(body, ignored))?);
     let found = app.store.read(|view| Ok(view.keys().get(&id).map(|key| key.stage)))?;
     match (wanted, found) {
         (_, None | Some(KeyStage::Deleted { .. })) => return Err(unknown()),

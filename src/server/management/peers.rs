@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use warp::http::StatusCode;
 
-use super::{bad, json, unhurried};
+use super::{bad, json, read, unhurried};
 use crate::{
     aggregator::{Error, taskprov},
     config::taskprov::check,
@@ -33,7 +33,7 @@ pub fn list(app: &App) -> Result<Response, Error> {
 
 /// Takes a peer's tasks from now on. The same request again is answered the same.
 pub async fn add(app: &Arc<App>, body: &[u8]) -> Result<Response, Error> {
-    let peer = read_peer(body).map_err(bad)?;
+    let peer = read(app, |ignored| read_peer(body, ignored))?;
     check(&peer).map_err(bad)?;
     let conflict = |detail: &str| Error::from(Problem::about(409).with_detail(detail));
     if app.peers.has_file(&peer.name()) {
@@ -55,7 +55,7 @@ pub async fn add(app: &Arc<App>, body: &[u8]) -> Result<Response, Error> {
 
 /// Takes a peer's tasks no more. What is not there is gone, too.
 pub async fn remove(app: &Arc<App>, body: &[u8]) -> Result<Response, Error> {
-    let name = read_peer_name(body).map_err(bad)?;
+    let name = read(app, |ignored| read_peer_name(body, ignored))?;
     let (shared, named) = (app.clone(), name.clone());
     // What is not trusted any more must not be, whether or not the control plane waits for it.
     unhurried(async move {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use warp::http::StatusCode;
 
-use super::{REVISION, bad, json, own_url, unhurried};
+use super::{REVISION, bad, json, own_url, read, unhurried};
 use crate::{
     aggregator::{
         Error,
@@ -28,7 +28,7 @@ const PAGE: usize = 1000;
 
 /// Sets a task up. The same request again is answered the same.
 pub async fn create(app: &Arc<App>, by: String, body: &[u8]) -> Result<Response, Error> {
-    let order = read_task(body).map_err(bad)?;
+    let order = read(app, |ignored| read_task(body, ignored))?;
     let url = own_url(app);
     let rules = &app.config.provisioning;
     let kept = rules.report_expiry_age.as_secs();
@@ -70,7 +70,7 @@ fn tell(app: &App, task: &Task, end: Option<Time>, token: Option<&Secret>) -> Re
 
 /// Changes the end of a task.
 pub async fn change(app: &Arc<App>, id: &str, body: &[u8]) -> Result<Response, Error> {
-    let change = read_change(body).map_err(bad)?;
+    let change = read(app, |ignored| read_change(body, ignored))?;
     let task = parse(id)?;
     if let Some(end) = change {
         let write = move |tx: &mut Tx<'_>| provision::set_end(tx, &task, end);

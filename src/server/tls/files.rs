@@ -5,7 +5,6 @@
 //! yet, changes nothing; the next look may find it whole.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -24,7 +23,7 @@ use super::{
 };
 use crate::{
     config::Tls,
-    model::{Fault, Part, Time, overview::CertificateStatus},
+    model::{Fault, Part, Time, files, overview::CertificateStatus},
     server::app::App,
 };
 
@@ -152,7 +151,7 @@ impl Files {
 
     fn read(&self) -> Result<Contents, CertificateError> {
         let read =
-            |path: &Path| fs::read(path).map_err(|error| CertificateError::Read { path: path.to_owned(), error });
+            |path: &Path| files::read(path).map_err(|error| CertificateError::Read { path: path.to_owned(), error });
         Ok(Contents { certificate: read(&self.certificate)?, key: Zeroizing::new(read(&self.key)?) })
     }
 
@@ -218,8 +217,8 @@ mod tests {
         let (certificate_file, key_file) = (dir.path().join("certificate.pem"), dir.path().join("key.pem"));
         let tls = Tls { certificate_file: certificate_file.clone(), key_file: key_file.clone(), ..Tls::default() };
         let write = |certificate: &str, key: &str| {
-            fs::write(&certificate_file, certificate).unwrap();
-            fs::write(&key_file, key).unwrap();
+            std::fs::write(&certificate_file, certificate).unwrap();
+            std::fs::write(&key_file, key).unwrap();
         };
         let (first, second) = (pair("first.test", 2021), pair("second.test", 2100));
         // Expired, and still used: there may be somebody who does not mind, and what would be better?
@@ -248,7 +247,7 @@ mod tests {
             assert!(error.contains(trouble), "{error}");
             assert_eq!(status(), TlsStatus { trouble: Some(error), ..expected.clone() });
         }
-        fs::remove_file(&key_file).unwrap();
+        std::fs::remove_file(&key_file).unwrap();
         assert!(matches!(files.look(&certificates), Err(CertificateError::Read { path, .. }) if path == key_file));
         // As before, and then as it should be.
         write(&first.0, &first.1);

@@ -9,7 +9,8 @@ use crate::{
     },
 };
 
-/// Media types of DAP-09 (section 8.1). They have no parameters and are compared exactly.
+/// Media types of DAP-09 (section 8.1). Compare them with [`matches`](crate::wire::media::matches): clients may change
+/// the case and add parameters.
 pub mod media {
     /// `HpkeConfigList`.
     pub const HPKE_CONFIG_LIST: &str = "application/dap-hpke-config-list";

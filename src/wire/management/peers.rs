@@ -2,16 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AggregatorRole, KeyText, TokenText, read, token};
+use super::{AggregatorRole, Ignored, KeyText, TokenText, read, token};
 use crate::model::{
-    Duration, Role, Secret, TokenHash,
+    Duration, Role, Secret, TokenHash, base_url,
     taskprov::{PeerAggregator, PeerName, PeerSide},
 };
 
 /// A peer as it is named. How far ahead of our clock a report's time may be is ours to say, for all tasks.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct PeerRequest {
+    #[serde(deserialize_with = "base_url::deserialize")]
     endpoint: String,
     role: AggregatorRole,
     collector_hpke_config: KeyText,
@@ -36,10 +36,10 @@ pub struct PeerAnswer<'a> {
 }
 
 /// Reads a peer that is named.
-pub fn read_peer(body: &[u8]) -> Result<PeerAggregator, String> {
-    let request: PeerRequest = read(body)?;
+pub fn read_peer(body: &[u8], ignored: &mut Ignored<'_>) -> Result<PeerAggregator, String> {
+    let request: PeerRequest = read(body, ignored)?;
     let tokens = |texts: Vec<TokenText>| -> Result<Vec<Secret>, String> {
-        texts.into_iter().map(|TokenText::Bearer { token: text }| token(text)).collect()
+        texts.into_iter().map(|given| token(given.token)).collect()
     };
     let hashes = |tokens: &[Secret]| tokens.iter().map(|token| TokenHash::of(token.expose())).collect();
     let own = tokens(request.aggregator_auth_tokens)?;
@@ -66,14 +66,14 @@ pub fn read_peer(body: &[u8]) -> Result<PeerAggregator, String> {
 }
 
 /// Reads what a peer is known by.
-pub fn read_peer_name(body: &[u8]) -> Result<PeerName, String> {
+pub fn read_peer_name(body: &[u8], ignored: &mut Ignored<'_>) -> Result<PeerName, String> {
     #[derive(Deserialize)]
-    #[serde(deny_unknown_fields)]
     struct Name {
+        #[serde(deserialize_with = "base_url::deserialize_trimmed")]
         endpoint: String,
         role: AggregatorRole,
     }
-    let Name { endpoint, role } = read(body)?;
+    let Name { endpoint, role } = read(body, ignored)?;
     Ok(PeerName { endpoint, role: role.into() })
 }
 

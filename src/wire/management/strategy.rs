@@ -5,37 +5,44 @@ use serde::{Deserialize, Serialize};
 use crate::model::Epsilon;
 
 /// What noise is added to sums.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "dp_strategy", deny_unknown_fields)]
-pub(super) enum Strategy {
-    // With braces: serde lets a variant without them have any members.
-    NoDifferentialPrivacy {},
-    PureDpDiscreteLaplace { budget: Budget },
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Strategy {
+    dp_strategy: Kind,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    budget: Option<Budget>,
+}
+
+/// The name of a strategy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+enum Kind {
+    #[default]
+    NoDifferentialPrivacy,
+    PureDpDiscreteLaplace,
 }
 
 /// How private an aggregate is to be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Budget {
+struct Budget {
     /// A fraction: what is above the line and what is below it, each in digits of 32 bits, the lowest first.
     epsilon: [Vec<u32>; 2],
-}
-
-impl Default for Strategy {
-    fn default() -> Self {
-        Self::NoDifferentialPrivacy {}
-    }
 }
 
 impl Strategy {
     pub(super) fn of(noise: Option<Epsilon>) -> Self {
         let Some(epsilon) = noise else { return Self::default() };
         let epsilon = [epsilon.numerator(), epsilon.denominator()].map(digits);
-        Self::PureDpDiscreteLaplace { budget: Budget { epsilon } }
+        Self { dp_strategy: Kind::PureDpDiscreteLaplace, budget: Some(Budget { epsilon }) }
     }
 
     pub(super) fn noise(&self) -> Result<Option<Epsilon>, String> {
-        let Self::PureDpDiscreteLaplace { budget } = self else { return Ok(None) };
+        let budget = match (self.dp_strategy, &self.budget) {
+            (Kind::NoDifferentialPrivacy, None) => return Ok(None),
+            (Kind::NoDifferentialPrivacy, Some(_)) => {
+                return Err("vdaf: NoDifferentialPrivacy has no budget; leave it out, or name a dp_strategy".to_owned());
+            }
+            (Kind::PureDpDiscreteLaplace, None) => return Err("vdaf: the budget of dp_strategy is missing".to_owned()),
+            (Kind::PureDpDiscreteLaplace, Some(budget)) => budget,
+        };
         let [above, below] = budget.epsilon.each_ref().map(|digits| number(digits));
         let epsilon = above.zip(below).and_then(|(above, below)| Epsilon::new(above, below));
         let why = "vdaf: the epsilon of dp_strategy must be a positive fraction of numbers below 2^128";
@@ -98,7 +105,6 @@ mod tests {
             assert!(epsilon(wrong).is_err(), "{wrong}");
         }
         assert!(read(r#"{"dp_strategy":"PureDpDiscreteLaplace"}"#).is_err());
-        assert!(read(r#"{"dp_strategy":"PureDpDiscreteLaplace","budget":{"epsilon":[[1],[1]],"delta":1}}"#).is_err());
         assert!(read(r#"{"dp_strategy":"NoDifferentialPrivacy","budget":{"epsilon":[[1],[1]]}}"#).is_err());
         assert!(read(r#"{"dp_strategy":"ZCdpDiscreteGaussian","budget":{"epsilon":[[1],[1]]}}"#).is_err());
     }

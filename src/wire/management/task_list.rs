@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{AEADS, AggregatorRole, KDFS, KEMS, QueryType, Vdaf, name, number, token};
 use crate::model::{
-    Duration, HpkeConfig, Party, Revision, Role, Secret, Task, TaskId, TaskParameters, Time, TokenHash, pasted,
+    Duration, HpkeConfig, Party, Revision, Role, Secret, Task, TaskId, TaskParameters, Time, TokenHash, base_url,
+    pasted,
 };
 
 /// The most tasks that a list may have.
@@ -42,6 +43,7 @@ pub struct Listed {
 #[serde(deny_unknown_fields)]
 struct Entry {
     task_id: Option<String>,
+    #[serde(deserialize_with = "base_url::deserialize")]
     peer_aggregator_endpoint: String,
     query_type: QueryType,
     vdaf: Vdaf,
@@ -103,7 +105,13 @@ struct Hash {
 
 /// Reads a list. An error says which task it is about, and what is wrong with it.
 pub fn read(text: &str, unsaid: Unsaid<'_>) -> Result<Vec<Listed>, String> {
-    let entries: Vec<Entry> = yaml_serde::from_str(text).map_err(|error| format!("is no such list: {error}"))?;
+    let (yaml, mut unknown) = (yaml_serde::Deserializer::from_str(text), None);
+    let entries: Vec<Entry> =
+        serde_ignored::deserialize(yaml, |path| unknown = unknown.take().or(Some(path.to_string())))
+            .map_err(|error| format!("is no such list: {error}"))?;
+    if let Some(path) = unknown {
+        return Err(format!("is no such list: unknown field {path}"));
+    }
     if entries.is_empty() {
         return Err("has no tasks".to_owned());
     }

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::super::api::{PREFIX, Reply, Status};
 use crate::{
+    model::{BaseUrl, base_url::BaseUrlError},
     peer::{Answer, Peer},
     wire::Call,
 };
@@ -180,12 +181,13 @@ fn parts(url: &str) -> Option<(&str, &str, String)> {
     let path = path.trim_end_matches('/');
     let path = if path.is_empty() { "/".to_owned() } else { format!("/{path}/") };
     let is_fit = matches!(scheme, "http" | "https") && split_port(authority).is_some_and(|(name, _)| !name.is_empty());
-    (is_fit && !url.contains(['?', '#', '@', ' '])).then_some((scheme, authority, path))
+    is_fit.then_some((scheme, authority, path))
 }
 
 /// For clap: the base URL of an API.
 pub fn parse_url(text: &str) -> Result<String, String> {
-    match parts(text) {
+    let text = text.parse::<BaseUrl>().map_err(|why: BaseUrlError| why.to_string())?.into_string();
+    match parts(&text) {
         Some((scheme, authority, path)) => Ok(format!("{scheme}://{authority}{path}")),
         None => Err("expected a URL such as http://127.0.0.1:8080".to_owned()),
     }
@@ -230,6 +232,7 @@ mod tests {
             max_age: None,
             date: None,
             body: body.to_owned().into(),
+            via: None,
         }
     }
 

@@ -17,7 +17,7 @@ use warp::http::{
 };
 
 use super::trouble::Unasked;
-use crate::peer::{Roots, client_config, innermost, parse_retry_after};
+use crate::peer::{Names, Proxies, Proxy, Roots, client_config, innermost, parse_retry_after};
 
 /// How long connecting may take, and a whole exchange.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +33,7 @@ const NAME: &str = concat!("dapbox/", env!("CARGO_PKG_VERSION"));
 #[derive(Clone)]
 pub struct Authority {
     http: reqwest::Client,
+    proxies: Proxies,
     pause: Arc<Mutex<Option<Duration>>>,
 }
 
@@ -43,8 +44,10 @@ impl Authority {
         let tls = client_config(&roots).map_err(|error| Unasked::Client(error.to_string()))?;
         let builder = reqwest::Client::builder().tls_backend_preconfigured(tls).https_only(true);
         let builder = builder.redirect(Policy::none()).connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
+        let proxies = Proxies::of_process();
+        let builder = builder.proxy(proxies.for_client()).dns_resolver(Names::default().within(CONNECT_TIMEOUT));
         let http = builder.build().map_err(|error| Unasked::Client(innermost(&error)))?;
-        Ok(Self { http, pause: Arc::default() })
+        Ok(Self { http, proxies, pause: Arc::default() })
     }
 
     /// How long the authority has asked us to stay away when it last refused something.
@@ -53,12 +56,20 @@ impl Authority {
     }
 
     async fn exchange(self, request: Request<BodyWrapper<Bytes>>) -> Result<BytesResponse, Unasked> {
-        let broken = |error: reqwest::Error| Unasked::Broken { why: innermost(&error), connected: !error.is_connect() };
-        let mut request = reqwest::Request::try_from(request.map(reqwest::Body::wrap)).map_err(broken)?;
+        let via = url::Url::parse(&request.uri().to_string()).ok().and_then(|url| self.proxies.for_url(&url));
+        if let Some(Proxy { url: Err(why), variable }) = &via {
+            return Err(Unasked::Broken { why: format!("{variable}: {why}"), connected: false });
+        }
+        let through = via.map_or_else(String::new, |proxy| format!(" (through {proxy})"));
+        let broken = |error: reqwest::Error| Unasked::Broken {
+            why: format!("{}{through}", innermost(&error)),
+            connected: !error.is_connect(),
+        };
+        let mut request = reqwest::Request::try_from(request.map(reqwest::Body::wrap)).map_err(&broken)?;
         request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(NAME));
-        let mut response = self.http.execute(request).await.map_err(broken)?;
+        let mut response = self.http.execute(request).await.map_err(&broken)?;
         let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(broken)? {
+        while let Some(chunk) = response.chunk().await.map_err(&broken)? {
             if body.len() + chunk.len() > MAX_ANSWER {
                 return Err(Unasked::TooLong(MAX_ANSWER));
             }

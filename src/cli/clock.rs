@@ -1,0 +1,42 @@
+//! The clock of this machine, as far as it can be judged alone.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::{
+    Failure, Outcome,
+    findings::{Verdict, failed, good, sentence},
+};
+
+const BEFORE_1970: &str = "the clock of this machine is before 1970";
+const REMEDY: &str = "set it (timedatectl set-time), and have NTP keep it";
+
+/// Whether the clock can be used at all: times are seconds since 1970, and TLS takes no others either.
+pub fn examine(now: SystemTime) -> Verdict {
+    match now.duration_since(UNIX_EPOCH) {
+        Ok(_) => good("is after 1970"),
+        Err(_) => failed(sentence(BEFORE_1970).trim_end_matches('.'), sentence(REMEDY)),
+    }
+}
+
+/// Refuses to do anything with such a clock.
+pub fn require(now: SystemTime) -> Outcome {
+    match examine(now) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Failure::new(format!("{BEFORE_1970}; {REMEDY}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn refuses_clock_before_1970() {
+        assert!(examine(UNIX_EPOCH).is_ok() && require(SystemTime::now()).is_ok());
+        let before = UNIX_EPOCH - Duration::from_secs(1);
+        assert!(examine(before).unwrap_err().remedy.contains("timedatectl"));
+        assert!(require(before).unwrap_err().message().contains("before 1970"));
+    }
+}

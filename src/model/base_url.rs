@@ -1,0 +1,150 @@
+//! Base URLs of aggregators, as files, flags and requests give them.
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+use url::Url;
+
+/// The base URL of an aggregator: `http` or `https`, a host, and perhaps a port and a path.
+///
+/// Parsing trims blanks at both ends and changes nothing else: DAP-18 binds the bytes into what is sealed (section 4.1),
+/// so that neither case nor a slash at the end may change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseUrl(String);
+
+/// Why a text is not a base URL. The text begins with the URL.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BaseUrlError(String);
+
+impl BaseUrl {
+    /// The URL.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The URL.
+    pub fn into_string(self) -> String {
+        self.0
+    }
+
+    /// Whether both lead to the same resource. Default ports, the case of the host, and slashes at the end do not matter.
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        let (Ok(one), Ok(other)) = (Url::parse(&self.0), Url::parse(&other.0)) else { return false };
+        let path = |url: &Url| url.path().trim_end_matches('/').to_owned();
+        one.origin() == other.origin() && path(&one) == path(&other)
+    }
+}
+
+impl FromStr for BaseUrl {
+    type Err = BaseUrlError;
+
+    fn from_str(text: &str) -> Result<Self, BaseUrlError> {
+        let text = text.trim();
+        let refuse = |why: &str| Err(BaseUrlError(format!("{text:?} {why}")));
+        // The library's parser drops line breaks and blanks, completes slashes, and reads '\' as '/'. Others do not.
+        if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return refuse("must not have blanks, line breaks or control characters");
+        }
+        if !text.is_ascii() || text.contains('\\') {
+            return refuse("must be ASCII, without a backslash; write names as they are in the DNS, with xn--");
+        }
+        let begins = "must begin with https:// (or http://) and a host, like https://dap.example.org";
+        let Some((scheme, rest)) = text.split_once("://") else { return refuse(begins) };
+        let is_web = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+        if !is_web || rest.is_empty() || rest.starts_with('/') {
+            return refuse(begins);
+        }
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        if authority.contains('@') {
+            // There may be a password in it: it is not shown.
+            return Err(BaseUrlError("the URL must have neither user nor password".to_owned()));
+        }
+        if rest.contains(['?', '#']) {
+            return refuse("must have neither query nor fragment");
+        }
+        match Url::parse(text) {
+            Ok(url) if url.has_host() => Ok(Self(text.to_owned())),
+            Ok(_) => refuse(begins),
+            Err(error) => refuse(&format!("is not a URL: {error}")),
+        }
+    }
+}
+
+/// Deserializes a base URL into its text, for serde's `deserialize_with`.
+pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(BaseUrl::into_string).map_err(D::Error::custom)
+}
+
+/// Deserializes a text without the blanks at its ends, for serde's `deserialize_with`.
+pub fn deserialize_trimmed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    String::deserialize(deserializer).map(|text| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_bytes_but_for_blanks_around() {
+        for url in [
+            "https://a.example",
+            "https://a.example/",
+            "HTTPS://A.example:443/x//y/",
+            "http://127.0.0.1:8080/dap-09/",
+            "http://[::1]:80/%2F",
+            "https://xn--exmple-cua.example/dap-18/",
+        ] {
+            for given in [url.to_owned(), format!(" \t{url}\r\n")] {
+                assert_eq!(given.parse::<BaseUrl>().unwrap().as_str(), url);
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_what_parsers_read_differently() {
+        for (url, why) in [
+            ("", "must begin with"),
+            ("a.example", "must begin with"),
+            ("ftp://a.example/", "must begin with"),
+            ("https:a.example", "must begin with"),
+            ("https:/a.example", "must begin with"),
+            ("https:///a.example", "must begin with"),
+            ("https://", "must begin with"),
+            ("https:\\\\a.example", "backslash"),
+            ("https://a.example\\b", "backslash"),
+            ("https://ä.example/", "ASCII"),
+            ("https://a.exam\nple/", "line breaks"),
+            ("https://a.example/a b", "blanks"),
+            ("https://a.example/\u{a0}x", "blanks"),
+            ("https://a.example/\u{0}", "control"),
+            ("https://a.example/?", "query"),
+            ("https://a.example/?x=1", "query"),
+            ("https://a.example/#", "fragment"),
+            ("https://a.example?x", "query"),
+            ("https://user@a.example/", "user"),
+            ("https://user:secret@a.example/", "password"),
+            ("https://@a.example/", "user"),
+            ("https://a.example:99999/", "port"),
+            ("https://[::1/", "not a URL"),
+        ] {
+            let error = url.parse::<BaseUrl>().unwrap_err().to_string();
+            assert!(error.contains(why) && !error.contains("secret"), "{url:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn same_place_in_other_spellings() {
+        let url = |text: &str| text.parse::<BaseUrl>().unwrap();
+        let one = url("https://a.example/dap");
+        for other in ["https://a.example/dap/", "https://A.example:443/dap//", "HTTPS://a.example/x/../dap"] {
+            assert!(one.is_same_place(&url(other)), "{other}");
+        }
+        for other in
+            ["http://a.example/dap", "https://a.example/", "https://a.example:444/dap", "https://b.example/dap"]
+        {
+            assert!(!one.is_same_place(&url(other)), "{other}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What stands in the files that name servers and hosts are in.
+
+use std::{net::IpAddr, time::Duration};
+
+use hickory_resolver::proto::rr::Name;
+
+/// What is usable of `resolv.conf` (resolv.conf(5)), with the limits that the C library has.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ResolvConf {
+    /// The name servers.
+    pub servers: Vec<IpAddr>,
+    /// What short names are completed with.
+    pub search: Vec<Name>,
+    /// A name with as many dots is tried as it is first.
+    pub ndots: usize,
+    /// How long one attempt may take.
+    pub timeout: Duration,
+    /// How often a name server is asked.
+    pub attempts: usize,
+    /// Whether answers may be long (RFC 6891).
+    pub edns0: bool,
+    /// What cannot be used.
+    pub unusable: Vec<String>,
+}
+
+impl Default for ResolvConf {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            search: Vec::new(),
+            ndots: 1,
+            timeout: Duration::from_secs(5),
+            attempts: 2,
+            edns0: false,
+            unusable: Vec::new(),
+        }
+    }
+}
+
+impl ResolvConf {
+    /// Reads the text of the file. What cannot be used does not spoil the rest.
+    pub fn parse(text: &str) -> Self {
+        let mut conf = Self::default();
+        for line in text.lines() {
+            let mut words = words(line, &['#', ';']);
+            match words.next() {
+                Some("nameserver") => {
+                    conf.servers.extend(words.next().and_then(|word| usable(word, &mut conf.unusable)))
+                }
+                // Of several the last one counts.
+                Some("search" | "domain") => {
+                    conf.search = words
+                        .filter(|word| *word != "--")
+                        .filter_map(|word| {
+                            let name = Name::from_str_relaxed(word).ok();
+                            if name.is_none() {
+                                conf.unusable.push(format!("search {word}"));
+                            }
+                            name
+                        })
+                        .collect();
+                }
+                Some("options") => words.for_each(|word| conf.option(word)),
+                _ => {}
+            }
+        }
+        conf
+    }
+
+    /// Options that are not known have no meaning for us.
+    fn option(&mut self, word: &str) {
+        let (name, value) = word.split_once(':').unwrap_or((word, ""));
+        if name == "edns0" {
+            self.edns0 = true;
+        }
+        if !["ndots", "timeout", "attempts"].contains(&name) {
+            return;
+        }
+        match (name, value.parse::<u64>()) {
+            ("ndots", Ok(number)) => self.ndots = number.min(15) as usize,
+            // No time at all, and no attempt, is one of each.
+            ("timeout", Ok(number)) => self.timeout = Duration::from_secs(number.clamp(1, 30)),
+            ("attempts", Ok(number)) => self.attempts = number.clamp(1, 5) as usize,
+            _ => self.unusable.push(format!("options {word}")),
+        }
+    }
+}
+
+fn usable(word: &str, unusable: &mut Vec<String>) -> Option<IpAddr> {
+    let address = word.parse().ok();
+    if address.is_none() {
+        unusable.push(format!("nameserver {word}"));
+    }
+    address
+}
+
+/// The addresses of a host in the text of a hosts file (hosts(5)), each once.
+pub fn addresses_of(hosts: &str, host: &str) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for line in hosts.lines() {
+        let mut words = words(line, &['#']);
+        let address = words.next().and_then(|word| word.parse::<IpAddr>().ok());
+        if let Some(address) = address
+            && words.any(|name| name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case(host))
+            && !found.contains(&address)
+        {
+            found.push(address);
+        }
+    }
+    found
+}
+
+/// The words of a line before a comment.
+fn words<'a>(line: &'a str, comments: &[char]) -> impl Iterator<Item = &'a str> {
+    line.split(comments).next().unwrap_or_default().split_whitespace()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::from_str_relaxed(text).unwrap()
+    }
+
+    #[test]
+    fn uses_what_is_good_and_names_what_is_not() {
+        let bad = "x".repeat(64);
+        let conf = ResolvConf::parse(&format!(
+            "# made by hand\nnameserver 10.0.0.1 # first\nnameserver fe80::1%eth0\nnameserver fd00::1\nsearch old.example\n\
+             search lan {bad}.example corp_1.example -- .\noptions timeout:0 attempts:0 ndots:x edns0 rotate\n\
+             options ndots:99\nsortlist 10.0.0.0\n nonsense\n;nameserver 10.0.0.9\n"
+        ));
+        let servers: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        assert_eq!(conf.servers, servers);
+        assert_eq!(conf.search, [name("lan"), name("corp_1.example"), name(".")]);
+        assert_eq!((conf.timeout, conf.attempts, conf.ndots, conf.edns0), (Duration::from_secs(1), 1, 15, true));
+        let unusable = ["nameserver fe80::1%eth0", &format!("search {bad}.example"), "options ndots:x"];
+        assert_eq!(conf.unusable, unusable);
+        assert_eq!(ResolvConf::parse(""), ResolvConf::default());
+    }
+
+    #[test]
+    fn finds_all_addresses_of_a_host() {
+        let hosts = "127.0.0.1\tlocalhost\n192.0.2.1 Leader.example leader # ours\n::2 leader.example.\n\
+                     #192.0.2.9 leader.example\nnot-an-address leader.example\n192.0.2.1 leader.example\n192.0.2.3";
+        let expected: Vec<IpAddr> = vec!["192.0.2.1".parse().unwrap(), "::2".parse().unwrap()];
+        assert_eq!(addresses_of(hosts, "leader.EXAMPLE"), expected);
+        assert_eq!(addresses_of(hosts, "ours"), Vec::<IpAddr>::new());
+        assert_eq!(addresses_of(hosts, "192.0.2.3"), Vec::<IpAddr>::new());
+    }
+}

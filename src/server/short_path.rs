@@ -1,0 +1,86 @@
+//! Paths of sockets that are longer than the system takes.
+
+use std::{
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{Mode, OFlags, open};
+
+/// The longest path of a socket, in bytes (unix(7)): its end takes one of the 108.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// A path that leads to a socket and is short enough for the system.
+///
+/// Where the socket's own path is not, it leads through a descriptor of the socket's directory, which is open as long as
+/// this is kept.
+#[derive(Debug)]
+pub struct ShortPath {
+    path: PathBuf,
+    _directory: Option<File>,
+}
+
+impl ShortPath {
+    /// Makes a path to a socket, which need not exist.
+    ///
+    /// # Errors
+    ///
+    /// If the path is too long, and its directory cannot be opened or `/proc` is not there.
+    pub fn of(socket: &Path) -> io::Result<Self> {
+        let length = socket.as_os_str().as_bytes().len();
+        let (Some(directory), Some(name)) = (socket.parent(), socket.file_name()) else {
+            return Ok(Self::itself(socket));
+        };
+        if length <= MAX_SOCKET_PATH {
+            return Ok(Self::itself(socket));
+        }
+        let directory: OwnedFd = open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let shortcut = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+        if !shortcut.is_dir() {
+            let text = format!(
+                "the path has {length} bytes and may have {MAX_SOCKET_PATH} where /proc is missing; set a shorter data_dir"
+            );
+            return Err(io::Error::other(text));
+        }
+        Ok(Self { path: shortcut.join(name), _directory: Some(directory.into()) })
+    }
+
+    /// The socket's own path, however long.
+    pub fn itself(socket: &Path) -> Self {
+        Self { path: socket.to_owned(), _directory: None }
+    }
+
+    /// The path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn leads_to_sockets_at_paths_of_any_length() {
+        let dir = tempfile::tempdir().unwrap();
+        for depth in [0, 1, 3] {
+            let deep = (0..depth).fold(dir.path().to_owned(), |path, _| path.join("d".repeat(120)));
+            std::fs::create_dir_all(&deep).unwrap();
+            let socket = deep.join("control.sock");
+            let _listener = UnixListener::bind(ShortPath::of(&socket).unwrap().path()).unwrap();
+            assert!(socket.exists(), "{}", socket.display());
+            let short = ShortPath::of(&socket).unwrap();
+            assert_eq!(short.path() == socket, depth == 0);
+            UnixStream::connect(short.path()).unwrap();
+        }
+        let missing = dir.path().join("m".repeat(120)).join("control.sock");
+        assert_eq!(ShortPath::of(&missing).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+}
