@@ -111,8 +111,8 @@ async fn without_tls_both_protocols_are_spoken_too() {
     let node = Node::start().await;
     let url = format!("{}hpke_config", node.url(Revision::Dap09));
     for (builder, version) in [
-        (reqwest::Client::builder(), Version::HTTP_11),
-        (reqwest::Client::builder().http2_prior_knowledge(), Version::HTTP_2),
+        (reqwest::Client::builder().no_proxy(), Version::HTTP_11),
+        (reqwest::Client::builder().no_proxy().http2_prior_knowledge(), Version::HTTP_2),
     ] {
         let answer = builder.build().unwrap().get(&url).send().await.unwrap();
         assert_eq!((answer.status().as_u16(), answer.version()), (200, version));

@@ -190,7 +190,8 @@ async fn the_runner_drives_the_javascript_client() {
 #[tokio::test(flavor = "multi_thread")]
 async fn other_origins_see_what_they_need() {
     let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
-    let (http, id, url) = (reqwest::Client::new(), pair.parties.id(), pair.leader.url(Revision::Dap09));
+    let (http, id, url) =
+        (reqwest::Client::builder().no_proxy().build().unwrap(), pair.parties.id(), pair.leader.url(Revision::Dap09));
     let forge = Forge::new(&pair.parties).await;
     let encode = |report: &Report| pair.parties.wire().encode_upload(pair.parties.task(), std::slice::from_ref(report));
     let mut report = forge.report(&Measurement::Flag(true), Time::now());

@@ -135,6 +135,7 @@ impl<V: Vdaf> Case<V> {
         let keypair = HpkeKeypair::new(config, private_key);
         let url = parties.task().leader_url.parse().unwrap();
         janus_collector::Collector::builder(task_id(parties), url, token, keypair, self.vdaf.clone())
+            .with_http_client(reqwest::Client::builder().no_proxy().build().unwrap())
             .with_collect_poll_backoff(ExponentialBackoff {
                 initial_interval: Span::from_millis(50),
                 max_elapsed_time: Some(PATIENCE),
@@ -154,7 +155,9 @@ impl<V: Vdaf> Case<V> {
 async fn janus_client<V: vdaf::Client<16>>(parties: &Parties, vdaf: V) -> janus_client::Client<V> {
     let (leader, helper) = (parties.task().leader_url.parse().unwrap(), parties.task().helper_url.parse().unwrap());
     let precision = janus::Duration::from_seconds(HOUR.0);
-    janus_client::Client::new(task_id(parties), leader, helper, precision, vdaf).await.unwrap()
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let builder = janus_client::Client::builder(task_id(parties), leader, helper, precision, vdaf);
+    builder.with_http_client(http).build().await.unwrap()
 }
 
 fn task_id(parties: &Parties) -> janus::TaskId {

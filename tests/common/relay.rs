@@ -114,6 +114,7 @@ impl Relay {
         let address = listener.local_addr().unwrap();
         // No connection outlives its request: a server that restarts does not find old ones in use.
         let http = reqwest::Client::builder()
+            .no_proxy()
             .pool_max_idle_per_host(0)
             .redirect(reqwest::redirect::Policy::none())
             .build()

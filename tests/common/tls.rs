@@ -74,7 +74,7 @@ impl Authority {
     /// Another client, which believes this authority only.
     pub fn http(&self) -> reqwest::ClientBuilder {
         let root = reqwest::Certificate::from_der(&self.root).unwrap();
-        reqwest::Client::builder().tls_certs_only([root])
+        reqwest::Client::builder().no_proxy().tls_certs_only([root])
     }
 
     /// A connection that is ready for whichever of these protocols the server prefers.

@@ -66,7 +66,11 @@ struct Front {
 impl Liar {
     /// One that has an honest collector behind it.
     pub async fn before(behind: &str) -> Self {
-        let front = Front { behind: behind.to_owned(), http: reqwest::Client::new(), lies: Arc::default() };
+        let front = Front {
+            behind: behind.to_owned(),
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            lies: Arc::default(),
+        };
         let filter = warp::post().and(warp::path::full()).and(warp::body::bytes()).then(
             move |path: warp::path::FullPath, body: bytes::Bytes| {
                 let front = front.clone();

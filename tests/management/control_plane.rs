@@ -77,7 +77,8 @@ impl ControlPlane {
     /// Sends a request as it is done.
     pub async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Response {
         let method: Method = method.parse().unwrap();
-        let mut request = reqwest::Client::new().request(method, format!("{}{path}", self.url));
+        let mut request =
+            reqwest::Client::builder().no_proxy().build().unwrap().request(method, format!("{}{path}", self.url));
         request = request.bearer_auth(&self.token).header("accept", MEDIA_TYPE);
         if let Some(body) = body {
             request = request.header("content-type", MEDIA_TYPE).body(body.to_string());

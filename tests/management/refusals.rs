@@ -103,8 +103,11 @@ async fn a_token_comes_before_everything_and_media_types_before_the_rest() {
         ([Some(&good), Some(MEDIA_TYPE), None], "GET", "/", 200),
     ];
     for (headers, method, path, status) in cases {
-        let mut request =
-            reqwest::Client::new().request(method.parse::<Method>().unwrap(), format!("{}{path}", plane.url));
+        let mut request = reqwest::Client::builder()
+            .no_proxy()
+            .build()
+            .unwrap()
+            .request(method.parse::<Method>().unwrap(), format!("{}{path}", plane.url));
         for (name, value) in ["authorization", "accept", "content-type"].into_iter().zip(headers) {
             request = value.into_iter().fold(request, |request, value| request.header(name, value));
         }
@@ -116,8 +119,13 @@ async fn a_token_comes_before_everything_and_media_types_before_the_rest() {
         assert_eq!(answer.headers()["content-type"], wanted);
     }
     // The tokens of the protocol's own parties are no tokens here, and its header is none.
-    let request =
-        reqwest::Client::new().get(&plane.url).header("dap-auth-token", &plane.token).header("accept", MEDIA_TYPE);
+    let request = reqwest::Client::builder()
+        .no_proxy()
+        .build()
+        .unwrap()
+        .get(&plane.url)
+        .header("dap-auth-token", &plane.token)
+        .header("accept", MEDIA_TYPE);
     assert_eq!(request.send().await.unwrap().status(), 401);
 }
 
@@ -306,7 +314,9 @@ async fn a_task_of_few_reports_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_off_by_default_and_may_have_an_address_of_its_own() {
     let off = Node::start().await;
-    let asked = |url: String| reqwest::Client::new().get(url).header("accept", MEDIA_TYPE).send();
+    let asked = |url: String| {
+        reqwest::Client::builder().no_proxy().build().unwrap().get(url).header("accept", MEDIA_TYPE).send()
+    };
     for path in ["api", ""] {
         assert_eq!(asked(format!("http://{}/{path}", off.config.listen)).await.unwrap().status(), 404);
     }

@@ -30,7 +30,7 @@ async fn set_up(plane: &ControlPlane, how_many: usize) -> Vec<TaskId> {
 /// One request of a leader, which has the wrong token at that.
 async fn contact(node: &Node, id: &TaskId) {
     let url = format!("{}tasks/{id}/aggregation_jobs/AAAAAAAAAAAAAAAAAAAAAA", node.url(Revision::Dap09));
-    let request = reqwest::Client::new().put(url).bearer_auth("wrong");
+    let request = reqwest::Client::builder().no_proxy().build().unwrap().put(url).bearer_auth("wrong");
     let answer = request.header("content-type", "application/dap-aggregation-job-init-req").send().await.unwrap();
     assert_eq!(answer.status(), 403);
     node.until(id, |status| !status.provisioned.as_ref().unwrap().is_untouched).await;
