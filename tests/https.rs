@@ -123,7 +123,7 @@ async fn without_tls_both_protocols_are_spoken_too() {
 async fn whoever_speaks_plain_http_is_told_to_use_https() {
     let authority = Authority::new();
     let node = Node::start_with(|config| authority.equip(config)).await;
-    let answer = reqwest::get(format!("http://{}/", node.config.listen)).await.unwrap();
+    let answer = common::get(format!("http://{}/", node.config.listen)).await.unwrap();
     assert_eq!(answer.status(), 400);
     assert!(answer.text().await.unwrap().contains("https://"));
     // Other nonsense is not answered in HTTP.

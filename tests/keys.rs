@@ -37,7 +37,7 @@ fn report_to(parties: &Parties, keys: &AggregatorKeys, number: u128, time: Time)
 
 /// What an aggregator offers, and for how long that may be kept.
 async fn offered(node: &Node, revision: Revision) -> (Vec<HpkeConfig>, String) {
-    let answer = reqwest::get(format!("{}hpke_config", node.url(revision))).await.unwrap();
+    let answer = common::get(format!("{}hpke_config", node.url(revision))).await.unwrap();
     let cached = answer.headers()["cache-control"].to_str().unwrap().to_owned();
     (wire::of(revision).decode_hpke_configs(&answer.bytes().await.unwrap()).unwrap(), cached)
 }

@@ -53,7 +53,7 @@ async fn restart(pair: &mut Pair, who: Who) {
 
 async fn keys(revision: Revision, node: &Node) -> Bytes {
     let url = format!("{}hpke_config", node.url(revision));
-    reqwest::get(url).await.unwrap().error_for_status().unwrap().bytes().await.unwrap()
+    common::get(url).await.unwrap().error_for_status().unwrap().bytes().await.unwrap()
 }
 
 /// Goes through the life of a batch with a restart after every step.

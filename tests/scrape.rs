@@ -55,7 +55,7 @@ async fn uploads_do_not_wait_for_scrapes() {
         let mut times = Vec::new();
         for _ in 0..SCRAPES {
             let begin = Instant::now();
-            let text = reqwest::get(&url).await.unwrap().text().await.unwrap();
+            let text = common::get(&url).await.unwrap().text().await.unwrap();
             times.push(begin.elapsed());
             assert_eq!(text.matches("dapbox_batches{").count(), 3 * TASKS);
         }

@@ -38,7 +38,7 @@ fn watched(config: &mut Config) {
 }
 
 async fn get(node: &Node, path: &str) -> (u16, String) {
-    let answer = reqwest::get(node.monitor() + path).await.unwrap();
+    let answer = common::get(node.monitor() + path).await.unwrap();
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
@@ -401,7 +401,7 @@ async fn readiness_says_why_not() {
     let stopping = tokio::spawn(async move { leader.stop().await });
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let answer = reqwest::get(format!("{monitor}readyz")).await.unwrap();
+        let answer = common::get(format!("{monitor}readyz")).await.unwrap();
         if answer.status() == 503 {
             assert_eq!(answer.text().await.unwrap(), "the server is stopping\n");
             break;
@@ -410,7 +410,7 @@ async fn readiness_says_why_not() {
     }
     drop(open);
     stopping.await.unwrap();
-    assert!(reqwest::get(format!("{monitor}readyz")).await.is_err());
+    assert!(common::get(format!("{monitor}readyz")).await.is_err());
     helper.stop().await;
 }
 
@@ -458,7 +458,7 @@ async fn a_store_that_has_stopped_is_not_healthy() {
     let server = Server::start_with(config, options).await.unwrap();
     let monitor = format!("http://{}/", server.monitor_address().unwrap());
     let get = async |path: &str| {
-        let answer = reqwest::get(format!("{monitor}{path}")).await.unwrap();
+        let answer = common::get(format!("{monitor}{path}")).await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
     assert_eq!(get("healthz").await.0, 200);

@@ -119,9 +119,9 @@ pub fn check_public_url(text: &str) -> Result<(), String> {
     }
     let parsed: BaseUrl = text.parse().map_err(|why: BaseUrlError| why.to_string())?;
     if parsed.as_str() != text {
-        return Err(format!("{text:?} must not have blanks around it"));
+        return Err(format!("'{}' must not have blanks around it", text.escape_debug()));
     }
-    let url = Url::parse(text).map_err(|why| format!("{text:?}: {why}"))?;
+    let url = Url::parse(text).map_err(|why| format!("'{text}': {why}"))?;
     let last = url.path().trim_end_matches('/').rsplit('/').next().unwrap_or_default();
     match last.strip_prefix("dap-") {
         Some(_) => Err(format!("'{text}' must end before /{last}: it is the same for all revisions")),

@@ -41,7 +41,7 @@ impl FromStr for BaseUrl {
 
     fn from_str(text: &str) -> Result<Self, BaseUrlError> {
         let text = text.trim();
-        let refuse = |why: &str| Err(BaseUrlError(format!("{text:?} {why}")));
+        let refuse = |why: &str| Err(BaseUrlError(format!("'{}' {why}", text.escape_debug())));
         // The library's parser drops line breaks and blanks, completes slashes, and reads '\' as '/'. Others do not.
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return refuse("must not have blanks, line breaks or control characters");

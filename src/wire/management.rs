@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use self::strategy::Strategy;
 use crate::model::{
-    BatchMode, Duration, Epsilon, HpkeConfig, Max, Role, Secret, Task, TaskId, Time, TokenHash, VdafConfig, base_url,
-    management::TaskOrder, overview::KeyState,
+    BaseUrl, BatchMode, Duration, Epsilon, HpkeConfig, Max, Role, Secret, Task, TaskId, Time, TokenHash, VdafConfig,
+    base_url::BaseUrlError, management::TaskOrder, overview::KeyState,
 };
 
 pub use peers::{PeerAnswer, read_peer, read_peer_name};
@@ -58,7 +58,6 @@ impl<'a> Configuration<'a> {
 /// A task as it is asked for.
 #[derive(Deserialize)]
 struct TaskRequest {
-    #[serde(deserialize_with = "base_url::deserialize")]
     peer_aggregator_endpoint: String,
     query_type: QueryType,
     vdaf: Vdaf,
@@ -178,7 +177,7 @@ const KEMS: [(&str, u16); 2] = [("X25519HkdfSha256", 0x20), ("P256HkdfSha256", 0
 const KDFS: [(&str, u16); 3] = [("HkdfSha256", 1), ("HkdfSha384", 2), ("HkdfSha512", 3)];
 const AEADS: [(&str, u16); 3] = [("Aes128Gcm", 1), ("Aes256Gcm", 2), ("ChaCha20Poly1305", 3)];
 
-/// Is given the path of each unknown member of a body, as in `vdaf.Prio3Sum.note`.
+/// Is given the path of each unknown member of a body, as in `vdaf.dp_strategy.note`: without the names of variants.
 pub type Ignored<'a> = dyn FnMut(&str) + 'a;
 
 /// Reads a task that is asked for. An error says what is wrong with it.
@@ -188,7 +187,7 @@ pub fn read_task(body: &[u8], ignored: &mut Ignored<'_>) -> Result<TaskOrder, St
     let helper_token = request.aggregator_auth_token.map(|given| given.token);
     Ok(TaskOrder {
         role: request.role.into(),
-        peer_url: request.peer_aggregator_endpoint,
+        peer_url: base_url("peer_aggregator_endpoint", &request.peer_aggregator_endpoint)?,
         batch_mode: request.query_type.mode(),
         vdaf,
         noise,
@@ -331,8 +330,14 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8], ignored: &mut Ignored<'_>) -> Re
     }
     let failed = |error: serde_json::Error| format!("the body cannot be read: {error}");
     let mut json = serde_json::Deserializer::from_slice(body);
-    let message = serde_ignored::deserialize(&mut json, |path| ignored(&path.to_string())).map_err(failed)?;
+    let message =
+        serde_ignored::deserialize(&mut json, |path| ignored(&path.to_string().replace(".?", ""))).map_err(failed)?;
     json.end().map(|()| message).map_err(failed)
+}
+
+/// The base URL of an aggregator.
+fn base_url(member: &str, text: &str) -> Result<String, String> {
+    text.parse().map(BaseUrl::into_string).map_err(|why: BaseUrlError| format!("{member}: {why}"))
 }
 
 /// A token that can be sent (RFC 6750 section 2.1).

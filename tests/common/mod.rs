@@ -38,6 +38,11 @@ use dapbox::{
 };
 use tempfile::TempDir;
 
+/// Gets a URL on loopback, whatever proxies the environment names.
+pub async fn get(url: impl reqwest::IntoUrl) -> reqwest::Result<reqwest::Response> {
+    reqwest::Client::builder().no_proxy().build()?.get(url).send().await
+}
+
 /// Longest that anything in a test may take: a test that waits this long has failed.
 pub const PATIENCE: Span = Span::from_secs(120);
 

@@ -39,7 +39,7 @@ async fn contact(node: &Node, id: &TaskId) {
 /// Whoever asks for our keys may be anybody.
 async fn ask_for_keys(node: &Node, id: &TaskId) {
     let url = format!("{}hpke_config?task_id={id}", node.url(Revision::Dap09));
-    assert_eq!(reqwest::get(url).await.unwrap().status(), 200);
+    assert_eq!(crate::common::get(url).await.unwrap().status(), 200);
 }
 
 async fn is_untouched(node: &Node, id: &TaskId) -> bool {
@@ -106,7 +106,7 @@ async fn what_nobody_contacts_is_removed_if_that_is_wanted() {
     let deadline = std::time::Instant::now() + PATIENCE;
     let metrics = format!("{}metrics", node.monitor());
     let is_counted = async || {
-        let text = reqwest::get(&metrics).await.unwrap().text().await.unwrap();
+        let text = crate::common::get(&metrics).await.unwrap().text().await.unwrap();
         text.lines().any(|line| line == "dapbox_untouched_tasks_removed_total 1")
     };
     while !is_counted().await {

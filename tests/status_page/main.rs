@@ -118,7 +118,7 @@ fn watched(config: &mut Config) {
 }
 
 async fn overview(node: &Node) -> Overview {
-    reqwest::get(node.monitor() + "status.json").await.unwrap().json().await.unwrap()
+    common::get(node.monitor() + "status.json").await.unwrap().json().await.unwrap()
 }
 
 /// Where a figure of the page's only task is, by what stands before it.

@@ -22,7 +22,7 @@ use super::{
     machine::Machine,
     made,
     stage::{Driving, Party, Stage},
-    workload::{ORIGIN, Workload},
+    workload::{Workload, urls},
 };
 use crate::{
     cli::{Failure, args::Dap, style},
@@ -130,8 +130,7 @@ struct Bench {
 
 impl Bench {
     async fn new(workload: &Workload, dap: Dap, dir: &Path) -> Result<Self, Failure> {
-        let url = format!("{ORIGIN}{}/", crate::wire::of(dap.revision()).prefix());
-        let files = workload.task(dap.revision(), [url.clone(), url])?;
+        let files = workload.task(dap.revision(), urls(dap.revision()))?;
         let (Some(ours), Some(task)) = (files.leader.aggregator_task(), files.helper.aggregator_task()) else {
             return Err(Failure::new("the task files are not for a leader and a helper"));
         };

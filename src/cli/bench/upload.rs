@@ -9,7 +9,7 @@ use super::{
     load::{self, Latency, Shape},
     made,
     stage::{Driving, Party, Stage},
-    workload::{ORIGIN, Workload},
+    workload::{Workload, urls},
 };
 use crate::{
     cli::{Failure, style},
@@ -91,8 +91,8 @@ pub async fn measure(options: &Options, common: &Common, dir: &Path) -> Result<V
 }
 
 async fn measure_one(workload: &Workload, options: &Options, common: &Common, dir: &Path) -> Result<Measured, Failure> {
-    let url = format!("{ORIGIN}{}/", crate::wire::of(common.dap.revision()).prefix());
-    let files = workload.task(common.dap.revision(), [url.clone(), url])?;
+    let revision = common.dap.revision();
+    let files = workload.task(revision, urls(revision))?;
     let task = files.leader.aggregator_task().ok_or_else(|| Failure::new("the leader's file holds no task"))?;
     let stage = Stage::new(dir).await?;
     let leader = stage.add(task).await?;

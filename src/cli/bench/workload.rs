@@ -14,10 +14,19 @@ use crate::{
         Measurement,
         table::{self, Parameters},
     },
+    wire,
 };
 
-/// Where servers are in a task that do not have to find each other; connections are made to where they really are.
+/// Where the leader is in a task whose servers do not have to find each other; connections are made to where they really
+/// are.
 pub const ORIGIN: &str = "http://localhost/";
+/// Where the helper is in such a task.
+const HELPER_ORIGIN: &str = "http://helper.localhost/";
+
+/// The URLs of leader and helper in such a task.
+pub fn urls(revision: Revision) -> [String; 2] {
+    [ORIGIN, HELPER_ORIGIN].map(|origin| format!("{origin}{}/", wire::of(revision).prefix()))
+}
 
 /// How a workload is written.
 const GRAMMAR: &str = "write count, sum:BITS, histogram:BINS or sumvec:LENGTHxBITS";

@@ -2,16 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AggregatorRole, Ignored, KeyText, TokenText, read, token};
+use super::{AggregatorRole, Ignored, KeyText, TokenText, base_url, read, token};
 use crate::model::{
-    Duration, Role, Secret, TokenHash, base_url,
+    Duration, Role, Secret, TokenHash,
     taskprov::{PeerAggregator, PeerName, PeerSide},
 };
 
 /// A peer as it is named. How far ahead of our clock a report's time may be is ours to say, for all tasks.
 #[derive(Deserialize)]
 struct PeerRequest {
-    #[serde(deserialize_with = "base_url::deserialize")]
     endpoint: String,
     role: AggregatorRole,
     collector_hpke_config: KeyText,
@@ -56,7 +55,7 @@ pub fn read_peer(body: &[u8], ignored: &mut Ignored<'_>) -> Result<PeerAggregato
         (_, false) => PeerSide::Helper { tokens: own, collector_tokens: hashes(&collector) },
     };
     Ok(PeerAggregator {
-        endpoint: request.endpoint,
+        endpoint: base_url("endpoint", &request.endpoint)?,
         verify_key_init: request.verify_key_init,
         collector_hpke_config: request.collector_hpke_config.config()?,
         report_expiry_age: request.report_expiry_age,
@@ -69,12 +68,11 @@ pub fn read_peer(body: &[u8], ignored: &mut Ignored<'_>) -> Result<PeerAggregato
 pub fn read_peer_name(body: &[u8], ignored: &mut Ignored<'_>) -> Result<PeerName, String> {
     #[derive(Deserialize)]
     struct Name {
-        #[serde(deserialize_with = "base_url::deserialize_trimmed")]
         endpoint: String,
         role: AggregatorRole,
     }
     let Name { endpoint, role } = read(body, ignored)?;
-    Ok(PeerName { endpoint, role: role.into() })
+    Ok(PeerName { endpoint: endpoint.trim().to_owned(), role: role.into() })
 }
 
 impl<'a> PeerAnswer<'a> {

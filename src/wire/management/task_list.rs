@@ -4,10 +4,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AEADS, AggregatorRole, KDFS, KEMS, QueryType, Vdaf, name, number, token};
+use super::{AEADS, AggregatorRole, KDFS, KEMS, QueryType, Vdaf, base_url, name, number, token};
 use crate::model::{
-    Duration, HpkeConfig, Party, Revision, Role, Secret, Task, TaskId, TaskParameters, Time, TokenHash, base_url,
-    pasted,
+    Duration, HpkeConfig, Party, Revision, Role, Secret, Task, TaskId, TaskParameters, Time, TokenHash, pasted,
 };
 
 /// The most tasks that a list may have.
@@ -43,7 +42,6 @@ pub struct Listed {
 #[serde(deny_unknown_fields)]
 struct Entry {
     task_id: Option<String>,
-    #[serde(deserialize_with = "base_url::deserialize")]
     peer_aggregator_endpoint: String,
     query_type: QueryType,
     vdaf: Vdaf,
@@ -175,7 +173,8 @@ impl Entry {
 
     fn read(mut self, unsaid: Unsaid<'_>) -> Result<Listed, String> {
         let party = self.party()?;
-        let (own, peer) = (unsaid.url.to_owned(), self.peer_aggregator_endpoint);
+        let peer = base_url("peer_aggregator_endpoint", &self.peer_aggregator_endpoint)?;
+        let own = unsaid.url.to_owned();
         let (leader_url, helper_url) = match self.role {
             AggregatorRole::Leader => (own, peer),
             AggregatorRole::Helper => (peer, own),

@@ -240,7 +240,7 @@ prop_compose! {
         (kdf_id, aead_id, key_id, public_key) in (1_u16..=3, 1_u16..=3, any::<u8>(), any::<[u8; 32]>()),
         (min_batch_size, max_batch_query_count, precision) in any::<(u64, u64, u64)>(),
         (task_expiration, expiry) in any::<(Option<u64>, Option<u64>)>(),
-        peer in "https?://[a-z]{1,10}\\.example(:[0-9]{2,4})?(/[a-z0-9%:#'\" -]{0,8})?",
+        peer in "https?://[a-z]{1,10}\\.example(:[0-9]{2,4})?(/[a-z0-9%:'\"-]{0,8})?",
     ) -> Task {
         let is_leader = matches!(party, Party::Leader { .. });
         let (leader_url, helper_url) = if is_leader { (URL.to_owned(), peer) } else { (peer, URL.to_owned()) };
