@@ -184,7 +184,7 @@ impl Sender {
 async fn until_pending(node: &Node, bodies: u64) {
     let deadline = std::time::Instant::now() + PATIENCE;
     loop {
-        let metrics = reqwest::get(node.monitor() + "metrics").await.unwrap().text().await.unwrap();
+        let metrics = common::get(node.monitor() + "metrics").await.unwrap().text().await.unwrap();
         let pending = metrics.lines().find_map(|line| line.strip_prefix("dapbox_request_bodies_pending "));
         let pending: u64 = pending.unwrap().parse().unwrap();
         if pending >= bodies {
@@ -230,7 +230,7 @@ async fn requests_without_a_body_shut_nobody_out(
 
     let keys = ask("GET", &parties.at_leader("hpke_config"), &[], Vec::new()).await;
     assert_eq!(keys.status, 200, "{keys:?}");
-    assert_eq!(reqwest::get(pair.leader.monitor() + "readyz").await.unwrap().status(), 200);
+    assert_eq!(common::get(pair.leader.monitor() + "readyz").await.unwrap().status(), 200);
     let forge = Forge::new(&other).await;
     let drafts = [forge.draft(&Measurement::Flag(true), Time::now())];
     let answers = other.run_job(&forge.job(PartialBatch::TimeInterval, &drafts)).await;

@@ -48,7 +48,7 @@ fn watched(config: &mut Config) {
 }
 
 async fn get(node: &Node, path: &str) -> (u16, String) {
-    let answer = reqwest::get(node.monitor() + path).await.unwrap();
+    let answer = crate::common::get(node.monitor() + path).await.unwrap();
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
