@@ -3,14 +3,9 @@
 use std::{
     fs::File,
     io,
-    os::{
-        fd::{AsRawFd, OwnedFd},
-        unix::ffi::OsStrExt,
-    },
+    os::{fd::AsRawFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
 };
-
-use rustix::fs::{Mode, OFlags, open};
 
 /// The longest path of a socket, in bytes (unix(7)): its end takes one of the 108.
 const MAX_SOCKET_PATH: usize = 107;
@@ -39,7 +34,7 @@ impl ShortPath {
         if length <= MAX_SOCKET_PATH {
             return Ok(Self::itself(socket));
         }
-        let directory: OwnedFd = open(directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let directory = File::open(directory)?;
         let shortcut = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
         if !shortcut.is_dir() {
             let text = format!(
@@ -47,7 +42,7 @@ impl ShortPath {
             );
             return Err(io::Error::other(text));
         }
-        Ok(Self { path: shortcut.join(name), _directory: Some(directory.into()) })
+        Ok(Self { path: shortcut.join(name), _directory: Some(directory) })
     }
 
     /// The socket's own path, however long.
