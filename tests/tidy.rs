@@ -31,7 +31,7 @@ const PRIVATE: &[(&str, &[&str])] = &[
     ("rayon::", &["pool.rs"]),
     ("reqwest::", &["peer.rs", "peer/", "cli/", "server/tls/acme/authority.rs"]),
     ("instant_acme", &["server/tls/acme/"]),
-    ("hickory_resolver::", &["peer/names.rs"]),
+    ("hickory_resolver::", &["peer/names"]),
     ("sd_notify", &["cli/manager.rs"]),
     ("clap_complete", &["cli/shell.rs"]),
     ("clap_mangen", &["cli/manual.rs"]),
