@@ -351,14 +351,16 @@ async fn a_job_stays_recorded_only_if_the_leader_may_have_it() {
         let dir = tempfile::tempdir().unwrap();
         let (collector, mut ledger) = recorded(task(revision, url, BatchMode::TimeInterval), keypair(), dir.path());
         // It takes the request, and says nothing.
+        let (path, id) = (dir.path().join("jobs.json"), ledger.record().task);
         let silent = tokio::spawn(async move {
             let (mut connection, _) = listener.accept().await.unwrap();
             tokio::io::AsyncReadExt::read_u8(&mut connection).await.unwrap();
+            Record::read(&path, id, revision).unwrap().jobs.len()
         });
         let id = collector.begin(&mut ledger, query, Time(1)).unwrap();
         collector.run(&mut ledger, &id, None, |_| ()).await.unwrap_err();
         assert_eq!(ledger.record().jobs.len(), 1, "{revision:?}: it may have been taken");
-        silent.await.unwrap();
+        assert_eq!(silent.await.unwrap(), 1, "{revision:?}: it was recorded before the leader was asked");
 
         // Nobody listens any more: what was not sent is not there, and what was may be.
         let second = collector.begin(&mut ledger, query, Time(2)).unwrap();
