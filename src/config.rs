@@ -155,7 +155,8 @@ pub struct Limits {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Disk {
-    /// With less free space than this, in bytes, uploads and new aggregation jobs are answered 507 with `Retry-After`.
+    /// With less free space than this, in bytes, uploads, new aggregation jobs and collection jobs that would wait for more
+    /// reports are answered 507 with `Retry-After`.
     /// Half of it is for what goes on then, which is a few hundred bytes for each report that waits; the other half for
     /// what comes in between two looks. 256 MiB are little on the disk of a small virtual machine.
     pub reserve_bytes: u64,
@@ -198,6 +199,12 @@ pub struct Leader {
     pub max_interval_units: u64,
     /// When a collector that polls is told to come back.
     pub collection_retry_after: Seconds,
+    /// Collection jobs of one task that may have no result yet; one more is answered 503 with `Retry-After`.
+    pub max_collections: usize,
+    /// How long a request for the next batch finds the same job again after its result was fetched (DAP-18, leader-selected
+    /// batches), for a collector that lost it on the way. Later requests get the next batch: there are collectors that never
+    /// delete a job. Its result stays at the job's URL until then.
+    pub next_batch_after: Seconds,
 }
 
 /// How a helper answers aggregation jobs where the protocol lets it tell the leader to come back (DAP-18 section 3.1).
@@ -441,6 +448,8 @@ impl Default for Leader {
             upload_sample_ratio: 100,
             max_interval_units: 10_000,
             collection_retry_after: Seconds::new(1),
+            max_collections: 1000,
+            next_batch_after: Seconds::new(300),
         }
     }
 }

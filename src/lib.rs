@@ -81,14 +81,16 @@
 //! - **The helper's aggregate share is sealed in the store's writer.** Closing a batch and storing what was given out
 //!   must be one step, it happens once per batch, and it takes less time than the commit itself.
 //! - **Noise is a share of no reports**: what is given out begins with a draw instead of zero, made on the pool before the
-//!   write that closes the batch and put in by it. A draw that was not needed is dropped unseen; one that was is on disk
-//!   before anybody sees it. The sampler is `prio`'s, so that nobody has to trust ours.
+//!   write that closes the batch and put in by it. A task draws for one batch at a time, once that batch can be closed, and
+//!   other tasks do not wait for it. A draw that was not needed is dropped unseen; one that was is on disk before anybody
+//!   sees it. The sampler is `prio`'s, so that nobody has to trust ours.
 //! - **A batch's time window is that of its reports**, aggregated or in jobs under way. It is stored nowhere else, and so it
 //!   cannot differ from them.
 //! - **A collection that may close its batch lets it rest**: no new job takes reports of its interval, so that it ends
 //!   under any load of uploads.
-//! - **A job is dissolved in one case only**: its first request was refused with a status that proves that nothing was
-//!   taken (413, or `invalidMessage`). Everything else is repeated, with pauses, and shown in the task's status.
+//! - **A job is dissolved in one case only**: its request is refused for good (413, or `invalidMessage`), and every earlier
+//!   attempt was refused with a status that proves that nothing was taken (such as 429, or 503 with `Retry-After`).
+//!   Everything else is repeated, with pauses, and shown in the task's status.
 //! - **Requests are routed by one function of method and path** instead of a warp filter per resource: 404, 405 and 415
 //!   have an order then, and headers for browsers are on errors too.
 //! - **What a job, a share or a collection is called is the server's choice in DAP-18**, and it is a hash of what was
@@ -97,8 +99,11 @@
 //! - **Answers may be deferred on either side.** A leader that gets an empty answer polls the place that it was told, and
 //!   sends the same bytes again if the helper does not know that place any more. A helper that defers has stored the
 //!   request before it says so.
-//! - **A leader-selected batch is given out until its collection job is deleted.** The collector keeps the result first
-//!   and deletes then; a result that was lost on the way is not lost for good.
+//! - **A leader-selected batch is given out until its collection job is deleted**, or for `leader.next_batch_after` after its
+//!   result was fetched: there are collectors that never delete a job. Its result stays at the job's URL. The collector
+//!   keeps the result first and deletes then; a result that was lost on the way is not lost for good.
+//! - **That a result was fetched is stored before it is sent.** A result that nobody fetched is shown to the operator, and
+//!   is given out again as often as it is asked for.
 //! - **A job that is to be tried again is deleted at the helper first.** Reports that were too early for the helper's clock
 //!   may make a later job that is the same to the byte, and whoever names jobs by their content would answer it as before.
 //! - **An upload that is malformed at its end is stored up to there.** It is stored as it comes in, and uploads are

@@ -52,6 +52,25 @@ async fn bad_requests_are_told_what_is_wrong_and_nothing_is_lost(
     pair.stop().await;
 }
 
+/// HEAD is GET without the body (RFC 9110 section 9.3.2).
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_head_where_get_works(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
+    let parties = &pair.parties;
+    for url in [parties.at_leader("hpke_config"), parties.at_helper("hpke_config"), parties.at_leader("nowhere")] {
+        let [get, head] = [ask("GET", &url, &[], Vec::new()).await, ask("HEAD", &url, &[], Vec::new()).await];
+        assert_eq!((head.status, head.body.len()), (get.status, 0), "{url}");
+        assert_eq!(head.header("content-length"), get.body.len().to_string(), "{url}");
+        for name in ["content-type", "cache-control", "access-control-allow-origin"] {
+            assert_eq!(head.header(name), get.header(name), "{url}");
+        }
+    }
+    let refused = ask("HEAD", &parties.at_leader(&format!("tasks/{}/reports", parties.id())), &[], Vec::new()).await;
+    assert_eq!((refused.status, refused.body.len()), (405, 0));
+    pair.stop().await;
+}
+
 async fn wrong_places(parties: &Parties) {
     let (base, task) = (&parties.task().leader_url, parties.id());
     let prefix = parties.wire().prefix();
@@ -212,8 +231,9 @@ async fn browsers(parties: &Parties) {
     }
     let upload = parties.wire().upload_call(&parties.id());
     let allowed = if parties.revision() == Revision::Dap09 { "content-type, dap-taskprov" } else { "content-type" };
-    for (path, method) in [("hpke_config", "GET"), (upload.path.as_str(), upload.method)] {
-        let asks = [("access-control-request-method", method), ("access-control-request-headers", "content-type")];
+    for (path, method) in [("hpke_config", "GET, HEAD"), (upload.path.as_str(), upload.method)] {
+        let wanted = method.split(", ").next().unwrap();
+        let asks = [("access-control-request-method", wanted), ("access-control-request-headers", "content-type")];
         let said = ask("OPTIONS", &parties.at_leader(path), &asks, Vec::new()).await;
         assert_eq!((said.status, said.header("access-control-allow-origin")), (204, "*"));
         assert_eq!(said.header("access-control-allow-methods"), method);

@@ -11,13 +11,16 @@ use common::{
     PATIENCE, Pair, Parties, batches_of,
     calls::{assert_deleted, assert_refused, assert_upload_refused, is_pending, problem},
     forge::{Draft, Forge},
+    raw::ask,
+    relay::{Act, assert_whole, pair_through_relay, upload_all},
 };
 use dapbox::{
     config::{Config, Seconds},
     model::{
         AggregateShareReq, BatchId, BatchMode, BatchSelector, Collection, CollectionReq, Duration, FixedSizeQuery,
         Interval, Max, PartialBatch, PassedOn, PrepareOutcome, Query, ReportError, ReportId, Revision, Task, Time,
-        VdafConfig,
+        VdafConfig, calendar,
+        status::{CollectedBatchStatus, ResultState, TaskStatus},
     },
     vdaf::{AggregateResult, Measurement},
     wire::{Interaction, ProblemType},
@@ -185,6 +188,14 @@ async fn stays_collected(parties: &Parties, forge: &Forge, body: Option<&[u8]>) 
     for query in [hours(1, 2), hours(2, 3), hours(2, 5), hours(0, 4), Query::TimeInterval(long)] {
         let answer = parties.ask_collection(query).await.answer;
         assert_refused(&answer, parties, ProblemType::BatchOverlap);
+    }
+    // The refusal names what is free, and says if nothing is.
+    for (query, free) in [
+        (hours(1, 2), "no part of the interval is free".to_owned()),
+        (hours(2, 5), format!("free: {} to {}", calendar::show(hour(3)), calendar::show(hour(5)))),
+    ] {
+        let detail = problem(&parties.ask_collection(query).await.answer).detail;
+        assert!(detail.contains(&free), "{detail}");
     }
     for n in 0..3 {
         let report = forge.report(&yes(), hour(n).saturating_add(Duration(HOUR - 1)));
@@ -444,6 +455,110 @@ async fn a_collection_under_a_steady_stream_of_uploads_ends(
     let status = pair.leader.until(&parties.id(), |status| status.waiting + status.jobs == 0).await;
     let dropped = status.counters.get("batch_collected").copied().unwrap_or(0);
     assert_eq!(collection.report_count + dropped, accepted.load(Ordering::Relaxed));
+    pair.stop().await;
+}
+
+/// The only collected batch, as the leader's operator sees it.
+async fn only_batch(pair: &Pair, result: ResultState) -> CollectedBatchStatus {
+    let is_right = |status: &TaskStatus| status.collected.iter().any(|batch| batch.result == result);
+    let mut status = pair.leader.until(&pair.parties.id(), is_right).await;
+    let not_fetched = u64::from(matches!(result, ResultState::Pending | ResultState::NotFetched));
+    assert_eq!((status.collected.len(), status.results_not_fetched), (1, not_fetched), "{status:?}");
+    status.collected.remove(0)
+}
+
+/// A result that nobody has fetched is not lost: the operator sees which batch it is of, and the collector gets it as
+/// often as it asks.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn names_collected_batches_and_whether_they_were_fetched(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+    #[values(true, false)] is_by_time: bool,
+) {
+    let mode = if is_by_time { BatchMode::TimeInterval } else { batches_of(revision, 5) };
+    let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, lazy, at_least(2)).await;
+    let parties = pair.parties.clone();
+    let forge = Forge::new(&parties).await;
+    let query = if is_by_time { hours(0, 3) } else { CURRENT };
+    // Before its reports, so that the request for the job is not answered with the result.
+    let made = parties.ask_collection(query).await;
+    assert!(is_pending(&made.answer, &parties));
+    parties.upload_all([&forge.report(&yes(), hour(1)), &forge.report(&yes(), hour(1))]).await;
+    for _ in 0..2 {
+        let batch = only_batch(&pair, ResultState::NotFetched).await;
+        assert_eq!((batch.report_count, batch.id.is_some(), batch.fetched), (Some(2), !is_by_time, None));
+        assert_eq!(batch.interval, Some(if is_by_time { interval(0, 3) } else { interval(1, 2) }));
+        assert!(batch.closed.is_some());
+        pair.leader.restart().await;
+    }
+    let job = made.place().to_owned();
+    if revision == Revision::Dap18 {
+        let token = format!("Bearer {}", parties.collector_token.expose_text().unwrap());
+        let head = ask("HEAD", &parties.at_leader(&job), &[("authorization", &token)], Vec::new()).await;
+        assert_eq!((head.status, head.body.len()), (200, 0));
+        only_batch(&pair, ResultState::NotFetched).await;
+    }
+
+    let (body, collection) = collected(&parties, &job).await;
+    for _ in 0..2 {
+        let batch = only_batch(&pair, ResultState::Fetched).await;
+        assert!(batch.fetched >= batch.closed, "{batch:?}");
+        match collection.batch {
+            Some(PartialBatch::FixedSize(id)) => assert_eq!(batch.id, Some(id)),
+            _ => assert!(is_by_time || revision == Revision::Dap18),
+        }
+        pair.leader.restart().await;
+        assert_eq!(parties.poll(&job).await.body, body);
+    }
+    // Where the collector chooses ids, a new job for the next batch means another one.
+    if is_by_time || revision == Revision::Dap18 {
+        assert_eq!(parties.outcome_of(query).await.body, body);
+    }
+    pair.stop().await;
+}
+
+/// A fixed-size batch whose job was deleted before anybody fetched its result is collected by its id, whether or not the
+/// helper had given its share.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn recovers_an_abandoned_batch_by_its_id(#[values(true, false)] has_share: bool) {
+    let (pair, relay) = pair_through_relay(Revision::Dap09, batches_of(Revision::Dap09, 5), |_| {}).await;
+    let parties = &pair.parties;
+    relay.plan(move |asked, _| match asked.makes(Interaction::AggregateShare) && !has_share {
+        true => Act::Lose,
+        false => Act::Pass,
+    });
+    let job = parties.start_collection(CURRENT).await;
+    upload_all(&parties.client(), None).await;
+    let stage = if has_share { ResultState::NotFetched } else { ResultState::Pending };
+    let id = only_batch(&pair, stage).await.id.unwrap();
+    assert!(parties.delete_collection(&job).await.is_success());
+    relay.plan(|_, _| Act::Pass);
+    // It is not the next one: that would be another batch.
+    assert_eq!(only_batch(&pair, stage).await.id, Some(id));
+    let query = Query::FixedSize(FixedSizeQuery::ByBatchId(id));
+    assert_whole("abandoned", parties.collector().collect(query, Some(PATIENCE), |_| {}).await);
+    assert_eq!(only_batch(&pair, ResultState::Fetched).await.id, Some(id));
+    pair.stop().await;
+}
+
+/// Collection jobs that have no result are limited. A request that comes again finds its job all the same.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn refuses_more_collection_jobs_than_configured(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let few = |config: &mut Config| {
+        lazy(config);
+        config.leader.max_collections = 2;
+    };
+    let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, few, |_| {}).await;
+    let parties = &pair.parties;
+    let first = parties.ask_collection_as(&[1; 16], hours(0, 1)).await.place().to_owned();
+    let second = parties.ask_collection_as(&[2; 16], hours(1, 2)).await.place().to_owned();
+    let refused = parties.ask_collection_as(&[3; 16], hours(2, 3)).await.answer;
+    assert_eq!((problem(&refused).status, refused.retry_after.is_some()), (503, true), "{refused:?}");
+    assert_eq!(parties.ask_collection_as(&[1; 16], hours(0, 1)).await.place(), first);
+    assert!(parties.delete_collection(&second).await.is_success());
+    assert!(parties.ask_collection_as(&[3; 16], hours(2, 3)).await.answer.is_success());
     pair.stop().await;
 }
 

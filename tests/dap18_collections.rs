@@ -8,6 +8,7 @@ use common::{
     PATIENCE, Pair, Parties, batches_of,
     calls::{assert_deleted, assert_refused, assert_upload_refused, is_pending, problem},
     forge::{Draft, Forge, extension},
+    relay::{Act, Told, assert_whole, pair_through_relay, upload_all},
 };
 use dapbox::{
     config::{Config, Seconds},
@@ -101,6 +102,66 @@ async fn the_next_batch_is_the_next_one_after_a_deletion() {
     assert_eq!(sum, (1 << 6) - 1);
     let status = pair.leader.status(&pair.parties.id()).await;
     assert_eq!((status.batches_collected, status.counters["aggregate_success"]), (3, 6));
+    pair.stop().await;
+}
+
+/// A collector that never deletes a job gets one batch after the other, once `leader.next_batch_after` is over (section
+/// 5.2). What it had before stays where it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn gives_the_next_batch_without_a_deletion() {
+    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+    let soon = |config: &mut Config| {
+        lazy(config);
+        config.leader.next_batch_after = Seconds::new(0);
+    };
+    let mut pair = Pair::start_with(Revision::Dap18, vdaf, batches_of(Revision::Dap18, 2), soon, of_two).await;
+    let parties = pair.parties.clone();
+    let forge = Forge::new(&parties).await;
+    let (mut seen, mut sum) = (Vec::<(String, Bytes)>::new(), 0);
+    for turn in 0..3 {
+        // Nothing has come of the job yet, so that it is found again.
+        let waiting = parties.start_collection(NEXT).await;
+        assert_eq!(parties.start_collection(NEXT).await, waiting);
+        let reports = [0, 1].map(|i| forge.report(&Measurement::Number(1 << (2 * turn + i)), hour(1)));
+        parties.upload_all(&reports).await;
+        let collected = parties.collector().collect(NEXT, Some(PATIENCE), |_| {}).await.unwrap();
+        let AggregateResult::Number(number) = collected.result else { panic!("{collected:?}") };
+        assert_eq!((number.count_ones(), number & sum), (2, 0), "a report is in one batch only");
+        sum |= number;
+        let place = collected.place.unwrap();
+        assert_eq!(place, waiting);
+        let body = parties.poll(&place).await.body;
+        assert!(seen.iter().all(|(other, old)| *other != place && *old != body));
+        seen.push((place, body));
+        pair.leader.restart().await;
+        for (place, body) in &seen {
+            assert_eq!((parties.poll(place).await.status, parties.poll(place).await.body), (200, body.clone()));
+        }
+    }
+    assert_eq!(sum, (1 << 6) - 1);
+    assert!(parties.delete_collection(&seen[0].0).await.is_success());
+    assert_eq!(parties.poll(&seen[0].0).await.status, 410);
+    assert_eq!(parties.poll(&seen[2].0).await.body, seen[2].1);
+    pair.stop().await;
+}
+
+/// A batch that the helper refuses does not keep such a collector from those after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn gives_the_next_batch_after_one_that_failed() {
+    let soon = |config: &mut Config| config.leader.next_batch_after = Seconds::new(0);
+    let (pair, relay) = pair_through_relay(Revision::Dap18, batches_of(Revision::Dap18, 5), soon).await;
+    let parties = &pair.parties;
+    relay.plan(|asked, _| match asked.makes(AggregateShare) {
+        true => Act::Tell(Told::problem(400, "batchMismatch")),
+        false => Act::Pass,
+    });
+    let failed = parties.start_collection(NEXT).await;
+    upload_all(&parties.client(), None).await;
+    assert_refused(&parties.outcome(&failed).await, parties, ProblemType::BatchMismatch);
+    relay.plan(|_, _| Act::Pass);
+    upload_all(&parties.client(), None).await;
+    assert_whole("the batch after it", parties.collector().collect(NEXT, Some(PATIENCE), |_| {}).await);
+    assert_refused(&parties.poll(&failed).await, parties, ProblemType::BatchMismatch);
     pair.stop().await;
 }
 

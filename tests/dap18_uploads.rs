@@ -75,10 +75,10 @@ async fn refusals_are_in_the_order_of_the_request() {
     let collected = parties.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap();
     assert_eq!((collected.report_count, collected.result), (4, AggregateResult::Number(4)));
 
-    // What is collected is repeated (section 4.4.2.2), and what was in it is known.
+    // The client learns that the batch is collected (section 4.4.2.2), and what was in it is known.
     let late = report(ago(5));
     let answer = parties.upload_at_once(&[upload[0].clone(), late.clone()]).await;
-    assert_eq!(upload_errors(&answer, parties), [(late.metadata.id, ReportError::ReportReplayed)]);
+    assert_eq!(upload_errors(&answer, parties), [(late.metadata.id, ReportError::BatchCollected)]);
     pair.stop().await;
 }
 

@@ -107,7 +107,8 @@ async fn what_a_collection_waits_for_goes_first(#[values(Revision::Dap09, Revisi
     let context = TaskContext::new(task.into()).unwrap();
     let create = move |tx: &mut Tx<'_>| {
         let query = Query::TimeInterval(interval);
-        collect::create(tx, NOW, &context, &one_at_a_time(), CollectionJobId::random(), Bytes::new(), query)
+        let new = collect::NewJob { id: CollectionJobId::random(), bytes: Bytes::new(), query, room: Ok(()) };
+        collect::create(tx, NOW, &context, &one_at_a_time(), new)
     };
     store.write(Point::Trial, create).await.unwrap().unwrap();
     for report_wanted in &wanted {

@@ -156,17 +156,62 @@ fn is_same(asked: &Asked, other: &Asked) -> bool {
 async fn a_refusal_after_a_lost_answer_does_not_dissolve_the_job(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
 ) {
-    at_once(modes(revision).map(|mode| async move {
-        let (pair, relay) = pair_through_relay(revision, mode, |config| config.leader.max_job_size = 5).await;
-        relay.plan(|asked, before| match before {
-            0 if is_leaders(asked) => Act::LoseAnswer,
-            1 if asked.makes(Interaction::AggregationJob) => Act::Tell(Told::new(413, "text/plain", "")),
-            2 if asked.makes(Interaction::AggregationJob) => Act::Tell(Told::problem(400, "invalidMessage")),
-            _ => Act::Pass,
+    // A proxy may say for itself that the helper is not there, after the helper has got all of it.
+    type Loss = fn() -> Act;
+    let losses: [Loss; 3] = [
+        || Act::LoseAnswer,
+        || Act::Edit(Box::new(|_| Told::new(503, "text/plain", "upstream connect error"))),
+        || Act::Edit(Box::new(|_| Told::new(502, "text/html", "<h1>Bad Gateway</h1>"))),
+    ];
+    at_once(modes(revision).into_iter().flat_map(|mode| losses.map(|lose| (mode, lose))).map(
+        |(mode, lose)| async move {
+            let (pair, relay) = pair_through_relay(revision, mode, |config| config.leader.max_job_size = 5).await;
+            relay.plan(move |asked, before| match before {
+                0 if is_leaders(asked) => lose(),
+                1 if asked.makes(Interaction::AggregationJob) => Act::Tell(Told::new(413, "text/plain", "")),
+                2 if asked.makes(Interaction::AggregationJob) => Act::Tell(Told::problem(400, "invalidMessage")),
+                _ => Act::Pass,
+            });
+            run_and_check("refused later", &pair, &relay, 2).await;
+            let jobs = relay.made(Interaction::AggregationJob);
+            assert!(jobs.iter().filter(|asked| is_same(asked, &jobs[0])).count() >= 4);
+            pair.stop().await;
+        },
+    ))
+    .await;
+}
+
+/// What proves once that nothing was taken keeps proving it: a job that was put off or not let in is still dissolved.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn dissolves_a_job_that_was_put_off_before(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let put_off = || {
+        [
+            Told::new(429, "text/plain", ""),
+            Told::new(503, "text/plain", "").with("retry-after", "0"),
+            Told::new(507, "text/plain", "").with("retry-after", "0"),
+            Told::problem(403, "unauthorizedRequest"),
+            Told::problem(404, "unrecognizedTask"),
+        ]
+    };
+    at_once(put_off().into_iter().map(|told| async move {
+        let config = |config: &mut Config| config.leader.max_job_size = 5;
+        let (pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, config).await;
+        let (limit, name) = (std::sync::OnceLock::new(), told.status.to_string());
+        relay.plan(move |asked, before| {
+            let is_job = asked.makes(Interaction::AggregationJob);
+            let too_long = is_job && asked.body.len() >= *limit.get_or_init(|| asked.body.len());
+            match (too_long, before) {
+                (true, 0 | 1) => Act::Tell(told.clone()),
+                (true, _) => Act::Tell(Told::new(413, "text/plain", "")),
+                (false, _) => Act::Pass,
+            }
         });
-        run_and_check("refused later", &pair, &relay, 2).await;
+        upload_all(&pair.parties.client(), None).await;
+        let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
+        assert_whole(&name, collected);
         let jobs = relay.made(Interaction::AggregationJob);
-        assert!(jobs.iter().filter(|asked| is_same(asked, &jobs[0])).count() >= 4);
+        assert_eq!(jobs.iter().filter(|job| is_same(job, &jobs[0])).count(), 3, "{name}: the refused job is over");
         pair.stop().await;
     }))
     .await;

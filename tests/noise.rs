@@ -7,18 +7,28 @@
 
 mod common;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, Condvar, Mutex},
+};
 
-use common::{PATIENCE, Pair, Parties, batches_of, calls::is_pending, forge::Forge};
+use common::{
+    PATIENCE, Pair, Parties, batches_of,
+    calls::{assert_refused, is_pending},
+    forge::Forge,
+};
 use dapbox::{
+    config::Config,
     model::{
-        BatchId, BatchMode, BatchSelector, Duration, Epsilon, FixedSizeQuery, HpkeCiphertext, Interval, Max,
-        PartialBatch, Query, Revision, Role, Task, Time, VdafConfig,
+        Act, AggregateShareReq, BatchId, BatchMode, BatchSelector, Duration, Epsilon, Failpoints, FixedSizeQuery,
+        HpkeCiphertext, Interval, Max, PartialBatch, Phase, Point, Query, Revision, Role, Task, Time, VdafConfig,
     },
     store::{CollectedBy, OpenError, Options, Progress, Store},
     vdaf::{self, AggregateResult, Measurement, Preparer, noise::Noise},
+    wire::ProblemType,
 };
 use rstest::rstest;
+use tokio::sync::watch;
 
 /// How often a test of a distribution may fail although all is right.
 const FALSE_FAILURES: f64 = 1e-9;
@@ -278,24 +288,122 @@ async fn what_a_leader_draws_is_stored_before_it_is_used(
     pair.stop().await;
 }
 
+/// Counts samples of noise, and holds the first one back until it is opened.
+#[derive(Clone)]
+struct Gate {
+    samples: watch::Sender<usize>,
+    is_open: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Gate {
+    fn closed() -> Self {
+        Self { samples: watch::Sender::new(0), is_open: Arc::default() }
+    }
+
+    fn open() -> Self {
+        let gate = Self::closed();
+        gate.let_pass();
+        gate
+    }
+
+    fn let_pass(&self) {
+        *self.is_open.0.lock().unwrap() = true;
+        self.is_open.1.notify_all();
+    }
+
+    fn failpoints(&self) -> Failpoints {
+        let gate = self.clone();
+        Failpoints::new(move |point, phase| {
+            if (point, phase) == (Point::NoiseSample, Phase::Before) {
+                gate.samples.send_modify(|samples| *samples += 1);
+                if gate.samples() == 1 {
+                    let (is_open, opened) = &*gate.is_open;
+                    drop(opened.wait_while(is_open.lock().unwrap(), |is_open| !*is_open).unwrap());
+                }
+            }
+            Act::Go
+        })
+    }
+
+    fn samples(&self) -> usize {
+        *self.samples.borrow()
+    }
+
+    /// Waits until a sample is wanted.
+    async fn wanted(&self) {
+        let mut samples = self.samples.subscribe();
+        tokio::time::timeout(PATIENCE, samples.wait_for(|samples| *samples > 0)).await.unwrap().unwrap();
+    }
+}
+
+/// Collections of one task do not wait for the noise of another, and a batch gets one sample however many jobs ask for it
+/// and however long the helper takes.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn noise_of_one_task_delays_no_other_and_is_sampled_once(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    const MANY: u8 = 30;
+    let config = |config: &mut Config| (config.limits.workers, config.leader.min_job_size) = (2, 1);
+    let mut pair = Pair::start_with(revision, histogram(), BatchMode::TimeInterval, config, with_noise).await;
+    let gate = Gate::closed();
+    pair.leader.restart_with(gate.failpoints()).await;
+    let noisy = pair.parties.clone();
+    let nodes = [&pair.leader, &pair.helper];
+    let plain = Parties::between(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, nodes).await;
+    for (parties, measurement) in [(&noisy, Measurement::Number(7)), (&plain, Measurement::Flag(true))] {
+        let report = Forge::new(parties).await.report(&measurement, interval().start());
+        parties.upload_all([&report]).await;
+        pair.leader.until(&parties.id(), |status| status.aggregated == 1).await;
+    }
+    let query = Query::TimeInterval(interval());
+    let mut jobs = vec![noisy.start_collection(query).await];
+    gate.wanted().await;
+    let other = plain.outcome_of(query).await;
+    assert!(other.is_success(), "{other:?}");
+    assert_eq!(pair.leader.status(&noisy.id()).await.batches_collected, 0);
+
+    // Where the collector chooses ids, each of these is a job of its own, and makes the leader look at all of them.
+    pair.helper.stop().await;
+    gate.let_pass();
+    pair.leader.until(&noisy.id(), |status| status.batches_collected == 1).await;
+    for n in 0..MANY {
+        jobs.push(noisy.ask_collection_as(&[n; 16], query).await.place().to_owned());
+    }
+    pair.helper.resume().await;
+    let first = noisy.outcome(&jobs[0]).await;
+    assert!(first.is_success(), "{first:?}");
+    for job in &jobs {
+        assert_eq!(noisy.outcome(job).await.body, first.body);
+    }
+    assert_eq!(gate.samples(), 2, "one for each batch");
+    pair.stop().await;
+}
+
 /// A helper gives one share of a batch, whoever repeats the request and whatever happened meanwhile.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_helper_draws_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     // The test is the leader: the one that is there has nothing to do.
     let mut pair = Pair::start_with(revision, histogram(), BatchMode::TimeInterval, |_| {}, with_noise).await;
+    let gate = Gate::open();
+    pair.helper.restart_with(gate.failpoints()).await;
     let parties = pair.parties.clone();
     let forge = Forge::new(&parties).await;
     let draft = forge.draft(&Measurement::Number(7), interval().start());
     let job = forge.job(PartialBatch::TimeInterval, std::slice::from_ref(&draft));
     assert_eq!(parties.run_job(&job).await.len(), 1);
     let request = parties.share_request(BatchSelector::TimeInterval(interval()), &[draft]);
-    // Several at once: each draws, and one of them closes the batch.
+    // What is refused takes no noise.
+    let wrong = AggregateShareReq { report_count: 2, ..request.clone() };
+    assert_refused(&parties.ask_share(&wrong).await, &parties, ProblemType::BatchMismatch);
+    // Several at once: one of them closes the batch, and the other gets its answer.
     let (one, two) = tokio::join!(parties.ask_share(&request), parties.ask_share(&request));
     assert!(one.is_success() && one.body == two.body, "{one:?}");
     for _ in 0..2 {
-        pair.helper.restart().await;
+        pair.helper.restart_with(gate.failpoints()).await;
         assert_eq!(parties.ask_share(&request).await.body, one.body);
     }
+    assert_eq!(gate.samples(), 1);
     pair.stop().await;
 }

@@ -27,7 +27,8 @@ use dapbox::{
     client::Client,
     config::{self, Aead, Config, Kdf, Kem, Seconds},
     model::{
-        BatchMode, PartialBatch, ReportError, Revision, Secret, Time, VdafConfig, overview::KeyState, reload::Reloaded,
+        self, BatchMode, Interval, PartialBatch, Query, ReportError, Revision, Secret, Time, VdafConfig,
+        overview::KeyState, reload::Reloaded,
     },
     peer::Retries,
     vdaf::Measurement,
@@ -60,6 +61,10 @@ const NOT_SHOWN: &[(&str, &str)] = &[
     ("taskprov.max_tasks", "the same: see the_leader_takes_known_helpers_tasks_from_anybody_and_not_too_many"),
     ("proxy.trusted", "only the log shows where a request comes from"),
     ("limits.max_backup_note_bytes", "a backup has to meet with very many writes"),
+    (
+        "leader.next_batch_after",
+        "batches go by time here: see gives_the_next_batch_without_a_deletion of tests/dap18_collections",
+    ),
     ("helper.max_deferred_jobs", "a job that is put off does not wait for long"),
     ("log.level", "it is what is logged: see the_log_changes_while_the_server_runs_until_it_reloads"),
 ];
@@ -140,6 +145,12 @@ async fn limits_of_requests() -> BTreeSet<String> {
     leader.to(|config| config.limits.max_message_bytes = 10).await;
     assert_eq!(problem(&parties.ask_collection(parties.query_now()).await.answer).status, 413);
     leader.to(|config| config.limits.max_message_bytes = 1 << 16).await;
+    // Of times without a report.
+    let hour = |n: u64| Query::TimeInterval(Interval::new(Time(3600 * n), model::Duration(3600)).unwrap());
+    let known = parties.start_collection(hour(1)).await;
+    leader.to(|config| config.leader.max_collections = 1).await;
+    assert_eq!(problem(&parties.ask_collection(hour(2)).await.answer).status, 503);
+    leader.to(|config| config.leader.max_collections = 10).await;
     leader.to(|config| config.leader.max_interval_units = 1).await;
     let refused = parties.ask_collection(parties.query_now()).await.answer;
     assert_refused(&refused, parties, ProblemType::BatchInvalid);
@@ -165,6 +176,8 @@ async fn limits_of_requests() -> BTreeSet<String> {
     leader.to(no_room).await;
     let short = parties.upload(&now()).await;
     assert_eq!((problem(&short).status, short.retry_after.unwrap().as_secs()), (507, 77));
+    assert_eq!(problem(&parties.ask_collection(hour(2)).await.answer).status, 507);
+    assert_eq!(parties.start_collection(hour(1)).await, known);
     leader.to(|config| config.disk.reserve_bytes = 0).await;
     assert_taken(&parties.upload(&now()).await);
 

@@ -10,7 +10,7 @@ use common::{
 };
 use dapbox::{
     aggregator::{
-        collect,
+        phase,
         retention::{self, Lost},
     },
     config::{Config, Retention, Seconds},
@@ -347,6 +347,7 @@ async fn jobs_in_flight_end_in_a_copy_of_the_past_only(
             created: ago(3),
             state: CollectionState::Waiting,
             ended: None,
+            batch: None,
         };
         tx.put_collection(&id, waiting, job)
     };
@@ -371,8 +372,8 @@ async fn jobs_in_flight_end_in_a_copy_of_the_past_only(
                     // What was not sent waits again, to be dropped for its time; what was could only add to what is closed.
                     assert_eq!((jobs, state.waiting.len()), (vec![], 1));
                     assert_eq!(job.state, CollectionState::Waiting);
-                    let phase = collect::phase(state, &job.query, job.accepted_before);
-                    assert_eq!(matches!(phase, collect::Phase::Refused(_)), by_interval, "{phase:?}");
+                    let phase = phase::phase(state, &job.query, job.accepted_before);
+                    assert_eq!(matches!(phase, phase::Phase::Refused(_)), by_interval, "{phase:?}");
                 }
             }
             assert_eq!(state.collected.is_given_up(&batch), !by_interval);

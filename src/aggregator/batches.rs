@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    model::{BatchId, BatchSelector, Bucket, Checksum, Duration, Interval, PartialBatch, Time},
+    model::{BatchId, BatchSelector, Bucket, Checksum, Duration, Interval, PartialBatch, Time, calendar},
     store::{BucketHeader, LeaderJobRecord, TaskState},
     wire::ProblemType,
 };
@@ -117,13 +117,53 @@ pub fn check_size(state: &TaskState, count: u64) -> Result<(), Refusal> {
     }
 }
 
-/// Whether none of the batch's reports was collected in another batch (DAP-09 section 4.6.5).
+/// Whether none of the batch's reports was collected in another batch (DAP-09 section 4.6.5). If not, the refusal names
+/// what of the batch is free.
 pub fn check_overlap(state: &TaskState, batch: &BatchSelector) -> Result<(), Refusal> {
-    if state.collected.overlaps(batch) {
-        let detail = "the batch includes reports that were collected in a different batch".to_owned();
-        return Err(Refusal { kind: ProblemType::BatchOverlap, detail });
+    if !state.collected.overlaps(batch) {
+        return Ok(());
     }
-    Ok(())
+    let detail = match batch {
+        BatchSelector::FixedSize(id) => format!("batch {id} was collected already"),
+        BatchSelector::TimeInterval(wanted) => {
+            let taken = state.collected.overlapping(wanted).take(MAX_NAMED).map(show).collect::<Vec<_>>().join(", ");
+            let free = free_in(state, wanted);
+            let free = match free.len() {
+                0 => "no part of the interval is free".to_owned(),
+                _ => format!("free: {}", free.into_iter().map(show).collect::<Vec<_>>().join(", ")),
+            };
+            format!("the interval includes reports that were collected in a different batch ({taken}); {free}")
+        }
+    };
+    Err(Refusal { kind: ProblemType::BatchOverlap, detail })
+}
+
+/// The most intervals that a refusal names.
+const MAX_NAMED: usize = 4;
+
+fn show(interval: Interval) -> String {
+    format!("{} to {}", calendar::show(interval.start()), calendar::show(interval.end()))
+}
+
+/// What of an interval was neither collected nor given up, the earliest first; no more than a refusal names.
+fn free_in(state: &TaskState, wanted: &Interval) -> Vec<Interval> {
+    let horizon = state.replay.horizon().unwrap_or(Time(0));
+    let between = |start: Time, end: Time| {
+        let length = end.0.checked_sub(start.0).filter(|length| *length > 0)?;
+        Interval::new(start, Duration(length))
+    };
+    let (mut free, mut start) = (Vec::new(), wanted.start().max(horizon));
+    for taken in state.collected.overlapping(wanted) {
+        if free.len() == MAX_NAMED {
+            return free;
+        }
+        free.extend(between(start, taken.start()));
+        start = start.max(taken.end());
+    }
+    if free.len() < MAX_NAMED {
+        free.extend(between(start, wanted.end()));
+    }
+    free
 }
 
 /// A batch that must not be collected, and why.

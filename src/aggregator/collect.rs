@@ -10,6 +10,8 @@ use super::{
     Error, TaskContext,
     batches::{self, Refusal, Tally},
     check_extensions, check_parameter,
+    phase::{Phase, has_enough_reports, phase},
+    results,
 };
 use crate::{
     config, hpke,
@@ -17,10 +19,17 @@ use crate::{
         AggregateShareId, AggregateShareReq, BatchMode, BatchSelector, Bucket, Collection, CollectionJobId,
         CollectionReq, Fault, FixedSizeQuery, HpkeCiphertext, Interval, PassedOn, Query, Task, TaskId, Time,
     },
-    store::{CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Progress, ReportRef, TaskState, Tx},
+    store::{
+        CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Progress, ResultRecord, ResultStage,
+        TaskState, Tx,
+    },
     vdaf::AggregateShare,
     wire::{Problem, ProblemType, Rules},
 };
+
+/// Why a collection job is refused by `leader.max_collections`.
+const TOO_MANY: &str =
+    "too many collection jobs of the task have no result yet; delete some of them, or try again later";
 
 /// Why a request is refused that asks in another batch mode.
 const OTHER_MODE: &str = "the request's batch mode is not the task's";
@@ -42,17 +51,28 @@ pub fn check_request(task: &Task, request: &CollectionReq) -> Result<(), Error> 
     Ok(check_extensions(&request.extensions)?)
 }
 
+/// A collector's request for a collection job.
+pub struct NewJob {
+    /// What the job is called.
+    pub id: CollectionJobId,
+    /// The bytes of the request.
+    pub bytes: Bytes,
+    /// Which batch it asks for.
+    pub query: Query,
+    /// Whether the disk has room for a job that waits for more reports. What is there already can be collected without.
+    pub room: Result<(), Problem>,
+}
+
 /// Creates a collection job, or finds that the same request made it before (DAP-09 section 4.6.1).
 pub fn create(
     tx: &mut Tx<'_>,
     now: Time,
     context: &TaskContext,
     limits: &config::Leader,
-    id: CollectionJobId,
-    bytes: Bytes,
-    query: Query,
+    new: NewJob,
 ) -> Result<Result<(), Problem>, Fault> {
     let task = &context.task.public.id;
+    let NewJob { id, bytes, query, room } = new;
     if let Some(existing) = tx.collection(task, &id)? {
         if matches!(existing.state, CollectionState::Deleted) {
             let detail = "the collection job was deleted; choose a new job id";
@@ -70,9 +90,17 @@ pub fn create(
     if let Err(Refusal { kind, detail }) = check_query(state, &context.wire.rules(), limits, &query) {
         return Ok(Err(Problem::new(kind).with_detail(detail).with_task(*task)));
     }
-    let accepted_before = tx.next_position();
-    let state = CollectionState::Waiting;
-    let record = CollectionJobRecord { request: bytes, query, accepted_before, created: now, state, ended: None };
+    if state.collections.len() >= limits.max_collections {
+        return Ok(Err(Problem::busy().with_detail(TOO_MANY).with_task(*task)));
+    }
+    if let Err(problem) = room
+        && !has_enough_reports(state, &query)
+    {
+        return Ok(Err(problem.with_task(*task)));
+    }
+    let (accepted_before, state) = (tx.next_position(), CollectionState::Waiting);
+    let record =
+        CollectionJobRecord { request: bytes, query, accepted_before, created: now, state, ended: None, batch: None };
     tx.put_collection(task, id, record)?;
     Ok(Ok(()))
 }
@@ -105,75 +133,16 @@ fn check_query(state: &TaskState, rules: &Rules, limits: &config::Leader, query:
     }
 }
 
-/// What a waiting collection job waits for.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// More reports: too few are aggregated. Those that wait are wanted now.
-    Hungry,
-    /// Reports that were accepted before the collection and are not aggregated yet. They are wanted now.
-    Draining,
-    /// Aggregation jobs in flight that touch the batch; no new one may.
-    Settling,
-    /// Nothing: the batch can be closed.
-    Ready(BatchSelector),
-    /// Nothing: the same batch was closed before.
-    Closed(BatchSelector),
-    /// Nothing will help.
-    Refused(Refusal),
-}
-
-/// Finds out what a waiting collection job waits for.
-pub fn phase(state: &TaskState, query: &Query, accepted_before: ReportRef) -> Phase {
-    match query {
-        Query::TimeInterval(interval) => interval_phase(state, interval, accepted_before),
-        Query::FixedSize(FixedSizeQuery::ByBatchId(id)) => Phase::Closed(BatchSelector::FixedSize(*id)),
-        Query::FixedSize(FixedSizeQuery::CurrentBatch) => {
-            batches::ready_batch(state).map_or(Phase::Hungry, |id| Phase::Ready(BatchSelector::FixedSize(id)))
-        }
-    }
-}
-
-fn interval_phase(state: &TaskState, interval: &Interval, accepted_before: ReportRef) -> Phase {
-    let batch = BatchSelector::TimeInterval(*interval);
-    if state.collected.contains_exactly(&batch) {
-        return Phase::Closed(batch);
-    }
-    if let Err(refusal) = batches::check_past(state, &batch).and_then(|()| batches::check_overlap(state, &batch)) {
-        return Phase::Refused(refusal);
-    }
-    if batches::check_size(state, batches::tally(state, &batch).count).is_err() {
-        return Phase::Hungry;
-    }
-    if state.waiting.has_before(*interval, accepted_before) {
-        return Phase::Draining;
-    }
-    if state.waiting.has_assigned(*interval) {
-        return Phase::Settling;
-    }
-    Phase::Ready(batch)
-}
-
-/// Whether a collection job can be moved on now: [`advance`] will do something, or the helper is to be asked.
-pub fn is_due(state: &TaskState, job: &CollectionJobRecord) -> bool {
-    match job.state {
-        CollectionState::Waiting => {
-            let phase = phase(state, &job.query, job.accepted_before);
-            !matches!(phase, Phase::Hungry | Phase::Draining | Phase::Settling)
-        }
-        CollectionState::Closed { .. } => true,
-        CollectionState::Done { .. } | CollectionState::Failed { .. } | CollectionState::Deleted => false,
-    }
-}
-
 /// Moves a waiting collection job as far as it goes without the helper. True if it is not waiting any more.
 ///
 /// `noise` was drawn for this call ([`Preparer::noise`](crate::vdaf::Preparer::noise)) and is in the share that is stored if
-/// it closes the batch: in the same write, so that a batch never has two draws.
+/// it closes the batch: in the same write, so that a batch never has two draws. Without it no batch is closed.
 pub fn advance(
     tx: &mut Tx<'_>,
+    now: Time,
     context: &TaskContext,
     id: CollectionJobId,
-    noise: AggregateShare,
+    noise: Option<AggregateShare>,
 ) -> Result<bool, Fault> {
     let task = &context.task.public.id;
     let Some(state) = tx.task(task) else { return Ok(true) };
@@ -182,19 +151,20 @@ pub fn advance(
         return Ok(true);
     }
     let job = job.clone();
-    let next = match phase(state, &job.query, job.accepted_before) {
+    let (next, batch) = match phase(state, &job.query, job.accepted_before) {
         Phase::Hungry | Phase::Draining | Phase::Settling => return Ok(false),
-        Phase::Refused(Refusal { kind, detail }) => failed(kind, detail),
+        Phase::Refused(Refusal { kind, detail }) => (failed(kind, detail), None),
         Phase::Ready(batch) => {
-            close(tx, context, id, batch, noise)?;
-            CollectionState::Closed { batch }
+            let Some(noise) = noise else { return Ok(false) };
+            close(tx, now, context, id, batch, noise)?;
+            (CollectionState::Closed { batch }, Some(batch))
         }
         Phase::Closed(batch) => match follow(tx, task, &batch)? {
-            Some(next) => next,
+            Some(next) => (next, Some(batch)),
             None => return Ok(false),
         },
     };
-    tx.put_collection(task, id, CollectionJobRecord { state: next, ..job })?;
+    tx.put_collection(task, id, CollectionJobRecord { state: next, batch, ..job })?;
     Ok(true)
 }
 
@@ -205,6 +175,7 @@ fn failed(kind: ProblemType, detail: String) -> CollectionState {
 /// Closes a batch for a collection job: its reports are collected from here on.
 fn close(
     tx: &mut Tx<'_>,
+    now: Time,
     context: &TaskContext,
     job: CollectionJobId,
     batch: BatchSelector,
@@ -217,7 +188,12 @@ fn close(
     let Tally { count, checksum, .. } = tally;
     let share = take_share(tx, context, &batch, noise)?;
     let party = CollectedBy::Leader { job, interval, progress: Progress::Share(share) };
-    tx.put_collected(task, &CollectedBatch { batch, report_count: count, checksum, party })
+    tx.put_collected(task, &CollectedBatch { batch, report_count: count, checksum, party })?;
+    if let BatchSelector::FixedSize(id) = batch {
+        // Now and not with the result: whatever becomes of this job, its batch can be asked for by its id.
+        tx.name_batch(task, id)?;
+    }
+    tx.put_result(task, batch, ResultRecord { report_count: count, interval, closed: now, stage: ResultStage::Pending })
 }
 
 /// Sums up the shares of a batch's buckets, and empties them: the sum is not needed twice, and where there is noise it is
@@ -331,6 +307,9 @@ pub fn finish(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, body: Bytes) 
     if let BatchSelector::FixedSize(batch_id) = batch {
         tx.name_batch(task, batch_id)?;
     }
+    if !matches!(results::stage(tx, task, &batch), Some(ResultStage::Fetched { .. })) {
+        results::advance(tx, task, batch, ResultStage::Ready)?;
+    }
     tx.put_collection(task, id, CollectionJobRecord { state: CollectionState::Done { body }, ..job })
 }
 
@@ -339,6 +318,11 @@ pub fn fail(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, refusal: Refusa
     let Some(job) = tx.collection(task, &id)? else { return Ok(()) };
     if !matches!(job.state, CollectionState::Waiting | CollectionState::Closed { .. }) {
         return Ok(());
+    }
+    if let Some(batch) = results::batch_of(&job)
+        && results::stage(tx, task, &batch) == Some(ResultStage::Pending)
+    {
+        results::advance(tx, task, batch, ResultStage::Failed { told: None })?;
     }
     tx.put_collection(task, id, CollectionJobRecord { state: failed(refusal.kind, refusal.detail), ..job })
 }
@@ -367,21 +351,13 @@ pub fn helper_share(
     noise: AggregateShare,
 ) -> Result<Result<Bytes, Problem>, Fault> {
     let task = &context.task.public.id;
-    let refuse = |Refusal { kind, detail }| Ok(Err(Problem::new(kind).with_detail(detail).with_task(*task)));
     let Some(state) = tx.task(task) else {
-        return refuse(Refusal { kind: ProblemType::UnrecognizedTask, detail: String::new() });
+        return Ok(Err(Problem::new(ProblemType::UnrecognizedTask).with_task(*task)));
     };
+    if let Some(decided) = share_decided(state, tx.collected(task, &request.batch)?, context, bytes, request) {
+        return Ok(decided);
+    }
     let request_hash: [u8; 32] = Sha256::digest(bytes).into();
-    if let Some(CollectedBatch { party: CollectedBy::Helper { request_hash: stored, answer }, .. }) =
-        tx.collected(task, &request.batch)?
-        && stored == request_hash
-        && !answer.is_empty()
-    {
-        return Ok(Ok(answer.into()));
-    }
-    if let Err(refusal) = check_share_request(state, &context.wire.rules(), request) {
-        return refuse(refusal);
-    }
     let share = take_share(tx, context, &request.batch, noise)?;
     let sealed = seal_share(context, request, &share)?;
     let answer = context.wire.encode_aggregate_share(&sealed);
@@ -392,6 +368,25 @@ pub fn helper_share(
         tx.put_share(task, id, &batch)?;
     }
     Ok(Ok(answer.into()))
+}
+
+/// The answer to a request for our aggregate share that needs no new share: the stored one to a repeat, or a refusal.
+/// `None` if a share is to be given. `collected` is what is kept of the request's batch.
+pub fn share_decided(
+    state: &TaskState,
+    collected: Option<CollectedBatch>,
+    context: &TaskContext,
+    bytes: &Bytes,
+    request: &AggregateShareReq,
+) -> Option<Result<Bytes, Problem>> {
+    if let Some(CollectedBatch { party: CollectedBy::Helper { request_hash, answer }, .. }) = collected
+        && request_hash[..] == Sha256::digest(bytes)[..]
+        && !answer.is_empty()
+    {
+        return Some(Ok(answer.into()));
+    }
+    let Refusal { kind, detail } = check_share_request(state, &context.wire.rules(), request).err()?;
+    Some(Err(Problem::new(kind).with_detail(detail).with_task(context.task.public.id)))
 }
 
 /// The answer that an aggregate share was given out in, from what is kept of its batch; `None` if the share was deleted.

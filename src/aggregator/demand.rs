@@ -1,6 +1,6 @@
 //! What collections ask of aggregation: who shall be aggregated now, and who shall rest.
 
-use super::collect::{Phase, phase};
+use super::phase::{Phase, phase};
 use crate::{
     model::{Interval, Query, Time},
     store::{CollectionState, Entry, ReportRef, TaskState},

@@ -70,6 +70,11 @@ impl Content {
         }
     }
 
+    /// What the resource is called once the one of now is retired.
+    pub fn successor(&self, tx: &Tx<'_>) -> Result<[u8; 16], Fault> {
+        Ok(self.id(tx.generation(&self.task, self.kind(), &self.hash)?.saturating_add(1)))
+    }
+
     /// What all requests have in common that make the same resource, or one after the other.
     pub fn lock_key(&self, name: Name) -> [u8; 16] {
         match name {

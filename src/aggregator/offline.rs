@@ -40,7 +40,7 @@ impl Offline {
 
     /// One task.
     pub fn task(&self, id: &TaskId) -> Result<Option<TaskStatus>, Fault> {
-        self.store.read(|view| Ok(view.task(id).map(tasks::status)))
+        self.store.read(|view| Ok(view.task(id).map(|state| tasks::status_with_collected(state, tasks::MAX_COLLECTED))))
     }
 
     /// Adds a task, as the running server would.

@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::{counters, untouched};
+use super::{counters, results, untouched};
 use crate::{
     hpke,
     model::{
-        BaseUrl, Duration, Fault, Task, TaskId, TaskParameters, Time,
+        BaseUrl, Duration, Fault, Role, Task, TaskId, TaskParameters, Time,
         status::{Provisioned, SetUpInBand, TaskStatus},
     },
     store::{TaskState, Tx},
@@ -144,6 +144,19 @@ pub fn remove(tx: &mut Tx<'_>, id: &TaskId, now: Time) -> Result<bool, Fault> {
     Ok(true)
 }
 
+/// Describes a task and how far it is, with at most `most` of the batches that it led to their collection.
+pub fn status_with_collected(state: &TaskState, most: usize) -> TaskStatus {
+    let status = status(state);
+    if status.role != Role::Leader {
+        return status;
+    }
+    let (collected, results_not_fetched, collected_unlisted) = results::list(state, most);
+    TaskStatus { collected, results_not_fetched, collected_unlisted, ..status }
+}
+
+/// The most collected batches that are listed of a task that is asked for alone.
+pub const MAX_COLLECTED: usize = 1000;
+
 /// Describes a task and how far it is.
 pub fn status(state: &TaskState) -> TaskStatus {
     let task = &state.task;
@@ -170,6 +183,9 @@ pub fn status(state: &TaskState) -> TaskStatus {
         aggregated: open.map(|(_, record)| record.count).sum(),
         batches_collected: state.collected.len() as u64 + forgotten,
         collections_waiting: state.collections.len() as u64,
+        collected: Vec::new(),
+        results_not_fetched: 0,
+        collected_unlisted: 0,
         last_trouble: None,
         provisioned: state.provision.as_ref().map(|provision| Provisioned {
             at: provision.at,

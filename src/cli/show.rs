@@ -12,7 +12,7 @@ use crate::{
     config::span,
     model::{
         Interval, Revision, Role, VdafConfig,
-        status::{Provisioned, SetUpInBand, TaskStatus},
+        status::{CollectedBatchStatus, Provisioned, SetUpInBand, TaskStatus},
     },
     vdaf::{AggregateResult, noise},
     wire,
@@ -93,14 +93,29 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     line("in flight", style::counted(task.jobs, "aggregation job"));
     line("aggregated", format!("{}, not collected yet", style::counted(task.aggregated, "report")));
     line("collected", style::counted(task.batches_collected, "batch"));
+    if task.results_not_fetched > 0 {
+        line("not fetched", format!("the results of {}", style::counted(task.results_not_fetched, "batch")));
+    }
     if task.collections_waiting > 0 {
         line("collections", format!("{} waiting", style::count(task.collections_waiting)));
     }
     if let Some(trouble) = &task.last_trouble {
         line("trouble", style.bad(trouble));
     }
+    if !task.collected.is_empty() {
+        line("collected batches", String::new());
+    }
+    for batch in &task.collected {
+        let reports = batch.report_count.map(|count| format!("  {}", style::counted(count, "report")));
+        let fetched = batch.fetched.map(|at| format!(" {}", calendar::show(at))).unwrap_or_default();
+        let (name, result) = (collected_batch(batch), batch.result.name());
+        let _ = writeln!(text, "    {name}{}  {result}{fetched}", reports.unwrap_or_default());
+    }
+    if task.collected_unlisted > 0 {
+        let _ = writeln!(text, "    and {} more", style::count(task.collected_unlisted));
+    }
     if !task.counters.is_empty() {
-        line("counted so far", String::new());
+        let _ = writeln!(text, "  {}", style.dim("counted so far"));
     }
     let width = task.counters.keys().map(String::len).max().unwrap_or_default();
     for (name, count) in &task.counters {
@@ -114,6 +129,15 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
 fn refusal(name: &str) -> String {
     let whose = if name.starts_with("helper_") { "by the helper: " } else { "" };
     format!(" refused  {whose}{}", counters::reason(name))
+}
+
+/// The id of a collected batch or, where batches have none, its interval.
+pub fn collected_batch(batch: &CollectedBatchStatus) -> String {
+    match (batch.id, batch.interval) {
+        (Some(id), _) => id.to_string(),
+        (None, Some(range)) => interval(range),
+        (None, None) => "a batch".to_owned(),
+    }
 }
 
 /// That a control plane has set a task up, and whether anything came of it.

@@ -140,6 +140,7 @@ impl Config {
             ("leader.jobs_in_flight", leader.jobs_in_flight),
             ("leader.max_memory_bytes", leader.max_memory_bytes),
             ("log.queue_bytes", self.log.queue_bytes),
+            ("leader.max_collections", leader.max_collections),
         ];
         if let Some((key, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
             return Err(ConfigError::Nonsense(format!("{key} must be at least 1")));

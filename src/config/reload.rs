@@ -44,6 +44,8 @@ const RELOADABLE: &[&str] = &[
     "leader.upload_sample_ratio",
     "leader.max_interval_units",
     "leader.collection_retry_after",
+    "leader.max_collections",
+    "leader.next_batch_after",
     "helper.synchronous_reports",
     "helper.retry_after",
     "helper.max_deferred_jobs",

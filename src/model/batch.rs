@@ -33,7 +33,7 @@ pub enum PartialBatch {
 }
 
 /// A batch, named in full (DAP-09 section 4.6.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum BatchSelector {
     /// All reports whose time lies in the interval.
     TimeInterval(Interval),

@@ -14,6 +14,15 @@ pub fn show(time: Time) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
+/// Writes an instant in UTC as briefly as it can be told from `now`: the time of day if that is on the same day, else with
+/// the date; seconds only where there are any.
+pub fn brief(time: Time, now: Time) -> String {
+    let text = show(time).replace('T', " ");
+    let first = if time.0 / DAY == now.0 / DAY { 11 } else { 0 };
+    let last = if time.0.is_multiple_of(60) { 16 } else { 19 };
+    text.get(first..last).map_or(text.clone(), str::to_owned)
+}
+
 /// Reads `2026-11-22T10:30:00Z`, `2026-11-22T10:30`, `2026-11-22`, seconds since 1970, or `now`; all in UTC.
 pub fn parse(text: &str) -> Result<Time, String> {
     if text == "now" {

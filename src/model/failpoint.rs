@@ -1,7 +1,7 @@
 //! Failure points: the moments at which a power cut, a full disk or a broken line would hurt most, each with a name, so
 //! that tests can let something go wrong at any one of them.
 //!
-//! There is one at every write to the store and at every request to a helper. Whoever adds one of those adds a [`Point`]
+//! There is one at every write to the store and at every request to a helper, and one where an aggregate share is begun. Whoever adds one of those adds a [`Point`]
 //! and puts it into [`Point::ALL`]: the compiler asks for the point, and `tests/failpoints` fails as long as it is not
 //! in the list, or nothing that the test does comes by there.
 //!
@@ -94,8 +94,13 @@ pub enum Point {
     CollectionFinish,
     /// A collection job ends with the helper's refusal.
     CollectionFail,
+    /// A collection job's outcome is sent to the collector for the first time.
+    CollectionFetch,
     /// A collection job is deleted.
     CollectionDelete,
+    /// An aggregate share is begun, with a sample of noise where the task has noise. Not a write: a plan may block it, and a
+    /// worker with it.
+    NoiseSample,
     /// The helper gives its aggregate share.
     ShareGive,
     /// The helper's aggregate share is deleted.
@@ -154,7 +159,9 @@ impl Point {
         Self::CollectionAdvance,
         Self::CollectionFinish,
         Self::CollectionFail,
+        Self::CollectionFetch,
         Self::CollectionDelete,
+        Self::NoiseSample,
         Self::ShareGive,
         Self::ShareDelete,
         Self::SendJob,

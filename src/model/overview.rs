@@ -190,6 +190,13 @@ pub struct BatchView {
     pub state: BatchState,
 }
 
+impl BatchView {
+    /// Until when reports of the batch's time come in; `None` if that is over, or does not go by time.
+    pub fn open_until(&self, now: Time) -> Option<Time> {
+        self.interval.filter(|_| self.id.is_none()).map(|interval| interval.end()).filter(|end| now < *end)
+    }
+}
+
 /// How far a batch is towards being collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{BatchMode, Duration, Epsilon, Interval, Revision, Role, TaskId, Time, VdafConfig};
+use super::{BatchId, BatchMode, Duration, Epsilon, Interval, Revision, Role, TaskId, Time, VdafConfig};
 
 /// A task and how far it is. Holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,16 @@ pub struct TaskStatus {
     pub batches_collected: u64,
     /// Collection jobs that have no result yet (leader).
     pub collections_waiting: u64,
+    /// Batches that were collected, those first whose result was not fetched, and the newest first among each (leader). Where
+    /// all tasks are listed, there are none of them.
+    #[serde(default)]
+    pub collected: Vec<CollectedBatchStatus>,
+    /// How many collected batches have a result that was not fetched (leader).
+    #[serde(default)]
+    pub results_not_fetched: u64,
+    /// How many collected batches are not in `collected`, because there are too many.
+    #[serde(default)]
+    pub collected_unlisted: u64,
     /// What the driver of a stuck aggregation or collection job last ran into, if anything (leader).
     pub last_trouble: Option<String>,
     /// If a control plane has set the task up, what is known of that.
@@ -61,6 +71,52 @@ pub struct TaskStatus {
     /// If the task was set up in-band, what is known of that.
     #[serde(default)]
     pub in_band: Option<SetUpInBand>,
+}
+
+/// A batch that was collected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectedBatchStatus {
+    /// The batch's id, where batches have one.
+    pub id: Option<BatchId>,
+    /// The interval that was collected; of a batch with an id, the times of its reports.
+    pub interval: Option<Interval>,
+    /// How many reports it has; none if that is not known any more.
+    pub report_count: Option<u64>,
+    /// When it was closed; none if an earlier release did.
+    pub closed: Option<Time>,
+    /// What became of its result.
+    pub result: ResultState,
+    /// When its result was sent to the collector first.
+    pub fetched: Option<Time>,
+}
+
+/// What became of the result of a collected batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResultState {
+    /// The helper has not given its share.
+    Pending,
+    /// It is there, and was never sent to the collector.
+    NotFetched,
+    /// It was sent to the collector.
+    Fetched,
+    /// The helper refused its share for good.
+    Failed,
+    /// The batch was closed by an earlier release, which did not note it.
+    Unknown,
+}
+
+impl ResultState {
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pending => "waiting for the helper",
+            Self::NotFetched => "not fetched",
+            Self::Fetched => "fetched",
+            Self::Failed => "failed",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// That a task was set up in-band.

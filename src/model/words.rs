@@ -19,7 +19,7 @@ pub fn count(number: impl TryInto<u128>) -> String {
 /// A count with its noun: `1 report`, `2 reports`.
 pub fn counted(number: u64, noun: &str) -> String {
     let plural = match noun {
-        "batch" => "batches".to_owned(),
+        noun if noun.ends_with("batch") => format!("{noun}es"),
         noun => format!("{noun}s"),
     };
     format!("{} {}", count(number), if number == 1 { noun } else { &plural })

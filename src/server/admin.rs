@@ -88,7 +88,9 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
             Ok(empty(StatusCode::CREATED))
         }
         ("GET", _, Some(Ok(id))) => {
-            let status = app.store.read(|view| Ok(view.task(&id).map(tasks::status)))?;
+            let status = app.store.read(|view| {
+                Ok(view.task(&id).map(|state| tasks::status_with_collected(state, tasks::MAX_COLLECTED)))
+            })?;
             let status = status.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id))?;
             json(StatusCode::OK, &untouched::complete(app, status))
         }

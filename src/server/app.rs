@@ -104,6 +104,8 @@ pub struct App {
     pub failpoints: Failpoints,
     /// Helper jobs being worked on: a repeat of one waits for it.
     pub helper_jobs: KeyedLocks<(TaskId, AggregationJobId)>,
+    /// Tasks whose aggregate share is being given: one at a time.
+    pub share_turns: KeyedLocks<TaskId>,
     contexts: Mutex<HashMap<TaskId, Arc<TaskContext>>>,
     trouble: Mutex<HashMap<TaskId, String>>,
     job_caps: Mutex<HashMap<TaskId, usize>>,
@@ -158,6 +160,7 @@ impl App {
             parts: Parts::default(),
             failpoints,
             helper_jobs: KeyedLocks::default(),
+            share_turns: KeyedLocks::default(),
             contexts: Mutex::default(),
             trouble: Mutex::default(),
             job_caps: Mutex::default(),

@@ -40,7 +40,7 @@ pub async fn handle(app: &Arc<App>, path: &str, request: Request) -> Response {
 
 fn target(resource: &Resource) -> Target {
     let (task, methods, for_browsers) = match resource {
-        Resource::HpkeConfig => (None, "GET", true),
+        Resource::HpkeConfig => (None, "GET, HEAD", true),
         Resource::Reports(task) => (Some(*task), "PUT", true),
         Resource::AggregationJob(task, _) | Resource::CollectionJob(task, _) => {
             (Some(*task), "PUT, POST, DELETE", false)
@@ -59,7 +59,7 @@ fn tell(problem: Problem) -> Problem {
 }
 
 async fn answer(app: &Arc<App>, resource: Resource, request: Request) -> Result<Response, Error> {
-    let method = request.method.as_str().to_owned();
+    let method = request.method_of_resource().to_owned();
     match (resource, method.as_str()) {
         (Resource::HpkeConfig, _) => hpke_config(app, &request),
         (Resource::Reports(task), _) => upload(app, task, request).await,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use url::Url;
-use warp::http::{HeaderValue, StatusCode, header};
+use warp::http::{HeaderValue, Method, StatusCode, header};
 
 use super::{
     app::App,
@@ -45,13 +45,15 @@ pub async fn handle(app: &Arc<App>, path: &str, request: Request) -> Response {
 
 fn target(resource: &Resource) -> Target {
     let (task, methods, for_browsers) = match resource {
-        Resource::HpkeConfig => (None, "GET", true),
+        Resource::HpkeConfig => (None, "GET, HEAD", true),
         Resource::Reports(task) => (Some(*task), "POST", true),
         Resource::AggregationJobs(task) | Resource::CollectionJobs(task) | Resource::AggregateShares(task) => {
             (Some(*task), "POST", false)
         }
-        Resource::AggregationJob(task, _) => (Some(*task), "GET, POST, DELETE", false),
-        Resource::CollectionJob(task, _) | Resource::AggregateShare(task, _) => (Some(*task), "GET, DELETE", false),
+        Resource::AggregationJob(task, _) => (Some(*task), "GET, HEAD, POST, DELETE", false),
+        Resource::CollectionJob(task, _) | Resource::AggregateShare(task, _) => {
+            (Some(*task), "GET, HEAD, DELETE", false)
+        }
     };
     Target { task, methods, for_browsers }
 }
@@ -83,7 +85,7 @@ fn tell(problem: Problem) -> Problem {
 }
 
 async fn answer(app: &Arc<App>, resource: Resource, request: Request) -> Result<Response, Error> {
-    let method = request.method.as_str().to_owned();
+    let method = request.method_of_resource().to_owned();
     match (resource, method.as_str()) {
         (Resource::HpkeConfig, _) => Ok(ROUTES.hpke_configs(app, media::HPKE_CONFIG_LIST)),
         (Resource::Reports(task), _) => upload(app, task, request).await,
@@ -180,7 +182,12 @@ async fn create_collection(app: &Arc<App>, task: TaskId, request: Request) -> Re
 async fn poll_collection(app: &App, task: TaskId, job: CollectionJobId, request: Request) -> Result<Response, Error> {
     let collector = ROUTES.authorized(app, task, Role::Leader, &request.headers)?;
     let context = &collector.context;
-    collection(app, job, flow::poll_collection(app, context, job).await?)
+    let state = match request.method {
+        // Who asks for the head alone has not fetched the result.
+        Method::HEAD => flow::peek_at_collection(app, context, job).await?.map(|(state, _)| state),
+        _ => flow::poll_collection(app, context, job).await?,
+    };
+    collection(app, job, state)
 }
 
 /// How a collection job is (section 4.6.1).

@@ -10,12 +10,15 @@ use bytes::Bytes;
 use super::{app::App, sample};
 use crate::{
     aggregator::{
-        Error, TaskContext, collect,
+        Error, TaskContext,
+        collect::{self, NewJob},
         naming::{Content, Name},
+        results,
         upload::{self, Verdict},
     },
-    model::{AggregateShareId, CollectionJobId, Fault, Point, Report, Time},
-    store::{CollectionJobRecord, CollectionState, Tx},
+    model::{Act, AggregateShareId, CollectionJobId, Duration, Fault, Phase, Point, Report, Time},
+    pool::Permit,
+    store::{CollectionState, Tx},
     vdaf::AggregateShare,
     wire::{Interaction, Malformed},
 };
@@ -74,6 +77,16 @@ pub async fn aggregate_share(
     let (app, context) = (app.clone(), context.clone());
     // To its end: noise may take longer than the leader waits, and what it asks next time is answered from what is stored.
     unhurried(async move {
+        let task = context.task.public.id;
+        // One after the other: a request that comes again meanwhile gets the answer to the first.
+        let _turn = app.share_turns.lock(task).await;
+        let decided = app.store.read(|view| {
+            let Some(state) = view.task(&task) else { return Ok(None) };
+            Ok(collect::share_decided(state, view.collected(&task, &request.batch)?, &context, &body, &request))
+        })?;
+        if let Some(decided) = decided {
+            return Ok(decided?);
+        }
         let noise = draw(&app, &context).await?;
         let give = move |tx: &mut Tx<'_>| collect::helper_share(tx, &context, &body, &request, id, noise);
         Ok(app.store.write(Point::ShareGive, give).await??)
@@ -84,12 +97,40 @@ pub async fn aggregate_share(
 /// What an aggregate share begins with: noise that is drawn for it, or zero where a task has none. Drawn before the write
 /// that closes the batch, because it takes its time for long vectors; what that write does not need is never seen.
 pub async fn draw(app: &App, context: &Arc<TaskContext>) -> Result<AggregateShare, Fault> {
-    if !context.preparer.has_noise() {
-        return Ok(context.preparer.zero());
+    let permit = match context.preparer.has_noise() {
+        true => Some(app.pool.admit(&context.task.public.id).await),
+        false => None,
+    };
+    pass(app, permit.as_ref(), Phase::Before).await?;
+    let share = match &permit {
+        Some(permit) => {
+            let shared = context.clone();
+            let drawn = app.pool.run(permit, move || shared.preparer.noise()).await?;
+            drawn.map_err(|error| Fault::while_doing("drawing noise", error))?
+        }
+        None => context.preparer.zero(),
+    };
+    pass(app, permit.as_ref(), Phase::After).await?;
+    Ok(share)
+}
+
+/// Passes the failure point of noise: with a permit on a worker, which a plan may block.
+async fn pass(app: &App, permit: Option<&Permit>, phase: Phase) -> Result<(), Fault> {
+    let failpoints = app.failpoints.clone();
+    let look = move || failpoints.at(Point::NoiseSample, phase);
+    let act = match permit {
+        Some(permit) => app.pool.run(permit, look).await?,
+        None => look(),
+    };
+    match act {
+        Act::Go => Ok(()),
+        Act::Fail => Err(Fault::new("sampling noise was made to fail")),
+        Act::Wait(pause) => {
+            tokio::time::sleep(pause).await;
+            Ok(())
+        }
+        Act::Panic => panic!("made to panic at {:?}", Point::NoiseSample),
     }
-    let (permit, shared) = (app.pool.admit(&context.task.public.id).await, context.clone());
-    let drawn = app.pool.run(&permit, move || shared.preparer.noise()).await?;
-    drawn.map_err(|error| Fault::while_doing("drawing noise", error))
 }
 
 /// What is known of an aggregate share.
@@ -127,30 +168,66 @@ pub async fn create_collection(
     collect::check_request(&context.task, &request)?;
     let content = Content::new(context.task.public.id, Interaction::CollectionJob, &body);
     let (now, context, shared) = (Time::now(), context.clone(), app.clone());
+    // Only a new job needs room: whoever repeats a request finds its job on a full disk too.
+    let (room, admission) = match app.disk.admit(body.len()) {
+        Ok(admission) => (Ok(()), Some(admission)),
+        Err(problem) => (Err(problem), None),
+    };
     let write = move |tx: &mut Tx<'_>| {
-        let job = CollectionJobId::new(content.name(tx, name)?);
-        let created = collect::create(tx, now, &context, &shared.config.leader, job, body, request.query)?;
+        let limits = &shared.config.leader;
+        let (task, found) = (&context.task.public.id, CollectionJobId::new(content.name(tx, name)?));
+        let pause = Duration(limits.next_batch_after.as_secs());
+        let is_over = name == Name::OfContent && results::is_superseded(tx, task, &found, now, pause)?;
+        let id = if is_over { CollectionJobId::new(content.successor(tx)?) } else { found };
+        let created =
+            collect::create(tx, now, &context, limits, NewJob { id, bytes: body, query: request.query, room })?;
+        if is_over && created.is_ok() {
+            // The job of before keeps its result, where it is.
+            content.retire(tx, found.as_bytes())?;
+        }
         // As for an upload: the drivers learn of it whether or not the collector waits for the answer.
         shared.collections.notify_one();
         shared.jobs.notify_one();
-        Ok(created.map(|()| job))
+        Ok((created.map(|()| id), admission))
     };
-    Ok(app.store.write(Point::CollectionCreate, write).await??)
+    Ok(app.store.write(Point::CollectionCreate, write).await?.0?)
 }
 
-/// How a collection job is, if there is one.
-fn collection_state(app: &App, context: &TaskContext, job: CollectionJobId) -> Result<Option<CollectionState>, Fault> {
-    let record = app.store.read(|view| view.collection(&context.task.public.id, &job))?;
-    Ok(record.map(|CollectionJobRecord { state, .. }| state))
+/// How a collection job is, if there is one, and whether the collector was not told of its outcome yet.
+fn look_at_collection(
+    app: &App,
+    context: &TaskContext,
+    job: CollectionJobId,
+) -> Result<Option<(CollectionState, bool)>, Fault> {
+    let task = context.task.public.id;
+    app.store.read(|view| {
+        let record = view.collection(&task, &job)?;
+        let is_news = |record: &_| view.task(&task).is_some_and(|state| results::is_news(state, record));
+        Ok(record.map(|record| (is_news(&record), record.state)).map(|(is_news, state)| (state, is_news)))
+    })
 }
 
-/// How a collection job is, if there is one. One that goes on is given a moment to end: who polls then has the result
-/// as soon as there is one.
+/// How a collection job is, to be told to the collector: that it was told the outcome is stored first.
 pub async fn poll_collection(
     app: &App,
     context: &TaskContext,
     job: CollectionJobId,
 ) -> Result<Option<CollectionState>, Error> {
+    let Some((state, is_news)) = peek_at_collection(app, context, job).await? else { return Ok(None) };
+    if is_news {
+        let (task, now) = (context.task.public.id, Time::now());
+        app.store.write(Point::CollectionFetch, move |tx| results::tell(tx, &task, job, now)).await?;
+    }
+    Ok(Some(state))
+}
+
+/// How a collection job is, if there is one. One that goes on is given a moment to end: who polls then has the result
+/// as soon as there is one.
+pub async fn peek_at_collection(
+    app: &App,
+    context: &TaskContext,
+    job: CollectionJobId,
+) -> Result<Option<(CollectionState, bool)>, Error> {
     let deadline = tokio::time::sleep(POLL_HOLD);
     tokio::pin!(deadline);
     loop {
@@ -158,8 +235,8 @@ pub async fn poll_collection(
         let ended = app.results.notified();
         tokio::pin!(ended);
         ended.as_mut().enable();
-        let state = collection_state(app, context, job)?;
-        if !state.as_ref().is_some_and(CollectionState::is_active) {
+        let state = look_at_collection(app, context, job)?;
+        if !state.as_ref().is_some_and(|(state, _)| state.is_active()) {
             return Ok(state);
         }
         tokio::select! {

@@ -65,6 +65,11 @@ impl Request {
         Self { method, path, query, headers, origin, body: Some(Box::pin(body)), pending: None }
     }
 
+    /// The method that the resource must have: HEAD is GET without the body (RFC 9110 section 9.3.2).
+    pub fn method_of_resource(&self) -> &str {
+        if self.method == Method::HEAD { Method::GET.as_str() } else { self.method.as_str() }
+    }
+
     /// The value of a header, if it is there once and is text.
     pub fn header(&self, name: HeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
@@ -232,6 +237,13 @@ pub fn content(status: StatusCode, media_type: &'static str, body: impl Into<Byt
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
+}
+
+/// The answer to HEAD, given that to GET: the same headers, with the length of the body, and no body.
+pub fn head(response: Response) -> Response {
+    let (mut head, body) = response.into_parts();
+    head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    Response::from_parts(head, Bytes::new())
 }
 
 /// The response to a request that failed. Faults are logged here, once; the peer learns nothing of them.

@@ -298,8 +298,9 @@ async fn exchange(
         points: [Point::SendJob, Point::PollJob],
         id: id.as_bytes(),
         max_answer: ANSWER[0] + ANSWER[1] * asked.len(),
-        may_have_arrived: prepared.was_sent,
-        is_final: |problem, may_have_arrived| !may_have_arrived && took_nothing(problem),
+        may_be_taken: prepared.was_sent,
+        proves_untaken,
+        is_final: |problem, may_be_taken| !may_be_taken && is_refused_for_good(problem),
     };
     // An answer about more reports than we asked for decodes, to be found out.
     let most = app.config.limits.max_job_reports.max(asked.len());
@@ -357,14 +358,30 @@ fn outcome(asked: &[Entry], end: Pursued<Vec<PrepareResp>>) -> Outcome {
     }
 }
 
-/// Whether a refusal proves that the helper committed nothing and would refuse the same request again, so that the
-/// reports may be tried in another job.
-fn took_nothing(problem: &Problem) -> bool {
+/// Whether a refusal proves that the helper committed nothing of this request and would refuse the same again, so that
+/// the reports may be tried in another job, unless an earlier request may have been taken.
+fn is_refused_for_good(problem: &Problem) -> bool {
     problem.status == 413
         || matches!(
             problem.kind,
             ProblemType::InvalidMessage | ProblemType::InvalidAggregationParameter | ProblemType::UnsupportedExtension
         )
+}
+
+/// Whether a refusal proves that the helper committed nothing of this request, whatever it says to the next.
+///
+/// 503 and 507 prove it if they say when to come back: somebody counted the request and put it off. There are proxies
+/// that answer a bare 503 after the connection to the helper broke, with the request sent. 409 and 410 are about a job
+/// that the helper has or had, and 408 is said of a body that may have arrived.
+fn proves_untaken(problem: &Problem) -> bool {
+    match problem.status {
+        401 | 403 | 404 | 411 | 415 | 429 => true,
+        503 | 507 => problem.retry_after.is_some(),
+        _ => {
+            let is_unknown = matches!(problem.kind, ProblemType::UnrecognizedTask | ProblemType::UnauthorizedRequest);
+            is_unknown || is_refused_for_good(problem)
+        }
+    }
 }
 
 async fn finish(

@@ -24,7 +24,7 @@ use super::{
     app::App,
     auth,
     flow::unhurried,
-    http::{Request, Response, content, failure},
+    http::{Request, Response, content, failure, head},
     live::Live,
 };
 use crate::{
@@ -118,7 +118,11 @@ pub async fn answer_at_root(app: Arc<App>, request: Request) -> Response {
 
 /// Answers a request whose path below the API's is `path`, with its leading slash if it is not empty.
 pub async fn handle(app: &Arc<App>, path: &str, request: Request) -> Response {
+    let is_head = request.method == Method::HEAD;
     let mut response = answer(app, path, request).await.unwrap_or_else(failure);
+    if is_head {
+        response = head(response);
+    }
     let is_unauthorized = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -161,11 +165,11 @@ impl<'a> Resource<'a> {
 
     fn methods(self) -> &'static str {
         match self {
-            Self::Configuration | Self::TaskIds | Self::Uploads(_) | Self::Aggregations(_) => "GET",
+            Self::Configuration | Self::TaskIds | Self::Uploads(_) | Self::Aggregations(_) => "GET, HEAD",
             Self::Tasks => "POST",
-            Self::Task(_) | Self::Key(_) => "GET, PATCH, DELETE",
-            Self::Keys => "GET, PUT",
-            Self::Peers => "GET, POST, DELETE",
+            Self::Task(_) | Self::Key(_) => "GET, HEAD, PATCH, DELETE",
+            Self::Keys => "GET, HEAD, PUT",
+            Self::Peers => "GET, HEAD, POST, DELETE",
         }
     }
 }
@@ -176,7 +180,7 @@ async fn answer(app: &Arc<App>, path: &str, mut request: Request) -> Result<Resp
     let Some(resource) = Resource::parse(path) else {
         return Err(Problem::about(404).with_detail("there is no such resource in the management API").into());
     };
-    let (method, methods) = (request.method.as_str().to_owned(), resource.methods());
+    let (method, methods) = (request.method_of_resource().to_owned(), resource.methods());
     if !methods.split(", ").any(|known| known == method) {
         let mut response = failure(Problem::about(405).with_detail(format!("this resource takes {methods}")).into());
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));

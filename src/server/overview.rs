@@ -34,7 +34,7 @@ struct Read {
 impl Read {
     fn of(state: &TaskState) -> Self {
         Self {
-            status: tasks::status(state),
+            status: tasks::status_with_collected(state, TaskView::MAX_BATCHES),
             totals: Totals::of(&state.counters),
             oldest_waiting: state.waiting.oldest(),
             batches: progress::batches(state),

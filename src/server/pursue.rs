@@ -29,8 +29,10 @@ pub struct Errand<'a> {
     pub id: &'a [u8; 16],
     /// The longest answer, in bytes.
     pub max_answer: usize,
-    /// Whether the helper may have seen the request before.
-    pub may_have_arrived: bool,
+    /// Whether the helper may have acted on the request before.
+    pub may_be_taken: bool,
+    /// Whether a refusal proves that the helper did not act on the request that it answers.
+    pub proves_untaken: fn(&Problem) -> bool,
     /// Whether a refusal decides the errand; it is told whether the helper may have acted on the request otherwise.
     pub is_final: fn(&Problem, bool) -> bool,
 }
@@ -127,6 +129,7 @@ impl<'a> Pursuit<'a> {
             },
             Ok(Reply { place, retry_after, .. }) => {
                 self.pending = place.or(self.pending.take());
+                self.errand.may_be_taken = true;
                 if !self.is_to_send() {
                     self.app.recorder.contact(&self.context.task.public.id, true);
                     return Attempt::Pause(self.pace.next(retry_after));
@@ -141,16 +144,17 @@ impl<'a> Pursuit<'a> {
             // What the helper has made of the request has failed, so that nothing else came of it, whatever was sent
             // before.
             Err(CallError::Refused(problem))
-                if (self.errand.is_final)(&problem, self.errand.may_have_arrived && poll.is_none()) =>
+                if (self.errand.is_final)(&problem, self.errand.may_be_taken && poll.is_none()) =>
             {
                 self.app.recorder.contact(&self.context.task.public.id, false);
                 return Attempt::Ended(Pursued::Refused { problem: *problem, place: self.pending.take() });
             }
             Err(error) => error,
         };
-        self.errand.may_have_arrived |= match &error {
+        self.errand.may_be_taken |= match &error {
             CallError::Unanswered(error) => !error.never_sent(),
-            CallError::Refused(_) | CallError::Unexpected(_) => true,
+            CallError::Refused(problem) => !(self.errand.proves_untaken)(problem),
+            CallError::Unexpected(_) => true,
         };
         Attempt::Pause(self.persistence.failed(&error))
     }

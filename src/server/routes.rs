@@ -8,7 +8,7 @@ use warp::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use super::{
     app::App,
     auth, flow,
-    http::{Request, Response, content, empty, failure},
+    http::{Request, Response, content, empty, failure, head},
     jobs,
     slots::Slot,
     untouched,
@@ -61,14 +61,18 @@ impl Routes {
         F: Future<Output = Result<Response, Error>>,
     {
         let Target { task, methods, for_browsers } = target;
+        let is_head = request.method == Method::HEAD;
         let mut response = if request.method == Method::OPTIONS && for_browsers {
             preflight(methods, self.browser_headers)
-        } else if !methods.split(", ").any(|method| method == request.method.as_str()) {
+        } else if !methods.split(", ").any(|method| method == request.method_of_resource()) {
             not_allowed(methods)
         } else {
             let answered = answer(request).await;
             answered.unwrap_or_else(|error| failure(self.about_task(error, task)))
         };
+        if is_head {
+            response = head(response);
+        }
         if for_browsers {
             // Errors too: a browser must see `outdatedConfig` to know that it should fetch the keys again.
             response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));

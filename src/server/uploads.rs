@@ -157,7 +157,7 @@ mod tests {
         let mut tally = Tally::default();
         tally.add(ids[..2].to_vec(), vec![Verdict::Refused(ReportError::TaskExpired), Verdict::Stored]);
         tally.add(ids[2..].to_vec(), vec![Verdict::Repeated, Verdict::Refused(ReportError::BatchCollected)]);
-        let expected = vec![(ids[0], ReportError::ReportDropped), (ids[3], ReportError::ReportReplayed)];
+        let expected = vec![(ids[0], ReportError::ReportDropped), (ids[3], ReportError::BatchCollected)];
         assert_eq!(tally.finish(), Ok(expected));
     }
 

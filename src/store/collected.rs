@@ -5,7 +5,10 @@
 //!
 //! Beside them are the batches that were given up: closed without having been collected.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use crate::model::{BatchId, BatchSelector, Bucket, Duration, Interval, Time};
 
@@ -71,8 +74,22 @@ impl Collected {
     pub(super) fn give_up(&mut self, id: BatchId) -> bool {
         !self.batches.contains(&id) && self.given_up.insert(id)
     }
+
+    /// Forgets a batch that was given up.
+    pub(super) fn forget_given_up(&mut self, id: &BatchId) {
+        self.given_up.remove(id);
+    }
+
+    /// Collected intervals that overlap the given one, the earliest first.
+    pub fn overlapping(&self, wanted: &Interval) -> impl Iterator<Item = Interval> + '_ {
+        let (wanted, first) = (*wanted, self.intervals.range(..=wanted.start()).next_back());
+        let later = self.intervals.range((Bound::Excluded(wanted.start()), Bound::Unbounded));
+        let all = first.into_iter().chain(later).filter_map(interval);
+        all.take_while(move |found| found.start() < wanted.end()).filter(move |found| found.overlaps(&wanted))
+    }
+
     /// All batches that were collected.
-    pub(super) fn iter(&self) -> impl Iterator<Item = BatchSelector> + '_ {
+    pub fn iter(&self) -> impl Iterator<Item = BatchSelector> + '_ {
         let intervals = self.intervals.iter().filter_map(interval).map(BatchSelector::TimeInterval);
         intervals.chain(self.batches.iter().copied().map(BatchSelector::FixedSize))
     }
@@ -121,6 +138,14 @@ mod tests {
         assert!(collected.overlaps(&selector(0, 1 << 60)));
         assert!(!collected.overlaps(&selector(20, 80)));
         assert!(!collected.overlaps(&selector(0, 10)));
+        let overlapping = |start, duration| {
+            let wanted = Interval::new(Time(start), Duration(duration)).unwrap();
+            collected.overlapping(&wanted).map(|found| found.start().0).collect::<Vec<_>>()
+        };
+        assert_eq!(overlapping(19, 82), [10, 100]);
+        assert_eq!(overlapping(10, 1), [10]);
+        assert_eq!(overlapping(1 << 60, 1), [100]);
+        assert_eq!(overlapping(20, 80), [0; 0]);
         assert!(collected.contains_exactly(&selector(10, 10)));
         assert!(!collected.contains_exactly(&selector(10, 9)));
     }

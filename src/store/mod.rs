@@ -106,7 +106,8 @@ pub use open::OpenError;
 pub use owner::check_user;
 pub use records::{
     BucketHeader, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, HelperJobRecord,
-    HelperJobState, KeyRecord, KeyStage, LeaderJobRecord, LeaderJobState, Progress, Removed, ReportRef,
+    HelperJobState, KeyRecord, KeyStage, LeaderJobRecord, LeaderJobState, Progress, Removed, ReportRef, ResultRecord,
+    ResultStage,
 };
 pub use replay::Replay;
 pub use state::TaskState;

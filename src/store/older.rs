@@ -51,8 +51,14 @@ pub(super) fn helper_job(version: u8, row: Value) -> Option<Value> {
     Some(Value::Map(fields))
 }
 
-/// A collection job of version 1, which did not say when it was found to have ended.
+/// A collection job of version 1 or 2. Version 1 did not say when the job was found to have ended, version 2 not which
+/// batch it was given.
 pub(super) fn collection(version: u8, row: Value) -> Option<Value> {
+    (version == 1 || version == 2).then_some(row)
+}
+
+/// A batch that was given up, of version 1: it did not say since when. Null reads as no time.
+pub(super) fn given_up(version: u8, row: Value) -> Option<Value> {
     (version == 1).then_some(row)
 }
 

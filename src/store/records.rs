@@ -249,6 +249,38 @@ impl fmt::Debug for CollectedBy {
     }
 }
 
+/// What became of the result of a collected batch at the leader. The result itself stands with the batch, as it may be long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResultRecord {
+    /// How many reports the batch has.
+    pub report_count: u64,
+    /// The smallest aligned interval that holds the times of all reports.
+    pub interval: Interval,
+    /// When the batch was closed.
+    pub closed: Time,
+    /// How far the result is.
+    pub stage: ResultStage,
+}
+
+/// How far the result of a collected batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ResultStage {
+    /// The helper has not given its share.
+    Pending,
+    /// The collector can fetch it.
+    Ready,
+    /// It was sent to the collector.
+    Fetched {
+        /// When it was sent first.
+        at: Time,
+    },
+    /// The helper refused its share for good.
+    Failed {
+        /// When the collector was told first.
+        told: Option<Time>,
+    },
+}
+
 /// A collector's job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectionJobRecord {
@@ -265,6 +297,9 @@ pub struct CollectionJobRecord {
     /// When the sweeper first found that it had ended.
     #[serde(default)]
     pub ended: Option<Time>,
+    /// The batch that the job was given, where the query does not name it.
+    #[serde(default)]
+    pub batch: Option<BatchSelector>,
 }
 
 /// How far a collection is.

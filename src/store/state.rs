@@ -9,7 +9,9 @@ use super::{
     collected::Collected,
     engine::{Engine, EngineError, Row, Rows},
     fingerprints::FingerprintKey,
-    records::{BucketHeader, CollectionJobRecord, Counters, KeyRecord, LeaderJobRecord, Removed, ReportRef},
+    records::{
+        BucketHeader, CollectionJobRecord, Counters, KeyRecord, LeaderJobRecord, Removed, ReportRef, ResultRecord,
+    },
     replay::Replay,
     sums::SumCache,
     table::{self, Key, RowError, Sealed, Table},
@@ -17,8 +19,8 @@ use super::{
     waiting::Waiting,
 };
 use crate::model::{
-    AggregationJobId, BatchId, BatchMode, Bucket, CollectionJobId, Fault, ReportId, Secret, Task, TaskId, Time,
-    TokenHash, Tokens,
+    AggregationJobId, BatchId, BatchMode, BatchSelector, Bucket, CollectionJobId, Fault, ReportId, Secret, Task,
+    TaskId, Time, TokenHash, Tokens,
     management::{ApiToken, Provision},
     taskprov::{InBand, PeerAggregator},
 };
@@ -87,8 +89,10 @@ pub struct TaskState {
     /// Requests for aggregation jobs that are accepted and not answered yet, in the order in which they came; when the
     /// store is opened, in any (helper).
     pub deferred: Vec<AggregationJobId>,
-    /// Batch ids that finished collections named (leader).
+    /// Batch ids that collections named (leader).
     pub names: BTreeSet<BatchId>,
+    /// What became of the results of collected batches (leader). Those of earlier releases have none.
+    pub results: BTreeMap<BatchSelector, ResultRecord>,
 }
 
 impl TaskState {
@@ -176,6 +180,7 @@ impl TaskState {
             reserved: HashMap::new(),
             deferred: Vec::new(),
             names: BTreeSet::new(),
+            results: BTreeMap::new(),
             tokens: Tokens::of(&task.party),
             provision: None,
             in_band: None,
@@ -344,9 +349,17 @@ impl State {
             task.names.insert(batch);
             Ok(())
         })?;
-        rows(engine, &table::GIVEN_UP, |(id, batch), ()| {
+        rows(engine, &table::GIVEN_UP, |(id, batch), _| {
             let Some(task) = self.owner(&id, &table::GIVEN_UP)? else { return Ok(()) };
             task.collected.give_up(batch);
+            Ok(())
+        })?;
+        rows(engine, &table::RESULTS, |(id, batch), result| {
+            let Some(task) = self.owner(&id, &table::RESULTS)? else { return Ok(()) };
+            // An earlier release may have forgotten the batch since.
+            if task.collected.contains_exactly(&batch) {
+                task.results.insert(batch, result);
+            }
             Ok(())
         })
     }

@@ -42,7 +42,7 @@ impl Tx<'_> {
         if !owner.change(&Bucket::Batch(batch), |owner| owner.collected.give_up(batch)) {
             return Ok(false);
         }
-        self.group.set(table::GIVEN_UP.key(&(*task, batch)), Some(table::GIVEN_UP.value(&())?));
+        self.group.set(table::GIVEN_UP.key(&(*task, batch)), Some(table::GIVEN_UP.value(&None)?));
         Ok(true)
     }
 
@@ -114,6 +114,7 @@ enum Stage {
     Waiting,
     Buckets,
     Collected,
+    GivenUp,
     Replay,
     Answers,
     HelperJobs,
@@ -144,7 +145,8 @@ impl Tx<'_> {
         let (following, next) = match stage {
             Stage::Waiting => (Some(Stage::Buckets), self.sweep_waiting(task, &mut swept)?),
             Stage::Buckets => (Some(Stage::Collected), self.sweep_buckets(task, &mut swept)?),
-            Stage::Collected => (Some(Stage::Replay), self.sweep_collected(task, old, &mut swept)?),
+            Stage::Collected => (Some(Stage::GivenUp), self.sweep_collected(task, old, &mut swept)?),
+            Stage::GivenUp => (Some(Stage::Replay), self.sweep_given_up(task, old, &from)?),
             Stage::Replay => (Some(Stage::Answers), self.sweep_replay(task)?),
             Stage::Answers => (Some(Stage::HelperJobs), self.sweep_days(task, table::ANSWERS.prefix, old.answers)?),
             Stage::HelperJobs => (Some(Stage::Collections), self.sweep_helper_jobs(task, old, &from)?),
@@ -249,12 +251,38 @@ impl Tx<'_> {
             }
             self.owner(task)?.collected.remove(batch);
             self.group.set(table::COLLECTED.key(&(*task, *batch)), None);
+            if self.owner(task)?.results.remove(batch).is_some() {
+                self.group.set(table::RESULTS.key(&(*task, *batch)), None);
+            }
         }
         if !over.is_empty() {
             self.owner(task)?.recount_open_buckets();
         }
         swept.batches += over.len() as u64;
         Ok((over.len() == few).then(Vec::new))
+    }
+
+    /// Ids of batches that were given up, once every report that may name them is refused for its time. When nothing but
+    /// the id was left of a batch is noted when that is first seen.
+    fn sweep_given_up(&mut self, task: &TaskId, old: &Old, from: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
+        let Some(before) = old.results else { return Ok(None) };
+        let (keys, next) = self.look(task, &table::GIVEN_UP, from)?;
+        for key in keys {
+            let (state, id) = (self.owner(task)?, key.1);
+            let is_busy = state.leader_jobs.values().any(|job| job.batch == PartialBatch::FixedSize(id));
+            if is_busy || state.buckets.contains_key(&Bucket::Batch(id)) {
+                continue;
+            }
+            match rows::load(self, &table::GIVEN_UP, &key)? {
+                Some(None) => self.group.set(table::GIVEN_UP.key(&key), Some(table::GIVEN_UP.value(&Some(old.now))?)),
+                Some(Some(since)) if since < before => {
+                    self.owner(task)?.collected.forget_given_up(&id);
+                    self.group.set(table::GIVEN_UP.key(&key), None);
+                }
+                _ => {}
+            }
+        }
+        Ok(next)
     }
 
     fn drop_bucket(&mut self, task: &TaskId, bucket: &Bucket) -> Result<(), Fault> {

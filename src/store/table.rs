@@ -14,7 +14,7 @@ use super::{
     older,
     records::{
         BucketRecord, CollectedBatch, CollectionJobRecord, Counters, Generation, HelperJobRow, KeyRecord,
-        LeaderJobRecord, PackRecord, Removed,
+        LeaderJobRecord, PackRecord, Removed, ResultRecord,
     },
     vault::Vault,
 };
@@ -57,8 +57,8 @@ pub(super) const HELPER_JOBS: Table<(TaskId, AggregationJobId), HelperJobRow> =
     Table::new(13, "helper jobs", 2).reading(older::helper_job);
 /// Collection jobs.
 pub(super) const COLLECTIONS: Table<(TaskId, CollectionJobId), CollectionJobRecord> =
-    Table::new(14, "collections", 2).reading(older::collection);
-/// Batch ids that finished collections named.
+    Table::new(14, "collections", 3).reading(older::collection);
+/// Batch ids that collections named.
 pub(super) const NAMES: Table<(TaskId, BatchId), ()> = Table::new(15, "named batches", 1);
 /// The bodies of requests for aggregation jobs that the helper has accepted and not answered yet.
 pub(super) const HELPER_REQUESTS: Table<(TaskId, AggregationJobId), Bytes> = Table::new(16, "helper requests", 1);
@@ -72,8 +72,10 @@ pub(super) const SHARES: Table<(TaskId, AggregateShareId), BatchSelector> = Tabl
 pub(super) const SECRETS: Sealed<u8, Secret> = Sealed(Table::new(19, "secrets", 1));
 /// The helper's answers to aggregation jobs, by the day on which the job came, so that those of a day go together.
 pub(super) const ANSWERS: Table<(TaskId, u64, AggregationJobId), Bytes> = Table::new(20, "helper answers", 1);
-/// Batch ids that were given up: closed without having been collected.
-pub(super) const GIVEN_UP: Table<(TaskId, BatchId), ()> = Table::new(21, "batches given up", 1);
+/// Batch ids that were given up, closed without having been collected, and when the sweeper first found nothing else of
+/// them.
+pub(super) const GIVEN_UP: Table<(TaskId, BatchId), Option<Time>> =
+    Table::new(21, "batches given up", 2).reading(older::given_up);
 
 /// Tokens of tasks, where one was replaced.
 pub(super) const TOKENS: Sealed<TaskId, Tokens> = Sealed(Table::new(22, "tokens", 1));
@@ -88,6 +90,9 @@ pub(super) const IN_BAND: Table<TaskId, InBand> = Table::new(32, "in-band tasks"
 /// Peers that a control plane has named, by their numbers: in the order in which they came.
 pub(super) const PEERS: Sealed<u64, PeerAggregator> = Sealed(Table::new(33, "peers", 1));
 
+/// What became of the results of collected batches (leader).
+pub(super) const RESULTS: Table<(TaskId, BatchSelector), ResultRecord> = Table::new(40, "results", 1);
+
 /// In [`SEQUENCES`]: the number of the next pack.
 pub(super) const NEXT_PACK: u8 = 0;
 /// In [`SEQUENCES`]: before which time tasks may have had a life that was lost with all that came after a backup.
@@ -98,7 +103,7 @@ pub(super) const FINGERPRINT_KEY: u8 = 0;
 pub(super) const TOKEN_SEED: u8 = 10;
 
 /// The prefixes of all tables whose keys begin with a task.
-pub(super) const OF_TASKS: [u8; 20] = [
+pub(super) const OF_TASKS: [u8; 21] = [
     TASKS.0.prefix,
     COUNTERS.prefix,
     REPLAY.prefix,
@@ -119,6 +124,7 @@ pub(super) const OF_TASKS: [u8; 20] = [
     TOKENS.0.prefix,
     PROVISIONS.prefix,
     IN_BAND.prefix,
+    RESULTS.prefix,
 ];
 
 /// Whether there is something in a task that an older program must not overlook: it would give out sums without noise.

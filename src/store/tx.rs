@@ -9,7 +9,7 @@ use super::{
     group::Group,
     records::{
         BucketHeader, CollectedBatch, CollectionJobRecord, Generation, HelperJobRecord, HelperJobRow,
-        HelperJobRowState, HelperJobState, KeyRecord, LeaderJobRecord, Removed, ReportRef,
+        HelperJobRowState, HelperJobState, KeyRecord, LeaderJobRecord, Removed, ReportRef, ResultRecord,
     },
     replay,
     rows::{self, Rows},
@@ -320,7 +320,14 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// A finished collection has named the batch, so that collectors may ask for it by its id.
+    /// Says what became of the result of a collected batch.
+    pub fn put_result(&mut self, task: &TaskId, batch: BatchSelector, result: ResultRecord) -> Result<(), Fault> {
+        self.owner(task)?.results.insert(batch, result);
+        self.group.set(table::RESULTS.key(&(*task, batch)), Some(table::RESULTS.value(&result)?));
+        Ok(())
+    }
+
+    /// A collection has named the batch, so that collectors may ask for it by its id.
     pub fn name_batch(&mut self, task: &TaskId, batch: BatchId) -> Result<(), Fault> {
         self.owner(task)?.names.insert(batch);
         self.group.set(table::NAMES.key(&(*task, batch)), Some(table::NAMES.value(&())?));

@@ -70,7 +70,6 @@ pub fn assert_upload_refused(answer: &Answer, parties: &Parties, report: &Report
         Revision::Dap18 => {
             let error = match error {
                 ReportError::TaskExpired | ReportError::TaskNotStarted => ReportError::ReportDropped,
-                ReportError::BatchCollected => ReportError::ReportReplayed,
                 error => error,
             };
             assert_eq!(upload_errors(answer, parties), [(report.metadata.id, error)]);

@@ -48,10 +48,10 @@ pub fn places(parties: &Parties, task: TaskId) -> Vec<Place> {
 
 /// The resources that take no body.
 pub fn places_without_body(parties: &Parties, task: TaskId) -> Vec<Place> {
-    let mut places = vec![at(parties, None, "hpke_config", "GET", None)];
+    let mut places = vec![at(parties, None, "hpke_config", "GET, HEAD", None)];
     if parties.revision() == Revision::Dap18 {
         for kind in [Interaction::CollectionJob, Interaction::AggregateShare] {
-            places.push(at(parties, Some(kind), &parties.nowhere_of(kind, task), "GET, DELETE", None));
+            places.push(at(parties, Some(kind), &parties.nowhere_of(kind, task), "GET, HEAD, DELETE", None));
         }
     }
     places
@@ -60,7 +60,7 @@ pub fn places_without_body(parties: &Parties, task: TaskId) -> Vec<Place> {
 fn continuation(parties: &Parties, task: TaskId) -> Place {
     let (allow, media_type) = match parties.revision() {
         Revision::Dap09 => ("PUT, POST, DELETE", dap09::media::AGGREGATION_JOB_CONTINUE_REQ),
-        Revision::Dap18 => ("GET, POST, DELETE", dap18::media::AGGREGATION_JOB_CONTINUE_REQ),
+        Revision::Dap18 => ("GET, HEAD, POST, DELETE", dap18::media::AGGREGATION_JOB_CONTINUE_REQ),
     };
     let kind = Interaction::AggregationJob;
     at(parties, Some(kind), &parties.nowhere_of(kind, task), allow, Some(("POST", media_type)))

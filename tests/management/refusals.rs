@@ -86,7 +86,7 @@ async fn a_token_comes_before_everything_and_media_types_before_the_rest() {
     let json_type = "application/json";
     // Token, Accept, Content-Type, method, path: status.
     type Headers<'a> = [Option<&'a str>; 3];
-    let cases: [(Headers<'_>, &str, &str, u16); 14] = [
+    let cases: [(Headers<'_>, &str, &str, u16); 15] = [
         ([None, None, None], "GET", "", 401),
         ([Some("Bearer "), Some(MEDIA_TYPE), None], "GET", "", 401),
         ([Some(&format!("Bearer {wrong}")), None, None], "POST", "/nowhere", 401),
@@ -101,6 +101,7 @@ async fn a_token_comes_before_everything_and_media_types_before_the_rest() {
         ([Some(&good), Some(MEDIA_TYPE), None], "GET", "/taskprov/peers", 404),
         ([Some(&good), Some(MEDIA_TYPE), None], "DELETE", "/tasks", 405),
         ([Some(&good), Some(MEDIA_TYPE), None], "GET", "/", 200),
+        ([Some(&good), Some(MEDIA_TYPE), None], "HEAD", "/", 200),
     ];
     for (headers, method, path, status) in cases {
         let mut request = reqwest::Client::builder()

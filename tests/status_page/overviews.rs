@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use dapbox::model::{
-    BatchMode, Duration, Interval, Max, Revision, Role, TaskId, Time, VdafConfig,
+    BatchId, BatchMode, Duration, Interval, Max, Revision, Role, TaskId, Time, VdafConfig,
     overview::{
         BatchState, BatchView, CertificateStatus, KeyState, KeyStatus, Load, Overview, PeerStatus, Sample, StateCounts,
         TaskView, TlsStatus,
     },
-    status::{DiskStatus, TaskStatus},
+    status::{CollectedBatchStatus, DiskStatus, ResultState, TaskStatus},
 };
 
 /// 2026-11-25 04:30 UTC.
@@ -68,6 +68,9 @@ fn task(seed: u8, role: Role, vdaf: VdafConfig, batch_mode: BatchMode) -> TaskVi
         aggregated: 5_120,
         batches_collected: 37,
         collections_waiting: u64::from(role == Role::Leader),
+        collected: if role == Role::Leader { collected() } else { Vec::new() },
+        results_not_fetched: u64::from(role == Role::Leader),
+        collected_unlisted: 0,
         last_trouble: None,
         provisioned: None,
         in_band: None,
@@ -84,6 +87,20 @@ fn task(seed: u8, role: Role, vdaf: VdafConfig, batch_mode: BatchMode) -> TaskVi
         peer: None,
         history: history(60, role),
     }
+}
+
+/// Results in every state.
+fn collected() -> Vec<CollectedBatchStatus> {
+    let states = [ResultState::NotFetched, ResultState::Fetched, ResultState::Failed, ResultState::Unknown];
+    let batch = |(n, result): (usize, &ResultState)| CollectedBatchStatus {
+        id: (n % 2 == 1).then(|| BatchId::new([n as u8; 32])),
+        interval: Interval::new(before(86_400 * (n as u64 + 1)).truncate(Duration(3600)), Duration(3600)),
+        report_count: (*result != ResultState::Unknown).then_some(1_204),
+        closed: (*result != ResultState::Unknown).then(|| before(7_200)),
+        result: *result,
+        fetched: (*result == ResultState::Fetched).then(|| before(3_600)),
+    };
+    states.iter().enumerate().map(batch).collect()
 }
 
 fn history(samples: u64, role: Role) -> Vec<Sample> {

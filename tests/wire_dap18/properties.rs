@@ -309,7 +309,7 @@ fn an_upload_is_told_less_than_a_job() {
     for (inside, outside) in [
         (ReportError::TaskExpired, ReportError::ReportDropped),
         (ReportError::TaskNotStarted, ReportError::ReportDropped),
-        (ReportError::BatchCollected, ReportError::ReportReplayed),
+        (ReportError::BatchCollected, ReportError::BatchCollected),
         (ReportError::HpkeUnknownConfigId, ReportError::OutdatedConfig),
         (ReportError::OutdatedConfig, ReportError::OutdatedConfig),
         (ReportError::ReportTooEarly, ReportError::ReportTooEarly),

@@ -11,6 +11,7 @@ use crate::{
     model::{
         Duration, Role, Time,
         overview::{BatchState, BatchView, KeyStatus, Overview, PeerStatus, TaskView, TlsStatus},
+        status::{CollectedBatchStatus, ResultState, TaskStatus},
         words::{bytes, rate, relative, span},
     },
     vdaf::noise,
@@ -141,12 +142,13 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     } else if status.jobs > 0 {
         text.line("put off", &style::counted(status.jobs, "aggregation job"));
     }
-    batches(text, view, most);
+    batches(text, view, now, most);
     let collections = match status.collections_waiting {
         0 => String::new(),
         waiting => format!("; {} waiting", style::counted(waiting, "collection")),
     };
     text.line("collected", &format!("{}{collections}", style::counted(status.batches_collected, "batch")));
+    collected(text, status);
     refusals(text, view);
     if let Some(peer) = &view.peer {
         helper(text, peer, status.last_trouble.as_deref(), now);
@@ -174,7 +176,7 @@ fn last_hour(text: &mut Text, view: &TaskView) {
     }
 }
 
-fn batches(text: &mut Text, view: &TaskView, most: usize) {
+fn batches(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     let counts = &view.counts;
     let kinds = [
         (counts.batches_ready, "ready to collect"),
@@ -190,10 +192,34 @@ fn batches(text: &mut Text, view: &TaskView, most: usize) {
     for batch in view.batches.iter().take(most) {
         let line = batch_line(batch, view.status.min_batch_size, text.style);
         let _ = writeln!(text.text, "    {line}");
+        if let Some(end) = batch.open_until(now).filter(|_| batch.state == BatchState::Ready) {
+            let open = format!("open until {}; collecting it now refuses later reports", calendar::brief(end, now));
+            let _ = writeln!(text.text, "      {}", text.style.dim(&open));
+        }
     }
     let more = counts.batches().saturating_sub(view.batches.len().min(most) as u64);
     if more > 0 {
         let _ = writeln!(text.text, "    {}", text.style.dim(&format!("and {} more", style::count(more))));
+    }
+}
+
+/// The collected batches whose result was not fetched. 'dapbox task show' lists all.
+fn collected(text: &mut Text, status: &TaskStatus) {
+    if status.results_not_fetched == 0 {
+        return;
+    }
+    let is_open =
+        |batch: &&CollectedBatchStatus| matches!(batch.result, ResultState::Pending | ResultState::NotFetched);
+    for batch in status.collected.iter().filter(is_open).take(FEW) {
+        let reports = batch.report_count.map(|count| style::counted(count, "report")).unwrap_or_default();
+        let line = format!("{}  {reports}, {}", show::collected_batch(batch), batch.result.name());
+        for part in findings::wrap(&line, style::WIDTH - 4) {
+            let _ = writeln!(text.text, "    {part}");
+        }
+    }
+    let more = status.results_not_fetched.saturating_sub(FEW as u64);
+    if more > 0 {
+        let _ = writeln!(text.text, "    {}", text.style.dim(&format!("and {} more not fetched", style::count(more))));
     }
 }
 
@@ -255,9 +281,9 @@ fn short(number: u64) -> String {
 mod tests {
     use super::*;
     use crate::model::{
-        BatchMode, Interval, Revision, TaskId, VdafConfig,
+        BatchId, BatchMode, Interval, Revision, TaskId, VdafConfig,
         overview::{CertificateStatus, KeyState, Load, Sample, StateCounts},
-        status::{DiskStatus, TaskStatus},
+        status::{CollectedBatchStatus, DiskStatus, ResultState},
     };
 
     const NOW: Time = Time(1_795_305_600);
@@ -291,6 +317,16 @@ mod tests {
                 aggregated: 7,
                 batches_collected: 3,
                 collections_waiting: 1,
+                collected: vec![CollectedBatchStatus {
+                    id: Some(BatchId::new([0xff; 32])),
+                    interval: Interval::new(NOW.saturating_sub(Duration(7200)), Duration(3600)),
+                    report_count: Some(1_000_000),
+                    closed: Some(NOW),
+                    result: ResultState::NotFetched,
+                    fetched: None,
+                }],
+                results_not_fetched: 7,
+                collected_unlisted: 0,
                 last_trouble: Some("something that went wrong again and again and is told in many words ".repeat(3)),
                 provisioned: None,
                 in_band: None,
@@ -303,6 +339,7 @@ mod tests {
             batches: vec![
                 batch(1, 999_999, 999_999, BatchState::NotAggregatedYet),
                 batch(2, 2_000_000, 0, BatchState::Ready),
+                batch(0, 2_000_000, 0, BatchState::Ready),
                 batch(3, 1, 0, BatchState::TooFew),
             ],
             counts: StateCounts { batches_ready: 1, batches_too_few: 9, ..StateCounts::default() },
@@ -364,7 +401,10 @@ mod tests {
             "1 ready to collect, 9 with too few reports",
             "999k + 999k of 1M   not aggregated yet",
             "████████████ 2M of 1M            ready",
-            "and 7 more",
+            "open until 01:00; collecting it now refuses later reports",
+            "1,000,000 reports, not fetched",
+            "and 6 more",
+            "and 2 more not fetched",
             "3 batches; 1 collection waiting",
             "         3  sealed to an unknown key",
             "         1  by the helper: not valid",

@@ -2,10 +2,14 @@
 
 use maud::{Markup, html};
 
-use super::{icon::Icon, text::interval};
+use super::{
+    icon::Icon,
+    text::{brief, instant, interval},
+};
 use crate::model::{
-    Role,
+    Role, Time,
     overview::{BatchState, BatchView, TaskView},
+    status::{CollectedBatchStatus, ResultState, TaskStatus},
     words::{count, counted},
 };
 
@@ -25,7 +29,7 @@ pub fn state(state: BatchState) -> (Icon, &'static str) {
 }
 
 /// The batches of a task.
-pub fn section(view: &TaskView) -> Markup {
+pub fn section(view: &TaskView, now: Time) -> Markup {
     let min = view.status.min_batch_size;
     let (shown, folded) = view.batches.split_at(view.batches.len().min(AT_ONCE));
     let unlisted = view.counts.batches().saturating_sub(view.batches.len() as u64);
@@ -40,16 +44,56 @@ pub fn section(view: &TaskView) -> Markup {
                 }
                 span { span.key.k-min {} "minimum, " (counted(min, "report")) }
             }
-            ul.batches { @for batch in shown { (row(batch, min)) } }
+            ul.batches { @for batch in shown { (row(batch, min, now)) } }
             @if !folded.is_empty() {
                 details.more id={ "more-" (view.status.id) } {
                     summary { (count(folded.len() as u64)) @if folded.len() == 1 { " older batch" } @else { " older batches" } }
-                    ul.batches { @for batch in folded { (row(batch, min)) } }
+                    ul.batches { @for batch in folded { (row(batch, min, now)) } }
                 }
             }
             @if unlisted > 0 {
                 p.dim { (counted(unlisted, "batch")) " more, older than these, with reports that were not collected." }
             }
+        }
+    }
+}
+
+/// The batches that were collected, and whether their results were fetched.
+pub fn collected(status: &TaskStatus, now: Time) -> Markup {
+    let (shown, folded) = status.collected.split_at(status.collected.len().min(AT_ONCE));
+    html! {
+        @if shown.is_empty() { p.dim { "No batch was collected." } }
+        ul.batches { @for batch in shown { (collected_row(batch, now)) } }
+        @if !folded.is_empty() {
+            details.more id={ "more-collected-" (status.id) } {
+                summary { (counted(folded.len() as u64, "more batch")) }
+                ul.batches { @for batch in folded { (collected_row(batch, now)) } }
+            }
+        }
+        @if status.collected_unlisted > 0 {
+            p.dim { (counted(status.collected_unlisted, "batch")) " more: " code { "dapbox task show" } " lists them." }
+        }
+    }
+}
+
+fn collected_row(batch: &CollectedBatchStatus, now: Time) -> Markup {
+    let icon = match batch.result {
+        ResultState::Fetched => Icon::Good,
+        ResultState::NotFetched => Icon::Half,
+        ResultState::Pending | ResultState::Unknown => Icon::Later,
+        ResultState::Failed => Icon::Bad,
+    };
+    html! {
+        li.batch {
+            span.what {
+                @if let Some(range) = batch.interval { span.when { (interval(range)) } }
+                @if let Some(id) = batch.id { code.id { (id) } }
+            }
+            span.state {
+                (icon.draw()) (batch.result.name())
+                @if let Some(at) = batch.fetched { " " (instant(at, now)) }
+            }
+            @if let Some(reports) = batch.report_count { span.numbers { (counted(reports, "report")) } }
         }
     }
 }
@@ -71,8 +115,9 @@ fn none(view: &TaskView) -> Markup {
     }
 }
 
-fn row(batch: &BatchView, min: u64) -> Markup {
+fn row(batch: &BatchView, min: u64, now: Time) -> Markup {
     let (icon, words) = state(batch.state);
+    let open_until = batch.open_until(now).filter(|_| batch.state == BatchState::Ready);
     html! {
         li.batch {
             span.what {
@@ -81,7 +126,10 @@ fn row(batch: &BatchView, min: u64) -> Markup {
                 @if batch.interval.is_none() && batch.id.is_none() { "A batch to come" }
             }
             (bar(batch, min))
-            span.state { (icon.draw()) (words) }
+            span.state {
+                (icon.draw()) (words)
+                @if let Some(end) = open_until { ", open until " (brief(end, now)) }
+            }
             span.numbers { (numbers(batch, min)) }
         }
     }

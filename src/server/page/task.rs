@@ -52,7 +52,11 @@ pub fn entry(view: &TaskView, now: Time, is_open: bool) -> Markup {
                         h4 { "History" }
                         (chart::history(view, now))
                         h4 { "Batches that were not collected " span.count { (count(view.counts.batches())) } }
-                        (batch::section(view))
+                        (batch::section(view, now))
+                        @if view.status.role == Role::Leader {
+                            h4 { "Collected batches " span.count { (count(view.status.batches_collected)) } }
+                            (batch::collected(&view.status, now))
+                        }
                     }
                 }
                 (parameters(&view.status, now))

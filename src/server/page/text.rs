@@ -18,6 +18,11 @@ pub fn instant(at: Time, now: Time) -> Markup {
     element(at, &format!("{text} UTC"))
 }
 
+/// A moment in UTC, as briefly as it can be told from now.
+pub fn brief(at: Time, now: Time) -> Markup {
+    element(at, &format!("{} UTC", calendar::brief(at, now)))
+}
+
 /// Where a moment lies from now.
 pub fn ago(at: Time, now: Time) -> Markup {
     element(at, &relative(at, now))

@@ -15,7 +15,8 @@ use crate::{
     },
     store::{
         BucketHeader, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, Entry,
-        HelperJobRecord, HelperJobState, LeaderJobRecord, LeaderJobState, Old, Pick, ReportRef, TaskState, Tx, View,
+        HelperJobRecord, HelperJobState, LeaderJobRecord, LeaderJobState, Old, Pick, ReportRef, ResultRecord,
+        ResultStage, TaskState, Tx, View,
         engine::{Engine, EngineError},
         records::BucketRecord,
         rows, table,
@@ -112,7 +113,9 @@ struct ModelTask {
     assigned: BTreeMap<u8, Vec<ReportRef>>,
     buckets: BTreeMap<Bucket, BucketRecord>,
     collected: Vec<CollectedBatch>,
-    given_up: BTreeSet<BatchId>,
+    /// When the sweeper first found nothing else of it.
+    given_up: BTreeMap<BatchId, Option<Time>>,
+    results: BTreeMap<BatchSelector, ResultRecord>,
     names: BTreeSet<BatchId>,
     collections: BTreeMap<u8, CollectionJobRecord>,
     helper_jobs: BTreeMap<u8, HelperJobRecord>,
@@ -130,7 +133,7 @@ impl ModelTask {
 
     fn give_up(&mut self, id: BatchId) {
         if self.collected.iter().all(|row| row.batch != BatchSelector::FixedSize(id)) {
-            self.given_up.insert(id);
+            self.given_up.entry(id).or_default();
         }
     }
 
@@ -140,7 +143,7 @@ impl ModelTask {
         let all = self.buckets.keys().copied().chain(self.reports.values().map(of_report));
         let is_closed = |bucket: &Bucket| {
             let is_past = matches!(bucket, Bucket::Time(start) if Some(*start) < self.horizon);
-            let is_given_up = matches!(bucket, Bucket::Batch(id) if self.given_up.contains(id));
+            let is_given_up = matches!(bucket, Bucket::Batch(id) if self.given_up.contains_key(id));
             is_past || is_given_up || self.collected.iter().any(|row| row.batch.contains(bucket))
         };
         all.filter(|bucket| !is_closed(bucket)).collect()
@@ -181,6 +184,7 @@ fn collection(n: u8, state: u8) -> CollectionJobRecord {
             _ => CollectionState::Deleted,
         },
         ended: None,
+        batch: (state == 2).then_some(batch),
     }
 }
 
@@ -328,11 +332,16 @@ fn apply_to_batches(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: Op)
         Op::Collect(batch, len) => {
             let overlaps = known.collected.iter().any(|other| overlap(&other.batch, &batch));
             assert_eq!(tx.task(id).unwrap().collected.overlaps(&batch), overlaps);
-            if !overlaps && !matches!(batch, BatchSelector::FixedSize(id) if known.given_up.contains(&id)) {
+            if !overlaps && !matches!(batch, BatchSelector::FixedSize(id) if known.given_up.contains_key(&id)) {
                 let (request_hash, answer) = ([len as u8; 32], vec![3; len]);
                 let party = CollectedBy::Helper { request_hash, answer };
                 let row = CollectedBatch { batch, report_count: len as u64, checksum: Checksum::default(), party };
                 tx.put_collected(id, &row)?;
+                let (first, stage) = (row.report_count, ResultStage::Fetched { at: Time(len as u64) });
+                let interval = Interval::new(Time(first), Duration(PRECISION)).unwrap();
+                let result = ResultRecord { report_count: first, interval, closed: Time(5), stage };
+                tx.put_result(id, batch, result)?;
+                known.results.insert(batch, result);
                 known.collected.push(row);
             }
         }
@@ -384,6 +393,13 @@ fn sweep(runtime: &tokio::runtime::Runtime, store: &Store, model: &mut Model, ol
         let sums = sweep_buckets(known);
         assert_eq!((dropped.reports, dropped.sums), (past.len() as u64, sums));
         assert_eq!(dropped.batches, sweep_collected(known, &old));
+        if let Some(before) = old.results {
+            let ModelTask { given_up, buckets, .. } = known;
+            let is_empty = |id: &BatchId| !buckets.contains_key(&Bucket::Batch(*id));
+            given_up.retain(|id, since| !is_empty(id) || since.is_none_or(|since| since >= before));
+            let over = given_up.iter_mut().filter(|(id, _)| is_empty(id));
+            over.for_each(|(_, since)| *since = since.or(Some(old.now)));
+        }
         known.helper_jobs.retain(|_, job| job.state == HelperJobState::Pending || Some(job.created) >= old.jobs);
         for job in known.helper_jobs.values_mut() {
             let is_old = job.created.0 / DAY < old.answers.0 / DAY;
@@ -413,7 +429,7 @@ fn sweep_buckets(known: &mut ModelTask) -> u64 {
     let mut sums = 0;
     let is_over = |bucket: &Bucket, last: Time| match bucket {
         Bucket::Time(start) => Some(*start) < known.horizon,
-        Bucket::Batch(id) if known.given_up.contains(id) => true,
+        Bucket::Batch(id) if known.given_up.contains_key(id) => true,
         Bucket::Batch(id) => {
             let batch = BatchSelector::FixedSize(*id);
             Some(last) < known.horizon && known.collected.iter().all(|row| row.batch != batch)
@@ -426,7 +442,7 @@ fn sweep_buckets(known: &mut ModelTask) -> u64 {
         if !record.share.is_empty() {
             sums += record.count;
             if let Bucket::Batch(id) = bucket {
-                known.given_up.insert(id);
+                known.given_up.entry(id).or_default();
             }
         }
     }
@@ -437,7 +453,7 @@ fn sweep_buckets(known: &mut ModelTask) -> u64 {
 fn sweep_collected(known: &mut ModelTask, old: &Old) -> u64 {
     let Some(before) = old.results else { return 0 };
     let before_sweep = known.collected.len();
-    let ModelTask { collected, collections, buckets, names, .. } = known;
+    let ModelTask { collected, collections, buckets, names, results, .. } = known;
     collected.retain(|row| {
         let is_active = collections.values().any(|job| job.state == CollectionState::Closed { batch: row.batch });
         let is_old = match row.batch {
@@ -450,6 +466,9 @@ fn sweep_collected(known: &mut ModelTask, old: &Old) -> u64 {
         {
             names.remove(&id);
             buckets.remove(&Bucket::Batch(id));
+        }
+        if is_old && !is_active {
+            results.remove(&row.batch);
         }
         !is_old || is_active
     });
@@ -488,6 +507,7 @@ fn check_memory(task: &TaskState, known: &ModelTask) {
     assert_eq!((&task.buckets, &task.names), (&headers, &known.names));
     assert_eq!(task.open_buckets(), known.open_buckets().len());
     assert!(known.open_buckets().iter().all(|bucket| task.is_open(bucket)));
+    assert_eq!(task.results, known.results);
     assert_eq!(task.provision, known.provision);
     assert_eq!((&task.in_band, task.tokens == Tokens::default()), (&known.in_band, known.in_band.is_some()));
     assert_eq!(task.collected.len(), known.collected.len());
@@ -495,7 +515,7 @@ fn check_memory(task: &TaskState, known: &ModelTask) {
 
     assert!((0..3).all(|n| {
         let id = BatchId::new([n; 32]);
-        task.collected.is_given_up(&id) == known.given_up.contains(&id)
+        task.collected.is_given_up(&id) == known.given_up.contains_key(&id)
     }));
 
     let waiting = known.waiting();

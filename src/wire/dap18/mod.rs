@@ -31,11 +31,11 @@ const REPORTS_PER_UPLOAD: usize = 64;
 #[derive(Clone, Copy, Debug)]
 pub struct Dap18;
 
-/// What an upload is told of a report that is not taken (section 4.4.2.2): less than an aggregation job is.
+/// What an upload is told of a report that is not taken (section 4.4.2.2): less than an aggregation job is. Of a collected
+/// batch the section says that the error may be `report_replayed`; `batch_collected` says why.
 pub fn upload_error(error: ReportError) -> ReportError {
     match error {
         ReportError::TaskExpired | ReportError::TaskNotStarted => ReportError::ReportDropped,
-        ReportError::BatchCollected => ReportError::ReportReplayed,
         ReportError::HpkeUnknownConfigId => ReportError::OutdatedConfig,
         other => other,
     }

@@ -1,0 +1,123 @@
+//! What a leader's collection jobs wait for, and which of them can be moved on.
+
+use std::collections::BTreeSet;
+
+use super::batches::{self, Refusal};
+use crate::{
+    model::{BatchSelector, CollectionJobId, FixedSizeQuery, Interval, Query},
+    store::{CollectionJobRecord, CollectionState, ReportRef, TaskState},
+};
+
+/// What a waiting collection job waits for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// More reports: too few are aggregated. Those that wait are wanted now.
+    Hungry,
+    /// Reports that were accepted before the collection and are not aggregated yet. They are wanted now.
+    Draining,
+    /// Aggregation jobs in flight that touch the batch; no new one may.
+    Settling,
+    /// Nothing: the batch can be closed.
+    Ready(BatchSelector),
+    /// Nothing: the same batch was closed before.
+    Closed(BatchSelector),
+    /// Nothing will help.
+    Refused(Refusal),
+}
+
+/// Finds out what a waiting collection job waits for.
+pub fn phase(state: &TaskState, query: &Query, accepted_before: ReportRef) -> Phase {
+    match query {
+        Query::TimeInterval(interval) => interval_phase(state, interval, accepted_before),
+        Query::FixedSize(FixedSizeQuery::ByBatchId(id)) => Phase::Closed(BatchSelector::FixedSize(*id)),
+        Query::FixedSize(FixedSizeQuery::CurrentBatch) => {
+            batches::ready_batch(state).map_or(Phase::Hungry, |id| Phase::Ready(BatchSelector::FixedSize(id)))
+        }
+    }
+}
+
+fn interval_phase(state: &TaskState, interval: &Interval, accepted_before: ReportRef) -> Phase {
+    let batch = BatchSelector::TimeInterval(*interval);
+    if state.collected.contains_exactly(&batch) {
+        return Phase::Closed(batch);
+    }
+    if let Err(refusal) = batches::check_past(state, &batch).and_then(|()| batches::check_overlap(state, &batch)) {
+        return Phase::Refused(refusal);
+    }
+    if batches::check_size(state, batches::tally(state, &batch).count).is_err() {
+        return Phase::Hungry;
+    }
+    if state.waiting.has_before(*interval, accepted_before) {
+        return Phase::Draining;
+    }
+    if state.waiting.has_assigned(*interval) {
+        return Phase::Settling;
+    }
+    Phase::Ready(batch)
+}
+
+/// Whether the reports that are there, aggregated or waiting, are enough for the batch of a query.
+pub fn has_enough_reports(state: &TaskState, query: &Query) -> bool {
+    let reports = match query {
+        Query::FixedSize(FixedSizeQuery::ByBatchId(_)) => return true,
+        Query::FixedSize(FixedSizeQuery::CurrentBatch) => {
+            let open = state.buckets.iter().filter(|(bucket, _)| !state.is_closed(bucket));
+            open.map(|(_, record)| record.count).sum::<u64>() + state.waiting.len() as u64
+        }
+        Query::TimeInterval(interval) => {
+            let batch = BatchSelector::TimeInterval(*interval);
+            if state.collected.contains_exactly(&batch) {
+                return true;
+            }
+            let waiting = state.waiting.by_bucket().into_iter().filter(|(start, _)| interval.contains(*start));
+            batches::tally(state, &batch).count + waiting.map(|(_, count)| count).sum::<u64>()
+        }
+    };
+    reports >= state.task.public.min_batch_size.max(1)
+}
+
+/// The collection jobs of a task that can be moved on now, the oldest first: jobs for the current batch compete.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// Jobs that wait, and that [`advance`](super::collect::advance) moves on.
+    pub waiting: Vec<CollectionJobId>,
+    /// Jobs whose batch is closed: the helper is to be asked for its share.
+    pub closed: Vec<CollectionJobId>,
+}
+
+/// Finds the collection jobs of a task that can be moved on now.
+pub fn due(state: &TaskState) -> Due {
+    let batch_asked_for = |job: &CollectionJobRecord| match job.state {
+        CollectionState::Closed { batch } => Some(batch),
+        _ => None,
+    };
+    // A job that asks for one of these follows the job that asks the helper, and waits for its result.
+    let asked_for: BTreeSet<BatchSelector> = state.collections.values().filter_map(batch_asked_for).collect();
+    let is_due = |job: &CollectionJobRecord| match phase(state, &job.query, job.accepted_before) {
+        Phase::Hungry | Phase::Draining | Phase::Settling => false,
+        Phase::Ready(_) | Phase::Refused(_) => true,
+        Phase::Closed(batch) => !asked_for.contains(&batch),
+    };
+    let mut jobs: Vec<_> = state.collections.iter().collect();
+    jobs.sort_unstable_by_key(|(id, job)| (job.created, job.accepted_before, **id));
+    let mut due = Due::default();
+    for (id, job) in jobs {
+        match job.state {
+            CollectionState::Closed { .. } => due.closed.push(*id),
+            CollectionState::Waiting if is_due(job) => due.waiting.push(*id),
+            _ => {}
+        }
+    }
+    due
+}
+
+/// Whether [`advance`](super::collect::advance) would close a batch for a collection job now, which takes a sample of noise.
+/// `None` if it would do nothing.
+pub fn closes_batch(state: &TaskState, id: &CollectionJobId) -> Option<bool> {
+    let job = state.collections.get(id).filter(|job| matches!(job.state, CollectionState::Waiting))?;
+    match phase(state, &job.query, job.accepted_before) {
+        Phase::Hungry | Phase::Draining | Phase::Settling => None,
+        Phase::Closed(_) | Phase::Refused(_) => Some(false),
+        Phase::Ready(_) => Some(true),
+    }
+}

@@ -1,0 +1,123 @@
+//! Results of collected batches at the leader: whether the collector has fetched them, and which batch a collector without
+//! DELETE gets next.
+
+use crate::{
+    model::{
+        BatchSelector, Bucket, CollectionJobId, Duration, Fault, FixedSizeQuery, Query, TaskId, Time,
+        status::{CollectedBatchStatus, ResultState},
+    },
+    store::{CollectionJobRecord, CollectionState, ResultRecord, ResultStage, TaskState, Tx},
+};
+
+/// The batch that a collection job is about, once it has one.
+pub fn batch_of(job: &CollectionJobRecord) -> Option<BatchSelector> {
+    job.batch.or(match job.query {
+        Query::TimeInterval(interval) => Some(BatchSelector::TimeInterval(interval)),
+        Query::FixedSize(FixedSizeQuery::ByBatchId(id)) => Some(BatchSelector::FixedSize(id)),
+        Query::FixedSize(FixedSizeQuery::CurrentBatch) => None,
+    })
+}
+
+/// The stage of a batch's result once the collector was told the job's outcome; `None` if that changes nothing.
+fn once_told(job: &CollectionJobRecord, result: &ResultRecord, now: Time) -> Option<ResultStage> {
+    match (&job.state, result.stage) {
+        (CollectionState::Done { .. }, ResultStage::Ready) => Some(ResultStage::Fetched { at: now }),
+        (CollectionState::Failed { .. }, ResultStage::Failed { told: None }) => {
+            Some(ResultStage::Failed { told: Some(now) })
+        }
+        _ => None,
+    }
+}
+
+/// Whether the collector was not told the outcome of a job's batch yet, by this job or another.
+pub fn is_news(state: &TaskState, job: &CollectionJobRecord) -> bool {
+    let result = batch_of(job).and_then(|batch| state.results.get(&batch));
+    result.is_some_and(|result| once_told(job, result, Time(0)).is_some())
+}
+
+/// Stores that the collector is told the outcome of a job.
+pub fn tell(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, now: Time) -> Result<(), Fault> {
+    let Some(job) = tx.collection(task, &id)? else { return Ok(()) };
+    let Some(batch) = batch_of(&job) else { return Ok(()) };
+    let result = tx.task(task).and_then(|state| state.results.get(&batch)).copied();
+    match result.and_then(|result| Some((result, once_told(&job, &result, now)?))) {
+        Some((result, stage)) => tx.put_result(task, batch, ResultRecord { stage, ..result }),
+        None => Ok(()),
+    }
+}
+
+/// How far the result of a batch is; `None` if the batch is not collected, or was by an earlier release.
+pub(super) fn stage(tx: &Tx<'_>, task: &TaskId, batch: &BatchSelector) -> Option<ResultStage> {
+    tx.task(task)?.results.get(batch).map(|result| result.stage)
+}
+
+/// Stores how far the result of a batch is. Does nothing for a batch that an earlier release has closed.
+pub(super) fn advance(tx: &mut Tx<'_>, task: &TaskId, batch: BatchSelector, stage: ResultStage) -> Result<(), Fault> {
+    let result = tx.task(task).and_then(|state| state.results.get(&batch)).copied();
+    match result {
+        Some(result) if result.stage != stage => tx.put_result(task, batch, ResultRecord { stage, ..result }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a request for the next batch, which has the same bytes every time, means another batch than that of the job
+/// that it made before: the collector was told the job's outcome at least `pause` ago (DAP-18 section 5.2).
+pub fn is_superseded(
+    tx: &Tx<'_>,
+    task: &TaskId,
+    id: &CollectionJobId,
+    now: Time,
+    pause: Duration,
+) -> Result<bool, Fault> {
+    let Some(job) = tx.collection(task, id)? else { return Ok(false) };
+    if job.query != Query::FixedSize(FixedSizeQuery::CurrentBatch) {
+        return Ok(false);
+    }
+    let stage = batch_of(&job).and_then(|batch| tx.task(task)?.results.get(&batch)).map(|result| result.stage);
+    Ok(match (job.state, stage) {
+        (CollectionState::Done { .. }, Some(ResultStage::Fetched { at }))
+        | (CollectionState::Failed { .. }, Some(ResultStage::Failed { told: Some(at) })) => {
+            at.saturating_add(pause) <= now
+        }
+        _ => false,
+    })
+}
+
+/// The batches of a task that were collected, at most `most` of them: those first whose result was not fetched, and the
+/// newest first among each. And how many were not fetched, and how many are not listed.
+pub fn list(state: &TaskState, most: usize) -> (Vec<CollectedBatchStatus>, u64, u64) {
+    let mut all: Vec<_> = state.collected.iter().map(|batch| status(state, &batch)).collect();
+    let is_open = |batch: &CollectedBatchStatus| matches!(batch.result, ResultState::Pending | ResultState::NotFetched);
+    let open = all.iter().filter(|batch| is_open(batch)).count() as u64;
+    all.sort_by_key(|batch| std::cmp::Reverse((is_open(batch), batch.closed, batch.interval)));
+    let unlisted = all.len().saturating_sub(most) as u64;
+    all.truncate(most);
+    (all, open, unlisted)
+}
+
+fn status(state: &TaskState, batch: &BatchSelector) -> CollectedBatchStatus {
+    let result = state.results.get(batch);
+    let (id, interval) = match batch {
+        BatchSelector::TimeInterval(interval) => (None, Some(*interval)),
+        BatchSelector::FixedSize(id) => (Some(*id), result.map(|result| result.interval)),
+    };
+    let counted = || match batch {
+        BatchSelector::FixedSize(id) => state.buckets.get(&Bucket::Batch(*id)).map(|bucket| bucket.count),
+        BatchSelector::TimeInterval(_) => None,
+    };
+    let (result_state, fetched) = match result.map(|result| result.stage) {
+        None => (ResultState::Unknown, None),
+        Some(ResultStage::Pending) => (ResultState::Pending, None),
+        Some(ResultStage::Ready) => (ResultState::NotFetched, None),
+        Some(ResultStage::Fetched { at }) => (ResultState::Fetched, Some(at)),
+        Some(ResultStage::Failed { .. }) => (ResultState::Failed, None),
+    };
+    CollectedBatchStatus {
+        id,
+        interval,
+        report_count: result.map(|result| result.report_count).or_else(counted),
+        closed: result.map(|result| result.closed),
+        result: result_state,
+        fetched,
+    }
+}
