@@ -325,6 +325,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn is_busy_while_jobs_take_all_workers() {
+        let pool = Pool::new(2, 8).unwrap();
+        let first = pool.admit(&TASK).await;
+        assert!(!pool.is_busy());
+        let second = pool.admit(&OTHER).await;
+        assert!(pool.is_busy());
+        drop((first, second));
+        assert!(!pool.is_busy());
+    }
+
+    #[tokio::test]
     async fn results_are_in_order_whatever_the_number_of_items() {
         let pool = Pool::new(3, 1).unwrap();
         let permit = pool.admit(&TASK).await;

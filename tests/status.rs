@@ -13,7 +13,7 @@ use std::{
 use common::{
     Node, PATIENCE, Pair, Parties,
     child::{Running, Signal},
-    forge::Forge,
+    forge::{Forge, flipped},
     raw::{ask, begin},
     skip::has_programs,
 };
@@ -462,8 +462,8 @@ async fn a_store_that_has_stopped_is_not_healthy() {
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
     assert_eq!(get("healthz").await.0, 200);
-    let url = "http://leader.example/".to_owned();
-    let task = Parties::new(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval, url.clone(), url).leader;
+    let [leader, helper] = ["leader", "helper"].map(|name| format!("http://{name}.example/"));
+    let task = Parties::new(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval, leader, helper).leader;
     let control = reqwest::Client::builder().unix_socket(socket).build().unwrap();
     assert_eq!(control.post("http://control/tasks").json(&task).send().await.unwrap().status(), 500);
     for path in ["healthz", "readyz"] {
@@ -536,4 +536,44 @@ fn read_terminal(script: &mut Running) -> String {
     drop(keys);
     assert!(script.wait().unwrap().success());
     String::from_utf8(shown).unwrap()
+}
+
+/// The owner of a task sees why its reports were rejected, at upload and in jobs: with `task show`, on the status page, and
+/// in the metrics.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn shows_why_reports_were_rejected(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let sampled = |config: &mut Config| {
+        watched(config);
+        // The first upload is opened, and it is the first of two buckets too many.
+        (config.leader.upload_sample_ratio, config.limits.max_open_buckets) = (u32::MAX, 1);
+    };
+    let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
+    let pair = Pair::start_with(revision, vdaf, mode, sampled, |_| {}).await;
+    let (parties, id) = (&pair.parties, pair.parties.id().to_string());
+    let (forge, yes) = (Forge::new(parties).await, Measurement::Flag(true));
+    let mut unopenable = forge.report(&yes, hours_ago(2));
+    unopenable.leader_share.payload = flipped(&unopenable.leader_share.payload);
+    let mut not_for_the_helper = forge.report(&yes, hours_ago(2));
+    not_for_the_helper.helper_share.payload = flipped(&not_for_the_helper.helper_share.payload);
+    for report in [unopenable, forge.report(&yes, hours_ago(2)), not_for_the_helper, forge.report(&yes, hours_ago(5))] {
+        parties.upload(&report).await;
+    }
+    let helper_error = "helper_hpke_decrypt_error";
+    let view = until(&pair.leader, |view| view.refused.contains_key(helper_error)).await;
+    let reasons = [
+        ("hpke_decrypt_error", "refused: not decryptable"),
+        (helper_error, "refused: by the helper: not decryptable"),
+        ("upload_bucket_limit", "refused: of a time that would open one batch bucket too many"),
+    ];
+    assert_eq!(view.refused, reasons.iter().map(|(name, _)| ((*name).to_owned(), 1)).collect());
+    let (shown, seen) = (stdout(&["task", "show", &id], &pair.leader).await, metrics(&pair.leader).await);
+    let page = get(&pair.leader, "").await.1;
+    for (name, reason) in reasons {
+        let line = shown.lines().find(|line| line.split_whitespace().next() == Some(name)).unwrap_or_default();
+        assert!(line.ends_with(&format!("  1  {reason}")), "{name}: {shown}");
+        assert_eq!(seen[&format!("dapbox_reports_refused_total{{reason={name},task={id}}}")], 1.0);
+        assert!(page.contains(name), "{name} is not on the page");
+    }
+    pair.stop().await;
 }

@@ -128,7 +128,7 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
 /// Why reports are counted under this name.
 fn refusal(name: &str) -> String {
     let whose = if name.starts_with("helper_") { "by the helper: " } else { "" };
-    format!(" refused  {whose}{}", counters::reason(name))
+    format!("  refused: {whose}{}", counters::reason(name))
 }
 
 /// The id of a collected batch or, where batches have none, its interval.

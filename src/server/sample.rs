@@ -102,3 +102,43 @@ async fn try_take(app: &Arc<App>, context: &Arc<TaskContext>, reports: &[Report]
     app.sampler.note_good(opened.iter().filter(|(_, _, tried)| tried.is_ok()).map(|(_, key, _)| (task, *key)));
     Some(opened.into_iter().filter_map(|(id, _, tried)| Some((id, tried.err()?))).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{HpkeCiphertext, ReportId, ReportMetadata, Time};
+
+    fn report(config_id: u8) -> Report {
+        let sealed = HpkeCiphertext { config_id, enc: "e".into(), payload: "p".into() };
+        let metadata = ReportMetadata { id: ReportId::random(), time: Time(0) };
+        let (leader_share, helper_share) = (sealed.clone(), sealed);
+        Report { metadata, extensions: Vec::new(), public_share: "".into(), leader_share, helper_share }
+    }
+
+    #[test]
+    fn chooses_one_report_of_each_key_until_one_is_good() {
+        let (sampler, task) = (Sampler::default(), TaskId::new([1; 32]));
+        let reports = [7, 7, 8, 7].map(report);
+        let chosen = |sampler: &Sampler, task| {
+            let keys = sampler.choose(task, u32::MAX, &reports);
+            keys.iter().map(|report| report.leader_share.config_id).collect::<Vec<_>>()
+        };
+        assert_eq!(chosen(&sampler, task), [7, 8]);
+        sampler.note_good([(task, 7)].into_iter());
+        assert_eq!(chosen(&sampler, task), [8]);
+        assert_eq!(chosen(&sampler, TaskId::new([2; 32])), [7, 8], "of another task");
+        assert_eq!(sampler.choose(task, 1, &reports).len(), 4, "one in one");
+        sampler.forget(&task);
+        assert_eq!(chosen(&sampler, task), [7, 8]);
+    }
+
+    #[test]
+    fn opens_few_samples_at_once_and_none_without_a_ratio() {
+        let sampler = Sampler::default();
+        assert!(sampler.place(0).is_none());
+        let held: Vec<_> = (0..MOST).map(|_| sampler.place(1).unwrap()).collect();
+        assert!(sampler.place(1).is_none());
+        drop(held);
+        assert!(sampler.place(1).is_some());
+    }
+}
