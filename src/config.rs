@@ -118,6 +118,9 @@ pub struct Limits {
     /// Request bodies that are awaited at once, of uploads and of requests with a token each. One more ends the one that has
     /// sent nothing for the longest time, with 503. Each takes a few kilobytes.
     pub max_pending_bodies: usize,
+    /// How long a request body may send nothing before it ends with 503, where memory for bodies is short and others need
+    /// what it holds.
+    pub max_body_silence: Seconds,
     /// Connections open at once; one more is closed at once. Each costs some memory before it has asked for anything.
     pub max_connections: usize,
     /// How long a client may take over the head of a request, and a connection may be idle before it.
@@ -406,6 +409,7 @@ impl Default for Limits {
             request_memory_bytes: 192 << 20,
             max_requests: 1024,
             max_pending_bodies: 4096,
+            max_body_silence: Seconds::new(10),
             max_connections: 4096,
             head_timeout: Seconds::new(30),
             request_timeout: Seconds::new(60),

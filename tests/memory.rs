@@ -80,6 +80,43 @@ async fn uploads_have_memory_of_their_own(#[values(Revision::Dap09, Revision::Da
     pair.stop().await;
 }
 
+/// Clients that hold all the memory for uploads and send nothing lose it to one that sends its report.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_uploads_lose_their_memory(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let tight = |config: &mut Config| {
+        (config.limits.max_report_bytes, config.limits.upload_memory_bytes) = (64 << 10, 128 << 10);
+        config.limits.request_timeout = dapbox::config::Seconds(10 * PATIENCE);
+        config.limits.max_body_silence = dapbox::config::Seconds::millis(100);
+    };
+    let pair = Pair::start_with(revision, vectors(3000), BatchMode::TimeInterval, tight, |_| {}).await;
+    let parties = &pair.parties;
+    let forge = Forge::new(parties).await;
+    let long =
+        parties.wire().encode_upload(parties.task(), &[forge.report(&Measurement::Vector(vec![1; 3000]), Time::now())]);
+    let upload = parties.wire().upload_call(&parties.id());
+    let (method, url) = (upload.method, parties.at_leader(&upload.path));
+    let (length, headers) = (long.len().to_string(), [("content-type", upload.content_type.unwrap())]);
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        let mut stream = begin(method, &url, &[headers[0], ("content-length", &length)]).await;
+        stream.write_all(&long[..long.len() - 1]).await.unwrap();
+        silent.push(stream);
+    }
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while ask(method, &url, &headers, long.clone()).await.status == 503 {
+        assert!(std::time::Instant::now() < deadline, "silent uploads shut others out");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(pair.leader.counter(&parties.id(), "report_success").await, 1);
+    // Those that have lost it are told so.
+    let mut ended = tokio::task::JoinSet::new();
+    silent.into_iter().for_each(|mut stream| drop(ended.spawn(async move { status(&mut stream).await })));
+    assert_eq!(ended.join_next().await.unwrap().unwrap(), Some(503));
+    drop(ended);
+    pair.stop().await;
+}
+
 /// A leader whose memory holds a few reports aggregates all of them in small jobs. What clients make longer than it
 /// should be, the share that only the helper can open, makes jobs shorter still, and costs no other report.
 #[rstest]

@@ -24,6 +24,7 @@ const RELOADABLE: &[&str] = &[
     "limits.max_job_reports",
     "limits.max_message_bytes",
     "limits.max_answer_bytes",
+    "limits.max_body_silence",
     "limits.head_timeout",
     "limits.request_timeout",
     "limits.clock_skew",

@@ -133,8 +133,9 @@ pub async fn read<T: DeserializeOwned>(app: &App, request: &mut Request) -> Resu
 }
 
 async fn read_at_most<T: DeserializeOwned>(limit: usize, app: &App, request: &mut Request) -> Result<T, Error> {
-    let (timeout, bodies) = (*app.config.limits.request_timeout, &app.slots.request_bodies);
-    let body = request.read_body(limit, timeout, &app.request_memory, bodies).await?;
+    let (limits, bodies) = (&app.config.limits, &app.slots.request_bodies);
+    let (timeout, silence) = (*limits.request_timeout, *limits.max_body_silence);
+    let body = request.read_body(limit, timeout, &app.request_memory, bodies, silence).await?;
     let read = serde_json::from_slice(&body);
     read.map_err(|error| Problem::about(400).with_detail(format!("the request cannot be read: {error}")).into())
 }

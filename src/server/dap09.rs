@@ -91,7 +91,8 @@ async fn upload(app: &Arc<App>, task: TaskId, mut request: Request) -> Result<Re
     ROUTES.expect_type(&request, media::REPORT)?;
     let limits = &app.config.limits;
     let (timeout, bodies) = (*limits.request_timeout, &app.slots.upload_bodies);
-    let body = request.read_body(limits.max_report_bytes, timeout, &app.upload_memory, bodies).await?;
+    let (budget, silence) = (&app.upload_memory, *limits.max_body_silence);
+    let body = request.read_body(limits.max_report_bytes, timeout, budget, bodies, silence).await?;
     drop(request);
     let _slot = app.slots.upload()?;
     let reports = match context.wire.decode_upload(&context.task.public, &body) {

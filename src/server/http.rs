@@ -24,6 +24,9 @@ const LINGER: Duration = Duration::from_secs(5);
 /// and there are no more of them than requests in progress and bodies that are awaited.
 const FREE: usize = 4 << 10;
 
+/// How long the memory of bodies that end is waited for.
+const RELEASE: Duration = Duration::from_secs(5);
+
 /// A body's part of a budget grows by so much at once.
 const STEP: usize = 64 << 10;
 
@@ -125,6 +128,26 @@ impl Request {
         })
     }
 
+    /// Takes so much memory in all for a body. Where there is not enough, bodies end that have sent nothing for `silence`, if
+    /// that is of use.
+    pub async fn cover(
+        &mut self,
+        lease: &mut Lease,
+        bytes: usize,
+        bodies: &PendingBodies,
+        silence: Duration,
+    ) -> Result<(), Problem> {
+        let is_there = bytes <= FREE || lease.cover(bytes.next_multiple_of(STEP)) || lease.cover(bytes);
+        let missing = bytes.saturating_sub(lease.bytes());
+        if !is_there && !(bodies.end_silent(silence, missing) && lease.cover_within(bytes, RELEASE).await) {
+            return Err(Problem::busy());
+        }
+        if let Some(pending) = &self.pending {
+            pending.hold(lease.bytes());
+        }
+        Ok(())
+    }
+
     /// Reads the body: at most `limit` bytes, within `timeout`. It takes its memory from the budget as it comes, since
     /// whoever announces much may send little of it, and keeps it for as long as any part of the body is kept. Until then it
     /// is one of the bodies that are awaited.
@@ -134,6 +157,7 @@ impl Request {
         timeout: Duration,
         budget: &Budget,
         bodies: &PendingBodies,
+        silence: Duration,
     ) -> Result<Bytes, Problem> {
         self.expect_at_most(limit)?;
         self.await_among(bodies);
@@ -146,17 +170,11 @@ impl Request {
             }
             // Twice if it grows: for a moment it is in two places. But whatever is not too long must find room.
             let needed = if self.announced().is_some() { length } else { limit.min(2 * length) };
-            cover(&mut lease, needed)?;
+            self.cover(&mut lease, needed, bodies, silence).await?;
             body.push(part, self.announced().unwrap_or(0));
         }
         Ok(lease.guard(body.freeze()))
     }
-}
-
-/// Takes so much memory in all for a body, if it is there.
-pub fn cover(lease: &mut Lease, bytes: usize) -> Result<(), Problem> {
-    let is_there = bytes <= FREE || lease.cover(bytes.next_multiple_of(STEP)) || lease.cover(bytes);
-    if is_there { Ok(()) } else { Err(Problem::busy()) }
 }
 
 /// A body as it comes.

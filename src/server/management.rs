@@ -241,7 +241,8 @@ fn check_media_types(request: &Request) -> Result<(), Problem> {
 async fn body(app: &App, request: &mut Request) -> Result<Bytes, Problem> {
     let limits = &app.config.limits;
     let (budget, bodies) = (&app.request_memory, &app.slots.request_bodies);
-    request.read_body(limits.max_message_bytes, *limits.request_timeout, budget, bodies).await
+    let (timeout, silence) = (*limits.request_timeout, *limits.max_body_silence);
+    request.read_body(limits.max_message_bytes, timeout, budget, bodies, silence).await
 }
 
 fn configuration(app: &App) -> Result<Response, Error> {

@@ -1,6 +1,6 @@
 //! Memory that is shared out before it is used, so that what goes on at once stays within what the operator allows.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -72,6 +72,18 @@ impl Lease {
             (Ok(more), Some(held)) => held.merge(more),
             (Ok(more), held) => *held = Some(more),
             (Err(_), _) => return false,
+        }
+        true
+    }
+
+    /// The same, and waits for as long as `patience` for what is missing.
+    pub async fn cover_within(&mut self, bytes: usize, patience: Duration) -> bool {
+        let more = units(bytes).saturating_sub(units(self.bytes()));
+        let taking = self.budget.clone().acquire_many_owned(more);
+        match (tokio::time::timeout(patience, taking).await, &mut self.held) {
+            (Ok(Ok(more)), Some(held)) => held.merge(more),
+            (Ok(Ok(more)), held) => *held = Some(more),
+            _ => return false,
         }
         true
     }

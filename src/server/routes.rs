@@ -130,8 +130,9 @@ impl Routes {
     ) -> Result<(Authorized<'a>, Bytes), Error> {
         let context = self.check_token(app, id, role, &request.headers)?;
         self.expect_type(&request, media_type)?;
-        let (timeout, bodies) = (*app.config.limits.request_timeout, &app.slots.request_bodies);
-        let body = request.read_body(limit, timeout, &app.request_memory, bodies).await?;
+        let (limits, bodies) = (&app.config.limits, &app.slots.request_bodies);
+        let (timeout, silence) = (*limits.request_timeout, *limits.max_body_silence);
+        let body = request.read_body(limit, timeout, &app.request_memory, bodies, silence).await?;
         Ok((Authorized { context, _slot: app.slots.peer()? }, body))
     }
 

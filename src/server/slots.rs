@@ -3,11 +3,13 @@
 //! Anybody may upload, so uploads must not take what peers and control planes need: each kind has slots of its own. A
 //! request takes its slot once its body has arrived and its token was checked: a client that sends nothing, or the wrong
 //! token, holds no slot. What it does hold is its place among the bodies that are awaited. Where those are too many, the one
-//! ends that has sent nothing for the longest time: a client that sends its body is not shut out by those that do not.
+//! ends that has sent nothing for the longest time: a client that sends its body is not shut out by those that do not. The
+//! same holds for the memory that bodies have: where it is short, those end that have sent nothing for a while.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
@@ -90,14 +92,24 @@ struct Waiting {
     /// The number of the next one.
     next: u64,
     /// Those that wait, by number: the first has sent nothing for the longest time.
-    bodies: BTreeMap<u64, Arc<Notify>>,
+    bodies: BTreeMap<u64, Body>,
+}
+
+/// A body of which more is to come.
+struct Body {
+    /// Says that it is not awaited any longer.
+    ended: Arc<Notify>,
+    /// When a part of it last came.
+    since: Instant,
+    /// How many bytes of a memory budget it holds.
+    held: usize,
 }
 
 impl Waiting {
-    fn add(&mut self, ended: Arc<Notify>) -> u64 {
+    fn add(&mut self, body: Body) -> u64 {
         let number = self.next;
         self.next += 1;
-        self.bodies.insert(number, ended);
+        self.bodies.insert(number, Body { since: Instant::now(), ..body });
         number
     }
 }
@@ -126,10 +138,30 @@ impl PendingBodies {
         if waiting.bodies.len() >= self.most
             && let Some((_, oldest)) = waiting.bodies.pop_first()
         {
-            oldest.notify_one();
+            oldest.ended.notify_one();
         }
-        let number = waiting.add(ended.clone());
+        let number = waiting.add(Body { ended: ended.clone(), since: Instant::now(), held: 0 });
         PendingBody { waiting: self.waiting.clone(), number, ended }
+    }
+
+    /// Ends bodies that have sent nothing for at least `silence` and hold so many bytes together. False, and none is ended,
+    /// if they do not.
+    pub fn end_silent(&self, silence: Duration, bytes: usize) -> bool {
+        let mut waiting = lock(&self.waiting);
+        let (mut freed, mut chosen) = (0, Vec::new());
+        for (number, body) in waiting.bodies.iter().take_while(|(_, body)| body.since.elapsed() >= silence) {
+            if freed < bytes && body.held > 0 {
+                freed += body.held;
+                chosen.push(*number);
+            }
+        }
+        if freed < bytes {
+            return false;
+        }
+        for body in chosen.iter().filter_map(|number| waiting.bodies.remove(number)) {
+            body.ended.notify_one();
+        }
+        true
     }
 
     fn len(&self) -> usize {
@@ -147,8 +179,15 @@ impl PendingBody {
     pub fn touch(&mut self) {
         let mut waiting = lock(&self.waiting);
         // One that was ended stays so.
-        if let Some(ended) = waiting.bodies.remove(&self.number) {
-            self.number = waiting.add(ended);
+        if let Some(body) = waiting.bodies.remove(&self.number) {
+            self.number = waiting.add(body);
+        }
+    }
+
+    /// Notes how many bytes of a memory budget the body holds.
+    pub fn hold(&self, bytes: usize) {
+        if let Some(body) = lock(&self.waiting).bodies.get_mut(&self.number) {
+            body.held = bytes;
         }
     }
 }
@@ -180,6 +219,21 @@ mod tests {
         assert_eq!(bodies.len(), 1);
         let _fourth = bodies.add();
         assert!(!has_ended(&first).await);
+    }
+
+    #[tokio::test]
+    async fn ends_silent_bodies_only_if_that_frees_enough_memory() {
+        let bodies = PendingBodies::new(10);
+        let held: Vec<_> = [5, 0, 7].map(|bytes| (bodies.add(), bytes)).into_iter().collect();
+        held.iter().for_each(|(body, bytes)| body.hold(*bytes));
+        assert!(!bodies.end_silent(Duration::from_secs(3600), 1), "none is silent");
+        assert!(!bodies.end_silent(Duration::ZERO, 13), "there is not so much");
+        assert!(bodies.end_silent(Duration::ZERO, 6));
+        let mut ended = Vec::new();
+        for (body, _) in &held {
+            ended.push(has_ended(body).await);
+        }
+        assert_eq!(ended, [true, false, true]);
     }
 
     #[test]

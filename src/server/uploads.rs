@@ -4,11 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{
-    app::App,
-    flow,
-    http::{Request, cover},
-};
+use super::{app::App, flow, http::Request};
 use crate::{
     aggregator::{Error, TaskContext, upload::Verdict},
     model::{Report, ReportError, ReportId},
@@ -41,7 +37,8 @@ pub async fn take(app: &Arc<App>, context: &Arc<TaskContext>, mut request: Reque
         left = left.checked_sub(chunk.len()).ok_or_else(|| Request::too_long(limits.max_upload_bytes))?;
         // Of what has come no more is held than a report that goes on and a group that is to be stored.
         let held = (limits.max_upload_bytes - left).min(2 * limits.max_report_bytes);
-        if let Err(busy) = cover(&mut lease, held) {
+        let bodies = &app.slots.upload_bodies;
+        if let Err(busy) = request.cover(&mut lease, held, bodies, *limits.max_body_silence).await {
             upload.store().await?;
             return Err(busy.into());
         }

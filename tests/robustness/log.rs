@@ -66,7 +66,6 @@ fn dapbox(log: Log, arguments: &[&str]) -> (Command, Option<PipeReader>) {
     }
     let options = [
         ("LOG__LEVEL", "trace"),
-        ("LOG__QUEUE_BYTES", "4096"),
         ("MONITOR__LISTEN", ""),
         ("LEADER__MIN_JOB_SIZE", "1"),
         ("DISK__RESERVE_BYTES", "0"),
@@ -87,7 +86,8 @@ fn dapbox(log: Log, arguments: &[&str]) -> (Command, Option<PipeReader>) {
             rustix::fs::fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
             while !matches!(writer.write(&[b'x'; 512]), Err(error) if error.kind() == ErrorKind::WouldBlock) {}
             rustix::fs::fcntl_setfl(&writer, OFlags::empty()).unwrap();
-            command.stderr(writer);
+            // Soon full, too.
+            command.stderr(writer).env("DAPBOX_LOG__QUEUE_BYTES", "4096");
             kept = Some(reader);
         }
     }
