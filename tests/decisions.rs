@@ -7,7 +7,7 @@ use bytes::Bytes;
 use common::{Node, Pair, Parties, forge::Forge};
 use dapbox::{
     aggregator::{
-        KeyRing, TaskContext, check_time, collect, keys,
+        KeyRing, TaskContext, batches, check_time, collect, keys,
         leader::{self, JobBounds},
         upload::{self, Sampled},
     },
@@ -297,4 +297,30 @@ async fn a_task_whose_collector_key_is_degenerate_is_refused(
     let degenerate = task(revision, |task| task.collector_hpke_config.public_key = vec![0; 32]);
     assert_eq!(node.try_add(&degenerate).await, 400);
     node.stop().await;
+}
+
+/// Where batches have time windows, clients decide how many there are: reports of a new window are refused once there are
+/// as many windows of waiting reports and open batches as there may be.
+#[tokio::test]
+async fn bounds_the_time_windows_of_batches() {
+    let window = Some(Duration(2 * HOUR));
+    let mode = BatchMode::FixedSize { max_batch_size: None, batch_time_window_size: window };
+    let task = task(Revision::Dap09, |task| (task.public.batch_mode, task.public.min_batch_size) = (mode, 2));
+    let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
+    let start = ago(20).truncate(Duration(2 * HOUR));
+    let at = |hours: u64| start.saturating_add(Duration(hours * HOUR));
+    append(&store, id, vec![report(at(0), 0), report(at(1), 0), report(at(2), 0)]).await;
+    let has_room = |time, most| {
+        let look = |view: &dapbox::store::View<'_>| Ok(batches::has_room(view.task(&id).unwrap(), time, most));
+        store.read(look).unwrap()
+    };
+    assert!(has_room(at(1), 2) && has_room(at(3), 2), "windows that have reports");
+    assert!(!has_room(at(4), 2) && has_room(at(4), 3), "another window");
+    let open = move |tx: &mut Tx<'_>| {
+        tx.bucket_mut(&id, Bucket::Batch(dapbox::model::BatchId::new([1; 32])))?.header.count = 1;
+        Ok(())
+    };
+    store.write(Point::Trial, open).await.unwrap();
+    assert!(!has_room(at(4), 3) && has_room(at(4), 4), "an open batch counts");
+    store.close().await;
 }
