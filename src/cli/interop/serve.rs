@@ -61,7 +61,7 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 pub struct Common {
     /// The address of the API. Port 0 is any that is free.
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080", value_parser = crate::config::address::parse)]
     listen: SocketAddr,
     /// Allow addresses that others can reach, as in a container. Whoever reaches the API adds tasks, uploads and reads
     /// results without any password.
