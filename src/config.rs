@@ -197,6 +197,9 @@ pub struct Leader {
     /// reports are opened when their job runs, and their clients never learn that it failed. With a sample, the first reports
     /// that are sealed to a key of a task are opened as well, until one is good. When workers are busy, none is opened.
     pub upload_sample_ratio: u32,
+    /// How old a report may be, by our clock, for the leader to retry it after the helper called it too early. An older one
+    /// is given up: otherwise a helper whose clock is wrong would be asked about it without end.
+    pub early_retry_max: Seconds,
     /// Longest interval that can be collected at once, in units of the task's time precision: 10,000 hours are more than
     /// a year, and there are helpers that make an entry for each unit before they answer.
     pub max_interval_units: u64,
@@ -450,6 +453,7 @@ impl Default for Leader {
             retry_initial: Seconds::millis(500),
             retry_max: Seconds::new(300),
             upload_sample_ratio: 100,
+            early_retry_max: Seconds::new(86_400),
             max_interval_units: 10_000,
             collection_retry_after: Seconds::new(1),
             max_collections: 1000,

@@ -61,6 +61,8 @@
 //! 2. **Leader and helper never disagree.** A request that may have arrived is repeated with the same bytes until it is
 //!    answered, over restarts too; the helper answers a repeat with the bytes of its first answer, or with 410 when it does
 //!    not keep them any more.
+//!    Whatever a client sends, an honest leader accepts each report that the helper accepts: both compare their own joint
+//!    randomness part in the public share with the one that they compute.
 //! 3. **A batch is collected at most once**, never below the minimum, and closed durably before anybody is told.
 //! 4. **What is acknowledged is durable**: answers are sent after the group commit that holds what they promise.
 //! 5. **Everything before a task's horizon is closed**, whatever the clock says: it is stored, only rises, and what is

@@ -3,19 +3,21 @@
 mod common;
 
 use common::{
-    PATIENCE, Pair, Parties,
+    Node, PATIENCE, Pair, Parties, batches_of,
     calls::{assert_refused, assert_taken, assert_upload_refused},
     forge::{Forge, flipped},
+    hostile::{Forgery, Hint, Proof, Target},
     places::{places, places_without_body},
     raw::{ask, begin, status},
 };
 use dapbox::{
     config::Config,
     model::{
-        AggregationJobId, BatchMode, BatchSelector, Query, Report, ReportError, Revision, TaskId, Time, VdafConfig,
+        AggregationJobId, BatchMode, BatchSelector, FixedSizeQuery, Query, Report, ReportError, ReportId, Revision,
+        TaskId, Time, VdafConfig,
     },
-    vdaf::{AggregateResult, Measurement},
-    wire::ProblemType,
+    vdaf::{self, AggregateResult, InputShare, Measurement, Sharded, Verification},
+    wire::{self, ProblemType},
 };
 use rstest::rstest;
 use tokio::io::AsyncWriteExt;
@@ -287,10 +289,10 @@ async fn too_long_or_cut_off(parties: &Parties, forge: &Forge) -> Report {
     whole
 }
 
-/// An interval whose end cannot be told is no interval (DAP-09 section 4, DAP-18 section 4.1.1: times are 64 bits).
+/// An interval whose end cannot be told is no batch (DAP-09 section 4, DAP-18 section 4.1.1: times are 64 bits).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interval_that_ends_after_time_is_malformed(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn an_interval_that_ends_after_time_is_no_batch(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
     let query = parties.query_now();
@@ -311,7 +313,7 @@ async fn an_interval_that_ends_after_time_is_malformed(#[values(Revision::Dap09,
             body[at..at + 8].copy_from_slice(&late.to_be_bytes());
             let said = places(parties, parties.id()).remove(place).tell(body).await;
             let said = said.problem(400);
-            assert!(said["type"].as_str().unwrap().ends_with("error:invalidMessage"), "{late}: {said}");
+            assert!(said["type"].as_str().unwrap().ends_with("error:batchInvalid"), "{late}: {said}");
         }
     }
     pair.stop().await;
@@ -376,4 +378,150 @@ async fn opens_the_first_uploads_of_a_key(#[values(Revision::Dap09, Revision::Da
     assert_taken(&parties.upload(&unopenable(&forge)).await);
     pair.leader.until(&id, |status| status.counters.get("hpke_decrypt_error") == Some(&4)).await;
     pair.stop().await;
+}
+
+/// What the two aggregators of a report say to it.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    /// The leader refuses it before it says anything to the helper.
+    LeaderRefuses(ReportError),
+    /// The helper refuses it, and nothing was committed.
+    HelperRefuses(ReportError),
+    /// The helper has committed it, and the leader rejects it.
+    Contradiction(ReportError),
+    Accepted,
+}
+
+fn verdict(target: &Target, id: &ReportId, context: &[u8], leaders: &Sharded, helpers: &Sharded) -> Verdict {
+    let preparer = vdaf::preparer(target.revision, &target.vdaf).unwrap();
+    let key = [7; 32];
+    let verification = Verification { key: &key[..preparer.verify_key_length()], context };
+    let Sharded { public_share, leader_share: input_share, .. } = leaders;
+    let started = preparer.leader_start(verification, InputShare { report_id: id, public_share, input_share });
+    let (pending, message) = match started {
+        Ok(started) => started,
+        Err(error) => return Verdict::LeaderRefuses(error),
+    };
+    let Sharded { public_share, helper_share: input_share, .. } = helpers;
+    match preparer.helper_answer(verification, InputShare { report_id: id, public_share, input_share }, &message) {
+        Err(error) => Verdict::HelperRefuses(error),
+        Ok((_, answer)) => pending.finish(&answer).map_or_else(Verdict::Contradiction, |_| Verdict::Accepted),
+    }
+}
+
+/// Whenever the helper accepts a report, an honest leader accepts it: whatever the client has put together.
+#[rstest]
+fn an_honest_leader_accepts_what_the_helper_accepts(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let mut attacks = 0;
+    for target in Target::all(revision) {
+        let context = wire::of(revision).vdaf_context(&TaskId::random());
+        let preparer = vdaf::preparer(revision, &target.vdaf).unwrap();
+        for measurement in [&target.largest, &target.ordinary] {
+            let id = ReportId::random();
+            let honest = preparer.shard(&context, measurement, &id).unwrap();
+            for forgery in Forgery::all(!honest.public_share.is_empty()) {
+                let name = format!("{:?} {measurement:?} {forgery:?}", target.vdaf);
+                let forged = forgery.apply(&target, &context, &honest);
+                let expected = match forgery.has_right_hint(0) {
+                    false => Verdict::LeaderRefuses(ReportError::VdafPrepError),
+                    true if target.is_valid(measurement, &forgery) => Verdict::Accepted,
+                    true => Verdict::HelperRefuses(ReportError::VdafPrepError),
+                };
+                assert_eq!(verdict(&target, &id, &context, &forged, &forged), expected, "{name}");
+                let proof_holds = Forgery { hints: [Hint::Right; 2], ..forgery };
+                attacks += u32::from(forgery.proof == Proof::Zero && target.is_valid(measurement, &proof_holds));
+
+                // A leader that does not look at its part: the helper does not depend on it.
+                let with_right_part = [&honest.public_share[..honest.public_share.len() / 2], b""].concat();
+                let helpers_part = forged.public_share[forged.public_share.len() / 2..].to_vec();
+                let lenient = Sharded { public_share: [with_right_part, helpers_part].concat(), ..forged.clone() };
+                let found = verdict(&target, &id, &context, &lenient, &forged);
+                assert!(!matches!(found, Verdict::Contradiction(_)), "{name}: {found:?}");
+                assert_eq!(found == Verdict::Accepted, expected == Verdict::Accepted, "{name}");
+            }
+        }
+    }
+    assert!(attacks >= 9 * 5, "only {attacks} proofs hold whatever the joint randomness is");
+}
+
+/// A measurement as a vector, as it is added up.
+fn numbers(target: &Target, measurement: &Measurement) -> Vec<u128> {
+    match (measurement, &target.vdaf) {
+        (Measurement::Number(bin), VdafConfig::Prio3Histogram { length, .. }) => {
+            (0..*length as u128).map(|n| u128::from(n == *bin)).collect()
+        }
+        (Measurement::Number(number), _) => vec![*number],
+        (Measurement::Flag(flag), _) => vec![u128::from(*flag)],
+        (Measurement::Vector(numbers), _) => numbers.clone(),
+    }
+}
+
+/// Hostile reports of every kind and VDAF in the same batch as honest ones: the batch is collected, and is the honest
+/// reports and those of the others that prove what they say.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn hostile_reports_do_not_spoil_the_batch(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let quick = |config: &mut Config| {
+        (config.leader.max_job_size, config.leader.min_job_size) = (7, 1);
+        // One job after the other: what a job leaves of a batch's room, the next one fills.
+        config.leader.jobs_in_flight = 1;
+    };
+    let (mut leader, mut helper) = (Node::start_with(quick).await, Node::start_with(quick).await);
+    for (n, target) in Target::all(revision).into_iter().enumerate() {
+        let mode = if n % 2 == 0 { BatchMode::TimeInterval } else { batches_of(revision, 100) };
+        let (leader_url, helper_url) = (leader.url(revision), helper.url(revision));
+        let parties = Parties::new(revision, target.vdaf.clone(), mode, leader_url, helper_url);
+        let context = parties.wire().vdaf_context(&parties.id());
+        let preparer = vdaf::preparer(revision, &target.vdaf).unwrap();
+        let honest = preparer.shard(&context, &target.largest, &ReportId::random()).unwrap();
+        let forgeries = Forgery::all(!honest.public_share.is_empty());
+        let measurements = [&target.largest, &target.ordinary];
+        let are_valid =
+            measurements.map(|each| forgeries.iter().filter(|forgery| target.is_valid(each, forgery)).count());
+        let count = (measurements.len() + are_valid.iter().sum::<usize>()) as u64;
+        // All of them in one batch.
+        let parties = parties.with(|task| task.public.min_batch_size = count);
+        leader.add(&parties.leader).await;
+        helper.add(&parties.helper).await;
+        let forge = Forge::new(&parties).await;
+        let (mut reports, mut valid) = (Vec::new(), Vec::new());
+        for measurement in measurements {
+            reports.push(forge.report(measurement, Time::now()));
+            valid.push(measurement);
+            for forgery in &forgeries {
+                reports.push(forge.spoilt(measurement, Time::now(), |draft| {
+                    let honest = forge.shard(measurement, &draft.metadata.id);
+                    draft.set_shares(forgery.apply(&target, &context, &honest));
+                }));
+                valid.extend(target.is_valid(measurement, forgery).then_some(measurement));
+            }
+        }
+        parties.upload_all(&reports).await;
+        let query = match mode {
+            BatchMode::TimeInterval => parties.query_now(),
+            BatchMode::FixedSize { .. } => Query::FixedSize(FixedSizeQuery::CurrentBatch),
+        };
+        let collected = parties.collector().collect(query, Some(PATIENCE), |_| {}).await;
+        let collected = collected.unwrap_or_else(|error| panic!("{:?}: {error}", target.vdaf));
+        let mut sums = vec![0; numbers(&target, valid[0]).len()];
+        for measurement in &valid {
+            sums.iter_mut().zip(numbers(&target, measurement)).for_each(|(sum, number)| *sum += number);
+        }
+        let found = match collected.result {
+            AggregateResult::Number(number) => vec![number],
+            AggregateResult::Vector(numbers) => numbers,
+            AggregateResult::Noisy(_) => unreachable!("no task has noise"),
+        };
+        assert_eq!((collected.report_count, found), (count, sums), "{:?}", target.vdaf);
+        leader.until(&parties.id(), |status| status.waiting + status.jobs == 0).await;
+        assert_eq!(leader.counter(&parties.id(), "rejected_after_continue").await, 0);
+        let refused = reports.len() - valid.len();
+        let mut counted = 0;
+        for name in ["vdaf_prep_error", "helper_vdaf_prep_error"] {
+            counted += leader.counter(&parties.id(), name).await;
+        }
+        assert_eq!(counted, refused as u64, "{:?}", target.vdaf);
+    }
+    leader.stop().await;
+    helper.stop().await;
 }

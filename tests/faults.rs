@@ -9,7 +9,7 @@ use bytes::Bytes;
 use common::{
     Node, PATIENCE, Pair, Parties,
     calls::{assert_refused, assert_taken, assert_upload_refused},
-    forge::Forge,
+    forge::{Forge, flipped},
     relay::{Act, Asked, MEASUREMENTS, Relay, Told, assert_whole, modes, pair_through_relay, query, upload_all},
 };
 use dapbox::{
@@ -440,4 +440,45 @@ async fn a_report_that_is_early_for_the_helper_is_tried_again(
     let moment = Interval::new(soon, Duration(1)).unwrap();
     assert_eq!(parties.outcome_of(Query::TimeInterval(moment)).await.status, 200);
     Pair { leader, helper, parties }.stop().await;
+}
+
+/// Whatever the helper says of a report that it refuses, the others of the job are aggregated and the report is given up: a
+/// code that nobody knows, or for ever that it is too early (DAP-18 section 4.5.3.1).
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_helpers_strange_refusal_costs_its_report_only(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+    #[values(ReportError::Unknown(200), ReportError::ReportTooEarly)] said: ReportError,
+) {
+    let config = |config: &mut Config| {
+        (config.leader.max_job_size, config.leader.retry_max) = (6, Seconds::new(1));
+        config.leader.early_retry_max = Seconds::new(0);
+    };
+    let (pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, config).await;
+    let (leader, parties, id) = (&pair.leader, &pair.parties, pair.parties.id());
+    relay.plan(move |asked, _| {
+        if !asked.makes(Interaction::AggregationJob) {
+            return Act::Pass;
+        }
+        Act::Edit(Box::new(move |told| {
+            let wire = wire::of(revision);
+            let mut resps = wire.decode_job_resp(&Bytes::from(told.body.clone()), 100).unwrap();
+            let refused = resps.iter_mut().filter(|resp| matches!(resp.outcome, PrepareOutcome::Reject(_)));
+            refused.for_each(|resp| resp.outcome = PrepareOutcome::Reject(said));
+            Told { body: wire.encode_job_resp(&resps), ..told }
+        }))
+    });
+    let forge = Forge::new(parties).await;
+    let mut bad = forge.report(&Measurement::Number(32), Time::now());
+    bad.helper_share.payload = flipped(&bad.helper_share.payload);
+    assert_taken(&parties.upload(&bad).await);
+    upload_all(&parties.client(), None).await;
+    assert_whole("refused", parties.collector().collect(query(parties), Some(PATIENCE), |_| {}).await);
+    let name = match said {
+        ReportError::Unknown(_) => "helper_unknown_error_200",
+        _ => "helper_report_too_early",
+    };
+    let status = leader.until(&id, |status| status.waiting + status.jobs == 0).await;
+    assert_eq!(status.counters.get(name), Some(&1), "{status:?}");
+    pair.stop().await;
 }

@@ -4,29 +4,37 @@ mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     net::SocketAddr,
     process::{Command, Output, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
+
+use bytes::Bytes;
 
 use common::{
     Node, PATIENCE, Pair, Parties,
     child::{Running, Signal},
-    forge::{Forge, flipped},
+    forge::{Forge, another_id, flipped},
     raw::{ask, begin},
+    relay::{Act as Deed, MEASUREMENTS, Told, pair_through_relay, upload_all},
     skip::has_programs,
 };
 use dapbox::{
     config::{Config, OptionalAddress, TlsMode},
     model::{
-        Act, BatchMode, Duration, Failpoints, FixedSizeQuery, Interval, Phase, Point, Query, Revision, Role, Task,
-        Time, VdafConfig,
+        Act, BatchMode, Duration, Failpoints, FixedSizeQuery, Interval, Phase, Point, PrepareOutcome, Query, Revision,
+        Role, Task, Time, VdafConfig,
         overview::{BatchState, KeyState, Overview, TaskView},
     },
     server::{METRICS, MetricKind, Server, store_options},
     store,
     vdaf::{AggregateResult, Measurement},
+    wire::{self, Interaction},
 };
 use rstest::rstest;
 
@@ -574,6 +582,95 @@ async fn shows_why_reports_were_rejected(#[values(Revision::Dap09, Revision::Dap
         assert!(line.ends_with(&format!("  1  {reason}")), "{name}: {shown}");
         assert_eq!(seen[&format!("dapbox_reports_refused_total{{reason={name},task={id}}}")], 1.0);
         assert!(page.contains(name), "{name} is not on the page");
+    }
+    pair.stop().await;
+}
+
+/// What the servers of this program have logged as errors.
+static ERRORS: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct ErrorLog;
+
+impl Write for ErrorLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        ERRORS.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A report that the leader rejects after the helper has accepted it is counted by itself, logged, and shown everywhere.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn shows_a_report_rejected_after_the_helper_accepted_it(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let logs = tracing_subscriber::fmt().json().with_max_level(tracing::Level::ERROR).with_writer(|| ErrorLog);
+    // The other revision's test may have done it.
+    let _ = logs.try_init();
+    let (pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, watched).await;
+    let (leader, id) = (&pair.leader, pair.parties.id());
+    let is_done = AtomicBool::new(false);
+    relay.plan(move |asked, _| {
+        if !asked.makes(Interaction::AggregationJob) || is_done.swap(true, Ordering::SeqCst) {
+            return Deed::Pass;
+        }
+        Deed::Edit(Box::new(move |told| {
+            let wire = wire::of(revision);
+            let mut resps = wire.decode_job_resp(&Bytes::from(told.body.clone()), 100).unwrap();
+            // A message of the right kind, with a byte that is no message.
+            resps[0].outcome = PrepareOutcome::Continue(Bytes::from_static(&[2, 0, 0, 0, 1, 9]));
+            Told { body: wire.encode_job_resp(&resps), ..told }
+        }))
+    });
+    upload_all(&pair.parties.client(), None).await;
+    let count = MEASUREMENTS.len() as u64;
+    let counted =
+        |status: &dapbox::model::status::TaskStatus, name: &str| status.counters.get(name).copied().unwrap_or(0);
+    let status = leader.until(&id, |status| counted(status, "aggregate_success") == count - 1).await;
+    assert_eq!((counted(&status, "rejected_after_continue"), counted(&status, "invalid_message")), (1, 0));
+
+    let said = "1 report rejected after the helper had accepted it";
+    assert!(get(leader, "").await.1.contains(said));
+    for arguments in [&["task", "show", &id.to_string()][..], &["status"]] {
+        let shown = stdout(arguments, leader).await.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(shown.contains(said), "{arguments:?}: {shown}");
+    }
+    let metrics = metrics(leader).await;
+    assert_eq!(metrics[&format!("dapbox_reports_rejected_after_continue_total{{task={id}}}")], 1.0);
+    assert_eq!(metrics[&format!("dapbox_reports_refused_total{{reason=rejected_after_continue,task={id}}}")], 1.0);
+    let log = String::from_utf8(ERRORS.lock().unwrap().clone()).unwrap();
+    let mut lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let line = lines.find(|line| line["fields"]["task_id"] == id.to_string()).unwrap_or_else(|| panic!("{log}"));
+    assert_eq!(line["fields"]["message"], "report rejected after helper accepted it");
+    assert_eq!(line["fields"]["report_count"], 1);
+    pair.stop().await;
+}
+
+/// The helper's own operator sees what the helper refuses, by its own reasons: on the wire some are others.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn shows_the_reports_that_a_helper_refused(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
+    let pair = Pair::start_with(revision, vdaf, mode, watched, |_| {}).await;
+    let (helper, id, forge) = (&pair.helper, pair.parties.id(), Forge::new(&pair.parties).await);
+    let mut report = forge.report(&Measurement::Flag(true), Time::now());
+    report.helper_share.config_id = another_id(&forge.keys.helper);
+    let undecryptable = dapbox::model::Report {
+        helper_share: forge.report(&Measurement::Flag(true), Time::now()).helper_share,
+        ..forge.report(&Measurement::Flag(true), Time::now())
+    };
+    pair.parties.upload_all([&report, &undecryptable]).await;
+    let both = ["hpke_unknown_config_id", "hpke_decrypt_error"];
+    helper.until(&id, |status| both.iter().all(|name| status.counters.get(*name) == Some(&1))).await;
+    let (page, metrics) = (get(helper, "").await.1, metrics(helper).await);
+    let (shown, status) = (stdout(&["task", "show", &id.to_string()], helper).await, stdout(&["status"], helper).await);
+    for (name, reason) in both.iter().zip(["sealed to an unknown key", "not decryptable"]) {
+        assert!(shown.contains(name) && status.contains(reason), "{shown}\n{status}");
+        assert!(page.contains(name) && page.contains(reason), "{page}");
+        assert_eq!(metrics[&format!("dapbox_reports_refused_total{{reason={name},task={id}}}")], 1.0);
     }
     pair.stop().await;
 }

@@ -2,7 +2,9 @@
 //!
 //! They are those of the aggregator API that control planes read, where it has a name.
 
-use crate::model::ReportError;
+use std::{borrow::Cow, collections::BTreeMap};
+
+use crate::model::{ReportError, words};
 
 /// A report was stored at upload.
 pub const REPORT_SUCCESS: &str = "report_success";
@@ -30,6 +32,9 @@ pub const BUCKET_LIMIT: &str = "upload_bucket_limit";
 pub const AGGREGATE_SUCCESS: &str = "aggregate_success";
 /// A report was given up because the helper broke the protocol about its job.
 pub const HELPER_PROTOCOL_ERROR: &str = "helper_protocol_error";
+/// The leader rejected a report that the helper had accepted: the helper has aggregated it, so that its batch does not match
+/// and cannot be collected.
+pub const REJECTED_AFTER_CONTINUE: &str = "rejected_after_continue";
 
 /// A report was aggregated, and its sum was dropped later without having been collected.
 pub const SUM_GIVEN_UP: &str = "sum_given_up";
@@ -54,12 +59,14 @@ pub fn refused(error: ReportError) -> &'static str {
         ReportError::ReportTooEarly => "report_too_early",
         ReportError::TaskNotStarted => "task_not_started",
         ReportError::OutdatedConfig => "outdated_config",
+        ReportError::Unknown(_) => "unknown_error",
     }
 }
 
-/// The counter of reports that the helper refused to aggregate for a reason (leader).
-pub fn refused_by_helper(error: ReportError) -> &'static str {
-    match error {
+/// The counter of reports that the helper refused to aggregate for a reason (leader). Each code that this release does not
+/// know has its own.
+pub fn refused_by_helper(error: ReportError) -> Cow<'static, str> {
+    Cow::Borrowed(match error {
         ReportError::BatchCollected => "helper_batch_collected",
         ReportError::ReportReplayed => "helper_report_replayed",
         ReportError::ReportDropped => "helper_report_dropped",
@@ -72,7 +79,18 @@ pub fn refused_by_helper(error: ReportError) -> &'static str {
         ReportError::ReportTooEarly => "helper_report_too_early",
         ReportError::TaskNotStarted => "helper_task_not_started",
         ReportError::OutdatedConfig => "helper_outdated_config",
-    }
+        ReportError::Unknown(code) => return Cow::Owned(format!("helper_unknown_error_{code}")),
+    })
+}
+
+/// What an operator is told of reports that the leader rejected after the helper had accepted them, if there are any.
+pub fn contradiction(counters: &BTreeMap<String, u64>) -> Option<String> {
+    let count = counters.get(REJECTED_AFTER_CONTINUE).copied().filter(|count| *count > 0)?;
+    let (reports, them) = (words::counted(count, "report"), if count == 1 { "it" } else { "them" });
+    Some(format!(
+        "{reports} rejected after the helper had accepted {them}: batches with {them} do not match and cannot be collected. \
+         Ask the helper's operator to update its software"
+    ))
 }
 
 /// Whether a counter is one of reports that were refused, for whatever reason.
@@ -100,6 +118,8 @@ pub fn reason(name: &str) -> &str {
         "batch_saturated" => "in a batch that is full",
         "invalid_message" => "malformed inside",
         "protocol_error" => "given up: the helper broke the protocol",
+        REJECTED_AFTER_CONTINUE => "rejected by the leader after the helper had accepted them",
+        unknown if unknown.starts_with("unknown_error") => "refused with an error code that is not known here",
         _ => name,
     }
 }
@@ -123,8 +143,9 @@ mod tests {
             ReportError::ReportTooEarly,
             ReportError::TaskNotStarted,
             ReportError::OutdatedConfig,
+            ReportError::Unknown(42),
         ];
-        let of_reports = errors.into_iter().flat_map(|error| [refused(error), refused_by_helper(error)]);
+        let of_reports = errors.into_iter().flat_map(|error| [refused(error).into(), refused_by_helper(error)]);
         let of_uploads = [
             INTERVAL_COLLECTED,
             REPORT_DECODE_FAILURE,
@@ -136,9 +157,10 @@ mod tests {
             UNSUPPORTED_EXTENSION,
             BUCKET_LIMIT,
             HELPER_PROTOCOL_ERROR,
+            REJECTED_AFTER_CONTINUE,
         ];
-        for name in of_reports.chain(of_uploads) {
-            assert!(is_refusal(name) && reason(name).contains(' '), "{name}: {}", reason(name));
+        for name in of_reports.chain(of_uploads.map(Cow::Borrowed)) {
+            assert!(is_refusal(&name) && reason(&name).contains(' '), "{name}: {}", reason(&name));
         }
         assert!(!is_refusal(REPORT_SUCCESS) && !is_refusal(AGGREGATE_SUCCESS) && !is_refusal(CONTACTED));
     }

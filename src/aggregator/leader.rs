@@ -6,7 +6,10 @@
 
 mod pick;
 
-use std::collections::BTreeSet;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -28,13 +31,7 @@ use crate::{
 
 pub use pick::{JobBounds, may_pick, pick};
 
-fn drop_report(
-    tx: &mut Tx<'_>,
-    task: &TaskId,
-    id: ReportId,
-    at: ReportRef,
-    counter: &'static str,
-) -> Result<(), Fault> {
+fn drop_report(tx: &mut Tx<'_>, task: &TaskId, id: ReportId, at: ReportRef, counter: &str) -> Result<(), Fault> {
     tx.bury(task, &[(id, at)])?;
     tx.count(task, counter, 1)
 }
@@ -235,8 +232,13 @@ pub struct Finished {
     /// Reports that are over, aggregated or not.
     over: Vec<(ReportId, ReportRef)>,
     /// The counter of each report that was not aggregated.
-    refused: Vec<&'static str>,
+    refused: Vec<Cow<'static, str>>,
     early: Vec<Entry>,
+    /// The reports that the helper has accepted and that we reject, and the reason for the last of them. An honest helper
+    /// leaves none: it has aggregated them, so that their batches do not match.
+    pub contradicted: Contradicted,
+    /// The helper's reasons that this release does not know, by their codes, with how many reports each was given for.
+    pub unknown_errors: BTreeMap<u8, u64>,
     /// Whether the helper says that the batch takes no more reports.
     is_closed: bool,
 }
@@ -248,7 +250,34 @@ impl Finished {
         self.over.extend(other.over);
         self.refused.extend(other.refused);
         self.early.extend(other.early);
+        self.contradicted.append(other.contradicted);
+        for (code, count) in other.unknown_errors {
+            *self.unknown_errors.entry(code).or_default() += count;
+        }
         self.is_closed |= other.is_closed;
+    }
+}
+
+/// Reports that the helper has accepted and that we reject.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Contradicted {
+    /// How many.
+    pub count: u64,
+    /// The times of the first and the last of them, and our reason for the last that was worked on.
+    pub details: Option<(Time, Time, ReportError)>,
+}
+
+impl Contradicted {
+    fn of(time: Time, error: ReportError) -> Self {
+        Self { count: 1, details: Some((time, time, error)) }
+    }
+
+    fn append(&mut self, other: Self) {
+        self.count += other.count;
+        self.details = match (self.details, other.details) {
+            (Some((first, last, _)), Some((from, to, error))) => Some((first.min(from), last.max(to), error)),
+            (mine, theirs) => mine.or(theirs),
+        };
     }
 }
 
@@ -259,15 +288,21 @@ pub fn finish(context: &TaskContext, batch: PartialBatch, part: Vec<(Awaiting, P
         let metadata = ReportMetadata { id: entry.id, time: entry.time };
         finished.is_closed |= outcome == PrepareOutcome::Reject(ReportError::BatchCollected);
         let verified = match outcome {
-            PrepareOutcome::Continue(message) => {
-                guarded(&metadata, || pending.finish(&message)).map_err(counters::refused)
-            }
+            PrepareOutcome::Continue(message) => guarded(&metadata, || pending.finish(&message)).map_err(|error| {
+                finished.contradicted.append(Contradicted::of(metadata.time, error));
+                Cow::Borrowed(counters::REJECTED_AFTER_CONTINUE)
+            }),
             PrepareOutcome::Reject(ReportError::ReportTooEarly) => {
                 finished.early.push(entry);
                 continue;
             }
-            PrepareOutcome::Reject(error) => Err(counters::refused_by_helper(error)),
-            PrepareOutcome::Finished => Err(counters::HELPER_PROTOCOL_ERROR),
+            PrepareOutcome::Reject(error) => {
+                if let ReportError::Unknown(code) = error {
+                    *finished.unknown_errors.entry(code).or_default() += 1;
+                }
+                Err(counters::refused_by_helper(error))
+            }
+            PrepareOutcome::Finished => Err(Cow::Borrowed(counters::HELPER_PROTOCOL_ERROR)),
         };
         finished.over.push((entry.id, entry.at));
         match verified {
@@ -281,15 +316,25 @@ pub fn finish(context: &TaskContext, batch: PartialBatch, part: Vec<(Awaiting, P
     finished
 }
 
+/// When reports are tried again that are too early by the helper's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct EarlyRetry {
+    /// Until then they wait.
+    pub at: Time,
+    /// Those of an earlier time are given up: by our clock that time is so long ago that no difference of clocks explains
+    /// the refusal, and nothing else would end the retries.
+    pub give_up_before: Time,
+}
+
 /// Stores what a job came to, drops its reports and ends it.
 ///
-/// Reports that are too early by the helper's clock wait until `retry_at` and are tried again.
+/// Reports that are too early by the helper's clock wait and are tried again, unless they are old by ours.
 pub fn commit(
     tx: &mut Tx<'_>,
     context: &TaskContext,
     id: AggregationJobId,
     finished: Finished,
-    retry_at: Time,
+    early_retry: EarlyRetry,
 ) -> Result<(), Fault> {
     let task = &context.task.public.id;
     let Some(batch) = tx.task(task).and_then(|state| state.leader_jobs.get(&id)).map(|job| job.batch) else {
@@ -302,7 +347,13 @@ pub fn commit(
     }
     tx.count(task, counters::AGGREGATE_SUCCESS, aggregated)?;
     for counter in finished.refused {
-        tx.count(task, counter, 1)?;
+        tx.count(task, &counter, 1)?;
+    }
+    let (early, hopeless): (Vec<_>, Vec<_>) =
+        finished.early.into_iter().partition(|entry| entry.time >= early_retry.give_up_before);
+    for entry in hopeless {
+        let counter = counters::refused_by_helper(ReportError::ReportTooEarly);
+        drop_report(tx, task, entry.id, entry.at, &counter)?;
     }
     if let PartialBatch::FixedSize(batch) = batch
         && finished.is_closed
@@ -311,7 +362,7 @@ pub fn commit(
         retention::give_up(tx, task, batch)?;
     }
     tx.bury(task, &finished.over)?;
-    end_and_defer(tx, task, id, &finished.early, retry_at)
+    end_and_defer(tx, task, id, &early, early_retry.at)
 }
 
 /// Gives up a job after the helper broke the protocol about it (DAP-09 section 4.5.1.1). Its reports are dropped.

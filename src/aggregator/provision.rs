@@ -283,8 +283,9 @@ mod tests {
             ReportError::ReportTooEarly,
         ];
         let mut ours: Vec<_> = AGGREGATIONS.iter().map(|(_, ours)| *ours).filter(|ours| !ours.is_empty()).collect();
-        let both = errors.iter().flat_map(|error| [counters::refused(*error), counters::refused_by_helper(*error)]);
-        let mut counted: Vec<_> = both.chain([counters::AGGREGATE_SUCCESS]).collect();
+        let both =
+            errors.iter().flat_map(|error| [counters::refused(*error).into(), counters::refused_by_helper(*error)]);
+        let mut counted: Vec<_> = both.chain([counters::AGGREGATE_SUCCESS.into()]).collect();
         ours.sort_unstable();
         counted.sort_unstable();
         assert_eq!(ours, counted);

@@ -102,6 +102,9 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     if let Some(trouble) = &task.last_trouble {
         line("trouble", style.bad(trouble));
     }
+    if let Some(contradiction) = counters::contradiction(&task.counters) {
+        line("trouble", style.bad(&contradiction));
+    }
     if !task.collected.is_empty() {
         line("collected batches", String::new());
     }

@@ -56,7 +56,7 @@ impl ClientError {
     pub fn is_about_the_report(&self) -> bool {
         match self {
             Self::Vdaf(_) => true,
-            Self::Refused(error) => *error != ReportError::OutdatedConfig,
+            Self::Refused(_) => !self.is_outdated(),
             Self::Upload(CallError::Refused(problem)) => matches!(
                 problem.kind,
                 ProblemType::ReportRejected | ProblemType::ReportTooEarly | ProblemType::InvalidMessage
@@ -65,10 +65,13 @@ impl ClientError {
         }
     }
 
-    /// Whether the leader does not know the key that the report is sealed to (any more).
+    /// Whether the leader does not know the key that the report is sealed to (any more). Some leaders say so in the words of
+    /// an aggregation job.
     pub fn is_outdated(&self) -> bool {
         match self {
-            Self::Refused(error) => *error == ReportError::OutdatedConfig,
+            Self::Refused(error) => {
+                matches!(error, ReportError::OutdatedConfig | ReportError::HpkeUnknownConfigId)
+            }
             Self::Upload(error) => error.problem().is_some_and(|problem| problem.kind == ProblemType::OutdatedConfig),
             _ => false,
         }

@@ -319,6 +319,37 @@ async fn only_reports_for_an_outdated_key_are_made_anew_and_once() {
 }
 
 #[tokio::test]
+async fn fetches_keys_again_after_hpke_unknown_config_id() {
+    /// As [`refuse`], with the number that our own leader does not use.
+    fn unknown_key(reports: &[Report]) -> Response<Vec<u8>> {
+        let mut answer = refuse([(&reports[0], ReportError::OutdatedConfig)]);
+        *answer.body_mut().last_mut().unwrap() = 4;
+        answer
+    }
+    let aggregator = Aggregator::new(lists(), |n, reports| if n == 0 { unknown_key(reports) } else { take() }).await;
+    let summary = aggregator.client().upload_many(numbers(3), None, 1, |_| ()).await;
+    assert_eq!((summary.accepted, summary.rejected_total()), (3, 0));
+    assert_eq!(aggregator.sizes(), [3, 1]);
+    let keys: Vec<_> = aggregator.reports().iter().map(|report| report.leader_share.config_id).collect();
+    assert_eq!(keys, [1, 1, 1, 2]);
+
+    let aggregator = Aggregator::new(lists(), |_, reports| unknown_key(reports)).await;
+    let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
+    assert_eq!((error.reason().as_str(), error.is_about_the_report()), ("hpke_unknown_config_id", false));
+    assert_eq!((aggregator.sizes().len(), aggregator.key_requests()), (2, 4), "once more, with keys fetched again");
+}
+
+#[tokio::test]
+async fn an_unknown_error_code_refuses_its_report_only() {
+    let unknown: Say = |_, reports| refuse([(&reports[1], ReportError::Unknown(77))]);
+    let aggregator = Aggregator::new(lists(), unknown).await;
+    let summary = aggregator.client().upload_many(numbers(3), None, 1, |_| ()).await;
+    assert_eq!((summary.accepted, summary.rejected["unknown_error_77"]), (2, 1));
+    assert!(summary.failure.is_none());
+    assert_eq!(aggregator.sizes(), [3], "nothing is tried again");
+}
+
+#[tokio::test]
 async fn a_problem_is_about_the_whole_request() {
     for (kind, reason) in [
         (ProblemType::InvalidMessage, "invalidMessage"),

@@ -111,4 +111,7 @@ pub enum ReportError {
     /// The leader's share is sealed to a key that the leader does not have (any more).
     #[error("outdated_config")]
     OutdatedConfig,
+    /// The peer's reason, by its number on the wire, is one that this release does not know.
+    #[error("unknown_error_{0}")]
+    Unknown(u8),
 }

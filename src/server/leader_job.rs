@@ -4,7 +4,7 @@
 //! [memory](super::memory) first, loads its reports little by little, and gives its part back while it waits for long.
 //! It is prepared again then, which makes the same request.
 
-use std::{ops::ControlFlow, sync::Arc, time::Duration as StdDuration};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::Duration as StdDuration};
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
@@ -17,11 +17,11 @@ use super::{
 use crate::{
     aggregator::{
         TaskContext,
-        leader::{self, Sealed, Started},
+        leader::{self, Contradicted, EarlyRetry, Sealed, Started},
     },
     model::{
         AggregationJobId, Duration, Fault, PartialBatch, Point, PrepareOutcome, PrepareResp, Report, ReportError,
-        TaskId, Time,
+        TaskId, Time, calendar,
     },
     pool::Permit,
     store::{Entry, LeaderJobRecord, ReportRef, Tx},
@@ -401,11 +401,39 @@ async fn finish(
     let append = |part| finished.append(context, part);
     app.pool.map_chunks(&permit, items, move |part| leader::finish(&shared, batch, part), append).await?;
     drop(permit);
-    let (shared, retry_at) = (context.clone(), retry_at(app));
-    let commit = move |tx: &mut Tx<'_>| leader::commit(tx, &shared, id, finished, retry_at);
+    let (contradicted, unknown_errors) = (finished.contradicted, std::mem::take(&mut finished.unknown_errors));
+    let give_up_before = Time::now().saturating_sub(Duration(app.config.leader.early_retry_max.as_secs()));
+    let (shared, early_retry) = (context.clone(), EarlyRetry { at: retry_at(app), give_up_before });
+    let commit = move |tx: &mut Tx<'_>| leader::commit(tx, &shared, id, finished, early_retry);
     app.store.write(Point::LeaderCommit, commit).await?;
     drop(lease);
+    log_disagreement(context, id, batch, contradicted, &unknown_errors);
     Ok(())
+}
+
+/// Logs what no helper should do to a job that it has answered: with counts, since it may be so with every report.
+fn log_disagreement(
+    context: &TaskContext,
+    id: AggregationJobId,
+    batch: PartialBatch,
+    contradicted: Contradicted,
+    unknown_errors: &BTreeMap<u8, u64>,
+) {
+    let task_id = context.task.public.id;
+    if let Contradicted { count: report_count, details: Some((first, last, error)) } = contradicted {
+        let batch_id = match batch {
+            PartialBatch::TimeInterval => None,
+            PartialBatch::FixedSize(id) => Some(tracing::field::display(id)),
+        };
+        let (first_report_time, last_report_time) = (calendar::show(first), calendar::show(last));
+        tracing::error!(
+            %task_id, job_id = %id, batch_id, report_count, first_report_time, last_report_time, %error,
+            "report rejected after helper accepted it"
+        );
+    }
+    for (error_code, report_count) in unknown_errors {
+        tracing::warn!(%task_id, job_id = %id, error_code, report_count, "helper rejected reports with unknown error code");
+    }
 }
 
 /// Tells the helper that a job is not needed any more, once (DAP-09 section 4.5.2.2, DAP-18 section 4.5.5).

@@ -234,7 +234,7 @@ impl Tx<'_> {
     }
 
     /// Counts that something happened to `n` reports.
-    pub fn count(&mut self, task: &TaskId, name: &'static str, n: u64) -> Result<(), Fault> {
+    pub fn count(&mut self, task: &TaskId, name: &str, n: u64) -> Result<(), Fault> {
         let counters = &mut self.owner(task)?.counters;
         match counters.get_mut(name) {
             Some(counter) => *counter = counter.saturating_add(n),

@@ -58,6 +58,24 @@ pub(super) fn verify_key<'a, const SEED: usize>(verify: &Verification<'a>) -> Re
     verify.key.try_into().map_err(|_| ReportError::VdafPrepError)
 }
 
+/// Checks that the joint randomness part that an aggregator has computed is the one in the public share, whose parts have
+/// `length` bytes, or none where the VDAF has no joint randomness. `prepared` is an encoding that ends with the computed
+/// part: a preparation share (VDAF-08), a verifier share (VDAF-18), or a message with one.
+///
+/// `prio` verifies with the computed part and ignores the one in the public share. If they differ, the two aggregators
+/// verify with different joint randomness. A degenerate proof passes all the same: the helper commits the report, and only
+/// then does the leader see that the seeds differ. Their batches never match again.
+pub(super) fn check_joint_rand_part(
+    aggregator: usize,
+    public_share: &[u8],
+    prepared: &[u8],
+    length: usize,
+) -> Result<(), ReportError> {
+    let claimed = public_share.get(aggregator * length..(aggregator + 1) * length);
+    let computed = prepared.len().checked_sub(length).map(|start| &prepared[start..]);
+    if claimed.is_some() && claimed == computed { Ok(()) } else { Err(ReportError::VdafPrepError) }
+}
+
 /// The encoded elements of an aggregate share, if there are `elements` of them with `size` bytes each.
 pub(super) fn elements(bytes: &[u8], elements: usize, size: usize) -> Result<impl Iterator<Item = &[u8]>, VdafError> {
     let expected = elements * size;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use prio16::{
-    codec::{Decode, Encode, ParameterizedDecode},
+    codec::{CodecError, Decode, Encode, ParameterizedDecode},
     dp::{DifferentialPrivacyStrategy, PureDpBudget, Rational, distributions::PureDpDiscreteLaplace},
     field::{Field64, Field128, FieldElement, FieldElementWithInteger},
     flp::{
@@ -15,7 +15,7 @@ use prio16::{
     },
     topology::ping_pong::{PingPongContinuedValue, PingPongError, PingPongMessage, PingPongState, PingPongTopology},
     vdaf::{
-        self, Aggregatable, Client, Collector, Vdaf,
+        self, Aggregatable, Aggregator, Client, Collector, PrepareTransition, Vdaf,
         prio3::Prio3,
         xof::{Xof, XofHmacSha256Aes128, XofTurboShake128},
     },
@@ -25,8 +25,8 @@ use super::{
     AggregateResult, AggregateShare, InputShare, Measurement, OutputShare, Pending, Preparer, Sharded, VdafError,
     Verification,
     common::{
-        AGGREGATORS, Blur, ENCODES, HELPER, LEADER, ONE_ROUND, SAME_PREPARER, boxed, elements, number, refuse, signed,
-        vector, verify_key,
+        AGGREGATORS, Blur, ENCODES, HELPER, LEADER, ONE_ROUND, SAME_PREPARER, boxed, check_joint_rand_part, elements,
+        number, refuse, signed, vector, verify_key,
     },
     table,
 };
@@ -160,6 +160,7 @@ where
     Ok(Arc::new(Prio3Preparer::<T, P, SEED> {
         leader_share_length: bytes(typ.input_len() + typ.proof_len() * usize::from(proofs)),
         prepare_share_length: bytes(typ.verifier_len() * usize::from(proofs)),
+        joint_rand_part_length: seed,
         vdaf: Prio3::new(AGGREGATORS, proofs, id, typ).map_err(refuse)?,
         input: Box::new(input),
         output,
@@ -182,6 +183,8 @@ where
     leader_share_length: usize,
     /// Bytes of a preparation share. Known beforehand, so that a wrong one is refused before any computation.
     prepare_share_length: usize,
+    /// Bytes of a joint randomness part; 0 if the VDAF has none.
+    joint_rand_part_length: usize,
     input: Input<T>,
     output: fn(T::AggregateResult) -> AggregateResult,
     /// Of a task with noise.
@@ -263,8 +266,10 @@ where
         let Shares { public, input } = self.decode_shares(LEADER, &share)?;
         let (state, message) =
             self.vdaf.leader_initialized(key, &(), share.report_id.as_bytes(), &public, &input).map_err(reject)?;
+        let message = message.get_encoded().expect(ENCODES);
+        check_joint_rand_part(LEADER, share.public_share, &message, self.joint_rand_part_length)?;
         let pending = Prio3Pending { vdaf: self.vdaf.clone(), state };
-        Ok((Box::new(pending), message.get_encoded().expect(ENCODES)))
+        Ok((Box::new(pending), message))
     }
 
     fn helper_answer(
@@ -274,21 +279,29 @@ where
         message: &[u8],
     ) -> Result<(OutputShare, Vec<u8>), ReportError> {
         let key = verify_key(&verify)?;
-        let inbound = decode_message(message)?;
-        // Before the computation that comes first in the ping-pong topology.
-        match &inbound {
-            PingPongMessage::Initialize { prep_share } if prep_share.len() == self.prepare_share_length => {}
-            _ => return Err(ReportError::InvalidMessage),
-        }
         let Shares { public, input } = self.decode_shares(HELPER, &share)?;
-        let (state, answer) = self
+        let leaders = match PingPongMessage::get_decoded(message) {
+            // The length is checked before the computation that comes first in the ping-pong topology.
+            Ok(PingPongMessage::Initialize { prep_share }) if prep_share.len() == self.prepare_share_length => {
+                prep_share
+            }
+            // To the VDAF a message that does not decode is a failed preparation (VDAF-08 section 5.8).
+            _ => return Err(ReportError::VdafPrepError),
+        };
+        let (state, own) = self
             .vdaf
-            .helper_initialized(key, &(), share.report_id.as_bytes(), &public, &input, &inbound)
-            .and_then(|transition| transition.evaluate(&self.vdaf))
-            .map_err(reject)?;
-        match state {
-            PingPongState::Finished(output) => Ok((boxed(output), answer.get_encoded().expect(ENCODES))),
-            PingPongState::Continued(_) => unreachable!("{ONE_ROUND}"),
+            .prepare_init(key, HELPER, &(), share.report_id.as_bytes(), &public, &input)
+            .map_err(|_| ReportError::VdafPrepError)?;
+        let encoded = own.get_encoded().expect(ENCODES);
+        check_joint_rand_part(HELPER, share.public_share, &encoded, self.joint_rand_part_length)?;
+        let leaders = ParameterizedDecode::get_decoded_with_param(&state, &leaders)
+            .map_err(|_: CodecError| ReportError::VdafPrepError)?;
+        let message =
+            self.vdaf.prepare_shares_to_prepare_message(&(), [leaders, own]).map_err(|_| ReportError::VdafPrepError)?;
+        let answer = PingPongMessage::Finish { prep_msg: message.get_encoded().expect(ENCODES) };
+        match self.vdaf.prepare_next(state, message).map_err(|_| ReportError::VdafPrepError)? {
+            PrepareTransition::Finish(output) => Ok((boxed(output), answer.get_encoded().expect(ENCODES))),
+            PrepareTransition::Continue(..) => unreachable!("{ONE_ROUND}"),
         }
     }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use prio18::{
-    codec::{Decode, Encode, ParameterizedDecode},
+    codec::{CodecError, Decode, Encode, ParameterizedDecode},
     dp::{DifferentialPrivacyStrategy, PureDpBudget, Rational, distributions::PureDpDiscreteLaplace},
     field::{Field64, Field128, FieldElement, FieldElementWithInteger},
     flp::{
@@ -16,15 +16,17 @@ use prio18::{
         types::{Count, Histogram, MultihotCountVec, Sum, SumVec},
     },
     topology::ping_pong::{Continued, PingPongError, PingPongMessage, PingPongState, PingPongTopology},
-    vdaf::{self, Aggregatable, Aggregator, Client, Collector, Vdaf, prio3::Prio3, xof::XofTurboShake128},
+    vdaf::{
+        self, Aggregatable, Aggregator, Client, Collector, Vdaf, VerifyTransition, prio3::Prio3, xof::XofTurboShake128,
+    },
 };
 
 use super::{
     AggregateResult, AggregateShare, InputShare, Measurement, OutputShare, Pending, Preparer, Sharded, VdafError,
     Verification,
     common::{
-        AGGREGATORS, Blur, ENCODES, HELPER, LEADER, ONE_ROUND, SAME_PREPARER, boxed, elements, number, refuse, signed,
-        vector, verify_key,
+        AGGREGATORS, Blur, ENCODES, HELPER, LEADER, ONE_ROUND, SAME_PREPARER, boxed, check_joint_rand_part, elements,
+        number, refuse, signed, vector, verify_key,
     },
     table,
 };
@@ -150,6 +152,7 @@ where
     Ok(Arc::new(Prio3Preparer::<T> {
         leader_share_length: bytes(typ.input_len() + typ.proof_len()),
         verifier_share_length: bytes(typ.verifier_len()),
+        joint_rand_part_length: seed,
         vdaf: Prio3::new(AGGREGATORS, 1, id, typ).map_err(refuse)?,
         input: Box::new(input),
         output,
@@ -168,6 +171,8 @@ struct Prio3Preparer<T: Type> {
     leader_share_length: usize,
     /// Bytes of a verifier share. Known beforehand, so that a wrong one is refused before any computation.
     verifier_share_length: usize,
+    /// Bytes of a joint randomness part; 0 if the VDAF has none.
+    joint_rand_part_length: usize,
     input: Input<T>,
     output: fn(T::AggregateResult) -> AggregateResult,
     /// Of a task with noise.
@@ -245,8 +250,10 @@ where
             .vdaf
             .leader_initialized(key, verify.context, &(), share.report_id.as_bytes(), &public, &input)
             .map_err(reject)?;
+        let message = message.get_encoded().expect(ENCODES);
+        check_joint_rand_part(LEADER, share.public_share, &message, self.joint_rand_part_length)?;
         let pending = Prio3Pending { vdaf: self.vdaf.clone(), context: verify.context.to_vec(), state };
-        Ok((Box::new(pending), message.get_encoded().expect(ENCODES)))
+        Ok((Box::new(pending), message))
     }
 
     fn helper_answer(
@@ -256,23 +263,33 @@ where
         message: &[u8],
     ) -> Result<(OutputShare, Vec<u8>), ReportError> {
         let key = verify_key(&verify)?;
-        let inbound = decode_message(message)?;
-        // Before the computation that comes first in the ping-pong topology.
-        match &inbound {
-            PingPongMessage::Initialize { verifier_share } if verifier_share.len() == self.verifier_share_length => {}
-            _ => return Err(ReportError::InvalidMessage),
-        }
         let Shares { public, input } = self.decode_shares(HELPER, &share)?;
-        let state = self
-            .vdaf
-            .helper_initialized(key, verify.context, &(), share.report_id.as_bytes(), &public, &input, &inbound)
-            .and_then(|transition| transition.evaluate(verify.context, &self.vdaf))
-            .map_err(reject)?;
-        match state {
-            PingPongState::FinishedWithOutbound { output_share, message } => {
-                Ok((boxed(output_share), message.get_encoded().expect(ENCODES)))
+        let leaders = match PingPongMessage::get_decoded(message) {
+            // The length is checked before the computation that comes first in the ping-pong topology.
+            Ok(PingPongMessage::Initialize { verifier_share })
+                if verifier_share.len() == self.verifier_share_length =>
+            {
+                verifier_share
             }
-            PingPongState::Continued(_) | PingPongState::Finished { .. } => unreachable!("{ONE_ROUND}"),
+            // To the VDAF a message that does not decode is a failed verification (VDAF-18 section 5.7.1).
+            _ => return Err(ReportError::VdafPrepError),
+        };
+        let (state, own) = self
+            .vdaf
+            .verify_init(key, verify.context, HELPER, &(), share.report_id.as_bytes(), &public, &input)
+            .map_err(|_| ReportError::VdafPrepError)?;
+        let encoded = own.get_encoded().expect(ENCODES);
+        check_joint_rand_part(HELPER, share.public_share, &encoded, self.joint_rand_part_length)?;
+        let leaders = ParameterizedDecode::get_decoded_with_param(&state, &leaders)
+            .map_err(|_: CodecError| ReportError::VdafPrepError)?;
+        let message = self
+            .vdaf
+            .verifier_shares_to_message(verify.context, &(), [leaders, own])
+            .map_err(|_| ReportError::VdafPrepError)?;
+        let answer = PingPongMessage::Finish { verifier_message: message.get_encoded().expect(ENCODES) };
+        match self.vdaf.verify_next(verify.context, state, message).map_err(|_| ReportError::VdafPrepError)? {
+            VerifyTransition::Finish(output) => Ok((boxed(output), answer.get_encoded().expect(ENCODES))),
+            VerifyTransition::Continue(..) => unreachable!("{ONE_ROUND}"),
         }
     }
 

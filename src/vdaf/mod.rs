@@ -105,14 +105,19 @@ pub trait Preparer: Send + Sync {
     /// The leader's first step: its state, and the encoded message for the helper. Deterministic, so that a
     /// restarted leader makes the same message again.
     ///
-    /// [`ReportError::InvalidMessage`] if a share does not decode, [`ReportError::VdafPrepError`] otherwise.
+    /// [`ReportError::InvalidMessage`] if a share does not decode, [`ReportError::VdafPrepError`] otherwise: among others,
+    /// if the leader's joint randomness part in the public share is not the one that it computes.
     fn leader_start(&self, verify: Verification, share: InputShare)
     -> Result<(Box<dyn Pending>, Vec<u8>), ReportError>;
 
     /// The helper's only step: its output share, and the encoded message for the leader.
     ///
-    /// [`ReportError::InvalidMessage`] if a share or the message does not decode,
-    /// [`ReportError::VdafPrepError`] if the proof does not hold.
+    /// What it accepts, an honest leader accepts, too: for the same public share and the message that the leader made,
+    /// [`Pending::finish`] succeeds.
+    ///
+    /// [`ReportError::InvalidMessage`] if a share does not decode, [`ReportError::VdafPrepError`] if the leader's message
+    /// does not, if the helper's joint randomness part in the public share is not the one that it computes, or if the proof
+    /// does not hold.
     fn helper_answer(
         &self,
         verify: Verification,

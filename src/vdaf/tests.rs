@@ -262,8 +262,13 @@ fn a_proof_that_does_not_hold_is_a_failed_preparation() {
         let mut bad_share = report.sharded.leader_share.clone();
         bad_share[0] ^= 1;
         let share = report.share(&report.sharded.public_share, &bad_share);
-        let (_, from_bad_share) = report.vdaf.leader_start(report.verification(), share).unwrap();
-        assert_eq!(report.helper_answer(&from_bad_share).err(), Some(ReportError::VdafPrepError));
+        match report.vdaf.leader_start(report.verification(), share) {
+            Ok((_, from_bad_share)) => {
+                assert_eq!(report.helper_answer(&from_bad_share).err(), Some(ReportError::VdafPrepError));
+            }
+            // The leader sees it by its joint randomness part.
+            Err(error) => assert_eq!(error, ReportError::VdafPrepError),
+        }
 
         // Counts have no joint randomness and thus nothing in the helper's message to get wrong.
         let (_, mut answer) = report.helper_answer(&message).unwrap();
@@ -345,7 +350,7 @@ fn shares_of_another_length_are_invalid_messages() {
 }
 
 #[test]
-fn messages_of_another_kind_or_length_are_invalid() {
+fn rejects_messages_of_another_kind_or_length() {
     for case in cases() {
         let report = case.report();
         let (_, message) = report.leader_start();
@@ -353,14 +358,14 @@ fn messages_of_another_kind_or_length_are_invalid() {
         let finish = |answer: &[u8]| report.leader_start().0.finish(answer).err();
         for bad in other_lengths(&message).into_iter().chain([answer.clone(), [&[1], &message[1..], &[0; 4]].concat()])
         {
-            assert_eq!(report.helper_answer(&bad).err(), Some(ReportError::InvalidMessage));
+            assert_eq!(report.helper_answer(&bad).err(), Some(ReportError::VdafPrepError));
         }
         for bad in other_lengths(&answer).into_iter().chain([message, [&[1], &answer[1..], &[0; 4]].concat()]) {
             assert_eq!(finish(&bad), Some(ReportError::InvalidMessage));
         }
         // Consistent with itself, but with too long or too short a share in it.
         for bad in [vec![0, 0, 0, 0, 0], vec![0, 0, 0, 0, 1, 9]] {
-            assert_eq!(report.helper_answer(&bad).err(), Some(ReportError::InvalidMessage));
+            assert_eq!(report.helper_answer(&bad).err(), Some(ReportError::VdafPrepError));
         }
         assert_eq!(finish(&[2, 0, 0, 0, 1, 9]), Some(ReportError::InvalidMessage));
     }
@@ -439,6 +444,17 @@ fn hostile_bytes_never_panic() {
             let _ = vdaf.leader_start(verification, report.share(&public, &leader_share));
             let _ = vdaf.helper_answer(verification, report.share(&public, &helper), &first);
             let _ = vdaf.helper_answer(verification, report.share(&public_share, &helper), &message);
+            // What the helper accepts, an honest leader accepts.
+            let shares = [(&public, &leader, &helper), (&public_share, &leader, &helper_share),
+                (&public, &leader_share, &helper_share)];
+            for (public, leader, helper) in shares {
+                let Ok((pending, message)) = vdaf.leader_start(verification, report.share(public, leader)) else {
+                    continue;
+                };
+                if let Ok((_, answer)) = vdaf.helper_answer(verification, report.share(public, helper), &message) {
+                    prop_assert!(pending.finish(&answer).is_ok());
+                }
+            }
             let outcome = report.helper_answer(&first);
             prop_assert_eq!(outcome.is_ok(), first == message);
             let _ = report.leader_start().0.finish(&second);

@@ -8,6 +8,8 @@ use bytes::{Buf, Bytes};
 const TOO_MANY_ITEMS: &str = "has more items than are accepted";
 /// Why a message is refused that has more bytes than its reader takes.
 const TOO_MANY_BYTES: &str = "has more bytes than are accepted";
+/// Why an interval is refused that does not fit into the times that there are.
+const OUT_OF_RANGE: &str = "is beyond the last representable time";
 
 /// Bytes that are not the message they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +30,17 @@ impl Malformed {
     /// Says that `what` has more bytes than we take.
     pub(super) const fn too_many_bytes(what: &'static str) -> Self {
         Self::new(what, TOO_MANY_BYTES)
+    }
+
+    /// Says that `what`, an interval or a bound of one, is beyond the last representable time.
+    pub(super) const fn out_of_range(what: &'static str) -> Self {
+        Self::new(what, OUT_OF_RANGE)
+    }
+
+    /// Whether the message is well-formed as far as it was read, but has an interval that does not fit into the times that
+    /// there are.
+    pub fn is_out_of_range(&self) -> bool {
+        self.why == OUT_OF_RANGE
     }
 
     /// Whether the message may be well-formed, but has more in it than we take.

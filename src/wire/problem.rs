@@ -305,7 +305,9 @@ impl Problem {
 impl From<Malformed> for Problem {
     fn from(malformed: Malformed) -> Self {
         let is_too_long = malformed.is_too_long();
-        let problem = Self::new(ProblemType::InvalidMessage).with_detail(malformed.to_string());
+        // Only queries and batch selectors have intervals.
+        let kind = if malformed.is_out_of_range() { ProblemType::BatchInvalid } else { ProblemType::InvalidMessage };
+        let problem = Self::new(kind).with_detail(malformed.to_string());
         // A leader learns from the status that a shorter job may be taken.
         if is_too_long { Self { status: 413, ..problem } } else { problem }
     }

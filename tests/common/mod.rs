@@ -7,6 +7,7 @@ pub mod child;
 pub mod disk;
 pub mod end;
 pub mod forge;
+pub mod hostile;
 pub mod ordeal;
 pub mod places;
 pub mod process;

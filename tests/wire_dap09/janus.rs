@@ -327,6 +327,8 @@ fn prepare_error(ours: ReportError) -> janus::PrepareError {
         ReportError::TaskExpired => janus::PrepareError::TaskExpired,
         ReportError::InvalidMessage => janus::PrepareError::InvalidMessage,
         ReportError::ReportTooEarly => janus::PrepareError::ReportTooEarly,
-        ReportError::TaskNotStarted | ReportError::OutdatedConfig => unreachable!("DAP-09 has no number for it"),
+        ReportError::TaskNotStarted | ReportError::OutdatedConfig | ReportError::Unknown(_) => {
+            unreachable!("DAP-09 has no number for it")
+        }
     }
 }

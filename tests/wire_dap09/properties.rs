@@ -3,7 +3,10 @@
 use std::fmt::Debug;
 
 use bytes::Bytes;
-use dapbox::model::{HpkeCiphertext, PrepareInit, ReportId, ReportMetadata, ReportShare, Time};
+use dapbox::{
+    model::{HpkeCiphertext, PrepareInit, PrepareOutcome, ReportError, ReportId, ReportMetadata, ReportShare, Time},
+    wire::{Problem, ProblemType},
+};
 use proptest::prelude::*;
 
 use crate::{
@@ -154,13 +157,26 @@ fn values_that_the_protocol_does_not_define_are_refused() {
 
     let resp = |end: &[u8]| [&[0, 0, 0, 16 + end.len() as u8][..], &[7; 16], end].concat();
     assert!(why(codecs::JOB_RESP, &resp(&[3])).ends_with(undefined));
-    assert!(why(codecs::JOB_RESP, &resp(&[2, 10])).ends_with(undefined));
+}
+
+/// An error code that is not known rejects its report, and only that.
+#[test]
+fn unknown_error_codes_are_kept_by_their_number() {
+    for code in [10, 255] {
+        let answer = [&[0, 0, 0, 35][..], &[7; 16], &[2, code], &[8; 16], &[1]].concat();
+        let found = (codecs::JOB_RESP.decode)(&answer.clone().into()).unwrap();
+        assert_eq!(found[0].outcome, PrepareOutcome::Reject(ReportError::Unknown(code)));
+        assert_eq!(found[1].outcome, PrepareOutcome::Finished);
+        assert_eq!((codecs::JOB_RESP.encode)(&found), answer);
+    }
 }
 
 #[test]
-fn an_interval_that_ends_after_time_is_refused() {
+fn an_interval_that_ends_after_time_is_no_batch() {
     let request = [&[1][..], &[0xff; 8], &[0, 0, 0, 0, 0, 0, 0, 1], &[0; 4]].concat();
-    assert!(why(codecs::COLLECTION_REQ, &request).ends_with("ends after the last representable time"));
+    let refusal = (codecs::COLLECTION_REQ.decode)(&request.into()).unwrap_err();
+    assert!(refusal.to_string().ends_with("is beyond the last representable time"));
+    assert_eq!(Problem::from(refusal).kind, ProblemType::BatchInvalid);
 }
 
 #[test]

@@ -8,7 +8,10 @@ use dapbox::{
         BatchId, CollectionReq, Duration, FixedSizeQuery, HpkeCiphertext, Interval, PrepareInit, PrepareOutcome,
         PrepareResp, Query, ReportError, ReportId, ReportMetadata, ReportShare, TaskParameters, Time,
     },
-    wire::dap18::{encode_upload_errors, upload_error},
+    wire::{
+        Problem, ProblemType,
+        dap18::{encode_upload_errors, upload_error},
+    },
 };
 use proptest::prelude::*;
 
@@ -38,8 +41,9 @@ fn is_exact<T: PartialEq + Debug>(codec: Codec<T>, message: &T) {
 fn is_canonical<T: PartialEq + Debug>(codec: &Codec<T>, bytes: &Bytes) {
     if let Ok(message) = (codec.decode)(bytes) {
         let encoded = Bytes::from((codec.encode)(&message));
-        // An unknown key has two numbers, of which the other one is sent.
-        if !format!("{message:?}").contains("HpkeUnknownConfigId") {
+        // An unknown key has two numbers, of which the other one is sent. A time after the last one reads as the last.
+        let shown = format!("{message:?}");
+        if !["HpkeUnknownConfigId", &format!("{:?}", Time(u64::MAX))].iter().any(|other| shown.contains(other)) {
             assert_eq!(encoded, bytes);
         }
     }
@@ -144,15 +148,14 @@ proptest! {
         is_canonical(&codecs::AGGREGATE_SHARE, &bytes);
     }
 
-    /// A time is either read as so many seconds or refused, and never another one.
+    /// A report's time reads as so many seconds, or as the last time if it is after that: never as another one.
     #[test]
     fn times_do_not_wrap(units: u64, precision in prop_oneof![1..100_000u64, any::<u64>()]) {
         let message = [&[7; 16][..], &units.to_be_bytes(), &REST_OF_REPORT].concat();
         let task = TaskParameters { time_precision: Duration(precision), ..task() };
         let found = dap18().decode_upload(&task, &message.into());
-        let found = found.ok().map(|reports| u128::from(reports[0].metadata.time.0));
         let seconds = u128::from(units) * u128::from(precision.max(1));
-        prop_assert_eq!(found, (seconds <= u128::from(u64::MAX)).then_some(seconds));
+        prop_assert_eq!(u128::from(found.unwrap()[0].metadata.time.0), seconds.min(u64::MAX.into()));
     }
 
     #[test]
@@ -206,9 +209,27 @@ fn values_that_the_protocol_does_not_define_are_refused() {
     }
     let resp = |end: &[u8]| [&[7; 16], end].concat();
     assert!(why(codecs::JOB_RESP, &resp(&[3])).ends_with(undefined));
-    for error in [0, 12, 255] {
-        assert!(why(codecs::JOB_RESP, &resp(&[2, error])).ends_with(undefined));
-        assert!(why(codecs::UPLOAD_ERRORS, &resp(&[error])).ends_with(undefined));
+}
+
+/// Section 4.5.3.1: an error code that is not known rejects its report, and only that.
+#[test]
+fn unknown_error_codes_are_kept_by_their_number() {
+    let resp = |id: u8, end: &[u8]| [&[id; 16], end].concat();
+    for code in [0, 12, 255] {
+        let answer = [resp(7, &[2, code]), resp(8, &[2, 9]), resp(9, &[0, 0, 0, 0, 1, 5])].concat();
+        let found = (codecs::JOB_RESP.decode)(&answer.clone().into()).unwrap();
+        let outcomes: Vec<_> = found.iter().map(|resp| resp.outcome.clone()).collect();
+        let expected = [
+            PrepareOutcome::Reject(ReportError::Unknown(code)),
+            PrepareOutcome::Reject(ReportError::ReportTooEarly),
+            PrepareOutcome::Continue(Bytes::from_static(&[5])),
+        ];
+        assert_eq!(outcomes, expected);
+        assert_eq!((codecs::JOB_RESP.encode)(&found), answer);
+        let refused = [resp(7, &[code]), resp(8, &[3])].concat();
+        let expected = [ReportError::Unknown(code), ReportError::ReportDropped];
+        let found = (codecs::UPLOAD_ERRORS.decode)(&refused.into()).unwrap();
+        assert_eq!(found.iter().map(|(_, error)| *error).collect::<Vec<_>>(), expected);
     }
 }
 
@@ -231,23 +252,23 @@ fn a_configuration_has_the_length_that_its_mode_asks_for() {
 }
 
 #[test]
-fn times_beyond_the_last_one_are_refused() {
+fn intervals_beyond_the_last_time_are_refused_as_batches() {
     let interval = |start: u64, duration: u64| [start.to_be_bytes(), duration.to_be_bytes()].concat();
     let last = u64::MAX / UNIT;
     for (start, duration, refusal) in [
         (last, 0, None),
         (0, last, None),
-        (last, 1, Some("malformed Interval: ends after the last representable time")),
-        (last + 1, 0, Some("malformed Interval.start: is after the last representable time")),
-        (0, last + 1, Some("malformed Interval.duration: is after the last representable time")),
-        (u64::MAX, u64::MAX, Some("malformed Interval.start: is after the last representable time")),
+        (last, 1, Some("malformed Interval: is beyond the last representable time")),
+        (last + 1, 0, Some("malformed Interval.start: is beyond the last representable time")),
+        (0, last + 1, Some("malformed Interval.duration: is beyond the last representable time")),
+        (u64::MAX, u64::MAX, Some("malformed Interval.start: is beyond the last representable time")),
     ] {
         let message = [&[1, 0, 16][..], &interval(start, duration), &[0; 6]].concat();
-        let found = (codecs::COLLECTION_REQ.decode)(&message.into()).map_err(|error| error.to_string());
-        assert_eq!(found.err().as_deref(), refusal);
+        let found = (codecs::COLLECTION_REQ.decode)(&message.into());
+        assert_eq!(found.as_ref().err().map(ToString::to_string).as_deref(), refusal);
+        let kind = found.err().map(|malformed| Problem::from(malformed).kind);
+        assert_eq!(kind, refusal.map(|_| ProblemType::BatchInvalid));
     }
-    let report = [&[7; 16][..], &(last + 1).to_be_bytes(), &REST_OF_REPORT].concat();
-    assert!(why(codecs::UPLOAD, &report).starts_with("malformed ReportMetadata.time"));
 }
 
 #[test]
@@ -273,14 +294,11 @@ fn the_extensions_of_a_job_are_in_order_and_the_batch_is_one() {
         let report = [&[7; 24][..], &[0, 0, 0, 0, 0, 0, 1, 0, 1, 9, 0, 0, 0, 1, 9, 0, 0, 0, 1, 9]].concat();
         [&[7, 0, 0, 0, 0][..], &len, extensions, &report].concat()
     };
-    // The time of this report is beyond the last one, which is read after the extensions.
-    let in_order = "malformed ReportMetadata.time: is after the last representable time";
+    let is_in_order = |extensions: &[u8]| (codecs::JOB_INIT.decode)(&job(extensions).into()).is_ok();
     let out_of_order = "malformed AggregationJobInitReq.extensions: are not in strictly increasing order";
     let no_batch = "malformed leader_selected_batch_id: is not a batch id of 32 bytes";
     let batch = |len: u8| [&[0, 1, 0, len][..], &vec![9; usize::from(len)]].concat();
-    assert_eq!(why(codecs::JOB_INIT, &job(&[])), in_order);
-    assert_eq!(why(codecs::JOB_INIT, &job(&[0, 0, 0, 0, 0, 2, 0, 0])), in_order);
-    assert_eq!(why(codecs::JOB_INIT, &job(&batch(32))), in_order);
+    assert!(is_in_order(&[]) && is_in_order(&[0, 0, 0, 0, 0, 2, 0, 0]) && is_in_order(&batch(32)));
     assert_eq!(why(codecs::JOB_INIT, &job(&[0, 2, 0, 0, 0, 2, 0, 0])), out_of_order);
     assert_eq!(why(codecs::JOB_INIT, &job(&[0, 3, 0, 0, 0, 2, 0, 0])), out_of_order);
     assert_eq!(why(codecs::JOB_INIT, &job(&[batch(32), batch(32)].concat())), out_of_order);

@@ -150,6 +150,9 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     text.line("collected", &format!("{}{collections}", style::counted(status.batches_collected, "batch")));
     collected(text, status);
     refusals(text, view);
+    if let Some(contradiction) = counters::contradiction(&status.counters) {
+        text.painted("trouble", &contradiction, Style::bad);
+    }
     if let Some(peer) = &view.peer {
         helper(text, peer, status.last_trouble.as_deref(), now);
     }

@@ -39,6 +39,11 @@ const REFUSED: Metric = counter(
     "dapbox_reports_refused_total",
     "Reports that were refused, at upload or at aggregation, by reason; survives restarts",
 );
+const CONTRADICTED: Metric = counter(
+    "dapbox_reports_rejected_after_continue_total",
+    "Reports that the leader rejected after the helper had accepted them, whose batches cannot be collected; survives \
+     restarts",
+);
 const AGGREGATED: Metric =
     counter("dapbox_reports_aggregated_total", "Reports that were aggregated; survives restarts");
 const GIVEN_UP: Metric = counter(
@@ -146,6 +151,7 @@ pub const METRICS: &[Metric] = &[
     UPLOADS,
     REPEATED,
     REFUSED,
+    CONTRADICTED,
     AGGREGATED,
     GIVEN_UP,
     WAITING,
@@ -273,6 +279,7 @@ fn task(gathered: &mut Gathered, view: &TaskView) {
         gathered.whole(JOBS, &[("task", &id), ("state", "deferred")], counts.jobs_deferred);
         return;
     }
+    gathered.whole(CONTRADICTED, own, counted(counters::REJECTED_AFTER_CONTINUE));
     gathered.whole(UPLOADS, own, counted(counters::REPORT_SUCCESS));
     gathered.whole(REPEATED, own, counted(counters::REPORT_REPEATED));
     gathered.whole(WAITING, own, status.waiting);

@@ -3,10 +3,13 @@
 use maud::{Markup, html};
 
 use super::{icon::Icon, task::name};
-use crate::model::{
-    Duration,
-    overview::{Overview, TaskView, TlsStatus},
-    words::{count, span},
+use crate::{
+    aggregator::counters,
+    model::{
+        Duration,
+        overview::{Overview, TaskView, TlsStatus},
+        words::{count, span},
+    },
 };
 
 /// A certificate that ends within this time should have been renewed.
@@ -30,7 +33,7 @@ pub fn section(overview: &Overview) -> Markup {
                             ": " (trouble)
                         }
                     }
-                    @if tasks.len() > NAMED { li { "and " (count((tasks.len() - NAMED) as u64)) " more tasks" } }
+                    @if tasks.len() > NAMED { li { "and " (count((tasks.len() - NAMED) as u64)) " more" } }
                 }
             }
         }
@@ -59,11 +62,12 @@ fn of_server(overview: &Overview) -> Vec<String> {
     found
 }
 
-fn of_tasks(overview: &Overview) -> Vec<(&TaskView, &str)> {
-    overview.tasks.iter().filter_map(|view| trouble(view).map(|trouble| (view, trouble))).collect()
+fn of_tasks(overview: &Overview) -> Vec<(&TaskView, String)> {
+    overview.tasks.iter().flat_map(|view| troubles(view).into_iter().map(move |trouble| (view, trouble))).collect()
 }
 
-/// What a task is stuck at, if it is.
-pub fn trouble(view: &TaskView) -> Option<&str> {
-    view.status.last_trouble.as_deref()
+/// What is wrong with a task: what it is stuck at, and whether the helper has contradicted us.
+pub fn troubles(view: &TaskView) -> Vec<String> {
+    let contradiction = counters::contradiction(&view.status.counters);
+    view.status.last_trouble.clone().into_iter().chain(contradiction).collect()
 }

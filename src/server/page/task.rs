@@ -38,8 +38,8 @@ pub fn entry(view: &TaskView, now: Time, is_open: bool) -> Markup {
         details.task id={ "task-" (view.status.id) } open[is_open] {
             (line(view, now))
             div.body id={ "about-" (view.status.id) } {
-                @if let Some(trouble) = alerts::trouble(view) {
-                    p.trouble id={ "trouble-" (view.status.id) } { (Icon::Bad.draw()) span { (trouble) } }
+                @for (n, trouble) in alerts::troubles(view).iter().enumerate() {
+                    p.trouble id={ "trouble-" (n) "-" (view.status.id) } { (Icon::Bad.draw()) span { (trouble) } }
                 }
                 div.columns id={ "columns-" (view.status.id) } {
                     div {
@@ -109,7 +109,7 @@ fn standing(view: &TaskView, now: Time) -> (Icon, &'static str) {
     let status = &view.status;
     let is_over = status.task_expiration.is_some_and(|end| end < now)
         || status.task_interval.is_some_and(|open: Interval| open.end() <= now);
-    if alerts::trouble(view).is_some() {
+    if !alerts::troubles(view).is_empty() {
         (Icon::Bad, "Trouble")
     } else if is_over {
         (Icon::Still, "Ended")

@@ -60,7 +60,7 @@ fn put_interval(w: &mut Writer, interval: &Interval) {
 fn get_interval(r: &mut Reader) -> Got<Interval> {
     let start = Time(r.u64("Interval.start")?);
     let duration = Duration(r.u64("Interval.duration")?);
-    Interval::new(start, duration).ok_or(Malformed::new("Interval", "ends after the last representable time"))
+    Interval::new(start, duration).ok_or(Malformed::out_of_range("Interval"))
 }
 
 // Section 4.1: queries and batches.
@@ -247,9 +247,10 @@ fn get_prepare_outcome(r: &mut Reader) -> Got<PrepareOutcome> {
         prepare_resp_state::CONTINUE => Ok(PrepareOutcome::Continue(r.opaque32("PrepareResp.payload", 0)?)),
         prepare_resp_state::FINISHED => Ok(PrepareOutcome::Finished),
         prepare_resp_state::REJECT => {
-            let number = usize::from(r.u8("PrepareResp.prepare_error")?);
-            let error = PREPARE_ERRORS.get(number).ok_or(unknown("PrepareResp.prepare_error"))?;
-            Ok(PrepareOutcome::Reject(*error))
+            let number = r.u8("PrepareResp.prepare_error")?;
+            // A code that is not known costs its own report only, as in DAP-18 section 4.5.3.1.
+            let error = PREPARE_ERRORS.get(usize::from(number)).copied().unwrap_or(ReportError::Unknown(number));
+            Ok(PrepareOutcome::Reject(error))
         }
         _ => Err(unknown("PrepareResp.prepare_resp_state")),
     }
@@ -268,6 +269,7 @@ fn prepare_error_number(error: ReportError) -> u8 {
         ReportError::TaskExpired => 7,
         ReportError::InvalidMessage => 8,
         ReportError::ReportTooEarly => 9,
+        ReportError::Unknown(number) => number,
     }
 }
 

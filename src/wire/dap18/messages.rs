@@ -51,7 +51,8 @@ fn get_report_error(r: &mut Reader, what: &'static str) -> Got<ReportError> {
         9 => ReportError::ReportTooEarly,
         10 => ReportError::TaskNotStarted,
         11 => ReportError::OutdatedConfig,
-        _ => return Err(unknown(what)),
+        // A code that is not known costs its own report only (section 4.5.3.1).
+        number => ReportError::Unknown(number),
     })
 }
 
@@ -69,6 +70,7 @@ fn report_error_number(error: ReportError) -> u8 {
         ReportError::ReportTooEarly => 9,
         ReportError::TaskNotStarted => 10,
         ReportError::OutdatedConfig => 11,
+        ReportError::Unknown(number) => number,
     }
 }
 
@@ -86,8 +88,10 @@ impl Unit {
         w.u64(time.0 / self.0);
     }
 
-    fn get_time(self, r: &mut Reader, what: &'static str) -> Got<Time> {
-        self.get_seconds(r, what).map(Time)
+    /// A report's time. One after the last representable time reads as that: it is too early for every clock, so that its
+    /// report alone is refused.
+    fn get_report_time(self, r: &mut Reader, what: &'static str) -> Got<Time> {
+        Ok(Time(r.u64(what)?.saturating_mul(self.0)))
     }
 
     pub fn put_interval(self, w: &mut Writer, interval: &Interval) {
@@ -96,14 +100,14 @@ impl Unit {
     }
 
     fn get_interval(self, r: &mut Reader) -> Got<Interval> {
-        let start = self.get_time(r, "Interval.start")?;
+        let start = Time(self.get_seconds(r, "Interval.start")?);
         let duration = Duration(self.get_seconds(r, "Interval.duration")?);
-        Interval::new(start, duration).ok_or(Malformed::new("Interval", "ends after the last representable time"))
+        Interval::new(start, duration).ok_or(Malformed::out_of_range("Interval"))
     }
 
     fn get_seconds(self, r: &mut Reader, what: &'static str) -> Got<u64> {
         let units = r.u64(what)?;
-        units.checked_mul(self.0).ok_or(Malformed::new(what, "is after the last representable time"))
+        units.checked_mul(self.0).ok_or(Malformed::out_of_range(what))
     }
 
     /// Whether the interval begins and ends at multiples of the unit; it may be empty.
@@ -122,7 +126,7 @@ pub(super) fn put_metadata(w: &mut Writer, unit: Unit, metadata: &ReportMetadata
 
 fn get_metadata(r: &mut Reader, unit: Unit) -> Got<(ReportMetadata, Vec<Extension>)> {
     let id = get_id(r, "ReportMetadata.report_id")?;
-    let time = unit.get_time(r, "ReportMetadata.time")?;
+    let time = unit.get_report_time(r, "ReportMetadata.time")?;
     Ok((ReportMetadata { id, time }, get_extensions(r, "ReportMetadata.public_extensions")?))
 }
 

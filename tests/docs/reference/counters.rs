@@ -17,7 +17,7 @@ pub fn text() -> String {
     let mut reasons = commented(in_error, |line| Some(line.trim_end_matches(',').to_owned()));
     let names: Vec<_> = in_error.split("#[error(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
     assert_eq!(names.len(), reasons.len());
-    reasons.iter_mut().zip(names).for_each(|(reason, name)| reason.0 = name.to_owned());
+    reasons.iter_mut().zip(names).for_each(|(reason, name)| reason.0 = name.replace("{0}", "N"));
     let rows = |rows: Vec<(String, String)>| rows.into_iter().map(|(name, why)| vec![code(&name), why]);
     format!(
         "What happened to a task's reports since it was added. `dapbox task show` and `dapbox status` print them, and they \
