@@ -153,7 +153,8 @@
 //! - **A task that is set up in-band has its peer's tokens**, as they are configured now, and none of its own: they are replaced
 //!   in one place for all tasks, and a peer that is taken out speaks for none of them. All else of it is fixed when it is first
 //!   heard of, as of any task. Whether its reports have the extension is looked at where shares are opened, on both sides.
-//!   To a restored copy a task that it has forgotten comes as a new one: its past is closed, too.
+//! - **To a restored copy a task that it has forgotten comes as a new one**: the store closes the past of every task that is
+//!   added to it, whichever way the task comes.
 //! - **HPKE keys are replaced by a function without effects** (`aggregator/keys/plan.rs`): what becomes of each key at some
 //!   time, given all keys, the tasks, the configuration and the clock. A key is pending before it is handed out, so that a
 //!   backup has it before anybody seals to it. Nothing is deleted by a clock that nobody has looked at: what cannot be undone

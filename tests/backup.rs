@@ -20,7 +20,8 @@ use common::{
 };
 use dapbox::{
     aggregator::{
-        restored::Restored,
+        offline::Offline,
+        restored::{self, Restored},
         retention::{self, Lost},
     },
     config::{Config, Seconds},
@@ -54,7 +55,7 @@ async fn knows(backup: &[u8], parties: &common::Parties, reports: &[(ReportId, T
     let store = Store::open(dir.path(), Options::default()).unwrap();
     let known = store.read(|view| {
         let task = view.task(&parties.id()).unwrap();
-        let known = reports.iter().map(|(id, time)| task.waiting.contains(id) || task.replay.contains(id, *time));
+        let known = reports.iter().map(|(id, _)| task.waiting.contains(id) || task.replay.contains(id));
         Ok(known.collect())
     });
     store.close().await;
@@ -344,4 +345,105 @@ async fn a_batch_that_was_released_since_does_not_come_again() {
     assert_ne!(next.place().split('?').next(), Some(&*place));
     assert!(next.answer.body.is_empty(), "there is no next batch yet: {:?}", next.answer);
     pair.stop().await;
+}
+
+/// How a task comes back that a backup does not have.
+#[derive(Clone, Copy, Debug)]
+enum Return {
+    /// `task add` at the running server.
+    Online,
+    /// `task import` at the running server.
+    OnlineTogether,
+    /// `task add` in the data directory.
+    Offline,
+    /// `task import` in the data directory.
+    OfflineTogether,
+    /// `task add` of a task that was removed after the backup, so that its tombstone is lost.
+    AfterRemoval,
+}
+
+async fn bring_back(node: &mut Node, parties: &common::Parties, how: Return) {
+    let task = parties.helper.clone();
+    match how {
+        Return::Online | Return::AfterRemoval => node.add(&task).await,
+        Return::OnlineTogether => {
+            let client = reqwest::Client::builder().unix_socket(node.config.control_socket()).build().unwrap();
+            let answer = client.post("http://control/all_tasks").json(&[task]).send().await.unwrap();
+            assert_eq!(answer.status(), 201);
+        }
+        Return::Offline | Return::OfflineTogether => {
+            node.stop().await;
+            let offline = Offline::open(node.data_dir(), Options::default()).unwrap();
+            match how {
+                Return::Offline => offline.add_task(task).await.unwrap().unwrap(),
+                _ => offline.add_tasks(vec![task]).await.unwrap().unwrap(),
+            }
+            offline.close().await;
+            node.resume().await;
+        }
+    }
+}
+
+/// A helper goes on from a backup that is older than a task, and the task is added again. A leader and a collector that
+/// get a second aggregate share, of all reports but one, would know what the one says.
+#[rstest]
+#[tokio::test]
+async fn closes_the_past_of_tasks_added_after_a_restore(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+    #[values(Return::Online, Return::OnlineTogether, Return::Offline, Return::OfflineTogether, Return::AfterRemoval)]
+    how: Return,
+) {
+    let [leader, mut helper] = [Node::start().await, Node::start().await];
+    let backup = back_up(&helper).await;
+    let parties = common::Parties::between(revision, SUM, BatchMode::TimeInterval, [&leader, &helper]).await;
+    let (forge, now) = (Forge::new(&parties).await, Time::now());
+    let drafts: Vec<Draft> = MEASUREMENTS.iter().map(|n| forge.draft(&Measurement::Number(*n), now)).collect();
+    let outcomes = parties.run_job(&forge.job(PartialBatch::TimeInterval, &drafts)).await;
+    assert!(outcomes.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))), "{outcomes:?}");
+    let batch = BatchSelector::TimeInterval(parties.interval(0));
+    let share = parties.ask_share(&parties.share_request(batch, &drafts)).await;
+    assert!(share.is_success(), "{share:?}");
+    if matches!(how, Return::AfterRemoval) {
+        helper.remove(&parties.id()).await;
+    }
+
+    let restored = go_on_from(&mut helper, &backup).await;
+    assert_eq!(restored.tasks, []);
+    bring_back(&mut helper, &parties, how).await;
+    assert!(helper.status(&parties.id()).await.horizon >= Some(restored.closed_before));
+    let outcomes = parties.run_job(&forge.job(PartialBatch::TimeInterval, &drafts[1..])).await;
+    let dropped = PrepareOutcome::Reject(ReportError::ReportDropped);
+    assert!(outcomes.iter().all(|resp| resp.outcome == dropped), "{outcomes:?}");
+    for asked in [&drafts[1..], &drafts] {
+        let share = parties.ask_share(&parties.share_request(batch, asked)).await;
+        assert!(!share.is_success(), "{share:?}");
+    }
+    // The horizon is stored, and adding the task once more does not move it.
+    let horizon = helper.status(&parties.id()).await.horizon;
+    helper.restart().await;
+    helper.add(&parties.helper).await;
+    assert_eq!(helper.status(&parties.id()).await.horizon, horizon);
+}
+
+/// A server takes reports as far ahead of its clock as it is configured to; whoever restores need not know how far.
+#[tokio::test]
+async fn restore_closes_as_far_ahead_as_the_server_took_reports() {
+    let far = |config: &mut Config| config.limits.clock_skew = Seconds::new(7200);
+    let mut node = Node::start_with(far).await;
+    let backup = back_up(&node).await;
+    // It was less before, and the configuration of the restore says less.
+    node.config.limits.clock_skew = Seconds::new(60);
+    node.restart().await;
+    let later = back_up(&node).await;
+    for backup in [backup, later] {
+        let (dir, now) = (TempDir::new().unwrap(), Time::now());
+        let restored = restored::restore(dir.path(), &options(), &backup[..], None, (now, SKEW), |_| ()).unwrap();
+        assert_eq!(restored.clock_skew, Duration(7200));
+        assert!(restored.closed_before >= now.saturating_add(Duration(7200)));
+    }
+    let (dir, further) = (TempDir::new().unwrap(), Duration(10_000));
+    let restored =
+        restored::restore(dir.path(), &options(), &back_up(&node).await[..], None, (Time::now(), further), |_| ());
+    assert_eq!(restored.unwrap().clock_skew, further);
+    node.stop().await;
 }

@@ -5,11 +5,12 @@ mod common;
 use bytes::Bytes;
 use common::{
     Pair, Parties,
-    calls::{assert_refused, problem},
+    calls::{assert_refused, assert_taken, problem},
     forge::{Draft, Forge},
     places::places,
 };
 use dapbox::{
+    config::{Config, Seconds},
     model::{
         BatchId, BatchMode, BatchSelector, Interval, JobInit, PartialBatch, PrepareOutcome, ReportError, ReportId,
         Revision, Time, VdafConfig,
@@ -179,4 +180,42 @@ async fn continuations(parties: &Parties, job: &str) {
         let document = send(job, step).await.assert_problem(400, "stepMismatch");
         assert!(job.ends_with(document["aggregation_job_id"].as_str().unwrap()), "{document}");
     }
+}
+
+/// Report ids are checked per task (DAP-18 section 4.5.4.3): the same id with a time on another day is the same report, at
+/// the helper in a job and at the leader in an upload.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn rejects_a_known_report_id_with_another_time(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let quick = |config: &mut Config| {
+        (config.leader.min_job_size, config.leader.max_job_delay) = (1, Seconds::millis(5));
+    };
+    let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, quick, |_| {}).await;
+    let (parties, forge) = (&pair.parties, Forge::new(&pair.parties).await);
+    let now = Time::now();
+    let again = |first: &Draft, days: u64| {
+        let mut draft = forge.draft(&Measurement::Flag(true), Time(now.0 - days * 86_400));
+        draft.metadata.id = first.metadata.id;
+        draft.set_shares(forge.shard(&Measurement::Flag(true), &first.metadata.id));
+        draft
+    };
+    let outcome = async |draft: &Draft| {
+        let job = forge.job(PartialBatch::TimeInterval, std::slice::from_ref(draft));
+        parties.run_job(&job).await.remove(0).outcome
+    };
+    let first = forge.draft(&Measurement::Flag(true), now);
+    assert!(matches!(outcome(&first).await, PrepareOutcome::Continue(_)));
+    for days in [0, 1, 400] {
+        assert_eq!(outcome(&again(&first, days)).await, PrepareOutcome::Reject(ReportError::ReportReplayed), "{days}");
+    }
+
+    let first = forge.draft(&Measurement::Flag(true), now);
+    parties.upload_all([&forge.seal(&first)]).await;
+    pair.leader.until(&parties.id(), |status| status.aggregated == 1).await;
+    for days in [1, 400] {
+        assert_taken(&parties.upload(&forge.seal(&again(&first, days))).await);
+    }
+    assert_eq!(pair.leader.counter(&parties.id(), "upload_repeated").await, 2);
+    assert_eq!(pair.leader.status(&parties.id()).await.waiting, 0);
+    pair.stop().await;
 }

@@ -14,9 +14,10 @@ use dapbox::{
     client::{AggregatorKeys, make_report},
     config::{Config, Kem, Seconds},
     model::{
-        BatchMode, Duration, HpkeConfig, Max, Report, ReportError, Revision, Time, VdafConfig,
+        BatchMode, Duration, HpkeConfig, Max, Point, Report, ReportError, Revision, Time, VdafConfig,
         overview::KeyState::{Active, Expired, Pending},
     },
+    store::{KeyRecord, KeyStage, Options, Store, Tx},
     vdaf::{self, AggregateResult, Measurement},
     wire::{self, Interaction},
 };
@@ -251,5 +252,59 @@ async fn operators_list_rotate_disable_and_delete(#[values(true, false)] is_runn
     }
     let (offered, _) = offered(&node, Revision::Dap09).await;
     assert_eq!(offered.iter().map(|config| config.id).collect::<Vec<_>>(), [states[0].0]);
+    node.stop().await;
+}
+
+/// The clock was years ahead when the server first started, and is right now.
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_and_replaces_keys_of_a_clock_that_was_ahead() {
+    let quick = |config: &mut Config| {
+        config.retention.sweep_interval = Seconds::millis(50);
+        config.hpke.pending_time = Seconds::new(0);
+    };
+    let mut node = Node::start_with(quick).await;
+    let data_dir = node.data_dir().to_str().unwrap().to_owned();
+    let stored_times = || -> Option<Value> {
+        let doctor = ["doctor", "--offline", "-o", "json", "--data-dir", &data_dir];
+        let output = Command::new(env!("CARGO_BIN_EXE_dapbox")).args(doctor).env_remove("DAPBOX_CONFIG").output();
+        let findings: Vec<Value> = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+        findings.into_iter().find(|finding| finding["name"] == "stored times")
+    };
+    assert_eq!(stored_times(), None);
+    let misdated = node.key_ids(Active).await;
+    let ahead = Time(Time::now().0 + 10 * 365 * 86_400);
+    node.stop().await;
+    let store = Store::open(node.data_dir(), Options::default()).unwrap();
+    let id = misdated[0];
+    let misdate = move |tx: &mut Tx<'_>| {
+        let key = tx.keys()[&id].clone();
+        tx.put_key(KeyRecord { created: ahead, stage: KeyStage::Active { since: ahead }, ..key })
+    };
+    store.write(Point::Trial, misdate).await.unwrap();
+    store.close().await;
+    let found = stored_times().unwrap();
+    assert_eq!(found["outcome"], "warning");
+    assert!(found["detail"].as_str().unwrap().contains(&format!("HPKE key {id}")), "{found}");
+
+    node.resume().await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while node.key_ids(Active).await == misdated {
+        assert!(std::time::Instant::now() < deadline, "the key is not replaced");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(node.key_ids(Expired).await, misdated, "reports that are sealed to it may still come");
+    // What a task refuses for a wrong clock's sake stays refused.
+    let parties = Parties::new(
+        Revision::Dap09,
+        SUM,
+        BatchMode::TimeInterval,
+        node.url(Revision::Dap09),
+        "http://127.0.0.1:1/".into(),
+    );
+    node.add(&parties.leader).await;
+    node.close_before(parties.id(), ahead).await;
+    let found = stored_times().unwrap();
+    assert_eq!(found["outcome"], "failed");
+    assert!(found["detail"].as_str().unwrap().contains(&format!("closed past of task {}", parties.id())), "{found}");
     node.stop().await;
 }

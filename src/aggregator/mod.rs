@@ -4,6 +4,7 @@
 //! refuse (decide first, then mutate), and pure functions over report shares, which run on the pool. Sockets,
 //! waiting and retrying are the server's.
 
+pub mod ahead;
 pub mod api_tokens;
 pub mod batches;
 pub mod collect;
@@ -11,6 +12,7 @@ pub mod counters;
 pub mod demand;
 mod error;
 pub mod helper;
+pub mod idle;
 pub mod keys;
 pub mod leader;
 pub mod naming;
@@ -148,7 +150,7 @@ pub fn check_horizon(replay: &Replay, time: Time) -> Result<(), ReportError> {
 /// Whether a report was not aggregated before, as far as that is still known (DAP-09 section 4.5.1.4).
 pub fn check_replay(replay: &Replay, id: &ReportId, time: Time) -> Result<(), ReportError> {
     check_horizon(replay, time)?;
-    if replay.contains(id, time) { Err(ReportError::ReportReplayed) } else { Ok(()) }
+    if replay.contains(id) { Err(ReportError::ReportReplayed) } else { Ok(()) }
 }
 
 /// Whether a report's time allows it to be aggregated now (DAP-09 section 4.5.1.4), with `skew` allowed for clocks. `end` is

@@ -3,8 +3,9 @@
 use std::{io::Write, path::Path};
 
 use super::{
+    ahead::times_ahead,
     api_tokens::{self, ApiTokenError},
-    keys,
+    idle, keys,
     retention::{self, Lost},
     tasks::{self, OneOfTasks, TaskError},
     tokens::{self, TokenError},
@@ -15,10 +16,11 @@ use crate::{
         Fault, Point, Task, TaskId, Time,
         keys::{KeyChange, ListedKey},
         management::{ApiToken, ApiTokenStatus},
+        overview::TimeAhead,
         status::{TaskStatus, UntouchedRequest},
         tokens::{TokenChange, TokenStatus},
     },
-    store::{self, BackupError, BackupMade, BackupOptions, OpenError, Options, Store, Tx},
+    store::{self, BackupError, BackupMade, BackupOptions, OpenError, Options, Store, TaskState, Tx},
 };
 
 /// A data directory, held for as long as this lives.
@@ -69,14 +71,20 @@ impl Offline {
 
     /// The tasks that others set up and that nobody has contacted, or removes them, as the running server would.
     pub async fn untouched(&self, request: UntouchedRequest) -> Result<Vec<TaskId>, Fault> {
-        let UntouchedRequest { until, remove } = request;
+        let (UntouchedRequest { until, remove }, now) = (request, Time::now());
         if !remove {
             return self.store.read(|view| {
-                let forgotten = view.tasks().filter(|(_, state)| untouched::is_forgotten(state, until));
+                let is_forgotten =
+                    |state: &TaskState| untouched::is_forgotten(state, until) || idle::is_forgotten(state, until, now);
+                let forgotten = view.tasks().filter(|(_, state)| is_forgotten(state));
                 Ok(forgotten.map(|(id, _)| *id).collect())
             });
         }
-        let write = move |tx: &mut Tx<'_>| untouched::remove(tx, until, usize::MAX, Time::now());
+        let write = move |tx: &mut Tx<'_>| {
+            let mut removed = untouched::remove(tx, until, usize::MAX, now)?;
+            removed.extend(idle::remove_forgotten(tx, until, usize::MAX, now)?);
+            Ok(removed)
+        };
         let removed = self.store.write(Point::TaskSweep, write).await?;
         while self.store.write(Point::SweepRemoved, |tx| tx.sweep_removed()).await? {}
         Ok(removed)
@@ -101,6 +109,11 @@ impl Offline {
     /// All HPKE keys that were not deleted.
     pub fn keys(&self, now: Time, policy: &keys::Policy) -> Result<Vec<ListedKey>, Fault> {
         self.store.read(|view| Ok(keys::listed(view, now, policy)))
+    }
+
+    /// The stored times that are ahead of the clock.
+    pub fn times_ahead(&self, now: Time) -> Result<Vec<TimeAhead>, Fault> {
+        self.store.read(|view| Ok(times_ahead(view, now)))
     }
 
     /// Does with HPKE keys what is wanted, as the running server would.

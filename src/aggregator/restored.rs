@@ -22,6 +22,9 @@ use crate::{
 pub struct Restored {
     /// The moment that the backup shows.
     pub moment: Time,
+    /// How far ahead of the clock reports may be: the larger of what was passed to [`restore`] and what the backup says
+    /// that its server ran with.
+    pub clock_skew: Duration,
     /// What is earlier is closed, rounded up to each task's time precision.
     pub closed_before: Time,
     /// The tasks.
@@ -41,9 +44,9 @@ pub struct RestoredTask {
 
 /// Makes a data directory of a backup, where there is nothing yet, and closes the past of all its tasks.
 ///
-/// The past ends `clock_skew` after `now`, for there may be reports from clients whose clocks are ahead by so much; and
-/// not before the moment of the backup, in case that it is our clock that is wrong. `read` is told from time to time how
-/// many bytes were read.
+/// The past ends `clock_skew` after `now`, for there may be reports from clients whose clocks are ahead by so much. If the
+/// server that was backed up took reports further ahead, that counts. It does not end before the moment of the backup, in
+/// case our clock is wrong. `read` is told from time to time how many bytes were read.
 pub fn restore(
     dir: &Path,
     options: &Options,
@@ -53,6 +56,7 @@ pub fn restore(
     read: impl FnMut(u64),
 ) -> Result<Restored, RestoreError> {
     let close = |tx: &mut store::Tx<'_>, moment: Time| {
+        let clock_skew = clock_skew.max(tx.clock_skew());
         let before = now.max(moment).saturating_add(clock_skew);
         let mut tasks = Vec::new();
         for (id, role) in tx.tasks().map(|(id, state)| (*id, state.task.role())).collect::<Vec<_>>() {
@@ -61,9 +65,10 @@ pub fn restore(
             untouched::contact(tx, &id)?;
             tasks.push(RestoredTask { id, role, closed_before });
         }
-        // Tasks that were set up in-band since the backup come again, as if they were new.
+        // Tasks that were added since the backup come again as if they were new: by an operator, a control plane or
+        // in-band. So do those that were removed since, whose tombstones are lost.
         tx.raise_unknown_before(before)?;
-        Ok(Restored { moment, closed_before: before, tasks })
+        Ok(Restored { moment, clock_skew, closed_before: before, tasks })
     };
     store::restore(dir, options, input, key, close, read)
 }

@@ -34,15 +34,6 @@ pub enum Lost {
     Theirs,
 }
 
-/// The horizon that closes everything before the given time: at the end of the unit of the task's time precision that it
-/// is in.
-pub fn horizon_after(precision: Duration, before: Time) -> Time {
-    match before.truncate(precision) {
-        aligned if aligned == before => aligned,
-        aligned => aligned.saturating_add(precision).truncate(precision),
-    }
-}
-
 /// Closes everything before the given time, and all batches of fixed-size tasks that there are. Says where the horizon
 /// is now; `None` if there is no such task.
 ///
@@ -50,7 +41,7 @@ pub fn horizon_after(precision: Duration, before: Time) -> Time {
 /// restore, and what clocks may differ by.
 pub fn close_before(tx: &mut Tx<'_>, task: &TaskId, before: Time, lost: Lost) -> Result<Option<Time>, Fault> {
     let Some(state) = tx.task(task) else { return Ok(None) };
-    let horizon = horizon_after(state.task.public.time_precision, before);
+    let horizon = before.round_up(state.task.public.time_precision);
     end_jobs(tx, task, lost, horizon)?;
     if lost == Lost::Ours {
         end_collections(tx, task)?;
@@ -156,18 +147,4 @@ pub fn sweep(
         }
     }
     Ok(next)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_horizon_is_rounded_up_to_where_a_bucket_begins() {
-        let hour = Duration(3600);
-        for (before, horizon) in [(0, 0), (1, 3600), (3600, 3600), (7199, 7200)] {
-            assert_eq!(horizon_after(hour, Time(before)), Time(horizon));
-        }
-        assert!(horizon_after(hour, Time(u64::MAX)).0 >= u64::MAX - 3600);
-    }
 }

@@ -7,16 +7,16 @@ use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
 
 use super::{
+    idle,
     provision::{ProvisionError, check_floor},
-    retention::horizon_after,
     tasks::{self, TaskError},
 };
 use crate::{
     model::{
-        Duration, Fault, Party, Role, Secret, Task, TaskId, Time, TokenHash,
+        BaseUrl, Duration, Fault, Party, Role, Secret, Task, TaskId, Time, TokenHash,
         taskprov::{InBand, PeerAggregator, PeerName, PeerSide, TaskConfiguration, is_same_endpoint},
     },
-    store::Tx,
+    store::{TaskState, Tx},
     vdaf,
 };
 
@@ -49,6 +49,14 @@ pub enum OptOut {
     /// It is over.
     #[error("the task has expired")]
     Expired,
+    /// It is a task of another server.
+    #[error("the task's {role} URL is {url}, which is not this server's (the option public_url)")]
+    NotOurs {
+        /// The role that we would have.
+        role: Role,
+        /// The URL that the task has for it.
+        url: String,
+    },
     /// Its peer has too many.
     #[error("there are {0} tasks of the same peer, which is as many as are taken here (the option taskprov.max_tasks)")]
     TooMany(u64),
@@ -107,32 +115,45 @@ fn party(peer: &PeerAggregator) -> Party {
     }
 }
 
-/// Adds a checked task that a request has set up. One that is there is fine, however it came.
-///
-/// A restored copy may have known it, and have aggregated reports of it that it has forgotten: whatever may be such a
-/// report is closed.
-pub fn add(tx: &mut Tx<'_>, task: Task, in_band: InBand, max_tasks: u64) -> Result<Result<(), OptOut>, Fault> {
-    let id = task.public.id;
+/// Refuses a task that has another URL where it must have ours, which is `own_url`.
+pub fn check_own_url(says: &TaskConfiguration, ours: Role, own_url: &str) -> Result<(), OptOut> {
+    let url = if ours == Role::Leader { &says.public.leader_url } else { &says.public.helper_url };
+    match (url.parse::<BaseUrl>(), own_url.parse::<BaseUrl>()) {
+        (Ok(found), Ok(own)) if found.is_same_place(&own) => Ok(()),
+        _ => Err(OptOut::NotOurs { role: ours, url: url.clone() }),
+    }
+}
+
+/// Adds a checked task that a request has set up. One that is there is fine, however it came. Returns the tasks that had
+/// to give their places to it.
+pub fn add(tx: &mut Tx<'_>, task: Task, in_band: InBand, max_tasks: u64) -> Result<Result<Vec<TaskId>, OptOut>, Fault> {
+    let (id, now) = (task.public.id, in_band.at);
     if tx.is_removed(&id) {
         return Ok(Err(TaskError::Removed.into()));
     }
     if tx.task(&id).is_some() {
-        return Ok(Ok(()));
+        return Ok(Ok(Vec::new()));
     }
-    let of_peer = tx.tasks().filter(|(_, state)| {
+    let is_of_peer = |state: &TaskState| {
         let known = state.in_band.as_ref().is_some_and(|known| is_same_endpoint(&known.peer, &in_band.peer));
         known && state.task.role() == task.role()
-    });
-    if of_peer.count() as u64 >= max_tasks {
-        return Ok(Err(OptOut::TooMany(max_tasks)));
+    };
+    let of_peer: Vec<TaskId> = tx.tasks().filter(|(_, state)| is_of_peer(state)).map(|(id, _)| *id).collect();
+    let needed = (of_peer.len() as u64).saturating_add(1).saturating_sub(max_tasks);
+    let replaced = match usize::try_from(needed) {
+        Ok(0) => Vec::new(),
+        Ok(needed) => match idle::replaceable(tx, &of_peer, needed, now) {
+            Some(replaced) => replaced,
+            None => return Ok(Err(OptOut::TooMany(max_tasks))),
+        },
+        Err(_) => return Ok(Err(OptOut::TooMany(max_tasks))),
+    };
+    for old in &replaced {
+        idle::remove(tx, old, now)?;
     }
-    let precision = task.public.time_precision;
     tx.add_task(task)?;
     tx.put_in_band(&id, in_band)?;
-    if let Some(before) = tx.unknown_before() {
-        tx.close_before(&id, horizon_after(precision, before))?;
-    }
-    Ok(Ok(()))
+    Ok(Ok(replaced))
 }
 
 /// Adds a peer that a control plane names. The same one again is fine, another one of the same name is not: false.

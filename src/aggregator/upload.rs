@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::Limits,
-    model::{Duration, Fault, Report, ReportError, ReportId, TaskId, Time},
+    model::{Duration, Fault, Report, ReportError, ReportId, Task, TaskId, Time},
     store::{TaskState, Tx},
     wire::{Problem, ProblemType},
 };
@@ -100,6 +100,22 @@ pub fn try_share(context: &TaskContext, keys: &KeyRing, report: Report) -> Resul
     guarded(&metadata, || leader::start_report(context, &Opener::new(context, keys), report).map(drop))
 }
 
+/// Whether a report of a task that is not known yet can be taken when the task is.
+pub fn check_first(
+    task: &Task,
+    now: Time,
+    limits: &Limits,
+    keys: &KeyRing,
+    report: &Report,
+) -> Result<(), ReportError> {
+    let skew = Duration(limits.clock_skew.as_secs());
+    check_time(task, task.public.task_expiration, now, skew, report.metadata.time)?;
+    if keys.get(report.leader_share.config_id).is_none() {
+        return Err(ReportError::OutdatedConfig);
+    }
+    Ok(())
+}
+
 fn check(state: &TaskState, now: Time, limits: &Limits, keys: &KeyRing, report: &Report, sampled: &Sampled) -> Verdict {
     let metadata = &report.metadata;
     let skew = Duration(limits.clock_skew.as_secs());
@@ -113,7 +129,7 @@ fn check(state: &TaskState, now: Time, limits: &Limits, keys: &KeyRing, report: 
     if keys.get(report.leader_share.config_id).is_none() {
         return Verdict::Refused(ReportError::OutdatedConfig);
     }
-    if state.waiting.contains(&metadata.id) || state.replay.contains(&metadata.id, metadata.time) {
+    if state.waiting.contains(&metadata.id) || state.replay.contains(&metadata.id) {
         return Verdict::Repeated;
     }
     let bucket = state.task.public.time_bucket(metadata.time);

@@ -13,7 +13,7 @@ use crate::{
     config::Config,
     model::{
         Task, TaskId, Time,
-        overview::Overview,
+        overview::{Overview, TimeAhead},
         reload::{LogLevel, Reloaded},
         status::{CloseRequest, Health, TaskStatus, UntouchedRequest},
         tokens::{TokenChange, TokenStatus},
@@ -187,6 +187,11 @@ impl Socket {
     pub async fn overview(&self) -> Result<Overview, Failure> {
         let (status, body) = self.ask(Method::GET, "/overview", None).await?;
         if status == StatusCode::OK { Ok(serde_json::from_slice(&body)?) } else { Err(refused(status, &body)) }
+    }
+
+    /// The stored times that are ahead of the clock.
+    pub async fn times_ahead(&self) -> Result<Vec<TimeAhead>, Failure> {
+        self.get(Method::GET, "/times_ahead", None).await
     }
 
     /// The process that listens, if the system tells.

@@ -26,7 +26,8 @@ use crate::{
     after_help = "A restored aggregator cannot know what it did after the backup was made. So that no report is \
     aggregated and no batch is given out a second time, everything before now is closed for good: reports from before \
     are refused, batches from before are not collected any more. Tasks and keys go on. The other aggregator of each \
-    task must close the same past; what to run there is printed.\n\n\
+    task must close the same past; what to run there is printed. Now is the time of the restore plus clock_skew: the larger \
+    one of this configuration and of the server that was backed up.\n\n\
     Never run the old data directory again once its copy runs.\n\n\
     Example:\n  \
     dapbox restore monday.backup --data-dir new-data"
@@ -95,7 +96,7 @@ fn describe(restored: &Restored, args: &ConfigArgs, config: &Config, style: Styl
         "{} {dir} is as it was at {}, with {}.\n\n\
         Everything before {} is closed for good: what was aggregated or given out after\n\
         the backup is not known here. Reports from before that time are refused, and those that\n\
-        were not collected are lost.\n\n\
+        were not collected are lost. A task that is added again from now on has the same past closed.\n\n\
         What to do next:\n  \
         1. See to it that the old data directory is never served again.\n",
         style.good("Restored."),

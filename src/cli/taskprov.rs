@@ -168,7 +168,7 @@ fn new(args: &NewArgs) -> Outcome {
     }
     let made = Made { task: None, files: files.into_iter().map(|(whose, path, _)| (whose, path)).collect() };
     tell(&made, args.output, || {
-        "\nNext, at leader and helper: name the file in appliance.toml, [taskprov] peers,\nand give 'dapbox reload'. \
+        "\nNext, at leader and helper: name the file in appliance.toml, [taskprov] peers,\nset public_url, and give 'dapbox reload'. \
          Send each file over a channel that you trust."
             .to_owned()
     })

@@ -17,7 +17,7 @@ use super::{
     environment::{self, PREFIX, is_option},
     management,
     outside::check_public_url,
-    provisioning,
+    provisioning, taskprov,
 };
 use crate::model::files;
 
@@ -192,6 +192,7 @@ impl Config {
         acme::check(self)
             .and_then(|()| management::check(self))
             .and_then(|()| provisioning::check(self))
+            .and_then(|()| taskprov::check_options(self))
             .map_err(ConfigError::Nonsense)
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Seconds, commented::commented};
+use super::{Config, Seconds, commented::commented};
 use crate::{
     hpke,
     model::{
@@ -20,7 +20,8 @@ use crate::{
 pub struct Taskprov {
     /// The peers' files.
     pub peers: Vec<PathBuf>,
-    /// How many tasks each peer may have here: where we lead, anybody can set one up.
+    /// How many tasks each peer may have here: where we lead, any client can set one up with a report. Tasks that were never
+    /// used give their places to others.
     pub max_tasks: u64,
 }
 
@@ -28,6 +29,14 @@ impl Default for Taskprov {
     fn default() -> Self {
         Self { peers: Vec::new(), max_tasks: 1000 }
     }
+}
+
+/// Refuses peers without our own URL, by which tasks of other servers are told from ours.
+pub(super) fn check_options(config: &Config) -> Result<(), String> {
+    if !config.taskprov.peers.is_empty() && config.public_url.is_empty() {
+        return Err("public_url must be set with taskprov.peers: tasks of other servers are refused by it".to_owned());
+    }
+    Ok(())
 }
 
 /// A peer's file.

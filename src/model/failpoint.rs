@@ -18,6 +18,8 @@ pub enum Point {
     Trial,
     /// The first HPKE key is made, and at each start what the configuration asks for.
     KeysFirst,
+    /// A server notes how far ahead of its clock it takes reports.
+    ClockSkew,
     /// HPKE keys become what it is time for.
     KeysTurn,
     /// An operator wants new HPKE keys.
@@ -121,6 +123,7 @@ impl Point {
     /// All points of a server.
     pub const ALL: &[Self] = &[
         Self::KeysFirst,
+        Self::ClockSkew,
         Self::KeysTurn,
         Self::KeysRotate,
         Self::KeysActivate,

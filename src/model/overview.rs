@@ -36,6 +36,17 @@ pub struct Overview {
     pub tasks: Vec<TaskView>,
 }
 
+/// A stored time that is so far ahead of the clock that the clock was wrong when it was stored, or is wrong now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeAhead {
+    /// What the time is of: `HPKE key 7`.
+    pub record: String,
+    /// The time.
+    pub time: Time,
+    /// Whether it keeps reports from being taken until then. Nothing corrects that.
+    pub is_lasting: bool,
+}
+
 /// Work in progress and waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Default, Serialize, Deserialize)]
 pub struct Load {

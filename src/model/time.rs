@@ -28,6 +28,15 @@ impl Time {
         Self(self.0 - self.0.checked_rem(precision.0).unwrap_or(0))
     }
 
+    /// The earliest multiple of `precision` that is not before this time, or the last representable one. A zero
+    /// precision changes nothing.
+    pub fn round_up(self, precision: Duration) -> Self {
+        match self.truncate(precision) {
+            aligned if aligned == self => aligned,
+            aligned => aligned.saturating_add(precision).truncate(precision),
+        }
+    }
+
     /// `self + duration`, or the last representable time.
     pub fn saturating_add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration.0))
@@ -108,6 +117,16 @@ mod tests {
     fn an_interval_that_ends_after_time_does_not_exist() {
         assert_eq!(Interval::new(Time(u64::MAX), Duration(1)), None);
         assert_eq!(interval(u64::MAX - 1, 1).end(), Time(u64::MAX));
+    }
+
+    #[test]
+    fn rounding_up_stays_on_multiples() {
+        let hour = Duration(3600);
+        for (time, rounded) in [(0, 0), (1, 3600), (3600, 3600), (7199, 7200)] {
+            assert_eq!(Time(time).round_up(hour), Time(rounded));
+        }
+        assert!(Time(u64::MAX).round_up(hour).0 >= u64::MAX - 3600);
+        assert_eq!(Time(7).round_up(Duration(0)), Time(7));
     }
 
     #[test]

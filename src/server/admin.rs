@@ -15,6 +15,7 @@ use super::{
 use crate::{
     aggregator::{
         Error,
+        ahead::times_ahead,
         retention::{self, Lost},
         tasks,
     },
@@ -68,6 +69,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         }
         // What requests to others go through is a matter of this process's environment, and of no file.
         ("GET", "/proxies", _) => json(StatusCode::OK, &Proxies::of_process().variables().collect::<BTreeMap<_, _>>()),
+        ("GET", "/times_ahead", _) => json(StatusCode::OK, &app.store.read(|view| Ok(times_ahead(view, Time::now())))?),
         ("GET", "/overview", _) => json(StatusCode::OK, &overview::take(app).await?),
         ("POST", "/tasks", _) => {
             let task: Task = read(app, &mut request).await?;

@@ -85,8 +85,11 @@ fn hpke_config(app: &App, request: &Request) -> Result<Response, Error> {
 }
 
 async fn upload(app: &Arc<App>, task: TaskId, mut request: Request) -> Result<Response, Error> {
-    ROUTES.opt_in(app, task, Sender::Client, &request.headers).await?;
-    let context = ROUTES.task_for(app, task, Some(Role::Leader))?;
+    // An upload shows no token: its task is not set up before the report is there.
+    let offer = ROUTES.offer(app, task, Sender::Client, &request.headers)?;
+    if offer.is_none() {
+        ROUTES.task_for(app, task, Some(Role::Leader))?;
+    }
     app.disk.check()?;
     ROUTES.expect_type(&request, media::REPORT)?;
     let limits = &app.config.limits;
@@ -95,6 +98,12 @@ async fn upload(app: &Arc<App>, task: TaskId, mut request: Request) -> Result<Re
     let body = request.read_body(limits.max_report_bytes, timeout, budget, bodies, silence).await?;
     drop(request);
     let _slot = app.slots.upload()?;
+    if let Some(offer) = offer
+        && let Err(refused) = ROUTES.opt_in_with_reports(app, offer, &body).await?
+    {
+        return Err(upload_refusal(refused).into());
+    }
+    let context = ROUTES.task_for(app, task, Some(Role::Leader))?;
     let reports = match context.wire.decode_upload(&context.task.public, &body) {
         Ok(reports) => reports,
         Err(malformed) => return Err(flow::malformed_upload(app, &context, malformed).await),

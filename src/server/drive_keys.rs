@@ -7,8 +7,11 @@ use std::{
 
 use super::{app::App, keys};
 use crate::{
-    aggregator::keys::{Policy, Request, is_crowded, is_due, next},
-    model::{Fault, Part, Time},
+    aggregator::{
+        ahead::times_ahead,
+        keys::{Policy, Request, is_crowded, is_due, next},
+    },
+    model::{Fault, Part, Time, overview::TimeAhead},
 };
 
 /// After this time at the latest it looks again: clocks are set, tasks go, jobs end.
@@ -18,11 +21,17 @@ const LOOK: Duration = Duration::from_secs(60);
 pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
     // As with what is swept: whoever starts with a clock that is far ahead has time to notice before keys are old.
     let settles = Instant::now() + *app.config.retention.sweep_interval;
-    let mut was_crowded = false;
+    let (mut was_crowded, mut was_settled) = (false, false);
+    warn_of_times_ahead(&app)?;
     loop {
         app.failpoints.turn(Part::HpkeKeys);
         let (now, policy) = (Time::now(), Policy::of(&app.config));
         let settled = Instant::now() >= settles;
+        if settled && !was_settled {
+            // The clock may have been set since the start.
+            warn_of_times_ahead(&app)?;
+        }
+        was_settled = settled;
         let (due, next, crowded) = app
             .store
             .read(|view| Ok((is_due(view, now, &policy, settled), next(view, now, &policy), is_crowded(view))))?;
@@ -42,4 +51,12 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
             () = app.stopped() => return Ok(()),
         }
     }
+}
+
+/// Tells the log which stored times are ahead of the clock.
+fn warn_of_times_ahead(app: &App) -> Result<(), Fault> {
+    for TimeAhead { record, time, is_lasting } in app.store.read(|view| Ok(times_ahead(view, Time::now())))? {
+        tracing::warn!(record, time = time.0, is_lasting, "stored time is ahead of the clock");
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use bytes::Bytes;
 use warp::http::HeaderMap;
 
 use super::{app::App, auth, routes::Routes};
@@ -9,15 +10,17 @@ use crate::{
     aggregator::{
         Error,
         taskprov::{self, OptOut, Terms},
+        upload,
     },
     config::{Config, taskprov::read_peers},
     model::{
-        Duration, Point, Role, TaskId, Time, Tokens,
+        Duration, Point, ReportError, Role, Task, TaskId, Time, Tokens,
         taskprov::{InBand, PeerAggregator, PeerName},
     },
+    peer,
     store::{TaskState, Tx, View},
     wire::{
-        Problem, ProblemType,
+        self, Problem, ProblemType,
         taskprov::{self as messages, HEADER, Unfit},
     },
 };
@@ -88,16 +91,39 @@ impl Sender {
     }
 }
 
+/// A task that a request advertises and that is not known yet: checked, and not set up.
+pub struct Offer {
+    /// The task.
+    pub task: Task,
+    in_band: InBand,
+    terms: Terms,
+    role: Role,
+}
+
 impl Routes {
     /// Sets a task up if the request advertises it and it is not known yet (draft-wang-ppm-dap-taskprov-06 sections 5.1 and
     /// 6). Else it is for the rest of the request's way to find out whether the task is known.
     ///
     /// Whoever is not a known peer's learns no more than that.
     pub async fn opt_in(&self, app: &Arc<App>, id: TaskId, sender: Sender, headers: &HeaderMap) -> Result<(), Error> {
-        let Some(value) = headers.get(HEADER) else { return Ok(()) };
-        let Some(taskprov) = messages::of(self.revision) else { return Ok(()) };
+        match self.offer(app, id, sender, headers)? {
+            Some(offer) => take_up(app, offer).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The task that a request advertises, if it is not known yet and everything about it is right.
+    pub fn offer(
+        &self,
+        app: &Arc<App>,
+        id: TaskId,
+        sender: Sender,
+        headers: &HeaderMap,
+    ) -> Result<Option<Offer>, Error> {
+        let Some(value) = headers.get(HEADER) else { return Ok(None) };
+        let Some(taskprov) = messages::of(self.revision) else { return Ok(None) };
         if !app.store.read(|view| Ok(app.peers.are_any(view)))? {
-            return Ok(());
+            return Ok(None);
         }
         let bytes = taskprov.decode_header(value.as_bytes())?;
         if taskprov.task_id(&bytes) != id {
@@ -105,28 +131,58 @@ impl Routes {
             return Err(Problem::new(ProblemType::UnrecognizedTask).with_detail(detail).into());
         }
         if app.context(&id)?.is_some() {
-            return Ok(());
+            return Ok(None);
         }
         let says = taskprov.decode(&bytes).map_err(|why| match why {
             Unfit::Malformed(malformed) => Error::from(malformed),
             Unfit::Unsupported(_) => invalid(&why),
         })?;
-        let name = taskprov::peer_of(&says, sender.ours());
+        let (role, now) = (sender.ours(), Time::now());
+        let name = taskprov::peer_of(&says, role);
         let peer = app.store.read(|view| Ok(app.peers.find(view, &name)))?;
         let peer = peer.ok_or_else(|| invalid(&OptOut::NoPeer(name.role)))?;
-        let now = Time::now();
         if sender != Sender::Client {
             auth::check(headers, id, &peer.tokens(), now)?;
         }
+        let own_url = peer::dap_url(&app.config.public_url, self.revision);
+        taskprov::check_own_url(&says, role, &own_url).map_err(|why| invalid(&why))?;
         let terms = terms(&app.config);
         let task = taskprov::task(&says, &peer, &terms, now).map_err(|why| invalid(&why))?;
-        app.disk.check()?;
-        let in_band = InBand { at: now, bytes, peer: peer.endpoint.clone() };
-        let write = move |tx: &mut Tx<'_>| taskprov::add(tx, task, in_band, terms.max_tasks);
-        app.store.write(Point::TaskOptIn, write).await?.map_err(|why| invalid(&why))?;
-        tracing::info!(task = %id, role = %sender.ours(), peer = peer.endpoint, "a task was set up in-band");
-        Ok(())
+        Ok(Some(Offer { task, in_band: InBand { at: now, bytes, peer: peer.endpoint }, terms, role }))
     }
+
+    /// Sets the task of an upload up, which anybody may send, if the upload decodes and its reports can be taken. Returns
+    /// why the first one cannot.
+    pub async fn opt_in_with_reports(
+        &self,
+        app: &Arc<App>,
+        offer: Offer,
+        body: &Bytes,
+    ) -> Result<Result<(), ReportError>, Error> {
+        let (limits, ring, now) = (&app.config.limits, app.keys.ring(), Time::now());
+        for report in wire::of(self.revision).decode_upload(&offer.task.public, body)? {
+            if let Err(refused) = upload::check_first(&offer.task, now, limits, &ring, &report) {
+                return Ok(Err(refused));
+            }
+        }
+        take_up(app, offer).await.map(Ok)
+    }
+}
+
+/// Adds a task that was advertised.
+async fn take_up(app: &Arc<App>, offer: Offer) -> Result<(), Error> {
+    let Offer { task, in_band, terms, role } = offer;
+    app.disk.check()?;
+    let (id, endpoint) = (task.public.id, in_band.peer.clone());
+    let write = move |tx: &mut Tx<'_>| taskprov::add(tx, task, in_band, terms.max_tasks);
+    let replaced = app.store.write(Point::TaskOptIn, write).await?.map_err(|why| invalid(&why))?;
+    for old in &replaced {
+        app.forget(old);
+        tracing::info!(task_id = %old, replaced_by = %id, "unused in-band task removed");
+    }
+    app.sweeps.notify_one();
+    tracing::info!(task = %id, %role, peer = endpoint, "a task was set up in-band");
+    Ok(())
 }
 
 fn invalid(why: &impl ToString) -> Error {

@@ -290,6 +290,11 @@ impl Server {
         self.app.store.read(|view| Ok(view.task(id).map(tasks::status)))
     }
 
+    /// The ids of all tasks, in order.
+    pub fn task_ids(&self) -> Result<Vec<TaskId>, Fault> {
+        self.app.store.read(|view| Ok(view.tasks().map(|(id, _)| *id).collect()))
+    }
+
     /// Resolves when the server cannot go on by itself, with the reason. It must then be stopped and started again.
     pub async fn failed(&self) -> Fault {
         self.app.parts.goes_down().await
@@ -371,6 +376,7 @@ async fn prepare(
     roots: Roots,
     peers: Peers,
 ) -> Result<App, Fault> {
+    reload::note_clock_skew(&store, &config).await?;
     let keys = keys::Keys::begin(&config, &store).await?;
     let management = management::Management::begin(&config, &store).await?;
     let limits = &config.limits;

@@ -13,7 +13,11 @@ use super::{
 use crate::{
     aggregator::Error,
     config::Config,
-    model::reload::{LogLevel, Reloaded},
+    model::{
+        Duration, Fault, Point,
+        reload::{LogLevel, Reloaded},
+    },
+    store::Store,
     wire::Problem,
 };
 
@@ -51,6 +55,12 @@ impl Server {
     }
 }
 
+/// Stores how far ahead of the clock reports are taken, so that a restore of any later backup closes that much.
+pub async fn note_clock_skew(store: &Store, config: &Config) -> Result<(), Fault> {
+    let skew = Duration(config.limits.clock_skew.as_secs());
+    store.write(Point::ClockSkew, move |tx| tx.raise_clock_skew(skew)).await
+}
+
 async fn reread(app: &Arc<App>) -> Result<Reloaded, String> {
     let shared = app.clone();
     let read = tokio::task::spawn_blocking(move || match shared.controls.get() {
@@ -78,6 +88,8 @@ async fn reload(app: &Arc<App>, new: Config) -> Result<Reloaded, String> {
     if let Some(controls) = app.controls.get() {
         (controls.set_log_level)(&mixed.log.level)?;
     }
+    // Before a report is taken that relies on it.
+    note_clock_skew(&app.store, &mixed).await.map_err(|fault| fault.to_string())?;
     app.disk.adopt(&mixed.disk);
     if !changed.is_empty() {
         app.config.replace(mixed);

@@ -7,13 +7,13 @@ use std::{
 
 use super::app::App;
 use crate::{
-    aggregator::{TaskContext, untouched},
+    aggregator::{TaskContext, idle, untouched},
     config::Config,
     model::{
         Duration, Fault, Point, TaskId, Time,
         status::{TaskStatus, UntouchedRequest},
     },
-    store::Tx,
+    store::{TaskState, Tx},
 };
 
 /// The longest that a server has to have run before it removes tasks that nobody contacted: whoever could not reach it
@@ -46,13 +46,19 @@ pub fn complete(app: &App, mut status: TaskStatus) -> TaskStatus {
     status
 }
 
-/// Removes what it is time for, if the configuration says so; `begun` is when the server started.
+/// Removes in-band tasks that are over, and what was never contacted if the configuration says so; `begun` is when the
+/// server started.
 pub async fn sweep(app: &Arc<App>, now: Time, begun: Instant) -> Result<(), Fault> {
     let age = *app.config.provisioning.untouched_age;
-    if age.is_zero() || begun.elapsed() < grace(&app.config) {
-        return Ok(());
+    let is_time = !age.is_zero() && begun.elapsed() >= grace(&app.config);
+    let until = is_time.then(|| now.saturating_sub(seconds(age)));
+    if app.store.read(|view| Ok(view.tasks().any(|(_, state)| state.in_band.is_some())))? {
+        for id in in_steps(app, move |tx| idle::sweep(tx, until, AT_ONCE, now)).await? {
+            tracing::info!(task_id = %id, "in-band task removed, unused or over");
+        }
     }
-    for id in remove(app, now.saturating_sub(seconds(age)), now).await? {
+    let Some(until) = until else { return Ok(()) };
+    for id in remove(app, until, now).await? {
         tracing::warn!(task = %id, "a task that was set up here was never contacted, and is removed");
     }
     Ok(())
@@ -60,30 +66,42 @@ pub async fn sweep(app: &Arc<App>, now: Time, begun: Instant) -> Result<(), Faul
 
 /// Answers an operator who asks for tasks that nobody has contacted: those that are there, or that were removed.
 pub async fn answer(app: &Arc<App>, request: UntouchedRequest) -> Result<Vec<TaskId>, Fault> {
+    let (UntouchedRequest { until, .. }, now) = (request, Time::now());
     if request.remove {
-        let removed = remove(app, request.until, Time::now()).await?;
+        let mut removed = remove(app, until, now).await?;
+        removed.extend(in_steps(app, move |tx| idle::remove_forgotten(tx, until, AT_ONCE, now)).await?);
         for id in &removed {
             tracing::info!(task = %id, "the operator has a task removed that was never contacted");
         }
         return Ok(removed);
     }
     app.store.read(|view| {
-        let forgotten = view.tasks().filter(|(_, state)| untouched::is_forgotten(state, request.until));
+        let is_forgotten =
+            |state: &TaskState| untouched::is_forgotten(state, until) || idle::is_forgotten(state, until, now);
+        let forgotten = view.tasks().filter(|(_, state)| is_forgotten(state));
         Ok(forgotten.map(|(id, _)| *id).collect())
     })
 }
 
-/// Removes all that were set up at a time or before it, in steps that leave room for other writes between them.
+/// Removes all tasks that were set up at a time or before it and that nobody contacted.
 async fn remove(app: &Arc<App>, until: Time, now: Time) -> Result<Vec<TaskId>, Fault> {
+    let removed = in_steps(app, move |tx| untouched::remove(tx, until, AT_ONCE, now)).await?;
+    app.swept_tasks.fetch_add(removed.len() as u64, Ordering::Relaxed);
+    Ok(removed)
+}
+
+/// Removes tasks in steps that leave room for other writes between them, until a step removes none.
+async fn in_steps(
+    app: &Arc<App>,
+    step: impl Fn(&mut Tx<'_>) -> Result<Vec<TaskId>, Fault> + Clone + Send + 'static,
+) -> Result<Vec<TaskId>, Fault> {
     let mut removed: Vec<TaskId> = Vec::new();
     while !*app.stopping.borrow() {
-        let step = move |tx: &mut Tx<'_>| untouched::remove(tx, until, AT_ONCE, now);
-        let some = app.store.write(Point::TaskSweep, step).await?;
+        let some = app.store.write(Point::TaskSweep, step.clone()).await?;
         if some.is_empty() {
             break;
         }
         some.iter().for_each(|id| app.forget(id));
-        app.swept_tasks.fetch_add(some.len() as u64, Ordering::Relaxed);
         app.sweeps.notify_one();
         removed.extend(some);
     }

@@ -1,18 +1,22 @@
-//! Sets of 64-bit fingerprints of report ids: eight bytes and a little for each, however many there are.
+//! Sets of 64-bit fingerprints of report ids: about twelve bytes for each, however many there are.
 //!
-//! # What a fingerprint may cost
+//! # Cost of a fingerprint
 //!
 //! A fingerprint is SipHash-2-4 of the id under a key that is drawn when the directory is made, kept encrypted, and
-//! never leaves it. A report whose id was never seen is taken for a known one if its fingerprint is that of another
-//! report of the same task and day. For a report after `n` others of its day the probability is `n / 2^64`; for one
-//! or more among all `n` reports of a day it is `n * (n - 1) / 2^65`. With a million reports a day that is 3 in 10^8, a
-//! honest report lost every hundred thousand years; with 40 million on one day, 5 in 10^5. Such a report is refused as a
-//! replay, by one aggregator; the other drops it as well, so both still agree. Whoever does not know the key cannot aim
-//! for a collision, and learns of one only by chance. The other way round there is no error: an id that was seen is
-//! always known.
+//! never leaves it. A report with a new id is refused as a replay if another report of its task that is still
+//! remembered has the same fingerprint. For a report after `n` others the probability is `n / 2^64`. A task that keeps a
+//! million reports a day for 30 days refuses one honest report in 1,700 years; with 40 million a day, one a year. One
+//! aggregator refuses it and the other drops it as well, so both still agree. A client that does not know the key cannot
+//! aim for a collision, and learns of one only by chance. There is no error in the other direction: a known id is always
+//! recognized.
+//!
+//! # Layout
+//!
+//! A set is divided into shards by the fingerprint, so that no operation copies more than one shard and memory never
+//! doubles while the set grows. Each fingerprint has the day of its report beside it, so that expired ones can be removed.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     fmt,
     hash::{BuildHasherDefault, Hasher},
 };
@@ -21,10 +25,14 @@ use siphasher::sip::SipHasher24;
 
 use crate::model::{ReportId, Secret};
 
-/// How many fingerprints are in the hash set, at least, before they are merged into the vector.
-const MIN_RECENT: usize = 4096;
-/// And which part of the vector they are, at least: what merging costs is spread over as many.
-const SHARE: usize = 8;
+/// How many fingerprints a shard has before it is divided.
+const MAX_SHARD: usize = 1 << 16;
+/// A shard is divided into `2^FAN_BITS` shards.
+const FAN_BITS: u32 = 2;
+/// How many fingerprints are in a shard's hash map, at least, before they are merged into its vectors.
+const MIN_RECENT: usize = 256;
+/// And which part of the vectors they are, at least: the cost of merging is spread over as many.
+const SHARE: usize = 16;
 
 /// The key of a directory's fingerprints.
 #[derive(Clone)]
@@ -52,64 +60,179 @@ impl fmt::Debug for FingerprintKey {
     }
 }
 
-/// A set of fingerprints: a sorted vector, and beside it a small hash set that is merged into the vector now and then.
-///
-/// A hash set of all of them would hold up to twice as much as it needs, and move all of it at once when it grows.
+/// A set of fingerprints, each with the day of its report.
 #[derive(Debug, Default)]
 pub(super) struct Fingerprints {
+    /// The least fingerprint that each shard may have, in order.
+    firsts: Vec<u64>,
+    shards: Vec<Shard>,
+}
+
+/// The fingerprints of a range: sorted vectors, and beside them a small hash map that is merged into them.
+///
+/// A hash map of all of them would take up to twice the memory.
+#[derive(Debug)]
+struct Shard {
+    /// The range has `2^bits` fingerprints.
+    bits: u32,
     sorted: Vec<u64>,
-    recent: HashSet<u64, BuildHasherDefault<AlreadyHashed>>,
+    /// The days of those in `sorted`, in the same order.
+    days: Vec<Day>,
+    recent: HashMap<u64, Day, BuildHasherDefault<AlreadyHashed>>,
+}
+
+/// A day, counted from the epoch. The last one stands for itself and all later ones, which never expire.
+type Day = u16;
+
+fn day_of(day: u64) -> Day {
+    Day::try_from(day).unwrap_or(Day::MAX)
 }
 
 impl Fingerprints {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.sorted.len() + self.recent.len()
+        self.shards.iter().map(Shard::len).sum()
     }
 
     pub(super) fn contains(&self, fingerprint: u64) -> bool {
-        self.recent.contains(&fingerprint) || find(&self.sorted, fingerprint)
+        let at = self.firsts.partition_point(|first| *first <= fingerprint);
+        at.checked_sub(1).is_some_and(|at| self.shards[at].contains(self.firsts[at], fingerprint))
     }
 
-    /// Adds one that is not in the set yet.
-    pub(super) fn insert_new(&mut self, fingerprint: u64) {
-        self.recent.insert(fingerprint);
-        if self.recent.len() >= MIN_RECENT.max(self.sorted.len() / SHARE) {
-            self.merge();
+    /// Adds one that is not in the set yet, of a report of the given day.
+    pub(super) fn insert_new(&mut self, fingerprint: u64, day: u64) {
+        let at = self.find_shard(fingerprint);
+        let shard = &mut self.shards[at];
+        shard.recent.insert(fingerprint, day_of(day));
+        if shard.recent.len() >= MIN_RECENT.max(shard.sorted.len() / SHARE) {
+            shard.merge();
+            self.divide(at);
         }
     }
 
-    /// Adds those that were stored, in any order. [`Self::settle`] follows before anything else.
-    pub(super) fn restore(&mut self, fingerprints: impl Iterator<Item = u64>) {
-        self.sorted.extend(fingerprints);
+    /// Adds stored ones of a day, in any order. [`Self::settle`] follows before anything else.
+    pub(super) fn restore(&mut self, fingerprints: impl Iterator<Item = u64>, day: u64) {
+        for fingerprint in fingerprints {
+            let at = self.find_shard(fingerprint);
+            self.shards[at].sorted.push(fingerprint);
+            self.shards[at].days.push(day_of(day));
+            self.divide(at);
+        }
     }
 
     /// Makes the set usable after [`Self::restore`].
     pub(super) fn settle(&mut self) {
-        self.sorted.sort_unstable();
-        self.sorted.shrink_to_fit();
+        for shard in &mut self.shards {
+            let mut pairs: Vec<_> = shard.sorted.iter().copied().zip(shard.days.iter().copied()).collect();
+            pairs.sort_unstable_by_key(|(fingerprint, _)| *fingerprint);
+            shard.sorted = pairs.iter().map(|(fingerprint, _)| *fingerprint).collect();
+            shard.days = pairs.iter().map(|(_, day)| *day).collect();
+        }
     }
 
-    fn merge(&mut self) {
-        let mut recent: Vec<u64> = std::mem::take(&mut self.recent).into_iter().collect();
-        recent.sort_unstable();
-        let old = std::mem::take(&mut self.sorted);
-        self.sorted.reserve_exact(old.len() + recent.len());
-        let mut rest = &old[..];
-        for fingerprint in recent {
-            let (before, after) = rest.split_at(rest.partition_point(|other| *other < fingerprint));
-            self.sorted.extend_from_slice(before);
-            self.sorted.push(fingerprint);
-            rest = after;
+    /// Removes those of reports of days before the given one.
+    pub(super) fn forget_before(&mut self, day: u64) {
+        let first = day_of(day);
+        self.shards.iter_mut().for_each(|shard| shard.retain(|day| day >= first));
+        if self.len() == 0 {
+            *self = Self::default();
         }
-        self.sorted.extend_from_slice(rest);
+    }
+
+    fn find_shard(&mut self, fingerprint: u64) -> usize {
+        if self.shards.is_empty() {
+            (self.firsts, self.shards) = (vec![0], vec![Shard::new(u64::BITS)]);
+        }
+        self.firsts.partition_point(|first| *first <= fingerprint) - 1
+    }
+
+    /// Divides a shard if it is too large.
+    fn divide(&mut self, at: usize) {
+        let (first, bits) = (self.firsts[at], self.shards[at].bits);
+        if self.shards[at].sorted.len() <= MAX_SHARD || bits <= FAN_BITS {
+            return;
+        }
+        let bits = bits - FAN_BITS;
+        let parts = std::mem::replace(&mut self.shards[at], Shard::new(bits)).into_parts(first, bits);
+        self.firsts.splice(at..=at, (0..1 << FAN_BITS).map(|part| first + (part << bits)));
+        self.shards.splice(at..=at, parts);
     }
 }
 
-/// Whether a sorted slice of evenly spread numbers has one. Where it would be follows from its size, give or take the
-/// root of their number: the search begins there.
-fn find(sorted: &[u64], wanted: u64) -> bool {
-    let guess = ((u128::from(wanted) * sorted.len() as u128) >> 64) as usize;
+impl Shard {
+    fn new(bits: u32) -> Self {
+        Self { bits, sorted: Vec::new(), days: Vec::new(), recent: HashMap::default() }
+    }
+
+    fn len(&self) -> usize {
+        self.sorted.len() + self.recent.len()
+    }
+
+    fn contains(&self, first: u64, fingerprint: u64) -> bool {
+        self.recent.contains_key(&fingerprint) || find(&self.sorted, fingerprint, first, self.bits)
+    }
+
+    fn merge(&mut self) {
+        let mut recent: Vec<(u64, Day)> = std::mem::take(&mut self.recent).into_iter().collect();
+        recent.sort_unstable();
+        let (old, old_days) = (std::mem::take(&mut self.sorted), std::mem::take(&mut self.days));
+        self.sorted.reserve_exact(old.len() + recent.len());
+        self.days.reserve_exact(old.len() + recent.len());
+        let mut from = 0;
+        for (fingerprint, day) in recent {
+            let to = from + old[from..].partition_point(|other| *other < fingerprint);
+            self.sorted.extend_from_slice(&old[from..to]);
+            self.days.extend_from_slice(&old_days[from..to]);
+            self.sorted.push(fingerprint);
+            self.days.push(day);
+            from = to;
+        }
+        self.sorted.extend_from_slice(&old[from..]);
+        self.days.extend_from_slice(&old_days[from..]);
+    }
+
+    fn retain(&mut self, is_kept: impl Fn(Day) -> bool) {
+        self.recent.retain(|_, day| is_kept(*day));
+        let mut kept = 0;
+        for at in 0..self.sorted.len() {
+            if is_kept(self.days[at]) {
+                (self.sorted[kept], self.days[kept]) = (self.sorted[at], self.days[at]);
+                kept += 1;
+            }
+        }
+        if kept < self.sorted.len() {
+            self.sorted.truncate(kept);
+            self.days.truncate(kept);
+            self.shrink();
+        }
+    }
+
+    fn shrink(&mut self) {
+        self.sorted.shrink_to_fit();
+        self.days.shrink_to_fit();
+    }
+
+    /// The shards of `2^bits` fingerprints each that this one, which begins with `first`, is divided into.
+    fn into_parts(self, first: u64, bits: u32) -> Vec<Self> {
+        let mut parts: Vec<Self> = (0..1 << FAN_BITS).map(|_| Self::new(bits)).collect();
+        let part = |fingerprint: u64| ((fingerprint - first) >> bits) as usize;
+        for (fingerprint, day) in self.sorted.into_iter().zip(self.days) {
+            let part = &mut parts[part(fingerprint)];
+            part.sorted.push(fingerprint);
+            part.days.push(day);
+        }
+        for (fingerprint, day) in self.recent {
+            parts[part(fingerprint)].recent.insert(fingerprint, day);
+        }
+        parts.iter_mut().for_each(Self::shrink);
+        parts
+    }
+}
+
+/// Whether a sorted slice of numbers, evenly spread over the `2^bits` numbers from `first`, has one. Its position follows
+/// from the length of the slice, give or take the root of the length: the search begins there.
+fn find(sorted: &[u64], wanted: u64, first: u64, bits: u32) -> bool {
+    let guess = ((u128::from(wanted - first) * sorted.len() as u128) >> bits) as usize;
     let (mut low, mut high, mut step) = (guess, guess, 16);
     while low > 0 && sorted[low] > wanted {
         low = low.saturating_sub(step);
@@ -150,6 +273,17 @@ mod tests {
 
     use super::*;
 
+    /// A set of which some were stored and some added, each on the day that is its number modulo seven.
+    fn set_of(stored: &HashSet<u64>, added: &HashSet<u64>) -> Fingerprints {
+        let mut set = Fingerprints::default();
+        for day in 0..7 {
+            set.restore(stored.iter().copied().filter(|n| n % 7 == day), day);
+        }
+        set.settle();
+        added.iter().for_each(|n| set.insert_new(*n, n % 7));
+        set
+    }
+
     proptest! {
         #[test]
         fn a_set_holds_what_was_put_into_it_and_nothing_else(
@@ -157,20 +291,44 @@ mod tests {
             added in proptest::collection::hash_set(any::<u64>(), 0..12_000),
             outside in proptest::collection::hash_set(any::<u64>(), 100),
             shift in 0..60u32,
+            oldest in 0..8u64,
         ) {
             // Shifted ones are not evenly spread, and crowd at one end.
             let stored: HashSet<u64> = stored.iter().map(|n| n >> shift).collect();
-            let mut set = Fingerprints::default();
-            set.restore(stored.iter().copied());
-            set.settle();
             let added: HashSet<u64> = added.into_iter().map(|n| n >> shift).filter(|n| !stored.contains(n)).collect();
-            added.iter().for_each(|n| set.insert_new(*n));
+            let mut set = set_of(&stored, &added);
             prop_assert_eq!(set.len(), stored.len() + added.len());
             let is_inside = |n: &u64| stored.contains(n) || added.contains(n);
             prop_assert!(stored.iter().chain(&added).all(|n| set.contains(*n)));
             prop_assert!(outside.iter().all(|n| set.contains(*n) == is_inside(n)));
             prop_assert!([0, 1, u64::MAX].iter().all(|n| set.contains(*n) == is_inside(n)));
+
+            set.forget_before(oldest);
+            prop_assert!(stored.iter().chain(&added).all(|n| set.contains(*n) == (n % 7 >= oldest)));
         }
+    }
+
+    #[test]
+    fn large_sets_are_divided_and_stay_complete() {
+        let numbers = |from: u64| (from..from + 300_000).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let (stored, added): (HashSet<u64>, HashSet<u64>) = (numbers(0).collect(), numbers(1 << 40).collect());
+        let mut set = set_of(&stored, &added);
+        assert!(set.shards.len() > 4 && set.shards.iter().all(|shard| shard.sorted.len() <= MAX_SHARD));
+        assert_eq!(set.len(), 600_000);
+        assert!(stored.iter().chain(&added).all(|n| set.contains(*n)));
+        assert!(numbers(1 << 50).all(|n| !set.contains(n)));
+        set.forget_before(7);
+        assert_eq!((set.len(), set.shards.len()), (0, 0));
+    }
+
+    #[test]
+    fn days_that_do_not_fit_are_never_forgotten() {
+        let mut set = Fingerprints::default();
+        for (fingerprint, day) in [(1, 65_534), (2, 65_535), (3, 1 << 40)] {
+            set.insert_new(fingerprint, day);
+        }
+        set.forget_before(u64::MAX);
+        assert_eq!([1, 2, 3].map(|n| set.contains(n)), [false, true, true]);
     }
 
     #[test]

@@ -1,14 +1,23 @@
 //! Which reports were aggregated, so that none is aggregated twice.
 //!
-//! What is kept of an id is a keyed 64-bit fingerprint: see `fingerprints.rs` for what that means. On disk there is one
-//! row per task, day and group commit that holds them packed; `compact.rs` joins those of a day.
+//! Ids are checked per task, whatever the times of the reports (DAP-18 section 4.5.4.3). A report's time is bound into
+//! its sealed shares, so only its client can make another report with the same id and another time; but then two
+//! reports of one measurement would count, and a client that colludes with an aggregator would see two proofs verified
+//! with the same randomness, which is derived from the id.
+//!
+//! Times decide only how long an id is remembered. The ids of a day are forgotten together when the horizon has passed
+//! the day: every report of that day is refused from then on. An id that was forgotten can come again with a later time,
+//! which no task that forgets anything can prevent.
+//!
+//! A keyed 64-bit fingerprint is kept of an id, see `fingerprints.rs`. On disk there is one row per task, day and group
+//! commit that holds them packed; `compact.rs` joins those of a day.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::fingerprints::{FingerprintKey, Fingerprints};
 use crate::model::{ReportId, Time};
 
-/// Reports are grouped by the day of their time: a fixed length, because the time precision of a task may be
+/// Ids are forgotten by the day of their reports' time: a fixed length, because the time precision of a task may be
 /// anything from a second to a year.
 const DAY: u64 = 86_400;
 
@@ -21,19 +30,21 @@ pub(super) fn day(time: Time) -> u64 {
 #[derive(Debug)]
 pub struct Replay {
     key: FingerprintKey,
-    days: BTreeMap<u64, Fingerprints>,
+    ids: Fingerprints,
+    /// The days of reports in `ids`.
+    days: BTreeSet<u64>,
     horizon: Option<Time>,
     next_row: u64,
 }
 
 impl Replay {
     pub(super) fn new(key: FingerprintKey) -> Self {
-        Self { key, days: BTreeMap::new(), horizon: None, next_row: 0 }
+        Self { key, ids: Fingerprints::default(), days: BTreeSet::new(), horizon: None, next_row: 0 }
     }
 
-    /// Whether the report was aggregated, as far as is remembered: see [`Self::horizon`].
-    pub fn contains(&self, id: &ReportId, time: Time) -> bool {
-        self.days.get(&day(time)).is_some_and(|ids| ids.contains(self.key.fingerprint(id)))
+    /// Whether a report with this id was aggregated, as far as is remembered: see [`Self::horizon`].
+    pub fn contains(&self, id: &ReportId) -> bool {
+        self.ids.contains(self.key.fingerprint(id))
     }
 
     /// Everything before this time is closed, if there is such a time: its reports must be refused, whatever the clock
@@ -44,7 +55,7 @@ impl Replay {
 
     /// How many reports are remembered.
     pub fn len(&self) -> usize {
-        self.days.values().map(Fingerprints::len).sum()
+        self.ids.len()
     }
 
     /// Whether no report is remembered.
@@ -57,27 +68,35 @@ impl Replay {
     pub(super) fn insert(&mut self, id: &ReportId, time: Time) -> Option<u64> {
         let (day, fingerprint) = (day(time), self.key.fingerprint(id));
         let is_forgotten = self.horizon.is_some_and(|horizon| day < self::day(horizon));
-        let ids = if is_forgotten { None } else { Some(self.days.entry(day).or_default()) };
-        let ids = ids.filter(|ids| !ids.contains(fingerprint))?;
-        ids.insert_new(fingerprint);
+        if is_forgotten || self.ids.contains(fingerprint) {
+            return None;
+        }
+        self.days.insert(day);
+        self.ids.insert_new(fingerprint, day);
         Some(fingerprint)
     }
 
     /// Remembers what was stored. [`Self::settle`] follows before anything else.
     pub(super) fn restore(&mut self, day: u64, fingerprints: impl Iterator<Item = u64>) {
-        self.days.entry(day).or_default().restore(fingerprints);
+        self.days.insert(day);
+        self.ids.restore(fingerprints, day);
     }
 
     /// Makes what was restored usable.
     pub(super) fn settle(&mut self) {
-        self.days.values_mut().for_each(Fingerprints::settle);
+        self.ids.settle();
     }
 
     /// Forgets all days that end before `horizon` and returns them. The horizon only rises.
     pub(super) fn forget_before(&mut self, horizon: Time) -> Vec<u64> {
         self.horizon = self.horizon.max(Some(horizon));
-        let kept = self.days.split_off(&day(horizon));
-        std::mem::replace(&mut self.days, kept).into_keys().collect()
+        let first = day(horizon);
+        let kept = self.days.split_off(&first);
+        let over = std::mem::replace(&mut self.days, kept);
+        if !over.is_empty() {
+            self.ids.forget_before(first);
+        }
+        over.into_iter().collect()
     }
 
     /// The number of the next row on disk; `seen` tells of rows that are there.
@@ -105,13 +124,13 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_known_for_the_whole_day_of_its_time() {
+    fn an_id_is_known_whatever_the_time() {
         let mut replay = replay();
-        replay.insert(&id(1), Time(DAY));
-        assert!(replay.contains(&id(1), Time(2 * DAY - 1)));
-        assert!(!replay.contains(&id(1), Time(2 * DAY)));
-        assert!(!replay.contains(&id(1), Time(DAY - 1)));
-        assert!(!replay.contains(&id(2), Time(DAY)));
+        assert!(replay.insert(&id(1), Time(DAY)).is_some());
+        for time in [DAY, DAY - 1, 2 * DAY, 400 * DAY] {
+            assert!(replay.contains(&id(1)) && replay.insert(&id(1), Time(time)).is_none(), "{time}");
+        }
+        assert!(!replay.contains(&id(2)));
         assert_eq!(replay.len(), 1);
     }
 
@@ -122,7 +141,7 @@ mod tests {
             replay.insert(&id(n), Time(u64::from(n) * DAY));
         }
         assert_eq!(replay.forget_before(Time(2 * DAY + 5)), [0, 1]);
-        assert!(replay.contains(&id(2), Time(2 * DAY)));
+        assert!(replay.contains(&id(2)) && !replay.contains(&id(1)));
         assert_eq!(replay.forget_before(Time(DAY)), [0u64; 0]);
         assert_eq!(replay.horizon(), Some(Time(2 * DAY + 5)));
         assert_eq!(replay.len(), 2);

@@ -19,8 +19,8 @@ use super::{
     waiting::Waiting,
 };
 use crate::model::{
-    AggregationJobId, BatchId, BatchMode, BatchSelector, Bucket, CollectionJobId, Fault, ReportId, Secret, Task,
-    TaskId, Time, TokenHash, Tokens,
+    AggregationJobId, BatchId, BatchMode, BatchSelector, Bucket, CollectionJobId, Duration, Fault, ReportId, Secret,
+    Task, TaskId, Time, TokenHash, Tokens,
     management::{ApiToken, Provision},
     taskprov::{InBand, PeerAggregator},
 };
@@ -44,6 +44,8 @@ pub(super) struct State {
     pub(super) token_seed: Option<Secret>,
     /// Before which time there may have been tasks that are not known here any more, if this is a restored copy.
     pub(super) unknown_before: Option<Time>,
+    /// The largest `limits.clock_skew` that a server ran with; zero if none is known.
+    pub(super) clock_skew: Duration,
     /// Tasks that were removed, whose ids are refused.
     pub(super) removed: BTreeMap<TaskId, Removed>,
     /// Removed tasks of which there may be rows.
@@ -242,9 +244,9 @@ impl State {
         Ok(sealed.map(|sealed| table::SECRETS.read(vault, &row, &sealed)).transpose()?)
     }
 
-    fn load_unknown_before(engine: &Engine) -> Result<Option<Time>, LoadError> {
-        let row = engine.get(&table::SEQUENCES.key(&table::UNKNOWN_BEFORE))?;
-        Ok(row.map(|row| table::SEQUENCES.read(&row)).transpose()?.map(Time))
+    fn load_number(engine: &Engine, of: u8) -> Result<Option<u64>, LoadError> {
+        let row = engine.get(&table::SEQUENCES.key(&of))?;
+        Ok(row.map(|row| table::SEQUENCES.read(&row)).transpose()?)
     }
 
     /// Reads everything but sums, of which up to `sum_cache_bytes` are held later.
@@ -258,7 +260,8 @@ impl State {
             api_tokens: BTreeMap::new(),
             peers: BTreeMap::new(),
             token_seed: Self::load_token_seed(engine, &vault)?,
-            unknown_before: Self::load_unknown_before(engine)?,
+            unknown_before: Self::load_number(engine, table::UNKNOWN_BEFORE)?.map(Time),
+            clock_skew: Duration(Self::load_number(engine, table::CLOCK_SKEW)?.unwrap_or(0)),
             removed: BTreeMap::new(),
             unswept: BTreeSet::new(),
             next_pack: table::SEQUENCES.read(&next_pack)?,

@@ -10,15 +10,28 @@
 use super::{
     engine::EngineError,
     group,
-    records::{CollectionState, HelperJobRow, HelperJobRowState},
+    records::{CollectionState, HelperJobRecord, HelperJobRow, HelperJobRowState},
     replay, rows,
     table::{self, Key, Table},
     tx::Tx,
 };
-use crate::model::{BatchId, BatchSelector, Bucket, CollectionJobId, Fault, PartialBatch, ReportId, TaskId, Time};
+use crate::model::{
+    AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, PartialBatch, ReportId, TaskId,
+    Time,
+};
 
 /// How much one write deletes, so that others need not wait long: rows, or pieces of rows that are long.
 const ROWS: usize = 1_000;
+
+/// How far ahead of the clock a stored time is before the clock must have been wrong when it was stored. In seconds.
+const AHEAD: Duration = Duration(86_400);
+/// A clock that shows less is wrong itself, and corrects nothing: this is before the first release.
+const EARLIEST: Time = Time(1_700_000_000);
+
+/// Whether a stored time is of a clock that was ahead.
+fn is_misdated(time: Time, now: Time) -> bool {
+    now >= EARLIEST && time > now.saturating_add(AHEAD)
+}
 
 /// Closing.
 impl Tx<'_> {
@@ -181,6 +194,20 @@ impl Tx<'_> {
         Ok(true)
     }
 
+    /// The keys of all rows of a task that are on disk; `None` if there are more than one write deletes.
+    pub(super) fn few_rows(&self, task: &TaskId) -> Result<Option<Vec<Vec<u8>>>, Fault> {
+        let mut found = Vec::new();
+        for prefix in table::OF_TASKS {
+            let prefix = group::rows_of(prefix, task);
+            let (keys, more) = self.engine.page(&prefix, &prefix, ROWS.saturating_sub(found.len()))?;
+            found.extend(keys);
+            if more || found.len() >= ROWS {
+                return Ok(None);
+            }
+        }
+        Ok(Some(found))
+    }
+
     /// Reports that wait and never can be aggregated. Those of jobs in flight are not waiting.
     fn sweep_waiting(&mut self, task: &TaskId, swept: &mut Swept) -> Result<Option<Vec<u8>>, Fault> {
         let state = self.owner(task)?;
@@ -323,7 +350,9 @@ impl Tx<'_> {
         let (keys, next) = self.look(task, &table::HELPER_JOBS, from)?;
         for key in keys {
             let Some(job) = rows::load(self, &table::HELPER_JOBS, &key)? else { continue };
-            if job.state != HelperJobRowState::Pending && Some(job.created) < old.jobs {
+            if is_misdated(job.created, old.now) {
+                self.redate_helper_job(&key.0, key.1, old.now)?;
+            } else if job.state != HelperJobRowState::Pending && Some(job.created) < old.jobs {
                 self.group.set(table::HELPER_JOBS.key(&key), None);
                 self.group.set(table::ANSWERS.key(&(*task, replay::day(job.created), key.1)), None);
             } else if matches!(job.state, HelperJobRowState::AnsweredHere(_)) && job.created < old.answers {
@@ -334,6 +363,13 @@ impl Tx<'_> {
         Ok(next)
     }
 
+    /// Has a job whose time is ahead begin now, so that it and its answer are forgotten in time.
+    fn redate_helper_job(&mut self, task: &TaskId, id: AggregationJobId, now: Time) -> Result<(), Fault> {
+        let Some(record) = rows::helper_job(self, task, &id)? else { return Ok(()) };
+        self.group.set(table::ANSWERS.key(&(*task, replay::day(record.created), id)), None);
+        self.put_helper_job(task, id, &HelperJobRecord { created: now, ..record })
+    }
+
     /// Collection jobs that ended long ago. When they did is noted when that is first seen.
     fn sweep_collections(&mut self, task: &TaskId, old: &Old, from: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
         let Some(before) = old.results else { return Ok(None) };
@@ -342,12 +378,12 @@ impl Tx<'_> {
             let Some(mut job) = rows::load(self, &table::COLLECTIONS, &key)? else { continue };
             match job.ended {
                 _ if job.state.is_active() => {}
-                None => {
+                ended if ended.is_none_or(|ended| is_misdated(ended, old.now)) => {
                     job.ended = Some(old.now);
                     self.group.set(table::COLLECTIONS.key(&key), Some(table::COLLECTIONS.value(&job)?));
                 }
                 Some(ended) if ended < before => self.group.set(table::COLLECTIONS.key(&key), None),
-                Some(_) => {}
+                _ => {}
             }
         }
         Ok(next)
@@ -376,12 +412,12 @@ impl Tx<'_> {
         for key in keys {
             let Some(mut generation) = rows::load(self, &table::GENERATIONS, &key)? else { continue };
             match generation.since {
-                None => {
+                since if since.is_none_or(|since| is_misdated(since, old.now)) => {
                     generation.since = Some(old.now);
                     self.group.set(table::GENERATIONS.key(&key), Some(table::GENERATIONS.value(&generation)?));
                 }
                 Some(since) if since < before => self.group.set(table::GENERATIONS.key(&key), None),
-                Some(_) => {}
+                _ => {}
             }
         }
         Ok(next)

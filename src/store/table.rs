@@ -26,7 +26,7 @@ use crate::model::{
     taskprov::{InBand, PeerAggregator},
 };
 
-/// Numbers that only rise, by [`NEXT_PACK`] and [`UNKNOWN_BEFORE`].
+/// Numbers that only rise, by [`NEXT_PACK`], [`UNKNOWN_BEFORE`] and [`CLOCK_SKEW`].
 pub(super) const SEQUENCES: Table<u8, u64> = Table::new(1, "sequences", 1);
 /// Tasks.
 pub(super) const TASKS: Sealed<TaskId, Task> =
@@ -97,6 +97,8 @@ pub(super) const RESULTS: Table<(TaskId, BatchSelector), ResultRecord> = Table::
 pub(super) const NEXT_PACK: u8 = 0;
 /// In [`SEQUENCES`]: before which time tasks may have had a life that was lost with all that came after a backup.
 pub(super) const UNKNOWN_BEFORE: u8 = 1;
+/// In [`SEQUENCES`]: the largest `limits.clock_skew` that a server ran with, in seconds.
+pub(super) const CLOCK_SKEW: u8 = 2;
 /// In [`SECRETS`]: the key of the fingerprints in [`REPLAY`].
 pub(super) const FINGERPRINT_KEY: u8 = 0;
 /// In [`SECRETS`]: what the tokens of tasks are derived from that a control plane has set up.

@@ -18,8 +18,8 @@ use super::{
     table,
 };
 use crate::model::{
-    AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Fault, Report, ReportId,
-    Secret, Task, TaskId, Time, TokenHash, Tokens,
+    AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, Report,
+    ReportId, Secret, Task, TaskId, Time, TokenHash, Tokens,
     management::{ApiToken, Provision},
     taskprov::{InBand, PeerAggregator},
 };
@@ -115,14 +115,21 @@ impl Tx<'_> {
 /// Tasks and keys.
 impl Tx<'_> {
     /// Adds a task. A fault if its id is taken or was removed: ask first.
+    ///
+    /// A restored copy may have lost the task, or its tombstone, with the reports that it aggregated. Every way to add a
+    /// task comes through here, so the past of a task that is added to a restored copy is closed here.
     pub fn add_task(&mut self, task: Task) -> Result<(), Fault> {
         let id = task.public.id;
         if self.task(&id).is_some() || self.is_removed(&id) {
             return Err(Fault::new(format!("the id of task {id} is taken")));
         }
         self.group.set(table::TASKS.key(&id), Some(table::TASKS.value(&self.state.vault, &id, &task)?));
+        let precision = task.public.time_precision;
         self.state.tasks.insert(id, TaskState::new(task, self.state.fingerprints.clone()));
-        Ok(())
+        let Some(before) = self.unknown_before() else { return Ok(()) };
+        let horizon = before.round_up(precision);
+        tracing::warn!(task_id = %id, closed_before = horizon.0, "past of a task closed, data directory was restored");
+        self.raise_horizon(&id, horizon)
     }
 
     /// Deletes a task with all that is known of it, and leaves a tombstone. Does nothing if there is no such task.
@@ -141,6 +148,18 @@ impl Tx<'_> {
         self.group.set(table::REMOVED.key(id), Some(table::REMOVED.value(&tombstone)?));
         self.state.removed.insert(*id, tombstone);
         Ok(())
+    }
+
+    /// Deletes a task with all its rows, and leaves no tombstone: its id may be used again. The caller knows that no
+    /// report of it was ever aggregated. Does nothing and returns false if it has more rows than one write deletes.
+    pub fn forget_task(&mut self, id: &TaskId) -> Result<bool, Fault> {
+        let Some(keys) = self.few_rows(id)? else { return Ok(false) };
+        if self.state.tasks.remove(id).is_some() {
+            self.group.forget_task(id);
+            self.state.sums.forget_task(id);
+            keys.into_iter().for_each(|key| self.group.set(key, None));
+        }
+        Ok(true)
     }
 
     /// Replaces the tokens of a task.
@@ -192,6 +211,19 @@ impl Tx<'_> {
         let value = table::SEQUENCES.value(&time.0)?;
         self.group.set(table::SEQUENCES.key(&table::UNKNOWN_BEFORE), Some(value));
         self.state.unknown_before = Some(time);
+        Ok(())
+    }
+
+    /// The largest `limits.clock_skew` that a server ran with on these data; zero if none is known.
+    pub fn clock_skew(&self) -> Duration {
+        self.state.clock_skew
+    }
+
+    /// Notes that a server takes reports this far ahead of its clock.
+    pub fn raise_clock_skew(&mut self, skew: Duration) -> Result<(), Fault> {
+        self.state.clock_skew = self.state.clock_skew.max(skew);
+        let value = table::SEQUENCES.value(&self.state.clock_skew.0)?;
+        self.group.set(table::SEQUENCES.key(&table::CLOCK_SKEW), Some(value));
         Ok(())
     }
 

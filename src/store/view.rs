@@ -15,8 +15,8 @@ use super::{
     writer::Core,
 };
 use crate::model::{
-    AggregateShareId, AggregationJobId, BatchSelector, CollectionJobId, Fault, Report, Secret, TaskId, TokenHash,
-    management::ApiToken, taskprov::PeerAggregator,
+    AggregateShareId, AggregationJobId, BatchSelector, CollectionJobId, Duration, Fault, Report, Secret, TaskId, Time,
+    TokenHash, management::ApiToken, taskprov::PeerAggregator,
 };
 
 /// What a read sees: everything as it is between two groups of writes.
@@ -58,6 +58,16 @@ impl View<'_> {
     /// What the tokens of tasks are derived from that a control plane sets up, if there is such a secret.
     pub fn token_seed(&self) -> Option<&Secret> {
         self.state.token_seed.as_ref()
+    }
+
+    /// Before which time there may have been tasks that are not known here any more, if this is a restored copy.
+    pub fn unknown_before(&self) -> Option<Time> {
+        self.state.unknown_before
+    }
+
+    /// The largest `limits.clock_skew` that a server ran with on these data; zero if none is known.
+    pub fn clock_skew(&self) -> Duration {
+        self.state.clock_skew
     }
 
     /// Whether a task with this id was removed.

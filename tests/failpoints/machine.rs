@@ -187,13 +187,15 @@ impl Machine {
     pub async fn start(host: [u8; 4], trap: Arc<Trap>, change: impl FnOnce(&mut Config)) -> Self {
         let dir = TempDir::new().unwrap();
         let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
-        config.listen = SocketAddr::from((host, 0));
+        let nowhere = SocketAddr::from((host, 0));
+        // Chosen here, so that the configuration can say where the server will be.
+        config.listen = std::net::TcpListener::bind(nowhere).unwrap().local_addr().unwrap();
         config.monitor.listen = OptionalAddress(None);
         (config.leader.retry_initial, config.leader.retry_max) = (Seconds::millis(10), Seconds::millis(40));
         config.leader.collection_retry_after = Seconds::millis(10);
         (config.limits.workers, config.limits.store_cache_bytes) = (1, 1 << 20);
         change(&mut config);
-        let (address, mut addresses) = watch::channel(config.listen);
+        let (address, mut addresses) = watch::channel(nowhere);
         let (place, data_dir) = watch::channel(config.data_dir.clone());
         let switch = watch::Sender::new(true);
         let keeper = Keeper { config, trap, address, place, switch: switch.subscribe() };

@@ -15,8 +15,7 @@ use crate::{
 pub const TOKEN: &str = "what-the-control-plane-shows";
 
 pub fn manageable(config: &mut Config) {
-    // Nobody asks for it: the other side is told where we are.
-    config.public_url = "http://managed.example".to_owned();
+    config.public_url = format!("http://{}", config.listen);
     config.management.path = "/api".to_owned();
     config.provisioning.min_batch_size = NUMBERS.len() as u64;
     config.hpke.pending_time = Seconds::new(600);

@@ -1,7 +1,10 @@
 //! The order in which a control plane sets a task up, from pairing to removal.
 
 use dapbox::{
-    model::{BatchMode, FixedSizeQuery, Query, Time, VdafConfig},
+    model::{
+        self, BatchMode, BatchSelector, FixedSizeQuery, PartialBatch, PrepareOutcome, Query, ReportError, Time,
+        VdafConfig,
+    },
     vdaf::{AggregateResult, Measurement},
 };
 use rstest::rstest;
@@ -9,8 +12,10 @@ use serde_json::{Value, json};
 
 use crate::{
     common::{
+        Node,
         calls::{assert_refused, assert_taken, problem},
         forge::Forge,
+        restore::{back_up, go_on_from},
     },
     control_plane::{ControlPlane, Draft, managed},
 };
@@ -219,4 +224,38 @@ async fn a_token_that_its_operator_has_replaced_is_not_given_out_again() {
     let problem = plane.expect("POST", "/tasks", Some(order), 409).await;
     assert!(problem["detail"].as_str().unwrap().contains("replaced"), "{problem}");
     assert_eq!(plane.get(&format!("/tasks/{}", draft.id())).await, without_token(answer));
+}
+
+/// A control plane repeats its POST to a helper that was restored from a backup older than the task: the answer is the
+/// same, and what was aggregated before is not aggregated again.
+#[tokio::test(flavor = "multi_thread")]
+async fn closes_the_past_of_a_task_that_is_posted_again_after_a_restore() {
+    let (leader, mut helper) = (Node::start().await, managed(|_| {}).await);
+    let at_helper = ControlPlane::of(&helper);
+    let dap09 = model::Revision::Dap09;
+    let draft = Draft::count();
+    let request = draft.for_helper(&leader.url(dap09));
+    // The first task makes the secret that tokens are derived from, so that the backup has it.
+    at_helper.expect("POST", "/tasks", Some(Draft::count().for_helper("https://leader.example/")), 200).await;
+    let backup = back_up(&helper).await;
+
+    let answer = at_helper.expect("POST", "/tasks", Some(request.clone()), 200).await;
+    let urls = [&*leader.url(dap09), &*helper.url(dap09)];
+    let parties = draft.parties(BatchMode::TimeInterval, COUNT, urls, &answer["aggregator_auth_token"]);
+    leader.add(&parties.leader).await;
+    let forge = Forge::new(&parties).await;
+    let drafts: Vec<_> = (0..4).map(|_| forge.draft(&Measurement::Flag(true), Time::now())).collect();
+    let outcomes = parties.run_job(&forge.job(PartialBatch::TimeInterval, &drafts)).await;
+    assert!(outcomes.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))), "{outcomes:?}");
+    let batch = BatchSelector::TimeInterval(parties.interval(0));
+    assert!(parties.ask_share(&parties.share_request(batch, &drafts)).await.is_success());
+
+    let restored = go_on_from(&mut helper, &backup).await;
+    assert_eq!(at_helper.expect("POST", "/tasks", Some(request), 200).await, answer);
+    assert!(helper.status(&parties.id()).await.horizon >= Some(restored.closed_before));
+    let outcomes = parties.run_job(&forge.job(PartialBatch::TimeInterval, &drafts[1..])).await;
+    let dropped = PrepareOutcome::Reject(ReportError::ReportDropped);
+    assert!(outcomes.iter().all(|resp| resp.outcome == dropped), "{outcomes:?}");
+    let share = parties.ask_share(&parties.share_request(batch, &drafts[1..])).await;
+    assert!(!share.is_success(), "{share:?}");
 }

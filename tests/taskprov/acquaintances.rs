@@ -89,6 +89,9 @@ impl Acquaintances {
         let mut met = Self { leader, helper, files, helper_token, collector_token, keypair, dir };
         (0..2).for_each(|n| met.write(n));
         (met.leader.config.taskprov.peers, met.helper.config.taskprov.peers) = (vec![met.path(0)], vec![met.path(1)]);
+        for node in [&mut met.leader, &mut met.helper] {
+            node.config.public_url = format!("http://{}", node.config.listen);
+        }
         tokio::join!(met.leader.restart(), met.helper.restart());
         met
     }

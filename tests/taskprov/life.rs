@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// Runs the program.
-fn dapbox(arguments: &[&str]) -> Result<String, String> {
+pub fn dapbox(arguments: &[&str]) -> Result<String, String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
     let output = command.args(arguments).env_remove("DAPBOX_CONFIG").output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -166,13 +166,20 @@ async fn all_of_it_by_the_command_line() {
     for (node, name) in [(&mut leader, "for-leader.toml"), (&mut helper, "for-helper.toml")] {
         let mode = fs::metadata(at(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        node.config.public_url = origin(node);
         node.config.taskprov.peers = vec![at(name).into()];
         node.restart().await;
     }
-    fs::write(at("appliance.toml"), format!("[taskprov]\npeers = [{:?}]\n", at("for-helper.toml"))).unwrap();
+    let with_peers = |public_url: &str, name: &str| {
+        let text = format!("public_url = {public_url:?}\n[taskprov]\npeers = [{:?}]\n", at(name));
+        fs::write(at("appliance.toml"), text).unwrap();
+    };
+    with_peers("", "for-helper.toml");
+    assert!(dapbox(&["task", "list", "--config", &at("appliance.toml")]).unwrap_err().contains("public_url"));
+    with_peers(&helper_url, "for-helper.toml");
     let checked = dapbox(&["check", "--config", &at("appliance.toml")]).unwrap();
     assert!(checked.contains(&format!("the leader {leader_url}/dap-09/")), "{checked}");
-    fs::write(at("appliance.toml"), format!("[taskprov]\npeers = [{:?}]\n", at("for-collector.toml"))).unwrap();
+    with_peers(&helper_url, "for-collector.toml");
     assert!(dapbox(&["check", "--config", &at("appliance.toml")]).is_err());
 
     let base = ["taskprov", "task", "--collector", &at("for-collector.toml"), "--vdaf", "sum", "--bits", "4"];

@@ -5,12 +5,14 @@ use std::fs;
 use bytes::Bytes;
 use dapbox::{
     aggregator::taskprov,
-    config::taskprov::PeerFile,
+    config::{Seconds, taskprov::PeerFile},
     model::{
-        AggregationJobId, BatchMode, Extension, PartialBatch, PrepareOutcome, ReportError, Role, Secret,
-        TaskParameters, Time, TokenHash, VdafConfig,
-        taskprov::{Advertisement, TaskConfiguration},
+        AggregationJobId, BatchMode, Duration, Extension, PartialBatch, Point, PrepareOutcome, Report, ReportError,
+        Role, Secret, TaskParameters, Time, TokenHash, VdafConfig,
+        management::Provision,
+        taskprov::{Advertisement, InBand, TaskConfiguration},
     },
+    store::{Options, Store, Tx},
     vdaf::Measurement,
     wire::{
         Interaction, ProblemType,
@@ -23,8 +25,9 @@ use janus_messages::{
 };
 
 use crate::{
-    acquaintances::{Acquaintances, DAP09, assert_refused, draft, has, header},
-    common::{Node, Parties, calls::assert_taken, peer, raw::ask},
+    acquaintances::{Acquaintances, DAP09, aggregated, assert_refused, draft, has, header},
+    common::{Node, PATIENCE, Parties, calls::assert_taken, peer, raw::ask},
+    life::dapbox,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,7 +80,8 @@ async fn the_helper_refuses_what_it_should_and_stores_nothing_of_it() {
 
     // The id is right each time, and all else may be wrong.
     type Spoil = fn(&mut TaskParameters);
-    let cases: [(&str, Spoil); 5] = [
+    let cases: [(&str, Spoil); 6] = [
+        ("not this server's", |task| task.helper_url = "https://stranger.example/".to_owned()),
         ("leader is not one", |task| task.leader_url = "https://stranger.example/".to_owned()),
         ("operator allows, which is 2", |task| task.min_batch_size = 1),
         ("expired", |task| task.task_expiration = Some(Time(Time::now().0 - 1))),
@@ -188,6 +192,7 @@ async fn the_leader_takes_known_helpers_tasks_from_anybody_and_not_too_many() {
     assert!(peer().send(&url, &call, Some(&met.collector_token), body).await.unwrap().is_success());
     assert!(has(&met.leader, &parties).await);
 
+    // Both are in use: one has a report, and the other a collection under way.
     assert_refused(&upload(&tasks[2], header(&tasks[2])).await, ProblemType::InvalidTask, "max_tasks");
     let mut more = met.leader.config.clone();
     more.taskprov.max_tasks = 3;
@@ -245,4 +250,114 @@ async fn without_peers_the_header_is_ignored() {
     }
     let TaskConfiguration { public, .. } = &task.says;
     assert_eq!(taskprov::peer_of(&task.says, Role::Helper).endpoint, public.leader_url);
+}
+
+/// Requests without a token and without a report that could be taken leave no task behind, and a task that was never used
+/// leaves its place to one that is.
+#[tokio::test(flavor = "multi_thread")]
+async fn anonymous_requests_do_not_use_up_the_places_of_a_peer() {
+    let mut met = Acquaintances::start(|config| {
+        config.taskprov.max_tasks = 3;
+        // Reports that cannot be opened are taken, and fail when their jobs run.
+        config.leader.upload_sample_ratio = 0;
+    })
+    .await;
+    let tasks_of = |met: &Acquaintances| met.leader.server().task_ids().unwrap();
+    let url = met.leader.url(DAP09);
+    let put = |task: &Advertisement, body: Bytes| {
+        let call = dapbox::wire::of(DAP09).upload_call(&task.says.public.id).advertising(header(task));
+        let url = url.clone();
+        async move { peer().send(&url, &call, None, body).await.unwrap() }
+    };
+    let encode = |task: &Advertisement, report: &Report| -> Bytes {
+        dapbox::wire::of(DAP09).encode_upload(&task.says.public, std::slice::from_ref(report)).into()
+    };
+    for n in 0..20 {
+        let elsewhere = met.task(|task| task.leader_url = "https://stranger.example/dap-09/".to_owned());
+        assert_refused(&put(&elsewhere, Bytes::from_static(b"x")).await, ProblemType::InvalidTask, "not this server's");
+        let ours = met.task(|_| {});
+        assert_refused(&put(&ours, Bytes::from(vec![n; 100])).await, ProblemType::InvalidMessage, "");
+    }
+    let task = met.task(|_| {});
+    let forge = met.forge(&met.parties(&task)).await;
+    let mut late = draft(&forge);
+    late.metadata.time = Time(Time::now().0 + 7200);
+    assert_refused(&put(&task, encode(&task, &forge.seal(&late))).await, ProblemType::ReportTooEarly, "");
+    let mut outdated = forge.seal(&draft(&forge));
+    outdated.leader_share.config_id = outdated.leader_share.config_id.wrapping_add(1);
+    assert_refused(&put(&task, encode(&task, &outdated)).await, ProblemType::OutdatedConfig, "");
+    assert_eq!(tasks_of(&met), []);
+
+    // Reports that decode and cannot be opened set tasks up, of which nothing comes: all places are taken.
+    let mut useless = Vec::new();
+    for _ in 0..3 {
+        let task = met.task(|_| {});
+        let forge = met.forge(&met.parties(&task)).await;
+        let mut report = forge.seal(&draft(&forge));
+        report.leader_share.payload = Bytes::from(vec![0; report.leader_share.payload.len()]);
+        assert_taken(&put(&task, encode(&task, &report)).await);
+        met.leader.until(&task.says.public.id, |status| status.waiting == 0 && status.jobs == 0).await;
+        useless.push(task.says.public.id);
+    }
+    // They are new: their reports might still be on the way.
+    assert_refused(
+        &put(&task, encode(&task, &forge.seal(&draft(&forge)))).await,
+        ProblemType::InvalidTask,
+        "max_tasks",
+    );
+    age_in_band(&mut met.leader, 3600).await;
+    assert_taken(&put(&task, encode(&task, &forge.seal(&draft(&forge)))).await);
+    aggregated(&met.leader, &met.parties(&task), 1).await;
+    let left = tasks_of(&met);
+    assert!(left.len() == 3 && left.contains(&task.says.public.id), "{left:?}");
+
+    // An operator removes the others. They leave no tombstones and may come again; the used one stays.
+    let data_dir = met.leader.config.data_dir.to_str().unwrap().to_owned();
+    let swept = dapbox(&["task", "sweep", "--untouched-for", "30m", "--yes", "-o", "json", "--data-dir", &data_dir]);
+    let swept: serde_json::Value = serde_json::from_str(&swept.unwrap()).unwrap();
+    assert_eq!((swept["removed"].as_bool(), swept["tasks"].as_array().map(Vec::len)), (Some(true), Some(2)), "{swept}");
+    assert_eq!(tasks_of(&met), [task.says.public.id]);
+    met.leader.restart().await;
+    assert_eq!(tasks_of(&met), [task.says.public.id]);
+}
+
+/// Has all in-band tasks of a node be older than they are.
+async fn age_in_band(node: &mut Node, seconds: u64) {
+    node.stop().await;
+    let store = Store::open(node.data_dir(), Options::default()).unwrap();
+    let age = move |tx: &mut Tx<'_>| {
+        let known: Vec<_> = tx.tasks().filter_map(|(id, state)| Some((*id, state.in_band.clone()?))).collect();
+        for (id, in_band) in known {
+            tx.put_in_band(&id, InBand { at: in_band.at.saturating_sub(Duration(seconds)), ..in_band })?;
+        }
+        Ok(())
+    };
+    store.write(Point::Trial, age).await.unwrap();
+    store.close().await;
+    node.resume().await;
+}
+
+/// A task that has ended is removed by the server when too few reports are left for a batch.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_band_tasks_that_are_over_are_removed() {
+    let mut met = Acquaintances::start(|config| config.retention.sweep_interval = Seconds::millis(50)).await;
+    let tasks = [met.task(|_| {}), met.task(|task| task.task_expiration = Some(Time(Time::now().0 + 60 * 86_400)))];
+    for task in &tasks {
+        met.client(task).upload(Measurement::Number(1), None).await.unwrap();
+        aggregated(&met.leader, &met.parties(task), 1).await;
+    }
+    // As if their ends had been earlier: the store keeps what a control plane says of one instead.
+    let [over, goes_on] = tasks.map(|task| task.says.public.id);
+    met.leader.stop().await;
+    let store = Store::open(met.leader.data_dir(), Options::default()).unwrap();
+    let end = Some(Time(Time::now().0 - 2 * 86_400));
+    let ended = move |tx: &mut Tx<'_>| tx.put_provision(&over, Provision { at: Time(1), by: String::new(), end });
+    store.write(Point::Trial, ended).await.unwrap();
+    store.close().await;
+    met.leader.resume().await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while met.leader.server().task_ids().unwrap() != [goes_on] {
+        assert!(std::time::Instant::now() < deadline, "it stays");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
 }

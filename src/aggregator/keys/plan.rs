@@ -212,11 +212,12 @@ pub fn plan(
         origin: Origin::Stored(record.config.id),
         suite: Suite::of(&record.config),
         stage: record.stage,
+        created: record.created,
         is_erased: is_erased(record),
     };
-    let is_new = keys.is_empty();
-    let mut draft = Draft { keys: keys.values().map(sketch).collect(), steps: Vec::new(), policy, needs, now, is_new };
-    let settled = request == Request::Turn { settled: true };
+    let (is_new, settled) = (keys.is_empty(), request == Request::Turn { settled: true });
+    let keys = keys.values().map(sketch).collect();
+    let mut draft = Draft { keys, steps: Vec::new(), policy, needs, now, is_new, settled };
     if settled {
         draft.correct();
     }
@@ -251,6 +252,7 @@ struct Sketch {
     origin: Origin,
     suite: Suite,
     stage: KeyStage,
+    created: Time,
     is_erased: bool,
 }
 
@@ -280,15 +282,25 @@ struct Draft<'a> {
     needs: &'a Needs,
     now: Time,
     is_new: bool,
+    settled: bool,
+}
+
+/// Whether a stored time is so far ahead that the clock was wrong when it was stored, or is wrong now.
+pub(super) fn is_ahead(time: Time, now: Time) -> bool {
+    time > now.saturating_add(AHEAD)
 }
 
 impl Draft<'_> {
-    /// Brings times back that a clock has set that was far ahead; keys would never be replaced otherwise.
+    /// Brings times back that a clock has set that was far ahead; keys would never be replaced or deleted otherwise.
     fn correct(&mut self) {
         let (now, horizon) = (self.now, self.now.saturating_add(AHEAD));
         for at in 0..self.keys.len() {
             match self.keys[at].stage {
-                KeyStage::Active { since } if since > horizon => self.put(at, KeyStage::Active { since: now }),
+                KeyStage::Active { since } if since > horizon => {
+                    self.put(at, KeyStage::Active { since: self.keys[at].created.min(now) });
+                }
+                KeyStage::Expired { since } if since > horizon => self.put(at, KeyStage::Expired { since: now }),
+                KeyStage::Deleted { since } if since > horizon => self.put(at, KeyStage::Deleted { since: now }),
                 KeyStage::Pending { until } if until > horizon.saturating_add(self.policy.pending) => {
                     let until = now.saturating_add(self.policy.pending);
                     self.put(at, KeyStage::Pending { until });
@@ -385,7 +397,7 @@ impl Draft<'_> {
         }
         let Some(suite) = wanted else { return };
         let active = self.of_kind(kind).into_iter().find_map(|at| match self.keys[at].stage {
-            KeyStage::Active { since } => Some((self.keys[at].suite, since)),
+            KeyStage::Active { since } => Some((self.keys[at].suite, since, self.keys[at].created)),
             _ => None,
         });
         let is_pending = self.pending_of(kind, suite).is_some();
@@ -395,10 +407,12 @@ impl Draft<'_> {
             None if is_pending => {}
             None => self.make(suite, self.policy.pending),
             Some(_) if is_pending => {}
-            Some((old, since)) => {
+            Some((old, since, created)) => {
+                // How old it is cannot be told from a time that is ahead.
+                let is_misdated = self.settled && is_ahead(created, self.now);
                 let over = self.policy.rotate_every.map(|every| since.saturating_add(every));
                 let is_due = over.is_some_and(|over| self.now.saturating_add(self.policy.pending) >= over);
-                if (old != suite || is_due) && self.has_room(0) {
+                if (old != suite || is_due || is_misdated) && self.has_room(0) {
                     self.make(suite, self.policy.pending);
                 }
             }
@@ -448,7 +462,8 @@ impl Draft<'_> {
         if matches!(stage, KeyStage::Active { .. }) {
             self.retire(kind_of(suite));
         }
-        self.keys.push(Sketch { origin: Origin::Made(self.steps.len()), suite, stage, is_erased: false });
+        let (origin, created) = (Origin::Made(self.steps.len()), self.now);
+        self.keys.push(Sketch { origin, suite, stage, created, is_erased: false });
         self.steps.push(Step::Make { suite, stage });
     }
 

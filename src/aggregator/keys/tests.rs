@@ -325,12 +325,19 @@ async fn a_clock_that_was_wrong_does_no_lasting_harm() {
     world.now = Time(4_102_444_800 + DAY);
     world.start().await;
     assert_eq!(world.ids(Active).len(), 1);
-    // The clock is right again, and keys are replaced as before.
+    // The clock is right again. The key that was made meanwhile is replaced, and what has expired meanwhile is deleted.
     world.now = BEGIN.saturating_add(Duration(DAY));
+    world.start().await;
+    let misdated = world.ids(Active);
+    assert_eq!(world.ids(Pending).len(), 0, "nothing is decided before the clock had time to be set");
     world.look().await;
+    assert_eq!((world.ids(Active), world.ids(Pending).len()), (misdated.clone(), 1));
+    world.pass(DAY).await;
     let active = world.ids(Active);
+    assert_ne!(active, misdated);
+    // Keys are replaced as before.
     world.pass(89 * DAY).await;
-    assert_eq!((world.ids(Active), world.ids(Pending).len()), (active.clone(), 1));
+    assert_eq!((world.ids(Active), world.ids(Pending).len(), world.ids(Expired).len()), (active.clone(), 1, 0));
     world.pass(DAY).await;
     assert_ne!(world.ids(Active), active);
     // A clock that starts in 1970 makes nothing old.

@@ -8,7 +8,7 @@ use crate::{
     },
     model::{
         Time, calendar,
-        overview::{KeyState, KeyStatus},
+        overview::{KeyState, KeyStatus, TimeAhead},
     },
 };
 
@@ -18,6 +18,26 @@ const GRACE: u64 = 3_600;
 /// Whether there is a key for clients, and whether all changes that were due were made.
 pub fn keys(world: &World) -> Option<Verdict> {
     (!world.keys.is_empty()).then(|| judge(&world.keys, world.is_served(), Time::now()))
+}
+
+/// Whether a stored time is ahead of the clock: the clock was wrong then, or is now.
+pub fn times(world: &World) -> Option<Verdict> {
+    let first = world.times_ahead.first()?;
+    let (times, now) = (counted(world.times_ahead.len() as u64, "stored time"), calendar::show(Time::now()));
+    let detail = format!(
+        "the clock shows {now}, and {times} ahead of it, such as {} of the {}",
+        calendar::show(first.time),
+        first.record
+    );
+    let remedy =
+        "Set the clock if it is wrong. Otherwise it was wrong before, and the server replaces keys of that time.";
+    Some(match world.times_ahead.iter().find(|time| time.is_lasting) {
+        Some(TimeAhead { record, time, .. }) => failed(
+            format!("{detail}; reports of before {} are refused ({record})", calendar::show(*time)),
+            "Set the clock if it is wrong. Otherwise it was wrong before: what is closed stays closed, so make a new task.",
+        ),
+        None => warning(detail, remedy),
+    })
 }
 
 fn judge(keys: &[KeyStatus], is_served: bool, now: Time) -> Verdict {

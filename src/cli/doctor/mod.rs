@@ -79,6 +79,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("content", server::content),
     ("open files", files::check),
     ("keys", keys::keys),
+    ("stored times", keys::times),
     ("backlog", backlog::backlog),
 ];
 

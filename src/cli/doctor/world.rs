@@ -10,7 +10,7 @@ use crate::{
     config::Config,
     model::{
         Revision, Role, TaskId, Time,
-        overview::{KeyStatus, Overview},
+        overview::{KeyStatus, Overview, TimeAhead},
         status::{Health, TaskStatus},
     },
     peer::{Names, Peer, PeerOptions, Proxies, Proxy, Roots},
@@ -37,6 +37,8 @@ pub struct World {
     pub tasks: Option<Result<Vec<TaskStatus>, Unread>>,
     /// The HPKE keys, as far as they can be seen.
     pub keys: Vec<KeyStatus>,
+    /// The stored times that are ahead of the clock.
+    pub times_ahead: Vec<TimeAhead>,
     /// How long each look at the network may take.
     pub timeout: Duration,
     /// Where hosts are, as the server finds them.
@@ -72,8 +74,10 @@ pub struct Other {
     pub role: Role,
 }
 
-/// The tasks and the keys in a data directory.
-type Contents = (Result<Vec<TaskStatus>, Unread>, Vec<KeyStatus>);
+/// The tasks and the keys in a data directory, and the times in it that are ahead of the clock.
+type Contents = (Result<Vec<TaskStatus>, Unread>, Vec<KeyStatus>, Vec<TimeAhead>);
+/// The same if there is a directory.
+type Found = (Option<Result<Vec<TaskStatus>, Unread>>, Vec<KeyStatus>, Vec<TimeAhead>);
 
 impl World {
     /// Looks around.
@@ -86,14 +90,20 @@ impl World {
         };
         let process = if health.is_some() { socket.process().await } else { None };
         let mut overview = None;
+        let mut times_ahead = Vec::new();
         let (tasks, keys) = match &health {
             Some(Ok(_)) => {
                 overview = within(timeout, socket.overview()).await.ok();
+                times_ahead = within(timeout, socket.times_ahead()).await.unwrap_or_default();
                 let keys = overview.as_ref().map(|overview: &Overview| overview.keys.clone());
                 (Some(within(timeout, socket.tasks()).await.map_err(Unread::Other)), keys.unwrap_or_default())
             }
             Some(Err(_)) => (None, Vec::new()),
-            None => read_directory(config.clone()).await?,
+            None => {
+                let (tasks, keys, ahead) = read_directory(config.clone()).await?;
+                times_ahead = ahead;
+                (tasks, keys)
+            }
         };
         let proxies = match &health {
             Some(_) => within(timeout, socket.proxies()).await.ok(),
@@ -121,6 +131,7 @@ impl World {
             overview,
             tasks,
             keys,
+            times_ahead,
             timeout,
             names: Names::default().within(timeout),
             peer,
@@ -213,21 +224,22 @@ async fn within<T>(timeout: Duration, answer: impl Future<Output = Result<T, Fai
 }
 
 /// What is in the directory, opened if nobody else has it.
-async fn read_directory(config: Config) -> Result<(Option<Result<Vec<TaskStatus>, Unread>>, Vec<KeyStatus>), Failure> {
+async fn read_directory(config: Config) -> Result<Found, Failure> {
     if !config.data_dir.join("dapbox-data").exists() {
-        return Ok((None, Vec::new()));
+        return Ok((None, Vec::new(), Vec::new()));
     }
     let read = move || -> Contents {
         // Looking must not cost the ballast.
         let options = store::Options { ballast_bytes: 0, ..server::store_options(&config) };
         let data = match Offline::open(&config.data_dir, options) {
             Ok(data) => data,
-            Err(error) => return (Err(Unread::Open(error)), Vec::new()),
+            Err(error) => return (Err(Unread::Open(error)), Vec::new(), Vec::new()),
         };
         let keys = data.keys(Time::now(), &Policy::of(&config)).unwrap_or_default();
         let keys = keys.into_iter().map(|key| key.status).collect();
-        (data.tasks().map_err(|fault| Unread::Other(fault.to_string())), keys)
+        let ahead = data.times_ahead(Time::now()).unwrap_or_default();
+        (data.tasks().map_err(|fault| Unread::Other(fault.to_string())), keys, ahead)
     };
-    let (tasks, keys) = tokio::task::spawn_blocking(read).await?;
-    Ok((Some(tasks), keys))
+    let (tasks, keys, ahead) = tokio::task::spawn_blocking(read).await?;
+    Ok((Some(tasks), keys, ahead))
 }

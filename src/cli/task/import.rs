@@ -4,18 +4,21 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::super::{
-    Failure, Outcome,
-    args::{ConfigArgs, Format},
-    control::Control,
-    pasted::read_file,
-    show,
-    style::{counted, say, warn},
+use super::{
+    super::{
+        Failure, Outcome,
+        args::{ConfigArgs, Format},
+        control::Control,
+        pasted::read_file,
+        show,
+        style::{counted, say, warn},
+    },
+    adding, past_closed,
 };
 use crate::{
     aggregator::tasks,
     config::Config,
-    model::{BaseUrl, Duration, Revision, Role, Task, TaskId, words},
+    model::{BaseUrl, Duration, Revision, Role, Task, TaskId, Time, words},
     peer,
     wire::management::task_list::{self, Listed, Unsaid},
 };
@@ -71,6 +74,9 @@ struct Imported {
 struct ImportedTask {
     task: TaskId,
     role: Role,
+    /// Before which time everything is closed, if the data directory was restored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    closed_before: Option<Time>,
 }
 
 /// Runs `dapbox task import`.
@@ -88,19 +94,27 @@ pub async fn run(args: Args) -> Outcome {
     }
     let found: Vec<Task> = listed.into_iter().map(|listed| listed.task).collect();
     tasks::check_all(&found).map_err(|why| context(why.to_string()))?;
+    let mut closed = Vec::new();
     if !args.dry_run {
         let control = Control::open(&config).await?;
-        let added = control.add_tasks(found.clone()).await;
+        let ids: Vec<TaskId> = found.iter().map(|task| task.public.id).collect();
+        let added = adding(&control, &ids, control.add_tasks(found.clone())).await;
         control.close().await;
-        added.map_err(|why| why.context(args.file.display()))?;
+        closed = added.map_err(|why| why.context(args.file.display()))?;
     }
-    Ok(say(match args.output {
+    Ok(match args.output {
         Format::Json => {
-            let tasks = found.iter().map(|task| ImportedTask { task: task.public.id, role: task.role() });
-            serde_json::to_string_pretty(&Imported { tasks: tasks.collect(), added: !args.dry_run })?
+            let closed_before = |id| closed.iter().find(|(of, _)| *of == id).map(|(_, before)| *before);
+            let tasks = found.iter().map(|task| ImportedTask {
+                task: task.public.id,
+                role: task.role(),
+                closed_before: closed_before(task.public.id),
+            });
+            say(serde_json::to_string_pretty(&Imported { tasks: tasks.collect(), added: !args.dry_run })?)
         }
-        Format::Text => summary(&found, &url, args.dry_run),
-    })?)
+        Format::Text if closed.is_empty() => say(summary(&found, &url, args.dry_run)),
+        Format::Text => say(format!("{}\n\n{}", summary(&found, &url, args.dry_run), past_closed(&closed))),
+    }?)
 }
 
 /// Where we are, as the other parties have it.

@@ -8,6 +8,7 @@ mod sweep;
 mod token;
 
 use std::{
+    collections::HashSet,
     io::{BufRead, IsTerminal, Write},
     path::PathBuf,
 };
@@ -17,6 +18,7 @@ use serde::Serialize;
 use super::{
     Failure, Outcome,
     args::{ConfigArgs, DestructiveArgs, Format},
+    calendar,
     control::Control,
     pasted, place, show,
     style::{Style, say, warn},
@@ -178,11 +180,40 @@ async fn add(args: AddArgs) -> Outcome {
     }
     let control = Control::open(&config).await?;
     let (id, role, name) = (task.public.id, show::role(task.role()), args.file.display().to_string());
-    let added = control.add_task(task).await.map_err(|e| e.context(name));
+    let added = adding(&control, &[id], control.add_task(task)).await.map_err(|e| e.context(name));
     let how = if matches!(control, Control::Server(_)) { "to the running server" } else { "to the data directory" };
     control.close().await;
-    added?;
-    Done::new(id, "added").say(args.output, || format!("Task {id} is added {how}, which is its {role}."))
+    let closed = added?.into_iter().next().map(|(_, before)| before);
+    Done { closed_before: closed, ..Done::new(id, "added") }.say(args.output, || {
+        let added = format!("Task {id} is added {how}, which is its {role}.");
+        closed.map_or(added.clone(), |before| format!("{added}\n\n{}", past_closed(&[(id, before)])))
+    })
+}
+
+/// Runs `add`, which adds these tasks. Returns those of them that are new and whose past is closed, with the end of that
+/// past: the data directory was restored from a backup.
+async fn adding(
+    control: &Control,
+    ids: &[TaskId],
+    add: impl Future<Output = Result<(), Failure>>,
+) -> Result<Vec<(TaskId, Time)>, Failure> {
+    let known: HashSet<TaskId> = control.tasks().await?.iter().map(|task| task.id).collect();
+    add.await?;
+    let is_new = |id: &TaskId| ids.contains(id) && !known.contains(id);
+    let added = control.tasks().await?.into_iter().filter(|task| is_new(&task.id));
+    Ok(added.filter_map(|task| Some((task.id, task.horizon?))).collect())
+}
+
+/// Tells the operator what to run at the other aggregator of tasks whose past was closed.
+fn past_closed(tasks: &[(TaskId, Time)]) -> String {
+    let mut text =
+        "This data directory was restored from a backup, which may have lost what was aggregated of the task. \
+                    Its past is closed:\nolder reports are refused. Close the same past at the other aggregator:\n"
+            .to_owned();
+    for (id, before) in tasks {
+        text.push_str(&format!("\n  dapbox task close {id} --before {}", calendar::show(*before)));
+    }
+    text
 }
 
 async fn tasks(config: &ConfigArgs) -> Result<Vec<TaskStatus>, Failure> {

@@ -1,4 +1,4 @@
-//! `dapbox task sweep`: removes tasks that were set up here and that nobody ever contacted.
+//! `dapbox task sweep`: removes tasks that others set up here and that are not used.
 
 use serde::Serialize;
 
@@ -22,12 +22,14 @@ use crate::model::{
 #[command(after_help = "A task counts as contacted as soon as a request has named it: of the other aggregator, of a \
     client or of the collector, refused or not. Those who only ask for keys, and the control plane itself, do not count. \
     Tasks that you added are never removed. Tombstones stay behind: the ids are refused for ever.\n\n\
-    With provisioning.untouched_age the server does this by itself.\n\n\
+    Tasks that were set up in-band are removed if no report of theirs was ever aggregated, without a tombstone, or if they \
+    ended that long ago and have too few reports left for a batch. Results that are kept of those go with them.\n\n\
+    With provisioning.untouched_age the server does this by itself, but keeps results of in-band tasks for as long as reports.\n\n\
     Examples:\n  \
     dapbox task sweep --untouched-for 90d --dry-run\n  \
     dapbox task sweep --untouched-for 90d --yes -o json")]
 pub struct Args {
-    /// Only tasks that were set up so long ago.
+    /// Only tasks that were set up, or ended, so long ago.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     untouched_for: std::time::Duration,
     /// Show what would be removed, and remove nothing.
@@ -62,7 +64,9 @@ async fn sweep(control: &Control, args: &Args) -> Outcome {
     }
     if !args.shared.yes {
         say(lines(control, &found).await?)?;
-        say("\nRemoving them is for ever: their ids can never be used again.")?;
+        say(
+            "\nRemoving them is for ever, except for in-band tasks that were never used: their ids can never be used again.",
+        )?;
         if !confirmed("remove them")? {
             return Err(Failure::new("nothing was removed"));
         }
@@ -78,8 +82,8 @@ async fn tell(control: &Control, args: &Args, swept: &Swept) -> Outcome {
     }
     let tasks = counted(swept.tasks.len() as u64, "task");
     Ok(say(match (swept.tasks.is_empty(), swept.removed) {
-        (true, _) => "There is no task that nobody has contacted for so long.".to_owned(),
-        (false, true) => format!("{tasks} removed. Tombstones stay: their ids are refused for ever."),
+        (true, _) => "There is no task that has not been used for so long.".to_owned(),
+        (false, true) => format!("{tasks} removed. Tombstones stay, except for in-band tasks that were never used."),
         (false, false) => format!("{}\n\n{tasks} would be removed.", lines(control, &swept.tasks).await?),
     })?)
 }

@@ -126,8 +126,7 @@ async fn what_a_store_holds_is_not_changed() {
         .read(|view| {
             for n in 0..40u32 {
                 let replay = &view.task(&task_id(1 + n as u8 % 2)).unwrap().replay;
-                let knows = |day: u64| replay.contains(&report_id(1000 + n), Time(day * 86_400));
-                assert_eq!((knows(0), knows(1)), (n / 2 % 2 == 0, n / 2 % 2 == 1));
+                assert!(replay.contains(&report_id(1000 + n)));
             }
             Ok(())
         })

@@ -149,7 +149,7 @@ async fn replay_rows_of_days_before_the_horizon_go() {
     let store = open(dir.path());
     let seen = store.read(|view| {
         let replay = &view.task(&task_id(1)).unwrap().replay;
-        Ok((replay.horizon(), replay.len(), replay.contains(&report_id(1), Time(5 * DAY))))
+        Ok((replay.horizon(), replay.len(), replay.contains(&report_id(1))))
     });
     assert_eq!(seen.unwrap(), (Some(Time(2 * DAY)), 600, true));
     store.close().await;
@@ -175,4 +175,25 @@ async fn what_a_pass_over_many_jobs_costs() {
         eprintln!("{what}: {:?}", begin.elapsed());
     }
     store.close().await;
+}
+
+/// Jobs of a clock that was years ahead would be kept for years.
+#[tokio::test]
+async fn jobs_of_a_clock_that_was_ahead_are_forgotten_in_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    add_task(&store, 1).await;
+    let today = 20_000;
+    put_jobs(&store, 0..100, today + 3_650).await;
+    let now = Time(today * DAY);
+    sweep_task(&store, task_id(1), Old { now, ..nothing_old() }).await;
+    let later = Time((today + 3) * DAY);
+    sweep_task(&store, task_id(1), Old { now: later, answers: later, ..nothing_old() }).await;
+    store.close().await;
+    let found = rows(dir.path(), task_id(1));
+    assert_eq!((found[&table::HELPER_JOBS.prefix], found.get(&table::ANSWERS.prefix)), (100, None));
+    let store = open(dir.path());
+    sweep_task(&store, task_id(1), Old { now: later, jobs: Some(later), ..nothing_old() }).await;
+    store.close().await;
+    assert_eq!(rows(dir.path(), task_id(1)).get(&table::HELPER_JOBS.prefix), None);
 }

@@ -1,0 +1,37 @@
+//! Stored times that are ahead of the clock.
+//!
+//! A server whose clock is years ahead stores times that are far in the future once the clock is right. Keys and jobs are
+//! corrected (`keys/plan.rs`, `store/sweep.rs`). A horizon is not: it only rises, so that nothing is opened again.
+
+use crate::{
+    model::{Duration, Time, overview::TimeAhead},
+    store::{KeyStage, TaskState, View},
+};
+
+/// How far ahead a time may be, for clocks that differ. In seconds.
+const ALLOWED: Duration = Duration(86_400);
+/// How many times are told.
+const MOST: usize = 100;
+
+/// The stored times that are ahead of the clock; of many, some.
+pub fn times_ahead(view: &View<'_>, now: Time) -> Vec<TimeAhead> {
+    let latest = now.saturating_add(ALLOWED);
+    let of = |record: String, time: Time, is_lasting: bool| TimeAhead { record, time, is_lasting };
+    let keys = view.keys().values().filter(|key| !matches!(key.stage, KeyStage::Deleted { .. }));
+    let keys = keys.map(|key| of(format!("HPKE key {}", key.config.id), key.created, false));
+    let tokens = view.api_tokens().values().map(|token| of(format!("API token {}", token.name), token.created, false));
+    let unknown = view.unknown_before().map(|before| of("past that a restore closed".to_owned(), before, true));
+    let fixed =
+        keys.chain(tokens).chain(unknown).filter(|record| record.time > latest.saturating_add(view.clock_skew()));
+    let horizons = view.tasks().filter_map(|(id, state)| {
+        let allowed = latest.saturating_add(view.clock_skew()).saturating_add(state.task.public.time_precision);
+        let horizon = state.replay.horizon().filter(|horizon| *horizon > allowed)?;
+        Some(of(format!("closed past of task {id}"), horizon, true))
+    });
+    let set_up = |state: &TaskState| {
+        let provisioned = state.provision.as_ref().map(|provision| provision.at);
+        provisioned.or_else(|| state.in_band.as_ref().map(|in_band| in_band.at)).filter(|at| *at > latest)
+    };
+    let tasks = view.tasks().filter_map(|(id, state)| Some(of(format!("set-up of task {id}"), set_up(state)?, false)));
+    fixed.chain(horizons).chain(tasks).take(MOST).collect()
+}
