@@ -139,7 +139,8 @@ impl Request {
     ) -> Result<(), Problem> {
         let is_there = bytes <= FREE || lease.cover(bytes.next_multiple_of(STEP)) || lease.cover(bytes);
         let missing = bytes.saturating_sub(lease.bytes());
-        if !is_there && !(bodies.end_silent(silence, missing) && lease.cover_within(bytes, RELEASE).await) {
+        let is_there = is_there || (bodies.end_silent(silence, missing) && lease.cover_within(bytes, RELEASE).await);
+        if !is_there {
             return Err(Problem::busy());
         }
         if let Some(pending) = &self.pending {
