@@ -28,8 +28,9 @@ use dapbox::{
     config::{Config, OptionalAddress, TlsMode},
     model::{
         Act, BatchMode, Duration, Failpoints, FixedSizeQuery, Interval, Phase, Point, PrepareOutcome, Query, Revision,
-        Role, Task, Time, VdafConfig,
+        Role, Task, Time, VdafConfig, calendar,
         overview::{BatchState, KeyState, Overview, TaskView},
+        status::ResultState,
     },
     server::{METRICS, MetricKind, Server, store_options},
     store,
@@ -671,6 +672,43 @@ async fn shows_the_reports_that_a_helper_refused(#[values(Revision::Dap09, Revis
         assert!(shown.contains(name) && status.contains(reason), "{shown}\n{status}");
         assert!(page.contains(name) && page.contains(reason), "{page}");
         assert_eq!(metrics[&format!("dapbox_reports_refused_total{{reason={name},task={id}}}")], 1.0);
+    }
+    pair.stop().await;
+}
+
+/// Every collected batch is named with what became of its result: by `task show` and `status`, on the page, and in
+/// `status.json`.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn shows_collected_batches_and_whether_they_were_fetched(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+    #[values(true, false)] is_by_time: bool,
+) {
+    let mode = if is_by_time { BatchMode::TimeInterval } else { common::batches_of(revision, 2) };
+    let pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, watched, |_| {}).await;
+    let (parties, id) = (&pair.parties, pair.parties.id().to_string());
+    let hour = hour_of(hours_ago(3));
+    let query = if is_by_time { Query::TimeInterval(hour) } else { Query::FixedSize(FixedSizeQuery::CurrentBatch) };
+    // Before its report, so that the request for the job is not answered with the result.
+    let job = parties.start_collection(query).await;
+    let report = Forge::new(parties).await.report(&Measurement::Flag(true), hours_ago(3));
+    parties.upload_all([&report]).await;
+    let is_known = |result| move |view: &TaskView| view.status.collected.iter().any(|batch| batch.result == result);
+    for (result, words) in [(ResultState::NotFetched, "not fetched"), (ResultState::Fetched, "fetched 20")] {
+        let view = until(&pair.leader, is_known(result)).await;
+        let batch = &view.status.collected[0];
+        let name = match batch.id {
+            Some(id) => id.to_string(),
+            None => format!("{} to {}", calendar::show(hour.start()), calendar::show(hour.end())),
+        };
+        assert_eq!((batch.id.is_none(), batch.interval), (is_by_time, Some(hour)));
+        let shown = stdout(&["task", "show", &id], &pair.leader).await;
+        assert!(shown.contains(&format!("    {name}  1 report  {words}")), "{shown}");
+        let status = stdout(&["status"], &pair.leader).await;
+        assert_eq!(status.contains(&name), result == ResultState::NotFetched, "{status}");
+        let page = get(&pair.leader, "").await.1;
+        assert!(page.contains(result.name()) && batch.id.is_none_or(|_| page.contains(&name)));
+        assert!(parties.outcome(&job).await.is_success());
     }
     pair.stop().await;
 }

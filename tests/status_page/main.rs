@@ -108,6 +108,8 @@ fn facts(overview: &Overview) -> Vec<String> {
             )
         }));
         facts.extend(view.batches.iter().filter_map(|batch| batch.id.clone()));
+        facts.extend(status.collected.iter().map(|batch| batch.result.name().to_owned()));
+        facts.extend(status.collected.iter().filter_map(|batch| batch.id).map(|id| id.to_string()));
     }
     facts
 }

@@ -240,12 +240,23 @@ async fn list(args: ListArgs) -> Outcome {
 }
 
 async fn show(args: ShowArgs) -> Outcome {
-    let tasks = tasks(&args.config).await?;
-    let task = find(&tasks, &args.id)?;
+    let control = Control::open(&args.config.load(None)?).await?;
+    let found = find_whole(&control, &args.id).await;
+    if let Some(advice) = control.advice().await {
+        warn(advice);
+    }
+    control.close().await;
+    let task = found?;
     Ok(match args.output {
-        Format::Json => say(serde_json::to_string_pretty(task)?),
-        Format::Text => say(show::task(task, Style::stdout())),
+        Format::Json => say(serde_json::to_string_pretty(&task)?),
+        Format::Text => say(show::task(&task, Style::stdout())),
     }?)
+}
+
+/// The task whose id begins like this, with its collected batches, which a list of tasks does not have.
+async fn find_whole(control: &Control, start: &str) -> Result<TaskStatus, Failure> {
+    let id = find(&control.tasks().await?, start)?.id;
+    control.task(&id).await?.ok_or_else(|| Failure::new(format!("there is no task {start}")))
 }
 
 /// The task whose id begins like this.
