@@ -5,12 +5,13 @@ mod common;
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
-    process::{Child, ChildStderr, Command, Stdio},
+    process::{ChildStderr, Command, Stdio},
 };
 
 use bytes::Bytes;
 use common::{
     Node, PATIENCE, Pair, Parties,
+    child::Running,
     relay::{MEASUREMENTS, assert_whole, upload_all},
     tls::{Authority, replace, shown},
 };
@@ -376,7 +377,7 @@ async fn a_request_in_progress_is_answered_though_the_server_stops(#[case] proto
 
 /// `dapbox serve` with these variables in its environment, and its log.
 struct Serving {
-    process: Child,
+    process: Running,
     log: BufReader<ChildStderr>,
 }
 
@@ -386,7 +387,7 @@ impl Serving {
         command.args(["serve", "--data-dir", config.data_dir.to_str().unwrap()]).env_remove("DAPBOX_CONFIG");
         command.env("DAPBOX_LOG__FORMAT", "json").env("DAPBOX_MONITOR__LISTEN", "");
         command.env("DAPBOX_DISK__RESERVE_BYTES", "0").env("DAPBOX_DISK__BALLAST_BYTES", "0");
-        let mut process = command.envs(variables.iter().copied()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut process = Running::spawn(command.envs(variables.iter().copied()).stderr(Stdio::piped()));
         let log = BufReader::new(process.stderr.take().unwrap());
         Self { process, log }
     }

@@ -27,9 +27,17 @@
 
 mod common;
 
-use std::time::{Duration as Span, Instant};
+use std::{
+    io::{Read, Write},
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::mpsc,
+    time::{Duration as Span, Instant},
+};
 
 use common::{
+    PATIENCE,
+    child::Running,
     ordeal::{Ordeal, Trouble, Who, announce, variable},
     process::{self, Process},
 };
@@ -97,4 +105,44 @@ fn kill(ordeal: &mut Ordeal, who: Who, kills: &mut Kills) -> Result<(), Trouble>
     }
     kills.all += 1;
     Ok(())
+}
+
+/// Where the server of [`serves_until_it_is_killed`] has its data.
+const DIRECTORY: &str = "TEST_KILLED_DIRECTORY";
+
+/// The test program that is killed by the test below.
+#[test]
+#[ignore = "a part of another test"]
+fn serves_until_it_is_killed() {
+    let Some(dir) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
+    let mut command = process::dapbox(&dir.join("appliance.toml"));
+    let _server = Running::spawn(command.stderr(Stdio::null()));
+    std::io::stdout().write_all(b"started\n").unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn a_test_program_that_is_killed_leaves_no_server_behind() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let text =
+        format!("data_dir = {:?}\nlisten = \"127.0.0.1:0\"\n[monitor]\nlisten = \"\"\n", dir.path().join("data"));
+    std::fs::write(dir.path().join("appliance.toml"), text).unwrap();
+    let mut program = Command::new(std::env::current_exe().unwrap());
+    program.args(["--ignored", "--exact", "serves_until_it_is_killed", "--nocapture"]).env(DIRECTORY, dir.path());
+    let mut program = Running::spawn(program.stdout(Stdio::piped()));
+    // The server has the same standard output, so that it ends with the last of the two.
+    let mut output = program.stdout.take().unwrap();
+    let mut said = String::new();
+    let mut byte = [0];
+    while !said.contains("started") {
+        assert_eq!(output.read(&mut byte).unwrap(), 1, "the program ended: {said}");
+        said.push(char::from(byte[0]));
+    }
+    program.kill().unwrap();
+    program.wait().unwrap();
+    let (sender, ended) = mpsc::channel();
+    std::thread::spawn(move || sender.send(std::io::copy(&mut output, &mut std::io::sink()).is_ok()));
+    assert_eq!(ended.recv_timeout(PATIENCE), Ok(true), "the server outlives its test");
 }

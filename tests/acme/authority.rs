@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -17,7 +17,10 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use crate::appliance::{PATIENCE, Reserved, reserve};
+use crate::{
+    appliance::{PATIENCE, Reserved, reserve},
+    child,
+};
 
 /// How often it is tried whether somebody listens already.
 const LOOK: Duration = Duration::from_millis(20);
@@ -60,14 +63,15 @@ impl Means {
 
 /// A process that is killed in the end, and whose output is read.
 struct Running {
-    process: Child,
+    process: child::Running,
     output: Arc<Mutex<String>>,
 }
 
 impl Running {
     /// Starts a process, and waits until it says that it is ready.
     async fn start(mut command: Command, ready: &'static str) -> Self {
-        let mut process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let mut process =
+            child::Running::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()));
         let (stdout, output) = (process.stdout.take().unwrap(), Arc::new(Mutex::new(String::new())));
         let (sender, said) = oneshot::channel();
         let shared = output.clone();

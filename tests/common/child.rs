@@ -1,22 +1,78 @@
 //! Programs that a test starts. They end with the test, whatever its outcome, and are signalled without a program.
+//!
+//! A test that fails drops them, which kills them. A test program that is killed drops nothing. So a shell reads from each
+//! test program which children it has; when the program ends in any way, so does the shell's input, and the shell kills the
+//! children that still run.
 // Programs include this file alone, and few need all of it.
 #![allow(dead_code, unused_imports)]
 
 use std::{
+    fmt, fs,
+    io::Write,
     ops::{Deref, DerefMut},
-    process::{Child, Command},
+    os::unix::process::CommandExt,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{LazyLock, Mutex, PoisonError},
 };
 
 use rustix::process::{Pid, kill_process};
 
 pub use rustix::process::Signal;
 
-/// A child process that is killed when this is dropped.
+/// Reads process ids with their programs. Then kills those that still run their program, as an id may be reused. A negative
+/// id is that of a process group.
+const REAPER: &str = r#"
+trap '' HUP INT QUIT TERM
+known=
+while read -r pid exe; do
+    known="$known $pid"
+    case $pid in -*) ;; *) eval "exe_$pid=\$exe" ;; esac
+done
+for pid in $known; do
+    case $pid in
+        -*) kill -s KILL -- "$pid" ;;
+        *) eval "exe=\$exe_$pid"; [ "/proc/$pid/exe" -ef "$exe" ] && kill -s KILL "$pid" ;;
+    esac
+done
+"#;
+
+/// The standard input of the shell that kills what is left. The shell has a process group of its own, so that a signal to
+/// the group of the tests does not end it first.
+static REAPER_INPUT: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", REAPER]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    Mutex::new(shell.process_group(0).spawn().unwrap().stdin.take().unwrap())
+});
+
+/// Tells the shell about a process or a group.
+fn register(line: fmt::Arguments<'_>) {
+    let mut input = REAPER_INPUT.lock().unwrap_or_else(PoisonError::into_inner);
+    writeln!(input, "{line}").unwrap();
+}
+
+/// A child process that is killed when this is dropped, and when the test program ends.
 pub struct Running(Child);
 
 impl Running {
     /// Starts a command.
     pub fn spawn(command: &mut Command) -> Self {
+        let child = Self::start(command);
+        // A process that has ended has no program.
+        if let Ok(exe) = fs::read_link(format!("/proc/{}/exe", child.id())) {
+            register(format_args!("{} {}", child.id(), exe.display()));
+        }
+        child
+    }
+
+    /// Starts a command in a process group of its own. The group ends with the test program; dropping this kills the
+    /// process alone.
+    pub fn spawn_group(command: &mut Command) -> Self {
+        let child = Self::start(command.process_group(0));
+        register(format_args!("-{}", child.id()));
+        child
+    }
+
+    fn start(command: &mut Command) -> Self {
         match command.spawn() {
             Ok(child) => Self(child),
             Err(error) => panic!("cannot start {command:?}: {error}"),

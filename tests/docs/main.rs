@@ -3,6 +3,8 @@
 //!
 //! How a document is written so that this can be done is said in [`console`].
 
+#[path = "../common/child.rs"]
+mod child;
 mod console;
 mod links;
 mod markdown;

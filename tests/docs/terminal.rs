@@ -3,14 +3,14 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    os::unix::process::CommandExt,
     path::Path,
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{ChildStdin, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
     thread,
     time::{Duration, Instant},
 };
 
+use crate::child::Running;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// When we stop to wait for something that does not come. Nothing is measured by it.
@@ -20,7 +20,7 @@ const DONE: &str = "--- the command is done:";
 
 /// A shell.
 pub struct Terminal {
-    shell: Child,
+    shell: Running,
     input: ChildStdin,
     lines: Receiver<String>,
     /// Whether a command runs that does not end by itself.
@@ -47,8 +47,8 @@ impl Terminal {
         command.env("PATH", paths).env("HOME", dir).env("NO_COLOR", "1").env("TERM", "dumb").env("LC_ALL", "C.UTF-8");
         command.env("RUST_BACKTRACE", "0").envs(environment.iter().cloned());
         // A group of its own, so that all that was started in it can be ended with it.
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
-        let mut shell = command.spawn().expect("bash is needed");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = Running::spawn_group(&mut command);
         let mut input = shell.stdin.take().unwrap();
         input.write_all(b"exec 2>&1\n").unwrap();
         let output = BufReader::new(shell.stdout.take().unwrap());
