@@ -51,7 +51,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The URL that the other parties reach this server under, without the path of a protocol revision; empty if there is
     /// none. Control planes are told it; else nothing is served differently for it: `dapbox doctor` looks whether it leads
-    /// here, and `dapbox task add` warns of a task that has another URL for us.
+    /// here, and `dapbox task add` refuses a task that has another URL for us.
     #[serde(deserialize_with = "base_url::deserialize_trimmed")]
     pub public_url: String,
     /// HTTPS on that address.

@@ -154,7 +154,7 @@ async fn a_helper_elsewhere_is_measured(#[case] dap: &str, #[case] query: &str, 
     let [leader_file, helper_file] = ["leader.toml", "helper.toml"].map(|name| files.join(name));
     helper.spawn();
     helper.ready().await.unwrap();
-    dapbox(&["task", "add", text(&helper_file), "--data-dir", text(&data)]);
+    dapbox(&["task", "add", text(&helper_file), "--role", "helper", "--data-dir", text(&data)]);
 
     let mut args = format!("peer --task {} --reports 30 --job-size 3,16 --in-flight 1,4 -o json", text(&leader_file));
     if is_elsewhere {

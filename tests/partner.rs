@@ -164,3 +164,18 @@ async fn nobody_is_invited_to_what_they_cannot_reach() {
     let (code, _, error) = managed.run(&["partner", "check"]).await;
     assert!(code == 2 && error.contains("management.path"), "{error}");
 }
+
+/// An authority of one's own is named once, in the configuration.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_authority_of_the_configuration_is_trusted() {
+    let mut managed = Managed::start().await;
+    let ca = json!(managed.authority.file()).to_string();
+    let text = fs::read_to_string(&managed.file).unwrap();
+    let private = ["partner", "invite", "divviup", "--private"];
+    let (code, report) = managed.json(&private).await;
+    assert_eq!((code, outcome(&report["findings"], "certificate")), (1, "failed"), "{report:#}");
+    fs::write(&managed.file, format!("{text}[peer]\nca_file = {ca}\n")).unwrap();
+    let (code, invitation) = managed.json(&private).await;
+    assert_eq!((code, outcome(&invitation["findings"], "certificate")), (0, "ok"), "{invitation:#}");
+    managed.node.stop().await;
+}

@@ -288,8 +288,8 @@ fn in_an_empty_root_directory_names_are_found_and_https_works() {
         "task new --leader https://leader.test:{leader} --helper https://helper.test:{helper} --vdaf sum --bits 8 \
          --min-batch-size 2 --out /task"
     ));
-    run("task add /task/leader.toml --data-dir /leader");
-    run("task add /task/helper.toml --data-dir /helper");
+    run("task add /task/leader.toml --role leader --data-dir /leader");
+    run("task add /task/helper.toml --role helper --data-dir /helper");
     assert_eq!(names.asked.load(Ordering::SeqCst), 0, "nobody was looked for yet");
     // The authorities that everybody believes are in the binary; ours is none of them, and what helps is said.
     let stranger = jail.command(&["upload", "--task", "/task/client.toml", "1"]).output().unwrap();

@@ -41,7 +41,7 @@ pub const SUM_GIVEN_UP: &str = "sum_given_up";
 /// A collected batch was forgotten, and its result if there was one.
 pub const BATCH_FORGOTTEN: &str = "batch_forgotten";
 
-/// Somebody has named a task that others set up in a request for the first time. Counts once.
+/// A request has named a task for the first time. Counts once, unless something else is counted by then.
 pub const CONTACTED: &str = "contacted";
 
 /// The counter of reports that we refused to aggregate for a reason.

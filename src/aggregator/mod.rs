@@ -55,7 +55,7 @@ pub struct TaskContext {
     pub wire: &'static dyn Wire,
     /// Its VDAF.
     pub preparer: Arc<dyn Preparer>,
-    /// Whether nobody had contacted it when this was made. Becomes false with the first request.
+    /// Whether no request had named it when this was made. Becomes false with the first request.
     pub is_untouched: AtomicBool,
     /// If the task was set up in-band: its configuration as the header of all requests about it, for those who have not
     /// heard of it.
@@ -106,7 +106,7 @@ impl TaskContext {
         Self { tokens, ..self }
     }
 
-    /// The same of a task that nobody may have contacted yet.
+    /// The same of a task that no request may have named yet.
     pub fn with_untouched(self, is_untouched: bool) -> Self {
         Self { is_untouched: AtomicBool::new(is_untouched), ..self }
     }

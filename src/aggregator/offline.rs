@@ -16,8 +16,9 @@ use crate::{
         Fault, Point, Task, TaskId, Time,
         keys::{KeyChange, ListedKey},
         management::{ApiToken, ApiTokenStatus},
+        name::TaskName,
         overview::TimeAhead,
-        status::{TaskStatus, UntouchedRequest},
+        status::{Remains, TaskStatus, UntouchedRequest},
         tokens::{TokenChange, TokenStatus},
     },
     store::{self, BackupError, BackupMade, BackupOptions, OpenError, Options, Store, TaskState, Tx},
@@ -61,12 +62,18 @@ impl Offline {
         self.store.write(Point::TaskAdd, move |tx| tasks::add_all(tx, tasks)).await
     }
 
-    /// Removes a task, as the running server would. False if there is no such task.
-    pub async fn remove_task(&self, id: TaskId) -> Result<bool, Fault> {
-        let was_there = self.store.write(Point::TaskRemove, move |tx| tasks::remove(tx, &id, Time::now())).await?;
+    /// Gives a task another name, as the running server would. False if there is no such task.
+    pub async fn rename_task(&self, id: TaskId, name: Option<TaskName>) -> Result<bool, Fault> {
+        self.store.write(Point::TaskRename, move |tx| tasks::rename(tx, &id, name)).await
+    }
+
+    /// Removes a task, as the running server would. `None` if there is no such task.
+    pub async fn remove_task(&self, id: TaskId) -> Result<Option<Remains>, Fault> {
+        let remove = move |tx: &mut Tx<'_>| tasks::remove_or_forget(tx, &id, Time::now(), || true);
+        let remains = self.store.write(Point::TaskRemove, remove).await?;
         // A running server does this when there is time; here there may be none for long.
         while self.store.write(Point::SweepRemoved, |tx| tx.sweep_removed()).await? {}
-        Ok(was_there)
+        Ok(remains)
     }
 
     /// The tasks that others set up and that nobody has contacted, or removes them, as the running server would.

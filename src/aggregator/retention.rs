@@ -110,7 +110,7 @@ pub(super) fn give_up(tx: &mut Tx<'_>, task: &TaskId, batch: BatchId) -> Result<
 }
 
 /// Where the horizon of a task is at least, by its retention.
-fn retained(state: &TaskState, now: Time) -> Option<Time> {
+pub(super) fn retained(state: &TaskState, now: Time) -> Option<Time> {
     let age = state.task.report_expiry_age?;
     Some(now.saturating_sub(age).truncate(state.task.public.time_precision)).filter(|time| *time > Time(0))
 }

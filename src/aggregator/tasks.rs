@@ -7,9 +7,10 @@ use crate::{
     hpke,
     model::{
         BaseUrl, Duration, Fault, Role, Task, TaskId, TaskParameters, Time,
-        status::{Provisioned, SetUpInBand, TaskStatus},
+        name::TaskName,
+        status::{Provisioned, Remains, SetUpInBand, TaskStatus},
     },
-    store::{TaskState, Tx},
+    store::{Counters, TaskState, Tx},
     vdaf, wire,
 };
 
@@ -135,6 +136,31 @@ fn put(tx: &mut Tx<'_>, task: Task) -> Result<(), Fault> {
     if tx.task(&task.public.id).is_some() { Ok(()) } else { tx.add_task(task) }
 }
 
+/// Removes a task as an operator wants it. Leaves a tombstone unless no request can ever have named the task; `is_unused`
+/// is asked for what is not stored of that. `None` if there is no such task.
+pub fn remove_or_forget(
+    tx: &mut Tx<'_>,
+    id: &TaskId,
+    now: Time,
+    is_unused: impl FnOnce() -> bool,
+) -> Result<Option<Remains>, Fault> {
+    let Some(state) = tx.task(id) else { return Ok(None) };
+    if untouched::needs_no_tombstone(tx, state, now) && is_unused() && tx.forget_task(id)? {
+        return Ok(Some(Remains::Nothing));
+    }
+    tx.remove_task(id, now)?;
+    Ok(Some(Remains::Tombstone))
+}
+
+/// Gives a task another name, or none. False if there is no such task.
+pub fn rename(tx: &mut Tx<'_>, id: &TaskId, name: Option<TaskName>) -> Result<bool, Fault> {
+    let Some(state) = tx.task(id) else { return Ok(false) };
+    if state.name != name {
+        tx.put_task_name(id, name)?;
+    }
+    Ok(true)
+}
+
 /// Removes a task and all that is known of it but that it existed. False if there is no such task.
 pub fn remove(tx: &mut Tx<'_>, id: &TaskId, now: Time) -> Result<bool, Fault> {
     if tx.task(id).is_none() {
@@ -157,6 +183,12 @@ pub fn status_with_collected(state: &TaskState, most: usize) -> TaskStatus {
 /// The most collected batches that are listed of a task that is asked for alone.
 pub const MAX_COLLECTED: usize = 1000;
 
+/// What happened to reports. That a request has named the task is no report's affair.
+fn counted(state: &TaskState) -> Counters {
+    let counters = state.counters.iter().filter(|(name, _)| *name != counters::CONTACTED);
+    counters.map(|(name, count)| (name.clone(), *count)).collect()
+}
+
 /// Describes a task and how far it is.
 pub fn status(state: &TaskState) -> TaskStatus {
     let task = &state.task;
@@ -164,6 +196,7 @@ pub fn status(state: &TaskState) -> TaskStatus {
     let open = state.buckets.iter().filter(|(bucket, _)| !state.is_closed(bucket));
     TaskStatus {
         id: task.public.id,
+        name: state.name.clone(),
         revision: task.public.revision,
         info: task.public.info.clone(),
         role: task.role(),
@@ -177,7 +210,7 @@ pub fn status(state: &TaskState) -> TaskStatus {
         task_expiration: state.end(),
         task_interval: task.public.task_interval,
         horizon: state.replay.horizon(),
-        counters: state.counters.clone(),
+        counters: counted(state),
         waiting: state.waiting.len() as u64,
         jobs: (state.leader_jobs.len() + state.deferred.len()) as u64,
         aggregated: open.map(|(_, record)| record.count).sum(),

@@ -56,7 +56,10 @@ pub fn accept(
         let Some(state) = tx.task(task) else { break };
         let verdict = check(state, now, limits, keys, report, sampled);
         if verdict == Verdict::Stored {
-            tx.append_report(task, report)?;
+            let at = tx.append_report(task, report)?;
+            if let Some(state) = tx.task_mut(task) {
+                state.waiting.note_arrival(at, now);
+            }
         }
         tx.count(task, counter(&verdict), 1)?;
         verdicts.push(verdict);

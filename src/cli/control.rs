@@ -13,9 +13,10 @@ use crate::{
     config::Config,
     model::{
         Task, TaskId, Time,
+        name::TaskName,
         overview::{Overview, TimeAhead},
         reload::{LogLevel, Reloaded},
-        status::{CloseRequest, Health, TaskStatus, UntouchedRequest},
+        status::{CloseRequest, Health, Remains, RenameRequest, TaskStatus, UntouchedRequest},
         tokens::{TokenChange, TokenStatus},
     },
     peer::Proxies,
@@ -96,8 +97,16 @@ impl Control {
         }
     }
 
-    /// Removes a task. False if it is not there.
-    pub async fn remove_task(&self, id: TaskId) -> Result<bool, Failure> {
+    /// Gives a task another name, or none. False if it is not there.
+    pub async fn rename_task(&self, id: TaskId, name: Option<TaskName>) -> Result<bool, Failure> {
+        match self {
+            Self::Server(socket) => socket.rename_task(&RenameRequest { task: id, name }).await,
+            Self::Offline(data) => Ok(data.rename_task(id, name).await?),
+        }
+    }
+
+    /// Removes a task. `None` if it is not there.
+    pub async fn remove_task(&self, id: TaskId) -> Result<Option<Remains>, Failure> {
         match self {
             Self::Server(socket) => socket.remove_task(&id).await,
             Self::Offline(data) => Ok(data.remove_task(id).await?),
@@ -226,11 +235,21 @@ impl Socket {
         if status.is_success() { Ok(()) } else { Err(refused(status, &body)) }
     }
 
-    /// Removes a task. False if it is not there.
-    pub async fn remove_task(&self, id: &TaskId) -> Result<bool, Failure> {
-        match self.ask(Method::DELETE, &format!("/tasks/{id}"), None).await? {
+    /// Gives a task another name. False if it is not there.
+    pub async fn rename_task(&self, request: &RenameRequest) -> Result<bool, Failure> {
+        match self.ask(Method::POST, "/names", Some(serde_json::to_vec(request)?)).await? {
             (status, _) if status.is_success() => Ok(true),
             (status, body) if is_unknown(status, &body) => Ok(false),
+            (status, body) => Err(refused(status, &body)),
+        }
+    }
+
+    /// Removes a task. `None` if it is not there.
+    pub async fn remove_task(&self, id: &TaskId) -> Result<Option<Remains>, Failure> {
+        match self.ask(Method::DELETE, &format!("/tasks/{id}"), None).await? {
+            (StatusCode::OK, _) => Ok(Some(Remains::Nothing)),
+            (status, _) if status.is_success() => Ok(Some(Remains::Tombstone)),
+            (status, body) if is_unknown(status, &body) => Ok(None),
             (status, body) => Err(refused(status, &body)),
         }
     }

@@ -7,6 +7,9 @@ use super::{
     style::{self, Style},
 };
 
+/// The narrowest column that text is wrapped to, in characters.
+const MIN_ROOM: usize = 20;
+
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
@@ -108,8 +111,9 @@ pub fn show(findings: &[Finding], style: Style) -> String {
             Severity::Failed => style.bad("failed "),
         };
         let detail = subject.as_ref().map_or_else(|| detail.clone(), |subject| format!("{subject}: {detail}"));
-        let mut lines = wrap(&detail, style::WIDTH - indent.len());
-        let remedy = wrap(remedy.as_deref().unwrap_or_default(), style::WIDTH - indent.len());
+        let room = style.width().saturating_sub(indent.len()).max(MIN_ROOM);
+        let mut lines = wrap(&detail, room);
+        let remedy = wrap(remedy.as_deref().unwrap_or_default(), room);
         lines.extend(remedy.iter().map(|line| style.bold(line)));
         text.push_str(&format!("  {outcome}  {:<width$}  {}\n", name, lines.join(&format!("\n{indent}"))));
     }

@@ -1,6 +1,6 @@
 //! URLs as places on the network, and our own among them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use url::{Host, Url};
 
@@ -64,17 +64,46 @@ impl Place {
     }
 }
 
-/// What to warn of if a task has another URL for us than our configuration has.
-pub fn mismatch(config: &Config, task: &TaskParameters, role: Role) -> Option<String> {
-    let (ours, named) = (&config.public_url, if role == Role::Leader { &task.leader_url } else { &task.helper_url });
-    if ours.is_empty() || is_below(named, ours) {
-        return None;
+/// Whether a task's URL for us leads to this server, as far as that is known here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// It is below `public_url`, or where the server listens.
+    Ours,
+    /// It is another server's, and why.
+    Foreign(String),
+    /// Nothing tells.
+    Unknown,
+}
+
+/// The URL that a task has for the aggregator of a role.
+pub fn own_url(task: &TaskParameters, role: Role) -> &str {
+    if role == Role::Leader { &task.leader_url } else { &task.helper_url }
+}
+
+/// Whether the task's URL for us, who have this role and listen at an address, leads here.
+pub fn ownership(config: &Config, listen: SocketAddr, task: &TaskParameters, role: Role) -> Ownership {
+    let (ours, named, other) = (&config.public_url, own_url(task, role), own_url(task, other(role)));
+    let name = show::role(role);
+    if is_below(named, ours) || ours.is_empty() && is_at(named, listen) {
+        Ownership::Ours
+    } else if !ours.is_empty() {
+        Ownership::Foreign(format!("the task's {name} is at {named}, and our public_url is {ours}"))
+    } else if is_at(other, listen) {
+        Ownership::Foreign(format!("the task's {name} is at {named}, and this server listens at {listen}"))
+    } else {
+        Ownership::Unknown
     }
-    Some(format!(
-        "the task says that its {} is at {named}, and our public_url is {ours}. If that URL does not lead here, the other \
-         parties will not find us: have the task made anew with the right one, or set public_url",
-        show::role(role)
-    ))
+}
+
+fn other(role: Role) -> Role {
+    if role == Role::Leader { Role::Helper } else { Role::Leader }
+}
+
+/// Whether a URL leads to an address of this machine that a server listens at.
+fn is_at(url: &str, listen: SocketAddr) -> bool {
+    let Some(place) = Place::of(url).filter(|place| place.port == listen.port()) else { return false };
+    let is_everywhere = listen.ip().is_unspecified() || listen.ip().is_loopback();
+    place.is_loopback() && is_everywhere || place.address == Some(listen.ip())
 }
 
 /// Whether one URL is the other or below it.
@@ -87,6 +116,7 @@ fn is_below(url: &str, base: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{aggregator::testing, model::Revision};
 
     #[test]
     fn a_url_is_a_place() {
@@ -98,6 +128,32 @@ mod tests {
         assert_eq!(place.label(), "[::1]:8080");
         assert!(Place::of("http://localhost/").unwrap().is_loopback());
         assert_eq!(Place::of("nowhere"), None);
+    }
+
+    #[test]
+    fn the_other_aggregators_file_is_recognized() {
+        let of = |public_url: &str, listen: &str, role| {
+            let mut task = testing::task(Revision::Dap09).public;
+            task.leader_url = "http://127.0.0.1:9001/dap-09/".to_owned();
+            task.helper_url = "https://helper.example/dap-09/".to_owned();
+            let config = Config { public_url: public_url.to_owned(), ..Config::default() };
+            match ownership(&config, listen.parse().unwrap(), &task, role) {
+                Ownership::Foreign(_) => "foreign",
+                Ownership::Ours => "ours",
+                Ownership::Unknown => "unknown",
+            }
+        };
+        for (public_url, listen, leader, helper) in [
+            ("https://helper.example", "0.0.0.0:80", "foreign", "ours"),
+            ("https://else.example", "127.0.0.1:9001", "foreign", "foreign"),
+            ("", "127.0.0.1:9001", "ours", "foreign"),
+            ("", "[::]:9001", "ours", "foreign"),
+            ("", "192.0.2.1:9001", "unknown", "unknown"),
+            ("", "127.0.0.1:9002", "unknown", "unknown"),
+        ] {
+            let found = (of(public_url, listen, Role::Leader), of(public_url, listen, Role::Helper));
+            assert_eq!(found, (leader, helper), "{public_url} {listen}");
+        }
     }
 
     #[test]

@@ -7,11 +7,12 @@ use super::{
     style::{self, Style},
 };
 use crate::{
-    aggregator::counters,
+    aggregator::counters::{self, AGGREGATE_SUCCESS},
     collector::Collected,
     config::span,
     model::{
-        Interval, Revision, Role, VdafConfig,
+        Interval, Revision, Role, TaskId, VdafConfig,
+        name::TaskName,
         status::{CollectedBatchStatus, Provisioned, SetUpInBand, TaskStatus},
     },
     vdaf::{AggregateResult, noise},
@@ -35,22 +36,34 @@ pub fn revision(revision: Revision) -> String {
     wire::of(revision).prefix().to_owned()
 }
 
+/// A task's name and id, or its id alone.
+pub fn task_label(name: Option<&TaskName>, id: &TaskId) -> String {
+    name.map_or_else(|| id.to_string(), |name| format!("{name} ({id})"))
+}
+
 /// A task in one line.
 pub fn task_line(task: &TaskStatus, style: Style) -> String {
     format!(
-        "{}  {}  {:<6}  {}  {}",
+        "{}  {}{}  {:<6}  {}  {}",
         task.id,
+        task.name.as_ref().map(|name| format!("{}  ", style.bold(name.as_str()))).unwrap_or_default(),
         revision(task.revision),
         role(task.role),
         vdaf(&task.vdaf),
         style.dim(&format!(
-            "{} waiting, {} aggregated{}{}",
+            "{} waiting, {} aggregated, {} of them to collect{}{}",
             style::count(task.waiting),
+            style::count(aggregated_in_all(task)),
             style::count(task.aggregated),
             task.noise.map(|epsilon| format!(", epsilon {epsilon}")).unwrap_or_default(),
             if task.in_band.is_some() { ", set up in-band" } else { "" }
         ))
     )
+}
+
+/// How many reports were aggregated since the task was added.
+fn aggregated_in_all(task: &TaskStatus) -> u64 {
+    task.counters.get(AGGREGATE_SUCCESS).copied().unwrap_or(0).max(task.aggregated)
 }
 
 /// A task and how far it is.
@@ -60,6 +73,9 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "  {}{value}", style.dim(&format!("{name:<18}")));
     };
+    if let Some(name) = &task.name {
+        line("name", name.to_string());
+    }
     line("protocol", revision(task.revision));
     line("role", role(task.role).to_owned());
     line("leader", task.leader_url.clone());
@@ -91,7 +107,8 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     }
     line("waiting", style::counted(task.waiting, "report"));
     line("in flight", style::counted(task.jobs, "aggregation job"));
-    line("aggregated", format!("{}, not collected yet", style::counted(task.aggregated, "report")));
+    let aggregated = style::counted(aggregated_in_all(task), "report");
+    line("aggregated", format!("{aggregated}, {} of them not collected yet", style::count(task.aggregated)));
     line("collected", style::counted(task.batches_collected, "batch"));
     if task.results_not_fetched > 0 {
         line("not fetched", format!("the results of {}", style::counted(task.results_not_fetched, "batch")));
@@ -218,11 +235,12 @@ pub fn plot(labels: &[String], values: &[u128], style: Style) -> String {
 fn bars(labels: &[String], texts: Vec<String>, values: &[u128], style: Style) -> String {
     let width = |texts: &[String]| texts.iter().map(|text| text.chars().count()).max().unwrap_or_default();
     let (label_width, value_width) = (width(labels), width(&texts));
-    let bar_width = style::WIDTH.saturating_sub(label_width + value_width + 6).min(50);
+    let room = style.width().saturating_sub(label_width + value_width + 6);
+    let bar_width = room.min(style.width().saturating_sub(30));
     let largest = values.iter().copied().max().unwrap_or_default();
     let mut plot = String::new();
     for ((label, text), value) in labels.iter().zip(&texts).zip(values) {
-        let bar = match style::bar(*value, largest, bar_width) {
+        let bar = match style.bar(*value, largest, bar_width) {
             bar if bar.is_empty() => bar,
             bar => format!("  {}", style.accent(&bar)),
         };
@@ -255,10 +273,13 @@ mod tests {
     #[test]
     fn plots_are_aligned_and_fit_the_width() {
         let labels = ["0", "10+", "long label"].map(str::to_owned);
-        let plot = plot(&labels, &[10, 20_190, 0], Style::plain());
+        let plot = super::plot(&labels, &[10, 20_190, 0], Style::plain());
         let lines: Vec<_> = plot.lines().collect();
         assert!(lines[1].starts_with("         10+  20,190  █████"), "{plot}");
         assert_eq!(lines[2], "  long label       0");
         assert!(lines.iter().all(|line| line.chars().count() <= style::WIDTH));
+        let narrow = super::plot(&labels, &[10, 20_190, 0], Style::ascii(60));
+        assert!(narrow.is_ascii() && narrow.lines().all(|line| line.len() <= 60), "{narrow}");
+        assert!(narrow.contains("10+  20,190  ######"), "{narrow}");
     }
 }

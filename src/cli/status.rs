@@ -14,7 +14,10 @@ use super::{
     signals::Signals,
     style::{Style, say, try_say},
 };
-use crate::{config::Config, model::overview::Overview};
+use crate::{
+    config::Config,
+    model::overview::{Overview, TaskView},
+};
 
 /// Arguments of `dapbox status`.
 #[derive(Debug, clap::Args)]
@@ -30,7 +33,7 @@ use crate::{config::Config, model::overview::Overview};
     dapbox status --watch -o json --every 10s"
 )]
 pub struct Args {
-    /// Only tasks whose id begins like this, with all of their batches.
+    /// Only tasks that have this name or whose id begins like this, with all of their batches.
     #[arg(allow_hyphen_values = true)]
     task: Option<String>,
     #[command(flatten)]
@@ -87,7 +90,12 @@ impl Source {
         }
         let mut overview = self.socket.overview().await?;
         if let Some(task) = &self.task {
-            overview.tasks.retain(|view| view.status.id.to_string().starts_with(task));
+            let is_called = |view: &TaskView| view.status.name.as_ref().is_some_and(|name| name.as_str() == task);
+            let has_name = overview.tasks.iter().any(is_called);
+            overview.tasks.retain(|view| match has_name {
+                true => is_called(view),
+                false => view.status.id.to_string().starts_with(task),
+            });
             if overview.tasks.is_empty() {
                 return Err(Failure::new(format!("there is no task {task}; 'dapbox task list' shows all")));
             }
@@ -119,7 +127,7 @@ async fn in_place(args: &Args, source: &Source) -> Outcome {
     let mut text = args.print(&source.overview().await?, false)?;
     let (mut signals, mut resized) = (Signals::new()?, signal(SignalKind::window_change())?);
     let below = Style::stdout().dim("q ends");
-    let mut screen = Screen::open()?;
+    let mut screen = Screen::open(Style::stdout().ellipsis())?;
     loop {
         screen.draw(&text, &below)?;
         let next = async {

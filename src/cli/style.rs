@@ -1,4 +1,5 @@
-//! How output looks: colour only for terminals and only if it is wanted, numbers with separators, bars.
+//! How output looks: colour only for terminals and only if it is wanted, as wide as the terminal is, numbers with
+//! separators, and bars of the characters that the locale has.
 
 use std::{
     fmt::Display,
@@ -6,12 +7,16 @@ use std::{
     time::Duration,
 };
 
+use console::Term;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 pub use crate::model::words::{count, counted};
 
-/// The widest line that is written.
+/// The widest line that is written where nothing tells how wide lines may be, in columns.
 pub const WIDTH: usize = 80;
+
+/// The narrowest terminal that lines are made to fit, in columns. A narrower one wraps them.
+const MIN_WIDTH: usize = 40;
 
 /// Writes lines to standard output. That nobody reads them any more, as behind `head`, is no failure.
 pub fn say(text: impl Display) -> io::Result<()> {
@@ -40,32 +45,82 @@ pub fn note(text: impl Display) {
     let _ = writeln!(io::stderr(), "{} {text}", Style::stderr().bold("note:"));
 }
 
-/// Whether and how text is emphasised.
+/// Whether and how text is emphasised, how wide it may be, and what it is drawn with.
 #[derive(Clone, Copy, Debug)]
 pub struct Style {
     colour: bool,
+    width: usize,
+    is_unicode: bool,
 }
 
 impl Style {
     /// The style for standard output: plain if it is no terminal or if `NO_COLOR` is set.
     pub fn stdout() -> Self {
-        Self::new(io::stdout().is_terminal())
+        Self::new(io::stdout().is_terminal().then(Term::stdout))
     }
 
     /// The style for standard error.
     pub fn stderr() -> Self {
-        Self::new(io::stderr().is_terminal())
+        Self::new(io::stderr().is_terminal().then(Term::stderr))
     }
 
     /// No emphasis at all.
     #[cfg(test)]
     pub const fn plain() -> Self {
-        Self { colour: false }
+        Self { colour: false, width: WIDTH, is_unicode: true }
     }
 
-    fn new(terminal: bool) -> Self {
+    /// The same for a locale without block characters and lines of a width.
+    #[cfg(test)]
+    pub const fn ascii(width: usize) -> Self {
+        Self { colour: false, width, is_unicode: false }
+    }
+
+    fn new(terminal: Option<Term>) -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value: std::ffi::OsString| !value.is_empty());
-        Self { colour: terminal && !set("NO_COLOR") && std::env::var_os("TERM").is_none_or(|term| term != "dumb") }
+        let is_capable = std::env::var_os("TERM").is_none_or(|term| term != "dumb");
+        let size = terminal.as_ref().and_then(Term::size_checked);
+        Self {
+            colour: terminal.is_some() && !set("NO_COLOR") && is_capable,
+            width: size.map_or(WIDTH, |(_, columns)| usize::from(columns).max(MIN_WIDTH)),
+            is_unicode: is_unicode(),
+        }
+    }
+
+    /// How many columns a line may have.
+    pub fn width(self) -> usize {
+        self.width
+    }
+
+    /// A horizontal bar of at most `width` cells: in eighths of a cell, or in whole ones where the locale has no blocks.
+    pub fn bar(self, value: u128, largest: u128, width: usize) -> String {
+        const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
+        if largest == 0 {
+            return String::new();
+        }
+        let parts = if self.is_unicode { 8 } else { 1 };
+        let filled = (value as f64 / largest as f64 * (width * parts) as f64).round() as usize;
+        // Something is never drawn as nothing.
+        let filled = if value > 0 { filled.clamp(1, (width * parts).max(1)) } else { 0 };
+        if self.is_unicode {
+            format!("{}{}", "█".repeat(filled / 8), EIGHTHS[filled % 8])
+        } else {
+            "#".repeat(filled)
+        }
+    }
+
+    /// Characters of rising height: nothing, then eight levels.
+    pub fn levels(self) -> [char; 9] {
+        if self.is_unicode {
+            [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
+        } else {
+            [' ', '.', ':', '-', '=', '+', '*', '%', '#']
+        }
+    }
+
+    /// What stands for a text that is cut off.
+    pub fn ellipsis(self) -> &'static str {
+        if self.is_unicode { "…" } else { "..." }
     }
 
     fn paint(self, code: &str, text: &str) -> String {
@@ -116,28 +171,29 @@ pub fn rate(number: u64, duration: Duration) -> String {
     format!("{}/s", count(per_second.round() as u64))
 }
 
-/// A horizontal bar of at most `width` cells, in eighths of a cell.
-pub fn bar(value: u128, largest: u128, width: usize) -> String {
-    const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    if largest == 0 {
-        return String::new();
-    }
-    let eighths = (value as f64 / largest as f64 * (width * 8) as f64).round() as usize;
-    // Something is never drawn as nothing.
-    let eighths = if value > 0 { eighths.clamp(1, width * 8) } else { 0 };
-    format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
+/// Whether the locale's characters are those of Unicode (POSIX, "Internationalization Variables"): the first of the variables
+/// that is set decides, and without any the locale is C.
+pub fn is_unicode() -> bool {
+    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default();
+    locale.to_ascii_lowercase().replace('-', "").contains("utf8")
+}
+
+/// The characters of a progress bar.
+fn progress_chars() -> &'static str {
+    if is_unicode() { "█▉▊▋▌▍▎▏ " } else { "#> " }
 }
 
 /// A progress bar on standard error; invisible if that is no terminal.
 pub fn progress(total: u64, what: &str) -> ProgressBar {
     let bar = ProgressBar::new(total).with_message(what.to_owned());
     // The template is fixed and correct; without it there would be the default bar.
-    if let Ok(style) = ProgressStyle::with_template("  {msg:<13}{bar:36} {human_pos}/{human_len} {rate}") {
+    if let Ok(style) = ProgressStyle::with_template("  {msg:<13}{wide_bar} {human_pos}/{human_len} {rate}") {
         let rate = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
             // Writing to the bar's line cannot fail.
             let _ = write!(text, "{}/s", count(state.per_sec() as u64));
         };
-        bar.set_style(style.with_key("rate", rate).progress_chars("█▉▊▋▌▍▎▏ "));
+        bar.set_style(style.with_key("rate", rate).progress_chars(progress_chars()));
     }
     bar
 }
@@ -145,8 +201,8 @@ pub fn progress(total: u64, what: &str) -> ProgressBar {
 /// A progress bar of bytes on standard error; invisible if that is no terminal.
 pub fn transfer(total: u64, what: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(total).with_message(what);
-    if let Ok(style) = ProgressStyle::with_template("  {msg:<13}{bar:36} {bytes}/{total_bytes} {bytes_per_sec}") {
-        bar.set_style(style.progress_chars("█▉▊▋▌▍▎▏ "));
+    if let Ok(style) = ProgressStyle::with_template("  {msg:<13}{wide_bar} {bytes}/{total_bytes} {bytes_per_sec}") {
+        bar.set_style(style.progress_chars(progress_chars()));
     }
     bar
 }
@@ -155,7 +211,7 @@ pub fn transfer(total: u64, what: &'static str) -> ProgressBar {
 pub fn spinner(what: &str) -> ProgressBar {
     let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
     if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg} {elapsed:.dim}") {
-        spinner.set_style(style.tick_chars("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ "));
+        spinner.set_style(style.tick_chars(if is_unicode() { "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ " } else { "|/-\\ " }));
     }
     spinner.enable_steady_tick(Duration::from_millis(120));
     spinner
@@ -175,18 +231,24 @@ mod tests {
 
     #[test]
     fn bars_are_in_proportion_and_something_is_never_nothing() {
+        let bar = |value, largest, width| Style::plain().bar(value, largest, width);
         assert_eq!(bar(10, 10, 4), "████");
         assert_eq!(bar(5, 10, 4), "██");
         assert_eq!(bar(1, 1_000_000, 4), "▏");
         assert_eq!(bar(0, 10, 4), "");
         assert_eq!(bar(0, 0, 4), "");
         assert_eq!(bar(u128::MAX, u128::MAX, 4), "████");
+        let bar = |value| Style::ascii(WIDTH).bar(value, 10, 4);
+        assert_eq!(
+            (bar(10), bar(5), bar(1), bar(0)),
+            ("####".to_owned(), "##".to_owned(), "#".to_owned(), String::new())
+        );
     }
 
     #[test]
     fn plain_style_adds_nothing() {
-        assert_eq!(Style::new(false).bold("x"), "x");
-        assert_eq!(Style { colour: true }.bold("x"), "\x1b[1mx\x1b[0m");
+        assert_eq!(Style::new(None).bold("x"), "x");
+        assert_eq!(Style { colour: true, ..Style::plain() }.bold("x"), "\x1b[1mx\x1b[0m");
     }
 
     #[test]

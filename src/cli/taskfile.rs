@@ -18,6 +18,7 @@ use crate::{
     model::{
         BatchMode, Duration, Epsilon, HpkeConfig, Interval, Party, Revision, Role, Secret, Task, TaskId,
         TaskParameters, Time, TokenHash, VdafConfig, base_url, files,
+        name::TaskName,
         secret::{base64url, token},
     },
     peer::{Peer, Retries},
@@ -33,6 +34,9 @@ const MAX_BATCH_QUERY_COUNT: u64 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TaskFile {
+    /// What the task is called locally by those who have this file; no party tells it another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<TaskName>,
     /// What all parties know.
     pub task: Parameters,
     /// What only the leader knows.
@@ -234,7 +238,7 @@ impl TaskFiles {
         let (helper_token, token) = (Secret::random_token(), Secret::random_token());
         let keypair = Keypair::generate(1, Suite::DEFAULT)?;
         let key = keypair.config().clone();
-        let client = TaskFile { task: task.clone(), leader: None, helper: None, collector: None };
+        let client = TaskFile { name: None, task: task.clone(), leader: None, helper: None, collector: None };
         let leader = LeaderPart {
             verify_key: verify_key.clone(),
             verify_key_id,
@@ -257,6 +261,14 @@ impl TaskFiles {
             collector: TaskFile { collector: Some(collector), ..client.clone() },
             client,
         })
+    }
+
+    /// The same with a name for the task, in all files but the clients', which anybody may see.
+    pub fn called(mut self, name: Option<&TaskName>) -> Self {
+        for file in [&mut self.leader, &mut self.helper, &mut self.collector] {
+            file.name = name.cloned();
+        }
+        self
     }
 
     /// The files with their names.
@@ -424,7 +436,8 @@ fn heading(role: Role) -> &'static [&'static str] {
 }
 
 /// What is said above keys and tables.
-const COMMENTS: [(&str, &str); 24] = [
+const COMMENTS: [(&str, &str); 25] = [
+    ("name", "What the task is called here. Local: change it as you like, no other party learns it."),
     ("[task]", "The same in all four files. Compare it with the other parties': a task never changes."),
     ("info", "Tells the task from others that are configured alike. Every report is bound to it."),
     ("min_batch_size", "No aggregate of fewer reports is ever given out."),

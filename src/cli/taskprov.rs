@@ -9,7 +9,7 @@ use super::{
     Failure, Outcome,
     args::{BatchArgs, Format, VdafArgs},
     style::{Style, say},
-    task::{UrlArgs, instant, parameters},
+    task::{UrlArgs, instant, parameters, scrutinize},
     taskfile::{CollectorPart, Configuration, Parameters, TaskFile},
 };
 use crate::{
@@ -182,6 +182,7 @@ fn task(args: TaskArgs) -> Outcome {
     let urls = [file.leader_url, file.helper_url];
     let drawn = parameters(REVISION, urls, args.vdaf.configure()?, &args.batch)?;
     let drawn = Parameters { expires: Some(args.expires), ..drawn };
+    scrutinize(&drawn)?;
     let info = args.info.unwrap_or_else(|| drawn.id.to_string());
     let made = advertise(drawn.parameters(), Bytes::from(info), MAX_BATCH_QUERY_COUNT).map_err(Failure::usage)?;
     let id = made.says.public.id;
@@ -189,7 +190,7 @@ fn task(args: TaskArgs) -> Outcome {
     let since = Some(task.first_collected(Time::now()));
     let part =
         CollectorPart { since, token: file.token, previous_token: None, private_key: file.private_key, key: file.key };
-    let client = TaskFile { task, leader: None, helper: None, collector: None };
+    let client = TaskFile { name: None, task, leader: None, helper: None, collector: None };
     client.check().map_err(Failure::usage)?;
     let collector = TaskFile { collector: Some(part), ..client.clone() };
     let files = [("client", "client.toml", client), ("collector", "collector.toml", collector)];

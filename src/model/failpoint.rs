@@ -34,6 +34,8 @@ pub enum Point {
     TaskAdd,
     /// A task is removed.
     TaskRemove,
+    /// A task gets another name.
+    TaskRename,
     /// Everything of a task before a time is closed.
     TaskClose,
     /// A token of a task is replaced.
@@ -44,7 +46,7 @@ pub enum Point {
     TaskProvision,
     /// A control plane changes the end of a task.
     TaskEnd,
-    /// A task that others set up is named in a request for the first time.
+    /// A task is named in a request for the first time.
     TaskContact,
     /// Tasks that others set up and that nobody has contacted are removed.
     TaskSweep,
@@ -131,6 +133,7 @@ impl Point {
         Self::KeysDelete,
         Self::TaskAdd,
         Self::TaskRemove,
+        Self::TaskRename,
         Self::TaskClose,
         Self::TokenChange,
         Self::ManagementSeed,

@@ -16,6 +16,7 @@ pub mod job;
 pub mod keys;
 pub mod latency;
 pub mod management;
+pub mod name;
 pub mod noise;
 pub mod overview;
 pub mod part;

@@ -15,6 +15,9 @@ use super::{
 pub struct Overview {
     /// The server's release and commit, as `dapbox --version` has it.
     pub version: String,
+    /// The server's name: the host of its public URL, or of the machine.
+    #[serde(default)]
+    pub server: String,
     /// When this was seen, by the server's clock.
     pub now: Time,
     /// When the server started.
@@ -136,7 +139,7 @@ pub struct TaskView {
     pub upload_rate: f64,
     /// Reports aggregated per second, over the last minute.
     pub aggregation_rate: f64,
-    /// The time of the oldest report that is not aggregated, rounded down to the task's time precision (leader).
+    /// When the oldest report arrived that is not aggregated; that of one from before the start counts as the start (leader).
     pub oldest_waiting: Option<Time>,
     /// Why reports were refused, by the names of the task's counters, with how many; only what is not zero.
     pub refused: BTreeMap<String, u64>,

@@ -4,13 +4,18 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{BatchId, BatchMode, Duration, Epsilon, Interval, Revision, Role, TaskId, Time, VdafConfig};
+use super::{
+    BatchId, BatchMode, Duration, Epsilon, Interval, Revision, Role, TaskId, Time, VdafConfig, name::TaskName,
+};
 
 /// A task and how far it is. Holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskStatus {
     /// The task's id.
     pub id: TaskId,
+    /// What the operator calls it, if anything.
+    #[serde(default)]
+    pub name: Option<TaskName>,
     /// The protocol revision that the task is pinned to.
     pub revision: Revision,
     /// Tells the task from others that are configured alike; empty where the protocol has no such text.
@@ -150,6 +155,24 @@ pub struct UntouchedRequest {
     pub until: Time,
     /// Whether to remove them.
     pub remove: bool,
+}
+
+/// An operator's order to give a task another name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenameRequest {
+    /// Which task.
+    pub task: TaskId,
+    /// The new name; none for no name.
+    pub name: Option<TaskName>,
+}
+
+/// What is left of a task that was removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remains {
+    /// That it existed: its id is refused for ever.
+    Tombstone,
+    /// Nothing: no request had ever named it, and it may be added again.
+    Nothing,
 }
 
 /// An operator's order to close everything of a task before a time.

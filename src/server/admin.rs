@@ -1,6 +1,9 @@
 //! The control socket: what the command line asks of a running server. Whoever may open the socket may do all of it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use warp::{Reply, http::StatusCode};
@@ -21,9 +24,10 @@ use crate::{
     },
     model::{
         Point, Task, TaskId, Time, build,
-        status::{CloseRequest, Health},
+        status::{CloseRequest, Health, Remains, RenameRequest},
     },
     peer::Proxies,
+    store::Tx,
     wire::{Problem, ProblemType},
 };
 
@@ -97,11 +101,15 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
             json(StatusCode::OK, &untouched::complete(app, status))
         }
         ("DELETE", _, Some(Ok(id))) => {
-            if !app.store.write(Point::TaskRemove, move |tx| tasks::remove(tx, &id, Time::now())).await? {
-                return Err(Problem::new(ProblemType::UnrecognizedTask).with_task(id).into());
-            }
-            app.forget(&id);
+            let remains = remove(app, id).await?;
             app.sweeps.notify_one();
+            Ok(empty(if remains == Remains::Tombstone { StatusCode::NO_CONTENT } else { StatusCode::OK }))
+        }
+        ("POST", "/names", _) => {
+            let RenameRequest { task, name } = read(app, &mut request).await?;
+            if !app.store.write(Point::TaskRename, move |tx| tasks::rename(tx, &task, name)).await? {
+                return Err(Problem::new(ProblemType::UnrecognizedTask).with_task(task).into());
+            }
             Ok(empty(StatusCode::NO_CONTENT))
         }
         ("POST", "/untouched", _) => {
@@ -127,6 +135,19 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         },
         _ => Err(Problem::about(404).into()),
     }
+}
+
+/// Removes a task, and says what is left of it.
+async fn remove(app: &Arc<App>, id: TaskId) -> Result<Remains, Error> {
+    // A request that has come is stored a moment later: what is known of it is asked, too.
+    let context = app.context(&id)?;
+    let is_unused = move || context.is_some_and(|context| context.is_untouched.load(Ordering::Relaxed));
+    let write = move |tx: &mut Tx<'_>| tasks::remove_or_forget(tx, &id, Time::now(), is_unused);
+    let remains = app.store.write(Point::TaskRemove, write).await?;
+    let remains = remains.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id))?;
+    app.forget(&id);
+    tracing::info!(task = %id, tombstone = remains == Remains::Tombstone, "task removed");
+    Ok(remains)
 }
 
 /// What the command line has sent.

@@ -176,7 +176,7 @@ impl App {
         let stored = |view: &View<'_>| {
             let of = |state: &TaskState| {
                 let tokens = self.peers.tokens(view, state);
-                (state.task.clone(), tokens, untouched::is_untouched(state), state.in_band.clone())
+                (state.task.clone(), tokens, untouched::is_unused(state), state.in_band.clone())
             };
             Ok(view.task(id).map(of))
         };

@@ -28,6 +28,7 @@ mod http;
 mod in_band;
 mod jobs;
 mod keys;
+mod landing;
 mod leader_job;
 mod listen;
 mod live;
@@ -44,6 +45,7 @@ mod pulse;
 mod pursue;
 mod recorder;
 mod reload;
+mod reserved;
 mod routes;
 mod sample;
 mod short_path;
@@ -75,11 +77,12 @@ use self::{
     app::{App, Known},
     http::Request,
     in_band::Peers,
+    reserved::Reserved,
     supervise::{drive, vital},
 };
 use crate::{
     aggregator::tasks,
-    config::{self, Config, OptionalAddress, TlsMode, taskprov::read_peers},
+    config::{self, Config, TlsMode, taskprov::read_peers},
     model::{Failpoints, Fault, Part, Revision, TaskId, status::TaskStatus},
     peer::{Peer, PeerOptions, Roots, RootsError, TokenHeader},
     pool::Pool,
@@ -90,7 +93,7 @@ use crate::{
 pub use backup::{PATH as BACKUP_PATH, WITH_KEY};
 pub use disk::needed_bytes;
 pub use metrics::{Kind as MetricKind, METRICS, Metric};
-pub use page::render as status_page;
+pub use page::{needs_attention, render as status_page};
 pub use pulse::Pulse;
 pub use reload::Controls;
 pub use short_path::ShortPath;
@@ -190,6 +193,12 @@ impl Server {
             }
             TlsMode::Off | TlsMode::Acme => (None, None),
         };
+        // Addresses are taken before the data directory is made: a start that fails must leave nothing behind.
+        let public = Reserved::at(config.listen, |address, error| StartError::Listen { address, error })?;
+        let monitor = config.monitor.listen.0;
+        let monitor = Reserved::maybe_at(monitor, |address, error| StartError::Monitor { address, error })?;
+        let management = config.management.listen.0;
+        let management = Reserved::maybe_at(management, |address, error| StartError::Management { address, error })?;
         let store = open_store(&config, options).await?;
         let app = Arc::new(prepare(config, store, failpoints, roots, Peers::new(peers)).await?);
         if let Some(certificate) = certificate {
@@ -199,15 +208,12 @@ impl Server {
         let tended = tokio::task::spawn_blocking(move || shared.disk.tend()).await;
         tended.map_err(|error| Fault::while_doing("looking at the disk", error))?;
         let config = &app.config;
-        let listen_error = |error| StartError::Listen { address: config.listen, error };
-        let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
-        let address = listener.local_addr().map_err(listen_error)?;
-        let watchers = bind(config.monitor.listen, |address, error| StartError::Monitor { address, error }).await?;
-        let own = config.management.listen;
-        let managers = bind(own, |address, error| StartError::Management { address, error }).await?;
+        let (listener, address) = public.listen()?;
+        let watchers = monitor.map(Reserved::listen).transpose()?;
+        let managers = management.map(Reserved::listen).transpose()?;
         app.address.get_or_init(|| address);
-        if let Some(address) = watchers.as_ref().and_then(|listener| listener.local_addr().ok()) {
-            app.monitor_address.get_or_init(|| address);
+        if let Some((_, address)) = &watchers {
+            app.monitor_address.get_or_init(|| *address);
         }
         let control = bind_control(&config.control_socket())?;
         // Before anything happens: what happens then is news.
@@ -221,8 +227,8 @@ impl Server {
         warn_of_plain_http(config);
         let places = app.connections.clone();
         listen(&mut parts, app.clone(), Part::PublicListener, listener, places, answer)?;
-        let management_address = managers.as_ref().and_then(|listener| listener.local_addr().ok());
-        if let Some(listener) = managers {
+        let management_address = managers.as_ref().map(|(_, address)| *address);
+        if let Some((listener, _)) = managers {
             // Places of its own: whoever floods the public address does not shut the control plane out.
             let places = Arc::new(listen::places(config));
             listen(&mut parts, app.clone(), Part::ManagementListener, listener, places, management::answer_at_root)?;
@@ -238,7 +244,7 @@ impl Server {
             parts.spawn(drive(app.clone(), Part::CertificateFiles, watch));
         }
         parts.spawn(supervise::watch_store(app.clone()));
-        let monitor = watchers.into_iter().map(|listener| {
+        let monitor = watchers.into_iter().map(|(listener, _)| {
             let served = monitor::serve(app.clone(), listener);
             vital(app.clone(), Part::MonitorListener, served)
         });
@@ -425,15 +431,6 @@ where
     Ok(())
 }
 
-/// Listens at an address, if there is one.
-async fn bind(
-    address: OptionalAddress,
-    failed: impl FnOnce(SocketAddr, io::Error) -> StartError,
-) -> Result<Option<TcpListener>, StartError> {
-    let Some(address) = address.0 else { return Ok(None) };
-    TcpListener::bind(address).await.map(Some).map_err(|error| failed(address, error))
-}
-
 /// Makes the control socket, for us alone. A socket that a killed server left behind is ours to replace: we hold the
 /// data directory's lock.
 fn bind_control(path: &Path) -> Result<UnixListener, StartError> {
@@ -467,6 +464,9 @@ async fn route(app: Arc<App>, request: Request) -> http::Response {
         // Clients that join a base URL and a path with a slash of their own send two.
         rest.starts_with('/').then(|| rest.trim_start_matches('/'))
     };
+    if landing::is_requested(&request) && management::below(&app.config, &path).is_none() {
+        return landing::answer(&app).unwrap_or_else(http::failure);
+    }
     let response = match Revision::ALL.into_iter().find_map(|revision| Some((revision, below(revision)?))) {
         Some((Revision::Dap09, path)) => dap09::handle(&app, path, request).await,
         Some((Revision::Dap18, path)) => dap18::handle(&app, path, request).await,

@@ -32,11 +32,11 @@ struct Read {
 }
 
 impl Read {
-    fn of(state: &TaskState) -> Self {
+    fn of(state: &TaskState, started: Time) -> Self {
         Self {
             status: tasks::status_with_collected(state, TaskView::MAX_BATCHES),
             totals: Totals::of(&state.counters),
-            oldest_waiting: state.waiting.oldest(),
+            oldest_waiting: state.waiting.oldest_arrival(started),
             batches: progress::batches(state),
         }
     }
@@ -47,6 +47,7 @@ pub fn overview(app: &App) -> Overview {
     let keys = app.key_statuses(Time::now());
     Overview {
         version: build::VERSION.to_owned(),
+        server: server_name(&app.config.public_url),
         now: Time::now(),
         started: app.recorder.started,
         not_ready: not_ready(app),
@@ -57,6 +58,13 @@ pub fn overview(app: &App) -> Overview {
         log_lines_dropped: app.controls.get().map_or(0, |controls| (controls.dropped_log_lines)()),
         tasks: task_views(app).unwrap_or_default(),
     }
+}
+
+/// What the server is called: the host of its public URL, or else the machine's name.
+fn server_name(public_url: &str) -> String {
+    let host = url::Url::parse(public_url).ok().and_then(|url| url.host_str().map(str::to_owned));
+    let machine = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    host.unwrap_or_else(|| machine().trim().to_owned())
 }
 
 /// The same, away from the threads that answer requests: reading may have to wait for a write.
@@ -109,7 +117,7 @@ fn task_views(app: &App) -> Result<Vec<TaskView>, Fault> {
     let mut views = Vec::with_capacity(ids.len());
     for id in ids {
         // It may have been removed meanwhile.
-        let read = app.store.read(|view| Ok(view.task(&id).map(Read::of)))?;
+        let read = app.store.read(|view| Ok(view.task(&id).map(|state| Read::of(state, app.recorder.started))))?;
         views.extend(read.map(|read| task_view(app, read)));
     }
     Ok(views)

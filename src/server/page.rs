@@ -11,6 +11,7 @@ mod alerts;
 mod batch;
 mod chart;
 mod icon;
+pub mod landing;
 mod server;
 mod task;
 mod text;
@@ -19,6 +20,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use sha2::{Digest, Sha256};
 
+pub use self::alerts::needs_attention;
 use self::{icon::Icon, text::instant};
 use crate::model::{
     overview::Overview,
@@ -55,11 +57,9 @@ fn hash(source: &str) -> String {
 
 /// Draws the page.
 pub fn render(overview: &Overview) -> String {
-    let title = format!(
-        "{}, {} - dapbox",
-        if overview.not_ready.is_empty() { "Ready" } else { "Not ready" },
-        counted(overview.tasks.len() as u64, "task")
-    );
+    let name = if overview.server.is_empty() { String::new() } else { format!("{} - ", overview.server) };
+    let title =
+        format!("{}, {} - {name}dapbox", Standing::of(overview).word(), counted(overview.tasks.len() as u64, "task"));
     // A page that is open for long must not keep the script of an older release.
     let build = hash(&format!("{STYLE}{SCRIPT}"));
     let page = html! {
@@ -78,7 +78,7 @@ pub fn render(overview: &Overview) -> String {
             }
             body {
                 a.skip href="#tasks" { "Skip to the tasks" }
-                (banner())
+                (banner(&overview.server))
                 main #main tabindex="-1" { (content(overview)) }
                 script { (PreEscaped(SCRIPT)) }
             }
@@ -88,10 +88,10 @@ pub fn render(overview: &Overview) -> String {
 }
 
 /// What does not change while the page is open; the script writes into it.
-fn banner() -> Markup {
+fn banner(server: &str) -> Markup {
     html! {
         header.banner {
-            h1 { (icon::mark()) "dapbox" }
+            h1 { (icon::mark()) "dapbox" @if !server.is_empty() { " " span.host { (server) } } }
             div.live {
                 p #link role="status" {
                     noscript { "Loaded again every 30 s" }
@@ -121,18 +121,51 @@ fn content(overview: &Overview) -> Markup {
     }
 }
 
+/// How the server is as a whole. It is never good above something that needs attention.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Good,
+    NeedsAttention,
+    NotReady,
+}
+
+impl Standing {
+    fn of(overview: &Overview) -> Self {
+        match needs_attention(overview) {
+            _ if !overview.not_ready.is_empty() => Self::NotReady,
+            true => Self::NeedsAttention,
+            false => Self::Good,
+        }
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Good => "Ready",
+            Self::NeedsAttention => "Ready, needs attention",
+            Self::NotReady => "Not ready",
+        }
+    }
+
+    fn icon(self) -> Icon {
+        match self {
+            Self::Good => Icon::Good,
+            Self::NeedsAttention => Icon::Attention,
+            Self::NotReady => Icon::Bad,
+        }
+    }
+}
+
 /// The one thing to know first.
 fn readiness(overview: &Overview) -> Markup {
-    let is_ready = overview.not_ready.is_empty();
+    let standing = Standing::of(overview);
+    let (is_bad, is_doubtful) = (standing == Standing::NotReady, standing == Standing::NeedsAttention);
     html! {
-        section #of-readiness .readiness.bad[!is_ready] aria-labelledby="readiness" {
-            h2 #readiness {
-                @if is_ready { (Icon::Good.draw()) "Ready" } @else { (Icon::Bad.draw()) "Not ready" }
-            }
-            @if is_ready {
-                p { "The server takes requests and does its work." }
-            } @else {
-                ul.reasons { @for reason in &overview.not_ready { li { (reason) } } }
+        section #of-readiness .readiness.bad[is_bad].doubtful[is_doubtful] aria-labelledby="readiness" {
+            h2 #readiness { (standing.icon().draw()) (standing.word()) }
+            @match standing {
+                Standing::Good => p { "The server takes requests and does its work." },
+                Standing::NeedsAttention => p { "The server takes requests. Not everything works, see below." },
+                Standing::NotReady => ul.reasons { @for reason in &overview.not_ready { li { (reason) } } },
             }
             p.asof { "As of " (instant(overview.now, overview.now)) }
         }

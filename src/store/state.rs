@@ -22,6 +22,7 @@ use crate::model::{
     AggregationJobId, BatchId, BatchMode, BatchSelector, Bucket, CollectionJobId, Duration, Fault, ReportId, Secret,
     Task, TaskId, Time, TokenHash, Tokens,
     management::{ApiToken, Provision},
+    name::TaskName,
     taskprov::{InBand, PeerAggregator},
 };
 
@@ -70,6 +71,8 @@ pub struct TaskState {
     pub provision: Option<Provision>,
     /// If the task was set up in-band, what stands beside it.
     pub in_band: Option<InBand>,
+    /// What the operator calls it.
+    pub name: Option<TaskName>,
     /// What happened how often.
     pub counters: Counters,
     /// Which reports were aggregated.
@@ -186,6 +189,7 @@ impl TaskState {
             tokens: Tokens::of(&task.party),
             provision: None,
             in_band: None,
+            name: None,
             task: Arc::new(task),
         }
     }
@@ -295,6 +299,11 @@ impl State {
         rows(engine, &table::IN_BAND, |id, in_band| {
             let Some(task) = state.owner(&id, &table::IN_BAND)? else { return Ok(()) };
             task.set_in_band(in_band);
+            Ok(())
+        })?;
+        rows(engine, &table::TASK_NAMES, |id, name| {
+            let Some(task) = state.owner(&id, &table::TASK_NAMES)? else { return Ok(()) };
+            task.name = Some(name);
             Ok(())
         })?;
         secret_rows(engine, &vault, &table::PEERS, |number, peer| {

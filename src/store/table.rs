@@ -23,6 +23,7 @@ use crate::model::{
     Secret, Task, TaskId, Time, Tokens,
     ids::Id,
     management::{ApiToken, Provision},
+    name::TaskName,
     taskprov::{InBand, PeerAggregator},
 };
 
@@ -92,6 +93,8 @@ pub(super) const PEERS: Sealed<u64, PeerAggregator> = Sealed(Table::new(33, "pee
 
 /// What became of the results of collected batches (leader).
 pub(super) const RESULTS: Table<(TaskId, BatchSelector), ResultRecord> = Table::new(40, "results", 1);
+/// What operators call tasks.
+pub(super) const TASK_NAMES: Table<TaskId, TaskName> = Table::new(41, "task names", 1);
 
 /// In [`SEQUENCES`]: the number of the next pack.
 pub(super) const NEXT_PACK: u8 = 0;
@@ -105,7 +108,7 @@ pub(super) const FINGERPRINT_KEY: u8 = 0;
 pub(super) const TOKEN_SEED: u8 = 10;
 
 /// The prefixes of all tables whose keys begin with a task.
-pub(super) const OF_TASKS: [u8; 21] = [
+pub(super) const OF_TASKS: [u8; 22] = [
     TASKS.0.prefix,
     COUNTERS.prefix,
     REPLAY.prefix,
@@ -127,6 +130,7 @@ pub(super) const OF_TASKS: [u8; 21] = [
     PROVISIONS.prefix,
     IN_BAND.prefix,
     RESULTS.prefix,
+    TASK_NAMES.prefix,
 ];
 
 /// Whether there is something in a task that an older program must not overlook: it would give out sums without noise.

@@ -21,6 +21,7 @@ use crate::model::{
     AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, Report,
     ReportId, Secret, Task, TaskId, Time, TokenHash, Tokens,
     management::{ApiToken, Provision},
+    name::TaskName,
     taskprov::{InBand, PeerAggregator},
 };
 
@@ -160,6 +161,14 @@ impl Tx<'_> {
             keys.into_iter().for_each(|key| self.group.set(key, None));
         }
         Ok(true)
+    }
+
+    /// Gives a task another name, or none.
+    pub fn put_task_name(&mut self, task: &TaskId, name: Option<TaskName>) -> Result<(), Fault> {
+        let value = name.as_ref().map(|name| table::TASK_NAMES.value(name)).transpose()?;
+        self.owner(task)?.name = name;
+        self.group.set(table::TASK_NAMES.key(task), value);
+        Ok(())
     }
 
     /// Replaces the tokens of a task.

@@ -129,12 +129,18 @@ impl Waiting {
         Some(time)
     }
 
-    /// The time of the oldest report that waits or is assigned. Of those that are ready it is the beginning of their
-    /// bucket, to which clients round down anyway: however many wait, the first bucket tells.
-    pub fn oldest(&self) -> Option<Time> {
-        let ready = self.ready.keys().next().copied();
-        let others = self.deferred.values().flatten().chain(self.assigned.values());
-        ready.into_iter().chain(others.map(|entry| entry.time.truncate(self.precision))).min()
+    /// When the oldest report arrived that waits or is assigned; `opened` if it was there when the store was opened.
+    pub fn oldest_arrival(&self, opened: Time) -> Option<Time> {
+        // Packs are numbered as they are begun, so the first has the oldest report.
+        let (_, slots) = self.packs.iter().find(|(_, slots)| slots.living() > 0)?;
+        Some(slots.arrived.unwrap_or(opened))
+    }
+
+    /// Notes when a report arrived that was just appended. Memory only.
+    pub fn note_arrival(&mut self, at: ReportRef, now: Time) {
+        if let Some(slots) = self.packs.get_mut(&at.pack) {
+            slots.arrived.get_or_insert(now);
+        }
     }
 
     /// How many reports wait or are assigned, by the beginning of their bucket of time.
@@ -258,7 +264,7 @@ impl Waiting {
         dead: Vec<u8>,
         is_assigned: impl Fn(&ReportRef) -> bool,
     ) {
-        let mut slots = Slots { count: 0, dead };
+        let mut slots = Slots { count: 0, arrived: None, dead };
         for (id, time) in reports {
             let entry = Entry { id, time, at: ReportRef { pack, slot: slots.count } };
             slots.count += 1;
@@ -368,6 +374,8 @@ pub(super) enum Fate {
 #[derive(Debug, Default)]
 struct Slots {
     count: u32,
+    /// When the first of them arrived; not known of a pack that was read from disk.
+    arrived: Option<Time>,
     /// A bit map, the lowest bit of the first byte for slot 0; as short as its last bit allows.
     dead: Vec<u8>,
 }

@@ -171,7 +171,8 @@ fn two_organisations_set_up_a_task_by_exchanging_files() {
     assert!(!removed.is_empty());
     assert_eq!(stdout(&["task", "list", "--data-dir", text(&leader_data), "-o", "json"]).trim(), "[]");
     let file = files.join("leader.toml");
-    let refused = stderr_of_failure(&["task", "add", text(&file), "--data-dir", text(&leader_data)], 1);
+    let add = ["task", "add", text(&file), "--role", "leader", "--data-dir", text(&leader_data)];
+    let refused = stderr_of_failure(&add, 1);
     assert!(refused.contains("removed"), "{refused}");
 }
 
@@ -507,7 +508,7 @@ fn the_past_is_closed_from_the_command_line() {
         let expected = [Some("90d"), None, Some("30d")][ids.len() - 1];
         let kept = file.lines().find_map(|line| line.strip_prefix("report_expiry_age = "));
         assert_eq!(kept.map(|text| text.trim_matches('"')), expected, "{file}");
-        stdout(&["task", "add", text(&files.join("leader.toml")), "--data-dir", data]);
+        stdout(&["task", "add", text(&files.join("leader.toml")), "--role", "leader", "--data-dir", data]);
     }
     let horizons = || -> Vec<Value> {
         let shown = |id: &String| stdout(&["task", "show", id, "--data-dir", data, "-o", "json"]);

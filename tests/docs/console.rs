@@ -289,8 +289,8 @@ $ systemctl enable --now dapbox
 $ dapbox task new --leader https://leader.example --helper https://helper.example --vdaf count --out their-task
 $ dapbox task new --leader https://helper.example --helper https://leader.example --vdaf count --out my-task
 Task 9GgQd3pEE6DiJtYTFyOYGDjRQzdrRaUrVL0Yn-3uAF4
-$ dapbox task add their-task/helper.toml --data-dir /var/lib/dapbox
-$ dapbox task add my-task/leader.toml --data-dir /var/lib/dapbox
+$ dapbox task add their-task/helper.toml --role helper --data-dir /var/lib/dapbox
+$ dapbox task add my-task/leader.toml --role leader --data-dir /var/lib/dapbox
 ```
 ```console in=theirs
 $ export DAPBOX_LISTEN=127.0.0.1:8090 DAPBOX_MONITOR__LISTEN=127.0.0.1:9465 DAPBOX_LOG__FORMAT=text
@@ -298,8 +298,8 @@ $ dapbox serve --data-dir theirs
 … serving …
 ```
 ```console
-$ dapbox task add their-task/leader.toml --data-dir theirs
-$ dapbox task add my-task/helper.toml --data-dir theirs
+$ dapbox task add their-task/leader.toml --any-url --data-dir theirs
+$ dapbox task add my-task/helper.toml --any-url --data-dir theirs
 ```",
     );
     session.run();

@@ -57,7 +57,7 @@ async fn name_peers(stage: &Stage, init: &Secret) {
 pub async fn play(setting: Setting) {
     let mut stage = Stage::build(setting, None, short_jobs, manageable, |_| {}).await;
     let_in(&stage).await;
-    stage.remove().await;
+    stage.discard().await;
     let init = Secret::random(32);
     name_peers(&stage, &init).await;
 

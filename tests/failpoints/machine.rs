@@ -19,7 +19,7 @@ use dapbox::{
         Act, Failpoints, Phase, Point, Revision, Task, TaskId, Time,
         keys::ListedKey,
         overview::KeyState,
-        status::{CloseRequest, TaskStatus, UntouchedRequest},
+        status::{CloseRequest, RenameRequest, TaskStatus, UntouchedRequest},
         tokens::TokenChange,
     },
     server::{Server, StartError, store_options},
@@ -259,6 +259,11 @@ impl Machine {
     /// Replaces a token of a task: the status of the answer.
     pub async fn change_token(&self, change: &TokenChange) -> u16 {
         self.control(|control| control.post("http://control/tokens").json(change)).await.status().as_u16()
+    }
+
+    /// Gives a task another name: the status of the answer.
+    pub async fn rename(&self, request: &RenameRequest) -> u16 {
+        self.control(|control| control.post("http://control/names").json(request)).await.status().as_u16()
     }
 
     /// Makes or revokes an API token: the status of the answer.

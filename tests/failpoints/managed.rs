@@ -108,7 +108,7 @@ pub async fn let_in(stage: &Stage) {
 pub async fn play(setting: Setting) {
     let mut stage = Stage::build(setting, None, manageable, manageable, |_| {}).await;
     let_in(&stage).await;
-    stage.remove().await;
+    stage.discard().await;
     provision(&mut stage).await;
     let path = format!("/tasks/{}", stage.parties.id());
 

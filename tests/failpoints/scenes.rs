@@ -270,6 +270,7 @@ async fn closed(setting: Setting) {
     };
     let stage = Stage::build(setting, None, leader, often, |_| {}).await;
     stage.replace_token().await;
+    stage.rename().await;
     let reports = stage.upload_numbers(Time::now()).await;
     stage.collect(stage.parties.query_now()).await;
     stage.close_before(Time::now()).await;

@@ -9,7 +9,7 @@ use dapbox::{
     config::Config,
     model::{
         BatchMode, Duration, Max, Query, Report, Revision, Secret, Task, Time, TokenHash, VdafConfig,
-        status::CloseRequest,
+        status::{CloseRequest, RenameRequest},
         tokens::{NewToken, TokenChange},
     },
     peer::{Answer, Peer, PeerOptions, Retries, is_retryable},
@@ -229,10 +229,29 @@ impl Stage {
         }
     }
 
+    /// Gives the task a name on both sides.
+    pub async fn rename(&self) {
+        let request = RenameRequest { task: self.parties.id(), name: Some("a name".parse().unwrap()) };
+        for machine in [&self.leader, &self.helper] {
+            assert_eq!(machine.rename(&request).await, 204);
+            assert_eq!(machine.status(&self.parties.id()).await.name, request.name);
+        }
+    }
+
     /// Removes the task on both sides: it is gone for good.
     pub async fn remove(&self) {
         for (machine, task) in [(&self.leader, &self.parties.leader), (&self.helper, &self.parties.helper)] {
             self.remove_at(machine, task).await;
+        }
+    }
+
+    /// Removes the task, which no request has named, on both sides: nothing is left of it.
+    pub async fn discard(&self) {
+        let id = self.parties.id();
+        for machine in [&self.leader, &self.helper] {
+            // Gone already: its removal was not answered.
+            assert!(matches!(machine.remove(&id).await, 200 | 400));
+            assert_eq!(machine.remove(&id).await, 400);
         }
     }
 

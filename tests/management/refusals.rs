@@ -268,7 +268,8 @@ async fn ignores_unknown_members() {
         let expected =
             |path: &&str| path.replace("/FixedSize", "").replace("/Prio3Histogram", "")[1..].replace('/', ".");
         let mut expected: Vec<_> = paths.iter().map(expected).collect();
-        (ignored.sort(), expected.sort());
+        ignored.sort();
+        expected.sort();
         assert_eq!(ignored, expected);
         let told = plane.expect("POST", "/tasks", Some(more), 200).await;
         assert_eq!(plane.expect("POST", "/tasks", Some(known), 200).await, told, "it is the same task");
@@ -323,9 +324,11 @@ async fn it_is_off_by_default_and_may_have_an_address_of_its_own() {
     let asked = |url: String| {
         reqwest::Client::builder().no_proxy().build().unwrap().get(url).header("accept", MEDIA_TYPE).send()
     };
-    for path in ["api", ""] {
+    for path in ["api", "task_ids"] {
         assert_eq!(asked(format!("http://{}/{path}", off.config.listen)).await.unwrap().status(), 404);
     }
+    let root = asked(format!("http://{}/", off.config.listen)).await.unwrap();
+    assert_eq!(root.headers()["content-type"], "text/html; charset=utf-8", "a page for people, and no API");
     assert_eq!(off.server().management_address(), None);
 
     let own = |config: &mut Config| {

@@ -56,10 +56,13 @@ fn for_this_machine_with_flags_from_nothing_to_a_healthy_server() {
     found.expect("configuration", "", "ok", "appliance.toml");
     assert_eq!(code, 0);
 
-    // A task that has another URL for us is taken, and warned of.
+    // A task that has another URL for us is refused, unless that is meant.
     let foreign = format!("http://127.0.0.1:{other}");
     place.succeed(&["task", "new", "--leader", &foreign, "--helper", &url, "--vdaf", "count", "--out", "task"]);
-    let said = place.succeed(&["task", "add", "task/leader.toml"]);
+    let said = place.run(&["task", "add", "task/leader.toml"]);
+    assert_eq!(said.code, 1);
+    assert!(said.stderr.contains("public_url") && said.stderr.contains(&foreign), "{}", said.stderr);
+    let said = place.succeed(&["task", "add", "task/leader.toml", "--any-url"]);
     assert!(said.stderr.contains("public_url") && said.stderr.contains(&foreign), "{}", said.stderr);
     place.succeed(&["task", "new", "--leader", &url, "--helper", &foreign, "--vdaf", "count", "--out", "ours"]);
     assert_eq!(place.succeed(&["task", "add", "ours/leader.toml"]).stderr, "");

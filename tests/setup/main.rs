@@ -8,5 +8,6 @@ mod init;
 #[path = "../common/skip.rs"]
 mod skip;
 mod surroundings;
+mod tasks;
 mod terminal;
 mod world;

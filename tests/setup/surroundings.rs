@@ -139,7 +139,7 @@ fn skips_byte_order_marks() {
     found.expect("certificate", "", "ok", "80 days");
     found.expect("peer roots", "", "ok", "root.pem");
     let running = place.serve();
-    place.succeed(&["task", "add", "task/leader.toml"]);
+    place.succeed(&["task", "add", "task/leader.toml", "--any-url"]);
     drop(running);
 }
 
@@ -176,7 +176,7 @@ fn urls_are_stored_as_parsed_or_refused() {
     fs::create_dir(place.path("data")).unwrap();
     let blanks = file.replace(&line, &format!("helper_url = \"  {helper}/dap-09/\\n\""));
     fs::write(place.path("blanks.toml"), blanks).unwrap();
-    place.succeed(&["task", "add", "blanks.toml"]);
+    place.succeed(&["task", "add", "blanks.toml", "--role", "leader"]);
     let tasks = place.succeed(&["task", "list", "-o", "json"]).json();
     assert_eq!(tasks[0]["helper_url"], format!("{helper}/dap-09/"), "{tasks}");
 

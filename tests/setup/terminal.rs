@@ -29,10 +29,16 @@ pub struct Terminal {
 impl Terminal {
     /// Runs dapbox with these arguments.
     pub fn run(place: &Place, arguments: &str) -> Self {
+        Self::run_in(place, arguments, "")
+    }
+
+    /// The same after a command of a shell.
+    pub fn run_in(place: &Place, arguments: &str, before: &str) -> Self {
         let command = place.command(&[]);
-        let line = format!("{} {arguments}", command.get_program().to_str().unwrap());
+        let line = format!("{before}{} {arguments}", command.get_program().to_str().unwrap());
         let mut script = Command::new("script");
         script.args(["-qec", &line, "/dev/null"]).current_dir(command.get_current_dir().unwrap());
+        script.env("LC_ALL", "C.UTF-8");
         for (name, value) in command.get_envs() {
             match value {
                 Some(value) => script.env(name, value),

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    process::{Child, ChildStderr, Command, Output, Stdio},
+    process::{ChildStderr, Command, Output, Stdio},
     sync::Arc,
     thread,
 };
@@ -19,6 +19,8 @@ use rustls::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::child;
+
 /// A directory in which somebody sets up a server.
 pub struct Place {
     dir: TempDir,
@@ -28,7 +30,7 @@ pub struct Place {
 
 /// A server that runs, and is killed in the end.
 pub struct Running {
-    process: Child,
+    process: child::Running,
     /// Open for as long as it may log something.
     _log: BufReader<ChildStderr>,
 }
@@ -104,7 +106,20 @@ impl Place {
     pub fn serve(&self) -> Running {
         let mut command = self.command(&["serve"]);
         small(&mut command);
-        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+        Self::started(command)
+    }
+
+    /// The same with the private listener that the configuration has.
+    pub fn serve_watched(&self) -> Running {
+        let mut command = self.command(&["serve"]);
+        small(&mut command);
+        command.env_remove("DAPBOX_MONITOR__LISTEN");
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        Self::started(command)
+    }
+
+    fn started(mut command: Command) -> Running {
+        let mut process = child::Running::spawn(command.stderr(Stdio::piped()));
         let mut log = BufReader::new(process.stderr.take().unwrap());
         let (mut line, mut all) = (String::new(), String::new());
         while !line.contains("\"serving\"") {
@@ -128,7 +143,7 @@ impl Place {
     pub fn lead(&self, name: &str, helper: &str) {
         let arguments = ["task", "new", "--leader", "http://127.0.0.1:1", "--helper", helper];
         self.succeed(&[&arguments[..], &["--vdaf", "count", "--out", name]].concat());
-        self.succeed(&["task", "add", &format!("{name}/leader.toml")]);
+        self.succeed(&["task", "add", &format!("{name}/leader.toml"), "--any-url"]);
     }
 }
 

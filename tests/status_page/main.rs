@@ -151,6 +151,7 @@ async fn the_page_follows_a_running_pair() {
     };
     let batch = |words: &str, numbers: &str| {
         let text = |class: &str| format!("document.querySelector('.batch .{class}')?.textContent");
+        // The state of a batch whose time goes on says until when.
         format!("{}?.startsWith('{words}') && {} === '{numbers}'", text("state"), text("numbers"))
     };
     upload(2).await;
@@ -313,4 +314,27 @@ fn what_tasks_say_is_never_more_than_text() {
     let page = status_page(&overviews::troubled());
     assert!(!page.contains("<script>alert") && page.contains("&lt;script&gt;alert(1)&lt;/script&gt; &amp; "));
     assert_eq!(page.matches("<script>").count(), 1);
+}
+
+/// Above something that needs attention nothing is green, and a helper has one line, however many tasks wait for it.
+#[test]
+fn a_page_with_trouble_is_not_green_and_names_a_helper_once() {
+    let readiness =
+        |page: &str| page.split("of-readiness").nth(1).unwrap().split("</section>").next().unwrap().to_owned();
+    let calm = status_page(&overviews::calm());
+    assert!(readiness(&calm).contains("i-good") && !calm.contains("of-attention"));
+    assert!(calm.contains("<title>Ready, 1 task - leader.example.org - dapbox</title>"), "the server is named");
+
+    let mut busy = overviews::busy();
+    let trouble = busy.tasks.iter().find_map(|view| view.status.last_trouble.clone());
+    for view in busy.tasks.iter_mut().filter(|view| view.status.role == dapbox::model::Role::Leader) {
+        view.status.last_trouble.clone_from(&trouble);
+    }
+    let page = status_page(&busy);
+    let shown = readiness(&page);
+    assert!(!shown.contains("i-good") && shown.contains("Ready, needs attention"), "{shown}");
+    let alerts = page.split("of-attention").nth(1).unwrap().split("</section>").next().unwrap();
+    assert_eq!(alerts.matches("<li>").count(), 1, "{alerts}");
+    assert!(alerts.contains("4 tasks") && alerts.matches("#about-").count() == 4, "{alerts}");
+    assert!(alerts.contains("Checkout, page loads (EU) ("), "a task goes by its name: {alerts}");
 }

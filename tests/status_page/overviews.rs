@@ -22,6 +22,7 @@ fn before(seconds: u64) -> Time {
 pub fn fresh() -> Overview {
     Overview {
         version: "0.1.0 (1e3f8721ebc2)".to_owned(),
+        server: "leader.example.org".to_owned(),
         now: NOW,
         started: before(42),
         not_ready: Vec::new(),
@@ -50,6 +51,7 @@ fn task(seed: u8, role: Role, vdaf: VdafConfig, batch_mode: BatchMode) -> TaskVi
     let id = TaskId::new([seed.wrapping_mul(37).wrapping_add(5); 32]);
     let status = TaskStatus {
         id,
+        name: seed.is_multiple_of(3).then(|| "Checkout, page loads (EU)".parse().unwrap()),
         revision: Revision::ALL[usize::from(seed) % 2],
         info: if seed % 2 == 1 { "page load times, checkout".to_owned() } else { String::new() },
         role,

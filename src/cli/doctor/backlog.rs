@@ -4,7 +4,7 @@ use super::world::World;
 use crate::{
     cli::{
         findings::{Verdict, good, warning},
-        style,
+        show, style,
     },
     model::{Role, overview::TaskView},
 };
@@ -25,16 +25,16 @@ pub fn backlog(world: &World) -> Option<Verdict> {
     let late = led.iter().filter_map(|task| Some((task, age(task)?))).max_by_key(|(_, age)| *age);
     let stuck = led.iter().find(|task| task.status.last_trouble.is_some());
     Some(match (late, stuck) {
-        (Some((task, age)), _) if age > allowed + unit(task) => {
+        (Some((task, age)), _) if age > allowed => {
             let why = task.status.last_trouble.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
             warning(
-                format!("{}: a report waits since {}{why}", task.status.id, show_age(age)),
+                format!("{}: a report has waited for {}{why}", label(task), show_age(age)),
                 "See the checks of the helper; 'dapbox status' has more.",
             )
         }
         (_, Some(task)) => {
             let why = task.status.last_trouble.clone().unwrap_or_default();
-            warning(format!("{}: {why}", task.status.id), "See the checks of the helper; it is tried again by itself.")
+            warning(format!("{}: {why}", label(task)), "See the checks of the helper; it is tried again by itself.")
         }
         _ => {
             let waiting = led.iter().map(|task| task.status.waiting).sum();
@@ -43,9 +43,8 @@ pub fn backlog(world: &World) -> Option<Verdict> {
     })
 }
 
-/// Times of reports are rounded down to this.
-fn unit(task: &TaskView) -> u64 {
-    task.status.time_precision.0
+fn label(task: &TaskView) -> String {
+    show::task_label(task.status.name.as_ref(), &task.status.id)
 }
 
 fn show_age(seconds: u64) -> String {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     cli::{
         certificate::Whose,
-        findings::{Finding, Verdict, failed, good, warning},
+        findings::{Finding, Severity, Verdict, failed, good, warning},
         place::Place,
         show, style,
     },
@@ -20,7 +20,7 @@ use crate::{
     wire::{self, ProblemType},
 };
 
-/// The most peers that are asked: a task each may be one.
+/// The most questions that are asked: some revisions ask about each task.
 const MAX_PEERS: usize = 50;
 /// A `Date` is of whole seconds (RFC 9110 section 5.6.7): half of one is not known.
 const DATE_GRAIN: Duration = Duration::from_millis(500);
@@ -39,15 +39,39 @@ pub async fn examine(world: &World) -> Vec<Finding> {
         all(places.iter().map(|place| at_place(world, place))),
         all(others.iter().map(|other| asked(world, other))),
     );
-    // Several tasks with one peer have one clock to look at.
-    let mut findings: Vec<Finding> = places;
-    for finding in others {
-        let is_same = |known: &Finding| known.name == CLOCK && known.subject == finding.subject;
-        if finding.name != CLOCK || !findings.iter().any(is_same) {
-            findings.push(finding);
+    places.into_iter().chain(per_peer(others)).collect()
+}
+
+/// One finding for each peer and check, where the peer was asked about each of its tasks: the worst, and of how many tasks
+/// it is true.
+fn per_peer(findings: Vec<Finding>) -> Vec<Finding> {
+    let mut groups: Vec<Vec<Finding>> = Vec::new();
+    for finding in findings {
+        let is_same = |group: &&mut Vec<Finding>| {
+            group.first().is_some_and(|first| (first.name, &first.subject) == (finding.name, &finding.subject))
+        };
+        match groups.iter_mut().find(is_same) {
+            Some(group) => group.push(finding),
+            None => groups.push(vec![finding]),
         }
     }
-    findings
+    groups.into_iter().filter_map(worst).collect()
+}
+
+fn worst(group: Vec<Finding>) -> Option<Finding> {
+    let rank = |finding: &Finding| match finding.outcome {
+        Severity::Ok => 0,
+        Severity::Warning => 1,
+        Severity::Failed => 2,
+    };
+    let all = group.len();
+    let most = group.iter().map(rank).max()?;
+    let (mut bad, rest): (Vec<_>, Vec<_>) = group.into_iter().partition(|finding| rank(finding) == most);
+    let (alike, first) = (bad.len(), bad.swap_remove(0));
+    // A clock is looked at with each answer, and is one and the same.
+    let is_about_tasks = first.name != CLOCK && most > 0 && !(rest.is_empty() && bad.is_empty());
+    let detail = if is_about_tasks { format!("{} ({alike} of {all} tasks)", first.detail) } else { first.detail };
+    Some(Finding { detail, ..first })
 }
 
 /// Its name and its certificate.
@@ -146,7 +170,7 @@ fn silent(other: &Other, error: &CallError) -> Verdict {
     let role = show::role(other.role);
     if error.problem().is_some_and(|problem| problem.kind == ProblemType::UnrecognizedTask) {
         return failed(
-            format!("the {role} does not know task {}", other.task),
+            format!("the {role} does not know task {}", other.label()),
             format!(
                 "Have the operator there add the task: dapbox task add {role}.toml, or as the software there does it."
             ),
@@ -192,7 +216,28 @@ fn clock(date: SystemTime, before: SystemTime, after: SystemTime, allowed: Durat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::findings::Severity;
+
+    #[test]
+    fn a_peer_of_many_tasks_has_one_finding_for_each_check() {
+        let finding = |name, verdict, url: &str| Finding::new(name, verdict).about(url);
+        let merged = per_peer(vec![
+            finding("peer keys", good("answers"), "a"),
+            finding(CLOCK, good("agrees with ours"), "a"),
+            finding("peer keys", failed("does not know task X", "Add it."), "a"),
+            finding(CLOCK, good("agrees with ours"), "a"),
+            finding("peer keys", failed("does not know task Y", "Add it."), "a"),
+            finding("peer keys", good("answers"), "b"),
+            finding("peer keys", good("answers"), "b"),
+        ]);
+        let said = |finding: &Finding| (finding.subject.clone().unwrap(), finding.outcome, finding.detail.clone());
+        let unknown = "does not know task X (2 of 3 tasks)".to_owned();
+        let expected = [
+            ("a".to_owned(), Severity::Failed, unknown),
+            ("a".to_owned(), Severity::Ok, "agrees with ours".to_owned()),
+            ("b".to_owned(), Severity::Ok, "answers".to_owned()),
+        ];
+        assert_eq!(merged.iter().map(said).collect::<Vec<_>>(), expected);
+    }
 
     #[test]
     fn a_clock_is_judged_by_what_is_certain() {

@@ -14,7 +14,7 @@ use crate::{
 pub fn server(world: &World) -> Option<Verdict> {
     let ours = crate::model::build::VERSION;
     Some(match world.health.as_ref() {
-        None => good("none runs on this directory; 'dapbox serve' starts one"),
+        None => warning("no server runs on this data directory", "Start one: dapbox serve"),
         Some(Err(error)) => {
             failed(format!("it runs and does not answer: {error}"), "Look into its log; start it again.")
         }

@@ -6,10 +6,11 @@ use rustls::RootCertStore;
 
 use crate::{
     aggregator::{keys::Policy, offline::Offline},
-    cli::{Failure, args::Sources, control::Socket},
+    cli::{Failure, args::Sources, control::Socket, show},
     config::Config,
     model::{
         Revision, Role, TaskId, Time,
+        name::TaskName,
         overview::{KeyStatus, Overview, TimeAhead},
         status::{Health, TaskStatus},
     },
@@ -18,6 +19,9 @@ use crate::{
     store::{self, OpenError},
     wire,
 };
+
+/// The most tasks that one peer is asked about.
+const MAX_TASKS: usize = 10;
 
 /// What the checks look at.
 pub struct World {
@@ -68,6 +72,8 @@ pub struct Other {
     pub revision: Revision,
     /// A task of it.
     pub task: TaskId,
+    /// What the operator calls that task.
+    pub name: Option<TaskName>,
     /// Whether that was set up in-band: its helper may not have heard of it yet, and has the same keys for all such tasks.
     pub is_in_band: bool,
     /// What it is in that task.
@@ -188,8 +194,13 @@ impl World {
                 _ => (&task.helper_url, Role::Helper),
             };
             let (url, is_in_band) = (url.clone(), task.in_band.is_some());
-            let other = Other { url, revision: task.revision, task: task.id, is_in_band, role };
-            if found.len() < limit && found.iter().all(|known| known.question() != other.question()) {
+            let other =
+                Other { url, revision: task.revision, task: task.id, name: task.name.clone(), is_in_band, role };
+            let asked = found.iter().filter(|known| known.url == other.url).count();
+            if found.len() < limit
+                && asked < MAX_TASKS
+                && found.iter().all(|known| known.question() != other.question())
+            {
                 found.push(other);
             }
         }
@@ -198,6 +209,11 @@ impl World {
 }
 
 impl Other {
+    /// The task, as it is shown.
+    pub fn label(&self) -> String {
+        show::task_label(self.name.as_ref(), &self.task)
+    }
+
     /// What it is asked for its keys with; in some revisions that names the task.
     fn question(&self) -> (&str, String) {
         (&self.url, self.call().path)

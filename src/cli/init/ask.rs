@@ -5,9 +5,15 @@ use std::{
     path::Path,
 };
 
-use dialoguer::{Confirm, Input, Select, theme::ColorfulTheme};
+use dialoguer::{
+    Confirm, Input, Select,
+    theme::{ColorfulTheme, SimpleTheme, Theme},
+};
 
-use super::{super::Failure, write::File};
+use super::{
+    super::{Failure, style::is_unicode},
+    write::File,
+};
 
 /// Who answers what no flag says.
 pub struct Asker {
@@ -65,7 +71,7 @@ impl Asker {
                 self.missing.push(flag);
                 default
             }
-            Who::Person => Select::with_theme(&ColorfulTheme::default())
+            Who::Person => Select::with_theme(&*theme())
                 .with_prompt(text)
                 .items(choices.iter().map(|(_, meaning)| *meaning))
                 .default(default)
@@ -89,8 +95,8 @@ impl Asker {
         if self.who != Who::Person {
             return read(&question.default).map_err(|why| Failure::usage(format!("{}: {why}", question.flag)));
         }
-        let theme = ColorfulTheme::default();
-        let input = Input::<String>::with_theme(&theme).with_prompt(question.text).allow_empty(true);
+        let theme = theme();
+        let input = Input::<String>::with_theme(&*theme).with_prompt(question.text).allow_empty(true);
         let input = if question.default.is_empty() { input } else { input.default(question.default.clone()) };
         let text = input.validate_with(|text: &String| read(text).map(drop)).interact_text().map_err(gave_up)?;
         read(&text).map_err(Failure::usage)
@@ -115,8 +121,13 @@ impl Asker {
         let lines: String = file.text().lines().map(|line| format!("  {line}\n")).collect();
         writeln!(std::io::stderr(), "\n{lines}")?;
         let text = format!("Write this to {}?", path.display());
-        Confirm::with_theme(&ColorfulTheme::default()).with_prompt(text).default(true).interact().map_err(gave_up)
+        Confirm::with_theme(&*theme()).with_prompt(text).default(true).interact().map_err(gave_up)
     }
+}
+
+/// How questions look: with marks that the locale has.
+fn theme() -> Box<dyn Theme> {
+    if is_unicode() { Box::new(ColorfulTheme::default()) } else { Box::new(SimpleTheme) }
 }
 
 fn gave_up(error: dialoguer::Error) -> Failure {

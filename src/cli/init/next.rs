@@ -9,7 +9,7 @@ use super::{
         args::DEFAULT_FILE,
         doctor::{Port, port},
         findings::wrap,
-        style::{self, Style},
+        style::Style,
     },
     Part, TlsChoice,
     decide::Decisions,
@@ -156,11 +156,11 @@ pub fn show(summary: &Summary<'_>, style: Style) -> String {
         text.push_str(&format!("What was there before is in {kept}.\n"));
     }
     for hint in &summary.hints {
-        text.push_str(&paragraph("  ! ", hint));
+        text.push_str(&paragraph("  ! ", hint, style));
     }
     text.push_str("\nNext:\n");
     for (number, Step { what, command }) in (1..).zip(&summary.next) {
-        text.push_str(&paragraph(&format!("  {number}. "), what));
+        text.push_str(&paragraph(&format!("  {number}. "), what, style));
         if let Some(command) = command {
             text.push_str(&format!("       {}\n", style.accent(command)));
         }
@@ -169,7 +169,7 @@ pub fn show(summary: &Summary<'_>, style: Style) -> String {
 }
 
 /// Text after a mark, and its further lines below its first.
-fn paragraph(mark: &str, text: &str) -> String {
-    let lines = wrap(text, style::WIDTH - mark.len());
+fn paragraph(mark: &str, text: &str, style: Style) -> String {
+    let lines = wrap(text, style.width() - mark.len());
     format!("{mark}{}\n", lines.join(&format!("\n{}", " ".repeat(mark.len()))))
 }

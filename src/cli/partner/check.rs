@@ -10,7 +10,7 @@ use super::{
         args::{ConfigArgs, Format},
         findings::{self, Finding, wrap},
         pasted,
-        style::{self, Style, say},
+        style::{Style, say},
     },
     probe::{NOT_CHECKED, ProbeArgs},
 };
@@ -72,16 +72,18 @@ pub async fn run(args: Args) -> Outcome {
             let report = Report { api_url, findings: &findings, not_checked: &NOT_CHECKED };
             say(serde_json::to_string_pretty(&report)?)?;
         }
-        Format::Text => say(format!("{}\n{}", findings::show(&findings, Style::stdout()), not_checked()))?,
+        Format::Text => {
+            say(format!("{}\n{}", findings::show(&findings, Style::stdout()), not_checked(Style::stdout())))?
+        }
     }
     findings::outcome(&findings)
 }
 
 /// What nobody has looked at, for people.
-pub fn not_checked() -> String {
+pub fn not_checked(style: Style) -> String {
     let mut text = "Not to be seen from here:\n".to_owned();
     for what in NOT_CHECKED {
-        text.push_str(&format!("  {}\n", wrap(what, style::WIDTH - 4).join("\n    ")));
+        text.push_str(&format!("  {}\n", wrap(what, style.width() - 4).join("\n    ")));
     }
     text.push_str("'dapbox partner check --api-url URL' on another machine sees more.");
     text

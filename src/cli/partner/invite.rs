@@ -155,7 +155,7 @@ fn text(invitation: &Invitation<'_>, style: Style) -> String {
     let Invitation { name, api_url, dap_url, token, until, command, form, findings, .. } = invitation;
     let mut text = String::new();
     if !findings.is_empty() {
-        text.push_str(&format!("{}\n{}\n\n", findings::show(findings, style), check::not_checked()));
+        text.push_str(&format!("{}\n{}\n\n", findings::show(findings, style), check::not_checked(style)));
     }
     let good = token::good(*until);
     text.push_str(&format!(

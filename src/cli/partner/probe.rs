@@ -37,7 +37,7 @@ pub struct ProbeArgs {
     /// The control plane is on a network of your own: private addresses are fine.
     #[arg(long)]
     private: bool,
-    /// Root certificates (PEM) that the control plane believes besides the web's.
+    /// Root certificates (PEM) that the control plane trusts besides the web's. Without this, those of peer.ca_file.
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
     /// How long each request may take.
@@ -67,7 +67,7 @@ impl ProbeArgs {
     /// Looks with a token, or with one that is made for this if a server runs here and none is given.
     pub async fn look(&self, config: Config, given: Option<Secret>) -> Result<Vec<Finding>, Failure> {
         let url = self.url(&config)?;
-        let roots = self.ca_file.as_deref().map(Roots::read).transpose()?.unwrap_or_default();
+        let roots = Roots::read(self.ca_file.as_deref().unwrap_or(&config.peer.ca_file))?;
         let spinner = style::spinner("asking what a control plane will ask");
         let world = World::look(config, super::super::args::Sources::default(), self.timeout).await?;
         let probe = match given {

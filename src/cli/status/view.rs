@@ -1,4 +1,4 @@
-//! How an overview looks to people, in 80 columns.
+//! How an overview looks to people, in as many columns as the terminal has.
 
 use std::fmt::Write;
 
@@ -14,6 +14,7 @@ use crate::{
         status::{CollectedBatchStatus, ResultState, TaskStatus},
         words::{bytes, rate, relative, span},
     },
+    server::needs_attention,
     vdaf::noise,
 };
 
@@ -51,7 +52,7 @@ impl Text {
     /// The same in a colour, which must not be cut.
     fn painted(&mut self, name: &str, value: &str, paint: fn(Style, &str) -> String) {
         let name = self.style.dim(&format!("{name:<NAMES$}"));
-        let lines = findings::wrap(value, style::WIDTH - NAMES - 2);
+        let lines = findings::wrap(value, self.style.width().saturating_sub(NAMES + 2));
         let lines: Vec<_> = lines.iter().map(|line| paint(self.style, line)).collect();
         // Writing to a string cannot fail.
         let _ = writeln!(self.text, "  {name}{}", lines.join(&format!("\n  {:NAMES$}", "")));
@@ -59,11 +60,16 @@ impl Text {
 }
 
 fn server(text: &mut Text, overview: &Overview) {
-    let Overview { version, now, started, not_ready, load, disk, keys, tls, log_lines_dropped, .. } = overview;
+    let Overview { version, server, now, started, not_ready, load, disk, keys, tls, log_lines_dropped, .. } = overview;
     let style = text.style;
-    let state = if not_ready.is_empty() { style.good("ready") } else { style.bad("not ready") };
+    let state = match needs_attention(overview) {
+        _ if !not_ready.is_empty() => style.bad("not ready"),
+        true => style.accent("ready, needs attention"),
+        false => style.good("ready"),
+    };
     let up = span(Duration(now.0.saturating_sub(started.0)));
-    let _ = writeln!(text.text, "{}  {state}, up {up}", style.bold(&format!("dapbox {version}")));
+    let on = if server.is_empty() { String::new() } else { format!(" on {server}") };
+    let _ = writeln!(text.text, "{}{on}  {state}, up {up}", style.bold(&format!("dapbox {version}")));
     for reason in not_ready {
         text.painted("because", reason, Style::bad);
     }
@@ -115,7 +121,8 @@ fn certificate(text: &mut Text, tls: &TlsStatus, now: Time) {
 fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     let status = &view.status;
     let counted = |name: &str| status.counters.get(name).copied().unwrap_or(0);
-    let _ = writeln!(text.text, "{}", text.style.bold(&format!("Task {}", status.id)));
+    let name = status.name.as_ref().map(|name| format!("{}  ", text.style.bold(name.as_str()))).unwrap_or_default();
+    let _ = writeln!(text.text, "{name}{}", text.style.bold(&format!("Task {}", status.id)));
     let (revision, measures) = (show::revision(status.revision), show::vdaf(&status.vdaf));
     text.line(show::role(status.role), &format!("{revision}, {measures}"));
     text.line("batches are", &show::batches(status.batch_mode, status.min_batch_size));
@@ -135,7 +142,9 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     text.line("aggregated", &so_far(view.aggregation_rate, counted(AGGREGATE_SUCCESS)));
     last_hour(text, view);
     if is_leader {
-        let oldest = view.oldest_waiting.map(|oldest| format!(", oldest of {}", relative(oldest, now)));
+        let oldest = view
+            .oldest_waiting
+            .map(|oldest| format!(", the oldest for {}", span(Duration(now.0.saturating_sub(oldest.0)))));
         let jobs = style::counted(status.jobs, "job");
         let waiting = style::counted(status.waiting, "report");
         text.line("waiting", &format!("{waiting}{}; {jobs} under way", oldest.unwrap_or_default()));
@@ -164,7 +173,6 @@ fn so_far(per_second: f64, total: u64) -> String {
 
 /// What happened in the last hour, as a row of bars.
 fn last_hour(text: &mut Text, view: &TaskView) {
-    const LEVELS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
     let rates = view.history.iter().map(|sample| {
         let happened = if view.status.role == Role::Leader { sample.uploaded } else { sample.aggregated };
         happened as f64 / sample.duration.0.max(1) as f64
@@ -172,7 +180,7 @@ fn last_hour(text: &mut Text, view: &TaskView) {
     let rates: Vec<f64> = rates.collect();
     let most = rates.iter().copied().fold(0.0, f64::max);
     if most > 0.0 {
-        let bars = rates.iter().map(|rate| LEVELS[(rate / most * 8.0).ceil().clamp(0.0, 8.0) as usize]);
+        let bars = rates.iter().map(|rate| text.style.levels()[(rate / most * 8.0).ceil().clamp(0.0, 8.0) as usize]);
         let bars: String = bars.collect();
         let name = text.style.dim(&format!("{:<NAMES$}", "last hour"));
         let _ = writeln!(text.text, "  {name}{}", text.style.accent(bars.trim_start()));
@@ -237,10 +245,12 @@ fn batch_line(batch: &BatchView, needed: u64, style: Style) -> String {
         BatchState::NotAggregatedYet => style.accent("not aggregated yet"),
         BatchState::TooFew => style.dim("too few"),
     };
-    let bar = style::bar(batch.aggregated.min(needed).into(), needed.into(), 12);
+    // All of the line but the bar has 65 columns.
+    let room = style.width().saturating_sub(68).min(40);
+    let bar = style.bar(batch.aggregated.min(needed).into(), needed.into(), room);
     let waiting = if batch.waiting > 0 { format!(" + {}", short(batch.waiting)) } else { String::new() };
     let fill = format!("{}{waiting} of {}", short(batch.aggregated), short(needed));
-    format!("{name:<20}  {bar:<12} {fill:<19} {state}")
+    format!("{name:<20}  {bar:<room$} {fill:<19} {state}")
 }
 
 fn refusals(text: &mut Text, view: &TaskView) {
@@ -302,6 +312,7 @@ mod tests {
         TaskView {
             status: TaskStatus {
                 id: TaskId::new([0xff; 32]),
+                name: Some("Page load times".parse().unwrap()),
                 revision: Revision::Dap09,
                 info: String::new(),
                 role: Role::Leader,
@@ -337,7 +348,7 @@ mod tests {
             },
             upload_rate: 12.34,
             aggregation_rate: 0.0,
-            oldest_waiting: Some(NOW.saturating_sub(Duration(4000))),
+            oldest_waiting: Some(NOW.saturating_sub(Duration(4))),
             refused: [("report_outdated_key".to_owned(), 3), ("helper_vdaf_prep_error".to_owned(), 1)].into(),
             batches: vec![
                 batch(1, 999_999, 999_999, BatchState::NotAggregatedYet),
@@ -378,6 +389,7 @@ mod tests {
         };
         let all = Overview {
             version: "1.2.3".to_owned(),
+            server: "dap.example".to_owned(),
             now: NOW,
             started: NOW.saturating_sub(Duration(7260)),
             not_ready: disk.advice().into_iter().collect(),
@@ -391,7 +403,8 @@ mod tests {
         let text = overview(&all, false, Style::plain());
         assert!(text.lines().all(|line| line.chars().count() <= style::WIDTH), "{text}");
         for part in [
-            "dapbox 1.2.3  not ready, up 2 h 1 min",
+            "dapbox 1.2.3 on dap.example  not ready, up 2 h 1 min",
+            "Page load times  Task ",
             "short of disk space",
             "100 MiB free, 256 MiB needed",
             "200 x25519-sha256-aes128gcm, active, 3 d old, replaced in 1 d",
@@ -400,7 +413,7 @@ mod tests {
             "leader        dap-09, count",
             "uploads       12/s lately, 12,345,678 in all",
             "last hour     ▄█",
-            "1,234 reports, oldest of 1 h 6 min ago; 2 jobs under way",
+            "1,234 reports, the oldest for 4 s; 2 jobs under way",
             "1 ready to collect, 9 with too few reports",
             "999k + 999k of 1M   not aggregated yet",
             "████████████ 2M of 1M            ready",
@@ -415,6 +428,13 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}\n{text}");
         }
+        let narrow = overview(&all, false, Style::ascii(60));
+        let has_room =
+            |line: &&str| line.starts_with("    ") || line.starts_with("Page load") || line.starts_with("dapbox");
+        assert!(narrow.lines().all(|line| has_room(&line) || line.len() <= 60) && narrow.is_ascii(), "{narrow}");
+        assert!(narrow.contains("last hour     =#"), "{narrow}");
+        let ready = overview(&Overview { not_ready: Vec::new(), ..all.clone() }, false, Style::plain());
+        assert!(ready.contains("dapbox 1.2.3 on dap.example  ready, needs attention, up 2 h"), "{ready}");
         let tls = Some(TlsStatus { certificate: None, trouble: Some("the authority is away".to_owned()) });
         let text = overview(&Overview { tls, tasks: Vec::new(), ..all }, true, Style::plain());
         for part in ["certificate   none yet\n                the authority is away", "There is no task"] {

@@ -4,6 +4,8 @@ mod close;
 mod export;
 mod import;
 mod new;
+mod ours;
+mod rename;
 mod sweep;
 mod token;
 
@@ -20,13 +22,20 @@ use super::{
     args::{ConfigArgs, DestructiveArgs, Format},
     calendar,
     control::Control,
-    pasted, place, show,
+    pasted, show,
     style::{Style, say, warn},
     taskfile::TaskFile,
 };
-use crate::model::{Role, TaskId, Time, status::TaskStatus};
+use crate::{
+    config::Config,
+    model::{
+        Role, Task, TaskId, Time,
+        name::TaskName,
+        status::{Remains, TaskStatus},
+    },
+};
 
-pub use new::{UrlArgs, default_info, instant, parameters};
+pub use new::{UrlArgs, default_info, instant, parameters, scrutinize};
 
 /// The subcommands of `dapbox task`.
 #[derive(Debug, clap::Subcommand)]
@@ -50,6 +59,8 @@ pub enum Command {
         dapbox task show 9GgQ -o json --data-dir /var/lib/dapbox"
     )]
     Show(ShowArgs),
+    /// Give a task another local name.
+    Rename(rename::Args),
     /// Close everything of before a time, after the other aggregator was restored from a backup.
     Close(close::Args),
     /// Replace the tokens that parties present to each other.
@@ -69,13 +80,21 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Adding the same task again does nothing. A task never changes: to change one, make a new one.\n\n\
+    The file of the other aggregator is refused: the URL that the task has for us must be below public_url or, without \
+    one, where the server listens. If neither tells, this asks.\n\n\
     Examples:\n  \
     dapbox task add leader.toml\n  \
+    dapbox task add helper.toml --role helper\n  \
     dapbox task add helper.toml --config /etc/dapbox/appliance.toml"
 )]
 pub struct AddArgs {
     /// The leader's or the helper's file, from 'dapbox task new'.
     file: PathBuf,
+    #[command(flatten)]
+    role: ours::RoleArgs,
+    /// What to call the task here; without this, the name in the file.
+    #[arg(long)]
+    name: Option<TaskName>,
     #[command(flatten)]
     config: ConfigArgs,
     /// What to print.
@@ -96,7 +115,7 @@ pub struct ListArgs {
 /// Arguments of `dapbox task show`.
 #[derive(Debug, clap::Args)]
 pub struct ShowArgs {
-    /// The task's id, or the beginning of it.
+    /// The task's id, the beginning of it, or its name.
     #[arg(allow_hyphen_values = true)]
     id: String,
     #[command(flatten)]
@@ -110,7 +129,9 @@ pub struct ShowArgs {
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "What is removed cannot be brought back. A tombstone stays behind: the id is refused for ever, \
-    because a task that came back would accept reports a second time and give aggregates out a second time.\n\n\
+    because a task that came back would accept reports a second time and give aggregates out a second time. A task \
+    that no request has ever named leaves none: the wrong file can be removed and the right one added. In a data \
+    directory that was restored, every task leaves one.\n\n\
     Example:\n  \
     dapbox task remove 9GgQd3pEE6DiJtYTFyOYGDjRQzdrRaUrVL0Yn-3uAF4 --yes"
 )]
@@ -127,16 +148,19 @@ pub struct RemoveArgs {
 struct Done<'a> {
     /// Which task.
     task: TaskId,
-    /// What was done: `added`, `removed` or `closed`.
+    /// What was done: `added`, `renamed`, `removed` or `closed`.
     done: &'a str,
     /// Before which time everything is closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     closed_before: Option<Time>,
+    /// Whether a tombstone stays of a task that was removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tombstone: Option<bool>,
 }
 
 impl<'a> Done<'a> {
     fn new(task: TaskId, done: &'a str) -> Self {
-        Self { task, done, closed_before: None }
+        Self { task, done, closed_before: None, tombstone: None }
     }
 
     /// Says it, or the sentence for people.
@@ -155,6 +179,7 @@ pub async fn run(command: Command) -> Outcome {
         Command::Add(args) => add(args).await,
         Command::List(args) => list(args).await,
         Command::Show(args) => show(args).await,
+        Command::Rename(args) => rename::run(args).await,
         Command::Close(args) => close::run(args).await,
         Command::Token(command) => token::run(command).await,
         Command::Remove(args) => remove(args).await,
@@ -175,12 +200,10 @@ async fn add(args: AddArgs) -> Outcome {
         return Err(Failure::usage(text));
     };
     let config = args.config.load(None)?;
-    if let Some(mismatch) = place::mismatch(&config, &task.public, task.role()) {
-        warn(mismatch);
-    }
     let control = Control::open(&config).await?;
-    let (id, role, name) = (task.public.id, show::role(task.role()), args.file.display().to_string());
-    let added = adding(&control, &[id], control.add_task(task)).await.map_err(|e| e.context(name));
+    let (id, role) = (task.public.id, show::role(task.role()));
+    let adding = adding(&control, &[id], add_to(&control, &config, task, &args, file.name)).await;
+    let added = adding.map_err(|e| e.context(args.file.display()));
     let how = if matches!(control, Control::Server(_)) { "to the running server" } else { "to the data directory" };
     control.close().await;
     let closed = added?.into_iter().next().map(|(_, before)| before);
@@ -214,6 +237,19 @@ fn past_closed(tasks: &[(TaskId, Time)]) -> String {
         text.push_str(&format!("\n  dapbox task close {id} --before {}", calendar::show(*before)));
     }
     text
+}
+
+async fn add_to(control: &Control, config: &Config, task: Task, args: &AddArgs, name: Option<TaskName>) -> Outcome {
+    ours::check(control, config, &task, &args.role).await?;
+    let id = task.public.id;
+    control.add_task(task).await?;
+    // A name that the operator has given meanwhile stays, unless another is asked for.
+    let named = control.task(&id).await?.and_then(|task| task.name);
+    let wanted = args.name.clone().or(named.clone()).or(name);
+    if wanted != named {
+        control.rename_task(id, wanted).await?;
+    }
+    Ok(())
 }
 
 async fn tasks(config: &ConfigArgs) -> Result<Vec<TaskStatus>, Failure> {
@@ -259,13 +295,20 @@ async fn find_whole(control: &Control, start: &str) -> Result<TaskStatus, Failur
     control.task(&id).await?.ok_or_else(|| Failure::new(format!("there is no task {start}")))
 }
 
-/// The task whose id begins like this.
+/// The task that has this name, or whose id begins like this.
 fn find<'a>(tasks: &'a [TaskStatus], start: &str) -> Result<&'a TaskStatus, Failure> {
-    let mut found = tasks.iter().filter(|task| task.id.to_string().starts_with(start));
-    let task = found.next().ok_or_else(|| Failure::new(format!("there is no task {start}")))?;
-    match found.next() {
-        Some(_) => Err(Failure::usage(format!("several tasks begin with {start}"))),
-        None => Ok(task),
+    let is_called = |task: &&TaskStatus| task.name.as_ref().is_some_and(|name| name.as_str() == start);
+    let mut found: Vec<_> = tasks.iter().filter(is_called).collect();
+    if found.is_empty() {
+        found = tasks.iter().filter(|task| task.id.to_string().starts_with(start)).collect();
+    }
+    match found[..] {
+        [] => Err(Failure::new(format!("there is no task {start}; 'dapbox task list' shows all"))),
+        [task] => Ok(task),
+        _ => Err(Failure::usage(format!(
+            "{} tasks are called {start} or begin with it: give more of the id",
+            found.len()
+        ))),
     }
 }
 
@@ -281,16 +324,18 @@ async fn remove_from(control: &Control, args: &RemoveArgs) -> Outcome {
     let task = control.task(&args.id).await?.ok_or_else(missing)?;
     if !args.shared.yes {
         say(show::task(&task, Style::stdout()))?;
-        say("\nRemoving it deletes its reports and sums. Its id can never be used again.")?;
+        say(
+            "\nRemoving it deletes its reports and sums. Its id can never be used again, unless no\nrequest has ever named it.",
+        )?;
         if !confirmed("remove it")? {
             return Err(Failure::new("nothing was removed"));
         }
     }
-    if !control.remove_task(args.id).await? {
-        return Err(missing());
-    }
-    Done::new(args.id, "removed").say(args.shared.output, || {
-        format!("Task {} is removed. A tombstone stays: its id is refused for ever.", args.id)
+    let remains = control.remove_task(args.id).await?.ok_or_else(missing)?;
+    let tombstone = Some(remains == Remains::Tombstone);
+    Done { tombstone, ..Done::new(args.id, "removed") }.say(args.shared.output, || match remains {
+        Remains::Tombstone => format!("Task {} is removed. A tombstone stays: its id is refused for ever.", args.id),
+        Remains::Nothing => format!("Task {} is removed. No request had named it: it may be added again.", args.id),
     })
 }
 

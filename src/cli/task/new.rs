@@ -11,12 +11,13 @@ use super::super::{
     Failure, Outcome,
     args::{BatchArgs, Dap, Format, VdafArgs, duration},
     calendar,
-    style::{Style, say},
+    place::Place,
+    style::{Style, say, warn},
     taskfile::{Parameters, TaskFiles, VerifyKey},
 };
 use crate::{
     config::Seconds,
-    model::{BaseUrl, Duration, Epsilon, Revision, Secret, TaskId, Time, VdafConfig},
+    model::{BaseUrl, Duration, Epsilon, Revision, Secret, TaskId, Time, VdafConfig, name::TaskName},
     wire,
 };
 
@@ -54,6 +55,10 @@ pub struct Args {
     /// taken if this is left out.
     #[arg(long, value_name = "TEXT")]
     info: Option<String>,
+    /// What to call the task, in all files but the clients': letters, digits, blanks and any of -._:/+()#,& with at most
+    /// 64 characters. Local: nothing of the protocol depends on it, and 'dapbox task rename' changes it.
+    #[arg(long)]
+    name: Option<TaskName>,
     #[command(flatten)]
     vdaf: VdafArgs,
     #[command(flatten)]
@@ -116,7 +121,8 @@ pub fn run(args: Args) -> Outcome {
     task.report_expiry_age = args.report_expiry_age.0.map(Seconds);
     let seed = args.verify_key_seed.as_ref().map(seed).transpose().map_err(Failure::usage)?;
     let id = task.id;
-    let files = TaskFiles::generate(task, &VerifyKey { seed, id: args.verify_key_id })?;
+    scrutinize(&task)?;
+    let files = TaskFiles::generate(task, &VerifyKey { seed, id: args.verify_key_id })?.called(args.name.as_ref());
     files.write(&args.out)?;
     Ok(match args.output {
         Format::Json => {
@@ -125,6 +131,43 @@ pub fn run(args: Args) -> Outcome {
         }
         Format::Text => print_next_steps(&args.out.display().to_string(), id),
     }?)
+}
+
+/// Refuses a task that cannot work, and warns of what is rarely meant.
+pub fn scrutinize(task: &Parameters) -> Outcome {
+    check_end(task.expires, Time::now())?;
+    doubts(task).into_iter().for_each(warn);
+    Ok(())
+}
+
+/// Refuses a task that is over before it begins.
+fn check_end(expires: Option<Time>, now: Time) -> Outcome {
+    match expires.filter(|end| *end <= now) {
+        Some(end) => Err(Failure::usage(format!(
+            "--expires {} is in the past: every report would be refused",
+            calendar::show(end)
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// What is allowed and rarely meant.
+fn doubts(task: &Parameters) -> Vec<String> {
+    let mut doubts = Vec::new();
+    for (role, url) in [("leader", &task.leader_url), ("helper", &task.helper_url)] {
+        if Place::of(url).is_some_and(|place| !place.is_secure && !place.is_loopback()) {
+            doubts.push(format!(
+                "the {role}'s URL {url} is plain HTTP: tokens and reports can be read and changed on the way. Use https"
+            ));
+        }
+    }
+    if task.min_batch_size == 1 {
+        doubts.push(
+            "a minimum batch size of 1 protects nobody: an aggregate may be of a single report. Use a larger --min-batch-size"
+                .to_owned(),
+        );
+    }
+    doubts
 }
 
 /// The smallest interval with bounds at multiples of the time precision that holds the one that is asked for.
@@ -298,6 +341,22 @@ mod tests {
         let week = instant("1w").unwrap().0 - Time::now().0;
         assert!((604_799..=604_800).contains(&week));
         assert!(instant("never").is_err());
+    }
+
+    #[test]
+    fn refuses_an_end_in_the_past_and_warns_of_what_protects_nobody() {
+        let now = Time(1_893_456_000);
+        assert!(check_end(Some(now), now).unwrap_err().message().contains("2030-01-01T00:00:00Z is in the past"));
+        assert!(check_end(Some(Time(now.0 + 1)), now).is_ok() && check_end(None, now).is_ok());
+        let batch = |min| BatchArgs { min_batch_size: Some(min), ..BatchArgs::default() };
+        let doubts_of = |urls: [&str; 2], min| {
+            let urls = urls.map(str::to_owned);
+            doubts(&parameters(Revision::Dap09, urls, VdafConfig::Prio3Count, &batch(min)).unwrap()).join("; ")
+        };
+        assert_eq!(doubts_of(["https://a.example/", "http://127.0.0.1:8080/"], 2), "");
+        let text = doubts_of(["http://a.example/", "http://[::1]/"], 1);
+        assert!(text.contains("leader's URL http://a.example/") && text.contains("minimum batch size of 1"), "{text}");
+        assert!(!text.contains("helper"), "{text}");
     }
 
     #[test]

@@ -53,7 +53,7 @@ const GIVEN_UP: Metric = counter(
 const WAITING: Metric = gauge("dapbox_reports_waiting", "Reports that wait for aggregation (leader)");
 const OLDEST: Metric = gauge(
     "dapbox_oldest_waiting_timestamp_seconds",
-    "Time of the oldest report that is not aggregated, in seconds since 1970, rounded down to the task's time precision; \
+    "When the oldest report arrived that is not aggregated, in seconds since 1970, not before the start of the server; \
      absent if there is none (leader)",
 );
 const JOBS: Metric = gauge(
@@ -260,7 +260,8 @@ fn task(gathered: &mut Gathered, view: &TaskView) {
     let own: &[(&'static str, &str)] = &[("task", &id)];
     let counted = |name: &str| status.counters.get(name).copied().unwrap_or(0);
     let (role, protocol) = (status.role.to_string(), wire::of(status.revision).prefix());
-    gathered.whole(TASK, &[("task", &id), ("role", &role), ("protocol", protocol)], 1_u64);
+    let name = status.name.as_ref().map_or("", |name| name.as_str());
+    gathered.whole(TASK, &[("task", &id), ("name", name), ("role", &role), ("protocol", protocol)], 1_u64);
     gathered.whole(AGGREGATED, own, counted(counters::AGGREGATE_SUCCESS));
     gathered.whole(GIVEN_UP, own, counted(counters::SUM_GIVEN_UP));
     gathered.whole(COLLECTED, own, status.batches_collected);

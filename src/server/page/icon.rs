@@ -15,6 +15,8 @@ pub enum Icon {
     Good,
     /// A triangle.
     Bad,
+    /// A diamond.
+    Attention,
     /// A disc that is half full.
     Half,
     /// A broken ring.
@@ -31,6 +33,9 @@ impl Icon {
         let (class, shape) = match self {
             Self::Good => ("i-good", r#"<circle cx="8" cy="8" r="7"/><path class="cut" d="M4.6 8.3l2.4 2.4 4.5-5"/>"#),
             Self::Bad => ("i-bad", r#"<path d="M8 .8L15.7 15H.3z"/><path class="cut" d="M8 5.6v4.6M8 11.8v1.6"/>"#),
+            Self::Attention => {
+                ("i-doubt", r#"<path d="M8 .3L15.7 8 8 15.7.3 8z"/><path class="cut" d="M8 4.4v4.2M8 10.4v1.2"/>"#)
+            }
             Self::Half => {
                 ("i-half", r#"<circle class="line" cx="8" cy="8" r="6.2"/><path d="M8 1.8a6.2 6.2 0 0 1 0 12.4z"/>"#)
             }

@@ -24,7 +24,11 @@ const SHORT: usize = 8;
 
 /// What a task is called where there is little room.
 pub fn name(status: &TaskStatus) -> String {
-    let what = if status.info.is_empty() { words::vdaf(&status.vdaf) } else { status.info.clone() };
+    let what = match &status.name {
+        Some(name) => name.to_string(),
+        None if status.info.is_empty() => words::vdaf(&status.vdaf),
+        None => status.info.clone(),
+    };
     format!("{what} ({})", short(status))
 }
 
@@ -38,7 +42,7 @@ pub fn entry(view: &TaskView, now: Time, is_open: bool) -> Markup {
         details.task id={ "task-" (view.status.id) } open[is_open] {
             (line(view, now))
             div.body id={ "about-" (view.status.id) } {
-                @for (n, trouble) in alerts::troubles(view).iter().enumerate() {
+                @for (n, (_, trouble)) in alerts::troubles(view).iter().enumerate() {
                     p.trouble id={ "trouble-" (n) "-" (view.status.id) } { (Icon::Bad.draw()) span { (trouble) } }
                 }
                 div.columns id={ "columns-" (view.status.id) } {
@@ -72,8 +76,9 @@ fn line(view: &TaskView, now: Time) -> Markup {
     html! {
         summary {
             div.title {
-                h3 { (words::vdaf(&status.vdaf)) }
+                h3 { @if let Some(name) = &status.name { (name) } @else { (words::vdaf(&status.vdaf)) } }
                 p.sub {
+                    @if status.name.is_some() { span { (words::vdaf(&status.vdaf)) } }
                     @if !status.info.is_empty() { span.info { (status.info) } }
                     code { (short(status)) }
                     span { (status.role) }
@@ -132,7 +137,7 @@ fn reports(view: &TaskView, now: Time) -> Markup {
             dt { "aggregated, last minute" } dd { (rate(view.aggregation_rate)) }
             @if is_leader {
                 dt { "waiting for aggregation" } dd { (count(status.waiting)) }
-                dt { "oldest that waits, of" }
+                dt { "oldest waiting, arrived" }
                 dd { @if let Some(oldest) = view.oldest_waiting { (ago(oldest, now)) } @else { "none waits" } }
             }
             dt { "aggregation jobs in flight" } dd { (count(status.jobs)) }
@@ -210,6 +215,7 @@ fn parameters(status: &TaskStatus, now: Time) -> Markup {
     html! {
         h4 { "Parameters" }
         dl.parameters {
+            @if let Some(name) = &status.name { dt { "name" } dd { (name) } }
             dt { "task id" } dd { code { (status.id) } }
             dt { "protocol" } dd { (wire::of(status.revision).prefix()) }
             dt { "our role" } dd { (status.role) }

@@ -136,7 +136,7 @@ pub(super) fn check_row(key: &[u8], value: &[u8]) -> Result<(), VerifyError> {
 type Check = fn(&[u8], &[u8]) -> Result<(), RowError>;
 
 /// How the rows of each table are checked.
-const TABLES: [(u8, Check); 27] = [
+const TABLES: [(u8, Check); 28] = [
     (table::SEQUENCES.prefix, |key, value| decodes(&table::SEQUENCES, key, value)),
     (table::TASKS.0.prefix, |key, value| is_sealed(&table::TASKS, key, value)),
     (table::REMOVED.prefix, |key, value| decodes(&table::REMOVED, key, value)),
@@ -164,6 +164,7 @@ const TABLES: [(u8, Check); 27] = [
     (table::IN_BAND.prefix, |key, value| decodes(&table::IN_BAND, key, value)),
     (table::PEERS.0.prefix, |key, value| is_sealed(&table::PEERS, key, value)),
     (table::RESULTS.prefix, |key, value| decodes(&table::RESULTS, key, value)),
+    (table::TASK_NAMES.prefix, |key, value| decodes(&table::TASK_NAMES, key, value)),
 ];
 
 fn decodes<K: Key, V: Serialize + DeserializeOwned>(

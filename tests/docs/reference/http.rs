@@ -223,7 +223,7 @@ impl Served {
             }
         }
         format!(
-            "Everything is below `/dap-09/` or `/dap-18/` at `listen`. `hpke_config` and `reports` answer browsers too (CORS), \
+            "Everything is below `/dap-09/` or `/dap-18/` at `listen`; `/` and these two paths are a page for people. `hpke_config` and `reports` answer browsers too (CORS), \
             with errors as well. Leader and collector show a token: `Authorization: Bearer`, or `DAP-Auth-Token`; without \
             the right one they are answered 403. Ids are base64url without padding.\n\n{}",
             table(&["path", "methods", "who", "sends", "is answered"], rows)

@@ -135,7 +135,7 @@ fn shown(text: &str) -> String {
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let clean = clean.trim();
     match clean.char_indices().nth(TEXT_CHARS) {
-        Some((end, _)) => format!("{}…", &clean[..end]),
+        Some((end, _)) => format!("{}...", &clean[..end]),
         None => clean.to_owned(),
     }
 }
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn what_others_say_is_one_short_line() {
         assert_eq!(shown(" a\n\x1b[31mb "), "a  [31mb");
-        assert_eq!(shown(&"é".repeat(1000)).chars().count(), TEXT_CHARS + 1);
+        assert_eq!(shown(&"é".repeat(1000)).chars().count(), TEXT_CHARS + 3);
     }
 
     #[test]
