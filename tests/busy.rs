@@ -284,6 +284,10 @@ async fn a_removed_task_never_comes_back(#[values(Revision::Dap09, Revision::Dap
     let forge = Forge::new(&gone).await;
     gone.upload_all([&forge.report(&Measurement::Flag(true), Time::now())]).await;
     assert_eq!(pair.leader.try_add(&gone.leader).await, 201, "the same task again is no harm");
+    // A request to each, even one that is refused, is a use: the task leaves a tombstone at both.
+    for place in places(&gone, gone.id()) {
+        place.tell(vec![0]).await;
+    }
     pair.leader.remove(&gone.id()).await;
     pair.helper.remove(&gone.id()).await;
     for restarted in [false, true] {

@@ -154,8 +154,8 @@ async fn a_task_that_cannot_be_expressed_is_refused() {
         |task| task.public.task_interval = Interval::new(Time(3600), Duration(3601)),
         |task| task.public.task_interval = Interval::new(Time(3600), Duration(0)),
     ];
-    let url = || node.url(DAP18);
-    let parties = Parties::new(DAP18, VdafConfig::Prio3Count, BatchMode::TimeInterval, url(), url());
+    let (own, other) = (node.url(DAP18), "http://127.0.0.1:1/dap-18/".to_owned());
+    let parties = Parties::new(DAP18, VdafConfig::Prio3Count, BatchMode::TimeInterval, own, other);
     for (n, change) in changes.into_iter().enumerate() {
         assert_eq!(node.try_add(&parties.clone().with(change).leader).await, 400, "{n}");
     }

@@ -131,11 +131,12 @@ async fn a_malformed_tail_is_told() {
     let status = pair.leader.status(&parties.id()).await;
     assert_eq!((status.counters["report_success"], status.counters["report_decode_failure"]), (4, 3));
 
-    // A time that cannot be told in seconds.
+    // A time that cannot be told in seconds is too early.
     let mut late = parties.wire().encode_upload(parties.task(), &reports[..1]);
     for units in [u64::MAX, u64::MAX / HOUR + 1] {
         late[16..24].copy_from_slice(&units.to_be_bytes());
-        assert_refused(&parties.upload_bytes(late.clone()).await, parties, ProblemType::InvalidMessage);
+        let answer = parties.upload_bytes(late.clone()).await;
+        assert_eq!(upload_errors(&answer, parties), [(reports[0].metadata.id, ReportError::ReportTooEarly)]);
     }
     pair.stop().await;
 }

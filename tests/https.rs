@@ -91,7 +91,7 @@ async fn http2_is_negotiated_and_http1_can_be() {
     assert_eq!(version(authority.http().http1_only().build().unwrap()).await, Version::HTTP_11);
     // Nothing is negotiated.
     let mut stream = authority.connect(node.config.listen, &[]).await;
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /none HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
     assert!(closed(&mut stream).await.starts_with(b"HTTP/1.1 404"));
 
     // And our own client asks for it.

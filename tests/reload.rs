@@ -60,6 +60,7 @@ const NOT_SHOWN: &[(&str, &str)] = &[
     ),
     ("taskprov.max_tasks", "the same: see the_leader_takes_known_helpers_tasks_from_anybody_and_not_too_many"),
     ("proxy.trusted", "only the log shows where a request comes from"),
+    ("limits.max_body_silence", "memory has to be short: see silent_uploads_lose_their_memory of tests/memory"),
     ("limits.max_backup_note_bytes", "a backup has to meet with very many writes"),
     (
         "leader.next_batch_after",
