@@ -1,6 +1,6 @@
 //! The leader's side of an aggregation job (DAP-09 section 4.5.1.1).
 //!
-//! A job is [`pick`]ed from the waiting reports, [`start`]ed on the pool, [`seal`]ed into the store before its request
+//! A job is [`pick()`]ed from the waiting reports, [`start`]ed on the pool, [`seal`]ed into the store before its request
 //! is first sent, and [`commit`]ted when the helper has answered. In between, a crash at any point leads back to the
 //! same request: its reports, its clock and the hash of its bytes are stored, and preparation is deterministic.
 
