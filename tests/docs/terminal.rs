@@ -44,6 +44,10 @@ impl Terminal {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DAPBOX_")) {
             command.env_remove(name);
         }
+        // The documents' servers are on loopback, which curl would look for behind a proxy.
+        for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+            command.env_remove(name);
+        }
         command.env("PATH", paths).env("HOME", dir).env("NO_COLOR", "1").env("TERM", "dumb").env("LC_ALL", "C.UTF-8");
         command.env("RUST_BACKTRACE", "0").envs(environment.iter().cloned());
         // A group of its own, so that all that was started in it can be ended with it.
