@@ -24,7 +24,7 @@ use crate::{
     },
     model::{
         Point, Task, TaskId, Time, build,
-        status::{CloseRequest, Health, Remains, RenameRequest},
+        status::{CloseRequest, Health, Remains, RenameRequest, TaskStatus},
     },
     peer::Proxies,
     store::Tx,
@@ -93,13 +93,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
                 .map_err(|why| Problem::about(409).with_detail(why.to_string()))?;
             Ok(empty(StatusCode::CREATED))
         }
-        ("GET", _, Some(Ok(id))) => {
-            let status = app.store.read(|view| {
-                Ok(view.task(&id).map(|state| tasks::status_with_collected(state, tasks::MAX_COLLECTED)))
-            })?;
-            let status = status.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id))?;
-            json(StatusCode::OK, &untouched::complete(app, status))
-        }
+        ("GET", _, Some(Ok(id))) => json(StatusCode::OK, &status(app, id)?),
         ("DELETE", _, Some(Ok(id))) => {
             let remains = remove(app, id).await?;
             app.sweeps.notify_one();
@@ -117,17 +111,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
             json(StatusCode::OK, &untouched::answer(app, request).await?)
         }
         (_, "/reload" | "/log", _) => reload::answer(app, request).await,
-        ("POST", "/close", _) => {
-            let CloseRequest { task, before } = read(app, &mut request).await?;
-            let horizon = app
-                .store
-                .write(Point::TaskClose, move |tx| retention::close_before(tx, &task, before, Lost::Theirs))
-                .await?
-                .ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(task))?;
-            app.sweeps.notify_one();
-            app.jobs.notify_one();
-            json(StatusCode::OK, &horizon)
-        }
+        ("POST", "/close", _) => json(StatusCode::OK, &close(app, read(app, &mut request).await?).await?),
         ("POST", "/tokens", _) => json(StatusCode::OK, &tokens::change(app, read(app, &mut request).await?).await?),
         ("GET", path, _) if path.starts_with(TOKENS) => match path[TOKENS.len()..].parse() {
             Ok(task) => json(StatusCode::OK, &tokens::list(app, task)?),
@@ -137,7 +121,26 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
     }
 }
 
-/// Removes a task, and says what is left of it.
+/// Reads the status of one task, with its collected batches.
+fn status(app: &App, id: TaskId) -> Result<TaskStatus, Error> {
+    let stored = app
+        .store
+        .read(|view| Ok(view.task(&id).map(|state| tasks::status_with_collected(state, tasks::MAX_COLLECTED))))?;
+    let stored = stored.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id))?;
+    Ok(untouched::complete(app, stored))
+}
+
+/// Closes the past of a task, and returns its new horizon.
+async fn close(app: &App, CloseRequest { task, before }: CloseRequest) -> Result<Time, Error> {
+    let write = move |tx: &mut Tx<'_>| retention::close_before(tx, &task, before, Lost::Theirs);
+    let horizon = app.store.write(Point::TaskClose, write).await?;
+    let horizon = horizon.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(task))?;
+    app.sweeps.notify_one();
+    app.jobs.notify_one();
+    Ok(horizon)
+}
+
+/// Removes a task. Returns whether a tombstone remains.
 async fn remove(app: &Arc<App>, id: TaskId) -> Result<Remains, Error> {
     // A request that has come is stored a moment later: what is known of it is asked, too.
     let context = app.context(&id)?;

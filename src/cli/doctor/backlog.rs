@@ -34,7 +34,7 @@ pub fn backlog(world: &World) -> Option<Verdict> {
         }
         (_, Some(task)) => {
             let why = task.status.last_trouble.clone().unwrap_or_default();
-            warning(format!("{}: {why}", label(task)), "See the checks of the helper; it is tried again by itself.")
+            warning(format!("{}: {why}", label(task)), "See the checks of the helper; the server retries the job.")
         }
         _ => {
             let waiting = led.iter().map(|task| task.status.waiting).sum();

@@ -163,7 +163,7 @@ fn doubts(task: &Parameters) -> Vec<String> {
     }
     if task.min_batch_size == 1 {
         doubts.push(
-            "a minimum batch size of 1 protects nobody: an aggregate may be of a single report. Use a larger --min-batch-size"
+            "a minimum batch size of 1 gives no privacy: an aggregate may hold a single report. Use a larger --min-batch-size"
                 .to_owned(),
         );
     }
