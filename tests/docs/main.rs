@@ -8,11 +8,14 @@ mod child;
 mod console;
 mod links;
 mod markdown;
+mod packaging;
 mod places;
+mod readme;
 mod reference;
 #[path = "../common/skip.rs"]
 mod skip;
 mod terminal;
+mod tidy;
 
 use std::{fs, path::PathBuf};
 

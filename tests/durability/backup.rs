@@ -1,0 +1,448 @@
+//! Backups of running aggregators, and going on from them: nothing acknowledged is missing, nothing is aggregated or
+//! given out twice, and what is new is exact on both sides.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use dapbox::{
+    aggregator::{
+        offline::Offline,
+        restored::{self, Restored},
+        retention::{self, Lost},
+    },
+    config::{Config, Seconds},
+    model::{
+        BatchId, BatchMode, BatchSelector, Bucket, Duration, FixedSizeQuery, Interval, Max, PartialBatch, Point,
+        PrepareOutcome, Query, ReportError, ReportId, Revision, Role, Time, VdafConfig,
+    },
+    store::{self, Contents, Options, Store},
+    vdaf::Measurement,
+    wire::{Interaction, ProblemType},
+};
+use rstest::rstest;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+
+use crate::common::{
+    self, Node, PATIENCE, Pair,
+    calls::{assert_refused, upload_errors},
+    forge::{Draft, Forge},
+    relay::{MEASUREMENTS, assert_whole, modes, query},
+    restore::{back_up, go_on_from, options},
+};
+
+const SUM: VdafConfig = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+/// What clocks may differ by.
+const SKEW: Duration = Duration(5);
+
+fn contents(backup: &[u8]) -> Contents {
+    store::verify(backup, |_| ()).unwrap()
+}
+
+/// The ids of the reports that a copy of a leader knows, waiting or aggregated.
+async fn knows(backup: &[u8], parties: &common::Parties, reports: &[(ReportId, Time)]) -> Vec<bool> {
+    let dir = TempDir::new().unwrap();
+    store::restore(dir.path(), &options(), backup, None, |_, _| Ok(()), |_| ()).unwrap();
+    let store = Store::open(dir.path(), Options::default()).unwrap();
+    let known = store.read(|view| {
+        let task = view.task(&parties.id()).unwrap();
+        let known = reports.iter().map(|(id, _)| task.waiting.contains(id) || task.replay.contains(id));
+        Ok(known.collect())
+    });
+    store.close().await;
+    known.unwrap()
+}
+
+/// The id of the batch that a copy knows, if batches have ids.
+async fn batch_in(backup: &[u8], parties: &common::Parties) -> Option<BatchId> {
+    let dir = TempDir::new().unwrap();
+    store::restore(dir.path(), &options(), backup, None, |_, _| Ok(()), |_| ()).unwrap();
+    let store = Store::open(dir.path(), Options::default()).unwrap();
+    let id = store.read(|view| {
+        let mut buckets = view.task(&parties.id()).unwrap().buckets.keys();
+        Ok(buckets.find_map(|bucket| match bucket {
+            Bucket::Batch(id) => Some(*id),
+            Bucket::Time(_) => None,
+        }))
+    });
+    store.close().await;
+    id.unwrap()
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_backup_under_load_shows_one_moment(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let small = |config: &mut Config| {
+        config.leader.max_job_size = 7;
+        config.leader.max_job_delay = Seconds::millis(5);
+    };
+    let pair = Pair::start_with(revision, SUM, BatchMode::TimeInterval, small, |_| {}).await;
+    let parties = pair.parties.clone();
+    let client = parties.client();
+    let prepare = async |n: u128| client.prepare(Measurement::Number(n), Time::now()).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (told, mut uploaded) = tokio::sync::mpsc::unbounded_channel();
+    let load = {
+        let mut reports = Vec::new();
+        for n in 0..400 {
+            reports.push(prepare(n % 200).await);
+        }
+        let (parties, stop) = (parties.clone(), stop.clone());
+        tokio::spawn(async move {
+            for report in reports.iter().take_while(|_| !stop.load(Ordering::Relaxed)) {
+                parties.upload_all([report]).await;
+                told.send((report.metadata.id, report.metadata.time)).unwrap();
+            }
+        })
+    };
+    let mut acknowledged = Vec::new();
+    for _ in 0..5 {
+        for _ in 0..20 {
+            acknowledged.push(uploaded.recv().await.unwrap());
+        }
+        let (of_leader, of_helper) = (back_up(&pair.leader).await, back_up(&pair.helper).await);
+        for (backup, role) in [(&of_leader, Role::Leader), (&of_helper, Role::Helper)] {
+            let task = contents(backup).tasks.remove(0);
+            assert_eq!((task.id, task.role), (parties.id(), Some(role)));
+            assert_eq!(task.aggregated, task.remembered, "{role:?}: sums and ids are written together");
+        }
+        let known = knows(&of_leader, &parties, &acknowledged).await;
+        assert!(known.iter().all(|known| *known), "{known:?}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    load.await.unwrap();
+    pair.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_stops_reading_a_backup_harms_nobody() {
+    let impatient = |config: &mut Config| config.limits.stop_timeout = Seconds::millis(500);
+    let mut pair = Pair::start_with(Revision::Dap09, SUM, BatchMode::TimeInterval, impatient, |_| {}).await;
+    // More than all buffers on the way hold.
+    let vector = pair.parties.client();
+    for _ in 0..3 {
+        vector.upload(Measurement::Number(1), None).await.unwrap();
+    }
+    grow(&mut pair.leader, &pair.parties).await;
+    let mut stalled = UnixStream::connect(pair.leader.config.control_socket()).await.unwrap();
+    stalled.write_all(b"GET /backup HTTP/1.1\r\nhost: control\r\n\r\n").await.unwrap();
+    let mut first = [0; 100];
+    stalled.read_exact(&mut first).await.unwrap();
+    assert!(first.starts_with(b"HTTP/1.1 200"), "{first:?}");
+
+    // Uploads are taken, and there is one backup at a time.
+    pair.parties.client().upload(Measurement::Number(1), None).await.unwrap();
+    assert!(store::verify(&cut_off(&pair.leader).await[..], |_| ()).is_err());
+    // Whoever goes away takes nothing along.
+    drop(stalled);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while store::verify(&cut_off(&pair.leader).await[..], |_| ()).is_err() {
+        assert!(std::time::Instant::now() < deadline, "the backup that nobody reads is never over");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    // Nor does a server wait for somebody who does not read when it is stopped.
+    let mut stalled = UnixStream::connect(pair.leader.config.control_socket()).await.unwrap();
+    stalled.write_all(b"GET /backup HTTP/1.1\r\nhost: control\r\n\r\n").await.unwrap();
+    stalled.read_exact(&mut first).await.unwrap();
+    pair.leader.stop().await;
+    pair.leader.resume().await;
+    pair.stop().await;
+}
+
+/// What comes of asking for a backup, however it ends.
+async fn cut_off(node: &Node) -> Vec<u8> {
+    let client = reqwest::Client::builder().unix_socket(node.config.control_socket()).build().unwrap();
+    let mut answer = client.get("http://control/backup").send().await.unwrap();
+    let mut bytes = Vec::new();
+    while let Ok(Some(piece)) = answer.chunk().await {
+        bytes.extend_from_slice(&piece);
+    }
+    bytes
+}
+
+/// Makes the data directory of a node some megabytes large.
+async fn grow(node: &mut Node, parties: &common::Parties) {
+    let id = parties.id();
+    node.stop().await;
+    let store = Store::open(node.data_dir(), Options::default()).unwrap();
+    for n in 0..160u8 {
+        let grow = move |tx: &mut store::Tx<'_>| {
+            tx.bucket_mut(&id, Bucket::Time(Time(n.into())))?.replace_share(vec![n; 60_000]);
+            Ok(())
+        };
+        store.write(Point::Trial, grow).await.unwrap();
+    }
+    store.close().await;
+    node.resume().await;
+}
+
+/// What the other aggregator's operator is told to do.
+async fn close_at(node: &mut Node, restored: &Restored) {
+    node.stop().await;
+    let store = Store::open(node.data_dir(), Options::default()).unwrap();
+    for task in restored.tasks.clone() {
+        let close =
+            move |tx: &mut store::Tx<'_>| retention::close_before(tx, &task.id, task.closed_before, Lost::Theirs);
+        assert_eq!(store.write(Point::Trial, close).await.unwrap(), Some(task.closed_before));
+    }
+    store.close().await;
+    node.resume().await;
+}
+
+/// An interval of batches that holds both times.
+fn around(first: Time, last: Time) -> Query {
+    Query::TimeInterval(Interval::new(first, Duration(last.0 - first.0 + 1)).unwrap())
+}
+
+#[rstest]
+#[case(Revision::Dap09, Role::Leader)]
+#[case(Revision::Dap09, Role::Helper)]
+#[case(Revision::Dap18, Role::Leader)]
+#[case(Revision::Dap18, Role::Helper)]
+#[tokio::test]
+async fn a_restored_aggregator_repeats_nothing_and_goes_on(#[case] revision: Revision, #[case] who: Role) {
+    for mode in modes(revision) {
+        go_on(revision, who, mode).await;
+    }
+}
+
+/// Batches of a second, so that there is a time after the restore within the test.
+async fn go_on(revision: Revision, who: Role, mode: BatchMode) {
+    let name = format!("{revision:?} {who:?} {mode:?}");
+    let quick = |config: &mut Config| {
+        config.leader.max_job_delay = Seconds::millis(5);
+        config.limits.clock_skew = Seconds::new(SKEW.0);
+    };
+    let seconds = |task: &mut dapbox::model::Task| {
+        task.public.time_precision = Duration(1);
+        task.public.min_batch_size = MEASUREMENTS.len() as u64;
+    };
+    let mut pair = Pair::start_with(revision, SUM, mode, quick, seconds).await;
+    let (parties, id) = (pair.parties.clone(), pair.parties.id());
+    let forge = Forge::new(&parties).await;
+
+    let then = Time::now();
+    let drafts: Vec<Draft> = MEASUREMENTS.iter().map(|n| forge.draft(&Measurement::Number(*n), then)).collect();
+    let reports: Vec<_> = drafts.iter().map(|draft| forge.seal(draft)).collect();
+    // The backup knows of two reports; all are aggregated and collected after it.
+    parties.upload_all(&reports[..2]).await;
+    pair.leader.until(&id, |status| status.aggregated == 2).await;
+    let backup = back_up(if who == Role::Leader { &pair.leader } else { &pair.helper }).await;
+    parties.upload_all(&reports[2..]).await;
+    let old = if mode == BatchMode::TimeInterval { around(then, then) } else { query(&parties) };
+    let collected = parties.collector().collect(old, Some(PATIENCE), |_| {}).await;
+    let old_batch = batch_in(&backup, &parties).await;
+    assert_whole(&name, collected);
+
+    let (lost, other) =
+        if who == Role::Leader { (&mut pair.leader, &mut pair.helper) } else { (&mut pair.helper, &mut pair.leader) };
+    let lost_at = Time::now();
+    let restored = go_on_from(lost, &backup).await;
+    close_at(other, &restored).await;
+    let horizon = restored.tasks[0].closed_before;
+    assert!(horizon >= restored.closed_before, "{name}: {restored:?}");
+    assert!(restored.closed_before >= lost_at.saturating_add(SKEW), "{name}: {restored:?}");
+
+    refuses_the_past(&name, &pair, who, (&drafts, &reports), old, old_batch).await;
+
+    // What is new is whole on both sides.
+    while Time::now() < horizon {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let now = Time::now();
+    let client = parties.client();
+    for number in MEASUREMENTS {
+        client.upload(Measurement::Number(number), Some(now)).await.unwrap();
+    }
+    let new = if mode == BatchMode::TimeInterval { around(now, now) } else { query(&parties) };
+    assert_whole(&name, parties.collector().collect(new, Some(PATIENCE), |_| {}).await);
+    pair.stop().await;
+}
+
+/// Neither the reports that the backup knows nor those that it does not are taken again, and no batch is collected or
+/// given a share of.
+async fn refuses_the_past(
+    name: &str,
+    pair: &Pair,
+    who: Role,
+    (drafts, reports): (&[Draft], &[dapbox::model::Report]),
+    old: Query,
+    old_batch: Option<BatchId>,
+) {
+    let parties = &pair.parties;
+    if who == Role::Leader {
+        for report in reports {
+            let answer = parties.upload(report).await;
+            match parties.revision() {
+                Revision::Dap09 => assert_refused(&answer, parties, ProblemType::ReportRejected),
+                Revision::Dap18 => {
+                    assert_eq!(upload_errors(&answer, parties), [(report.metadata.id, ReportError::ReportDropped)]);
+                }
+            }
+        }
+        let ask = match (old, old_batch, parties.revision()) {
+            (Query::FixedSize(_), Some(batch), Revision::Dap09) => Query::FixedSize(FixedSizeQuery::ByBatchId(batch)),
+            // In this revision a query names no batch: that nothing old comes out is seen by what is new.
+            (Query::FixedSize(_), ..) => return,
+            (query, ..) => query,
+        };
+        let answer = parties.outcome_of(ask).await;
+        assert!(!answer.is_success(), "{name}: {answer:?}");
+        return;
+    }
+    let forge = Forge::new(parties).await;
+    let (partial, batch) = match old_batch {
+        Some(id) => (PartialBatch::FixedSize(id), BatchSelector::FixedSize(id)),
+        None => match old {
+            Query::TimeInterval(interval) => (PartialBatch::TimeInterval, BatchSelector::TimeInterval(interval)),
+            Query::FixedSize(_) => panic!("{name}: there must be an id"),
+        },
+    };
+    let inits = drafts.iter().map(|draft| forge.init(draft)).collect();
+    let outcomes: BTreeSet<_> =
+        parties.run_job(&forge.job_of(partial, inits)).await.iter().map(|resp| format!("{:?}", resp.outcome)).collect();
+    let dropped = format!("{:?}", PrepareOutcome::Reject(ReportError::ReportDropped));
+    let collected = format!("{:?}", PrepareOutcome::Reject(ReportError::BatchCollected));
+    assert!(outcomes.iter().all(|outcome| *outcome == dropped || *outcome == collected), "{name}: {outcomes:?}");
+    for count in [2, drafts.len()] {
+        let answer = parties.ask_share(&parties.share_request(batch, &drafts[..count])).await;
+        assert!(!answer.is_success(), "{name}: {answer:?}");
+    }
+}
+
+/// In DAP-18 every request for the next batch has the same bytes, and goes by them: a copy that does not know that the
+/// collector has released its last batch would give it out again, as the next one.
+#[tokio::test]
+async fn a_batch_that_was_released_since_does_not_come_again() {
+    let quick = |config: &mut Config| config.leader.max_job_delay = Seconds::millis(5);
+    let whole = |task: &mut dapbox::model::Task| task.public.min_batch_size = MEASUREMENTS.len() as u64;
+    let mode = BatchMode::fixed_size(None);
+    let mut pair = Pair::start_with(Revision::Dap18, SUM, mode, quick, whole).await;
+    let parties = pair.parties.clone();
+    let client = parties.client();
+    for number in MEASUREMENTS {
+        client.upload(Measurement::Number(number), None).await.unwrap();
+    }
+    let made = parties.ask_collection(query(&parties)).await;
+    let place = made.place().split('?').next().unwrap().to_owned();
+    let result = parties.settle(Interaction::CollectionJob, made).await;
+    assert!(result.is_success() && !result.body.is_empty(), "{result:?}");
+    let backup = back_up(&pair.leader).await;
+    assert!(parties.delete_collection(&place).await.is_success());
+
+    let restored = go_on_from(&mut pair.leader, &backup).await;
+    close_at(&mut pair.helper, &restored).await;
+    let next = parties.ask_collection(query(&parties)).await;
+    assert_ne!(next.place().split('?').next(), Some(&*place));
+    assert!(next.answer.body.is_empty(), "there is no next batch yet: {:?}", next.answer);
+    pair.stop().await;
+}
+
+/// How a task comes back that a backup does not have.
+#[derive(Clone, Copy, Debug)]
+enum Return {
+    /// `task add` at the running server.
+    Online,
+    /// `task import` at the running server.
+    OnlineTogether,
+    /// `task add` in the data directory.
+    Offline,
+    /// `task import` in the data directory.
+    OfflineTogether,
+    /// `task add` of a task that was removed after the backup, so that its tombstone is lost.
+    AfterRemoval,
+}
+
+async fn bring_back(node: &mut Node, parties: &common::Parties, how: Return) {
+    let task = parties.helper.clone();
+    match how {
+        Return::Online | Return::AfterRemoval => node.add(&task).await,
+        Return::OnlineTogether => {
+            let client = reqwest::Client::builder().unix_socket(node.config.control_socket()).build().unwrap();
+            let answer = client.post("http://control/all_tasks").json(&[task]).send().await.unwrap();
+            assert_eq!(answer.status(), 201);
+        }
+        Return::Offline | Return::OfflineTogether => {
+            node.stop().await;
+            let offline = Offline::open(node.data_dir(), Options::default()).unwrap();
+            match how {
+                Return::Offline => offline.add_task(task).await.unwrap().unwrap(),
+                _ => offline.add_tasks(vec![task]).await.unwrap().unwrap(),
+            }
+            offline.close().await;
+            node.resume().await;
+        }
+    }
+}
+
+/// A helper goes on from a backup that is older than a task, and the task is added again. A leader and a collector that
+/// get a second aggregate share, of all reports but one, would know what the one says.
+#[rstest]
+#[tokio::test]
+async fn closes_the_past_of_tasks_added_after_a_restore(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+    #[values(Return::Online, Return::OnlineTogether, Return::Offline, Return::OfflineTogether, Return::AfterRemoval)]
+    how: Return,
+) {
+    let [leader, mut helper] = [Node::start().await, Node::start().await];
+    let backup = back_up(&helper).await;
+    let parties = common::Parties::between(revision, SUM, BatchMode::TimeInterval, [&leader, &helper]).await;
+    let (forge, now) = (Forge::new(&parties).await, Time::now());
+    let drafts: Vec<Draft> = MEASUREMENTS.iter().map(|n| forge.draft(&Measurement::Number(*n), now)).collect();
+    let outcomes = parties.run_job(&forge.job(PartialBatch::TimeInterval, &drafts)).await;
+    assert!(outcomes.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))), "{outcomes:?}");
+    let batch = BatchSelector::TimeInterval(parties.interval(0));
+    let share = parties.ask_share(&parties.share_request(batch, &drafts)).await;
+    assert!(share.is_success(), "{share:?}");
+    if matches!(how, Return::AfterRemoval) {
+        helper.remove(&parties.id()).await;
+    }
+
+    let restored = go_on_from(&mut helper, &backup).await;
+    assert_eq!(restored.tasks, []);
+    bring_back(&mut helper, &parties, how).await;
+    assert!(helper.status(&parties.id()).await.horizon >= Some(restored.closed_before));
+    let outcomes = parties.run_job(&forge.job(PartialBatch::TimeInterval, &drafts[1..])).await;
+    let dropped = PrepareOutcome::Reject(ReportError::ReportDropped);
+    assert!(outcomes.iter().all(|resp| resp.outcome == dropped), "{outcomes:?}");
+    for asked in [&drafts[1..], &drafts] {
+        let share = parties.ask_share(&parties.share_request(batch, asked)).await;
+        assert!(!share.is_success(), "{share:?}");
+    }
+    // The horizon is stored, and adding the task once more does not move it.
+    let horizon = helper.status(&parties.id()).await.horizon;
+    helper.restart().await;
+    helper.add(&parties.helper).await;
+    assert_eq!(helper.status(&parties.id()).await.horizon, horizon);
+}
+
+/// A server takes reports as far ahead of its clock as it is configured to; whoever restores need not know how far.
+#[tokio::test]
+async fn restore_closes_as_far_ahead_as_the_server_took_reports() {
+    let far = |config: &mut Config| config.limits.clock_skew = Seconds::new(7200);
+    let mut node = Node::start_with(far).await;
+    let backup = back_up(&node).await;
+    // It was less before, and the configuration of the restore says less.
+    node.config.limits.clock_skew = Seconds::new(60);
+    node.restart().await;
+    let later = back_up(&node).await;
+    for backup in [backup, later] {
+        let (dir, now) = (TempDir::new().unwrap(), Time::now());
+        let restored = restored::restore(dir.path(), &options(), &backup[..], None, (now, SKEW), |_| ()).unwrap();
+        assert_eq!(restored.clock_skew, Duration(7200));
+        assert!(restored.closed_before >= now.saturating_add(Duration(7200)));
+    }
+    let (dir, further) = (TempDir::new().unwrap(), Duration(10_000));
+    let restored =
+        restored::restore(dir.path(), &options(), &back_up(&node).await[..], None, (Time::now(), further), |_| ());
+    assert_eq!(restored.unwrap().clock_skew, further);
+    node.stop().await;
+}

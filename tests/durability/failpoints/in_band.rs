@@ -1,0 +1,85 @@
+//! A task that nobody adds, between aggregators that a control plane has named to each other.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use dapbox::{
+    aggregator::taskprov::verify_key,
+    config::Config,
+    model::{Secret, Time},
+    wire::taskprov::advertise,
+};
+use serde_json::json;
+
+use super::{
+    managed::{TOKEN, let_in, manageable},
+    stage::{Setting, Stage},
+};
+
+const PATH: &str = "/taskprov/peer_aggregators";
+
+fn short_jobs(config: &mut Config) {
+    manageable(config);
+    (config.leader.max_job_size, config.leader.min_job_size) = (2, 1);
+}
+
+/// Names leader and helper to each other, each twice: the answer is the same, whatever happens in between.
+async fn name_peers(stage: &Stage, init: &Secret) {
+    let (parties, task) = (&stage.parties, stage.parties.task());
+    let bearer = |token: &Secret| json!([{ "type": "Bearer", "token": token.expose_text().unwrap() }]);
+    let config = parties.keypair.config();
+    for (machine, role, endpoint, collector_tokens) in [
+        (&stage.leader, "Helper", &task.helper_url, bearer(&parties.collector_token)),
+        (&stage.helper, "Leader", &task.leader_url, json!([])),
+    ] {
+        let order = json!({
+            "endpoint": endpoint,
+            "role": role,
+            "collector_hpke_config": {
+                "id": config.id,
+                "kem_id": "X25519HkdfSha256",
+                "kdf_id": "HkdfSha256",
+                "aead_id": "Aes128Gcm",
+                "public_key": URL_SAFE_NO_PAD.encode(&config.public_key),
+            },
+            "verify_key_init": URL_SAFE_NO_PAD.encode(init.expose()),
+            "report_expiry_age": null,
+            "tolerable_clock_skew": 60,
+            "aggregator_auth_tokens": bearer(&parties.helper_token),
+            "collector_auth_tokens": collector_tokens,
+        });
+        let (status, first) = machine.manage(TOKEN, "POST", PATH, Some(&order)).await;
+        assert_eq!(status, 201, "{first}");
+        assert_eq!(machine.manage(TOKEN, "POST", PATH, Some(&order)).await, (201, first.clone()));
+        assert_eq!(machine.manage(TOKEN, "GET", PATH, None).await, (200, json!([first])));
+    }
+}
+
+pub async fn play(setting: Setting) {
+    let mut stage = Stage::build(setting, None, short_jobs, manageable, |_| {}).await;
+    let_in(&stage).await;
+    stage.discard().await;
+    let init = Secret::random(32);
+    name_peers(&stage, &init).await;
+
+    let mut public = stage.parties.task().clone();
+    public.task_expiration = Some(Time(Time::now().0 + 86_400));
+    let task = advertise(public, Bytes::from_static(b"stage"), 1).unwrap();
+    stage.parties = stage.parties.clone().with(|known| {
+        known.public = task.says.public.clone();
+        known.verify_key = verify_key(&init, &known.public.id, known.verify_key.expose().len());
+    });
+    stage.configuration = Some(task.bytes.clone());
+    stage.upload_numbers(Time::now()).await;
+    stage.collect(stage.parties.query_now()).await;
+    stage.check_counts().await;
+    for (machine, role, endpoint) in [
+        (&stage.leader, "Helper", &stage.parties.task().helper_url),
+        (&stage.helper, "Leader", &stage.parties.task().leader_url),
+    ] {
+        assert!(machine.status(&stage.parties.id()).await.in_band.is_some());
+        let name = json!({ "endpoint": endpoint, "role": role });
+        assert_eq!(machine.manage(TOKEN, "DELETE", PATH, Some(&name)).await.0, 204);
+        assert_eq!(machine.manage(TOKEN, "GET", PATH, None).await, (200, json!([])));
+    }
+    stage.stop().await;
+}

@@ -1,0 +1,145 @@
+//! A task that a control plane sets up. It repeats what is not answered, and is answered the same.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use dapbox::{
+    config::{Config, Seconds},
+    model::{Secret, TaskId, Time, TokenHash, management::ApiToken, overview::KeyState},
+};
+use serde_json::{Value, json};
+
+use super::{
+    machine::Machine,
+    stage::{NUMBERS, Setting, Stage},
+};
+
+pub const TOKEN: &str = "what-the-control-plane-shows";
+
+pub fn manageable(config: &mut Config) {
+    config.public_url = format!("http://{}", config.listen);
+    config.management.path = "/api".to_owned();
+    config.provisioning.min_batch_size = NUMBERS.len() as u64;
+    config.hpke.pending_time = Seconds::new(600);
+}
+
+/// What a control plane asks of both aggregators of a task like the stage's, and the id that it will have.
+fn order(stage: &Stage) -> (Value, TaskId) {
+    let (task, key) = (&stage.parties.leader, Secret::random(16));
+    let config = &task.collector_hpke_config;
+    let order = json!({
+        "query_type": "TimeInterval",
+        "vdaf": { "Prio3Sum": { "bits": 8 } },
+        "max_batch_query_count": 1,
+        "min_batch_size": NUMBERS.len(),
+        "time_precision": task.public.time_precision,
+        "collector_hpke_config": {
+            "id": config.id,
+            "kem_id": "X25519HkdfSha256",
+            "kdf_id": "HkdfSha256",
+            "aead_id": "Aes128Gcm",
+            "public_key": URL_SAFE_NO_PAD.encode(&config.public_key),
+        },
+        "vdaf_verify_key": URL_SAFE_NO_PAD.encode(key.expose()),
+    });
+    (order, TaskId::new(*TokenHash::of(key.expose()).as_bytes()))
+}
+
+/// Sets a task up at the helper: the token that it gives out.
+async fn provision_helper(stage: &Stage, mut order: Value) -> Value {
+    order["role"] = json!("Helper");
+    order["peer_aggregator_endpoint"] = json!(stage.parties.task().leader_url);
+    create(&stage.helper, &order).await["aggregator_auth_token"].clone()
+}
+
+/// Sets the stage's task up anew, under the id that a control plane gives it: by the helper first, then by the leader.
+async fn provision(stage: &mut Stage) {
+    let (order, id) = order(stage);
+    let helper_token = provision_helper(stage, order.clone()).await;
+    let mut for_leader = order;
+    for_leader["role"] = json!("Leader");
+    for_leader["peer_aggregator_endpoint"] = json!(stage.parties.task().helper_url);
+    for_leader["aggregator_auth_token"] = helper_token.clone();
+    let collector_token = TokenHash::of(stage.parties.collector_token.expose());
+    for_leader["collector_auth_token_hash"] = json!({ "type": "Bearer", "hash": collector_token });
+    create(&stage.leader, &for_leader).await;
+
+    stage.parties.helper_token = Secret::new(helper_token["token"].as_str().unwrap().as_bytes().to_vec());
+    stage.parties = stage.parties.clone().with(|task| task.public.id = id);
+}
+
+/// A task that is set up at the helper, and to which nobody comes, is removed. The stage's task stays.
+async fn sweep(stage: &Stage) {
+    let (order, forgotten) = order(stage);
+    provision_helper(stage, order).await;
+    let helper = &stage.helper;
+    // Its first request was noted, or is known by what came of it.
+    assert!(!is_untouched(helper, &stage.parties.id()).await);
+    assert!(is_untouched(helper, &forgotten).await);
+    let removed = helper.sweep_untouched(Time::now()).await;
+    // None: its removal was not answered.
+    assert!(removed.is_empty() || removed == [forgotten], "{removed:?}");
+    assert_eq!(helper.sweep_untouched(Time::now()).await, []);
+    let path = |id| format!("/tasks/{id}");
+    assert_eq!(helper.manage(TOKEN, "GET", &path(forgotten), None).await.0, 404);
+    assert_eq!(helper.manage(TOKEN, "GET", &path(stage.parties.id()), None).await.0, 200);
+}
+
+async fn is_untouched(machine: &Machine, id: &TaskId) -> bool {
+    machine.status(id).await.provisioned.unwrap().is_untouched
+}
+
+/// Asks for a task twice: the answer is the same, whatever happens in between.
+async fn create(machine: &Machine, order: &Value) -> Value {
+    let (status, first) = machine.manage(TOKEN, "POST", "/tasks", Some(order)).await;
+    assert_eq!(status, 200, "{first}");
+    assert_eq!(machine.manage(TOKEN, "POST", "/tasks", Some(order)).await, (200, first.clone()));
+    first
+}
+
+/// Has both aggregators take the token.
+pub async fn let_in(stage: &Stage) {
+    let token =
+        ApiToken { name: "plane".to_owned(), hash: TokenHash::of(TOKEN.as_bytes()), created: Time(1), until: None };
+    let token = serde_json::to_string(&token).unwrap();
+    for machine in [&stage.leader, &stage.helper] {
+        assert_eq!(machine.api_token("POST", "", &token).await, 201);
+    }
+}
+
+pub async fn play(setting: Setting) {
+    let mut stage = Stage::build(setting, None, manageable, manageable, |_| {}).await;
+    let_in(&stage).await;
+    stage.discard().await;
+    provision(&mut stage).await;
+    let path = format!("/tasks/{}", stage.parties.id());
+
+    for machine in [&stage.leader, &stage.helper] {
+        for end in [json!(5), json!(null)] {
+            let change = json!({ "task_expiration": end });
+            let (status, changed) = machine.manage(TOKEN, "PATCH", &path, Some(&change)).await;
+            assert_eq!((status, &changed["task_expiration"]), (200, &end));
+            let (_, shown) = machine.manage(TOKEN, "GET", &path, None).await;
+            assert_eq!(shown, changed);
+        }
+        // A key that is made is handed out when that is asked for.
+        let before = machine.keys(KeyState::Active).await;
+        let (status, made) = machine.manage(TOKEN, "PUT", "/hpke_configs", None).await;
+        assert!(matches!(status, 200 | 201), "{made}");
+        let key = format!("/hpke_configs/{}", made["config"]["id"]);
+        let (_, active) = machine.manage(TOKEN, "PATCH", &key, Some(&json!({ "state": "active" }))).await;
+        assert_eq!(active["state"], "active");
+        assert_ne!(machine.keys(KeyState::Active).await, before);
+    }
+    stage.upload_numbers(Time::now()).await;
+    stage.collect(stage.parties.query_now()).await;
+    stage.check_counts().await;
+    sweep(&stage).await;
+
+    for machine in [&stage.leader, &stage.helper] {
+        assert_eq!(machine.manage(TOKEN, "DELETE", &path, None).await.0, 204);
+        assert_eq!(machine.manage(TOKEN, "GET", &path, None).await.0, 404);
+        // Gone already: its revocation was not answered.
+        assert!(matches!(machine.api_token("DELETE", "/plane", "").await, 204 | 404));
+        assert_eq!(machine.manage(TOKEN, "GET", "", None).await.0, 401);
+    }
+    stage.stop().await;
+}

@@ -1,0 +1,353 @@
+//! What leader, helper, clients and collectors go through, so that every failure point is passed by.
+//!
+//! Nobody in here knows what goes wrong where: each tries again until there is an answer, as in life, and in the end
+//! everything is what it would be without any mishap.
+
+use std::{sync::OnceLock, time::Duration as Span};
+
+use bytes::Bytes;
+use dapbox::{
+    config::{Config, Seconds},
+    model::{Duration, Interval, Phase, Point, Query, ReportError, Revision, Time, overview::KeyState},
+    peer::Answer,
+    vdaf::Measurement,
+    wire::{Interaction, ProblemType},
+};
+
+use super::{
+    in_band,
+    machine::REST,
+    managed,
+    stage::{NUMBERS, Setting, Stage, Who},
+};
+use crate::common::{
+    calls::{assert_deleted, assert_refused, assert_upload_refused, is_pending},
+    relay::{Act, Asked, Relay, Told},
+};
+
+/// A story that is always the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scene {
+    /// The life of a task and of a batch.
+    Life,
+    /// The helper defers its answers, and has its share deleted.
+    Deferred,
+    /// Reports are too early for the helper's clock and are tried again.
+    Early,
+    /// The helper takes shorter jobs only.
+    Refused,
+    /// The helper's answers are about other reports.
+    Breach,
+    /// The helper does not give its share.
+    Mismatch,
+    /// A token is replaced; then everything is closed, on both sides, and forgotten.
+    Closed,
+    /// The helper's operator removes the task while a job of it is worked on.
+    Removed,
+    /// Both replace their HPKE keys while reports wait.
+    Keys,
+    /// A control plane sets a task up, which has a life then.
+    Managed,
+    /// A task comes with the first report.
+    InBand,
+}
+
+/// How long the helper holds a job back for its operator.
+const HOLD: Span = Span::from_millis(300);
+
+impl Scene {
+    /// The scenes that a revision has.
+    pub fn all(revision: Revision) -> &'static [Self] {
+        use Scene::{Breach, Closed, Deferred, Early, InBand, Keys, Life, Managed, Mismatch, Refused, Removed};
+        match revision {
+            Revision::Dap09 => &[Life, Early, Refused, Breach, Mismatch, Closed, Removed, Keys, Managed, InBand],
+            Revision::Dap18 => &[Life, Deferred, Early, Refused, Breach, Mismatch, Closed, Removed, Keys],
+        }
+    }
+
+    /// Where the scene needs somebody to be slow.
+    pub fn slow(self, who: Who) -> Option<(Point, Phase, Span)> {
+        let is_slow = (self, who) == (Self::Removed, Who::Helper);
+        is_slow.then_some((Point::HelperReserve, Phase::After, HOLD))
+    }
+
+    /// Goes through it.
+    pub async fn play(self, setting: Setting) {
+        match self {
+            Self::Life => life(setting).await,
+            Self::Deferred => deferred(setting).await,
+            Self::Early => early(setting).await,
+            Self::Refused => refused(setting).await,
+            Self::Breach => breach(setting).await,
+            Self::Mismatch => mismatch(setting).await,
+            Self::Closed => closed(setting).await,
+            Self::Removed => removed(setting).await,
+            Self::Keys => keys(setting).await,
+            Self::Managed => managed::play(setting).await,
+            Self::InBand => in_band::play(setting).await,
+        }
+    }
+}
+
+/// New keys are handed out a second after they are made.
+fn pending_shortly(config: &mut Config) {
+    config.hpke.pending_time = Seconds::new(1);
+}
+
+/// Jobs of two reports, as soon as there is one.
+fn short_jobs(config: &mut Config) {
+    (config.leader.max_job_size, config.leader.min_job_size) = (2, 1);
+}
+
+/// Jobs of five reports, or of those that a collection waits for.
+fn long_jobs(config: &mut Config) {
+    (config.leader.max_job_size, config.leader.min_job_size) = (5, 5);
+    config.leader.max_job_delay = Seconds::new(600);
+}
+
+async fn life(setting: Setting) {
+    let stage = Stage::build(setting, None, short_jobs, |_| {}, |_| {}).await;
+    let parties = &stage.parties;
+    let refused = stage.upload_bytes(vec![1, 2, 3]).await;
+    assert_refused(&refused, parties, ProblemType::InvalidMessage);
+    assert!(stage.leader.status(&parties.id()).await.counters["report_decode_failure"] >= 1);
+
+    let reports = stage.upload_numbers(Time::now()).await;
+    let collected = stage.collect(parties.query_now()).await;
+    stage.check_counts().await;
+    // What is aggregated is not aggregated again.
+    let place = collected.place.unwrap();
+    let wire = parties.wire();
+    let result = stage.insist(COLLECTION, &wire.poll_call(Interaction::CollectionJob, &place).unwrap(), "").await;
+    assert!(result.is_success() && !result.body.is_empty(), "{result:?}");
+    stage.delete(COLLECTION, &place).await;
+    for report in &reports {
+        let bytes = wire.encode_upload(parties.task(), std::slice::from_ref(report));
+        stage.upload_bytes(bytes).await;
+    }
+    stage.check_counts().await;
+    stage.remove().await;
+    stage.stop().await;
+}
+
+const COLLECTION: Option<Interaction> = Some(Interaction::CollectionJob);
+const SHARE: Option<Interaction> = Some(Interaction::AggregateShare);
+
+impl Stage {
+    /// What becomes of a collection job.
+    async fn outcome(&self, query: Query) -> Answer {
+        let (parties, wire) = (&self.parties, self.parties.wire());
+        let create = wire.create_call(Interaction::CollectionJob, &parties.id(), &[1; 16]);
+        let mut answer = self.insist(COLLECTION, &create, parties.collection_req(query)).await;
+        let place = create.place.clone().or_else(|| parties.place_in(&answer));
+        while is_pending(&answer, parties) {
+            tokio::time::sleep(REST).await;
+            let poll = wire.poll_call(Interaction::CollectionJob, place.as_deref().unwrap()).unwrap();
+            answer = self.insist(COLLECTION, &poll, "").await;
+        }
+        answer
+    }
+
+    /// Deletes a resource: it is gone.
+    async fn delete(&self, kind: Option<Interaction>, place: &str) {
+        let wire = self.parties.wire();
+        let [delete, poll] = [wire.delete_call(kind.unwrap(), place), wire.poll_call(kind.unwrap(), place)];
+        let deleted = self.insist(kind, &delete.unwrap(), "").await;
+        // Gone already: its deletion was not answered.
+        assert!(deleted.is_success() || matches!(deleted.status, 404 | 410), "{deleted:?}");
+        assert_deleted(&self.insist(kind, &poll.unwrap(), "").await, &self.parties);
+    }
+}
+
+/// Our leader and helper never defer shares to each other; those of others do.
+async fn deferred(setting: Setting) {
+    let relay = Relay::start().await;
+    relay.plan(|asked, _| match asked.makes(Interaction::AggregateShare) {
+        true => Act::Edit(Box::new(|told| if told.status < 300 { Told { body: Vec::new(), ..told } } else { told })),
+        false => Act::Pass,
+    });
+    let later = |config: &mut Config| {
+        (config.helper.synchronous_reports, config.helper.retry_after) = (0, Seconds::millis(0));
+    };
+    let stage = Stage::build(setting, Some(&relay), short_jobs, later, |_| {}).await;
+    stage.upload_numbers(Time::now()).await;
+    stage.collect(stage.parties.query_now()).await;
+    stage.check_counts().await;
+
+    // The share has a place, which the same request finds again.
+    let Asked { body, .. } = relay.made(Interaction::AggregateShare).swap_remove(0);
+    let call = stage.parties.wire().create_call(Interaction::AggregateShare, &stage.parties.id(), &[0; 16]);
+    let made = stage.insist(SHARE, &call, body).await;
+    let place = stage.parties.place_in(&made).unwrap();
+    stage.delete(SHARE, &place).await;
+    relay.check_repeats(&stage.parties);
+    stage.stop().await;
+}
+
+async fn early(setting: Setting) {
+    let exact = |config: &mut Config| config.limits.clock_skew = Seconds::new(0);
+    let stage = Stage::build(setting, None, long_jobs, exact, |task| task.public.time_precision = Duration(1)).await;
+    let soon = Time::now().saturating_add(Duration(2));
+    stage.upload_numbers(soon).await;
+    stage.collect(Query::TimeInterval(Interval::new(soon, Duration(1)).unwrap())).await;
+    stage.check_counts().await;
+    stage.stop().await;
+}
+
+/// A job that is too long for the helper is dissolved, unless its leader does not know any more that it was refused each
+/// time: it must not be then, and waits until the helper's operator, who is told of it, has raised the limit.
+async fn refused(setting: Setting) {
+    let relay = Relay::start().await;
+    let limit = OnceLock::new();
+    relay.plan(move |asked, before| {
+        let is_job = asked.makes(Interaction::AggregationJob);
+        let is_too_long = is_job && asked.body.len() >= *limit.get_or_init(|| asked.body.len());
+        if is_too_long && before < 3 { Act::Tell(Told::new(413, "text/plain", "")) } else { Act::Pass }
+    });
+    let stage = Stage::build(setting, Some(&relay), long_jobs, |_| {}, |_| {}).await;
+    stage.upload_numbers(Time::now()).await;
+    stage.collect(stage.parties.query_now()).await;
+    stage.check_counts().await;
+    stage.stop().await;
+}
+
+async fn breach(setting: Setting) {
+    let relay = Relay::start().await;
+    let stage = Stage::build(setting, Some(&relay), long_jobs, |_| {}, |_| {}).await;
+    let parties = &stage.parties;
+    let (id, task) = (parties.id(), parties.task().clone());
+    relay.plan(move |asked, _| {
+        let task = task.clone();
+        let tamper = move |told: Told| {
+            let wire = dapbox::wire::of(task.revision);
+            match wire.decode_job_resp(&Bytes::from(told.body.clone()), NUMBERS.len()) {
+                Ok(mut resps) if told.status < 300 => {
+                    resps.swap(1, 3);
+                    Told { body: wire.encode_job_resp(&resps), ..told }
+                }
+                _ => told,
+            }
+        };
+        if asked.makes(Interaction::AggregationJob) { Act::Edit(Box::new(tamper)) } else { Act::Pass }
+    });
+    let hour = parties.interval(0);
+    stage.upload_numbers(hour.start().saturating_sub(Duration(1))).await;
+    stage.settle(|status| status.jobs == 0 && status.counters.get("helper_protocol_error") == Some(&5)).await;
+
+    relay.plan(|_, _| Act::Pass);
+    stage.upload_numbers(hour.start()).await;
+    stage.collect(Query::TimeInterval(hour)).await;
+    let status = stage.leader.status(&id).await;
+    let counts = ["report_success", "aggregate_success", "helper_protocol_error"].map(|name| status.counters[name]);
+    assert_eq!(counts, [10, 5, 5], "{status:?}");
+    relay.check_repeats(parties);
+    stage.stop().await;
+}
+
+async fn mismatch(setting: Setting) {
+    let relay = Relay::start().await;
+    relay.plan(|asked, _| match asked.makes(Interaction::AggregateShare) {
+        true => Act::Tell(Told::problem(400, "batchMismatch")),
+        false => Act::Pass,
+    });
+    let stage = Stage::build(setting, Some(&relay), short_jobs, |_| {}, |_| {}).await;
+    let parties = &stage.parties;
+    stage.upload_numbers(Time::now()).await;
+    // However often it is asked for.
+    for _ in 0..2 {
+        assert_refused(&stage.outcome(parties.query_now()).await, parties, ProblemType::BatchMismatch);
+    }
+    relay.check_repeats(parties);
+    stage.stop().await;
+}
+
+async fn closed(setting: Setting) {
+    let traps = [setting.leader.clone(), setting.helper.clone()];
+    let often = |config: &mut Config| config.retention.sweep_interval = Seconds::millis(50);
+    let leader = |config: &mut Config| {
+        short_jobs(config);
+        often(config);
+    };
+    let stage = Stage::build(setting, None, leader, often, |_| {}).await;
+    stage.replace_token().await;
+    stage.rename().await;
+    let reports = stage.upload_numbers(Time::now()).await;
+    stage.collect(stage.parties.query_now()).await;
+    stage.close_before(Time::now()).await;
+    for trap in &traps {
+        trap.passed(Point::Sweep, Phase::After).await;
+        trap.passed(Point::SweepRemoved, Phase::After).await;
+    }
+    // What was aggregated is forgotten, and all the same not aggregated again.
+    for report in &reports {
+        let wire = stage.parties.wire();
+        stage.upload_bytes(wire.encode_upload(stage.parties.task(), std::slice::from_ref(report))).await;
+    }
+    stage.check_counts().await;
+    stage.remove().await;
+    stage.stop().await;
+}
+
+async fn removed(setting: Setting) {
+    let trap = setting.helper.clone();
+    let stage = Stage::build(setting, None, short_jobs, |_| {}, |_| {}).await;
+    stage.upload_numbers(Time::now()).await;
+    trap.passed(Point::HelperReserve, Phase::After).await;
+    stage.remove_at(&stage.helper, &stage.parties.helper).await;
+    trap.passed(Point::HelperRelease, Phase::Before).await;
+    stage.remove().await;
+    stage.stop().await;
+}
+
+/// Reports that are sealed to old keys are counted like others, and nobody is ever told of a key that a crash can undo.
+async fn keys(setting: Setting) {
+    let leader = |config: &mut Config| {
+        long_jobs(config);
+        pending_shortly(config);
+    };
+    let stage = Stage::build(setting, None, leader, pending_shortly, |_| {}).await;
+    let (old, new) = (stage.client(), stage.client());
+    let mut reports = Vec::new();
+    for number in &NUMBERS[..3] {
+        reports.push(old.prepare(Measurement::Number(*number), Time::now()).await.unwrap());
+    }
+    let late = reports.pop().unwrap();
+    stage.upload(&reports).await;
+    let first = late.leader_share.config_id;
+    let (told, ()) = tokio::join!(stage.watch_keys(), async {
+        for machine in [&stage.leader, &stage.helper] {
+            let before = machine.keys(KeyState::Active).await;
+            assert_eq!(machine.order("POST", "rotate", r#"{"now":false}"#).await, 200);
+            machine.until_keys(|active| *active != before).await;
+            // What an operator does once more because nobody has answered is done once more.
+            let before = machine.keys(KeyState::Active).await[0];
+            assert_eq!(machine.order("POST", "rotate", r#"{"now":true}"#).await, 200);
+            machine.until_keys(|active| !active.contains(&before)).await;
+            let before = machine.keys(KeyState::Active).await[0];
+            assert_eq!(machine.order("POST", &format!("{before}/disable"), "").await, 200);
+            machine.until_keys(|active| active.len() == 1 && !active.contains(&before)).await;
+        }
+        stage.done.notify_one();
+    });
+    let active = stage.leader.keys(KeyState::Active).await;
+    let known = [active, stage.leader.keys(KeyState::Expired).await].concat();
+    assert!(told.iter().all(|id| known.contains(id)), "clients were told of {told:?}, and known are {known:?}");
+
+    stage.upload(&[late]).await;
+    for number in &NUMBERS[3..] {
+        let report = new.prepare(Measurement::Number(*number), Time::now()).await.unwrap();
+        assert_ne!(report.leader_share.config_id, first);
+        stage.upload(&[report]).await;
+    }
+    stage.collect(stage.parties.query_now()).await;
+    stage.check_counts().await;
+
+    let too_late = old.prepare(Measurement::Number(1), Time::now()).await.unwrap();
+    // Gone already: its deletion was not answered.
+    assert!(matches!(stage.leader.order("DELETE", &first.to_string(), "").await, 200 | 404));
+    let bytes = stage.parties.wire().encode_upload(stage.parties.task(), std::slice::from_ref(&too_late));
+    let refused = stage.upload_bytes(bytes).await;
+    assert_upload_refused(&refused, &stage.parties, &too_late, ReportError::OutdatedConfig);
+    let _ = stage.helper.order("DELETE", &stage.helper.keys(KeyState::Active).await[0].to_string(), "").await;
+    stage.stop().await;
+}

@@ -1,0 +1,261 @@
+//! A leader and a helper with a task, and clients and collectors that do not give up.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration as Span};
+
+use bytes::Bytes;
+use dapbox::{
+    client::Client,
+    collector::{Collected, Collector, CollectorTask},
+    config::Config,
+    model::{
+        BatchMode, Duration, Max, Query, Report, Revision, Secret, Task, Time, TokenHash, VdafConfig,
+        status::{CloseRequest, RenameRequest},
+        tokens::{NewToken, TokenChange},
+    },
+    peer::{Answer, Peer, PeerOptions, Retries, is_retryable},
+    vdaf::{AggregateResult, Measurement},
+    wire::{Call, Interaction, taskprov},
+};
+
+use tokio::sync::Notify;
+
+use super::machine::{Machine, REST, Trap};
+use crate::common::{Parties, calls::assert_taken, relay::Relay};
+
+/// Clients and collectors try again soon, and for longer than any test takes.
+const RETRIES: Retries =
+    Retries { initial: Span::from_millis(5), max: Span::from_millis(20), give_up_after: Span::from_secs(600) };
+
+/// What is uploaded: powers of two, so that the sum tells which were counted, and how often.
+pub const NUMBERS: [u128; 5] = [1, 2, 4, 8, 16];
+
+/// Which of two aggregators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Who {
+    Leader,
+    Helper,
+}
+
+/// What a scene wants of its stage.
+pub struct Setting {
+    pub revision: Revision,
+    /// Part of the addresses of both machines: every stage has its own.
+    pub number: u16,
+    pub leader: Arc<Trap>,
+    pub helper: Arc<Trap>,
+}
+
+/// Two machines, and a task between them.
+pub struct Stage {
+    pub leader: Machine,
+    pub helper: Machine,
+    pub parties: Parties,
+    /// Ends [`Stage::watch_keys`].
+    pub done: Notify,
+    /// The configuration of a task that is set up in-band, which goes with all requests.
+    pub configuration: Option<Bytes>,
+    peer: Peer,
+}
+
+impl Stage {
+    pub async fn build(
+        setting: Setting,
+        relay: Option<&Relay>,
+        leader: impl FnOnce(&mut Config),
+        helper: impl FnOnce(&mut Config),
+        task: impl Fn(&mut Task),
+    ) -> Self {
+        let [high, low] = setting.number.to_be_bytes();
+        let (leader, helper) = tokio::join!(
+            Machine::start([127, 1, high, low], setting.leader, leader),
+            Machine::start([127, 2, high, low], setting.helper, helper),
+        );
+        let (leader_url, helper_url) = (leader.url(setting.revision), helper.url(setting.revision));
+        let helper_url = relay.map_or(helper_url.clone(), |relay| relay.before(&helper_url));
+        let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+        let parties = Parties::new(setting.revision, vdaf, BatchMode::TimeInterval, leader_url, helper_url)
+            .with(|task| task.public.min_batch_size = NUMBERS.len() as u64)
+            .with(task);
+        for (machine, task) in [(&leader, &parties.leader), (&helper, &parties.helper)] {
+            // Known already: its addition was not answered.
+            assert!(matches!(machine.add(task).await, 201 | 409));
+        }
+        let peer = Peer::new(&PeerOptions::default()).unwrap();
+        Self { leader, helper, parties, done: Notify::new(), configuration: None, peer }
+    }
+
+    pub async fn stop(self) {
+        self.leader.stop().await;
+        self.helper.stop().await;
+    }
+
+    pub fn client(&self) -> Client {
+        let client = Client::new(self.parties.task().clone(), self.peer.clone(), RETRIES).unwrap();
+        match &self.configuration {
+            Some(configuration) => client.advertising(configuration),
+            None => client,
+        }
+    }
+
+    /// Sends a request until it is answered by a server that is well.
+    pub async fn insist(&self, to: Option<Interaction>, call: &Call, body: impl Into<Bytes>) -> Answer {
+        let (parties, body) = (&self.parties, body.into());
+        let task = parties.task();
+        let (url, token) = match to {
+            None => (&task.leader_url, None),
+            Some(Interaction::CollectionJob) => (&task.leader_url, Some(&parties.collector_token)),
+            Some(_) => (&task.helper_url, Some(&parties.helper_token)),
+        };
+        let encode = |bytes: &Bytes| taskprov::of(task.revision).unwrap().encode_header(bytes);
+        let call = call.clone().advertising(self.configuration.as_ref().map(encode));
+        loop {
+            self.leader.check();
+            self.helper.check();
+            match self.peer.send(url, &call, token, body.clone()).await {
+                Ok(answer) if !is_retryable(answer.status) => return answer,
+                _ => tokio::time::sleep(REST).await,
+            }
+        }
+    }
+
+    /// Uploads anything until it is answered.
+    pub async fn upload_bytes(&self, bytes: Vec<u8>) -> Answer {
+        self.insist(None, &self.parties.wire().upload_call(&self.parties.id()), bytes).await
+    }
+
+    /// Asks the leader for its HPKE keys all the time, as clients do: the ids of all that it was told of.
+    pub async fn watch_keys(&self) -> BTreeSet<u8> {
+        let (wire, mut told) = (self.parties.wire(), BTreeSet::new());
+        let call = wire.hpke_config_call(Some(&self.parties.id()));
+        let watch = async {
+            loop {
+                if let Ok(answer) = self.peer.send(&self.parties.task().leader_url, &call, None, Bytes::new()).await
+                    && answer.is_success()
+                {
+                    told.extend(wire.decode_hpke_configs(&answer.body).unwrap().iter().map(|config| config.id));
+                }
+                tokio::time::sleep(REST).await;
+            }
+        };
+        tokio::select! {
+            () = watch => {}
+            () = self.done.notified() => {}
+        }
+        told
+    }
+
+    /// Makes one report of each of [`NUMBERS`] and uploads each until it is taken.
+    pub async fn upload_numbers(&self, time: Time) -> Vec<Report> {
+        let client = self.client();
+        let mut reports = Vec::new();
+        for number in NUMBERS {
+            reports.push(client.prepare(Measurement::Number(number), time).await.unwrap());
+        }
+        self.upload(&reports).await;
+        reports
+    }
+
+    /// Uploads reports, each until it is taken.
+    pub async fn upload(&self, reports: &[Report]) {
+        for report in reports {
+            let bytes = self.parties.wire().encode_upload(self.parties.task(), std::slice::from_ref(report));
+            assert_taken(&self.upload_bytes(bytes).await);
+        }
+    }
+
+    /// Collects a batch, which must be exactly [`NUMBERS`].
+    pub async fn collect(&self, query: Query) -> Collected {
+        let parties = &self.parties;
+        let task = CollectorTask {
+            public: parties.task().clone(),
+            token: parties.collector_token.clone(),
+            previous_token: None,
+        };
+        let collector = Collector::new(task, parties.keypair.clone(), self.peer.clone(), RETRIES).unwrap();
+        let collector = match &self.configuration {
+            Some(configuration) => collector.advertising(configuration),
+            None => collector,
+        };
+        let collected = collector.collect(query, None, |_| {}).await.unwrap();
+        let sum = NUMBERS.iter().sum();
+        assert_eq!((collected.report_count, &collected.result), (5, &AggregateResult::Number(sum)));
+        collected
+    }
+
+    /// Waits until the leader's status is as it should be, and stays so after a crash: what is shown may be on its way to
+    /// the disk, and the answer to a later write says that it has arrived.
+    pub async fn settle(&self, is_right: impl Fn(&dapbox::model::status::TaskStatus) -> bool) {
+        let id = self.parties.id();
+        loop {
+            self.leader.until(&id, &is_right).await;
+            self.upload_bytes(vec![1, 2, 3]).await;
+            if is_right(&self.leader.status(&id).await) {
+                return;
+            }
+        }
+    }
+
+    /// Checks that both sides have counted the same reports once, and that nothing is left over.
+    pub async fn check_counts(&self) {
+        for machine in [&self.leader, &self.helper] {
+            let is_quiet = |status: &dapbox::model::status::TaskStatus| status.jobs == 0 && status.waiting == 0;
+            let status = machine.until(&self.parties.id(), is_quiet).await;
+            let count = |name: &str| status.counters.get(name).copied().unwrap_or(0);
+            assert_eq!((count("aggregate_success"), status.batches_collected), (5, 1), "{status:#?}");
+            assert!([0, 5].contains(&count("report_success")), "{status:#?}");
+            let replayed: Vec<_> = status.counters.keys().filter(|name| name.contains("replay")).collect();
+            assert!(replayed.is_empty(), "{replayed:?}");
+        }
+    }
+
+    /// Closes everything before a time on both sides.
+    pub async fn close_before(&self, before: Time) {
+        let id = self.parties.id();
+        for machine in [&self.leader, &self.helper] {
+            assert_eq!(machine.close(&CloseRequest { task: id, before }).await, 200);
+            assert!(machine.status(&id).await.horizon >= Some(before));
+        }
+    }
+
+    /// Replaces the leader's token for the helper, at the leader first: the helper takes the old one until it knows the new
+    /// one.
+    pub async fn replace_token(&self) {
+        let (task, token, keep_old) = (self.parties.id(), Secret::random_token(), Duration(3600));
+        let accepted = NewToken::Accepted(TokenHash::of(token.expose()));
+        for (machine, new) in [(&self.leader, NewToken::Presented(token)), (&self.helper, accepted)] {
+            assert_eq!(machine.change_token(&TokenChange { task, new, keep_old }).await, 200);
+        }
+    }
+
+    /// Gives the task a name on both sides.
+    pub async fn rename(&self) {
+        let request = RenameRequest { task: self.parties.id(), name: Some("a name".parse().unwrap()) };
+        for machine in [&self.leader, &self.helper] {
+            assert_eq!(machine.rename(&request).await, 204);
+            assert_eq!(machine.status(&self.parties.id()).await.name, request.name);
+        }
+    }
+
+    /// Removes the task on both sides: it is gone for good.
+    pub async fn remove(&self) {
+        for (machine, task) in [(&self.leader, &self.parties.leader), (&self.helper, &self.parties.helper)] {
+            self.remove_at(machine, task).await;
+        }
+    }
+
+    /// Removes the task, which no request has named, on both sides: nothing is left of it.
+    pub async fn discard(&self) {
+        let id = self.parties.id();
+        for machine in [&self.leader, &self.helper] {
+            // Gone already: its removal was not answered.
+            assert!(matches!(machine.remove(&id).await, 200 | 400));
+            assert_eq!(machine.remove(&id).await, 400);
+        }
+    }
+
+    pub async fn remove_at(&self, machine: &Machine, task: &Task) {
+        // Gone already: its removal was not answered.
+        assert!(matches!(machine.remove(&task.public.id).await, 204 | 400));
+        assert_eq!((machine.remove(&task.public.id).await, machine.add(task).await), (400, 409));
+    }
+}

@@ -1,0 +1,13 @@
+//! What is on disk survives kills, power cuts, full disks, damage, backups and restarts.
+
+mod backup;
+#[path = "../common/mod.rs"]
+mod common;
+mod corruption;
+mod disk_full;
+mod failpoints;
+mod foreign_files;
+mod kill;
+mod power_cut;
+mod restart;
+mod retention;

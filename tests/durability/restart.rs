@@ -1,0 +1,252 @@
+//! Leader and helper are stopped and started again between any two steps: nothing is lost, nothing is repeated, and
+//! whoever asked before asks on as if nothing had happened.
+
+use std::time::{Duration as Span, Instant};
+
+use bytes::Bytes;
+use dapbox::{
+    config::{Config, Seconds},
+    model::{
+        BatchMode, FixedSizeQuery, JobInit, PartialBatch, PrepareOutcome, Query, Report, ReportError, ReportId,
+        Revision, Time,
+    },
+    vdaf::Measurement,
+    wire::Interaction,
+};
+use rstest::rstest;
+
+use crate::common::{
+    self, Node, PATIENCE, Pair,
+    calls::is_pending,
+    peer,
+    relay::{Act, Asked, MEASUREMENTS, Relay, Told, assert_whole, modes, pair_through_relay, query},
+};
+
+/// Who is stopped and started again.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Who {
+    Leader,
+    Helper,
+    Both,
+}
+
+/// Longest that a stop may take, whatever the helper does: well below the time after which a stop is forced.
+const PROMPT: Span = Span::from_secs(5);
+
+async fn restart(pair: &mut Pair, who: Who) {
+    let begun = Instant::now();
+    if who != Who::Helper {
+        pair.leader.stop().await;
+    }
+    if who != Who::Leader {
+        pair.helper.stop().await;
+    }
+    assert!(begun.elapsed() < PROMPT, "stopping {who:?} took {:?}", begun.elapsed());
+    if who != Who::Helper {
+        pair.leader.resume().await;
+    }
+    if who != Who::Leader {
+        pair.helper.resume().await;
+    }
+}
+
+async fn keys(revision: Revision, node: &Node) -> Bytes {
+    let url = format!("{}hpke_config", node.url(revision));
+    common::get(url).await.unwrap().error_for_status().unwrap().bytes().await.unwrap()
+}
+
+/// Goes through the life of a batch with a restart after every step.
+async fn live_through(revision: Revision, who: Who, mode: BatchMode) {
+    let name = format!("{who:?} {mode:?}");
+    let patient = |config: &mut Config| config.leader.max_job_delay = Seconds(PATIENCE);
+    let (mut pair, relay) = pair_through_relay(revision, mode, patient).await;
+    let (id, query) = (pair.parties.id(), query(&pair.parties));
+    let old_keys = [keys(revision, &pair.leader).await, keys(revision, &pair.helper).await];
+    let unavailable = || Act::Tell(Told::new(503, "text/plain", ""));
+
+    // Uploads, some before a restart and some after, none of which the client repeats.
+    let client = pair.parties.client();
+    let mut reports: Vec<Report> = Vec::new();
+    for number in MEASUREMENTS {
+        reports.push(client.prepare(Measurement::Number(number), Time::now()).await.unwrap());
+    }
+    pair.parties.upload_all(&reports[..2]).await;
+    restart(&mut pair, who).await;
+    pair.parties.upload_all(&reports[2..]).await;
+    restart(&mut pair, who).await;
+    assert_eq!(pair.leader.status(&id).await.waiting, 5, "{name}");
+    assert_eq!([keys(revision, &pair.leader).await, keys(revision, &pair.helper).await], old_keys, "{name}");
+
+    // A collection is asked for; the jobs that it waits for reach nobody.
+    relay.plan(move |_, _| unavailable());
+    let job = pair.parties.start_collection(query).await;
+    pair.leader.until(&id, |status| status.last_trouble.is_some()).await;
+    restart(&mut pair, who).await;
+    assert!(is_pending(&pair.parties.poll(&job).await, &pair.parties), "{name}");
+
+    // The helper aggregates, but its answers are lost.
+    relay.plan(|_, _| Act::LoseAnswer);
+    pair.helper.until(&id, |status| status.counters.get("aggregate_success") == Some(&5)).await;
+    restart(&mut pair, who).await;
+    assert!(is_pending(&pair.parties.poll(&job).await, &pair.parties), "{name}");
+    assert_eq!(pair.leader.counter(&id, "aggregate_success").await, 0, "{name}");
+
+    // The leader learns the answers; nobody has the helper's share yet.
+    relay.plan(move |asked, _| if asked.makes(Interaction::AggregateShare) { unavailable() } else { Act::Pass });
+    pair.leader.until(&id, |status| status.counters.get("aggregate_success") == Some(&5)).await;
+    restart(&mut pair, who).await;
+    pair.leader.until(&id, |status| status.batches_collected == 1 && status.last_trouble.is_some()).await;
+    restart(&mut pair, who).await;
+    assert!(is_pending(&pair.parties.poll(&job).await, &pair.parties), "{name}");
+
+    // The helper gives its share, but its answer is lost.
+    relay.plan(|_, _| Act::LoseAnswer);
+    pair.helper.until(&id, |status| status.batches_collected == 1).await;
+    restart(&mut pair, who).await;
+    assert!(is_pending(&pair.parties.poll(&job).await, &pair.parties), "{name}");
+
+    // The result is there, and stays what it is.
+    relay.plan(|_, _| Act::Pass);
+    let result = pair.parties.outcome(&job).await;
+    assert_eq!(result.status, 200, "{name}: {result:?}");
+    restart(&mut pair, who).await;
+    let again = pair.parties.poll(&job).await;
+    assert_eq!((again.status, again.body), (200, result.body.clone()), "{name}");
+    relay.check_repeats(&pair.parties);
+
+    check_aftermath(&name, &pair, &relay, &reports).await;
+    check_result(&name, &pair, query, &result.body).await;
+    pair.stop().await;
+}
+
+/// What was counted is not counted again, and what was answered is answered the same.
+async fn check_aftermath(name: &str, pair: &Pair, relay: &Relay, reports: &[Report]) {
+    let (id, parties) = (pair.parties.id(), &pair.parties);
+    // The leader ignores reports that it has aggregated (DAP-09 section 4.4.2).
+    parties.upload_all(reports).await;
+    let status = pair.leader.status(&id).await;
+    assert_eq!((status.waiting, status.counters["upload_repeated"]), (0, 5), "{name}");
+
+    let mut jobs: Vec<Asked> = relay.made(Interaction::AggregationJob);
+    jobs.sort_by(|a, b| a.body.cmp(&b.body));
+    jobs.dedup_by(|a, b| a.body == b.body);
+    assert_eq!(jobs.len(), 3, "{name}: five reports make three jobs of two");
+    let (wire, task) = (parties.wire(), parties.task());
+    let mut all: Option<JobInit> = None;
+    for Asked { path, body, .. } in &jobs {
+        // The same job gets the same answer (DAP-09 section 4.5.1.2, DAP-18 section 4.5.3.2).
+        let id: Option<ReportId> = path.rsplit('/').next().unwrap().parse().ok();
+        let id = id.unwrap_or_else(ReportId::random);
+        let first = parties.put_job_bytes(id.as_bytes(), body.clone()).await;
+        let second = parties.put_job_bytes(id.as_bytes(), body.clone()).await;
+        assert_eq!((first.place(), &first.answer.body), (second.place(), &second.answer.body), "{name}");
+        let resps = wire.decode_job_resp(&first.answer.body, 2).unwrap();
+        assert!(resps.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))), "{name}: {resps:?}");
+        let init = wire.decode_job_init(task, &body.clone().into(), 2).unwrap();
+        match &mut all {
+            None => all = Some(init),
+            Some(all) => all.inits.extend(init.inits),
+        }
+    }
+    // Another job with the same reports is refused them all (DAP-09 section 4.5.1.4, DAP-18 section 4.5.4.3).
+    let resps = parties.run_job(&all.unwrap()).await;
+    let replayed = PrepareOutcome::Reject(ReportError::ReportReplayed);
+    assert!(resps.len() == 5 && resps.iter().all(|resp| resp.outcome == replayed), "{name}: {resps:?}");
+    assert_eq!(pair.helper.counter(&id, "aggregate_success").await, 5, "{name}");
+    assert_eq!(pair.helper.status(&id).await.aggregated, 0, "{name}");
+}
+
+/// The collector can open what it got, and gets the same again, under another id where ids are its own.
+async fn check_result(name: &str, pair: &Pair, query: Query, body: &Bytes) {
+    let parties = &pair.parties;
+    let collection = parties.wire().decode_collection(parties.task(), body).unwrap();
+    assert_eq!(collection.report_count, 5, "{name}");
+    let query = match collection.batch {
+        Some(PartialBatch::FixedSize(id)) => Query::FixedSize(FixedSizeQuery::ByBatchId(id)),
+        Some(PartialBatch::TimeInterval) | None => query,
+    };
+    assert_eq!(&parties.outcome_of(query).await.body, body, "{name}");
+    assert_whole(name, parties.collector().collect(query, Some(PATIENCE), |_| {}).await);
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn leader_restarts(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    restarts(revision, Who::Leader).await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn helper_restarts(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    restarts(revision, Who::Helper).await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn both_restart(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    restarts(revision, Who::Both).await;
+}
+
+async fn restarts(revision: Revision, who: Who) {
+    let [one, other] = modes(revision);
+    tokio::join!(live_through(revision, who, one), live_through(revision, who, other));
+}
+
+/// A leader with jobs at a helper that is down, or that takes requests and never answers, stops at once and goes on
+/// after its start.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stuck_helper_does_not_hold_up_a_stop(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    for is_share_stuck in [false, true] {
+        let (mut pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, |config| {
+            config.leader.min_job_size = 1;
+            config.leader.peer_timeout = Seconds(PATIENCE);
+            config.limits.stop_timeout = Seconds(PATIENCE);
+        })
+        .await;
+        let stuck_at = if is_share_stuck { Interaction::AggregateShare } else { Interaction::AggregationJob };
+        relay.plan(move |asked, before| match before {
+            0 if asked.makes(stuck_at) => Act::Hang,
+            _ => Act::Pass,
+        });
+        let client = pair.parties.client();
+        for number in MEASUREMENTS {
+            client.upload(Measurement::Number(number), None).await.unwrap();
+        }
+        let job = pair.parties.start_collection(query(&pair.parties)).await;
+        pair.leader.until(&pair.parties.id(), |_| !relay.made(stuck_at).is_empty()).await;
+        pair.helper.stop().await;
+        restart(&mut pair, Who::Leader).await;
+
+        // The second time, the helper is down.
+        pair.leader.until(&pair.parties.id(), |status| status.last_trouble.is_some()).await;
+        restart(&mut pair, Who::Leader).await;
+        pair.helper.resume().await;
+        assert_eq!(pair.parties.outcome(&job).await.status, 200);
+        assert_whole("stuck", pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await);
+        relay.check_repeats(&pair.parties);
+        pair.stop().await;
+    }
+}
+
+/// Who asks while the aggregator is away, finds it again: a client that retries loses nothing.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_outlasts_a_restart(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let (mut pair, _relay) = pair_through_relay(revision, BatchMode::TimeInterval, |_| {}).await;
+    let client = pair.parties.client();
+    client.keys().await.unwrap();
+    pair.leader.stop().await;
+    let uploads = tokio::spawn(async move {
+        for number in MEASUREMENTS {
+            client.upload(Measurement::Number(number), None).await.unwrap();
+        }
+    });
+    let call = pair.parties.wire().upload_call(&pair.parties.id());
+    let refused = peer().call(&pair.leader.url(revision), &call, None, Bytes::new()).await;
+    assert!(refused.is_err());
+    pair.leader.resume().await;
+    uploads.await.unwrap();
+    assert_whole("away", pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await);
+    pair.stop().await;
+}

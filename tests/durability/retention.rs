@@ -1,0 +1,383 @@
+//! What is over is closed for good and then forgotten: the horizon of a task, whoever raises it, and the sweeper.
+
+use bytes::Bytes;
+use dapbox::{
+    aggregator::{
+        phase,
+        retention::{self, Lost},
+    },
+    config::{Config, Retention, Seconds},
+    model::{
+        AggregationJobId, BatchId, BatchMode, BatchSelector, Bucket, CollectionJobId, Duration, FixedSizeQuery,
+        HpkeCiphertext, Interval, PartialBatch, Point, PrepareOutcome, Query, Report, ReportError, ReportId,
+        ReportMetadata, Revision, Task, TaskId, Time, VdafConfig,
+    },
+    store::{
+        CollectionJobRecord, CollectionState, LeaderJobRecord, LeaderJobState, Options, Place, ReportRef, Store, Tx,
+    },
+    vdaf::{AggregateResult, Measurement},
+    wire::{Interaction, ProblemType},
+};
+use rstest::rstest;
+
+use crate::common::{
+    Node, PATIENCE, Pair, Parties, batches_of,
+    calls::{assert_refused, assert_upload_refused, problem},
+    forge::{Draft, Forge},
+};
+
+const HOUR: u64 = 3600;
+const DAY: u64 = 24 * HOUR;
+
+/// Whole hours before the present one, which stays the same should the hour turn.
+fn clock() -> impl Fn(u64) -> Time + Copy {
+    let hour = Time::now().truncate(Duration(HOUR));
+    move |hours| hour.saturating_sub(Duration(hours * HOUR))
+}
+
+fn hours(from: Time, count: u64) -> Interval {
+    Interval::new(from, Duration(count * HOUR)).unwrap()
+}
+
+/// Reports are aggregated at once, and nothing is swept unless somebody asks.
+fn prompt(config: &mut Config) {
+    config.leader.max_job_delay = Seconds::millis(50);
+    config.retention.sweep_interval = Seconds(PATIENCE);
+}
+
+async fn upload(pair: &Pair, forge: &Forge, count: usize, time: Time) {
+    let reports: Vec<_> = (0..count).map(|_| forge.report(&Measurement::Flag(true), time)).collect();
+    pair.parties.upload_all(&reports).await;
+    let id = pair.parties.id();
+    pair.leader.until(&id, |status| status.waiting + status.jobs == 0).await;
+}
+
+/// Sweeps a node's data directory as if it were some other time, while the node is stopped.
+async fn sweep_at(node: &mut Node, task: TaskId, now: Time) {
+    node.stop().await;
+    let store = Store::open(node.data_dir(), Options::default()).unwrap();
+    let mut next = Some(Place::default());
+    while let Some(place) = next {
+        let step = move |tx: &mut Tx<'_>| retention::sweep(tx, &task, now, &Retention::default(), place);
+        next = store.write(Point::Trial, step).await.unwrap();
+    }
+    store.close().await;
+    node.resume().await;
+}
+
+/// Nothing is lost and restored here, but one side after the other closes the past. At any time in between what is old is
+/// refused, and afterwards every batch has the same reports on both sides.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_agree_after_the_past_is_closed(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+    #[values(false, true)] by_interval: bool,
+    #[values(false, true)] helper_first: bool,
+) {
+    let ago = clock();
+    let mode = if by_interval { BatchMode::TimeInterval } else { batches_of(revision, 3) };
+    let minimum = |task: &mut Task| task.public.min_batch_size = 2;
+    let pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, prompt, minimum).await;
+    let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
+    upload(&pair, &forge, 3, ago(2)).await;
+    let sides = if helper_first { [&pair.helper, &pair.leader] } else { [&pair.leader, &pair.helper] };
+
+    // Rounded up: no bucket is on both sides of it.
+    let before = ago(1).saturating_add(Duration(7));
+    assert_eq!(sides[0].close_before(id, before).await, ago(0));
+    let old = forge.report(&Measurement::Flag(true), ago(2));
+    if helper_first {
+        // The leader does not know yet. The helper refuses what is old, and what is new for a batch that it gave up: the
+        // leader gives that up as well.
+        upload(&pair, &forge, 1, ago(2)).await;
+        upload(&pair, &forge, 1, ago(0)).await;
+        let status = pair.leader.status(&id).await;
+        assert_eq!(status.counters["helper_report_dropped"], 1);
+        let lost = status.counters.get("helper_batch_collected").copied().unwrap_or_default();
+        // The first refusal was for its time only: the report that came next went into the same batch.
+        assert_eq!(lost, u64::from(!by_interval));
+    } else {
+        assert_upload_refused(&pair.parties.upload(&old).await, &pair.parties, &old, ReportError::ReportDropped);
+        // A leader that is older than ours might still send it.
+        let batch = if by_interval { PartialBatch::TimeInterval } else { PartialBatch::FixedSize(BatchId::random()) };
+        assert_eq!(pair.helper.status(&id).await.horizon, None);
+        let resps = pair.parties.run_job(&forge.job(batch, &[forge.draft(&Measurement::Flag(true), ago(3))])).await;
+        assert!(matches!(resps[0].outcome, PrepareOutcome::Continue(_)));
+    }
+    assert_eq!(sides[1].close_before(id, before).await, ago(0));
+    assert_eq!(sides[1].close_before(id, ago(5)).await, ago(0), "it only rises");
+    assert_upload_refused(&pair.parties.upload(&old).await, &pair.parties, &old, ReportError::ReportDropped);
+
+    let before = u64::from(by_interval && helper_first);
+    upload(&pair, &forge, 4, ago(0)).await;
+    if by_interval {
+        let closed = pair.parties.outcome_of(Query::TimeInterval(hours(ago(1), 3))).await;
+        assert_eq!(problem(&closed).kind, ProblemType::BatchInvalid, "{closed:?}");
+        let open = Query::TimeInterval(hours(ago(0), 2));
+        let collected = pair.parties.collector().collect(open, Some(PATIENCE), |_| {}).await.unwrap();
+        assert_eq!(
+            (collected.report_count, collected.result),
+            (4 + before, AggregateResult::Number((4 + before).into()))
+        );
+    } else {
+        for _ in 0..2 {
+            let collector = pair.parties.collector();
+            let next = Query::FixedSize(FixedSizeQuery::CurrentBatch);
+            let collected = collector.collect(next, Some(PATIENCE), |_| {}).await.unwrap();
+            assert_eq!((collected.report_count, &collected.result), (2, &AggregateResult::Number(2)));
+            assert_eq!(collected.interval, hours(ago(0), 1));
+            if collected.batch_id.is_none() {
+                collector.release(&collected).await.unwrap();
+            }
+        }
+    }
+    for side in sides {
+        let status = side.until(&id, |status| status.aggregated == 0).await;
+        assert_eq!(status.batches_collected, if by_interval { 1 } else { 2 });
+        // Three from the beginning, and on the helper alone the one that only it got.
+        side.until(&id, |status| {
+            let given_up = status.counters.get("sum_given_up").copied().unwrap_or_default();
+            let extra = u64::from(!helper_first && side.config.listen == pair.helper.config.listen);
+            given_up == 3 + extra
+        })
+        .await;
+    }
+    pair.stop().await;
+}
+
+/// A leader whose operator was not told learns from the first refusal that the helper has given a batch up, and puts no
+/// more reports into it.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_follows_when_the_helper_gives_a_batch_up(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let ago = clock();
+    let minimum = |task: &mut Task| task.public.min_batch_size = 2;
+    let mode = batches_of(revision, 3);
+    let pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, prompt, minimum).await;
+    let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
+    upload(&pair, &forge, 1, ago(0)).await;
+    pair.helper.close_before(id, ago(0)).await;
+    upload(&pair, &forge, 1, ago(0)).await;
+    assert_eq!(pair.leader.counter(&id, "helper_batch_collected").await, 1);
+    upload(&pair, &forge, 2, ago(0)).await;
+    assert_eq!(pair.leader.counter(&id, "helper_batch_collected").await, 1);
+    let next = Query::FixedSize(FixedSizeQuery::CurrentBatch);
+    let collected = pair.parties.collector().collect(next, Some(PATIENCE), |_| {}).await.unwrap();
+    assert_eq!((collected.report_count, collected.result), (2, AggregateResult::Number(2)));
+    pair.stop().await;
+}
+
+/// A helper gives no share of what it has closed, whatever a leader says.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_helper_gives_no_share_of_what_is_closed(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+    #[values(false, true)] by_interval: bool,
+) {
+    let ago = clock();
+    let mode = if by_interval { BatchMode::TimeInterval } else { batches_of(revision, 9) };
+    let pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, prompt, |_| {}).await;
+    let (parties, forge) = (&pair.parties, Forge::new(&pair.parties).await);
+    let drafts: Vec<Draft> = (0..2).map(|_| forge.draft(&Measurement::Flag(true), ago(2))).collect();
+    let batch = BatchId::random();
+    let (partial, selector) = match by_interval {
+        true => (PartialBatch::TimeInterval, BatchSelector::TimeInterval(hours(ago(2), 1))),
+        false => (PartialBatch::FixedSize(batch), BatchSelector::FixedSize(batch)),
+    };
+    parties.run_job(&forge.job(partial, &drafts)).await;
+    pair.helper.close_before(parties.id(), ago(0)).await;
+    let refused = parties.ask_share(&parties.share_request(selector, &drafts)).await;
+    assert_refused(&refused, parties, ProblemType::BatchInvalid);
+    // Nothing is added to it either.
+    let late = forge.draft(&Measurement::Flag(true), ago(if by_interval { 2 } else { 0 }));
+    let resps = parties.run_job(&forge.job(partial, &[late])).await;
+    let error = if by_interval { ReportError::ReportDropped } else { ReportError::BatchCollected };
+    assert_eq!(resps[0].outcome, PrepareOutcome::Reject(error));
+    pair.stop().await;
+}
+
+/// Sweeping takes what is older than the task keeps it. A clock that goes back, which is what happens here when the nodes
+/// run again, opens nothing; and what was collected stays so when nobody remembers any more that it was.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_swept_stays_closed(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let ago = clock();
+    let age = |task: &mut Task| task.report_expiry_age = Some(Duration(DAY));
+    let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, prompt, age).await;
+    let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
+    let drafts: Vec<Draft> = (0..2).map(|_| forge.draft(&Measurement::Flag(true), ago(5))).collect();
+    let first: Vec<Report> = drafts.iter().map(|draft| forge.seal(draft)).collect();
+    pair.parties.upload_all(&first).await;
+    upload(&pair, &forge, 3, ago(4)).await;
+    upload(&pair, &forge, 1, ago(1)).await;
+    let query = Query::TimeInterval(hours(ago(5), 1));
+    pair.parties.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap();
+    let request = pair.parties.share_request_for(query, BatchSelector::TimeInterval(hours(ago(5), 1)), &drafts);
+    // The same question has the same answer for as long as there is one.
+    assert!(pair.parties.ask_share(&request).await.is_success());
+
+    let now = ago(3).saturating_add(Duration(DAY + 17));
+    sweep_at(&mut pair.leader, id, now).await;
+    sweep_at(&mut pair.helper, id, now).await;
+    for node in [&pair.leader, &pair.helper] {
+        let status = node.status(&id).await;
+        assert_eq!((status.horizon, status.aggregated, status.batches_collected), (Some(ago(3)), 1, 1));
+        assert_eq!((status.counters["sum_given_up"], status.counters["batch_forgotten"]), (3, 1));
+    }
+    assert_refused(&pair.parties.ask_share(&request).await, &pair.parties, ProblemType::BatchInvalid);
+    let again = pair.parties.outcome_of(Query::TimeInterval(hours(ago(5), 6))).await;
+    assert_eq!(problem(&again).kind, ProblemType::BatchInvalid, "{again:?}");
+    assert_upload_refused(&pair.parties.upload(&first[0]).await, &pair.parties, &first[0], ReportError::ReportDropped);
+    let resps = pair.parties.run_job(&forge.job(PartialBatch::TimeInterval, &drafts)).await;
+    assert!(resps.iter().all(|resp| resp.outcome == PrepareOutcome::Reject(ReportError::ReportDropped)));
+    // What is after the horizon goes on.
+    upload(&pair, &forge, 1, ago(1)).await;
+    let query = Query::TimeInterval(hours(ago(3), 4));
+    let collected = pair.parties.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap();
+    assert_eq!(collected.report_count, 2);
+    pair.stop().await;
+}
+
+/// A running server sweeps by itself: a report that nobody aggregated in time is dropped and counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_sweeps_by_itself() {
+    let config = |config: &mut Config| {
+        config.leader.max_job_delay = Seconds(PATIENCE);
+        config.retention.sweep_interval = Seconds::millis(20);
+    };
+    let keep_for_a_moment = |task: &mut Task| {
+        (task.public.time_precision, task.report_expiry_age) = (Duration(1), Some(Duration(5)));
+    };
+    let mode = BatchMode::TimeInterval;
+    let pair = Pair::start_with(Revision::Dap09, VdafConfig::Prio3Count, mode, config, keep_for_a_moment).await;
+    let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
+    // Within what clocks may differ by, so that it is in time however long it takes to arrive.
+    let report = forge.report(&Measurement::Flag(true), Time::now().saturating_add(Duration(2)));
+    pair.parties.upload_all([&report]).await;
+    let status = pair.leader.until(&id, |status| status.waiting == 0).await;
+    assert_eq!((status.counters["report_success"], status.counters["report_dropped"]), (1, 1));
+    assert!(status.horizon > Some(report.metadata.time));
+    pair.stop().await;
+}
+
+/// The answer to a job goes before the job does: the same request is refused then, and another one under its name too.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_kept_is_refused_clearly(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let ago = clock();
+    let mode = BatchMode::TimeInterval;
+    let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, prompt, |_| {}).await;
+    let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
+    let job = forge.job(PartialBatch::TimeInterval, &[forge.draft(&Measurement::Flag(true), ago(1))]);
+    let name = [7; 16];
+    let first = pair.parties.put_job(&name, &job).await;
+    let repeated = pair.parties.put_job(&name, &job).await;
+    assert_eq!(first.answer.body, repeated.answer.body);
+
+    sweep_at(&mut pair.helper, id, Time::now().saturating_add(Duration(13 * DAY))).await;
+    assert_eq!(pair.parties.put_job(&name, &job).await.answer.body, first.answer.body);
+    sweep_at(&mut pair.helper, id, Time::now().saturating_add(Duration(16 * DAY))).await;
+    let refused = pair.parties.put_job(&name, &job).await.answer;
+    assert_eq!(refused.status, 410, "{refused:?}");
+    assert!(problem(&refused).detail.contains("answered long ago"), "{refused:?}");
+    let other = forge.job(PartialBatch::TimeInterval, &[forge.draft(&Measurement::Flag(true), ago(1))]);
+    if pair.parties.chooses_ids() {
+        assert_eq!(pair.parties.put_job(&name, &other).await.answer.status, 409);
+    } else {
+        let place = format!("{}?step=0", first.place());
+        assert_eq!(pair.parties.poll_at(Interaction::AggregationJob, &place).await.status, 410);
+    }
+    // Its reports are known as long as they could come again.
+    let again = forge.job_of(PartialBatch::TimeInterval, [other.inits, job.inits].concat());
+    let outcomes: Vec<_> = pair.parties.run_job(&again).await.into_iter().map(|resp| resp.outcome).collect();
+    assert!(matches!(outcomes[0], PrepareOutcome::Continue(_)));
+    assert_eq!(outcomes[1], PrepareOutcome::Reject(ReportError::ReportReplayed));
+    pair.stop().await;
+}
+
+/// A report for the store: nobody opens it.
+fn sealed_report(time: Time) -> Report {
+    let sealed = HpkeCiphertext { config_id: 0, enc: "e".into(), payload: "p".into() };
+    let metadata = ReportMetadata { id: ReportId::random(), time };
+    let (extensions, public_share) = (Vec::new(), Bytes::new());
+    Report { metadata, extensions, public_share, leader_share: sealed.clone(), helper_share: sealed }
+}
+
+/// A copy of the past knows jobs as being under way that have long gone on without it: they end, and what is in them is
+/// never tried again. Where only the other side was restored, what it has not seen is.
+#[rstest]
+#[tokio::test]
+async fn jobs_in_flight_end_in_a_copy_of_the_past_only(
+    #[values(Lost::Ours, Lost::Theirs)] lost: Lost,
+    #[values(false, true)] by_interval: bool,
+) {
+    let ago = clock();
+    let dir = tempfile::TempDir::new().unwrap();
+    let store = Store::open(&dir.path().join("data"), Options::default()).unwrap();
+    let mode = if by_interval { BatchMode::TimeInterval } else { BatchMode::fixed_size(Some(9)) };
+    let url = |name| format!("http://localhost/{name}/");
+    let task = Parties::new(Revision::Dap09, VdafConfig::Prio3Count, mode, url("leader"), url("helper")).leader;
+    let id = task.public.id;
+    let batch = BatchId::random();
+    let partial = if by_interval { PartialBatch::TimeInterval } else { PartialBatch::FixedSize(batch) };
+    let (sent, unsent) = (AggregationJobId::new([1; 16]), AggregationJobId::new([2; 16]));
+    let waiting = CollectionJobId::new([3; 16]);
+    let query = match by_interval {
+        true => Query::TimeInterval(hours(ago(3), 1)),
+        false => Query::FixedSize(FixedSizeQuery::CurrentBatch),
+    };
+    let fill = move |tx: &mut Tx<'_>| {
+        tx.add_task(task)?;
+        for (job, state) in [(sent, LeaderJobState::Sent { request_hash: [1; 32] }), (unsent, LeaderJobState::Picked)] {
+            let reports = vec![tx.append_report(&id, &sealed_report(ago(3)))?];
+            let record = LeaderJobRecord { batch: partial, now: ago(3), created: ago(3), reports, state };
+            tx.put_leader_job(&id, job, record)?;
+        }
+        let bucket = if by_interval { Bucket::Time(ago(3)) } else { Bucket::Batch(batch) };
+        let mut record = tx.bucket_mut(&id, bucket)?;
+        (record.header.count, record.header.last) = (5, ago(3));
+        record.replace_share(vec![1]);
+        let job = CollectionJobRecord {
+            request: Bytes::new(),
+            query,
+            accepted_before: ReportRef::END,
+            created: ago(3),
+            state: CollectionState::Waiting,
+            ended: None,
+            batch: None,
+        };
+        tx.put_collection(&id, waiting, job)
+    };
+    store.write(Point::Trial, fill).await.unwrap();
+    let close = move |tx: &mut Tx<'_>| retention::close_before(tx, &id, ago(0).saturating_add(Duration(1)), lost);
+    let horizon = store.write(Point::Trial, close).await.unwrap();
+    assert_eq!(horizon, Some(ago(0).saturating_add(Duration(HOUR))));
+
+    store.close().await;
+    let store = Store::open(&dir.path().join("data"), Options::default()).unwrap();
+    store
+        .read(|view| {
+            let state = view.task(&id).unwrap();
+            let jobs: Vec<_> = state.leader_jobs.keys().copied().collect();
+            let job = view.collection(&id, &waiting)?.unwrap();
+            match lost {
+                Lost::Ours => {
+                    assert_eq!((jobs, state.waiting.len()), (vec![], 0));
+                    assert!(matches!(job.state, CollectionState::Failed { .. }), "{job:?}");
+                }
+                Lost::Theirs => {
+                    // What was not sent waits again, to be dropped for its time; what was could only add to what is closed.
+                    assert_eq!((jobs, state.waiting.len()), (vec![], 1));
+                    assert_eq!(job.state, CollectionState::Waiting);
+                    let phase = phase::phase(state, &job.query, job.accepted_before);
+                    assert_eq!(matches!(phase, phase::Phase::Refused(_)), by_interval, "{phase:?}");
+                }
+            }
+            assert_eq!(state.collected.is_given_up(&batch), !by_interval);
+            Ok(())
+        })
+        .unwrap();
+    store.close().await;
+}

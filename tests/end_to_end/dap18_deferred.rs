@@ -1,0 +1,386 @@
+//! Answers that come later (DAP-18 section 3.1): our leader with helpers that defer, our helper when it defers, and where
+//! a `Location` may lead (section 3.2).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
+
+use dapbox::{
+    collector::CollectError,
+    config::{Config, Seconds},
+    model::{BatchMode, JobInit, Max, PartialBatch, PrepareOutcome, ReportError, ReportId, Revision, Time, VdafConfig},
+    peer::CallError,
+    vdaf::Measurement,
+    wire::{
+        Interaction::{AggregateShare, AggregationJob},
+        ProblemType,
+    },
+};
+use rstest::rstest;
+
+use crate::common::{
+    Node, PATIENCE, Pair, Parties,
+    calls::{Made, assert_refused, is_pending},
+    forge::Forge,
+    relay::{Act, Asked, MEASUREMENTS, Relay, Told, assert_whole, modes, pair_through_relay, query, upload_all},
+};
+
+/// A helper that answers nothing at once.
+fn later(config: &mut Config) {
+    config.helper.synchronous_reports = 0;
+}
+
+/// Our leader and our helper, which defers everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lifecycle_with_a_helper_that_defers() {
+    for mode in modes(Revision::Dap18) {
+        let (pair, relay) = pair_through_relay(Revision::Dap18, mode, later).await;
+        upload_all(&pair.parties.client(), None).await;
+        let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
+        assert_whole("deferred", collected);
+        relay.check_repeats(&pair.parties);
+        let jobs = relay.made(AggregationJob);
+        assert_eq!(jobs.len(), 3, "five reports make three jobs of two, each asked for once");
+        let polls: Vec<_> =
+            relay.asked("/aggregation_jobs/").into_iter().filter(|asked| asked.method == "GET").collect();
+        assert!(polls.len() >= 3 && polls.iter().all(|poll| poll.path.ends_with("?step=0")), "{polls:?}");
+        assert!(polls.iter().all(|poll| has_token(poll, &pair.parties)));
+        assert_eq!(pair.helper.counter(&pair.parties.id(), "aggregate_success").await, 5);
+        pair.stop().await;
+    }
+}
+
+fn has_token(asked: &Asked, parties: &Parties) -> bool {
+    let bearer = format!("Bearer {}", parties.helper_token.expose_text().unwrap());
+    asked.headers.iter().any(|(name, value)| name == "authorization" && *value == bearer)
+}
+
+async fn deferring_pair() -> (Pair, Forge) {
+    let mode = BatchMode::TimeInterval;
+    let pair = Pair::start_with(Revision::Dap18, VdafConfig::Prio3Count, mode, later, |_| {}).await;
+    let forge = Forge::new(&pair.parties).await;
+    (pair, forge)
+}
+
+fn some_job(forge: &Forge, reports: usize) -> JobInit {
+    let draft = || forge.draft(&Measurement::Flag(true), Time(1_600_000_000));
+    forge.job(PartialBatch::TimeInterval, &(0..reports).map(|_| draft()).collect::<Vec<_>>())
+}
+
+/// A job that is not ready has a place with its step, and polls say the step (section 4.5.3.2).
+#[tokio::test(flavor = "multi_thread")]
+async fn polls_of_a_job_say_its_step() {
+    let (pair, forge) = deferring_pair().await;
+    let parties = &pair.parties;
+    let request = some_job(&forge, 3);
+    let made = parties.ask_job(&request).await;
+    assert!(is_pending(&made.answer, parties) && made.answer.retry_after.is_some(), "{made:?}");
+    let place = made.place().to_owned();
+    let job = place.strip_suffix("?step=0").unwrap_or_else(|| panic!("{place}"));
+    let answer = parties.settle(AggregationJob, made).await;
+    assert!(answer.is_success(), "{answer:?}");
+    let get = async |path: &str| {
+        let call = parties.wire().poll_call(AggregationJob, "").unwrap();
+        parties.send(AggregationJob, &dapbox::wire::Call { path: path.to_owned(), ..call }, "").await
+    };
+    assert_eq!(get(&place).await.body, answer.body);
+    assert_refused(&get(job).await, parties, ProblemType::InvalidMessage);
+    for (step, kind) in [
+        ("1", ProblemType::StepMismatch),
+        ("65535", ProblemType::StepMismatch),
+        ("65536", ProblemType::InvalidMessage),
+        ("-1", ProblemType::InvalidMessage),
+        ("", ProblemType::InvalidMessage),
+    ] {
+        assert_refused(&get(&format!("{job}?step={step}")).await, parties, kind);
+    }
+    let nowhere = get(&format!("{}?step=0", parties.nowhere(AggregationJob))).await;
+    assert_refused(&nowhere, parties, ProblemType::UnrecognizedAggregationJob);
+
+    // The same request finds the job, and the answer that it has now.
+    let again = parties.ask_job(&request).await;
+    assert_eq!((again.place(), &again.answer.body), (job, &answer.body));
+    // What can be refused at once is.
+    let twice = JobInit { inits: vec![request.inits[0].clone(), request.inits[0].clone()], ..request };
+    assert_refused(&parties.ask_job(&twice).await.answer, parties, ProblemType::InvalidMessage);
+    pair.stop().await;
+}
+
+const JOBS: usize = 20;
+const REPORTS: usize = 10;
+
+/// Asks for several jobs, of which some are not answered when the last is asked for.
+async fn ask_all(parties: &Parties, requests: &[JobInit]) -> Vec<Made> {
+    let mut made = Vec::new();
+    for request in requests {
+        made.push(parties.ask_job(request).await);
+        assert!(is_pending(&made.last().unwrap().answer, parties));
+    }
+    made
+}
+
+/// Jobs that wait for their answers when the helper stops are answered after its start.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_wait_are_answered_after_a_restart() {
+    let (mut pair, forge) = deferring_pair().await;
+    let parties = pair.parties.clone();
+    let requests: Vec<_> = (0..JOBS).map(|_| some_job(&forge, REPORTS)).collect();
+    let made = ask_all(&parties, &requests).await;
+    pair.helper.restart().await;
+    for (made, request) in made.into_iter().zip(&requests) {
+        let place = made.place().to_owned();
+        let answer = parties.settle(AggregationJob, made).await;
+        let resps = parties.wire().decode_job_resp(&answer.body, REPORTS).unwrap();
+        assert!(resps.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))), "{resps:?}");
+        assert!(resps.iter().map(|resp| resp.report_id).eq(request.inits.iter().map(|init| init.share.metadata.id)));
+        let again = parties.ask_job(request).await;
+        assert_eq!((again.place(), &again.answer.body), (place.trim_end_matches("?step=0"), &answer.body));
+    }
+    assert_eq!(pair.helper.counter(&parties.id(), "aggregate_success").await, (JOBS * REPORTS) as u64);
+    pair.stop().await;
+}
+
+/// A job that is deleted while it waits is not answered any more; in either case its reports count once.
+#[tokio::test(flavor = "multi_thread")]
+async fn jobs_that_wait_can_be_deleted() {
+    let (pair, forge) = deferring_pair().await;
+    let parties = &pair.parties;
+    let requests: Vec<_> = (0..JOBS).map(|_| some_job(&forge, REPORTS)).collect();
+    let made = ask_all(parties, &requests).await;
+    for made in made.iter().rev() {
+        assert!(parties.delete_job(made.place()).await.is_success());
+    }
+    for (made, request) in made.iter().zip(&requests) {
+        let gone = parties.poll_at(AggregationJob, made.place()).await;
+        assert_refused(&gone, parties, ProblemType::UnrecognizedAggregationJob);
+        let again = parties.ask_job(request).await;
+        assert_ne!(again.place(), made.place());
+        let answer = parties.settle(AggregationJob, again).await;
+        let resps = parties.wire().decode_job_resp(&answer.body, REPORTS).unwrap();
+        let replayed =
+            |resp: &dapbox::model::PrepareResp| resp.outcome == PrepareOutcome::Reject(ReportError::ReportReplayed);
+        let count = resps.iter().filter(|resp| replayed(resp)).count();
+        assert!(count == 0 || count == REPORTS, "a job is answered as a whole or not at all: {resps:?}");
+    }
+    assert_eq!(pair.helper.counter(&parties.id(), "aggregate_success").await, (JOBS * REPORTS) as u64);
+    pair.stop().await;
+}
+
+/// How a foreign helper may write a place (RFC 9110 section 10.2.2): below the URL of a task's jobs or shares.
+const SPELLINGS: [fn(&Told, &str) -> String; 3] = [
+    // An absolute path, as our helper writes it.
+    |told, _| location(told).to_owned(),
+    // A whole URL.
+    |told, origin| format!("{origin}{}", location(told)),
+    // Relative to the URL that was asked.
+    |told, _| location(told).rsplit('/').take(2).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("/"),
+];
+
+fn location(told: &Told) -> &str {
+    told.headers.iter().find(|(name, _)| name == "location").map(|(_, value)| value.as_str()).unwrap()
+}
+
+/// Makes a foreign helper of ours: it defers every answer, and has it ready at the third poll.
+fn defer(relay: &Relay, spelling: usize) {
+    let origin = relay.before("http://127.0.0.1:9/");
+    let origin = origin.trim_end_matches('/').to_owned();
+    let ready: Arc<Mutex<HashMap<String, Told>>> = Arc::default();
+    relay.plan(move |asked, before| {
+        let (origin, shared) = (origin.clone(), ready.clone());
+        if asked.makes(AggregationJob) || asked.makes(AggregateShare) {
+            let step = if asked.makes(AggregationJob) { "?step=0" } else { "" };
+            return Act::Edit(Box::new(move |told| {
+                let place = SPELLINGS[spelling](&told, &origin);
+                shared.lock().unwrap().insert(location(&told).to_owned(), told);
+                pending(202).with("location", &format!("{place}{step}"))
+            }));
+        }
+        let path = asked.path.trim_end_matches("?step=0");
+        let told = shared.lock().unwrap().get(path).cloned();
+        match told {
+            Some(_) if asked.method == "GET" && before < 2 => Act::Tell(pending(200)),
+            Some(told) if asked.method == "GET" => Act::Tell(without_location(told)),
+            _ => Act::Pass,
+        }
+    });
+}
+
+fn pending(status: u16) -> Told {
+    Told { status, headers: Vec::new(), body: Vec::new() }.with("retry-after", "0")
+}
+
+fn without_location(mut told: Told) -> Told {
+    told.headers.retain(|(name, _)| name != "location");
+    told
+}
+
+/// Helpers that others wrote defer jobs and shares, and say where they are in any way that HTTP has.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_helper_that_defers_is_polled(#[values(0, 1, 2)] spelling: usize) {
+    for mode in modes(Revision::Dap18) {
+        let (pair, relay) = pair_through_relay(Revision::Dap18, mode, |_| {}).await;
+        defer(&relay, spelling);
+        relay.before(&pair.helper.url(Revision::Dap18));
+        upload_all(&pair.parties.client(), None).await;
+        let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
+        assert_whole("foreign", collected);
+        relay.check_repeats(&pair.parties);
+        assert_eq!((relay.made(AggregationJob).len(), relay.made(AggregateShare).len()), (3, 1));
+        let polls = |part| relay.asked(part).into_iter().filter(|asked| asked.method == "GET").collect::<Vec<_>>();
+        let (jobs, shares) = (polls("/aggregation_jobs/"), polls("/aggregate_shares/"));
+        assert_eq!((jobs.len(), shares.len()), (9, 3));
+        assert!(jobs.iter().all(|poll| poll.path.ends_with("?step=0")), "{jobs:?}");
+        assert!(shares.iter().all(|poll| !poll.path.contains('?')), "{shares:?}");
+        let status = pair.leader.status(&pair.parties.id()).await;
+        assert_eq!((status.jobs, status.waiting, status.last_trouble), (0, 0, None));
+        pair.stop().await;
+    }
+}
+
+/// A helper that forgets a job that it has deferred gets the same request again; one that cannot fulfil it, says why at a
+/// poll.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_becomes_of_a_deferred_answer_is_told_at_a_poll() {
+    let (pair, relay) = pair_through_relay(Revision::Dap18, BatchMode::TimeInterval, |_| {}).await;
+    let parties = &pair.parties;
+    relay.plan(|asked, before| match before {
+        // Nothing is kept of the first request.
+        0 if asked.makes(AggregationJob) => {
+            let place = format!("{}/AAAAAAAAAAAAAAAAAAAAAA?step=0", asked.path);
+            Act::Tell(pending(200).with("location", &place))
+        }
+        _ if asked.makes(AggregateShare) => {
+            let place = format!("{}/AAAAAAAAAAAAAAAAAAAAAA", asked.path);
+            Act::Tell(pending(200).with("location", &place))
+        }
+        _ if asked.is_about(AggregateShare) => Act::Tell(Told::problem(400, "batchMismatch")),
+        _ => Act::Pass,
+    });
+    upload_all(&parties.client(), None).await;
+    let outcome = parties.outcome_of(query(parties)).await;
+    assert_refused(&outcome, parties, ProblemType::BatchMismatch);
+    relay.check_repeats(parties);
+    let jobs = relay.made(AggregationJob);
+    for job in &jobs {
+        assert!(jobs.iter().filter(|other| other.body == job.body).count() == 2, "each is asked for once more");
+    }
+    assert_eq!(pair.leader.counter(&parties.id(), "aggregate_success").await, 5);
+    pair.stop().await;
+}
+
+/// Places that are not the helper's: other hosts, and other parts of its own.
+fn elsewhere(trap: &Relay) -> Vec<String> {
+    let trap = trap.before("http://127.0.0.1:9/");
+    let host = trap.strip_prefix("http:").unwrap().to_owned();
+    let mut places = vec![format!("{trap}dap-18/x"), format!("{host}dap-18/x")];
+    places.extend(
+        ["/elsewhere/x", "/dap-18/../x", "../../../../x", "/dap-09/x", "mailto:x@example.com", "http://["]
+            .map(str::to_owned),
+    );
+    places
+}
+
+/// A leader that is told to look elsewhere does not: its token is for the helper alone. It asks the helper again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_location_that_leads_elsewhere_is_not_followed() {
+    let trap = Relay::start().await;
+    for place in elsewhere(&trap) {
+        let (pair, relay) = pair_through_relay(Revision::Dap18, BatchMode::TimeInterval, |_| {}).await;
+        let told = place.clone();
+        relay.plan(move |asked, before| match before {
+            0 if asked.method == "POST" => Act::Tell(pending(200).with("location", &told)),
+            _ => Act::Pass,
+        });
+        upload_all(&pair.parties.client(), None).await;
+        let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
+        assert_whole(&place, collected);
+        relay.check_repeats(&pair.parties);
+        let strays = relay.asked("").into_iter().filter(|asked| !asked.path.starts_with("/dap-18/"));
+        assert_eq!(strays.collect::<Vec<_>>(), [], "{place}");
+        pair.stop().await;
+    }
+    assert_eq!(trap.asked(""), [], "a token never goes elsewhere");
+}
+
+/// The same for a collector.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_does_not_follow_a_location_that_leads_elsewhere() {
+    let (mut leader, mut helper) = (Node::start().await, Node::start().await);
+    let (trap, relay) = (Relay::start().await, Relay::start().await);
+    let leader_url = relay.before(&leader.url(Revision::Dap18));
+    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+    let mode = BatchMode::TimeInterval;
+    let parties = Parties::new(Revision::Dap18, vdaf, mode, leader_url, helper.url(Revision::Dap18));
+    leader.add(&parties.leader).await;
+    helper.add(&parties.helper).await;
+    for place in elsewhere(&trap) {
+        let told = place.clone();
+        relay.plan(move |_, _| Act::Tell(pending(200).with("location", &told)));
+        let collected = parties.collector().collect(query(&parties), Some(PATIENCE), |_| {}).await;
+        assert!(matches!(collected, Err(CollectError::Call(CallError::Unexpected(_)))), "{place}: {collected:?}");
+    }
+    let strays = relay.asked("").into_iter().filter(|asked| !asked.path.ends_with("/collection_jobs"));
+    assert_eq!((strays.collect::<Vec<_>>(), trap.asked("")), (Vec::new(), Vec::new()));
+    relay.plan(|_, _| Act::Pass);
+    upload_all(&parties.client(), None).await;
+    assert_eq!(MEASUREMENTS.len(), 5);
+    assert_whole("at last", parties.collector().collect(query(&parties), Some(PATIENCE), |_| {}).await);
+    leader.stop().await;
+    helper.stop().await;
+}
+
+/// There are only so many jobs that wait; one more is told to come back, and nothing is lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_so_many_jobs_wait() {
+    let tight = |config: &mut Config| {
+        later(config);
+        (config.helper.max_deferred_jobs, config.limits.workers) = (1, 1);
+    };
+    let mode = BatchMode::TimeInterval;
+    let pair = Pair::start_with(Revision::Dap18, VdafConfig::Prio3Count, mode, tight, |_| {}).await;
+    let parties = pair.parties.clone();
+    let forge = Forge::new(&parties).await;
+    let mut jobs = tokio::task::JoinSet::new();
+    for request in (0..JOBS).map(|_| some_job(&forge, REPORTS)).collect::<Vec<_>>() {
+        let parties = parties.clone();
+        jobs.spawn(async move {
+            let mut busy = 0;
+            loop {
+                let made = parties.put_job(ReportId::random().as_bytes(), &request).await;
+                if made.answer.is_success() {
+                    assert!(parties.settle(AggregationJob, made).await.is_success());
+                    return busy;
+                }
+                assert_eq!((made.answer.status, made.answer.retry_after.is_some()), (503, true), "{made:?}");
+                busy += 1;
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        });
+    }
+    let busy: u64 = jobs.join_all().await.into_iter().sum();
+    assert!(busy > 0, "twenty jobs at once never met each other");
+    assert_eq!(pair.helper.counter(&parties.id(), "aggregate_success").await, (JOBS * REPORTS) as u64);
+    pair.stop().await;
+}
+
+/// A deferring helper takes its leave and comes back at any point, with our leader.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_outlasts_restarts_of_a_helper_that_defers() {
+    let (mut pair, relay) = pair_through_relay(Revision::Dap18, BatchMode::TimeInterval, |config| {
+        later(config);
+        config.leader.min_job_size = 1;
+        config.leader.retry_max = Seconds::millis(50);
+    })
+    .await;
+    let client = pair.parties.client();
+    client.keys().await.unwrap();
+    for number in MEASUREMENTS {
+        client.upload(Measurement::Number(number), None).await.unwrap();
+        pair.helper.restart().await;
+    }
+    assert_whole("restarts", pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await);
+    relay.check_repeats(&pair.parties);
+    pair.stop().await;
+}

@@ -1,0 +1,483 @@
+//! What can go wrong between leader and helper: whatever the network or the helper does, the aggregate is exactly that
+//! of the reports, or nothing is given out.
+
+use std::time::Duration as Span;
+
+use bytes::Bytes;
+use dapbox::{
+    client::make_report,
+    config::{Config, Seconds},
+    model::{
+        BatchMode, Duration, Interval, Max, PrepareOutcome, PrepareResp, Query, ReportError, ReportId, Revision,
+        TaskParameters, Time, VdafConfig, status::TaskStatus,
+    },
+    vdaf::{self, Measurement},
+    wire::{self, Interaction, ProblemType},
+};
+use rstest::rstest;
+use tokio::task::JoinSet;
+
+use crate::common::{
+    Node, PATIENCE, Pair, Parties,
+    calls::{assert_refused, assert_taken, assert_upload_refused},
+    forge::{Forge, flipped},
+    relay::{Act, Asked, MEASUREMENTS, Relay, Told, assert_whole, modes, pair_through_relay, query, upload_all},
+};
+
+/// Requests of the leader to the helper. Clients ask the helper too, for its keys.
+fn is_leaders(asked: &Asked) -> bool {
+    asked.is_about(Interaction::AggregationJob) || asked.is_about(Interaction::AggregateShare)
+}
+
+/// The media type that the answer to a request should have.
+fn right_type(revision: Revision, asked: &Asked) -> &'static str {
+    let is_job = asked.is_about(Interaction::AggregationJob);
+    let kind = if is_job { Interaction::AggregationJob } else { Interaction::AggregateShare };
+    let call = wire::of(revision).create_call(kind, &dapbox::model::TaskId::random(), &[0; 16]);
+    call.accept.unwrap()
+}
+
+type Mishap = Box<dyn Fn(&Asked) -> Act + Send + Sync>;
+type Breach = fn(&mut Vec<PrepareResp>);
+
+/// Mishaps that are over sooner or later, each in place of the first two answers to every request of the leader.
+fn mishaps(revision: Revision, elsewhere: String) -> Vec<(&'static str, Mishap)> {
+    vec![
+        ("slow", Box::new(|_| Act::Slow(Span::from_millis(1500)))),
+        ("lost request", Box::new(|_| Act::Lose)),
+        ("lost answer", Box::new(|_| Act::LoseAnswer)),
+        ("answer cut short", Box::new(|_| Act::CutAnswer)),
+        ("answer cut short, by its own length", Box::new(|_| Act::Edit(Box::new(halve)))),
+        ("wrong token", Box::new(|_| Act::Anonymous)),
+        ("busy", Box::new(|_| Act::Tell(Told::new(503, "text/plain", "").with("retry-after", "1")))),
+        ("too many requests", Box::new(|_| Act::Tell(Told::new(429, "text/plain", "").with("retry-after", "1")))),
+        ("broken", Box::new(|_| Act::Tell(Told::new(500, "text/html", "<h1>Oops</h1>")))),
+        ("broken after it acted", Box::new(|_| Act::Edit(Box::new(|_| Told::new(500, "text/html", "<h1>Oops</h1>"))))),
+        ("a proxy's page", Box::new(|_| Act::Tell(Told::new(200, "text/html", "<h1>Welcome</h1>")))),
+        ("garbage", Box::new(move |asked| Act::Tell(Told::new(200, right_type(revision, asked), "<h1>Welcome</h1>")))),
+        ("oversized", Box::new(move |asked| Act::Tell(Told::new(200, right_type(revision, asked), vec![0; 1 << 16])))),
+        ("empty", Box::new(|_| Act::Tell(Told { status: 204, headers: Vec::new(), body: Vec::new() }))),
+        ("unknown task", Box::new(|_| Act::Tell(Told::problem(404, "unrecognizedTask")))),
+        ("elsewhere", Box::new(move |_| Act::Tell(Told::new(307, "text/plain", "").with("location", &elsewhere)))),
+    ]
+}
+
+/// Not between two reports: in DAP-18 nobody could tell then that something is missing, and the answer is one to another
+/// job.
+fn halve(mut told: Told) -> Told {
+    told.body.truncate((told.body.len() / 2).saturating_sub(1));
+    told
+}
+
+/// Runs each case in both batch modes, all at once: most of the time they wait.
+async fn at_once<F>(cases: impl IntoIterator<Item = F>)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut running: JoinSet<()> = cases.into_iter().collect();
+    while let Some(ended) = running.join_next().await {
+        ended.unwrap();
+    }
+}
+
+/// The leader sends the same bytes again until it has an answer, and the helper acts on them once
+/// (DAP-09 sections 4.5.1.1, 4.5.1.2 and 4.6.2, DAP-18 sections 4.5.3 and 4.6.4).
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_passes_leaves_no_trace(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let trap = Relay::start().await;
+    let elsewhere = trap.before("http://127.0.0.1:9/elsewhere");
+    let mishaps = || mishaps(revision, elsewhere.clone()).into_iter();
+    let cases = modes(revision).into_iter().flat_map(|mode| mishaps().map(move |case| (mode, case)));
+    at_once(cases.map(|(mode, (name, mishap))| async move {
+        let config = |config: &mut Config| {
+            config.limits.max_answer_bytes = 1 << 14;
+            if name == "slow" {
+                config.leader.peer_timeout = Seconds::millis(500);
+            }
+        };
+        let (pair, relay) = pair_through_relay(revision, mode, config).await;
+        relay.plan(move |asked, before| if is_leaders(asked) && before < 2 { mishap(asked) } else { Act::Pass });
+        run_and_check(name, &pair, &relay, 3).await;
+        pair.stop().await;
+    }))
+    .await;
+    assert_eq!(trap.asked(""), [], "redirects are not followed: a token never goes elsewhere");
+}
+
+/// Networks and proxies repeat requests. The second waits for the first and gets the same answer (DAP-09 sections 4.5.1.2
+/// and 4.6.2, DAP-18 section 3.2).
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_arrive_twice_count_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let cases = modes(revision).into_iter().flat_map(|mode| [false, true].map(|at_once| (mode, at_once)));
+    at_once(cases.map(|(mode, at_once)| async move {
+        let (pair, relay) = pair_through_relay(revision, mode, |_| {}).await;
+        relay.plan(move |_, _| if at_once { Act::TwiceAtOnce } else { Act::Twice });
+        run_and_check("twice", &pair, &relay, 1).await;
+        pair.stop().await;
+    }))
+    .await;
+}
+
+/// Uploads, collects, and checks the aggregate, the counters, and that requests were repeated as they were.
+async fn run_and_check(name: &str, pair: &Pair, relay: &Relay, attempts: usize) {
+    let Pair { leader, helper, parties } = pair;
+    upload_all(&parties.client(), None).await;
+    let collected = parties.collector().collect(query(parties), Some(PATIENCE), |_| {}).await;
+    assert_whole(name, collected);
+
+    relay.check_repeats(parties);
+    for kind in [Interaction::AggregationJob, Interaction::AggregateShare] {
+        let asked = relay.made(kind);
+        let first = asked.first().unwrap_or_else(|| panic!("{name}: nothing asked of {kind:?}"));
+        let times = asked.iter().filter(|asked| is_same(asked, first)).count();
+        assert!(times >= attempts, "{name}: {kind:?} asked {times} times only");
+    }
+    for node in [leader, helper] {
+        let status = node.status(&parties.id()).await;
+        assert_eq!(status.counters["aggregate_success"], 5, "{name}");
+        let refused: Vec<_> = status.counters.keys().filter(|name| name.contains("replayed")).collect();
+        assert!(refused.is_empty(), "{name}: {refused:?}");
+        assert_eq!((status.waiting, status.jobs, status.batches_collected), (0, 0, 1), "{name}");
+        assert_eq!(status.last_trouble, None, "{name}");
+    }
+}
+
+/// Whether it is the same request once more.
+fn is_same(asked: &Asked, other: &Asked) -> bool {
+    (&asked.path, &asked.body) == (&other.path, &other.body)
+}
+
+/// Once a request may have arrived, no refusal proves that nothing was committed: the job stays as it is.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_after_a_lost_answer_does_not_dissolve_the_job(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    // A proxy may say for itself that the helper is not there, after the helper has got all of it.
+    type Loss = fn() -> Act;
+    let losses: [Loss; 3] = [
+        || Act::LoseAnswer,
+        || Act::Edit(Box::new(|_| Told::new(503, "text/plain", "upstream connect error"))),
+        || Act::Edit(Box::new(|_| Told::new(502, "text/html", "<h1>Bad Gateway</h1>"))),
+    ];
+    at_once(modes(revision).into_iter().flat_map(|mode| losses.map(|lose| (mode, lose))).map(
+        |(mode, lose)| async move {
+            let (pair, relay) = pair_through_relay(revision, mode, |config| config.leader.max_job_size = 5).await;
+            relay.plan(move |asked, before| match before {
+                0 if is_leaders(asked) => lose(),
+                1 if asked.makes(Interaction::AggregationJob) => Act::Tell(Told::new(413, "text/plain", "")),
+                2 if asked.makes(Interaction::AggregationJob) => Act::Tell(Told::problem(400, "invalidMessage")),
+                _ => Act::Pass,
+            });
+            run_and_check("refused later", &pair, &relay, 2).await;
+            let jobs = relay.made(Interaction::AggregationJob);
+            assert!(jobs.iter().filter(|asked| is_same(asked, &jobs[0])).count() >= 4);
+            pair.stop().await;
+        },
+    ))
+    .await;
+}
+
+/// What proves once that nothing was taken keeps proving it: a job that was put off or not let in is still dissolved.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn dissolves_a_job_that_was_put_off_before(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let put_off = || {
+        [
+            Told::new(429, "text/plain", ""),
+            Told::new(503, "text/plain", "").with("retry-after", "0"),
+            Told::new(507, "text/plain", "").with("retry-after", "0"),
+            Told::problem(403, "unauthorizedRequest"),
+            Told::problem(404, "unrecognizedTask"),
+        ]
+    };
+    at_once(put_off().into_iter().map(|told| async move {
+        let config = |config: &mut Config| config.leader.max_job_size = 5;
+        let (pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, config).await;
+        let (limit, name) = (std::sync::OnceLock::new(), told.status.to_string());
+        relay.plan(move |asked, before| {
+            let is_job = asked.makes(Interaction::AggregationJob);
+            let too_long = is_job && asked.body.len() >= *limit.get_or_init(|| asked.body.len());
+            match (too_long, before) {
+                (true, 0 | 1) => Act::Tell(told.clone()),
+                (true, _) => Act::Tell(Told::new(413, "text/plain", "")),
+                (false, _) => Act::Pass,
+            }
+        });
+        upload_all(&pair.parties.client(), None).await;
+        let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
+        assert_whole(&name, collected);
+        let jobs = relay.made(Interaction::AggregationJob);
+        assert_eq!(jobs.iter().filter(|job| is_same(job, &jobs[0])).count(), 3, "{name}: the refused job is over");
+        pair.stop().await;
+    }))
+    .await;
+}
+
+/// A job that the helper refused for its size, before it can have committed anything, is dissolved: its reports are
+/// aggregated in shorter jobs under other ids, and the helper is not asked the same again.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_too_long_for_the_helper_is_tried_again_in_parts(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    at_once(modes(revision).map(|mode| async move {
+        let (pair, relay) = pair_through_relay(revision, mode, |config| config.leader.max_job_size = 5).await;
+        let limit = std::sync::OnceLock::new();
+        relay.plan(move |asked, _| {
+            let is_job = asked.makes(Interaction::AggregationJob);
+            // The helper's limit is below the first job.
+            let too_long = is_job && asked.body.len() >= *limit.get_or_init(|| asked.body.len());
+            if too_long { Act::Tell(Told::new(413, "text/plain", "")) } else { Act::Pass }
+        });
+        upload_all(&pair.parties.client(), None).await;
+        let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
+        assert_whole("413", collected);
+        let jobs = relay.made(Interaction::AggregationJob);
+        let first_again = jobs.iter().filter(|job| is_same(job, &jobs[0])).count();
+        assert_eq!(first_again, 1, "the refused job is over");
+        let refused = jobs.iter().filter(|job| job.body.len() >= jobs[0].body.len()).count();
+        assert_eq!(refused, 1, "the helper is not asked for as much again");
+        pair.stop().await;
+    }))
+    .await;
+}
+
+/// A helper that takes fewer reports in a job than the leader sends, or fewer bytes, refuses the job before it has read
+/// it. The leader is told all the same, and sends less.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_helper_with_lower_limits_gets_shorter_jobs(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let mut leader = Node::start_with(|config| config.leader.min_job_size = 16).await;
+    let few = Node::start_with(|config| config.limits.max_job_reports = 3).await;
+    let small = Node::start_with(|config| config.limits.max_job_bytes = 2 << 20).await;
+    for mut helper in [small, few] {
+        let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+        let parties = Parties::between(revision, vdaf, BatchMode::TimeInterval, [&leader, &helper]).await;
+        let forge = Forge::new(&parties).await;
+        for n in 0..16 {
+            let mut report = forge.report(&Measurement::Number(1), Time::now());
+            if n > 0 && helper.config.limits.max_job_bytes < 100 << 20 {
+                report.helper_share.payload = vec![0; 900 << 10].into();
+            }
+            assert_taken(&parties.upload(&report).await);
+        }
+        let spoilt = |status: &TaskStatus| status.counters.get("helper_hpke_decrypt_error").copied().unwrap_or(0);
+        let query = parties.query_now();
+        let collected = parties.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap();
+        let status = leader.until(&parties.id(), |status| status.waiting + status.jobs == 0).await;
+        assert_eq!(collected.report_count + spoilt(&status), 16, "{status:?}");
+        helper.stop().await;
+    }
+    leader.stop().await;
+}
+
+/// The answer with one thing wrong that no network makes of it.
+fn tampered(task: &TaskParameters, told: Told, tamper: Breach) -> Told {
+    let wire = wire::of(task.revision);
+    let mut resps = wire.decode_job_resp(&Bytes::from(told.body.clone()), 100).unwrap();
+    assert_eq!(resps.len(), 5);
+    tamper(&mut resps);
+    Told { body: wire.encode_job_resp(&resps), ..told }
+}
+
+/// Answers that break the protocol (DAP-09 section 4.5.1.1, DAP-18 section 4.5.3.1).
+const BREACHES: [(&str, Breach); 5] = [
+    ("another order", |resps| resps.swap(1, 3)),
+    ("a report left out", |resps| drop(resps.pop())),
+    ("a report twice", |resps| resps.push(resps[4].clone())),
+    ("another report", |resps| resps[2].report_id = ReportId::new([9; 16])),
+    ("finished too soon", |resps| resps[0].outcome = PrepareOutcome::Finished),
+];
+
+/// The whole job is given up, the helper is told, and other reports do not suffer.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_about_something_else_ends_the_job_and_nothing_more(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let cases = modes(revision).into_iter().flat_map(|mode| BREACHES.map(|case| (mode, case)));
+    at_once(cases.map(|(mode, (name, breach))| async move {
+        let config = |config: &mut Config| {
+            (config.leader.max_job_size, config.leader.min_job_size) = (5, 5);
+            config.leader.max_job_delay = Seconds(PATIENCE);
+        };
+        let (pair, relay) = pair_through_relay(revision, mode, config).await;
+        let (leader, parties, id) = (&pair.leader, &pair.parties, pair.parties.id());
+        let task = parties.task().clone();
+        relay.plan(move |asked, _| {
+            let task = task.clone();
+            let is_job = asked.makes(Interaction::AggregationJob);
+            if is_job { Act::Edit(Box::new(move |told| tampered(&task, told, breach))) } else { Act::Pass }
+        });
+        let this_hour = parties.interval(0);
+        let client = parties.client();
+        upload_all(&client, Some(this_hour.start().saturating_sub(Duration(1)))).await;
+        let status = leader.until(&id, |status| status.counters.contains_key("helper_protocol_error")).await;
+        assert_eq!((status.counters["helper_protocol_error"], status.jobs, status.waiting), (5, 0, 0), "{name}");
+        leader.until(&id, |_| relay.asked("/aggregation_jobs/").iter().any(|asked| asked.method == "DELETE")).await;
+
+        relay.plan(|_, _| Act::Pass);
+        upload_all(&client, Some(this_hour.start())).await;
+        let query = match mode {
+            BatchMode::TimeInterval => Query::TimeInterval(this_hour),
+            BatchMode::FixedSize { .. } => query(parties),
+        };
+        assert_whole(name, parties.collector().collect(query, Some(PATIENCE), |_| {}).await);
+        assert_eq!(leader.counter(&id, "helper_protocol_error").await, 5, "{name}");
+        pair.stop().await;
+    }))
+    .await;
+}
+
+/// A batch that the helper will not give its share of stays closed (DAP-09 section 4.6.5, DAP-18 section 4.6.1): the
+/// collector is told why, and no other query gets its reports.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_mismatch_is_final(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let (pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, |_| {}).await;
+    let parties = &pair.parties;
+    relay.plan(|asked, before| match before {
+        // Not knowing what became of the first request changes nothing.
+        0 if asked.makes(Interaction::AggregateShare) => Act::Lose,
+        _ if asked.makes(Interaction::AggregateShare) => Act::Tell(Told::problem(400, "batchMismatch")),
+        _ => Act::Pass,
+    });
+    upload_all(&parties.client(), None).await;
+    let interval = parties.interval(0);
+    for attempt in 0..2 {
+        let outcome = parties.outcome_of(Query::TimeInterval(interval)).await;
+        assert_refused(&outcome, parties, ProblemType::BatchMismatch);
+        assert_eq!(relay.made(Interaction::AggregateShare).len(), 2, "attempt {attempt}: the answer was final");
+    }
+    let wider = Interval::new(interval.start(), Duration(7200)).unwrap();
+    let answer = parties.ask_collection(Query::TimeInterval(wider)).await.answer;
+    assert_refused(&answer, parties, ProblemType::BatchOverlap);
+    let late = parties.client().prepare(Measurement::Number(1), interval.start()).await.unwrap();
+    assert_upload_refused(&parties.upload(&late).await, parties, &late, ReportError::BatchCollected);
+    relay.check_repeats(parties);
+    pair.stop().await;
+}
+
+/// A helper that is away is waited for, and the operator can see it.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_helper_that_is_down_comes_back(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    at_once(modes(revision).map(|mode| async move {
+        let (mut pair, relay) = pair_through_relay(revision, mode, |config| config.leader.min_job_size = 1).await;
+        let id = pair.parties.id();
+        let client = pair.parties.client();
+        client.keys().await.unwrap();
+        pair.helper.stop().await;
+        upload_all(&client, None).await;
+        let status = pair.leader.until(&id, |status| status.last_trouble.is_some()).await;
+        assert_eq!(status.counters["report_success"], 5);
+        assert!(!status.counters.contains_key("aggregate_success"));
+        pair.helper.resume().await;
+        let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
+        assert_whole("down", collected);
+        relay.check_repeats(&pair.parties);
+        assert_eq!(pair.leader.status(&id).await.last_trouble, None);
+        pair.stop().await;
+    }))
+    .await;
+}
+
+/// The two sides of a task are set up one after the other: jobs wait for the second.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_the_helper_learns_later_goes_on(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let (leader, helper) = (Node::start().await, Node::start().await);
+    let mode = BatchMode::TimeInterval;
+    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+    let parties = Parties::new(revision, vdaf, mode, leader.url(revision), helper.url(revision));
+    leader.add(&parties.leader).await;
+    // The aggregators' keys are the same for all tasks; a task that both know has them.
+    let known = Parties::between(revision, VdafConfig::Prio3Count, mode, [&leader, &helper]).await;
+    let keys = known.client().keys().await.unwrap();
+
+    let client = parties.client();
+    let preparer = vdaf::preparer(revision, &parties.task().vdaf).unwrap();
+    for number in MEASUREMENTS {
+        let measurement = Measurement::Number(number);
+        let report = make_report(client.task(), &*preparer, &keys, &measurement, Time::now()).unwrap();
+        assert_eq!(client.send(&[report]).await.unwrap(), []);
+    }
+    let job = parties.start_collection(parties.query_now()).await;
+    let status = leader.until(&parties.id(), |status| status.last_trouble.is_some()).await;
+    assert!(status.last_trouble.unwrap().contains("unrecognizedTask"));
+    helper.add(&parties.helper).await;
+    assert_eq!(parties.outcome(&job).await.status, 200);
+    assert_whole("later", parties.collector().collect(parties.query_now(), Some(PATIENCE), |_| {}).await);
+    Pair { leader, helper, parties }.stop().await;
+}
+
+/// A report may be too early by the helper's clock alone: it waits and is tried again, in a job whose request may be the
+/// same to the byte (DAP-09 section 4.5.1.1, DAP-18 sections 3.2 and 4.5.3.1).
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_is_early_for_the_helper_is_tried_again(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let impatient = |config: &mut Config| (config.leader.min_job_size, config.leader.retry_max) = (1, Seconds::new(1));
+    let leader = Node::start_with(impatient).await;
+    let helper = Node::start_with(|config| config.limits.clock_skew = Seconds::new(0)).await;
+    let (mode, urls) = (BatchMode::TimeInterval, (leader.url(revision), helper.url(revision)));
+    let parties = Parties::new(revision, VdafConfig::Prio3Count, mode, urls.0, urls.1)
+        .with(|task| (task.public.min_batch_size, task.public.time_precision) = (1, Duration(1)));
+    leader.add(&parties.leader).await;
+    helper.add(&parties.helper).await;
+
+    let soon = Time::now().saturating_add(Duration(4));
+    let report = Forge::new(&parties).await.report(&Measurement::Flag(true), soon);
+    assert_taken(&parties.upload(&report).await);
+    helper.until(&parties.id(), |status| status.counters.contains_key("report_too_early")).await;
+    let status = helper.until(&parties.id(), |status| status.counters.contains_key("aggregate_success")).await;
+    assert!(Time::now() >= soon, "{status:?}");
+    let moment = Interval::new(soon, Duration(1)).unwrap();
+    assert_eq!(parties.outcome_of(Query::TimeInterval(moment)).await.status, 200);
+    Pair { leader, helper, parties }.stop().await;
+}
+
+/// Whatever the helper says of a report that it refuses, the others of the job are aggregated and the report is given up: a
+/// code that nobody knows, or for ever that it is too early (DAP-18 section 4.5.3.1).
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_helpers_strange_refusal_costs_its_report_only(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+    #[values(ReportError::Unknown(200), ReportError::ReportTooEarly)] said: ReportError,
+) {
+    let config = |config: &mut Config| {
+        (config.leader.max_job_size, config.leader.retry_max) = (6, Seconds::new(1));
+        config.leader.early_retry_max = Seconds::new(0);
+    };
+    let (pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, config).await;
+    let (leader, parties, id) = (&pair.leader, &pair.parties, pair.parties.id());
+    relay.plan(move |asked, _| {
+        if !asked.makes(Interaction::AggregationJob) {
+            return Act::Pass;
+        }
+        Act::Edit(Box::new(move |told| {
+            let wire = wire::of(revision);
+            let mut resps = wire.decode_job_resp(&Bytes::from(told.body.clone()), 100).unwrap();
+            let refused = resps.iter_mut().filter(|resp| matches!(resp.outcome, PrepareOutcome::Reject(_)));
+            refused.for_each(|resp| resp.outcome = PrepareOutcome::Reject(said));
+            Told { body: wire.encode_job_resp(&resps), ..told }
+        }))
+    });
+    let forge = Forge::new(parties).await;
+    let mut bad = forge.report(&Measurement::Number(32), Time::now());
+    bad.helper_share.payload = flipped(&bad.helper_share.payload);
+    assert_taken(&parties.upload(&bad).await);
+    upload_all(&parties.client(), None).await;
+    assert_whole("refused", parties.collector().collect(query(parties), Some(PATIENCE), |_| {}).await);
+    let name = match said {
+        ReportError::Unknown(_) => "helper_unknown_error_200",
+        _ => "helper_report_too_early",
+    };
+    let status = leader.until(&id, |status| status.waiting + status.jobs == 0).await;
+    assert_eq!(status.counters.get(name), Some(&1), "{status:?}");
+    pair.stop().await;
+}

@@ -1,0 +1,23 @@
+//! Leader, helper, client and collector speak DAP to each other over HTTP.
+
+mod bad_input;
+mod bad_jobs;
+mod busy;
+mod collections;
+#[path = "../common/mod.rs"]
+mod common;
+mod dap18_collections;
+mod dap18_deferred;
+mod dap18_jobs;
+mod dap18_tasks;
+mod dap18_uploads;
+mod decisions;
+mod faults;
+mod interop;
+mod interop_browser;
+mod interop_janus;
+mod lifecycle;
+mod memory;
+mod noise;
+mod taskprov;
+mod time_windows;

@@ -1,0 +1,408 @@
+//! Noise: that it is the one that was asked for, that there is one draw for each batch and aggregator, and none where none
+//! is asked for.
+//!
+//! How draws are distributed is judged by the Dvoretzky-Kiefer-Wolfowitz inequality: of n independent draws, the share that is
+//! at most x differs from its probability, at any x, by more than t with a probability of at most 2 exp(-2 n t^2), whatever
+//! the distribution. Every such test uses the t for which that is 1e-9: so often it fails although all is right.
+
+use std::{
+    path::Path,
+    sync::{Arc, Condvar, Mutex},
+};
+
+use dapbox::{
+    config::Config,
+    model::{
+        Act, AggregateShareReq, BatchId, BatchMode, BatchSelector, Duration, Epsilon, Failpoints, FixedSizeQuery,
+        HpkeCiphertext, Interval, Max, PartialBatch, Phase, Point, Query, Revision, Role, Task, Time, VdafConfig,
+    },
+    store::{CollectedBy, OpenError, Options, Progress, Store},
+    vdaf::{self, AggregateResult, Measurement, Preparer, noise::Noise},
+    wire::ProblemType,
+};
+use rstest::rstest;
+use tokio::sync::watch;
+
+use crate::common::{
+    PATIENCE, Pair, Parties, batches_of,
+    calls::{assert_refused, is_pending},
+    forge::Forge,
+};
+
+/// How often a test of a distribution may fail although all is right.
+const FALSE_FAILURES: f64 = 1e-9;
+
+const HOUR: u64 = 3600;
+
+fn noisy(revision: Revision, vdaf: &VdafConfig, epsilon: Epsilon) -> Arc<dyn Preparer> {
+    let urls = || "https://a.example/".to_owned();
+    let mut parties = Parties::new(revision, vdaf.clone(), BatchMode::TimeInterval, urls(), urls());
+    parties.leader.public.noise = Some(epsilon);
+    vdaf::of_task(&parties.leader.public).unwrap()
+}
+
+/// Insists that draws are distributed as their cumulative distribution function says.
+#[track_caller]
+fn assert_distributed(mut draws: Vec<i128>, cumulative: impl Fn(i128) -> f64) {
+    draws.sort_unstable();
+    let n = draws.len() as f64;
+    let mut furthest: f64 = 0.0;
+    for (index, draw) in draws.iter().enumerate() {
+        // Between two values that occur, both functions are compared at the ends.
+        if draws.get(index + 1) != Some(draw) {
+            furthest = furthest.max(((index + 1) as f64 / n - cumulative(*draw)).abs());
+        }
+        if index == 0 || draws[index - 1] != *draw {
+            furthest = furthest.max((index as f64 / n - cumulative(draw - 1)).abs());
+        }
+    }
+    let most = ((2.0 / FALSE_FAILURES).ln() / (2.0 * n)).sqrt();
+    assert!(furthest < most, "{furthest} from the distribution, with {n} draws at most {most}");
+}
+
+/// The discrete Laplace distribution.
+fn one_draw(scale: f64) -> impl Fn(i128) -> f64 {
+    let q = (-1.0 / scale).exp();
+    move |x| if x < 0 { q.powi(-x as i32) / (1.0 + q) } else { 1.0 - q.powi(x as i32 + 1) / (1.0 + q) }
+}
+
+/// That of the sum of two draws, added up value by value.
+fn two_draws(scale: f64) -> impl Fn(i128) -> f64 {
+    let q = (-1.0 / scale).exp();
+    let (factor, middle) = (((1.0 - q) / (1.0 + q)).powi(2), (1.0 + q * q) / (1.0 - q * q));
+    let end = (scale * 60.0) as i128;
+    let mut sums = vec![0.0];
+    for n in -end..=end {
+        let far = n.unsigned_abs() as f64;
+        sums.push(sums[sums.len() - 1] + factor * q.powf(far) * (far + middle));
+    }
+    move |x| if x < -end { 0.0 } else { sums[((x + end + 1) as usize).min(sums.len() - 1)] }
+}
+
+fn numbers(result: AggregateResult) -> Vec<i128> {
+    match result {
+        AggregateResult::Noisy(numbers) => numbers,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Vectors of 50,000 numbers, and what makes the scale of their noise five.
+fn long_vectors(revision: Revision) -> Vec<(VdafConfig, Epsilon)> {
+    let (length, chunk_length) = (50_000, 300);
+    let epsilon = |sensitivity: u128| Epsilon::new(sensitivity, 5).unwrap();
+    let mut all = vec![
+        (VdafConfig::Prio3Histogram { length, chunk_length }, epsilon(2)),
+        (VdafConfig::Prio3SumVec { max: Max::of_bits(2), length, chunk_length }, epsilon(3 * 50_000)),
+    ];
+    match revision {
+        Revision::Dap09 => {
+            let vdaf =
+                VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits: 2, length, chunk_length, proofs: 2 };
+            all.push((vdaf, epsilon(3 * 50_000)));
+        }
+        // The maximum that is meant is one of whole bits.
+        Revision::Dap18 => {
+            all.push((VdafConfig::Prio3SumVec { max: Max(2), length, chunk_length }, epsilon(3 * 50_000)));
+        }
+    }
+    all
+}
+
+#[rstest]
+fn each_share_gets_noise_of_the_scale_that_epsilon_asks_for(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    for (vdaf, epsilon) in long_vectors(revision) {
+        let preparer = noisy(revision, &vdaf, epsilon);
+        let scale = Noise::new(&vdaf, epsilon).unwrap().scale();
+        assert!((scale - 5.0).abs() < 1e-9, "{vdaf:?}");
+        let zero = preparer.encode(&preparer.zero());
+        let shares = [(); 4].map(|()| preparer.encode(&preparer.noise().unwrap()));
+        let drawn = |share: &Vec<u8>| numbers(preparer.unshard(share, &zero, 1).unwrap());
+        let draws: Vec<i128> = shares.iter().flat_map(drawn).collect();
+        // Each number by itself, with its neighbour, and with the same one of another draw: were any of them not
+        // independent of each other, their sums would not be distributed like sums of two.
+        assert_distributed(draws.iter().copied().step_by(2).collect(), one_draw(scale));
+        assert_distributed(draws.chunks_exact(2).map(|pair| pair[0] + pair[1]).collect(), two_draws(scale));
+        let both = |[one, other]: [usize; 2]| numbers(preparer.unshard(&shares[one], &shares[other], 1).unwrap());
+        assert_distributed([[0, 1], [2, 3]].into_iter().flat_map(both).collect(), two_draws(scale));
+    }
+}
+
+/// A test of a distribution is worth something only if it fails where the noise is not the one that was asked for.
+#[test]
+fn another_scale_is_noticed() {
+    let vdaf = VdafConfig::Prio3Histogram { length: 50_000, chunk_length: 300 };
+    let preparer = noisy(Revision::Dap09, &vdaf, Epsilon::new(2, 5).unwrap());
+    let zero = preparer.encode(&preparer.zero());
+    let draws = numbers(preparer.unshard(&preparer.encode(&preparer.noise().unwrap()), &zero, 1).unwrap());
+    for wrong in [4.0, 6.2] {
+        let fails = std::panic::catch_unwind(|| assert_distributed(draws.clone(), one_draw(wrong)));
+        assert!(fails.is_err(), "{wrong}");
+    }
+}
+
+#[rstest]
+fn without_noise_a_share_begins_with_nothing(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    for (vdaf, _) in long_vectors(revision) {
+        let preparer = vdaf::preparer(revision, &vdaf).unwrap();
+        assert!(!preparer.has_noise());
+        let [begun, zero] = [preparer.noise().unwrap(), preparer.zero()].map(|share| preparer.encode(&share));
+        assert!(begun.iter().all(|byte| *byte == 0));
+        let result = preparer.unshard(&begun, &zero, 1).unwrap();
+        assert_eq!(result, AggregateResult::Vector(vec![0; 50_000]));
+    }
+}
+
+const BINS: usize = 2000;
+
+fn histogram() -> VdafConfig {
+    VdafConfig::Prio3Histogram { length: BINS, chunk_length: 50 }
+}
+
+/// The scale of each aggregator's noise is four.
+fn with_noise(task: &mut Task) {
+    task.public.noise = Epsilon::new(1, 2);
+}
+
+const SCALE: f64 = 4.0;
+
+/// What is released is the truth and the noise of both aggregators, and it is that whenever it is asked for.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_aggregate_is_released_with_the_noise_of_both(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+    #[values(true, false)] is_by_time: bool,
+) {
+    let mode = if is_by_time { BatchMode::TimeInterval } else { batches_of(revision, 4) };
+    let task = |task: &mut Task| {
+        with_noise(task);
+        task.public.min_batch_size = 4;
+    };
+    let mut pair = Pair::start_with(revision, histogram(), mode, |_| {}, task).await;
+    let parties = pair.parties.clone();
+    assert_eq!(pair.leader.status(&parties.id()).await.noise, Epsilon::new(1, 2));
+    let client = parties.client();
+    for bin in [0, 1, 1, 1999] {
+        client.upload(Measurement::Number(bin), None).await.unwrap();
+    }
+    let query = if is_by_time { parties.query_now() } else { Query::FixedSize(FixedSizeQuery::CurrentBatch) };
+    let job = parties.start_collection(query).await;
+    let first = parties.outcome(&job).await;
+    assert!(first.is_success(), "{first:?}");
+
+    // Whoever asks again gets the same, at once and after a restart.
+    for _ in 0..2 {
+        assert_eq!(parties.poll(&job).await.body, first.body);
+        pair.leader.restart().await;
+        pair.helper.restart().await;
+    }
+    let wire = parties.wire();
+    let collection = wire.decode_collection(parties.task(), &first.body).unwrap();
+    let batch = batch_of(query, collection.batch);
+    let [leader, helper] = open(&parties, query, &batch, [&collection.leader_share, &collection.helper_share]);
+    let preparer = vdaf::of_task(parties.task()).unwrap();
+    let zero = preparer.encode(&preparer.zero());
+    let mut released = numbers(preparer.unshard(&leader, &helper, 4).unwrap());
+    for bin in [0, 1, 1, 1999] {
+        released[bin] -= 1;
+    }
+    assert_distributed(released, two_draws(SCALE));
+    assert_ne!(preparer.unshard(&leader, &zero, 4), preparer.unshard(&zero, &helper, 4));
+    pair.stop().await;
+}
+
+/// The batch that shares are bound to, for a collector who asked like this.
+fn batch_of(query: Query, told: Option<PartialBatch>) -> BatchSelector {
+    match (query, told) {
+        (Query::TimeInterval(interval), _) => BatchSelector::TimeInterval(interval),
+        (_, Some(PartialBatch::FixedSize(id))) => BatchSelector::FixedSize(id),
+        _ => BatchSelector::FixedSize(BatchId::new([0; 32])),
+    }
+}
+
+/// The leader's share and the helper's as the collector opens them.
+fn open(parties: &Parties, query: Query, batch: &BatchSelector, sealed: [&HpkeCiphertext; 2]) -> [Vec<u8>; 2] {
+    let wire = parties.wire();
+    let aad = wire.aggregate_share_aad(parties.task(), &parties.collection_req(query), batch);
+    let share = |role, sealed| parties.keypair.open(&wire.aggregate_share_info(role), &aad, sealed).unwrap().to_vec();
+    [share(Role::Leader, sealed[0]), share(Role::Helper, sealed[1])]
+}
+
+fn interval() -> Interval {
+    let start = Time::now().truncate(Duration(HOUR)).saturating_sub(Duration(5 * HOUR));
+    Interval::new(start, Duration(HOUR)).unwrap()
+}
+
+/// The leader's share of a batch as it is on disk.
+async fn stored_share(dir: &Path, parties: &Parties, batch: &BatchSelector) -> Vec<u8> {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let store = loop {
+        match Store::open(dir, Options::default()) {
+            Ok(store) => break store,
+            // Another test that starts a process has our files for a moment.
+            Err(OpenError::Locked) if std::time::Instant::now() < deadline => {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let party = store.read(|view| Ok(view.collected(&parties.id(), batch)?.map(|batch| batch.party))).unwrap();
+    store.close().await;
+    match party {
+        Some(CollectedBy::Leader { progress: Progress::Share(share), .. }) => share,
+        _ => panic!("the batch is not closed, or is done"),
+    }
+}
+
+/// A leader that stops after it closed a batch, before anybody got its share, goes on with the share that it stored, and
+/// the sum without noise is not there any more.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_leader_draws_is_stored_before_it_is_used(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let mut pair = Pair::start_with(revision, histogram(), BatchMode::TimeInterval, |_| {}, with_noise).await;
+    let parties = pair.parties.clone();
+    let forge = Forge::new(&parties).await;
+    parties.upload_all([&forge.report(&Measurement::Number(7), interval().start())]).await;
+    pair.leader.until(&parties.id(), |status| status.aggregated == 1).await;
+    pair.helper.stop().await;
+    let query = Query::TimeInterval(interval());
+    let job = parties.start_collection(query).await;
+    pair.leader.until(&parties.id(), |status| status.batches_collected == 1).await;
+    let batch = BatchSelector::TimeInterval(interval());
+    let mut shares = Vec::new();
+    for _ in 0..2 {
+        pair.leader.stop().await;
+        shares.push(stored_share(pair.leader.data_dir(), &parties, &batch).await);
+        pair.leader.resume().await;
+        assert!(is_pending(&parties.poll(&job).await, &parties));
+    }
+    pair.helper.resume().await;
+    let answer = parties.outcome(&job).await;
+    let collection = parties.wire().decode_collection(parties.task(), &answer.body).unwrap();
+    let [given, _] = open(&parties, query, &batch, [&collection.leader_share, &collection.helper_share]);
+    assert!(shares.iter().all(|share| *share == given));
+    pair.stop().await;
+}
+
+/// Counts samples of noise, and holds the first one back until it is opened.
+#[derive(Clone)]
+struct Gate {
+    samples: watch::Sender<usize>,
+    is_open: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Gate {
+    fn closed() -> Self {
+        Self { samples: watch::Sender::new(0), is_open: Arc::default() }
+    }
+
+    fn open() -> Self {
+        let gate = Self::closed();
+        gate.let_pass();
+        gate
+    }
+
+    fn let_pass(&self) {
+        *self.is_open.0.lock().unwrap() = true;
+        self.is_open.1.notify_all();
+    }
+
+    fn failpoints(&self) -> Failpoints {
+        let gate = self.clone();
+        Failpoints::new(move |point, phase| {
+            if (point, phase) == (Point::NoiseSample, Phase::Before) {
+                gate.samples.send_modify(|samples| *samples += 1);
+                if gate.samples() == 1 {
+                    let (is_open, opened) = &*gate.is_open;
+                    drop(opened.wait_while(is_open.lock().unwrap(), |is_open| !*is_open).unwrap());
+                }
+            }
+            Act::Go
+        })
+    }
+
+    fn samples(&self) -> usize {
+        *self.samples.borrow()
+    }
+
+    /// Waits until a sample is wanted.
+    async fn wanted(&self) {
+        let mut samples = self.samples.subscribe();
+        tokio::time::timeout(PATIENCE, samples.wait_for(|samples| *samples > 0)).await.unwrap().unwrap();
+    }
+}
+
+/// Collections of one task do not wait for the noise of another, and a batch gets one sample however many jobs ask for it
+/// and however long the helper takes.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn noise_of_one_task_delays_no_other_and_is_sampled_once(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    const MANY: u8 = 30;
+    let config = |config: &mut Config| (config.limits.workers, config.leader.min_job_size) = (2, 1);
+    let mut pair = Pair::start_with(revision, histogram(), BatchMode::TimeInterval, config, with_noise).await;
+    let gate = Gate::closed();
+    pair.leader.restart_with(gate.failpoints()).await;
+    let noisy = pair.parties.clone();
+    let nodes = [&pair.leader, &pair.helper];
+    let plain = Parties::between(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, nodes).await;
+    for (parties, measurement) in [(&noisy, Measurement::Number(7)), (&plain, Measurement::Flag(true))] {
+        let report = Forge::new(parties).await.report(&measurement, interval().start());
+        parties.upload_all([&report]).await;
+        pair.leader.until(&parties.id(), |status| status.aggregated == 1).await;
+    }
+    let query = Query::TimeInterval(interval());
+    let mut jobs = vec![noisy.start_collection(query).await];
+    gate.wanted().await;
+    let other = plain.outcome_of(query).await;
+    assert!(other.is_success(), "{other:?}");
+    assert_eq!(pair.leader.status(&noisy.id()).await.batches_collected, 0);
+
+    // Where the collector chooses ids, each of these is a job of its own, and makes the leader look at all of them.
+    pair.helper.stop().await;
+    gate.let_pass();
+    pair.leader.until(&noisy.id(), |status| status.batches_collected == 1).await;
+    for n in 0..MANY {
+        jobs.push(noisy.ask_collection_as(&[n; 16], query).await.place().to_owned());
+    }
+    pair.helper.resume().await;
+    let first = noisy.outcome(&jobs[0]).await;
+    assert!(first.is_success(), "{first:?}");
+    for job in &jobs {
+        assert_eq!(noisy.outcome(job).await.body, first.body);
+    }
+    assert_eq!(gate.samples(), 2, "one for each batch");
+    pair.stop().await;
+}
+
+/// A helper gives one share of a batch, whoever repeats the request and whatever happened meanwhile.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_helper_draws_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    // The test is the leader: the one that is there has nothing to do.
+    let mut pair = Pair::start_with(revision, histogram(), BatchMode::TimeInterval, |_| {}, with_noise).await;
+    let gate = Gate::open();
+    pair.helper.restart_with(gate.failpoints()).await;
+    let parties = pair.parties.clone();
+    let forge = Forge::new(&parties).await;
+    let draft = forge.draft(&Measurement::Number(7), interval().start());
+    let job = forge.job(PartialBatch::TimeInterval, std::slice::from_ref(&draft));
+    assert_eq!(parties.run_job(&job).await.len(), 1);
+    let request = parties.share_request(BatchSelector::TimeInterval(interval()), &[draft]);
+    // What is refused takes no noise.
+    let wrong = AggregateShareReq { report_count: 2, ..request.clone() };
+    assert_refused(&parties.ask_share(&wrong).await, &parties, ProblemType::BatchMismatch);
+    // Several at once: one of them closes the batch, and the other gets its answer.
+    let (one, two) = tokio::join!(parties.ask_share(&request), parties.ask_share(&request));
+    assert!(one.is_success() && one.body == two.body, "{one:?}");
+    for _ in 0..2 {
+        pair.helper.restart_with(gate.failpoints()).await;
+        assert_eq!(parties.ask_share(&request).await.body, one.body);
+    }
+    assert_eq!(gate.samples(), 1);
+    pair.stop().await;
+}

@@ -1,0 +1,207 @@
+//! The lives of tasks that nobody adds.
+
+use std::{fs, os::unix::fs::PermissionsExt, process::Command};
+
+use dapbox::{
+    client::Client,
+    config::{Config, taskprov::PresentedToken},
+    model::{
+        BatchMode, FixedSizeQuery, Max, PartialBatch, PrepareOutcome, Query, ReportError, Secret, TokenHash, VdafConfig,
+    },
+    peer::Retries,
+    vdaf::{AggregateResult, Measurement},
+    wire::ProblemType,
+};
+use rstest::rstest;
+use tempfile::TempDir;
+
+use super::acquaintances::{Acquaintances, aggregated, assert_refused, draft, has, header, soon};
+use crate::common::{
+    Node, peer,
+    restore::{back_up, go_on_from},
+};
+
+/// Runs the program.
+pub fn dapbox(arguments: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
+    let output = command.args(arguments).env_remove("DAPBOX_CONFIG").output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+#[rstest]
+#[case(BatchMode::TimeInterval, VdafConfig::Prio3Histogram { length: 3, chunk_length: 2 })]
+#[case(BatchMode::fixed_size(Some(10)), VdafConfig::Prio3Sum { max: Max::of_bits(4) })]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_comes_with_the_first_report_and_stays_over_restarts(#[case] mode: BatchMode, #[case] vdaf: VdafConfig) {
+    let mut met = Acquaintances::start(|_| {}).await;
+    let task = met.task(|task| {
+        (task.batch_mode, task.vdaf, task.min_batch_size) = (mode, vdaf.clone(), 3);
+    });
+    let parties = met.parties(&task);
+    assert!(!has(&met.leader, &parties).await && !has(&met.helper, &parties).await);
+
+    let client = met.client(&task);
+    client.upload(Measurement::Number(2), None).await.unwrap();
+    aggregated(&met.helper, &parties, 1).await;
+    for (node, file) in [(&met.leader, &met.files[0]), (&met.helper, &met.files[1])] {
+        let status = node.status(&parties.id()).await;
+        assert_eq!(status.in_band.unwrap().peer, file.endpoint);
+        assert_eq!(status.provisioned, None);
+    }
+    tokio::join!(met.leader.restart(), met.helper.restart());
+    // Without the header it is known by now. A report without the extension is not taken in.
+    let plain = Client::new(task.says.public.clone(), peer(), Retries::default()).unwrap();
+    plain.upload(Measurement::Number(1), None).await.unwrap();
+    met.leader.until(&parties.id(), |status| status.counters.get("invalid_message") == Some(&1)).await;
+    for _ in 0..2 {
+        client.upload(Measurement::Number(2), None).await.unwrap();
+    }
+    let query = match mode {
+        BatchMode::TimeInterval => parties.query_now(),
+        BatchMode::FixedSize { .. } => Query::FixedSize(FixedSizeQuery::CurrentBatch),
+    };
+    let collected = met.collector(&task).collect(query, None, |_| {}).await.unwrap();
+    assert_eq!(collected.report_count, 3);
+    let expected = match vdaf {
+        VdafConfig::Prio3Sum { .. } => AggregateResult::Number(6),
+        _ => AggregateResult::Vector(vec![0, 0, 3]),
+    };
+    assert_eq!(collected.result, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_those_in_the_files_as_they_are_now() {
+    let mut met = Acquaintances::start(|_| {}).await;
+    let task = met.task(|_| {});
+    let parties = met.parties(&task);
+    met.client(&task).upload(Measurement::Number(1), None).await.unwrap();
+    aggregated(&met.helper, &parties, 1).await;
+
+    // The helper takes another token from now on; the leader learns of it later.
+    let new = Secret::random_token();
+    met.files[1].leader_token_hashes = vec![TokenHash::of(new.expose())];
+    met.write(1);
+    let reloaded = met.helper.server().reload(met.helper.config.clone()).await.unwrap();
+    assert!(reloaded.troubles.is_empty(), "{reloaded:?}");
+    met.client(&task).upload(Measurement::Number(1), None).await.unwrap();
+    let stuck = met.leader.until(&parties.id(), |status| status.last_trouble.is_some()).await;
+    assert!(stuck.last_trouble.unwrap().contains("token"));
+    met.files[0].helper_tokens.insert(0, PresentedToken(new.clone()));
+    met.write(0);
+    met.leader.server().reload(met.leader.config.clone()).await.unwrap();
+    aggregated(&met.helper, &parties, 2).await;
+
+    // While the leader's operator has no file of the helper, its jobs wait for one.
+    let without = Config { taskprov: Default::default(), ..met.leader.config.clone() };
+    met.leader.server().reload(without).await.unwrap();
+    met.client(&task).upload(Measurement::Number(1), None).await.unwrap();
+    let stuck = met.leader.until(&parties.id(), |status| status.last_trouble.is_some()).await;
+    assert!(stuck.last_trouble.unwrap().contains("not among the peers"));
+    met.leader.server().reload(met.leader.config.clone()).await.unwrap();
+    aggregated(&met.helper, &parties, 3).await;
+
+    // A file that is broken changes nothing.
+    fs::write(met.path(1), "role = \"leader\"\n").unwrap();
+    let reloaded = met.helper.server().reload(met.helper.config.clone()).await.unwrap();
+    assert!(reloaded.troubles.iter().any(|trouble| trouble.contains("peer-1.toml")), "{reloaded:?}");
+    met.client(&task).upload(Measurement::Number(1), None).await.unwrap();
+    aggregated(&met.helper, &parties, 4).await;
+
+    // The task has no tokens of its own to replace, and shows those in force.
+    let (id, data_dir) = (parties.id().to_string(), met.helper.data_dir().to_str().unwrap());
+    let hash = format!("--hash={}", TokenHash::of(b"x"));
+    let refused = dapbox(&["task", "token", "accept", &id, &hash, "--data-dir", data_dir]).unwrap_err();
+    assert!(refused.contains("in-band"), "{refused}");
+    let listed = dapbox(&["task", "token", "list", &id, "--data-dir", data_dir]).unwrap();
+    assert!(listed.contains(&TokenHash::of(new.expose()).to_string()), "{listed}");
+    let shown = dapbox(&["task", "show", &id, "--data-dir", data_dir]).unwrap();
+    assert!(shown.contains("in-band") && shown.contains(&met.files[1].endpoint), "{shown}");
+
+    // Nobody speaks for a peer that is gone, and its tasks stay.
+    let config = Config { taskprov: Default::default(), ..met.helper.config.clone() };
+    met.helper.server().reload(config).await.unwrap();
+    let answer = met.put_job(&parties, header(&task), Some(&new), Vec::new()).await;
+    assert_refused(&answer, ProblemType::UnauthorizedRequest, "");
+}
+
+/// A restored helper has forgotten the task, and what it has aggregated of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_have_been_aggregated_before_a_restore_is_not_again() {
+    let mut met = Acquaintances::start(|_| {}).await;
+    let task = met.task(|_| {});
+    let parties = met.parties(&task);
+    let backup = back_up(&met.helper).await;
+    let forge = met.forge(&parties).await;
+    let job = forge.job(PartialBatch::TimeInterval, &[draft(&forge)]);
+    let body = parties.wire().encode_job_init(parties.task(), &job);
+    // The same report in another job each time.
+    let outcome = async |met: &Acquaintances| {
+        let answer = met.put_job(&parties, header(&task), Some(&met.helper_token), body.clone()).await;
+        parties.wire().decode_job_resp(&answer.body, 1).unwrap().remove(0).outcome
+    };
+    assert!(matches!(outcome(&met).await, PrepareOutcome::Continue(_)));
+    assert_eq!(outcome(&met).await, PrepareOutcome::Reject(ReportError::ReportReplayed));
+    go_on_from(&mut met.helper, &backup).await;
+    assert!(!has(&met.helper, &parties).await);
+    assert_eq!(outcome(&met).await, PrepareOutcome::Reject(ReportError::ReportDropped));
+    assert!(has(&met.helper, &parties).await);
+    met.helper.restart().await;
+    assert_eq!(outcome(&met).await, PrepareOutcome::Reject(ReportError::ReportDropped));
+}
+
+/// What operators and collectors do, from the first command to the result.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_of_it_by_the_command_line() {
+    let (mut leader, mut helper) = (Node::start_with(soon).await, Node::start_with(soon).await);
+    let dir = TempDir::new().unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let origin = |node: &Node| format!("http://{}", node.config.listen);
+    let (leader_url, helper_url) = (origin(&leader), origin(&helper));
+    let new = ["taskprov", "new", "--leader", &leader_url, "--helper", &helper_url, "--out", &at("")];
+    dapbox(&new).unwrap();
+    assert!(dapbox(&new).unwrap_err().contains("not overwritten"));
+    for (node, name) in [(&mut leader, "for-leader.toml"), (&mut helper, "for-helper.toml")] {
+        let mode = fs::metadata(at(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        node.config.public_url = origin(node);
+        node.config.taskprov.peers = vec![at(name).into()];
+        node.restart().await;
+    }
+    let with_peers = |public_url: &str, name: &str| {
+        let text = format!("public_url = {public_url:?}\n[taskprov]\npeers = [{:?}]\n", at(name));
+        fs::write(at("appliance.toml"), text).unwrap();
+    };
+    with_peers("", "for-helper.toml");
+    assert!(dapbox(&["task", "list", "--config", &at("appliance.toml")]).unwrap_err().contains("public_url"));
+    with_peers(&helper_url, "for-helper.toml");
+    let checked = dapbox(&["check", "--config", &at("appliance.toml")]).unwrap();
+    assert!(checked.contains(&format!("the leader {leader_url}/dap-09/")), "{checked}");
+    with_peers(&helper_url, "for-collector.toml");
+    assert!(dapbox(&["check", "--config", &at("appliance.toml")]).is_err());
+
+    let base = ["taskprov", "task", "--collector", &at("for-collector.toml"), "--vdaf", "sum", "--bits", "4"];
+    let rest = ["--expires", "30d", "--min-batch-size", "2", "--out", &at("task"), "-o", "json"];
+    let made = dapbox(&[&base[..], &rest].concat()).unwrap();
+    let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+    let (client, collector) = (at("task/client.toml"), at("task/collector.toml"));
+    assert_eq!(
+        (&made["files"]["client"], &made["files"]["collector"]),
+        (&client.clone().into(), &collector.clone().into())
+    );
+    let public = fs::read_to_string(&client).unwrap();
+    assert!(!public.contains("token") && !public.contains("private"), "{public}");
+    for number in ["3", "4"] {
+        dapbox(&["upload", "--task", &client, number]).unwrap();
+    }
+    let collected = dapbox(&["collect", "--task", &collector, "--include-current", "--yes", "-o", "json"]).unwrap();
+    let collected: serde_json::Value = serde_json::from_str(&collected).unwrap();
+    assert_eq!((&collected["result"], &collected["report_count"]), (&7.into(), &2.into()));
+
+    // A file that says something else than what it sends is of no use.
+    fs::write(&client, public.replace("min_batch_size = 2", "min_batch_size = 1")).unwrap();
+    assert!(dapbox(&["upload", "--task", &client, "3"]).unwrap_err().contains("something else"));
+    let multihot =
+        ["--vdaf", "multihot", "--length", "3", "--max-weight", "1", "--expires", "30d", "--out", &at("other")];
+    assert!(dapbox(&[&base[..4], &multihot].concat()).unwrap_err().contains("no number"));
+}

@@ -1,0 +1,154 @@
+//! Batches of the leader that do not reach over the bounds of time windows (`batch_time_window_size`).
+
+use std::collections::BTreeMap;
+
+use dapbox::{
+    config::{Config, Seconds},
+    model::{
+        BatchMode, Duration, FixedSizeQuery, Max, Query, Report, Revision, Task, Time, VdafConfig, status::TaskStatus,
+    },
+    vdaf::{AggregateResult, Measurement},
+};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use rstest::rstest;
+
+use crate::common::{PATIENCE, Pair, Parties, calls::is_pending, forge::Forge};
+
+const HOUR: u64 = 3600;
+const WINDOW: Duration = Duration(3 * HOUR);
+const CURRENT: Query = Query::FixedSize(FixedSizeQuery::CurrentBatch);
+/// As many reports as there are bits in the sum, so that it tells which are in it.
+const REPORTS: usize = 31;
+const LEAST: u64 = 3;
+
+fn windows(most: Option<u64>) -> BatchMode {
+    BatchMode::FixedSize { max_batch_size: most, batch_time_window_size: Some(WINDOW) }
+}
+
+fn of_three(task: &mut Task) {
+    task.public.min_batch_size = LEAST;
+}
+
+/// Jobs shorter than batches, so that batches are filled up by several.
+fn short_jobs(config: &mut Config) {
+    (config.leader.max_job_size, config.leader.min_job_size) = (2, 1);
+}
+
+/// Aggregates only what somebody waits for.
+fn lazy(config: &mut Config) {
+    config.leader.min_job_size = 1000;
+    config.leader.max_job_delay = Seconds::new(HOUR);
+}
+
+async fn pair(revision: Revision, config: impl Fn(&mut Config)) -> Pair {
+    let most = (revision == Revision::Dap09).then_some(LEAST + 1);
+    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(32) };
+    Pair::start_with(revision, vdaf, windows(most), config, of_three).await
+}
+
+/// Some time in the last twelve hours: in four or five windows.
+fn some_time(rng: &mut StdRng) -> Time {
+    Time::now().saturating_sub(Duration(rng.random_range(0..12 * HOUR)))
+}
+
+/// Reports at these times, the nth with the nth bit.
+async fn reports(parties: &Parties, times: &[Time]) -> Vec<Report> {
+    let forge = Forge::new(parties).await;
+    let report = |(n, time): (usize, &Time)| {
+        forge.report(&Measurement::Number(1 << n), time.truncate(parties.task().time_precision))
+    };
+    times.iter().enumerate().map(report).collect()
+}
+
+/// How many reports each window has.
+fn by_window(times: &[Time]) -> BTreeMap<Time, u64> {
+    let mut counts = BTreeMap::new();
+    times.iter().for_each(|time| *counts.entry(time.truncate(WINDOW)).or_default() += 1);
+    counts
+}
+
+/// Collects all batches that there should be. Of each, all reports are of one window, and so says its interval.
+async fn collect_all(pair: &Pair, times: &[Time]) {
+    let (parties, collector) = (&pair.parties, pair.parties.collector());
+    let expected: BTreeMap<Time, u64> = by_window(times).into_iter().map(|(start, n)| (start, n / LEAST)).collect();
+    let (mut found, mut seen) = (BTreeMap::new(), 0);
+    for _ in 0..expected.values().sum::<u64>() {
+        let batch = collector.collect(CURRENT, Some(PATIENCE), |_| {}).await.unwrap();
+        collector.release(&batch).await.unwrap();
+        let AggregateResult::Number(sum) = batch.result else { panic!("{batch:?}") };
+        assert_eq!((batch.report_count, u64::from(sum.count_ones()), seen & sum), (LEAST, LEAST, 0));
+        seen |= sum;
+        let members: Vec<_> = (0..times.len()).filter(|n| sum & (1 << n) != 0).map(|n| times[n]).collect();
+        let start = batch.interval.start().truncate(WINDOW);
+        assert!(members.iter().all(|time| time.truncate(WINDOW) == start && batch.interval.contains(*time)));
+        assert!(batch.interval.end() <= start.saturating_add(WINDOW), "{batch:?}");
+        *found.entry(start).or_default() += 1;
+    }
+    assert_eq!(found, expected.into_iter().filter(|(_, n)| *n > 0).collect());
+    // What is left over is enough for no batch, however much it is together.
+    let left = times.len() as u64 - LEAST * found.values().sum::<u64>();
+    let job = parties.start_collection(CURRENT).await;
+    let is_quiet = |status: &TaskStatus| (status.aggregated, status.waiting, status.jobs) == (left, 0, 0);
+    pair.leader.until(&parties.id(), is_quiet).await;
+    assert!(is_pending(&parties.poll(&job).await, parties));
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn no_batch_reaches_over_a_window(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+    #[values(1, 2)] seed: u64,
+    #[values(true, false)] is_eager: bool,
+) {
+    let pair = pair(revision, if is_eager { short_jobs } else { lazy }).await;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let times: Vec<_> = (0..REPORTS).map(|_| some_time(&mut rng)).collect();
+    pair.parties.upload_all(&reports(&pair.parties, &times).await).await;
+    collect_all(&pair, &times).await;
+    pair.stop().await;
+}
+
+/// A leader that stops while batches are half full goes on with them: those of which reports are aggregated, and those
+/// that only jobs under way know of.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_forgets_no_window(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let mut pair = pair(revision, short_jobs).await;
+    let (parties, mut rng) = (pair.parties.clone(), StdRng::seed_from_u64(3));
+    let times: Vec<_> = (0..REPORTS).map(|_| some_time(&mut rng)).collect();
+    let reports = reports(&parties, &times).await;
+    parties.upload_all(&reports[..7]).await;
+    pair.leader.until(&parties.id(), |status| status.aggregated == 7).await;
+    pair.helper.stop().await;
+    parties.upload_all(&reports[7..14]).await;
+    pair.leader.until(&parties.id(), |status| status.jobs > 0).await;
+    pair.leader.restart().await;
+    parties.upload_all(&reports[14..20]).await;
+    pair.helper.resume().await;
+    parties.upload_all(&reports[20..]).await;
+    collect_all(&pair, &times).await;
+    pair.stop().await;
+}
+
+/// A helper keeps what it is told about windows and does nothing about it: which reports are together is the leader's
+/// matter.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_helper_without_windows_works_with_a_leader_that_has_them(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let pair = pair(revision, lazy).await;
+    let (leader, helper) = (pair.leader.url(revision), pair.helper.url(revision));
+    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(32) };
+    let mut parties = Parties::new(revision, vdaf, windows(None), leader, helper).with(of_three);
+    parties.helper.public.batch_mode = BatchMode::fixed_size(None);
+    pair.leader.add(&parties.leader).await;
+    pair.helper.add(&parties.helper).await;
+    let now = Time::now();
+    let earlier = now.saturating_sub(WINDOW);
+    let times = [now, earlier, now, earlier, now];
+    parties.upload_all(&reports(&parties, &times).await).await;
+    let batch = parties.collector().collect(CURRENT, Some(PATIENCE), |_| {}).await.unwrap();
+    assert_eq!((batch.report_count, batch.result), (3, AggregateResult::Number(0b10101)));
+    pair.stop().await;
+}

@@ -1,0 +1,309 @@
+//! The keys that reports are sealed to, as clients, collectors and operators meet them: replaced under a running server,
+//! kept for what is on its way, and gone in the end.
+
+use std::process::Command;
+
+use dapbox::{
+    client::{AggregatorKeys, make_report},
+    config::{Config, Kem, Seconds},
+    model::{
+        BatchMode, Duration, HpkeConfig, Max, Point, Report, ReportError, Revision, Time, VdafConfig,
+        overview::KeyState::{Active, Expired, Pending},
+    },
+    store::{KeyRecord, KeyStage, Options, Store, Tx},
+    vdaf::{self, AggregateResult, Measurement},
+    wire::{self, Interaction},
+};
+use rstest::rstest;
+use serde_json::Value;
+
+use crate::common::{
+    self, Node, PATIENCE, Pair, Parties,
+    calls::{assert_taken, assert_upload_refused},
+    relay::{self, Act, pair_through_relay},
+};
+
+/// Whether the ids of the pending, the active and the expired keys are as they should be.
+type IsRight<'a> = dyn Fn(&[u8], &[u8], &[u8]) -> bool + 'a;
+
+const SUM: VdafConfig = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+
+/// A report that is sealed to keys of a test's choice.
+fn report_to(parties: &Parties, keys: &AggregatorKeys, number: u128, time: Time) -> Report {
+    let task = parties.task();
+    let preparer = vdaf::preparer(task.revision, &task.vdaf).unwrap();
+    make_report(task, &*preparer, keys, &Measurement::Number(number), time).unwrap()
+}
+
+/// What an aggregator offers, and for how long that may be kept.
+async fn offered(node: &Node, revision: Revision) -> (Vec<HpkeConfig>, String) {
+    let answer = common::get(format!("{}hpke_config", node.url(revision))).await.unwrap();
+    let cached = answer.headers()["cache-control"].to_str().unwrap().to_owned();
+    (wire::of(revision).decode_hpke_configs(&answer.bytes().await.unwrap()).unwrap(), cached)
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_that_are_sealed_to_an_old_key_are_counted_like_others(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    // The first reports wait while the keys are replaced.
+    let patient = |config: &mut Config| {
+        (config.leader.min_job_size, config.leader.max_job_size) = (4, 4);
+        config.leader.max_job_delay = Seconds::new(600);
+    };
+    let of_four = |task: &mut dapbox::model::Task| task.public.min_batch_size = 4;
+    let mut pair = Pair::start_with(revision, SUM, BatchMode::TimeInterval, patient, of_four).await;
+    let old = pair.parties.client().keys().await.unwrap();
+    let now = Time::now();
+    let reports = [1, 2].map(|number| report_to(&pair.parties, &old, number, now));
+    assert_taken(&pair.parties.upload(&reports[0]).await);
+    for node in [&pair.leader, &pair.helper] {
+        node.rotate_keys(true).await;
+    }
+    let (list, cached) = offered(&pair.leader, revision).await;
+    assert_eq!((list.len(), cached.as_str()), (1, "max-age=86400"));
+    assert_ne!(list[0].id, old.leader.id);
+    assert_eq!(
+        (pair.leader.key_ids(Active).await, pair.leader.key_ids(Expired).await),
+        (vec![list[0].id], vec![old.leader.id])
+    );
+    assert_taken(&pair.parties.upload(&reports[1]).await);
+    // A restart changes nothing of that.
+    pair.leader.restart().await;
+    pair.helper.restart().await;
+    assert_eq!(offered(&pair.leader, revision).await.0, list);
+    let mixed = AggregatorKeys { leader: list[0].clone(), helper: old.helper.clone() };
+    assert_taken(&pair.parties.upload(&report_to(&pair.parties, &mixed, 4, now)).await);
+    pair.parties.client().upload(Measurement::Number(8), Some(now)).await.unwrap();
+    let collected = pair.parties.collector().collect(pair.parties.query_now(), Some(PATIENCE), |_| {}).await.unwrap();
+    assert_eq!((collected.report_count, collected.result), (4, AggregateResult::Number(15)));
+    pair.stop().await;
+}
+
+/// Everything by itself, as the configuration says, only faster.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_comes_and_goes_by_itself(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+    let quick = |config: &mut Config| {
+        (config.hpke.rotate_every, config.hpke.pending_time) = (Seconds::new(3), Seconds::new(1));
+        (config.hpke.cache_max_age, config.limits.clock_skew) = (Seconds::new(1), Seconds::new(1));
+        config.retention.sweep_interval = Seconds::millis(100);
+    };
+    let forgetful = |task: &mut dapbox::model::Task| {
+        (task.public.time_precision, task.report_expiry_age) = (Duration(1), Some(Duration(2)));
+    };
+    let pair = Pair::start_with(revision, SUM, BatchMode::TimeInterval, quick, forgetful).await;
+    let old = pair.parties.client().keys().await.unwrap();
+    assert_eq!(offered(&pair.leader, revision).await.1, "max-age=1");
+    let until = async |is_right: &IsRight<'_>| {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let [pending, active, expired] = [
+                pair.leader.key_ids(Pending).await,
+                pair.leader.key_ids(Active).await,
+                pair.leader.key_ids(Expired).await,
+            ];
+            if is_right(&pending, &active, &expired) {
+                return;
+            }
+            assert!(std::time::Instant::now() < deadline, "still {pending:?}, {active:?}, {expired:?}");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    until(&|_, _, expired| expired.contains(&old.leader.id)).await;
+    let late = report_to(&pair.parties, &old, 1, Time::now());
+    assert_taken(&pair.parties.upload(&late).await);
+    until(&|_, _, expired| !expired.contains(&old.leader.id)).await;
+    let too_late = report_to(&pair.parties, &old, 2, Time::now());
+    let refused = pair.parties.upload(&too_late).await;
+    assert_upload_refused(&refused, &pair.parties, &too_late, ReportError::OutdatedConfig);
+    // A client that keeps to the rules never notices.
+    pair.parties.client().upload(Measurement::Number(4), None).await.unwrap();
+    pair.stop().await;
+}
+
+/// A leader must send what the helper may have seen again to the byte. A key that is deleted meanwhile still makes it.
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_key_does_not_break_the_jobs_that_began_with_it(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let (mut pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, |config| {
+        (config.leader.max_job_size, config.leader.min_job_size) = (5, 5);
+        config.leader.max_job_delay = Seconds::new(600);
+    })
+    .await;
+    relay.plan(|asked, _| if asked.makes(Interaction::AggregationJob) { Act::LoseAnswer } else { Act::Pass });
+    let old = pair.parties.client().keys().await.unwrap();
+    relay::upload_all(&pair.parties.client(), None).await;
+    while relay.made(Interaction::AggregationJob).is_empty() {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    pair.leader.delete_key(old.leader.id).await;
+    let report = report_to(&pair.parties, &old, 1, Time::now());
+    let refused = pair.parties.upload(&report).await;
+    assert_upload_refused(&refused, &pair.parties, &report, ReportError::OutdatedConfig);
+    // The leader forgets what it had prepared.
+    pair.leader.restart().await;
+    relay.plan(|_, _| Act::Pass);
+    let collected = pair.parties.collector().collect(relay::query(&pair.parties), Some(PATIENCE), |_| {}).await;
+    relay::assert_whole("with a deleted key", collected);
+    relay.check_repeats(&pair.parties);
+    pair.stop().await;
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn post_quantum_keys_are_offered_last_and_taken_by_who_knows_them(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
+    let strong = |config: &mut Config| config.hpke.post_quantum = true;
+    let mut pair = Pair::start_with(revision, SUM, BatchMode::TimeInterval, strong, |_| {}).await;
+    let (list, _) = offered(&pair.helper, revision).await;
+    assert_eq!(list.iter().map(|config| config.kem_id).collect::<Vec<_>>(), [0x20, 0x647a]);
+    let keys = pair.parties.client().keys().await.unwrap();
+    assert_eq!((keys.leader.kem_id, keys.helper.kem_id), (0x647a, 0x647a));
+    let classical = AggregatorKeys {
+        leader: offered(&pair.leader, revision).await.0[0].clone(),
+        helper: offered(&pair.helper, revision).await.0[0].clone(),
+    };
+    for (keys, number) in [(&keys, 1), (&classical, 2)] {
+        assert_taken(&pair.parties.upload(&report_to(&pair.parties, keys, number, Time::now())).await);
+    }
+    // Turned off, it opens what comes, and is not offered any more. Another suite takes its turn.
+    pair.leader.stop().await;
+    (pair.leader.config.hpke.post_quantum, pair.leader.config.hpke.kem) = (false, Kem::P256);
+    pair.leader.resume().await;
+    assert_eq!(offered(&pair.leader, revision).await.0, std::slice::from_ref(&classical.leader));
+    assert_eq!(
+        (pair.leader.key_ids(Pending).await.len(), pair.leader.key_ids(Expired).await),
+        (1, vec![keys.leader.id])
+    );
+    assert_taken(&pair.parties.upload(&report_to(&pair.parties, &keys, 4, Time::now())).await);
+    pair.leader.rotate_keys(true).await;
+    assert_eq!(offered(&pair.leader, revision).await.0[0].kem_id, 0x10);
+    pair.parties.client().upload(Measurement::Number(8), None).await.unwrap();
+    let collected = pair.parties.collector().collect(pair.parties.query_now(), Some(PATIENCE), |_| {}).await.unwrap();
+    assert_eq!((collected.report_count, collected.result), (4, AggregateResult::Number(15)));
+    pair.stop().await;
+}
+
+/// `dapbox keys` on a node's data directory, with the node running or not: what it prints, and its exit code.
+async fn dapbox_keys(node: &Node, arguments: &[&str]) -> (String, i32) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
+    command.arg("keys").args(arguments).arg("--data-dir").arg(node.data_dir()).env_remove("DAPBOX_CONFIG");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (String::from_utf8(text).unwrap(), output.status.code().unwrap())
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_list_rotate_disable_and_delete(#[values(true, false)] is_running: bool) {
+    let mut node = Node::start().await;
+    let first = node.key_ids(Active).await[0];
+    if !is_running {
+        node.stop().await;
+    }
+    let list = async || {
+        let (text, code) = dapbox_keys(&node, &["list", "-o", "json"]).await;
+        assert_eq!(code, 0, "{text}");
+        let keys: Vec<Value> = serde_json::from_str(&text).unwrap();
+        let states =
+            keys.iter().map(|key| (key["id"].as_u64().unwrap() as u8, key["state"].as_str().unwrap().to_owned()));
+        (states.collect::<Vec<_>>(), keys)
+    };
+    let (states, keys) = list().await;
+    assert_eq!(states, [(first, "active".to_owned())]);
+    assert_eq!(keys[0]["suite"], "x25519-sha256-aes128gcm");
+    let span = keys[0]["until"].as_u64().unwrap() - keys[0]["created"].as_u64().unwrap();
+    assert_eq!(span, 90 * 86_400);
+    assert!(keys[0]["age"].as_u64().unwrap() < 600);
+
+    let (text, code) = dapbox_keys(&node, &["rotate"]).await;
+    assert!(code == 0 && text.contains("is made, and handed out from 2"), "{text}");
+    let second = list().await.0[1].0;
+    let (text, _) = dapbox_keys(&node, &["list"]).await;
+    assert!(text.contains("pending") && text.contains("active") && text.contains("handed out from"), "{text}");
+    let (text, code) = dapbox_keys(&node, &["rotate"]).await;
+    assert!(code == 0 && text.contains("pending already"), "{text}");
+    let (text, code) = dapbox_keys(&node, &["rotate", "--now"]).await;
+    assert!(code == 0 && text.contains("handed out from now on") && text.contains("backup"), "{text}");
+    assert_eq!(list().await.0, [(second, "active".to_owned()), (first, "expired".to_owned())]);
+
+    let (text, code) = dapbox_keys(&node, &["disable", &second.to_string()]).await;
+    assert!(code == 0 && text.contains("made, and handed out from now on"), "{text}");
+    let (states, _) = list().await;
+    assert!(states.len() == 3 && states[0].1 == "active" && states[0].0 != second, "{states:?}");
+    let (text, code) = dapbox_keys(&node, &["delete", &second.to_string()]).await;
+    assert!(code == 2 && text.contains("--yes"), "{text}");
+    let (text, code) = dapbox_keys(&node, &["delete", &second.to_string(), "--yes", "-o", "json"]).await;
+    let changes: Vec<Value> = serde_json::from_str(&text).unwrap();
+    assert_eq!((code, &changes[0]["before"], &changes[0]["after"]), (0, &"expired".into(), &Value::Null));
+    for arguments in [["disable", &second.to_string()], ["disable", "256"]] {
+        let (text, code) = dapbox_keys(&node, &arguments).await;
+        let expected = if arguments[1] == "256" { (2, "256") } else { (1, "there is no HPKE key") };
+        assert!(code == expected.0 && text.contains(expected.1), "{code}: {text}");
+    }
+    if !is_running {
+        node.resume().await;
+    }
+    let (offered, _) = offered(&node, Revision::Dap09).await;
+    assert_eq!(offered.iter().map(|config| config.id).collect::<Vec<_>>(), [states[0].0]);
+    node.stop().await;
+}
+
+/// The clock was years ahead when the server first started, and is right now.
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_and_replaces_keys_of_a_clock_that_was_ahead() {
+    let quick = |config: &mut Config| {
+        config.retention.sweep_interval = Seconds::millis(50);
+        config.hpke.pending_time = Seconds::new(0);
+    };
+    let mut node = Node::start_with(quick).await;
+    let data_dir = node.data_dir().to_str().unwrap().to_owned();
+    let stored_times = || -> Option<Value> {
+        let doctor = ["doctor", "--offline", "-o", "json", "--data-dir", &data_dir];
+        let output = Command::new(env!("CARGO_BIN_EXE_dapbox")).args(doctor).env_remove("DAPBOX_CONFIG").output();
+        let findings: Vec<Value> = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+        findings.into_iter().find(|finding| finding["name"] == "stored times")
+    };
+    assert_eq!(stored_times(), None);
+    let misdated = node.key_ids(Active).await;
+    let ahead = Time(Time::now().0 + 10 * 365 * 86_400);
+    node.stop().await;
+    let store = Store::open(node.data_dir(), Options::default()).unwrap();
+    let id = misdated[0];
+    let misdate = move |tx: &mut Tx<'_>| {
+        let key = tx.keys()[&id].clone();
+        tx.put_key(KeyRecord { created: ahead, stage: KeyStage::Active { since: ahead }, ..key })
+    };
+    store.write(Point::Trial, misdate).await.unwrap();
+    store.close().await;
+    let found = stored_times().unwrap();
+    assert_eq!(found["outcome"], "warning");
+    assert!(found["detail"].as_str().unwrap().contains(&format!("HPKE key {id}")), "{found}");
+
+    node.resume().await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while node.key_ids(Active).await == misdated {
+        assert!(std::time::Instant::now() < deadline, "the key is not replaced");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    assert_eq!(node.key_ids(Expired).await, misdated, "reports that are sealed to it may still come");
+    // What a task refuses for a wrong clock's sake stays refused.
+    let parties = Parties::new(
+        Revision::Dap09,
+        SUM,
+        BatchMode::TimeInterval,
+        node.url(Revision::Dap09),
+        "http://127.0.0.1:1/".into(),
+    );
+    node.add(&parties.leader).await;
+    node.close_before(parties.id(), ahead).await;
+    let found = stored_times().unwrap();
+    assert_eq!(found["outcome"], "failed");
+    assert!(found["detail"].as_str().unwrap().contains(&format!("closed past of task {}", parties.id())), "{found}");
+    node.stop().await;
+}

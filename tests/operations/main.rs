@@ -1,0 +1,25 @@
+//! Everything an operator does: commands, configuration, certificates, keys, status, the management API.
+
+mod acme;
+mod backup_cli;
+mod bench;
+mod cli;
+#[path = "../common/mod.rs"]
+mod common;
+mod demo;
+mod doctor;
+mod https;
+mod keys;
+mod logs;
+mod management;
+mod manager;
+mod partner;
+mod reload;
+mod robustness;
+mod scrape;
+mod setup;
+mod shell;
+mod static_binary;
+mod status;
+mod status_page;
+mod tokens;

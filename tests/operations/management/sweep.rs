@@ -1,0 +1,170 @@
+//! Tasks that were set up and that nobody ever contacted: shown as such, and removed if that is wanted.
+
+use std::time::Duration as Span;
+
+use dapbox::{
+    config::{Config, OptionalAddress, Seconds},
+    model::{BatchMode, Duration, Revision, TaskId, VdafConfig},
+};
+use serde_json::{Value, json};
+
+use super::control_plane::{ControlPlane, Draft, managed, run};
+use crate::common::{self, Node, PATIENCE, Parties};
+
+/// Sets tasks up at a helper, which nobody contacts by that.
+async fn set_up(plane: &ControlPlane, how_many: usize) -> Vec<TaskId> {
+    let mut ids = Vec::new();
+    for _ in 0..how_many {
+        let draft = Draft::count();
+        let order = draft.for_helper("https://leader.example/dap-09/");
+        plane.expect("POST", "/tasks", Some(order.clone()), 200).await;
+        plane.expect("POST", "/tasks", Some(order), 200).await;
+        plane.get(&format!("/tasks/{}", draft.id())).await;
+        ids.push(draft.id());
+    }
+    ids
+}
+
+/// One request of a leader, which has the wrong token at that.
+async fn contact(node: &Node, id: &TaskId) {
+    let url = format!("{}tasks/{id}/aggregation_jobs/AAAAAAAAAAAAAAAAAAAAAA", node.url(Revision::Dap09));
+    let request = reqwest::Client::builder().no_proxy().build().unwrap().put(url).bearer_auth("wrong");
+    let answer = request.header("content-type", "application/dap-aggregation-job-init-req").send().await.unwrap();
+    assert_eq!(answer.status(), 403);
+    node.until(id, |status| !status.provisioned.as_ref().unwrap().is_untouched).await;
+}
+
+/// Whoever asks for our keys may be anybody.
+async fn ask_for_keys(node: &Node, id: &TaskId) {
+    let url = format!("{}hpke_config?task_id={id}", node.url(Revision::Dap09));
+    assert_eq!(common::get(url).await.unwrap().status(), 200);
+}
+
+async fn is_untouched(node: &Node, id: &TaskId) -> bool {
+    node.status(id).await.provisioned.unwrap().is_untouched
+}
+
+/// A task of the operator's own, which nobody contacts either.
+async fn own(node: &Node) -> TaskId {
+    let urls = ["https://leader.example/", "https://helper.example/"].map(str::to_owned);
+    let [leader, helper] = urls;
+    let parties = Parties::new(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval, leader, helper);
+    node.add(&parties.helper).await;
+    parties.id()
+}
+
+/// The ids of the tasks that a control plane sees.
+async fn ids(plane: &ControlPlane) -> Vec<String> {
+    let told = plane.get("/task_ids").await;
+    told["task_ids"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned()).collect()
+}
+
+fn age(seconds: u64) -> impl FnOnce(&mut Config) {
+    move |config| config.provisioning.untouched_age = Seconds::new(seconds)
+}
+
+/// Has a node reload with something changed.
+async fn reload(node: &Node, change: impl FnOnce(&mut Config)) {
+    let mut config = Config { listen: "127.0.0.1:0".parse().unwrap(), ..node.config.clone() };
+    change(&mut config);
+    let reloaded = node.server().reload(config).await.unwrap();
+    assert_eq!(reloaded.changed.len(), 1, "{reloaded:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_contacts_is_removed_if_that_is_wanted() {
+    let mut node = managed(|config| {
+        config.retention.sweep_interval = Seconds::millis(50);
+        config.monitor.listen = OptionalAddress(Some("127.0.0.1:0".parse().unwrap()));
+    })
+    .await;
+    let plane = ControlPlane::of(&node);
+    let own = own(&node).await;
+    let [touched, forgotten] = set_up(&plane, 2).await.try_into().unwrap();
+    assert!(is_untouched(&node, &touched).await && is_untouched(&node, &forgotten).await);
+    contact(&node, &touched).await;
+    ask_for_keys(&node, &forgotten).await;
+    assert!(is_untouched(&node, &forgotten).await);
+    // A restart forgets neither.
+    node.restart().await;
+    assert!(!is_untouched(&node, &touched).await && is_untouched(&node, &forgotten).await);
+    assert_eq!(node.status(&forgotten).await.provisioned.unwrap().removed_from, None);
+
+    // It is said before it happens, and the server has to have run for that long.
+    reload(&node, age(3600)).await;
+    let provisioned = node.status(&forgotten).await.provisioned.unwrap();
+    let from = provisioned.removed_from.unwrap();
+    assert!(from >= provisioned.at.saturating_add(Duration(3600)) && from.0 <= provisioned.at.0 + 3600 + 60);
+    assert_eq!(node.status(&touched).await.provisioned.unwrap().removed_from, None);
+    let data_dir = node.config.data_dir.to_str().unwrap().to_owned();
+    let shown = run(&["status", "--data-dir", &data_dir]).unwrap();
+    assert_eq!(shown.matches("removed from").count(), 1, "{shown}");
+
+    reload(&node, age(1)).await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    let metrics = format!("{}metrics", node.monitor());
+    let is_counted = async || {
+        let text = common::get(&metrics).await.unwrap().text().await.unwrap();
+        text.lines().any(|line| line == "dapbox_untouched_tasks_removed_total 1")
+    };
+    while !is_counted().await {
+        assert!(std::time::Instant::now() < deadline, "it stays");
+        tokio::time::sleep(Span::from_millis(20)).await;
+    }
+    assert_eq!(ids(&plane).await, [touched.to_string()]);
+    plane.expect("GET", format!("/tasks/{forgotten}"), None, 404).await;
+    assert_eq!(node.status(&own).await.id, own);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_removes_them_by_hand() {
+    let mut node = managed(|_| {}).await;
+    let plane = ControlPlane::of(&node);
+    let own = own(&node).await;
+    let data_dir = node.config.data_dir.to_str().unwrap().to_owned();
+    let sweep = |more: &[&str]| -> Result<Value, String> {
+        let arguments = [&["task", "sweep", "-o", "json", "--data-dir", &data_dir], more].concat();
+        run(&arguments).map(|text| serde_json::from_str(&text).unwrap())
+    };
+    // With a running server and without.
+    for runs in [true, false] {
+        let [touched, forgotten] = set_up(&plane, 2).await.try_into().unwrap();
+        contact(&node, &touched).await;
+        if !runs {
+            node.stop().await;
+        }
+        let nothing = json!({ "tasks": [], "removed": false });
+        assert_eq!(sweep(&["--untouched-for", "1h", "--yes"]), Ok(nothing.clone()));
+        let found = json!({ "tasks": [forgotten], "removed": false });
+        assert_eq!(sweep(&["--untouched-for", "0s", "--dry-run"]), Ok(found));
+        // Nobody is there to confirm it.
+        assert!(sweep(&["--untouched-for", "0s"]).unwrap_err().contains("--yes"));
+        let removed = json!({ "tasks": [forgotten], "removed": true });
+        assert_eq!(sweep(&["--untouched-for", "0s", "--yes"]), Ok(removed));
+        assert_eq!(sweep(&["--untouched-for", "0s", "--yes"]), Ok(nothing));
+        if !runs {
+            node.resume().await;
+        }
+        plane.expect("GET", format!("/tasks/{forgotten}"), None, 404).await;
+        plane.get(&format!("/tasks/{touched}")).await;
+    }
+    assert_eq!(node.status(&own).await.id, own);
+}
+
+/// Somebody may have come after the backup was made.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_restored_is_not_removed_for_that() {
+    let node = managed(|_| {}).await;
+    let plane = ControlPlane::of(&node);
+    let [id] = set_up(&plane, 1).await.try_into().unwrap();
+    let data = node.config.data_dir.to_str().unwrap().to_owned();
+    let [file, restored] = ["backup", "restored"].map(|name| format!("{data}.{name}"));
+    let sweep = |data: &str| {
+        let dry = ["task", "sweep", "--untouched-for", "0s", "--dry-run", "-o", "json", "--data-dir", data];
+        serde_json::from_str::<Value>(&run(&dry).unwrap()).unwrap()["tasks"].clone()
+    };
+    assert_eq!(sweep(&data), json!([id]));
+    run(&["backup", "--with-key", "--output", &file, "--data-dir", &data]).unwrap();
+    run(&["restore", &file, "--data-dir", &restored]).unwrap();
+    assert_eq!(sweep(&restored), json!([]));
+}

@@ -1,0 +1,218 @@
+//! `dapbox init`: by flags, by somebody at a terminal, and refused.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use super::{
+    terminal::{Terminal, UP},
+    world::{Authority, Place, free_port},
+};
+use crate::common::skip::has_programs;
+
+/// The lines of a file that are no comments.
+fn lines(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
+}
+
+#[test]
+fn for_this_machine_with_flags_from_nothing_to_a_healthy_server() {
+    let place = Place::new();
+    let (port, other) = (free_port(), free_port());
+    let (listen, url) = (format!("127.0.0.1:{port}"), format!("http://127.0.0.1:{port}"));
+    let arguments = ["init", "--role", "both", "--tls", "off", "--listen", &listen, "--public-url", &url];
+    let said = place.succeed(&arguments);
+    for step in
+        ["dapbox check", "dapbox serve", "dapbox doctor", "task add helper.toml", "task new --leader http://127"]
+    {
+        assert!(said.stdout.contains(step), "{step} is not said: {}", said.stdout);
+    }
+    // Paths are as long as they are.
+    let here = place.path("dapbox-data").display().to_string();
+    let is_free = |line: &str| line.contains("dapbox task new") || line.contains(&here);
+    assert!(said.stdout.lines().all(|line| line.chars().count() <= 80 || is_free(line)), "{}", said.stdout);
+
+    // Only what was decided, for everybody to read; the data for nobody else.
+    let data = place.path("dapbox-data").display().to_string();
+    let written = place.read("appliance.toml");
+    let expected =
+        [format!("data_dir = \"{data}\""), format!("listen = \"{listen}\""), format!("public_url = \"{url}\"")];
+    assert_eq!(lines(&written), expected);
+    let mode = |name: &str| fs::metadata(place.path(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("appliance.toml"), mode("dapbox-data")), (0o644, 0o700));
+
+    // Nothing is overwritten unless that is wanted, and then kept.
+    let again = place.run(&arguments);
+    assert!(again.code == 1 && again.stderr.contains("--force"), "{}", again.stderr);
+    assert_eq!(place.read("appliance.toml"), written);
+    let forced = place.succeed(&[&arguments[..], &["--force", "-o", "json"]].concat()).json();
+    assert_eq!(
+        (&forced["role"], &forced["tls"], &forced["kept"]),
+        (&"both".into(), &"off".into(), &"appliance.toml.bak".into())
+    );
+    assert_eq!((place.read("appliance.toml.bak"), place.read("appliance.toml")), (written.clone(), written));
+
+    let check = place.succeed(&["check", "-o", "json"]).json();
+    assert_eq!(check["options"].as_array().unwrap().len(), 3, "{check:#}");
+    let running = place.serve();
+    let (code, found) = place.doctor(&[]);
+    found.expect("public URL", "", "ok", "leads here");
+    found.expect("listen address", "", "ok", &listen);
+    found.expect("configuration", "", "ok", "appliance.toml");
+    assert_eq!(code, 0);
+
+    // A task that has another URL for us is refused, unless that is meant.
+    let foreign = format!("http://127.0.0.1:{other}");
+    place.succeed(&["task", "new", "--leader", &foreign, "--helper", &url, "--vdaf", "count", "--out", "task"]);
+    let said = place.run(&["task", "add", "task/leader.toml"]);
+    assert_eq!(said.code, 1);
+    assert!(said.stderr.contains("public_url") && said.stderr.contains(&foreign), "{}", said.stderr);
+    let said = place.succeed(&["task", "add", "task/leader.toml", "--any-url"]);
+    assert!(said.stderr.contains("public_url") && said.stderr.contains(&foreign), "{}", said.stderr);
+    place.succeed(&["task", "new", "--leader", &url, "--helper", &foreign, "--vdaf", "count", "--out", "ours"]);
+    assert_eq!(place.succeed(&["task", "add", "ours/leader.toml"]).stderr, "");
+    drop(running);
+
+    // Somebody else has taken the port meanwhile.
+    let _taken = std::net::TcpListener::bind(&listen).unwrap();
+    let (code, found) = place.doctor(&[]);
+    found.expect("listen address", "", "failed", "another program");
+    found.expect("keys", "", "ok", "less than a day old");
+    assert_eq!(code, 1);
+}
+
+#[test]
+fn with_a_certificate_from_files_to_a_healthy_server() {
+    let mut place = Place::new();
+    let authority = Authority::new();
+    authority.issue_files(&place, "good", &["localhost", "127.0.0.1"], 80);
+    authority.issue_files(&place, "late", &["localhost"], -1);
+    authority.issue_files(&place, "other", &["elsewhere.example"], 80);
+    let port = free_port();
+    let (listen, url) = (format!("127.0.0.1:{port}"), format!("https://localhost:{port}/"));
+    let run = |certificate: &str, key: &str, url: &str| {
+        let arguments = ["init", "--role", "helper", "--tls", "files", "--listen", &listen, "--public-url", url];
+        place.run(&[&arguments[..], &["--certificate-file", certificate, "--key-file", key]].concat())
+    };
+    for (certificate, key, url, says) in [
+        ("late.pem", "late.key", url.as_str(), "expired"),
+        ("other.pem", "other.key", &url, "elsewhere.example and not for localhost"),
+        ("good.pem", "other.key", &url, "other.key is not"),
+        ("good.pem", "none.key", &url, "there is no file"),
+        ("good.pem", "good.pem", &url, "no private key"),
+        ("good.pem", "good.key", "http://localhost", "https://"),
+        ("good.pem", "good.key", "https://localhost/dap-09/", "must end before /dap-09"),
+        ("good.pem", "good.key", "localhost", "the public URL"),
+    ] {
+        let said = run(certificate, key, url);
+        assert!(said.code == 2 && said.stderr.contains(says), "{certificate} {key} {url}: {}", said.stderr);
+        assert!(!place.path("appliance.toml").exists() && !place.path("dapbox-data").exists());
+    }
+    let said = run("good.pem", "good.key", &url);
+    assert_eq!(said.code, 0, "{}", said.stderr);
+    assert!(said.stdout.contains(&format!("port {port} in from everywhere")), "{}", said.stdout);
+    assert!(
+        said.stdout.contains("Tell the leader's operator") && !said.stdout.contains("leader.toml"),
+        "{}",
+        said.stdout
+    );
+
+    let root = authority.write(&place);
+    place.set("DAPBOX_PEER__CA_FILE", &root);
+    place.succeed(&["check"]);
+    let running = place.serve();
+    let (code, found) = place.doctor(&[]);
+    found.expect("certificate", "", "ok", "80 days");
+    found.expect("public URL", "", "ok", "leads here");
+    assert_eq!(code, 0);
+    place.set("DAPBOX_PEER__CA_FILE", "");
+    let (code, found) = place.doctor(&[]);
+    found.expect("certificate", "", "failed", "not signed by an authority");
+    found.expect("public URL", "", "failed", "");
+    assert_eq!(code, 1);
+    // What would be served next is looked at in its files.
+    drop(running);
+    authority.issue_files(&place, "good", &["localhost"], 20);
+    let (_, found) = place.doctor(&[]);
+    found.expect("certificate", "", "warning", "expires in 20 days");
+}
+
+#[test]
+fn asks_at_terminal_and_takes_changed_answers() {
+    // Of Debian's bsdutils: it makes the terminal.
+    if !has_programs(&["script"]) {
+        return;
+    }
+    let place = Place::new();
+    let mut terminal = Terminal::run(&place, "init");
+    terminal.answer("What will this server be?", &format!("{UP}\r"));
+    terminal.answer("Public URL", "nowhere\r");
+    terminal.answer("the public URL 'nowhere'", "\x15https://dap.example.org/\r");
+    terminal.answer("Where does TLS come from?", "\r");
+    terminal.answer("Names in the certificate", "www.example.org\r");
+    terminal.answer("must be among the names", "\x15dap.example.org, www.example.org\r");
+    terminal.answer("Mail address", "ops@example.org\r");
+    terminal.answer("Directory for everything", "\r");
+    terminal.answer("Address to listen on", "\r");
+    terminal.answer("Write this to appliance.toml?", "n");
+    let (code, shown) = terminal.end();
+    assert!(code == 1 && shown.contains("nothing was written"), "{code} {shown}");
+    assert!(!place.path("appliance.toml").exists() && !place.path("dapbox-data").exists());
+
+    let mut terminal = Terminal::run(&place, "init --public-url https://dap.example.org --data-dir data");
+    terminal.answer("What will this server be?", &format!("{UP}{UP}\r"));
+    terminal.answer("Where does TLS come from?", "\r");
+    terminal.answer("Names in the certificate", "\r");
+    terminal.answer("Mail address", "\r");
+    terminal.answer("Address to listen on", "\r");
+    terminal.answer("Write this to appliance.toml?", "y");
+    let (code, shown) = terminal.end();
+    assert!(code == 0 && shown.contains("let TCP port 443 in from everywhere"), "{code} {shown}");
+    let written = place.read("appliance.toml");
+    let lines = lines(&written);
+    assert!(lines.contains(&"mode = \"acme\"") && lines.contains(&"domains = [\"dap.example.org\"]"), "{written}");
+    assert!(lines.iter().any(|line| line.starts_with("listen = ") && line.ends_with(":443\"")), "{written}");
+    assert!(written.contains("# Made for a helper"), "{written}");
+    assert!(lines.iter().all(|line| !line.contains("contact_email") && !line.contains("directory")), "{written}");
+    place.succeed(&["check"]);
+}
+
+#[test]
+fn where_nobody_can_be_asked_the_missing_flags_are_named() {
+    let place = Place::new();
+    let said = place.run(&["init"]);
+    assert_eq!(said.code, 2, "{}", said.stderr);
+    assert!(["--role", "--public-url", "--tls"].iter().all(|flag| said.stderr.contains(flag)), "{}", said.stderr);
+    let files = ["init", "--role", "leader", "--tls", "files", "--public-url", "https://dap.example.org"];
+    let acme = ["init", "--role", "leader", "--tls", "acme", "--public-url"];
+    for (arguments, says) in [
+        (files.to_vec(), "--certificate-file, --key-file"),
+        ([&files[..], &["--contact-email", "a@b.example"]].concat(), "--contact-email is for --tls acme"),
+        ([&acme[..], &["https://192.0.2.1"]].concat(), "needs a name in the DNS"),
+        ([&acme[..], &["https://dap.example.org", "--domain", "www.example.org"]].concat(), "must be among the names"),
+        (vec!["init", "--role", "both", "--tls", "off", "--public-url", "https://dap.example.org"], "needs TLS"),
+        (vec!["init", "--role", "both", "--tls", "off", "--data-dir", "appliance"], "is not a directory"),
+    ] {
+        fs::write(place.path("appliance"), "").unwrap();
+        let said = place.run(&arguments);
+        assert!(said.code == 2 && said.stderr.contains(says), "{arguments:?}: {}", said.stderr);
+        assert!(!place.path("appliance.toml").exists());
+    }
+
+    // The defaults are for this machine; a URL is enough to know what is wanted.
+    place.succeed(&["init", "--yes"]);
+    assert_eq!(lines(&place.read("appliance.toml")).len(), 1, "nothing but the data directory");
+    let url = ["--public-url", "https://dap.example.org", "--config", "etc/second.toml", "--data-dir", "second"];
+    let said = place.succeed(&[&["init", "--yes", "-o", "json"], &url[..]].concat()).json();
+    assert_eq!((&said["tls"], &said["domains"][0]), (&"acme".into(), &"dap.example.org".into()));
+    assert!(said["next"].to_string().contains("dapbox serve --config etc/second.toml"), "{said:#}");
+    place.succeed(&["check", "--config", "etc/second.toml"]);
+
+    let proxy = ["init", "--role", "leader", "--tls", "proxy", "--config", "third.toml"];
+    let said = place.succeed(&[&proxy[..], &["--public-url", "https://dap.example.org"]].concat());
+    assert!(
+        said.stdout.contains("X-Forwarded-For") && said.stdout.contains("http://127.0.0.1:8080"),
+        "{}",
+        said.stdout
+    );
+    assert!(place.read("third.toml").contains("trusted = [\"127.0.0.1/32\", \"::1/128\"]"));
+    place.succeed(&["check", "--config", "third.toml"]);
+}

@@ -1,0 +1,258 @@
+//! Tasks at the server that they are meant for: files of the other aggregator, names, and what is left of a task that is
+//! removed.
+
+use std::{fs, net::TcpListener};
+
+use super::{
+    terminal::Terminal,
+    world::{Place, free_port},
+};
+use crate::common::skip::has_programs;
+
+/// Makes a task whose leader is at a URL; the helper is elsewhere.
+fn new_task(place: &Place, leader: &str, more: &[&str]) -> String {
+    let fixed = ["task", "new", "--leader", leader, "--helper", "https://helper.example", "--vdaf", "histogram"];
+    let rest = ["--length", "3", "--min-batch-size", "2", "-o", "json"];
+    place.succeed(&[&fixed[..], &rest, more].concat()).json()["task"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn refuses_the_file_of_the_other_aggregator() {
+    let mut place = Place::new();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let leader = format!("http://{listen}");
+    new_task(&place, &leader, &[]);
+    fs::write(place.path("appliance.toml"), format!("data_dir = \"data\"\nlisten = \"{listen}\"\n")).unwrap();
+    let running = place.serve();
+    let add = |place: &Place, file: &str, more: &[&str]| place.run(&[&["task", "add", file], more].concat());
+
+    // Without public_url, the server's own address tells.
+    let refused = add(&place, "helper.toml", &[]);
+    assert!(refused.code == 1 && refused.stderr.contains("https://helper.example/dap-09/"), "{}", refused.stderr);
+    let refused = add(&place, "leader.toml", &["--role", "helper"]);
+    assert!(refused.code == 2 && refused.stderr.contains("this file is the leader's"), "{}", refused.stderr);
+    assert_eq!(place.succeed(&["task", "list", "-o", "json"]).json(), serde_json::json!([]));
+    place.succeed(&["task", "add", "leader.toml"]);
+    drop(running);
+
+    // An address that tells nothing, and nobody to ask.
+    fs::write(place.path("appliance.toml"), "data_dir = \"data\"\nlisten = \"127.0.0.1:1\"\n").unwrap();
+    let refused = add(&place, "leader.toml", &[]);
+    assert!(refused.code == 2 && refused.stderr.contains("--role leader"), "{}", refused.stderr);
+    assert_eq!(add(&place, "leader.toml", &["--role", "leader"]).code, 0);
+
+    // With public_url, only that tells.
+    place.set("DAPBOX_PUBLIC_URL", "https://helper.example");
+    let refused = add(&place, "leader.toml", &["--role", "leader"]);
+    assert!(
+        refused.code == 1 && refused.stderr.contains("our public_url is https://helper.example"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(add(&place, "leader.toml", &["--any-url"]).code, 0);
+}
+
+#[test]
+fn asks_whose_file_it_is_where_nothing_tells() {
+    if !has_programs(&["script"]) {
+        return;
+    }
+    let place = Place::new();
+    new_task(&place, "https://leader.example", &[]);
+    fs::create_dir(place.path("data")).unwrap();
+    for (answer, code) in [("no\r", 1), ("yes\r", 0)] {
+        let mut terminal = Terminal::run(&place, "task add leader.toml --data-dir data");
+        terminal.answer("leader is at https://leader.example/dap-09/. Is that this server?", answer);
+        let (ended, shown) = terminal.end();
+        assert_eq!(ended, code, "{shown}");
+    }
+}
+
+#[test]
+fn an_unused_task_leaves_no_tombstone_and_a_used_one_does() {
+    let place = Place::new();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let id = new_task(&place, &format!("http://{listen}"), &[]);
+    fs::write(place.path("appliance.toml"), format!("data_dir = \"data\"\nlisten = \"{listen}\"\n")).unwrap();
+    let remove = |directory: &str| {
+        let removed = place.succeed(&["task", "remove", &id, "--yes", "-o", "json", "--data-dir", directory]);
+        removed.json()["tombstone"].as_bool().unwrap()
+    };
+    let add = |more: &[&str]| place.run(&[&["task", "add"], more].concat()).code;
+
+    // The wrong file was added, then the right one; the wrong one has a name and other tokens by then.
+    let running = place.serve();
+    assert_eq!(add(&["helper.toml", "--any-url", "--name", "wrong"]), 0);
+    assert_eq!(add(&["leader.toml"]), 1, "another task with this id is there");
+    assert!(!remove("data"));
+    assert_eq!(add(&["leader.toml"]), 0);
+    let shown = place.succeed(&["task", "show", &id, "-o", "json"]).json();
+    assert_eq!((shown["role"].as_str(), shown["name"].as_str()), (Some("leader"), None), "{shown:#}");
+    drop(running);
+
+    // The same without a server.
+    assert!(!remove("data"));
+    assert_eq!(add(&["leader.toml"]), 0);
+
+    // In a restored directory nobody knows whether it was used.
+    place.succeed(&["backup", "--output", "a.backup"]);
+    place.succeed(&["restore", "a.backup", "--key-file", "data/secrets.key", "--data-dir", "restored"]);
+    assert!(remove("restored"));
+    assert_eq!(add(&["leader.toml", "--data-dir", "restored"]), 1);
+
+    // Once a request has named it, it leaves a tombstone, over a restart too.
+    let running = place.serve();
+    let upload = client().put(format!("http://{listen}/dap-09/tasks/{id}/reports"));
+    assert_eq!(answer(upload.header("content-type", "application/dap-report").body("no report")).0, 400);
+    drop(running);
+    let running = place.serve();
+    assert!(remove("data"));
+    let refused = place.run(&["task", "add", "leader.toml"]);
+    assert!(refused.code == 1 && refused.stderr.contains("was removed"), "{}", refused.stderr);
+    drop(running);
+}
+
+#[test]
+fn a_request_that_is_refused_is_a_use() {
+    let place = Place::new();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let id = new_task(&place, &format!("http://{listen}"), &["--dap", "18"]);
+    fs::write(place.path("appliance.toml"), format!("data_dir = \"data\"\nlisten = \"{listen}\"\n")).unwrap();
+    let _running = place.serve();
+    place.succeed(&["task", "add", "leader.toml"]);
+    // Keys are for everybody, and asking for them is no use of the task.
+    let base = format!("http://{listen}/dap-18");
+    assert_eq!(ask(reqwest::Method::GET, &format!("{base}/hpke_config")).0, 200);
+    let remove = || place.succeed(&["task", "remove", &id, "--yes", "-o", "json"]).json()["tombstone"].clone();
+    assert_eq!(remove(), false);
+    place.succeed(&["task", "add", "leader.toml"]);
+    assert_eq!(ask(reqwest::Method::POST, &format!("{base}/tasks/{id}/collection_jobs")).0, 403);
+    assert_eq!(remove(), true);
+}
+
+#[test]
+fn a_name_is_shown_everywhere_and_stays_local() {
+    let mut place = Place::new();
+    let (port, monitor) = (free_port(), free_port());
+    let listen = format!("127.0.0.1:{port}");
+    let id = new_task(&place, &format!("http://{listen}"), &["--name", "Page load times"]);
+    assert!(!place.read("client.toml").contains("Page load"), "anybody may see this file");
+    for file in ["leader.toml", "helper.toml", "collector.toml"] {
+        assert!(place.read(file).contains("name = \"Page load times\""), "{file}");
+    }
+    fs::write(place.path("appliance.toml"), format!("data_dir = \"data\"\nlisten = \"{listen}\"\n")).unwrap();
+    place.set("DAPBOX_MONITOR__LISTEN", &format!("127.0.0.1:{monitor}"));
+    let running = place.serve_watched();
+    place.succeed(&["task", "add", "leader.toml"]);
+    let shown = |name: &str| {
+        for arguments in [&["task", "list"][..], &["task", "show", name], &["status"], &["status", name]] {
+            let said = place.succeed(arguments);
+            assert!(said.stdout.contains(name), "{arguments:?}: {}", said.stdout);
+        }
+        for path in ["", "status.json", "metrics"] {
+            let body = get(&format!("http://127.0.0.1:{monitor}/{path}"));
+            assert!(body.contains(name), "{path}: {body}");
+        }
+    };
+    shown("Page load times");
+    place.succeed(&["task", "rename", "Page load times", "Checkout (EU)"]);
+    shown("Checkout (EU)");
+    // Adding it again is no reason to take the operator's name away.
+    place.succeed(&["task", "add", "leader.toml"]);
+    shown("Checkout (EU)");
+    drop(running);
+    let listed = place.succeed(&["task", "list"]).stdout;
+    assert!(listed.contains("Checkout (EU)"), "{listed}");
+    place.succeed(&["task", "rename", &id[..8], "--none"]);
+    assert_eq!(place.succeed(&["task", "show", &id, "-o", "json"]).json()["name"], serde_json::Value::Null);
+    for name in ["", "a\nb", "<b>", &"x".repeat(65)] {
+        assert_eq!(place.run(&["task", "rename", &id, name]).code, 2, "{name:?}");
+    }
+}
+
+/// What a server answers at a URL.
+fn get(url: &str) -> String {
+    ask(reqwest::Method::GET, url).1
+}
+
+/// The status and the body of an answer.
+fn ask(method: reqwest::Method, url: &str) -> (u16, String) {
+    answer(client().request(method, url))
+}
+
+/// Without a proxy, whatever the environment of the tests has.
+fn client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
+fn answer(request: reqwest::RequestBuilder) -> (u16, String) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    })
+}
+
+#[test]
+fn a_taken_port_leaves_no_data_directory_behind() {
+    let mut place = Place::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (listen, monitor, management) in
+        [(taken.as_str(), "", ""), ("127.0.0.1:0", taken.as_str(), ""), ("127.0.0.1:0", "", taken.as_str())]
+    {
+        place.set("DAPBOX_MONITOR__LISTEN", monitor);
+        place.set("DAPBOX_MANAGEMENT__LISTEN", management);
+        place.set("DAPBOX_PUBLIC_URL", "https://helper.example");
+        let said = place.run(&["serve", "--listen", listen, "--data-dir", "data"]);
+        assert!(said.code == 1 && said.stderr.contains(&taken), "{}", said.stderr);
+        assert!(!place.path("data").exists(), "{}", said.stderr);
+    }
+}
+
+#[test]
+fn the_public_address_has_a_page_for_people() {
+    let mut place = Place::new();
+    let listen = format!("127.0.0.1:{}", free_port());
+    fs::write(place.path("appliance.toml"), format!("data_dir = \"data\"\nlisten = \"{listen}\"\n")).unwrap();
+    place.set("DAPBOX_PUBLIC_URL", "https://helper.example");
+    let _running = place.serve();
+    for path in ["", "dap-09/", "dap-18"] {
+        let page = get(&format!("http://{listen}/{path}"));
+        for part in ["<!DOCTYPE html>", "https://helper.example/dap-09/hpke_config", "https://helper.example/dap-18/"] {
+            assert!(page.contains(part), "{path}: {page}");
+        }
+    }
+    assert!(get(&format!("http://{listen}/else")).contains("\"status\":404"));
+}
+
+#[test]
+fn lines_are_as_wide_as_the_terminal() {
+    if !has_programs(&["script", "stty"]) {
+        return;
+    }
+    let place = Place::new();
+    fs::create_dir(place.path("data")).unwrap();
+    let widest = |columns: usize| {
+        let arguments = "doctor --offline --data-dir data";
+        let (_, shown) = Terminal::run_in(&place, arguments, &format!("stty rows 24 cols {columns};")).end();
+        let words: Vec<_> = shown.split_whitespace().collect();
+        assert!(words.join(" ").contains("no server runs on this data directory"), "{shown}");
+        // What turns while it looks is over by the first finding.
+        let (_, findings) = shown.split_once("configuration").unwrap();
+        findings.lines().skip(1).map(|line| line.chars().count()).max().unwrap()
+    };
+    let (narrow, wide) = (widest(60), widest(160));
+    assert!(narrow <= 60 && wide > 80 && wide <= 160, "{narrow} {wide}");
+}
+
+#[test]
+fn charts_are_drawn_with_the_characters_of_the_locale() {
+    let mut place = Place::new();
+    for (locale, has_blocks) in [("C", false), ("C.UTF-8", true), ("de_DE.ISO-8859-1", false)] {
+        place.set("LC_ALL", locale);
+        let said = place.succeed(&["demo", "--vdaf", "histogram", "--rows", "50"]);
+        assert_eq!(said.stdout.is_ascii(), !has_blocks, "{locale}: {}", said.stdout);
+        assert!(said.stdout.contains(if has_blocks { "██" } else { "##" }), "{locale}: {}", said.stdout);
+    }
+}

@@ -1,0 +1,339 @@
+//! The status page in a real browser: it says what is so, follows what happens, can be read by everybody on anything, and
+//! neither complains nor talks to anybody else.
+//!
+//! With `DRAW_STATUS_PAGE=DIR` in the environment, pictures of it are left in that directory, to be looked at. The one
+//! that is called `status.png` is that of the documents.
+
+mod chromium;
+mod overviews;
+
+use std::{fs, path::PathBuf};
+
+use chromium::{Chromium, PROGRAMS};
+use dapbox::{
+    config::{Config, OptionalAddress},
+    model::{BatchMode, Revision, Time, VdafConfig, overview::Overview, words::count},
+    server::status_page,
+    vdaf::Measurement,
+};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use warp::Filter;
+
+use crate::common::{
+    self, Node, Pair,
+    forge::Forge,
+    skip::{find_program, has_programs},
+};
+
+/// A phone that is small, one as most are, a tablet, and a desk.
+const WIDTHS: [u32; 4] = [320, 390, 768, 1280];
+
+const SCHEMES: [&str; 2] = ["light", "dark"];
+
+/// A browser. If none is installed, the test is skipped, and must return.
+fn browser() -> Option<Chromium> {
+    let program = PROGRAMS.iter().find(|program| find_program(program).is_some());
+    let Some(program) = program else {
+        has_programs(&PROGRAMS[..1]);
+        return None;
+    };
+    Some(Chromium::start(program).unwrap())
+}
+
+/// What is wrong with the page that is open, everything unfolded.
+fn audit(browser: &mut Chromium, width: u32) -> Value {
+    browser.value("document.querySelectorAll('details').forEach((part) => part.open = true)");
+    browser.value(&include_str!("audit.js").replace("WIDTH", &width.to_string()))
+}
+
+/// Leaves the page. Returns what the browser complained about, and what it asked of others than of `url`.
+fn complaints(browser: &mut Chromium, url: &str) -> Vec<Value> {
+    // The page asks for itself again and again, until it is left.
+    browser.open("about:blank");
+    let is_wrong = |event: &Value| match event["method"].as_str().unwrap_or_default() {
+        "Runtime.exceptionThrown" | "Log.entryAdded" | "Runtime.consoleAPICalled" => true,
+        "Network.requestWillBeSent" => {
+            let asked = event["params"]["request"]["url"].as_str().unwrap();
+            !asked.starts_with(url) && !asked.starts_with("data:") && asked != "about:blank"
+        }
+        _ => false,
+    };
+    browser.events().into_iter().filter(is_wrong).collect()
+}
+
+/// Serves the page of a server that does not change.
+async fn serve(overview: &Overview) -> String {
+    serve_text(TcpListener::bind("127.0.0.1:0").await.unwrap(), status_page(overview))
+}
+
+fn serve_text(listener: TcpListener, page: String) -> String {
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(warp::serve(warp::any().map(move || warp::reply::html(page.clone()))).incoming(listener).run());
+    url
+}
+
+/// Insists that a page says all that is known; its style may begin sentences with capital letters.
+fn assert_told(browser: &mut Chromium, overview: &Overview) {
+    let shown = browser.text().to_lowercase();
+    for fact in facts(overview) {
+        assert!(shown.contains(&fact.to_lowercase()), "{fact}: {shown}");
+    }
+}
+
+/// What every page about this overview must say.
+fn facts(overview: &Overview) -> Vec<String> {
+    let mut facts = vec![overview.version.clone(), overview.disk.dir.display().to_string()];
+    facts.extend(overview.not_ready.iter().cloned());
+    facts.extend(overview.keys.iter().map(|key| format!("Key {} {}", key.id, key.state.name())));
+    for view in &overview.tasks {
+        let status = &view.status;
+        facts.extend([
+            status.id.to_string(),
+            status.leader_url.clone(),
+            status.helper_url.clone(),
+            status.info.clone(),
+        ]);
+        facts.extend(status.counters.iter().filter(|(name, _)| name.starts_with("re")).map(|(_, n)| count(*n)));
+        facts.extend(view.refused.keys().cloned());
+        facts.extend(view.batches.iter().map(|batch| {
+            format!(
+                "{}{}",
+                count(batch.aggregated),
+                match batch.waiting {
+                    0 => String::new(),
+                    waiting => format!(" + {} waiting", count(waiting)),
+                }
+            )
+        }));
+        facts.extend(view.batches.iter().filter_map(|batch| batch.id.clone()));
+        facts.extend(status.collected.iter().map(|batch| batch.result.name().to_owned()));
+        facts.extend(status.collected.iter().filter_map(|batch| batch.id).map(|id| id.to_string()));
+    }
+    facts
+}
+
+fn watched(config: &mut Config) {
+    config.monitor.listen = OptionalAddress(Some("127.0.0.1:0".parse().unwrap()));
+    config.leader.min_job_size = 1;
+}
+
+async fn overview(node: &Node) -> Overview {
+    common::get(node.monitor() + "status.json").await.unwrap().json().await.unwrap()
+}
+
+/// Where a figure of the page's only task is, by what stands before it.
+fn figure(name: &str) -> String {
+    format!("[...document.querySelectorAll('.body dt')].find((name) => name.textContent === '{name}').nextSibling")
+}
+
+/// A leader whose helper is away, as its page tells it while it happens: without being loaded again, and without
+/// disturbing whoever reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_follows_a_running_pair() {
+    let Some(mut browser) = browser() else { return };
+    let three = |task: &mut dapbox::model::Task| task.public.min_batch_size = 3;
+    let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
+    let mut pair = Pair::start_with(Revision::Dap18, vdaf, mode, watched, three).await;
+    let forge = Forge::new(&pair.parties).await;
+    let url = pair.leader.monitor();
+    browser.open(&url);
+    browser.until("document.body.dataset.link === 'live'");
+    browser.value("window.isTheSame = true; document.querySelector('.task > summary').focus()");
+    assert!(browser.text().contains("No batch holds reports yet"));
+
+    pair.helper.stop().await;
+    let upload = async |reports: usize| {
+        for _ in 0..reports {
+            pair.parties.upload(&forge.report(&Measurement::Flag(true), Time::now())).await;
+        }
+    };
+    let batch = |words: &str, numbers: &str| {
+        let text = |class: &str| format!("document.querySelector('.batch .{class}')?.textContent");
+        // The state of a batch whose time goes on says until when.
+        format!("{}?.startsWith('{words}') && {} === '{numbers}'", text("state"), text("numbers"))
+    };
+    upload(2).await;
+    browser.until(&batch("Too few reports", "0 + 2 waiting of 3, 1 more needed"));
+    upload(1).await;
+    browser.until(&batch("Not aggregated yet", "0 + 3 waiting of 3"));
+    browser.until("document.querySelector('.alerts')?.innerText.includes('the helper did not take')");
+    browser.value("document.querySelector('.task').open = false");
+    pair.helper.resume().await;
+    // Reports of this hour still come in.
+    browser.until(&batch("Ready to collect, open until ", "3 of 3"));
+    browser.until(&format!("{}.textContent === '3'", figure("aggregated in all")));
+    browser.until("!document.querySelector('.alerts')");
+    assert_eq!(browser.value("window.isTheSame"), true, "it was loaded again");
+    assert_eq!(browser.value("document.activeElement.matches('.task > summary')"), true);
+    assert_eq!(browser.value("document.querySelector('.task').open"), false, "somebody has folded it");
+    browser.press("Enter", 13);
+    browser.until("document.querySelector('.task').open");
+    let seen = overview(&pair.leader).await;
+    assert_told(&mut browser, &seen);
+    assert_eq!(complaints(&mut browser, &url), Vec::<Value>::new());
+
+    without_scripts(&mut browser, &url, &seen);
+    nothing_else_runs(&mut browser, &url);
+    gone_and_back(&mut browser, &mut pair.leader).await;
+    pair.stop().await;
+}
+
+/// All facts are there without scripts, and the page is loaded again by itself.
+fn without_scripts(browser: &mut Chromium, url: &str, seen: &Overview) {
+    browser.scripts(false);
+    browser.open(url);
+    assert_told(browser, seen);
+    let shown = browser.text();
+    assert!(shown.contains("Loaded again every 30 s") && !shown.contains("Pause"), "{shown}");
+    assert_eq!(browser.value("document.querySelector('meta[http-equiv]').content"), "30");
+    assert_eq!(complaints(browser, url), Vec::<Value>::new());
+    browser.scripts(true);
+}
+
+/// Whatever somebody might bring into the page, it neither runs nor asks for anything.
+fn nothing_else_runs(browser: &mut Chromium, url: &str) {
+    browser.open(url);
+    let directive = browser.value(
+        "new Promise((done) => {
+            document.addEventListener('securitypolicyviolation', (event) => done(event.effectiveDirective));
+            new Image().src = 'http://127.0.0.1:9/picture';
+        })",
+    );
+    assert_eq!(directive, "img-src");
+    browser.value(
+        "const script = document.createElement('script');
+        script.text = 'window.hasRun = true';
+        document.body.append(script)",
+    );
+    assert_eq!(browser.value("'hasRun' in window"), false);
+}
+
+/// Whoever looks sees that what is shown is old, and that it is new again.
+async fn gone_and_back(browser: &mut Chromium, node: &mut Node) {
+    browser.open(&node.monitor());
+    browser.until("document.body.dataset.link === 'live'");
+    node.config.monitor.listen = OptionalAddress(node.server().monitor_address());
+    node.stop().await;
+    browser.until("document.body.dataset.link === 'gone'");
+    assert!(browser.text().contains("Not connected since"));
+    assert_eq!(audit(browser, 800), serde_json::json!([]));
+    node.resume().await;
+    browser.until("document.body.dataset.link === 'live'");
+    browser.value("document.querySelector('#pause').click()");
+    assert!(browser.text().contains("Paused") && browser.text().contains("Resume"));
+}
+
+/// However much there is to say, and wherever: it fits, can be read, and is there for those who listen to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_fits_and_can_be_read_everywhere() {
+    let Some(mut browser) = browser() else { return };
+    bad_pages_are_known(&mut browser).await;
+    for (name, overview) in
+        [("fresh", overviews::fresh()), ("busy", overviews::busy()), ("troubled", overviews::troubled())]
+    {
+        let url = serve(&overview).await;
+        for (width, scheme) in WIDTHS.into_iter().flat_map(|width| SCHEMES.map(|scheme| (width, scheme))) {
+            browser.resize(width, 800);
+            browser.scheme(scheme);
+            browser.open(&url);
+            browser.until("document.body.dataset.link === 'live'");
+            draw(&mut browser, &format!("{name}-{width}-{scheme}"));
+            assert_eq!(audit(&mut browser, width), serde_json::json!([]), "{name}, {width}, {scheme}");
+            draw(&mut browser, &format!("{name}-{width}-{scheme}-unfolded"));
+        }
+        is_told(&mut browser);
+        assert_told(&mut browser, &overview);
+        assert_eq!(complaints(&mut browser, &url), Vec::<Value>::new());
+    }
+    browser.resize(1280, 800);
+    browser.scheme("light");
+    browser.open(&serve(&overviews::calm()).await);
+    browser.until("document.body.dataset.link === 'live'");
+    // What a task's parameters are is no news to those who read about it.
+    browser.value("document.querySelector('.parameters').previousSibling.remove()");
+    browser.value("document.querySelector('.parameters').remove()");
+    draw(&mut browser, "status");
+}
+
+/// Whoever audits must be able to find something.
+async fn bad_pages_are_known(browser: &mut Chromium) {
+    let bad = "<!DOCTYPE html><meta name=viewport content='width=device-width'><link rel=icon href='data:,'><h1>One</h1><h3 id=a>Three</h3>\
+               <p id=a style='color: #999'>pale</p><p style='width: 900px; font-size: 8px'>wide</p><svg></svg>\
+               <div style='width: 5em; white-space: nowrap'>more than fits into this</div><a href='#nowhere'>link</a>";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    browser.resize(390, 800);
+    browser.open(&serve_text(listener, bad.to_owned()));
+    let found = audit(browser, 390).to_string();
+    complaints(browser, "");
+    for complaint in [
+        "it scrolls",
+        "from 8 to 908",
+        "more in it than fits",
+        "contrast of text 2.85",
+        "small text",
+        "heading after level 1",
+        "twice: a",
+        "leads nowhere: nowhere",
+        "decoration, or a drawing?",
+    ] {
+        assert!(found.contains(complaint), "{complaint}: {found}");
+    }
+}
+
+/// What those hear who cannot see: charts in words, and a name for whatever can be used. And what comes first.
+fn is_told(browser: &mut Chromium) {
+    let tree = browser.call("Accessibility.getFullAXTree", serde_json::json!({}));
+    let nodes: Vec<_> = tree["nodes"].as_array().unwrap().iter().filter(|node| node["ignored"] != true).collect();
+    let named = |roles: &[&str]| {
+        let with = nodes.iter().filter(|node| roles.iter().any(|role| node["role"]["value"] == *role));
+        with.map(|node| node["name"]["value"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    let charts = named(&["image", "img", "graphics-document"]);
+    let drawn = browser.value("document.querySelectorAll('figure.chart').length");
+    assert_eq!(drawn, charts.len());
+    assert!(charts.iter().all(|name| name.contains("per minute") && name.contains("in all")), "{charts:?}");
+    let usable = named(&["button", "link", "DisclosureTriangle", "DisclosureTriangleGrouped"]);
+    assert!(!usable.is_empty() && usable.iter().all(|name| !name.trim().is_empty()), "{usable:?}");
+    browser.value("document.activeElement.blur()");
+    browser.press("Tab", 9);
+    assert_eq!(browser.value("document.activeElement.textContent"), "Skip to the tasks");
+}
+
+/// Leaves a picture, if pictures are asked for.
+fn draw(browser: &mut Chromium, name: &str) {
+    let Some(dir) = std::env::var_os("DRAW_STATUS_PAGE").map(PathBuf::from) else { return };
+    fs::create_dir_all(&dir).unwrap();
+    fs::write(dir.join(name).with_extension("png"), browser.picture()).unwrap();
+}
+
+/// What a task's text says is text, without any browser.
+#[test]
+fn what_tasks_say_is_never_more_than_text() {
+    let page = status_page(&overviews::troubled());
+    assert!(!page.contains("<script>alert") && page.contains("&lt;script&gt;alert(1)&lt;/script&gt; &amp; "));
+    assert_eq!(page.matches("<script>").count(), 1);
+}
+
+/// Above something that needs attention nothing is green, and a helper has one line, however many tasks wait for it.
+#[test]
+fn a_page_with_trouble_is_not_green_and_names_a_helper_once() {
+    let readiness =
+        |page: &str| page.split("of-readiness").nth(1).unwrap().split("</section>").next().unwrap().to_owned();
+    let calm = status_page(&overviews::calm());
+    assert!(readiness(&calm).contains("i-good") && !calm.contains("of-attention"));
+    assert!(calm.contains("<title>Ready, 1 task - leader.example.org - dapbox</title>"), "the server is named");
+
+    let mut busy = overviews::busy();
+    let trouble = busy.tasks.iter().find_map(|view| view.status.last_trouble.clone());
+    for view in busy.tasks.iter_mut().filter(|view| view.status.role == dapbox::model::Role::Leader) {
+        view.status.last_trouble.clone_from(&trouble);
+    }
+    let page = status_page(&busy);
+    let shown = readiness(&page);
+    assert!(!shown.contains("i-good") && shown.contains("Ready, needs attention"), "{shown}");
+    let alerts = page.split("of-attention").nth(1).unwrap().split("</section>").next().unwrap();
+    assert_eq!(alerts.matches("<li>").count(), 1, "{alerts}");
+    assert!(alerts.contains("4 tasks") && alerts.matches("#about-").count() == 4, "{alerts}");
+    assert!(alerts.contains("Checkout, page loads (EU) ("), "a task goes by its name: {alerts}");
+}

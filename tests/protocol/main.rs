@@ -1,0 +1,10 @@
+//! Messages and cryptography, byte by byte: encodings, official vectors, and what the drafts demand.
+
+mod dap18_musts;
+mod hpke_vectors;
+#[path = "../common/skip.rs"]
+mod skip;
+mod vdaf_vectors;
+mod wire_dap09;
+mod wire_dap18;
+mod wire_taskprov;

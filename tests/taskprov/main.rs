@@ -1,7 +1,0 @@
-//! Tasks that are set up in-band (draft-wang-ppm-dap-taskprov-06 with DAP-09): nobody adds them, and what is unsafe is refused.
-
-mod acquaintances;
-#[path = "../common/mod.rs"]
-mod common;
-mod life;
-mod refusals;
