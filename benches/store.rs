@@ -8,10 +8,11 @@ use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use dapbox::{
     model::{
-        AggregationJobId, BatchMode, Bucket, Duration, HpkeCiphertext, HpkeConfig, Party, Point, Report, ReportId,
+        AggregationJobId, BatchMode, Bucket, Duration, HpkeCiphertext, HpkeConfig, Party, Report, ReportId,
         ReportMetadata, Revision, Secret, Task, TaskId, TaskParameters, Time, TokenHash, VdafConfig,
     },
     store::{HelperJobRecord, HelperJobState, Options, Store},
+    support::Point,
 };
 use futures_util::future::try_join_all;
 use tokio::runtime::Runtime;
@@ -91,7 +92,7 @@ fn ids() -> Vec<(ReportId, Time)> {
 }
 
 /// What the helper writes for a job: ids, the bucket, the answer.
-async fn helper_job(store: &Store, ids: Vec<(ReportId, Time)>, answer: Bytes) -> Result<(), dapbox::model::Fault> {
+async fn helper_job(store: &Store, ids: Vec<(ReportId, Time)>, answer: Bytes) -> Result<(), dapbox::support::Fault> {
     let write = store.write(Point::Trial, move |tx| {
         tx.remember(&TASK, &ids)?;
         let mut bucket = tx.bucket_mut(&TASK, Bucket::Time(Time(1_700_000_000)))?;

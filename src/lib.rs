@@ -191,16 +191,11 @@
 
 #![deny(clippy::print_stderr)]
 
-pub mod aggregator;
 pub mod cli;
-pub mod client;
-pub mod collector;
-pub mod config;
-pub mod hpke;
-pub mod model;
-pub mod peer;
-pub mod pool;
-pub mod server;
-pub mod store;
-pub mod vdaf;
-pub mod wire;
+
+pub use dapbox_aggregator::{self as aggregator, config, views};
+pub use dapbox_client::{client, collector, peer};
+pub use dapbox_protocol::{hpke, model, vdaf, wire};
+pub use dapbox_server::{self as server, pool};
+pub use dapbox_store as store;
+pub use dapbox_support as support;

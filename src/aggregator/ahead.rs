@@ -3,10 +3,9 @@
 //! A server whose clock is years ahead stores times that are far in the future once the clock is right. Keys and jobs are
 //! corrected (`keys/plan.rs`, `store/sweep.rs`). A horizon is not: it only rises, so that nothing is opened again.
 
-use crate::{
-    model::{Duration, Time, overview::TimeAhead},
-    store::{KeyStage, TaskState, View},
-};
+use crate::views::overview::TimeAhead;
+use dapbox_protocol::model::{Duration, Time};
+use dapbox_store::{KeyStage, TaskState, View};
 
 /// How far ahead a time may be, for clocks that differ. In seconds.
 const ALLOWED: Duration = Duration(86_400);

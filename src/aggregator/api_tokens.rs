@@ -1,13 +1,12 @@
 //! The tokens that a control plane shows to the management API: made, listed and revoked by the operator. Several are in
 //! force at once, so that a new one can be tried before the old one goes.
 
-use crate::{
-    model::{
-        Fault, Time,
-        management::{ApiToken, MAX_API_TOKENS, check_name},
-    },
-    store::Tx,
+use dapbox_protocol::model::Time;
+use dapbox_store::{
+    Tx,
+    api_token::{ApiToken, MAX_API_TOKENS, check_name},
 };
+use dapbox_support::Fault;
 
 /// Why an API token is not made or revoked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

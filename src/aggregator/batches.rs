@@ -3,11 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::{
-    model::{BatchId, BatchSelector, Bucket, Checksum, Duration, Interval, PartialBatch, Time, calendar},
-    store::{BucketHeader, LeaderJobRecord, TaskState},
+use dapbox_protocol::{
+    model::{BatchId, BatchSelector, Bucket, Checksum, Duration, Interval, PartialBatch, Time},
     wire::ProblemType,
 };
+use dapbox_store::{BucketHeader, LeaderJobRecord, TaskState};
+use dapbox_support::calendar;
 
 /// The batch buckets of a batch, summed up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,19 +13,21 @@ use super::{
     phase::{Phase, has_enough_reports, phase},
     results,
 };
-use crate::{
-    config, hpke,
+use crate::config;
+use dapbox_protocol::{
+    hpke,
     model::{
         AggregateShareId, AggregateShareReq, BatchMode, BatchSelector, Bucket, Collection, CollectionJobId,
-        CollectionReq, Fault, FixedSizeQuery, HpkeCiphertext, Interval, PassedOn, Query, Task, TaskId, Time,
-    },
-    store::{
-        CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Progress, ResultRecord, ResultStage,
-        TaskState, Tx,
+        CollectionReq, FixedSizeQuery, HpkeCiphertext, Interval, PassedOn, Query, Task, TaskId, Time,
     },
     vdaf::AggregateShare,
     wire::{Problem, ProblemType, Rules},
 };
+use dapbox_store::{
+    CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Progress, ResultRecord, ResultStage, TaskState,
+    Tx,
+};
+use dapbox_support::Fault;
 
 /// Why a collection job is refused by `leader.max_collections`.
 const TOO_MANY: &str =
@@ -135,7 +137,7 @@ fn check_query(state: &TaskState, rules: &Rules, limits: &config::Leader, query:
 
 /// Moves a waiting collection job as far as it goes without the helper. True if it is not waiting any more.
 ///
-/// `noise` was drawn for this call ([`Preparer::noise`](crate::vdaf::Preparer::noise)) and is in the share that is stored if
+/// `noise` was drawn for this call ([`Preparer::noise`](dapbox_protocol::vdaf::Preparer::noise)) and is in the share that is stored if
 /// it closes the batch: in the same write, so that a batch never has two draws. Without it no batch is closed.
 pub fn advance(
     tx: &mut Tx<'_>,

@@ -4,7 +4,8 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use crate::model::{ReportError, words};
+use dapbox_protocol::model::ReportError;
+use dapbox_support::words;
 
 /// A report was stored at upload.
 pub const REPORT_SUCCESS: &str = "report_success";

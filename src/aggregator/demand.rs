@@ -1,10 +1,8 @@
 //! What collections ask of aggregation: who shall be aggregated now, and who shall rest.
 
 use super::phase::{Phase, phase};
-use crate::{
-    model::{Interval, Query, Time},
-    store::{CollectionState, Entry, ReportRef, TaskState},
-};
+use dapbox_protocol::model::{Interval, Query, Time};
+use dapbox_store::{CollectionState, Entry, ReportRef, TaskState};
 
 /// Which intervals or whole tasks must be aggregated at once or must rest, for the sake of collections.
 #[derive(Debug, Default, PartialEq, Eq)]

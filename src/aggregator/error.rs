@@ -1,9 +1,7 @@
 //! What an interaction with a peer ends in when it does not succeed.
 
-use crate::{
-    model::Fault,
-    wire::{Malformed, Problem},
-};
+use dapbox_protocol::wire::{Malformed, Problem};
+use dapbox_support::Fault;
 
 /// Why a request is not answered with success.
 #[derive(Debug, thiserror::Error)]

@@ -17,15 +17,16 @@ use super::{
     Error, KeyRing, Opener, Sums, TaskContext, check_extensions, check_parameter, check_replay, check_time, counters,
     shares::{Sum, bucket_of, guarded},
 };
-use crate::{
+use dapbox_protocol::{
     model::{
-        AggregationJobId, BatchMode, Bucket, Duration, Fault, JobInit, PartialBatch, PrepareInit, PrepareOutcome,
-        PrepareResp, ReportError, ReportId, ReportMetadata, Task, TaskId, Time,
+        AggregationJobId, BatchMode, Bucket, Duration, JobInit, PartialBatch, PrepareInit, PrepareOutcome, PrepareResp,
+        ReportError, ReportId, ReportMetadata, Task, TaskId, Time,
     },
-    store::{HelperJobRecord, HelperJobState, TaskState, Tx},
     vdaf::InputShare,
     wire::{Problem, ProblemType},
 };
+use dapbox_store::{HelperJobRecord, HelperJobState, TaskState, Tx};
+use dapbox_support::Fault;
 
 pub(super) use bounds::COPIES;
 use bounds::NewBuckets;
@@ -272,7 +273,7 @@ pub fn answer(
     context: &TaskContext,
     opener: &Opener<'_>,
     init: &PrepareInit,
-) -> Result<(crate::vdaf::OutputShare, Bytes), ReportError> {
+) -> Result<(dapbox_protocol::vdaf::OutputShare, Bytes), ReportError> {
     let PrepareInit { share, message } = init;
     let input_share = opener.open(&share.metadata, &share.extensions, &share.public_share, &share.input_share)?;
     let input =

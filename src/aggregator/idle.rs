@@ -5,10 +5,9 @@
 //! sweeper removes tasks that are over.
 
 use super::{counters, tasks};
-use crate::{
-    model::{Duration, Fault, TaskId, Time},
-    store::{TaskState, Tx},
-};
+use dapbox_protocol::model::{Duration, TaskId, Time};
+use dapbox_store::{TaskState, Tx};
+use dapbox_support::Fault;
 
 /// How long a new task keeps its place although it was not used: its first report is stored by a later write than the
 /// task. In seconds.

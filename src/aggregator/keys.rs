@@ -14,15 +14,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use rand::seq::IteratorRandom;
 
-use crate::{
+use crate::views::keys::{KeyChange, ListedKey};
+use dapbox_protocol::{
     hpke::{Keypair, Suite},
-    model::{
-        Fault, HpkeConfig, Secret, Time,
-        keys::{KeyChange, ListedKey},
-        overview::KeyState,
-    },
-    store::{KeyRecord, KeyStage, Tx, View},
+    model::{HpkeConfig, KeyState, Secret, Time},
 };
+use dapbox_store::{KeyRecord, KeyStage, Tx, View};
+use dapbox_support::Fault;
 
 pub use plan::{Kept, KeyError, Needs, Policy, Request, Step, plan};
 

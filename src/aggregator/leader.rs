@@ -20,14 +20,15 @@ use super::{
     retention,
     shares::{bucket_of, guarded},
 };
-use crate::{
+use dapbox_protocol::{
     model::{
-        AggregationJobId, Fault, JobInit, PartialBatch, PrepareInit, PrepareOutcome, PrepareResp, Report, ReportError,
+        AggregationJobId, JobInit, PartialBatch, PrepareInit, PrepareOutcome, PrepareResp, Report, ReportError,
         ReportId, ReportMetadata, ReportShare, TaskId, Time,
     },
-    store::{Entry, LeaderJobRecord, LeaderJobState, ReportRef, TaskState, Tx},
     vdaf::{InputShare, Pending},
 };
+use dapbox_store::{Entry, LeaderJobRecord, LeaderJobState, ReportRef, TaskState, Tx};
+use dapbox_support::Fault;
 
 pub use pick::{JobBounds, may_pick, pick};
 

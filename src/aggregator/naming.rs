@@ -6,11 +6,12 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::{
-    model::{AggregateShareId, Fault, TaskId},
-    store::Tx,
+use dapbox_protocol::{
+    model::{AggregateShareId, TaskId},
     wire::Interaction,
 };
+use dapbox_store::Tx;
+use dapbox_support::Fault;
 
 /// Keeps these hashes apart from all others.
 const LABEL: &[u8] = b"dapbox resource";
@@ -103,10 +104,9 @@ impl Content {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        model::{Point, Revision},
-        store::{Options, Store},
-    };
+    use dapbox_protocol::model::Revision;
+    use dapbox_store::{Options, Store};
+    use dapbox_support::Point;
 
     #[test]
     fn everything_that_makes_a_resource_is_in_its_name() {
@@ -134,7 +134,7 @@ mod tests {
     #[tokio::test]
     async fn a_deleted_name_is_never_found_again_and_only_its_own_deletion_counts() {
         let dir = tempfile::tempdir().unwrap();
-        let task = crate::aggregator::testing::task(Revision::Dap18);
+        let task = crate::testing::task(Revision::Dap18);
         let content = Content::new(task.public.id, Interaction::CollectionJob, b"next batch, please");
         let other = Content::new(task.public.id, Interaction::AggregationJob, b"next batch, please");
         let name = move |tx: &mut Tx<'_>| Ok((content.name(tx, Name::OfContent)?, other.name(tx, Name::OfContent)?));

@@ -11,18 +11,22 @@ use super::{
     tokens::{self, TokenError},
     untouched,
 };
-use crate::{
-    model::{
-        Fault, Point, Task, TaskId, Time,
-        keys::{KeyChange, ListedKey},
-        management::{ApiToken, ApiTokenStatus},
-        name::TaskName,
-        overview::TimeAhead,
-        status::{Remains, TaskStatus, UntouchedRequest},
-        tokens::{TokenChange, TokenStatus},
-    },
-    store::{self, BackupError, BackupMade, BackupOptions, OpenError, Options, Store, TaskState, Tx},
+use crate::views::{
+    ApiTokenStatus,
+    keys::{KeyChange, ListedKey},
+    overview::TimeAhead,
+    status::{Remains, TaskStatus, UntouchedRequest},
 };
+use dapbox_protocol::model::{
+    Task, TaskId, Time,
+    tokens::{TokenChange, TokenStatus},
+};
+use dapbox_store as store;
+use dapbox_store::{
+    BackupError, BackupMade, BackupOptions, OpenError, Options, Store, TaskState, Tx, api_token::ApiToken,
+    name::TaskName,
+};
+use dapbox_support::{Fault, Point};
 
 /// A data directory, held for as long as this lives.
 pub struct Offline {

@@ -3,10 +3,8 @@
 use std::collections::BTreeSet;
 
 use super::batches::{self, Refusal};
-use crate::{
-    model::{BatchSelector, CollectionJobId, FixedSizeQuery, Interval, Query},
-    store::{CollectionJobRecord, CollectionState, ReportRef, TaskState},
-};
+use dapbox_protocol::model::{BatchSelector, CollectionJobId, FixedSizeQuery, Interval, Query};
+use dapbox_store::{CollectionJobRecord, CollectionState, ReportRef, TaskState};
 
 /// What a waiting collection job waits for.
 #[derive(Debug, PartialEq, Eq)]

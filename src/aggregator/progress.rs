@@ -3,13 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::batches::{self, Open};
-use crate::{
-    model::{
-        BatchMode, Bucket, Interval, Role, Time,
-        overview::{BatchState, BatchView, StateCounts, TaskView},
-    },
-    store::{CollectionState, LeaderJobState, TaskState},
-};
+use crate::views::overview::{BatchState, BatchView, StateCounts, TaskView};
+use dapbox_protocol::model::{BatchMode, Bucket, Interval, Role, Time};
+use dapbox_store::{CollectionState, LeaderJobState, TaskState};
 
 /// The batches that hold reports, aggregated or waiting, and were not collected, the newest first; no more are listed
 /// than a person can look at. And how many of them, and of the jobs, are how far.

@@ -13,13 +13,12 @@ use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
 
 use super::tasks::{self, TaskError};
-use crate::{
-    model::{
-        Duration, Fault, Party, Revision, Role, Secret, Task, TaskId, TaskParameters, Time, TokenHash,
-        management::{Provision, TaskOrder},
-    },
-    store::Tx,
+use dapbox_protocol::{
+    model::{Duration, Party, Revision, Role, Secret, Task, TaskId, TaskParameters, Time, TokenHash},
+    wire::management::TaskOrder,
 };
+use dapbox_store::{Tx, api_token::Provision};
+use dapbox_support::Fault;
 
 /// How many bytes the secret has that tokens are derived from.
 const SEED_BYTES: usize = 32;
@@ -255,7 +254,8 @@ const AGGREGATIONS: [(&str, &str); 21] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{aggregator::counters, model::ReportError};
+    use crate::counters;
+    use dapbox_protocol::model::ReportError;
 
     /// What Python's `hmac` makes of RFC 5869.
     const EXPECTED: &str = "QgOP79aE8sKrjUCgAoayGGdLSN8d7x51iWuUzy_CJbU";

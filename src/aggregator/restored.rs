@@ -12,10 +12,9 @@ use super::{
     retention::{self, Lost},
     untouched,
 };
-use crate::{
-    model::{Duration, Role, Secret, TaskId, Time},
-    store::{self, Options, RestoreError},
-};
+use dapbox_protocol::model::{Duration, Role, Secret, TaskId, Time};
+use dapbox_store as store;
+use dapbox_store::{Options, RestoreError};
 
 /// What a restore came to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

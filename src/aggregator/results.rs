@@ -1,13 +1,10 @@
 //! Results of collected batches at the leader: whether the collector has fetched them, and which batch a collector without
 //! DELETE gets next.
 
-use crate::{
-    model::{
-        BatchSelector, Bucket, CollectionJobId, Duration, Fault, FixedSizeQuery, Query, TaskId, Time,
-        status::{CollectedBatchStatus, ResultState},
-    },
-    store::{CollectionJobRecord, CollectionState, ResultRecord, ResultStage, TaskState, Tx},
-};
+use crate::views::status::{CollectedBatchStatus, ResultState};
+use dapbox_protocol::model::{BatchSelector, Bucket, CollectionJobId, Duration, FixedSizeQuery, Query, TaskId, Time};
+use dapbox_store::{CollectionJobRecord, CollectionState, ResultRecord, ResultStage, TaskState, Tx};
+use dapbox_support::Fault;
 
 /// The batch that a collection job is about, once it has one.
 pub fn batch_of(job: &CollectionJobRecord) -> Option<BatchSelector> {

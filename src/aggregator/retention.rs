@@ -10,12 +10,15 @@
 //! both sides.
 
 use super::{counters, naming::Content};
-use crate::{
-    config,
-    model::{BatchId, Duration, Fault, ReportError, ReportId, TaskId, Time},
-    store::{CollectionJobRecord, CollectionState, LeaderJobRecord, Old, Place, ReportRef, Swept, TaskState, Tx},
+use crate::config;
+use dapbox_protocol::{
+    model::{BatchId, Duration, ReportError, ReportId, TaskId, Time},
     wire::{Interaction, ProblemType},
 };
+use dapbox_store::{
+    CollectionJobRecord, CollectionState, LeaderJobRecord, Old, Place, ReportRef, Swept, TaskState, Tx,
+};
+use dapbox_support::Fault;
 
 /// What collectors are told whose job was under way when the past was closed.
 const ENDED: &str = "the leader was restored from a backup and has given up what was under way; \

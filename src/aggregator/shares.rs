@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{KeyRing, TaskContext};
-use crate::{
+use dapbox_protocol::{
     model::{
         Bucket, Checksum, Extension, HpkeCiphertext, PartialBatch, ReportError, ReportId, ReportMetadata, Task, Time,
     },
@@ -122,7 +122,7 @@ pub fn bucket_of(task: &Task, batch: PartialBatch, metadata: &ReportMetadata) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Time;
+    use dapbox_protocol::model::Time;
 
     #[test]
     fn a_panic_costs_its_own_report_only() {

@@ -11,14 +11,15 @@ use super::{
     provision::{ProvisionError, check_floor},
     tasks::{self, TaskError},
 };
-use crate::{
+use dapbox_protocol::{
     model::{
-        BaseUrl, Duration, Fault, Party, Role, Secret, Task, TaskId, Time, TokenHash,
+        BaseUrl, Duration, Party, Role, Secret, Task, TaskId, Time, TokenHash,
         taskprov::{InBand, PeerAggregator, PeerName, PeerSide, TaskConfiguration, is_same_endpoint},
     },
-    store::{TaskState, Tx},
     vdaf,
 };
+use dapbox_store::{TaskState, Tx};
+use dapbox_support::Fault;
 
 /// What the salt is the hash of (draft-wang-ppm-dap-taskprov-06 section 3.2).
 const SALT: &[u8] = b"dap-taskprov";
@@ -176,7 +177,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::{
+    use dapbox_protocol::{
         hpke::{Keypair, Suite},
         model::{BatchMode, Revision, TaskParameters, VdafConfig},
         wire,

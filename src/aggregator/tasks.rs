@@ -3,16 +3,14 @@
 use std::collections::HashSet;
 
 use super::{counters, results, untouched};
-use crate::{
+use crate::views::status::{Provisioned, Remains, SetUpInBand, TaskStatus};
+use dapbox_protocol::{
     hpke,
-    model::{
-        BaseUrl, Duration, Fault, Role, Task, TaskId, TaskParameters, Time,
-        name::TaskName,
-        status::{Provisioned, Remains, SetUpInBand, TaskStatus},
-    },
-    store::{Counters, TaskState, Tx},
+    model::{BaseUrl, Duration, Role, Task, TaskId, TaskParameters, Time},
     vdaf, wire,
 };
+use dapbox_store::{Counters, TaskState, Tx, name::TaskName};
+use dapbox_support::Fault;
 
 /// Why a task is not added.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -233,10 +231,8 @@ pub fn status(state: &TaskState) -> TaskStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        aggregator::testing,
-        model::{BatchMode, Duration, Epsilon, Interval, Max, Revision, Secret, VdafConfig},
-    };
+    use crate::testing;
+    use dapbox_protocol::model::{BatchMode, Duration, Epsilon, Interval, Max, Revision, Secret, VdafConfig};
 
     fn windows(task: &mut Task, seconds: u64) {
         let batch_time_window_size = Some(Duration(seconds));

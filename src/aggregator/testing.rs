@@ -1,6 +1,6 @@
-//! What the tests of this room and of the server share.
+//! A task for the tests of this crate and of the server.
 
-use crate::{
+use dapbox_protocol::{
     hpke::{Keypair, Suite},
     model::{BatchMode, Duration, Party, Revision, Secret, Task, TaskId, TaskParameters, TokenHash, VdafConfig},
     vdaf, wire,

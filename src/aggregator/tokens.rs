@@ -1,12 +1,11 @@
 //! Replacing the tokens of a task.
 
-use crate::{
-    model::{
-        Fault, Time,
-        tokens::{NewToken, TokenChange, TokenStatus},
-    },
-    store::Tx,
+use dapbox_protocol::model::{
+    Time,
+    tokens::{NewToken, TokenChange, TokenStatus},
 };
+use dapbox_store::Tx;
+use dapbox_support::Fault;
 
 /// Why a token is not replaced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -7,10 +7,9 @@
 //! task was contacted: what is removed is gone for ever.
 
 use super::{counters, retention, tasks};
-use crate::{
-    model::{Fault, TaskId, Time},
-    store::{TaskState, Tx},
-};
+use dapbox_protocol::model::{TaskId, Time};
+use dapbox_store::{TaskState, Tx};
+use dapbox_support::Fault;
 
 /// Whether no request has named a task yet, as far as is stored. One that was set up in-band was named by a request.
 pub fn is_unused(state: &TaskState) -> bool {

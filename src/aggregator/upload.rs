@@ -8,12 +8,13 @@ use std::collections::HashMap;
 use super::{
     Error, KeyRing, Opener, TaskContext, batches, check_horizon, check_time, counters, leader, shares::guarded,
 };
-use crate::{
-    config::Limits,
-    model::{Duration, Fault, Report, ReportError, ReportId, Task, TaskId, Time},
-    store::{TaskState, Tx},
+use crate::config::Limits;
+use dapbox_protocol::{
+    model::{Duration, Report, ReportError, ReportId, Task, TaskId, Time},
     wire::{Problem, ProblemType},
 };
+use dapbox_store::{TaskState, Tx};
+use dapbox_support::Fault;
 
 /// What becomes of an uploaded report.
 #[derive(Clone, Debug, PartialEq, Eq)]

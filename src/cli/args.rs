@@ -6,9 +6,10 @@ use clap::{Args, ValueEnum};
 
 use super::Failure;
 use crate::{
-    config::{Config, ConfigError, Overrides, Setting, environment, span},
+    config::{Config, ConfigError, Overrides, Setting, environment},
     model::{BatchMode, Duration, Revision, VdafConfig},
     peer::{Peer, PeerOptions, Roots},
+    support::span,
     vdaf::table::{self, Parameters},
 };
 

@@ -15,10 +15,7 @@ use super::{
     findings::{Verdict, failed, good, warning},
     style::counted,
 };
-use crate::{
-    model::{Time, overview::CertificateStatus},
-    server::describe_certificate,
-};
+use crate::{model::Time, server::describe_certificate, views::overview::CertificateStatus};
 
 /// A day in seconds.
 const DAY: u64 = 86_400;

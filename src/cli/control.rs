@@ -10,17 +10,21 @@ use serde::de::DeserializeOwned;
 use super::Failure;
 use crate::{
     aggregator::{offline::Offline, retention::Lost},
-    config::Config,
+    config::{
+        Config,
+        changes::{LogLevel, Reloaded},
+    },
     model::{
         Task, TaskId, Time,
-        name::TaskName,
-        overview::{Overview, TimeAhead},
-        reload::{LogLevel, Reloaded},
-        status::{CloseRequest, Health, Remains, RenameRequest, TaskStatus, UntouchedRequest},
         tokens::{TokenChange, TokenStatus},
     },
     peer::Proxies,
     server::{self, ShortPath},
+    store::name::TaskName,
+    views::{
+        overview::{Overview, TimeAhead},
+        status::{CloseRequest, Health, Remains, RenameRequest, TaskStatus, UntouchedRequest},
+    },
     wire::Problem,
 };
 

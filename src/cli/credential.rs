@@ -7,7 +7,8 @@ use serde::Deserialize;
 use super::{Failure, pasted::read_file};
 use crate::{
     hpke::{Keypair, Suite},
-    model::{HpkeConfig, Secret, pasted},
+    model::{HpkeConfig, Secret},
+    wire::pasted,
 };
 
 /// The longest such file that is read, in bytes. They have a few hundred.

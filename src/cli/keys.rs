@@ -12,11 +12,8 @@ use super::{
 };
 use crate::{
     aggregator::keys::{Policy, Request},
-    model::{
-        Duration, Time,
-        keys::{KeyChange, ListedKey, RotateRequest},
-        overview::KeyState,
-    },
+    model::{Duration, KeyState, Time},
+    views::keys::{KeyChange, ListedKey, RotateRequest},
 };
 
 /// The subcommands of `dapbox keys`.

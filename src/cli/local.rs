@@ -9,8 +9,10 @@ use std::{
 use super::{Failure, control::Socket, taskfile::TaskFiles};
 use crate::{
     config::{Config, Disk, Leader, Monitor, OptionalAddress, Seconds},
-    model::{Fault, ReportId, Revision, Secret, Task, TaskId, status::TaskStatus},
+    model::{ReportId, Revision, Secret, Task, TaskId},
     server::Server,
+    support::Fault,
+    views::status::TaskStatus,
     wire,
 };
 

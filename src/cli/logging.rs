@@ -21,7 +21,8 @@ use self::sink::Sink;
 use super::{Failure, style::Style};
 use crate::{
     config::{Log, LogFormat},
-    model::{Time, calendar, fault::panic_text},
+    model::Time,
+    support::{calendar, fault::panic_text},
 };
 
 /// How long a process that ends waits for its last lines to be written.

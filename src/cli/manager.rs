@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState as State;
 
-use crate::{model::Fault, server::Pulse};
+use crate::{server::Pulse, support::Fault};
 
 /// How often a manager is told that something goes on that takes long, and how much longer it should wait each time.
 const REMINDER: Duration = Duration::from_secs(10);

@@ -6,7 +6,7 @@ use clap::{Command, CommandFactory};
 use clap_mangen::Man;
 
 use super::{Cli, Failure, Outcome, style::say};
-use crate::model::build;
+use crate::support::version;
 
 /// Arguments of `dapbox man`.
 #[derive(Debug, clap::Args)]
@@ -23,7 +23,7 @@ pub struct Args {
 /// Runs `dapbox man`.
 pub fn run(args: &Args) -> Outcome {
     // One page for each command, and none for the help that each of them has.
-    let mut program = Cli::command().disable_help_subcommand(true).version(build::RELEASE).long_version(None);
+    let mut program = Cli::command().disable_help_subcommand(true).version(version::RELEASE).long_version(None);
     program.build();
     let Some(dir) = &args.dir else { return Ok(say(page(program)?.1)?) };
     let at_dir = |error: io::Error| Failure::new(error).context(dir.display());
@@ -40,7 +40,7 @@ pub fn run(args: &Args) -> Outcome {
 /// The name of a command's page, and its text.
 fn page(command: Command) -> io::Result<(String, String)> {
     // The name of a page stands twice beside the manual's: more than "dapbox" has no room in 80 columns.
-    let man = Man::new(command).source(format!("dapbox {}", build::RELEASE)).manual("dapbox");
+    let man = Man::new(command).source(format!("dapbox {}", version::RELEASE)).manual("dapbox");
     let mut text = Vec::new();
     man.render(&mut text)?;
     Ok((man.get_filename(), polish(&String::from_utf8_lossy(&text))))

@@ -45,15 +45,15 @@ use std::{fmt::Display, process::ExitCode, time::SystemTime};
 use clap::{Parser, Subcommand};
 
 use crate::{
-    model::{build, calendar},
     store,
+    support::{calendar, version::VERSION},
 };
 
 /// What the command line says. Exit codes: 0 success, 1 failure, 2 wrong usage.
 #[derive(Debug, Parser)]
 #[command(
     name = "dapbox",
-    version = build::VERSION,
+    version = VERSION,
     long_version = version::long(),
     max_term_width = 80,
     about = "Privacy-preserving measurement in one binary: a DAP leader, helper, client and collector.",

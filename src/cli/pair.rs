@@ -16,8 +16,8 @@ use super::{
     taskfile::{TaskFile, TaskFiles, VerifyKey},
 };
 use crate::{
-    config::span,
     model::{BatchMode, Duration, VdafConfig},
+    support::span,
 };
 
 /// Arguments of `dapbox pair`.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Failure;
-use crate::model::{TaskId, files, pasted};
+use crate::{model::TaskId, support::files, wire::pasted};
 
 /// For clap: a task's id.
 pub fn task_id(text: &str) -> Result<TaskId, String> {

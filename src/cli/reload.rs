@@ -6,7 +6,7 @@ use super::{
     control::Socket,
     style::{Style, say},
 };
-use crate::model::reload::{Change, LogLevel, Reloaded};
+use crate::config::changes::{Change, LogLevel, Reloaded};
 
 /// Arguments of `dapbox reload`.
 #[derive(Debug, clap::Args)]

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     config::{address, environment},
-    model::{Fault, build},
     server::{Controls, Server},
+    support::{Fault, version},
 };
 
 /// Arguments of `dapbox serve`.
@@ -47,7 +47,7 @@ pub async fn run(args: Args) -> Outcome {
     let server = manager::patiently("opening the data directory", Server::start(config)).await?;
     server.set_controls(controls(sources, level));
     let monitor = server.monitor_address().map(tracing::field::display);
-    tracing::info!(url = server.url(), address = %server.address(), monitor, data_dir, version = build::VERSION, "serving");
+    tracing::info!(url = server.url(), address = %server.address(), monitor, data_dir, version = version::VERSION, "serving");
     let status = format!("serving on {}", server.url());
     manager::ready(&status);
     manager::keep_alive(server.pulse());

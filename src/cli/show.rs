@@ -9,17 +9,15 @@ use super::{
 use crate::{
     aggregator::counters::{self, AGGREGATE_SUCCESS},
     collector::Collected,
-    config::span,
-    model::{
-        Interval, Revision, Role, TaskId, VdafConfig,
-        name::TaskName,
-        status::{CollectedBatchStatus, Provisioned, SetUpInBand, TaskStatus},
-    },
-    vdaf::{AggregateResult, noise},
+    model::{Interval, Revision, Role, TaskId, VdafConfig},
+    store::name::TaskName,
+    support::{span, words},
+    vdaf::AggregateResult,
+    views::status::{CollectedBatchStatus, Provisioned, SetUpInBand, TaskStatus},
     wire,
 };
 
-pub use crate::model::words::{batches, vdaf};
+pub use crate::support::words::{batches, vdaf};
 
 /// A party's name.
 pub fn role(role: Role) -> &'static str {
@@ -83,7 +81,7 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     line("measures", vdaf(&task.vdaf));
     line("batches", batches(task.batch_mode, task.min_batch_size));
     if let Some(epsilon) = task.noise {
-        line("noise", noise::words(&task.vdaf, epsilon));
+        line("noise", words::noise(&task.vdaf, epsilon));
     }
     line("time precision", span::show(std::time::Duration::from_secs(task.time_precision.0)));
     if !task.info.is_empty() {

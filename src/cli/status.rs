@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    model::overview::{Overview, TaskView},
+    views::overview::{Overview, TaskView},
 };
 
 /// Arguments of `dapbox status`.

@@ -17,11 +17,12 @@ use crate::{
     hpke::{Keypair, Suite},
     model::{
         BatchMode, Duration, Epsilon, HpkeConfig, Interval, Party, Revision, Role, Secret, Task, TaskId,
-        TaskParameters, Time, TokenHash, VdafConfig, base_url, files,
-        name::TaskName,
+        TaskParameters, Time, TokenHash, VdafConfig, base_url,
         secret::{base64url, token},
     },
     peer::{Peer, Retries},
+    store::name::TaskName,
+    support::files,
     vdaf, wire,
 };
 

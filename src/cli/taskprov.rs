@@ -16,9 +16,9 @@ use crate::{
     config::taskprov::{PeerFile, PeerRole, PresentedToken},
     hpke::{Keypair, Suite},
     model::{
-        HpkeConfig, Revision, Secret, TaskId, Time, TokenHash, base_url, files, secret::token,
-        taskprov::VERIFY_KEY_INIT_BYTES,
+        HpkeConfig, Revision, Secret, TaskId, Time, TokenHash, base_url, secret::token, taskprov::VERIFY_KEY_INIT_BYTES,
     },
+    support::files,
     wire::taskprov::advertise,
 };
 

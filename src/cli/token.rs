@@ -12,10 +12,9 @@ use super::{
 };
 use crate::{
     config::Config,
-    model::{
-        Duration, Secret, Time, TokenHash,
-        management::{ApiToken, ApiTokenStatus, check_name},
-    },
+    model::{Duration, Secret, Time, TokenHash},
+    store::api_token::{ApiToken, check_name},
+    views::ApiTokenStatus,
 };
 
 /// The subcommands of `dapbox token`.

@@ -3,11 +3,7 @@
 use serde::Serialize;
 
 use super::{Outcome, args::Format, style::say};
-use crate::{
-    hpke::Suite,
-    model::{Revision, build},
-    wire,
-};
+use crate::{hpke::Suite, model::Revision, support::version, wire};
 
 /// Arguments of `dapbox version`.
 #[derive(Debug, clap::Args)]
@@ -60,14 +56,14 @@ impl Version {
             },
         };
         Self {
-            release: build::RELEASE,
-            commit: build::COMMIT,
+            release: version::RELEASE,
+            commit: version::COMMIT,
             protocols: Revision::ALL.map(protocol).into(),
             hpke: Hpke::all(),
             tls: ["1.3", "1.2"],
             certificates: ["files", "acme"],
-            target: build::TARGET,
-            is_static: build::IS_STATIC,
+            target: version::TARGET,
+            is_static: version::IS_STATIC,
         }
     }
 }
@@ -98,7 +94,7 @@ pub fn long() -> String {
         ("target", format!("{}, {}", version.target, if version.is_static { "static" } else { "dynamic" })),
     ];
     let lines: String = lines.iter().map(|(name, value)| format!("\n  {name:<11}{value}")).collect();
-    format!("{}{lines}", build::VERSION)
+    format!("{}{lines}", version::VERSION)
 }
 
 /// Runs `dapbox version`.

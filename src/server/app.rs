@@ -10,29 +10,23 @@ use std::{
 
 use tokio::sync::{Notify, Semaphore, watch};
 
-use super::{
-    disk::Disk,
-    in_band::Peers,
-    keys::Keys,
-    listen,
-    live::Live,
-    management::Management,
-    memory::{Budget, JobMemory},
-    recorder::Recorder,
-    reload::Controls,
-    sample::Sampler,
-    slots::Slots,
-    supervise::Parts,
-    tls::{Certificates, Files},
-};
+use crate::pool::Pool;
 use crate::{
-    aggregator::{TaskContext, untouched},
-    config::Config,
-    model::{AggregationJobId, Failpoints, Fault, TaskId, Time, TokenHash},
-    peer::{Peer, Roots},
-    pool::Pool,
-    store::{Store, TaskState, View},
+    dap::{in_band::Peers, sample::Sampler},
+    operator::{live::Live, management::Management, recorder::Recorder, reload::Controls},
+    transport::{
+        listen,
+        memory::{Budget, JobMemory},
+        slots::Slots,
+        tls::{Certificates, Files},
+    },
+    upkeep::{disk::Disk, keys::Keys, supervise::Parts},
 };
+use dapbox_aggregator::{TaskContext, config::Config, untouched};
+use dapbox_client::peer::{Peer, Roots};
+use dapbox_protocol::model::{AggregationJobId, TaskId, Time, TokenHash};
+use dapbox_store::{Store, TaskState, View};
+use dapbox_support::{Failpoints, Fault};
 
 /// How much longer an answer of a helper is waited for when the server is asked to stop.
 const LAST_ANSWER: Duration = Duration::from_secs(1);

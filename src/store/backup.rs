@@ -9,7 +9,7 @@ mod notes;
 mod restore;
 mod verify;
 
-use crate::model::Fault;
+use dapbox_support::Fault;
 
 pub use create::{BackupMade, BackupOptions};
 pub use format::{FormatError, Header};

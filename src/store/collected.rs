@@ -10,7 +10,7 @@ use std::{
     ops::Bound,
 };
 
-use crate::model::{BatchId, BatchSelector, Bucket, Duration, Interval, Time};
+use dapbox_protocol::model::{BatchId, BatchSelector, Bucket, Duration, Interval, Time};
 
 /// The batches of a task that were collected.
 ///

@@ -30,7 +30,7 @@ use super::{
     ledger::{self, Ledger, Witness},
     space,
 };
-use crate::model::{Fault, fault::panic_text};
+use dapbox_support::{Fault, fault::panic_text};
 
 /// Fixed when a database is created: a quarter of it is the size above which sled would use blob files.
 const SEGMENT_BYTES: usize = 8 << 20;

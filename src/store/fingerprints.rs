@@ -23,7 +23,7 @@ use std::{
 
 use siphasher::sip::SipHasher24;
 
-use crate::model::{ReportId, Secret};
+use dapbox_protocol::model::{ReportId, Secret};
 
 /// How many fingerprints a shard has before it is divided.
 const MAX_SHARD: usize = 1 << 16;

@@ -13,7 +13,8 @@ use super::{
     table::{self, Key},
     waiting::Fate,
 };
-use crate::model::{Fault, Report, TaskId, Time};
+use dapbox_protocol::model::{Report, TaskId, Time};
+use dapbox_support::Fault;
 
 /// A pack is not added to once it has this many bytes.
 const PACK_BYTES: usize = 48 << 10;

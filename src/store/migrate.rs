@@ -25,7 +25,8 @@ use super::{
     table::{self, Key, Sealed},
     vault::Vault,
 };
-use crate::model::{Fault, ReportId};
+use dapbox_protocol::model::ReportId;
+use dapbox_support::Fault;
 
 /// Where the database of layout 1 is kept.
 pub(super) const KEPT: &str = "tables.version-1";

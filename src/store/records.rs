@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{
+use dapbox_protocol::model::{
     BatchSelector, Checksum, CollectionJobId, HpkeCiphertext, HpkeConfig, Interval, PartialBatch, Query, Report,
     ReportId, ReportMetadata, Secret, Time,
 };

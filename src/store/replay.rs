@@ -15,7 +15,7 @@
 use std::collections::BTreeSet;
 
 use super::fingerprints::{FingerprintKey, Fingerprints};
-use crate::model::{ReportId, Time};
+use dapbox_protocol::model::{ReportId, Time};
 
 /// Ids are forgotten by the day of their reports' time: a fixed length, because the time precision of a task may be
 /// anything from a second to a year.
@@ -113,7 +113,7 @@ impl Replay {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Secret;
+    use dapbox_protocol::model::Secret;
 
     fn replay() -> Replay {
         Replay::new(FingerprintKey::new(&Secret::new(vec![1; 16])).unwrap())

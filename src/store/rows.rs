@@ -7,7 +7,8 @@ use super::{
     replay,
     table::{self, Key, Table},
 };
-use crate::model::{AggregationJobId, Fault, TaskId};
+use dapbox_protocol::model::{AggregationJobId, TaskId};
+use dapbox_support::Fault;
 
 /// Where rows are read from: the disk alone, or the disk below the changes of a group of writes.
 pub(super) trait Rows {

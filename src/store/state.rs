@@ -18,13 +18,16 @@ use super::{
     vault::Vault,
     waiting::Waiting,
 };
-use crate::model::{
-    AggregationJobId, BatchId, BatchMode, BatchSelector, Bucket, CollectionJobId, Duration, Fault, ReportId, Secret,
-    Task, TaskId, Time, TokenHash, Tokens,
-    management::{ApiToken, Provision},
+use crate::{
+    api_token::{ApiToken, Provision},
     name::TaskName,
+};
+use dapbox_protocol::model::{
+    AggregationJobId, BatchId, BatchMode, BatchSelector, Bucket, CollectionJobId, Duration, ReportId, Secret, Task,
+    TaskId, Time, TokenHash, Tokens,
     taskprov::{InBand, PeerAggregator},
 };
+use dapbox_support::Fault;
 
 /// Everything that decisions are made from.
 #[derive(Debug)]

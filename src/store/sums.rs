@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::records::BucketHeader;
-use crate::model::{Bucket, TaskId};
+use dapbox_protocol::model::{Bucket, TaskId};
 
 /// A bucket of a task.
 pub(super) type BucketKey = (TaskId, Bucket);
@@ -111,7 +111,7 @@ impl BucketMut<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Time;
+    use dapbox_protocol::model::Time;
 
     fn key(n: u64) -> BucketKey {
         (TaskId::new([(n % 2) as u8; 32]), Bucket::Time(Time(n)))

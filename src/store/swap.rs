@@ -128,7 +128,7 @@ fn sync_tree(dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::engine::Rows;
+    use crate::engine::Rows;
 
     const CACHE: u64 = 1 << 20;
 

@@ -15,10 +15,10 @@ use super::{
     table::{self, Key, Table},
     tx::Tx,
 };
-use crate::model::{
-    AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, PartialBatch, ReportId, TaskId,
-    Time,
+use dapbox_protocol::model::{
+    AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, PartialBatch, ReportId, TaskId, Time,
 };
+use dapbox_support::Fault;
 
 /// How much one write deletes, so that others need not wait long: rows, or pieces of rows that are long.
 const ROWS: usize = 1_000;

@@ -18,14 +18,17 @@ use super::{
     },
     vault::Vault,
 };
-use crate::model::{
-    AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, Interval,
-    Secret, Task, TaskId, Time, Tokens,
-    ids::Id,
-    management::{ApiToken, Provision},
+use crate::{
+    api_token::{ApiToken, Provision},
     name::TaskName,
+};
+use dapbox_protocol::model::{
+    AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Interval, Secret,
+    Task, TaskId, Time, Tokens,
+    ids::Id,
     taskprov::{InBand, PeerAggregator},
 };
+use dapbox_support::Fault;
 
 /// Numbers that only rise, by [`NEXT_PACK`], [`UNKNOWN_BEFORE`] and [`CLOCK_SKEW`].
 pub(super) const SEQUENCES: Table<u8, u64> = Table::new(1, "sequences", 1);

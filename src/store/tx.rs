@@ -17,13 +17,16 @@ use super::{
     sums::{BucketKey, BucketMut},
     table,
 };
-use crate::model::{
-    AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Fault, Report,
-    ReportId, Secret, Task, TaskId, Time, TokenHash, Tokens,
-    management::{ApiToken, Provision},
+use crate::{
+    api_token::{ApiToken, Provision},
     name::TaskName,
+};
+use dapbox_protocol::model::{
+    AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Report, ReportId,
+    Secret, Task, TaskId, Time, TokenHash, Tokens,
     taskprov::{InBand, PeerAggregator},
 };
+use dapbox_support::Fault;
 
 /// What a write sees and does. Everything is seen as the writes before it have left it, those of the same group
 /// included.

@@ -25,7 +25,8 @@ use chacha20poly1305::{
 use rand::{TryRngCore, rand_core::OsRng};
 use zeroize::Zeroizing;
 
-use crate::model::{Fault, Secret, files};
+use dapbox_protocol::model::Secret;
+use dapbox_support::{Fault, files};
 
 /// The key file in a data directory, unless the configuration names another.
 pub(super) const KEY_FILE: &str = "secrets.key";

@@ -14,10 +14,12 @@ use super::{
     table,
     writer::Core,
 };
-use crate::model::{
-    AggregateShareId, AggregationJobId, BatchSelector, CollectionJobId, Duration, Fault, Report, Secret, TaskId, Time,
-    TokenHash, management::ApiToken, taskprov::PeerAggregator,
+use crate::api_token::ApiToken;
+use dapbox_protocol::model::{
+    AggregateShareId, AggregationJobId, BatchSelector, CollectionJobId, Duration, Report, Secret, TaskId, Time,
+    TokenHash, taskprov::PeerAggregator,
 };
+use dapbox_support::Fault;
 
 /// What a read sees: everything as it is between two groups of writes.
 ///

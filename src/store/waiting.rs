@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque, btree_map};
 
 use super::records::ReportRef;
-use crate::model::{Duration, Interval, ReportId, Time};
+use dapbox_protocol::model::{Duration, Interval, ReportId, Time};
 
 /// What is kept in memory of an uploaded report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,7 +15,8 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use super::{backup::Notes, engine::Engine, group::Group, state::State, tx::Tx};
-use crate::model::{Act, Failpoints, Fault, Phase, Point, fault::panic_text, latency::Latencies};
+use crate::latency::Latencies;
+use dapbox_support::{Act, Failpoints, Fault, Phase, Point, fault::panic_text};
 
 /// A write that waits for its turn.
 pub(super) struct Work {

@@ -6,7 +6,8 @@ use std::{
 };
 
 use dapbox::{
-    model::{Revision, Task, status::TaskStatus},
+    model::{Revision, Task},
+    views::status::TaskStatus,
     wire,
 };
 

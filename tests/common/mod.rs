@@ -26,16 +26,19 @@ use dapbox::{
     config::{Config, OptionalAddress, Seconds, TlsMode},
     hpke::{Keypair, Suite},
     model::{
-        BatchMode, Duration, Failpoints, Interval, Party, Query, Revision, Secret, Task, TaskId, TaskParameters, Time,
+        BatchMode, Duration, Interval, KeyState, Party, Query, Revision, Secret, Task, TaskId, TaskParameters, Time,
         TokenHash, VdafConfig,
-        keys::{KeyChange, ListedKey, RotateRequest},
-        overview::KeyState,
-        status::{CloseRequest, Health, TaskStatus},
     },
     peer::{Peer, PeerOptions, Retries},
     server::{Server, StartError, store_options},
     store::{OpenError, Options},
-    vdaf, wire,
+    support::Failpoints,
+    vdaf,
+    views::{
+        keys::{KeyChange, ListedKey, RotateRequest},
+        status::{CloseRequest, Health, TaskStatus},
+    },
+    wire,
 };
 use tempfile::TempDir;
 

@@ -25,9 +25,10 @@ use std::{
 use dapbox::{
     client::{Client, ClientError},
     collector::{CollectError, Collected, Collector, CollectorTask},
-    model::{BatchMode, FixedSizeQuery, Query, Revision, Role, Time, VdafConfig, status::TaskStatus},
+    model::{BatchMode, FixedSizeQuery, Query, Revision, Role, Time, VdafConfig},
     peer::{CallError, Peer, PeerOptions, Retries},
     vdaf::{AggregateResult, Measurement},
+    views::status::TaskStatus,
     wire,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use dapbox::model::Point;
+use dapbox::support::Point;
 
 /// The rooms, each with those that it may use. `model` is everybody's.
 const ROOMS: &[(&str, &[&str])] = &[

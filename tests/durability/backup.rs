@@ -17,10 +17,11 @@ use dapbox::{
     },
     config::{Config, Seconds},
     model::{
-        BatchId, BatchMode, BatchSelector, Bucket, Duration, FixedSizeQuery, Interval, Max, PartialBatch, Point,
+        BatchId, BatchMode, BatchSelector, Bucket, Duration, FixedSizeQuery, Interval, Max, PartialBatch,
         PrepareOutcome, Query, ReportError, ReportId, Revision, Role, Time, VdafConfig,
     },
     store::{self, Contents, Options, Store},
+    support::Point,
     vdaf::Measurement,
     wire::{Interaction, ProblemType},
 };

@@ -10,11 +10,10 @@ use std::{
 
 use dapbox::{
     config::{Config, Seconds},
-    model::{
-        BatchMode, Duration, Interval, PartialBatch, Query, ReportId, Revision, Task, Time, VdafConfig, status::Health,
-    },
+    model::{BatchMode, Duration, Interval, PartialBatch, Query, ReportId, Revision, Task, Time, VdafConfig},
     peer::Answer,
     vdaf::{AggregateResult, Measurement},
+    views::status::Health,
 };
 use rstest::rstest;
 

@@ -9,12 +9,13 @@ use dapbox::{
     config::{Config, Retention, Seconds},
     model::{
         AggregationJobId, BatchId, BatchMode, BatchSelector, Bucket, CollectionJobId, Duration, FixedSizeQuery,
-        HpkeCiphertext, Interval, PartialBatch, Point, PrepareOutcome, Query, Report, ReportError, ReportId,
-        ReportMetadata, Revision, Task, TaskId, Time, VdafConfig,
+        HpkeCiphertext, Interval, PartialBatch, PrepareOutcome, Query, Report, ReportError, ReportId, ReportMetadata,
+        Revision, Task, TaskId, Time, VdafConfig,
     },
     store::{
         CollectionJobRecord, CollectionState, LeaderJobRecord, LeaderJobState, Options, Place, ReportRef, Store, Tx,
     },
+    support::Point,
     vdaf::{AggregateResult, Measurement},
     wire::{Interaction, ProblemType},
 };

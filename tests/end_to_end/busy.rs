@@ -5,11 +5,10 @@ use std::{sync::Mutex, time::Duration};
 use bytes::Bytes;
 use dapbox::{
     config::{Config, OptionalAddress},
-    model::{
-        Act, BatchMode, Failpoints, PartialBatch, Phase, Point, PrepareOutcome, ReportId, Revision, Time, VdafConfig,
-        status::TaskStatus,
-    },
+    model::{BatchMode, PartialBatch, PrepareOutcome, ReportId, Revision, Time, VdafConfig},
+    support::{Act, Failpoints, Phase, Point},
     vdaf::{AggregateResult, Measurement},
+    views::status::TaskStatus,
     wire::Interaction,
 };
 use h2::SendStream;

@@ -10,10 +10,11 @@ use dapbox::{
     model::{
         AggregateShareReq, BatchId, BatchMode, BatchSelector, Collection, CollectionReq, Duration, FixedSizeQuery,
         Interval, Max, PartialBatch, PassedOn, PrepareOutcome, Query, ReportError, ReportId, Revision, Task, Time,
-        VdafConfig, calendar,
-        status::{CollectedBatchStatus, ResultState, TaskStatus},
+        VdafConfig,
     },
+    support::calendar,
     vdaf::{AggregateResult, Measurement},
+    views::status::{CollectedBatchStatus, ResultState, TaskStatus},
     wire::{Interaction, ProblemType},
 };
 use rstest::rstest;
@@ -442,7 +443,7 @@ async fn a_collection_under_a_steady_stream_of_uploads_ends(
             }
         })
     };
-    let enough = |status: &dapbox::model::status::TaskStatus| status.counters.get("report_success") >= Some(&20);
+    let enough = |status: &dapbox::views::status::TaskStatus| status.counters.get("report_success") >= Some(&20);
     pair.leader.until(&parties.id(), enough).await;
     let before = accepted.load(Ordering::Relaxed);
     let job = parties.start_collection(hours(1, 2)).await;

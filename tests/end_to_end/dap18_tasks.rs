@@ -73,7 +73,7 @@ async fn parties_that_differ_about_the_task_open_nothing() {
             client.upload(Measurement::Number(number), None).await.unwrap();
         }
         let is_settled =
-            |status: &dapbox::model::status::TaskStatus| status.counters.get("helper_hpke_decrypt_error") == Some(&2);
+            |status: &dapbox::views::status::TaskStatus| status.counters.get("helper_hpke_decrypt_error") == Some(&2);
         if name == "batch mode" {
             // They do not even understand each other's jobs.
             leader.until(&parties.id(), |status| status.last_trouble.is_some()).await;
@@ -90,7 +90,7 @@ async fn parties_that_differ_about_the_task_open_nothing() {
         let client = Client::new(task, common::peer(), Retries::default()).unwrap();
         client.upload(Measurement::Number(1), None).await.unwrap();
         let is_settled =
-            |status: &dapbox::model::status::TaskStatus| status.counters.get("hpke_decrypt_error") == Some(&1);
+            |status: &dapbox::views::status::TaskStatus| status.counters.get("hpke_decrypt_error") == Some(&1);
         leader.until(&parties.id(), is_settled).await;
     }
     leader.stop().await;

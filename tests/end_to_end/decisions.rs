@@ -10,10 +10,11 @@ use dapbox::{
     },
     config::{Config, Limits},
     model::{
-        BatchMode, Bucket, CollectionJobId, Duration, HpkeCiphertext, Interval, Point, Query, Report, ReportError,
-        ReportId, ReportMetadata, Revision, Task, TaskId, TaskParameters, Time, VdafConfig,
+        BatchMode, Bucket, CollectionJobId, Duration, HpkeCiphertext, Interval, Query, Report, ReportError, ReportId,
+        ReportMetadata, Revision, Task, TaskId, TaskParameters, Time, VdafConfig,
     },
     store::{LeaderJobState, Options, Store, Tx},
+    support::Point,
     vdaf::Measurement,
 };
 use rstest::rstest;

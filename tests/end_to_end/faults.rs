@@ -9,9 +9,10 @@ use dapbox::{
     config::{Config, Seconds},
     model::{
         BatchMode, Duration, Interval, Max, PrepareOutcome, PrepareResp, Query, ReportError, ReportId, Revision,
-        TaskParameters, Time, VdafConfig, status::TaskStatus,
+        TaskParameters, Time, VdafConfig,
     },
     vdaf::{self, Measurement},
+    views::status::TaskStatus,
     wire::{self, Interaction, ProblemType},
 };
 use rstest::rstest;

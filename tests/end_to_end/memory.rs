@@ -5,9 +5,10 @@ use dapbox::{
     config::Config,
     model::{
         BatchMode, Bucket, Duration, Interval, Max, PartialBatch, PrepareOutcome, PrepareResp, Query, Report,
-        ReportError, Revision, Time, VdafConfig, status::TaskStatus,
+        ReportError, Revision, Time, VdafConfig,
     },
     vdaf::{AggregateResult, Measurement, table::optimal_chunk_length},
+    views::status::TaskStatus,
     wire::Interaction,
 };
 use rstest::rstest;

@@ -13,10 +13,11 @@ use std::{
 use dapbox::{
     config::Config,
     model::{
-        Act, AggregateShareReq, BatchId, BatchMode, BatchSelector, Duration, Epsilon, Failpoints, FixedSizeQuery,
-        HpkeCiphertext, Interval, Max, PartialBatch, Phase, Point, Query, Revision, Role, Task, Time, VdafConfig,
+        AggregateShareReq, BatchId, BatchMode, BatchSelector, Duration, Epsilon, FixedSizeQuery, HpkeCiphertext,
+        Interval, Max, PartialBatch, Query, Revision, Role, Task, Time, VdafConfig,
     },
     store::{CollectedBy, OpenError, Options, Progress, Store},
+    support::{Act, Failpoints, Phase, Point},
     vdaf::{self, AggregateResult, Measurement, Preparer, noise::Noise},
     wire::ProblemType,
 };

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use dapbox::{
     config::{Config, Seconds},
-    model::{
-        BatchMode, Duration, FixedSizeQuery, Max, Query, Report, Revision, Task, Time, VdafConfig, status::TaskStatus,
-    },
+    model::{BatchMode, Duration, FixedSizeQuery, Max, Query, Report, Revision, Task, Time, VdafConfig},
     vdaf::{AggregateResult, Measurement},
+    views::status::TaskStatus,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rstest::rstest;

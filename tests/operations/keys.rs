@@ -7,10 +7,12 @@ use dapbox::{
     client::{AggregatorKeys, make_report},
     config::{Config, Kem, Seconds},
     model::{
-        BatchMode, Duration, HpkeConfig, Max, Point, Report, ReportError, Revision, Time, VdafConfig,
-        overview::KeyState::{Active, Expired, Pending},
+        BatchMode, Duration, HpkeConfig,
+        KeyState::{Active, Expired, Pending},
+        Max, Report, ReportError, Revision, Time, VdafConfig,
     },
     store::{KeyRecord, KeyStage, Options, Store, Tx},
+    support::Point,
     vdaf::{self, AggregateResult, Measurement},
     wire::{self, Interaction},
 };

@@ -13,10 +13,11 @@ use base64::{
 };
 use dapbox::{
     config::Config,
-    model::{BatchMode, Revision, Task, Time, VdafConfig, status::TaskStatus},
+    model::{BatchMode, Revision, Task, Time, VdafConfig},
     server::store_options,
     store::Store,
     vdaf::{AggregateResult, Measurement},
+    views::status::TaskStatus,
     wire,
 };
 use rstest::rstest;

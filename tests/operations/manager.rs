@@ -16,8 +16,8 @@ use std::{
 
 use dapbox::{
     config::Config,
-    model::{Act, Failpoints, Phase, Point},
     server::{Server, store_options},
+    support::{Act, Failpoints, Phase, Point},
 };
 use tempfile::TempDir;
 

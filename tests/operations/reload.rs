@@ -14,10 +14,9 @@ use std::{
 
 use dapbox::{
     client::Client,
-    config::{self, Aead, Config, Kdf, Kem, Seconds},
+    config::{self, Aead, Config, Kdf, Kem, Seconds, changes::Reloaded},
     model::{
-        self, BatchMode, Interval, PartialBatch, Query, ReportError, Revision, Secret, Time, VdafConfig,
-        overview::KeyState, reload::Reloaded,
+        self, BatchMode, Interval, KeyState, PartialBatch, Query, ReportError, Revision, Secret, Time, VdafConfig,
     },
     peer::Retries,
     vdaf::Measurement,

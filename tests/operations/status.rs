@@ -17,14 +17,17 @@ use bytes::Bytes;
 use dapbox::{
     config::{Config, OptionalAddress, TlsMode},
     model::{
-        Act, BatchMode, Duration, Failpoints, FixedSizeQuery, Interval, Phase, Point, PrepareOutcome, Query, Revision,
-        Role, Task, Time, VdafConfig, calendar,
-        overview::{BatchState, KeyState, Overview, TaskView},
-        status::ResultState,
+        BatchMode, Duration, FixedSizeQuery, Interval, KeyState, PrepareOutcome, Query, Revision, Role, Task, Time,
+        VdafConfig,
     },
     server::{METRICS, MetricKind, Server, store_options},
     store,
+    support::{Act, Failpoints, Phase, Point, calendar},
     vdaf::{AggregateResult, Measurement},
+    views::{
+        overview::{BatchState, Overview, TaskView},
+        status::ResultState,
+    },
     wire::{self, Interaction},
 };
 use rstest::rstest;
@@ -629,7 +632,7 @@ async fn shows_a_report_rejected_after_the_helper_accepted_it(
     upload_all(&pair.parties.client(), None).await;
     let count = MEASUREMENTS.len() as u64;
     let counted =
-        |status: &dapbox::model::status::TaskStatus, name: &str| status.counters.get(name).copied().unwrap_or(0);
+        |status: &dapbox::views::status::TaskStatus, name: &str| status.counters.get(name).copied().unwrap_or(0);
     let status = leader.until(&id, |status| counted(status, "aggregate_success") == count - 1).await;
     assert_eq!((counted(&status, "rejected_after_continue"), counted(&status, "invalid_message")), (1, 0));
 

@@ -5,9 +5,10 @@ use std::{process::Command, sync::Arc, time::Instant};
 use dapbox::{
     config::Config,
     model::{
-        Act, BatchMode, Duration, Failpoints, Phase, Point, Revision, Secret, Task, Time, TokenHash, VdafConfig,
+        BatchMode, Duration, Revision, Secret, Task, Time, TokenHash, VdafConfig,
         tokens::{NewToken, TokenChange},
     },
+    support::{Act, Failpoints, Phase, Point},
     vdaf::{AggregateResult, Measurement},
     wire::ProblemType,
 };
@@ -70,7 +71,7 @@ async fn aggregate(pair: &Pair, parties: &Parties, forge: &Forge, so_far: &mut u
     }
     *so_far += 3;
     let wanted = *so_far;
-    let is_done = |status: &dapbox::model::status::TaskStatus| {
+    let is_done = |status: &dapbox::views::status::TaskStatus| {
         status.counters.get("aggregate_success") == Some(&wanted) && status.jobs == 0
     };
     pair.leader.until(&parties.id(), is_done).await;

@@ -2,18 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use crate::{
-    aggregator::{TaskContext, shares::bucket_of},
-    config::Limits,
-    model::{Bucket, Duration, JobInit, ReportError, TaskId},
-    store::TaskState,
-};
+use crate::{TaskContext, config::Limits, shares::bucket_of};
+use dapbox_protocol::model::{Bucket, Duration, JobInit, ReportError, TaskId};
+use dapbox_store::TaskState;
 
 /// About how many bytes a report of a job takes beside its request: its decoded form, and its part of the answer.
 const BESIDE: usize = 1024;
 
 /// How often the sum of each batch bucket is in memory when a job is stored: as it is, encoded, and on its way to the disk.
-pub(in crate::aggregator) const COPIES: usize = 3;
+pub(crate) const COPIES: usize = 3;
 
 /// The memory that a job takes beside its request. The times of its reports tell it before anything is prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

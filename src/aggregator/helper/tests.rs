@@ -1,11 +1,10 @@
 //! Jobs that are answered later, as the store sees them.
 
 use super::*;
-use crate::{
-    aggregator::{collect, testing},
-    model::{AggregateShareId, BatchId, BatchSelector, Checksum, Point, Revision},
-    store::{Options, Store},
-};
+use crate::{collect, testing};
+use dapbox_protocol::model::{AggregateShareId, BatchId, BatchSelector, Checksum, Revision};
+use dapbox_store::{Options, Store};
+use dapbox_support::Point;
 
 const BODY: Bytes = Bytes::from_static(b"request");
 const BOUNDS: Bounds = Bounds { clock_skew: Duration(0), max_open_buckets: 1 };
@@ -78,7 +77,7 @@ impl Bench {
     /// The accepted jobs, and the body of one of them.
     fn deferred(&self, n: u8) -> (Vec<AggregationJobId>, Option<Bytes>) {
         let request = self.request(n);
-        let look = |view: &crate::store::View<'_>| {
+        let look = |view: &dapbox_store::View<'_>| {
             let body = view.helper_request(&request.task, &request.job)?;
             Ok((view.task(&request.task).unwrap().deferred.clone(), body))
         };
@@ -162,7 +161,7 @@ async fn refuses_reports_whose_bucket_another_job_left_no_place_for() {
     assert_eq!(bench.commit_to_own_batch(1).await, PrepareOutcome::Continue(BODY));
     bench.restart().await;
     assert_eq!(bench.commit_to_own_batch(2).await, PrepareOutcome::Reject(ReportError::ReportDropped));
-    let known = |view: &crate::store::View<'_>| {
+    let known = |view: &dapbox_store::View<'_>| {
         let state = view.task(&bench.task).unwrap();
         Ok((state.buckets.len(), state.open_buckets(), state.replay.len()))
     };
@@ -176,8 +175,14 @@ fn passes_keep_the_sums_of_a_job_within_its_memory() {
     let inits = (0..40u64).map(|n| {
         let metadata =
             ReportMetadata { id: ReportId::random(), time: Time(n % 4 * context.task.public.time_precision.0) };
-        let input_share = crate::model::HpkeCiphertext { config_id: 0, enc: Bytes::new(), payload: Bytes::new() };
-        let share = crate::model::ReportShare { metadata, extensions: vec![], public_share: Bytes::new(), input_share };
+        let input_share =
+            dapbox_protocol::model::HpkeCiphertext { config_id: 0, enc: Bytes::new(), payload: Bytes::new() };
+        let share = dapbox_protocol::model::ReportShare {
+            metadata,
+            extensions: vec![],
+            public_share: Bytes::new(),
+            input_share,
+        };
         PrepareInit { share, message: Bytes::new() }
     });
     let inits = inits.collect();

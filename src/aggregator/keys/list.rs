@@ -6,15 +6,12 @@ use super::{
     plan::{Kept, Needs, Policy},
     state,
 };
-use crate::{
+use crate::views::{keys::ListedKey, overview::KeyStatus};
+use dapbox_protocol::{
     hpke::Suite,
-    model::{
-        Duration, Time,
-        keys::ListedKey,
-        overview::{KeyState, KeyStatus},
-    },
-    store::{KeyRecord, KeyStage},
+    model::{Duration, KeyState, Time},
 };
+use dapbox_store::{KeyRecord, KeyStage};
 
 /// All keys that were not deleted: those that are handed out in the order in which they are, then those that will be, then
 /// those that were, the latest first.

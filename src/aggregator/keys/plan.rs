@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::is_erased;
-use crate::{
-    config::{Config, Seconds},
+use crate::config::{Config, Seconds};
+use dapbox_protocol::{
     hpke::Suite,
-    model::{Duration, Point, TaskId, Time},
-    store::{KeyRecord, KeyStage, TaskState},
+    model::{Duration, TaskId, Time},
 };
+use dapbox_store::{KeyRecord, KeyStage, TaskState};
+use dapbox_support::Point;
 
 /// So many keys may there be that still open something before no more are made but of necessity. There are 256 ids.
 pub(super) const MAX_KEYS: usize = 160;

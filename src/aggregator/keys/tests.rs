@@ -9,14 +9,18 @@ use super::{
 };
 use crate::{
     config::{Config, Seconds},
+    views::keys::ListedKey,
+};
+use dapbox_protocol::{
     hpke,
     model::{
-        AggregationJobId, BatchId, Duration, PartialBatch, Point, Task, TaskId,
-        keys::ListedKey,
-        overview::KeyState::{Active, Expired, Pending},
+        AggregationJobId, BatchId, Duration,
+        KeyState::{Active, Expired, Pending},
+        PartialBatch, Task, TaskId,
     },
-    store::{LeaderJobRecord, LeaderJobState, Options, Store},
 };
+use dapbox_store::{LeaderJobRecord, LeaderJobState, Options, Store};
+use dapbox_support::Point;
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -87,7 +91,8 @@ impl World {
     }
 
     async fn add_task(&self, age: Option<u64>) -> TaskId {
-        let task = Task { report_expiry_age: age.map(Duration), ..testing::task(crate::model::Revision::Dap18) };
+        let task =
+            Task { report_expiry_age: age.map(Duration), ..testing::task(dapbox_protocol::model::Revision::Dap18) };
         let id = task.public.id;
         self.store.write(Point::Trial, move |tx| tx.add_task(task)).await.unwrap();
         id

@@ -3,12 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::drop_report;
-use crate::{
-    aggregator::{batches, check_replay, check_time, counters, demand::Demand},
-    config,
-    model::{AggregationJobId, BatchMode, Duration, Fault, PartialBatch, ReportError, Task, TaskId, Time},
-    store::{Collected, Entry, LeaderJobRecord, LeaderJobState, Pick, Picked, Replay, TaskState, Tx},
-};
+use crate::{batches, check_replay, check_time, config, counters, demand::Demand};
+use dapbox_protocol::model::{AggregationJobId, BatchMode, Duration, PartialBatch, ReportError, Task, TaskId, Time};
+use dapbox_store::{Collected, Entry, LeaderJobRecord, LeaderJobState, Pick, Picked, Replay, TaskState, Tx};
+use dapbox_support::Fault;
 
 /// The most reports that one write drops: many may have become useless at once, and other writes wait meanwhile.
 const MAX_DROPPED: usize = 10_000;

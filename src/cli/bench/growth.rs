@@ -33,11 +33,12 @@ use crate::{
     },
     config::{Config, Retention, Seconds},
     model::{
-        AggregationJobId, Bucket, Checksum, PartialBatch, Point, PrepareOutcome, PrepareResp, ReportId, ReportMetadata,
+        AggregationJobId, Bucket, Checksum, PartialBatch, PrepareOutcome, PrepareResp, ReportId, ReportMetadata,
         Revision, Task, Time, VdafConfig,
     },
     server,
     store::{Options, Place, Store, Tx, compact},
+    support::Point,
     vdaf::table,
 };
 

@@ -30,6 +30,7 @@ use crate::{
     client::{AggregatorKeys, Client},
     model::{self, AggregationJobId, BaseUrl, PrepareOutcome, PrepareResp, ReportError, Role, Secret, TaskParameters},
     peer::{Peer, Retries},
+    support::words,
     vdaf::Measurement,
     wire::Interaction,
 };
@@ -118,7 +119,7 @@ pub async fn run(args: Args) -> Outcome {
     let task = bench.task();
     let measured = Measured {
         helper: bench.url.clone(),
-        vdaf: model::words::vdaf(&task.vdaf),
+        vdaf: words::vdaf(&task.vdaf),
         revision: bench.leader.context.wire.prefix(),
         runs,
     };

@@ -12,9 +12,11 @@ use crate::{
     aggregator::{KeyRing, TaskContext, keys, tasks},
     cli::{Failure, control::Socket},
     config::{Config, Disk, Leader, Monitor, OptionalAddress, Seconds},
-    model::{HpkeConfig, Point, ReportId, Task, TaskId, Time, status::TaskStatus},
+    model::{HpkeConfig, ReportId, Task, TaskId, Time},
     server::{self, Server},
     store::Store,
+    support::Point,
+    views::status::TaskStatus,
 };
 
 /// An aggregator's side of a task, with all that it takes to work on reports.

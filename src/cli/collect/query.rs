@@ -4,8 +4,8 @@ use std::time::Duration as Span;
 
 use crate::{
     cli::{args::duration, calendar},
-    config::span,
     model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Query, Time},
+    support::span,
 };
 
 /// What of the task is asked for.

@@ -7,10 +7,8 @@ use crate::{
     cli::{Failure, calendar, show, style::Style},
     collector::Collected,
     model::{CollectionJobId, Query, TaskParameters},
-    vdaf::{
-        AggregateResult,
-        noise::{self, Noise},
-    },
+    support::words,
+    vdaf::{AggregateResult, noise::Noise},
 };
 
 /// The result of a collection as it is printed.
@@ -31,7 +29,7 @@ pub fn render(
             let style = Style::stdout();
             let next = asked.map(|asked| format!("\nThe next collection begins at {}", calendar::show(asked.end())));
             let next = next.map(|next| style.dim(&next)).unwrap_or_default();
-            let noise = task.noise.map(|epsilon| format!("\nNoise: {}\n", noise::words(&task.vdaf, epsilon)));
+            let noise = task.noise.map(|epsilon| format!("\nNoise: {}\n", words::noise(&task.vdaf, epsilon)));
             let noise = noise.map(|noise| style.dim(&noise)).unwrap_or_default();
             Ok(format!("{}{noise}{next}", show::collected(collected, &task.vdaf, style)))
         }

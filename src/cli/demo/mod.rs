@@ -87,7 +87,7 @@ pub async fn run(args: Args) -> Outcome {
     let mut signals = Signals::new()?;
     let mut dataset = match &args.data {
         Some(path) => {
-            let text = crate::model::files::read_text(path).map_err(|e| Failure::new(e).context(path.display()))?;
+            let text = crate::support::files::read_text(path).map_err(|e| Failure::new(e).context(path.display()))?;
             Dataset::parse(&text).map_err(|e| e.context(path.display()))?
         }
         None => Dataset::builtin()?,

@@ -24,12 +24,10 @@ use crate::{
     client::{Client, ClientError},
     collector::{Collected, Collector},
     config::Seconds,
-    model::{
-        BatchMode, Duration, FixedSizeQuery, HpkeCiphertext, Interval, Query, Report, Revision, TaskId, Time,
-        status::TaskStatus,
-    },
+    model::{BatchMode, Duration, FixedSizeQuery, HpkeCiphertext, Interval, Query, Report, Revision, TaskId, Time},
     peer::{Peer, PeerOptions, Retries},
     vdaf::AggregateResult,
+    views::status::TaskStatus,
 };
 
 const PRECISION: Duration = Duration(3600);

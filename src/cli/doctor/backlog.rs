@@ -6,7 +6,8 @@ use crate::{
         findings::{Verdict, good, warning},
         show, style,
     },
-    model::{Role, overview::TaskView},
+    model::Role,
+    views::overview::TaskView,
 };
 
 /// The longest that a report may wait for aggregation before something must be wrong, in seconds, beside what the
@@ -48,5 +49,5 @@ fn label(task: &TaskView) -> String {
 }
 
 fn show_age(seconds: u64) -> String {
-    crate::config::span::show(std::time::Duration::from_secs(seconds))
+    crate::support::span::show(std::time::Duration::from_secs(seconds))
 }

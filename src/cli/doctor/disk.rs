@@ -12,9 +12,9 @@ use crate::{
         findings::{Verdict, failed, good, warning},
         style::elapsed,
     },
-    model::status::DiskStatus,
     server,
     store::space::{self, Ballast},
+    views::status::DiskStatus,
 };
 
 /// Longer than this, an `fdatasync` holds up everybody: each group of requests waits for one.

@@ -6,10 +6,9 @@ use crate::{
         findings::{Verdict, failed, good, warning},
         style::counted,
     },
-    model::{
-        Time, calendar,
-        overview::{KeyState, KeyStatus, TimeAhead},
-    },
+    model::{KeyState, Time},
+    support::calendar,
+    views::overview::{KeyStatus, TimeAhead},
 };
 
 /// How late a change of a key may be before something must be wrong, in seconds: what changes them looks now and then.

@@ -160,7 +160,7 @@ fn keys(other: &Other, call: &wire::Call, answer: Result<Answer, PeerError>) -> 
             format!("{detail} that clients may not keep: each upload asks for them again"),
             "Tell the operator there: Cache-Control should have a max-age (DAP section 4.4.1).",
         ),
-        Some(age) => good(format!("{detail} for {}", crate::config::span::show(age))),
+        Some(age) => good(format!("{detail} for {}", crate::support::span::show(age))),
         None => good(format!("{detail}; it does not say for how long")),
     }
 }

@@ -6,13 +6,13 @@ use crate::{
         findings::{Verdict, failed, good, warning},
         style::counted,
     },
-    model::status::Health,
     store::OpenError,
+    views::status::Health,
 };
 
 /// Whether it runs, and runs well.
 pub fn server(world: &World) -> Option<Verdict> {
-    let ours = crate::model::build::VERSION;
+    let ours = crate::support::version::VERSION;
     Some(match world.health.as_ref() {
         None => warning("no server runs on this data directory", "Start one: dapbox serve"),
         Some(Err(error)) => {

@@ -8,15 +8,14 @@ use crate::{
     aggregator::{keys::Policy, offline::Offline},
     cli::{Failure, args::Sources, control::Socket, show},
     config::Config,
-    model::{
-        Revision, Role, TaskId, Time,
-        name::TaskName,
+    model::{Revision, Role, TaskId, Time},
+    peer::{Names, Peer, PeerOptions, Proxies, Proxy, Roots},
+    server,
+    store::{self, OpenError, name::TaskName},
+    views::{
         overview::{KeyStatus, Overview, TimeAhead},
         status::{Health, TaskStatus},
     },
-    peer::{Names, Peer, PeerOptions, Proxies, Proxy, Roots},
-    server,
-    store::{self, OpenError},
     wire,
 };
 

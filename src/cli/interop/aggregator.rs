@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     config::Seconds,
-    model::{Fault, Party as Role, Revision, Secret, Task, TokenHash},
+    model::{Party as Role, Revision, Secret, Task, TokenHash},
+    support::Fault,
 };
 
 /// An aggregator of any task, leader or helper.

@@ -20,8 +20,9 @@ use super::{
 use crate::{
     collector::{CollectError, Collected, Collector, CollectorTask, Progress},
     hpke::{Keypair, Suite},
-    model::{FixedSizeQuery, Query, Revision, Secret, TaskId, fault::panic_text},
+    model::{FixedSizeQuery, Query, Revision, Secret, TaskId},
     peer::{Peer, Retries},
+    support::fault::panic_text,
 };
 
 /// How long a collection may take. Whoever asked has given up long before.

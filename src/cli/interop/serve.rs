@@ -22,9 +22,10 @@ use super::{
 };
 use crate::{
     config::Log,
-    model::{Fault, Revision},
+    model::Revision,
     peer::Peer,
     server::posts::{self, Posts},
+    support::Fault,
 };
 
 /// An answer: the HTTP status, and the body.

@@ -18,8 +18,9 @@ use super::{
 };
 use crate::{
     config::Config,
-    model::{Revision, Secret, Time, TokenHash, management::check_name},
+    model::{Revision, Secret, Time, TokenHash},
     peer,
+    store::api_token::check_name,
 };
 
 /// Arguments of `dapbox partner invite`.

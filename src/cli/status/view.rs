@@ -8,14 +8,13 @@ use crate::{
         calendar, findings, show,
         style::{self, Style},
     },
-    model::{
-        Duration, Role, Time,
+    model::{Duration, Role, Time},
+    server::needs_attention,
+    support::words::{self, bytes, rate, relative, span},
+    views::{
         overview::{BatchState, BatchView, KeyStatus, Overview, PeerStatus, TaskView, TlsStatus},
         status::{CollectedBatchStatus, ResultState, TaskStatus},
-        words::{bytes, rate, relative, span},
     },
-    server::needs_attention,
-    vdaf::noise,
 };
 
 /// How many batches of a task are listed where it is one of several.
@@ -127,7 +126,7 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     text.line(show::role(status.role), &format!("{revision}, {measures}"));
     text.line("batches are", &show::batches(status.batch_mode, status.min_batch_size));
     if let Some(epsilon) = status.noise {
-        text.line("noise", &noise::words(&status.vdaf, epsilon));
+        text.line("noise", &words::noise(&status.vdaf, epsilon));
     }
     if let Some(provisioned) = status.provisioned.as_ref().filter(|provisioned| provisioned.is_untouched) {
         text.line("set up", &show::provisioned_by(provisioned));
@@ -293,10 +292,12 @@ fn short(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{
-        BatchId, BatchMode, Interval, Revision, TaskId, VdafConfig,
-        overview::{CertificateStatus, KeyState, Load, Sample, StateCounts},
-        status::{CollectedBatchStatus, DiskStatus, ResultState},
+    use crate::{
+        model::{BatchId, BatchMode, Interval, KeyState, Revision, TaskId, VdafConfig},
+        views::{
+            overview::{CertificateStatus, Load, Sample, StateCounts},
+            status::{CollectedBatchStatus, DiskStatus, ResultState},
+        },
     };
 
     const NOW: Time = Time(1_795_305_600);

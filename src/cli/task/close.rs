@@ -11,7 +11,10 @@ use super::{
     },
     Done, confirmed,
 };
-use crate::model::{Role, TaskId, Time, status::TaskStatus};
+use crate::{
+    model::{Role, TaskId, Time},
+    views::status::TaskStatus,
+};
 
 /// How far ahead a time may be, in seconds and beside the time precision: what is closed never opens again.
 const AHEAD: u64 = 86_400;

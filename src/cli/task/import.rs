@@ -18,8 +18,9 @@ use super::{
 use crate::{
     aggregator::tasks,
     config::Config,
-    model::{BaseUrl, Duration, Revision, Role, Task, TaskId, Time, words},
+    model::{BaseUrl, Duration, Revision, Role, Task, TaskId, Time},
     peer,
+    support::words,
     wire::management::task_list::{self, Listed, Unsaid},
 };
 

@@ -28,11 +28,9 @@ use super::{
 };
 use crate::{
     config::Config,
-    model::{
-        Role, Task, TaskId, Time,
-        name::TaskName,
-        status::{Remains, TaskStatus},
-    },
+    model::{Role, Task, TaskId, Time},
+    store::name::TaskName,
+    views::status::{Remains, TaskStatus},
 };
 
 pub use new::{UrlArgs, default_info, instant, parameters, scrutinize};

@@ -17,7 +17,8 @@ use super::super::{
 };
 use crate::{
     config::Seconds,
-    model::{BaseUrl, Duration, Epsilon, Revision, Secret, TaskId, Time, VdafConfig, name::TaskName},
+    model::{BaseUrl, Duration, Epsilon, Revision, Secret, TaskId, Time, VdafConfig},
+    store::name::TaskName,
     wire,
 };
 

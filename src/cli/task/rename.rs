@@ -8,7 +8,7 @@ use super::{
     },
     Done, find,
 };
-use crate::model::name::TaskName;
+use crate::store::name::TaskName;
 
 /// Arguments of `dapbox task rename`.
 #[derive(Debug, clap::Args)]

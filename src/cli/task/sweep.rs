@@ -12,9 +12,9 @@ use super::{
     },
     confirmed,
 };
-use crate::model::{
-    Duration, TaskId, Time,
-    status::{TaskStatus, UntouchedRequest},
+use crate::{
+    model::{Duration, TaskId, Time},
+    views::status::{TaskStatus, UntouchedRequest},
 };
 
 /// Arguments of `dapbox task sweep`.

@@ -16,11 +16,11 @@ use super::{
     ShowArgs, find,
 };
 use crate::{
-    config::span,
     model::{
-        Duration, Secret, TaskId, TokenHash, files,
+        Duration, Secret, TaskId, TokenHash,
         tokens::{Direction, NewToken, TokenChange, TokenStatus},
     },
+    support::{files, span},
 };
 
 /// The subcommands of `dapbox task token`.

@@ -18,14 +18,13 @@ use super::{
     notes::Noting,
 };
 use crate::{
-    model::{Fault, Secret, Time},
-    store::{
-        Store,
-        engine::{Engine, Row},
-        open,
-        writer::Core,
-    },
+    Store,
+    engine::{Engine, Row},
+    open,
+    writer::Core,
 };
+use dapbox_protocol::model::{Secret, Time};
+use dapbox_support::Fault;
 
 /// How much is read under the lock at once.
 const BYTES_AT_ONCE: usize = 1 << 20;
@@ -142,7 +141,7 @@ fn catch_up(core: &Core, noting: &Noting<'_>) -> Result<(Vec<Record>, Option<Tim
 fn locked<T>(core: &Core, f: impl FnOnce(&Engine) -> Result<T, BackupError>) -> Result<T, BackupError> {
     let disk = core.disk.read().unwrap_or_else(PoisonError::into_inner);
     core.check()?;
-    f(&disk.as_ref().ok_or_else(crate::store::closed)?.engine)
+    f(&disk.as_ref().ok_or_else(crate::closed)?.engine)
 }
 
 impl From<super::notes::Overrun> for BackupError {

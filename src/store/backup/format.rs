@@ -20,7 +20,7 @@ use std::io::{self, Read, Write};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::model::{Secret, Time};
+use dapbox_protocol::model::{Secret, Time};
 
 /// How every backup begins, before its version and a newline.
 const MAGIC: &[u8] = b"dapbox backup, version ";

@@ -5,14 +5,14 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::store::engine::Rows;
+use crate::engine::Rows;
 
 /// What a noted key takes beside its bytes.
 const PER_KEY: usize = 64;
 
 /// Where the writer notes what it commits, while a backup is made; there is one at a time.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Notes(Mutex<Option<Noted>>);
+pub(crate) struct Notes(Mutex<Option<Noted>>);
 
 #[derive(Debug)]
 struct Noted {
@@ -31,7 +31,7 @@ struct Noted {
 impl Notes {
     /// For the writer: these rows are being committed. It holds the lock of the disk, as does whoever copies, so that
     /// a row is either copied as it is from now on or noted.
-    pub(in crate::store) fn take_down(&self, rows: &Rows) {
+    pub(crate) fn take_down(&self, rows: &Rows) {
         let Some(noted) = &mut *self.lock() else { return };
         let Some(copied) = &noted.copied else { return };
         let is_copied = |key: &&Vec<u8>| !noted.is_over && *key <= copied;

@@ -15,18 +15,17 @@ use super::{
     verify::{self, VerifyError},
 };
 use crate::{
-    model::{Fault, Secret, Time},
-    store::{
-        KeyError, OpenError, Options, Tx,
-        compact::Importer,
-        engine::{Engine, EngineError, Rows},
-        group::Group,
-        open,
-        state::State,
-        swap::{self, Old},
-        vault::Vault,
-    },
+    KeyError, OpenError, Options, Tx,
+    compact::Importer,
+    engine::{Engine, EngineError, Rows},
+    group::Group,
+    open,
+    state::State,
+    swap::{self, Old},
+    vault::Vault,
 };
+use dapbox_protocol::model::{Secret, Time};
+use dapbox_support::Fault;
 
 /// Changes are written when they take so many bytes,
 const BYTES_AT_ONCE: usize = 8 << 20;

@@ -6,13 +6,11 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::format::{FormatError, Header, Reader, Record};
 use crate::{
-    model::{Revision, Role, TaskId, Time},
-    store::{
-        open,
-        table::{self, Key, RowError, Sealed, Table},
-        vault::Vault,
-    },
+    open,
+    table::{self, Key, RowError, Sealed, Table},
+    vault::Vault,
 };
+use dapbox_protocol::model::{Revision, Role, TaskId, Time};
 
 /// What is kept of the id of an aggregated report, in bytes.
 const ID_BYTES: u64 = 8;

@@ -10,13 +10,12 @@ use tokio::runtime::Handle;
 
 use super::*;
 use crate::{
-    model::{AggregationJobId, Bucket, Fault, Role},
-    store::{
-        BackupError, BackupOptions, FormatError, KeyError, KeySource, OpenError, RestoreError, VerifyError,
-        engine::{Engine, EngineError, Row},
-        restore, table, verify,
-    },
+    BackupError, BackupOptions, FormatError, KeyError, KeySource, OpenError, RestoreError, VerifyError,
+    engine::{Engine, EngineError, Row},
+    restore, table, verify,
 };
+use dapbox_protocol::model::{AggregationJobId, Bucket, Role};
+use dapbox_support::Fault;
 
 const CACHE: u64 = 1 << 20;
 const PLENTY: usize = 1 << 20;
@@ -276,7 +275,7 @@ async fn a_directory_that_is_being_restored_cannot_be_opened() {
     let mut bytes = Vec::new();
     store.backup(&mut bytes, BackupOptions { key: None, note_bytes: PLENTY }).unwrap();
     let copy = dir.path().join("copy");
-    let at_the_end = |tx: &mut crate::store::Tx<'_>, _| {
+    let at_the_end = |tx: &mut crate::Tx<'_>, _| {
         assert!(tx.task(&task_id(1)).is_some());
         assert!(matches!(Store::open(&copy, options()), Err(OpenError::Locked | OpenError::Unfinished)));
         Ok(())

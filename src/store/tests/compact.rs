@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use serde_bytes::ByteBuf;
 
 use super::*;
-use crate::store::{
+use crate::{
     OpenError, Stage, compact,
     compact::{JOINED_BYTES, check_room, rebuild},
     engine::{Engine, EngineError, Row, Rows},

@@ -12,10 +12,9 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{group::copy, *};
-use crate::{
-    model::{AggregationJobId, BatchId, Bucket, Fault},
-    store::{HelperJobRecord, HelperJobState, OpenError, Tx, View, engine::EngineError, ledger::weigh},
-};
+use crate::{HelperJobRecord, HelperJobState, OpenError, Tx, View, engine::EngineError, ledger::weigh};
+use dapbox_protocol::model::{AggregationJobId, BatchId, Bucket};
+use dapbox_support::Fault;
 
 /// Longer than this, nothing takes that ends at all.
 const PATIENCE: Span = Span::from_secs(120);

@@ -10,11 +10,14 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ciborium::Value;
 
 use super::*;
-use crate::model::Epsilon;
-use crate::store::{
+use crate::{
     BackupOptions, HelperJobRecord, HelperJobState, KeyError, KeyRecord, KeySource, KeyStage, Old, OpenError, Removed,
-    check_user, compact, engine::Engine, engine::Rows, table, vault::Vault,
+    check_user, compact,
+    engine::{Engine, Rows},
+    table,
+    vault::Vault,
 };
+use dapbox_protocol::model::Epsilon;
 
 fn error(dir: &Path) -> OpenError {
     Store::open(dir, Options::default()).err().expect("this must not open")
@@ -56,7 +59,11 @@ async fn an_open_directory_is_locked_until_it_is_closed() {
     // The handle still exists.
     open(dir.path()).close().await;
     assert!(store.write(Point::Trial, |_| Ok(())).await.is_err());
-    assert!(store.read(|view| view.collection(&task_id(1), &crate::model::CollectionJobId::new([0; 16]))).is_err());
+    assert!(
+        store
+            .read(|view| view.collection(&task_id(1), &dapbox_protocol::model::CollectionJobId::new([0; 16])))
+            .is_err()
+    );
 }
 
 #[tokio::test]
@@ -210,7 +217,7 @@ async fn an_encrypted_key_of_the_first_version_is_read_and_comes_out_of_a_backup
     store.close().await;
     let elsewhere = tempfile::tempdir().unwrap();
     let restored = elsewhere.path().join("data");
-    crate::store::restore(&restored, &options(), &backup[..], None, |_, _| Ok(()), |_| {}).unwrap();
+    crate::restore(&restored, &options(), &backup[..], None, |_, _| Ok(()), |_| {}).unwrap();
     let store = Store::open(&restored, options()).unwrap();
     assert_eq!(store.read(|view| Ok(view.keys()[&3].clone())).unwrap(), key());
     // Changed, it is one of today.
@@ -221,7 +228,7 @@ async fn an_encrypted_key_of_the_first_version_is_read_and_comes_out_of_a_backup
         .write(Point::Trial, |tx| tx.put_key(KeyRecord { config: HpkeConfig { id: 4, ..key().config }, ..key() }))
         .await
         .unwrap();
-    let remove = |tx: &mut crate::store::Tx<'_>| {
+    let remove = |tx: &mut crate::Tx<'_>| {
         tx.remove_key(4);
         Ok(())
     };
@@ -359,7 +366,7 @@ async fn helper_jobs_of_the_first_version_are_read_and_their_answers_forgotten()
         (2, b"answer", false, HelperJobState::Answered(Bytes::from_static(b"answer"))),
         (3, b"", true, HelperJobState::Deleted),
     ];
-    let id = |n| crate::model::AggregationJobId::new([n; 16]);
+    let id = |n| dapbox_protocol::model::AggregationJobId::new([n; 16]);
     for (n, answer, deleted, _) in &cases {
         let row = old_row(vec![
             ("request_hash", Value::Bytes(vec![*n; 32])),

@@ -10,10 +10,9 @@ use std::{
 use futures_util::future::join_all;
 
 use super::*;
-use crate::{
-    model::{AggregationJobId, Fault},
-    store::{HelperJobRecord, HelperJobState, KeyRecord, KeyStage, TaskState},
-};
+use crate::{HelperJobRecord, HelperJobState, KeyRecord, KeyStage, TaskState};
+use dapbox_protocol::model::AggregationJobId;
+use dapbox_support::Fault;
 
 const SEEN: &str = "seen";
 
@@ -31,7 +30,7 @@ fn helper_job(n: u64) -> HelperJobRecord {
 
 /// Counts, and returns what the counter was before.
 async fn count(store: &Store) -> Result<u64, Fault> {
-    let count = |tx: &mut crate::store::Tx<'_>| {
+    let count = |tx: &mut crate::Tx<'_>| {
         let before = seen(tx.task(&task_id(1)).unwrap());
         tx.count(&task_id(1), SEEN, 1)?;
         Ok(before)
@@ -214,7 +213,7 @@ async fn rows_and_memory_agree_in_every_read() {
         let store = store.clone();
         async move {
             for n in 1..=100 {
-                let write = move |tx: &mut crate::store::Tx<'_>| {
+                let write = move |tx: &mut crate::Tx<'_>| {
                     tx.count(&task_id(1), SEEN, 1)?;
                     tx.put_helper_job(&task_id(1), id, &helper_job(n))
                 };
@@ -274,7 +273,7 @@ async fn nothing_secret_is_printed() {
                 created: Time(0),
                 stage: KeyStage::Active { since: Time(0) },
             })?;
-            tx.bucket_mut(&task_id(1), crate::model::Bucket::Time(Time(0)))?.replace_share(secret.to_vec());
+            tx.bucket_mut(&task_id(1), dapbox_protocol::model::Bucket::Time(Time(0)))?.replace_share(secret.to_vec());
             Ok(())
         })
         .await
@@ -291,10 +290,10 @@ async fn sums_beyond_the_cache_are_on_disk_alone() {
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());
     add_task(&store, 1).await;
-    let bucket = |n: u64| crate::model::Bucket::Time(Time(n * PRECISION));
+    let bucket = |n: u64| dapbox_protocol::model::Bucket::Time(Time(n * PRECISION));
     for round in 1..=2u8 {
         for n in 0..BUCKETS {
-            let add = move |tx: &mut crate::store::Tx<'_>| {
+            let add = move |tx: &mut crate::Tx<'_>| {
                 let mut record = tx.bucket_mut(&task_id(1), bucket(n))?;
                 let known = if round == 1 { Vec::new() } else { vec![n as u8; 30_000] };
                 assert_eq!(record.share(), known, "bucket {n}");

@@ -14,10 +14,11 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::{Options, Store};
-use crate::model::{
-    BatchMode, Duration, HpkeCiphertext, HpkeConfig, Party, Point, Report, ReportId, ReportMetadata, Revision, Secret,
-    Task, TaskId, TaskParameters, Time, TokenHash, VdafConfig,
+use dapbox_protocol::model::{
+    BatchMode, Duration, HpkeCiphertext, HpkeConfig, Party, Report, ReportId, ReportMetadata, Revision, Secret, Task,
+    TaskId, TaskParameters, Time, TokenHash, VdafConfig,
 };
+use dapbox_support::Point;
 
 /// Memory for sums: a few, and not the longest that the tests write.
 const SUM_CACHE_BYTES: usize = 100_000;

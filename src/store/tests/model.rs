@@ -9,19 +9,19 @@ use super::{
     *,
 };
 use crate::{
-    model::{
-        AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, Checksum, CollectionJobId, Fault, Interval,
-        PartialBatch, Query, Tokens, management::Provision, taskprov::InBand,
-    },
-    store::{
-        BucketHeader, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, Entry,
-        HelperJobRecord, HelperJobState, LeaderJobRecord, LeaderJobState, Old, Pick, ReportRef, ResultRecord,
-        ResultStage, TaskState, Tx, View,
-        engine::{Engine, EngineError},
-        records::BucketRecord,
-        rows, table,
-    },
+    BucketHeader, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, Entry, HelperJobRecord,
+    HelperJobState, LeaderJobRecord, LeaderJobState, Old, Pick, ReportRef, ResultRecord, ResultStage, TaskState, Tx,
+    View,
+    api_token::Provision,
+    engine::{Engine, EngineError},
+    records::BucketRecord,
+    rows, table,
 };
+use dapbox_protocol::model::{
+    AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, Checksum, CollectionJobId, Interval,
+    PartialBatch, Query, Tokens, taskprov::InBand,
+};
+use dapbox_support::Fault;
 
 const TASKS: u8 = 2;
 const DAY: u64 = 86_400;

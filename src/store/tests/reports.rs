@@ -2,16 +2,14 @@
 
 use super::*;
 use crate::{
-    model::{AggregationJobId, Interval, PartialBatch},
-    store::{
-        Entry, LeaderJobRecord, LeaderJobState, Pick, Picked, ReportRef, Waiting,
-        engine::Engine,
-        table::{self, Table},
-    },
+    Entry, LeaderJobRecord, LeaderJobState, Pick, Picked, ReportRef, Waiting,
+    engine::Engine,
+    table::{self, Table},
 };
+use dapbox_protocol::model::{AggregationJobId, Interval, PartialBatch};
 
 async fn append(store: &Store, reports: Vec<Report>) -> Vec<ReportRef> {
-    let write = move |tx: &mut crate::store::Tx<'_>| {
+    let write = move |tx: &mut crate::Tx<'_>| {
         reports.iter().map(|report| tx.append_report(&task_id(1), report)).collect::<Result<Vec<_>, _>>()
     };
     store.write(Point::Trial, write).await.unwrap()
@@ -33,7 +31,7 @@ fn waiting<T>(store: &Store, f: impl FnOnce(&Waiting) -> T) -> T {
 fn rows<K, V>(dir: &Path, table: &Table<K, V>) -> usize {
     let engine = Engine::open(&dir.join("tables"), 1 << 20).unwrap();
     let mut count = 0;
-    let visit = |_: &[u8]| -> Result<(), crate::store::engine::EngineError> {
+    let visit = |_: &[u8]| -> Result<(), crate::engine::EngineError> {
         count += 1;
         Ok(())
     };
@@ -100,7 +98,7 @@ async fn a_position_taken_within_a_group_divides_it() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
-    let write = |tx: &mut crate::store::Tx<'_>| {
+    let write = |tx: &mut crate::Tx<'_>| {
         let before = tx.append_report(&task_id(1), &report(1, 5, 10))?;
         let position = tx.next_position();
         let after = tx.append_report(&task_id(1), &report(2, 5, 10))?;
@@ -123,7 +121,7 @@ async fn reports_of_jobs_are_known_and_not_picked_again() {
     add_task(&store, 1).await;
     append(&store, (0..10).map(|n| report(n, 5, 10)).collect()).await;
     let job = AggregationJobId::new([1; 16]);
-    let write = move |tx: &mut crate::store::Tx<'_>| {
+    let write = move |tx: &mut crate::Tx<'_>| {
         let picked = tx.task_mut(&task_id(1)).unwrap().waiting.pick(Time(0), 4, |_| Pick::Take);
         let reports = picked.taken.iter().map(|entry| entry.at).collect();
         let (batch, state) = (PartialBatch::TimeInterval, LeaderJobState::Picked);
@@ -133,7 +131,7 @@ async fn reports_of_jobs_are_known_and_not_picked_again() {
     drop(store);
     let store = open(dir.path());
     assert!(waiting(&store, |w| w.len() == 6 && (0..10).all(|n| w.contains(&report_id(n)))));
-    let dissolve = move |tx: &mut crate::store::Tx<'_>| {
+    let dissolve = move |tx: &mut crate::Tx<'_>| {
         let reports = tx.task(&task_id(1)).unwrap().leader_jobs[&job].reports.clone();
         let entry = |(n, at)| Entry { id: report_id(n), time: Time(5), at };
         let entries: Vec<Entry> = (0..).zip(reports).map(entry).collect();

@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
-    model::{AggregationJobId, Bucket, TaskId},
-    store::{
-        Old, Place, Swept,
-        engine::{Engine, EngineError},
-        records::{HelperJobRecord, HelperJobState},
-        table,
-    },
+    Old, Place, Swept,
+    engine::{Engine, EngineError},
+    records::{HelperJobRecord, HelperJobState},
+    table,
 };
+use dapbox_protocol::model::{AggregationJobId, Bucket, TaskId};
 
 const DAY: u64 = 86_400;
 
@@ -59,7 +57,7 @@ fn nothing_old() -> Old {
 /// Jobs with their answers, on a day.
 async fn put_jobs(store: &Store, jobs: std::ops::Range<u32>, day: u64) {
     for chunk in jobs.collect::<Vec<_>>().chunks(2000).map(<[u32]>::to_vec) {
-        let put = move |tx: &mut crate::store::Tx<'_>| {
+        let put = move |tx: &mut crate::Tx<'_>| {
             for n in chunk {
                 let mut id = [0; 16];
                 id[..4].copy_from_slice(&n.wrapping_mul(0x9e37_79b1).to_be_bytes());
@@ -100,7 +98,7 @@ async fn a_removal_that_is_interrupted_goes_on_after_a_restart() {
     let store = open(dir.path());
     add_task(&store, 1).await;
     add_task(&store, 2).await;
-    let fill = |tx: &mut crate::store::Tx<'_>| {
+    let fill = |tx: &mut crate::Tx<'_>| {
         for task in [task_id(1), task_id(2)] {
             for n in 0..1500 {
                 tx.bucket_mut(&task, Bucket::Time(Time(n * PRECISION)))?.header.count = 1;

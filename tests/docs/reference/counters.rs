@@ -5,7 +5,7 @@ use dapbox::wire::ProblemType;
 use super::{code, table};
 
 const COUNTERS: &str = include_str!("../../../src/aggregator/counters.rs");
-const REPORTS: &str = include_str!("../../../src/model/report.rs");
+const REPORTS: &str = include_str!("../../../src/protocol/model/report.rs");
 
 /// All counters of a task.
 pub fn text() -> String {

@@ -2,8 +2,9 @@
 
 use dapbox::{
     config::{Config, OptionalAddress},
-    model::{Time, TokenHash, management::ApiToken},
+    model::{Time, TokenHash},
     server::Server,
+    store::api_token::ApiToken,
     wire::{dap09, dap18, management},
 };
 use tempfile::TempDir;

@@ -15,15 +15,14 @@ use std::{
 
 use dapbox::{
     config::{Config, OptionalAddress, Seconds},
-    model::{
-        Act, Failpoints, Phase, Point, Revision, Task, TaskId, Time,
-        keys::ListedKey,
-        overview::KeyState,
-        status::{CloseRequest, RenameRequest, TaskStatus, UntouchedRequest},
-        tokens::TokenChange,
-    },
+    model::{KeyState, Revision, Task, TaskId, Time, tokens::TokenChange},
     server::{Server, StartError, store_options},
     store::{OpenError, Options},
+    support::{Act, Failpoints, Phase, Point},
+    views::{
+        keys::ListedKey,
+        status::{CloseRequest, RenameRequest, TaskStatus, UntouchedRequest},
+    },
     wire::{self, management::MEDIA_TYPE},
 };
 use serde_json::Value;

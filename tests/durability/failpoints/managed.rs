@@ -3,7 +3,8 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use dapbox::{
     config::{Config, Seconds},
-    model::{Secret, TaskId, Time, TokenHash, management::ApiToken, overview::KeyState},
+    model::{KeyState, Secret, TaskId, Time, TokenHash},
+    store::api_token::ApiToken,
 };
 use serde_json::{Value, json};
 

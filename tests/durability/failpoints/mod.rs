@@ -14,7 +14,10 @@ use std::{
     time::Instant,
 };
 
-use dapbox::model::{Phase, Point, Revision};
+use dapbox::{
+    model::Revision,
+    support::{Phase, Point},
+};
 use machine::{Kind, Mishap, Passings, Trap};
 use scenes::Scene;
 use stage::{Setting, Who};

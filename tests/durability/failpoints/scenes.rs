@@ -8,8 +8,9 @@ use std::{sync::OnceLock, time::Duration as Span};
 use bytes::Bytes;
 use dapbox::{
     config::{Config, Seconds},
-    model::{Duration, Interval, Phase, Point, Query, ReportError, Revision, Time, overview::KeyState},
+    model::{Duration, Interval, KeyState, Query, ReportError, Revision, Time},
     peer::Answer,
+    support::{Phase, Point},
     vdaf::Measurement,
     wire::{Interaction, ProblemType},
 };

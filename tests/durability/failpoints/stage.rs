@@ -9,11 +9,11 @@ use dapbox::{
     config::Config,
     model::{
         BatchMode, Duration, Max, Query, Report, Revision, Secret, Task, Time, TokenHash, VdafConfig,
-        status::{CloseRequest, RenameRequest},
         tokens::{NewToken, TokenChange},
     },
     peer::{Answer, Peer, PeerOptions, Retries, is_retryable},
     vdaf::{AggregateResult, Measurement},
+    views::status::{CloseRequest, RenameRequest},
     wire::{Call, Interaction, taskprov},
 };
 
@@ -184,7 +184,7 @@ impl Stage {
 
     /// Waits until the leader's status is as it should be, and stays so after a crash: what is shown may be on its way to
     /// the disk, and the answer to a later write says that it has arrived.
-    pub async fn settle(&self, is_right: impl Fn(&dapbox::model::status::TaskStatus) -> bool) {
+    pub async fn settle(&self, is_right: impl Fn(&dapbox::views::status::TaskStatus) -> bool) {
         let id = self.parties.id();
         loop {
             self.leader.until(&id, &is_right).await;
@@ -198,7 +198,7 @@ impl Stage {
     /// Checks that both sides have counted the same reports once, and that nothing is left over.
     pub async fn check_counts(&self) {
         for machine in [&self.leader, &self.helper] {
-            let is_quiet = |status: &dapbox::model::status::TaskStatus| status.jobs == 0 && status.waiting == 0;
+            let is_quiet = |status: &dapbox::views::status::TaskStatus| status.jobs == 0 && status.waiting == 0;
             let status = machine.until(&self.parties.id(), is_quiet).await;
             let count = |name: &str| status.counters.get(name).copied().unwrap_or(0);
             assert_eq!((count("aggregate_success"), status.batches_collected), (5, 1), "{status:#?}");

@@ -7,12 +7,12 @@ use dapbox::{
     aggregator::taskprov,
     config::{Seconds, taskprov::PeerFile},
     model::{
-        AggregationJobId, BatchMode, Duration, Extension, PartialBatch, Point, PrepareOutcome, Report, ReportError,
-        Role, Secret, TaskParameters, Time, TokenHash, VdafConfig,
-        management::Provision,
+        AggregationJobId, BatchMode, Duration, Extension, PartialBatch, PrepareOutcome, Report, ReportError, Role,
+        Secret, TaskParameters, Time, TokenHash, VdafConfig,
         taskprov::{Advertisement, InBand, TaskConfiguration},
     },
-    store::{Options, Store, Tx},
+    store::{Options, Store, Tx, api_token::Provision},
+    support::Point,
     vdaf::Measurement,
     wire::{
         Interaction, ProblemType,

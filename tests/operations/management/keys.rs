@@ -1,6 +1,6 @@
 //! HPKE keys in the management API: they go on by our rules, whatever a control plane asks for.
 
-use dapbox::model::overview::KeyState;
+use dapbox::model::KeyState;
 use serde_json::{Value, json};
 
 use super::control_plane::{ControlPlane, managed};

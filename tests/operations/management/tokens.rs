@@ -1,6 +1,9 @@
 //! API tokens: several at once, replaced without a gap, expired, revoked; with a server and without one.
 
-use dapbox::model::{Time, TokenHash, management::ApiToken};
+use dapbox::{
+    model::{Time, TokenHash},
+    store::api_token::ApiToken,
+};
 use serde_json::Value;
 
 use super::control_plane::{ControlPlane, managed, new_token, token};
@@ -80,7 +83,7 @@ async fn a_token_that_has_expired_is_refused_and_makes_room() {
     // Its name is free, and it is gone.
     assert_eq!((add("a", future).await, add("a", future).await, listed(&node).len()), (201, 201, 2));
     assert_eq!((add("a", future + 1).await, add("a/b", future).await), (409, 400));
-    for n in 2..dapbox::model::management::MAX_API_TOKENS {
+    for n in 2..dapbox::store::api_token::MAX_API_TOKENS {
         assert_eq!(add(&format!("n{n}"), future).await, 201);
     }
     assert_eq!(add("last", future).await, 409);

@@ -9,8 +9,9 @@ use std::{
 };
 
 use dapbox::{
-    model::{BatchMode, Revision, Task, VdafConfig, overview::Overview, status::Health},
+    model::{BatchMode, Revision, Task, VdafConfig},
     vdaf::{AggregateResult, Measurement},
+    views::{overview::Overview, status::Health},
     wire,
 };
 use rstest::rstest;

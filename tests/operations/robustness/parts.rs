@@ -13,7 +13,8 @@ use std::{
 
 use dapbox::{
     config::{Config, OptionalAddress, TlsMode},
-    model::{Act, BatchMode, Failpoints, Part, Phase, Point, Revision, VdafConfig},
+    model::{BatchMode, Revision, VdafConfig},
+    support::{Act, Failpoints, Part, Phase, Point},
     vdaf::{AggregateResult, Measurement},
 };
 use rstest::rstest;

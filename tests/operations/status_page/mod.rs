@@ -12,9 +12,11 @@ use std::{fs, path::PathBuf};
 use chromium::{Chromium, PROGRAMS};
 use dapbox::{
     config::{Config, OptionalAddress},
-    model::{BatchMode, Revision, Time, VdafConfig, overview::Overview, words::count},
+    model::{BatchMode, Revision, Time, VdafConfig},
     server::status_page,
+    support::words::count,
     vdaf::Measurement,
+    views::overview::Overview,
 };
 use serde_json::Value;
 use tokio::net::TcpListener;

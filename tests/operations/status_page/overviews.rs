@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use dapbox::model::{
-    BatchId, BatchMode, Duration, Interval, Max, Revision, Role, TaskId, Time, VdafConfig,
-    overview::{
-        BatchState, BatchView, CertificateStatus, KeyState, KeyStatus, Load, Overview, PeerStatus, Sample, StateCounts,
-        TaskView, TlsStatus,
+use dapbox::{
+    model::{BatchId, BatchMode, Duration, Interval, KeyState, Max, Revision, Role, TaskId, Time, VdafConfig},
+    views::{
+        overview::{
+            BatchState, BatchView, CertificateStatus, KeyStatus, Load, Overview, PeerStatus, Sample, StateCounts,
+            TaskView, TlsStatus,
+        },
+        status::{CollectedBatchStatus, DiskStatus, ResultState, TaskStatus},
     },
-    status::{CollectedBatchStatus, DiskStatus, ResultState, TaskStatus},
 };
 
 /// 2026-11-25 04:30 UTC.

@@ -1,0 +1,401 @@
+//! From flags, environment and file to a [`Config`], with errors that say where to look.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use figment::{
+    Figment, Metadata, Profile, Provider,
+    providers::Serialized,
+    value::{Dict, Map, Value},
+};
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    Config, acme,
+    environment::{self, PREFIX, is_option},
+    management,
+    outside::check_public_url,
+    provisioning, taskprov,
+};
+use dapbox_support::files;
+
+/// What the command line sets; it wins over everything else.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Instead of [`Config::data_dir`].
+    pub data_dir: Option<PathBuf>,
+    /// Instead of [`Config::listen`].
+    pub listen: Option<SocketAddr>,
+}
+
+/// Why there is no configuration. The text is for the operator and names file and line.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {cause}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        cause: std::io::Error,
+    },
+    /// The file is not TOML.
+    #[error("{}: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What the TOML parser says, with line and column.
+        message: String,
+    },
+    /// Keys or variables that mean nothing.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Unknown(Vec<UnknownKey>),
+    /// A value of the wrong kind.
+    #[error("{0}")]
+    Value(Box<figment::Error>),
+    /// Values that make no sense.
+    #[error("{0}")]
+    Nonsense(String),
+}
+
+/// A key or a variable that means nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownKey {
+    /// Where it stands: `file:line`, or `environment`.
+    pub place: String,
+    /// The key with its tables, as in `leader.max_job_size`, or the variable.
+    pub key: String,
+    /// A known key that looks like it.
+    pub suggestion: Option<String>,
+}
+
+impl std::fmt::Display for UnknownKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: unknown key '{}'", self.place, self.key)?;
+        self.suggestion.iter().try_for_each(|known| write!(f, "; did you mean '{known}'?"))
+    }
+}
+
+impl Config {
+    /// Reads the configuration from `file` (if any), the process's environment, and `flags`.
+    pub fn load(file: Option<&Path>, flags: &Overrides) -> Result<Self, ConfigError> {
+        Self::from_sources(file, environment::read(std::env::vars_os())?, flags)
+    }
+
+    /// As [`Config::load`], with the environment as an argument.
+    pub fn from_sources(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        flags: &Overrides,
+    ) -> Result<Self, ConfigError> {
+        let known = Self::known_keys()?;
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(path) = file {
+            let text = files::read_text(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
+            check_file_keys(path, &text, &known)?;
+            figment = figment.merge(from_file(path, &text)?);
+        }
+        for variable in environment.into_iter().filter(|(name, value)| is_option(name, value)) {
+            figment = figment.merge(from_variable(&known, variable)?);
+        }
+        if let Some(data_dir) = &flags.data_dir {
+            check_path(data_dir)?;
+            figment = figment.merge(Serialized::default("data_dir", data_dir));
+        }
+        if let Some(listen) = flags.listen {
+            figment = figment.merge(Serialized::default("listen", listen));
+        }
+        let config: Self = figment.extract().map_err(|e| ConfigError::Value(Box::new(e)))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Every key there is, as dotted paths: the default configuration has them all.
+    fn known_keys() -> Result<Vec<String>, ConfigError> {
+        Ok(Self::default().flat()?.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// Refuses values that are of the right kind and still make no sense.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let (limits, leader) = (&self.limits, &self.leader);
+        let at_least_one = [
+            ("limits.max_report_bytes", limits.max_report_bytes),
+            ("limits.max_upload_bytes", limits.max_upload_bytes),
+            ("limits.max_job_bytes", limits.max_job_bytes),
+            ("limits.max_job_reports", limits.max_job_reports),
+            ("limits.max_message_bytes", limits.max_message_bytes),
+            ("limits.max_answer_bytes", limits.max_answer_bytes),
+            ("limits.max_requests", limits.max_requests),
+            ("limits.max_pending_bodies", limits.max_pending_bodies),
+            ("limits.max_connections", limits.max_connections),
+            ("limits.pool_queue", limits.pool_queue),
+            ("limits.store_queue", limits.store_queue),
+            ("limits.max_open_buckets", limits.max_open_buckets),
+            ("helper.max_deferred_jobs", self.helper.max_deferred_jobs),
+            ("helper.max_memory_bytes", self.helper.max_memory_bytes),
+            ("leader.max_job_size", leader.max_job_size),
+            ("leader.min_job_size", leader.min_job_size),
+            ("leader.jobs_in_flight", leader.jobs_in_flight),
+            ("leader.max_memory_bytes", leader.max_memory_bytes),
+            ("log.queue_bytes", self.log.queue_bytes),
+            ("leader.max_collections", leader.max_collections),
+        ];
+        if let Some((key, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
+            return Err(ConfigError::Nonsense(format!("{key} must be at least 1")));
+        }
+        let not_zero = [
+            ("limits.request_timeout", limits.request_timeout),
+            ("limits.head_timeout", limits.head_timeout),
+            ("tls.check_interval", self.tls.check_interval),
+            ("tls.handshake_timeout", self.tls.handshake_timeout),
+            ("disk.check_interval", self.disk.check_interval),
+            ("leader.peer_timeout", leader.peer_timeout),
+            ("leader.retry_initial", leader.retry_initial),
+            ("retention.sweep_interval", self.retention.sweep_interval),
+        ];
+        if let Some((key, _)) = not_zero.iter().find(|(_, value)| value.is_zero()) {
+            return Err(ConfigError::Nonsense(format!("{key} must be longer than nothing")));
+        }
+        let enough = [
+            (
+                "limits.upload_memory_bytes",
+                limits.upload_memory_bytes,
+                "limits.max_report_bytes",
+                limits.max_report_bytes,
+            ),
+            ("limits.request_memory_bytes", limits.request_memory_bytes, "limits.max_job_bytes", limits.max_job_bytes),
+        ];
+        if let Some((key, value, least_key, least)) = enough.iter().find(|(_, value, _, least)| value < least) {
+            let text = format!("{key} ({value}) must not be less than {least_key} ({least})");
+            return Err(ConfigError::Nonsense(text));
+        }
+        if leader.min_job_size > leader.max_job_size {
+            let text = format!(
+                "leader.min_job_size ({}) must not exceed leader.max_job_size ({})",
+                leader.min_job_size, leader.max_job_size
+            );
+            return Err(ConfigError::Nonsense(text));
+        }
+        if !self.hpke.rotate_every.is_zero() && self.hpke.rotate_every <= self.hpke.pending_time {
+            let text = "hpke.rotate_every must be longer than hpke.pending_time, or 0s for never";
+            return Err(ConfigError::Nonsense(text.to_owned()));
+        }
+        if leader.retry_initial > leader.retry_max {
+            return Err(ConfigError::Nonsense("leader.retry_initial must not exceed leader.retry_max".to_owned()));
+        }
+        check_public_url(&self.public_url).map_err(|why| ConfigError::Nonsense(format!("public_url {why}")))?;
+        if let Some(text) = self.tls.nonsense().or_else(|| self.proxy.nonsense()) {
+            return Err(ConfigError::Nonsense(text));
+        }
+        acme::check(self)
+            .and_then(|()| management::check(self))
+            .and_then(|()| provisioning::check(self))
+            .and_then(|()| taskprov::check_options(self))
+            .map_err(ConfigError::Nonsense)
+    }
+}
+
+/// Refuses a data directory whose path is no text: no configuration could name it, and no message.
+fn check_path(path: &Path) -> Result<(), ConfigError> {
+    let refusal =
+        || ConfigError::Nonsense(format!("the data directory {path:?} is not UTF-8 text; choose another path"));
+    path.to_str().map(|_| ()).ok_or_else(refusal)
+}
+
+/// Refuses keys that nobody knows; figment would not know their lines.
+fn check_file_keys(path: &Path, text: &str, known: &[String]) -> Result<(), ConfigError> {
+    let table = DeTable::parse(text).map_err(|e| syntax(path, &e))?;
+    let mut unknown = Vec::new();
+    collect_unknown(table.get_ref(), "", known, &mut |key, offset| {
+        let line = 1 + text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count();
+        let place = format!("{}:{line}", path.display());
+        unknown.push((offset, UnknownKey { place, suggestion: suggest(&key, known), key }));
+    });
+    unknown.sort_by_key(|(offset, _)| *offset);
+    if unknown.is_empty() {
+        Ok(())
+    } else {
+        Err(ConfigError::Unknown(unknown.into_iter().map(|(_, key)| key).collect()))
+    }
+}
+
+fn syntax(path: &Path, error: &toml::de::Error) -> ConfigError {
+    ConfigError::Syntax { path: path.to_owned(), message: error.to_string().trim_end().to_owned() }
+}
+
+/// The values in the file. figment has a reader of its own, but that is of an older `toml` and one reader is enough.
+fn from_file(path: &Path, text: &str) -> Result<Named, ConfigError> {
+    let table: toml::Table = toml::from_str(text).map_err(|e| syntax(path, &e))?;
+    let data = Value::serialize(table).map(|value| Profile::Default.collect(value.into_dict().unwrap_or_default()));
+    Ok(Named { name: path.display().to_string(), data })
+}
+
+fn collect_unknown(table: &DeTable, prefix: &str, known: &[String], report: &mut impl FnMut(String, usize)) {
+    for (name, value) in table {
+        let key = format!("{prefix}{}", name.get_ref());
+        let inside = format!("{key}.");
+        match value.get_ref() {
+            DeValue::Table(inner) if known.iter().any(|known| known.starts_with(&inside)) => {
+                collect_unknown(inner, &inside, known, report);
+            }
+            _ if known.contains(&key) => {}
+            _ => report(key, name.span().start),
+        }
+    }
+}
+
+/// The known key that looks most like `key`: by its whole path, or by its last part in another table.
+fn suggest(key: &str, known: &[String]) -> Option<String> {
+    let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
+    let score = |known: &String| {
+        let tables = known.split_once('.').map_or(0.0, |(table, _)| strsim::jaro_winkler(table, key));
+        strsim::jaro_winkler(known, key).max(strsim::jaro_winkler(&last(known), &last(key)) - 0.01).max(tables - 0.02)
+    };
+    let best = known.iter().max_by(|a, b| score(a).total_cmp(&score(b)))?;
+    (score(best) > 0.8).then(|| best.clone())
+}
+
+/// The key that a variable of ours sets.
+pub(super) fn key_of(variable: &str) -> String {
+    variable.strip_prefix(PREFIX).unwrap_or(variable).to_ascii_lowercase().replace("__", ".")
+}
+
+fn from_variable(known: &[String], (name, text): (String, String)) -> Result<Named, ConfigError> {
+    let key = key_of(&name);
+    if !known.contains(&key) {
+        let variable = |key: String| format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase());
+        let suggestion = suggest(&key, known).map(variable);
+        return Err(ConfigError::Unknown(vec![UnknownKey { place: "environment".to_owned(), key: name, suggestion }]));
+    }
+    // Parsing cannot fail: what is no number, flag or list is text.
+    let value: Value = text.parse().unwrap_or_else(|_| Value::from(text.as_str()));
+    let data = figment::util::nest(&key, value).into_dict().unwrap_or_default();
+    Ok(Named { name: format!("environment variable {name}"), data: Ok(Profile::Default.collect(data)) })
+}
+
+/// Values and where they come from, for figment's error messages.
+struct Named {
+    name: String,
+    data: figment::Result<Map<Profile, Dict>>,
+}
+
+impl Provider for Named {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name.clone())
+    }
+
+    fn data(&self) -> figment::Result<Map<Profile, Dict>> {
+        self.data.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, environment: &[(&str, &str)], flags: &Overrides) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("appliance.toml");
+        std::fs::write(&path, text).unwrap();
+        let environment = environment.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        Config::from_sources(Some(&path), environment, flags)
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line_and_a_suggestion() {
+        let text = "data_dir = \"x\"\n\n[leader]\n# a comment\nmax_jobsize = 3\n";
+        let error = load(text, &[], &Overrides::default()).unwrap_err().to_string();
+        assert!(error.contains("appliance.toml:5: unknown key 'leader.max_jobsize'"), "{error}");
+        assert!(error.contains("did you mean 'leader.max_job_size'?"), "{error}");
+
+        let error = load("[limit]\nworkers = 1\n", &[], &Overrides::default()).unwrap_err().to_string();
+        assert!(error.contains("appliance.toml:1: unknown key 'limit'"), "{error}");
+        let error = load("max_job_size = 1\n", &[], &Overrides::default()).unwrap_err().to_string();
+        assert!(error.contains("did you mean 'leader.max_job_size'?"), "{error}");
+        let error = load("zzzzqqq = 1\n", &[], &Overrides::default()).unwrap_err().to_string();
+        assert!(!error.contains("did you mean"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_variable_is_refused_with_a_suggestion() {
+        let error = load("", &[("DAPBOX_LOG__LEVLE", "debug")], &Overrides::default()).unwrap_err().to_string();
+        assert!(error.contains("'DAPBOX_LOG__LEVLE'") && error.contains("'DAPBOX_LOG__LEVEL'"), "{error}");
+        assert!(load("", &[("DAPBOX_CONFIG", "x"), ("OTHER", "y")], &Overrides::default()).is_ok());
+        let of_kubernetes = [("DAPBOX_PORT", "tcp://10.0.0.7:8080"), ("DAPBOX_X_SERVICE_HOST", "10.0.0.7")];
+        assert_eq!(load("", &of_kubernetes, &Overrides::default()).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_flags_win_over_both() {
+        let text =
+            "listen = \"127.0.0.1:1\"\ndata_dir = \"file\"\n[leader]\nmax_job_delay = \"7s\"\nmin_job_size = 3\n";
+        let environment = [("DAPBOX_LISTEN", "127.0.0.1:2"), ("DAPBOX_LEADER__MAX_JOB_DELAY", "20ms")];
+        let flags = Overrides { listen: Some(([127, 0, 0, 1], 3).into()), ..Overrides::default() };
+
+        let config = load(text, &environment, &Overrides::default()).unwrap();
+        assert_eq!(config.listen.port(), 2);
+        assert_eq!(config.data_dir, Path::new("file"));
+        assert_eq!(config.leader.max_job_delay, super::super::Seconds::millis(20));
+        assert_eq!(config.leader.min_job_size, 3);
+        assert_eq!(config.leader.max_job_size, 500);
+        assert_eq!(load(text, &environment, &flags).unwrap().listen.port(), 3);
+    }
+
+    #[test]
+    fn errors_say_where_the_value_came_from() {
+        let error = load("[limits]\nworkers = \"many\"\n", &[], &Overrides::default()).unwrap_err().to_string();
+        assert!(error.contains("workers") && error.contains("appliance.toml"), "{error}");
+        let error = load("", &[("DAPBOX_LISTEN", "nowhere")], &Overrides::default()).unwrap_err().to_string();
+        assert!(error.contains("DAPBOX_LISTEN"), "{error}");
+        let error = load("[limits\n", &[], &Overrides::default()).unwrap_err().to_string();
+        assert!(error.contains("line 1"), "{error}");
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in [
+            "[leader]\nmin_job_size = 501",
+            "[limits]\nmax_requests = 0",
+            "[limits]\nmax_job_bytes = 300_000_000",
+            "[leader]\nretry_initial = \"0s\"",
+            "[tls]\nmode = \"files\"\ncertificate_file = \"cert.pem\"",
+            "[tls]\nkey_file = \"key.pem\"",
+            "[proxy]\ntrusted = [\"0.0.0.0/0\"]",
+            "[hpke]\nrotate_every = \"1d\"",
+            "[management]\npath = \"/api\"",
+        ] {
+            assert!(matches!(load(text, &[], &Overrides::default()), Err(ConfigError::Nonsense(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_suite_that_can_be_configured_is_supported() {
+        for kem in ["x25519", "p256"] {
+            for kdf in ["hkdf-sha256", "hkdf-sha384", "hkdf-sha512"] {
+                for aead in ["aes-128-gcm", "aes-256-gcm", "chacha20-poly1305"] {
+                    let text = format!("[hpke]\nkem = \"{kem}\"\nkdf = \"{kdf}\"\naead = \"{aead}\"\n");
+                    let suite = load(&text, &[], &Overrides::default()).unwrap().hpke.suite();
+                    assert!(suite.is_supported(), "{suite}");
+                }
+            }
+        }
+        assert_eq!(Config::default().hpke.suite(), dapbox_protocol::hpke::Suite::DEFAULT);
+    }
+
+    #[test]
+    fn the_example_has_every_key_with_its_default() {
+        let example = include_str!("../../../appliance.toml");
+        assert_eq!(load(example, &[], &Overrides::default()).unwrap(), Config::default());
+
+        let table: toml::Table = example.parse().unwrap();
+        for key in Config::known_keys().unwrap() {
+            let found = match key.split_once('.') {
+                Some((outer, inner)) => table.get(outer).and_then(|t| t.get(inner)).is_some(),
+                None => table.contains_key(&key),
+            };
+            assert!(found, "{key} is missing from appliance.toml");
+        }
+    }
+}

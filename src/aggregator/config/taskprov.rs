@@ -1,0 +1,260 @@
+//! Peers whose tasks are set up in-band, each in a file of its own.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Config, Seconds, commented::commented};
+use dapbox_protocol::{
+    hpke,
+    model::{
+        BaseUrl, Duration, HpkeConfig, Role, Secret, TokenHash, base_url,
+        secret::token,
+        taskprov::{PeerAggregator, PeerName, PeerSide, VERIFY_KEY_INIT_BYTES},
+    },
+};
+use dapbox_support::files;
+
+/// In-band provisioning: tasks that requests set up which are about them. Off without peers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Taskprov {
+    /// The peers' files.
+    pub peers: Vec<PathBuf>,
+    /// How many tasks each peer may have here: where we lead, any client can set one up with a report. Tasks that were never
+    /// used give their places to others.
+    pub max_tasks: u64,
+}
+
+impl Default for Taskprov {
+    fn default() -> Self {
+        Self { peers: Vec::new(), max_tasks: 1000 }
+    }
+}
+
+/// Refuses peers without our own URL, by which tasks of other servers are told from ours.
+pub(super) fn check_options(config: &Config) -> Result<(), String> {
+    if !config.taskprov.peers.is_empty() && config.public_url.is_empty() {
+        return Err("public_url must be set with taskprov.peers: tasks of other servers are refused by it".to_owned());
+    }
+    Ok(())
+}
+
+/// A peer's file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerFile {
+    /// Which aggregator the peer is.
+    pub role: PeerRole,
+    /// Its base URL, as it stands in the configurations of tasks.
+    #[serde(deserialize_with = "base_url::deserialize")]
+    pub endpoint: String,
+    /// What the verification keys of tasks are derived from.
+    pub verify_key_init: Secret,
+    /// Of a leader: the hashes of the tokens that it may present to us.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leader_token_hashes: Vec<TokenHash>,
+    /// Of a helper: the tokens that we present to it, in the order in which to try.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub helper_tokens: Vec<PresentedToken>,
+    /// Of a helper: the hashes of the tokens that the collector may present to us.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub collector_token_hashes: Vec<TokenHash>,
+    /// How long reports are kept, if not as `provisioning.report_expiry_age` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report_expiry_age: Option<Seconds>,
+    /// A floor of its own, if it is above `provisioning.min_batch_size`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_batch_size: Option<u64>,
+    /// The key that aggregate shares are sealed to.
+    pub collector_key: HpkeConfig,
+}
+
+/// A token as it is sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PresentedToken(#[serde(with = "token")] pub Secret);
+
+/// Which aggregator a peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerRole {
+    /// It leads, and we help.
+    Leader,
+    /// It helps, and we lead.
+    Helper,
+}
+
+/// Reads the files of all peers.
+pub fn read_peers(paths: &[PathBuf]) -> Result<Vec<PeerAggregator>, String> {
+    let mut peers: Vec<PeerAggregator> = Vec::new();
+    for path in paths {
+        let peer = read_peer(path)?;
+        if peers.iter().any(|known| peer.name().is_of(known)) {
+            let PeerName { endpoint, role } = peer.name();
+            return Err(format!("{}: there is a file of the {role} {endpoint} already", path.display()));
+        }
+        peers.push(peer);
+    }
+    Ok(peers)
+}
+
+/// Reads a peer's file.
+pub fn read_peer(path: &Path) -> Result<PeerAggregator, String> {
+    let of_file = |why: String| format!("{}: {why}", path.display());
+    let text = files::read_text(path).map_err(|error| of_file(error.to_string()))?;
+    let file: PeerFile = toml::from_str(&text).map_err(|error| of_file(said(&error, &text)))?;
+    file.peer().map_err(of_file)
+}
+
+/// What is wrong with a file, without the line: there may be a secret in it.
+fn said(error: &toml::de::Error, text: &str) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map(|before| 1 + before.matches('\n').count());
+    line.map_or_else(|| error.message().to_owned(), |line| format!("line {line}: {}", error.message()))
+}
+
+impl PeerFile {
+    /// The peer, if it makes sense.
+    pub fn peer(self) -> Result<PeerAggregator, String> {
+        let (of_leader, of_helper) = (
+            !self.leader_token_hashes.is_empty(),
+            [!self.helper_tokens.is_empty(), !self.collector_token_hashes.is_empty()],
+        );
+        let side = match self.role {
+            PeerRole::Leader if of_leader && of_helper == [false; 2] => {
+                PeerSide::Leader { tokens: self.leader_token_hashes }
+            }
+            PeerRole::Leader => return Err("a leader has leader_token_hashes, and no other tokens".to_owned()),
+            PeerRole::Helper if !of_leader && of_helper == [true; 2] => PeerSide::Helper {
+                tokens: self.helper_tokens.into_iter().map(|PresentedToken(token)| token).collect(),
+                collector_tokens: self.collector_token_hashes,
+            },
+            PeerRole::Helper => {
+                return Err("a helper has helper_tokens and collector_token_hashes, and no other tokens".to_owned());
+            }
+        };
+        let peer = PeerAggregator {
+            endpoint: self.endpoint,
+            verify_key_init: self.verify_key_init,
+            collector_hpke_config: self.collector_key,
+            report_expiry_age: self.report_expiry_age.map(|age| Duration(age.as_secs())),
+            min_batch_size: self.min_batch_size,
+            side,
+        };
+        check(&peer)?;
+        Ok(peer)
+    }
+
+    /// The file's text, with comments.
+    pub fn to_text(&self) -> Result<String, String> {
+        let toml = toml::to_string(self).map_err(|error| error.to_string())?;
+        Ok(commented(&toml, heading(self.role), &COMMENTS))
+    }
+}
+
+/// What makes no sense about a peer, wherever it comes from, if anything.
+pub fn check(peer: &PeerAggregator) -> Result<(), String> {
+    match peer.endpoint.parse::<BaseUrl>() {
+        Ok(url) if url.as_str() == peer.endpoint => {}
+        Ok(_) => return Err(format!("the endpoint {:?} must not have blanks around it", peer.endpoint)),
+        Err(why) => return Err(format!("the endpoint: {why}")),
+    }
+    if peer.verify_key_init.expose().len() != VERIFY_KEY_INIT_BYTES {
+        return Err(format!("verify_key_init must be {VERIFY_KEY_INIT_BYTES} bytes in base64url, without padding"));
+    }
+    if !hpke::is_supported(&peer.collector_hpke_config) {
+        return Err("the collector's key is of an algorithm that is not supported, or is unusable".to_owned());
+    }
+    Ok(())
+}
+
+fn heading(role: PeerRole) -> &'static [&'static str] {
+    match role {
+        PeerRole::Leader => &[
+            "A leader whose tasks are set up in-band, for its helper's operator. SECRET.",
+            "Name this file in the helper's appliance.toml: [taskprov] peers",
+        ],
+        PeerRole::Helper => &[
+            "A helper of tasks that are set up in-band, for its leader's operator. SECRET.",
+            "Name this file in the leader's appliance.toml: [taskprov] peers",
+        ],
+    }
+}
+
+const COMMENTS: [(&str, &str); 8] = [
+    ("endpoint", "The peer, as it stands in the configurations of tasks."),
+    ("verify_key_init", "SECRET. What the verification keys of tasks are derived from: the same in both files."),
+    ("leader_token_hashes", "SHA-256 of what the leader may present to the helper."),
+    ("helper_tokens", "SECRET. What the leader presents to the helper; the first one first."),
+    ("collector_token_hashes", "SHA-256 of what the collector may present to the leader."),
+    ("report_expiry_age", "Reports older than this are refused and forgotten."),
+    ("min_batch_size", "Tasks with a smaller minimum batch size are refused."),
+    ("[collector_key]", "The public key that aggregates are sealed to (numbers as in RFC 9180)."),
+];
+
+/// For messages.
+impl From<PeerRole> for Role {
+    fn from(role: PeerRole) -> Self {
+        match role {
+            PeerRole::Leader => Self::Leader,
+            PeerRole::Helper => Self::Helper,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dapbox_protocol::hpke::{Keypair, Suite};
+
+    fn helper() -> PeerFile {
+        PeerFile {
+            role: PeerRole::Helper,
+            endpoint: "https://b.example/dap-09/".to_owned(),
+            verify_key_init: Secret::random(VERIFY_KEY_INIT_BYTES),
+            leader_token_hashes: Vec::new(),
+            helper_tokens: ["new", "old"].map(|token| PresentedToken(Secret::token(token).unwrap())).to_vec(),
+            collector_token_hashes: vec![TokenHash::of(b"collector")],
+            report_expiry_age: Some(Seconds::new(86_400)),
+            min_batch_size: Some(500),
+            collector_key: Keypair::generate(3, Suite::DEFAULT).unwrap().config().clone(),
+        }
+    }
+
+    #[test]
+    fn a_file_says_what_it_was_made_of() {
+        let file = helper();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("peer.toml");
+        std::fs::write(&path, file.to_text().unwrap()).unwrap();
+        assert_eq!(read_peer(&path), file.peer());
+        assert!(read_peers(&[path.clone(), path]).unwrap_err().contains("already"));
+    }
+
+    #[test]
+    fn a_file_that_makes_no_sense_is_refused_without_its_secrets() {
+        type Spoil = fn(&mut PeerFile);
+        let cases: [(&str, Spoil); 5] = [
+            ("helper_tokens", |file| file.helper_tokens.clear()),
+            ("leader_token_hashes", |file| file.role = PeerRole::Leader),
+            ("verify_key_init", |file| file.verify_key_init = Secret::random(16)),
+            ("endpoint", |file| file.endpoint = "b.example".to_owned()),
+            ("collector's key", |file| file.collector_key.public_key = vec![0; 32]),
+        ];
+        for (what, spoil) in cases {
+            let mut file = helper();
+            spoil(&mut file);
+            assert!(file.peer().unwrap_err().contains(what), "{what}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("peer.toml");
+        std::fs::write(&path, "role = \"leader\"\nverify_key_init = \"secret\" oops").unwrap();
+        let error = read_peer(&path).unwrap_err();
+        assert!(error.contains("line 2") && !error.contains("secret"), "{error}");
+        for token in ["", "not one"] {
+            std::fs::write(&path, helper().to_text().unwrap().replace("\"old\"", &format!("{token:?}"))).unwrap();
+            let error = read_peer(&path).unwrap_err();
+            assert!(error.contains("a token has") && !error.contains("not one"), "{error}");
+        }
+    }
+}

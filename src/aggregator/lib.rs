@@ -1,0 +1,179 @@
+//! What a DAP aggregator decides, one file for each interaction.
+//!
+//! Everything here is synchronous and takes `now`: functions over a store transaction, which either mutate or
+//! refuse (decide first, then mutate), and pure functions over report shares, which run on the pool. Sockets,
+//! waiting and retrying are the server's.
+
+pub mod ahead;
+pub mod api_tokens;
+pub mod batches;
+pub mod collect;
+pub mod config;
+pub mod counters;
+pub mod demand;
+mod error;
+pub mod helper;
+pub mod idle;
+pub mod keys;
+pub mod leader;
+pub mod naming;
+pub mod offline;
+pub mod phase;
+pub mod progress;
+pub mod provision;
+pub mod restored;
+pub mod results;
+pub mod retention;
+mod shares;
+pub mod taskprov;
+pub mod tasks;
+pub mod tokens;
+pub mod untouched;
+pub mod upload;
+pub mod views;
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use bytes::Bytes;
+
+use dapbox_protocol::{
+    model::{Duration, Extension, ReportError, ReportId, Role, Task, Time, Tokens},
+    vdaf::{self, Preparer, VdafError, Verification},
+    wire::{self, Problem, ProblemType, Wire},
+};
+use dapbox_store::Replay;
+
+pub use error::Error;
+pub use keys::KeyRing;
+pub use shares::{Opener, Sum, Sums};
+
+/// A task with all that is needed to work on it: its encodings and its VDAF.
+pub struct TaskContext {
+    /// The task.
+    pub task: Arc<Task>,
+    /// The tokens that were in force when this was made.
+    pub tokens: Tokens,
+    /// The encodings of its revision.
+    pub wire: &'static dyn Wire,
+    /// Its VDAF.
+    pub preparer: Arc<dyn Preparer>,
+    /// Whether no request had named it when this was made. Becomes false with the first request.
+    pub is_untouched: AtomicBool,
+    /// If the task was set up in-band: its configuration as the header of all requests about it, for those who have not
+    /// heard of it.
+    pub advertisement: Option<String>,
+    /// The extension that each report must have, with no data in it.
+    report_extension: Option<u16>,
+    vdaf_context: Vec<u8>,
+}
+
+impl TaskContext {
+    /// Makes the VDAF that the task asks for; fails if its parameters are out of range.
+    pub fn new(task: Arc<Task>) -> Result<Self, VdafError> {
+        let wire = wire::of(task.public.revision);
+        let preparer = vdaf::of_task(&task.public)?;
+        let tokens = Tokens::of(&task.party);
+        Ok(Self {
+            tokens,
+            is_untouched: AtomicBool::new(false),
+            vdaf_context: wire.vdaf_context(&task.public.id),
+            task,
+            wire,
+            preparer,
+            advertisement: None,
+            report_extension: None,
+        })
+    }
+
+    /// The same for a task that was set up in-band with this configuration.
+    pub fn advertising(self, configuration: &Bytes) -> Self {
+        let Some(taskprov) = wire::taskprov::of(self.task.public.revision) else { return self };
+        let advertisement = Some(taskprov.encode_header(configuration));
+        Self { advertisement, report_extension: taskprov.report_extension(), ..self }
+    }
+
+    /// Whether a share of a report has the extensions that it must have, and no others: every extension is mandatory to
+    /// understand (DAP-09 section 4.4.3), and that of a task that is set up in-band must be there
+    /// (draft-wang-ppm-dap-taskprov-06 sections 4 and 6).
+    pub fn fit(&self, extensions: &[Extension]) -> bool {
+        match (self.report_extension, extensions) {
+            (None, []) => true,
+            (Some(kind), [only]) => only.kind == kind && only.data.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// The same with the tokens that are in force, if one was replaced.
+    pub fn with_tokens(self, tokens: Tokens) -> Self {
+        Self { tokens, ..self }
+    }
+
+    /// The same of a task that no request may have named yet.
+    pub fn with_untouched(self, is_untouched: bool) -> Self {
+        Self { is_untouched: AtomicBool::new(is_untouched), ..self }
+    }
+
+    /// What verification of the task's reports is bound to.
+    pub fn verification(&self) -> Verification<'_> {
+        Verification { key: self.task.verify_key.expose(), context: &self.vdaf_context }
+    }
+
+    /// Our role in the task.
+    pub fn role(&self) -> Role {
+        self.task.role()
+    }
+}
+
+/// Prio3 has one aggregation parameter, the empty one (DAP-18 section 4.3).
+pub(crate) fn check_parameter(parameter: &[u8]) -> Result<(), Problem> {
+    if parameter.is_empty() {
+        return Ok(());
+    }
+    let detail = "the task's VDAF takes no aggregation parameter";
+    Err(Problem::new(ProblemType::InvalidAggregationParameter).with_detail(detail))
+}
+
+/// Every extension is mandatory to understand, and of a request we understand none but those that [`wire`] takes for
+/// itself.
+pub(crate) fn check_extensions(extensions: &[Extension]) -> Result<(), Problem> {
+    if extensions.is_empty() {
+        return Ok(());
+    }
+    let numbers = extensions.iter().map(|extension| extension.kind);
+    let detail = "the request has extensions that are not known here";
+    Err(Problem::new(ProblemType::UnsupportedExtension).with_detail(detail).with_unsupported_extensions(numbers))
+}
+
+/// Whether a report's time is not before the task's horizon, of which nothing may be known any more.
+pub fn check_horizon(replay: &Replay, time: Time) -> Result<(), ReportError> {
+    if Some(time) < replay.horizon() { Err(ReportError::ReportDropped) } else { Ok(()) }
+}
+
+/// Whether a report was not aggregated before, as far as that is still known (DAP-09 section 4.5.1.4).
+pub fn check_replay(replay: &Replay, id: &ReportId, time: Time) -> Result<(), ReportError> {
+    check_horizon(replay, time)?;
+    if replay.contains(id) { Err(ReportError::ReportReplayed) } else { Ok(()) }
+}
+
+/// Whether a report's time allows it to be aggregated now (DAP-09 section 4.5.1.4), with `skew` allowed for clocks. `end` is
+/// the end in force, see [`TaskState::end`](dapbox_store::TaskState::end).
+pub fn check_time(task: &Task, end: Option<Time>, now: Time, skew: Duration, time: Time) -> Result<(), ReportError> {
+    if time > now.saturating_add(skew) {
+        return Err(ReportError::ReportTooEarly);
+    }
+    if task.public.task_interval.is_some_and(|interval| time < interval.start()) {
+        return Err(ReportError::TaskNotStarted);
+    }
+    let is_over = end.is_some_and(|end| time > end);
+    if is_over || task.public.task_interval.is_some_and(|interval| time >= interval.end()) {
+        return Err(ReportError::TaskExpired);
+    }
+    // Of reports this old we may have forgotten whether we aggregated them.
+    if task.report_expiry_age.is_some_and(|age| time < now.saturating_sub(age)) {
+        return Err(ReportError::ReportDropped);
+    }
+    Ok(())
+}
+
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

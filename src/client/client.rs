@@ -1,0 +1,252 @@
+//! The client of a task: splits a measurement in two, seals each half to its aggregator, and uploads it
+//! (DAP-09 section 4.4, DAP-18 section 4.4).
+
+mod journal;
+mod many;
+mod refused;
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration as Span, Instant},
+};
+
+use bytes::Bytes;
+
+use crate::peer::{CallError, Peer, Retries, retry};
+use dapbox_protocol::{
+    hpke::{self, Suite},
+    model::{
+        Extension, HpkeCiphertext, HpkeConfig, PlaintextInputShare, Report, ReportError, ReportId, ReportMetadata,
+        Role, TaskParameters, Time,
+    },
+    vdaf::{self, Measurement, Preparer},
+    wire::{self, Malformed, taskprov},
+};
+use dapbox_support::Fault;
+
+pub use journal::{InFlight, Journal};
+pub use many::{Summary, rejects_the_report};
+pub use refused::ClientError;
+
+/// How long an aggregator's keys are kept when it does not say.
+const DEFAULT_MAX_AGE: Span = Span::from_secs(86_400);
+
+/// The keys that a report is sealed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AggregatorKeys {
+    /// The leader's.
+    pub leader: HpkeConfig,
+    /// The helper's.
+    pub helper: HpkeConfig,
+}
+
+/// Uploads measurements for one task.
+pub struct Client {
+    task: TaskParameters,
+    preparer: Arc<dyn Preparer>,
+    peer: Peer,
+    retries: Retries,
+    in_band: Option<InBand>,
+    keys: Mutex<Option<Cached>>,
+}
+
+/// What a client adds if the task is set up in-band.
+#[derive(Clone, Debug)]
+struct InBand {
+    advertisement: String,
+    extensions: Vec<Extension>,
+}
+
+struct Cached {
+    keys: AggregatorKeys,
+    until: Instant,
+}
+
+impl Client {
+    /// A client for a task. Fails if the task's parameters are wrong.
+    pub fn new(task: TaskParameters, peer: Peer, retries: Retries) -> Result<Self, ClientError> {
+        let preparer = vdaf::preparer(task.revision, &task.vdaf)?;
+        Ok(Self { task, preparer, peer, retries, in_band: None, keys: Mutex::new(None) })
+    }
+
+    /// The same for a task that is set up in-band with this configuration, which goes with every upload
+    /// (draft-wang-ppm-dap-taskprov-06 section 4).
+    pub fn advertising(self, configuration: &[u8]) -> Self {
+        let in_band = taskprov::of(self.task.revision).map(|taskprov| {
+            let extension = taskprov.report_extension().map(|kind| Extension { kind, data: Bytes::new() });
+            InBand { advertisement: taskprov.encode_header(configuration), extensions: extension.into_iter().collect() }
+        });
+        Self { in_band, ..self }
+    }
+
+    /// What is in each share of a report beside the measurement's part.
+    fn extensions(&self) -> Vec<Extension> {
+        self.in_band.as_ref().map(|in_band| in_band.extensions.clone()).unwrap_or_default()
+    }
+
+    /// The task.
+    pub fn task(&self) -> &TaskParameters {
+        &self.task
+    }
+
+    /// Uploads one measurement, made at `time` or now. Tries again while that may help: with a new report if the leader
+    /// does not know the key any more, with the same one if its answer is missing.
+    pub async fn upload(&self, measurement: Measurement, time: Option<Time>) -> Result<ReportId, ClientError> {
+        let results = self.upload_together(Arc::from([measurement]), time).await;
+        let missing = || Fault::while_doing("uploading a report", "nothing became of it");
+        results.into_iter().next().unwrap_or_else(|| Err(missing().into()))
+    }
+
+    /// Makes a report without sending it. Computes on a thread for blocking work.
+    pub async fn prepare(&self, measurement: Measurement, time: Time) -> Result<Report, ClientError> {
+        let keys = self.keys().await?;
+        let (task, preparer, extensions) = (self.task.clone(), Arc::clone(&self.preparer), self.extensions());
+        let make = move || make_report_with(&task, &*preparer, &keys, &extensions, &measurement, time);
+        tokio::task::spawn_blocking(make).await.map_err(|e| Fault::while_doing("making a report", e))?
+    }
+
+    /// Uploads reports in one request (DAP-09 section 4.4.2, DAP-18 section 4.4.2), of which one may have as many as
+    /// [`reports_per_upload`](wire::Wire::reports_per_upload) says, and returns which were refused, in their order.
+    /// Sending the same ones again is harmless, so that is tried.
+    pub async fn send(&self, reports: &[Report]) -> Result<Vec<(ReportId, ReportError)>, ClientError> {
+        let wire = wire::of(self.task.revision);
+        let body = Bytes::from(wire.encode_upload(&self.task, reports));
+        let advertisement = self.in_band.as_ref().map(|in_band| in_band.advertisement.clone());
+        let call = wire.upload_call(&self.task.id).advertising(advertisement);
+        let is_lost = AtomicBool::new(false);
+        let upload = async || {
+            let answer =
+                self.peer.send(&self.task.leader_url, &call, None, body.clone()).await.map_err(CallError::from);
+            let answer = answer.and_then(|answer| answer.expect(None)).inspect_err(|error| {
+                is_lost.fetch_or(may_have_been_taken(error), Ordering::Relaxed);
+            })?;
+            let answer = if answer.body.is_empty() { answer } else { answer.expect(call.accept)? };
+            let refused = wire.decode_upload_answer(&answer.body);
+            refused.map_err(|malformed| CallError::Unexpected(malformed.to_string()))
+        };
+        let mut refused = retry(self.retries, upload).await.map_err(ClientError::Upload)?;
+        if let Some((id, _)) = refused.iter().find(|(id, _)| reports.iter().all(|report| report.metadata.id != *id)) {
+            return Err(ClientError::Upload(CallError::Unexpected(format!("a report that was not sent: {id}"))));
+        }
+        if is_lost.into_inner() {
+            // What an earlier attempt brought there, of which we did not get to hear.
+            refused.retain(|(_, error)| *error != ReportError::ReportReplayed);
+        }
+        Ok(refused)
+    }
+
+    /// The keys of both aggregators: those that we have, or new ones when they are too old.
+    pub async fn keys(&self) -> Result<AggregatorKeys, ClientError> {
+        if let Some(cached) = &*self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+            && Instant::now() < cached.until
+        {
+            return Ok(cached.keys.clone());
+        }
+        let (leader, leader_age) = self.fetch(Role::Leader).await?;
+        let (helper, helper_age) = self.fetch(Role::Helper).await?;
+        let keys = AggregatorKeys { leader, helper };
+        let until = Instant::now() + leader_age.min(helper_age).min(DEFAULT_MAX_AGE);
+        let cached = Cached { keys: keys.clone(), until };
+        *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = Some(cached);
+        Ok(keys)
+    }
+
+    /// Forgets keys that turned out to be outdated, unless there are others already.
+    fn forget(&self, outdated: &AggregatorKeys) {
+        let mut cached = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if cached.as_ref().is_some_and(|cached| cached.keys == *outdated) {
+            *cached = None;
+        }
+    }
+
+    /// The key of one of the aggregators.
+    pub async fn key(&self, role: Role) -> Result<HpkeConfig, ClientError> {
+        self.fetch(role).await.map(|(key, _)| key)
+    }
+
+    /// The key of an aggregator's that we use, and how long it may be kept (DAP-09 section 4.4.1, DAP-18 section
+    /// 4.4.1).
+    async fn fetch(&self, role: Role) -> Result<(HpkeConfig, Span), ClientError> {
+        let url = if role == Role::Leader { &self.task.leader_url } else { &self.task.helper_url };
+        let wire = wire::of(self.task.revision);
+        // A task that is set up in-band may not be known there yet.
+        let call = wire.hpke_config_call(Some(&self.task.id).filter(|_| self.in_band.is_none()));
+        let answer = retry(self.retries, || self.peer.call(url, &call, None, Bytes::new()))
+            .await
+            .map_err(|cause| ClientError::Keys { role, url: url.to_owned(), cause })?;
+        let key =
+            choose(wire.decode_hpke_configs(&answer.body)).map_err(|why| ClientError::NoUsableKey { role, why })?;
+        Ok((key, answer.max_age.unwrap_or(DEFAULT_MAX_AGE)))
+    }
+}
+
+/// The first key that we can use: an aggregator lists them in the order that it prefers. But a post-quantum one goes before
+/// all others, which is last only for the sake of clients that look no further.
+///
+/// Each aggregator's is chosen by itself. A share tells nothing without the other, so whoever records both and has a quantum
+/// computer later is kept out by one that is sealed like that.
+fn choose(configs: Result<Vec<HpkeConfig>, Malformed>) -> Result<HpkeConfig, String> {
+    let configs = configs.map_err(|e| e.to_string())?;
+    let count = configs.len();
+    let (strong, others): (Vec<_>, Vec<_>) =
+        configs.into_iter().partition(|config| Suite::of(config).is_post_quantum());
+    strong.into_iter().chain(others).find(hpke::is_supported).ok_or_else(|| match count {
+        0 => "it has none".to_owned(),
+        _ => format!("none of its {count} uses algorithms that are known here"),
+    })
+}
+
+/// Whether the leader may have taken the reports of a request that failed.
+fn may_have_been_taken(error: &CallError) -> bool {
+    match error {
+        CallError::Unanswered(error) => !error.never_sent(),
+        // Of a long upload, what came before the disk was full is taken.
+        CallError::Refused(problem) => matches!(problem.status, 500 | 502 | 504 | 507),
+        CallError::Unexpected(_) => true,
+    }
+}
+
+/// Makes a report of a measurement: splits it, rounds the time down to the task's precision, and seals the halves
+/// (DAP-09 section 4.4.2, DAP-18 section 4.4.2).
+pub fn make_report(
+    task: &TaskParameters,
+    preparer: &dyn Preparer,
+    keys: &AggregatorKeys,
+    measurement: &Measurement,
+    time: Time,
+) -> Result<Report, ClientError> {
+    make_report_with(task, preparer, keys, &[], measurement, time)
+}
+
+/// The same with extensions in both shares.
+fn make_report_with(
+    task: &TaskParameters,
+    preparer: &dyn Preparer,
+    keys: &AggregatorKeys,
+    extensions: &[Extension],
+    measurement: &Measurement,
+    time: Time,
+) -> Result<Report, ClientError> {
+    let wire = wire::of(task.revision);
+    let metadata = ReportMetadata { id: ReportId::random(), time: time.truncate(task.time_precision) };
+    let shares = preparer.shard(&wire.vdaf_context(&task.id), measurement, &metadata.id)?;
+    let aad = wire.input_share_aad(task, &metadata, &[], &shares.public_share);
+    let seal = |role, key: &HpkeConfig, share: Vec<u8>| -> Result<HpkeCiphertext, ClientError> {
+        let share = PlaintextInputShare { extensions: extensions.to_vec(), payload: Bytes::from(share) };
+        hpke::seal(key, &wire.input_share_info(role), &aad, &wire.encode_plaintext(&share))
+            .map_err(|e| ClientError::Seal { role, why: e.to_string() })
+    };
+    Ok(Report {
+        metadata,
+        extensions: Vec::new(),
+        leader_share: seal(Role::Leader, &keys.leader, shares.leader_share)?,
+        helper_share: seal(Role::Helper, &keys.helper, shares.helper_share)?,
+        public_share: Bytes::from(shares.public_share),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,433 @@
+use std::{net::SocketAddr, sync::atomic::AtomicUsize};
+
+use warp::{
+    Filter,
+    http::{Method, Response},
+    path::FullPath,
+};
+
+use super::*;
+use crate::peer::PeerOptions;
+use dapbox_protocol::{
+    hpke::{Keypair, Suite},
+    model::{BatchMode, Duration, Max, Revision, TaskId, VdafConfig},
+    vdaf::VdafError,
+    wire::{Problem, ProblemType, dap18},
+};
+
+/// An aggregator that hands out keys and takes uploads, as a test wants it to.
+struct Aggregator {
+    revision: Revision,
+    address: SocketAddr,
+    key_requests: Arc<AtomicUsize>,
+    /// The reports of each upload.
+    uploads: Arc<Mutex<Vec<Vec<Report>>>>,
+}
+
+/// What the n-th upload, from 0 on, is answered with.
+type Say = fn(usize, &[Report]) -> Response<Vec<u8>>;
+
+fn take() -> Response<Vec<u8>> {
+    Response::builder().status(200).body(Vec::new()).unwrap()
+}
+
+fn say(problem: &Problem) -> Response<Vec<u8>> {
+    let response = Response::builder().status(problem.status).header("content-type", "application/problem+json");
+    response.body(problem.to_json().into_bytes()).unwrap()
+}
+
+/// Takes the request, but not these of its reports.
+fn refuse<'a>(refused: impl IntoIterator<Item = (&'a Report, ReportError)>) -> Response<Vec<u8>> {
+    let refused: Vec<_> = refused.into_iter().map(|(report, error)| (report.metadata.id, error)).collect();
+    let response = Response::builder().header("content-type", "application/ppm-dap;message=upload-errors");
+    response.body(dap18::encode_upload_errors(&refused)).unwrap()
+}
+
+impl Aggregator {
+    /// Of DAP-09: hands out the n-th list of `keys` at the n-th request, and answers the n-th upload with the n-th of
+    /// `answers` (200 after those).
+    async fn start(keys: Vec<Vec<HpkeConfig>>, cache_control: &'static str, answers: Vec<Problem>) -> Self {
+        let answer = move |n: usize, _: &[Report]| answers.get(n).map_or_else(take, say);
+        Self::with(Revision::Dap09, keys, cache_control, answer).await
+    }
+
+    /// Of DAP-18.
+    async fn new(keys: Vec<Vec<HpkeConfig>>, answer: Say) -> Self {
+        Self::with(Revision::Dap18, keys, "max-age=60", answer).await
+    }
+
+    async fn with(
+        revision: Revision,
+        keys: Vec<Vec<HpkeConfig>>,
+        cache_control: &'static str,
+        answer: impl Fn(usize, &[Report]) -> Response<Vec<u8>> + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let wire = wire::of(revision);
+        let task = parameters(revision, String::new());
+        let key_requests = Arc::new(AtomicUsize::new(0));
+        let uploads = Arc::new(Mutex::new(Vec::new()));
+        let (counter, received) = (Arc::clone(&key_requests), Arc::clone(&uploads));
+        let calls = [wire.hpke_config_call(Some(&task.id)), wire.upload_call(&task.id)];
+        let routes = warp::method().and(warp::path::full()).and(warp::body::bytes()).map(
+            move |method: Method, path: FullPath, body: Bytes| {
+                if path.as_str().ends_with("/hpke_config") {
+                    assert_eq!(method, calls[0].method);
+                    let n = counter.fetch_add(1, Ordering::SeqCst);
+                    return Response::builder()
+                        .header("content-type", calls[0].accept.unwrap())
+                        .header("cache-control", cache_control)
+                        .body(wire.encode_hpke_configs(&keys[n.min(keys.len() - 1)]))
+                        .unwrap();
+                }
+                assert_eq!((method.as_str(), path.as_str().ends_with("/reports")), (calls[1].method, true));
+                let reports = wire.decode_upload(&task, &body).unwrap();
+                let mut received = received.lock().unwrap();
+                received.push(reports.clone());
+                answer(received.len() - 1, &reports)
+            },
+        );
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(warp::serve(routes).incoming(listener).run());
+        Self { revision, address, key_requests, uploads }
+    }
+
+    fn client(&self) -> Client {
+        let url = format!("http://{}/dap/", self.address);
+        let task = TaskParameters { id: TaskId::random(), ..parameters(self.revision, url) };
+        let retries =
+            Retries { initial: Span::from_millis(1), max: Span::from_millis(1), give_up_after: Span::from_secs(5) };
+        Client::new(task, Peer::new(&PeerOptions::default()).unwrap(), retries).unwrap()
+    }
+
+    fn key_requests(&self) -> usize {
+        self.key_requests.load(Ordering::SeqCst)
+    }
+
+    /// The reports of all uploads.
+    fn reports(&self) -> Vec<Report> {
+        self.uploads.lock().unwrap().concat()
+    }
+
+    /// How many reports each upload had.
+    fn sizes(&self) -> Vec<usize> {
+        self.uploads.lock().unwrap().iter().map(Vec::len).collect()
+    }
+}
+
+fn parameters(revision: Revision, url: String) -> TaskParameters {
+    TaskParameters {
+        id: TaskId::new([7; 32]),
+        revision,
+        info: "a test".to_owned(),
+        leader_url: url.clone(),
+        helper_url: url,
+        batch_mode: BatchMode::TimeInterval,
+        vdaf: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
+        min_batch_size: 1,
+        time_precision: Duration(60),
+        task_expiration: None,
+        task_interval: None,
+        noise: None,
+    }
+}
+
+fn keypair(id: u8) -> Keypair {
+    Keypair::generate(id, Suite::DEFAULT).unwrap()
+}
+
+#[tokio::test]
+async fn a_report_opens_at_each_aggregator_and_its_time_is_rounded_down() {
+    for revision in Revision::ALL {
+        let key = keypair(3);
+        let list = vec![vec![key.config().clone()]];
+        let aggregator = Aggregator::with(revision, list, "max-age=60", |_, _| take()).await;
+        let client = aggregator.client();
+        let id = client.upload(Measurement::Number(7), Some(Time(119))).await.unwrap();
+        client.upload(Measurement::Number(8), None).await.unwrap();
+        assert_eq!(aggregator.key_requests(), 2, "one for each aggregator, then from the cache");
+
+        let report = aggregator.reports()[0].clone();
+        assert_eq!((report.metadata.id, report.metadata.time), (id, Time(60)));
+        let wire = wire::of(revision);
+        let aad = wire.input_share_aad(&client.task, &report.metadata, &[], &report.public_share);
+        for (role, share) in [(Role::Leader, &report.leader_share), (Role::Helper, &report.helper_share)] {
+            assert_eq!(share.config_id, 3);
+            let plaintext = key.open(&wire.input_share_info(role), &aad, share).unwrap();
+            assert!(wire.decode_plaintext(&Bytes::from(plaintext)).unwrap().extensions.is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_outdated_key_is_fetched_anew_once_and_the_report_made_anew() {
+    let (old, new) = (keypair(1), keypair(2));
+    let lists = vec![vec![old.config().clone()], vec![old.config().clone()], vec![new.config().clone()]];
+    let outdated = || Problem::new(ProblemType::OutdatedConfig);
+    let aggregator = Aggregator::start(lists.clone(), "max-age=60", vec![outdated()]).await;
+    aggregator.client().upload(Measurement::Number(1), None).await.unwrap();
+    let uploads = aggregator.reports();
+    assert_eq!(uploads.iter().map(|r| r.leader_share.config_id).collect::<Vec<_>>(), [1, 2]);
+    assert_ne!(uploads[0].metadata.id, uploads[1].metadata.id);
+
+    let aggregator = Aggregator::start(lists, "max-age=60", vec![outdated(), outdated()]).await;
+    let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
+    assert_eq!(error.reason(), "outdatedConfig");
+    assert_eq!(aggregator.reports().len(), 2);
+}
+
+#[tokio::test]
+async fn a_post_quantum_key_is_taken_wherever_it_stands() {
+    let strong = Keypair::generate(6, Suite { kem_id: hpke::XWING, ..Suite::DEFAULT }).unwrap();
+    let cut_off = HpkeConfig { id: 7, public_key: vec![1; 1215], ..strong.config().clone() };
+    let lists =
+        vec![vec![keypair(4).config().clone(), cut_off, strong.config().clone()], vec![keypair(5).config().clone()]];
+    let aggregator = Aggregator::start(lists, "max-age=60", vec![]).await;
+    let client = aggregator.client();
+    let keys = client.keys().await.unwrap();
+    assert_eq!((keys.leader.id, keys.helper.id), (6, 5), "each aggregator's is chosen by itself");
+    client.upload(Measurement::Number(7), None).await.unwrap();
+    assert_eq!(aggregator.reports()[0].leader_share.enc.len(), 1120);
+}
+
+#[tokio::test]
+async fn a_busy_leader_gets_the_same_report_again_and_a_refusal_is_final() {
+    let list = vec![vec![keypair(1).config().clone()]];
+    let aggregator = Aggregator::start(list.clone(), "no-store", vec![Problem::about(503), Problem::about(429)]).await;
+    let client = aggregator.client();
+    client.upload(Measurement::Number(1), None).await.unwrap();
+    let uploads = aggregator.reports();
+    assert_eq!(uploads.len(), 3);
+    assert!(uploads.iter().all(|report| *report == uploads[0]));
+    client.upload(Measurement::Number(1), None).await.unwrap();
+    assert_eq!(aggregator.key_requests(), 4, "keys that must not be stored are fetched each time");
+
+    let aggregator = Aggregator::start(list, "no-store", vec![Problem::new(ProblemType::ReportTooEarly)]).await;
+    let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
+    assert!(error.is_about_the_report() && error.reason() == "reportTooEarly", "{error}");
+}
+
+#[tokio::test]
+async fn the_first_key_that_can_be_used_is_taken_and_none_is_an_error() {
+    let unknown = HpkeConfig { id: 9, kem_id: 0x7777, ..keypair(9).config().clone() };
+    let lists = vec![vec![unknown.clone(), keypair(4).config().clone(), keypair(5).config().clone()]];
+    let aggregator = Aggregator::start(lists, "max-age=60", vec![]).await;
+    assert_eq!(aggregator.client().keys().await.unwrap().leader.id, 4);
+
+    let aggregator = Aggregator::start(vec![vec![unknown]], "max-age=60", vec![]).await;
+    let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
+    assert!(matches!(&error, ClientError::NoUsableKey { role: Role::Leader, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn many_uploads_are_counted_by_what_became_of_them() {
+    let list = vec![vec![keypair(1).config().clone()]];
+    let rejected = Problem::new(ProblemType::ReportRejected);
+    let aggregator = Aggregator::start(list, "max-age=60", vec![rejected]).await;
+    let client = aggregator.client();
+    let mut steps = 0;
+    let numbers = [1, 2, 3, 4, 256].map(Measurement::Number);
+    let summary = client.upload_many(numbers, None, 2, |_| steps += 1).await;
+    assert_eq!((summary.accepted, summary.rejected_total(), steps), (3, 2, 5));
+    assert_eq!(summary.rejected["reportRejected"], 1);
+    assert_eq!(summary.rejected["invalidMeasurement"], 1);
+    assert!(summary.failure.is_none());
+    assert_eq!(aggregator.key_requests(), 2);
+}
+
+#[tokio::test]
+async fn many_uploads_stop_when_there_is_no_point() {
+    let list = vec![vec![keypair(1).config().clone()]];
+    let unknown = || Problem::new(ProblemType::UnrecognizedTask);
+    let aggregator = Aggregator::start(list, "max-age=60", vec![unknown(), unknown()]).await;
+    let numbers = std::iter::repeat_n(Measurement::Number(1), 1000);
+    let summary = aggregator.client().upload_many(numbers, None, 1, |_| ()).await;
+    assert_eq!(summary.accepted, 0);
+    assert_eq!(summary.failure.map(|e| e.reason()).as_deref(), Some("unrecognizedTask"));
+    assert_eq!(aggregator.reports().len(), 1);
+}
+
+fn numbers(count: usize) -> impl Iterator<Item = Measurement> {
+    std::iter::repeat_n(Measurement::Number(1), count)
+}
+
+fn lists() -> Vec<Vec<HpkeConfig>> {
+    [1, 1, 2].map(|id| vec![keypair(id).config().clone()]).to_vec()
+}
+
+#[tokio::test]
+async fn many_reports_share_requests_and_few_do_not_wait_for_each_other() {
+    let aggregator = Aggregator::new(lists(), |_, _| take()).await;
+    let client = aggregator.client();
+    let mut counts = Vec::new();
+    let summary = client.upload_many(numbers(150), None, 2, |summary| counts.push(summary.accepted)).await;
+    assert_eq!((summary.accepted, summary.rejected_total()), (150, 0));
+    assert_eq!(aggregator.sizes().into_iter().max(), Some(64));
+    assert_eq!((aggregator.sizes().len(), counts.len(), counts.last()), (3, 3, Some(&150)));
+
+    let aggregator = Aggregator::new(lists(), |_, _| take()).await;
+    let summary = aggregator.client().upload_many(numbers(5), None, 8, |_| ()).await;
+    assert_eq!((summary.accepted, aggregator.sizes()), (5, vec![1; 5]));
+}
+
+#[tokio::test]
+async fn refused_reports_are_counted_by_reason_and_the_others_are_accepted() {
+    let aggregator = Aggregator::new(lists(), |_, reports| {
+        let errors = [ReportError::ReportDropped, ReportError::ReportTooEarly, ReportError::ReportDropped];
+        refuse(reports.iter().step_by(2).zip(errors))
+    })
+    .await;
+    let measurements = numbers(5).chain([Measurement::Number(256)]);
+    let summary = aggregator.client().upload_many(measurements, None, 1, |_| ()).await;
+    assert_eq!(aggregator.sizes(), [5]);
+    assert_eq!((summary.accepted, summary.rejected_total()), (2, 4));
+    let count = |reason: &str| summary.rejected.get(reason).copied();
+    assert_eq!((count("report_dropped"), count("report_too_early")), (Some(2), Some(1)));
+    assert_eq!(count("invalidMeasurement"), Some(1));
+    assert!(summary.failure.is_none());
+
+    let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
+    assert!(matches!(error, ClientError::Refused(ReportError::ReportDropped)), "{error}");
+    assert!(error.is_about_the_report() && error.reason() == "report_dropped");
+}
+
+#[tokio::test]
+async fn only_reports_for_an_outdated_key_are_made_anew_and_once() {
+    fn outdated(report: &Report) -> (&Report, ReportError) {
+        (report, ReportError::OutdatedConfig)
+    }
+    let aggregator = Aggregator::new(lists(), |n, reports| match n {
+        0 => refuse(reports.iter().skip(1).map(outdated)),
+        _ => take(),
+    })
+    .await;
+    let summary = aggregator.client().upload_many(numbers(3), None, 1, |_| ()).await;
+    assert_eq!((summary.accepted, summary.rejected_total()), (3, 0));
+    assert_eq!(aggregator.sizes(), [3, 2]);
+    let keys: Vec<_> = aggregator.reports().iter().map(|report| report.leader_share.config_id).collect();
+    assert_eq!(keys, [1, 1, 1, 2, 2]);
+    let mut ids: Vec<_> = aggregator.reports().iter().map(|report| report.metadata.id).collect();
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 5, "a report that is made anew has a new id");
+
+    let aggregator = Aggregator::new(lists(), |_, reports| refuse(reports.iter().map(outdated))).await;
+    let summary = aggregator.client().upload_many(numbers(9), None, 3, |_| ()).await;
+    assert_eq!(summary.failure.map(|e| e.reason()).as_deref(), Some("outdated_config"));
+    let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
+    assert!(error.is_outdated() && !error.is_about_the_report(), "{error}");
+}
+
+#[tokio::test]
+async fn fetches_keys_again_after_hpke_unknown_config_id() {
+    /// As [`refuse`], with the number that our own leader does not use.
+    fn unknown_key(reports: &[Report]) -> Response<Vec<u8>> {
+        let mut answer = refuse([(&reports[0], ReportError::OutdatedConfig)]);
+        *answer.body_mut().last_mut().unwrap() = 4;
+        answer
+    }
+    let aggregator = Aggregator::new(lists(), |n, reports| if n == 0 { unknown_key(reports) } else { take() }).await;
+    let summary = aggregator.client().upload_many(numbers(3), None, 1, |_| ()).await;
+    assert_eq!((summary.accepted, summary.rejected_total()), (3, 0));
+    assert_eq!(aggregator.sizes(), [3, 1]);
+    let keys: Vec<_> = aggregator.reports().iter().map(|report| report.leader_share.config_id).collect();
+    assert_eq!(keys, [1, 1, 1, 2]);
+
+    let aggregator = Aggregator::new(lists(), |_, reports| unknown_key(reports)).await;
+    let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
+    assert_eq!((error.reason().as_str(), error.is_about_the_report()), ("hpke_unknown_config_id", false));
+    assert_eq!((aggregator.sizes().len(), aggregator.key_requests()), (2, 4), "once more, with keys fetched again");
+}
+
+#[tokio::test]
+async fn an_unknown_error_code_refuses_its_report_only() {
+    let unknown: Say = |_, reports| refuse([(&reports[1], ReportError::Unknown(77))]);
+    let aggregator = Aggregator::new(lists(), unknown).await;
+    let summary = aggregator.client().upload_many(numbers(3), None, 1, |_| ()).await;
+    assert_eq!((summary.accepted, summary.rejected["unknown_error_77"]), (2, 1));
+    assert!(summary.failure.is_none());
+    assert_eq!(aggregator.sizes(), [3], "nothing is tried again");
+}
+
+#[tokio::test]
+async fn a_problem_is_about_the_whole_request() {
+    for (kind, reason) in [
+        (ProblemType::InvalidMessage, "invalidMessage"),
+        (ProblemType::UnsupportedExtension, "unsupportedExtension"),
+        (ProblemType::UnrecognizedTask, "unrecognizedTask"),
+    ] {
+        let answer = move |_: usize, _: &[Report]| say(&Problem::new(kind));
+        let aggregator = Aggregator::with(Revision::Dap18, lists(), "max-age=60", answer).await;
+        let summary = aggregator.client().upload_many(numbers(10), None, 1, |_| ()).await;
+        assert_eq!((summary.accepted, summary.rejected_total()), (0, 0));
+        assert_eq!(summary.failure.map(|e| e.reason()).as_deref(), Some(reason));
+        assert_eq!(aggregator.sizes(), [10]);
+    }
+}
+
+#[tokio::test]
+async fn a_report_that_an_unanswered_request_brought_there_is_accepted() {
+    let replayed: Say = |n, reports| match n {
+        0 => say(&Problem::about(502)),
+        _ => refuse([(&reports[0], ReportError::ReportReplayed), (&reports[1], ReportError::ReportDropped)]),
+    };
+    let aggregator = Aggregator::new(lists(), replayed).await;
+    let summary = aggregator.client().upload_many(numbers(2), None, 1, |_| ()).await;
+    assert_eq!((summary.accepted, summary.rejected_total()), (1, 1));
+
+    // With nothing sent before, it is the leader's word that counts: it has collected the batch.
+    let aggregator = Aggregator::new(lists(), |_, reports| refuse([(&reports[0], ReportError::ReportReplayed)])).await;
+    let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
+    assert_eq!(error.reason(), "report_replayed");
+}
+
+#[tokio::test]
+async fn an_answer_about_something_else_is_not_understood() {
+    let answers: [Say; 3] = [
+        |_, _| {
+            let id = ReportId::random();
+            let response = Response::builder().header("content-type", "application/ppm-dap;message=upload-errors");
+            response.body(dap18::encode_upload_errors(&[(id, ReportError::ReportDropped)])).unwrap()
+        },
+        |_, _| Response::builder().header("content-type", "text/html").body(b"<p>thanks".to_vec()).unwrap(),
+        |_, reports| {
+            let mut answer = refuse([(&reports[0], ReportError::ReportDropped)]);
+            answer.body_mut().pop();
+            answer
+        },
+    ];
+    for answer in answers {
+        let aggregator = Aggregator::new(lists(), answer).await;
+        let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
+        assert!(matches!(&error, ClientError::Upload(CallError::Unexpected(_))), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_not_longer_than_a_report_more_than_enough() {
+    let aggregator = Aggregator::new(lists(), |_, _| take()).await;
+    let task = aggregator.client().task;
+    let vdaf = VdafConfig::Prio3SumVec { max: Max::of_bits(1), length: 20_000, chunk_length: 141 };
+    let peer = Peer::new(&PeerOptions::default()).unwrap();
+    let client = Client::new(TaskParameters { vdaf, ..task }, peer, Retries::default()).unwrap();
+    let measurements = std::iter::repeat_n(Measurement::Vector(vec![1; 20_000]), 8);
+    let summary = client.upload_many(measurements, None, 1, |_| ()).await;
+    assert_eq!((summary.accepted, summary.rejected_total()), (8, 0));
+    assert_eq!(aggregator.sizes(), [4, 4], "of about 330 kB each");
+}
+
+#[test]
+fn what_is_wrong_with_all_reports_is_told_from_what_is_wrong_with_one() {
+    let refused = |kind| ClientError::Upload(CallError::Refused(Box::new(Problem::new(kind))));
+    for (error, is_about_the_report) in [
+        (ClientError::Vdaf(VdafError("too large".to_owned())), true),
+        (ClientError::Refused(ReportError::ReportTooEarly), true),
+        (ClientError::Refused(ReportError::OutdatedConfig), false),
+        (refused(ProblemType::ReportRejected), true),
+        (refused(ProblemType::OutdatedConfig), false),
+        (refused(ProblemType::UnrecognizedTask), false),
+        (ClientError::Fault(Fault::new("x")), false),
+    ] {
+        assert_eq!(error.is_about_the_report(), is_about_the_report, "{error}");
+    }
+}

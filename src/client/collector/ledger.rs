@@ -1,0 +1,404 @@
+//! The collections of one task, stored in a file: jobs that are outstanding, and intervals that were collected.
+//!
+//! A job is stored before the leader is asked and stays until its result was delivered and the leader has released it.
+//! A collector that is killed therefore resumes its job. Results are stored as they came, sealed to the collector.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use dapbox_protocol::model::{
+    CollectionJobId, Duration, Interval, Query, Revision, TaskId, Time,
+    secret::{base64url, optional_base64url},
+};
+
+/// The version of the file's format.
+const VERSION: u32 = 1;
+/// The longest file that is read, in bytes: a result has at most 128 MiB before it is encoded.
+const MAX_FILE: u64 = 512 << 20;
+
+/// The collections of one task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    version: u32,
+    /// The task.
+    pub task: TaskId,
+    /// Its revision.
+    pub revision: Revision,
+    /// Jobs that are outstanding, the oldest first.
+    pub jobs: Vec<Job>,
+    /// Intervals that were collected, in order and without overlap.
+    pub collected: Vec<Interval>,
+}
+
+/// A collection job that is outstanding.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// What we call the job, and the leader too where the protocol leaves its id to us.
+    pub id: CollectionJobId,
+    /// What was asked for.
+    pub query: Query,
+    /// The request's body: the shares of the result are bound to these bytes.
+    #[serde(with = "base64url")]
+    pub request: Vec<u8>,
+    /// When the collection began.
+    pub begun: Time,
+    /// The path of the job at the leader, once the leader has accepted the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+    /// The result's body, sealed to the collector, once it has arrived.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_base64url")]
+    pub result: Option<Vec<u8>>,
+    /// Whether the result was delivered, and only the leader has to release the batch.
+    #[serde(default)]
+    pub is_delivered: bool,
+}
+
+/// Why the collections of a task cannot be read or stored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// Another process uses the file.
+    #[error("another collector uses {0}: wait until it ends, or stop it")]
+    InUse(String),
+    /// The file belongs to another task.
+    #[error("{path} records the collections of task {found}: move it away, or name another file")]
+    OtherTask {
+        /// The file.
+        path: String,
+        /// The task that it is about.
+        found: TaskId,
+    },
+    /// The file is not one of ours.
+    #[error("{path} does not record collections: {why}")]
+    Malformed {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The file system refused.
+    #[error("cannot record collections in {path}: {why}")]
+    Io {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+impl Record {
+    fn new(task: TaskId, revision: Revision) -> Self {
+        Self { version: VERSION, task, revision, jobs: Vec::new(), collected: Vec::new() }
+    }
+
+    /// Reads a task's record without locking it; an empty one if there is no file.
+    pub fn read(path: &Path, task: TaskId, revision: Revision) -> Result<Self, LedgerError> {
+        let shown = || path.display().to_string();
+        let malformed = |why: String| LedgerError::Malformed { path: shown(), why };
+        match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::new(task, revision)),
+            Ok(metadata) if metadata.len() > MAX_FILE => return Err(malformed("it is too long".to_owned())),
+            _ => {}
+        }
+        let bytes = fs::read(path).map_err(|error| failed(path, &error))?;
+        let record: Self = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
+        if record.version != VERSION {
+            return Err(malformed(format!("its version is {}, and this program reads {VERSION}", record.version)));
+        }
+        if (record.task, record.revision) != (task, revision) {
+            return Err(LedgerError::OtherTask { path: shown(), found: record.task });
+        }
+        Ok(record)
+    }
+
+    /// The end of the latest interval that was collected.
+    pub fn collected_until(&self) -> Option<Time> {
+        self.collected.last().map(Interval::end)
+    }
+
+    /// The parts of an interval that are not known to be collected.
+    pub fn free_within(&self, interval: &Interval) -> Vec<Interval> {
+        let mut free = Vec::new();
+        let mut start = interval.start();
+        let mut add = |from: Time, until: Time| {
+            let length = until.0.checked_sub(from.0).filter(|length| *length > 0);
+            free.extend(length.and_then(|length| Interval::new(from, Duration(length))));
+        };
+        for collected in self.collected.iter().filter(|collected| collected.overlaps(interval)) {
+            add(start, collected.start());
+            start = start.max(collected.end());
+        }
+        add(start, interval.end());
+        free
+    }
+
+    fn job_mut(&mut self, id: &CollectionJobId) -> Option<&mut Job> {
+        self.jobs.iter_mut().find(|job| job.id == *id)
+    }
+
+    /// Notes that an interval was collected. Intervals that touch become one.
+    fn note_collected(&mut self, interval: Interval) {
+        self.collected.push(interval);
+        self.collected.sort();
+        let mut merged: Vec<Interval> = Vec::with_capacity(self.collected.len());
+        for next in self.collected.drain(..) {
+            match merged.last_mut() {
+                Some(last) if next.start() <= last.end() => {
+                    let length = last.end().max(next.end()).0 - last.start().0;
+                    *last = Interval::new(last.start(), Duration(length)).unwrap_or(*last);
+                }
+                _ => merged.push(next),
+            }
+        }
+        self.collected = merged;
+    }
+}
+
+/// A task's record, locked for this process. Each change is durable before its method returns.
+#[derive(Debug)]
+pub struct Ledger {
+    path: PathBuf,
+    record: Record,
+    /// Jobs that the leader cannot know: they were recorded by this process, and nothing was sent.
+    fresh: Vec<CollectionJobId>,
+    _lock: Lock,
+}
+
+impl Ledger {
+    /// Locks and reads a task's record; an empty one if there is no file.
+    pub fn open(path: &Path, task: TaskId, revision: Revision) -> Result<Self, LedgerError> {
+        let lock = Lock::take(path)?;
+        let record = Record::read(path, task, revision)?;
+        Ok(Self { path: path.to_owned(), record, fresh: Vec::new(), _lock: lock })
+    }
+
+    /// The record.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// A job that is outstanding.
+    pub fn job(&self, id: &CollectionJobId) -> Option<&Job> {
+        self.record.jobs.iter().find(|job| job.id == *id)
+    }
+
+    /// Stores a job of which the leader does not know yet.
+    pub fn begin(&mut self, query: Query, request: &[u8], now: Time) -> Result<CollectionJobId, LedgerError> {
+        let id = CollectionJobId::random();
+        let job =
+            Job { id, query, request: request.to_vec(), begun: now, place: None, result: None, is_delivered: false };
+        self.change(|record| record.jobs.push(job))?;
+        self.fresh.push(id);
+        Ok(id)
+    }
+
+    /// Whether the leader cannot know a job. True once: the caller is about to send it.
+    pub(super) fn take_fresh(&mut self, id: &CollectionJobId) -> bool {
+        let before = self.fresh.len();
+        self.fresh.retain(|fresh| fresh != id);
+        self.fresh.len() < before
+    }
+
+    /// Stores that the leader has accepted a job, and under which path.
+    pub fn set_place(&mut self, id: &CollectionJobId, place: Option<&str>) -> Result<(), LedgerError> {
+        if self.job(id).is_none_or(|job| job.place.as_deref() == place) {
+            return Ok(());
+        }
+        self.change_job(id, |job| job.place = place.map(str::to_owned))
+    }
+
+    /// Stores the result of a job.
+    pub fn set_result(&mut self, id: &CollectionJobId, body: &[u8]) -> Result<(), LedgerError> {
+        self.change_job(id, |job| job.result = Some(body.to_vec()))
+    }
+
+    /// Stores that a result was delivered: only the leader has to release the batch.
+    pub fn set_delivered(&mut self, id: &CollectionJobId) -> Result<(), LedgerError> {
+        self.change_job(id, |job| (job.is_delivered, job.result) = (true, None))
+    }
+
+    /// Removes a job whose result was delivered. An interval counts as collected from here on.
+    pub fn finish(&mut self, id: &CollectionJobId) -> Result<(), LedgerError> {
+        let Some(job) = self.job(id) else { return Ok(()) };
+        let query = job.query;
+        self.change(|record| {
+            record.jobs.retain(|job| job.id != *id);
+            if let Query::TimeInterval(interval) = query {
+                record.note_collected(interval);
+            }
+        })
+    }
+
+    /// Removes a job that has no result and will have none.
+    pub fn forget(&mut self, id: &CollectionJobId) -> Result<(), LedgerError> {
+        self.change(|record| record.jobs.retain(|job| job.id != *id))
+    }
+
+    fn change_job(&mut self, id: &CollectionJobId, change: impl FnOnce(&mut Job)) -> Result<(), LedgerError> {
+        self.change(|record| {
+            if let Some(job) = record.job_mut(id) {
+                change(job);
+            }
+        })
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), LedgerError> {
+        let mut record = self.record.clone();
+        change(&mut record);
+        write(&self.path, &record).map_err(|error| failed(&self.path, &error))?;
+        self.record = record;
+        Ok(())
+    }
+}
+
+/// Replaces the file: it has the old record or the new one at any moment, and the new one once this returns.
+fn write(path: &Path, record: &Record) -> io::Result<()> {
+    let new = with_suffix(path, ".new");
+    let bytes = serde_json::to_vec_pretty(record).map_err(io::Error::other)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir)?.sync_all()
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+fn failed(path: &Path, error: &io::Error) -> LedgerError {
+    LedgerError::Io { path: path.display().to_string(), why: error.to_string() }
+}
+
+/// Keeps other processes from a record. The file is removed when this is dropped; one that a killed process left behind
+/// is not locked.
+#[derive(Debug)]
+struct Lock {
+    path: PathBuf,
+    /// The lock is held for as long as this is open.
+    _file: File,
+}
+
+impl Lock {
+    fn take(record: &Path) -> Result<Self, LedgerError> {
+        let path = with_suffix(record, ".lock");
+        loop {
+            let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+            let file = open().map_err(|error| failed(record, &error))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(LedgerError::InUse(record.display().to_string())),
+                Err(TryLockError::Error(error)) => return Err(failed(record, &error)),
+            }
+            // The one before may have removed the file between our opening and locking it.
+            if is_current(&file, &path).map_err(|error| failed(record, &error))? {
+                return Ok(Self { path, _file: file });
+            }
+        }
+    }
+}
+
+/// Whether an open file is still the one that others find.
+fn is_current(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match fs::metadata(path) {
+        Ok(found) => Ok((found.dev(), found.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A file that stays is not locked, and does no harm.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dapbox_protocol::model::FixedSizeQuery;
+
+    const TASK: TaskId = TaskId::new([7; 32]);
+
+    fn interval(start: u64, end: u64) -> Interval {
+        Interval::new(Time(start), Duration(end - start)).unwrap()
+    }
+
+    fn open(path: &Path) -> Result<Ledger, LedgerError> {
+        Ledger::open(path, TASK, Revision::Dap18)
+    }
+
+    #[test]
+    fn each_change_is_on_disk_when_it_returns() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("collector.jobs.json");
+        let query = Query::TimeInterval(interval(0, 60));
+        let on_disk = || Record::read(&path, TASK, Revision::Dap18).unwrap();
+        let mut ledger = open(&path).unwrap();
+        assert!(!path.exists(), "nothing is written before there is something to store");
+        let id = ledger.begin(query, b"request", Time(5)).unwrap();
+        assert_eq!((on_disk().jobs[0].query, on_disk().jobs[0].request.as_slice()), (query, &b"request"[..]));
+        ledger.set_place(&id, Some("tasks/x/collection_jobs/1")).unwrap();
+        assert_eq!(on_disk().jobs[0].place.as_deref(), Some("tasks/x/collection_jobs/1"));
+        ledger.set_result(&id, b"result").unwrap();
+        assert_eq!(on_disk().jobs[0].result.as_deref(), Some(&b"result"[..]));
+        ledger.set_delivered(&id).unwrap();
+        assert!(on_disk().jobs[0].is_delivered && on_disk().jobs[0].result.is_none());
+        ledger.finish(&id).unwrap();
+        assert_eq!((on_disk().jobs.len(), on_disk().collected), (0, vec![interval(0, 60)]));
+        let id = ledger.begin(Query::FixedSize(FixedSizeQuery::CurrentBatch), b"request", Time(5)).unwrap();
+        ledger.forget(&id).unwrap();
+        assert_eq!((on_disk().jobs.len(), on_disk().collected.len()), (0, 1));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_record_has_one_user_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("collector.jobs.json");
+        let first = open(&path).unwrap();
+        assert_eq!(open(&path).unwrap_err(), LedgerError::InUse(path.display().to_string()));
+        drop(first);
+        // A killed process leaves its lock file behind.
+        fs::write(with_suffix(&path, ".lock"), "").unwrap();
+        drop(open(&path).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_file_of_another_task_or_format_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("collector.jobs.json");
+        open(&path).unwrap().begin(Query::TimeInterval(interval(0, 60)), b"", Time(1)).unwrap();
+        let other = Ledger::open(&path, TaskId::new([8; 32]), Revision::Dap18).unwrap_err();
+        assert!(matches!(other, LedgerError::OtherTask { found: TASK, .. }), "{other}");
+        for text in ["", "[]", r#"{"version": 2}"#] {
+            fs::write(&path, text).unwrap();
+            assert!(matches!(open(&path).unwrap_err(), LedgerError::Malformed { .. }), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_what_is_free_of_an_interval() {
+        let mut record = Record::new(TASK, Revision::Dap09);
+        assert_eq!(record.free_within(&interval(0, 100)), [interval(0, 100)]);
+        for (start, end) in [(20, 30), (60, 70), (30, 40)] {
+            record.note_collected(interval(start, end));
+        }
+        assert_eq!(record.collected, [interval(20, 40), interval(60, 70)]);
+        assert_eq!(record.collected_until(), Some(Time(70)));
+        assert_eq!(record.free_within(&interval(0, 100)), [interval(0, 20), interval(40, 60), interval(70, 100)]);
+        assert_eq!(record.free_within(&interval(25, 65)), [interval(40, 60)]);
+        assert_eq!(record.free_within(&interval(20, 40)), []);
+    }
+}

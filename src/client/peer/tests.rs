@@ -1,0 +1,270 @@
+use std::{future::Future, net::SocketAddr};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use super::*;
+use dapbox_protocol::wire::ProblemType;
+
+const CALL: Call = Call {
+    method: "PUT",
+    path: String::new(),
+    content_type: Some("application/x-ask"),
+    accept: Some("application/x-answer"),
+    place: None,
+    advertisement: None,
+};
+
+fn peer(timeout: Duration, max_answer_bytes: usize) -> Peer {
+    Peer::new(&PeerOptions { timeout, max_answer_bytes, ..PeerOptions::default() }).unwrap()
+}
+
+/// Serves one connection with a fixed answer and returns what it was asked.
+async fn serve(answer: &'static str) -> (SocketAddr, impl Future<Output = String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"question") {
+            let mut buffer = [0; 1024];
+            let n = stream.read(&mut buffer).await.unwrap();
+            request.extend_from_slice(&buffer[..n]);
+        }
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        String::from_utf8(request).unwrap()
+    });
+    (address, async { task.await.unwrap() })
+}
+
+async fn ask(peer: &Peer, address: SocketAddr) -> Result<Answer, CallError> {
+    let call = Call { path: "tasks/x".to_owned(), ..CALL };
+    let token = Secret::new(b"hunter2".to_vec());
+    peer.call(&format!("http://{address}/dap-09/"), &call, Some(&token), Bytes::from_static(b"question")).await
+}
+
+#[tokio::test]
+async fn a_request_carries_path_type_and_token_and_the_answer_its_headers() {
+    let (address, request) = serve(
+        "HTTP/1.1 201 Created\r\nContent-Type: Application/X-Answer; v=1\r\nCache-Control: public, max-age=60\r\n\
+         Content-Length: 3\r\n\r\nyes",
+    )
+    .await;
+    let answer = ask(&peer(Duration::from_secs(5), 3), address).await.unwrap();
+    assert_eq!((answer.status, &answer.body[..]), (201, &b"yes"[..]));
+    assert_eq!(answer.max_age, Some(Duration::from_secs(60)));
+    let request = request.await.to_lowercase();
+    assert!(request.starts_with("put /dap-09/tasks/x http/1.1\r\n"), "{request}");
+    assert!(request.contains("\r\nauthorization: bearer hunter2\r\n"), "{request}");
+    assert!(request.contains("\r\ncontent-type: application/x-ask\r\n"), "{request}");
+}
+
+#[tokio::test]
+async fn a_connection_for_each_request_is_not_used_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let accepted = tokio::spawn(async move {
+        let mut streams = Vec::new();
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"question") {
+                stream.read_buf(&mut request).await.unwrap();
+            }
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-answer\r\nContent-Length: 0\r\n\r\n")
+                .await
+                .unwrap();
+            // Not closed: whoever wants to may use it again, and then waits for ever.
+            streams.push(stream);
+        }
+        streams.len()
+    });
+    let peer = peer(Duration::from_secs(5), 100).once_each().unwrap();
+    for _ in 0..2 {
+        ask(&peer, address).await.unwrap();
+    }
+    assert_eq!(accepted.await.unwrap(), 2);
+}
+
+#[tokio::test]
+async fn redirects_are_not_followed() {
+    let (address, _request) =
+        serve("HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n").await;
+    let error = ask(&peer(Duration::from_secs(5), 100), address).await.unwrap_err();
+    assert_eq!(error.problem().map(|p| p.status), Some(307));
+    assert!(!error.is_retryable());
+}
+
+#[tokio::test]
+async fn problems_are_read_and_the_wrong_media_type_is_an_error() {
+    let (address, _request) = serve(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\nContent-Length: 61\r\n\r\n\
+         {\"type\":\"urn:ietf:params:ppm:dap:error:outdatedConfig\",\"x\":1}",
+    )
+    .await;
+    let error = ask(&peer(Duration::from_secs(5), 100), address).await.unwrap_err();
+    assert_eq!(error.problem().map(|p| p.kind), Some(ProblemType::OutdatedConfig));
+
+    let (address, _request) = serve("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nhi").await;
+    let error = ask(&peer(Duration::from_secs(5), 100), address).await.unwrap_err();
+    assert!(matches!(&error, CallError::Unexpected(why) if why.contains("text/html")), "{error}");
+}
+
+#[tokio::test]
+async fn a_busy_peer_is_retryable_after_what_it_asks_for() {
+    let (address, _request) =
+        serve("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n").await;
+    let error = ask(&peer(Duration::from_secs(5), 100), address).await.unwrap_err();
+    assert!(error.is_retryable());
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(7)));
+}
+
+#[tokio::test]
+async fn long_answers_are_refused_with_and_without_a_declared_length() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlong",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nlo\r\n2\r\nng\r\n0\r\n\r\n",
+    ] {
+        let (address, _request) = serve(answer).await;
+        let error = ask(&peer(Duration::from_secs(5), 3), address).await.unwrap_err();
+        assert!(matches!(error, CallError::Unanswered(PeerError::TooLong { limit: 3, .. })), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_never_sent_is_told_from_what_may_have_arrived() {
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let error = peer(Duration::from_secs(5), 100).send(&format!("http://{closed}"), &CALL, None, Bytes::new()).await;
+    assert!(matches!(&error, Err(e @ PeerError::Connect { .. }) if e.never_sent() && e.is_retryable()), "{error:?}");
+
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let error = peer(Duration::from_millis(50), 100).send(&url, &CALL, None, Bytes::new()).await;
+    assert!(matches!(&error, Err(e @ PeerError::Timeout { .. }) if !e.never_sent()), "{error:?}");
+
+    let (address, _request) = serve("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\ncut").await;
+    let error = ask(&peer(Duration::from_secs(5), 100), address).await.unwrap_err();
+    assert!(matches!(&error, CallError::Unanswered(e @ PeerError::Broken { .. }) if !e.never_sent()), "{error:?}");
+
+    let error = peer(Duration::from_secs(5), 100).send("ftp:/x", &CALL, None, Bytes::new()).await;
+    assert!(matches!(&error, Err(PeerError::Impossible { .. })), "{error:?}");
+}
+
+#[test]
+fn base_and_path_are_joined_with_one_slash_and_otherwise_untouched() {
+    for base in ["https://EXAMPLE.com:443/a/../b", "https://EXAMPLE.com:443/a/../b/"] {
+        assert_eq!(join(base, "tasks/x"), "https://EXAMPLE.com:443/a/../b/tasks/x");
+    }
+}
+
+#[test]
+fn retry_after_is_seconds_or_a_date() {
+    let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+    assert_eq!(parse_retry_after(" 30 ", now), Some(Duration::from_secs(30)));
+    assert_eq!(parse_retry_after("Sun, 06 Nov 1994 08:50:37 GMT", now), Some(Duration::from_secs(60)));
+    assert_eq!(parse_retry_after("Sun, 06 Nov 1994 08:48:37 GMT", now), Some(Duration::ZERO));
+    assert_eq!(parse_retry_after("soon", now), None);
+}
+
+#[test]
+fn cache_control_is_understood() {
+    assert_eq!(parse_max_age("public, Max-Age=86400"), Some(Duration::from_secs(86_400)));
+    assert_eq!(parse_max_age("max-age=60, no-store"), Some(Duration::ZERO));
+    assert_eq!(parse_max_age("private"), None);
+}
+
+#[test]
+fn only_statuses_that_may_pass_are_retried() {
+    for status in [408, 429, 500, 502, 503, 504, 507] {
+        assert!(is_retryable(status));
+    }
+    for status in [301, 400, 401, 403, 404, 409, 413] {
+        assert!(!is_retryable(status));
+    }
+}
+
+#[test]
+fn a_location_is_followed_below_the_base_url_only() {
+    let asked = "tasks/x/jobs";
+    for (base, location, place) in [
+        // Absolute URL, absolute path, relative reference; with and without a path and a slash at its end.
+        ("http://a.example", "http://a.example/tasks/x/jobs/1", "tasks/x/jobs/1"),
+        ("http://a.example/", "/tasks/x/jobs/1", "tasks/x/jobs/1"),
+        ("http://a.example/p/dap", "https://a.example/p/dap/jobs/1", ""),
+        ("https://a.example/p/dap", "https://a.example/p/dap/jobs/1?step=0", "jobs/1?step=0"),
+        ("https://a.example/p/dap", "HTTPS://A.example:443/p/./dap/x/../jobs/1", "jobs/1"),
+        ("https://A.example:443/p/dap/", "//a.example/p/dap/jobs/1#part", "jobs/1"),
+        ("https://a.example/p/dap/", "/p/dap/jobs/1?step=0&x=%2F", "jobs/1?step=0&x=%2F"),
+        ("https://a.example/p/dap/", "jobs/1", "tasks/x/jobs/1"),
+        ("https://a.example/p/dap/", "?step=0", "tasks/x/jobs?step=0"),
+        ("https://a.example/p/dap/", "../../shares/1", "shares/1"),
+        ("https://a.example/p/dap/", "", "tasks/x/jobs"),
+        ("https://u:p@a.example/p/dap/", "https://a.example/p/dap/1", "1"),
+        // The base has more slashes than the server counts.
+        ("https://a.example/p/dap//", "/p/dap/jobs/1", "jobs/1"),
+        ("https://a.example/p/dap//", "/p/dap//jobs/1", "jobs/1"),
+        // Elsewhere: another scheme, host or port, a path that only begins alike, dots that lead out, the base itself.
+        ("https://a.example/p/dap/", "http://a.example/p/dap/1", ""),
+        ("https://a.example/p/dap/", "https://a.example.evil/p/dap/1", ""),
+        ("https://a.example/p/dap/", "https://a.example@evil.example/p/dap/1", ""),
+        ("https://a.example/p/dap/", "//evil.example/p/dap/1", ""),
+        ("https://a.example/p/dap/", r"\\evil.example\p\dap\1", ""),
+        ("https://a.example/p/dap/", "https://a.example:444/p/dap/1", ""),
+        ("https://a.example/p/dap", "/p/dap2/1", ""),
+        ("https://a.example/p/dap/", "/p/1", ""),
+        ("https://a.example/p/dap/", "/p/dap/../1", ""),
+        ("https://a.example/p/dap/", "/p/dap/%2e%2E/1", ""),
+        ("https://a.example/p/dap/", "../../../1", ""),
+        ("https://a.example/p/dap/", "/p/dap/", ""),
+        ("https://a.example/p/dap/", "/p/dap/?step=0", ""),
+        ("https://a.example/p/dap/", "file:///p/dap/1", ""),
+        ("https://a.example/p/dap/", "https://", ""),
+        ("not a url", "/p/dap/1", ""),
+    ] {
+        let found = place_below(base, asked, location);
+        match place {
+            "" => assert!(matches!(&found, Err(CallError::Unexpected(_))), "{base} {location}: {found:?}"),
+            place => assert_eq!(found.as_deref(), Ok(place), "{base} {location}"),
+        }
+    }
+    assert!(place_below("https://a.example", asked, &format!("/{}", "x".repeat(MAX_LOCATION))).is_err());
+    // A place that looks like another host is a path and stays one.
+    let place = place_below("https://a.example/dap", asked, "/dap//evil.example/1").unwrap();
+    assert_eq!(join("https://a.example/dap", &place), "https://a.example/dap//evil.example/1");
+    assert_eq!(place_below("https://a.example/dap", &place, "2").as_deref(), Ok("/evil.example/2"));
+}
+
+#[tokio::test]
+async fn a_resource_is_ready_or_has_a_place_where_to_ask_for_it() {
+    let ask = async |answer: &'static str, call: Call| {
+        let (address, _request) = serve(answer).await;
+        let url = format!("http://{address}/dap");
+        peer(Duration::from_secs(5), 100).ask(&url, &call, None, Bytes::from_static(b"question")).await
+    };
+    let call = Call { path: "tasks/x/jobs".to_owned(), ..CALL };
+    let ready = "HTTP/1.1 200 OK\r\nLocation: /dap/tasks/x/jobs/1\r\nContent-Type: application/x-answer\r\n\
+                 Content-Length: 3\r\n\r\nyes";
+    let reply = ask(ready, call.clone()).await.unwrap();
+    assert_eq!((reply.place.as_deref(), reply.ready.as_deref()), (Some("tasks/x/jobs/1"), Some(&b"yes"[..])));
+
+    let deferred = "HTTP/1.1 201 Created\r\nLocation: jobs/1?step=0\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n";
+    let reply = ask(deferred, call.clone()).await.unwrap();
+    assert_eq!((reply.place.as_deref(), &reply.ready), (Some("tasks/x/jobs/1?step=0"), &None));
+    assert_eq!((reply.status, reply.retry_after), (201, Some(Duration::from_secs(7))));
+
+    // Where we choose the place, what the peer says of it does not matter.
+    let ours = Call { place: Some("tasks/x/jobs/2".to_owned()), ..call.clone() };
+    let elsewhere = "HTTP/1.1 201 Created\r\nLocation: http://evil.example/\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(ask(elsewhere, ours).await.unwrap().place.as_deref(), Some("tasks/x/jobs/2"));
+    assert!(matches!(ask(elsewhere, call.clone()).await, Err(CallError::Unexpected(_))));
+
+    // Words in the body of a request that was only taken are not the resource; with any other status they are wrong.
+    let words = "HTTP/1.1 202 Accepted\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nsoon";
+    assert_eq!(ask(words, call.clone()).await.unwrap().ready, None);
+    let wrong = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nsoon";
+    assert!(matches!(ask(wrong, call.clone()).await, Err(CallError::Unexpected(_))));
+    assert_eq!(ask(wrong, Call { accept: None, ..call }).await.unwrap().ready, None);
+}

@@ -1,0 +1,279 @@
+//! Hybrid public-key encryption (RFC 9180): key pairs, seal and open, with the cipher suite chosen at run time.
+//!
+//! Only single-shot base mode is used (RFC 9180 section 6.1), as DAP asks.
+
+use std::fmt::{self, Debug};
+
+use hpke::{
+    Deserializable, Kem, OpModeR, OpModeS, Serializable,
+    aead::Aead,
+    kdf::{HkdfSha256, HkdfSha384, HkdfSha512, Kdf},
+    kem::DhP256HkdfSha256,
+    single_shot_open, single_shot_seal,
+};
+
+use self::{
+    cipher::{AesGcm128, AesGcm256, ChaCha20Poly1305, Keyed},
+    x25519::X25519HkdfSha256,
+    xwing::XWing,
+};
+use crate::model::{HpkeCiphertext, HpkeConfig, Secret};
+
+mod cipher;
+mod suite;
+mod x25519;
+mod xwing;
+
+pub use self::suite::Suite;
+pub use self::suite::{AES128, AES256, CHACHA20, P256, SHA256, SHA384, SHA512, X25519, XWING};
+
+/// The longest application info in bytes. DAP's have about twenty; the `hpke` crate panics near 2^16.
+const MAX_INFO: usize = 1 << 15;
+
+/// Why something that has to do with HPKE failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HpkeError {
+    /// An algorithm that we do not have.
+    #[error("unsupported HPKE cipher suite {0}")]
+    UnsupportedSuite(Suite),
+    /// A name that means no algorithm.
+    #[error("unknown HPKE {kind} {name:?}; known are {known}")]
+    UnknownName {
+        /// What kind of algorithm was wanted.
+        kind: &'static str,
+        /// The name that was given.
+        name: String,
+        /// The names that would have been understood.
+        known: String,
+    },
+    /// Bytes that are no public key of the KEM.
+    #[error("not a valid HPKE public key")]
+    BadPublicKey,
+    /// Bytes that are no private key of the KEM.
+    #[error("not a valid HPKE private key")]
+    BadPrivateKey,
+    /// The public key is not the one of the private key.
+    #[error("the HPKE public key does not belong to the private key")]
+    KeyMismatch,
+    /// The application info is longer than any that the protocol has.
+    #[error("HPKE application info is too long")]
+    InfoTooLong,
+    /// The message was not sealed to this key, or not with this info and associated data, or was changed.
+    #[error("cannot open an HPKE ciphertext")]
+    Open,
+    /// The message could not be sealed; the recipient's public key is degenerate.
+    #[error("cannot seal to an HPKE public key")]
+    Seal,
+}
+
+/// Whether we can seal to a configuration: we have its algorithms, and its public key is one and not degenerate.
+pub fn is_supported(config: &HpkeConfig) -> bool {
+    // Some keys of small order are well-formed, and only sealing shows what they are.
+    seal(config, &[], &[], &[]).is_ok()
+}
+
+/// Seals a message to a configuration's public key.
+pub fn seal(config: &HpkeConfig, info: &[u8], aad: &[u8], plaintext: &[u8]) -> Result<HpkeCiphertext, HpkeError> {
+    match config.kem_id {
+        X25519 => Seal::<X25519HkdfSha256>::to(config, info, aad, plaintext),
+        P256 => Seal::<DhP256HkdfSha256>::to(config, info, aad, plaintext),
+        XWING => Seal::<XWing>::to(config, info, aad, plaintext),
+        _ => Err(HpkeError::UnsupportedSuite(Suite::of(config))),
+    }
+}
+
+/// A configuration with its private key.
+#[derive(Clone)]
+pub struct Keypair {
+    config: HpkeConfig,
+    private_key: Secret,
+    parsed: PrivateKey,
+}
+
+/// A private key that needs not be parsed again for every message. Wiped from memory when it is dropped.
+#[derive(Clone)]
+enum PrivateKey {
+    X25519(<X25519HkdfSha256 as Kem>::PrivateKey),
+    P256(<DhP256HkdfSha256 as Kem>::PrivateKey),
+    /// Fifty times as long as the others.
+    XWing(Box<<XWing as Kem>::PrivateKey>),
+}
+
+impl Keypair {
+    /// Draws a key pair from the operating system's generator.
+    pub fn generate(id: u8, suite: Suite) -> Result<Self, HpkeError> {
+        suite.check()?;
+        let (parsed, private_key, public_key) = match suite.kem_id {
+            P256 => {
+                let (private, public) = DhP256HkdfSha256::gen_keypair();
+                let bytes = private.to_bytes().to_vec();
+                (PrivateKey::P256(private), bytes, public.to_bytes().to_vec())
+            }
+            XWING => {
+                let (private, public) = XWing::gen_keypair();
+                let bytes = private.to_bytes().to_vec();
+                (PrivateKey::XWing(Box::new(private)), bytes, public.to_bytes().to_vec())
+            }
+            _ => {
+                let (private, public) = X25519HkdfSha256::gen_keypair();
+                let bytes = private.to_bytes().to_vec();
+                (PrivateKey::X25519(private), bytes, public.to_bytes().to_vec())
+            }
+        };
+        let Suite { kem_id, kdf_id, aead_id } = suite;
+        let config = HpkeConfig { id, kem_id, kdf_id, aead_id, public_key };
+        Ok(Self { config, private_key: Secret::new(private_key), parsed })
+    }
+
+    /// Puts a key pair together, and checks that both keys are well-formed and belong to each other.
+    pub fn from_parts(config: HpkeConfig, private_key: Secret) -> Result<Self, HpkeError> {
+        Suite::of(&config).check()?;
+        let parsed = match config.kem_id {
+            P256 => PrivateKey::P256(parse_private::<DhP256HkdfSha256>(&config, &private_key)?),
+            XWING => PrivateKey::XWing(Box::new(parse_private::<XWing>(&config, &private_key)?)),
+            _ => PrivateKey::X25519(parse_private::<X25519HkdfSha256>(&config, &private_key)?),
+        };
+        Ok(Self { config, private_key, parsed })
+    }
+
+    /// What others need to seal to this key.
+    pub fn config(&self) -> &HpkeConfig {
+        &self.config
+    }
+
+    /// The private key as the KEM serialises it.
+    pub fn private_key(&self) -> &Secret {
+        &self.private_key
+    }
+
+    /// Opens a message that was sealed to this key with the same info and associated data.
+    ///
+    /// The ciphertext's configuration id is not looked at: it was used to find this key.
+    pub fn open(&self, info: &[u8], aad: &[u8], ciphertext: &HpkeCiphertext) -> Result<Vec<u8>, HpkeError> {
+        match &self.parsed {
+            PrivateKey::X25519(key) => Open::<X25519HkdfSha256>::with(key, &self.config, info, aad, ciphertext),
+            PrivateKey::P256(key) => Open::<DhP256HkdfSha256>::with(key, &self.config, info, aad, ciphertext),
+            PrivateKey::XWing(key) => Open::<XWing>::with(key, &self.config, info, aad, ciphertext),
+        }
+    }
+}
+
+impl Debug for Keypair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keypair").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+fn parse_private<K: Kem>(config: &HpkeConfig, private_key: &Secret) -> Result<K::PrivateKey, HpkeError> {
+    let public = K::PublicKey::from_bytes(&config.public_key).map_err(|_| HpkeError::BadPublicKey)?;
+    let private = K::PrivateKey::from_bytes(private_key.expose()).map_err(|_| HpkeError::BadPrivateKey)?;
+    if K::sk_to_pk(&private) == public { Ok(private) } else { Err(HpkeError::KeyMismatch) }
+}
+
+/// Something to do for one KEM with any KDF and AEAD.
+trait Operation {
+    type Output;
+
+    fn run<D: Kdf, A: Aead>(self) -> Result<Self::Output, HpkeError>;
+}
+
+/// Does it with the KDF and the AEAD of a suite.
+fn run<O: Operation>(suite: Suite, operation: O) -> Result<O::Output, HpkeError> {
+    match suite.kdf_id {
+        SHA256 => run_with_kdf::<HkdfSha256, O>(suite, operation),
+        SHA384 => run_with_kdf::<HkdfSha384, O>(suite, operation),
+        SHA512 => run_with_kdf::<HkdfSha512, O>(suite, operation),
+        _ => Err(HpkeError::UnsupportedSuite(suite)),
+    }
+}
+
+fn run_with_kdf<D: Kdf, O: Operation>(suite: Suite, operation: O) -> Result<O::Output, HpkeError> {
+    match suite.aead_id {
+        AES128 => operation.run::<D, Keyed<AesGcm128>>(),
+        AES256 => operation.run::<D, Keyed<AesGcm256>>(),
+        CHACHA20 => operation.run::<D, Keyed<ChaCha20Poly1305>>(),
+        _ => Err(HpkeError::UnsupportedSuite(suite)),
+    }
+}
+
+/// What there is to seal.
+struct Seal<'a, K: Kem> {
+    config_id: u8,
+    public_key: K::PublicKey,
+    info: &'a [u8],
+    aad: &'a [u8],
+    plaintext: &'a [u8],
+}
+
+impl<'a, K: Kem> Seal<'a, K> {
+    fn to(
+        config: &HpkeConfig,
+        info: &'a [u8],
+        aad: &'a [u8],
+        plaintext: &'a [u8],
+    ) -> Result<HpkeCiphertext, HpkeError> {
+        check_info(info)?;
+        let public_key = K::PublicKey::from_bytes(&config.public_key).map_err(|_| HpkeError::BadPublicKey)?;
+        run(Suite::of(config), Self { config_id: config.id, public_key, info, aad, plaintext })
+    }
+}
+
+impl<K: Kem> Operation for Seal<'_, K> {
+    type Output = HpkeCiphertext;
+
+    fn run<D: Kdf, A: Aead>(self) -> Result<HpkeCiphertext, HpkeError> {
+        let (enc, payload) =
+            single_shot_seal::<A, D, K>(&OpModeS::Base, &self.public_key, self.info, self.plaintext, self.aad)
+                .map_err(|_| HpkeError::Seal)?;
+        Ok(HpkeCiphertext { config_id: self.config_id, enc: enc.to_bytes().to_vec().into(), payload: payload.into() })
+    }
+}
+
+/// What there is to open.
+struct Open<'a, K: Kem> {
+    private_key: &'a K::PrivateKey,
+    enc: K::EncappedKey,
+    info: &'a [u8],
+    aad: &'a [u8],
+    payload: &'a [u8],
+}
+
+impl<'a, K: Kem> Open<'a, K> {
+    fn with(
+        private_key: &'a K::PrivateKey,
+        config: &HpkeConfig,
+        info: &'a [u8],
+        aad: &'a [u8],
+        ciphertext: &'a HpkeCiphertext,
+    ) -> Result<Vec<u8>, HpkeError> {
+        check_info(info)?;
+        let enc = K::EncappedKey::from_bytes(&ciphertext.enc).map_err(|_| HpkeError::Open)?;
+        run(Suite::of(config), Self { private_key, enc, info, aad, payload: &ciphertext.payload })
+    }
+}
+
+impl<K: Kem> Operation for Open<'_, K> {
+    type Output = Vec<u8>;
+
+    fn run<D: Kdf, A: Aead>(self) -> Result<Vec<u8>, HpkeError> {
+        single_shot_open::<A, D, K>(&OpModeR::Base, self.private_key, &self.enc, self.info, self.payload, self.aad)
+            .map_err(|_| HpkeError::Open)
+    }
+}
+
+fn check_info(info: &[u8]) -> Result<(), HpkeError> {
+    if info.len() > MAX_INFO { Err(HpkeError::InfoTooLong) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_private_key_is_never_shown() {
+        let keypair = Keypair::generate(3, Suite::DEFAULT).unwrap();
+        let shown = format!("{keypair:?}");
+        assert!(shown.contains(&format!("{:?}", keypair.config().public_key)));
+        assert!(!shown.contains(&format!("{:?}", keypair.private_key().expose())));
+    }
+}

@@ -1,0 +1,97 @@
+//! X-Wing (draft-connolly-cfrg-xwing-kem-10): ML-KEM-768 and X25519 together, so that a message stays sealed as long as one
+//! of the two holds.
+//!
+//! The `hpke` crate's own, as it is. It makes the ML-KEM key anew from its seed for every message, which is much of what
+//! opening costs; whoever turns it on pays for it, and nobody else.
+
+pub(super) use hpke::kem::XWing;
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use aws_lc_rs::{
+        agreement::{self, EphemeralPrivateKey, UnparsedPublicKey, agree_ephemeral},
+        digest,
+        kem::{EncapsulationKey, ML_KEM_768},
+        rand::SystemRandom,
+    };
+    use hpke::{
+        Deserializable, Kem, Serializable,
+        rand_core::{TryCryptoRng, TryRng},
+    };
+    use serde_json::Value;
+
+    use super::*;
+
+    /// Bytes in ML-KEM-768's encapsulation key (FIPS 203 section 8, table 3).
+    const ML_KEM_KEY: usize = 1184;
+
+    fn hex(text: &Value) -> Vec<u8> {
+        let text = text.as_str().unwrap();
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    }
+
+    fn opened(seed: &[u8], enc: &[u8]) -> Vec<u8> {
+        let private = <XWing as Kem>::PrivateKey::from_bytes(seed).unwrap();
+        let enc = <XWing as Kem>::EncappedKey::from_bytes(enc).unwrap();
+        XWing::decap(&private, None, &enc).unwrap().0.to_vec()
+    }
+
+    /// Hands out what a vector's message is sealed with, once.
+    struct Material(Vec<u8>);
+
+    impl TryRng for Material {
+        type Error = Infallible;
+
+        fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+            unreachable!("it is drawn as bytes")
+        }
+
+        fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+            unreachable!("it is drawn as bytes")
+        }
+
+        fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+            bytes.copy_from_slice(&std::mem::take(&mut self.0));
+            Ok(())
+        }
+    }
+
+    impl TryCryptoRng for Material {}
+
+    /// Appendix C of the draft.
+    #[test]
+    fn the_kem_is_that_of_the_vectors() {
+        let vectors: Vec<Value> = serde_json::from_str(include_str!("../../../fixtures/hpke/xwing.json")).unwrap();
+        assert_eq!(vectors.len(), 3);
+        for vector in vectors {
+            let private = <XWing as Kem>::PrivateKey::from_bytes(&hex(&vector["sk"])).unwrap();
+            let public = XWing::sk_to_pk(&private);
+            assert_eq!(public.to_bytes().to_vec(), hex(&vector["pk"]));
+            let (secret, enc) = XWing::encap_with_rng(&public, None, &mut Material(hex(&vector["eseed"]))).unwrap();
+            assert_eq!((secret.0.to_vec(), enc.to_bytes().to_vec()), (hex(&vector["ss"]), hex(&vector["ct"])));
+            assert_eq!(opened(&hex(&vector["sk"]), &hex(&vector["ct"])), hex(&vector["ss"]));
+        }
+    }
+
+    /// Section 5.4, with ML-KEM, X25519 and SHA3-256 from another house.
+    #[test]
+    fn what_another_implementation_seals_opens() {
+        let (private, public) = XWing::gen_keypair();
+        let public = public.to_bytes();
+        assert_eq!((public.len(), private.to_bytes().len()), (1216, 32));
+        let (ml_kem, x25519) = public.split_at(ML_KEM_KEY);
+        let (ct_m, ss_m) = EncapsulationKey::new(&ML_KEM_768, ml_kem).unwrap().encapsulate().unwrap();
+        let ephemeral = EphemeralPrivateKey::generate(&agreement::X25519, &SystemRandom::new()).unwrap();
+        let ct_x = ephemeral.compute_public_key().unwrap();
+        let peer = UnparsedPublicKey::new(&agreement::X25519, x25519);
+        let ss_x = agree_ephemeral(ephemeral, peer, (), |shared| Ok(shared.to_vec())).unwrap();
+
+        let label = br"\.//^\";
+        let combined = [ss_m.as_ref(), &ss_x, ct_x.as_ref(), x25519, label].concat();
+        let enc = [ct_m.as_ref(), ct_x.as_ref()].concat();
+        assert_eq!(enc.len(), 1120);
+        assert_eq!(opened(&private.to_bytes(), &enc), digest::digest(&digest::SHA3_256, &combined).as_ref());
+    }
+}

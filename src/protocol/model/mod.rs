@@ -1,0 +1,30 @@
+//! The nouns that every room and both protocol revisions share.
+//!
+//! Nothing here knows a message layout, a VDAF crate, a file or a socket.
+
+pub mod base_url;
+pub mod batch;
+pub mod collection;
+pub mod hpke;
+pub mod ids;
+pub mod job;
+pub mod noise;
+pub mod report;
+pub mod secret;
+pub mod task;
+pub mod taskprov;
+pub mod time;
+pub mod tokens;
+
+pub use base_url::BaseUrl;
+pub use batch::{BatchSelector, Bucket, Checksum, FixedSizeQuery, PartialBatch, Query};
+pub use collection::{AggregateShareReq, Collection, CollectionReq, PassedOn};
+pub use hpke::{HpkeCiphertext, HpkeConfig, KeyState};
+pub use ids::{AggregateShareId, AggregationJobId, BatchId, CollectionJobId, ReportId, TaskId};
+pub use job::{JobInit, PrepareInit, PrepareOutcome, PrepareResp};
+pub use noise::Epsilon;
+pub use report::{Extension, PlaintextInputShare, Report, ReportError, ReportMetadata, ReportShare};
+pub use secret::{Secret, TokenHash};
+pub use task::{BatchMode, Max, Party, Revision, Role, Task, TaskParameters, VdafConfig};
+pub use time::{Duration, Interval, Time};
+pub use tokens::Tokens;

@@ -1,0 +1,227 @@
+//! The tokens that are in force for a task at one of its aggregators.
+//!
+//! A task never changes, but for its tokens: whoever has learnt one may speak for a party. While one is replaced, the old
+//! one stays good for a while on both sides. The one who presents it tries the new one first, and the old one where the
+//! new one is refused, so that it does not matter which side changes first.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Duration, Party, Secret, TaskId, Time, TokenHash};
+
+/// The most tokens that are in force at once in each direction: what is older is not good any more, whatever was said.
+const MAX: usize = 4;
+
+/// The tokens that are in force for a task at one of its aggregators, the newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tokens {
+    accepted: Vec<InForce<TokenHash>>,
+    presented: Vec<InForce<Secret>>,
+}
+
+/// A token, or its hash, and until when it is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct InForce<T> {
+    token: T,
+    /// For ever, if there is no time.
+    until: Option<Time>,
+}
+
+/// An operator's order to replace a token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenChange {
+    /// Which task.
+    pub task: TaskId,
+    /// The new token.
+    pub new: NewToken,
+    /// For how long the one before stays in force.
+    pub keep_old: Duration,
+}
+
+/// A token that takes the place of another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NewToken {
+    /// The peer presents it to us: the collector to the leader, the leader to the helper. We need only its hash.
+    Accepted(TokenHash),
+    /// We present it to the helper (leader).
+    Presented(Secret),
+}
+
+/// What is told of a token. Its hash is no secret: tokens are random.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenStatus {
+    /// Who presents it to whom.
+    pub direction: Direction,
+    /// The SHA-256 hash of the token.
+    pub hash: TokenHash,
+    /// Until when it is in force; for ever if there is no time.
+    pub until: Option<Time>,
+    /// When it was last presented to us while others were in force too, since the server started.
+    pub last_presented: Option<Time>,
+}
+
+/// Who presents a token to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// The peer to us.
+    Accepted,
+    /// We to the helper.
+    Presented,
+}
+
+impl Tokens {
+    /// The tokens that a task came with.
+    pub fn of(party: &Party) -> Self {
+        let (accepted, presented) = match party {
+            Party::Leader { helper_token, collector_token } => (*collector_token, Some(helper_token.clone())),
+            Party::Helper { leader_token } => (*leader_token, None),
+        };
+        let for_ever = |token| InForce { token, until: None };
+        Self {
+            accepted: vec![InForce { token: accepted, until: None }],
+            presented: presented.map(for_ever).into_iter().collect(),
+        }
+    }
+
+    /// These tokens, for as long as they are configured.
+    pub fn in_force(accepted: &[TokenHash], presented: &[Secret]) -> Self {
+        Self {
+            accepted: accepted.iter().map(|token| InForce { token: *token, until: None }).collect(),
+            presented: presented.iter().map(|token| InForce { token: token.clone(), until: None }).collect(),
+        }
+    }
+
+    /// The hash of the given token, if it may be presented to us now. Takes the same time for every wrong token.
+    pub fn find(&self, token: &[u8], now: Time) -> Option<TokenHash> {
+        let in_force = self.accepted.iter().filter(|known| known.is_good(now));
+        // All are compared, so that the time does not tell which one was nearly right.
+        in_force.fold(None, |found, known| if known.token.matches(token) { Some(known.token) } else { found })
+    }
+
+    /// Whether the token with this hash may be presented to us now.
+    pub fn accepts(&self, hash: TokenHash, now: Time) -> bool {
+        self.accepted.iter().any(|known| known.token == hash && known.is_good(now))
+    }
+
+    /// How many tokens may be presented to us now.
+    pub fn accepted_count(&self, now: Time) -> usize {
+        self.accepted.iter().filter(|known| known.is_good(now)).count()
+    }
+
+    /// What may be presented to the helper, in the order in which to try.
+    pub fn to_present(&self, now: Time) -> impl Iterator<Item = &Secret> {
+        self.presented.iter().filter(move |known| known.is_good(now)).map(|known| &known.token)
+    }
+
+    /// Replaces a token. What was in force before is so for `keep_old` at most.
+    pub fn change(&mut self, new: NewToken, now: Time, keep_old: Duration) {
+        match new {
+            NewToken::Accepted(hash) => replace(&mut self.accepted, hash, now, keep_old),
+            NewToken::Presented(token) => replace(&mut self.presented, token, now, keep_old),
+        }
+    }
+
+    /// What is told of the tokens that are in force.
+    pub fn statuses(&self, now: Time) -> Vec<TokenStatus> {
+        let status = |direction, hash, until| TokenStatus { direction, hash, until, last_presented: None };
+        let accepted = self.accepted.iter().filter(|known| known.is_good(now));
+        let accepted = accepted.map(|known| status(Direction::Accepted, known.token, known.until));
+        let presented = self.presented.iter().filter(|known| known.is_good(now));
+        let presented =
+            presented.map(|known| status(Direction::Presented, TokenHash::of(known.token.expose()), known.until));
+        accepted.chain(presented).collect()
+    }
+}
+
+impl<T> InForce<T> {
+    fn is_good(&self, now: Time) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+}
+
+/// Puts a token first. Doing it twice changes nothing but for how long the others stay.
+fn replace<T: PartialEq>(tokens: &mut Vec<InForce<T>>, new: T, now: Time, keep_old: Duration) {
+    let end = now.saturating_add(keep_old);
+    tokens.retain(|known| known.is_good(now) && known.token != new);
+    for old in tokens.iter_mut() {
+        old.until = Some(old.until.map_or(end, |until| until.min(end)));
+    }
+    tokens.insert(0, InForce { token: new, until: None });
+    tokens.truncate(MAX);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Time = Time(1000);
+    const WEEK: Duration = Duration(7 * 86_400);
+
+    fn helper() -> Tokens {
+        Tokens::of(&Party::Helper { leader_token: TokenHash::of(b"first") })
+    }
+
+    fn change(tokens: &mut Tokens, token: &[u8], now: Time, keep: Duration) {
+        tokens.change(NewToken::Accepted(TokenHash::of(token)), now, keep);
+    }
+
+    fn good(tokens: &Tokens, now: Time) -> Vec<&'static str> {
+        let all = ["first", "second", "third"];
+        all.into_iter().filter(|token| tokens.find(token.as_bytes(), now).is_some()).collect()
+    }
+
+    #[test]
+    fn old_and_new_are_good_together_for_as_long_as_was_said() {
+        let mut tokens = helper();
+        assert_eq!(good(&tokens, NOW), ["first"]);
+        change(&mut tokens, b"second", NOW, WEEK);
+        assert_eq!(good(&tokens, NOW), ["first", "second"]);
+        let end = NOW.saturating_add(WEEK);
+        assert_eq!(good(&tokens, Time(end.0 - 1)), ["first", "second"]);
+        assert_eq!(good(&tokens, end), ["second"]);
+        // A second change does not prolong what the first one ended.
+        change(&mut tokens, b"third", Time(end.0 - 1), WEEK);
+        assert_eq!(good(&tokens, end), ["second", "third"]);
+        assert_eq!(good(&tokens, end.saturating_add(WEEK)), ["third"]);
+    }
+
+    #[test]
+    fn a_token_that_leaked_is_refused_at_once() {
+        let mut tokens = helper();
+        change(&mut tokens, b"second", NOW, Duration(0));
+        assert_eq!(good(&tokens, NOW), ["second"]);
+    }
+
+    #[test]
+    fn the_same_again_changes_nothing_and_can_end_the_old_one() {
+        let mut tokens = helper();
+        change(&mut tokens, b"second", NOW, WEEK);
+        let before = tokens.clone();
+        change(&mut tokens, b"second", Time(NOW.0 + 5), WEEK);
+        assert_eq!(tokens, before);
+        change(&mut tokens, b"second", Time(NOW.0 + 5), Duration(0));
+        assert_eq!(good(&tokens, Time(NOW.0 + 5)), ["second"]);
+    }
+
+    #[test]
+    fn a_change_back_and_many_changes_stay_bounded() {
+        let mut tokens = helper();
+        change(&mut tokens, b"second", NOW, WEEK);
+        change(&mut tokens, b"first", NOW, WEEK);
+        assert_eq!(good(&tokens, NOW.saturating_add(WEEK)), ["first"]);
+        (0..100_u8).for_each(|n| change(&mut tokens, &[n], NOW, WEEK));
+        assert_eq!(tokens.accepted.len(), MAX);
+    }
+
+    #[test]
+    fn the_leader_tries_the_new_one_first() {
+        let (old, new) = (Secret::random_token(), Secret::random_token());
+        let party = Party::Leader { helper_token: old.clone(), collector_token: TokenHash::of(b"c") };
+        let mut tokens = Tokens::of(&party);
+        tokens.change(NewToken::Presented(new.clone()), NOW, WEEK);
+        assert_eq!(tokens.to_present(NOW).collect::<Vec<_>>(), [&new, &old]);
+        assert_eq!(tokens.to_present(NOW.saturating_add(WEEK)).collect::<Vec<_>>(), [&new]);
+        assert!(!format!("{tokens:?}").contains(new.expose_text().unwrap()));
+    }
+}

@@ -1,0 +1,455 @@
+//! The JSON of the management API, through which control planes set tasks up. It speaks of DAP-09 only.
+//!
+//! Unknown members are ignored, because deployed control planes add members over time. The caller of a reader is given
+//! their names. Missing and malformed members are errors.
+
+mod peers;
+mod strategy;
+pub mod task_list;
+mod task_order;
+
+use serde::{Deserialize, Serialize};
+
+use self::strategy::Strategy;
+use crate::model::{
+    BaseUrl, BatchMode, Duration, Epsilon, HpkeConfig, KeyState, Max, Role, Secret, Task, TaskId, Time, TokenHash,
+    VdafConfig, base_url::BaseUrlError,
+};
+
+pub use peers::{PeerAnswer, read_peer, read_peer_name};
+pub use task_order::TaskOrder;
+
+/// The media type of everything that is sent and answered, compared to the letter.
+pub const MEDIA_TYPE: &str = "application/vnd.janus.aggregator+json;version=0.1";
+
+/// What we are and can do.
+#[derive(Debug, Serialize)]
+pub struct Configuration<'a> {
+    protocol: &'static str,
+    dap_url: &'a str,
+    role: &'static str,
+    vdafs: &'static [&'static str],
+    query_types: &'static [&'static str],
+    features: &'static [&'static str],
+    software_name: &'static str,
+    software_version: &'a str,
+}
+
+impl<'a> Configuration<'a> {
+    /// Ours, with our base URL and release.
+    pub fn ours(dap_url: &'a str, software_version: &'a str) -> Self {
+        Self {
+            protocol: "DAP-09",
+            dap_url,
+            role: "Either",
+            vdafs: &["Prio3Count", "Prio3Sum", "Prio3Histogram", "Prio3SumVec"],
+            query_types: &["TimeInterval", "FixedSize"],
+            features: &[
+                "TokenHash",
+                "UploadMetrics",
+                "TimeBucketedFixedSize",
+                "PureDpDiscreteLaplace",
+                "AggregationJobMetrics",
+            ],
+            software_name: "dapbox",
+            software_version,
+        }
+    }
+}
+
+/// A task as it is asked for.
+#[derive(Deserialize)]
+struct TaskRequest {
+    peer_aggregator_endpoint: String,
+    query_type: QueryType,
+    vdaf: Vdaf,
+    role: AggregatorRole,
+    vdaf_verify_key: Secret,
+    max_batch_query_count: u64,
+    #[serde(default)]
+    task_expiration: Option<Time>,
+    min_batch_size: u64,
+    time_precision: Duration,
+    collector_hpke_config: KeyText,
+    #[serde(default)]
+    aggregator_auth_token: Option<TokenText>,
+    #[serde(default)]
+    collector_auth_token_hash: Option<HashText>,
+}
+
+/// A task as it is shown: the same, but for the hash of the collector's token.
+#[derive(Serialize)]
+pub struct TaskAnswer<'a> {
+    task_id: TaskId,
+    peer_aggregator_endpoint: &'a str,
+    query_type: QueryType,
+    vdaf: Vdaf,
+    role: AggregatorRole,
+    vdaf_verify_key: &'a Secret,
+    max_batch_query_count: u64,
+    task_expiration: Option<Time>,
+    report_expiry_age: Option<Duration>,
+    min_batch_size: u64,
+    time_precision: Duration,
+    tolerable_clock_skew: Duration,
+    aggregator_auth_token: Option<TokenText>,
+    collector_hpke_config: KeyText,
+    aggregator_hpke_configs: Vec<KeyText>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+enum AggregatorRole {
+    Leader,
+    Helper,
+}
+
+#[derive(Serialize, Deserialize)]
+enum QueryType {
+    TimeInterval,
+    FixedSize {
+        #[serde(default)]
+        max_batch_size: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        batch_time_window_size: Option<Duration>,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+enum Vdaf {
+    Prio3Count,
+    Prio3Sum {
+        bits: u32,
+    },
+    Prio3SumVec {
+        bits: u32,
+        length: usize,
+        chunk_length: usize,
+        #[serde(default)]
+        dp_strategy: Strategy,
+    },
+    Prio3Histogram {
+        length: usize,
+        chunk_length: usize,
+        #[serde(default)]
+        dp_strategy: Strategy,
+    },
+    Prio3SumVecField64MultiproofHmacSha256Aes128 {
+        proofs: u8,
+        bits: usize,
+        length: usize,
+        chunk_length: usize,
+        #[serde(default)]
+        dp_strategy: Strategy,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeyText {
+    id: u8,
+    kem_id: String,
+    kdf_id: String,
+    aead_id: String,
+    #[serde(with = "crate::model::secret::base64url")]
+    public_key: Vec<u8>,
+}
+
+/// How a token is presented.
+#[derive(Serialize, Deserialize)]
+enum TokenType {
+    Bearer,
+}
+
+// Not enums with a tag: serde reads those from a copy, and their unknown members would not be noticed.
+
+#[derive(Serialize, Deserialize)]
+struct TokenText {
+    r#type: TokenType,
+    token: String,
+}
+
+#[derive(Deserialize)]
+struct HashText {
+    #[serde(rename = "type")]
+    _type: TokenType,
+    hash: TokenHash,
+}
+
+/// The names of HPKE's algorithms here, with their numbers (RFC 9180 section 7).
+const KEMS: [(&str, u16); 2] = [("X25519HkdfSha256", 0x20), ("P256HkdfSha256", 0x10)];
+const KDFS: [(&str, u16); 3] = [("HkdfSha256", 1), ("HkdfSha384", 2), ("HkdfSha512", 3)];
+const AEADS: [(&str, u16); 3] = [("Aes128Gcm", 1), ("Aes256Gcm", 2), ("ChaCha20Poly1305", 3)];
+
+/// Is given the path of each unknown member of a body, as in `vdaf.dp_strategy.note`: without the names of variants.
+pub type Ignored<'a> = dyn FnMut(&str) + 'a;
+
+/// Reads a task that is asked for. An error says what is wrong with it.
+pub fn read_task(body: &[u8], ignored: &mut Ignored<'_>) -> Result<TaskOrder, String> {
+    let request: TaskRequest = read(body, ignored)?;
+    let (vdaf, noise) = request.vdaf.config()?;
+    let helper_token = request.aggregator_auth_token.map(|given| given.token);
+    Ok(TaskOrder {
+        role: request.role.into(),
+        peer_url: base_url("peer_aggregator_endpoint", &request.peer_aggregator_endpoint)?,
+        batch_mode: request.query_type.mode(),
+        vdaf,
+        noise,
+        verify_key: request.vdaf_verify_key,
+        max_batch_query_count: request.max_batch_query_count,
+        end: request.task_expiration,
+        min_batch_size: request.min_batch_size,
+        time_precision: request.time_precision,
+        collector_key: request.collector_hpke_config.config()?,
+        helper_token: helper_token.map(token).transpose()?,
+        collector_token: request.collector_auth_token_hash.map(|given| given.hash),
+    })
+}
+
+/// Reads a change of a task: its end, if that is to change.
+pub fn read_change(body: &[u8], ignored: &mut Ignored<'_>) -> Result<Option<Option<Time>>, String> {
+    #[derive(Deserialize)]
+    struct Change {
+        #[serde(default, deserialize_with = "there")]
+        task_expiration: Option<Option<Time>>,
+    }
+    /// What is there is there, `null` too.
+    fn there<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Time>>, D::Error> {
+        Option::deserialize(deserializer).map(Some)
+    }
+    Ok(read::<Change>(body, ignored)?.task_expiration)
+}
+
+/// Algorithms that a new key should have, as far as they are asked for: their numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Algorithms {
+    /// Key encapsulation mechanism.
+    pub kem_id: Option<u16>,
+    /// Key derivation function.
+    pub kdf_id: Option<u16>,
+    /// Authenticated encryption.
+    pub aead_id: Option<u16>,
+}
+
+/// Reads a request for a new key. Nothing is as good as no wishes.
+pub fn read_new_key(body: &[u8], ignored: &mut Ignored<'_>) -> Result<Algorithms, String> {
+    #[derive(Deserialize)]
+    struct NewKey {
+        #[serde(default)]
+        kem_id: Option<String>,
+        #[serde(default)]
+        kdf_id: Option<String>,
+        #[serde(default)]
+        aead_id: Option<String>,
+    }
+    if body.is_empty() {
+        return Ok(Algorithms::default());
+    }
+    let wanted: NewKey = read(body, ignored)?;
+    let find = |known, name: Option<String>| name.map(|name| number(known, &name)).transpose();
+    Ok(Algorithms {
+        kem_id: find(&KEMS, wanted.kem_id)?,
+        kdf_id: find(&KDFS, wanted.kdf_id)?,
+        aead_id: find(&AEADS, wanted.aead_id)?,
+    })
+}
+
+/// Reads a change of a key.
+pub fn read_key_change(body: &[u8], ignored: &mut Ignored<'_>) -> Result<KeyState, String> {
+    #[derive(Deserialize)]
+    struct Change {
+        state: KeyState,
+    }
+    Ok(read::<Change>(body, ignored)?.state)
+}
+
+/// One of our keys.
+#[derive(Serialize)]
+pub struct KeyAnswer {
+    config: KeyText,
+    state: KeyState,
+}
+
+impl KeyAnswer {
+    /// `None` if its algorithms have no names here: X-Wing's have none.
+    pub fn of(config: &HpkeConfig, state: KeyState) -> Option<Self> {
+        Some(Self { config: KeyText::of(config)?, state })
+    }
+}
+
+/// The ids of tasks, and where to go on; nowhere after an empty list.
+#[derive(Serialize)]
+pub struct TaskIds {
+    /// The tasks.
+    pub task_ids: Vec<TaskId>,
+    /// The last of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pagination_token: Option<TaskId>,
+}
+
+/// What is told of a task beside its parameters.
+pub struct Beside<'a> {
+    /// The end in force.
+    pub end: Option<Time>,
+    /// How far ahead of our clock the time of a report may be.
+    pub skew: Duration,
+    /// Our keys.
+    pub keys: &'a [HpkeConfig],
+    /// The token that the leader is to present to us, when we have just been made its helper.
+    pub token: Option<&'a Secret>,
+}
+
+impl<'a> TaskAnswer<'a> {
+    /// `None` if the API has no words for the task.
+    pub fn of(task: &'a Task, beside: &Beside<'_>) -> Option<Self> {
+        let (role, peer) = match task.role() {
+            Role::Leader => (AggregatorRole::Leader, &task.public.helper_url),
+            _ => (AggregatorRole::Helper, &task.public.leader_url),
+        };
+        let token = beside.token.and_then(Secret::expose_text);
+        Some(Self {
+            task_id: task.public.id,
+            peer_aggregator_endpoint: peer,
+            query_type: QueryType::of(task.public.batch_mode),
+            vdaf: Vdaf::of(&task.public.vdaf, task.public.noise)?,
+            role,
+            vdaf_verify_key: &task.verify_key,
+            max_batch_query_count: task.max_batch_query_count,
+            task_expiration: beside.end,
+            report_expiry_age: task.report_expiry_age,
+            min_batch_size: task.public.min_batch_size,
+            time_precision: task.public.time_precision,
+            tolerable_clock_skew: beside.skew,
+            aggregator_auth_token: token.map(|token| TokenText { r#type: TokenType::Bearer, token: token.to_owned() }),
+            collector_hpke_config: KeyText::of(&task.collector_hpke_config)?,
+            aggregator_hpke_configs: beside.keys.iter().filter_map(KeyText::of).collect(),
+        })
+    }
+}
+
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8], ignored: &mut Ignored<'_>) -> Result<T, String> {
+    // Members in a list without their names would be read, too.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err("the body cannot be read: it must be a JSON object".to_owned());
+    }
+    let failed = |error: serde_json::Error| format!("the body cannot be read: {error}");
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let message =
+        serde_ignored::deserialize(&mut json, |path| ignored(&path.to_string().replace(".?", ""))).map_err(failed)?;
+    json.end().map(|()| message).map_err(failed)
+}
+
+/// The base URL of an aggregator.
+fn base_url(member: &str, text: &str) -> Result<String, String> {
+    text.parse().map(BaseUrl::into_string).map_err(|why: BaseUrlError| format!("{member}: {why}"))
+}
+
+/// A token that can be sent (RFC 6750 section 2.1).
+fn token(text: String) -> Result<Secret, String> {
+    Secret::token(&text).map_err(|why| format!("aggregator_auth_token: {why}"))
+}
+
+impl From<AggregatorRole> for Role {
+    fn from(role: AggregatorRole) -> Self {
+        match role {
+            AggregatorRole::Leader => Self::Leader,
+            AggregatorRole::Helper => Self::Helper,
+        }
+    }
+}
+
+impl QueryType {
+    fn of(mode: BatchMode) -> Self {
+        match mode {
+            BatchMode::TimeInterval => Self::TimeInterval,
+            BatchMode::FixedSize { max_batch_size, batch_time_window_size } => {
+                Self::FixedSize { max_batch_size, batch_time_window_size }
+            }
+        }
+    }
+
+    fn mode(self) -> BatchMode {
+        match self {
+            Self::TimeInterval => BatchMode::TimeInterval,
+            Self::FixedSize { max_batch_size, batch_time_window_size } => {
+                BatchMode::FixedSize { max_batch_size, batch_time_window_size }
+            }
+        }
+    }
+}
+
+impl Vdaf {
+    /// `None` if the API has no name for it.
+    fn of(config: &VdafConfig, noise: Option<Epsilon>) -> Option<Self> {
+        let dp_strategy = Strategy::of(noise);
+        let bits = |max: Max| max.bits().and_then(|bits| u32::try_from(bits).ok());
+        Some(match *config {
+            VdafConfig::Prio3Count => Self::Prio3Count,
+            VdafConfig::Prio3Sum { max } => Self::Prio3Sum { bits: bits(max)? },
+            VdafConfig::Prio3SumVec { max, length, chunk_length } => {
+                Self::Prio3SumVec { bits: bits(max)?, length, chunk_length, dp_strategy }
+            }
+            VdafConfig::Prio3Histogram { length, chunk_length } => {
+                Self::Prio3Histogram { length, chunk_length, dp_strategy }
+            }
+            VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs } => {
+                Self::Prio3SumVecField64MultiproofHmacSha256Aes128 { proofs, bits, length, chunk_length, dp_strategy }
+            }
+            VdafConfig::Prio3MultihotCountVec { .. } => return None,
+        })
+    }
+
+    fn config(self) -> Result<(VdafConfig, Option<Epsilon>), String> {
+        let noise = match &self {
+            Self::Prio3SumVec { dp_strategy, .. }
+            | Self::Prio3Histogram { dp_strategy, .. }
+            | Self::Prio3SumVecField64MultiproofHmacSha256Aes128 { dp_strategy, .. } => dp_strategy.noise()?,
+            Self::Prio3Count | Self::Prio3Sum { .. } => None,
+        };
+        let vdaf = match self {
+            Self::Prio3Count => VdafConfig::Prio3Count,
+            Self::Prio3Sum { bits } => VdafConfig::Prio3Sum { max: Max::of_bits(bits) },
+            Self::Prio3SumVec { bits, length, chunk_length, .. } => {
+                VdafConfig::Prio3SumVec { max: Max::of_bits(bits), length, chunk_length }
+            }
+            Self::Prio3Histogram { length, chunk_length, .. } => VdafConfig::Prio3Histogram { length, chunk_length },
+            Self::Prio3SumVecField64MultiproofHmacSha256Aes128 { proofs, bits, length, chunk_length, .. } => {
+                VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs }
+            }
+        };
+        Ok((vdaf, noise))
+    }
+}
+
+impl KeyText {
+    /// `None` if an algorithm has no name here.
+    fn of(config: &HpkeConfig) -> Option<Self> {
+        Some(Self {
+            id: config.id,
+            kem_id: name(&KEMS, config.kem_id)?,
+            kdf_id: name(&KDFS, config.kdf_id)?,
+            aead_id: name(&AEADS, config.aead_id)?,
+            public_key: config.public_key.clone(),
+        })
+    }
+
+    fn config(self) -> Result<HpkeConfig, String> {
+        Ok(HpkeConfig {
+            id: self.id,
+            kem_id: number(&KEMS, &self.kem_id)?,
+            kdf_id: number(&KDFS, &self.kdf_id)?,
+            aead_id: number(&AEADS, &self.aead_id)?,
+            public_key: self.public_key,
+        })
+    }
+}
+
+fn name(known: &[(&str, u16)], number: u16) -> Option<String> {
+    known.iter().find(|(_, of)| *of == number).map(|(name, _)| (*name).to_owned())
+}
+
+fn number(known: &[(&str, u16)], name: &str) -> Result<u16, String> {
+    let found = known.iter().find(|(of, _)| *of == name);
+    found.map(|(_, number)| *number).ok_or_else(|| {
+        let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
+        format!("the algorithm {name:?} is not supported here; {} are", names.join(", "))
+    })
+}

@@ -1,0 +1,51 @@
+//! The control socket's part about HPKE keys: `dapbox keys`.
+
+use std::sync::Arc;
+
+use warp::http::StatusCode;
+
+use crate::{
+    app::App,
+    dap::flow::unhurried,
+    operator::admin::{json, read},
+    transport::http::{Request, Response},
+    upkeep::keys,
+};
+use dapbox_aggregator::{
+    Error,
+    keys::{KeyError, Request as Order},
+    views::keys::RotateRequest,
+};
+use dapbox_protocol::wire::Problem;
+
+/// Where keys are.
+pub const PATH: &str = "/keys";
+
+/// Answers a request whose path begins with [`PATH`].
+pub async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error> {
+    let (method, path) = (request.method.as_str().to_owned(), request.path.clone());
+    let mut parts = path.strip_prefix(PATH).unwrap_or_default().split('/').skip(1);
+    let order = match (method.as_str(), parts.next(), parts.next(), parts.next()) {
+        ("GET", None, ..) => return json(StatusCode::OK, &keys::list(app).await?),
+        ("POST", Some("rotate"), None, _) => {
+            let RotateRequest { now } = read(app, &mut request).await?;
+            Order::Rotate { now }
+        }
+        ("POST", Some(id), Some("activate"), None) => Order::Activate(parse(id)?),
+        ("POST", Some(id), Some("disable"), None) => Order::Disable(parse(id)?),
+        ("DELETE", Some(id), None, _) => Order::Delete(parse(id)?),
+        _ => return Err(Problem::about(404).into()),
+    };
+    let shared = app.clone();
+    // What is stored must be handed out, whether or not the operator waits for it.
+    let changed = unhurried(async move { Ok(keys::change(&shared, order).await?) }).await?;
+    let changes = changed.map_err(|refusal| {
+        let status = if matches!(refusal, KeyError::Unknown(_)) { 404 } else { 409 };
+        Problem::about(status).with_detail(refusal.to_string())
+    })?;
+    json(StatusCode::OK, &changes)
+}
+
+fn parse(id: &str) -> Result<u8, Problem> {
+    id.parse().map_err(|_| Problem::about(400).with_detail("the id of an HPKE key is a number from 0 to 255"))
+}

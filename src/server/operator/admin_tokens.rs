@@ -1,0 +1,55 @@
+//! The control socket's part about API tokens: `dapbox token`.
+
+use std::sync::Arc;
+
+use warp::http::StatusCode;
+
+use crate::{
+    app::App,
+    operator::{
+        admin::{json, read},
+        management,
+    },
+    transport::http::{Request, Response, empty},
+};
+use dapbox_aggregator::{
+    Error,
+    api_tokens::{self, ApiTokenError},
+};
+use dapbox_protocol::{model::Time, wire::Problem};
+use dapbox_store::{Tx, api_token::ApiToken};
+use dapbox_support::Point;
+
+/// Where API tokens are.
+pub const PATH: &str = "/api_tokens";
+
+/// Answers a request whose path begins with [`PATH`].
+pub async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error> {
+    let (method, path) = (request.method.as_str().to_owned(), request.path.clone());
+    let name = path.strip_prefix(PATH).and_then(|rest| rest.strip_prefix('/')).map(str::to_owned);
+    match (method.as_str(), name) {
+        ("GET", None) => json(StatusCode::OK, &management::tokens(app)?),
+        ("POST", None) => {
+            let token: ApiToken = read(app, &mut request).await?;
+            let add = move |tx: &mut Tx<'_>| api_tokens::add(tx, token, Time::now());
+            app.store.write(Point::ApiTokenAdd, add).await?.map_err(refusal)?;
+            Ok(empty(StatusCode::CREATED))
+        }
+        ("DELETE", Some(name)) => {
+            let revoke = move |tx: &mut Tx<'_>| api_tokens::revoke(tx, &name);
+            let revoked = app.store.write(Point::ApiTokenRevoke, revoke).await?.map_err(refusal)?;
+            app.management.forget(&revoked.hash);
+            Ok(empty(StatusCode::NO_CONTENT))
+        }
+        _ => Err(Problem::about(404).into()),
+    }
+}
+
+fn refusal(why: ApiTokenError) -> Error {
+    let status = match why {
+        ApiTokenError::Name(_) => 400,
+        ApiTokenError::Unknown(_) => 404,
+        ApiTokenError::Taken(_) | ApiTokenError::TooMany => 409,
+    };
+    Problem::about(status).with_detail(why.to_string()).into()
+}

@@ -1,0 +1,238 @@
+//! A task: one line that tells how it is, and everything else below, unfolded on demand.
+
+use maud::{Markup, html};
+
+use super::{
+    alerts, batch, chart,
+    icon::Icon,
+    text::{ago, instant, interval, moment},
+};
+use dapbox_aggregator::{
+    counters,
+    views::{
+        overview::{PeerStatus, TaskView},
+        status::TaskStatus,
+    },
+};
+use dapbox_protocol::{
+    model::{Interval, Role, Time},
+    wire,
+};
+use dapbox_support::words::{self, count, rate, span};
+
+/// So many characters tell ids apart.
+const SHORT: usize = 8;
+
+/// What a task is called where there is little room.
+pub fn name(status: &TaskStatus) -> String {
+    let what = match &status.name {
+        Some(name) => name.to_string(),
+        None if status.info.is_empty() => words::vdaf(&status.vdaf),
+        None => status.info.clone(),
+    };
+    format!("{what} ({})", short(status))
+}
+
+fn short(status: &TaskStatus) -> String {
+    status.id.to_string().chars().take(SHORT).collect()
+}
+
+/// A task.
+pub fn entry(view: &TaskView, now: Time, is_open: bool) -> Markup {
+    html! {
+        details.task id={ "task-" (view.status.id) } open[is_open] {
+            (line(view, now))
+            div.body id={ "about-" (view.status.id) } {
+                @for (n, (_, trouble)) in alerts::troubles(view).iter().enumerate() {
+                    p.trouble id={ "trouble-" (n) "-" (view.status.id) } { (Icon::Bad.draw()) span { (trouble) } }
+                }
+                div.columns id={ "columns-" (view.status.id) } {
+                    div {
+                        h4 { "Reports" }
+                        (reports(view, now))
+                        (refusals(view))
+                        (peer(view, now))
+                    }
+                    div {
+                        h4 { "History" }
+                        (chart::history(view, now))
+                        h4 { "Batches that were not collected " span.count { (count(view.counts.batches())) } }
+                        (batch::section(view, now))
+                        @if view.status.role == Role::Leader {
+                            h4 { "Collected batches " span.count { (count(view.status.batches_collected)) } }
+                            (batch::collected(&view.status, now))
+                        }
+                    }
+                }
+                (parameters(&view.status, now))
+            }
+        }
+    }
+}
+
+fn line(view: &TaskView, now: Time) -> Markup {
+    let status = &view.status;
+    let (icon, standing) = standing(view, now);
+    let counts = &view.counts;
+    html! {
+        summary {
+            div.title {
+                h3 { @if let Some(name) = &status.name { (name) } @else { (words::vdaf(&status.vdaf)) } }
+                p.sub {
+                    @if status.name.is_some() { span { (words::vdaf(&status.vdaf)) } }
+                    @if !status.info.is_empty() { span.info { (status.info) } }
+                    code { (short(status)) }
+                    span { (status.role) }
+                    span { (wire::of(status.revision).prefix()) }
+                }
+            }
+            p.standing { (icon.draw()) (standing) }
+            p.figure {
+                @if status.role == Role::Leader {
+                    b { (count(status.waiting)) } " waiting"
+                } @else {
+                    b { (rate(view.aggregation_rate)) } " aggregated"
+                }
+            }
+            p.figure.batchy {
+                @if counts.batches_ready > 0 {
+                    (Icon::Good.draw()) b { (count(counts.batches_ready)) } " ready to collect"
+                } @else if counts.batches_not_aggregated_yet > 0 {
+                    (Icon::Half.draw()) b { (count(counts.batches_not_aggregated_yet)) } " not aggregated yet"
+                } @else if counts.batches_too_few > 0 {
+                    (Icon::Empty.draw()) b { (count(counts.batches_too_few)) } " with too few reports"
+                } @else {
+                    "no batches"
+                }
+            }
+            (chart::spark(view))
+        }
+    }
+}
+
+/// How a task is, in a word.
+fn standing(view: &TaskView, now: Time) -> (Icon, &'static str) {
+    let status = &view.status;
+    let is_over = status.task_expiration.is_some_and(|end| end < now)
+        || status.task_interval.is_some_and(|open: Interval| open.end() <= now);
+    if !alerts::troubles(view).is_empty() {
+        (Icon::Bad, "Trouble")
+    } else if is_over {
+        (Icon::Still, "Ended")
+    } else if status.task_interval.is_some_and(|open| now < open.start()) {
+        (Icon::Later, "Not started")
+    } else {
+        (Icon::Good, "Running")
+    }
+}
+
+fn reports(view: &TaskView, now: Time) -> Markup {
+    let status = &view.status;
+    let counted_as = |name: &str| count(status.counters.get(name).copied().unwrap_or(0));
+    let is_leader = status.role == Role::Leader;
+    html! {
+        dl.figures {
+            @if is_leader {
+                dt { "uploaded, last minute" } dd { (rate(view.upload_rate)) }
+            }
+            dt { "aggregated, last minute" } dd { (rate(view.aggregation_rate)) }
+            @if is_leader {
+                dt { "waiting for aggregation" } dd { (count(status.waiting)) }
+                dt { "oldest waiting, arrived" }
+                dd { @if let Some(oldest) = view.oldest_waiting { (ago(oldest, now)) } @else { "none waits" } }
+            }
+            dt { "aggregation jobs in flight" } dd { (count(status.jobs)) }
+            dt { "aggregated, not collected" } dd { (count(status.aggregated)) }
+            dt { "batches collected" } dd { (count(status.batches_collected)) }
+            @if is_leader {
+                dt { "collections that wait" } dd { (count(status.collections_waiting)) }
+                dt { "uploaded in all" } dd { (counted_as(counters::REPORT_SUCCESS)) }
+            }
+            dt { "aggregated in all" } dd { (counted_as(counters::AGGREGATE_SUCCESS)) }
+        }
+    }
+}
+
+fn refusals(view: &TaskView) -> Markup {
+    let mut refused: Vec<_> = view.refused.iter().collect();
+    // The most frequent first.
+    refused.sort_by_key(|(_, times)| std::cmp::Reverse(**times));
+    html! {
+        h4 { "Refused" }
+        @if refused.is_empty() { p.dim { "No report was refused." } }
+        ul.refused {
+            @for (name, times) in refused {
+                li {
+                    b { (count(*times)) }
+                    span {
+                        @if name.starts_with("helper_") { "by the helper: " }
+                        (counters::reason(name)) " " code { (name) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn peer(view: &TaskView, now: Time) -> Markup {
+    let status = &view.status;
+    html! {
+        @if status.role == Role::Leader {
+            h4 { "Helper" }
+            p.long { code { (status.helper_url) } }
+            @match &view.peer {
+                Some(peer) => (answers(peer, status.last_trouble.is_some(), now)),
+                None => p.dim { "Not asked yet: there was nothing to aggregate since the start." },
+            }
+        } @else {
+            h4 { "Leader" }
+            p.long { code { (status.leader_url) } }
+            p.dim { "The leader asks us, we never ask it." }
+        }
+    }
+}
+
+fn answers(peer: &PeerStatus, is_stuck: bool, now: Time) -> Markup {
+    let fails = is_stuck || peer.last_failure > peer.last_success;
+    html! {
+        p.state {
+            @if fails {
+                (Icon::Bad.draw()) "Does not answer as it should"
+            } @else if peer.last_success.is_some() {
+                (Icon::Good.draw()) "Answers"
+            } @else {
+                (Icon::Later.draw()) "Not asked yet"
+            }
+        }
+        dl.figures {
+            @if let Some(at) = peer.last_success { dt { "last answer" } dd { (ago(at, now)) } }
+            @if let Some(at) = peer.last_failure { dt { "last failure" } dd { (ago(at, now)) } }
+        }
+    }
+}
+
+/// What never changes.
+fn parameters(status: &TaskStatus, now: Time) -> Markup {
+    html! {
+        h4 { "Parameters" }
+        dl.parameters {
+            @if let Some(name) = &status.name { dt { "name" } dd { (name) } }
+            dt { "task id" } dd { code { (status.id) } }
+            dt { "protocol" } dd { (wire::of(status.revision).prefix()) }
+            dt { "our role" } dd { (status.role) }
+            dt { "leader" } dd { code { (status.leader_url) } }
+            dt { "helper" } dd { code { (status.helper_url) } }
+            dt { "measures" } dd { (words::vdaf(&status.vdaf)) }
+            dt { "batches" } dd { (words::batches(status.batch_mode, status.min_batch_size)) }
+            @if let Some(epsilon) = status.noise { dt { "noise" } dd { (words::noise(&status.vdaf, epsilon)) } }
+            @if let Some(in_band) = &status.in_band {
+                dt { "set up" } dd { "in-band, with the peer " code { (in_band.peer) } }
+            }
+            dt { "time precision" } dd { (span(status.time_precision)) }
+            @if !status.info.is_empty() { dt { "info" } dd { (status.info) } }
+            @if let Some(open) = status.task_interval { dt { "open" } dd { (interval(open)) } }
+            @if let Some(end) = status.task_expiration { dt { "ends" } dd { (moment(end, now)) } }
+            @if let Some(horizon) = status.horizon { dt { "closed before" } dd { (instant(horizon, now)) } }
+        }
+    }
+}

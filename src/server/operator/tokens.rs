@@ -1,0 +1,48 @@
+//! What the operator asks of a task's tokens, through the control socket.
+
+use std::sync::Arc;
+
+use crate::{app::App, dap::flow::unhurried};
+use dapbox_aggregator::{
+    Error,
+    tokens::{self, TokenError},
+};
+use dapbox_protocol::{
+    model::{
+        TaskId, Time,
+        tokens::{Direction, TokenChange, TokenStatus},
+    },
+    wire::{Problem, ProblemType},
+};
+use dapbox_support::Point;
+
+/// The tokens of a task that are in force.
+pub fn list(app: &App, task: TaskId) -> Result<Vec<TokenStatus>, Error> {
+    let now = Time::now();
+    let found = app.store.read(|view| Ok(view.task(&task).map(|state| app.peers.tokens(view, state).statuses(now))))?;
+    let mut found = found.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(task))?;
+    for status in found.iter_mut().filter(|status| status.direction == Direction::Accepted) {
+        status.last_presented = app.token_use(&task, status.hash);
+    }
+    Ok(found)
+}
+
+/// Replaces a token of a task, and says which ones are in force then.
+pub async fn change(app: &Arc<App>, change: TokenChange) -> Result<Vec<TokenStatus>, Error> {
+    let (task, shared) = (change.task, app.clone());
+    // What is stored must be in force, whether or not the operator waits for it.
+    let changed = unhurried(async move {
+        let changed = shared.store.write(Point::TokenChange, move |tx| tokens::change(tx, change, Time::now())).await?;
+        shared.reread(&task);
+        Ok(changed)
+    });
+    match changed.await? {
+        Ok(_) => {}
+        Err(TokenError::NoTask) => return Err(Problem::new(ProblemType::UnrecognizedTask).with_task(task).into()),
+        Err(why @ (TokenError::NothingPresented | TokenError::InBand)) => {
+            return Err(Problem::about(409).with_detail(why.to_string()).into());
+        }
+    }
+    tracing::info!(%task, "a token was replaced");
+    list(app, task)
+}

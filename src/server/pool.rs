@@ -1,0 +1,471 @@
+//! The worker threads: the only place where reports are opened and proofs are verified.
+//!
+//! Asynchronous threads never compute. They cut a job into chunks of a few milliseconds, hand a few of them at a time to
+//! the workers, and wait. A task never has more than a few chunks in the workers' queue, nor more than half of the jobs
+//! that are admitted: tasks share the workers evenly, however many jobs and reports each of them has.
+//!
+//! The jobs of a task take turns: when one has handed over its last chunk, the next one begins. If they shared the workers
+//! they would all end at once, and the workers would have nothing to do while all are stored.
+
+use std::{
+    any::TypeId,
+    collections::{HashMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use dapbox_protocol::model::TaskId;
+use dapbox_support::{Fault, fault::panic_text};
+
+/// How long a chunk should take: long enough to be worth handing over, short enough to wait for.
+const CHUNK_TIME: Duration = Duration::from_millis(4);
+/// Items of a chunk before it is known how long one takes.
+const FIRST_CHUNK: usize = 8;
+/// No chunk takes less than this, as far as is known: the workers need not end at the same microsecond.
+const LEAST_TIME: Duration = Duration::from_micros(500);
+/// The most items of a chunk, however little they take: what comes of them is held together until they are done.
+const MAX_CHUNK: usize = 128;
+
+/// How many chunks each worker may have before it, of a task: one to work on and one to go on with.
+const CHUNKS_PER_WORKER: usize = 2;
+
+/// How much the workers give way to the threads that answer requests and to the one that writes: by so much they are
+/// nicer. They take all that is left, which is nearly everything.
+#[cfg(target_os = "linux")]
+const NICENESS: i32 = 5;
+
+/// The worker threads, with a limit on how many jobs they may have at once.
+#[derive(Clone)]
+pub struct Pool {
+    workers: Arc<rayon::ThreadPool>,
+    admission: Arc<Semaphore>,
+    /// How many jobs are admitted at once.
+    most: usize,
+    /// How many jobs wait to be admitted.
+    waiting: Arc<AtomicUsize>,
+    /// How many jobs of one task are admitted at once.
+    most_of_a_task: usize,
+    lanes: Arc<Mutex<HashMap<TaskId, Weak<Lane>>>>,
+}
+
+/// What a task may have of the pool.
+struct Lane {
+    /// Jobs.
+    jobs: Arc<Semaphore>,
+    /// Chunks in the workers' queue.
+    chunks: Arc<Semaphore>,
+    /// The job whose turn it is to hand over chunks.
+    turn: Arc<Semaphore>,
+    /// How many jobs wait for their turn.
+    waiting: AtomicUsize,
+    /// How long an item last took, by what is done with it.
+    paces: Mutex<HashMap<TypeId, Duration>>,
+}
+
+/// The right to have work done for a task. A slot is free again when the permit is dropped *and* all work that was begun
+/// with it has ended, even if nobody waits for that work any more.
+pub struct Permit(Arc<Slot>);
+
+struct Slot {
+    lane: Arc<Lane>,
+    _job: OwnedSemaphorePermit,
+    _admission: OwnedSemaphorePermit,
+}
+
+impl Lane {
+    /// Waits for a job's turn, first come, first served.
+    async fn turn(&self) -> OwnedSemaphorePermit {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waits = Waits(&self.waiting);
+        acquire(&self.turn).await
+    }
+
+    /// Whether a job waits for its turn.
+    fn is_followed(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// How many items the next chunk gets, `part` of them if that is neither too much nor too little.
+    fn chunk(&self, what: TypeId, part: usize) -> usize {
+        let pace = self.paces.lock().unwrap_or_else(PoisonError::into_inner).get(&what).copied();
+        let Some(pace) = pace else { return part.min(FIRST_CHUNK) };
+        let items = |time: Duration| {
+            let items = time.as_nanos() / pace.as_nanos().max(1);
+            usize::try_from(items).unwrap_or(usize::MAX).clamp(1, MAX_CHUNK)
+        };
+        part.clamp(items(LEAST_TIME), items(CHUNK_TIME))
+    }
+
+    /// An item took so long.
+    fn learn(&self, what: TypeId, pace: Duration) {
+        self.paces.lock().unwrap_or_else(PoisonError::into_inner).insert(what, pace);
+    }
+}
+
+/// One who waits, until it is dropped.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Pool {
+    /// Starts `threads` workers that admit up to `max_admitted` jobs at once; neither may be zero.
+    pub fn new(threads: usize, max_admitted: usize) -> Result<Self, Fault> {
+        if threads == 0 || !(1..=Semaphore::MAX_PERMITS).contains(&max_admitted) {
+            return Err(Fault::new(format!("cannot make a pool of {threads} threads for {max_admitted} jobs")));
+        }
+        let workers = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("worker-{index}"))
+            .start_handler(|_| give_way())
+            .panic_handler(|panic| tracing::error!("a worker panicked: {}", panic_text(&*panic)))
+            .build()
+            .map_err(|error| Fault::while_doing("starting the worker threads", error))?;
+        Ok(Self {
+            workers: Arc::new(workers),
+            admission: Arc::new(Semaphore::new(max_admitted)),
+            most: max_admitted,
+            waiting: Arc::default(),
+            most_of_a_task: max_admitted.div_ceil(2),
+            lanes: Arc::default(),
+        })
+    }
+
+    /// Takes a slot for a task if one is free. If not, whoever asked should come back later.
+    pub fn try_admit(&self, task: &TaskId) -> Option<Permit> {
+        let lane = self.lane(task);
+        let job = lane.jobs.clone().try_acquire_owned().ok()?;
+        let admission = self.admission.clone().try_acquire_owned().ok()?;
+        Some(Permit(Arc::new(Slot { lane, _job: job, _admission: admission })))
+    }
+
+    /// Waits for a slot for a task, first come, first served.
+    pub async fn admit(&self, task: &TaskId) -> Permit {
+        let lane = self.lane(task);
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let _waits = Waits(&self.waiting);
+        let job = acquire(&lane.jobs).await;
+        let admission = acquire(&self.admission).await;
+        Permit(Arc::new(Slot { lane, _job: job, _admission: admission }))
+    }
+
+    /// How many jobs are admitted.
+    pub fn admitted(&self) -> usize {
+        self.most - self.admission.available_permits()
+    }
+
+    /// How many jobs wait to be admitted.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    fn lane(&self, task: &TaskId) -> Arc<Lane> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lane) = lanes.get(task).and_then(Weak::upgrade) {
+            return lane;
+        }
+        lanes.retain(|_, lane| lane.strong_count() > 0);
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        let (jobs, chunks, turn) = (semaphore(self.most_of_a_task), semaphore(self.window()), semaphore(1));
+        let lane = Arc::new(Lane { jobs, chunks, turn, waiting: AtomicUsize::new(0), paces: Mutex::default() });
+        lanes.insert(*task, Arc::downgrade(&lane));
+        lane
+    }
+
+    /// Whether jobs keep all workers busy, or wait to be admitted.
+    pub fn is_busy(&self) -> bool {
+        self.waiting() > 0 || self.admitted() >= self.workers.current_num_threads()
+    }
+
+    /// How many chunks of a task may be in the workers' queue, or done and not taken.
+    pub fn window(&self) -> usize {
+        CHUNKS_PER_WORKER * self.workers.current_num_threads()
+    }
+
+    /// Runs `f` on a worker. A panic in `f` becomes a [`Fault`].
+    pub async fn run<R, F>(&self, permit: &Permit, f: F) -> Result<R, Fault>
+    where
+        R: Send + 'static,
+        F: FnOnce() -> R + Send + 'static,
+    {
+        let call = |chunk: Vec<F>| chunk.into_iter().map(|f| f()).next();
+        let (result, _) = finished(self.begin(permit, vec![f], Arc::new(call)).await).await?;
+        result.ok_or_else(|| Fault::new("a worker dropped its work"))
+    }
+
+    /// Cuts `items` into chunks, applies `f` to each on the workers, and gives what comes of each to `take`, in the order
+    /// of the items, as soon as it is there.
+    ///
+    /// A panic in `f` becomes a [`Fault`]. If the future is dropped, chunks that have not begun are not worked on.
+    pub async fn map_chunks<T, R, F>(
+        &self,
+        permit: &Permit,
+        items: Vec<T>,
+        f: F,
+        mut take: impl FnMut(R),
+    ) -> Result<(), Fault>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+        F: Fn(Vec<T>) -> R + Send + Sync + 'static,
+    {
+        let (f, window, lane) = (Arc::new(f), self.window(), &permit.0.lane);
+        let mut begun = VecDeque::with_capacity(window);
+        let mut turn = Some(lane.turn().await);
+        let whole = items.len().div_ceil(self.workers.current_num_threads());
+        let mut items = items.into_iter();
+        loop {
+            // If another job follows, the workers need not end together: large chunks cost less.
+            let part = if lane.is_followed() { whole } else { items.len().div_ceil(window) };
+            let chunk: Vec<T> = items.by_ref().take(lane.chunk(TypeId::of::<F>(), part)).collect();
+            let last = chunk.is_empty();
+            if !last {
+                begun.push_back((chunk.len(), self.begin(permit, chunk, f.clone()).await));
+            }
+            if items.len() == 0 {
+                drop(turn.take());
+            }
+            while begun.len() >= window || (last && !begun.is_empty()) {
+                let Some((length, answer)) = begun.pop_front() else { break };
+                let (result, time) = finished(answer).await?;
+                lane.learn(TypeId::of::<F>(), time / u32::try_from(length).unwrap_or(u32::MAX));
+                take(result);
+            }
+            if last {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Puts a chunk into the workers' queue, once the task may have one more there.
+    async fn begin<T, R, F>(&self, permit: &Permit, chunk: Vec<T>, f: Arc<F>) -> Answer<R>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+        F: Fn(Vec<T>) -> R + Send + Sync + 'static,
+    {
+        let (answer, receiver) = oneshot::channel();
+        let slot = permit.0.clone();
+        let place = acquire(&slot.lane.chunks).await;
+        self.workers.spawn(move || {
+            // Nobody waits any more: the chunk was queued, but its job is gone.
+            if answer.is_closed() {
+                return;
+            }
+            let begin = Instant::now();
+            // Nothing is seen of a chunk that panicked but its fault, so there is no broken state to see.
+            let result = catch_unwind(AssertUnwindSafe(|| f(chunk)))
+                .map_err(|panic| Fault::new(format!("a computation panicked: {}", panic_text(&*panic))));
+            // What is waited for is over: everything that it held is free before the answer is seen.
+            drop((f, slot, place));
+            // An answer that nobody waits for any more is dropped.
+            let _ = answer.send(result.map(|result| (result, begin.elapsed())));
+        });
+        receiver
+    }
+}
+
+/// What comes of a chunk, and how long it took.
+type Answer<R> = oneshot::Receiver<Result<(R, Duration), Fault>>;
+
+async fn finished<R>(answer: Answer<R>) -> Result<(R, Duration), Fault> {
+    answer.await.unwrap_or_else(|_| Err(Fault::new("a worker dropped its work")))
+}
+
+async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    semaphore.clone().acquire_owned().await.expect("the semaphore is never closed")
+}
+
+/// Makes this thread give way to others. Elsewhere than on Linux it would be the whole process.
+#[cfg(target_os = "linux")]
+fn give_way() {
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::debug!(%error, "a worker cannot give way to other threads");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn give_way() {}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Mutex,
+            atomic::{AtomicUsize, Ordering},
+            mpsc,
+        },
+        time::Duration,
+    };
+
+    use super::*;
+
+    const TASK: TaskId = TaskId::new([1; 32]);
+    const OTHER: TaskId = TaskId::new([2; 32]);
+
+    /// Applies `f` to all items, one by one, on the workers.
+    async fn map<T, R, F>(pool: &Pool, permit: &Permit, items: Vec<T>, f: F) -> Result<Vec<R>, Fault>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+        F: Fn(T) -> R + Send + Sync + 'static,
+    {
+        let mut results = Vec::new();
+        let f = move |chunk: Vec<T>| chunk.into_iter().map(&f).collect::<Vec<R>>();
+        pool.map_chunks(permit, items, f, |chunk| results.extend(chunk)).await?;
+        Ok(results)
+    }
+
+    #[tokio::test]
+    async fn is_busy_while_jobs_take_all_workers() {
+        let pool = Pool::new(2, 8).unwrap();
+        let first = pool.admit(&TASK).await;
+        assert!(!pool.is_busy());
+        let second = pool.admit(&OTHER).await;
+        assert!(pool.is_busy());
+        drop((first, second));
+        assert!(!pool.is_busy());
+    }
+
+    #[tokio::test]
+    async fn results_are_in_order_whatever_the_number_of_items() {
+        let pool = Pool::new(3, 1).unwrap();
+        let permit = pool.admit(&TASK).await;
+        for count in [0, 1, 5, 6, 7, 95, 96, 97, 1000] {
+            let items: Vec<u64> = (0..count).collect();
+            let expected: Vec<u64> = items.iter().map(|item| item * item).collect();
+            // Later items are faster.
+            let slow = |item: u64| {
+                std::thread::sleep(Duration::from_micros(300_u64.saturating_sub(item)));
+                item * item
+            };
+            assert_eq!(map(&pool, &permit, items, slow).await.unwrap(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn chunks_cover_the_items_and_are_bounded() {
+        for count in [0, 1, 3, 500] {
+            // A new one each time: it does not know yet how little this takes.
+            let pool = Pool::new(2, 1).unwrap();
+            let permit = pool.admit(&TASK).await;
+            let mut chunks: Vec<Vec<usize>> = Vec::new();
+            pool.map_chunks(&permit, (0..count).collect(), |chunk| chunk, |chunk| chunks.push(chunk)).await.unwrap();
+            assert!(chunks.iter().all(|chunk| (1..=MAX_CHUNK).contains(&chunk.len())));
+            assert!(chunks.len() >= count.min(2), "both workers have something to do");
+            assert_eq!(chunks.concat(), (0..count).collect::<Vec<_>>());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_a_fault_and_the_pool_lives_on() {
+        let pool = Pool::new(2, 1).unwrap();
+        let permit = pool.try_admit(&TASK).unwrap();
+        let fault =
+            map(&pool, &permit, (0..100).collect(), |item| assert!(item != 42, "the answer")).await.unwrap_err();
+        assert_eq!(fault.to_string(), "a computation panicked: the answer");
+        assert_eq!(map(&pool, &permit, vec![1, 2], |item| item + 1).await.unwrap(), [2, 3]);
+        drop(permit);
+        // Chunks of the job that failed may still run; they hold the slot, and give it back.
+        pool.admit(&TASK).await;
+    }
+
+    #[tokio::test]
+    async fn a_full_pool_refuses_until_a_permit_is_dropped() {
+        let pool = Pool::new(1, 2).unwrap();
+        let (first, second) = (pool.try_admit(&TASK).unwrap(), pool.try_admit(&OTHER).unwrap());
+        let third = TaskId::new([3; 32]);
+        assert!(pool.try_admit(&third).is_none());
+        map(&pool, &first, vec![1], |item| item).await.unwrap();
+        assert!(pool.try_admit(&third).is_none());
+        drop(first);
+        let third = pool.try_admit(&third);
+        assert!(third.is_some());
+        drop(second);
+        drop(third);
+        let (_one, _two) = (pool.admit(&TASK).await, pool.admit(&OTHER).await);
+    }
+
+    #[tokio::test]
+    async fn a_task_leaves_room_for_others() {
+        let pool = Pool::new(1, 5).unwrap();
+        let held: Vec<_> = std::iter::from_fn(|| pool.try_admit(&TASK)).collect();
+        assert_eq!(held.len(), 3);
+        let others: Vec<_> = std::iter::from_fn(|| pool.try_admit(&OTHER)).collect();
+        assert_eq!(others.len(), 2);
+        drop(held);
+        assert_eq!(std::iter::from_fn(|| pool.try_admit(&TASK)).collect::<Vec<_>>().len(), 3);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn work_keeps_its_slot_when_its_future_is_dropped() {
+        let pool = Pool::new(1, 1).unwrap();
+        let (begun, has_begun) = mpsc::channel();
+        let (go_on, may_go_on) = mpsc::channel::<()>();
+        let may_go_on = Mutex::new(may_go_on);
+        let done = Arc::new(AtomicUsize::new(0));
+        let counter = done.clone();
+        let work = {
+            let pool = pool.clone();
+            tokio::spawn(async move {
+                let permit = pool.admit(&TASK).await;
+                map(&pool, &permit, vec![(); 1000], move |()| {
+                    if counter.fetch_add(1, Ordering::SeqCst) == 0 {
+                        begun.send(()).unwrap();
+                        may_go_on.lock().unwrap().recv().unwrap();
+                    }
+                })
+                .await
+            })
+        };
+        has_begun.recv().unwrap();
+        work.abort();
+        assert!(work.await.unwrap_err().is_cancelled());
+        assert!(pool.try_admit(&TASK).is_none(), "the work still runs");
+        go_on.send(()).unwrap();
+        let permit = pool.admit(&TASK).await;
+        assert_eq!(map(&pool, &permit, vec![7], |item| item).await.unwrap(), [7]);
+        assert!(done.load(Ordering::SeqCst) <= FIRST_CHUNK, "chunks that had not begun were worked on");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_small_job_does_not_wait_for_the_end_of_large_ones_of_another_task() {
+        let pool = Pool::new(1, 20).unwrap();
+        let done = Arc::new(AtomicUsize::new(0));
+        let mut large = tokio::task::JoinSet::new();
+        for _ in 0..10 {
+            let (pool, counter) = (pool.clone(), done.clone());
+            large.spawn(async move {
+                let permit = pool.admit(&TASK).await;
+                let slow = move |()| {
+                    std::thread::sleep(Duration::from_millis(1));
+                    counter.fetch_add(1, Ordering::SeqCst)
+                };
+                map(&pool, &permit, vec![(); 100], slow).await
+            });
+        }
+        while done.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let permit = pool.admit(&OTHER).await;
+        map(&pool, &permit, vec![()], |()| ()).await.unwrap();
+        assert!(done.load(Ordering::SeqCst) < 500, "the small job waited for the large ones");
+        large.join_all().await.into_iter().for_each(|done| drop(done.unwrap()));
+    }
+
+    #[test]
+    fn a_pool_of_nothing_is_refused() {
+        assert!(Pool::new(0, 1).is_err());
+        assert!(Pool::new(1, 0).is_err());
+        assert!(Pool::new(1, usize::MAX).is_err());
+    }
+}

@@ -1,0 +1,34 @@
+//! What a browser gets at the root of the public address, and at the base path of a revision: a page that says what
+//! answers here and where the DAP resources are. It names no task and nothing of the operator's but `public_url`.
+
+use warp::http::{HeaderValue, Method, StatusCode, header};
+
+use crate::{
+    app::App,
+    operator::page::{MEDIA_TYPE, landing},
+    transport::http::{Request, Response, content},
+};
+use dapbox_aggregator::Error;
+use dapbox_protocol::{model::Revision, wire};
+use dapbox_support::Fault;
+
+/// Whether a request is for the page.
+pub fn is_requested(request: &Request) -> bool {
+    let is_base = |revision| {
+        let rest = request.path.strip_prefix('/').and_then(|path| path.strip_prefix(wire::of(revision).prefix()));
+        matches!(rest, Some("" | "/"))
+    };
+    let is_page = request.path == "/" || Revision::ALL.into_iter().any(is_base);
+    is_page && matches!(request.method, Method::GET | Method::HEAD)
+}
+
+/// Answers with the page.
+pub fn answer(app: &App) -> Result<Response, Error> {
+    let mut response = content(StatusCode::OK, MEDIA_TYPE, landing::render(&app.config.public_url));
+    let policy = HeaderValue::try_from(landing::policy())
+        .map_err(|error| Fault::while_doing("writing the content security policy of the root page", error))?;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    Ok(response)
+}

@@ -1,0 +1,109 @@
+//! The HTTP client that the authority is asked with: bounded in time and size, never redirected, HTTPS only.
+
+use std::{
+    future::Future,
+    path::Path,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use bytes::{Bytes, BytesMut};
+use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
+use reqwest::{Response, redirect::Policy};
+use warp::http::{
+    self, Request,
+    header::{HeaderValue, RETRY_AFTER, USER_AGENT},
+};
+
+use super::trouble::Unasked;
+use dapbox_client::peer::{Names, Proxies, Proxy, Roots, client_config, innermost, parse_retry_after};
+
+/// How long connecting may take, and a whole exchange.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest answer, in bytes: a chain of certificates has a few thousand.
+const MAX_ANSWER: usize = 256 << 10;
+/// The longest pause that an authority may ask for.
+const MAX_PAUSE: Duration = Duration::from_secs(86_400);
+/// How we introduce ourselves (RFC 8555 section 6.1).
+const NAME: &str = concat!("dapbox/", env!("CARGO_PKG_VERSION"));
+
+/// The authority's server. Clones share what it has asked for.
+#[derive(Clone)]
+pub struct Authority {
+    http: reqwest::Client,
+    proxies: Proxies,
+    pause: Arc<Mutex<Option<Duration>>>,
+}
+
+impl Authority {
+    /// A client that trusts the certificates in a file, besides those that everybody trusts.
+    pub fn new(ca_file: &Path) -> Result<Self, Unasked> {
+        let roots = Roots::read(ca_file).map_err(Unasked::Roots)?;
+        let tls = client_config(&roots).map_err(|error| Unasked::Client(error.to_string()))?;
+        let builder = reqwest::Client::builder().tls_backend_preconfigured(tls).https_only(true);
+        let builder = builder.redirect(Policy::none()).connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
+        let proxies = Proxies::of_process();
+        let builder = builder.proxy(proxies.for_client()).dns_resolver(Names::default().within(CONNECT_TIMEOUT));
+        let http = builder.build().map_err(|error| Unasked::Client(innermost(&error)))?;
+        Ok(Self { http, proxies, pause: Arc::default() })
+    }
+
+    /// How long the authority has asked us to stay away when it last refused something.
+    pub fn take_pause(&self) -> Option<Duration> {
+        self.pause.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    async fn exchange(self, request: Request<BodyWrapper<Bytes>>) -> Result<BytesResponse, Unasked> {
+        let via = url::Url::parse(&request.uri().to_string()).ok().and_then(|url| self.proxies.for_url(&url));
+        if let Some(Proxy { url: Err(why), variable }) = &via {
+            return Err(Unasked::Broken { why: format!("{variable}: {why}"), connected: false });
+        }
+        let through = via.map_or_else(String::new, |proxy| format!(" (through {proxy})"));
+        let broken = |error: reqwest::Error| Unasked::Broken {
+            why: format!("{}{through}", innermost(&error)),
+            connected: !error.is_connect(),
+        };
+        let mut request = reqwest::Request::try_from(request.map(reqwest::Body::wrap)).map_err(&broken)?;
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(NAME));
+        let mut response = self.http.execute(request).await.map_err(&broken)?;
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(&broken)? {
+            if body.len() + chunk.len() > MAX_ANSWER {
+                return Err(Unasked::TooLong(MAX_ANSWER));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        self.judge(response, body.freeze())
+    }
+
+    /// Keeps from the crate what it would stumble over: failures and hints to other places that are no problem documents,
+    /// and pauses beyond all times.
+    fn judge(&self, response: Response, body: Bytes) -> Result<BytesResponse, Unasked> {
+        let mut parts = http::Response::<reqwest::Body>::from(response).into_parts().0;
+        let asked = parts.headers.remove(RETRY_AFTER);
+        let asked = asked.and_then(|value| parse_retry_after(value.to_str().ok()?, SystemTime::now()));
+        let pause = asked.map(|pause| pause.min(MAX_PAUSE));
+        if let Some(pause) = pause {
+            parts.headers.insert(RETRY_AFTER, HeaderValue::from(pause.as_secs()));
+        }
+        if !parts.status.is_success() {
+            *self.pause.lock().unwrap_or_else(PoisonError::into_inner) = pause;
+            if serde_json::from_slice::<instant_acme::Problem>(&body).is_err() {
+                return Err(Unasked::Status(parts.status.as_u16()));
+            }
+        }
+        Ok(BytesResponse { parts, body: Box::new(body) })
+    }
+}
+
+impl HttpClient for Authority {
+    fn request(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
+        let exchange = self.clone().exchange(request);
+        Box::pin(async move { exchange.await.map_err(|error| Error::Other(Box::new(error))) })
+    }
+}

@@ -1,0 +1,216 @@
+//! One attempt to get a certificate: account, order, challenges, certificate (RFC 8555 section 7.4).
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use instant_acme::{
+    Account, AccountCredentials, AuthorizationStatus, ChallengeType, Identifier, NewAccount, NewOrder, Order,
+    OrderStatus, RetryPolicy,
+};
+use rcgen::{CertificateParams, CustomExtension, DistinguishedName, KeyPair};
+use rustls::{pki_types::PrivateKeyDer, sign::CertifiedKey};
+use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+use zeroize::Zeroizing;
+
+use super::{
+    super::{Certificates, provider},
+    authority::Authority,
+    issued::Issued,
+    keep::{self, Keep},
+    trouble::Trouble,
+};
+use dapbox_aggregator::config::Acme;
+use dapbox_protocol::model::Time;
+
+/// How long a whole attempt may take.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(300);
+/// How often and for how long the authority is asked whether it is done.
+const POLLING: RetryPolicy =
+    RetryPolicy::new().initial_delay(Duration::from_millis(250)).backoff(1.5).timeout(Duration::from_secs(120));
+
+/// Who asks for a certificate.
+pub struct Applicant {
+    /// What is asked for, and whom. Domains are in lower case.
+    pub options: Acme,
+    /// What is kept of it.
+    pub keep: Keep,
+    /// Where challenges are answered.
+    pub certificates: Arc<Certificates>,
+}
+
+/// The account at the authority, as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    contact: String,
+    credentials: AccountCredentials,
+}
+
+/// Takes the answers to challenges away again, however an attempt ends.
+struct Shown<'a>(&'a Certificates);
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        self.0.clear_challenges();
+    }
+}
+
+impl Applicant {
+    /// Asks for a certificate once, and keeps it.
+    pub async fn apply(&self, authority: &Authority) -> Result<Issued, Trouble> {
+        let keep = self.keep.clone();
+        self.on_disk(move || keep.prepare(), &self.keep.certificate).await?;
+        let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, self.obtain(authority)).await;
+        let pem = attempt.map_err(|_| Trouble::Slow)??;
+        let issued = Issued::parse(&pem, &self.options.domains).map_err(Trouble::Unfit)?;
+        issued.validity.check(Time::now()).map_err(Trouble::Unfit)?;
+        let path = self.keep.certificate.clone();
+        let kept = self.on_disk(move || keep::write(&path, pem.as_bytes()), &self.keep.certificate).await;
+        if let Err(trouble) = kept {
+            // The certificate is good. To ask for another one at once would not make room for it.
+            tracing::error!(%trouble, remedy = trouble.remedy(), "the certificate is lost when the server stops");
+        }
+        Ok(issued)
+    }
+
+    /// The private key and the certificate with its chain, as PEM.
+    async fn obtain(&self, authority: &Authority) -> Result<Zeroizing<String>, Trouble> {
+        let mut order = match self.order(authority).await {
+            Err(trouble) if trouble.is_unknown_account() => {
+                tracing::warn!("the authority does not know our account; a new one is made");
+                let path = self.keep.account.clone();
+                self.on_disk(move || keep::forget(&path), &self.keep.account).await?;
+                self.order(authority).await?
+            }
+            order => order?,
+        };
+        let _shown = Shown(&self.certificates);
+        self.prove(&mut order).await?;
+        let key = KeyPair::generate().map_err(ours)?;
+        let mut params = CertificateParams::new(self.options.domains.clone()).map_err(ours)?;
+        params.distinguished_name = DistinguishedName::new();
+        let request = params.serialize_request(&key).map_err(ours)?;
+        order.finalize_csr(request.der()).await?;
+        let chain = order.poll_certificate(&POLLING).await?;
+        let mut pem = Zeroizing::new(key.serialize_pem());
+        pem.push_str(&chain);
+        Ok(pem)
+    }
+
+    async fn order(&self, authority: &Authority) -> Result<Order, Trouble> {
+        let account = self.account(authority).await?;
+        let domains = self.options.domains.iter();
+        let identifiers: Vec<_> = domains.map(|domain| Identifier::Dns(domain.clone())).collect();
+        let mut order = account.new_order(&NewOrder::new(&identifiers)).await?;
+        if order.state().authorizations.len() > identifiers.len() {
+            return Err(Trouble::Unexpected("more authorizations than domains".to_owned()));
+        }
+        Ok(order)
+    }
+
+    /// Our account at the authority, which is made if we have none.
+    async fn account(&self, authority: &Authority) -> Result<Account, Trouble> {
+        let (path, email) = (self.keep.account.clone(), &self.options.contact_email);
+        let contact = if email.is_empty() { String::new() } else { format!("mailto:{email}") };
+        let contacts: Vec<&str> = (!contact.is_empty()).then_some(contact.as_str()).into_iter().collect();
+        let builder = Account::builder_with_http(Box::new(authority.clone()));
+        let stored = self.on_disk(move || keep::read(&path), &self.keep.account).await?;
+        let stored = stored.map(|text| serde_json::from_str::<Stored>(&text));
+        match stored {
+            Some(Ok(stored)) if stored.contact == contact => {
+                return Ok(builder.from_credentials(stored.credentials).await?);
+            }
+            Some(Ok(stored)) => {
+                let stored = Stored { contact: contact.clone(), ..stored };
+                let text = Zeroizing::new(serde_json::to_string(&stored).map_err(ours)?);
+                let account = builder.from_credentials(stored.credentials).await?;
+                account.update_contacts(&contacts).await?;
+                self.keep_account(text).await?;
+                return Ok(account);
+            }
+            // The text is not part of the error: it is secret.
+            Some(Err(_)) => tracing::warn!(path = %self.keep.account.display(), "unreadable; a new account is made"),
+            None => {}
+        }
+        let new = NewAccount { contact: &contacts, terms_of_service_agreed: true, only_return_existing: false };
+        let (account, credentials) = builder.create(&new, self.options.directory.clone(), None).await?;
+        let text = serde_json::to_string(&Stored { contact: contact.clone(), credentials }).map_err(ours)?;
+        self.keep_account(Zeroizing::new(text)).await?;
+        tracing::info!(directory = %self.options.directory, "an account was made at the authority");
+        Ok(account)
+    }
+
+    async fn keep_account(&self, text: Zeroizing<String>) -> Result<(), Trouble> {
+        let path = self.keep.account.clone();
+        self.on_disk(move || keep::write(&path, text.as_bytes()), &self.keep.account).await
+    }
+
+    /// Shows the authority that the domains are ours, and waits until it has looked.
+    async fn prove(&self, order: &mut Order) -> Result<(), Trouble> {
+        let mut authorizations = order.authorizations();
+        while let Some(authorization) = authorizations.next().await {
+            let mut authorization = authorization?;
+            match authorization.status {
+                // Authorities remember for a while.
+                AuthorizationStatus::Valid => continue,
+                AuthorizationStatus::Pending => {}
+                status => return Err(Trouble::Unexpected(format!("an authorization that is {status:?}"))),
+            }
+            let domain = match authorization.identifier().identifier {
+                Identifier::Dns(name) if self.options.domains.contains(&name.to_ascii_lowercase()) => name.clone(),
+                _ => return Err(Trouble::Unexpected("an authorization for a domain that is not ours".to_owned())),
+            };
+            let Some(mut challenge) = authorization.challenge(ChallengeType::TlsAlpn01) else {
+                return Err(Trouble::NoChallenge(domain));
+            };
+            let answer = answer(&domain, challenge.key_authorization().digest().as_ref())?;
+            self.certificates.set_challenge(&domain, answer);
+            challenge.set_ready().await?;
+        }
+        match order.poll_ready(&POLLING).await {
+            Ok(OrderStatus::Ready) => Ok(()),
+            Ok(_) => Err(unproved(order).await.unwrap_or(Trouble::Unexpected("an order that is invalid".to_owned()))),
+            Err(error) => Err(unproved(order).await.unwrap_or(error.into())),
+        }
+    }
+
+    /// Runs what may wait for the disk elsewhere.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+        path: &Path,
+    ) -> Result<T, Trouble> {
+        let done = spawn_blocking(work).await.map_err(ours)?;
+        done.map_err(|error| Trouble::File { path: path.to_owned(), error })
+    }
+}
+
+/// The certificate that answers a challenge (RFC 8737 section 3).
+fn answer(domain: &str, digest: &[u8]) -> Result<CertifiedKey, Trouble> {
+    let mut params = CertificateParams::new([domain.to_owned()]).map_err(ours)?;
+    params.distinguished_name = DistinguishedName::new();
+    params.custom_extensions = vec![CustomExtension::new_acme_identifier(digest)];
+    let key = KeyPair::generate().map_err(ours)?;
+    let certificate = params.self_signed(&key).map_err(ours)?;
+    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let key = provider().key_provider.load_private_key(key).map_err(ours)?;
+    // It is not checked: nobody but an authority understands its critical extension.
+    Ok(CertifiedKey::new(vec![certificate.der().clone()], key))
+}
+
+/// What an authority found when it looked at the first domain that it is not content with.
+async fn unproved(order: &mut Order) -> Option<Trouble> {
+    let mut authorizations = order.authorizations();
+    while let Some(authorization) = authorizations.next().await {
+        let mut authorization = authorization.ok()?;
+        let state = authorization.refresh().await.ok()?;
+        let domain = state.identifier().to_string();
+        if let Some(problem) = state.challenges.iter().find_map(|challenge| challenge.error.clone()) {
+            return Some(Trouble::Unproved { domain, problem });
+        }
+    }
+    None
+}
+
+fn ours(error: impl std::fmt::Display) -> Trouble {
+    Trouble::Ours(error.to_string())
+}

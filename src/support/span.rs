@@ -1,0 +1,123 @@
+//! Lengths of time as people write them: `500ms`, `60s`, `5m`, `1h`, `1d`, or a plain number of seconds.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+/// A length of time in an option, kept to the millisecond. Derefs to [`std::time::Duration`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seconds(pub Duration);
+
+impl Seconds {
+    /// That many milliseconds.
+    pub const fn millis(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
+    }
+
+    /// That many seconds.
+    pub const fn new(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+}
+
+impl std::ops::Deref for Seconds {
+    type Target = Duration;
+
+    fn deref(&self) -> &Duration {
+        &self.0
+    }
+}
+
+/// The units, longest first, with their length in milliseconds.
+const UNITS: [(&str, u64); 6] =
+    [("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// Reads a length of time such as `1h`, `1h30m`, `300s`, `500ms` or `300` (seconds).
+pub fn parse(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("'{text}' is not a length of time; write it like 300s, 5m, 1h or 1d");
+    if let Ok(seconds) = text.parse::<u64>() {
+        return seconds.checked_mul(1000).map(Duration::from_millis).ok_or_else(wrong);
+    }
+    let mut rest = text;
+    let mut millis = 0_u64;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| wrong())?;
+        rest = &rest[digits..];
+        let name = &rest[..rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len())];
+        let unit = UNITS.iter().find(|(unit, _)| *unit == name).ok_or_else(wrong)?.1;
+        millis = number.checked_mul(unit).and_then(|more| millis.checked_add(more)).ok_or_else(wrong)?;
+        rest = &rest[name.len()..];
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(Duration::from_millis(millis)) }
+}
+
+/// Writes a length of time with the largest unit that leaves no remainder.
+pub fn show(duration: Duration) -> String {
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if millis == 0 {
+        return "0s".to_owned();
+    }
+    let (name, unit) = UNITS.iter().find(|(_, unit)| millis.is_multiple_of(*unit)).unwrap_or(&UNITS[5]);
+    format!("{}{name}", millis / unit)
+}
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&show(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Seconds {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+
+        impl de::Visitor<'_> for Visitor {
+            type Value = Seconds;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("a length of time such as \"60s\", \"500ms\" or \"1h\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Seconds, E> {
+                parse(text).map(Seconds).map_err(E::custom)
+            }
+
+            fn visit_u64<E: de::Error>(self, seconds: u64) -> Result<Seconds, E> {
+                Ok(Seconds::new(seconds))
+            }
+
+            fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Seconds, E> {
+                let seconds = u64::try_from(seconds).map_err(|_| E::custom("a length of time is not negative"))?;
+                Ok(Seconds::new(seconds))
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_people_write() {
+        for (text, millis) in
+            [("300", 300_000), ("500ms", 500), ("1h", 3_600_000), ("1h30m", 5_400_000), ("2d", 172_800_000)]
+        {
+            assert_eq!(parse(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "h", "1 h", "1x", "-1s", "1.5h", "99999999999999999999s", "18446744073709551615w"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_reads_back() {
+        for millis in [0, 1, 500, 1_000, 90_000, 3_600_000, 86_400_000, 604_800_000] {
+            let duration = Duration::from_millis(millis);
+            assert_eq!(parse(&show(duration)), Ok(duration));
+        }
+        assert_eq!(show(Duration::from_secs(300)), "5m");
+    }
+}
