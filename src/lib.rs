@@ -16,8 +16,8 @@
 //!
 //! # Where to begin
 //!
-//! - [`server::Server::start`] brings up an aggregator. A request goes from `server/listen.rs` to the routes of its
-//!   revision (`server/dap09.rs`, `server/dap18.rs`) to `server/flow.rs`, which runs the decisions of [`aggregator`] in
+//! - [`server::Server::start`] brings up an aggregator. A request goes from `server/transport/listen.rs` to the routes of its
+//!   revision (`server/dap/dap09.rs`, `server/dap/dap18.rs`) to `server/dap/flow.rs`, which runs the decisions of [`aggregator`] in
 //!   the right order and on the right threads.
 //! - [`aggregator`] has the rules of the protocol, one file for each interaction. Read `helper.rs` first.
 //! - [`client::Client`] uploads, [`collector::Collector`] collects.
@@ -68,7 +68,7 @@
 //! 5. **Everything before a task's horizon is closed**, whatever the clock says: it is stored, only rises, and what is
 //!    forgotten is always before it. Retention raises it, and so does whoever has lost what came after a backup.
 //! 6. **Any failure of the store is fatal.** Memory may be ahead of the disk then; a restart reads what is true.
-//!    No background part ends unnoticed: `server/supervise.rs` restarts it, or takes the server down.
+//!    No background part ends unnoticed: `server/upkeep/supervise.rs` restarts it, or takes the server down.
 //! 7. **Decoding is total**, every queue, body and vector has a limit, and a panic on the pool is one request's fault.
 //! 8. **Four kinds of failure, never merged**: [`wire::Malformed`] (bytes), [`wire::Problem`] (what a peer is told),
 //!    [`model::ReportError`] (one report), [`model::Fault`] (ours: logged once, answered 500).
@@ -163,9 +163,9 @@
 //!   always took. It is the `hpke` crate's X-Wing as it is, slower than X25519, and off by default.
 //! - **The log has a thread of its own and a bounded queue** (`cli/logging/sink.rs`): nothing else waits for standard error.
 //!   A log that nobody reads costs lines, which are counted, and never a driver or an answer.
-//! - **A request takes its slot when its body is there** (`server/slots.rs`), and uploads, peers and the management API have
+//! - **A request takes its slot when its body is there** (`server/transport/slots.rs`), and uploads, peers and the management API have
 //!   slots of their own: anybody may upload, and a client that sends nothing must cost nothing that others need.
-//! - **A driver that fails is restarted, a listener or a store that fails ends the process** (`server/supervise.rs`): what a
+//! - **A driver that fails is restarted, a listener or a store that fails ends the process** (`server/upkeep/supervise.rs`): what a
 //!   driver does is repeated from what is stored, as after a start. Readiness says so until it works again.
 //! - **TLS is beside the loop that accepts**, and a connection has its place before its handshake, so that slow handshakes
 //!   take places and nothing else. The control socket and the private listener have places of their own.
@@ -174,10 +174,10 @@
 //!   fails, the one in use stays.
 //! - **Hosts are found without the C library** (`peer/names.rs`): a static binary that asks it loads parts of the system's
 //!   own into itself. It is done in the same way where the binary is not static, so that it is tested.
-//! - **A configuration that was replaced is kept** until the server stops (`server/live.rs`): readers need no lock, a request
+//! - **A configuration that was replaced is kept** until the server stops (`server/operator/live.rs`): readers need no lock, a request
 //!   goes on with what it began with, and only an operator's reload makes another.
 //! - **Watching reads, and counts nothing twice**: metrics, the overview, `dapbox status` and the page are read from what the
-//!   store counts anyway. What is kept for them alone is in `server/recorder.rs`, bounded, and forgotten at a restart. The
+//!   store counts anyway. What is kept for them alone is in `server/operator/recorder.rs`, bounded, and forgotten at a restart. The
 //!   private listener goes last, so that whoever watches learns why a server stops.
 //! - **The status page is one document without anything else**: all that it shows is in it. Its script fetches the next one
 //!   and changes what is different; without scripts it is the same page.

@@ -41,7 +41,7 @@ const PRIVATE: &[(&str, &[&str])] = &[
     ("maud::", &["server/page"]),
     ("use hpke::", &["hpke/", "model/mod.rs"]),
     ("aws_lc_rs", &["hpke/", "server/tls/", "peer/trust.rs", "cli/certificate.rs"]),
-    ("rustls::", &["server/tls/", "peer/trust.rs", "server/mod.rs", "cli/certificate.rs", "cli/doctor/"]),
+    ("rustls::", &["server/tls/", "peer/trust.rs", "server/lib.rs", "cli/certificate.rs", "cli/doctor/"]),
     ("x509_parser::", &["server/tls/"]),
     ("chacha20poly1305::", &["store/vault.rs"]),
     ("yaml_serde::", &["wire/management/task_list.rs"]),
@@ -59,7 +59,7 @@ const PRIVATE: &[(&str, &[&str])] = &[
             "pool.rs",
         ],
     ),
-    ("prometheus_client", &["server/metrics.rs"]),
+    ("prometheus_client", &["server/operator/metrics.rs"]),
     ("Revision::Dap09", &["wire/mod.rs", "wire/taskprov/", "vdaf/mod.rs", "server/", "cli/"]),
     ("Revision::Dap18", &["wire/mod.rs", "wire/taskprov/", "vdaf/mod.rs", "server/", "cli/"]),
 ];
