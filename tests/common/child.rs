@@ -11,6 +11,7 @@ use std::{
     io::Write,
     ops::{Deref, DerefMut},
     os::unix::process::CommandExt,
+    path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{LazyLock, Mutex, PoisonError},
 };
@@ -48,6 +49,14 @@ static REAPER_INPUT: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
 fn register(line: fmt::Arguments<'_>) {
     let mut input = REAPER_INPUT.lock().unwrap_or_else(PoisonError::into_inner);
     writeln!(input, "{line}").unwrap();
+}
+
+/// Copies a program, to be executed from its new place.
+///
+/// A process of its own copies it: a descriptor of ours that is open for writing may be inherited by a child that another
+/// test spawns, and a file that is open for writing cannot be executed.
+pub fn copy_program(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
 }
 
 /// A child process that is killed when this is dropped, and when the test program ends.

@@ -18,7 +18,7 @@ pub mod skip;
 pub mod tls;
 pub mod volume;
 
-use std::{path::Path, time::Duration as Span};
+use std::{fs::File, path::Path, sync::Once, time::Duration as Span};
 
 use dapbox::{
     client::Client,
@@ -31,7 +31,7 @@ use dapbox::{
     },
     peer::{Peer, PeerOptions, Retries},
     server::{Server, StartError, store_options},
-    store::{OpenError, Options},
+    store::{OpenError, Options, Store},
     support::Failpoints,
     vdaf,
     views::{
@@ -40,6 +40,7 @@ use dapbox::{
     },
     wire,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
 /// Gets a URL on loopback, whatever proxies the environment names.
@@ -63,6 +64,7 @@ impl Node {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        raise_file_limit();
         let dir = TempDir::new().unwrap();
         let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
         config.listen = "127.0.0.1:0".parse().unwrap();
@@ -100,8 +102,10 @@ impl Node {
         format!("http://{}/", self.server.as_ref().unwrap().monitor_address().unwrap())
     }
 
+    /// Stops the server, and waits until its data directory can be opened by any process.
     pub async fn stop(&mut self) {
         self.server.take().unwrap().stop().await.unwrap();
+        until_unlocked(&self.config.data_dir).await;
     }
 
     pub async fn resume(&mut self) {
@@ -115,7 +119,7 @@ impl Node {
         self.server = loop {
             match Server::start_with(self.config.clone(), options.clone()).await {
                 Ok(server) => break Some(server),
-                // A process that another test is starting has what we had open, until it runs its own program.
+                // See `until_unlocked`.
                 Err(error) if locked(&error) && std::time::Instant::now() < deadline => {
                     tokio::time::sleep(Span::from_millis(5)).await;
                 }
@@ -206,6 +210,45 @@ impl Node {
 
     pub fn data_dir(&self) -> &Path {
         &self.config.data_dir
+    }
+}
+
+/// Waits until no process holds a lock on a closed data directory.
+///
+/// A child process that another test spawns inherits locks until it executes its own program.
+async fn until_unlocked(data_dir: &Path) {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    for name in ["dapbox-data", "tables/db"] {
+        let Ok(file) = File::options().write(true).open(data_dir.join(name)) else { continue };
+        while let Err(error) = file.try_lock() {
+            assert!(std::time::Instant::now() < deadline, "{name} stays locked: {error}");
+            tokio::time::sleep(Span::from_millis(1)).await;
+        }
+        // Closing the file would leave the lock with a child that was spawned meanwhile.
+        file.unlock().unwrap();
+    }
+}
+
+/// Raises the limit of open files to what the system permits: there may be one pair of servers for each processor.
+fn raise_file_limit() {
+    static RAISED: Once = Once::new();
+    RAISED.call_once(|| {
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    });
+}
+
+/// Opens the store of a stopped node. See [`until_unlocked`].
+pub async fn open_store(dir: &Path, options: Options) -> Store {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        match Store::open(dir, options.clone()) {
+            Ok(store) => return store,
+            Err(OpenError::Locked) if std::time::Instant::now() < deadline => {
+                tokio::time::sleep(Span::from_millis(5)).await;
+            }
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use dapbox::{
         BatchId, BatchMode, BatchSelector, Bucket, Duration, FixedSizeQuery, Interval, Max, PartialBatch,
         PrepareOutcome, Query, ReportError, ReportId, Revision, Role, Time, VdafConfig,
     },
-    store::{self, Contents, Options, Store},
+    store::{self, Contents, Options},
     support::Point,
     vdaf::Measurement,
     wire::{Interaction, ProblemType},
@@ -36,6 +36,7 @@ use crate::common::{
     self, Node, PATIENCE, Pair,
     calls::{assert_refused, upload_errors},
     forge::{Draft, Forge},
+    open_store,
     relay::{MEASUREMENTS, assert_whole, modes, query},
     restore::{back_up, go_on_from, options},
 };
@@ -52,7 +53,7 @@ fn contents(backup: &[u8]) -> Contents {
 async fn knows(backup: &[u8], parties: &common::Parties, reports: &[(ReportId, Time)]) -> Vec<bool> {
     let dir = TempDir::new().unwrap();
     store::restore(dir.path(), &options(), backup, None, |_, _| Ok(()), |_| ()).unwrap();
-    let store = Store::open(dir.path(), Options::default()).unwrap();
+    let store = open_store(dir.path(), Options::default()).await;
     let known = store.read(|view| {
         let task = view.task(&parties.id()).unwrap();
         let known = reports.iter().map(|(id, _)| task.waiting.contains(id) || task.replay.contains(id));
@@ -66,7 +67,7 @@ async fn knows(backup: &[u8], parties: &common::Parties, reports: &[(ReportId, T
 async fn batch_in(backup: &[u8], parties: &common::Parties) -> Option<BatchId> {
     let dir = TempDir::new().unwrap();
     store::restore(dir.path(), &options(), backup, None, |_, _| Ok(()), |_| ()).unwrap();
-    let store = Store::open(dir.path(), Options::default()).unwrap();
+    let store = open_store(dir.path(), Options::default()).await;
     let id = store.read(|view| {
         let mut buckets = view.task(&parties.id()).unwrap().buckets.keys();
         Ok(buckets.find_map(|bucket| match bucket {
@@ -173,7 +174,7 @@ async fn cut_off(node: &Node) -> Vec<u8> {
 async fn grow(node: &mut Node, parties: &common::Parties) {
     let id = parties.id();
     node.stop().await;
-    let store = Store::open(node.data_dir(), Options::default()).unwrap();
+    let store = open_store(node.data_dir(), Options::default()).await;
     for n in 0..160u8 {
         let grow = move |tx: &mut store::Tx<'_>| {
             tx.bucket_mut(&id, Bucket::Time(Time(n.into())))?.replace_share(vec![n; 60_000]);
@@ -188,7 +189,7 @@ async fn grow(node: &mut Node, parties: &common::Parties) {
 /// What the other aggregator's operator is told to do.
 async fn close_at(node: &mut Node, restored: &Restored) {
     node.stop().await;
-    let store = Store::open(node.data_dir(), Options::default()).unwrap();
+    let store = open_store(node.data_dir(), Options::default()).await;
     for task in restored.tasks.clone() {
         let close =
             move |tx: &mut store::Tx<'_>| retention::close_before(tx, &task.id, task.closed_before, Lost::Theirs);

@@ -14,7 +14,11 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::common::{PATIENCE, child::Running, volume::Volume};
+use crate::common::{
+    PATIENCE,
+    child::{Running, copy_program},
+    volume::Volume,
+};
 
 /// Nobody's user id.
 const NOBODY: u32 = 65534;
@@ -145,7 +149,7 @@ fn a_directory_of_somebody_else_is_refused_with_a_remedy() {
     if fs::metadata("/proc/self").unwrap().uid() == 0 {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let binary = dir.path().join("dapbox");
-        fs::copy(env!("CARGO_BIN_EXE_dapbox"), &binary).unwrap();
+        copy_program(Path::new(env!("CARGO_BIN_EXE_dapbox")), &binary);
         command = Command::new(&binary);
         command.args(["serve", "--listen", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()]);
         command.env("RUST_BACKTRACE", "0").current_dir("/").uid(NOBODY).gid(NOBODY);

@@ -12,9 +12,7 @@ use dapbox::{
         HpkeCiphertext, Interval, PartialBatch, PrepareOutcome, Query, Report, ReportError, ReportId, ReportMetadata,
         Revision, Task, TaskId, Time, VdafConfig,
     },
-    store::{
-        CollectionJobRecord, CollectionState, LeaderJobRecord, LeaderJobState, Options, Place, ReportRef, Store, Tx,
-    },
+    store::{CollectionJobRecord, CollectionState, LeaderJobRecord, LeaderJobState, Options, Place, ReportRef, Tx},
     support::Point,
     vdaf::{AggregateResult, Measurement},
     wire::{Interaction, ProblemType},
@@ -25,6 +23,7 @@ use crate::common::{
     Node, PATIENCE, Pair, Parties, batches_of,
     calls::{assert_refused, assert_upload_refused, problem},
     forge::{Draft, Forge},
+    open_store,
 };
 
 const HOUR: u64 = 3600;
@@ -56,7 +55,7 @@ async fn upload(pair: &Pair, forge: &Forge, count: usize, time: Time) {
 /// Sweeps a node's data directory as if it were some other time, while the node is stopped.
 async fn sweep_at(node: &mut Node, task: TaskId, now: Time) {
     node.stop().await;
-    let store = Store::open(node.data_dir(), Options::default()).unwrap();
+    let store = open_store(node.data_dir(), Options::default()).await;
     let mut next = Some(Place::default());
     while let Some(place) = next {
         let step = move |tx: &mut Tx<'_>| retention::sweep(tx, &task, now, &Retention::default(), place);
@@ -316,7 +315,7 @@ async fn jobs_in_flight_end_in_a_copy_of_the_past_only(
 ) {
     let ago = clock();
     let dir = tempfile::TempDir::new().unwrap();
-    let store = Store::open(&dir.path().join("data"), Options::default()).unwrap();
+    let store = open_store(&dir.path().join("data"), Options::default()).await;
     let mode = if by_interval { BatchMode::TimeInterval } else { BatchMode::fixed_size(Some(9)) };
     let url = |name| format!("http://localhost/{name}/");
     let task = Parties::new(Revision::Dap09, VdafConfig::Prio3Count, mode, url("leader"), url("helper")).leader;
@@ -357,7 +356,7 @@ async fn jobs_in_flight_end_in_a_copy_of_the_past_only(
     assert_eq!(horizon, Some(ago(0).saturating_add(Duration(HOUR))));
 
     store.close().await;
-    let store = Store::open(&dir.path().join("data"), Options::default()).unwrap();
+    let store = open_store(&dir.path().join("data"), Options::default()).await;
     store
         .read(|view| {
             let state = view.task(&id).unwrap();

@@ -20,7 +20,7 @@ use dapbox::{
 use rstest::rstest;
 use tempfile::TempDir;
 
-use crate::common::{self, Node, Pair, Parties, forge::Forge};
+use crate::common::{self, Node, Pair, Parties, forge::Forge, open_store};
 
 const HOUR: u64 = 3600;
 const NOW: Time = Time(1_700_000_000 / HOUR * HOUR);
@@ -51,7 +51,7 @@ fn ago(hours: u64) -> Time {
 /// A store with one task.
 async fn store_with(task: &Task) -> (TempDir, Store) {
     let dir = TempDir::new().unwrap();
-    let store = Store::open(&dir.path().join("data"), Options::default()).unwrap();
+    let store = open_store(&dir.path().join("data"), Options::default()).await;
     let task = task.clone();
     store.write(Point::Trial, move |tx| tx.add_task(task)).await.unwrap();
     (dir, store)
@@ -149,7 +149,7 @@ async fn a_job_that_was_only_picked_goes_on_after_a_start(
     let reports: Vec<_> = (0..2).map(|_| forge.report(&Measurement::Flag(true), ago(1))).collect();
     pair.parties.upload_all(&reports).await;
     pair.leader.stop().await;
-    let store = Store::open(pair.leader.data_dir(), Options::default()).unwrap();
+    let store = open_store(pair.leader.data_dir(), Options::default()).await;
     assert_eq!(pick(&store, id, &one_at_a_time()).await.len(), 1);
     let states = store
         .read(|view| Ok(view.task(&id).unwrap().leader_jobs.values().map(|job| job.state.clone()).collect::<Vec<_>>()));

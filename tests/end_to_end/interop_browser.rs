@@ -2,7 +2,7 @@
 //! it uploaded. The runner of interop tests drives it, too. And what a browser can see of our answers from another origin.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -45,20 +45,24 @@ async fn installed() -> Option<&'static Path> {
 fn install() -> Result<PathBuf, String> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser_client");
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("browser_client");
-    let copy = || -> io::Result<bool> {
+    let copy = || -> io::Result<(File, bool)> {
         fs::create_dir_all(&dir)?;
+        // Tests may run in several processes.
+        let installing = File::create(dir.join("installing"))?;
+        installing.lock()?;
         let lock = "package-lock.json";
         let is_installed = dir.join("node_modules/.package-lock.json").exists()
             && fs::read(dir.join(lock)).is_ok_and(|old| fs::read(source.join(lock)).is_ok_and(|new| new == old));
         for name in ["package.json", lock, ".npmrc", "upload.mjs", "interop.mjs"] {
             fs::copy(source.join(name), dir.join(name))?;
         }
-        Ok(is_installed)
+        Ok((installing, is_installed))
     };
-    let is_installed = copy().map_err(|error| format!("copying to {}: {error}", dir.display()))?;
+    let (installing, is_installed) = copy().map_err(|error| format!("copying to {}: {error}", dir.display()))?;
     if !is_installed {
         run(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(&dir))?;
     }
+    installing.unlock().map_err(|error| error.to_string())?;
     Ok(dir)
 }
 

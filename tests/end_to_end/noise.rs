@@ -16,7 +16,7 @@ use dapbox::{
         AggregateShareReq, BatchId, BatchMode, BatchSelector, Duration, Epsilon, FixedSizeQuery, HpkeCiphertext,
         Interval, Max, PartialBatch, Query, Revision, Role, Task, Time, VdafConfig,
     },
-    store::{CollectedBy, OpenError, Options, Progress, Store},
+    store::{CollectedBy, Options, Progress},
     support::{Act, Failpoints, Phase, Point},
     vdaf::{self, AggregateResult, Measurement, Preparer, noise::Noise},
     wire::ProblemType,
@@ -28,6 +28,7 @@ use crate::common::{
     PATIENCE, Pair, Parties, batches_of,
     calls::{assert_refused, is_pending},
     forge::Forge,
+    open_store,
 };
 
 /// How often a test of a distribution may fail although all is right.
@@ -237,17 +238,7 @@ fn interval() -> Interval {
 
 /// The leader's share of a batch as it is on disk.
 async fn stored_share(dir: &Path, parties: &Parties, batch: &BatchSelector) -> Vec<u8> {
-    let deadline = std::time::Instant::now() + PATIENCE;
-    let store = loop {
-        match Store::open(dir, Options::default()) {
-            Ok(store) => break store,
-            // Another test that starts a process has our files for a moment.
-            Err(OpenError::Locked) if std::time::Instant::now() < deadline => {
-                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-            }
-            Err(error) => panic!("{error}"),
-        }
-    };
+    let store = open_store(dir, Options::default()).await;
     let party = store.read(|view| Ok(view.collected(&parties.id(), batch)?.map(|batch| batch.party))).unwrap();
     store.close().await;
     match party {

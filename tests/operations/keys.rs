@@ -11,7 +11,7 @@ use dapbox::{
         KeyState::{Active, Expired, Pending},
         Max, Report, ReportError, Revision, Time, VdafConfig,
     },
-    store::{KeyRecord, KeyStage, Options, Store, Tx},
+    store::{KeyRecord, KeyStage, Options, Tx},
     support::Point,
     vdaf::{self, AggregateResult, Measurement},
     wire::{self, Interaction},
@@ -22,6 +22,7 @@ use serde_json::Value;
 use crate::common::{
     self, Node, PATIENCE, Pair, Parties,
     calls::{assert_taken, assert_upload_refused},
+    open_store,
     relay::{self, Act, pair_through_relay},
 };
 
@@ -275,7 +276,7 @@ async fn reports_and_replaces_keys_of_a_clock_that_was_ahead() {
     let misdated = node.key_ids(Active).await;
     let ahead = Time(Time::now().0 + 10 * 365 * 86_400);
     node.stop().await;
-    let store = Store::open(node.data_dir(), Options::default()).unwrap();
+    let store = open_store(node.data_dir(), Options::default()).await;
     let id = misdated[0];
     let misdate = move |tx: &mut Tx<'_>| {
         let key = tx.keys()[&id].clone();

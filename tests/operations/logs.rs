@@ -15,7 +15,6 @@ use dapbox::{
     config::Config,
     model::{BatchMode, Revision, Task, Time, VdafConfig},
     server::store_options,
-    store::Store,
     vdaf::{AggregateResult, Measurement},
     views::status::TaskStatus,
     wire,
@@ -28,6 +27,7 @@ use crate::common::{
     PATIENCE, Parties,
     child::{Running, Signal},
     forge::{Forge, flipped},
+    open_store,
     places::places,
 };
 
@@ -106,7 +106,7 @@ impl Process {
     /// Private keys and whatever else is only in the data directory.
     async fn own_secrets(&self) -> Vec<Vec<u8>> {
         let config = Config { data_dir: self.data.clone(), ..Config::default() };
-        let store = Store::open(&self.data, store_options(&config)).unwrap();
+        let store = open_store(&self.data, store_options(&config)).await;
         let keys = |view: &dapbox::store::View<'_>| {
             Ok(view.keys().values().map(|key| key.private_key.expose().to_vec()).collect::<Vec<_>>())
         };

@@ -11,7 +11,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
-    time::Duration,
 };
 
 use dapbox::{
@@ -132,8 +131,10 @@ async fn a_store_that_hangs_has_no_pulse() {
         let (pulse, over) = (pulse.clone(), over.clone());
         async move { (pulse.beat().await, over.load(Ordering::SeqCst)) }
     });
-    // Longer than any healthy beat: one that came in this time would have been too early, whenever it came.
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Each of these requests takes longer than a beat of a healthy store.
+    for _ in 0..20 {
+        assert_eq!(control.get("http://control/health").send().await.unwrap().status(), 200);
+    }
     over.store(true, Ordering::SeqCst);
     drop(release);
     let (felt, was_over) = felt.await.unwrap();

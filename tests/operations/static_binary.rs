@@ -24,7 +24,10 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{child::Running, skip};
+use crate::common::{
+    child::{Running, copy_program},
+    skip,
+};
 
 /// The most that the binary may have, in bytes.
 const MOST: u64 = 30 << 20;
@@ -91,7 +94,7 @@ struct Jail(TempDir);
 impl Jail {
     fn new(binary: &Path) -> Self {
         let dir = TempDir::new().unwrap();
-        fs::copy(binary, dir.path().join("dapbox")).unwrap();
+        copy_program(binary, &dir.path().join("dapbox"));
         Self(dir)
     }
 

@@ -11,7 +11,7 @@ use dapbox::{
         Secret, TaskParameters, Time, TokenHash, VdafConfig,
         taskprov::{Advertisement, InBand, TaskConfiguration},
     },
-    store::{Options, Store, Tx, api_token::Provision},
+    store::{Options, Tx, api_token::Provision},
     support::Point,
     vdaf::Measurement,
     wire::{
@@ -28,7 +28,7 @@ use super::{
     acquaintances::{Acquaintances, DAP09, aggregated, assert_refused, draft, has, header},
     life::dapbox,
 };
-use crate::common::{Node, PATIENCE, Parties, calls::assert_taken, peer, raw::ask};
+use crate::common::{Node, PATIENCE, Parties, calls::assert_taken, open_store, peer, raw::ask};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_helper_refuses_what_it_should_and_stores_nothing_of_it() {
@@ -324,7 +324,7 @@ async fn anonymous_requests_do_not_use_up_the_places_of_a_peer() {
 /// Has all in-band tasks of a node be older than they are.
 async fn age_in_band(node: &mut Node, seconds: u64) {
     node.stop().await;
-    let store = Store::open(node.data_dir(), Options::default()).unwrap();
+    let store = open_store(node.data_dir(), Options::default()).await;
     let age = move |tx: &mut Tx<'_>| {
         let known: Vec<_> = tx.tasks().filter_map(|(id, state)| Some((*id, state.in_band.clone()?))).collect();
         for (id, in_band) in known {
@@ -349,7 +349,7 @@ async fn in_band_tasks_that_are_over_are_removed() {
     // As if their ends had been earlier: the store keeps what a control plane says of one instead.
     let [over, goes_on] = tasks.map(|task| task.says.public.id);
     met.leader.stop().await;
-    let store = Store::open(met.leader.data_dir(), Options::default()).unwrap();
+    let store = open_store(met.leader.data_dir(), Options::default()).await;
     let end = Some(Time(Time::now().0 - 2 * 86_400));
     let ended = move |tx: &mut Tx<'_>| tx.put_provision(&over, Provision { at: Time(1), by: String::new(), end });
     store.write(Point::Trial, ended).await.unwrap();

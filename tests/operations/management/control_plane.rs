@@ -1,9 +1,6 @@
 //! A control plane, as Divvi Up's behaves.
 
-use std::{
-    process::{Command, Stdio},
-    time::{Duration, Instant},
-};
+use std::process::{Command, Stdio};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use dapbox::{
@@ -15,7 +12,7 @@ use dapbox::{
 use reqwest::{Method, Response};
 use serde_json::{Value, json};
 
-use crate::common::{Node, PATIENCE, Parties};
+use crate::common::{Node, Parties};
 
 /// A node whose management API is at `/api`, and whose public URL leads to it.
 pub async fn managed(change: impl FnOnce(&mut Config)) -> Node {
@@ -39,20 +36,10 @@ pub fn token(node: &Node, arguments: &[&str]) -> Result<String, String> {
 
 /// Runs `dapbox`: what it prints, or says why it failed.
 pub fn run(arguments: &[&str]) -> Result<String, String> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
-        let output = command.args(arguments).env_remove("DAPBOX_CONFIG").stdin(Stdio::null()).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        match text(output.stderr) {
-            _ if output.status.success() => return Ok(text(output.stdout)),
-            // A process that another test is starting has what we had open, until it runs its own program.
-            error if error.contains("in use by another process") && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            error => return Err(error),
-        }
-    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
+    let output = command.args(arguments).env_remove("DAPBOX_CONFIG").stdin(Stdio::null()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
 /// Makes an API token.
