@@ -4,8 +4,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use dapbox::{
-    model::{Max, ReportId, Revision, VdafConfig},
-    vdaf::{InputShare, Measurement, Preparer, Verification, preparer, table::optimal_chunk_length},
+    model::{MaxMeasurement, ReportId, Revision, VdafConfig},
+    vdaf::{InputShare, Measurement, Preparer, VerifyParams, preparer, table::optimal_chunk_length},
 };
 
 fn cases(revision: Revision) -> Vec<(&'static str, VdafConfig, Measurement)> {
@@ -13,11 +13,11 @@ fn cases(revision: Revision) -> Vec<(&'static str, VdafConfig, Measurement)> {
     let (bits, length) = (1, 1000);
     let chunk_length = optimal_chunk_length(bits * length);
     let flags = |every: usize| Measurement::Vector((0..length).map(|at| (at % every == 0).into()).collect());
-    let (max, max_weight) = (Max::of_bits(bits as u32), 10);
+    let (max, max_weight) = (MaxMeasurement::of_bits(bits as u32), 10);
     let multihot_chunk = optimal_chunk_length(length + 4);
     let mut cases = vec![
         ("count", VdafConfig::Prio3Count, Measurement::Flag(true)),
-        ("sum of 32 bits", VdafConfig::Prio3Sum { max: Max::of_bits(32) }, Measurement::Number(12_345)),
+        ("sum of 32 bits", VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(32) }, Measurement::Number(12_345)),
         ("histogram of 100", histogram(100), Measurement::Number(42)),
         ("histogram of 1000", histogram(1000), Measurement::Number(42)),
         ("sumvec of 1000 bits", VdafConfig::Prio3SumVec { max, length, chunk_length }, flags(3)),
@@ -48,7 +48,7 @@ fn prepare_one(criterion: &mut Criterion, name: &str, vdaf: &dyn Preparer, measu
     let id = ReportId::random();
     let sharded = vdaf.shard(context, measurement, &id).expect("the measurement is in range");
     let key = vec![1; vdaf.verify_key_length()];
-    let verify = Verification { key: &key, context };
+    let verify = VerifyParams { key: &key, context };
     let share = |input_share| InputShare { report_id: &id, public_share: &sharded.public_share, input_share };
     let start = || vdaf.leader_start(verify, share(&sharded.leader_share)).expect("the shares are honest");
     let message = start().1;

@@ -50,7 +50,7 @@ fn fixture() -> (tempfile::TempDir, Runtime, Store) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
     let store = Store::open(dir.path(), Options::default()).expect("a store");
-    runtime.block_on(store.write(Point::Trial, |tx| tx.add_task(task()))).expect("a task");
+    runtime.block_on(store.write(Point::Test, |tx| tx.add_task(task()))).expect("a task");
     (dir, runtime, store)
 }
 
@@ -61,7 +61,7 @@ fn small_writes(c: &mut Criterion) {
         group.throughput(Throughput::Elements(writers));
         group.bench_function(format!("{writers}_writers"), |b| {
             b.iter(|| {
-                let write = || store.write(Point::Trial, |tx| tx.count(&TASK, "things", 1));
+                let write = || store.write(Point::Test, |tx| tx.count(&TASK, "things", 1));
                 runtime.block_on(try_join_all((0..writers).map(|_| write()))).expect("written")
             });
         });
@@ -93,7 +93,7 @@ fn ids() -> Vec<(ReportId, Time)> {
 
 /// What the helper writes for a job: ids, the bucket, the answer.
 async fn helper_job(store: &Store, ids: Vec<(ReportId, Time)>, answer: Bytes) -> Result<(), dapbox::support::Fault> {
-    let write = store.write(Point::Trial, move |tx| {
+    let write = store.write(Point::Test, move |tx| {
         tx.remember(&TASK, &ids)?;
         let mut bucket = tx.bucket_mut(&TASK, Bucket::Time(Time(1_700_000_000)))?;
         bucket.header.count += ids.len() as u64;
@@ -113,7 +113,7 @@ fn uploads(c: &mut Criterion) {
         group.bench_function(format!("{writers}_writers"), |b| {
             let reports = || (0..writers).map(|_| report()).collect::<Vec<_>>();
             let run = |reports: Vec<Report>| {
-                let append = |report: Report| store.write(Point::Trial, move |tx| tx.append_report(&TASK, &report));
+                let append = |report: Report| store.write(Point::Test, move |tx| tx.append_report(&TASK, &report));
                 black_box(runtime.block_on(try_join_all(reports.into_iter().map(append))).expect("written"))
             };
             b.iter_batched(reports, run, BatchSize::PerIteration);

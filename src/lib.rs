@@ -74,7 +74,7 @@
 //!    [`model::ReportError`] (one report), [`model::Fault`] (ours: logged once, answered 500).
 //! 9. Nothing outside [`wire`], [`vdaf`] and the routes in [`server`] knows which revision a task has: inside, times are
 //!    seconds, ids are explicit, and a noun has what any revision needs. Where the revisions rule differently about
-//!    collected batches, [`wire::Rules`] says so as a policy with a name.
+//!    collected batches, [`wire::CollectedBatchPolicy`] says so as a policy with a name.
 //!
 //! # Choices that are not obvious
 //!

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use dapbox_protocol::{
-    model::{BatchId, BatchSelector, Bucket, Checksum, Duration, Interval, PartialBatch, Time},
+    model::{BatchId, BatchSelector, Bucket, Checksum, Duration, Interval, PartialBatchSelector, Time},
     wire::ProblemType,
 };
 use dapbox_store::{BucketHeader, LeaderJobRecord, TaskState};
-use dapbox_support::calendar;
+use dapbox_support::timestamp;
 
 /// The batch buckets of a batch, summed up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -143,7 +143,7 @@ pub fn check_overlap(state: &TaskState, batch: &BatchSelector) -> Result<(), Ref
 const MAX_NAMED: usize = 4;
 
 fn show(interval: Interval) -> String {
-    format!("{} to {}", calendar::show(interval.start()), calendar::show(interval.end()))
+    format!("{} to {}", timestamp::show(interval.start()), timestamp::show(interval.end()))
 }
 
 /// What of an interval was neither collected nor given up, the earliest first; no more than a refusal names.
@@ -203,7 +203,7 @@ pub fn open(state: &TaskState) -> BTreeMap<BatchId, Open> {
         }
     }
     for job in state.leader_jobs.values() {
-        if let PartialBatch::FixedSize(id) = job.batch
+        if let PartialBatchSelector::FixedSize(id) = job.batch
             && !state.collected.covers(&Bucket::Batch(id))
         {
             let batch = all.entry(id).or_default();
@@ -301,7 +301,7 @@ impl Filling {
 
 /// A batch of a fixed-size task that can be collected now: large enough, not collected, and no job in flight.
 pub fn ready_batch(state: &TaskState) -> Option<BatchId> {
-    let busy = |id: &BatchId| state.leader_jobs.values().any(|job| job.batch == PartialBatch::FixedSize(*id));
+    let busy = |id: &BatchId| state.leader_jobs.values().any(|job| job.batch == PartialBatchSelector::FixedSize(*id));
     state
         .buckets
         .iter()

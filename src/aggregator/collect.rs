@@ -18,10 +18,10 @@ use dapbox_protocol::{
     hpke,
     model::{
         AggregateShareId, AggregateShareReq, BatchMode, BatchSelector, Bucket, Collection, CollectionJobId,
-        CollectionReq, FixedSizeQuery, HpkeCiphertext, Interval, PassedOn, Query, Task, TaskId, Time,
+        CollectionReq, FixedSizeQuery, ForwardedCollectionReq, HpkeCiphertext, Interval, Query, Task, TaskId, Time,
     },
     vdaf::AggregateShare,
-    wire::{Problem, ProblemType, Rules},
+    wire::{CollectedBatchPolicy, Problem, ProblemType},
 };
 use dapbox_store::{
     CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Progress, ResultRecord, ResultStage, TaskState,
@@ -78,18 +78,18 @@ pub fn create(
     if let Some(existing) = tx.collection(task, &id)? {
         if matches!(existing.state, CollectionState::Deleted) {
             let detail = "the collection job was deleted; choose a new job id";
-            return Ok(Err(Problem::about(410).with_detail(detail).with_task(*task)));
+            return Ok(Err(Problem::from_status(410).with_detail(detail).with_task(*task)));
         }
         if existing.request == bytes {
             return Ok(Ok(()));
         }
         let detail = "the collection job exists with other parameters; choose a new job id";
-        return Ok(Err(Problem::about(409).with_detail(detail).with_task(*task)));
+        return Ok(Err(Problem::from_status(409).with_detail(detail).with_task(*task)));
     }
     let Some(state) = tx.task(task) else {
         return Ok(Err(Problem::new(ProblemType::UnrecognizedTask).with_task(*task)));
     };
-    if let Err(Refusal { kind, detail }) = check_query(state, &context.wire.rules(), limits, &query) {
+    if let Err(Refusal { kind, detail }) = check_query(state, &context.wire.collected_batch_policy(), limits, &query) {
         return Ok(Err(Problem::new(kind).with_detail(detail).with_task(*task)));
     }
     if state.collections.len() >= limits.max_collections {
@@ -108,7 +108,12 @@ pub fn create(
 }
 
 /// Whether a query can ever be answered, as far as is known when it comes.
-fn check_query(state: &TaskState, rules: &Rules, limits: &config::Leader, query: &Query) -> Result<(), Refusal> {
+fn check_query(
+    state: &TaskState,
+    rules: &CollectedBatchPolicy,
+    limits: &config::Leader,
+    query: &Query,
+) -> Result<(), Refusal> {
     match query {
         Query::TimeInterval(interval) => {
             let batch = BatchSelector::TimeInterval(*interval);
@@ -261,7 +266,7 @@ pub fn exchange(collected: CollectedBatch, query: Query, bytes: Bytes) -> Result
     match party {
         CollectedBy::Leader { interval, progress: Progress::Share(share), .. } => {
             let request = CollectionReq { query, aggregation_parameter: Bytes::new(), extensions: Vec::new() };
-            let collection = Some(PassedOn { request, bytes });
+            let collection = Some(ForwardedCollectionReq { request, bytes });
             let aggregation_parameter = Bytes::new();
             let request = AggregateShareReq { batch, aggregation_parameter, report_count, checksum, collection };
             Ok(Exchange { request, share, interval })
@@ -387,7 +392,7 @@ pub fn share_decided(
     {
         return Some(Ok(answer.into()));
     }
-    let Refusal { kind, detail } = check_share_request(state, &context.wire.rules(), request).err()?;
+    let Refusal { kind, detail } = check_share_request(state, &context.wire.collected_batch_policy(), request).err()?;
     Some(Err(Problem::new(kind).with_detail(detail).with_task(context.task.public.id)))
 }
 
@@ -424,7 +429,7 @@ pub fn check_passed_on(task: &Task, request: &AggregateShareReq) -> Result<(), E
         let detail = "the aggregation parameter is not that of the batch's aggregation jobs";
         return Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).into());
     }
-    let Some(PassedOn { request: wanted, .. }) = &request.collection else { return Ok(()) };
+    let Some(ForwardedCollectionReq { request: wanted, .. }) = &request.collection else { return Ok(()) };
     check_request(task, wanted)?;
     let fits = match (wanted.query, request.batch) {
         (Query::TimeInterval(wanted), BatchSelector::TimeInterval(batch)) => {
@@ -444,7 +449,11 @@ pub fn check_passed_on(task: &Task, request: &AggregateShareReq) -> Result<(), E
 /// The checks of a batch, in the order of the drafts (DAP-09 sections 4.6.2 and 4.6.5, DAP-18 section 4.6.4). Prio3 has
 /// one aggregation parameter, so a batch can only be queried again with the same one: the number of queries is never
 /// exceeded.
-fn check_share_request(state: &TaskState, rules: &Rules, request: &AggregateShareReq) -> Result<(), Refusal> {
+fn check_share_request(
+    state: &TaskState,
+    rules: &CollectedBatchPolicy,
+    request: &AggregateShareReq,
+) -> Result<(), Refusal> {
     let refuse = |kind, detail: &str| Err(Refusal { kind, detail: detail.to_owned() });
     match (state.task.public.batch_mode, request.batch) {
         (BatchMode::TimeInterval, BatchSelector::TimeInterval(_)) => {}

@@ -30,7 +30,7 @@ use dapbox_protocol::{
     hpke::{self, Suite},
     model::{Secret, base_url},
 };
-pub use dapbox_support::span::Seconds;
+pub use dapbox_support::duration::Seconds;
 pub use load::{ConfigError, Overrides, UnknownKey};
 pub use log::{Log, LogFormat};
 pub use management::Management;

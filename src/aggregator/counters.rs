@@ -5,7 +5,7 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use dapbox_protocol::model::ReportError;
-use dapbox_support::words;
+use dapbox_support::format;
 
 /// A report was stored at upload.
 pub const REPORT_SUCCESS: &str = "report_success";
@@ -87,7 +87,7 @@ pub fn refused_by_helper(error: ReportError) -> Cow<'static, str> {
 /// What an operator is told of reports that the leader rejected after the helper had accepted them, if there are any.
 pub fn contradiction(counters: &BTreeMap<String, u64>) -> Option<String> {
     let count = counters.get(REJECTED_AFTER_CONTINUE).copied().filter(|count| *count > 0)?;
-    let (reports, them) = (words::counted(count, "report"), if count == 1 { "it" } else { "them" });
+    let (reports, them) = (format::counted(count, "report"), if count == 1 { "it" } else { "them" });
     Some(format!(
         "{reports} rejected after the helper had accepted {them}: batches with {them} do not match and cannot be collected. \
          Ask the helper's operator to update its software"

@@ -19,8 +19,8 @@ use super::{
 };
 use dapbox_protocol::{
     model::{
-        AggregationJobId, BatchMode, Bucket, Duration, JobInit, PartialBatch, PrepareInit, PrepareOutcome, PrepareResp,
-        ReportError, ReportId, ReportMetadata, Task, TaskId, Time,
+        AggregationJobId, AggregationJobInitReq, BatchMode, Bucket, Duration, PartialBatchSelector, PrepareInit,
+        PrepareOutcome, PrepareResp, ReportError, ReportId, ReportMetadata, Task, TaskId, Time,
     },
     vdaf::InputShare,
     wire::{Problem, ProblemType},
@@ -33,13 +33,13 @@ use bounds::NewBuckets;
 pub use bounds::{Bounds, JobMemory};
 
 /// Checks what can be checked of a request without looking at the store.
-pub fn check_request(task: &Task, init: &JobInit) -> Result<(), Error> {
+pub fn check_request(task: &Task, init: &AggregationJobInitReq) -> Result<(), Error> {
     let refuse = |detail: &str| {
         Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).with_task(task.public.id).into())
     };
     match (task.public.batch_mode, init.batch) {
-        (BatchMode::TimeInterval, PartialBatch::TimeInterval)
-        | (BatchMode::FixedSize { .. }, PartialBatch::FixedSize(_)) => {}
+        (BatchMode::TimeInterval, PartialBatchSelector::TimeInterval)
+        | (BatchMode::FixedSize { .. }, PartialBatchSelector::FixedSize(_)) => {}
         _ => return refuse("the job's reports are not put into batches in the task's way"),
     }
     if init.verify_key_id.is_some_and(|id| id != task.verify_key_id) {
@@ -47,8 +47,8 @@ pub fn check_request(task: &Task, init: &JobInit) -> Result<(), Error> {
     }
     check_extensions(&init.extensions)?;
     check_parameter(&init.aggregation_parameter)?;
-    let mut seen = HashSet::with_capacity(init.inits.len());
-    if !init.inits.iter().all(|init| seen.insert(init.share.metadata.id)) {
+    let mut seen = HashSet::with_capacity(init.prepare_inits.len());
+    if !init.prepare_inits.iter().all(|init| seen.insert(init.share.metadata.id)) {
         return refuse("a report occurs twice in the job");
     }
     Ok(())
@@ -64,7 +64,7 @@ pub struct Request {
     /// SHA-256 of the request's body.
     pub hash: [u8; 32],
     /// The batch of the job's reports, as far as it is known.
-    pub batch: PartialBatch,
+    pub batch: PartialBatchSelector,
     /// When the request came.
     pub now: Time,
 }
@@ -189,8 +189,10 @@ fn take(tx: &mut Tx<'_>, request: &Request, bounds: Bounds, reports: &[ReportMet
 }
 
 /// How many more reports the batch may have (DAP-09 section 4.5.1.4).
-fn room_in_batch(state: &TaskState, batch: PartialBatch) -> u64 {
-    let (Some(max), PartialBatch::FixedSize(id)) = (state.task.public.max_batch_size(), batch) else { return u64::MAX };
+fn room_in_batch(state: &TaskState, batch: PartialBatchSelector) -> u64 {
+    let (Some(max), PartialBatchSelector::FixedSize(id)) = (state.task.public.max_batch_size(), batch) else {
+        return u64::MAX;
+    };
     let count = state.buckets.get(&Bucket::Batch(id)).map_or(0, |bucket| bucket.count);
     max.saturating_sub(count)
 }
@@ -249,7 +251,7 @@ impl Prepared {
 }
 
 /// Opens and verifies part of a job. Runs on the pool.
-pub fn prepare(context: &TaskContext, keys: &KeyRing, batch: PartialBatch, part: Vec<Candidate>) -> Prepared {
+pub fn prepare(context: &TaskContext, keys: &KeyRing, batch: PartialBatchSelector, part: Vec<Candidate>) -> Prepared {
     let opener = Opener::new(context, keys);
     let mut prepared = Prepared { resps: Vec::with_capacity(part.len()), sums: Sums::default() };
     for Candidate { init, refused } in part {
@@ -318,7 +320,7 @@ pub fn commit(
             resp.outcome = PrepareOutcome::Reject(*error);
         }
     }
-    if let PartialBatch::FixedSize(id) = batch
+    if let PartialBatchSelector::FixedSize(id) = batch
         && !state.buckets.contains_key(&Bucket::Batch(id))
         && !state.collected.is_given_up(&id)
         && opened.admit(state, Bucket::Batch(id)).is_ok()
@@ -338,7 +340,7 @@ pub fn commit(
 }
 
 /// Whether the bucket still takes what a job came to.
-fn check_bucket(state: &TaskState, batch: PartialBatch, bucket: &Bucket, sum: &Sum) -> Result<(), ReportError> {
+fn check_bucket(state: &TaskState, batch: PartialBatchSelector, bucket: &Bucket, sum: &Sum) -> Result<(), ReportError> {
     if state.is_past(bucket) {
         return Err(ReportError::ReportDropped);
     }

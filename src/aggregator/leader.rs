@@ -22,8 +22,8 @@ use super::{
 };
 use dapbox_protocol::{
     model::{
-        AggregationJobId, JobInit, PartialBatch, PrepareInit, PrepareOutcome, PrepareResp, Report, ReportError,
-        ReportId, ReportMetadata, ReportShare, TaskId, Time,
+        AggregationJobId, AggregationJobInitReq, PartialBatchSelector, PrepareInit, PrepareOutcome, PrepareResp,
+        Report, ReportError, ReportId, ReportMetadata, ReportShare, TaskId, Time,
     },
     vdaf::{InputShare, Pending},
 };
@@ -43,7 +43,7 @@ const BESIDE: usize = 2048;
 
 /// About how many bytes a report takes at the leader while its job waits for the helper.
 pub fn report_bytes(context: &TaskContext) -> usize {
-    context.preparer.leader_bytes() + BESIDE
+    context.preparer.leader_state_bytes() + BESIDE
 }
 
 /// How many batch buckets a job may have so that their sums take no more than `bytes` when it is stored; one at least.
@@ -53,7 +53,7 @@ pub fn buckets_within(context: &TaskContext, bytes: usize) -> usize {
 
 /// About how many bytes the sums of a job take when it is stored.
 pub fn sums_bytes(context: &TaskContext, buckets: usize) -> usize {
-    helper::COPIES * buckets * context.preparer.sum_bytes()
+    helper::COPIES * buckets * context.preparer.aggregate_share_bytes()
 }
 
 /// How many batch buckets the reports of a job are in.
@@ -79,7 +79,7 @@ pub struct Dropped {
 /// What part of a job looks like before its request is sent.
 #[derive(Default)]
 pub struct Started {
-    inits: Vec<PrepareInit>,
+    prepare_inits: Vec<PrepareInit>,
     /// The reports that hold so far, in the order of the request.
     pub awaiting: Vec<Awaiting>,
     dropped: Vec<Dropped>,
@@ -92,7 +92,7 @@ pub struct Started {
 impl Started {
     /// Appends the part that follows in the order of the job.
     pub fn append(&mut self, other: Self) {
-        self.inits.extend(other.inits);
+        self.prepare_inits.extend(other.prepare_inits);
         self.awaiting.extend(other.awaiting);
         self.dropped.extend(other.dropped);
         self.left.extend(other.left);
@@ -105,14 +105,14 @@ impl Started {
     }
 
     /// The request to the helper, and its hash. The parts of the request are gone afterwards.
-    pub fn take_request(&mut self, context: &TaskContext, batch: PartialBatch) -> (Bytes, [u8; 32]) {
-        let inits = std::mem::take(&mut self.inits);
-        let init = JobInit {
+    pub fn take_request(&mut self, context: &TaskContext, batch: PartialBatchSelector) -> (Bytes, [u8; 32]) {
+        let prepare_inits = std::mem::take(&mut self.prepare_inits);
+        let init = AggregationJobInitReq {
             verify_key_id: Some(context.task.verify_key_id),
             aggregation_parameter: Bytes::new(),
             batch,
             extensions: Vec::new(),
-            inits,
+            prepare_inits,
         };
         let request = Bytes::from(context.wire.encode_job_init(&context.task.public, &init));
         let hash = Sha256::digest(&request).into();
@@ -129,8 +129,8 @@ pub fn start(context: &TaskContext, keys: &KeyRing, part: Vec<(ReportRef, Report
         match guarded(&metadata, || start_report(context, &opener, report)) {
             Ok((init, pending)) => {
                 // Twice: it is in the request as a whole as well.
-                started.bytes += context.preparer.leader_bytes() + 2 * chosen_bytes(&init.share);
-                started.inits.push(init);
+                started.bytes += context.preparer.leader_state_bytes() + 2 * chosen_bytes(&init.share);
+                started.prepare_inits.push(init);
                 let entry = Entry { id: metadata.id, time: metadata.time, at };
                 started.awaiting.push(Awaiting { entry, pending });
             }
@@ -283,7 +283,7 @@ impl Contradicted {
 }
 
 /// Completes the preparation of part of a job with the helper's answers. Runs on the pool.
-pub fn finish(context: &TaskContext, batch: PartialBatch, part: Vec<(Awaiting, PrepareOutcome)>) -> Finished {
+pub fn finish(context: &TaskContext, batch: PartialBatchSelector, part: Vec<(Awaiting, PrepareOutcome)>) -> Finished {
     let mut finished = Finished::default();
     for (Awaiting { entry, pending }, outcome) in part {
         let metadata = ReportMetadata { id: entry.id, time: entry.time };
@@ -356,7 +356,7 @@ pub fn commit(
         let counter = counters::refused_by_helper(ReportError::ReportTooEarly);
         drop_report(tx, task, entry.id, entry.at, &counter)?;
     }
-    if let PartialBatch::FixedSize(batch) = batch
+    if let PartialBatchSelector::FixedSize(batch) = batch
         && finished.is_closed
     {
         // We did not ask for its share: the helper has given it up. Whatever else we would put into it were lost too.

@@ -38,7 +38,7 @@ use bytes::Bytes;
 
 use dapbox_protocol::{
     model::{Duration, Extension, ReportError, ReportId, Role, Task, Time, Tokens},
-    vdaf::{self, Preparer, VdafError, Verification},
+    vdaf::{self, Preparer, VdafError, VerifyParams},
     wire::{self, Problem, ProblemType, Wire},
 };
 use dapbox_store::Replay;
@@ -70,8 +70,8 @@ pub struct TaskContext {
 impl TaskContext {
     /// Makes the VDAF that the task asks for; fails if its parameters are out of range.
     pub fn new(task: Arc<Task>) -> Result<Self, VdafError> {
-        let wire = wire::of(task.public.revision);
-        let preparer = vdaf::of_task(&task.public)?;
+        let wire = wire::for_revision(task.public.revision);
+        let preparer = vdaf::preparer_for_task(&task.public)?;
         let tokens = Tokens::of(&task.party);
         Ok(Self {
             tokens,
@@ -86,8 +86,8 @@ impl TaskContext {
     }
 
     /// The same for a task that was set up in-band with this configuration.
-    pub fn advertising(self, configuration: &Bytes) -> Self {
-        let Some(taskprov) = wire::taskprov::of(self.task.public.revision) else { return self };
+    pub fn with_advertisement(self, configuration: &Bytes) -> Self {
+        let Some(taskprov) = wire::taskprov::for_revision(self.task.public.revision) else { return self };
         let advertisement = Some(taskprov.encode_header(configuration));
         Self { advertisement, report_extension: taskprov.report_extension(), ..self }
     }
@@ -114,8 +114,8 @@ impl TaskContext {
     }
 
     /// What verification of the task's reports is bound to.
-    pub fn verification(&self) -> Verification<'_> {
-        Verification { key: self.task.verify_key.expose(), context: &self.vdaf_context }
+    pub fn verification(&self) -> VerifyParams<'_> {
+        VerifyParams { key: self.task.verify_key.expose(), context: &self.vdaf_context }
     }
 
     /// Our role in the task.

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use dapbox_protocol::{
     model::{AggregateShareId, TaskId},
-    wire::Interaction,
+    wire::ResourceKind,
 };
 use dapbox_store::Tx;
 use dapbox_support::Fault;
@@ -31,14 +31,14 @@ pub struct Content {
     /// The task.
     pub task: TaskId,
     /// The kind of resource.
-    pub interaction: Interaction,
+    pub interaction: ResourceKind,
     /// SHA-256 of the request's body.
     pub hash: [u8; 32],
 }
 
 impl Content {
     /// The request with the given body.
-    pub fn new(task: TaskId, interaction: Interaction, body: &[u8]) -> Self {
+    pub fn new(task: TaskId, interaction: ResourceKind, body: &[u8]) -> Self {
         Self { task, interaction, hash: Sha256::digest(body).into() }
     }
 
@@ -57,9 +57,9 @@ impl Content {
     /// The kind of resource as a number. It is stored: numbers are for ever.
     fn kind(&self) -> u8 {
         match self.interaction {
-            Interaction::AggregationJob => 0,
-            Interaction::AggregateShare => 1,
-            Interaction::CollectionJob => 2,
+            ResourceKind::AggregationJob => 0,
+            ResourceKind::AggregateShare => 1,
+            ResourceKind::CollectionJob => 2,
         }
     }
 
@@ -110,12 +110,12 @@ mod tests {
 
     #[test]
     fn everything_that_makes_a_resource_is_in_its_name() {
-        let content = Content::new(TaskId::new([1; 32]), Interaction::AggregationJob, b"request");
+        let content = Content::new(TaskId::new([1; 32]), ResourceKind::AggregationJob, b"request");
         let others = [
             Content { task: TaskId::new([2; 32]), ..content },
-            Content { interaction: Interaction::CollectionJob, ..content },
-            Content { interaction: Interaction::AggregateShare, ..content },
-            Content::new(TaskId::new([1; 32]), Interaction::AggregationJob, b"request "),
+            Content { interaction: ResourceKind::CollectionJob, ..content },
+            Content { interaction: ResourceKind::AggregateShare, ..content },
+            Content::new(TaskId::new([1; 32]), ResourceKind::AggregationJob, b"request "),
         ];
         let mut ids = vec![content.id(0), content.id(1), content.id(u64::MAX)];
         ids.extend(others.map(|other| other.id(0)));
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn names_are_the_same_for_ever() {
         // SHA-256 of "dapbox resource", 32 times 1, 0, 8 times 0, SHA-256 of "request".
-        let content = Content::new(TaskId::new([1; 32]), Interaction::AggregationJob, b"request");
+        let content = Content::new(TaskId::new([1; 32]), ResourceKind::AggregationJob, b"request");
         assert_eq!(content.id(0), [28, 219, 20, 254, 255, 189, 201, 120, 9, 98, 64, 119, 117, 60, 175, 191]);
     }
 
@@ -135,12 +135,12 @@ mod tests {
     async fn a_deleted_name_is_never_found_again_and_only_its_own_deletion_counts() {
         let dir = tempfile::tempdir().unwrap();
         let task = crate::testing::task(Revision::Dap18);
-        let content = Content::new(task.public.id, Interaction::CollectionJob, b"next batch, please");
-        let other = Content::new(task.public.id, Interaction::AggregationJob, b"next batch, please");
+        let content = Content::new(task.public.id, ResourceKind::CollectionJob, b"next batch, please");
+        let other = Content::new(task.public.id, ResourceKind::AggregationJob, b"next batch, please");
         let name = move |tx: &mut Tx<'_>| Ok((content.name(tx, Name::OfContent)?, other.name(tx, Name::OfContent)?));
         let store = Store::open(dir.path(), Options::default()).unwrap();
-        let first = store.write(Point::Trial, move |tx| tx.add_task(task).and_then(|()| name(tx))).await.unwrap();
-        assert_eq!(first.0, store.write(Point::Trial, name).await.unwrap().0);
+        let first = store.write(Point::Test, move |tx| tx.add_task(task).and_then(|()| name(tx))).await.unwrap();
+        assert_eq!(first.0, store.write(Point::Test, name).await.unwrap().0);
         // Deleting it twice, or what has another name, is deleting it once.
         let retire = move |tx: &mut Tx<'_>| {
             content.retire(tx, &[7; 16])?;
@@ -148,13 +148,13 @@ mod tests {
             content.retire(tx, &first.0)?;
             name(tx)
         };
-        let second = store.write(Point::Trial, retire).await.unwrap();
+        let second = store.write(Point::Test, retire).await.unwrap();
         assert_eq!(second, (content.id(1), other.id(0)));
         assert_eq!(content.lock_key(Name::OfContent), first.0);
         store.close().await;
         let store = Store::open(dir.path(), Options::default()).unwrap();
-        assert_eq!(store.write(Point::Trial, name).await.unwrap(), second);
+        assert_eq!(store.write(Point::Test, name).await.unwrap(), second);
         let chosen = move |tx: &mut Tx<'_>| content.name(tx, Name::Chosen([9; 16]));
-        assert_eq!(store.write(Point::Trial, chosen).await.unwrap(), [9; 16]);
+        assert_eq!(store.write(Point::Test, chosen).await.unwrap(), [9; 16]);
     }
 }

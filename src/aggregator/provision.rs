@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use super::tasks::{self, TaskError};
 use dapbox_protocol::{
     model::{Duration, Party, Revision, Role, Secret, Task, TaskId, TaskParameters, Time, TokenHash},
-    wire::management::TaskOrder,
+    wire::management::NewTask,
 };
 use dapbox_store::{Tx, api_token::Provision};
 use dapbox_support::Fault;
@@ -92,7 +92,7 @@ pub fn leader_token(seed: &Secret, task: &TaskId) -> Secret {
 }
 
 /// The task that is asked for, checked; and the leader's token, if we are its helper.
-pub fn task(order: TaskOrder, ours: &Ours<'_>) -> Result<(Task, Option<Secret>), ProvisionError> {
+pub fn task(order: NewTask, ours: &Ours<'_>) -> Result<(Task, Option<Secret>), ProvisionError> {
     check_floor(order.min_batch_size, ours.min_batch_size)?;
     let id = TaskId::new(Sha256::digest(order.verify_key.expose()).into());
     let refuse = |why| Err(ProvisionError::Order(why));

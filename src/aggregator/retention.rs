@@ -13,7 +13,7 @@ use super::{counters, naming::Content};
 use crate::config;
 use dapbox_protocol::{
     model::{BatchId, Duration, ReportError, ReportId, TaskId, Time},
-    wire::{Interaction, ProblemType},
+    wire::{ProblemType, ResourceKind},
 };
 use dapbox_store::{
     CollectionJobRecord, CollectionState, LeaderJobRecord, Old, Place, ReportRef, Swept, TaskState, Tx,
@@ -91,7 +91,7 @@ fn end_collections(tx: &mut Tx<'_>, task: &TaskId) -> Result<(), Fault> {
     let is_fixed = tx.task(task).is_some_and(|state| state.task.public.time_bucket(Time(0)).is_none());
     for id in tx.collection_ids(task)? {
         let Some(job) = tx.collection(task, &id)? else { continue };
-        let content = Content::new(*task, Interaction::CollectionJob, &job.request);
+        let content = Content::new(*task, ResourceKind::CollectionJob, &job.request);
         let state = if is_fixed && content.retire(tx, id.as_bytes())? {
             CollectionState::Deleted
         } else if job.state.is_active() {

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use super::{KeyRing, TaskContext};
 use dapbox_protocol::{
     model::{
-        Bucket, Checksum, Extension, HpkeCiphertext, PartialBatch, ReportError, ReportId, ReportMetadata, Task, Time,
+        Bucket, Checksum, Extension, HpkeCiphertext, PartialBatchSelector, ReportError, ReportId, ReportMetadata, Task,
+        Time,
     },
     vdaf::{AggregateShare, OutputShare, Preparer},
 };
@@ -112,10 +113,10 @@ impl Sum {
 }
 
 /// The batch bucket of a report in a job.
-pub fn bucket_of(task: &Task, batch: PartialBatch, metadata: &ReportMetadata) -> Bucket {
+pub fn bucket_of(task: &Task, batch: PartialBatchSelector, metadata: &ReportMetadata) -> Bucket {
     match batch {
-        PartialBatch::TimeInterval => Bucket::Time(metadata.time.truncate(task.public.time_precision)),
-        PartialBatch::FixedSize(id) => Bucket::Batch(id),
+        PartialBatchSelector::TimeInterval => Bucket::Time(metadata.time.truncate(task.public.time_precision)),
+        PartialBatchSelector::FixedSize(id) => Bucket::Batch(id),
     }
 }
 

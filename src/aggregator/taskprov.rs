@@ -14,7 +14,7 @@ use super::{
 use dapbox_protocol::{
     model::{
         BaseUrl, Duration, Party, Role, Secret, Task, TaskId, Time, TokenHash,
-        taskprov::{InBand, PeerAggregator, PeerName, PeerSide, TaskConfiguration, is_same_endpoint},
+        taskprov::{InBandOrigin, PeerAggregator, PeerCredentials, PeerName, TaskConfiguration, is_same_endpoint},
     },
     vdaf,
 };
@@ -93,7 +93,7 @@ pub fn task(says: &TaskConfiguration, peer: &PeerAggregator, terms: &Terms, now:
         return Err(OptOut::Expired);
     }
     let refuse = |why: String| OptOut::Task(TaskError::Parameter(why));
-    let preparer = vdaf::of_task(&public).map_err(|why| refuse(format!("VDAF: {why}")))?;
+    let preparer = vdaf::preparer_for_task(&public).map_err(|why| refuse(format!("VDAF: {why}")))?;
     let task = Task {
         verify_key: verify_key(&peer.verify_key_init, &public.id, preparer.verify_key_length()),
         public,
@@ -111,8 +111,10 @@ pub fn task(says: &TaskConfiguration, peer: &PeerAggregator, terms: &Terms, now:
 fn party(peer: &PeerAggregator) -> Party {
     let unknown = || TokenHash::of(Secret::random(32).expose());
     match peer.side {
-        PeerSide::Leader { .. } => Party::Helper { leader_token: unknown() },
-        PeerSide::Helper { .. } => Party::Leader { helper_token: Secret::random_token(), collector_token: unknown() },
+        PeerCredentials::Leader { .. } => Party::Helper { leader_token: unknown() },
+        PeerCredentials::Helper { .. } => {
+            Party::Leader { helper_token: Secret::random_token(), collector_token: unknown() }
+        }
     }
 }
 
@@ -120,14 +122,19 @@ fn party(peer: &PeerAggregator) -> Party {
 pub fn check_own_url(says: &TaskConfiguration, ours: Role, own_url: &str) -> Result<(), OptOut> {
     let url = if ours == Role::Leader { &says.public.leader_url } else { &says.public.helper_url };
     match (url.parse::<BaseUrl>(), own_url.parse::<BaseUrl>()) {
-        (Ok(found), Ok(own)) if found.is_same_place(&own) => Ok(()),
+        (Ok(found), Ok(own)) if found.is_equivalent_to(&own) => Ok(()),
         _ => Err(OptOut::NotOurs { role: ours, url: url.clone() }),
     }
 }
 
 /// Adds a checked task that a request has set up. One that is there is fine, however it came. Returns the tasks that had
 /// to give their places to it.
-pub fn add(tx: &mut Tx<'_>, task: Task, in_band: InBand, max_tasks: u64) -> Result<Result<Vec<TaskId>, OptOut>, Fault> {
+pub fn add(
+    tx: &mut Tx<'_>,
+    task: Task,
+    in_band: InBandOrigin,
+    max_tasks: u64,
+) -> Result<Result<Vec<TaskId>, OptOut>, Fault> {
     let (id, now) = (task.public.id, in_band.at);
     if tx.is_removed(&id) {
         return Ok(Err(TaskError::Removed.into()));
@@ -160,7 +167,7 @@ pub fn add(tx: &mut Tx<'_>, task: Task, in_band: InBand, max_tasks: u64) -> Resu
 /// Adds a peer that a control plane names. The same one again is fine, another one of the same name is not: false.
 pub fn add_peer(tx: &mut Tx<'_>, peer: PeerAggregator) -> Result<bool, Fault> {
     let name = peer.name();
-    match tx.peers().values().find(|known| name.is_of(known)) {
+    match tx.peers().values().find(|known| name.matches(known)) {
         Some(known) => Ok(*known == peer),
         None => tx.add_peer(peer).map(|()| true),
     }
@@ -168,7 +175,7 @@ pub fn add_peer(tx: &mut Tx<'_>, peer: PeerAggregator) -> Result<bool, Fault> {
 
 /// Forgets a peer that a control plane has named. Its tasks stay, and nobody speaks for it any more.
 pub fn remove_peer(tx: &mut Tx<'_>, name: &PeerName) {
-    let found = tx.peers().iter().find(|(_, peer)| name.is_of(peer)).map(|(number, _)| *number);
+    let found = tx.peers().iter().find(|(_, peer)| name.matches(peer)).map(|(number, _)| *number);
     found.into_iter().for_each(|number| tx.remove_peer(number));
 }
 
@@ -206,7 +213,7 @@ mod tests {
             task_interval: None,
             noise: None,
         };
-        let says = wire::taskprov::advertise(public, Bytes::from_static(b"x"), 1).unwrap().says;
+        let says = wire::taskprov::advertise(public, Bytes::from_static(b"x"), 1).unwrap().configuration;
         task(&says, peer, &TERMS, Time(999))
     }
 
@@ -217,7 +224,7 @@ mod tests {
             collector_hpke_config: Keypair::generate(1, Suite::DEFAULT).unwrap().config().clone(),
             report_expiry_age,
             min_batch_size,
-            side: PeerSide::Leader { tokens: Vec::new() },
+            side: PeerCredentials::Leader { tokens: Vec::new() },
         }
     }
 

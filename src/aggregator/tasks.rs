@@ -40,7 +40,7 @@ pub enum OneOfTasks {
 /// Checks a task's parameters, so that nothing later has to.
 pub fn check(task: &Task) -> Result<(), TaskError> {
     let refuse = |what: &str| Err(TaskError::Parameter(what.to_owned()));
-    let preparer = vdaf::of_task(&task.public).map_err(|why| TaskError::Parameter(format!("VDAF: {why}")))?;
+    let preparer = vdaf::preparer_for_task(&task.public).map_err(|why| TaskError::Parameter(format!("VDAF: {why}")))?;
     let (expected, given) = (preparer.verify_key_length(), task.verify_key.expose().len());
     if expected != given {
         return refuse(&format!("verification key has {given} bytes and must have {expected}"));
@@ -66,7 +66,7 @@ pub fn check(task: &Task) -> Result<(), TaskError> {
         return refuse("collector HPKE configuration names an algorithm that is not supported, or its key is unusable");
     }
     check_urls(&task.public).map_err(TaskError::Parameter)?;
-    wire::of(task.public.revision).check_task(&task.public).map_err(TaskError::Parameter)
+    wire::for_revision(task.public.revision).check_task(&task.public).map_err(TaskError::Parameter)
 }
 
 /// Checks that the aggregators have URLs, and not the same one.
@@ -81,7 +81,7 @@ pub fn check_urls(task: &TaskParameters) -> Result<(), String> {
         Err(why) => Err(format!("{name} URL: {why}")),
     };
     let (leader, helper) = (parse("leader", &task.leader_url)?, parse("helper", &task.helper_url)?);
-    if leader.is_same_place(&helper) {
+    if leader.is_equivalent_to(&helper) {
         return Err(format!("leader and helper have the same URL, {}; they must be two servers", leader.as_str()));
     }
     Ok(())
@@ -232,7 +232,9 @@ pub fn status(state: &TaskState) -> TaskStatus {
 mod tests {
     use super::*;
     use crate::testing;
-    use dapbox_protocol::model::{BatchMode, Duration, Epsilon, Interval, Max, Revision, Secret, VdafConfig};
+    use dapbox_protocol::model::{
+        BatchMode, Duration, Epsilon, Interval, MaxMeasurement, Revision, Secret, VdafConfig,
+    };
 
     fn windows(task: &mut Task, seconds: u64) {
         let batch_time_window_size = Some(Duration(seconds));
@@ -241,7 +243,7 @@ mod tests {
 
     fn task(revision: Revision, spoil: impl Fn(&mut Task)) -> Task {
         let mut task = testing::task(revision);
-        task.public.vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+        task.public.vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
         spoil(&mut task);
         task
     }
@@ -254,7 +256,7 @@ mod tests {
     fn a_task_that_cannot_work_is_refused_and_told_why() {
         type Spoil = fn(&mut Task);
         let cases: [(&str, Spoil); 13] = [
-            ("VDAF", |task| task.public.vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(0) }),
+            ("VDAF", |task| task.public.vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(0) }),
             ("verification key", |task| task.verify_key = Secret::random(7)),
             ("minimum batch size", |task| task.public.min_batch_size = 0),
             ("query count", |task| task.max_batch_query_count = 0),

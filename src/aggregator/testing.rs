@@ -14,7 +14,7 @@ pub fn task(revision: Revision) -> Task {
         public: TaskParameters {
             id: TaskId::random(),
             revision,
-            info: if wire::of(revision).has_info() { "test".to_owned() } else { String::new() },
+            info: if wire::for_revision(revision).has_task_info() { "test".to_owned() } else { String::new() },
             leader_url: "https://leader.example/dap/".to_owned(),
             helper_url: "https://helper.example/dap/".to_owned(),
             batch_mode: BatchMode::fixed_size(None),

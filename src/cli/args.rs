@@ -8,9 +8,9 @@ use super::Failure;
 use crate::{
     config::{Config, ConfigError, Overrides, Setting, environment},
     model::{BatchMode, Duration, Revision, VdafConfig},
-    peer::{Peer, PeerOptions, Roots},
-    support::span,
-    vdaf::table::{self, Parameters},
+    peer::{Peer, PeerOptions, RootCertificates},
+    support::duration,
+    vdaf::table::{self, VdafParameters},
 };
 
 /// The file that is read when none is named.
@@ -89,7 +89,7 @@ pub struct PeerArgs {
 impl PeerArgs {
     /// The client for requests to them.
     pub fn peer(&self) -> Result<Peer, Failure> {
-        let roots = self.ca_file.as_deref().map(Roots::read).transpose()?.unwrap_or_default();
+        let roots = self.ca_file.as_deref().map(RootCertificates::read).transpose()?.unwrap_or_default();
         Ok(Peer::new(&PeerOptions { roots, ..PeerOptions::default() })?)
     }
 }
@@ -163,7 +163,7 @@ impl VdafArgs {
 
     /// The VDAF; a count if none is named.
     pub fn configure(&self) -> Result<VdafConfig, Failure> {
-        let parameters = Parameters {
+        let parameters = VdafParameters {
             bits: self.bits,
             max_measurement: self.max_measurement,
             length: self.length,
@@ -266,12 +266,12 @@ pub enum Format {
 
 /// For clap: a length of time.
 pub fn duration(text: &str) -> Result<Span, String> {
-    span::parse(text)
+    duration::parse(text)
 }
 
 /// For clap: a length of time in whole seconds, and at least one.
 pub fn precision(text: &str) -> Result<Duration, String> {
-    let span = span::parse(text)?;
+    let span = duration::parse(text)?;
     match (span.as_secs(), span.subsec_millis()) {
         (0, _) | (_, 1..) => Err("must be a whole number of seconds, and at least one".to_owned()),
         (seconds, 0) => Ok(Duration(seconds)),

@@ -10,10 +10,10 @@ use std::{
 use super::{
     Failure, Outcome,
     args::{ConfigArgs, Format},
-    calendar,
     control::{Control, Socket},
     show,
     style::{self, Style, say},
+    timestamp,
 };
 use crate::{
     aggregator::offline::Offline,
@@ -110,7 +110,7 @@ async fn create(args: CreateArgs) -> Outcome {
     if args.json {
         return Ok(say(serde_json::to_string_pretty(&contents)?)?);
     }
-    let (bytes, moment) = (style::count(contents.bytes), calendar::show(contents.moment));
+    let (bytes, moment) = (style::count(contents.bytes), timestamp::show(contents.moment));
     Ok(say(format!(
         "{} has {} in {bytes} bytes, as it was at {moment}.",
         target.display(),
@@ -213,7 +213,7 @@ fn describe(contents: &Contents, style: Style) -> String {
         format!(
             "{} Made at {} by dapbox {}, layout {}.",
             style.good("The backup is whole."),
-            calendar::show(contents.moment),
+            timestamp::show(contents.moment),
             contents.program,
             contents.layout
         ),

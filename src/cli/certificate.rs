@@ -11,9 +11,9 @@ use rustls::{
 };
 
 use super::{
-    calendar,
-    findings::{Verdict, failed, good, warning},
+    findings::{CheckResult, failed, passed, warning},
     style::counted,
+    timestamp,
 };
 use crate::{model::Time, server::describe_certificate, views::overview::CertificateStatus};
 
@@ -27,7 +27,7 @@ pub fn provider() -> Arc<CryptoProvider> {
 
 /// Whose certificate it is, which decides how early its end is worth a warning, and who is to do something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
+pub enum CertOwner {
     /// Ours, in files that somebody renews.
     Files,
     /// Ours, renewed by ourselves.
@@ -39,12 +39,12 @@ pub enum Whose {
 }
 
 /// Whether so little of its life is left that it should have been renewed: authorities expect that at a third.
-fn is_old(facts: &CertificateStatus, now: Time, whose: Whose) -> bool {
+fn is_due_for_renewal(facts: &CertificateStatus, now: Time, owner: CertOwner) -> bool {
     let life = facts.not_after.0.saturating_sub(facts.not_before.0);
-    let part = match whose {
-        Whose::Files | Whose::Acme => 3,
+    let part = match owner {
+        CertOwner::Files | CertOwner::Acme => 3,
         // It is theirs to renew, and they may do so a little later.
-        Whose::Proxy | Whose::Peer => 10,
+        CertOwner::Proxy | CertOwner::Peer => 10,
     };
     facts.not_after.0.saturating_sub(now.0) < life / part
 }
@@ -57,42 +57,42 @@ fn covers(certificate: &CertificateDer<'_>, host: &str) -> bool {
 }
 
 /// Whether clients would take a chain for a host, and for how much longer. Without `roots` nobody asks who signed it.
-pub fn judge(
+pub fn evaluate_chain(
     chain: &[CertificateDer<'_>],
     host: Option<&str>,
     roots: Option<&RootCertStore>,
-    whose: Whose,
+    owner: CertOwner,
     now: Time,
-) -> Verdict {
+) -> CheckResult {
     let Some((leaf, others)) = chain.split_first() else {
         return failed("there is none", "Look into the server's log.");
     };
     let Some(facts) = describe_certificate(leaf) else {
-        return failed("it cannot be understood", renew(whose));
+        return failed("it cannot be understood", renewal_remedy(owner));
     };
-    let (from, until) = (calendar::show(facts.not_before), calendar::show(facts.not_after));
+    let (from, until) = (timestamp::show(facts.not_before), timestamp::show(facts.not_after));
     if now < facts.not_before {
         return failed(format!("it is valid from {from} on only"), "Check the clock of this machine, or wait.");
     }
     if now >= facts.not_after {
-        return failed(format!("it expired at {until}"), renew(whose));
+        return failed(format!("it expired at {until}"), renewal_remedy(owner));
     }
     if let Some(host) = host.filter(|host| !covers(leaf, host)) {
         let names = if facts.names.is_empty() { "nothing".to_owned() } else { facts.names.join(", ") };
-        return failed(format!("it is for {names} and not for {host}"), rename(whose));
+        return failed(format!("it is for {names} and not for {host}"), name_remedy(owner));
     }
-    if let Some(why) = roots.and_then(|roots| distrust(leaf, others, roots, now)) {
-        return failed(why, rechain(whose, chain.len()));
+    if let Some(why) = roots.and_then(|roots| untrusted_reason(leaf, others, roots, now)) {
+        return failed(why, chain_remedy(owner, chain.len()));
     }
     let days = counted(facts.not_after.0.saturating_sub(now.0) / DAY, "day");
-    if is_old(&facts, now, whose) {
-        return warning(format!("it expires in {days}, at {until}"), renew(whose));
+    if is_due_for_renewal(&facts, now, owner) {
+        return warning(format!("it expires in {days}, at {until}"), renewal_remedy(owner));
     }
-    good(format!("for {}, until {until} ({days})", facts.names.join(", ")))
+    passed(format!("for {}, until {until} ({days})", facts.names.join(", ")))
 }
 
 /// Why nobody whom clients trust has signed a certificate, if so.
-fn distrust(
+fn untrusted_reason(
     leaf: &CertificateDer<'_>,
     others: &[CertificateDer<'_>],
     roots: &RootCertStore,
@@ -110,27 +110,31 @@ fn distrust(
     }
 }
 
-fn renew(whose: Whose) -> &'static str {
-    match whose {
-        Whose::Files => "Renew it and put it into the files of [tls]: a running server takes it over by itself.",
-        Whose::Acme => "The server renews it by itself: look into its log for why that fails. Port 443 must be open.",
-        Whose::Proxy => "Renew it at the proxy in front.",
-        Whose::Peer => "Tell the operator there.",
+fn renewal_remedy(owner: CertOwner) -> &'static str {
+    match owner {
+        CertOwner::Files => "Renew it and put it into the files of [tls]: a running server takes it over by itself.",
+        CertOwner::Acme => {
+            "The server renews it by itself: look into its log for why that fails. Port 443 must be open."
+        }
+        CertOwner::Proxy => "Renew it at the proxy in front.",
+        CertOwner::Peer => "Tell the operator there.",
     }
 }
 
-fn rename(whose: Whose) -> &'static str {
-    match whose {
-        Whose::Files => "Get one for that name, or correct public_url.",
-        Whose::Acme => "Add the name to acme.domains, or correct public_url.",
-        Whose::Proxy => "Give the proxy one for that name, or correct public_url.",
-        Whose::Peer => "Tell the operator there; or the task's URL has the wrong name.",
+fn name_remedy(owner: CertOwner) -> &'static str {
+    match owner {
+        CertOwner::Files => "Get one for that name, or correct public_url.",
+        CertOwner::Acme => "Add the name to acme.domains, or correct public_url.",
+        CertOwner::Proxy => "Give the proxy one for that name, or correct public_url.",
+        CertOwner::Peer => "Tell the operator there; or the task's URL has the wrong name.",
     }
 }
 
-fn rechain(whose: Whose, length: usize) -> &'static str {
-    match (whose, length) {
-        (Whose::Peer, _) => "Tell the operator there; if the two of you have an authority of your own, add its root.",
+fn chain_remedy(owner: CertOwner, length: usize) -> &'static str {
+    match (owner, length) {
+        (CertOwner::Peer, _) => {
+            "Tell the operator there; if the two of you have an authority of your own, add its root."
+        }
         (_, 1) => "Add the certificates between it and the root: the file must hold the full chain.",
         _ => "Use an authority that clients know, unless all parties have added its root.",
     }
@@ -154,30 +158,30 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_judged_by_time_name_and_issuer() {
+    fn evaluates_validity_name_and_issuer() {
         let der = certificate(&["a.example", "*.b.example", "192.0.2.1"]);
-        let at = |date: &str| calendar::parse(date).unwrap();
+        let at = |date: &str| timestamp::parse(date).unwrap();
         let chain = [der.clone()];
         let mut own = RootCertStore::empty();
         own.add(der).unwrap();
         let none = RootCertStore::empty();
-        let judged = |host, roots, whose, date| match judge(&chain, Some(host), roots, whose, at(date)) {
+        let judged = |host, roots, owner, date| match evaluate_chain(&chain, Some(host), roots, owner, at(date)) {
             Ok(detail) => (Severity::Ok, detail),
             Err(trouble) => (trouble.severity, trouble.detail),
         };
-        let (outcome, detail) = judged("x.b.example", Some(&own), Whose::Files, "2027-01-10");
+        let (outcome, detail) = judged("x.b.example", Some(&own), CertOwner::Files, "2027-01-10");
         assert!(outcome == Severity::Ok && detail.contains("81 days"), "{detail}");
-        for (host, roots, whose, date, expected, says) in [
-            ("a.example", Some(&own), Whose::Files, "2027-03-20", Severity::Warning, "expires in 12 days"),
-            ("a.example", Some(&own), Whose::Peer, "2027-03-20", Severity::Ok, "until"),
-            ("a.example", Some(&own), Whose::Peer, "2027-03-31", Severity::Warning, "expires in 1 day,"),
-            ("a.example", Some(&own), Whose::Acme, "2027-04-02", Severity::Failed, "expired"),
-            ("a.example", None, Whose::Files, "2026-12-31", Severity::Failed, "valid from"),
-            ("c.example", None, Whose::Files, "2027-01-10", Severity::Failed, "not for c.example"),
-            ("a.example", Some(&none), Whose::Files, "2027-01-10", Severity::Failed, "not signed"),
-            ("192.0.2.1", None, Whose::Files, "2027-01-10", Severity::Ok, "192.0.2.1"),
+        for (host, roots, owner, date, expected, says) in [
+            ("a.example", Some(&own), CertOwner::Files, "2027-03-20", Severity::Warning, "expires in 12 days"),
+            ("a.example", Some(&own), CertOwner::Peer, "2027-03-20", Severity::Ok, "until"),
+            ("a.example", Some(&own), CertOwner::Peer, "2027-03-31", Severity::Warning, "expires in 1 day,"),
+            ("a.example", Some(&own), CertOwner::Acme, "2027-04-02", Severity::Failed, "expired"),
+            ("a.example", None, CertOwner::Files, "2026-12-31", Severity::Failed, "valid from"),
+            ("c.example", None, CertOwner::Files, "2027-01-10", Severity::Failed, "not for c.example"),
+            ("a.example", Some(&none), CertOwner::Files, "2027-01-10", Severity::Failed, "not signed"),
+            ("192.0.2.1", None, CertOwner::Files, "2027-01-10", Severity::Ok, "192.0.2.1"),
         ] {
-            let (outcome, detail) = judged(host, roots, whose, date);
+            let (outcome, detail) = judged(host, roots, owner, date);
             assert!(outcome == expected && detail.contains(says), "{host} {date}: {detail}");
         }
     }

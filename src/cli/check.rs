@@ -8,7 +8,7 @@ use super::{
     Failure, Outcome,
     args::{ConfigArgs, Format, Sources},
     clock, doctor,
-    findings::{self, Finding, Verdict, failed, good, warning},
+    findings::{self, CheckResult, Finding, failed, passed, warning},
     logging,
     place::Place,
     style::{self, Style, say},
@@ -42,7 +42,7 @@ pub struct Args {
 
 /// What there is to say of a configuration.
 #[derive(Serialize)]
-struct Report {
+struct CheckReport {
     findings: Vec<Finding>,
     options: Vec<OptionView>,
 }
@@ -62,7 +62,7 @@ struct OptionView {
 
 /// Runs `dapbox check`.
 pub fn run(args: Args) -> Outcome {
-    let report = examine(&args.config.sources(args.listen))?;
+    let report = validate(&args.config.sources(args.listen))?;
     say(match args.output {
         Format::Json => serde_json::to_string_pretty(&report)?,
         Format::Text => show(&report, Style::stdout()),
@@ -70,7 +70,7 @@ pub fn run(args: Args) -> Outcome {
     findings::outcome(&report.findings)
 }
 
-fn examine(sources: &Sources) -> Result<Report, Failure> {
+fn validate(sources: &Sources) -> Result<CheckReport, Failure> {
     let clock = clock::examine(SystemTime::now()).err().map(Err);
     let config = match Config::load(sources.file.as_deref(), &sources.flags) {
         Ok(config) => config,
@@ -78,29 +78,29 @@ fn examine(sources: &Sources) -> Result<Report, Failure> {
             let verdict = failed(error.to_string(), "Correct it: 'dapbox serve' would not start.");
             let found = [("clock", clock), ("configuration", Some(verdict))];
             let findings = found.into_iter().filter_map(|(name, verdict)| Some(Finding::new(name, verdict?))).collect();
-            return Ok(Report { findings, options: Vec::new() });
+            return Ok(CheckReport { findings, options: Vec::new() });
         }
     };
     let place = sources.file.as_ref().map_or_else(|| "no file".to_owned(), |file| file.display().to_string());
     let options: Vec<_> = sources.settings(&config)?.into_iter().map(OptionView::of).collect();
     let changed = style::counted(options.len() as u64, "option");
-    let checks: [(&'static str, Option<Verdict>); 13] = [
+    let checks: [(&'static str, Option<CheckResult>); 13] = [
         ("clock", clock),
-        ("configuration", Some(good(format!("{place}; {changed} set")))),
+        ("configuration", Some(passed(format!("{place}; {changed} set")))),
         ("log level", log_level(&config)),
         ("listen address", listen(&config)),
         ("monitor", monitor(&config)),
         ("public URL", public_url(&config)),
         ("management", management(&config)),
         ("peers", peers(&config)),
-        ("certificate", (config.tls.mode == TlsMode::Files).then(|| doctor::in_files(&config))),
+        ("certificate", (config.tls.mode == TlsMode::Files).then(|| doctor::check_certificate_files(&config))),
         ("certificate key", private_file(&config.tls.key_file)),
         ("peer roots", doctor::peer_roots(&config)),
         ("secrets key", secrets_key(&config)),
         ("open files", Some(doctor::open_files(&config, None))),
     ];
     let found = checks.into_iter().filter_map(|(name, verdict)| Some(Finding::new(name, verdict?)));
-    Ok(Report { findings: found.collect(), options })
+    Ok(CheckReport { findings: found.collect(), options })
 }
 
 impl OptionView {
@@ -110,13 +110,13 @@ impl OptionView {
     }
 }
 
-fn log_level(config: &Config) -> Option<Verdict> {
+fn log_level(config: &Config) -> Option<CheckResult> {
     let error = logging::filter(&config.log.level).err()?;
     Some(failed(error, "Write a level such as info, or levels by module."))
 }
 
 /// What is wrong with the address that others reach.
-fn listen(config: &Config) -> Option<Verdict> {
+fn listen(config: &Config) -> Option<CheckResult> {
     let (listen, tls) = (config.listen, config.tls.mode);
     if tls == TlsMode::Off && !listen.ip().is_loopback() && config.proxy.trusted.is_empty() {
         return Some(warning(
@@ -130,10 +130,10 @@ fn listen(config: &Config) -> Option<Verdict> {
             "Listen on port 443, or make sure that connections to it are forwarded here as they are.",
         ));
     }
-    Some(good(format!("{listen}, {}", if tls == TlsMode::Off { "plain HTTP" } else { "HTTPS" })))
+    Some(passed(format!("{listen}, {}", if tls == TlsMode::Off { "plain HTTP" } else { "HTTPS" })))
 }
 
-fn management(config: &Config) -> Option<Verdict> {
+fn management(config: &Config) -> Option<CheckResult> {
     let management = &config.management;
     let url = management.url(&config.public_url).or_else(|| Some(management.listen.0?.to_string()))?;
     let is_reached = management.listen.0.is_some_and(|listen| !listen.ip().is_loopback());
@@ -143,11 +143,11 @@ fn management(config: &Config) -> Option<Verdict> {
             "Set tls.mode to files or acme; or let management.listen be a loopback address, with a proxy in front.",
         ));
     }
-    Some(good(format!("{url} sets tasks up for whoever has a token of 'dapbox token'")))
+    Some(passed(format!("{url} sets tasks up for whoever has a token of 'dapbox token'")))
 }
 
 /// The files of peers whose tasks are set up in-band.
-fn peers(config: &Config) -> Option<Verdict> {
+fn peers(config: &Config) -> Option<CheckResult> {
     let files = &config.taskprov.peers;
     let peers = match read_peers(files) {
         Ok(peers) if peers.is_empty() => return None,
@@ -156,10 +156,10 @@ fn peers(config: &Config) -> Option<Verdict> {
     };
     let open = files.iter().filter_map(|file| private_file(file)).find(Result::is_err);
     let names: Vec<_> = peers.iter().map(|peer| format!("the {} {}", peer.role(), peer.endpoint)).collect();
-    Some(open.unwrap_or_else(|| good(format!("tasks of {} are set up in-band", names.join(", ")))))
+    Some(open.unwrap_or_else(|| passed(format!("tasks of {} are set up in-band", names.join(", ")))))
 }
 
-fn monitor(config: &Config) -> Option<Verdict> {
+fn monitor(config: &Config) -> Option<CheckResult> {
     let monitor = config.monitor.listen.0?;
     let is_same = monitor.port() == config.listen.port() && monitor.port() != 0;
     let overlaps = [config.listen.ip(), monitor.ip()].iter().any(|ip| ip.is_unspecified());
@@ -169,11 +169,11 @@ fn monitor(config: &Config) -> Option<Verdict> {
             "Set monitor.listen to another port.",
         ));
     }
-    Some(doctor::exposed(monitor).unwrap_or_else(|| good(monitor.to_string())))
+    Some(doctor::warn_if_exposed(monitor).unwrap_or_else(|| passed(monitor.to_string())))
 }
 
 /// Whether the URL that others have of us goes with how we are served.
-fn public_url(config: &Config) -> Option<Verdict> {
+fn public_url(config: &Config) -> Option<CheckResult> {
     let (place, url) = (Place::of(&config.public_url)?, &config.public_url);
     if config.tls.mode != TlsMode::Off && !place.is_secure {
         let text = format!("{url} is without TLS, and this server speaks nothing else");
@@ -190,22 +190,22 @@ fn public_url(config: &Config) -> Option<Verdict> {
         let text = format!("{url} is without TLS: whoever is between sees and changes all, tokens included");
         return Some(warning(text, "Have TLS added, by this server or a proxy in front."));
     }
-    Some(good(url.clone()))
+    Some(passed(url.clone()))
 }
 
 /// Whether a file with a private key is for its owner, or a group, only.
-fn private_file(path: &Path) -> Option<Verdict> {
+fn private_file(path: &Path) -> Option<CheckResult> {
     // That it cannot be read is said of the certificate.
     let mode = fs::metadata(path).ok()?.mode() & 0o777;
     let shown = path.display();
     Some(match mode & 0o007 {
-        0 => good(format!("{shown}, not for everybody")),
+        0 => passed(format!("{shown}, not for everybody")),
         _ => warning(format!("everybody may read {shown} (mode {mode:o})"), format!("chmod o= {shown}")),
     })
 }
 
 /// A key file outside of the data directory. Without one the server makes it, in a directory that must be there.
-fn secrets_key(config: &Config) -> Option<Verdict> {
+fn secrets_key(config: &Config) -> Option<CheckResult> {
     let path = &config.secrets.key_file;
     if path.as_os_str().is_empty() || !config.secrets.key.expose().is_empty() {
         return None;
@@ -214,18 +214,18 @@ fn secrets_key(config: &Config) -> Option<Verdict> {
     Some(match fs::metadata(path) {
         Ok(_) => match (doctor::secrets_file(path), fs::File::open(path)) {
             (Some(Err(trouble)), _) => Err(trouble),
-            (_, Ok(_)) => good(shown.to_string()),
+            (_, Ok(_)) => passed(shown.to_string()),
             (_, Err(error)) => warning(format!("this user cannot read {shown}: {error}"), "The server's user has to."),
         },
         Err(_) if path.parent().is_some_and(|dir| dir.as_os_str().is_empty() || dir.is_dir()) => {
-            good(format!("{shown} is made at the first start"))
+            passed(format!("{shown} is made at the first start"))
         }
         Err(error) => failed(format!("{shown}: {error}"), "Make its directory, or correct secrets.key_file."),
     })
 }
 
 /// For people.
-fn show(report: &Report, style: Style) -> String {
+fn show(report: &CheckReport, style: Style) -> String {
     let mut text = findings::show(&report.findings, style);
     if report.options.is_empty() {
         return text;

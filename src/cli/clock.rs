@@ -4,16 +4,16 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{
     Failure, Outcome,
-    findings::{Verdict, failed, good, sentence},
+    findings::{CheckResult, failed, passed, sentence},
 };
 
 const BEFORE_1970: &str = "the clock of this machine is before 1970";
 const REMEDY: &str = "set it (timedatectl set-time), and have NTP keep it";
 
 /// Whether the clock can be used at all: times are seconds since 1970, and TLS takes no others either.
-pub fn examine(now: SystemTime) -> Verdict {
+pub fn examine(now: SystemTime) -> CheckResult {
     match now.duration_since(UNIX_EPOCH) {
-        Ok(_) => good("is after 1970"),
+        Ok(_) => passed("is after 1970"),
         Err(_) => failed(sentence(BEFORE_1970).trim_end_matches('.'), sentence(REMEDY)),
     }
 }

@@ -15,13 +15,17 @@ use clap::ValueEnum;
 use super::{
     Failure, Outcome,
     args::{PeerArgs, duration},
-    calendar, show,
+    show,
     signals::Signals,
     style,
     task::confirmed,
+    timestamp,
 };
 use crate::{
-    collector::{CollectError, Collected, Collector, Job, Ledger, LedgerError, Progress, Record},
+    collector::{
+        CollectError, CollectedAggregate, CollectionJob, CollectionJournal, CollectionJournalError, CollectionRecord,
+        Collector, Progress,
+    },
     model::{CollectionJobId, FixedSizeQuery, Interval, Query, TaskParameters, Time},
     wire::ProblemType,
 };
@@ -116,38 +120,38 @@ pub async fn run(args: Args) -> Outcome {
     let public = source.task.public.clone();
     let jobs_file = args.outstanding.jobs_file.clone().unwrap_or_else(|| std::mem::take(&mut source.jobs_file));
     if args.outstanding.list {
-        let record = Record::read(&jobs_file, public.id, public.revision)?;
+        let record = CollectionRecord::read(&jobs_file, public.id, public.revision)?;
         return outstanding::list(&record, args.output == Output::Json);
     }
     let began = source.began;
     if args.outstanding.resume.is_none() && args.outstanding.cancel.is_none() {
         // The arguments are checked before anything is written.
-        let record = Record::read(&jobs_file, public.id, public.revision)?;
+        let record = CollectionRecord::read(&jobs_file, public.id, public.revision)?;
         args.asked.query(&known(&public, began, &record)).map_err(Failure::usage)?;
     }
     let collector = source.collector(args.peer.peer()?)?;
-    let mut ledger = Ledger::open(&jobs_file, public.id, public.revision)
+    let mut journal = CollectionJournal::open(&jobs_file, public.id, public.revision)
         .map_err(|error| Failure::new(format!("{error}{}", elsewhere(&error))))?;
     if let Some(named) = args.outstanding.cancel {
-        let job = outstanding::choose(ledger.record(), named)?;
-        return outstanding::cancel(&collector, &mut ledger, &job, args.yes).await;
+        let job = outstanding::choose(journal.record(), named)?;
+        return outstanding::cancel(&collector, &mut journal, &job, args.yes).await;
     }
-    collector.release_delivered(&mut ledger).await.map_err(|error| {
+    collector.release_delivered(&mut journal).await.map_err(|error| {
         Failure::new(format!("the leader has not released a batch whose result was delivered: {error}"))
     })?;
     // Before anything is printed that a person or a script may react to.
     let mut signals = Signals::new()?;
     let collection = Collection { args: &args, collector: &collector, public: &public, began };
     tokio::select! {
-        outcome = collection.run(&mut ledger) => outcome,
+        outcome = collection.run(&mut journal) => outcome,
         _ = signals.next() => Err(Failure::new(format!("interrupted{}", outstanding_hint(&jobs_file, &public)))),
     }
 }
 
 /// What to do if collections cannot be recorded in the usual place.
-fn elsewhere(error: &LedgerError) -> &'static str {
+fn elsewhere(error: &CollectionJournalError) -> &'static str {
     match error {
-        LedgerError::Io { .. } => "\n--jobs-file FILE records collections elsewhere.",
+        CollectionJournalError::Io { .. } => "\n--jobs-file FILE records collections elsewhere.",
         _ => "",
     }
 }
@@ -155,7 +159,7 @@ fn elsewhere(error: &LedgerError) -> &'static str {
 /// What to do about a collection that was interrupted, if one is outstanding.
 fn outstanding_hint(jobs_file: &Path, public: &TaskParameters) -> &'static str {
     // Each change is durable, so the file is right at any moment.
-    match Record::read(jobs_file, public.id, public.revision) {
+    match CollectionRecord::read(jobs_file, public.id, public.revision) {
         Ok(record) if record.jobs.is_empty() => "",
         _ => OUTSTANDING,
     }
@@ -180,7 +184,7 @@ impl From<Ended> for Failure {
     }
 }
 
-fn known(public: &TaskParameters, began: Option<Time>, record: &Record) -> Known {
+fn known(public: &TaskParameters, began: Option<Time>, record: &CollectionRecord) -> Known {
     let (mode, precision) = (public.batch_mode, public.time_precision);
     // A report of the very moment of the expiration is still taken.
     let last = public.task_expiration.map(|time| time.truncate(precision).saturating_add(precision));
@@ -198,13 +202,13 @@ struct Collection<'a> {
 
 impl Collection<'_> {
     /// Resumes what is outstanding or begins a new collection.
-    async fn run(&self, ledger: &mut Ledger) -> Outcome {
-        if let Some(job) = self.job_to_resume(ledger.record())? {
-            let what = format!("{} that was begun at {}", describe(&job.query), calendar::show(job.begun));
+    async fn run(&self, journal: &mut CollectionJournal) -> Outcome {
+        if let Some(job) = self.job_to_resume(journal.record())? {
+            let what = format!("{} that was begun at {}", describe(&job.query), timestamp::show(job.begun));
             style::note(format!("resuming the collection of {what}"));
-            let ended = match self.is_outgrown(&job, ledger.record())? {
-                true => self.replace(ledger, &job).await,
-                false => self.finish(ledger, &job.id, &job.query).await,
+            let ended = match self.is_outgrown(&job, journal.record())? {
+                true => self.replace(journal, &job).await,
+                false => self.finish(journal, &job.id, &job.query).await,
             };
             match ended {
                 Err(Ended::Replaced) => {
@@ -217,16 +221,16 @@ impl Collection<'_> {
                 ended => return ended.map_err(Failure::from),
             }
         }
-        let query = self.new_query(ledger.record()).await?;
-        let begun = self.collector.begin(ledger, query, Time::now());
-        let id = begun.map_err(|error| explain(&error, &query, ledger.record(), None))?;
-        outstanding::note_others(ledger.record(), &id);
-        Ok(self.finish(ledger, &id, &query).await?)
+        let query = self.new_query(journal.record()).await?;
+        let begun = self.collector.begin(journal, query, Time::now());
+        let id = begun.map_err(|error| explain(&error, &query, journal.record(), None))?;
+        outstanding::note_others(journal.record(), &id);
+        Ok(self.finish(journal, &id, &query).await?)
     }
 
     /// Whether the interval is ours to choose and more has finished since a job began. A job with too few reports would
     /// never end.
-    fn is_outgrown(&self, job: &Job, record: &Record) -> Result<bool, Failure> {
+    fn is_outgrown(&self, job: &CollectionJob, record: &CollectionRecord) -> Result<bool, Failure> {
         if self.args.outstanding.resume.is_some() || job.result.is_some() {
             return Ok(false);
         }
@@ -239,32 +243,32 @@ impl Collection<'_> {
     }
 
     /// Takes the result of an outstanding job if it is there, and cancels the job if it is not.
-    async fn replace(&self, ledger: &mut Ledger, job: &Job) -> Result<(), Ended> {
-        let explained = |error: CollectError, ledger: &Ledger| match error {
+    async fn replace(&self, journal: &mut CollectionJournal, job: &CollectionJob) -> Result<(), Ended> {
+        let explained = |error: CollectError, journal: &CollectionJournal| match error {
             CollectError::Deleted => Ended::Gone,
-            error => Ended::Failed(explain(&error, &job.query, ledger.record(), ledger.job(&job.id))),
+            error => Ended::Failed(explain(&error, &job.query, journal.record(), journal.job(&job.id))),
         };
-        match self.collector.ask_once(ledger, &job.id, Some(self.args.timeout)).await {
+        match self.collector.poll_once(journal, &job.id, Some(self.args.timeout)).await {
             Ok(Some(collected)) => {
-                let delivered = self.deliver(ledger, &job.id, &job.query, &collected).await;
+                let delivered = self.deliver(journal, &job.id, &job.query, &collected).await;
                 return delivered.map_err(Ended::Failed);
             }
             Ok(None) => {}
-            Err(error) => return Err(explained(error, ledger)),
+            Err(error) => return Err(explained(error, journal)),
         }
-        match self.collector.cancel(ledger, &job.id).await {
+        match self.collector.cancel(journal, &job.id).await {
             Ok(()) => Err(Ended::Replaced),
-            Err(error) => Err(explained(error, ledger)),
+            Err(error) => Err(explained(error, journal)),
         }
     }
 
-    fn asked(&self, record: &Record) -> Result<Asked, Failure> {
+    fn asked(&self, record: &CollectionRecord) -> Result<Asked, Failure> {
         self.args.asked.query(&known(self.public, self.began, record)).map_err(Failure::usage)
     }
 
     /// The job to resume instead of beginning another one: the one that is named, one with the same query, or, if the
     /// interval is ours to choose, the first that is outstanding from there on.
-    fn job_to_resume(&self, record: &Record) -> Result<Option<Job>, Failure> {
+    fn job_to_resume(&self, record: &CollectionRecord) -> Result<Option<CollectionJob>, Failure> {
         if let Some(named) = self.args.outstanding.resume {
             return outstanding::choose(record, named).map(Some);
         }
@@ -274,7 +278,7 @@ impl Collection<'_> {
             Asked::For { query, .. } => (Some(query), None),
             Asked::NothingFinished { start, .. } => (None, Some(start)),
         };
-        let is_meant = |job: &&Job| match job.query {
+        let is_meant = |job: &&CollectionJob| match job.query {
             Query::TimeInterval(interval) => from.is_some_and(|from| interval.end() > from) || Some(job.query) == same,
             Query::FixedSize(_) => Some(job.query) == same,
         };
@@ -282,13 +286,13 @@ impl Collection<'_> {
     }
 
     /// The query of a new job, if it may be asked.
-    async fn new_query(&self, record: &Record) -> Result<Query, Failure> {
+    async fn new_query(&self, record: &CollectionRecord) -> Result<Query, Failure> {
         let query = match self.asked(record)? {
             Asked::For { query, .. } => query,
             Asked::NothingFinished { start, end: None } => {
                 return Err(Failure::new(format!(
                     "nothing to collect: the task has ended, and the last collection was up to {}",
-                    calendar::show(start)
+                    timestamp::show(start)
                 )));
             }
             Asked::NothingFinished { start, end: Some(end) } => {
@@ -298,13 +302,14 @@ impl Collection<'_> {
                 };
                 return Err(Failure::new(format!(
                     "nothing to collect: no unit of time has finished since {}. The next one does at {}{hint}",
-                    calendar::show(start),
-                    calendar::show(end)
+                    timestamp::show(start),
+                    timestamp::show(end)
                 )));
             }
         };
         let Query::TimeInterval(interval) = query else { return Ok(query) };
-        let overlaps = |job: &&Job| matches!(job.query, Query::TimeInterval(other) if other.overlaps(&interval));
+        let overlaps =
+            |job: &&CollectionJob| matches!(job.query, Query::TimeInterval(other) if other.overlaps(&interval));
         if let Some(job) = record.jobs.iter().find(overlaps) {
             return Err(Failure::new(format!(
                 "the collection {} of {} is outstanding and overlaps this one: continue it with --resume={}, or end \
@@ -327,8 +332,8 @@ impl Collection<'_> {
         }
         let cost = format!(
             "This closes everything up to {}, and it is {}.\nThe leader refuses all further reports of that time.",
-            calendar::show(interval.end()),
-            calendar::show(now)
+            timestamp::show(interval.end()),
+            timestamp::show(now)
         );
         if !self.args.asked.includes_current() {
             style::warn(cost);
@@ -347,7 +352,7 @@ impl Collection<'_> {
     }
 
     /// Runs a job to its end and prints the result.
-    async fn finish(&self, ledger: &mut Ledger, id: &CollectionJobId, query: &Query) -> Result<(), Ended> {
+    async fn finish(&self, journal: &mut CollectionJournal, id: &CollectionJobId, query: &Query) -> Result<(), Ended> {
         let spinner = style::spinner("asking the leader");
         let progress = |progress| match progress {
             Progress::Accepted => spinner.set_message("collecting"),
@@ -357,12 +362,12 @@ impl Collection<'_> {
                 note.into_iter().for_each(|note| spinner.suspend(|| style::note(note)));
             }
         };
-        let result = self.collector.run(ledger, id, Some(self.args.timeout), progress).await;
+        let result = self.collector.run(journal, id, Some(self.args.timeout), progress).await;
         spinner.finish_and_clear();
         match result {
-            Ok(collected) => self.deliver(ledger, id, query, &collected).await.map_err(Ended::Failed),
+            Ok(collected) => self.deliver(journal, id, query, &collected).await.map_err(Ended::Failed),
             Err(CollectError::Deleted) => Err(Ended::Gone),
-            Err(error) => Err(Ended::Failed(explain(&error, query, ledger.record(), ledger.job(id)))),
+            Err(error) => Err(Ended::Failed(explain(&error, query, journal.record(), journal.job(id)))),
         }
     }
 
@@ -373,7 +378,7 @@ impl Collection<'_> {
             Query::TimeInterval(interval) if interval.end() == current => Some(format!(
                 "reports since {} are not asked for: their unit of time has not finished, and --include-current would \
                  close it",
-                calendar::show(current)
+                timestamp::show(current)
             )),
             _ => None,
         }
@@ -382,15 +387,15 @@ impl Collection<'_> {
     /// Prints a result, and only then has the leader and the ledger give it up.
     async fn deliver(
         &self,
-        ledger: &mut Ledger,
+        journal: &mut CollectionJournal,
         id: &CollectionJobId,
         query: &Query,
-        collected: &Collected,
+        collected: &CollectedAggregate,
     ) -> Outcome {
         if !style::try_say(render::render(id, collected, query, self.public, self.args.output)?)? {
             return Err(Failure::new(format!("the result could not be written{OUTSTANDING}")));
         }
-        if let Err(error) = self.collector.settle(ledger, id, collected).await {
+        if let Err(error) = self.collector.complete(journal, id, collected).await {
             style::warn(format!("the next collection releases the batch first, which failed now: {error}"));
         }
         Ok(())
@@ -401,14 +406,14 @@ impl Collection<'_> {
 const OUTSTANDING: &str = "\nThe collection stays outstanding: --resume continues it, --cancel ends it.";
 
 /// What the operator can do about it.
-fn explain(error: &CollectError, query: &Query, record: &Record, job: Option<&Job>) -> Failure {
-    if let CollectError::Impossible(_) = error {
+fn explain(error: &CollectError, query: &Query, record: &CollectionRecord, job: Option<&CollectionJob>) -> Failure {
+    if let CollectError::UnsupportedQuery(_) = error {
         return Failure::usage(error);
     }
     let outstanding = if job.is_some() { OUTSTANDING } else { "" };
-    let CollectError::Call(call) = error else {
+    let CollectError::Request(call) = error else {
         let hint = match error {
-            CollectError::Deadline(_) => {
+            CollectError::TimedOut(_) => {
                 "\nReports may still be on their way through the aggregators, or be too few: ask \
                 the leader's\noperator for 'dapbox task show'. A longer --timeout waits longer."
             }
@@ -441,8 +446,8 @@ fn explain(error: &CollectError, query: &Query, record: &Record, job: Option<&Jo
 }
 
 /// What is left of an interval of which a part was collected before.
-fn overlap_hint(record: &Record, interval: &Interval) -> String {
-    let free = record.free_within(interval);
+fn overlap_hint(record: &CollectionRecord, interval: &Interval) -> String {
+    let free = record.uncollected_within(interval);
     if free == [*interval] {
         return "\nA part of the interval was collected before, and not by a collection that is recorded here. A report is\n\
                 counted once only: use a later --since."

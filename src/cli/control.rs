@@ -193,7 +193,7 @@ impl Socket {
     /// The proxies that the server's requests go through.
     pub async fn proxies(&self) -> Result<Proxies, Failure> {
         let variables: BTreeMap<String, String> = self.get(Method::GET, "/proxies", None).await?;
-        Ok(Proxies::of(variables))
+        Ok(Proxies::from_vars(variables))
     }
 
     /// All that is to be seen of the server.

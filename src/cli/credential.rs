@@ -8,7 +8,7 @@ use super::{Failure, pasted::read_file};
 use crate::{
     hpke::{Keypair, Suite},
     model::{HpkeConfig, Secret},
-    wire::pasted,
+    wire::parse_bytes,
 };
 
 /// The longest such file that is read, in bytes. They have a few hundred.
@@ -53,8 +53,9 @@ impl Credential {
         })?;
         let suite = Suite::from_names(&file.kem, &file.kdf, &file.aead).map_err(|error| error.to_string())?;
         let [public, private] = suite.key_lengths().ok_or_else(|| format!("unsupported HPKE cipher suite {suite}"))?;
-        let public_key = pasted::bytes(&file.public_key, &[public]).map_err(|why| format!("public_key: {why}"))?;
-        let private_key = pasted::bytes(&file.private_key, &[private]).map_err(|why| format!("private_key: {why}"))?;
+        let public_key = parse_bytes::parse(&file.public_key, &[public]).map_err(|why| format!("public_key: {why}"))?;
+        let private_key =
+            parse_bytes::parse(&file.private_key, &[private]).map_err(|why| format!("private_key: {why}"))?;
         let Suite { kem_id, kdf_id, aead_id } = suite;
         let config = HpkeConfig { id: file.id, kem_id, kdf_id, aead_id, public_key };
         let keypair = Keypair::from_parts(config, Secret::new(private_key)).map_err(|error| error.to_string())?;

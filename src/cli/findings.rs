@@ -8,7 +8,7 @@ use super::{
 };
 
 /// The narrowest column that text is wrapped to, in characters.
-const MIN_ROOM: usize = 20;
+const MIN_TEXT_WIDTH: usize = 20;
 
 /// What a check found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,11 +40,11 @@ pub enum Severity {
 }
 
 /// What was found if all is well, or what is wrong.
-pub type Verdict = Result<String, Trouble>;
+pub type CheckResult = Result<String, CheckIssue>;
 
 /// What is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct CheckIssue {
     /// How bad it is.
     pub severity: Severity,
     /// What was found.
@@ -54,17 +54,17 @@ pub struct Trouble {
 }
 
 /// It works, and may not for long or not as it is meant to.
-pub fn warning(detail: impl Into<String>, remedy: impl Into<String>) -> Verdict {
-    Err(Trouble { severity: Severity::Warning, detail: detail.into(), remedy: remedy.into() })
+pub fn warning(detail: impl Into<String>, remedy: impl Into<String>) -> CheckResult {
+    Err(CheckIssue { severity: Severity::Warning, detail: detail.into(), remedy: remedy.into() })
 }
 
 /// It does not work.
-pub fn failed(detail: impl Into<String>, remedy: impl Into<String>) -> Verdict {
-    Err(Trouble { severity: Severity::Failed, detail: detail.into(), remedy: remedy.into() })
+pub fn failed(detail: impl Into<String>, remedy: impl Into<String>) -> CheckResult {
+    Err(CheckIssue { severity: Severity::Failed, detail: detail.into(), remedy: remedy.into() })
 }
 
 /// All is well.
-pub fn good(detail: impl Into<String>) -> Verdict {
+pub fn passed(detail: impl Into<String>) -> CheckResult {
     Ok(detail.into())
 }
 
@@ -77,7 +77,7 @@ pub fn sentence(text: &str) -> String {
 
 impl Finding {
     /// What a check with this name says.
-    pub fn new(name: &'static str, verdict: Verdict) -> Self {
+    pub fn new(name: &'static str, verdict: CheckResult) -> Self {
         let (outcome, detail, remedy) = match verdict {
             Ok(detail) => (Severity::Ok, detail, None),
             Err(trouble) => (trouble.severity, trouble.detail, Some(trouble.remedy)),
@@ -86,7 +86,7 @@ impl Finding {
     }
 
     /// The same about one of several.
-    pub fn about(self, subject: impl Into<String>) -> Self {
+    pub fn with_subject(self, subject: impl Into<String>) -> Self {
         Self { subject: Some(subject.into()), ..self }
     }
 }
@@ -111,7 +111,7 @@ pub fn show(findings: &[Finding], style: Style) -> String {
             Severity::Failed => style.bad("failed "),
         };
         let detail = subject.as_ref().map_or_else(|| detail.clone(), |subject| format!("{subject}: {detail}"));
-        let room = style.width().saturating_sub(indent.len()).max(MIN_ROOM);
+        let room = style.width().saturating_sub(indent.len()).max(MIN_TEXT_WIDTH);
         let mut lines = wrap(&detail, room);
         let remedy = wrap(remedy.as_deref().unwrap_or_default(), room);
         lines.extend(remedy.iter().map(|line| style.bold(line)));
@@ -137,11 +137,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn findings_are_aligned_fit_the_width_and_say_what_to_do() {
+    fn renders_findings_aligned_within_width() {
         let detail = "there is something to say about this that is longer than a line of a terminal";
         let findings = [
-            Finding::new("one", good(detail)),
-            Finding::new("another", failed(detail, "call somebody, who comes")).about("https://a.example"),
+            Finding::new("one", passed(detail)),
+            Finding::new("another", failed(detail, "call somebody, who comes")).with_subject("https://a.example"),
         ];
         let text = show(&findings, Style::plain());
         assert!(text.starts_with("  ok       one      there is something"), "{text}");

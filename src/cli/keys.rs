@@ -5,10 +5,10 @@ use reqwest::{Method, StatusCode};
 use super::{
     Failure, Outcome,
     args::{ConfigArgs, DestructiveArgs, Format},
-    calendar,
     control::{Control, refused},
     style::{Style, say},
     task::confirmed,
+    timestamp,
 };
 use crate::{
     aggregator::keys::{Policy, Request},
@@ -169,10 +169,10 @@ fn line(key: &ListedKey, width: usize, style: Style) -> String {
     let state = format!("{:<7}", status.state.name());
     let state = if status.state == KeyState::Active { style.good(&state) } else { state };
     let next = match (status.state, status.until, kept_by) {
-        (KeyState::Pending, Some(until), _) => format!("handed out from {}", calendar::show(until)),
-        (KeyState::Active, Some(until), _) => format!("replaced {}", calendar::show(until)),
+        (KeyState::Pending, Some(until), _) => format!("handed out from {}", timestamp::show(until)),
+        (KeyState::Active, Some(until), _) => format!("replaced {}", timestamp::show(until)),
         (KeyState::Active, None, _) => "not replaced by itself".to_owned(),
-        (KeyState::Expired, Some(until), _) => format!("kept until {}", calendar::show(until)),
+        (KeyState::Expired, Some(until), _) => format!("kept until {}", timestamp::show(until)),
         (KeyState::Expired, None, Some(task)) => format!("kept for task {task}, which keeps reports for ever"),
         (KeyState::Pending | KeyState::Expired, None, _) => String::new(),
     };
@@ -245,7 +245,7 @@ fn sentence(change: &KeyChange) -> String {
     let KeyChange { id, suite, before, after, until } = change;
     let what = match (before, after) {
         (_, Some(KeyState::Pending)) => {
-            let from = until.map(calendar::show).unwrap_or_default();
+            let from = until.map(timestamp::show).unwrap_or_default();
             format!("is made, and handed out from {from}. Let a backup have it until then")
         }
         (None, Some(_)) => "is made, and handed out from now on".to_owned(),

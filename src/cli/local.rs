@@ -134,7 +134,7 @@ impl Node {
 
     /// Its base URL for task files, where it speaks a revision.
     pub fn url(&self, revision: Revision) -> String {
-        format!("{}/{}/", self.origin, wire::of(revision).prefix())
+        format!("{}/{}/", self.origin, wire::for_revision(revision).path_prefix())
     }
 
     /// Where to watch it, if it can be watched.

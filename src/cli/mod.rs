@@ -46,7 +46,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     store,
-    support::{calendar, version::VERSION},
+    support::{timestamp, version::VERSION},
 };
 
 /// What the command line says. Exit codes: 0 success, 1 failure, 2 wrong usage.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     model::{BatchMode, Duration, VdafConfig},
-    support::span,
+    support::duration,
 };
 
 /// Arguments of `dapbox pair`.
@@ -131,7 +131,7 @@ fn check_known(args: &Args, files: &TaskFiles, ports: [u16; 2]) -> Outcome {
             show::revision(task.revision),
             show::vdaf(&task.vdaf),
             show::batches(task.batch, task.min_batch_size),
-            span::show(*task.time_precision),
+            duration::show(*task.time_precision),
             ports[0],
             ports[1],
         ))),

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use super::Failure;
-use crate::{model::TaskId, support::files, wire::pasted};
+use crate::{model::TaskId, support::files, wire::parse_bytes};
 
 /// For clap: a task's id.
 pub fn task_id(text: &str) -> Result<TaskId, String> {
-    let bytes = pasted::bytes(text, &[32])?;
+    let bytes = parse_bytes::parse(text, &[32])?;
     TaskId::try_from(bytes.as_slice()).map_err(|error| error.to_string())
 }
 

@@ -9,8 +9,9 @@ use std::{
 use super::{
     Failure, Outcome,
     args::{ConfigArgs, Format},
-    backup, calendar, show,
+    backup, show,
     style::{self, Style, say},
+    timestamp,
 };
 use crate::{
     aggregator::restored::{self, Restored},
@@ -100,15 +101,15 @@ fn describe(restored: &Restored, args: &ConfigArgs, config: &Config, style: Styl
         What to do next:\n  \
         1. See to it that the old data directory is never served again.\n",
         style.good("Restored."),
-        calendar::show(restored.moment),
+        timestamp::show(restored.moment),
         style::counted(restored.tasks.len() as u64, "task"),
-        calendar::show(restored.closed_before),
+        timestamp::show(restored.closed_before),
     );
     if !restored.tasks.is_empty() {
         text.push_str("  2. Have the other aggregator of each task close the same past, before it meets this one:\n");
     }
     for task in &restored.tasks {
-        let command = format!("dapbox task close {} --before {}", task.id, calendar::show(task.closed_before));
+        let command = format!("dapbox task close {} --before {}", task.id, timestamp::show(task.closed_before));
         text.push_str(&format!(
             "       {}  {}\n",
             style.accent(&command),

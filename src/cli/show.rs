@@ -3,21 +3,21 @@
 use std::fmt::Write;
 
 use super::{
-    calendar,
     style::{self, Style},
+    timestamp,
 };
 use crate::{
     aggregator::counters::{self, AGGREGATE_SUCCESS},
-    collector::Collected,
+    collector::CollectedAggregate,
     model::{Interval, Revision, Role, TaskId, VdafConfig},
     store::name::TaskName,
-    support::{span, words},
+    support::{duration, format},
     vdaf::AggregateResult,
     views::status::{CollectedBatchStatus, Provisioned, SetUpInBand, TaskStatus},
     wire,
 };
 
-pub use crate::support::words::{batches, vdaf};
+pub use crate::support::format::{batches, vdaf};
 
 /// A party's name.
 pub fn role(role: Role) -> &'static str {
@@ -31,7 +31,7 @@ pub fn role(role: Role) -> &'static str {
 
 /// A revision's name, which is also its path: `dap-09`.
 pub fn revision(revision: Revision) -> String {
-    wire::of(revision).prefix().to_owned()
+    wire::for_revision(revision).path_prefix().to_owned()
 }
 
 /// A task's name and id, or its id alone.
@@ -81,9 +81,9 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     line("measures", vdaf(&task.vdaf));
     line("batches", batches(task.batch_mode, task.min_batch_size));
     if let Some(epsilon) = task.noise {
-        line("noise", words::noise(&task.vdaf, epsilon));
+        line("noise", format::noise(&task.vdaf, epsilon));
     }
-    line("time precision", span::show(std::time::Duration::from_secs(task.time_precision.0)));
+    line("time precision", duration::show(std::time::Duration::from_secs(task.time_precision.0)));
     if !task.info.is_empty() {
         // Quoted, as it may be anything.
         line("info", format!("{:?}", task.info));
@@ -92,7 +92,7 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
         line("open", interval(open));
     }
     if let Some(end) = task.task_expiration {
-        line("expires", calendar::show(end));
+        line("expires", timestamp::show(end));
     }
     if let Some(provisioned) = &task.provisioned {
         line("set up", provisioned_by(provisioned));
@@ -101,7 +101,7 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
         line("set up", set_up_in_band(in_band));
     }
     if let Some(horizon) = task.horizon {
-        line("closed before", calendar::show(horizon));
+        line("closed before", timestamp::show(horizon));
     }
     line("waiting", style::counted(task.waiting, "report"));
     line("in flight", style::counted(task.jobs, "aggregation job"));
@@ -125,7 +125,7 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     }
     for batch in &task.collected {
         let reports = batch.report_count.map(|count| format!("  {}", style::counted(count, "report")));
-        let fetched = batch.fetched.map(|at| format!(" {}", calendar::show(at))).unwrap_or_default();
+        let fetched = batch.fetched.map(|at| format!(" {}", timestamp::show(at))).unwrap_or_default();
         let (name, result) = (collected_batch(batch), batch.result.name());
         let _ = writeln!(text, "    {name}{}  {result}{fetched}", reports.unwrap_or_default());
     }
@@ -161,26 +161,26 @@ pub fn collected_batch(batch: &CollectedBatchStatus) -> String {
 /// That a control plane has set a task up, and whether anything came of it.
 pub fn provisioned_by(Provisioned { at, by, is_untouched, removed_from }: &Provisioned) -> String {
     let came = if *is_untouched { ", and nobody has contacted it yet" } else { "" };
-    let end = removed_from.map(|from| format!("; removed from {} on, unless somebody does", calendar::show(from)));
+    let end = removed_from.map(|from| format!("; removed from {} on, unless somebody does", timestamp::show(from)));
     format!(
         "by a control plane, {}, with the API token {by}{came}{}",
-        calendar::show(*at),
+        timestamp::show(*at),
         end.filter(|_| *is_untouched).unwrap_or_default()
     )
 }
 
 /// That a task was set up in-band.
 pub fn set_up_in_band(SetUpInBand { at, peer }: &SetUpInBand) -> String {
-    format!("in-band, {}, with the peer {peer}", calendar::show(*at))
+    format!("in-band, {}, with the peer {peer}", timestamp::show(*at))
 }
 
 /// A half-open interval.
 pub fn interval(interval: Interval) -> String {
-    format!("{} to {}", calendar::show(interval.start()), calendar::show(interval.end()))
+    format!("{} to {}", timestamp::show(interval.start()), timestamp::show(interval.end()))
 }
 
 /// A collected aggregate; histograms and vectors are drawn.
-pub fn collected(collected: &Collected, config: &VdafConfig, style: Style) -> String {
+pub fn collected(collected: &CollectedAggregate, config: &VdafConfig, style: Style) -> String {
     let mut text = format!(
         "{} from {}\n",
         style.bold(&style::counted(collected.report_count, "report")),
@@ -254,11 +254,11 @@ mod tests {
 
     #[test]
     fn what_noise_took_below_zero_is_below_zero() {
-        let collected = Collected {
+        let collected = CollectedAggregate {
             report_count: 1200,
             interval: Interval::new(Time(3600), Duration(3600)).unwrap(),
             batch_id: None,
-            place: None,
+            location: None,
             result: AggregateResult::Noisy(vec![-1003, 0, 1200]),
         };
         let vdaf = VdafConfig::Prio3Histogram { length: 3, chunk_length: 1 };

@@ -10,7 +10,7 @@ use std::{
 use console::Term;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
-pub use crate::support::words::{count, counted};
+pub use crate::support::format::{count, counted};
 
 /// The widest line that is written where nothing tells how wide lines may be, in columns.
 pub const WIDTH: usize = 80;

@@ -8,7 +8,7 @@ use std::{io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, calendar};
+use super::{Failure, timestamp};
 use crate::{
     aggregator::tasks::check_urls,
     client::Client,
@@ -20,7 +20,7 @@ use crate::{
         TaskParameters, Time, TokenHash, VdafConfig, base_url,
         secret::{base64url, token},
     },
-    peer::{Peer, Retries},
+    peer::{Peer, RetryPolicy},
     store::name::TaskName,
     support::files,
     vdaf, wire,
@@ -215,9 +215,9 @@ impl Parameters {
             _ => {}
         }
         check_urls(&self.parameters()).map_err(|why| format!("the task's {why}"))?;
-        wire::of(self.revision).check_task(&self.parameters()).map_err(|why| format!("the task's {why}"))?;
+        wire::for_revision(self.revision).check_task(&self.parameters()).map_err(|why| format!("the task's {why}"))?;
         let Some(Configuration(bytes)) = &self.configuration else { return Ok(()) };
-        let taskprov = wire::taskprov::of(self.revision).ok_or("the task cannot be set up in-band")?;
+        let taskprov = wire::taskprov::for_revision(self.revision).ok_or("the task cannot be set up in-band")?;
         match taskprov.decode(&Bytes::copy_from_slice(bytes)) {
             Ok(says) if says.public == self.parameters() => Ok(()),
             Ok(_) => Err("the task's configuration, which goes with every request, says something else".to_owned()),
@@ -230,7 +230,7 @@ impl TaskFiles {
     /// Draws all keys and tokens of a new task. Refuses one that its protocol cannot express.
     pub fn generate(task: Parameters, verify_key: &VerifyKey) -> Result<Self, Failure> {
         task.check().map_err(Failure::usage)?;
-        let length = vdaf::of_task(&task.parameters()).map_err(Failure::usage)?.verify_key_length();
+        let length = vdaf::preparer_for_task(&task.parameters()).map_err(Failure::usage)?.verify_key_length();
         let verify_key_id = verify_key.id;
         let verify_key = match &verify_key.seed {
             Some(seed) => vdaf::derive_verify_key(seed, &task.id, length),
@@ -317,9 +317,9 @@ impl TaskFile {
 
     /// The client of the task.
     pub fn client(&self, peer: Peer) -> Result<Client, Failure> {
-        let client = Client::new(self.parameters(), peer, Retries::default())?;
+        let client = Client::new(self.parameters(), peer, RetryPolicy::default())?;
         Ok(match &self.task.configuration {
-            Some(Configuration(bytes)) => client.advertising(bytes),
+            Some(Configuration(bytes)) => client.with_advertisement(bytes),
             None => client,
         })
     }
@@ -475,17 +475,17 @@ const COMMENTS: [(&str, &str); 25] = [
 mod instant {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    use super::{Time, calendar};
+    use super::{Time, timestamp};
 
     pub fn serialize<S: Serializer>(time: &Option<Time>, serializer: S) -> Result<S::Ok, S::Error> {
         match time {
-            Some(time) => serializer.serialize_str(&calendar::show(*time)),
+            Some(time) => serializer.serialize_str(&timestamp::show(*time)),
             None => serializer.serialize_none(),
         }
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Time>, D::Error> {
-        calendar::parse(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
+        timestamp::parse(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
     }
 }
 

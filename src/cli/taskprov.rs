@@ -185,7 +185,7 @@ fn task(args: TaskArgs) -> Outcome {
     scrutinize(&drawn)?;
     let info = args.info.unwrap_or_else(|| drawn.id.to_string());
     let made = advertise(drawn.parameters(), Bytes::from(info), MAX_BATCH_QUERY_COUNT).map_err(Failure::usage)?;
-    let id = made.says.public.id;
+    let id = made.configuration.public.id;
     let task = Parameters { id, configuration: Some(Configuration(made.bytes.to_vec())), ..drawn };
     let since = Some(task.first_collected(Time::now()));
     let part =

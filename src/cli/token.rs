@@ -6,9 +6,9 @@ use serde::Serialize;
 use super::{
     Failure, Outcome,
     args::{ConfigArgs, Format, duration},
-    calendar,
     control::{Control, refused},
     style::{Style, say},
+    timestamp,
 };
 use crate::{
     config::Config,
@@ -163,7 +163,7 @@ pub fn draw(name: &str, expires_in: Option<std::time::Duration>) -> (Secret, Api
 
 /// For how long a token is good, for people.
 pub fn good(until: Option<Time>) -> String {
-    until.map_or_else(|| "until it is revoked".to_owned(), |until| format!("until {}", calendar::show(until)))
+    until.map_or_else(|| "until it is revoked".to_owned(), |until| format!("until {}", timestamp::show(until)))
 }
 
 /// Where it is to be shown.
@@ -202,11 +202,11 @@ fn line(status: &ApiTokenStatus, width: usize, now: Time, style: Style) -> Strin
     let ApiTokenStatus { token, last_used } = status;
     let until = match token.until {
         None => "until it is revoked".to_owned(),
-        Some(until) if token.is_good(now) => format!("until {}", calendar::show(until)),
-        Some(until) => style.bad(&format!("expired {}", calendar::show(until))),
+        Some(until) if token.is_good(now) => format!("until {}", timestamp::show(until)),
+        Some(until) => style.bad(&format!("expired {}", timestamp::show(until))),
     };
-    let used = last_used.map_or_else(String::new, |at| format!(", last used {}", calendar::show(at)));
-    let made = style.dim(&format!("made {}", calendar::show(token.created)));
+    let used = last_used.map_or_else(String::new, |at| format!(", last used {}", timestamp::show(at)));
+    let made = style.dim(&format!("made {}", timestamp::show(token.created)));
     format!("{:<width$}  {until}{used}  {made}", token.name)
 }
 

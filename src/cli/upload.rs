@@ -16,12 +16,13 @@ use serde::Serialize;
 use super::{
     Failure, Outcome,
     args::{Format, PeerArgs},
-    calendar, show,
+    show,
     style::{self, Style, say},
     taskfile::{TaskFile, UNITS_BEFORE},
+    timestamp,
 };
 use crate::{
-    client::{Client, Summary},
+    client::{Client, UploadSummary},
     model::{Duration, Role, TaskParameters, Time},
     vdaf::Measurement,
 };
@@ -53,7 +54,7 @@ pub struct Args {
     #[command(flatten)]
     csv: CsvArgs,
     /// When it was measured, instead of now.
-    #[arg(long, value_parser = calendar::parse)]
+    #[arg(long, value_parser = timestamp::parse)]
     time: Option<Time>,
     /// How many uploads are in progress at once.
     #[arg(long, value_name = "N", default_value_t = 32)]
@@ -120,7 +121,7 @@ struct Output<'a> {
 /// What became of measurements, and of those that were not uploaded.
 #[derive(Debug, Default)]
 struct Report {
-    summary: Summary,
+    summary: UploadSummary,
     /// How many there are.
     total: u64,
     /// How many of them are bad and were left out.
@@ -171,7 +172,7 @@ fn refuse_secrets(file: &TaskFile, path: &Path) -> Outcome {
 fn note_early(time: Time, now: Time, task: &TaskParameters) {
     let unit = task.time_precision;
     if time < now.saturating_sub(Duration(unit.0.saturating_mul(UNITS_BEFORE))) {
-        let since = calendar::show(time.truncate(unit));
+        let since = timestamp::show(time.truncate(unit));
         style::note(format!(
             "if the task was made later, the collector finds this with 'collect --since {since}' only"
         ));
@@ -184,9 +185,9 @@ pub async fn upload(
     measurements: Vec<Measurement>,
     time: Option<Time>,
     concurrency: usize,
-) -> Summary {
+) -> UploadSummary {
     let bar = (measurements.len() > 1).then(|| style::progress(measurements.len() as u64, "uploading"));
-    let progress = |summary: &Summary| {
+    let progress = |summary: &UploadSummary| {
         bar.iter().for_each(|bar| bar.set_position(summary.accepted + summary.rejected_total()));
     };
     let summary = client.upload_many(measurements, time, concurrency, progress).await;

@@ -49,7 +49,7 @@ struct Hpke {
 impl Version {
     fn of_this() -> Self {
         let protocol = |revision| Protocol {
-            dap: wire::of(revision).prefix(),
+            dap: wire::for_revision(revision).path_prefix(),
             vdaf: match revision {
                 Revision::Dap09 => "vdaf-08",
                 Revision::Dap18 => "vdaf-18",

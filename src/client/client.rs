@@ -1,9 +1,9 @@
 //! The client of a task: splits a measurement in two, seals each half to its aggregator, and uploads it
 //! (DAP-09 section 4.4, DAP-18 section 4.4).
 
+mod bulk;
+mod error;
 mod journal;
-mod many;
-mod refused;
 
 use std::{
     sync::{
@@ -15,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::peer::{CallError, Peer, Retries, retry};
+use crate::peer::{Peer, RequestError, RetryPolicy, retry};
 use dapbox_protocol::{
     hpke::{self, Suite},
     model::{
@@ -27,9 +27,9 @@ use dapbox_protocol::{
 };
 use dapbox_support::Fault;
 
+pub use bulk::{UploadSummary, rejects_report};
+pub use error::ClientError;
 pub use journal::{InFlight, Journal};
-pub use many::{Summary, rejects_the_report};
-pub use refused::ClientError;
 
 /// How long an aggregator's keys are kept when it does not say.
 const DEFAULT_MAX_AGE: Span = Span::from_secs(86_400);
@@ -48,7 +48,7 @@ pub struct Client {
     task: TaskParameters,
     preparer: Arc<dyn Preparer>,
     peer: Peer,
-    retries: Retries,
+    retries: RetryPolicy,
     in_band: Option<InBand>,
     keys: Mutex<Option<Cached>>,
 }
@@ -67,15 +67,15 @@ struct Cached {
 
 impl Client {
     /// A client for a task. Fails if the task's parameters are wrong.
-    pub fn new(task: TaskParameters, peer: Peer, retries: Retries) -> Result<Self, ClientError> {
+    pub fn new(task: TaskParameters, peer: Peer, retries: RetryPolicy) -> Result<Self, ClientError> {
         let preparer = vdaf::preparer(task.revision, &task.vdaf)?;
         Ok(Self { task, preparer, peer, retries, in_band: None, keys: Mutex::new(None) })
     }
 
     /// The same for a task that is set up in-band with this configuration, which goes with every upload
     /// (draft-wang-ppm-dap-taskprov-06 section 4).
-    pub fn advertising(self, configuration: &[u8]) -> Self {
-        let in_band = taskprov::of(self.task.revision).map(|taskprov| {
+    pub fn with_advertisement(self, configuration: &[u8]) -> Self {
+        let in_band = taskprov::for_revision(self.task.revision).map(|taskprov| {
             let extension = taskprov.report_extension().map(|kind| Extension { kind, data: Bytes::new() });
             InBand { advertisement: taskprov.encode_header(configuration), extensions: extension.into_iter().collect() }
         });
@@ -112,24 +112,24 @@ impl Client {
     /// [`reports_per_upload`](wire::Wire::reports_per_upload) says, and returns which were refused, in their order.
     /// Sending the same ones again is harmless, so that is tried.
     pub async fn send(&self, reports: &[Report]) -> Result<Vec<(ReportId, ReportError)>, ClientError> {
-        let wire = wire::of(self.task.revision);
+        let wire = wire::for_revision(self.task.revision);
         let body = Bytes::from(wire.encode_upload(&self.task, reports));
         let advertisement = self.in_band.as_ref().map(|in_band| in_band.advertisement.clone());
-        let call = wire.upload_call(&self.task.id).advertising(advertisement);
+        let call = wire.upload_request(&self.task.id).with_advertisement(advertisement);
         let is_lost = AtomicBool::new(false);
         let upload = async || {
             let answer =
-                self.peer.send(&self.task.leader_url, &call, None, body.clone()).await.map_err(CallError::from);
+                self.peer.send(&self.task.leader_url, &call, None, body.clone()).await.map_err(RequestError::from);
             let answer = answer.and_then(|answer| answer.expect(None)).inspect_err(|error| {
-                is_lost.fetch_or(may_have_been_taken(error), Ordering::Relaxed);
+                is_lost.fetch_or(may_have_been_accepted(error), Ordering::Relaxed);
             })?;
             let answer = if answer.body.is_empty() { answer } else { answer.expect(call.accept)? };
             let refused = wire.decode_upload_answer(&answer.body);
-            refused.map_err(|malformed| CallError::Unexpected(malformed.to_string()))
+            refused.map_err(|malformed| RequestError::Unexpected(malformed.to_string()))
         };
         let mut refused = retry(self.retries, upload).await.map_err(ClientError::Upload)?;
         if let Some((id, _)) = refused.iter().find(|(id, _)| reports.iter().all(|report| report.metadata.id != *id)) {
-            return Err(ClientError::Upload(CallError::Unexpected(format!("a report that was not sent: {id}"))));
+            return Err(ClientError::Upload(RequestError::Unexpected(format!("a report that was not sent: {id}"))));
         }
         if is_lost.into_inner() {
             // What an earlier attempt brought there, of which we did not get to hear.
@@ -171,14 +171,14 @@ impl Client {
     /// 4.4.1).
     async fn fetch(&self, role: Role) -> Result<(HpkeConfig, Span), ClientError> {
         let url = if role == Role::Leader { &self.task.leader_url } else { &self.task.helper_url };
-        let wire = wire::of(self.task.revision);
+        let wire = wire::for_revision(self.task.revision);
         // A task that is set up in-band may not be known there yet.
-        let call = wire.hpke_config_call(Some(&self.task.id).filter(|_| self.in_band.is_none()));
+        let call = wire.hpke_config_request(Some(&self.task.id).filter(|_| self.in_band.is_none()));
         let answer = retry(self.retries, || self.peer.call(url, &call, None, Bytes::new()))
             .await
             .map_err(|cause| ClientError::Keys { role, url: url.to_owned(), cause })?;
         let key =
-            choose(wire.decode_hpke_configs(&answer.body)).map_err(|why| ClientError::NoUsableKey { role, why })?;
+            select_key(wire.decode_hpke_configs(&answer.body)).map_err(|why| ClientError::NoUsableKey { role, why })?;
         Ok((key, answer.max_age.unwrap_or(DEFAULT_MAX_AGE)))
     }
 }
@@ -188,7 +188,7 @@ impl Client {
 ///
 /// Each aggregator's is chosen by itself. A share tells nothing without the other, so whoever records both and has a quantum
 /// computer later is kept out by one that is sealed like that.
-fn choose(configs: Result<Vec<HpkeConfig>, Malformed>) -> Result<HpkeConfig, String> {
+fn select_key(configs: Result<Vec<HpkeConfig>, Malformed>) -> Result<HpkeConfig, String> {
     let configs = configs.map_err(|e| e.to_string())?;
     let count = configs.len();
     let (strong, others): (Vec<_>, Vec<_>) =
@@ -200,12 +200,12 @@ fn choose(configs: Result<Vec<HpkeConfig>, Malformed>) -> Result<HpkeConfig, Str
 }
 
 /// Whether the leader may have taken the reports of a request that failed.
-fn may_have_been_taken(error: &CallError) -> bool {
+fn may_have_been_accepted(error: &RequestError) -> bool {
     match error {
-        CallError::Unanswered(error) => !error.never_sent(),
+        RequestError::NoAnswer(error) => !error.never_sent(),
         // Of a long upload, what came before the disk was full is taken.
-        CallError::Refused(problem) => matches!(problem.status, 500 | 502 | 504 | 507),
-        CallError::Unexpected(_) => true,
+        RequestError::Refused(problem) => matches!(problem.status, 500 | 502 | 504 | 507),
+        RequestError::Unexpected(_) => true,
     }
 }
 
@@ -230,7 +230,7 @@ fn make_report_with(
     measurement: &Measurement,
     time: Time,
 ) -> Result<Report, ClientError> {
-    let wire = wire::of(task.revision);
+    let wire = wire::for_revision(task.revision);
     let metadata = ReportMetadata { id: ReportId::random(), time: time.truncate(task.time_precision) };
     let shares = preparer.shard(&wire.vdaf_context(&task.id), measurement, &metadata.id)?;
     let aad = wire.input_share_aad(task, &metadata, &[], &shares.public_share);

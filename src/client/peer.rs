@@ -3,8 +3,8 @@
 //! [`Backoff`] for one that has other things to do meanwhile.
 
 mod backoff;
-mod names;
 mod proxy;
+mod resolver;
 mod retry;
 mod trust;
 
@@ -23,25 +23,25 @@ use url::Url;
 
 use dapbox_protocol::{
     model::{Revision, Secret},
-    wire::{self, Call, Problem, ProblemType, media, problem, taskprov},
+    wire::{self, Problem, ProblemType, RequestSpec, media, problem, taskprov},
 };
 use dapbox_support::{Act, Failpoints, Fault, Phase, Point};
 
 pub use backoff::Backoff;
-pub use names::{NameError, Names};
 pub use proxy::{Proxies, Proxy};
-pub use retry::{Retries, retry};
-pub use trust::{Roots, RootsError, client_config};
+pub use resolver::{LookupError, Resolver};
+pub use retry::{RetryPolicy, retry};
+pub use trust::{RootCertificates, RootCertificatesError, client_config};
 
 /// The longest `Location` that is followed, in bytes: a leader stores it.
 const MAX_LOCATION: usize = 2048;
 /// The most memory, in bytes, that is taken for an answer before it comes.
-const MAX_TRUSTED: u64 = 1 << 20;
+const MAX_PREALLOCATION: u64 = 1 << 20;
 /// How long a peer may be silent, where requests share a connection (HTTP/2), before it is asked whether it is there. One
 /// that has vanished would have all requests until the system gives the connection up, which takes many minutes.
-const PING: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// How long it may take over that answer.
-const PONG: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The HTTP status of a request that was taken and is not done (RFC 9110 section 15.3.3).
 const ACCEPTED: u16 = 202;
 /// The HTTP status of a proxy that wants a password (RFC 9110 section 15.5.8).
@@ -57,7 +57,7 @@ pub struct PeerOptions {
     /// The longest answer in bytes.
     pub max_answer_bytes: usize,
     /// Whose certificates are believed besides those that everybody believes.
-    pub roots: Roots,
+    pub roots: RootCertificates,
     /// What is made to fail: nothing, outside of tests.
     pub failpoints: Failpoints,
     /// Where a token stands.
@@ -84,11 +84,11 @@ impl Default for PeerOptions {
             connect_timeout: Duration::from_secs(10),
             timeout: Duration::from_secs(60),
             max_answer_bytes: 128 << 20,
-            roots: Roots::default(),
+            roots: RootCertificates::default(),
             failpoints: Failpoints::default(),
             token_header: TokenHeader::default(),
             max_idle: usize::MAX,
-            proxies: Proxies::of_process(),
+            proxies: Proxies::from_env(),
         }
     }
 }
@@ -99,7 +99,7 @@ pub struct Peer {
     http: reqwest::Client,
     options: PeerOptions,
     /// Tokens to try where the one of a request is refused.
-    older_tokens: Vec<Secret>,
+    fallback_tokens: Vec<Secret>,
     /// The name of the request, for those who want it to fail.
     point: Option<Point>,
 }
@@ -131,7 +131,7 @@ pub struct Reply {
     /// The HTTP status.
     pub status: u16,
     /// The path of the resource below the peer's base URL, if it is known.
-    pub place: Option<String>,
+    pub location: Option<String>,
     /// The resource, if it is ready.
     pub ready: Option<Bytes>,
     /// For how long the peer asks us to stay away.
@@ -143,7 +143,7 @@ pub struct Reply {
 pub enum PeerError {
     /// The address is not an `http` or `https` URL, or a header cannot be written. Nothing was sent.
     #[error("cannot ask {url}: {why}")]
-    Impossible {
+    InvalidRequest {
         /// The address.
         url: String,
         /// What is wrong.
@@ -159,7 +159,7 @@ pub enum PeerError {
     },
     /// The server's certificate is not believed, so that there was no connection. Nothing was sent.
     #[error("{url} cannot be trusted: {why}")]
-    Untrusted {
+    UntrustedCertificate {
         /// The address.
         url: String,
         /// What is wrong with the certificate, and what to do if the server is the right one.
@@ -181,7 +181,7 @@ pub enum PeerError {
     },
     /// The answer is longer than we accept. The peer has acted on the request.
     #[error("the answer of {url} is longer than {limit} bytes")]
-    TooLong {
+    AnswerTooLong {
         /// The address.
         url: String,
         /// The most that we accept.
@@ -191,10 +191,10 @@ pub enum PeerError {
 
 /// Why a call did not get what it asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
+pub enum RequestError {
     /// There is no answer.
     #[error(transparent)]
-    Unanswered(#[from] PeerError),
+    NoAnswer(#[from] PeerError),
     /// The peer refused.
     #[error("{0}")]
     Refused(Box<Problem>),
@@ -206,20 +206,20 @@ pub enum CallError {
 impl PeerError {
     /// Whether it is certain that the peer never saw the request.
     pub fn never_sent(&self) -> bool {
-        matches!(self, Self::Impossible { .. } | Self::Connect { .. } | Self::Untrusted { .. })
+        matches!(self, Self::InvalidRequest { .. } | Self::Connect { .. } | Self::UntrustedCertificate { .. })
     }
 
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
-        !matches!(self, Self::Impossible { .. } | Self::Untrusted { .. } | Self::TooLong { .. })
+        !matches!(self, Self::InvalidRequest { .. } | Self::UntrustedCertificate { .. } | Self::AnswerTooLong { .. })
     }
 }
 
-impl CallError {
+impl RequestError {
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unanswered(error) => error.is_retryable(),
+            Self::NoAnswer(error) => error.is_retryable(),
             Self::Refused(problem) => is_retryable(problem.status),
             Self::Unexpected(_) => false,
         }
@@ -254,28 +254,27 @@ pub fn join(base: &str, path: &str) -> String {
 
 /// Where a revision of the protocol is spoken, below the public URL of an aggregator of ours.
 pub fn dap_url(public_url: &str, revision: Revision) -> String {
-    join(public_url, &format!("{}/", wire::of(revision).prefix()))
+    join(public_url, &format!("{}/", wire::for_revision(revision).path_prefix()))
 }
 
 /// The path below `base` of what a `Location` header names (RFC 9110 section 10.2.2), in an answer to a request for
 /// `path`. Anywhere else is refused: our credentials are for this peer alone.
-fn place_below(base: &str, path: &str, location: &str) -> Result<String, CallError> {
+fn resolve_location(base: &str, path: &str, location: &str) -> Result<String, RequestError> {
     let below = || {
         let asked = Url::parse(&join(base, path)).ok()?;
-        let place = asked.join(location).ok()?;
+        let location = asked.join(location).ok()?;
         // Parsing has resolved all dots, so that what begins like the base is below it.
-        let base = Url::parse(&join(base, "")).ok().filter(|base| base.origin() == place.origin())?;
-        // A base that ends in several slashes is the same place for a server that counts only one.
+        let base = Url::parse(&join(base, "")).ok().filter(|base| base.origin() == location.origin())?;
+        // A base that ends in several slashes is the same location for a server that counts only one.
         let once = format!("{}/", base.path().trim_end_matches('/'));
-        let rest = place.path().strip_prefix(base.path()).or_else(|| place.path().strip_prefix(&once));
+        let rest = location.path().strip_prefix(base.path()).or_else(|| location.path().strip_prefix(&once));
         let rest = rest.filter(|rest| !rest.is_empty())?;
-        Some(place.query().map_or_else(|| rest.to_owned(), |query| format!("{rest}?{query}")))
+        Some(location.query().map_or_else(|| rest.to_owned(), |query| format!("{rest}?{query}")))
     };
     match location.len() {
-        0..=MAX_LOCATION => {
-            below().ok_or_else(|| CallError::Unexpected(format!("a location that is not below {base}: {location:?}")))
-        }
-        length => Err(CallError::Unexpected(format!("a location of {length} bytes"))),
+        0..=MAX_LOCATION => below()
+            .ok_or_else(|| RequestError::Unexpected(format!("a location that is not below {base}: {location:?}"))),
+        length => Err(RequestError::Unexpected(format!("a location of {length} bytes"))),
     }
 }
 
@@ -286,27 +285,27 @@ impl Peer {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(Policy::none())
-            .dns_resolver(Names::default().within(options.connect_timeout))
+            .dns_resolver(Resolver::default().within(options.connect_timeout))
             .proxy(options.proxies.for_client())
             .connect_timeout(options.connect_timeout)
             .pool_max_idle_per_host(options.max_idle)
-            .http2_keep_alive_interval(PING)
-            .http2_keep_alive_timeout(PONG)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .http2_keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .user_agent(concat!("dapbox/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|e| Fault::while_doing("making an HTTP client", innermost(&e)))?;
-        Ok(Self { http, options: options.clone(), older_tokens: Vec::new(), point: None })
+            .map_err(|e| Fault::while_doing("making an HTTP client", root_cause(&e)))?;
+        Ok(Self { http, options: options.clone(), fallback_tokens: Vec::new(), point: None })
     }
 
     /// The same client with connections of its own, to whoever these roots vouch for. None if it has no others.
-    pub fn trusting(&self, roots: Roots) -> Result<Option<Self>, Fault> {
+    pub fn with_roots(&self, roots: RootCertificates) -> Result<Option<Self>, Fault> {
         let is_new = roots != self.options.roots;
         is_new.then(|| Self::new(&PeerOptions { roots, ..self.options.clone() })).transpose()
     }
 
     /// The same client with a connection for each request. One that is used again may be closed by the other side just then,
     /// and whether it has read the request is not known: that is for requests which must not be repeated.
-    pub fn once_each(&self) -> Result<Self, Fault> {
+    pub fn without_connection_reuse(&self) -> Result<Self, Fault> {
         Self::new(&PeerOptions { max_idle: 0, ..self.options.clone() })
     }
 
@@ -321,32 +320,32 @@ impl Peer {
     }
 
     /// The same client, which presents tokens as the interop test design has it.
-    pub fn presenting_as_in_tests(&self) -> Self {
+    pub fn with_dap_auth_token_header(&self) -> Self {
         let options = PeerOptions { token_header: TokenHeader::DapAuthToken, ..self.options.clone() };
         Self { options, ..self.clone() }
     }
 
     /// The same client, for a request whose answer has at most so many bytes.
-    pub fn up_to(&self, bytes: usize) -> Self {
+    pub fn with_max_answer_bytes(&self, bytes: usize) -> Self {
         self.within(self.options.timeout, bytes.min(self.options.max_answer_bytes))
     }
 
     /// The same client, which repeats a request whose token is refused with each of these, the newest first: while a token
     /// is being replaced, nobody knows which one the peer takes.
-    pub fn or_with(&self, older_tokens: impl IntoIterator<Item = Secret>) -> Self {
-        Self { older_tokens: older_tokens.into_iter().collect(), ..self.clone() }
+    pub fn with_fallback_tokens(&self, fallback_tokens: impl IntoIterator<Item = Secret>) -> Self {
+        Self { fallback_tokens: fallback_tokens.into_iter().collect(), ..self.clone() }
     }
 
     /// Sends one request and takes the whole answer, whatever its status. Does not retry.
     pub async fn send(
         &self,
         base_url: &str,
-        call: &Call,
+        call: &RequestSpec,
         token: Option<&Secret>,
         body: Bytes,
     ) -> Result<Answer, PeerError> {
         let mut answer = self.send_with(base_url, call, token, body.clone()).await?;
-        for older in &self.older_tokens {
+        for older in &self.fallback_tokens {
             if !answer.refuses_the_token() {
                 break;
             }
@@ -358,18 +357,18 @@ impl Peer {
     async fn send_with(
         &self,
         base_url: &str,
-        call: &Call,
+        call: &RequestSpec,
         token: Option<&Secret>,
         body: Bytes,
     ) -> Result<Answer, PeerError> {
         let url = join(base_url, &call.path);
-        let via = self.options.proxies.for_url(&Url::parse(&url).map_err(|e| impossible(&url, e))?);
+        let via = self.options.proxies.for_url(&Url::parse(&url).map_err(|e| invalid_request(&url, e))?);
         // What errors call the peer: who reads them may not know of the proxy.
         let shown = via.as_ref().map_or_else(|| url.clone(), |proxy| format!("{url} through {proxy}"));
         if let Some(Proxy { url: Err(why), .. }) = &via {
-            return Err(impossible(&shown, why));
+            return Err(invalid_request(&shown, why));
         }
-        let method = Method::from_bytes(call.method.as_bytes()).map_err(|e| impossible(&url, e))?;
+        let method = Method::from_bytes(call.method.as_bytes()).map_err(|e| invalid_request(&url, e))?;
         let mut request = self.http.request(method, &url).timeout(self.options.timeout);
         if let Some(media_type) = call.content_type {
             request = request.header(CONTENT_TYPE, media_type).body(body);
@@ -379,10 +378,10 @@ impl Peer {
         }
         if let Some(token) = token {
             let (name, value) =
-                credentials(self.options.token_header, token).ok_or_else(|| impossible(&url, "unfit token"))?;
+                credentials(self.options.token_header, token).ok_or_else(|| invalid_request(&url, "unfit token"))?;
             request = request.header(name, value);
         }
-        self.pass(Phase::Before, |why| PeerError::Connect { url: url.clone(), why }).await?;
+        self.pass_failpoint(Phase::Before, |why| PeerError::Connect { url: url.clone(), why }).await?;
         let response = request.send().await.map_err(|e| classify(&shown, &e))?;
         let mut answer = self.receive(&shown, response).await?;
         if let Some(proxy) = via {
@@ -392,12 +391,12 @@ impl Peer {
             }
             answer.via = Some(proxy.to_string());
         }
-        self.pass(Phase::After, |why| PeerError::Broken { url: url.clone(), why }).await?;
+        self.pass_failpoint(Phase::After, |why| PeerError::Broken { url: url.clone(), why }).await?;
         Ok(answer)
     }
 
     /// Passes the request's failure point, if it has one.
-    async fn pass(&self, phase: Phase, fail: impl FnOnce(String) -> PeerError) -> Result<(), PeerError> {
+    async fn pass_failpoint(&self, phase: Phase, fail: impl FnOnce(String) -> PeerError) -> Result<(), PeerError> {
         let Some(point) = self.point else { return Ok(()) };
         match self.options.failpoints.at(point, phase) {
             Act::Go => {}
@@ -412,10 +411,10 @@ impl Peer {
     pub async fn call(
         &self,
         base_url: &str,
-        call: &Call,
+        call: &RequestSpec,
         token: Option<&Secret>,
         body: Bytes,
-    ) -> Result<Answer, CallError> {
+    ) -> Result<Answer, RequestError> {
         self.send(base_url, call, token, body).await?.expect(call.accept)
     }
 
@@ -423,28 +422,28 @@ impl Peer {
     pub async fn ask(
         &self,
         base_url: &str,
-        call: &Call,
+        call: &RequestSpec,
         token: Option<&Secret>,
         body: Bytes,
-    ) -> Result<Reply, CallError> {
+    ) -> Result<Reply, RequestError> {
         let answer = self.send(base_url, call, token, body).await?.expect(None)?;
-        let place = match (&call.place, &answer.location) {
-            (Some(place), _) => Some(place.clone()),
-            (None, Some(location)) => Some(place_below(base_url, &call.path, location)?),
+        let location = match (&call.resource_path, &answer.location) {
+            (Some(location), _) => Some(location.clone()),
+            (None, Some(location)) => Some(resolve_location(base_url, &call.path, location)?),
             (None, None) => None,
         };
         let (status, retry_after) = (answer.status, answer.retry_after);
-        Ok(Reply { status, place, retry_after, ready: answer.ready(call.accept)? })
+        Ok(Reply { status, location, retry_after, ready: answer.ready(call.accept)? })
     }
 
     async fn receive(&self, url: &str, mut response: Response) -> Result<Answer, PeerError> {
         let limit = self.options.max_answer_bytes;
-        let too_long = || PeerError::TooLong { url: url.to_owned(), limit };
+        let too_long = || PeerError::AnswerTooLong { url: url.to_owned(), limit };
         if response.content_length().is_some_and(|length| length > limit as u64) {
             return Err(too_long());
         }
         // What is announced may never come: so much of it is believed.
-        let announced = response.content_length().map_or(0, |length| length.min(MAX_TRUSTED) as usize);
+        let announced = response.content_length().map_or(0, |length| length.min(MAX_PREALLOCATION) as usize);
         let mut body = BytesMut::with_capacity(announced);
         while let Some(chunk) = response.chunk().await.map_err(|e| classify(url, &e))? {
             if body.len() + chunk.len() > limit {
@@ -473,14 +472,14 @@ impl Answer {
     }
 
     /// Insists on success and, if `accept` is given, on a body of that media type.
-    pub fn expect(self, accept: Option<&str>) -> Result<Self, CallError> {
+    pub fn expect(self, accept: Option<&str>) -> Result<Self, RequestError> {
         if !self.is_success() {
-            return Err(CallError::Refused(Box::new(self.problem())));
+            return Err(RequestError::Refused(Box::new(self.problem())));
         }
         match accept {
-            Some(wanted) if !self.has_type(wanted) => {
+            Some(wanted) if !self.has_media_type(wanted) => {
                 let found = self.content_type.as_deref().unwrap_or("no media type");
-                Err(CallError::Unexpected(format!("status {} with {found} instead of {wanted}", self.status)))
+                Err(RequestError::Unexpected(format!("status {} with {found} instead of {wanted}", self.status)))
             }
             _ => Ok(self),
         }
@@ -488,9 +487,9 @@ impl Answer {
 
     /// The body of a successful answer if it is of the media type `accept`. There is none yet if the peer takes its time:
     /// the body is empty then (DAP-18 section 3.1), or says something else with the status for that (DAP-09).
-    pub fn ready(self, accept: Option<&str>) -> Result<Option<Bytes>, CallError> {
+    pub fn ready(self, accept: Option<&str>) -> Result<Option<Bytes>, RequestError> {
         match accept {
-            Some(wanted) if !self.body.is_empty() && (self.status != ACCEPTED || self.has_type(wanted)) => {
+            Some(wanted) if !self.body.is_empty() && (self.status != ACCEPTED || self.has_media_type(wanted)) => {
                 self.expect(accept).map(|answer| Some(answer.body))
             }
             // Whoever expects no body is not interested in what a peer may send.
@@ -499,7 +498,7 @@ impl Answer {
     }
 
     /// Whether the body has the media type.
-    pub fn has_type(&self, wanted: &str) -> bool {
+    pub fn has_media_type(&self, wanted: &str) -> bool {
         self.content_type.as_deref().is_some_and(|found| media::matches(found, wanted))
     }
 
@@ -511,7 +510,7 @@ impl Answer {
 
     /// What the peer says is wrong.
     fn problem(&self) -> Problem {
-        let document = if self.has_type(problem::MEDIA_TYPE) { &self.body[..] } else { &[] };
+        let document = if self.has_media_type(problem::MEDIA_TYPE) { &self.body[..] } else { &[] };
         let mut problem = Problem::from_json(self.status, document);
         problem.retry_after = self.retry_after.map(|delay| delay.as_secs());
         if let (Some(proxy), true) = (&self.via, document.is_empty()) {
@@ -539,17 +538,17 @@ fn credentials(header: TokenHeader, token: &Secret) -> Option<(HeaderName, Heade
     Some((name, value))
 }
 
-fn impossible(url: &str, why: impl ToString) -> PeerError {
-    PeerError::Impossible { url: url.to_owned(), why: why.to_string() }
+fn invalid_request(url: &str, why: impl ToString) -> PeerError {
+    PeerError::InvalidRequest { url: url.to_owned(), why: why.to_string() }
 }
 
 fn classify(url: &str, error: &reqwest::Error) -> PeerError {
     let url = url.to_owned();
-    let why = innermost(error);
+    let why = root_cause(error);
     if error.is_builder() {
-        PeerError::Impossible { url, why }
-    } else if let Some(why) = trust::distrust(error) {
-        PeerError::Untrusted { url, why }
+        PeerError::InvalidRequest { url, why }
+    } else if let Some(why) = trust::certificate_error(error) {
+        PeerError::UntrustedCertificate { url, why }
     } else if error.is_connect() {
         PeerError::Connect { url, why }
     } else if error.is_timeout() {
@@ -560,7 +559,7 @@ fn classify(url: &str, error: &reqwest::Error) -> PeerError {
 }
 
 /// The text of the cause of the cause: the outer ones only say that something went wrong.
-pub fn innermost(error: &dyn std::error::Error) -> String {
+pub fn root_cause(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(cause) = error.source() {
         error = cause;

@@ -23,7 +23,7 @@ use crate::{
     upkeep::{disk::Disk, keys::Keys, supervise::Parts},
 };
 use dapbox_aggregator::{TaskContext, config::Config, untouched};
-use dapbox_client::peer::{Peer, Roots};
+use dapbox_client::peer::{Peer, RootCertificates};
 use dapbox_protocol::model::{AggregationJobId, TaskId, Time, TokenHash};
 use dapbox_store::{Store, TaskState, View};
 use dapbox_support::{Failpoints, Fault};
@@ -179,7 +179,7 @@ impl App {
             TaskContext::new(task).map_err(|error| Fault::while_doing("making a stored task's VDAF", error))?;
         let context = context.with_tokens(tokens).with_untouched(is_untouched);
         let context = Arc::new(match in_band {
-            Some(in_band) => context.advertising(&in_band.bytes),
+            Some(in_band) => context.with_advertisement(&in_band.bytes),
             None => context,
         });
         lock(&self.contexts).insert(*id, context.clone());
@@ -263,9 +263,9 @@ impl App {
 
     /// Reads the roots again that vouch for helpers. Requests that have begun go on with those of before.
     pub fn reread_roots(&self) -> Result<(), String> {
-        let roots = Roots::read(&self.config.peer.ca_file).map_err(|error| error.to_string())?;
+        let roots = RootCertificates::read(&self.config.peer.ca_file).map_err(|error| error.to_string())?;
         let known = lock(&self.peer).clone();
-        if let Some(new) = known.trusting(roots).map_err(|fault| fault.to_string())? {
+        if let Some(new) = known.with_roots(roots).map_err(|fault| fault.to_string())? {
             *lock(&self.peer) = new;
         }
         Ok(())

@@ -54,7 +54,7 @@ use dapbox_aggregator::{
     tasks,
     views::status::TaskStatus,
 };
-use dapbox_client::peer::{Peer, PeerOptions, Roots, RootsError, TokenHeader};
+use dapbox_client::peer::{Peer, PeerOptions, RootCertificates, RootCertificatesError, TokenHeader};
 use dapbox_protocol::{
     model::{Revision, TaskId},
     wire::{self, Problem},
@@ -126,7 +126,7 @@ pub enum StartError {
     Certificate(#[from] CertificateError),
     /// The roots in `peer.ca_file` cannot be used.
     #[error(transparent)]
-    Roots(#[from] RootsError),
+    RootCertificates(#[from] RootCertificatesError),
     /// A peer's file cannot be used.
     #[error("{0}; correct it, or take it out of taskprov.peers")]
     Peers(String),
@@ -158,7 +158,7 @@ impl Server {
     pub async fn start_with(config: Config, options: store::Options) -> Result<Self, StartError> {
         let failpoints = options.failpoints.clone();
         // What may be wrong and is seen at once comes before what takes its time.
-        let roots = Roots::read(&config.peer.ca_file)?;
+        let roots = RootCertificates::read(&config.peer.ca_file)?;
         let peers = read_peers(&config.taskprov.peers).map_err(StartError::Peers)?;
         let (certificate_files, certificate) = match config.tls.mode {
             TlsMode::Files => {
@@ -352,7 +352,7 @@ async fn prepare(
     config: Config,
     store: Store,
     failpoints: Failpoints,
-    roots: Roots,
+    roots: RootCertificates,
     peers: Peers,
 ) -> Result<App, Fault> {
     reload::note_clock_skew(&store, &config).await?;
@@ -433,7 +433,7 @@ async fn route(app: Arc<App>, request: Request) -> http::Response {
     let path = request.path.clone();
     let (method, origin) = (request.method.clone(), request.origin);
     let below = |revision| {
-        let rest = path.trim_start_matches('/').strip_prefix(wire::of(revision).prefix())?;
+        let rest = path.trim_start_matches('/').strip_prefix(wire::for_revision(revision).path_prefix())?;
         // Clients that join a base URL and a path with a slash of their own send two.
         rest.starts_with('/').then(|| rest.trim_start_matches('/'))
     };
@@ -445,7 +445,7 @@ async fn route(app: Arc<App>, request: Request) -> http::Response {
         Some((Revision::Dap18, path)) => dap18::handle(&app, path, request).await,
         None => match management::below(&app.config, &path) {
             Some(path) => management::handle(&app, path, request).await,
-            None => http::failure(Problem::about(404).into()),
+            None => http::failure(Problem::from_status(404).into()),
         },
     };
     let status = response.status();

@@ -26,11 +26,11 @@ use dapbox_support::{Fault, fault::panic_text};
 /// How long a chunk should take: long enough to be worth handing over, short enough to wait for.
 const CHUNK_TIME: Duration = Duration::from_millis(4);
 /// Items of a chunk before it is known how long one takes.
-const FIRST_CHUNK: usize = 8;
+const INITIAL_CHUNK_LEN: usize = 8;
 /// No chunk takes less than this, as far as is known: the workers need not end at the same microsecond.
-const LEAST_TIME: Duration = Duration::from_micros(500);
+const MIN_CHUNK_TIME: Duration = Duration::from_micros(500);
 /// The most items of a chunk, however little they take: what comes of them is held together until they are done.
-const MAX_CHUNK: usize = 128;
+const MAX_CHUNK_LEN: usize = 128;
 
 /// How many chunks each worker may have before it, of a task: one to work on and one to go on with.
 const CHUNKS_PER_WORKER: usize = 2;
@@ -46,16 +46,16 @@ pub struct Pool {
     workers: Arc<rayon::ThreadPool>,
     admission: Arc<Semaphore>,
     /// How many jobs are admitted at once.
-    most: usize,
+    max_jobs: usize,
     /// How many jobs wait to be admitted.
     waiting: Arc<AtomicUsize>,
     /// How many jobs of one task are admitted at once.
-    most_of_a_task: usize,
-    lanes: Arc<Mutex<HashMap<TaskId, Weak<Lane>>>>,
+    max_jobs_per_task: usize,
+    queues: Arc<Mutex<HashMap<TaskId, Weak<TaskQueue>>>>,
 }
 
 /// What a task may have of the pool.
-struct Lane {
+struct TaskQueue {
     /// Jobs.
     jobs: Arc<Semaphore>,
     /// Chunks in the workers' queue.
@@ -73,45 +73,45 @@ struct Lane {
 pub struct Permit(Arc<Slot>);
 
 struct Slot {
-    lane: Arc<Lane>,
+    queue: Arc<TaskQueue>,
     _job: OwnedSemaphorePermit,
     _admission: OwnedSemaphorePermit,
 }
 
-impl Lane {
+impl TaskQueue {
     /// Waits for a job's turn, first come, first served.
     async fn turn(&self) -> OwnedSemaphorePermit {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _waits = Waits(&self.waiting);
+        let _waits = WaitGuard(&self.waiting);
         acquire(&self.turn).await
     }
 
     /// Whether a job waits for its turn.
-    fn is_followed(&self) -> bool {
+    fn has_waiting_job(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
     /// How many items the next chunk gets, `part` of them if that is neither too much nor too little.
-    fn chunk(&self, what: TypeId, part: usize) -> usize {
+    fn chunk_len(&self, what: TypeId, part: usize) -> usize {
         let pace = self.paces.lock().unwrap_or_else(PoisonError::into_inner).get(&what).copied();
-        let Some(pace) = pace else { return part.min(FIRST_CHUNK) };
+        let Some(pace) = pace else { return part.min(INITIAL_CHUNK_LEN) };
         let items = |time: Duration| {
             let items = time.as_nanos() / pace.as_nanos().max(1);
-            usize::try_from(items).unwrap_or(usize::MAX).clamp(1, MAX_CHUNK)
+            usize::try_from(items).unwrap_or(usize::MAX).clamp(1, MAX_CHUNK_LEN)
         };
-        part.clamp(items(LEAST_TIME), items(CHUNK_TIME))
+        part.clamp(items(MIN_CHUNK_TIME), items(CHUNK_TIME))
     }
 
     /// An item took so long.
-    fn learn(&self, what: TypeId, pace: Duration) {
+    fn record_pace(&self, what: TypeId, pace: Duration) {
         self.paces.lock().unwrap_or_else(PoisonError::into_inner).insert(what, pace);
     }
 }
 
 /// One who waits, until it is dropped.
-struct Waits<'a>(&'a AtomicUsize);
+struct WaitGuard<'a>(&'a AtomicUsize);
 
-impl Drop for Waits<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -126,41 +126,41 @@ impl Pool {
         let workers = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(|index| format!("worker-{index}"))
-            .start_handler(|_| give_way())
+            .start_handler(|_| lower_priority())
             .panic_handler(|panic| tracing::error!("a worker panicked: {}", panic_text(&*panic)))
             .build()
             .map_err(|error| Fault::while_doing("starting the worker threads", error))?;
         Ok(Self {
             workers: Arc::new(workers),
             admission: Arc::new(Semaphore::new(max_admitted)),
-            most: max_admitted,
+            max_jobs: max_admitted,
             waiting: Arc::default(),
-            most_of_a_task: max_admitted.div_ceil(2),
-            lanes: Arc::default(),
+            max_jobs_per_task: max_admitted.div_ceil(2),
+            queues: Arc::default(),
         })
     }
 
     /// Takes a slot for a task if one is free. If not, whoever asked should come back later.
     pub fn try_admit(&self, task: &TaskId) -> Option<Permit> {
-        let lane = self.lane(task);
-        let job = lane.jobs.clone().try_acquire_owned().ok()?;
+        let queue = self.queue(task);
+        let job = queue.jobs.clone().try_acquire_owned().ok()?;
         let admission = self.admission.clone().try_acquire_owned().ok()?;
-        Some(Permit(Arc::new(Slot { lane, _job: job, _admission: admission })))
+        Some(Permit(Arc::new(Slot { queue, _job: job, _admission: admission })))
     }
 
     /// Waits for a slot for a task, first come, first served.
     pub async fn admit(&self, task: &TaskId) -> Permit {
-        let lane = self.lane(task);
+        let queue = self.queue(task);
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        let _waits = Waits(&self.waiting);
-        let job = acquire(&lane.jobs).await;
+        let _waits = WaitGuard(&self.waiting);
+        let job = acquire(&queue.jobs).await;
         let admission = acquire(&self.admission).await;
-        Permit(Arc::new(Slot { lane, _job: job, _admission: admission }))
+        Permit(Arc::new(Slot { queue, _job: job, _admission: admission }))
     }
 
     /// How many jobs are admitted.
     pub fn admitted(&self) -> usize {
-        self.most - self.admission.available_permits()
+        self.max_jobs - self.admission.available_permits()
     }
 
     /// How many jobs wait to be admitted.
@@ -168,17 +168,17 @@ impl Pool {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    fn lane(&self, task: &TaskId) -> Arc<Lane> {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lane) = lanes.get(task).and_then(Weak::upgrade) {
-            return lane;
+    fn queue(&self, task: &TaskId) -> Arc<TaskQueue> {
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(queue) = queues.get(task).and_then(Weak::upgrade) {
+            return queue;
         }
-        lanes.retain(|_, lane| lane.strong_count() > 0);
+        queues.retain(|_, queue| queue.strong_count() > 0);
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
-        let (jobs, chunks, turn) = (semaphore(self.most_of_a_task), semaphore(self.window()), semaphore(1));
-        let lane = Arc::new(Lane { jobs, chunks, turn, waiting: AtomicUsize::new(0), paces: Mutex::default() });
-        lanes.insert(*task, Arc::downgrade(&lane));
-        lane
+        let (jobs, chunks, turn) = (semaphore(self.max_jobs_per_task), semaphore(self.window()), semaphore(1));
+        let queue = Arc::new(TaskQueue { jobs, chunks, turn, waiting: AtomicUsize::new(0), paces: Mutex::default() });
+        queues.insert(*task, Arc::downgrade(&queue));
+        queue
     }
 
     /// Whether jobs keep all workers busy, or wait to be admitted.
@@ -198,7 +198,7 @@ impl Pool {
         F: FnOnce() -> R + Send + 'static,
     {
         let call = |chunk: Vec<F>| chunk.into_iter().map(|f| f()).next();
-        let (result, _) = finished(self.begin(permit, vec![f], Arc::new(call)).await).await?;
+        let (result, _) = receive(self.submit(permit, vec![f], Arc::new(call)).await).await?;
         result.ok_or_else(|| Fault::new("a worker dropped its work"))
     }
 
@@ -218,26 +218,26 @@ impl Pool {
         R: Send + 'static,
         F: Fn(Vec<T>) -> R + Send + Sync + 'static,
     {
-        let (f, window, lane) = (Arc::new(f), self.window(), &permit.0.lane);
+        let (f, window, queue) = (Arc::new(f), self.window(), &permit.0.queue);
         let mut begun = VecDeque::with_capacity(window);
-        let mut turn = Some(lane.turn().await);
+        let mut turn = Some(queue.turn().await);
         let whole = items.len().div_ceil(self.workers.current_num_threads());
         let mut items = items.into_iter();
         loop {
             // If another job follows, the workers need not end together: large chunks cost less.
-            let part = if lane.is_followed() { whole } else { items.len().div_ceil(window) };
-            let chunk: Vec<T> = items.by_ref().take(lane.chunk(TypeId::of::<F>(), part)).collect();
+            let part = if queue.has_waiting_job() { whole } else { items.len().div_ceil(window) };
+            let chunk: Vec<T> = items.by_ref().take(queue.chunk_len(TypeId::of::<F>(), part)).collect();
             let last = chunk.is_empty();
             if !last {
-                begun.push_back((chunk.len(), self.begin(permit, chunk, f.clone()).await));
+                begun.push_back((chunk.len(), self.submit(permit, chunk, f.clone()).await));
             }
             if items.len() == 0 {
                 drop(turn.take());
             }
             while begun.len() >= window || (last && !begun.is_empty()) {
                 let Some((length, answer)) = begun.pop_front() else { break };
-                let (result, time) = finished(answer).await?;
-                lane.learn(TypeId::of::<F>(), time / u32::try_from(length).unwrap_or(u32::MAX));
+                let (result, time) = receive(answer).await?;
+                queue.record_pace(TypeId::of::<F>(), time / u32::try_from(length).unwrap_or(u32::MAX));
                 take(result);
             }
             if last {
@@ -247,7 +247,7 @@ impl Pool {
     }
 
     /// Puts a chunk into the workers' queue, once the task may have one more there.
-    async fn begin<T, R, F>(&self, permit: &Permit, chunk: Vec<T>, f: Arc<F>) -> Answer<R>
+    async fn submit<T, R, F>(&self, permit: &Permit, chunk: Vec<T>, f: Arc<F>) -> ChunkResult<R>
     where
         T: Send + 'static,
         R: Send + 'static,
@@ -255,7 +255,7 @@ impl Pool {
     {
         let (answer, receiver) = oneshot::channel();
         let slot = permit.0.clone();
-        let place = acquire(&slot.lane.chunks).await;
+        let place = acquire(&slot.queue.chunks).await;
         self.workers.spawn(move || {
             // Nobody waits any more: the chunk was queued, but its job is gone.
             if answer.is_closed() {
@@ -275,9 +275,9 @@ impl Pool {
 }
 
 /// What comes of a chunk, and how long it took.
-type Answer<R> = oneshot::Receiver<Result<(R, Duration), Fault>>;
+type ChunkResult<R> = oneshot::Receiver<Result<(R, Duration), Fault>>;
 
-async fn finished<R>(answer: Answer<R>) -> Result<(R, Duration), Fault> {
+async fn receive<R>(answer: ChunkResult<R>) -> Result<(R, Duration), Fault> {
     answer.await.unwrap_or_else(|_| Err(Fault::new("a worker dropped its work")))
 }
 
@@ -287,14 +287,14 @@ async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
 
 /// Makes this thread give way to others. Elsewhere than on Linux it would be the whole process.
 #[cfg(target_os = "linux")]
-fn give_way() {
+fn lower_priority() {
     if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::debug!(%error, "a worker cannot give way to other threads");
     }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn give_way() {}
+fn lower_priority() {}
 
 #[cfg(test)]
 mod tests {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn results_are_in_order_whatever_the_number_of_items() {
+    async fn keeps_results_in_order() {
         let pool = Pool::new(3, 1).unwrap();
         let permit = pool.admit(&TASK).await;
         for count in [0, 1, 5, 6, 7, 95, 96, 97, 1000] {
@@ -353,21 +353,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn chunks_cover_the_items_and_are_bounded() {
+    async fn chunks_cover_all_items_within_limits() {
         for count in [0, 1, 3, 500] {
             // A new one each time: it does not know yet how little this takes.
             let pool = Pool::new(2, 1).unwrap();
             let permit = pool.admit(&TASK).await;
             let mut chunks: Vec<Vec<usize>> = Vec::new();
             pool.map_chunks(&permit, (0..count).collect(), |chunk| chunk, |chunk| chunks.push(chunk)).await.unwrap();
-            assert!(chunks.iter().all(|chunk| (1..=MAX_CHUNK).contains(&chunk.len())));
+            assert!(chunks.iter().all(|chunk| (1..=MAX_CHUNK_LEN).contains(&chunk.len())));
             assert!(chunks.len() >= count.min(2), "both workers have something to do");
             assert_eq!(chunks.concat(), (0..count).collect::<Vec<_>>());
         }
     }
 
     #[tokio::test]
-    async fn a_panic_is_a_fault_and_the_pool_lives_on() {
+    async fn panic_becomes_fault_and_pool_survives() {
         let pool = Pool::new(2, 1).unwrap();
         let permit = pool.try_admit(&TASK).unwrap();
         let fault =
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_pool_refuses_until_a_permit_is_dropped() {
+    async fn full_pool_rejects_until_permit_is_dropped() {
         let pool = Pool::new(1, 2).unwrap();
         let (first, second) = (pool.try_admit(&TASK).unwrap(), pool.try_admit(&OTHER).unwrap());
         let third = TaskId::new([3; 32]);
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_leaves_room_for_others() {
+    async fn limits_slots_per_task() {
         let pool = Pool::new(1, 5).unwrap();
         let held: Vec<_> = std::iter::from_fn(|| pool.try_admit(&TASK)).collect();
         assert_eq!(held.len(), 3);
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn work_keeps_its_slot_when_its_future_is_dropped() {
+    async fn running_work_keeps_its_slot() {
         let pool = Pool::new(1, 1).unwrap();
         let (begun, has_begun) = mpsc::channel();
         let (go_on, may_go_on) = mpsc::channel::<()>();
@@ -434,11 +434,11 @@ mod tests {
         go_on.send(()).unwrap();
         let permit = pool.admit(&TASK).await;
         assert_eq!(map(&pool, &permit, vec![7], |item| item).await.unwrap(), [7]);
-        assert!(done.load(Ordering::SeqCst) <= FIRST_CHUNK, "chunks that had not begun were worked on");
+        assert!(done.load(Ordering::SeqCst) <= INITIAL_CHUNK_LEN, "chunks that had not begun were worked on");
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_small_job_does_not_wait_for_the_end_of_large_ones_of_another_task() {
+    async fn small_job_overtakes_large_jobs_of_another_task() {
         let pool = Pool::new(1, 20).unwrap();
         let done = Arc::new(AtomicUsize::new(0));
         let mut large = tokio::task::JoinSet::new();
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_of_nothing_is_refused() {
+    fn rejects_empty_pool() {
         assert!(Pool::new(0, 1).is_err());
         assert!(Pool::new(1, 0).is_err());
         assert!(Pool::new(1, usize::MAX).is_err());

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use dapbox_protocol::model::{
-    BatchSelector, Checksum, CollectionJobId, HpkeCiphertext, HpkeConfig, Interval, PartialBatch, Query, Report,
-    ReportId, ReportMetadata, Secret, Time,
+    BatchSelector, Checksum, CollectionJobId, HpkeCiphertext, HpkeConfig, Interval, PartialBatchSelector, Query,
+    Report, ReportId, ReportMetadata, Secret, Time,
 };
 
 /// An HPKE key pair that clients seal input shares to.
@@ -168,7 +168,7 @@ pub(super) enum HelperJobRowState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaderJobRecord {
     /// The batch of the job's reports, as far as it is known.
-    pub batch: PartialBatch,
+    pub batch: PartialBatchSelector,
     /// The time that all decisions about the job's content use, so that it can be made again.
     pub now: Time,
     /// When the job was made.

@@ -25,7 +25,7 @@ use crate::{
 use dapbox_protocol::model::{
     AggregationJobId, BatchId, BatchMode, BatchSelector, Bucket, CollectionJobId, Duration, ReportId, Secret, Task,
     TaskId, Time, TokenHash, Tokens,
-    taskprov::{InBand, PeerAggregator},
+    taskprov::{InBandOrigin, PeerAggregator},
 };
 use dapbox_support::Fault;
 
@@ -73,7 +73,7 @@ pub struct TaskState {
     /// If a control plane has set the task up, what stands beside it.
     pub provision: Option<Provision>,
     /// If the task was set up in-band, what stands beside it.
-    pub in_band: Option<InBand>,
+    pub in_band: Option<InBandOrigin>,
     /// What the operator calls it.
     pub name: Option<TaskName>,
     /// What happened how often.
@@ -168,7 +168,7 @@ impl TaskState {
     }
 
     /// The task was set up in-band.
-    pub(super) fn set_in_band(&mut self, in_band: InBand) {
+    pub(super) fn set_in_band(&mut self, in_band: InBandOrigin) {
         (self.in_band, self.tokens) = (Some(in_band), Tokens::default());
     }
 

@@ -16,7 +16,8 @@ use super::{
     tx::Tx,
 };
 use dapbox_protocol::model::{
-    AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, PartialBatch, ReportId, TaskId, Time,
+    AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, PartialBatchSelector, ReportId,
+    TaskId, Time,
 };
 use dapbox_support::Fault;
 
@@ -69,8 +70,8 @@ impl Tx<'_> {
         };
         let mut batches: Vec<BatchId> = state.buckets.keys().filter_map(of_bucket).collect();
         batches.extend(state.leader_jobs.values().filter_map(|job| match job.batch {
-            PartialBatch::FixedSize(id) => Some(id),
-            PartialBatch::TimeInterval => None,
+            PartialBatchSelector::FixedSize(id) => Some(id),
+            PartialBatchSelector::TimeInterval => None,
         }));
         for batch in batches {
             self.give_up_batch(task, batch)?;
@@ -224,7 +225,8 @@ impl Tx<'_> {
     fn sweep_buckets(&mut self, task: &TaskId, swept: &mut Swept) -> Result<Option<Vec<u8>>, Fault> {
         let state = self.owner(task)?;
         let horizon = state.replay.horizon();
-        let is_busy = |id: &BatchId| state.leader_jobs.values().any(|job| job.batch == PartialBatch::FixedSize(*id));
+        let is_busy =
+            |id: &BatchId| state.leader_jobs.values().any(|job| job.batch == PartialBatchSelector::FixedSize(*id));
         let is_over = |bucket: &Bucket, last: Time| match bucket {
             Bucket::Time(_) => state.is_past(bucket),
             Bucket::Batch(id) if state.collected.is_given_up(id) => true,
@@ -296,7 +298,7 @@ impl Tx<'_> {
         let (keys, next) = self.look(task, &table::GIVEN_UP, from)?;
         for key in keys {
             let (state, id) = (self.owner(task)?, key.1);
-            let is_busy = state.leader_jobs.values().any(|job| job.batch == PartialBatch::FixedSize(id));
+            let is_busy = state.leader_jobs.values().any(|job| job.batch == PartialBatchSelector::FixedSize(id));
             if is_busy || state.buckets.contains_key(&Bucket::Batch(id)) {
                 continue;
             }

@@ -26,7 +26,7 @@ use dapbox_protocol::model::{
     AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Interval, Secret,
     Task, TaskId, Time, Tokens,
     ids::Id,
-    taskprov::{InBand, PeerAggregator},
+    taskprov::{InBandOrigin, PeerAggregator},
 };
 use dapbox_support::Fault;
 
@@ -90,7 +90,7 @@ pub(super) const PROVISIONS: Table<TaskId, Provision> = Table::new(30, "provisio
 pub(super) const API_TOKENS: Table<[u8; 32], ApiToken> = Table::new(31, "API tokens", 1);
 
 /// What stands beside tasks that were set up in-band.
-pub(super) const IN_BAND: Table<TaskId, InBand> = Table::new(32, "in-band tasks", 1);
+pub(super) const IN_BAND: Table<TaskId, InBandOrigin> = Table::new(32, "in-band tasks", 1);
 /// Peers that a control plane has named, by their numbers: in the order in which they came.
 pub(super) const PEERS: Sealed<u64, PeerAggregator> = Sealed(Table::new(33, "peers", 1));
 

@@ -24,7 +24,7 @@ use crate::{
 use dapbox_protocol::model::{
     AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, CollectionJobId, Duration, Report, ReportId,
     Secret, Task, TaskId, Time, TokenHash, Tokens,
-    taskprov::{InBand, PeerAggregator},
+    taskprov::{InBandOrigin, PeerAggregator},
 };
 use dapbox_support::Fault;
 
@@ -191,7 +191,7 @@ impl Tx<'_> {
     }
 
     /// Says of a task that it was set up in-band, and what stands beside it. Its own tokens are good for nothing then.
-    pub fn put_in_band(&mut self, task: &TaskId, in_band: InBand) -> Result<(), Fault> {
+    pub fn put_in_band(&mut self, task: &TaskId, in_band: InBandOrigin) -> Result<(), Fault> {
         let value = table::IN_BAND.value(&in_band)?;
         self.owner(task)?.set_in_band(in_band);
         self.group.set(table::IN_BAND.key(task), Some(value));

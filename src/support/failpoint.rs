@@ -15,13 +15,13 @@ use crate::Part;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Point {
     /// A write of a test or benchmark: never one of a server, and not in [`Point::ALL`].
-    Trial,
+    Test,
     /// The first HPKE key is made, and at each start what the configuration asks for.
     KeysFirst,
     /// A server notes how far ahead of its clock it takes reports.
     ClockSkew,
     /// HPKE keys become what it is time for.
-    KeysTurn,
+    KeysAdvance,
     /// An operator wants new HPKE keys.
     KeysRotate,
     /// A pending HPKE key is handed out at once.
@@ -126,7 +126,7 @@ impl Point {
     pub const ALL: &[Self] = &[
         Self::KeysFirst,
         Self::ClockSkew,
-        Self::KeysTurn,
+        Self::KeysAdvance,
         Self::KeysRotate,
         Self::KeysActivate,
         Self::KeysDisable,

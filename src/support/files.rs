@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn skips_one_mark_at_the_beginning() {
+    fn skips_one_byte_order_mark() {
         for (bytes, text) in [
             (&b"\xef\xbb\xbfa"[..], "a"),
             (b"a\xef\xbb\xbf", "a\u{feff}"),
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_other_encodings_and_long_texts() {
+    fn rejects_other_encodings_and_long_texts() {
         let (_dir, path) = written(b"\xff\xfea\0");
         assert!(read_text(&path).unwrap_err().to_string().contains("UTF-16"));
         let (_dir, path) = written(b"caf\xe9");

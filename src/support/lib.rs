@@ -2,14 +2,14 @@
 
 #![deny(clippy::print_stderr)]
 
-pub mod calendar;
+pub mod duration;
 pub mod failpoint;
 pub mod fault;
 pub mod files;
+pub mod format;
 pub mod part;
-pub mod span;
+pub mod timestamp;
 pub mod version;
-pub mod words;
 
 pub use failpoint::{Act, Failpoints, Phase, Point};
 pub use fault::Fault;

@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_part_is_listed_in_order() {
+    fn all_lists_every_part_in_order() {
         for (index, part) in Part::ALL.into_iter().enumerate() {
             assert_eq!(part as usize, index, "{part}");
         }

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use dapbox::{
     model::{
-        AggregateShareReq, CollectionReq, Extension, JobInit, PrepareResp, Query, Report, ReportError, ReportId,
-        Revision, TaskId, TaskParameters,
+        AggregateShareReq, AggregationJobInitReq, CollectionReq, Extension, PrepareResp, Query, Report, ReportError,
+        ReportId, Revision, TaskId, TaskParameters,
     },
     peer::{Answer, join},
-    wire::{self, Call, Interaction, Problem, ProblemType, Wire},
+    wire::{self, Problem, ProblemType, RequestSpec, ResourceKind, Wire},
 };
 
 use super::{PATIENCE, Parties, peer};
@@ -40,7 +40,7 @@ pub fn problem(answer: &Answer) -> Problem {
 pub fn in_words_of(revision: Revision, kind: ProblemType) -> ProblemType {
     match (revision, kind) {
         (Revision::Dap09, ProblemType::InvalidAggregationParameter) => ProblemType::InvalidMessage,
-        (Revision::Dap18, ProblemType::UnauthorizedRequest) => ProblemType::About(403),
+        (Revision::Dap18, ProblemType::UnauthorizedRequest) => ProblemType::HttpStatus(403),
         (_, kind) => kind,
     }
 }
@@ -92,13 +92,13 @@ pub fn assert_taken(answer: &Answer) {
 
 /// Whether the answer says that the resource is not ready yet: success, and nothing else.
 pub fn is_pending(answer: &Answer, parties: &Parties) -> bool {
-    answer.is_success() && answer.body.is_empty() && !parties.wire().says_deleted(answer.status)
+    answer.is_success() && answer.body.is_empty() && !parties.wire().is_deleted_status(answer.status)
 }
 
 /// Insists that there is no such resource any more.
 #[track_caller]
 pub fn assert_deleted(answer: &Answer, parties: &Parties) {
-    let says_so = answer.is_success() && parties.wire().says_deleted(answer.status);
+    let says_so = answer.is_success() && parties.wire().is_deleted_status(answer.status);
     assert!(says_so || matches!(answer.status, 404 | 410), "{answer:?}");
 }
 
@@ -110,7 +110,7 @@ impl Parties {
 
     /// The messages of that revision.
     pub fn wire(&self) -> &'static dyn Wire {
-        wire::of(self.revision())
+        wire::for_revision(self.revision())
     }
 
     /// What all parties know.
@@ -120,7 +120,7 @@ impl Parties {
 
     /// Whether whoever asks for a job says what it is called.
     pub fn chooses_ids(&self) -> bool {
-        self.wire().create_call(Interaction::AggregationJob, &self.id(), &[0; 16]).place.is_some()
+        self.wire().create_request(ResourceKind::AggregationJob, &self.id(), &[0; 16]).resource_path.is_some()
     }
 
     /// The URL of a path at the leader.
@@ -134,57 +134,57 @@ impl Parties {
     }
 
     /// Sends a request to whom it is for, with credentials.
-    pub async fn send(&self, to: Interaction, call: &Call, body: impl Into<Bytes>) -> Answer {
+    pub async fn send(&self, to: ResourceKind, call: &RequestSpec, body: impl Into<Bytes>) -> Answer {
         let task = self.task();
         let (url, token) = match to {
-            Interaction::CollectionJob => (&task.leader_url, &self.collector_token),
-            Interaction::AggregationJob | Interaction::AggregateShare => (&task.helper_url, &self.helper_token),
+            ResourceKind::CollectionJob => (&task.leader_url, &self.collector_token),
+            ResourceKind::AggregationJob | ResourceKind::AggregateShare => (&task.helper_url, &self.helper_token),
         };
         peer().send(url, call, Some(token), body.into()).await.unwrap()
     }
 
     /// Asks for a resource; `id` is what it is called if that is up to us.
-    pub async fn create(&self, kind: Interaction, id: &[u8; 16], body: impl Into<Bytes>) -> Made {
-        let call = self.wire().create_call(kind, &self.id(), id);
+    pub async fn create(&self, kind: ResourceKind, id: &[u8; 16], body: impl Into<Bytes>) -> Made {
+        let call = self.wire().create_request(kind, &self.id(), id);
         let answer = self.send(kind, &call, body).await;
-        let place = call.place.clone().or_else(|| self.place_in(&answer));
+        let place = call.resource_path.clone().or_else(|| self.place_in(&answer));
         Made { answer, place }
     }
 
     /// The path below the base URL that an answer's `Location` names.
     pub fn place_in(&self, answer: &Answer) -> Option<String> {
         let location = answer.location.as_deref()?;
-        let (_, place) = location.split_once(&format!("/{}/", self.wire().prefix())).unwrap();
+        let (_, place) = location.split_once(&format!("/{}/", self.wire().path_prefix())).unwrap();
         Some(place.to_owned())
     }
 
     /// A path where there is no resource.
-    pub fn nowhere(&self, kind: Interaction) -> String {
+    pub fn nowhere(&self, kind: ResourceKind) -> String {
         self.nowhere_of(kind, self.id())
     }
 
     /// The same of another task.
-    pub fn nowhere_of(&self, kind: Interaction, task: TaskId) -> String {
+    pub fn nowhere_of(&self, kind: ResourceKind, task: TaskId) -> String {
         let resource = match kind {
-            Interaction::AggregationJob => "aggregation_jobs",
-            Interaction::AggregateShare => "aggregate_shares",
-            Interaction::CollectionJob => "collection_jobs",
+            ResourceKind::AggregationJob => "aggregation_jobs",
+            ResourceKind::AggregateShare => "aggregate_shares",
+            ResourceKind::CollectionJob => "collection_jobs",
         };
         format!("tasks/{task}/{resource}/{}", ReportId::random())
     }
 
     /// Asks how a resource is.
-    pub async fn poll_at(&self, kind: Interaction, place: &str) -> Answer {
-        self.send(kind, &self.wire().poll_call(kind, place).unwrap(), Bytes::new()).await
+    pub async fn poll_at(&self, kind: ResourceKind, place: &str) -> Answer {
+        self.send(kind, &self.wire().poll_request(kind, place).unwrap(), Bytes::new()).await
     }
 
     /// Deletes a resource.
-    pub async fn delete_at(&self, kind: Interaction, place: &str) -> Answer {
-        self.send(kind, &self.wire().delete_call(kind, place).unwrap(), Bytes::new()).await
+    pub async fn delete_at(&self, kind: ResourceKind, place: &str) -> Answer {
+        self.send(kind, &self.wire().delete_request(kind, place).unwrap(), Bytes::new()).await
     }
 
     /// The answer, or what it becomes when the resource is ready.
-    pub async fn settle(&self, kind: Interaction, made: Made) -> Answer {
+    pub async fn settle(&self, kind: ResourceKind, made: Made) -> Answer {
         let deadline = std::time::Instant::now() + PATIENCE;
         let (mut answer, mut place) = (made.answer, made.place);
         while is_pending(&answer, self) {
@@ -211,14 +211,14 @@ impl Parties {
 
     /// Uploads anything once.
     pub async fn upload_bytes(&self, bytes: Vec<u8>) -> Answer {
-        let call = self.wire().upload_call(&self.id());
+        let call = self.wire().upload_request(&self.id());
         peer().send(&self.task().leader_url, &call, None, Bytes::from(bytes)).await.unwrap()
     }
 
     /// Uploads a report once, to a server that may not be there (any more).
     pub async fn try_upload(&self, report: &Report) -> Option<Answer> {
         let body = Bytes::from(self.wire().encode_upload(self.task(), std::slice::from_ref(report)));
-        let call = self.wire().upload_call(&self.id());
+        let call = self.wire().upload_request(&self.id());
         peer().send(&self.task().leader_url, &call, None, body).await.ok()
     }
 
@@ -245,7 +245,7 @@ impl Parties {
 
     /// Asks for a collection job; `id` is what it is called if that is up to us.
     pub async fn ask_collection_as(&self, id: &[u8; 16], query: Query) -> Made {
-        self.create(Interaction::CollectionJob, id, self.collection_req(query)).await
+        self.create(ResourceKind::CollectionJob, id, self.collection_req(query)).await
     }
 
     /// Asks for a collection job.
@@ -260,13 +260,13 @@ impl Parties {
 
     /// Asks once how a collection job is.
     pub async fn poll(&self, job: &str) -> Answer {
-        self.poll_at(Interaction::CollectionJob, job).await
+        self.poll_at(ResourceKind::CollectionJob, job).await
     }
 
     /// Asks until a collection job is over, one way or the other.
     pub async fn outcome(&self, job: &str) -> Answer {
         let made = Made { answer: self.poll(job).await, place: Some(job.to_owned()) };
-        self.settle(Interaction::CollectionJob, made).await
+        self.settle(ResourceKind::CollectionJob, made).await
     }
 
     /// What becomes of a query: the answer to the request or, if that is taken, the outcome of the job.
@@ -280,43 +280,43 @@ impl Parties {
 
     /// Deletes a collection job.
     pub async fn delete_collection(&self, job: &str) -> Answer {
-        self.delete_at(Interaction::CollectionJob, job).await
+        self.delete_at(ResourceKind::CollectionJob, job).await
     }
 }
 
 /// What a leader asks of the helper.
 impl Parties {
     /// Sends an aggregation job; `id` is what it is called if that is up to us.
-    pub async fn put_job(&self, id: &[u8; 16], init: &JobInit) -> Made {
+    pub async fn put_job(&self, id: &[u8; 16], init: &AggregationJobInitReq) -> Made {
         self.put_job_bytes(id, self.wire().encode_job_init(self.task(), init)).await
     }
 
     /// Sends anything as an aggregation job.
     pub async fn put_job_bytes(&self, id: &[u8; 16], body: Vec<u8>) -> Made {
-        self.create(Interaction::AggregationJob, id, body).await
+        self.create(ResourceKind::AggregationJob, id, body).await
     }
 
     /// Sends a new aggregation job.
-    pub async fn ask_job(&self, init: &JobInit) -> Made {
+    pub async fn ask_job(&self, init: &AggregationJobInitReq) -> Made {
         self.put_job(ReportId::random().as_bytes(), init).await
     }
 
     /// Sends a new aggregation job that the helper answers.
-    pub async fn run_job(&self, init: &JobInit) -> Vec<PrepareResp> {
-        let answer = self.settle(Interaction::AggregationJob, self.ask_job(init).await).await;
+    pub async fn run_job(&self, init: &AggregationJobInitReq) -> Vec<PrepareResp> {
+        let answer = self.settle(ResourceKind::AggregationJob, self.ask_job(init).await).await;
         assert!(answer.is_success(), "{answer:?}");
-        self.wire().decode_job_resp(&answer.body, init.inits.len()).unwrap()
+        self.wire().decode_job_resp(&answer.body, init.prepare_inits.len()).unwrap()
     }
 
     /// Deletes an aggregation job at the helper.
     pub async fn delete_job(&self, job: &str) -> Answer {
-        self.delete_at(Interaction::AggregationJob, job).await
+        self.delete_at(ResourceKind::AggregationJob, job).await
     }
 
     /// Asks the helper for its aggregate share: the answer when it is ready.
     pub async fn ask_share(&self, request: &AggregateShareReq) -> Answer {
         let body = self.wire().encode_aggregate_share_req(self.task(), request);
-        let made = self.create(Interaction::AggregateShare, ReportId::random().as_bytes(), body).await;
-        self.settle(Interaction::AggregateShare, made).await
+        let made = self.create(ResourceKind::AggregateShare, ReportId::random().as_bytes(), body).await;
+        self.settle(ResourceKind::AggregateShare, made).await
     }
 }

@@ -30,7 +30,7 @@ impl End {
     }
 
     pub fn url(&self, revision: Revision) -> String {
-        format!("{}/{}/", self.origin, wire::of(revision).prefix())
+        format!("{}/{}/", self.origin, wire::for_revision(revision).path_prefix())
     }
 
     /// Asks on the control socket until there is an answer: its status and body, and whether it was asked before.

@@ -7,11 +7,11 @@ use dapbox::{
     client::AggregatorKeys,
     hpke,
     model::{
-        AggregateShareReq, BatchSelector, Checksum, CollectionReq, Extension, FixedSizeQuery, HpkeCiphertext,
-        HpkeConfig, JobInit, PartialBatch, PassedOn, PlaintextInputShare, PrepareInit, Query, Report, ReportId,
-        ReportMetadata, ReportShare, Role, Task, Time,
+        AggregateShareReq, AggregationJobInitReq, BatchSelector, Checksum, CollectionReq, Extension, FixedSizeQuery,
+        ForwardedCollectionReq, HpkeCiphertext, HpkeConfig, PartialBatchSelector, PlaintextInputShare, PrepareInit,
+        Query, Report, ReportId, ReportMetadata, ReportShare, Role, Task, Time,
     },
-    vdaf::{self, InputShare, Measurement, Preparer, Sharded, Verification},
+    vdaf::{self, InputShare, Measurement, MeasurementShares, Preparer, VerifyParams},
     wire::{self, Wire},
 };
 
@@ -37,7 +37,7 @@ pub struct Draft {
 
 impl Draft {
     /// Puts the VDAF's parts in the place of the report's own.
-    pub fn set_shares(&mut self, shares: Sharded) {
+    pub fn set_shares(&mut self, shares: MeasurementShares) {
         self.public_share = shares.public_share.into();
         self.leader.payload = shares.leader_share.into();
         self.helper.payload = shares.helper_share.into();
@@ -56,11 +56,11 @@ impl Forge {
     }
 
     fn wire(&self) -> &'static dyn Wire {
-        wire::of(self.task.public.revision)
+        wire::for_revision(self.task.public.revision)
     }
 
     /// Splits a measurement for a report id.
-    pub fn shard(&self, measurement: &Measurement, id: &ReportId) -> Sharded {
+    pub fn shard(&self, measurement: &Measurement, id: &ReportId) -> MeasurementShares {
         self.preparer.shard(&self.wire().vdaf_context(&self.task.public.id), measurement, id).unwrap()
     }
 
@@ -107,7 +107,7 @@ impl Forge {
     /// What the leader sends to the helper about a report. The leader's own share must hold.
     pub fn init(&self, draft: &Draft) -> PrepareInit {
         let context = self.wire().vdaf_context(&self.task.public.id);
-        let verification = Verification { key: self.task.verify_key.expose(), context: &context };
+        let verification = VerifyParams { key: self.task.verify_key.expose(), context: &context };
         let share = InputShare {
             report_id: &draft.metadata.id,
             public_share: &draft.public_share,
@@ -120,18 +120,18 @@ impl Forge {
     }
 
     /// An aggregation job of good reports.
-    pub fn job(&self, batch: PartialBatch, drafts: &[Draft]) -> JobInit {
+    pub fn job(&self, batch: PartialBatchSelector, drafts: &[Draft]) -> AggregationJobInitReq {
         self.job_of(batch, drafts.iter().map(|draft| self.init(draft)).collect())
     }
 
     /// An aggregation job (DAP-09 section 4.5.1.1, DAP-18 section 4.5.3.1).
-    pub fn job_of(&self, batch: PartialBatch, inits: Vec<PrepareInit>) -> JobInit {
-        JobInit {
+    pub fn job_of(&self, batch: PartialBatchSelector, prepare_inits: Vec<PrepareInit>) -> AggregationJobInitReq {
+        AggregationJobInitReq {
             verify_key_id: Some(self.task.verify_key_id),
             aggregation_parameter: Bytes::new(),
             batch,
             extensions: Vec::new(),
-            inits,
+            prepare_inits,
         }
     }
 }
@@ -158,7 +158,7 @@ impl Parties {
             aggregation_parameter: Bytes::new(),
             report_count: drafts.len() as u64,
             checksum,
-            collection: Some(PassedOn { request, bytes }),
+            collection: Some(ForwardedCollectionReq { request, bytes }),
         }
     }
 }

@@ -4,8 +4,8 @@
 //! aggregators use different joint randomness, by a wrong part in the public share, and the proof still holds.
 
 use dapbox::{
-    model::{Max, Revision, VdafConfig},
-    vdaf::{Measurement, Sharded},
+    model::{MaxMeasurement, Revision, VdafConfig},
+    vdaf::{Measurement, MeasurementShares},
 };
 use prio16::{
     codec::{Decode, Encode},
@@ -58,7 +58,7 @@ impl Forgery {
     }
 
     /// The shares of an honest client, spoilt.
-    pub fn apply(&self, target: &Target, context: &[u8], honest: &Sharded) -> Sharded {
+    pub fn apply(&self, target: &Target, context: &[u8], honest: &MeasurementShares) -> MeasurementShares {
         let mut shares = honest.clone();
         if self.proof == Proof::Zero {
             target.set_zero_proof(context, &mut shares);
@@ -97,7 +97,7 @@ impl Target {
     pub fn all(revision: Revision) -> Vec<Self> {
         let of = |vdaf, largest, ordinary, zeros_prove| Self { revision, vdaf, largest, ordinary, zeros_prove };
         let vector = |numbers: &[u128]| Measurement::Vector(numbers.to_vec());
-        let bits = Max::of_bits;
+        let bits = MaxMeasurement::of_bits;
         let sum_vec = |max, length, chunk_length| VdafConfig::Prio3SumVec { max, length, chunk_length };
         let multihot = |max_weight| VdafConfig::Prio3MultihotCountVec { length: 3, max_weight, chunk_length: 1 };
         let histogram = |length, chunk_length| VdafConfig::Prio3Histogram { length, chunk_length };
@@ -138,7 +138,7 @@ impl Target {
     }
 
     /// The leader's share of the proof becomes the opposite of the helper's, which is pseudorandom.
-    fn set_zero_proof(&self, context: &[u8], shares: &mut Sharded) {
+    fn set_zero_proof(&self, context: &[u8], shares: &mut MeasurementShares) {
         let blind = shares.public_share.len() / 2;
         let size = if self.is_field64() { 8 } else { 16 };
         let (start, end) = (self.encoded_length() * size, shares.leader_share.len() - blind);
@@ -162,7 +162,7 @@ impl Target {
             VdafConfig::Prio3SumVec { max, length, .. } => max.bit_length() * length,
             VdafConfig::Prio3Histogram { length, .. } => length,
             VdafConfig::Prio3MultihotCountVec { length, max_weight, .. } => {
-                length + Max(max_weight as u64).bit_length()
+                length + MaxMeasurement(max_weight as u64).bit_length()
             }
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, .. } => bits * length,
         }

@@ -29,7 +29,7 @@ use dapbox::{
         BatchMode, Duration, Interval, KeyState, Party, Query, Revision, Secret, Task, TaskId, TaskParameters, Time,
         TokenHash, VdafConfig,
     },
-    peer::{Peer, PeerOptions, Retries},
+    peer::{Peer, PeerOptions, RetryPolicy},
     server::{Server, StartError, store_options},
     store::{OpenError, Options, Store},
     support::Failpoints,
@@ -90,7 +90,7 @@ impl Node {
     /// Base URL of the node for a revision.
     pub fn url(&self, revision: Revision) -> String {
         let scheme = if self.config.tls.mode == TlsMode::Off { "http" } else { "https" };
-        format!("{scheme}://{}/{}/", self.config.listen, wire::of(revision).prefix())
+        format!("{scheme}://{}/{}/", self.config.listen, wire::for_revision(revision).path_prefix())
     }
 
     pub fn server(&self) -> &Server {
@@ -331,7 +331,7 @@ impl Parties {
     }
 
     pub fn client(&self) -> Client {
-        Client::new(self.leader.public.clone(), peer(), Retries::default()).unwrap()
+        Client::new(self.leader.public.clone(), peer(), RetryPolicy::default()).unwrap()
     }
 
     pub fn collector(&self) -> Collector {
@@ -340,7 +340,7 @@ impl Parties {
             token: self.collector_token.clone(),
             previous_token: None,
         };
-        Collector::new(task, self.keypair.clone(), peer(), Retries::default()).unwrap()
+        Collector::new(task, self.keypair.clone(), peer(), RetryPolicy::default()).unwrap()
     }
 
     /// An interval of the task's precision that starts at or before now, and `more` units after it.

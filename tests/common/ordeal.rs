@@ -24,9 +24,9 @@ use std::{
 
 use dapbox::{
     client::{Client, ClientError},
-    collector::{CollectError, Collected, Collector, CollectorTask},
+    collector::{CollectError, CollectedAggregate, Collector, CollectorTask},
     model::{BatchMode, FixedSizeQuery, Query, Revision, Role, Time, VdafConfig},
-    peer::{CallError, Peer, PeerOptions, Retries},
+    peer::{Peer, PeerOptions, RequestError, RetryPolicy},
     vdaf::{AggregateResult, Measurement},
     views::status::TaskStatus,
     wire,
@@ -133,7 +133,7 @@ struct World {
 
 /// A task that is done with.
 enum Past {
-    Kept(Box<Volume>, Vec<Collected>),
+    Kept(Box<Volume>, Vec<CollectedAggregate>),
     Removed(Box<Parties>),
 }
 
@@ -292,7 +292,7 @@ impl Volume {
     }
 
     /// Collects everything.
-    async fn collect(&self) -> Result<Vec<Collected>, Trouble> {
+    async fn collect(&self) -> Result<Vec<CollectedAggregate>, Trouble> {
         let batches = match self.parties.leader.public.batch_mode {
             BatchMode::TimeInterval => 1,
             BatchMode::FixedSize { .. } => UPLOADS / BATCH,
@@ -309,19 +309,19 @@ impl Volume {
         Ok(collected)
     }
 
-    async fn collect_one(&self) -> Result<Collected, Trouble> {
+    async fn collect_one(&self) -> Result<CollectedAggregate, Trouble> {
         let collector = self.collector();
         let collected = collector.collect(self.query, Some(PATIENCE), |_| {}).await;
         let collected = collected.map_err(|error| match error {
-            CollectError::Deadline(_) => Trouble::Stuck(format!("a collection: {error}")),
-            CollectError::Call(cause) if cause.is_retryable() => Trouble::Stuck(format!("a collection: {cause}")),
+            CollectError::TimedOut(_) => Trouble::Stuck(format!("a collection: {error}")),
+            CollectError::Request(cause) if cause.is_retryable() => Trouble::Stuck(format!("a collection: {cause}")),
             error => Trouble::Lost(format!("a collection: {error}")),
         })?;
         if self.query == Query::FixedSize(FixedSizeQuery::CurrentBatch) {
             match collector.release(&collected).await {
                 Ok(()) => {}
                 // Done before, and nobody heard of it.
-                Err(CollectError::Call(CallError::Refused(problem))) if matches!(problem.status, 404 | 410) => {}
+                Err(CollectError::Request(RequestError::Refused(problem))) if matches!(problem.status, 404 | 410) => {}
                 Err(error) => return Err(Trouble::Stuck(format!("giving up a batch: {error}"))),
             }
         }
@@ -356,7 +356,7 @@ impl Volume {
     }
 
     /// Every report is there exactly once and nothing else is, and both sides say so.
-    async fn check(&self, batches: &[Collected]) -> Result<(), Trouble> {
+    async fn check(&self, batches: &[CollectedAggregate]) -> Result<(), Trouble> {
         let mut bins = vec![0; self.length];
         let mut count = 0;
         for batch in batches {
@@ -378,7 +378,7 @@ impl Volume {
     }
 
     /// The same long after, and a collector that asks again is told the same.
-    async fn check_again(&self, batches: &[Collected]) -> Result<(), Trouble> {
+    async fn check_again(&self, batches: &[CollectedAggregate]) -> Result<(), Trouble> {
         self.check(batches).await?;
         if self.parties.leader.public.batch_mode == BatchMode::TimeInterval {
             let again = self.collect_one().await?;
@@ -393,7 +393,7 @@ impl Volume {
 /// One client: uploads what nobody else has taken on, a few reports at once where the protocol has that.
 async fn upload(client: Arc<Client>, next: Arc<AtomicU64>, mut rng: StdRng) -> Result<(), Trouble> {
     loop {
-        let most = wire::of(client.task().revision).reports_per_upload().min(3) as u64;
+        let most = wire::for_revision(client.task().revision).reports_per_upload().min(3) as u64;
         let several = rng.random_range(1..=most);
         let first = next.fetch_add(several, Ordering::Relaxed);
         let mut reports = Vec::new();
@@ -441,8 +441,8 @@ fn peer() -> Peer {
     Peer::new(&PeerOptions { timeout: Span::from_secs(20), ..PeerOptions::default() }).unwrap()
 }
 
-fn retries() -> Retries {
-    Retries { initial: Span::from_millis(10), max: Span::from_millis(200), give_up_after: PATIENCE }
+fn retries() -> RetryPolicy {
+    RetryPolicy { initial: Span::from_millis(10), max: Span::from_millis(200), give_up_after: PATIENCE }
 }
 
 /// What an environment variable says, or the default.

@@ -2,7 +2,7 @@
 
 use dapbox::{
     model::{ReportId, Revision, TaskId},
-    wire::{Call, Interaction, dap09, dap18},
+    wire::{RequestSpec, ResourceKind, dap09, dap18},
 };
 
 use super::{
@@ -26,23 +26,23 @@ pub struct Place {
 /// aggregate shares.
 pub fn places(parties: &Parties, task: TaskId) -> Vec<Place> {
     let wire = parties.wire();
-    let create = |kind| wire.create_call(kind, &task, ReportId::random().as_bytes());
-    let allow = |call: &Call| match (parties.revision(), call.method) {
+    let create = |kind| wire.create_request(kind, &task, ReportId::random().as_bytes());
+    let allow = |call: &RequestSpec| match (parties.revision(), call.method) {
         // Whoever puts a job knows where it is.
-        (Revision::Dap09, "PUT") if call.place.is_some() => "PUT, POST, DELETE",
+        (Revision::Dap09, "PUT") if call.resource_path.is_some() => "PUT, POST, DELETE",
         (_, method) => method,
     };
-    let place = |kind: Option<Interaction>, call: Call| {
+    let place = |kind: Option<ResourceKind>, call: RequestSpec| {
         let allow = allow(&call);
         let post = Some((call.method, call.content_type.unwrap()));
         at(parties, kind, &call.path, allow, post)
     };
     vec![
-        place(None, wire.upload_call(&task)),
-        place(Some(Interaction::AggregationJob), create(Interaction::AggregationJob)),
+        place(None, wire.upload_request(&task)),
+        place(Some(ResourceKind::AggregationJob), create(ResourceKind::AggregationJob)),
         continuation(parties, task),
-        place(Some(Interaction::CollectionJob), create(Interaction::CollectionJob)),
-        place(Some(Interaction::AggregateShare), create(Interaction::AggregateShare)),
+        place(Some(ResourceKind::CollectionJob), create(ResourceKind::CollectionJob)),
+        place(Some(ResourceKind::AggregateShare), create(ResourceKind::AggregateShare)),
     ]
 }
 
@@ -50,7 +50,7 @@ pub fn places(parties: &Parties, task: TaskId) -> Vec<Place> {
 pub fn places_without_body(parties: &Parties, task: TaskId) -> Vec<Place> {
     let mut places = vec![at(parties, None, "hpke_config", "GET, HEAD", None)];
     if parties.revision() == Revision::Dap18 {
-        for kind in [Interaction::CollectionJob, Interaction::AggregateShare] {
+        for kind in [ResourceKind::CollectionJob, ResourceKind::AggregateShare] {
             places.push(at(parties, Some(kind), &parties.nowhere_of(kind, task), "GET, HEAD, DELETE", None));
         }
     }
@@ -62,14 +62,14 @@ fn continuation(parties: &Parties, task: TaskId) -> Place {
         Revision::Dap09 => ("PUT, POST, DELETE", dap09::media::AGGREGATION_JOB_CONTINUE_REQ),
         Revision::Dap18 => ("GET, HEAD, POST, DELETE", dap18::media::AGGREGATION_JOB_CONTINUE_REQ),
     };
-    let kind = Interaction::AggregationJob;
+    let kind = ResourceKind::AggregationJob;
     at(parties, Some(kind), &parties.nowhere_of(kind, task), allow, Some(("POST", media_type)))
 }
 
 /// A path at whoever serves it; uploads and keys are for everybody.
 fn at(
     parties: &Parties,
-    kind: Option<Interaction>,
+    kind: Option<ResourceKind>,
     path: &str,
     allow: &'static str,
     post: Option<(&'static str, &'static str)>,
@@ -77,7 +77,7 @@ fn at(
     let (leader, helper) = (parties.at_leader(path), parties.at_helper(path));
     let (url, elsewhere, token) = match kind {
         None => (leader, helper, None),
-        Some(Interaction::CollectionJob) => (leader, helper, Some(&parties.collector_token)),
+        Some(ResourceKind::CollectionJob) => (leader, helper, Some(&parties.collector_token)),
         Some(_) => (helper, leader, Some(&parties.helper_token)),
     };
     let token = token.map(|token| token.expose_text().unwrap().to_owned());

@@ -10,11 +10,11 @@ use std::{
 
 use dapbox::{
     client::Client,
-    collector::{CollectError, Collected},
+    collector::{CollectError, CollectedAggregate},
     config::Config,
-    model::{BatchMode, FixedSizeQuery, Max, Query, Revision, Time, VdafConfig},
+    model::{BatchMode, FixedSizeQuery, MaxMeasurement, Query, Revision, Time, VdafConfig},
     vdaf::{AggregateResult, Measurement},
-    wire::Interaction,
+    wire::ResourceKind,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -35,23 +35,23 @@ pub struct Asked {
 
 impl Asked {
     /// Whether the request makes a resource of this kind. Leader-chosen ids are put, others are posted for.
-    pub fn makes(&self, kind: Interaction) -> bool {
+    pub fn makes(&self, kind: ResourceKind) -> bool {
         let parts: Vec<&str> = self.path.split('/').collect();
         let (name, last) = (name_of(kind), parts.len() - 1);
         (self.method == "POST" && parts[last] == name) || (self.method == "PUT" && parts[last - 1] == name)
     }
 
     /// Whether the request is about a resource of this kind.
-    pub fn is_about(&self, kind: Interaction) -> bool {
+    pub fn is_about(&self, kind: ResourceKind) -> bool {
         self.path.split('/').any(|part| part == name_of(kind))
     }
 }
 
-fn name_of(kind: Interaction) -> &'static str {
+fn name_of(kind: ResourceKind) -> &'static str {
     match kind {
-        Interaction::AggregationJob => "aggregation_jobs",
-        Interaction::AggregateShare => "aggregate_shares",
-        Interaction::CollectionJob => "collection_jobs",
+        ResourceKind::AggregationJob => "aggregation_jobs",
+        ResourceKind::AggregateShare => "aggregate_shares",
+        ResourceKind::CollectionJob => "collection_jobs",
     }
 }
 
@@ -152,7 +152,7 @@ impl Relay {
     }
 
     /// All requests that make a resource of this kind, in order.
-    pub fn made(&self, kind: Interaction) -> Vec<Asked> {
+    pub fn made(&self, kind: ResourceKind) -> Vec<Asked> {
         self.state.record.lock().unwrap().iter().filter(|asked| asked.makes(kind)).cloned().collect()
     }
 
@@ -174,11 +174,11 @@ impl Relay {
 fn subject(asked: &Asked, parties: &Parties) -> String {
     let (wire, task, body) = (parties.wire(), parties.task(), asked.body.clone().into());
     match asked.method.as_str() {
-        "POST" if asked.makes(Interaction::AggregationJob) => {
+        "POST" if asked.makes(ResourceKind::AggregationJob) => {
             let init = wire.decode_job_init(task, &body, 1000).unwrap();
-            init.inits[0].share.metadata.id.to_string()
+            init.prepare_inits[0].share.metadata.id.to_string()
         }
-        "POST" if asked.makes(Interaction::AggregateShare) => {
+        "POST" if asked.makes(ResourceKind::AggregateShare) => {
             format!("{:?}", wire.decode_aggregate_share_req(task, &body).unwrap().batch)
         }
         _ => String::new(),
@@ -334,7 +334,8 @@ pub async fn pair_through_relay(revision: Revision, mode: BatchMode, config: imp
     let (leader, helper, relay) =
         (Node::start_with(change).await, Node::start_with(change).await, Relay::start().await);
     let (leader_url, helper_url) = (leader.url(revision), relay.before(&helper.url(revision)));
-    let parties = Parties::new(revision, VdafConfig::Prio3Sum { max: Max::of_bits(8) }, mode, leader_url, helper_url);
+    let parties =
+        Parties::new(revision, VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) }, mode, leader_url, helper_url);
     let parties = parties.with(|task| task.public.min_batch_size = MEASUREMENTS.len() as u64);
     leader.add(&parties.leader).await;
     helper.add(&parties.helper).await;
@@ -366,7 +367,7 @@ pub async fn upload_all(client: &Client, time: Option<Time>) {
 
 /// Checks that a collected batch is exactly [`MEASUREMENTS`].
 #[track_caller]
-pub fn assert_whole(name: &str, collected: Result<Collected, CollectError>) {
+pub fn assert_whole(name: &str, collected: Result<CollectedAggregate, CollectError>) {
     let collected = collected.unwrap_or_else(|error| panic!("{name}: {error}"));
     let sum = MEASUREMENTS.iter().sum();
     assert_eq!((collected.report_count, collected.result), (5, AggregateResult::Number(sum)), "{name}");

@@ -9,7 +9,7 @@ use std::{
 
 use dapbox::{
     config::{Config, TlsMode},
-    peer::{Peer, PeerOptions, Roots},
+    peer::{Peer, PeerOptions, RootCertificates},
 };
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{
@@ -68,7 +68,8 @@ impl Authority {
 
     /// Our own client, which believes this authority.
     pub fn peer(&self) -> Peer {
-        Peer::new(&PeerOptions { roots: Roots::read(&self.file()).unwrap(), ..PeerOptions::default() }).unwrap()
+        Peer::new(&PeerOptions { roots: RootCertificates::read(&self.file()).unwrap(), ..PeerOptions::default() })
+            .unwrap()
     }
 
     /// Another client, which believes this authority only.

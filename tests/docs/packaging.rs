@@ -91,7 +91,7 @@ fn the_unit_holds_the_service_tightly() {
     let config = dapbox::config::Config::default();
     let files: usize = settings["LimitNOFILE"][0].parse().unwrap();
     assert!(files >= 2 * config.limits.max_connections + 1000, "{files}");
-    let span = |name: &str| dapbox::support::span::parse(&settings[name][0]).unwrap();
+    let span = |name: &str| dapbox::support::duration::parse(&settings[name][0]).unwrap();
     assert!(span("TimeoutStopSec") > *config.limits.stop_timeout);
 }
 

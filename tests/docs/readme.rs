@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use clap::Parser;
-use dapbox::{cli::Cli, vdaf::table::TABLE};
+use dapbox::{cli::Cli, vdaf::table::VDAFS};
 
 fn readme() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
@@ -35,7 +35,7 @@ fn every_command_parses() {
 #[test]
 fn every_vdaf_is_in_the_table() {
     let readme = readme();
-    for row in TABLE {
+    for row in VDAFS {
         let line = format!("| {} | `{}` |", row.name, row.short);
         let line = readme.lines().find(|text| text.starts_with(&line)).unwrap_or_else(|| panic!("{line} is missing"));
         for parameter in row.required.concat() {

@@ -157,8 +157,5 @@ fn failure_points_are_listed_and_used() {
         used.extend(points.map(|rest| rest.chars().take_while(|c| c.is_alphanumeric()).collect::<String>()));
     }
     let listed: BTreeSet<_> = Point::ALL.iter().map(|point| format!("{point:?}")).collect();
-    assert_eq!(
-        used, listed,
-        "Point::Trial is for tests; all others belong into Point::ALL and at a write or a request"
-    );
+    assert_eq!(used, listed, "Point::Test is for tests; all others belong into Point::ALL and at a write or a request");
 }

@@ -17,13 +17,13 @@ use dapbox::{
     },
     config::{Config, Seconds},
     model::{
-        BatchId, BatchMode, BatchSelector, Bucket, Duration, FixedSizeQuery, Interval, Max, PartialBatch,
-        PrepareOutcome, Query, ReportError, ReportId, Revision, Role, Time, VdafConfig,
+        BatchId, BatchMode, BatchSelector, Bucket, Duration, FixedSizeQuery, Interval, MaxMeasurement,
+        PartialBatchSelector, PrepareOutcome, Query, ReportError, ReportId, Revision, Role, Time, VdafConfig,
     },
     store::{self, Contents, Options},
     support::Point,
     vdaf::Measurement,
-    wire::{Interaction, ProblemType},
+    wire::{ProblemType, ResourceKind},
 };
 use rstest::rstest;
 use tempfile::TempDir;
@@ -41,7 +41,7 @@ use crate::common::{
     restore::{back_up, go_on_from, options},
 };
 
-const SUM: VdafConfig = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+const SUM: VdafConfig = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
 /// What clocks may differ by.
 const SKEW: Duration = Duration(5);
 
@@ -180,7 +180,7 @@ async fn grow(node: &mut Node, parties: &common::Parties) {
             tx.bucket_mut(&id, Bucket::Time(Time(n.into())))?.replace_share(vec![n; 60_000]);
             Ok(())
         };
-        store.write(Point::Trial, grow).await.unwrap();
+        store.write(Point::Test, grow).await.unwrap();
     }
     store.close().await;
     node.resume().await;
@@ -193,7 +193,7 @@ async fn close_at(node: &mut Node, restored: &Restored) {
     for task in restored.tasks.clone() {
         let close =
             move |tx: &mut store::Tx<'_>| retention::close_before(tx, &task.id, task.closed_before, Lost::Theirs);
-        assert_eq!(store.write(Point::Trial, close).await.unwrap(), Some(task.closed_before));
+        assert_eq!(store.write(Point::Test, close).await.unwrap(), Some(task.closed_before));
     }
     store.close().await;
     node.resume().await;
@@ -302,15 +302,21 @@ async fn refuses_the_past(
     }
     let forge = Forge::new(parties).await;
     let (partial, batch) = match old_batch {
-        Some(id) => (PartialBatch::FixedSize(id), BatchSelector::FixedSize(id)),
+        Some(id) => (PartialBatchSelector::FixedSize(id), BatchSelector::FixedSize(id)),
         None => match old {
-            Query::TimeInterval(interval) => (PartialBatch::TimeInterval, BatchSelector::TimeInterval(interval)),
+            Query::TimeInterval(interval) => {
+                (PartialBatchSelector::TimeInterval, BatchSelector::TimeInterval(interval))
+            }
             Query::FixedSize(_) => panic!("{name}: there must be an id"),
         },
     };
-    let inits = drafts.iter().map(|draft| forge.init(draft)).collect();
-    let outcomes: BTreeSet<_> =
-        parties.run_job(&forge.job_of(partial, inits)).await.iter().map(|resp| format!("{:?}", resp.outcome)).collect();
+    let prepare_inits = drafts.iter().map(|draft| forge.init(draft)).collect();
+    let outcomes: BTreeSet<_> = parties
+        .run_job(&forge.job_of(partial, prepare_inits))
+        .await
+        .iter()
+        .map(|resp| format!("{:?}", resp.outcome))
+        .collect();
     let dropped = format!("{:?}", PrepareOutcome::Reject(ReportError::ReportDropped));
     let collected = format!("{:?}", PrepareOutcome::Reject(ReportError::BatchCollected));
     assert!(outcomes.iter().all(|outcome| *outcome == dropped || *outcome == collected), "{name}: {outcomes:?}");
@@ -335,7 +341,7 @@ async fn a_batch_that_was_released_since_does_not_come_again() {
     }
     let made = parties.ask_collection(query(&parties)).await;
     let place = made.place().split('?').next().unwrap().to_owned();
-    let result = parties.settle(Interaction::CollectionJob, made).await;
+    let result = parties.settle(ResourceKind::CollectionJob, made).await;
     assert!(result.is_success() && !result.body.is_empty(), "{result:?}");
     let backup = back_up(&pair.leader).await;
     assert!(parties.delete_collection(&place).await.is_success());
@@ -399,7 +405,7 @@ async fn closes_the_past_of_tasks_added_after_a_restore(
     let parties = common::Parties::between(revision, SUM, BatchMode::TimeInterval, [&leader, &helper]).await;
     let (forge, now) = (Forge::new(&parties).await, Time::now());
     let drafts: Vec<Draft> = MEASUREMENTS.iter().map(|n| forge.draft(&Measurement::Number(*n), now)).collect();
-    let outcomes = parties.run_job(&forge.job(PartialBatch::TimeInterval, &drafts)).await;
+    let outcomes = parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts)).await;
     assert!(outcomes.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))), "{outcomes:?}");
     let batch = BatchSelector::TimeInterval(parties.interval(0));
     let share = parties.ask_share(&parties.share_request(batch, &drafts)).await;
@@ -412,7 +418,7 @@ async fn closes_the_past_of_tasks_added_after_a_restore(
     assert_eq!(restored.tasks, []);
     bring_back(&mut helper, &parties, how).await;
     assert!(helper.status(&parties.id()).await.horizon >= Some(restored.closed_before));
-    let outcomes = parties.run_job(&forge.job(PartialBatch::TimeInterval, &drafts[1..])).await;
+    let outcomes = parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts[1..])).await;
     let dropped = PrepareOutcome::Reject(ReportError::ReportDropped);
     assert!(outcomes.iter().all(|resp| resp.outcome == dropped), "{outcomes:?}");
     for asked in [&drafts[1..], &drafts] {

@@ -10,7 +10,7 @@ use std::{
 
 use dapbox::{
     config::{Config, Seconds},
-    model::{BatchMode, Duration, Interval, PartialBatch, Query, ReportId, Revision, Task, Time, VdafConfig},
+    model::{BatchMode, Duration, Interval, PartialBatchSelector, Query, ReportId, Revision, Task, Time, VdafConfig},
     peer::Answer,
     vdaf::{AggregateResult, Measurement},
     views::status::Health,
@@ -88,7 +88,7 @@ async fn refuses_new_work_before_disk_is_full(#[values(Revision::Dap09, Revision
         client.upload(count.clone(), Some(first)).await.unwrap();
     }
     leader.until(&task, |status| status.counters.get("aggregate_success") == Some(&5)).await;
-    let job = || forge.job(PartialBatch::TimeInterval, &[forge.draft(&count, hours_ago(20))]);
+    let job = || forge.job(PartialBatchSelector::TimeInterval, &[forge.draft(&count, hours_ago(20))]);
     let (id, request) = (ReportId::random(), job());
     let known = parties.put_job(id.as_bytes(), &request).await;
     assert!(known.answer.is_success());
@@ -175,7 +175,7 @@ impl Process {
     }
 
     fn url(&self, revision: Revision) -> String {
-        format!("http://{}/{}/", self.address, dapbox::wire::of(revision).prefix())
+        format!("http://{}/{}/", self.address, dapbox::wire::for_revision(revision).path_prefix())
     }
 
     fn control(&self) -> reqwest::Client {

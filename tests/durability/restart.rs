@@ -7,11 +7,11 @@ use bytes::Bytes;
 use dapbox::{
     config::{Config, Seconds},
     model::{
-        BatchMode, FixedSizeQuery, JobInit, PartialBatch, PrepareOutcome, Query, Report, ReportError, ReportId,
-        Revision, Time,
+        AggregationJobInitReq, BatchMode, FixedSizeQuery, PartialBatchSelector, PrepareOutcome, Query, Report,
+        ReportError, ReportId, Revision, Time,
     },
     vdaf::Measurement,
-    wire::Interaction,
+    wire::ResourceKind,
 };
 use rstest::rstest;
 
@@ -92,7 +92,7 @@ async fn live_through(revision: Revision, who: Who, mode: BatchMode) {
     assert_eq!(pair.leader.counter(&id, "aggregate_success").await, 0, "{name}");
 
     // The leader learns the answers; nobody has the helper's share yet.
-    relay.plan(move |asked, _| if asked.makes(Interaction::AggregateShare) { unavailable() } else { Act::Pass });
+    relay.plan(move |asked, _| if asked.makes(ResourceKind::AggregateShare) { unavailable() } else { Act::Pass });
     pair.leader.until(&id, |status| status.counters.get("aggregate_success") == Some(&5)).await;
     restart(&mut pair, who).await;
     pair.leader.until(&id, |status| status.batches_collected == 1 && status.last_trouble.is_some()).await;
@@ -127,12 +127,12 @@ async fn check_aftermath(name: &str, pair: &Pair, relay: &Relay, reports: &[Repo
     let status = pair.leader.status(&id).await;
     assert_eq!((status.waiting, status.counters["upload_repeated"]), (0, 5), "{name}");
 
-    let mut jobs: Vec<Asked> = relay.made(Interaction::AggregationJob);
+    let mut jobs: Vec<Asked> = relay.made(ResourceKind::AggregationJob);
     jobs.sort_by(|a, b| a.body.cmp(&b.body));
     jobs.dedup_by(|a, b| a.body == b.body);
     assert_eq!(jobs.len(), 3, "{name}: five reports make three jobs of two");
     let (wire, task) = (parties.wire(), parties.task());
-    let mut all: Option<JobInit> = None;
+    let mut all: Option<AggregationJobInitReq> = None;
     for Asked { path, body, .. } in &jobs {
         // The same job gets the same answer (DAP-09 section 4.5.1.2, DAP-18 section 4.5.3.2).
         let id: Option<ReportId> = path.rsplit('/').next().unwrap().parse().ok();
@@ -145,7 +145,7 @@ async fn check_aftermath(name: &str, pair: &Pair, relay: &Relay, reports: &[Repo
         let init = wire.decode_job_init(task, &body.clone().into(), 2).unwrap();
         match &mut all {
             None => all = Some(init),
-            Some(all) => all.inits.extend(init.inits),
+            Some(all) => all.prepare_inits.extend(init.prepare_inits),
         }
     }
     // Another job with the same reports is refused them all (DAP-09 section 4.5.1.4, DAP-18 section 4.5.4.3).
@@ -162,8 +162,8 @@ async fn check_result(name: &str, pair: &Pair, query: Query, body: &Bytes) {
     let collection = parties.wire().decode_collection(parties.task(), body).unwrap();
     assert_eq!(collection.report_count, 5, "{name}");
     let query = match collection.batch {
-        Some(PartialBatch::FixedSize(id)) => Query::FixedSize(FixedSizeQuery::ByBatchId(id)),
-        Some(PartialBatch::TimeInterval) | None => query,
+        Some(PartialBatchSelector::FixedSize(id)) => Query::FixedSize(FixedSizeQuery::ByBatchId(id)),
+        Some(PartialBatchSelector::TimeInterval) | None => query,
     };
     assert_eq!(&parties.outcome_of(query).await.body, body, "{name}");
     assert_whole(name, parties.collector().collect(query, Some(PATIENCE), |_| {}).await);
@@ -204,7 +204,7 @@ async fn a_stuck_helper_does_not_hold_up_a_stop(#[values(Revision::Dap09, Revisi
             config.limits.stop_timeout = Seconds(PATIENCE);
         })
         .await;
-        let stuck_at = if is_share_stuck { Interaction::AggregateShare } else { Interaction::AggregationJob };
+        let stuck_at = if is_share_stuck { ResourceKind::AggregateShare } else { ResourceKind::AggregationJob };
         relay.plan(move |asked, before| match before {
             0 if asked.makes(stuck_at) => Act::Hang,
             _ => Act::Pass,
@@ -242,7 +242,7 @@ async fn a_client_outlasts_a_restart(#[values(Revision::Dap09, Revision::Dap18)]
             client.upload(Measurement::Number(number), None).await.unwrap();
         }
     });
-    let call = pair.parties.wire().upload_call(&pair.parties.id());
+    let call = pair.parties.wire().upload_request(&pair.parties.id());
     let refused = peer().call(&pair.leader.url(revision), &call, None, Bytes::new()).await;
     assert!(refused.is_err());
     pair.leader.resume().await;

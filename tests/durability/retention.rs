@@ -9,13 +9,13 @@ use dapbox::{
     config::{Config, Retention, Seconds},
     model::{
         AggregationJobId, BatchId, BatchMode, BatchSelector, Bucket, CollectionJobId, Duration, FixedSizeQuery,
-        HpkeCiphertext, Interval, PartialBatch, PrepareOutcome, Query, Report, ReportError, ReportId, ReportMetadata,
-        Revision, Task, TaskId, Time, VdafConfig,
+        HpkeCiphertext, Interval, PartialBatchSelector, PrepareOutcome, Query, Report, ReportError, ReportId,
+        ReportMetadata, Revision, Task, TaskId, Time, VdafConfig,
     },
     store::{CollectionJobRecord, CollectionState, LeaderJobRecord, LeaderJobState, Options, Place, ReportRef, Tx},
     support::Point,
     vdaf::{AggregateResult, Measurement},
-    wire::{Interaction, ProblemType},
+    wire::{ProblemType, ResourceKind},
 };
 use rstest::rstest;
 
@@ -59,7 +59,7 @@ async fn sweep_at(node: &mut Node, task: TaskId, now: Time) {
     let mut next = Some(Place::default());
     while let Some(place) = next {
         let step = move |tx: &mut Tx<'_>| retention::sweep(tx, &task, now, &Retention::default(), place);
-        next = store.write(Point::Trial, step).await.unwrap();
+        next = store.write(Point::Test, step).await.unwrap();
     }
     store.close().await;
     node.resume().await;
@@ -99,7 +99,11 @@ async fn both_sides_agree_after_the_past_is_closed(
     } else {
         assert_upload_refused(&pair.parties.upload(&old).await, &pair.parties, &old, ReportError::ReportDropped);
         // A leader that is older than ours might still send it.
-        let batch = if by_interval { PartialBatch::TimeInterval } else { PartialBatch::FixedSize(BatchId::random()) };
+        let batch = if by_interval {
+            PartialBatchSelector::TimeInterval
+        } else {
+            PartialBatchSelector::FixedSize(BatchId::random())
+        };
         assert_eq!(pair.helper.status(&id).await.horizon, None);
         let resps = pair.parties.run_job(&forge.job(batch, &[forge.draft(&Measurement::Flag(true), ago(3))])).await;
         assert!(matches!(resps[0].outcome, PrepareOutcome::Continue(_)));
@@ -183,8 +187,8 @@ async fn a_helper_gives_no_share_of_what_is_closed(
     let drafts: Vec<Draft> = (0..2).map(|_| forge.draft(&Measurement::Flag(true), ago(2))).collect();
     let batch = BatchId::random();
     let (partial, selector) = match by_interval {
-        true => (PartialBatch::TimeInterval, BatchSelector::TimeInterval(hours(ago(2), 1))),
-        false => (PartialBatch::FixedSize(batch), BatchSelector::FixedSize(batch)),
+        true => (PartialBatchSelector::TimeInterval, BatchSelector::TimeInterval(hours(ago(2), 1))),
+        false => (PartialBatchSelector::FixedSize(batch), BatchSelector::FixedSize(batch)),
     };
     parties.run_job(&forge.job(partial, &drafts)).await;
     pair.helper.close_before(parties.id(), ago(0)).await;
@@ -230,7 +234,7 @@ async fn what_was_swept_stays_closed(#[values(Revision::Dap09, Revision::Dap18)]
     let again = pair.parties.outcome_of(Query::TimeInterval(hours(ago(5), 6))).await;
     assert_eq!(problem(&again).kind, ProblemType::BatchInvalid, "{again:?}");
     assert_upload_refused(&pair.parties.upload(&first[0]).await, &pair.parties, &first[0], ReportError::ReportDropped);
-    let resps = pair.parties.run_job(&forge.job(PartialBatch::TimeInterval, &drafts)).await;
+    let resps = pair.parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts)).await;
     assert!(resps.iter().all(|resp| resp.outcome == PrepareOutcome::Reject(ReportError::ReportDropped)));
     // What is after the horizon goes on.
     upload(&pair, &forge, 1, ago(1)).await;
@@ -270,7 +274,7 @@ async fn an_answer_that_is_not_kept_is_refused_clearly(#[values(Revision::Dap09,
     let mode = BatchMode::TimeInterval;
     let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, prompt, |_| {}).await;
     let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
-    let job = forge.job(PartialBatch::TimeInterval, &[forge.draft(&Measurement::Flag(true), ago(1))]);
+    let job = forge.job(PartialBatchSelector::TimeInterval, &[forge.draft(&Measurement::Flag(true), ago(1))]);
     let name = [7; 16];
     let first = pair.parties.put_job(&name, &job).await;
     let repeated = pair.parties.put_job(&name, &job).await;
@@ -282,15 +286,15 @@ async fn an_answer_that_is_not_kept_is_refused_clearly(#[values(Revision::Dap09,
     let refused = pair.parties.put_job(&name, &job).await.answer;
     assert_eq!(refused.status, 410, "{refused:?}");
     assert!(problem(&refused).detail.contains("answered long ago"), "{refused:?}");
-    let other = forge.job(PartialBatch::TimeInterval, &[forge.draft(&Measurement::Flag(true), ago(1))]);
+    let other = forge.job(PartialBatchSelector::TimeInterval, &[forge.draft(&Measurement::Flag(true), ago(1))]);
     if pair.parties.chooses_ids() {
         assert_eq!(pair.parties.put_job(&name, &other).await.answer.status, 409);
     } else {
         let place = format!("{}?step=0", first.place());
-        assert_eq!(pair.parties.poll_at(Interaction::AggregationJob, &place).await.status, 410);
+        assert_eq!(pair.parties.poll_at(ResourceKind::AggregationJob, &place).await.status, 410);
     }
     // Its reports are known as long as they could come again.
-    let again = forge.job_of(PartialBatch::TimeInterval, [other.inits, job.inits].concat());
+    let again = forge.job_of(PartialBatchSelector::TimeInterval, [other.prepare_inits, job.prepare_inits].concat());
     let outcomes: Vec<_> = pair.parties.run_job(&again).await.into_iter().map(|resp| resp.outcome).collect();
     assert!(matches!(outcomes[0], PrepareOutcome::Continue(_)));
     assert_eq!(outcomes[1], PrepareOutcome::Reject(ReportError::ReportReplayed));
@@ -321,7 +325,7 @@ async fn jobs_in_flight_end_in_a_copy_of_the_past_only(
     let task = Parties::new(Revision::Dap09, VdafConfig::Prio3Count, mode, url("leader"), url("helper")).leader;
     let id = task.public.id;
     let batch = BatchId::random();
-    let partial = if by_interval { PartialBatch::TimeInterval } else { PartialBatch::FixedSize(batch) };
+    let partial = if by_interval { PartialBatchSelector::TimeInterval } else { PartialBatchSelector::FixedSize(batch) };
     let (sent, unsent) = (AggregationJobId::new([1; 16]), AggregationJobId::new([2; 16]));
     let waiting = CollectionJobId::new([3; 16]);
     let query = match by_interval {
@@ -350,9 +354,9 @@ async fn jobs_in_flight_end_in_a_copy_of_the_past_only(
         };
         tx.put_collection(&id, waiting, job)
     };
-    store.write(Point::Trial, fill).await.unwrap();
+    store.write(Point::Test, fill).await.unwrap();
     let close = move |tx: &mut Tx<'_>| retention::close_before(tx, &id, ago(0).saturating_add(Duration(1)), lost);
-    let horizon = store.write(Point::Trial, close).await.unwrap();
+    let horizon = store.write(Point::Test, close).await.unwrap();
     assert_eq!(horizon, Some(ago(0).saturating_add(Duration(HOUR))));
 
     store.close().await;

@@ -6,7 +6,7 @@ use dapbox::{
         AggregationJobId, BatchMode, BatchSelector, FixedSizeQuery, Query, Report, ReportError, ReportId, Revision,
         TaskId, Time, VdafConfig,
     },
-    vdaf::{self, AggregateResult, InputShare, Measurement, Sharded, Verification},
+    vdaf::{self, AggregateResult, InputShare, Measurement, MeasurementShares, VerifyParams},
     wire::{self, ProblemType},
 };
 use rstest::rstest;
@@ -74,7 +74,7 @@ async fn answers_head_where_get_works(#[values(Revision::Dap09, Revision::Dap18)
 
 async fn wrong_places(parties: &Parties) {
     let (base, task) = (&parties.task().leader_url, parties.id());
-    let prefix = parties.wire().prefix();
+    let prefix = parties.wire().path_prefix();
     let root = base.strip_suffix(&format!("{prefix}/")).unwrap();
     let job = AggregationJobId::random();
     for url in [
@@ -144,7 +144,7 @@ async fn other_spellings(parties: &Parties) {
         let (essence, parameters) = right.split_at(right.find(';').unwrap_or(right.len()));
         let capitals = format!("{}{parameters}", essence.to_uppercase());
         let with_parameter = format!("{right} ; charset=utf-8");
-        let prefix = format!("/{}/", parties.wire().prefix());
+        let prefix = format!("/{}/", parties.wire().path_prefix());
         let doubled = place.url.replace(&prefix, &format!("/{prefix}/"));
         for (url, media_type) in [(&place.url, &capitals), (&place.url, &with_parameter), (&doubled, &right.to_owned())]
         {
@@ -216,7 +216,7 @@ async fn unknown_tasks(parties: &Parties) {
 }
 
 async fn browsers(parties: &Parties) {
-    let keys = parties.wire().hpke_config_call(Some(&parties.id()));
+    let keys = parties.wire().hpke_config_request(Some(&parties.id()));
     let asks = [("origin", "https://example.com")];
     for base in [&parties.task().leader_url, &parties.task().helper_url] {
         for (method, path, status) in
@@ -230,7 +230,7 @@ async fn browsers(parties: &Parties) {
             }
         }
     }
-    let upload = parties.wire().upload_call(&parties.id());
+    let upload = parties.wire().upload_request(&parties.id());
     let allowed = if parties.revision() == Revision::Dap09 { "content-type, dap-taskprov" } else { "content-type" };
     for (path, method) in [("hpke_config", "GET, HEAD"), (upload.path.as_str(), upload.method)] {
         let wanted = method.split(", ").next().unwrap();
@@ -260,7 +260,7 @@ async fn keys_are_for_tasks_that_are_known() {
 }
 
 async fn too_long_or_cut_off(parties: &Parties, forge: &Forge) -> Report {
-    let upload = parties.wire().upload_call(&parties.id());
+    let upload = parties.wire().upload_request(&parties.id());
     let (method, url) = (upload.method, parties.at_leader(&upload.path));
     let media_type = ("content-type", upload.content_type.unwrap());
     // Announced as too long: refused before a byte of it came.
@@ -391,17 +391,23 @@ enum Verdict {
     Accepted,
 }
 
-fn verdict(target: &Target, id: &ReportId, context: &[u8], leaders: &Sharded, helpers: &Sharded) -> Verdict {
+fn verdict(
+    target: &Target,
+    id: &ReportId,
+    context: &[u8],
+    leaders: &MeasurementShares,
+    helpers: &MeasurementShares,
+) -> Verdict {
     let preparer = vdaf::preparer(target.revision, &target.vdaf).unwrap();
     let key = [7; 32];
-    let verification = Verification { key: &key[..preparer.verify_key_length()], context };
-    let Sharded { public_share, leader_share: input_share, .. } = leaders;
+    let verification = VerifyParams { key: &key[..preparer.verify_key_length()], context };
+    let MeasurementShares { public_share, leader_share: input_share, .. } = leaders;
     let started = preparer.leader_start(verification, InputShare { report_id: id, public_share, input_share });
     let (pending, message) = match started {
         Ok(started) => started,
         Err(error) => return Verdict::LeaderRefuses(error),
     };
-    let Sharded { public_share, helper_share: input_share, .. } = helpers;
+    let MeasurementShares { public_share, helper_share: input_share, .. } = helpers;
     match preparer.helper_answer(verification, InputShare { report_id: id, public_share, input_share }, &message) {
         Err(error) => Verdict::HelperRefuses(error),
         Ok((_, answer)) => pending.finish(&answer).map_or_else(Verdict::Contradiction, |_| Verdict::Accepted),
@@ -413,7 +419,7 @@ fn verdict(target: &Target, id: &ReportId, context: &[u8], leaders: &Sharded, he
 fn an_honest_leader_accepts_what_the_helper_accepts(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let mut attacks = 0;
     for target in Target::all(revision) {
-        let context = wire::of(revision).vdaf_context(&TaskId::random());
+        let context = wire::for_revision(revision).vdaf_context(&TaskId::random());
         let preparer = vdaf::preparer(revision, &target.vdaf).unwrap();
         for measurement in [&target.largest, &target.ordinary] {
             let id = ReportId::random();
@@ -433,7 +439,8 @@ fn an_honest_leader_accepts_what_the_helper_accepts(#[values(Revision::Dap09, Re
                 // A leader that does not look at its part: the helper does not depend on it.
                 let with_right_part = [&honest.public_share[..honest.public_share.len() / 2], b""].concat();
                 let helpers_part = forged.public_share[forged.public_share.len() / 2..].to_vec();
-                let lenient = Sharded { public_share: [with_right_part, helpers_part].concat(), ..forged.clone() };
+                let lenient =
+                    MeasurementShares { public_share: [with_right_part, helpers_part].concat(), ..forged.clone() };
                 let found = verdict(&target, &id, &context, &lenient, &forged);
                 assert!(!matches!(found, Verdict::Contradiction(_)), "{name}: {found:?}");
                 assert_eq!(found == Verdict::Accepted, expected == Verdict::Accepted, "{name}");

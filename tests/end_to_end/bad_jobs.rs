@@ -4,13 +4,13 @@ use bytes::Bytes;
 use dapbox::{
     config::{Config, Seconds},
     model::{
-        BatchId, BatchMode, BatchSelector, Interval, JobInit, PartialBatch, PrepareOutcome, ReportError, ReportId,
-        Revision, Time, VdafConfig,
+        AggregationJobInitReq, BatchId, BatchMode, BatchSelector, Interval, PartialBatchSelector, PrepareOutcome,
+        ReportError, ReportId, Revision, Time, VdafConfig,
     },
     vdaf::Measurement,
     wire::{
-        Interaction, ProblemType,
-        dap09::{self, JobContinue, PrepareContinue},
+        ProblemType, ResourceKind,
+        dap09::{self, AggregationJobContinueReq, PrepareContinue},
         dap18,
     },
 };
@@ -36,12 +36,12 @@ async fn jobs_that_make_no_sense_are_refused_as_a_whole(
     let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
-    let batch = PartialBatch::TimeInterval;
+    let batch = PartialBatchSelector::TimeInterval;
     let init = forge.init(&good(&forge));
     let right = forge.job_of(batch, vec![init.clone()]);
     let twice = forge.job_of(batch, vec![init.clone(), init.clone()]);
-    let in_batch = JobInit { batch: PartialBatch::FixedSize(BatchId::random()), ..right.clone() };
-    let with_parameter = JobInit { aggregation_parameter: Bytes::from_static(b"p"), ..right.clone() };
+    let in_batch = AggregationJobInitReq { batch: PartialBatchSelector::FixedSize(BatchId::random()), ..right.clone() };
+    let with_parameter = AggregationJobInitReq { aggregation_parameter: Bytes::from_static(b"p"), ..right.clone() };
     for (request, kind) in [
         (forge.job_of(batch, Vec::new()), ProblemType::InvalidMessage),
         (twice, ProblemType::InvalidMessage),
@@ -108,19 +108,19 @@ async fn an_aggregation_job_is_answered_once(#[values(Revision::Dap09, Revision:
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
     let drafts: Vec<_> = (0..20).map(|_| good(&forge)).collect();
-    let request = forge.job(PartialBatch::TimeInterval, &drafts);
+    let request = forge.job(PartialBatchSelector::TimeInterval, &drafts);
     let id = ReportId::random();
 
     let ask = async || parties.put_job(id.as_bytes(), &request).await;
     let (a, b) = tokio::join!(ask(), ask());
-    let media_type = parties.wire().create_call(Interaction::AggregationJob, &parties.id(), &[0; 16]).accept;
+    let media_type = parties.wire().create_request(ResourceKind::AggregationJob, &parties.id(), &[0; 16]).accept;
     assert_eq!(a.answer.content_type.as_deref(), media_type);
     assert_eq!((a.place(), &a.answer.body), (b.place(), &b.answer.body));
     let again = ask().await;
     assert_eq!((again.place(), &again.answer.body), (a.place(), &a.answer.body));
     let successes = pair.helper.counter(&parties.id(), "aggregate_success").await;
     assert_eq!((successes, pair.helper.counter(&parties.id(), "report_replayed").await), (20, 0));
-    let shorter = forge.job_of(PartialBatch::TimeInterval, request.inits[..19].to_vec());
+    let shorter = forge.job_of(PartialBatchSelector::TimeInterval, request.prepare_inits[..19].to_vec());
     let other = parties.put_job(id.as_bytes(), &shorter).await;
     if parties.chooses_ids() {
         assert_eq!((other.answer.status, problem(&other.answer).aggregation_job_id.is_some()), (409, true));
@@ -131,7 +131,7 @@ async fn an_aggregation_job_is_answered_once(#[values(Revision::Dap09, Revision:
     continuations(parties, a.place()).await;
 
     assert!(parties.delete_job(a.place()).await.is_success());
-    let unknown = parties.delete_job(&parties.nowhere(Interaction::AggregationJob)).await;
+    let unknown = parties.delete_job(&parties.nowhere(ResourceKind::AggregationJob)).await;
     assert_refused(&unknown, parties, ProblemType::UnrecognizedAggregationJob);
     stays_deleted(parties, &id, a.place(), &request).await;
     let Pair { leader, mut helper, parties } = pair;
@@ -146,13 +146,13 @@ async fn an_aggregation_job_is_answered_once(#[values(Revision::Dap09, Revision:
 }
 
 /// A job that was deleted is not there for the same request either, and its reports are aggregated.
-async fn stays_deleted(parties: &Parties, id: &ReportId, place: &str, request: &JobInit) {
+async fn stays_deleted(parties: &Parties, id: &ReportId, place: &str, request: &AggregationJobInitReq) {
     let again = parties.put_job(id.as_bytes(), request).await;
     if parties.chooses_ids() {
         assert_eq!(again.answer.status, 410, "a deleted job stays deleted");
     } else {
         assert_ne!(again.place(), place);
-        let gone = parties.poll_at(Interaction::AggregationJob, place).await;
+        let gone = parties.poll_at(ResourceKind::AggregationJob, place).await;
         assert_refused(&gone, parties, ProblemType::UnrecognizedAggregationJob);
     }
     let resps = parties.run_job(request).await;
@@ -165,7 +165,10 @@ async fn continuations(parties: &Parties, job: &str) {
     let place = places(parties, parties.id()).remove(2);
     let send = async |job: &str, step| {
         let message = Bytes::from_static(b"message");
-        let request = JobContinue { step, continues: vec![PrepareContinue { report_id: ReportId::random(), message }] };
+        let request = AggregationJobContinueReq {
+            step,
+            continues: vec![PrepareContinue { report_id: ReportId::random(), message }],
+        };
         let body = match parties.revision() {
             Revision::Dap09 => dap09::encode_job_continue(&request),
             Revision::Dap18 => dap18::encode_job_continue(&request),
@@ -173,7 +176,7 @@ async fn continuations(parties: &Parties, job: &str) {
         place.send(&parties.at_helper(job), &[("authorization", &place.bearer())], body).await
     };
     send(job, 0).await.assert_problem(400, "invalidMessage");
-    let nowhere = parties.nowhere(Interaction::AggregationJob);
+    let nowhere = parties.nowhere(ResourceKind::AggregationJob);
     send(&nowhere, 1).await.assert_problem(400, "unrecognizedAggregationJob");
     for step in [1, 2, u16::MAX] {
         let document = send(job, step).await.assert_problem(400, "stepMismatch");
@@ -199,7 +202,7 @@ async fn rejects_a_known_report_id_with_another_time(#[values(Revision::Dap09, R
         draft
     };
     let outcome = async |draft: &Draft| {
-        let job = forge.job(PartialBatch::TimeInterval, std::slice::from_ref(draft));
+        let job = forge.job(PartialBatchSelector::TimeInterval, std::slice::from_ref(draft));
         parties.run_job(&job).await.remove(0).outcome
     };
     let first = forge.draft(&Measurement::Flag(true), now);

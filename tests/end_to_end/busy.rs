@@ -5,11 +5,11 @@ use std::{sync::Mutex, time::Duration};
 use bytes::Bytes;
 use dapbox::{
     config::{Config, OptionalAddress},
-    model::{BatchMode, PartialBatch, PrepareOutcome, ReportId, Revision, Time, VdafConfig},
+    model::{BatchMode, PartialBatchSelector, PrepareOutcome, ReportId, Revision, Time, VdafConfig},
     support::{Act, Failpoints, Phase, Point},
     vdaf::{AggregateResult, Measurement},
     views::status::TaskStatus,
-    wire::Interaction,
+    wire::ResourceKind,
 };
 use h2::SendStream;
 use rstest::rstest;
@@ -37,7 +37,7 @@ async fn a_busy_server_says_when_to_come_back(#[values(Revision::Dap09, Revision
     let draft = || forge.draft(&Measurement::Flag(true), Time(1_600_000_000));
     let mut jobs = tokio::task::JoinSet::new();
     for _ in 0..16 {
-        let request = forge.job(PartialBatch::TimeInterval, &[(); 8].map(|()| draft()));
+        let request = forge.job(PartialBatchSelector::TimeInterval, &[(); 8].map(|()| draft()));
         let parties = parties.clone();
         jobs.spawn(async move {
             let (id, mut busy) = (ReportId::random(), 0);
@@ -80,7 +80,7 @@ async fn refuses_uploads_beyond_those_in_progress(#[values(Revision::Dap09, Revi
     pair.leader.restart_with(Failpoints::new(plan)).await;
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
-    let upload = parties.wire().upload_call(&parties.id());
+    let upload = parties.wire().upload_request(&parties.id());
     let (method, url) = (upload.method, parties.at_leader(&upload.path));
     let report =
         || parties.wire().encode_upload(parties.task(), &[forge.report(&Measurement::Flag(true), Time::now())]);
@@ -155,13 +155,13 @@ impl Sender {
     fn request(self, parties: &Parties, other: &Parties) -> Request<()> {
         let (call, url, token) = match self {
             Self::Client | Self::Browser => {
-                let call = parties.wire().upload_call(&parties.id());
+                let call = parties.wire().upload_request(&parties.id());
                 let url = parties.at_leader(&call.path);
                 (call, url, "")
             }
             Self::Stranger | Self::Peer => {
                 let id = ReportId::random();
-                let call = other.wire().create_call(Interaction::AggregationJob, &other.id(), id.as_bytes());
+                let call = other.wire().create_request(ResourceKind::AggregationJob, &other.id(), id.as_bytes());
                 let url = other.at_helper(&call.path);
                 let token = std::str::from_utf8(other.helper_token.expose()).unwrap();
                 (call, url, if self == Self::Peer { token } else { "wrong" })
@@ -231,7 +231,7 @@ async fn requests_without_a_body_shut_nobody_out(
     assert_eq!(common::get(pair.leader.monitor() + "readyz").await.unwrap().status(), 200);
     let forge = Forge::new(&other).await;
     let drafts = [forge.draft(&Measurement::Flag(true), Time::now())];
-    let answers = other.run_job(&forge.job(PartialBatch::TimeInterval, &drafts)).await;
+    let answers = other.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts)).await;
     assert!(matches!(answers[0].outcome, PrepareOutcome::Continue(_)), "{answers:?}");
     let report = Forge::new(parties).await.report(&Measurement::Flag(true), Time::now());
     parties.upload_all([&report]).await;
@@ -250,7 +250,7 @@ async fn a_report_whose_client_hangs_up_is_aggregated(#[values(Revision::Dap09, 
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, eager, |_| {}).await;
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
-    let upload = parties.wire().upload_call(&parties.id());
+    let upload = parties.wire().upload_request(&parties.id());
     let (method, url) = (upload.method, parties.at_leader(&upload.path));
     let count = |status: &TaskStatus, name: &str| status.counters.get(name).copied().unwrap_or(0);
     let mut stored = 0;

@@ -9,13 +9,13 @@ use dapbox::{
     config::{Config, Seconds},
     model::{
         AggregateShareReq, BatchId, BatchMode, BatchSelector, Collection, CollectionReq, Duration, FixedSizeQuery,
-        Interval, Max, PartialBatch, PassedOn, PrepareOutcome, Query, ReportError, ReportId, Revision, Task, Time,
-        VdafConfig,
+        ForwardedCollectionReq, Interval, MaxMeasurement, PartialBatchSelector, PrepareOutcome, Query, ReportError,
+        ReportId, Revision, Task, Time, VdafConfig,
     },
-    support::calendar,
+    support::timestamp,
     vdaf::{AggregateResult, Measurement},
     views::status::{CollectedBatchStatus, ResultState, TaskStatus},
-    wire::{Interaction, ProblemType},
+    wire::{ProblemType, ResourceKind},
 };
 use rstest::rstest;
 
@@ -61,7 +61,7 @@ const CURRENT: Query = Query::FixedSize(FixedSizeQuery::CurrentBatch);
 async fn collected(parties: &Parties, job: &str) -> (bytes::Bytes, Collection) {
     let answer = parties.outcome(job).await;
     let wire = parties.wire();
-    let media_type = wire.poll_call(Interaction::CollectionJob, job).unwrap().accept;
+    let media_type = wire.poll_request(ResourceKind::CollectionJob, job).unwrap().accept;
     assert_eq!((answer.status, answer.content_type.as_deref()), (200, media_type), "{answer:?}");
     let collection = wire.decode_collection(parties.task(), &answer.body).unwrap();
     (answer.body, collection)
@@ -97,14 +97,14 @@ async fn a_query_that_makes_no_sense_is_refused(#[values(Revision::Dap09, Revisi
         }
         let made = parties.ask_collection(query).await;
         assert_refused(&made.answer, parties, kind);
-        let job = made.place.unwrap_or_else(|| parties.nowhere(Interaction::CollectionJob));
+        let job = made.place.unwrap_or_else(|| parties.nowhere(ResourceKind::CollectionJob));
         let poll = parties.poll(&job).await;
         assert_eq!(poll.status, 404, "a refused job does not exist: {poll:?}");
         assert_eq!(problem(&poll).task_id, Some(parties.id()));
         assert_eq!(parties.delete_collection(&job).await.status, 404);
     }
     let request = parties.collection_req_with(hours(0, 1), b"parameter", Vec::new());
-    let answer = parties.create(Interaction::CollectionJob, &[1; 16], request).await.answer;
+    let answer = parties.create(ResourceKind::CollectionJob, &[1; 16], request).await.answer;
     assert_refused(&answer, parties, ProblemType::InvalidAggregationParameter);
     pair.stop().await;
 }
@@ -152,7 +152,7 @@ async fn an_interval_is_collected_once_and_stays_collected(
     assert_eq!(parties.poll(&first).await.body, body);
     assert_eq!(parties.ask_collection_as(id.as_bytes(), hours(0, 3)).await.place(), first);
     let changed = parties.ask_collection_as(id.as_bytes(), hours(0, 2)).await.answer;
-    let status = if parties.wire().rules().may_repeat { 409 } else { 400 };
+    let status = if parties.wire().collected_batch_policy().may_repeat { 409 } else { 400 };
     assert_eq!((changed.status, problem(&changed).task_id), (status, Some(parties.id())));
     let second = parties.start_collection(hours(0, 3)).await;
     assert_eq!(collected(&parties, &second).await.0, body);
@@ -162,7 +162,7 @@ async fn an_interval_is_collected_once_and_stays_collected(
     assert_deleted(&parties.poll(&first).await, &parties);
     assert!(parties.delete_collection(&first).await.is_success(), "whoever deletes twice is not told off");
     // What nobody has a job for any more is not given out again, unless the revision lets a batch be asked for again.
-    let again = parties.wire().rules().may_repeat.then_some(&body[..]);
+    let again = parties.wire().collected_batch_policy().may_repeat.then_some(&body[..]);
     stays_collected(&parties, &forge, again).await;
     pair.leader.restart().await;
     pair.helper.restart().await;
@@ -192,7 +192,7 @@ async fn stays_collected(parties: &Parties, forge: &Forge, body: Option<&[u8]>) 
     // The refusal names what is free, and says if nothing is.
     for (query, free) in [
         (hours(1, 2), "no part of the interval is free".to_owned()),
-        (hours(2, 5), format!("free: {} to {}", calendar::show(hour(3)), calendar::show(hour(5)))),
+        (hours(2, 5), format!("free: {} to {}", timestamp::show(hour(3)), timestamp::show(hour(5)))),
     ] {
         let detail = problem(&parties.ask_collection(query).await.answer).detail;
         assert!(detail.contains(&free), "{detail}");
@@ -202,7 +202,7 @@ async fn stays_collected(parties: &Parties, forge: &Forge, body: Option<&[u8]>) 
         assert_upload_refused(&parties.upload(&report).await, parties, &report, ReportError::BatchCollected);
     }
     let draft = forge.draft(&yes(), hour(2));
-    let resps = parties.run_job(&forge.job(PartialBatch::TimeInterval, &[draft])).await;
+    let resps = parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &[draft])).await;
     assert_eq!(resps[0].outcome, PrepareOutcome::Reject(ReportError::BatchCollected));
     let again = parties.outcome_of(hours(0, 3)).await;
     match body {
@@ -225,7 +225,7 @@ async fn the_helper_checks_a_batch_before_it_gives_its_share(
     let drafts = |n| -> Vec<Draft> { (0..3).map(|_| forge.draft(&yes(), hour(n))).collect() };
     let (first, second) = (drafts(1), drafts(2));
     for drafts in [&first, &second] {
-        let resps = parties.run_job(&forge.job(PartialBatch::TimeInterval, drafts)).await;
+        let resps = parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, drafts)).await;
         assert!(resps.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))));
     }
     let batch = |from, to| BatchSelector::TimeInterval(interval(from, to));
@@ -249,7 +249,7 @@ async fn the_helper_checks_a_batch_before_it_gives_its_share(
     }
     // None of that collected anything. The same request again gets the same bytes.
     let answer = parties.ask_share(&right).await;
-    let media_type = parties.wire().create_call(Interaction::AggregateShare, &parties.id(), &[0; 16]).accept;
+    let media_type = parties.wire().create_request(ResourceKind::AggregateShare, &parties.id(), &[0; 16]).accept;
     assert_eq!((answer.is_success(), answer.content_type.as_deref()), (true, media_type));
     assert_eq!(parties.ask_share(&right).await.body, answer.body);
     for request in [
@@ -269,7 +269,7 @@ async fn the_helper_checks_a_batch_before_it_gives_its_share(
 fn with_parameter(parties: &Parties, request: &AggregateShareReq) -> AggregateShareReq {
     let mut request = request.clone();
     request.aggregation_parameter = "p".into();
-    if let Some(PassedOn { request, bytes }) = &mut request.collection {
+    if let Some(ForwardedCollectionReq { request, bytes }) = &mut request.collection {
         request.aggregation_parameter = "p".into();
         *bytes = parties.collection_req_with(request.query, b"p", Vec::new());
     }
@@ -287,7 +287,7 @@ async fn a_batch_that_the_aggregators_disagree_about_is_lost(
     let pair = Pair::start_with(revision, vdaf, BatchMode::TimeInterval, lazy, at_least(1)).await;
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
-    parties.run_job(&forge.job(PartialBatch::TimeInterval, &[forge.draft(&yes(), hour(1))])).await;
+    parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &[forge.draft(&yes(), hour(1))])).await;
     parties.upload_all([&forge.report(&yes(), hour(1))]).await;
     for _ in 0..2 {
         assert_refused(&parties.outcome_of(hours(1, 2)).await, parties, ProblemType::BatchMismatch);
@@ -304,7 +304,7 @@ async fn a_batch_that_the_aggregators_disagree_about_is_lost(
 async fn batches_of_the_leader_are_collected_one_after_the_other(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
 ) {
-    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(12) };
+    let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(12) };
     let pair = Pair::start_with(revision, vdaf, batches_of(revision, 5), lazy, at_least(3)).await;
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
@@ -328,7 +328,7 @@ async fn batches_of_the_leader_are_collected_one_after_the_other(
 #[tokio::test(flavor = "multi_thread")]
 async fn fixed_size_batches_are_distinct_and_of_the_right_size() {
     let mode = BatchMode::fixed_size(Some(5));
-    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(12) };
+    let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(12) };
     let pair = Pair::start_with(Revision::Dap09, vdaf, mode, lazy, at_least(3)).await;
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
@@ -348,7 +348,7 @@ async fn fixed_size_batches_are_distinct_and_of_the_right_size() {
     for job in &jobs {
         let (body, collection) = collected(parties, job).await;
         assert_eq!(collection.report_count, 3);
-        let Some(PartialBatch::FixedSize(id)) = collection.batch else { panic!("{collection:?}") };
+        let Some(PartialBatchSelector::FixedSize(id)) = collection.batch else { panic!("{collection:?}") };
         batches.push((id, body));
     }
     assert!((1..3).all(|i| !batches[..i].iter().any(|(id, _)| *id == batches[i].0)), "{batches:?}");
@@ -385,7 +385,7 @@ async fn fixed_size_batches_are_distinct_and_of_the_right_size() {
 async fn helper_knows_its_batches(parties: &Parties, forge: &Forge, taken: BatchId) {
     let mine = BatchId::random();
     let drafts: Vec<_> = (0..2).map(|_| forge.draft(&Measurement::Number(1), hour(0))).collect();
-    parties.run_job(&forge.job(PartialBatch::FixedSize(mine), &drafts)).await;
+    parties.run_job(&forge.job(PartialBatchSelector::FixedSize(mine), &drafts)).await;
     for (batch, kind) in [
         (BatchSelector::FixedSize(BatchId::random()), ProblemType::BatchInvalid),
         (BatchSelector::FixedSize(mine), ProblemType::InvalidBatchSize),
@@ -504,7 +504,7 @@ async fn names_collected_batches_and_whether_they_were_fetched(
         let batch = only_batch(&pair, ResultState::Fetched).await;
         assert!(batch.fetched >= batch.closed, "{batch:?}");
         match collection.batch {
-            Some(PartialBatch::FixedSize(id)) => assert_eq!(batch.id, Some(id)),
+            Some(PartialBatchSelector::FixedSize(id)) => assert_eq!(batch.id, Some(id)),
             _ => assert!(is_by_time || revision == Revision::Dap18),
         }
         pair.leader.restart().await;
@@ -524,7 +524,7 @@ async fn names_collected_batches_and_whether_they_were_fetched(
 async fn recovers_an_abandoned_batch_by_its_id(#[values(true, false)] has_share: bool) {
     let (pair, relay) = pair_through_relay(Revision::Dap09, batches_of(Revision::Dap09, 5), |_| {}).await;
     let parties = &pair.parties;
-    relay.plan(move |asked, _| match asked.makes(Interaction::AggregateShare) && !has_share {
+    relay.plan(move |asked, _| match asked.makes(ResourceKind::AggregateShare) && !has_share {
         true => Act::Lose,
         false => Act::Pass,
     });

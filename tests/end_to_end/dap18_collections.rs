@@ -5,13 +5,14 @@ use bytes::Bytes;
 use dapbox::{
     config::{Config, Seconds},
     model::{
-        AggregateShareReq, BatchId, BatchMode, BatchSelector, Duration, FixedSizeQuery, Interval, Max, PartialBatch,
-        PassedOn, PrepareOutcome, Query, ReportError, Revision, Task, Time, VdafConfig,
+        AggregateShareReq, BatchId, BatchMode, BatchSelector, Duration, FixedSizeQuery, ForwardedCollectionReq,
+        Interval, MaxMeasurement, PartialBatchSelector, PrepareOutcome, Query, ReportError, Revision, Task, Time,
+        VdafConfig,
     },
     vdaf::{AggregateResult, Measurement},
     wire::{
-        Interaction::{AggregateShare, CollectionJob},
         ProblemType,
+        ResourceKind::{AggregateShare, CollectionJob},
         dap18::media,
     },
 };
@@ -65,7 +66,7 @@ async fn time_interval() -> (Pair, Forge) {
 /// after that from then on (sections 3.2, 4.6.1 and 5.2). A job that was deleted stays so.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_batch_is_the_next_one_after_a_deletion() {
-    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+    let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
     let mut pair = Pair::start_with(Revision::Dap18, vdaf, batches_of(Revision::Dap18, 2), lazy, of_two).await;
     let forge = Forge::new(&pair.parties).await;
     let reports: Vec<_> = (0..6).map(|i| forge.report(&Measurement::Number(1 << i), hour(i))).collect();
@@ -84,7 +85,7 @@ async fn the_next_batch_is_the_next_one_after_a_deletion() {
         assert_eq!((again.place(), &again.answer.body), (job.as_str(), &body));
         assert_eq!(again.answer.content_type.as_deref(), Some(media::COLLECTION_JOB_RESP));
         let collected = parties.collector().collect(NEXT, Some(PATIENCE), |_| {}).await.unwrap();
-        assert_eq!((collected.report_count, collected.place.as_deref()), (2, Some(job.as_str())));
+        assert_eq!((collected.report_count, collected.location.as_deref()), (2, Some(job.as_str())));
         let AggregateResult::Number(number) = collected.result else { panic!("{collected:?}") };
         assert_eq!((number.count_ones(), number & sum), (2, 0), "a report is in one batch only");
         sum |= number;
@@ -108,7 +109,7 @@ async fn the_next_batch_is_the_next_one_after_a_deletion() {
 /// 5.2). What it had before stays where it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn gives_the_next_batch_without_a_deletion() {
-    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+    let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
     let soon = |config: &mut Config| {
         lazy(config);
         config.leader.next_batch_after = Seconds::new(0);
@@ -127,7 +128,7 @@ async fn gives_the_next_batch_without_a_deletion() {
         let AggregateResult::Number(number) = collected.result else { panic!("{collected:?}") };
         assert_eq!((number.count_ones(), number & sum), (2, 0), "a report is in one batch only");
         sum |= number;
-        let place = collected.place.unwrap();
+        let place = collected.location.unwrap();
         assert_eq!(place, waiting);
         let body = parties.poll(&place).await.body;
         assert!(seen.iter().all(|(other, old)| *other != place && *old != body));
@@ -200,7 +201,7 @@ async fn a_deleted_job_leaves_its_batch_collected() {
 }
 
 async fn aggregate(parties: &Parties, forge: &Forge, drafts: &[Draft]) {
-    for resp in parties.run_job(&forge.job(PartialBatch::TimeInterval, drafts)).await {
+    for resp in parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, drafts)).await {
         assert!(matches!(resp.outcome, PrepareOutcome::Continue(_)), "{resp:?}");
     }
 }
@@ -235,7 +236,7 @@ async fn an_aggregate_share_stays_until_it_is_deleted() {
         let gone = parties.poll_at(AggregateShare, &share).await;
         assert_eq!((gone.status, problem(&gone).task_id), (410, Some(parties.id())), "restarted: {restarted}");
         assert_refused(&ask(&parties).await.answer, &parties, ProblemType::BatchOverlap);
-        let late = forge.job(PartialBatch::TimeInterval, &[forge.draft(&yes(), hour(1))]);
+        let late = forge.job(PartialBatchSelector::TimeInterval, &[forge.draft(&yes(), hour(1))]);
         let resps = parties.run_job(&late).await;
         assert_eq!(resps[0].outcome, PrepareOutcome::Reject(ReportError::BatchCollected));
         pair.helper.restart().await;
@@ -275,8 +276,8 @@ async fn a_batch_is_one_that_a_job_named() {
     let forge = Forge::new(parties).await;
     let drafts: Vec<_> = (0..2).map(|_| forge.draft(&yes(), hour(1))).collect();
     let (small, full) = (BatchId::random(), BatchId::random());
-    parties.run_job(&forge.job(PartialBatch::FixedSize(small), &[forge.draft(&yes(), hour(1))])).await;
-    parties.run_job(&forge.job(PartialBatch::FixedSize(full), &drafts)).await;
+    parties.run_job(&forge.job(PartialBatchSelector::FixedSize(small), &[forge.draft(&yes(), hour(1))])).await;
+    parties.run_job(&forge.job(PartialBatchSelector::FixedSize(full), &drafts)).await;
     let request = |id| parties.share_request(BatchSelector::FixedSize(id), &drafts);
     let unlike = AggregateShareReq { report_count: 3, ..request(full) };
     for (request, kind) in [
@@ -312,7 +313,7 @@ async fn extensions_of_a_collection_are_checked() {
         let mut request = right.clone();
         let passed_on = right.collection.clone().unwrap().request;
         let passed_on = dapbox::model::CollectionReq { extensions: extensions(), ..passed_on };
-        request.collection = Some(PassedOn { request: passed_on, bytes });
+        request.collection = Some(ForwardedCollectionReq { request: passed_on, bytes });
         let to_helper = parties.ask_share(&request).await;
         for answer in [to_leader, to_helper] {
             assert_refused(&answer, parties, kind);

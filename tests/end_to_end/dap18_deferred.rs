@@ -9,12 +9,15 @@ use std::{
 use dapbox::{
     collector::CollectError,
     config::{Config, Seconds},
-    model::{BatchMode, JobInit, Max, PartialBatch, PrepareOutcome, ReportError, ReportId, Revision, Time, VdafConfig},
-    peer::CallError,
+    model::{
+        AggregationJobInitReq, BatchMode, MaxMeasurement, PartialBatchSelector, PrepareOutcome, ReportError, ReportId,
+        Revision, Time, VdafConfig,
+    },
+    peer::RequestError,
     vdaf::Measurement,
     wire::{
-        Interaction::{AggregateShare, AggregationJob},
         ProblemType,
+        ResourceKind::{AggregateShare, AggregationJob},
     },
 };
 use rstest::rstest;
@@ -63,9 +66,9 @@ async fn deferring_pair() -> (Pair, Forge) {
     (pair, forge)
 }
 
-fn some_job(forge: &Forge, reports: usize) -> JobInit {
+fn some_job(forge: &Forge, reports: usize) -> AggregationJobInitReq {
     let draft = || forge.draft(&Measurement::Flag(true), Time(1_600_000_000));
-    forge.job(PartialBatch::TimeInterval, &(0..reports).map(|_| draft()).collect::<Vec<_>>())
+    forge.job(PartialBatchSelector::TimeInterval, &(0..reports).map(|_| draft()).collect::<Vec<_>>())
 }
 
 /// A job that is not ready has a place with its step, and polls say the step (section 4.5.3.2).
@@ -81,8 +84,8 @@ async fn polls_of_a_job_say_its_step() {
     let answer = parties.settle(AggregationJob, made).await;
     assert!(answer.is_success(), "{answer:?}");
     let get = async |path: &str| {
-        let call = parties.wire().poll_call(AggregationJob, "").unwrap();
-        parties.send(AggregationJob, &dapbox::wire::Call { path: path.to_owned(), ..call }, "").await
+        let call = parties.wire().poll_request(AggregationJob, "").unwrap();
+        parties.send(AggregationJob, &dapbox::wire::RequestSpec { path: path.to_owned(), ..call }, "").await
     };
     assert_eq!(get(&place).await.body, answer.body);
     assert_refused(&get(job).await, parties, ProblemType::InvalidMessage);
@@ -102,7 +105,10 @@ async fn polls_of_a_job_say_its_step() {
     let again = parties.ask_job(&request).await;
     assert_eq!((again.place(), &again.answer.body), (job, &answer.body));
     // What can be refused at once is.
-    let twice = JobInit { inits: vec![request.inits[0].clone(), request.inits[0].clone()], ..request };
+    let twice = AggregationJobInitReq {
+        prepare_inits: vec![request.prepare_inits[0].clone(), request.prepare_inits[0].clone()],
+        ..request
+    };
     assert_refused(&parties.ask_job(&twice).await.answer, parties, ProblemType::InvalidMessage);
     pair.stop().await;
 }
@@ -111,7 +117,7 @@ const JOBS: usize = 20;
 const REPORTS: usize = 10;
 
 /// Asks for several jobs, of which some are not answered when the last is asked for.
-async fn ask_all(parties: &Parties, requests: &[JobInit]) -> Vec<Made> {
+async fn ask_all(parties: &Parties, requests: &[AggregationJobInitReq]) -> Vec<Made> {
     let mut made = Vec::new();
     for request in requests {
         made.push(parties.ask_job(request).await);
@@ -133,7 +139,9 @@ async fn jobs_that_wait_are_answered_after_a_restart() {
         let answer = parties.settle(AggregationJob, made).await;
         let resps = parties.wire().decode_job_resp(&answer.body, REPORTS).unwrap();
         assert!(resps.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))), "{resps:?}");
-        assert!(resps.iter().map(|resp| resp.report_id).eq(request.inits.iter().map(|init| init.share.metadata.id)));
+        assert!(
+            resps.iter().map(|resp| resp.report_id).eq(request.prepare_inits.iter().map(|init| init.share.metadata.id))
+        );
         let again = parties.ask_job(request).await;
         assert_eq!((again.place(), &again.answer.body), (place.trim_end_matches("?step=0"), &answer.body));
     }
@@ -310,7 +318,7 @@ async fn a_collector_does_not_follow_a_location_that_leads_elsewhere() {
     let (mut leader, mut helper) = (Node::start().await, Node::start().await);
     let (trap, relay) = (Relay::start().await, Relay::start().await);
     let leader_url = relay.before(&leader.url(Revision::Dap18));
-    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+    let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
     let mode = BatchMode::TimeInterval;
     let parties = Parties::new(Revision::Dap18, vdaf, mode, leader_url, helper.url(Revision::Dap18));
     leader.add(&parties.leader).await;
@@ -319,7 +327,7 @@ async fn a_collector_does_not_follow_a_location_that_leads_elsewhere() {
         let told = place.clone();
         relay.plan(move |_, _| Act::Tell(pending(200).with("location", &told)));
         let collected = parties.collector().collect(query(&parties), Some(PATIENCE), |_| {}).await;
-        assert!(matches!(collected, Err(CollectError::Call(CallError::Unexpected(_)))), "{place}: {collected:?}");
+        assert!(matches!(collected, Err(CollectError::Request(RequestError::Unexpected(_)))), "{place}: {collected:?}");
     }
     let strays = relay.asked("").into_iter().filter(|asked| !asked.path.ends_with("/collection_jobs"));
     assert_eq!((strays.collect::<Vec<_>>(), trap.asked("")), (Vec::new(), Vec::new()));

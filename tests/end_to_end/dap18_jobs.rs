@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use dapbox::{
     model::{
-        BatchId, BatchMode, Duration, Extension, Interval, JobInit, PartialBatch, PrepareOutcome, ReportError,
-        ReportId, Revision, Task, Time, VdafConfig,
+        AggregationJobInitReq, BatchId, BatchMode, Duration, Extension, Interval, PartialBatchSelector, PrepareOutcome,
+        ReportError, ReportId, Revision, Task, Time, VdafConfig,
     },
     vdaf::Measurement,
     wire::ProblemType,
@@ -35,7 +35,7 @@ async fn pair_with(mode: BatchMode, task: impl Fn(&mut Task)) -> (Pair, Forge) {
     (pair, forge)
 }
 
-async fn is_aggregated(parties: &Parties, request: &JobInit) {
+async fn is_aggregated(parties: &Parties, request: &AggregationJobInitReq) {
     for resp in parties.run_job(request).await {
         assert!(matches!(resp.outcome, PrepareOutcome::Continue(_)), "{resp:?}");
     }
@@ -46,10 +46,10 @@ async fn is_aggregated(parties: &Parties, request: &JobInit) {
 async fn extensions_of_a_job_are_checked() {
     let (pair, forge) = pair_with(BatchMode::TimeInterval, |_| {}).await;
     let parties = &pair.parties;
-    let right = forge.job(PartialBatch::TimeInterval, &[forge.draft(&yes(), ago(1))]);
+    let right = forge.job(PartialBatchSelector::TimeInterval, &[forge.draft(&yes(), ago(1))]);
     let with = |kinds: &[u16]| {
         let extensions = kinds.iter().map(|kind| extension(*kind)).collect();
-        JobInit { extensions, ..right.clone() }
+        AggregationJobInitReq { extensions, ..right.clone() }
     };
     for kinds in [&[7][..], &[7, 0xff00]] {
         let answer = parties.ask_job(&with(kinds)).await.answer;
@@ -70,16 +70,16 @@ async fn extensions_of_a_job_are_checked() {
 async fn a_job_says_its_batch() {
     let (pair, forge) = pair_with(batches_of(Revision::Dap18, 1), |_| {}).await;
     let parties = &pair.parties;
-    let batch = PartialBatch::FixedSize(BatchId::random());
+    let batch = PartialBatchSelector::FixedSize(BatchId::random());
     let right = forge.job(batch, &[forge.draft(&yes(), ago(1))]);
-    let without = JobInit { batch: PartialBatch::TimeInterval, ..right.clone() };
+    let without = AggregationJobInitReq { batch: PartialBatchSelector::TimeInterval, ..right.clone() };
     assert_refused(&parties.ask_job(&without).await.answer, parties, ProblemType::InvalidMessage);
     for length in [0, 31, 33] {
         let extensions = vec![Extension { kind: BATCH_ID, data: vec![1; length].into() }];
-        let request = JobInit { extensions, ..without.clone() };
+        let request = AggregationJobInitReq { extensions, ..without.clone() };
         assert_refused(&parties.ask_job(&request).await.answer, parties, ProblemType::InvalidMessage);
     }
-    let with_more = JobInit { extensions: vec![extension(2)], ..right.clone() };
+    let with_more = AggregationJobInitReq { extensions: vec![extension(2)], ..right.clone() };
     let answer = parties.ask_job(&with_more).await.answer;
     assert_refused(&answer, parties, ProblemType::UnsupportedExtension);
     assert_eq!(problem(&answer).unsupported_extensions, [2]);
@@ -92,9 +92,9 @@ async fn a_job_says_its_batch() {
 async fn a_job_names_the_verification_key() {
     let (pair, forge) = pair_with(BatchMode::TimeInterval, |_| {}).await;
     let parties = &pair.parties;
-    let right = forge.job(PartialBatch::TimeInterval, &[forge.draft(&yes(), ago(1))]);
+    let right = forge.job(PartialBatchSelector::TimeInterval, &[forge.draft(&yes(), ago(1))]);
     for id in [1, 255] {
-        let request = JobInit { verify_key_id: Some(id), ..right.clone() };
+        let request = AggregationJobInitReq { verify_key_id: Some(id), ..right.clone() };
         assert_refused(&parties.ask_job(&request).await.answer, parties, ProblemType::InvalidMessage);
     }
     // Our leader and our helper agree on another number, too.
@@ -106,7 +106,7 @@ async fn a_job_names_the_verification_key() {
     other.leader.until(&other.parties.id(), |status| status.counters.get("aggregate_success") == Some(&1)).await;
     other.stop().await;
 
-    let parameter = JobInit { aggregation_parameter: Bytes::from_static(b"p"), ..right.clone() };
+    let parameter = AggregationJobInitReq { aggregation_parameter: Bytes::from_static(b"p"), ..right.clone() };
     let answer = parties.ask_job(&parameter).await.answer;
     assert_refused(&answer, parties, ProblemType::InvalidAggregationParameter);
     is_aggregated(parties, &right).await;
@@ -118,7 +118,7 @@ async fn a_job_names_the_verification_key() {
 async fn times_of_reports_do_not_wrap() {
     let (pair, forge) = pair_with(BatchMode::TimeInterval, |_| {}).await;
     let parties = &pair.parties;
-    let right = forge.job(PartialBatch::TimeInterval, &[forge.draft(&yes(), ago(1))]);
+    let right = forge.job(PartialBatchSelector::TimeInterval, &[forge.draft(&yes(), ago(1))]);
     let body = parties.wire().encode_job_init(parties.task(), &right);
     // A key id, no aggregation parameter, no extensions, and the report's id.
     let at = 1 + 4 + 2 + 16;
@@ -148,7 +148,7 @@ async fn reports_outside_of_the_task_interval_are_refused() {
         (Time(0), Some(ReportError::TaskNotStarted)),
     ];
     let drafts: Vec<_> = times.iter().map(|(time, _)| forge.draft(&yes(), *time)).collect();
-    let resps = pair.parties.run_job(&forge.job(PartialBatch::TimeInterval, &drafts)).await;
+    let resps = pair.parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts)).await;
     for (resp, (time, error)) in resps.iter().zip(times) {
         let found = match resp.outcome {
             PrepareOutcome::Reject(error) => Some(error),
@@ -170,11 +170,11 @@ async fn what_is_wrong_with_a_report_is_told() {
         (draft.extensions, draft.helper.extensions) = (list(public), list(private));
         draft
     };
-    let mut inits = Vec::new();
+    let mut prepare_inits = Vec::new();
     for (public, private) in
         [(&[7][..], &[][..]), (&[], &[7]), (&[7], &[7]), (&[9, 7], &[]), (&[], &[9, 7]), (&[7, 7], &[]), (&[], &[7, 7])]
     {
-        inits.push((forge.init(&with(public, private)), ReportError::InvalidMessage));
+        prepare_inits.push((forge.init(&with(public, private)), ReportError::InvalidMessage));
     }
     // Added or taken away after the report was sealed.
     let mut added = forge.init(&with(&[], &[]));
@@ -185,13 +185,13 @@ async fn what_is_wrong_with_a_report_is_told() {
     later.share.metadata.time = ago(2);
     let mut unknown_key = forge.init(&with(&[], &[]));
     unknown_key.share.input_share.config_id = another_id(&forge.keys.helper);
-    inits.extend([taken_away, later, unknown_key].map(|init| (init, ReportError::HpkeDecryptError)));
-    let (inits, expected): (Vec<_>, Vec<_>) = inits.into_iter().unzip();
-    let resps = pair.parties.run_job(&forge.job_of(PartialBatch::TimeInterval, inits)).await;
+    prepare_inits.extend([taken_away, later, unknown_key].map(|init| (init, ReportError::HpkeDecryptError)));
+    let (prepare_inits, expected): (Vec<_>, Vec<_>) = prepare_inits.into_iter().unzip();
+    let resps = pair.parties.run_job(&forge.job_of(PartialBatchSelector::TimeInterval, prepare_inits)).await;
     let found: Vec<_> = resps.into_iter().map(|resp| resp.outcome).collect();
     assert_eq!(found, expected.into_iter().map(PrepareOutcome::Reject).collect::<Vec<_>>());
     // Whether an extension is unknown, or was not there when the report was sealed: both are true of this one.
-    let resps = pair.parties.run_job(&forge.job_of(PartialBatch::TimeInterval, vec![added])).await;
+    let resps = pair.parties.run_job(&forge.job_of(PartialBatchSelector::TimeInterval, vec![added])).await;
     let PrepareOutcome::Reject(error) = resps[0].outcome else { panic!("{resps:?}") };
     assert!(matches!(error, ReportError::InvalidMessage | ReportError::HpkeDecryptError), "{error}");
     pair.stop().await;

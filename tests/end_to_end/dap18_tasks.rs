@@ -5,10 +5,10 @@ use dapbox::{
     collector::{CollectError, Collector, CollectorTask},
     config::Config,
     model::{
-        BatchMode, Duration, FixedSizeQuery, Interval, Max, PartialBatch, Query, Revision, Task, TaskParameters, Time,
-        VdafConfig,
+        BatchMode, Duration, FixedSizeQuery, Interval, MaxMeasurement, PartialBatchSelector, Query, Revision, Task,
+        TaskParameters, Time, VdafConfig,
     },
-    peer::Retries,
+    peer::RetryPolicy,
     vdaf::{AggregateResult, Measurement},
 };
 
@@ -30,7 +30,7 @@ const DIFFERENCES: [(&str, Difference); 7] = [
     ("leader's URL", |task| task.leader_url = task.leader_url.trim_end_matches('/').to_owned()),
     ("helper's URL", |task| task.helper_url = task.helper_url.trim_end_matches('/').to_owned()),
     ("batch size", |task| task.min_batch_size += 1),
-    ("VDAF", |task| task.vdaf = VdafConfig::Prio3Sum { max: Max(200) }),
+    ("VDAF", |task| task.vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement(200) }),
     ("interval", |task| task.task_interval = Interval::new(Time(0), Duration(1 << 40).aligned())),
     ("batch mode", |task| task.batch_mode = batches_of(DAP18, 2)),
 ];
@@ -47,7 +47,7 @@ impl Aligned for Duration {
 }
 
 fn sum() -> VdafConfig {
-    VdafConfig::Prio3Sum { max: Max::of_bits(8) }
+    VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) }
 }
 
 /// A new task between two nodes, of which the helper understands its own.
@@ -87,7 +87,7 @@ async fn parties_that_differ_about_the_task_open_nothing() {
         let parties = Parties::between(DAP18, sum(), BatchMode::TimeInterval, [&leader, &helper]).await;
         let mut task = parties.task().clone();
         difference(&mut task);
-        let client = Client::new(task, common::peer(), Retries::default()).unwrap();
+        let client = Client::new(task, common::peer(), RetryPolicy::default()).unwrap();
         client.upload(Measurement::Number(1), None).await.unwrap();
         let is_settled =
             |status: &dapbox::views::status::TaskStatus| status.counters.get("hpke_decrypt_error") == Some(&1);
@@ -107,7 +107,7 @@ async fn a_collector_that_differs_about_the_task_opens_nothing() {
         let mut public = parties.task().clone();
         difference(&mut public);
         let task = CollectorTask { public, token: parties.collector_token.clone(), previous_token: None };
-        let collector = Collector::new(task, parties.keypair.clone(), common::peer(), Retries::default()).unwrap();
+        let collector = Collector::new(task, parties.keypair.clone(), common::peer(), RetryPolicy::default()).unwrap();
         let collected = collector.collect(parties.query_now(), Some(PATIENCE), |_| {}).await;
         assert!(matches!(collected, Err(CollectError::Open(..))), "{name}: {collected:?}");
     }
@@ -268,7 +268,7 @@ async fn a_report_of_another_task_is_not_aggregated() {
     let draft = forge.draft(&Measurement::Flag(true), Time::now());
     assert_taken(&other.upload(&forge.seal(&draft)).await);
     leader.until(&other.id(), |status| status.counters.get("hpke_decrypt_error") == Some(&1)).await;
-    let resps = other.run_job(&forge.job(PartialBatch::TimeInterval, &[draft])).await;
+    let resps = other.run_job(&forge.job(PartialBatchSelector::TimeInterval, &[draft])).await;
     let refused = dapbox::model::PrepareOutcome::Reject(dapbox::model::ReportError::HpkeDecryptError);
     assert_eq!(resps[0].outcome, refused);
     leader.stop().await;

@@ -88,7 +88,7 @@ async fn a_long_upload_comes_in_pieces() {
     let parties = &pair.parties;
     let reports: Vec<_> = (0..300).map(|_| forge.report(&yes(), Time::now())).collect();
     let body = parties.wire().encode_upload(parties.task(), &reports);
-    let call = parties.wire().upload_call(&parties.id());
+    let call = parties.wire().upload_request(&parties.id());
     let headers = [("content-type", media::UPLOAD_REQ), ("transfer-encoding", "chunked"), ("connection", "close")];
     let mut stream = begin(call.method, &parties.at_leader(&call.path), &headers).await;
     let (first, rest) = body.split_at(body.len() / 2);
@@ -182,7 +182,7 @@ async fn an_upload_has_limits() {
     let many: Vec<_> = (0..60).map(|_| forge.report(&yes(), Time::now())).collect();
     let body = parties.wire().encode_upload(parties.task(), &many);
     assert!(body.len() > 10_000);
-    let call = parties.wire().upload_call(&parties.id());
+    let call = parties.wire().upload_request(&parties.id());
     let headers = [("content-type", media::UPLOAD_REQ), ("transfer-encoding", "chunked"), ("connection", "close")];
     let mut stream = begin(call.method, &parties.at_leader(&call.path), &headers).await;
     let chunk = [format!("{:x}\r\n", body.len()).as_bytes(), &body, b"\r\n"].concat();

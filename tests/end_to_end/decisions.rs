@@ -53,14 +53,14 @@ async fn store_with(task: &Task) -> (TempDir, Store) {
     let dir = TempDir::new().unwrap();
     let store = open_store(&dir.path().join("data"), Options::default()).await;
     let task = task.clone();
-    store.write(Point::Trial, move |tx| tx.add_task(task)).await.unwrap();
+    store.write(Point::Test, move |tx| tx.add_task(task)).await.unwrap();
     (dir, store)
 }
 
 /// Appends reports as uploads do.
 async fn append(store: &Store, task: TaskId, reports: Vec<Report>) {
     store
-        .write(Point::Trial, move |tx| reports.iter().try_for_each(|report| tx.append_report(&task, report).map(drop)))
+        .write(Point::Test, move |tx| reports.iter().try_for_each(|report| tx.append_report(&task, report).map(drop)))
         .await
         .unwrap();
 }
@@ -79,7 +79,7 @@ async fn pick(store: &Store, task: TaskId, limits: &dapbox::config::Leader) -> V
 async fn pick_within(store: &Store, task: TaskId, limits: &dapbox::config::Leader, bounds: JobBounds) -> Vec<ReportId> {
     let limits = limits.clone();
     let pick = move |tx: &mut Tx<'_>| leader::pick(tx, NOW, &limits, bounds, &task, false);
-    let Some(job) = store.write(Point::Trial, pick).await.unwrap() else { return Vec::new() };
+    let Some(job) = store.write(Point::Test, pick).await.unwrap() else { return Vec::new() };
     store
         .read(|view| {
             let places = view.task(&task).unwrap().leader_jobs[&job].reports.clone();
@@ -101,7 +101,7 @@ async fn what_a_collection_waits_for_goes_first(#[values(Revision::Dap09, Revisi
         tx.bucket_mut(&id, Bucket::Time(ago(4)))?.header.count = 5;
         Ok(())
     };
-    store.write(Point::Trial, count).await.unwrap();
+    store.write(Point::Test, count).await.unwrap();
     let wanted: Vec<_> = (0..3).map(|_| report(ago(3), 0)).collect();
     append(&store, id, wanted.clone()).await;
     let context = TaskContext::new(task.into()).unwrap();
@@ -110,7 +110,7 @@ async fn what_a_collection_waits_for_goes_first(#[values(Revision::Dap09, Revisi
         let new = collect::NewJob { id: CollectionJobId::random(), bytes: Bytes::new(), query, room: Ok(()) };
         collect::create(tx, NOW, &context, &one_at_a_time(), new)
     };
-    store.write(Point::Trial, create).await.unwrap().unwrap();
+    store.write(Point::Test, create).await.unwrap().unwrap();
     for report_wanted in &wanted {
         append(&store, id, vec![report(ago(4), 0), report(ago(9), 0), report(ago(3), 0)]).await;
         assert_eq!(pick(&store, id, &one_at_a_time()).await, [report_wanted.metadata.id]);
@@ -194,10 +194,10 @@ async fn bounds_open_batches_of_fixed_size(#[values(Revision::Dap09, Revision::D
     }
     let give_up = move |tx: &mut Tx<'_>| {
         let jobs = tx.task(&id).unwrap().leader_jobs.values().next().map(|job| job.batch);
-        let Some(dapbox::model::PartialBatch::FixedSize(batch)) = jobs else { panic!("a job without a batch") };
+        let Some(dapbox::model::PartialBatchSelector::FixedSize(batch)) = jobs else { panic!("a job without a batch") };
         tx.give_up_batch(&id, batch)
     };
-    assert!(store.write(Point::Trial, give_up).await.unwrap());
+    assert!(store.write(Point::Test, give_up).await.unwrap());
     for expected in [2, 0] {
         assert_eq!(pick_within(&store, id, &limits, bounds).await.len(), expected);
     }
@@ -211,7 +211,7 @@ async fn uploads_of_one_report_that_race_count_once(#[values(Revision::Dap09, Re
     let task = task(revision, |_| {});
     let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
     let policy = keys::Policy::of(&Config::default());
-    store.write(Point::Trial, move |tx| keys::begin(tx, NOW, &policy)).await.unwrap();
+    store.write(Point::Test, move |tx| keys::begin(tx, NOW, &policy)).await.unwrap();
     let ring = store.read(|view| KeyRing::load(view.keys().values())).unwrap();
     let ring = std::sync::Arc::new(ring);
     let report = report(ago(1), ring.configs()[0].id);
@@ -222,7 +222,7 @@ async fn uploads_of_one_report_that_race_count_once(#[values(Revision::Dap09, Re
             let accept = move |tx: &mut Tx<'_>| {
                 upload::accept(tx, NOW, &Limits::default(), &ring, &id, &[report], &Sampled::new())
             };
-            store.write(Point::Trial, accept).await.unwrap().unwrap();
+            store.write(Point::Test, accept).await.unwrap().unwrap();
         });
     }
     racing.join_all().await;
@@ -320,7 +320,7 @@ async fn bounds_the_time_windows_of_batches() {
         tx.bucket_mut(&id, Bucket::Batch(dapbox::model::BatchId::new([1; 32])))?.header.count = 1;
         Ok(())
     };
-    store.write(Point::Trial, open).await.unwrap();
+    store.write(Point::Test, open).await.unwrap();
     assert!(!has_room(at(4), 3) && has_room(at(4), 4), "an open batch counts");
     store.close().await;
 }

@@ -8,12 +8,12 @@ use dapbox::{
     client::make_report,
     config::{Config, Seconds},
     model::{
-        BatchMode, Duration, Interval, Max, PrepareOutcome, PrepareResp, Query, ReportError, ReportId, Revision,
-        TaskParameters, Time, VdafConfig,
+        BatchMode, Duration, Interval, MaxMeasurement, PrepareOutcome, PrepareResp, Query, ReportError, ReportId,
+        Revision, TaskParameters, Time, VdafConfig,
     },
     vdaf::{self, Measurement},
     views::status::TaskStatus,
-    wire::{self, Interaction, ProblemType},
+    wire::{self, ProblemType, ResourceKind},
 };
 use rstest::rstest;
 use tokio::task::JoinSet;
@@ -27,14 +27,14 @@ use crate::common::{
 
 /// Requests of the leader to the helper. Clients ask the helper too, for its keys.
 fn is_leaders(asked: &Asked) -> bool {
-    asked.is_about(Interaction::AggregationJob) || asked.is_about(Interaction::AggregateShare)
+    asked.is_about(ResourceKind::AggregationJob) || asked.is_about(ResourceKind::AggregateShare)
 }
 
 /// The media type that the answer to a request should have.
 fn right_type(revision: Revision, asked: &Asked) -> &'static str {
-    let is_job = asked.is_about(Interaction::AggregationJob);
-    let kind = if is_job { Interaction::AggregationJob } else { Interaction::AggregateShare };
-    let call = wire::of(revision).create_call(kind, &dapbox::model::TaskId::random(), &[0; 16]);
+    let is_job = asked.is_about(ResourceKind::AggregationJob);
+    let kind = if is_job { ResourceKind::AggregationJob } else { ResourceKind::AggregateShare };
+    let call = wire::for_revision(revision).create_request(kind, &dapbox::model::TaskId::random(), &[0; 16]);
     call.accept.unwrap()
 }
 
@@ -129,7 +129,7 @@ async fn run_and_check(name: &str, pair: &Pair, relay: &Relay, attempts: usize) 
     assert_whole(name, collected);
 
     relay.check_repeats(parties);
-    for kind in [Interaction::AggregationJob, Interaction::AggregateShare] {
+    for kind in [ResourceKind::AggregationJob, ResourceKind::AggregateShare] {
         let asked = relay.made(kind);
         let first = asked.first().unwrap_or_else(|| panic!("{name}: nothing asked of {kind:?}"));
         let times = asked.iter().filter(|asked| is_same(asked, first)).count();
@@ -168,12 +168,12 @@ async fn a_refusal_after_a_lost_answer_does_not_dissolve_the_job(
             let (pair, relay) = pair_through_relay(revision, mode, |config| config.leader.max_job_size = 5).await;
             relay.plan(move |asked, before| match before {
                 0 if is_leaders(asked) => lose(),
-                1 if asked.makes(Interaction::AggregationJob) => Act::Tell(Told::new(413, "text/plain", "")),
-                2 if asked.makes(Interaction::AggregationJob) => Act::Tell(Told::problem(400, "invalidMessage")),
+                1 if asked.makes(ResourceKind::AggregationJob) => Act::Tell(Told::new(413, "text/plain", "")),
+                2 if asked.makes(ResourceKind::AggregationJob) => Act::Tell(Told::problem(400, "invalidMessage")),
                 _ => Act::Pass,
             });
             run_and_check("refused later", &pair, &relay, 2).await;
-            let jobs = relay.made(Interaction::AggregationJob);
+            let jobs = relay.made(ResourceKind::AggregationJob);
             assert!(jobs.iter().filter(|asked| is_same(asked, &jobs[0])).count() >= 4);
             pair.stop().await;
         },
@@ -199,7 +199,7 @@ async fn dissolves_a_job_that_was_put_off_before(#[values(Revision::Dap09, Revis
         let (pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, config).await;
         let (limit, name) = (std::sync::OnceLock::new(), told.status.to_string());
         relay.plan(move |asked, before| {
-            let is_job = asked.makes(Interaction::AggregationJob);
+            let is_job = asked.makes(ResourceKind::AggregationJob);
             let too_long = is_job && asked.body.len() >= *limit.get_or_init(|| asked.body.len());
             match (too_long, before) {
                 (true, 0 | 1) => Act::Tell(told.clone()),
@@ -210,7 +210,7 @@ async fn dissolves_a_job_that_was_put_off_before(#[values(Revision::Dap09, Revis
         upload_all(&pair.parties.client(), None).await;
         let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
         assert_whole(&name, collected);
-        let jobs = relay.made(Interaction::AggregationJob);
+        let jobs = relay.made(ResourceKind::AggregationJob);
         assert_eq!(jobs.iter().filter(|job| is_same(job, &jobs[0])).count(), 3, "{name}: the refused job is over");
         pair.stop().await;
     }))
@@ -228,7 +228,7 @@ async fn a_job_that_is_too_long_for_the_helper_is_tried_again_in_parts(
         let (pair, relay) = pair_through_relay(revision, mode, |config| config.leader.max_job_size = 5).await;
         let limit = std::sync::OnceLock::new();
         relay.plan(move |asked, _| {
-            let is_job = asked.makes(Interaction::AggregationJob);
+            let is_job = asked.makes(ResourceKind::AggregationJob);
             // The helper's limit is below the first job.
             let too_long = is_job && asked.body.len() >= *limit.get_or_init(|| asked.body.len());
             if too_long { Act::Tell(Told::new(413, "text/plain", "")) } else { Act::Pass }
@@ -236,7 +236,7 @@ async fn a_job_that_is_too_long_for_the_helper_is_tried_again_in_parts(
         upload_all(&pair.parties.client(), None).await;
         let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
         assert_whole("413", collected);
-        let jobs = relay.made(Interaction::AggregationJob);
+        let jobs = relay.made(ResourceKind::AggregationJob);
         let first_again = jobs.iter().filter(|job| is_same(job, &jobs[0])).count();
         assert_eq!(first_again, 1, "the refused job is over");
         let refused = jobs.iter().filter(|job| job.body.len() >= jobs[0].body.len()).count();
@@ -255,7 +255,7 @@ async fn a_helper_with_lower_limits_gets_shorter_jobs(#[values(Revision::Dap09, 
     let few = Node::start_with(|config| config.limits.max_job_reports = 3).await;
     let small = Node::start_with(|config| config.limits.max_job_bytes = 2 << 20).await;
     for mut helper in [small, few] {
-        let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+        let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
         let parties = Parties::between(revision, vdaf, BatchMode::TimeInterval, [&leader, &helper]).await;
         let forge = Forge::new(&parties).await;
         for n in 0..16 {
@@ -277,7 +277,7 @@ async fn a_helper_with_lower_limits_gets_shorter_jobs(#[values(Revision::Dap09, 
 
 /// The answer with one thing wrong that no network makes of it.
 fn tampered(task: &TaskParameters, told: Told, tamper: Breach) -> Told {
-    let wire = wire::of(task.revision);
+    let wire = wire::for_revision(task.revision);
     let mut resps = wire.decode_job_resp(&Bytes::from(told.body.clone()), 100).unwrap();
     assert_eq!(resps.len(), 5);
     tamper(&mut resps);
@@ -310,7 +310,7 @@ async fn an_answer_about_something_else_ends_the_job_and_nothing_more(
         let task = parties.task().clone();
         relay.plan(move |asked, _| {
             let task = task.clone();
-            let is_job = asked.makes(Interaction::AggregationJob);
+            let is_job = asked.makes(ResourceKind::AggregationJob);
             if is_job { Act::Edit(Box::new(move |told| tampered(&task, told, breach))) } else { Act::Pass }
         });
         let this_hour = parties.interval(0);
@@ -342,8 +342,8 @@ async fn a_batch_mismatch_is_final(#[values(Revision::Dap09, Revision::Dap18)] r
     let parties = &pair.parties;
     relay.plan(|asked, before| match before {
         // Not knowing what became of the first request changes nothing.
-        0 if asked.makes(Interaction::AggregateShare) => Act::Lose,
-        _ if asked.makes(Interaction::AggregateShare) => Act::Tell(Told::problem(400, "batchMismatch")),
+        0 if asked.makes(ResourceKind::AggregateShare) => Act::Lose,
+        _ if asked.makes(ResourceKind::AggregateShare) => Act::Tell(Told::problem(400, "batchMismatch")),
         _ => Act::Pass,
     });
     upload_all(&parties.client(), None).await;
@@ -351,7 +351,7 @@ async fn a_batch_mismatch_is_final(#[values(Revision::Dap09, Revision::Dap18)] r
     for attempt in 0..2 {
         let outcome = parties.outcome_of(Query::TimeInterval(interval)).await;
         assert_refused(&outcome, parties, ProblemType::BatchMismatch);
-        assert_eq!(relay.made(Interaction::AggregateShare).len(), 2, "attempt {attempt}: the answer was final");
+        assert_eq!(relay.made(ResourceKind::AggregateShare).len(), 2, "attempt {attempt}: the answer was final");
     }
     let wider = Interval::new(interval.start(), Duration(7200)).unwrap();
     let answer = parties.ask_collection(Query::TimeInterval(wider)).await.answer;
@@ -392,7 +392,7 @@ async fn a_helper_that_is_down_comes_back(#[values(Revision::Dap09, Revision::Da
 async fn a_task_that_the_helper_learns_later_goes_on(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let (leader, helper) = (Node::start().await, Node::start().await);
     let mode = BatchMode::TimeInterval;
-    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+    let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
     let parties = Parties::new(revision, vdaf, mode, leader.url(revision), helper.url(revision));
     leader.add(&parties.leader).await;
     // The aggregators' keys are the same for all tasks; a task that both know has them.
@@ -457,11 +457,11 @@ async fn a_helpers_strange_refusal_costs_its_report_only(
     let (pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, config).await;
     let (leader, parties, id) = (&pair.leader, &pair.parties, pair.parties.id());
     relay.plan(move |asked, _| {
-        if !asked.makes(Interaction::AggregationJob) {
+        if !asked.makes(ResourceKind::AggregationJob) {
             return Act::Pass;
         }
         Act::Edit(Box::new(move |told| {
-            let wire = wire::of(revision);
+            let wire = wire::for_revision(revision);
             let mut resps = wire.decode_job_resp(&Bytes::from(told.body.clone()), 100).unwrap();
             let refused = resps.iter_mut().filter(|resp| matches!(resp.outcome, PrepareOutcome::Reject(_)));
             refused.for_each(|resp| resp.outcome = PrepareOutcome::Reject(said));

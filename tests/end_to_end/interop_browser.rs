@@ -10,7 +10,7 @@ use std::{
 };
 
 use dapbox::{
-    model::{BatchMode, Max, Report, Revision, Task, Time, VdafConfig},
+    model::{BatchMode, MaxMeasurement, Report, Revision, Task, Time, VdafConfig},
     vdaf::{AggregateResult, Measurement},
 };
 use serde_json::{Value, json};
@@ -103,7 +103,7 @@ async fn the_javascript_client_uploads() {
     let cases = [
         (VdafConfig::Prio3Count, json!({"type": "count"}), json!([true, false, true]), AggregateResult::Number(2)),
         (
-            VdafConfig::Prio3Sum { max: Max::of_bits(8) },
+            VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) },
             json!({"type": "sum", "bits": 8}),
             json!([255, 0, 3]),
             AggregateResult::Number(258),
@@ -115,7 +115,7 @@ async fn the_javascript_client_uploads() {
             AggregateResult::Vector(vec![1, 0, 0, 2]),
         ),
         (
-            VdafConfig::Prio3SumVec { max: Max::of_bits(2), length: 3, chunk_length: 2 },
+            VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(2), length: 3, chunk_length: 2 },
             json!({"type": "sumVec", "bits": 2, "length": 3, "chunkLength": 2}),
             json!([[3, 0, 1], [1, 2, 3], [0, 0, 0]]),
             AggregateResult::Vector(vec![4, 2, 4]),

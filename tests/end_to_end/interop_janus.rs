@@ -7,7 +7,9 @@ use std::time::Duration as Span;
 
 use dapbox::{
     config::Config,
-    model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Max, Query, Revision, Task, Time, VdafConfig},
+    model::{
+        BatchId, BatchMode, Duration, FixedSizeQuery, Interval, MaxMeasurement, Query, Revision, Task, Time, VdafConfig,
+    },
     vdaf::{AggregateResult, Measurement},
 };
 use janus_collector::{AuthenticationToken, ExponentialBackoff};
@@ -181,14 +183,14 @@ async fn count() {
 #[tokio::test(flavor = "multi_thread")]
 async fn sum() {
     let measurements = [255, 0, 77].map(|number| (number, Measurement::Number(number))).to_vec();
-    let (config, vdaf) = (VdafConfig::Prio3Sum { max: Max::of_bits(8) }, Prio3::new_sum(2, 8).unwrap());
+    let (config, vdaf) = (VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) }, Prio3::new_sum(2, 8).unwrap());
     Case { config, vdaf, measurements, expected: AggregateResult::Number(332) }.check().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sum_vec() {
     let measurements = [vec![15, 0, 1], vec![1, 2, 3]].map(|v| (v.clone(), Measurement::Vector(v))).to_vec();
-    let config = VdafConfig::Prio3SumVec { max: Max::of_bits(4), length: 3, chunk_length: 5 };
+    let config = VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(4), length: 3, chunk_length: 5 };
     let vdaf = Prio3::new_sum_vec(2, 4, 3, 5).unwrap();
     Case { config, vdaf, measurements, expected: AggregateResult::Vector(vec![16, 2, 4]) }.check().await;
 }

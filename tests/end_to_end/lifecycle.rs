@@ -7,8 +7,9 @@ use bytes::Bytes;
 use dapbox::{
     config::{Config, Seconds},
     model::{
-        BatchId, BatchMode, Duration, FixedSizeQuery, Interval, JobInit, Max, PartialBatch, PrepareOutcome,
-        PrepareResp, Query, Report, ReportError, ReportId, Revision, Time, VdafConfig,
+        AggregationJobInitReq, BatchId, BatchMode, Duration, FixedSizeQuery, Interval, MaxMeasurement,
+        PartialBatchSelector, PrepareOutcome, PrepareResp, Query, Report, ReportError, ReportId, Revision, Time,
+        VdafConfig,
     },
     vdaf::{AggregateResult, Measurement},
     wire::ProblemType,
@@ -265,14 +266,16 @@ async fn count(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn sum(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
-    both(revision, VdafConfig::Prio3Sum { max: Max::of_bits(8) }, |i| Measurement::Number(u128::from(i * 23 % 256)))
-        .await;
+    both(revision, VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) }, |i| {
+        Measurement::Number(u128::from(i * 23 % 256))
+    })
+    .await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn sum_vec(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
-    let vdaf = VdafConfig::Prio3SumVec { max: Max::of_bits(3), length: 4, chunk_length: 3 };
+    let vdaf = VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(3), length: 4, chunk_length: 3 };
     both(revision, vdaf, |i| Measurement::Vector((0..4).map(|j| u128::from((i * 5 + j * 3) % 8)).collect())).await;
 }
 
@@ -310,22 +313,22 @@ async fn each_report_of_a_job_gets_its_own_answer(#[values(Revision::Dap09, Revi
         end_at(task, end);
         task.report_expiry_age = Some(Duration(24 * HOUR));
     };
-    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(4) };
+    let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(4) };
     let skew = |config: &mut Config| config.limits.clock_skew = Seconds::new(60);
     let pair = Pair::start_with(revision, vdaf, batches_of(revision, 20), skew, change).await;
     let forge = Forge::new(&pair.parties).await;
     let (one, other) = (Measurement::Number(3), Measurement::Number(9));
     let draft = |time| forge.draft(&one, time);
     let good = |n: usize| (0..n).map(|_| forge.init(&draft(time_of(0)))).collect::<Vec<_>>();
-    let batch = PartialBatch::FixedSize(BatchId::random());
+    let batch = PartialBatchSelector::FixedSize(BatchId::random());
     let aggregated = good(1);
     let resps = pair.parties.run_job(&forge.job_of(batch, aggregated.clone())).await;
     assert!(matches!(resps[0].outcome, PrepareOutcome::Continue(_)));
 
-    let mut inits = Vec::new();
+    let mut prepare_inits = Vec::new();
     let mut expected = Vec::new();
     let mut expect = |init: dapbox::model::PrepareInit, error| {
-        inits.push(init);
+        prepare_inits.push(init);
         expected.push(error);
     };
     expect(good(1).remove(0), None);
@@ -363,14 +366,14 @@ async fn each_report_of_a_job_gets_its_own_answer(#[values(Revision::Dap09, Revi
     expect(aggregated[0].clone(), Some(ReportError::ReportReplayed));
 
     let parties = &pair.parties;
-    let mut job = parties.wire().encode_job_init(parties.task(), &forge.job_of(batch, inits.clone()));
+    let mut job = parties.wire().encode_job_init(parties.task(), &forge.job_of(batch, prepare_inits.clone()));
     let time = 16 + job.windows(16).position(|bytes| bytes == latest_id.as_bytes()).unwrap();
     job[time..time + 8].fill(0xff);
     let made = parties.put_job_bytes(ReportId::random().as_bytes(), job).await;
     assert!(made.answer.is_success(), "{:?}", made.answer);
-    let resps = parties.wire().decode_job_resp(&made.answer.body, inits.len()).unwrap();
+    let resps = parties.wire().decode_job_resp(&made.answer.body, prepare_inits.len()).unwrap();
     assert_eq!(errors(&resps), expected);
-    let ids = inits.iter().map(|init| init.share.metadata.id);
+    let ids = prepare_inits.iter().map(|init| init.share.metadata.id);
     assert!(resps.iter().map(|resp| resp.report_id).eq(ids), "answers are in the order of the request");
 
     pair.stop().await;
@@ -402,13 +405,13 @@ async fn a_batch_that_is_full_takes_no_more() {
     let forge = Forge::new(&pair.parties).await;
     let good = |n: usize| {
         let drafts: Vec<_> = (0..n).map(|_| forge.draft(&Measurement::Flag(true), time_of(0))).collect();
-        forge.job(PartialBatch::FixedSize(BatchId::random()), &drafts)
+        forge.job(PartialBatchSelector::FixedSize(BatchId::random()), &drafts)
     };
     let saturated = errors(&pair.parties.run_job(&good(21)).await);
     assert_eq!((&saturated[..20], saturated[20]), (&[None; 20][..], Some(ReportError::BatchSaturated)));
-    let batch = PartialBatch::FixedSize(BatchId::random());
+    let batch = PartialBatchSelector::FixedSize(BatchId::random());
     let mut jobs = tokio::task::JoinSet::new();
-    for request in (0..8).map(|_| JobInit { batch, ..good(11) }).collect::<Vec<_>>() {
+    for request in (0..8).map(|_| AggregationJobInitReq { batch, ..good(11) }).collect::<Vec<_>>() {
         let parties = pair.parties.clone();
         jobs.spawn(async move { parties.run_job(&request).await });
     }

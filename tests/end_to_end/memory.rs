@@ -4,12 +4,12 @@ use bytes::Bytes;
 use dapbox::{
     config::Config,
     model::{
-        BatchMode, Bucket, Duration, Interval, Max, PartialBatch, PrepareOutcome, PrepareResp, Query, Report,
-        ReportError, Revision, Time, VdafConfig,
+        BatchMode, Bucket, Duration, Interval, MaxMeasurement, PartialBatchSelector, PrepareOutcome, PrepareResp,
+        Query, Report, ReportError, Revision, Time, VdafConfig,
     },
     vdaf::{AggregateResult, Measurement, table::optimal_chunk_length},
     views::status::TaskStatus,
-    wire::Interaction,
+    wire::ResourceKind,
 };
 use rstest::rstest;
 use tokio::io::AsyncWriteExt;
@@ -24,7 +24,7 @@ use crate::common::{
 
 /// Vectors of so many flags.
 fn vectors(length: usize) -> VdafConfig {
-    VdafConfig::Prio3SumVec { max: Max::of_bits(1), length, chunk_length: optimal_chunk_length(length) }
+    VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(1), length, chunk_length: optimal_chunk_length(length) }
 }
 
 fn counted(status: &TaskStatus, name: &str) -> u64 {
@@ -45,7 +45,7 @@ async fn uploads_have_memory_of_their_own(#[values(Revision::Dap09, Revision::Da
     let forge = Forge::new(parties).await;
     let ones = |length| Measurement::Vector(vec![1; length]);
     let long = || parties.wire().encode_upload(parties.task(), &[forge.report(&ones(3000), Time::now())]);
-    let upload = parties.wire().upload_call(&parties.id());
+    let upload = parties.wire().upload_request(&parties.id());
     let (method, url) = (upload.method, parties.at_leader(&upload.path));
     let (slow, headers) = (long(), [("content-type", upload.content_type.unwrap())]);
     let length = slow.len().to_string();
@@ -70,7 +70,7 @@ async fn uploads_have_memory_of_their_own(#[values(Revision::Dap09, Revision::Da
     let reversed = Parties::between(revision, vectors(3000), mode, [&pair.helper, &pair.leader]).await;
     let theirs = Forge::new(&reversed).await;
     let drafts = [(); 8].map(|()| theirs.draft(&ones(3000), Time::now()));
-    assert_eq!(reversed.run_job(&theirs.job(PartialBatch::TimeInterval, &drafts)).await.len(), 8);
+    assert_eq!(reversed.run_job(&theirs.job(PartialBatchSelector::TimeInterval, &drafts)).await.len(), 8);
 
     // What was begun is finished, and gives its memory back.
     stream.write_all(&slow[slow.len() - 1..]).await.unwrap();
@@ -94,7 +94,7 @@ async fn silent_uploads_lose_their_memory(#[values(Revision::Dap09, Revision::Da
     let forge = Forge::new(parties).await;
     let long =
         parties.wire().encode_upload(parties.task(), &[forge.report(&Measurement::Vector(vec![1; 3000]), Time::now())]);
-    let upload = parties.wire().upload_call(&parties.id());
+    let upload = parties.wire().upload_request(&parties.id());
     let (method, url) = (upload.method, parties.at_leader(&upload.path));
     let (length, headers) = (long.len().to_string(), [("content-type", upload.content_type.unwrap())]);
     let mut silent = Vec::new();
@@ -145,7 +145,7 @@ async fn jobs_are_as_short_as_the_memory(#[values(Revision::Dap09, Revision::Dap
     let status = leader.until(&parties.id(), is_over).await;
     assert_eq!(counted(&status, "aggregate_success"), HALF as u64, "{status:#?}");
     assert_eq!(counted(&status, "helper_hpke_decrypt_error"), HALF as u64, "{status:#?}");
-    let longest = relay.made(Interaction::AggregationJob).iter().map(|asked| asked.body.len()).max();
+    let longest = relay.made(ResourceKind::AggregationJob).iter().map(|asked| asked.body.len()).max();
     assert!(longest.is_some_and(|longest| longest < (1 << 20) + 2 * PADDING), "a job of {longest:?} bytes");
     let collected = parties.collector().collect(parties.query_now(), Some(PATIENCE), |_| {}).await.unwrap();
     let sums = AggregateResult::Vector([HALF as u128, 0].repeat(5));
@@ -283,7 +283,7 @@ async fn refuses_a_job_whose_sums_do_not_fit(#[values(Revision::Dap09, Revision:
     );
     let parties = Parties::between(revision, vectors(LENGTH), BatchMode::TimeInterval, [&leader, &helper]).await;
     let forge = Forge::new(&parties).await;
-    let batch = PartialBatch::TimeInterval;
+    let batch = PartialBatchSelector::TimeInterval;
     let mut drafts = a_report_an_hour(&forge, LENGTH, 1..11);
     let answer = parties.ask_job(&forge.job(batch, &drafts)).await.answer;
     let refused = problem(&answer);
@@ -297,7 +297,7 @@ async fn refuses_a_job_whose_sums_do_not_fit(#[values(Revision::Dap09, Revision:
     let job = forge.job(batch, &drafts);
     let id = [7; 16];
     let first = parties.put_job(&id, &job).await.answer;
-    let resps = parties.wire().decode_job_resp(&first.body, job.inits.len()).unwrap();
+    let resps = parties.wire().decode_job_resp(&first.body, job.prepare_inits.len()).unwrap();
     let holds = |resp: &PrepareResp| matches!(resp.outcome, PrepareOutcome::Continue(_));
     assert!(resps.len() == 20 && resps.iter().all(holds), "{resps:?}");
     // It was answered, and is so whatever memory there is since.
@@ -341,9 +341,13 @@ async fn sends_jobs_whose_sums_fit(#[values(Revision::Dap09, Revision::Dap18)] r
     let buckets_of = |body: &[u8]| {
         let init = parties.wire().decode_job_init(parties.task(), &Bytes::copy_from_slice(body), usize::MAX).unwrap();
         let bucket = |time: Time| Bucket::Time(time.truncate(Duration(HOUR)));
-        init.inits.iter().map(|init| bucket(init.share.metadata.time)).collect::<std::collections::BTreeSet<_>>().len()
+        init.prepare_inits
+            .iter()
+            .map(|init| bucket(init.share.metadata.time))
+            .collect::<std::collections::BTreeSet<_>>()
+            .len()
     };
-    let asked = relay.made(Interaction::AggregationJob);
+    let asked = relay.made(ResourceKind::AggregationJob);
     let most = asked.iter().map(|asked| buckets_of(&asked.body)).max().unwrap();
     // Half of the memory is one job's, and half of that is for loading.
     assert!((3..=8).contains(&most), "a job of {most} batch buckets");

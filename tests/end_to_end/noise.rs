@@ -14,7 +14,7 @@ use dapbox::{
     config::Config,
     model::{
         AggregateShareReq, BatchId, BatchMode, BatchSelector, Duration, Epsilon, FixedSizeQuery, HpkeCiphertext,
-        Interval, Max, PartialBatch, Query, Revision, Role, Task, Time, VdafConfig,
+        Interval, MaxMeasurement, PartialBatchSelector, Query, Revision, Role, Task, Time, VdafConfig,
     },
     store::{CollectedBy, Options, Progress},
     support::{Act, Failpoints, Phase, Point},
@@ -40,7 +40,7 @@ fn noisy(revision: Revision, vdaf: &VdafConfig, epsilon: Epsilon) -> Arc<dyn Pre
     let urls = || "https://a.example/".to_owned();
     let mut parties = Parties::new(revision, vdaf.clone(), BatchMode::TimeInterval, urls(), urls());
     parties.leader.public.noise = Some(epsilon);
-    vdaf::of_task(&parties.leader.public).unwrap()
+    vdaf::preparer_for_task(&parties.leader.public).unwrap()
 }
 
 /// Insists that draws are distributed as their cumulative distribution function says.
@@ -94,7 +94,7 @@ fn long_vectors(revision: Revision) -> Vec<(VdafConfig, Epsilon)> {
     let epsilon = |sensitivity: u128| Epsilon::new(sensitivity, 5).unwrap();
     let mut all = vec![
         (VdafConfig::Prio3Histogram { length, chunk_length }, epsilon(2)),
-        (VdafConfig::Prio3SumVec { max: Max::of_bits(2), length, chunk_length }, epsilon(3 * 50_000)),
+        (VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(2), length, chunk_length }, epsilon(3 * 50_000)),
     ];
     match revision {
         Revision::Dap09 => {
@@ -104,7 +104,7 @@ fn long_vectors(revision: Revision) -> Vec<(VdafConfig, Epsilon)> {
         }
         // The maximum that is meant is one of whole bits.
         Revision::Dap18 => {
-            all.push((VdafConfig::Prio3SumVec { max: Max(2), length, chunk_length }, epsilon(3 * 50_000)));
+            all.push((VdafConfig::Prio3SumVec { max: MaxMeasurement(2), length, chunk_length }, epsilon(3 * 50_000)));
         }
     }
     all
@@ -119,7 +119,7 @@ fn each_share_gets_noise_of_the_scale_that_epsilon_asks_for(
         let scale = Noise::new(&vdaf, epsilon).unwrap().scale();
         assert!((scale - 5.0).abs() < 1e-9, "{vdaf:?}");
         let zero = preparer.encode(&preparer.zero());
-        let shares = [(); 4].map(|()| preparer.encode(&preparer.noise().unwrap()));
+        let shares = [(); 4].map(|()| preparer.encode(&preparer.sample_noise().unwrap()));
         let drawn = |share: &Vec<u8>| numbers(preparer.unshard(share, &zero, 1).unwrap());
         let draws: Vec<i128> = shares.iter().flat_map(drawn).collect();
         // Each number by itself, with its neighbour, and with the same one of another draw: were any of them not
@@ -137,7 +137,7 @@ fn another_scale_is_noticed() {
     let vdaf = VdafConfig::Prio3Histogram { length: 50_000, chunk_length: 300 };
     let preparer = noisy(Revision::Dap09, &vdaf, Epsilon::new(2, 5).unwrap());
     let zero = preparer.encode(&preparer.zero());
-    let draws = numbers(preparer.unshard(&preparer.encode(&preparer.noise().unwrap()), &zero, 1).unwrap());
+    let draws = numbers(preparer.unshard(&preparer.encode(&preparer.sample_noise().unwrap()), &zero, 1).unwrap());
     for wrong in [4.0, 6.2] {
         let fails = std::panic::catch_unwind(|| assert_distributed(draws.clone(), one_draw(wrong)));
         assert!(fails.is_err(), "{wrong}");
@@ -149,7 +149,7 @@ fn without_noise_a_share_begins_with_nothing(#[values(Revision::Dap09, Revision:
     for (vdaf, _) in long_vectors(revision) {
         let preparer = vdaf::preparer(revision, &vdaf).unwrap();
         assert!(!preparer.has_noise());
-        let [begun, zero] = [preparer.noise().unwrap(), preparer.zero()].map(|share| preparer.encode(&share));
+        let [begun, zero] = [preparer.sample_noise().unwrap(), preparer.zero()].map(|share| preparer.encode(&share));
         assert!(begun.iter().all(|byte| *byte == 0));
         let result = preparer.unshard(&begun, &zero, 1).unwrap();
         assert_eq!(result, AggregateResult::Vector(vec![0; 50_000]));
@@ -203,7 +203,7 @@ async fn an_aggregate_is_released_with_the_noise_of_both(
     let collection = wire.decode_collection(parties.task(), &first.body).unwrap();
     let batch = batch_of(query, collection.batch);
     let [leader, helper] = open(&parties, query, &batch, [&collection.leader_share, &collection.helper_share]);
-    let preparer = vdaf::of_task(parties.task()).unwrap();
+    let preparer = vdaf::preparer_for_task(parties.task()).unwrap();
     let zero = preparer.encode(&preparer.zero());
     let mut released = numbers(preparer.unshard(&leader, &helper, 4).unwrap());
     for bin in [0, 1, 1, 1999] {
@@ -215,10 +215,10 @@ async fn an_aggregate_is_released_with_the_noise_of_both(
 }
 
 /// The batch that shares are bound to, for a collector who asked like this.
-fn batch_of(query: Query, told: Option<PartialBatch>) -> BatchSelector {
+fn batch_of(query: Query, told: Option<PartialBatchSelector>) -> BatchSelector {
     match (query, told) {
         (Query::TimeInterval(interval), _) => BatchSelector::TimeInterval(interval),
-        (_, Some(PartialBatch::FixedSize(id))) => BatchSelector::FixedSize(id),
+        (_, Some(PartialBatchSelector::FixedSize(id))) => BatchSelector::FixedSize(id),
         _ => BatchSelector::FixedSize(BatchId::new([0; 32])),
     }
 }
@@ -382,7 +382,7 @@ async fn a_helper_draws_once(#[values(Revision::Dap09, Revision::Dap18)] revisio
     let parties = pair.parties.clone();
     let forge = Forge::new(&parties).await;
     let draft = forge.draft(&Measurement::Number(7), interval().start());
-    let job = forge.job(PartialBatch::TimeInterval, std::slice::from_ref(&draft));
+    let job = forge.job(PartialBatchSelector::TimeInterval, std::slice::from_ref(&draft));
     assert_eq!(parties.run_job(&job).await.len(), 1);
     let request = parties.share_request(BatchSelector::TimeInterval(interval()), &[draft]);
     // What is refused takes no noise.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dapbox::{
     config::{Config, Seconds},
-    model::{BatchMode, Duration, FixedSizeQuery, Max, Query, Report, Revision, Task, Time, VdafConfig},
+    model::{BatchMode, Duration, FixedSizeQuery, MaxMeasurement, Query, Report, Revision, Task, Time, VdafConfig},
     vdaf::{AggregateResult, Measurement},
     views::status::TaskStatus,
 };
@@ -41,7 +41,7 @@ fn lazy(config: &mut Config) {
 
 async fn pair(revision: Revision, config: impl Fn(&mut Config)) -> Pair {
     let most = (revision == Revision::Dap09).then_some(LEAST + 1);
-    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(32) };
+    let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(32) };
     Pair::start_with(revision, vdaf, windows(most), config, of_three).await
 }
 
@@ -138,7 +138,7 @@ async fn a_helper_without_windows_works_with_a_leader_that_has_them(
 ) {
     let pair = pair(revision, lazy).await;
     let (leader, helper) = (pair.leader.url(revision), pair.helper.url(revision));
-    let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(32) };
+    let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(32) };
     let mut parties = Parties::new(revision, vdaf, windows(None), leader, helper).with(of_three);
     parties.helper.public.batch_mode = BatchMode::fixed_size(None);
     pair.leader.add(&parties.leader).await;

@@ -12,14 +12,14 @@ use std::{
 };
 
 use dapbox::{
-    model::{BatchMode, Max, Revision, Role, VdafConfig},
+    model::{BatchMode, MaxMeasurement, Revision, Role, VdafConfig},
     store,
 };
 use tempfile::TempDir;
 
 use crate::common::{Node, Parties};
 
-const SUM: VdafConfig = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+const SUM: VdafConfig = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
 
 fn dapbox(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));

@@ -11,8 +11,8 @@ use dapbox::{
     client::Client,
     collector::{Collector, CollectorTask},
     config::{Config, Seconds},
-    model::{BatchMode, Max, Revision, TaskId, VdafConfig},
-    peer::Retries,
+    model::{BatchMode, MaxMeasurement, Revision, TaskId, VdafConfig},
+    peer::RetryPolicy,
     server::{CertificateError, Server, StartError},
     wire,
 };
@@ -31,7 +31,7 @@ use crate::common::{
     tls::{Authority, replace, shown},
 };
 
-const SUM: VdafConfig = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+const SUM: VdafConfig = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
 
 /// A leader with HTTPS and a task; the helper is nowhere.
 async fn leader(authority: &Authority, change: impl FnOnce(&mut Config)) -> (Node, Parties) {
@@ -67,11 +67,11 @@ async fn a_task_lives_over_https(#[case] revision: Revision) {
     assert!(parties.task().leader_url.starts_with("https://") && parties.task().helper_url.starts_with("https://"));
     assert_eq!(pair.leader.server().url(), format!("https://{}/", pair.leader.config.listen));
     let query = parties.query_now();
-    let client = Client::new(parties.task().clone(), authority.peer(), Retries::default()).unwrap();
+    let client = Client::new(parties.task().clone(), authority.peer(), RetryPolicy::default()).unwrap();
     upload_all(&client, None).await;
     let task =
         CollectorTask { public: parties.task().clone(), token: parties.collector_token.clone(), previous_token: None };
-    let collector = Collector::new(task, parties.keypair.clone(), authority.peer(), Retries::default()).unwrap();
+    let collector = Collector::new(task, parties.keypair.clone(), authority.peer(), RetryPolicy::default()).unwrap();
     assert_whole("over HTTPS", collector.collect(query, Some(PATIENCE), |_| {}).await);
     pair.stop().await;
 }
@@ -98,7 +98,8 @@ async fn http2_is_negotiated_and_http1_can_be() {
     let url = format!("https://{}/", listener.local_addr().unwrap());
     let acceptor = tokio_rustls::TlsAcceptor::from(authority.server_config(&["h2", "http/1.1"]));
     let accept = async { acceptor.accept(listener.accept().await.unwrap().0).await.unwrap() };
-    let (peer, call) = (authority.peer(), wire::of(Revision::Dap09).hpke_config_call(Some(&TaskId::random())));
+    let (peer, call) =
+        (authority.peer(), wire::for_revision(Revision::Dap09).hpke_config_request(Some(&TaskId::random())));
     let (asked, stream) = tokio::join!(peer.send(&url, &call, None, Bytes::new()), async {
         accept.await.get_ref().1.alpn_protocol().map(<[u8]>::to_vec)
     });
@@ -167,7 +168,7 @@ async fn a_certificate_that_cannot_be_used_at_the_start_is_named_with_a_remedy()
     authority.equip(&mut config);
     replace(&config.tls.key_file, &authority.issue().key);
     let refused = async |config: &Config| match Server::start(config.clone()).await {
-        Err(error @ (StartError::Certificate(_) | StartError::Roots(_))) => error.to_string(),
+        Err(error @ (StartError::Certificate(_) | StartError::RootCertificates(_))) => error.to_string(),
         Err(error) => panic!("{error}"),
         Ok(_) => panic!("it starts"),
     };
@@ -233,7 +234,7 @@ async fn speak_h2(
 
 /// An upload of so many bytes of nonsense, of which nothing is sent yet.
 fn nonsense(parties: &Parties, length: usize) -> Request<()> {
-    let call = parties.wire().upload_call(&parties.id());
+    let call = parties.wire().upload_request(&parties.id());
     let request = Request::builder().method(call.method).uri(parties.at_leader(&call.path));
     let request = request.header("content-type", call.content_type.unwrap());
     request.header("content-length", length).body(()).unwrap()
@@ -291,7 +292,7 @@ async fn a_body_that_does_not_come_is_answered_over_http2_too() {
 async fn a_refusal_arrives_over_http2_while_the_body_is_still_being_sent() {
     let authority = Authority::new();
     let (_node, parties) = leader(&authority, |config| config.limits.max_report_bytes = 1000).await;
-    let call = parties.wire().upload_call(&parties.id());
+    let call = parties.wire().upload_request(&parties.id());
     let body = Bytes::from(vec![0; 16 << 20]);
     let answer = authority.peer().send(&parties.task().leader_url, &call, None, body).await.unwrap();
     assert_eq!(answer.status, 413);
@@ -349,7 +350,7 @@ async fn a_request_in_progress_is_answered_though_the_server_stops(#[case] proto
         }
         _ => {
             let mut stream = stream;
-            let call = parties.wire().upload_call(&parties.id());
+            let call = parties.wire().upload_request(&parties.id());
             let head = format!(
                 "{} /dap-09/{} HTTP/1.1\r\nhost: x\r\ncontent-type: {}\r\ncontent-length: 4\r\nexpect: 100-continue\r\n\r\n",
                 call.method,

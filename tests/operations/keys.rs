@@ -9,12 +9,12 @@ use dapbox::{
     model::{
         BatchMode, Duration, HpkeConfig,
         KeyState::{Active, Expired, Pending},
-        Max, Report, ReportError, Revision, Time, VdafConfig,
+        MaxMeasurement, Report, ReportError, Revision, Time, VdafConfig,
     },
     store::{KeyRecord, KeyStage, Options, Tx},
     support::Point,
     vdaf::{self, AggregateResult, Measurement},
-    wire::{self, Interaction},
+    wire::{self, ResourceKind},
 };
 use rstest::rstest;
 use serde_json::Value;
@@ -29,7 +29,7 @@ use crate::common::{
 /// Whether the ids of the pending, the active and the expired keys are as they should be.
 type IsRight<'a> = dyn Fn(&[u8], &[u8], &[u8]) -> bool + 'a;
 
-const SUM: VdafConfig = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+const SUM: VdafConfig = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
 
 /// A report that is sealed to keys of a test's choice.
 fn report_to(parties: &Parties, keys: &AggregatorKeys, number: u128, time: Time) -> Report {
@@ -42,7 +42,7 @@ fn report_to(parties: &Parties, keys: &AggregatorKeys, number: u128, time: Time)
 async fn offered(node: &Node, revision: Revision) -> (Vec<HpkeConfig>, String) {
     let answer = common::get(format!("{}hpke_config", node.url(revision))).await.unwrap();
     let cached = answer.headers()["cache-control"].to_str().unwrap().to_owned();
-    (wire::of(revision).decode_hpke_configs(&answer.bytes().await.unwrap()).unwrap(), cached)
+    (wire::for_revision(revision).decode_hpke_configs(&answer.bytes().await.unwrap()).unwrap(), cached)
 }
 
 #[rstest]
@@ -137,10 +137,10 @@ async fn a_deleted_key_does_not_break_the_jobs_that_began_with_it(
         config.leader.max_job_delay = Seconds::new(600);
     })
     .await;
-    relay.plan(|asked, _| if asked.makes(Interaction::AggregationJob) { Act::LoseAnswer } else { Act::Pass });
+    relay.plan(|asked, _| if asked.makes(ResourceKind::AggregationJob) { Act::LoseAnswer } else { Act::Pass });
     let old = pair.parties.client().keys().await.unwrap();
     relay::upload_all(&pair.parties.client(), None).await;
-    while relay.made(Interaction::AggregationJob).is_empty() {
+    while relay.made(ResourceKind::AggregationJob).is_empty() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     pair.leader.delete_key(old.leader.id).await;
@@ -282,7 +282,7 @@ async fn reports_and_replaces_keys_of_a_clock_that_was_ahead() {
         let key = tx.keys()[&id].clone();
         tx.put_key(KeyRecord { created: ahead, stage: KeyStage::Active { since: ahead }, ..key })
     };
-    store.write(Point::Trial, misdate).await.unwrap();
+    store.write(Point::Test, misdate).await.unwrap();
     store.close().await;
     let found = stored_times().unwrap();
     assert_eq!(found["outcome"], "warning");

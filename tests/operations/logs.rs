@@ -73,7 +73,7 @@ impl Process {
     }
 
     fn url(&self, revision: Revision) -> String {
-        format!("http://{}/{}/", self.address, wire::of(revision).prefix())
+        format!("http://{}/{}/", self.address, wire::for_revision(revision).path_prefix())
     }
 
     fn control(&self) -> reqwest::Client {

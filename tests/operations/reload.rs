@@ -16,11 +16,12 @@ use dapbox::{
     client::Client,
     config::{self, Aead, Config, Kdf, Kem, Seconds, changes::Reloaded},
     model::{
-        self, BatchMode, Interval, KeyState, PartialBatch, Query, ReportError, Revision, Secret, Time, VdafConfig,
+        self, BatchMode, Interval, KeyState, PartialBatchSelector, Query, ReportError, Revision, Secret, Time,
+        VdafConfig,
     },
-    peer::Retries,
+    peer::RetryPolicy,
     vdaf::Measurement,
-    wire::{Interaction, ProblemType},
+    wire::{ProblemType, ResourceKind},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -181,7 +182,7 @@ async fn limits_of_requests() -> BTreeSet<String> {
     assert_taken(&parties.upload(&now()).await);
 
     // How long a request may take, and how long a stop waits for one that does not end.
-    let call = parties.wire().upload_call(&parties.id());
+    let call = parties.wire().upload_request(&parties.id());
     let headers = [("content-type", call.content_type.unwrap()), ("content-length", "400")];
     let slow = || async { begin(call.method, &parties.at_leader(&call.path), &headers).await };
     leader.to(|config| config.limits.request_timeout = Seconds::millis(30)).await;
@@ -228,7 +229,7 @@ async fn jobs_of_a_leader() -> BTreeSet<String> {
     node.until(&parties.id(), |status| (status.jobs, status.waiting) == (1, 2)).await;
     leader.to(|config| config.leader.jobs_in_flight = 2).await;
     // Not only picked: what is sent from now on is held against what comes next.
-    node.until(&parties.id(), |_| relay.made(Interaction::AggregationJob).len() == 2).await;
+    node.until(&parties.id(), |_| relay.made(ResourceKind::AggregationJob).len() == 2).await;
     leader.to(|config| config.leader.jobs_in_flight = 8).await;
 
     relay.plan(|_, before| if before == 0 { Act::Hang } else { Act::Pass });
@@ -256,10 +257,10 @@ async fn jobs_of_a_leader() -> BTreeSet<String> {
     leader.to(|config| config.leader.min_job_size = 1).await;
     aggregated(5).await;
     leader.to(|config| (config.leader.max_job_size, config.leader.min_job_size) = (5, 5)).await;
-    let before = relay.made(Interaction::AggregationJob).len();
+    let before = relay.made(ResourceKind::AggregationJob).len();
     upload(5).await;
     aggregated(10).await;
-    assert_eq!(relay.made(Interaction::AggregationJob).len(), before + 1);
+    assert_eq!(relay.made(ResourceKind::AggregationJob).len(), before + 1);
     upload(1).await;
     leader.to(|config| config.leader.max_job_delay = Seconds::millis(0)).await;
     aggregated(11).await;
@@ -280,7 +281,7 @@ async fn answers_of_a_helper() -> BTreeSet<String> {
     let mut helper = Changing::new(&pair.helper);
     let job = |count| {
         let drafts: Vec<_> = (0..count).map(|_| forge.draft(&Measurement::Flag(true), Time(1_600_000_000))).collect();
-        forge.job(PartialBatch::TimeInterval, &drafts)
+        forge.job(PartialBatchSelector::TimeInterval, &drafts)
     };
     assert!(!parties.ask_job(&job(2)).await.answer.body.is_empty(), "answered at once");
     let later = |config: &mut Config| {
@@ -317,7 +318,7 @@ async fn connections() -> BTreeSet<String> {
     let leader = Node::start_with(|config| config.leader.min_job_size = 1).await;
     let (revision, nodes) = (Revision::Dap18, [&leader, &node]);
     let parties = Parties::between(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, nodes).await;
-    let client = Client::new(parties.leader.public.clone(), authority.peer(), Retries::default()).unwrap();
+    let client = Client::new(parties.leader.public.clone(), authority.peer(), RetryPolicy::default()).unwrap();
     client.upload(Measurement::Flag(true), None).await.unwrap();
     let distrusts = |trouble: &String| trouble.contains("cannot be trusted");
     leader.until(&parties.id(), |status| status.last_trouble.as_ref().is_some_and(distrusts)).await;

@@ -22,13 +22,13 @@ use dapbox::{
     },
     server::{METRICS, MetricKind, Server, store_options},
     store,
-    support::{Act, Failpoints, Phase, Point, calendar},
+    support::{Act, Failpoints, Phase, Point, timestamp},
     vdaf::{AggregateResult, Measurement},
     views::{
         overview::{BatchState, Overview, TaskView},
         status::ResultState,
     },
-    wire::{self, Interaction},
+    wire::{self, ResourceKind},
 };
 use rstest::rstest;
 
@@ -403,7 +403,7 @@ async fn readiness_says_why_not() {
     let pair =
         Pair::start_with(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval, watched, |_| {}).await;
     let (parties, mut leader, mut helper) = (pair.parties, pair.leader, pair.helper);
-    let call = parties.wire().upload_call(&parties.id());
+    let call = parties.wire().upload_request(&parties.id());
     let (monitor, url) = (leader.monitor(), parties.at_leader(&call.path));
     let headers = [("content-type", call.content_type.unwrap()), ("content-length", "100")];
     let open = begin(call.method, &url, &headers).await;
@@ -618,11 +618,11 @@ async fn shows_a_report_rejected_after_the_helper_accepted_it(
     let (leader, id) = (&pair.leader, pair.parties.id());
     let is_done = AtomicBool::new(false);
     relay.plan(move |asked, _| {
-        if !asked.makes(Interaction::AggregationJob) || is_done.swap(true, Ordering::SeqCst) {
+        if !asked.makes(ResourceKind::AggregationJob) || is_done.swap(true, Ordering::SeqCst) {
             return Deed::Pass;
         }
         Deed::Edit(Box::new(move |told| {
-            let wire = wire::of(revision);
+            let wire = wire::for_revision(revision);
             let mut resps = wire.decode_job_resp(&Bytes::from(told.body.clone()), 100).unwrap();
             // A message of the right kind, with a byte that is no message.
             resps[0].outcome = PrepareOutcome::Continue(Bytes::from_static(&[2, 0, 0, 0, 1, 9]));
@@ -702,7 +702,7 @@ async fn shows_collected_batches_and_whether_they_were_fetched(
         let batch = &view.status.collected[0];
         let name = match batch.id {
             Some(id) => id.to_string(),
-            None => format!("{} to {}", calendar::show(hour.start()), calendar::show(hour.end())),
+            None => format!("{} to {}", timestamp::show(hour.start()), timestamp::show(hour.end())),
         };
         assert_eq!((batch.id.is_none(), batch.interval), (is_by_time, Some(hour)));
         let shown = stdout(&["task", "show", &id], &pair.leader).await;

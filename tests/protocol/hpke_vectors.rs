@@ -74,7 +74,7 @@ fn the_vectors_open() {
         // The second one belongs to another sequence number.
         let Encryption { aad, ct, .. } = &vector.encryptions[1];
         let later = HpkeCiphertext { payload: hex(ct).into(), ..ciphertext };
-        assert_eq!(keypair.open(&hex(&vector.info), &hex(aad), &later), Err(HpkeError::Open));
+        assert_eq!(keypair.open(&hex(&vector.info), &hex(aad), &later), Err(HpkeError::OpenFailed));
     }
 }
 
@@ -89,13 +89,13 @@ fn keys_that_do_not_belong_together_are_refused() {
         assert_eq!(error(config.clone(), other.private_key()), HpkeError::KeyMismatch);
 
         for bytes in [vec![], vec![1; 31], vec![1; 33]] {
-            assert_eq!(error(config.clone(), Secret::new(bytes)), HpkeError::BadPrivateKey);
+            assert_eq!(error(config.clone(), Secret::new(bytes)), HpkeError::InvalidPrivateKey);
         }
         for public_key in [vec![], config.public_key[1..].to_vec(), [&config.public_key[..], &[0]].concat()] {
             let bad = HpkeConfig { public_key, ..config.clone() };
             assert!(!is_supported(&bad));
-            assert_eq!(seal(&bad, b"", b"", b""), Err(HpkeError::BadPublicKey));
-            assert_eq!(error(bad, vector.private_key()), HpkeError::BadPublicKey);
+            assert_eq!(seal(&bad, b"", b"", b""), Err(HpkeError::InvalidPublicKey));
+            assert_eq!(error(bad, vector.private_key()), HpkeError::InvalidPublicKey);
         }
         let unknown = HpkeConfig { aead_id: 0xffff, ..config };
         assert!(!is_supported(&unknown));
@@ -130,11 +130,11 @@ fn degenerate_public_keys_are_not_sealed_to() {
         assert_eq!(ORACLES[0].seal(&public_key, b"", b"", b""), None);
         let degenerate = HpkeConfig { public_key, ..config.clone() };
         assert!(!is_supported(&degenerate));
-        assert_eq!(seal(&degenerate, b"", b"", b""), Err(HpkeError::Seal));
+        assert_eq!(seal(&degenerate, b"", b"", b""), Err(HpkeError::SealFailed));
     }
     let not_on_the_curve = HpkeConfig { kem_id: 0x10, public_key: [&[4][..], &[1; 64]].concat(), ..config };
     assert!(!is_supported(&not_on_the_curve));
-    assert_eq!(seal(&not_on_the_curve, b"", b"", b""), Err(HpkeError::BadPublicKey));
+    assert_eq!(seal(&not_on_the_curve, b"", b"", b""), Err(HpkeError::InvalidPublicKey));
 }
 
 /// Who sends a point of small order knows the shared point, and could seal what many private keys would open.
@@ -148,7 +148,7 @@ fn what_is_sealed_with_a_shared_point_of_zero_does_not_open() {
         HkdfSha256::extract_and_expand(&[0; 32], b"KEM\x00\x20", &context, &mut secret.0).unwrap();
         let forged = sealed_with(secret, enc);
         assert_eq!(ORACLES[0].open(keypair.private_key().expose(), b"info", b"aad", &forged), None);
-        assert_eq!(keypair.open(b"info", b"aad", &forged), Err(HpkeError::Open));
+        assert_eq!(keypair.open(b"info", b"aad", &forged), Err(HpkeError::OpenFailed));
     }
     // A secret that is shared with nobody else opens what is sealed in the same way.
     let public_key = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(public_key).unwrap();
@@ -257,7 +257,7 @@ fn what_one_seals_the_other_opens() {
                 Some(at) => HpkeCiphertext { payload: flip(&sealed.payload, at).into(), ..sealed },
             };
             prop_assert_eq!(oracle.open(&private_key, &info, &aad, &changed), None);
-            prop_assert_eq!(keypair.open(&info, &aad, &changed), Err(HpkeError::Open));
+            prop_assert_eq!(keypair.open(&info, &aad, &changed), Err(HpkeError::OpenFailed));
         }
     });
 }
@@ -296,7 +296,7 @@ fn every_suite_opens_what_it_sealed_and_nothing_else() {
         assert_ne!(seal(keypair.config(), info, aad, plaintext).unwrap(), sealed);
 
         let refused = |info: &[u8], aad: &[u8], sealed: &HpkeCiphertext| {
-            assert_eq!(keypair.open(info, aad, sealed), Err(HpkeError::Open), "{suite}");
+            assert_eq!(keypair.open(info, aad, sealed), Err(HpkeError::OpenFailed), "{suite}");
         };
         refused(b"Info", aad, &sealed);
         refused(info, b"associated date", &sealed);
@@ -310,7 +310,7 @@ fn every_suite_opens_what_it_sealed_and_nothing_else() {
             refused(info, aad, &HpkeCiphertext { enc: sealed.enc.slice(..at), ..sealed.clone() });
         }
         let other = Keypair::generate(9, suite).unwrap();
-        assert_eq!(other.open(info, aad, &sealed), Err(HpkeError::Open));
+        assert_eq!(other.open(info, aad, &sealed), Err(HpkeError::OpenFailed));
         assert_eq!(keypair.open(&[0; 1 << 16], aad, &sealed), Err(HpkeError::InfoTooLong));
         assert_eq!(seal(keypair.config(), &[0; 1 << 16], aad, plaintext), Err(HpkeError::InfoTooLong));
     }
@@ -345,6 +345,6 @@ fn hostile_ciphertexts_do_not_open_and_do_not_panic() {
     let hostile = (0..keypairs.len(), hostile_enc(), prop::collection::vec(any::<u8>(), 0..64));
     proptest!(ProptestConfig::with_cases(2000), |((which, enc, payload) in hostile)| {
         let ciphertext = HpkeCiphertext { config_id: 1, enc: enc.into(), payload: payload.into() };
-        prop_assert_eq!(keypairs[which].open(b"info", b"aad", &ciphertext), Err(HpkeError::Open));
+        prop_assert_eq!(keypairs[which].open(b"info", b"aad", &ciphertext), Err(HpkeError::OpenFailed));
     });
 }

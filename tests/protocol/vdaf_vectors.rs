@@ -6,8 +6,8 @@
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
 use dapbox::{
-    model::{Max, ReportError, ReportId, Revision, VdafConfig},
-    vdaf::{AggregateResult, InputShare, Measurement, OutputShare, Preparer, Verification, preparer},
+    model::{MaxMeasurement, ReportError, ReportId, Revision, VdafConfig},
+    vdaf::{AggregateResult, InputShare, Measurement, OutputShare, Preparer, VerifyParams, preparer},
 };
 use janus_core::vdaf::new_prio3_sum_vec_field64_multiproof_hmacsha256_aes128;
 use prio16::{
@@ -160,7 +160,7 @@ impl Draft {
     }
 
     fn preparer(&self, name: &str, vector: &Vector) -> Arc<dyn Preparer> {
-        let max = || vector.bits.map(Max::of_bits).or(vector.max_measurement.map(Max)).unwrap();
+        let max = || vector.bits.map(MaxMeasurement::of_bits).or(vector.max_measurement.map(MaxMeasurement)).unwrap();
         let length = || vector.length.unwrap();
         let chunk_length = || vector.chunk_length.unwrap();
         let config = match name.split('_').next().unwrap() {
@@ -180,8 +180,8 @@ impl Draft {
 }
 
 impl Vector {
-    fn verification(&self) -> Verification<'_> {
-        Verification { key: &self.verify_key.0, context: &self.ctx.0 }
+    fn verification(&self) -> VerifyParams<'_> {
+        VerifyParams { key: &self.verify_key.0, context: &self.ctx.0 }
     }
 }
 
@@ -336,7 +336,7 @@ where
 {
     let key = [42; SEED];
     let share = InputShare { report_id: id, public_share: public, input_share: leader };
-    let (pending, message) = ours.leader_start(Verification { key: &key, context: &[] }, share).unwrap();
+    let (pending, message) = ours.leader_start(VerifyParams { key: &key, context: &[] }, share).unwrap();
 
     let transition = theirs
         .helper_initialized(
@@ -376,7 +376,7 @@ where
         )
         .unwrap();
     let share = InputShare { report_id: id, public_share: public, input_share: helper };
-    let verify = Verification { key: &key, context: &[] };
+    let verify = VerifyParams { key: &key, context: &[] };
     let (our_output, answer) = ours.helper_answer(verify, share, &message.get_encoded().unwrap()).unwrap();
     let answer = PingPongMessage::get_decoded(&answer).unwrap();
     let finished = theirs.leader_continued(state, &(), &answer).unwrap();
@@ -412,10 +412,10 @@ fn the_other_vdafs_are_those_that_prio_constructs() {
     agrees(VdafConfig::Prio3Count, &theirs, Measurement::Flag(true), true, sum(1));
 
     let theirs = Prio3::new_sum(2, 33).unwrap();
-    agrees(VdafConfig::Prio3Sum { max: Max::of_bits(33) }, &theirs, number(1 << 32), 1 << 32, sum(1 << 32));
+    agrees(VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(33) }, &theirs, number(1 << 32), 1 << 32, sum(1 << 32));
 
     let theirs = Prio3::new_sum_vec(2, 4, 3, 5).unwrap();
-    let config = VdafConfig::Prio3SumVec { max: Max::of_bits(4), length: 3, chunk_length: 5 };
+    let config = VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(4), length: 3, chunk_length: 5 };
     agrees(config, &theirs, vector(&[15, 0, 9]), vec![15, 0, 9], sums(&[15, 0, 9]));
 
     let theirs = Prio3::new_histogram(2, 4, 3).unwrap();

@@ -4,9 +4,10 @@
 use bytes::Bytes;
 use dapbox::{
     model::{
-        BatchMode, Duration, Max, Revision, TaskId, TaskParameters, Time, VdafConfig, taskprov::TaskConfiguration,
+        BatchMode, Duration, MaxMeasurement, Revision, TaskId, TaskParameters, Time, VdafConfig,
+        taskprov::TaskConfiguration,
     },
-    wire::taskprov::{MAX_CONFIGURATION, Taskprov, Unfit, of},
+    wire::taskprov::{MAX_CONFIGURATION, Taskprov, UnsupportedTaskConfig, for_revision},
 };
 use janus_messages::{
     self as janus,
@@ -16,11 +17,11 @@ use janus_messages::{
 use proptest::prelude::*;
 
 fn taskprov() -> &'static dyn Taskprov {
-    of(Revision::Dap09).unwrap()
+    for_revision(Revision::Dap09).unwrap()
 }
 
 fn vdaf() -> impl Strategy<Value = VdafConfig> {
-    let max = || (1..=64_u32).prop_map(Max::of_bits);
+    let max = || (1..=64_u32).prop_map(MaxMeasurement::of_bits);
     let number = || any::<u32>().prop_map(|n| n as usize);
     prop_oneof![
         Just(VdafConfig::Prio3Count),
@@ -74,7 +75,7 @@ prop_compose! {
 fn janus(ours: &TaskConfiguration) -> theirs::TaskConfig {
     use theirs::VdafType as V;
     let (public, number) = (&ours.public, |n: usize| u32::try_from(n).unwrap());
-    let bits = |max: &Max| u8::try_from(max.bits().unwrap()).unwrap();
+    let bits = |max: &MaxMeasurement| u8::try_from(max.bits().unwrap()).unwrap();
     let query = match public.batch_mode {
         BatchMode::TimeInterval => theirs::Query::TimeInterval,
         BatchMode::FixedSize { max_batch_size, .. } => {
@@ -131,10 +132,10 @@ proptest! {
     fn nothing_but_itself_decodes_to_it(ours in configuration(), damage in any::<(prop::sample::Index, u8)>()) {
         let bytes = taskprov().encode(&ours).unwrap();
         for len in 0..bytes.len() {
-            prop_assert!(matches!(taskprov().decode(&bytes.slice(..len)), Err(Unfit::Malformed(_))));
+            prop_assert!(matches!(taskprov().decode(&bytes.slice(..len)), Err(UnsupportedTaskConfig::Malformed(_))));
         }
         let longer = [&bytes[..], &[0]].concat();
-        prop_assert!(matches!(taskprov().decode(&longer.into()), Err(Unfit::Malformed(_))));
+        prop_assert!(matches!(taskprov().decode(&longer.into()), Err(UnsupportedTaskConfig::Malformed(_))));
         let mut damaged = bytes.to_vec();
         damaged[damage.0.index(bytes.len())] = damage.1;
         let damaged = Bytes::from(damaged);
@@ -179,7 +180,7 @@ fn what_is_not_known_here_is_told_from_what_is_malformed() {
         let changed = STEPS.replace(from, to);
         assert_ne!(changed, STEPS);
         match taskprov().decode(&bytes(&changed)) {
-            Err(Unfit::Unsupported(why)) => why,
+            Err(UnsupportedTaskConfig::Unsupported(why)) => why,
             other => panic!("{from} -> {to}: {other:?}"),
         }
     };
@@ -190,7 +191,10 @@ fn what_is_not_known_here_is_told_from_what_is_malformed() {
     let in_url = |byte: &str| STEPS.replacen("68747470", &format!("68{byte}7470"), 1);
     for malformed in [STEPS.replacen("057374657073", "00", 1), in_url("ff"), in_url("1b"), in_url("20"), String::new()]
     {
-        assert!(matches!(taskprov().decode(&bytes(&malformed)), Err(Unfit::Malformed(_))), "{malformed}");
+        assert!(
+            matches!(taskprov().decode(&bytes(&malformed)), Err(UnsupportedTaskConfig::Malformed(_))),
+            "{malformed}"
+        );
     }
 }
 

@@ -10,7 +10,7 @@ use dapbox_protocol::{
     model::{
         BaseUrl, Duration, HpkeConfig, Role, Secret, TokenHash, base_url,
         secret::token,
-        taskprov::{PeerAggregator, PeerName, PeerSide, VERIFY_KEY_INIT_BYTES},
+        taskprov::{PeerAggregator, PeerCredentials, PeerName, VERIFY_KEY_INIT_BYTES},
     },
 };
 use dapbox_support::files;
@@ -89,7 +89,7 @@ pub fn read_peers(paths: &[PathBuf]) -> Result<Vec<PeerAggregator>, String> {
     let mut peers: Vec<PeerAggregator> = Vec::new();
     for path in paths {
         let peer = read_peer(path)?;
-        if peers.iter().any(|known| peer.name().is_of(known)) {
+        if peers.iter().any(|known| peer.name().matches(known)) {
             let PeerName { endpoint, role } = peer.name();
             return Err(format!("{}: there is a file of the {role} {endpoint} already", path.display()));
         }
@@ -122,10 +122,10 @@ impl PeerFile {
         );
         let side = match self.role {
             PeerRole::Leader if of_leader && of_helper == [false; 2] => {
-                PeerSide::Leader { tokens: self.leader_token_hashes }
+                PeerCredentials::Leader { tokens: self.leader_token_hashes }
             }
             PeerRole::Leader => return Err("a leader has leader_token_hashes, and no other tokens".to_owned()),
-            PeerRole::Helper if !of_leader && of_helper == [true; 2] => PeerSide::Helper {
+            PeerRole::Helper if !of_leader && of_helper == [true; 2] => PeerCredentials::Helper {
                 tokens: self.helper_tokens.into_iter().map(|PresentedToken(token)| token).collect(),
                 collector_tokens: self.collector_token_hashes,
             },

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::{TaskContext, config::Limits, shares::bucket_of};
-use dapbox_protocol::model::{Bucket, Duration, JobInit, ReportError, TaskId};
+use dapbox_protocol::model::{AggregationJobInitReq, Bucket, Duration, ReportError, TaskId};
 use dapbox_store::TaskState;
 
 /// About how many bytes a report of a job takes beside its request: its decoded form, and its part of the answer.
@@ -22,11 +22,11 @@ pub struct JobMemory {
 
 impl JobMemory {
     /// The memory for a request.
-    pub fn of(context: &TaskContext, init: &JobInit) -> Self {
+    pub fn of(context: &TaskContext, init: &AggregationJobInitReq) -> Self {
         let buckets: BTreeSet<Bucket> =
-            init.inits.iter().map(|each| bucket_of(&context.task, init.batch, &each.share.metadata)).collect();
-        let (reports, buckets) = (init.inits.len(), buckets.len());
-        Self { reports, buckets, sum_bytes: context.preparer.sum_bytes() }
+            init.prepare_inits.iter().map(|each| bucket_of(&context.task, init.batch, &each.share.metadata)).collect();
+        let (reports, buckets) = (init.prepare_inits.len(), buckets.len());
+        Self { reports, buckets, sum_bytes: context.preparer.aggregate_share_bytes() }
     }
 
     /// The least that the job can do with, in bytes.

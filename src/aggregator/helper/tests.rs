@@ -23,12 +23,12 @@ impl Bench {
         let store = Store::open(dir.path(), Options::default()).unwrap();
         let task = testing::task(Revision::Dap18);
         let (id, context) = (task.public.id, TaskContext::new(task.clone().into()).unwrap());
-        store.write(Point::Trial, move |tx| tx.add_task(task)).await.unwrap();
+        store.write(Point::Test, move |tx| tx.add_task(task)).await.unwrap();
         Self { dir, store, task: id, context: context.into() }
     }
 
     fn request(&self, n: u8) -> Request {
-        let batch = PartialBatch::FixedSize(BatchId::new([1; 32]));
+        let batch = PartialBatchSelector::FixedSize(BatchId::new([1; 32]));
         Request { task: self.task, job: AggregationJobId::new([n; 16]), hash: [n; 32], batch, now: Time(5) }
     }
 
@@ -39,12 +39,12 @@ impl Bench {
 
     async fn defer(&self, n: u8, most: usize) -> Deferred {
         let request = self.request(n);
-        self.store.write(Point::Trial, move |tx| defer(tx, &request, &BODY, most)).await.unwrap()
+        self.store.write(Point::Test, move |tx| defer(tx, &request, &BODY, most)).await.unwrap()
     }
 
     async fn resume(&self, n: u8) -> Reserved {
         let (request, reports) = (self.request(n), reports());
-        self.store.write(Point::Trial, move |tx| resume(tx, &request, BOUNDS, &reports)).await.unwrap()
+        self.store.write(Point::Test, move |tx| resume(tx, &request, BOUNDS, &reports)).await.unwrap()
     }
 
     async fn commit(&self, n: u8) -> Option<Bytes> {
@@ -52,26 +52,26 @@ impl Bench {
         let outcome = PrepareOutcome::Reject(ReportError::VdafPrepError);
         let resps = reports().iter().map(|m| PrepareResp { report_id: m.id, outcome: outcome.clone() }).collect();
         let prepared = Prepared { resps, sums: Sums::default() };
-        self.store.write(Point::Trial, move |tx| commit(tx, &context, &request, BOUNDS, prepared)).await.unwrap()
+        self.store.write(Point::Test, move |tx| commit(tx, &context, &request, BOUNDS, prepared)).await.unwrap()
     }
 
     /// Commits a job that was prepared: one good report for a batch of its own. Returns what the leader is told of it.
     async fn commit_to_own_batch(&self, n: u8) -> PrepareOutcome {
         let (batch, context) = (BatchId::new([n; 32]), self.context.clone());
-        let request = Request { batch: PartialBatch::FixedSize(batch), ..self.request(n) };
+        let request = Request { batch: PartialBatchSelector::FixedSize(batch), ..self.request(n) };
         let metadata = ReportMetadata { id: ReportId::new([n; 16]), time: Time(0) };
         let resps = vec![PrepareResp { report_id: metadata.id, outcome: PrepareOutcome::Continue(BODY) }];
         let share = self.context.preparer.zero();
         let sum = Sum { reports: vec![metadata], checksum: Checksum::default(), share };
         let prepared = Prepared { resps, sums: Sums([(Bucket::Batch(batch), sum)].into()) };
         let commit = move |tx: &mut Tx<'_>| commit(tx, &context, &request, BOUNDS, prepared);
-        let answer = self.store.write(Point::Trial, commit).await.unwrap().unwrap();
+        let answer = self.store.write(Point::Test, commit).await.unwrap().unwrap();
         self.context.wire.decode_job_resp(&answer, 1).unwrap().remove(0).outcome
     }
 
     async fn delete(&self, n: u8) -> Option<[u8; 32]> {
         let request = self.request(n);
-        self.store.write(Point::Trial, move |tx| delete(tx, &request.task, request.job)).await.unwrap()
+        self.store.write(Point::Test, move |tx| delete(tx, &request.task, request.job)).await.unwrap()
     }
 
     /// The accepted jobs, and the body of one of them.
@@ -137,7 +137,7 @@ async fn a_removed_task_takes_its_accepted_requests_with_it() {
     assert_eq!(bench.defer(1, 2).await, Deferred::Stored);
     assert_eq!(bench.resume(1).await, Reserved::New(vec![None]));
     let task = bench.task;
-    bench.store.write(Point::Trial, move |tx| tx.remove_task(&task, Time(6))).await.unwrap();
+    bench.store.write(Point::Test, move |tx| tx.remove_task(&task, Time(6))).await.unwrap();
     assert_eq!(bench.commit(1).await, None);
     assert_eq!(bench.resume(1).await, Reserved::NoTask);
     assert_eq!(bench.defer(1, 2).await, Deferred::Not(Reserved::NoTask));
@@ -149,9 +149,9 @@ async fn a_share_whose_batch_was_forgotten_is_deleted_like_any_other() {
     let bench = Bench::new().await;
     let (task, share) = (bench.task, AggregateShareId::new([1; 16]));
     let name = move |tx: &mut Tx<'_>| tx.put_share(&task, share, &BatchSelector::FixedSize(BatchId::new([2; 32])));
-    bench.store.write(Point::Trial, name).await.unwrap();
+    bench.store.write(Point::Test, name).await.unwrap();
     let delete = move |tx: &mut Tx<'_>| collect::delete_share(tx, &task, &share);
-    assert!(bench.store.write(Point::Trial, delete).await.unwrap());
+    assert!(bench.store.write(Point::Test, delete).await.unwrap());
 }
 
 /// Of two jobs that are prepared at once, the second finds the last place for a batch bucket taken.
@@ -172,7 +172,7 @@ async fn refuses_reports_whose_bucket_another_job_left_no_place_for() {
 fn passes_keep_the_sums_of_a_job_within_its_memory() {
     let task = testing::task(Revision::Dap18);
     let context = TaskContext::new(task.into()).unwrap();
-    let inits = (0..40u64).map(|n| {
+    let prepare_inits = (0..40u64).map(|n| {
         let metadata =
             ReportMetadata { id: ReportId::random(), time: Time(n % 4 * context.task.public.time_precision.0) };
         let input_share =
@@ -185,10 +185,16 @@ fn passes_keep_the_sums_of_a_job_within_its_memory() {
         };
         PrepareInit { share, message: Bytes::new() }
     });
-    let inits = inits.collect();
-    let batch = PartialBatch::TimeInterval;
-    let init = JobInit { verify_key_id: None, aggregation_parameter: Bytes::new(), batch, extensions: vec![], inits };
-    let (memory, sum) = (JobMemory::of(&context, &init), context.preparer.sum_bytes());
+    let prepare_inits = prepare_inits.collect();
+    let batch = PartialBatchSelector::TimeInterval;
+    let init = AggregationJobInitReq {
+        verify_key_id: None,
+        aggregation_parameter: Bytes::new(),
+        batch,
+        extensions: vec![],
+        prepare_inits,
+    };
+    let (memory, sum) = (JobMemory::of(&context, &init), context.preparer.aggregate_share_bytes());
     assert_eq!(memory.least(), 40 * 1024 + 3 * 4 * sum);
     assert!(memory.fits(memory.least()) && !memory.fits(memory.least() - 1));
     assert_eq!(memory.wanted(4), 40 * 1024 + (4 + 16) * sum);

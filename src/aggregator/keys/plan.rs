@@ -133,7 +133,7 @@ impl Request {
     /// The name of the write that carries it out.
     pub fn point(self) -> Point {
         match self {
-            Self::Turn { .. } => Point::KeysTurn,
+            Self::Turn { .. } => Point::KeysAdvance,
             Self::Rotate { .. } => Point::KeysRotate,
             Self::Activate(_) => Point::KeysActivate,
             Self::Disable(_) => Point::KeysDisable,

@@ -16,7 +16,7 @@ use dapbox_protocol::{
     model::{
         AggregationJobId, BatchId, Duration,
         KeyState::{Active, Expired, Pending},
-        PartialBatch, Task, TaskId,
+        PartialBatchSelector, Task, TaskId,
     },
 };
 use dapbox_store::{LeaderJobRecord, LeaderJobState, Options, Store};
@@ -47,12 +47,12 @@ impl World {
     /// What a server does when it starts.
     async fn start(&mut self) -> Vec<KeyChange> {
         let (policy, now) = (self.policy.clone(), self.now);
-        self.store.write(Point::Trial, move |tx| begin(tx, now, &policy)).await.unwrap()
+        self.store.write(Point::Test, move |tx| begin(tx, now, &policy)).await.unwrap()
     }
 
     async fn ask(&self, request: Request) -> Result<Vec<KeyChange>, KeyError> {
         let (policy, now) = (self.policy.clone(), self.now);
-        self.store.write(Point::Trial, move |tx| change(tx, now, &policy, request)).await.unwrap()
+        self.store.write(Point::Test, move |tx| change(tx, now, &policy, request)).await.unwrap()
     }
 
     /// What the driver does when it looks.
@@ -94,7 +94,7 @@ impl World {
         let task =
             Task { report_expiry_age: age.map(Duration), ..testing::task(dapbox_protocol::model::Revision::Dap18) };
         let id = task.public.id;
-        self.store.write(Point::Trial, move |tx| tx.add_task(task)).await.unwrap();
+        self.store.write(Point::Test, move |tx| tx.add_task(task)).await.unwrap();
         id
     }
 }
@@ -284,7 +284,7 @@ async fn a_key_is_kept_for_a_task_that_never_forgets() {
     let old = world.list().into_iter().find(|key| key.status.id == first).unwrap();
     assert_eq!((old.status.state, old.status.until, old.kept_by), (Expired, None, Some(task)));
     let now = world.now;
-    world.store.write(Point::Trial, move |tx| tx.remove_task(&task, now)).await.unwrap();
+    world.store.write(Point::Test, move |tx| tx.remove_task(&task, now)).await.unwrap();
     world.look().await;
     assert!(world.ring().get(first).is_none());
     world.store.close().await;
@@ -298,18 +298,18 @@ async fn a_private_key_outlives_the_jobs_that_began_with_it() {
     let (first, task, job) = (world.ids(Active)[0], world.add_task(Some(DAY)).await, AggregationJobId::random());
     let now = world.now;
     let record = LeaderJobRecord {
-        batch: PartialBatch::FixedSize(BatchId::new([1; 32])),
+        batch: PartialBatchSelector::FixedSize(BatchId::new([1; 32])),
         now,
         created: now,
         reports: Vec::new(),
         state: LeaderJobState::Sent { request_hash: [0; 32] },
     };
-    world.store.write(Point::Trial, move |tx| tx.put_leader_job(&task, job, record)).await.unwrap();
+    world.store.write(Point::Test, move |tx| tx.put_leader_job(&task, job, record)).await.unwrap();
     world.ask(Request::Delete(first)).await.unwrap();
     world.pass(1000 * DAY).await;
     assert!(world.ring().get(first).is_none(), "nothing new is opened with it");
     assert!(world.ring_for_repeats().get(first).is_some());
-    world.store.write(Point::Trial, move |tx| tx.end_leader_job(&task, &job)).await.unwrap();
+    world.store.write(Point::Test, move |tx| tx.end_leader_job(&task, &job)).await.unwrap();
     world.look().await;
     assert!(world.ring_for_repeats().get(first).is_none());
     let is_empty = |view: &View<'_>| Ok(view.keys()[&first].private_key.expose().is_empty());
@@ -371,7 +371,7 @@ async fn ids_do_not_run_out() {
     }
     assert_eq!(world.ids(Active).len(), 1);
     let now = world.now;
-    world.store.write(Point::Trial, move |tx| tx.remove_task(&task, now)).await.unwrap();
+    world.store.write(Point::Test, move |tx| tx.remove_task(&task, now)).await.unwrap();
     // All are deleted, and their ids are used again last of all.
     world.pass(2 * DAY + 100).await;
     let rows = world.store.read(|view| Ok(view.keys().len())).unwrap();

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use super::drop_report;
 use crate::{batches, check_replay, check_time, config, counters, demand::Demand};
-use dapbox_protocol::model::{AggregationJobId, BatchMode, Duration, PartialBatch, ReportError, Task, TaskId, Time};
+use dapbox_protocol::model::{
+    AggregationJobId, BatchMode, Duration, PartialBatchSelector, ReportError, Task, TaskId, Time,
+};
 use dapbox_store::{Collected, Entry, LeaderJobRecord, LeaderJobState, Pick, Picked, Replay, TaskState, Tx};
 use dapbox_support::Fault;
 
@@ -71,7 +73,9 @@ pub fn pick(
     if picked.taken.is_empty() {
         return Ok(None);
     }
-    let batch = filling.and_then(|filling| filling.batch()).map_or(PartialBatch::TimeInterval, PartialBatch::FixedSize);
+    let batch = filling
+        .and_then(|filling| filling.batch())
+        .map_or(PartialBatchSelector::TimeInterval, PartialBatchSelector::FixedSize);
     let reports = picked.taken.iter().map(|entry| entry.at).collect();
     let id = AggregationJobId::random();
     let job = LeaderJobRecord { batch, now, created: now, reports, state: LeaderJobState::Picked };

@@ -9,12 +9,12 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    Common, cores,
+    CommonArgs, cores,
     cores::Rate,
     cpu, limit,
-    load::{self, Shape},
+    load::{self, LoadSpec},
     made,
-    stage::{Driving, Party, Running, Stage},
+    stage::{JobDriver, PartyContext, RunningServer, ServerTemplate},
     upload,
     workload::{ORIGIN, Workload},
 };
@@ -27,13 +27,13 @@ use crate::{
 };
 
 /// How often it is looked how far they are.
-const LOOK: Span = Span::from_millis(5);
+const POLL_INTERVAL: Span = Span::from_millis(5);
 
 /// How long nothing may happen.
-const PATIENCE: Span = Span::from_secs(60);
+const STALL_TIMEOUT: Span = Span::from_secs(60);
 
 /// What is measured by default.
-const WORKLOADS: [&str; 2] = ["count", "histogram:100"];
+const DEFAULT_WORKLOADS: [&str; 2] = ["count", "histogram:100"];
 
 /// Arguments of `dapbox bench aggregation`.
 #[derive(Clone, Debug, clap::Args)]
@@ -47,7 +47,7 @@ pub struct Options {
 
 /// What was measured of one VDAF.
 #[derive(Clone, Debug, Serialize)]
-pub struct Measured {
+pub struct Results {
     /// The VDAF.
     pub vdaf: String,
     /// The revision of the protocol.
@@ -79,12 +79,12 @@ pub struct Measured {
 }
 
 /// Measures all that the options ask for, below `dir`.
-pub async fn measure(options: &Options, common: &Common, dir: &Path) -> Result<Vec<Measured>, Failure> {
-    let workloads = common.workloads(&WORKLOADS)?;
+pub async fn measure(options: &Options, common: &CommonArgs, dir: &Path) -> Result<Vec<Results>, Failure> {
+    let workloads = common.workloads(&DEFAULT_WORKLOADS)?;
     let mut all = Vec::with_capacity(workloads.len());
     for workload in &workloads {
-        let helper = Stage::new(dir).await?;
-        let theirs = helper.start(Driving::On).await?;
+        let helper = ServerTemplate::new(dir).await?;
+        let theirs = helper.start(JobDriver::Enabled).await?;
         let bench = Bench::new(workload, common, dir, &helper, &theirs).await?;
         let measured = bench.measure(options.reports, common.seconds, &theirs).await;
         theirs.stop().await?;
@@ -95,10 +95,10 @@ pub async fn measure(options: &Options, common: &Common, dir: &Path) -> Result<V
 
 /// A leader and a helper.
 struct Bench {
-    stage: Stage,
+    stage: ServerTemplate,
     workload: Workload,
-    leader: Party,
-    helper: Party,
+    leader: PartyContext,
+    helper: PartyContext,
     keys: AggregatorKeys,
 }
 
@@ -112,26 +112,26 @@ impl Bench {
     /// The task names the place where the helper is already.
     async fn new(
         workload: &Workload,
-        common: &Common,
+        common: &CommonArgs,
         dir: &Path,
-        helper: &Stage,
-        theirs: &Running,
+        helper: &ServerTemplate,
+        theirs: &RunningServer,
     ) -> Result<Self, Failure> {
-        let prefix = crate::wire::of(common.dap.revision()).prefix();
+        let prefix = crate::wire::for_revision(common.dap.revision()).path_prefix();
         let urls = [format!("{ORIGIN}{prefix}/"), format!("http://{}/{prefix}/", theirs.server.address())];
         let files = workload.task(common.dap.revision(), urls)?;
         let (Some(ours), Some(task)) = (files.leader.aggregator_task(), files.helper.aggregator_task()) else {
             return Err(Failure::new("the task files are not for a leader and a helper"));
         };
         theirs.add(&task).await?;
-        let stage = Stage::new(dir).await?;
+        let stage = ServerTemplate::new(dir).await?;
         let keys = AggregatorKeys { leader: stage.public_key()?, helper: helper.public_key()? };
         let leader = stage.add(ours).await?;
-        let helper = Party::new(task, helper.keys.clone())?;
+        let helper = PartyContext::new(task, helper.keys.clone())?;
         Ok(Self { stage, workload: workload.clone(), leader, helper, keys })
     }
 
-    async fn measure(self, number: Option<u64>, time: Span, theirs: &Running) -> Result<Measured, Failure> {
+    async fn measure(self, number: Option<u64>, time: Span, theirs: &RunningServer) -> Result<Results, Failure> {
         let bench = Arc::new(self);
         let shared = bench.clone();
         let reports = Arc::new(tokio::task::spawn_blocking(move || shared.make(number, time)).await??);
@@ -143,9 +143,9 @@ impl Bench {
         let us = |time: Span| time.as_secs_f64() * 1e6;
         let number = reports.len() as f64;
         let reports_per_second = number / ran.time.as_secs_f64();
-        Ok(Measured {
+        Ok(Results {
             vdaf: bench.workload.to_string(),
-            revision: bench.leader.context.wire.prefix(),
+            revision: bench.leader.context.wire.path_prefix(),
             reports: reports.len(),
             seconds: ran.time.as_secs_f64(),
             leader_us_per_report: us(both.each.saturating_sub(helper.each)),
@@ -165,7 +165,7 @@ impl Bench {
         let one = || made::report(&self.leader.context, &self.keys, &self.workload.measurement);
         if let Some(number) = number {
             let bar = style::progress(number, "making");
-            let reports = cores::make(number as usize, &bar, one);
+            let reports = cores::generate(number as usize, &bar, one);
             bar.finish_and_clear();
             return reports;
         }
@@ -173,7 +173,7 @@ impl Bench {
             let limit = limit::both(&self.leader, &self.helper, some, time / 10)?;
             Ok(limit.per_second() * time.as_secs_f64())
         };
-        let mut reports = made::enough(one, made::size, wanted, 1)?;
+        let mut reports = made::generate(one, made::report_bytes, wanted, 1)?;
         // Those that do not fill a job wait for more to come, which is not what is measured.
         let job_size = Leader::default().max_job_size;
         if reports.len() > job_size {
@@ -187,9 +187,9 @@ impl Bench {
         let limits = move || {
             let both = limit::both(&bench.leader, &bench.helper, &reports, time)?;
             let some = reports.iter().take(1000).cloned();
-            let inits: Vec<PrepareInit> =
-                some.map(|report| made::init(&bench.leader, report)).collect::<Result<_, _>>()?;
-            let helper = limit::helper(&bench.helper, &inits, time)?;
+            let prepare_inits: Vec<PrepareInit> =
+                some.map(|report| made::prepare_init(&bench.leader, report)).collect::<Result<_, _>>()?;
+            let helper = limit::helper(&bench.helper, &prepare_inits, time)?;
             Ok::<_, Failure>(Limits { helper, both })
         };
         let spinner = style::spinner(&format!("{}: the limit", self.workload));
@@ -199,14 +199,14 @@ impl Bench {
     }
 
     /// Uploads the reports to a leader that lets them wait.
-    async fn fill(self: &Arc<Self>, reports: &Arc<Vec<Report>>) -> Result<Running, Failure> {
-        let running = self.stage.start(Driving::Off).await?;
+    async fn fill(self: &Arc<Self>, reports: &Arc<Vec<Report>>) -> Result<RunningServer, Failure> {
+        let running = self.stage.start(JobDriver::Disabled).await?;
         let (address, bench, reports) = (running.server.address(), self.clone(), reports.clone());
         let spinner = style::spinner(&format!("{}: uploading", self.workload));
         let upload = move || {
             let requests: Vec<_> = reports.chunks(1).map(|report| upload::request(&bench.leader, report)).collect();
             let connections = 16.min(requests.len());
-            let all = Shape { connections, threads: 1, time: Span::ZERO, answers: requests.len() };
+            let all = LoadSpec { connections, threads: 1, time: Span::ZERO, answers: requests.len() };
             load::run(address, &requests, all).map(drop)
         };
         let uploaded = tokio::task::spawn_blocking(upload).await?;
@@ -215,12 +215,17 @@ impl Bench {
     }
 
     /// Lets the leader begin, and waits until both have aggregated everything.
-    async fn aggregate(&self, ours: Running, theirs: &Running, number: usize) -> Result<Ran, Failure> {
+    async fn aggregate(
+        &self,
+        ours: RunningServer,
+        theirs: &RunningServer,
+        number: usize,
+    ) -> Result<AggregationRun, Failure> {
         let task = self.leader.context.task.public.id;
         let bar = style::progress(number as u64, "aggregating");
         let helper_before = theirs.server.commits();
-        let ours = ours.restart(Driving::On).await?;
-        let (begin, cpu) = (Instant::now(), cpu::process());
+        let ours = ours.restart(JobDriver::Enabled).await?;
+        let (begin, cpu) = (Instant::now(), cpu::process_time());
         let (mut seen, mut seen_at) = (0, begin);
         let done = loop {
             let aggregated = aggregated(&ours, &task)?;
@@ -230,14 +235,14 @@ impl Bench {
             }
             if aggregated > seen {
                 (seen, seen_at) = (aggregated, Instant::now());
-            } else if seen_at.elapsed() > PATIENCE {
+            } else if seen_at.elapsed() > STALL_TIMEOUT {
                 break Err(Failure::new(format!("the leader aggregated {seen} of {number} reports and no more")));
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         };
-        let (time, cpu) = (begin.elapsed(), cpu::process().saturating_sub(cpu));
+        let (time, cpu) = (begin.elapsed(), cpu::process_time().saturating_sub(cpu));
         bar.finish_and_clear();
-        let ran = Ran {
+        let ran = AggregationRun {
             time,
             cpu,
             leader_commits: ours.server.commits(),
@@ -254,13 +259,13 @@ impl Bench {
 }
 
 /// What was seen of an aggregation.
-struct Ran {
+struct AggregationRun {
     time: Span,
     cpu: Span,
     leader_commits: u64,
     helper_commits: u64,
 }
 
-fn aggregated(server: &Running, task: &TaskId) -> Result<u64, Failure> {
+fn aggregated(server: &RunningServer, task: &TaskId) -> Result<u64, Failure> {
     Ok(server.status(task)?.counters.get(counters::AGGREGATE_SUCCESS).copied().unwrap_or_default())
 }

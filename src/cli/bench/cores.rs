@@ -20,7 +20,7 @@ pub fn count() -> usize {
 }
 
 /// Makes so many of something on all cores, in no particular order.
-pub fn make<T: Send>(
+pub fn generate<T: Send>(
     number: usize,
     bar: &ProgressBar,
     one: impl Fn() -> Result<T, Failure> + Sync,
@@ -36,7 +36,7 @@ pub fn make<T: Send>(
     };
     let parts = thread::scope(|scope| {
         let threads: Vec<_> = (0..count()).map(|_| scope.spawn(part)).collect();
-        threads.into_iter().map(joined).collect::<Vec<_>>()
+        threads.into_iter().map(join_thread).collect::<Vec<_>>()
     });
     let mut all = Vec::with_capacity(number);
     for part in parts {
@@ -70,7 +70,11 @@ impl Rate {
 ///
 /// What counts is the processors' time that it takes: on a machine that is busy otherwise, a limit by the clock would be
 /// too low, and everything compared with it would look better than it is.
-pub fn rate<T: Sync>(items: &[T], time: Span, one: impl Fn(&T) -> Result<(), Failure> + Sync) -> Result<Rate, Failure> {
+pub fn measure_rate<T: Sync>(
+    items: &[T],
+    time: Span,
+    one: impl Fn(&T) -> Result<(), Failure> + Sync,
+) -> Result<Rate, Failure> {
     let (warm, over) = (AtomicBool::new(false), AtomicBool::new(false));
     // Asked once: it looks into several files.
     let threads = count();
@@ -89,9 +93,9 @@ pub fn rate<T: Sync>(items: &[T], time: Span, one: impl Fn(&T) -> Result<(), Fai
         let warmed = work(&mut place, &warm);
         start.wait();
         warmed?;
-        let begin = cpu::thread();
+        let begin = cpu::thread_time();
         let number = work(&mut place, &over)?;
-        Ok::<_, Failure>((number, cpu::thread().saturating_sub(begin)))
+        Ok::<_, Failure>((number, cpu::thread_time().saturating_sub(begin)))
     };
     let part = &part;
     let (elapsed, ended) = thread::scope(|scope| {
@@ -103,7 +107,7 @@ pub fn rate<T: Sync>(items: &[T], time: Span, one: impl Fn(&T) -> Result<(), Fai
         thread::sleep(time);
         over.store(true, Ordering::Relaxed);
         // What is begun is finished and counts, with the time that it takes.
-        let ended: Vec<_> = threads.into_iter().map(joined).collect();
+        let ended: Vec<_> = threads.into_iter().map(join_thread).collect();
         (begin.elapsed(), ended)
     });
     let (mut number, mut used) = (0, Span::ZERO);
@@ -117,6 +121,6 @@ pub fn rate<T: Sync>(items: &[T], time: Span, one: impl Fn(&T) -> Result<(), Fai
 }
 
 /// What a thread came to.
-pub fn joined<T>(thread: thread::ScopedJoinHandle<'_, T>) -> Result<T, Failure> {
+pub fn join_thread<T>(thread: thread::ScopedJoinHandle<'_, T>) -> Result<T, Failure> {
     thread.join().map_err(|_| Failure::new("a thread panicked"))
 }

@@ -5,17 +5,17 @@ use std::{fs, time::Duration as Span};
 use rustix::time::{ClockId, clock_gettime};
 
 /// By this thread.
-pub fn thread() -> Span {
+pub fn thread_time() -> Span {
     read(ClockId::ThreadCPUTime)
 }
 
 /// By all threads of this process, those included that have ended.
-pub fn process() -> Span {
+pub fn process_time() -> Span {
     read(ClockId::ProcessCPUTime)
 }
 
 /// By everybody on this machine, to the hundredth of a second, where the system tells.
-pub fn everybody() -> Option<Span> {
+pub fn system_time() -> Option<Span> {
     let text = fs::read_to_string("/proc/stat").ok()?;
     // user, nice, system, idle, iowait, irq, softirq: proc_stat(5). The unit is the same on all platforms.
     let fields: Vec<u64> = text.lines().next()?.split_whitespace().skip(1).map_while(|n| n.parse().ok()).collect();

@@ -33,8 +33,8 @@ use crate::{
     },
     config::{Config, Retention, Seconds},
     model::{
-        AggregationJobId, Bucket, Checksum, PartialBatch, PrepareOutcome, PrepareResp, ReportId, ReportMetadata,
-        Revision, Task, Time, VdafConfig,
+        AggregationJobId, Bucket, Checksum, PartialBatchSelector, PrepareOutcome, PrepareResp, ReportId,
+        ReportMetadata, Revision, Task, Time, VdafConfig,
     },
     server,
     store::{Options, Place, Store, Tx, compact},
@@ -46,7 +46,7 @@ use crate::{
 const FIRST_DAY: Time = Time(1_700_006_400);
 const DAY: u64 = 86_400;
 /// How many reports a rate is measured with, at most.
-const PROBE: u64 = 500_000;
+const PROBE_REPORTS: u64 = 500_000;
 /// Bins of the histogram that is measured.
 const BINS: usize = 100;
 
@@ -89,7 +89,7 @@ pub struct Args {
 
 /// What was measured at one number of reports.
 #[derive(Clone, Debug, Serialize)]
-struct Measured {
+struct GrowthPoint {
     /// Reports that are remembered.
     reports: u64,
     /// Whether the data directory was compacted before.
@@ -117,35 +117,35 @@ pub async fn run(args: Args) -> Outcome {
     }
     let directory = Directory::new(None)?;
     let dir = args.dir.clone().unwrap_or_else(|| directory.path().join("data"));
-    let measured = Growth::new(&args, &dir)?.measure().await;
+    let measured = GrowthBench::new(&args, &dir)?.measure().await;
     if args.dir.is_some() {
         std::fs::remove_dir_all(&dir)?;
     }
     let measured = measured?;
     Ok(match args.output {
         Format::Json => say(serde_json::to_string_pretty(&measured)?),
-        Format::Text => say(table_of(&measured)),
+        Format::Text => say(format_table(&measured)),
     }?)
 }
 
 /// A data directory that grows.
-struct Growth<'a> {
+struct GrowthBench<'a> {
     args: &'a Args,
     dir: &'a Path,
-    load: Arc<Load>,
+    load: Arc<JobSource>,
     bar: ProgressBar,
-    measured: Vec<Measured>,
+    measured: Vec<GrowthPoint>,
 }
 
-impl<'a> Growth<'a> {
+impl<'a> GrowthBench<'a> {
     fn new(args: &'a Args, dir: &'a Path) -> Result<Self, Failure> {
         let context = Arc::new(TaskContext::new(Arc::new(task()?)).map_err(Failure::new)?);
         let (job_size, per_day) = (args.job_size, args.per_day);
-        let load = Arc::new(Load { context, job_size, per_day, next: AtomicU64::new(0) });
+        let load = Arc::new(JobSource { context, job_size, per_day, next: AtomicU64::new(0) });
         Ok(Self { args, dir, load, bar: style::progress(args.reports, "reports"), measured: Vec::new() })
     }
 
-    async fn measure(mut self) -> Result<Vec<Measured>, Failure> {
+    async fn measure(mut self) -> Result<Vec<GrowthPoint>, Failure> {
         let store = open(self.dir)?;
         let task = Task::clone(&self.load.context.task);
         store.write(Point::TaskAdd, move |tx| tasks::add(tx, task)).await??;
@@ -160,29 +160,29 @@ impl<'a> Growth<'a> {
                 tokio::time::sleep(self.args.rest).await;
             }
             store.close().await;
-            self.look(false).await?;
+            self.measure_point(false).await?;
         }
         let dir = self.dir.to_owned();
         let cache = store_options().cache_bytes;
         tokio::task::spawn_blocking(move || compact(&dir, cache, &mut |_, _, _| {})).await??;
-        self.look(true).await?;
+        self.measure_point(true).await?;
         self.bar.finish_and_clear();
         Ok(self.measured)
     }
 
     /// Measures what there is, and how it goes on from here.
-    async fn look(&mut self, compacted: bool) -> Outcome {
+    async fn measure_point(&mut self, compacted: bool) -> Outcome {
         let disk_bytes = usage::on_disk(self.dir)?;
-        let Opened { seconds: start_seconds, resident_bytes } = Opened::by_another_process(self.dir)?;
+        let OpenCost { seconds: start_seconds, resident_bytes } = OpenCost::in_child_process(self.dir)?;
         let reports = self.load.stored();
         let store = open(self.dir)?;
         let begin = Instant::now();
-        self.fill(&store, reports + PROBE.min(self.args.reports)).await?;
+        self.fill(&store, reports + PROBE_REPORTS.min(self.args.reports)).await?;
         let reports_per_second = (self.load.stored() - reports) as f64 / begin.elapsed().as_secs_f64();
         store.close().await;
         let empty = self.measured.first();
         let each = |now: u64, empty: u64| now.saturating_sub(empty) as f64 / reports as f64;
-        let measured = Measured {
+        let measured = GrowthPoint {
             reports,
             compacted,
             reports_per_second,
@@ -241,14 +241,14 @@ fn open(dir: &Path) -> Result<Store, Failure> {
 
 /// How a data directory opens.
 #[derive(Debug, Serialize, Deserialize)]
-struct Opened {
+struct OpenCost {
     seconds: f64,
     resident_bytes: Option<u64>,
 }
 
-impl Opened {
+impl OpenCost {
     /// Opens it in a process that has done nothing else, so that all of its memory is due to that.
-    fn by_another_process(dir: &Path) -> Result<Self, Failure> {
+    fn in_child_process(dir: &Path) -> Result<Self, Failure> {
         let output = Command::new(std::env::current_exe()?).args(["bench", "open"]).arg(dir).output()?;
         if output.status.success() {
             return Ok(serde_json::from_slice(&output.stdout)?);
@@ -268,7 +268,7 @@ pub struct OpenArgs {
 pub async fn run_open(args: OpenArgs) -> Outcome {
     let begin = Instant::now();
     let store = open(&args.dir)?;
-    let opened = Opened { seconds: begin.elapsed().as_secs_f64(), resident_bytes: usage::resident() };
+    let opened = OpenCost { seconds: begin.elapsed().as_secs_f64(), resident_bytes: usage::resident() };
     store.close().await;
     Ok(say(serde_json::to_string(&opened)?)?)
 }
@@ -281,7 +281,7 @@ struct Job {
 }
 
 /// Where jobs come from.
-struct Load {
+struct JobSource {
     context: Arc<TaskContext>,
     job_size: u64,
     per_day: u64,
@@ -289,7 +289,7 @@ struct Load {
     next: AtomicU64,
 }
 
-impl Load {
+impl JobSource {
     fn stored(&self) -> u64 {
         self.next.load(Ordering::Relaxed)
     }
@@ -318,7 +318,7 @@ impl Load {
         let prepared = Prepared { resps: metadata.iter().map(answer).collect(), sums: Sums([(bucket, sum)].into()) };
         let (job, hash) = (AggregationJobId::random(), [0; 32]);
         Job {
-            request: Request { task: task.id, job, hash, batch: PartialBatch::TimeInterval, now },
+            request: Request { task: task.id, job, hash, batch: PartialBatchSelector::TimeInterval, now },
             metadata,
             prepared,
         }
@@ -341,7 +341,7 @@ async fn store_job(store: &Store, context: &Arc<TaskContext>, job: Job) -> Outco
 
 /// The helper's side of a task.
 fn task() -> Result<Task, Failure> {
-    let parameters = table::Parameters { length: Some(BINS), ..table::Parameters::default() };
+    let parameters = table::VdafParameters { length: Some(BINS), ..table::VdafParameters::default() };
     let vdaf: VdafConfig = table::configure("histogram", &parameters).map_err(Failure::new)?;
     let urls = ["leader", "helper"].map(|name| format!("https://{name}.example/dap-09/"));
     let batch = crate::cli::args::BatchArgs::default();
@@ -350,7 +350,7 @@ fn task() -> Result<Task, Failure> {
     files.helper.aggregator_task().ok_or_else(|| Failure::new("the helper's file holds no task"))
 }
 
-fn table_of(measured: &[Measured]) -> String {
+fn format_table(measured: &[GrowthPoint]) -> String {
     let style = Style::stdout();
     let header = format!(
         "{:>12} {:>11} {:>6} {:>9} {:>10} {:>8} {:>10} {:>8}",

@@ -15,27 +15,27 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{
-    Common, cores,
+    CommonArgs, cores,
     cores::Rate,
     cpu, limit,
-    load::{self, Connection, Latency, Shape},
+    load::{self, Connection, Latency, LoadSpec},
     machine::Machine,
     made,
-    stage::{Driving, Party, Stage},
+    stage::{JobDriver, PartyContext, ServerTemplate},
     workload::{Workload, urls},
 };
 use crate::{
     cli::{Failure, args::Dap, style},
     client::AggregatorKeys,
     model::{self, AggregationJobId, PrepareInit, PrepareOutcome, Secret},
-    wire::Interaction,
+    wire::ResourceKind,
 };
 
 /// How often the server's latency is looked at while it is busy.
-const LOOK: Span = Span::from_millis(20);
+const PROBE_INTERVAL: Span = Span::from_millis(20);
 
 /// What is measured by default.
-const WORKLOADS: [&str; 5] = ["count", "sum:32", "histogram:100", "sumvec:1000x1", "sumvec:10000x1"];
+const DEFAULT_WORKLOADS: [&str; 5] = ["count", "sum:32", "histogram:100", "sumvec:1000x1", "sumvec:10000x1"];
 
 /// Arguments of `dapbox bench helper`.
 #[derive(Clone, Debug, clap::Args)]
@@ -53,7 +53,7 @@ pub struct Options {
 
 /// What was measured of one VDAF.
 #[derive(Clone, Debug, Serialize)]
-pub struct Measured {
+pub struct Results {
     /// The VDAF.
     pub vdaf: String,
     /// The revision of the protocol.
@@ -105,11 +105,11 @@ pub struct Run {
 /// Measures all that the options ask for, below `dir`.
 pub async fn measure(
     options: &Options,
-    common: &Common,
+    common: &CommonArgs,
     dir: &Path,
     machine: &Machine,
-) -> Result<Vec<Measured>, Failure> {
-    let workloads = common.workloads(&WORKLOADS)?;
+) -> Result<Vec<Results>, Failure> {
+    let workloads = common.workloads(&DEFAULT_WORKLOADS)?;
     let mut all = Vec::with_capacity(workloads.len());
     for workload in &workloads {
         let bench = Bench::new(workload, common.dap, dir).await?;
@@ -120,11 +120,11 @@ pub async fn measure(
 
 /// A helper and whoever sends it reports.
 struct Bench {
-    stage: Stage,
+    stage: ServerTemplate,
     workload: Workload,
     token: Secret,
-    leader: Party,
-    helper: Party,
+    leader: PartyContext,
+    helper: PartyContext,
     keys: AggregatorKeys,
 }
 
@@ -138,19 +138,19 @@ impl Bench {
             return Err(Failure::new("the leader's task has no token for the helper"));
         };
         // Of the leader there are only the keys.
-        let (leader, stage) = (Stage::new(dir).await?, Stage::new(dir).await?);
+        let (leader, stage) = (ServerTemplate::new(dir).await?, ServerTemplate::new(dir).await?);
         let keys = AggregatorKeys { leader: leader.public_key()?, helper: stage.public_key()? };
-        let (leader, helper) = (Party::new(ours, leader.keys)?, stage.add(task).await?);
+        let (leader, helper) = (PartyContext::new(ours, leader.keys)?, stage.add(task).await?);
         Ok(Self { stage, workload: workload.clone(), token, leader, helper, keys })
     }
 
-    async fn measure(self, options: &Options, time: Span, machine: &Machine) -> Result<Measured, Failure> {
+    async fn measure(self, options: &Options, time: Span, machine: &Machine) -> Result<Results, Failure> {
         let bench = Arc::new(self);
         let (shared, sizes) = (bench.clone(), options.clone());
         let reports = Arc::new(tokio::task::spawn_blocking(move || shared.make(&sizes, time)).await??);
-        let mut measured = Measured {
+        let mut measured = Results {
             vdaf: bench.workload.to_string(),
-            revision: bench.helper.context.wire.prefix(),
+            revision: bench.helper.context.wire.path_prefix(),
             reports_made: reports.len(),
             runs: Vec::new(),
         };
@@ -162,7 +162,7 @@ impl Bench {
                 let seen = bench.run(&requests, shape, time).await?;
                 let after = bench.limit(&reports, time).await?;
                 // Machines are not the same all the time: what is compared is measured side by side.
-                measured.runs.push(seen.judge(shape, before.mean(after), machine));
+                measured.runs.push(seen.into_run(shape, before.mean(after), machine));
                 before = after;
             }
         }
@@ -173,25 +173,25 @@ impl Bench {
     fn make(&self, options: &Options, time: Span) -> Result<Vec<PrepareInit>, Failure> {
         let one = || {
             let report = made::report(&self.leader.context, &self.keys, &self.workload.measurement)?;
-            made::init(&self.leader, report)
+            made::prepare_init(&self.leader, report)
         };
         let wanted = |some: &[PrepareInit]| {
             let limit = limit::helper(&self.helper, some, time / 10)?;
             Ok(limit.per_second() * time.as_secs_f64() * 1.2)
         };
         let largest = |numbers: &[u64]| numbers.iter().copied().max().unwrap_or(1) as usize;
-        let fewest = made::ROUNDS * largest(&options.job_size) * largest(&options.in_flight);
-        made::enough(one, made::init_size, wanted, fewest)
+        let fewest = made::MIN_ROUNDS * largest(&options.job_size) * largest(&options.in_flight);
+        made::generate(one, made::init_bytes, wanted, fewest)
     }
 
     /// The requests for jobs of whole size.
     fn requests(&self, reports: &[PrepareInit], job_size: usize) -> Vec<Vec<u8>> {
         let context = &self.helper.context;
         let (task, wire) = (&context.task.public, context.wire);
-        let request = |inits: &[PrepareInit]| {
+        let request = |prepare_inits: &[PrepareInit]| {
             let job = AggregationJobId::random();
-            let call = wire.create_call(Interaction::AggregationJob, &task.id, job.as_bytes());
-            load::request(&task.helper_url, &call, Some(&self.token), &made::job(context, inits))
+            let call = wire.create_request(ResourceKind::AggregationJob, &task.id, job.as_bytes());
+            load::request(&task.helper_url, &call, Some(&self.token), &made::encode_job(context, prepare_inits))
         };
         reports.chunks_exact(job_size).map(request).collect()
     }
@@ -206,18 +206,19 @@ impl Bench {
     }
 
     /// Sends the jobs to a server that has not seen them yet.
-    async fn run(self: &Arc<Self>, requests: &Arc<Vec<Vec<u8>>>, jobs: Jobs, time: Span) -> Result<Seen, Failure> {
+    async fn run(self: &Arc<Self>, requests: &Arc<Vec<Vec<u8>>>, jobs: Jobs, time: Span) -> Result<RunSample, Failure> {
         let Jobs { size, in_flight } = jobs;
-        let running = self.stage.start(Driving::On).await?;
+        let running = self.stage.start(JobDriver::Enabled).await?;
         let (address, before) = (running.server.address(), running.server.commits());
         let spinner = style::spinner(&format!("{}: {in_flight} x {size}", self.workload));
-        let shape = Shape { connections: in_flight, threads: in_flight, time, answers: made::ROUNDS * in_flight };
+        let shape =
+            LoadSpec { connections: in_flight, threads: in_flight, time, answers: made::MIN_ROUNDS * in_flight };
         let (bench, shared) = (self.clone(), requests.clone());
-        let (begin, cpu, everybody) = (Instant::now(), cpu::process(), cpu::everybody());
+        let (begin, cpu, everybody) = (Instant::now(), cpu::process_time(), cpu::system_time());
         let ran = tokio::task::spawn_blocking(move || bench.load(address, &shared, shape));
         let (outcome, hpke_config) = ran.await??;
-        let ours = cpu::process().saturating_sub(cpu);
-        let others = cpu::everybody().zip(everybody).map(|(now, before)| now.saturating_sub(before + ours));
+        let ours = cpu::process_time().saturating_sub(cpu);
+        let others = cpu::system_time().zip(everybody).map(|(now, before)| now.saturating_sub(before + ours));
         let others_cores = others.map(|time| time.as_secs_f64() / begin.elapsed().as_secs_f64());
         let commits = running.server.commits() - before;
         running.stop().await?;
@@ -225,7 +226,7 @@ impl Bench {
         for exchange in &outcome.exchanges {
             self.check(&exchange.answer, size)?;
         }
-        Ok(Seen {
+        Ok(RunSample {
             jobs: outcome.exchanges.len(),
             reports_per_second: outcome.per_second * size as f64,
             cpu: ours.saturating_sub(outcome.cpu),
@@ -240,19 +241,19 @@ impl Bench {
         &self,
         address: SocketAddr,
         requests: &[Vec<u8>],
-        shape: Shape,
-    ) -> Result<(load::Outcome, Latency), Failure> {
+        shape: LoadSpec,
+    ) -> Result<(load::LoadResult, Latency), Failure> {
         let (task, wire) = (&self.helper.context.task.public, self.helper.context.wire);
-        let question = load::request(&task.helper_url, &wire.hpke_config_call(Some(&task.id)), None, &[]);
+        let question = load::request(&task.helper_url, &wire.hpke_config_request(Some(&task.id)), None, &[]);
         let over = AtomicBool::new(false);
         let watch = || {
             let mut connection = Connection::new(address)?;
             let mut times = Vec::new();
             while !over.load(Ordering::Relaxed) {
                 let begin = Instant::now();
-                connection.ask(&question)?;
+                connection.exchange(&question)?;
                 times.push(begin.elapsed());
-                thread::sleep(LOOK);
+                thread::sleep(PROBE_INTERVAL);
             }
             Ok::<_, Failure>(Latency::of(times))
         };
@@ -260,7 +261,7 @@ impl Bench {
             let watch = scope.spawn(watch);
             let outcome = load::run(address, requests, shape);
             over.store(true, Ordering::Relaxed);
-            let latency = cores::joined(watch)?;
+            let latency = cores::join_thread(watch)?;
             Ok((outcome?, latency?))
         })
     }
@@ -284,7 +285,7 @@ struct Jobs {
 }
 
 /// What was seen of a run.
-struct Seen {
+struct RunSample {
     jobs: usize,
     reports_per_second: f64,
     cpu: Span,
@@ -294,8 +295,8 @@ struct Seen {
     hpke_config: Latency,
 }
 
-impl Seen {
-    fn judge(self, shape: Jobs, limit: Rate, machine: &Machine) -> Run {
+impl RunSample {
+    fn into_run(self, shape: Jobs, limit: Rate, machine: &Machine) -> Run {
         let Self { jobs, reports_per_second, cpu, others_cores, commits, hpke_config } = self;
         let Jobs { size, in_flight } = shape;
         // A job that is alone has to wait for the disk while nothing is computed.

@@ -4,7 +4,7 @@ use std::time::Duration as Span;
 
 use super::{
     cores::{self, Rate},
-    stage::Party,
+    stage::PartyContext,
 };
 use crate::{
     aggregator::{Opener, helper, leader},
@@ -16,24 +16,24 @@ use crate::{
 pub const TIME: Span = Span::from_secs(1);
 
 /// Opening and preparing one report at the helper.
-pub fn helper(ours: &Party, reports: &[PrepareInit], time: Span) -> Result<Rate, Failure> {
+pub fn helper(ours: &PartyContext, reports: &[PrepareInit], time: Span) -> Result<Rate, Failure> {
     let opener = Opener::new(&ours.context, &ours.keys);
-    let one = |init: &PrepareInit| helper::answer(&ours.context, &opener, init).map(drop).map_err(broken);
-    cores::rate(reports, time, one)
+    let one = |init: &PrepareInit| helper::answer(&ours.context, &opener, init).map(drop).map_err(invalid_report);
+    cores::measure_rate(reports, time, one)
 }
 
 /// Opening, preparing and finishing one report at both aggregators.
-pub fn both(leader: &Party, helper: &Party, reports: &[Report], time: Span) -> Result<Rate, Failure> {
+pub fn both(leader: &PartyContext, helper: &PartyContext, reports: &[Report], time: Span) -> Result<Rate, Failure> {
     let (ours, theirs) = (Opener::new(&leader.context, &leader.keys), Opener::new(&helper.context, &helper.keys));
     let one = |report: &Report| {
-        let (init, pending) = leader::start_report(&leader.context, &ours, report.clone()).map_err(broken)?;
-        let (_, message) = helper::answer(&helper.context, &theirs, &init).map_err(broken)?;
-        pending.finish(&message).map(drop).map_err(broken)
+        let (init, pending) = leader::start_report(&leader.context, &ours, report.clone()).map_err(invalid_report)?;
+        let (_, message) = helper::answer(&helper.context, &theirs, &init).map_err(invalid_report)?;
+        pending.finish(&message).map(drop).map_err(invalid_report)
     };
-    cores::rate(reports, time, one)
+    cores::measure_rate(reports, time, one)
 }
 
 /// A report that was just made does not hold.
-pub fn broken(error: ReportError) -> Failure {
+pub fn invalid_report(error: ReportError) -> Failure {
     Failure::new(format!("a report that was just made is refused: {error:?}"))
 }

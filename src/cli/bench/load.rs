@@ -15,14 +15,14 @@ use std::{
 
 use serde::Serialize;
 
-use super::{cores::joined, cpu};
-use crate::{cli::Failure, model::Secret, wire::Call};
+use super::{cores::join_thread, cpu};
+use crate::{cli::Failure, model::Secret, wire::RequestSpec};
 
 /// How long an answer may take.
-const PATIENCE: Span = Span::from_secs(120);
+const RESPONSE_TIMEOUT: Span = Span::from_secs(120);
 
 /// The bytes of a request below the path of a base URL.
-pub fn request(base: &str, call: &Call, token: Option<&Secret>, body: &[u8]) -> Vec<u8> {
+pub fn request(base: &str, call: &RequestSpec, token: Option<&Secret>, body: &[u8]) -> Vec<u8> {
     let path = base.trim_start_matches("http://").trim_start_matches(|c| c != '/');
     let mut head = format!("{} {path}{} HTTP/1.1\r\nhost: localhost\r\n", call.method, call.path);
     if let Some(media_type) = call.content_type {
@@ -48,12 +48,12 @@ impl Connection {
     pub fn new(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(RESPONSE_TIMEOUT))?;
         Ok(Self { stream, buffer: vec![0; 16 << 10] })
     }
 
     /// Sends a request and returns the body of its answer, which must say that all is well.
-    pub fn ask(&mut self, request: &[u8]) -> io::Result<&[u8]> {
+    pub fn exchange(&mut self, request: &[u8]) -> io::Result<&[u8]> {
         self.send(request)?;
         self.receive()
     }
@@ -67,7 +67,7 @@ impl Connection {
     pub fn receive(&mut self) -> io::Result<&[u8]> {
         let mut filled = 0;
         let head = loop {
-            if let Some(head) = Head::read(&self.buffer[..filled])? {
+            if let Some(head) = ResponseHead::read(&self.buffer[..filled])? {
                 break head;
             }
             filled += self.fill(filled)?;
@@ -97,7 +97,7 @@ impl Connection {
 }
 
 /// What matters of an answer's head.
-struct Head {
+struct ResponseHead {
     status: u16,
     /// Of the head itself, in bytes.
     length: usize,
@@ -105,7 +105,7 @@ struct Head {
     body: usize,
 }
 
-impl Head {
+impl ResponseHead {
     /// Reads a head, if all of it is there. Only answers of a known length are understood.
     fn read(bytes: &[u8]) -> io::Result<Option<Self>> {
         let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
@@ -123,7 +123,7 @@ impl Head {
 
 /// How requests are sent.
 #[derive(Clone, Copy, Debug)]
-pub struct Shape {
+pub struct LoadSpec {
     /// Connections, each with one request at a time.
     pub connections: usize,
     /// Threads that share them.
@@ -144,7 +144,7 @@ pub struct Exchange {
 }
 
 /// What came of a load.
-pub struct Outcome {
+pub struct LoadResult {
     /// All exchanges, in the order of the answers.
     pub exchanges: Vec<Exchange>,
     /// Requests answered in a second, while all connections were busy.
@@ -153,7 +153,7 @@ pub struct Outcome {
     pub cpu: Span,
 }
 
-impl Outcome {
+impl LoadResult {
     /// How long the answers took.
     pub fn latency(&self) -> Latency {
         Latency::of(self.exchanges.iter().map(|exchange| exchange.took).collect())
@@ -184,8 +184,8 @@ impl Latency {
 }
 
 /// Sends requests, each once.
-pub fn run(address: SocketAddr, requests: &[Vec<u8>], shape: Shape) -> Result<Outcome, Failure> {
-    let Shape { connections, threads, .. } = shape;
+pub fn run(address: SocketAddr, requests: &[Vec<u8>], shape: LoadSpec) -> Result<LoadResult, Failure> {
+    let LoadSpec { connections, threads, .. } = shape;
     let load = Load {
         requests,
         shape,
@@ -197,8 +197,8 @@ pub fn run(address: SocketAddr, requests: &[Vec<u8>], shape: Shape) -> Result<Ou
         let number = |thread: usize| connections / threads + usize::from(thread < connections % threads);
         let load = &load;
         let threads: Vec<_> =
-            (0..threads).map(|thread| scope.spawn(move || load.part(address, number(thread)))).collect();
-        threads.into_iter().map(joined).collect::<Vec<_>>()
+            (0..threads).map(|thread| scope.spawn(move || load.run_worker(address, number(thread)))).collect();
+        threads.into_iter().map(join_thread).collect::<Vec<_>>()
     });
     let (mut exchanges, mut cpu, mut idle_from) = (Vec::new(), Span::ZERO, Instant::now());
     for part in parts {
@@ -208,22 +208,22 @@ pub fn run(address: SocketAddr, requests: &[Vec<u8>], shape: Shape) -> Result<Ou
         exchanges.extend(part.exchanges);
     }
     exchanges.sort_by_key(|exchange| exchange.at);
-    let per_second = steady(&exchanges, connections, idle_from)
+    let per_second = steady_rate(&exchanges, connections, idle_from)
         .ok_or_else(|| Failure::new("too few requests were answered to tell a rate; let it run for longer"))?;
-    Ok(Outcome { exchanges, per_second, cpu })
+    Ok(LoadResult { exchanges, per_second, cpu })
 }
 
 /// A load that runs.
 struct Load<'a> {
     requests: &'a [Vec<u8>],
-    shape: Shape,
+    shape: LoadSpec,
     next: AtomicUsize,
     answered: AtomicUsize,
     start: Barrier,
 }
 
 /// What one thread did.
-struct Part {
+struct WorkerResult {
     exchanges: Vec<Exchange>,
     /// When the first of its connections had nothing to do any more.
     idle_from: Instant,
@@ -233,10 +233,10 @@ struct Part {
 impl Load<'_> {
     /// Goes round its connections: reads the answer, sends the next request at once, goes to the next connection.
     /// Most answers are there by then, so that a thread rarely has to wait and to be woken up.
-    fn part(&self, address: SocketAddr, connections: usize) -> Result<Part, Failure> {
+    fn run_worker(&self, address: SocketAddr, connections: usize) -> Result<WorkerResult, Failure> {
         let connected = (0..connections).map(|_| Connection::new(address)).collect::<io::Result<Vec<_>>>();
         self.start.wait();
-        let (begin, cpu) = (Instant::now(), cpu::thread());
+        let (begin, cpu) = (Instant::now(), cpu::thread_time());
         let mut exchanges = Vec::with_capacity(self.requests.len() / self.shape.threads + 1);
         let mut busy = VecDeque::with_capacity(connections);
         let mut idle_from = None;
@@ -264,13 +264,13 @@ impl Load<'_> {
                 idle_from.get_or_insert(at);
             }
         }
-        let cpu = cpu::thread().saturating_sub(cpu);
-        Ok(Part { exchanges, idle_from: idle_from.unwrap_or(begin), cpu })
+        let cpu = cpu::thread_time().saturating_sub(cpu);
+        Ok(WorkerResult { exchanges, idle_from: idle_from.unwrap_or(begin), cpu })
     }
 }
 
 /// The rate from the answer that ended the first round of requests to the last answer before a connection fell idle.
-fn steady(exchanges: &[Exchange], connections: usize, idle_from: Instant) -> Option<f64> {
+fn steady_rate(exchanges: &[Exchange], connections: usize, idle_from: Instant) -> Option<f64> {
     let first = connections - 1;
     let last = exchanges.iter().rposition(|exchange| exchange.at <= idle_from)?;
     let time = exchanges.get(last)?.at.checked_duration_since(exchanges.get(first)?.at)?;

@@ -37,7 +37,7 @@ pub struct Machine {
 
 impl Machine {
     /// Looks at the machine and at the disk of a directory.
-    pub fn look(dir: &Path) -> std::io::Result<Self> {
+    pub fn inspect(dir: &Path) -> std::io::Result<Self> {
         let dir = dir.canonicalize()?;
         Ok(Self {
             dapbox: env!("CARGO_PKG_VERSION"),
@@ -50,14 +50,14 @@ impl Machine {
     }
 
     /// Says if what is measured is no disk.
-    pub fn warn(&self) {
+    pub fn warn_if_in_memory(&self) {
         if self.file_system.as_ref().is_some_and(|kind| kind.starts_with("tmpfs") || kind.starts_with("ramfs")) {
             style::warn(format!("{} is in memory and no disk; name one with --dir", self.directory));
         }
     }
 
     /// For people, in two lines.
-    pub fn text(&self) -> String {
+    pub fn summary(&self) -> String {
         let (cpu, disk) = (self.cpu.as_deref().unwrap_or("unknown"), self.file_system.as_deref().unwrap_or("unknown"));
         format!(
             "dapbox {}, {}: {cpu}\n{} ({disk}), fdatasync {:.0} us",

@@ -4,45 +4,47 @@ use std::time::{Duration as Span, Instant};
 
 use bytes::Bytes;
 
-use super::{cores, limit, stage::Party};
+use super::{cores, limit, stage::PartyContext};
 use crate::{
     aggregator::{Opener, TaskContext, leader},
     cli::{Failure, style},
     client::{AggregatorKeys, make_report},
-    model::{BatchId, BatchMode, HpkeCiphertext, JobInit, PartialBatch, PrepareInit, Report, Time},
+    model::{
+        AggregationJobInitReq, BatchId, BatchMode, HpkeCiphertext, PartialBatchSelector, PrepareInit, Report, Time,
+    },
     vdaf::Measurement,
 };
 
 /// Rounds of requests that each run has at least: one to warm up, and two that count.
-pub const ROUNDS: usize = 3;
+pub const MIN_ROUNDS: usize = 3;
 
 /// How long making them may take for each VDAF, beyond the fewest that are needed.
-const MAKING: Span = Span::from_secs(20);
+const GENERATION_TIME: Span = Span::from_secs(20);
 
 /// The most memory that they may take, in bytes.
-const MEMORY: usize = 1 << 30;
+const GENERATION_MEMORY: usize = 1 << 30;
 
 /// How many are made to find out what one takes.
-const SAMPLE: usize = 64;
+const SAMPLE_SIZE: usize = 64;
 
 /// Makes enough of something on all cores: as many as `wanted` says when it has seen some, as time and memory allow, but
 /// not fewer than `fewest`.
-pub fn enough<T: Send>(
+pub fn generate<T: Send>(
     one: impl Fn() -> Result<T, Failure> + Sync,
     bytes: impl Fn(&T) -> usize,
     wanted: impl FnOnce(&[T]) -> Result<f64, Failure>,
     fewest: usize,
 ) -> Result<Vec<T>, Failure> {
-    let bar = style::progress(fewest.max(SAMPLE) as u64, "making");
+    let bar = style::progress(fewest.max(SAMPLE_SIZE) as u64, "making");
     let begin = Instant::now();
-    let mut made = cores::make(SAMPLE, &bar, &one)?;
-    let each = begin.elapsed().as_secs_f64() / SAMPLE as f64;
-    let affordable = MAKING.as_secs_f64() / each;
+    let mut made = cores::generate(SAMPLE_SIZE, &bar, &one)?;
+    let each = begin.elapsed().as_secs_f64() / SAMPLE_SIZE as f64;
+    let affordable = GENERATION_TIME.as_secs_f64() / each;
     let number = (wanted(&made)?.min(affordable) as usize).max(fewest);
     // They are there twice: as reports and as requests.
-    let number = number.min(MEMORY / 2 / made.iter().map(bytes).max().unwrap_or_default().max(1));
+    let number = number.min(GENERATION_MEMORY / 2 / made.iter().map(bytes).max().unwrap_or_default().max(1));
     bar.set_length(number as u64);
-    made.extend(cores::make(number.saturating_sub(made.len()), &bar, one)?);
+    made.extend(cores::generate(number.saturating_sub(made.len()), &bar, one)?);
     bar.finish_and_clear();
     Ok(made)
 }
@@ -53,37 +55,37 @@ pub fn report(context: &TaskContext, keys: &AggregatorKeys, measurement: &Measur
 }
 
 /// What a leader sends of a report.
-pub fn init(leader: &Party, report: Report) -> Result<PrepareInit, Failure> {
+pub fn prepare_init(leader: &PartyContext, report: Report) -> Result<PrepareInit, Failure> {
     let opener = Opener::new(&leader.context, &leader.keys);
-    let (init, _) = leader::start_report(&leader.context, &opener, report).map_err(limit::broken)?;
+    let (init, _) = leader::start_report(&leader.context, &opener, report).map_err(limit::invalid_report)?;
     Ok(init)
 }
 
 /// The body of a leader's request for a job.
-pub fn job(context: &TaskContext, inits: &[PrepareInit]) -> Vec<u8> {
+pub fn encode_job(context: &TaskContext, prepare_inits: &[PrepareInit]) -> Vec<u8> {
     let task = &context.task.public;
     let batch = match task.batch_mode {
-        BatchMode::TimeInterval => PartialBatch::TimeInterval,
+        BatchMode::TimeInterval => PartialBatchSelector::TimeInterval,
         // One for each job, so that none is too large.
-        BatchMode::FixedSize { .. } => PartialBatch::FixedSize(BatchId::random()),
+        BatchMode::FixedSize { .. } => PartialBatchSelector::FixedSize(BatchId::random()),
     };
-    let init = JobInit {
+    let init = AggregationJobInitReq {
         verify_key_id: Some(context.task.verify_key_id),
         aggregation_parameter: Bytes::new(),
         batch,
         extensions: Vec::new(),
-        inits: inits.to_vec(),
+        prepare_inits: prepare_inits.to_vec(),
     };
     context.wire.encode_job_init(task, &init)
 }
 
 /// About how much memory a report takes.
-pub fn size(report: &Report) -> usize {
+pub fn report_bytes(report: &Report) -> usize {
     let sealed = |share: &HpkeCiphertext| share.payload.len() + share.enc.len();
     size_of::<Report>() + report.public_share.len() + sealed(&report.leader_share) + sealed(&report.helper_share)
 }
 
 /// About how much memory it takes what a leader sends of a report.
-pub fn init_size(init: &PrepareInit) -> usize {
+pub fn init_bytes(init: &PrepareInit) -> usize {
     size_of::<PrepareInit>() + init.message.len() + init.share.public_share.len() + init.share.input_share.payload.len()
 }

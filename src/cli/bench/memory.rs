@@ -25,7 +25,7 @@ use crate::{
     },
     client::{Client, ClientError},
     model::{Report, TaskId, Time},
-    peer::{Peer, PeerOptions, Retries},
+    peer::{Peer, PeerOptions, RetryPolicy},
     vdaf::Measurement,
     wire,
 };
@@ -33,7 +33,7 @@ use crate::{
 /// Uploads at once.
 const CONCURRENCY: usize = 16;
 /// When nothing has happened for this long, nothing will.
-const PATIENCE: Span = Span::from_secs(60);
+const STALL_TIMEOUT: Span = Span::from_secs(60);
 
 /// Arguments of `dapbox bench memory`.
 #[derive(Debug, clap::Args)]
@@ -62,7 +62,7 @@ pub struct Args {
 
 /// What was measured.
 #[derive(Debug, Serialize)]
-struct Measured {
+struct MemoryResults {
     /// What each report measures.
     vdaf: String,
     /// How many were aggregated.
@@ -71,13 +71,13 @@ struct Measured {
     leader_share_bytes: u64,
     /// From the last upload to the last sum, in seconds.
     aggregation_seconds: f64,
-    leader: Peaks,
-    helper: Peaks,
+    leader: PeakMemory,
+    helper: PeakMemory,
 }
 
 /// The most memory that a process has had so far, in bytes.
 #[derive(Debug, Default, Serialize)]
-struct Peaks {
+struct PeakMemory {
     started: u64,
     uploaded: u64,
     aggregated: u64,
@@ -86,28 +86,28 @@ struct Peaks {
 /// Runs `dapbox bench memory`.
 pub async fn run(args: Args) -> Outcome {
     let directory = Directory::new(None)?;
-    let leader = Node::start(directory.path(), "leader")?;
-    let helper = Node::start(directory.path(), "helper")?;
+    let leader = ServerProcess::start(directory.path(), "leader")?;
+    let helper = ServerProcess::start(directory.path(), "helper")?;
     let measured = measure(&args, &leader, &helper).await?;
     Ok(match args.output {
         Format::Json => say(serde_json::to_string_pretty(&measured)?),
-        Format::Text => say(table_of(&measured)),
+        Format::Text => say(format_table(&measured)),
     }?)
 }
 
-async fn measure(args: &Args, leader: &Node, helper: &Node) -> Result<Measured, Failure> {
+async fn measure(args: &Args, leader: &ServerProcess, helper: &ServerProcess) -> Result<MemoryResults, Failure> {
     let revision = args.dap.revision();
-    let urls = [leader, helper].map(|node| format!("{}/{}/", node.origin, wire::of(revision).prefix()));
+    let urls = [leader, helper].map(|node| format!("{}/{}/", node.origin, wire::for_revision(revision).path_prefix()));
     let files = args.vdaf.task(revision, urls)?;
     let wrong_file = || Failure::new("the task files do not belong to a leader and a helper");
     leader.control.add_task(&files.leader.aggregator_task().ok_or_else(wrong_file)?).await?;
     helper.control.add_task(&files.helper.aggregator_task().ok_or_else(wrong_file)?).await?;
 
-    let client = Client::new(files.client.parameters(), Peer::new(&PeerOptions::default())?, Retries::default())?;
+    let client = Client::new(files.client.parameters(), Peer::new(&PeerOptions::default())?, RetryPolicy::default())?;
     let reports = make_reports(&client, &args.vdaf.measurement, args.reports).await?;
-    let mut peaks = [Peaks::default(), Peaks::default()];
+    let mut peaks = [PeakMemory::default(), PeakMemory::default()];
     let nodes = [leader, helper];
-    let look = |peaks: &mut [Peaks; 2], field: fn(&mut Peaks) -> &mut u64| -> Outcome {
+    let look = |peaks: &mut [PeakMemory; 2], field: fn(&mut PeakMemory) -> &mut u64| -> Outcome {
         for (peaks, node) in peaks.iter_mut().zip(nodes) {
             *field(peaks) = node.peak()?;
         }
@@ -123,7 +123,7 @@ async fn measure(args: &Args, leader: &Node, helper: &Node) -> Result<Measured, 
     let aggregation_seconds = start.elapsed().as_secs_f64();
     look(&mut peaks, |peaks| &mut peaks.aggregated)?;
     let [leader, helper] = peaks;
-    Ok(Measured {
+    Ok(MemoryResults {
         vdaf: args.vdaf.to_string(),
         reports: args.reports,
         leader_share_bytes,
@@ -167,7 +167,7 @@ async fn wait_for_aggregation(leader: &Socket, id: &TaskId, total: u64) -> Outco
             (last, moved) = (status.aggregated, Instant::now());
             bar.set_position(last);
         }
-        if moved.elapsed() > PATIENCE {
+        if moved.elapsed() > STALL_TIMEOUT {
             let trouble = status.last_trouble.as_deref().unwrap_or("the aggregators do not say why");
             return Err(Failure::new(format!("aggregation is stuck at {last} of {total} reports: {trouble}")));
         }
@@ -178,13 +178,13 @@ async fn wait_for_aggregation(leader: &Socket, id: &TaskId, total: u64) -> Outco
 }
 
 /// An aggregator that is a process of its own. It is killed in the end.
-struct Node {
+struct ServerProcess {
     origin: String,
     control: Socket,
     child: Child,
 }
 
-impl Node {
+impl ServerProcess {
     fn start(dir: &Path, name: &str) -> Result<Self, Failure> {
         let data_dir = dir.join(name);
         let file = dir.join(format!("{name}-appliance.toml"));
@@ -229,7 +229,7 @@ impl Node {
     }
 }
 
-impl Drop for Node {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
         // It may have ended by itself; then there is nothing left to do.
         let _ = self.child.kill();
@@ -237,9 +237,9 @@ impl Drop for Node {
     }
 }
 
-fn table_of(measured: &Measured) -> String {
+fn format_table(measured: &MemoryResults) -> String {
     let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20));
-    let Measured { vdaf, reports, leader_share_bytes, aggregation_seconds, leader, helper } = measured;
+    let MemoryResults { vdaf, reports, leader_share_bytes, aggregation_seconds, leader, helper } = measured;
     let mut lines = vec![
         format!("{} of {}", style::counted(*reports, "report"), vdaf),
         format!("leader's shares: {}; aggregated in {aggregation_seconds:.2} s", mib(*leader_share_bytes)),

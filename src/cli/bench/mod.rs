@@ -42,7 +42,7 @@ pub struct Args {
     #[command(flatten)]
     aggregation: aggregation::Options,
     #[command(flatten)]
-    common: Common,
+    common: CommonArgs,
 }
 
 /// What the numbers mean.
@@ -63,11 +63,11 @@ dapbox bench upload --connections 10,128 --dap 18";
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Aggregation jobs at a helper: what cryptography allows, and how much of that the server does.
-    Helper(Part<helper::Options>),
+    Helper(PartArgs<helper::Options>),
     /// Uploads to a leader.
-    Upload(Part<upload::Options>),
+    Upload(PartArgs<upload::Options>),
     /// From reports that wait at a leader to sums, with leader and helper on this machine.
-    Aggregation(Part<aggregation::Options>),
+    Aggregation(PartArgs<aggregation::Options>),
     /// How a helper's storage grows: speed, memory, disk and start-up time by the number of reports aggregated.
     Growth(growth::Args),
     /// The most memory that a leader and a helper take for a job.
@@ -79,7 +79,7 @@ enum Command {
     Open(growth::OpenArgs),
 }
 
-impl Common {
+impl CommonArgs {
     /// What is measured.
     fn workloads(&self, defaults: &[&str]) -> Result<Vec<Workload>, Failure> {
         if !self.vdaf.is_empty() {
@@ -91,16 +91,16 @@ impl Common {
 
 /// Arguments of one measurement.
 #[derive(Debug, clap::Args)]
-struct Part<O: clap::Args> {
+struct PartArgs<O: clap::Args> {
     #[command(flatten)]
     options: O,
     #[command(flatten)]
-    common: Common,
+    common: CommonArgs,
 }
 
 /// What all measurements of speed share.
 #[derive(Clone, Debug, clap::Args)]
-struct Common {
+struct CommonArgs {
     /// What is measured: count, sum:BITS, histogram:BINS, sumvec:LENGTHxBITS; several with commas between. By default
     /// several that are usual.
     #[arg(long, value_name = "VDAF", value_delimiter = ',')]
@@ -125,22 +125,22 @@ struct Common {
 
 /// All that was measured.
 #[derive(Debug, Serialize)]
-struct Measured {
+struct Results {
     machine: Machine,
     #[serde(skip_serializing_if = "Option::is_none")]
-    helper: Option<Vec<helper::Measured>>,
+    helper: Option<Vec<helper::Results>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    upload: Option<Vec<upload::Measured>>,
+    upload: Option<Vec<upload::Results>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    aggregation: Option<Vec<aggregation::Measured>>,
+    aggregation: Option<Vec<aggregation::Results>>,
 }
 
-impl Measured {
-    fn show(&self, common: &Common) -> Outcome {
+impl Results {
+    fn show(&self, common: &CommonArgs) -> Outcome {
         if common.json || common.output == Format::Json {
             return Ok(say(serde_json::to_string_pretty(self)?)?);
         }
-        let mut parts = vec![Style::stdout().dim(&self.machine.text())];
+        let mut parts = vec![Style::stdout().dim(&self.machine.summary())];
         parts.extend(self.helper.as_deref().map(table::helper));
         parts.extend(self.upload.as_deref().map(table::upload));
         parts.extend(self.aggregation.as_deref().map(table::aggregation));
@@ -149,8 +149,8 @@ impl Measured {
 }
 
 /// What is to be measured.
-struct Plan {
-    common: Common,
+struct BenchPlan {
+    common: CommonArgs,
     helper: Option<helper::Options>,
     upload: Option<upload::Options>,
     aggregation: Option<aggregation::Options>,
@@ -159,12 +159,12 @@ struct Plan {
 /// Runs `dapbox bench`.
 pub async fn run(args: Args) -> Outcome {
     let Args { part, helper, upload, aggregation, common } = args;
-    let nothing = |common| Plan { common, helper: None, upload: None, aggregation: None };
+    let nothing = |common| BenchPlan { common, helper: None, upload: None, aggregation: None };
     let plan = match part {
-        None => Plan { common, helper: Some(helper), upload: Some(upload), aggregation: Some(aggregation) },
-        Some(Command::Helper(part)) => Plan { helper: Some(part.options), ..nothing(part.common) },
-        Some(Command::Upload(part)) => Plan { upload: Some(part.options), ..nothing(part.common) },
-        Some(Command::Aggregation(part)) => Plan { aggregation: Some(part.options), ..nothing(part.common) },
+        None => BenchPlan { common, helper: Some(helper), upload: Some(upload), aggregation: Some(aggregation) },
+        Some(Command::Helper(part)) => BenchPlan { helper: Some(part.options), ..nothing(part.common) },
+        Some(Command::Upload(part)) => BenchPlan { upload: Some(part.options), ..nothing(part.common) },
+        Some(Command::Aggregation(part)) => BenchPlan { aggregation: Some(part.options), ..nothing(part.common) },
         Some(Command::Growth(args)) => return growth::run(args).await,
         Some(Command::Memory(args)) => return memory::run(args).await,
         Some(Command::Peer(args)) => return peer::run(args).await,
@@ -173,14 +173,14 @@ pub async fn run(args: Args) -> Outcome {
     plan.run().await
 }
 
-impl Plan {
+impl BenchPlan {
     async fn run(self) -> Outcome {
         let common = &self.common;
         let directory = Directory::within(common.dir.as_deref())?;
         let dir = directory.path();
-        let machine = Machine::look(dir)?;
-        machine.warn();
-        let mut measured = Measured { machine, helper: None, upload: None, aggregation: None };
+        let machine = Machine::inspect(dir)?;
+        machine.warn_if_in_memory();
+        let mut measured = Results { machine, helper: None, upload: None, aggregation: None };
         if let Some(options) = &self.helper {
             measured.helper = Some(helper::measure(options, common, dir, &measured.machine).await?);
         }

@@ -16,7 +16,7 @@ use super::{
     cores, helper,
     load::Latency,
     made,
-    stage::{Party, Stage},
+    stage::{PartyContext, ServerTemplate},
     table, workload,
 };
 use crate::{
@@ -29,17 +29,17 @@ use crate::{
     },
     client::{AggregatorKeys, Client},
     model::{self, AggregationJobId, BaseUrl, PrepareOutcome, PrepareResp, ReportError, Role, Secret, TaskParameters},
-    peer::{Peer, Retries},
-    support::words,
+    peer::{Peer, RetryPolicy},
+    support::format,
     vdaf::Measurement,
-    wire::Interaction,
+    wire::ResourceKind,
 };
 
 /// How long a helper is left alone that does not say when to ask again.
-const PAUSE: Span = Span::from_millis(100);
+const DEFAULT_RETRY_DELAY: Span = Span::from_millis(100);
 /// The longest answer to a job, in bytes, and how long it may take.
-const MAX_ANSWER: usize = 256 << 20;
-const PATIENCE: Span = Span::from_secs(120);
+const MAX_RESPONSE_BYTES: usize = 256 << 20;
+const RESPONSE_TIMEOUT: Span = Span::from_secs(120);
 
 /// Arguments of `dapbox bench peer`.
 #[derive(Debug, clap::Args)]
@@ -71,7 +71,7 @@ pub struct Args {
 
 /// What was measured of a helper.
 #[derive(Clone, Debug, Serialize)]
-pub struct Measured {
+pub struct Results {
     /// Where it is.
     pub helper: String,
     /// The VDAF.
@@ -117,10 +117,10 @@ pub async fn run(args: Args) -> Outcome {
         }
     }
     let task = bench.task();
-    let measured = Measured {
+    let measured = Results {
         helper: bench.url.clone(),
-        vdaf: words::vdaf(&task.vdaf),
-        revision: bench.leader.context.wire.prefix(),
+        vdaf: format::vdaf(&task.vdaf),
+        revision: bench.leader.context.wire.path_prefix(),
         runs,
     };
     Ok(say(match args.output {
@@ -131,7 +131,7 @@ pub async fn run(args: Args) -> Outcome {
 
 /// The leader, as far as the helper can see.
 struct Bench {
-    leader: Party,
+    leader: PartyContext,
     keys: AggregatorKeys,
     measurement: Measurement,
     token: Secret,
@@ -153,13 +153,13 @@ impl Bench {
                 .context(args.task.display())
         })?;
         let url = args.at.as_ref().map_or_else(|| task.public.helper_url.clone(), |url| url.as_str().to_owned());
-        let peer = args.peer.peer()?.within(PATIENCE, MAX_ANSWER);
+        let peer = args.peer.peer()?.within(RESPONSE_TIMEOUT, MAX_RESPONSE_BYTES);
         let there = TaskParameters { helper_url: url.clone(), ..task.public.clone() };
-        let helper = Client::new(there, peer.clone(), Retries::default())?.key(Role::Helper).await?;
-        let stage = Stage::new(dir).await?;
+        let helper = Client::new(there, peer.clone(), RetryPolicy::default())?.key(Role::Helper).await?;
+        let stage = ServerTemplate::new(dir).await?;
         let keys = AggregatorKeys { leader: stage.public_key()?, helper };
         let measurement = workload::measurement(&task.public.vdaf);
-        Ok(Self { leader: Party::new(task, stage.keys)?, keys, measurement, token, peer, url })
+        Ok(Self { leader: PartyContext::new(task, stage.keys)?, keys, measurement, token, peer, url })
     }
 
     fn task(&self) -> &TaskParameters {
@@ -171,10 +171,14 @@ impl Bench {
         let number = (reports as usize).next_multiple_of(size);
         let make = move || {
             let bar = style::progress(number as u64, "making");
-            let one = || made::init(&self.leader, made::report(&self.leader.context, &self.keys, &self.measurement)?);
-            let inits = cores::make(number, &bar, one)?;
+            let one =
+                || made::prepare_init(&self.leader, made::report(&self.leader.context, &self.keys, &self.measurement)?);
+            let prepare_inits = cores::generate(number, &bar, one)?;
             bar.finish_and_clear();
-            Ok(inits.chunks_exact(size).map(|inits| made::job(&self.leader.context, inits).into()).collect())
+            Ok(prepare_inits
+                .chunks_exact(size)
+                .map(|prepare_inits| made::encode_job(&self.leader.context, prepare_inits).into())
+                .collect())
         };
         tokio::task::spawn_blocking(make).await?
     }
@@ -223,17 +227,17 @@ impl Bench {
         let begin = Instant::now();
         let (mut body, mut place) = (request, None);
         let mut call =
-            wire.create_call(Interaction::AggregationJob, &self.task().id, AggregationJobId::random().as_bytes());
+            wire.create_request(ResourceKind::AggregationJob, &self.task().id, AggregationJobId::random().as_bytes());
         loop {
             let reply = self.peer.ask(&self.url, &call, Some(&self.token), body).await?;
             if let Some(answer) = reply.ready {
                 return Ok((begin.elapsed(), wire.decode_job_resp(&answer, size)?));
             }
-            place = reply.place.or(place);
-            let poll = place.as_deref().and_then(|place| wire.poll_call(Interaction::AggregationJob, place));
+            place = reply.location.or(place);
+            let poll = place.as_deref().and_then(|place| wire.poll_request(ResourceKind::AggregationJob, place));
             call = poll.ok_or_else(|| Failure::new("the helper does not say where the answer to a job will be"))?;
             body = Bytes::new();
-            sleep(reply.retry_after.unwrap_or(PAUSE)).await;
+            sleep(reply.retry_after.unwrap_or(DEFAULT_RETRY_DELAY)).await;
         }
     }
 }

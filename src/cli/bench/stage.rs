@@ -21,14 +21,14 @@ use crate::{
 
 /// An aggregator's side of a task, with all that it takes to work on reports.
 #[derive(Clone)]
-pub struct Party {
+pub struct PartyContext {
     /// The task.
     pub context: Arc<TaskContext>,
     /// The aggregator's keys.
     pub keys: Arc<KeyRing>,
 }
 
-impl Party {
+impl PartyContext {
     /// The task, seen by who has these keys.
     pub fn new(task: Task, keys: Arc<KeyRing>) -> Result<Self, Failure> {
         let context = TaskContext::new(Arc::new(task)).map_err(Failure::new)?;
@@ -37,7 +37,7 @@ impl Party {
 }
 
 /// A data directory to copy.
-pub struct Stage {
+pub struct ServerTemplate {
     template: PathBuf,
     /// The server's keys.
     pub keys: Arc<KeyRing>,
@@ -45,14 +45,14 @@ pub struct Stage {
 
 /// What a leader does of its own accord.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Driving {
+pub enum JobDriver {
     /// What it does by default.
-    On,
+    Enabled,
     /// It lets reports wait.
-    Off,
+    Disabled,
 }
 
-impl Stage {
+impl ServerTemplate {
     /// Makes a data directory below `dir`, with keys and no task.
     pub async fn new(dir: &Path) -> Result<Self, Failure> {
         let template = dir.join(format!("{}", ReportId::random()));
@@ -66,8 +66,8 @@ impl Stage {
     }
 
     /// Adds a task.
-    pub async fn add(&self, task: Task) -> Result<Party, Failure> {
-        let party = Party::new(task.clone(), self.keys.clone())?;
+    pub async fn add(&self, task: Task) -> Result<PartyContext, Failure> {
+        let party = PartyContext::new(task.clone(), self.keys.clone())?;
         let store = open(&self.template)?;
         store.write(Point::TaskAdd, move |tx| tasks::add(tx, task)).await??;
         store.close().await;
@@ -80,28 +80,28 @@ impl Stage {
     }
 
     /// Starts a server on a fresh copy, beside the template.
-    pub async fn start(&self, driving: Driving) -> Result<Running, Failure> {
+    pub async fn start(&self, driving: JobDriver) -> Result<RunningServer, Failure> {
         let dir = self.template.with_extension("run");
         copy(&self.template, &dir)?;
-        Running::start(dir, driving).await
+        RunningServer::start(dir, driving).await
     }
 }
 
 /// A server on a copy.
-pub struct Running {
+pub struct RunningServer {
     /// The server.
     pub server: Server,
     dir: PathBuf,
 }
 
-impl Running {
-    async fn start(dir: PathBuf, driving: Driving) -> Result<Self, Failure> {
+impl RunningServer {
+    async fn start(dir: PathBuf, driving: JobDriver) -> Result<Self, Failure> {
         Ok(Self { server: Server::start(config(&dir, driving)).await?, dir })
     }
 
     /// Adds a task.
     pub async fn add(&self, task: &Task) -> Result<(), Failure> {
-        Socket::new(config(&self.dir, Driving::On).control_socket())?.add_task(task).await
+        Socket::new(config(&self.dir, JobDriver::Enabled).control_socket())?.add_task(task).await
     }
 
     /// How far a task is.
@@ -110,7 +110,7 @@ impl Running {
     }
 
     /// Stops and starts again, with what was stored.
-    pub async fn restart(self, driving: Driving) -> Result<Self, Failure> {
+    pub async fn restart(self, driving: JobDriver) -> Result<Self, Failure> {
         self.server.stop().await?;
         Self::start(self.dir, driving).await
     }
@@ -123,11 +123,11 @@ impl Running {
 }
 
 /// What servers are measured with: the defaults, and no room held back beside the reserve.
-fn config(dir: &Path, driving: Driving) -> Config {
+fn config(dir: &Path, driving: JobDriver) -> Config {
     let defaults = Config::default();
     let leader = match driving {
-        Driving::On => Leader::default(),
-        Driving::Off => {
+        JobDriver::Enabled => Leader::default(),
+        JobDriver::Disabled => {
             Leader { min_job_size: usize::MAX, max_job_delay: Seconds::new(7 * 86_400), ..Leader::default() }
         }
     };
@@ -142,7 +142,7 @@ fn config(dir: &Path, driving: Driving) -> Config {
 }
 
 fn open(dir: &Path) -> Result<Store, Failure> {
-    Ok(Store::open(dir, server::store_options(&config(dir, Driving::On)))?)
+    Ok(Store::open(dir, server::store_options(&config(dir, JobDriver::Enabled)))?)
 }
 
 fn copy(from: &Path, to: &Path) -> std::io::Result<()> {

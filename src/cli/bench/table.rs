@@ -7,10 +7,10 @@ use crate::cli::style::{self, Style};
 const WIDTH: usize = 98;
 
 /// What the helper did.
-pub fn helper(measured: &[helper::Measured]) -> String {
+pub fn helper(measured: &[helper::Results]) -> String {
     let style = Style::stdout();
     let mut lines = Vec::new();
-    for helper::Measured { vdaf, revision, runs, reports_made } in measured {
+    for helper::Results { vdaf, revision, runs, reports_made } in measured {
         let made = style::count(*reports_made as u64);
         lines.push(style.bold(&format!("helper, {vdaf}, {revision} ({made} reports made beforehand)")));
         lines.push(style.bold(&format!(
@@ -61,9 +61,9 @@ fn helper_run(run: &helper::Run) -> String {
 }
 
 /// What a helper elsewhere did.
-pub fn peer(measured: &peer::Measured) -> String {
+pub fn peer(measured: &peer::Results) -> String {
     let style = Style::stdout();
-    let peer::Measured { helper, vdaf, revision, runs } = measured;
+    let peer::Results { helper, vdaf, revision, runs } = measured;
     let mut lines = vec![style.bold(&format!("{helper}, {vdaf}, {revision}"))];
     lines.push(style.bold(&format!(
         "{:>6} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
@@ -89,10 +89,10 @@ pub fn peer(measured: &peer::Measured) -> String {
 }
 
 /// What the leader took.
-pub fn upload(measured: &[upload::Measured]) -> String {
+pub fn upload(measured: &[upload::Results]) -> String {
     let style = Style::stdout();
     let mut lines = Vec::new();
-    for upload::Measured { vdaf, revision, request_bytes, runs } in measured {
+    for upload::Results { vdaf, revision, request_bytes, runs } in measured {
         let bytes = style::count(*request_bytes as u64);
         lines.push(style.bold(&format!("upload, {vdaf}, {revision} (requests of {bytes} bytes)")));
         lines.push(style.bold(&format!(
@@ -124,7 +124,7 @@ fn upload_run(run: &upload::Run) -> String {
 }
 
 /// What leader and helper did together.
-pub fn aggregation(measured: &[aggregation::Measured]) -> String {
+pub fn aggregation(measured: &[aggregation::Results]) -> String {
     let style = Style::stdout();
     let mut lines = vec![style.bold(&format!(
         "{:<24} {:>8} {:>9} {:>9} {:>7} {:>8} {:>8} {:>5} {:>8}",

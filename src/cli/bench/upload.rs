@@ -5,10 +5,10 @@ use std::{path::Path, sync::Arc, time::Duration as Span};
 use serde::Serialize;
 
 use super::{
-    Common, cores, cpu,
-    load::{self, Latency, Shape},
+    CommonArgs, cores, cpu,
+    load::{self, Latency, LoadSpec},
     made,
-    stage::{Driving, Party, Stage},
+    stage::{JobDriver, PartyContext, ServerTemplate},
     workload::{Workload, urls},
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
 const FASTEST: f64 = 30_000.0;
 
 /// What is measured by default.
-const WORKLOADS: [&str; 2] = ["count", "histogram:100"];
+const DEFAULT_WORKLOADS: [&str; 2] = ["count", "histogram:100"];
 
 /// Arguments of `dapbox bench upload`.
 #[derive(Clone, Debug, clap::Args)]
@@ -39,7 +39,7 @@ pub struct Options {
 
 /// What was measured of one VDAF.
 #[derive(Clone, Debug, Serialize)]
-pub struct Measured {
+pub struct Results {
     /// The VDAF.
     pub vdaf: String,
     /// The revision of the protocol.
@@ -74,15 +74,15 @@ pub struct Run {
 }
 
 /// Measures all that the options ask for, below `dir`.
-pub async fn measure(options: &Options, common: &Common, dir: &Path) -> Result<Vec<Measured>, Failure> {
-    let most = crate::wire::of(common.dap.revision()).reports_per_upload() as u64;
+pub async fn measure(options: &Options, common: &CommonArgs, dir: &Path) -> Result<Vec<Results>, Failure> {
+    let most = crate::wire::for_revision(common.dap.revision()).reports_per_upload() as u64;
     if options.reports_per_upload > most {
         return Err(Failure::usage(format!(
             "this protocol has no uploads of more than {}",
             style::counted(most, "report")
         )));
     }
-    let workloads = common.workloads(&WORKLOADS)?;
+    let workloads = common.workloads(&DEFAULT_WORKLOADS)?;
     let mut all = Vec::with_capacity(workloads.len());
     for workload in &workloads {
         all.push(measure_one(workload, options, common, dir).await?);
@@ -90,11 +90,16 @@ pub async fn measure(options: &Options, common: &Common, dir: &Path) -> Result<V
     Ok(all)
 }
 
-async fn measure_one(workload: &Workload, options: &Options, common: &Common, dir: &Path) -> Result<Measured, Failure> {
+async fn measure_one(
+    workload: &Workload,
+    options: &Options,
+    common: &CommonArgs,
+    dir: &Path,
+) -> Result<Results, Failure> {
     let revision = common.dap.revision();
     let files = workload.task(revision, urls(revision))?;
     let task = files.leader.aggregator_task().ok_or_else(|| Failure::new("the leader's file holds no task"))?;
-    let stage = Stage::new(dir).await?;
+    let stage = ServerTemplate::new(dir).await?;
     let leader = stage.add(task).await?;
     let helper = Keypair::generate(1, Suite::DEFAULT)?;
     let keys = AggregatorKeys { leader: stage.public_key()?, helper: helper.config().clone() };
@@ -104,21 +109,21 @@ async fn measure_one(workload: &Workload, options: &Options, common: &Common, di
     let party = leader.clone();
     let requests = tokio::task::spawn_blocking(move || -> Result<_, Failure> {
         let one = || made::report(&party.context, &keys, &workload.measurement);
-        let fewest = together * made::ROUNDS * most;
-        let reports = made::enough(one, made::size, |_| Ok(FASTEST * time.as_secs_f64()), fewest)?;
+        let fewest = together * made::MIN_ROUNDS * most;
+        let reports = made::generate(one, made::report_bytes, |_| Ok(FASTEST * time.as_secs_f64()), fewest)?;
         let name = workload.to_string();
         Ok((name, reports.chunks_exact(together).map(|reports| request(&party, reports)).collect::<Vec<_>>()))
     });
     let (vdaf, requests) = requests.await??;
     let requests = Arc::new(requests);
     let request_bytes = requests.first().map_or(0, Vec::len);
-    let mut measured = Measured { vdaf, revision: leader.context.wire.prefix(), request_bytes, runs: Vec::new() };
+    let mut measured = Results { vdaf, revision: leader.context.wire.path_prefix(), request_bytes, runs: Vec::new() };
     for connections in &options.connections {
-        let shape = Shape {
+        let shape = LoadSpec {
             connections: *connections as usize,
             threads: cores::count().min(*connections as usize),
             time,
-            answers: made::ROUNDS * *connections as usize,
+            answers: made::MIN_ROUNDS * *connections as usize,
         };
         measured.runs.push(run(&stage, &leader, &requests, together, shape).await?);
     }
@@ -126,24 +131,24 @@ async fn measure_one(workload: &Workload, options: &Options, common: &Common, di
 }
 
 /// The request that uploads some reports.
-pub fn request(leader: &Party, reports: &[Report]) -> Vec<u8> {
+pub fn request(leader: &PartyContext, reports: &[Report]) -> Vec<u8> {
     let (task, wire) = (&leader.context.task.public, leader.context.wire);
-    load::request(&task.leader_url, &wire.upload_call(&task.id), None, &wire.encode_upload(task, reports))
+    load::request(&task.leader_url, &wire.upload_request(&task.id), None, &wire.encode_upload(task, reports))
 }
 
 async fn run(
-    stage: &Stage,
-    leader: &Party,
+    stage: &ServerTemplate,
+    leader: &PartyContext,
     requests: &Arc<Vec<Vec<u8>>>,
     together: usize,
-    shape: Shape,
+    shape: LoadSpec,
 ) -> Result<Run, Failure> {
-    let running = stage.start(Driving::Off).await?;
+    let running = stage.start(JobDriver::Disabled).await?;
     let (address, before, requests) = (running.server.address(), running.server.commits(), requests.clone());
     let spinner = style::spinner(&format!("uploading over {}", style::counted(shape.connections as u64, "connection")));
-    let cpu = cpu::process();
+    let cpu = cpu::process_time();
     let outcome = tokio::task::spawn_blocking(move || load::run(address, &requests, shape)).await??;
-    let cpu = cpu::process().saturating_sub(cpu);
+    let cpu = cpu::process_time().saturating_sub(cpu);
     let commits = running.server.commits() - before;
     spinner.finish_and_clear();
     let (uploads, reports) = (outcome.exchanges.len(), outcome.exchanges.len() * together);

@@ -4,15 +4,15 @@ use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 /// Memory of this process that is in use now, in bytes, where the system tells.
 pub fn resident() -> Option<u64> {
-    of_process("self", "VmRSS:")
+    read_status_field("self", "VmRSS:")
 }
 
 /// The most memory that a process has had in use so far, in bytes, where the system tells.
 pub fn peak(process: u32) -> Option<u64> {
-    of_process(&process.to_string(), "VmHWM:")
+    read_status_field(&process.to_string(), "VmHWM:")
 }
 
-fn of_process(process: &str, field: &str) -> Option<u64> {
+fn read_status_field(process: &str, field: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(field))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

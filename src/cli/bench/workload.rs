@@ -12,7 +12,7 @@ use crate::{
     model::{Revision, VdafConfig},
     vdaf::{
         Measurement,
-        table::{self, Parameters},
+        table::{self, VdafParameters},
     },
     wire,
 };
@@ -25,11 +25,11 @@ const HELPER_ORIGIN: &str = "http://helper.localhost/";
 
 /// The URLs of leader and helper in such a task.
 pub fn urls(revision: Revision) -> [String; 2] {
-    [ORIGIN, HELPER_ORIGIN].map(|origin| format!("{origin}{}/", wire::of(revision).prefix()))
+    [ORIGIN, HELPER_ORIGIN].map(|origin| format!("{origin}{}/", wire::for_revision(revision).path_prefix()))
 }
 
 /// How a workload is written.
-const GRAMMAR: &str = "write count, sum:BITS, histogram:BINS or sumvec:LENGTHxBITS";
+const SYNTAX_HINT: &str = "write count, sum:BITS, histogram:BINS or sumvec:LENGTHxBITS";
 
 /// A VDAF, as it is written on the command line, with a measurement for it.
 #[derive(Clone, Debug)]
@@ -67,18 +67,18 @@ impl FromStr for Workload {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| text.parse::<usize>().map_err(|_| format!("'{text}' is no number; {GRAMMAR}"));
+        let number = |text: &str| text.parse::<usize>().map_err(|_| format!("'{text}' is no number; {SYNTAX_HINT}"));
         let (short, rest) = text.split_once(':').unwrap_or((text, ""));
-        let mut parameters = Parameters::default();
+        let mut parameters = VdafParameters::default();
         match short {
             "count" if rest.is_empty() => {}
             "sum" => parameters.bits = Some(number(rest)?),
             "histogram" => parameters.length = Some(number(rest)?),
             "sumvec" => {
-                let (length, bits) = rest.split_once('x').ok_or_else(|| format!("'{text}': {GRAMMAR}"))?;
+                let (length, bits) = rest.split_once('x').ok_or_else(|| format!("'{text}': {SYNTAX_HINT}"))?;
                 (parameters.length, parameters.bits) = (Some(number(length)?), Some(number(bits)?));
             }
-            _ => return Err(format!("'{text}' is not known here; {GRAMMAR}")),
+            _ => return Err(format!("'{text}' is not known here; {SYNTAX_HINT}")),
         }
         let vdaf = table::configure(short, &parameters).map_err(|e| e.to_string())?;
         Ok(Self { name: text.to_owned(), measurement: measurement(&vdaf), vdaf })

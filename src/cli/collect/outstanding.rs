@@ -4,11 +4,12 @@ use serde_json::{Value, json};
 
 use crate::{
     cli::{
-        Failure, Outcome, calendar, show,
+        Failure, Outcome, show,
         style::{self, Style, say},
         task::confirmed,
+        timestamp,
     },
-    collector::{Collector, Job, Ledger, Record},
+    collector::{CollectionJob, CollectionJournal, CollectionRecord, Collector},
     model::{CollectionJobId, FixedSizeQuery, Interval, Query},
 };
 
@@ -21,8 +22,8 @@ pub fn describe(query: &Query) -> String {
     }
 }
 
-fn state(job: &Job) -> &'static str {
-    match (job.is_delivered, &job.result, &job.place) {
+fn state(job: &CollectionJob) -> &'static str {
+    match (job.is_delivered, &job.result, &job.location) {
         (true, ..) => "delivered, not released by the leader",
         (_, Some(_), _) => "received, not delivered",
         (_, _, Some(_)) => "accepted by the leader",
@@ -31,7 +32,7 @@ fn state(job: &Job) -> &'static str {
 }
 
 /// Prints what is outstanding and what was collected.
-pub fn list(record: &Record, as_json: bool) -> Outcome {
+pub fn list(record: &CollectionRecord, as_json: bool) -> Outcome {
     let interval = |interval: &Interval| json!({ "start": interval.start().0, "duration": interval.duration().0 });
     if as_json {
         let query = |query: &Query| match query {
@@ -39,8 +40,7 @@ pub fn list(record: &Record, as_json: bool) -> Outcome {
             Query::FixedSize(FixedSizeQuery::CurrentBatch) => json!({ "current_batch": true }),
             Query::FixedSize(FixedSizeQuery::ByBatchId(id)) => json!({ "batch_id": id }),
         };
-        let job =
-            |job: &Job| json!({ "id": job.id, "query": query(&job.query), "begun": job.begun, "state": state(job) });
+        let job = |job: &CollectionJob| json!({ "id": job.id, "query": query(&job.query), "begun": job.begun, "state": state(job) });
         let list = json!({
             "outstanding": record.jobs.iter().map(job).collect::<Vec<Value>>(),
             "collected": record.collected.iter().map(interval).collect::<Vec<Value>>(),
@@ -53,7 +53,7 @@ pub fn list(record: &Record, as_json: bool) -> Outcome {
         say("No collection is outstanding.")?;
     }
     for job in &record.jobs {
-        let facts = format!("begun {}, {}", calendar::show(job.begun), state(job));
+        let facts = format!("begun {}, {}", timestamp::show(job.begun), state(job));
         say(format!("{}  {}  {}", job.id, style.bold(&describe(&job.query)), style.dim(&facts)))?;
     }
     if !record.collected.is_empty() {
@@ -66,8 +66,8 @@ pub fn list(record: &Record, as_json: bool) -> Outcome {
 }
 
 /// The job that a command is about: the one that is named, or the only one.
-pub fn choose(record: &Record, named: Option<CollectionJobId>) -> Result<Job, Failure> {
-    let pending: Vec<&Job> = record.jobs.iter().filter(|job| !job.is_delivered).collect();
+pub fn choose(record: &CollectionRecord, named: Option<CollectionJobId>) -> Result<CollectionJob, Failure> {
+    let pending: Vec<&CollectionJob> = record.jobs.iter().filter(|job| !job.is_delivered).collect();
     match (named, &pending[..]) {
         (Some(id), jobs) => jobs
             .iter()
@@ -84,7 +84,7 @@ pub fn choose(record: &Record, named: Option<CollectionJobId>) -> Result<Job, Fa
 }
 
 /// Gives a collection up.
-pub async fn cancel(collector: &Collector, ledger: &mut Ledger, job: &Job, yes: bool) -> Outcome {
+pub async fn cancel(collector: &Collector, journal: &mut CollectionJournal, job: &CollectionJob, yes: bool) -> Outcome {
     let what = describe(&job.query);
     if !yes {
         say(format!(
@@ -95,12 +95,12 @@ pub async fn cancel(collector: &Collector, ledger: &mut Ledger, job: &Job, yes: 
             return Err(Failure::new("nothing was cancelled"));
         }
     }
-    collector.cancel(ledger, &job.id).await?;
+    collector.cancel(journal, &job.id).await?;
     Ok(say(format!("Collection {} of {what} is cancelled.", job.id))?)
 }
 
 /// Says on standard error what else is outstanding.
-pub fn note_others(record: &Record, besides: &CollectionJobId) {
+pub fn note_others(record: &CollectionRecord, besides: &CollectionJobId) {
     let others = record.jobs.iter().filter(|job| job.id != *besides && !job.is_delivered).count() as u64;
     if others > 0 {
         let others = style::counted(others, "other collection");

@@ -3,9 +3,9 @@
 use std::time::Duration as Span;
 
 use crate::{
-    cli::{args::duration, calendar},
+    cli::{args::duration, timestamp},
     model::{BatchId, BatchMode, Duration, FixedSizeQuery, Interval, Query, Time},
-    support::span,
+    support::duration,
 };
 
 /// What of the task is asked for.
@@ -15,10 +15,10 @@ pub struct AskedArgs {
     #[arg(long, num_args = 2, value_names = ["START", "DURATION"], conflicts_with_all = ["since", "until"])]
     interval: Option<Vec<String>>,
     /// From this time on; from the end of the last collection, or the beginning of the task, if this is left out.
-    #[arg(long, value_name = "TIME", value_parser = calendar::parse)]
+    #[arg(long, value_name = "TIME", value_parser = timestamp::parse)]
     since: Option<Time>,
     /// Up to this time; up to the unit of time that is running now if this is left out.
-    #[arg(long, value_name = "TIME", value_parser = calendar::parse)]
+    #[arg(long, value_name = "TIME", value_parser = timestamp::parse)]
     until: Option<Time>,
     /// What is finished and was not collected yet: the default, for scripts that say so.
     #[arg(long, conflicts_with_all = ["interval", "since", "until"])]
@@ -100,7 +100,7 @@ impl AskedArgs {
         let is_default = self.interval.is_none() && self.since.is_none() && self.until.is_none();
         let (start, end) = match self.interval.as_deref() {
             Some([start, length]) => {
-                let start = calendar::parse(start)?;
+                let start = timestamp::parse(start)?;
                 (start, start.saturating_add(Duration(duration(length)?.as_secs())))
             }
             _ => {
@@ -128,13 +128,13 @@ fn check_aligned(interval: &Interval, precision: Duration) -> Result<(), String>
     if interval.is_aligned(precision) {
         return Ok(());
     }
-    let unit = span::show(Span::from_secs(precision.0));
+    let unit = duration::show(Span::from_secs(precision.0));
     let (first, end) = (interval.start().truncate(precision), interval.end());
     let last = end.0.div_ceil(precision.0).saturating_mul(precision.0);
     Err(format!(
         "start and end must be multiples of the task's time precision, {unit}: try --since {} --until {}",
-        calendar::show(first),
-        calendar::show(Time(last.max(first.0 + precision.0)))
+        timestamp::show(first),
+        timestamp::show(Time(last.max(first.0 + precision.0)))
     ))
 }
 

@@ -4,17 +4,17 @@ use serde_json::json;
 
 use super::Output;
 use crate::{
-    cli::{Failure, calendar, show, style::Style},
-    collector::Collected,
+    cli::{Failure, show, style::Style, timestamp},
+    collector::CollectedAggregate,
     model::{CollectionJobId, Query, TaskParameters},
-    support::words,
+    support::format,
     vdaf::{AggregateResult, noise::Noise},
 };
 
 /// The result of a collection as it is printed.
 pub fn render(
     id: &CollectionJobId,
-    collected: &Collected,
+    collected: &CollectedAggregate,
     query: &Query,
     task: &TaskParameters,
     output: Output,
@@ -27,9 +27,9 @@ pub fn render(
     match output {
         Output::Text => {
             let style = Style::stdout();
-            let next = asked.map(|asked| format!("\nThe next collection begins at {}", calendar::show(asked.end())));
+            let next = asked.map(|asked| format!("\nThe next collection begins at {}", timestamp::show(asked.end())));
             let next = next.map(|next| style.dim(&next)).unwrap_or_default();
-            let noise = task.noise.map(|epsilon| format!("\nNoise: {}\n", words::noise(&task.vdaf, epsilon)));
+            let noise = task.noise.map(|epsilon| format!("\nNoise: {}\n", format::noise(&task.vdaf, epsilon)));
             let noise = noise.map(|noise| style.dim(&noise)).unwrap_or_default();
             Ok(format!("{}{noise}{next}", show::collected(collected, &task.vdaf, style)))
         }
@@ -67,7 +67,7 @@ fn noise_facts(task: &TaskParameters) -> Result<serde_json::Value, Failure> {
     Ok(json!({
         "epsilon": epsilon,
         "standard_deviation": noise.standard_deviation(),
-        "bound_95_percent": noise.bound(),
+        "bound_95_percent": noise.confidence_bound(),
     }))
 }
 
@@ -102,11 +102,11 @@ mod tests {
 
     #[test]
     fn noise_is_said_with_what_it_means() {
-        let collected = Collected {
+        let collected = CollectedAggregate {
             report_count: 3,
             interval: Interval::new(Time(3600), HOUR).unwrap(),
             batch_id: None,
-            place: None,
+            location: None,
             result: AggregateResult::Noisy(vec![-1, 2]),
         };
         let (query, task) = (by_time(0, 10_800), task(Some("2/4")));
@@ -123,11 +123,11 @@ mod tests {
 
     #[test]
     fn machines_get_numbers() {
-        let collected = Collected {
+        let collected = CollectedAggregate {
             report_count: 3,
             interval: Interval::new(Time(3600), HOUR).unwrap(),
             batch_id: None,
-            place: None,
+            location: None,
             result: AggregateResult::Vector(vec![1, 2]),
         };
         let task = task(None);

@@ -14,7 +14,7 @@ use crate::{
     config::Seconds,
     hpke::Keypair,
     model::{BaseUrl, BatchMode, Duration, Epsilon, Revision, TaskId, TaskParameters, Time},
-    peer::{Peer, Retries},
+    peer::{Peer, RetryPolicy},
 };
 
 /// Where the task comes from.
@@ -115,9 +115,9 @@ impl Source {
 
     /// The collector of the task.
     pub fn collector(self, peer: Peer) -> Result<Collector, CollectError> {
-        let collector = Collector::new(self.task, self.keypair, peer, Retries::default())?;
+        let collector = Collector::new(self.task, self.keypair, peer, RetryPolicy::default())?;
         Ok(match &self.configuration {
-            Some(Configuration(bytes)) => collector.advertising(bytes),
+            Some(Configuration(bytes)) => collector.with_advertisement(bytes),
             None => collector,
         })
     }

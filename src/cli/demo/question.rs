@@ -9,7 +9,7 @@ use crate::{
     model::VdafConfig,
     vdaf::{
         AggregateResult, Measurement,
-        table::{self, Parameters},
+        table::{self, VdafParameters},
     },
 };
 
@@ -33,27 +33,27 @@ impl Question {
     /// The question of the given kind, with room for the data's largest values.
     pub fn new(kind: Kind, data: &Dataset) -> Result<Self, Failure> {
         let bits = |columns| (u64::BITS - data.largest(columns).leading_zeros()).max(1) as usize;
-        let none = Parameters::default();
+        let none = VdafParameters::default();
         let column_names = |columns: std::ops::Range<usize>| COLUMNS[columns].iter().map(|c| c.replace('_', " "));
         let (title, name, parameters, labels): (_, _, _, Vec<String>) = match kind {
             Kind::Histogram => {
-                let parameters = Parameters { length: Some(LAST_BIN as usize + 1), ..none };
+                let parameters = VdafParameters { length: Some(LAST_BIN as usize + 1), ..none };
                 let labels = (0..LAST_BIN).map(|n| n.to_string()).chain([format!("{LAST_BIN}+")]);
                 ("how often did you see a doctor this year?", "histogram", parameters, labels.collect())
             }
             Kind::Count => ("did you see a doctor this year?", "count", none, vec!["saw a doctor".to_owned()]),
             Kind::Sum => {
-                let parameters = Parameters { bits: Some(bits(0..1)), ..none };
+                let parameters = VdafParameters { bits: Some(bits(0..1)), ..none };
                 ("how often did you see a doctor this year?", "sum", parameters, vec!["visits".to_owned()])
             }
             Kind::Sumvec => {
-                let parameters = Parameters { bits: Some(bits(0..6)), length: Some(COLUMNS.len()), ..none };
+                let parameters = VdafParameters { bits: Some(bits(0..6)), length: Some(COLUMNS.len()), ..none };
                 ("your visits, diseases and health?", "sumvec", parameters, column_names(0..6).collect())
             }
             Kind::Multihot => {
                 let set = |row: &Row| row[FLAGS].iter().filter(|flag| **flag > 0).count();
                 let max_weight = data.rows.iter().map(set).max().unwrap_or_default().max(1);
-                let parameters = Parameters { length: Some(FLAGS.len()), max_weight: Some(max_weight), ..none };
+                let parameters = VdafParameters { length: Some(FLAGS.len()), max_weight: Some(max_weight), ..none };
                 ("how is your health?", "multihot", parameters, column_names(FLAGS).collect())
             }
         };
@@ -102,7 +102,7 @@ impl Question {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Max;
+    use crate::model::MaxMeasurement;
 
     #[test]
     fn answers_are_right_for_rows_that_are_easy_to_add_up() {
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(ask(Kind::Sum).answer(&data.rows), AggregateResult::Number(100));
         assert_eq!(ask(Kind::Sumvec).answer(&data.rows), AggregateResult::Vector(vec![100, 10, 2, 1, 1, 1]));
         assert_eq!(ask(Kind::Multihot).answer(&data.rows), AggregateResult::Vector(vec![2, 1, 1, 1]));
-        assert_eq!(ask(Kind::Sum).vdaf, VdafConfig::Prio3Sum { max: Max::of_bits(7) });
+        assert_eq!(ask(Kind::Sum).vdaf, VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(7) });
     }
 
     #[test]

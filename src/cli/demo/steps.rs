@@ -22,10 +22,10 @@ use super::{
 };
 use crate::{
     client::{Client, ClientError},
-    collector::{Collected, Collector},
+    collector::{CollectedAggregate, Collector},
     config::Seconds,
     model::{BatchMode, Duration, FixedSizeQuery, HpkeCiphertext, Interval, Query, Report, Revision, TaskId, Time},
-    peer::{Peer, PeerOptions, Retries},
+    peer::{Peer, PeerOptions, RetryPolicy},
     vdaf::AggregateResult,
     views::status::TaskStatus,
 };
@@ -148,7 +148,7 @@ impl Demo<'_> {
     async fn upload(&self, files: &TaskFiles) -> Result<Span, Failure> {
         self.heading(2, "Upload", "each client splits its answer in two and seals the halves")?;
         let peer = Peer::new(&PeerOptions::default())?;
-        let client = Client::new(files.client.parameters(), peer, Retries::default())?;
+        let client = Client::new(files.client.parameters(), peer, RetryPolicy::default())?;
         let mut measurements = self.dataset.rows.iter().map(|row| self.question.measurement(row));
         let start = Instant::now();
         // The first one by hand, to show what the aggregators get to see of it.
@@ -200,10 +200,10 @@ impl Demo<'_> {
         Ok(took)
     }
 
-    async fn collect(&self, files: &TaskFiles) -> Result<(Collected, Span), Failure> {
+    async fn collect(&self, files: &TaskFiles) -> Result<(CollectedAggregate, Span), Failure> {
         self.heading(4, "Collect", "the collector gets both sums, sealed to it, and puts them together")?;
         let (task, keypair) = files.collector.collector_task()?;
-        let collector = Collector::new(task, keypair, Peer::new(&PeerOptions::default())?, Retries::default())?;
+        let collector = Collector::new(task, keypair, Peer::new(&PeerOptions::default())?, RetryPolicy::default())?;
         let start = Instant::now();
         let collected = collector.collect(self.query()?, Some(PATIENCE), |_| ()).await?;
         let took = start.elapsed();
@@ -231,14 +231,14 @@ impl Demo<'_> {
         interval.map(Query::TimeInterval).ok_or_else(|| Failure::new("the clock is wrong"))
     }
 
-    fn is_exact(&self, collected: &Collected, expected: &AggregateResult) -> bool {
+    fn is_exact(&self, collected: &CollectedAggregate, expected: &AggregateResult) -> bool {
         collected.result == *expected && collected.report_count == self.dataset.rows.len() as u64
     }
 
     fn facts<'a>(
         &'a self,
         task: &Parameters,
-        collected: &'a Collected,
+        collected: &'a CollectedAggregate,
         expected: &'a AggregateResult,
         seconds: Took,
     ) -> Facts<'a> {
@@ -255,7 +255,7 @@ impl Demo<'_> {
         }
     }
 
-    fn compare(&self, collected: &Collected, expected: &AggregateResult) -> Outcome {
+    fn compare(&self, collected: &CollectedAggregate, expected: &AggregateResult) -> Outcome {
         self.heading(5, "Compare", "with the plain sum, which takes all answers in one place")?;
         let (mine, theirs) = (numbers(expected), numbers(&collected.result));
         let wrong = mine.iter().zip(theirs).filter(|(mine, theirs)| mine != theirs).count();

@@ -8,25 +8,25 @@ use reqwest::{
 };
 use serde_json::Value;
 
-use super::{certificate, names, public::leads_here, world::World};
+use super::{certificate, context::DoctorContext, names, public::check_leads_here};
 use crate::{
     cli::{
         Failure,
-        certificate::Whose,
-        findings::{Finding, Verdict, failed, good, warning},
+        certificate::CertOwner,
+        findings::{CheckResult, Finding, failed, passed, warning},
         place::Place,
     },
     config::TlsMode,
     model::Secret,
-    peer::{Names, Peer, PeerOptions, Roots, client_config},
+    peer::{Peer, PeerOptions, Resolver, RootCertificates, client_config},
     wire::management::MEDIA_TYPE,
 };
 
 /// The longest answer that is read, in bytes.
-const MAX_ANSWER: usize = 64 << 10;
+const MAX_RESPONSE_BYTES: usize = 64 << 10;
 
 /// The management API, as it is looked for.
-pub struct Api<'a> {
+pub struct ApiProbe<'a> {
     /// Its URL, without a slash at its end.
     pub url: &'a str,
     /// A token that it should take, if there is one.
@@ -34,47 +34,47 @@ pub struct Api<'a> {
     /// Whether the control plane is on a network of its own, where addresses need not be public.
     pub is_private: bool,
     /// Whose certificates it believes besides those that the web does.
-    pub roots: &'a Roots,
+    pub roots: &'a RootCertificates,
 }
 
 /// What all requests are sent with.
-struct Asker<'a> {
+struct ApiClient<'a> {
     http: reqwest::Client,
-    api: &'a Api<'a>,
+    api: &'a ApiProbe<'a>,
 }
 
-impl Api<'_> {
+impl ApiProbe<'_> {
     /// Makes all checks. If there is no connection, those that need one are left out.
-    pub async fn examine(&self, world: &World) -> Result<Vec<Finding>, Failure> {
-        let mut findings = vec![Finding::new("API URL", self.scheme())];
+    pub async fn examine(&self, context: &DoctorContext) -> Result<Vec<Finding>, Failure> {
+        let mut findings = vec![Finding::new("API URL", self.check_scheme())];
         let Some(place) = Place::of(self.url) else { return Ok(findings) };
-        findings.push(Finding::new("public address", self.address(world, &place).await));
+        findings.push(Finding::new("public address", self.check_address(context, &place).await));
         if place.is_secure {
-            let whose = match world.config.tls.mode {
-                TlsMode::Off => Whose::Proxy,
-                TlsMode::Files => Whose::Files,
-                TlsMode::Acme => Whose::Acme,
+            let whose = match context.config.tls.mode {
+                TlsMode::Off => CertOwner::Proxy,
+                TlsMode::Files => CertOwner::Files,
+                TlsMode::Acme => CertOwner::Acme,
             };
-            let verdict = certificate::believed(world, &place, whose, &self.roots.web()?).await;
+            let verdict = certificate::check_with_roots(context, &place, whose, &self.roots.webpki_store()?).await;
             findings.extend(verdict.map(|verdict| Finding::new("certificate", verdict)));
         }
-        let asker = Asker::new(world, self)?;
-        let (closed, is_reached) = asker.closed().await;
+        let client = ApiClient::new(context, self)?;
+        let (closed, is_reached) = client.check_without_token().await;
         findings.push(Finding::new("without a token", closed));
         // Nobody between may see it, even if it is good for minutes only.
         let token = self.token.filter(|_| place.is_secure || place.is_loopback());
         if let (Some(token), true) = (token, is_reached) {
-            let (opened, configuration) = asker.opened(token).await;
+            let (opened, configuration) = client.check_with_token(token).await;
             findings.push(Finding::new("with a token", opened));
             if let Some(configuration) = configuration {
-                findings.push(Finding::new("media types", asker.media_types(token).await));
-                findings.push(Finding::new("DAP URL", self.dap_url(world, &configuration).await));
+                findings.push(Finding::new("media types", client.check_media_types(token).await));
+                findings.push(Finding::new("DAP URL", self.check_dap_url(context, &configuration).await));
             }
         }
         Ok(findings)
     }
 
-    fn scheme(&self) -> Verdict {
+    fn check_scheme(&self) -> CheckResult {
         let url = self.url;
         match Place::of(url) {
             None => failed(format!("{url} is no URL"), "Write it like https://helper.example/api"),
@@ -85,14 +85,14 @@ impl Api<'_> {
             Some(_) if url.contains(['?', '#']) => {
                 failed(format!("{url} has a query or a fragment"), "Resources are below it: leave them out.")
             }
-            Some(_) => good(url),
+            Some(_) => passed(url),
         }
     }
 
-    async fn address(&self, world: &World, place: &Place) -> Verdict {
+    async fn check_address(&self, context: &DoctorContext, place: &Place) -> CheckResult {
         let addresses = match place.address {
             Some(address) => vec![address],
-            None => match names::resolve(world, &place.host).await {
+            None => match names::resolve(context, &place.host).await {
                 Ok(addresses) => addresses,
                 Err(why) => {
                     let remedy =
@@ -104,8 +104,8 @@ impl Api<'_> {
         let private: Vec<_> = addresses.iter().copied().filter(|address| !is_public(*address)).collect();
         let text = format!("{} leads to {}", place.host, names::list(&addresses));
         match (private.is_empty(), self.is_private) {
-            (true, _) => good(text),
-            (false, true) => good(format!("{text}, on a private network")),
+            (true, _) => passed(text),
+            (false, true) => passed(format!("{text}, on a private network")),
             (false, false) => failed(
                 format!("{text}; {} is not for everybody, and Divvi Up refuses such a URL", names::list(&private)),
                 "Correct the record. If it stands in /etc/hosts here, others may see another address. With a control plane \
@@ -115,7 +115,7 @@ impl Api<'_> {
     }
 
     /// Whether the URL that clients and the other aggregator will be told leads here.
-    async fn dap_url(&self, world: &World, configuration: &Value) -> Verdict {
+    async fn check_dap_url(&self, context: &DoctorContext, configuration: &Value) -> CheckResult {
         let remedy = "Correct public_url, which it is made of, and reload the server.";
         // Whoever answers there may be anybody: nothing of theirs gets to the terminal that is no text.
         let url = configuration["dap_url"].as_str().filter(|url| !url.contains(char::is_control));
@@ -127,34 +127,34 @@ impl Api<'_> {
             return failed(format!("{url} is without TLS"), remedy);
         }
         let options = PeerOptions {
-            connect_timeout: world.timeout,
-            timeout: world.timeout,
-            max_answer_bytes: MAX_ANSWER,
+            connect_timeout: context.timeout,
+            timeout: context.timeout,
+            max_answer_bytes: MAX_RESPONSE_BYTES,
             roots: self.roots.clone(),
-            proxies: world.proxies.clone(),
+            proxies: context.proxies.clone(),
             ..PeerOptions::default()
         };
         match Peer::new(&options) {
-            Ok(peer) => leads_here(world, &place, url, url, &peer).await,
+            Ok(peer) => check_leads_here(context, &place, url, url, &peer).await,
             Err(fault) => failed(fault.to_string(), "Look into the certificates of this system."),
         }
     }
 }
 
-impl<'a> Asker<'a> {
-    fn new(world: &World, api: &'a Api<'a>) -> Result<Self, Failure> {
+impl<'a> ApiClient<'a> {
+    fn new(context: &DoctorContext, api: &'a ApiProbe<'a>) -> Result<Self, Failure> {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(client_config(api.roots)?)
             .redirect(reqwest::redirect::Policy::none())
-            .dns_resolver(Names::default().within(world.timeout))
-            .proxy(world.proxies.for_client())
-            .timeout(world.timeout)
+            .dns_resolver(Resolver::default().within(context.timeout))
+            .proxy(context.proxies.for_client())
+            .timeout(context.timeout)
             .build()?;
         Ok(Self { http, api })
     }
 
     /// Both forms of the URL: control planes ask for the configuration at the first, and for everything else below.
-    fn forms(&self) -> [String; 2] {
+    fn url_variants(&self) -> [String; 2] {
         [self.api.url.to_owned(), format!("{}/", self.api.url)]
     }
 
@@ -163,12 +163,12 @@ impl<'a> Asker<'a> {
         if let Some(token) = token.and_then(Secret::expose_text) {
             request = request.bearer_auth(token);
         }
-        request.send().await.map_err(|error| innermost(&error))
+        request.send().await.map_err(|error| root_cause(&error))
     }
 
     /// Whether nobody gets in without a token; and whether anybody answers at all.
-    async fn closed(&self) -> (Verdict, bool) {
-        for url in self.forms() {
+    async fn check_without_token(&self) -> (CheckResult, bool) {
+        for url in self.url_variants() {
             let answer = match self.get(&url, None, MEDIA_TYPE).await {
                 Ok(answer) => answer,
                 Err(why) => {
@@ -180,23 +180,25 @@ impl<'a> Asker<'a> {
             };
             match answer.status() {
                 StatusCode::UNAUTHORIZED => {}
-                status => return (failed(format!("{url} answers {status} and not 401"), misled(status)), true),
+                status => {
+                    return (failed(format!("{url} answers {status} and not 401"), hint_for_status(status)), true);
+                }
             }
         }
-        (good("401, with a slash at the end of the URL and without"), true)
+        (passed("401, with a slash at the end of the URL and without"), true)
     }
 
     /// Whether the token lets one in; and what is told then.
-    async fn opened(&self, token: &Secret) -> (Verdict, Option<Value>) {
+    async fn check_with_token(&self, token: &Secret) -> (CheckResult, Option<Value>) {
         let mut told = None;
-        for url in self.forms() {
+        for url in self.url_variants() {
             let answer = match self.get(&url, Some(token), MEDIA_TYPE).await {
                 Ok(answer) => answer,
                 Err(why) => return (failed(format!("{url} does not answer: {why}"), "Try again."), None),
             };
             let (status, media_type) = (answer.status(), media_type(&answer));
             if status != StatusCode::OK {
-                return (failed(format!("{url} answers {status} and not 200"), misled(status)), None);
+                return (failed(format!("{url} answers {status} and not 200"), hint_for_status(status)), None);
             }
             if media_type.as_deref() != Some(MEDIA_TYPE) {
                 let found = media_type.unwrap_or_else(|| "none".to_owned());
@@ -206,22 +208,22 @@ impl<'a> Asker<'a> {
             told = read(answer).await;
         }
         match told {
-            Some(told) => (good("200 with the right media type, at both"), Some(told)),
+            Some(told) => (passed("200 with the right media type, at both"), Some(told)),
             None => (failed("the answer is no JSON", "Is it another program that answers there?"), None),
         }
     }
 
     /// Whether headers arrive as they are sent: others than the API's are refused.
-    async fn media_types(&self, token: &Secret) -> Verdict {
+    async fn check_media_types(&self, token: &Secret) -> CheckResult {
         let other = self.get(self.api.url, Some(token), "application/json").await.map(|answer| answer.status());
         let post = self.http.request(Method::POST, format!("{}/tasks", self.api.url));
         let post = post.header(ACCEPT, MEDIA_TYPE).header(CONTENT_TYPE, "application/json").body("{}");
         let post = post.bearer_auth(token.expose_text().unwrap_or_default()).send().await;
-        let post = post.map(|answer| answer.status()).map_err(|error| innermost(&error));
+        let post = post.map(|answer| answer.status()).map_err(|error| root_cause(&error));
         let remedy = "A proxy in front must pass Accept and Content-Type on as they are, and every path below the URL.";
         match (other, post) {
             (Ok(StatusCode::NOT_ACCEPTABLE), Ok(StatusCode::UNSUPPORTED_MEDIA_TYPE)) => {
-                good("others than the API's are refused (406, 415)")
+                passed("others than the API's are refused (406, 415)")
             }
             (Err(why), _) | (_, Err(why)) => failed(format!("no answer: {why}"), "Try again."),
             (Ok(other), Ok(post)) => {
@@ -232,7 +234,7 @@ impl<'a> Asker<'a> {
 }
 
 /// What may be wrong where something else is answered than the API does.
-fn misled(status: StatusCode) -> &'static str {
+fn hint_for_status(status: StatusCode) -> &'static str {
     match status {
         StatusCode::NOT_FOUND => {
             "The URL leads elsewhere, or the API is off: set management.path, which is the end of the URL, and restart; a \
@@ -254,7 +256,7 @@ fn media_type(answer: &Response) -> Option<String> {
 async fn read(mut answer: Response) -> Option<Value> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.ok()? {
-        if body.len() + chunk.len() > MAX_ANSWER {
+        if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
             return None;
         }
         body.extend_from_slice(&chunk);
@@ -263,7 +265,7 @@ async fn read(mut answer: Response) -> Option<Value> {
 }
 
 /// What is at the bottom of an error.
-fn innermost(error: &dyn std::error::Error) -> String {
+fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
         cause = inner;
@@ -307,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_are_public_or_not() {
+    fn classifies_public_addresses() {
         for text in
             ["8.8.8.8", "100.63.0.1", "100.128.0.1", "172.32.0.1", "192.1.0.1", "2001:4860::8", "::ffff:8.8.8.8"]
         {
@@ -339,9 +341,9 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_https_and_plain() {
-        let roots = Roots::default();
-        let scheme = |url| Api { url, token: None, is_private: false, roots: &roots }.scheme();
+    fn rejects_url_without_https_or_with_query() {
+        let roots = RootCertificates::default();
+        let scheme = |url| ApiProbe { url, token: None, is_private: false, roots: &roots }.check_scheme();
         assert_eq!(scheme("https://helper.example/api"), Ok("https://helper.example/api".to_owned()));
         for (url, says) in [
             ("http://helper.example/api", "without TLS"),

@@ -1,9 +1,9 @@
 //! Reports that wait for longer than they should.
 
-use super::world::World;
+use super::context::DoctorContext;
 use crate::{
     cli::{
-        findings::{Verdict, good, warning},
+        findings::{CheckResult, passed, warning},
         show, style,
     },
     model::Role,
@@ -15,13 +15,13 @@ use crate::{
 const PATIENCE: u64 = 600;
 
 /// Whether the reports of tasks that we lead are aggregated in time; only a running server knows.
-pub fn backlog(world: &World) -> Option<Verdict> {
-    let overview = world.overview.as_ref()?;
+pub fn backlog(context: &DoctorContext) -> Option<CheckResult> {
+    let overview = context.overview.as_ref()?;
     let led: Vec<&TaskView> = overview.tasks.iter().filter(|task| task.status.role == Role::Leader).collect();
     if led.is_empty() {
         return None;
     }
-    let allowed = PATIENCE + world.config.leader.max_job_delay.as_secs();
+    let allowed = PATIENCE + context.config.leader.max_job_delay.as_secs();
     let age = |task: &TaskView| task.oldest_waiting.map(|oldest| overview.now.0.saturating_sub(oldest.0));
     let late = led.iter().filter_map(|task| Some((task, age(task)?))).max_by_key(|(_, age)| *age);
     let stuck = led.iter().find(|task| task.status.last_trouble.is_some());
@@ -39,7 +39,7 @@ pub fn backlog(world: &World) -> Option<Verdict> {
         }
         _ => {
             let waiting = led.iter().map(|task| task.status.waiting).sum();
-            good(format!("{} waiting for aggregation, none for long", style::counted(waiting, "report")))
+            passed(format!("{} waiting for aggregation, none for long", style::counted(waiting, "report")))
         }
     })
 }
@@ -49,5 +49,5 @@ fn label(task: &TaskView) -> String {
 }
 
 fn show_age(seconds: u64) -> String {
-    crate::support::span::show(std::time::Duration::from_secs(seconds))
+    crate::support::duration::show(std::time::Duration::from_secs(seconds))
 }

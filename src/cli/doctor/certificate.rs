@@ -14,11 +14,11 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::{names, ports::reachable, world::World};
+use super::{context::DoctorContext, names, ports::connectable_address};
 use crate::{
     cli::{
-        certificate::{self, Whose, provider},
-        findings::{Finding, Verdict, failed, sentence},
+        certificate::{self, CertOwner, provider},
+        findings::{CheckResult, Finding, failed, sentence},
         place::Place,
     },
     config::{Config, TlsMode},
@@ -27,25 +27,25 @@ use crate::{
 };
 
 /// Looks at our own certificate: as it is shown if a server runs, else in its files.
-pub async fn examine(world: &World) -> Vec<Finding> {
-    let whose = match world.config.tls.mode {
+pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
+    let whose = match context.config.tls.mode {
         TlsMode::Off => return Vec::new(),
-        TlsMode::Files => Whose::Files,
-        TlsMode::Acme => Whose::Acme,
+        TlsMode::Files => CertOwner::Files,
+        TlsMode::Acme => CertOwner::Acme,
     };
-    let host = our_name(&world.config);
-    let verdict = if world.is_served() {
+    let host = expected_host(&context.config);
+    let verdict = if context.is_running() {
         let name = host.clone().unwrap_or_else(|| "localhost".to_owned());
-        match shown(world, reachable(world.listen()), &name).await {
-            Ok(chain) => certificate::judge(&chain, host.as_deref(), Some(&world.roots), whose, Time::now()),
-            Err(Unseen::Unreachable) => return Vec::new(),
-            Err(Unseen::Refused(why)) => failed(
+        match fetch_chain(context, connectable_address(context.listen_address()), &name).await {
+            Ok(chain) => certificate::evaluate_chain(&chain, host.as_deref(), Some(&context.roots), whose, Time::now()),
+            Err(CertProbeError::Unreachable) => return Vec::new(),
+            Err(CertProbeError::Refused(why)) => failed(
                 format!("the server does not show any: {why}"),
                 "Look into its log. With tls.mode = \"acme\" there is none until the authority has given one.",
             ),
         }
-    } else if whose == Whose::Files {
-        in_files(&world.config)
+    } else if whose == CertOwner::Files {
+        check_certificate_files(&context.config)
     } else {
         return Vec::new();
     };
@@ -53,9 +53,11 @@ pub async fn examine(world: &World) -> Vec<Finding> {
 }
 
 /// Whether the certificate in the files is one that clients would take. Who signed it is seen when it is served.
-pub fn in_files(config: &Config) -> Verdict {
+pub fn check_certificate_files(config: &Config) -> CheckResult {
     match certificate_in_files(&config.tls) {
-        Ok(chain) => certificate::judge(&chain, our_name(config).as_deref(), None, Whose::Files, Time::now()),
+        Ok(chain) => {
+            certificate::evaluate_chain(&chain, expected_host(config).as_deref(), None, CertOwner::Files, Time::now())
+        }
         Err(error) => {
             let text = error.to_string();
             let (detail, remedy) = text.split_once("; ").unwrap_or((&text, "correct the files"));
@@ -65,26 +67,31 @@ pub fn in_files(config: &Config) -> Verdict {
 }
 
 /// The name that others look for in our certificate.
-fn our_name(config: &Config) -> Option<String> {
+fn expected_host(config: &Config) -> Option<String> {
     let public = Place::of(&config.public_url).map(|place| place.host);
     public.or_else(|| config.acme.domains.first().filter(|_| config.tls.mode == TlsMode::Acme).cloned())
 }
 
 /// Whether clients would take what is shown at a place, if it can be reached; `None` if not, which others see too.
-pub async fn at(world: &World, place: &Place, whose: Whose) -> Option<Verdict> {
-    believed(world, place, whose, &world.roots).await
+pub async fn check_at(context: &DoctorContext, place: &Place, whose: CertOwner) -> Option<CheckResult> {
+    check_with_roots(context, place, whose, &context.roots).await
 }
 
 /// The same of those who believe these roots.
-pub async fn believed(world: &World, place: &Place, whose: Whose, roots: &RootCertStore) -> Option<Verdict> {
-    let shown = match names::resolve(world, &place.host).await {
-        Ok(addresses) => shown_at_one(world, &addresses, place).await,
-        Err(_) => Err(Unseen::Unreachable),
+pub async fn check_with_roots(
+    context: &DoctorContext,
+    place: &Place,
+    whose: CertOwner,
+    roots: &RootCertStore,
+) -> Option<CheckResult> {
+    let shown = match names::resolve(context, &place.host).await {
+        Ok(addresses) => fetch_chain_from_any(context, &addresses, place).await,
+        Err(_) => Err(CertProbeError::Unreachable),
     };
     match shown {
-        Ok(chain) => Some(certificate::judge(&chain, Some(&place.host), Some(roots), whose, Time::now())),
-        Err(Unseen::Unreachable) => None,
-        Err(Unseen::Refused(why)) => Some(failed(
+        Ok(chain) => Some(certificate::evaluate_chain(&chain, Some(&place.host), Some(roots), whose, Time::now())),
+        Err(CertProbeError::Unreachable) => None,
+        Err(CertProbeError::Refused(why)) => Some(failed(
             format!("no TLS is spoken on port {}: {why}", place.port),
             "Correct the URL, or what listens there.",
         )),
@@ -92,7 +99,7 @@ pub async fn believed(world: &World, place: &Place, whose: Whose, roots: &RootCe
 }
 
 /// Why no certificate was seen.
-enum Unseen {
+enum CertProbeError {
     /// There is no connection.
     Unreachable,
     /// There is a connection, and no certificate on it.
@@ -100,34 +107,38 @@ enum Unseen {
 }
 
 /// The certificates that are shown at the first address that takes connections.
-async fn shown_at_one(
-    world: &World,
+async fn fetch_chain_from_any(
+    context: &DoctorContext,
     addresses: &[IpAddr],
     place: &Place,
-) -> Result<Vec<CertificateDer<'static>>, Unseen> {
+) -> Result<Vec<CertificateDer<'static>>, CertProbeError> {
     for address in addresses {
-        match shown(world, SocketAddr::new(*address, place.port), &place.host).await {
-            Err(Unseen::Unreachable) => {}
+        match fetch_chain(context, SocketAddr::new(*address, place.port), &place.host).await {
+            Err(CertProbeError::Unreachable) => {}
             seen => return seen,
         }
     }
-    Err(Unseen::Unreachable)
+    Err(CertProbeError::Unreachable)
 }
 
 /// The certificates that are shown to whoever asks for a name. Whether they are any good is not asked here.
-async fn shown(world: &World, address: SocketAddr, name: &str) -> Result<Vec<CertificateDer<'static>>, Unseen> {
-    let refused = |why: String| Unseen::Refused(why);
+async fn fetch_chain(
+    context: &DoctorContext,
+    address: SocketAddr,
+    name: &str,
+) -> Result<Vec<CertificateDer<'static>>, CertProbeError> {
+    let refused = |why: String| CertProbeError::Refused(why);
     let name = ServerName::try_from(name.to_owned()).map_err(|e| refused(e.to_string()))?;
     let provider = provider();
     let config = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
     let config = config.map_err(|e| refused(e.to_string()))?;
-    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)));
+    let config = config.dangerous().with_custom_certificate_verifier(Arc::new(AcceptAnyCert(provider)));
     let connector = TlsConnector::from(Arc::new(config.with_no_client_auth()));
-    let stream = match tokio::time::timeout(world.timeout, TcpStream::connect(address)).await {
+    let stream = match tokio::time::timeout(context.timeout, TcpStream::connect(address)).await {
         Ok(Ok(stream)) => stream,
-        _ => return Err(Unseen::Unreachable),
+        _ => return Err(CertProbeError::Unreachable),
     };
-    match tokio::time::timeout(world.timeout, connector.connect(name, stream)).await {
+    match tokio::time::timeout(context.timeout, connector.connect(name, stream)).await {
         Ok(Ok(stream)) => Ok(stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec()),
         Ok(Err(error)) => Err(refused(error.to_string())),
         Err(_) => Err(refused("no answer in time".to_owned())),
@@ -136,9 +147,9 @@ async fn shown(world: &World, address: SocketAddr, name: &str) -> Result<Vec<Cer
 
 /// Takes any certificate: we want to see it, and send nothing.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AcceptAnyCert(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAnyCert {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -4,21 +4,21 @@ use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
 use rustix::process::geteuid;
 
-use super::world::World;
+use super::context::DoctorContext;
 use crate::{
-    cli::findings::{Verdict, failed, good, warning},
+    cli::findings::{CheckResult, failed, passed, warning},
     server,
     store::space,
 };
 
 /// Whether it is there.
-pub fn directory(world: &World) -> Option<Verdict> {
-    let dir = world.dir.display();
-    Some(match fs::metadata(&world.dir) {
+pub fn directory(context: &DoctorContext) -> Option<CheckResult> {
+    let dir = context.dir.display();
+    Some(match fs::metadata(&context.dir) {
         Ok(found) if !found.is_dir() => {
             failed(format!("{dir} is not a directory"), "Name a directory with --data-dir.")
         }
-        Ok(_) if world.has_data() => good(dir.to_string()),
+        Ok(_) if context.has_data() => passed(dir.to_string()),
         Ok(_) => warning(format!("{dir} has no data in it"), "Start the server once, or name the right one."),
         Err(error) if error.kind() == io::ErrorKind::NotFound => failed(
             format!("{dir} does not exist"),
@@ -29,8 +29,8 @@ pub fn directory(world: &World) -> Option<Verdict> {
 }
 
 /// Whether nobody else may look into it.
-pub fn permissions(world: &World) -> Option<Verdict> {
-    let (dir, found) = (world.dir.display(), fs::metadata(&world.dir).ok()?);
+pub fn permissions(context: &DoctorContext) -> Option<CheckResult> {
+    let (dir, found) = (context.dir.display(), fs::metadata(&context.dir).ok()?);
     let (owner, user, mode) = (found.uid(), geteuid().as_raw(), found.mode() & 0o777);
     if mode & 0o077 != 0 {
         return Some(failed(
@@ -43,33 +43,33 @@ pub fn permissions(world: &World) -> Option<Verdict> {
         let remedy = format!("Run the server as that user, or: chown -R {user} {dir}");
         return Some(warning(format!("it belongs to user {owner} and this is user {user}"), remedy));
     }
-    Some(good(format!("for user {owner} only")))
+    Some(passed(format!("for user {owner} only")))
 }
 
 /// Whether nobody else may read the key of the secrets.
-pub fn secrets_key(world: &World) -> Option<Verdict> {
-    secrets_file(&server::store_options(&world.config).key.file(&world.dir)?)
+pub fn secrets_key(context: &DoctorContext) -> Option<CheckResult> {
+    secrets_file(&server::store_options(&context.config).key.file(&context.dir)?)
 }
 
 /// The same of a file that may not be there. A server refuses one that everybody may read.
-pub fn secrets_file(path: &Path) -> Option<Verdict> {
+pub fn secrets_file(path: &Path) -> Option<CheckResult> {
     let mode = fs::metadata(path).ok()?.mode() & 0o777;
     let remedy = format!("chmod 600 {}", path.display());
     Some(match mode & 0o077 {
-        0 => good("for its owner only"),
+        0 => passed("for its owner only"),
         others if others & 0o007 == 0 => warning(format!("a group may read it (mode {mode:o})"), remedy),
         _ => failed(format!("everybody may read it (mode {mode:o})"), remedy),
     })
 }
 
 /// Whether what is written there stays.
-pub fn file_system(world: &World) -> Option<Verdict> {
-    match space::volatile(&world.dir) {
+pub fn file_system(context: &DoctorContext) -> Option<CheckResult> {
+    match space::volatile(&context.dir) {
         Ok(Some(kind)) => Some(warning(
             format!("the data is on {kind}: it does not survive a restart of the machine or the container"),
             "Mount a volume there.",
         )),
-        Ok(None) => Some(good("keeps what is synced to it")),
+        Ok(None) => Some(passed("keeps what is synced to it")),
         Err(_) => None,
     }
 }

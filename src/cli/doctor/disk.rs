@@ -6,10 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::world::World;
+use super::context::DoctorContext;
 use crate::{
     cli::{
-        findings::{Verdict, failed, good, warning},
+        findings::{CheckResult, failed, passed, warning},
         style::elapsed,
     },
     server,
@@ -20,26 +20,27 @@ use crate::{
 /// Longer than this, an `fdatasync` holds up everybody: each group of requests waits for one.
 const SLOW_SYNC: Duration = Duration::from_millis(50);
 /// What is written to see how long that takes.
-const PROBE: &str = "doctor-probe";
+const PROBE_FILE: &str = "doctor-probe";
 
 /// Whether there is room.
-pub fn disk_space(world: &World) -> Option<Verdict> {
-    let found = space::space(&world.dir).ok()?;
-    let status = world.told().map_or_else(|| looked(world, found.free), |health| health.disk.clone());
+pub fn disk_space(context: &DoctorContext) -> Option<CheckResult> {
+    let found = space::space(&context.dir).ok()?;
+    let status =
+        context.live_health().map_or_else(|| estimate_status(context, found.free), |health| health.disk.clone());
     Some(match status.advice() {
         Some(advice) => {
             let (detail, remedy) = advice.split_once(". ").unwrap_or((&advice, ""));
             failed(detail, format!("{remedy}."))
         }
-        None => good(format!("{} of {} MiB free", found.free >> 20, found.total >> 20)),
+        None => passed(format!("{} of {} MiB free", found.free >> 20, found.total >> 20)),
     })
 }
 
 /// What a server would find.
-fn looked(world: &World, free_bytes: u64) -> DiskStatus {
-    let disk = &world.config.disk;
+fn estimate_status(context: &DoctorContext, free_bytes: u64) -> DiskStatus {
+    let disk = &context.config.disk;
     DiskStatus {
-        dir: world.dir.clone(),
+        dir: context.dir.clone(),
         free_bytes,
         reserve_bytes: disk.reserve_bytes,
         needed_bytes: server::needed_bytes(disk.reserve_bytes),
@@ -49,15 +50,15 @@ fn looked(world: &World, free_bytes: u64) -> DiskStatus {
 }
 
 /// Whether room is held back for a start on a full disk.
-pub fn ballast(world: &World) -> Option<Verdict> {
-    let ballast = Ballast::of(&world.dir, world.config.disk.ballast_bytes);
-    if !world.has_data() || ballast.bytes() == 0 {
+pub fn ballast(context: &DoctorContext) -> Option<CheckResult> {
+    let ballast = Ballast::of(&context.dir, context.config.disk.ballast_bytes);
+    if !context.has_data() || ballast.bytes() == 0 {
         return None;
     }
     // A server may have another size than this configuration, or none.
-    Some(match (ballast.is_ready(), world.told().map(|health| health.disk.has_ballast)) {
+    Some(match (ballast.is_ready(), context.live_health().map(|health| health.disk.has_ballast)) {
         (false, Some(true)) => return None,
-        (true, _) => good(format!("{} MiB are held back to start on a full disk", ballast.bytes() >> 20)),
+        (true, _) => passed(format!("{} MiB are held back to start on a full disk", ballast.bytes() >> 20)),
         (false, _) => warning(
             "it is missing, so that the server may not start when the disk is full",
             "A running server makes it as soon as there is room: start it, or make some.",
@@ -66,16 +67,16 @@ pub fn ballast(world: &World) -> Option<Verdict> {
 }
 
 /// How long it takes until something is durable.
-pub fn sync(world: &World) -> Option<Verdict> {
-    if !world.has_data() {
+pub fn sync(context: &DoctorContext) -> Option<CheckResult> {
+    if !context.has_data() {
         return None;
     }
-    Some(match time_sync(world) {
+    Some(match time_sync(context) {
         Ok(time) if time > SLOW_SYNC => warning(
             format!("a small write takes {} to be durable, and every request waits for one", elapsed(time)),
             "Use a faster disk, or a file system with a journal on one.",
         ),
-        Ok(time) => good(format!("a small write is durable after {}", elapsed(time))),
+        Ok(time) => passed(format!("a small write is durable after {}", elapsed(time))),
         Err(error) if space::is_full(&error) => failed("not a single block can be written", "Make room on the disk."),
         Err(error) => {
             failed(format!("nothing can be written: {error}"), "Check the owner and how the file system is mounted.")
@@ -84,8 +85,8 @@ pub fn sync(world: &World) -> Option<Verdict> {
 }
 
 /// The second shortest of several: the first may make the file, others may wait for what somebody else writes.
-fn time_sync(world: &World) -> io::Result<Duration> {
-    let path = world.dir.join(PROBE);
+fn time_sync(context: &DoctorContext) -> io::Result<Duration> {
+    let path = context.dir.join(PROBE_FILE);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
     let mut write = || {
         let begun = Instant::now();

@@ -2,9 +2,9 @@
 
 use rustix::process::{Resource, getrlimit};
 
-use super::world::World;
+use super::context::DoctorContext;
 use crate::{
-    cli::findings::{Verdict, good, warning},
+    cli::findings::{CheckResult, passed, warning},
     config::Config,
 };
 
@@ -13,7 +13,7 @@ const OWN_FILES: u64 = 256;
 
 /// Whether it is enough: for the server that runs as that process, else for this one. The limit of a service is its
 /// unit's, and not that of the shell.
-pub fn open_files(config: &Config, server: Option<i32>) -> Verdict {
+pub fn open_files(config: &Config, server: Option<i32>) -> CheckResult {
     let wanted = OWN_FILES + config.limits.max_connections as u64;
     let limit = match server.and_then(limit_of) {
         Some(limit) => limit,
@@ -24,8 +24,8 @@ pub fn open_files(config: &Config, server: Option<i32>) -> Verdict {
             format!("at most {limit} files may be open, connections included, and {wanted} may be needed"),
             "Raise the limit: ulimit -n, or LimitNOFILE= in the unit; or lower limits.max_connections.",
         ),
-        Some(limit) => good(format!("up to {limit}")),
-        None => good("any number"),
+        Some(limit) => passed(format!("up to {limit}")),
+        None => passed("any number"),
     }
 }
 
@@ -38,6 +38,6 @@ fn limit_of(process: i32) -> Option<Option<u64>> {
 }
 
 /// The same for the doctor.
-pub fn check(world: &World) -> Option<Verdict> {
-    Some(open_files(&world.config, world.process))
+pub fn check(context: &DoctorContext) -> Option<CheckResult> {
+    Some(open_files(&context.config, context.process))
 }

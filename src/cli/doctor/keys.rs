@@ -1,13 +1,13 @@
 //! The HPKE keys that reports are sealed to.
 
-use super::world::World;
+use super::context::DoctorContext;
 use crate::{
     cli::{
-        findings::{Verdict, failed, good, warning},
+        findings::{CheckResult, failed, passed, warning},
         style::counted,
     },
     model::{KeyState, Time},
-    support::calendar,
+    support::timestamp,
     views::overview::{KeyStatus, TimeAhead},
 };
 
@@ -15,38 +15,38 @@ use crate::{
 const GRACE: u64 = 3_600;
 
 /// Whether there is a key for clients, and whether all changes that were due were made.
-pub fn keys(world: &World) -> Option<Verdict> {
-    (!world.keys.is_empty()).then(|| judge(&world.keys, world.is_served(), Time::now()))
+pub fn keys(context: &DoctorContext) -> Option<CheckResult> {
+    (!context.keys.is_empty()).then(|| evaluate(&context.keys, context.is_running(), Time::now()))
 }
 
 /// Whether a stored time is ahead of the clock: the clock was wrong then, or is now.
-pub fn times(world: &World) -> Option<Verdict> {
-    let first = world.times_ahead.first()?;
-    let (times, now) = (counted(world.times_ahead.len() as u64, "stored time"), calendar::show(Time::now()));
+pub fn stored_times(context: &DoctorContext) -> Option<CheckResult> {
+    let first = context.times_ahead.first()?;
+    let (times, now) = (counted(context.times_ahead.len() as u64, "stored time"), timestamp::show(Time::now()));
     let detail = format!(
         "the clock shows {now}, and {times} ahead of it, such as {} of the {}",
-        calendar::show(first.time),
+        timestamp::show(first.time),
         first.record
     );
     let remedy =
         "Set the clock if it is wrong. Otherwise it was wrong before, and the server replaces keys of that time.";
-    Some(match world.times_ahead.iter().find(|time| time.is_lasting) {
+    Some(match context.times_ahead.iter().find(|time| time.is_lasting) {
         Some(TimeAhead { record, time, .. }) => failed(
-            format!("{detail}; reports of before {} are refused ({record})", calendar::show(*time)),
+            format!("{detail}; reports of before {} are refused ({record})", timestamp::show(*time)),
             "Set the clock if it is wrong. Otherwise it was wrong before: what is closed stays closed, so make a new task.",
         ),
         None => warning(detail, remedy),
     })
 }
 
-fn judge(keys: &[KeyStatus], is_served: bool, now: Time) -> Verdict {
+fn evaluate(keys: &[KeyStatus], is_running: bool, now: Time) -> CheckResult {
     let of = |state| keys.iter().filter(move |key| key.state == state);
     let Some(newest) = of(KeyState::Active).max_by_key(|key| key.created) else {
         return failed("no key is given out, so that nobody can upload", "Make one: dapbox keys rotate");
     };
     let is_late = |key: &&KeyStatus| key.until.is_some_and(|until| until.0.saturating_add(GRACE) < now.0);
-    if let Some(late) = keys.iter().find(is_late).filter(|_| is_served) {
-        let due = late.until.map(calendar::show).unwrap_or_default();
+    if let Some(late) = keys.iter().find(is_late).filter(|_| is_running) {
+        let due = late.until.map(timestamp::show).unwrap_or_default();
         return warning(
             format!("key {} was to change at {due} and did not", late.id),
             "Look into the server's log for why; dapbox keys rotate does it now.",
@@ -63,7 +63,7 @@ fn judge(keys: &[KeyStatus], is_served: bool, now: Time) -> Verdict {
             count => detail.push_str(&format!("; {count} {name}")),
         }
     }
-    good(detail)
+    passed(detail)
 }
 
 #[cfg(test)]
@@ -72,7 +72,7 @@ mod tests {
     use crate::cli::findings::Severity;
 
     #[test]
-    fn a_key_that_should_have_changed_is_found() {
+    fn warns_of_overdue_key_change() {
         let key = |id, state, until| KeyStatus {
             id,
             suite: "X25519".to_owned(),
@@ -82,11 +82,11 @@ mod tests {
         };
         let now = Time(1_000_000 + 3 * 86_400);
         let keys = [key(1, KeyState::Expired, now.0 + 5), key(2, KeyState::Active, now.0 + 5)];
-        let text = judge(&keys, true, now).unwrap();
+        let text = evaluate(&keys, true, now).unwrap();
         assert_eq!(text, "key 2 (X25519) is 3 days old; 1 kept for late reports");
         let late = [key(2, KeyState::Active, now.0 - 2 * GRACE)];
-        assert_eq!(judge(&late, true, now).unwrap_err().severity, Severity::Warning);
-        assert!(judge(&late, false, now).is_ok(), "nobody could have changed it");
-        assert_eq!(judge(&keys[..1], true, now).unwrap_err().severity, Severity::Failed);
+        assert_eq!(evaluate(&late, true, now).unwrap_err().severity, Severity::Warning);
+        assert!(evaluate(&late, false, now).is_ok(), "nobody could have changed it");
+        assert_eq!(evaluate(&keys[..1], true, now).unwrap_err().severity, Severity::Failed);
     }
 }

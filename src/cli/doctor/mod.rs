@@ -1,9 +1,10 @@
-//! `dapbox doctor`: looks at everything that a server needs and at the world around it, and says what to do about what is
+//! `dapbox doctor`: looks at everything that a server needs and at the context around it, and says what to do about what is
 //! wrong.
 
 mod api;
 mod backlog;
 mod certificate;
+mod context;
 mod directory;
 mod disk;
 mod files;
@@ -14,7 +15,6 @@ mod ports;
 mod public;
 mod server;
 mod settings;
-mod world;
 
 use std::time::{Duration, SystemTime};
 
@@ -24,16 +24,16 @@ use super::{
     Outcome,
     args::{ConfigArgs, Format, duration},
     clock,
-    findings::{self, Finding, Verdict},
+    findings::{self, CheckResult, Finding},
     style::{self, Style, say},
 };
-pub use api::Api;
-pub use certificate::in_files;
+pub use api::ApiProbe;
+pub use certificate::check_certificate_files;
+pub use context::DoctorContext;
 pub use directory::secrets_file;
 pub use files::open_files;
-pub use ports::{Port, exposed, port};
+pub use ports::{PortState, probe_port, warn_if_exposed};
 pub use settings::peer_roots;
-pub use world::World;
 
 /// Arguments of `dapbox doctor`.
 #[derive(Debug, clap::Args)]
@@ -59,14 +59,14 @@ pub struct Args {
 }
 
 /// Looks at one thing: nothing if there is nothing to look at.
-type Check = fn(&World) -> Option<Verdict>;
+type Check = fn(&DoctorContext) -> Option<CheckResult>;
 
 /// The checks of this machine, with their names, in the order in which they are shown.
 const CHECKS: &[(&str, Check)] = &[
     ("configuration", settings::configuration),
     ("environment", settings::environment),
     ("proxies", settings::proxies),
-    ("peer roots", |world| peer_roots(&world.config)),
+    ("peer roots", |context| peer_roots(&context.config)),
     ("data directory", directory::directory),
     ("permissions", directory::permissions),
     ("secrets key", directory::secrets_key),
@@ -79,7 +79,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("content", server::content),
     ("open files", files::check),
     ("keys", keys::keys),
-    ("stored times", keys::times),
+    ("stored times", keys::stored_times),
     ("backlog", backlog::backlog),
 ];
 
@@ -87,26 +87,26 @@ const CHECKS: &[(&str, Check)] = &[
 pub async fn run(args: Args) -> Outcome {
     if let Err(trouble) = clock::examine(SystemTime::now()) {
         // Nothing else can be judged by it, and TLS would fail.
-        return tell(&[Finding::new("clock", Err(trouble))], args.output);
+        return print_findings(&[Finding::new("clock", Err(trouble))], args.output);
     }
     let (config, sources) = args.config.load_with_sources(None)?;
     let spinner = style::spinner("looking");
-    let world = std::sync::Arc::new(World::look(config, sources, args.timeout).await?);
-    let shared = world.clone();
+    let context = std::sync::Arc::new(DoctorContext::gather(config, sources, args.timeout).await?);
+    let shared = context.clone();
     let mut findings = tokio::task::spawn_blocking(move || examine(&shared)).await?;
     spinner.set_message("looking at the network");
-    findings.extend(ports::examine(&world).await);
-    findings.extend(certificate::examine(&world).await);
+    findings.extend(ports::examine(&context).await);
+    findings.extend(certificate::examine(&context).await);
     if !args.offline {
         let (names, public, peers) =
-            tokio::join!(names::examine(&world), public::examine(&world), peers::examine(&world));
+            tokio::join!(names::examine(&context), public::examine(&context), peers::examine(&context));
         findings.extend(names.into_iter().chain(public).chain(peers));
     }
     spinner.finish_and_clear();
-    tell(&findings, args.output)
+    print_findings(&findings, args.output)
 }
 
-fn tell(findings: &[Finding], output: Format) -> Outcome {
+fn print_findings(findings: &[Finding], output: Format) -> Outcome {
     say(match output {
         Format::Json => serde_json::to_string_pretty(findings)?,
         Format::Text => findings::show(findings, Style::stdout()),
@@ -115,12 +115,12 @@ fn tell(findings: &[Finding], output: Format) -> Outcome {
 }
 
 /// Makes all checks of this machine that have something to look at.
-fn examine(world: &World) -> Vec<Finding> {
-    let found = |(name, check): &(&'static str, Check)| Some(Finding::new(name, check(world)?));
+fn examine(context: &DoctorContext) -> Vec<Finding> {
+    let found = |(name, check): &(&'static str, Check)| Some(Finding::new(name, check(context)?));
     CHECKS.iter().filter_map(found).collect()
 }
 
 /// All at the same time, in the order that they are given in.
-async fn all<F: Future<Output = Vec<Finding>>>(looks: impl IntoIterator<Item = F>) -> Vec<Finding> {
+async fn join_findings<F: Future<Output = Vec<Finding>>>(looks: impl IntoIterator<Item = F>) -> Vec<Finding> {
     join_all(looks).await.into_iter().flatten().collect()
 }

@@ -2,35 +2,35 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use super::{all, world::World};
+use super::{context::DoctorContext, join_findings};
 use crate::{
     cli::{
-        findings::{Finding, Verdict, failed, good, warning},
+        findings::{CheckResult, Finding, failed, passed, warning},
         place::Place,
     },
     config::TlsMode,
 };
 
 /// Looks at our own names. Those of peers are looked at with the peers.
-pub async fn examine(world: &World) -> Vec<Finding> {
+pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
     let mut names: Vec<String> = Vec::new();
-    let public = Place::of(&world.config.public_url).filter(|place| place.address.is_none() && !place.is_loopback());
+    let public = Place::of(&context.config.public_url).filter(|place| place.address.is_none() && !place.is_loopback());
     names.extend(public.map(|place| place.host));
-    if world.config.tls.mode == TlsMode::Acme {
-        names.extend(world.config.acme.domains.iter().cloned());
+    if context.config.tls.mode == TlsMode::Acme {
+        names.extend(context.config.acme.domains.iter().cloned());
     }
     names.sort_unstable();
     names.dedup();
-    all(names.into_iter().map(async |name| {
-        let verdict = ours(resolve(world, &name).await);
-        vec![Finding::new("public name", verdict).about(name)]
+    join_findings(names.into_iter().map(async |name| {
+        let verdict = ours(resolve(context, &name).await);
+        vec![Finding::new("public name", verdict).with_subject(name)]
     }))
     .await
 }
 
 /// The addresses of a name, in order and each once.
-pub async fn resolve(world: &World, name: &str) -> Result<Vec<IpAddr>, String> {
-    let found = tokio::time::timeout(world.timeout, world.names.lookup(name)).await;
+pub async fn resolve(context: &DoctorContext, name: &str) -> Result<Vec<IpAddr>, String> {
+    let found = tokio::time::timeout(context.timeout, context.names.lookup(name)).await;
     let mut addresses = found.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
     addresses.sort_unstable();
     addresses.dedup();
@@ -42,7 +42,7 @@ pub fn list(addresses: &[IpAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn ours(found: Result<Vec<IpAddr>, String>) -> Verdict {
+fn ours(found: Result<Vec<IpAddr>, String>) -> CheckResult {
     let addresses = match found {
         Ok(addresses) => addresses,
         Err(why) => {
@@ -60,9 +60,9 @@ fn ours(found: Result<Vec<IpAddr>, String>) -> Verdict {
         );
     }
     match addresses.iter().filter(|address| !is_local(**address)).count() {
-        0 => good(format!("leads to {text}, which is this machine")),
+        0 => passed(format!("leads to {text}, which is this machine")),
         // It depends on what stands in front of us, and whether the URL leads here is another check.
-        _ => good(format!("leads to {text}; not an address of this machine, as behind a router or a proxy")),
+        _ => passed(format!("leads to {text}; not an address of this machine, as behind a router or a proxy")),
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
     use crate::cli::findings::Severity;
 
     #[test]
-    fn our_name_leads_here_or_somewhere_or_nowhere() {
+    fn checks_addresses_of_public_name() {
         let parse = |text: &str| text.parse::<IpAddr>().unwrap();
         assert!(is_local(parse("127.0.0.1")) && !is_local(parse("192.0.2.1")));
         assert_eq!(ours(Ok(vec![parse("127.0.1.1")])).unwrap_err().severity, Severity::Warning);

@@ -7,51 +7,52 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use super::world::World;
-use crate::cli::findings::{Finding, Verdict, failed, good, warning};
+use super::context::DoctorContext;
+use crate::cli::findings::{CheckResult, Finding, failed, passed, warning};
 
 /// What there is to say of an address that somebody wants to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Port {
+pub enum PortState {
     /// It is free.
     Free,
     /// Somebody listens there.
-    Taken,
+    InUse,
     /// This user may not listen there.
-    Forbidden,
+    PermissionDenied,
     /// It is no address of this machine.
-    Foreign,
+    NotLocal,
     /// Something else is wrong, and listening will say what.
-    Strange,
+    Unknown,
 }
 
 /// Tries to listen on an address, for a moment.
-pub fn port(address: SocketAddr) -> Port {
+pub fn probe_port(address: SocketAddr) -> PortState {
     match TcpListener::bind(address) {
-        Ok(_) => Port::Free,
+        Ok(_) => PortState::Free,
         Err(error) => match error.kind() {
-            io::ErrorKind::AddrInUse => Port::Taken,
-            io::ErrorKind::PermissionDenied => Port::Forbidden,
-            io::ErrorKind::AddrNotAvailable => Port::Foreign,
-            _ => Port::Strange,
+            io::ErrorKind::AddrInUse => PortState::InUse,
+            io::ErrorKind::PermissionDenied => PortState::PermissionDenied,
+            io::ErrorKind::AddrNotAvailable => PortState::NotLocal,
+            _ => PortState::Unknown,
         },
     }
 }
 
 /// Looks at the address for the other parties, and at the private one.
-pub async fn examine(world: &World) -> Vec<Finding> {
-    let listen = world.listen();
-    let public = if world.is_served() { answers(world, listen).await } else { could_listen(listen) };
+pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
+    let listen = context.listen_address();
+    let public = if context.is_running() { check_listener(context, listen).await } else { check_bindable(listen) };
     let mut findings = vec![Finding::new("listen address", public)];
-    if let Some(monitor) = world.monitor() {
-        let private = if world.is_served() { is_watched(world, monitor).await } else { could_watch(monitor) };
+    if let Some(monitor) = context.monitor_address() {
+        let private =
+            if context.is_running() { check_monitor(context, monitor).await } else { check_monitor_bindable(monitor) };
         findings.push(Finding::new("monitor", private));
     }
     findings
 }
 
 /// An address to connect to where somebody listens on another.
-pub fn reachable(listen: SocketAddr) -> SocketAddr {
+pub fn connectable_address(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -61,17 +62,17 @@ pub fn reachable(listen: SocketAddr) -> SocketAddr {
 }
 
 /// Whether somebody listens on an address.
-async fn connects(world: &World, listen: SocketAddr) -> Result<(), String> {
-    match tokio::time::timeout(world.timeout, TcpStream::connect(reachable(listen))).await {
+async fn connects(context: &DoctorContext, listen: SocketAddr) -> Result<(), String> {
+    match tokio::time::timeout(context.timeout, TcpStream::connect(connectable_address(listen))).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("not in time".to_owned()),
     }
 }
 
-async fn answers(world: &World, listen: SocketAddr) -> Verdict {
-    match connects(world, listen).await {
-        Ok(()) => good(format!("{listen} takes connections")),
+async fn check_listener(context: &DoctorContext, listen: SocketAddr) -> CheckResult {
+    match connects(context, listen).await {
+        Ok(()) => passed(format!("{listen} takes connections")),
         Err(error) => failed(
             format!("the server runs, and {listen} does not take connections: {error}"),
             "Look into its log: it may be short of open files, or a firewall of this machine is in the way.",
@@ -79,29 +80,29 @@ async fn answers(world: &World, listen: SocketAddr) -> Verdict {
     }
 }
 
-fn could_listen(listen: SocketAddr) -> Verdict {
-    match port(listen) {
-        Port::Free => good(format!("{listen} is free")),
-        Port::Taken => failed(
+fn check_bindable(listen: SocketAddr) -> CheckResult {
+    match probe_port(listen) {
+        PortState::Free => passed(format!("{listen} is free")),
+        PortState::InUse => failed(
             format!("another program listens on {listen}"),
             "Stop it, or set `listen` to another address. 'ss -ltnp' says which program it is.",
         ),
-        Port::Forbidden => failed(
+        PortState::PermissionDenied => failed(
             format!("this user may not listen on {listen}: ports below 1024 need a right"),
             "Run the server as a service: the systemd unit has AmbientCapabilities=CAP_NET_BIND_SERVICE. Or use a higher \
              port and forward to it.",
         ),
-        Port::Foreign => failed(
+        PortState::NotLocal => failed(
             format!("{} is no address of this machine", listen.ip()),
             "Set `listen` to one that is ('ip address' lists them), or to [::] or 0.0.0.0 for all.",
         ),
-        Port::Strange => warning(format!("{listen} cannot be listened on"), "Start the server, which says why."),
+        PortState::Unknown => warning(format!("{listen} cannot be listened on"), "Start the server, which says why."),
     }
 }
 
-async fn is_watched(world: &World, monitor: SocketAddr) -> Verdict {
-    match connects(world, monitor).await {
-        Ok(()) => exposed(monitor).unwrap_or_else(|| good(format!("{monitor} takes connections"))),
+async fn check_monitor(context: &DoctorContext, monitor: SocketAddr) -> CheckResult {
+    match connects(context, monitor).await {
+        Ok(()) => warn_if_exposed(monitor).unwrap_or_else(|| passed(format!("{monitor} takes connections"))),
         Err(error) => warning(
             format!("the server runs, and {monitor} does not take connections: {error}"),
             "Look into its log: it may be short of open files.",
@@ -109,14 +110,14 @@ async fn is_watched(world: &World, monitor: SocketAddr) -> Verdict {
     }
 }
 
-fn could_watch(monitor: SocketAddr) -> Verdict {
-    match port(monitor) {
-        Port::Free => exposed(monitor).unwrap_or_else(|| good(format!("{monitor} is free"))),
-        Port::Taken => failed(
+fn check_monitor_bindable(monitor: SocketAddr) -> CheckResult {
+    match probe_port(monitor) {
+        PortState::Free => warn_if_exposed(monitor).unwrap_or_else(|| passed(format!("{monitor} is free"))),
+        PortState::InUse => failed(
             format!("another program listens on {monitor}"),
             "Set monitor.listen to another address, or to nothing for none.",
         ),
-        Port::Forbidden | Port::Foreign | Port::Strange => failed(
+        PortState::PermissionDenied | PortState::NotLocal | PortState::Unknown => failed(
             format!("{monitor} cannot be listened on"),
             "Set monitor.listen to a port above 1023 of an address of this machine.",
         ),
@@ -124,7 +125,7 @@ fn could_watch(monitor: SocketAddr) -> Verdict {
 }
 
 /// Says so if anybody may look at what the private listener has: it asks nobody who he is.
-pub fn exposed(monitor: SocketAddr) -> Option<Verdict> {
+pub fn warn_if_exposed(monitor: SocketAddr) -> Option<CheckResult> {
     let is_private = match monitor.ip() {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
@@ -143,21 +144,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_free_taken_or_not_ours() {
+    fn detects_free_used_and_foreign_addresses() {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = held.local_addr().unwrap();
-        assert_eq!(port(address), Port::Taken);
-        assert!(could_listen(address).is_err() && could_watch(address).is_err());
+        assert_eq!(probe_port(address), PortState::InUse);
+        assert!(check_bindable(address).is_err() && check_monitor_bindable(address).is_err());
         drop(held);
-        assert_eq!(port(address), Port::Free);
+        assert_eq!(probe_port(address), PortState::Free);
         // RFC 5737: nobody has it.
-        assert_eq!(port("192.0.2.1:8080".parse().unwrap()), Port::Foreign);
-        assert_eq!(reachable("[::]:443".parse().unwrap()), "[::1]:443".parse().unwrap());
-        assert_eq!(reachable("0.0.0.0:443".parse().unwrap()), "127.0.0.1:443".parse().unwrap());
+        assert_eq!(probe_port("192.0.2.1:8080".parse().unwrap()), PortState::NotLocal);
+        assert_eq!(connectable_address("[::]:443".parse().unwrap()), "[::1]:443".parse().unwrap());
+        assert_eq!(connectable_address("0.0.0.0:443".parse().unwrap()), "127.0.0.1:443".parse().unwrap());
     }
 
     #[test]
-    fn what_anybody_may_look_at_is_warned_of() {
+    fn warns_of_exposed_monitor() {
         for (address, is_exposed) in [
             ("127.0.0.1:1", false),
             ("10.0.0.1:1", false),
@@ -165,7 +166,7 @@ mod tests {
             ("0.0.0.0:1", true),
             ("[::]:1", true),
         ] {
-            assert_eq!(exposed(address.parse().unwrap()).is_some(), is_exposed, "{address}");
+            assert_eq!(warn_if_exposed(address.parse().unwrap()).is_some(), is_exposed, "{address}");
         }
     }
 }

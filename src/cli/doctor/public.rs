@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, net::SocketAddr};
 
 use bytes::Bytes;
 
-use super::{certificate, ports::reachable, world::World};
+use super::{certificate, context::DoctorContext, ports::connectable_address};
 use crate::{
     cli::{
-        certificate::Whose,
-        findings::{Finding, Verdict, failed, good, warning},
+        certificate::CertOwner,
+        findings::{CheckResult, Finding, failed, passed, warning},
         place::Place,
     },
     config::TlsMode,
@@ -18,13 +18,14 @@ use crate::{
 };
 
 /// Looks at our public URL, if we have one.
-pub async fn examine(world: &World) -> Vec<Finding> {
-    let Some(place) = Place::of(&world.config.public_url) else { return without(world) };
+pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
+    let Some(place) = Place::of(&context.config.public_url) else { return check_unset(context) };
     // Without a proxy it is our own certificate, which is looked at where it is served.
-    let is_direct = world.proxy(&place.url()).is_none();
-    let is_behind = world.config.tls.mode == TlsMode::Off && place.is_secure && !place.is_loopback() && is_direct;
-    let proxied = async { if is_behind { certificate::at(world, &place, Whose::Proxy).await } else { None } };
-    let (verdict, proxied) = tokio::join!(public_url(world, &place), proxied);
+    let is_direct = context.proxy(&place.url()).is_none();
+    let is_behind = context.config.tls.mode == TlsMode::Off && place.is_secure && !place.is_loopback() && is_direct;
+    let proxied =
+        async { if is_behind { certificate::check_at(context, &place, CertOwner::Proxy).await } else { None } };
+    let (verdict, proxied) = tokio::join!(public_url(context, &place), proxied);
     let mut findings = Vec::new();
     findings.extend(verdict.map(|verdict| Finding::new("public URL", verdict)));
     findings.extend(proxied.map(|verdict| Finding::new("certificate", verdict)));
@@ -32,8 +33,8 @@ pub async fn examine(world: &World) -> Vec<Finding> {
 }
 
 /// Without one, nobody can look. Whoever has tasks is to be reached.
-fn without(world: &World) -> Vec<Finding> {
-    if world.known_tasks().iter().all(|task| {
+fn check_unset(context: &DoctorContext) -> Vec<Finding> {
+    if context.known_tasks().iter().all(|task| {
         [&task.leader_url, &task.helper_url].iter().all(|url| Place::of(url).is_some_and(|place| place.is_loopback()))
     }) {
         return Vec::new();
@@ -45,20 +46,26 @@ fn without(world: &World) -> Vec<Finding> {
     vec![Finding::new("public URL", verdict)]
 }
 
-async fn public_url(world: &World, place: &Place) -> Option<Verdict> {
-    if !world.is_served() {
+async fn public_url(context: &DoctorContext, place: &Place) -> Option<CheckResult> {
+    if !context.is_running() {
         return None;
     }
-    let url = &world.config.public_url;
+    let url = &context.config.public_url;
     let base = peer::dap_url(url, Revision::ALL[0]);
-    Some(leads_here(world, place, url, &base, &world.peer).await)
+    Some(check_leads_here(context, place, url, &base, &context.peer).await)
 }
 
 /// Asks for our keys below a base URL of the oldest revision, and compares them with what is answered here.
-pub async fn leads_here(world: &World, place: &Place, url: &str, base: &str, peer: &Peer) -> Verdict {
+pub async fn check_leads_here(
+    context: &DoctorContext,
+    place: &Place,
+    url: &str,
+    base: &str,
+    peer: &Peer,
+) -> CheckResult {
     let revision = Revision::ALL[0];
-    let call = wire::of(revision).hpke_config_call(None);
-    let here = async { if world.is_served() { asked_here(world, place, &call).await } else { None } };
+    let call = wire::for_revision(revision).hpke_config_request(None);
+    let here = async { if context.is_running() { fetch_local_keys(context, place, &call).await } else { None } };
     let (there, here) = tokio::join!(peer.send(base, &call, None, Bytes::new()), here);
     let there = match there {
         Ok(answer) => answer,
@@ -70,17 +77,17 @@ pub async fn leads_here(world: &World, place: &Place, url: &str, base: &str, pee
     if !there.is_success() {
         return failed(format!("{url} answers {}", there.status), remedy);
     }
-    match (keys(revision, &there.body), here.and_then(|body| keys(revision, &body))) {
+    match (parse_keys(revision, &there.body), here.and_then(|body| parse_keys(revision, &body))) {
         (None, _) => failed(format!("{url} answers with something that is no DAP aggregator's"), remedy),
         (Some(there), Some(here)) if there != here => {
             failed(format!("{url} leads to another aggregator: it has other keys"), remedy)
         }
-        (Some(_), Some(_)) => good(format!("{url} leads here")),
-        (Some(_), None) => good(format!("{url} leads to an aggregator")),
+        (Some(_), Some(_)) => passed(format!("{url} leads here")),
+        (Some(_), None) => passed(format!("{url} leads to an aggregator")),
     }
 }
 
-fn unreachable(place: &Place, error: &peer::PeerError) -> Verdict {
+fn unreachable(place: &Place, error: &peer::PeerError) -> CheckResult {
     let remedy = format!(
         "See the checks of name and certificate; open TCP port {} in all firewalls between. A router that does not let \
          you reach your own public address from within is no trouble for others: try from elsewhere.",
@@ -90,27 +97,27 @@ fn unreachable(place: &Place, error: &peer::PeerError) -> Verdict {
 }
 
 /// A list of keys, whatever its order.
-fn keys(revision: Revision, body: &Bytes) -> Option<BTreeSet<(u8, Vec<u8>)>> {
-    let configs = wire::of(revision).decode_hpke_configs(body).ok()?;
+fn parse_keys(revision: Revision, body: &Bytes) -> Option<BTreeSet<(u8, Vec<u8>)>> {
+    let configs = wire::for_revision(revision).decode_hpke_configs(body).ok()?;
     Some(configs.iter().map(|config| (config.id, config.public_key.to_vec())).collect())
 }
 
 /// What this server answers itself, asked without any way around.
-async fn asked_here(world: &World, place: &Place, call: &wire::Call) -> Option<Bytes> {
-    let listen: SocketAddr = reachable(world.listen());
-    let is_secure = world.config.tls.mode != TlsMode::Off;
+async fn fetch_local_keys(context: &DoctorContext, place: &Place, call: &wire::RequestSpec) -> Option<Bytes> {
+    let listen: SocketAddr = connectable_address(context.listen_address());
+    let is_secure = context.config.tls.mode != TlsMode::Off;
     // The certificate is looked at elsewhere, and the address is our own.
     let http = reqwest::Client::builder()
         .no_proxy()
         .tls_danger_accept_invalid_certs(true)
-        .timeout(world.timeout)
+        .timeout(context.timeout)
         .resolve(&place.host, listen)
         .build()
         .ok()?;
     let scheme = if is_secure { "https" } else { "http" };
     let host = if place.address.is_none() { place.host.clone() } else { listen.ip().to_string() };
     let host = if host.contains(':') { format!("[{host}]") } else { host };
-    let prefix = wire::of(Revision::ALL[0]).prefix();
+    let prefix = wire::for_revision(Revision::ALL[0]).path_prefix();
     let url = format!("{scheme}://{host}:{}/{prefix}/{}", listen.port(), call.path);
     let answer = http.get(url).send().await.ok()?;
     answer.bytes().await.ok()

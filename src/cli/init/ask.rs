@@ -12,24 +12,24 @@ use dialoguer::{
 
 use super::{
     super::{Failure, style::is_unicode},
-    write::File,
+    write::ConfigFile,
 };
 
 /// Who answers what no flag says.
-pub struct Asker {
-    who: Who,
+pub struct Prompter {
+    who: AnswerSource,
     /// Flags that would have to be given.
     missing: Vec<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
+enum AnswerSource {
     /// A person.
-    Person,
+    Interactive,
     /// The defaults.
     Defaults,
     /// Nobody: what has to be decided is missing.
-    Nobody,
+    NonInteractive,
 }
 
 /// A question whose answer is text.
@@ -44,21 +44,21 @@ pub struct Question<'a, T> {
     pub read: &'a dyn Fn(&str) -> Result<T, String>,
 }
 
-impl Asker {
+impl Prompter {
     /// A person at a terminal, unless nothing is to be asked.
     pub fn new(yes: bool) -> Self {
         // The questions are on standard error, so that the result can be kept.
         let is_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
         let who = match (yes, is_terminal) {
-            (true, _) => Who::Defaults,
-            (false, true) => Who::Person,
-            (false, false) => Who::Nobody,
+            (true, _) => AnswerSource::Defaults,
+            (false, true) => AnswerSource::Interactive,
+            (false, false) => AnswerSource::NonInteractive,
         };
         Self { who, missing: Vec::new() }
     }
 
     /// One of several, each with what it means. Has to be decided.
-    pub fn choose<T: Copy>(
+    pub fn select<T: Copy>(
         &mut self,
         flag: &'static str,
         text: &str,
@@ -66,24 +66,24 @@ impl Asker {
         default: usize,
     ) -> Result<T, Failure> {
         let index = match self.who {
-            Who::Defaults => default,
-            Who::Nobody => {
+            AnswerSource::Defaults => default,
+            AnswerSource::NonInteractive => {
                 self.missing.push(flag);
                 default
             }
-            Who::Person => Select::with_theme(&*theme())
+            AnswerSource::Interactive => Select::with_theme(&*theme())
                 .with_prompt(text)
                 .items(choices.iter().map(|(_, meaning)| *meaning))
                 .default(default)
                 .interact()
-                .map_err(gave_up)?,
+                .map_err(aborted)?,
         };
         Ok(choices[index].0)
     }
 
     /// What has to be decided.
     pub fn require<T>(&mut self, question: &Question<'_, T>) -> Result<T, Failure> {
-        if self.who == Who::Nobody {
+        if self.who == AnswerSource::NonInteractive {
             self.missing.push(question.flag);
         }
         self.ask(question)
@@ -92,18 +92,18 @@ impl Asker {
     /// What has a default that is good for most.
     pub fn ask<T>(&self, question: &Question<'_, T>) -> Result<T, Failure> {
         let read = |text: &str| (question.read)(text.trim());
-        if self.who != Who::Person {
+        if self.who != AnswerSource::Interactive {
             return read(&question.default).map_err(|why| Failure::usage(format!("{}: {why}", question.flag)));
         }
         let theme = theme();
         let input = Input::<String>::with_theme(&*theme).with_prompt(question.text).allow_empty(true);
         let input = if question.default.is_empty() { input } else { input.default(question.default.clone()) };
-        let text = input.validate_with(|text: &String| read(text).map(drop)).interact_text().map_err(gave_up)?;
+        let text = input.validate_with(|text: &String| read(text).map(drop)).interact_text().map_err(aborted)?;
         read(&text).map_err(Failure::usage)
     }
 
     /// Fails if something had to be decided and nobody did.
-    pub fn complete(&self) -> Result<(), Failure> {
+    pub fn check_complete(&self) -> Result<(), Failure> {
         if self.missing.is_empty() {
             return Ok(());
         }
@@ -114,14 +114,14 @@ impl Asker {
     }
 
     /// Shows a person what is about to be written.
-    pub fn confirm(&self, file: &File, path: &Path) -> Result<bool, Failure> {
-        if self.who != Who::Person {
+    pub fn confirm(&self, file: &ConfigFile, path: &Path) -> Result<bool, Failure> {
+        if self.who != AnswerSource::Interactive {
             return Ok(true);
         }
         let lines: String = file.text().lines().map(|line| format!("  {line}\n")).collect();
         writeln!(std::io::stderr(), "\n{lines}")?;
         let text = format!("Write this to {}?", path.display());
-        Confirm::with_theme(&*theme()).with_prompt(text).default(true).interact().map_err(gave_up)
+        Confirm::with_theme(&*theme()).with_prompt(text).default(true).interact().map_err(aborted)
     }
 }
 
@@ -130,6 +130,6 @@ fn theme() -> Box<dyn Theme> {
     if is_unicode() { Box::new(ColorfulTheme::default()) } else { Box::new(SimpleTheme) }
 }
 
-fn gave_up(error: dialoguer::Error) -> Failure {
+fn aborted(error: dialoguer::Error) -> Failure {
     Failure::new(format!("nothing was written: {error}"))
 }

@@ -9,8 +9,8 @@ use ipnet::IpNet;
 
 use super::{
     super::{Failure, doctor, findings::Severity, place::Place},
-    Args, Part, TlsChoice,
-    ask::{Asker, Question},
+    Args, ServerRole, TlsChoice,
+    ask::{Prompter, Question},
 };
 use crate::config::{Config, TlsMode, address, check_public_url};
 
@@ -24,7 +24,7 @@ const HTTPS_PORT: u16 = 443;
 /// What was decided.
 pub struct Decisions {
     /// What the server is meant to be.
-    pub role: Part,
+    pub role: ServerRole,
     /// Where TLS comes from.
     pub tls: TlsChoice,
     /// The configuration.
@@ -32,35 +32,35 @@ pub struct Decisions {
 }
 
 /// Decides, asking for what the flags do not say.
-pub fn decide(args: Args, asker: &mut Asker) -> Result<Decisions, Failure> {
+pub fn decide(args: Args, prompter: &mut Prompter) -> Result<Decisions, Failure> {
     let role = match args.role {
         Some(role) => role,
         None => {
             let choices = [
-                (Part::Helper, "helper: answers the leaders of others"),
-                (Part::Leader, "leader: takes uploads, and works with the helper of somebody else"),
-                (Part::Both, "both: each in some task, or not known yet"),
+                (ServerRole::Helper, "helper: answers the leaders of others"),
+                (ServerRole::Leader, "leader: takes uploads, and works with the helper of somebody else"),
+                (ServerRole::Both, "both: each in some task, or not known yet"),
             ];
-            asker.choose("--role", "What will this server be?", &choices, 2)?
+            prompter.select("--role", "What will this server be?", &choices, 2)?
         }
     };
-    let url = public_url(&args, asker)?;
-    let tls = tls(&args, url.as_deref(), asker)?;
+    let url = public_url(&args, prompter)?;
+    let tls = tls(&args, url.as_deref(), prompter)?;
     let mut config = Config { public_url: url.unwrap_or_default(), ..Config::default() };
     check_fitting(&args, tls, &config)?;
     match tls {
-        TlsChoice::Acme => acme(&args, &mut config, asker)?,
-        TlsChoice::Files => files(&args, &mut config, asker)?,
+        TlsChoice::Acme => acme(&args, &mut config, prompter)?,
+        TlsChoice::Files => files(&args, &mut config, prompter)?,
         TlsChoice::Proxy => config.proxy.trusted = proxies(&args),
         TlsChoice::Off => {}
     }
-    config.data_dir = data_dir(&args, asker)?;
-    config.listen = listen(&args, tls, &config, asker)?;
+    config.data_dir = data_dir(&args, prompter)?;
+    config.listen = listen(&args, tls, &config, prompter)?;
     Ok(Decisions { role, tls, config })
 }
 
 /// The URL that others have of us. Whoever only tries things on this machine needs none.
-fn public_url(args: &Args, asker: &mut Asker) -> Result<Option<String>, Failure> {
+fn public_url(args: &Args, prompter: &mut Prompter) -> Result<Option<String>, Failure> {
     let read = |text: &str| -> Result<Option<String>, String> {
         let text = text.trim().trim_end_matches('/');
         check_public_url(text).map_err(|why| format!("the public URL {why}"))?;
@@ -74,10 +74,10 @@ fn public_url(args: &Args, asker: &mut Asker) -> Result<Option<String>, Failure>
     }
     let text = "Public URL, like https://dap.example.org (enter: none)";
     let flag = if args.tls.is_some() { "--public-url" } else { "--public-url (not with --tls off)" };
-    asker.require(&Question { flag, text, default: String::new(), read: &read })
+    prompter.require(&Question { flag, text, default: String::new(), read: &read })
 }
 
-fn tls(args: &Args, url: Option<&str>, asker: &mut Asker) -> Result<TlsChoice, Failure> {
+fn tls(args: &Args, url: Option<&str>, prompter: &mut Prompter) -> Result<TlsChoice, Failure> {
     if let Some(tls) = args.tls {
         return Ok(tls);
     }
@@ -99,7 +99,7 @@ fn tls(args: &Args, url: Option<&str>, asker: &mut Asker) -> Result<TlsChoice, F
             _ => 3,
         }
     };
-    asker.choose("--tls", "Where does TLS come from?", &choices, default)
+    prompter.select("--tls", "Where does TLS come from?", &choices, default)
 }
 
 /// Refuses what contradicts itself.
@@ -139,7 +139,7 @@ fn name(tls: TlsChoice) -> &'static str {
     }
 }
 
-fn acme(args: &Args, config: &mut Config, asker: &Asker) -> Result<(), Failure> {
+fn acme(args: &Args, config: &mut Config, prompter: &Prompter) -> Result<(), Failure> {
     config.tls.mode = TlsMode::Acme;
     let host = Place::of(&config.public_url).map(|place| place.host);
     let covering = |domains: Vec<String>| match &host {
@@ -156,9 +156,9 @@ fn acme(args: &Args, config: &mut Config, asker: &Asker) -> Result<(), Failure> 
                 covering(text.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect())
             };
             let text = "Names in the certificate, with commas between them";
-            asker.complete()?;
+            prompter.check_complete()?;
             let default = host.clone().unwrap_or_default();
-            asker.ask(&Question { flag: "--domain", text, default, read: &read })?
+            prompter.ask(&Question { flag: "--domain", text, default, read: &read })?
         }
         (domains, _) => covering(domains.to_vec()).map_err(|why| Failure::usage(format!("--domain: {why}")))?,
     };
@@ -170,13 +170,13 @@ fn acme(args: &Args, config: &mut Config, asker: &Asker) -> Result<(), Failure> 
                 true => Ok(text.to_owned()),
                 false => Err(format!("'{text}' is no mail address")),
             };
-            asker.ask(&Question { flag: "--contact-email", text, default: String::new(), read: &read })?
+            prompter.ask(&Question { flag: "--contact-email", text, default: String::new(), read: &read })?
         }
     };
     Ok(())
 }
 
-fn files(args: &Args, config: &mut Config, asker: &mut Asker) -> Result<(), Failure> {
+fn files(args: &Args, config: &mut Config, prompter: &mut Prompter) -> Result<(), Failure> {
     config.tls.mode = TlsMode::Files;
     let usable = |path: &Path| -> Result<PathBuf, String> {
         let path = absolute(path)?;
@@ -187,13 +187,13 @@ fn files(args: &Args, config: &mut Config, asker: &mut Asker) -> Result<(), Fail
     let optional = |text: &str| if text.is_empty() { Ok(None) } else { read(text).map(Some) };
     let mut file = |given: &Option<PathBuf>, flag: &'static str, text: &str| match given {
         Some(path) => usable(path).map(Some).map_err(|why| Failure::usage(format!("{flag}: {why}"))),
-        None => asker.require(&Question { flag, text, default: String::new(), read: &optional }),
+        None => prompter.require(&Question { flag, text, default: String::new(), read: &optional }),
     };
     let certificate =
         file(&args.certificate_file, "--certificate-file", "File with the certificate and those above it, PEM")?;
     let key = file(&args.key_file, "--key-file", "File with its private key, PEM")?;
     let (Some(certificate), Some(key)) = (certificate, key) else {
-        asker.complete()?;
+        prompter.check_complete()?;
         return Err(Failure::usage("--tls files needs --certificate-file and --key-file"));
     };
     (config.tls.certificate_file, config.tls.key_file) = (certificate, key);
@@ -202,7 +202,7 @@ fn files(args: &Args, config: &mut Config, asker: &mut Asker) -> Result<(), Fail
 
 /// Whether clients will take the certificate in the files.
 fn check_certificate(config: &Config) -> Result<(), String> {
-    match doctor::in_files(config) {
+    match doctor::check_certificate_files(config) {
         Err(trouble) if trouble.severity == Severity::Failed => {
             Err(format!("the certificate in {}: {}", config.tls.certificate_file.display(), trouble.detail))
         }
@@ -220,7 +220,7 @@ fn proxies(args: &Args) -> Vec<IpNet> {
 }
 
 /// Absolute, so that it is the same wherever the server is started.
-fn data_dir(args: &Args, asker: &Asker) -> Result<PathBuf, Failure> {
+fn data_dir(args: &Args, prompter: &Prompter) -> Result<PathBuf, Failure> {
     let usable = |path: &Path| -> Result<PathBuf, String> {
         let path = absolute(path)?;
         match path.metadata() {
@@ -235,7 +235,7 @@ fn data_dir(args: &Args, asker: &Asker) -> Result<PathBuf, Failure> {
     let is_service = args.config.starts_with("/etc");
     let default = if is_service { PathBuf::from(SERVICE_DATA) } else { Config::default().data_dir };
     let text = "Directory for everything that must survive a restart";
-    asker.ask(&Question { flag: "--data-dir", text, default: default.display().to_string(), read: &read })
+    prompter.ask(&Question { flag: "--data-dir", text, default: default.display().to_string(), read: &read })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, String> {
@@ -245,7 +245,7 @@ fn absolute(path: &Path) -> Result<PathBuf, String> {
     std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-fn listen(args: &Args, tls: TlsChoice, config: &Config, asker: &Asker) -> Result<SocketAddr, Failure> {
+fn listen(args: &Args, tls: TlsChoice, config: &Config, prompter: &Prompter) -> Result<SocketAddr, Failure> {
     if let Some(listen) = args.listen {
         return Ok(listen);
     }
@@ -256,7 +256,7 @@ fn listen(args: &Args, tls: TlsChoice, config: &Config, asker: &Asker) -> Result
     };
     let read = |text: &str| address::parse(text);
     let text = "Address to listen on";
-    asker.ask(&Question { flag: "--listen", text, default: default.to_string(), read: &read })
+    prompter.ask(&Question { flag: "--listen", text, default: default.to_string(), read: &read })
 }
 
 /// All addresses of this machine: of both families, where there are both.

@@ -16,7 +16,7 @@ use super::{
     args::{DEFAULT_FILE, Format},
     style::{Style, say},
 };
-use ask::Asker;
+use ask::Prompter;
 use next::Summary;
 
 /// Arguments of `dapbox init`.
@@ -38,7 +38,7 @@ use next::Summary;
 pub struct Args {
     /// What this server will be. It changes what is explained and nothing else: each task says what its servers are.
     #[arg(long, value_enum)]
-    role: Option<Part>,
+    role: Option<ServerRole>,
     /// The https URL that the other parties reach this server under.
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
@@ -83,7 +83,7 @@ pub struct Args {
 /// What a server is meant to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Part {
+pub enum ServerRole {
     /// Answers the leaders of others.
     Helper,
     /// Takes uploads and drives the protocol.
@@ -108,13 +108,13 @@ pub enum TlsChoice {
 
 /// Runs `dapbox init`.
 pub fn run(args: Args) -> Outcome {
-    write::check_free(&args.config, args.force)?;
+    write::check_overwrite(&args.config, args.force)?;
     let (path, force, output) = (args.config.clone(), args.force, args.output);
-    let mut asker = Asker::new(args.yes);
-    let decisions = decide::decide(args, &mut asker)?;
-    asker.complete()?;
-    let file = write::File::new(&decisions)?;
-    if !asker.confirm(&file, &path)? {
+    let mut prompter = Prompter::new(args.yes);
+    let decisions = decide::decide(args, &mut prompter)?;
+    prompter.check_complete()?;
+    let file = write::ConfigFile::new(&decisions)?;
+    if !prompter.confirm(&file, &path)? {
         return Err(Failure::new("nothing was written"));
     }
     file.check()?;

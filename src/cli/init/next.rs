@@ -7,11 +7,11 @@ use serde::Serialize;
 use super::{
     super::{
         args::DEFAULT_FILE,
-        doctor::{Port, port},
+        doctor::{PortState, probe_port},
         findings::wrap,
         style::Style,
     },
-    Part, TlsChoice,
+    ServerRole, TlsChoice,
     decide::Decisions,
 };
 use crate::config::environment;
@@ -24,7 +24,7 @@ pub struct Summary<'a> {
     /// Where the file is now that was there before.
     #[serde(skip_serializing_if = "Option::is_none")]
     kept: Option<String>,
-    role: Part,
+    role: ServerRole,
     tls: TlsChoice,
     public_url: &'a str,
     domains: &'a [String],
@@ -67,15 +67,17 @@ impl<'a> Summary<'a> {
 fn hints(decisions: &Decisions) -> Vec<String> {
     let (listen, tls) = (decisions.config.listen, decisions.tls);
     let mut hints = Vec::new();
-    hints.extend(match port(listen) {
-        Port::Forbidden => Some(format!(
+    hints.extend(match probe_port(listen) {
+        PortState::PermissionDenied => Some(format!(
             "This user may not listen on port {}: ports below 1024 need a right. As a service it works, because the \
              systemd unit has AmbientCapabilities=CAP_NET_BIND_SERVICE.",
             listen.port()
         )),
-        Port::Taken => Some(format!("Another program listens on {listen} now: 'ss -ltnp' says which. Stop it first.")),
-        Port::Foreign => Some(format!("{} is no address of this machine now.", listen.ip())),
-        Port::Free | Port::Strange => None,
+        PortState::InUse => {
+            Some(format!("Another program listens on {listen} now: 'ss -ltnp' says which. Stop it first."))
+        }
+        PortState::NotLocal => Some(format!("{} is no address of this machine now.", listen.ip())),
+        PortState::Free | PortState::Unknown => None,
     });
     if tls == TlsChoice::Acme && listen.port() != 443 {
         hints.push(format!("The authority connects to port 443: have it forwarded to port {}.", listen.port()));
@@ -105,7 +107,7 @@ fn steps(decisions: &Decisions, path: &Path) -> Vec<Step> {
         "" => format!("http://{}", config.listen),
         url => url.to_owned(),
     };
-    if matches!(decisions.role, Part::Helper | Part::Both) {
+    if matches!(decisions.role, ServerRole::Helper | ServerRole::Both) {
         if !config.public_url.is_empty() {
             steps.push(step(&format!("Tell the leader's operator where this server is: {ours}"), None));
         }
@@ -113,7 +115,7 @@ fn steps(decisions: &Decisions, path: &Path) -> Vec<Step> {
             trust.";
         steps.push(run(text, "task add helper.toml"));
     }
-    if matches!(decisions.role, Part::Leader | Part::Both) {
+    if matches!(decisions.role, ServerRole::Leader | ServerRole::Both) {
         let text = "As a leader: ask the helper's operator for the helper's URL, make a task, and send its helper.toml \
             there over a channel that both of you trust.";
         let command = format!("dapbox task new --leader {ours} --helper HELPER-URL --vdaf count --out my-task");
@@ -143,7 +145,7 @@ fn reachable(decisions: &Decisions) -> Vec<String> {
         )),
         TlsChoice::Off => {}
     }
-    if decisions.role != Part::Helper && decisions.tls != TlsChoice::Off {
+    if decisions.role != ServerRole::Helper && decisions.tls != TlsChoice::Off {
         steps.push("Let this server reach the helper: usually TCP port 443 to the outside.".to_owned());
     }
     steps

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     super::{Failure, findings::wrap, local::Directory},
-    Part, TlsChoice,
+    ServerRole, TlsChoice,
     decide::Decisions,
 };
 use crate::config::{Config, Overrides};
@@ -17,7 +17,7 @@ use crate::config::{Config, Overrides};
 /// The longest line of a comment.
 const WIDTH: usize = 86;
 /// Options that are decided here, in the order in which they are written, each with its reason.
-const REASONS: &[(&str, &str)] = &[
+const COMMENTS: &[(&str, &str)] = &[
     (
         "data_dir",
         "Everything that must survive a restart: reports, sums, keys, tasks. Back it up ('dapbox backup'), and let \
@@ -41,18 +41,18 @@ const REASONS: &[(&str, &str)] = &[
 ];
 
 /// The text of a configuration file.
-pub struct File {
+pub struct ConfigFile {
     text: String,
     config: Config,
 }
 
-impl File {
+impl ConfigFile {
     /// Writes down what was decided and is not as it is by default anyway.
     pub fn new(decisions: &Decisions) -> Result<Self, Failure> {
         let changed = decisions.config.changed()?;
         let mut text = heading(decisions);
         let mut table = "";
-        for (key, reason) in REASONS {
+        for (key, reason) in COMMENTS {
             let Some((_, value)) = changed.iter().find(|(changed, _)| changed == key) else { continue };
             let (of, name) = key.split_once('.').unwrap_or(("", key));
             if of != table {
@@ -89,10 +89,10 @@ impl File {
     pub fn write(&self, path: &Path, force: bool) -> Result<Option<PathBuf>, Failure> {
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(dir).map_err(|e| Failure::new(e).context(dir.display()))?;
-        let fresh = beside(path, ".new");
+        let fresh = with_suffix(path, ".new");
         // What a crash left behind is ours.
         let _ = fs::remove_file(&fresh);
-        let written = self.write_to(&fresh).and_then(|()| put(&fresh, path, force));
+        let written = self.write_to(&fresh).and_then(|()| install(&fresh, path, force));
         if written.is_err() {
             // It is of no use to anybody, and the error says more.
             let _ = fs::remove_file(&fresh);
@@ -112,10 +112,10 @@ impl File {
 }
 
 /// Puts a new file in its place. One that is there is kept under another name, and there is always one of them.
-fn put(fresh: &Path, path: &Path, force: bool) -> Result<Option<PathBuf>, Failure> {
+fn install(fresh: &Path, path: &Path, force: bool) -> Result<Option<PathBuf>, Failure> {
     let wrong = |e: std::io::Error| Failure::new(e).context(path.display());
     if force && path.exists() {
-        let kept = beside(path, ".bak");
+        let kept = with_suffix(path, ".bak");
         fs::copy(path, &kept).map_err(|e| Failure::new(e).context(kept.display()))?;
         fs::rename(fresh, path).map_err(wrong)?;
         return Ok(Some(kept));
@@ -123,22 +123,22 @@ fn put(fresh: &Path, path: &Path, force: bool) -> Result<Option<PathBuf>, Failur
     // Unlike a renaming, this never replaces one that has come up meanwhile.
     match fs::hard_link(fresh, path) {
         Ok(()) => fs::remove_file(fresh).map(|()| None).map_err(wrong),
-        Err(_) if path.exists() => Err(taken(path)),
+        Err(_) if path.exists() => Err(already_exists(path)),
         // There are file systems without links.
         Err(_) => fs::rename(fresh, path).map(|()| None).map_err(wrong),
     }
 }
 
 /// Refuses to replace a file unless that is wanted.
-pub fn check_free(path: &Path, force: bool) -> Result<(), Failure> {
+pub fn check_overwrite(path: &Path, force: bool) -> Result<(), Failure> {
     match path.symlink_metadata() {
         Ok(found) if found.is_dir() => Err(Failure::new(format!("{} is a directory", path.display()))),
-        Ok(_) if !force => Err(taken(path)),
+        Ok(_) if !force => Err(already_exists(path)),
         _ => Ok(()),
     }
 }
 
-fn taken(path: &Path) -> Failure {
+fn already_exists(path: &Path) -> Failure {
     Failure::new(format!(
         "{} is there already and is not overwritten. Name another file with --config, or replace it with --force, which \
          keeps a copy",
@@ -146,7 +146,7 @@ fn taken(path: &Path) -> Failure {
     ))
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)
@@ -177,15 +177,17 @@ pub fn make_data_dir(dir: &Path) -> Result<(), Failure> {
 /// What the file begins with.
 fn heading(decisions: &Decisions) -> String {
     let role = match decisions.role {
-        Part::Helper => {
+        ServerRole::Helper => {
             "Made for a helper, which answers the leaders of others. Nothing in here says so: each task does, when its \
              helper.toml is added."
         }
-        Part::Leader => {
+        ServerRole::Leader => {
             "Made for a leader, which takes uploads and works with the helper of somebody else. Nothing in here says \
              so: each task does, when its leader.toml is added."
         }
-        Part::Both => "Made for a server that may be a leader or a helper: each task says which, when it is added.",
+        ServerRole::Both => {
+            "Made for a server that may be a leader or a helper: each task says which, when it is added."
+        }
     };
     let mut text = String::new();
     comment(&mut text, "The configuration of a dapbox aggregator, made by 'dapbox init'.");
@@ -223,10 +225,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_decided_is_written_with_a_reason() {
+    fn writes_only_chosen_options_with_comments() {
         let mut config = Config { data_dir: PathBuf::from("/var/lib/dapbox"), ..Config::default() };
         config.proxy.trusted = vec!["127.0.0.1/32".parse().unwrap()];
-        let file = File::new(&Decisions { role: Part::Helper, tls: TlsChoice::Proxy, config }).unwrap();
+        let file = ConfigFile::new(&Decisions { role: ServerRole::Helper, tls: TlsChoice::Proxy, config }).unwrap();
         file.check().unwrap();
         let lines: Vec<_> = file.text().lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
         assert_eq!(lines, ["data_dir = \"/var/lib/dapbox\"", "[proxy]", "trusted = [\"127.0.0.1/32\"]"]);
@@ -238,9 +240,9 @@ mod tests {
     }
 
     #[test]
-    fn every_option_that_can_be_decided_has_a_reason() {
+    fn every_option_has_a_comment() {
         let known: Vec<_> = Config::default().flat().unwrap().into_iter().map(|(key, _)| key).collect();
-        assert!(REASONS.iter().all(|(key, _)| known.iter().any(|known| known == key)));
-        assert!(REASONS.iter().all(|(key, reason)| *key == "tls.mode" || !reason.is_empty()));
+        assert!(COMMENTS.iter().all(|(key, _)| known.iter().any(|known| known == key)));
+        assert!(COMMENTS.iter().all(|(key, reason)| *key == "tls.mode" || !reason.is_empty()));
     }
 }

@@ -8,8 +8,8 @@ use super::{
         local::{Directory, Node},
     },
     api::{self, AddTask, Aggregator, EndpointForTask, Reply, Status},
-    serve::{Answer, done},
-    terms::Terms,
+    serve::{ApiResponse, ok_response},
+    terms::TaskDescription,
 };
 use crate::{
     config::Seconds,
@@ -37,13 +37,13 @@ impl Party {
     }
 
     /// Where it answers DAP: all tasks have the same place.
-    pub fn endpoint_for_task(&self, request: &EndpointForTask) -> Answer {
+    pub fn endpoint_for_task(&self, request: &EndpointForTask) -> ApiResponse {
         let (url, address) = (self.url(), self.node.address());
         let endpoint = match request.hostname.as_deref().filter(|name| !name.is_empty()) {
             Some(name) => url.replacen(&address.to_string(), &authority(name, address.port()), 1),
             None => url,
         };
-        done(Reply { endpoint: Some(endpoint), ..Reply::of(Status::Success) })
+        ok_response(Reply { endpoint: Some(endpoint), ..Reply::of(Status::Success) })
     }
 
     /// Where it answers DAP, by its address.
@@ -52,12 +52,12 @@ impl Party {
     }
 
     /// Adds a task.
-    pub async fn add_task(&self, request: &AddTask) -> Answer {
+    pub async fn add_task(&self, request: &AddTask) -> ApiResponse {
         let added = match task(self.revision, request) {
             Ok(task) => self.node.add(&task).await.map_err(|failure| failure.message().to_owned()),
             Err(why) => Err(why),
         };
-        done(added.map_or_else(Reply::error, |()| Reply::of(Status::Success)))
+        ok_response(added.map_or_else(Reply::error, |()| Reply::of(Status::Success)))
     }
 
     /// Resolves when the server cannot go on.
@@ -81,7 +81,7 @@ fn authority(name: &str, port: u16) -> String {
 
 /// The task that a request adds.
 fn task(revision: Revision, request: &AddTask) -> Result<Task, String> {
-    let terms = Terms {
+    let terms = TaskDescription {
         id: request.task_id,
         leader: &request.leader,
         helper: &request.helper,
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_a_name_or_an_address() {
+    fn formats_authority_of_name_and_address() {
         assert_eq!(authority("leader", 80), "leader:80");
         assert_eq!(authority("127.0.0.1", 80), "127.0.0.1:80");
         assert_eq!(authority("::1", 80), "[::1]:80");

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    number::{Numbers, Plain},
+    number::{JsonNumber, Numbers},
     vdaf::VdafObject,
 };
 use crate::{
@@ -64,12 +64,12 @@ pub struct Upload {
     pub measurement: Numbers,
     /// When it was made, if not now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub time: Option<Plain>,
+    pub time: Option<JsonNumber>,
     /// The unit of report times in seconds.
-    pub time_precision: Plain,
+    pub time_precision: JsonNumber,
     /// What reports are bound to in DAP-18; not in the design.
     #[serde(flatten)]
-    pub bound: Bound,
+    pub bound: SharedTaskParams,
 }
 
 /// Where an aggregator will answer DAP for a task (section 4.3.2).
@@ -115,47 +115,47 @@ pub struct AddTask {
     /// The role that the aggregator has.
     pub role: Aggregator,
     /// The key to verify reports.
-    pub vdaf_verify_key: Blob,
+    pub vdaf_verify_key: Base64Url,
     /// How many aggregation parameters a batch may be queried with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_batch_query_count: Option<Plain>,
+    pub max_batch_query_count: Option<JsonNumber>,
     /// The most reports that a batch may have; only of fixed-size tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_batch_size: Option<Plain>,
+    pub max_batch_size: Option<JsonNumber>,
     /// The unit of report times in seconds.
-    pub time_precision: Plain,
+    pub time_precision: JsonNumber,
     /// The collector's `HpkeConfig`.
-    pub collector_hpke_config: Blob,
+    pub collector_hpke_config: Base64Url,
     /// When the task ends, by the name in the design.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub task_expiration: Option<Plain>,
+    pub task_expiration: Option<JsonNumber>,
     /// When it ends, and perhaps begins, as Daphne has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime: Option<Lifetime>,
     /// The kind of batches and what else is told to all.
     #[serde(flatten)]
-    pub bound: Bound,
+    pub bound: SharedTaskParams,
 }
 
 /// What the design tells only aggregators, or calls otherwise, and what all parties must know in DAP-18: shares are bound to
 /// it there.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Bound {
+pub struct SharedTaskParams {
     /// The kind of batches, by the name in the design.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub query_type: Option<Plain>,
+    pub query_type: Option<JsonNumber>,
     /// The kind of batches, by the name that newer peers have.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch_mode: Option<Plain>,
+    pub batch_mode: Option<JsonNumber>,
     /// No aggregate of fewer reports is given out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub min_batch_size: Option<Plain>,
+    pub min_batch_size: Option<JsonNumber>,
     /// When the task begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub task_start: Option<Plain>,
+    pub task_start: Option<JsonNumber>,
     /// When the task ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub task_end: Option<Plain>,
+    pub task_end: Option<JsonNumber>,
 }
 
 /// When a task ends, and perhaps begins, as Daphne has it.
@@ -165,14 +165,14 @@ pub enum Lifetime {
     /// With a beginning.
     Latest {
         /// The beginning.
-        start: Plain,
+        start: JsonNumber,
         /// How long it goes on.
-        duration: Plain,
+        duration: JsonNumber,
     },
     /// In DAP-09 there is only an end.
     Draft09 {
         /// The end.
-        expiration: Plain,
+        expiration: JsonNumber,
     },
 }
 
@@ -192,10 +192,10 @@ pub struct CollectorAddTask {
     pub collector_authentication_token: String,
     /// The unit of report times in seconds; not in the design.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub time_precision: Option<Plain>,
+    pub time_precision: Option<JsonNumber>,
     /// The kind of batches and what else is told to all.
     #[serde(flatten)]
-    pub bound: Bound,
+    pub bound: SharedTaskParams,
 }
 
 /// Has a collector ask for a batch (section 4.4.3).
@@ -204,7 +204,7 @@ pub struct CollectionStart {
     /// The task.
     pub task_id: TaskId,
     /// The aggregation parameter.
-    pub agg_param: Blob,
+    pub agg_param: Base64Url,
     /// Which batch.
     pub query: QueryObject,
 }
@@ -214,16 +214,16 @@ pub struct CollectionStart {
 pub struct QueryObject {
     /// The kind of batches.
     #[serde(rename = "type", alias = "batch_mode")]
-    pub kind: Plain,
+    pub kind: JsonNumber,
     /// Where the interval begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch_interval_start: Option<Plain>,
+    pub batch_interval_start: Option<JsonNumber>,
     /// How long the interval is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch_interval_duration: Option<Plain>,
+    pub batch_interval_duration: Option<JsonNumber>,
     /// 0: the batch with this id. 1: any that is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub subtype: Option<Plain>,
+    pub subtype: Option<JsonNumber>,
     /// The batch's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_id: Option<BatchId>,
@@ -249,7 +249,7 @@ pub struct Reply {
     pub endpoint: Option<String>,
     /// Of a collector's `add_task`: its `HpkeConfig`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub collector_hpke_config: Option<Blob>,
+    pub collector_hpke_config: Option<Base64Url>,
     /// Of `collection_start`: what the collector calls the collection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handle: Option<String>,
@@ -258,13 +258,13 @@ pub struct Reply {
     pub batch_id: Option<String>,
     /// Of `collection_poll`: how many reports are in the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub report_count: Option<Plain>,
+    pub report_count: Option<JsonNumber>,
     /// Of `collection_poll`: where the interval of the reports begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interval_start: Option<Plain>,
+    pub interval_start: Option<JsonNumber>,
     /// Of `collection_poll`: how long it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interval_duration: Option<Plain>,
+    pub interval_duration: Option<JsonNumber>,
     /// Of `collection_poll`: the aggregate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Numbers>,
@@ -295,15 +295,15 @@ impl Reply {
 
 /// Bytes as base64url, read with or without padding.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Blob(pub Vec<u8>);
+pub struct Base64Url(pub Vec<u8>);
 
-impl Serialize for Blob {
+impl Serialize for Base64Url {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&URL_SAFE_NO_PAD.encode(&self.0))
     }
 }
 
-impl<'de> Deserialize<'de> for Blob {
+impl<'de> Deserialize<'de> for Base64Url {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let bytes = URL_SAFE_NO_PAD.decode(text.trim_end_matches('='));
@@ -312,22 +312,22 @@ impl<'de> Deserialize<'de> for Blob {
 }
 
 /// An encoded `HpkeConfig`: in a list there is a length before it.
-pub fn encode_key(revision: Revision, key: &HpkeConfig) -> Blob {
-    Blob(wire::of(revision).encode_hpke_configs(std::slice::from_ref(key)).split_off(2))
+pub fn encode_key(revision: Revision, key: &HpkeConfig) -> Base64Url {
+    Base64Url(wire::for_revision(revision).encode_hpke_configs(std::slice::from_ref(key)).split_off(2))
 }
 
 /// Reads an encoded `HpkeConfig`.
-pub fn decode_key(revision: Revision, blob: &Blob) -> Result<HpkeConfig, String> {
+pub fn decode_key(revision: Revision, blob: &Base64Url) -> Result<HpkeConfig, String> {
     let length = u16::try_from(blob.0.len()).map_err(|_| "collector_hpke_config is too long".to_owned())?;
     let list = Bytes::from([&length.to_be_bytes()[..], &blob.0].concat());
-    let keys = wire::of(revision).decode_hpke_configs(&list);
+    let keys = wire::for_revision(revision).decode_hpke_configs(&list);
     match keys.map(<[HpkeConfig; 1]>::try_from) {
         Ok(Ok([key])) => Ok(key),
         _ => Err("collector_hpke_config is not an encoded HpkeConfig".to_owned()),
     }
 }
 
-impl Bound {
+impl SharedTaskParams {
     /// When the task begins, if that is said.
     pub fn start(&self) -> Option<Time> {
         self.task_start.map(|start| Time(start.0))
@@ -339,7 +339,7 @@ impl Bound {
     }
 
     /// The kind of batches; by time if nothing is said.
-    pub fn mode(&self, max_batch_size: Option<Plain>) -> Result<BatchMode, String> {
+    pub fn mode(&self, max_batch_size: Option<JsonNumber>) -> Result<BatchMode, String> {
         match self.query_type.or(self.batch_mode).map_or(TIME_INTERVAL, |kind| kind.0) {
             TIME_INTERVAL => Ok(BatchMode::TimeInterval),
             FIXED_SIZE => Ok(BatchMode::fixed_size(max_batch_size.map(|max| max.0))),
@@ -361,7 +361,7 @@ impl AddTask {
     /// When the task ends, if that is said.
     pub fn end(&self) -> Option<Time> {
         let of_lifetime = match self.lifetime {
-            Some(Lifetime::Latest { start, duration }) => Some(Plain(start.0.saturating_add(duration.0))),
+            Some(Lifetime::Latest { start, duration }) => Some(JsonNumber(start.0.saturating_add(duration.0))),
             Some(Lifetime::Draft09 { expiration }) => Some(expiration),
             None => None,
         };

@@ -4,18 +4,18 @@ use std::time::Duration as Span;
 
 use super::{
     api::{Reply, Status, Upload},
-    serve::{Answer, done, unreadable},
-    terms::Terms,
+    serve::{ApiResponse, bad_request, ok_response},
+    terms::TaskDescription,
 };
 use crate::{
     client::{Client, ClientError},
     model::{Revision, TaskParameters, Time},
-    peer::{Peer, Retries},
+    peer::{Peer, RetryPolicy},
 };
 
 /// An aggregator that does not answer is given up soon: somebody waits for what we say.
-const RETRIES: Retries =
-    Retries { initial: Span::from_millis(100), max: Span::from_secs(2), give_up_after: Span::from_secs(10) };
+const RETRIES: RetryPolicy =
+    RetryPolicy { initial: Span::from_millis(100), max: Span::from_secs(2), give_up_after: Span::from_secs(10) };
 
 /// A client of any task.
 pub struct Party {
@@ -27,11 +27,11 @@ pub struct Party {
 
 impl Party {
     /// Uploads a measurement. A VDAF that we do not know makes the request one that we cannot read.
-    pub async fn upload(&self, request: Upload) -> Answer {
+    pub async fn upload(&self, request: Upload) -> ApiResponse {
         match terms(&request).parameters(self.revision) {
-            Err(why) if !request.vdaf.is_known() => unreadable(why),
-            Err(why) => done(Reply::error(why)),
-            Ok(task) => done(match self.send(task, request).await {
+            Err(why) if !request.vdaf.is_known() => bad_request(why),
+            Err(why) => ok_response(Reply::error(why)),
+            Ok(task) => ok_response(match self.send(task, request).await {
                 Ok(()) => Reply::of(Status::Success),
                 Err(error) => Reply::error(error),
             }),
@@ -44,8 +44,8 @@ impl Party {
     }
 }
 
-fn terms(request: &Upload) -> Terms<'_> {
-    Terms {
+fn terms(request: &Upload) -> TaskDescription<'_> {
+    TaskDescription {
         id: request.task_id,
         leader: &request.leader,
         helper: &request.helper,

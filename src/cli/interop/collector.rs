@@ -12,24 +12,24 @@ use tokio::sync::oneshot;
 
 use super::{
     api::{self, CollectionPoll, CollectionStart, CollectorAddTask, Reply, Status},
-    number::Plain,
-    serve::{Answer, done},
-    terms::Terms,
-    vdaf::exact,
+    number::JsonNumber,
+    serve::{ApiResponse, ok_response},
+    terms::TaskDescription,
+    vdaf::to_numbers,
 };
 use crate::{
-    collector::{CollectError, Collected, Collector, CollectorTask, Progress},
+    collector::{CollectError, CollectedAggregate, Collector, CollectorTask, Progress},
     hpke::{Keypair, Suite},
     model::{FixedSizeQuery, Query, Revision, Secret, TaskId},
-    peer::{Peer, Retries},
+    peer::{Peer, RetryPolicy},
     support::fault::panic_text,
 };
 
 /// How long a collection may take. Whoever asked has given up long before.
-const PATIENCE: Span = Span::from_secs(600);
+const COLLECTION_TIMEOUT: Span = Span::from_secs(600);
 /// A leader that does not answer is given up soon: somebody waits for what we say.
-const RETRIES: Retries =
-    Retries { initial: Span::from_millis(100), max: Span::from_secs(2), give_up_after: Span::from_secs(10) };
+const RETRIES: RetryPolicy =
+    RetryPolicy { initial: Span::from_millis(100), max: Span::from_secs(2), give_up_after: Span::from_secs(10) };
 
 /// A collector of any task.
 pub struct Party {
@@ -41,7 +41,7 @@ pub struct Party {
 }
 
 /// How a collection is: nothing while it goes on.
-type Outcome = Option<Result<Collected, String>>;
+type Outcome = Option<Result<CollectedAggregate, String>>;
 
 impl Party {
     /// A collector without tasks.
@@ -50,15 +50,15 @@ impl Party {
     }
 
     /// Adds a task, and draws a key for it.
-    pub fn add_task(&self, request: &CollectorAddTask) -> Answer {
-        done(match self.add(request) {
+    pub fn add_task(&self, request: &CollectorAddTask) -> ApiResponse {
+        ok_response(match self.add(request) {
             Ok(key) => Reply { collector_hpke_config: Some(key), ..Reply::of(Status::Success) },
             Err(why) => Reply::error(why),
         })
     }
 
-    fn add(&self, request: &CollectorAddTask) -> Result<api::Blob, String> {
-        let terms = Terms {
+    fn add(&self, request: &CollectorAddTask) -> Result<api::Base64Url, String> {
+        let terms = TaskDescription {
             id: request.task_id,
             leader: &request.leader,
             // Nobody asks the helper; in DAP-18 shares are bound to where it is.
@@ -85,8 +85,8 @@ impl Party {
     }
 
     /// Starts a collection, and says what it is called as soon as the leader has taken it.
-    pub async fn collection_start(self: &Arc<Self>, request: &CollectionStart) -> Answer {
-        done(match self.start(request).await {
+    pub async fn collection_start(self: &Arc<Self>, request: &CollectionStart) -> ApiResponse {
+        ok_response(match self.start(request).await {
             Ok(handle) => Reply { handle: Some(handle), ..Reply::of(Status::Success) },
             Err(why) => Reply::error(why),
         })
@@ -123,17 +123,17 @@ impl Party {
     }
 
     /// Says how a collection is.
-    pub fn collection_poll(&self, request: &CollectionPoll) -> Answer {
-        done(match self.outcome(&request.handle) {
+    pub fn collection_poll(&self, request: &CollectionPoll) -> ApiResponse {
+        ok_response(match self.outcome(&request.handle) {
             None => Reply::error("there is no such collection"),
             Some(None) => Reply::of(Status::InProgress),
             Some(Some(Err(why))) => Reply::error(why),
             Some(Some(Ok(collected))) => Reply {
                 batch_id: collected.batch_id.map(|id| id.to_string()),
-                report_count: Some(Plain(collected.report_count)),
-                interval_start: Some(Plain(collected.interval.start().0)),
-                interval_duration: Some(Plain(collected.interval.duration().0)),
-                result: exact(collected.result),
+                report_count: Some(JsonNumber(collected.report_count)),
+                interval_start: Some(JsonNumber(collected.interval.start().0)),
+                interval_duration: Some(JsonNumber(collected.interval.duration().0)),
+                result: to_numbers(collected.result),
                 ..Reply::of(Status::Complete)
             },
         })
@@ -153,8 +153,8 @@ async fn collect(
     collector: &Collector,
     query: Query,
     taken: &mut Option<oneshot::Sender<()>>,
-) -> Result<Collected, CollectError> {
-    let outcome = collector.collect(query, Some(PATIENCE), |_: Progress| {
+) -> Result<CollectedAggregate, CollectError> {
+    let outcome = collector.collect(query, Some(COLLECTION_TIMEOUT), |_: Progress| {
         if let Some(taken) = taken.take() {
             // Whoever asked may be gone.
             let _ = taken.send(());

@@ -5,50 +5,50 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::Value;
 
-use crate::vdaf::Wide;
+use crate::vdaf::JsonU128;
 
 /// A number that is written as decimal text, as the design has it for all that a VDAF owns, and read in either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Text(pub u128);
+pub struct DecimalText(pub u128);
 
 /// A number that is written as a number, as the design has it for everything else, and read in either way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plain(pub u64);
+pub struct JsonNumber(pub u64);
 
-impl Text {
+impl DecimalText {
     /// The number, if it fits.
     pub fn fits<T: TryFrom<u128>>(self, name: &str) -> Result<T, String> {
         self.0.try_into().map_err(|_| format!("{name} is {}, which is too large", self.0))
     }
 }
 
-impl From<usize> for Text {
+impl From<usize> for DecimalText {
     fn from(number: usize) -> Self {
         Self(number as u128)
     }
 }
 
-impl Serialize for Text {
+impl Serialize for DecimalText {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }
 }
 
-impl<'de> Deserialize<'de> for Text {
+impl<'de> Deserialize<'de> for DecimalText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Wide::deserialize(deserializer).map(|Wide(number)| Self(number))
+        JsonU128::deserialize(deserializer).map(|JsonU128(number)| Self(number))
     }
 }
 
-impl Serialize for Plain {
+impl Serialize for JsonNumber {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(self.0)
     }
 }
 
-impl<'de> Deserialize<'de> for Plain {
+impl<'de> Deserialize<'de> for JsonNumber {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Wide(number) = Wide::deserialize(deserializer)?;
+        let JsonU128(number) = JsonU128::deserialize(deserializer)?;
         u64::try_from(number).map(Self).map_err(|_| de::Error::custom(format!("{number} is too large")))
     }
 }
@@ -58,9 +58,9 @@ impl<'de> Deserialize<'de> for Plain {
 #[serde(untagged)]
 pub enum Numbers {
     /// One.
-    One(Text),
+    One(DecimalText),
     /// A vector.
-    Many(Vec<Text>),
+    Many(Vec<DecimalText>),
 }
 
 impl<'de> Deserialize<'de> for Numbers {
@@ -79,12 +79,12 @@ impl<'de> Deserialize<'de> for Numbers {
 impl Numbers {
     /// One number.
     pub fn one(number: u128) -> Self {
-        Self::One(Text(number))
+        Self::One(DecimalText(number))
     }
 
     /// A vector.
     pub fn many(numbers: impl IntoIterator<Item = u128>) -> Self {
-        Self::Many(numbers.into_iter().map(Text).collect())
+        Self::Many(numbers.into_iter().map(DecimalText).collect())
     }
 }
 
@@ -102,23 +102,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_read_in_either_form_and_written_in_their_own() {
+    fn reads_numbers_as_text_or_json() {
         for text in ["12", "\"12\""] {
-            let number: Text = serde_json::from_str(text).unwrap();
+            let number: DecimalText = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&number).unwrap(), "\"12\"");
-            let number: Plain = serde_json::from_str(text).unwrap();
+            let number: JsonNumber = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&number).unwrap(), "12");
         }
-        let largest: Text = serde_json::from_str(&format!("\"{}\"", u128::MAX)).unwrap();
+        let largest: DecimalText = serde_json::from_str(&format!("\"{}\"", u128::MAX)).unwrap();
         assert_eq!(largest.0, u128::MAX);
         for wrong in ["-1", "\"-1\"", "\"+1\"", "\"\"", "\" 1\"", "1.5", "true", "null", "\"0x1\""] {
-            assert!(serde_json::from_str::<Text>(wrong).is_err(), "{wrong}");
+            assert!(serde_json::from_str::<DecimalText>(wrong).is_err(), "{wrong}");
         }
-        assert!(serde_json::from_str::<Plain>("\"18446744073709551616\"").is_err());
+        assert!(serde_json::from_str::<JsonNumber>("\"18446744073709551616\"").is_err());
     }
 
     #[test]
-    fn one_number_or_several() {
+    fn reads_one_number_or_a_list() {
         let read = |text: &str| serde_json::from_str::<Numbers>(text);
         assert_eq!(read("\"7\"").unwrap(), Numbers::one(7));
         assert_eq!(read("[\"1\", 2]").unwrap(), Numbers::many([1, 2]));

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// An answer: the HTTP status, and the body.
-pub type Answer = Box<(u16, Reply)>;
+pub type ApiResponse = Box<(u16, Reply)>;
 
 /// Arguments of `dapbox interop serve`.
 #[derive(Debug, Subcommand)]
@@ -67,7 +67,7 @@ pub struct Common {
     /// Allow addresses that others can reach, as in a container. Whoever reaches the API adds tasks, uploads and reads
     /// results without any password.
     #[arg(long)]
-    let_anybody_in: bool,
+    allow_remote: bool,
     /// The protocol revision to speak.
     #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
     dap: Dap,
@@ -100,10 +100,10 @@ pub async fn run(command: Command) -> Outcome {
         Command::Aggregator(args) => (aggregator_kind(args), &args.common),
     };
     let addresses = [Some(common.listen), kind.second_address()];
-    check_addresses(addresses.into_iter().flatten(), common.let_anybody_in)?;
+    check_addresses(addresses.into_iter().flatten(), common.allow_remote)?;
     logging::start(&Log::default())?;
-    let served = Served::start(&kind, common.listen, common.dap.revision(), common.peer.peer()?).await?;
-    introduce(&kind, &served, common)?;
+    let served = ServedParty::start(&kind, common.listen, common.dap.revision(), common.peer.peer()?).await?;
+    print_ready(&kind, &served, common)?;
     let outcome = tokio::select! {
         _ = signals.next() => Ok(()),
         fault = served.failed() => Err(Failure::new(format!("the server cannot go on: {fault}"))),
@@ -118,9 +118,9 @@ fn aggregator_kind(args: &AggregatorArgs) -> Kind {
 }
 
 /// Refuses addresses that others reach, unless that is wanted.
-fn check_addresses(addresses: impl Iterator<Item = SocketAddr>, let_anybody_in: bool) -> Outcome {
+fn check_addresses(addresses: impl Iterator<Item = SocketAddr>, allow_remote: bool) -> Outcome {
     match addresses.into_iter().find(|address| !address.ip().is_loopback()) {
-        Some(address) if !let_anybody_in => Err(Failure::usage(format!(
+        Some(address) if !allow_remote => Err(Failure::usage(format!(
             "{address} can be reached from other machines, and this API has no password: it is for tests. Use a \
              loopback address such as 127.0.0.1:8080, or say --let-anybody-in if nobody else is on that network"
         ))),
@@ -128,8 +128,8 @@ fn check_addresses(addresses: impl Iterator<Item = SocketAddr>, let_anybody_in: 
     }
 }
 
-fn introduce(kind: &Kind, served: &Served, common: &Common) -> std::io::Result<()> {
-    if common.let_anybody_in {
+fn print_ready(kind: &Kind, served: &ServedParty, common: &Common) -> std::io::Result<()> {
+    if common.allow_remote {
         style::warn("anybody who reaches this adds tasks, uploads and reads results: for tests only");
     }
     let (name, url) = (kind.name(), served.url());
@@ -180,7 +180,7 @@ impl Kind {
 }
 
 /// A party that is served.
-pub struct Served {
+pub struct ServedParty {
     posts: Posts,
     party: Party,
 }
@@ -192,10 +192,10 @@ enum Party {
     Collector(Arc<collector::Party>),
 }
 
-impl Served {
+impl ServedParty {
     /// Starts a party and its API.
     pub async fn start(kind: &Kind, listen: SocketAddr, revision: Revision, peer: Peer) -> Result<Self, Failure> {
-        let peer = peer.presenting_as_in_tests();
+        let peer = peer.with_dap_auth_token_header();
         let party = match kind {
             Kind::Client => Party::Client(Arc::new(client::Party { revision, peer })),
             Kind::Collector => Party::Collector(Arc::new(collector::Party::new(revision, peer))),
@@ -254,11 +254,11 @@ impl Served {
 
 impl Party {
     /// Answers a request to the API. `None` for what this party does not have.
-    async fn answer(&self, path: &str, body: &Bytes) -> Option<Answer> {
+    async fn answer(&self, path: &str, body: &Bytes) -> Option<ApiResponse> {
         let name = path.strip_prefix('/')?.strip_prefix(PREFIX)?;
         if name == "ready" {
             return Some(match read::<Ready>(body) {
-                Ok(_) => done(Reply::of(super::api::Status::Success)),
+                Ok(_) => ok_response(Reply::of(super::api::Status::Success)),
                 Err(answer) => answer,
             });
         }
@@ -298,20 +298,20 @@ impl Party {
 }
 
 /// That a request was read, whatever became of it: always 200.
-pub fn done(reply: Reply) -> Answer {
+pub fn ok_response(reply: Reply) -> ApiResponse {
     Box::new((200, reply))
 }
 
 /// That a request is none that we can read.
-pub fn unreadable(why: impl ToString) -> Answer {
+pub fn bad_request(why: impl ToString) -> ApiResponse {
     Box::new((400, Reply::error(why)))
 }
 
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Answer> {
-    serde_json::from_slice(body).map_err(unreadable)
+fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiResponse> {
+    serde_json::from_slice(body).map_err(bad_request)
 }
 
-fn encode(answer: Answer) -> posts::Answer {
+fn encode(answer: ApiResponse) -> posts::Answer {
     let (status, reply) = *answer;
     (status, serde_json::to_value(reply).unwrap_or(Value::Null))
 }
@@ -321,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_loopback_addresses_are_taken_by_default() {
+    fn refuses_non_loopback_addresses_by_default() {
         let check = |address: &str, allowed| check_addresses([address.parse().unwrap()].into_iter(), allowed);
         for address in ["127.0.0.1:0", "127.9.9.9:80", "[::1]:80"] {
             assert!(check(address, false).is_ok(), "{address}");

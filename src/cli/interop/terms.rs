@@ -1,8 +1,8 @@
 //! What a task of the interop test API is to us.
 
 use super::{
-    api::{Bound, TASK_INFO},
-    number::Plain,
+    api::{SharedTaskParams, TASK_INFO},
+    number::JsonNumber,
     vdaf::VdafObject,
 };
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What a party is told of a task, by whatever names.
-pub struct Terms<'a> {
+pub struct TaskDescription<'a> {
     /// The task.
     pub id: TaskId,
     /// The leader's DAP URL.
@@ -21,11 +21,11 @@ pub struct Terms<'a> {
     /// What is measured.
     pub vdaf: &'a VdafObject,
     /// The unit of report times in seconds.
-    pub time_precision: Option<Plain>,
+    pub time_precision: Option<JsonNumber>,
     /// What is told to all.
-    pub bound: &'a Bound,
+    pub bound: &'a SharedTaskParams,
     /// The most reports that a batch may have.
-    pub max_batch_size: Option<Plain>,
+    pub max_batch_size: Option<JsonNumber>,
     /// When the task begins.
     pub start: Option<Time>,
     /// When the task ends.
@@ -36,7 +36,7 @@ fn url(name: &str, text: &str) -> Result<String, String> {
     text.parse().map(BaseUrl::into_string).map_err(|why: BaseUrlError| format!("{name}: {why}"))
 }
 
-impl Terms<'_> {
+impl TaskDescription<'_> {
     /// The task's parameters. What the revision has no place for is left out.
     pub fn parameters(&self, revision: Revision) -> Result<TaskParameters, String> {
         let (info, max_batch_size, task_expiration, task_interval) = match revision {
@@ -61,7 +61,7 @@ impl Terms<'_> {
         if task.time_precision.0 == 0 {
             return Err("time_precision must be at least 1".to_owned());
         }
-        wire::of(revision).check_task(&task)?;
+        wire::for_revision(revision).check_task(&task)?;
         Ok(task)
     }
 

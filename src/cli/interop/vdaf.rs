@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::number::{Numbers, Text};
+use super::number::{DecimalText, Numbers};
 use crate::{
-    model::{Max, VdafConfig},
+    model::{MaxMeasurement, VdafConfig},
     vdaf::{AggregateResult, Measurement, table},
 };
 
 /// What some call the VDAF with several proofs, which is always two then.
-const OTHER_NAME: &str = "Prio3Draft09SumVecField64MultiproofHmacSha256Aes128";
+const DRAFT09_NAME: &str = "Prio3Draft09SumVecField64MultiproofHmacSha256Aes128";
 const NAME: &str = "Prio3SumVecField64MultiproofHmacSha256Aes128";
 
 /// A VDAF with its parameters, all of them numbers in decimal text. Which ones there are depends on the type.
@@ -20,46 +20,46 @@ pub struct VdafObject {
     pub kind: String,
     /// Bits of each number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bits: Option<Text>,
+    pub bits: Option<DecimalText>,
     /// The largest number: newer peers want it in place of the bits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_measurement: Option<Text>,
+    pub max_measurement: Option<DecimalText>,
     /// Numbers in each vector, bins of the histogram.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub length: Option<Text>,
+    pub length: Option<DecimalText>,
     /// Size of the proof's gadget calls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub chunk_length: Option<Text>,
+    pub chunk_length: Option<DecimalText>,
     /// How many flags may be set at once. The design does not know this VDAF; the name is that of DAP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_weight: Option<Text>,
+    pub max_weight: Option<DecimalText>,
     /// Number of proofs.
     #[serde(default, skip_serializing_if = "Option::is_none", alias = "num_proofs")]
-    pub proofs: Option<Text>,
+    pub proofs: Option<DecimalText>,
 }
 
 impl VdafObject {
     /// Whether we know it by any name.
     pub fn is_known(&self) -> bool {
-        self.kind == OTHER_NAME || table::TABLE.iter().any(|row| row.name == self.kind)
+        self.kind == DRAFT09_NAME || table::VDAFS.iter().any(|row| row.name == self.kind)
     }
 
     /// The VDAF, if we know it and its parameters make sense.
     pub fn configure(&self) -> Result<VdafConfig, String> {
         let (name, default_proofs) = match self.kind.as_str() {
-            OTHER_NAME => (NAME, Some(2)),
+            DRAFT09_NAME => (NAME, Some(2)),
             kind => (kind, None),
         };
         if !self.is_known() {
             return Err(format!("unknown VDAF {:?}", self.kind));
         }
-        let number = |number: Option<Text>, name: &str| number.map(|number| number.fits(name)).transpose();
-        let max = self.max_measurement.map(|max| max.fits("max_measurement").map(Max)).transpose()?;
+        let number = |number: Option<DecimalText>, name: &str| number.map(|number| number.fits(name)).transpose();
+        let max = self.max_measurement.map(|max| max.fits("max_measurement").map(MaxMeasurement)).transpose()?;
         let bits: Option<usize> = number(self.bits, "bits")?;
         // Whoever sends both means the same by them, and some VDAFs have only bits.
         let max = max.filter(|max| name == "Prio3Sum" || name == "Prio3SumVec" || max.bits().is_none());
-        let of_max = self.max_measurement.and_then(|max| Max(u64::try_from(max.0).ok()?).bits());
-        let given = table::Parameters {
+        let of_max = self.max_measurement.and_then(|max| MaxMeasurement(u64::try_from(max.0).ok()?).bits());
+        let given = table::VdafParameters {
             bits: if max.is_some() { None } else { bits.or(of_max) },
             max_measurement: max.map(|max| max.0),
             length: number(self.length, "length")?,
@@ -74,9 +74,9 @@ impl VdafObject {
 impl From<&VdafConfig> for VdafObject {
     fn from(vdaf: &VdafConfig) -> Self {
         let of = |kind: &str| Self { kind: kind.to_owned(), ..Self::default() };
-        let max_of = |of: Self, max: Max| Self {
-            bits: max.bits().map(Text::from),
-            max_measurement: Some(Text(max.0.into())),
+        let max_of = |of: Self, max: MaxMeasurement| Self {
+            bits: max.bits().map(DecimalText::from),
+            max_measurement: Some(DecimalText(max.0.into())),
             ..of
         };
         let sized = |of: Self, length: usize, chunk_length: usize| Self {
@@ -96,7 +96,7 @@ impl From<&VdafConfig> for VdafObject {
             }
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs } => Self {
                 proofs: Some(usize::from(proofs).into()),
-                ..sized(max_of(of(NAME), Max::of_bits(bits as u32)), length, chunk_length)
+                ..sized(max_of(of(NAME), MaxMeasurement::of_bits(bits as u32)), length, chunk_length)
             },
         }
     }
@@ -112,7 +112,7 @@ impl From<Numbers> for Measurement {
 }
 
 /// A result as the API has it. One with noise, which may be below zero, it cannot have: no task here has noise.
-pub fn exact(result: AggregateResult) -> Option<Numbers> {
+pub fn to_numbers(result: AggregateResult) -> Option<Numbers> {
     match result {
         AggregateResult::Number(number) => Some(Numbers::one(number)),
         AggregateResult::Vector(numbers) => Some(Numbers::many(numbers)),
@@ -131,12 +131,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_as_the_same() {
+    fn vdaf_object_round_trips() {
         for vdaf in [
             VdafConfig::Prio3Count,
-            VdafConfig::Prio3Sum { max: Max(255) },
-            VdafConfig::Prio3Sum { max: Max(100) },
-            VdafConfig::Prio3SumVec { max: Max(1), length: 10, chunk_length: 3 },
+            VdafConfig::Prio3Sum { max: MaxMeasurement(255) },
+            VdafConfig::Prio3Sum { max: MaxMeasurement(100) },
+            VdafConfig::Prio3SumVec { max: MaxMeasurement(1), length: 10, chunk_length: 3 },
             VdafConfig::Prio3Histogram { length: 4, chunk_length: 2 },
             VdafConfig::Prio3MultihotCountVec { length: 4, max_weight: 2, chunk_length: 2 },
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits: 4, length: 5, chunk_length: 4, proofs: 2 },
@@ -147,8 +147,8 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_called_as_different_peers_call_them() {
-        let sum = Ok(VdafConfig::Prio3Sum { max: Max(255) });
+    fn reads_parameter_names_of_all_peers() {
+        let sum = Ok(VdafConfig::Prio3Sum { max: MaxMeasurement(255) });
         assert_eq!(read(json!({"type": "Prio3Sum", "bits": "8"})), sum);
         assert_eq!(read(json!({"type": "Prio3Sum", "bits": 8, "future": null})), sum);
         assert_eq!(read(json!({"type": "Prio3Sum", "max_measurement": "255"})), sum);
@@ -158,14 +158,14 @@ mod tests {
         let of = |kind: &str, name: &str, value: &str| json!({"type": kind, name: value, "length": "3", "chunk_length": "5"});
         assert_eq!(read(of(NAME, "bits", "8")), several(table::DEFAULT_PROOFS_FIELD64));
         assert_eq!(read(of(NAME, "max_measurement", "255")), several(table::DEFAULT_PROOFS_FIELD64));
-        assert_eq!(read(of(OTHER_NAME, "bits", "8")), several(2));
+        assert_eq!(read(of(DRAFT09_NAME, "bits", "8")), several(2));
         let mut counted = of(NAME, "bits", "8");
         counted["num_proofs"] = json!("4");
         assert_eq!(read(counted), several(4));
     }
 
     #[test]
-    fn what_is_unknown_or_makes_no_sense_is_refused() {
+    fn rejects_unknown_vdafs_and_bad_parameters() {
         for (value, why) in [
             (json!({"type": "Poplar1", "bits": "8"}), "unknown VDAF"),
             (json!({"type": "count"}), "unknown VDAF"),

@@ -66,7 +66,7 @@ pub async fn run(args: Args) -> Outcome {
         }
     };
     let api_url = args.probe.url(&config)?;
-    let findings = args.probe.look(config, token).await?;
+    let findings = args.probe.run(config, token).await?;
     match args.output {
         Format::Json => {
             let report = Report { api_url, findings: &findings, not_checked: &NOT_CHECKED };

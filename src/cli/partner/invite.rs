@@ -79,7 +79,7 @@ pub async fn run(args: Args) -> Outcome {
     check_name(&args.name).map_err(Failure::usage)?;
     let config = args.config.load(None)?;
     let api_url = args.probe.url(&config)?;
-    let findings = look(&args, &config).await?;
+    let findings = run_checks(&args, &config).await?;
     if let (Err(failure), false) = (findings::outcome(&findings), args.anyway) {
         match args.output {
             Format::Json => {
@@ -104,9 +104,9 @@ pub async fn run(args: Args) -> Outcome {
 }
 
 /// Looks whether the API can be reached, if there is a server.
-async fn look(args: &Args, config: &Config) -> Result<Vec<Finding>, Failure> {
+async fn run_checks(args: &Args, config: &Config) -> Result<Vec<Finding>, Failure> {
     if Socket::new(config.control_socket())?.is_alive().await? {
-        return args.probe.look(config.clone(), None).await;
+        return args.probe.run(config.clone(), None).await;
     }
     if !args.anyway {
         let text = "no server runs here, so that nothing can be looked at: start it (dapbox serve), or give --anyway";
@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_other_side_gets_what_its_tool_and_its_form_ask_for() {
+    fn prints_divviup_command_and_form_fields() {
         let config = Config { public_url: "https://helper.example/x".to_owned(), ..Config::default() };
         let secret = Secret::new(b"-token_".to_vec());
         let facts = (TokenHash::of(secret.expose()), Some(Time(1_900_000_000)));

@@ -6,20 +6,20 @@ use super::super::{
     Failure, Outcome,
     args::duration,
     control::{Control, Socket},
-    doctor::{Api, World},
+    doctor::{ApiProbe, DoctorContext},
     findings::Finding,
     style, token,
 };
 use crate::{
     config::Config,
     model::{BaseUrl, Secret, Time},
-    peer::Roots,
+    peer::RootCertificates,
 };
 
 /// How long the token of a check is good, should it not come to be revoked.
-const TOKEN_LIFE: Duration = Duration::from_secs(300);
+const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
 /// What the names of such tokens begin with.
-const TOKEN_NAME: &str = "dapbox-check-";
+const TOKEN_NAME_PREFIX: &str = "dapbox-check-";
 
 /// What cannot be seen from this machine.
 pub const NOT_CHECKED: [&str; 3] = [
@@ -65,19 +65,19 @@ impl ProbeArgs {
     }
 
     /// Looks with a token, or with one that is made for this if a server runs here and none is given.
-    pub async fn look(&self, config: Config, given: Option<Secret>) -> Result<Vec<Finding>, Failure> {
+    pub async fn run(&self, config: Config, given: Option<Secret>) -> Result<Vec<Finding>, Failure> {
         let url = self.url(&config)?;
-        let roots = Roots::read(self.ca_file.as_deref().unwrap_or(&config.peer.ca_file))?;
+        let roots = RootCertificates::read(self.ca_file.as_deref().unwrap_or(&config.peer.ca_file))?;
         let spinner = style::spinner("asking what a control plane will ask");
-        let world = World::look(config, super::super::args::Sources::default(), self.timeout).await?;
+        let context = DoctorContext::gather(config, super::super::args::Sources::default(), self.timeout).await?;
         let probe = match given {
             Some(_) => None,
-            None => Probe::begin(&world).await?,
+            None => ProbeToken::create(&context).await?,
         };
         let token = given.as_ref().or(probe.as_ref().map(|probe| &probe.secret));
-        let findings = Api { url: &url, token, is_private: self.private, roots: &roots }.examine(&world).await;
+        let findings = ApiProbe { url: &url, token, is_private: self.private, roots: &roots }.examine(&context).await;
         if let Some(probe) = probe {
-            probe.end().await?;
+            probe.revoke().await?;
         }
         spinner.finish_and_clear();
         findings
@@ -85,27 +85,27 @@ impl ProbeArgs {
 }
 
 /// A token for one check.
-struct Probe {
+struct ProbeToken {
     control: Control,
     name: String,
     secret: Secret,
 }
 
-impl Probe {
+impl ProbeToken {
     /// Makes a token, if there is a server that takes it.
-    async fn begin(world: &World) -> Result<Option<Self>, Failure> {
-        if !world.is_served() {
+    async fn create(context: &DoctorContext) -> Result<Option<Self>, Failure> {
+        if !context.is_running() {
             return Ok(None);
         }
-        let name = format!("{TOKEN_NAME}{}-{}", Time::now().0, std::process::id());
-        let (secret, kept) = token::draw(&name, Some(TOKEN_LIFE));
-        let control = Control::Server(Socket::new(world.config.control_socket())?);
+        let name = format!("{TOKEN_NAME_PREFIX}{}-{}", Time::now().0, std::process::id());
+        let (secret, kept) = token::draw(&name, Some(TOKEN_LIFETIME));
+        let control = Control::Server(Socket::new(context.config.control_socket())?);
         control.add_api_token(kept).await?;
         Ok(Some(Self { control, name, secret }))
     }
 
     /// Revokes it.
-    async fn end(self) -> Outcome {
+    async fn revoke(self) -> Outcome {
         self.control.revoke_api_token(&self.name).await
     }
 }

@@ -5,12 +5,13 @@ use std::fmt::Write;
 use crate::{
     aggregator::counters::{self, AGGREGATE_SUCCESS, REPORT_SUCCESS},
     cli::{
-        calendar, findings, show,
+        findings, show,
         style::{self, Style},
+        timestamp,
     },
     model::{Duration, Role, Time},
     server::needs_attention,
-    support::words::{self, bytes, rate, relative, span},
+    support::format::{self, bytes, rate, relative, span},
     views::{
         overview::{BatchState, BatchView, KeyStatus, Overview, PeerStatus, TaskView, TlsStatus},
         status::{CollectedBatchStatus, ResultState, TaskStatus},
@@ -96,7 +97,8 @@ fn server(text: &mut Text, overview: &Overview) {
 }
 
 fn key_line(key: &KeyStatus, now: Time) -> String {
-    let until = key.until.map(|until| format!(", {} {}", key.state.end(), relative(until, now))).unwrap_or_default();
+    let until =
+        key.until.map(|until| format!(", {} {}", key.state.end_label(), relative(until, now))).unwrap_or_default();
     let age = span(Duration(now.0.saturating_sub(key.created.0)));
     format!("{} {}, {}, {age} old{until}", key.id, key.suite, key.state.name())
 }
@@ -126,7 +128,7 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     text.line(show::role(status.role), &format!("{revision}, {measures}"));
     text.line("batches are", &show::batches(status.batch_mode, status.min_batch_size));
     if let Some(epsilon) = status.noise {
-        text.line("noise", &words::noise(&status.vdaf, epsilon));
+        text.line("noise", &format::noise(&status.vdaf, epsilon));
     }
     if let Some(provisioned) = status.provisioned.as_ref().filter(|provisioned| provisioned.is_untouched) {
         text.line("set up", &show::provisioned_by(provisioned));
@@ -203,7 +205,7 @@ fn batches(text: &mut Text, view: &TaskView, now: Time, most: usize) {
         let line = batch_line(batch, view.status.min_batch_size, text.style);
         let _ = writeln!(text.text, "    {line}");
         if let Some(end) = batch.open_until(now).filter(|_| batch.state == BatchState::Ready) {
-            let open = format!("open until {}; collecting it now refuses later reports", calendar::brief(end, now));
+            let open = format!("open until {}; collecting it now refuses later reports", timestamp::brief(end, now));
             let _ = writeln!(text.text, "      {}", text.style.dim(&open));
         }
     }
@@ -236,7 +238,7 @@ fn collected(text: &mut Text, status: &TaskStatus) {
 fn batch_line(batch: &BatchView, needed: u64, style: Style) -> String {
     let name = match (&batch.id, batch.interval) {
         (Some(id), _) => id.chars().take(20).collect(),
-        (None, Some(interval)) => calendar::show(interval.start()),
+        (None, Some(interval)) => timestamp::show(interval.start()),
         (None, None) => "to come".to_owned(),
     };
     let state = match batch.state {

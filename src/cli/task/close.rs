@@ -4,10 +4,10 @@ use super::{
     super::{
         Failure, Outcome,
         args::DestructiveArgs,
-        calendar,
         control::Control,
         pasted, show,
         style::{Style, say, warn},
+        timestamp,
     },
     Done, confirmed,
 };
@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long)]
     all: bool,
     /// The time, rounded up to each task's time precision.
-    #[arg(long, value_name = "TIME", value_parser = calendar::parse)]
+    #[arg(long, value_name = "TIME", value_parser = timestamp::parse)]
     before: Time,
     #[command(flatten)]
     shared: DestructiveArgs,
@@ -66,7 +66,7 @@ async fn close(control: &Control, args: &Args) -> Outcome {
         for task in &tasks {
             say(show::task_line(task, Style::stdout()))?;
         }
-        let before = calendar::show(args.before);
+        let before = timestamp::show(args.before);
         say(format!("\nEverything of before {before} is closed for good: what was not collected is lost."))?;
         if !confirmed("close it")? {
             return Err(Failure::new("nothing was closed"));
@@ -76,7 +76,7 @@ async fn close(control: &Control, args: &Args) -> Outcome {
         match control.close_before(task.id, args.before).await? {
             Some(horizon) => {
                 let done = Done { closed_before: Some(horizon), ..Done::new(task.id, "closed") };
-                let sentence = || format!("Task {}: closed before {}.", task.id, calendar::show(horizon));
+                let sentence = || format!("Task {}: closed before {}.", task.id, timestamp::show(horizon));
                 done.say(args.shared.output, sentence)?;
             }
             None => warn(format!("task {} was removed meanwhile", task.id)),

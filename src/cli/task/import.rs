@@ -20,8 +20,8 @@ use crate::{
     config::Config,
     model::{BaseUrl, Duration, Revision, Role, Task, TaskId, Time},
     peer,
-    support::words,
-    wire::management::task_list::{self, Listed, Unsaid},
+    support::format,
+    wire::management::task_list::{self, ListedTask, TaskListOverrides},
 };
 
 /// The longest list that is read, in bytes.
@@ -86,7 +86,7 @@ pub async fn run(args: Args) -> Outcome {
     let url = own_url(&args, &config)?;
     let text = read_file(&args.file, MAX_BYTES)?;
     let context = |why: String| Failure::new(why).context(args.file.display());
-    let listed = task_list::read(&text, Unsaid { revision: Revision::Dap09, url: &url }).map_err(context)?;
+    let listed = task_list::read(&text, TaskListOverrides { revision: Revision::Dap09, url: &url }).map_err(context)?;
     if let Some(why) = with_keys(&listed).filter(|_| !args.new_keys) {
         return Err(context(why));
     }
@@ -130,7 +130,7 @@ fn own_url(args: &Args, config: &Config) -> Result<String, Failure> {
 }
 
 /// Why tasks with keys are not taken.
-fn with_keys(listed: &[Listed]) -> Option<String> {
+fn with_keys(listed: &[ListedTask]) -> Option<String> {
     let with = listed.iter().find(|listed| !listed.keys.is_empty())?;
     Some(format!(
         "task {} has private keys (hpke_keys), and this server takes only its own. Reports that clients have sealed to the old \
@@ -140,14 +140,14 @@ fn with_keys(listed: &[Listed]) -> Option<String> {
 }
 
 /// In what the list differs from the configuration, which has one such limit for all tasks.
-fn other_skew(listed: &[Listed], ours: Duration) -> Option<String> {
+fn other_skew(listed: &[ListedTask], ours: Duration) -> Option<String> {
     let other = listed.iter().find(|listed| listed.skew != ours)?;
     Some(format!(
         "task {} takes reports {} ahead of the clock in the list (tolerable_clock_skew); here it will be {}, for all tasks \
          (limits.clock_skew)",
         other.task.public.id,
-        words::span(other.skew),
-        words::span(ours)
+        format::span(other.skew),
+        format::span(ours)
     ))
 }
 
@@ -161,8 +161,8 @@ fn summary(found: &[Task], url: &str, is_dry: bool) -> String {
             "{}  {:<6}  {}, batches {}{noise}; the other aggregator is at {peer}\n",
             public.id,
             show::role(task.role()),
-            words::vdaf(&public.vdaf),
-            words::batches(public.batch_mode, public.min_batch_size)
+            format::vdaf(&public.vdaf),
+            format::batches(public.batch_mode, public.min_batch_size)
         ));
     }
     let done = if is_dry { "would be added" } else { "added" };
@@ -174,9 +174,9 @@ mod tests {
     use super::*;
     use crate::aggregator::testing;
 
-    fn listed(skew: u64, keys: &[u8]) -> Listed {
+    fn listed(skew: u64, keys: &[u8]) -> ListedTask {
         let task = testing::task(Revision::Dap09);
-        Listed { task, skew: Duration(skew), keys: keys.to_vec() }
+        ListedTask { task, skew: Duration(skew), keys: keys.to_vec() }
     }
 
     #[test]

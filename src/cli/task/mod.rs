@@ -20,11 +20,11 @@ use serde::Serialize;
 use super::{
     Failure, Outcome,
     args::{ConfigArgs, DestructiveArgs, Format},
-    calendar,
     control::Control,
     pasted, show,
     style::{Style, say, warn},
     taskfile::TaskFile,
+    timestamp,
 };
 use crate::{
     config::Config,
@@ -232,7 +232,7 @@ fn past_closed(tasks: &[(TaskId, Time)]) -> String {
                     Its past is closed:\nolder reports are refused. Close the same past at the other aggregator:\n"
             .to_owned();
     for (id, before) in tasks {
-        text.push_str(&format!("\n  dapbox task close {id} --before {}", calendar::show(*before)));
+        text.push_str(&format!("\n  dapbox task close {id} --before {}", timestamp::show(*before)));
     }
     text
 }

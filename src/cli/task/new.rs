@@ -10,10 +10,10 @@ use serde::{
 use super::super::{
     Failure, Outcome,
     args::{BatchArgs, Dap, Format, VdafArgs, duration},
-    calendar,
     place::Place,
     style::{Style, say, warn},
     taskfile::{Parameters, TaskFiles, VerifyKey},
+    timestamp,
 };
 use crate::{
     config::Seconds,
@@ -146,7 +146,7 @@ fn check_end(expires: Option<Time>, now: Time) -> Outcome {
     match expires.filter(|end| *end <= now) {
         Some(end) => Err(Failure::usage(format!(
             "--expires {} is in the past: every report would be refused",
-            calendar::show(end)
+            timestamp::show(end)
         ))),
         None => Ok(()),
     }
@@ -244,7 +244,7 @@ pub fn parameters(
 
 /// What tells a task from others, where the protocol has a place for it: the beginning of its id.
 pub fn default_info(revision: Revision, id: &TaskId) -> String {
-    let length = if wire::of(revision).has_info() { INFO_LENGTH } else { 0 };
+    let length = if wire::for_revision(revision).has_task_info() { INFO_LENGTH } else { 0 };
     id.to_string().chars().take(length).collect()
 }
 
@@ -265,7 +265,7 @@ pub struct UrlArgs {
 impl UrlArgs {
     /// Where leader and helper speak this revision. They must be two servers.
     pub fn of(&self, revision: Revision) -> Result<[String; 2], Failure> {
-        if self.leader.is_same_place(&self.helper) {
+        if self.leader.is_equivalent_to(&self.helper) {
             let url = self.leader.as_str();
             return Err(Failure::usage(format!("--leader and --helper are both {url}; they must be two servers")));
         }
@@ -279,7 +279,7 @@ impl UrlArgs {
 /// The base URL of a dapbox: with the protocol revision's path and a slash at its end.
 fn base_url(revision: Revision, text: &str) -> String {
     let base = text.strip_suffix('/').unwrap_or(text);
-    let prefix = format!("/{}", wire::of(revision).prefix());
+    let prefix = format!("/{}", wire::for_revision(revision).path_prefix());
     if base.ends_with(&prefix) { format!("{base}/") } else { format!("{base}{prefix}/") }
 }
 
@@ -289,7 +289,7 @@ pub fn instant(text: &str) -> Result<Time, String> {
         Ok(span) if !text.bytes().all(|b| b.is_ascii_digit()) => {
             Ok(Time::now().saturating_add(Duration(span.as_secs())))
         }
-        _ => calendar::parse(text),
+        _ => timestamp::parse(text),
     }
 }
 

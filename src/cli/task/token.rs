@@ -8,19 +8,19 @@ use super::{
     super::{
         Failure, Outcome,
         args::{ConfigArgs, Format, duration},
-        calendar,
         control::Control,
         style::say,
         taskfile::TaskFile,
+        timestamp,
     },
     ShowArgs, find,
 };
 use crate::{
     model::{
         Duration, Secret, TaskId, TokenHash,
-        tokens::{Direction, NewToken, TokenChange, TokenStatus},
+        tokens::{NewToken, TokenChange, TokenDirection, TokenStatus},
     },
-    support::{files, span},
+    support::{duration, files},
 };
 
 /// The subcommands of `dapbox task token`.
@@ -141,7 +141,7 @@ async fn rotate(args: RotateArgs) -> Outcome {
             let keep_old = Duration(args.keep_old.as_secs());
             let change = |task| TokenChange { task, new: NewToken::Presented(new.clone()), keep_old };
             let (task, _) = apply(&args.config, id, change).await?;
-            let span = span::show(args.keep_old);
+            let span = duration::show(args.keep_old);
             let sentence = format!(
                 "the helper is asked with a new token from now on, and for {span} with the old one where it refuses that."
             );
@@ -233,12 +233,12 @@ fn show(tokens: &[TokenStatus], format: Format) -> Outcome {
 /// One token in one line.
 fn line(token: &TokenStatus) -> String {
     let direction = match token.direction {
-        Direction::Accepted => "accepted ",
-        Direction::Presented => "presented",
+        TokenDirection::Accepted => "accepted ",
+        TokenDirection::Presented => "presented",
     };
     let hash = token.hash;
-    let until = token.until.map_or_else(String::new, |until| format!(", until {}", calendar::show(until)));
-    let used = token.last_presented.map_or_else(String::new, |at| format!(", last used {}", calendar::show(at)));
+    let until = token.until.map_or_else(String::new, |until| format!(", until {}", timestamp::show(until)));
+    let used = token.last_presented.map_or_else(String::new, |at| format!(", last used {}", timestamp::show(at)));
     format!("{direction}  {hash}{until}{used}")
 }
 

@@ -1,7 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::model::{Epsilon, Max};
+use crate::model::{Epsilon, MaxMeasurement};
 
 fn parameters() -> Parameters {
     Parameters {
@@ -35,7 +35,7 @@ fn later_files() -> TaskFiles {
         expires: Some(Time(1_900_000_800)),
         noise: None,
         batch: BatchMode::fixed_size(None),
-        vdaf: VdafConfig::Prio3Sum { max: Max(100) },
+        vdaf: VdafConfig::Prio3Sum { max: MaxMeasurement(100) },
         ..parameters()
     };
     TaskFiles::generate(task, &VerifyKey { seed: None, id: 7 }).unwrap()
@@ -165,7 +165,7 @@ fn a_verification_key_can_be_derived_from_a_seed_and_the_task() {
 #[test]
 fn what_the_revision_cannot_express_is_refused() {
     let cases: [(&str, Parameters); 4] = [
-        ("maximum 100", Parameters { vdaf: VdafConfig::Prio3Sum { max: Max(100) }, ..parameters() }),
+        ("maximum 100", Parameters { vdaf: VdafConfig::Prio3Sum { max: MaxMeasurement(100) }, ..parameters() }),
         ("info", Parameters { info: "x".to_owned(), ..parameters() }),
         ("info", Parameters { info: String::new(), ..later_files().client.task }),
         ("precision", Parameters { starts: Some(Time(1_899_997_201)), ..later_files().client.task }),

@@ -202,9 +202,9 @@ fn find(header: &[Vec<u8>], name: &str) -> Result<usize, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Max;
+    use crate::model::MaxMeasurement;
 
-    const SUM: VdafConfig = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+    const SUM: VdafConfig = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
 
     fn file(text: &[u8], columns: &[&str], delimiter: Option<u8>) -> Result<CsvFile, Failure> {
         let columns: Vec<_> = columns.iter().map(|&name| name.to_owned()).collect();
@@ -250,7 +250,7 @@ mod tests {
         assert_eq!(numbers(text, &["#3"]), [3]);
         let error = file(text, &["x"], None).err().unwrap();
         assert!(error.message.contains("#2, #3"), "{}", error.message);
-        let vector = VdafConfig::Prio3SumVec { max: Max::of_bits(8), length: 2, chunk_length: 1 };
+        let vector = VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(8), length: 2, chunk_length: 1 };
         let both = file(text, &["#3,#2"], None).unwrap();
         assert_eq!(rows(&both, &vector), [(2, Ok(Measurement::Vector(vec![3, 2])))]);
         let both = file(b"b,a\n1,2\n", &["a", "b"], None).unwrap();

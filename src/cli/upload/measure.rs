@@ -52,18 +52,20 @@ fn number(text: &str) -> Result<u128, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Max;
+    use crate::model::MaxMeasurement;
 
-    const SUMVEC: VdafConfig = VdafConfig::Prio3SumVec { max: Max::of_bits(8), length: 2, chunk_length: 4 };
+    const SUMVEC: VdafConfig = VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(8), length: 2, chunk_length: 4 };
 
     #[test]
     fn the_vdaf_decides_what_text_means() {
         assert_eq!(parse("1", &VdafConfig::Prio3Count), Ok(Measurement::Flag(true)));
-        assert_eq!(parse("1", &VdafConfig::Prio3Sum { max: Max::of_bits(8) }), Ok(Measurement::Number(1)));
+        assert_eq!(parse("1", &VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) }), Ok(Measurement::Number(1)));
         assert_eq!(parse("[1, 2]", &SUMVEC), Ok(Measurement::Vector(vec![1, 2])));
-        for (text, vdaf) in
-            [("2", VdafConfig::Prio3Count), ("-1", SUMVEC), ("1,2", VdafConfig::Prio3Sum { max: Max::of_bits(8) })]
-        {
+        for (text, vdaf) in [
+            ("2", VdafConfig::Prio3Count),
+            ("-1", SUMVEC),
+            ("1,2", VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) }),
+        ] {
             assert!(parse(text, &vdaf).is_err(), "{text}");
         }
     }

@@ -13,11 +13,12 @@ use sha2::{Digest, Sha256};
 use super::{Args, Report, csv_file::CsvFile, rejected::Rejected, report};
 use crate::{
     cli::{
-        Failure, Outcome, calendar,
+        Failure, Outcome,
         signals::Signals,
         style::{self, counted},
+        timestamp,
     },
-    client::{Client, ClientError, Journal, Summary, rejects_the_report},
+    client::{Client, ClientError, Journal, UploadSummary, rejects_report},
     model::{ReportError, ReportId, TaskId, VdafConfig},
     vdaf::Measurement,
 };
@@ -64,7 +65,7 @@ pub async fn upload(args: &Args, path: &Path, client: &Client) -> Outcome {
     }
 }
 
-fn with_hint(failure: Failure, summary: &Summary) -> Failure {
+fn with_hint(failure: Failure, summary: &UploadSummary) -> Failure {
     Failure::new(format!(
         "{}\n{} accepted; the same command with --resume continues with the others.",
         failure.message(),
@@ -142,7 +143,7 @@ impl Upload<'_> {
             ..Report::default()
         };
         let again = tokio::select! {
-            again = self.send_again() => again?,
+            again = self.resend() => again?,
             _ = signals.next() => return Err(Failure::new("interrupted: nothing new was uploaded")),
         };
         let settled_now: Vec<u64> = again.iter().map(|(row, _)| *row).collect();
@@ -155,9 +156,9 @@ impl Upload<'_> {
         let rows = rows.filter(|row| !is_settled(row.line));
         let rows = rows.filter_map(|row| Some((row.line, row.measurement.ok()?)));
         let rows = Counted { rows, left: usize::try_from(left).unwrap_or(usize::MAX) };
-        let latest = RefCell::new(Summary::default());
+        let latest = RefCell::new(UploadSummary::default());
         let bar = style::progress(left, "uploading");
-        let observe = |summary: &Summary, group: &[RowOutcome]| {
+        let observe = |summary: &UploadSummary, group: &[RowOutcome]| {
             bar.set_position(summary.accepted + summary.rejected_total());
             if let Err(error) = self.record(group, group.len() == 1) {
                 self.broken.set(Some(error));
@@ -187,7 +188,7 @@ impl Upload<'_> {
         Ok(outcome)
     }
 
-    fn interrupted(&self, summary: &Summary, again: &[(u64, bool)], left: u64) -> Failure {
+    fn interrupted(&self, summary: &UploadSummary, again: &[(u64, bool)], left: u64) -> Failure {
         let accepted = summary.accepted + again.iter().filter(|(_, is_accepted)| *is_accepted).count() as u64;
         let left = left.saturating_sub(summary.accepted + summary.rejected_total());
         let hint = match self.journal {
@@ -199,11 +200,11 @@ impl Upload<'_> {
 
     /// Sends again what was in flight when the upload was interrupted: the rows whose outcome is known now, in order, and
     /// whether they were accepted.
-    async fn send_again(&self) -> Result<Vec<(u64, bool)>, Failure> {
+    async fn resend(&self) -> Result<Vec<(u64, bool)>, Failure> {
         let Some(journal) = self.journal else { return Ok(Vec::new()) };
         let mut known = Vec::new();
         for sent in journal.in_flight()? {
-            let results = self.client.send_again(&sent).await?;
+            let results = self.client.resend(&sent).await?;
             let mut settled = Vec::new();
             for (row, result) in sent.rows.iter().zip(results).filter(|(row, _)| !journal.is_settled(**row)) {
                 match result {
@@ -235,7 +236,7 @@ impl Upload<'_> {
         for (row, result) in group {
             match result {
                 Ok(_) => settled.push((*row, true)),
-                Err(error) if rejects_the_report(error, is_alone) => {
+                Err(error) if rejects_report(error, is_alone) => {
                     self.rejected.borrow_mut().add(*row, &error.to_string())?;
                     settled.push((*row, false));
                 }
@@ -324,6 +325,6 @@ fn identity(args: &Args, mut file: &File) -> io::Result<String> {
         }
     }
     let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    let time = args.time.map_or_else(|| "now".to_owned(), calendar::show);
+    let time = args.time.map_or_else(|| "now".to_owned(), timestamp::show);
     Ok(format!("{hash} {time} {:?}", args.csv.column))
 }

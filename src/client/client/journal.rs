@@ -98,7 +98,7 @@ impl Journal {
     }
 
     /// Records the reports of rows that are about to be sent in one request.
-    pub fn sending(&self, rows: &[u64], request: &[u8]) -> io::Result<()> {
+    pub fn record_sent(&self, rows: &[u64], request: &[u8]) -> io::Result<()> {
         let mut state = self.state();
         let number = state.next;
         state.next += 1;
@@ -206,15 +206,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_resumed_journal_knows_what_is_settled_and_what_was_in_flight() {
+    fn resumes_settled_rows_and_in_flight_reports() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data.csv.upload");
         let journal = Journal::create(&path, "x").unwrap();
         assert!(Journal::resume(&path, "x").is_err(), "one process at a time");
-        journal.sending(&[2, 3], b"first").unwrap();
-        journal.sending(&[4], b"second").unwrap();
+        journal.record_sent(&[2, 3], b"first").unwrap();
+        journal.record_sent(&[4], b"second").unwrap();
         journal.settle(&[(2, true), (3, false)]).unwrap();
-        journal.sending(&[5], b"third").unwrap();
+        journal.record_sent(&[5], b"third").unwrap();
         drop(journal);
 
         // Killed within a line, and within a file.
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(in_flight.iter().map(|f| (f.rows.clone(), &f.request[..])).collect::<Vec<_>>(), expected);
         journal.settle(&[(4, true)]).unwrap();
         journal.forget(in_flight[0].number).unwrap();
-        journal.sending(&[6], b"fourth").unwrap();
+        journal.record_sent(&[6], b"fourth").unwrap();
         drop(journal);
         let journal = Journal::resume(&path, "x").unwrap();
         assert_eq!(journal.in_flight().unwrap().iter().map(|f| f.rows[0]).collect::<Vec<_>>(), [5, 6]);

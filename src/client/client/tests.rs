@@ -10,7 +10,7 @@ use super::*;
 use crate::peer::PeerOptions;
 use dapbox_protocol::{
     hpke::{Keypair, Suite},
-    model::{BatchMode, Duration, Max, Revision, TaskId, VdafConfig},
+    model::{BatchMode, Duration, MaxMeasurement, Revision, TaskId, VdafConfig},
     vdaf::VdafError,
     wire::{Problem, ProblemType, dap18},
 };
@@ -62,12 +62,12 @@ impl Aggregator {
         cache_control: &'static str,
         answer: impl Fn(usize, &[Report]) -> Response<Vec<u8>> + Clone + Send + Sync + 'static,
     ) -> Self {
-        let wire = wire::of(revision);
+        let wire = wire::for_revision(revision);
         let task = parameters(revision, String::new());
         let key_requests = Arc::new(AtomicUsize::new(0));
         let uploads = Arc::new(Mutex::new(Vec::new()));
         let (counter, received) = (Arc::clone(&key_requests), Arc::clone(&uploads));
-        let calls = [wire.hpke_config_call(Some(&task.id)), wire.upload_call(&task.id)];
+        let calls = [wire.hpke_config_request(Some(&task.id)), wire.upload_request(&task.id)];
         let routes = warp::method().and(warp::path::full()).and(warp::body::bytes()).map(
             move |method: Method, path: FullPath, body: Bytes| {
                 if path.as_str().ends_with("/hpke_config") {
@@ -96,7 +96,7 @@ impl Aggregator {
         let url = format!("http://{}/dap/", self.address);
         let task = TaskParameters { id: TaskId::random(), ..parameters(self.revision, url) };
         let retries =
-            Retries { initial: Span::from_millis(1), max: Span::from_millis(1), give_up_after: Span::from_secs(5) };
+            RetryPolicy { initial: Span::from_millis(1), max: Span::from_millis(1), give_up_after: Span::from_secs(5) };
         Client::new(task, Peer::new(&PeerOptions::default()).unwrap(), retries).unwrap()
     }
 
@@ -123,7 +123,7 @@ fn parameters(revision: Revision, url: String) -> TaskParameters {
         leader_url: url.clone(),
         helper_url: url,
         batch_mode: BatchMode::TimeInterval,
-        vdaf: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
+        vdaf: VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) },
         min_batch_size: 1,
         time_precision: Duration(60),
         task_expiration: None,
@@ -137,7 +137,7 @@ fn keypair(id: u8) -> Keypair {
 }
 
 #[tokio::test]
-async fn a_report_opens_at_each_aggregator_and_its_time_is_rounded_down() {
+async fn seals_to_each_aggregator_and_truncates_the_time() {
     for revision in Revision::ALL {
         let key = keypair(3);
         let list = vec![vec![key.config().clone()]];
@@ -149,7 +149,7 @@ async fn a_report_opens_at_each_aggregator_and_its_time_is_rounded_down() {
 
         let report = aggregator.reports()[0].clone();
         assert_eq!((report.metadata.id, report.metadata.time), (id, Time(60)));
-        let wire = wire::of(revision);
+        let wire = wire::for_revision(revision);
         let aad = wire.input_share_aad(&client.task, &report.metadata, &[], &report.public_share);
         for (role, share) in [(Role::Leader, &report.leader_share), (Role::Helper, &report.helper_share)] {
             assert_eq!(share.config_id, 3);
@@ -160,7 +160,7 @@ async fn a_report_opens_at_each_aggregator_and_its_time_is_rounded_down() {
 }
 
 #[tokio::test]
-async fn an_outdated_key_is_fetched_anew_once_and_the_report_made_anew() {
+async fn refetches_outdated_key_once_and_remakes_the_report() {
     let (old, new) = (keypair(1), keypair(2));
     let lists = vec![vec![old.config().clone()], vec![old.config().clone()], vec![new.config().clone()]];
     let outdated = || Problem::new(ProblemType::OutdatedConfig);
@@ -177,7 +177,7 @@ async fn an_outdated_key_is_fetched_anew_once_and_the_report_made_anew() {
 }
 
 #[tokio::test]
-async fn a_post_quantum_key_is_taken_wherever_it_stands() {
+async fn prefers_post_quantum_keys() {
     let strong = Keypair::generate(6, Suite { kem_id: hpke::XWING, ..Suite::DEFAULT }).unwrap();
     let cut_off = HpkeConfig { id: 7, public_key: vec![1; 1215], ..strong.config().clone() };
     let lists =
@@ -191,9 +191,10 @@ async fn a_post_quantum_key_is_taken_wherever_it_stands() {
 }
 
 #[tokio::test]
-async fn a_busy_leader_gets_the_same_report_again_and_a_refusal_is_final() {
+async fn retries_same_report_when_busy_and_stops_at_a_refusal() {
     let list = vec![vec![keypair(1).config().clone()]];
-    let aggregator = Aggregator::start(list.clone(), "no-store", vec![Problem::about(503), Problem::about(429)]).await;
+    let aggregator =
+        Aggregator::start(list.clone(), "no-store", vec![Problem::from_status(503), Problem::from_status(429)]).await;
     let client = aggregator.client();
     client.upload(Measurement::Number(1), None).await.unwrap();
     let uploads = aggregator.reports();
@@ -204,11 +205,11 @@ async fn a_busy_leader_gets_the_same_report_again_and_a_refusal_is_final() {
 
     let aggregator = Aggregator::start(list, "no-store", vec![Problem::new(ProblemType::ReportTooEarly)]).await;
     let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
-    assert!(error.is_about_the_report() && error.reason() == "reportTooEarly", "{error}");
+    assert!(error.is_report_specific() && error.reason() == "reportTooEarly", "{error}");
 }
 
 #[tokio::test]
-async fn the_first_key_that_can_be_used_is_taken_and_none_is_an_error() {
+async fn selects_first_usable_key() {
     let unknown = HpkeConfig { id: 9, kem_id: 0x7777, ..keypair(9).config().clone() };
     let lists = vec![vec![unknown.clone(), keypair(4).config().clone(), keypair(5).config().clone()]];
     let aggregator = Aggregator::start(lists, "max-age=60", vec![]).await;
@@ -220,7 +221,7 @@ async fn the_first_key_that_can_be_used_is_taken_and_none_is_an_error() {
 }
 
 #[tokio::test]
-async fn many_uploads_are_counted_by_what_became_of_them() {
+async fn counts_uploads_by_outcome() {
     let list = vec![vec![keypair(1).config().clone()]];
     let rejected = Problem::new(ProblemType::ReportRejected);
     let aggregator = Aggregator::start(list, "max-age=60", vec![rejected]).await;
@@ -236,7 +237,7 @@ async fn many_uploads_are_counted_by_what_became_of_them() {
 }
 
 #[tokio::test]
-async fn many_uploads_stop_when_there_is_no_point() {
+async fn stops_bulk_upload_at_a_fatal_error() {
     let list = vec![vec![keypair(1).config().clone()]];
     let unknown = || Problem::new(ProblemType::UnrecognizedTask);
     let aggregator = Aggregator::start(list, "max-age=60", vec![unknown(), unknown()]).await;
@@ -256,7 +257,7 @@ fn lists() -> Vec<Vec<HpkeConfig>> {
 }
 
 #[tokio::test]
-async fn many_reports_share_requests_and_few_do_not_wait_for_each_other() {
+async fn groups_many_reports_and_spreads_few() {
     let aggregator = Aggregator::new(lists(), |_, _| take()).await;
     let client = aggregator.client();
     let mut counts = Vec::new();
@@ -271,7 +272,7 @@ async fn many_reports_share_requests_and_few_do_not_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn refused_reports_are_counted_by_reason_and_the_others_are_accepted() {
+async fn counts_refused_reports_by_reason() {
     let aggregator = Aggregator::new(lists(), |_, reports| {
         let errors = [ReportError::ReportDropped, ReportError::ReportTooEarly, ReportError::ReportDropped];
         refuse(reports.iter().step_by(2).zip(errors))
@@ -288,11 +289,11 @@ async fn refused_reports_are_counted_by_reason_and_the_others_are_accepted() {
 
     let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
     assert!(matches!(error, ClientError::Refused(ReportError::ReportDropped)), "{error}");
-    assert!(error.is_about_the_report() && error.reason() == "report_dropped");
+    assert!(error.is_report_specific() && error.reason() == "report_dropped");
 }
 
 #[tokio::test]
-async fn only_reports_for_an_outdated_key_are_made_anew_and_once() {
+async fn remakes_only_reports_with_outdated_key_once() {
     fn outdated(report: &Report) -> (&Report, ReportError) {
         (report, ReportError::OutdatedConfig)
     }
@@ -315,7 +316,7 @@ async fn only_reports_for_an_outdated_key_are_made_anew_and_once() {
     let summary = aggregator.client().upload_many(numbers(9), None, 3, |_| ()).await;
     assert_eq!(summary.failure.map(|e| e.reason()).as_deref(), Some("outdated_config"));
     let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
-    assert!(error.is_outdated() && !error.is_about_the_report(), "{error}");
+    assert!(error.is_outdated() && !error.is_report_specific(), "{error}");
 }
 
 #[tokio::test]
@@ -335,12 +336,12 @@ async fn fetches_keys_again_after_hpke_unknown_config_id() {
 
     let aggregator = Aggregator::new(lists(), |_, reports| unknown_key(reports)).await;
     let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
-    assert_eq!((error.reason().as_str(), error.is_about_the_report()), ("hpke_unknown_config_id", false));
+    assert_eq!((error.reason().as_str(), error.is_report_specific()), ("hpke_unknown_config_id", false));
     assert_eq!((aggregator.sizes().len(), aggregator.key_requests()), (2, 4), "once more, with keys fetched again");
 }
 
 #[tokio::test]
-async fn an_unknown_error_code_refuses_its_report_only() {
+async fn unknown_error_code_rejects_one_report() {
     let unknown: Say = |_, reports| refuse([(&reports[1], ReportError::Unknown(77))]);
     let aggregator = Aggregator::new(lists(), unknown).await;
     let summary = aggregator.client().upload_many(numbers(3), None, 1, |_| ()).await;
@@ -350,7 +351,7 @@ async fn an_unknown_error_code_refuses_its_report_only() {
 }
 
 #[tokio::test]
-async fn a_problem_is_about_the_whole_request() {
+async fn problem_fails_the_whole_request() {
     for (kind, reason) in [
         (ProblemType::InvalidMessage, "invalidMessage"),
         (ProblemType::UnsupportedExtension, "unsupportedExtension"),
@@ -366,9 +367,9 @@ async fn a_problem_is_about_the_whole_request() {
 }
 
 #[tokio::test]
-async fn a_report_that_an_unanswered_request_brought_there_is_accepted() {
+async fn replay_after_a_lost_answer_counts_as_accepted() {
     let replayed: Say = |n, reports| match n {
-        0 => say(&Problem::about(502)),
+        0 => say(&Problem::from_status(502)),
         _ => refuse([(&reports[0], ReportError::ReportReplayed), (&reports[1], ReportError::ReportDropped)]),
     };
     let aggregator = Aggregator::new(lists(), replayed).await;
@@ -382,7 +383,7 @@ async fn a_report_that_an_unanswered_request_brought_there_is_accepted() {
 }
 
 #[tokio::test]
-async fn an_answer_about_something_else_is_not_understood() {
+async fn rejects_unrelated_upload_answers() {
     let answers: [Say; 3] = [
         |_, _| {
             let id = ReportId::random();
@@ -399,17 +400,17 @@ async fn an_answer_about_something_else_is_not_understood() {
     for answer in answers {
         let aggregator = Aggregator::new(lists(), answer).await;
         let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
-        assert!(matches!(&error, ClientError::Upload(CallError::Unexpected(_))), "{error}");
+        assert!(matches!(&error, ClientError::Upload(RequestError::Unexpected(_))), "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_request_is_not_longer_than_a_report_more_than_enough() {
+async fn limits_request_size() {
     let aggregator = Aggregator::new(lists(), |_, _| take()).await;
     let task = aggregator.client().task;
-    let vdaf = VdafConfig::Prio3SumVec { max: Max::of_bits(1), length: 20_000, chunk_length: 141 };
+    let vdaf = VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(1), length: 20_000, chunk_length: 141 };
     let peer = Peer::new(&PeerOptions::default()).unwrap();
-    let client = Client::new(TaskParameters { vdaf, ..task }, peer, Retries::default()).unwrap();
+    let client = Client::new(TaskParameters { vdaf, ..task }, peer, RetryPolicy::default()).unwrap();
     let measurements = std::iter::repeat_n(Measurement::Vector(vec![1; 20_000]), 8);
     let summary = client.upload_many(measurements, None, 1, |_| ()).await;
     assert_eq!((summary.accepted, summary.rejected_total()), (8, 0));
@@ -417,9 +418,9 @@ async fn a_request_is_not_longer_than_a_report_more_than_enough() {
 }
 
 #[test]
-fn what_is_wrong_with_all_reports_is_told_from_what_is_wrong_with_one() {
-    let refused = |kind| ClientError::Upload(CallError::Refused(Box::new(Problem::new(kind))));
-    for (error, is_about_the_report) in [
+fn distinguishes_report_errors_from_request_errors() {
+    let refused = |kind| ClientError::Upload(RequestError::Refused(Box::new(Problem::new(kind))));
+    for (error, is_report_specific) in [
         (ClientError::Vdaf(VdafError("too large".to_owned())), true),
         (ClientError::Refused(ReportError::ReportTooEarly), true),
         (ClientError::Refused(ReportError::OutdatedConfig), false),
@@ -428,6 +429,6 @@ fn what_is_wrong_with_all_reports_is_told_from_what_is_wrong_with_one() {
         (refused(ProblemType::UnrecognizedTask), false),
         (ClientError::Fault(Fault::new("x")), false),
     ] {
-        assert_eq!(error.is_about_the_report(), is_about_the_report, "{error}");
+        assert_eq!(error.is_report_specific(), is_report_specific, "{error}");
     }
 }

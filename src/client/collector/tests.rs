@@ -10,8 +10,8 @@ use super::*;
 use crate::peer::PeerOptions;
 use dapbox_protocol::{
     hpke::{self, Suite},
-    model::{BatchMode, Duration, Max, PartialBatch, ReportId, Revision, TaskId, Time, VdafConfig},
-    vdaf::{InputShare, Measurement, Verification},
+    model::{BatchMode, Duration, MaxMeasurement, PartialBatchSelector, ReportId, Revision, TaskId, Time, VdafConfig},
+    vdaf::{InputShare, Measurement, VerifyParams},
     wire::{Problem, ProblemType},
 };
 
@@ -32,7 +32,7 @@ fn task(revision: Revision, leader_url: String, batch_mode: BatchMode) -> Collec
             leader_url,
             helper_url: "http://helper.example/".to_owned(),
             batch_mode,
-            vdaf: VdafConfig::Prio3Sum { max: Max::of_bits(8) },
+            vdaf: VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) },
             min_batch_size: 1,
             time_precision: PRECISION,
             task_expiration: None,
@@ -47,8 +47,9 @@ fn task(revision: Revision, leader_url: String, batch_mode: BatchMode) -> Collec
 /// The encoded aggregate shares of 11 and 31.
 fn shares(task: &TaskParameters) -> (Vec<u8>, Vec<u8>) {
     let preparer = vdaf::preparer(task.revision, &task.vdaf).unwrap();
-    let (key, context) = (vec![1; preparer.verify_key_length()], wire::of(task.revision).vdaf_context(&task.id));
-    let verify = Verification { key: &key, context: &context };
+    let (key, context) =
+        (vec![1; preparer.verify_key_length()], wire::for_revision(task.revision).vdaf_context(&task.id));
+    let verify = VerifyParams { key: &key, context: &context };
     let (mut leader, mut helper) = (preparer.zero(), preparer.zero());
     for number in [11, 31] {
         let report_id = ReportId::random();
@@ -91,7 +92,7 @@ impl Script {
 
     /// The body of the result.
     fn result(&self, task: &TaskParameters) -> Vec<u8> {
-        let wire = wire::of(task.revision);
+        let wire = wire::for_revision(task.revision);
         let (leader, helper) = shares(task);
         let batch = match self.query {
             Query::TimeInterval(interval) => BatchSelector::TimeInterval(interval),
@@ -114,7 +115,8 @@ impl Script {
 
     /// The answer to the n-th request, from 1 on.
     fn answer(&self, n: usize, task: &TaskParameters) -> Response<Vec<u8>> {
-        let media_type = wire::of(task.revision).poll_call(Interaction::CollectionJob, JOB).unwrap().accept.unwrap();
+        let media_type =
+            wire::for_revision(task.revision).poll_request(ResourceKind::CollectionJob, JOB).unwrap().accept.unwrap();
         let response = Response::builder();
         let response = if self.location.is_empty() { response } else { response.header("location", self.location) };
         match &self.problem {
@@ -131,7 +133,7 @@ impl Script {
 
 /// What came of a collection.
 struct Outcome {
-    result: Result<Collected, CollectError>,
+    result: Result<CollectedAggregate, CollectError>,
     progress: Vec<Progress>,
     /// Method, path and token of each request.
     requests: Vec<String>,
@@ -162,12 +164,12 @@ async fn leader(query: Query, script: Script) -> (CollectorTask, Arc<Mutex<Vec<S
 }
 
 /// Asks `query` of a leader that keeps to a script, and releases what it gives out.
-async fn collect(keypair: Keypair, query: Query, patience: Option<Span>, script: Script) -> Outcome {
+async fn collect(keypair: Keypair, query: Query, timeout: Option<Span>, script: Script) -> Outcome {
     let (task, requests) = leader(query, script).await;
     let peer = Peer::new(&PeerOptions::default()).unwrap();
-    let collector = Collector::new(task, keypair, peer, Retries::default()).unwrap();
+    let collector = Collector::new(task, keypair, peer, RetryPolicy::default()).unwrap();
     let mut progress = Vec::new();
-    let result = collector.collect(query, patience, |step| progress.push(step)).await;
+    let result = collector.collect(query, timeout, |step| progress.push(step)).await;
     if let Ok(collected) = &result {
         collector.release(collected).await.unwrap();
     }
@@ -180,7 +182,7 @@ fn keypair() -> Keypair {
 }
 
 #[tokio::test]
-async fn an_aggregate_is_asked_for_awaited_opened_summed_and_released() {
+async fn collects_and_releases_an_aggregate() {
     for (revision, methods) in [
         (Revision::Dap09, ["PUT", "POST", "POST", "POST", "DELETE"]),
         (Revision::Dap18, ["POST", "GET", "GET", "GET", "DELETE"]),
@@ -190,12 +192,12 @@ async fn an_aggregate_is_asked_for_awaited_opened_summed_and_released() {
         let script = Script { revision, ..Script::new(&keypair, query) };
         let outcome = collect(keypair, query, None, script).await;
         let collected = outcome.result.unwrap();
-        let place = collected.place.clone().unwrap();
-        let expected = Collected {
+        let place = collected.location.clone().unwrap();
+        let expected = CollectedAggregate {
             report_count: 2,
             interval: interval(120, 60),
             batch_id: None,
-            place: Some(place.clone()),
+            location: Some(place.clone()),
             result: AggregateResult::Number(42),
         };
         assert_eq!(collected, expected);
@@ -210,7 +212,7 @@ async fn an_aggregate_is_asked_for_awaited_opened_summed_and_released() {
 }
 
 #[tokio::test]
-async fn a_result_may_be_there_at_once_and_places_are_kept_to() {
+async fn accepts_immediate_results_and_follows_locations_below_the_base() {
     let query = Query::TimeInterval(interval(0, 600));
     for (location, deferrals, place) in [
         ("collection_jobs/1", 0, Some("tasks/BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc/collection_jobs/1")),
@@ -224,14 +226,14 @@ async fn a_result_may_be_there_at_once_and_places_are_kept_to() {
         let outcome = collect(keypair, query, None, script).await;
         match place {
             Some(place) => {
-                assert_eq!(outcome.result.unwrap().place.as_deref(), Some(place));
+                assert_eq!(outcome.result.unwrap().location.as_deref(), Some(place));
                 assert_eq!(outcome.requests.len(), deferrals + 2);
                 let path = place.split('?').next().unwrap();
                 assert!(outcome.requests.last().unwrap().starts_with(&format!("DELETE /below/dap/{path} ")));
             }
             None => {
                 let error = outcome.result.unwrap_err();
-                assert!(matches!(&error, CollectError::Call(CallError::Unexpected(_))), "{error}");
+                assert!(matches!(&error, CollectError::Request(RequestError::Unexpected(_))), "{error}");
                 assert_eq!(outcome.requests.len(), 1, "the token goes nowhere else");
             }
         }
@@ -239,7 +241,7 @@ async fn a_result_may_be_there_at_once_and_places_are_kept_to() {
 }
 
 #[tokio::test]
-async fn the_leader_names_the_current_batch_and_must_keep_to_a_named_one() {
+async fn checks_batch_id_of_the_result() {
     let current = Query::FixedSize(FixedSizeQuery::CurrentBatch);
     for (revision, id) in [(Revision::Dap09, Some(BatchId::new([5; 32]))), (Revision::Dap18, None)] {
         let pair = keypair();
@@ -252,24 +254,24 @@ async fn the_leader_names_the_current_batch_and_must_keep_to_a_named_one() {
     let pair = keypair();
     let script = Script::new(&pair, named);
     let outcome = collect(pair, named, None, script).await;
-    assert!(matches!(outcome.result, Err(CollectError::Unfit("another batch"))));
+    assert!(matches!(outcome.result, Err(CollectError::AnswerMismatch("another batch"))));
 
     let pair = keypair();
     let script = Script { revision: Revision::Dap18, ..Script::new(&pair, current) };
     let outcome = collect(pair, named, None, script).await;
-    assert!(matches!(outcome.result, Err(CollectError::Impossible(_))), "this revision has no such query");
+    assert!(matches!(outcome.result, Err(CollectError::UnsupportedQuery(_))), "this revision has no such query");
     assert!(outcome.requests.is_empty());
 }
 
 #[tokio::test]
-async fn answers_that_do_not_fit_the_query_are_refused() {
+async fn rejects_mismatched_answers() {
     type Change = fn(&mut Collection);
     let cases: [(Revision, Change, &str); 7] = [
         (Revision::Dap09, |c| c.report_count = 0, "no reports"),
         (Revision::Dap09, |c| c.interval = interval(0, 120), "outside"),
         (Revision::Dap09, |c| c.interval = interval(120, 120), "outside"),
         (Revision::Dap09, |c| c.interval = interval(121, 30), "aligned"),
-        (Revision::Dap09, |c| c.batch = Some(PartialBatch::FixedSize(BatchId::new([5; 32]))), "kind"),
+        (Revision::Dap09, |c| c.batch = Some(PartialBatchSelector::FixedSize(BatchId::new([5; 32]))), "kind"),
         (Revision::Dap18, |c| c.report_count = 0, "no reports"),
         (Revision::Dap18, |c| c.interval = interval(120, 120), "outside"),
     ];
@@ -278,12 +280,12 @@ async fn answers_that_do_not_fit_the_query_are_refused() {
         let keypair = keypair();
         let script = Script { revision, change, ..Script::new(&keypair, query) };
         let error = collect(keypair, query, None, script).await.result.unwrap_err();
-        assert!(matches!(error, CollectError::Unfit(why) if why.contains(word)), "{word}: {error}");
+        assert!(matches!(error, CollectError::AnswerMismatch(why) if why.contains(word)), "{word}: {error}");
     }
 }
 
 #[tokio::test]
-async fn shares_for_another_key_or_another_query_do_not_open() {
+async fn rejects_shares_for_another_key_or_query() {
     let query = Query::TimeInterval(interval(0, 600));
     let longer = Query::TimeInterval(interval(0, 1200));
     for revision in Revision::ALL {
@@ -306,36 +308,38 @@ async fn shares_for_another_key_or_another_query_do_not_open() {
 }
 
 #[tokio::test]
-async fn refusals_and_deadlines_are_told_apart() {
+async fn distinguishes_refusals_from_timeouts() {
     let query = Query::TimeInterval(interval(0, 600));
     for revision in Revision::ALL {
         let pair = keypair();
         let problem = Some(Problem::new(ProblemType::InvalidBatchSize));
         let script = Script { revision, problem, ..Script::new(&pair, query) };
         let error = collect(pair, query, None, script).await.result.unwrap_err();
-        assert!(matches!(&error, CollectError::Call(e) if e.problem().unwrap().kind == ProblemType::InvalidBatchSize));
+        assert!(
+            matches!(&error, CollectError::Request(e) if e.problem().unwrap().kind == ProblemType::InvalidBatchSize)
+        );
 
         let pair = keypair();
-        let script = Script { revision, problem: Some(Problem::about(500)), ..Script::new(&pair, query) };
+        let script = Script { revision, problem: Some(Problem::from_status(500)), ..Script::new(&pair, query) };
         let outcome = collect(pair, query, Some(Span::ZERO), script).await;
-        assert!(matches!(outcome.result, Err(CollectError::Deadline(_))));
+        assert!(matches!(outcome.result, Err(CollectError::TimedOut(_))));
     }
 }
 
 #[tokio::test]
-async fn an_empty_answer_without_a_place_is_no_answer() {
+async fn rejects_empty_answer_without_location() {
     let (pair, query) = (keypair(), Query::TimeInterval(interval(0, 600)));
     let script = Script { revision: Revision::Dap18, location: "", ..Script::new(&pair, query) };
     let outcome = collect(pair, query, None, script).await;
-    assert!(matches!(outcome.result, Err(CollectError::Unfit(why)) if why.contains("place")));
+    assert!(matches!(outcome.result, Err(CollectError::AnswerMismatch(why)) if why.contains("location")));
 }
 
 /// A collector that does not repeat requests, and its empty ledger.
-fn recorded(task: CollectorTask, keypair: Keypair, dir: &std::path::Path) -> (Collector, Ledger) {
-    let ledger = Ledger::open(&dir.join("jobs.json"), task.public.id, task.public.revision).unwrap();
-    let once = Retries { initial: Span::ZERO, max: Span::ZERO, give_up_after: Span::ZERO };
+fn recorded(task: CollectorTask, keypair: Keypair, dir: &std::path::Path) -> (Collector, CollectionJournal) {
+    let journal = CollectionJournal::open(&dir.join("jobs.json"), task.public.id, task.public.revision).unwrap();
+    let once = RetryPolicy { initial: Span::ZERO, max: Span::ZERO, give_up_after: Span::ZERO };
     let peer = Peer::new(&PeerOptions::default()).unwrap();
-    (Collector::new(task, keypair, peer, once).unwrap(), ledger)
+    (Collector::new(task, keypair, peer, once).unwrap(), journal)
 }
 
 fn methods(requests: &Mutex<Vec<String>>) -> Vec<String> {
@@ -343,54 +347,54 @@ fn methods(requests: &Mutex<Vec<String>>) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_job_stays_recorded_only_if_the_leader_may_have_it() {
+async fn keeps_job_if_the_leader_may_have_it() {
     let query = Query::TimeInterval(interval(0, 600));
     for revision in Revision::ALL {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let dir = tempfile::tempdir().unwrap();
-        let (collector, mut ledger) = recorded(task(revision, url, BatchMode::TimeInterval), keypair(), dir.path());
+        let (collector, mut journal) = recorded(task(revision, url, BatchMode::TimeInterval), keypair(), dir.path());
         // It takes the request, and says nothing.
-        let (path, id) = (dir.path().join("jobs.json"), ledger.record().task);
+        let (path, id) = (dir.path().join("jobs.json"), journal.record().task);
         let silent = tokio::spawn(async move {
             let (mut connection, _) = listener.accept().await.unwrap();
             tokio::io::AsyncReadExt::read_u8(&mut connection).await.unwrap();
-            Record::read(&path, id, revision).unwrap().jobs.len()
+            CollectionRecord::read(&path, id, revision).unwrap().jobs.len()
         });
-        let id = collector.begin(&mut ledger, query, Time(1)).unwrap();
-        collector.run(&mut ledger, &id, None, |_| ()).await.unwrap_err();
-        assert_eq!(ledger.record().jobs.len(), 1, "{revision:?}: it may have been taken");
+        let id = collector.begin(&mut journal, query, Time(1)).unwrap();
+        collector.run(&mut journal, &id, None, |_| ()).await.unwrap_err();
+        assert_eq!(journal.record().jobs.len(), 1, "{revision:?}: it may have been taken");
         assert_eq!(silent.await.unwrap(), 1, "{revision:?}: it was recorded before the leader was asked");
 
         // Nobody listens any more: what was not sent is not there, and what was may be.
-        let second = collector.begin(&mut ledger, query, Time(2)).unwrap();
-        collector.run(&mut ledger, &second, None, |_| ()).await.unwrap_err();
-        collector.run(&mut ledger, &id, None, |_| ()).await.unwrap_err();
-        let left: Vec<_> = ledger.record().jobs.iter().map(|job| job.id).collect();
+        let second = collector.begin(&mut journal, query, Time(2)).unwrap();
+        collector.run(&mut journal, &second, None, |_| ()).await.unwrap_err();
+        collector.run(&mut journal, &id, None, |_| ()).await.unwrap_err();
+        let left: Vec<_> = journal.record().jobs.iter().map(|job| job.id).collect();
         assert_eq!(left, [id], "{revision:?}");
     }
 }
 
 #[tokio::test]
-async fn a_recorded_job_is_polled_at_its_place_and_its_result_outlives_the_leader() {
+async fn resumes_recorded_job_at_its_location() {
     let current = Query::FixedSize(FixedSizeQuery::CurrentBatch);
     for (revision, expected) in [(Revision::Dap09, &["PUT", "POST"][..]), (Revision::Dap18, &["POST", "GET", "DELETE"])]
     {
         let (pair, dir) = (keypair(), tempfile::tempdir().unwrap());
         let script = Script { revision, deferrals: 2, ..Script::new(&pair, current) };
         let (task, requests) = leader(current, script).await;
-        let (collector, mut ledger) = recorded(task.clone(), pair.clone(), dir.path());
-        let id = collector.begin(&mut ledger, current, Time(1)).unwrap();
-        assert_eq!(collector.ask_once(&mut ledger, &id, None).await.unwrap(), None);
-        drop(ledger);
-        let (collector, mut ledger) = recorded(task, pair, dir.path());
-        let collected = collector.run(&mut ledger, &id, None, |_| ()).await.unwrap();
+        let (collector, mut journal) = recorded(task.clone(), pair.clone(), dir.path());
+        let id = collector.begin(&mut journal, current, Time(1)).unwrap();
+        assert_eq!(collector.poll_once(&mut journal, &id, None).await.unwrap(), None);
+        drop(journal);
+        let (collector, mut journal) = recorded(task, pair, dir.path());
+        let collected = collector.run(&mut journal, &id, None, |_| ()).await.unwrap();
         assert_eq!(collected.result, AggregateResult::Number(42));
         let before = methods(&requests);
-        assert_eq!(collector.run(&mut ledger, &id, None, |_| ()).await.unwrap(), collected, "from the record");
+        assert_eq!(collector.run(&mut journal, &id, None, |_| ()).await.unwrap(), collected, "from the record");
         assert_eq!(methods(&requests), before, "{revision:?}: nobody is asked for what is recorded");
-        collector.settle(&mut ledger, &id, &collected).await.unwrap();
-        assert!(ledger.record().jobs.is_empty());
+        collector.complete(&mut journal, &id, &collected).await.unwrap();
+        assert!(journal.record().jobs.is_empty());
         let mut found = methods(&requests);
         found.dedup();
         assert_eq!(found, expected, "{revision:?}");
@@ -398,18 +402,18 @@ async fn a_recorded_job_is_polled_at_its_place_and_its_result_outlives_the_leade
 }
 
 #[tokio::test]
-async fn a_job_that_fails_for_good_is_deleted_at_the_leader_and_forgotten() {
+async fn deletes_finally_failed_job() {
     let query = Query::TimeInterval(interval(0, 600));
     for revision in Revision::ALL {
         let (pair, dir) = (keypair(), tempfile::tempdir().unwrap());
         let problem = Some(Problem::new(ProblemType::BatchMismatch));
         let script = Script { revision, deferrals: 1, problem, ..Script::new(&pair, query) };
         let (task, requests) = leader(query, script).await;
-        let (collector, mut ledger) = recorded(task, pair, dir.path());
-        let id = collector.begin(&mut ledger, query, Time(1)).unwrap();
-        let error = collector.run(&mut ledger, &id, None, |_| ()).await.unwrap_err();
-        assert!(matches!(error, CollectError::Call(CallError::Refused(_))), "{error}");
+        let (collector, mut journal) = recorded(task, pair, dir.path());
+        let id = collector.begin(&mut journal, query, Time(1)).unwrap();
+        let error = collector.run(&mut journal, &id, None, |_| ()).await.unwrap_err();
+        assert!(matches!(error, CollectError::Request(RequestError::Refused(_))), "{error}");
         assert_eq!(methods(&requests).last().unwrap(), "DELETE");
-        assert!(ledger.record().jobs.is_empty());
+        assert!(journal.record().jobs.is_empty());
     }
 }

@@ -38,14 +38,14 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn pauses_double_up_to_the_limit() {
+    fn delays_double_up_to_the_limit() {
         let mut backoff = Backoff::new(SECOND, 5 * SECOND);
         let delays: Vec<_> = (0..5).map(|_| backoff.step(1.0, None).as_secs()).collect();
         assert_eq!(delays, [1, 2, 4, 5, 5]);
     }
 
     #[test]
-    fn chance_shortens_a_pause_and_nothing_lengthens_it() {
+    fn jitter_only_shortens_delays() {
         let mut backoff = Backoff::new(4 * SECOND, 60 * SECOND);
         assert_eq!(backoff.step(0.0, None), Duration::ZERO);
         assert_eq!(backoff.step(0.5, None), 4 * SECOND);
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_peer_asks_for_is_the_least_but_not_without_limit() {
+    fn retry_after_is_a_bounded_minimum() {
         let mut backoff = Backoff::new(SECOND, 60 * SECOND);
         assert_eq!(backoff.step(0.0, Some(30 * SECOND)), 30 * SECOND);
         assert_eq!(backoff.step(0.0, Some(3600 * SECOND)), 60 * SECOND);
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_below_the_first_pause_holds() {
+    fn maximum_below_initial_delay_holds() {
         assert_eq!(Backoff::new(5 * SECOND, SECOND).step(1.0, None), SECOND);
     }
 }

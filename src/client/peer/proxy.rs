@@ -9,10 +9,10 @@ use ipnet::IpNet;
 use url::{Host, Url};
 
 /// The variables for one scheme, the first that is set counts; in capitals before small letters.
-const OF_HTTP: [&str; 2] = ["HTTP_PROXY", "ALL_PROXY"];
-const OF_HTTPS: [&str; 2] = ["HTTPS_PROXY", "ALL_PROXY"];
+const HTTP_VARIABLES: [&str; 2] = ["HTTP_PROXY", "ALL_PROXY"];
+const HTTPS_VARIABLES: [&str; 2] = ["HTTPS_PROXY", "ALL_PROXY"];
 /// The variable with hosts that are reached without a proxy.
-const EXCEPTIONS: &str = "NO_PROXY";
+const NO_PROXY_VARIABLE: &str = "NO_PROXY";
 
 /// The proxies that requests go through. Clones are the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,20 +40,21 @@ pub struct Proxy {
 
 impl Proxies {
     /// Those of this process.
-    pub fn of_process() -> Self {
+    pub fn from_env() -> Self {
         // What is no text is no URL either, and is reported as such when it is to be used.
-        Self::of(
+        Self::from_vars(
             std::env::vars_os()
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))),
         )
     }
 
     /// Those of an environment. Variables that name no proxy are passed over, and empty ones.
-    pub fn of(environment: impl IntoIterator<Item = (String, String)>) -> Self {
+    pub fn from_vars(environment: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut variables = Variables::new();
         for (name, value) in environment {
             let upper = name.to_ascii_uppercase();
-            let is_ours = OF_HTTP.contains(&upper.as_str()) || upper == OF_HTTPS[0] || upper == EXCEPTIONS;
+            let is_ours =
+                HTTP_VARIABLES.contains(&upper.as_str()) || upper == HTTPS_VARIABLES[0] || upper == NO_PROXY_VARIABLE;
             let is_plain = name == upper || name == name.to_ascii_lowercase();
             if !is_ours || !is_plain || value.trim().is_empty() {
                 continue;
@@ -73,12 +74,12 @@ impl Proxies {
     /// The proxy that requests for a URL go through. This machine is always reached without.
     pub fn for_url(&self, url: &Url) -> Option<Proxy> {
         let of_scheme = match url.scheme() {
-            "http" => OF_HTTP,
-            "https" => OF_HTTPS,
+            "http" => HTTP_VARIABLES,
+            "https" => HTTPS_VARIABLES,
             _ => return None,
         };
         let variable = of_scheme.iter().find_map(|name| self.0.get(*name))?;
-        if is_here(url) || self.is_excepted(url) {
+        if is_local(url) || self.is_exempt(url) {
             return None;
         }
         Some(Proxy { variable: variable.name.clone(), url: parse(&variable.value) })
@@ -90,9 +91,9 @@ impl Proxies {
         reqwest::Proxy::custom(move |url| proxies.for_url(url)?.url.ok())
     }
 
-    fn is_excepted(&self, url: &Url) -> bool {
-        let list = self.0.get(EXCEPTIONS).map_or("", |variable| &variable.value);
-        list.split(|c: char| c == ',' || c.is_whitespace()).any(|entry| is_meant(entry, url))
+    fn is_exempt(&self, url: &Url) -> bool {
+        let list = self.0.get(NO_PROXY_VARIABLE).map_or("", |variable| &variable.value);
+        list.split(|c: char| c == ',' || c.is_whitespace()).any(|entry| entry_matches(entry, url))
     }
 }
 
@@ -110,7 +111,7 @@ fn parse(value: &str) -> Result<Url, String> {
 }
 
 /// Whether a URL leads to this machine by its very name.
-fn is_here(url: &Url) -> bool {
+fn is_local(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {
             let name = name.strip_suffix('.').unwrap_or(name);
@@ -127,7 +128,7 @@ fn is_here(url: &Url) -> bool {
 
 /// Whether an entry of `NO_PROXY` is about a URL: `*`, a domain with all below it, an address, or a network; perhaps with
 /// a port.
-fn is_meant(entry: &str, url: &Url) -> bool {
+fn entry_matches(entry: &str, url: &Url) -> bool {
     if entry == "*" {
         return true;
     }
@@ -194,7 +195,7 @@ mod tests {
     use super::*;
 
     fn proxies(variables: &[(&str, &str)]) -> Proxies {
-        Proxies::of(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
+        Proxies::from_vars(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
     }
 
     fn chosen(variables: &[(&str, &str)], url: &str) -> Option<String> {
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn respects_exceptions() {
+    fn respects_no_proxy() {
         let is_direct = |list: &str, url: &str| chosen(&[("ALL_PROXY", "p:1"), ("no_proxy", list)], url).is_none();
         for (list, url) in [
             ("*", "https://a.example/"),
@@ -258,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_it_cannot_use() {
+    fn reports_unusable_proxies() {
         for (value, why) in [
             ("socks5h://proxy:1080", "socks5h://"),
             ("socks4://proxy", "socks4://"),

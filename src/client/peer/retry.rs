@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Backoff, CallError};
+use super::{Backoff, RequestError};
 
 /// How long and how often to try again.
 #[derive(Clone, Copy, Debug)]
-pub struct Retries {
+pub struct RetryPolicy {
     /// The first pause is at most this long.
     pub initial: Duration,
     /// No pause is longer.
@@ -15,7 +15,7 @@ pub struct Retries {
     pub give_up_after: Duration,
 }
 
-impl Default for Retries {
+impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             initial: Duration::from_millis(250),
@@ -26,9 +26,9 @@ impl Default for Retries {
 }
 
 /// Repeats a call that is safe to repeat until it succeeds, cannot succeed, or takes too long.
-pub async fn retry<T, F>(retries: Retries, mut call: impl FnMut() -> F) -> Result<T, CallError>
+pub async fn retry<T, F>(retries: RetryPolicy, mut call: impl FnMut() -> F) -> Result<T, RequestError>
 where
-    F: Future<Output = Result<T, CallError>>,
+    F: Future<Output = Result<T, RequestError>>,
 {
     let start = Instant::now();
     let mut backoff = Backoff::new(retries.initial, retries.max);

@@ -8,12 +8,12 @@ use tokio::{
 use super::*;
 use dapbox_protocol::wire::ProblemType;
 
-const CALL: Call = Call {
+const CALL: RequestSpec = RequestSpec {
     method: "PUT",
     path: String::new(),
     content_type: Some("application/x-ask"),
     accept: Some("application/x-answer"),
-    place: None,
+    resource_path: None,
     advertisement: None,
 };
 
@@ -39,14 +39,14 @@ async fn serve(answer: &'static str) -> (SocketAddr, impl Future<Output = String
     (address, async { task.await.unwrap() })
 }
 
-async fn ask(peer: &Peer, address: SocketAddr) -> Result<Answer, CallError> {
-    let call = Call { path: "tasks/x".to_owned(), ..CALL };
+async fn ask(peer: &Peer, address: SocketAddr) -> Result<Answer, RequestError> {
+    let call = RequestSpec { path: "tasks/x".to_owned(), ..CALL };
     let token = Secret::new(b"hunter2".to_vec());
     peer.call(&format!("http://{address}/dap-09/"), &call, Some(&token), Bytes::from_static(b"question")).await
 }
 
 #[tokio::test]
-async fn a_request_carries_path_type_and_token_and_the_answer_its_headers() {
+async fn sends_path_media_type_and_token() {
     let (address, request) = serve(
         "HTTP/1.1 201 Created\r\nContent-Type: Application/X-Answer; v=1\r\nCache-Control: public, max-age=60\r\n\
          Content-Length: 3\r\n\r\nyes",
@@ -62,7 +62,7 @@ async fn a_request_carries_path_type_and_token_and_the_answer_its_headers() {
 }
 
 #[tokio::test]
-async fn a_connection_for_each_request_is_not_used_again() {
+async fn does_not_reuse_connections_on_request() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let accepted = tokio::spawn(async move {
@@ -82,7 +82,7 @@ async fn a_connection_for_each_request_is_not_used_again() {
         }
         streams.len()
     });
-    let peer = peer(Duration::from_secs(5), 100).once_each().unwrap();
+    let peer = peer(Duration::from_secs(5), 100).without_connection_reuse().unwrap();
     for _ in 0..2 {
         ask(&peer, address).await.unwrap();
     }
@@ -90,7 +90,7 @@ async fn a_connection_for_each_request_is_not_used_again() {
 }
 
 #[tokio::test]
-async fn redirects_are_not_followed() {
+async fn does_not_follow_redirects() {
     let (address, _request) =
         serve("HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n").await;
     let error = ask(&peer(Duration::from_secs(5), 100), address).await.unwrap_err();
@@ -99,7 +99,7 @@ async fn redirects_are_not_followed() {
 }
 
 #[tokio::test]
-async fn problems_are_read_and_the_wrong_media_type_is_an_error() {
+async fn reads_problems_and_rejects_wrong_media_type() {
     let (address, _request) = serve(
         "HTTP/1.1 400 Bad Request\r\nContent-Type: application/problem+json\r\nContent-Length: 61\r\n\r\n\
          {\"type\":\"urn:ietf:params:ppm:dap:error:outdatedConfig\",\"x\":1}",
@@ -110,11 +110,11 @@ async fn problems_are_read_and_the_wrong_media_type_is_an_error() {
 
     let (address, _request) = serve("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\n\r\nhi").await;
     let error = ask(&peer(Duration::from_secs(5), 100), address).await.unwrap_err();
-    assert!(matches!(&error, CallError::Unexpected(why) if why.contains("text/html")), "{error}");
+    assert!(matches!(&error, RequestError::Unexpected(why) if why.contains("text/html")), "{error}");
 }
 
 #[tokio::test]
-async fn a_busy_peer_is_retryable_after_what_it_asks_for() {
+async fn honours_retry_after() {
     let (address, _request) =
         serve("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n").await;
     let error = ask(&peer(Duration::from_secs(5), 100), address).await.unwrap_err();
@@ -123,19 +123,19 @@ async fn a_busy_peer_is_retryable_after_what_it_asks_for() {
 }
 
 #[tokio::test]
-async fn long_answers_are_refused_with_and_without_a_declared_length() {
+async fn rejects_long_answers() {
     for answer in [
         "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nlong",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nlo\r\n2\r\nng\r\n0\r\n\r\n",
     ] {
         let (address, _request) = serve(answer).await;
         let error = ask(&peer(Duration::from_secs(5), 3), address).await.unwrap_err();
-        assert!(matches!(error, CallError::Unanswered(PeerError::TooLong { limit: 3, .. })), "{error}");
+        assert!(matches!(error, RequestError::NoAnswer(PeerError::AnswerTooLong { limit: 3, .. })), "{error}");
     }
 }
 
 #[tokio::test]
-async fn what_was_never_sent_is_told_from_what_may_have_arrived() {
+async fn distinguishes_unsent_requests() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let error = peer(Duration::from_secs(5), 100).send(&format!("http://{closed}"), &CALL, None, Bytes::new()).await;
     assert!(matches!(&error, Err(e @ PeerError::Connect { .. }) if e.never_sent() && e.is_retryable()), "{error:?}");
@@ -147,21 +147,21 @@ async fn what_was_never_sent_is_told_from_what_may_have_arrived() {
 
     let (address, _request) = serve("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\ncut").await;
     let error = ask(&peer(Duration::from_secs(5), 100), address).await.unwrap_err();
-    assert!(matches!(&error, CallError::Unanswered(e @ PeerError::Broken { .. }) if !e.never_sent()), "{error:?}");
+    assert!(matches!(&error, RequestError::NoAnswer(e @ PeerError::Broken { .. }) if !e.never_sent()), "{error:?}");
 
     let error = peer(Duration::from_secs(5), 100).send("ftp:/x", &CALL, None, Bytes::new()).await;
-    assert!(matches!(&error, Err(PeerError::Impossible { .. })), "{error:?}");
+    assert!(matches!(&error, Err(PeerError::InvalidRequest { .. })), "{error:?}");
 }
 
 #[test]
-fn base_and_path_are_joined_with_one_slash_and_otherwise_untouched() {
+fn join_inserts_one_slash() {
     for base in ["https://EXAMPLE.com:443/a/../b", "https://EXAMPLE.com:443/a/../b/"] {
         assert_eq!(join(base, "tasks/x"), "https://EXAMPLE.com:443/a/../b/tasks/x");
     }
 }
 
 #[test]
-fn retry_after_is_seconds_or_a_date() {
+fn parses_retry_after() {
     let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
     assert_eq!(parse_retry_after(" 30 ", now), Some(Duration::from_secs(30)));
     assert_eq!(parse_retry_after("Sun, 06 Nov 1994 08:50:37 GMT", now), Some(Duration::from_secs(60)));
@@ -170,14 +170,14 @@ fn retry_after_is_seconds_or_a_date() {
 }
 
 #[test]
-fn cache_control_is_understood() {
+fn parses_cache_control() {
     assert_eq!(parse_max_age("public, Max-Age=86400"), Some(Duration::from_secs(86_400)));
     assert_eq!(parse_max_age("max-age=60, no-store"), Some(Duration::ZERO));
     assert_eq!(parse_max_age("private"), None);
 }
 
 #[test]
-fn only_statuses_that_may_pass_are_retried() {
+fn retries_transient_statuses_only() {
     for status in [408, 429, 500, 502, 503, 504, 507] {
         assert!(is_retryable(status));
     }
@@ -187,7 +187,7 @@ fn only_statuses_that_may_pass_are_retried() {
 }
 
 #[test]
-fn a_location_is_followed_below_the_base_url_only() {
+fn resolves_locations_below_the_base_url_only() {
     let asked = "tasks/x/jobs";
     for (base, location, place) in [
         // Absolute URL, absolute path, relative reference; with and without a path and a slash at its end.
@@ -224,47 +224,47 @@ fn a_location_is_followed_below_the_base_url_only() {
         ("https://a.example/p/dap/", "https://", ""),
         ("not a url", "/p/dap/1", ""),
     ] {
-        let found = place_below(base, asked, location);
+        let found = resolve_location(base, asked, location);
         match place {
-            "" => assert!(matches!(&found, Err(CallError::Unexpected(_))), "{base} {location}: {found:?}"),
+            "" => assert!(matches!(&found, Err(RequestError::Unexpected(_))), "{base} {location}: {found:?}"),
             place => assert_eq!(found.as_deref(), Ok(place), "{base} {location}"),
         }
     }
-    assert!(place_below("https://a.example", asked, &format!("/{}", "x".repeat(MAX_LOCATION))).is_err());
+    assert!(resolve_location("https://a.example", asked, &format!("/{}", "x".repeat(MAX_LOCATION))).is_err());
     // A place that looks like another host is a path and stays one.
-    let place = place_below("https://a.example/dap", asked, "/dap//evil.example/1").unwrap();
+    let place = resolve_location("https://a.example/dap", asked, "/dap//evil.example/1").unwrap();
     assert_eq!(join("https://a.example/dap", &place), "https://a.example/dap//evil.example/1");
-    assert_eq!(place_below("https://a.example/dap", &place, "2").as_deref(), Ok("/evil.example/2"));
+    assert_eq!(resolve_location("https://a.example/dap", &place, "2").as_deref(), Ok("/evil.example/2"));
 }
 
 #[tokio::test]
-async fn a_resource_is_ready_or_has_a_place_where_to_ask_for_it() {
-    let ask = async |answer: &'static str, call: Call| {
+async fn returns_resource_or_location() {
+    let ask = async |answer: &'static str, call: RequestSpec| {
         let (address, _request) = serve(answer).await;
         let url = format!("http://{address}/dap");
         peer(Duration::from_secs(5), 100).ask(&url, &call, None, Bytes::from_static(b"question")).await
     };
-    let call = Call { path: "tasks/x/jobs".to_owned(), ..CALL };
+    let call = RequestSpec { path: "tasks/x/jobs".to_owned(), ..CALL };
     let ready = "HTTP/1.1 200 OK\r\nLocation: /dap/tasks/x/jobs/1\r\nContent-Type: application/x-answer\r\n\
                  Content-Length: 3\r\n\r\nyes";
     let reply = ask(ready, call.clone()).await.unwrap();
-    assert_eq!((reply.place.as_deref(), reply.ready.as_deref()), (Some("tasks/x/jobs/1"), Some(&b"yes"[..])));
+    assert_eq!((reply.location.as_deref(), reply.ready.as_deref()), (Some("tasks/x/jobs/1"), Some(&b"yes"[..])));
 
     let deferred = "HTTP/1.1 201 Created\r\nLocation: jobs/1?step=0\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n";
     let reply = ask(deferred, call.clone()).await.unwrap();
-    assert_eq!((reply.place.as_deref(), &reply.ready), (Some("tasks/x/jobs/1?step=0"), &None));
+    assert_eq!((reply.location.as_deref(), &reply.ready), (Some("tasks/x/jobs/1?step=0"), &None));
     assert_eq!((reply.status, reply.retry_after), (201, Some(Duration::from_secs(7))));
 
     // Where we choose the place, what the peer says of it does not matter.
-    let ours = Call { place: Some("tasks/x/jobs/2".to_owned()), ..call.clone() };
+    let ours = RequestSpec { resource_path: Some("tasks/x/jobs/2".to_owned()), ..call.clone() };
     let elsewhere = "HTTP/1.1 201 Created\r\nLocation: http://evil.example/\r\nContent-Length: 0\r\n\r\n";
-    assert_eq!(ask(elsewhere, ours).await.unwrap().place.as_deref(), Some("tasks/x/jobs/2"));
-    assert!(matches!(ask(elsewhere, call.clone()).await, Err(CallError::Unexpected(_))));
+    assert_eq!(ask(elsewhere, ours).await.unwrap().location.as_deref(), Some("tasks/x/jobs/2"));
+    assert!(matches!(ask(elsewhere, call.clone()).await, Err(RequestError::Unexpected(_))));
 
     // Words in the body of a request that was only taken are not the resource; with any other status they are wrong.
     let words = "HTTP/1.1 202 Accepted\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nsoon";
     assert_eq!(ask(words, call.clone()).await.unwrap().ready, None);
     let wrong = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nsoon";
-    assert!(matches!(ask(wrong, call.clone()).await, Err(CallError::Unexpected(_))));
-    assert_eq!(ask(wrong, Call { accept: None, ..call }).await.unwrap().ready, None);
+    assert!(matches!(ask(wrong, call.clone()).await, Err(RequestError::Unexpected(_))));
+    assert_eq!(ask(wrong, RequestSpec { accept: None, ..call }).await.unwrap().ready, None);
 }

@@ -21,11 +21,11 @@ use dapbox_support::files;
 
 /// Root certificates besides those that everybody believes: for private authorities.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Roots(Arc<[CertificateDer<'static>]>);
+pub struct RootCertificates(Arc<[CertificateDer<'static>]>);
 
 /// Why root certificates cannot be used. The text says what to do.
 #[derive(Debug, thiserror::Error)]
-pub enum RootsError {
+pub enum RootCertificatesError {
     /// The file cannot be read.
     #[error("cannot read the root certificates in {}: {error}", path.display())]
     Read {
@@ -44,14 +44,14 @@ pub enum RootsError {
     },
 }
 
-impl Roots {
+impl RootCertificates {
     /// Reads a PEM file. An empty path stands for no file and no roots.
-    pub fn read(path: &Path) -> Result<Self, RootsError> {
+    pub fn read(path: &Path) -> Result<Self, RootCertificatesError> {
         if path.as_os_str().is_empty() {
             return Ok(Self::default());
         }
-        let text = files::read(path).map_err(|error| RootsError::Read { path: path.to_owned(), error })?;
-        let unusable = |why| RootsError::Unusable { path: path.to_owned(), why };
+        let text = files::read(path).map_err(|error| RootCertificatesError::Read { path: path.to_owned(), error })?;
+        let unusable = |why| RootCertificatesError::Unusable { path: path.to_owned(), why };
         let roots = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
         let roots = roots.map_err(|error| unusable(format!(" ({error})")))?;
         let mut store = RootCertStore::empty();
@@ -62,7 +62,7 @@ impl Roots {
     }
 
     /// These, and those that the web believes, whatever this system does: what others will make of a certificate of ours.
-    pub fn web(&self) -> Result<RootCertStore, TlsError> {
+    pub fn webpki_store(&self) -> Result<RootCertStore, TlsError> {
         let mut store = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         for root in &*self.0 {
             store.add(root.clone())?;
@@ -86,7 +86,7 @@ impl Roots {
 }
 
 /// How we speak TLS as a client.
-pub fn client_config(extra: &Roots) -> Result<ClientConfig, TlsError> {
+pub fn client_config(extra: &RootCertificates) -> Result<ClientConfig, TlsError> {
     let store = extra.store()?;
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&TLS13, &TLS12])?;
@@ -96,7 +96,7 @@ pub fn client_config(extra: &Roots) -> Result<ClientConfig, TlsError> {
 }
 
 /// Why a server's certificate was not believed, if that is why there was no connection.
-pub fn distrust(error: &(dyn Error + 'static)) -> Option<String> {
+pub fn certificate_error(error: &(dyn Error + 'static)) -> Option<String> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(TlsError::InvalidCertificate(why)) = error.downcast_ref() {

@@ -62,33 +62,33 @@ impl Cipher for ChaCha20Poly1305 {
 
 /// A cipher with a key, which aws-lc wipes in the end. Whose nonce comes next is the `hpke` crate's business.
 #[derive(Clone)]
-pub(super) struct Keyed<C>(Arc<LessSafeKey>, PhantomData<C>);
+pub(super) struct KeyedCipher<C>(Arc<LessSafeKey>, PhantomData<C>);
 
-impl<C: Cipher> Aead for Keyed<C> {
+impl<C: Cipher> Aead for KeyedCipher<C> {
     type AeadImpl = Self;
 
     const AEAD_ID: u16 = C::ID;
 }
 
-impl<C: Cipher> KeySizeUser for Keyed<C> {
+impl<C: Cipher> KeySizeUser for KeyedCipher<C> {
     type KeySize = C::KeySize;
 }
 
-impl<C: Cipher> KeyInit for Keyed<C> {
+impl<C: Cipher> KeyInit for KeyedCipher<C> {
     fn new(key: &Key<Self>) -> Self {
         let key = UnboundKey::new(C::ALGORITHM, key).expect("the type of a key has its length");
         Self(Arc::new(LessSafeKey::new(key)), PhantomData)
     }
 }
 
-impl<C: Cipher> AeadCore for Keyed<C> {
+impl<C: Cipher> AeadCore for KeyedCipher<C> {
     type NonceSize = U12;
     type TagSize = U16;
 
     const TAG_POSITION: TagPosition = TagPosition::Postfix;
 }
 
-impl<C: Cipher> AeadInOut for Keyed<C> {
+impl<C: Cipher> AeadInOut for KeyedCipher<C> {
     fn encrypt_inout_detached(
         &self,
         nonce: &Nonce<Self>,

@@ -13,7 +13,7 @@ use hpke::{
 };
 
 use self::{
-    cipher::{AesGcm128, AesGcm256, ChaCha20Poly1305, Keyed},
+    cipher::{AesGcm128, AesGcm256, ChaCha20Poly1305, KeyedCipher},
     x25519::X25519HkdfSha256,
     xwing::XWing,
 };
@@ -48,10 +48,10 @@ pub enum HpkeError {
     },
     /// Bytes that are no public key of the KEM.
     #[error("not a valid HPKE public key")]
-    BadPublicKey,
+    InvalidPublicKey,
     /// Bytes that are no private key of the KEM.
     #[error("not a valid HPKE private key")]
-    BadPrivateKey,
+    InvalidPrivateKey,
     /// The public key is not the one of the private key.
     #[error("the HPKE public key does not belong to the private key")]
     KeyMismatch,
@@ -60,10 +60,10 @@ pub enum HpkeError {
     InfoTooLong,
     /// The message was not sealed to this key, or not with this info and associated data, or was changed.
     #[error("cannot open an HPKE ciphertext")]
-    Open,
+    OpenFailed,
     /// The message could not be sealed; the recipient's public key is degenerate.
     #[error("cannot seal to an HPKE public key")]
-    Seal,
+    SealFailed,
 }
 
 /// Whether we can seal to a configuration: we have its algorithms, and its public key is one and not degenerate.
@@ -165,8 +165,8 @@ impl Debug for Keypair {
 }
 
 fn parse_private<K: Kem>(config: &HpkeConfig, private_key: &Secret) -> Result<K::PrivateKey, HpkeError> {
-    let public = K::PublicKey::from_bytes(&config.public_key).map_err(|_| HpkeError::BadPublicKey)?;
-    let private = K::PrivateKey::from_bytes(private_key.expose()).map_err(|_| HpkeError::BadPrivateKey)?;
+    let public = K::PublicKey::from_bytes(&config.public_key).map_err(|_| HpkeError::InvalidPublicKey)?;
+    let private = K::PrivateKey::from_bytes(private_key.expose()).map_err(|_| HpkeError::InvalidPrivateKey)?;
     if K::sk_to_pk(&private) == public { Ok(private) } else { Err(HpkeError::KeyMismatch) }
 }
 
@@ -189,9 +189,9 @@ fn run<O: Operation>(suite: Suite, operation: O) -> Result<O::Output, HpkeError>
 
 fn run_with_kdf<D: Kdf, O: Operation>(suite: Suite, operation: O) -> Result<O::Output, HpkeError> {
     match suite.aead_id {
-        AES128 => operation.run::<D, Keyed<AesGcm128>>(),
-        AES256 => operation.run::<D, Keyed<AesGcm256>>(),
-        CHACHA20 => operation.run::<D, Keyed<ChaCha20Poly1305>>(),
+        AES128 => operation.run::<D, KeyedCipher<AesGcm128>>(),
+        AES256 => operation.run::<D, KeyedCipher<AesGcm256>>(),
+        CHACHA20 => operation.run::<D, KeyedCipher<ChaCha20Poly1305>>(),
         _ => Err(HpkeError::UnsupportedSuite(suite)),
     }
 }
@@ -213,7 +213,7 @@ impl<'a, K: Kem> Seal<'a, K> {
         plaintext: &'a [u8],
     ) -> Result<HpkeCiphertext, HpkeError> {
         check_info(info)?;
-        let public_key = K::PublicKey::from_bytes(&config.public_key).map_err(|_| HpkeError::BadPublicKey)?;
+        let public_key = K::PublicKey::from_bytes(&config.public_key).map_err(|_| HpkeError::InvalidPublicKey)?;
         run(Suite::of(config), Self { config_id: config.id, public_key, info, aad, plaintext })
     }
 }
@@ -224,7 +224,7 @@ impl<K: Kem> Operation for Seal<'_, K> {
     fn run<D: Kdf, A: Aead>(self) -> Result<HpkeCiphertext, HpkeError> {
         let (enc, payload) =
             single_shot_seal::<A, D, K>(&OpModeS::Base, &self.public_key, self.info, self.plaintext, self.aad)
-                .map_err(|_| HpkeError::Seal)?;
+                .map_err(|_| HpkeError::SealFailed)?;
         Ok(HpkeCiphertext { config_id: self.config_id, enc: enc.to_bytes().to_vec().into(), payload: payload.into() })
     }
 }
@@ -247,7 +247,7 @@ impl<'a, K: Kem> Open<'a, K> {
         ciphertext: &'a HpkeCiphertext,
     ) -> Result<Vec<u8>, HpkeError> {
         check_info(info)?;
-        let enc = K::EncappedKey::from_bytes(&ciphertext.enc).map_err(|_| HpkeError::Open)?;
+        let enc = K::EncappedKey::from_bytes(&ciphertext.enc).map_err(|_| HpkeError::OpenFailed)?;
         run(Suite::of(config), Self { private_key, enc, info, aad, payload: &ciphertext.payload })
     }
 }
@@ -257,7 +257,7 @@ impl<K: Kem> Operation for Open<'_, K> {
 
     fn run<D: Kdf, A: Aead>(self) -> Result<Vec<u8>, HpkeError> {
         single_shot_open::<A, D, K>(&OpModeR::Base, self.private_key, &self.enc, self.info, self.payload, self.aad)
-            .map_err(|_| HpkeError::Open)
+            .map_err(|_| HpkeError::OpenFailed)
     }
 }
 
@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_private_key_is_never_shown() {
+    fn debug_hides_private_key() {
         let keypair = Keypair::generate(3, Suite::DEFAULT).unwrap();
         let shown = format!("{keypair:?}");
         assert!(shown.contains(&format!("{:?}", keypair.config().public_key)));

@@ -163,7 +163,7 @@ mod tests {
     use crate::hpke::Keypair;
 
     #[test]
-    fn every_suite_has_a_name_and_is_found_by_it() {
+    fn parses_the_name_of_every_suite() {
         assert_eq!(Suite::all().count(), 27);
         assert_eq!(Suite::all().next(), Some(Suite::DEFAULT));
         for suite in Suite::all() {
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn the_names_of_peers_are_understood() {
+    fn accepts_algorithm_names_of_peers() {
         assert_eq!(Suite::from_names("X25519HkdfSha256", "HkdfSha256", "Aes128Gcm"), Ok(Suite::DEFAULT));
         assert_eq!(Suite::from_names("X25519HkdfSha256", "Sha256", "AesGcm128"), Ok(Suite::DEFAULT));
         let other = Suite { kem_id: 0x10, kdf_id: 3, aead_id: 3 };
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_do_not_have_is_named() {
+    fn rejects_unknown_algorithms() {
         let error = "x25519-sha1-aes128gcm".parse::<Suite>().unwrap_err();
         assert_eq!(error.to_string(), r#"unknown HPKE KDF "sha1"; known are sha256, sha384, sha512"#);
         assert!("".parse::<Suite>().is_err());

@@ -34,9 +34,9 @@ pub(super) struct PublicKey([u8; LEN]);
 
 /// A private key, ready for use. Its bytes are wiped when the last clone is dropped: here, and by aws-lc what it has.
 #[derive(Clone)]
-pub(super) struct PrivateKey(Arc<Parsed>);
+pub(super) struct PrivateKey(Arc<KeyMaterial>);
 
-struct Parsed {
+struct KeyMaterial {
     key: agreement::PrivateKey,
     public_key: PublicKey,
     /// The scalar, clamped as RFC 9180 section 7.1.2 asks of a serialised key.
@@ -80,7 +80,7 @@ impl Deserializable for PrivateKey {
             .map_err(|_| HpkeError::ValidationError)?;
         let public_key = key.compute_public_key().map_err(|_| HpkeError::ValidationError)?;
         let public_key = PublicKey::from_bytes(public_key.as_ref())?;
-        Ok(Self(Arc::new(Parsed { key, public_key, bytes })))
+        Ok(Self(Arc::new(KeyMaterial { key, public_key, bytes })))
     }
 }
 
@@ -167,9 +167,9 @@ mod tests {
     use super::*;
 
     /// Hands out the input keying material of a vector's ephemeral key, once.
-    struct Material(Vec<u8>);
+    struct FixedRandom(Vec<u8>);
 
-    impl TryRng for Material {
+    impl TryRng for FixedRandom {
         type Error = Infallible;
 
         fn try_next_u32(&mut self) -> Result<u32, Infallible> {
@@ -186,7 +186,7 @@ mod tests {
         }
     }
 
-    impl TryCryptoRng for Material {}
+    impl TryCryptoRng for FixedRandom {}
 
     fn hex(text: &Value) -> Vec<u8> {
         let text = text.as_str().unwrap();
@@ -195,7 +195,7 @@ mod tests {
 
     /// RFC 9180 appendix A, as far as it is about the KEM: what sealing draws cannot be chosen from outside.
     #[test]
-    fn the_kem_is_that_of_the_vectors() {
+    fn matches_test_vectors() {
         let vectors: Vec<Value> =
             serde_json::from_str(include_str!("../../../fixtures/hpke/rfc9180-base.json")).unwrap();
         let ours: Vec<_> = vectors.iter().filter(|vector| vector["kem_id"] == X25519HkdfSha256::KEM_ID).collect();
@@ -206,7 +206,7 @@ mod tests {
             assert!(bool::from(private.ct_eq(&PrivateKey::from_bytes(&hex(&vector["skRm"])).unwrap())));
             assert_eq!(public.to_bytes().to_vec(), hex(&vector["pkRm"]));
 
-            let mut material = Material(hex(&vector["ikmE"]));
+            let mut material = FixedRandom(hex(&vector["ikmE"]));
             let (secret, enc) = X25519HkdfSha256::encap_with_rng(&public, None, &mut material).unwrap();
             assert_eq!(enc.to_bytes().to_vec(), hex(&vector["enc"]));
             assert_eq!(secret.0.to_vec(), hex(&vector["shared_secret"]));
@@ -217,7 +217,7 @@ mod tests {
 
     /// They must not be taken for base mode: who asks for them wants to know who sent something.
     #[test]
-    fn authenticated_modes_are_refused() {
+    fn rejects_authenticated_modes() {
         let (private, public) = X25519HkdfSha256::gen_keypair();
         let sender = Some((&private, &public));
         assert_eq!(X25519HkdfSha256::encap(&public, sender).err(), Some(HpkeError::EncapError));
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn private_keys_are_compared_as_what_they_mean() {
+    fn compares_clamped_private_keys() {
         let key = |bytes: [u8; LEN]| PrivateKey::from_bytes(&bytes).unwrap();
         let mut unclamped = [7; LEN];
         unclamped[0] ^= 0b111;

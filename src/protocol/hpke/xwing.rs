@@ -39,9 +39,9 @@ mod tests {
     }
 
     /// Hands out what a vector's message is sealed with, once.
-    struct Material(Vec<u8>);
+    struct FixedRandom(Vec<u8>);
 
-    impl TryRng for Material {
+    impl TryRng for FixedRandom {
         type Error = Infallible;
 
         fn try_next_u32(&mut self) -> Result<u32, Infallible> {
@@ -58,18 +58,18 @@ mod tests {
         }
     }
 
-    impl TryCryptoRng for Material {}
+    impl TryCryptoRng for FixedRandom {}
 
     /// Appendix C of the draft.
     #[test]
-    fn the_kem_is_that_of_the_vectors() {
+    fn matches_test_vectors() {
         let vectors: Vec<Value> = serde_json::from_str(include_str!("../../../fixtures/hpke/xwing.json")).unwrap();
         assert_eq!(vectors.len(), 3);
         for vector in vectors {
             let private = <XWing as Kem>::PrivateKey::from_bytes(&hex(&vector["sk"])).unwrap();
             let public = XWing::sk_to_pk(&private);
             assert_eq!(public.to_bytes().to_vec(), hex(&vector["pk"]));
-            let (secret, enc) = XWing::encap_with_rng(&public, None, &mut Material(hex(&vector["eseed"]))).unwrap();
+            let (secret, enc) = XWing::encap_with_rng(&public, None, &mut FixedRandom(hex(&vector["eseed"]))).unwrap();
             assert_eq!((secret.0.to_vec(), enc.to_bytes().to_vec()), (hex(&vector["ss"]), hex(&vector["ct"])));
             assert_eq!(opened(&hex(&vector["sk"]), &hex(&vector["ct"])), hex(&vector["ss"]));
         }
@@ -77,7 +77,7 @@ mod tests {
 
     /// Section 5.4, with ML-KEM, X25519 and SHA3-256 from another house.
     #[test]
-    fn what_another_implementation_seals_opens() {
+    fn opens_ciphertext_of_another_implementation() {
         let (private, public) = XWing::gen_keypair();
         let public = public.to_bytes();
         assert_eq!((public.len(), private.to_bytes().len()), (1216, 32));

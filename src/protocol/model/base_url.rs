@@ -29,7 +29,7 @@ impl BaseUrl {
     }
 
     /// Whether both lead to the same resource. Default ports, the case of the host, and slashes at the end do not matter.
-    pub fn is_same_place(&self, other: &Self) -> bool {
+    pub fn is_equivalent_to(&self, other: &Self) -> bool {
         let (Ok(one), Ok(other)) = (Url::parse(&self.0), Url::parse(&other.0)) else { return false };
         let path = |url: &Url| url.path().trim_end_matches('/').to_owned();
         one.origin() == other.origin() && path(&one) == path(&other)
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keeps_bytes_but_for_blanks_around() {
+    fn keeps_bytes_except_surrounding_whitespace() {
         for url in [
             "https://a.example",
             "https://a.example/",
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_parsers_read_differently() {
+    fn rejects_ambiguous_urls() {
         for (url, why) in [
             ("", "must begin with"),
             ("a.example", "must begin with"),
@@ -135,16 +135,16 @@ mod tests {
     }
 
     #[test]
-    fn same_place_in_other_spellings() {
+    fn recognizes_equivalent_urls() {
         let url = |text: &str| text.parse::<BaseUrl>().unwrap();
         let one = url("https://a.example/dap");
         for other in ["https://a.example/dap/", "https://A.example:443/dap//", "HTTPS://a.example/x/../dap"] {
-            assert!(one.is_same_place(&url(other)), "{other}");
+            assert!(one.is_equivalent_to(&url(other)), "{other}");
         }
         for other in
             ["http://a.example/dap", "https://a.example/", "https://a.example:444/dap", "https://b.example/dap"]
         {
-            assert!(!one.is_same_place(&url(other)), "{other}");
+            assert!(!one.is_equivalent_to(&url(other)), "{other}");
         }
     }
 }

@@ -25,7 +25,7 @@ pub enum FixedSizeQuery {
 
 /// What is known of a batch while its reports are aggregated (DAP-09 section 4.5.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum PartialBatch {
+pub enum PartialBatchSelector {
     /// Each report's time decides.
     TimeInterval,
     /// All reports of the job belong to this batch.
@@ -52,10 +52,10 @@ impl BatchSelector {
     }
 
     /// The part of the selector that aggregation and the collector's result carry.
-    pub fn partial(&self) -> PartialBatch {
+    pub fn partial(&self) -> PartialBatchSelector {
         match self {
-            Self::TimeInterval(_) => PartialBatch::TimeInterval,
-            Self::FixedSize(id) => PartialBatch::FixedSize(*id),
+            Self::TimeInterval(_) => PartialBatchSelector::TimeInterval,
+            Self::FixedSize(id) => PartialBatchSelector::FixedSize(*id),
         }
     }
 }

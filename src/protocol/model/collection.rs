@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::model::{BatchSelector, Checksum, Extension, HpkeCiphertext, Interval, PartialBatch, Query};
+use crate::model::{BatchSelector, Checksum, Extension, HpkeCiphertext, Interval, PartialBatchSelector, Query};
 
 /// A collector's request (`CollectionReq`, DAP-09 section 4.6.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct CollectionReq {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collection {
     /// The batch, as far as the query left it open, where the protocol tells the collector.
-    pub batch: Option<PartialBatch>,
+    pub batch: Option<PartialBatchSelector>,
     /// How many reports the batch has.
     pub report_count: u64,
     /// The smallest aligned interval that holds the times of all reports.
@@ -42,12 +42,12 @@ pub struct AggregateShareReq {
     /// The leader's checksum of the batch.
     pub checksum: Checksum,
     /// What the collector asked the leader for: known to the leader, and to the helper where the protocol passes it on.
-    pub collection: Option<PassedOn>,
+    pub collection: Option<ForwardedCollectionReq>,
 }
 
 /// A collector's request as the leader passes it on to the helper (DAP-18 section 4.6.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PassedOn {
+pub struct ForwardedCollectionReq {
     /// What the collector asks for.
     pub request: CollectionReq,
     /// The bytes of that request, which aggregate shares are bound to.

@@ -54,7 +54,7 @@ impl KeyState {
     }
 
     /// What happens when it ends: `replaced`.
-    pub fn end(self) -> &'static str {
+    pub fn end_label(self) -> &'static str {
         match self {
             Self::Pending => "active",
             Self::Active => "replaced",

@@ -54,7 +54,7 @@ pub mod kind {
 /// A text or byte string that is not an identifier of the expected length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected {0} bytes as unpadded base64url")]
-pub struct BadId(usize);
+pub struct InvalidId(usize);
 
 impl<K, const N: usize> Id<K, N> {
     /// Wraps the bytes of an identifier.
@@ -76,18 +76,18 @@ impl<K, const N: usize> Id<K, N> {
 }
 
 impl<K, const N: usize> TryFrom<&[u8]> for Id<K, N> {
-    type Error = BadId;
+    type Error = InvalidId;
 
-    fn try_from(bytes: &[u8]) -> Result<Self, BadId> {
-        Ok(Self::new(bytes.try_into().map_err(|_| BadId(N))?))
+    fn try_from(bytes: &[u8]) -> Result<Self, InvalidId> {
+        Ok(Self::new(bytes.try_into().map_err(|_| InvalidId(N))?))
     }
 }
 
 impl<K, const N: usize> FromStr for Id<K, N> {
-    type Err = BadId;
+    type Err = InvalidId;
 
-    fn from_str(text: &str) -> Result<Self, BadId> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| BadId(N))?;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| InvalidId(N))?;
         Self::try_from(bytes.as_slice())
     }
 }
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_form_is_unpadded_base64url_of_the_exact_length() {
+    fn text_is_unpadded_base64url_of_exact_length() {
         let id = TaskId::new([0xfb; 32]);
         let text = id.to_string();
         assert_eq!(text.len(), 43);

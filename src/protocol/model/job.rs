@@ -2,21 +2,21 @@
 
 use bytes::Bytes;
 
-use crate::model::{Extension, PartialBatch, ReportError, ReportId, ReportShare};
+use crate::model::{Extension, PartialBatchSelector, ReportError, ReportId, ReportShare};
 
 /// The leader's request to aggregate a set of reports (`AggregationJobInitReq`, DAP-09 section 4.5.1.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobInit {
+pub struct AggregationJobInitReq {
     /// Which verification key the leader uses, where the protocol says so.
     pub verify_key_id: Option<u8>,
     /// The VDAF's aggregation parameter; empty for Prio3.
     pub aggregation_parameter: Bytes,
     /// The batch of the job's reports, as far as it is known.
-    pub batch: PartialBatch,
+    pub batch: PartialBatchSelector,
     /// Extensions that we do not know, where the protocol has such.
     pub extensions: Vec<Extension>,
     /// The reports, each with the leader's first message.
-    pub inits: Vec<PrepareInit>,
+    pub prepare_inits: Vec<PrepareInit>,
 }
 
 /// A report share with the leader's first preparation message (`PrepareInit`, DAP-09 section 4.5.1.1).

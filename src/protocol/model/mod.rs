@@ -17,14 +17,14 @@ pub mod time;
 pub mod tokens;
 
 pub use base_url::BaseUrl;
-pub use batch::{BatchSelector, Bucket, Checksum, FixedSizeQuery, PartialBatch, Query};
-pub use collection::{AggregateShareReq, Collection, CollectionReq, PassedOn};
+pub use batch::{BatchSelector, Bucket, Checksum, FixedSizeQuery, PartialBatchSelector, Query};
+pub use collection::{AggregateShareReq, Collection, CollectionReq, ForwardedCollectionReq};
 pub use hpke::{HpkeCiphertext, HpkeConfig, KeyState};
 pub use ids::{AggregateShareId, AggregationJobId, BatchId, CollectionJobId, ReportId, TaskId};
-pub use job::{JobInit, PrepareInit, PrepareOutcome, PrepareResp};
+pub use job::{AggregationJobInitReq, PrepareInit, PrepareOutcome, PrepareResp};
 pub use noise::Epsilon;
 pub use report::{Extension, PlaintextInputShare, Report, ReportError, ReportMetadata, ReportShare};
 pub use secret::{Secret, TokenHash};
-pub use task::{BatchMode, Max, Party, Revision, Role, Task, TaskParameters, VdafConfig};
+pub use task::{BatchMode, MaxMeasurement, Party, Revision, Role, Task, TaskParameters, VdafConfig};
 pub use time::{Duration, Interval, Time};
 pub use tokens::Tokens;

@@ -17,7 +17,7 @@ pub struct Epsilon {
 /// A text that is not an [`Epsilon`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("epsilon must be a positive number such as 0.5, 3 or 2/3")]
-pub struct NotEpsilon;
+pub struct InvalidEpsilon;
 
 impl Epsilon {
     /// The fraction; `None` if it is zero or infinite.
@@ -73,30 +73,30 @@ impl fmt::Display for Epsilon {
 }
 
 impl FromStr for Epsilon {
-    type Err = NotEpsilon;
+    type Err = InvalidEpsilon;
 
-    fn from_str(text: &str) -> Result<Self, NotEpsilon> {
+    fn from_str(text: &str) -> Result<Self, InvalidEpsilon> {
         let number = |text: &str| match text.bytes().all(|byte| byte.is_ascii_digit()) {
-            true => text.parse::<u128>().map_err(|_| NotEpsilon),
-            false => Err(NotEpsilon),
+            true => text.parse::<u128>().map_err(|_| InvalidEpsilon),
+            false => Err(InvalidEpsilon),
         };
         let (numerator, denominator) = if let Some((above, below)) = text.split_once('/') {
             (number(above)?, number(below)?)
         } else if let Some((whole, digits)) = text.split_once('.') {
-            let scale = 10_u128.checked_pow(digits.len() as u32).ok_or(NotEpsilon)?;
-            let shifted = number(whole)?.checked_mul(scale).ok_or(NotEpsilon)?;
-            (shifted.checked_add(number(digits)?).ok_or(NotEpsilon)?, scale)
+            let scale = 10_u128.checked_pow(digits.len() as u32).ok_or(InvalidEpsilon)?;
+            let shifted = number(whole)?.checked_mul(scale).ok_or(InvalidEpsilon)?;
+            (shifted.checked_add(number(digits)?).ok_or(InvalidEpsilon)?, scale)
         } else {
             (number(text)?, 1)
         };
-        Self::new(numerator, denominator).ok_or(NotEpsilon)
+        Self::new(numerator, denominator).ok_or(InvalidEpsilon)
     }
 }
 
 impl TryFrom<String> for Epsilon {
-    type Error = NotEpsilon;
+    type Error = InvalidEpsilon;
 
-    fn try_from(text: String) -> Result<Self, NotEpsilon> {
+    fn try_from(text: String) -> Result<Self, InvalidEpsilon> {
         text.parse()
     }
 }
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_written_as_people_write_numbers() {
+    fn formats_and_parses_decimals_and_fractions() {
         for (given, shown) in [
             ("1", "1"),
             ("0.5", "0.5"),
@@ -128,21 +128,21 @@ mod tests {
             assert_eq!(given.parse::<Epsilon>().map(|epsilon| epsilon.to_string()), Ok(shown.to_owned()), "{given}");
         }
         for wrong in ["", "0", "0.0", "0/1", "1/0", "-1", "+1", "1e3", ".5", "5.", "1/", "/1", "1.2/3", "1 ", "NaN"] {
-            assert_eq!(wrong.parse::<Epsilon>(), Err(NotEpsilon), "{wrong}");
+            assert_eq!(wrong.parse::<Epsilon>(), Err(InvalidEpsilon), "{wrong}");
         }
-        assert_eq!("9".repeat(40).parse::<Epsilon>(), Err(NotEpsilon));
-        assert_eq!(format!("1.{}", "0".repeat(60)).parse::<Epsilon>(), Err(NotEpsilon));
+        assert_eq!("9".repeat(40).parse::<Epsilon>(), Err(InvalidEpsilon));
+        assert_eq!(format!("1.{}", "0".repeat(60)).parse::<Epsilon>(), Err(InvalidEpsilon));
     }
 
     proptest! {
         #[test]
-        fn its_text_is_the_same_fraction(numerator in 1_u128.., denominator in 1_u128..) {
+        fn fraction_text_round_trips(numerator in 1_u128.., denominator in 1_u128..) {
             let epsilon = Epsilon::new(numerator, denominator).unwrap();
             prop_assert_eq!(epsilon.to_string().parse(), Ok(epsilon));
         }
 
         #[test]
-        fn so_is_that_of_a_decimal(numerator in 1_u128..1 << 100, digits in 0_u32..20) {
+        fn decimal_text_round_trips(numerator in 1_u128..1 << 100, digits in 0_u32..20) {
             let epsilon = Epsilon::new(numerator, 10_u128.pow(digits)).unwrap();
             prop_assert_eq!(epsilon.to_string().parse(), Ok(epsilon));
         }

@@ -34,10 +34,10 @@ impl Secret {
     }
 
     /// A token that was made elsewhere, if it can be sent: what RFC 6750 section 2.1 allows in an Authorization header.
-    pub fn token(text: &str) -> Result<Self, BadToken> {
+    pub fn token(text: &str) -> Result<Self, InvalidToken> {
         let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
         if text.is_empty() || !text.bytes().all(fits) {
-            return Err(BadToken);
+            return Err(InvalidToken);
         }
         Ok(Self(text.as_bytes().to_vec()))
     }
@@ -56,7 +56,7 @@ impl Secret {
 /// A text that is not a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a token has letters, digits and any of -._~+/= only")]
-pub struct BadToken;
+pub struct InvalidToken;
 
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
@@ -97,22 +97,22 @@ impl fmt::Display for TokenHash {
 /// A text that is not the hash of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a hash of 32 bytes as unpadded base64url")]
-pub struct BadTokenHash;
+pub struct InvalidTokenHash;
 
 impl FromStr for TokenHash {
-    type Err = BadTokenHash;
+    type Err = InvalidTokenHash;
 
-    fn from_str(text: &str) -> Result<Self, BadTokenHash> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| BadTokenHash)?;
-        bytes.try_into().map(Self).map_err(|_| BadTokenHash)
+    fn from_str(text: &str) -> Result<Self, InvalidTokenHash> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| InvalidTokenHash)?;
+        bytes.try_into().map(Self).map_err(|_| InvalidTokenHash)
     }
 }
 
 impl TryFrom<&[u8]> for TokenHash {
-    type Error = BadTokenHash;
+    type Error = InvalidTokenHash;
 
-    fn try_from(bytes: &[u8]) -> Result<Self, BadTokenHash> {
-        bytes.try_into().map(Self).map_err(|_| BadTokenHash)
+    fn try_from(bytes: &[u8]) -> Result<Self, InvalidTokenHash> {
+        bytes.try_into().map(Self).map_err(|_| InvalidTokenHash)
     }
 }
 
@@ -213,13 +213,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn debug_shows_nothing() {
+    fn debug_hides_secret() {
         let secret = Secret::new(b"hunter2".to_vec());
         assert_eq!(format!("{secret:?}"), "Secret(..)");
     }
 
     #[test]
-    fn a_token_matches_its_hash_only() {
+    fn token_matches_only_its_hash() {
         let token = Secret::random_token();
         let hash = TokenHash::of(token.expose());
         assert!(hash.matches(token.expose()));

@@ -82,13 +82,13 @@ pub enum VdafConfig {
     Prio3Sum {
         /// The largest number.
         #[serde(flatten)]
-        max: Max,
+        max: MaxMeasurement,
     },
     /// Adds vectors of `length` numbers.
     Prio3SumVec {
         /// The largest number.
         #[serde(flatten)]
-        max: Max,
+        max: MaxMeasurement,
         /// Numbers in each vector.
         length: usize,
         /// Size of the proof's gadget calls.
@@ -128,17 +128,17 @@ pub enum VdafConfig {
 /// VDAF-08 knows only maxima of whole bits (section 7.4.2), later drafts any (VDAF-18 section 7.4.2). As text it is
 /// `bits = 8` where that says it, and `max_measurement = 100` otherwise; both are understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "MaxText", into = "MaxText")]
-pub struct Max(pub u64);
+#[serde(from = "MaxMeasurementRepr", into = "MaxMeasurementRepr")]
+pub struct MaxMeasurement(pub u64);
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum MaxText {
+enum MaxMeasurementRepr {
     Bits(u32),
     MaxMeasurement(u64),
 }
 
-impl Max {
+impl MaxMeasurement {
     /// The largest number of `bits` bits; zero or more than 64 make a maximum of zero, which no VDAF accepts.
     pub const fn of_bits(bits: u32) -> Self {
         match bits {
@@ -159,17 +159,17 @@ impl Max {
     }
 }
 
-impl From<MaxText> for Max {
-    fn from(text: MaxText) -> Self {
+impl From<MaxMeasurementRepr> for MaxMeasurement {
+    fn from(text: MaxMeasurementRepr) -> Self {
         match text {
-            MaxText::Bits(bits) => Self::of_bits(bits),
-            MaxText::MaxMeasurement(max) => Self(max),
+            MaxMeasurementRepr::Bits(bits) => Self::of_bits(bits),
+            MaxMeasurementRepr::MaxMeasurement(max) => Self(max),
         }
     }
 }
 
-impl From<Max> for MaxText {
-    fn from(max: Max) -> Self {
+impl From<MaxMeasurement> for MaxMeasurementRepr {
+    fn from(max: MaxMeasurement) -> Self {
         match max.bits() {
             Some(bits) => Self::Bits(bits as u32),
             None => Self::MaxMeasurement(max.0),
@@ -295,28 +295,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_maximum_is_written_in_bits_where_that_says_it() {
+    fn serializes_maximum_as_bits_if_exact() {
         for (max, text) in [
-            (Max::of_bits(1), r#"{"bits":1}"#),
-            (Max::of_bits(64), r#"{"bits":64}"#),
-            (Max(100), r#"{"max_measurement":100}"#),
-            (Max(0), r#"{"max_measurement":0}"#),
+            (MaxMeasurement::of_bits(1), r#"{"bits":1}"#),
+            (MaxMeasurement::of_bits(64), r#"{"bits":64}"#),
+            (MaxMeasurement(100), r#"{"max_measurement":100}"#),
+            (MaxMeasurement(0), r#"{"max_measurement":0}"#),
         ] {
             assert_eq!(serde_json::to_string(&max).unwrap(), text);
-            assert_eq!(serde_json::from_str::<Max>(text).unwrap(), max);
+            assert_eq!(serde_json::from_str::<MaxMeasurement>(text).unwrap(), max);
         }
-        assert_eq!(serde_json::from_str::<Max>(r#"{"max_measurement":255}"#).unwrap(), Max::of_bits(8));
-        assert_eq!((Max(255).bits(), Max(256).bits(), Max(0).bits()), (Some(8), None, None));
-        assert_eq!((Max(255).bit_length(), Max(256).bit_length(), Max(u64::MAX).bit_length()), (8, 9, 64));
+        assert_eq!(
+            serde_json::from_str::<MaxMeasurement>(r#"{"max_measurement":255}"#).unwrap(),
+            MaxMeasurement::of_bits(8)
+        );
+        assert_eq!(
+            (MaxMeasurement(255).bits(), MaxMeasurement(256).bits(), MaxMeasurement(0).bits()),
+            (Some(8), None, None)
+        );
+        assert_eq!(
+            (MaxMeasurement(255).bit_length(), MaxMeasurement(256).bit_length(), MaxMeasurement(u64::MAX).bit_length()),
+            (8, 9, 64)
+        );
         for bits in [0, 65, u32::MAX] {
-            assert_eq!(Max::of_bits(bits), Max(0));
+            assert_eq!(MaxMeasurement::of_bits(bits), MaxMeasurement(0));
         }
     }
 
     #[test]
-    fn a_vdaf_has_no_parameters_that_it_does_not_know() {
+    fn rejects_unknown_vdaf_parameters() {
         let read = |text: &str| serde_json::from_str::<VdafConfig>(text);
-        assert_eq!(read(r#"{"type":"Prio3Sum","bits":8}"#).unwrap(), VdafConfig::Prio3Sum { max: Max(255) });
+        assert_eq!(read(r#"{"type":"Prio3Sum","bits":8}"#).unwrap(), VdafConfig::Prio3Sum { max: MaxMeasurement(255) });
         assert!(read(r#"{"type":"Prio3Sum","bits":8,"length":2}"#).is_err());
         assert!(read(r#"{"type":"Prio3Sum","bits":8,"max_measurement":255}"#).is_err());
         assert!(read(r#"{"type":"Prio3Sum"}"#).is_err());

@@ -26,12 +26,12 @@ pub struct Advertisement {
     /// The bytes of the configuration.
     pub bytes: Bytes,
     /// What they say.
-    pub says: TaskConfiguration,
+    pub configuration: TaskConfiguration,
 }
 
 /// What stands beside a task that was set up in-band.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InBand {
+pub struct InBandOrigin {
     /// When it was.
     pub at: Time,
     /// The bytes of its configuration.
@@ -54,12 +54,12 @@ pub struct PeerAggregator {
     /// No task with a smaller minimum is taken; the configuration has a floor of its own.
     pub min_batch_size: Option<u64>,
     /// Which aggregator it is, and who shows what to whom.
-    pub side: PeerSide,
+    pub side: PeerCredentials,
 }
 
 /// Which aggregator a peer is, with the tokens that go with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PeerSide {
+pub enum PeerCredentials {
     /// It leads, and we help.
     Leader {
         /// What it presents to us.
@@ -83,16 +83,16 @@ impl PeerAggregator {
     /// Its role.
     pub fn role(&self) -> Role {
         match self.side {
-            PeerSide::Leader { .. } => Role::Leader,
-            PeerSide::Helper { .. } => Role::Helper,
+            PeerCredentials::Leader { .. } => Role::Leader,
+            PeerCredentials::Helper { .. } => Role::Helper,
         }
     }
 
     /// The tokens that are in force for its tasks.
     pub fn tokens(&self) -> Tokens {
         match &self.side {
-            PeerSide::Leader { tokens } => Tokens::in_force(tokens, &[]),
-            PeerSide::Helper { tokens, collector_tokens } => Tokens::in_force(collector_tokens, tokens),
+            PeerCredentials::Leader { tokens } => Tokens::permanent(tokens, &[]),
+            PeerCredentials::Helper { tokens, collector_tokens } => Tokens::permanent(collector_tokens, tokens),
         }
     }
 }
@@ -116,7 +116,7 @@ pub fn is_same_endpoint(one: &str, other: &str) -> bool {
 
 impl PeerName {
     /// Whether it is this peer's.
-    pub fn is_of(&self, peer: &PeerAggregator) -> bool {
+    pub fn matches(&self, peer: &PeerAggregator) -> bool {
         peer.role() == self.role && is_same_endpoint(&peer.endpoint, &self.endpoint)
     }
 }
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_slash_at_the_end_does_not_matter_and_all_else_does() {
+    fn same_endpoint_ignores_one_trailing_slash() {
         assert!(is_same_endpoint("https://a.example/dap", "https://a.example/dap/"));
         for other in ["https://a.example/", "https://a.example/dap//", "http://a.example/dap", "https://A.example/dap"]
         {

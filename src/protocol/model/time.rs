@@ -114,13 +114,13 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_that_ends_after_time_does_not_exist() {
+    fn rejects_interval_past_the_end_of_time() {
         assert_eq!(Interval::new(Time(u64::MAX), Duration(1)), None);
         assert_eq!(interval(u64::MAX - 1, 1).end(), Time(u64::MAX));
     }
 
     #[test]
-    fn rounding_up_stays_on_multiples() {
+    fn round_up_yields_multiples() {
         let hour = Duration(3600);
         for (time, rounded) in [(0, 0), (1, 3600), (3600, 3600), (7199, 7200)] {
             assert_eq!(Time(time).round_up(hour), Time(rounded));
@@ -130,14 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn overlap_is_a_range_test_and_touching_is_not_overlapping() {
+    fn adjacent_intervals_do_not_overlap() {
         assert!(interval(0, 1 << 63).overlaps(&interval(1 << 40, 1)));
         assert!(!interval(0, 10).overlaps(&interval(10, 10)));
         assert!(!interval(5, 0).overlaps(&interval(0, 10)));
     }
 
     #[test]
-    fn alignment_needs_both_bounds_and_some_length() {
+    fn alignment_requires_both_bounds_and_a_duration() {
         assert!(interval(20, 10).is_aligned(Duration(10)));
         assert!(!interval(21, 10).is_aligned(Duration(10)));
         assert!(!interval(20, 11).is_aligned(Duration(10)));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_aligned_hull_is_the_smallest_one() {
+    fn aligned_hull_is_minimal() {
         let hull = Interval::aligned_hull(Time(19), Time(20), Duration(10));
         assert_eq!(hull, Some(interval(10, 20)));
         assert_eq!(Interval::aligned_hull(Time(0), Time(u64::MAX), Duration(10)), None);

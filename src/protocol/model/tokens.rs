@@ -9,18 +9,18 @@ use serde::{Deserialize, Serialize};
 use crate::model::{Duration, Party, Secret, TaskId, Time, TokenHash};
 
 /// The most tokens that are in force at once in each direction: what is older is not good any more, whatever was said.
-const MAX: usize = 4;
+const MAX_TOKENS: usize = 4;
 
 /// The tokens that are in force for a task at one of its aggregators, the newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokens {
-    accepted: Vec<InForce<TokenHash>>,
-    presented: Vec<InForce<Secret>>,
+    accepted: Vec<ExpiringToken<TokenHash>>,
+    presented: Vec<ExpiringToken<Secret>>,
 }
 
 /// A token, or its hash, and until when it is in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct InForce<T> {
+struct ExpiringToken<T> {
     token: T,
     /// For ever, if there is no time.
     until: Option<Time>,
@@ -51,7 +51,7 @@ pub enum NewToken {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenStatus {
     /// Who presents it to whom.
-    pub direction: Direction,
+    pub direction: TokenDirection,
     /// The SHA-256 hash of the token.
     pub hash: TokenHash,
     /// Until when it is in force; for ever if there is no time.
@@ -63,7 +63,7 @@ pub struct TokenStatus {
 /// Who presents a token to whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Direction {
+pub enum TokenDirection {
     /// The peer to us.
     Accepted,
     /// We to the helper.
@@ -77,41 +77,41 @@ impl Tokens {
             Party::Leader { helper_token, collector_token } => (*collector_token, Some(helper_token.clone())),
             Party::Helper { leader_token } => (*leader_token, None),
         };
-        let for_ever = |token| InForce { token, until: None };
+        let for_ever = |token| ExpiringToken { token, until: None };
         Self {
-            accepted: vec![InForce { token: accepted, until: None }],
+            accepted: vec![ExpiringToken { token: accepted, until: None }],
             presented: presented.map(for_ever).into_iter().collect(),
         }
     }
 
     /// These tokens, for as long as they are configured.
-    pub fn in_force(accepted: &[TokenHash], presented: &[Secret]) -> Self {
+    pub fn permanent(accepted: &[TokenHash], presented: &[Secret]) -> Self {
         Self {
-            accepted: accepted.iter().map(|token| InForce { token: *token, until: None }).collect(),
-            presented: presented.iter().map(|token| InForce { token: token.clone(), until: None }).collect(),
+            accepted: accepted.iter().map(|token| ExpiringToken { token: *token, until: None }).collect(),
+            presented: presented.iter().map(|token| ExpiringToken { token: token.clone(), until: None }).collect(),
         }
     }
 
     /// The hash of the given token, if it may be presented to us now. Takes the same time for every wrong token.
     pub fn find(&self, token: &[u8], now: Time) -> Option<TokenHash> {
-        let in_force = self.accepted.iter().filter(|known| known.is_good(now));
+        let in_force = self.accepted.iter().filter(|known| known.is_valid(now));
         // All are compared, so that the time does not tell which one was nearly right.
         in_force.fold(None, |found, known| if known.token.matches(token) { Some(known.token) } else { found })
     }
 
     /// Whether the token with this hash may be presented to us now.
     pub fn accepts(&self, hash: TokenHash, now: Time) -> bool {
-        self.accepted.iter().any(|known| known.token == hash && known.is_good(now))
+        self.accepted.iter().any(|known| known.token == hash && known.is_valid(now))
     }
 
     /// How many tokens may be presented to us now.
     pub fn accepted_count(&self, now: Time) -> usize {
-        self.accepted.iter().filter(|known| known.is_good(now)).count()
+        self.accepted.iter().filter(|known| known.is_valid(now)).count()
     }
 
     /// What may be presented to the helper, in the order in which to try.
     pub fn to_present(&self, now: Time) -> impl Iterator<Item = &Secret> {
-        self.presented.iter().filter(move |known| known.is_good(now)).map(|known| &known.token)
+        self.presented.iter().filter(move |known| known.is_valid(now)).map(|known| &known.token)
     }
 
     /// Replaces a token. What was in force before is so for `keep_old` at most.
@@ -125,30 +125,30 @@ impl Tokens {
     /// What is told of the tokens that are in force.
     pub fn statuses(&self, now: Time) -> Vec<TokenStatus> {
         let status = |direction, hash, until| TokenStatus { direction, hash, until, last_presented: None };
-        let accepted = self.accepted.iter().filter(|known| known.is_good(now));
-        let accepted = accepted.map(|known| status(Direction::Accepted, known.token, known.until));
-        let presented = self.presented.iter().filter(|known| known.is_good(now));
+        let accepted = self.accepted.iter().filter(|known| known.is_valid(now));
+        let accepted = accepted.map(|known| status(TokenDirection::Accepted, known.token, known.until));
+        let presented = self.presented.iter().filter(|known| known.is_valid(now));
         let presented =
-            presented.map(|known| status(Direction::Presented, TokenHash::of(known.token.expose()), known.until));
+            presented.map(|known| status(TokenDirection::Presented, TokenHash::of(known.token.expose()), known.until));
         accepted.chain(presented).collect()
     }
 }
 
-impl<T> InForce<T> {
-    fn is_good(&self, now: Time) -> bool {
+impl<T> ExpiringToken<T> {
+    fn is_valid(&self, now: Time) -> bool {
         self.until.is_none_or(|until| now < until)
     }
 }
 
 /// Puts a token first. Doing it twice changes nothing but for how long the others stay.
-fn replace<T: PartialEq>(tokens: &mut Vec<InForce<T>>, new: T, now: Time, keep_old: Duration) {
+fn replace<T: PartialEq>(tokens: &mut Vec<ExpiringToken<T>>, new: T, now: Time, keep_old: Duration) {
     let end = now.saturating_add(keep_old);
-    tokens.retain(|known| known.is_good(now) && known.token != new);
+    tokens.retain(|known| known.is_valid(now) && known.token != new);
     for old in tokens.iter_mut() {
         old.until = Some(old.until.map_or(end, |until| until.min(end)));
     }
-    tokens.insert(0, InForce { token: new, until: None });
-    tokens.truncate(MAX);
+    tokens.insert(0, ExpiringToken { token: new, until: None });
+    tokens.truncate(MAX_TOKENS);
 }
 
 #[cfg(test)]
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn old_and_new_are_good_together_for_as_long_as_was_said() {
+    fn accepts_old_and_new_token_during_grace_period() {
         let mut tokens = helper();
         assert_eq!(good(&tokens, NOW), ["first"]);
         change(&mut tokens, b"second", NOW, WEEK);
@@ -187,14 +187,14 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_leaked_is_refused_at_once() {
+    fn revokes_old_token_without_grace_period() {
         let mut tokens = helper();
         change(&mut tokens, b"second", NOW, Duration(0));
         assert_eq!(good(&tokens, NOW), ["second"]);
     }
 
     #[test]
-    fn the_same_again_changes_nothing_and_can_end_the_old_one() {
+    fn repeated_change_is_idempotent_and_can_revoke_the_old_token() {
         let mut tokens = helper();
         change(&mut tokens, b"second", NOW, WEEK);
         let before = tokens.clone();
@@ -205,17 +205,17 @@ mod tests {
     }
 
     #[test]
-    fn a_change_back_and_many_changes_stay_bounded() {
+    fn bounds_the_number_of_tokens() {
         let mut tokens = helper();
         change(&mut tokens, b"second", NOW, WEEK);
         change(&mut tokens, b"first", NOW, WEEK);
         assert_eq!(good(&tokens, NOW.saturating_add(WEEK)), ["first"]);
         (0..100_u8).for_each(|n| change(&mut tokens, &[n], NOW, WEEK));
-        assert_eq!(tokens.accepted.len(), MAX);
+        assert_eq!(tokens.accepted.len(), MAX_TOKENS);
     }
 
     #[test]
-    fn the_leader_tries_the_new_one_first() {
+    fn presents_newest_token_first() {
         let (old, new) = (Secret::random_token(), Secret::random_token());
         let party = Party::Leader { helper_token: old.clone(), collector_token: TokenHash::of(b"c") };
         let mut tokens = Tokens::of(&party);

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use super::{AggregateResult, OutputShare, VdafError, Verification};
+use super::{AggregateResult, OutputShare, VdafError, VerifyParams};
 use crate::model::ReportError;
 
 /// Leader and helper.
@@ -24,7 +24,7 @@ pub(super) const ENCODES: &str = "shares within the limits of the table encode";
 pub(super) const ONE_ROUND: &str = "Prio3 has one round";
 
 /// What `prio` does not do, in its own words.
-pub(super) fn refuse(error: impl std::error::Error) -> VdafError {
+pub(super) fn vdaf_error(error: impl std::error::Error) -> VdafError {
     VdafError(error.to_string())
 }
 
@@ -45,7 +45,7 @@ pub(super) fn signed(modulus: u128, sums: Vec<impl Into<u128>>) -> AggregateResu
 }
 
 /// Adds noise to the elements of an aggregate share.
-pub(super) type Blur<F> = Box<dyn Fn(&mut [F]) -> Result<(), VdafError> + Send + Sync>;
+pub(super) type NoiseFn<F> = Box<dyn Fn(&mut [F]) -> Result<(), VdafError> + Send + Sync>;
 
 /// Makes an output share opaque.
 pub(super) fn boxed(output: impl Any + Send) -> OutputShare {
@@ -54,7 +54,7 @@ pub(super) fn boxed(output: impl Any + Send) -> OutputShare {
 
 /// A task's key has the right length from the day that the task is made, so that a wrong one is nobody's fault but
 /// ours; no report verifies with it.
-pub(super) fn verify_key<'a, const SEED: usize>(verify: &Verification<'a>) -> Result<&'a [u8; SEED], ReportError> {
+pub(super) fn verify_key<'a, const SEED: usize>(verify: &VerifyParams<'a>) -> Result<&'a [u8; SEED], ReportError> {
     verify.key.try_into().map_err(|_| ReportError::VdafPrepError)
 }
 

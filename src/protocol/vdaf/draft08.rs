@@ -22,15 +22,15 @@ use prio16::{
 };
 
 use super::{
-    AggregateResult, AggregateShare, InputShare, Measurement, OutputShare, Pending, Preparer, Sharded, VdafError,
-    Verification,
+    AggregateResult, AggregateShare, InputShare, Measurement, MeasurementShares, OutputShare, Pending, Preparer,
+    VdafError, VerifyParams,
     common::{
-        AGGREGATORS, Blur, ENCODES, HELPER, LEADER, ONE_ROUND, SAME_PREPARER, boxed, check_joint_rand_part, elements,
-        number, refuse, signed, vector, verify_key,
+        AGGREGATORS, ENCODES, HELPER, LEADER, NoiseFn, ONE_ROUND, SAME_PREPARER, boxed, check_joint_rand_part,
+        elements, number, signed, vdaf_error, vector, verify_key,
     },
     table,
 };
-use crate::model::{Epsilon, Max, ReportError, ReportId, VdafConfig};
+use crate::model::{Epsilon, MaxMeasurement, ReportError, ReportId, VdafConfig};
 
 /// Algorithm identifiers: section 10, and for the last two the private ones that peers have settled on.
 mod algorithm {
@@ -49,52 +49,52 @@ type Chunks<F> = ParallelSum<F, Mul<F>>;
 pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Arc<dyn Preparer>, VdafError> {
     table::check(config)?;
     match *config {
-        VdafConfig::Prio3Count => standard(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number),
+        VdafConfig::Prio3Count => build_standard(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number),
         VdafConfig::Prio3Sum { max } => {
-            let (bits, max) = whole(max)?;
+            let (bits, max) = whole_bits(max)?;
             let input = move |m: &Measurement| table::number(m, max);
-            standard(algorithm::SUM, Sum::<Field128>::new(bits), input, number)
+            build_standard(algorithm::SUM, Sum::<Field128>::new(bits), input, number)
         }
         VdafConfig::Prio3SumVec { max, length, chunk_length } => {
-            let (bits, max) = whole(max)?;
+            let (bits, max) = whole_bits(max)?;
             let input = move |m: &Measurement| Ok(table::numbers(m, length, max)?.to_vec());
             let typ = SumVec::<Field128, Chunks<_>>::new(bits, length, chunk_length);
-            vectors::<_, XofTurboShake128, 16, _>(algorithm::SUM_VEC, 1, typ, input, noise)
+            build_vector::<_, XofTurboShake128, 16, _>(algorithm::SUM_VEC, 1, typ, input, noise)
         }
         VdafConfig::Prio3Histogram { length, chunk_length } => {
             // The bin's index fits: it is less than `length`.
             let input = move |m: &Measurement| Ok(table::number(m, length as u128 - 1)? as usize);
             let typ = Histogram::<Field128, Chunks<_>>::new(length, chunk_length);
-            vectors::<_, XofTurboShake128, 16, _>(algorithm::HISTOGRAM, 1, typ, input, noise)
+            build_vector::<_, XofTurboShake128, 16, _>(algorithm::HISTOGRAM, 1, typ, input, noise)
         }
         VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length } => {
             let input = move |m: &Measurement| table::flags(m, length, max_weight);
             let typ = MultihotCountVec::<Field128, Chunks<_>>::new(length, max_weight, chunk_length);
-            standard(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector)
+            build_standard(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector)
         }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs } => {
             // The numbers fit: they have at most 32 bits.
             let input = move |m: &Measurement| {
-                Ok(table::numbers(m, length, Max::of_bits(bits as u32).0.into())?
+                Ok(table::numbers(m, length, MaxMeasurement::of_bits(bits as u32).0.into())?
                     .iter()
                     .map(|number| *number as u64)
                     .collect())
             };
             let typ = SumVec::<Field64, Chunks<_>>::new(bits, length, chunk_length);
             let id = algorithm::SUM_VEC_FIELD64_MULTIPROOF;
-            vectors::<_, XofHmacSha256Aes128, 32, _>(id, proofs, typ, input, noise)
+            build_vector::<_, XofHmacSha256Aes128, 32, _>(id, proofs, typ, input, noise)
         }
     }
 }
 
 /// A largest number as this draft has it: by its bits.
-fn whole(max: Max) -> Result<(usize, u128), VdafError> {
+fn whole_bits(max: MaxMeasurement) -> Result<(usize, u128), VdafError> {
     let why = "the largest number must be one of whole bits in DAP-09, such as 255";
     Ok((max.bits().ok_or_else(|| VdafError(why.to_owned()))?, max.0.into()))
 }
 
 /// A Prio3 as the draft specifies it: one proof, TurboSHAKE128, seeds of 16 bytes.
-fn standard<T>(
+fn build_standard<T>(
     id: u32,
     typ: Result<T, FlpError>,
     input: impl Fn(&Measurement) -> Result<T::Measurement, VdafError> + Send + Sync + 'static,
@@ -103,11 +103,11 @@ fn standard<T>(
 where
     T: Type<Field: Send + Sync> + Send + Sync + 'static,
 {
-    build::<T, XofTurboShake128, 16>(id, 1, typ.map_err(refuse)?, input, output, None)
+    build::<T, XofTurboShake128, 16>(id, 1, typ.map_err(vdaf_error)?, input, output, None)
 }
 
 /// A Prio3 over vectors whose aggregates may get noise.
-fn vectors<T, P, const SEED: usize, N>(
+fn build_vector<T, P, const SEED: usize, N>(
     id: u32,
     proofs: u8,
     typ: Result<T, FlpError>,
@@ -120,27 +120,27 @@ where
     P: Xof<SEED> + Send + Sync + 'static,
     N: Into<u128> + 'static,
 {
-    let typ = typ.map_err(refuse)?;
+    let typ = typ.map_err(vdaf_error)?;
     match noise {
         None => build::<T, P, SEED>(id, proofs, typ, input, vector, None),
         Some(epsilon) => {
-            let blur = laplace(typ.clone(), epsilon)?;
+            let noise_fn = laplace_noise(typ.clone(), epsilon)?;
             let output = |sums| signed(T::Field::modulus().into(), sums);
-            build::<T, P, SEED>(id, proofs, typ, input, output, Some(blur))
+            build::<T, P, SEED>(id, proofs, typ, input, output, Some(noise_fn))
         }
     }
 }
 
 /// Discrete Laplace noise on each element, of a scale that gives a batch pure differential privacy with this epsilon.
 /// The scale, the sampler and the source of randomness are `prio`'s.
-fn laplace<T>(typ: T, epsilon: Epsilon) -> Result<Blur<T::Field>, VdafError>
+fn laplace_noise<T>(typ: T, epsilon: Epsilon) -> Result<NoiseFn<T::Field>, VdafError>
 where
     T: TypeWithNoise<PureDpDiscreteLaplace> + Send + Sync + 'static,
 {
-    let epsilon = Rational::from_unsigned(epsilon.numerator(), epsilon.denominator()).map_err(refuse)?;
-    let strategy = PureDpDiscreteLaplace::from_budget(PureDpBudget::new(epsilon).map_err(refuse)?);
+    let epsilon = Rational::from_unsigned(epsilon.numerator(), epsilon.denominator()).map_err(vdaf_error)?;
+    let strategy = PureDpDiscreteLaplace::from_budget(PureDpBudget::new(epsilon).map_err(vdaf_error)?);
     // It does not matter how many measurements there are.
-    Ok(Box::new(move |share| typ.add_noise_to_result(&strategy, share, 0).map_err(refuse)))
+    Ok(Box::new(move |share| typ.add_noise_to_result(&strategy, share, 0).map_err(vdaf_error)))
 }
 
 fn build<T, P, const SEED: usize>(
@@ -149,7 +149,7 @@ fn build<T, P, const SEED: usize>(
     typ: T,
     input: impl Fn(&Measurement) -> Result<T::Measurement, VdafError> + Send + Sync + 'static,
     output: fn(T::AggregateResult) -> AggregateResult,
-    blur: Option<Blur<T::Field>>,
+    noise_fn: Option<NoiseFn<T::Field>>,
 ) -> Result<Arc<dyn Preparer>, VdafError>
 where
     T: Type<Field: Send + Sync> + Send + Sync + 'static,
@@ -161,10 +161,10 @@ where
         leader_share_length: bytes(typ.input_len() + typ.proof_len() * usize::from(proofs)),
         prepare_share_length: bytes(typ.verifier_len() * usize::from(proofs)),
         joint_rand_part_length: seed,
-        vdaf: Prio3::new(AGGREGATORS, proofs, id, typ).map_err(refuse)?,
+        vdaf: Prio3::new(AGGREGATORS, proofs, id, typ).map_err(vdaf_error)?,
         input: Box::new(input),
         output,
-        blur,
+        noise_fn,
     }))
 }
 
@@ -188,7 +188,7 @@ where
     input: Input<T>,
     output: fn(T::AggregateResult) -> AggregateResult,
     /// Of a task with noise.
-    blur: Option<Blur<T::Field>>,
+    noise_fn: Option<NoiseFn<T::Field>>,
 }
 
 impl<T, P, const SEED: usize> Prio3Preparer<T, P, SEED>
@@ -219,7 +219,7 @@ where
     fn decode_sum(&self, bytes: &[u8]) -> Result<vdaf::AggregateShare<T::Field>, VdafError> {
         let elements = elements(bytes, self.vdaf.output_len(), T::Field::ENCODED_SIZE)?;
         let elements: Result<Vec<_>, _> = elements.map(T::Field::get_decoded).collect();
-        Ok(elements.map_err(refuse)?.into())
+        Ok(elements.map_err(vdaf_error)?.into())
     }
 }
 
@@ -242,24 +242,24 @@ where
         SEED
     }
 
-    fn leader_bytes(&self) -> usize {
+    fn leader_state_bytes(&self) -> usize {
         // The message is there twice for a moment: in the request's parts and in the request.
         self.leader_share_length + 2 * self.prepare_share_length
     }
 
-    fn shard(&self, _: &[u8], measurement: &Measurement, report_id: &ReportId) -> Result<Sharded, VdafError> {
+    fn shard(&self, _: &[u8], measurement: &Measurement, report_id: &ReportId) -> Result<MeasurementShares, VdafError> {
         let measurement = (self.input)(measurement)?;
-        let (public, inputs) = self.vdaf.shard(&measurement, report_id.as_bytes()).map_err(refuse)?;
-        Ok(Sharded {
-            public_share: public.get_encoded().map_err(refuse)?,
-            leader_share: inputs[LEADER].get_encoded().map_err(refuse)?,
-            helper_share: inputs[HELPER].get_encoded().map_err(refuse)?,
+        let (public, inputs) = self.vdaf.shard(&measurement, report_id.as_bytes()).map_err(vdaf_error)?;
+        Ok(MeasurementShares {
+            public_share: public.get_encoded().map_err(vdaf_error)?,
+            leader_share: inputs[LEADER].get_encoded().map_err(vdaf_error)?,
+            helper_share: inputs[HELPER].get_encoded().map_err(vdaf_error)?,
         })
     }
 
     fn leader_start(
         &self,
-        verify: Verification,
+        verify: VerifyParams,
         share: InputShare,
     ) -> Result<(Box<dyn Pending>, Vec<u8>), ReportError> {
         let key = verify_key(&verify)?;
@@ -274,7 +274,7 @@ where
 
     fn helper_answer(
         &self,
-        verify: Verification,
+        verify: VerifyParams,
         share: InputShare,
         message: &[u8],
     ) -> Result<(OutputShare, Vec<u8>), ReportError> {
@@ -305,7 +305,7 @@ where
         }
     }
 
-    fn sum_bytes(&self) -> usize {
+    fn aggregate_share_bytes(&self) -> usize {
         self.vdaf.output_len() * T::Field::ENCODED_SIZE
     }
 
@@ -315,13 +315,13 @@ where
     }
 
     fn has_noise(&self) -> bool {
-        self.blur.is_some()
+        self.noise_fn.is_some()
     }
 
-    fn noise(&self) -> Result<AggregateShare, VdafError> {
+    fn sample_noise(&self) -> Result<AggregateShare, VdafError> {
         let mut elements = vec![T::Field::zero(); self.vdaf.output_len()];
-        if let Some(blur) = &self.blur {
-            blur(&mut elements)?;
+        if let Some(noise_fn) = &self.noise_fn {
+            noise_fn(&mut elements)?;
         }
         Ok(AggregateShare(Box::new(vdaf::AggregateShare::from(elements))))
     }
@@ -345,8 +345,8 @@ where
 
     fn unshard(&self, leader: &[u8], helper: &[u8], count: u64) -> Result<AggregateResult, VdafError> {
         let shares = [self.decode_sum(leader)?, self.decode_sum(helper)?];
-        let count = count.try_into().map_err(refuse)?;
-        let result = self.vdaf.unshard(&(), shares, count).map_err(refuse)?;
+        let count = count.try_into().map_err(vdaf_error)?;
+        let result = self.vdaf.unshard(&(), shares, count).map_err(vdaf_error)?;
         Ok((self.output)(result))
     }
 }

@@ -22,15 +22,15 @@ use prio18::{
 };
 
 use super::{
-    AggregateResult, AggregateShare, InputShare, Measurement, OutputShare, Pending, Preparer, Sharded, VdafError,
-    Verification,
+    AggregateResult, AggregateShare, InputShare, Measurement, MeasurementShares, OutputShare, Pending, Preparer,
+    VdafError, VerifyParams,
     common::{
-        AGGREGATORS, Blur, ENCODES, HELPER, LEADER, ONE_ROUND, SAME_PREPARER, boxed, check_joint_rand_part, elements,
-        number, refuse, signed, vector, verify_key,
+        AGGREGATORS, ENCODES, HELPER, LEADER, NoiseFn, ONE_ROUND, SAME_PREPARER, boxed, check_joint_rand_part,
+        elements, number, signed, vdaf_error, vector, verify_key,
     },
     table,
 };
-use crate::model::{Epsilon, Max, ReportError, ReportId, VdafConfig};
+use crate::model::{Epsilon, MaxMeasurement, ReportError, ReportId, VdafConfig};
 
 /// Bytes of a seed and of a verification key (section 6.2.1).
 const SEED: usize = 32;
@@ -60,21 +60,21 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
     match *config {
         VdafConfig::Prio3Count => build(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number, None),
         VdafConfig::Prio3Sum { max } => {
-            let max = fits_field64(max)?;
+            let max = max_in_field64(max)?;
             // The number fits: it is at most `max`.
             let input = move |m: &Measurement| Ok(table::number(m, max.into())? as u64);
             build(algorithm::SUM, Sum::<Field64>::new(max), input, number, None)
         }
-        VdafConfig::Prio3SumVec { max: Max(max), length, chunk_length } => {
+        VdafConfig::Prio3SumVec { max: MaxMeasurement(max), length, chunk_length } => {
             let input = move |m: &Measurement| Ok(table::numbers(m, length, max.into())?.to_vec());
             let typ = SumVec::<Field128, Chunks>::new(max.into(), length, chunk_length);
-            vectors(algorithm::SUM_VEC, typ, input, noise)
+            build_vector(algorithm::SUM_VEC, typ, input, noise)
         }
         VdafConfig::Prio3Histogram { length, chunk_length } => {
             // The bin's index fits: it is less than `length`.
             let input = move |m: &Measurement| Ok(table::number(m, length as u128 - 1)? as usize);
             let typ = Histogram::<Field128, Chunks>::new(length, chunk_length);
-            vectors(algorithm::HISTOGRAM, typ, input, noise)
+            build_vector(algorithm::HISTOGRAM, typ, input, noise)
         }
         VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length } => {
             let input = move |m: &Measurement| table::flags(m, length, max_weight);
@@ -89,7 +89,7 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
 }
 
 /// Since this draft a sum is in the 64-bit field (section 7.4.2), where a number of 64 bits may not even fit once.
-fn fits_field64(max: Max) -> Result<u64, VdafError> {
+fn max_in_field64(max: MaxMeasurement) -> Result<u64, VdafError> {
     if max.bit_length() <= table::MAX_BITS_FIELD64 {
         return Ok(max.0);
     }
@@ -100,7 +100,7 @@ fn fits_field64(max: Max) -> Result<u64, VdafError> {
 }
 
 /// A Prio3 over vectors whose aggregates may get noise.
-fn vectors<T>(
+fn build_vector<T>(
     id: u32,
     typ: Result<T, FlpError>,
     input: impl Fn(&Measurement) -> Result<T::Measurement, VdafError> + Send + Sync + 'static,
@@ -114,21 +114,21 @@ where
         + 'static,
 {
     let Some(epsilon) = noise else { return build(id, typ, input, vector, None) };
-    let typ = typ.map_err(refuse)?;
-    let blur = laplace(typ.clone(), epsilon)?;
-    build(id, Ok(typ), input, |sums| signed(Field128::modulus(), sums), Some(blur))
+    let typ = typ.map_err(vdaf_error)?;
+    let noise_fn = laplace_noise(typ.clone(), epsilon)?;
+    build(id, Ok(typ), input, |sums| signed(Field128::modulus(), sums), Some(noise_fn))
 }
 
 /// Discrete Laplace noise on each element, of a scale that gives a batch pure differential privacy with this epsilon.
 /// The scale, the sampler and the source of randomness are `prio`'s.
-fn laplace<T>(typ: T, epsilon: Epsilon) -> Result<Blur<T::Field>, VdafError>
+fn laplace_noise<T>(typ: T, epsilon: Epsilon) -> Result<NoiseFn<T::Field>, VdafError>
 where
     T: TypeWithNoise<PureDpDiscreteLaplace> + Send + Sync + 'static,
 {
-    let epsilon = Rational::from_unsigned(epsilon.numerator(), epsilon.denominator()).map_err(refuse)?;
-    let strategy = PureDpDiscreteLaplace::from_budget(PureDpBudget::new(epsilon).map_err(refuse)?);
+    let epsilon = Rational::from_unsigned(epsilon.numerator(), epsilon.denominator()).map_err(vdaf_error)?;
+    let strategy = PureDpDiscreteLaplace::from_budget(PureDpBudget::new(epsilon).map_err(vdaf_error)?);
     // It does not matter how many measurements there are.
-    Ok(Box::new(move |share| typ.add_noise_to_agg_share(&strategy, share, 0).map_err(refuse)))
+    Ok(Box::new(move |share| typ.add_noise_to_agg_share(&strategy, share, 0).map_err(vdaf_error)))
 }
 
 fn build<T>(
@@ -136,12 +136,12 @@ fn build<T>(
     typ: Result<T, FlpError>,
     input: impl Fn(&Measurement) -> Result<T::Measurement, VdafError> + Send + Sync + 'static,
     output: fn(T::AggregateResult) -> AggregateResult,
-    blur: Option<Blur<T::Field>>,
+    noise_fn: Option<NoiseFn<T::Field>>,
 ) -> Result<Arc<dyn Preparer>, VdafError>
 where
     T: Type<Field: Send + Sync> + Send + Sync + 'static,
 {
-    let typ = typ.map_err(refuse)?;
+    let typ = typ.map_err(vdaf_error)?;
     // Vectors have one element of joint randomness for each gadget call, and numbers have none.
     if typ.joint_rand_len() > MAX_GADGET_CALLS {
         let (calls, max) = (typ.joint_rand_len(), MAX_GADGET_CALLS);
@@ -153,10 +153,10 @@ where
         leader_share_length: bytes(typ.input_len() + typ.proof_len()),
         verifier_share_length: bytes(typ.verifier_len()),
         joint_rand_part_length: seed,
-        vdaf: Prio3::new(AGGREGATORS, 1, id, typ).map_err(refuse)?,
+        vdaf: Prio3::new(AGGREGATORS, 1, id, typ).map_err(vdaf_error)?,
         input: Box::new(input),
         output,
-        blur,
+        noise_fn,
     }))
 }
 
@@ -176,7 +176,7 @@ struct Prio3Preparer<T: Type> {
     input: Input<T>,
     output: fn(T::AggregateResult) -> AggregateResult,
     /// Of a task with noise.
-    blur: Option<Blur<T::Field>>,
+    noise_fn: Option<NoiseFn<T::Field>>,
 }
 
 impl<T> Prio3Preparer<T>
@@ -206,7 +206,7 @@ where
     fn decode_sum(&self, bytes: &[u8]) -> Result<vdaf::AggregateShare<T::Field>, VdafError> {
         let elements = elements(bytes, self.vdaf.output_len(), T::Field::ENCODED_SIZE)?;
         let elements: Result<Vec<_>, _> = elements.map(T::Field::get_decoded).collect();
-        Ok(elements.map_err(refuse)?.into())
+        Ok(elements.map_err(vdaf_error)?.into())
     }
 }
 
@@ -224,24 +224,29 @@ where
         SEED
     }
 
-    fn leader_bytes(&self) -> usize {
+    fn leader_state_bytes(&self) -> usize {
         // The message is there twice for a moment: in the request's parts and in the request.
         self.leader_share_length + 2 * self.verifier_share_length
     }
 
-    fn shard(&self, context: &[u8], measurement: &Measurement, report_id: &ReportId) -> Result<Sharded, VdafError> {
+    fn shard(
+        &self,
+        context: &[u8],
+        measurement: &Measurement,
+        report_id: &ReportId,
+    ) -> Result<MeasurementShares, VdafError> {
         let measurement = (self.input)(measurement)?;
-        let (public, inputs) = self.vdaf.shard(context, &measurement, report_id.as_bytes()).map_err(refuse)?;
-        Ok(Sharded {
-            public_share: public.get_encoded().map_err(refuse)?,
-            leader_share: inputs[LEADER].get_encoded().map_err(refuse)?,
-            helper_share: inputs[HELPER].get_encoded().map_err(refuse)?,
+        let (public, inputs) = self.vdaf.shard(context, &measurement, report_id.as_bytes()).map_err(vdaf_error)?;
+        Ok(MeasurementShares {
+            public_share: public.get_encoded().map_err(vdaf_error)?,
+            leader_share: inputs[LEADER].get_encoded().map_err(vdaf_error)?,
+            helper_share: inputs[HELPER].get_encoded().map_err(vdaf_error)?,
         })
     }
 
     fn leader_start(
         &self,
-        verify: Verification,
+        verify: VerifyParams,
         share: InputShare,
     ) -> Result<(Box<dyn Pending>, Vec<u8>), ReportError> {
         let key = verify_key(&verify)?;
@@ -258,7 +263,7 @@ where
 
     fn helper_answer(
         &self,
-        verify: Verification,
+        verify: VerifyParams,
         share: InputShare,
         message: &[u8],
     ) -> Result<(OutputShare, Vec<u8>), ReportError> {
@@ -293,7 +298,7 @@ where
         }
     }
 
-    fn sum_bytes(&self) -> usize {
+    fn aggregate_share_bytes(&self) -> usize {
         self.vdaf.output_len() * T::Field::ENCODED_SIZE
     }
 
@@ -302,13 +307,13 @@ where
     }
 
     fn has_noise(&self) -> bool {
-        self.blur.is_some()
+        self.noise_fn.is_some()
     }
 
-    fn noise(&self) -> Result<AggregateShare, VdafError> {
+    fn sample_noise(&self) -> Result<AggregateShare, VdafError> {
         let mut elements = vec![T::Field::zero(); self.vdaf.output_len()];
-        if let Some(blur) = &self.blur {
-            blur(&mut elements)?;
+        if let Some(noise_fn) = &self.noise_fn {
+            noise_fn(&mut elements)?;
         }
         Ok(AggregateShare(Box::new(vdaf::AggregateShare::from(elements))))
     }
@@ -332,8 +337,8 @@ where
 
     fn unshard(&self, leader: &[u8], helper: &[u8], count: u64) -> Result<AggregateResult, VdafError> {
         let shares = [self.decode_sum(leader)?, self.decode_sum(helper)?];
-        let count = count.try_into().map_err(refuse)?;
-        let result = self.vdaf.unshard(&(), shares, count).map_err(refuse)?;
+        let count = count.try_into().map_err(vdaf_error)?;
+        let result = self.vdaf.unshard(&(), shares, count).map_err(vdaf_error)?;
         Ok((self.output)(result))
     }
 }

@@ -17,7 +17,7 @@ use std::{any::Any, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-pub use self::{number::Wide, verify_key::derive_verify_key};
+pub use self::{number::JsonU128, verify_key::derive_verify_key};
 use crate::model::{Epsilon, ReportError, ReportId, Revision, TaskParameters, VdafConfig};
 
 /// What a client measures, before it is split.
@@ -51,7 +51,7 @@ pub enum AggregateResult {
 
 /// A measurement, split for two aggregators, all parts encoded. Has no `Debug`: both shares together are the measurement.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Sharded {
+pub struct MeasurementShares {
     /// The public share.
     pub public_share: Vec<u8>,
     /// The leader's input share.
@@ -73,7 +73,7 @@ pub struct InputShare<'a> {
 
 /// What verification is bound to.
 #[derive(Clone, Copy)]
-pub struct Verification<'a> {
+pub struct VerifyParams<'a> {
     /// The key that leader and helper share.
     pub key: &'a [u8],
     /// The application context; empty where the VDAF draft has none.
@@ -97,17 +97,22 @@ pub trait Preparer: Send + Sync {
     fn verify_key_length(&self) -> usize;
 
     /// About how many bytes a report's [`Pending`] and its message take: an input share and a few of a proof's parts.
-    fn leader_bytes(&self) -> usize;
+    fn leader_state_bytes(&self) -> usize;
 
     /// Splits a measurement. Refuses one that is outside the VDAF's range.
-    fn shard(&self, context: &[u8], measurement: &Measurement, report_id: &ReportId) -> Result<Sharded, VdafError>;
+    fn shard(
+        &self,
+        context: &[u8],
+        measurement: &Measurement,
+        report_id: &ReportId,
+    ) -> Result<MeasurementShares, VdafError>;
 
     /// The leader's first step: its state, and the encoded message for the helper. Deterministic, so that a
     /// restarted leader makes the same message again.
     ///
     /// [`ReportError::InvalidMessage`] if a share does not decode, [`ReportError::VdafPrepError`] otherwise: among others,
     /// if the leader's joint randomness part in the public share is not the one that it computes.
-    fn leader_start(&self, verify: Verification, share: InputShare)
+    fn leader_start(&self, verify: VerifyParams, share: InputShare)
     -> Result<(Box<dyn Pending>, Vec<u8>), ReportError>;
 
     /// The helper's only step: its output share, and the encoded message for the leader.
@@ -120,13 +125,13 @@ pub trait Preparer: Send + Sync {
     /// does not hold.
     fn helper_answer(
         &self,
-        verify: Verification,
+        verify: VerifyParams,
         share: InputShare,
         message: &[u8],
     ) -> Result<(OutputShare, Vec<u8>), ReportError>;
 
     /// About how many bytes a sum takes.
-    fn sum_bytes(&self) -> usize;
+    fn aggregate_share_bytes(&self) -> usize;
     /// The sum of no shares.
     fn zero(&self) -> AggregateShare;
     /// Whether aggregate shares get noise before they are given out.
@@ -134,7 +139,7 @@ pub trait Preparer: Send + Sync {
     /// What an aggregate share that is given out begins with: the sum of no shares, with noise in it if the task has
     /// noise. Every call draws it anew, so that whoever calls this for a batch has to store what comes of it before
     /// anybody sees it, and must never call it for the same batch again after that. For long vectors it takes its time.
-    fn noise(&self) -> Result<AggregateShare, VdafError>;
+    fn sample_noise(&self) -> Result<AggregateShare, VdafError>;
     /// Adds one report to a sum.
     fn add(&self, sum: &mut AggregateShare, share: OutputShare);
     /// Adds another sum to a sum.
@@ -160,7 +165,7 @@ pub fn preparer(revision: Revision, config: &VdafConfig) -> Result<Arc<dyn Prepa
 
 /// Makes the VDAF that a task asks for, with its noise, or says what is wrong with its parameters. For those who give
 /// out aggregates or read them.
-pub fn of_task(task: &TaskParameters) -> Result<Arc<dyn Preparer>, VdafError> {
+pub fn preparer_for_task(task: &TaskParameters) -> Result<Arc<dyn Preparer>, VdafError> {
     with_noise(task.revision, &task.vdaf, task.noise)
 }
 

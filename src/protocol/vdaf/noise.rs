@@ -10,7 +10,7 @@ use crate::model::{Epsilon, VdafConfig};
 
 /// The largest scale is this small a part of the field: noise that wraps around, and could not be told from a large sum,
 /// is out of the question then (less than e^-63 for each number).
-const ROOM: f64 = 64.0;
+const FIELD_MARGIN: f64 = 64.0;
 
 /// The noise of a task.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,7 +25,7 @@ impl Noise {
         let why = "noise is for Prio3Histogram, Prio3SumVec and Prio3SumVecField64MultiproofHmacSha256Aes128";
         let (sensitivity, field_bits) = sensitivity(vdaf).ok_or_else(|| VdafError(why.to_owned()))?;
         let scale = sensitivity / epsilon.as_f64();
-        if !scale.is_finite() || scale * ROOM > 2_f64.powi(field_bits - 1) {
+        if !scale.is_finite() || scale * FIELD_MARGIN > 2_f64.powi(field_bits - 1) {
             let why = format!("epsilon {epsilon} is too small: the noise would be larger than what can be summed");
             return Err(VdafError(why));
         }
@@ -40,19 +40,19 @@ impl Noise {
     /// The standard deviation of each number of an aggregate from the truth, with the noise of both aggregators.
     pub fn standard_deviation(&self) -> f64 {
         // One draw has the variance 2q / (1 - q)^2.
-        let (q, rest) = self.ratio();
+        let (q, rest) = self.decay();
         2.0 * q.sqrt() / rest
     }
 
     /// A number of an aggregate is no further than this from the truth in 95 of 100 cases, with the noise of both
     /// aggregators.
-    pub fn bound(&self) -> f64 {
+    pub fn confidence_bound(&self) -> f64 {
         let mut high = 1.0;
-        while self.beyond(high) > 0.05 {
+        while self.tail_probability(high) > 0.05 {
             high *= 2.0;
         }
         let mut low: f64 = 0.0;
-        if self.beyond(low) <= 0.05 {
+        if self.tail_probability(low) <= 0.05 {
             return 0.0;
         }
         // Beyond `low` there is too much, beyond `high` there is not.
@@ -61,7 +61,7 @@ impl Noise {
             if middle <= low || middle >= high {
                 break;
             }
-            if self.beyond(middle) > 0.05 {
+            if self.tail_probability(middle) > 0.05 {
                 low = middle;
             } else {
                 high = middle;
@@ -71,9 +71,9 @@ impl Noise {
     }
 
     /// How probable it is that the sum of two draws is further from zero than a whole number.
-    fn beyond(&self, bound: f64) -> f64 {
+    fn tail_probability(&self, bound: f64) -> f64 {
         // The sum is n with probability ((1-q)/(1+q))^2 q^|n| (|n| + (1+q^2)/(1-q^2)); this is the sum of it over both tails.
-        let (q, rest) = self.ratio();
+        let (q, rest) = self.decay();
         let first = bound + 1.0;
         let middle = (1.0 + q * q) / (rest * (1.0 + q));
         let tail = (-first / self.scale).exp() * ((first + middle) / rest + q / (rest * rest));
@@ -81,7 +81,7 @@ impl Noise {
     }
 
     /// By which factor a value of a draw is less probable than the one before it, and what that lacks to one.
-    fn ratio(&self) -> (f64, f64) {
+    fn decay(&self) -> (f64, f64) {
         let rest = -(-1.0 / self.scale).exp_m1();
         ((-1.0 / self.scale).exp(), rest)
     }
@@ -106,7 +106,7 @@ fn sensitivity(vdaf: &VdafConfig) -> Option<(f64, i32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Max;
+    use crate::model::MaxMeasurement;
 
     fn histogram(epsilon: &str) -> Noise {
         let vdaf = VdafConfig::Prio3Histogram { length: 4, chunk_length: 2 };
@@ -115,7 +115,7 @@ mod tests {
 
     /// The probabilities of -n..=n of one draw, and of their sum with another.
     fn by_hand(noise: Noise, n: i32) -> (Vec<f64>, Vec<f64>) {
-        let (q, _) = noise.ratio();
+        let (q, _) = noise.decay();
         let one: Vec<f64> = (-n..=n).map(|k| (1.0 - q) / (1.0 + q) * q.powi(k.abs())).collect();
         let two = (0..2 * one.len() - 1).map(|sum| {
             (0..one.len())
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_the_error_is_so() {
+    fn error_bounds_match_enumeration() {
         for epsilon in ["8", "2", "1", "0.1"] {
             let (noise, n) = (histogram(epsilon), 600);
             let (one, two) = by_hand(noise, n);
@@ -135,38 +135,41 @@ mod tests {
             let value = |index: usize| index as f64 - 2.0 * f64::from(n);
             let variance: f64 = two.iter().enumerate().map(|(i, p)| p * value(i).powi(2)).sum();
             assert!((variance.sqrt() / noise.standard_deviation() - 1.0).abs() < 1e-6, "{epsilon}");
-            let beyond = |bound: f64| {
+            let tail_probability = |bound: f64| {
                 two.iter().enumerate().filter(|(i, _)| value(*i).abs() > bound).map(|(_, p)| p).sum::<f64>()
             };
             for bound in [0.0, 1.0, 7.0] {
-                assert!((beyond(bound) - noise.beyond(bound)).abs() < 1e-9, "{epsilon} {bound}");
+                assert!((tail_probability(bound) - noise.tail_probability(bound)).abs() < 1e-9, "{epsilon} {bound}");
             }
-            let bound = noise.bound();
-            assert!(beyond(bound) <= 0.05 && (bound == 0.0 || beyond(bound - 1.0) > 0.05), "{epsilon}: {bound}");
+            let bound = noise.confidence_bound();
+            assert!(
+                tail_probability(bound) <= 0.05 && (bound == 0.0 || tail_probability(bound - 1.0) > 0.05),
+                "{epsilon}: {bound}"
+            );
         }
         // Where the steps from one number to the next do not matter, it is the sum of two of Laplace's own.
         let noise = histogram("0.000000001");
         assert!((noise.standard_deviation() / (2.0 * noise.scale()) - 1.0).abs() < 1e-6);
-        let share = noise.bound() / noise.scale();
+        let share = noise.confidence_bound() / noise.scale();
         assert!(((1.0 + share / 2.0) * (-share).exp() - 0.05).abs() < 1e-6, "{share}");
     }
 
     #[test]
-    fn sensitivity_is_what_one_report_can_change() {
+    fn sensitivity_bounds_one_report() {
         let one = "1".parse().unwrap();
         let scale = |vdaf| Noise::new(&vdaf, one).map(|noise| noise.scale());
         let vector = |max| VdafConfig::Prio3SumVec { max, length: 3, chunk_length: 2 };
-        assert_eq!(scale(vector(Max::of_bits(4))), Ok(45.0));
+        assert_eq!(scale(vector(MaxMeasurement::of_bits(4))), Ok(45.0));
         // All numbers of as many bits: what the VDAF's own proof says of them.
-        assert_eq!(scale(vector(Max(9))), Ok(45.0));
+        assert_eq!(scale(vector(MaxMeasurement(9))), Ok(45.0));
         assert_eq!(scale(VdafConfig::Prio3Histogram { length: 100, chunk_length: 2 }), Ok(2.0));
-        for without in [VdafConfig::Prio3Count, VdafConfig::Prio3Sum { max: Max(3) }] {
+        for without in [VdafConfig::Prio3Count, VdafConfig::Prio3Sum { max: MaxMeasurement(3) }] {
             assert!(scale(without).unwrap_err().0.contains("Prio3Histogram"));
         }
     }
 
     #[test]
-    fn noise_has_to_fit_into_the_field() {
+    fn rejects_noise_larger_than_the_field() {
         let narrow = VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 {
             bits: 32,
             length: 1000,
@@ -178,6 +181,6 @@ mod tests {
         let least = Epsilon::new(1, u128::MAX).unwrap();
         assert!(Noise::new(&VdafConfig::Prio3Histogram { length: 4, chunk_length: 2 }, least).is_err());
         // However little noise.
-        assert_eq!(histogram("1000000").bound(), 0.0);
+        assert_eq!(histogram("1000000").confidence_bound(), 0.0);
     }
 }

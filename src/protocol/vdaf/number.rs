@@ -8,9 +8,9 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A number by itself.
-pub struct Wide(pub u128);
+pub struct JsonU128(pub u128);
 
-impl Serialize for Wide {
+impl Serialize for JsonU128 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match u64::try_from(self.0) {
             Ok(number) => serializer.serialize_u64(number),
@@ -19,15 +19,15 @@ impl Serialize for Wide {
     }
 }
 
-impl<'de> Deserialize<'de> for Wide {
+impl<'de> Deserialize<'de> for JsonU128 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(WideVisitor).map(Self)
+        deserializer.deserialize_any(U128Visitor).map(Self)
     }
 }
 
-struct WideVisitor;
+struct U128Visitor;
 
-impl de::Visitor<'_> for WideVisitor {
+impl de::Visitor<'_> for U128Visitor {
     type Value = u128;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -50,11 +50,11 @@ pub mod one {
     use super::*;
 
     pub fn serialize<S: Serializer>(number: &u128, serializer: S) -> Result<S::Ok, S::Error> {
-        Wide(*number).serialize(serializer)
+        JsonU128(*number).serialize(serializer)
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
-        Ok(Wide::deserialize(deserializer)?.0)
+        Ok(JsonU128::deserialize(deserializer)?.0)
     }
 }
 
@@ -63,11 +63,11 @@ pub mod many {
     use super::*;
 
     pub fn serialize<S: Serializer>(numbers: &[u128], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(numbers.iter().map(|number| Wide(*number)))
+        serializer.collect_seq(numbers.iter().map(|number| JsonU128(*number)))
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u128>, D::Error> {
-        let numbers = Vec::<Wide>::deserialize(deserializer)?;
+        let numbers = Vec::<JsonU128>::deserialize(deserializer)?;
         Ok(numbers.into_iter().map(|number| number.0).collect())
     }
 }

@@ -5,7 +5,7 @@
 //! the end, for one, makes `prio` panic.
 
 use super::{Measurement, VdafError};
-use crate::model::{Max, VdafConfig};
+use crate::model::{MaxMeasurement, VdafConfig};
 
 /// The most field elements that a report's measurement and proofs may have together. At 16 bytes each that is a
 /// leader's share of 64 MiB.
@@ -31,7 +31,7 @@ pub const DEFAULT_PROOFS_FIELD64: u8 = 3;
 
 /// Parameters as a person gives them. Those that the VDAF does not have must be absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Parameters {
+pub struct VdafParameters {
     /// Bits of each number: the largest one has all of them set.
     pub bits: Option<usize>,
     /// The largest number, in place of `bits`.
@@ -46,7 +46,7 @@ pub struct Parameters {
     pub proofs: Option<u8>,
 }
 
-impl Parameters {
+impl VdafParameters {
     /// The names of those that are given.
     fn given(&self) -> Vec<&'static str> {
         let all = [
@@ -62,7 +62,7 @@ impl Parameters {
 }
 
 /// A VDAF and what it takes to configure it.
-pub struct Row {
+pub struct VdafSpec {
     /// The name in task files, which is also the protocol's.
     pub name: &'static str,
     /// A shorter name for the command line.
@@ -72,7 +72,7 @@ pub struct Row {
     /// Parameters that may be given.
     pub optional: &'static [&'static str],
     /// Makes a configuration. What is required is there, what is neither required nor optional is absent.
-    make: fn(&Parameters) -> VdafConfig,
+    make: fn(&VdafParameters) -> VdafConfig,
 }
 
 /// The largest number may be said in two ways.
@@ -82,16 +82,16 @@ const LENGTH: &[&str] = &["length"];
 const MAX_WEIGHT: &[&str] = &["max_weight"];
 
 /// Every VDAF that there is.
-pub static TABLE: &[Row] = &[
-    Row { name: "Prio3Count", short: "count", required: &[], optional: &[], make: |_| VdafConfig::Prio3Count },
-    Row {
+pub static VDAFS: &[VdafSpec] = &[
+    VdafSpec { name: "Prio3Count", short: "count", required: &[], optional: &[], make: |_| VdafConfig::Prio3Count },
+    VdafSpec {
         name: "Prio3Sum",
         short: "sum",
         required: &[MAX],
         optional: &[],
         make: |p| VdafConfig::Prio3Sum { max: max(p) },
     },
-    Row {
+    VdafSpec {
         name: "Prio3SumVec",
         short: "sumvec",
         required: &[MAX, LENGTH],
@@ -102,7 +102,7 @@ pub static TABLE: &[Row] = &[
             VdafConfig::Prio3SumVec { max, length, chunk_length: chunk_length(p, elements) }
         },
     },
-    Row {
+    VdafSpec {
         name: "Prio3Histogram",
         short: "histogram",
         required: &[LENGTH],
@@ -112,7 +112,7 @@ pub static TABLE: &[Row] = &[
             VdafConfig::Prio3Histogram { length, chunk_length: chunk_length(p, length) }
         },
     },
-    Row {
+    VdafSpec {
         name: "Prio3MultihotCountVec",
         short: "multihot",
         required: &[LENGTH, MAX_WEIGHT],
@@ -123,7 +123,7 @@ pub static TABLE: &[Row] = &[
             VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length }
         },
     },
-    Row {
+    VdafSpec {
         name: "Prio3SumVecField64MultiproofHmacSha256Aes128",
         short: "sumvec-hmac",
         required: &[BITS, LENGTH],
@@ -144,12 +144,12 @@ pub static TABLE: &[Row] = &[
 ///
 /// A chunk length that is not given is picked with [`optimal_chunk_length`]. Errors name what is unknown, missing,
 /// not wanted or out of range.
-pub fn configure(name: &str, parameters: &Parameters) -> Result<VdafConfig, VdafError> {
-    let row = TABLE
+pub fn configure(name: &str, parameters: &VdafParameters) -> Result<VdafConfig, VdafError> {
+    let row = VDAFS
         .iter()
         .find(|row| row.name.eq_ignore_ascii_case(name) || row.short.eq_ignore_ascii_case(name))
         .ok_or_else(|| {
-            let known: Vec<_> = TABLE.iter().map(|row| row.short).collect();
+            let known: Vec<_> = VDAFS.iter().map(|row| row.short).collect();
             VdafError(format!("unknown VDAF {name:?}; known are {}", known.join(", ")))
         })?;
     let given = parameters.given();
@@ -207,7 +207,7 @@ pub fn optimal_chunk_length(elements: usize) -> usize {
 }
 
 /// The bits of the largest number. There is at least one; zero also stands for bits that no number has.
-fn check_max(max: Max) -> Result<usize, VdafError> {
+fn check_max(max: MaxMeasurement) -> Result<usize, VdafError> {
     match max.bit_length() {
         bits @ 1..=MAX_BITS => Ok(bits),
         _ => Err(VdafError(format!("the largest number must be at least 1, and have at most {MAX_BITS} bits"))),
@@ -241,12 +241,12 @@ fn given(parameter: Option<usize>) -> usize {
 }
 
 /// The largest number, in whichever way it is said.
-fn max(parameters: &Parameters) -> Max {
-    let of_bits = || Max::of_bits(given(parameters.bits).try_into().unwrap_or(0));
-    parameters.max_measurement.map_or_else(of_bits, Max)
+fn max(parameters: &VdafParameters) -> MaxMeasurement {
+    let of_bits = || MaxMeasurement::of_bits(given(parameters.bits).try_into().unwrap_or(0));
+    parameters.max_measurement.map_or_else(of_bits, MaxMeasurement)
 }
 
-fn chunk_length(parameters: &Parameters, elements: usize) -> usize {
+fn chunk_length(parameters: &VdafParameters, elements: usize) -> usize {
     parameters.chunk_length.unwrap_or_else(|| optimal_chunk_length(elements))
 }
 
@@ -266,7 +266,7 @@ pub fn check_measurement(config: &VdafConfig, measurement: &Measurement) -> Resu
             flags(measurement, length, max_weight).map(drop)
         }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, .. } => {
-            let max = u32::try_from(bits).map_or(Max(0), Max::of_bits);
+            let max = u32::try_from(bits).map_or(MaxMeasurement(0), MaxMeasurement::of_bits);
             numbers(measurement, length, max.0.into()).map(drop)
         }
     }
@@ -318,24 +318,24 @@ pub(super) fn flags(measurement: &Measurement, length: usize, max_weight: usize)
 mod tests {
     use super::*;
 
-    fn configured(name: &str, parameters: Parameters) -> Result<VdafConfig, String> {
+    fn configured(name: &str, parameters: VdafParameters) -> Result<VdafConfig, String> {
         configure(name, &parameters).map_err(|error| error.0)
     }
 
     #[test]
-    fn every_row_is_named_like_its_configuration_and_can_be_made() {
-        for row in TABLE {
+    fn configures_every_vdaf_by_either_name() {
+        for row in VDAFS {
             // Of each group the first, and then of each group the last.
             let first = |group: &[&'static str]| group[0];
             let last = |group: &[&'static str]| group[group.len() - 1];
             for pick in [first, last] {
                 let has = |parameter| row.required.iter().any(|group| pick(group) == parameter);
-                let parameters = Parameters {
+                let parameters = VdafParameters {
                     bits: has("bits").then_some(8),
                     max_measurement: has("max_measurement").then_some(255),
                     length: has("length").then_some(8),
                     max_weight: has("max_weight").then_some(8),
-                    ..Parameters::default()
+                    ..VdafParameters::default()
                 };
                 let config = configure(row.short, &parameters).unwrap();
                 assert_eq!(configure(row.name, &parameters).unwrap(), config);
@@ -345,31 +345,31 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_not_wanted_is_named() {
-        let bits = Parameters { bits: Some(8), ..Parameters::default() };
+    fn names_missing_and_unexpected_parameters() {
+        let bits = VdafParameters { bits: Some(8), ..VdafParameters::default() };
         assert_eq!(configured("count", bits), Err("Prio3Count has no parameter `bits`".into()));
         assert_eq!(configured("SumVec", bits), Err("Prio3SumVec needs `length`".into()));
-        let none = Parameters::default();
+        let none = VdafParameters::default();
         assert_eq!(configured("sum", none), Err("Prio3Sum needs `bits` or `max_measurement`".into()));
         assert!(configured("median", bits).unwrap_err().starts_with("unknown VDAF \"median\"; known are count, sum"));
     }
 
     #[test]
-    fn the_largest_number_is_said_in_one_of_two_ways() {
-        let max = Parameters { max_measurement: Some(100), ..Parameters::default() };
-        assert_eq!(configured("sum", max), Ok(VdafConfig::Prio3Sum { max: Max(100) }));
-        let vector = configured("sumvec", Parameters { length: Some(3), ..max });
+    fn accepts_bits_or_max_measurement() {
+        let max = VdafParameters { max_measurement: Some(100), ..VdafParameters::default() };
+        assert_eq!(configured("sum", max), Ok(VdafConfig::Prio3Sum { max: MaxMeasurement(100) }));
+        let vector = configured("sumvec", VdafParameters { length: Some(3), ..max });
         assert_eq!(
             vector,
-            Ok(VdafConfig::Prio3SumVec { max: Max(100), length: 3, chunk_length: optimal_chunk_length(21) })
+            Ok(VdafConfig::Prio3SumVec { max: MaxMeasurement(100), length: 3, chunk_length: optimal_chunk_length(21) })
         );
-        let both = Parameters { bits: Some(8), ..max };
+        let both = VdafParameters { bits: Some(8), ..max };
         assert_eq!(configured("sum", both), Err("Prio3Sum needs `bits` or `max_measurement`, but not both".into()));
-        let hmac = configured("sumvec-hmac", Parameters { length: Some(3), ..max });
+        let hmac = configured("sumvec-hmac", VdafParameters { length: Some(3), ..max });
         assert!(hmac.unwrap_err().ends_with(" needs `bits`"));
         for none in [
-            Parameters { max_measurement: Some(0), ..Parameters::default() },
-            Parameters { bits: Some(65), ..Parameters::default() },
+            VdafParameters { max_measurement: Some(0), ..VdafParameters::default() },
+            VdafParameters { bits: Some(65), ..VdafParameters::default() },
         ] {
             let why = "the largest number must be at least 1, and have at most 64 bits";
             assert_eq!(configured("sum", none), Err(why.into()));
@@ -377,32 +377,36 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_length_is_picked_for_the_whole_measurement() {
-        let p = Parameters { bits: Some(4), length: Some(2500), ..Parameters::default() };
+    fn picks_optimal_chunk_length() {
+        let p = VdafParameters { bits: Some(4), length: Some(2500), ..VdafParameters::default() };
         assert_eq!(
             configured("sumvec", p),
             Ok(VdafConfig::Prio3SumVec {
-                max: Max::of_bits(4),
+                max: MaxMeasurement::of_bits(4),
                 length: 2500,
                 chunk_length: optimal_chunk_length(10_000)
             })
         );
-        let given = Parameters { chunk_length: Some(7), ..p };
+        let given = VdafParameters { chunk_length: Some(7), ..p };
         assert_eq!(
             configured("sumvec", given),
-            Ok(VdafConfig::Prio3SumVec { max: Max::of_bits(4), length: 2500, chunk_length: 7 })
+            Ok(VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(4), length: 2500, chunk_length: 7 })
         );
         let near_root = optimal_chunk_length(10_000);
         assert!((50..=200).contains(&near_root), "{near_root}");
     }
 
     #[test]
-    fn no_size_overflows() {
+    fn rejects_overflowing_sizes() {
         for bits in [1, 8, 64, usize::MAX] {
             for length in [1 << 21, 1 << 40, usize::MAX] {
                 for chunk_length in [None, Some(0), Some(1), Some(usize::MAX)] {
-                    let p =
-                        Parameters { bits: Some(bits), length: Some(length), chunk_length, ..Parameters::default() };
+                    let p = VdafParameters {
+                        bits: Some(bits),
+                        length: Some(length),
+                        chunk_length,
+                        ..VdafParameters::default()
+                    };
                     let fine = bits == 1 && length == 1 << 21 && chunk_length.is_none();
                     assert_eq!(configured("sumvec", p).is_ok(), fine, "{p:?}");
                     assert_eq!(configured("sumvec-hmac", p).is_ok(), fine, "{p:?}");
@@ -410,16 +414,16 @@ mod tests {
             }
         }
         let all = Some(usize::MAX);
-        let p = Parameters { length: all, max_weight: all, ..Parameters::default() };
+        let p = VdafParameters { length: all, max_weight: all, ..VdafParameters::default() };
         assert!(configured("multihot", p).is_err());
     }
 
     #[test]
-    fn parameters_out_of_range_are_refused() {
+    fn rejects_parameters_out_of_range() {
         let bad = [
-            VdafConfig::Prio3Sum { max: Max(0) },
-            VdafConfig::Prio3SumVec { max: Max::of_bits(1), length: 0, chunk_length: 1 },
-            VdafConfig::Prio3SumVec { max: Max::of_bits(2), length: 3, chunk_length: 7 },
+            VdafConfig::Prio3Sum { max: MaxMeasurement(0) },
+            VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(1), length: 0, chunk_length: 1 },
+            VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(2), length: 3, chunk_length: 7 },
             VdafConfig::Prio3Histogram { length: 10, chunk_length: 0 },
             VdafConfig::Prio3Histogram { length: 10, chunk_length: 11 },
             VdafConfig::Prio3Histogram { length: 1 << 19, chunk_length: 1 },

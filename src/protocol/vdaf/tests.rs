@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{Max, VdafConfig};
+use crate::model::{MaxMeasurement, VdafConfig};
 
 const VERIFY_KEY: [u8; 32] = [7; 32];
 
@@ -29,7 +29,7 @@ fn vector(numbers: &[u128]) -> Measurement {
     Measurement::Vector(numbers.to_vec())
 }
 
-fn sum_case(revision: Revision, max: Max) -> Case {
+fn sum_case(revision: Revision, max: MaxMeasurement) -> Case {
     let largest = u128::from(max.0);
     Case {
         revision,
@@ -64,9 +64,9 @@ fn cases_of(revision: Revision) -> Vec<Case> {
             result: AggregateResult::Number(2),
             refused: vec![number(2), vector(&[1])],
         },
-        sum_case(revision, Max::of_bits(8)),
-        sum_vec_case(revision, sum_vec(Max::of_bits(4)), 15),
-        sum_vec_case(revision, sum_vec(Max::of_bits(64)), u64::MAX.into()),
+        sum_case(revision, MaxMeasurement::of_bits(8)),
+        sum_vec_case(revision, sum_vec(MaxMeasurement::of_bits(4)), 15),
+        sum_vec_case(revision, sum_vec(MaxMeasurement::of_bits(64)), u64::MAX.into()),
         Case {
             revision,
             config: VdafConfig::Prio3Histogram { length: 4, chunk_length: 3 },
@@ -83,8 +83,10 @@ fn cases_of(revision: Revision) -> Vec<Case> {
         },
     ];
     cases.extend(match revision {
-        Revision::Dap09 => [sum_case(revision, Max::of_bits(64)), sum_vec_case(revision, MULTIPROOF, 15)],
-        Revision::Dap18 => [sum_case(revision, Max(1337)), sum_vec_case(revision, sum_vec(Max(4)), 4)],
+        Revision::Dap09 => [sum_case(revision, MaxMeasurement::of_bits(64)), sum_vec_case(revision, MULTIPROOF, 15)],
+        Revision::Dap18 => {
+            [sum_case(revision, MaxMeasurement(1337)), sum_vec_case(revision, sum_vec(MaxMeasurement(4)), 4)]
+        }
     });
     cases
 }
@@ -112,12 +114,12 @@ impl Case {
 struct Report {
     vdaf: Arc<dyn Preparer>,
     id: ReportId,
-    sharded: Sharded,
+    sharded: MeasurementShares,
 }
 
 impl Report {
-    fn verification(&self) -> Verification<'static> {
-        Verification { key: &VERIFY_KEY[..self.vdaf.verify_key_length()], context: CONTEXT }
+    fn verification(&self) -> VerifyParams<'static> {
+        VerifyParams { key: &VERIFY_KEY[..self.vdaf.verify_key_length()], context: CONTEXT }
     }
 
     fn share<'a>(&'a self, public_share: &'a [u8], input_share: &'a [u8]) -> InputShare<'a> {
@@ -136,7 +138,7 @@ impl Report {
 }
 
 #[test]
-fn measurements_are_aggregated() {
+fn aggregates_measurements() {
     for case in cases() {
         let vdaf = case.preparer();
         let mut sums = [vdaf.zero(), vdaf.zero()];
@@ -166,7 +168,7 @@ fn measurements_are_aggregated() {
 }
 
 #[test]
-fn measurements_out_of_range_are_refused() {
+fn rejects_measurements_out_of_range() {
     for case in cases() {
         let vdaf = case.preparer();
         for measurement in case.refused {
@@ -177,7 +179,7 @@ fn measurements_out_of_range_are_refused() {
 }
 
 #[test]
-fn parameters_out_of_range_are_refused() {
+fn rejects_parameters_out_of_range() {
     let config = VdafConfig::Prio3Histogram { length: 10, chunk_length: 0 };
     for revision in Revision::ALL {
         assert!(preparer(revision, &config).is_err());
@@ -185,22 +187,22 @@ fn parameters_out_of_range_are_refused() {
 }
 
 #[test]
-fn what_one_draft_lacks_is_refused_with_a_reason() {
+fn rejects_vdafs_that_a_draft_lacks() {
     let why = |revision, config| preparer(revision, &config).err().map(|error| error.0).unwrap_or_default();
-    for max in [Max(1337), Max(1 << 63)] {
+    for max in [MaxMeasurement(1337), MaxMeasurement(1 << 63)] {
         assert!(why(Revision::Dap09, VdafConfig::Prio3Sum { max }).contains("whole bits in DAP-09"));
         let config = VdafConfig::Prio3SumVec { max, length: 3, chunk_length: 5 };
         assert!(why(Revision::Dap09, config).contains("whole bits in DAP-09"));
     }
-    assert_eq!(why(Revision::Dap18, VdafConfig::Prio3Sum { max: Max::of_bits(32) }), "");
-    for max in [Max(1 << 32), Max::of_bits(64)] {
+    assert_eq!(why(Revision::Dap18, VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(32) }), "");
+    for max in [MaxMeasurement(1 << 32), MaxMeasurement::of_bits(64)] {
         assert!(why(Revision::Dap18, VdafConfig::Prio3Sum { max }).contains("below 2^32 in DAP-18"));
     }
     assert!(why(Revision::Dap18, MULTIPROOF).contains("is for DAP-09 only"));
 }
 
 #[test]
-fn the_leaders_first_step_is_deterministic() {
+fn leader_start_is_deterministic() {
     for case in cases() {
         let report = case.report();
         assert_eq!(report.leader_start().1, report.leader_start().1);
@@ -209,7 +211,7 @@ fn the_leaders_first_step_is_deterministic() {
 
 /// Each report has randomness of its own.
 #[test]
-fn the_same_measurement_is_split_differently_each_time() {
+fn sharding_is_randomized() {
     for case in cases() {
         let (one, id) = (case.report(), ReportId::new([3; 16]));
         let split = || one.vdaf.shard(CONTEXT, &case.measurements[0], &id).unwrap();
@@ -220,7 +222,7 @@ fn the_same_measurement_is_split_differently_each_time() {
 }
 
 #[test]
-fn the_largest_proofs_that_the_table_allows_can_be_made_and_verified() {
+fn verifies_largest_allowed_proofs() {
     for (revision, length) in [(Revision::Dap09, table::MAX_GADGET_CALLS), (Revision::Dap18, draft18::MAX_GADGET_CALLS)]
     {
         let largest = Case {
@@ -240,7 +242,7 @@ fn the_largest_proofs_that_the_table_allows_can_be_made_and_verified() {
 }
 
 #[test]
-fn the_longest_vectors_have_a_chunk_length_in_both_drafts() {
+fn accepts_longest_vectors_in_both_drafts() {
     let length = table::MAX_ELEMENTS - (1 << 14);
     let config = VdafConfig::Prio3Histogram { length, chunk_length: table::optimal_chunk_length(length) };
     for revision in Revision::ALL {
@@ -249,7 +251,7 @@ fn the_longest_vectors_have_a_chunk_length_in_both_drafts() {
 }
 
 #[test]
-fn a_proof_that_does_not_hold_is_a_failed_preparation() {
+fn rejects_invalid_proofs() {
     for case in cases() {
         let report = case.report();
         let (pending, message) = report.leader_start();
@@ -280,12 +282,12 @@ fn a_proof_that_does_not_hold_is_a_failed_preparation() {
 }
 
 #[test]
-fn another_key_or_another_report_id_does_not_verify() {
+fn rejects_wrong_verify_key_or_report_id() {
     for case in cases() {
         let report = case.report();
         let (_, message) = report.leader_start();
         let key = [8; 32];
-        let verification = Verification { key: &key[..report.vdaf.verify_key_length()], context: CONTEXT };
+        let verification = VerifyParams { key: &key[..report.vdaf.verify_key_length()], context: CONTEXT };
         let share = report.share(&report.sharded.public_share, &report.sharded.helper_share);
         let answer = report.vdaf.helper_answer(verification, share, &message);
         assert_eq!(answer.err(), Some(ReportError::VdafPrepError), "{:?} {:?}", case.revision, case.config);
@@ -294,18 +296,18 @@ fn another_key_or_another_report_id_does_not_verify() {
         let answer = report.vdaf.helper_answer(report.verification(), InputShare { report_id: &id, ..share }, &message);
         assert_eq!(answer.err(), Some(ReportError::VdafPrepError), "{:?} {:?}", case.revision, case.config);
 
-        let short = Verification { key: &key[1..report.vdaf.verify_key_length()], context: CONTEXT };
+        let short = VerifyParams { key: &key[1..report.vdaf.verify_key_length()], context: CONTEXT };
         let answer = report.vdaf.helper_answer(short, share, &message);
         assert_eq!(answer.err(), Some(ReportError::VdafPrepError));
     }
 }
 
 #[test]
-fn another_context_does_not_verify_where_there_is_one() {
+fn rejects_wrong_context() {
     for case in cases() {
         let report = case.report();
         let (pending, message) = report.leader_start();
-        let other = Verification { context: b"another application", ..report.verification() };
+        let other = VerifyParams { context: b"another application", ..report.verification() };
         let share = report.share(&report.sharded.public_share, &report.sharded.helper_share);
         let answer = report.vdaf.helper_answer(other, share, &message);
         match case.revision {
@@ -324,12 +326,12 @@ fn other_lengths(bytes: &[u8]) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn shares_of_another_length_are_invalid_messages() {
+fn rejects_shares_of_wrong_length() {
     for case in cases() {
         let report = case.report();
         let (vdaf, verification) = (&report.vdaf, report.verification());
         let (_, message) = report.leader_start();
-        let Sharded { public_share, leader_share, helper_share } = &report.sharded;
+        let MeasurementShares { public_share, leader_share, helper_share } = &report.sharded;
         let leader = |share: InputShare| vdaf.leader_start(verification, share).map(|_| ());
         let helper = |share: InputShare| vdaf.helper_answer(verification, share, &message).map(|_| ());
         for public in other_lengths(public_share) {
@@ -372,7 +374,7 @@ fn rejects_messages_of_another_kind_or_length() {
 }
 
 #[test]
-fn aggregate_shares_of_another_length_are_refused() {
+fn rejects_aggregate_shares_of_wrong_length() {
     for case in cases() {
         let vdaf = case.preparer();
         let zero = vdaf.encode(&vdaf.zero());
@@ -386,7 +388,7 @@ fn aggregate_shares_of_another_length_are_refused() {
 }
 
 #[test]
-fn measurements_and_results_survive_json() {
+fn json_round_trips_measurements_and_results() {
     for case in cases() {
         for measurement in case.measurements {
             let text = serde_json::to_string(&measurement).unwrap();
@@ -428,7 +430,7 @@ fn hostile_bytes_never_panic() {
         let (vdaf, verification) = (&report.vdaf, report.verification());
         let (_, message) = report.leader_start();
         let (_, answer) = report.helper_answer(&message).unwrap();
-        let Sharded { public_share, leader_share, helper_share } = report.sharded.clone();
+        let MeasurementShares { public_share, leader_share, helper_share } = report.sharded.clone();
         let sum = vdaf.encode(&vdaf.zero());
         let any_part = (
             hostile(public_share.clone()),

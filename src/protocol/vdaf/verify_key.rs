@@ -32,7 +32,7 @@ mod tests {
     ];
 
     #[test]
-    fn a_key_is_that_of_another_implementation() {
+    fn matches_another_implementation() {
         let seed = Secret::new((0..32).collect());
         for length in [16, 32, 40] {
             let key = derive_verify_key(&seed, &TaskId::new([7; 32]), length);
@@ -41,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn another_task_or_another_seed_has_another_key() {
+    fn key_depends_on_task_and_seed() {
         let (seed, task) = (Secret::new(vec![1; 16]), TaskId::new([7; 32]));
         let key = derive_verify_key(&seed, &task, 32);
         assert_ne!(derive_verify_key(&seed, &TaskId::new([8; 32]), 32), key);

@@ -319,13 +319,13 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_read_names_the_field() {
+    fn read_error_names_the_field() {
         let error = reader(&[1, 2]).u32("Report.time").unwrap_err();
         assert_eq!(error.to_string(), "malformed Report.time: ends too early");
     }
 
     #[test]
-    fn a_vector_that_lies_about_its_length_is_refused_whatever_it_claims() {
+    fn rejects_vector_longer_than_the_message() {
         assert_eq!(why(reader(&[0, 2, 7]).opaque16("v", 0)), "is longer than what is left of the message");
         assert_eq!(
             why(reader(&[255, 255, 255, 255, 7]).opaque32("v", 0)),
@@ -335,14 +335,14 @@ mod tests {
     }
 
     #[test]
-    fn a_minimum_length_is_enforced() {
+    fn enforces_minimum_length() {
         assert_eq!(reader(&[0, 0]).opaque16("v", 0), Ok(Bytes::new()));
         assert_eq!(why(reader(&[0, 0]).opaque16("v", 1)), "is shorter than it may be");
         assert_eq!(why(reader(&[0; 4]).vector32("v", 1, 9, |r| r.u8("i"))), "is shorter than it may be");
     }
 
     #[test]
-    fn items_must_fill_their_vector_and_may_be_limited() {
+    fn enforces_item_boundaries_and_limit() {
         let items = |max| reader(&[0, 0, 0, 4, 1, 2, 3, 4]).vector32("v", 0, max, |r| r.u16("i"));
         assert_eq!(items(2), Ok(vec![0x0102, 0x0304]));
         assert_eq!(why(items(1)), "has more items than are accepted");
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vector_to_the_end_takes_what_is_left() {
+    fn vector_to_end_reads_the_rest() {
         let rest = |bytes, min, max| {
             let mut reader = reader(bytes);
             reader.u8("n").and_then(|_| reader.vector_to_end("v", min, max, |r| r.u16("i")))
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_comes_with_its_bytes() {
+    fn with_bytes_returns_the_encoding() {
         let mut reader = reader(&[0, 1, 42, 7]);
         let (field, bytes) = reader.with_bytes(|r| r.opaque16("v", 0)).unwrap();
         assert_eq!((&field[..], &bytes[..]), (&[42][..], &[0, 1, 42][..]));
@@ -372,19 +372,19 @@ mod tests {
     }
 
     #[test]
-    fn trailing_bytes_are_refused() {
+    fn rejects_trailing_bytes() {
         assert_eq!(why(reader(&[1]).finish("v")), "has bytes after its end");
     }
 
     #[test]
-    fn opaque_fields_share_the_message() {
+    fn opaque_fields_are_not_copied() {
         let message = Bytes::from(vec![0, 1, 42]);
         let field = Reader::new(message.clone()).opaque16("v", 1).unwrap();
         assert_eq!(field.as_ptr(), message[2..].as_ptr());
     }
 
     #[test]
-    fn vectors_are_written_with_the_length_of_their_content() {
+    fn writes_length_prefixes() {
         let mut writer = Writer::with_capacity(16);
         writer.vector32(|w| w.vector16(|w| w.opaque16(b"ab")));
         writer.opaque8(b"c");

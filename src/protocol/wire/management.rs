@@ -3,21 +3,21 @@
 //! Unknown members are ignored, because deployed control planes add members over time. The caller of a reader is given
 //! their names. Missing and malformed members are errors.
 
+mod new_task;
 mod peers;
 mod strategy;
 pub mod task_list;
-mod task_order;
 
 use serde::{Deserialize, Serialize};
 
 use self::strategy::Strategy;
 use crate::model::{
-    BaseUrl, BatchMode, Duration, Epsilon, HpkeConfig, KeyState, Max, Role, Secret, Task, TaskId, Time, TokenHash,
-    VdafConfig, base_url::BaseUrlError,
+    BaseUrl, BatchMode, Duration, Epsilon, HpkeConfig, KeyState, MaxMeasurement, Role, Secret, Task, TaskId, Time,
+    TokenHash, VdafConfig, base_url::BaseUrlError,
 };
 
-pub use peers::{PeerAnswer, read_peer, read_peer_name};
-pub use task_order::TaskOrder;
+pub use new_task::NewTask;
+pub use peers::{PeerResponse, read_peer, read_peer_name};
 
 /// The media type of everything that is sent and answered, compared to the letter.
 pub const MEDIA_TYPE: &str = "application/vnd.janus.aggregator+json;version=0.1";
@@ -59,7 +59,7 @@ impl<'a> Configuration<'a> {
 
 /// A task as it is asked for.
 #[derive(Deserialize)]
-struct TaskRequest {
+struct TaskRequestJson {
     peer_aggregator_endpoint: String,
     query_type: QueryType,
     vdaf: Vdaf,
@@ -70,16 +70,16 @@ struct TaskRequest {
     task_expiration: Option<Time>,
     min_batch_size: u64,
     time_precision: Duration,
-    collector_hpke_config: KeyText,
+    collector_hpke_config: HpkeConfigJson,
     #[serde(default)]
-    aggregator_auth_token: Option<TokenText>,
+    aggregator_auth_token: Option<TokenJson>,
     #[serde(default)]
-    collector_auth_token_hash: Option<HashText>,
+    collector_auth_token_hash: Option<TokenHashJson>,
 }
 
 /// A task as it is shown: the same, but for the hash of the collector's token.
 #[derive(Serialize)]
-pub struct TaskAnswer<'a> {
+pub struct TaskResponse<'a> {
     task_id: TaskId,
     peer_aggregator_endpoint: &'a str,
     query_type: QueryType,
@@ -92,9 +92,9 @@ pub struct TaskAnswer<'a> {
     min_batch_size: u64,
     time_precision: Duration,
     tolerable_clock_skew: Duration,
-    aggregator_auth_token: Option<TokenText>,
-    collector_hpke_config: KeyText,
-    aggregator_hpke_configs: Vec<KeyText>,
+    aggregator_auth_token: Option<TokenJson>,
+    collector_hpke_config: HpkeConfigJson,
+    aggregator_hpke_configs: Vec<HpkeConfigJson>,
 }
 
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -144,7 +144,7 @@ enum Vdaf {
 }
 
 #[derive(Serialize, Deserialize)]
-struct KeyText {
+struct HpkeConfigJson {
     id: u8,
     kem_id: String,
     kdf_id: String,
@@ -162,13 +162,13 @@ enum TokenType {
 // Not enums with a tag: serde reads those from a copy, and their unknown members would not be noticed.
 
 #[derive(Serialize, Deserialize)]
-struct TokenText {
+struct TokenJson {
     r#type: TokenType,
     token: String,
 }
 
 #[derive(Deserialize)]
-struct HashText {
+struct TokenHashJson {
     #[serde(rename = "type")]
     _type: TokenType,
     hash: TokenHash,
@@ -180,14 +180,14 @@ const KDFS: [(&str, u16); 3] = [("HkdfSha256", 1), ("HkdfSha384", 2), ("HkdfSha5
 const AEADS: [(&str, u16); 3] = [("Aes128Gcm", 1), ("Aes256Gcm", 2), ("ChaCha20Poly1305", 3)];
 
 /// Is given the path of each unknown member of a body, as in `vdaf.dp_strategy.note`: without the names of variants.
-pub type Ignored<'a> = dyn FnMut(&str) + 'a;
+pub type OnUnknownMember<'a> = dyn FnMut(&str) + 'a;
 
 /// Reads a task that is asked for. An error says what is wrong with it.
-pub fn read_task(body: &[u8], ignored: &mut Ignored<'_>) -> Result<TaskOrder, String> {
-    let request: TaskRequest = read(body, ignored)?;
+pub fn read_task(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<NewTask, String> {
+    let request: TaskRequestJson = read(body, ignored)?;
     let (vdaf, noise) = request.vdaf.config()?;
     let helper_token = request.aggregator_auth_token.map(|given| given.token);
-    Ok(TaskOrder {
+    Ok(NewTask {
         role: request.role.into(),
         peer_url: base_url("peer_aggregator_endpoint", &request.peer_aggregator_endpoint)?,
         batch_mode: request.query_type.mode(),
@@ -205,7 +205,7 @@ pub fn read_task(body: &[u8], ignored: &mut Ignored<'_>) -> Result<TaskOrder, St
 }
 
 /// Reads a change of a task: its end, if that is to change.
-pub fn read_change(body: &[u8], ignored: &mut Ignored<'_>) -> Result<Option<Option<Time>>, String> {
+pub fn read_change(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<Option<Option<Time>>, String> {
     #[derive(Deserialize)]
     struct Change {
         #[serde(default, deserialize_with = "there")]
@@ -220,7 +220,7 @@ pub fn read_change(body: &[u8], ignored: &mut Ignored<'_>) -> Result<Option<Opti
 
 /// Algorithms that a new key should have, as far as they are asked for: their numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Algorithms {
+pub struct RequestedAlgorithms {
     /// Key encapsulation mechanism.
     pub kem_id: Option<u16>,
     /// Key derivation function.
@@ -230,7 +230,7 @@ pub struct Algorithms {
 }
 
 /// Reads a request for a new key. Nothing is as good as no wishes.
-pub fn read_new_key(body: &[u8], ignored: &mut Ignored<'_>) -> Result<Algorithms, String> {
+pub fn read_new_key(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<RequestedAlgorithms, String> {
     #[derive(Deserialize)]
     struct NewKey {
         #[serde(default)]
@@ -241,11 +241,11 @@ pub fn read_new_key(body: &[u8], ignored: &mut Ignored<'_>) -> Result<Algorithms
         aead_id: Option<String>,
     }
     if body.is_empty() {
-        return Ok(Algorithms::default());
+        return Ok(RequestedAlgorithms::default());
     }
     let wanted: NewKey = read(body, ignored)?;
     let find = |known, name: Option<String>| name.map(|name| number(known, &name)).transpose();
-    Ok(Algorithms {
+    Ok(RequestedAlgorithms {
         kem_id: find(&KEMS, wanted.kem_id)?,
         kdf_id: find(&KDFS, wanted.kdf_id)?,
         aead_id: find(&AEADS, wanted.aead_id)?,
@@ -253,7 +253,7 @@ pub fn read_new_key(body: &[u8], ignored: &mut Ignored<'_>) -> Result<Algorithms
 }
 
 /// Reads a change of a key.
-pub fn read_key_change(body: &[u8], ignored: &mut Ignored<'_>) -> Result<KeyState, String> {
+pub fn read_key_change(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<KeyState, String> {
     #[derive(Deserialize)]
     struct Change {
         state: KeyState,
@@ -263,15 +263,15 @@ pub fn read_key_change(body: &[u8], ignored: &mut Ignored<'_>) -> Result<KeyStat
 
 /// One of our keys.
 #[derive(Serialize)]
-pub struct KeyAnswer {
-    config: KeyText,
+pub struct KeyResponse {
+    config: HpkeConfigJson,
     state: KeyState,
 }
 
-impl KeyAnswer {
+impl KeyResponse {
     /// `None` if its algorithms have no names here: X-Wing's have none.
     pub fn of(config: &HpkeConfig, state: KeyState) -> Option<Self> {
-        Some(Self { config: KeyText::of(config)?, state })
+        Some(Self { config: HpkeConfigJson::of(config)?, state })
     }
 }
 
@@ -286,7 +286,7 @@ pub struct TaskIds {
 }
 
 /// What is told of a task beside its parameters.
-pub struct Beside<'a> {
+pub struct TaskMetadata<'a> {
     /// The end in force.
     pub end: Option<Time>,
     /// How far ahead of our clock the time of a report may be.
@@ -297,14 +297,14 @@ pub struct Beside<'a> {
     pub token: Option<&'a Secret>,
 }
 
-impl<'a> TaskAnswer<'a> {
+impl<'a> TaskResponse<'a> {
     /// `None` if the API has no words for the task.
-    pub fn of(task: &'a Task, beside: &Beside<'_>) -> Option<Self> {
+    pub fn of(task: &'a Task, metadata: &TaskMetadata<'_>) -> Option<Self> {
         let (role, peer) = match task.role() {
             Role::Leader => (AggregatorRole::Leader, &task.public.helper_url),
             _ => (AggregatorRole::Helper, &task.public.leader_url),
         };
-        let token = beside.token.and_then(Secret::expose_text);
+        let token = metadata.token.and_then(Secret::expose_text);
         Some(Self {
             task_id: task.public.id,
             peer_aggregator_endpoint: peer,
@@ -313,19 +313,19 @@ impl<'a> TaskAnswer<'a> {
             role,
             vdaf_verify_key: &task.verify_key,
             max_batch_query_count: task.max_batch_query_count,
-            task_expiration: beside.end,
+            task_expiration: metadata.end,
             report_expiry_age: task.report_expiry_age,
             min_batch_size: task.public.min_batch_size,
             time_precision: task.public.time_precision,
-            tolerable_clock_skew: beside.skew,
-            aggregator_auth_token: token.map(|token| TokenText { r#type: TokenType::Bearer, token: token.to_owned() }),
-            collector_hpke_config: KeyText::of(&task.collector_hpke_config)?,
-            aggregator_hpke_configs: beside.keys.iter().filter_map(KeyText::of).collect(),
+            tolerable_clock_skew: metadata.skew,
+            aggregator_auth_token: token.map(|token| TokenJson { r#type: TokenType::Bearer, token: token.to_owned() }),
+            collector_hpke_config: HpkeConfigJson::of(&task.collector_hpke_config)?,
+            aggregator_hpke_configs: metadata.keys.iter().filter_map(HpkeConfigJson::of).collect(),
         })
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(body: &'a [u8], ignored: &mut Ignored<'_>) -> Result<T, String> {
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8], ignored: &mut OnUnknownMember<'_>) -> Result<T, String> {
     // Members in a list without their names would be read, too.
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err("the body cannot be read: it must be a JSON object".to_owned());
@@ -380,7 +380,7 @@ impl Vdaf {
     /// `None` if the API has no name for it.
     fn of(config: &VdafConfig, noise: Option<Epsilon>) -> Option<Self> {
         let dp_strategy = Strategy::of(noise);
-        let bits = |max: Max| max.bits().and_then(|bits| u32::try_from(bits).ok());
+        let bits = |max: MaxMeasurement| max.bits().and_then(|bits| u32::try_from(bits).ok());
         Some(match *config {
             VdafConfig::Prio3Count => Self::Prio3Count,
             VdafConfig::Prio3Sum { max } => Self::Prio3Sum { bits: bits(max)? },
@@ -406,9 +406,9 @@ impl Vdaf {
         };
         let vdaf = match self {
             Self::Prio3Count => VdafConfig::Prio3Count,
-            Self::Prio3Sum { bits } => VdafConfig::Prio3Sum { max: Max::of_bits(bits) },
+            Self::Prio3Sum { bits } => VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(bits) },
             Self::Prio3SumVec { bits, length, chunk_length, .. } => {
-                VdafConfig::Prio3SumVec { max: Max::of_bits(bits), length, chunk_length }
+                VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(bits), length, chunk_length }
             }
             Self::Prio3Histogram { length, chunk_length, .. } => VdafConfig::Prio3Histogram { length, chunk_length },
             Self::Prio3SumVecField64MultiproofHmacSha256Aes128 { proofs, bits, length, chunk_length, .. } => {
@@ -419,7 +419,7 @@ impl Vdaf {
     }
 }
 
-impl KeyText {
+impl HpkeConfigJson {
     /// `None` if an algorithm has no name here.
     fn of(config: &HpkeConfig) -> Option<Self> {
         Some(Self {

@@ -71,7 +71,7 @@ mod tests {
     const WANTED: &str = "application/ppm-dap;message=upload-req";
 
     #[test]
-    fn spelling_does_not_matter_where_it_should_not() {
+    fn matches_equivalent_spellings() {
         for found in [
             WANTED,
             "Application/PPM-DAP;Message=upload-req",
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn another_type_or_message_is_not_the_wanted_one() {
+    fn rejects_other_types_and_parameters() {
         for found in [
             "",
             ";",
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_without_parameters_is_found_with_any() {
+    fn matches_type_with_extra_parameters() {
         for found in
             ["application/problem+json", "application/problem+JSON; charset=utf-8", "application/problem+json;"]
         {
@@ -120,7 +120,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn anything_may_be_found(found: String, piece in "[ a;=\"\\\\]{0,12}") {
+        fn handles_arbitrary_input(found: String, piece in "[ a;=\"\\\\]{0,12}") {
             prop_assert!(!matches(&found, WANTED));
             let extended = format!("{WANTED}; {}", piece.replace(';', ""));
             prop_assert!(matches(&extended, WANTED));

@@ -1,14 +1,14 @@
 //! Bytes and the nouns of [`model`](crate::model): the only place with message layouts.
 //!
 //! A protocol revision is one implementation of [`Wire`] in a file of its own. The rest of the code asks
-//! [`of`] for the one that a task is pinned to and never learns which it got.
+//! [`for_revision`] for the one that a task is pinned to and never learns which it got.
 
 pub mod codec;
 pub mod dap09;
 pub mod dap18;
 pub mod management;
 pub mod media;
-pub mod pasted;
+pub mod parse_bytes;
 pub mod problem;
 mod shared;
 pub mod taskprov;
@@ -16,17 +16,17 @@ pub mod taskprov;
 use bytes::Bytes;
 
 use crate::model::{
-    AggregateShareReq, BatchSelector, Collection, CollectionReq, Extension, HpkeCiphertext, HpkeConfig, JobInit,
-    PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, ReportMetadata, Revision, Role, TaskId,
-    TaskParameters,
+    AggregateShareReq, AggregationJobInitReq, BatchSelector, Collection, CollectionReq, Extension, HpkeCiphertext,
+    HpkeConfig, PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, ReportMetadata, Revision, Role,
+    TaskId, TaskParameters,
 };
 pub use codec::Malformed;
 pub use problem::{Problem, ProblemType};
-pub use shared::JobContinue;
+pub use shared::AggregationJobContinueReq;
 
 /// A request to a peer: everything but its address, credentials and body.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Call {
+pub struct RequestSpec {
     /// HTTP method.
     pub method: &'static str,
     /// Path below the peer's base URL, with query, without a leading slash.
@@ -37,21 +37,21 @@ pub struct Call {
     pub accept: Option<&'static str>,
     /// For a request that creates a resource, or asks how it is: the path of that resource, if we and not the peer chose
     /// it.
-    pub place: Option<String>,
+    pub resource_path: Option<String>,
     /// The configuration of a task that is set up in-band, as the value of its [header](taskprov::HEADER).
     pub advertisement: Option<String>,
 }
 
-impl Call {
+impl RequestSpec {
     /// The same for a task that is set up in-band, if there is something to advertise.
-    pub fn advertising(self, advertisement: Option<String>) -> Self {
+    pub fn with_advertisement(self, advertisement: Option<String>) -> Self {
         Self { advertisement, ..self }
     }
 }
 
 /// The interactions that make a resource at the peer, which may be ready at once or has to be asked for again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interaction {
+pub enum ResourceKind {
     /// The leader asks the helper to prepare reports.
     AggregationJob,
     /// The leader asks the helper for its share of a batch.
@@ -62,7 +62,7 @@ pub enum Interaction {
 
 /// In what the revisions differ about batches that were collected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
+pub struct CollectedBatchPolicy {
     /// Whether a query for exactly the same batch gets the same result again (DAP-09 section 4.6.5), instead of being
     /// refused as an overlap (DAP-18 section 4.6.1).
     pub may_repeat: bool,
@@ -76,12 +76,12 @@ pub struct Rules {
 /// Decoders are total: they consume every byte, never panic, and never allocate more than the input justifies.
 pub trait Wire: Sync {
     /// The path that the revision's resources are mounted under, such as `dap-09`.
-    fn prefix(&self) -> &'static str;
+    fn path_prefix(&self) -> &'static str;
 
     /// What holds for batches that were collected.
-    fn rules(&self) -> Rules;
+    fn collected_batch_policy(&self) -> CollectedBatchPolicy;
     /// Whether a task has a text that tells it from others ([`TaskParameters::info`]).
-    fn has_info(&self) -> bool;
+    fn has_task_info(&self) -> bool;
     /// Whether the protocol can express a task's parameters; if not, what to change.
     fn check_task(&self, task: &TaskParameters) -> Result<(), String>;
 
@@ -120,9 +120,14 @@ pub trait Wire: Sync {
     /// Decodes what was sealed for one aggregator.
     fn decode_plaintext(&self, bytes: &Bytes) -> Result<PlaintextInputShare, Malformed>;
     /// Encodes the leader's request for an aggregation job.
-    fn encode_job_init(&self, task: &TaskParameters, init: &JobInit) -> Vec<u8>;
+    fn encode_job_init(&self, task: &TaskParameters, init: &AggregationJobInitReq) -> Vec<u8>;
     /// Decodes the leader's request for an aggregation job of at most `max_reports`.
-    fn decode_job_init(&self, task: &TaskParameters, bytes: &Bytes, max_reports: usize) -> Result<JobInit, Malformed>;
+    fn decode_job_init(
+        &self,
+        task: &TaskParameters,
+        bytes: &Bytes,
+        max_reports: usize,
+    ) -> Result<AggregationJobInitReq, Malformed>;
     /// Encodes the helper's answer to an aggregation job.
     fn encode_job_resp(&self, resps: &[PrepareResp]) -> Vec<u8>;
     /// Decodes the helper's answer to an aggregation job of at most `max_reports`.
@@ -145,21 +150,21 @@ pub trait Wire: Sync {
     fn decode_aggregate_share(&self, bytes: &Bytes) -> Result<HpkeCiphertext, Malformed>;
 
     /// Asks an aggregator for its HPKE configurations; those for a task, if one is given and the protocol tells tasks apart.
-    fn hpke_config_call(&self, task: Option<&TaskId>) -> Call;
+    fn hpke_config_request(&self, task: Option<&TaskId>) -> RequestSpec;
     /// Uploads reports to the leader.
-    fn upload_call(&self, task: &TaskId) -> Call;
+    fn upload_request(&self, task: &TaskId) -> RequestSpec;
     /// Creates a resource. `id` is what we call it, should the protocol leave that to us.
-    fn create_call(&self, interaction: Interaction, task: &TaskId, id: &[u8; 16]) -> Call;
+    fn create_request(&self, interaction: ResourceKind, task: &TaskId, id: &[u8; 16]) -> RequestSpec;
     /// Asks how a resource is, by the path that it has; `None` if it is always ready at once.
-    fn poll_call(&self, interaction: Interaction, place: &str) -> Option<Call>;
+    fn poll_request(&self, interaction: ResourceKind, resource_path: &str) -> Option<RequestSpec>;
     /// Says that a resource is not needed any more, by the path that it has; `None` if it cannot be deleted.
-    fn delete_call(&self, interaction: Interaction, place: &str) -> Option<Call>;
+    fn delete_request(&self, interaction: ResourceKind, resource_path: &str) -> Option<RequestSpec>;
     /// Whether a successful answer to a poll says that the resource was deleted, by its HTTP status.
-    fn says_deleted(&self, status: u16) -> bool;
+    fn is_deleted_status(&self, status: u16) -> bool;
 }
 
 /// The encodings of a revision.
-pub fn of(revision: Revision) -> &'static dyn Wire {
+pub fn for_revision(revision: Revision) -> &'static dyn Wire {
     match revision {
         Revision::Dap09 => &dap09::Dap09,
         Revision::Dap18 => &dap18::Dap18,

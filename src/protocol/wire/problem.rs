@@ -60,7 +60,7 @@ pub enum ProblemType {
     /// A task that a request sets up is not taken (draft-wang-ppm-dap-taskprov-06).
     InvalidTask,
     /// Any other problem: all that is said of it is its HTTP status. The protocol's own names may not be used then.
-    About(u16),
+    HttpStatus(u16),
 }
 
 impl ProblemType {
@@ -87,7 +87,7 @@ impl ProblemType {
     ];
 
     /// The protocol's name of the type; `None` for problems that the protocol does not define.
-    pub fn token(self) -> Option<&'static str> {
+    pub fn name(self) -> Option<&'static str> {
         Some(match self {
             Self::InvalidMessage => "invalidMessage",
             Self::UnrecognizedTask => "unrecognizedTask",
@@ -107,19 +107,19 @@ impl ProblemType {
             Self::UnsupportedExtension => "unsupportedExtension",
             Self::InvalidExtension => "invalidExtension",
             Self::InvalidTask => "invalidTask",
-            Self::About(_) => return None,
+            Self::HttpStatus(_) => return None,
         })
     }
 
     /// The `type` member of the document.
     pub fn urn(self) -> String {
-        self.token().map_or_else(|| "about:blank".to_owned(), |token| format!("{URN_PREFIX}{token}"))
+        self.name().map_or_else(|| "about:blank".to_owned(), |token| format!("{URN_PREFIX}{token}"))
     }
 
     /// The type that a `type` member names, if the protocol defines it.
     pub fn from_urn(urn: &str) -> Option<Self> {
         let token = urn.strip_prefix(URN_PREFIX)?;
-        Self::DEFINED.into_iter().find(|kind| kind.token() == Some(token))
+        Self::DEFINED.into_iter().find(|kind| kind.name() == Some(token))
     }
 
     /// The `title` member of the document: the type in words, or the usual words for the HTTP status.
@@ -143,7 +143,7 @@ impl ProblemType {
             Self::UnsupportedExtension => "An extension is not known here.",
             Self::InvalidExtension => "The extensions are out of order, or one of them is malformed.",
             Self::InvalidTask => "The task that the request sets up is not taken here.",
-            Self::About(status) => status_phrase(status),
+            Self::HttpStatus(status) => status_phrase(status),
         }
     }
 
@@ -154,7 +154,7 @@ impl ProblemType {
     pub fn status(self) -> u16 {
         match self {
             Self::UnauthorizedRequest => 403,
-            Self::About(status) => status,
+            Self::HttpStatus(status) => status,
             _ => 400,
         }
     }
@@ -162,7 +162,7 @@ impl ProblemType {
 
 impl fmt::Display for ProblemType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.token().unwrap_or_else(|| self.title()))
+        f.write_str(self.name().unwrap_or_else(|| self.title()))
     }
 }
 
@@ -203,13 +203,13 @@ impl Problem {
     }
 
     /// A problem that the protocol does not define, by its HTTP status.
-    pub fn about(status: u16) -> Self {
-        Self::new(ProblemType::About(status))
+    pub fn from_status(status: u16) -> Self {
+        Self::new(ProblemType::HttpStatus(status))
     }
 
     /// We have too much to do: try again in a moment.
     pub fn busy() -> Self {
-        Self::about(503).with_detail("the aggregator is busy").with_retry_after(BUSY_RETRY_AFTER)
+        Self::from_status(503).with_detail("the aggregator is busy").with_retry_after(BUSY_RETRY_AFTER)
     }
 
     /// Says what went wrong this time.
@@ -219,7 +219,7 @@ impl Problem {
 
     /// Names the task, which the protocol asks for wherever it is known.
     ///
-    /// Do so for every request whose path or query names one, also with [`ProblemType::About`]: the JavaScript client
+    /// Do so for every request whose path or query names one, also with [`ProblemType::HttpStatus`]: the JavaScript client
     /// of DAP-09 cannot read a document without `taskid` and then reports nothing but its own confusion.
     pub fn with_task(self, task: TaskId) -> Self {
         Self { task_id: Some(task), ..self }
@@ -273,7 +273,7 @@ impl Problem {
     /// What a peer tells us with an HTTP status and a body, which may be anything at all.
     ///
     /// The status is that of the HTTP answer: the document's is advisory only (RFC 9457 section 3.1.2). A type that the
-    /// protocol does not define becomes [`ProblemType::About`], with the document's title in the detail. Text is cut to
+    /// protocol does not define becomes [`ProblemType::HttpStatus`], with the document's title in the detail. Text is cut to
     /// a moderate length and freed of control characters, as it ends up in logs and on terminals.
     pub fn from_json(status: u16, body: &[u8]) -> Self {
         let body = if body.len() <= MAX_DOCUMENT { body } else { &[] };
@@ -290,7 +290,7 @@ impl Problem {
             };
         }
         Self {
-            kind: kind.unwrap_or(ProblemType::About(status)),
+            kind: kind.unwrap_or(ProblemType::HttpStatus(status)),
             status,
             detail,
             task_id: text("taskid").parse().ok(),
@@ -318,7 +318,7 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.status, self.kind)?;
         match (self.detail.as_str(), self.kind) {
-            ("", ProblemType::About(_)) => Ok(()),
+            ("", ProblemType::HttpStatus(_)) => Ok(()),
             ("", kind) => write!(f, ": {}", kind.title()),
             (detail, _) => write!(f, ": {detail}"),
         }
@@ -378,7 +378,7 @@ mod tests {
     const TASK: TaskId = TaskId::new([7; 32]);
 
     #[test]
-    fn a_document_has_the_members_that_the_protocol_asks_for() {
+    fn document_has_required_members() {
         let problem = Problem::new(ProblemType::BatchMismatch).with_task(TASK).with_detail("12 reports, not 13");
         let document: Value = serde_json::from_str(&problem.to_json()).unwrap();
         assert_eq!(
@@ -394,15 +394,15 @@ mod tests {
     }
 
     #[test]
-    fn problems_outside_the_protocol_do_not_use_its_names() {
-        let problem = Problem::about(429).with_retry_after(30);
+    fn uses_about_blank_outside_the_protocol() {
+        let problem = Problem::from_status(429).with_retry_after(30);
         let document: Value = serde_json::from_str(&problem.to_json()).unwrap();
         let expected = serde_json::json!({ "type": "about:blank", "title": "Too Many Requests", "status": 429 });
         assert_eq!(document, expected);
     }
 
     #[test]
-    fn every_type_is_found_by_its_urn_and_survives_a_document() {
+    fn round_trips_every_type() {
         for kind in ProblemType::DEFINED {
             assert_eq!(ProblemType::from_urn(&kind.urn()), Some(kind));
             let problem = Problem::new(kind)
@@ -420,36 +420,36 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_answered_403_and_all_else_400() {
+    fn maps_types_to_status() {
         for kind in ProblemType::DEFINED {
             assert_eq!(kind.status(), if kind == ProblemType::UnauthorizedRequest { 403 } else { 400 });
         }
     }
 
     #[test]
-    fn a_peers_own_type_keeps_its_words() {
+    fn keeps_title_of_unknown_type() {
         let body = br#"{"type":"https://example.com/busy","title":"Overloaded.","status":1,"detail":"Later,\u001b[31m please."}"#;
         let problem = Problem::from_json(429, body);
-        assert_eq!(problem.kind, ProblemType::About(429));
+        assert_eq!(problem.kind, ProblemType::HttpStatus(429));
         assert_eq!(problem.to_string(), "429 Too Many Requests: Overloaded. Later, [31m please.");
     }
 
     #[test]
-    fn a_peer_may_answer_anything() {
+    fn accepts_arbitrary_bodies() {
         let long = format!(r#"{{"detail":"{}"}}"#, "x".repeat(MAX_TEXT + 1));
         assert_eq!(Problem::from_json(400, long.as_bytes()).detail.len(), MAX_TEXT);
         let huge = format!(r#"{{"detail":"{}"}}"#, "x".repeat(MAX_DOCUMENT));
         let nested = "[".repeat(MAX_DOCUMENT);
         for body in ["", "<html>", "null", "[]", r#"{"type":1,"status":"x","taskid":[]}"#, &huge, &nested] {
-            assert_eq!(Problem::from_json(502, body.as_bytes()), Problem::about(502));
+            assert_eq!(Problem::from_json(502, body.as_bytes()), Problem::from_status(502));
         }
     }
 
     #[test]
-    fn a_problem_reads_well() {
+    fn displays_status_type_and_detail() {
         let problem = Problem::new(ProblemType::UnrecognizedTask);
         assert_eq!(problem.to_string(), "400 unrecognizedTask: The task is not known here.");
-        assert_eq!(Problem::about(503).to_string(), "503 Service Unavailable");
+        assert_eq!(Problem::from_status(503).to_string(), "503 Service Unavailable");
         assert_eq!(
             Problem::from(Malformed::new("Report", "ends too early")).detail,
             "malformed Report: ends too early"

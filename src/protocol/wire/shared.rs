@@ -9,19 +9,19 @@ use bytes::Bytes;
 use crate::{
     model::{Checksum, Extension, HpkeCiphertext, HpkeConfig, ReportId, Role, TaskId, ids},
     wire::{
-        Call, Problem, ProblemType,
+        Problem, ProblemType, RequestSpec,
         codec::{Malformed, Reader, Writer},
     },
 };
 
-pub(super) type Got<T> = Result<T, Malformed>;
+pub(super) type Decoded<T> = Result<T, Malformed>;
 
 /// The leader's request to continue an aggregation job (`AggregationJobContinueReq`, DAP-09 section 4.5.2.1, DAP-18
 /// section 4.5.4.1).
 ///
 /// No VDAF that we run has a second round, so that a helper reads this only to refuse it properly.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JobContinue {
+pub struct AggregationJobContinueReq {
     /// The step that the helper should advance to; 1 for the first continuation.
     pub step: u16,
     /// The reports, each with the leader's next message.
@@ -40,23 +40,25 @@ pub struct PrepareContinue {
 
 /// A path or a query that names no resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadPath {
+pub enum InvalidPath {
     /// The protocol has no such resource: 404.
     #[error("no such resource")]
     NoSuchResource,
     /// The resource exists, but an id in its path is not one: `invalidMessage`.
     #[error("the {0} is not the unpadded base64url of an id of its length")]
-    BadId(&'static str),
+    InvalidId(&'static str),
     /// The resource exists, but its step is not the number of one: `invalidMessage`.
     #[error("the step is not a number from 0 to 65535")]
-    BadStep,
+    InvalidStep,
 }
 
-impl From<BadPath> for Problem {
-    fn from(bad: BadPath) -> Self {
+impl From<InvalidPath> for Problem {
+    fn from(bad: InvalidPath) -> Self {
         match bad {
-            BadPath::NoSuchResource => Self::about(404),
-            BadPath::BadId(_) | BadPath::BadStep => Self::new(ProblemType::InvalidMessage).with_detail(bad.to_string()),
+            InvalidPath::NoSuchResource => Self::from_status(404),
+            InvalidPath::InvalidId(_) | InvalidPath::InvalidStep => {
+                Self::new(ProblemType::InvalidMessage).with_detail(bad.to_string())
+            }
         }
     }
 }
@@ -69,18 +71,18 @@ pub(super) fn encode(len: usize, put: impl FnOnce(&mut Writer)) -> Vec<u8> {
 }
 
 /// Runs a reader over a whole message.
-pub(super) fn decode<T>(what: &'static str, bytes: Bytes, get: impl FnOnce(&mut Reader) -> Got<T>) -> Got<T> {
+pub(super) fn decode<T>(what: &'static str, bytes: Bytes, get: impl FnOnce(&mut Reader) -> Decoded<T>) -> Decoded<T> {
     let mut reader = Reader::new(bytes);
     let message = get(&mut reader)?;
     reader.finish(what)?;
     Ok(message)
 }
 
-pub(super) fn get_id<K, const N: usize>(r: &mut Reader, what: &'static str) -> Got<ids::Id<K, N>> {
+pub(super) fn get_id<K, const N: usize>(r: &mut Reader, what: &'static str) -> Decoded<ids::Id<K, N>> {
     Ok(ids::Id::new(r.array(what)?))
 }
 
-pub(super) fn get_checksum(r: &mut Reader, what: &'static str) -> Got<Checksum> {
+pub(super) fn get_checksum(r: &mut Reader, what: &'static str) -> Decoded<Checksum> {
     Ok(Checksum::new(r.array(what)?))
 }
 
@@ -96,7 +98,7 @@ pub(super) fn put_ciphertext(w: &mut Writer, ciphertext: &HpkeCiphertext) {
     w.opaque32(&ciphertext.payload);
 }
 
-pub(super) fn get_ciphertext(r: &mut Reader) -> Got<HpkeCiphertext> {
+pub(super) fn get_ciphertext(r: &mut Reader) -> Decoded<HpkeCiphertext> {
     get_ciphertext_of(r, 1)
 }
 
@@ -105,11 +107,11 @@ pub(super) fn get_ciphertext(r: &mut Reader) -> Got<HpkeCiphertext> {
 /// The helper takes an empty ciphertext here, although the layout has none: deployed leaders let a client upload one,
 /// and refusing the message would let that client spoil every other report of the job. It does not open, so that the
 /// report alone is rejected.
-pub(super) fn get_forwarded_ciphertext(r: &mut Reader) -> Got<HpkeCiphertext> {
+pub(super) fn get_forwarded_ciphertext(r: &mut Reader) -> Decoded<HpkeCiphertext> {
     get_ciphertext_of(r, 0)
 }
 
-fn get_ciphertext_of(r: &mut Reader, min: usize) -> Got<HpkeCiphertext> {
+fn get_ciphertext_of(r: &mut Reader, min: usize) -> Decoded<HpkeCiphertext> {
     Ok(HpkeCiphertext {
         config_id: r.u8("HpkeCiphertext.config_id")?,
         enc: r.opaque16("HpkeCiphertext.enc", min)?,
@@ -118,7 +120,7 @@ fn get_ciphertext_of(r: &mut Reader, min: usize) -> Got<HpkeCiphertext> {
 }
 
 /// The length of an encoded ciphertext.
-pub(super) fn sealed_len(ciphertext: &HpkeCiphertext) -> usize {
+pub(super) fn ciphertext_len(ciphertext: &HpkeCiphertext) -> usize {
     7 + ciphertext.enc.len() + ciphertext.payload.len()
 }
 
@@ -139,7 +141,7 @@ pub(super) fn put_hpke_configs(w: &mut Writer, configs: &[HpkeConfig]) {
     });
 }
 
-pub(super) fn get_hpke_configs(r: &mut Reader) -> Got<Vec<HpkeConfig>> {
+pub(super) fn get_hpke_configs(r: &mut Reader) -> Decoded<Vec<HpkeConfig>> {
     let mut taken = [false; 256];
     r.vector16("HpkeConfigList", 1, |r| {
         let config = get_hpke_config(r)?;
@@ -151,7 +153,7 @@ pub(super) fn get_hpke_configs(r: &mut Reader) -> Got<Vec<HpkeConfig>> {
     })
 }
 
-fn get_hpke_config(r: &mut Reader) -> Got<HpkeConfig> {
+fn get_hpke_config(r: &mut Reader) -> Decoded<HpkeConfig> {
     Ok(HpkeConfig {
         id: r.u8("HpkeConfig.id")?,
         kem_id: r.u16("HpkeConfig.kem_id")?,
@@ -173,7 +175,7 @@ pub(super) fn put_extensions<'a>(w: &mut Writer, extensions: impl IntoIterator<I
 }
 
 /// Reads extensions in the order of the message, whatever that is.
-pub(super) fn get_extensions(r: &mut Reader, what: &'static str) -> Got<Vec<Extension>> {
+pub(super) fn get_extensions(r: &mut Reader, what: &'static str) -> Decoded<Vec<Extension>> {
     r.vector16(what, 0, |r| {
         Ok(Extension { kind: r.u16("Extension.extension_type")?, data: r.opaque16("Extension.extension_data", 0)? })
     })
@@ -194,15 +196,15 @@ pub(super) fn path_parts(path: &str) -> [Option<&str>; 5] {
     std::array::from_fn(|_| parts.next())
 }
 
-pub(super) fn task_id(text: &str) -> Result<TaskId, BadPath> {
+pub(super) fn task_id(text: &str) -> Result<TaskId, InvalidPath> {
     parse_id(text, "task id")
 }
 
-pub(super) fn parse_id<I: FromStr>(text: &str, what: &'static str) -> Result<I, BadPath> {
-    text.parse().map_err(|_| BadPath::BadId(what))
+pub(super) fn parse_id<I: FromStr>(text: &str, what: &'static str) -> Result<I, InvalidPath> {
+    text.parse().map_err(|_| InvalidPath::InvalidId(what))
 }
 
 /// A call without a body.
-pub(super) fn plain(method: &'static str, path: String) -> Call {
-    Call { method, path, content_type: None, accept: None, place: None, advertisement: None }
+pub(super) fn request_without_body(method: &'static str, path: String) -> RequestSpec {
+    RequestSpec { method, path, content_type: None, accept: None, resource_path: None, advertisement: None }
 }

@@ -23,7 +23,7 @@ use dapbox_aggregator::{
 use dapbox_protocol::{
     model::{AggregateShareId, AggregationJobId, CollectionJobId, Revision, Role, TaskId},
     wire::{
-        Interaction, Problem, ProblemType,
+        Problem, ProblemType, ResourceKind,
         dap18::{Resource, decode_job_continue, encode_upload_errors, media, parse_path, parse_step},
     },
 };
@@ -75,14 +75,14 @@ fn tell(problem: Problem) -> Problem {
         | ProblemType::BatchOverlap
         | ProblemType::UnsupportedExtension
         | ProblemType::InvalidExtension => problem.kind,
-        ProblemType::About(_)
+        ProblemType::HttpStatus(_)
         | ProblemType::OutdatedConfig
         | ProblemType::ReportRejected
         | ProblemType::ReportTooEarly
         | ProblemType::BatchQueriedTooManyTimes
         | ProblemType::UnauthorizedRequest
         | ProblemType::MissingTaskId
-        | ProblemType::InvalidTask => ProblemType::About(problem.status),
+        | ProblemType::InvalidTask => ProblemType::HttpStatus(problem.status),
     };
     Problem { kind, ..problem }
 }
@@ -166,7 +166,9 @@ fn poll_job(app: &App, task: TaskId, job: AggregationJobId, request: Request) ->
     }
     match state {
         JobState::Answered(answer) => Ok(content(StatusCode::OK, media::AGGREGATION_JOB_RESP, answer)),
-        JobState::Forgotten => Err(Problem::about(410).with_detail(jobs::FORGOTTEN).with_aggregation_job(job).into()),
+        JobState::Forgotten => {
+            Err(Problem::from_status(410).with_detail(jobs::FORGOTTEN).with_aggregation_job(job).into())
+        }
         _ => job_not_ready(app, context, Resource::AggregationJob(task, job)),
     }
 }
@@ -203,7 +205,7 @@ fn collection(app: &App, job: CollectionJobId, state: Option<CollectionState>) -
         Some(CollectionState::Done { body }) => Ok(content(StatusCode::OK, media::COLLECTION_JOB_RESP, body)),
         Some(CollectionState::Failed { kind, detail }) => Err(routes::failed_collection(job, &kind, detail)),
         Some(CollectionState::Deleted) => {
-            let problem = Problem::about(410).with_detail("the collection job was deleted");
+            let problem = Problem::from_status(410).with_detail("the collection job was deleted");
             Err(problem.with_collection_job(job).into())
         }
     }
@@ -214,7 +216,7 @@ async fn create_share(app: &Arc<App>, task: TaskId, request: Request) -> Result<
     let media_type = media::AGGREGATE_SHARE_REQ;
     let (leader, body) = ROUTES.authorized_body(app, task, Role::Helper, request, media_type, limit).await?;
     let context = &leader.context;
-    let id = Content::new(task, Interaction::AggregateShare, &body).share_id();
+    let id = Content::new(task, ResourceKind::AggregateShare, &body).share_id();
     let share = flow::aggregate_share(app, context, body, Some(id)).await?;
     let response = content(StatusCode::OK, media::AGGREGATE_SHARE, share);
     at(response, context, Resource::AggregateShare(task, id), "")
@@ -225,7 +227,7 @@ fn get_share(app: &App, task: TaskId, id: AggregateShareId, request: Request) ->
     let context = &leader.context;
     match flow::find_share(app, context, id)? {
         Some(Share::GivenOut(answer)) => Ok(content(StatusCode::OK, media::AGGREGATE_SHARE, answer)),
-        Some(Share::Deleted) => Err(Problem::about(410).with_detail("the aggregate share was deleted").into()),
+        Some(Share::Deleted) => Err(Problem::from_status(410).with_detail("the aggregate share was deleted").into()),
         None => Err(no_share()),
     }
 }
@@ -237,7 +239,7 @@ async fn delete_share(app: &App, task: TaskId, id: AggregateShareId, request: Re
 }
 
 fn no_share() -> Error {
-    Problem::about(404).with_detail("there is no such aggregate share").into()
+    Problem::from_status(404).with_detail("there is no such aggregate share").into()
 }
 
 #[cfg(test)]
@@ -250,7 +252,7 @@ mod tests {
         for kind in ProblemType::DEFINED {
             let told = tell(Problem::new(kind));
             assert_eq!(told.status, kind.status());
-            assert!(told.kind == kind || told.kind == ProblemType::About(kind.status()), "{kind}");
+            assert!(told.kind == kind || told.kind == ProblemType::HttpStatus(kind.status()), "{kind}");
         }
         let told = tell(Problem::new(ProblemType::UnauthorizedRequest));
         assert_eq!((told.kind.urn().as_str(), told.status), ("about:blank", 403));

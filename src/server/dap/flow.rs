@@ -19,7 +19,7 @@ use dapbox_aggregator::{
 use dapbox_protocol::{
     model::{AggregateShareId, CollectionJobId, Duration, Report, Time},
     vdaf::AggregateShare,
-    wire::{Interaction, Malformed},
+    wire::{Malformed, ResourceKind},
 };
 use dapbox_store::{CollectionState, Tx};
 use dapbox_support::{Act, Fault, Phase, Point};
@@ -106,7 +106,7 @@ pub async fn draw(app: &App, context: &Arc<TaskContext>) -> Result<AggregateShar
     let share = match &permit {
         Some(permit) => {
             let shared = context.clone();
-            let drawn = app.pool.run(permit, move || shared.preparer.noise()).await?;
+            let drawn = app.pool.run(permit, move || shared.preparer.sample_noise()).await?;
             drawn.map_err(|error| Fault::while_doing("drawing noise", error))?
         }
         None => context.preparer.zero(),
@@ -167,7 +167,7 @@ pub async fn create_collection(
 ) -> Result<CollectionJobId, Error> {
     let request = context.wire.decode_collection_req(&context.task.public, &body)?;
     collect::check_request(&context.task, &request)?;
-    let content = Content::new(context.task.public.id, Interaction::CollectionJob, &body);
+    let content = Content::new(context.task.public.id, ResourceKind::CollectionJob, &body);
     let (now, context, shared) = (Time::now(), context.clone(), app.clone());
     // Only a new job needs room: whoever repeats a request finds its job on a full disk too.
     let (room, admission) = match app.disk.admit(body.len()) {
@@ -253,7 +253,7 @@ pub async fn delete_collection(app: &App, context: &TaskContext, job: Collection
     let task = context.task.public.id;
     let write = move |tx: &mut Tx<'_>| {
         let Some(request) = collect::delete(tx, &task, job)? else { return Ok(false) };
-        Content::new(task, Interaction::CollectionJob, &request).retire(tx, job.as_bytes())?;
+        Content::new(task, ResourceKind::CollectionJob, &request).retire(tx, job.as_bytes())?;
         Ok(true)
     };
     let deleted = app.store.write(Point::CollectionDelete, write).await?;

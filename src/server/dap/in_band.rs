@@ -19,11 +19,11 @@ use dapbox_client::peer;
 use dapbox_protocol::{
     model::{
         Duration, ReportError, Role, Task, TaskId, Time, Tokens,
-        taskprov::{InBand, PeerAggregator, PeerName},
+        taskprov::{InBandOrigin, PeerAggregator, PeerName},
     },
     wire::{
         self, Problem, ProblemType,
-        taskprov::{self as messages, HEADER, Unfit},
+        taskprov::{self as messages, HEADER, UnsupportedTaskConfig},
     },
 };
 use dapbox_store::{TaskState, Tx, View};
@@ -49,13 +49,13 @@ impl Peers {
 
     /// Whether the operator has a file of this peer.
     pub fn has_file(&self, name: &PeerName) -> bool {
-        self.of_files().iter().any(|peer| name.is_of(peer))
+        self.of_files().iter().any(|peer| name.matches(peer))
     }
 
     /// A peer as it is known now. What the operator says of it counts.
     pub fn find(&self, view: &View<'_>, name: &PeerName) -> Option<PeerAggregator> {
         let files = self.of_files();
-        files.iter().chain(view.peers().values()).find(|peer| name.is_of(peer)).cloned()
+        files.iter().chain(view.peers().values()).find(|peer| name.matches(peer)).cloned()
     }
 
     /// The tokens that are in force for a task.
@@ -99,7 +99,7 @@ impl Sender {
 pub struct Offer {
     /// The task.
     pub task: Task,
-    in_band: InBand,
+    in_band: InBandOrigin,
     terms: Terms,
     role: Role,
 }
@@ -125,7 +125,7 @@ impl Routes {
         headers: &HeaderMap,
     ) -> Result<Option<Offer>, Error> {
         let Some(value) = headers.get(HEADER) else { return Ok(None) };
-        let Some(taskprov) = messages::of(self.revision) else { return Ok(None) };
+        let Some(taskprov) = messages::for_revision(self.revision) else { return Ok(None) };
         if !app.store.read(|view| Ok(app.peers.are_any(view)))? {
             return Ok(None);
         }
@@ -138,8 +138,8 @@ impl Routes {
             return Ok(None);
         }
         let says = taskprov.decode(&bytes).map_err(|why| match why {
-            Unfit::Malformed(malformed) => Error::from(malformed),
-            Unfit::Unsupported(_) => invalid(&why),
+            UnsupportedTaskConfig::Malformed(malformed) => Error::from(malformed),
+            UnsupportedTaskConfig::Unsupported(_) => invalid(&why),
         })?;
         let (role, now) = (sender.ours(), Time::now());
         let name = taskprov::peer_of(&says, role);
@@ -152,7 +152,7 @@ impl Routes {
         taskprov::check_own_url(&says, role, &own_url).map_err(|why| invalid(&why))?;
         let terms = terms(&app.config);
         let task = taskprov::task(&says, &peer, &terms, now).map_err(|why| invalid(&why))?;
-        Ok(Some(Offer { task, in_band: InBand { at: now, bytes, peer: peer.endpoint }, terms, role }))
+        Ok(Some(Offer { task, in_band: InBandOrigin { at: now, bytes, peer: peer.endpoint }, terms, role }))
     }
 
     /// Sets the task of an upload up, which anybody may send, if the upload decodes and its reports can be taken. Returns
@@ -164,7 +164,7 @@ impl Routes {
         body: &Bytes,
     ) -> Result<Result<(), ReportError>, Error> {
         let (limits, ring, now) = (&app.config.limits, app.keys.ring(), Time::now());
-        for report in wire::of(self.revision).decode_upload(&offer.task.public, body)? {
+        for report in wire::for_revision(self.revision).decode_upload(&offer.task.public, body)? {
             if let Err(refused) = upload::check_first(&offer.task, now, limits, &ring, &report) {
                 return Ok(Err(refused));
             }

@@ -16,8 +16,8 @@ use dapbox_aggregator::{
     naming::{Content, Name},
 };
 use dapbox_protocol::{
-    model::{AggregationJobId, JobInit, PartialBatch, ReportError, ReportMetadata, TaskId, Time},
-    wire::{Interaction, Problem, ProblemType},
+    model::{AggregationJobId, AggregationJobInitReq, PartialBatchSelector, ReportError, ReportMetadata, TaskId, Time},
+    wire::{Problem, ProblemType, ResourceKind},
 };
 use dapbox_store::Tx;
 use dapbox_support::{Fault, Point, fault::panic_text};
@@ -52,13 +52,13 @@ pub async fn create(
         let most = app.config.limits.max_job_reports;
         let Read { hash, init, memory } = read(&app, &context, &permit, body.clone(), most).await?;
         let room = if memory.fits(app.helper_memory.bytes()) { Some(Room::take(&app, memory).await) } else { None };
-        let content = Content { task, interaction: Interaction::AggregationJob, hash };
+        let content = Content { task, interaction: ResourceKind::AggregationJob, hash };
         let arrival = Arrival { content, name, batch: init.batch, now: Time::now() };
         // A repeat of a request that is being worked on waits here, and then finds the stored answer.
         let _lock = app.helper_jobs.lock((task, AggregationJobId::new(content.lock_key(name)))).await;
         let Some(room) = room else { return refuse_too_large(&app, arrival, memory).await };
         match timing {
-            Timing::LaterAbove(most) if init.inits.len() > most => defer(&app, arrival, body).await,
+            Timing::LaterAbove(most) if init.prepare_inits.len() > most => defer(&app, arrival, body).await,
             _ => {
                 let (request, reserved) = reserve(&app, arrival, metadata(&init)).await?;
                 match reserved {
@@ -88,7 +88,7 @@ pub async fn create(
 struct Arrival {
     content: Content,
     name: Name,
-    batch: PartialBatch,
+    batch: PartialBatchSelector,
     now: Time,
 }
 
@@ -103,7 +103,7 @@ impl Arrival {
 /// A request for a job, taken apart.
 struct Read {
     hash: [u8; 32],
-    init: JobInit,
+    init: AggregationJobInitReq,
     memory: JobMemory,
 }
 
@@ -148,7 +148,7 @@ async fn refuse_too_large(app: &App, arrival: Arrival, memory: JobMemory) -> Res
         app.helper_memory.bytes()
     );
     tracing::warn!(task_id = %request.task, detail, "aggregation job refused: too large");
-    Err(Problem::about(413).with_detail(detail).with_task(request.task).into())
+    Err(Problem::from_status(413).with_detail(detail).with_task(request.task).into())
 }
 
 /// Stores the request, to be answered later.
@@ -180,8 +180,8 @@ async fn reserve(app: &App, arrival: Arrival, reports: Vec<ReportMetadata>) -> R
     Ok(app.store.write(Point::HelperReserve, write).await?)
 }
 
-fn metadata(init: &JobInit) -> Vec<ReportMetadata> {
-    init.inits.iter().map(|init| init.share.metadata).collect()
+fn metadata(init: &AggregationJobInitReq) -> Vec<ReportMetadata> {
+    init.prepare_inits.iter().map(|init| init.share.metadata).collect()
 }
 
 /// What the leader is told of a job that there was before.
@@ -191,11 +191,11 @@ fn existing(job: AggregationJobId, known: Reserved) -> Result<Created, Error> {
         Reserved::Known(JobState::Answered(answer)) => Ok((job, Some(answer))),
         Reserved::Known(JobState::Pending) => Ok((job, None)),
         Reserved::Known(JobState::Deleted) => {
-            refuse(Problem::about(410).with_detail("the aggregation job was deleted"))
+            refuse(Problem::from_status(410).with_detail("the aggregation job was deleted"))
         }
-        Reserved::Known(JobState::Forgotten) => refuse(Problem::about(410).with_detail(FORGOTTEN)),
+        Reserved::Known(JobState::Forgotten) => refuse(Problem::from_status(410).with_detail(FORGOTTEN)),
         Reserved::Conflict => {
-            refuse(Problem::about(409).with_detail("the aggregation job exists with another request"))
+            refuse(Problem::from_status(409).with_detail("the aggregation job exists with another request"))
         }
         Reserved::NoTask | Reserved::New(_) => refuse(Problem::new(ProblemType::UnrecognizedTask)),
     }
@@ -206,13 +206,17 @@ async fn answer(
     app: &Arc<App>,
     context: &Arc<TaskContext>,
     request: Request,
-    init: JobInit,
+    init: AggregationJobInitReq,
     verdicts: Vec<Option<ReportError>>,
     room: Room,
     permit: Permit,
 ) -> Result<Bytes, Error> {
-    let candidates: Vec<_> =
-        init.inits.into_iter().zip(verdicts).map(|(init, refused)| helper::Candidate { init, refused }).collect();
+    let candidates: Vec<_> = init
+        .prepare_inits
+        .into_iter()
+        .zip(verdicts)
+        .map(|(init, refused)| helper::Candidate { init, refused })
+        .collect();
     let prepared = AssertUnwindSafe(prepare(app, context, request, candidates, room, permit)).catch_unwind().await;
     let answered = prepared.unwrap_or_else(|panic| {
         Err(Fault::new(format!("answering an aggregation job panicked: {}", panic_text(&*panic))).into())
@@ -287,7 +291,7 @@ pub async fn delete(app: &App, context: &TaskContext, job: AggregationJobId) -> 
     let task = context.task.public.id;
     let write = move |tx: &mut Tx<'_>| {
         let Some(hash) = helper::delete(tx, &task, job)? else { return Ok(false) };
-        Content { task, interaction: Interaction::AggregationJob, hash }.retire(tx, job.as_bytes())?;
+        Content { task, interaction: ResourceKind::AggregationJob, hash }.retire(tx, job.as_bytes())?;
         Ok(true)
     };
     Ok(app.store.write(Point::HelperDelete, write).await?)

@@ -17,7 +17,7 @@ use crate::{
 use dapbox_aggregator::{Error, TaskContext, config::Seconds, helper::JobState};
 use dapbox_protocol::{
     model::{AggregationJobId, CollectionJobId, Revision, Role, TaskId, Time},
-    wire::{self, JobContinue, Malformed, Problem, ProblemType},
+    wire::{self, AggregationJobContinueReq, Malformed, Problem, ProblemType},
 };
 
 /// What a request's path names, as far as all revisions see it alike.
@@ -52,7 +52,7 @@ pub struct Routes {
 }
 
 /// Reads a request to continue an aggregation job of at most so many reports.
-type DecodeContinue = fn(&Bytes, usize) -> Result<JobContinue, Malformed>;
+type DecodeContinue = fn(&Bytes, usize) -> Result<AggregationJobContinueReq, Malformed>;
 
 impl Routes {
     /// Answers a request with `answer`, once it is clear that its resource has such a method.
@@ -150,7 +150,7 @@ impl Routes {
     pub fn expect_type(&self, request: &Request, expected: &str) -> Result<(), Problem> {
         match request.header(header::CONTENT_TYPE) {
             Some(given) if wire::media::matches(given, expected) => Ok(()),
-            given => Err(Problem::about(415).with_detail(match given {
+            given => Err(Problem::from_status(415).with_detail(match given {
                 Some(given) => format!("the body's media type is {given} and must be {expected}"),
                 None => format!("the body has no media type and must be {expected}"),
             })),
@@ -159,7 +159,7 @@ impl Routes {
 
     /// Our keys (DAP-09 section 4.4.1, DAP-18 section 4.4.1): they are the same for all tasks.
     pub fn hpke_configs(&self, app: &App, media_type: &'static str) -> Response {
-        let list = wire::of(self.revision).encode_hpke_configs(&app.keys.ring().configs());
+        let list = wire::for_revision(self.revision).encode_hpke_configs(&app.keys.ring().configs());
         let mut response = content(StatusCode::OK, media_type, list);
         let cache = format!("max-age={}", app.config.hpke.cache_max_age.as_secs());
         if let Ok(value) = HeaderValue::from_str(&cache) {
@@ -231,7 +231,7 @@ fn preflight(allowed: &'static str, headers_allowed: &'static str) -> Response {
 
 fn not_allowed(allowed: &'static str) -> Response {
     let detail = format!("this resource takes {allowed}");
-    let mut response = failure(Problem::about(405).with_detail(detail).into());
+    let mut response = failure(Problem::from_status(405).with_detail(detail).into());
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
     response
 }
@@ -251,12 +251,12 @@ pub fn no_aggregation_job(job: AggregationJobId) -> Error {
 
 /// There is no such collection job.
 pub fn no_collection(job: CollectionJobId) -> Error {
-    Problem::about(404).with_detail("there is no such collection job").with_collection_job(job).into()
+    Problem::from_status(404).with_detail("there is no such collection job").with_collection_job(job).into()
 }
 
 /// A collection job has failed.
 pub fn failed_collection(job: CollectionJobId, kind: &str, detail: String) -> Error {
-    let kind = ProblemType::from_urn(kind).unwrap_or(ProblemType::About(500));
+    let kind = ProblemType::from_urn(kind).unwrap_or(ProblemType::HttpStatus(500));
     Problem::new(kind).with_detail(detail).with_collection_job(job).into()
 }
 

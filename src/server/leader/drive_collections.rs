@@ -24,7 +24,7 @@ use crate::{
 use dapbox_aggregator::{TaskContext, batches::Refusal, collect, phase};
 use dapbox_protocol::{
     model::{CollectionJobId, HpkeCiphertext, TaskId, Time},
-    wire::{Interaction, Problem, ProblemType},
+    wire::{Problem, ProblemType, ResourceKind},
 };
 use dapbox_store::{CollectionJobRecord, CollectionState, Tx};
 use dapbox_support::{Fault, Part, Point};
@@ -251,7 +251,7 @@ async fn ask_helper(
     request: Bytes,
 ) -> Option<Result<HpkeCiphertext, Refusal>> {
     let errand = Errand {
-        interaction: Interaction::AggregateShare,
+        interaction: ResourceKind::AggregateShare,
         what: "a request for its aggregate share",
         points: [Point::SendShare, Point::PollShare],
         id: id.as_bytes(),

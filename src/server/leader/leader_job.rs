@@ -20,11 +20,14 @@ use dapbox_aggregator::{
     leader::{self, Contradicted, EarlyRetry, Sealed, Started},
 };
 use dapbox_protocol::{
-    model::{AggregationJobId, Duration, PartialBatch, PrepareOutcome, PrepareResp, Report, ReportError, TaskId, Time},
-    wire::{Interaction, Problem, ProblemType},
+    model::{
+        AggregationJobId, Duration, PartialBatchSelector, PrepareOutcome, PrepareResp, Report, ReportError, TaskId,
+        Time,
+    },
+    wire::{Problem, ProblemType, ResourceKind},
 };
 use dapbox_store::{Entry, LeaderJobRecord, ReportRef, Tx};
-use dapbox_support::{Fault, Point, calendar};
+use dapbox_support::{Fault, Point, timestamp};
 
 /// How long reports wait that are too early for the helper's clock, or whose job it refused; a shorter longest pause
 /// between requests counts for them as well.
@@ -53,7 +56,7 @@ const ANSWER: [usize; 2] = [64 << 10, 512];
 struct Prepared {
     started: Started,
     request: Bytes,
-    batch: PartialBatch,
+    batch: PartialBatchSelector,
     /// Whether the request was sent before this start of the server.
     was_sent: bool,
     /// The memory for all this.
@@ -291,7 +294,7 @@ async fn exchange(
     prepared: Prepared,
 ) -> Result<(Outcome, Option<Prepared>), Fault> {
     let errand = Errand {
-        interaction: Interaction::AggregationJob,
+        interaction: ResourceKind::AggregationJob,
         what: "an aggregation job",
         points: [Point::SendJob, Point::PollJob],
         id: id.as_bytes(),
@@ -413,17 +416,17 @@ async fn finish(
 fn log_disagreement(
     context: &TaskContext,
     id: AggregationJobId,
-    batch: PartialBatch,
+    batch: PartialBatchSelector,
     contradicted: Contradicted,
     unknown_errors: &BTreeMap<u8, u64>,
 ) {
     let task_id = context.task.public.id;
     if let Contradicted { count: report_count, details: Some((first, last, error)) } = contradicted {
         let batch_id = match batch {
-            PartialBatch::TimeInterval => None,
-            PartialBatch::FixedSize(id) => Some(tracing::field::display(id)),
+            PartialBatchSelector::TimeInterval => None,
+            PartialBatchSelector::FixedSize(id) => Some(tracing::field::display(id)),
         };
-        let (first_report_time, last_report_time) = (calendar::show(first), calendar::show(last));
+        let (first_report_time, last_report_time) = (timestamp::show(first), timestamp::show(last));
         tracing::error!(
             %task_id, job_id = %id, batch_id, report_count, first_report_time, last_report_time, %error,
             "report rejected after helper accepted it"
@@ -436,11 +439,11 @@ fn log_disagreement(
 
 /// Tells the helper that a job is not needed any more, once (DAP-09 section 4.5.2.2, DAP-18 section 4.5.5).
 async fn delete_at_helper(app: &App, context: &TaskContext, place: &str) {
-    let Some(call) = context.wire.delete_call(Interaction::AggregationJob, place) else { return };
-    let call = call.advertising(context.advertisement.clone());
+    let Some(call) = context.wire.delete_request(ResourceKind::AggregationJob, place) else { return };
+    let call = call.with_advertisement(context.advertisement.clone());
     let mut tokens = context.tokens.to_present(Time::now());
     let Some(token) = tokens.next() else { return };
-    let peer = app.peer().at(Point::DeleteJob).or_with(tokens.cloned());
+    let peer = app.peer().at(Point::DeleteJob).with_fallback_tokens(tokens.cloned());
     let sent = peer.call(&context.task.public.helper_url, &call, Some(token), Bytes::new());
     if let Some(Err(error)) = app.unless_stopped(sent).await {
         tracing::debug!(%error, "the helper did not take the deletion of an aggregation job");

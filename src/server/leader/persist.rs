@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, time::Duration};
 
 use crate::app::App;
-use dapbox_client::peer::{Backoff, CallError};
+use dapbox_client::peer::{Backoff, RequestError};
 use dapbox_protocol::model::TaskId;
 
 /// Attempts at one request to a task's helper.
@@ -24,7 +24,7 @@ impl<'a> Persistence<'a> {
     }
 
     /// Notes an attempt that failed. Returns how long to wait before the next.
-    pub fn failed(&mut self, error: &CallError) -> Duration {
+    pub fn failed(&mut self, error: &RequestError) -> Duration {
         self.failures += 1;
         let Self { app, task, what, failures, .. } = self;
         let pause = self.backoff.next_delay(error.retry_after());

@@ -10,17 +10,17 @@ use bytes::Bytes;
 
 use crate::{app::App, leader::persist::Persistence};
 use dapbox_aggregator::{TaskContext, config};
-use dapbox_client::peer::{Backoff, CallError, PeerError, Reply};
+use dapbox_client::peer::{Backoff, PeerError, Reply, RequestError};
 use dapbox_protocol::{
     model::Time,
-    wire::{Call, Interaction, Malformed, Problem, ProblemType},
+    wire::{Malformed, Problem, ProblemType, RequestSpec, ResourceKind},
 };
 use dapbox_support::Point;
 
 /// What the helper is asked for.
 pub struct Errand<'a> {
     /// In which interaction.
-    pub interaction: Interaction,
+    pub interaction: ResourceKind,
     /// The request's name for the operator.
     pub what: &'static str,
     /// The names of the request and of the polls where something can be made to fail.
@@ -110,9 +110,9 @@ impl<'a> Pursuit<'a> {
         self.poll().is_none()
     }
 
-    fn poll(&self) -> Option<Call> {
-        let call = self.context.wire.poll_call(self.errand.interaction, self.pending.as_deref()?)?;
-        Some(call.advertising(self.context.advertisement.clone()))
+    fn poll(&self) -> Option<RequestSpec> {
+        let call = self.context.wire.poll_request(self.errand.interaction, self.pending.as_deref()?)?;
+        Some(call.with_advertisement(self.context.advertisement.clone()))
     }
 
     /// Sends the request, which must always be the same, or asks for the answer to it.
@@ -120,30 +120,30 @@ impl<'a> Pursuit<'a> {
         let poll = self.poll();
         let Some(reply) = self.ask(poll.as_ref(), request).await else { return Attempt::Ended(Pursued::Stopped) };
         let error = match reply {
-            Ok(Reply { ready: Some(body), place, .. }) => match read(&body) {
+            Ok(Reply { ready: Some(body), location: place, .. }) => match read(&body) {
                 Ok(message) => {
                     self.app.recorder.contact(&self.context.task.public.id, true);
                     return Attempt::Ended(Pursued::Answered { message, place: place.or(self.pending.take()) });
                 }
-                Err(malformed) => CallError::Unexpected(malformed.to_string()),
+                Err(malformed) => RequestError::Unexpected(malformed.to_string()),
             },
-            Ok(Reply { place, retry_after, .. }) => {
+            Ok(Reply { location: place, retry_after, .. }) => {
                 self.pending = place.or(self.pending.take());
                 self.errand.may_be_taken = true;
                 if !self.is_to_send() {
                     self.app.recorder.contact(&self.context.task.public.id, true);
                     return Attempt::Pause(self.pace.next(retry_after));
                 }
-                CallError::Unexpected("an empty body, and no place to ask for the answer".to_owned())
+                RequestError::Unexpected("an empty body, and no place to ask for the answer".to_owned())
             }
-            Err(CallError::Refused(problem)) if poll.is_some() && is_gone(&problem) => {
+            Err(RequestError::Refused(problem)) if poll.is_some() && is_gone(&problem) => {
                 // It is made again from the same bytes.
                 self.pending = None;
-                CallError::Refused(problem)
+                RequestError::Refused(problem)
             }
             // What the helper has made of the request has failed, so that nothing else came of it, whatever was sent
             // before.
-            Err(CallError::Refused(problem))
+            Err(RequestError::Refused(problem))
                 if (self.errand.is_final)(&problem, self.errand.may_be_taken && poll.is_none()) =>
             {
                 self.app.recorder.contact(&self.context.task.public.id, false);
@@ -152,19 +152,19 @@ impl<'a> Pursuit<'a> {
             Err(error) => error,
         };
         self.errand.may_be_taken |= match &error {
-            CallError::Unanswered(error) => !error.never_sent(),
-            CallError::Refused(problem) => !(self.errand.proves_untaken)(problem),
-            CallError::Unexpected(_) => true,
+            RequestError::NoAnswer(error) => !error.never_sent(),
+            RequestError::Refused(problem) => !(self.errand.proves_untaken)(problem),
+            RequestError::Unexpected(_) => true,
         };
         Attempt::Pause(self.persistence.failed(&error))
     }
 
     /// One request and its answer. None if the server stops first, or the task was removed.
-    async fn ask(&self, poll: Option<&Call>, request: &Bytes) -> Option<Result<Reply, CallError>> {
+    async fn ask(&self, poll: Option<&RequestSpec>, request: &Bytes) -> Option<Result<Reply, RequestError>> {
         let task = &self.context.task.public;
         let Errand { interaction, points: [sending, polling], id, max_answer, .. } = self.errand;
-        let create = self.context.wire.create_call(interaction, &task.id, id);
-        let create = create.advertising(self.context.advertisement.clone());
+        let create = self.context.wire.create_request(interaction, &task.id, id);
+        let create = create.with_advertisement(self.context.advertisement.clone());
         let (call, body, point) = match poll {
             Some(poll) => (poll, Bytes::new(), polling),
             None => (&create, request.clone(), sending),
@@ -173,7 +173,7 @@ impl<'a> Pursuit<'a> {
         let current = self.app.context(&task.id).ok().flatten()?;
         let mut tokens = current.tokens.to_present(Time::now());
         let Some(token) = tokens.next() else { return Some(Err(no_token(&task.helper_url))) };
-        let peer = self.app.peer().up_to(max_answer).at(point).or_with(tokens.cloned());
+        let peer = self.app.peer().with_max_answer_bytes(max_answer).at(point).with_fallback_tokens(tokens.cloned());
         let begin = Instant::now();
         let reply = self.app.unless_stopped(peer.ask(&task.helper_url, call, Some(token), body)).await?;
         self.app.recorder.asked(interaction, poll.is_some(), &reply, begin.elapsed());
@@ -207,9 +207,9 @@ impl<'a> Pace<'a> {
 }
 
 /// A task that was set up in-band has no token while its peer is out of the configuration. It goes on when that is back.
-fn no_token(helper: &str) -> CallError {
+fn no_token(helper: &str) -> RequestError {
     let why = "there is no token for it: it is not among the peers any more (the option taskprov.peers)".to_owned();
-    PeerError::Impossible { url: helper.to_owned(), why }.into()
+    PeerError::InvalidRequest { url: helper.to_owned(), why }.into()
 }
 
 /// Whether the helper does not know a resource (any more) that it had made.

@@ -70,25 +70,25 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
             json(StatusCode::OK, &health)
         }
         // What requests to others go through is a matter of this process's environment, and of no file.
-        ("GET", "/proxies", _) => json(StatusCode::OK, &Proxies::of_process().variables().collect::<BTreeMap<_, _>>()),
+        ("GET", "/proxies", _) => json(StatusCode::OK, &Proxies::from_env().variables().collect::<BTreeMap<_, _>>()),
         ("GET", "/times_ahead", _) => json(StatusCode::OK, &app.store.read(|view| Ok(times_ahead(view, Time::now())))?),
         ("GET", "/overview", _) => json(StatusCode::OK, &overview::take(app).await?),
         ("POST", "/tasks", _) => {
             let task: Task = read(app, &mut request).await?;
-            tasks::check(&task).map_err(|why| Problem::about(400).with_detail(why.to_string()))?;
+            tasks::check(&task).map_err(|why| Problem::from_status(400).with_detail(why.to_string()))?;
             app.store
                 .write(Point::TaskAdd, move |tx| tasks::add(tx, task))
                 .await?
-                .map_err(|why| Problem::about(409).with_detail(why.to_string()))?;
+                .map_err(|why| Problem::from_status(409).with_detail(why.to_string()))?;
             Ok(empty(StatusCode::CREATED))
         }
         ("POST", "/all_tasks", _) => {
             let all: Vec<Task> = read_at_most(MAX_TASKS, app, &mut request).await?;
-            tasks::check_all(&all).map_err(|why| Problem::about(400).with_detail(why.to_string()))?;
+            tasks::check_all(&all).map_err(|why| Problem::from_status(400).with_detail(why.to_string()))?;
             app.store
                 .write(Point::TaskAdd, move |tx| tasks::add_all(tx, all))
                 .await?
-                .map_err(|why| Problem::about(409).with_detail(why.to_string()))?;
+                .map_err(|why| Problem::from_status(409).with_detail(why.to_string()))?;
             Ok(empty(StatusCode::CREATED))
         }
         ("GET", _, Some(Ok(id))) => json(StatusCode::OK, &status(app, id)?),
@@ -113,9 +113,9 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         ("POST", "/tokens", _) => json(StatusCode::OK, &tokens::change(app, read(app, &mut request).await?).await?),
         ("GET", path, _) if path.starts_with(TOKENS) => match path[TOKENS.len()..].parse() {
             Ok(task) => json(StatusCode::OK, &tokens::list(app, task)?),
-            Err(_) => Err(Problem::about(404).into()),
+            Err(_) => Err(Problem::from_status(404).into()),
         },
-        _ => Err(Problem::about(404).into()),
+        _ => Err(Problem::from_status(404).into()),
     }
 }
 
@@ -161,7 +161,7 @@ async fn read_at_most<T: DeserializeOwned>(limit: usize, app: &App, request: &mu
     let (timeout, silence) = (*limits.request_timeout, *limits.max_body_silence);
     let body = request.read_body(limit, timeout, &app.request_memory, bodies, silence).await?;
     let read = serde_json::from_slice(&body);
-    read.map_err(|error| Problem::about(400).with_detail(format!("the request cannot be read: {error}")).into())
+    read.map_err(|error| Problem::from_status(400).with_detail(format!("the request cannot be read: {error}")).into())
 }
 
 /// An answer to the command line.

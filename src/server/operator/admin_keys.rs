@@ -34,18 +34,18 @@ pub async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Er
         ("POST", Some(id), Some("activate"), None) => Order::Activate(parse(id)?),
         ("POST", Some(id), Some("disable"), None) => Order::Disable(parse(id)?),
         ("DELETE", Some(id), None, _) => Order::Delete(parse(id)?),
-        _ => return Err(Problem::about(404).into()),
+        _ => return Err(Problem::from_status(404).into()),
     };
     let shared = app.clone();
     // What is stored must be handed out, whether or not the operator waits for it.
     let changed = unhurried(async move { Ok(keys::change(&shared, order).await?) }).await?;
     let changes = changed.map_err(|refusal| {
         let status = if matches!(refusal, KeyError::Unknown(_)) { 404 } else { 409 };
-        Problem::about(status).with_detail(refusal.to_string())
+        Problem::from_status(status).with_detail(refusal.to_string())
     })?;
     json(StatusCode::OK, &changes)
 }
 
 fn parse(id: &str) -> Result<u8, Problem> {
-    id.parse().map_err(|_| Problem::about(400).with_detail("the id of an HPKE key is a number from 0 to 255"))
+    id.parse().map_err(|_| Problem::from_status(400).with_detail("the id of an HPKE key is a number from 0 to 255"))
 }

@@ -41,7 +41,7 @@ pub async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Er
             app.management.forget(&revoked.hash);
             Ok(empty(StatusCode::NO_CONTENT))
         }
-        _ => Err(Problem::about(404).into()),
+        _ => Err(Problem::from_status(404).into()),
     }
 }
 
@@ -51,5 +51,5 @@ fn refusal(why: ApiTokenError) -> Error {
         ApiTokenError::Unknown(_) => 404,
         ApiTokenError::Taken(_) | ApiTokenError::TooMany => 409,
     };
-    Problem::about(status).with_detail(why.to_string()).into()
+    Problem::from_status(status).with_detail(why.to_string()).into()
 }

@@ -43,13 +43,13 @@ async fn begin(app: Arc<App>, with_key: bool) -> Result<(Bytes, mpsc::Receiver<P
     let mut key = None;
     if with_key {
         let found = crate::store_options(&app.config).key.read(&app.config.data_dir);
-        key = Some(found.map_err(|error| Problem::about(409).with_detail(error.to_string()))?);
+        key = Some(found.map_err(|error| Problem::from_status(409).with_detail(error.to_string()))?);
     }
     let (sender, mut receiver) = mpsc::channel::<Piece>(PIECES);
     tokio::task::spawn_blocking(move || make(&app, key, sender));
     match receiver.recv().await {
         Some(Ok(first)) => Ok((first, receiver)),
-        Some(Err(error)) => Err(Problem::about(409).with_detail(error.to_string()).into()),
+        Some(Err(error)) => Err(Problem::from_status(409).with_detail(error.to_string()).into()),
         None => Err(Error::Busy),
     }
 }

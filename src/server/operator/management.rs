@@ -32,7 +32,7 @@ use dapbox_protocol::{
     model::{Revision, Secret, Time, TokenHash},
     wire::{
         Problem,
-        management::{Configuration, Ignored, MEDIA_TYPE},
+        management::{Configuration, MEDIA_TYPE, OnUnknownMember},
     },
 };
 use dapbox_store::{
@@ -177,11 +177,12 @@ async fn answer(app: &Arc<App>, path: &str, mut request: Request) -> Result<Resp
     let by = authorize(app, &request)?;
     check_media_types(&request)?;
     let Some(resource) = Resource::parse(path) else {
-        return Err(Problem::about(404).with_detail("there is no such resource in the management API").into());
+        return Err(Problem::from_status(404).with_detail("there is no such resource in the management API").into());
     };
     let (method, methods) = (request.method_of_resource().to_owned(), resource.methods());
     if !methods.split(", ").any(|known| known == method) {
-        let mut response = failure(Problem::about(405).with_detail(format!("this resource takes {methods}")).into());
+        let mut response =
+            failure(Problem::from_status(405).with_detail(format!("this resource takes {methods}")).into());
         response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
         return Ok(response);
     }
@@ -209,7 +210,7 @@ async fn answer(app: &Arc<App>, path: &str, mut request: Request) -> Result<Resp
 
 /// The name of the API token that the request shows, if it is in force.
 fn authorize(app: &App, request: &Request) -> Result<String, Error> {
-    let refuse = |detail: &str| Err(Problem::about(401).with_detail(detail).into());
+    let refuse = |detail: &str| Err(Problem::from_status(401).with_detail(detail).into());
     let Some(token) = auth::bearer(&request.headers) else {
         return refuse("the request carries no token; send Authorization: Bearer");
     };
@@ -226,7 +227,7 @@ fn check_media_types(request: &Request) -> Result<(), Problem> {
         let detail = || format!("the header {name} must be {MEDIA_TYPE}");
         match request.header(name.clone()) {
             Some(given) if given == MEDIA_TYPE => Ok(()),
-            _ => Err(Problem::about(status).with_detail(detail())),
+            _ => Err(Problem::from_status(status).with_detail(detail())),
         }
     };
     expect(header::ACCEPT, 406)?;
@@ -262,7 +263,7 @@ fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Error> {
 }
 
 /// Reads a body. Unknown members are ignored.
-fn read<T>(app: &App, read: impl FnOnce(&mut Ignored<'_>) -> Result<T, String>) -> Result<T, Error> {
+fn read<T>(app: &App, read: impl FnOnce(&mut OnUnknownMember<'_>) -> Result<T, String>) -> Result<T, Error> {
     read(&mut |member| {
         app.management.ignore(member);
     })
@@ -271,7 +272,7 @@ fn read<T>(app: &App, read: impl FnOnce(&mut Ignored<'_>) -> Result<T, String>) 
 
 /// What is wrong with a request.
 fn bad(detail: impl Into<String>) -> Error {
-    Problem::about(400).with_detail(detail.into()).into()
+    Problem::from_status(400).with_detail(detail.into()).into()
 }
 
 #[cfg(test)]

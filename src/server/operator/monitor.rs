@@ -85,7 +85,7 @@ async fn answer(
     let response = if let Err(problem) = host::check(address, headers) {
         Err(problem.into())
     } else if !matches!(*method, Method::GET | Method::HEAD) {
-        Err(Problem::about(405).with_detail("nothing can be changed here").into())
+        Err(Problem::from_status(405).with_detail("nothing can be changed here").into())
     } else {
         look_up(app, path, headers).await
     };
@@ -103,7 +103,9 @@ async fn look_up(app: &Arc<App>, path: &str, headers: &HeaderMap) -> Result<Resp
         "/status.json" => json(&overview::take(app).await?),
         "/healthz" => Ok(healthz(app)),
         "/readyz" => Ok(readyz(app)),
-        _ => Err(Problem::about(404).with_detail("there are /metrics, /healthz, /readyz, /status.json and /").into()),
+        _ => Err(Problem::from_status(404)
+            .with_detail("there are /metrics, /healthz, /readyz, /status.json and /")
+            .into()),
     }
 }
 

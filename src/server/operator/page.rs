@@ -23,7 +23,7 @@ use sha2::{Digest, Sha256};
 pub use self::alerts::needs_attention;
 use self::{icon::Icon, text::instant};
 use dapbox_aggregator::views::overview::Overview;
-use dapbox_support::words::{count, counted};
+use dapbox_support::format::{count, counted};
 
 /// How the page looks.
 const STYLE: &str = include_str!("page/style.css");

@@ -11,10 +11,10 @@ use dapbox_aggregator::{
     counters::{self, AGGREGATE_SUCCESS, REPORT_SUCCESS},
     views::overview::Sample,
 };
-use dapbox_client::peer::CallError;
+use dapbox_client::peer::RequestError;
 use dapbox_protocol::{
     model::{Duration, TaskId, Time},
-    wire::Interaction,
+    wire::ResourceKind,
 };
 use dapbox_store::{Counters, latency::Latencies};
 
@@ -218,14 +218,14 @@ impl Recorder {
     }
 
     /// A request to a helper has ended, in whatever way.
-    pub fn asked<T>(&self, interaction: Interaction, is_poll: bool, end: &Result<T, CallError>, time: Span) {
+    pub fn asked<T>(&self, interaction: ResourceKind, is_poll: bool, end: &Result<T, RequestError>, time: Span) {
         let errand = match interaction {
-            Interaction::AggregationJob => 0,
+            ResourceKind::AggregationJob => 0,
             _ => 2,
         };
         let end = match end {
             Ok(_) => 0,
-            Err(CallError::Refused(_)) => 1,
+            Err(RequestError::Refused(_)) => 1,
             Err(_) => 2,
         };
         self.errands[errand + usize::from(is_poll)][end].observe(time);

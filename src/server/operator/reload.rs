@@ -131,7 +131,7 @@ fn tell(Reloaded { changed, needs_restart, troubles }: &Reloaded) {
 
 /// Answers what the control socket is asked about reloading and the log.
 pub async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error> {
-    let refused = |why: String| Problem::about(400).with_detail(why);
+    let refused = |why: String| Problem::from_status(400).with_detail(why);
     let controls = app.controls.get();
     match (request.method.as_str(), request.path.as_str(), controls) {
         ("POST", "/reload", _) => json(StatusCode::OK, &reread(app).await.map_err(refused)?),
@@ -143,6 +143,6 @@ pub async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Er
             tracing::info!(now = level.level, "the log was changed until the next reload or start");
             json(StatusCode::OK, &level)
         }
-        _ => Err(Problem::about(404).into()),
+        _ => Err(Problem::from_status(404).into()),
     }
 }

@@ -10,7 +10,7 @@ use dapbox_aggregator::{
 use dapbox_protocol::{
     model::{
         TaskId, Time,
-        tokens::{Direction, TokenChange, TokenStatus},
+        tokens::{TokenChange, TokenDirection, TokenStatus},
     },
     wire::{Problem, ProblemType},
 };
@@ -21,7 +21,7 @@ pub fn list(app: &App, task: TaskId) -> Result<Vec<TokenStatus>, Error> {
     let now = Time::now();
     let found = app.store.read(|view| Ok(view.task(&task).map(|state| app.peers.tokens(view, state).statuses(now))))?;
     let mut found = found.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(task))?;
-    for status in found.iter_mut().filter(|status| status.direction == Direction::Accepted) {
+    for status in found.iter_mut().filter(|status| status.direction == TokenDirection::Accepted) {
         status.last_presented = app.token_use(&task, status.hash);
     }
     Ok(found)
@@ -40,7 +40,7 @@ pub async fn change(app: &Arc<App>, change: TokenChange) -> Result<Vec<TokenStat
         Ok(_) => {}
         Err(TokenError::NoTask) => return Err(Problem::new(ProblemType::UnrecognizedTask).with_task(task).into()),
         Err(why @ (TokenError::NothingPresented | TokenError::InBand)) => {
-            return Err(Problem::about(409).with_detail(why.to_string()).into());
+            return Err(Problem::from_status(409).with_detail(why.to_string()).into());
         }
     }
     tracing::info!(%task, "a token was replaced");

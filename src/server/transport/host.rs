@@ -17,7 +17,7 @@ pub fn check(address: Option<SocketAddr>, headers: &HeaderMap) -> Result<(), Pro
         return Ok(());
     }
     let detail = "this listener answers to localhost or its literal address only, to keep web sites out";
-    Err(Problem::about(421).with_detail(detail))
+    Err(Problem::from_status(421).with_detail(detail))
 }
 
 fn is_ours(address: Option<SocketAddr>, headers: &HeaderMap) -> bool {

@@ -87,7 +87,7 @@ impl Request {
 
     /// Says that the body is longer than `limit` bytes.
     pub fn too_long(limit: usize) -> Problem {
-        Problem::about(413).with_detail(format!("the body is longer than {limit} bytes"))
+        Problem::from_status(413).with_detail(format!("the body is longer than {limit} bytes"))
     }
 
     /// Counts the body among those that are awaited, until all of it has come.
@@ -113,7 +113,7 @@ impl Request {
                 return Err(Problem::busy());
             }
         };
-        let part = part.map_err(|_| Problem::about(408).with_detail("the body did not arrive in time"))?;
+        let part = part.map_err(|_| Problem::from_status(408).with_detail("the body did not arrive in time"))?;
         match pending {
             Some(pending) if part.is_some() => pending.touch(),
             _ => {}
@@ -270,7 +270,7 @@ pub fn failure(error: Error) -> Response {
         Error::Busy => Problem::busy(),
         Error::Fault(fault) => {
             tracing::error!(%fault, "a request failed through our own fault");
-            Problem::about(500)
+            Problem::from_status(500)
         }
     };
     let status = StatusCode::from_u16(problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -15,7 +15,10 @@ use dapbox_support::Fault;
 /// Whether a request is for the page.
 pub fn is_requested(request: &Request) -> bool {
     let is_base = |revision| {
-        let rest = request.path.strip_prefix('/').and_then(|path| path.strip_prefix(wire::of(revision).prefix()));
+        let rest = request
+            .path
+            .strip_prefix('/')
+            .and_then(|path| path.strip_prefix(wire::for_revision(revision).path_prefix()));
         matches!(rest, Some("" | "/"))
     };
     let is_page = request.path == "/" || Revision::ALL.into_iter().any(is_base);

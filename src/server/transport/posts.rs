@@ -103,11 +103,11 @@ where
         return failure(Error::Problem(problem));
     }
     if request.method != Method::POST {
-        return failure(Error::Problem(Problem::about(405)));
+        return failure(Error::Problem(Problem::from_status(405)));
     }
     // A page in a browser on this machine can send anything but this to another origin without being asked first.
     if !request.header(CONTENT_TYPE).is_some_and(|found| media::matches(found, JSON)) {
-        return failure(Error::Problem(Problem::about(415).with_detail(format!("the body must be {JSON}"))));
+        return failure(Error::Problem(Problem::from_status(415).with_detail(format!("the body must be {JSON}"))));
     }
     let body = match body(&mut request).await {
         Ok(body) => body,
@@ -118,7 +118,7 @@ where
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             content(status, JSON, value.to_string())
         }
-        None => failure(Error::Problem(Problem::about(404))),
+        None => failure(Error::Problem(Problem::from_status(404))),
     }
 }
 

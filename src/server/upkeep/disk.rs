@@ -152,7 +152,7 @@ impl Disk {
     fn problem(&self) -> Problem {
         let detail =
             "the aggregator is short of disk space and takes nothing new; what it has taken is safe; come back later";
-        Problem::about(507).with_detail(detail).with_retry_after(lock(&self.gauge).retry_after)
+        Problem::from_status(507).with_detail(detail).with_retry_after(lock(&self.gauge).retry_after)
     }
 
     /// Looks at the disk, and tells the operator when something has changed.

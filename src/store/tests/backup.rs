@@ -37,7 +37,7 @@ fn open(dir: &Path) -> Store {
 async fn write(store: &Store, n: u64) {
     let job = |n: u64| AggregationJobId::new([(n * 7 % 97) as u8; 16]);
     let body = Bytes::from(vec![n as u8; if n % 10 == 3 { 150_000 } else { 500 }]);
-    let done = store.write(Point::Trial, move |tx| {
+    let done = store.write(Point::Test, move |tx| {
         let mut bucket = tx.bucket_mut(&task_id(1), Bucket::Time(Time(n * 7 % 97)))?;
         bucket.header.count = n;
         bucket.replace_share(body.to_vec());
@@ -174,9 +174,9 @@ async fn there_is_one_backup_at_a_time_and_it_may_be_abandoned() {
 async fn a_backup_is_described_without_being_restored() {
     let dir = tempfile::tempdir().unwrap();
     let store = written(dir.path(), 10).await;
-    store.write(Point::Trial, |tx| tx.append_report(&task_id(1), &report(1, 7, 10)).map(drop)).await.unwrap();
+    store.write(Point::Test, |tx| tx.append_report(&task_id(1), &report(1, 7, 10)).map(drop)).await.unwrap();
     store
-        .write(Point::Trial, |tx| tx.remember(&task_id(1), &[(report_id(5), Time(7)), (report_id(6), Time(7))]))
+        .write(Point::Test, |tx| tx.remember(&task_id(1), &[(report_id(5), Time(7)), (report_id(6), Time(7))]))
         .await
         .unwrap();
     let mut bytes = Vec::new();
@@ -246,7 +246,7 @@ async fn a_row_of_another_release_is_named() {
         let _ = fs::remove_dir_all(dir.path().join("a"));
         let store = written(&dir.path().join("a"), 1).await;
         store
-            .write(Point::Trial, move |tx| {
+            .write(Point::Test, move |tx| {
                 tx.group.set(key, Some(value));
                 Ok(())
             })

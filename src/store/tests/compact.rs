@@ -98,7 +98,7 @@ async fn what_a_store_holds_is_not_changed() {
     add_task(&store, 1).await;
     add_task(&store, 2).await;
     for n in 0..40 {
-        let write = store.write(Point::Trial, move |tx| {
+        let write = store.write(Point::Test, move |tx| {
             tx.append_report(&task_id(1), &report(n, 7, 90_000))?;
             // Two tasks and two days, in turns.
             let of_day = |day: u64| [(report_id(1000 + n), Time(day * 86_400))];
@@ -132,7 +132,7 @@ async fn what_a_store_holds_is_not_changed() {
         })
         .unwrap();
     // Ids that are remembered from now on do not take the place of others.
-    store.write(Point::Trial, |tx| tx.remember(&task_id(1), &[(ReportId::new([9; 16]), Time(0))])).await.unwrap();
+    store.write(Point::Test, |tx| tx.remember(&task_id(1), &[(ReportId::new([9; 16]), Time(0))])).await.unwrap();
     store.close().await;
     let store = open(dir.path());
     assert_eq!(store.read(|view| Ok(view.task(&task_id(1)).unwrap().replay.len())).unwrap(), 21);

@@ -26,9 +26,9 @@ async fn fill(dir: &Path, rounds: u32, len: usize) {
         add_task(&store, n).await;
     }
     for round in 0..rounds {
-        store.write(Point::Trial, move |tx| fill_round(tx, round, len)).await.unwrap();
+        store.write(Point::Test, move |tx| fill_round(tx, round, len)).await.unwrap();
     }
-    store.write(Point::Trial, |tx| tx.remove_task(&task_id(3), Time(7))).await.unwrap();
+    store.write(Point::Test, |tx| tx.remove_task(&task_id(3), Time(7))).await.unwrap();
     store.close().await;
 }
 
@@ -248,7 +248,7 @@ async fn an_older_state_of_the_database_is_noticed() {
     let older = tempfile::tempdir().unwrap();
     copy(subject.dir.path(), older.path());
     let store = open(subject.dir.path());
-    store.write(Point::Trial, |tx| tx.count(&task_id(1), "report_success", 1)).await.unwrap();
+    store.write(Point::Test, |tx| tx.count(&task_id(1), "report_success", 1)).await.unwrap();
     store.close().await;
     let put_back = |image: &Path, all: bool| {
         let note = fs::read(image.join("tables/acknowledged")).unwrap();

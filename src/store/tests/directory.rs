@@ -58,7 +58,7 @@ async fn an_open_directory_is_locked_until_it_is_closed() {
     store.close().await;
     // The handle still exists.
     open(dir.path()).close().await;
-    assert!(store.write(Point::Trial, |_| Ok(())).await.is_err());
+    assert!(store.write(Point::Test, |_| Ok(())).await.is_err());
     assert!(
         store
             .read(|view| view.collection(&task_id(1), &dapbox_protocol::model::CollectionJobId::new([0; 16])))
@@ -152,7 +152,7 @@ async fn a_task_with_what_older_programs_do_not_know_is_of_a_version_that_they_r
         assert_eq!(table::TASKS.0.value(&new).unwrap()[0], version);
         let dir = tempfile::tempdir().unwrap();
         let (store, added) = (open(dir.path()), new.clone());
-        store.write(Point::Trial, move |tx| tx.add_task(added)).await.unwrap();
+        store.write(Point::Test, move |tx| tx.add_task(added)).await.unwrap();
         store.close().await;
         let store = open(dir.path());
         let read = store.read(|view| Ok(view.task(&task_id(1)).map(|state| (*state.task).clone()))).unwrap();
@@ -223,16 +223,16 @@ async fn an_encrypted_key_of_the_first_version_is_read_and_comes_out_of_a_backup
     // Changed, it is one of today.
     let expired = KeyRecord { stage: KeyStage::Expired { since: Time(9) }, ..key() };
     let put = expired.clone();
-    store.write(Point::Trial, move |tx| tx.put_key(put)).await.unwrap();
+    store.write(Point::Test, move |tx| tx.put_key(put)).await.unwrap();
     store
-        .write(Point::Trial, |tx| tx.put_key(KeyRecord { config: HpkeConfig { id: 4, ..key().config }, ..key() }))
+        .write(Point::Test, |tx| tx.put_key(KeyRecord { config: HpkeConfig { id: 4, ..key().config }, ..key() }))
         .await
         .unwrap();
     let remove = |tx: &mut crate::Tx<'_>| {
         tx.remove_key(4);
         Ok(())
     };
-    store.write(Point::Trial, remove).await.unwrap();
+    store.write(Point::Test, remove).await.unwrap();
     store.close().await;
     let store = Store::open(&restored, options()).unwrap();
     assert_eq!(store.read(|view| Ok(view.keys().values().cloned().collect::<Vec<_>>())).unwrap(), [expired]);
@@ -296,7 +296,7 @@ async fn a_directory_of_the_first_version_is_brought_up_to_date_and_kept() {
     drop(db);
     check_migrated(kept.path()).await;
     let store = open(kept.path());
-    assert!(store.write(Point::Trial, |tx| Ok(tx.is_removed(&task_id(7)))).await.unwrap());
+    assert!(store.write(Point::Test, |tx| Ok(tx.is_removed(&task_id(7)))).await.unwrap());
     store.close().await;
 }
 
@@ -321,7 +321,7 @@ async fn secrets_are_written_under_a_key_that_is_not_with_them() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
-    store.write(Point::Trial, |tx| tx.put_key(key())).await.unwrap();
+    store.write(Point::Test, |tx| tx.put_key(key())).await.unwrap();
     store.close().await;
     let Party::Leader { helper_token, .. } = task(1).party else { panic!("the tests' task is a leader's") };
     for secret in [task(1).verify_key.expose(), helper_token.expose(), key().private_key.expose()] {
@@ -384,19 +384,19 @@ async fn helper_jobs_of_the_first_version_are_read_and_their_answers_forgotten()
         let expected = HelperJobRecord { request_hash: [*n; 32], created: Time(77), state: state.clone() };
         assert_eq!(found(*n), expected);
     }
-    assert_eq!(store.write(Point::Trial, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 5);
+    assert_eq!(store.write(Point::Test, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 5);
     let old = Old { now: Time(9), answers: Time(78), results: None, jobs: None, generations: Some(Time(0)) };
     sweep::sweep_task(&store, task_id(1), old).await;
     assert_eq!([1, 2, 3].map(|n| found(n).state), {
         let [one, _, three] = cases.map(|case| case.3);
         [one, HelperJobState::Forgotten, three]
     });
-    assert_eq!(store.write(Point::Trial, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 5);
+    assert_eq!(store.write(Point::Test, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 5);
     // It counts from when it was first seen.
     sweep::sweep_task(&store, task_id(1), Old { generations: Some(Time(9)), ..old }).await;
-    assert_eq!(store.write(Point::Trial, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 5);
+    assert_eq!(store.write(Point::Test, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 5);
     sweep::sweep_task(&store, task_id(1), Old { generations: Some(Time(10)), ..old }).await;
-    assert_eq!(store.write(Point::Trial, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 0);
+    assert_eq!(store.write(Point::Test, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 0);
     store.close().await;
 }
 

@@ -35,7 +35,7 @@ async fn count(store: &Store) -> Result<u64, Fault> {
         tx.count(&task_id(1), SEEN, 1)?;
         Ok(before)
     };
-    store.write(Point::Trial, count).await
+    store.write(Point::Test, count).await
 }
 
 /// How many groups of writes were committed.
@@ -50,7 +50,7 @@ fn hold(store: &Store) -> mpsc::Sender<()> {
     let (started, has_started) = mpsc::channel();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let write = store.write(Point::Trial, move |_| {
+        let write = store.write(Point::Test, move |_| {
             started.send(()).unwrap();
             let _ = receiver.recv();
             Ok(())
@@ -82,7 +82,7 @@ async fn a_write_that_changes_nothing_is_no_commit() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let before = commits(&store);
-    assert_eq!(store.write(Point::Trial, |tx| Ok(tx.state.tasks.len())).await.unwrap(), 0);
+    assert_eq!(store.write(Point::Test, |tx| Ok(tx.state.tasks.len())).await.unwrap(), 0);
     assert_eq!(commits(&store), before);
 }
 
@@ -94,7 +94,7 @@ async fn a_fault_stops_the_store_and_undoes_its_whole_group() {
     count(&store).await.unwrap();
     let stopped = tokio::spawn(store.poisoned());
     let held = hold(&store);
-    let faulty = store.write(Point::Trial, |tx| {
+    let faulty = store.write(Point::Test, |tx| {
         tx.count(&task_id(1), SEEN, 50)?;
         Err::<(), _>(Fault::new("it broke"))
     });
@@ -116,7 +116,7 @@ async fn a_panic_is_a_fault() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
-    let write = store.write(Point::Trial, |tx| {
+    let write = store.write(Point::Test, |tx| {
         tx.count(&task_id(1), SEEN, 50)?;
         let nothing: [u8; 0] = [];
         Ok(nothing[tx.state.tasks.len()..].len())
@@ -133,7 +133,7 @@ async fn a_panic_is_a_fault() {
 async fn changing_a_task_that_is_gone_is_a_fault() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    assert!(store.write(Point::Trial, |tx| tx.append_report(&task_id(1), &report(1, 1, 1))).await.is_err());
+    assert!(store.write(Point::Test, |tx| tx.append_report(&task_id(1), &report(1, 1, 1))).await.is_err());
     assert!(store.read(|_| Ok(())).is_err());
 }
 
@@ -188,7 +188,7 @@ async fn the_last_handle_may_be_held_by_a_write() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let inside = store.clone();
-    let mut write = Box::pin(store.write(Point::Trial, move |_| {
+    let mut write = Box::pin(store.write(Point::Test, move |_| {
         drop(inside);
         Ok(())
     }));
@@ -217,7 +217,7 @@ async fn rows_and_memory_agree_in_every_read() {
                     tx.count(&task_id(1), SEEN, 1)?;
                     tx.put_helper_job(&task_id(1), id, &helper_job(n))
                 };
-                store.write(Point::Trial, write).await.unwrap();
+                store.write(Point::Test, write).await.unwrap();
             }
         }
     });
@@ -265,7 +265,7 @@ async fn nothing_secret_is_printed() {
     add_task(&store, 1).await;
     let secret = [222u8, 173, 190, 239];
     store
-        .write(Point::Trial, move |tx| {
+        .write(Point::Test, move |tx| {
             let config = task(1).collector_hpke_config;
             tx.put_key(KeyRecord {
                 config,
@@ -301,7 +301,7 @@ async fn sums_beyond_the_cache_are_on_disk_alone() {
                 record.replace_share(vec![n as u8 * round; 30_000]);
                 Ok(())
             };
-            store.write(Point::Trial, add).await.unwrap();
+            store.write(Point::Test, add).await.unwrap();
             let held = store.read(|view| Ok(view.state.sums.bytes())).unwrap();
             assert!((30_000..=SUM_CACHE_BYTES).contains(&held), "{held} bytes");
         }

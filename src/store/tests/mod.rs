@@ -85,5 +85,5 @@ fn report(n: u32, time: u64, len: usize) -> Report {
 }
 
 async fn add_task(store: &Store, n: u8) {
-    store.write(Point::Trial, move |tx| tx.add_task(task(n))).await.unwrap();
+    store.write(Point::Test, move |tx| tx.add_task(task(n))).await.unwrap();
 }

@@ -19,7 +19,7 @@ use crate::{
 };
 use dapbox_protocol::model::{
     AggregateShareId, AggregationJobId, BatchId, BatchSelector, Bucket, Checksum, CollectionJobId, Interval,
-    PartialBatch, Query, Tokens, taskprov::InBand,
+    PartialBatchSelector, Query, Tokens, taskprov::InBandOrigin,
 };
 use dapbox_support::Fault;
 
@@ -105,7 +105,7 @@ struct Model {
 struct ModelTask {
     counters: Counters,
     provision: Option<Provision>,
-    in_band: Option<InBand>,
+    in_band: Option<InBandOrigin>,
     /// The times of reports, by their ids.
     remembered: BTreeMap<u32, u64>,
     horizon: Option<Time>,
@@ -192,7 +192,7 @@ fn collection(n: u8, state: u8) -> CollectionJobRecord {
 fn leader_job(reports: Vec<ReportRef>) -> LeaderJobRecord {
     let (now, created) = (Time(1), Time(2));
     let state = LeaderJobState::Sent { request_hash: [7; 32] };
-    LeaderJobRecord { batch: PartialBatch::TimeInterval, now, created, reports, state }
+    LeaderJobRecord { batch: PartialBatchSelector::TimeInterval, now, created, reports, state }
 }
 
 /// Does the same to the store and to the model. Asks for nothing that a caller may not ask for.
@@ -229,7 +229,8 @@ fn apply(tx: &mut Tx<'_>, model: &mut Model, n: u8, op: Op) -> Result<(), Fault>
             tx.put_provision(&id, provision)?;
         }
         Op::InBand(at) => {
-            let in_band = InBand { at: Time(at), bytes: Bytes::from_static(b"says"), peer: "https://a.example".into() };
+            let in_band =
+                InBandOrigin { at: Time(at), bytes: Bytes::from_static(b"says"), peer: "https://a.example".into() };
             known.in_band = Some(in_band.clone());
             tx.put_in_band(&id, in_band)?;
         }
@@ -603,7 +604,7 @@ proptest! {
             runtime.block_on(add_task(&store, n));
         }
         for (ops, old, reopen) in steps {
-            let write = store.write(Point::Trial, move |tx| {
+            let write = store.write(Point::Test, move |tx| {
                 for (n, op) in ops {
                     apply(tx, &mut model, n, op)?;
                 }

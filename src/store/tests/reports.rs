@@ -6,17 +6,17 @@ use crate::{
     engine::Engine,
     table::{self, Table},
 };
-use dapbox_protocol::model::{AggregationJobId, Interval, PartialBatch};
+use dapbox_protocol::model::{AggregationJobId, Interval, PartialBatchSelector};
 
 async fn append(store: &Store, reports: Vec<Report>) -> Vec<ReportRef> {
     let write = move |tx: &mut crate::Tx<'_>| {
         reports.iter().map(|report| tx.append_report(&task_id(1), report)).collect::<Result<Vec<_>, _>>()
     };
-    store.write(Point::Trial, write).await.unwrap()
+    store.write(Point::Test, write).await.unwrap()
 }
 
 async fn bury(store: &Store, reports: Vec<(ReportId, ReportRef)>) {
-    store.write(Point::Trial, move |tx| tx.bury(&task_id(1), &reports)).await.unwrap();
+    store.write(Point::Test, move |tx| tx.bury(&task_id(1), &reports)).await.unwrap();
 }
 
 fn load(store: &Store, places: &[ReportRef]) -> Vec<Report> {
@@ -85,11 +85,11 @@ async fn positions_never_go_back() {
     add_task(&store, 1).await;
     let places = append(&store, vec![report(1, 5, 10)]).await;
     bury(&store, vec![(report_id(1), places[0])]).await;
-    let position = store.write(Point::Trial, |tx| Ok(tx.next_position())).await.unwrap();
+    let position = store.write(Point::Test, |tx| Ok(tx.next_position())).await.unwrap();
     assert!(places[0] < position);
     drop(store);
     let store = open(dir.path());
-    assert_eq!(store.write(Point::Trial, |tx| Ok(tx.next_position())).await.unwrap(), position);
+    assert_eq!(store.write(Point::Test, |tx| Ok(tx.next_position())).await.unwrap(), position);
     assert!(append(&store, vec![report(2, 5, 10)]).await[0] >= position);
 }
 
@@ -105,7 +105,7 @@ async fn a_position_taken_within_a_group_divides_it() {
         tx.bury(&task_id(1), &[(report_id(2), after)])?;
         Ok((before, position, after))
     };
-    let (before, position, after) = store.write(Point::Trial, write).await.unwrap();
+    let (before, position, after) = store.write(Point::Test, write).await.unwrap();
     assert!(before < position && position <= after);
     assert!(waiting(&store, |w| w.has_before(interval(0, 10), position) && w.len() == 1));
     assert_eq!(load(&store, &[before]), [report(1, 5, 10)]);
@@ -124,10 +124,10 @@ async fn reports_of_jobs_are_known_and_not_picked_again() {
     let write = move |tx: &mut crate::Tx<'_>| {
         let picked = tx.task_mut(&task_id(1)).unwrap().waiting.pick(Time(0), 4, |_| Pick::Take);
         let reports = picked.taken.iter().map(|entry| entry.at).collect();
-        let (batch, state) = (PartialBatch::TimeInterval, LeaderJobState::Picked);
+        let (batch, state) = (PartialBatchSelector::TimeInterval, LeaderJobState::Picked);
         tx.put_leader_job(&task_id(1), job, LeaderJobRecord { batch, now: Time(0), created: Time(0), reports, state })
     };
-    store.write(Point::Trial, write).await.unwrap();
+    store.write(Point::Test, write).await.unwrap();
     drop(store);
     let store = open(dir.path());
     assert!(waiting(&store, |w| w.len() == 6 && (0..10).all(|n| w.contains(&report_id(n)))));
@@ -138,7 +138,7 @@ async fn reports_of_jobs_are_known_and_not_picked_again() {
         tx.task_mut(&task_id(1)).unwrap().waiting.defer(&entries, Time(0));
         tx.end_leader_job(&task_id(1), &job)
     };
-    store.write(Point::Trial, dissolve).await.unwrap();
+    store.write(Point::Test, dissolve).await.unwrap();
     assert!(waiting(&store, |w| w.len() == 10));
     drop(store);
     assert!(waiting(&open(dir.path()), |w| w.len() == 10));

@@ -18,7 +18,7 @@ pub(super) async fn sweep_task(store: &Store, task: TaskId, old: Old) -> Swept {
     let mut sum = Swept::default();
     let mut next = Some(Place::default());
     while let Some(place) = next {
-        let swept = store.write(Point::Trial, move |tx| tx.sweep(&task, &old, place)).await.unwrap();
+        let swept = store.write(Point::Test, move |tx| tx.sweep(&task, &old, place)).await.unwrap();
         sum.reports += swept.reports;
         sum.sums += swept.sums;
         sum.batches += swept.batches;
@@ -30,7 +30,7 @@ pub(super) async fn sweep_task(store: &Store, task: TaskId, old: Old) -> Swept {
 /// Deletes all that is left of removed tasks, and says how many writes that took.
 pub(super) async fn sweep_removed(store: &Store) -> usize {
     let mut writes = 0;
-    while store.write(Point::Trial, |tx| tx.sweep_removed()).await.unwrap() {
+    while store.write(Point::Test, |tx| tx.sweep_removed()).await.unwrap() {
         writes += 1;
     }
     writes
@@ -67,7 +67,7 @@ async fn put_jobs(store: &Store, jobs: std::ops::Range<u32>, day: u64) {
             }
             Ok(())
         };
-        store.write(Point::Trial, put).await.unwrap();
+        store.write(Point::Test, put).await.unwrap();
     }
 }
 
@@ -109,9 +109,9 @@ async fn a_removal_that_is_interrupted_goes_on_after_a_restart() {
         }
         Ok(())
     };
-    store.write(Point::Trial, fill).await.unwrap();
-    store.write(Point::Trial, |tx| tx.remove_task(&task_id(1), Time(3))).await.unwrap();
-    assert!(store.write(Point::Trial, |tx| tx.sweep_removed()).await.unwrap());
+    store.write(Point::Test, fill).await.unwrap();
+    store.write(Point::Test, |tx| tx.remove_task(&task_id(1), Time(3))).await.unwrap();
+    assert!(store.write(Point::Test, |tx| tx.sweep_removed()).await.unwrap());
     store.close().await;
     let left = rows(dir.path(), task_id(1)).values().sum::<usize>();
     assert!((1..1500).contains(&left), "{left}");
@@ -119,7 +119,7 @@ async fn a_removal_that_is_interrupted_goes_on_after_a_restart() {
     let store = open(dir.path());
     let is_gone = |store: &Store| store.read(|view| Ok(view.task(&task_id(1)).is_none())).unwrap();
     assert!(is_gone(&store));
-    assert!(store.write(Point::Trial, |tx| Ok(tx.is_removed(&task_id(1)))).await.unwrap());
+    assert!(store.write(Point::Test, |tx| Ok(tx.is_removed(&task_id(1)))).await.unwrap());
     sweep_removed(&store).await;
     store.close().await;
     assert_eq!(rows(dir.path(), task_id(1)).keys().collect::<Vec<_>>(), [&table::REMOVED.prefix]);
@@ -138,9 +138,9 @@ async fn replay_rows_of_days_before_the_horizon_go() {
     add_task(&store, 1).await;
     for n in 0..1200u32 {
         let time = Time(u64::from(n % 2) * 5 * DAY);
-        store.write(Point::Trial, move |tx| tx.remember(&task_id(1), &[(report_id(n), time)])).await.unwrap();
+        store.write(Point::Test, move |tx| tx.remember(&task_id(1), &[(report_id(n), time)])).await.unwrap();
     }
-    store.write(Point::Trial, |tx| tx.raise_horizon(&task_id(1), Time(2 * DAY))).await.unwrap();
+    store.write(Point::Test, |tx| tx.raise_horizon(&task_id(1), Time(2 * DAY))).await.unwrap();
     sweep_task(&store, task_id(1), nothing_old()).await;
     store.close().await;
     assert_eq!(rows(dir.path(), task_id(1))[&table::REPLAY.prefix], 600);

@@ -49,7 +49,7 @@ fn commented(source: &str, name: impl Fn(&str) -> Option<String>) -> Vec<(String
 /// All problem types.
 pub fn problems() -> String {
     let rows = ProblemType::DEFINED.into_iter().map(|kind| {
-        let name = kind.token().unwrap_or_default();
+        let name = kind.name().unwrap_or_default();
         vec![code(name), kind.status().to_string(), kind.title().to_owned()]
     });
     format!(

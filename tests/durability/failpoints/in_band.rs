@@ -65,7 +65,7 @@ pub async fn play(setting: Setting) {
     public.task_expiration = Some(Time(Time::now().0 + 86_400));
     let task = advertise(public, Bytes::from_static(b"stage"), 1).unwrap();
     stage.parties = stage.parties.clone().with(|known| {
-        known.public = task.says.public.clone();
+        known.public = task.configuration.public.clone();
         known.verify_key = verify_key(&init, &known.public.id, known.verify_key.expose().len());
     });
     stage.configuration = Some(task.bytes.clone());

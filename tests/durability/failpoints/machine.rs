@@ -205,7 +205,7 @@ impl Machine {
 
     /// Base URL of the server for a revision.
     pub fn url(&self, revision: Revision) -> String {
-        format!("http://{}/{}/", self.address, wire::of(revision).prefix())
+        format!("http://{}/{}/", self.address, wire::for_revision(revision).path_prefix())
     }
 
     /// Stops the server gracefully and the machine with it.

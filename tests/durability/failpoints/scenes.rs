@@ -12,7 +12,7 @@ use dapbox::{
     peer::Answer,
     support::{Phase, Point},
     vdaf::Measurement,
-    wire::{Interaction, ProblemType},
+    wire::{ProblemType, ResourceKind},
 };
 
 use super::{
@@ -117,9 +117,9 @@ async fn life(setting: Setting) {
     let collected = stage.collect(parties.query_now()).await;
     stage.check_counts().await;
     // What is aggregated is not aggregated again.
-    let place = collected.place.unwrap();
+    let place = collected.location.unwrap();
     let wire = parties.wire();
-    let result = stage.insist(COLLECTION, &wire.poll_call(Interaction::CollectionJob, &place).unwrap(), "").await;
+    let result = stage.insist(COLLECTION, &wire.poll_request(ResourceKind::CollectionJob, &place).unwrap(), "").await;
     assert!(result.is_success() && !result.body.is_empty(), "{result:?}");
     stage.delete(COLLECTION, &place).await;
     for report in &reports {
@@ -131,28 +131,28 @@ async fn life(setting: Setting) {
     stage.stop().await;
 }
 
-const COLLECTION: Option<Interaction> = Some(Interaction::CollectionJob);
-const SHARE: Option<Interaction> = Some(Interaction::AggregateShare);
+const COLLECTION: Option<ResourceKind> = Some(ResourceKind::CollectionJob);
+const SHARE: Option<ResourceKind> = Some(ResourceKind::AggregateShare);
 
 impl Stage {
     /// What becomes of a collection job.
     async fn outcome(&self, query: Query) -> Answer {
         let (parties, wire) = (&self.parties, self.parties.wire());
-        let create = wire.create_call(Interaction::CollectionJob, &parties.id(), &[1; 16]);
+        let create = wire.create_request(ResourceKind::CollectionJob, &parties.id(), &[1; 16]);
         let mut answer = self.insist(COLLECTION, &create, parties.collection_req(query)).await;
-        let place = create.place.clone().or_else(|| parties.place_in(&answer));
+        let place = create.resource_path.clone().or_else(|| parties.place_in(&answer));
         while is_pending(&answer, parties) {
             tokio::time::sleep(REST).await;
-            let poll = wire.poll_call(Interaction::CollectionJob, place.as_deref().unwrap()).unwrap();
+            let poll = wire.poll_request(ResourceKind::CollectionJob, place.as_deref().unwrap()).unwrap();
             answer = self.insist(COLLECTION, &poll, "").await;
         }
         answer
     }
 
     /// Deletes a resource: it is gone.
-    async fn delete(&self, kind: Option<Interaction>, place: &str) {
+    async fn delete(&self, kind: Option<ResourceKind>, place: &str) {
         let wire = self.parties.wire();
-        let [delete, poll] = [wire.delete_call(kind.unwrap(), place), wire.poll_call(kind.unwrap(), place)];
+        let [delete, poll] = [wire.delete_request(kind.unwrap(), place), wire.poll_request(kind.unwrap(), place)];
         let deleted = self.insist(kind, &delete.unwrap(), "").await;
         // Gone already: its deletion was not answered.
         assert!(deleted.is_success() || matches!(deleted.status, 404 | 410), "{deleted:?}");
@@ -163,7 +163,7 @@ impl Stage {
 /// Our leader and helper never defer shares to each other; those of others do.
 async fn deferred(setting: Setting) {
     let relay = Relay::start().await;
-    relay.plan(|asked, _| match asked.makes(Interaction::AggregateShare) {
+    relay.plan(|asked, _| match asked.makes(ResourceKind::AggregateShare) {
         true => Act::Edit(Box::new(|told| if told.status < 300 { Told { body: Vec::new(), ..told } } else { told })),
         false => Act::Pass,
     });
@@ -176,8 +176,8 @@ async fn deferred(setting: Setting) {
     stage.check_counts().await;
 
     // The share has a place, which the same request finds again.
-    let Asked { body, .. } = relay.made(Interaction::AggregateShare).swap_remove(0);
-    let call = stage.parties.wire().create_call(Interaction::AggregateShare, &stage.parties.id(), &[0; 16]);
+    let Asked { body, .. } = relay.made(ResourceKind::AggregateShare).swap_remove(0);
+    let call = stage.parties.wire().create_request(ResourceKind::AggregateShare, &stage.parties.id(), &[0; 16]);
     let made = stage.insist(SHARE, &call, body).await;
     let place = stage.parties.place_in(&made).unwrap();
     stage.delete(SHARE, &place).await;
@@ -201,7 +201,7 @@ async fn refused(setting: Setting) {
     let relay = Relay::start().await;
     let limit = OnceLock::new();
     relay.plan(move |asked, before| {
-        let is_job = asked.makes(Interaction::AggregationJob);
+        let is_job = asked.makes(ResourceKind::AggregationJob);
         let is_too_long = is_job && asked.body.len() >= *limit.get_or_init(|| asked.body.len());
         if is_too_long && before < 3 { Act::Tell(Told::new(413, "text/plain", "")) } else { Act::Pass }
     });
@@ -220,7 +220,7 @@ async fn breach(setting: Setting) {
     relay.plan(move |asked, _| {
         let task = task.clone();
         let tamper = move |told: Told| {
-            let wire = dapbox::wire::of(task.revision);
+            let wire = dapbox::wire::for_revision(task.revision);
             match wire.decode_job_resp(&Bytes::from(told.body.clone()), NUMBERS.len()) {
                 Ok(mut resps) if told.status < 300 => {
                     resps.swap(1, 3);
@@ -229,7 +229,7 @@ async fn breach(setting: Setting) {
                 _ => told,
             }
         };
-        if asked.makes(Interaction::AggregationJob) { Act::Edit(Box::new(tamper)) } else { Act::Pass }
+        if asked.makes(ResourceKind::AggregationJob) { Act::Edit(Box::new(tamper)) } else { Act::Pass }
     });
     let hour = parties.interval(0);
     stage.upload_numbers(hour.start().saturating_sub(Duration(1))).await;
@@ -247,7 +247,7 @@ async fn breach(setting: Setting) {
 
 async fn mismatch(setting: Setting) {
     let relay = Relay::start().await;
-    relay.plan(|asked, _| match asked.makes(Interaction::AggregateShare) {
+    relay.plan(|asked, _| match asked.makes(ResourceKind::AggregateShare) {
         true => Act::Tell(Told::problem(400, "batchMismatch")),
         false => Act::Pass,
     });

@@ -5,16 +5,16 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration as Span};
 use bytes::Bytes;
 use dapbox::{
     client::Client,
-    collector::{Collected, Collector, CollectorTask},
+    collector::{CollectedAggregate, Collector, CollectorTask},
     config::Config,
     model::{
-        BatchMode, Duration, Max, Query, Report, Revision, Secret, Task, Time, TokenHash, VdafConfig,
+        BatchMode, Duration, MaxMeasurement, Query, Report, Revision, Secret, Task, Time, TokenHash, VdafConfig,
         tokens::{NewToken, TokenChange},
     },
-    peer::{Answer, Peer, PeerOptions, Retries, is_retryable},
+    peer::{Answer, Peer, PeerOptions, RetryPolicy, is_retryable},
     vdaf::{AggregateResult, Measurement},
     views::status::{CloseRequest, RenameRequest},
-    wire::{Call, Interaction, taskprov},
+    wire::{RequestSpec, ResourceKind, taskprov},
 };
 
 use tokio::sync::Notify;
@@ -23,8 +23,8 @@ use super::machine::{Machine, REST, Trap};
 use crate::common::{Parties, calls::assert_taken, relay::Relay};
 
 /// Clients and collectors try again soon, and for longer than any test takes.
-const RETRIES: Retries =
-    Retries { initial: Span::from_millis(5), max: Span::from_millis(20), give_up_after: Span::from_secs(600) };
+const RETRIES: RetryPolicy =
+    RetryPolicy { initial: Span::from_millis(5), max: Span::from_millis(20), give_up_after: Span::from_secs(600) };
 
 /// What is uploaded: powers of two, so that the sum tells which were counted, and how often.
 pub const NUMBERS: [u128; 5] = [1, 2, 4, 8, 16];
@@ -72,7 +72,7 @@ impl Stage {
         );
         let (leader_url, helper_url) = (leader.url(setting.revision), helper.url(setting.revision));
         let helper_url = relay.map_or(helper_url.clone(), |relay| relay.before(&helper_url));
-        let vdaf = VdafConfig::Prio3Sum { max: Max::of_bits(8) };
+        let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
         let parties = Parties::new(setting.revision, vdaf, BatchMode::TimeInterval, leader_url, helper_url)
             .with(|task| task.public.min_batch_size = NUMBERS.len() as u64)
             .with(task);
@@ -92,22 +92,22 @@ impl Stage {
     pub fn client(&self) -> Client {
         let client = Client::new(self.parties.task().clone(), self.peer.clone(), RETRIES).unwrap();
         match &self.configuration {
-            Some(configuration) => client.advertising(configuration),
+            Some(configuration) => client.with_advertisement(configuration),
             None => client,
         }
     }
 
     /// Sends a request until it is answered by a server that is well.
-    pub async fn insist(&self, to: Option<Interaction>, call: &Call, body: impl Into<Bytes>) -> Answer {
+    pub async fn insist(&self, to: Option<ResourceKind>, call: &RequestSpec, body: impl Into<Bytes>) -> Answer {
         let (parties, body) = (&self.parties, body.into());
         let task = parties.task();
         let (url, token) = match to {
             None => (&task.leader_url, None),
-            Some(Interaction::CollectionJob) => (&task.leader_url, Some(&parties.collector_token)),
+            Some(ResourceKind::CollectionJob) => (&task.leader_url, Some(&parties.collector_token)),
             Some(_) => (&task.helper_url, Some(&parties.helper_token)),
         };
-        let encode = |bytes: &Bytes| taskprov::of(task.revision).unwrap().encode_header(bytes);
-        let call = call.clone().advertising(self.configuration.as_ref().map(encode));
+        let encode = |bytes: &Bytes| taskprov::for_revision(task.revision).unwrap().encode_header(bytes);
+        let call = call.clone().with_advertisement(self.configuration.as_ref().map(encode));
         loop {
             self.leader.check();
             self.helper.check();
@@ -120,13 +120,13 @@ impl Stage {
 
     /// Uploads anything until it is answered.
     pub async fn upload_bytes(&self, bytes: Vec<u8>) -> Answer {
-        self.insist(None, &self.parties.wire().upload_call(&self.parties.id()), bytes).await
+        self.insist(None, &self.parties.wire().upload_request(&self.parties.id()), bytes).await
     }
 
     /// Asks the leader for its HPKE keys all the time, as clients do: the ids of all that it was told of.
     pub async fn watch_keys(&self) -> BTreeSet<u8> {
         let (wire, mut told) = (self.parties.wire(), BTreeSet::new());
-        let call = wire.hpke_config_call(Some(&self.parties.id()));
+        let call = wire.hpke_config_request(Some(&self.parties.id()));
         let watch = async {
             loop {
                 if let Ok(answer) = self.peer.send(&self.parties.task().leader_url, &call, None, Bytes::new()).await
@@ -164,7 +164,7 @@ impl Stage {
     }
 
     /// Collects a batch, which must be exactly [`NUMBERS`].
-    pub async fn collect(&self, query: Query) -> Collected {
+    pub async fn collect(&self, query: Query) -> CollectedAggregate {
         let parties = &self.parties;
         let task = CollectorTask {
             public: parties.task().clone(),
@@ -173,7 +173,7 @@ impl Stage {
         };
         let collector = Collector::new(task, parties.keypair.clone(), self.peer.clone(), RETRIES).unwrap();
         let collector = match &self.configuration {
-            Some(configuration) => collector.advertising(configuration),
+            Some(configuration) => collector.with_advertisement(configuration),
             None => collector,
         };
         let collected = collector.collect(query, None, |_| {}).await.unwrap();

@@ -23,7 +23,7 @@ const ROWS: [&str; 20] = [
     "many-reports",
     "out-of-range",
     "too-early",
-    "task-over",
+    "task-expired",
     "unknown-task",
     "bad-parameter",
     "too-few",
@@ -116,7 +116,7 @@ async fn whoever_refuses_nothing_fails_every_case() {
     let reasons = [
         ("out-of-range", "took the number 256"),
         ("too-early", "three days ahead"),
-        ("task-over", "a task that is over"),
+        ("task-expired", "a task that is over"),
         ("unknown-task", "a task that nobody has"),
         ("bad-parameter", "the leader took a histogram"),
         ("too-few", "below the minimum of 10"),

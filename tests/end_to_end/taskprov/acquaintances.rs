@@ -16,10 +16,10 @@ use dapbox::{
         AggregationJobId, BatchMode, Duration, Extension, Revision, Secret, TaskId, TaskParameters, Time, TokenHash,
         VdafConfig, taskprov::Advertisement,
     },
-    peer::{Answer, Retries},
+    peer::{Answer, RetryPolicy},
     vdaf::Measurement,
     wire::{
-        Interaction, ProblemType,
+        ProblemType, ResourceKind,
         taskprov::{advertise, of},
     },
 };
@@ -129,7 +129,8 @@ impl Acquaintances {
     pub fn parties(&self, task: &Advertisement) -> Parties {
         let [of_helper, of_leader] = &self.files;
         let now = Time(0);
-        let known = |file: &PeerFile| taskprov::task(&task.says, &file.clone().peer().unwrap(), &TERMS, now).unwrap();
+        let known =
+            |file: &PeerFile| taskprov::task(&task.configuration, &file.clone().peer().unwrap(), &TERMS, now).unwrap();
         Parties {
             leader: known(of_helper),
             helper: known(of_leader),
@@ -140,18 +141,18 @@ impl Acquaintances {
     }
 
     pub fn client(&self, task: &Advertisement) -> Client {
-        let client = Client::new(task.says.public.clone(), peer(), Retries::default()).unwrap();
-        client.advertising(&task.bytes)
+        let client = Client::new(task.configuration.public.clone(), peer(), RetryPolicy::default()).unwrap();
+        client.with_advertisement(&task.bytes)
     }
 
     pub fn collector(&self, task: &Advertisement) -> Collector {
         let of = CollectorTask {
-            public: task.says.public.clone(),
+            public: task.configuration.public.clone(),
             token: self.collector_token.clone(),
             previous_token: None,
         };
-        let collector = Collector::new(of, self.keypair.clone(), peer(), Retries::default()).unwrap();
-        collector.advertising(&task.bytes)
+        let collector = Collector::new(of, self.keypair.clone(), peer(), RetryPolicy::default()).unwrap();
+        collector.with_advertisement(&task.bytes)
     }
 
     /// Sends the helper an aggregation job, with a header and a token.
@@ -163,9 +164,9 @@ impl Acquaintances {
         body: Vec<u8>,
     ) -> Answer {
         let job = AggregationJobId::random();
-        let call = parties.wire().create_call(Interaction::AggregationJob, &parties.id(), job.as_bytes());
+        let call = parties.wire().create_request(ResourceKind::AggregationJob, &parties.id(), job.as_bytes());
         let url = self.helper.url(DAP09);
-        peer().send(&url, &call.advertising(header), token, Bytes::from(body)).await.unwrap()
+        peer().send(&url, &call.with_advertisement(header), token, Bytes::from(body)).await.unwrap()
     }
 
     pub async fn forge(&self, parties: &Parties) -> Forge {

@@ -6,9 +6,10 @@ use dapbox::{
     client::Client,
     config::{Config, taskprov::PresentedToken},
     model::{
-        BatchMode, FixedSizeQuery, Max, PartialBatch, PrepareOutcome, Query, ReportError, Secret, TokenHash, VdafConfig,
+        BatchMode, FixedSizeQuery, MaxMeasurement, PartialBatchSelector, PrepareOutcome, Query, ReportError, Secret,
+        TokenHash, VdafConfig,
     },
-    peer::Retries,
+    peer::RetryPolicy,
     vdaf::{AggregateResult, Measurement},
     wire::ProblemType,
 };
@@ -31,7 +32,7 @@ pub fn dapbox(arguments: &[&str]) -> Result<String, String> {
 
 #[rstest]
 #[case(BatchMode::TimeInterval, VdafConfig::Prio3Histogram { length: 3, chunk_length: 2 })]
-#[case(BatchMode::fixed_size(Some(10)), VdafConfig::Prio3Sum { max: Max::of_bits(4) })]
+#[case(BatchMode::fixed_size(Some(10)), VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(4) })]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_comes_with_the_first_report_and_stays_over_restarts(#[case] mode: BatchMode, #[case] vdaf: VdafConfig) {
     let mut met = Acquaintances::start(|_| {}).await;
@@ -51,7 +52,7 @@ async fn a_task_comes_with_the_first_report_and_stays_over_restarts(#[case] mode
     }
     tokio::join!(met.leader.restart(), met.helper.restart());
     // Without the header it is known by now. A report without the extension is not taken in.
-    let plain = Client::new(task.says.public.clone(), peer(), Retries::default()).unwrap();
+    let plain = Client::new(task.configuration.public.clone(), peer(), RetryPolicy::default()).unwrap();
     plain.upload(Measurement::Number(1), None).await.unwrap();
     met.leader.until(&parties.id(), |status| status.counters.get("invalid_message") == Some(&1)).await;
     for _ in 0..2 {
@@ -133,7 +134,7 @@ async fn what_may_have_been_aggregated_before_a_restore_is_not_again() {
     let parties = met.parties(&task);
     let backup = back_up(&met.helper).await;
     let forge = met.forge(&parties).await;
-    let job = forge.job(PartialBatch::TimeInterval, &[draft(&forge)]);
+    let job = forge.job(PartialBatchSelector::TimeInterval, &[draft(&forge)]);
     let body = parties.wire().encode_job_init(parties.task(), &job);
     // The same report in another job each time.
     let outcome = async |met: &Acquaintances| {

@@ -7,15 +7,15 @@ use dapbox::{
     aggregator::taskprov,
     config::{Seconds, taskprov::PeerFile},
     model::{
-        AggregationJobId, BatchMode, Duration, Extension, PartialBatch, PrepareOutcome, Report, ReportError, Role,
-        Secret, TaskParameters, Time, TokenHash, VdafConfig,
-        taskprov::{Advertisement, InBand, TaskConfiguration},
+        AggregationJobId, BatchMode, Duration, Extension, PartialBatchSelector, PrepareOutcome, Report, ReportError,
+        Role, Secret, TaskParameters, Time, TokenHash, VdafConfig,
+        taskprov::{Advertisement, InBandOrigin, TaskConfiguration},
     },
     store::{Options, Tx, api_token::Provision},
     support::Point,
     vdaf::Measurement,
     wire::{
-        Interaction, ProblemType,
+        ProblemType, ResourceKind,
         taskprov::{HEADER, of},
     },
 };
@@ -51,7 +51,7 @@ async fn the_helper_refuses_what_it_should_and_stores_nothing_of_it() {
         let met = &met;
         async move {
             let forge = met.forge(&parties).await;
-            let init = forge.job(PartialBatch::TimeInterval, &[draft(&forge)]);
+            let init = forge.job(PartialBatchSelector::TimeInterval, &[draft(&forge)]);
             (parties.wire().encode_job_init(parties.task(), &init), parties)
         }
     };
@@ -90,11 +90,11 @@ async fn the_helper_refuses_what_it_should_and_stores_nothing_of_it() {
     ];
     for (detail, spoil) in cases {
         let task = met.task(spoil);
-        let call = parties.wire().create_call(Interaction::AggregationJob, &task.says.public.id, &[1; 16]);
-        let call = call.advertising(header(&task));
+        let call = parties.wire().create_request(ResourceKind::AggregationJob, &task.configuration.public.id, &[1; 16]);
+        let call = call.with_advertisement(header(&task));
         let answer = peer().send(&met.helper.url(DAP09), &call, token, Bytes::from(body.clone())).await.unwrap();
         assert_refused(&answer, InvalidTask, detail);
-        assert!(met.helper.server().task_status(&task.says.public.id).unwrap().is_none(), "{detail}");
+        assert!(met.helper.server().task_status(&task.configuration.public.id).unwrap().is_none(), "{detail}");
     }
     // What no version of ours would write: an unknown VDAF, and noise.
     for (at_end, detail) in [([0, 1, 1, 0, 0, 0x10, 0], "VDAF"), ([0, 1, 2, 0, 0, 0, 0], "differential privacy")] {
@@ -102,13 +102,16 @@ async fn the_helper_refuses_what_it_should_and_stores_nothing_of_it() {
         let end = bytes.len() - at_end.len();
         bytes[end..].copy_from_slice(&at_end);
         let id = of(DAP09).unwrap().task_id(&bytes);
-        let call = parties.wire().create_call(Interaction::AggregationJob, &id, &[1; 16]).advertising(encode(&bytes));
+        let call = parties
+            .wire()
+            .create_request(ResourceKind::AggregationJob, &id, &[1; 16])
+            .with_advertisement(encode(&bytes));
         let answer = peer().send(&met.helper.url(DAP09), &call, token, Bytes::from(body.clone())).await.unwrap();
         assert_refused(&answer, InvalidTask, detail);
     }
     let cut = encode(&good.bytes[..good.bytes.len() - 1]);
     let id = of(DAP09).unwrap().task_id(&good.bytes[..good.bytes.len() - 1]);
-    let call = parties.wire().create_call(Interaction::AggregationJob, &id, &[1; 16]).advertising(cut);
+    let call = parties.wire().create_request(ResourceKind::AggregationJob, &id, &[1; 16]).with_advertisement(cut);
     let answer = peer().send(&met.helper.url(DAP09), &call, token, Bytes::from(body.clone())).await.unwrap();
     assert_refused(&answer, InvalidMessage, "");
 
@@ -142,7 +145,7 @@ async fn reports_have_the_extension_if_and_only_if_their_task_is_of_this_kind() 
         spoil(&mut draft.helper.extensions);
         drafts.push(draft);
     }
-    let init = forge.job(PartialBatch::TimeInterval, &drafts);
+    let init = forge.job(PartialBatchSelector::TimeInterval, &drafts);
     let body = parties.wire().encode_job_init(parties.task(), &init);
     let answer = met.put_job(&parties, header(&task), Some(&met.helper_token), body).await;
     let resps = parties.wire().decode_job_resp(&answer.body, 9).unwrap();
@@ -154,8 +157,8 @@ async fn reports_have_the_extension_if_and_only_if_their_task_is_of_this_kind() 
     let added = Parties::between(DAP09, VdafConfig::Prio3Count, BatchMode::TimeInterval, [&met.leader, &met.helper]);
     let added = added.await;
     let forge = met.forge(&added).await;
-    let job =
-        forge.job(PartialBatch::TimeInterval, &[draft(&forge), forge.draft(&Measurement::Number(1), Time::now())]);
+    let job = forge
+        .job(PartialBatchSelector::TimeInterval, &[draft(&forge), forge.draft(&Measurement::Number(1), Time::now())]);
     let resps = added.run_job(&job).await;
     assert_eq!(resps[0].outcome, refused);
     assert!(matches!(resps[1].outcome, PrepareOutcome::Continue(_)));
@@ -166,26 +169,29 @@ async fn the_leader_takes_known_helpers_tasks_from_anybody_and_not_too_many() {
     let met = Acquaintances::start(|config| config.taskprov.max_tasks = 2).await;
     let tasks: Vec<_> = (0..4).map(|_| met.task(|_| {})).collect();
     let upload = |task: &Advertisement, header: Option<String>| {
-        let (call, url) = (met.parties(task).wire().upload_call(&task.says.public.id), met.leader.url(DAP09));
-        let (client, id) = (met.client(task), task.says.public.clone());
+        let (call, url) =
+            (met.parties(task).wire().upload_request(&task.configuration.public.id), met.leader.url(DAP09));
+        let (client, id) = (met.client(task), task.configuration.public.clone());
         async move {
             let report = client.prepare(Measurement::Number(1), Time::now()).await.unwrap();
-            let body = dapbox::wire::of(DAP09).encode_upload(&id, std::slice::from_ref(&report));
-            peer().send(&url, &call.advertising(header), None, Bytes::from(body)).await.unwrap()
+            let body = dapbox::wire::for_revision(DAP09).encode_upload(&id, std::slice::from_ref(&report));
+            peer().send(&url, &call.with_advertisement(header), None, Bytes::from(body)).await.unwrap()
         }
     };
     assert_refused(&upload(&tasks[0], None).await, ProblemType::UnrecognizedTask, "");
     assert_refused(&upload(&tasks[0], header(&tasks[1])).await, ProblemType::UnrecognizedTask, "");
     let strange = met.task(|task| task.helper_url = "https://stranger.example/".to_owned());
-    let (call, url) = (dapbox::wire::of(DAP09).upload_call(&strange.says.public.id), met.leader.url(DAP09));
-    let answer = peer().send(&url, &call.advertising(header(&strange)), None, Bytes::from_static(b"x")).await.unwrap();
+    let (call, url) =
+        (dapbox::wire::for_revision(DAP09).upload_request(&strange.configuration.public.id), met.leader.url(DAP09));
+    let answer =
+        peer().send(&url, &call.with_advertisement(header(&strange)), None, Bytes::from_static(b"x")).await.unwrap();
     assert_refused(&answer, ProblemType::InvalidTask, "helper is not one");
 
     assert_taken(&upload(&tasks[0], header(&tasks[0])).await);
     // A collector may be first, and shows who it is.
     let parties = met.parties(&tasks[1]);
-    let call = parties.wire().create_call(Interaction::CollectionJob, &parties.id(), &[1; 16]);
-    let (call, body) = (call.advertising(header(&tasks[1])), parties.collection_req(parties.query_now()));
+    let call = parties.wire().create_request(ResourceKind::CollectionJob, &parties.id(), &[1; 16]);
+    let (call, body) = (call.with_advertisement(header(&tasks[1])), parties.collection_req(parties.query_now()));
     let answer = peer().send(&url, &call, Some(&met.helper_token), body.clone()).await.unwrap();
     assert_refused(&answer, ProblemType::UnauthorizedRequest, "");
     assert!(!has(&met.leader, &parties).await);
@@ -216,7 +222,7 @@ async fn a_request_of_januss_kind_is_answered() {
     let parties = met.parties(&task);
     let forge = met.forge(&parties).await;
     let config = janus::taskprov::TaskConfig::get_decoded(&task.bytes).unwrap();
-    let init = forge.job(PartialBatch::TimeInterval, &[draft(&forge), draft(&forge)]);
+    let init = forge.job(PartialBatchSelector::TimeInterval, &[draft(&forge), draft(&forge)]);
     let body = parties.wire().encode_job_init(parties.task(), &init);
     type Init = janus::AggregationJobInitializeReq<janus::query_type::TimeInterval>;
     let body = Init::get_decoded(&body).unwrap().get_encoded().unwrap();
@@ -241,15 +247,17 @@ async fn a_request_of_januss_kind_is_answered() {
 async fn without_peers_the_header_is_ignored() {
     let met = Acquaintances::start(|_| {}).await;
     let (task, node) = (met.task(|_| {}), Node::start().await);
-    let call = dapbox::wire::of(DAP09).upload_call(&task.says.public.id).advertising(Some("not base64!".to_owned()));
+    let call = dapbox::wire::for_revision(DAP09)
+        .upload_request(&task.configuration.public.id)
+        .with_advertisement(Some("not base64!".to_owned()));
     let answer = peer().send(&node.url(DAP09), &call, None, Bytes::from_static(b"x")).await.unwrap();
     assert_refused(&answer, ProblemType::UnrecognizedTask, "");
-    let call = dapbox::wire::of(DAP09).hpke_config_call(Some(&task.says.public.id));
+    let call = dapbox::wire::for_revision(DAP09).hpke_config_request(Some(&task.configuration.public.id));
     for (url, is_known) in [(node.url(DAP09), false), (met.helper.url(DAP09), true)] {
         assert_eq!(peer().send(&url, &call, None, Bytes::new()).await.unwrap().is_success(), is_known);
     }
-    let TaskConfiguration { public, .. } = &task.says;
-    assert_eq!(taskprov::peer_of(&task.says, Role::Helper).endpoint, public.leader_url);
+    let TaskConfiguration { public, .. } = &task.configuration;
+    assert_eq!(taskprov::peer_of(&task.configuration, Role::Helper).endpoint, public.leader_url);
 }
 
 /// Requests without a token and without a report that could be taken leave no task behind, and a task that was never used
@@ -265,12 +273,14 @@ async fn anonymous_requests_do_not_use_up_the_places_of_a_peer() {
     let tasks_of = |met: &Acquaintances| met.leader.server().task_ids().unwrap();
     let url = met.leader.url(DAP09);
     let put = |task: &Advertisement, body: Bytes| {
-        let call = dapbox::wire::of(DAP09).upload_call(&task.says.public.id).advertising(header(task));
+        let call = dapbox::wire::for_revision(DAP09)
+            .upload_request(&task.configuration.public.id)
+            .with_advertisement(header(task));
         let url = url.clone();
         async move { peer().send(&url, &call, None, body).await.unwrap() }
     };
     let encode = |task: &Advertisement, report: &Report| -> Bytes {
-        dapbox::wire::of(DAP09).encode_upload(&task.says.public, std::slice::from_ref(report)).into()
+        dapbox::wire::for_revision(DAP09).encode_upload(&task.configuration.public, std::slice::from_ref(report)).into()
     };
     for n in 0..20 {
         let elsewhere = met.task(|task| task.leader_url = "https://stranger.example/dap-09/".to_owned());
@@ -296,8 +306,8 @@ async fn anonymous_requests_do_not_use_up_the_places_of_a_peer() {
         let mut report = forge.seal(&draft(&forge));
         report.leader_share.payload = Bytes::from(vec![0; report.leader_share.payload.len()]);
         assert_taken(&put(&task, encode(&task, &report)).await);
-        met.leader.until(&task.says.public.id, |status| status.waiting == 0 && status.jobs == 0).await;
-        useless.push(task.says.public.id);
+        met.leader.until(&task.configuration.public.id, |status| status.waiting == 0 && status.jobs == 0).await;
+        useless.push(task.configuration.public.id);
     }
     // They are new: their reports might still be on the way.
     assert_refused(
@@ -309,16 +319,16 @@ async fn anonymous_requests_do_not_use_up_the_places_of_a_peer() {
     assert_taken(&put(&task, encode(&task, &forge.seal(&draft(&forge)))).await);
     aggregated(&met.leader, &met.parties(&task), 1).await;
     let left = tasks_of(&met);
-    assert!(left.len() == 3 && left.contains(&task.says.public.id), "{left:?}");
+    assert!(left.len() == 3 && left.contains(&task.configuration.public.id), "{left:?}");
 
     // An operator removes the others. They leave no tombstones and may come again; the used one stays.
     let data_dir = met.leader.config.data_dir.to_str().unwrap().to_owned();
     let swept = dapbox(&["task", "sweep", "--untouched-for", "30m", "--yes", "-o", "json", "--data-dir", &data_dir]);
     let swept: serde_json::Value = serde_json::from_str(&swept.unwrap()).unwrap();
     assert_eq!((swept["removed"].as_bool(), swept["tasks"].as_array().map(Vec::len)), (Some(true), Some(2)), "{swept}");
-    assert_eq!(tasks_of(&met), [task.says.public.id]);
+    assert_eq!(tasks_of(&met), [task.configuration.public.id]);
     met.leader.restart().await;
-    assert_eq!(tasks_of(&met), [task.says.public.id]);
+    assert_eq!(tasks_of(&met), [task.configuration.public.id]);
 }
 
 /// Has all in-band tasks of a node be older than they are.
@@ -328,11 +338,11 @@ async fn age_in_band(node: &mut Node, seconds: u64) {
     let age = move |tx: &mut Tx<'_>| {
         let known: Vec<_> = tx.tasks().filter_map(|(id, state)| Some((*id, state.in_band.clone()?))).collect();
         for (id, in_band) in known {
-            tx.put_in_band(&id, InBand { at: in_band.at.saturating_sub(Duration(seconds)), ..in_band })?;
+            tx.put_in_band(&id, InBandOrigin { at: in_band.at.saturating_sub(Duration(seconds)), ..in_band })?;
         }
         Ok(())
     };
-    store.write(Point::Trial, age).await.unwrap();
+    store.write(Point::Test, age).await.unwrap();
     store.close().await;
     node.resume().await;
 }
@@ -347,12 +357,12 @@ async fn in_band_tasks_that_are_over_are_removed() {
         aggregated(&met.leader, &met.parties(task), 1).await;
     }
     // As if their ends had been earlier: the store keeps what a control plane says of one instead.
-    let [over, goes_on] = tasks.map(|task| task.says.public.id);
+    let [over, goes_on] = tasks.map(|task| task.configuration.public.id);
     met.leader.stop().await;
     let store = open_store(met.leader.data_dir(), Options::default()).await;
     let end = Some(Time(Time::now().0 - 2 * 86_400));
     let ended = move |tx: &mut Tx<'_>| tx.put_provision(&over, Provision { at: Time(1), by: String::new(), end });
-    store.write(Point::Trial, ended).await.unwrap();
+    store.write(Point::Test, ended).await.unwrap();
     store.close().await;
     met.leader.resume().await;
     let deadline = std::time::Instant::now() + PATIENCE;

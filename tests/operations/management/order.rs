@@ -2,7 +2,7 @@
 
 use dapbox::{
     model::{
-        self, BatchMode, BatchSelector, FixedSizeQuery, PartialBatch, PrepareOutcome, Query, ReportError, Time,
+        self, BatchMode, BatchSelector, FixedSizeQuery, PartialBatchSelector, PrepareOutcome, Query, ReportError, Time,
         VdafConfig,
     },
     vdaf::{AggregateResult, Measurement},
@@ -243,7 +243,7 @@ async fn closes_the_past_of_a_task_that_is_posted_again_after_a_restore() {
     leader.add(&parties.leader).await;
     let forge = Forge::new(&parties).await;
     let drafts: Vec<_> = (0..4).map(|_| forge.draft(&Measurement::Flag(true), Time::now())).collect();
-    let outcomes = parties.run_job(&forge.job(PartialBatch::TimeInterval, &drafts)).await;
+    let outcomes = parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts)).await;
     assert!(outcomes.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))), "{outcomes:?}");
     let batch = BatchSelector::TimeInterval(parties.interval(0));
     assert!(parties.ask_share(&parties.share_request(batch, &drafts)).await.is_success());
@@ -251,7 +251,7 @@ async fn closes_the_past_of_a_task_that_is_posted_again_after_a_restore() {
     let restored = go_on_from(&mut helper, &backup).await;
     assert_eq!(at_helper.expect("POST", "/tasks", Some(request), 200).await, answer);
     assert!(helper.status(&parties.id()).await.horizon >= Some(restored.closed_before));
-    let outcomes = parties.run_job(&forge.job(PartialBatch::TimeInterval, &drafts[1..])).await;
+    let outcomes = parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts[1..])).await;
     let dropped = PrepareOutcome::Reject(ReportError::ReportDropped);
     assert!(outcomes.iter().all(|resp| resp.outcome == dropped), "{outcomes:?}");
     let share = parties.ask_share(&parties.share_request(batch, &drafts[1..])).await;

@@ -10,7 +10,7 @@ use dapbox::{
     model::{
         BatchMode, Duration, Interval, Query, Revision, Secret, TaskId, TaskParameters, Time, TokenHash, VdafConfig,
     },
-    peer::Retries,
+    peer::RetryPolicy,
     vdaf::{AggregateResult, Measurement},
     wire::taskprov::advertise,
 };
@@ -81,14 +81,15 @@ async fn what_a_control_plane_names_is_enough_for_a_task_to_come_in_band() {
         noise: None,
     };
     let task = advertise(public, Bytes::from_static(b"named"), 1).unwrap();
-    let public = &task.says.public;
-    let client = Client::new(public.clone(), peer(), Retries::default()).unwrap().advertising(&task.bytes);
+    let public = &task.configuration.public;
+    let client = Client::new(public.clone(), peer(), RetryPolicy::default()).unwrap().with_advertisement(&task.bytes);
     for flag in [true, true, false] {
         client.upload(Measurement::Flag(flag), None).await.unwrap();
     }
     let token = Secret::new(b"from-the-collector".to_vec());
     let of = CollectorTask { public: public.clone(), token, previous_token: None };
-    let collector = Collector::new(of, keypair.clone(), peer(), Retries::default()).unwrap().advertising(&task.bytes);
+    let collector =
+        Collector::new(of, keypair.clone(), peer(), RetryPolicy::default()).unwrap().with_advertisement(&task.bytes);
     let start = Time::now().truncate(Duration(3600)).saturating_sub(Duration(3600));
     let query = Query::TimeInterval(Interval::new(start, Duration(3 * 3600)).unwrap());
     let collected = collector.collect(query, None, |_| {}).await.unwrap();

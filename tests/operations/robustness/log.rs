@@ -120,7 +120,7 @@ impl Served {
             assert!(Instant::now() < deadline, "{log:?}: it does not serve");
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
-        served.url = format!("http://{address}/{}/", wire::of(revision).prefix());
+        served.url = format!("http://{address}/{}/", wire::for_revision(revision).path_prefix());
         served
     }
 

@@ -17,7 +17,7 @@ const KEYS: &str = "application/dap-hpke-config-list";
 /// A list of keys as an aggregator gives it.
 fn keys() -> Bytes {
     let key = Keypair::generate(1, Suite::DEFAULT).unwrap();
-    wire::of(Revision::Dap09).encode_hpke_configs(&[key.config().clone()]).into()
+    wire::for_revision(Revision::Dap09).encode_hpke_configs(&[key.config().clone()]).into()
 }
 
 fn now() -> String {

@@ -188,7 +188,7 @@ fn urls_are_stored_as_parsed_or_refused() {
 #[test]
 fn the_doctor_looks_through_the_proxies_of_the_server() {
     let key = Keypair::generate(1, Suite::DEFAULT).unwrap();
-    let keys = wire::of(Revision::Dap09).encode_hpke_configs(&[key.config().clone()]);
+    let keys = wire::for_revision(Revision::Dap09).encode_hpke_configs(&[key.config().clone()]);
     let answers = || answering("application/dap-hpke-config-list", &httpdate::fmt_http_date(SystemTime::now()), &keys);
     let (near, proxy) = (answers(), answers());
     let mut place = Place::new();

@@ -14,7 +14,7 @@ use dapbox::{
     config::{Config, OptionalAddress},
     model::{BatchMode, Revision, Time, VdafConfig},
     server::status_page,
-    support::words::count,
+    support::format::count,
     vdaf::Measurement,
     views::overview::Overview,
 };

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use dapbox::{
-    model::{BatchId, BatchMode, Duration, Interval, KeyState, Max, Revision, Role, TaskId, Time, VdafConfig},
+    model::{
+        BatchId, BatchMode, Duration, Interval, KeyState, MaxMeasurement, Revision, Role, TaskId, Time, VdafConfig,
+    },
     views::{
         overview::{
             BatchState, BatchView, CertificateStatus, KeyStatus, Load, Overview, PeerStatus, Sample, StateCounts,
@@ -144,8 +146,12 @@ pub fn busy() -> Overview {
     leader.counts =
         StateCounts { batches_ready: 10, batches_not_aggregated_yet: 1, batches_too_few: 1, ..StateCounts::default() };
 
-    let mut helper =
-        task(2, Role::Helper, VdafConfig::Prio3Sum { max: Max::of_bits(32) }, BatchMode::fixed_size(Some(500)));
+    let mut helper = task(
+        2,
+        Role::Helper,
+        VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(32) },
+        BatchMode::fixed_size(Some(500)),
+    );
     helper.batches = vec![BatchView {
         id: Some("4d3vL0sBzyH6Xn-pr3J8y5mZC8n1sVtYlqDPX5sZ0aE".to_owned()),
         interval: Interval::new(before(7_200).truncate(Duration(3600)), Duration(7_200)),

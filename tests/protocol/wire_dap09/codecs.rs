@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use dapbox::{
     model::{
-        AggregateShareReq, BatchMode, Collection, CollectionReq, Duration, HpkeCiphertext, HpkeConfig, JobInit,
-        PlaintextInputShare, PrepareResp, Report, Revision, TaskId, TaskParameters, VdafConfig,
+        AggregateShareReq, AggregationJobInitReq, BatchMode, Collection, CollectionReq, Duration, HpkeCiphertext,
+        HpkeConfig, PlaintextInputShare, PrepareResp, Report, Revision, TaskId, TaskParameters, VdafConfig,
     },
     wire::{
         self, Malformed, Wire,
-        dap09::{JobContinue, decode_job_continue, encode_job_continue},
+        dap09::{AggregationJobContinueReq, decode_job_continue, encode_job_continue},
     },
 };
 
@@ -22,7 +22,7 @@ pub struct Codec<T> {
 }
 
 pub fn dap09() -> &'static dyn Wire {
-    wire::of(Revision::Dap09)
+    wire::for_revision(Revision::Dap09)
 }
 
 /// A task, of which DAP-09's messages have the id at most.
@@ -62,7 +62,7 @@ pub const REPORT: Codec<Report> = Codec {
 pub const PLAINTEXT: Codec<PlaintextInputShare> =
     Codec { encode: |share| dap09().encode_plaintext(share), decode: |bytes| dap09().decode_plaintext(bytes) };
 
-pub const JOB_INIT: Codec<JobInit> = Codec {
+pub const JOB_INIT: Codec<AggregationJobInitReq> = Codec {
     encode: |init| dap09().encode_job_init(&any_task(), init),
     decode: |bytes| dap09().decode_job_init(&any_task(), bytes, MAX_REPORTS),
 };
@@ -72,7 +72,7 @@ pub const JOB_RESP: Codec<Vec<PrepareResp>> = Codec {
     decode: |bytes| dap09().decode_job_resp(bytes, MAX_REPORTS),
 };
 
-pub const JOB_CONTINUE: Codec<JobContinue> =
+pub const JOB_CONTINUE: Codec<AggregationJobContinueReq> =
     Codec { encode: encode_job_continue, decode: |bytes| decode_job_continue(bytes, MAX_REPORTS) };
 
 pub const COLLECTION_REQ: Codec<CollectionReq> = Codec {

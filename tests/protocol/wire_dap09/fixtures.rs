@@ -5,12 +5,12 @@ use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
 use bytes::Bytes;
 use dapbox::{
     model::{
-        AggregateShareReq, BatchId, BatchSelector, Checksum, Collection, CollectionReq, Duration, Extension,
-        FixedSizeQuery, HpkeCiphertext, HpkeConfig, Interval, JobInit, PartialBatch, PlaintextInputShare, PrepareInit,
-        PrepareOutcome, PrepareResp, Query, Report, ReportError, ReportId, ReportMetadata, ReportShare, Role, TaskId,
-        Time,
+        AggregateShareReq, AggregationJobInitReq, BatchId, BatchSelector, Checksum, Collection, CollectionReq,
+        Duration, Extension, FixedSizeQuery, HpkeCiphertext, HpkeConfig, Interval, PartialBatchSelector,
+        PlaintextInputShare, PrepareInit, PrepareOutcome, PrepareResp, Query, Report, ReportError, ReportId,
+        ReportMetadata, ReportShare, Role, TaskId, Time,
     },
-    wire::dap09::{JobContinue, PrepareContinue},
+    wire::dap09::{AggregationJobContinueReq, PrepareContinue},
 };
 
 use super::{
@@ -157,21 +157,21 @@ fn aggregation_jobs() {
         message: Bytes::from_static(message),
     };
 
-    let job = JobInit {
+    let job = AggregationJobInitReq {
         verify_key_id: None,
         aggregation_parameter: Bytes::new(),
-        batch: PartialBatch::TimeInterval,
+        batch: PartialBatchSelector::TimeInterval,
         extensions: vec![],
-        inits: vec![init(&first, b"\0\0\0\0\x03123"), init(&second, b"\x01\0\0\0\x0245\0\0\0\x016")],
+        prepare_inits: vec![init(&first, b"\0\0\0\0\x03123"), init(&second, b"\x01\0\0\0\x0245\0\0\0\x016")],
     };
     is("aggregation_job_init_req_time_interval", codecs::JOB_INIT, janus::check_job_init, job);
 
-    let job = JobInit {
+    let job = AggregationJobInitReq {
         verify_key_id: None,
         aggregation_parameter: "ag".into(),
-        batch: PartialBatch::FixedSize(BATCH),
+        batch: PartialBatchSelector::FixedSize(BATCH),
         extensions: vec![],
-        inits: vec![init(&second, b"\x02\0\0\0\x017")],
+        prepare_inits: vec![init(&second, b"\x02\0\0\0\x017")],
     };
     is("aggregation_job_init_req_fixed_size", codecs::JOB_INIT, janus::check_job_init, job);
 }
@@ -204,7 +204,7 @@ fn aggregation_job_continuations() {
         message: Bytes::from_static(message),
     };
     let continues = vec![continued(1, b"\0\0\0\0\x03123"), continued(2, b"\x02\0\0\0\x017")];
-    let request = JobContinue { step: 258, continues };
+    let request = AggregationJobContinueReq { step: 258, continues };
     is("aggregation_job_continue_req", codecs::JOB_CONTINUE, janus::check_job_continue, request);
 }
 
@@ -223,8 +223,8 @@ fn collection_requests() {
 #[test]
 fn collections() {
     for (name, batch, report_count, interval) in [
-        ("collection_time_interval", PartialBatch::TimeInterval, 1000, interval(NOW, 3600)),
-        ("collection_fixed_size", PartialBatch::FixedSize(BATCH), 0, interval(u64::MAX - 1, 1)),
+        ("collection_time_interval", PartialBatchSelector::TimeInterval, 1000, interval(NOW, 3600)),
+        ("collection_fixed_size", PartialBatchSelector::FixedSize(BATCH), 0, interval(u64::MAX - 1, 1)),
     ] {
         let (leader_share, helper_share) = (leader_share(), helper_share());
         let collection = Collection { batch: Some(batch), report_count, interval, leader_share, helper_share };

@@ -5,11 +5,11 @@ use std::fmt::Debug;
 use bytes::Bytes;
 use dapbox::{
     model::{
-        self, AggregateShareReq, BatchSelector, Collection, CollectionReq, FixedSizeQuery, HpkeCiphertext, HpkeConfig,
-        JobInit, PartialBatch, PlaintextInputShare, PrepareOutcome, PrepareResp, Query, Report, ReportError,
-        ReportMetadata, Role, TaskId,
+        self, AggregateShareReq, AggregationJobInitReq, BatchSelector, Collection, CollectionReq, FixedSizeQuery,
+        HpkeCiphertext, HpkeConfig, PartialBatchSelector, PlaintextInputShare, PrepareOutcome, PrepareResp, Query,
+        Report, ReportError, ReportMetadata, Role, TaskId,
     },
-    wire::dap09::JobContinue,
+    wire::dap09::AggregationJobContinueReq,
 };
 use janus_core::hpke::{HpkeApplicationInfo, Label};
 use janus_messages::{
@@ -67,9 +67,9 @@ pub fn check_plaintext(ours: &PlaintextInputShare) {
     agree(&codecs::PLAINTEXT, ours, &janus::PlaintextInputShare::new(extensions, ours.payload.to_vec()));
 }
 
-pub fn check_job_init(ours: &JobInit) {
+pub fn check_job_init(ours: &AggregationJobInitReq) {
     let parameter = ours.aggregation_parameter.to_vec();
-    let inits = || {
+    let prepare_inits = || {
         let init = |init: &model::PrepareInit| {
             let share = janus::ReportShare::new(
                 metadata(&init.share.metadata),
@@ -78,17 +78,17 @@ pub fn check_job_init(ours: &JobInit) {
             );
             janus::PrepareInit::new(share, ping_pong(&init.message))
         };
-        ours.inits.iter().map(init).collect()
+        ours.prepare_inits.iter().map(init).collect()
     };
     match ours.batch {
-        PartialBatch::TimeInterval => {
+        PartialBatchSelector::TimeInterval => {
             let batch = janus::PartialBatchSelector::new_time_interval();
-            let theirs = janus::AggregationJobInitializeReq::<TimeInterval>::new(parameter, batch, inits());
+            let theirs = janus::AggregationJobInitializeReq::<TimeInterval>::new(parameter, batch, prepare_inits());
             agree(&codecs::JOB_INIT, ours, &theirs);
         }
-        PartialBatch::FixedSize(id) => {
+        PartialBatchSelector::FixedSize(id) => {
             let batch = janus::PartialBatchSelector::new_fixed_size((*id.as_bytes()).into());
-            let theirs = janus::AggregationJobInitializeReq::<FixedSize>::new(parameter, batch, inits());
+            let theirs = janus::AggregationJobInitializeReq::<FixedSize>::new(parameter, batch, prepare_inits());
             agree(&codecs::JOB_INIT, ours, &theirs);
         }
     }
@@ -106,7 +106,7 @@ pub fn check_job_resp(ours: &Vec<PrepareResp>) {
     agree(&codecs::JOB_RESP, ours, &janus::AggregationJobResp::new(ours.iter().map(resp).collect()));
 }
 
-pub fn check_job_continue(ours: &JobContinue) {
+pub fn check_job_continue(ours: &AggregationJobContinueReq) {
     let continues = ours.continues.iter().map(|continued| {
         janus::PrepareContinue::new((*continued.report_id.as_bytes()).into(), ping_pong(&continued.message))
     });
@@ -135,12 +135,12 @@ pub fn check_collection(ours: &Collection) {
     let (leader, helper) = (ciphertext(&ours.leader_share), ciphertext(&ours.helper_share));
     let (count, interval) = (ours.report_count, interval(&ours.interval));
     match ours.batch.expect("every collection names its batch") {
-        PartialBatch::TimeInterval => {
+        PartialBatchSelector::TimeInterval => {
             let batch = janus::PartialBatchSelector::new_time_interval();
             let theirs = janus::Collection::<TimeInterval>::new(batch, count, interval, leader, helper);
             agree(&codecs::COLLECTION, ours, &theirs);
         }
-        PartialBatch::FixedSize(id) => {
+        PartialBatchSelector::FixedSize(id) => {
             let batch = janus::PartialBatchSelector::new_fixed_size((*id.as_bytes()).into());
             let theirs = janus::Collection::<FixedSize>::new(batch, count, interval, leader, helper);
             agree(&codecs::COLLECTION, ours, &theirs);
@@ -238,7 +238,7 @@ fn problem_types() {
     for kind in ProblemType::DEFINED.into_iter().filter(|kind| !later.contains(kind)) {
         let theirs: DapProblemType = kind.urn().parse().expect("Janus knows every type of the draft");
         assert_eq!(theirs.type_uri(), kind.urn());
-        assert!(format!("{theirs:?}").eq_ignore_ascii_case(kind.token().unwrap()));
+        assert!(format!("{theirs:?}").eq_ignore_ascii_case(kind.name().unwrap()));
     }
 }
 

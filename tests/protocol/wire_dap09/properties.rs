@@ -209,12 +209,12 @@ fn an_empty_ciphertext_is_refused_at_upload_but_not_in_a_job() {
     };
     assert!(why(codecs::REPORT, &(codecs::REPORT.encode)(&report)).ends_with("is shorter than it may be"));
 
-    let init = dapbox::model::JobInit {
+    let init = dapbox::model::AggregationJobInitReq {
         verify_key_id: None,
         extensions: vec![],
         aggregation_parameter: Bytes::new(),
-        batch: dapbox::model::PartialBatch::TimeInterval,
-        inits: vec![PrepareInit { share, message: Bytes::new() }],
+        batch: dapbox::model::PartialBatchSelector::TimeInterval,
+        prepare_inits: vec![PrepareInit { share, message: Bytes::new() }],
     };
     assert_eq!((codecs::JOB_INIT.decode)(&(codecs::JOB_INIT.encode)(&init).into()), Ok(init));
 }

@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use dapbox::{
     model::{
-        AggregateShareReq, BatchId, BatchSelector, Checksum, Collection, CollectionReq, Duration, Extension,
-        FixedSizeQuery, HpkeCiphertext, HpkeConfig, Interval, JobInit, PartialBatch, PlaintextInputShare, PrepareInit,
-        PrepareOutcome, PrepareResp, Query, Report, ReportError, ReportId, ReportMetadata, ReportShare, Time,
+        AggregateShareReq, AggregationJobInitReq, BatchId, BatchSelector, Checksum, Collection, CollectionReq,
+        Duration, Extension, FixedSizeQuery, HpkeCiphertext, HpkeConfig, Interval, PartialBatchSelector,
+        PlaintextInputShare, PrepareInit, PrepareOutcome, PrepareResp, Query, Report, ReportError, ReportId,
+        ReportMetadata, ReportShare, Time,
     },
-    wire::dap09::{JobContinue, PrepareContinue},
+    wire::dap09::{AggregationJobContinueReq, PrepareContinue},
 };
 use prio16::{codec::Encode, topology::ping_pong::PingPongMessage};
 use proptest::{collection::vec, prelude::*};
@@ -39,8 +40,8 @@ fn metadata() -> impl Strategy<Value = ReportMetadata> {
     (report_id(), any::<u64>()).prop_map(|(id, time)| ReportMetadata { id, time: Time(time) })
 }
 
-fn partial_batch() -> impl Strategy<Value = PartialBatch> {
-    prop_oneof![Just(PartialBatch::TimeInterval), batch_id().prop_map(PartialBatch::FixedSize)]
+fn partial_batch() -> impl Strategy<Value = PartialBatchSelector> {
+    prop_oneof![Just(PartialBatchSelector::TimeInterval), batch_id().prop_map(PartialBatchSelector::FixedSize)]
 }
 
 fn batch_selector() -> impl Strategy<Value = BatchSelector> {
@@ -91,7 +92,7 @@ pub fn plaintext() -> impl Strategy<Value = PlaintextInputShare> {
     (vec(extension, 0..4), bytes(0)).prop_map(|(extensions, payload)| PlaintextInputShare { extensions, payload })
 }
 
-pub fn job_init() -> impl Strategy<Value = JobInit> {
+pub fn job_init() -> impl Strategy<Value = AggregationJobInitReq> {
     let share = (metadata(), bytes(0), ciphertext()).prop_map(|(metadata, public_share, input_share)| ReportShare {
         metadata,
         extensions: vec![],
@@ -99,12 +100,8 @@ pub fn job_init() -> impl Strategy<Value = JobInit> {
         input_share,
     });
     let init = (share, ping_pong()).prop_map(|(share, message)| PrepareInit { share, message });
-    (bytes(0), partial_batch(), vec(init, 1..5)).prop_map(|(aggregation_parameter, batch, inits)| JobInit {
-        verify_key_id: None,
-        aggregation_parameter,
-        batch,
-        extensions: vec![],
-        inits,
+    (bytes(0), partial_batch(), vec(init, 1..5)).prop_map(|(aggregation_parameter, batch, prepare_inits)| {
+        AggregationJobInitReq { verify_key_id: None, aggregation_parameter, batch, extensions: vec![], prepare_inits }
     })
 }
 
@@ -130,9 +127,9 @@ const REPORT_ERRORS: [ReportError; 10] = [
     ReportError::ReportTooEarly,
 ];
 
-pub fn job_continue() -> impl Strategy<Value = JobContinue> {
+pub fn job_continue() -> impl Strategy<Value = AggregationJobContinueReq> {
     let continued = (report_id(), ping_pong()).prop_map(|(report_id, message)| PrepareContinue { report_id, message });
-    (any::<u16>(), vec(continued, 1..5)).prop_map(|(step, continues)| JobContinue { step, continues })
+    (any::<u16>(), vec(continued, 1..5)).prop_map(|(step, continues)| AggregationJobContinueReq { step, continues })
 }
 
 pub fn collection_req() -> impl Strategy<Value = CollectionReq> {

@@ -3,12 +3,13 @@
 use bytes::Bytes;
 use dapbox::{
     model::{
-        AggregateShareReq, BatchMode, Collection, CollectionReq, Duration, HpkeCiphertext, HpkeConfig, JobInit,
-        PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, Revision, TaskId, TaskParameters, VdafConfig,
+        AggregateShareReq, AggregationJobInitReq, BatchMode, Collection, CollectionReq, Duration, HpkeCiphertext,
+        HpkeConfig, PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, Revision, TaskId, TaskParameters,
+        VdafConfig,
     },
     wire::{
         self, Malformed, Wire,
-        dap18::{JobContinue, decode_job_continue, encode_job_continue, encode_upload_errors},
+        dap18::{AggregationJobContinueReq, decode_job_continue, encode_job_continue, encode_upload_errors},
     },
 };
 
@@ -27,7 +28,7 @@ pub struct Codec<T> {
 }
 
 pub fn dap18() -> &'static dyn Wire {
-    wire::of(Revision::Dap18)
+    wire::for_revision(Revision::Dap18)
 }
 
 /// The task of the fixtures.
@@ -72,7 +73,7 @@ pub const PLAINTEXT: Codec<PlaintextInputShare> = Codec {
     is_open: false,
 };
 
-pub const JOB_INIT: Codec<JobInit> = Codec {
+pub const JOB_INIT: Codec<AggregationJobInitReq> = Codec {
     encode: |init| dap18().encode_job_init(&task(), init),
     decode: |bytes| dap18().decode_job_init(&task(), bytes, MAX_REPORTS),
     is_open: true,
@@ -84,7 +85,7 @@ pub const JOB_RESP: Codec<Vec<PrepareResp>> = Codec {
     is_open: true,
 };
 
-pub const JOB_CONTINUE: Codec<JobContinue> =
+pub const JOB_CONTINUE: Codec<AggregationJobContinueReq> =
     Codec { encode: encode_job_continue, decode: |bytes| decode_job_continue(bytes, MAX_REPORTS), is_open: true };
 
 pub const COLLECTION_REQ: Codec<CollectionReq> = Codec {

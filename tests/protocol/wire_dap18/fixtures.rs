@@ -12,12 +12,12 @@ use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
 use bytes::Bytes;
 use dapbox::{
     model::{
-        AggregateShareReq, BatchId, BatchMode, BatchSelector, Checksum, Collection, CollectionReq, Duration, Extension,
-        FixedSizeQuery, HpkeCiphertext, HpkeConfig, Interval, JobInit, Max, PartialBatch, PassedOn,
-        PlaintextInputShare, PrepareInit, PrepareOutcome, PrepareResp, Query, Report, ReportId, ReportMetadata,
-        ReportShare, Role, TaskParameters, Time, VdafConfig,
+        AggregateShareReq, AggregationJobInitReq, BatchId, BatchMode, BatchSelector, Checksum, Collection,
+        CollectionReq, Duration, Extension, FixedSizeQuery, ForwardedCollectionReq, HpkeCiphertext, HpkeConfig,
+        Interval, MaxMeasurement, PartialBatchSelector, PlaintextInputShare, PrepareInit, PrepareOutcome, PrepareResp,
+        Query, Report, ReportId, ReportMetadata, ReportShare, Role, TaskParameters, Time, VdafConfig,
     },
-    wire::dap18::{JobContinue, PrepareContinue},
+    wire::dap18::{AggregationJobContinueReq, PrepareContinue},
 };
 
 use super::{
@@ -132,7 +132,7 @@ fn every_fixture_is_listed() {
 #[test]
 fn task_configurations() {
     let bounded = TaskParameters { task_interval: Some(interval(START, DAY)), ..task() };
-    let sum_vec = VdafConfig::Prio3SumVec { max: Max(255), length: 10, chunk_length: 3 };
+    let sum_vec = VdafConfig::Prio3SumVec { max: MaxMeasurement(255), length: 10, chunk_length: 3 };
     let histogram = VdafConfig::Prio3Histogram { length: 100, chunk_length: 10 };
     let multihot = VdafConfig::Prio3MultihotCountVec { length: 20, max_weight: 3, chunk_length: 5 };
     for (name, task) in [
@@ -156,7 +156,7 @@ fn selected_task() -> TaskParameters {
     TaskParameters {
         task_interval: Some(interval(START, DAY)),
         batch_mode: LEADER_SELECTED,
-        vdaf: VdafConfig::Prio3Sum { max: Max(1000) },
+        vdaf: VdafConfig::Prio3Sum { max: MaxMeasurement(1000) },
         ..task()
     }
 }
@@ -224,21 +224,21 @@ fn aggregation_jobs() {
         message: Bytes::from_static(message),
     };
 
-    let job = JobInit {
+    let job = AggregationJobInitReq {
         verify_key_id: Some(7),
         aggregation_parameter: Bytes::new(),
-        batch: PartialBatch::TimeInterval,
+        batch: PartialBatchSelector::TimeInterval,
         extensions: vec![],
-        inits: vec![init(&first, b"\0\0\0\0\x03123"), init(&second, b"7")],
+        prepare_inits: vec![init(&first, b"\0\0\0\0\x03123"), init(&second, b"7")],
     };
     is("aggregation_job_init_req_time_interval", codecs::JOB_INIT, job);
 
-    let job = JobInit {
+    let job = AggregationJobInitReq {
         verify_key_id: Some(255),
         aggregation_parameter: "ag".into(),
-        batch: PartialBatch::FixedSize(BATCH),
+        batch: PartialBatchSelector::FixedSize(BATCH),
         extensions: vec![extension(0, ""), extension(2, "ext")],
-        inits: vec![init(&second, b"7")],
+        prepare_inits: vec![init(&second, b"7")],
     };
     is("aggregation_job_init_req_leader_selected", codecs::JOB_INIT, job);
 }
@@ -259,7 +259,8 @@ fn aggregation_job_continuations() {
         report_id: ReportId::new([id; 16]),
         message: Bytes::from_static(message),
     };
-    let request = JobContinue { step: 258, continues: vec![continued(1, b"\0\0\0\0\x03123"), continued(2, b"7")] };
+    let request =
+        AggregationJobContinueReq { step: 258, continues: vec![continued(1, b"\0\0\0\0\x03123"), continued(2, b"7")] };
     is("aggregation_job_continue_req", codecs::JOB_CONTINUE, request);
 }
 
@@ -288,7 +289,7 @@ fn aggregate_shares() {
         aggregation_parameter: Bytes::new(),
         report_count: 439,
         checksum: Checksum::new([0xcc; 32]),
-        collection: Some(PassedOn {
+        collection: Some(ForwardedCollectionReq {
             request: time_interval_request(),
             bytes: fixture("collection_job_req_time_interval"),
         }),
@@ -300,7 +301,7 @@ fn aggregate_shares() {
         aggregation_parameter: "ag".into(),
         report_count: u64::MAX,
         checksum: Checksum::default(),
-        collection: Some(PassedOn {
+        collection: Some(ForwardedCollectionReq {
             request: leader_selected_request(),
             bytes: fixture("collection_job_req_leader_selected"),
         }),

@@ -370,20 +370,20 @@ fn an_empty_ciphertext_is_refused_at_upload_but_not_in_a_job() {
         ReportShare { metadata: report.metadata, extensions: vec![], public_share: Bytes::new(), input_share: empty };
     assert!(why(codecs::UPLOAD, &(codecs::UPLOAD.encode)(&vec![report])).ends_with("is shorter than it may be"));
 
-    let init = dapbox::model::JobInit {
+    let init = dapbox::model::AggregationJobInitReq {
         verify_key_id: Some(0),
         aggregation_parameter: Bytes::new(),
-        batch: dapbox::model::PartialBatch::TimeInterval,
+        batch: dapbox::model::PartialBatchSelector::TimeInterval,
         extensions: vec![],
-        inits: vec![PrepareInit { share, message: "m".into() }],
+        prepare_inits: vec![PrepareInit { share, message: "m".into() }],
     };
     assert_eq!((codecs::JOB_INIT.decode)(&(codecs::JOB_INIT.encode)(&init).into()), Ok(init));
 }
 
 #[test]
 fn a_batch_is_collected_once_and_a_resource_is_never_there_to_say_that_it_was_deleted() {
-    let rules = dap18().rules();
+    let rules = dap18().collected_batch_policy();
     assert!(!rules.may_repeat && !rules.size_before_overlap);
-    assert_eq!(dap18().prefix(), "dap-18");
-    assert!((200..600).all(|status| !dap18().says_deleted(status)));
+    assert_eq!(dap18().path_prefix(), "dap-18");
+    assert!((200..600).all(|status| !dap18().is_deleted_status(status)));
 }

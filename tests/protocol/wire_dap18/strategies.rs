@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use dapbox::{
     model::{
-        AggregateShareReq, BatchId, BatchSelector, Checksum, Collection, CollectionReq, Duration, Extension,
-        FixedSizeQuery, HpkeCiphertext, HpkeConfig, Interval, JobInit, PartialBatch, PassedOn, PlaintextInputShare,
-        PrepareInit, PrepareOutcome, PrepareResp, Query, Report, ReportError, ReportId, ReportMetadata, ReportShare,
-        Time,
+        AggregateShareReq, AggregationJobInitReq, BatchId, BatchSelector, Checksum, Collection, CollectionReq,
+        Duration, Extension, FixedSizeQuery, ForwardedCollectionReq, HpkeCiphertext, HpkeConfig, Interval,
+        PartialBatchSelector, PlaintextInputShare, PrepareInit, PrepareOutcome, PrepareResp, Query, Report,
+        ReportError, ReportId, ReportMetadata, ReportShare, Time,
     },
-    wire::dap18::{JobContinue, PrepareContinue},
+    wire::dap18::{AggregationJobContinueReq, PrepareContinue},
 };
 use proptest::{
     collection::{btree_map, hash_map, vec},
@@ -75,8 +75,8 @@ fn unknown_job_extensions() -> impl Strategy<Value = Vec<Extension>> {
         .prop_map(|extensions| extensions.into_iter().map(|(kind, data)| Extension { kind, data }).collect())
 }
 
-fn partial_batch() -> impl Strategy<Value = PartialBatch> {
-    prop_oneof![Just(PartialBatch::TimeInterval), batch_id().prop_map(PartialBatch::FixedSize)]
+fn partial_batch() -> impl Strategy<Value = PartialBatchSelector> {
+    prop_oneof![Just(PartialBatchSelector::TimeInterval), batch_id().prop_map(PartialBatchSelector::FixedSize)]
 }
 
 fn batch_selector() -> impl Strategy<Value = BatchSelector> {
@@ -122,7 +122,7 @@ pub fn plaintext() -> impl Strategy<Value = PlaintextInputShare> {
     (extensions(), bytes(1)).prop_map(|(extensions, payload)| PlaintextInputShare { extensions, payload })
 }
 
-pub fn job_init() -> impl Strategy<Value = JobInit> {
+pub fn job_init() -> impl Strategy<Value = AggregationJobInitReq> {
     let share = (metadata(), extensions(), bytes(0), ciphertext()).prop_map(
         |(metadata, extensions, public_share, input_share)| ReportShare {
             metadata,
@@ -133,12 +133,12 @@ pub fn job_init() -> impl Strategy<Value = JobInit> {
     );
     let init = (share, bytes(1)).prop_map(|(share, message)| PrepareInit { share, message });
     (any::<u8>(), bytes(0), partial_batch(), unknown_job_extensions(), vec(init, 1..5)).prop_map(
-        |(key, aggregation_parameter, batch, extensions, inits)| JobInit {
+        |(key, aggregation_parameter, batch, extensions, prepare_inits)| AggregationJobInitReq {
             verify_key_id: Some(key),
             aggregation_parameter,
             batch,
             extensions,
-            inits,
+            prepare_inits,
         },
     )
 }
@@ -152,9 +152,9 @@ pub fn job_resp() -> impl Strategy<Value = Vec<PrepareResp>> {
     vec((report_id(), outcome).prop_map(|(report_id, outcome)| PrepareResp { report_id, outcome }), 1..6)
 }
 
-pub fn job_continue() -> impl Strategy<Value = JobContinue> {
+pub fn job_continue() -> impl Strategy<Value = AggregationJobContinueReq> {
     let continued = (report_id(), bytes(1)).prop_map(|(report_id, message)| PrepareContinue { report_id, message });
-    (any::<u16>(), vec(continued, 1..5)).prop_map(|(step, continues)| JobContinue { step, continues })
+    (any::<u16>(), vec(continued, 1..5)).prop_map(|(step, continues)| AggregationJobContinueReq { step, continues })
 }
 
 pub fn collection_req() -> impl Strategy<Value = CollectionReq> {
@@ -186,7 +186,7 @@ pub fn aggregate_share_req() -> impl Strategy<Value = AggregateShareReq> {
             aggregation_parameter: request.aggregation_parameter.clone(),
             report_count,
             checksum: Checksum::new(checksum),
-            collection: Some(PassedOn { bytes: (COLLECTION_REQ.encode)(&request).into(), request }),
+            collection: Some(ForwardedCollectionReq { bytes: (COLLECTION_REQ.encode)(&request).into(), request }),
         },
     )
 }

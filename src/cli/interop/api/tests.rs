@@ -6,22 +6,22 @@ impl QueryObject {
     /// A query as it is written.
     pub fn new(query: Query) -> Self {
         let none = Self {
-            kind: Plain(TIME_INTERVAL),
+            kind: JsonNumber(TIME_INTERVAL),
             batch_interval_start: None,
             batch_interval_duration: None,
             subtype: None,
             batch_id: None,
         };
         let fixed_size = |subtype, batch_id| Self {
-            kind: Plain(FIXED_SIZE),
-            subtype: Some(Plain(subtype)),
+            kind: JsonNumber(FIXED_SIZE),
+            subtype: Some(JsonNumber(subtype)),
             batch_id,
             ..none.clone()
         };
         match query {
             Query::TimeInterval(interval) => Self {
-                batch_interval_start: Some(Plain(interval.start().0)),
-                batch_interval_duration: Some(Plain(interval.duration().0)),
+                batch_interval_start: Some(JsonNumber(interval.start().0)),
+                batch_interval_duration: Some(JsonNumber(interval.duration().0)),
                 ..none
             },
             Query::FixedSize(FixedSizeQuery::ByBatchId(id)) => fixed_size(0, Some(id)),
@@ -61,7 +61,7 @@ fn changed(without: &[&str], with: Value) -> AddTask {
 /// As the design has it; as a peer that calls the kind of batches otherwise and has a lifetime; as one that has a beginning
 /// and an end. Numbers may be text, and unknown members are ignored.
 #[test]
-fn tasks_of_all_flavours_are_read() {
+fn reads_tasks_of_all_dialects() {
     let fixed = |max_batch_size| Ok(BatchMode::fixed_size(max_batch_size));
     let mode = |task: &AddTask| task.bound.mode(task.max_batch_size);
     let of_design = changed(&[], json!({}));
@@ -92,7 +92,7 @@ fn tasks_of_all_flavours_are_read() {
 }
 
 #[test]
-fn queries_are_read_as_they_are_written() {
+fn query_round_trips() {
     let interval = Interval::new(Time(3600), Duration(7200)).unwrap();
     for query in [
         Query::TimeInterval(interval),
@@ -110,13 +110,13 @@ fn queries_are_read_as_they_are_written() {
 }
 
 #[test]
-fn a_key_is_one_configuration_without_a_length() {
+fn encodes_one_hpke_config_without_list_length() {
     let key = HpkeConfig { id: 7, kem_id: 0x20, kdf_id: 1, aead_id: 1, public_key: vec![9; 32] };
     let blob = encode_key(Revision::Dap09, &key);
     assert_eq!(blob.0[..9], [7, 0, 0x20, 0, 1, 0, 1, 0, 32]);
     assert_eq!(decode_key(Revision::Dap09, &blob), Ok(key));
     for wrong in [vec![], blob.0[1..].to_vec(), [&blob.0[..], &blob.0].concat()] {
-        assert!(decode_key(Revision::Dap09, &Blob(wrong)).is_err());
+        assert!(decode_key(Revision::Dap09, &Base64Url(wrong)).is_err());
     }
-    assert_eq!(serde_json::from_str::<Blob>("\"AAA=\"").unwrap(), Blob(vec![0, 0]));
+    assert_eq!(serde_json::from_str::<Base64Url>("\"AAA=\"").unwrap(), Base64Url(vec![0, 0]));
 }

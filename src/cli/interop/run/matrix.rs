@@ -11,7 +11,7 @@ use super::{
     },
     parties::Parties,
     row::Row,
-    task::Bad,
+    task::CellFailure,
 };
 use crate::model::Revision;
 
@@ -27,7 +27,7 @@ pub struct Cell {
     /// How batches were made.
     pub mode: QueryKind,
     /// What came out.
-    pub outcome: Result<(), Bad>,
+    pub outcome: Result<(), CellFailure>,
     /// How long it took.
     pub took: Span,
 }
@@ -36,15 +36,15 @@ impl Cell {
     fn verdict(&self) -> &'static str {
         match self.outcome {
             Ok(()) => "ok",
-            Err(Bad::Failed(_)) => "failed",
-            Err(Bad::NotSupported(_)) => "not supported",
+            Err(CellFailure::Failed(_)) => "failed",
+            Err(CellFailure::NotSupported(_)) => "not supported",
         }
     }
 
     fn reason(&self) -> Option<&str> {
         match &self.outcome {
             Ok(()) => None,
-            Err(Bad::Failed(why) | Bad::NotSupported(why)) => Some(why),
+            Err(CellFailure::Failed(why) | CellFailure::NotSupported(why)) => Some(why),
         }
     }
 }
@@ -59,18 +59,18 @@ pub struct Matrix {
 
 /// What a run is for programs.
 #[derive(Serialize)]
-struct Facts<'a> {
+struct MatrixJson<'a> {
     revision: Revision,
     parties: BTreeMap<&'static str, &'a str>,
     ok: usize,
     failed: usize,
     not_supported: usize,
     seconds: f64,
-    cells: Vec<CellFacts<'a>>,
+    cells: Vec<CellJson<'a>>,
 }
 
 #[derive(Serialize)]
-struct CellFacts<'a> {
+struct CellJson<'a> {
     row: String,
     mode: &'static str,
     verdict: &'static str,
@@ -97,15 +97,15 @@ impl Matrix {
     }
 
     /// For programs.
-    pub fn facts(&self, revision: Revision, parties: &Parties) -> serde_json::Result<String> {
-        let cells = self.cells.iter().map(|cell| CellFacts {
+    pub fn to_json(&self, revision: Revision, parties: &Parties) -> serde_json::Result<String> {
+        let cells = self.cells.iter().map(|cell| CellJson {
             row: cell.row.name(),
             mode: mode_name(cell.mode),
             verdict: cell.verdict(),
             reason: cell.reason(),
             seconds: cell.took.as_secs_f64(),
         });
-        serde_json::to_string_pretty(&Facts {
+        serde_json::to_string_pretty(&MatrixJson {
             revision,
             parties: parties.all().map(|party| (party.name, party.url.as_str())).into(),
             ok: self.count("ok"),
@@ -117,14 +117,14 @@ impl Matrix {
     }
 
     /// For people.
-    pub fn text(&self, modes: &[QueryKind], style: Style) -> String {
+    pub fn render(&self, modes: &[QueryKind], style: Style) -> String {
         let titles: String = modes.iter().map(|mode| format!("{:<CELL_WIDTH$}", mode_name(*mode))).collect();
         let mut text = format!("\n  {:ROW_WIDTH$}{}\n", "", style.bold(titles.trim_end()));
         let mut rows: Vec<Row> = self.cells.iter().map(|cell| cell.row).collect();
         rows.dedup();
         for row in rows {
             let found = |mode: &QueryKind| self.cells.iter().find(|cell| (cell.row, cell.mode) == (row, *mode));
-            let line: String = modes.iter().map(|mode| painted(found(mode), style)).collect();
+            let line: String = modes.iter().map(|mode| format_cell(found(mode), style)).collect();
             text += &format!("  {:<ROW_WIDTH$}{}\n", row.name(), line.trim_end());
         }
         for cell in &self.cells {
@@ -141,7 +141,7 @@ impl Matrix {
 }
 
 /// A cell in its column. Emphasis has no width.
-fn painted(cell: Option<&Cell>, style: Style) -> String {
+fn format_cell(cell: Option<&Cell>, style: Style) -> String {
     let verdict = cell.map_or("-", Cell::verdict);
     let text = match verdict {
         "ok" => style.good(verdict),
@@ -163,7 +163,7 @@ fn mode_name(mode: QueryKind) -> &'static str {
 mod tests {
     use super::*;
 
-    fn matrix(outcomes: [Result<(), Bad>; 3]) -> Matrix {
+    fn matrix(outcomes: [Result<(), CellFailure>; 3]) -> Matrix {
         let places = [
             (Row::Count, QueryKind::TimeInterval),
             (Row::Count, QueryKind::FixedSize),
@@ -174,14 +174,14 @@ mod tests {
         Matrix { cells: cells.collect(), took: Span::from_secs(2) }
     }
 
-    fn not_supported() -> Result<(), Bad> {
-        Err(Bad::NotSupported("leader, add_task: what?".to_owned()))
+    fn not_supported() -> Result<(), CellFailure> {
+        Err(CellFailure::NotSupported("leader, add_task: what?".to_owned()))
     }
 
     #[test]
-    fn each_cell_has_its_place_and_reasons_are_below() {
-        let matrix = matrix([Bad::failed("the result is 1, not 2"), not_supported(), Ok(())]);
-        let text = matrix.text(&[QueryKind::TimeInterval, QueryKind::FixedSize], Style::plain());
+    fn renders_matrix_with_reasons() {
+        let matrix = matrix([CellFailure::failed("the result is 1, not 2"), not_supported(), Ok(())]);
+        let text = matrix.render(&[QueryKind::TimeInterval, QueryKind::FixedSize], Style::plain());
         let expected = "
                     time-interval   fixed-size
   count             failed          not supported
@@ -198,13 +198,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_supported_is_no_failure_unless_nothing_is() {
+    fn run_fails_if_nothing_is_supported() {
         let verdict = |outcomes, strict| matrix(outcomes).verdict(strict);
         assert_eq!(verdict([Ok(()), not_supported(), Ok(())], false), Ok(()));
         assert_eq!(verdict([Ok(()), not_supported(), Ok(())], true), Err("1 of 3 are not supported".to_owned()));
         let nothing = || [not_supported(), not_supported(), not_supported()];
         assert_eq!(verdict(nothing(), false), Err("nothing of it is supported".to_owned()));
-        let failed = [Bad::failed("x"), not_supported(), Ok(())];
+        let failed = [CellFailure::failed("x"), not_supported(), Ok(())];
         assert_eq!(verdict(failed, false), Err("1 of 3 failed".to_owned()));
     }
 }

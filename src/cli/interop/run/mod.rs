@@ -19,7 +19,7 @@ use self::{
     parties::Parties,
     remote::Host,
     row::Row,
-    task::Bad,
+    task::CellFailure,
 };
 use super::super::{
     Failure, Outcome,
@@ -48,7 +48,7 @@ use crate::model::Revision;
 )]
 pub struct Args {
     #[command(flatten)]
-    places: Where,
+    places: PartyUrls,
     /// The protocol revision that the parties speak.
     #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
     dap: Dap,
@@ -82,7 +82,7 @@ pub struct Args {
 
 /// Where the parties are that do not run in this process.
 #[derive(Debug, clap::Args)]
-pub struct Where {
+pub struct PartyUrls {
     /// The client's API.
     #[arg(long, value_name = "URL", value_parser = remote::parse_url)]
     client: Option<String>,
@@ -105,7 +105,7 @@ pub struct Where {
 }
 
 /// What is the same for all cells.
-struct World {
+struct RunContext {
     parties: Parties,
     revision: Revision,
     reports: usize,
@@ -119,42 +119,43 @@ pub async fn run(args: Args) -> Outcome {
     let revision = args.dap.revision();
     let (style, peer) = (Style::stdout(), args.peer.peer()?);
     let parties = tokio::select! {
-        parties = Parties::gather(&args.places, revision, &peer, args.timeout) => parties?,
+        parties = Parties::connect(&args.places, revision, &peer, args.timeout) => parties?,
         name = signals.next() => return Err(Failure::new(format!("stopped by {name}"))),
     };
-    let world = World { parties, revision, reports: args.reports as usize, timeout: args.timeout, wait: args.wait };
+    let context =
+        RunContext { parties, revision, reports: args.reports as usize, timeout: args.timeout, wait: args.wait };
     let walked = tokio::select! {
-        walked = show(&args, &world, style) => walked,
+        walked = show(&args, &context, style) => walked,
         name = signals.next() => Err(Failure::new(format!("stopped by {name}"))),
     };
-    let stopped = world.parties.stop().await;
+    let stopped = context.parties.stop().await;
     walked.and(stopped)
 }
 
 /// Walks, and shows what comes out.
-async fn show(args: &Args, world: &World, style: Style) -> Outcome {
+async fn show(args: &Args, context: &RunContext, style: Style) -> Outcome {
     if args.output == Format::Text {
-        for party in world.parties.all() {
+        for party in context.parties.all() {
             say(format!("  {} {}", style.dim(&format!("{:<10}", party.name)), style.accent(&party.url)))?;
         }
     }
-    let matrix = walk(args, world).await;
+    let matrix = run_cells(args, context).await;
     match args.output {
-        Format::Json => say(matrix.facts(world.revision, &world.parties)?)?,
-        Format::Text => say(matrix.text(&args.modes(), style))?,
+        Format::Json => say(matrix.to_json(context.revision, &context.parties)?)?,
+        Format::Text => say(matrix.render(&args.modes(), style))?,
     }
     matrix.verdict(args.strict).map_err(Failure::new)
 }
 
 /// Tries all cells, some at once.
-async fn walk(args: &Args, world: &World) -> Matrix {
+async fn run_cells(args: &Args, context: &RunContext) -> Matrix {
     let (begun, places) = (Instant::now(), args.cells());
     let progress = style::progress(places.len() as u64, "trying");
     let cells = stream::iter(places).map(|(row, mode)| {
         let progress = progress.clone();
         async move {
             let begun = Instant::now();
-            let outcome: Result<(), Bad> = cases::run(world, row, mode).await;
+            let outcome: Result<(), CellFailure> = cases::run(context, row, mode).await;
             progress.inc(1);
             Cell { row, mode, outcome, took: begun.elapsed() }
         }

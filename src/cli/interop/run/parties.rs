@@ -10,32 +10,32 @@ use tokio::time::Instant;
 use super::{
     super::{
         super::{Failure, Outcome},
-        serve::{Kind, Served},
+        serve::{Kind, ServedParty},
     },
-    Where,
-    remote::Remote,
+    PartyUrls,
+    remote::RemoteParty,
 };
 use crate::{model::Revision, peer::Peer};
 
 /// The parties.
 pub struct Parties {
     /// Uploads.
-    pub client: Remote,
+    pub client: RemoteParty,
     /// Takes uploads, and drives the protocol.
-    pub leader: Remote,
+    pub leader: RemoteParty,
     /// Answers the leader.
-    pub helper: Remote,
+    pub helper: RemoteParty,
     /// Gets the results.
-    pub collector: Remote,
+    pub collector: RemoteParty,
     /// Those that are ours.
-    own: Vec<Served>,
+    own: Vec<ServedParty>,
 }
 
 impl Parties {
     /// Starts those that are nowhere else, and waits for all.
-    pub async fn gather(places: &Where, revision: Revision, peer: &Peer, patience: Span) -> Result<Self, Failure> {
+    pub async fn connect(places: &PartyUrls, revision: Revision, peer: &Peer, patience: Span) -> Result<Self, Failure> {
         let mut own = Vec::new();
-        match Self::gather_with(places, revision, peer, patience, &mut own).await {
+        match Self::connect_all(places, revision, peer, patience, &mut own).await {
             Ok([client, leader, helper, collector]) => Ok(Self { client, leader, helper, collector, own }),
             Err(failure) => {
                 stop(own).await?;
@@ -44,16 +44,16 @@ impl Parties {
         }
     }
 
-    async fn gather_with(
-        places: &Where,
+    async fn connect_all(
+        places: &PartyUrls,
         revision: Revision,
         peer: &Peer,
         patience: Span,
-        own: &mut Vec<Served>,
-    ) -> Result<[Remote; 4], Failure> {
+        own: &mut Vec<ServedParty>,
+    ) -> Result<[RemoteParty; 4], Failure> {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         // What a runner asks for is done once: an upload that is repeated is counted twice.
-        let asking = peer.once_each()?;
+        let asking = peer.without_connection_reuse()?;
         let aggregator = Kind::Aggregator { dap_listen: any, data_dir: None };
         let wanted = [
             ("client", &places.client, None, Kind::Client),
@@ -64,10 +64,10 @@ impl Parties {
         let mut remotes = Vec::new();
         for (name, url, host, kind) in wanted {
             let remote = match url {
-                Some(url) => Remote::new(name, url, host, &asking, patience),
+                Some(url) => RemoteParty::new(name, url, host, &asking, patience),
                 None => {
-                    let served = Served::start(&kind, any, revision, peer.clone()).await?;
-                    let remote = Remote::new(name, &served.url(), None, &asking, patience);
+                    let served = ServedParty::start(&kind, any, revision, peer.clone()).await?;
+                    let remote = RemoteParty::new(name, &served.url(), None, &asking, patience);
                     own.push(served);
                     remote
                 }
@@ -78,11 +78,11 @@ impl Parties {
         futures_util::future::try_join_all(remotes.iter().map(|remote| remote.ready(deadline)))
             .await
             .map_err(Failure::new)?;
-        <[Remote; 4]>::try_from(remotes).map_err(|_| Failure::new("there are four parties"))
+        <[RemoteParty; 4]>::try_from(remotes).map_err(|_| Failure::new("there are four parties"))
     }
 
     /// All of them.
-    pub fn all(&self) -> [&Remote; 4] {
+    pub fn all(&self) -> [&RemoteParty; 4] {
         [&self.client, &self.leader, &self.helper, &self.collector]
     }
 
@@ -92,7 +92,7 @@ impl Parties {
     }
 }
 
-async fn stop(own: Vec<Served>) -> Outcome {
+async fn stop(own: Vec<ServedParty>) -> Outcome {
     let mut outcome = Ok(());
     for served in own {
         outcome = outcome.and(served.stop().await);

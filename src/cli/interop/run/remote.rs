@@ -11,7 +11,7 @@ use super::super::api::{PREFIX, Reply, Status};
 use crate::{
     model::{BaseUrl, base_url::BaseUrlError},
     peer::{Answer, Peer},
-    wire::Call,
+    wire::RequestSpec,
 };
 
 /// The most bytes of an answer. A sum of a hundred thousand numbers is a few megabytes.
@@ -25,7 +25,7 @@ const READY_EVERY: Span = Span::from_millis(200);
 
 /// A party behind the interop test API.
 #[derive(Clone)]
-pub struct Remote {
+pub struct RemoteParty {
     /// What it is in this run.
     pub name: &'static str,
     /// The base URL of its API.
@@ -38,24 +38,24 @@ pub struct Remote {
 
 /// Why a party did not do what it was asked to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum RemoteError {
     /// It says so, with the status that the design has for it.
     Refused(String),
     /// It says that the request is none that it can read.
-    Unreadable(String),
+    BadRequest(String),
     /// It says nothing that the design has.
-    Broken(String),
+    Invalid(String),
 }
 
-impl Trouble {
+impl RemoteError {
     /// What happened.
     pub fn text(self) -> String {
-        let (Self::Refused(text) | Self::Unreadable(text) | Self::Broken(text)) = self;
+        let (Self::Refused(text) | Self::BadRequest(text) | Self::Invalid(text)) = self;
         text
     }
 }
 
-impl Remote {
+impl RemoteParty {
     /// A party whose answers may take so long.
     pub fn new(name: &'static str, url: &str, host: Option<Host>, peer: &Peer, patience: Span) -> Self {
         Self { name, url: url.to_owned(), host, peer: peer.within(patience, ANSWER_BYTES) }
@@ -77,24 +77,24 @@ impl Remote {
     }
 
     /// Has it do something. An answer that is no error comes back.
-    pub async fn ask(&self, what: &str, request: &impl Serialize) -> Result<Reply, Trouble> {
-        let at = |why: String| format!("{}, {what}: {}", self.name, shown(&why));
-        let body = serde_json::to_vec(request).map_err(|error| Trouble::Broken(at(error.to_string())))?;
-        let answer = self.send(what, body.into()).await.map_err(|why| Trouble::Broken(at(why)))?;
+    pub async fn ask(&self, what: &str, request: &impl Serialize) -> Result<Reply, RemoteError> {
+        let at = |why: String| format!("{}, {what}: {}", self.name, sanitize(&why));
+        let body = serde_json::to_vec(request).map_err(|error| RemoteError::Invalid(at(error.to_string())))?;
+        let answer = self.send(what, body.into()).await.map_err(|why| RemoteError::Invalid(at(why)))?;
         read(&answer).map_err(|trouble| match trouble {
-            Trouble::Refused(why) => Trouble::Refused(at(why)),
-            Trouble::Unreadable(why) => Trouble::Unreadable(at(why)),
-            Trouble::Broken(why) => Trouble::Broken(at(why)),
+            RemoteError::Refused(why) => RemoteError::Refused(at(why)),
+            RemoteError::BadRequest(why) => RemoteError::BadRequest(at(why)),
+            RemoteError::Invalid(why) => RemoteError::Invalid(at(why)),
         })
     }
 
     async fn send(&self, what: &str, body: Bytes) -> Result<Answer, String> {
-        let call = Call {
+        let call = RequestSpec {
             method: "POST",
             path: format!("{PREFIX}{what}"),
             content_type: Some("application/json"),
             accept: None,
-            place: None,
+            resource_path: None,
             advertisement: None,
         };
         self.peer.send(&self.url, &call, None, body).await.map_err(|error| error.to_string())
@@ -102,21 +102,21 @@ impl Remote {
 }
 
 /// Reads an answer. Parties may say what they like about its media type.
-fn read(answer: &Answer) -> Result<Reply, Trouble> {
+fn read(answer: &Answer) -> Result<Reply, RemoteError> {
     let reply = serde_json::from_slice::<Reply>(&answer.body);
     let said = |reply: &Reply| reply.error.clone().unwrap_or_else(|| "an error without a reason".to_owned());
     match (answer.status, reply) {
-        (200, Ok(reply)) if reply.status == Status::Error => Err(Trouble::Refused(said(&reply))),
+        (200, Ok(reply)) if reply.status == Status::Error => Err(RemoteError::Refused(said(&reply))),
         (200, Ok(reply)) => Ok(reply),
         (200, Err(error)) => {
             let text = String::from_utf8_lossy(&answer.body);
-            Err(Trouble::Broken(format!("the answer is none of the API ({error}): {text}")))
+            Err(RemoteError::Invalid(format!("the answer is none of the API ({error}): {text}")))
         }
         (status @ (400 | 422 | 501), reply) => {
             let why = reply.map_or_else(|_| reason(&answer.body), |reply| said(&reply));
-            Err(Trouble::Unreadable(format!("HTTP status {status}: {why}")))
+            Err(RemoteError::BadRequest(format!("HTTP status {status}: {why}")))
         }
-        (status, _) => Err(Trouble::Broken(format!("HTTP status {status}: {}", reason(&answer.body)))),
+        (status, _) => Err(RemoteError::Invalid(format!("HTTP status {status}: {}", reason(&answer.body)))),
     }
 }
 
@@ -131,7 +131,7 @@ fn reason(body: &[u8]) -> String {
 }
 
 /// A text of somebody else as it is shown: one line, and not long.
-fn shown(text: &str) -> String {
+fn sanitize(text: &str) -> String {
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let clean = clean.trim();
     match clean.char_indices().nth(TEXT_CHARS) {
@@ -193,7 +193,7 @@ pub fn parse_url(text: &str) -> Result<String, String> {
     }
 }
 
-impl Remote {
+impl RemoteParty {
     /// The name that an aggregator is told to be reached under.
     pub fn host_name(&self) -> Option<String> {
         let of_url = || split_port(parts(&self.url)?.1).map(|(name, _)| name.to_owned());
@@ -237,33 +237,33 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_told_apart() {
+    fn classifies_responses() {
         let read = |status, body| read(&answer(status, body));
         assert_eq!(read(200, r#"{"status":"success","handle":"x","more":1}"#).unwrap().handle.unwrap(), "x");
         let refused = read(200, r#"{"status":"error","error":"no"}"#).unwrap_err();
-        assert_eq!(refused, Trouble::Refused("no".to_owned()));
+        assert_eq!(refused, RemoteError::Refused("no".to_owned()));
         let in_words = [(400, r#"{"status":"error","error":"no"}"#), (422, r#"{"error":"no"}"#), (501, "no")];
         for (status, body) in in_words.into_iter().chain([(422, r#"{"error":{"message":"no","path":"vdaf"}}"#)]) {
             let found = read(status, body).unwrap_err();
-            assert_eq!(found, Trouble::Unreadable(format!("HTTP status {status}: no")));
+            assert_eq!(found, RemoteError::BadRequest(format!("HTTP status {status}: no")));
         }
         for (status, body) in [(500, "no"), (404, ""), (200, "no"), (200, r#"{"status":"great"}"#), (200, "{}")] {
-            assert!(matches!(read(status, body), Err(Trouble::Broken(_))), "{status} {body}");
+            assert!(matches!(read(status, body), Err(RemoteError::Invalid(_))), "{status} {body}");
         }
     }
 
     #[test]
-    fn what_others_say_is_one_short_line() {
-        assert_eq!(shown(" a\n\x1b[31mb "), "a  [31mb");
-        assert_eq!(shown(&"é".repeat(1000)).chars().count(), TEXT_CHARS + 3);
+    fn sanitizes_remote_text() {
+        assert_eq!(sanitize(" a\n\x1b[31mb "), "a  [31mb");
+        assert_eq!(sanitize(&"é".repeat(1000)).chars().count(), TEXT_CHARS + 3);
     }
 
     #[test]
-    fn endpoints_become_absolute() {
+    fn resolves_endpoints() {
         let peer = Peer::new(&PeerOptions::default()).unwrap();
         let remote = |url: &str, host: Option<&str>| {
             let host = host.map(|host| Host::parse(host).unwrap());
-            Remote::new("leader", &parse_url(url).unwrap(), host, &peer, Span::from_secs(1))
+            RemoteParty::new("leader", &parse_url(url).unwrap(), host, &peer, Span::from_secs(1))
         };
         let near = remote("http://127.0.0.1:9001", None);
         assert_eq!(near.host_name().unwrap(), "127.0.0.1");
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_or_host_is_refused() {
+    fn rejects_bad_urls_and_hosts() {
         for url in ["127.0.0.1:80", "ftp://x", "http://", "http://x:port", "http://x/?a", "http://a@b"] {
             assert!(parse_url(url).is_err(), "{url}");
         }

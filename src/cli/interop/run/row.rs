@@ -4,7 +4,7 @@ use clap::ValueEnum;
 
 use super::super::{super::args::QueryKind, number::Numbers};
 use crate::{
-    model::{Max, Revision, VdafConfig},
+    model::{MaxMeasurement, Revision, VdafConfig},
     vdaf,
 };
 
@@ -30,7 +30,7 @@ pub enum Row {
     /// A report from the far future is refused, and others are counted.
     TooEarly,
     /// A report of a task that is over is refused.
-    TaskOver,
+    TaskExpired,
     /// A report of a task that nobody has is refused.
     UnknownTask,
     /// A task with a wrong VDAF parameter is refused by both aggregators.
@@ -70,8 +70,8 @@ impl Row {
     /// The VDAF that it is tried with.
     pub fn vdaf(self) -> VdafConfig {
         match self {
-            Self::Sum | Self::OutOfRange => VdafConfig::Prio3Sum { max: Max(255) },
-            Self::Sumvec => VdafConfig::Prio3SumVec { max: Max(15), length: 5, chunk_length: 3 },
+            Self::Sum | Self::OutOfRange => VdafConfig::Prio3Sum { max: MaxMeasurement(255) },
+            Self::Sumvec => VdafConfig::Prio3SumVec { max: MaxMeasurement(15), length: 5, chunk_length: 3 },
             Self::Histogram => VdafConfig::Prio3Histogram { length: 7, chunk_length: 3 },
             Self::Multihot => VdafConfig::Prio3MultihotCountVec { length: 5, max_weight: 2, chunk_length: 2 },
             Self::SumvecHmac => VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 {
@@ -104,7 +104,7 @@ fn measurement(vdaf: &VdafConfig, index: u128) -> Numbers {
         VdafConfig::Prio3Sum { max } => Numbers::one(below(max.0, index)),
         VdafConfig::Prio3SumVec { max, length, .. } => vector(max.0, length),
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, .. } => {
-            vector(Max::of_bits(bits as u32).0, length)
+            vector(MaxMeasurement::of_bits(bits as u32).0, length)
         }
         VdafConfig::Prio3Histogram { length, .. } => Numbers::one((index * index + 6) % length as u128),
         VdafConfig::Prio3MultihotCountVec { length, max_weight, .. } => {
@@ -143,7 +143,7 @@ mod tests {
 
     /// Each measurement is one that the VDAF takes in both revisions, and they are not all the same.
     #[test]
-    fn measurements_are_in_range_and_differ() {
+    fn measurements_are_valid_and_differ() {
         for row in Row::value_variants() {
             let (config, found) = (row.vdaf(), measurements(&row.vdaf(), 30));
             assert!(found.iter().any(|measurement| *measurement != found[0]), "{row:?}");
@@ -162,14 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn totals_are_what_they_are() {
+    fn computes_totals() {
         let ones = |numbers: &[u128]| numbers.iter().map(|number| Numbers::one(*number)).collect::<Vec<_>>();
-        let sum = VdafConfig::Prio3Sum { max: Max(255) };
+        let sum = VdafConfig::Prio3Sum { max: MaxMeasurement(255) };
         assert_eq!(total(&sum, &ones(&[255, 0, 3])), Numbers::one(258));
         let histogram = VdafConfig::Prio3Histogram { length: 4, chunk_length: 2 };
         assert_eq!(total(&histogram, &ones(&[0, 3, 3])), Numbers::many([1, 0, 0, 2]));
         let vectors = [Numbers::many([1, 2, 3]), Numbers::many([4, 0, 15])];
-        let sumvec = VdafConfig::Prio3SumVec { max: Max(15), length: 3, chunk_length: 1 };
+        let sumvec = VdafConfig::Prio3SumVec { max: MaxMeasurement(15), length: 3, chunk_length: 1 };
         assert_eq!(total(&sumvec, &vectors), Numbers::many([5, 2, 18]));
         assert_eq!(measurements(&sum, 3), ones(&[255, 0, 37]));
     }

@@ -4,15 +4,15 @@
 
 use crate::{
     model::{
-        AggregateShareReq, BatchSelector, Collection, CollectionReq, Duration, FixedSizeQuery, Interval, JobInit,
-        PartialBatch, PlaintextInputShare, PrepareInit, PrepareOutcome, PrepareResp, Query, Report, ReportError,
-        ReportId, ReportMetadata, ReportShare, Time,
+        AggregateShareReq, AggregationJobInitReq, BatchSelector, Collection, CollectionReq, Duration, FixedSizeQuery,
+        Interval, PartialBatchSelector, PlaintextInputShare, PrepareInit, PrepareOutcome, PrepareResp, Query, Report,
+        ReportError, ReportId, ReportMetadata, ReportShare, Time,
     },
     wire::{
         codec::{Malformed, Reader, Writer},
         shared::{
-            Got, JobContinue, PrepareContinue, get_checksum, get_ciphertext, get_extensions, get_forwarded_ciphertext,
-            get_id, put_ciphertext, put_extensions, unknown,
+            AggregationJobContinueReq, Decoded, PrepareContinue, get_checksum, get_ciphertext, get_extensions,
+            get_forwarded_ciphertext, get_id, put_ciphertext, put_extensions, unknown,
         },
     },
 };
@@ -57,7 +57,7 @@ fn put_interval(w: &mut Writer, interval: &Interval) {
     w.u64(interval.duration().0);
 }
 
-fn get_interval(r: &mut Reader) -> Got<Interval> {
+fn get_interval(r: &mut Reader) -> Decoded<Interval> {
     let start = Time(r.u64("Interval.start")?);
     let duration = Duration(r.u64("Interval.duration")?);
     Interval::new(start, duration).ok_or(Malformed::out_of_range("Interval"))
@@ -83,7 +83,7 @@ fn put_query(w: &mut Writer, query: &Query) {
     }
 }
 
-fn get_query(r: &mut Reader) -> Got<Query> {
+fn get_query(r: &mut Reader) -> Decoded<Query> {
     match r.u8("Query.query_type")? {
         query_type::TIME_INTERVAL => Ok(Query::TimeInterval(get_interval(r)?)),
         query_type::FIXED_SIZE => Ok(Query::FixedSize(get_fixed_size_query(r)?)),
@@ -91,7 +91,7 @@ fn get_query(r: &mut Reader) -> Got<Query> {
     }
 }
 
-fn get_fixed_size_query(r: &mut Reader) -> Got<FixedSizeQuery> {
+fn get_fixed_size_query(r: &mut Reader) -> Decoded<FixedSizeQuery> {
     match r.u8("FixedSizeQuery.query_type")? {
         fixed_size_query_type::BY_BATCH_ID => Ok(FixedSizeQuery::ByBatchId(get_id(r, "FixedSizeQuery.batch_id")?)),
         fixed_size_query_type::CURRENT_BATCH => Ok(FixedSizeQuery::CurrentBatch),
@@ -99,20 +99,20 @@ fn get_fixed_size_query(r: &mut Reader) -> Got<FixedSizeQuery> {
     }
 }
 
-fn put_partial_batch(w: &mut Writer, batch: &PartialBatch) {
+fn put_partial_batch(w: &mut Writer, batch: &PartialBatchSelector) {
     match batch {
-        PartialBatch::TimeInterval => w.u8(query_type::TIME_INTERVAL),
-        PartialBatch::FixedSize(batch) => {
+        PartialBatchSelector::TimeInterval => w.u8(query_type::TIME_INTERVAL),
+        PartialBatchSelector::FixedSize(batch) => {
             w.u8(query_type::FIXED_SIZE);
             w.fixed(batch.as_bytes());
         }
     }
 }
 
-fn get_partial_batch(r: &mut Reader) -> Got<PartialBatch> {
+fn get_partial_batch(r: &mut Reader) -> Decoded<PartialBatchSelector> {
     match r.u8("PartialBatchSelector.query_type")? {
-        query_type::TIME_INTERVAL => Ok(PartialBatch::TimeInterval),
-        query_type::FIXED_SIZE => Ok(PartialBatch::FixedSize(get_id(r, "PartialBatchSelector.batch_id")?)),
+        query_type::TIME_INTERVAL => Ok(PartialBatchSelector::TimeInterval),
+        query_type::FIXED_SIZE => Ok(PartialBatchSelector::FixedSize(get_id(r, "PartialBatchSelector.batch_id")?)),
         _ => Err(unknown("PartialBatchSelector.query_type")),
     }
 }
@@ -130,7 +130,7 @@ pub(super) fn put_batch_selector(w: &mut Writer, batch: &BatchSelector) {
     }
 }
 
-fn get_batch_selector(r: &mut Reader) -> Got<BatchSelector> {
+fn get_batch_selector(r: &mut Reader) -> Decoded<BatchSelector> {
     match r.u8("BatchSelector.query_type")? {
         query_type::TIME_INTERVAL => Ok(BatchSelector::TimeInterval(get_interval(r)?)),
         query_type::FIXED_SIZE => Ok(BatchSelector::FixedSize(get_id(r, "BatchSelector.batch_id")?)),
@@ -145,7 +145,7 @@ pub(super) fn put_metadata(w: &mut Writer, metadata: &ReportMetadata) {
     w.u64(metadata.time.0);
 }
 
-fn get_metadata(r: &mut Reader) -> Got<ReportMetadata> {
+fn get_metadata(r: &mut Reader) -> Decoded<ReportMetadata> {
     Ok(ReportMetadata { id: get_id(r, "ReportMetadata.report_id")?, time: Time(r.u64("ReportMetadata.time")?) })
 }
 
@@ -156,7 +156,7 @@ pub(super) fn put_report(w: &mut Writer, report: &Report) {
     put_ciphertext(w, &report.helper_share);
 }
 
-pub(super) fn get_report(r: &mut Reader) -> Got<Report> {
+pub(super) fn get_report(r: &mut Reader) -> Decoded<Report> {
     Ok(Report {
         metadata: get_metadata(r)?,
         extensions: Vec::new(),
@@ -171,7 +171,7 @@ pub(super) fn put_plaintext(w: &mut Writer, share: &PlaintextInputShare) {
     w.opaque32(&share.payload);
 }
 
-pub(super) fn get_plaintext(r: &mut Reader) -> Got<PlaintextInputShare> {
+pub(super) fn get_plaintext(r: &mut Reader) -> Decoded<PlaintextInputShare> {
     Ok(PlaintextInputShare {
         extensions: get_extensions(r, "PlaintextInputShare.extensions")?,
         payload: r.opaque32("PlaintextInputShare.payload", 0)?,
@@ -180,11 +180,11 @@ pub(super) fn get_plaintext(r: &mut Reader) -> Got<PlaintextInputShare> {
 
 // Section 4.5: aggregation.
 
-pub(super) fn put_job_init(w: &mut Writer, init: &JobInit) {
+pub(super) fn put_job_init(w: &mut Writer, init: &AggregationJobInitReq) {
     w.opaque32(&init.aggregation_parameter);
     put_partial_batch(w, &init.batch);
     w.vector32(|w| {
-        for init in &init.inits {
+        for init in &init.prepare_inits {
             put_metadata(w, &init.share.metadata);
             w.opaque32(&init.share.public_share);
             put_ciphertext(w, &init.share.input_share);
@@ -193,17 +193,17 @@ pub(super) fn put_job_init(w: &mut Writer, init: &JobInit) {
     });
 }
 
-pub(super) fn get_job_init(r: &mut Reader, max_reports: usize) -> Got<JobInit> {
-    Ok(JobInit {
+pub(super) fn get_job_init(r: &mut Reader, max_reports: usize) -> Decoded<AggregationJobInitReq> {
+    Ok(AggregationJobInitReq {
         verify_key_id: None,
         aggregation_parameter: r.opaque32("AggregationJobInitReq.agg_param", 0)?,
         batch: get_partial_batch(r)?,
         extensions: Vec::new(),
-        inits: r.vector32("AggregationJobInitReq.prepare_inits", 1, max_reports, get_prepare_init)?,
+        prepare_inits: r.vector32("AggregationJobInitReq.prepare_inits", 1, max_reports, get_prepare_init)?,
     })
 }
 
-fn get_prepare_init(r: &mut Reader) -> Got<PrepareInit> {
+fn get_prepare_init(r: &mut Reader) -> Decoded<PrepareInit> {
     let share = ReportShare {
         metadata: get_metadata(r)?,
         extensions: Vec::new(),
@@ -222,7 +222,7 @@ pub(super) fn put_job_resp(w: &mut Writer, resps: &[PrepareResp]) {
     });
 }
 
-pub(super) fn get_job_resp(r: &mut Reader, max_reports: usize) -> Got<Vec<PrepareResp>> {
+pub(super) fn get_job_resp(r: &mut Reader, max_reports: usize) -> Decoded<Vec<PrepareResp>> {
     r.vector32("AggregationJobResp.prepare_resps", 1, max_reports, |r| {
         Ok(PrepareResp { report_id: get_id(r, "PrepareResp.report_id")?, outcome: get_prepare_outcome(r)? })
     })
@@ -242,7 +242,7 @@ fn put_prepare_outcome(w: &mut Writer, outcome: &PrepareOutcome) {
     }
 }
 
-fn get_prepare_outcome(r: &mut Reader) -> Got<PrepareOutcome> {
+fn get_prepare_outcome(r: &mut Reader) -> Decoded<PrepareOutcome> {
     match r.u8("PrepareResp.prepare_resp_state")? {
         prepare_resp_state::CONTINUE => Ok(PrepareOutcome::Continue(r.opaque32("PrepareResp.payload", 0)?)),
         prepare_resp_state::FINISHED => Ok(PrepareOutcome::Finished),
@@ -273,7 +273,7 @@ fn prepare_error_number(error: ReportError) -> u8 {
     }
 }
 
-pub(super) fn put_job_continue(w: &mut Writer, request: &JobContinue) {
+pub(super) fn put_job_continue(w: &mut Writer, request: &AggregationJobContinueReq) {
     w.u16(request.step);
     w.vector32(|w| {
         for continued in &request.continues {
@@ -283,13 +283,13 @@ pub(super) fn put_job_continue(w: &mut Writer, request: &JobContinue) {
     });
 }
 
-pub(super) fn get_job_continue(r: &mut Reader, max_reports: usize) -> Got<JobContinue> {
+pub(super) fn get_job_continue(r: &mut Reader, max_reports: usize) -> Decoded<AggregationJobContinueReq> {
     let step = r.u16("AggregationJobContinueReq.step")?;
     let continues = r.vector32("AggregationJobContinueReq.prepare_continues", 1, max_reports, |r| {
         let report_id: ReportId = get_id(r, "PrepareContinue.report_id")?;
         Ok(PrepareContinue { report_id, message: r.opaque32("PrepareContinue.payload", 0)? })
     })?;
-    Ok(JobContinue { step, continues })
+    Ok(AggregationJobContinueReq { step, continues })
 }
 
 // Section 4.6: collection.
@@ -299,7 +299,7 @@ pub(super) fn put_collection_req(w: &mut Writer, request: &CollectionReq) {
     w.opaque32(&request.aggregation_parameter);
 }
 
-pub(super) fn get_collection_req(r: &mut Reader) -> Got<CollectionReq> {
+pub(super) fn get_collection_req(r: &mut Reader) -> Decoded<CollectionReq> {
     Ok(CollectionReq {
         query: get_query(r)?,
         aggregation_parameter: r.opaque32("CollectionReq.agg_param", 0)?,
@@ -308,14 +308,14 @@ pub(super) fn get_collection_req(r: &mut Reader) -> Got<CollectionReq> {
 }
 
 pub(super) fn put_collection(w: &mut Writer, collection: &Collection) {
-    put_partial_batch(w, &collection.batch.unwrap_or(PartialBatch::TimeInterval));
+    put_partial_batch(w, &collection.batch.unwrap_or(PartialBatchSelector::TimeInterval));
     w.u64(collection.report_count);
     put_interval(w, &collection.interval);
     put_ciphertext(w, &collection.leader_share);
     put_ciphertext(w, &collection.helper_share);
 }
 
-pub(super) fn get_collection(r: &mut Reader) -> Got<Collection> {
+pub(super) fn get_collection(r: &mut Reader) -> Decoded<Collection> {
     Ok(Collection {
         batch: Some(get_partial_batch(r)?),
         report_count: r.u64("Collection.report_count")?,
@@ -332,7 +332,7 @@ pub(super) fn put_aggregate_share_req(w: &mut Writer, request: &AggregateShareRe
     w.fixed(request.checksum.as_bytes());
 }
 
-pub(super) fn get_aggregate_share_req(r: &mut Reader) -> Got<AggregateShareReq> {
+pub(super) fn get_aggregate_share_req(r: &mut Reader) -> Decoded<AggregateShareReq> {
     Ok(AggregateShareReq {
         batch: get_batch_selector(r)?,
         aggregation_parameter: r.opaque32("AggregateShareReq.agg_param", 0)?,

@@ -5,16 +5,18 @@ pub mod resources;
 
 use bytes::Bytes;
 
-pub use super::shared::{BadPath, JobContinue, PrepareContinue};
+pub use super::shared::{AggregationJobContinueReq, InvalidPath, PrepareContinue};
 use super::{
-    Call, Interaction, Rules, Wire,
+    CollectedBatchPolicy, RequestSpec, ResourceKind, Wire,
     codec::Malformed,
-    shared::{decode, encode, get_ciphertext, get_hpke_configs, label, put_ciphertext, put_hpke_configs, sealed_len},
+    shared::{
+        ciphertext_len, decode, encode, get_ciphertext, get_hpke_configs, label, put_ciphertext, put_hpke_configs,
+    },
 };
 use crate::model::{
-    AggregateShareReq, BatchSelector, Collection, CollectionReq, Extension, HpkeCiphertext, HpkeConfig, JobInit,
-    PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, ReportMetadata, Role, TaskId, TaskParameters,
-    VdafConfig,
+    AggregateShareReq, AggregationJobInitReq, BatchSelector, Collection, CollectionReq, Extension, HpkeCiphertext,
+    HpkeConfig, PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, ReportMetadata, Role, TaskId,
+    TaskParameters, VdafConfig,
 };
 use messages as m;
 pub(super) use messages::query_type;
@@ -25,26 +27,26 @@ pub use resources::{Resource, media, parse_hpke_config_query, parse_path};
 pub struct Dap09;
 
 /// Encodes the leader's request to continue an aggregation job.
-pub fn encode_job_continue(request: &JobContinue) -> Vec<u8> {
+pub fn encode_job_continue(request: &AggregationJobContinueReq) -> Vec<u8> {
     encode(6 + request.continues.len() * 32, |w| m::put_job_continue(w, request))
 }
 
 /// Decodes the leader's request to continue an aggregation job of at most `max_reports`.
-pub fn decode_job_continue(bytes: &Bytes, max_reports: usize) -> Result<JobContinue, Malformed> {
+pub fn decode_job_continue(bytes: &Bytes, max_reports: usize) -> Result<AggregationJobContinueReq, Malformed> {
     decode("AggregationJobContinueReq", bytes.clone(), |r| m::get_job_continue(r, max_reports))
 }
 
 impl Wire for Dap09 {
-    fn prefix(&self) -> &'static str {
+    fn path_prefix(&self) -> &'static str {
         "dap-09"
     }
 
     /// Sections 4.6.2 and 4.6.5.
-    fn rules(&self) -> Rules {
-        Rules { may_repeat: true, size_before_overlap: true }
+    fn collected_batch_policy(&self) -> CollectedBatchPolicy {
+        CollectedBatchPolicy { may_repeat: true, size_before_overlap: true }
     }
 
-    fn has_info(&self) -> bool {
+    fn has_task_info(&self) -> bool {
         false
     }
 
@@ -116,7 +118,7 @@ impl Wire for Dap09 {
     }
 
     fn encode_upload(&self, _task: &TaskParameters, reports: &[Report]) -> Vec<u8> {
-        let sealed = |report: &Report| sealed_len(&report.leader_share) + sealed_len(&report.helper_share);
+        let sealed = |report: &Report| ciphertext_len(&report.leader_share) + ciphertext_len(&report.helper_share);
         let len = reports.iter().map(|report| 28 + report.public_share.len() + sealed(report)).sum();
         encode(len, |w| reports.iter().for_each(|report| m::put_report(w, report)))
     }
@@ -138,15 +140,19 @@ impl Wire for Dap09 {
         decode("PlaintextInputShare", bytes.clone(), m::get_plaintext)
     }
 
-    fn encode_job_init(&self, _task: &TaskParameters, init: &JobInit) -> Vec<u8> {
-        let reports = init
-            .inits
-            .iter()
-            .map(|init| 32 + init.share.public_share.len() + sealed_len(&init.share.input_share) + init.message.len());
+    fn encode_job_init(&self, _task: &TaskParameters, init: &AggregationJobInitReq) -> Vec<u8> {
+        let reports = init.prepare_inits.iter().map(|init| {
+            32 + init.share.public_share.len() + ciphertext_len(&init.share.input_share) + init.message.len()
+        });
         encode(41 + init.aggregation_parameter.len() + reports.sum::<usize>(), |w| m::put_job_init(w, init))
     }
 
-    fn decode_job_init(&self, _task: &TaskParameters, bytes: &Bytes, max_reports: usize) -> Result<JobInit, Malformed> {
+    fn decode_job_init(
+        &self,
+        _task: &TaskParameters,
+        bytes: &Bytes,
+        max_reports: usize,
+    ) -> Result<AggregationJobInitReq, Malformed> {
         decode("AggregationJobInitReq", bytes.clone(), |r| m::get_job_init(r, max_reports))
     }
 
@@ -167,7 +173,7 @@ impl Wire for Dap09 {
     }
 
     fn encode_collection(&self, _task: &TaskParameters, collection: &Collection) -> Vec<u8> {
-        let len = sealed_len(&collection.leader_share) + sealed_len(&collection.helper_share);
+        let len = ciphertext_len(&collection.leader_share) + ciphertext_len(&collection.helper_share);
         encode(57 + len, |w| m::put_collection(w, collection))
     }
 
@@ -188,37 +194,37 @@ impl Wire for Dap09 {
     }
 
     fn encode_aggregate_share(&self, share: &HpkeCiphertext) -> Vec<u8> {
-        encode(sealed_len(share), |w| put_ciphertext(w, share))
+        encode(ciphertext_len(share), |w| put_ciphertext(w, share))
     }
 
     fn decode_aggregate_share(&self, bytes: &Bytes) -> Result<HpkeCiphertext, Malformed> {
         decode("AggregateShare", bytes.clone(), get_ciphertext)
     }
 
-    fn hpke_config_call(&self, task: Option<&TaskId>) -> Call {
+    fn hpke_config_request(&self, task: Option<&TaskId>) -> RequestSpec {
         resources::hpke_config(task)
     }
 
-    fn upload_call(&self, task: &TaskId) -> Call {
+    fn upload_request(&self, task: &TaskId) -> RequestSpec {
         resources::upload(task)
     }
 
     /// The ids of jobs are ours to choose; an aggregate share has none.
-    fn create_call(&self, interaction: Interaction, task: &TaskId, id: &[u8; 16]) -> Call {
+    fn create_request(&self, interaction: ResourceKind, task: &TaskId, id: &[u8; 16]) -> RequestSpec {
         resources::create(interaction, task, id)
     }
 
     /// Only collection jobs may take time.
-    fn poll_call(&self, interaction: Interaction, place: &str) -> Option<Call> {
-        (interaction == Interaction::CollectionJob).then(|| resources::collection_poll(place))
+    fn poll_request(&self, interaction: ResourceKind, resource_path: &str) -> Option<RequestSpec> {
+        (interaction == ResourceKind::CollectionJob).then(|| resources::collection_poll(resource_path))
     }
 
-    fn delete_call(&self, interaction: Interaction, place: &str) -> Option<Call> {
-        (interaction != Interaction::AggregateShare).then(|| resources::delete(place))
+    fn delete_request(&self, interaction: ResourceKind, resource_path: &str) -> Option<RequestSpec> {
+        (interaction != ResourceKind::AggregateShare).then(|| resources::delete(resource_path))
     }
 
     /// Section 4.6.1.
-    fn says_deleted(&self, status: u16) -> bool {
+    fn is_deleted_status(&self, status: u16) -> bool {
         status == 204
     }
 }

@@ -4,8 +4,8 @@
 use crate::{
     model::{AggregationJobId, CollectionJobId, TaskId},
     wire::{
-        Call, Interaction,
-        shared::{BadPath, parse_id, path_parts, plain, task_id},
+        RequestSpec, ResourceKind,
+        shared::{InvalidPath, parse_id, path_parts, request_without_body, task_id},
     },
 };
 
@@ -48,7 +48,7 @@ pub enum Resource {
 }
 
 /// Reads the path of a request, below the revision's prefix and without a leading slash: `tasks/ID/reports`.
-pub fn parse_path(path: &str) -> Result<Resource, BadPath> {
+pub fn parse_path(path: &str) -> Result<Resource, InvalidPath> {
     match path_parts(path) {
         [Some("hpke_config"), None, None, None, None] => Ok(Resource::HpkeConfig),
         [Some("tasks"), Some(task), Some("reports"), None, None] => Ok(Resource::Reports(task_id(task)?)),
@@ -61,54 +61,58 @@ pub fn parse_path(path: &str) -> Result<Resource, BadPath> {
         [Some("tasks"), Some(task), Some("collection_jobs"), Some(job), None] => {
             Ok(Resource::CollectionJob(task_id(task)?, parse_id(job, "collection job id")?))
         }
-        _ => Err(BadPath::NoSuchResource),
+        _ => Err(InvalidPath::NoSuchResource),
     }
 }
 
 /// Reads the query of a request for HPKE configurations: the task that they are for, if it says so (section 4.4.1).
-pub fn parse_hpke_config_query(query: &str) -> Result<Option<TaskId>, BadPath> {
+pub fn parse_hpke_config_query(query: &str) -> Result<Option<TaskId>, InvalidPath> {
     let mut pairs = url::form_urlencoded::parse(query.as_bytes());
     pairs.find(|(name, _)| name == "task_id").map(|(_, id)| task_id(&id)).transpose()
 }
 
-pub(super) fn hpke_config(task: Option<&TaskId>) -> Call {
+pub(super) fn hpke_config(task: Option<&TaskId>) -> RequestSpec {
     let path = task.map_or_else(|| "hpke_config".to_owned(), |task| format!("hpke_config?task_id={task}"));
-    Call { accept: Some(media::HPKE_CONFIG_LIST), ..plain("GET", path) }
+    RequestSpec { accept: Some(media::HPKE_CONFIG_LIST), ..request_without_body("GET", path) }
 }
 
-pub(super) fn upload(task: &TaskId) -> Call {
-    Call { content_type: Some(media::REPORT), ..plain("PUT", format!("tasks/{task}/reports")) }
+pub(super) fn upload(task: &TaskId) -> RequestSpec {
+    RequestSpec { content_type: Some(media::REPORT), ..request_without_body("PUT", format!("tasks/{task}/reports")) }
 }
 
-pub(super) fn create(interaction: Interaction, task: &TaskId, id: &[u8; 16]) -> Call {
+pub(super) fn create(interaction: ResourceKind, task: &TaskId, id: &[u8; 16]) -> RequestSpec {
     let job = AggregationJobId::new(*id);
-    let at = |place: String, content_type, accept| Call {
+    let at = |resource_path: String, content_type, accept| RequestSpec {
         content_type: Some(content_type),
         accept,
-        place: Some(place.clone()),
-        ..plain("PUT", place)
+        resource_path: Some(resource_path.clone()),
+        ..request_without_body("PUT", resource_path)
     };
     match interaction {
-        Interaction::AggregationJob => at(
+        ResourceKind::AggregationJob => at(
             format!("tasks/{task}/aggregation_jobs/{job}"),
             media::AGGREGATION_JOB_INIT_REQ,
             Some(media::AGGREGATION_JOB_RESP),
         ),
-        Interaction::CollectionJob => at(format!("tasks/{task}/collection_jobs/{job}"), media::COLLECT_REQ, None),
-        Interaction::AggregateShare => Call {
+        ResourceKind::CollectionJob => at(format!("tasks/{task}/collection_jobs/{job}"), media::COLLECT_REQ, None),
+        ResourceKind::AggregateShare => RequestSpec {
             content_type: Some(media::AGGREGATE_SHARE_REQ),
             accept: Some(media::AGGREGATE_SHARE),
-            ..plain("POST", format!("tasks/{task}/aggregate_shares"))
+            ..request_without_body("POST", format!("tasks/{task}/aggregate_shares"))
         },
     }
 }
 
-pub(super) fn collection_poll(place: &str) -> Call {
-    Call { accept: Some(media::COLLECTION), place: Some(place.to_owned()), ..plain("POST", place.to_owned()) }
+pub(super) fn collection_poll(resource_path: &str) -> RequestSpec {
+    RequestSpec {
+        accept: Some(media::COLLECTION),
+        resource_path: Some(resource_path.to_owned()),
+        ..request_without_body("POST", resource_path.to_owned())
+    }
 }
 
-pub(super) fn delete(place: &str) -> Call {
-    plain("DELETE", place.to_owned())
+pub(super) fn delete(resource_path: &str) -> RequestSpec {
+    request_without_body("DELETE", resource_path.to_owned())
 }
 
 #[cfg(test)]
@@ -121,19 +125,19 @@ mod tests {
     const COLLECTION: CollectionJobId = CollectionJobId::new([3; 16]);
 
     #[test]
-    fn what_a_party_calls_is_what_a_server_understands() {
+    fn server_parses_every_request_path() {
         let aggregation = Ok(Resource::AggregationJob(TASK, AGGREGATION));
         let collection = Ok(Resource::CollectionJob(TASK, COLLECTION));
-        let create_job = create(Interaction::AggregationJob, &TASK, AGGREGATION.as_bytes());
-        let create_collection = create(Interaction::CollectionJob, &TASK, COLLECTION.as_bytes());
-        let place = |call: &Call| call.place.clone().unwrap();
+        let create_job = create(ResourceKind::AggregationJob, &TASK, AGGREGATION.as_bytes());
+        let create_collection = create(ResourceKind::CollectionJob, &TASK, COLLECTION.as_bytes());
+        let resource_path = |call: &RequestSpec| call.resource_path.clone().unwrap();
         for (call, resource) in [
             (upload(&TASK), Ok(Resource::Reports(TASK))),
-            (delete(&place(&create_job)), aggregation),
+            (delete(&resource_path(&create_job)), aggregation),
             (create_job, aggregation),
-            (create(Interaction::AggregateShare, &TASK, AGGREGATION.as_bytes()), Ok(Resource::AggregateShares(TASK))),
-            (collection_poll(&place(&create_collection)), collection),
-            (delete(&place(&create_collection)), collection),
+            (create(ResourceKind::AggregateShare, &TASK, AGGREGATION.as_bytes()), Ok(Resource::AggregateShares(TASK))),
+            (collection_poll(&resource_path(&create_collection)), collection),
+            (delete(&resource_path(&create_collection)), collection),
             (create_collection, collection),
         ] {
             assert_eq!(parse_path(&call.path), resource, "{}", call.path);
@@ -145,26 +149,26 @@ mod tests {
     }
 
     #[test]
-    fn a_task_id_in_a_query_is_optional_but_never_ignored() {
+    fn parses_optional_task_id_query() {
         assert_eq!(parse_hpke_config_query(""), Ok(None));
         assert_eq!(parse_hpke_config_query("other=1"), Ok(None));
-        assert_eq!(parse_hpke_config_query("task_id="), Err(BadPath::BadId("task id")));
-        assert_eq!(parse_hpke_config_query("task_id"), Err(BadPath::BadId("task id")));
+        assert_eq!(parse_hpke_config_query("task_id="), Err(InvalidPath::InvalidId("task id")));
+        assert_eq!(parse_hpke_config_query("task_id"), Err(InvalidPath::InvalidId("task id")));
         assert_eq!(parse_hpke_config_query(&format!("a=b&task_id={TASK}")), Ok(Some(TASK)));
     }
 
     #[test]
-    fn a_bad_path_is_a_problem() {
-        assert_eq!(Problem::from(BadPath::NoSuchResource).status, 404);
-        let problem = Problem::from(BadPath::BadId("task id"));
+    fn maps_invalid_path_to_problem() {
+        assert_eq!(Problem::from(InvalidPath::NoSuchResource).status, 404);
+        let problem = Problem::from(InvalidPath::InvalidId("task id"));
         assert_eq!(problem.kind, ProblemType::InvalidMessage);
         assert_eq!(problem.detail, "the task id is not the unpadded base64url of an id of its length");
     }
 
     #[test]
-    fn unknown_paths_and_bad_ids_are_told_apart() {
+    fn distinguishes_unknown_paths_from_invalid_ids() {
         for path in ["", "/", "tasks", "tasks/", "hpke_config/", "hpke_config/x", "tasks/x", "tasks/x/unknown"] {
-            assert_eq!(parse_path(path), Err(BadPath::NoSuchResource), "{path}");
+            assert_eq!(parse_path(path), Err(InvalidPath::NoSuchResource), "{path}");
         }
         for path in [
             format!("tasks/{TASK}/reports/"),
@@ -173,14 +177,14 @@ mod tests {
             format!("tasks/{TASK}/aggregation_jobs/{AGGREGATION}/more"),
             format!("tasks/{TASK}/aggregation_jobs/{AGGREGATION}/more/and/more"),
         ] {
-            assert_eq!(parse_path(&path), Err(BadPath::NoSuchResource), "{path}");
+            assert_eq!(parse_path(&path), Err(InvalidPath::NoSuchResource), "{path}");
         }
         for path in ["tasks//reports".to_owned(), format!("tasks/{TASK}=/reports"), format!("tasks/{TASK}A/reports")] {
-            assert_eq!(parse_path(&path), Err(BadPath::BadId("task id")), "{path}");
+            assert_eq!(parse_path(&path), Err(InvalidPath::InvalidId("task id")), "{path}");
         }
         let path = format!("tasks/{TASK}/aggregation_jobs/{TASK}");
-        assert_eq!(parse_path(&path), Err(BadPath::BadId("aggregation job id")));
+        assert_eq!(parse_path(&path), Err(InvalidPath::InvalidId("aggregation job id")));
         let path = format!("tasks/{TASK}/collection_jobs/AgICAgICAgICAgICAgICA+");
-        assert_eq!(parse_path(&path), Err(BadPath::BadId("collection job id")));
+        assert_eq!(parse_path(&path), Err(InvalidPath::InvalidId("collection job id")));
     }
 }

@@ -7,14 +7,15 @@ use bytes::Bytes;
 
 use crate::{
     model::{
-        AggregateShareReq, BatchId, BatchSelector, Collection, CollectionReq, Duration, Extension, FixedSizeQuery,
-        Interval, JobInit, PartialBatch, PassedOn, PlaintextInputShare, PrepareInit, PrepareOutcome, PrepareResp,
-        Query, Report, ReportError, ReportId, ReportMetadata, ReportShare, TaskParameters, Time,
+        AggregateShareReq, AggregationJobInitReq, BatchId, BatchSelector, Collection, CollectionReq, Duration,
+        Extension, FixedSizeQuery, ForwardedCollectionReq, Interval, PartialBatchSelector, PlaintextInputShare,
+        PrepareInit, PrepareOutcome, PrepareResp, Query, Report, ReportError, ReportId, ReportMetadata, ReportShare,
+        TaskParameters, Time,
     },
     wire::{
         codec::{Malformed, Reader, Writer},
         shared::{
-            Got, JobContinue, PrepareContinue, decode, get_checksum, get_ciphertext, get_extensions,
+            AggregationJobContinueReq, Decoded, PrepareContinue, decode, get_checksum, get_ciphertext, get_extensions,
             get_forwarded_ciphertext, get_id, put_ciphertext, put_extensions, unknown,
         },
     },
@@ -38,7 +39,7 @@ const LEADER_SELECTED_BATCH_ID: u16 = 1;
 
 // Section 4.1: basic structures.
 
-fn get_report_error(r: &mut Reader, what: &'static str) -> Got<ReportError> {
+fn get_report_error(r: &mut Reader, what: &'static str) -> Decoded<ReportError> {
     Ok(match r.u8(what)? {
         1 => ReportError::BatchCollected,
         2 => ReportError::ReportReplayed,
@@ -90,7 +91,7 @@ impl Unit {
 
     /// A report's time. One after the last representable time reads as that: it is too early for every clock, so that its
     /// report alone is refused.
-    fn get_report_time(self, r: &mut Reader, what: &'static str) -> Got<Time> {
+    fn get_report_time(self, r: &mut Reader, what: &'static str) -> Decoded<Time> {
         Ok(Time(r.u64(what)?.saturating_mul(self.0)))
     }
 
@@ -99,13 +100,13 @@ impl Unit {
         w.u64(interval.duration().0 / self.0);
     }
 
-    fn get_interval(self, r: &mut Reader) -> Got<Interval> {
+    fn get_interval(self, r: &mut Reader) -> Decoded<Interval> {
         let start = Time(self.get_seconds(r, "Interval.start")?);
         let duration = Duration(self.get_seconds(r, "Interval.duration")?);
         Interval::new(start, duration).ok_or(Malformed::out_of_range("Interval"))
     }
 
-    fn get_seconds(self, r: &mut Reader, what: &'static str) -> Got<u64> {
+    fn get_seconds(self, r: &mut Reader, what: &'static str) -> Decoded<u64> {
         let units = r.u64(what)?;
         units.checked_mul(self.0).ok_or(Malformed::out_of_range(what))
     }
@@ -124,7 +125,7 @@ pub(super) fn put_metadata(w: &mut Writer, unit: Unit, metadata: &ReportMetadata
     put_extensions(w, public_extensions);
 }
 
-fn get_metadata(r: &mut Reader, unit: Unit) -> Got<(ReportMetadata, Vec<Extension>)> {
+fn get_metadata(r: &mut Reader, unit: Unit) -> Decoded<(ReportMetadata, Vec<Extension>)> {
     let id = get_id(r, "ReportMetadata.report_id")?;
     let time = unit.get_report_time(r, "ReportMetadata.time")?;
     Ok((ReportMetadata { id, time }, get_extensions(r, "ReportMetadata.public_extensions")?))
@@ -137,7 +138,7 @@ pub(super) fn put_report(w: &mut Writer, unit: Unit, report: &Report) {
     put_ciphertext(w, &report.helper_share);
 }
 
-pub(super) fn get_report(r: &mut Reader, unit: Unit) -> Got<Report> {
+pub(super) fn get_report(r: &mut Reader, unit: Unit) -> Decoded<Report> {
     let (metadata, extensions) = get_metadata(r, unit)?;
     Ok(Report {
         metadata,
@@ -155,7 +156,7 @@ pub(super) const REPORT_LENGTHS: [(usize, usize); 6] = [(0, 2), (0, 4), (1, 2), 
 /// The length of a report's id and time, which come first.
 pub(super) const REPORT_START: usize = 24;
 
-pub(super) fn get_reports(r: &mut Reader, unit: Unit) -> Got<Vec<Report>> {
+pub(super) fn get_reports(r: &mut Reader, unit: Unit) -> Decoded<Vec<Report>> {
     r.vector_to_end("UploadRequest.reports", 1, usize::MAX, |r| get_report(r, unit))
 }
 
@@ -166,7 +167,7 @@ pub(super) fn put_upload_errors(w: &mut Writer, errors: &[(ReportId, ReportError
     }
 }
 
-pub(super) fn get_upload_errors(r: &mut Reader) -> Got<Vec<(ReportId, ReportError)>> {
+pub(super) fn get_upload_errors(r: &mut Reader) -> Decoded<Vec<(ReportId, ReportError)>> {
     r.vector_to_end("UploadErrors.status", 0, usize::MAX, |r| {
         Ok((get_id(r, "ReportUploadStatus.id")?, get_report_error(r, "ReportUploadStatus.error")?))
     })
@@ -177,7 +178,7 @@ pub(super) fn put_plaintext(w: &mut Writer, share: &PlaintextInputShare) {
     w.opaque32(&share.payload);
 }
 
-pub(super) fn get_plaintext(r: &mut Reader) -> Got<PlaintextInputShare> {
+pub(super) fn get_plaintext(r: &mut Reader) -> Decoded<PlaintextInputShare> {
     Ok(PlaintextInputShare {
         extensions: get_extensions(r, "PlaintextInputShare.private_extensions")?,
         payload: r.opaque32("PlaintextInputShare.payload", 1)?,
@@ -186,12 +187,12 @@ pub(super) fn get_plaintext(r: &mut Reader) -> Got<PlaintextInputShare> {
 
 // Section 4.5: aggregation.
 
-pub(super) fn put_job_init(w: &mut Writer, unit: Unit, init: &JobInit) {
+pub(super) fn put_job_init(w: &mut Writer, unit: Unit, init: &AggregationJobInitReq) {
     // No task is without a key.
     w.u8(init.verify_key_id.unwrap_or_default());
     w.opaque32(&init.aggregation_parameter);
     put_job_extensions(w, init);
-    for init in &init.inits {
+    for init in &init.prepare_inits {
         put_metadata(w, unit, &init.share.metadata, &init.share.extensions);
         w.opaque32(&init.share.public_share);
         put_ciphertext(w, &init.share.input_share);
@@ -200,10 +201,10 @@ pub(super) fn put_job_init(w: &mut Writer, unit: Unit, init: &JobInit) {
 }
 
 /// The batch has its place among the extensions by its number.
-fn put_job_extensions(w: &mut Writer, init: &JobInit) {
+fn put_job_extensions(w: &mut Writer, init: &AggregationJobInitReq) {
     let batch = match &init.batch {
-        PartialBatch::TimeInterval => None,
-        PartialBatch::FixedSize(id) => {
+        PartialBatchSelector::TimeInterval => None,
+        PartialBatchSelector::FixedSize(id) => {
             Some(Extension { kind: LEADER_SELECTED_BATCH_ID, data: Bytes::copy_from_slice(id.as_bytes()) })
         }
     };
@@ -213,28 +214,35 @@ fn put_job_extensions(w: &mut Writer, init: &JobInit) {
 }
 
 /// The vector of reports is the rest of the message, after every other field.
-pub(super) fn get_job_init(r: &mut Reader, unit: Unit, max_reports: usize) -> Got<JobInit> {
+pub(super) fn get_job_init(r: &mut Reader, unit: Unit, max_reports: usize) -> Decoded<AggregationJobInitReq> {
     let verify_key_id = r.u8("AggregationJobInitReq.verification_key_id")?;
     let aggregation_parameter = r.opaque32("AggregationJobInitReq.agg_param", 0)?;
     let (batch, extensions) = get_job_extensions(r)?;
-    let inits = r.vector_to_end("AggregationJobInitReq.verify_inits", 1, max_reports, |r| get_verify_init(r, unit))?;
-    Ok(JobInit { verify_key_id: Some(verify_key_id), aggregation_parameter, batch, extensions, inits })
+    let prepare_inits =
+        r.vector_to_end("AggregationJobInitReq.verify_inits", 1, max_reports, |r| get_verify_init(r, unit))?;
+    Ok(AggregationJobInitReq {
+        verify_key_id: Some(verify_key_id),
+        aggregation_parameter,
+        batch,
+        extensions,
+        prepare_inits,
+    })
 }
 
-fn get_job_extensions(r: &mut Reader) -> Got<(PartialBatch, Vec<Extension>)> {
+fn get_job_extensions(r: &mut Reader) -> Decoded<(PartialBatchSelector, Vec<Extension>)> {
     let mut extensions = get_extensions(r, "AggregationJobInitReq.extensions")?;
     if !extensions.is_sorted_by(|one, next| one.kind < next.kind) {
         return Err(Malformed::new("AggregationJobInitReq.extensions", "are not in strictly increasing order"));
     }
     let Ok(at) = extensions.binary_search_by_key(&LEADER_SELECTED_BATCH_ID, |extension| extension.kind) else {
-        return Ok((PartialBatch::TimeInterval, extensions));
+        return Ok((PartialBatchSelector::TimeInterval, extensions));
     };
     let batch = BatchId::try_from(&extensions.remove(at).data[..]);
     let batch = batch.map_err(|_| Malformed::new("leader_selected_batch_id", "is not a batch id of 32 bytes"))?;
-    Ok((PartialBatch::FixedSize(batch), extensions))
+    Ok((PartialBatchSelector::FixedSize(batch), extensions))
 }
 
-fn get_verify_init(r: &mut Reader, unit: Unit) -> Got<PrepareInit> {
+fn get_verify_init(r: &mut Reader, unit: Unit) -> Decoded<PrepareInit> {
     let (metadata, extensions) = get_metadata(r, unit)?;
     let share = ReportShare {
         metadata,
@@ -262,13 +270,13 @@ pub(super) fn put_job_resp(w: &mut Writer, resps: &[PrepareResp]) {
     }
 }
 
-pub(super) fn get_job_resp(r: &mut Reader, max_reports: usize) -> Got<Vec<PrepareResp>> {
+pub(super) fn get_job_resp(r: &mut Reader, max_reports: usize) -> Decoded<Vec<PrepareResp>> {
     r.vector_to_end("AggregationJobResp.verify_resps", 1, max_reports, |r| {
         Ok(PrepareResp { report_id: get_id(r, "VerifyResp.report_id")?, outcome: get_outcome(r)? })
     })
 }
 
-fn get_outcome(r: &mut Reader) -> Got<PrepareOutcome> {
+fn get_outcome(r: &mut Reader) -> Decoded<PrepareOutcome> {
     Ok(match r.u8("VerifyResp.verify_resp_type")? {
         verify_resp_type::CONTINUE => PrepareOutcome::Continue(r.opaque32("VerifyResp.payload", 1)?),
         verify_resp_type::FINISH => PrepareOutcome::Finished,
@@ -277,7 +285,7 @@ fn get_outcome(r: &mut Reader) -> Got<PrepareOutcome> {
     })
 }
 
-pub(super) fn put_job_continue(w: &mut Writer, request: &JobContinue) {
+pub(super) fn put_job_continue(w: &mut Writer, request: &AggregationJobContinueReq) {
     w.u16(request.step);
     for continued in &request.continues {
         w.fixed(continued.report_id.as_bytes());
@@ -285,19 +293,19 @@ pub(super) fn put_job_continue(w: &mut Writer, request: &JobContinue) {
     }
 }
 
-pub(super) fn get_job_continue(r: &mut Reader, max_reports: usize) -> Got<JobContinue> {
+pub(super) fn get_job_continue(r: &mut Reader, max_reports: usize) -> Decoded<AggregationJobContinueReq> {
     let step = r.u16("AggregationJobContinueReq.step")?;
     let continues = r.vector_to_end("AggregationJobContinueReq.verify_continues", 1, max_reports, |r| {
         let report_id = get_id(r, "VerifyContinue.report_id")?;
         Ok(PrepareContinue { report_id, message: r.opaque32("VerifyContinue.payload", 1)? })
     })?;
-    Ok(JobContinue { step, continues })
+    Ok(AggregationJobContinueReq { step, continues })
 }
 
 // Sections 4.6 and 5: collection.
 
 /// Refuses queries that the protocol does not have.
-pub(super) fn put_collection_req(w: &mut Writer, unit: Unit, request: &CollectionReq) -> Got<()> {
+pub(super) fn put_collection_req(w: &mut Writer, unit: Unit, request: &CollectionReq) -> Decoded<()> {
     match &request.query {
         Query::TimeInterval(interval) if unit.divides(interval) => {
             w.u8(batch_mode::TIME_INTERVAL);
@@ -319,7 +327,7 @@ pub(super) fn put_collection_req(w: &mut Writer, unit: Unit, request: &Collectio
     Ok(())
 }
 
-pub(super) fn get_collection_req(r: &mut Reader, unit: Unit) -> Got<CollectionReq> {
+pub(super) fn get_collection_req(r: &mut Reader, unit: Unit) -> Decoded<CollectionReq> {
     Ok(CollectionReq {
         query: get_query(r, unit)?,
         aggregation_parameter: r.opaque32("CollectionJobReq.agg_param", 0)?,
@@ -327,7 +335,7 @@ pub(super) fn get_collection_req(r: &mut Reader, unit: Unit) -> Got<CollectionRe
     })
 }
 
-fn get_query(r: &mut Reader, unit: Unit) -> Got<Query> {
+fn get_query(r: &mut Reader, unit: Unit) -> Decoded<Query> {
     let mode = r.u8("Query.batch_mode")?;
     let config = r.opaque16("Query.config", 0)?;
     match mode {
@@ -346,7 +354,7 @@ pub(super) fn put_collection(w: &mut Writer, unit: Unit, collection: &Collection
     put_ciphertext(w, &collection.helper_share);
 }
 
-pub(super) fn get_collection(r: &mut Reader, unit: Unit) -> Got<Collection> {
+pub(super) fn get_collection(r: &mut Reader, unit: Unit) -> Decoded<Collection> {
     Ok(Collection {
         batch: None,
         report_count: r.u64("CollectionJobResp.report_count")?,
@@ -369,7 +377,7 @@ fn put_batch_selector(w: &mut Writer, unit: Unit, batch: &BatchSelector) {
     }
 }
 
-fn get_batch_selector(r: &mut Reader, unit: Unit) -> Got<BatchSelector> {
+fn get_batch_selector(r: &mut Reader, unit: Unit) -> Decoded<BatchSelector> {
     let mode = r.u8("BatchSelector.batch_mode")?;
     let config = r.opaque16("BatchSelector.config", 0)?;
     match mode {
@@ -392,13 +400,13 @@ pub(super) fn put_aggregate_share_req(w: &mut Writer, unit: Unit, request: &Aggr
     w.fixed(request.checksum.as_bytes());
 }
 
-pub(super) fn get_aggregate_share_req(r: &mut Reader, unit: Unit) -> Got<AggregateShareReq> {
+pub(super) fn get_aggregate_share_req(r: &mut Reader, unit: Unit) -> Decoded<AggregateShareReq> {
     let (request, bytes) = r.with_bytes(|r| get_collection_req(r, unit))?;
     Ok(AggregateShareReq {
         batch: get_batch_selector(r, unit)?,
         aggregation_parameter: request.aggregation_parameter.clone(),
         report_count: r.u64("AggregateShareReq.report_count")?,
         checksum: get_checksum(r, "AggregateShareReq.checksum")?,
-        collection: Some(PassedOn { request, bytes }),
+        collection: Some(ForwardedCollectionReq { request, bytes }),
     })
 }

@@ -7,18 +7,19 @@ mod upload;
 
 use bytes::Bytes;
 
-pub use super::shared::{BadPath, JobContinue, PrepareContinue};
+pub use super::shared::{AggregationJobContinueReq, InvalidPath, PrepareContinue};
 use super::{
-    Call, Interaction, Rules, Wire,
+    CollectedBatchPolicy, RequestSpec, ResourceKind, Wire,
     codec::{Malformed, Writer},
     shared::{
-        decode, encode, extensions_len, get_ciphertext, get_hpke_configs, label, put_ciphertext, put_hpke_configs,
-        sealed_len,
+        ciphertext_len, decode, encode, extensions_len, get_ciphertext, get_hpke_configs, label, put_ciphertext,
+        put_hpke_configs,
     },
 };
 use crate::model::{
-    AggregateShareReq, BatchSelector, Collection, CollectionReq, Extension, HpkeCiphertext, HpkeConfig, JobInit,
-    PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, ReportMetadata, Role, TaskId, TaskParameters,
+    AggregateShareReq, AggregationJobInitReq, BatchSelector, Collection, CollectionReq, Extension, HpkeCiphertext,
+    HpkeConfig, PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, ReportMetadata, Role, TaskId,
+    TaskParameters,
 };
 use messages::{self as m, Unit};
 pub use resources::{Resource, media, parse_path, parse_step};
@@ -47,26 +48,26 @@ pub fn encode_upload_errors(errors: &[(ReportId, ReportError)]) -> Vec<u8> {
 }
 
 /// Encodes the leader's request to continue an aggregation job.
-pub fn encode_job_continue(request: &JobContinue) -> Vec<u8> {
+pub fn encode_job_continue(request: &AggregationJobContinueReq) -> Vec<u8> {
     encode(2 + request.continues.len() * 32, |w| m::put_job_continue(w, request))
 }
 
 /// Decodes the leader's request to continue an aggregation job of at most `max_reports`.
-pub fn decode_job_continue(bytes: &Bytes, max_reports: usize) -> Result<JobContinue, Malformed> {
+pub fn decode_job_continue(bytes: &Bytes, max_reports: usize) -> Result<AggregationJobContinueReq, Malformed> {
     decode("AggregationJobContinueReq", bytes.clone(), |r| m::get_job_continue(r, max_reports))
 }
 
 impl Wire for Dap18 {
-    fn prefix(&self) -> &'static str {
+    fn path_prefix(&self) -> &'static str {
         "dap-18"
     }
 
     /// Sections 4.6.1 and 4.6.4.
-    fn rules(&self) -> Rules {
-        Rules { may_repeat: false, size_before_overlap: false }
+    fn collected_batch_policy(&self) -> CollectedBatchPolicy {
+        CollectedBatchPolicy { may_repeat: false, size_before_overlap: false }
     }
 
-    fn has_info(&self) -> bool {
+    fn has_task_info(&self) -> bool {
         true
     }
 
@@ -128,7 +129,7 @@ impl Wire for Dap18 {
 
     fn encode_upload(&self, task: &TaskParameters, reports: &[Report]) -> Vec<u8> {
         let len = |report: &Report| {
-            let sealed = sealed_len(&report.leader_share) + sealed_len(&report.helper_share);
+            let sealed = ciphertext_len(&report.leader_share) + ciphertext_len(&report.helper_share);
             28 + extensions_len(&report.extensions) + report.public_share.len() + sealed
         };
         let unit = Unit::of(task);
@@ -151,17 +152,22 @@ impl Wire for Dap18 {
         decode("PlaintextInputShare", bytes.clone(), m::get_plaintext)
     }
 
-    fn encode_job_init(&self, task: &TaskParameters, init: &JobInit) -> Vec<u8> {
-        let reports = init.inits.iter().map(|init| {
+    fn encode_job_init(&self, task: &TaskParameters, init: &AggregationJobInitReq) -> Vec<u8> {
+        let reports = init.prepare_inits.iter().map(|init| {
             let share = &init.share;
-            let sealed = sealed_len(&share.input_share);
+            let sealed = ciphertext_len(&share.input_share);
             32 + extensions_len(&share.extensions) + share.public_share.len() + sealed + init.message.len()
         });
         let len = 41 + init.aggregation_parameter.len() + extensions_len(&init.extensions) + reports.sum::<usize>();
         encode(len, |w| m::put_job_init(w, Unit::of(task), init))
     }
 
-    fn decode_job_init(&self, task: &TaskParameters, bytes: &Bytes, max_reports: usize) -> Result<JobInit, Malformed> {
+    fn decode_job_init(
+        &self,
+        task: &TaskParameters,
+        bytes: &Bytes,
+        max_reports: usize,
+    ) -> Result<AggregationJobInitReq, Malformed> {
         decode("AggregationJobInitReq", bytes.clone(), |r| m::get_job_init(r, Unit::of(task), max_reports))
     }
 
@@ -185,7 +191,7 @@ impl Wire for Dap18 {
     }
 
     fn encode_collection(&self, task: &TaskParameters, collection: &Collection) -> Vec<u8> {
-        let len = sealed_len(&collection.leader_share) + sealed_len(&collection.helper_share);
+        let len = ciphertext_len(&collection.leader_share) + ciphertext_len(&collection.helper_share);
         encode(24 + len, |w| m::put_collection(w, Unit::of(task), collection))
     }
 
@@ -203,7 +209,7 @@ impl Wire for Dap18 {
     }
 
     fn encode_aggregate_share(&self, share: &HpkeCiphertext) -> Vec<u8> {
-        encode(sealed_len(share), |w| put_ciphertext(w, share))
+        encode(ciphertext_len(share), |w| put_ciphertext(w, share))
     }
 
     fn decode_aggregate_share(&self, bytes: &Bytes) -> Result<HpkeCiphertext, Malformed> {
@@ -211,30 +217,30 @@ impl Wire for Dap18 {
     }
 
     /// The configurations are the same for every task.
-    fn hpke_config_call(&self, _task: Option<&TaskId>) -> Call {
+    fn hpke_config_request(&self, _task: Option<&TaskId>) -> RequestSpec {
         resources::hpke_config()
     }
 
-    fn upload_call(&self, task: &TaskId) -> Call {
+    fn upload_request(&self, task: &TaskId) -> RequestSpec {
         resources::upload(task)
     }
 
     /// The server chooses the id.
-    fn create_call(&self, interaction: Interaction, task: &TaskId, _id: &[u8; 16]) -> Call {
+    fn create_request(&self, interaction: ResourceKind, task: &TaskId, _id: &[u8; 16]) -> RequestSpec {
         resources::create(interaction, task)
     }
 
     /// Section 3.1: whatever takes time can be asked for again.
-    fn poll_call(&self, interaction: Interaction, place: &str) -> Option<Call> {
-        Some(resources::poll(interaction, place))
+    fn poll_request(&self, interaction: ResourceKind, resource_path: &str) -> Option<RequestSpec> {
+        Some(resources::poll(interaction, resource_path))
     }
 
-    fn delete_call(&self, _interaction: Interaction, place: &str) -> Option<Call> {
-        Some(resources::delete(place))
+    fn delete_request(&self, _interaction: ResourceKind, resource_path: &str) -> Option<RequestSpec> {
+        Some(resources::delete(resource_path))
     }
 
     /// A resource that was deleted is not there any more, which is no success.
-    fn says_deleted(&self, _status: u16) -> bool {
+    fn is_deleted_status(&self, _status: u16) -> bool {
         false
     }
 }

@@ -4,8 +4,8 @@
 use crate::{
     model::{AggregateShareId, AggregationJobId, CollectionJobId, TaskId},
     wire::{
-        Call, Interaction,
-        shared::{BadPath, parse_id, path_parts, plain, task_id},
+        RequestSpec, ResourceKind,
+        shared::{InvalidPath, parse_id, path_parts, request_without_body, task_id},
     },
 };
 
@@ -75,11 +75,11 @@ impl Resource {
 }
 
 /// Reads the path of a request, below the revision's prefix and without a leading slash: `tasks/ID/reports`.
-pub fn parse_path(path: &str) -> Result<Resource, BadPath> {
+pub fn parse_path(path: &str) -> Result<Resource, InvalidPath> {
     let (task, resources, id) = match path_parts(path) {
         [Some("hpke_config"), None, ..] => return Ok(Resource::HpkeConfig),
         [Some("tasks"), Some(task), Some(resources), id, None] => (task, resources, id),
-        _ => return Err(BadPath::NoSuchResource),
+        _ => return Err(InvalidPath::NoSuchResource),
     };
     Ok(match (resources, id) {
         ("reports", None) => Resource::Reports(task_id(task)?),
@@ -93,15 +93,15 @@ pub fn parse_path(path: &str) -> Result<Resource, BadPath> {
         ("aggregate_shares", Some(share)) => {
             Resource::AggregateShare(task_id(task)?, parse_id(share, "aggregate share id")?)
         }
-        _ => return Err(BadPath::NoSuchResource),
+        _ => return Err(InvalidPath::NoSuchResource),
     })
 }
 
 /// Reads the query of a request for an aggregation job: the step that the leader is at, if it says so (section 4.5.3.2).
-pub fn parse_step(query: &str) -> Result<Option<u16>, BadPath> {
+pub fn parse_step(query: &str) -> Result<Option<u16>, InvalidPath> {
     let mut pairs = url::form_urlencoded::parse(query.as_bytes());
     let step = pairs.find(|(name, _)| name == STEP);
-    step.map(|(_, step)| number(&step).ok_or(BadPath::BadStep)).transpose()
+    step.map(|(_, step)| number(&step).ok_or(InvalidPath::InvalidStep)).transpose()
 }
 
 /// `parse` would take a plus sign as well.
@@ -109,63 +109,67 @@ fn number(digits: &str) -> Option<u16> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
-pub(super) fn hpke_config() -> Call {
-    Call { accept: Some(media::HPKE_CONFIG_LIST), ..plain("GET", Resource::HpkeConfig.path()) }
+pub(super) fn hpke_config() -> RequestSpec {
+    RequestSpec { accept: Some(media::HPKE_CONFIG_LIST), ..request_without_body("GET", Resource::HpkeConfig.path()) }
 }
 
-pub(super) fn upload(task: &TaskId) -> Call {
-    Call {
+pub(super) fn upload(task: &TaskId) -> RequestSpec {
+    RequestSpec {
         content_type: Some(media::UPLOAD_REQ),
         accept: Some(media::UPLOAD_ERRORS),
-        ..plain("POST", Resource::Reports(*task).path())
+        ..request_without_body("POST", Resource::Reports(*task).path())
     }
 }
 
 /// The server chooses the id (section 3.2).
-pub(super) fn create(interaction: Interaction, task: &TaskId) -> Call {
+pub(super) fn create(interaction: ResourceKind, task: &TaskId) -> RequestSpec {
     let (resources, content_type) = match interaction {
-        Interaction::AggregationJob => (Resource::AggregationJobs(*task), media::AGGREGATION_JOB_INIT_REQ),
-        Interaction::CollectionJob => (Resource::CollectionJobs(*task), media::COLLECTION_JOB_REQ),
-        Interaction::AggregateShare => (Resource::AggregateShares(*task), media::AGGREGATE_SHARE_REQ),
+        ResourceKind::AggregationJob => (Resource::AggregationJobs(*task), media::AGGREGATION_JOB_INIT_REQ),
+        ResourceKind::CollectionJob => (Resource::CollectionJobs(*task), media::COLLECTION_JOB_REQ),
+        ResourceKind::AggregateShare => (Resource::AggregateShares(*task), media::AGGREGATE_SHARE_REQ),
     };
     let content_type = Some(content_type);
-    Call { content_type, accept: Some(representation(interaction)), ..plain("POST", resources.path()) }
+    RequestSpec {
+        content_type,
+        accept: Some(representation(interaction)),
+        ..request_without_body("POST", resources.path())
+    }
 }
 
-pub(super) fn poll(interaction: Interaction, place: &str) -> Call {
+pub(super) fn poll(interaction: ResourceKind, resource_path: &str) -> RequestSpec {
     let path = match interaction {
-        Interaction::AggregationJob => with_step(place),
-        Interaction::CollectionJob | Interaction::AggregateShare => place.to_owned(),
+        ResourceKind::AggregationJob => with_step(resource_path),
+        ResourceKind::CollectionJob | ResourceKind::AggregateShare => resource_path.to_owned(),
     };
-    Call { accept: Some(representation(interaction)), ..plain("GET", path) }
+    RequestSpec { accept: Some(representation(interaction)), ..request_without_body("GET", path) }
 }
 
-pub(super) fn delete(place: &str) -> Call {
-    let path = place.split('?').next().unwrap_or_default();
-    plain("DELETE", path.to_owned())
+pub(super) fn delete(resource_path: &str) -> RequestSpec {
+    let path = resource_path.split('?').next().unwrap_or_default();
+    request_without_body("DELETE", path.to_owned())
 }
 
 /// What the resource is sent as when it is ready.
-fn representation(interaction: Interaction) -> &'static str {
+fn representation(interaction: ResourceKind) -> &'static str {
     match interaction {
-        Interaction::AggregationJob => media::AGGREGATION_JOB_RESP,
-        Interaction::CollectionJob => media::COLLECTION_JOB_RESP,
-        Interaction::AggregateShare => media::AGGREGATE_SHARE,
+        ResourceKind::AggregationJob => media::AGGREGATION_JOB_RESP,
+        ResourceKind::CollectionJob => media::COLLECTION_JOB_RESP,
+        ResourceKind::AggregateShare => media::AGGREGATE_SHARE,
     }
 }
 
 /// The place of an aggregation job with the step that it is at: always the first one, as no VDAF that we run has another.
 /// A helper that answers at once need not name it.
-fn with_step(place: &str) -> String {
-    let separator = match place.split_once('?') {
+fn with_step(resource_path: &str) -> String {
+    let separator = match resource_path.split_once('?') {
         Some((_, query)) if url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == STEP) => {
-            return place.to_owned();
+            return resource_path.to_owned();
         }
         Some((_, "")) => "",
         Some(_) => "&",
         None => "?",
     };
-    format!("{place}{separator}{STEP}=0")
+    format!("{resource_path}{separator}{STEP}=0")
 }
 
 #[cfg(test)]
@@ -190,19 +194,19 @@ mod tests {
     ];
 
     #[test]
-    fn a_path_names_its_resource_and_nothing_longer_does() {
+    fn parses_exact_paths_only() {
         for resource in RESOURCES {
             let path = resource.path();
             assert_eq!(parse_path(&path), Ok(resource), "{path}");
             assert!(parse_path(&format!("{path}/")).is_err());
             for longer in [format!("/{path}"), format!("{path}/x/y"), format!("x/{path}"), format!("{path}/x/y/z")] {
-                assert_eq!(parse_path(&longer), Err(BadPath::NoSuchResource), "{longer}");
+                assert_eq!(parse_path(&longer), Err(InvalidPath::NoSuchResource), "{longer}");
             }
         }
     }
 
     #[test]
-    fn the_example_of_the_draft_is_understood() {
+    fn parses_the_example_of_the_draft() {
         let path = "tasks/8BY0RzZMzxvA46_8ymhzycOB9krN-QIGYvg_RsByGec/aggregation_jobs/lc7aUeGpdSNosNlh-UZhKA";
         let Ok(Resource::AggregationJob(task, job)) = parse_path(path) else { panic!("{:?}", parse_path(path)) };
         assert_eq!(task.as_bytes()[..4], [0xf0, 0x16, 0x34, 0x47]);
@@ -210,59 +214,59 @@ mod tests {
     }
 
     #[test]
-    fn what_a_party_calls_is_what_a_server_understands() {
+    fn server_parses_every_request_path() {
         let aggregation = RESOURCES[3].path();
         for (call, method, resource) in [
             (hpke_config(), "GET", RESOURCES[0]),
             (upload(&TASK), "POST", RESOURCES[1]),
-            (create(Interaction::AggregationJob, &TASK), "POST", RESOURCES[2]),
+            (create(ResourceKind::AggregationJob, &TASK), "POST", RESOURCES[2]),
             (delete(&aggregation), "DELETE", RESOURCES[3]),
             (delete(&format!("{aggregation}?step=0")), "DELETE", RESOURCES[3]),
-            (create(Interaction::CollectionJob, &TASK), "POST", RESOURCES[4]),
-            (poll(Interaction::CollectionJob, &RESOURCES[5].path()), "GET", RESOURCES[5]),
-            (create(Interaction::AggregateShare, &TASK), "POST", RESOURCES[6]),
-            (poll(Interaction::AggregateShare, &RESOURCES[7].path()), "GET", RESOURCES[7]),
+            (create(ResourceKind::CollectionJob, &TASK), "POST", RESOURCES[4]),
+            (poll(ResourceKind::CollectionJob, &RESOURCES[5].path()), "GET", RESOURCES[5]),
+            (create(ResourceKind::AggregateShare, &TASK), "POST", RESOURCES[6]),
+            (poll(ResourceKind::AggregateShare, &RESOURCES[7].path()), "GET", RESOURCES[7]),
         ] {
             assert_eq!((call.method, parse_path(&call.path)), (method, Ok(resource)), "{call:?}");
             assert_eq!(call.content_type.is_some(), method == "POST", "{call:?}");
             assert_eq!(call.accept.is_some(), method != "DELETE", "{call:?}");
-            assert_eq!(call.place, None);
+            assert_eq!(call.resource_path, None);
         }
     }
 
     #[test]
-    fn a_poll_for_an_aggregation_job_says_its_step() {
-        let path = |place: &str| poll(Interaction::AggregationJob, place).path;
+    fn poll_of_aggregation_job_includes_step() {
+        let path = |resource_path: &str| poll(ResourceKind::AggregationJob, resource_path).path;
         assert_eq!(path("job"), "job?step=0");
         assert_eq!(path("job?"), "job?step=0");
         assert_eq!(path("job?a=b"), "job?a=b&step=0");
         assert_eq!(path("job?steps=1"), "job?steps=1&step=0");
         assert_eq!(path("job?step=0"), "job?step=0");
         assert_eq!(path("job?a=b&step=1"), "job?a=b&step=1");
-        assert_eq!(poll(Interaction::CollectionJob, "job?a=b").path, "job?a=b");
-        assert_eq!(poll(Interaction::AggregateShare, "share").path, "share");
+        assert_eq!(poll(ResourceKind::CollectionJob, "job?a=b").path, "job?a=b");
+        assert_eq!(poll(ResourceKind::AggregateShare, "share").path, "share");
     }
 
     #[test]
-    fn a_step_is_a_number() {
+    fn parses_step() {
         assert_eq!(parse_step(""), Ok(None));
         assert_eq!(parse_step("a=b&steps=1"), Ok(None));
         assert_eq!(parse_step("step=0"), Ok(Some(0)));
         assert_eq!(parse_step("a=b&step=65535"), Ok(Some(65535)));
         for bad in ["step", "step=", "step=-1", "step=%2B1", "step=65536", "step=x", "step=0.0", "step=1&step=x"] {
-            let expected = if bad.starts_with("step=1") { Ok(Some(1)) } else { Err(BadPath::BadStep) };
+            let expected = if bad.starts_with("step=1") { Ok(Some(1)) } else { Err(InvalidPath::InvalidStep) };
             assert_eq!(parse_step(bad), expected, "{bad}");
         }
-        assert_eq!(Problem::from(BadPath::BadStep).kind, ProblemType::InvalidMessage);
+        assert_eq!(Problem::from(InvalidPath::InvalidStep).kind, ProblemType::InvalidMessage);
     }
 
     #[test]
-    fn unknown_paths_and_bad_ids_are_told_apart() {
+    fn distinguishes_unknown_paths_from_invalid_ids() {
         for path in ["", "/", "tasks", "tasks/", "hpke_config/x", "tasks/x", "tasks/x/unknown", "tasks/x/reports/y"] {
-            assert_eq!(parse_path(path), Err(BadPath::NoSuchResource), "{path}");
+            assert_eq!(parse_path(path), Err(InvalidPath::NoSuchResource), "{path}");
         }
         for path in ["tasks//reports".to_owned(), format!("tasks/{TASK}=/reports"), format!("tasks/{TASK}A/reports")] {
-            assert_eq!(parse_path(&path), Err(BadPath::BadId("task id")), "{path}");
+            assert_eq!(parse_path(&path), Err(InvalidPath::InvalidId("task id")), "{path}");
         }
         for (resources, what) in [
             ("aggregation_jobs", "aggregation job id"),
@@ -270,7 +274,7 @@ mod tests {
             ("aggregate_shares", "aggregate share id"),
         ] {
             for id in [String::new(), TASK.to_string(), "AgICAgICAgICAgICAgICA+".to_owned()] {
-                assert_eq!(parse_path(&format!("tasks/{TASK}/{resources}/{id}")), Err(BadPath::BadId(what)));
+                assert_eq!(parse_path(&format!("tasks/{TASK}/{resources}/{id}")), Err(InvalidPath::InvalidId(what)));
             }
         }
     }

@@ -2,7 +2,7 @@
 //! of a task it cannot express.
 
 use crate::{
-    model::{BatchMode, Interval, Max, TaskParameters, VdafConfig},
+    model::{BatchMode, Interval, MaxMeasurement, TaskParameters, VdafConfig},
     wire::{codec::Writer, shared::encode},
 };
 
@@ -83,8 +83,8 @@ pub(super) fn len(task: &TaskParameters) -> usize {
 fn vdaf(vdaf: &VdafConfig) -> Result<(u32, Vec<u8>), String> {
     Ok(match *vdaf {
         VdafConfig::Prio3Count => (vdaf_type::PRIO3_COUNT, Vec::new()),
-        VdafConfig::Prio3Sum { max: Max(max) } => (vdaf_type::PRIO3_SUM, encode(8, |w| w.u64(max))),
-        VdafConfig::Prio3SumVec { max: Max(max), length, chunk_length } => {
+        VdafConfig::Prio3Sum { max: MaxMeasurement(max) } => (vdaf_type::PRIO3_SUM, encode(8, |w| w.u64(max))),
+        VdafConfig::Prio3SumVec { max: MaxMeasurement(max), length, chunk_length } => {
             let (length, chunk_length) = (count(length)?, count(chunk_length)?);
             let put = |w: &mut Writer| {
                 w.u32(length);
@@ -147,21 +147,21 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_accepted() {
+    fn accepts_expressible_tasks() {
         for accepted in [
             task(),
             TaskParameters { info: "i".repeat(255), ..task() },
             TaskParameters { leader_url: "x".repeat(65535), ..task() },
             TaskParameters { task_interval: interval(120, 60), ..task() },
             TaskParameters { batch_mode: BatchMode::fixed_size(None), ..task() },
-            TaskParameters { vdaf: VdafConfig::Prio3Sum { max: Max(u64::MAX) }, ..task() },
+            TaskParameters { vdaf: VdafConfig::Prio3Sum { max: MaxMeasurement(u64::MAX) }, ..task() },
         ] {
             assert_eq!(check(&accepted), Ok(()), "{accepted:?}");
         }
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn rejects_inexpressible_tasks() {
         let too_long = VdafConfig::Prio3Histogram { length: 1 << 32, chunk_length: 1 };
         let without_number =
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits: 1, length: 1, chunk_length: 1, proofs: 2 };

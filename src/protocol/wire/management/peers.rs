@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{AggregatorRole, Ignored, KeyText, TokenText, base_url, read, token};
+use super::{AggregatorRole, HpkeConfigJson, OnUnknownMember, TokenJson, base_url, read, token};
 use crate::model::{
     Duration, Role, Secret, TokenHash,
-    taskprov::{PeerAggregator, PeerName, PeerSide},
+    taskprov::{PeerAggregator, PeerCredentials, PeerName},
 };
 
 /// A peer as it is named. How far ahead of our clock a report's time may be is ours to say, for all tasks.
@@ -13,31 +13,31 @@ use crate::model::{
 struct PeerRequest {
     endpoint: String,
     role: AggregatorRole,
-    collector_hpke_config: KeyText,
+    collector_hpke_config: HpkeConfigJson,
     verify_key_init: Secret,
     #[serde(default)]
     report_expiry_age: Option<Duration>,
     #[serde(default, rename = "tolerable_clock_skew")]
     _tolerable_clock_skew: Option<Duration>,
-    aggregator_auth_tokens: Vec<TokenText>,
+    aggregator_auth_tokens: Vec<TokenJson>,
     #[serde(default)]
-    collector_auth_tokens: Vec<TokenText>,
+    collector_auth_tokens: Vec<TokenJson>,
 }
 
 /// A peer as it is shown: without its secrets.
 #[derive(Serialize)]
-pub struct PeerAnswer<'a> {
+pub struct PeerResponse<'a> {
     endpoint: &'a str,
     role: AggregatorRole,
-    collector_hpke_config: KeyText,
+    collector_hpke_config: HpkeConfigJson,
     report_expiry_age: Option<Duration>,
     tolerable_clock_skew: Duration,
 }
 
 /// Reads a peer that is named.
-pub fn read_peer(body: &[u8], ignored: &mut Ignored<'_>) -> Result<PeerAggregator, String> {
+pub fn read_peer(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<PeerAggregator, String> {
     let request: PeerRequest = read(body, ignored)?;
-    let tokens = |texts: Vec<TokenText>| -> Result<Vec<Secret>, String> {
+    let tokens = |texts: Vec<TokenJson>| -> Result<Vec<Secret>, String> {
         texts.into_iter().map(|given| token(given.token)).collect()
     };
     let hashes = |tokens: &[Secret]| tokens.iter().map(|token| TokenHash::of(token.expose())).collect();
@@ -47,12 +47,12 @@ pub fn read_peer(body: &[u8], ignored: &mut Ignored<'_>) -> Result<PeerAggregato
         return Err("aggregator_auth_tokens: there must be one at least".to_owned());
     }
     let side = match (Role::from(request.role), collector.is_empty()) {
-        (Role::Leader, true) => PeerSide::Leader { tokens: hashes(&own) },
+        (Role::Leader, true) => PeerCredentials::Leader { tokens: hashes(&own) },
         (Role::Leader, false) => {
             return Err("collector_auth_tokens: a helper has nothing to do with the collector".to_owned());
         }
         (_, true) => return Err("collector_auth_tokens: there must be one at least, as we lead".to_owned()),
-        (_, false) => PeerSide::Helper { tokens: own, collector_tokens: hashes(&collector) },
+        (_, false) => PeerCredentials::Helper { tokens: own, collector_tokens: hashes(&collector) },
     };
     Ok(PeerAggregator {
         endpoint: base_url("endpoint", &request.endpoint)?,
@@ -65,7 +65,7 @@ pub fn read_peer(body: &[u8], ignored: &mut Ignored<'_>) -> Result<PeerAggregato
 }
 
 /// Reads what a peer is known by.
-pub fn read_peer_name(body: &[u8], ignored: &mut Ignored<'_>) -> Result<PeerName, String> {
+pub fn read_peer_name(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<PeerName, String> {
     #[derive(Deserialize)]
     struct Name {
         endpoint: String,
@@ -75,16 +75,16 @@ pub fn read_peer_name(body: &[u8], ignored: &mut Ignored<'_>) -> Result<PeerName
     Ok(PeerName { endpoint: endpoint.trim().to_owned(), role: role.into() })
 }
 
-impl<'a> PeerAnswer<'a> {
+impl<'a> PeerResponse<'a> {
     /// `None` if the API has no name for the collector's key.
     pub fn of(peer: &'a PeerAggregator, tolerable_clock_skew: Duration) -> Option<Self> {
         Some(Self {
             endpoint: &peer.endpoint,
             role: match peer.side {
-                PeerSide::Leader { .. } => AggregatorRole::Leader,
-                PeerSide::Helper { .. } => AggregatorRole::Helper,
+                PeerCredentials::Leader { .. } => AggregatorRole::Leader,
+                PeerCredentials::Helper { .. } => AggregatorRole::Helper,
             },
-            collector_hpke_config: KeyText::of(&peer.collector_hpke_config)?,
+            collector_hpke_config: HpkeConfigJson::of(&peer.collector_hpke_config)?,
             report_expiry_age: peer.report_expiry_age,
             tolerable_clock_skew,
         })

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fraction_comes_back_as_it_was_in_lowest_terms() {
+    fn round_trips_epsilon_in_lowest_terms() {
         for (given, text, back) in [
             ("[[1],[1]]", "1", "[[1],[1]]"),
             ("[[2],[4]]", "0.5", "[[1],[2]]"),
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_epsilon_is_refused() {
+    fn rejects_invalid_epsilon() {
         for wrong in ["[[0],[1]]", "[[],[1]]", "[[1],[0]]", "[[1],[]]", "[[0,0,0,0,1],[1]]", "[[1],[0,0,0,0,1]]"] {
             assert!(epsilon(wrong).unwrap_err().contains("positive fraction"), "{wrong}");
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{AEADS, AggregatorRole, KDFS, KEMS, QueryType, Vdaf, base_url, name, number, token};
 use crate::{
     model::{Duration, HpkeConfig, Party, Revision, Role, Secret, Task, TaskId, TaskParameters, Time, TokenHash},
-    wire::pasted,
+    wire::parse_bytes,
 };
 
 /// The most tasks that a list may have.
@@ -21,7 +21,7 @@ const HASHES: [usize; 1] = [32];
 
 /// What a list does not say of its tasks.
 #[derive(Clone, Copy, Debug)]
-pub struct Unsaid<'a> {
+pub struct TaskListOverrides<'a> {
     /// The protocol that they speak.
     pub revision: Revision,
     /// The base URL of the aggregator whose list it is.
@@ -30,7 +30,7 @@ pub struct Unsaid<'a> {
 
 /// A task of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct ListedTask {
     /// The task.
     pub task: Task,
     /// How far ahead of the aggregator's clock the time of a report may be.
@@ -103,7 +103,7 @@ struct Hash {
 }
 
 /// Reads a list. An error says which task it is about, and what is wrong with it.
-pub fn read(text: &str, unsaid: Unsaid<'_>) -> Result<Vec<Listed>, String> {
+pub fn read(text: &str, overrides: TaskListOverrides<'_>) -> Result<Vec<ListedTask>, String> {
     let (yaml, mut unknown) = (yaml_serde::Deserializer::from_str(text), None);
     let entries: Vec<Entry> =
         serde_ignored::deserialize(yaml, |path| unknown = unknown.take().or(Some(path.to_string())))
@@ -119,7 +119,7 @@ pub fn read(text: &str, unsaid: Unsaid<'_>) -> Result<Vec<Listed>, String> {
     }
     let read = |(index, entry): (usize, Entry)| {
         let label = entry.task_id.as_ref().map(|id| format!(" ({id})")).unwrap_or_default();
-        entry.read(unsaid).map_err(|why| format!("task {}{label}: {why}", index + 1))
+        entry.read(overrides).map_err(|why| format!("task {}{label}: {why}", index + 1))
     };
     entries.into_iter().enumerate().map(read).collect()
 }
@@ -172,10 +172,10 @@ impl Entry {
         Ok(entry)
     }
 
-    fn read(mut self, unsaid: Unsaid<'_>) -> Result<Listed, String> {
+    fn read(mut self, overrides: TaskListOverrides<'_>) -> Result<ListedTask, String> {
         let party = self.party()?;
         let peer = base_url("peer_aggregator_endpoint", &self.peer_aggregator_endpoint)?;
-        let own = unsaid.url.to_owned();
+        let own = overrides.url.to_owned();
         let (leader_url, helper_url) = match self.role {
             AggregatorRole::Leader => (own, peer),
             AggregatorRole::Helper => (peer, own),
@@ -185,7 +185,7 @@ impl Entry {
         let (vdaf, noise) = self.vdaf.config()?;
         let public = TaskParameters {
             id: TaskId::try_from(id.as_slice()).map_err(|error| error.to_string())?,
-            revision: unsaid.revision,
+            revision: overrides.revision,
             info: String::new(),
             leader_url,
             helper_url,
@@ -207,7 +207,7 @@ impl Entry {
             party,
         };
         let keys = self.hpke_keys.iter().map(Keypair::id).collect::<Result<_, _>>()?;
-        Ok(Listed { task, skew: self.tolerable_clock_skew, keys })
+        Ok(ListedTask { task, skew: self.tolerable_clock_skew, keys })
     }
 
     /// Which aggregator it is for, with its tokens.
@@ -287,7 +287,7 @@ fn there<T>(field: &str, value: Option<T>) -> Result<T, String> {
 }
 
 fn decoded(field: &str, text: &str, lengths: &[usize]) -> Result<Vec<u8>, String> {
-    pasted::bytes(text, lengths).map_err(|why| format!("{field}: {why}"))
+    parse_bytes::parse(text, lengths).map_err(|why| format!("{field}: {why}"))
 }
 
 fn encoded(bytes: &[u8]) -> String {

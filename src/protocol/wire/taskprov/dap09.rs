@@ -4,15 +4,16 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::{MAX_CONFIGURATION, Taskprov, Unfit};
+use super::{MAX_CONFIGURATION, Taskprov, UnsupportedTaskConfig};
 use crate::{
     model::{
-        BatchMode, Duration, Max, Revision, TaskId, TaskParameters, Time, VdafConfig, taskprov::TaskConfiguration,
+        BatchMode, Duration, MaxMeasurement, Revision, TaskId, TaskParameters, Time, VdafConfig,
+        taskprov::TaskConfiguration,
     },
     wire::{
         codec::{Malformed, Reader, Writer},
         dap09::query_type,
-        shared::{Got, decode, encode},
+        shared::{Decoded, decode, encode},
     },
 };
 
@@ -33,9 +34,9 @@ const DP_NONE: u8 = 1;
 
 /// draft-wang-ppm-dap-taskprov-06.
 #[derive(Clone, Copy, Debug)]
-pub struct Draft06;
+pub struct Taskprov06;
 
-impl Taskprov for Draft06 {
+impl Taskprov for Taskprov06 {
     /// Section 3: unpadded base64url.
     fn encode_header(&self, configuration: &[u8]) -> String {
         URL_SAFE_NO_PAD.encode(configuration)
@@ -75,25 +76,25 @@ impl Taskprov for Draft06 {
         }
     }
 
-    fn decode(&self, configuration: &Bytes) -> Result<TaskConfiguration, Unfit> {
-        let outer = decode("TaskConfig", configuration.clone(), get_outer)?;
-        let query = get_query_config(outer.query_config)?;
-        let vdaf = get_vdaf_config(outer.vdaf_config)?;
+    fn decode(&self, configuration: &Bytes) -> Result<TaskConfiguration, UnsupportedTaskConfig> {
+        let fields = decode("TaskConfig", configuration.clone(), get_task_config_fields)?;
+        let query = get_query_config(fields.query_config)?;
+        let vdaf = get_vdaf_config(fields.vdaf_config)?;
         let public = TaskParameters {
             id: self.task_id(configuration),
             revision: Revision::Dap09,
             info: String::new(),
-            leader_url: outer.leader_url,
-            helper_url: outer.helper_url,
+            leader_url: fields.leader_url,
+            helper_url: fields.helper_url,
             batch_mode: query.batch_mode,
             vdaf,
             min_batch_size: query.min_batch_size,
             time_precision: query.time_precision,
-            task_expiration: Some(outer.task_expiration),
+            task_expiration: Some(fields.task_expiration),
             task_interval: None,
             noise: None,
         };
-        Ok(TaskConfiguration { public, info: outer.info, max_batch_query_count: query.max_batch_query_count })
+        Ok(TaskConfiguration { public, info: fields.info, max_batch_query_count: query.max_batch_query_count })
     }
 
     fn report_extension(&self) -> Option<u16> {
@@ -122,7 +123,7 @@ fn check(TaskConfiguration { public: task, info, .. }: &TaskConfiguration) -> Re
 }
 
 /// `TaskConfig` (section 3) with what is opaque in it as it is.
-struct Outer {
+struct TaskConfigFields {
     info: Bytes,
     leader_url: String,
     helper_url: String,
@@ -131,8 +132,8 @@ struct Outer {
     vdaf_config: Bytes,
 }
 
-fn get_outer(r: &mut Reader) -> Got<Outer> {
-    Ok(Outer {
+fn get_task_config_fields(r: &mut Reader) -> Decoded<TaskConfigFields> {
+    Ok(TaskConfigFields {
         info: r.opaque8("TaskConfig.task_info", 1)?,
         leader_url: get_url(r, "TaskConfig.leader_aggregator_endpoint")?,
         helper_url: get_url(r, "TaskConfig.helper_aggregator_endpoint")?,
@@ -143,7 +144,7 @@ fn get_outer(r: &mut Reader) -> Got<Outer> {
 }
 
 /// `Url` (DAP-09 section 4): ASCII. No URL has control characters, and this one is shown at terminals, whoever made it.
-fn get_url(r: &mut Reader, what: &'static str) -> Got<String> {
+fn get_url(r: &mut Reader, what: &'static str) -> Decoded<String> {
     let bytes = r.opaque16(what, 1)?;
     match std::str::from_utf8(&bytes) {
         Ok(url) if is_visible(&bytes) => Ok(url.to_owned()),
@@ -186,7 +187,7 @@ fn query_config(
     }))
 }
 
-fn get_query_config(bytes: Bytes) -> Result<QueryConfig, Unfit> {
+fn get_query_config(bytes: Bytes) -> Result<QueryConfig, UnsupportedTaskConfig> {
     let mut r = Reader::new(bytes);
     let time_precision = Duration(r.u64("QueryConfig.time_precision")?);
     let max_batch_query_count = r.u16("QueryConfig.max_batch_query_count")?.into();
@@ -197,7 +198,9 @@ fn get_query_config(bytes: Bytes) -> Result<QueryConfig, Unfit> {
             let max = r.u32("QueryConfig.max_batch_size")?;
             BatchMode::fixed_size((max > 0).then_some(max.into()))
         }
-        other => return Err(Unfit::Unsupported(format!("query type {other}, which is not known here"))),
+        other => {
+            return Err(UnsupportedTaskConfig::Unsupported(format!("query type {other}, which is not known here")));
+        }
     };
     r.finish("QueryConfig")?;
     Ok(QueryConfig { time_precision, max_batch_query_count, min_batch_size, batch_mode })
@@ -238,7 +241,7 @@ fn vdaf_config(vdaf: &VdafConfig) -> Result<Vec<u8>, String> {
     Ok(w.finish())
 }
 
-fn bits(max: Max) -> Result<u8, String> {
+fn bits(max: MaxMeasurement) -> Result<u8, String> {
     let bits = max.bits().and_then(|bits| u8::try_from(bits).ok());
     bits.ok_or_else(|| format!("maximum {} is not one of whole bits, as DAP-09 asks for", max.0))
 }
@@ -247,7 +250,7 @@ fn number(name: &str, value: usize) -> Result<u32, String> {
     u32::try_from(value).map_err(|_| format!("the VDAF's {name} must be below 2^32"))
 }
 
-fn get_vdaf_config(bytes: Bytes) -> Result<VdafConfig, Unfit> {
+fn get_vdaf_config(bytes: Bytes) -> Result<VdafConfig, UnsupportedTaskConfig> {
     let mut r = Reader::new(bytes);
     get_dp_config(r.opaque16("VdafConfig.dp_config", 1)?)?;
     let vdaf = match r.u32("VdafConfig.vdaf_type")? {
@@ -268,28 +271,30 @@ fn get_vdaf_config(bytes: Bytes) -> Result<VdafConfig, Unfit> {
             let proofs = r.u8("VdafConfig.proofs")?;
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs }
         }
-        other => return Err(Unfit::Unsupported(format!("VDAF {other:#010x}, which is not known here"))),
+        other => {
+            return Err(UnsupportedTaskConfig::Unsupported(format!("VDAF {other:#010x}, which is not known here")));
+        }
     };
     r.finish("VdafConfig")?;
     Ok(vdaf)
 }
 
-fn get_max(r: &mut Reader) -> Result<Max, Unfit> {
+fn get_max(r: &mut Reader) -> Result<MaxMeasurement, UnsupportedTaskConfig> {
     match r.u8("VdafConfig.bits")? {
-        bits @ 1..=64 => Ok(Max::of_bits(bits.into())),
-        bits => Err(Unfit::Unsupported(format!("numbers of {bits} bits"))),
+        bits @ 1..=64 => Ok(MaxMeasurement::of_bits(bits.into())),
+        bits => Err(UnsupportedTaskConfig::Unsupported(format!("numbers of {bits} bits"))),
     }
 }
 
-fn get_number(r: &mut Reader) -> Result<usize, Unfit> {
+fn get_number(r: &mut Reader) -> Result<usize, UnsupportedTaskConfig> {
     Ok(r.u32("VdafConfig.length")? as usize)
 }
 
 /// `DpConfig` (section 3): noise is not agreed on in-band.
-fn get_dp_config(bytes: Bytes) -> Result<(), Unfit> {
+fn get_dp_config(bytes: Bytes) -> Result<(), UnsupportedTaskConfig> {
     let mut r = Reader::new(bytes);
     match r.u8("DpConfig.dp_mechanism")? {
         DP_NONE => Ok(r.finish("DpConfig")?),
-        other => Err(Unfit::Unsupported(format!("mechanism {other} of differential privacy"))),
+        other => Err(UnsupportedTaskConfig::Unsupported(format!("mechanism {other} of differential privacy"))),
     }
 }

@@ -22,7 +22,7 @@ pub const MAX_CONFIGURATION: usize = 4096;
 
 /// Why a configuration is not followed before anything is known of its task.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unfit {
+pub enum UnsupportedTaskConfig {
     /// It is none.
     #[error(transparent)]
     Malformed(#[from] Malformed),
@@ -42,24 +42,24 @@ pub trait Taskprov: Sync {
     /// The bytes of a task's configuration, or why there are none. The id is what they hash to, not the one that is given.
     fn encode(&self, configuration: &TaskConfiguration) -> Result<Bytes, String>;
     /// Reads a task's configuration. All bytes are consumed, and what comes out encodes to them again.
-    fn decode(&self, configuration: &Bytes) -> Result<TaskConfiguration, Unfit>;
+    fn decode(&self, configuration: &Bytes) -> Result<TaskConfiguration, UnsupportedTaskConfig>;
     /// The extension that both shares of each report must have, with no data in it.
     fn report_extension(&self) -> Option<u16>;
 }
 
 /// The extension as it goes with a revision, if there is one.
-pub fn of(revision: Revision) -> Option<&'static dyn Taskprov> {
+pub fn for_revision(revision: Revision) -> Option<&'static dyn Taskprov> {
     match revision {
-        Revision::Dap09 => Some(&dap09::Draft06),
+        Revision::Dap09 => Some(&dap09::Taskprov06),
         Revision::Dap18 => None,
     }
 }
 
 /// A new task's configuration, with the id that it makes; or why there is none.
 pub fn advertise(public: TaskParameters, info: Bytes, max_batch_query_count: u64) -> Result<Advertisement, String> {
-    let taskprov = of(public.revision).ok_or("in-band provisioning goes with DAP-09 only, as yet")?;
-    let says = TaskConfiguration { public, info, max_batch_query_count };
-    let bytes = taskprov.encode(&says)?;
-    let public = TaskParameters { id: taskprov.task_id(&bytes), ..says.public };
-    Ok(Advertisement { says: TaskConfiguration { public, ..says }, bytes })
+    let taskprov = for_revision(public.revision).ok_or("in-band provisioning goes with DAP-09 only, as yet")?;
+    let configuration = TaskConfiguration { public, info, max_batch_query_count };
+    let bytes = taskprov.encode(&configuration)?;
+    let public = TaskParameters { id: taskprov.task_id(&bytes), ..configuration.public };
+    Ok(Advertisement { configuration: TaskConfiguration { public, ..configuration }, bytes })
 }

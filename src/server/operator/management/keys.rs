@@ -25,7 +25,7 @@ use dapbox_protocol::{
     model::KeyState,
     wire::{
         Problem,
-        management::{Algorithms, KeyAnswer, read_key_change, read_new_key},
+        management::{KeyResponse, RequestedAlgorithms, read_key_change, read_new_key},
     },
 };
 use dapbox_store::{KeyRecord, KeyStage, View};
@@ -46,14 +46,14 @@ fn answer(app: &App, status: StatusCode, id: u8) -> Result<Response, Error> {
     json(status, &found.ok_or_else(unknown)?)
 }
 
-fn tell(key: &KeyRecord) -> Option<KeyAnswer> {
+fn tell(key: &KeyRecord) -> Option<KeyResponse> {
     let state = match key.stage {
         KeyStage::Pending { .. } => KeyState::Pending,
         KeyStage::Active { .. } => KeyState::Active,
         KeyStage::Expired { .. } => KeyState::Expired,
         KeyStage::Deleted { .. } => return None,
     };
-    KeyAnswer::of(&key.config, state)
+    KeyResponse::of(&key.config, state)
 }
 
 /// Makes a new key, unless one is pending.
@@ -75,7 +75,7 @@ pub async fn make(app: &Arc<App>, body: &[u8]) -> Result<Response, Error> {
     }
 }
 
-fn is_ours(wanted: Algorithms, ours: Suite) -> bool {
+fn is_ours(wanted: RequestedAlgorithms, ours: Suite) -> bool {
     let fits = |wanted: Option<u16>, ours| wanted.is_none_or(|wanted| wanted == ours);
     fits(wanted.kem_id, ours.kem_id) && fits(wanted.kdf_id, ours.kdf_id) && fits(wanted.aead_id, ours.aead_id)
 }
@@ -94,7 +94,7 @@ pub async fn change(app: &Arc<App>, id: &str, body: &[u8]) -> Result<Response, E
         (KeyState::Pending, Some(KeyStage::Pending { .. })) => {}
         (KeyState::Pending, _) => {
             let text = "a key that was handed out does not become pending again";
-            return Err(Problem::about(409).with_detail(text).into());
+            return Err(Problem::from_status(409).with_detail(text).into());
         }
         (KeyState::Active, _) => drop(order(app, Request::Activate(id)).await?),
         (KeyState::Expired, _) => drop(order(app, Request::Disable(id)).await?),
@@ -120,7 +120,7 @@ async fn order(app: &Arc<App>, request: Request) -> Result<Vec<KeyChange>, Error
     let changed = unhurried(async move { Ok(keys::change(&shared, request).await?) }).await?;
     changed.map_err(|why| match why {
         KeyError::Unknown(_) => unknown(),
-        why => Problem::about(409).with_detail(why.to_string()).into(),
+        why => Problem::from_status(409).with_detail(why.to_string()).into(),
     })
 }
 
@@ -129,5 +129,5 @@ fn parse(id: &str) -> Result<u8, Error> {
 }
 
 fn unknown() -> Error {
-    Problem::about(404).with_detail("there is no such HPKE key").into()
+    Problem::from_status(404).with_detail("there is no such HPKE key").into()
 }

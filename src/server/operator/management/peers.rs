@@ -15,7 +15,7 @@ use dapbox_protocol::{
     model::{Duration, taskprov::PeerAggregator},
     wire::{
         Problem,
-        management::{PeerAnswer, read_peer, read_peer_name},
+        management::{PeerResponse, read_peer, read_peer_name},
     },
 };
 use dapbox_support::{Fault, Point};
@@ -27,7 +27,7 @@ fn skew(app: &App) -> Duration {
 /// The peers that were named here.
 pub fn list(app: &App) -> Result<Response, Error> {
     let peers: Vec<PeerAggregator> = app.store.read(|view| Ok(view.peers().values().cloned().collect()))?;
-    let answers: Vec<_> = peers.iter().filter_map(|peer| PeerAnswer::of(peer, skew(app))).collect();
+    let answers: Vec<_> = peers.iter().filter_map(|peer| PeerResponse::of(peer, skew(app))).collect();
     json(StatusCode::OK, &answers)
 }
 
@@ -35,7 +35,7 @@ pub fn list(app: &App) -> Result<Response, Error> {
 pub async fn add(app: &Arc<App>, body: &[u8]) -> Result<Response, Error> {
     let peer = read(app, |ignored| read_peer(body, ignored))?;
     check(&peer).map_err(bad)?;
-    let conflict = |detail: &str| Error::from(Problem::about(409).with_detail(detail));
+    let conflict = |detail: &str| Error::from(Problem::from_status(409).with_detail(detail));
     if app.peers.has_file(&peer.name()) {
         return Err(conflict("this aggregator's operator has said already what holds for the peer"));
     }
@@ -49,7 +49,7 @@ pub async fn add(app: &Arc<App>, body: &[u8]) -> Result<Response, Error> {
         return Err(conflict("there is a peer of this endpoint and role, with other secrets or keys: delete it first"));
     }
     tracing::info!(peer = peer.endpoint, role = %peer.role(), "a control plane has named a peer, or named it again");
-    let answer = PeerAnswer::of(&peer, skew(app));
+    let answer = PeerResponse::of(&peer, skew(app));
     json(StatusCode::CREATED, &answer.ok_or_else(|| Fault::new("a peer has a key that the API has no name for"))?)
 }
 

@@ -18,7 +18,7 @@ use dapbox_protocol::{
     model::{Duration, Secret, Task, TaskId, Time},
     wire::{
         Problem,
-        management::{Beside, TaskAnswer, TaskIds, read_change, read_task},
+        management::{TaskIds, TaskMetadata, TaskResponse, read_change, read_task},
     },
 };
 use dapbox_store::{TaskState, Tx};
@@ -54,7 +54,7 @@ fn refusal(why: ProvisionError) -> Error {
         }
         ProvisionError::Task(TaskError::Removed) | ProvisionError::Replaced => why.to_string(),
     };
-    Problem::about(409).with_detail(text).into()
+    Problem::from_status(409).with_detail(text).into()
 }
 
 /// Shows a task, without its token.
@@ -65,7 +65,7 @@ pub fn show(app: &App, id: &str) -> Result<Response, Error> {
 
 fn tell(app: &App, task: &Task, end: Option<Time>, token: Option<&Secret>) -> Result<Response, Error> {
     let (skew, keys) = (Duration(app.config.limits.clock_skew.as_secs()), app.keys.ring().configs());
-    let answer = TaskAnswer::of(task, &Beside { end, skew, keys: &keys, token });
+    let answer = TaskResponse::of(task, &TaskMetadata { end, skew, keys: &keys, token });
     json(StatusCode::OK, &answer.ok_or_else(|| Fault::new("a task was set up that the management API cannot name"))?)
 }
 
@@ -149,5 +149,5 @@ fn parse(id: &str) -> Result<TaskId, Error> {
 }
 
 fn unknown() -> Error {
-    Problem::about(404).with_detail("no task with this id was set up here").into()
+    Problem::from_status(404).with_detail("no task with this id was set up here").into()
 }

@@ -260,7 +260,7 @@ fn task(gathered: &mut Gathered, view: &TaskView) {
     let id = status.id.to_string();
     let own: &[(&'static str, &str)] = &[("task", &id)];
     let counted = |name: &str| status.counters.get(name).copied().unwrap_or(0);
-    let (role, protocol) = (status.role.to_string(), wire::of(status.revision).prefix());
+    let (role, protocol) = (status.role.to_string(), wire::for_revision(status.revision).path_prefix());
     let name = status.name.as_ref().map_or("", |name| name.as_str());
     gathered.whole(TASK, &[("task", &id), ("name", name), ("role", &role), ("protocol", protocol)], 1_u64);
     gathered.whole(AGGREGATED, own, counted(counters::AGGREGATE_SUCCESS));

@@ -8,7 +8,7 @@ use dapbox_aggregator::{
     views::overview::{Overview, TaskView, TlsStatus},
 };
 use dapbox_protocol::model::Duration;
-use dapbox_support::words::{count, counted, span};
+use dapbox_support::format::{count, counted, span};
 
 /// A certificate that ends within this time should have been renewed.
 const SOON: u64 = 14 * 86_400;

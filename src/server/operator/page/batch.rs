@@ -11,7 +11,7 @@ use dapbox_aggregator::views::{
     status::{CollectedBatchStatus, ResultState, TaskStatus},
 };
 use dapbox_protocol::model::{Role, Time};
-use dapbox_support::words::{count, counted};
+use dapbox_support::format::{count, counted};
 
 /// So many batches are shown at once, the others unfold.
 const AT_ONCE: usize = 6;

@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::text::ago;
 use dapbox_aggregator::views::overview::{Sample, TaskView};
 use dapbox_protocol::model::{Duration, Role, Time};
-use dapbox_support::words::{count, relative};
+use dapbox_support::format::{count, relative};
 
 /// Height of a chart in its own units.
 const HEIGHT: f64 = 40.0;

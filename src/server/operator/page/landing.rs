@@ -18,7 +18,7 @@ pub fn policy() -> String {
 /// Draws the page. Without a public URL the resources are named by their paths.
 pub fn render(public_url: &str) -> String {
     let base = |revision| match public_url {
-        "" => format!("/{}/", wire::of(revision).prefix()),
+        "" => format!("/{}/", wire::for_revision(revision).path_prefix()),
         url => peer::dap_url(url, revision),
     };
     let page = html! {
@@ -39,7 +39,7 @@ pub fn render(public_url: &str) -> String {
                 }
                 dl {
                     @for revision in Revision::ALL {
-                        dt { (wire::of(revision).prefix()) }
+                        dt { (wire::for_revision(revision).path_prefix()) }
                         dd { code { (base(revision)) } }
                         dd { "HPKE keys for clients: " code { (base(revision)) "hpke_config" } }
                     }

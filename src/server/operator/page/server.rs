@@ -11,7 +11,7 @@ use dapbox_aggregator::views::{
     status::DiskStatus,
 };
 use dapbox_protocol::model::{Duration, KeyState, Time};
-use dapbox_support::words::{bytes, count, relative, span};
+use dapbox_support::format::{bytes, count, relative, span};
 
 /// The server's instruments.
 pub fn section(overview: &Overview) -> Markup {
@@ -141,7 +141,7 @@ fn key_row(key: &KeyStatus, now: Time) -> Markup {
             span.suite { (key.suite) }
             span.dim {
                 "made " (relative(key.created, now))
-                @if let Some(until) = key.until { ", " (key.state.end()) " " (relative(until, now)) }
+                @if let Some(until) = key.until { ", " (key.state.end_label()) " " (relative(until, now)) }
             }
         }
     }

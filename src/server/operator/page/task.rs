@@ -18,7 +18,7 @@ use dapbox_protocol::{
     model::{Interval, Role, Time},
     wire,
 };
-use dapbox_support::words::{self, count, rate, span};
+use dapbox_support::format::{self, count, rate, span};
 
 /// So many characters tell ids apart.
 const SHORT: usize = 8;
@@ -27,7 +27,7 @@ const SHORT: usize = 8;
 pub fn name(status: &TaskStatus) -> String {
     let what = match &status.name {
         Some(name) => name.to_string(),
-        None if status.info.is_empty() => words::vdaf(&status.vdaf),
+        None if status.info.is_empty() => format::vdaf(&status.vdaf),
         None => status.info.clone(),
     };
     format!("{what} ({})", short(status))
@@ -77,13 +77,13 @@ fn line(view: &TaskView, now: Time) -> Markup {
     html! {
         summary {
             div.title {
-                h3 { @if let Some(name) = &status.name { (name) } @else { (words::vdaf(&status.vdaf)) } }
+                h3 { @if let Some(name) = &status.name { (name) } @else { (format::vdaf(&status.vdaf)) } }
                 p.sub {
-                    @if status.name.is_some() { span { (words::vdaf(&status.vdaf)) } }
+                    @if status.name.is_some() { span { (format::vdaf(&status.vdaf)) } }
                     @if !status.info.is_empty() { span.info { (status.info) } }
                     code { (short(status)) }
                     span { (status.role) }
-                    span { (wire::of(status.revision).prefix()) }
+                    span { (wire::for_revision(status.revision).path_prefix()) }
                 }
             }
             p.standing { (icon.draw()) (standing) }
@@ -218,13 +218,13 @@ fn parameters(status: &TaskStatus, now: Time) -> Markup {
         dl.parameters {
             @if let Some(name) = &status.name { dt { "name" } dd { (name) } }
             dt { "task id" } dd { code { (status.id) } }
-            dt { "protocol" } dd { (wire::of(status.revision).prefix()) }
+            dt { "protocol" } dd { (wire::for_revision(status.revision).path_prefix()) }
             dt { "our role" } dd { (status.role) }
             dt { "leader" } dd { code { (status.leader_url) } }
             dt { "helper" } dd { code { (status.helper_url) } }
-            dt { "measures" } dd { (words::vdaf(&status.vdaf)) }
-            dt { "batches" } dd { (words::batches(status.batch_mode, status.min_batch_size)) }
-            @if let Some(epsilon) = status.noise { dt { "noise" } dd { (words::noise(&status.vdaf, epsilon)) } }
+            dt { "measures" } dd { (format::vdaf(&status.vdaf)) }
+            dt { "batches" } dd { (format::batches(status.batch_mode, status.min_batch_size)) }
+            @if let Some(epsilon) = status.noise { dt { "noise" } dd { (format::noise(&status.vdaf, epsilon)) } }
             @if let Some(in_band) = &status.in_band {
                 dt { "set up" } dd { "in-band, with the peer " code { (in_band.peer) } }
             }

@@ -4,8 +4,8 @@ use maud::{Markup, html};
 
 use dapbox_protocol::model::{Interval, Time};
 use dapbox_support::{
-    calendar,
-    words::{count, relative},
+    format::{count, relative},
+    timestamp,
 };
 
 const DAY: u64 = 86_400;
@@ -21,7 +21,7 @@ pub fn instant(at: Time, now: Time) -> Markup {
 
 /// A moment in UTC, as briefly as it can be told from now.
 pub fn brief(at: Time, now: Time) -> Markup {
-    element(at, &format!("{} UTC", calendar::brief(at, now)))
+    element(at, &format!("{} UTC", timestamp::brief(at, now)))
 }
 
 /// Where a moment lies from now.
@@ -47,11 +47,11 @@ pub fn interval(interval: Interval) -> Markup {
 }
 
 fn element(at: Time, text: &str) -> Markup {
-    html! { time datetime=[(at.0 <= LAST).then(|| calendar::show(at))] { (text) } }
+    html! { time datetime=[(at.0 <= LAST).then(|| timestamp::show(at))] { (text) } }
 }
 
 /// A part of `2026-11-25 04:30:00`. A moment that has no such text is written as seconds: a task may end at any number.
 fn written(at: Time, from: usize, to: usize) -> String {
-    let text = calendar::show(at).replace('T', " ");
+    let text = timestamp::show(at).replace('T', " ");
     text.get(from..to).filter(|_| at.0 <= LAST).map_or_else(|| count(at.0), str::to_owned)
 }

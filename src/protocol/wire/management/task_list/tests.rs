@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::{BatchMode, Epsilon, Max, VdafConfig};
+use crate::model::{BatchMode, Epsilon, MaxMeasurement, VdafConfig};
 
 const URL: &str = "https://dapbox.example/dap-09/";
 const SKEW: Duration = Duration(60);
@@ -71,17 +71,17 @@ fn list() -> String {
     LIST.replace("30:93", &hash)
 }
 
-fn unsaid() -> Unsaid<'static> {
-    Unsaid { revision: Revision::Dap09, url: URL }
+fn overrides() -> TaskListOverrides<'static> {
+    TaskListOverrides { revision: Revision::Dap09, url: URL }
 }
 
 fn refusal(text: &str) -> String {
-    read(text, unsaid()).unwrap_err()
+    read(text, overrides()).unwrap_err()
 }
 
 #[test]
-fn a_list_is_read_as_people_write_it() {
-    let read = read(&list(), unsaid()).unwrap();
+fn reads_handwritten_list() {
+    let read = read(&list(), overrides()).unwrap();
     let [leader, helper] = read.as_slice() else { panic!("{read:?}") };
     let TaskParameters { leader_url, helper_url, vdaf, batch_mode, noise, task_expiration, .. } = &leader.task.public;
     assert_eq!((leader_url.as_str(), helper_url.as_str()), (URL, "https://helper.example/"));
@@ -107,7 +107,7 @@ fn a_list_is_read_as_people_write_it() {
 }
 
 #[test]
-fn what_is_unknown_or_wrong_is_named() {
+fn names_unknown_and_invalid_fields() {
     for (from, to, says) in [
         ("min_batch_size: 100\n  time_precision: 300", "min_batch_sice: 100\n  time_precision: 300", "min_batch_sice"),
         ("batch_time_window_size", "window", "window"),
@@ -153,21 +153,21 @@ fn what_is_unknown_or_wrong_is_named() {
         assert!(error.contains(says), "{from} -> {to}: {error}");
     }
     for wrong in ["", "[]", "a", "task_id: x", "- 1", "{", "- [", "--- []\n--- []", "\u{0}"] {
-        assert!(read(wrong, unsaid()).is_err(), "{wrong:?}");
+        assert!(read(wrong, overrides()).is_err(), "{wrong:?}");
     }
 }
 
 #[test]
-fn what_grows_while_it_is_read_is_refused() {
+fn rejects_expanding_yaml() {
     let mut bomb = "- &a0 [[1],[1]]\n".to_owned();
     for level in 1..40 {
         let previous = format!("*a{}", level - 1);
         bomb.push_str(&format!("- &a{level} [{}]\n", vec![previous; 9].join(",")));
     }
     let begun = std::time::Instant::now();
-    assert!(read(&bomb, unsaid()).is_err());
+    assert!(read(&bomb, overrides()).is_err());
     let deep = "[".repeat(100_000);
-    assert!(read(&deep, unsaid()).is_err());
+    assert!(read(&deep, overrides()).is_err());
     // The same as often as it fits where a list of numbers may stand.
     let digits = format!("&d [{}]", vec!["1"; 1000].join(","));
     let many = list().replace("[[1], [2]]", &format!("[{digits}, *d]"));
@@ -176,11 +176,11 @@ fn what_grows_while_it_is_read_is_refused() {
 }
 
 #[test]
-fn what_janus_does_not_have_is_not_written() {
-    let good = &read(&list(), unsaid()).unwrap()[1].task;
+fn refuses_to_write_what_janus_lacks() {
+    let good = &read(&list(), overrides()).unwrap()[1].task;
     for vdaf in [
         VdafConfig::Prio3MultihotCountVec { length: 3, max_weight: 1, chunk_length: 1 },
-        VdafConfig::Prio3Sum { max: Max(100) },
+        VdafConfig::Prio3Sum { max: MaxMeasurement(100) },
     ] {
         let mut task = good.clone();
         task.public.vdaf = vdaf;
@@ -196,9 +196,9 @@ fn any_vdaf() -> impl Strategy<Value = VdafConfig> {
     let sizes = || (1_u32..=64, 1_usize..1_000_000, 1_usize..1000, 2_u8..);
     prop_oneof![
         Just(VdafConfig::Prio3Count),
-        (1_u32..=64).prop_map(|bits| VdafConfig::Prio3Sum { max: Max::of_bits(bits) }),
+        (1_u32..=64).prop_map(|bits| VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(bits) }),
         sizes().prop_map(|(bits, length, chunk_length, _)| VdafConfig::Prio3SumVec {
-            max: Max::of_bits(bits),
+            max: MaxMeasurement::of_bits(bits),
             length,
             chunk_length
         }),
@@ -275,10 +275,10 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn ours_comes_back_as_it_was(first in any_task(), second in any_task(), skew in any::<u64>()) {
+    fn round_trips_tasks(first in any_task(), second in any_task(), skew in any::<u64>()) {
         let tasks = vec![first, second];
         let text = write(&tasks, Duration(skew)).unwrap();
-        let back = read(&text, unsaid()).map_err(|error| TestCaseError::fail(format!("{error}\n{text}")))?;
+        let back = read(&text, overrides()).map_err(|error| TestCaseError::fail(format!("{error}\n{text}")))?;
         prop_assert!(back.iter().all(|listed| listed.skew == Duration(skew) && listed.keys.is_empty()));
         let back: Vec<_> = back.into_iter().map(|listed| listed.task).collect();
         prop_assert_eq!(back, tasks);

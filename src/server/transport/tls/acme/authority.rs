@@ -17,7 +17,7 @@ use warp::http::{
 };
 
 use super::trouble::Unasked;
-use dapbox_client::peer::{Names, Proxies, Proxy, Roots, client_config, innermost, parse_retry_after};
+use dapbox_client::peer::{Proxies, Proxy, Resolver, RootCertificates, client_config, parse_retry_after, root_cause};
 
 /// How long connecting may take, and a whole exchange.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,13 +40,13 @@ pub struct Authority {
 impl Authority {
     /// A client that trusts the certificates in a file, besides those that everybody trusts.
     pub fn new(ca_file: &Path) -> Result<Self, Unasked> {
-        let roots = Roots::read(ca_file).map_err(Unasked::Roots)?;
+        let roots = RootCertificates::read(ca_file).map_err(Unasked::RootCertificates)?;
         let tls = client_config(&roots).map_err(|error| Unasked::Client(error.to_string()))?;
         let builder = reqwest::Client::builder().tls_backend_preconfigured(tls).https_only(true);
         let builder = builder.redirect(Policy::none()).connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
-        let proxies = Proxies::of_process();
-        let builder = builder.proxy(proxies.for_client()).dns_resolver(Names::default().within(CONNECT_TIMEOUT));
-        let http = builder.build().map_err(|error| Unasked::Client(innermost(&error)))?;
+        let proxies = Proxies::from_env();
+        let builder = builder.proxy(proxies.for_client()).dns_resolver(Resolver::default().within(CONNECT_TIMEOUT));
+        let http = builder.build().map_err(|error| Unasked::Client(root_cause(&error)))?;
         Ok(Self { http, proxies, pause: Arc::default() })
     }
 
@@ -62,7 +62,7 @@ impl Authority {
         }
         let through = via.map_or_else(String::new, |proxy| format!(" (through {proxy})"));
         let broken = |error: reqwest::Error| Unasked::Broken {
-            why: format!("{}{through}", innermost(&error)),
+            why: format!("{}{through}", root_cause(&error)),
             connected: !error.is_connect(),
         };
         let mut request = reqwest::Request::try_from(request.map(reqwest::Body::wrap)).map_err(&broken)?;

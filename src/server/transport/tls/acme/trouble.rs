@@ -4,7 +4,7 @@ use std::{io, path::PathBuf};
 
 use instant_acme::{Error, Problem};
 
-use dapbox_client::peer::RootsError;
+use dapbox_client::peer::RootCertificatesError;
 
 /// The longest text of an authority that is shown.
 const MAX_TEXT: usize = 300;
@@ -58,7 +58,7 @@ pub enum Trouble {
 pub enum Unasked {
     /// The certificates that it would be trusted by cannot be read.
     #[error("acme.directory_ca_file: {0}")]
-    Roots(RootsError),
+    RootCertificates(RootCertificatesError),
     /// There is no client.
     #[error("cannot make an HTTP client: {0}")]
     Client(String),
@@ -108,7 +108,9 @@ impl Trouble {
         match self {
             Self::Unproved { problem, .. } => unproved(kind(problem)),
             Self::Refused(problem) => refused(kind(problem)),
-            Self::Unasked(Unasked::Roots(_)) => "make it a readable file of PEM certificates, or leave it empty",
+            Self::Unasked(Unasked::RootCertificates(_)) => {
+                "make it a readable file of PEM certificates, or leave it empty"
+            }
             Self::Unasked(Unasked::Broken { .. }) => {
                 "can this machine resolve and reach the host of acme.directory, and is the authority's own certificate \
                  one that acme.directory_ca_file or the system trusts?"

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_day_of_several_centuries_reads_back_and_follows_the_one_before() {
+    fn round_trips_every_day_in_order() {
         let mut previous = String::new();
         for day in 0..200_000 {
             let text = show(Time(day * DAY));
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn known_instants() {
+    fn formats_and_parses_known_instants() {
         assert_eq!(show(Time(0)), "1970-01-01T00:00:00Z");
         assert_eq!(show(Time(951_782_400)), "2000-02-29T00:00:00Z");
         assert_eq!(show(Time(1_709_251_199)), "2024-02-29T23:59:59Z");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_refused() {
+    fn rejects_invalid_times() {
         for text in ["", "x", "2026-02-30", "2026-13-01", "2026-1-1T25:00", "1969-12-31", "2026-11-22T10:30:00+01:00"] {
             assert!(parse(text).is_err(), "{text}");
         }

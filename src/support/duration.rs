@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_what_people_write() {
+    fn parses_durations() {
         for (text, millis) in
             [("300", 300_000), ("500ms", 500), ("1h", 3_600_000), ("1h30m", 5_400_000), ("2d", 172_800_000)]
         {
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_reads_back() {
+    fn round_trips_durations() {
         for millis in [0, 1, 500, 1_000, 90_000, 3_600_000, 86_400_000, 604_800_000] {
             let duration = Duration::from_millis(millis);
             assert_eq!(parse(&show(duration)), Ok(duration));

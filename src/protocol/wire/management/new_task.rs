@@ -4,7 +4,7 @@ use crate::model::{BatchMode, Duration, Epsilon, HpkeConfig, Role, Secret, Time,
 
 /// A task that a control plane asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TaskOrder {
+pub struct NewTask {
     /// Which aggregator we are to be.
     pub role: Role,
     /// Base URL of the other one.

@@ -39,7 +39,7 @@ impl NameServer {
     }
 
     /// Names that are looked up with these files.
-    fn names(&self, servers: Option<&str>, hosts: &str) -> (TempDir, Names) {
+    fn names(&self, servers: Option<&str>, hosts: &str) -> (TempDir, Resolver) {
         let dir = TempDir::new().unwrap();
         if let Some(servers) = servers {
             fs::write(dir.path().join("resolv.conf"), servers).unwrap();
@@ -47,7 +47,7 @@ impl NameServer {
         fs::write(dir.path().join("hosts"), hosts).unwrap();
         let sources =
             Sources { servers: dir.path().join("resolv.conf"), hosts: dir.path().join("hosts"), port: self.port };
-        (dir, Names::of(sources))
+        (dir, Resolver::of(sources))
     }
 }
 
@@ -81,8 +81,8 @@ fn answer(question: &[u8]) -> Option<Vec<u8>> {
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
 
 #[tokio::test]
-async fn this_machine_is_found_and_nonsense_is_not() {
-    let names = Names::default();
+async fn resolves_localhost_and_rejects_invalid_names() {
+    let names = Resolver::default();
     let found = names.lookup("localhost").await.unwrap();
     assert!(found.iter().all(IpAddr::is_loopback), "{found:?}");
     // Never a name: a label has at most 63 octets (RFC 1035 section 2.3.4).
@@ -114,7 +114,7 @@ async fn uses_the_good_entries_of_resolv_conf() {
 }
 
 #[tokio::test]
-async fn an_address_is_enough_where_the_other_question_is_dropped() {
+async fn one_family_suffices_if_the_other_times_out() {
     let server = NameServer::start();
     let (_dir, names) = server.names(Some("nameserver 127.0.0.1\n"), "");
     assert_eq!(names.lookup("only4.test").await.unwrap(), [V4]);

@@ -24,21 +24,21 @@ const MAX_FILE: u64 = 512 << 20;
 
 /// The collections of one task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub struct CollectionRecord {
     version: u32,
     /// The task.
     pub task: TaskId,
     /// Its revision.
     pub revision: Revision,
     /// Jobs that are outstanding, the oldest first.
-    pub jobs: Vec<Job>,
+    pub jobs: Vec<CollectionJob>,
     /// Intervals that were collected, in order and without overlap.
     pub collected: Vec<Interval>,
 }
 
 /// A collection job that is outstanding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Job {
+pub struct CollectionJob {
     /// What we call the job, and the leader too where the protocol leaves its id to us.
     pub id: CollectionJobId,
     /// What was asked for.
@@ -50,7 +50,8 @@ pub struct Job {
     pub begun: Time,
     /// The path of the job at the leader, once the leader has accepted the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub place: Option<String>,
+    #[serde(rename = "place")]
+    pub location: Option<String>,
     /// The result's body, sealed to the collector, once it has arrived.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_base64url")]
     pub result: Option<Vec<u8>>,
@@ -61,7 +62,7 @@ pub struct Job {
 
 /// Why the collections of a task cannot be read or stored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LedgerError {
+pub enum CollectionJournalError {
     /// Another process uses the file.
     #[error("another collector uses {0}: wait until it ends, or stop it")]
     InUse(String),
@@ -91,15 +92,15 @@ pub enum LedgerError {
     },
 }
 
-impl Record {
+impl CollectionRecord {
     fn new(task: TaskId, revision: Revision) -> Self {
         Self { version: VERSION, task, revision, jobs: Vec::new(), collected: Vec::new() }
     }
 
     /// Reads a task's record without locking it; an empty one if there is no file.
-    pub fn read(path: &Path, task: TaskId, revision: Revision) -> Result<Self, LedgerError> {
+    pub fn read(path: &Path, task: TaskId, revision: Revision) -> Result<Self, CollectionJournalError> {
         let shown = || path.display().to_string();
-        let malformed = |why: String| LedgerError::Malformed { path: shown(), why };
+        let malformed = |why: String| CollectionJournalError::Malformed { path: shown(), why };
         match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::new(task, revision)),
             Ok(metadata) if metadata.len() > MAX_FILE => return Err(malformed("it is too long".to_owned())),
@@ -111,7 +112,7 @@ impl Record {
             return Err(malformed(format!("its version is {}, and this program reads {VERSION}", record.version)));
         }
         if (record.task, record.revision) != (task, revision) {
-            return Err(LedgerError::OtherTask { path: shown(), found: record.task });
+            return Err(CollectionJournalError::OtherTask { path: shown(), found: record.task });
         }
         Ok(record)
     }
@@ -122,7 +123,7 @@ impl Record {
     }
 
     /// The parts of an interval that are not known to be collected.
-    pub fn free_within(&self, interval: &Interval) -> Vec<Interval> {
+    pub fn uncollected_within(&self, interval: &Interval) -> Vec<Interval> {
         let mut free = Vec::new();
         let mut start = interval.start();
         let mut add = |from: Time, until: Time| {
@@ -137,12 +138,12 @@ impl Record {
         free
     }
 
-    fn job_mut(&mut self, id: &CollectionJobId) -> Option<&mut Job> {
+    fn job_mut(&mut self, id: &CollectionJobId) -> Option<&mut CollectionJob> {
         self.jobs.iter_mut().find(|job| job.id == *id)
     }
 
     /// Notes that an interval was collected. Intervals that touch become one.
-    fn note_collected(&mut self, interval: Interval) {
+    fn add_collected(&mut self, interval: Interval) {
         self.collected.push(interval);
         self.collected.sort();
         let mut merged: Vec<Interval> = Vec::with_capacity(self.collected.len());
@@ -161,85 +162,101 @@ impl Record {
 
 /// A task's record, locked for this process. Each change is durable before its method returns.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct CollectionJournal {
     path: PathBuf,
-    record: Record,
+    record: CollectionRecord,
     /// Jobs that the leader cannot know: they were recorded by this process, and nothing was sent.
-    fresh: Vec<CollectionJobId>,
+    unsent: Vec<CollectionJobId>,
     _lock: Lock,
 }
 
-impl Ledger {
+impl CollectionJournal {
     /// Locks and reads a task's record; an empty one if there is no file.
-    pub fn open(path: &Path, task: TaskId, revision: Revision) -> Result<Self, LedgerError> {
+    pub fn open(path: &Path, task: TaskId, revision: Revision) -> Result<Self, CollectionJournalError> {
         let lock = Lock::take(path)?;
-        let record = Record::read(path, task, revision)?;
-        Ok(Self { path: path.to_owned(), record, fresh: Vec::new(), _lock: lock })
+        let record = CollectionRecord::read(path, task, revision)?;
+        Ok(Self { path: path.to_owned(), record, unsent: Vec::new(), _lock: lock })
     }
 
     /// The record.
-    pub fn record(&self) -> &Record {
+    pub fn record(&self) -> &CollectionRecord {
         &self.record
     }
 
     /// A job that is outstanding.
-    pub fn job(&self, id: &CollectionJobId) -> Option<&Job> {
+    pub fn job(&self, id: &CollectionJobId) -> Option<&CollectionJob> {
         self.record.jobs.iter().find(|job| job.id == *id)
     }
 
     /// Stores a job of which the leader does not know yet.
-    pub fn begin(&mut self, query: Query, request: &[u8], now: Time) -> Result<CollectionJobId, LedgerError> {
+    pub fn begin(
+        &mut self,
+        query: Query,
+        request: &[u8],
+        now: Time,
+    ) -> Result<CollectionJobId, CollectionJournalError> {
         let id = CollectionJobId::random();
-        let job =
-            Job { id, query, request: request.to_vec(), begun: now, place: None, result: None, is_delivered: false };
+        let job = CollectionJob {
+            id,
+            query,
+            request: request.to_vec(),
+            begun: now,
+            location: None,
+            result: None,
+            is_delivered: false,
+        };
         self.change(|record| record.jobs.push(job))?;
-        self.fresh.push(id);
+        self.unsent.push(id);
         Ok(id)
     }
 
     /// Whether the leader cannot know a job. True once: the caller is about to send it.
-    pub(super) fn take_fresh(&mut self, id: &CollectionJobId) -> bool {
-        let before = self.fresh.len();
-        self.fresh.retain(|fresh| fresh != id);
-        self.fresh.len() < before
+    pub(super) fn take_unsent(&mut self, id: &CollectionJobId) -> bool {
+        let before = self.unsent.len();
+        self.unsent.retain(|unsent| unsent != id);
+        self.unsent.len() < before
     }
 
     /// Stores that the leader has accepted a job, and under which path.
-    pub fn set_place(&mut self, id: &CollectionJobId, place: Option<&str>) -> Result<(), LedgerError> {
-        if self.job(id).is_none_or(|job| job.place.as_deref() == place) {
+    pub fn set_location(&mut self, id: &CollectionJobId, location: Option<&str>) -> Result<(), CollectionJournalError> {
+        if self.job(id).is_none_or(|job| job.location.as_deref() == location) {
             return Ok(());
         }
-        self.change_job(id, |job| job.place = place.map(str::to_owned))
+        self.change_job(id, |job| job.location = location.map(str::to_owned))
     }
 
     /// Stores the result of a job.
-    pub fn set_result(&mut self, id: &CollectionJobId, body: &[u8]) -> Result<(), LedgerError> {
+    pub fn set_result(&mut self, id: &CollectionJobId, body: &[u8]) -> Result<(), CollectionJournalError> {
         self.change_job(id, |job| job.result = Some(body.to_vec()))
     }
 
     /// Stores that a result was delivered: only the leader has to release the batch.
-    pub fn set_delivered(&mut self, id: &CollectionJobId) -> Result<(), LedgerError> {
+    pub fn set_delivered(&mut self, id: &CollectionJobId) -> Result<(), CollectionJournalError> {
         self.change_job(id, |job| (job.is_delivered, job.result) = (true, None))
     }
 
     /// Removes a job whose result was delivered. An interval counts as collected from here on.
-    pub fn finish(&mut self, id: &CollectionJobId) -> Result<(), LedgerError> {
+    pub fn finish(&mut self, id: &CollectionJobId) -> Result<(), CollectionJournalError> {
         let Some(job) = self.job(id) else { return Ok(()) };
         let query = job.query;
         self.change(|record| {
             record.jobs.retain(|job| job.id != *id);
             if let Query::TimeInterval(interval) = query {
-                record.note_collected(interval);
+                record.add_collected(interval);
             }
         })
     }
 
     /// Removes a job that has no result and will have none.
-    pub fn forget(&mut self, id: &CollectionJobId) -> Result<(), LedgerError> {
+    pub fn forget(&mut self, id: &CollectionJobId) -> Result<(), CollectionJournalError> {
         self.change(|record| record.jobs.retain(|job| job.id != *id))
     }
 
-    fn change_job(&mut self, id: &CollectionJobId, change: impl FnOnce(&mut Job)) -> Result<(), LedgerError> {
+    fn change_job(
+        &mut self,
+        id: &CollectionJobId,
+        change: impl FnOnce(&mut CollectionJob),
+    ) -> Result<(), CollectionJournalError> {
         self.change(|record| {
             if let Some(job) = record.job_mut(id) {
                 change(job);
@@ -247,7 +264,7 @@ impl Ledger {
         })
     }
 
-    fn change(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), LedgerError> {
+    fn change(&mut self, change: impl FnOnce(&mut CollectionRecord)) -> Result<(), CollectionJournalError> {
         let mut record = self.record.clone();
         change(&mut record);
         write(&self.path, &record).map_err(|error| failed(&self.path, &error))?;
@@ -257,7 +274,7 @@ impl Ledger {
 }
 
 /// Replaces the file: it has the old record or the new one at any moment, and the new one once this returns.
-fn write(path: &Path, record: &Record) -> io::Result<()> {
+fn write(path: &Path, record: &CollectionRecord) -> io::Result<()> {
     let new = with_suffix(path, ".new");
     let bytes = serde_json::to_vec_pretty(record).map_err(io::Error::other)?;
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -274,8 +291,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn failed(path: &Path, error: &io::Error) -> LedgerError {
-    LedgerError::Io { path: path.display().to_string(), why: error.to_string() }
+fn failed(path: &Path, error: &io::Error) -> CollectionJournalError {
+    CollectionJournalError::Io { path: path.display().to_string(), why: error.to_string() }
 }
 
 /// Keeps other processes from a record. The file is removed when this is dropped; one that a killed process left behind
@@ -288,14 +305,16 @@ struct Lock {
 }
 
 impl Lock {
-    fn take(record: &Path) -> Result<Self, LedgerError> {
+    fn take(record: &Path) -> Result<Self, CollectionJournalError> {
         let path = with_suffix(record, ".lock");
         loop {
             let open = || OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
             let file = open().map_err(|error| failed(record, &error))?;
             match file.try_lock() {
                 Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(LedgerError::InUse(record.display().to_string())),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(CollectionJournalError::InUse(record.display().to_string()));
+                }
                 Err(TryLockError::Error(error)) => return Err(failed(record, &error)),
             }
             // The one before may have removed the file between our opening and locking it.
@@ -334,40 +353,40 @@ mod tests {
         Interval::new(Time(start), Duration(end - start)).unwrap()
     }
 
-    fn open(path: &Path) -> Result<Ledger, LedgerError> {
-        Ledger::open(path, TASK, Revision::Dap18)
+    fn open(path: &Path) -> Result<CollectionJournal, CollectionJournalError> {
+        CollectionJournal::open(path, TASK, Revision::Dap18)
     }
 
     #[test]
-    fn each_change_is_on_disk_when_it_returns() {
+    fn changes_are_durable() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("collector.jobs.json");
         let query = Query::TimeInterval(interval(0, 60));
-        let on_disk = || Record::read(&path, TASK, Revision::Dap18).unwrap();
-        let mut ledger = open(&path).unwrap();
+        let on_disk = || CollectionRecord::read(&path, TASK, Revision::Dap18).unwrap();
+        let mut journal = open(&path).unwrap();
         assert!(!path.exists(), "nothing is written before there is something to store");
-        let id = ledger.begin(query, b"request", Time(5)).unwrap();
+        let id = journal.begin(query, b"request", Time(5)).unwrap();
         assert_eq!((on_disk().jobs[0].query, on_disk().jobs[0].request.as_slice()), (query, &b"request"[..]));
-        ledger.set_place(&id, Some("tasks/x/collection_jobs/1")).unwrap();
-        assert_eq!(on_disk().jobs[0].place.as_deref(), Some("tasks/x/collection_jobs/1"));
-        ledger.set_result(&id, b"result").unwrap();
+        journal.set_location(&id, Some("tasks/x/collection_jobs/1")).unwrap();
+        assert_eq!(on_disk().jobs[0].location.as_deref(), Some("tasks/x/collection_jobs/1"));
+        journal.set_result(&id, b"result").unwrap();
         assert_eq!(on_disk().jobs[0].result.as_deref(), Some(&b"result"[..]));
-        ledger.set_delivered(&id).unwrap();
+        journal.set_delivered(&id).unwrap();
         assert!(on_disk().jobs[0].is_delivered && on_disk().jobs[0].result.is_none());
-        ledger.finish(&id).unwrap();
+        journal.finish(&id).unwrap();
         assert_eq!((on_disk().jobs.len(), on_disk().collected), (0, vec![interval(0, 60)]));
-        let id = ledger.begin(Query::FixedSize(FixedSizeQuery::CurrentBatch), b"request", Time(5)).unwrap();
-        ledger.forget(&id).unwrap();
+        let id = journal.begin(Query::FixedSize(FixedSizeQuery::CurrentBatch), b"request", Time(5)).unwrap();
+        journal.forget(&id).unwrap();
         assert_eq!((on_disk().jobs.len(), on_disk().collected.len()), (0, 1));
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     }
 
     #[test]
-    fn a_record_has_one_user_at_a_time() {
+    fn locks_the_record() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("collector.jobs.json");
         let first = open(&path).unwrap();
-        assert_eq!(open(&path).unwrap_err(), LedgerError::InUse(path.display().to_string()));
+        assert_eq!(open(&path).unwrap_err(), CollectionJournalError::InUse(path.display().to_string()));
         drop(first);
         // A killed process leaves its lock file behind.
         fs::write(with_suffix(&path, ".lock"), "").unwrap();
@@ -376,29 +395,32 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_task_or_format_is_refused() {
+    fn rejects_file_of_another_task_or_format() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("collector.jobs.json");
         open(&path).unwrap().begin(Query::TimeInterval(interval(0, 60)), b"", Time(1)).unwrap();
-        let other = Ledger::open(&path, TaskId::new([8; 32]), Revision::Dap18).unwrap_err();
-        assert!(matches!(other, LedgerError::OtherTask { found: TASK, .. }), "{other}");
+        let other = CollectionJournal::open(&path, TaskId::new([8; 32]), Revision::Dap18).unwrap_err();
+        assert!(matches!(other, CollectionJournalError::OtherTask { found: TASK, .. }), "{other}");
         for text in ["", "[]", r#"{"version": 2}"#] {
             fs::write(&path, text).unwrap();
-            assert!(matches!(open(&path).unwrap_err(), LedgerError::Malformed { .. }), "{text}");
+            assert!(matches!(open(&path).unwrap_err(), CollectionJournalError::Malformed { .. }), "{text}");
         }
     }
 
     #[test]
-    fn names_what_is_free_of_an_interval() {
-        let mut record = Record::new(TASK, Revision::Dap09);
-        assert_eq!(record.free_within(&interval(0, 100)), [interval(0, 100)]);
+    fn finds_uncollected_intervals() {
+        let mut record = CollectionRecord::new(TASK, Revision::Dap09);
+        assert_eq!(record.uncollected_within(&interval(0, 100)), [interval(0, 100)]);
         for (start, end) in [(20, 30), (60, 70), (30, 40)] {
-            record.note_collected(interval(start, end));
+            record.add_collected(interval(start, end));
         }
         assert_eq!(record.collected, [interval(20, 40), interval(60, 70)]);
         assert_eq!(record.collected_until(), Some(Time(70)));
-        assert_eq!(record.free_within(&interval(0, 100)), [interval(0, 20), interval(40, 60), interval(70, 100)]);
-        assert_eq!(record.free_within(&interval(25, 65)), [interval(40, 60)]);
-        assert_eq!(record.free_within(&interval(20, 40)), []);
+        assert_eq!(
+            record.uncollected_within(&interval(0, 100)),
+            [interval(0, 20), interval(40, 60), interval(70, 100)]
+        );
+        assert_eq!(record.uncollected_within(&interval(25, 65)), [interval(40, 60)]);
+        assert_eq!(record.uncollected_within(&interval(20, 40)), []);
     }
 }

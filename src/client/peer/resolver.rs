@@ -30,25 +30,25 @@ use self::files::ResolvConf;
 use dapbox_support::files as text_files;
 
 /// Where the name servers are.
-const SERVERS: &str = "/etc/resolv.conf";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Names that are known without a name server.
 const HOSTS: &str = "/etc/hosts";
 /// The port of name servers (RFC 1035 section 4.2).
 const PORT: u16 = 53;
 /// How long a name may take, unless connecting must be faster.
-const LIMIT: Duration = Duration::from_secs(8);
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(8);
 /// How long the addresses of one family wait for those of the other: a name server may drop what it does not know.
-const GRACE: Duration = Duration::from_secs(1);
+const OTHER_FAMILY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A name that has no address, as far as we could learn. The text is for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct NameError(String);
+pub struct LookupError(String);
 
 /// Finds the addresses of hosts. Clones are the same.
 #[derive(Clone)]
-pub struct Names {
-    resolver: Arc<Mutex<Option<(Stamp, Dns)>>>,
+pub struct Resolver {
+    resolver: Arc<Mutex<Option<(FileStamp, Dns)>>>,
     sources: Arc<Sources>,
     limit: Duration,
 }
@@ -68,28 +68,28 @@ struct Dns {
 }
 
 /// By what it is seen that the file has changed.
-type Stamp = Option<(SystemTime, u64)>;
+type FileStamp = Option<(SystemTime, u64)>;
 
-impl Default for Names {
+impl Default for Resolver {
     fn default() -> Self {
-        Self::of(Sources { servers: SERVERS.into(), hosts: HOSTS.into(), port: PORT })
+        Self::of(Sources { servers: RESOLV_CONF.into(), hosts: HOSTS.into(), port: PORT })
     }
 }
 
-impl Names {
+impl Resolver {
     fn of(sources: Sources) -> Self {
-        Self { resolver: Arc::default(), sources: Arc::new(sources), limit: LIMIT }
+        Self { resolver: Arc::default(), sources: Arc::new(sources), limit: LOOKUP_TIMEOUT }
     }
 
     /// The same for connections that are given up after a while: a name that takes most of it is an error before, which
     /// says that it was the name.
     pub fn within(&self, connect_timeout: Duration) -> Self {
-        Self { limit: LIMIT.min(connect_timeout * 4 / 5), ..self.clone() }
+        Self { limit: LOOKUP_TIMEOUT.min(connect_timeout * 4 / 5), ..self.clone() }
     }
 
     /// The addresses of a host, at least one.
-    pub async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, NameError> {
-        let known = self.known(host);
+    pub async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
+        let known = self.lookup_local(host);
         if !known.is_empty() {
             return Ok(known);
         }
@@ -102,7 +102,7 @@ impl Names {
     }
 
     /// The addresses that are known without DNS.
-    fn known(&self, host: &str) -> Vec<IpAddr> {
+    fn lookup_local(&self, host: &str) -> Vec<IpAddr> {
         if let Ok(address) = host.parse() {
             return vec![address];
         }
@@ -125,7 +125,7 @@ impl Names {
         match &*known {
             Some((of, dns)) if *of == stamp => Ok(dns.clone()),
             _ => {
-                let dns = make(&self.sources)?;
+                let dns = build_dns(&self.sources)?;
                 *known = Some((stamp, dns.clone()));
                 Ok(dns)
             }
@@ -133,8 +133,8 @@ impl Names {
     }
 }
 
-fn failed(host: &str, servers: &str, why: &str) -> NameError {
-    NameError(format!("cannot find the address of {host} by DNS: {why}{servers}"))
+fn failed(host: &str, servers: &str, why: &str) -> LookupError {
+    LookupError(format!("cannot find the address of {host} by DNS: {why}{servers}"))
 }
 
 fn explain(error: &NetError) -> String {
@@ -147,7 +147,7 @@ fn explain(error: &NetError) -> String {
     }
 }
 
-fn stamp(path: &Path) -> Stamp {
+fn stamp(path: &Path) -> FileStamp {
     let found = fs::metadata(path).ok()?;
     Some((found.modified().ok()?, found.len()))
 }
@@ -159,7 +159,7 @@ async fn ask(resolver: &TokioResolver, host: &str) -> Result<Vec<IpAddr>, NetErr
     let (first, other) = select(wide, narrow).await.factor_first();
     match first {
         Ok(mut found) => {
-            if let Ok(Ok(more)) = tokio::time::timeout(GRACE, other).await {
+            if let Ok(Ok(more)) = tokio::time::timeout(OTHER_FAMILY_TIMEOUT, other).await {
                 found.extend(more);
             }
             // IPv6 first: connecting tries the first family, and soon the other one.
@@ -182,7 +182,7 @@ async fn addresses(resolver: &TokioResolver, host: &str, kind: RecordType) -> Re
     if addresses.is_empty() { Err(NetError::from("the answer has no address")) } else { Ok(addresses) }
 }
 
-fn make(sources: &Sources) -> Result<Dns, NetError> {
+fn build_dns(sources: &Sources) -> Result<Dns, NetError> {
     let text = text_files::read(&sources.servers);
     let is_there = text.is_ok();
     let mut conf = ResolvConf::parse(&String::from_utf8_lossy(&text.unwrap_or_default()));
@@ -216,7 +216,7 @@ fn make(sources: &Sources) -> Result<Dns, NetError> {
     Ok(Dns { resolver: builder.build()?, servers })
 }
 
-impl Resolve for Names {
+impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let names = self.clone();
         Box::pin(async move {

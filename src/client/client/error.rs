@@ -1,6 +1,6 @@
 //! Why a measurement was not uploaded.
 
-use crate::peer::CallError;
+use crate::peer::RequestError;
 use dapbox_protocol::{
     model::{ReportError, Role},
     vdaf::VdafError,
@@ -22,7 +22,7 @@ pub enum ClientError {
         /// The aggregator's base URL.
         url: String,
         /// Why not.
-        cause: CallError,
+        cause: RequestError,
     },
     /// An aggregator's keys are of no use.
     #[error("the {role}'s keys: {why}")]
@@ -42,7 +42,7 @@ pub enum ClientError {
     },
     /// The leader did not take the request that the report is in.
     #[error("upload: {0}")]
-    Upload(CallError),
+    Upload(RequestError),
     /// The leader took the request and refused the report.
     #[error("the leader refuses the report: {0}")]
     Refused(ReportError),
@@ -54,11 +54,11 @@ pub enum ClientError {
 impl ClientError {
     /// Whether another measurement may fare better: this one was refused, not all of them. What is said of a request is
     /// said of its report if there is only one; of several it says that we and the leader do not understand each other.
-    pub fn is_about_the_report(&self) -> bool {
+    pub fn is_report_specific(&self) -> bool {
         match self {
             Self::Vdaf(_) => true,
             Self::Refused(_) => !self.is_outdated(),
-            Self::Upload(CallError::Refused(problem)) => matches!(
+            Self::Upload(RequestError::Refused(problem)) => matches!(
                 problem.kind,
                 ProblemType::ReportRejected | ProblemType::ReportTooEarly | ProblemType::InvalidMessage
             ),
@@ -83,7 +83,7 @@ impl ClientError {
         match self {
             Self::Vdaf(_) => "invalidMeasurement".to_owned(),
             Self::Refused(error) => error.to_string(),
-            Self::Upload(CallError::Refused(problem)) => problem.kind.to_string(),
+            Self::Upload(RequestError::Refused(problem)) => problem.kind.to_string(),
             Self::Upload(_) => "noAnswer".to_owned(),
             Self::Keys { .. } | Self::NoUsableKey { .. } | Self::Seal { .. } => "noKey".to_owned(),
             Self::Fault(_) => "fault".to_owned(),

@@ -14,7 +14,7 @@ const BASE64URL: GeneralPurpose = GeneralPurpose::new(
 
 /// Bytes that were written as base64url or in hexadecimal, of one of these lengths. The length tells which it is: none of
 /// those that ids and keys have can be both. An error does not repeat what was given, which may be a secret.
-pub fn bytes(text: &str, lengths: &[usize]) -> Result<Vec<u8>, String> {
+pub fn parse(text: &str, lengths: &[usize]) -> Result<Vec<u8>, String> {
     let text = text.trim();
     let fits = |bytes: &Vec<u8>| lengths.contains(&bytes.len());
     if let Some(bytes) = hexadecimal(text).filter(fits) {
@@ -41,17 +41,17 @@ mod tests {
     use crate::model::TaskId;
 
     #[test]
-    fn the_length_tells_how_bytes_are_written() {
+    fn detects_encoding_by_length() {
         let id = TaskId::random();
         let hex: String = id.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         for text in [id.to_string(), format!("{id}="), hex.clone(), hex.to_uppercase(), format!(" {id}\n")] {
-            assert_eq!(bytes(&text, &[32]).as_deref(), Ok(id.as_bytes().as_slice()), "{text}");
+            assert_eq!(parse(&text, &[32]).as_deref(), Ok(id.as_bytes().as_slice()), "{text}");
         }
         // 32 digits: 16 bytes, or 24 in base64url.
-        assert_eq!(bytes(&"ab".repeat(16), &[16, 32]), Ok(vec![0xab; 16]));
-        assert_eq!(bytes(&"ab".repeat(32), &[16, 32]), Ok(vec![0xab; 32]));
+        assert_eq!(parse(&"ab".repeat(16), &[16, 32]), Ok(vec![0xab; 16]));
+        assert_eq!(parse(&"ab".repeat(32), &[16, 32]), Ok(vec![0xab; 32]));
         for wrong in ["", "ab", &id.to_string()[1..], &hex[1..], &format!("{}zz", &hex[2..])] {
-            let error = bytes(wrong, &[16, 32]).unwrap_err();
+            let error = parse(wrong, &[16, 32]).unwrap_err();
             assert!(error.contains("16 or 32") && (wrong.len() < 3 || !error.contains(wrong)), "{error}");
         }
     }

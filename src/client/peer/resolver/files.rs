@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn uses_what_is_good_and_names_what_is_not() {
+    fn keeps_valid_entries_and_reports_invalid_ones() {
         let bad = "x".repeat(64);
         let conf = ResolvConf::parse(&format!(
             "# made by hand\nnameserver 10.0.0.1 # first\nnameserver fe80::1%eth0\nnameserver fd00::1\nsearch old.example\n\

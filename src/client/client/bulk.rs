@@ -14,25 +14,25 @@ use dapbox_protocol::{
 use dapbox_support::Fault;
 
 /// A request of so many bytes gets no further report: larger ones would take memory and gain nothing.
-const FULL_REQUEST: usize = 1 << 20;
+const TARGET_REQUEST_BYTES: usize = 1 << 20;
 
 /// Rows of a journal, in the order of their measurements.
-struct Rows<'a> {
+struct JournalRows<'a> {
     journal: &'a Journal,
     numbers: Vec<u64>,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> JournalRows<'a> {
     /// Those at some places.
-    fn only(&self, indexes: &[usize]) -> Rows<'a> {
+    fn only(&self, indexes: &[usize]) -> JournalRows<'a> {
         let numbers = indexes.iter().filter_map(|index| self.numbers.get(*index)).copied().collect();
-        Rows { journal: self.journal, numbers }
+        JournalRows { journal: self.journal, numbers }
     }
 }
 
 /// What became of many measurements.
 #[derive(Clone, Debug, Default)]
-pub struct Summary {
+pub struct UploadSummary {
     /// How many the leader took.
     pub accepted: u64,
     /// How many were refused, by reason: the protocol's name for it where it has one.
@@ -43,7 +43,7 @@ pub struct Summary {
     pub failure: Option<ClientError>,
 }
 
-impl Summary {
+impl UploadSummary {
     /// How many were refused, for whatever reason.
     pub fn rejected_total(&self) -> u64 {
         self.rejected.values().sum()
@@ -53,7 +53,7 @@ impl Summary {
     fn take(&mut self, result: &Result<ReportId, ClientError>, is_alone: bool) {
         match result {
             Ok(_) => self.accepted += 1,
-            Err(error) if rejects_the_report(error, is_alone) => {
+            Err(error) if rejects_report(error, is_alone) => {
                 *self.rejected.entry(error.reason()).or_default() += 1;
                 self.last_rejection = Some(error.to_string());
             }
@@ -64,8 +64,8 @@ impl Summary {
 
 /// Whether an error is about one report, and not about its request. Of several reports in a request that was refused as a
 /// whole, it is unknown which one is meant.
-pub fn rejects_the_report(error: &ClientError, is_alone: bool) -> bool {
-    error.is_about_the_report() && (is_alone || !matches!(error, ClientError::Upload(_)))
+pub fn rejects_report(error: &ClientError, is_alone: bool) -> bool {
+    error.is_report_specific() && (is_alone || !matches!(error, ClientError::Upload(_)))
 }
 
 impl Client {
@@ -77,8 +77,8 @@ impl Client {
         measurements: impl IntoIterator<Item = Measurement>,
         time: Option<Time>,
         concurrency: usize,
-        mut progress: impl FnMut(&Summary),
-    ) -> Summary {
+        mut progress: impl FnMut(&UploadSummary),
+    ) -> UploadSummary {
         let rows = (0..).zip(measurements);
         self.upload_rows(rows, time, concurrency, None, |summary, _| progress(summary)).await
     }
@@ -91,9 +91,9 @@ impl Client {
         time: Option<Time>,
         concurrency: usize,
         journal: Option<&Journal>,
-        mut observe: impl FnMut(&Summary, &[(u64, Result<ReportId, ClientError>)]),
-    ) -> Summary {
-        let mut summary = Summary::default();
+        mut observe: impl FnMut(&UploadSummary, &[(u64, Result<ReportId, ClientError>)]),
+    ) -> UploadSummary {
+        let mut summary = UploadSummary::default();
         // Fetched once before, or each of the first uploads would fetch them.
         if let Err(error) = self.keys().await {
             summary.failure = Some(error);
@@ -106,7 +106,7 @@ impl Client {
             (!group.is_empty()).then_some((numbers, group))
         });
         let uploads = groups.map(async |(numbers, group)| {
-            let rows = journal.map(|journal| Rows { journal, numbers: numbers.clone() });
+            let rows = journal.map(|journal| JournalRows { journal, numbers: numbers.clone() });
             let results = self.upload_rows_together(Arc::from(group), time, rows.as_ref()).await;
             numbers.into_iter().zip(results).collect::<Vec<_>>()
         });
@@ -125,7 +125,7 @@ impl Client {
     /// How many measurements go together. Few are spread over the requests that may be in flight, or they would wait
     /// for each other with nothing gained.
     fn group_size(&self, measurements: usize, concurrency: usize) -> usize {
-        let most = wire::of(self.task.revision).reports_per_upload().max(1);
+        let most = wire::for_revision(self.task.revision).reports_per_upload().max(1);
         (measurements / concurrency.max(1)).clamp(1, most)
     }
 
@@ -144,7 +144,7 @@ impl Client {
         &self,
         measurements: Arc<[Measurement]>,
         time: Option<Time>,
-        rows: Option<&Rows<'_>>,
+        rows: Option<&JournalRows<'_>>,
     ) -> Vec<Result<ReportId, ClientError>> {
         let time = time.unwrap_or_else(Time::now);
         let mut results = self.attempt(&measurements, time, rows).await;
@@ -165,11 +165,11 @@ impl Client {
         &self,
         measurements: &Arc<[Measurement]>,
         time: Time,
-        rows: Option<&Rows<'_>>,
+        rows: Option<&JournalRows<'_>>,
     ) -> Vec<Result<ReportId, ClientError>> {
         let mut results = Vec::with_capacity(measurements.len());
         while results.len() < measurements.len() {
-            match self.attempt_some(measurements, results.len(), time, rows).await {
+            match self.attempt_request(measurements, results.len(), time, rows).await {
                 Ok(some) => results.extend(some),
                 // It is the same for all that are left.
                 Err(error) => results.resize(measurements.len(), Err(error)),
@@ -179,15 +179,15 @@ impl Client {
     }
 
     /// Makes and sends the reports of measurements from `first` on, as many as go into one request.
-    async fn attempt_some(
+    async fn attempt_request(
         &self,
         measurements: &Arc<[Measurement]>,
         first: usize,
         time: Time,
-        rows: Option<&Rows<'_>>,
+        rows: Option<&JournalRows<'_>>,
     ) -> Result<Vec<Result<ReportId, ClientError>>, ClientError> {
         let keys = self.keys().await?;
-        let made = self.make_some(Arc::clone(measurements), first, time, keys.clone()).await?;
+        let made = self.make_reports(Arc::clone(measurements), first, time, keys.clone()).await?;
         let (mut reports, mut results) = (Vec::with_capacity(made.len()), Vec::with_capacity(made.len()));
         let mut sent = Vec::new();
         for (index, report) in made.into_iter().enumerate() {
@@ -198,9 +198,9 @@ impl Client {
         if reports.is_empty() {
             return Ok(results);
         }
-        if let Some(Rows { journal, numbers }) = rows.map(|rows| rows.only(&sent)) {
-            let request = wire::of(self.task.revision).encode_upload(&self.task, &reports);
-            journal.sending(&numbers, &request).map_err(|e| Fault::while_doing("recording reports", e))?;
+        if let Some(JournalRows { journal, numbers }) = rows.map(|rows| rows.only(&sent)) {
+            let request = wire::for_revision(self.task.revision).encode_upload(&self.task, &reports);
+            journal.record_sent(&numbers, &request).map_err(|e| Fault::while_doing("recording reports", e))?;
         }
         let refused = match self.send(&reports).await {
             Err(error) if error.is_outdated() => {
@@ -221,13 +221,13 @@ impl Client {
     }
 
     /// Sends reports again whose outcome is not known, as they are: the outcome of each now.
-    pub async fn send_again(&self, sent: &InFlight) -> Result<Vec<Result<ReportId, ClientError>>, ClientError> {
-        let wire = wire::of(self.task.revision);
+    pub async fn resend(&self, sent: &InFlight) -> Result<Vec<Result<ReportId, ClientError>>, ClientError> {
+        let wire = wire::for_revision(self.task.revision);
         let reports = wire.decode_upload(&self.task, &sent.request);
         let reports = reports.map_err(|e| Fault::while_doing("reading reports that were sent", e))?;
         let refused = match self.send(&reports).await {
             Ok(refused) => refused,
-            Err(error) if rejects_the_report(&error, reports.len() == 1) || error.is_outdated() => {
+            Err(error) if rejects_report(&error, reports.len() == 1) || error.is_outdated() => {
                 return Ok(reports.iter().map(|_| Err(error.clone())).collect());
             }
             Err(error) => return Err(error),
@@ -241,7 +241,7 @@ impl Client {
     }
 
     /// Makes the reports for one request, on a thread for blocking work.
-    async fn make_some(
+    async fn make_reports(
         &self,
         measurements: Arc<[Measurement]>,
         first: usize,
@@ -251,11 +251,13 @@ impl Client {
         let (task, preparer, extensions) = (self.task.clone(), Arc::clone(&self.preparer), self.extensions());
         let make = move || {
             let (mut made, mut size) = (Vec::new(), 0);
-            for measurement in measurements.iter().skip(first).take(wire::of(task.revision).reports_per_upload()) {
+            for measurement in
+                measurements.iter().skip(first).take(wire::for_revision(task.revision).reports_per_upload())
+            {
                 let report = make_report_with(&task, &*preparer, &keys, &extensions, measurement, time);
                 size += report.as_ref().map_or(0, length);
                 made.push(report);
-                if size >= FULL_REQUEST {
+                if size >= TARGET_REQUEST_BYTES {
                     break;
                 }
             }

@@ -9,7 +9,7 @@ use crate::{
     cli::{Failure, args::Sources, control::Socket, show},
     config::Config,
     model::{Revision, Role, TaskId, Time},
-    peer::{Names, Peer, PeerOptions, Proxies, Proxy, Roots},
+    peer::{Peer, PeerOptions, Proxies, Proxy, Resolver, RootCertificates},
     server,
     store::{self, OpenError, name::TaskName},
     views::{
@@ -23,7 +23,7 @@ use crate::{
 const MAX_TASKS: usize = 10;
 
 /// What the checks look at.
-pub struct World {
+pub struct DoctorContext {
     /// The configuration.
     pub config: Config,
     /// Where it comes from.
@@ -37,7 +37,7 @@ pub struct World {
     /// All that the running server shows, if it does.
     pub overview: Option<Overview>,
     /// The tasks, or why they cannot be read; `None` if there is nothing to read them from.
-    pub tasks: Option<Result<Vec<TaskStatus>, Unread>>,
+    pub tasks: Option<Result<Vec<TaskStatus>, DataDirError>>,
     /// The HPKE keys, as far as they can be seen.
     pub keys: Vec<KeyStatus>,
     /// The stored times that are ahead of the clock.
@@ -45,7 +45,7 @@ pub struct World {
     /// How long each look at the network may take.
     pub timeout: Duration,
     /// Where hosts are, as the server finds them.
-    pub names: Names,
+    pub names: Resolver,
     /// What requests to others are made with, as the server makes them.
     pub peer: Peer,
     /// The proxies that these requests go through: the server's, if it runs.
@@ -55,7 +55,7 @@ pub struct World {
 }
 
 /// Why nothing was read from the data directory.
-pub enum Unread {
+pub enum DataDirError {
     /// It cannot be opened.
     Open(OpenError),
     /// Something else.
@@ -64,7 +64,7 @@ pub enum Unread {
 
 /// Another aggregator, as tasks have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Other {
+pub struct PeerAggregator {
     /// Its base URL.
     pub url: String,
     /// The protocol revision that it speaks there.
@@ -80,16 +80,16 @@ pub struct Other {
 }
 
 /// The tasks and the keys in a data directory, and the times in it that are ahead of the clock.
-type Contents = (Result<Vec<TaskStatus>, Unread>, Vec<KeyStatus>, Vec<TimeAhead>);
+type Contents = (Result<Vec<TaskStatus>, DataDirError>, Vec<KeyStatus>, Vec<TimeAhead>);
 /// The same if there is a directory.
-type Found = (Option<Result<Vec<TaskStatus>, Unread>>, Vec<KeyStatus>, Vec<TimeAhead>);
+type Found = (Option<Result<Vec<TaskStatus>, DataDirError>>, Vec<KeyStatus>, Vec<TimeAhead>);
 
-impl World {
+impl DoctorContext {
     /// Looks around.
-    pub async fn look(config: Config, sources: Sources, timeout: Duration) -> Result<Self, Failure> {
+    pub async fn gather(config: Config, sources: Sources, timeout: Duration) -> Result<Self, Failure> {
         let socket = Socket::new(config.control_socket())?;
         let health = match socket.is_alive().await {
-            Ok(true) => Some(within(timeout, socket.health()).await),
+            Ok(true) => Some(with_timeout(timeout, socket.health()).await),
             // Whoever may not use the socket learns of it from the check of the permissions.
             Ok(false) | Err(_) => None,
         };
@@ -98,10 +98,13 @@ impl World {
         let mut times_ahead = Vec::new();
         let (tasks, keys) = match &health {
             Some(Ok(_)) => {
-                overview = within(timeout, socket.overview()).await.ok();
-                times_ahead = within(timeout, socket.times_ahead()).await.unwrap_or_default();
+                overview = with_timeout(timeout, socket.overview()).await.ok();
+                times_ahead = with_timeout(timeout, socket.times_ahead()).await.unwrap_or_default();
                 let keys = overview.as_ref().map(|overview: &Overview| overview.keys.clone());
-                (Some(within(timeout, socket.tasks()).await.map_err(Unread::Other)), keys.unwrap_or_default())
+                (
+                    Some(with_timeout(timeout, socket.tasks()).await.map_err(DataDirError::Other)),
+                    keys.unwrap_or_default(),
+                )
             }
             Some(Err(_)) => (None, Vec::new()),
             None => {
@@ -111,12 +114,12 @@ impl World {
             }
         };
         let proxies = match &health {
-            Some(_) => within(timeout, socket.proxies()).await.ok(),
+            Some(_) => with_timeout(timeout, socket.proxies()).await.ok(),
             None => None,
         };
-        let proxies = proxies.unwrap_or_else(Proxies::of_process);
+        let proxies = proxies.unwrap_or_else(Proxies::from_env);
         // That they cannot be read is another check.
-        let roots = Roots::read(&config.peer.ca_file).unwrap_or_default();
+        let roots = RootCertificates::read(&config.peer.ca_file).unwrap_or_default();
         let peer = Peer::new(&PeerOptions {
             connect_timeout: timeout,
             timeout,
@@ -138,7 +141,7 @@ impl World {
             keys,
             times_ahead,
             timeout,
-            names: Names::default().within(timeout),
+            names: Resolver::default().within(timeout),
             peer,
             proxies,
             roots,
@@ -156,23 +159,23 @@ impl World {
     }
 
     /// What a server says that runs and answers.
-    pub fn told(&self) -> Option<&Health> {
+    pub fn live_health(&self) -> Option<&Health> {
         self.health.as_ref()?.as_ref().ok()
     }
 
     /// Whether a server runs and answers.
-    pub fn is_served(&self) -> bool {
-        self.told().is_some()
+    pub fn is_running(&self) -> bool {
+        self.live_health().is_some()
     }
 
     /// The address that the server listens on, or would.
-    pub fn listen(&self) -> std::net::SocketAddr {
-        self.told().and_then(|health| health.address).unwrap_or(self.config.listen)
+    pub fn listen_address(&self) -> std::net::SocketAddr {
+        self.live_health().and_then(|health| health.address).unwrap_or(self.config.listen)
     }
 
     /// The address for those who watch, that the server has or would have.
-    pub fn monitor(&self) -> Option<std::net::SocketAddr> {
-        match self.told() {
+    pub fn monitor_address(&self) -> Option<std::net::SocketAddr> {
+        match self.live_health() {
             Some(health) => health.monitor,
             None => self.config.monitor.listen.0.filter(|monitor| monitor.port() != 0),
         }
@@ -185,20 +188,26 @@ impl World {
 
     /// The other aggregators of tasks that go on, each with one of its tasks unless it is asked about each by the
     /// protocol; at most `limit`.
-    pub fn others(&self, limit: usize) -> Vec<Other> {
-        let mut found: Vec<Other> = Vec::new();
-        for task in self.known_tasks().iter().filter(|task| !is_over(task)) {
+    pub fn peers(&self, limit: usize) -> Vec<PeerAggregator> {
+        let mut found: Vec<PeerAggregator> = Vec::new();
+        for task in self.known_tasks().iter().filter(|task| !is_finished(task)) {
             let (url, role) = match task.role {
                 Role::Helper => (&task.leader_url, Role::Leader),
                 _ => (&task.helper_url, Role::Helper),
             };
             let (url, is_in_band) = (url.clone(), task.in_band.is_some());
-            let other =
-                Other { url, revision: task.revision, task: task.id, name: task.name.clone(), is_in_band, role };
+            let other = PeerAggregator {
+                url,
+                revision: task.revision,
+                task: task.id,
+                name: task.name.clone(),
+                is_in_band,
+                role,
+            };
             let asked = found.iter().filter(|known| known.url == other.url).count();
             if found.len() < limit
                 && asked < MAX_TASKS
-                && found.iter().all(|known| known.question() != other.question())
+                && found.iter().all(|known| known.query_key() != other.query_key())
             {
                 found.push(other);
             }
@@ -207,31 +216,31 @@ impl World {
     }
 }
 
-impl Other {
+impl PeerAggregator {
     /// The task, as it is shown.
     pub fn label(&self) -> String {
         show::task_label(self.name.as_ref(), &self.task)
     }
 
     /// What it is asked for its keys with; in some revisions that names the task.
-    fn question(&self) -> (&str, String) {
+    fn query_key(&self) -> (&str, String) {
         (&self.url, self.call().path)
     }
 
     /// What asks it for its keys.
-    pub fn call(&self) -> wire::Call {
-        wire::of(self.revision).hpke_config_call(Some(&self.task).filter(|_| !self.is_in_band))
+    pub fn call(&self) -> wire::RequestSpec {
+        wire::for_revision(self.revision).hpke_config_request(Some(&self.task).filter(|_| !self.is_in_band))
     }
 }
 
 /// Whether nothing is to be expected of a task any more.
-fn is_over(task: &TaskStatus) -> bool {
+fn is_finished(task: &TaskStatus) -> bool {
     let end = task.task_expiration.or_else(|| task.task_interval.map(|interval| interval.end()));
     end.is_some_and(|end| end < Time::now()) && task.waiting == 0 && task.collections_waiting == 0
 }
 
 /// Waits for an answer of the server for a while.
-async fn within<T>(timeout: Duration, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, String> {
+async fn with_timeout<T>(timeout: Duration, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, String> {
     match tokio::time::timeout(timeout, answer).await {
         Ok(answer) => answer.map_err(|failure| failure.message().to_owned()),
         Err(_) => Err("not in time".to_owned()),
@@ -248,12 +257,12 @@ async fn read_directory(config: Config) -> Result<Found, Failure> {
         let options = store::Options { ballast_bytes: 0, ..server::store_options(&config) };
         let data = match Offline::open(&config.data_dir, options) {
             Ok(data) => data,
-            Err(error) => return (Err(Unread::Open(error)), Vec::new(), Vec::new()),
+            Err(error) => return (Err(DataDirError::Open(error)), Vec::new(), Vec::new()),
         };
         let keys = data.keys(Time::now(), &Policy::of(&config)).unwrap_or_default();
         let keys = keys.into_iter().map(|key| key.status).collect();
         let ahead = data.times_ahead(Time::now()).unwrap_or_default();
-        (data.tasks().map_err(|fault| Unread::Other(fault.to_string())), keys, ahead)
+        (data.tasks().map_err(|fault| DataDirError::Other(fault.to_string())), keys, ahead)
     };
     let (tasks, keys, ahead) = tokio::task::spawn_blocking(read).await?;
     Ok((Some(tasks), keys, ahead))

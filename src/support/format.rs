@@ -1,7 +1,7 @@
 //! How nouns are put into words and numbers into text, wherever people read them: the command line, the status page.
 
 use dapbox_protocol::{
-    model::{BatchMode, Duration, Epsilon, Max, Time, VdafConfig},
+    model::{BatchMode, Duration, Epsilon, MaxMeasurement, Time, VdafConfig},
     vdaf::noise::Noise,
 };
 
@@ -44,7 +44,7 @@ pub fn vdaf(vdaf: &VdafConfig) -> String {
     }
 }
 
-fn numbers(max: Max) -> String {
+fn numbers(max: MaxMeasurement) -> String {
     match max.bits() {
         Some(bits) => format!("{bits}-bit numbers"),
         None => format!("numbers up to {}", max.0),
@@ -124,7 +124,7 @@ pub fn noise(vdaf: &VdafConfig, epsilon: Epsilon) -> String {
         few if few < 100.0 => format!("{few:.1}"),
         many => count(many as u128),
     };
-    let bound = count(noise.bound() as u128);
+    let bound = count(noise.confidence_bound() as u128);
     format!(
         "epsilon {epsilon} from each aggregator; a number of an aggregate is within {bound} of the true one in 95 of 100 \
          cases (standard deviation {deviation})"
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lengths_rates_and_sizes_are_written_in_units_that_suit_them() {
+    fn formats_durations_rates_and_sizes() {
         let spans = [0, 45, 119, 3600, 5400, 90_061, 86_400 * 1000].map(|seconds| span(Duration(seconds)));
         assert_eq!(spans, ["0 s", "45 s", "1 min", "1 h", "1 h 30 min", "1 d 1 h", "1,000 d"]);
         let around = [40, 100, 3700].map(|at| relative(Time(at), Time(100)));
