@@ -20,7 +20,7 @@ use dapbox::{
     vdaf::Measurement,
     wire::{
         ProblemType, ResourceKind,
-        taskprov::{advertise, of},
+        taskprov::{advertise, for_revision},
     },
 };
 use tempfile::TempDir;
@@ -176,7 +176,7 @@ impl Acquaintances {
 }
 
 pub fn header(task: &Advertisement) -> Option<String> {
-    Some(of(DAP09).unwrap().encode_header(&task.bytes))
+    Some(for_revision(DAP09).unwrap().encode_header(&task.bytes))
 }
 
 /// A report as clients of such tasks make it.

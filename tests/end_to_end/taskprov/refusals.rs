@@ -16,7 +16,7 @@ use dapbox::{
     vdaf::Measurement,
     wire::{
         ProblemType, ResourceKind,
-        taskprov::{HEADER, of},
+        taskprov::{HEADER, for_revision},
     },
 };
 use janus_messages::{
@@ -60,7 +60,7 @@ async fn the_helper_refuses_what_it_should_and_stores_nothing_of_it() {
     let mut longer = good.bytes.to_vec();
     longer.push(0);
     let longer: Bytes = longer.into();
-    let encode = |bytes: &[u8]| Some(of(DAP09).unwrap().encode_header(bytes));
+    let encode = |bytes: &[u8]| Some(for_revision(DAP09).unwrap().encode_header(bytes));
     let other = met.task(|_| {});
 
     use ProblemType::{InvalidMessage, InvalidTask, UnauthorizedRequest, UnrecognizedTask};
@@ -101,7 +101,7 @@ async fn the_helper_refuses_what_it_should_and_stores_nothing_of_it() {
         let mut bytes = good.bytes.to_vec();
         let end = bytes.len() - at_end.len();
         bytes[end..].copy_from_slice(&at_end);
-        let id = of(DAP09).unwrap().task_id(&bytes);
+        let id = for_revision(DAP09).unwrap().task_id(&bytes);
         let call = parties
             .wire()
             .create_request(ResourceKind::AggregationJob, &id, &[1; 16])
@@ -110,7 +110,7 @@ async fn the_helper_refuses_what_it_should_and_stores_nothing_of_it() {
         assert_refused(&answer, InvalidTask, detail);
     }
     let cut = encode(&good.bytes[..good.bytes.len() - 1]);
-    let id = of(DAP09).unwrap().task_id(&good.bytes[..good.bytes.len() - 1]);
+    let id = for_revision(DAP09).unwrap().task_id(&good.bytes[..good.bytes.len() - 1]);
     let call = parties.wire().create_request(ResourceKind::AggregationJob, &id, &[1; 16]).with_advertisement(cut);
     let answer = peer().send(&met.helper.url(DAP09), &call, token, Bytes::from(body.clone())).await.unwrap();
     assert_refused(&answer, InvalidMessage, "");
@@ -229,7 +229,7 @@ async fn a_request_of_januss_kind_is_answered() {
 
     let url =
         format!("{}tasks/{}/aggregation_jobs/{}", met.helper.url(DAP09), parties.id(), AggregationJobId::random());
-    let advertisement = of(DAP09).unwrap().encode_header(&config.get_encoded().unwrap());
+    let advertisement = for_revision(DAP09).unwrap().encode_header(&config.get_encoded().unwrap());
     let headers = [
         ("content-type", "application/dap-aggregation-job-init-req"),
         ("dap-auth-token", met.helper_token.expose_text().unwrap()),
