@@ -1,5 +1,5 @@
-//! The client of a task: splits a measurement in two, seals each half to its aggregator, and uploads it
-//! (DAP-09 section 4.4, DAP-18 section 4.4).
+//! The DAP client: shards a measurement, seals each share to its aggregator, and uploads the report (DAP-09 section
+//! 4.4, DAP-18 section 4.4).
 
 mod bulk;
 mod error;
@@ -31,15 +31,15 @@ pub use bulk::{UploadSummary, rejects_report};
 pub use error::ClientError;
 pub use journal::{InFlight, Journal};
 
-/// How long an aggregator's keys are kept when it does not say.
+/// Cache lifetime of an aggregator's keys if the response does not state one; also the maximum.
 const DEFAULT_MAX_AGE: Span = Span::from_secs(86_400);
 
-/// The keys that a report is sealed to.
+/// The keys that reports are sealed to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AggregatorKeys {
-    /// The leader's.
+    /// The leader's key.
     pub leader: HpkeConfig,
-    /// The helper's.
+    /// The helper's key.
     pub helper: HpkeConfig,
 }
 
@@ -53,7 +53,7 @@ pub struct Client {
     keys: Mutex<Option<Cached>>,
 }
 
-/// What a client adds if the task is set up in-band.
+/// What a client of an in-band task adds to its requests and reports.
 #[derive(Clone, Debug)]
 struct InBand {
     advertisement: String,
@@ -66,14 +66,13 @@ struct Cached {
 }
 
 impl Client {
-    /// A client for a task. Fails if the task's parameters are wrong.
+    /// Creates a client for a task. Fails if the task's parameters are invalid.
     pub fn new(task: TaskParameters, peer: Peer, retries: RetryPolicy) -> Result<Self, ClientError> {
         let preparer = vdaf::preparer(task.revision, &task.vdaf)?;
         Ok(Self { task, preparer, peer, retries, in_band: None, keys: Mutex::new(None) })
     }
 
-    /// The same for a task that is set up in-band with this configuration, which goes with every upload
-    /// (draft-wang-ppm-dap-taskprov-06 section 4).
+    /// Advertises the configuration of an in-band task with every upload (draft-wang-ppm-dap-taskprov-06 section 4).
     pub fn with_advertisement(self, configuration: &[u8]) -> Self {
         let in_band = taskprov::for_revision(self.task.revision).map(|taskprov| {
             let extension = taskprov.report_extension().map(|kind| Extension { kind, data: Bytes::new() });
@@ -82,7 +81,7 @@ impl Client {
         Self { in_band, ..self }
     }
 
-    /// What is in each share of a report beside the measurement's part.
+    /// The extensions of each input share.
     fn extensions(&self) -> Vec<Extension> {
         self.in_band.as_ref().map(|in_band| in_band.extensions.clone()).unwrap_or_default()
     }
@@ -92,15 +91,15 @@ impl Client {
         &self.task
     }
 
-    /// Uploads one measurement, made at `time` or now. Tries again while that may help: with a new report if the leader
-    /// does not know the key any more, with the same one if its answer is missing.
+    /// Uploads one measurement made at `time`, or now. Retries transient failures: with a new report if the leader's
+    /// key is outdated, with the same report if the response is lost.
     pub async fn upload(&self, measurement: Measurement, time: Option<Time>) -> Result<ReportId, ClientError> {
         let results = self.upload_together(Arc::from([measurement]), time).await;
         let missing = || Fault::while_doing("uploading a report", "nothing became of it");
         results.into_iter().next().unwrap_or_else(|| Err(missing().into()))
     }
 
-    /// Makes a report without sending it. Computes on a thread for blocking work.
+    /// Creates a report without sending it, on a blocking thread.
     pub async fn prepare(&self, measurement: Measurement, time: Time) -> Result<Report, ClientError> {
         let keys = self.keys().await?;
         let (task, preparer, extensions) = (self.task.clone(), Arc::clone(&self.preparer), self.extensions());
@@ -108,9 +107,11 @@ impl Client {
         tokio::task::spawn_blocking(make).await.map_err(|e| Fault::while_doing("making a report", e))?
     }
 
-    /// Uploads reports in one request (DAP-09 section 4.4.2, DAP-18 section 4.4.2), of which one may have as many as
-    /// [`reports_per_upload`](wire::Wire::reports_per_upload) says, and returns which were refused, in their order.
-    /// Sending the same ones again is harmless, so that is tried.
+    /// Uploads reports in one request (DAP-09 section 4.4.2, DAP-18 section 4.4.2) and returns the rejected ones in
+    /// order.
+    ///
+    /// Accepts at most [`reports_per_upload`](wire::Wire::reports_per_upload) reports. Retries transient failures with
+    /// the same reports, which the leader deduplicates.
     pub async fn send(&self, reports: &[Report]) -> Result<Vec<(ReportId, ReportError)>, ClientError> {
         let wire = wire::for_revision(self.task.revision);
         let body = Bytes::from(wire.encode_upload(&self.task, reports));
@@ -132,13 +133,13 @@ impl Client {
             return Err(ClientError::Upload(RequestError::Unexpected(format!("a report that was not sent: {id}"))));
         }
         if is_lost.into_inner() {
-            // What an earlier attempt brought there, of which we did not get to hear.
+            // An earlier attempt whose response was lost has uploaded these reports.
             refused.retain(|(_, error)| *error != ReportError::ReportReplayed);
         }
         Ok(refused)
     }
 
-    /// The keys of both aggregators: those that we have, or new ones when they are too old.
+    /// The keys of both aggregators, from the cache or fetched.
     pub async fn keys(&self) -> Result<AggregatorKeys, ClientError> {
         if let Some(cached) = &*self.keys.lock().unwrap_or_else(PoisonError::into_inner)
             && Instant::now() < cached.until
@@ -154,7 +155,7 @@ impl Client {
         Ok(keys)
     }
 
-    /// Forgets keys that turned out to be outdated, unless there are others already.
+    /// Removes outdated keys from the cache, unless they were already replaced.
     fn forget(&self, outdated: &AggregatorKeys) {
         let mut cached = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if cached.as_ref().is_some_and(|cached| cached.keys == *outdated) {
@@ -162,17 +163,16 @@ impl Client {
         }
     }
 
-    /// The key of one of the aggregators.
+    /// Fetches the key of one aggregator.
     pub async fn key(&self, role: Role) -> Result<HpkeConfig, ClientError> {
         self.fetch(role).await.map(|(key, _)| key)
     }
 
-    /// The key of an aggregator's that we use, and how long it may be kept (DAP-09 section 4.4.1, DAP-18 section
-    /// 4.4.1).
+    /// Fetches the key of one aggregator with its cache lifetime (DAP-09 section 4.4.1, DAP-18 section 4.4.1).
     async fn fetch(&self, role: Role) -> Result<(HpkeConfig, Span), ClientError> {
         let url = if role == Role::Leader { &self.task.leader_url } else { &self.task.helper_url };
         let wire = wire::for_revision(self.task.revision);
-        // A task that is set up in-band may not be known there yet.
+        // The aggregator may not know an in-band task yet.
         let call = wire.hpke_config_request(Some(&self.task.id).filter(|_| self.in_band.is_none()));
         let answer = retry(self.retries, || self.peer.call(url, &call, None, Bytes::new()))
             .await
@@ -183,11 +183,12 @@ impl Client {
     }
 }
 
-/// The first key that we can use: an aggregator lists them in the order that it prefers. But a post-quantum one goes before
-/// all others, which is last only for the sake of clients that look no further.
+/// Selects the first supported key of an aggregator's list, preferring post-quantum keys.
 ///
-/// Each aggregator's is chosen by itself. A share tells nothing without the other, so whoever records both and has a quantum
-/// computer later is kept out by one that is sealed like that.
+/// The list is in the aggregator's order of preference. Post-quantum keys may be last in it, because some clients fail
+/// on a first key that they do not support. Each aggregator's key is selected independently: one post-quantum key
+/// suffices against an attacker who records both shares and later has a quantum computer, because one share reveals
+/// nothing.
 fn select_key(configs: Result<Vec<HpkeConfig>, Malformed>) -> Result<HpkeConfig, String> {
     let configs = configs.map_err(|e| e.to_string())?;
     let count = configs.len();
@@ -199,18 +200,18 @@ fn select_key(configs: Result<Vec<HpkeConfig>, Malformed>) -> Result<HpkeConfig,
     })
 }
 
-/// Whether the leader may have taken the reports of a request that failed.
+/// Whether the leader may have accepted the reports of a failed request.
 fn may_have_been_accepted(error: &RequestError) -> bool {
     match error {
         RequestError::NoAnswer(error) => !error.never_sent(),
-        // Of a long upload, what came before the disk was full is taken.
+        // The leader keeps the reports that it stored before its disk was full.
         RequestError::Refused(problem) => matches!(problem.status, 500 | 502 | 504 | 507),
         RequestError::Unexpected(_) => true,
     }
 }
 
-/// Makes a report of a measurement: splits it, rounds the time down to the task's precision, and seals the halves
-/// (DAP-09 section 4.4.2, DAP-18 section 4.4.2).
+/// Creates a report: shards the measurement, rounds the time down to the task's precision, and seals the shares (DAP-09
+/// section 4.4.2, DAP-18 section 4.4.2).
 pub fn make_report(
     task: &TaskParameters,
     preparer: &dyn Preparer,
@@ -221,7 +222,7 @@ pub fn make_report(
     make_report_with(task, preparer, keys, &[], measurement, time)
 }
 
-/// The same with extensions in both shares.
+/// Creates a report with extensions in both input shares.
 fn make_report_with(
     task: &TaskParameters,
     preparer: &dyn Preparer,

@@ -1,5 +1,5 @@
-//! The collector of a task: asks the leader for an aggregate, waits for it, opens both shares and puts them together
-//! (DAP-09 section 4.6, DAP-18 section 4.6).
+//! The DAP collector: requests an aggregate from the leader, waits for it, opens both aggregate shares and combines
+//! them (DAP-09 section 4.6, DAP-18 section 4.6).
 
 mod journal;
 mod resume;
@@ -27,90 +27,90 @@ use dapbox_protocol::{
 
 pub use journal::{CollectionJob, CollectionJournal, CollectionJournalError, CollectionRecord};
 
-/// A task as its collector knows it.
+/// A task as its collector configures it.
 #[derive(Clone, Debug)]
 pub struct CollectorTask {
-    /// What all parties know.
+    /// Public parameters.
     pub public: TaskParameters,
-    /// The token that we present to the leader.
+    /// The token to present to the leader.
     pub token: Secret,
-    /// The one before, which is tried where the leader does not know the new one yet.
+    /// The previous token, presented if the leader rejects the new one.
     pub previous_token: Option<Secret>,
 }
 
-/// An aggregate, as it came out.
+/// A collected aggregate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CollectedAggregate {
-    /// How many reports are in it.
+    /// Number of reports in the aggregate.
     pub report_count: u64,
-    /// The smallest aligned interval that holds the times of those reports.
+    /// The smallest aligned interval that contains the times of the reports.
     pub interval: Interval,
-    /// The batch's id, if the leader makes the batches and says which one it is.
+    /// The batch id, for fixed-size tasks whose leader reports it.
     pub batch_id: Option<BatchId>,
-    /// The path of the collection job at the leader.
+    /// Path of the collection job at the leader.
     pub location: Option<String>,
     /// The aggregate.
     pub result: AggregateResult,
 }
 
-/// How a collection is going.
+/// Progress of a collection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The leader has taken the request.
+    /// The leader accepted the request.
     Accepted,
-    /// It is not ready yet; asked that many times.
+    /// The result is not ready; the number of polls so far.
     Waiting(u64),
 }
 
-/// Why there is no aggregate.
+/// The reason why a collection failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CollectError {
-    /// The task's parameters are wrong, or the shares do not fit them.
+    /// The task's parameters are invalid, or the shares do not match them.
     #[error(transparent)]
     Vdaf(#[from] VdafError),
-    /// The leader did not take the request, or could not fulfil it.
+    /// The leader rejected the request, or the request failed.
     #[error("the leader: {0}")]
     Request(RequestError),
     /// The protocol has no such query.
     #[error("the query: {0}")]
     UnsupportedQuery(Malformed),
-    /// The answer does not decode.
+    /// The response does not decode.
     #[error("the leader's answer: {0}")]
     Malformed(#[from] Malformed),
-    /// The answer is for another question.
+    /// The response does not match the query.
     #[error("the leader's answer does not fit the query: {0}")]
     AnswerMismatch(&'static str),
-    /// A share does not open with the collector's key.
+    /// A share cannot be opened with the collector's key.
     #[error("the {0}'s share does not open: {1}")]
     Open(Role, HpkeError),
     /// The leader has deleted the result.
     #[error("the leader has deleted the result")]
     Deleted,
-    /// There was no result within the given time.
+    /// The result was not ready in time.
     #[error("not ready within {}", dapbox_support::duration::show(*.0))]
     TimedOut(Span),
-    /// The leader is not done, and was only to be asked how it is.
+    /// The result is not ready, and the caller asked to poll once.
     #[error("the leader is not done")]
     NotReady,
-    /// The collection could not be recorded.
+    /// The journal cannot be read or written.
     #[error(transparent)]
     CollectionJournal(#[from] CollectionJournalError),
 }
 
-/// A collection job, as the leader is asked for it.
+/// A request for a collection job.
 struct JobRequest {
     id: CollectionJobId,
     query: Query,
     body: Bytes,
 }
 
-/// What happens to a job that is asked for.
+/// A step of a collection job.
 enum JobEvent<'a> {
-    /// The leader has accepted it, and names its path.
+    /// The leader accepted the job, at this path if known.
     Accepted(Option<&'a str>),
-    /// It is not ready yet; asked that many times.
+    /// The result is not ready; the number of polls so far.
     Waiting(u64),
-    /// The body of a result that opens.
+    /// The body of a result whose shares were opened.
     Result(&'a Bytes),
 }
 
@@ -125,21 +125,20 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// A collector for a task. Fails if the task's parameters are wrong.
+    /// Creates a collector for a task. Fails if the task's parameters are invalid.
     pub fn new(task: CollectorTask, keypair: Keypair, peer: Peer, retries: RetryPolicy) -> Result<Self, CollectError> {
         let preparer = vdaf::preparer_for_task(&task.public)?;
         let peer = peer.with_fallback_tokens(task.previous_token.clone());
         Ok(Self { task, keypair, preparer, peer, retries, advertisement: None })
     }
 
-    /// The same for a task that is set up in-band with this configuration, which goes with every request
-    /// (draft-wang-ppm-dap-taskprov-06 section 7).
+    /// Advertises the configuration of an in-band task with every request (draft-wang-ppm-dap-taskprov-06 section 7).
     pub fn with_advertisement(self, configuration: &[u8]) -> Self {
         let taskprov = wire::taskprov::for_revision(self.task.public.revision);
         Self { advertisement: taskprov.map(|taskprov| taskprov.encode_header(configuration)), ..self }
     }
 
-    /// Collects a batch: starts a collection job and asks until it is done, for at most `timeout`.
+    /// Collects a batch: creates a collection job and polls it until it is done, for at most `timeout`.
     pub async fn collect(
         &self,
         query: Query,
@@ -158,21 +157,21 @@ impl Collector {
         with_timeout(timeout, collected).await
     }
 
-    /// The body of the request for a query.
+    /// Encodes the request for a query.
     fn encode(&self, query: Query) -> Result<Bytes, CollectError> {
         let (wire, task) = (wire::for_revision(self.task.public.revision), &self.task.public);
         let request = CollectionReq { query, aggregation_parameter: Bytes::new(), extensions: Vec::new() };
         wire.encode_collection_req(task, &request).map(Bytes::from).map_err(CollectError::UnsupportedQuery)
     }
 
-    /// The call that makes a job at the leader. Repeating it is harmless.
+    /// The request that creates a job at the leader. It is idempotent.
     fn create_request(&self, id: &CollectionJobId) -> RequestSpec {
         let wire = wire::for_revision(self.task.public.revision);
         wire.create_request(ResourceKind::CollectionJob, &self.task.public.id, id.as_bytes())
     }
 
-    /// Makes a job at the leader, unless its path there is known, and asks until it is done. `may_exist` becomes true
-    /// once the leader may have the job.
+    /// Creates a job at the leader, unless its location is known, and polls it until it is done. Sets `may_exist` once
+    /// the leader may have the job.
     async fn run_job(
         &self,
         job: &JobRequest,
@@ -181,7 +180,7 @@ impl Collector {
         mut on_event: impl FnMut(JobEvent) -> Result<(), CollectError>,
     ) -> Result<CollectedAggregate, CollectError> {
         let (wire, task) = (wire::for_revision(self.task.public.revision), &self.task.public);
-        // Starts fast, as a batch may be ready, and ends at a pace that does not matter.
+        // The batch may be ready soon, so the first polls are frequent.
         let mut backoff = Backoff::new(Span::from_millis(100), Span::from_secs(30));
         let mut asked = 0;
         let mut reply = match &location {
@@ -200,7 +199,7 @@ impl Collector {
             let at = location
                 .as_deref()
                 .ok_or(CollectError::AnswerMismatch("neither a result nor a location to ask for it"))?;
-            // The first time at once, unless the leader says that this is of no use.
+            // Poll immediately the first time, unless the leader requests a delay.
             if asked > 0 || reply.retry_after.is_some() {
                 tokio::time::sleep(backoff.next_delay(reply.retry_after)).await;
             }
@@ -216,7 +215,7 @@ impl Collector {
         }
     }
 
-    /// Asks how a job is.
+    /// Polls a job.
     async fn poll(&self, location: &str, may_exist: &AtomicBool) -> Result<Reply, CollectError> {
         let wire = wire::for_revision(self.task.public.revision);
         let poll = wire.poll_request(ResourceKind::CollectionJob, location);
@@ -227,8 +226,10 @@ impl Collector {
         }
     }
 
-    /// Tells the leader that a result is not needed any more (DAP-09 section 4.6.1, DAP-18 section 4.6.3). Where the
-    /// leader makes the batches, a collection after this gets the next one, and this one is gone: keep the result first.
+    /// Tells the leader to delete a result (DAP-09 section 4.6.1, DAP-18 section 4.6.3).
+    ///
+    /// For tasks whose leader creates the batches, the next collection returns the next batch and this one is lost.
+    /// Store the result first.
     pub async fn release(&self, collected: &CollectedAggregate) -> Result<(), CollectError> {
         match &collected.location {
             Some(location) => self.delete(location).await,
@@ -236,7 +237,7 @@ impl Collector {
         }
     }
 
-    /// Deletes the job with a path at the leader.
+    /// Deletes the job with this path at the leader.
     async fn delete(&self, location: &str) -> Result<(), CollectError> {
         let Some(call) =
             wire::for_revision(self.task.public.revision).delete_request(ResourceKind::CollectionJob, location)
@@ -269,7 +270,7 @@ impl Collector {
         })
     }
 
-    /// Checks that the answer is one to the query, opens both shares and puts them together.
+    /// Validates a response, opens both aggregate shares and combines them.
     fn open(
         &self,
         query: &Query,
@@ -298,7 +299,7 @@ impl Collector {
         })
     }
 
-    /// The batch that the answer is about, if that is what was asked for.
+    /// The batch of a response. Fails if it is not the requested one.
     fn check(&self, query: &Query, collection: &Collection) -> Result<BatchSelector, CollectError> {
         let found = collection.interval;
         if collection.report_count == 0 {
@@ -322,7 +323,7 @@ impl Collector {
             {
                 Ok(BatchSelector::FixedSize(id))
             }
-            // Where the leader does not say which batch it took, shares are not bound to it either.
+            // If the leader does not report the batch, the shares are not bound to it.
             (Query::FixedSize(FixedSizeQuery::CurrentBatch), None) => {
                 Ok(BatchSelector::FixedSize(BatchId::new([0; 32])))
             }
@@ -335,7 +336,7 @@ impl Collector {
 }
 
 impl JobEvent<'_> {
-    /// The progress that a caller sees.
+    /// The progress to report to the caller.
     fn progress(&self) -> Option<Progress> {
         match self {
             Self::Accepted(_) => Some(Progress::Accepted),
@@ -345,7 +346,7 @@ impl JobEvent<'_> {
     }
 }
 
-/// Whether the leader says that it does not have the job. A proxy's 404 says nothing about jobs.
+/// Whether the leader states that the job does not exist. A 404 of a proxy does not.
 fn is_job_deleted(error: &RequestError) -> bool {
     error.problem().is_some_and(|problem| match problem.status {
         410 => true,
@@ -354,7 +355,7 @@ fn is_job_deleted(error: &RequestError) -> bool {
     })
 }
 
-/// The outcome, if it is there within `timeout`.
+/// Limits a collection to `timeout`.
 async fn with_timeout(
     timeout: Option<Span>,
     collected: impl Future<Output = Result<CollectedAggregate, CollectError>>,

@@ -1,6 +1,7 @@
-//! The parties that are not servers, and the HTTP client that all parties use.
+//! The client, the collector, and the HTTP client of all parties.
 //!
-//! [`client::Client`] uploads measurements, [`collector::Collector`] collects aggregates, [`peer::Peer`] sends requests.
+//! [`client::Client`] uploads measurements, [`collector::Collector`] collects aggregates, [`peer::Peer`] sends
+//! requests.
 
 #![deny(clippy::print_stderr)]
 

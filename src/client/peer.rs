@@ -1,6 +1,7 @@
-//! The HTTP client that leader, uploader and collector share: bounded in time and size, never redirected, and exact
-//! about whether a request that failed may have arrived. Repeating is up to the caller: [`retry()`] for one that waits,
-//! [`Backoff`] for one that has other things to do meanwhile.
+//! The HTTP client of leader, client and collector.
+//!
+//! Requests are bounded in time and size and never redirected. Errors tell whether the peer may have received the
+//! request. The client does not retry: use [`retry()`] to wait for an outcome, or [`Backoff`] to schedule retries.
 
 mod backoff;
 mod proxy;
@@ -33,48 +34,49 @@ pub use resolver::{LookupError, Resolver};
 pub use retry::{RetryPolicy, retry};
 pub use trust::{RootCertificates, RootCertificatesError, client_config};
 
-/// The longest `Location` that is followed, in bytes: a leader stores it.
+/// Maximum length of a `Location` header in bytes; a leader stores it.
 const MAX_LOCATION: usize = 2048;
-/// The most memory, in bytes, that is taken for an answer before it comes.
+/// Maximum memory to allocate in advance for a response body, in bytes.
 const MAX_PREALLOCATION: u64 = 1 << 20;
-/// How long a peer may be silent, where requests share a connection (HTTP/2), before it is asked whether it is there. One
-/// that has vanished would have all requests until the system gives the connection up, which takes many minutes.
+/// Idle time of an HTTP/2 connection before a keep-alive ping. Without pings, requests would wait many minutes for a
+/// peer that vanished.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// How long it may take over that answer.
+/// Time to wait for the response to a keep-alive ping.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-/// The HTTP status of a request that was taken and is not done (RFC 9110 section 15.3.3).
+/// HTTP status of an accepted, incomplete request (RFC 9110 section 15.3.3).
 const ACCEPTED: u16 = 202;
-/// The HTTP status of a proxy that wants a password (RFC 9110 section 15.5.8).
+/// HTTP status of a proxy that requires credentials (RFC 9110 section 15.5.8).
 const PROXY_AUTHENTICATION_REQUIRED: u16 = 407;
 
-/// What a [`Peer`] may spend on one request.
+/// Settings and limits of a [`Peer`].
 #[derive(Clone, Debug)]
 pub struct PeerOptions {
-    /// How long connecting may take.
+    /// Timeout for establishing a connection.
     pub connect_timeout: Duration,
-    /// How long the whole request may take, from connecting to the last byte of the answer.
+    /// Timeout for a whole request, from connecting to the last byte of the response.
     pub timeout: Duration,
-    /// The longest answer in bytes.
+    /// Maximum length of a response body in bytes.
     pub max_answer_bytes: usize,
-    /// Whose certificates are believed besides those that everybody believes.
+    /// Root certificates in addition to those of the system.
     pub roots: RootCertificates,
-    /// What is made to fail: nothing, outside of tests.
+    /// Injected failures; none outside of tests.
     pub failpoints: Failpoints,
-    /// Where a token stands.
+    /// The header that presents tokens.
     pub token_header: TokenHeader,
-    /// How many connections to a host are kept for the next requests.
+    /// Maximum number of idle connections per host.
     pub max_idle: usize,
-    /// The proxies that requests go through: those of this process, by default.
+    /// Proxies for requests; by default those of the environment.
     pub proxies: Proxies,
 }
 
-/// The header that tokens are presented in.
+/// The header that presents a token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TokenHeader {
     /// `Authorization: Bearer` (DAP-09 section 3.1, DAP-18 section 3.4).
     #[default]
     Bearer,
-    /// `DAP-Auth-Token`, as the interop test design has it: some who were told a token by its API take it nowhere else.
+    /// `DAP-Auth-Token` of the interoperability test design. Some aggregators accept the token of a test task in this
+    /// header only.
     DapAuthToken,
 }
 
@@ -93,118 +95,118 @@ impl Default for PeerOptions {
     }
 }
 
-/// A client for the other parties' HTTP servers. Clones share their connections.
+/// An HTTP client for requests to peers. Clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Peer {
     http: reqwest::Client,
     options: PeerOptions,
-    /// Tokens to try where the one of a request is refused.
+    /// Tokens to retry with if the peer rejects the token of a request.
     fallback_tokens: Vec<Secret>,
-    /// The name of the request, for those who want it to fail.
+    /// The failpoint of the requests, for tests.
     point: Option<Point>,
 }
 
-/// What a peer answered, whatever the status.
+/// The response of a peer, with any status.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
     /// The media type of the body, as sent.
     pub content_type: Option<String>,
-    /// For how long the peer asks us to stay away.
+    /// Delay that the peer requests.
     pub retry_after: Option<Duration>,
-    /// Where the peer says that a new resource is, as sent.
+    /// The `Location` header, as sent.
     pub location: Option<String>,
-    /// For how long the answer may be kept, if the peer says so (zero: not at all).
+    /// Cache lifetime of the response, if stated; zero if it must not be cached.
     pub max_age: Option<Duration>,
-    /// When the peer says that it answered, by its clock.
+    /// The `Date` header: time of the response by the peer's clock.
     pub date: Option<SystemTime>,
     /// The body.
     pub body: Bytes,
-    /// The proxy that the answer came through, which may be the one that answered.
+    /// The proxy that forwarded the response, or that may have sent it.
     pub via: Option<String>,
 }
 
-/// What a peer says of a resource that it makes.
+/// The state of a resource at a peer.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
-    /// The path of the resource below the peer's base URL, if it is known.
+    /// Path of the resource relative to the peer's base URL, if known.
     pub location: Option<String>,
-    /// The resource, if it is ready.
+    /// The representation of the resource, if it is ready.
     pub ready: Option<Bytes>,
-    /// For how long the peer asks us to stay away.
+    /// Delay that the peer requests.
     pub retry_after: Option<Duration>,
 }
 
-/// Why there is no answer.
+/// The reason why there is no response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
-    /// The address is not an `http` or `https` URL, or a header cannot be written. Nothing was sent.
+    /// The URL is not `http` or `https`, or a header is invalid. Nothing was sent.
     #[error("cannot ask {url}: {why}")]
     InvalidRequest {
-        /// The address.
+        /// The URL.
         url: String,
-        /// What is wrong.
+        /// The problem.
         why: String,
     },
-    /// There was no connection. Nothing was sent.
+    /// The connection failed. Nothing was sent.
     #[error("cannot connect to {url}: {why}")]
     Connect {
-        /// The address.
+        /// The URL.
         url: String,
-        /// The innermost cause.
+        /// The root cause.
         why: String,
     },
-    /// The server's certificate is not believed, so that there was no connection. Nothing was sent.
+    /// The server's certificate is not trusted, so the connection failed. Nothing was sent.
     #[error("{url} cannot be trusted: {why}")]
     UntrustedCertificate {
-        /// The address.
+        /// The URL.
         url: String,
-        /// What is wrong with the certificate, and what to do if the server is the right one.
+        /// The problem with the certificate, and a remedy if the server is genuine.
         why: String,
     },
-    /// There was no complete answer in time. The peer may have acted on the request.
+    /// The response was not complete in time. The peer may have processed the request.
     #[error("no answer from {url} in time")]
     Timeout {
-        /// The address.
+        /// The URL.
         url: String,
     },
-    /// The connection broke. The peer may have acted on the request.
+    /// The connection broke. The peer may have processed the request.
     #[error("the connection to {url} broke: {why}")]
     Broken {
-        /// The address.
+        /// The URL.
         url: String,
-        /// The innermost cause.
+        /// The root cause.
         why: String,
     },
-    /// The answer is longer than we accept. The peer has acted on the request.
+    /// The response exceeds the size limit. The peer has processed the request.
     #[error("the answer of {url} is longer than {limit} bytes")]
     AnswerTooLong {
-        /// The address.
+        /// The URL.
         url: String,
-        /// The most that we accept.
+        /// The limit in bytes.
         limit: usize,
     },
 }
 
-/// Why a call did not get what it asked for.
+/// The reason why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// There is no answer.
+    /// There is no response.
     #[error(transparent)]
     NoAnswer(#[from] PeerError),
-    /// The peer refused.
+    /// The peer rejected the request.
     #[error("{0}")]
     Refused(Box<Problem>),
-    /// The peer's answer is not what the protocol says.
+    /// The response violates the protocol.
     #[error("unexpected answer: {0}")]
     Unexpected(String),
 }
 
 impl PeerError {
-    /// Whether it is certain that the peer never saw the request.
+    /// Whether the peer has certainly not received the request.
     pub fn never_sent(&self) -> bool {
         matches!(self, Self::InvalidRequest { .. } | Self::Connect { .. } | Self::UntrustedCertificate { .. })
     }
@@ -225,7 +227,7 @@ impl RequestError {
         }
     }
 
-    /// For how long the peer asks us to stay away.
+    /// Delay that the peer requests.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(problem) => problem.retry_after.map(Duration::from_secs),
@@ -233,7 +235,7 @@ impl RequestError {
         }
     }
 
-    /// What the peer says is wrong, if it refused.
+    /// The peer's problem, if it rejected the request.
     pub fn problem(&self) -> Option<&Problem> {
         match self {
             Self::Refused(problem) => Some(problem),
@@ -242,30 +244,31 @@ impl RequestError {
     }
 }
 
-/// Whether a request that was answered with `status` may succeed later: the peer is busy, slow or broken.
+/// Whether a request with this response status may succeed later: the peer is overloaded, slow or failing.
 pub fn is_retryable(status: u16) -> bool {
     matches!(status, 408 | 429 | 500..=599)
 }
 
-/// `base` and `path` with exactly one slash between them. `base` keeps its bytes: both sides of a task compare them.
+/// Joins a base URL and a path with exactly one slash. Keeps the bytes of `base`, which leader and helper compare.
 pub fn join(base: &str, path: &str) -> String {
     format!("{}/{}", base.strip_suffix('/').unwrap_or(base), path)
 }
 
-/// Where a revision of the protocol is spoken, below the public URL of an aggregator of ours.
+/// The base URL of a revision, below the public URL of a dapbox aggregator.
 pub fn dap_url(public_url: &str, revision: Revision) -> String {
     join(public_url, &format!("{}/", wire::for_revision(revision).path_prefix()))
 }
 
-/// The path below `base` of what a `Location` header names (RFC 9110 section 10.2.2), in an answer to a request for
-/// `path`. Anywhere else is refused: our credentials are for this peer alone.
+/// Resolves a `Location` header (RFC 9110 section 10.2.2) to a path below `base`. `path` is the path of the request.
+///
+/// Fails for locations elsewhere, because the credentials of the request are for this peer only.
 fn resolve_location(base: &str, path: &str, location: &str) -> Result<String, RequestError> {
     let below = || {
         let asked = Url::parse(&join(base, path)).ok()?;
         let location = asked.join(location).ok()?;
-        // Parsing has resolved all dots, so that what begins like the base is below it.
+        // Parsing has resolved all dot segments, so a prefix match is sufficient.
         let base = Url::parse(&join(base, "")).ok().filter(|base| base.origin() == location.origin())?;
-        // A base that ends in several slashes is the same location for a server that counts only one.
+        // A server may treat several trailing slashes of the base as one.
         let once = format!("{}/", base.path().trim_end_matches('/'));
         let rest = location.path().strip_prefix(base.path()).or_else(|| location.path().strip_prefix(&once));
         let rest = rest.filter(|rest| !rest.is_empty())?;
@@ -279,7 +282,7 @@ fn resolve_location(base: &str, path: &str, location: &str) -> Result<String, Re
 }
 
 impl Peer {
-    /// Makes a client with its own pool of connections.
+    /// Creates a client with its own connection pool.
     pub fn new(options: &PeerOptions) -> Result<Self, Fault> {
         let tls = trust::client_config(&options.roots).map_err(|e| Fault::while_doing("preparing HTTPS", e))?;
         let http = reqwest::Client::builder()
@@ -297,46 +300,48 @@ impl Peer {
         Ok(Self { http, options: options.clone(), fallback_tokens: Vec::new(), point: None })
     }
 
-    /// The same client with connections of its own, to whoever these roots vouch for. None if it has no others.
+    /// Returns a client with its own connections and these additional root certificates; `None` if they are unchanged.
     pub fn with_roots(&self, roots: RootCertificates) -> Result<Option<Self>, Fault> {
         let is_new = roots != self.options.roots;
         is_new.then(|| Self::new(&PeerOptions { roots, ..self.options.clone() })).transpose()
     }
 
-    /// The same client with a connection for each request. One that is used again may be closed by the other side just then,
-    /// and whether it has read the request is not known: that is for requests which must not be repeated.
+    /// Returns a client that opens a connection for each request.
+    ///
+    /// A reused connection may be closed by the peer at any time, so that it is unknown whether the peer has received
+    /// the request. Use this for requests that must not be repeated.
     pub fn without_connection_reuse(&self) -> Result<Self, Fault> {
         Self::new(&PeerOptions { max_idle: 0, ..self.options.clone() })
     }
 
-    /// The same client, for a request that has a name. Each request of a server has.
+    /// Returns a client for requests with this failpoint.
     pub fn at(&self, point: Point) -> Self {
         Self { point: Some(point), ..self.clone() }
     }
 
-    /// The same client, for requests that may take so long and whose answers may be so long.
+    /// Returns a client with another timeout and another limit on response bodies.
     pub fn within(&self, timeout: Duration, max_answer_bytes: usize) -> Self {
         Self { options: PeerOptions { timeout, max_answer_bytes, ..self.options.clone() }, ..self.clone() }
     }
 
-    /// The same client, which presents tokens as the interop test design has it.
+    /// Returns a client that presents tokens in the `DAP-Auth-Token` header.
     pub fn with_dap_auth_token_header(&self) -> Self {
         let options = PeerOptions { token_header: TokenHeader::DapAuthToken, ..self.options.clone() };
         Self { options, ..self.clone() }
     }
 
-    /// The same client, for a request whose answer has at most so many bytes.
+    /// Returns a client with a lower limit on response bodies.
     pub fn with_max_answer_bytes(&self, bytes: usize) -> Self {
         self.within(self.options.timeout, bytes.min(self.options.max_answer_bytes))
     }
 
-    /// The same client, which repeats a request whose token is refused with each of these, the newest first: while a token
-    /// is being replaced, nobody knows which one the peer takes.
+    /// Returns a client that retries a request with each of these tokens, the newest first, if the peer rejects its
+    /// token. During a rotation it is unknown which token the peer accepts.
     pub fn with_fallback_tokens(&self, fallback_tokens: impl IntoIterator<Item = Secret>) -> Self {
         Self { fallback_tokens: fallback_tokens.into_iter().collect(), ..self.clone() }
     }
 
-    /// Sends one request and takes the whole answer, whatever its status. Does not retry.
+    /// Sends one request and receives the whole response, with any status. Does not retry.
     pub async fn send(
         &self,
         base_url: &str,
@@ -363,7 +368,7 @@ impl Peer {
     ) -> Result<Answer, PeerError> {
         let url = join(base_url, &call.path);
         let via = self.options.proxies.for_url(&Url::parse(&url).map_err(|e| invalid_request(&url, e))?);
-        // What errors call the peer: who reads them may not know of the proxy.
+        // Errors mention the proxy, because the operator may not know of it.
         let shown = via.as_ref().map_or_else(|| url.clone(), |proxy| format!("{url} through {proxy}"));
         if let Some(Proxy { url: Err(why), .. }) = &via {
             return Err(invalid_request(&shown, why));
@@ -395,7 +400,7 @@ impl Peer {
         Ok(answer)
     }
 
-    /// Passes the request's failure point, if it has one.
+    /// Passes the failpoint of the request, if it has one.
     async fn pass_failpoint(&self, phase: Phase, fail: impl FnOnce(String) -> PeerError) -> Result<(), PeerError> {
         let Some(point) = self.point else { return Ok(()) };
         match self.options.failpoints.at(point, phase) {
@@ -407,7 +412,7 @@ impl Peer {
         Ok(())
     }
 
-    /// Sends one request and insists on success with the media type that the call expects. Does not retry.
+    /// Sends one request. Fails unless the response is successful and has the expected media type. Does not retry.
     pub async fn call(
         &self,
         base_url: &str,
@@ -418,7 +423,7 @@ impl Peer {
         self.send(base_url, call, token, body).await?.expect(call.accept)
     }
 
-    /// Sends one request that makes a resource, or asks for one, and insists on success. Does not retry.
+    /// Sends one request that creates or polls a resource. Fails unless the response is successful. Does not retry.
     pub async fn ask(
         &self,
         base_url: &str,
@@ -442,7 +447,7 @@ impl Peer {
         if response.content_length().is_some_and(|length| length > limit as u64) {
             return Err(too_long());
         }
-        // What is announced may never come: so much of it is believed.
+        // The peer may never send the announced body, so the allocation is limited.
         let announced = response.content_length().map_or(0, |length| length.min(MAX_PREALLOCATION) as usize);
         let mut body = BytesMut::with_capacity(announced);
         while let Some(chunk) = response.chunk().await.map_err(|e| classify(url, &e))? {
@@ -466,12 +471,12 @@ impl Peer {
 }
 
 impl Answer {
-    /// Whether the request was successful. Peers differ in which 2xx they send.
+    /// Whether the status is successful. Peers differ in the 2xx status that they use.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
 
-    /// Insists on success and, if `accept` is given, on a body of that media type.
+    /// Fails unless the response is successful and has the media type `accept`, if given.
     pub fn expect(self, accept: Option<&str>) -> Result<Self, RequestError> {
         if !self.is_success() {
             return Err(RequestError::Refused(Box::new(self.problem())));
@@ -485,14 +490,16 @@ impl Answer {
         }
     }
 
-    /// The body of a successful answer if it is of the media type `accept`. There is none yet if the peer takes its time:
-    /// the body is empty then (DAP-18 section 3.1), or says something else with the status for that (DAP-09).
+    /// The body of a successful response with the media type `accept`; `None` if the resource is not ready.
+    ///
+    /// Until then, the body is empty (DAP-18 section 3.1), or the status is 202 and the body has another media type
+    /// (DAP-09).
     pub fn ready(self, accept: Option<&str>) -> Result<Option<Bytes>, RequestError> {
         match accept {
             Some(wanted) if !self.body.is_empty() && (self.status != ACCEPTED || self.has_media_type(wanted)) => {
                 self.expect(accept).map(|answer| Some(answer.body))
             }
-            // Whoever expects no body is not interested in what a peer may send.
+            // Ignore the body if none is expected.
             _ => Ok(None),
         }
     }
@@ -502,13 +509,14 @@ impl Answer {
         self.content_type.as_deref().is_some_and(|found| media::matches(found, wanted))
     }
 
-    /// Whether the peer did not take the token, and so did nothing else (DAP-09 section 3.1, DAP-18 section 3.4).
+    /// Whether the peer rejected the token and thus did not process the request (DAP-09 section 3.1, DAP-18 section
+    /// 3.4).
     fn refuses_the_token(&self) -> bool {
         let says_so = || self.problem().kind == ProblemType::UnauthorizedRequest;
         matches!(self.status, 401 | 403) || (!self.is_success() && says_so())
     }
 
-    /// What the peer says is wrong.
+    /// The peer's problem.
     fn problem(&self) -> Problem {
         let document = if self.has_media_type(problem::MEDIA_TYPE) { &self.body[..] } else { &[] };
         let mut problem = Problem::from_json(self.status, document);
@@ -558,7 +566,7 @@ fn classify(url: &str, error: &reqwest::Error) -> PeerError {
     }
 }
 
-/// The text of the cause of the cause: the outer ones only say that something went wrong.
+/// The text of the innermost cause of an error.
 pub fn root_cause(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(cause) = error.source() {
@@ -567,7 +575,7 @@ pub fn root_cause(error: &dyn std::error::Error) -> String {
     error.to_string()
 }
 
-/// `Retry-After`: a number of seconds or a date (RFC 9110 section 10.2.3).
+/// Parses `Retry-After`: a number of seconds or a date (RFC 9110 section 10.2.3).
 pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {
@@ -577,7 +585,7 @@ pub fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     Some(date.duration_since(now).unwrap_or(Duration::ZERO))
 }
 
-/// `Cache-Control`: `max-age`, or zero if the answer must not be kept (RFC 9111 section 5.2.2).
+/// Parses `Cache-Control`: `max-age`, or zero if the response must not be cached (RFC 9111 section 5.2.2).
 fn parse_max_age(value: &str) -> Option<Duration> {
     let mut age = None;
     for directive in value.split(',').map(|part| part.trim().to_ascii_lowercase()) {

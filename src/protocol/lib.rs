@@ -1,13 +1,13 @@
-//! The Distributed Aggregation Protocol without I/O: nouns, message encodings, VDAFs and HPKE.
+//! The Distributed Aggregation Protocol without I/O: data types, message encodings, VDAFs and HPKE.
 //!
-//! | module | what it has |
+//! | module | contents |
 //! |---|---|
-//! | [`model`] | the nouns: tasks, reports, batches, jobs |
-//! | [`wire`] | encodings of messages; one directory for each protocol revision behind one trait |
-//! | [`vdaf`] | measurements, shares and proofs; alone in naming `prio` |
-//! | [`hpke`] | key pairs, seal, open; alone in naming the `hpke` crate |
+//! | [`model`] | data types: tasks, reports, batches, jobs |
+//! | [`wire`] | message encodings; one directory for each protocol revision behind one trait |
+//! | [`vdaf`] | measurements, shares and proofs; the only module that uses `prio` |
+//! | [`hpke`] | key pairs, seal, open; the only module that uses the `hpke` crate |
 //!
-//! No sockets, files, threads or clocks: `now` is an argument.
+//! The crate has no sockets, files, threads or clocks. Functions take `now` as an argument.
 
 #![deny(clippy::print_stderr)]
 

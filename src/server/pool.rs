@@ -1,11 +1,14 @@
-//! The worker threads: the only place where reports are opened and proofs are verified.
+//! The worker pool: the only place where reports are opened and proofs are verified.
 //!
-//! Asynchronous threads never compute. They cut a job into chunks of a few milliseconds, hand a few of them at a time to
-//! the workers, and wait. A task never has more than a few chunks in the workers' queue, nor more than half of the jobs
-//! that are admitted: tasks share the workers evenly, however many jobs and reports each of them has.
+//! Asynchronous threads never compute. They split a job into chunks of a few milliseconds, submit a few chunks at a
+//! time to the workers, and wait. A task has at most a few chunks in the workers' queue, and at most half of the
+//! admitted jobs. Tasks therefore share the workers evenly, regardless of the number and size of their jobs.
 //!
-//! The jobs of a task take turns: when one has handed over its last chunk, the next one begins. If they shared the workers
-//! they would all end at once, and the workers would have nothing to do while all are stored.
+//! # Decision: the jobs of a task take turns
+//!
+//! The jobs of one task submit their chunks one after another: the next job begins once the previous one has submitted
+//! its last chunk. If they shared the workers instead, all would finish at the same time, and the workers would be idle
+//! while all results are stored.
 
 use std::{
     any::TypeId,
@@ -23,53 +26,53 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use dapbox_protocol::model::TaskId;
 use dapbox_support::{Fault, fault::panic_text};
 
-/// How long a chunk should take: long enough to be worth handing over, short enough to wait for.
+/// Target duration of a chunk: long enough to amortize the hand-over, short enough to wait for.
 const CHUNK_TIME: Duration = Duration::from_millis(4);
-/// Items of a chunk before it is known how long one takes.
+/// Number of items of a chunk while the duration of an item is unknown.
 const INITIAL_CHUNK_LEN: usize = 8;
-/// No chunk takes less than this, as far as is known: the workers need not end at the same microsecond.
+/// Minimum duration of a chunk. Smaller chunks would only let the workers finish closer together.
 const MIN_CHUNK_TIME: Duration = Duration::from_micros(500);
-/// The most items of a chunk, however little they take: what comes of them is held together until they are done.
+/// Maximum number of items of a chunk. Bounds the memory of its results, which are held until the chunk is done.
 const MAX_CHUNK_LEN: usize = 128;
 
-/// How many chunks each worker may have before it, of a task: one to work on and one to go on with.
+/// Number of chunks of one task per worker: one to process and one queued.
 const CHUNKS_PER_WORKER: usize = 2;
 
-/// How much the workers give way to the threads that answer requests and to the one that writes: by so much they are
-/// nicer. They take all that is left, which is nearly everything.
+/// Niceness of the workers relative to the threads that serve requests and write to the store. Workers use all
+/// remaining CPU time, which is nearly all.
 #[cfg(target_os = "linux")]
 const NICENESS: i32 = 5;
 
-/// The worker threads, with a limit on how many jobs they may have at once.
+/// A pool of worker threads with a limit on admitted jobs.
 #[derive(Clone)]
 pub struct Pool {
     workers: Arc<rayon::ThreadPool>,
     admission: Arc<Semaphore>,
-    /// How many jobs are admitted at once.
+    /// Maximum number of admitted jobs.
     max_jobs: usize,
-    /// How many jobs wait to be admitted.
+    /// Number of jobs that wait for admission.
     waiting: Arc<AtomicUsize>,
-    /// How many jobs of one task are admitted at once.
+    /// Maximum number of admitted jobs of one task.
     max_jobs_per_task: usize,
     queues: Arc<Mutex<HashMap<TaskId, Weak<TaskQueue>>>>,
 }
 
-/// What a task may have of the pool.
+/// The share of one task in the pool.
 struct TaskQueue {
-    /// Jobs.
+    /// Admitted jobs.
     jobs: Arc<Semaphore>,
     /// Chunks in the workers' queue.
     chunks: Arc<Semaphore>,
-    /// The job whose turn it is to hand over chunks.
+    /// Held by the job that submits chunks.
     turn: Arc<Semaphore>,
-    /// How many jobs wait for their turn.
+    /// Number of jobs that wait to submit chunks.
     waiting: AtomicUsize,
-    /// How long an item last took, by what is done with it.
+    /// Last duration per item, by the type of the computation.
     paces: Mutex<HashMap<TypeId, Duration>>,
 }
 
-/// The right to have work done for a task. A slot is free again when the permit is dropped *and* all work that was begun
-/// with it has ended, even if nobody waits for that work any more.
+/// Permission to run work of a task. The slot is free once the permit is dropped and all work submitted with it has
+/// ended, even if its future was dropped.
 pub struct Permit(Arc<Slot>);
 
 struct Slot {
@@ -79,19 +82,19 @@ struct Slot {
 }
 
 impl TaskQueue {
-    /// Waits for a job's turn, first come, first served.
+    /// Waits until the job may submit chunks, first come, first served.
     async fn turn(&self) -> OwnedSemaphorePermit {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let _waits = WaitGuard(&self.waiting);
         acquire(&self.turn).await
     }
 
-    /// Whether a job waits for its turn.
+    /// Whether a job waits to submit chunks.
     fn has_waiting_job(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// How many items the next chunk gets, `part` of them if that is neither too much nor too little.
+    /// Number of items of the next chunk: `part`, within the duration limits of a chunk.
     fn chunk_len(&self, what: TypeId, part: usize) -> usize {
         let pace = self.paces.lock().unwrap_or_else(PoisonError::into_inner).get(&what).copied();
         let Some(pace) = pace else { return part.min(INITIAL_CHUNK_LEN) };
@@ -102,13 +105,13 @@ impl TaskQueue {
         part.clamp(items(MIN_CHUNK_TIME), items(CHUNK_TIME))
     }
 
-    /// An item took so long.
+    /// Records the duration of an item.
     fn record_pace(&self, what: TypeId, pace: Duration) {
         self.paces.lock().unwrap_or_else(PoisonError::into_inner).insert(what, pace);
     }
 }
 
-/// One who waits, until it is dropped.
+/// Counts a waiting job until dropped.
 struct WaitGuard<'a>(&'a AtomicUsize);
 
 impl Drop for WaitGuard<'_> {
@@ -118,7 +121,7 @@ impl Drop for WaitGuard<'_> {
 }
 
 impl Pool {
-    /// Starts `threads` workers that admit up to `max_admitted` jobs at once; neither may be zero.
+    /// Starts `threads` workers that admit up to `max_admitted` jobs at a time. Fails if either is zero.
     pub fn new(threads: usize, max_admitted: usize) -> Result<Self, Fault> {
         if threads == 0 || !(1..=Semaphore::MAX_PERMITS).contains(&max_admitted) {
             return Err(Fault::new(format!("cannot make a pool of {threads} threads for {max_admitted} jobs")));
@@ -140,7 +143,7 @@ impl Pool {
         })
     }
 
-    /// Takes a slot for a task if one is free. If not, whoever asked should come back later.
+    /// Takes a slot for a task; `None` if no slot is free.
     pub fn try_admit(&self, task: &TaskId) -> Option<Permit> {
         let queue = self.queue(task);
         let job = queue.jobs.clone().try_acquire_owned().ok()?;
@@ -158,12 +161,12 @@ impl Pool {
         Permit(Arc::new(Slot { queue, _job: job, _admission: admission }))
     }
 
-    /// How many jobs are admitted.
+    /// Number of admitted jobs.
     pub fn admitted(&self) -> usize {
         self.max_jobs - self.admission.available_permits()
     }
 
-    /// How many jobs wait to be admitted.
+    /// Number of jobs that wait for admission.
     pub fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
@@ -181,12 +184,12 @@ impl Pool {
         queue
     }
 
-    /// Whether jobs keep all workers busy, or wait to be admitted.
+    /// Whether the admitted jobs occupy all workers, or jobs wait for admission.
     pub fn is_busy(&self) -> bool {
         self.waiting() > 0 || self.admitted() >= self.workers.current_num_threads()
     }
 
-    /// How many chunks of a task may be in the workers' queue, or done and not taken.
+    /// Maximum number of chunks of one task that are queued, running, or done and not received.
     pub fn window(&self) -> usize {
         CHUNKS_PER_WORKER * self.workers.current_num_threads()
     }
@@ -202,10 +205,10 @@ impl Pool {
         result.ok_or_else(|| Fault::new("a worker dropped its work"))
     }
 
-    /// Cuts `items` into chunks, applies `f` to each on the workers, and gives what comes of each to `take`, in the order
-    /// of the items, as soon as it is there.
+    /// Splits `items` into chunks and applies `f` to each on the workers. Passes the results to `take` in the order of
+    /// the items, as soon as they are available.
     ///
-    /// A panic in `f` becomes a [`Fault`]. If the future is dropped, chunks that have not begun are not worked on.
+    /// A panic in `f` becomes a [`Fault`]. If the future is dropped, chunks that have not started are skipped.
     pub async fn map_chunks<T, R, F>(
         &self,
         permit: &Permit,
@@ -224,7 +227,7 @@ impl Pool {
         let whole = items.len().div_ceil(self.workers.current_num_threads());
         let mut items = items.into_iter();
         loop {
-            // If another job follows, the workers need not end together: large chunks cost less.
+            // If another job follows, the workers need not finish together; large chunks have less overhead.
             let part = if queue.has_waiting_job() { whole } else { items.len().div_ceil(window) };
             let chunk: Vec<T> = items.by_ref().take(queue.chunk_len(TypeId::of::<F>(), part)).collect();
             let last = chunk.is_empty();
@@ -246,7 +249,7 @@ impl Pool {
         }
     }
 
-    /// Puts a chunk into the workers' queue, once the task may have one more there.
+    /// Submits a chunk to the workers, once the task may have another one queued.
     async fn submit<T, R, F>(&self, permit: &Permit, chunk: Vec<T>, f: Arc<F>) -> ChunkResult<R>
     where
         T: Send + 'static,
@@ -257,24 +260,24 @@ impl Pool {
         let slot = permit.0.clone();
         let place = acquire(&slot.queue.chunks).await;
         self.workers.spawn(move || {
-            // Nobody waits any more: the chunk was queued, but its job is gone.
+            // The job is gone, so the queued chunk is skipped.
             if answer.is_closed() {
                 return;
             }
             let begin = Instant::now();
-            // Nothing is seen of a chunk that panicked but its fault, so there is no broken state to see.
+            // A panic only yields a fault, so a broken state of the chunk is never observed.
             let result = catch_unwind(AssertUnwindSafe(|| f(chunk)))
                 .map_err(|panic| Fault::new(format!("a computation panicked: {}", panic_text(&*panic))));
-            // What is waited for is over: everything that it held is free before the answer is seen.
+            // Release all resources before the receiver sees the result.
             drop((f, slot, place));
-            // An answer that nobody waits for any more is dropped.
+            // The receiver may be gone.
             let _ = answer.send(result.map(|result| (result, begin.elapsed())));
         });
         receiver
     }
 }
 
-/// What comes of a chunk, and how long it took.
+/// The pending result of a chunk, with its duration.
 type ChunkResult<R> = oneshot::Receiver<Result<(R, Duration), Fault>>;
 
 async fn receive<R>(answer: ChunkResult<R>) -> Result<(R, Duration), Fault> {
@@ -285,7 +288,7 @@ async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
     semaphore.clone().acquire_owned().await.expect("the semaphore is never closed")
 }
 
-/// Makes this thread give way to others. Elsewhere than on Linux it would be the whole process.
+/// Lowers the priority of this thread. Linux only: elsewhere niceness applies to the whole process.
 #[cfg(target_os = "linux")]
 fn lower_priority() {
     if let Err(error) = rustix::process::nice(NICENESS) {
@@ -312,7 +315,7 @@ mod tests {
     const TASK: TaskId = TaskId::new([1; 32]);
     const OTHER: TaskId = TaskId::new([2; 32]);
 
-    /// Applies `f` to all items, one by one, on the workers.
+    /// Applies `f` to each item on the workers.
     async fn map<T, R, F>(pool: &Pool, permit: &Permit, items: Vec<T>, f: F) -> Result<Vec<R>, Fault>
     where
         T: Send + 'static,
@@ -355,7 +358,7 @@ mod tests {
     #[tokio::test]
     async fn chunks_cover_all_items_within_limits() {
         for count in [0, 1, 3, 500] {
-            // A new one each time: it does not know yet how little this takes.
+            // A new pool has no durations recorded.
             let pool = Pool::new(2, 1).unwrap();
             let permit = pool.admit(&TASK).await;
             let mut chunks: Vec<Vec<usize>> = Vec::new();
@@ -375,7 +378,7 @@ mod tests {
         assert_eq!(fault.to_string(), "a computation panicked: the answer");
         assert_eq!(map(&pool, &permit, vec![1, 2], |item| item + 1).await.unwrap(), [2, 3]);
         drop(permit);
-        // Chunks of the job that failed may still run; they hold the slot, and give it back.
+        // Chunks of the failed job may still run; they release the slot when they end.
         pool.admit(&TASK).await;
     }
 

@@ -1,14 +1,14 @@
-//! Tells the code which release and commit it is, and for which target it is built.
+//! Sets the version, the commit and the target of the build as environment variables for the compiler.
 //!
-//! `BUILT_COMMIT` in the environment says it where there is no repository, as in a container. The commit stands in
-//! release builds only: while the code is worked on, every commit would have everything built anew otherwise.
+//! The variable `BUILT_COMMIT` overrides the commit, for builds without a repository. Only release builds contain the
+//! commit; otherwise every commit would cause a full rebuild during development.
 
 use std::{env, path::Path, process::Command};
 
-/// The workspace, from here.
+/// Path of the workspace, relative to this crate.
 const ROOT: &str = "../..";
 
-/// What goes into the program: a change of anything else does not make it another.
+/// Inputs of the binary. Changes of other files do not mark the commit as changed.
 const SOURCES: [&str; 3] = ["src", "Cargo.toml", "Cargo.lock"];
 
 fn main() {
@@ -29,17 +29,17 @@ fn variable(name: &str) -> String {
     env::var(name).unwrap_or_default()
 }
 
-/// The commit that is checked out, with a mark if the sources differ from it. Asks to be asked again when that may have
-/// changed: when there is another commit, or a source was touched.
+/// The commit that is checked out, marked as changed if the sources differ. Asks cargo to run this again after a commit
+/// or a change of the sources.
 fn committed() -> Option<String> {
     let root = git(&["rev-parse", "--show-toplevel"])?;
     if Path::new(&root).canonicalize().ok()?
         != Path::new(&variable("CARGO_MANIFEST_DIR")).join(ROOT).canonicalize().ok()?
     {
-        // Somebody else's repository that we were put into.
+        // The repository is another project that contains this one.
         return None;
     }
-    // A branch is moved without HEAD being written; its log is written each time.
+    // HEAD does not change when its branch moves; its log does.
     for name in ["HEAD", "logs/HEAD", "packed-refs"] {
         let path = git(&["rev-parse", "--git-path", name])?;
         let path = if Path::new(&path).is_absolute() { path } else { format!("{root}/{path}") };
@@ -53,7 +53,7 @@ fn committed() -> Option<String> {
     Some(if changed.is_empty() { commit } else { format!("{commit}, changed") })
 }
 
-/// What git says, if it is there and has something to say. It writes nothing, or it would be its own occasion.
+/// The output of a git command, if it succeeds. `--no-optional-locks` prevents writes that would trigger a rebuild.
 fn git(arguments: &[&str]) -> Option<String> {
     let output = Command::new("git").current_dir(ROOT).arg("--no-optional-locks").args(arguments).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())

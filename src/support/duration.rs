@@ -1,20 +1,20 @@
-//! Lengths of time as people write them: `500ms`, `60s`, `5m`, `1h`, `1d`, or a plain number of seconds.
+//! Durations as text: `500ms`, `60s`, `5m`, `1h`, `1d`, or a number of seconds.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A length of time in an option, kept to the millisecond. Derefs to [`std::time::Duration`].
+/// A duration in a configuration option, with millisecond precision. Derefs to [`std::time::Duration`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seconds(pub Duration);
 
 impl Seconds {
-    /// That many milliseconds.
+    /// Creates a duration from milliseconds.
     pub const fn millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
     }
 
-    /// That many seconds.
+    /// Creates a duration from seconds.
     pub const fn new(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
     }
@@ -28,11 +28,11 @@ impl std::ops::Deref for Seconds {
     }
 }
 
-/// The units, longest first, with their length in milliseconds.
+/// Units with their length in milliseconds, the longest first.
 const UNITS: [(&str, u64); 6] =
     [("w", 604_800_000), ("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// Reads a length of time such as `1h`, `1h30m`, `300s`, `500ms` or `300` (seconds).
+/// Parses a duration such as `1h`, `1h30m`, `300s`, `500ms` or `300` (seconds).
 pub fn parse(text: &str) -> Result<Duration, String> {
     let wrong = || format!("'{text}' is not a length of time; write it like 300s, 5m, 1h or 1d");
     if let Ok(seconds) = text.parse::<u64>() {
@@ -52,7 +52,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     if text.is_empty() { Err(wrong()) } else { Ok(Duration::from_millis(millis)) }
 }
 
-/// Writes a length of time with the largest unit that leaves no remainder.
+/// Formats a duration in the largest unit that divides it.
 pub fn show(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if millis == 0 {

@@ -1,128 +1,127 @@
-//! Failure points: the moments at which a power cut, a full disk or a broken line would hurt most, each with a name, so
-//! that tests can let something go wrong at any one of them.
+//! Failpoints: named places where tests inject failures, such as a power cut, a full disk or a broken connection.
 //!
-//! There is one at every write to the store and at every request to a helper, and one where an aggregate share is begun. Whoever adds one of those adds a [`Point`]
-//! and puts it into [`Point::ALL`]: the compiler asks for the point, and `tests/failpoints` fails as long as it is not
-//! in the list, or nothing that the test does comes by there.
+//! Every write to the store and every request to a helper has a failpoint, and so has the start of an aggregate share.
+//! To add one, add a [`Point`] and list it in [`Point::ALL`]. The compiler requires the point; the test `failpoints`
+//! fails while the point is not listed or not reached.
 //!
-//! A server has no failure points but those that its caller gives it, and no configuration, argument or variable does.
+//! Failpoints can only be set by the code that starts a server, not by configuration, arguments or the environment.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::Part;
 
-/// A place in the code where something can be made to fail.
+/// A place where a failure can be injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Point {
-    /// A write of a test or benchmark: never one of a server, and not in [`Point::ALL`].
+    /// A write of a test or benchmark. Servers do not use it, and [`Point::ALL`] omits it.
     Test,
-    /// The first HPKE key is made, and at each start what the configuration asks for.
+    /// Creates the first HPKE key, and at every start the keys that the configuration requires.
     KeysFirst,
-    /// A server notes how far ahead of its clock it takes reports.
+    /// Stores the tolerated clock skew.
     ClockSkew,
-    /// HPKE keys become what it is time for.
+    /// Activates, expires and deletes HPKE keys that are due.
     KeysAdvance,
-    /// An operator wants new HPKE keys.
+    /// Creates new HPKE keys for the operator.
     KeysRotate,
-    /// A pending HPKE key is handed out at once.
+    /// Activates a pending HPKE key immediately.
     KeysActivate,
-    /// An HPKE key is not to be handed out any more.
+    /// Expires an HPKE key.
     KeysDisable,
-    /// An HPKE key is not to open anything any more.
+    /// Deletes an HPKE key.
     KeysDelete,
-    /// A task is added.
+    /// Adds a task.
     TaskAdd,
-    /// A task is removed.
+    /// Removes a task.
     TaskRemove,
-    /// A task gets another name.
+    /// Renames a task.
     TaskRename,
-    /// Everything of a task before a time is closed.
+    /// Closes a task before a point in time.
     TaskClose,
-    /// A token of a task is replaced.
+    /// Rotates a token of a task.
     TokenChange,
-    /// The secret is made that tokens of tasks are derived from.
+    /// Creates the seed of task tokens.
     ManagementSeed,
-    /// A control plane sets a task up.
+    /// Provisions a task for a control plane.
     TaskProvision,
-    /// A control plane changes the end of a task.
+    /// Changes the end of a task for a control plane.
     TaskEnd,
-    /// A task is named in a request for the first time.
+    /// Records the first request for a task.
     TaskContact,
-    /// Tasks that others set up and that nobody has contacted are removed.
+    /// Removes provisioned tasks that were never contacted.
     TaskSweep,
-    /// A task is set up in-band, by a request that is about it.
+    /// Provisions a task in-band.
     TaskOptIn,
-    /// A control plane names a peer whose tasks are taken.
+    /// Adds an in-band peer for a control plane.
     PeerAdd,
-    /// A control plane takes a peer back.
+    /// Removes an in-band peer for a control plane.
     PeerRemove,
-    /// An API token is made.
+    /// Creates an API token.
     ApiTokenAdd,
-    /// An API token is revoked.
+    /// Revokes an API token.
     ApiTokenRevoke,
-    /// Some of what is over of a task is forgotten.
+    /// Deletes expired data of a task.
     Sweep,
-    /// Some rows of a removed task are deleted.
+    /// Deletes rows of a removed task.
     SweepRemoved,
-    /// Reports are accepted.
+    /// Accepts reports.
     Upload,
-    /// An upload that does not decode is counted.
+    /// Counts a malformed upload.
     UploadMalformed,
-    /// The leader makes a job of waiting reports.
+    /// Creates a leader job from waiting reports.
     LeaderPick,
-    /// The leader stores what a job's request is made of.
+    /// Stores the input of a leader job's request.
     LeaderSeal,
-    /// The leader stores what a job came to.
+    /// Stores the result of a leader job.
     LeaderCommit,
-    /// The leader takes a job back that the helper refused.
+    /// Dissolves a leader job that the helper rejected.
     LeaderDissolve,
-    /// The leader gives a job up about which the helper broke the protocol.
+    /// Abandons a leader job after a protocol violation of the helper.
     LeaderAbandon,
-    /// The helper reserves a job's reports.
+    /// Reserves the reports of a helper job.
     HelperReserve,
-    /// The helper stores a job's request, to be answered later.
+    /// Stores a helper job for deferred processing.
     HelperDefer,
-    /// The helper reserves the reports of a job that it had put off.
+    /// Reserves the reports of a deferred helper job.
     HelperResume,
-    /// The helper stores a job's sums and answer.
+    /// Stores the sums and the response of a helper job.
     HelperCommit,
-    /// The helper gives up the reservations of a job that failed.
+    /// Releases the reservations of a failed helper job.
     HelperRelease,
-    /// The helper deletes a job.
+    /// Deletes a helper job.
     HelperDelete,
-    /// A collection job is made.
+    /// Creates a collection job.
     CollectionCreate,
-    /// A collection job's batch is closed, or found to be none.
+    /// Closes or rejects the batch of a collection job.
     CollectionAdvance,
-    /// A collection job's result is stored.
+    /// Stores the result of a collection job.
     CollectionFinish,
-    /// A collection job ends with the helper's refusal.
+    /// Stores the helper's rejection of a collection job.
     CollectionFail,
-    /// A collection job's outcome is sent to the collector for the first time.
+    /// Records that the outcome of a collection job was fetched.
     CollectionFetch,
-    /// A collection job is deleted.
+    /// Deletes a collection job.
     CollectionDelete,
-    /// An aggregate share is begun, with a sample of noise where the task has noise. Not a write: a plan may block it, and a
-    /// worker with it.
+    /// Starts an aggregate share, with sampled noise if the task has noise. Not a write: a plan may block it together
+    /// with a worker.
     NoiseSample,
-    /// The helper gives its aggregate share.
+    /// Stores the helper's aggregate share.
     ShareGive,
-    /// The helper's aggregate share is deleted.
+    /// Deletes the helper's aggregate share.
     ShareDelete,
-    /// The leader sends an aggregation job.
+    /// Sends an aggregation job to the helper.
     SendJob,
-    /// The leader asks how an aggregation job is.
+    /// Polls an aggregation job at the helper.
     PollJob,
-    /// The leader deletes an aggregation job at the helper.
+    /// Deletes an aggregation job at the helper.
     DeleteJob,
-    /// The leader asks for an aggregate share.
+    /// Requests an aggregate share from the helper.
     SendShare,
-    /// The leader asks how an aggregate share is.
+    /// Polls an aggregate share at the helper.
     PollShare,
 }
 
 impl Point {
-    /// All points of a server.
+    /// All failpoints of a server.
     pub const ALL: &[Self] = &[
         Self::KeysFirst,
         Self::ClockSkew,
@@ -178,62 +177,62 @@ impl Point {
     ];
 }
 
-/// Which moment of a point it is.
+/// A moment at a failpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Phase {
-    /// A write has run and nothing of it is on disk; or nothing of a request is sent.
+    /// A write was applied and is not on disk yet, or a request was not sent yet.
     Before,
-    /// A write is durable and not answered; or a request is answered, and we have not looked at the answer.
+    /// A write is durable and not confirmed yet, or a response was received and not processed yet.
     After,
 }
 
-/// What happens at a point.
+/// The action at a failpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// Nothing.
+    /// Continue normally.
     Go,
-    /// The disk, or the line, fails.
+    /// Fail the write or the request.
     Fail,
-    /// It takes that much longer.
+    /// Continue after a delay.
     Wait(Duration),
-    /// The code panics.
+    /// Panic.
     Panic,
 }
 
-/// What a test wants to happen at the points of a server. Without a plan, which is the default, nothing does.
+/// The plan of a test for the failpoints of a server. The default is no plan, so that nothing fails.
 #[derive(Clone, Default)]
 pub struct Failpoints {
     plan: Option<Arc<Plan>>,
     panics: Option<Arc<Panics>>,
 }
 
-/// Says what happens. It is called in the store's thread too and may block it, as a slow disk would.
+/// Selects the action. Also runs in the store's writer thread and may block it, like a slow disk.
 type Plan = dyn Fn(Point, Phase) -> Act + Send + Sync;
 
-/// Says whether a part of the server panics now. It is called each time that the part begins or looks for work.
+/// Whether a component panics now. Called each time the component starts or looks for work.
 type Panics = dyn Fn(Part) -> bool + Send + Sync;
 
 impl Failpoints {
-    /// Asks the plan at every point.
+    /// Creates a plan for every failpoint.
     pub fn new(plan: impl Fn(Point, Phase) -> Act + Send + Sync + 'static) -> Self {
         Self { plan: Some(Arc::new(plan)), panics: None }
     }
 
-    /// The same with background parts that panic.
+    /// Adds panics of background components.
     pub fn with_panics(self, panics: impl Fn(Part) -> bool + Send + Sync + 'static) -> Self {
         Self { panics: Some(Arc::new(panics)), ..self }
     }
 
-    /// What happens at a point.
+    /// The action at a failpoint.
     pub fn at(&self, point: Point, phase: Phase) -> Act {
         self.plan.as_ref().map_or(Act::Go, |plan| plan(point, phase))
     }
 
-    /// Passes the failure point of a background part.
+    /// Passes the failpoint of a background component.
     ///
     /// # Panics
     ///
-    /// If the test's plan says so.
+    /// If the plan of the test says so.
     pub fn turn(&self, part: Part) {
         if self.panics.as_ref().is_some_and(|panics| panics(part)) {
             panic!("made to panic in {part}");

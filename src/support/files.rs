@@ -1,7 +1,7 @@
-//! Files that people and their tools write: configuration, task files, keys, certificates.
+//! Reads files written by users and their tools: configuration, task files, keys, certificates.
 //!
-//! Editors of Windows put a byte order mark before the text. PEM, TOML and base64url know none, so that it is skipped
-//! here, for all of them.
+//! Windows editors write a byte order mark before the text. PEM, TOML and base64url do not allow one, so all functions
+//! here skip it.
 
 use std::{
     fs::File,
@@ -9,9 +9,9 @@ use std::{
     path::Path,
 };
 
-/// The byte order mark of UTF-8.
+/// UTF-8 byte order mark.
 const MARK: &[u8] = b"\xef\xbb\xbf";
-/// The byte order marks of UTF-16.
+/// UTF-16 byte order marks.
 const MARKS_OF_UTF16: [&[u8]; 2] = [b"\xff\xfe", b"\xfe\xff"];
 
 /// Reads a file without its byte order mark.
@@ -19,12 +19,12 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     read_up_to(path, u64::MAX).map(|(bytes, _)| bytes)
 }
 
-/// Reads a text without its byte order mark.
+/// Reads a UTF-8 text file without its byte order mark.
 pub fn read_text(path: &Path) -> io::Result<String> {
     text(read(path)?)
 }
 
-/// Reads a text of at most `most` bytes without its byte order mark. None if the file is longer.
+/// Reads a text file of at most `most` bytes without its byte order mark. Returns `None` if the file is longer.
 pub fn read_short_text(path: &Path, most: u64) -> io::Result<Option<String>> {
     let (bytes, is_whole) = read_up_to(path, most)?;
     is_whole.then(|| text(bytes)).transpose()

@@ -1,11 +1,11 @@
-//! How nouns are put into words and numbers into text, wherever people read them: the command line, the status page.
+//! Formats values for users: on the command line and on the status page.
 
 use dapbox_protocol::{
     model::{BatchMode, Duration, Epsilon, MaxMeasurement, Time, VdafConfig},
     vdaf::noise::Noise,
 };
 
-/// A number with separators: `20,190`.
+/// A number with thousands separators: `20,190`.
 pub fn count(number: impl TryInto<u128>) -> String {
     let Ok(number) = number.try_into() else { return String::new() };
     let digits = number.to_string();
@@ -19,7 +19,7 @@ pub fn count(number: impl TryInto<u128>) -> String {
     text
 }
 
-/// A count with its noun: `1 report`, `2 reports`.
+/// A number with its noun: `1 report`, `2 reports`.
 pub fn counted(number: u64, noun: &str) -> String {
     let plural = match noun {
         noun if noun.ends_with("batch") => format!("{noun}es"),
@@ -28,7 +28,7 @@ pub fn counted(number: u64, noun: &str) -> String {
     format!("{} {}", count(number), if number == 1 { noun } else { &plural })
 }
 
-/// What is measured, in words.
+/// A description of a VDAF.
 pub fn vdaf(vdaf: &VdafConfig) -> String {
     match vdaf {
         VdafConfig::Prio3Count => "count".to_owned(),
@@ -51,7 +51,7 @@ fn numbers(max: MaxMeasurement) -> String {
     }
 }
 
-/// How reports are put into batches, in words.
+/// A description of a batch mode.
 pub fn batches(mode: BatchMode, min: u64) -> String {
     let least = counted(min, "report");
     match mode {
@@ -68,20 +68,20 @@ pub fn batches(mode: BatchMode, min: u64) -> String {
     }
 }
 
-/// A length of time in its two largest units: `3 d 4 h`, `12 min`, `45 s`.
+/// A duration in its two largest units: `3 d 4 h`, `12 min`, `45 s`.
 pub fn span(length: Duration) -> String {
     const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)];
     let at = UNITS.iter().position(|(_, unit)| length.0 >= *unit).unwrap_or(3);
     let (name, unit) = UNITS[at];
     let whole = format!("{} {name}", count(length.0 / unit));
     match UNITS.get(at + 1).map(|(name, next)| (name, length.0 % unit / next)) {
-        // Seconds beside minutes would only be restless.
+        // Minutes with seconds would change too often.
         Some((name, rest)) if rest > 0 && unit > 60 => format!("{whole} {rest} {name}"),
         _ => whole,
     }
 }
 
-/// Where a moment lies from now: `12 min ago`, `in 3 d 4 h`.
+/// A time relative to now: `12 min ago`, `in 3 d 4 h`.
 pub fn relative(at: Time, now: Time) -> String {
     match (at.0.cmp(&now.0), at.0.abs_diff(now.0)) {
         (std::cmp::Ordering::Less, away) => format!("{} ago", span(Duration(away))),
@@ -90,7 +90,7 @@ pub fn relative(at: Time, now: Time) -> String {
     }
 }
 
-/// How many per second, or per minute if they are few.
+/// A rate per second, or per minute if it is low.
 pub fn rate(per_second: f64) -> String {
     let per_minute = per_second * 60.0;
     match per_second {
@@ -103,7 +103,7 @@ pub fn rate(per_second: f64) -> String {
     }
 }
 
-/// A size in the unit that suits it.
+/// A size in a suitable binary unit.
 pub fn bytes(size: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let (mut value, mut unit) = (size as f64, 0);
@@ -117,7 +117,7 @@ pub fn bytes(size: u64) -> String {
     }
 }
 
-/// A task's noise in words, with what it means for the numbers of an aggregate.
+/// A description of a task's noise, with the resulting error of an aggregate.
 pub fn noise(vdaf: &VdafConfig, epsilon: Epsilon) -> String {
     let Ok(noise) = Noise::new(vdaf, epsilon) else { return format!("epsilon {epsilon}") };
     let deviation = match noise.standard_deviation() {

@@ -1,4 +1,4 @@
-//! What every part of dapbox shares beside the protocol: faults, failure points, files, and text for people.
+//! Shared code without a protocol: faults, failpoints, files, and formatting for users.
 
 #![deny(clippy::print_stderr)]
 

@@ -1,29 +1,29 @@
-//! The parts of a running server that work in the background, each with a name.
+//! The background components of a running server.
 
 use std::fmt;
 
-/// A part of a running server that works in the background.
+/// A background component of a running server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Part {
-    /// Makes aggregation jobs of waiting reports (leader).
+    /// Creates aggregation jobs from waiting reports (leader).
     AggregationJobs,
-    /// Sees one aggregation job through (leader).
+    /// Processes one aggregation job (leader).
     AggregationJob,
-    /// Closes the batches of collection jobs (leader).
+    /// Closes batches for collection jobs (leader).
     CollectionJobs,
-    /// Sees one collection job through (leader).
+    /// Processes one collection job (leader).
     CollectionJob,
-    /// Chooses deferred aggregation jobs (helper).
+    /// Schedules deferred aggregation jobs (helper).
     DeferredJobs,
-    /// Answers one deferred aggregation job (helper).
+    /// Processes one deferred aggregation job (helper).
     DeferredJob,
-    /// Deletes what retention says.
+    /// Deletes expired data.
     Sweep,
     /// Rotates HPKE keys.
     HpkeKeys,
-    /// Watches the free space of the disk.
+    /// Monitors the free disk space.
     Disk,
-    /// Watches the files of the TLS certificate.
+    /// Monitors the TLS certificate files.
     CertificateFiles,
     /// Obtains and renews TLS certificates.
     Acme,
@@ -31,7 +31,7 @@ pub enum Part {
     History,
     /// Accepts connections at the public address.
     PublicListener,
-    /// Accepts connections at the management API's own address.
+    /// Accepts connections at the address of the management API.
     ManagementListener,
     /// Accepts connections at the control socket.
     ControlSocket,
@@ -40,7 +40,7 @@ pub enum Part {
 }
 
 impl Part {
-    /// All parts.
+    /// All components.
     pub const ALL: [Self; 16] = [
         Self::AggregationJobs,
         Self::AggregationJob,
@@ -82,7 +82,7 @@ impl Part {
         }
     }
 
-    /// The part whose instances this one starts, if it starts any.
+    /// The component whose instances this one starts, if any.
     pub fn instances(self) -> Option<Self> {
         match self {
             Self::AggregationJobs => Some(Self::AggregationJob),

@@ -1,10 +1,10 @@
-//! Instants as people write them: RFC 3339 in UTC, a date, or seconds since 1970.
+//! Timestamps as text: RFC 3339 in UTC, a date, or seconds since 1970.
 
 use dapbox_protocol::model::Time;
 
 const DAY: u64 = 86_400;
 
-/// Writes an instant as RFC 3339 in UTC; one that is beyond the year 9999 as seconds.
+/// Formats a timestamp as RFC 3339 in UTC, or as seconds if it is after the year 9999.
 pub fn show(time: Time) -> String {
     let (days, rest) = (time.0 / DAY, time.0 % DAY);
     let (year, month, day) = civil(days);
@@ -14,8 +14,8 @@ pub fn show(time: Time) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
-/// Writes an instant in UTC as briefly as it can be told from `now`: the time of day if that is on the same day, else with
-/// the date; seconds only where there are any.
+/// Formats a timestamp briefly in UTC: the time of day, with the date unless it is the same day as `now`. Omits zero
+/// seconds.
 pub fn brief(time: Time, now: Time) -> String {
     let text = show(time).replace('T', " ");
     let first = if time.0 / DAY == now.0 / DAY { 11 } else { 0 };
@@ -23,7 +23,7 @@ pub fn brief(time: Time, now: Time) -> String {
     text.get(first..last).map_or(text.clone(), str::to_owned)
 }
 
-/// Reads `2026-11-22T10:30:00Z`, `2026-11-22T10:30`, `2026-11-22`, seconds since 1970, or `now`; all in UTC.
+/// Parses `2026-11-22T10:30:00Z`, `2026-11-22T10:30`, `2026-11-22`, seconds since 1970, or `now`; all in UTC.
 pub fn parse(text: &str) -> Result<Time, String> {
     if text == "now" {
         return Ok(Time::now());
@@ -51,7 +51,7 @@ fn read(text: &str) -> Option<u64> {
         return None;
     }
     let days = days(year, month, day);
-    // Dates that do not exist, such as 31 February, come back as others.
+    // A date that does not exist, such as 31 February, converts back to another one.
     (civil(days) == (year, month, day)).then_some(days * DAY + hour * 3600 + minute * 60 + second)
 }
 
@@ -64,16 +64,15 @@ fn numbers(text: &str, separator: char) -> Option<Vec<u64>> {
         .collect()
 }
 
-/// Days before the first of March of a year, counted from the first of March of the year 0. Years that begin in March
-/// have their leap day at the end.
+/// Number of days from March 1 of the year 0 to March 1 of `year`. Years that start in March end with their leap day.
 fn days_before(year: u64) -> u64 {
     year * 365 + year / 4 - year / 100 + year / 400
 }
 
-/// From the first of March of the year 0 to the first of January 1970.
+/// Number of days from March 1 of the year 0 to January 1, 1970.
 const EPOCH: u64 = 719_468;
 
-/// Days since 1970 of a date from 1970 on.
+/// Number of days since 1970 of a date.
 fn days(year: u64, month: u64, day: u64) -> u64 {
     let (year, month) = if month < 3 { (year - 1, month + 9) } else { (year, month - 3) };
     (days_before(year) + (153 * month + 2) / 5 + day).saturating_sub(1 + EPOCH)
@@ -82,7 +81,7 @@ fn days(year: u64, month: u64, day: u64) -> u64 {
 /// Year, month and day of a number of days since 1970.
 fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + EPOCH;
-    // A guess that is at most one year too late.
+    // An estimate that is at most one year late.
     let mut year = days / 365;
     while days_before(year) > days {
         year -= days_before(year).abs_diff(days).div_ceil(366).max(1);

@@ -1,12 +1,12 @@
-//! Which program this is.
+//! Version information of the binary.
 
-/// The release and the commit, such as `0.1.0 (0123456789ab)`.
+/// Version and commit, such as `0.1.0 (0123456789ab)`.
 pub const VERSION: &str = env!("BUILT_VERSION");
-/// The release alone.
+/// Version.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
-/// The commit, marked if the sources were changed since; what it is instead, if it is of none.
+/// Commit, marked if the sources were changed; a placeholder if the build has no commit.
 pub const COMMIT: &str = env!("BUILT_COMMIT");
-/// What it was built for.
+/// Target triple.
 pub const TARGET: &str = env!("BUILT_TARGET");
-/// Whether it needs nothing of the system that it runs on but the kernel.
+/// Whether the binary is static: it needs only the kernel of the system.
 pub const IS_STATIC: bool = cfg!(target_feature = "crt-static");

@@ -1,5 +1,4 @@
-//! Uploading many measurements at once: several reports in one request where the protocol has that, several requests
-//! at the same time.
+//! Bulk uploads: several reports per request if the revision allows it, several requests in parallel.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,43 +12,43 @@ use dapbox_protocol::{
 };
 use dapbox_support::Fault;
 
-/// A request of so many bytes gets no further report: larger ones would take memory and gain nothing.
+/// A request of this size in bytes gets no further report. Larger requests use more memory without being faster.
 const TARGET_REQUEST_BYTES: usize = 1 << 20;
 
-/// Rows of a journal, in the order of their measurements.
+/// Journal rows in the order of their measurements.
 struct JournalRows<'a> {
     journal: &'a Journal,
     numbers: Vec<u64>,
 }
 
 impl<'a> JournalRows<'a> {
-    /// Those at some places.
+    /// The rows at these indexes.
     fn only(&self, indexes: &[usize]) -> JournalRows<'a> {
         let numbers = indexes.iter().filter_map(|index| self.numbers.get(*index)).copied().collect();
         JournalRows { journal: self.journal, numbers }
     }
 }
 
-/// What became of many measurements.
+/// Outcome of a bulk upload.
 #[derive(Clone, Debug, Default)]
 pub struct UploadSummary {
-    /// How many the leader took.
+    /// Number of accepted measurements.
     pub accepted: u64,
-    /// How many were refused, by reason: the protocol's name for it where it has one.
+    /// Number of rejected measurements by reason; the protocol's name if it has one.
     pub rejected: BTreeMap<String, u64>,
-    /// The last refusal in words.
+    /// Description of the last rejection.
     pub last_rejection: Option<String>,
-    /// What put an end to it before all were tried, if anything did: then no later measurement would have fared better.
+    /// The error that stopped the upload early. It applies to all later measurements as well.
     pub failure: Option<ClientError>,
 }
 
 impl UploadSummary {
-    /// How many were refused, for whatever reason.
+    /// Total number of rejected measurements.
     pub fn rejected_total(&self) -> u64 {
         self.rejected.values().sum()
     }
 
-    /// Counts what became of a measurement that was uploaded alone or with others.
+    /// Counts one outcome. `is_alone` is true if the request had no other report.
     fn take(&mut self, result: &Result<ReportId, ClientError>, is_alone: bool) {
         match result {
             Ok(_) => self.accepted += 1,
@@ -62,16 +61,17 @@ impl UploadSummary {
     }
 }
 
-/// Whether an error is about one report, and not about its request. Of several reports in a request that was refused as a
-/// whole, it is unknown which one is meant.
+/// Whether an error rejects one report rather than its request. If a request with several reports is rejected, the
+/// faulty report is unknown.
 pub fn rejects_report(error: &ClientError, is_alone: bool) -> bool {
     error.is_report_specific() && (is_alone || !matches!(error, ClientError::Upload(_)))
 }
 
 impl Client {
-    /// Uploads measurements in requests of several where the protocol allows that, `concurrency` requests at once.
-    /// `progress` is told after every one. Stops early when the aggregators cannot be reached or the task is not known
-    /// there.
+    /// Uploads measurements with up to `concurrency` parallel requests, each with several reports if the revision
+    /// allows it.
+    ///
+    /// Calls `progress` after every request. Stops early if the aggregators are unreachable or do not know the task.
     pub async fn upload_many(
         &self,
         measurements: impl IntoIterator<Item = Measurement>,
@@ -83,8 +83,10 @@ impl Client {
         self.upload_rows(rows, time, concurrency, None, |summary, _| progress(summary)).await
     }
 
-    /// The same for measurements with numbers, such as the lines of a file. `observe` gets the outcome of each. `journal`
-    /// has the reports before they are sent; `observe` settles them.
+    /// Uploads numbered measurements, such as the lines of a file.
+    ///
+    /// Calls `observe` with the outcome of each row. Stores reports in `journal` before they are sent; `observe`
+    /// settles them.
     pub async fn upload_rows(
         &self,
         rows: impl IntoIterator<Item = (u64, Measurement)>,
@@ -94,7 +96,7 @@ impl Client {
         mut observe: impl FnMut(&UploadSummary, &[(u64, Result<ReportId, ClientError>)]),
     ) -> UploadSummary {
         let mut summary = UploadSummary::default();
-        // Fetched once before, or each of the first uploads would fetch them.
+        // Fill the cache first; otherwise each of the first uploads would fetch the keys.
         if let Err(error) = self.keys().await {
             summary.failure = Some(error);
             return summary;
@@ -122,14 +124,13 @@ impl Client {
         summary
     }
 
-    /// How many measurements go together. Few are spread over the requests that may be in flight, or they would wait
-    /// for each other with nothing gained.
+    /// Number of measurements per request. Few measurements are spread over the parallel requests.
     fn group_size(&self, measurements: usize, concurrency: usize) -> usize {
         let most = wire::for_revision(self.task.revision).reports_per_upload().max(1);
         (measurements / concurrency.max(1)).clamp(1, most)
     }
 
-    /// Uploads measurements together, made at `time` or now. Returns the outcome of each, in their order.
+    /// Uploads measurements in one group, made at `time` or now. Returns their outcomes in order.
     pub(super) async fn upload_together(
         &self,
         measurements: Arc<[Measurement]>,
@@ -138,8 +139,8 @@ impl Client {
         self.upload_rows_together(measurements, time, None).await
     }
 
-    /// The same for rows that a journal has. Those that were sealed to an outdated key are tried once more with what the
-    /// aggregators have now (DAP-18 section 4.4.2).
+    /// Uploads the rows of a journal in one group. Reports with an outdated key are remade once with the current keys
+    /// (DAP-18 section 4.4.2).
     async fn upload_rows_together(
         &self,
         measurements: Arc<[Measurement]>,
@@ -160,7 +161,7 @@ impl Client {
         results
     }
 
-    /// Makes reports of measurements and sends them, in as many requests as their size demands.
+    /// Creates and sends reports, in as many requests as their size requires.
     async fn attempt(
         &self,
         measurements: &Arc<[Measurement]>,
@@ -171,14 +172,14 @@ impl Client {
         while results.len() < measurements.len() {
             match self.attempt_request(measurements, results.len(), time, rows).await {
                 Ok(some) => results.extend(some),
-                // It is the same for all that are left.
+                // The error applies to all remaining measurements.
                 Err(error) => results.resize(measurements.len(), Err(error)),
             }
         }
         results
     }
 
-    /// Makes and sends the reports of measurements from `first` on, as many as go into one request.
+    /// Creates and sends the reports of one request, for the measurements from `first` on.
     async fn attempt_request(
         &self,
         measurements: &Arc<[Measurement]>,
@@ -220,7 +221,7 @@ impl Client {
         Ok(results)
     }
 
-    /// Sends reports again whose outcome is not known, as they are: the outcome of each now.
+    /// Sends reports with an unknown outcome again, unchanged. Returns the outcome of each.
     pub async fn resend(&self, sent: &InFlight) -> Result<Vec<Result<ReportId, ClientError>>, ClientError> {
         let wire = wire::for_revision(self.task.revision);
         let reports = wire.decode_upload(&self.task, &sent.request);
@@ -233,14 +234,14 @@ impl Client {
             Err(error) => return Err(error),
         };
         let outcome = |report: &Report| match refused.iter().find(|(id, _)| *id == report.metadata.id) {
-            // It was taken the first time.
+            // The first attempt was accepted.
             None | Some((_, ReportError::ReportReplayed)) => Ok(report.metadata.id),
             Some((_, error)) => Err(ClientError::Refused(*error)),
         };
         Ok(reports.iter().map(outcome).collect())
     }
 
-    /// Makes the reports for one request, on a thread for blocking work.
+    /// Creates the reports of one request, on a blocking thread.
     async fn make_reports(
         &self,
         measurements: Arc<[Measurement]>,
@@ -267,7 +268,7 @@ impl Client {
     }
 }
 
-/// About how many bytes a report takes.
+/// Approximate length of a report in bytes.
 fn length(report: &Report) -> usize {
     report.public_share.len() + report.leader_share.payload.len() + report.helper_share.payload.len()
 }

@@ -1,4 +1,4 @@
-//! Why a measurement was not uploaded.
+//! Errors of the client.
 
 use crate::peer::RequestError;
 use dapbox_protocol::{
@@ -8,52 +8,54 @@ use dapbox_protocol::{
 };
 use dapbox_support::Fault;
 
-/// Why a measurement was not uploaded.
+/// The reason why a measurement was not uploaded.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The measurement does not fit the task, or the task's parameters are wrong.
+    /// The measurement is invalid for the task, or the task's parameters are invalid.
     #[error(transparent)]
     Vdaf(#[from] VdafError),
-    /// An aggregator's keys cannot be had.
+    /// The keys of an aggregator cannot be fetched.
     #[error("the {role}'s keys, at {url}: {cause}")]
     Keys {
-        /// Whose keys.
+        /// The aggregator.
         role: Role,
         /// The aggregator's base URL.
         url: String,
-        /// Why not.
+        /// The failed request.
         cause: RequestError,
     },
-    /// An aggregator's keys are of no use.
+    /// None of an aggregator's keys is usable.
     #[error("the {role}'s keys: {why}")]
     NoUsableKey {
-        /// Whose keys.
+        /// The aggregator.
         role: Role,
-        /// What is wrong with them.
+        /// The problem with the keys.
         why: String,
     },
-    /// Sealing failed: a public key is not what its configuration says.
+    /// Sealing failed, because a public key does not match its configuration.
     #[error("sealing to the {role}: {why}")]
     Seal {
-        /// Whose key.
+        /// The recipient.
         role: Role,
-        /// What is wrong.
+        /// The problem.
         why: String,
     },
-    /// The leader did not take the request that the report is in.
+    /// The leader rejected the request, or the request failed.
     #[error("upload: {0}")]
     Upload(RequestError),
-    /// The leader took the request and refused the report.
+    /// The leader accepted the request and rejected the report.
     #[error("the leader refuses the report: {0}")]
     Refused(ReportError),
-    /// Something on our side broke.
+    /// An internal error.
     #[error(transparent)]
     Fault(#[from] Fault),
 }
 
 impl ClientError {
-    /// Whether another measurement may fare better: this one was refused, not all of them. What is said of a request is
-    /// said of its report if there is only one; of several it says that we and the leader do not understand each other.
+    /// Whether the error concerns this measurement only, so that others may succeed.
+    ///
+    /// The rejection of a request applies to its report if there is only one. With several reports, it indicates that
+    /// client and leader are incompatible.
     pub fn is_report_specific(&self) -> bool {
         match self {
             Self::Vdaf(_) => true,
@@ -66,8 +68,8 @@ impl ClientError {
         }
     }
 
-    /// Whether the leader does not know the key that the report is sealed to (any more). Some leaders say so in the words of
-    /// an aggregation job.
+    /// Whether the leader does not know the key of the report, or no longer. Some leaders respond with the error of an
+    /// aggregation job.
     pub fn is_outdated(&self) -> bool {
         match self {
             Self::Refused(error) => {
@@ -78,7 +80,7 @@ impl ClientError {
         }
     }
 
-    /// A short name to count by: the protocol's where it has one.
+    /// A short name to count errors by: the protocol's name if it has one.
     pub fn reason(&self) -> String {
         match self {
             Self::Vdaf(_) => "invalidMeasurement".to_owned(),

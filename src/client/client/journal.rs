@@ -1,8 +1,8 @@
-//! A record of an upload of many rows, in a directory: which rows are settled, and the reports that are in flight.
+//! A journal of a bulk upload, in a directory: the settled rows and the reports in flight.
 //!
-//! An upload that was interrupted is resumed from it. A report whose outcome is not known is sent again as it is: the
-//! leader counts a report id once, so that no row is counted twice and none is lost. Nothing is synchronised to the disk:
-//! this holds for a process that is killed, not for a machine that loses its power.
+//! It allows an interrupted upload to resume. Reports with an unknown outcome are sent again unchanged; the leader
+//! deduplicates them by id, so no row is lost or counted twice. The journal is not synced to disk: it survives a killed
+//! process, but not a power failure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,18 +15,18 @@ use std::{
 
 use bytes::Bytes;
 
-/// The file that says what is recorded, and which rows are settled.
+/// The log file: identity of the upload and settled rows.
 const LOG: &str = "log";
-/// What the names of files with reports in flight begin with.
+/// File name prefix of reports in flight.
 const SENT: &str = "sent-";
-/// The first line of a log, before what identifies the upload.
+/// Prefix of the first line of a log, before the identity of the upload.
 const FORMAT: &str = "dapbox upload 1 ";
 
-/// A record of an upload. Locked for one process.
+/// The journal of one upload. Locked by one process.
 #[derive(Debug)]
 pub struct Journal {
     dir: PathBuf,
-    /// Rows that were settled before, and whether they were accepted.
+    /// Rows settled by earlier processes, and whether they were accepted.
     settled: BTreeMap<u64, bool>,
     state: Mutex<State>,
 }
@@ -34,24 +34,24 @@ pub struct Journal {
 #[derive(Debug)]
 struct State {
     log: File,
-    /// The rows of each file with reports in flight.
+    /// The unsettled rows of each file with reports in flight.
     sent: BTreeMap<u64, BTreeSet<u64>>,
     next: u64,
 }
 
-/// Reports whose outcome is not known.
+/// Reports with an unknown outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InFlight {
-    /// The number of the file.
+    /// Number of the file.
     pub number: u64,
     /// The row of each report.
     pub rows: Vec<u64>,
-    /// The request that has them.
+    /// The upload request that contains the reports.
     pub request: Bytes,
 }
 
 impl Journal {
-    /// Begins a record of an upload. `identity` is a line that tells it from others.
+    /// Creates a journal. `identity` is one line that identifies the upload.
     pub fn create(dir: &Path, identity: &str) -> io::Result<Self> {
         fs::DirBuilder::new().mode(0o700).create(dir)?;
         let mut log = OpenOptions::new().append(true).create_new(true).mode(0o600).open(dir.join(LOG))?;
@@ -61,13 +61,13 @@ impl Journal {
         Ok(Self { dir: dir.to_owned(), settled: BTreeMap::new(), state })
     }
 
-    /// Opens the record of an upload that was interrupted.
+    /// Opens the journal of an interrupted upload. Fails if its identity differs.
     pub fn resume(dir: &Path, identity: &str) -> io::Result<Self> {
         let mut log = OpenOptions::new().read(true).append(true).open(dir.join(LOG))?;
         lock(&log)?;
         let mut text = String::new();
         log.read_to_string(&mut text)?;
-        // The process may have ended within a line.
+        // The process may have been killed while writing a line.
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         if whole < text.len() {
             log.set_len(whole as u64)?;
@@ -86,18 +86,18 @@ impl Journal {
         Ok(Self { dir: dir.to_owned(), settled, state })
     }
 
-    /// Whether a row was settled before this process.
+    /// Whether an earlier process settled the row.
     pub fn is_settled(&self, row: u64) -> bool {
         self.settled.contains_key(&row)
     }
 
-    /// How many rows were accepted before this process, and how many were refused.
+    /// Numbers of rows that earlier processes settled as accepted and as rejected.
     pub fn settled(&self) -> (u64, u64) {
         let accepted = self.settled.values().filter(|is_accepted| **is_accepted).count();
         (accepted as u64, (self.settled.len() - accepted) as u64)
     }
 
-    /// Records the reports of rows that are about to be sent in one request.
+    /// Stores the reports of rows before they are sent in one request.
     pub fn record_sent(&self, rows: &[u64], request: &[u8]) -> io::Result<()> {
         let mut state = self.state();
         let number = state.next;
@@ -113,7 +113,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Records the outcome of rows, and whether the leader accepted them.
+    /// Stores the outcome of rows: whether the leader accepted them.
     pub fn settle(&self, outcomes: &[(u64, bool)]) -> io::Result<()> {
         let mut state = self.state();
         let mut lines = String::new();
@@ -141,8 +141,8 @@ impl Journal {
         Ok(())
     }
 
-    /// The reports that were in flight when the upload was interrupted, in the order in which they were sent. Those of
-    /// settled rows are left out.
+    /// The reports that were in flight at the interruption, in the order of sending. Omits files whose rows are all
+    /// settled.
     pub fn in_flight(&self) -> io::Result<Vec<InFlight>> {
         let mut numbers = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
@@ -158,19 +158,19 @@ impl Journal {
                 Some((rows, request)) if !rows.iter().all(|row| self.is_settled(*row)) => {
                     found.push(InFlight { number, rows, request });
                 }
-                // One that is cut short was never sent.
+                // A truncated file was never sent.
                 _ => fs::remove_file(self.sent(number))?,
             }
         }
         Ok(found)
     }
 
-    /// Forgets reports whose outcome is known now.
+    /// Removes reports whose outcome is now known.
     pub fn forget(&self, number: u64) -> io::Result<()> {
         fs::remove_file(self.sent(number))
     }
 
-    /// Ends the record: nothing is to be resumed.
+    /// Removes the journal of a completed upload.
     pub fn remove(self) -> io::Result<()> {
         fs::remove_dir_all(&self.dir)
     }
@@ -192,7 +192,7 @@ fn lock(log: &File) -> io::Result<()> {
     }
 }
 
-/// The rows and the request of a file with reports in flight.
+/// Parses a file with reports in flight into rows and request.
 fn parse(bytes: &[u8]) -> Option<(Vec<u64>, Bytes)> {
     let (count, rest) = bytes.split_first_chunk::<8>()?;
     let length = usize::try_from(u64::from_be_bytes(*count)).ok()?.checked_mul(8)?;
@@ -217,7 +217,7 @@ mod tests {
         journal.record_sent(&[5], b"third").unwrap();
         drop(journal);
 
-        // Killed within a line, and within a file.
+        // Simulate a kill while writing a line, and while writing a file.
         let mut log = OpenOptions::new().append(true).open(path.join(LOG)).unwrap();
         log.write_all(b"a 4").unwrap();
         drop(log);

@@ -15,7 +15,7 @@ use dapbox_protocol::{
     wire::{Problem, ProblemType, dap18},
 };
 
-/// An aggregator that hands out keys and takes uploads, as a test wants it to.
+/// An aggregator that publishes keys and accepts uploads as scripted.
 struct Aggregator {
     revision: Revision,
     address: SocketAddr,
@@ -24,7 +24,7 @@ struct Aggregator {
     uploads: Arc<Mutex<Vec<Vec<Report>>>>,
 }
 
-/// What the n-th upload, from 0 on, is answered with.
+/// The response to the n-th upload, from 0.
 type Say = fn(usize, &[Report]) -> Response<Vec<u8>>;
 
 fn take() -> Response<Vec<u8>> {
@@ -36,7 +36,7 @@ fn say(problem: &Problem) -> Response<Vec<u8>> {
     response.body(problem.to_json().into_bytes()).unwrap()
 }
 
-/// Takes the request, but not these of its reports.
+/// Accepts the request except for these reports.
 fn refuse<'a>(refused: impl IntoIterator<Item = (&'a Report, ReportError)>) -> Response<Vec<u8>> {
     let refused: Vec<_> = refused.into_iter().map(|(report, error)| (report.metadata.id, error)).collect();
     let response = Response::builder().header("content-type", "application/ppm-dap;message=upload-errors");
@@ -44,14 +44,14 @@ fn refuse<'a>(refused: impl IntoIterator<Item = (&'a Report, ReportError)>) -> R
 }
 
 impl Aggregator {
-    /// Of DAP-09: hands out the n-th list of `keys` at the n-th request, and answers the n-th upload with the n-th of
-    /// `answers` (200 after those).
+    /// Starts a DAP-09 aggregator. It responds to the n-th key request with the n-th list of `keys`, and to the n-th
+    /// upload with the n-th of `answers`, then with 200.
     async fn start(keys: Vec<Vec<HpkeConfig>>, cache_control: &'static str, answers: Vec<Problem>) -> Self {
         let answer = move |n: usize, _: &[Report]| answers.get(n).map_or_else(take, say);
         Self::with(Revision::Dap09, keys, cache_control, answer).await
     }
 
-    /// Of DAP-18.
+    /// Starts a DAP-18 aggregator.
     async fn new(keys: Vec<Vec<HpkeConfig>>, answer: Say) -> Self {
         Self::with(Revision::Dap18, keys, "max-age=60", answer).await
     }
@@ -109,7 +109,7 @@ impl Aggregator {
         self.uploads.lock().unwrap().concat()
     }
 
-    /// How many reports each upload had.
+    /// The number of reports of each upload.
     fn sizes(&self) -> Vec<usize> {
         self.uploads.lock().unwrap().iter().map(Vec::len).collect()
     }
@@ -321,7 +321,7 @@ async fn remakes_only_reports_with_outdated_key_once() {
 
 #[tokio::test]
 async fn fetches_keys_again_after_hpke_unknown_config_id() {
-    /// As [`refuse`], with the number that our own leader does not use.
+    /// As [`refuse`], with a code that dapbox's leader does not send.
     fn unknown_key(reports: &[Report]) -> Response<Vec<u8>> {
         let mut answer = refuse([(&reports[0], ReportError::OutdatedConfig)]);
         *answer.body_mut().last_mut().unwrap() = 4;
@@ -376,7 +376,7 @@ async fn replay_after_a_lost_answer_counts_as_accepted() {
     let summary = aggregator.client().upload_many(numbers(2), None, 1, |_| ()).await;
     assert_eq!((summary.accepted, summary.rejected_total()), (1, 1));
 
-    // With nothing sent before, it is the leader's word that counts: it has collected the batch.
+    // Without an earlier attempt, the rejection stands: the leader has collected the batch.
     let aggregator = Aggregator::new(lists(), |_, reports| refuse([(&reports[0], ReportError::ReportReplayed)])).await;
     let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
     assert_eq!(error.reason(), "report_replayed");

@@ -1,7 +1,7 @@
-//! The collections of one task, stored in a file: jobs that are outstanding, and intervals that were collected.
+//! A journal of the collections of one task, in a file: outstanding jobs and collected intervals.
 //!
-//! A job is stored before the leader is asked and stays until its result was delivered and the leader has released it.
-//! A collector that is killed therefore resumes its job. Results are stored as they came, sealed to the collector.
+//! A job is stored before the request is sent, and removed once its result was delivered and the leader has released
+//! it. A killed collector therefore resumes its jobs. Results are stored sealed, as received.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -17,9 +17,9 @@ use dapbox_protocol::model::{
     secret::{base64url, optional_base64url},
 };
 
-/// The version of the file's format.
+/// Version of the file format.
 const VERSION: u32 = 1;
-/// The longest file that is read, in bytes: a result has at most 128 MiB before it is encoded.
+/// Maximum length of the file in bytes. A result has at most 128 MiB before encoding.
 const MAX_FILE: u64 = 512 << 20;
 
 /// The collections of one task.
@@ -28,42 +28,42 @@ pub struct CollectionRecord {
     version: u32,
     /// The task.
     pub task: TaskId,
-    /// Its revision.
+    /// The revision of the task.
     pub revision: Revision,
-    /// Jobs that are outstanding, the oldest first.
+    /// Outstanding jobs, the oldest first.
     pub jobs: Vec<CollectionJob>,
-    /// Intervals that were collected, in order and without overlap.
+    /// Collected intervals, sorted and disjoint.
     pub collected: Vec<Interval>,
 }
 
-/// A collection job that is outstanding.
+/// An outstanding collection job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectionJob {
-    /// What we call the job, and the leader too where the protocol leaves its id to us.
+    /// Id of the job; also its id at the leader if the revision lets the collector choose it.
     pub id: CollectionJobId,
-    /// What was asked for.
+    /// The query of the job.
     pub query: Query,
-    /// The request's body: the shares of the result are bound to these bytes.
+    /// Body of the request, which the shares of the result are bound to.
     #[serde(with = "base64url")]
     pub request: Vec<u8>,
-    /// When the collection began.
+    /// Time at which the collection began.
     pub begun: Time,
-    /// The path of the job at the leader, once the leader has accepted the request.
+    /// Path of the job at the leader, once accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[serde(rename = "place")]
     pub location: Option<String>,
-    /// The result's body, sealed to the collector, once it has arrived.
+    /// Body of the sealed result, once received.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_base64url")]
     pub result: Option<Vec<u8>>,
-    /// Whether the result was delivered, and only the leader has to release the batch.
+    /// Whether the result was delivered, so that only its release at the leader is left.
     #[serde(default)]
     pub is_delivered: bool,
 }
 
-/// Why the collections of a task cannot be read or stored.
+/// An error of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CollectionJournalError {
-    /// Another process uses the file.
+    /// Another process has locked the file.
     #[error("another collector uses {0}: wait until it ends, or stop it")]
     InUse(String),
     /// The file belongs to another task.
@@ -71,23 +71,23 @@ pub enum CollectionJournalError {
     OtherTask {
         /// The file.
         path: String,
-        /// The task that it is about.
+        /// The task in the file.
         found: TaskId,
     },
-    /// The file is not one of ours.
+    /// The file is not a journal of collections.
     #[error("{path} does not record collections: {why}")]
     Malformed {
         /// The file.
         path: String,
-        /// What is wrong.
+        /// The problem.
         why: String,
     },
-    /// The file system refused.
+    /// A file operation failed.
     #[error("cannot record collections in {path}: {why}")]
     Io {
         /// The file.
         path: String,
-        /// What is wrong.
+        /// The problem.
         why: String,
     },
 }
@@ -97,7 +97,7 @@ impl CollectionRecord {
         Self { version: VERSION, task, revision, jobs: Vec::new(), collected: Vec::new() }
     }
 
-    /// Reads a task's record without locking it; an empty one if there is no file.
+    /// Reads a task's record without locking it. Returns an empty record if there is no file.
     pub fn read(path: &Path, task: TaskId, revision: Revision) -> Result<Self, CollectionJournalError> {
         let shown = || path.display().to_string();
         let malformed = |why: String| CollectionJournalError::Malformed { path: shown(), why };
@@ -117,12 +117,12 @@ impl CollectionRecord {
         Ok(record)
     }
 
-    /// The end of the latest interval that was collected.
+    /// End of the latest collected interval.
     pub fn collected_until(&self) -> Option<Time> {
         self.collected.last().map(Interval::end)
     }
 
-    /// The parts of an interval that are not known to be collected.
+    /// The parts of an interval that were not collected.
     pub fn uncollected_within(&self, interval: &Interval) -> Vec<Interval> {
         let mut free = Vec::new();
         let mut start = interval.start();
@@ -142,7 +142,7 @@ impl CollectionRecord {
         self.jobs.iter_mut().find(|job| job.id == *id)
     }
 
-    /// Notes that an interval was collected. Intervals that touch become one.
+    /// Adds a collected interval. Adjacent intervals are merged.
     fn add_collected(&mut self, interval: Interval) {
         self.collected.push(interval);
         self.collected.sort();
@@ -160,18 +160,18 @@ impl CollectionRecord {
     }
 }
 
-/// A task's record, locked for this process. Each change is durable before its method returns.
+/// A task's record, locked by this process. Every change is durable when its method returns.
 #[derive(Debug)]
 pub struct CollectionJournal {
     path: PathBuf,
     record: CollectionRecord,
-    /// Jobs that the leader cannot know: they were recorded by this process, and nothing was sent.
+    /// Jobs that this process has stored but not sent, so that the leader does not know them.
     unsent: Vec<CollectionJobId>,
     _lock: Lock,
 }
 
 impl CollectionJournal {
-    /// Locks and reads a task's record; an empty one if there is no file.
+    /// Locks and reads a task's record, which is empty if there is no file.
     pub fn open(path: &Path, task: TaskId, revision: Revision) -> Result<Self, CollectionJournalError> {
         let lock = Lock::take(path)?;
         let record = CollectionRecord::read(path, task, revision)?;
@@ -183,12 +183,12 @@ impl CollectionJournal {
         &self.record
     }
 
-    /// A job that is outstanding.
+    /// Finds an outstanding job.
     pub fn job(&self, id: &CollectionJobId) -> Option<&CollectionJob> {
         self.record.jobs.iter().find(|job| job.id == *id)
     }
 
-    /// Stores a job of which the leader does not know yet.
+    /// Stores a new job before it is sent.
     pub fn begin(
         &mut self,
         query: Query,
@@ -210,14 +210,14 @@ impl CollectionJournal {
         Ok(id)
     }
 
-    /// Whether the leader cannot know a job. True once: the caller is about to send it.
+    /// Whether the job was never sent. Marks it as sent.
     pub(super) fn take_unsent(&mut self, id: &CollectionJobId) -> bool {
         let before = self.unsent.len();
         self.unsent.retain(|unsent| unsent != id);
         self.unsent.len() < before
     }
 
-    /// Stores that the leader has accepted a job, and under which path.
+    /// Stores that the leader accepted a job, and its location.
     pub fn set_location(&mut self, id: &CollectionJobId, location: Option<&str>) -> Result<(), CollectionJournalError> {
         if self.job(id).is_none_or(|job| job.location.as_deref() == location) {
             return Ok(());
@@ -230,12 +230,12 @@ impl CollectionJournal {
         self.change_job(id, |job| job.result = Some(body.to_vec()))
     }
 
-    /// Stores that a result was delivered: only the leader has to release the batch.
+    /// Stores that a result was delivered; only its release at the leader is left.
     pub fn set_delivered(&mut self, id: &CollectionJobId) -> Result<(), CollectionJournalError> {
         self.change_job(id, |job| (job.is_delivered, job.result) = (true, None))
     }
 
-    /// Removes a job whose result was delivered. An interval counts as collected from here on.
+    /// Removes a delivered job. Its interval now counts as collected.
     pub fn finish(&mut self, id: &CollectionJobId) -> Result<(), CollectionJournalError> {
         let Some(job) = self.job(id) else { return Ok(()) };
         let query = job.query;
@@ -247,7 +247,7 @@ impl CollectionJournal {
         })
     }
 
-    /// Removes a job that has no result and will have none.
+    /// Removes a job without a result.
     pub fn forget(&mut self, id: &CollectionJobId) -> Result<(), CollectionJournalError> {
         self.change(|record| record.jobs.retain(|job| job.id != *id))
     }
@@ -273,7 +273,7 @@ impl CollectionJournal {
     }
 }
 
-/// Replaces the file: it has the old record or the new one at any moment, and the new one once this returns.
+/// Replaces the file atomically and durably.
 fn write(path: &Path, record: &CollectionRecord) -> io::Result<()> {
     let new = with_suffix(path, ".new");
     let bytes = serde_json::to_vec_pretty(record).map_err(io::Error::other)?;
@@ -295,12 +295,12 @@ fn failed(path: &Path, error: &io::Error) -> CollectionJournalError {
     CollectionJournalError::Io { path: path.display().to_string(), why: error.to_string() }
 }
 
-/// Keeps other processes from a record. The file is removed when this is dropped; one that a killed process left behind
-/// is not locked.
+/// An exclusive lock on a record. The lock file is removed on drop; one that a killed process left behind is not
+/// locked.
 #[derive(Debug)]
 struct Lock {
     path: PathBuf,
-    /// The lock is held for as long as this is open.
+    /// Holds the lock while it is open.
     _file: File,
 }
 
@@ -317,7 +317,7 @@ impl Lock {
                 }
                 Err(TryLockError::Error(error)) => return Err(failed(record, &error)),
             }
-            // The one before may have removed the file between our opening and locking it.
+            // The previous holder may have removed the file between opening and locking it.
             if is_current(&file, &path).map_err(|error| failed(record, &error))? {
                 return Ok(Self { path, _file: file });
             }
@@ -325,7 +325,7 @@ impl Lock {
     }
 }
 
-/// Whether an open file is still the one that others find.
+/// Whether an open file is still the one at the path.
 fn is_current(file: &File, path: &Path) -> io::Result<bool> {
     let ours = file.metadata()?;
     match fs::metadata(path) {
@@ -337,7 +337,7 @@ fn is_current(file: &File, path: &Path) -> io::Result<bool> {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // A file that stays is not locked, and does no harm.
+        // A leftover lock file is not locked and causes no harm.
         let _ = fs::remove_file(&self.path);
     }
 }

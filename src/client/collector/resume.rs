@@ -1,4 +1,4 @@
-//! Collections that outlive the process: each step is recorded in a [`CollectionJournal`] before the next one begins.
+//! Resumable collections: every step is stored in a [`CollectionJournal`] before the next one begins.
 
 use std::{sync::atomic::AtomicBool, time::Duration as Span};
 
@@ -15,7 +15,7 @@ use dapbox_protocol::{
 };
 
 impl Collector {
-    /// Records a collection of `query`. The leader does not know of it before [`run`](Self::run).
+    /// Stores a new collection job. [`run`](Self::run) sends it to the leader.
     pub fn begin(
         &self,
         journal: &mut CollectionJournal,
@@ -26,8 +26,8 @@ impl Collector {
         Ok(journal.begin(query, &request, now)?)
     }
 
-    /// Runs a recorded job until its result is recorded, for at most `timeout`. After a failure the job is still in the
-    /// ledger if the leader may have it; [`run`](Self::run) resumes it.
+    /// Runs a stored job until its result is stored, for at most `timeout`. After a failure the job stays in the
+    /// journal if the leader may have it; call [`run`](Self::run) again to resume it.
     pub async fn run(
         &self,
         journal: &mut CollectionJournal,
@@ -42,7 +42,7 @@ impl Collector {
         self.run_while(journal, id, timeout, progress).await
     }
 
-    /// Asks how a recorded job is, for at most `timeout`. `None` if the leader is not done.
+    /// Polls a stored job, for at most `timeout`. Returns `None` if the result is not ready.
     pub async fn poll_once(
         &self,
         journal: &mut CollectionJournal,
@@ -59,7 +59,7 @@ impl Collector {
         }
     }
 
-    /// Runs a recorded job until its result is recorded or `progress` fails.
+    /// Runs a stored job until its result is stored or `progress` fails.
     async fn run_while(
         &self,
         journal: &mut CollectionJournal,
@@ -74,7 +74,7 @@ impl Collector {
             let collection = wire.decode_collection(&self.task.public, &Bytes::from(body))?;
             return self.open(&request.query, &request.body, &collection, job.location);
         }
-        // A job that an earlier process has recorded may be there.
+        // An earlier process may have sent the job.
         let may_exist = AtomicBool::new(!journal.take_unsent(id));
         let on_event = |event: JobEvent| {
             match event {
@@ -93,21 +93,22 @@ impl Collector {
         result
     }
 
-    /// Removes a job that has failed for good. The leader deletes it too: the same request would find it again.
+    /// Removes a job that failed permanently, here and at the leader. Otherwise the same request would find the failed
+    /// job.
     async fn remove_failed(
         &self,
         journal: &mut CollectionJournal,
         id: &CollectionJobId,
     ) -> Result<(), CollectionJournalError> {
         if let Some(location) = journal.job(id).and_then(|job| job.location.clone()) {
-            // If this fails, a later collection of the same batch fails like this one.
+            // If this fails, a later collection of the same batch fails in the same way.
             let _ = self.delete(&location).await;
         }
         journal.forget(id)
     }
 
-    /// Completes a job whose result was delivered: the leader releases the batch where it would give out the same one
-    /// again, and the ledger has the job no more.
+    /// Completes a job whose result was delivered. Removes it from the journal, and releases its batch at the leader if
+    /// the leader would return the same batch again.
     pub async fn complete(
         &self,
         journal: &mut CollectionJournal,
@@ -115,7 +116,7 @@ impl Collector {
         collected: &CollectedAggregate,
     ) -> Result<(), CollectError> {
         let Some(job) = journal.job(id) else { return Ok(()) };
-        // Where the leader says which batch it is, it gives out another one the next time, and this one by its id.
+        // A leader that reports batch ids returns the next batch next time, and this one by its id.
         let must_be_released =
             job.query == Query::FixedSize(FixedSizeQuery::CurrentBatch) && collected.batch_id.is_none();
         if must_be_released {
@@ -125,8 +126,8 @@ impl Collector {
         Ok(journal.finish(id)?)
     }
 
-    /// Has the leader release all batches whose results were delivered. Before that, a request for the next batch would
-    /// get one of them again.
+    /// Releases all delivered batches at the leader. Until then, a query for the current batch may return one of them
+    /// again.
     pub async fn release_delivered(&self, journal: &mut CollectionJournal) -> Result<(), CollectError> {
         let delivered: Vec<CollectionJob> =
             journal.record().jobs.iter().filter(|job| job.is_delivered).cloned().collect();
@@ -139,14 +140,14 @@ impl Collector {
         Ok(())
     }
 
-    /// Gives a job up: the leader deletes it, and the ledger has it no more. A batch that the leader has closed for it
-    /// stays closed.
+    /// Cancels a job: deletes it at the leader and in the journal. A batch that the leader has closed for it stays
+    /// closed.
     pub async fn cancel(&self, journal: &mut CollectionJournal, id: &CollectionJobId) -> Result<(), CollectError> {
         let Some(job) = journal.job(id).cloned() else { return Ok(()) };
         let create = self.create_request(id);
         let location = match job.location.or_else(|| create.resource_path.clone()) {
             Some(location) => Some(location),
-            // Only the leader knows the path. The same request finds the job, or makes one that is deleted next.
+            // Only the leader knows the path. Repeating the request finds the job, or creates one that is deleted next.
             None => match self.ask(&create, Bytes::from(job.request), &AtomicBool::new(true)).await {
                 Ok(reply) => reply.location,
                 Err(CollectError::Request(RequestError::Refused(problem))) if problem.status / 100 == 4 => None,
@@ -171,12 +172,12 @@ impl Collector {
     }
 }
 
-/// Whether a job that failed like this has no result and will have none.
+/// Whether a job with this error will never have a result.
 fn is_final_failure(error: &CollectError, may_exist: bool) -> bool {
     match error {
         CollectError::Deleted | CollectError::UnsupportedQuery(_) => true,
         CollectError::Request(RequestError::Refused(problem)) => {
-            // Such refusals are about us and not about the job.
+            // These statuses concern the collector rather than the job.
             let is_about_us = matches!(problem.status, 401 | 403 | 404)
                 || matches!(problem.kind, ProblemType::UnauthorizedRequest | ProblemType::UnrecognizedTask);
             let is_final = !crate::peer::is_retryable(problem.status);

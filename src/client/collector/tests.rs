@@ -16,7 +16,7 @@ use dapbox_protocol::{
 };
 
 const PRECISION: Duration = Duration(60);
-/// Where the leader has the collection job, if that is for it to say.
+/// Location of the collection job, if the leader chooses it.
 const JOB: &str = "/below/dap/tasks/x/collection_jobs/1";
 
 fn interval(start: u64, duration: u64) -> Interval {
@@ -64,26 +64,26 @@ fn shares(task: &TaskParameters) -> (Vec<u8>, Vec<u8>) {
     (preparer.encode(&leader), preparer.encode(&helper))
 }
 
-/// How a leader answers.
+/// The behaviour of a leader.
 #[derive(Clone)]
 struct Script {
     revision: Revision,
-    /// How often it says "not yet", the answer to the request included.
+    /// Number of 202 responses, including the one to the first request.
     deferrals: usize,
-    /// Where it says that the job is; nothing if this is empty.
+    /// The `Location` header; empty for none.
     location: &'static str,
-    /// The key that it seals to.
+    /// The key that the leader seals to.
     config: dapbox_protocol::model::HpkeConfig,
-    /// The query that its result is for.
+    /// The query of the result.
     query: Query,
-    /// What is wrong with the result.
+    /// Modifies the result.
     change: fn(&mut Collection),
-    /// What it says instead of a result.
+    /// The response instead of a result.
     problem: Option<Problem>,
 }
 
 impl Script {
-    /// An honest leader's.
+    /// The behaviour of an honest leader.
     fn new(keypair: &Keypair, query: Query) -> Self {
         let config = keypair.config().clone();
         let (revision, location) = (Revision::Dap09, JOB);
@@ -113,7 +113,7 @@ impl Script {
         wire.encode_collection(task, &collection)
     }
 
-    /// The answer to the n-th request, from 1 on.
+    /// The response to the n-th request, from 1.
     fn answer(&self, n: usize, task: &TaskParameters) -> Response<Vec<u8>> {
         let media_type =
             wire::for_revision(task.revision).poll_request(ResourceKind::CollectionJob, JOB).unwrap().accept.unwrap();
@@ -131,7 +131,7 @@ impl Script {
     }
 }
 
-/// What came of a collection.
+/// The outcome of a collection.
 struct Outcome {
     result: Result<CollectedAggregate, CollectError>,
     progress: Vec<Progress>,
@@ -139,7 +139,7 @@ struct Outcome {
     requests: Vec<String>,
 }
 
-/// A leader that keeps to a script: the task as its collector knows it, and the requests that came.
+/// Starts a scripted leader. Returns the task of its collector, and the requests that the leader receives.
 async fn leader(query: Query, script: Script) -> (CollectorTask, Arc<Mutex<Vec<String>>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mode = match query {
@@ -163,7 +163,7 @@ async fn leader(query: Query, script: Script) -> (CollectorTask, Arc<Mutex<Vec<S
     (task, requests)
 }
 
-/// Asks `query` of a leader that keeps to a script, and releases what it gives out.
+/// Collects `query` from a scripted leader and releases the result.
 async fn collect(keypair: Keypair, query: Query, timeout: Option<Span>, script: Script) -> Outcome {
     let (task, requests) = leader(query, script).await;
     let peer = Peer::new(&PeerOptions::default()).unwrap();
@@ -334,7 +334,7 @@ async fn rejects_empty_answer_without_location() {
     assert!(matches!(outcome.result, Err(CollectError::AnswerMismatch(why)) if why.contains("location")));
 }
 
-/// A collector that does not repeat requests, and its empty ledger.
+/// A collector that does not retry, and its empty journal.
 fn recorded(task: CollectorTask, keypair: Keypair, dir: &std::path::Path) -> (Collector, CollectionJournal) {
     let journal = CollectionJournal::open(&dir.join("jobs.json"), task.public.id, task.public.revision).unwrap();
     let once = RetryPolicy { initial: Span::ZERO, max: Span::ZERO, give_up_after: Span::ZERO };
@@ -354,7 +354,7 @@ async fn keeps_job_if_the_leader_may_have_it() {
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let dir = tempfile::tempdir().unwrap();
         let (collector, mut journal) = recorded(task(revision, url, BatchMode::TimeInterval), keypair(), dir.path());
-        // It takes the request, and says nothing.
+        // The leader receives the request and does not respond.
         let (path, id) = (dir.path().join("jobs.json"), journal.record().task);
         let silent = tokio::spawn(async move {
             let (mut connection, _) = listener.accept().await.unwrap();
@@ -366,7 +366,7 @@ async fn keeps_job_if_the_leader_may_have_it() {
         assert_eq!(journal.record().jobs.len(), 1, "{revision:?}: it may have been taken");
         assert_eq!(silent.await.unwrap(), 1, "{revision:?}: it was recorded before the leader was asked");
 
-        // Nobody listens any more: what was not sent is not there, and what was may be.
+        // The listener is closed: the second job was never sent, the first one may exist.
         let second = collector.begin(&mut journal, query, Time(2)).unwrap();
         collector.run(&mut journal, &second, None, |_| ()).await.unwrap_err();
         collector.run(&mut journal, &id, None, |_| ()).await.unwrap_err();

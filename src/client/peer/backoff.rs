@@ -1,32 +1,32 @@
-//! How long to wait before a request is repeated.
+//! Exponential backoff for retries.
 
 use std::time::Duration;
 
-/// Pauses that double, each shortened at random ("full jitter"), so that those who failed together do not return together.
+/// Exponential backoff with full jitter, so that clients that failed together do not retry together.
 #[derive(Clone, Debug)]
 pub struct Backoff {
-    /// The longest pause.
+    /// Maximum delay.
     max: Duration,
-    /// The longest that the next pause may be.
+    /// Maximum of the next delay.
     ceiling: Duration,
 }
 
 impl Backoff {
-    /// The first pause is at most `initial`, none is longer than `max`.
+    /// Creates a backoff whose first delay is at most `initial`. No delay exceeds `max`.
     pub fn new(initial: Duration, max: Duration) -> Self {
         Self { max, ceiling: initial.min(max) }
     }
 
-    /// The next pause: at least what the peer asks for with `retry_after`, within `max`.
+    /// The next delay: at least the `retry_after` that the peer requests, at most `max`.
     pub fn next_delay(&mut self, retry_after: Option<Duration>) -> Duration {
         self.step(rand::random(), retry_after)
     }
 
-    /// `chance` is in `0.0..1.0`.
+    /// Computes the next delay from a random number in `0.0..1.0`.
     fn step(&mut self, chance: f64, retry_after: Option<Duration>) -> Duration {
         let delay = self.ceiling.mul_f64(chance.clamp(0.0, 1.0));
         self.ceiling = self.ceiling.saturating_mul(2).min(self.max);
-        // On top of what the peer asks for, so that those who were sent away together do not return together.
+        // Add jitter to the requested delay, so that clients that were rejected together do not retry together.
         delay.saturating_add(retry_after.unwrap_or_default()).min(self.max)
     }
 }

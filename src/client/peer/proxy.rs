@@ -1,54 +1,54 @@
-//! Proxies that the environment names: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in capitals or not.
+//! HTTP proxies from the environment: `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`, in upper or lower case.
 //!
-//! The HTTP library reads these variables too, but drops what it cannot use, cannot say which one it used, and does not
-//! take `NO_PROXY=*` for addresses.
+//! `reqwest` reads these variables too, but silently drops invalid values, does not report which variable applies, and
+//! does not apply `NO_PROXY=*` to IP addresses.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use url::{Host, Url};
 
-/// The variables for one scheme, the first that is set counts; in capitals before small letters.
+/// Variables per scheme; the first one that is set applies, and upper case takes precedence over lower case.
 const HTTP_VARIABLES: [&str; 2] = ["HTTP_PROXY", "ALL_PROXY"];
 const HTTPS_VARIABLES: [&str; 2] = ["HTTPS_PROXY", "ALL_PROXY"];
 /// The variable with hosts that are reached without a proxy.
 const NO_PROXY_VARIABLE: &str = "NO_PROXY";
 
-/// The proxies that requests go through. Clones are the same.
+/// The proxies of an environment. Clones share their state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Proxies(Arc<Variables>);
 
-/// The variables that are set, by their names in capitals.
+/// The variables that are set, by name in upper case.
 type Variables = BTreeMap<String, Variable>;
 
 #[derive(Clone, PartialEq, Eq)]
 struct Variable {
-    /// The name as it is set.
+    /// The name as set.
     name: String,
-    /// May hold a password.
+    /// May contain a password.
     value: String,
 }
 
-/// A proxy that a request goes through. As text it has no password.
+/// A proxy for a request. Its text form omits the password.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
-    /// The variable that names it.
+    /// The variable that configures the proxy.
     pub variable: String,
-    /// Where it is, or why it cannot be used.
+    /// URL of the proxy, or why it cannot be used.
     pub url: Result<Url, String>,
 }
 
 impl Proxies {
-    /// Those of this process.
+    /// The proxies of the process environment.
     pub fn from_env() -> Self {
-        // What is no text is no URL either, and is reported as such when it is to be used.
+        // A value that is not UTF-8 is not a URL either, and is reported when the proxy is used.
         Self::from_vars(
             std::env::vars_os()
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))),
         )
     }
 
-    /// Those of an environment. Variables that name no proxy are passed over, and empty ones.
+    /// The proxies of an environment. Ignores unrelated and empty variables.
     pub fn from_vars(environment: impl IntoIterator<Item = (String, String)>) -> Self {
         let mut variables = Variables::new();
         for (name, value) in environment {
@@ -66,12 +66,12 @@ impl Proxies {
         Self(Arc::new(variables))
     }
 
-    /// The variables as they are set. There may be passwords in them.
+    /// The variables as set. Values may contain passwords.
     pub fn variables(&self) -> impl Iterator<Item = (String, String)> {
         self.0.values().map(|variable| (variable.name.clone(), variable.value.clone()))
     }
 
-    /// The proxy that requests for a URL go through. This machine is always reached without.
+    /// The proxy for a URL. Loopback URLs never use a proxy.
     pub fn for_url(&self, url: &Url) -> Option<Proxy> {
         let of_scheme = match url.scheme() {
             "http" => HTTP_VARIABLES,
@@ -85,7 +85,7 @@ impl Proxies {
         Some(Proxy { variable: variable.name.clone(), url: parse(&variable.value) })
     }
 
-    /// The same for the HTTP library. What cannot be used is direct there: whoever sends the request looks before.
+    /// The proxies for `reqwest`. It connects directly if a proxy is invalid; the sender checks that first.
     pub fn for_client(&self) -> reqwest::Proxy {
         let proxies = self.clone();
         reqwest::Proxy::custom(move |url| proxies.for_url(url)?.url.ok())
@@ -97,11 +97,11 @@ impl Proxies {
     }
 }
 
-/// A proxy's URL. Without a scheme it is one of HTTP.
+/// Parses the URL of a proxy. The default scheme is `http`.
 fn parse(value: &str) -> Result<Url, String> {
     let value = value.trim();
     let with_scheme = if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
-    // The value is not shown: there may be a password in it.
+    // The error omits the value, which may contain a password.
     let url = Url::parse(&with_scheme).map_err(|error| format!("its value is no URL of a proxy: {error}"))?;
     match url.scheme() {
         "http" | "https" if url.has_host() => Ok(url),
@@ -110,7 +110,7 @@ fn parse(value: &str) -> Result<Url, String> {
     }
 }
 
-/// Whether a URL leads to this machine by its very name.
+/// Whether the host of a URL is this machine by definition.
 fn is_local(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => {
@@ -126,8 +126,8 @@ fn is_local(url: &Url) -> bool {
     }
 }
 
-/// Whether an entry of `NO_PROXY` is about a URL: `*`, a domain with all below it, an address, or a network; perhaps with
-/// a port.
+/// Whether an entry of `NO_PROXY` matches a URL: `*`, a domain including its subdomains, an address, or a network, with
+/// an optional port.
 fn entry_matches(entry: &str, url: &Url) -> bool {
     if entry == "*" {
         return true;
@@ -155,7 +155,7 @@ fn entry_matches(entry: &str, url: &Url) -> bool {
     }
 }
 
-/// An entry without its port, if it has one. Of an IPv6 address the last group is none.
+/// Splits an optional port from an entry. The last group of a bare IPv6 address is not a port.
 fn split_port(entry: &str) -> (&str, Option<u16>) {
     match entry.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => match port.parse() {

@@ -1,11 +1,13 @@
-//! The addresses of hosts, without the C library.
+//! A DNS resolver that does not use the C library.
 //!
-//! A static binary that asks the C library loads parts of the system's own C library into itself, as `nsswitch.conf` has it,
-//! and crashes or fails where that is of another release. So this reads `/etc/hosts` and `/etc/resolv.conf` itself, again
-//! when they have changed, and does the same whether the binary is static or not. What other sources `nsswitch.conf` may
-//! name is not asked.
+//! # Decision: resolve hosts without the C library
 //!
-//! A name in the hosts file is never asked of DNS, in either family of addresses.
+//! In a static binary, name resolution of the C library loads shared libraries of the system, as configured in
+//! `nsswitch.conf`. It crashes or fails if their version differs. The resolver therefore reads `/etc/hosts` and
+//! `/etc/resolv.conf` itself, and again when they change. Dynamic binaries do the same, so that tests cover it. Other
+//! sources of `nsswitch.conf` are not used.
+//!
+//! A name in the hosts file is never looked up in DNS, for either address family.
 
 mod files;
 
@@ -29,23 +31,23 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use self::files::ResolvConf;
 use dapbox_support::files as text_files;
 
-/// Where the name servers are.
+/// The configuration of name servers.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// Names that are known without a name server.
+/// The hosts file.
 const HOSTS: &str = "/etc/hosts";
 /// The port of name servers (RFC 1035 section 4.2).
 const PORT: u16 = 53;
-/// How long a name may take, unless connecting must be faster.
+/// Maximum duration of a lookup.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long the addresses of one family wait for those of the other: a name server may drop what it does not know.
+/// Time to wait for the addresses of the second family, because a name server may drop queries of an unknown type.
 const OTHER_FAMILY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A name that has no address, as far as we could learn. The text is for the operator.
+/// A failed lookup. The text is for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct LookupError(String);
 
-/// Finds the addresses of hosts. Clones are the same.
+/// Resolves host names. Clones share their state.
 #[derive(Clone)]
 pub struct Resolver {
     resolver: Arc<Mutex<Option<(FileStamp, Dns)>>>,
@@ -53,21 +55,21 @@ pub struct Resolver {
     limit: Duration,
 }
 
-/// Where names are looked up.
+/// Files and port to use.
 struct Sources {
     servers: PathBuf,
     hosts: PathBuf,
     port: u16,
 }
 
-/// What asks the name servers, and who they are.
+/// A DNS client with a description of its name servers for errors.
 #[derive(Clone)]
 struct Dns {
     resolver: TokioResolver,
     servers: Arc<str>,
 }
 
-/// By what it is seen that the file has changed.
+/// Modification time and length, to detect changes of a file.
 type FileStamp = Option<(SystemTime, u64)>;
 
 impl Default for Resolver {
@@ -81,13 +83,13 @@ impl Resolver {
         Self { resolver: Arc::default(), sources: Arc::new(sources), limit: LOOKUP_TIMEOUT }
     }
 
-    /// The same for connections that are given up after a while: a name that takes most of it is an error before, which
-    /// says that it was the name.
+    /// Limits a lookup to most of a connection timeout, so that a slow lookup is reported as such and not as a
+    /// connection timeout.
     pub fn within(&self, connect_timeout: Duration) -> Self {
         Self { limit: LOOKUP_TIMEOUT.min(connect_timeout * 4 / 5), ..self.clone() }
     }
 
-    /// The addresses of a host, at least one.
+    /// Resolves a host to at least one address.
     pub async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
         let known = self.lookup_local(host);
         if !known.is_empty() {
@@ -101,24 +103,24 @@ impl Resolver {
         }
     }
 
-    /// The addresses that are known without DNS.
+    /// Resolves a host without DNS.
     fn lookup_local(&self, host: &str) -> Vec<IpAddr> {
         if let Ok(address) = host.parse() {
             return vec![address];
         }
         let host = host.strip_suffix('.').unwrap_or(host);
-        // A hosts file of other bytes still has names that can be read.
+        // A hosts file with invalid UTF-8 may still have readable names.
         let text = text_files::read(&self.sources.hosts).unwrap_or_default();
         let found = files::addresses_of(&String::from_utf8_lossy(&text), host);
         let lower = host.to_ascii_lowercase();
-        // RFC 6761 section 6.3: never asked of a name server.
+        // RFC 6761 section 6.3: never sent to a name server.
         if found.is_empty() && (lower == "localhost" || lower.ends_with(".localhost")) {
             return vec![Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()];
         }
         found
     }
 
-    /// A resolver of the file as it is now. Must be called on the runtime that answers are waited for on.
+    /// A DNS client for the current configuration file. Call it on the runtime that awaits the lookups.
     fn dns(&self) -> Result<Dns, NetError> {
         let stamp = stamp(&self.sources.servers);
         let mut known = self.resolver.lock().unwrap_or_else(PoisonError::into_inner);
@@ -152,7 +154,7 @@ fn stamp(path: &Path) -> FileStamp {
     Some((found.modified().ok()?, found.len()))
 }
 
-/// Asks for addresses of both families at the same time. Those of one are enough.
+/// Queries both address families in parallel. One of them suffices.
 async fn ask(resolver: &TokioResolver, host: &str) -> Result<Vec<IpAddr>, NetError> {
     let wide = Box::pin(addresses(resolver, host, RecordType::AAAA));
     let narrow = Box::pin(addresses(resolver, host, RecordType::A));
@@ -162,7 +164,7 @@ async fn ask(resolver: &TokioResolver, host: &str) -> Result<Vec<IpAddr>, NetErr
             if let Ok(Ok(more)) = tokio::time::timeout(OTHER_FAMILY_TIMEOUT, other).await {
                 found.extend(more);
             }
-            // IPv6 first: connecting tries the first family, and soon the other one.
+            // IPv6 first: connecting tries the first family, and the other one shortly after.
             found.sort_by_key(IpAddr::is_ipv4);
             Ok(found)
         }
@@ -170,7 +172,7 @@ async fn ask(resolver: &TokioResolver, host: &str) -> Result<Vec<IpAddr>, NetErr
     }
 }
 
-/// The addresses of one family, at least one.
+/// Queries the addresses of one family. Fails if there is none.
 async fn addresses(resolver: &TokioResolver, host: &str, kind: RecordType) -> Result<Vec<IpAddr>, NetError> {
     let found = resolver.lookup(host, kind).await?;
     let addresses = found.answers().iter().filter_map(|record| match &record.data {
@@ -190,7 +192,7 @@ fn build_dns(sources: &Sources) -> Result<Dns, NetError> {
         tracing::warn!(file = %sources.servers.display(), entry, "name server configuration entry ignored");
     }
     if conf.servers.is_empty() {
-        // What resolv.conf(5) says of a file that is missing or names no server: it is on this machine.
+        // resolv.conf(5): without a file or a name server, the local machine is used.
         conf.servers.push(Ipv4Addr::LOCALHOST.into());
     }
     let names: Vec<_> = conf.servers.iter().map(ToString::to_string).collect();
@@ -211,7 +213,7 @@ fn build_dns(sources: &Sources) -> Result<Dns, NetError> {
     (options.ndots, options.attempts, options.timeout) = (conf.ndots, conf.attempts, conf.timeout);
     options.edns0 = conf.edns0;
     options.use_hosts_file = ResolveHosts::Never;
-    // Connections are kept, so that names are seldom asked for; whoever moves a host wants that to be noticed.
+    // Connections are pooled, so lookups are rare, and a change of an address takes effect immediately.
     options.cache_size = 0;
     Ok(Dns { resolver: builder.build()?, servers })
 }

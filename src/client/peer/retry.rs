@@ -1,17 +1,17 @@
-//! Repeating a call that is safe to repeat, for those who wait for its outcome.
+//! Retries of idempotent requests.
 
 use std::time::{Duration, Instant};
 
 use super::{Backoff, RequestError};
 
-/// How long and how often to try again.
+/// Delays and duration of retries.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPolicy {
-    /// The first pause is at most this long.
+    /// Maximum of the first delay.
     pub initial: Duration,
-    /// No pause is longer.
+    /// Maximum of every delay.
     pub max: Duration,
-    /// Stop trying when this much time has passed.
+    /// Total time after which no retry starts.
     pub give_up_after: Duration,
 }
 
@@ -25,7 +25,7 @@ impl Default for RetryPolicy {
     }
 }
 
-/// Repeats a call that is safe to repeat until it succeeds, cannot succeed, or takes too long.
+/// Retries an idempotent request until it succeeds, fails permanently, or exceeds the total time.
 pub async fn retry<T, F>(retries: RetryPolicy, mut call: impl FnMut() -> F) -> Result<T, RequestError>
 where
     F: Future<Output = Result<T, RequestError>>,

@@ -21,7 +21,7 @@ fn peer(timeout: Duration, max_answer_bytes: usize) -> Peer {
     Peer::new(&PeerOptions { timeout, max_answer_bytes, ..PeerOptions::default() }).unwrap()
 }
 
-/// Serves one connection with a fixed answer and returns what it was asked.
+/// Serves one connection with a fixed response and returns the request.
 async fn serve(answer: &'static str) -> (SocketAddr, impl Future<Output = String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -77,7 +77,7 @@ async fn does_not_reuse_connections_on_request() {
                 .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-answer\r\nContent-Length: 0\r\n\r\n")
                 .await
                 .unwrap();
-            // Not closed: whoever wants to may use it again, and then waits for ever.
+            // Keep the connection open: a client that reused it would wait for a response and time out.
             streams.push(stream);
         }
         streams.len()
@@ -190,7 +190,7 @@ fn retries_transient_statuses_only() {
 fn resolves_locations_below_the_base_url_only() {
     let asked = "tasks/x/jobs";
     for (base, location, place) in [
-        // Absolute URL, absolute path, relative reference; with and without a path and a slash at its end.
+        // Absolute URL, absolute path, relative reference; with and without a path and a trailing slash.
         ("http://a.example", "http://a.example/tasks/x/jobs/1", "tasks/x/jobs/1"),
         ("http://a.example/", "/tasks/x/jobs/1", "tasks/x/jobs/1"),
         ("http://a.example/p/dap", "https://a.example/p/dap/jobs/1", ""),
@@ -203,10 +203,11 @@ fn resolves_locations_below_the_base_url_only() {
         ("https://a.example/p/dap/", "../../shares/1", "shares/1"),
         ("https://a.example/p/dap/", "", "tasks/x/jobs"),
         ("https://u:p@a.example/p/dap/", "https://a.example/p/dap/1", "1"),
-        // The base has more slashes than the server counts.
+        // The base has more trailing slashes than the location.
         ("https://a.example/p/dap//", "/p/dap/jobs/1", "jobs/1"),
         ("https://a.example/p/dap//", "/p/dap//jobs/1", "jobs/1"),
-        // Elsewhere: another scheme, host or port, a path that only begins alike, dots that lead out, the base itself.
+        // Locations elsewhere: another scheme, host or port, a path with a common prefix, escaping dot segments, the
+        // base itself.
         ("https://a.example/p/dap/", "http://a.example/p/dap/1", ""),
         ("https://a.example/p/dap/", "https://a.example.evil/p/dap/1", ""),
         ("https://a.example/p/dap/", "https://a.example@evil.example/p/dap/1", ""),
@@ -231,7 +232,7 @@ fn resolves_locations_below_the_base_url_only() {
         }
     }
     assert!(resolve_location("https://a.example", asked, &format!("/{}", "x".repeat(MAX_LOCATION))).is_err());
-    // A place that looks like another host is a path and stays one.
+    // A path that looks like another host stays a path.
     let place = resolve_location("https://a.example/dap", asked, "/dap//evil.example/1").unwrap();
     assert_eq!(join("https://a.example/dap", &place), "https://a.example/dap//evil.example/1");
     assert_eq!(resolve_location("https://a.example/dap", &place, "2").as_deref(), Ok("/evil.example/2"));
@@ -255,13 +256,13 @@ async fn returns_resource_or_location() {
     assert_eq!((reply.location.as_deref(), &reply.ready), (Some("tasks/x/jobs/1?step=0"), &None));
     assert_eq!((reply.status, reply.retry_after), (201, Some(Duration::from_secs(7))));
 
-    // Where we choose the place, what the peer says of it does not matter.
+    // If the client chooses the path, the location in the response does not matter.
     let ours = RequestSpec { resource_path: Some("tasks/x/jobs/2".to_owned()), ..call.clone() };
     let elsewhere = "HTTP/1.1 201 Created\r\nLocation: http://evil.example/\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(ask(elsewhere, ours).await.unwrap().location.as_deref(), Some("tasks/x/jobs/2"));
     assert!(matches!(ask(elsewhere, call.clone()).await, Err(RequestError::Unexpected(_))));
 
-    // Words in the body of a request that was only taken are not the resource; with any other status they are wrong.
+    // A text body with 202 is not the resource; with any other status it is an error.
     let words = "HTTP/1.1 202 Accepted\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nsoon";
     assert_eq!(ask(words, call.clone()).await.unwrap().ready, None);
     let wrong = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\nsoon";

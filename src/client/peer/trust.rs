@@ -1,7 +1,7 @@
-//! Whose certificates are believed when we connect.
+//! Root certificates and TLS settings of outgoing connections.
 //!
-//! The system's roots, where there are some; in a container without any file but ours there are none, and the web's
-//! roots, which are compiled in, take their place. Nothing here depends on what else is in the process.
+//! Uses the system's root certificates if there are any, for example not in a container without files. Otherwise uses
+//! the web's root certificates, which are compiled in. Does not depend on process-wide TLS settings.
 
 use std::{
     error::Error,
@@ -19,11 +19,11 @@ use rustls::{
 
 use dapbox_support::files;
 
-/// Root certificates besides those that everybody believes: for private authorities.
+/// Additional root certificates, for private certificate authorities.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RootCertificates(Arc<[CertificateDer<'static>]>);
 
-/// Why root certificates cannot be used. The text says what to do.
+/// Invalid root certificates. The text says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum RootCertificatesError {
     /// The file cannot be read.
@@ -31,21 +31,21 @@ pub enum RootCertificatesError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The I/O error.
         error: io::Error,
     },
-    /// There is none in it.
+    /// The file has no valid root certificate.
     #[error("there are no root certificates in {}{why}; it must hold them as PEM (-----BEGIN CERTIFICATE-----)", path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
-        /// What is wrong, if it is known.
+        /// The problem, if known.
         why: String,
     },
 }
 
 impl RootCertificates {
-    /// Reads a PEM file. An empty path stands for no file and no roots.
+    /// Reads a PEM file. An empty path yields no certificates.
     pub fn read(path: &Path) -> Result<Self, RootCertificatesError> {
         if path.as_os_str().is_empty() {
             return Ok(Self::default());
@@ -61,7 +61,8 @@ impl RootCertificates {
         if roots.is_empty() { Err(unusable(String::new())) } else { Ok(Self(roots.into())) }
     }
 
-    /// These, and those that the web believes, whatever this system does: what others will make of a certificate of ours.
+    /// These and the web's root certificates, regardless of the system: predicts whether other parties trust a
+    /// certificate.
     pub fn webpki_store(&self) -> Result<RootCertStore, TlsError> {
         let mut store = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
         for root in &*self.0 {
@@ -70,7 +71,7 @@ impl RootCertificates {
         Ok(store)
     }
 
-    /// These, and those that everybody believes.
+    /// These and the system's root certificates, or the web's if the system has none.
     pub fn store(&self) -> Result<RootCertStore, TlsError> {
         let mut store = RootCertStore::empty();
         let system = rustls_native_certs::load_native_certs();
@@ -85,7 +86,7 @@ impl RootCertificates {
     }
 }
 
-/// How we speak TLS as a client.
+/// The TLS settings of a client.
 pub fn client_config(extra: &RootCertificates) -> Result<ClientConfig, TlsError> {
     let store = extra.store()?;
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
@@ -95,14 +96,14 @@ pub fn client_config(extra: &RootCertificates) -> Result<ClientConfig, TlsError>
     Ok(config)
 }
 
-/// Why a server's certificate was not believed, if that is why there was no connection.
+/// Describes why a server's certificate was rejected; `None` if the error has another cause.
 pub fn certificate_error(error: &(dyn Error + 'static)) -> Option<String> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(TlsError::InvalidCertificate(why)) = error.downcast_ref() {
             return Some(explain(why));
         }
-        // What an I/O error was made of is none of its sources.
+        // The error inside an `io::Error` is not among its sources.
         cause = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
             Some(inner) => Some(inner),
             None => error.source(),
@@ -111,7 +112,7 @@ pub fn certificate_error(error: &(dyn Error + 'static)) -> Option<String> {
     None
 }
 
-/// The name of the error as the library has it means nothing to most.
+/// Describes the error with a remedy; the names of the library do not suffice.
 fn explain(why: &CertificateError) -> String {
     match why {
         CertificateError::UnknownIssuer => {

@@ -1,6 +1,7 @@
-//! The ciphers of RFC 9180 section 7.3 by aws-lc, for the `hpke` crate's contexts.
+//! HPKE ciphers (RFC 9180 section 7.3), implemented with aws-lc for the `hpke` crate.
 //!
-//! The crate's own are several times slower where messages are long: a leader's share of a long vector has 165 kB.
+//! The ciphers of the `hpke` crate are several times slower for long messages. A leader's share of a long vector has
+//! 165 kB.
 
 use std::{marker::PhantomData, sync::Arc};
 
@@ -15,15 +16,15 @@ use aead::{
 use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 use hpke::aead::Aead;
 
-/// A cipher of ours, by its names here and at aws-lc.
+/// An AEAD with its HPKE identifier and its aws-lc algorithm.
 pub(super) trait Cipher: Clone + Send + Sync {
-    /// The length of a key.
+    /// Length of the key.
     type KeySize: ArraySize;
 
-    /// Its number in RFC 9180 section 7.3.
+    /// Identifier in RFC 9180 section 7.3.
     const ID: u16;
 
-    /// What aws-lc calls it.
+    /// The aws-lc algorithm.
     const ALGORITHM: &'static Algorithm;
 }
 
@@ -60,7 +61,7 @@ impl Cipher for ChaCha20Poly1305 {
     const ALGORITHM: &'static Algorithm = &CHACHA20_POLY1305;
 }
 
-/// A cipher with a key, which aws-lc wipes in the end. Whose nonce comes next is the `hpke` crate's business.
+/// A cipher with its key. aws-lc wipes the key on drop; the `hpke` crate chooses the nonces.
 #[derive(Clone)]
 pub(super) struct KeyedCipher<C>(Arc<LessSafeKey>, PhantomData<C>);
 

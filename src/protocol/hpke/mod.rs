@@ -1,6 +1,12 @@
 //! Hybrid public-key encryption (RFC 9180): key pairs, seal and open, with the cipher suite chosen at run time.
 //!
-//! Only single-shot base mode is used (RFC 9180 section 6.1), as DAP asks.
+//! DAP uses single-shot base mode only (RFC 9180 section 6.1).
+//!
+//! # Decision: key schedule of the `hpke` crate, primitives of aws-lc
+//!
+//! The `hpke` crate implements the key schedule. X25519 and the AEADs are aws-lc's, plugged into the crate's traits;
+//! tests compare them with the crate's own. A private key is parsed once and stores its public key. Opening therefore
+//! costs one scalar multiplication, which dominates its total cost.
 
 use std::fmt::{self, Debug};
 
@@ -27,48 +33,48 @@ mod xwing;
 pub use self::suite::Suite;
 pub use self::suite::{AES128, AES256, CHACHA20, P256, SHA256, SHA384, SHA512, X25519, XWING};
 
-/// The longest application info in bytes. DAP's have about twenty; the `hpke` crate panics near 2^16.
+/// Maximum length of the application info in bytes. DAP uses about twenty; the `hpke` crate panics near 2^16.
 const MAX_INFO: usize = 1 << 15;
 
-/// Why something that has to do with HPKE failed.
+/// An error of HPKE keys, sealing or opening.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HpkeError {
-    /// An algorithm that we do not have.
+    /// The suite has an algorithm that is not supported.
     #[error("unsupported HPKE cipher suite {0}")]
     UnsupportedSuite(Suite),
-    /// A name that means no algorithm.
+    /// The name is not that of a supported algorithm.
     #[error("unknown HPKE {kind} {name:?}; known are {known}")]
     UnknownName {
-        /// What kind of algorithm was wanted.
+        /// Kind of the algorithm: KEM, KDF or AEAD.
         kind: &'static str,
-        /// The name that was given.
+        /// The given name.
         name: String,
-        /// The names that would have been understood.
+        /// The supported names.
         known: String,
     },
-    /// Bytes that are no public key of the KEM.
+    /// The bytes are not a public key of the KEM.
     #[error("not a valid HPKE public key")]
     InvalidPublicKey,
-    /// Bytes that are no private key of the KEM.
+    /// The bytes are not a private key of the KEM.
     #[error("not a valid HPKE private key")]
     InvalidPrivateKey,
-    /// The public key is not the one of the private key.
+    /// The public key does not belong to the private key.
     #[error("the HPKE public key does not belong to the private key")]
     KeyMismatch,
-    /// The application info is longer than any that the protocol has.
+    /// The application info is longer than the limit.
     #[error("HPKE application info is too long")]
     InfoTooLong,
-    /// The message was not sealed to this key, or not with this info and associated data, or was changed.
+    /// The ciphertext was sealed to another key, info or associated data, or was modified.
     #[error("cannot open an HPKE ciphertext")]
     OpenFailed,
-    /// The message could not be sealed; the recipient's public key is degenerate.
+    /// Sealing failed because the recipient's public key is degenerate.
     #[error("cannot seal to an HPKE public key")]
     SealFailed,
 }
 
-/// Whether we can seal to a configuration: we have its algorithms, and its public key is one and not degenerate.
+/// Whether messages can be sealed to a configuration: its algorithms are supported and its public key is valid.
 pub fn is_supported(config: &HpkeConfig) -> bool {
-    // Some keys of small order are well-formed, and only sealing shows what they are.
+    // Some keys of small order are well-formed; only sealing detects them.
     seal(config, &[], &[], &[]).is_ok()
 }
 
@@ -82,7 +88,7 @@ pub fn seal(config: &HpkeConfig, info: &[u8], aad: &[u8], plaintext: &[u8]) -> R
     }
 }
 
-/// A configuration with its private key.
+/// An HPKE configuration with its private key.
 #[derive(Clone)]
 pub struct Keypair {
     config: HpkeConfig,
@@ -90,17 +96,17 @@ pub struct Keypair {
     parsed: PrivateKey,
 }
 
-/// A private key that needs not be parsed again for every message. Wiped from memory when it is dropped.
+/// A parsed private key, kept so that no message parses it again. Its memory is wiped on drop.
 #[derive(Clone)]
 enum PrivateKey {
     X25519(<X25519HkdfSha256 as Kem>::PrivateKey),
     P256(<DhP256HkdfSha256 as Kem>::PrivateKey),
-    /// Fifty times as long as the others.
+    /// Boxed: fifty times as large as the other keys.
     XWing(Box<<XWing as Kem>::PrivateKey>),
 }
 
 impl Keypair {
-    /// Draws a key pair from the operating system's generator.
+    /// Generates a key pair with the operating system's random number generator.
     pub fn generate(id: u8, suite: Suite) -> Result<Self, HpkeError> {
         suite.check()?;
         let (parsed, private_key, public_key) = match suite.kem_id {
@@ -125,7 +131,7 @@ impl Keypair {
         Ok(Self { config, private_key: Secret::new(private_key), parsed })
     }
 
-    /// Puts a key pair together, and checks that both keys are well-formed and belong to each other.
+    /// Combines a configuration with its private key. Checks that both keys are well-formed and belong together.
     pub fn from_parts(config: HpkeConfig, private_key: Secret) -> Result<Self, HpkeError> {
         Suite::of(&config).check()?;
         let parsed = match config.kem_id {
@@ -136,7 +142,7 @@ impl Keypair {
         Ok(Self { config, private_key, parsed })
     }
 
-    /// What others need to seal to this key.
+    /// The public configuration.
     pub fn config(&self) -> &HpkeConfig {
         &self.config
     }
@@ -148,7 +154,7 @@ impl Keypair {
 
     /// Opens a message that was sealed to this key with the same info and associated data.
     ///
-    /// The ciphertext's configuration id is not looked at: it was used to find this key.
+    /// Ignores the configuration id of the ciphertext: the caller selected this key by it.
     pub fn open(&self, info: &[u8], aad: &[u8], ciphertext: &HpkeCiphertext) -> Result<Vec<u8>, HpkeError> {
         match &self.parsed {
             PrivateKey::X25519(key) => Open::<X25519HkdfSha256>::with(key, &self.config, info, aad, ciphertext),
@@ -170,14 +176,14 @@ fn parse_private<K: Kem>(config: &HpkeConfig, private_key: &Secret) -> Result<K:
     if K::sk_to_pk(&private) == public { Ok(private) } else { Err(HpkeError::KeyMismatch) }
 }
 
-/// Something to do for one KEM with any KDF and AEAD.
+/// An HPKE operation for one KEM, generic over KDF and AEAD.
 trait Operation {
     type Output;
 
     fn run<D: Kdf, A: Aead>(self) -> Result<Self::Output, HpkeError>;
 }
 
-/// Does it with the KDF and the AEAD of a suite.
+/// Runs an operation with the KDF and the AEAD of a suite.
 fn run<O: Operation>(suite: Suite, operation: O) -> Result<O::Output, HpkeError> {
     match suite.kdf_id {
         SHA256 => run_with_kdf::<HkdfSha256, O>(suite, operation),
@@ -196,7 +202,7 @@ fn run_with_kdf<D: Kdf, O: Operation>(suite: Suite, operation: O) -> Result<O::O
     }
 }
 
-/// What there is to seal.
+/// A message to seal, with its recipient and binding.
 struct Seal<'a, K: Kem> {
     config_id: u8,
     public_key: K::PublicKey,
@@ -229,7 +235,7 @@ impl<K: Kem> Operation for Seal<'_, K> {
     }
 }
 
-/// What there is to open.
+/// A ciphertext to open, with its private key and binding.
 struct Open<'a, K: Kem> {
     private_key: &'a K::PrivateKey,
     enc: K::EncappedKey,

@@ -1,4 +1,4 @@
-//! Cipher suites: the algorithms that we have, their numbers and the names that people give them.
+//! HPKE cipher suites: supported algorithms, their identifiers and their names.
 
 use std::{
     fmt::{self, Display},
@@ -27,33 +27,33 @@ pub const AES256: u16 = 0x0002;
 /// ChaCha20Poly1305, RFC 9180 section 7.3.
 pub const CHACHA20: u16 = 0x0003;
 
-/// An algorithm's number, our name for it, and other names that peers' configuration files have.
+/// An algorithm's identifier, its name, and the aliases that peers use in their configuration files.
 type Algorithm = (u16, &'static str, &'static [&'static str]);
 
-/// The key encapsulation mechanisms that we have.
+/// Supported key encapsulation mechanisms.
 const KEMS: &[Algorithm] = &[
     (X25519, "x25519", &["X25519HkdfSha256", "X25519-HKDF-SHA256"]),
     (P256, "p256", &["P256HkdfSha256", "DhP256HkdfSha256", "P256-HKDF-SHA256"]),
     (XWING, "xwing", &["X-Wing", "MLKEM768-X25519"]),
 ];
 
-/// The key derivation functions that we have.
+/// Supported key derivation functions.
 const KDFS: &[Algorithm] = &[
     (SHA256, "sha256", &["HkdfSha256", "HKDF-SHA256"]),
     (SHA384, "sha384", &["HkdfSha384", "HKDF-SHA384"]),
     (SHA512, "sha512", &["HkdfSha512", "HKDF-SHA512"]),
 ];
 
-/// The ciphers that we have.
+/// Supported ciphers.
 const AEADS: &[Algorithm] = &[
     (AES128, "aes128gcm", &["AesGcm128", "AES-128-GCM"]),
     (AES256, "aes256gcm", &["AesGcm256", "AES-256-GCM"]),
     (CHACHA20, "chacha20poly1305", &["ChaCha20-Poly1305"]),
 ];
 
-/// A choice of algorithms, by their numbers in RFC 9180 section 7. Not every suite is one that we have.
+/// A KEM, a KDF and an AEAD, by their identifiers in RFC 9180 section 7. May be unsupported.
 ///
-/// As text a suite is three names joined with dashes, such as `x25519-sha256-aes128gcm`.
+/// As text, a suite is three names joined with dashes, such as `x25519-sha256-aes128gcm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Suite {
     /// Key encapsulation mechanism.
@@ -65,15 +65,15 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// X25519, HKDF-SHA256 and AES-128-GCM: what every deployed peer has.
+    /// X25519, HKDF-SHA256 and AES-128-GCM, supported by every deployed peer.
     pub const DEFAULT: Self = Self { kem_id: X25519, kdf_id: SHA256, aead_id: AES128 };
 
-    /// The suite that a configuration names.
+    /// The suite of a configuration.
     pub fn of(config: &HpkeConfig) -> Self {
         Self { kem_id: config.kem_id, kdf_id: config.kdf_id, aead_id: config.aead_id }
     }
 
-    /// All suites that we have, the default one first.
+    /// All supported suites, the default first.
     pub fn all() -> impl Iterator<Item = Self> {
         KEMS.iter().flat_map(|&(kem_id, ..)| {
             KDFS.iter()
@@ -81,7 +81,7 @@ impl Suite {
         })
     }
 
-    /// The suite of three algorithms that are named one by one, in any of the spellings that peers use.
+    /// Finds a suite by the names of its three algorithms, in any spelling that peers use.
     pub fn from_names(kem: &str, kdf: &str, aead: &str) -> Result<Self, HpkeError> {
         Ok(Self {
             kem_id: by_name("KEM", KEMS, kem)?,
@@ -90,14 +90,14 @@ impl Suite {
         })
     }
 
-    /// Whether we have all three algorithms.
+    /// Whether all three algorithms are supported.
     pub fn is_supported(self) -> bool {
         name_of(KEMS, self.kem_id).is_some()
             && name_of(KDFS, self.kdf_id).is_some()
             && name_of(AEADS, self.aead_id).is_some()
     }
 
-    /// How many bytes public and private keys of it have (RFC 9180 section 7.1), if we have its KEM.
+    /// Lengths of public and private keys in bytes (RFC 9180 section 7.1); `None` if the KEM is not supported.
     pub fn key_lengths(self) -> Option<[usize; 2]> {
         match self.kem_id {
             X25519 => Some([32, 32]),
@@ -107,7 +107,7 @@ impl Suite {
         }
     }
 
-    /// Whether what is sealed with it stays sealed when there are quantum computers, as far as anybody knows.
+    /// Whether the KEM resists quantum computers, as far as is known.
     pub fn is_post_quantum(self) -> bool {
         self.kem_id == XWING
     }

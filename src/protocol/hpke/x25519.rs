@@ -1,10 +1,10 @@
-//! DHKEM(X25519, HKDF-SHA256) (RFC 9180 section 4.1) with aws-lc's X25519, for the `hpke` crate's key schedule.
+//! DHKEM(X25519, HKDF-SHA256) (RFC 9180 section 4.1), implemented with aws-lc for the key schedule of the `hpke` crate.
 //!
-//! The crate's own KEM computes the recipient's public key anew for every message, and its X25519 takes twice as long.
-//! Here a private key is parsed once and knows its public key, so that a decapsulation is one X25519 and a few hashes.
-//! aws-lc chooses its code by what the processor can do, at run time, and has portable code for all others.
+//! The KEM of the `hpke` crate recomputes the recipient's public key for every message, and its X25519 takes twice as
+//! long. Here a private key is parsed once and stores its public key, so a decapsulation is one X25519 and a few
+//! hashes. aws-lc selects its implementation at run time by the features of the processor.
 //!
-//! Only what base and PSK modes need is here: authenticated modes are refused.
+//! Supports base and PSK modes. Authenticated modes are rejected.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -19,27 +19,27 @@ use hpke::{
 use subtle::{Choice, ConstantTimeEq};
 use zeroize::Zeroizing;
 
-/// Bytes in a private key, a public key, an encapsulated key and a shared point (RFC 9180 section 7.1, table 2).
+/// Length of a private key, a public key, an encapsulated key and a shared point (RFC 9180 section 7.1, table 2).
 const LEN: usize = 32;
 
-/// `suite_id` in the labels of the KEM: "KEM" and its number (RFC 9180 section 4.1).
+/// `suite_id` in the KEM's labels: "KEM" and its identifier (RFC 9180 section 4.1).
 const SUITE_ID: [u8; 5] = *b"KEM\x00\x20";
 
-/// The KEM.
+/// DHKEM(X25519, HKDF-SHA256).
 pub(super) struct X25519HkdfSha256;
 
-/// A public key, and an encapsulated key as well, which is one. Any 32 bytes are a point (RFC 7748 section 5).
+/// A public key or an encapsulated key. Any 32 bytes are a valid point (RFC 7748 section 5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PublicKey([u8; LEN]);
 
-/// A private key, ready for use. Its bytes are wiped when the last clone is dropped: here, and by aws-lc what it has.
+/// A parsed private key. Its bytes are wiped when the last clone is dropped; aws-lc wipes its own copy.
 #[derive(Clone)]
 pub(super) struct PrivateKey(Arc<KeyMaterial>);
 
 struct KeyMaterial {
     key: agreement::PrivateKey,
     public_key: PublicKey,
-    /// The scalar, clamped as RFC 9180 section 7.1.2 asks of a serialised key.
+    /// The scalar, clamped as RFC 9180 section 7.1.2 requires of a serialised key.
     bytes: Zeroizing<[u8; LEN]>,
 }
 
@@ -136,9 +136,9 @@ impl Kem for X25519HkdfSha256 {
     }
 }
 
-/// The end of `Encap` and `Decap` in RFC 9180 section 4.1, which the two have in common.
+/// Derives the shared secret: the common end of `Encap` and `Decap` in RFC 9180 section 4.1.
 ///
-/// None if the shared point is zero, as section 7.1.4 demands. aws-lc compares it, in constant time.
+/// Returns `None` if the shared point is zero (section 7.1.4). aws-lc checks that in constant time.
 fn shared_secret(
     own: &PrivateKey,
     peer: &PublicKey,
@@ -166,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    /// Hands out the input keying material of a vector's ephemeral key, once.
+    /// A random number generator that returns the input keying material of a test vector's ephemeral key, once.
     struct FixedRandom(Vec<u8>);
 
     impl TryRng for FixedRandom {
@@ -193,7 +193,7 @@ mod tests {
         (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
     }
 
-    /// RFC 9180 appendix A, as far as it is about the KEM: what sealing draws cannot be chosen from outside.
+    /// Covers the KEM part of RFC 9180 appendix A: the randomness of a whole seal operation cannot be chosen.
     #[test]
     fn matches_test_vectors() {
         let vectors: Vec<Value> =
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(ours.len(), 6);
         for vector in ours {
             let (private, public) = X25519HkdfSha256::derive_keypair(&hex(&vector["ikmR"]));
-            // The vector's key is not clamped, what we serialise is.
+            // The key of the vector is not clamped; serialised keys are.
             assert!(bool::from(private.ct_eq(&PrivateKey::from_bytes(&hex(&vector["skRm"])).unwrap())));
             assert_eq!(public.to_bytes().to_vec(), hex(&vector["pkRm"]));
 
@@ -215,7 +215,7 @@ mod tests {
         }
     }
 
-    /// They must not be taken for base mode: who asks for them wants to know who sent something.
+    /// Authenticated modes must not silently fall back to base mode: their caller relies on the sender's identity.
     #[test]
     fn rejects_authenticated_modes() {
         let (private, public) = X25519HkdfSha256::gen_keypair();

@@ -1,8 +1,13 @@
-//! X-Wing (draft-connolly-cfrg-xwing-kem-10): ML-KEM-768 and X25519 together, so that a message stays sealed as long as one
-//! of the two holds.
+//! X-Wing (draft-connolly-cfrg-xwing-kem-10): ML-KEM-768 combined with X25519. A message stays sealed while one of the
+//! two is secure.
 //!
-//! The `hpke` crate's own, as it is. It makes the ML-KEM key anew from its seed for every message, which is much of what
-//! opening costs; whoever turns it on pays for it, and nobody else.
+//! # Decision: a post-quantum key is published after the classical key
+//!
+//! Clients that select the first key of a list that they support keep using the classical key. Clients that know X-Wing
+//! prefer it, wherever it is in the list.
+//!
+//! This module re-exports the implementation of the `hpke` crate. It derives the ML-KEM key from its seed for every
+//! message, which is much of the cost of opening. X-Wing is therefore slower than X25519 and off by default.
 
 pub(super) use hpke::kem::XWing;
 
@@ -24,7 +29,7 @@ mod tests {
 
     use super::*;
 
-    /// Bytes in ML-KEM-768's encapsulation key (FIPS 203 section 8, table 3).
+    /// Length of an ML-KEM-768 encapsulation key in bytes (FIPS 203 section 8, table 3).
     const ML_KEM_KEY: usize = 1184;
 
     fn hex(text: &Value) -> Vec<u8> {
@@ -38,7 +43,7 @@ mod tests {
         XWing::decap(&private, None, &enc).unwrap().0.to_vec()
     }
 
-    /// Hands out what a vector's message is sealed with, once.
+    /// A random number generator that returns the encapsulation randomness of a test vector, once.
     struct FixedRandom(Vec<u8>);
 
     impl TryRng for FixedRandom {
@@ -75,7 +80,7 @@ mod tests {
         }
     }
 
-    /// Section 5.4, with ML-KEM, X25519 and SHA3-256 from another house.
+    /// Section 5.4 of the draft, with ML-KEM, X25519 and SHA3-256 of aws-lc.
     #[test]
     fn opens_ciphertext_of_another_implementation() {
         let (private, public) = XWing::gen_keypair();

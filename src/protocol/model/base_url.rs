@@ -1,34 +1,34 @@
-//! Base URLs of aggregators, as files, flags and requests give them.
+//! Base URLs of aggregators in files, flags and requests.
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 use url::Url;
 
-/// The base URL of an aggregator: `http` or `https`, a host, and perhaps a port and a path.
+/// The base URL of an aggregator: `http` or `https`, a host, and an optional port and path.
 ///
-/// Parsing trims blanks at both ends and changes nothing else: DAP-18 binds the bytes into what is sealed (section 4.1),
-/// so that neither case nor a slash at the end may change.
+/// Parsing trims surrounding whitespace and changes nothing else: DAP-18 binds the bytes of the URL into sealed
+/// messages (section 4.1), so case and trailing slashes are preserved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl(String);
 
-/// Why a text is not a base URL. The text begins with the URL.
+/// An invalid base URL. The message starts with the URL.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BaseUrlError(String);
 
 impl BaseUrl {
-    /// The URL.
+    /// The URL as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The URL.
+    /// The URL as an owned text.
     pub fn into_string(self) -> String {
         self.0
     }
 
-    /// Whether both lead to the same resource. Default ports, the case of the host, and slashes at the end do not matter.
+    /// Whether both URLs name the same resource, ignoring default ports, the case of the host, and trailing slashes.
     pub fn is_equivalent_to(&self, other: &Self) -> bool {
         let (Ok(one), Ok(other)) = (Url::parse(&self.0), Url::parse(&other.0)) else { return false };
         let path = |url: &Url| url.path().trim_end_matches('/').to_owned();
@@ -42,7 +42,7 @@ impl FromStr for BaseUrl {
     fn from_str(text: &str) -> Result<Self, BaseUrlError> {
         let text = text.trim();
         let refuse = |why: &str| Err(BaseUrlError(format!("'{}' {why}", text.escape_debug())));
-        // The library's parser drops line breaks and blanks, completes slashes, and reads '\' as '/'. Others do not.
+        // `Url::parse` drops line breaks and blanks, completes slashes, and reads '\' as '/'. Other parsers do not.
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return refuse("must not have blanks, line breaks or control characters");
         }
@@ -57,7 +57,7 @@ impl FromStr for BaseUrl {
         }
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         if authority.contains('@') {
-            // There may be a password in it: it is not shown.
+            // The URL may contain a password, so the error does not show it.
             return Err(BaseUrlError("the URL must have neither user nor password".to_owned()));
         }
         if rest.contains(['?', '#']) {
@@ -77,7 +77,7 @@ pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String,
     text.parse().map(BaseUrl::into_string).map_err(D::Error::custom)
 }
 
-/// Deserializes a text without the blanks at its ends, for serde's `deserialize_with`.
+/// Deserializes a text without surrounding whitespace, for serde's `deserialize_with`.
 pub fn deserialize_trimmed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     String::deserialize(deserializer).map(|text| text.trim().to_owned())
 }

@@ -1,48 +1,48 @@
-//! Batches: which reports belong together, and how a collector names them.
+//! Batches: groups of reports, and how a collector selects them.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::model::{BatchId, Interval, ReportId, Time};
 
-/// What a collector asks for (DAP-09 section 4.1).
+/// The batch that a collector requests (DAP-09 section 4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Query {
-    /// Everything whose time lies in the interval.
+    /// All reports with a time in the interval.
     TimeInterval(Interval),
     /// A batch of a fixed-size task.
     FixedSize(FixedSizeQuery),
 }
 
-/// Which batch of a fixed-size task is asked for (DAP-09 section 4.1).
+/// A batch of a fixed-size task (DAP-09 section 4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FixedSizeQuery {
-    /// One that an earlier collection named.
+    /// The batch with this id, known from an earlier collection.
     ByBatchId(BatchId),
-    /// Any that is ready and was not collected before.
+    /// Any batch that is ready and was not collected before.
     CurrentBatch,
 }
 
-/// What is known of a batch while its reports are aggregated (DAP-09 section 4.5.1.1).
+/// A batch selector during aggregation (`PartialBatchSelector`, DAP-09 section 4.5.1.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PartialBatchSelector {
-    /// Each report's time decides.
+    /// The time of each report determines its batch.
     TimeInterval,
     /// All reports of the job belong to this batch.
     FixedSize(BatchId),
 }
 
-/// A batch, named in full (DAP-09 section 4.6.2).
+/// A batch, fully identified (DAP-09 section 4.6.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum BatchSelector {
-    /// All reports whose time lies in the interval.
+    /// All reports with a time in the interval.
     TimeInterval(Interval),
-    /// The batch of a fixed-size task.
+    /// A batch of a fixed-size task.
     FixedSize(BatchId),
 }
 
 impl BatchSelector {
-    /// Whether the bucket is part of the batch.
+    /// Whether the bucket belongs to the batch.
     pub fn contains(&self, bucket: &Bucket) -> bool {
         match (self, bucket) {
             (Self::TimeInterval(interval), Bucket::Time(start)) => interval.contains(*start),
@@ -51,7 +51,7 @@ impl BatchSelector {
         }
     }
 
-    /// The part of the selector that aggregation and the collector's result carry.
+    /// The partial selector that aggregation jobs and collection results contain.
     pub fn partial(&self) -> PartialBatchSelector {
         match self {
             Self::TimeInterval(_) => PartialBatchSelector::TimeInterval,
@@ -60,10 +60,10 @@ impl BatchSelector {
     }
 }
 
-/// A batch bucket: the smallest unit that is summed on its own.
+/// A batch bucket: the smallest unit with an aggregate share of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Bucket {
-    /// One time precision long, by its start (time-interval tasks).
+    /// An interval of one time precision, by its start (time-interval tasks).
     Time(Time),
     /// A whole batch (fixed-size tasks).
     Batch(BatchId),
@@ -84,12 +84,12 @@ impl Checksum {
         &self.0
     }
 
-    /// Takes a report into the checksum.
+    /// Adds a report to the checksum.
     pub fn add(&mut self, id: &ReportId) {
         self.merge(&Self(Sha256::digest(id.as_bytes()).into()));
     }
 
-    /// Takes another set of reports, disjoint from this one, into the checksum.
+    /// Adds a disjoint set of reports to the checksum.
     pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {
             *mine ^= theirs;

@@ -1,4 +1,4 @@
-//! Collections: how a collector gets an aggregate, and how the leader gets the helper's share of it.
+//! Collection messages: between collector and leader, and between leader and helper.
 
 use bytes::Bytes;
 
@@ -7,22 +7,22 @@ use crate::model::{BatchSelector, Checksum, Extension, HpkeCiphertext, Interval,
 /// A collector's request (`CollectionReq`, DAP-09 section 4.6.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CollectionReq {
-    /// Which batch.
+    /// The requested batch.
     pub query: Query,
     /// The VDAF's aggregation parameter; empty for Prio3.
     pub aggregation_parameter: Bytes,
-    /// Extensions, in the order of the message, where the protocol has such; each is mandatory to understand.
+    /// Extensions in the order of the message, if the revision has them. The recipient must understand each.
     pub extensions: Vec<Extension>,
 }
 
-/// What the collector gets (`Collection`, DAP-09 section 4.6.1).
+/// The result for the collector (`Collection`, DAP-09 section 4.6.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collection {
-    /// The batch, as far as the query left it open, where the protocol tells the collector.
+    /// The batch, if the revision reports it to the collector.
     pub batch: Option<PartialBatchSelector>,
-    /// How many reports the batch has.
+    /// Number of reports in the batch.
     pub report_count: u64,
-    /// The smallest aligned interval that holds the times of all reports.
+    /// The smallest aligned interval that contains the times of all reports.
     pub interval: Interval,
     /// The leader's aggregate share, sealed to the collector.
     pub leader_share: HpkeCiphertext,
@@ -33,23 +33,23 @@ pub struct Collection {
 /// The leader's request for the helper's aggregate share (`AggregateShareReq`, DAP-09 section 4.6.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AggregateShareReq {
-    /// Which batch.
+    /// The requested batch.
     pub batch: BatchSelector,
     /// The VDAF's aggregation parameter; empty for Prio3.
     pub aggregation_parameter: Bytes,
-    /// How many reports the leader has in the batch.
+    /// Number of reports in the leader's batch.
     pub report_count: u64,
     /// The leader's checksum of the batch.
     pub checksum: Checksum,
-    /// What the collector asked the leader for: known to the leader, and to the helper where the protocol passes it on.
+    /// The collector's request. The leader always has it; the helper has it if the revision forwards it.
     pub collection: Option<ForwardedCollectionReq>,
 }
 
-/// A collector's request as the leader passes it on to the helper (DAP-18 section 4.6.4).
+/// A collector's request that the leader forwards to the helper (DAP-18 section 4.6.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ForwardedCollectionReq {
-    /// What the collector asks for.
+    /// The decoded request.
     pub request: CollectionReq,
-    /// The bytes of that request, which aggregate shares are bound to.
+    /// The encoded request, which aggregate shares are bound to.
     pub bytes: Bytes,
 }

@@ -1,19 +1,19 @@
-//! What the parties say to each other about HPKE keys.
+//! HPKE configurations and ciphertexts of the protocol.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// A public key and the algorithms to use it with (DAP-09 section 4.4.1).
+/// A public key with its algorithms (DAP-09 section 4.4.1).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HpkeConfig {
-    /// The key's number within its owner's list.
+    /// Identifies the key among those of its owner.
     pub id: u8,
-    /// Key encapsulation mechanism, by its number in RFC 9180.
+    /// Key encapsulation mechanism, by its identifier in RFC 9180.
     pub kem_id: u16,
-    /// Key derivation function, by its number in RFC 9180.
+    /// Key derivation function, by its identifier in RFC 9180.
     pub kdf_id: u16,
-    /// Authenticated encryption, by its number in RFC 9180.
+    /// Authenticated encryption, by its identifier in RFC 9180.
     pub aead_id: u16,
     /// The public key as the KEM serialises it.
     #[serde(with = "crate::model::secret::base64url")]
@@ -23,7 +23,7 @@ pub struct HpkeConfig {
 /// A message sealed to an [`HpkeConfig`] (DAP-09 section 4).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HpkeCiphertext {
-    /// The recipient's configuration id.
+    /// Configuration id of the recipient's key.
     pub config_id: u8,
     /// The encapsulated key.
     pub enc: Bytes,
@@ -31,20 +31,20 @@ pub struct HpkeCiphertext {
     pub payload: Bytes,
 }
 
-/// What an HPKE key is used for.
+/// The life-cycle state of an HPKE key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyState {
-    /// Stored, and not handed out yet.
+    /// Stored, not yet published.
     Pending,
-    /// Handed out to clients.
+    /// Published to clients.
     Active,
-    /// Not handed out any more; reports that are sealed to it are still opened.
+    /// No longer published. Reports that are sealed to it are still opened.
     Expired,
 }
 
 impl KeyState {
-    /// What it is called.
+    /// The name of the state.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -53,7 +53,7 @@ impl KeyState {
         }
     }
 
-    /// What happens when it ends: `replaced`.
+    /// The event that ends the state, such as `replaced`.
     pub fn end_label(self) -> &'static str {
         match self {
             Self::Pending => "active",

@@ -1,4 +1,4 @@
-//! Identifiers: fixed-length byte strings, written as unpadded base64url wherever people read them.
+//! Identifiers: byte strings of fixed length, shown as unpadded base64url.
 
 use std::{
     fmt::{self, Debug, Display},
@@ -11,7 +11,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use rand::{RngCore, TryRngCore, rand_core::OsRng};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// An identifier of `N` bytes; `K` keeps identifiers of different things apart.
+/// An identifier of `N` bytes. `K` distinguishes identifiers of different kinds at compile time.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id<K, const N: usize>([u8; N], PhantomData<K>);
 
@@ -29,7 +29,7 @@ pub type CollectionJobId = Id<kind::CollectionJob, 16>;
 /// Identifies an aggregate share of a helper within a task (DAP-18 section 4.6.4): 16 bytes.
 pub type AggregateShareId = Id<kind::AggregateShare, 16>;
 
-/// What an [`Id`] identifies.
+/// Kinds of identifiers, as type parameters of [`Id`].
 pub mod kind {
     /// A task.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,7 +51,7 @@ pub mod kind {
     pub enum AggregateShare {}
 }
 
-/// A text or byte string that is not an identifier of the expected length.
+/// The input is not an identifier of the expected length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected {0} bytes as unpadded base64url")]
 pub struct InvalidId(usize);
@@ -62,7 +62,7 @@ impl<K, const N: usize> Id<K, N> {
         Self(bytes, PhantomData)
     }
 
-    /// Draws a fresh identifier from the operating system's generator.
+    /// Generates an identifier with the operating system's random number generator.
     pub fn random() -> Self {
         let mut bytes = [0; N];
         OsRng.unwrap_err().fill_bytes(&mut bytes);

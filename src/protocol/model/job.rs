@@ -1,4 +1,4 @@
-//! Aggregation jobs: what leader and helper say to each other about a set of reports.
+//! Aggregation job messages between leader and helper.
 
 use bytes::Bytes;
 
@@ -7,13 +7,13 @@ use crate::model::{Extension, PartialBatchSelector, ReportError, ReportId, Repor
 /// The leader's request to aggregate a set of reports (`AggregationJobInitReq`, DAP-09 section 4.5.1.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AggregationJobInitReq {
-    /// Which verification key the leader uses, where the protocol says so.
+    /// The verification key in use, if the revision identifies it.
     pub verify_key_id: Option<u8>,
     /// The VDAF's aggregation parameter; empty for Prio3.
     pub aggregation_parameter: Bytes,
-    /// The batch of the job's reports, as far as it is known.
+    /// The batch of the job's reports, as far as it is determined.
     pub batch: PartialBatchSelector,
-    /// Extensions that we do not know, where the protocol has such.
+    /// Extensions with unknown types, if the revision has job extensions.
     pub extensions: Vec<Extension>,
     /// The reports, each with the leader's first message.
     pub prepare_inits: Vec<PrepareInit>,
@@ -22,7 +22,7 @@ pub struct AggregationJobInitReq {
 /// A report share with the leader's first preparation message (`PrepareInit`, DAP-09 section 4.5.1.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrepareInit {
-    /// The helper's part of the report.
+    /// The helper's share of the report.
     pub share: ReportShare,
     /// The leader's encoded ping-pong message.
     pub message: Bytes,
@@ -31,19 +31,19 @@ pub struct PrepareInit {
 /// The helper's answer about one report (`PrepareResp`, DAP-09 section 4.5.1.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrepareResp {
-    /// The report that the answer is about.
+    /// The report.
     pub report_id: ReportId,
-    /// What became of it.
+    /// The helper's decision.
     pub outcome: PrepareOutcome,
 }
 
-/// What became of a report at the helper.
+/// The helper's decision about one report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PrepareOutcome {
-    /// Preparation goes on with this encoded ping-pong message.
+    /// Preparation continues with this encoded ping-pong message.
     Continue(Bytes),
-    /// Preparation is complete, nothing to say.
+    /// Preparation is complete without a message.
     Finished,
-    /// The report is not aggregated.
+    /// The report is rejected and not aggregated.
     Reject(ReportError),
 }

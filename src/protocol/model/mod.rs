@@ -1,6 +1,6 @@
-//! The nouns that every room and both protocol revisions share.
+//! Data types that all modules and all protocol revisions share.
 //!
-//! Nothing here knows a message layout, a VDAF crate, a file or a socket.
+//! They do not depend on message layouts, VDAF crates, files or sockets.
 
 pub mod base_url;
 pub mod batch;

@@ -1,12 +1,12 @@
-//! How much noise is added to aggregates, so that they are differentially private.
+//! Parameters of differential privacy.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// The epsilon of pure differential privacy, a positive fraction in lowest terms: the smaller, the more noise.
+/// The epsilon of pure differential privacy: a positive fraction in lowest terms. A smaller epsilon means more noise.
 ///
-/// As text it is a fraction or a decimal, and a decimal where that is exact: `2/3`, `0.5`, `1`.
+/// As text, an epsilon is a decimal if that is exact, and a fraction otherwise: `0.5`, `1`, `2/3`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Epsilon {
@@ -14,13 +14,13 @@ pub struct Epsilon {
     denominator: u128,
 }
 
-/// A text that is not an [`Epsilon`].
+/// The text is not an [`Epsilon`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("epsilon must be a positive number such as 0.5, 3 or 2/3")]
 pub struct InvalidEpsilon;
 
 impl Epsilon {
-    /// The fraction; `None` if it is zero or infinite.
+    /// Creates an epsilon; `None` if the fraction is zero or infinite.
     pub fn new(numerator: u128, denominator: u128) -> Option<Self> {
         if numerator == 0 || denominator == 0 {
             return None;
@@ -29,22 +29,22 @@ impl Epsilon {
         Some(Self { numerator: numerator / divisor, denominator: denominator / divisor })
     }
 
-    /// What is above the line.
+    /// The numerator, in lowest terms.
     pub fn numerator(&self) -> u128 {
         self.numerator
     }
 
-    /// What is below the line.
+    /// The denominator, in lowest terms.
     pub fn denominator(&self) -> u128 {
         self.denominator
     }
 
-    /// About how large it is.
+    /// The approximate value.
     pub fn as_f64(&self) -> f64 {
         self.numerator as f64 / self.denominator as f64
     }
 
-    /// The digits after the point, if it is a decimal of no more than 18 of them.
+    /// Number of decimal places, if the value is a decimal with at most 18.
     fn decimals(&self) -> Option<usize> {
         (0..=18).find(|digits| 10_u128.pow(*digits as u32).is_multiple_of(self.denominator))
     }

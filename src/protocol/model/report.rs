@@ -1,4 +1,4 @@
-//! Reports: what clients upload, and why an aggregator may refuse one.
+//! Reports: uploads of clients, and the reasons to reject one.
 
 use std::fmt;
 
@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{HpkeCiphertext, ReportId, Time};
 
-/// What is public about a report (DAP-09 section 4.4.2).
+/// Public data of a report (DAP-09 section 4.4.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportMetadata {
     /// Unique within the task; also the VDAF nonce.
     pub id: ReportId,
-    /// When the measurement was made, as the client states it.
+    /// Time of the measurement, as stated by the client.
     pub time: Time,
 }
 
-/// A measurement as its client uploads it: one sealed share for each aggregator (DAP-09 section 4.4.2).
+/// An uploaded measurement: one sealed share for each aggregator (DAP-09 section 4.4.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// What is public about the report.
+    /// Public data of the report.
     pub metadata: ReportMetadata,
-    /// Extensions for both aggregators, where the protocol has such; each is mandatory to understand.
+    /// Extensions for both aggregators, if the revision has them. The recipient must understand each.
     pub extensions: Vec<Extension>,
     /// The VDAF's public share, encoded.
     pub public_share: Bytes,
@@ -31,12 +31,12 @@ pub struct Report {
     pub helper_share: HpkeCiphertext,
 }
 
-/// One aggregator's part of a report (DAP-09 section 4.5.1.1).
+/// One aggregator's share of a report (DAP-09 section 4.5.1.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReportShare {
-    /// What is public about the report.
+    /// Public data of the report.
     pub metadata: ReportMetadata,
-    /// Extensions for both aggregators, where the protocol has such; each is mandatory to understand.
+    /// Extensions for both aggregators, if the revision has them. The recipient must understand each.
     pub extensions: Vec<Extension>,
     /// The VDAF's public share, encoded.
     pub public_share: Bytes,
@@ -44,10 +44,10 @@ pub struct ReportShare {
     pub input_share: HpkeCiphertext,
 }
 
-/// What a sealed input share contains (DAP-09 section 4.4.2). `Debug` does not show the share: it is a client's secret.
+/// The plaintext of a sealed input share (DAP-09 section 4.4.2). `Debug` omits the share, which is secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PlaintextInputShare {
-    /// Extensions for this aggregator; each is mandatory to understand.
+    /// Extensions for this aggregator. The recipient must understand each.
     pub extensions: Vec<Extension>,
     /// The VDAF's input share, encoded.
     pub payload: Bytes,
@@ -60,58 +60,58 @@ impl fmt::Debug for PlaintextInputShare {
     }
 }
 
-/// A tag and its data: of a report (DAP-09 section 4.4.3, DAP-18 section 4.4.3), an aggregation job (DAP-18 section
-/// 4.5.1) or a collection job (DAP-18 section 4.6.2).
+/// An extension of a report (DAP-09 section 4.4.3, DAP-18 section 4.4.3), an aggregation job (DAP-18 section 4.5.1) or
+/// a collection job (DAP-18 section 4.6.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extension {
-    /// The extension's registered number.
+    /// The registered extension type.
     pub kind: u16,
-    /// Its content.
+    /// The content of the extension.
     pub data: Bytes,
 }
 
-/// Why one report is not taken or not aggregated (`PrepareError`, DAP-09 section 4.5.1.2; `ReportError`, DAP-18
-/// section 4.1).
+/// The reason to reject one report (`PrepareError`, DAP-09 section 4.5.1.2; `ReportError`, DAP-18 section 4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "snake_case")]
 pub enum ReportError {
-    /// Its batch was collected already.
+    /// The batch of the report was already collected.
     #[error("batch_collected")]
     BatchCollected,
-    /// It was aggregated already.
+    /// The report was already aggregated.
     #[error("report_replayed")]
     ReportReplayed,
-    /// The aggregator cannot tell whether it is valid, for example because it is older than the retention window.
+    /// The aggregator cannot decide whether the report is valid, for example because it is older than the retention
+    /// period.
     #[error("report_dropped")]
     ReportDropped,
-    /// Sealed to a key that the aggregator does not have.
+    /// The report is sealed to a key that the aggregator does not have.
     #[error("hpke_unknown_config_id")]
     HpkeUnknownConfigId,
-    /// The sealed share does not open.
+    /// The sealed share cannot be opened.
     #[error("hpke_decrypt_error")]
     HpkeDecryptError,
-    /// The proof does not hold.
+    /// The proof is invalid.
     #[error("vdaf_prep_error")]
     VdafPrepError,
-    /// Its batch is full.
+    /// The batch of the report is full.
     #[error("batch_saturated")]
     BatchSaturated,
-    /// Its time is after the end of the task.
+    /// The time of the report is after the end of the task.
     #[error("task_expired")]
     TaskExpired,
-    /// Something in it does not decode, or has an extension that is unknown or repeated.
+    /// The report is malformed, or has an unknown or repeated extension.
     #[error("invalid_message")]
     InvalidMessage,
-    /// Its time is too far in the future.
+    /// The time of the report is too far in the future.
     #[error("report_too_early")]
     ReportTooEarly,
-    /// Its time is before the start of the task.
+    /// The time of the report is before the start of the task.
     #[error("task_not_started")]
     TaskNotStarted,
-    /// The leader's share is sealed to a key that the leader does not have (any more).
+    /// The leader's share is sealed to a key that the leader does not have, or no longer has.
     #[error("outdated_config")]
     OutdatedConfig,
-    /// The peer's reason, by its number on the wire, is one that this release does not know.
+    /// An error code of the peer that this release does not know.
     #[error("unknown_error_{0}")]
     Unknown(u8),
 }

@@ -1,4 +1,4 @@
-//! Bytes that must not be logged, and hashes of tokens.
+//! Secret bytes that must not be logged, and hashes of tokens.
 
 use std::{fmt, str::FromStr};
 
@@ -9,9 +9,9 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-/// Secret bytes: a key or a token. `Debug` shows nothing, equality takes constant time, memory is wiped.
+/// Secret bytes: a key or a token. `Debug` shows nothing, comparison takes constant time, and memory is wiped on drop.
 ///
-/// In text (task files) the bytes are unpadded base64url.
+/// In text formats such as task files, the bytes are unpadded base64url.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct Secret(Vec<u8>);
 
@@ -21,19 +21,20 @@ impl Secret {
         Self(bytes)
     }
 
-    /// Draws `len` bytes from the operating system's generator.
+    /// Generates `len` random bytes with the operating system's generator.
     pub fn random(len: usize) -> Self {
         let mut bytes = vec![0; len];
         OsRng.unwrap_err().fill_bytes(&mut bytes);
         Self(bytes)
     }
 
-    /// A fresh bearer token: 128 random bits as base64url text.
+    /// Generates a bearer token: 128 random bits as base64url text.
     pub fn random_token() -> Self {
         Self(URL_SAFE_NO_PAD.encode(Self::random(16).expose()).into_bytes())
     }
 
-    /// A token that was made elsewhere, if it can be sent: what RFC 6750 section 2.1 allows in an Authorization header.
+    /// Parses a token of another party. Accepts the characters that RFC 6750 section 2.1 allows in an Authorization
+    /// header.
     pub fn token(text: &str) -> Result<Self, InvalidToken> {
         let fits = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
         if text.is_empty() || !text.bytes().all(fits) {
@@ -42,18 +43,18 @@ impl Secret {
         Ok(Self(text.as_bytes().to_vec()))
     }
 
-    /// The bytes themselves, for those who need them.
+    /// The secret bytes.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
 
-    /// The bytes as text, if they are text: tokens are.
+    /// The bytes as text; `None` if they are not UTF-8. Tokens always are.
     pub fn expose_text(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()
     }
 }
 
-/// A text that is not a token.
+/// The text is not a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a token has letters, digits and any of -._~+/= only")]
 pub struct InvalidToken;
@@ -84,7 +85,8 @@ impl<'de> Deserialize<'de> for Secret {
     }
 }
 
-/// The SHA-256 hash of a token that a peer presents to us: all that we keep of it. In text it is unpadded base64url.
+/// The SHA-256 hash of a token that a peer presents to this aggregator, which stores nothing else of it. Shown as
+/// unpadded base64url.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenHash([u8; 32]);
 
@@ -94,7 +96,7 @@ impl fmt::Display for TokenHash {
     }
 }
 
-/// A text that is not the hash of a token.
+/// The text is not the hash of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a hash of 32 bytes as unpadded base64url")]
 pub struct InvalidTokenHash;
@@ -140,13 +142,13 @@ impl TokenHash {
         Self(Sha256::digest(token).into())
     }
 
-    /// Whether `token` is the one that was hashed, in constant time.
+    /// Whether `token` has this hash, in constant time.
     pub fn matches(&self, token: &[u8]) -> bool {
         self.0.ct_eq(&Self::of(token).0).into()
     }
 }
 
-/// Serialises a token as the text that is sent.
+/// Serialises a token as plain text.
 pub mod token {
     use serde::ser;
 
@@ -163,7 +165,7 @@ pub mod token {
     }
 }
 
-/// Serialises a byte vector as base64url in text and as bytes elsewhere.
+/// Serialises bytes as unpadded base64url in text formats and as bytes in binary formats.
 pub mod base64url {
     use super::*;
 
@@ -187,7 +189,7 @@ pub mod base64url {
     }
 }
 
-/// Bytes that need not be there, as unpadded base64url in text.
+/// Serialises optional bytes as unpadded base64url in text formats.
 pub mod optional_base64url {
     use super::*;
 

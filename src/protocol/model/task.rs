@@ -1,4 +1,15 @@
-//! Tasks: the parameters that all parties agree on before the first report, and one party's own part of them.
+//! Tasks: the parameters that all parties agree on, and the private part of one aggregator.
+//!
+//! # Decision: public parameters are one type
+//!
+//! Client, collector and aggregators share [`TaskParameters`]. DAP-18 binds every sealed share to all of the
+//! parameters, so every party needs the same set.
+//!
+//! # Decision: a maximum is a number
+//!
+//! [`MaxMeasurement`] stores the largest measurement rather than its number of bits, because VDAF-18 allows any
+//! maximum. VDAF-08 rejects a maximum that does not have the form 2^bits - 1. VDAF-18 sums in a 64-bit field, where
+//! maxima stay below 2^32 so that the sum of a realistic batch does not wrap around.
 
 use std::fmt;
 
@@ -6,33 +17,33 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Duration, Epsilon, HpkeConfig, Interval, Secret, TaskId, Time, TokenHash};
 
-/// A revision of the protocol. A task is pinned to one when it is made.
+/// A protocol revision. A task uses one revision for its whole life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Revision {
     /// draft-ietf-ppm-dap-09 with draft-irtf-cfrg-vdaf-08.
     #[serde(rename = "dap-09")]
     Dap09,
-    /// draft-ietf-ppm-dap-18 with draft-irtf-cfrg-vdaf-18, of which -19 and -20 changed no bytes.
+    /// draft-ietf-ppm-dap-18 with draft-irtf-cfrg-vdaf-18. VDAF-19 and VDAF-20 changed no bytes.
     #[serde(rename = "dap-18")]
     Dap18,
 }
 
 impl Revision {
-    /// Every revision that there is, the oldest first.
+    /// All supported revisions, the oldest first.
     pub const ALL: [Self; 2] = [Self::Dap09, Self::Dap18];
 }
 
-/// The parties of the protocol, by their numbers on the wire (DAP-09 section 4).
+/// The parties of the protocol, by their codes on the wire (DAP-09 section 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Reads aggregates.
+    /// Queries aggregates.
     Collector = 0,
     /// Uploads measurements.
     Client = 1,
-    /// Takes uploads and drives the protocol.
+    /// Receives uploads and drives aggregation and collection.
     Leader = 2,
-    /// Answers the leader.
+    /// Processes the leader's requests.
     Helper = 3,
 }
 
@@ -47,86 +58,86 @@ impl fmt::Display for Role {
     }
 }
 
-/// How reports are put into batches (`QueryType`, DAP-09 section 4.1; `BatchMode`, DAP-18 section 5).
+/// How reports are assigned to batches (`QueryType`, DAP-09 section 4.1; `BatchMode`, DAP-18 section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "mode", deny_unknown_fields)]
 pub enum BatchMode {
-    /// The collector names an interval of time.
+    /// The collector selects a time interval.
     TimeInterval,
-    /// The leader makes batches of about the same size (DAP-18 calls them leader-selected).
+    /// The leader creates batches of similar size ("leader-selected" in DAP-18).
     FixedSize {
-        /// No batch may have more reports than this.
+        /// Maximum number of reports in a batch.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         max_batch_size: Option<u64>,
-        /// The leader puts reports together only if their times are in the same multiple of this (Janus's
-        /// `batch_time_window_size`; no draft has it). A multiple of the time precision.
+        /// Reports in one batch have times in the same window of this length, a multiple of the time precision. An
+        /// extension of Janus (`batch_time_window_size`); no draft has it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         batch_time_window_size: Option<Duration>,
     },
 }
 
 impl BatchMode {
-    /// Batches made by the leader, of at most so many reports if there is a limit, whatever the reports' times.
+    /// Fixed-size batches with an optional maximum size and without time windows.
     pub const fn fixed_size(max_batch_size: Option<u64>) -> Self {
         Self::FixedSize { max_batch_size, batch_time_window_size: None }
     }
 }
 
-/// A VDAF and its parameters.
+/// A VDAF with its parameters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", deny_unknown_fields)]
 pub enum VdafConfig {
-    /// Counts how many measurements are true.
+    /// Counts true measurements.
     Prio3Count,
-    /// Adds numbers.
+    /// Sums numbers.
     Prio3Sum {
-        /// The largest number.
+        /// Largest allowed number.
         #[serde(flatten)]
         max: MaxMeasurement,
     },
-    /// Adds vectors of `length` numbers.
+    /// Sums vectors of `length` numbers.
     Prio3SumVec {
-        /// The largest number.
+        /// Largest allowed number.
         #[serde(flatten)]
         max: MaxMeasurement,
-        /// Numbers in each vector.
+        /// Length of each vector.
         length: usize,
-        /// Size of the proof's gadget calls.
+        /// Chunk length of the proof's gadget.
         chunk_length: usize,
     },
-    /// Counts how many measurements fall into each of `length` bins.
+    /// Counts the measurements in each of `length` buckets.
     Prio3Histogram {
-        /// Number of bins.
+        /// Number of buckets.
         length: usize,
-        /// Size of the proof's gadget calls.
+        /// Chunk length of the proof's gadget.
         chunk_length: usize,
     },
-    /// Adds vectors of `length` flags of which at most `max_weight` are set.
+    /// Sums vectors of `length` flags, of which at most `max_weight` are set.
     Prio3MultihotCountVec {
-        /// Flags in each vector.
+        /// Length of each vector.
         length: usize,
-        /// How many may be set at once.
+        /// Maximum number of set flags.
         max_weight: usize,
-        /// Size of the proof's gadget calls.
+        /// Chunk length of the proof's gadget.
         chunk_length: usize,
     },
-    /// Prio3SumVec over a 64-bit field with several proofs and an HMAC-based XOF, as Janus and Daphne deploy it.
+    /// Prio3SumVec over a 64-bit field with several proofs and an HMAC-based XOF, as deployed by Janus and Daphne.
     Prio3SumVecField64MultiproofHmacSha256Aes128 {
         /// Bits of each number.
         bits: usize,
-        /// Numbers in each vector.
+        /// Length of each vector.
         length: usize,
-        /// Size of the proof's gadget calls.
+        /// Chunk length of the proof's gadget.
         chunk_length: usize,
         /// Number of proofs, at least two.
         proofs: u8,
     },
 }
 
-/// The largest number that may be measured.
+/// The largest allowed measurement.
 ///
-/// VDAF-08 knows only maxima of whole bits (section 7.4.2), later drafts any (VDAF-18 section 7.4.2). As text it is
-/// `bits = 8` where that says it, and `max_measurement = 100` otherwise; both are understood.
+/// VDAF-08 supports maxima of the form 2^bits - 1 only (section 7.4.2); later drafts support any (VDAF-18 section
+/// 7.4.2). As text it is `bits = 8` if possible and `max_measurement = 100` otherwise; both are accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "MaxMeasurementRepr", into = "MaxMeasurementRepr")]
 pub struct MaxMeasurement(pub u64);
@@ -139,7 +150,7 @@ enum MaxMeasurementRepr {
 }
 
 impl MaxMeasurement {
-    /// The largest number of `bits` bits; zero or more than 64 make a maximum of zero, which no VDAF accepts.
+    /// The largest number of `bits` bits. Zero or more than 64 bits yield a maximum of zero, which every VDAF rejects.
     pub const fn of_bits(bits: u32) -> Self {
         match bits {
             1..=64 => Self(u64::MAX >> (64 - bits)),
@@ -147,12 +158,12 @@ impl MaxMeasurement {
         }
     }
 
-    /// How many bits it takes to write any of the numbers.
+    /// Number of bits that the largest number needs.
     pub const fn bit_length(self) -> usize {
         (u64::BITS - self.0.leading_zeros()) as usize
     }
 
-    /// The number of bits, if every number of so many bits is allowed.
+    /// Number of bits, if the maximum has the form 2^bits - 1.
     pub const fn bits(self) -> Option<usize> {
         let bits = self.bit_length();
         if bits > 0 && self.0 == Self::of_bits(bits as u32).0 { Some(bits) } else { None }
@@ -177,80 +188,79 @@ impl From<MaxMeasurement> for MaxMeasurementRepr {
     }
 }
 
-/// What all parties of a task know and agree on (DAP-09 section 4.2, DAP-18 section 4.2). Nothing in it is secret,
-/// and nothing in it ever changes.
+/// The parameters that all parties of a task agree on (DAP-09 section 4.2, DAP-18 section 4.2). They are public and
+/// immutable.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskParameters {
     /// The task's id.
     pub id: TaskId,
-    /// The protocol that all parties of the task speak.
+    /// The protocol revision of the task.
     pub revision: Revision,
-    /// Tells the task from others that are configured alike (`task_info`); empty where the protocol has none.
+    /// Distinguishes tasks with otherwise equal parameters (`task_info`); empty if the revision has no such field.
     #[serde(default)]
     pub info: String,
-    /// Base URL of the leader, as the bytes that were given.
+    /// Base URL of the leader, byte for byte as configured.
     pub leader_url: String,
-    /// Base URL of the helper, as the bytes that were given.
+    /// Base URL of the helper, byte for byte as configured.
     pub helper_url: String,
-    /// How reports are put into batches.
+    /// How reports are assigned to batches.
     pub batch_mode: BatchMode,
-    /// What is measured.
+    /// The VDAF and its parameters.
     pub vdaf: VdafConfig,
-    /// No aggregate of fewer reports is ever given out.
+    /// Minimum number of reports in an aggregate.
     pub min_batch_size: u64,
-    /// The unit of report times and batch intervals; at least a second.
+    /// The unit of report times and batch intervals; at least one second.
     pub time_precision: Duration,
-    /// Reports after this time are refused.
+    /// End of the task: later reports are rejected.
     #[serde(default)]
     pub task_expiration: Option<Time>,
-    /// Reports outside of this interval are refused (`task_interval`).
+    /// Reports with a time outside this interval are rejected (`task_interval`).
     #[serde(default)]
     pub task_interval: Option<Interval>,
-    /// How much noise each aggregator adds to its share of every aggregate; none adds none.
+    /// The noise that each aggregator adds to its aggregate shares; `None` adds no noise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub noise: Option<Epsilon>,
 }
 
-/// A task as one aggregator knows it. Nothing in it ever changes; tokens are replaced beside it, see
-/// [`Tokens`](crate::model::Tokens), and so is the end of a task that a control plane has set up, see
-/// [`Provision`](dapbox_store::api_token::Provision).
+/// A task as one aggregator stores it. Immutable: [`Tokens`](crate::model::Tokens) and the end of a task that a control
+/// plane manages ([`Provision`](dapbox_store::api_token::Provision)) are stored separately.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
-    /// What all parties know.
+    /// Public parameters.
     pub public: TaskParameters,
-    /// The key that leader and helper share to verify reports.
+    /// The VDAF verification key that leader and helper share.
     pub verify_key: Secret,
-    /// What leader and helper call that key, where the protocol names it.
+    /// Identifies the verification key, if the revision has such an id.
     pub verify_key_id: u8,
-    /// How many aggregation parameters a batch may be queried with.
+    /// Maximum number of aggregation parameters per batch.
     pub max_batch_query_count: u64,
-    /// Reports older than this are refused, and what is known of them may be forgotten.
+    /// Retention period: older reports are rejected and their records may be deleted.
     pub report_expiry_age: Option<Duration>,
-    /// The key that aggregate shares are sealed to.
+    /// The collector's key, which aggregate shares are sealed to.
     pub collector_hpke_config: HpkeConfig,
-    /// Which party we are, and the secrets that only it has.
+    /// The role of this aggregator, with its secrets.
     pub party: Party,
 }
 
-/// Which aggregator of a task we are, with what only it has.
+/// The role of an aggregator in a task, with its secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Party {
-    /// We take uploads and drive the protocol.
+    /// Receives uploads and drives the protocol.
     Leader {
-        /// The token that we present to the helper, as the task came.
+        /// The initial token that the leader presents to the helper.
         helper_token: Secret,
-        /// The token that the collector presents to us, as the task came.
+        /// Hash of the initial token that the collector presents to the leader.
         collector_token: TokenHash,
     },
-    /// We answer the leader.
+    /// Processes the leader's requests.
     Helper {
-        /// The token that the leader presents to us, as the task came.
+        /// Hash of the initial token that the leader presents to the helper.
         leader_token: TokenHash,
     },
 }
 
 impl Task {
-    /// Our role in the task.
+    /// The role of this aggregator.
     pub fn role(&self) -> Role {
         match self.party {
             Party::Leader { .. } => Role::Leader,
@@ -260,7 +270,7 @@ impl Task {
 }
 
 impl TaskParameters {
-    /// The most reports that a batch may have, if there is a limit.
+    /// Maximum number of reports in a batch, if limited.
     pub fn max_batch_size(&self) -> Option<u64> {
         match self.batch_mode {
             BatchMode::TimeInterval => None,
@@ -268,7 +278,7 @@ impl TaskParameters {
         }
     }
 
-    /// How long the time windows are that no batch reaches over, if there are such.
+    /// Length of the time windows of batches, if the task has windows.
     pub fn batch_window_size(&self) -> Option<Duration> {
         match self.batch_mode {
             BatchMode::TimeInterval => None,
@@ -276,12 +286,12 @@ impl TaskParameters {
         }
     }
 
-    /// The beginning of the time window of a report with the given time, if the task has windows.
+    /// Start of the time window for a report time, if the task has windows.
     pub fn batch_window(&self, time: Time) -> Option<Time> {
         self.batch_window_size().map(|size| time.truncate(size))
     }
 
-    /// The batch bucket of a report with the given time; `None` for fixed-size tasks, where the leader decides.
+    /// The batch bucket for a report time; `None` for fixed-size tasks, where the leader assigns reports.
     pub fn time_bucket(&self, time: Time) -> Option<crate::model::Bucket> {
         match self.batch_mode {
             BatchMode::TimeInterval => Some(crate::model::Bucket::Time(time.truncate(self.time_precision))),

@@ -1,86 +1,86 @@
-//! Tasks that are set up in-band, by the requests that are about them (the taskprov extension): what such a request
-//! says of its task, and which other aggregators are followed in it.
+//! In-band task provisioning (the taskprov extension): task configurations in requests, and the peers whose
+//! configurations are accepted.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Duration, HpkeConfig, Role, Secret, TaskParameters, Time, TokenHash, Tokens};
 
-/// How many bytes the secret has that verification keys are derived from.
+/// Length of the secret that verification keys are derived from, in bytes.
 pub const VERIFY_KEY_INIT_BYTES: usize = 32;
 
-/// What a task's configuration says, as it travels with requests.
+/// A decoded task configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskConfiguration {
-    /// The task. Its id is the hash of the configuration's bytes.
+    /// The public parameters. The task id is the hash of the encoded configuration.
     pub public: TaskParameters,
-    /// Tells the task from others that are configured alike.
+    /// Distinguishes tasks with otherwise equal parameters.
     pub info: Bytes,
-    /// How many aggregation parameters a batch may be queried with.
+    /// Maximum number of aggregation parameters per batch.
     pub max_batch_query_count: u64,
 }
 
-/// A task's configuration as it travels with requests.
+/// A task configuration with its encoding, as requests carry it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advertisement {
-    /// The bytes of the configuration.
+    /// The encoded configuration.
     pub bytes: Bytes,
-    /// What they say.
+    /// The decoded configuration.
     pub configuration: TaskConfiguration,
 }
 
-/// What stands beside a task that was set up in-band.
+/// How a task was provisioned in-band, stored with the task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InBandOrigin {
-    /// When it was.
+    /// Time of provisioning.
     pub at: Time,
-    /// The bytes of its configuration.
+    /// The encoded configuration.
     pub bytes: Bytes,
-    /// The other aggregator's base URL, as its configuration has it.
+    /// Base URL of the other aggregator, as in its configuration.
     pub peer: String,
 }
 
-/// Another aggregator, whose tasks are taken when a request sets them up.
+/// A peer aggregator whose in-band tasks are accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerAggregator {
-    /// Its base URL, as it stands in the configurations of tasks.
+    /// Base URL of the peer, as in task configurations.
     pub endpoint: String,
-    /// What the verification keys of tasks are derived from.
+    /// The secret that verification keys of tasks are derived from.
     pub verify_key_init: Secret,
-    /// The key that aggregate shares are sealed to.
+    /// The collector's key, which aggregate shares are sealed to.
     pub collector_hpke_config: HpkeConfig,
-    /// How long reports are kept; the configuration decides if this says nothing.
+    /// Retention period of reports; the configuration's default if `None`.
     pub report_expiry_age: Option<Duration>,
-    /// No task with a smaller minimum is taken; the configuration has a floor of its own.
+    /// Minimum batch size of accepted tasks, in addition to the configured minimum.
     pub min_batch_size: Option<u64>,
-    /// Which aggregator it is, and who shows what to whom.
+    /// The role of the peer, with the tokens of its tasks.
     pub side: PeerCredentials,
 }
 
-/// Which aggregator a peer is, with the tokens that go with it.
+/// The role of a peer aggregator, with the tokens of its tasks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PeerCredentials {
-    /// It leads, and we help.
+    /// The peer is leader; this aggregator is helper.
     Leader {
-        /// What it presents to us.
+        /// Hashes of the tokens that the peer presents.
         tokens: Vec<TokenHash>,
     },
-    /// It helps, and we lead.
+    /// The peer is helper; this aggregator is leader.
     Helper {
-        /// What we present to it, in the order in which to try.
+        /// Tokens to present to the peer, in the order of preference.
         tokens: Vec<Secret>,
-        /// What the collector presents to us.
+        /// Hashes of the tokens that the collector presents.
         collector_tokens: Vec<TokenHash>,
     },
 }
 
 impl PeerAggregator {
-    /// What it is known by.
+    /// Identifies the peer.
     pub fn name(&self) -> PeerName {
         PeerName { endpoint: self.endpoint.clone(), role: self.role() }
     }
 
-    /// Its role.
+    /// The role of the peer.
     pub fn role(&self) -> Role {
         match self.side {
             PeerCredentials::Leader { .. } => Role::Leader,
@@ -88,7 +88,7 @@ impl PeerAggregator {
         }
     }
 
-    /// The tokens that are in force for its tasks.
+    /// The valid tokens of the peer's tasks.
     pub fn tokens(&self) -> Tokens {
         match &self.side {
             PeerCredentials::Leader { tokens } => Tokens::permanent(tokens, &[]),
@@ -97,16 +97,16 @@ impl PeerAggregator {
     }
 }
 
-/// What a peer is known by.
+/// Identifies a peer by its base URL and role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerName {
-    /// Its base URL.
+    /// Base URL of the peer.
     pub endpoint: String,
-    /// Which aggregator it is.
+    /// Role of the peer.
     pub role: Role,
 }
 
-/// Whether two base URLs are the same but for a slash at the end. Aggregators write it or not.
+/// Whether two base URLs are equal except for one trailing slash, which aggregators may omit.
 pub fn is_same_endpoint(one: &str, other: &str) -> bool {
     fn bare(url: &str) -> &str {
         url.strip_suffix('/').unwrap_or(url)
@@ -115,7 +115,7 @@ pub fn is_same_endpoint(one: &str, other: &str) -> bool {
 }
 
 impl PeerName {
-    /// Whether it is this peer's.
+    /// Whether this is the name of the peer.
     pub fn matches(&self, peer: &PeerAggregator) -> bool {
         peer.role() == self.role && is_same_endpoint(&peer.endpoint, &self.endpoint)
     }

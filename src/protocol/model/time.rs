@@ -1,6 +1,6 @@
 //! Times, durations and intervals, in seconds.
 //!
-//! All arithmetic is checked: a peer may send any 64-bit number.
+//! All arithmetic is checked or saturates, because a peer may send any 64-bit number.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,19 +17,19 @@ pub struct Time(pub u64);
 pub struct Duration(pub u64);
 
 impl Time {
-    /// The system clock, read at the edges only: decisions take `now` as an argument.
+    /// Reads the system clock. Only the outermost layer calls this: decisions take `now` as an argument.
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         Self(since.map_or(0, |d| d.as_secs()))
     }
 
-    /// The latest multiple of `precision` that is not after this time. A zero precision changes nothing.
+    /// Rounds down to a multiple of `precision`. A precision of zero changes nothing.
     pub fn truncate(self, precision: Duration) -> Self {
         Self(self.0 - self.0.checked_rem(precision.0).unwrap_or(0))
     }
 
-    /// The earliest multiple of `precision` that is not before this time, or the last representable one. A zero
-    /// precision changes nothing.
+    /// Rounds up to a multiple of `precision`, saturating at the last representable multiple. A precision of zero
+    /// changes nothing.
     pub fn round_up(self, precision: Duration) -> Self {
         match self.truncate(precision) {
             aligned if aligned == self => aligned,
@@ -37,20 +37,20 @@ impl Time {
         }
     }
 
-    /// `self + duration`, or the last representable time.
+    /// Adds a duration, saturating at the last representable time.
     pub fn saturating_add(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration.0))
     }
 
-    /// `self - duration`, or the epoch.
+    /// Subtracts a duration, saturating at the epoch.
     pub fn saturating_sub(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(duration.0))
     }
 }
 
-/// A half-open interval of time, `start` included and `start + duration` excluded (DAP-09 section 4).
+/// A half-open time interval that includes `start` and excludes `start + duration` (DAP-09 section 4).
 ///
-/// An `Interval` always ends within the range of [`Time`].
+/// The end of an `Interval` is always a representable [`Time`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Interval {
     start: Time,
@@ -58,7 +58,7 @@ pub struct Interval {
 }
 
 impl Interval {
-    /// Makes an interval, or `None` if its end cannot be represented.
+    /// Creates an interval; `None` if its end is not representable.
     pub fn new(start: Time, duration: Duration) -> Option<Self> {
         start.0.checked_add(duration.0)?;
         Some(Self { start, duration })
@@ -84,20 +84,19 @@ impl Interval {
         self.start <= time && time < self.end()
     }
 
-    /// Whether the two intervals have an instant in common.
+    /// Whether the two intervals intersect.
     pub fn overlaps(&self, other: &Self) -> bool {
         self.start.max(other.start) < self.end().min(other.end())
     }
 
-    /// Whether both bounds are multiples of `precision` and the interval is not empty
-    /// (DAP-09 section 4.6.5.1.1).
+    /// Whether the interval is not empty and both bounds are multiples of `precision` (DAP-09 section 4.6.5.1.1).
     pub fn is_aligned(&self, precision: Duration) -> bool {
         let multiple = |n: u64| n.checked_rem(precision.0) == Some(0);
         self.duration.0 > 0 && multiple(self.start.0) && multiple(self.duration.0)
     }
 
-    /// The smallest interval with bounds at multiples of `precision` that contains both times
-    /// (DAP-09 section 4.6.1), or `None` if its end cannot be represented.
+    /// The smallest interval with bounds at multiples of `precision` that contains both times (DAP-09 section 4.6.1);
+    /// `None` if its end is not representable.
     pub fn aligned_hull(first: Time, last: Time, precision: Duration) -> Option<Self> {
         let start = first.truncate(precision);
         let end = last.truncate(precision).0.checked_add(precision.0)?;

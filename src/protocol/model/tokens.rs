@@ -1,77 +1,80 @@
-//! The tokens that are in force for a task at one of its aggregators.
+//! Bearer tokens of a task at one of its aggregators.
 //!
-//! A task never changes, but for its tokens: whoever has learnt one may speak for a party. While one is replaced, the old
-//! one stays good for a while on both sides. The one who presents it tries the new one first, and the old one where the
-//! new one is refused, so that it does not matter which side changes first.
+//! # Decision: only the tokens of a task change
+//!
+//! A task is immutable except for its tokens, because a leaked token must be replaceable. Tokens are stored beside the
+//! task. The accepting side accepts the previous and the new token for a grace period. The presenting side tries the
+//! newest token first and falls back to older ones, so either side may rotate first. A retried request uses the tokens
+//! that are valid at the retry, not those of the first attempt.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Duration, Party, Secret, TaskId, Time, TokenHash};
 
-/// The most tokens that are in force at once in each direction: what is older is not good any more, whatever was said.
+/// Maximum number of valid tokens per direction. Older tokens are revoked.
 const MAX_TOKENS: usize = 4;
 
-/// The tokens that are in force for a task at one of its aggregators, the newest first.
+/// The tokens of a task at one of its aggregators, the newest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokens {
     accepted: Vec<ExpiringToken<TokenHash>>,
     presented: Vec<ExpiringToken<Secret>>,
 }
 
-/// A token, or its hash, and until when it is in force.
+/// A token or its hash, with its expiry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ExpiringToken<T> {
     token: T,
-    /// For ever, if there is no time.
+    /// Expiry; `None` for a token that does not expire.
     until: Option<Time>,
 }
 
-/// An operator's order to replace a token.
+/// A request of the operator to rotate a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenChange {
-    /// Which task.
+    /// The task.
     pub task: TaskId,
     /// The new token.
     pub new: NewToken,
-    /// For how long the one before stays in force.
+    /// Grace period of the previous tokens.
     pub keep_old: Duration,
 }
 
-/// A token that takes the place of another.
+/// A new token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NewToken {
-    /// The peer presents it to us: the collector to the leader, the leader to the helper. We need only its hash.
+    /// Presented by the peer: the collector to the leader, or the leader to the helper. Only the hash is stored.
     Accepted(TokenHash),
-    /// We present it to the helper (leader).
+    /// Presented to the helper by this leader.
     Presented(Secret),
 }
 
-/// What is told of a token. Its hash is no secret: tokens are random.
+/// Status of a token. Its hash is not secret, because tokens are random.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenStatus {
-    /// Who presents it to whom.
+    /// Who presents the token.
     pub direction: TokenDirection,
     /// The SHA-256 hash of the token.
     pub hash: TokenHash,
-    /// Until when it is in force; for ever if there is no time.
+    /// Expiry; `None` for a token that does not expire.
     pub until: Option<Time>,
-    /// When it was last presented to us while others were in force too, since the server started.
+    /// Time at which the peer last presented the token while several were valid, since the server started.
     pub last_presented: Option<Time>,
 }
 
-/// Who presents a token to whom.
+/// Who presents a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenDirection {
-    /// The peer to us.
+    /// The peer presents it to this aggregator.
     Accepted,
-    /// We to the helper.
+    /// This aggregator presents it to the helper.
     Presented,
 }
 
 impl Tokens {
-    /// The tokens that a task came with.
+    /// The initial tokens of a task.
     pub fn of(party: &Party) -> Self {
         let (accepted, presented) = match party {
             Party::Leader { helper_token, collector_token } => (*collector_token, Some(helper_token.clone())),
@@ -84,7 +87,7 @@ impl Tokens {
         }
     }
 
-    /// These tokens, for as long as they are configured.
+    /// Configured tokens, which do not expire.
     pub fn permanent(accepted: &[TokenHash], presented: &[Secret]) -> Self {
         Self {
             accepted: accepted.iter().map(|token| ExpiringToken { token: *token, until: None }).collect(),
@@ -92,29 +95,29 @@ impl Tokens {
         }
     }
 
-    /// The hash of the given token, if it may be presented to us now. Takes the same time for every wrong token.
+    /// Finds a valid token and returns its hash. Takes the same time for every wrong token.
     pub fn find(&self, token: &[u8], now: Time) -> Option<TokenHash> {
         let in_force = self.accepted.iter().filter(|known| known.is_valid(now));
-        // All are compared, so that the time does not tell which one was nearly right.
+        // Compares all tokens, so that the duration does not reveal a near match.
         in_force.fold(None, |found, known| if known.token.matches(token) { Some(known.token) } else { found })
     }
 
-    /// Whether the token with this hash may be presented to us now.
+    /// Whether the token with this hash is valid now.
     pub fn accepts(&self, hash: TokenHash, now: Time) -> bool {
         self.accepted.iter().any(|known| known.token == hash && known.is_valid(now))
     }
 
-    /// How many tokens may be presented to us now.
+    /// Number of tokens that are valid now.
     pub fn accepted_count(&self, now: Time) -> usize {
         self.accepted.iter().filter(|known| known.is_valid(now)).count()
     }
 
-    /// What may be presented to the helper, in the order in which to try.
+    /// The valid tokens to present to the helper, in the order of preference.
     pub fn to_present(&self, now: Time) -> impl Iterator<Item = &Secret> {
         self.presented.iter().filter(move |known| known.is_valid(now)).map(|known| &known.token)
     }
 
-    /// Replaces a token. What was in force before is so for `keep_old` at most.
+    /// Rotates a token. Previous tokens stay valid for at most `keep_old`.
     pub fn change(&mut self, new: NewToken, now: Time, keep_old: Duration) {
         match new {
             NewToken::Accepted(hash) => replace(&mut self.accepted, hash, now, keep_old),
@@ -122,7 +125,7 @@ impl Tokens {
         }
     }
 
-    /// What is told of the tokens that are in force.
+    /// Status of all valid tokens.
     pub fn statuses(&self, now: Time) -> Vec<TokenStatus> {
         let status = |direction, hash, until| TokenStatus { direction, hash, until, last_presented: None };
         let accepted = self.accepted.iter().filter(|known| known.is_valid(now));
@@ -140,7 +143,7 @@ impl<T> ExpiringToken<T> {
     }
 }
 
-/// Puts a token first. Doing it twice changes nothing but for how long the others stay.
+/// Inserts a token at the front. Repeating the call only changes the expiry of the other tokens.
 fn replace<T: PartialEq>(tokens: &mut Vec<ExpiringToken<T>>, new: T, now: Time, keep_old: Duration) {
     let end = now.saturating_add(keep_old);
     tokens.retain(|known| known.is_valid(now) && known.token != new);
@@ -180,7 +183,7 @@ mod tests {
         let end = NOW.saturating_add(WEEK);
         assert_eq!(good(&tokens, Time(end.0 - 1)), ["first", "second"]);
         assert_eq!(good(&tokens, end), ["second"]);
-        // A second change does not prolong what the first one ended.
+        // A second rotation does not extend the expiry that the first one set.
         change(&mut tokens, b"third", Time(end.0 - 1), WEEK);
         assert_eq!(good(&tokens, end), ["second", "third"]);
         assert_eq!(good(&tokens, end.saturating_add(WEEK)), ["third"]);

@@ -1,4 +1,4 @@
-//! What the preparers of both VDAF drafts have in common, which is what does not name `prio`.
+//! Helpers of the preparers of both VDAF drafts. Nothing here uses `prio`.
 
 use std::any::Any;
 
@@ -12,33 +12,33 @@ pub(super) const LEADER: usize = 0;
 /// The helper's aggregator id.
 pub(super) const HELPER: usize = 1;
 
-/// Why a downcast or a sum cannot fail: shares never leave the task that they belong to, and outside this room nobody
-/// can make one but through the task's preparer. A violation is a bug of ours, which the pool turns into a fault.
+/// Why a downcast or an addition cannot fail: only the preparer of a task creates the shares of the task. A violation
+/// is a bug, which the worker pool turns into a fault.
 pub(super) const SAME_PREPARER: &str = "a share is only given to the preparer that made it";
 
-/// Why an encoding cannot fail: `prio` fails to encode only what outgrows a length prefix, and
-/// [`table`](super::table) forbids that.
+/// Why encoding cannot fail: `prio` fails only if a length prefix overflows, which the limits of
+/// [`table`](super::table) prevent.
 pub(super) const ENCODES: &str = "shares within the limits of the table encode";
 
-/// Why one round is all that a preparation has.
+/// Why a preparation has one round.
 pub(super) const ONE_ROUND: &str = "Prio3 has one round";
 
-/// What `prio` does not do, in its own words.
+/// Converts an error of `prio`.
 pub(super) fn vdaf_error(error: impl std::error::Error) -> VdafError {
     VdafError(error.to_string())
 }
 
-/// A sum as a result.
+/// The result of a VDAF that yields one number.
 pub(super) fn number(sum: impl Into<u128>) -> AggregateResult {
     AggregateResult::Number(sum.into())
 }
 
-/// Sums as a result.
+/// The result of a VDAF that yields a vector.
 pub(super) fn vector(sums: Vec<impl Into<u128>>) -> AggregateResult {
     AggregateResult::Vector(sums.into_iter().map(Into::into).collect())
 }
 
-/// Sums with noise as a result: modulo a field's modulus, so that those above half of it are below zero.
+/// The result of a VDAF with noise. Values above half of the field's modulus are negative.
 pub(super) fn signed(modulus: u128, sums: Vec<impl Into<u128>>) -> AggregateResult {
     let signed = |sum: u128| if sum > modulus / 2 { -((modulus - sum) as i128) } else { sum as i128 };
     AggregateResult::Noisy(sums.into_iter().map(|sum| signed(sum.into())).collect())
@@ -47,24 +47,25 @@ pub(super) fn signed(modulus: u128, sums: Vec<impl Into<u128>>) -> AggregateResu
 /// Adds noise to the elements of an aggregate share.
 pub(super) type NoiseFn<F> = Box<dyn Fn(&mut [F]) -> Result<(), VdafError> + Send + Sync>;
 
-/// Makes an output share opaque.
+/// Wraps an output share of any VDAF.
 pub(super) fn boxed(output: impl Any + Send) -> OutputShare {
     OutputShare(Box::new(output))
 }
 
-/// A task's key has the right length from the day that the task is made, so that a wrong one is nobody's fault but
-/// ours; no report verifies with it.
+/// The verification key as an array. Its length is checked when the task is created; a key of any other length is a
+/// bug, and no report verifies with it.
 pub(super) fn verify_key<'a, const SEED: usize>(verify: &VerifyParams<'a>) -> Result<&'a [u8; SEED], ReportError> {
     verify.key.try_into().map_err(|_| ReportError::VdafPrepError)
 }
 
-/// Checks that the joint randomness part that an aggregator has computed is the one in the public share, whose parts have
-/// `length` bytes, or none where the VDAF has no joint randomness. `prepared` is an encoding that ends with the computed
-/// part: a preparation share (VDAF-08), a verifier share (VDAF-18), or a message with one.
+/// Checks that the joint randomness part computed by an aggregator equals its part in the public share.
 ///
-/// `prio` verifies with the computed part and ignores the one in the public share. If they differ, the two aggregators
-/// verify with different joint randomness. A degenerate proof passes all the same: the helper commits the report, and only
-/// then does the leader see that the seeds differ. Their batches never match again.
+/// `length` is the length of a part in bytes, or zero if the VDAF has no joint randomness. `prepared` is an encoding
+/// that ends with the computed part: a preparation share (VDAF-08), a verifier share (VDAF-18), or a message with one.
+///
+/// `prio` verifies with the computed part and ignores the public share. If the two differ, the aggregators verify with
+/// different joint randomness, yet a degenerate proof passes at the helper. The helper commits the report before the
+/// leader detects the difference, and the batches of the two never match again.
 pub(super) fn check_joint_rand_part(
     aggregator: usize,
     public_share: &[u8],
@@ -76,7 +77,7 @@ pub(super) fn check_joint_rand_part(
     if claimed.is_some() && claimed == computed { Ok(()) } else { Err(ReportError::VdafPrepError) }
 }
 
-/// The encoded elements of an aggregate share, if there are `elements` of them with `size` bytes each.
+/// Splits an encoded aggregate share into its elements of `size` bytes. Fails unless there are exactly `elements`.
 pub(super) fn elements(bytes: &[u8], elements: usize, size: usize) -> Result<impl Iterator<Item = &[u8]>, VdafError> {
     let expected = elements * size;
     if bytes.len() != expected {

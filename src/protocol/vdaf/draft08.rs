@@ -1,6 +1,6 @@
-//! VDAF-08 (draft-irtf-cfrg-vdaf-08) over `prio` 0.16: what DAP-09 prepares and aggregates.
+//! VDAF-08 (draft-irtf-cfrg-vdaf-08), implemented with `prio` 0.16 and used by DAP-09.
 //!
-//! Every VDAF here is a Prio3, so one round of the ping-pong topology (section 5.8) is all that two aggregators need.
+//! Every VDAF here is a Prio3, so two aggregators need one round of the ping-pong topology (section 5.8).
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ use super::{
 };
 use crate::model::{Epsilon, MaxMeasurement, ReportError, ReportId, VdafConfig};
 
-/// Algorithm identifiers: section 10, and for the last two the private ones that peers have settled on.
+/// Algorithm identifiers of section 10. The last two are private codepoints that deployed peers use.
 mod algorithm {
     pub const COUNT: u32 = 0;
     pub const SUM: u32 = 1;
@@ -42,10 +42,10 @@ mod algorithm {
     pub const SUM_VEC_FIELD64_MULTIPROOF: u32 = 0xFFFF_1003;
 }
 
-/// Chunks of multiplications over a field: the gadget of all vector VDAFs.
+/// The gadget of all vector VDAFs: chunks of multiplications over a field.
 type Chunks<F> = ParallelSum<F, Mul<F>>;
 
-/// Makes the VDAF that a task asks for, or says what is wrong with its parameters.
+/// Creates the preparer of a VDAF. Fails if the parameters are invalid.
 pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Arc<dyn Preparer>, VdafError> {
     table::check(config)?;
     match *config {
@@ -62,7 +62,7 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
             build_vector::<_, XofTurboShake128, 16, _>(algorithm::SUM_VEC, 1, typ, input, noise)
         }
         VdafConfig::Prio3Histogram { length, chunk_length } => {
-            // The bin's index fits: it is less than `length`.
+            // The index fits: it is less than `length`.
             let input = move |m: &Measurement| Ok(table::number(m, length as u128 - 1)? as usize);
             let typ = Histogram::<Field128, Chunks<_>>::new(length, chunk_length);
             build_vector::<_, XofTurboShake128, 16, _>(algorithm::HISTOGRAM, 1, typ, input, noise)
@@ -87,13 +87,13 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
     }
 }
 
-/// A largest number as this draft has it: by its bits.
+/// Number of bits and value of a maximum. Fails unless the maximum has the form 2^bits - 1, which VDAF-08 requires.
 fn whole_bits(max: MaxMeasurement) -> Result<(usize, u128), VdafError> {
     let why = "the largest number must be one of whole bits in DAP-09, such as 255";
     Ok((max.bits().ok_or_else(|| VdafError(why.to_owned()))?, max.0.into()))
 }
 
-/// A Prio3 as the draft specifies it: one proof, TurboSHAKE128, seeds of 16 bytes.
+/// Builds a Prio3 with the parameters of the draft: one proof, TurboSHAKE128, seeds of 16 bytes.
 fn build_standard<T>(
     id: u32,
     typ: Result<T, FlpError>,
@@ -106,7 +106,7 @@ where
     build::<T, XofTurboShake128, 16>(id, 1, typ.map_err(vdaf_error)?, input, output, None)
 }
 
-/// A Prio3 over vectors whose aggregates may get noise.
+/// Builds a Prio3 over vectors, with optional noise.
 fn build_vector<T, P, const SEED: usize, N>(
     id: u32,
     proofs: u8,
@@ -131,15 +131,15 @@ where
     }
 }
 
-/// Discrete Laplace noise on each element, of a scale that gives a batch pure differential privacy with this epsilon.
-/// The scale, the sampler and the source of randomness are `prio`'s.
+/// Discrete Laplace noise for each element, scaled for pure differential privacy with this epsilon. Scale, sampler and
+/// randomness come from `prio`.
 fn laplace_noise<T>(typ: T, epsilon: Epsilon) -> Result<NoiseFn<T::Field>, VdafError>
 where
     T: TypeWithNoise<PureDpDiscreteLaplace> + Send + Sync + 'static,
 {
     let epsilon = Rational::from_unsigned(epsilon.numerator(), epsilon.denominator()).map_err(vdaf_error)?;
     let strategy = PureDpDiscreteLaplace::from_budget(PureDpBudget::new(epsilon).map_err(vdaf_error)?);
-    // It does not matter how many measurements there are.
+    // The noise does not depend on the number of measurements.
     Ok(Box::new(move |share| typ.add_noise_to_result(&strategy, share, 0).map_err(vdaf_error)))
 }
 
@@ -168,26 +168,26 @@ where
     }))
 }
 
-/// What a client's measurement is to `prio`, once it is found to be in range.
+/// Validates a measurement and converts it for `prio`.
 type Input<T> = Box<dyn Fn(&Measurement) -> Result<<T as Type>::Measurement, VdafError> + Send + Sync>;
 
-/// Any Prio3 for two aggregators.
+/// A Prio3 for two aggregators.
 struct Prio3Preparer<T, P, const SEED: usize>
 where
     T: Type,
     P: Xof<SEED>,
 {
     vdaf: Prio3<T, P, SEED>,
-    /// Bytes of the leader's input share. Known beforehand, so that a short one is refused before `prio` allocates
-    /// memory for a whole one.
+    /// Length of the leader's input share in bytes. Checked before decoding, so that `prio` does not allocate memory
+    /// for a share that is too short.
     leader_share_length: usize,
-    /// Bytes of a preparation share. Known beforehand, so that a wrong one is refused before any computation.
+    /// Length of a preparation share in bytes. Checked before any computation.
     prepare_share_length: usize,
-    /// Bytes of a joint randomness part; 0 if the VDAF has none.
+    /// Length of a joint randomness part in bytes; zero if the VDAF has none.
     joint_rand_part_length: usize,
     input: Input<T>,
     output: fn(T::AggregateResult) -> AggregateResult,
-    /// Of a task with noise.
+    /// Adds noise; `None` for a task without noise.
     noise_fn: Option<NoiseFn<T::Field>>,
 }
 
@@ -223,7 +223,7 @@ where
     }
 }
 
-/// The decoded shares of one aggregator.
+/// Decoded shares of one aggregator.
 struct Shares<T, P, const SEED: usize>
 where
     T: Type,
@@ -243,7 +243,7 @@ where
     }
 
     fn leader_state_bytes(&self) -> usize {
-        // The message is there twice for a moment: in the request's parts and in the request.
+        // The message exists twice for a moment: among the parts of the request and in the encoded request.
         self.leader_share_length + 2 * self.prepare_share_length
     }
 
@@ -281,11 +281,11 @@ where
         let key = verify_key(&verify)?;
         let Shares { public, input } = self.decode_shares(HELPER, &share)?;
         let leaders = match PingPongMessage::get_decoded(message) {
-            // The length is checked before the computation that comes first in the ping-pong topology.
+            // Check the length before the computation, which precedes decoding in the ping-pong topology.
             Ok(PingPongMessage::Initialize { prep_share }) if prep_share.len() == self.prepare_share_length => {
                 prep_share
             }
-            // To the VDAF a message that does not decode is a failed preparation (VDAF-08 section 5.8).
+            // A message that does not decode is a failed preparation (VDAF-08 section 5.8).
             _ => return Err(ReportError::VdafPrepError),
         };
         let (state, own) = self
@@ -351,7 +351,7 @@ where
     }
 }
 
-/// The leader's state while the helper prepares.
+/// State of the leader while the helper prepares.
 struct Prio3Pending<T, P, const SEED: usize>
 where
     T: Type,
@@ -382,7 +382,7 @@ fn decode_message(bytes: &[u8]) -> Result<PingPongMessage, ReportError> {
     PingPongMessage::get_decoded(bytes).map_err(|_| ReportError::InvalidMessage)
 }
 
-/// What a failed preparation is called (DAP-09 section 4.5.1.2): what does not decode is not a failed proof.
+/// Maps a preparation error to a report error (DAP-09 section 4.5.1.2). A decoding error is not a failed proof.
 fn reject(error: PingPongError) -> ReportError {
     match error {
         PingPongError::CodecPrepShare(_)

@@ -1,8 +1,8 @@
-//! VDAF-18 (draft-irtf-cfrg-vdaf-18, of which -19 and -20 changed no bytes) over `prio` 0.18: what DAP-18 prepares and
-//! aggregates.
+//! VDAF-18 (draft-irtf-cfrg-vdaf-18), implemented with `prio` 0.18 and used by DAP-18. VDAF-19 and VDAF-20 changed no
+//! bytes.
 //!
-//! Every VDAF here is a Prio3, so one round of the ping-pong topology (section 5.7.1) is all that two aggregators
-//! need. What VDAF-08 calls preparation is verification here; the trait that covers both keeps the older word.
+//! Every VDAF here is a Prio3, so two aggregators need one round of the ping-pong topology (section 5.7.1). VDAF-08
+//! calls verification "preparation"; the trait for both drafts keeps that term.
 
 use std::sync::Arc;
 
@@ -32,11 +32,11 @@ use super::{
 };
 use crate::model::{Epsilon, MaxMeasurement, ReportError, ReportId, VdafConfig};
 
-/// Bytes of a seed and of a verification key (section 6.2.1).
+/// Length of a seed and of a verification key in bytes (section 6.2.1).
 const SEED: usize = 32;
 
-/// The most gadget calls of a proof, which are the chunks of a measurement. `prio` 0.18 verifies in a time that grows
-/// with their square, and so many already take most of a second. A well chosen chunk length makes far fewer.
+/// Maximum number of gadget calls of a proof, which is the number of chunks of a measurement. The verification time of
+/// `prio` 0.18 grows with its square; this many calls take most of a second. An optimal chunk length needs far fewer.
 pub(super) const MAX_GADGET_CALLS: usize = (1 << 12) - 1;
 
 /// Algorithm identifiers (section 10).
@@ -48,13 +48,13 @@ mod algorithm {
     pub const MULTIHOT_COUNT_VEC: u32 = 5;
 }
 
-/// Prio3 as all VDAFs of this draft have it.
+/// Prio3 with the XOF of this draft.
 type Vdaf18<T> = Prio3<T, XofTurboShake128, SEED>;
 
-/// Chunks of multiplications over a field: the gadget of all vector VDAFs.
+/// The gadget of all vector VDAFs: chunks of multiplications over a field.
 type Chunks = ParallelSum<Field128, Mul>;
 
-/// Makes the VDAF that a task asks for, or says what is wrong with its parameters.
+/// Creates the preparer of a VDAF. Fails if the parameters are invalid.
 pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Arc<dyn Preparer>, VdafError> {
     table::check(config)?;
     match *config {
@@ -71,7 +71,7 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
             build_vector(algorithm::SUM_VEC, typ, input, noise)
         }
         VdafConfig::Prio3Histogram { length, chunk_length } => {
-            // The bin's index fits: it is less than `length`.
+            // The index fits: it is less than `length`.
             let input = move |m: &Measurement| Ok(table::number(m, length as u128 - 1)? as usize);
             let typ = Histogram::<Field128, Chunks>::new(length, chunk_length);
             build_vector(algorithm::HISTOGRAM, typ, input, noise)
@@ -88,7 +88,7 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
     }
 }
 
-/// Since this draft a sum is in the 64-bit field (section 7.4.2), where a number of 64 bits may not even fit once.
+/// Checks that a sum of many measurements fits in the 64-bit field, which this draft uses (section 7.4.2).
 fn max_in_field64(max: MaxMeasurement) -> Result<u64, VdafError> {
     if max.bit_length() <= table::MAX_BITS_FIELD64 {
         return Ok(max.0);
@@ -99,7 +99,7 @@ fn max_in_field64(max: MaxMeasurement) -> Result<u64, VdafError> {
     Err(VdafError(why))
 }
 
-/// A Prio3 over vectors whose aggregates may get noise.
+/// Builds a Prio3 over vectors, with optional noise.
 fn build_vector<T>(
     id: u32,
     typ: Result<T, FlpError>,
@@ -119,15 +119,15 @@ where
     build(id, Ok(typ), input, |sums| signed(Field128::modulus(), sums), Some(noise_fn))
 }
 
-/// Discrete Laplace noise on each element, of a scale that gives a batch pure differential privacy with this epsilon.
-/// The scale, the sampler and the source of randomness are `prio`'s.
+/// Discrete Laplace noise for each element, scaled for pure differential privacy with this epsilon. Scale, sampler and
+/// randomness come from `prio`.
 fn laplace_noise<T>(typ: T, epsilon: Epsilon) -> Result<NoiseFn<T::Field>, VdafError>
 where
     T: TypeWithNoise<PureDpDiscreteLaplace> + Send + Sync + 'static,
 {
     let epsilon = Rational::from_unsigned(epsilon.numerator(), epsilon.denominator()).map_err(vdaf_error)?;
     let strategy = PureDpDiscreteLaplace::from_budget(PureDpBudget::new(epsilon).map_err(vdaf_error)?);
-    // It does not matter how many measurements there are.
+    // The noise does not depend on the number of measurements.
     Ok(Box::new(move |share| typ.add_noise_to_agg_share(&strategy, share, 0).map_err(vdaf_error)))
 }
 
@@ -142,7 +142,7 @@ where
     T: Type<Field: Send + Sync> + Send + Sync + 'static,
 {
     let typ = typ.map_err(vdaf_error)?;
-    // Vectors have one element of joint randomness for each gadget call, and numbers have none.
+    // Vectors have one element of joint randomness per gadget call; numbers have none.
     if typ.joint_rand_len() > MAX_GADGET_CALLS {
         let (calls, max) = (typ.joint_rand_len(), MAX_GADGET_CALLS);
         return Err(VdafError(format!("chunk_length makes {calls} chunks, but in DAP-18 there may be {max}")));
@@ -160,22 +160,22 @@ where
     }))
 }
 
-/// What a client's measurement is to `prio`, once it is found to be in range.
+/// Validates a measurement and converts it for `prio`.
 type Input<T> = Box<dyn Fn(&Measurement) -> Result<<T as Type>::Measurement, VdafError> + Send + Sync>;
 
-/// Any Prio3 for two aggregators.
+/// A Prio3 for two aggregators.
 struct Prio3Preparer<T: Type> {
     vdaf: Vdaf18<T>,
-    /// Bytes of the leader's input share. Known beforehand, so that a short one is refused before `prio` allocates
-    /// memory for a whole one.
+    /// Length of the leader's input share in bytes. Checked before decoding, so that `prio` does not allocate memory
+    /// for a share that is too short.
     leader_share_length: usize,
-    /// Bytes of a verifier share. Known beforehand, so that a wrong one is refused before any computation.
+    /// Length of a verifier share in bytes. Checked before any computation.
     verifier_share_length: usize,
-    /// Bytes of a joint randomness part; 0 if the VDAF has none.
+    /// Length of a joint randomness part in bytes; zero if the VDAF has none.
     joint_rand_part_length: usize,
     input: Input<T>,
     output: fn(T::AggregateResult) -> AggregateResult,
-    /// Of a task with noise.
+    /// Adds noise; `None` for a task without noise.
     noise_fn: Option<NoiseFn<T::Field>>,
 }
 
@@ -210,7 +210,7 @@ where
     }
 }
 
-/// The decoded shares of one aggregator.
+/// Decoded shares of one aggregator.
 struct Shares<T: Type> {
     public: <Vdaf18<T> as Vdaf>::PublicShare,
     input: <Vdaf18<T> as Vdaf>::InputShare,
@@ -225,7 +225,7 @@ where
     }
 
     fn leader_state_bytes(&self) -> usize {
-        // The message is there twice for a moment: in the request's parts and in the request.
+        // The message exists twice for a moment: among the parts of the request and in the encoded request.
         self.leader_share_length + 2 * self.verifier_share_length
     }
 
@@ -270,13 +270,13 @@ where
         let key = verify_key(&verify)?;
         let Shares { public, input } = self.decode_shares(HELPER, &share)?;
         let leaders = match PingPongMessage::get_decoded(message) {
-            // The length is checked before the computation that comes first in the ping-pong topology.
+            // Check the length before the computation, which precedes decoding in the ping-pong topology.
             Ok(PingPongMessage::Initialize { verifier_share })
                 if verifier_share.len() == self.verifier_share_length =>
             {
                 verifier_share
             }
-            // To the VDAF a message that does not decode is a failed verification (VDAF-18 section 5.7.1).
+            // A message that does not decode is a failed verification (VDAF-18 section 5.7.1).
             _ => return Err(ReportError::VdafPrepError),
         };
         let (state, own) = self
@@ -343,7 +343,7 @@ where
     }
 }
 
-/// The leader's state while the helper prepares.
+/// State of the leader while the helper prepares.
 struct Prio3Pending<T: Type> {
     vdaf: Vdaf18<T>,
     context: Vec<u8>,
@@ -375,7 +375,7 @@ fn decode_message(bytes: &[u8]) -> Result<PingPongMessage, ReportError> {
     PingPongMessage::get_decoded(bytes).map_err(|_| ReportError::InvalidMessage)
 }
 
-/// What a failed verification is called (DAP-18 section 4.5.3.4): what does not decode is not a failed proof.
+/// Maps a verification error to a report error (DAP-18 section 4.5.3.4). A decoding error is not a failed proof.
 fn reject(error: PingPongError) -> ReportError {
     match error {
         PingPongError::CodecVerifierShare(_)

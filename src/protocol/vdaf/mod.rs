@@ -1,7 +1,7 @@
-//! Verifiable distributed aggregation functions: the only room that names `prio`.
+//! Verifiable distributed aggregation functions (VDAFs): the only module that uses `prio`.
 //!
-//! Outside, everything that a VDAF owns is either encoded bytes or an opaque sum. One object-safe trait,
-//! [`Preparer`], covers every VDAF of every revision; [`preparer`] makes the one that a task asks for.
+//! Other modules see encoded bytes and opaque shares. The object-safe trait [`Preparer`] covers every VDAF of every
+//! revision; [`preparer`] and [`preparer_for_task`] create one.
 
 mod common;
 mod draft08;
@@ -20,36 +20,36 @@ use serde::{Deserialize, Serialize};
 pub use self::{number::JsonU128, verify_key::derive_verify_key};
 use crate::model::{Epsilon, ReportError, ReportId, Revision, TaskParameters, VdafConfig};
 
-/// What a client measures, before it is split.
+/// A measurement of a client.
 ///
-/// In JSON: `true`, `7`, `[0, 1, 1]`. Numbers from 2^64 on are decimal text; smaller ones may be.
+/// In JSON: `true`, `7`, `[0, 1, 1]`. Numbers of 2^64 and more are decimal text; smaller numbers may be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Measurement {
-    /// For counts.
+    /// A measurement for counts.
     Flag(bool),
-    /// For sums, and the bin's index for histograms.
+    /// A measurement for sums, or a bucket index for histograms.
     Number(#[serde(with = "number::one")] u128),
-    /// For vectors; flags are 0 and 1.
+    /// A measurement for vectors; flags are 0 and 1.
     Vector(#[serde(with = "number::many")] Vec<u128>),
 }
 
-/// What a collector learns.
+/// An aggregate.
 ///
-/// In JSON: `7`, `[0, 1, 1]`, `[-2, 1, 3]`. Numbers of 64 bits or more are decimal text.
+/// In JSON: `7`, `[0, 1, 1]`, `[-2, 1, 3]`. Numbers that do not fit in 64 bits are decimal text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum AggregateResult {
-    /// From counts and sums.
+    /// The aggregate of a count or a sum.
     Number(#[serde(with = "number::one")] u128),
-    /// From vectors and histograms.
+    /// The aggregate of vectors or a histogram.
     Vector(#[serde(with = "number::many")] Vec<u128>),
-    /// From vectors and histograms of a task with noise, which may be below zero. Without a number below zero it is read
-    /// back as a vector.
+    /// The aggregate of vectors or a histogram with noise; numbers may be negative. If none is, it deserializes as a
+    /// vector.
     Noisy(#[serde(with = "number::signed")] Vec<i128>),
 }
 
-/// A measurement, split for two aggregators, all parts encoded. Has no `Debug`: both shares together are the measurement.
+/// The encoded shares of a measurement. Has no `Debug`, because both input shares together reveal the measurement.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MeasurementShares {
     /// The public share.
@@ -60,10 +60,10 @@ pub struct MeasurementShares {
     pub helper_share: Vec<u8>,
 }
 
-/// An aggregator's decrypted part of one report, all parts encoded.
+/// One aggregator's decrypted share of a report, encoded.
 #[derive(Clone, Copy)]
 pub struct InputShare<'a> {
-    /// The report's id, which is the VDAF nonce.
+    /// The report id, which is the VDAF nonce.
     pub report_id: &'a ReportId,
     /// The public share.
     pub public_share: &'a [u8],
@@ -71,22 +71,22 @@ pub struct InputShare<'a> {
     pub input_share: &'a [u8],
 }
 
-/// What verification is bound to.
+/// Inputs that verification is bound to.
 #[derive(Clone, Copy)]
 pub struct VerifyParams<'a> {
-    /// The key that leader and helper share.
+    /// The verification key that leader and helper share.
     pub key: &'a [u8],
-    /// The application context; empty where the VDAF draft has none.
+    /// The application context; empty if the VDAF draft has none.
     pub context: &'a [u8],
 }
 
-/// One report's verified share, of a type that only its [`Preparer`] knows.
+/// The verified share of one report. Only the [`Preparer`] that created it knows its type.
 pub struct OutputShare(Box<dyn Any + Send>);
 
-/// A running sum of output shares, of a type that only its [`Preparer`] knows.
+/// A sum of output shares. Only the [`Preparer`] that created it knows its type.
 pub struct AggregateShare(Box<dyn Any + Send + Sync>);
 
-/// Why a VDAF refused something that we or our user asked for.
+/// An invalid VDAF configuration, measurement or aggregate share.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct VdafError(pub String);
@@ -96,10 +96,10 @@ pub trait Preparer: Send + Sync {
     /// Length of the verification key in bytes.
     fn verify_key_length(&self) -> usize;
 
-    /// About how many bytes a report's [`Pending`] and its message take: an input share and a few of a proof's parts.
+    /// Approximate memory of a [`Pending`] state with its message, in bytes.
     fn leader_state_bytes(&self) -> usize;
 
-    /// Splits a measurement. Refuses one that is outside the VDAF's range.
+    /// Splits a measurement into shares. Fails if the measurement is out of range.
     fn shard(
         &self,
         context: &[u8],
@@ -107,22 +107,26 @@ pub trait Preparer: Send + Sync {
         report_id: &ReportId,
     ) -> Result<MeasurementShares, VdafError>;
 
-    /// The leader's first step: its state, and the encoded message for the helper. Deterministic, so that a
-    /// restarted leader makes the same message again.
+    /// The leader's first step: returns its state and the encoded message for the helper. Deterministic, so that a
+    /// restarted leader sends the same message again.
     ///
-    /// [`ReportError::InvalidMessage`] if a share does not decode, [`ReportError::VdafPrepError`] otherwise: among others,
-    /// if the leader's joint randomness part in the public share is not the one that it computes.
+    /// # Errors
+    ///
+    /// [`ReportError::InvalidMessage`] if a share does not decode; [`ReportError::VdafPrepError`] otherwise, for
+    /// example if the leader's joint randomness part in the public share is wrong.
     fn leader_start(&self, verify: VerifyParams, share: InputShare)
     -> Result<(Box<dyn Pending>, Vec<u8>), ReportError>;
 
-    /// The helper's only step: its output share, and the encoded message for the leader.
+    /// The helper's only step: returns its output share and the encoded message for the leader.
     ///
-    /// What it accepts, an honest leader accepts, too: for the same public share and the message that the leader made,
-    /// [`Pending::finish`] succeeds.
+    /// If it succeeds, an honest leader succeeds too: [`Pending::finish`] accepts the message for the same public
+    /// share.
     ///
-    /// [`ReportError::InvalidMessage`] if a share does not decode, [`ReportError::VdafPrepError`] if the leader's message
-    /// does not, if the helper's joint randomness part in the public share is not the one that it computes, or if the proof
-    /// does not hold.
+    /// # Errors
+    ///
+    /// [`ReportError::InvalidMessage`] if a share does not decode. [`ReportError::VdafPrepError`] if the leader's
+    /// message does not decode, the helper's joint randomness part in the public share is wrong, or the proof is
+    /// invalid.
     fn helper_answer(
         &self,
         verify: VerifyParams,
@@ -130,41 +134,43 @@ pub trait Preparer: Send + Sync {
         message: &[u8],
     ) -> Result<(OutputShare, Vec<u8>), ReportError>;
 
-    /// About how many bytes a sum takes.
+    /// Approximate memory of an aggregate share, in bytes.
     fn aggregate_share_bytes(&self) -> usize;
-    /// The sum of no shares.
+    /// The aggregate share of no reports.
     fn zero(&self) -> AggregateShare;
-    /// Whether aggregate shares get noise before they are given out.
+    /// Whether aggregate shares contain noise.
     fn has_noise(&self) -> bool;
-    /// What an aggregate share that is given out begins with: the sum of no shares, with noise in it if the task has
-    /// noise. Every call draws it anew, so that whoever calls this for a batch has to store what comes of it before
-    /// anybody sees it, and must never call it for the same batch again after that. For long vectors it takes its time.
+    /// Samples the noise of one aggregate share, and returns the sum of no reports plus that noise (no noise if the
+    /// task has none).
+    ///
+    /// Every call samples anew. The caller must store the result before any party sees it, and must not sample again
+    /// for the same batch: a second sample would help to average the noise out. Sampling for long vectors is slow.
     fn sample_noise(&self) -> Result<AggregateShare, VdafError>;
-    /// Adds one report to a sum.
+    /// Adds the output share of one report to a sum.
     fn add(&self, sum: &mut AggregateShare, share: OutputShare);
     /// Adds another sum to a sum.
     fn merge(&self, sum: &mut AggregateShare, other: &AggregateShare);
-    /// The VDAF's encoding of a sum, as the collector expects it.
+    /// Encodes a sum for the collector.
     fn encode(&self, sum: &AggregateShare) -> Vec<u8>;
-    /// Reads a sum back.
+    /// Decodes a sum.
     fn decode(&self, bytes: &[u8]) -> Result<AggregateShare, VdafError>;
-    /// Puts the two encoded aggregate shares of `count` reports together.
+    /// Combines the two encoded aggregate shares of `count` reports into the aggregate.
     fn unshard(&self, leader: &[u8], helper: &[u8], count: u64) -> Result<AggregateResult, VdafError>;
 }
 
-/// The leader's state between its message and the helper's answer.
+/// The leader's state between its message and the helper's response.
 pub trait Pending: Send {
-    /// Takes the helper's encoded message and completes the preparation.
+    /// Completes the preparation with the helper's encoded message.
     fn finish(self: Box<Self>, answer: &[u8]) -> Result<OutputShare, ReportError>;
 }
 
-/// Makes a VDAF without noise, or says what is wrong with its parameters. Clients need no more.
+/// Creates the preparer of a VDAF without noise, as clients need it. Fails if the parameters are invalid.
 pub fn preparer(revision: Revision, config: &VdafConfig) -> Result<Arc<dyn Preparer>, VdafError> {
     with_noise(revision, config, None)
 }
 
-/// Makes the VDAF that a task asks for, with its noise, or says what is wrong with its parameters. For those who give
-/// out aggregates or read them.
+/// Creates the preparer of a task, with its noise. Aggregators and collectors need this one. Fails if the parameters
+/// are invalid.
 pub fn preparer_for_task(task: &TaskParameters) -> Result<Arc<dyn Preparer>, VdafError> {
     with_noise(task.revision, &task.vdaf, task.noise)
 }

@@ -1,26 +1,26 @@
-//! What the noise of a task means: how far it takes each number of an aggregate from the truth.
+//! The distribution of a task's noise, and error bounds of its aggregates.
 //!
-//! Each of the two aggregators adds to every number of its share a draw from the discrete Laplace distribution: `k` comes
-//! with a probability that is proportional to `exp(-|k| / scale)`. The scale is the sensitivity of the aggregate, which is
-//! by how much one report can change it (the sum of the changes of all numbers), divided by the task's epsilon. So one
-//! aggregator's noise alone makes the aggregate differentially private, whatever the other one does.
+//! Each aggregator adds a sample of the discrete Laplace distribution to every number of its share: `k` has a
+//! probability proportional to `exp(-|k| / scale)`. The scale is the sensitivity of the aggregate divided by the task's
+//! epsilon. The sensitivity is the largest change that one report can cause, summed over all numbers. The noise of one
+//! aggregator alone thus makes the aggregate differentially private, even if the other adds none.
 
 use super::VdafError;
 use crate::model::{Epsilon, VdafConfig};
 
-/// The largest scale is this small a part of the field: noise that wraps around, and could not be told from a large sum,
-/// is out of the question then (less than e^-63 for each number).
+/// Minimum ratio of the field size to the scale. With this margin, noise wraps around the field with a probability
+/// below e^-63 per number.
 const FIELD_MARGIN: f64 = 64.0;
 
-/// The noise of a task.
+/// The noise distribution of a task.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Noise {
     scale: f64,
 }
 
 impl Noise {
-    /// The noise that makes an aggregate private with this epsilon. Refuses a VDAF that gets no noise, and more noise
-    /// than fits into the VDAF's field.
+    /// Creates the distribution for an epsilon. Fails if the VDAF does not support noise, or if the noise does not fit
+    /// in the VDAF's field.
     pub fn new(vdaf: &VdafConfig, epsilon: Epsilon) -> Result<Self, VdafError> {
         let why = "noise is for Prio3Histogram, Prio3SumVec and Prio3SumVecField64MultiproofHmacSha256Aes128";
         let (sensitivity, field_bits) = sensitivity(vdaf).ok_or_else(|| VdafError(why.to_owned()))?;
@@ -32,20 +32,19 @@ impl Noise {
         Ok(Self { scale })
     }
 
-    /// The scale of each aggregator's noise.
+    /// The scale of one aggregator's noise.
     pub fn scale(&self) -> f64 {
         self.scale
     }
 
-    /// The standard deviation of each number of an aggregate from the truth, with the noise of both aggregators.
+    /// The standard deviation of each number of an aggregate, with the noise of both aggregators.
     pub fn standard_deviation(&self) -> f64 {
-        // One draw has the variance 2q / (1 - q)^2.
+        // One sample has the variance 2q / (1 - q)^2.
         let (q, rest) = self.decay();
         2.0 * q.sqrt() / rest
     }
 
-    /// A number of an aggregate is no further than this from the truth in 95 of 100 cases, with the noise of both
-    /// aggregators.
+    /// The error bound of each number of an aggregate with 95 % confidence, with the noise of both aggregators.
     pub fn confidence_bound(&self) -> f64 {
         let mut high = 1.0;
         while self.tail_probability(high) > 0.05 {
@@ -55,7 +54,7 @@ impl Noise {
         if self.tail_probability(low) <= 0.05 {
             return 0.0;
         }
-        // Beyond `low` there is too much, beyond `high` there is not.
+        // Invariant: the tail beyond `low` is too large, the tail beyond `high` is not.
         while high - low > 1.0 {
             let middle = ((low + high) / 2.0).floor();
             if middle <= low || middle >= high {
@@ -70,9 +69,9 @@ impl Noise {
         high
     }
 
-    /// How probable it is that the sum of two draws is further from zero than a whole number.
+    /// Probability that the sum of two samples exceeds a whole number in absolute value.
     fn tail_probability(&self, bound: f64) -> f64 {
-        // The sum is n with probability ((1-q)/(1+q))^2 q^|n| (|n| + (1+q^2)/(1-q^2)); this is the sum of it over both tails.
+        // The sum is n with probability ((1-q)/(1+q))^2 q^|n| (|n| + (1+q^2)/(1-q^2)); this adds both tails.
         let (q, rest) = self.decay();
         let first = bound + 1.0;
         let middle = (1.0 + q * q) / (rest * (1.0 + q));
@@ -80,20 +79,21 @@ impl Noise {
         2.0 * (rest / (1.0 + q)).powi(2) * tail
     }
 
-    /// By which factor a value of a draw is less probable than the one before it, and what that lacks to one.
+    /// The ratio q of successive probabilities, and 1 - q.
     fn decay(&self) -> (f64, f64) {
         let rest = -(-1.0 / self.scale).exp_m1();
         ((-1.0 / self.scale).exp(), rest)
     }
 }
 
-/// By how much one report more, less or other can change an aggregate, as the sum over its numbers, and how many bits the
-/// field has that they are in; `None` if there is no noise for the VDAF.
+/// The sensitivity of an aggregate and the number of bits of its field; `None` if the VDAF does not support noise.
+///
+/// The sensitivity is the largest change by one added, removed or replaced report, summed over all numbers.
 fn sensitivity(vdaf: &VdafConfig) -> Option<(f64, i32)> {
-    // A vector may go from all zeros to all of the largest that so many bits can say, or back.
+    // A vector may change from all zeros to all maxima of this many bits, or back.
     let vector = |bits: usize, length: usize| (2_f64.powi(bits as i32) - 1.0) * length as f64;
     match *vdaf {
-        // One bin may lose a report, and another one gain it.
+        // One bucket may lose a report while another gains one.
         VdafConfig::Prio3Histogram { .. } => Some((2.0, 128)),
         VdafConfig::Prio3SumVec { max, length, .. } => Some((vector(max.bit_length(), length), 128)),
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, .. } => {
@@ -113,7 +113,7 @@ mod tests {
         Noise::new(&vdaf, epsilon.parse().unwrap()).unwrap()
     }
 
-    /// The probabilities of -n..=n of one draw, and of their sum with another.
+    /// Probabilities of -n..=n for one sample, and for the sum of two.
     fn by_hand(noise: Noise, n: i32) -> (Vec<f64>, Vec<f64>) {
         let (q, _) = noise.decay();
         let one: Vec<f64> = (-n..=n).map(|k| (1.0 - q) / (1.0 + q) * q.powi(k.abs())).collect();
@@ -147,7 +147,7 @@ mod tests {
                 "{epsilon}: {bound}"
             );
         }
-        // Where the steps from one number to the next do not matter, it is the sum of two of Laplace's own.
+        // For a large scale the distribution approaches the sum of two continuous Laplace variables.
         let noise = histogram("0.000000001");
         assert!((noise.standard_deviation() / (2.0 * noise.scale()) - 1.0).abs() < 1e-6);
         let share = noise.confidence_bound() / noise.scale();
@@ -160,7 +160,7 @@ mod tests {
         let scale = |vdaf| Noise::new(&vdaf, one).map(|noise| noise.scale());
         let vector = |max| VdafConfig::Prio3SumVec { max, length: 3, chunk_length: 2 };
         assert_eq!(scale(vector(MaxMeasurement::of_bits(4))), Ok(45.0));
-        // All numbers of as many bits: what the VDAF's own proof says of them.
+        // The bound is that of all numbers with as many bits, which is what the proof verifies.
         assert_eq!(scale(vector(MaxMeasurement(9))), Ok(45.0));
         assert_eq!(scale(VdafConfig::Prio3Histogram { length: 100, chunk_length: 2 }), Ok(2.0));
         for without in [VdafConfig::Prio3Count, VdafConfig::Prio3Sum { max: MaxMeasurement(3) }] {
@@ -180,7 +180,7 @@ mod tests {
         assert!(Noise::new(&narrow, "0.00001".parse().unwrap()).unwrap_err().0.contains("too small"));
         let least = Epsilon::new(1, u128::MAX).unwrap();
         assert!(Noise::new(&VdafConfig::Prio3Histogram { length: 4, chunk_length: 2 }, least).is_err());
-        // However little noise.
+        // Negligible noise.
         assert_eq!(histogram("1000000").confidence_bound(), 0.0);
     }
 }

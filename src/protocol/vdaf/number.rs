@@ -1,13 +1,13 @@
-//! 128-bit numbers in JSON and the like.
+//! 128-bit numbers in JSON.
 //!
-//! Few parsers read numbers above 2^64, and serde's untagged enums read no `u128` at all. So numbers that do not fit
-//! into 64 bits are written as decimal text, and both forms are read.
+//! Few JSON parsers support numbers above 2^64, and serde's untagged enums do not support `u128`. Numbers that do not
+//! fit in 64 bits are therefore written as decimal text. Both forms are accepted.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A number by itself.
+/// A non-negative number of up to 128 bits.
 pub struct JsonU128(pub u128);
 
 impl Serialize for JsonU128 {
@@ -72,11 +72,11 @@ pub mod many {
     }
 }
 
-/// For `#[serde(with)]` on a vector of numbers that may be below zero.
+/// For `#[serde(with)]` on a vector of signed numbers.
 pub mod signed {
     use super::*;
 
-    /// A number by itself.
+    /// A signed number of up to 128 bits.
     struct Signed(i128);
 
     impl Serialize for Signed {

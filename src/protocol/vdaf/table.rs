@@ -1,53 +1,52 @@
-//! The VDAFs that a task can ask for: their names, and the limits of their parameters and measurements.
+//! Supported VDAFs: their names, and the limits of their parameters and measurements.
 //!
-//! Nothing here depends on a VDAF draft, and what only one draft refuses is in that draft's file. All other limits are
-//! checked here, before `prio` sees a number, because it trusts its callers with some of them: a histogram index past
-//! the end, for one, makes `prio` panic.
+//! The limits here apply to all VDAF drafts; limits of one draft are in its module. They are checked before `prio` sees
+//! a value, because `prio` trusts its callers: it panics, for example, on a histogram index past the end.
 
 use super::{Measurement, VdafError};
 use crate::model::{MaxMeasurement, VdafConfig};
 
-/// The most field elements that a report's measurement and proofs may have together. At 16 bytes each that is a
-/// leader's share of 64 MiB.
+/// Maximum number of field elements in a report's measurement and proofs. At 16 bytes each, that is a leader share of
+/// 64 MiB.
 pub const MAX_ELEMENTS: usize = 1 << 22;
 
-/// The most gadget calls of a proof. The proof's polynomials have up to four times as many coefficients, and `prio`
-/// transforms no more than 2^20.
+/// Maximum number of gadget calls of a proof. The proof's polynomials have up to four times as many coefficients, and
+/// `prio` supports transforms of up to 2^20.
 pub const MAX_GADGET_CALLS: usize = (1 << 19) - 1;
 
-/// The most bits of a number that is summed in the 128-bit field: half the field's, so that no sum of up to 2^63
-/// reports wraps around.
+/// Maximum number of bits of a summand in the 128-bit field: half of the field, so that a sum of 2^63 reports does not
+/// wrap around.
 pub const MAX_BITS: usize = 64;
 
-/// The most bits of a number that is summed in the 64-bit field: half the field's, so that no sum of up to 2^31
-/// reports wraps around.
+/// Maximum number of bits of a summand in the 64-bit field: half of the field, so that a sum of 2^31 reports does not
+/// wrap around.
 pub const MAX_BITS_FIELD64: usize = 32;
 
-/// The fewest proofs that are sound enough over the 64-bit field.
+/// Minimum number of proofs for sufficient soundness over the 64-bit field.
 pub const MIN_PROOFS_FIELD64: u8 = 2;
 
-/// The number of proofs that is taken when none is given: what the test vectors of VDAF-08 use.
+/// Default number of proofs, as in the test vectors of VDAF-08.
 pub const DEFAULT_PROOFS_FIELD64: u8 = 3;
 
-/// Parameters as a person gives them. Those that the VDAF does not have must be absent.
+/// Parameters of a VDAF as entered by a user. Parameters that the VDAF does not have must be absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VdafParameters {
-    /// Bits of each number: the largest one has all of them set.
+    /// Bits of each number; the largest number has all of them set.
     pub bits: Option<usize>,
-    /// The largest number, in place of `bits`.
+    /// The largest number, an alternative to `bits`.
     pub max_measurement: Option<u64>,
-    /// Numbers or flags in each vector, bins of the histogram.
+    /// Length of each vector, or number of histogram buckets.
     pub length: Option<usize>,
-    /// How many flags may be set at once.
+    /// Maximum number of set flags.
     pub max_weight: Option<usize>,
-    /// Size of the proof's gadget calls; a good one is picked if there is none.
+    /// Chunk length of the proof's gadget; the optimal one if absent.
     pub chunk_length: Option<usize>,
-    /// Number of proofs; [`DEFAULT_PROOFS_FIELD64`] if there is none.
+    /// Number of proofs; [`DEFAULT_PROOFS_FIELD64`] if absent.
     pub proofs: Option<u8>,
 }
 
 impl VdafParameters {
-    /// The names of those that are given.
+    /// Names of the parameters that are present.
     fn given(&self) -> Vec<&'static str> {
         let all = [
             ("bits", self.bits.is_some()),
@@ -61,27 +60,27 @@ impl VdafParameters {
     }
 }
 
-/// A VDAF and what it takes to configure it.
+/// A VDAF with its parameter names.
 pub struct VdafSpec {
-    /// The name in task files, which is also the protocol's.
+    /// Name in the protocol and in task files.
     pub name: &'static str,
-    /// A shorter name for the command line.
+    /// Short name for the command line.
     pub short: &'static str,
-    /// Parameters that must be given: of each group exactly one.
+    /// Required parameters: exactly one of each group.
     pub required: &'static [&'static [&'static str]],
-    /// Parameters that may be given.
+    /// Optional parameters.
     pub optional: &'static [&'static str],
-    /// Makes a configuration. What is required is there, what is neither required nor optional is absent.
+    /// Creates a configuration. Required parameters are present, unknown parameters are absent.
     make: fn(&VdafParameters) -> VdafConfig,
 }
 
-/// The largest number may be said in two ways.
+/// The largest number has two alternative parameters.
 const MAX: &[&str] = &["bits", "max_measurement"];
 const BITS: &[&str] = &["bits"];
 const LENGTH: &[&str] = &["length"];
 const MAX_WEIGHT: &[&str] = &["max_weight"];
 
-/// Every VDAF that there is.
+/// All supported VDAFs.
 pub static VDAFS: &[VdafSpec] = &[
     VdafSpec { name: "Prio3Count", short: "count", required: &[], optional: &[], make: |_| VdafConfig::Prio3Count },
     VdafSpec {
@@ -140,10 +139,10 @@ pub static VDAFS: &[VdafSpec] = &[
     },
 ];
 
-/// Makes a VDAF's configuration from its name, long or short in any case, and its parameters.
+/// Creates a VDAF configuration from a name and parameters. The name is long or short, in any case.
 ///
-/// A chunk length that is not given is picked with [`optimal_chunk_length`]. Errors name what is unknown, missing,
-/// not wanted or out of range.
+/// An absent chunk length becomes [`optimal_chunk_length`]. Errors name the parameter that is unknown, missing,
+/// unexpected or out of range.
 pub fn configure(name: &str, parameters: &VdafParameters) -> Result<VdafConfig, VdafError> {
     let row = VDAFS
         .iter()
@@ -170,7 +169,7 @@ pub fn configure(name: &str, parameters: &VdafParameters) -> Result<VdafConfig, 
     Ok(config)
 }
 
-/// Checks a configuration's parameters. Whatever passes can be given to [`preparer`](super::preparer).
+/// Validates the parameters of a configuration. [`preparer`](super::preparer) accepts every valid configuration.
 pub fn check(config: &VdafConfig) -> Result<(), VdafError> {
     match *config {
         VdafConfig::Prio3Count => Ok(()),
@@ -198,15 +197,15 @@ pub fn check(config: &VdafConfig) -> Result<(), VdafError> {
     }
 }
 
-/// The chunk length that makes proofs over `elements` field elements smallest; about the square root of `elements`.
+/// The chunk length that minimizes proofs over `elements` field elements; about the square root of `elements`.
 ///
-/// `elements` is `bits * length` for vectors of numbers, the number of bins for histograms, and the number of flags
-/// plus the bits of the greatest weight for flags. More proofs or another field do not change the choice.
+/// `elements` is `bits * length` for vectors of numbers, the number of buckets for histograms, and the number of flags
+/// plus the bits of the maximum weight for flags. The number of proofs and the field do not affect the choice.
 pub fn optimal_chunk_length(elements: usize) -> usize {
     prio16::vdaf::prio3::optimal_chunk_length(elements.min(MAX_ELEMENTS))
 }
 
-/// The bits of the largest number. There is at least one; zero also stands for bits that no number has.
+/// Number of bits of the largest number. Rejects zero, which also represents an invalid number of bits.
 fn check_max(max: MaxMeasurement) -> Result<usize, VdafError> {
     match max.bit_length() {
         bits @ 1..=MAX_BITS => Ok(bits),
@@ -214,7 +213,7 @@ fn check_max(max: MaxMeasurement) -> Result<usize, VdafError> {
     }
 }
 
-/// Checks that proofs over a measurement of `elements` field elements, which are at least one, stay within bounds.
+/// Checks the size of proofs over a measurement of `elements` field elements, at least one.
 fn check_proof(elements: usize, chunk_length: usize, proofs: usize) -> Result<(), VdafError> {
     in_range("the number of field elements of a measurement", elements, 1, MAX_ELEMENTS)?;
     in_range("chunk_length", chunk_length, 1, elements)?;
@@ -235,12 +234,12 @@ fn in_range(what: &str, value: usize, min: usize, max: usize) -> Result<(), Vdaf
     }
 }
 
-/// A required parameter, which [`configure`] has found to be there.
+/// A required parameter. [`configure`] has checked that it is present.
 fn given(parameter: Option<usize>) -> usize {
     parameter.unwrap_or_default()
 }
 
-/// The largest number, in whichever way it is said.
+/// The largest number, from either parameter.
 fn max(parameters: &VdafParameters) -> MaxMeasurement {
     let of_bits = || MaxMeasurement::of_bits(given(parameters.bits).try_into().unwrap_or(0));
     parameters.max_measurement.map_or_else(of_bits, MaxMeasurement)
@@ -250,12 +249,12 @@ fn chunk_length(parameters: &VdafParameters, elements: usize) -> usize {
     parameters.chunk_length.unwrap_or_else(|| optimal_chunk_length(elements))
 }
 
-/// How many bits it takes to write `number`.
+/// Number of bits that `number` needs.
 fn bits_of(number: usize) -> usize {
     (usize::BITS - number.leading_zeros()) as usize
 }
 
-/// Checks that a measurement is one of the VDAF's, without splitting it.
+/// Validates a measurement without sharding it.
 pub fn check_measurement(config: &VdafConfig, measurement: &Measurement) -> Result<(), VdafError> {
     match *config {
         VdafConfig::Prio3Count => flag(measurement).map(drop),
@@ -272,7 +271,7 @@ pub fn check_measurement(config: &VdafConfig, measurement: &Measurement) -> Resu
     }
 }
 
-/// The measurement as a flag; 0 and 1 are understood as well.
+/// The measurement as a flag. Accepts 0 and 1 as well.
 pub(super) fn flag(measurement: &Measurement) -> Result<bool, VdafError> {
     match measurement {
         Measurement::Flag(flag) => Ok(*flag),
@@ -325,7 +324,7 @@ mod tests {
     #[test]
     fn configures_every_vdaf_by_either_name() {
         for row in VDAFS {
-            // Of each group the first, and then of each group the last.
+            // The first parameter of each group, then the last.
             let first = |group: &[&'static str]| group[0];
             let last = |group: &[&'static str]| group[group.len() - 1];
             for pick in [first, last] {

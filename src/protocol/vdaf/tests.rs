@@ -1,4 +1,4 @@
-//! Whole measurements through every VDAF, and bytes that no honest peer sends.
+//! Round trips through every VDAF, and messages that no honest peer sends.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use crate::model::{MaxMeasurement, VdafConfig};
 
 const VERIFY_KEY: [u8; 32] = [7; 32];
 
-/// What VDAF-18 binds shares to; VDAF-08 has no such thing.
+/// Application context of VDAF-18; VDAF-08 ignores it.
 const CONTEXT: &[u8] = b"some application";
 
-/// A VDAF of a revision with measurements, their aggregate, and measurements that it must refuse.
+/// A VDAF with valid measurements, their aggregate, and invalid measurements.
 struct Case {
     revision: Revision,
     config: VdafConfig,
@@ -110,7 +110,7 @@ impl Case {
     }
 }
 
-/// One report, and both aggregators' part in it.
+/// One report with the shares of both aggregators.
 struct Report {
     vdaf: Arc<dyn Preparer>,
     id: ReportId,
@@ -148,7 +148,7 @@ fn aggregates_measurements() {
             let (helper, answer) = report.helper_answer(&message).unwrap();
             let leader = pending.finish(&answer).unwrap();
             vdaf.add(&mut sums[0], leader);
-            // Into a sum of its own first, as one bucket is merged into another.
+            // Merge a separate sum, as buckets are merged.
             let mut one = vdaf.zero();
             vdaf.add(&mut one, helper);
             vdaf.merge(&mut sums[1], &one);
@@ -209,7 +209,7 @@ fn leader_start_is_deterministic() {
     }
 }
 
-/// Each report has randomness of its own.
+/// Each report uses fresh randomness.
 #[test]
 fn sharding_is_randomized() {
     for case in cases() {
@@ -256,7 +256,7 @@ fn rejects_invalid_proofs() {
         let report = case.report();
         let (pending, message) = report.leader_start();
 
-        // The lowest byte of the first field element: still a field element.
+        // Changing the lowest byte of the first field element yields another valid element.
         let mut bad_message = message.clone();
         bad_message[5] ^= 1;
         assert_eq!(report.helper_answer(&bad_message).err(), Some(ReportError::VdafPrepError));
@@ -268,11 +268,11 @@ fn rejects_invalid_proofs() {
             Ok((_, from_bad_share)) => {
                 assert_eq!(report.helper_answer(&from_bad_share).err(), Some(ReportError::VdafPrepError));
             }
-            // The leader sees it by its joint randomness part.
+            // The leader detects it by its joint randomness part.
             Err(error) => assert_eq!(error, ReportError::VdafPrepError),
         }
 
-        // Counts have no joint randomness and thus nothing in the helper's message to get wrong.
+        // Counts have no joint randomness, so the helper's message has nothing to corrupt.
         let (_, mut answer) = report.helper_answer(&message).unwrap();
         if answer.len() > 5 {
             answer[5] ^= 1;
@@ -317,7 +317,7 @@ fn rejects_wrong_context() {
     }
 }
 
-/// Each byte string that differs from `bytes` in length only.
+/// Variants of `bytes` with a different length.
 fn other_lengths(bytes: &[u8]) -> Vec<Vec<u8>> {
     let longer = [bytes, &[0]].concat();
     let shorter = bytes.split_last().map(|(_, rest)| rest.to_vec());
@@ -344,7 +344,7 @@ fn rejects_shares_of_wrong_length() {
         for input in other_lengths(helper_share) {
             assert_eq!(helper(report.share(public_share, &input)), Err(ReportError::InvalidMessage));
         }
-        // Not a field element: all of them are below the modulus.
+        // Invalid field element: it exceeds the modulus.
         let mut input = leader_share.clone();
         input[..16].fill(0xff);
         assert_eq!(leader(report.share(public_share, &input)), Err(ReportError::InvalidMessage));
@@ -365,7 +365,7 @@ fn rejects_messages_of_another_kind_or_length() {
         for bad in other_lengths(&answer).into_iter().chain([message, [&[1], &answer[1..], &[0; 4]].concat()]) {
             assert_eq!(finish(&bad), Some(ReportError::InvalidMessage));
         }
-        // Consistent with itself, but with too long or too short a share in it.
+        // Consistent encodings whose share is too long or too short.
         for bad in [vec![0, 0, 0, 0, 0], vec![0, 0, 0, 0, 1, 9]] {
             assert_eq!(report.helper_answer(&bad).err(), Some(ReportError::VdafPrepError));
         }
@@ -406,7 +406,7 @@ fn json_round_trips_measurements_and_results() {
     assert_eq!(serde_json::to_string(&AggregateResult::Number(u64::MAX.into())).unwrap(), u64::MAX.to_string());
 }
 
-/// Random bytes, or honest ones with a few bytes changed.
+/// Random bytes, or honest bytes with a few changes.
 fn hostile(honest: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
     let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4);
     let changed = changes.prop_map(move |changes| {
@@ -422,7 +422,7 @@ fn hostile(honest: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![prop::collection::vec(any::<u8>(), 0..600), changed]
 }
 
-/// Nothing that a peer sends may make any step panic. What comes of it is known only for honest bytes.
+/// No input of a peer may cause a panic. Only honest bytes have a known result.
 #[test]
 fn hostile_bytes_never_panic() {
     for case in cases() {
@@ -446,7 +446,7 @@ fn hostile_bytes_never_panic() {
             let _ = vdaf.leader_start(verification, report.share(&public, &leader_share));
             let _ = vdaf.helper_answer(verification, report.share(&public, &helper), &first);
             let _ = vdaf.helper_answer(verification, report.share(&public_share, &helper), &message);
-            // What the helper accepts, an honest leader accepts.
+            // A message that the helper accepts, an honest leader accepts too.
             let shares = [(&public, &leader, &helper), (&public_share, &leader, &helper_share),
                 (&public, &leader_share, &helper_share)];
             for (public, leader, helper) in shares {

@@ -1,18 +1,18 @@
-//! A verification key that no report can have been made to fit (DAP-18, "VDAF Verification Key Requirements").
+//! Derivation of verification keys (DAP-18, "VDAF Verification Key Requirements").
 
 use hkdf::Hkdf;
 use sha2::Sha256;
 
 use crate::model::{Secret, TaskId};
 
-/// Derives the verification key of a task from a secret that leader and helper agreed on beforehand.
+/// Derives the verification key of a task from a secret that leader and helper share.
 ///
-/// With the task's id in it, and chosen before the first report, the key cannot be crafted to leak what a report
-/// measures. It is made with HKDF (RFC 5869); the draft leaves the hash open, and SHA-256 is our choice.
+/// The key depends on the task id and is fixed before the first report. It therefore cannot be crafted to leak
+/// measurements. Derivation uses HKDF (RFC 5869); the draft does not specify the hash, dapbox uses SHA-256.
 ///
 /// # Panics
 ///
-/// If `length` is more than the 8160 bytes that HKDF can give: [`Preparer`](super::Preparer) asks for 16 or 32.
+/// If `length` exceeds the 8160 bytes that HKDF can produce. [`Preparer`](super::Preparer) requires 16 or 32.
 pub fn derive_verify_key(seed: &Secret, task: &TaskId, length: usize) -> Secret {
     let mut key = vec![0; length];
     let hkdf = Hkdf::<Sha256>::new(Some(b"verify_key"), seed.expose());
@@ -24,7 +24,7 @@ pub fn derive_verify_key(seed: &Secret, task: &TaskId, length: usize) -> Secret 
 mod tests {
     use super::*;
 
-    /// What Python's `hmac` makes of RFC 5869, 40 bytes long.
+    /// Computed with Python's `hmac` module by RFC 5869, 40 bytes long.
     const EXPECTED: [u8; 40] = [
         0x55, 0x1c, 0xc9, 0x88, 0x5a, 0x5c, 0xb9, 0xef, 0x91, 0x9a, 0x8e, 0x23, 0x67, 0x76, 0x15, 0x7a, 0x24, 0x91,
         0xad, 0x99, 0x44, 0x46, 0x0c, 0x66, 0x0e, 0x45, 0xa4, 0x36, 0x5f, 0xfd, 0x81, 0x5b, 0x51, 0xf1, 0x15, 0x74,

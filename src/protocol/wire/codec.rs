@@ -1,74 +1,73 @@
-//! Reading and writing the presentation language of TLS (RFC 8446 section 3).
+//! A reader and a writer for the TLS presentation language (RFC 8446 section 3).
 //!
-//! All numbers are big-endian. A vector is preceded by its length in bytes.
+//! Numbers are big-endian. A length in bytes precedes each vector.
 
 use bytes::{Buf, Bytes};
 
-/// Why a vector is refused that has more items than its reader takes.
+/// Error text for a vector with too many items.
 const TOO_MANY_ITEMS: &str = "has more items than are accepted";
-/// Why a message is refused that has more bytes than its reader takes.
+/// Error text for a message with too many bytes.
 const TOO_MANY_BYTES: &str = "has more bytes than are accepted";
-/// Why an interval is refused that does not fit into the times that there are.
+/// Error text for an interval that ends after the last representable time.
 const OUT_OF_RANGE: &str = "is beyond the last representable time";
 
-/// Bytes that are not the message they should be.
+/// The bytes are not a valid message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {what}: {why}")]
 pub struct Malformed {
-    /// The structure or field that was being read.
+    /// The structure or field being read.
     pub what: &'static str,
-    /// What is wrong with it.
+    /// The problem with it.
     pub why: &'static str,
 }
 
 impl Malformed {
-    /// Says what is wrong with which structure or field.
+    /// Creates an error for a structure or field.
     pub const fn new(what: &'static str, why: &'static str) -> Self {
         Self { what, why }
     }
 
-    /// Says that `what` has more bytes than we take.
+    /// Creates an error for a message that exceeds the size limit.
     pub(super) const fn too_many_bytes(what: &'static str) -> Self {
         Self::new(what, TOO_MANY_BYTES)
     }
 
-    /// Says that `what`, an interval or a bound of one, is beyond the last representable time.
+    /// Creates an error for an interval, or a bound of one, after the last representable time.
     pub(super) const fn out_of_range(what: &'static str) -> Self {
         Self::new(what, OUT_OF_RANGE)
     }
 
-    /// Whether the message is well-formed as far as it was read, but has an interval that does not fit into the times that
-    /// there are.
+    /// Whether the message is well-formed so far, but has an interval after the last representable time.
     pub fn is_out_of_range(&self) -> bool {
         self.why == OUT_OF_RANGE
     }
 
-    /// Whether the message may be well-formed, but has more in it than we take.
+    /// Whether the message may be well-formed, but exceeds a limit on items or bytes.
     pub fn is_too_long(&self) -> bool {
         [TOO_MANY_ITEMS, TOO_MANY_BYTES].contains(&self.why)
     }
 }
 
-/// Takes a message apart from the front. Opaque fields are slices of the message, not copies.
+/// Reads a message from front to back. Opaque fields are slices of the message, not copies.
 ///
-/// Every method names the field that it reads, for the error.
+/// Every method takes the name of the field, for errors.
 #[derive(Debug, Clone)]
 pub struct Reader {
     rest: Bytes,
 }
 
 impl Reader {
-    /// Starts at the front of a message.
+    /// Creates a reader at the start of a message.
     pub fn new(message: Bytes) -> Self {
         Self { rest: message }
     }
 
-    /// Whether everything was read.
+    /// Whether the whole message was read.
     pub fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
-    /// Ends reading: whatever is left is too much.
+    /// Ends reading. Fails if bytes are left.
     pub fn finish(self, what: &'static str) -> Result<(), Malformed> {
         if self.is_empty() { Ok(()) } else { Err(Malformed::new(what, "has bytes after its end")) }
     }
@@ -139,8 +138,8 @@ impl Reader {
         Self::new(self.opaque32(what, min)?).items(what, max_items, item)
     }
 
-    /// Reads a vector of at most `max_items` items that is all of what is left, at least `min` bytes; each item is read
-    /// by `item`.
+    /// Reads the rest of the message as a vector of at most `max_items` items and at least `min` bytes; each item is
+    /// read by `item`.
     pub fn vector_to_end<T>(
         &mut self,
         what: &'static str,
@@ -151,7 +150,7 @@ impl Reader {
         Self::new(self.opaque(what, self.rest.len(), min)?).items(what, max_items, item)
     }
 
-    /// What `get` reads, with the bytes that it is read from.
+    /// Reads a value with `get`, and returns it with its encoding.
     pub fn with_bytes<T>(
         &mut self,
         get: impl FnOnce(&mut Self) -> Result<T, Malformed>,
@@ -172,7 +171,7 @@ impl Reader {
         Ok(self.rest.split_to(len))
     }
 
-    /// Reads items to the end. The vector grows with what was really read, never by what a peer claims.
+    /// Reads items up to the end. The vector grows with the items read, not with a length that the peer claims.
     fn items<T>(
         mut self,
         what: &'static str,
@@ -190,26 +189,27 @@ impl Reader {
     }
 }
 
-/// Puts a message together. Nothing can go wrong: what is written was bounded when it was made.
+/// Writes a message. Writing cannot fail, because all lengths are bounded in advance.
 ///
 /// # Panics
 ///
-/// If a vector is longer than its length prefix can say. Opaque fields of one-byte length are parameters of tasks,
-/// which are checked when a task is made, as are those of two bytes, unless they are keys, key encapsulations and
-/// extensions, whose sizes are set by their algorithms; those of four bytes are limited by memory and by the limits on
-/// bodies.
+/// If a vector is too long for its length prefix. Callers prevent that:
+///
+/// - Opaque fields with a one-byte or two-byte length are task parameters, validated when the task is created, or keys,
+///   encapsulated keys and extensions with a size fixed by their algorithm.
+/// - Fields with a four-byte length are bounded by memory and by the limits on message bodies.
 #[derive(Debug, Clone)]
 pub struct Writer {
     bytes: Vec<u8>,
 }
 
 impl Writer {
-    /// Starts an empty message of about `len` bytes.
+    /// Creates an empty message with a capacity of `len` bytes.
     pub fn with_capacity(len: usize) -> Self {
         Self { bytes: Vec::with_capacity(len) }
     }
 
-    /// The message.
+    /// The complete message.
     pub fn finish(self) -> Vec<u8> {
         self.bytes
     }
@@ -271,7 +271,7 @@ impl Writer {
         self.bytes[start - 4..start].copy_from_slice(&len.to_be_bytes());
     }
 
-    /// Leaves room for a length, writes the content, and returns where it starts.
+    /// Reserves space for a length, writes the content, and returns its start.
     fn reserve<const LENGTH: usize>(&mut self, content: impl FnOnce(&mut Self)) -> usize {
         self.fixed(&[0; LENGTH]);
         let start = self.bytes.len();

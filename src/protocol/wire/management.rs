@@ -1,7 +1,7 @@
-//! The JSON of the management API, through which control planes set tasks up. It speaks of DAP-09 only.
+//! JSON bodies of the management API, which control planes use to provision tasks. The API supports DAP-09 only.
 //!
-//! Unknown members are ignored, because deployed control planes add members over time. The caller of a reader is given
-//! their names. Missing and malformed members are errors.
+//! Unknown members are ignored, because deployed control planes add members over time; readers report their names to
+//! the caller. Missing and malformed members are errors.
 
 mod new_task;
 mod peers;
@@ -19,10 +19,10 @@ use crate::model::{
 pub use new_task::NewTask;
 pub use peers::{PeerResponse, read_peer, read_peer_name};
 
-/// The media type of everything that is sent and answered, compared to the letter.
+/// The media type of requests and responses, compared byte for byte.
 pub const MEDIA_TYPE: &str = "application/vnd.janus.aggregator+json;version=0.1";
 
-/// What we are and can do.
+/// Capabilities of the aggregator.
 #[derive(Debug, Serialize)]
 pub struct Configuration<'a> {
     protocol: &'static str,
@@ -36,7 +36,7 @@ pub struct Configuration<'a> {
 }
 
 impl<'a> Configuration<'a> {
-    /// Ours, with our base URL and release.
+    /// The capabilities of this release, with the base URL of the aggregator.
     pub fn ours(dap_url: &'a str, software_version: &'a str) -> Self {
         Self {
             protocol: "DAP-09",
@@ -57,7 +57,7 @@ impl<'a> Configuration<'a> {
     }
 }
 
-/// A task as it is asked for.
+/// A request to create a task.
 #[derive(Deserialize)]
 struct TaskRequestJson {
     peer_aggregator_endpoint: String,
@@ -77,7 +77,7 @@ struct TaskRequestJson {
     collector_auth_token_hash: Option<TokenHashJson>,
 }
 
-/// A task as it is shown: the same, but for the hash of the collector's token.
+/// A task in a response. Omits the hash of the collector's token.
 #[derive(Serialize)]
 pub struct TaskResponse<'a> {
     task_id: TaskId,
@@ -159,7 +159,7 @@ enum TokenType {
     Bearer,
 }
 
-// Not enums with a tag: serde reads those from a copy, and their unknown members would not be noticed.
+// These are not tagged enums, because serde buffers those and would not report their unknown members.
 
 #[derive(Serialize, Deserialize)]
 struct TokenJson {
@@ -174,15 +174,16 @@ struct TokenHashJson {
     hash: TokenHash,
 }
 
-/// The names of HPKE's algorithms here, with their numbers (RFC 9180 section 7).
+/// Names of HPKE algorithms in this API, with their identifiers (RFC 9180 section 7).
 const KEMS: [(&str, u16); 2] = [("X25519HkdfSha256", 0x20), ("P256HkdfSha256", 0x10)];
 const KDFS: [(&str, u16); 3] = [("HkdfSha256", 1), ("HkdfSha384", 2), ("HkdfSha512", 3)];
 const AEADS: [(&str, u16); 3] = [("Aes128Gcm", 1), ("Aes256Gcm", 2), ("ChaCha20Poly1305", 3)];
 
-/// Is given the path of each unknown member of a body, as in `vdaf.dp_strategy.note`: without the names of variants.
+/// Receives the path of each unknown member of a body, such as `vdaf.dp_strategy.note`. Paths omit the names of enum
+/// variants.
 pub type OnUnknownMember<'a> = dyn FnMut(&str) + 'a;
 
-/// Reads a task that is asked for. An error says what is wrong with it.
+/// Parses a request to create a task.
 pub fn read_task(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<NewTask, String> {
     let request: TaskRequestJson = read(body, ignored)?;
     let (vdaf, noise) = request.vdaf.config()?;
@@ -204,21 +205,21 @@ pub fn read_task(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<NewTa
     })
 }
 
-/// Reads a change of a task: its end, if that is to change.
+/// Parses a request to update a task: its new end, if present.
 pub fn read_change(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<Option<Option<Time>>, String> {
     #[derive(Deserialize)]
     struct Change {
         #[serde(default, deserialize_with = "there")]
         task_expiration: Option<Option<Time>>,
     }
-    /// What is there is there, `null` too.
+    /// Distinguishes `null` from an absent member.
     fn there<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Time>>, D::Error> {
         Option::deserialize(deserializer).map(Some)
     }
     Ok(read::<Change>(body, ignored)?.task_expiration)
 }
 
-/// Algorithms that a new key should have, as far as they are asked for: their numbers.
+/// The algorithms requested for a new key; `None` where the request leaves the choice open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RequestedAlgorithms {
     /// Key encapsulation mechanism.
@@ -229,7 +230,7 @@ pub struct RequestedAlgorithms {
     pub aead_id: Option<u16>,
 }
 
-/// Reads a request for a new key. Nothing is as good as no wishes.
+/// Parses a request for a new key. An empty body requests no particular algorithms.
 pub fn read_new_key(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<RequestedAlgorithms, String> {
     #[derive(Deserialize)]
     struct NewKey {
@@ -252,7 +253,7 @@ pub fn read_new_key(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<Re
     })
 }
 
-/// Reads a change of a key.
+/// Parses a request to change the state of a key.
 pub fn read_key_change(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<KeyState, String> {
     #[derive(Deserialize)]
     struct Change {
@@ -261,7 +262,7 @@ pub fn read_key_change(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result
     Ok(read::<Change>(body, ignored)?.state)
 }
 
-/// One of our keys.
+/// An HPKE key in a response.
 #[derive(Serialize)]
 pub struct KeyResponse {
     config: HpkeConfigJson,
@@ -269,36 +270,36 @@ pub struct KeyResponse {
 }
 
 impl KeyResponse {
-    /// `None` if its algorithms have no names here: X-Wing's have none.
+    /// Returns `None` if the API has no name for an algorithm of the key, such as X-Wing.
     pub fn of(config: &HpkeConfig, state: KeyState) -> Option<Self> {
         Some(Self { config: HpkeConfigJson::of(config)?, state })
     }
 }
 
-/// The ids of tasks, and where to go on; nowhere after an empty list.
+/// One page of task ids. An empty page has no pagination token.
 #[derive(Serialize)]
 pub struct TaskIds {
-    /// The tasks.
+    /// Ids of the tasks.
     pub task_ids: Vec<TaskId>,
-    /// The last of them.
+    /// The last id of the page.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pagination_token: Option<TaskId>,
 }
 
-/// What is told of a task beside its parameters.
+/// Data about a task in addition to its parameters.
 pub struct TaskMetadata<'a> {
-    /// The end in force.
+    /// The current end of the task.
     pub end: Option<Time>,
-    /// How far ahead of our clock the time of a report may be.
+    /// Tolerated clock skew of report times.
     pub skew: Duration,
-    /// Our keys.
+    /// HPKE configurations of the aggregator.
     pub keys: &'a [HpkeConfig],
-    /// The token that the leader is to present to us, when we have just been made its helper.
+    /// The token for the leader, right after the task was created with this aggregator as helper.
     pub token: Option<&'a Secret>,
 }
 
 impl<'a> TaskResponse<'a> {
-    /// `None` if the API has no words for the task.
+    /// Returns `None` if the API cannot express the task.
     pub fn of(task: &'a Task, metadata: &TaskMetadata<'_>) -> Option<Self> {
         let (role, peer) = match task.role() {
             Role::Leader => (AggregatorRole::Leader, &task.public.helper_url),
@@ -326,7 +327,7 @@ impl<'a> TaskResponse<'a> {
 }
 
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8], ignored: &mut OnUnknownMember<'_>) -> Result<T, String> {
-    // Members in a list without their names would be read, too.
+    // serde would also accept an array of members without names.
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err("the body cannot be read: it must be a JSON object".to_owned());
     }
@@ -337,12 +338,12 @@ fn read<'a, T: Deserialize<'a>>(body: &'a [u8], ignored: &mut OnUnknownMember<'_
     json.end().map(|()| message).map_err(failed)
 }
 
-/// The base URL of an aggregator.
+/// Parses the base URL of an aggregator.
 fn base_url(member: &str, text: &str) -> Result<String, String> {
     text.parse().map(BaseUrl::into_string).map_err(|why: BaseUrlError| format!("{member}: {why}"))
 }
 
-/// A token that can be sent (RFC 6750 section 2.1).
+/// Parses a token (RFC 6750 section 2.1).
 fn token(text: String) -> Result<Secret, String> {
     Secret::token(&text).map_err(|why| format!("aggregator_auth_token: {why}"))
 }
@@ -377,7 +378,7 @@ impl QueryType {
 }
 
 impl Vdaf {
-    /// `None` if the API has no name for it.
+    /// Returns `None` if the API has no name for the VDAF.
     fn of(config: &VdafConfig, noise: Option<Epsilon>) -> Option<Self> {
         let dp_strategy = Strategy::of(noise);
         let bits = |max: MaxMeasurement| max.bits().and_then(|bits| u32::try_from(bits).ok());
@@ -420,7 +421,7 @@ impl Vdaf {
 }
 
 impl HpkeConfigJson {
-    /// `None` if an algorithm has no name here.
+    /// Returns `None` if the API has no name for an algorithm.
     fn of(config: &HpkeConfig) -> Option<Self> {
         Some(Self {
             id: config.id,

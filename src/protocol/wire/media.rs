@@ -1,11 +1,11 @@
-//! Media types of HTTP bodies (RFC 9110 section 8.3.1).
+//! Comparison of media types (RFC 9110 section 8.3.1).
 
 use std::borrow::Cow;
 
-/// Whether a `Content-Type` says that the body is of the type that is `wanted`.
+/// Whether a `Content-Type` value is the `wanted` media type.
 ///
-/// Type, subtype and names of parameters are the same in any case; there may be spaces around a semicolon, and quotes
-/// around a value. Every parameter of `wanted` must be there, and nowhere with another value; others are ignored.
+/// Type, subtype and parameter names are compared without case. Spaces around semicolons and quotes around values are
+/// allowed. Every parameter of `wanted` must be present, with no other value; further parameters are ignored.
 pub fn matches(found: &str, wanted: &str) -> bool {
     let (found_type, found) = parts(found);
     let (wanted_type, wanted) = parts(wanted);
@@ -16,7 +16,7 @@ pub fn matches(found: &str, wanted: &str) -> bool {
         })
 }
 
-/// The type with its subtype, and the parameters. What is not a parameter is passed over.
+/// The type with its subtype, and the parameters. Skips malformed parameters.
 fn parts(text: &str) -> (&str, Vec<(&str, Cow<'_, str>)>) {
     let mut pieces = split(text).into_iter();
     let essence = pieces.next().unwrap_or_default();
@@ -24,7 +24,7 @@ fn parts(text: &str) -> (&str, Vec<(&str, Cow<'_, str>)>) {
     (essence, parameters.collect())
 }
 
-/// What is between semicolons that are not in quotes, without spaces around.
+/// Splits at semicolons outside quotes, and trims spaces.
 fn split(text: &str) -> Vec<&str> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     let mut pieces = Vec::new();
@@ -49,7 +49,7 @@ fn trim(piece: &str) -> &str {
     piece.trim_matches([' ', '\t'])
 }
 
-/// A value without its quotes and backslashes (RFC 9110 section 5.6.4), if it has any.
+/// Removes quotes and escapes from a value (RFC 9110 section 5.6.4).
 fn unquoted(value: &str) -> Cow<'_, str> {
     let Some(inner) = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
         return value.into();

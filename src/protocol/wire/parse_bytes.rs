@@ -1,4 +1,4 @@
-//! Bytes as people paste them: ids, keys and hashes.
+//! Parsing of ids, keys and hashes that users paste.
 
 use base64::{
     Engine,
@@ -6,14 +6,14 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 
-/// Base64url with padding or without.
+/// Base64url with optional padding.
 const BASE64URL: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// Bytes that were written as base64url or in hexadecimal, of one of these lengths. The length tells which it is: none of
-/// those that ids and keys have can be both. An error does not repeat what was given, which may be a secret.
+/// Parses bytes in base64url or hexadecimal, of one of the given lengths. The length determines the encoding: none of
+/// the lengths of ids and keys is ambiguous. Errors do not show the input, which may be secret.
 pub fn parse(text: &str, lengths: &[usize]) -> Result<Vec<u8>, String> {
     let text = text.trim();
     let fits = |bytes: &Vec<u8>| lengths.contains(&bytes.len());
@@ -47,7 +47,7 @@ mod tests {
         for text in [id.to_string(), format!("{id}="), hex.clone(), hex.to_uppercase(), format!(" {id}\n")] {
             assert_eq!(parse(&text, &[32]).as_deref(), Ok(id.as_bytes().as_slice()), "{text}");
         }
-        // 32 digits: 16 bytes, or 24 in base64url.
+        // 32 digits: 16 bytes in hexadecimal, or 24 in base64url.
         assert_eq!(parse(&"ab".repeat(16), &[16, 32]), Ok(vec![0xab; 16]));
         assert_eq!(parse(&"ab".repeat(32), &[16, 32]), Ok(vec![0xab; 32]));
         for wrong in ["", "ab", &id.to_string()[1..], &hex[1..], &format!("{}zz", &hex[2..])] {

@@ -1,4 +1,4 @@
-//! Problem documents (RFC 9457): what a peer is told when its request fails, and what we make of what a peer tells us.
+//! Problem documents (RFC 9457): encoding for responses, and lenient decoding of a peer's documents.
 
 use std::fmt;
 
@@ -10,56 +10,56 @@ use crate::model::{AggregationJobId, CollectionJobId, TaskId};
 /// The media type of problem documents.
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
-/// What the types of the protocol's problems begin with (DAP-09 section 3.2).
+/// Prefix of the protocol's problem types (DAP-09 section 3.2).
 const URN_PREFIX: &str = "urn:ietf:params:ppm:dap:error:";
 
-/// The longest document of a peer that is looked into, in bytes.
+/// Maximum length of a parsed document in bytes; longer ones are ignored.
 const MAX_DOCUMENT: usize = 64 * 1024;
-/// What somebody who comes while we are busy is told, in seconds: no job takes longer.
+/// `Retry-After` of a busy aggregator in seconds. No job takes longer.
 const BUSY_RETRY_AFTER: u64 = 2;
-/// How much of a peer's text is kept, in characters.
+/// Maximum length of a peer's text in characters; the rest is cut.
 const MAX_TEXT: usize = 500;
 
-/// What kind of problem it is (DAP-09 section 3.2).
+/// The type of a problem (DAP-09 section 3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProblemType {
-    /// A message does not decode, or is invalid in another way.
+    /// A message is malformed or otherwise invalid.
     InvalidMessage,
-    /// The task is not known here.
+    /// The task is unknown.
     UnrecognizedTask,
-    /// The aggregation job is not known here.
+    /// The aggregation job is unknown.
     UnrecognizedAggregationJob,
-    /// A report is sealed to a key that is not known here, or not any more.
+    /// A report is sealed to an unknown or expired key.
     OutdatedConfig,
-    /// A report is not accepted.
+    /// A report is rejected.
     ReportRejected,
     /// A report's time is too far in the future.
     ReportTooEarly,
-    /// The bounds of a batch are not what they should be.
+    /// The bounds of a batch are invalid.
     BatchInvalid,
-    /// A batch has too few reports, or too many.
+    /// A batch has too few or too many reports.
     InvalidBatchSize,
-    /// A batch was queried as often as it may be.
+    /// The query limit of a batch is reached.
     BatchQueriedTooManyTimes,
-    /// Leader and helper did not aggregate the same reports.
+    /// Leader and helper aggregated different reports.
     BatchMismatch,
-    /// The request does not show that its sender may make it.
+    /// The credentials are missing or wrong.
     UnauthorizedRequest,
-    /// Configurations were asked for without saying for which task.
+    /// A request for HPKE configurations lacks the task id.
     MissingTaskId,
     /// Leader and helper are at different steps of an aggregation job.
     StepMismatch,
-    /// Reports of the batch were collected in another batch already.
+    /// Reports of the batch were already collected in another batch.
     BatchOverlap,
-    /// The aggregation parameter is not one of the task's VDAF.
+    /// The aggregation parameter is invalid for the task's VDAF.
     InvalidAggregationParameter,
-    /// A list of extensions has one that is not known here.
+    /// An extension is unknown.
     UnsupportedExtension,
-    /// A list of extensions is out of order, or one of them is not what it should be.
+    /// Extensions are unsorted or malformed.
     InvalidExtension,
-    /// A task that a request sets up is not taken (draft-wang-ppm-dap-taskprov-06).
+    /// The advertised task is rejected (draft-wang-ppm-dap-taskprov-06).
     InvalidTask,
-    /// Any other problem: all that is said of it is its HTTP status. The protocol's own names may not be used then.
+    /// Any other problem, identified by its HTTP status. The protocol forbids its own type names for these.
     HttpStatus(u16),
 }
 
@@ -86,7 +86,7 @@ impl ProblemType {
         Self::InvalidTask,
     ];
 
-    /// The protocol's name of the type; `None` for problems that the protocol does not define.
+    /// The protocol's name of the type; `None` for types that the protocol does not define.
     pub fn name(self) -> Option<&'static str> {
         Some(match self {
             Self::InvalidMessage => "invalidMessage",
@@ -116,13 +116,13 @@ impl ProblemType {
         self.name().map_or_else(|| "about:blank".to_owned(), |token| format!("{URN_PREFIX}{token}"))
     }
 
-    /// The type that a `type` member names, if the protocol defines it.
+    /// Finds the type with this `type` member, if the protocol defines it.
     pub fn from_urn(urn: &str) -> Option<Self> {
         let token = urn.strip_prefix(URN_PREFIX)?;
         Self::DEFINED.into_iter().find(|kind| kind.name() == Some(token))
     }
 
-    /// The `title` member of the document: the type in words, or the usual words for the HTTP status.
+    /// The `title` member of the document: a description of the type, or the phrase of the HTTP status.
     pub fn title(self) -> &'static str {
         match self {
             Self::InvalidMessage => "The message is malformed or invalid.",
@@ -147,10 +147,10 @@ impl ProblemType {
         }
     }
 
-    /// The HTTP status that the problem is sent with.
+    /// The HTTP status of a response with this problem.
     ///
-    /// Where the protocol says "abort" this is 400 (section 3.2). It leaves authentication open: 403, as deployed peers
-    /// answer.
+    /// The protocol's "abort" is 400 (section 3.2). The protocol leaves authentication open; dapbox responds with 403,
+    /// as deployed peers do.
     pub fn status(self) -> u16 {
         match self {
             Self::UnauthorizedRequest => 403,
@@ -166,29 +166,29 @@ impl fmt::Display for ProblemType {
     }
 }
 
-/// A problem: its document, its HTTP status, and when to try again.
+/// A problem: its document, its HTTP status, and when to retry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// What kind of problem it is.
+    /// The type of the problem.
     pub kind: ProblemType,
     /// The HTTP status.
     pub status: u16,
-    /// What went wrong this time, for people; may be empty.
+    /// Human-readable description of this occurrence; may be empty.
     pub detail: String,
-    /// The task, if it is known.
+    /// The task, if known.
     pub task_id: Option<TaskId>,
-    /// The aggregation job, if the problem is about one.
+    /// The aggregation job, if any.
     pub aggregation_job_id: Option<AggregationJobId>,
-    /// The collection job, if the problem is about one.
+    /// The collection job, if any.
     pub collection_job_id: Option<CollectionJobId>,
-    /// The numbers of the extensions that are not known, if the problem is about such.
+    /// Numbers of the unknown extensions, if any.
     pub unsupported_extensions: Vec<u16>,
-    /// After how many seconds to try again: the `Retry-After` header, which is not part of the document.
+    /// Delay before a retry in seconds: the `Retry-After` header, not part of the document.
     pub retry_after: Option<u64>,
 }
 
 impl Problem {
-    /// A problem with the status of its kind.
+    /// Creates a problem with the status of its type.
     pub fn new(kind: ProblemType) -> Self {
         Self {
             kind,
@@ -202,50 +202,50 @@ impl Problem {
         }
     }
 
-    /// A problem that the protocol does not define, by its HTTP status.
+    /// Creates a problem that the protocol does not define, from an HTTP status.
     pub fn from_status(status: u16) -> Self {
         Self::new(ProblemType::HttpStatus(status))
     }
 
-    /// We have too much to do: try again in a moment.
+    /// The aggregator is overloaded: retry shortly.
     pub fn busy() -> Self {
         Self::from_status(503).with_detail("the aggregator is busy").with_retry_after(BUSY_RETRY_AFTER)
     }
 
-    /// Says what went wrong this time.
+    /// Sets the description.
     pub fn with_detail(self, detail: impl Into<String>) -> Self {
         Self { detail: detail.into(), ..self }
     }
 
-    /// Names the task, which the protocol asks for wherever it is known.
+    /// Sets the task, which the protocol requires if it is known.
     ///
-    /// Do so for every request whose path or query names one, also with [`ProblemType::HttpStatus`]: the JavaScript client
-    /// of DAP-09 cannot read a document without `taskid` and then reports nothing but its own confusion.
+    /// Set it for every request whose path or query names a task, also with [`ProblemType::HttpStatus`]: the JavaScript
+    /// client of DAP-09 fails to parse a document without `taskid`.
     pub fn with_task(self, task: TaskId) -> Self {
         Self { task_id: Some(task), ..self }
     }
 
-    /// Names the aggregation job.
+    /// Sets the aggregation job.
     pub fn with_aggregation_job(self, job: AggregationJobId) -> Self {
         Self { aggregation_job_id: Some(job), ..self }
     }
 
-    /// Names the collection job.
+    /// Sets the collection job.
     pub fn with_collection_job(self, job: CollectionJobId) -> Self {
         Self { collection_job_id: Some(job), ..self }
     }
 
-    /// Names the extensions that are not known, by their numbers (DAP-18 section 4.4.2).
+    /// Sets the numbers of the unknown extensions (DAP-18 section 4.4.2).
     pub fn with_unsupported_extensions(self, numbers: impl IntoIterator<Item = u16>) -> Self {
         Self { unsupported_extensions: numbers.into_iter().collect(), ..self }
     }
 
-    /// Says after how many seconds to try again.
+    /// Sets the delay before a retry, in seconds.
     pub fn with_retry_after(self, seconds: u64) -> Self {
         Self { retry_after: Some(seconds), ..self }
     }
 
-    /// The problem's document.
+    /// Encodes the document.
     pub fn to_json(&self) -> String {
         let mut document = Map::new();
         let mut member = |name: &str, value: Value| document.insert(name.to_owned(), value);
@@ -270,11 +270,11 @@ impl Problem {
         Value::Object(document).to_string()
     }
 
-    /// What a peer tells us with an HTTP status and a body, which may be anything at all.
+    /// Decodes a peer's problem from an HTTP status and an arbitrary body.
     ///
-    /// The status is that of the HTTP answer: the document's is advisory only (RFC 9457 section 3.1.2). A type that the
-    /// protocol does not define becomes [`ProblemType::HttpStatus`], with the document's title in the detail. Text is cut to
-    /// a moderate length and freed of control characters, as it ends up in logs and on terminals.
+    /// The status is that of the HTTP response; the one in the document is advisory (RFC 9457 section 3.1.2). An
+    /// unknown type becomes [`ProblemType::HttpStatus`], with the document's title in the detail. Text is truncated and
+    /// stripped of control characters, because logs and terminals show it.
     pub fn from_json(status: u16, body: &[u8]) -> Self {
         let body = if body.len() <= MAX_DOCUMENT { body } else { &[] };
         let document: Map<String, Value> = serde_json::from_slice(body).unwrap_or_default();
@@ -305,10 +305,10 @@ impl Problem {
 impl From<Malformed> for Problem {
     fn from(malformed: Malformed) -> Self {
         let is_too_long = malformed.is_too_long();
-        // Only queries and batch selectors have intervals.
+        // Only queries and batch selectors contain intervals.
         let kind = if malformed.is_out_of_range() { ProblemType::BatchInvalid } else { ProblemType::InvalidMessage };
         let problem = Self::new(kind).with_detail(malformed.to_string());
-        // A leader learns from the status that a shorter job may be taken.
+        // The status tells a leader that a shorter job may be accepted.
         if is_too_long { Self { status: 413, ..problem } } else { problem }
     }
 }
@@ -327,19 +327,19 @@ impl fmt::Display for Problem {
 
 impl std::error::Error for Problem {}
 
-/// The extension numbers that a peer lists, as far as they are some; no more than there are.
+/// The valid extension numbers of a peer's list.
 fn numbers(list: Option<&Value>) -> Vec<u16> {
     let list = list.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     list.iter().filter_map(Value::as_u64).filter_map(|number| number.try_into().ok()).collect()
 }
 
-/// A peer's text as one line of moderate length.
+/// A peer's text as one line of limited length.
 fn readable(text: &str) -> String {
     let line: String = text.chars().take(MAX_TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect();
     line.trim().to_owned()
 }
 
-/// The usual words for an HTTP status (RFC 9110 section 15), as RFC 9457 section 4.2.1 asks of `about:blank`.
+/// The phrase of an HTTP status (RFC 9110 section 15), which RFC 9457 section 4.2.1 requires for `about:blank`.
 fn status_phrase(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",

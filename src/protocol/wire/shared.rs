@@ -1,6 +1,6 @@
-//! What the revisions have in common: layouts of messages that did not change, and how paths are read.
+//! Code that the revisions share: layouts that did not change, and parsing of paths.
 //!
-//! `put` functions write, `get` functions read. Fields are named as the drafts name them.
+//! `put` functions write, `get` functions read. Field names are those of the drafts.
 
 use std::str::FromStr;
 
@@ -19,12 +19,12 @@ pub(super) type Decoded<T> = Result<T, Malformed>;
 /// The leader's request to continue an aggregation job (`AggregationJobContinueReq`, DAP-09 section 4.5.2.1, DAP-18
 /// section 4.5.4.1).
 ///
-/// No VDAF that we run has a second round, so that a helper reads this only to refuse it properly.
+/// The supported VDAFs have one round, so a helper decodes this request only to reject it with the right problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AggregationJobContinueReq {
     /// The step that the helper should advance to; 1 for the first continuation.
     pub step: u16,
-    /// The reports, each with the leader's next message.
+    /// The reports with the leader's next message.
     pub continues: Vec<PrepareContinue>,
 }
 
@@ -32,22 +32,22 @@ pub struct AggregationJobContinueReq {
 /// DAP-18 section 4.5.4.1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrepareContinue {
-    /// The report that the message is about.
+    /// The report.
     pub report_id: ReportId,
     /// The leader's encoded ping-pong message.
     pub message: Bytes,
 }
 
-/// A path or a query that names no resource.
+/// A path or query that does not identify a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPath {
-    /// The protocol has no such resource: 404.
+    /// The resource does not exist: 404.
     #[error("no such resource")]
     NoSuchResource,
-    /// The resource exists, but an id in its path is not one: `invalidMessage`.
+    /// An id in the path is malformed: `invalidMessage`.
     #[error("the {0} is not the unpadded base64url of an id of its length")]
     InvalidId(&'static str),
-    /// The resource exists, but its step is not the number of one: `invalidMessage`.
+    /// The step in the query is malformed: `invalidMessage`.
     #[error("the step is not a number from 0 to 65535")]
     InvalidStep,
 }
@@ -63,14 +63,14 @@ impl From<InvalidPath> for Problem {
     }
 }
 
-/// Runs a writer over a new message of about `len` bytes.
+/// Encodes a message of about `len` bytes.
 pub(super) fn encode(len: usize, put: impl FnOnce(&mut Writer)) -> Vec<u8> {
     let mut writer = Writer::with_capacity(len);
     put(&mut writer);
     writer.finish()
 }
 
-/// Runs a reader over a whole message.
+/// Decodes a complete message. Fails if bytes are left.
 pub(super) fn decode<T>(what: &'static str, bytes: Bytes, get: impl FnOnce(&mut Reader) -> Decoded<T>) -> Decoded<T> {
     let mut reader = Reader::new(bytes);
     let message = get(&mut reader)?;
@@ -102,11 +102,10 @@ pub(super) fn get_ciphertext(r: &mut Reader) -> Decoded<HpkeCiphertext> {
     get_ciphertext_of(r, 1)
 }
 
-/// The helper's input share in an aggregation job.
+/// Reads the helper's input share in an aggregation job.
 ///
-/// The helper takes an empty ciphertext here, although the layout has none: deployed leaders let a client upload one,
-/// and refusing the message would let that client spoil every other report of the job. It does not open, so that the
-/// report alone is rejected.
+/// Accepts an empty ciphertext, although the layout forbids it: deployed leaders accept such uploads, and failing here
+/// would let one client invalidate the whole job. The ciphertext does not open, so only its own report is rejected.
 pub(super) fn get_forwarded_ciphertext(r: &mut Reader) -> Decoded<HpkeCiphertext> {
     get_ciphertext_of(r, 0)
 }
@@ -119,12 +118,12 @@ fn get_ciphertext_of(r: &mut Reader, min: usize) -> Decoded<HpkeCiphertext> {
     })
 }
 
-/// The length of an encoded ciphertext.
+/// Length of an encoded ciphertext.
 pub(super) fn ciphertext_len(ciphertext: &HpkeCiphertext) -> usize {
     7 + ciphertext.enc.len() + ciphertext.payload.len()
 }
 
-/// HPKE application info: a text, then who seals and who opens, by their numbers.
+/// HPKE application info: a text, and the role codes of sender and recipient.
 pub(super) fn label(text: &[u8], sender: Role, recipient: Role) -> Vec<u8> {
     [text, &[sender as u8, recipient as u8]].concat()
 }
@@ -146,7 +145,7 @@ pub(super) fn get_hpke_configs(r: &mut Reader) -> Decoded<Vec<HpkeConfig>> {
     r.vector16("HpkeConfigList", 1, |r| {
         let config = get_hpke_config(r)?;
         if std::mem::replace(&mut taken[usize::from(config.id)], true) {
-            // Ids are distinct; with two of the same, nobody can say which key was used.
+            // Ids must be distinct; otherwise a ciphertext does not identify its key.
             return Err(Malformed::new("HpkeConfigList", "has two configurations with the same id"));
         }
         Ok(config)
@@ -174,23 +173,23 @@ pub(super) fn put_extensions<'a>(w: &mut Writer, extensions: impl IntoIterator<I
     });
 }
 
-/// Reads extensions in the order of the message, whatever that is.
+/// Reads extensions in the order of the message.
 pub(super) fn get_extensions(r: &mut Reader, what: &'static str) -> Decoded<Vec<Extension>> {
     r.vector16(what, 0, |r| {
         Ok(Extension { kind: r.u16("Extension.extension_type")?, data: r.opaque16("Extension.extension_data", 0)? })
     })
 }
 
-/// The length of an encoded list of extensions.
+/// Length of an encoded list of extensions.
 pub(super) fn extensions_len(extensions: &[Extension]) -> usize {
     2 + extensions.iter().map(|extension| 4 + extension.data.len()).sum::<usize>()
 }
 
 // Paths (DAP-09 section 4.3, DAP-18 section 3).
 
-/// The parts of a path between slashes: one more than the longest path has, so that anything longer matches nothing.
+/// The segments of a path. The array is one longer than any valid path, so longer paths match nothing.
 ///
-/// Nothing is percent-decoded: no character of an id or a name needs it.
+/// Segments are not percent-decoded, because ids and names need no encoding.
 pub(super) fn path_parts(path: &str) -> [Option<&str>; 5] {
     let mut parts = path.split('/');
     std::array::from_fn(|_| parts.next())
@@ -204,7 +203,7 @@ pub(super) fn parse_id<I: FromStr>(text: &str, what: &'static str) -> Result<I, 
     text.parse().map_err(|_| InvalidPath::InvalidId(what))
 }
 
-/// A call without a body.
+/// A request without a body.
 pub(super) fn request_without_body(method: &'static str, path: String) -> RequestSpec {
     RequestSpec { method, path, content_type: None, accept: None, resource_path: None, advertisement: None }
 }

@@ -1,25 +1,25 @@
-//! What stands in the files that name servers and hosts are in.
+//! Parsers of `resolv.conf` and the hosts file.
 
 use std::{net::IpAddr, time::Duration};
 
 use hickory_resolver::proto::rr::Name;
 
-/// What is usable of `resolv.conf` (resolv.conf(5)), with the limits that the C library has.
+/// The supported settings of `resolv.conf` (resolv.conf(5)), with the limits of the C library.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ResolvConf {
     /// The name servers.
     pub servers: Vec<IpAddr>,
-    /// What short names are completed with.
+    /// Search domains for short names.
     pub search: Vec<Name>,
-    /// A name with as many dots is tried as it is first.
+    /// Minimum number of dots of a name that is first tried without a search domain.
     pub ndots: usize,
-    /// How long one attempt may take.
+    /// Timeout of one attempt.
     pub timeout: Duration,
-    /// How often a name server is asked.
+    /// Number of attempts per name server.
     pub attempts: usize,
-    /// Whether answers may be long (RFC 6891).
+    /// Whether to enable EDNS, for long responses (RFC 6891).
     pub edns0: bool,
-    /// What cannot be used.
+    /// Entries that are invalid.
     pub unusable: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ impl Default for ResolvConf {
 }
 
 impl ResolvConf {
-    /// Reads the text of the file. What cannot be used does not spoil the rest.
+    /// Parses the file. Invalid entries do not affect the others.
     pub fn parse(text: &str) -> Self {
         let mut conf = Self::default();
         for line in text.lines() {
@@ -47,7 +47,7 @@ impl ResolvConf {
                 Some("nameserver") => {
                     conf.servers.extend(words.next().and_then(|word| usable(word, &mut conf.unusable)))
                 }
-                // Of several the last one counts.
+                // The last of several entries applies.
                 Some("search" | "domain") => {
                     conf.search = words
                         .filter(|word| *word != "--")
@@ -67,7 +67,7 @@ impl ResolvConf {
         conf
     }
 
-    /// Options that are not known have no meaning for us.
+    /// Ignores unsupported options.
     fn option(&mut self, word: &str) {
         let (name, value) = word.split_once(':').unwrap_or((word, ""));
         if name == "edns0" {
@@ -78,7 +78,7 @@ impl ResolvConf {
         }
         match (name, value.parse::<u64>()) {
             ("ndots", Ok(number)) => self.ndots = number.min(15) as usize,
-            // No time at all, and no attempt, is one of each.
+            // Zero means one second, or one attempt.
             ("timeout", Ok(number)) => self.timeout = Duration::from_secs(number.clamp(1, 30)),
             ("attempts", Ok(number)) => self.attempts = number.clamp(1, 5) as usize,
             _ => self.unusable.push(format!("options {word}")),
@@ -94,7 +94,7 @@ fn usable(word: &str, unusable: &mut Vec<String>) -> Option<IpAddr> {
     address
 }
 
-/// The addresses of a host in the text of a hosts file (hosts(5)), each once.
+/// The addresses of a host in the text of a hosts file (hosts(5)), without duplicates.
 pub fn addresses_of(hosts: &str, host: &str) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for line in hosts.lines() {
@@ -110,7 +110,7 @@ pub fn addresses_of(hosts: &str, host: &str) -> Vec<IpAddr> {
     found
 }
 
-/// The words of a line before a comment.
+/// The words of a line up to a comment.
 fn words<'a>(line: &'a str, comments: &[char]) -> impl Iterator<Item = &'a str> {
     line.split(comments).next().unwrap_or_default().split_whitespace()
 }

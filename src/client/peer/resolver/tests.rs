@@ -8,19 +8,19 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A name server on loopback, which counts questions.
+/// A name server on loopback that counts its queries.
 struct NameServer {
     port: u16,
     asked: Arc<AtomicUsize>,
 }
 
-/// The types of questions (RFC 1035 section 3.2.2, RFC 3596 section 2.1).
+/// Query types (RFC 1035 section 3.2.2, RFC 3596 section 2.1).
 const A: u16 = 1;
 const AAAA: u16 = 28;
 
 impl NameServer {
-    /// Answers with 192.0.2.7 for `both.test` and `only4.test`, with `2001:db8::7` for `both.test`, and leaves questions for
-    /// `only4.test`'s IPv6 address unanswered. There is no other name.
+    /// Responds with 192.0.2.7 for `both.test` and `only4.test`, and with `2001:db8::7` for `both.test`. Drops IPv6
+    /// queries for `only4.test`. No other name exists.
     fn start() -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let port = socket.local_addr().unwrap().port();
@@ -38,7 +38,7 @@ impl NameServer {
         Self { port, asked }
     }
 
-    /// Names that are looked up with these files.
+    /// A resolver that uses these files and this server.
     fn names(&self, servers: Option<&str>, hosts: &str) -> (TempDir, Resolver) {
         let dir = TempDir::new().unwrap();
         if let Some(servers) = servers {
@@ -51,7 +51,7 @@ impl NameServer {
     }
 }
 
-/// The answer to a question (RFC 1035 section 4.1), or none.
+/// The response to a query (RFC 1035 section 4.1), if there is one.
 fn answer(question: &[u8]) -> Option<Vec<u8>> {
     let (mut at, mut labels) = (12, Vec::new());
     while question[at] != 0 {
@@ -66,12 +66,12 @@ fn answer(question: &[u8]) -> Option<Vec<u8>> {
         ("only4.test", _) => return None,
         _ => (None, 3),
     };
-    // A response, with recursion, to one question.
+    // A response to one query, with recursion.
     let count = u8::from(data.is_some());
     let mut answer = [&question[..2], &[0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0]].concat();
     answer.extend_from_slice(&question[12..at + 5]);
     if let Some(data) = data {
-        // The name is that of the question; it is good for a minute.
+        // A reference to the name in the query, and a TTL of one minute.
         answer.extend_from_slice(&[0xc0, 12, 0, kind as u8, 0, 1, 0, 0, 0, 60, 0, data.len() as u8]);
         answer.extend_from_slice(&data);
     }
@@ -85,12 +85,12 @@ async fn resolves_localhost_and_rejects_invalid_names() {
     let names = Resolver::default();
     let found = names.lookup("localhost").await.unwrap();
     assert!(found.iter().all(IpAddr::is_loopback), "{found:?}");
-    // Never a name: a label has at most 63 octets (RFC 1035 section 2.3.4).
+    // Not a valid name: a label has at most 63 octets (RFC 1035 section 2.3.4).
     let error = names.lookup(&"x".repeat(64)).await.unwrap_err().to_string();
     assert!(error.contains("cannot find the address of xxx"), "{error}");
 }
 
-/// With an address of one family only, and without any name server.
+/// Covers a name with an address of one family, and names that need no name server.
 #[tokio::test]
 async fn finds_names_of_the_hosts_file_without_dns() {
     let server = NameServer::start();
@@ -101,7 +101,7 @@ async fn finds_names_of_the_hosts_file_without_dns() {
     assert_eq!(server.asked.load(Ordering::SeqCst), 0);
 }
 
-/// An entry that is no name, a name server that is no address, and a timeout of nothing.
+/// Covers an invalid search domain, an invalid name server address, and a timeout of zero.
 #[tokio::test]
 async fn uses_the_good_entries_of_resolv_conf() {
     let server = NameServer::start();
@@ -126,7 +126,7 @@ async fn errors_name_dns_and_its_servers() {
     let (_dir, names) = server.names(Some("nameserver 127.0.0.1\n"), "");
     let error = names.lookup("nowhere.test").await.unwrap_err().to_string();
     assert!(error.contains("by DNS: there is no such name (name server 127.0.0.1)"), "{error}");
-    // A socket that nobody reads: no answer before connecting is given up.
+    // A socket that is never read: the lookup times out before connecting would.
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let silent = NameServer { port: silent.local_addr().unwrap().port(), asked: Arc::default() };
     let (_dir, names) = silent.names(None, "");

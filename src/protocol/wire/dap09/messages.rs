@@ -1,6 +1,6 @@
-//! The layouts of DAP-09's messages (sections 4 to 4.6), one pair of functions for each structure.
+//! Message layouts of DAP-09 (sections 4 to 4.6): a pair of functions for each structure.
 //!
-//! `put` functions write, `get` functions read. Fields are named as the draft names them.
+//! `put` functions write, `get` functions read. Field names are those of the draft.
 
 use crate::{
     model::{
@@ -36,7 +36,7 @@ mod prepare_resp_state {
     pub const REJECT: u8 = 2;
 }
 
-/// `PrepareError` (section 4.5.1.2): the position in this list is the number on the wire.
+/// `PrepareError` (section 4.5.1.2). The index of an error is its code on the wire.
 const PREPARE_ERRORS: [ReportError; 10] = [
     ReportError::BatchCollected,
     ReportError::ReportReplayed,
@@ -248,7 +248,7 @@ fn get_prepare_outcome(r: &mut Reader) -> Decoded<PrepareOutcome> {
         prepare_resp_state::FINISHED => Ok(PrepareOutcome::Finished),
         prepare_resp_state::REJECT => {
             let number = r.u8("PrepareResp.prepare_error")?;
-            // A code that is not known costs its own report only, as in DAP-18 section 4.5.3.1.
+            // An unknown code rejects its report only, as in DAP-18 section 4.5.3.1.
             let error = PREPARE_ERRORS.get(usize::from(number)).copied().unwrap_or(ReportError::Unknown(number));
             Ok(PrepareOutcome::Reject(error))
         }
@@ -260,7 +260,7 @@ fn prepare_error_number(error: ReportError) -> u8 {
     match error {
         ReportError::BatchCollected => 0,
         ReportError::ReportReplayed => 1,
-        // The last one's task has no start here.
+        // DAP-09 tasks have no start, so `TaskNotStarted` has no code of its own.
         ReportError::ReportDropped | ReportError::TaskNotStarted => 2,
         ReportError::HpkeUnknownConfigId | ReportError::OutdatedConfig => 3,
         ReportError::HpkeDecryptError => 4,

@@ -1,4 +1,4 @@
-//! DAP-09 (draft-ietf-ppm-dap-09): its encodings, labels and resources.
+//! DAP-09 (draft-ietf-ppm-dap-09): encodings, HPKE labels and resources.
 
 mod messages;
 pub mod resources;
@@ -22,16 +22,16 @@ use messages as m;
 pub(super) use messages::query_type;
 pub use resources::{Resource, media, parse_hpke_config_query, parse_path};
 
-/// DAP-09.
+/// The DAP-09 revision.
 #[derive(Clone, Copy, Debug)]
 pub struct Dap09;
 
-/// Encodes the leader's request to continue an aggregation job.
+/// Encodes an `AggregationJobContinueReq`.
 pub fn encode_job_continue(request: &AggregationJobContinueReq) -> Vec<u8> {
     encode(6 + request.continues.len() * 32, |w| m::put_job_continue(w, request))
 }
 
-/// Decodes the leader's request to continue an aggregation job of at most `max_reports`.
+/// Decodes an `AggregationJobContinueReq` of at most `max_reports` reports.
 pub fn decode_job_continue(bytes: &Bytes, max_reports: usize) -> Result<AggregationJobContinueReq, Malformed> {
     decode("AggregationJobContinueReq", bytes.clone(), |r| m::get_job_continue(r, max_reports))
 }
@@ -127,7 +127,7 @@ impl Wire for Dap09 {
         Ok(vec![decode("Report", bytes.clone(), m::get_report)?])
     }
 
-    /// An upload that is answered with success was taken, whatever the body.
+    /// A response with a success status accepts the upload; its body is ignored.
     fn decode_upload_answer(&self, _bytes: &Bytes) -> Result<Vec<(ReportId, ReportError)>, Malformed> {
         Ok(Vec::new())
     }
@@ -209,12 +209,12 @@ impl Wire for Dap09 {
         resources::upload(task)
     }
 
-    /// The ids of jobs are ours to choose; an aggregate share has none.
+    /// The client chooses the ids of jobs. Aggregate shares have no id.
     fn create_request(&self, interaction: ResourceKind, task: &TaskId, id: &[u8; 16]) -> RequestSpec {
         resources::create(interaction, task, id)
     }
 
-    /// Only collection jobs may take time.
+    /// Only collection jobs are asynchronous.
     fn poll_request(&self, interaction: ResourceKind, resource_path: &str) -> Option<RequestSpec> {
         (interaction == ResourceKind::CollectionJob).then(|| resources::collection_poll(resource_path))
     }

@@ -1,5 +1,4 @@
-//! DAP-09's resources: media types, the calls that a party makes, and the paths that a server understands
-//! (sections 4.3 to 4.6 and 8.1).
+//! DAP-09 resources: media types, requests of clients, and paths of servers (sections 4.3 to 4.6 and 8.1).
 
 use crate::{
     model::{AggregationJobId, CollectionJobId, TaskId},
@@ -9,8 +8,8 @@ use crate::{
     },
 };
 
-/// Media types of DAP-09 (section 8.1). Compare them with [`matches`](crate::wire::media::matches): clients may change
-/// the case and add parameters.
+/// Media types of DAP-09 (section 8.1). Compare them with [`matches`](crate::wire::media::matches), because clients may
+/// change the case and add parameters.
 pub mod media {
     /// `HpkeConfigList`.
     pub const HPKE_CONFIG_LIST: &str = "application/dap-hpke-config-list";
@@ -32,22 +31,22 @@ pub mod media {
     pub const COLLECTION: &str = "application/dap-collection";
 }
 
-/// What a request's path names (section 4.3).
+/// A resource, identified by the path of a request (section 4.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
     /// An aggregator's HPKE configurations (section 4.4.1).
     HpkeConfig,
-    /// Where a task's reports are uploaded (section 4.4.2).
+    /// The upload resource of a task (section 4.4.2).
     Reports(TaskId),
     /// An aggregation job (section 4.5.1).
     AggregationJob(TaskId, AggregationJobId),
     /// A collection job (section 4.6.1).
     CollectionJob(TaskId, CollectionJobId),
-    /// Where the leader asks for aggregate shares (section 4.6.2).
+    /// The aggregate share resource of a task (section 4.6.2).
     AggregateShares(TaskId),
 }
 
-/// Reads the path of a request, below the revision's prefix and without a leading slash: `tasks/ID/reports`.
+/// Parses the path of a request, relative to the revision's prefix and without a leading slash: `tasks/ID/reports`.
 pub fn parse_path(path: &str) -> Result<Resource, InvalidPath> {
     match path_parts(path) {
         [Some("hpke_config"), None, None, None, None] => Ok(Resource::HpkeConfig),
@@ -65,7 +64,7 @@ pub fn parse_path(path: &str) -> Result<Resource, InvalidPath> {
     }
 }
 
-/// Reads the query of a request for HPKE configurations: the task that they are for, if it says so (section 4.4.1).
+/// Parses the query of an HPKE configuration request: the optional task id (section 4.4.1).
 pub fn parse_hpke_config_query(query: &str) -> Result<Option<TaskId>, InvalidPath> {
     let mut pairs = url::form_urlencoded::parse(query.as_bytes());
     pairs.find(|(name, _)| name == "task_id").map(|(_, id)| task_id(&id)).transpose()

@@ -1,7 +1,7 @@
-//! The layouts of DAP-18's messages (sections 4.1 to 5.2), one pair of functions for each structure.
+//! Message layouts of DAP-18 (sections 4.1 to 5.2): a pair of functions for each structure.
 //!
-//! `put` functions write, `get` functions read. Fields are named as the draft names them. Inside, times are seconds; in
-//! messages they are counted in the task's time precision, which [`Unit`] knows.
+//! `put` functions write, `get` functions read. Field names are those of the draft. Messages count times in units of
+//! the task's time precision; [`Unit`] converts them to seconds.
 
 use bytes::Bytes;
 
@@ -52,7 +52,7 @@ fn get_report_error(r: &mut Reader, what: &'static str) -> Decoded<ReportError> 
         9 => ReportError::ReportTooEarly,
         10 => ReportError::TaskNotStarted,
         11 => ReportError::OutdatedConfig,
-        // A code that is not known costs its own report only (section 4.5.3.1).
+        // An unknown code rejects its report only (section 4.5.3.1).
         number => ReportError::Unknown(number),
     })
 }
@@ -61,9 +61,9 @@ fn report_error_number(error: ReportError) -> u8 {
     match error {
         ReportError::BatchCollected => 1,
         ReportError::ReportReplayed => 2,
-        // No batch has a largest size here, so that none is full.
+        // DAP-18 batches have no maximum size, so `BatchSaturated` has no code of its own.
         ReportError::ReportDropped | ReportError::BatchSaturated => 3,
-        // The first has a number as well, 4, but section 4.5.3.3 asks for the second in its place.
+        // `HpkeUnknownConfigId` has the code 4, but section 4.5.3.3 requires the code of `HpkeDecryptError` instead.
         ReportError::HpkeUnknownConfigId | ReportError::HpkeDecryptError => 5,
         ReportError::VdafPrepError => 6,
         ReportError::TaskExpired => 7,
@@ -75,12 +75,12 @@ fn report_error_number(error: ReportError) -> u8 {
     }
 }
 
-/// What times are counted in: the task's time precision, in seconds (section 4.1.1).
+/// The unit of times in messages: the task's time precision in seconds (section 4.1.1).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unit(u64);
 
 impl Unit {
-    /// A precision of zero, which no checked task has, counts as a second.
+    /// A precision of zero, which valid tasks do not have, counts as one second.
     pub fn of(task: &TaskParameters) -> Self {
         Self(task.time_precision.0.max(1))
     }
@@ -89,8 +89,8 @@ impl Unit {
         w.u64(time.0 / self.0);
     }
 
-    /// A report's time. One after the last representable time reads as that: it is too early for every clock, so that its
-    /// report alone is refused.
+    /// Reads a report time, saturating at the last representable time. A saturated time is too early for any clock, so
+    /// only its report is rejected.
     fn get_report_time(self, r: &mut Reader, what: &'static str) -> Decoded<Time> {
         Ok(Time(r.u64(what)?.saturating_mul(self.0)))
     }
@@ -111,7 +111,7 @@ impl Unit {
         units.checked_mul(self.0).ok_or(Malformed::out_of_range(what))
     }
 
-    /// Whether the interval begins and ends at multiples of the unit; it may be empty.
+    /// Whether both bounds of the interval are multiples of the unit. The interval may be empty.
     fn divides(self, interval: &Interval) -> bool {
         [interval.start().0, interval.end().0].iter().all(|bound| bound % self.0 == 0)
     }
@@ -149,11 +149,11 @@ pub(super) fn get_report(r: &mut Reader, unit: Unit) -> Decoded<Report> {
     })
 }
 
-/// Where the lengths of a report's fields are, in its order: after how many bytes since the field before, or since
-/// [`REPORT_START`], and in how many bytes.
+/// Positions of the length fields of a report, in order: the distance in bytes from the end of the previous field (or
+/// from [`REPORT_START`]), and the width in bytes.
 pub(super) const REPORT_LENGTHS: [(usize, usize); 6] = [(0, 2), (0, 4), (1, 2), (0, 4), (1, 2), (0, 4)];
 
-/// The length of a report's id and time, which come first.
+/// Length of a report's id and time, which come first.
 pub(super) const REPORT_START: usize = 24;
 
 pub(super) fn get_reports(r: &mut Reader, unit: Unit) -> Decoded<Vec<Report>> {
@@ -188,7 +188,7 @@ pub(super) fn get_plaintext(r: &mut Reader) -> Decoded<PlaintextInputShare> {
 // Section 4.5: aggregation.
 
 pub(super) fn put_job_init(w: &mut Writer, unit: Unit, init: &AggregationJobInitReq) {
-    // No task is without a key.
+    // Every task has a key, so the default is never sent.
     w.u8(init.verify_key_id.unwrap_or_default());
     w.opaque32(&init.aggregation_parameter);
     put_job_extensions(w, init);
@@ -200,7 +200,7 @@ pub(super) fn put_job_init(w: &mut Writer, unit: Unit, init: &AggregationJobInit
     }
 }
 
-/// The batch has its place among the extensions by its number.
+/// Extensions are sorted by number; the batch id is one of them.
 fn put_job_extensions(w: &mut Writer, init: &AggregationJobInitReq) {
     let batch = match &init.batch {
         PartialBatchSelector::TimeInterval => None,
@@ -213,7 +213,7 @@ fn put_job_extensions(w: &mut Writer, init: &AggregationJobInitReq) {
     put_extensions(w, before.iter().chain(&batch).chain(after));
 }
 
-/// The vector of reports is the rest of the message, after every other field.
+/// The vector of reports extends to the end of the message.
 pub(super) fn get_job_init(r: &mut Reader, unit: Unit, max_reports: usize) -> Decoded<AggregationJobInitReq> {
     let verify_key_id = r.u8("AggregationJobInitReq.verification_key_id")?;
     let aggregation_parameter = r.opaque32("AggregationJobInitReq.agg_param", 0)?;
@@ -304,7 +304,7 @@ pub(super) fn get_job_continue(r: &mut Reader, max_reports: usize) -> Decoded<Ag
 
 // Sections 4.6 and 5: collection.
 
-/// Refuses queries that the protocol does not have.
+/// Fails for queries that the protocol does not have.
 pub(super) fn put_collection_req(w: &mut Writer, unit: Unit, request: &CollectionReq) -> Decoded<()> {
     match &request.query {
         Query::TimeInterval(interval) if unit.divides(interval) => {
@@ -392,7 +392,7 @@ fn get_batch_selector(r: &mut Reader, unit: Unit) -> Decoded<BatchSelector> {
     }
 }
 
-/// The collector's request is passed on as the bytes that it was; a leader always has them.
+/// Forwards the collector's request byte for byte. A leader always has it.
 pub(super) fn put_aggregate_share_req(w: &mut Writer, unit: Unit, request: &AggregateShareReq) {
     w.fixed(request.collection.as_ref().map_or(&[], |collection| &collection.bytes));
     put_batch_selector(w, unit, &request.batch);

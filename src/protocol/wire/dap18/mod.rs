@@ -1,4 +1,4 @@
-//! DAP-18 (draft-ietf-ppm-dap-18): its encodings, labels and resources.
+//! DAP-18 (draft-ietf-ppm-dap-18): encodings, HPKE labels and resources.
 
 mod messages;
 pub mod resources;
@@ -25,15 +25,15 @@ use messages::{self as m, Unit};
 pub use resources::{Resource, media, parse_path, parse_step};
 pub use upload::UploadReader;
 
-/// How many reports our clients upload at once, so that a refused request costs little.
+/// Number of reports in one upload of a dapbox client. Small, so that a rejected request costs little.
 const REPORTS_PER_UPLOAD: usize = 64;
 
-/// DAP-18.
+/// The DAP-18 revision.
 #[derive(Clone, Copy, Debug)]
 pub struct Dap18;
 
-/// What an upload is told of a report that is not taken (section 4.4.2.2): less than an aggregation job is. Of a collected
-/// batch the section says that the error may be `report_replayed`; `batch_collected` says why.
+/// Maps a report error to one that section 4.4.2.2 allows in uploads, which are fewer than in aggregation jobs. The
+/// section also allows `report_replayed` for a collected batch; `batch_collected` is more precise.
 pub fn upload_error(error: ReportError) -> ReportError {
     match error {
         ReportError::TaskExpired | ReportError::TaskNotStarted => ReportError::ReportDropped,
@@ -42,17 +42,17 @@ pub fn upload_error(error: ReportError) -> ReportError {
     }
 }
 
-/// Encodes which reports of an upload were not taken, in the order of the upload (`UploadErrors`, section 4.4.2.2).
+/// Encodes the rejected reports of an upload, in the order of the upload (`UploadErrors`, section 4.4.2.2).
 pub fn encode_upload_errors(errors: &[(ReportId, ReportError)]) -> Vec<u8> {
     encode(errors.len() * 17, |w| m::put_upload_errors(w, errors))
 }
 
-/// Encodes the leader's request to continue an aggregation job.
+/// Encodes an `AggregationJobContinueReq`.
 pub fn encode_job_continue(request: &AggregationJobContinueReq) -> Vec<u8> {
     encode(2 + request.continues.len() * 32, |w| m::put_job_continue(w, request))
 }
 
-/// Decodes the leader's request to continue an aggregation job of at most `max_reports`.
+/// Decodes an `AggregationJobContinueReq` of at most `max_reports` reports.
 pub fn decode_job_continue(bytes: &Bytes, max_reports: usize) -> Result<AggregationJobContinueReq, Malformed> {
     decode("AggregationJobContinueReq", bytes.clone(), |r| m::get_job_continue(r, max_reports))
 }
@@ -106,7 +106,7 @@ impl Wire for Dap18 {
         })
     }
 
-    /// `AggregateShareAad` (section 4.6.7): the batch is part of the request only.
+    /// `AggregateShareAad` (section 4.6.7). The batch is part of the request.
     fn aggregate_share_aad(&self, task: &TaskParameters, request: &[u8], _batch: &BatchSelector) -> Vec<u8> {
         encode(32 + task::len(task) + request.len(), |w| {
             w.fixed(task.id.as_bytes());
@@ -216,7 +216,7 @@ impl Wire for Dap18 {
         decode("AggregateShare", bytes.clone(), get_ciphertext)
     }
 
-    /// The configurations are the same for every task.
+    /// All tasks share the same configurations.
     fn hpke_config_request(&self, _task: Option<&TaskId>) -> RequestSpec {
         resources::hpke_config()
     }
@@ -230,7 +230,7 @@ impl Wire for Dap18 {
         resources::create(interaction, task)
     }
 
-    /// Section 3.1: whatever takes time can be asked for again.
+    /// Section 3.1: every asynchronous resource can be polled.
     fn poll_request(&self, interaction: ResourceKind, resource_path: &str) -> Option<RequestSpec> {
         Some(resources::poll(interaction, resource_path))
     }
@@ -239,7 +239,7 @@ impl Wire for Dap18 {
         Some(resources::delete(resource_path))
     }
 
-    /// A resource that was deleted is not there any more, which is no success.
+    /// A deleted resource returns an error status.
     fn is_deleted_status(&self, _status: u16) -> bool {
         false
     }

@@ -1,5 +1,5 @@
-//! DAP-18's resources: media types, the calls that a party makes, and the paths that a server understands
-//! (sections 3, 4.4 to 4.6 and 9.1, and appendix A).
+//! DAP-18 resources: media types, requests of clients, and paths of servers (sections 3, 4.4 to 4.6 and 9.1, and
+//! appendix A).
 
 use crate::{
     model::{AggregateShareId, AggregationJobId, CollectionJobId, TaskId},
@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-/// Media types of DAP-18 (section 9.1): one, whose parameter tells the messages apart. Compare them with
+/// Media types of DAP-18 (section 9.1): one type, with a parameter for the message. Compare them with
 /// [`matches`](crate::wire::media::matches).
 pub mod media {
     /// `HpkeConfigList`.
@@ -34,32 +34,32 @@ pub mod media {
     pub const COLLECTION_JOB_RESP: &str = "application/ppm-dap;message=collection-job-resp";
 }
 
-/// The query parameter of an aggregation job (section 4.5.3.2).
+/// Query parameter of an aggregation job (section 4.5.3.2).
 const STEP: &str = "step";
 
-/// What a request's path names (section 3, appendix A).
+/// A resource, identified by the path of a request (section 3, appendix A).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
     /// An aggregator's HPKE configurations (section 4.4.1).
     HpkeConfig,
-    /// Where a task's reports are uploaded (section 4.4.2).
+    /// The upload resource of a task (section 4.4.2).
     Reports(TaskId),
-    /// Where aggregation jobs are created (section 4.5.3).
+    /// The collection of a task's aggregation jobs (section 4.5.3).
     AggregationJobs(TaskId),
     /// An aggregation job (section 4.5.3).
     AggregationJob(TaskId, AggregationJobId),
-    /// Where collection jobs are created (section 4.6.1).
+    /// The collection of a task's collection jobs (section 4.6.1).
     CollectionJobs(TaskId),
     /// A collection job (section 4.6.1).
     CollectionJob(TaskId, CollectionJobId),
-    /// Where aggregate shares are created (section 4.6.4).
+    /// The collection of a task's aggregate shares (section 4.6.4).
     AggregateShares(TaskId),
     /// An aggregate share (section 4.6.4).
     AggregateShare(TaskId, AggregateShareId),
 }
 
 impl Resource {
-    /// The path of the resource, below the base URL and without a leading slash: `tasks/ID/reports`.
+    /// The path of the resource, relative to the base URL and without a leading slash: `tasks/ID/reports`.
     pub fn path(&self) -> String {
         match self {
             Self::HpkeConfig => "hpke_config".to_owned(),
@@ -74,7 +74,7 @@ impl Resource {
     }
 }
 
-/// Reads the path of a request, below the revision's prefix and without a leading slash: `tasks/ID/reports`.
+/// Parses the path of a request, relative to the revision's prefix and without a leading slash: `tasks/ID/reports`.
 pub fn parse_path(path: &str) -> Result<Resource, InvalidPath> {
     let (task, resources, id) = match path_parts(path) {
         [Some("hpke_config"), None, ..] => return Ok(Resource::HpkeConfig),
@@ -97,14 +97,14 @@ pub fn parse_path(path: &str) -> Result<Resource, InvalidPath> {
     })
 }
 
-/// Reads the query of a request for an aggregation job: the step that the leader is at, if it says so (section 4.5.3.2).
+/// Parses the query of an aggregation job request: the optional step of the leader (section 4.5.3.2).
 pub fn parse_step(query: &str) -> Result<Option<u16>, InvalidPath> {
     let mut pairs = url::form_urlencoded::parse(query.as_bytes());
     let step = pairs.find(|(name, _)| name == STEP);
     step.map(|(_, step)| number(&step).ok_or(InvalidPath::InvalidStep)).transpose()
 }
 
-/// `parse` would take a plus sign as well.
+/// Unlike `parse`, rejects a plus sign.
 fn number(digits: &str) -> Option<u16> {
     digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse().ok())?
 }
@@ -149,7 +149,7 @@ pub(super) fn delete(resource_path: &str) -> RequestSpec {
     request_without_body("DELETE", path.to_owned())
 }
 
-/// What the resource is sent as when it is ready.
+/// The media type of the resource when it is ready.
 fn representation(interaction: ResourceKind) -> &'static str {
     match interaction {
         ResourceKind::AggregationJob => media::AGGREGATION_JOB_RESP,
@@ -158,8 +158,8 @@ fn representation(interaction: ResourceKind) -> &'static str {
     }
 }
 
-/// The place of an aggregation job with the step that it is at: always the first one, as no VDAF that we run has another.
-/// A helper that answers at once need not name it.
+/// Adds the step to the path of an aggregation job. It is always 0, because the supported VDAFs have one step. A helper
+/// that responds synchronously may omit it from the location.
 fn with_step(resource_path: &str) -> String {
     let separator = match resource_path.split_once('?') {
         Some((_, query)) if url::form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == STEP) => {

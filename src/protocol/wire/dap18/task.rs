@@ -1,5 +1,5 @@
-//! `TaskConfiguration` (DAP-18 section 4.2): the task's parameters as both kinds of shares are bound to them, and what
-//! of a task it cannot express.
+//! `TaskConfiguration` (DAP-18 section 4.2): the encoded task parameters, which input shares and aggregate shares are
+//! bound to, and their validation.
 
 use crate::{
     model::{BatchMode, Interval, MaxMeasurement, TaskParameters, VdafConfig},
@@ -13,7 +13,7 @@ const TASK_INTERVAL: u16 = 1;
 
 /// `VdafType` (VDAF-18 section 10).
 mod vdaf_type {
-    /// Not the number of any VDAF.
+    /// Not assigned to any VDAF.
     pub const RESERVED: u32 = 0;
     pub const PRIO3_COUNT: u32 = 1;
     pub const PRIO3_SUM: u32 = 2;
@@ -22,7 +22,7 @@ mod vdaf_type {
     pub const PRIO3_MULTIHOT_COUNT_VEC: u32 = 5;
 }
 
-/// Whether the protocol can express a task's parameters; if not, what to change.
+/// Checks that the protocol can express the task parameters. The error says what to change.
 pub(super) fn check(task: &TaskParameters) -> Result<(), String> {
     if !(1..=255).contains(&task.info.len()) {
         return Err("info must be 1 to 255 bytes long".to_owned());
@@ -44,7 +44,7 @@ pub(super) fn check(task: &TaskParameters) -> Result<(), String> {
     vdaf(&task.vdaf).map(drop)
 }
 
-/// Writes the `TaskConfiguration` of a task that was [checked](check).
+/// Writes the `TaskConfiguration` of a [valid](check) task.
 pub(super) fn put(w: &mut Writer, task: &TaskParameters) {
     let unit = Unit::of(task);
     w.opaque8(task.info.as_bytes());
@@ -56,7 +56,7 @@ pub(super) fn put(w: &mut Writer, task: &TaskParameters) {
         BatchMode::TimeInterval => batch_mode::TIME_INTERVAL,
         BatchMode::FixedSize { .. } => batch_mode::LEADER_SELECTED,
     });
-    // Neither batch mode has a configuration.
+    // Both batch modes have an empty configuration.
     w.opaque16(&[]);
     let (vdaf_type, configuration) = vdaf(&task.vdaf).unwrap_or((vdaf_type::RESERVED, Vec::new()));
     w.u32(vdaf_type);
@@ -74,12 +74,12 @@ fn put_task_interval(w: &mut Writer, unit: Unit, interval: &Interval) {
     w.vector16(|w| unit.put_interval(w, interval));
 }
 
-/// The length of an encoded `TaskConfiguration`, roughly.
+/// The approximate length of an encoded `TaskConfiguration`.
 pub(super) fn len(task: &TaskParameters) -> usize {
     96 + task.info.len() + task.leader_url.len() + task.helper_url.len()
 }
 
-/// A VDAF's number and its configuration (appendix B), or why it has none.
+/// The code and the configuration of a VDAF (appendix B). Fails if the VDAF has none in DAP-18.
 fn vdaf(vdaf: &VdafConfig) -> Result<(u32, Vec<u8>), String> {
     Ok(match *vdaf {
         VdafConfig::Prio3Count => (vdaf_type::PRIO3_COUNT, Vec::new()),

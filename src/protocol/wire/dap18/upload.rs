@@ -1,4 +1,4 @@
-//! Uploads as they come in: an `UploadRequest` (DAP-18 section 4.4.2) may be longer than anybody wants to hold at once.
+//! A streaming decoder for `UploadRequest` (DAP-18 section 4.4.2), which may be too long to buffer.
 
 use bytes::{Bytes, BytesMut};
 
@@ -9,11 +9,11 @@ use crate::{
 
 use super::messages::{REPORT_LENGTHS, REPORT_START, Unit, get_report};
 
-/// Takes an upload apart while its body arrives.
+/// Decodes an upload while its body arrives.
 ///
-/// [Feed](Self::feed) it a chunk, take [reports](Self::next) until there is none, and so on; [finish](Self::finish) at
-/// the end of the body. Then it never holds more than one report and a chunk. After an error the rest of the body means
-/// nothing.
+/// For each chunk, call [`feed`](Self::feed) and then [`next`](Self::next) until it returns `None`. At the end of the
+/// body, call [`finish`](Self::finish). Used like this, the decoder buffers at most one report and one chunk. Discard
+/// it after an error.
 #[derive(Debug)]
 pub struct UploadReader {
     unit: Unit,
@@ -23,19 +23,19 @@ pub struct UploadReader {
 }
 
 impl UploadReader {
-    /// Starts an upload for a task, of reports that are at most `max_report_bytes` long.
+    /// Creates a decoder for the reports of a task, each of at most `max_report_bytes` bytes.
     pub fn new(task: &TaskParameters, max_report_bytes: usize) -> Self {
         Self { unit: Unit::of(task), max_report_bytes, buffer: BytesMut::new(), is_empty: true }
     }
 
-    /// Takes the next chunk of the body.
+    /// Adds a chunk of the body.
     pub fn feed(&mut self, chunk: Bytes) {
         self.buffer.extend_from_slice(&chunk);
     }
 
-    /// The next report, if all of it is there.
+    /// Decodes the next report; `None` if it is not complete yet.
     ///
-    /// A report that is too long is refused as soon as it says so.
+    /// Fails as soon as a length prefix exceeds the limit.
     #[allow(clippy::should_implement_trait, reason = "that there is none says nothing about the next call")]
     pub fn next(&mut self) -> Result<Option<Report>, Malformed> {
         let Some(len) = self.next_len()? else { return Ok(None) };
@@ -44,7 +44,7 @@ impl UploadReader {
         decode("Report", report, |r| get_report(r, self.unit)).map(Some)
     }
 
-    /// Ends the body: there must have been a report, and nothing after the last one.
+    /// Ends the body. Fails if it had no report, or if bytes are left.
     pub fn finish(self) -> Result<(), Malformed> {
         if !self.buffer.is_empty() {
             return Err(Malformed::new("Report", "ends too early"));
@@ -52,7 +52,7 @@ impl UploadReader {
         if self.is_empty { Err(Malformed::new("UploadRequest", "has no report")) } else { Ok(()) }
     }
 
-    /// The length of the report at the front, if all of it is there.
+    /// Length of the first report in the buffer; `None` if it is not complete yet.
     fn next_len(&self) -> Result<Option<usize>, Malformed> {
         let mut len = REPORT_START;
         for (distance, width) in REPORT_LENGTHS {

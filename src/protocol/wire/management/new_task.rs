@@ -1,34 +1,34 @@
-//! The task that a control plane asks for.
+//! A task requested by a control plane.
 
 use crate::model::{BatchMode, Duration, Epsilon, HpkeConfig, Role, Secret, Time, TokenHash, VdafConfig};
 
-/// A task that a control plane asks for.
+/// A task requested by a control plane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewTask {
-    /// Which aggregator we are to be.
+    /// Role of this aggregator.
     pub role: Role,
-    /// Base URL of the other one.
+    /// Base URL of the other aggregator.
     pub peer_url: String,
-    /// How reports are put into batches.
+    /// How reports are assigned to batches.
     pub batch_mode: BatchMode,
-    /// What is measured.
+    /// The VDAF and its parameters.
     pub vdaf: VdafConfig,
-    /// How much noise we add to our share of every aggregate.
+    /// Noise that this aggregator adds to its aggregate shares.
     pub noise: Option<Epsilon>,
-    /// The key that leader and helper share. The task's id is its hash.
+    /// The verification key that leader and helper share. The task id is its hash.
     pub verify_key: Secret,
-    /// How many aggregation parameters a batch may be queried with.
+    /// Maximum number of aggregation parameters per batch.
     pub max_batch_query_count: u64,
-    /// Reports after this time are refused.
+    /// End of the task: later reports are rejected.
     pub end: Option<Time>,
-    /// No aggregate of fewer reports is ever given out.
+    /// Minimum number of reports in an aggregate.
     pub min_batch_size: u64,
     /// The unit of report times and batch intervals.
     pub time_precision: Duration,
-    /// The key that aggregate shares are sealed to.
+    /// The collector's key, which aggregate shares are sealed to.
     pub collector_key: HpkeConfig,
-    /// What we present to the helper (leader).
+    /// Token to present to the helper (leader only).
     pub helper_token: Option<Secret>,
-    /// The hash of what the collector presents to us (leader).
+    /// Hash of the collector's token (leader only).
     pub collector_token: Option<TokenHash>,
 }

@@ -1,4 +1,4 @@
-//! The JSON of peers whose tasks are set up in-band.
+//! JSON bodies of in-band (taskprov) peers.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::model::{
     taskprov::{PeerAggregator, PeerCredentials, PeerName},
 };
 
-/// A peer as it is named. How far ahead of our clock a report's time may be is ours to say, for all tasks.
+/// A request to add a peer. Its clock skew is ignored: the aggregator's own setting applies to all tasks.
 #[derive(Deserialize)]
 struct PeerRequest {
     endpoint: String,
@@ -24,7 +24,7 @@ struct PeerRequest {
     collector_auth_tokens: Vec<TokenJson>,
 }
 
-/// A peer as it is shown: without its secrets.
+/// A peer in a response, without its secrets.
 #[derive(Serialize)]
 pub struct PeerResponse<'a> {
     endpoint: &'a str,
@@ -34,7 +34,7 @@ pub struct PeerResponse<'a> {
     tolerable_clock_skew: Duration,
 }
 
-/// Reads a peer that is named.
+/// Parses a request to add a peer.
 pub fn read_peer(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<PeerAggregator, String> {
     let request: PeerRequest = read(body, ignored)?;
     let tokens = |texts: Vec<TokenJson>| -> Result<Vec<Secret>, String> {
@@ -64,7 +64,7 @@ pub fn read_peer(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<PeerA
     })
 }
 
-/// Reads what a peer is known by.
+/// Parses the identification of a peer.
 pub fn read_peer_name(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<PeerName, String> {
     #[derive(Deserialize)]
     struct Name {
@@ -76,7 +76,7 @@ pub fn read_peer_name(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<
 }
 
 impl<'a> PeerResponse<'a> {
-    /// `None` if the API has no name for the collector's key.
+    /// Returns `None` if the API has no name for the collector's key.
     pub fn of(peer: &'a PeerAggregator, tolerable_clock_skew: Duration) -> Option<Self> {
         Some(Self {
             endpoint: &peer.endpoint,

@@ -1,10 +1,10 @@
-//! Noise in the JSON of the management API, and in the YAML of task lists: the strategy of a VDAF.
+//! Differential privacy strategies in JSON of the management API and in YAML task lists.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::Epsilon;
 
-/// What noise is added to sums.
+/// The strategy of a VDAF.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Strategy {
     dp_strategy: Kind,
@@ -20,10 +20,10 @@ enum Kind {
     PureDpDiscreteLaplace,
 }
 
-/// How private an aggregate is to be.
+/// The privacy budget of a strategy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Budget {
-    /// A fraction: what is above the line and what is below it, each in digits of 32 bits, the lowest first.
+    /// Numerator and denominator, each as 32-bit digits, the least significant first.
     epsilon: [Vec<u32>; 2],
 }
 

@@ -1,6 +1,6 @@
-//! The YAML list of tasks that Janus's command line provisions from. Its forms are those of the management API, and more.
+//! YAML task lists, the provisioning format of Janus's command line. Extends the forms of the management API.
 //!
-//! Here, too, what is not known is refused.
+//! Unknown fields are errors.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,32 +10,32 @@ use crate::{
     wire::parse_bytes,
 };
 
-/// The most tasks that a list may have.
+/// Maximum number of tasks in a list.
 pub const MAX_TASKS: usize = 1000;
-/// How many bytes verification keys may have: the VDAF decides which.
+/// Valid lengths of verification keys in bytes; the VDAF determines which one applies.
 const VERIFY_KEYS: [usize; 2] = [16, 32];
-/// How many bytes the keys of the algorithms have that have a name here.
+/// Valid lengths of HPKE public keys in bytes, for the algorithms that have a name here.
 const HPKE_KEYS: [usize; 2] = [32, 65];
 const PRIVATE_KEYS: [usize; 1] = [32];
 const HASHES: [usize; 1] = [32];
 
-/// What a list does not say of its tasks.
+/// Task parameters that a list does not contain.
 #[derive(Clone, Copy, Debug)]
 pub struct TaskListOverrides<'a> {
-    /// The protocol that they speak.
+    /// The protocol revision of the tasks.
     pub revision: Revision,
-    /// The base URL of the aggregator whose list it is.
+    /// Base URL of the aggregator that the list is for.
     pub url: &'a str,
 }
 
-/// A task of a list.
+/// A task of a list, with the data that dapbox stores elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedTask {
     /// The task.
     pub task: Task,
-    /// How far ahead of the aggregator's clock the time of a report may be.
+    /// Tolerated clock skew of report times.
     pub skew: Duration,
-    /// The ids of the aggregator's keys that stand with it.
+    /// Ids of the aggregator's HPKE keys listed with the task.
     pub keys: Vec<u8>,
 }
 
@@ -81,7 +81,7 @@ struct Keypair {
     private_key: String,
 }
 
-/// In which header a token is presented.
+/// The header that presents a token.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Header {
     Bearer,
@@ -102,7 +102,7 @@ struct Hash {
     hash: String,
 }
 
-/// Reads a list. An error says which task it is about, and what is wrong with it.
+/// Parses a list. Errors name the task.
 pub fn read(text: &str, overrides: TaskListOverrides<'_>) -> Result<Vec<ListedTask>, String> {
     let (yaml, mut unknown) = (yaml_serde::Deserializer::from_str(text), None);
     let entries: Vec<Entry> =
@@ -124,8 +124,8 @@ pub fn read(text: &str, overrides: TaskListOverrides<'_>) -> Result<Vec<ListedTa
     entries.into_iter().enumerate().map(read).collect()
 }
 
-/// Writes a list of tasks of an aggregator that accepts reports so far ahead of its clock. Its keys are not in it. An error
-/// says why a task cannot be in such a list.
+/// Writes a list of the tasks of an aggregator with this tolerated clock skew. Omits the aggregator's keys. Fails if
+/// the format cannot express a task; the error names it.
 pub fn write(tasks: &[Task], skew: Duration) -> Result<String, String> {
     let entry = |task| Entry::of(task, skew).map_err(|why| format!("task {}: {why}", task.public.id));
     let entries = tasks.iter().map(entry).collect::<Result<Vec<_>, _>>()?;
@@ -210,7 +210,7 @@ impl Entry {
         Ok(ListedTask { task, skew: self.tolerable_clock_skew, keys })
     }
 
-    /// Which aggregator it is for, with its tokens.
+    /// The role of the aggregator with its tokens.
     fn party(&mut self) -> Result<Party, String> {
         let aggregator = self.aggregator_auth_token.take();
         let hash = |name: &str, hash: Option<Hash>| hash.map(|hash| hash.read(name)).transpose();
@@ -243,7 +243,7 @@ impl Entry {
 }
 
 impl Key {
-    /// `None` if an algorithm has no name here.
+    /// Returns `None` if the format has no name for an algorithm.
     fn of(config: &HpkeConfig) -> Option<Self> {
         Some(Self {
             id: config.id,
@@ -267,7 +267,7 @@ impl Key {
 }
 
 impl Keypair {
-    /// Its id, if it is well-formed.
+    /// The key id, if the key pair is well-formed.
     fn id(&self) -> Result<u8, String> {
         decoded("hpke_keys: private_key", &self.private_key, &PRIVATE_KEYS)?;
         self.config.config("hpke_keys").map(|config| config.id)
@@ -275,7 +275,7 @@ impl Keypair {
 }
 
 impl Hash {
-    /// Which header the token comes in makes no difference to us: both are looked at.
+    /// Accepts tokens of both headers, because the aggregator checks both.
     fn read(&self, field: &str) -> Result<TokenHash, String> {
         let bytes = decoded(field, &self.hash, &HASHES)?;
         TokenHash::try_from(bytes.as_slice()).map_err(|error| format!("{field}: {error}"))

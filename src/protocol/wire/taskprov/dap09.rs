@@ -1,4 +1,4 @@
-//! The extension that goes with DAP-09 (draft-wang-ppm-dap-taskprov-06).
+//! The taskprov extension for DAP-09 (draft-wang-ppm-dap-taskprov-06).
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -17,10 +17,10 @@ use crate::{
     },
 };
 
-/// The extension of reports (`ExtensionType.taskprov`, section 4).
+/// The report extension (`ExtensionType.taskprov`, section 4).
 const REPORT_EXTENSION: u16 = 0xff00;
 
-/// `VdafType` (section 3; the last one as it is deployed).
+/// `VdafType` (section 3). The last codepoint is the one that deployed peers use.
 mod vdaf_type {
     pub const PRIO3_COUNT: u32 = 0;
     pub const PRIO3_SUM: u32 = 1;
@@ -102,7 +102,7 @@ impl Taskprov for Taskprov06 {
     }
 }
 
-/// Whether there is a place for all of a task.
+/// Checks that the extension can express the task.
 fn check(TaskConfiguration { public: task, info, .. }: &TaskConfiguration) -> Result<(), String> {
     if !(1..=usize::from(u8::MAX)).contains(&info.len()) {
         return Err("the task's info must be 1 to 255 bytes long".to_owned());
@@ -122,7 +122,7 @@ fn check(TaskConfiguration { public: task, info, .. }: &TaskConfiguration) -> Re
     Ok(())
 }
 
-/// `TaskConfig` (section 3) with what is opaque in it as it is.
+/// `TaskConfig` (section 3), with its opaque fields undecoded.
 struct TaskConfigFields {
     info: Bytes,
     leader_url: String,
@@ -143,7 +143,7 @@ fn get_task_config_fields(r: &mut Reader) -> Decoded<TaskConfigFields> {
     })
 }
 
-/// `Url` (DAP-09 section 4): ASCII. No URL has control characters, and this one is shown at terminals, whoever made it.
+/// Reads a `Url` (DAP-09 section 4). Rejects control characters, because terminals show the URL.
 fn get_url(r: &mut Reader, what: &'static str) -> Decoded<String> {
     let bytes = r.opaque16(what, 1)?;
     match std::str::from_utf8(&bytes) {
@@ -170,7 +170,7 @@ fn query_config(
     let (count, min) = (u16::try_from(*max_batch_query_count), u32::try_from(task.min_batch_size));
     let count = count.map_err(|_| "the task's maximum batch query count must be below 65536")?;
     let min = min.map_err(|_| "the task's minimum batch size must be below 2^32")?;
-    // No maximum is written as 0.
+    // Zero encodes "no maximum".
     let max = u32::try_from(task.max_batch_size().unwrap_or(0));
     let max = max.map_err(|_| "the task's maximum batch size must be below 2^32")?;
     Ok(encode(19, |w| {
@@ -290,7 +290,7 @@ fn get_number(r: &mut Reader) -> Result<usize, UnsupportedTaskConfig> {
     Ok(r.u32("VdafConfig.length")? as usize)
 }
 
-/// `DpConfig` (section 3): noise is not agreed on in-band.
+/// Checks `DpConfig` (section 3): in-band tasks have no noise.
 fn get_dp_config(bytes: Bytes) -> Result<(), UnsupportedTaskConfig> {
     let mut r = Reader::new(bytes);
     match r.u8("DpConfig.dp_mechanism")? {

@@ -1,7 +1,6 @@
-//! In-band provisioning: the configuration of a task as it travels in a header of the requests that are about the task.
+//! In-band task provisioning (taskprov): task configurations in a request header.
 //!
-//! A revision of DAP goes with one draft of the extension, which is one implementation of [`Taskprov`] in a file of its
-//! own.
+//! Each DAP revision has one draft of the extension, an implementation of [`Taskprov`] in a module of its own.
 
 mod dap09;
 
@@ -13,41 +12,42 @@ use crate::model::{
     taskprov::{Advertisement, TaskConfiguration},
 };
 
-/// The header that a task's configuration travels in, in the lower case that HTTP/2 asks for.
+/// The header with the task configuration, in lower case as HTTP/2 requires.
 pub const HEADER: &str = "dap-taskprov";
 
-/// The longest configuration that is read, in bytes. It is two URLs and a hundred bytes beside them; whoever shows a longer
-/// one has not said who they are yet.
+/// Maximum length of a configuration in bytes. A configuration has two URLs and about a hundred bytes; its sender is
+/// not authenticated yet.
 pub const MAX_CONFIGURATION: usize = 4096;
 
-/// Why a configuration is not followed before anything is known of its task.
+/// A task configuration that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnsupportedTaskConfig {
-    /// It is none.
+    /// The configuration is malformed.
     #[error(transparent)]
     Malformed(#[from] Malformed),
-    /// It asks for something that we do not have.
+    /// The configuration uses an unsupported feature.
     #[error("the task's configuration asks for {0}")]
     Unsupported(String),
 }
 
-/// The extension as it goes with a revision of DAP.
+/// The taskprov extension of a DAP revision.
 pub trait Taskprov: Sync {
-    /// A configuration as the value of its header.
+    /// Encodes a configuration as a header value.
     fn encode_header(&self, configuration: &[u8]) -> String;
-    /// A configuration from the value of its header.
+    /// Decodes a configuration from a header value.
     fn decode_header(&self, value: &[u8]) -> Result<Bytes, Malformed>;
-    /// The id of the task that has this configuration.
+    /// The task id of a configuration.
     fn task_id(&self, configuration: &[u8]) -> TaskId;
-    /// The bytes of a task's configuration, or why there are none. The id is what they hash to, not the one that is given.
+    /// Encodes a task configuration. Ignores the given task id, because the id is the hash of the encoding. Fails if
+    /// the extension cannot express the task.
     fn encode(&self, configuration: &TaskConfiguration) -> Result<Bytes, String>;
-    /// Reads a task's configuration. All bytes are consumed, and what comes out encodes to them again.
+    /// Decodes a task configuration. Consumes all bytes; encoding the result yields the same bytes.
     fn decode(&self, configuration: &Bytes) -> Result<TaskConfiguration, UnsupportedTaskConfig>;
-    /// The extension that both shares of each report must have, with no data in it.
+    /// The extension type that both shares of each report must have, without data.
     fn report_extension(&self) -> Option<u16>;
 }
 
-/// The extension as it goes with a revision, if there is one.
+/// The taskprov extension of a revision, if it has one.
 pub fn for_revision(revision: Revision) -> Option<&'static dyn Taskprov> {
     match revision {
         Revision::Dap09 => Some(&dap09::Taskprov06),
@@ -55,7 +55,8 @@ pub fn for_revision(revision: Revision) -> Option<&'static dyn Taskprov> {
     }
 }
 
-/// A new task's configuration, with the id that it makes; or why there is none.
+/// Creates the advertisement of a new task, with its task id. Fails if the revision has no extension or cannot express
+/// the task.
 pub fn advertise(public: TaskParameters, info: Bytes, max_batch_query_count: u64) -> Result<Advertisement, String> {
     let taskprov = for_revision(public.revision).ok_or("in-band provisioning goes with DAP-09 only, as yet")?;
     let configuration = TaskConfiguration { public, info, max_batch_query_count };

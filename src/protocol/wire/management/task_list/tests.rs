@@ -6,8 +6,8 @@ use crate::model::{BatchMode, Epsilon, MaxMeasurement, VdafConfig};
 const URL: &str = "https://dapbox.example/dap-09/";
 const SKEW: Duration = Duration(60);
 
-/// A leader's and a helper's task, as people write them: in any order, with values that are left out or null, with hexadecimal
-/// digits and with padding.
+/// A leader task and a helper task as written by hand: members in any order, absent and null values, hexadecimal
+/// digits, padding.
 const LIST: &str = r#"
 # Two tasks.
 - role: Leader
@@ -92,7 +92,7 @@ fn reads_handwritten_list() {
     let windows = BatchMode::FixedSize { max_batch_size: Some(500), batch_time_window_size: Some(Duration(7200)) };
     assert_eq!((*batch_mode, *task_expiration), (windows, Some(Time(1_893_456_000))));
     let Party::Leader { helper_token, collector_token } = &leader.task.party else { panic!("no leader") };
-    // Not a number, though it looks like one.
+    // A string, although it looks like a number.
     assert_eq!(helper_token.expose_text(), Some("0123456789"));
     assert_eq!(collector_token.to_string(), "MJOoBO_ysLEuG_lv2C37eEOf1Ngetsr-Ers0ZYj4vdQ");
     assert_eq!((leader.skew, leader.keys.as_slice()), (SKEW, [164].as_slice()));
@@ -168,7 +168,7 @@ fn rejects_expanding_yaml() {
     assert!(read(&bomb, overrides()).is_err());
     let deep = "[".repeat(100_000);
     assert!(read(&deep, overrides()).is_err());
-    // The same as often as it fits where a list of numbers may stand.
+    // An alias repeated where a list of numbers is expected.
     let digits = format!("&d [{}]", vec!["1"; 1000].join(","));
     let many = list().replace("[[1], [2]]", &format!("[{digits}, *d]"));
     assert!(refusal(&many).contains("positive fraction"));
@@ -220,7 +220,7 @@ fn any_mode() -> impl Strategy<Value = BatchMode> {
 
 fn any_party() -> impl Strategy<Value = Party> {
     prop_oneof![
-        // Such as look like something else in YAML, too.
+        // Includes tokens that look like other YAML types.
         ("[-A-Za-z0-9._~+/=]{1,40}|null|true|1e5|0x10|-|~|[0-9]{1,30}", any::<[u8; 8]>()).prop_map(|(token, other)| {
             let collector_token = TokenHash::of(&other);
             Party::Leader { helper_token: Secret::new(token.into_bytes()), collector_token }
