@@ -1,4 +1,4 @@
-//! How long it takes to seal and to open one input share: by cipher suite, and beside the `hpke` crate as it is.
+//! Seals and opens one input share: by cipher suite, and compared with the `hpke` crate.
 
 use std::hint::black_box;
 
@@ -11,11 +11,11 @@ use hpke::{
 
 const INFO: &[u8] = b"dap-09 input share\x01\x03";
 
-/// About what metadata and public share of a histogram take.
+/// Approximate size of the metadata and public share of a histogram.
 const AAD: &[u8] = &[3; 100];
 
 fn seal_and_open(criterion: &mut Criterion) {
-    // About what an input share of a histogram takes.
+    // Approximate size of an input share of a histogram.
     let plaintext = [7; 60];
     for suite in Suite::all() {
         let keypair = Keypair::generate(1, suite).expect("the suite is supported");
@@ -28,8 +28,8 @@ fn seal_and_open(criterion: &mut Criterion) {
     }
 }
 
-/// The default suite, with keys and messages that are the same for both.
-fn beside_the_crate(criterion: &mut Criterion) {
+/// The default suite, with the same keys and messages for both.
+fn compare_with_hpke_crate(criterion: &mut Criterion) {
     // A helper's share, and a leader's share of a vector of 10,000 bits.
     for (name, len) in [("60 bytes", 60), ("165 kB", 165_000)] {
         let plaintext = vec![7; len];
@@ -65,5 +65,5 @@ fn beside_the_crate(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, seal_and_open, beside_the_crate);
+criterion_group!(benches, seal_and_open, compare_with_hpke_crate);
 criterion_main!(benches);

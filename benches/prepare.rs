@@ -1,4 +1,4 @@
-//! How long clients, leaders and helpers compute for one report, by VDAF and draft.
+//! Computation of clients, leaders and helpers for one report, by VDAF and draft.
 
 use std::hint::black_box;
 

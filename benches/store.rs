@@ -1,6 +1,6 @@
-//! What a durable write costs, alone and in groups.
+//! Durable writes, alone and in groups.
 //!
-//! The numbers are the disk's as much as ours: put `TMPDIR` on the disk in question.
+//! The results depend on the disk: set `TMPDIR` to a directory on the disk to measure.
 
 use std::hint::black_box;
 
@@ -45,7 +45,7 @@ fn task() -> Task {
     }
 }
 
-/// A store with one task, and the directory and runtime that it lives in.
+/// A store with one task, with its directory and runtime.
 fn fixture() -> (tempfile::TempDir, Runtime, Store) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
@@ -91,7 +91,7 @@ fn ids() -> Vec<(ReportId, Time)> {
     (0..REPORTS_PER_JOB).map(|_| (ReportId::random(), Time(1_700_000_000))).collect()
 }
 
-/// What the helper writes for a job: ids, the bucket, the answer.
+/// Writes a helper's records of a job: ids, the bucket, the answer.
 async fn helper_job(store: &Store, ids: Vec<(ReportId, Time)>, answer: Bytes) -> Result<(), dapbox::support::Fault> {
     let write = store.write(Point::Test, move |tx| {
         tx.remember(&TASK, &ids)?;

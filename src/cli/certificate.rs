@@ -1,4 +1,4 @@
-//! Certificates, looked at: what is in them, whether they belong to a key, and whether a client would take them.
+//! Evaluation of certificate chains: validity, host name, issuer and remaining lifetime.
 
 use std::sync::Arc;
 
@@ -20,43 +20,43 @@ use crate::{model::Time, server::describe_certificate, views::overview::Certific
 /// A day in seconds.
 const DAY: u64 = 86_400;
 
-/// The cryptography of TLS.
+/// The cryptography provider for TLS.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
 
-/// Whose certificate it is, which decides how early its end is worth a warning, and who is to do something.
+/// Who owns a certificate: decides when its expiry is worth a warning, and who has to renew it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CertOwner {
-    /// Ours, in files that somebody renews.
+    /// This server, in files that the operator renews.
     Files,
-    /// Ours, renewed by ourselves.
+    /// This server, renewed through ACME.
     Acme,
-    /// Of a proxy in front of us.
+    /// A proxy in front of this server.
     Proxy,
-    /// Another party's.
+    /// Another party.
     Peer,
 }
 
-/// Whether so little of its life is left that it should have been renewed: authorities expect that at a third.
+/// Whether the certificate should have been renewed: authorities expect a renewal when a third of its life is left.
 fn is_due_for_renewal(facts: &CertificateStatus, now: Time, owner: CertOwner) -> bool {
     let life = facts.not_after.0.saturating_sub(facts.not_before.0);
     let part = match owner {
         CertOwner::Files | CertOwner::Acme => 3,
-        // It is theirs to renew, and they may do so a little later.
+        // They may renew a little later.
         CertOwner::Proxy | CertOwner::Peer => 10,
     };
     facts.not_after.0.saturating_sub(now.0) < life / part
 }
 
-/// Whether a certificate is for a host.
+/// Whether a certificate covers a host.
 fn covers(certificate: &CertificateDer<'_>, host: &str) -> bool {
     let name = ServerName::try_from(host.to_owned());
     let parsed = ParsedCertificate::try_from(certificate);
     matches!((parsed, name), (Ok(parsed), Ok(name)) if verify_server_name(&parsed, &name).is_ok())
 }
 
-/// Whether clients would take a chain for a host, and for how much longer. Without `roots` nobody asks who signed it.
+/// Evaluates a chain as a client of `host` does. Without `roots` the issuer is not checked.
 pub fn evaluate_chain(
     chain: &[CertificateDer<'_>],
     host: Option<&str>,
@@ -65,21 +65,21 @@ pub fn evaluate_chain(
     now: Time,
 ) -> CheckResult {
     let Some((leaf, others)) = chain.split_first() else {
-        return failed("there is none", "Look into the server's log.");
+        return failed("there is no certificate", "Check the server's log.");
     };
     let Some(facts) = describe_certificate(leaf) else {
-        return failed("it cannot be understood", renewal_remedy(owner));
+        return failed("the certificate cannot be parsed", renewal_remedy(owner));
     };
     let (from, until) = (timestamp::show(facts.not_before), timestamp::show(facts.not_after));
     if now < facts.not_before {
-        return failed(format!("it is valid from {from} on only"), "Check the clock of this machine, or wait.");
+        return failed(format!("it is not valid before {from}"), "Check the clock of this machine, or wait.");
     }
     if now >= facts.not_after {
         return failed(format!("it expired at {until}"), renewal_remedy(owner));
     }
     if let Some(host) = host.filter(|host| !covers(leaf, host)) {
-        let names = if facts.names.is_empty() { "nothing".to_owned() } else { facts.names.join(", ") };
-        return failed(format!("it is for {names} and not for {host}"), name_remedy(owner));
+        let names = if facts.names.is_empty() { "no name".to_owned() } else { facts.names.join(", ") };
+        return failed(format!("it is for {names}, not for {host}"), name_remedy(owner));
     }
     if let Some(why) = roots.and_then(|roots| untrusted_reason(leaf, others, roots, now)) {
         return failed(why, chain_remedy(owner, chain.len()));
@@ -91,7 +91,7 @@ pub fn evaluate_chain(
     passed(format!("for {}, until {until} ({days})", facts.names.join(", ")))
 }
 
-/// Why nobody whom clients trust has signed a certificate, if so.
+/// Why clients do not trust the issuer, if so.
 fn untrusted_reason(
     leaf: &CertificateDer<'_>,
     others: &[CertificateDer<'_>],
@@ -104,20 +104,18 @@ fn untrusted_reason(
     match verify_server_cert_signed_by_trust_anchor(&parsed, roots, others, now, algorithms) {
         Ok(()) => None,
         Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
-            Some("it is not signed by an authority that is trusted here".to_owned())
+            Some("it is not signed by a trusted authority".to_owned())
         }
-        Err(error) => Some(format!("clients would refuse it: {error}")),
+        Err(error) => Some(format!("clients would reject it: {error}")),
     }
 }
 
 fn renewal_remedy(owner: CertOwner) -> &'static str {
     match owner {
-        CertOwner::Files => "Renew it and put it into the files of [tls]: a running server takes it over by itself.",
-        CertOwner::Acme => {
-            "The server renews it by itself: look into its log for why that fails. Port 443 must be open."
-        }
+        CertOwner::Files => "Renew it and replace the files of [tls]; a running server reloads them.",
+        CertOwner::Acme => "The server renews it automatically: check its log for errors, and that port 443 is open.",
         CertOwner::Proxy => "Renew it at the proxy in front.",
-        CertOwner::Peer => "Tell the operator there.",
+        CertOwner::Peer => "Ask its operator to renew it.",
     }
 }
 
@@ -125,18 +123,16 @@ fn name_remedy(owner: CertOwner) -> &'static str {
     match owner {
         CertOwner::Files => "Get one for that name, or correct public_url.",
         CertOwner::Acme => "Add the name to acme.domains, or correct public_url.",
-        CertOwner::Proxy => "Give the proxy one for that name, or correct public_url.",
-        CertOwner::Peer => "Tell the operator there; or the task's URL has the wrong name.",
+        CertOwner::Proxy => "Install one for that name in the proxy, or correct public_url.",
+        CertOwner::Peer => "Ask its operator, or correct the name in the task's URL.",
     }
 }
 
 fn chain_remedy(owner: CertOwner, length: usize) -> &'static str {
     match (owner, length) {
-        (CertOwner::Peer, _) => {
-            "Tell the operator there; if the two of you have an authority of your own, add its root."
-        }
-        (_, 1) => "Add the certificates between it and the root: the file must hold the full chain.",
-        _ => "Use an authority that clients know, unless all parties have added its root.",
+        (CertOwner::Peer, _) => "Ask its operator; if it uses a private authority, add its root to peer.ca_file.",
+        (_, 1) => "Add the intermediate certificates: the file must contain the full chain.",
+        _ => "Use a public authority, unless all parties have added the root.",
     }
 }
 
@@ -147,7 +143,7 @@ mod tests {
     use super::*;
     use crate::cli::findings::Severity;
 
-    /// A certificate that signs itself, of the first quarter of 2027.
+    /// A self-signed certificate for the first quarter of 2027.
     fn certificate(names: &[&str]) -> CertificateDer<'static> {
         let mut params =
             CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();

@@ -1,4 +1,4 @@
-//! `dapbox check`: whether a configuration makes sense, without starting and without touching the data directory.
+//! `dapbox check`: validates the configuration without starting the server or opening the data directory.
 
 use std::{fs, net::SocketAddr, os::unix::fs::MetadataExt, path::Path, time::SystemTime};
 
@@ -15,15 +15,15 @@ use super::{
 };
 use crate::config::{Config, Setting, TlsMode, address, taskprov::read_peers};
 
-/// Where an authority looks for a server (RFC 8737 section 3).
+/// The port that a certificate authority validates (RFC 8737 section 3).
 const ACME_PORT: u16 = 443;
 
 /// Arguments of `dapbox check`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Looks at the configuration as 'dapbox serve' would with the same flags and environment, and at \
-    the files that it names; never at the data directory. Then shows which options differ from the defaults, and where \
-    each comes from. What 'dapbox serve' would refuse fails: exit code 1.\n\n\
+    after_help = "Reads the configuration like 'dapbox serve' with the same flags and environment, and the files that it \
+    names, but not the data directory. Lists the options that differ from the defaults, with their source. The exit code \
+    is 1 if 'dapbox serve' would not start.\n\n\
     Examples:\n  \
     dapbox check\n  \
     dapbox check --config /etc/dapbox/appliance.toml\n  \
@@ -32,30 +32,30 @@ const ACME_PORT: u16 = 443;
 pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Address to listen on, as with 'dapbox serve'.
+    /// Address to listen on, as for 'dapbox serve'.
     #[arg(long, value_name = "ADDRESS", value_parser = address::parse)]
     listen: Option<SocketAddr>,
-    /// What to print.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
-/// What there is to say of a configuration.
+/// The findings and the changed options.
 #[derive(Serialize)]
 struct CheckReport {
     findings: Vec<Finding>,
     options: Vec<OptionView>,
 }
 
-/// An option that is not as it is by default.
+/// An option with a non-default value.
 #[derive(Serialize)]
 struct OptionView {
     key: String,
-    /// As TOML; nothing for a secret.
+    /// As TOML; empty for a secret.
     value: String,
-    /// Where it comes from.
+    /// The source of the value.
     origin: String,
-    /// Where else it stands, without effect.
+    /// Sources whose value is overridden.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     shadowed: Vec<String>,
 }
@@ -75,7 +75,7 @@ fn validate(sources: &Sources) -> Result<CheckReport, Failure> {
     let config = match Config::load(sources.file.as_deref(), &sources.flags) {
         Ok(config) => config,
         Err(error) => {
-            let verdict = failed(error.to_string(), "Correct it: 'dapbox serve' would not start.");
+            let verdict = failed(error.to_string(), "Correct it; 'dapbox serve' does not start with it.");
             let found = [("clock", clock), ("configuration", Some(verdict))];
             let findings = found.into_iter().filter_map(|(name, verdict)| Some(Finding::new(name, verdict?))).collect();
             return Ok(CheckReport { findings, options: Vec::new() });
@@ -112,22 +112,22 @@ impl OptionView {
 
 fn log_level(config: &Config) -> Option<CheckResult> {
     let error = logging::filter(&config.log.level).err()?;
-    Some(failed(error, "Write a level such as info, or levels by module."))
+    Some(failed(error, "Use a level such as info, or levels by module."))
 }
 
-/// What is wrong with the address that others reach.
+/// Checks the public listener.
 fn listen(config: &Config) -> Option<CheckResult> {
     let (listen, tls) = (config.listen, config.tls.mode);
     if tls == TlsMode::Off && !listen.ip().is_loopback() && config.proxy.trusted.is_empty() {
         return Some(warning(
-            format!("{listen} is plain HTTP on an address that others reach, tokens included"),
-            "Set tls.mode to files or acme; or name the proxy in front that adds HTTPS in proxy.trusted.",
+            format!("{listen} is plain HTTP on a public address: tokens are sent in the clear"),
+            "Set tls.mode to files or acme, or proxy.trusted to the proxy in front that adds HTTPS.",
         ));
     }
     if tls == TlsMode::Acme && listen.port() != ACME_PORT {
         return Some(warning(
-            format!("the authority connects to port {ACME_PORT}, and this listens on {}", listen.port()),
-            "Listen on port 443, or make sure that connections to it are forwarded here as they are.",
+            format!("ACME needs port {ACME_PORT}, but this server listens on port {}", listen.port()),
+            "Listen on port 443, or forward its TCP connections to this port.",
         ));
     }
     Some(passed(format!("{listen}, {}", if tls == TlsMode::Off { "plain HTTP" } else { "HTTPS" })))
@@ -139,24 +139,24 @@ fn management(config: &Config) -> Option<CheckResult> {
     let is_reached = management.listen.0.is_some_and(|listen| !listen.ip().is_loopback());
     if is_reached && config.tls.mode == TlsMode::Off && config.proxy.trusted.is_empty() {
         return Some(warning(
-            format!("{url} is plain HTTP on an address that others reach, tokens included"),
-            "Set tls.mode to files or acme; or let management.listen be a loopback address, with a proxy in front.",
+            format!("{url} is plain HTTP on a public address: tokens are sent in the clear"),
+            "Set tls.mode to files or acme, or management.listen to a loopback address with a proxy in front.",
         ));
     }
-    Some(passed(format!("{url} sets tasks up for whoever has a token of 'dapbox token'")))
+    Some(passed(format!("{url}, for API tokens of 'dapbox token'")))
 }
 
-/// The files of peers whose tasks are set up in-band.
+/// Checks the files of peers whose tasks are accepted in-band.
 fn peers(config: &Config) -> Option<CheckResult> {
     let files = &config.taskprov.peers;
     let peers = match read_peers(files) {
         Ok(peers) if peers.is_empty() => return None,
         Ok(peers) => peers,
-        Err(error) => return Some(failed(error, "Correct the file, or take it out of taskprov.peers.")),
+        Err(error) => return Some(failed(error, "Correct the file, or remove it from taskprov.peers.")),
     };
     let open = files.iter().filter_map(|file| private_file(file)).find(Result::is_err);
     let names: Vec<_> = peers.iter().map(|peer| format!("the {} {}", peer.role(), peer.endpoint)).collect();
-    Some(open.unwrap_or_else(|| passed(format!("tasks of {} are set up in-band", names.join(", ")))))
+    Some(open.unwrap_or_else(|| passed(format!("accepts in-band tasks of {}", names.join(", ")))))
 }
 
 fn monitor(config: &Config) -> Option<CheckResult> {
@@ -165,46 +165,46 @@ fn monitor(config: &Config) -> Option<CheckResult> {
     let overlaps = [config.listen.ip(), monitor.ip()].iter().any(|ip| ip.is_unspecified());
     if is_same && (overlaps || monitor.ip() == config.listen.ip()) {
         return Some(failed(
-            format!("{monitor} is the address for the other parties, too"),
+            format!("{monitor} is also the address of the public listener"),
             "Set monitor.listen to another port.",
         ));
     }
     Some(doctor::warn_if_exposed(monitor).unwrap_or_else(|| passed(monitor.to_string())))
 }
 
-/// Whether the URL that others have of us goes with how we are served.
+/// Checks that the public URL matches the TLS mode and the certificate.
 fn public_url(config: &Config) -> Option<CheckResult> {
     let (place, url) = (Place::of(&config.public_url)?, &config.public_url);
     if config.tls.mode != TlsMode::Off && !place.is_secure {
-        let text = format!("{url} is without TLS, and this server speaks nothing else");
-        return Some(failed(text, "Correct public_url: https://"));
+        let text = format!("{url} has no TLS, but this server speaks TLS only");
+        return Some(failed(text, "Use https:// in public_url."));
     }
     let is_named = |domain: &String| domain.eq_ignore_ascii_case(&place.host);
     if config.tls.mode == TlsMode::Acme && !config.acme.domains.iter().any(is_named) {
         return Some(failed(
-            format!("the certificate will be for {} and not for {}", config.acme.domains.join(", "), place.host),
+            format!("the certificate will be for {}, not for {}", config.acme.domains.join(", "), place.host),
             "Add the name to acme.domains, or correct public_url.",
         ));
     }
     if !place.is_secure && !place.is_loopback() {
-        let text = format!("{url} is without TLS: whoever is between sees and changes all, tokens included");
-        return Some(warning(text, "Have TLS added, by this server or a proxy in front."));
+        let text = format!("{url} has no TLS: tokens are sent in the clear");
+        return Some(warning(text, "Enable TLS in this server or in a proxy in front."));
     }
     Some(passed(url.clone()))
 }
 
-/// Whether a file with a private key is for its owner, or a group, only.
+/// Checks that a private key file is not readable for everyone.
 fn private_file(path: &Path) -> Option<CheckResult> {
-    // That it cannot be read is said of the certificate.
+    // The check of the certificate reports a file that cannot be read.
     let mode = fs::metadata(path).ok()?.mode() & 0o777;
     let shown = path.display();
     Some(match mode & 0o007 {
-        0 => passed(format!("{shown}, not for everybody")),
-        _ => warning(format!("everybody may read {shown} (mode {mode:o})"), format!("chmod o= {shown}")),
+        0 => passed(format!("{shown}, mode {mode:o}")),
+        _ => warning(format!("{shown} has mode {mode:o}: everyone can read it"), format!("Run: chmod o= {shown}")),
     })
 }
 
-/// A key file outside of the data directory. Without one the server makes it, in a directory that must be there.
+/// Checks a secrets key file outside the data directory. The server creates a missing file, but not its directory.
 fn secrets_key(config: &Config) -> Option<CheckResult> {
     let path = &config.secrets.key_file;
     if path.as_os_str().is_empty() || !config.secrets.key.expose().is_empty() {
@@ -215,28 +215,30 @@ fn secrets_key(config: &Config) -> Option<CheckResult> {
         Ok(_) => match (doctor::secrets_file(path), fs::File::open(path)) {
             (Some(Err(trouble)), _) => Err(trouble),
             (_, Ok(_)) => passed(shown.to_string()),
-            (_, Err(error)) => warning(format!("this user cannot read {shown}: {error}"), "The server's user has to."),
+            (_, Err(error)) => {
+                warning(format!("this user cannot read {shown}: {error}"), "Make it readable for the server's user.")
+            }
         },
         Err(_) if path.parent().is_some_and(|dir| dir.as_os_str().is_empty() || dir.is_dir()) => {
-            passed(format!("{shown} is made at the first start"))
+            passed(format!("{shown} is created at the first start"))
         }
-        Err(error) => failed(format!("{shown}: {error}"), "Make its directory, or correct secrets.key_file."),
+        Err(error) => failed(format!("{shown}: {error}"), "Create its directory, or correct secrets.key_file."),
     })
 }
 
-/// For people.
+/// The report as text.
 fn show(report: &CheckReport, style: Style) -> String {
     let mut text = findings::show(&report.findings, style);
     if report.options.is_empty() {
         return text;
     }
-    text.push_str("\nNot as by default:\n");
+    text.push_str("\nNon-default options:\n");
     let width = report.options.iter().map(|option| option.key.len()).max().unwrap_or_default();
     for option in &report.options {
         let value = if option.value.is_empty() { "(secret)" } else { &option.value };
         text.push_str(&format!("  {:<width$} = {value}  {}\n", option.key, style.dim(&option.origin)));
         for place in &option.shadowed {
-            text.push_str(&format!("  {:<width$}   {}\n", "", style.dim(&format!("without effect: {place}"))));
+            text.push_str(&format!("  {:<width$}   {}\n", "", style.dim(&format!("overridden: {place}"))));
         }
     }
     text

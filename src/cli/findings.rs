@@ -1,4 +1,4 @@
-//! What `check` and `doctor` have found, and how it is shown.
+//! Findings of `check` and `doctor`, and their output.
 
 use serde::Serialize;
 
@@ -7,68 +7,68 @@ use super::{
     style::{self, Style},
 };
 
-/// The narrowest column that text is wrapped to, in characters.
+/// Minimum width of the text column, in characters.
 const MIN_TEXT_WIDTH: usize = 20;
 
-/// What a check found.
+/// A finding of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What was looked at. These names stay: scripts know them.
+    /// The name of the check. Scripts match it, so it must not change.
     pub name: &'static str,
-    /// How bad it is.
+    /// The severity.
     pub outcome: Severity,
-    /// Which one of several, such as a peer's URL.
+    /// The subject, if there are several, such as a peer's URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,
     /// What was found.
     pub detail: String,
-    /// What to do about it.
+    /// How to fix it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
 }
 
-/// How bad it is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// All is well.
+    /// No problem.
     Ok,
-    /// It works, and may not for long or not as it is meant to.
+    /// It works, but may fail soon or is not as intended.
     Warning,
     /// It does not work.
     Failed,
 }
 
-/// What was found if all is well, or what is wrong.
+/// What was found, or a problem.
 pub type CheckResult = Result<String, CheckIssue>;
 
-/// What is wrong.
+/// A problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CheckIssue {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// What was found.
+    /// What was found, with the value.
     pub detail: String,
-    /// What to do about it.
+    /// How to fix it.
     pub remedy: String,
 }
 
-/// It works, and may not for long or not as it is meant to.
+/// A problem that may cause a failure.
 pub fn warning(detail: impl Into<String>, remedy: impl Into<String>) -> CheckResult {
     Err(CheckIssue { severity: Severity::Warning, detail: detail.into(), remedy: remedy.into() })
 }
 
-/// It does not work.
+/// A problem that is a failure.
 pub fn failed(detail: impl Into<String>, remedy: impl Into<String>) -> CheckResult {
     Err(CheckIssue { severity: Severity::Failed, detail: detail.into(), remedy: remedy.into() })
 }
 
-/// All is well.
+/// No problem.
 pub fn passed(detail: impl Into<String>) -> CheckResult {
     Ok(detail.into())
 }
 
-/// A part of a sentence as one of its own.
+/// Capitalizes a phrase and adds a full stop.
 pub fn sentence(text: &str) -> String {
     let mut letters = text.chars();
     let first = letters.next().map(|first| first.to_uppercase().collect::<String>()).unwrap_or_default();
@@ -76,7 +76,7 @@ pub fn sentence(text: &str) -> String {
 }
 
 impl Finding {
-    /// What a check with this name says.
+    /// Creates a finding from a check's result.
     pub fn new(name: &'static str, verdict: CheckResult) -> Self {
         let (outcome, detail, remedy) = match verdict {
             Ok(detail) => (Severity::Ok, detail, None),
@@ -85,13 +85,13 @@ impl Finding {
         Self { name, outcome, subject: None, detail, remedy }
     }
 
-    /// The same about one of several.
+    /// Adds the subject.
     pub fn with_subject(self, subject: impl Into<String>) -> Self {
         Self { subject: Some(subject.into()), ..self }
     }
 }
 
-/// Fails if one of the checks did.
+/// Fails if a check failed.
 pub fn outcome(findings: &[Finding]) -> Outcome {
     match findings.iter().filter(|finding| finding.outcome == Severity::Failed).count() {
         0 => Ok(()),
@@ -99,7 +99,7 @@ pub fn outcome(findings: &[Finding]) -> Outcome {
     }
 }
 
-/// The findings for people, one to a line, with what to do below.
+/// The findings as text: one per line, with the fix below.
 pub fn show(findings: &[Finding], style: Style) -> String {
     let width = findings.iter().map(|finding| finding.name.len()).max().unwrap_or_default();
     let indent = " ".repeat(width + 13);
@@ -120,7 +120,7 @@ pub fn show(findings: &[Finding], style: Style) -> String {
     text
 }
 
-/// Lines of at most `width` characters, as far as there are words that fit.
+/// Breaks text into lines of at most `width` characters, except for longer words.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
@@ -138,15 +138,15 @@ mod tests {
 
     #[test]
     fn renders_findings_aligned_within_width() {
-        let detail = "there is something to say about this that is longer than a line of a terminal";
+        let detail = "this text about some finding is longer than one line of a terminal of the usual width";
         let findings = [
             Finding::new("one", passed(detail)),
-            Finding::new("another", failed(detail, "call somebody, who comes")).with_subject("https://a.example"),
+            Finding::new("another", failed(detail, "ask the operator to fix it")).with_subject("https://a.example"),
         ];
         let text = show(&findings, Style::plain());
-        assert!(text.starts_with("  ok       one      there is something"), "{text}");
-        assert!(text.contains("  failed   another  https://a.example: there is"), "{text}");
-        assert!(text.ends_with("                    call somebody, who comes\n"), "{text}");
+        assert!(text.starts_with("  ok       one      this text about"), "{text}");
+        assert!(text.contains("  failed   another  https://a.example: this"), "{text}");
+        assert!(text.ends_with("                    ask the operator to fix it\n"), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= style::WIDTH), "{text}");
         let json = serde_json::to_value(&findings).unwrap();
         assert_eq!((&json[1]["outcome"], json[0].get("remedy")), (&"failed".into(), None));

@@ -32,7 +32,7 @@ fn assert_product(row: &Value, whole: &str, parts: [&str; 2]) {
 
 #[test]
 fn growth_is_measured_at_each_size_and_after_compaction() {
-    let rows = bench("growth --reports 20000 --per-day 8000 --rest 0s -o json");
+    let rows = bench("growth --reports 20000 --per-day 8000 --pause 0s -o json");
     let rows = rows.as_array().unwrap();
     let compacted: Vec<_> = rows.iter().map(|row| row["compacted"].as_bool().unwrap()).collect();
     assert_eq!(compacted, [false, false, true]);
@@ -156,7 +156,7 @@ async fn a_helper_elsewhere_is_measured(#[case] dap: &str, #[case] query: &str, 
 
     let mut args = format!("peer --task {} --reports 30 --job-size 3,16 --in-flight 1,4 -o json", text(&leader_file));
     if is_elsewhere {
-        args += &format!(" --at {origin}dap-{dap}/");
+        args += &format!(" --helper-url {origin}dap-{dap}/");
     }
     let measured = bench(&args);
     assert_eq!(

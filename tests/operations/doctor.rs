@@ -74,16 +74,16 @@ fn a_healthy_directory_passes_with_a_server_and_without() {
     for name in ["data directory", "permissions", "disk space", "ballast", "server"] {
         assert_eq!(found(name).0, "ok", "{name}: {:?}", found(name));
     }
-    assert!(found("server").1.contains("runs"), "{:?}", found("server"));
+    assert!(found("server").1.contains("running"), "{:?}", found("server"));
     assert_eq!(found("content").0, "", "it is the server's");
     running.stop();
 
     let (code, found) = examine(&data);
-    assert_eq!((code, found("content")), (0, ("ok".to_owned(), "whole, with 0 tasks ".to_owned())));
-    assert!(found("server").0 == "warning" && found("server").1.contains("no server runs"), "{:?}", found("server"));
+    assert_eq!((code, found("content")), (0, ("ok".to_owned(), "intact, with 0 tasks ".to_owned())));
+    assert!(found("server").0 == "warning" && found("server").1.contains("no server uses"), "{:?}", found("server"));
     let output = dapbox(&["doctor"], &data).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("  ok       content         whole, with 0 tasks\n"), "{text}");
+    assert!(text.contains("  ok       content         intact, with 0 tasks\n"), "{text}");
     assert!(output.status.success() && output.stderr.is_empty(), "{text}");
     assert!(!data.join("doctor-probe").exists());
     // Nothing of it is in the way of the next start.
@@ -125,7 +125,7 @@ fn each_trouble_is_named_with_a_remedy() {
     let mut command = Command::new("sh");
     command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_dapbox")]);
     let output = command.args(["doctor", "-o", "json", "--data-dir"]).arg(&data).output().unwrap();
-    assert!(String::from_utf8_lossy(&output.stdout).contains("at most 64 files"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("limit on open files is 64"), "{output:?}");
 
     // A server that runs and whose socket nobody finds holds the directory.
     let running = Server::start(&data);

@@ -120,7 +120,7 @@ async fn a_partner_is_told_what_to_enter_and_gets_in() {
     assert_eq!((code, outcome(&report["findings"], "with a token")), (1, "failed"), "{report:#}");
 
     let text = managed.run(&[&["partner", "invite", "next", "--expires-in", "30d"], &trust[..]].concat()).await.1;
-    assert!(text.contains("divviup aggregator create") && text.contains("Not to be seen from here"), "{text}");
+    assert!(text.contains("divviup aggregator create") && text.contains("Not covered by these checks"), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 90), "{text}");
     let mut node = managed.node;
     node.stop().await;
@@ -154,7 +154,7 @@ async fn nobody_is_invited_to_what_they_cannot_reach() {
     managed.node.stop().await;
     let (code, _, error) = managed.run(&[&["partner", "invite", "divviup"], &trust[..]].concat()).await;
     assert!(code == 1 && error.contains("dapbox serve"), "{error}");
-    let (code, invitation) = managed.json(&[&["partner", "invite", "divviup", "--anyway"], &trust[..]].concat()).await;
+    let (code, invitation) = managed.json(&[&["partner", "invite", "divviup", "--force"], &trust[..]].concat()).await;
     assert_eq!((code, &invitation["name"]), (0, &json!("divviup")));
     assert_eq!(managed.tokens().await, ["divviup"]);
 

@@ -1,4 +1,4 @@
-//! `dapbox bench aggregation`: from reports that wait at a leader to sums at both aggregators, which share this machine.
+//! `dapbox bench aggregation`: aggregates waiting reports with a leader and a helper on this machine.
 
 use std::{
     path::Path,
@@ -26,51 +26,51 @@ use crate::{
     model::{PrepareInit, Report, TaskId},
 };
 
-/// How often it is looked how far they are.
+/// Interval between two looks at the progress.
 const POLL_INTERVAL: Span = Span::from_millis(5);
 
-/// How long nothing may happen.
+/// The benchmark fails after this time without progress.
 const STALL_TIMEOUT: Span = Span::from_secs(60);
 
-/// What is measured by default.
+/// Workloads measured by default.
 const DEFAULT_WORKLOADS: [&str; 2] = ["count", "histogram:100"];
 
 /// Arguments of `dapbox bench aggregation`.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// How many reports wait; by default as many whole jobs as take about --seconds. Those that fill no job wait for
-    /// leader.max_job_delay, and so does the end.
+    /// Reports to aggregate; by default as many whole jobs as run for about --seconds. A last, partial job waits for
+    /// leader.max_job_delay and delays the result.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     reports: Option<u64>,
 }
 
-/// What was measured of one VDAF.
+/// Results of one VDAF.
 #[derive(Clone, Debug, Serialize)]
 pub struct Results {
     /// The VDAF.
     pub vdaf: String,
-    /// The revision of the protocol.
+    /// The protocol revision.
     pub revision: &'static str,
-    /// Reports that waited, all of which were aggregated, or this fails.
+    /// Reports aggregated; fewer than uploaded is an error.
     pub reports: usize,
-    /// How long that took.
+    /// Duration of the aggregation, in seconds.
     pub seconds: f64,
-    /// What the leader's cryptography takes of a core's time for a report, in microseconds.
+    /// Core time of the leader's cryptography per report, in microseconds.
     pub leader_us_per_report: f64,
-    /// What the helper's takes.
+    /// Core time of the helper's cryptography per report, in microseconds.
     pub helper_us_per_report: f64,
-    /// What cryptography alone would allow: both, from memory on all cores.
+    /// Reports per second if only the cryptography of both parties ran, from memory on all cores.
     pub limit_reports_per_second: f64,
-    /// What the two did.
+    /// Reports aggregated per second.
     pub reports_per_second: f64,
-    /// The one in units of the other.
+    /// Throughput divided by the limit.
     pub ratio: f64,
-    /// What they could do in a day.
+    /// Reports per day at this rate.
     pub reports_per_day: f64,
-    /// What both take of a core's time for a report, in microseconds.
+    /// Core time of both servers per report, in microseconds.
     pub cpu_us_per_report: f64,
-    /// The part of the cores that was ours while the limit was measured.
+    /// Share of the cores that this process had while the limit was measured.
     pub limit_cores_share: f64,
     /// Durable commits of the leader.
     pub leader_commits: u64,
@@ -78,7 +78,7 @@ pub struct Results {
     pub helper_commits: u64,
 }
 
-/// Measures all that the options ask for, below `dir`.
+/// Runs the benchmark for each workload, below `dir`.
 pub async fn measure(options: &Options, common: &CommonArgs, dir: &Path) -> Result<Vec<Results>, Failure> {
     let workloads = common.workloads(&DEFAULT_WORKLOADS)?;
     let mut all = Vec::with_capacity(workloads.len());
@@ -93,7 +93,7 @@ pub async fn measure(options: &Options, common: &CommonArgs, dir: &Path) -> Resu
     Ok(all)
 }
 
-/// A leader and a helper.
+/// A leader, a helper and their common task.
 struct Bench {
     stage: ServerTemplate,
     workload: Workload,
@@ -102,14 +102,14 @@ struct Bench {
     keys: AggregatorKeys,
 }
 
-/// What they can do from memory.
+/// The limits that cryptography sets.
 struct Limits {
     helper: Rate,
     both: Rate,
 }
 
 impl Bench {
-    /// The task names the place where the helper is already.
+    /// Creates a task whose helper URL is the address of the running helper.
     async fn new(
         workload: &Workload,
         common: &CommonArgs,
@@ -121,7 +121,7 @@ impl Bench {
         let urls = [format!("{ORIGIN}{prefix}/"), format!("http://{}/{prefix}/", theirs.server.address())];
         let files = workload.task(common.dap.revision(), urls)?;
         let (Some(ours), Some(task)) = (files.leader.aggregator_task(), files.helper.aggregator_task()) else {
-            return Err(Failure::new("the task files are not for a leader and a helper"));
+            return Err(Failure::new("the task files do not belong to a leader and a helper"));
         };
         theirs.add(&task).await?;
         let stage = ServerTemplate::new(dir).await?;
@@ -174,7 +174,7 @@ impl Bench {
             Ok(limit.per_second() * time.as_secs_f64())
         };
         let mut reports = made::generate(one, made::report_bytes, wanted, 1)?;
-        // Those that do not fill a job wait for more to come, which is not what is measured.
+        // A partial job waits for more reports, and that delay must not be measured.
         let job_size = Leader::default().max_job_size;
         if reports.len() > job_size {
             reports.truncate(reports.len() / job_size * job_size);
@@ -198,7 +198,7 @@ impl Bench {
         limits
     }
 
-    /// Uploads the reports to a leader that lets them wait.
+    /// Uploads the reports to a leader that does not aggregate yet.
     async fn fill(self: &Arc<Self>, reports: &Arc<Vec<Report>>) -> Result<RunningServer, Failure> {
         let running = self.stage.start(JobDriver::Disabled).await?;
         let (address, bench, reports) = (running.server.address(), self.clone(), reports.clone());
@@ -214,7 +214,7 @@ impl Bench {
         uploaded.map(|()| running)
     }
 
-    /// Lets the leader begin, and waits until both have aggregated everything.
+    /// Starts aggregation and waits until both parties have aggregated all reports.
     async fn aggregate(
         &self,
         ours: RunningServer,
@@ -236,7 +236,7 @@ impl Bench {
             if aggregated > seen {
                 (seen, seen_at) = (aggregated, Instant::now());
             } else if seen_at.elapsed() > STALL_TIMEOUT {
-                break Err(Failure::new(format!("the leader aggregated {seen} of {number} reports and no more")));
+                break Err(Failure::new(format!("aggregation stalled at {seen} of {number} reports")));
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         };
@@ -258,7 +258,7 @@ impl Bench {
     }
 }
 
-/// What was seen of an aggregation.
+/// Measurements of one aggregation.
 struct AggregationRun {
     time: Span,
     cpu: Span,

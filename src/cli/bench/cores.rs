@@ -1,4 +1,4 @@
-//! Work on all cores with nothing around it: plain threads that share a list.
+//! Runs work on all cores with plain threads.
 
 use std::{
     sync::{
@@ -14,12 +14,12 @@ use indicatif::ProgressBar;
 use super::cpu;
 use crate::cli::Failure;
 
-/// As many threads as a server has workers by default.
+/// Number of threads: the default number of a server's workers.
 pub fn count() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Makes so many of something on all cores, in no particular order.
+/// Generates `number` items on all cores, in no particular order.
 pub fn generate<T: Send>(
     number: usize,
     bar: &ProgressBar,
@@ -45,38 +45,38 @@ pub fn generate<T: Send>(
     Ok(all)
 }
 
-/// How fast something goes.
+/// A measured rate.
 #[derive(Clone, Copy, Debug)]
 pub struct Rate {
-    /// How much of a core's time one takes.
+    /// Core time per item.
     pub each: Span,
-    /// The part of the cores that we had; the rest was taken by others.
+    /// Share of the cores that this process had; other processes used the rest.
     pub share: f64,
 }
 
 impl Rate {
-    /// How many all cores together do in a second, if nobody else takes any of them.
+    /// Items per second if all cores were available.
     pub fn per_second(&self) -> f64 {
         count() as f64 / self.each.as_secs_f64()
     }
 
-    /// The middle between two.
+    /// The mean of two rates.
     pub fn mean(self, other: Self) -> Self {
         Self { each: (self.each + other.each) / 2, share: self.share.min(other.share) }
     }
 }
 
-/// Does `one` to the items, over and over, on all cores for about `time`, after a warm-up of a tenth of that.
+/// Applies `one` to the items repeatedly, on all cores for about `time`, after a warm-up of a tenth of that.
 ///
-/// What counts is the processors' time that it takes: on a machine that is busy otherwise, a limit by the clock would be
-/// too low, and everything compared with it would look better than it is.
+/// The rate is derived from CPU time. On a busy machine, a limit by wall-clock time would be too low, and everything
+/// compared with it would look better than it is.
 pub fn measure_rate<T: Sync>(
     items: &[T],
     time: Span,
     one: impl Fn(&T) -> Result<(), Failure> + Sync,
 ) -> Result<Rate, Failure> {
     let (warm, over) = (AtomicBool::new(false), AtomicBool::new(false));
-    // Asked once: it looks into several files.
+    // Read once: the call reads several files.
     let threads = count();
     let start = Barrier::new(threads + 1);
     let part = |first: usize| {
@@ -106,7 +106,7 @@ pub fn measure_rate<T: Sync>(
         let begin = Instant::now();
         thread::sleep(time);
         over.store(true, Ordering::Relaxed);
-        // What is begun is finished and counts, with the time that it takes.
+        // A started item is finished and counts, with its time.
         let ended: Vec<_> = threads.into_iter().map(join_thread).collect();
         (begin.elapsed(), ended)
     });
@@ -120,7 +120,7 @@ pub fn measure_rate<T: Sync>(
     Ok(Rate { each: Span::from_secs_f64(each), share: used.as_secs_f64() / (elapsed.as_secs_f64() * threads as f64) })
 }
 
-/// What a thread came to.
+/// Joins a thread; a panic becomes an error.
 pub fn join_thread<T>(thread: thread::ScopedJoinHandle<'_, T>) -> Result<T, Failure> {
     thread.join().map_err(|_| Failure::new("a thread panicked"))
 }

@@ -1,20 +1,20 @@
-//! What was used of the processors' time.
+//! CPU time of the thread, the process and the machine.
 
 use std::{fs, time::Duration as Span};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// By this thread.
+/// CPU time of this thread.
 pub fn thread_time() -> Span {
     read(ClockId::ThreadCPUTime)
 }
 
-/// By all threads of this process, those included that have ended.
+/// CPU time of all threads of this process, including finished ones.
 pub fn process_time() -> Span {
     read(ClockId::ProcessCPUTime)
 }
 
-/// By everybody on this machine, to the hundredth of a second, where the system tells.
+/// CPU time of all processes on this machine, to a hundredth of a second, if the system reports it.
 pub fn system_time() -> Option<Span> {
     let text = fs::read_to_string("/proc/stat").ok()?;
     // user, nice, system, idle, iowait, irq, softirq: proc_stat(5). The unit is the same on all platforms.

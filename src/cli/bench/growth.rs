@@ -1,5 +1,5 @@
-//! `dapbox bench growth`: reports go through what a helper does with a job that is prepared: reserve the ids, add the
-//! sums, remember the ids, store the answer, durably. Only the cryptography is left out.
+//! `dapbox bench growth`: stores prepared jobs like a helper, durably: reserve ids, merge buckets, record ids, store the
+//! answer. Only the cryptography is left out.
 
 use std::{
     path::{Path, PathBuf},
@@ -42,78 +42,78 @@ use crate::{
     vdaf::table,
 };
 
-/// The time of the first reports: 2023-11-15, at midnight.
+/// Time of the first reports: 2023-11-15, at midnight.
 const FIRST_DAY: Time = Time(1_700_006_400);
 const DAY: u64 = 86_400;
-/// How many reports a rate is measured with, at most.
+/// Maximum number of reports that one rate is measured with.
 const PROBE_REPORTS: u64 = 500_000;
-/// Bins of the histogram that is measured.
+/// Bins of the measured histogram.
 const BINS: usize = 100;
 
 /// Arguments of `dapbox bench growth`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The reports are made up, and their shares with them; what is stored of them goes through a helper's own \
-    code, with durable commits. Times are made up too: a day passes with every --per-day reports, and answers are \
-    swept as they would be. Needs up to 40 bytes of disk for each report, in --dir; everything is removed in the end.\n\n\
+    after_help = "Reports and shares are synthetic, but a helper's own code stores them, with durable commits. Time is \
+    synthetic, too: a day passes with every --per-day reports, and stored answers expire accordingly. Needs up to 40 bytes \
+    of disk per report below --dir; all of it is removed at the end.\n\n\
     Examples:\n  \
     dapbox bench growth --reports 1000000\n  \
     dapbox bench growth --dir /var/lib/dapbox-bench -o json"
 )]
 pub struct Args {
-    /// How many reports to end with.
+    /// Number of reports to store.
     #[arg(long, value_name = "N", default_value_t = 40_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     reports: u64,
-    /// Reports in each aggregation job.
+    /// Reports per aggregation job.
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=100_000))]
     job_size: u64,
-    /// Reports on each day.
+    /// Reports per day.
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     per_day: u64,
-    /// How long answers to jobs are kept (retention.answer_age), in made-up time.
+    /// Retention of answers to jobs (retention.answer_age), in synthetic time.
     #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = args::duration)]
     answer_age: Span,
-    /// How long it rests after each day, so that the database can tidy up as it does when there is less to do.
+    /// Pause after each synthetic day, in which the database can clean up.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = args::duration)]
-    rest: Span,
-    /// Jobs that are stored at once.
+    pause: Span,
+    /// Jobs stored concurrently.
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=1024))]
     in_flight: u64,
-    /// The directory to fill, which must not exist; a temporary one by default.
+    /// Directory to create and fill; a temporary one by default.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// What to print.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
-/// What was measured at one number of reports.
+/// Measurements at one number of reports.
 #[derive(Clone, Debug, Serialize)]
 struct GrowthPoint {
-    /// Reports that are remembered.
+    /// Recorded reports.
     reports: u64,
     /// Whether the data directory was compacted before.
     compacted: bool,
-    /// Reports stored per second from here on.
+    /// Reports stored per second from this point.
     reports_per_second: f64,
-    /// The same, in units of what it was without any.
+    /// This rate divided by the rate of an empty directory.
     speed: f64,
-    /// Opening the data directory, in seconds.
+    /// Time to open the data directory, in seconds.
     start_seconds: f64,
     /// Memory of a process that has just opened it, in bytes.
     resident_bytes: Option<u64>,
-    /// Memory beyond that of an empty one, per report.
+    /// Memory per report, without that of an empty directory.
     memory_per_report: Option<f64>,
-    /// Disk, in bytes.
+    /// Disk usage, in bytes.
     disk_bytes: u64,
-    /// Disk beyond that of an empty one, per report.
+    /// Disk usage per report, without that of an empty directory.
     disk_per_report: Option<f64>,
 }
 
 /// Runs `dapbox bench growth`.
 pub async fn run(args: Args) -> Outcome {
     if let Some(dir) = args.dir.as_ref().filter(|dir| dir.exists()) {
-        return Err(Failure::usage(format!("{} exists; name a directory that does not", dir.display())));
+        return Err(Failure::usage(format!("{} exists; choose a directory that does not exist", dir.display())));
     }
     let directory = Directory::new(None)?;
     let dir = args.dir.clone().unwrap_or_else(|| directory.path().join("data"));
@@ -128,7 +128,7 @@ pub async fn run(args: Args) -> Outcome {
     }?)
 }
 
-/// A data directory that grows.
+/// A growing data directory.
 struct GrowthBench<'a> {
     args: &'a Args,
     dir: &'a Path,
@@ -157,7 +157,7 @@ impl<'a> GrowthBench<'a> {
                 let day = (self.load.stored() / self.args.per_day + 1) * self.args.per_day;
                 self.fill(&store, milestone.min(day)).await?;
                 self.sweep(&store).await?;
-                tokio::time::sleep(self.args.rest).await;
+                tokio::time::sleep(self.args.pause).await;
             }
             store.close().await;
             self.measure_point(false).await?;
@@ -170,7 +170,7 @@ impl<'a> GrowthBench<'a> {
         Ok(self.measured)
     }
 
-    /// Measures what there is, and how it goes on from here.
+    /// Measures the directory, and the rate of further jobs.
     async fn measure_point(&mut self, compacted: bool) -> Outcome {
         let disk_bytes = usage::on_disk(self.dir)?;
         let OpenCost { seconds: start_seconds, resident_bytes } = OpenCost::in_child_process(self.dir)?;
@@ -197,7 +197,7 @@ impl<'a> GrowthBench<'a> {
         Ok(())
     }
 
-    /// Stores jobs until there are that many reports.
+    /// Stores jobs until `until` reports are stored.
     async fn fill(&self, store: &Store, until: u64) -> Outcome {
         let mut workers = JoinSet::new();
         for _ in 0..self.args.in_flight {
@@ -217,7 +217,7 @@ impl<'a> GrowthBench<'a> {
         Ok(())
     }
 
-    /// Forgets what a server would forget at this time.
+    /// Deletes expired records, as a server does.
     async fn sweep(&self, store: &Store) -> Outcome {
         let retention = Retention { answer_age: Seconds(self.args.answer_age), ..Retention::default() };
         let (task, now) = (self.load.context.task.public.id, self.load.now(self.load.stored()));
@@ -239,7 +239,7 @@ fn open(dir: &Path) -> Result<Store, Failure> {
     Ok(Store::open(dir, store_options())?)
 }
 
-/// How a data directory opens.
+/// Cost of opening a data directory.
 #[derive(Debug, Serialize, Deserialize)]
 struct OpenCost {
     seconds: f64,
@@ -247,24 +247,25 @@ struct OpenCost {
 }
 
 impl OpenCost {
-    /// Opens it in a process that has done nothing else, so that all of its memory is due to that.
+    /// Opens the directory in a fresh process, so that all of its memory is due to that.
     fn in_child_process(dir: &Path) -> Result<Self, Failure> {
         let output = Command::new(std::env::current_exe()?).args(["bench", "open"]).arg(dir).output()?;
         if output.status.success() {
             return Ok(serde_json::from_slice(&output.stdout)?);
         }
-        Err(Failure::new(String::from_utf8_lossy(&output.stderr)).context("opening it in another process"))
+        Err(Failure::new(String::from_utf8_lossy(&output.stderr))
+            .context("cannot open the directory in another process"))
     }
 }
 
 /// Arguments of `dapbox bench open`.
 #[derive(Debug, clap::Args)]
 pub struct OpenArgs {
-    /// A data directory.
+    /// Data directory to open.
     dir: PathBuf,
 }
 
-/// Runs `dapbox bench open`: opens a data directory and says in JSON what that took.
+/// Runs `dapbox bench open`: opens a data directory and prints the cost as JSON.
 pub async fn run_open(args: OpenArgs) -> Outcome {
     let begin = Instant::now();
     let store = open(&args.dir)?;
@@ -273,19 +274,19 @@ pub async fn run_open(args: OpenArgs) -> Outcome {
     Ok(say(serde_json::to_string(&opened)?)?)
 }
 
-/// A job as it is once it is prepared.
+/// A prepared job.
 struct Job {
     request: Request,
     metadata: Vec<ReportMetadata>,
     prepared: Prepared,
 }
 
-/// Where jobs come from.
+/// Generates prepared jobs.
 struct JobSource {
     context: Arc<TaskContext>,
     job_size: u64,
     per_day: u64,
-    /// Reports that were made up so far.
+    /// Number of reports generated so far.
     next: AtomicU64,
 }
 
@@ -294,7 +295,7 @@ impl JobSource {
         self.next.load(Ordering::Relaxed)
     }
 
-    /// The time of a report, by its number.
+    /// The time of a report, by its index.
     fn now(&self, report: u64) -> Time {
         Time(FIRST_DAY.0 + report * DAY / self.per_day)
     }
@@ -309,7 +310,7 @@ impl JobSource {
         let task = &self.context.task.public;
         let bucket = Bucket::Time(now.truncate(task.time_precision));
         let sum = Sum { reports: metadata.clone(), checksum, share: self.context.preparer.zero() };
-        // What the helper says about a report of a histogram: a seed behind a header.
+        // A helper's message for a histogram report: a header and a seed.
         let message = Bytes::from_static(&[0; 21]);
         let answer = |metadata: &ReportMetadata| PrepareResp {
             report_id: metadata.id,
@@ -331,7 +332,7 @@ async fn store_job(store: &Store, context: &Arc<TaskContext>, job: Job) -> Outco
     let reserve = move |tx: &mut Tx<'_>| helper::reserve(tx, &request, bounds, &metadata);
     let reserved = store.write(Point::HelperReserve, reserve).await?;
     if !matches!(&reserved, Reserved::New(verdicts) if verdicts.iter().all(Option::is_none)) {
-        return Err(Failure::new("a fresh report was refused"));
+        return Err(Failure::new("a new report was rejected"));
     }
     let context = context.clone();
     let commit = move |tx: &mut Tx<'_>| helper::commit(tx, &context, &request, bounds, prepared);
@@ -339,7 +340,7 @@ async fn store_job(store: &Store, context: &Arc<TaskContext>, job: Job) -> Outco
     stored.map(drop).ok_or_else(|| Failure::new("a job was not stored"))
 }
 
-/// The helper's side of a task.
+/// The helper's part of a task.
 fn task() -> Result<Task, Failure> {
     let parameters = table::VdafParameters { length: Some(BINS), ..table::VdafParameters::default() };
     let vdaf: VdafConfig = table::configure("histogram", &parameters).map_err(Failure::new)?;
@@ -347,7 +348,7 @@ fn task() -> Result<Task, Failure> {
     let batch = crate::cli::args::BatchArgs::default();
     let task = task::parameters(Revision::Dap09, urls, vdaf, &batch)?;
     let files = TaskFiles::generate(task, &VerifyKey::default())?;
-    files.helper.aggregator_task().ok_or_else(|| Failure::new("the helper's file holds no task"))
+    files.helper.aggregator_task().ok_or_else(|| Failure::new("the helper's file contains no task"))
 }
 
 fn format_table(measured: &[GrowthPoint]) -> String {
@@ -372,8 +373,8 @@ fn format_table(measured: &[GrowthPoint]) -> String {
             bytes(point.disk_per_report),
         ));
     }
-    let note = "speed: reports/s in units of those of an empty one. start, memory: another process that opens it. \
-                each: per report. compacted: the last one, after dapbox compact.";
+    let note = "speed: reports/s by those of an empty directory. start, memory: a fresh process that opens it. \
+                each: per report. compacted: the last row after dapbox compact.";
     lines.push(style.dim(note));
     lines.join("\n")
 }

@@ -1,4 +1,4 @@
-//! `dapbox bench helper`: aggregation jobs, as a leader sends them to a helper, against the limit that cryptography sets.
+//! `dapbox bench helper`: sends aggregation jobs to a helper, and compares it with the limit that cryptography sets.
 
 use std::{
     net::SocketAddr,
@@ -31,78 +31,78 @@ use crate::{
     wire::ResourceKind,
 };
 
-/// How often the server's latency is looked at while it is busy.
+/// Interval between two probes of the server's latency under load.
 const PROBE_INTERVAL: Span = Span::from_millis(20);
 
-/// What is measured by default.
+/// Workloads measured by default.
 const DEFAULT_WORKLOADS: [&str; 5] = ["count", "sum:32", "histogram:100", "sumvec:1000x1", "sumvec:10000x1"];
 
 /// Arguments of `dapbox bench helper`.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// Reports in each aggregation job.
+    /// Reports per aggregation job.
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [100, 500],
         value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub job_size: Vec<u64>,
-    /// Aggregation jobs at the same time.
+    /// Concurrent aggregation jobs.
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 4, 10],
         value_parser = clap::value_parser!(u64).range(1..=1024))]
     pub in_flight: Vec<u64>,
 }
 
-/// What was measured of one VDAF.
+/// Results of one VDAF.
 #[derive(Clone, Debug, Serialize)]
 pub struct Results {
     /// The VDAF.
     pub vdaf: String,
-    /// The revision of the protocol.
+    /// The protocol revision.
     pub revision: &'static str,
-    /// Reports that were made beforehand.
+    /// Reports generated in advance.
     pub reports_made: usize,
     /// The runs.
     pub runs: Vec<Run>,
 }
 
-/// What was measured of one VDAF, job size and number of jobs in flight.
+/// Results of one VDAF, job size and number of jobs in flight.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
-    /// Reports in each job.
+    /// Reports per job.
     pub job_size: usize,
-    /// Jobs at the same time.
+    /// Concurrent jobs.
     pub jobs_in_flight: usize,
-    /// Open and preparation of one report on one core, in microseconds, while all cores do the same.
+    /// Core time to open and prepare one report while all cores do the same, in microseconds.
     pub limit_us_per_report: f64,
-    /// The part of the cores that was ours while that was measured. If it is not about 1, others were busy too, and the
-    /// ratio is lower than it would be without them.
+    /// Share of the cores that this process had during that measurement. Below 1, other processes were busy, and the
+    /// ratio is lower than without them.
     pub limit_cores_share: f64,
-    /// The same for all cores: reports in a second.
+    /// Reports per second on all cores, cryptography only.
     pub limit_reports_per_second: f64,
-    /// What the ratio is to: the limit, and with one job in flight a bare fdatasync for each job added to it.
+    /// Denominator of the ratio: the limit, plus one fdatasync per job if only one job is in flight.
     pub bound_reports_per_second: f64,
-    /// What the server did.
+    /// Reports aggregated per second.
     pub reports_per_second: f64,
-    /// The one in units of the other.
+    /// Throughput divided by the bound.
     pub ratio: f64,
-    /// What the server takes of a core's time for a report, in microseconds.
+    /// Core time of the server per report, in microseconds.
     pub server_cpu_us_per_report: f64,
-    /// The part of the cores that others took during the run, where the system tells.
+    /// Share of the cores that other processes used during the run, if the system reports it.
     pub others_cores_share: Option<f64>,
-    /// What it could do in a day.
+    /// Reports per day at this rate.
     pub reports_per_day: f64,
-    /// Jobs that were answered.
+    /// Answered jobs.
     pub jobs: usize,
-    /// Reports that the answers accept: all of them, or this fails.
+    /// Accepted reports; a rejected report is an error.
     pub reports: usize,
     /// Durable commits.
     pub commits: u64,
-    /// Reports in each commit.
+    /// Reports per commit.
     pub reports_per_commit: f64,
-    /// How long the server took meanwhile to tell its keys.
+    /// Latency of `hpke_config` requests during the run.
     pub hpke_config: Latency,
 }
 
-/// Measures all that the options ask for, below `dir`.
+/// Runs the benchmark for each workload, below `dir`.
 pub async fn measure(
     options: &Options,
     common: &CommonArgs,
@@ -118,7 +118,7 @@ pub async fn measure(
     Ok(all)
 }
 
-/// A helper and whoever sends it reports.
+/// A helper and the load generator's part of the task.
 struct Bench {
     stage: ServerTemplate,
     workload: Workload,
@@ -132,12 +132,12 @@ impl Bench {
     async fn new(workload: &Workload, dap: Dap, dir: &Path) -> Result<Self, Failure> {
         let files = workload.task(dap.revision(), urls(dap.revision()))?;
         let (Some(ours), Some(task)) = (files.leader.aggregator_task(), files.helper.aggregator_task()) else {
-            return Err(Failure::new("the task files are not for a leader and a helper"));
+            return Err(Failure::new("the task files do not belong to a leader and a helper"));
         };
         let model::Party::Leader { helper_token: token, .. } = ours.party.clone() else {
             return Err(Failure::new("the leader's task has no token for the helper"));
         };
-        // Of the leader there are only the keys.
+        // No leader runs: only its keys are needed.
         let (leader, stage) = (ServerTemplate::new(dir).await?, ServerTemplate::new(dir).await?);
         let keys = AggregatorKeys { leader: leader.public_key()?, helper: stage.public_key()? };
         let (leader, helper) = (PartyContext::new(ours, leader.keys)?, stage.add(task).await?);
@@ -161,7 +161,7 @@ impl Bench {
                 let shape = Jobs { size: *job_size as usize, in_flight: *in_flight as usize };
                 let seen = bench.run(&requests, shape, time).await?;
                 let after = bench.limit(&reports, time).await?;
-                // Machines are not the same all the time: what is compared is measured side by side.
+                // Machines vary over time, so the limit is measured before and after each run.
                 measured.runs.push(seen.into_run(shape, before.mean(after), machine));
                 before = after;
             }
@@ -169,7 +169,7 @@ impl Bench {
         Ok(measured)
     }
 
-    /// Does what clients do, and then the leader: as many reports as the longest run may take.
+    /// Generates as many prepared reports as the longest run may use.
     fn make(&self, options: &Options, time: Span) -> Result<Vec<PrepareInit>, Failure> {
         let one = || {
             let report = made::report(&self.leader.context, &self.keys, &self.workload.measurement)?;
@@ -184,7 +184,7 @@ impl Bench {
         made::generate(one, made::init_bytes, wanted, fewest)
     }
 
-    /// The requests for jobs of whole size.
+    /// Encodes the requests of all full jobs.
     fn requests(&self, reports: &[PrepareInit], job_size: usize) -> Vec<Vec<u8>> {
         let context = &self.helper.context;
         let (task, wire) = (&context.task.public, context.wire);
@@ -205,7 +205,7 @@ impl Bench {
         limit
     }
 
-    /// Sends the jobs to a server that has not seen them yet.
+    /// Sends the jobs to a fresh server.
     async fn run(self: &Arc<Self>, requests: &Arc<Vec<Vec<u8>>>, jobs: Jobs, time: Span) -> Result<RunSample, Failure> {
         let Jobs { size, in_flight } = jobs;
         let running = self.stage.start(JobDriver::Enabled).await?;
@@ -236,7 +236,7 @@ impl Bench {
         })
     }
 
-    /// The load, and a look at the server's latency meanwhile.
+    /// Generates the load and probes the server's latency meanwhile.
     fn load(
         &self,
         address: SocketAddr,
@@ -266,30 +266,30 @@ impl Bench {
         })
     }
 
-    /// Whether every report of a job was taken.
+    /// Fails unless the helper accepted every report of a job.
     fn check(&self, answer: &[u8], size: usize) -> Result<(), Failure> {
         let resps = self.helper.context.wire.decode_job_resp(&Bytes::copy_from_slice(answer), size)?;
         let taken = resps.iter().filter(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))).count();
         if taken == size {
             return Ok(());
         }
-        Err(Failure::new(format!("the helper took {taken} of a job's {size} reports")))
+        Err(Failure::new(format!("the helper accepted {taken} of a job's {size} reports")))
     }
 }
 
-/// How large jobs are, and how many there are at the same time.
+/// Size and concurrency of the jobs of a run.
 #[derive(Clone, Copy)]
 struct Jobs {
     size: usize,
     in_flight: usize,
 }
 
-/// What was seen of a run.
+/// Measurements of one run.
 struct RunSample {
     jobs: usize,
     reports_per_second: f64,
     cpu: Span,
-    /// How many cores others took.
+    /// Cores used by other processes.
     others_cores: Option<f64>,
     commits: u64,
     hpke_config: Latency,
@@ -299,7 +299,7 @@ impl RunSample {
     fn into_run(self, shape: Jobs, limit: Rate, machine: &Machine) -> Run {
         let Self { jobs, reports_per_second, cpu, others_cores, commits, hpke_config } = self;
         let Jobs { size, in_flight } = shape;
-        // A job that is alone has to wait for the disk while nothing is computed.
+        // With one job in flight, nothing is computed during its fdatasync.
         let waiting = if in_flight == 1 { machine.fdatasync_us / 1e6 } else { 0.0 };
         let bound = size as f64 / (size as f64 / limit.per_second() + waiting);
         let reports = jobs * size;

@@ -1,4 +1,4 @@
-//! The limit: what cryptography alone takes, from memory on all cores, by the very functions that the server calls.
+//! The limit: cryptography alone, from memory on all cores, with the functions that the server calls.
 
 use std::time::Duration as Span;
 
@@ -12,17 +12,17 @@ use crate::{
     model::{PrepareInit, Report, ReportError},
 };
 
-/// How long a limit is measured, at most.
+/// Maximum duration of a limit's measurement.
 pub const TIME: Span = Span::from_secs(1);
 
-/// Opening and preparing one report at the helper.
+/// Measures the helper: opens and prepares reports.
 pub fn helper(ours: &PartyContext, reports: &[PrepareInit], time: Span) -> Result<Rate, Failure> {
     let opener = Opener::new(&ours.context, &ours.keys);
     let one = |init: &PrepareInit| helper::answer(&ours.context, &opener, init).map(drop).map_err(invalid_report);
     cores::measure_rate(reports, time, one)
 }
 
-/// Opening, preparing and finishing one report at both aggregators.
+/// Measures both aggregators: opens, prepares and finishes reports.
 pub fn both(leader: &PartyContext, helper: &PartyContext, reports: &[Report], time: Span) -> Result<Rate, Failure> {
     let (ours, theirs) = (Opener::new(&leader.context, &leader.keys), Opener::new(&helper.context, &helper.keys));
     let one = |report: &Report| {
@@ -33,7 +33,7 @@ pub fn both(leader: &PartyContext, helper: &PartyContext, reports: &[Report], ti
     cores::measure_rate(reports, time, one)
 }
 
-/// A report that was just made does not hold.
+/// The error of a freshly generated report that is rejected.
 pub fn invalid_report(error: ReportError) -> Failure {
-    Failure::new(format!("a report that was just made is refused: {error:?}"))
+    Failure::new(format!("a freshly generated report was rejected: {error:?}"))
 }

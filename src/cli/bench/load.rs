@@ -1,5 +1,4 @@
-//! The load: requests that were made beforehand are written to blocking sockets by plain threads, and the answers are
-//! read with as little work as can be.
+//! Load generator: plain threads write pre-encoded requests to blocking sockets and read the responses with little work.
 
 use std::{
     collections::VecDeque,
@@ -18,10 +17,10 @@ use serde::Serialize;
 use super::{cores::join_thread, cpu};
 use crate::{cli::Failure, model::Secret, wire::RequestSpec};
 
-/// How long an answer may take.
+/// Time limit for a response.
 const RESPONSE_TIMEOUT: Span = Span::from_secs(120);
 
-/// The bytes of a request below the path of a base URL.
+/// Encodes a request to a path below a base URL.
 pub fn request(base: &str, call: &RequestSpec, token: Option<&Secret>, body: &[u8]) -> Vec<u8> {
     let path = base.trim_start_matches("http://").trim_start_matches(|c| c != '/');
     let mut head = format!("{} {path}{} HTTP/1.1\r\nhost: localhost\r\n", call.method, call.path);
@@ -37,14 +36,14 @@ pub fn request(base: &str, call: &RequestSpec, token: Option<&Secret>, body: &[u
     bytes
 }
 
-/// A connection that is kept.
+/// A persistent connection.
 pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Connection {
-    /// Connects.
+    /// Opens a connection.
     pub fn new(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
@@ -52,7 +51,7 @@ impl Connection {
         Ok(Self { stream, buffer: vec![0; 16 << 10] })
     }
 
-    /// Sends a request and returns the body of its answer, which must say that all is well.
+    /// Sends a request and returns the body of a successful response.
     pub fn exchange(&mut self, request: &[u8]) -> io::Result<&[u8]> {
         self.send(request)?;
         self.receive()
@@ -63,7 +62,7 @@ impl Connection {
         self.stream.write_all(request)
     }
 
-    /// Reads the answer to the request that was sent.
+    /// Reads the response to the last request.
     pub fn receive(&mut self) -> io::Result<&[u8]> {
         let mut filled = 0;
         let head = loop {
@@ -96,20 +95,20 @@ impl Connection {
     }
 }
 
-/// What matters of an answer's head.
+/// The parts of a response's head that matter here.
 struct ResponseHead {
     status: u16,
-    /// Of the head itself, in bytes.
+    /// Length of the head, in bytes.
     length: usize,
-    /// Of the body.
+    /// Length of the body, in bytes.
     body: usize,
 }
 
 impl ResponseHead {
-    /// Reads a head, if all of it is there. Only answers of a known length are understood.
+    /// Parses a head once it is complete. Only responses with a Content-Length are supported.
     fn read(bytes: &[u8]) -> io::Result<Option<Self>> {
         let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
-        let nonsense = || io::Error::other("the server's answer is not understood");
+        let nonsense = || io::Error::other("the server's response cannot be parsed");
         let text = std::str::from_utf8(&bytes[..end]).map_err(|_| nonsense())?;
         let status = text.get(9..12).and_then(|status| status.parse().ok()).ok_or_else(nonsense)?;
         let named = |line: &str| {
@@ -124,57 +123,57 @@ impl ResponseHead {
 /// How requests are sent.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadSpec {
-    /// Connections, each with one request at a time.
+    /// Number of connections, each with one request at a time.
     pub connections: usize,
-    /// Threads that share them.
+    /// Number of threads that share the connections.
     pub threads: usize,
-    /// Requests stop after this time,
+    /// Minimum duration.
     pub time: Span,
-    /// but not before so many answers.
+    /// Minimum number of responses.
     pub answers: usize,
 }
 
-/// One request and its answer.
+/// One request and its response.
 pub struct Exchange {
-    /// The answer's body.
+    /// The body of the response.
     pub answer: Vec<u8>,
-    /// How long it took.
+    /// Time from request to response.
     pub took: Span,
     at: Instant,
 }
 
-/// What came of a load.
+/// Results of a load.
 pub struct LoadResult {
-    /// All exchanges, in the order of the answers.
+    /// All exchanges, in the order of the responses.
     pub exchanges: Vec<Exchange>,
-    /// Requests answered in a second, while all connections were busy.
+    /// Requests answered per second while all connections were busy.
     pub per_second: f64,
-    /// What sending and receiving took of the processors' time.
+    /// CPU time of the load generator.
     pub cpu: Span,
 }
 
 impl LoadResult {
-    /// How long the answers took.
+    /// Summarizes the latency of all responses.
     pub fn latency(&self) -> Latency {
         Latency::of(self.exchanges.iter().map(|exchange| exchange.took).collect())
     }
 }
 
-/// How long answers took, in milliseconds.
+/// Latency of responses, in milliseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Latency {
-    /// How many there were.
+    /// Number of responses.
     pub answers: usize,
-    /// The median.
+    /// Median.
     pub median_ms: f64,
-    /// Of a hundred, one was slower.
+    /// 99th percentile.
     pub p99_ms: f64,
-    /// The slowest.
+    /// Maximum.
     pub max_ms: f64,
 }
 
 impl Latency {
-    /// Of these times.
+    /// Summarizes these times.
     pub fn of(mut times: Vec<Span>) -> Self {
         times.sort();
         let at = |place: usize| times.get(place).map_or(0.0, |time| time.as_secs_f64() * 1e3);
@@ -183,7 +182,7 @@ impl Latency {
     }
 }
 
-/// Sends requests, each once.
+/// Sends each request once.
 pub fn run(address: SocketAddr, requests: &[Vec<u8>], shape: LoadSpec) -> Result<LoadResult, Failure> {
     let LoadSpec { connections, threads, .. } = shape;
     let load = Load {
@@ -209,11 +208,11 @@ pub fn run(address: SocketAddr, requests: &[Vec<u8>], shape: LoadSpec) -> Result
     }
     exchanges.sort_by_key(|exchange| exchange.at);
     let per_second = steady_rate(&exchanges, connections, idle_from)
-        .ok_or_else(|| Failure::new("too few requests were answered to tell a rate; let it run for longer"))?;
+        .ok_or_else(|| Failure::new("too few requests were answered to compute a rate; increase --seconds"))?;
     Ok(LoadResult { exchanges, per_second, cpu })
 }
 
-/// A load that runs.
+/// A running load.
 struct Load<'a> {
     requests: &'a [Vec<u8>],
     shape: LoadSpec,
@@ -222,17 +221,17 @@ struct Load<'a> {
     start: Barrier,
 }
 
-/// What one thread did.
+/// Results of one thread.
 struct WorkerResult {
     exchanges: Vec<Exchange>,
-    /// When the first of its connections had nothing to do any more.
+    /// When the first connection ran out of requests.
     idle_from: Instant,
     cpu: Span,
 }
 
 impl Load<'_> {
-    /// Goes round its connections: reads the answer, sends the next request at once, goes to the next connection.
-    /// Most answers are there by then, so that a thread rarely has to wait and to be woken up.
+    /// Serves its connections in turn: reads the response, sends the next request, continues with the next connection.
+    /// Most responses have arrived by then, so a thread rarely sleeps.
     fn run_worker(&self, address: SocketAddr, connections: usize) -> Result<WorkerResult, Failure> {
         let connected = (0..connections).map(|_| Connection::new(address)).collect::<io::Result<Vec<_>>>();
         self.start.wait();
@@ -269,7 +268,7 @@ impl Load<'_> {
     }
 }
 
-/// The rate from the answer that ended the first round of requests to the last answer before a connection fell idle.
+/// The rate from the end of the first round of requests to the last response before a connection was idle.
 fn steady_rate(exchanges: &[Exchange], connections: usize, idle_from: Instant) -> Option<f64> {
     let first = connections - 1;
     let last = exchanges.iter().rposition(|exchange| exchange.at <= idle_from)?;

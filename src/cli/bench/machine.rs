@@ -1,4 +1,4 @@
-//! Where it is measured: processors, disk, version.
+//! The machine under test: processors, disk, version.
 
 use std::{
     fs::{self, File},
@@ -12,31 +12,31 @@ use serde::Serialize;
 use super::cores;
 use crate::cli::style;
 
-/// How often the disk is asked.
+/// Number of `fdatasync` calls measured.
 const SYNCS: usize = 51;
 
-/// What is written each time, in bytes.
+/// Bytes written before each call.
 const BLOCK: usize = 4096;
 
-/// What the figures depend on, besides dapbox.
+/// Properties of the machine that the results depend on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
     /// The version of dapbox.
     pub dapbox: &'static str,
-    /// Cores that this process may use.
+    /// Cores available to this process.
     pub cores: usize,
-    /// What the processor calls itself, where the system tells.
+    /// Model name of the processor, if the system reports it.
     pub cpu: Option<String>,
-    /// Where the data directories are.
+    /// Directory of the data directories.
     pub directory: String,
-    /// The file system's type and device there, where the system tells.
+    /// Type and device of its file system, if the system reports them.
     pub file_system: Option<String>,
-    /// The median time to write a block to a file there and have it durable, in microseconds.
+    /// Median time to write one block durably, in microseconds.
     pub fdatasync_us: f64,
 }
 
 impl Machine {
-    /// Looks at the machine and at the disk of a directory.
+    /// Inspects the machine and the disk of a directory.
     pub fn inspect(dir: &Path) -> std::io::Result<Self> {
         let dir = dir.canonicalize()?;
         Ok(Self {
@@ -49,14 +49,14 @@ impl Machine {
         })
     }
 
-    /// Says if what is measured is no disk.
+    /// Warns if the directory is in memory.
     pub fn warn_if_in_memory(&self) {
         if self.file_system.as_ref().is_some_and(|kind| kind.starts_with("tmpfs") || kind.starts_with("ramfs")) {
-            style::warn(format!("{} is in memory and no disk; name one with --dir", self.directory));
+            style::warn(format!("{} is in memory, not on a disk; choose a directory with --dir", self.directory));
         }
     }
 
-    /// For people, in two lines.
+    /// A summary in two lines.
     pub fn summary(&self) -> String {
         let (cpu, disk) = (self.cpu.as_deref().unwrap_or("unknown"), self.file_system.as_deref().unwrap_or("unknown"));
         format!(
@@ -75,20 +75,20 @@ fn cpu() -> Option<String> {
     Some(line.split_once(':')?.1.trim().to_owned())
 }
 
-/// The type and the device of what is mounted where `dir` is.
+/// Type and device of the file system at `dir`.
 fn file_system(dir: &Path) -> Option<String> {
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
     let fields = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ');
         Some((fields.next()?, fields.next()?, fields.next()?))
     });
-    // Of those that are mounted at the same place, the last one counts.
+    // If several are mounted at the same place, the last one is visible.
     let (device, _, kind) =
         fields.filter(|(_, place, _)| dir.starts_with(place)).max_by_key(|(_, place, _)| place.len())?;
     Some(format!("{kind} on {device}"))
 }
 
-/// The median time of a bare commit: a block that is written and made durable. The file has its size before.
+/// Median time of a bare commit: one block written and synced. The file has its final size before.
 fn fdatasync(dir: &Path) -> std::io::Result<Span> {
     let path = dir.join("fdatasync");
     let mut file = File::create(&path)?;

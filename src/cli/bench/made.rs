@@ -1,4 +1,4 @@
-//! What is made beforehand: reports, and what a leader makes of them.
+//! Inputs generated before a run: reports, and the leader's messages made from them.
 
 use std::time::{Duration as Span, Instant};
 
@@ -15,20 +15,20 @@ use crate::{
     vdaf::Measurement,
 };
 
-/// Rounds of requests that each run has at least: one to warm up, and two that count.
+/// Minimum rounds of requests in each run: one to warm up and two that count.
 pub const MIN_ROUNDS: usize = 3;
 
-/// How long making them may take for each VDAF, beyond the fewest that are needed.
+/// Maximum time to generate inputs for one VDAF, beyond the required minimum.
 const GENERATION_TIME: Span = Span::from_secs(20);
 
-/// The most memory that they may take, in bytes.
+/// Maximum memory of the inputs, in bytes.
 const GENERATION_MEMORY: usize = 1 << 30;
 
-/// How many are made to find out what one takes.
+/// Number of items generated to estimate their cost.
 const SAMPLE_SIZE: usize = 64;
 
-/// Makes enough of something on all cores: as many as `wanted` says when it has seen some, as time and memory allow, but
-/// not fewer than `fewest`.
+/// Generates items on all cores: as many as `wanted` returns for a sample, limited by time and memory, but at least
+/// `fewest`.
 pub fn generate<T: Send>(
     one: impl Fn() -> Result<T, Failure> + Sync,
     bytes: impl Fn(&T) -> usize,
@@ -41,7 +41,7 @@ pub fn generate<T: Send>(
     let each = begin.elapsed().as_secs_f64() / SAMPLE_SIZE as f64;
     let affordable = GENERATION_TIME.as_secs_f64() / each;
     let number = (wanted(&made)?.min(affordable) as usize).max(fewest);
-    // They are there twice: as reports and as requests.
+    // Each item is in memory twice: as report and as request.
     let number = number.min(GENERATION_MEMORY / 2 / made.iter().map(bytes).max().unwrap_or_default().max(1));
     bar.set_length(number as u64);
     made.extend(cores::generate(number.saturating_sub(made.len()), &bar, one)?);
@@ -49,24 +49,24 @@ pub fn generate<T: Send>(
     Ok(made)
 }
 
-/// A report, as a client makes it.
+/// Generates a report, like a client.
 pub fn report(context: &TaskContext, keys: &AggregatorKeys, measurement: &Measurement) -> Result<Report, Failure> {
     Ok(make_report(&context.task.public, context.preparer.as_ref(), keys, measurement, Time::now())?)
 }
 
-/// What a leader sends of a report.
+/// Prepares a report, like a leader.
 pub fn prepare_init(leader: &PartyContext, report: Report) -> Result<PrepareInit, Failure> {
     let opener = Opener::new(&leader.context, &leader.keys);
     let (init, _) = leader::start_report(&leader.context, &opener, report).map_err(limit::invalid_report)?;
     Ok(init)
 }
 
-/// The body of a leader's request for a job.
+/// Encodes a leader's request for a job.
 pub fn encode_job(context: &TaskContext, prepare_inits: &[PrepareInit]) -> Vec<u8> {
     let task = &context.task.public;
     let batch = match task.batch_mode {
         BatchMode::TimeInterval => PartialBatchSelector::TimeInterval,
-        // One for each job, so that none is too large.
+        // A batch per job keeps each batch within its maximum size.
         BatchMode::FixedSize { .. } => PartialBatchSelector::FixedSize(BatchId::random()),
     };
     let init = AggregationJobInitReq {
@@ -79,13 +79,13 @@ pub fn encode_job(context: &TaskContext, prepare_inits: &[PrepareInit]) -> Vec<u
     context.wire.encode_job_init(task, &init)
 }
 
-/// About how much memory a report takes.
+/// Approximate memory of a report, in bytes.
 pub fn report_bytes(report: &Report) -> usize {
     let sealed = |share: &HpkeCiphertext| share.payload.len() + share.enc.len();
     size_of::<Report>() + report.public_share.len() + sealed(&report.leader_share) + sealed(&report.helper_share)
 }
 
-/// About how much memory it takes what a leader sends of a report.
+/// Approximate memory of a prepared report, in bytes.
 pub fn init_bytes(init: &PrepareInit) -> usize {
     size_of::<PrepareInit>() + init.message.len() + init.share.public_share.len() + init.share.input_share.payload.len()
 }

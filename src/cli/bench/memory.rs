@@ -1,5 +1,5 @@
-//! `dapbox bench memory`: what a leader and a helper take in memory to aggregate reports, each a process of its own with
-//! the default configuration.
+//! `dapbox bench memory`: peak memory of a leader and a helper that aggregate reports, each in its own process with the
+//! default configuration.
 
 use std::{
     fs,
@@ -30,52 +30,52 @@ use crate::{
     wire,
 };
 
-/// Uploads at once.
+/// Concurrent uploads.
 const CONCURRENCY: usize = 16;
-/// When nothing has happened for this long, nothing will.
+/// The benchmark fails after this time without progress.
 const STALL_TIMEOUT: Span = Span::from_secs(60);
 
 /// Arguments of `dapbox bench memory`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Starts a leader and a helper, each a process with the default configuration, and options from the \
-    environment. The reports are made before. Prints the most memory that each process ever had (VmHWM): once it had \
-    started, after the uploads, and after aggregation. Linux only.\n\n\
+    after_help = "Starts a leader and a helper, each in its own process with the default configuration and options from \
+    the environment. Prints the peak memory of each process (VmHWM) after the start, after the uploads and after the \
+    aggregation. Linux only.\n\n\
     Examples:\n  \
     dapbox bench memory\n  \
     dapbox bench memory --dap 18 --vdaf count --reports 10000 -o json"
 )]
 pub struct Args {
-    /// How many reports.
+    /// Number of reports.
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     reports: u64,
-    /// The protocol revision to speak.
+    /// DAP revision.
     #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
     dap: Dap,
-    /// What is measured: count, sum:BITS, histogram:BINS, sumvec:LENGTHxBITS.
+    /// Workload: count, sum:BITS, histogram:BINS or sumvec:LENGTHxBITS.
     #[arg(long, value_name = "VDAF", default_value = "sumvec:10000x1")]
     vdaf: Workload,
-    /// What to print.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
-/// What was measured.
+/// The results.
 #[derive(Debug, Serialize)]
 struct MemoryResults {
-    /// What each report measures.
+    /// The workload.
     vdaf: String,
-    /// How many were aggregated.
+    /// Number of aggregated reports.
     reports: u64,
-    /// Bytes of all leader's shares, sealed.
+    /// Total size of the leader's encrypted input shares, in bytes.
     leader_share_bytes: u64,
-    /// From the last upload to the last sum, in seconds.
+    /// Time from the last upload to the end of the aggregation, in seconds.
     aggregation_seconds: f64,
     leader: PeakMemory,
     helper: PeakMemory,
 }
 
-/// The most memory that a process has had so far, in bytes.
+/// Peak memory of a process so far, in bytes.
 #[derive(Debug, Default, Serialize)]
 struct PeakMemory {
     started: u64,
@@ -162,14 +162,14 @@ async fn wait_for_aggregation(leader: &Socket, id: &TaskId, total: u64) -> Outco
     let bar = style::progress(total, "aggregating");
     let (mut last, mut moved) = (0, Instant::now());
     while last < total {
-        let status = leader.task(id).await?.ok_or_else(|| Failure::new("the task is gone"))?;
+        let status = leader.task(id).await?.ok_or_else(|| Failure::new("the task was removed"))?;
         if status.aggregated != last {
             (last, moved) = (status.aggregated, Instant::now());
             bar.set_position(last);
         }
         if moved.elapsed() > STALL_TIMEOUT {
-            let trouble = status.last_trouble.as_deref().unwrap_or("the aggregators do not say why");
-            return Err(Failure::new(format!("aggregation is stuck at {last} of {total} reports: {trouble}")));
+            let trouble = status.last_trouble.as_deref().unwrap_or("no error was recorded");
+            return Err(Failure::new(format!("aggregation stalled at {last} of {total} reports: {trouble}")));
         }
         tokio::time::sleep(Span::from_millis(20)).await;
     }
@@ -177,7 +177,7 @@ async fn wait_for_aggregation(leader: &Socket, id: &TaskId, total: u64) -> Outco
     Ok(())
 }
 
-/// An aggregator that is a process of its own. It is killed in the end.
+/// An aggregator in its own process, killed when this is dropped.
 struct ServerProcess {
     origin: String,
     control: Socket,
@@ -193,7 +193,7 @@ impl ServerProcess {
         );
         fs::write(&file, text)?;
         let mut command = Command::new(std::env::current_exe()?);
-        // Of the variables with our prefix this one names a file; the others are options, to be measured with.
+        // DAPBOX_CONFIG would name another file. The other variables set options, which may be part of the measurement.
         command.arg("serve").arg("--config").arg(&file).env_remove("DAPBOX_CONFIG");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let control = Socket::new(data_dir.join("control.sock"))?;
@@ -202,13 +202,13 @@ impl ServerProcess {
         Ok(node)
     }
 
-    /// Where it serves: it says so in its log, which is read to its end, or it would have to wait for us.
+    /// Waits for the log line with the address, and drains the log from then on so that the server never blocks on it.
     fn address(&mut self) -> Result<String, Failure> {
-        let stderr = self.child.stderr.take().ok_or_else(|| Failure::new("a process without a standard error"))?;
+        let stderr = self.child.stderr.take().ok_or_else(|| Failure::new("the process has no standard error"))?;
         let (sender, receiver) = mpsc::channel();
         thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                // Nobody listens once the address is known.
+                // The receiver is gone once the address is known.
                 let _ = sender.send(line);
             }
         });
@@ -220,18 +220,19 @@ impl ServerProcess {
             }
             said.push(line);
         }
-        Err(Failure::new(format!("it does not start: {}", said.join("; "))))
+        Err(Failure::new(format!("the server did not start: {}", said.join("; "))))
     }
 
-    /// The most memory that it has had so far, in bytes.
+    /// Peak memory of the process so far, in bytes.
     fn peak(&self) -> Result<u64, Failure> {
-        usage::peak(self.child.id()).ok_or_else(|| Failure::new("this system does not tell a process's peak memory"))
+        usage::peak(self.child.id())
+            .ok_or_else(|| Failure::new("this system does not report the peak memory of processes"))
     }
 }
 
 impl Drop for ServerProcess {
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing left to do.
+        // Both fail if the process has exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -244,10 +245,10 @@ fn format_table(measured: &MemoryResults) -> String {
         format!("{} of {}", style::counted(*reports, "report"), vdaf),
         format!("leader's shares: {}; aggregated in {aggregation_seconds:.2} s", mib(*leader_share_bytes)),
         String::new(),
-        format!("{:<22}{:>12}{:>12}", "most memory", "leader", "helper"),
+        format!("{:<22}{:>12}{:>12}", "peak memory", "leader", "helper"),
     ];
     let rows = [
-        ("once started", leader.started, helper.started),
+        ("after the start", leader.started, helper.started),
         ("after the uploads", leader.uploaded, helper.uploaded),
         ("after aggregation", leader.aggregated, helper.aggregated),
     ];

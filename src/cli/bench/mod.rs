@@ -1,4 +1,4 @@
-//! `dapbox bench`: what this machine can hold.
+//! `dapbox bench`: benchmarks of this machine.
 
 mod aggregation;
 mod cores;
@@ -45,14 +45,13 @@ pub struct Args {
     common: CommonArgs,
 }
 
-/// What the numbers mean.
+/// The help after the options.
 const HELP: &str = "\
-Without a subcommand a helper's jobs, uploads and aggregation are measured here, one after the other, which takes some \
-minutes. Reports are made beforehand and sent over HTTP from plain threads of this process to a real server on a loopback \
-port, which stores them durably in --dir. Name a directory on the disk that you are going to use, and let the machine have \
-nothing else to do.\n\n\
-The limit is what cryptography alone would allow: opening and preparing reports from memory on all cores, by the same \
-functions that the server calls. The ratio says how much of that the server does.\n\n\
+Without a subcommand, runs the benchmarks helper, upload and aggregation, which takes some minutes. Plain threads of \
+this process send reports, generated in advance, over HTTP to a real server on a loopback port. The server stores them \
+durably below --dir: choose a directory on the disk that production will use, on an otherwise idle machine.\n\n\
+The limit is what cryptography alone allows: opening and preparing reports from memory on all cores, with the same \
+functions that the server calls. The ratio is the server's throughput divided by the limit.\n\n\
 Examples:\n  \
 dapbox bench\n  \
 dapbox bench --dir /var/lib/dapbox --json\n  \
@@ -62,25 +61,25 @@ dapbox bench upload --connections 10,128 --dap 18";
 /// The subcommands of `dapbox bench`.
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Aggregation jobs at a helper: what cryptography allows, and how much of that the server does.
+    /// Benchmark aggregation jobs at a helper, compared with the limit of cryptography alone.
     Helper(PartArgs<helper::Options>),
-    /// Uploads to a leader.
+    /// Benchmark uploads to a leader.
     Upload(PartArgs<upload::Options>),
-    /// From reports that wait at a leader to sums, with leader and helper on this machine.
+    /// Benchmark aggregation by a leader and a helper on this machine.
     Aggregation(PartArgs<aggregation::Options>),
-    /// How a helper's storage grows: speed, memory, disk and start-up time by the number of reports aggregated.
+    /// Benchmark a helper's storage as it grows: speed, memory, disk and start-up time.
     Growth(growth::Args),
-    /// The most memory that a leader and a helper take for a job.
+    /// Measure the peak memory of a leader and a helper.
     Memory(memory::Args),
-    /// Aggregation jobs at a helper that runs elsewhere, whoever wrote it.
+    /// Benchmark aggregation jobs at a helper that runs elsewhere, of any implementation.
     Peer(peer::Args),
-    /// Open a data directory and say what that takes.
+    /// Measure how a data directory opens (internal).
     #[command(hide = true)]
     Open(growth::OpenArgs),
 }
 
 impl CommonArgs {
-    /// What is measured.
+    /// The workloads to measure.
     fn workloads(&self, defaults: &[&str]) -> Result<Vec<Workload>, Failure> {
         if !self.vdaf.is_empty() {
             return Ok(self.vdaf.clone());
@@ -89,7 +88,7 @@ impl CommonArgs {
     }
 }
 
-/// Arguments of one measurement.
+/// Arguments of one benchmark.
 #[derive(Debug, clap::Args)]
 struct PartArgs<O: clap::Args> {
     #[command(flatten)]
@@ -98,32 +97,32 @@ struct PartArgs<O: clap::Args> {
     common: CommonArgs,
 }
 
-/// What all measurements of speed share.
+/// Arguments of all benchmarks of speed.
 #[derive(Clone, Debug, clap::Args)]
 struct CommonArgs {
-    /// What is measured: count, sum:BITS, histogram:BINS, sumvec:LENGTHxBITS; several with commas between. By default
-    /// several that are usual.
+    /// Workloads, separated by commas: count, sum:BITS, histogram:BINS, sumvec:LENGTHxBITS. By default a typical
+    /// selection.
     #[arg(long, value_name = "VDAF", value_delimiter = ',')]
     vdaf: Vec<Workload>,
-    /// The revision of the protocol.
+    /// DAP revision.
     #[arg(long, alias = "revision", value_enum, value_name = "NUMBER", default_value_t)]
     dap: Dap,
-    /// How long each run takes, in seconds.
+    /// Duration of each run, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = seconds)]
     seconds: Span,
-    /// A directory on the disk to be measured; data is put into a new one in it and removed in the end. The system's
-    /// directory for temporary files by default.
+    /// Directory on the disk to measure. Data is stored in a temporary directory in it. By default the system's
+    /// directory for temporary files.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// What to print.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
-    /// The same as --output json.
+    /// Short for --output json.
     #[arg(long)]
     json: bool,
 }
 
-/// All that was measured.
+/// All results.
 #[derive(Debug, Serialize)]
 struct Results {
     machine: Machine,
@@ -148,7 +147,7 @@ impl Results {
     }
 }
 
-/// What is to be measured.
+/// The benchmarks to run.
 struct BenchPlan {
     common: CommonArgs,
     helper: Option<helper::Options>,
@@ -194,13 +193,13 @@ impl BenchPlan {
     }
 }
 
-/// For clap: seconds, with or without a unit.
+/// Parses seconds, with or without a unit, for clap.
 fn seconds(text: &str) -> Result<Span, String> {
     match text.parse::<f64>() {
         Ok(number) => Span::try_from_secs_f64(number)
             .ok()
             .filter(|time| !time.is_zero())
-            .ok_or_else(|| "must be more than nothing".to_owned()),
+            .ok_or_else(|| "must be longer than zero".to_owned()),
         Err(_) => args::duration(text),
     }
 }

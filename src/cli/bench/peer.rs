@@ -1,4 +1,4 @@
-//! `dapbox bench peer`: aggregation jobs at a helper that runs elsewhere, whoever wrote it.
+//! `dapbox bench peer`: sends aggregation jobs to a helper that runs elsewhere, of any implementation.
 
 use std::{
     collections::BTreeMap,
@@ -35,73 +35,73 @@ use crate::{
     wire::ResourceKind,
 };
 
-/// How long a helper is left alone that does not say when to ask again.
+/// Interval between polls if the helper does not send Retry-After.
 const DEFAULT_RETRY_DELAY: Span = Span::from_millis(100);
-/// The longest answer to a job, in bytes, and how long it may take.
+/// Maximum length of a response to a job, in bytes, and its time limit.
 const MAX_RESPONSE_BYTES: usize = 256 << 20;
 const RESPONSE_TIMEOUT: Span = Span::from_secs(120);
 
 /// Arguments of `dapbox bench peer`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Takes the part of the leader: makes reports, and sends them to the helper in jobs. They are \
-    taken like any others, and stay there: have a task made for this, and remove it when you are done.\n\n\
-    What is measured is the helper with its machine and the network between. To compare two of them, measure both from the \
-    same place, one after the other.\n\n\
+#[command(after_help = "Acts as the leader: generates reports and sends them to the helper in aggregation jobs. The \
+helper stores them like any others: use a task made for this, and remove it afterwards.\n\n\
+The result includes the helper's machine and the network. To compare two helpers, measure both from the same \
+machine, one after the other.\n\n\
     Examples:\n  \
     dapbox bench peer --task leader.toml\n  \
-    dapbox bench peer --task leader.toml --at http://127.0.0.1:9002/dap-09/ \\\n      --reports 20000 --job-size 500 --in-flight 1,10 -o json")]
+    dapbox bench peer --task leader.toml --helper-url http://127.0.0.1:9002/dap-09/ \\\n      --reports 20000 --job-size 500 --in-flight 1,10 -o json")]
 pub struct Args {
-    /// The leader's file of a task that the helper has.
+    /// The leader's task file.
     #[arg(long, value_name = "FILE")]
     task: PathBuf,
-    /// Where the helper speaks DAP, if it is to be reached elsewhere than the task says.
+    /// DAP URL of the helper, if it differs from the one in the task.
     #[arg(long, value_name = "URL")]
-    at: Option<BaseUrl>,
-    /// Reports in each run, made beforehand; as many more as the last job needs.
+    helper_url: Option<BaseUrl>,
+    /// Reports per run, rounded up to full jobs.
     #[arg(long, value_name = "N", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     reports: u64,
     #[command(flatten)]
     jobs: helper::Options,
     #[command(flatten)]
     peer: PeerArgs,
-    /// What to print.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
-/// What was measured of a helper.
+/// Results of one helper.
 #[derive(Clone, Debug, Serialize)]
 pub struct Results {
-    /// Where it is.
+    /// The DAP URL of the helper.
     pub helper: String,
     /// The VDAF.
     pub vdaf: String,
-    /// The revision of the protocol.
+    /// The protocol revision.
     pub revision: &'static str,
     /// The runs.
     pub runs: Vec<Run>,
 }
 
-/// What was measured with one job size and number of jobs in flight.
+/// Results of one job size and number of jobs in flight.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
-    /// Reports in each job.
+    /// Reports per job.
     pub job_size: usize,
-    /// Jobs at the same time.
+    /// Concurrent jobs.
     pub jobs_in_flight: usize,
-    /// Jobs that were answered.
+    /// Answered jobs.
     pub jobs: usize,
-    /// Reports that the helper has taken.
+    /// Accepted reports.
     pub reports: usize,
-    /// Reports that it has refused, by its reasons.
+    /// Rejected reports, by error.
     pub refused: BTreeMap<ReportError, usize>,
-    /// From the first request to the last answer.
+    /// Time from the first request to the last response, in seconds.
     pub seconds: f64,
-    /// Reports that were taken in a second.
+    /// Reports accepted per second.
     pub reports_per_second: f64,
-    /// What that is in a day.
+    /// Reports per day at this rate.
     pub reports_per_day: f64,
-    /// How long jobs took.
+    /// Latency of jobs.
     pub job: Latency,
 }
 
@@ -129,19 +129,19 @@ pub async fn run(args: Args) -> Outcome {
     })?)
 }
 
-/// The leader, as far as the helper can see.
+/// The leader as seen by the helper.
 struct Bench {
     leader: PartyContext,
     keys: AggregatorKeys,
     measurement: Measurement,
     token: Secret,
     peer: Peer,
-    /// Where the helper is.
+    /// The DAP URL of the helper.
     url: String,
 }
 
 impl Bench {
-    /// Reads the task and asks the helper for its key. There is no leader but for a key, which is made below `dir`.
+    /// Reads the task and fetches the helper's key. The leader's own key is generated below `dir`.
     async fn new(args: &Args, dir: &Path) -> Result<Self, Failure> {
         let task = TaskFile::read(&args.task)?.aggregator_task();
         let found = task.and_then(|task| match task.party.clone() {
@@ -149,10 +149,10 @@ impl Bench {
             model::Party::Helper { .. } => None,
         });
         let (task, token) = found.ok_or_else(|| {
-            Failure::usage("is not the leader's file, which 'dapbox task new' calls leader.toml")
-                .context(args.task.display())
+            Failure::usage("not a leader's task file (leader.toml of 'dapbox task new')").context(args.task.display())
         })?;
-        let url = args.at.as_ref().map_or_else(|| task.public.helper_url.clone(), |url| url.as_str().to_owned());
+        let url =
+            args.helper_url.as_ref().map_or_else(|| task.public.helper_url.clone(), |url| url.as_str().to_owned());
         let peer = args.peer.peer()?.within(RESPONSE_TIMEOUT, MAX_RESPONSE_BYTES);
         let there = TaskParameters { helper_url: url.clone(), ..task.public.clone() };
         let helper = Client::new(there, peer.clone(), RetryPolicy::default())?.key(Role::Helper).await?;
@@ -166,7 +166,7 @@ impl Bench {
         &self.leader.context.task.public
     }
 
-    /// The requests for jobs of whole size: each report can be sent once only.
+    /// Encodes the requests of full jobs. Each report can be sent only once.
     async fn prepare(self: Arc<Self>, reports: u64, size: usize) -> Result<Vec<Bytes>, Failure> {
         let number = (reports as usize).next_multiple_of(size);
         let make = move || {
@@ -183,7 +183,7 @@ impl Bench {
         tokio::task::spawn_blocking(make).await?
     }
 
-    /// Sends all jobs, so many at a time, and sees what the helper says of their reports.
+    /// Sends all jobs, `in_flight` at a time, and counts the accepted and rejected reports.
     async fn send(&self, jobs: Vec<Bytes>, size: usize, in_flight: usize) -> Result<Run, Failure> {
         let bar = style::progress(jobs.len() as u64, "sending");
         let begin = Instant::now();
@@ -214,14 +214,14 @@ impl Bench {
         }
         if run.reports == 0 {
             let reasons: Vec<_> = run.refused.keys().map(ToString::to_string).collect();
-            return Err(Failure::new(format!("the helper takes none of the reports: {}", reasons.join(", "))));
+            return Err(Failure::new(format!("the helper rejected all reports: {}", reasons.join(", "))));
         }
         run.reports_per_second = run.reports as f64 / run.seconds;
         run.reports_per_day = run.reports_per_second * 86_400.0;
         Ok(run)
     }
 
-    /// Sends a job and waits for what the helper makes of it.
+    /// Sends a job and polls until the helper has answered it.
     async fn job(&self, request: Bytes, size: usize) -> Result<(Span, Vec<PrepareResp>), Failure> {
         let wire = self.leader.context.wire;
         let begin = Instant::now();
@@ -235,7 +235,7 @@ impl Bench {
             }
             place = reply.location.or(place);
             let poll = place.as_deref().and_then(|place| wire.poll_request(ResourceKind::AggregationJob, place));
-            call = poll.ok_or_else(|| Failure::new("the helper does not say where the answer to a job will be"))?;
+            call = poll.ok_or_else(|| Failure::new("the helper did not send the location of the job's result"))?;
             body = Bytes::new();
             sleep(reply.retry_after.unwrap_or(DEFAULT_RETRY_DELAY)).await;
         }

@@ -1,5 +1,5 @@
-//! A server's data directory that is made once and copied for each run, so that what was prepared for it can be used
-//! again: each copy has the same keys and the same task, and has seen nothing yet.
+//! A template of a server's data directory that is copied for each run: every copy has the same keys and task, and no
+//! reports.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use crate::{
     views::status::TaskStatus,
 };
 
-/// An aggregator's side of a task, with all that it takes to work on reports.
+/// An aggregator's part of a task, with everything needed to process reports.
 #[derive(Clone)]
 pub struct PartyContext {
     /// The task.
@@ -29,31 +29,31 @@ pub struct PartyContext {
 }
 
 impl PartyContext {
-    /// The task, seen by who has these keys.
+    /// Combines a task with the aggregator's keys.
     pub fn new(task: Task, keys: Arc<KeyRing>) -> Result<Self, Failure> {
         let context = TaskContext::new(Arc::new(task)).map_err(Failure::new)?;
         Ok(Self { context: Arc::new(context), keys })
     }
 }
 
-/// A data directory to copy.
+/// A template of a data directory.
 pub struct ServerTemplate {
     template: PathBuf,
     /// The server's keys.
     pub keys: Arc<KeyRing>,
 }
 
-/// What a leader does of its own accord.
+/// Whether a leader creates aggregation jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobDriver {
-    /// What it does by default.
+    /// As by default.
     Enabled,
-    /// It lets reports wait.
+    /// Reports wait.
     Disabled,
 }
 
 impl ServerTemplate {
-    /// Makes a data directory below `dir`, with keys and no task.
+    /// Creates a data directory below `dir`, with keys and no task.
     pub async fn new(dir: &Path) -> Result<Self, Failure> {
         let template = dir.join(format!("{}", ReportId::random()));
         fs::create_dir_all(&template)?;
@@ -65,7 +65,7 @@ impl ServerTemplate {
         Ok(Self { template, keys: Arc::new(keys) })
     }
 
-    /// Adds a task.
+    /// Adds a task to the template.
     pub async fn add(&self, task: Task) -> Result<PartyContext, Failure> {
         let party = PartyContext::new(task.clone(), self.keys.clone())?;
         let store = open(&self.template)?;
@@ -74,12 +74,12 @@ impl ServerTemplate {
         Ok(party)
     }
 
-    /// The key that clients seal to.
+    /// The HPKE config that clients seal to.
     pub fn public_key(&self) -> Result<HpkeConfig, Failure> {
         self.keys.configs().into_iter().next().ok_or_else(|| Failure::new("the server has no key"))
     }
 
-    /// Starts a server on a fresh copy, beside the template.
+    /// Starts a server on a fresh copy of the template.
     pub async fn start(&self, driving: JobDriver) -> Result<RunningServer, Failure> {
         let dir = self.template.with_extension("run");
         copy(&self.template, &dir)?;
@@ -87,7 +87,7 @@ impl ServerTemplate {
     }
 }
 
-/// A server on a copy.
+/// A running server on a copy.
 pub struct RunningServer {
     /// The server.
     pub server: Server,
@@ -99,30 +99,30 @@ impl RunningServer {
         Ok(Self { server: Server::start(config(&dir, driving)).await?, dir })
     }
 
-    /// Adds a task.
+    /// Adds a task to the running server.
     pub async fn add(&self, task: &Task) -> Result<(), Failure> {
         Socket::new(config(&self.dir, JobDriver::Enabled).control_socket())?.add_task(task).await
     }
 
-    /// How far a task is.
+    /// The status of a task.
     pub fn status(&self, task: &TaskId) -> Result<TaskStatus, Failure> {
-        self.server.task_status(task)?.ok_or_else(|| Failure::new(format!("the task {task} is gone")))
+        self.server.task_status(task)?.ok_or_else(|| Failure::new(format!("task {task} was removed")))
     }
 
-    /// Stops and starts again, with what was stored.
+    /// Restarts the server on the same data.
     pub async fn restart(self, driving: JobDriver) -> Result<Self, Failure> {
         self.server.stop().await?;
         Self::start(self.dir, driving).await
     }
 
-    /// Stops the server and removes the copy.
+    /// Stops the server and removes its copy.
     pub async fn stop(self) -> Result<(), Failure> {
         self.server.stop().await?;
         Ok(fs::remove_dir_all(&self.dir)?)
     }
 }
 
-/// What servers are measured with: the defaults, and no room held back beside the reserve.
+/// The configuration of a measured server: the defaults, without ballast.
 fn config(dir: &Path, driving: JobDriver) -> Config {
     let defaults = Config::default();
     let leader = match driving {

@@ -1,18 +1,18 @@
-//! What was measured, for people.
+//! Results as text.
 
 use super::{aggregation, helper, peer, upload};
 use crate::cli::style::{self, Style};
 
-/// The widest line of a table.
+/// Maximum width of a table, in characters.
 const WIDTH: usize = 98;
 
-/// What the helper did.
+/// The results of `bench helper`.
 pub fn helper(measured: &[helper::Results]) -> String {
     let style = Style::stdout();
     let mut lines = Vec::new();
     for helper::Results { vdaf, revision, runs, reports_made } in measured {
         let made = style::count(*reports_made as u64);
-        lines.push(style.bold(&format!("helper, {vdaf}, {revision} ({made} reports made beforehand)")));
+        lines.push(style.bold(&format!("helper, {vdaf}, {revision} ({made} reports generated in advance)")));
         lines.push(style.bold(&format!(
             "{:>5} {:>4} {:>8} {:>7} {:>8} {:>8} {:>5} {:>8} {:>7} {:>6} {:>6} {:>6} {:>6}",
             "size",
@@ -31,10 +31,10 @@ pub fn helper(measured: &[helper::Results]) -> String {
         )));
         lines.extend(runs.iter().map(helper_run));
     }
-    let note = "size: reports in a job. jobs: in flight. limit us: to open and prepare a report on one core. cpu us: what \
-        the server takes of a core. limit/s, server/s: reports in a second on all cores, from memory, and over HTTP \
-        with durable commits. ratio: of the two; with one job in flight, an fdatasync for each is added to the limit. \
-        each: reports in a commit. ms: what hpke_config took meanwhile.";
+    let note = "size: reports per job. jobs: in flight. limit us: core time to open and prepare a report. cpu us: core \
+        time of the server per report. limit/s: reports per second on all cores, cryptography only. server/s: reports \
+        per second over HTTP with durable commits. ratio: server/s by limit/s; with one job in flight, the limit \
+        includes an fdatasync per job. each: reports per commit. ms: latency of hpke_config during the run.";
     lines.push(style.dim(&wrapped(note)));
     let ours = |run: &helper::Run| run.limit_cores_share.min(1.0 - run.others_cores_share.unwrap_or_default());
     lines.extend(busy(measured.iter().flat_map(|measured| &measured.runs).map(ours)));
@@ -60,7 +60,7 @@ fn helper_run(run: &helper::Run) -> String {
     )
 }
 
-/// What a helper elsewhere did.
+/// The results of `bench peer`.
 pub fn peer(measured: &peer::Results) -> String {
     let style = Style::stdout();
     let peer::Results { helper, vdaf, revision, runs } = measured;
@@ -82,13 +82,13 @@ pub fn peer(measured: &peer::Results) -> String {
             run.job.p99_ms,
         )
     }));
-    let note = "size: reports in a job. jobs: in flight. reports: that the helper has taken. ms: from a job's request to its \
-        answer, network and all.";
+    let note = "size: reports per job. jobs: in flight. reports: accepted by the helper. ms: from the request of a job to its \
+        result, including the network.";
     lines.push(style.dim(&wrapped(note)));
     lines.join("\n")
 }
 
-/// What the leader took.
+/// The results of `bench upload`.
 pub fn upload(measured: &[upload::Results]) -> String {
     let style = Style::stdout();
     let mut lines = Vec::new();
@@ -101,8 +101,8 @@ pub fn upload(measured: &[upload::Results]) -> String {
         )));
         lines.extend(runs.iter().map(upload_run));
     }
-    let note = "reports/s: durable before the answer. each: reports in a commit. ms: from request to answer. cpu us: what \
-        the server takes of a core for a report. load us: what making the load takes for a request, on the same cores.";
+    let note = "reports/s: stored durably. each: reports per commit. ms: from request to response. cpu us: core time of \
+        the server per report. load us: core time of the load generator per request, on the same cores.";
     lines.push(style.dim(&wrapped(note)));
     lines.join("\n")
 }
@@ -123,7 +123,7 @@ fn upload_run(run: &upload::Run) -> String {
     )
 }
 
-/// What leader and helper did together.
+/// The results of `bench aggregation`.
 pub fn aggregation(measured: &[aggregation::Results]) -> String {
     let style = Style::stdout();
     let mut lines = vec![style.bold(&format!(
@@ -144,15 +144,15 @@ pub fn aggregation(measured: &[aggregation::Results]) -> String {
             large(run.reports_per_day),
         ));
     }
-    let note = "Leader and helper share all cores. leader us, helper us: cryptography for a report on one core. cpu us: what \
-        both servers take of a core. limit/s: reports in a second if there were nothing but cryptography. both/s: from \
-        when the leader begins to when all are aggregated. ratio: of the two.";
+    let note = "Leader and helper share all cores. leader us, helper us: core time of cryptography per report. cpu us: core \
+        time of both servers per report. limit/s: reports per second, cryptography only. both/s: reports per second, from \
+        the leader's first job to the last aggregated report. ratio: both/s by limit/s.";
     lines.push(style.dim(&wrapped(note)));
     lines.extend(busy(measured.iter().map(|run| run.limit_cores_share)));
     lines.join("\n")
 }
 
-/// The same words in lines that fit.
+/// Breaks text into lines of at most `WIDTH` characters.
 fn wrapped(text: &str) -> String {
     let mut lines = String::with_capacity(text.len() + 8);
     let mut width = 0;
@@ -170,11 +170,11 @@ fn wrapped(text: &str) -> String {
     lines
 }
 
-/// Says if others were busy on the same cores.
+/// A warning if other processes used the cores.
 fn busy(shares: impl Iterator<Item = f64>) -> Option<String> {
     let least = shares.fold(1.0, f64::min);
     let text = format!(
-        "Others took up to {:.0} % of the cores: ratios would be higher without them. The limit does not depend on it.",
+        "Other processes used up to {:.0} % of the cores, so the ratios are too low. The limit is not affected.",
         (1.0 - least) * 100.0
     );
     (least < 0.97).then(|| Style::stdout().bad(&wrapped(&text)))

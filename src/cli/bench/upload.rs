@@ -1,4 +1,4 @@
-//! `dapbox bench upload`: reports, as clients send them to a leader.
+//! `dapbox bench upload`: uploads reports to a leader, like clients.
 
 use std::{path::Path, sync::Arc, time::Duration as Span};
 
@@ -18,67 +18,67 @@ use crate::{
     model::Report,
 };
 
-/// More uploads than this in a second are not expected, and not prepared.
+/// Maximum rate that requests are generated for, per second.
 const FASTEST: f64 = 30_000.0;
 
-/// What is measured by default.
+/// Workloads measured by default.
 const DEFAULT_WORKLOADS: [&str; 2] = ["count", "histogram:100"];
 
 /// Arguments of `dapbox bench upload`.
 #[derive(Clone, Debug, clap::Args)]
 #[group(skip)]
 pub struct Options {
-    /// Connections at the same time, each with one request at a time.
+    /// Concurrent connections, each with one request at a time.
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [10, 128],
         value_parser = clap::value_parser!(u64).range(1..=1000))]
     connections: Vec<u64>,
-    /// Reports in each request (more than one with --dap 18 only).
+    /// Reports per request; more than 1 only with --dap 18.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     reports_per_upload: u64,
 }
 
-/// What was measured of one VDAF.
+/// Results of one VDAF.
 #[derive(Clone, Debug, Serialize)]
 pub struct Results {
     /// The VDAF.
     pub vdaf: String,
-    /// The revision of the protocol.
+    /// The protocol revision.
     pub revision: &'static str,
-    /// The length of a request, in bytes.
+    /// Length of a request, in bytes.
     pub request_bytes: usize,
     /// The runs.
     pub runs: Vec<Run>,
 }
 
-/// What was measured with one number of connections.
+/// Results of one number of connections.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
-    /// Connections, each with one request at a time.
+    /// Number of connections, each with one request at a time.
     pub connections: usize,
-    /// Reports that were durable in a second.
+    /// Reports stored durably per second.
     pub reports_per_second: f64,
-    /// What it could do in a day.
+    /// Reports per day at this rate.
     pub reports_per_day: f64,
-    /// Reports that were taken: all that were sent, or this fails.
+    /// Accepted reports; a rejected report is an error.
     pub reports: usize,
     /// Durable commits.
     pub commits: u64,
-    /// Reports in each commit.
+    /// Reports per commit.
     pub reports_per_commit: f64,
-    /// How long answers took.
+    /// Latency of responses.
     pub latency: Latency,
-    /// What the server takes of a core's time for a report, in microseconds.
+    /// Core time of the server per report, in microseconds.
     pub server_cpu_us_per_report: f64,
-    /// What making the load takes of a core's time for a request, in microseconds.
+    /// Core time of the load generator per request, in microseconds.
     pub generator_cpu_us_per_request: f64,
 }
 
-/// Measures all that the options ask for, below `dir`.
+/// Runs the benchmark for each workload, below `dir`.
 pub async fn measure(options: &Options, common: &CommonArgs, dir: &Path) -> Result<Vec<Results>, Failure> {
     let most = crate::wire::for_revision(common.dap.revision()).reports_per_upload() as u64;
     if options.reports_per_upload > most {
         return Err(Failure::usage(format!(
-            "this protocol has no uploads of more than {}",
+            "--reports-per-upload: this revision allows at most {} per request",
             style::counted(most, "report")
         )));
     }
@@ -98,7 +98,7 @@ async fn measure_one(
 ) -> Result<Results, Failure> {
     let revision = common.dap.revision();
     let files = workload.task(revision, urls(revision))?;
-    let task = files.leader.aggregator_task().ok_or_else(|| Failure::new("the leader's file holds no task"))?;
+    let task = files.leader.aggregator_task().ok_or_else(|| Failure::new("the leader's file contains no task"))?;
     let stage = ServerTemplate::new(dir).await?;
     let leader = stage.add(task).await?;
     let helper = Keypair::generate(1, Suite::DEFAULT)?;
@@ -130,7 +130,7 @@ async fn measure_one(
     Ok(measured)
 }
 
-/// The request that uploads some reports.
+/// Encodes the request that uploads reports.
 pub fn request(leader: &PartyContext, reports: &[Report]) -> Vec<u8> {
     let (task, wire) = (&leader.context.task.public, leader.context.wire);
     load::request(&task.leader_url, &wire.upload_request(&task.id), None, &wire.encode_upload(task, reports))
@@ -155,7 +155,7 @@ async fn run(
     let waiting = running.status(&leader.context.task.public.id)?.waiting;
     running.stop().await?;
     if waiting != reports as u64 || outcome.exchanges.iter().any(|exchange| !exchange.answer.is_empty()) {
-        return Err(Failure::new(format!("of {reports} reports that were uploaded, the leader took {waiting}")));
+        return Err(Failure::new(format!("the leader stored {waiting} of {reports} uploaded reports")));
     }
     let each = |time: Span, number: usize| time.as_secs_f64() * 1e6 / number as f64;
     let reports_per_second = outcome.per_second * together as f64;

@@ -1,13 +1,13 @@
-//! What processes and directories take up.
+//! Memory of processes and disk usage of directories.
 
 use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-/// Memory of this process that is in use now, in bytes, where the system tells.
+/// Resident memory of this process, in bytes, if the system reports it.
 pub fn resident() -> Option<u64> {
     read_status_field("self", "VmRSS:")
 }
 
-/// The most memory that a process has had in use so far, in bytes, where the system tells.
+/// Peak resident memory of a process, in bytes, if the system reports it.
 pub fn peak(process: u32) -> Option<u64> {
     read_status_field(&process.to_string(), "VmHWM:")
 }
@@ -19,7 +19,7 @@ fn read_status_field(process: &str, field: &str) -> Option<u64> {
     Some(kibibytes << 10)
 }
 
-/// What a directory takes up on its disk, in bytes.
+/// Disk usage of a directory, in bytes.
 pub fn on_disk(dir: &Path) -> std::io::Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(dir)? {

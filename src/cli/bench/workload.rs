@@ -1,4 +1,4 @@
-//! What is measured: a VDAF with a measurement, and a task for it.
+//! Workloads: a VDAF with a measurement, and a task for it.
 
 use std::{fmt, str::FromStr};
 
@@ -17,31 +17,30 @@ use crate::{
     wire,
 };
 
-/// Where the leader is in a task whose servers do not have to find each other; connections are made to where they really
-/// are.
+/// Origin of the leader in a generated task. It is never resolved: connections go to the server's own address.
 pub const ORIGIN: &str = "http://localhost/";
-/// Where the helper is in such a task.
+/// Origin of the helper in a generated task, never resolved either.
 const HELPER_ORIGIN: &str = "http://helper.localhost/";
 
-/// The URLs of leader and helper in such a task.
+/// The URLs of leader and helper in a generated task.
 pub fn urls(revision: Revision) -> [String; 2] {
     [ORIGIN, HELPER_ORIGIN].map(|origin| format!("{origin}{}/", wire::for_revision(revision).path_prefix()))
 }
 
-/// How a workload is written.
+/// The syntax of a workload.
 const SYNTAX_HINT: &str = "write count, sum:BITS, histogram:BINS or sumvec:LENGTHxBITS";
 
-/// A VDAF, as it is written on the command line, with a measurement for it.
+/// A VDAF as written on the command line, with a measurement for it.
 #[derive(Clone, Debug)]
 pub struct Workload {
     name: String,
     /// The VDAF.
     pub vdaf: VdafConfig,
-    /// What each client measures.
+    /// The measurement of every client.
     pub measurement: Measurement,
 }
 
-/// What each client measures.
+/// A typical measurement for a VDAF.
 pub fn measurement(vdaf: &VdafConfig) -> Measurement {
     match *vdaf {
         VdafConfig::Prio3Count => Measurement::Flag(true),
@@ -67,7 +66,7 @@ impl FromStr for Workload {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| text.parse::<usize>().map_err(|_| format!("'{text}' is no number; {SYNTAX_HINT}"));
+        let number = |text: &str| text.parse::<usize>().map_err(|_| format!("'{text}' is not a number; {SYNTAX_HINT}"));
         let (short, rest) = text.split_once(':').unwrap_or((text, ""));
         let mut parameters = VdafParameters::default();
         match short {
@@ -78,7 +77,7 @@ impl FromStr for Workload {
                 let (length, bits) = rest.split_once('x').ok_or_else(|| format!("'{text}': {SYNTAX_HINT}"))?;
                 (parameters.length, parameters.bits) = (Some(number(length)?), Some(number(bits)?));
             }
-            _ => return Err(format!("'{text}' is not known here; {SYNTAX_HINT}")),
+            _ => return Err(format!("unknown workload '{text}'; {SYNTAX_HINT}")),
         }
         let vdaf = table::configure(short, &parameters).map_err(|e| e.to_string())?;
         Ok(Self { name: text.to_owned(), measurement: measurement(&vdaf), vdaf })
@@ -86,7 +85,7 @@ impl FromStr for Workload {
 }
 
 impl Workload {
-    /// The files of a new task between a leader and a helper with these base URLs.
+    /// Generates the files of a task between a leader and a helper with these base URLs.
     pub fn task(&self, revision: Revision, urls: [String; 2]) -> Result<TaskFiles, Failure> {
         let batch = BatchArgs { min_batch_size: Some(1), ..BatchArgs::default() };
         let parameters = task::parameters(revision, urls, self.vdaf.clone(), &batch)?;

@@ -1,4 +1,4 @@
-//! The management API as a control plane sees it: where it is, whom it lets in, and what it says of us.
+//! Checks of the management API from a control plane's point of view: address, authentication and contents.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -22,29 +22,29 @@ use crate::{
     wire::management::MEDIA_TYPE,
 };
 
-/// The longest answer that is read, in bytes.
+/// Maximum length of a response, in bytes.
 const MAX_RESPONSE_BYTES: usize = 64 << 10;
 
-/// The management API, as it is looked for.
+/// The management API to check.
 pub struct ApiProbe<'a> {
-    /// Its URL, without a slash at its end.
+    /// Its URL, without a trailing slash.
     pub url: &'a str,
-    /// A token that it should take, if there is one.
+    /// A token that the API must accept, if there is one.
     pub token: Option<&'a Secret>,
-    /// Whether the control plane is on a network of its own, where addresses need not be public.
+    /// Whether the control plane is in a private network, so that addresses need not be public.
     pub is_private: bool,
-    /// Whose certificates it believes besides those that the web does.
+    /// Root certificates trusted in addition to the web's.
     pub roots: &'a RootCertificates,
 }
 
-/// What all requests are sent with.
+/// An HTTP client for the checks.
 struct ApiClient<'a> {
     http: reqwest::Client,
     api: &'a ApiProbe<'a>,
 }
 
 impl ApiProbe<'_> {
-    /// Makes all checks. If there is no connection, those that need one are left out.
+    /// Runs all checks. Without a connection, those that need one are left out.
     pub async fn examine(&self, context: &DoctorContext) -> Result<Vec<Finding>, Failure> {
         let mut findings = vec![Finding::new("API URL", self.check_scheme())];
         let Some(place) = Place::of(self.url) else { return Ok(findings) };
@@ -61,7 +61,7 @@ impl ApiProbe<'_> {
         let client = ApiClient::new(context, self)?;
         let (closed, is_reached) = client.check_without_token().await;
         findings.push(Finding::new("without a token", closed));
-        // Nobody between may see it, even if it is good for minutes only.
+        // The token must not be visible on the network, even if it expires in minutes.
         let token = self.token.filter(|_| place.is_secure || place.is_loopback());
         if let (Some(token), true) = (token, is_reached) {
             let (opened, configuration) = client.check_with_token(token).await;
@@ -77,13 +77,13 @@ impl ApiProbe<'_> {
     fn check_scheme(&self) -> CheckResult {
         let url = self.url;
         match Place::of(url) {
-            None => failed(format!("{url} is no URL"), "Write it like https://helper.example/api"),
+            None => failed(format!("{url} is not a URL"), "Use the form https://helper.example/api"),
             Some(place) if !place.is_secure => failed(
-                format!("{url} is without TLS: control planes take https only, and everybody between sees the token"),
-                "Have TLS added, by this server (tls.mode) or a proxy in front, and correct public_url.",
+                format!("{url} has no TLS: control planes require https, and the token would be sent in the clear"),
+                "Enable TLS in this server (tls.mode) or in a proxy in front, and correct public_url.",
             ),
             Some(_) if url.contains(['?', '#']) => {
-                failed(format!("{url} has a query or a fragment"), "Resources are below it: leave them out.")
+                failed(format!("{url} has a query or a fragment"), "Remove it: resources are located below the URL.")
             }
             Some(_) => passed(url),
         }
@@ -95,36 +95,35 @@ impl ApiProbe<'_> {
             None => match names::resolve(context, &place.host).await {
                 Ok(addresses) => addresses,
                 Err(why) => {
-                    let remedy =
-                        "Have an A or AAAA record made for it in its zone; it takes a while until all see that.";
+                    let remedy = "Create an A or AAAA record for it; wait until the change has propagated.";
                     return failed(format!("{} has no address: {why}", place.host), remedy);
                 }
             },
         };
         let private: Vec<_> = addresses.iter().copied().filter(|address| !is_public(*address)).collect();
-        let text = format!("{} leads to {}", place.host, names::list(&addresses));
+        let text = format!("{} resolves to {}", place.host, names::list(&addresses));
         match (private.is_empty(), self.is_private) {
             (true, _) => passed(text),
             (false, true) => passed(format!("{text}, on a private network")),
             (false, false) => failed(
-                format!("{text}; {} is not for everybody, and Divvi Up refuses such a URL", names::list(&private)),
-                "Correct the record. If it stands in /etc/hosts here, others may see another address. With a control plane \
-                 in your own network, give --private.",
+                format!("{text}; {} is not a public address, and Divvi Up rejects the URL", names::list(&private)),
+                "Correct the record. If it is in /etc/hosts here, others may see another address. For a control plane in \
+                 your own network, use --private.",
             ),
         }
     }
 
-    /// Whether the URL that clients and the other aggregator will be told leads here.
+    /// Checks that the DAP URL in the API's response leads to this server.
     async fn check_dap_url(&self, context: &DoctorContext, configuration: &Value) -> CheckResult {
-        let remedy = "Correct public_url, which it is made of, and reload the server.";
-        // Whoever answers there may be anybody: nothing of theirs gets to the terminal that is no text.
+        let remedy = "Correct public_url, which it is derived from, and reload the server.";
+        // The response may come from any program, so text with control characters is not printed.
         let url = configuration["dap_url"].as_str().filter(|url| !url.contains(char::is_control));
         let Some(url) = url else {
-            return failed("the answer has no usable dap_url", "Is it another program that answers there?");
+            return failed("the response has no valid dap_url", "Check whether another program answers at this URL.");
         };
-        let Some(place) = Place::of(url) else { return failed(format!("{url} is no URL"), remedy) };
+        let Some(place) = Place::of(url) else { return failed(format!("{url} is not a URL"), remedy) };
         if !place.is_secure && !place.is_loopback() && !self.is_private {
-            return failed(format!("{url} is without TLS"), remedy);
+            return failed(format!("{url} has no TLS"), remedy);
         }
         let options = PeerOptions {
             connect_timeout: context.timeout,
@@ -136,7 +135,7 @@ impl ApiProbe<'_> {
         };
         match Peer::new(&options) {
             Ok(peer) => check_leads_here(context, &place, url, url, &peer).await,
-            Err(fault) => failed(fault.to_string(), "Look into the certificates of this system."),
+            Err(fault) => failed(fault.to_string(), "Check the root certificates of this system."),
         }
     }
 }
@@ -153,7 +152,7 @@ impl<'a> ApiClient<'a> {
         Ok(Self { http, api })
     }
 
-    /// Both forms of the URL: control planes ask for the configuration at the first, and for everything else below.
+    /// The URL without and with a trailing slash: control planes request the configuration at the first, resources below it.
     fn url_variants(&self) -> [String; 2] {
         [self.api.url.to_owned(), format!("{}/", self.api.url)]
     }
@@ -166,86 +165,85 @@ impl<'a> ApiClient<'a> {
         request.send().await.map_err(|error| root_cause(&error))
     }
 
-    /// Whether nobody gets in without a token; and whether anybody answers at all.
+    /// Checks that requests without a token are refused. The flag is whether the API can be reached at all.
     async fn check_without_token(&self) -> (CheckResult, bool) {
         for url in self.url_variants() {
             let answer = match self.get(&url, None, MEDIA_TYPE).await {
                 Ok(answer) => answer,
                 Err(why) => {
-                    let remedy = "See the checks above; is the server up, and the port open in all firewalls between? A \
-                        router that does not let you reach your own public address from within is no trouble for others: \
-                        try from elsewhere.";
+                    let remedy = "See the checks above. Check that the server runs and that all firewalls allow \
+                        the port. Some routers do not let you reach your own public address from inside: then run this on \
+                        another machine.";
                     return (failed(format!("{url} does not answer: {why}"), remedy), false);
                 }
             };
             match answer.status() {
                 StatusCode::UNAUTHORIZED => {}
-                status => {
-                    return (failed(format!("{url} answers {status} and not 401"), hint_for_status(status)), true);
-                }
+                status => return (failed(format!("{url} answers {status}, not 401"), hint_for_status(status)), true),
             }
         }
-        (passed("401, with a slash at the end of the URL and without"), true)
+        (passed("401, with and without a trailing slash"), true)
     }
 
-    /// Whether the token lets one in; and what is told then.
+    /// Checks that a request with the token succeeds, and returns the configuration.
     async fn check_with_token(&self, token: &Secret) -> (CheckResult, Option<Value>) {
         let mut told = None;
         for url in self.url_variants() {
             let answer = match self.get(&url, Some(token), MEDIA_TYPE).await {
                 Ok(answer) => answer,
-                Err(why) => return (failed(format!("{url} does not answer: {why}"), "Try again."), None),
+                Err(why) => return (failed(format!("{url} does not answer: {why}"), "Retry."), None),
             };
             let (status, media_type) = (answer.status(), media_type(&answer));
             if status != StatusCode::OK {
-                return (failed(format!("{url} answers {status} and not 200"), hint_for_status(status)), None);
+                return (failed(format!("{url} answers {status}, not 200"), hint_for_status(status)), None);
             }
             if media_type.as_deref() != Some(MEDIA_TYPE) {
                 let found = media_type.unwrap_or_else(|| "none".to_owned());
-                let remedy = "Is it another program that answers there, or a proxy that changes headers?";
-                return (failed(format!("{url} answers with the media type {found}, not {MEDIA_TYPE}"), remedy), None);
+                let remedy = "Check whether another program answers at this URL, or a proxy changes headers.";
+                return (failed(format!("{url} answers with media type {found}, not {MEDIA_TYPE}"), remedy), None);
             }
             told = read(answer).await;
         }
         match told {
-            Some(told) => (passed("200 with the right media type, at both"), Some(told)),
-            None => (failed("the answer is no JSON", "Is it another program that answers there?"), None),
+            Some(told) => (passed("200 with the correct media type, with and without a trailing slash"), Some(told)),
+            None => (failed("the response is not JSON", "Check whether another program answers at this URL."), None),
         }
     }
 
-    /// Whether headers arrive as they are sent: others than the API's are refused.
+    /// Checks that headers arrive unchanged: the API refuses other media types than its own.
     async fn check_media_types(&self, token: &Secret) -> CheckResult {
         let other = self.get(self.api.url, Some(token), "application/json").await.map(|answer| answer.status());
         let post = self.http.request(Method::POST, format!("{}/tasks", self.api.url));
         let post = post.header(ACCEPT, MEDIA_TYPE).header(CONTENT_TYPE, "application/json").body("{}");
         let post = post.bearer_auth(token.expose_text().unwrap_or_default()).send().await;
         let post = post.map(|answer| answer.status()).map_err(|error| root_cause(&error));
-        let remedy = "A proxy in front must pass Accept and Content-Type on as they are, and every path below the URL.";
+        let remedy =
+            "Configure the proxy in front to forward Accept, Content-Type and all paths below the URL unchanged.";
         match (other, post) {
             (Ok(StatusCode::NOT_ACCEPTABLE), Ok(StatusCode::UNSUPPORTED_MEDIA_TYPE)) => {
-                passed("others than the API's are refused (406, 415)")
+                passed("other media types are refused (406, 415)")
             }
-            (Err(why), _) | (_, Err(why)) => failed(format!("no answer: {why}"), "Try again."),
+            (Err(why), _) | (_, Err(why)) => failed(format!("no answer: {why}"), "Retry."),
             (Ok(other), Ok(post)) => {
-                warning(format!("others are answered {other} and {post}, not 406 and 415"), remedy)
+                warning(format!("other media types are answered {other} and {post}, not 406 and 415"), remedy)
             }
         }
     }
 }
 
-/// What may be wrong where something else is answered than the API does.
+/// The probable cause of an unexpected status.
 fn hint_for_status(status: StatusCode) -> &'static str {
     match status {
         StatusCode::NOT_FOUND => {
-            "The URL leads elsewhere, or the API is off: set management.path, which is the end of the URL, and restart; a \
-             proxy in front must pass the path on, and what is below it."
+            "The URL is wrong or the API is off: set management.path, the path of the URL, and restart. A \
+             proxy in front must forward the path and everything below it."
         }
         StatusCode::UNAUTHORIZED => {
-            "A proxy in front must pass Authorization on; or it is another server that answers."
+            "Configure the proxy in front to forward Authorization; or another server answers at this URL."
         }
-        _ if status.is_redirection() => "Control planes do not follow redirects: give the URL that it leads to.",
-        _ if status.is_server_error() => "Look into the server's log, and the proxy's if there is one.",
-        _ => "Is it another program that answers there?",
+        _ if status.is_redirection() => "Use the URL that it redirects to: control planes do not follow redirects.",
+        _ if status.is_server_error() => "Check the log of the server and of the proxy in front.",
+        _ => "Check whether another program answers at this URL.",
     }
 }
 
@@ -264,7 +262,7 @@ async fn read(mut answer: Response) -> Option<Value> {
     serde_json::from_slice(&body).ok()
 }
 
-/// What is at the bottom of an error.
+/// The root cause of an error.
 fn root_cause(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(inner) = cause.source() {
@@ -273,7 +271,7 @@ fn root_cause(error: &dyn std::error::Error) -> String {
     cause.to_string()
 }
 
-/// Whether everybody can reach an address, as far as its kind tells (the special-purpose addresses of RFC 6890).
+/// Whether an address is public (not one of the special-purpose addresses of RFC 6890).
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -283,7 +281,7 @@ fn is_public(address: IpAddr) -> bool {
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [first, second, third, _] = address.octets();
-    // Shared by the customers of a provider (RFC 6598), for protocols (RFC 6890), and for benchmarks (RFC 2544).
+    // Shared address space (RFC 6598), protocol assignments (RFC 6890) and benchmarking (RFC 2544).
     let is_special = (first == 100 && second & 0xc0 == 64)
         || (first, second, third) == (192, 0, 0)
         || (first == 198 && second & 0xfe == 18);
@@ -300,7 +298,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let [first, second, ..] = address.segments();
     let is_documentation = (first, second) == (0x2001, 0xdb8);
-    // What is given out is in 2000::/3 (RFC 4291 section 2.4).
+    // Only 2000::/3 is global unicast (RFC 4291 section 2.4).
     first & 0xe000 == 0x2000 && !is_documentation
 }
 
@@ -346,8 +344,8 @@ mod tests {
         let scheme = |url| ApiProbe { url, token: None, is_private: false, roots: &roots }.check_scheme();
         assert_eq!(scheme("https://helper.example/api"), Ok("https://helper.example/api".to_owned()));
         for (url, says) in [
-            ("http://helper.example/api", "without TLS"),
-            ("helper.example/api", "no URL"),
+            ("http://helper.example/api", "no TLS"),
+            ("helper.example/api", "not a URL"),
             ("https://helper.example/api?x", "a query"),
         ] {
             assert!(scheme(url).unwrap_err().detail.contains(says), "{url}");

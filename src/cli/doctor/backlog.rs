@@ -1,4 +1,4 @@
-//! Reports that wait for longer than they should.
+//! Reports that wait too long for aggregation.
 
 use super::context::DoctorContext;
 use crate::{
@@ -10,11 +10,10 @@ use crate::{
     views::overview::TaskView,
 };
 
-/// The longest that a report may wait for aggregation before something must be wrong, in seconds, beside what the
-/// configuration lets it wait for others.
+/// Maximum waiting time of a report, in seconds, in addition to leader.max_job_delay.
 const PATIENCE: u64 = 600;
 
-/// Whether the reports of tasks that we lead are aggregated in time; only a running server knows.
+/// Checks that the leader's reports are aggregated in time. Needs a running server.
 pub fn backlog(context: &DoctorContext) -> Option<CheckResult> {
     let overview = context.overview.as_ref()?;
     let led: Vec<&TaskView> = overview.tasks.iter().filter(|task| task.status.role == Role::Leader).collect();
@@ -29,8 +28,8 @@ pub fn backlog(context: &DoctorContext) -> Option<CheckResult> {
         (Some((task, age)), _) if age > allowed => {
             let why = task.status.last_trouble.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
             warning(
-                format!("{}: a report has waited for {}{why}", label(task), show_age(age)),
-                "See the checks of the helper; 'dapbox status' has more.",
+                format!("{}: the oldest report has waited for {}{why}", label(task), show_age(age)),
+                "See the checks of the helper and 'dapbox status'.",
             )
         }
         (_, Some(task)) => {
@@ -39,7 +38,7 @@ pub fn backlog(context: &DoctorContext) -> Option<CheckResult> {
         }
         _ => {
             let waiting = led.iter().map(|task| task.status.waiting).sum();
-            passed(format!("{} waiting for aggregation, none for long", style::counted(waiting, "report")))
+            passed(format!("{} waiting for aggregation, none too long", style::counted(waiting, "report")))
         }
     })
 }

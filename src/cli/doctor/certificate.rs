@@ -1,4 +1,4 @@
-//! Certificates as servers show them.
+//! Certificates presented by servers.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -26,7 +26,7 @@ use crate::{
     server::certificate_in_files,
 };
 
-/// Looks at our own certificate: as it is shown if a server runs, else in its files.
+/// Checks the server's own certificate: the presented one if the server runs, else the one in its files.
 pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
     let whose = match context.config.tls.mode {
         TlsMode::Off => return Vec::new(),
@@ -40,8 +40,8 @@ pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
             Ok(chain) => certificate::evaluate_chain(&chain, host.as_deref(), Some(&context.roots), whose, Time::now()),
             Err(CertProbeError::Unreachable) => return Vec::new(),
             Err(CertProbeError::Refused(why)) => failed(
-                format!("the server does not show any: {why}"),
-                "Look into its log. With tls.mode = \"acme\" there is none until the authority has given one.",
+                format!("the server presents no certificate: {why}"),
+                "Check its log. With tls.mode = \"acme\" there is none until the first order is complete.",
             ),
         }
     } else if whose == CertOwner::Files {
@@ -52,7 +52,7 @@ pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
     vec![Finding::new("certificate", verdict)]
 }
 
-/// Whether the certificate in the files is one that clients would take. Who signed it is seen when it is served.
+/// Checks the certificate in the configured files, except for its issuer.
 pub fn check_certificate_files(config: &Config) -> CheckResult {
     match certificate_in_files(&config.tls) {
         Ok(chain) => {
@@ -66,18 +66,18 @@ pub fn check_certificate_files(config: &Config) -> CheckResult {
     }
 }
 
-/// The name that others look for in our certificate.
+/// The host name that clients expect in the server's certificate.
 fn expected_host(config: &Config) -> Option<String> {
     let public = Place::of(&config.public_url).map(|place| place.host);
     public.or_else(|| config.acme.domains.first().filter(|_| config.tls.mode == TlsMode::Acme).cloned())
 }
 
-/// Whether clients would take what is shown at a place, if it can be reached; `None` if not, which others see too.
+/// Checks the certificate presented at a URL, with the trusted roots. `None` if there is no connection.
 pub async fn check_at(context: &DoctorContext, place: &Place, whose: CertOwner) -> Option<CheckResult> {
     check_with_roots(context, place, whose, &context.roots).await
 }
 
-/// The same of those who believe these roots.
+/// Checks the certificate presented at a URL, with these roots. `None` if there is no connection.
 pub async fn check_with_roots(
     context: &DoctorContext,
     place: &Place,
@@ -92,21 +92,21 @@ pub async fn check_with_roots(
         Ok(chain) => Some(certificate::evaluate_chain(&chain, Some(&place.host), Some(roots), whose, Time::now())),
         Err(CertProbeError::Unreachable) => None,
         Err(CertProbeError::Refused(why)) => Some(failed(
-            format!("no TLS is spoken on port {}: {why}", place.port),
-            "Correct the URL, or what listens there.",
+            format!("no TLS on port {}: {why}", place.port),
+            "Correct the URL, or the program that listens there.",
         )),
     }
 }
 
-/// Why no certificate was seen.
+/// Why no certificate was received.
 enum CertProbeError {
     /// There is no connection.
     Unreachable,
-    /// There is a connection, and no certificate on it.
+    /// The TLS handshake failed.
     Refused(String),
 }
 
-/// The certificates that are shown at the first address that takes connections.
+/// The certificate chain presented at the first address that accepts connections.
 async fn fetch_chain_from_any(
     context: &DoctorContext,
     addresses: &[IpAddr],
@@ -121,7 +121,7 @@ async fn fetch_chain_from_any(
     Err(CertProbeError::Unreachable)
 }
 
-/// The certificates that are shown to whoever asks for a name. Whether they are any good is not asked here.
+/// The certificate chain presented for a name, without any validation.
 async fn fetch_chain(
     context: &DoctorContext,
     address: SocketAddr,
@@ -141,11 +141,11 @@ async fn fetch_chain(
     match tokio::time::timeout(context.timeout, connector.connect(name, stream)).await {
         Ok(Ok(stream)) => Ok(stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec()),
         Ok(Err(error)) => Err(refused(error.to_string())),
-        Err(_) => Err(refused("no answer in time".to_owned())),
+        Err(_) => Err(refused("timed out".to_owned())),
     }
 }
 
-/// Takes any certificate: we want to see it, and send nothing.
+/// Accepts any certificate, because the chain is only inspected and nothing is sent.
 #[derive(Debug)]
 struct AcceptAnyCert(Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-//! What the checks look at, found once.
+//! The context of all checks, gathered once.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -19,10 +19,10 @@ use crate::{
     wire,
 };
 
-/// The most tasks that one peer is asked about.
+/// Maximum number of tasks per peer.
 const MAX_TASKS: usize = 10;
 
-/// What the checks look at.
+/// The context of all checks.
 pub struct DoctorContext {
     /// The configuration.
     pub config: Config,
@@ -30,67 +30,67 @@ pub struct DoctorContext {
     pub sources: Sources,
     /// The data directory.
     pub dir: PathBuf,
-    /// What the running server says, or why it says nothing; `None` if there is none.
+    /// The health of the running server, or why it does not answer; `None` if no server runs.
     pub health: Option<Result<Health, String>>,
-    /// The server's process, if it runs and the system tells.
+    /// Process id of the server, if known.
     pub process: Option<i32>,
-    /// All that the running server shows, if it does.
+    /// The overview of the running server.
     pub overview: Option<Overview>,
-    /// The tasks, or why they cannot be read; `None` if there is nothing to read them from.
+    /// The tasks, or why they cannot be read; `None` if there is no data.
     pub tasks: Option<Result<Vec<TaskStatus>, DataDirError>>,
-    /// The HPKE keys, as far as they can be seen.
+    /// The HPKE keys, as far as they can be read.
     pub keys: Vec<KeyStatus>,
-    /// The stored times that are ahead of the clock.
+    /// Stored times ahead of the clock.
     pub times_ahead: Vec<TimeAhead>,
-    /// How long each look at the network may take.
+    /// Time limit for each network check.
     pub timeout: Duration,
-    /// Where hosts are, as the server finds them.
+    /// The server's name resolver.
     pub names: Resolver,
-    /// What requests to others are made with, as the server makes them.
+    /// The server's client for outgoing requests.
     pub peer: Peer,
-    /// The proxies that these requests go through: the server's, if it runs.
+    /// Proxies for outgoing requests: the server's, if it runs.
     pub proxies: Proxies,
-    /// Whose certificates are believed, as by the server.
+    /// Trusted root certificates of the server.
     pub roots: RootCertStore,
 }
 
-/// Why nothing was read from the data directory.
+/// Why the data directory cannot be read.
 pub enum DataDirError {
     /// It cannot be opened.
     Open(OpenError),
-    /// Something else.
+    /// Another error.
     Other(String),
 }
 
-/// Another aggregator, as tasks have it.
+/// The other aggregator of a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerAggregator {
     /// Its base URL.
     pub url: String,
-    /// The protocol revision that it speaks there.
+    /// The protocol revision.
     pub revision: Revision,
-    /// A task of it.
+    /// One of its tasks.
     pub task: TaskId,
-    /// What the operator calls that task.
+    /// The operator's name of that task.
     pub name: Option<TaskName>,
-    /// Whether that was set up in-band: its helper may not have heard of it yet, and has the same keys for all such tasks.
+    /// Whether that task was set up in-band: its helper may not know it yet, and has the same keys for all such tasks.
     pub is_in_band: bool,
-    /// What it is in that task.
+    /// Its role in that task.
     pub role: Role,
 }
 
-/// The tasks and the keys in a data directory, and the times in it that are ahead of the clock.
+/// Tasks, keys and times ahead of the clock in a data directory.
 type Contents = (Result<Vec<TaskStatus>, DataDirError>, Vec<KeyStatus>, Vec<TimeAhead>);
-/// The same if there is a directory.
+/// The same, if there is a directory.
 type Found = (Option<Result<Vec<TaskStatus>, DataDirError>>, Vec<KeyStatus>, Vec<TimeAhead>);
 
 impl DoctorContext {
-    /// Looks around.
+    /// Gathers the context.
     pub async fn gather(config: Config, sources: Sources, timeout: Duration) -> Result<Self, Failure> {
         let socket = Socket::new(config.control_socket())?;
         let health = match socket.is_alive().await {
             Ok(true) => Some(with_timeout(timeout, socket.health()).await),
-            // Whoever may not use the socket learns of it from the check of the permissions.
+            // If the socket is not accessible, the check of the permissions reports it.
             Ok(false) | Err(_) => None,
         };
         let process = if health.is_some() { socket.process().await } else { None };
@@ -118,7 +118,7 @@ impl DoctorContext {
             None => None,
         };
         let proxies = proxies.unwrap_or_else(Proxies::from_env);
-        // That they cannot be read is another check.
+        // Another check reports invalid roots.
         let roots = RootCertificates::read(&config.peer.ca_file).unwrap_or_default();
         let peer = Peer::new(&PeerOptions {
             connect_timeout: timeout,
@@ -148,17 +148,17 @@ impl DoctorContext {
         })
     }
 
-    /// The proxy that requests to a URL go through.
+    /// The proxy for requests to a URL.
     pub fn proxy(&self, url: &str) -> Option<Proxy> {
         self.proxies.for_url(&url::Url::parse(url).ok()?)
     }
 
-    /// Whether there is a directory with data of ours in it.
+    /// Whether the directory contains data.
     pub fn has_data(&self) -> bool {
         self.dir.join("dapbox-data").exists()
     }
 
-    /// What a server says that runs and answers.
+    /// The health of a server that runs and answers.
     pub fn live_health(&self) -> Option<&Health> {
         self.health.as_ref()?.as_ref().ok()
     }
@@ -168,12 +168,12 @@ impl DoctorContext {
         self.live_health().is_some()
     }
 
-    /// The address that the server listens on, or would.
+    /// The server's listen address, actual or configured.
     pub fn listen_address(&self) -> std::net::SocketAddr {
         self.live_health().and_then(|health| health.address).unwrap_or(self.config.listen)
     }
 
-    /// The address for those who watch, that the server has or would have.
+    /// The address of the private listener, actual or configured.
     pub fn monitor_address(&self) -> Option<std::net::SocketAddr> {
         match self.live_health() {
             Some(health) => health.monitor,
@@ -186,8 +186,8 @@ impl DoctorContext {
         self.tasks.as_ref().and_then(|tasks| tasks.as_ref().ok()).map_or(&[], Vec::as_slice)
     }
 
-    /// The other aggregators of tasks that go on, each with one of its tasks unless it is asked about each by the
-    /// protocol; at most `limit`.
+    /// The other aggregators of unfinished tasks, at most `limit`: one entry per peer, or per task if the revision's
+    /// request for keys names the task.
     pub fn peers(&self, limit: usize) -> Vec<PeerAggregator> {
         let mut found: Vec<PeerAggregator> = Vec::new();
         for task in self.known_tasks().iter().filter(|task| !is_finished(task)) {
@@ -217,43 +217,43 @@ impl DoctorContext {
 }
 
 impl PeerAggregator {
-    /// The task, as it is shown.
+    /// The task's name or id.
     pub fn label(&self) -> String {
         show::task_label(self.name.as_ref(), &self.task)
     }
 
-    /// What it is asked for its keys with; in some revisions that names the task.
+    /// Identifies the request for its keys, which in some revisions names the task.
     fn query_key(&self) -> (&str, String) {
         (&self.url, self.call().path)
     }
 
-    /// What asks it for its keys.
+    /// The request for its keys.
     pub fn call(&self) -> wire::RequestSpec {
         wire::for_revision(self.revision).hpke_config_request(Some(&self.task).filter(|_| !self.is_in_band))
     }
 }
 
-/// Whether nothing is to be expected of a task any more.
+/// Whether a task is over and has no work left.
 fn is_finished(task: &TaskStatus) -> bool {
     let end = task.task_expiration.or_else(|| task.task_interval.map(|interval| interval.end()));
     end.is_some_and(|end| end < Time::now()) && task.waiting == 0 && task.collections_waiting == 0
 }
 
-/// Waits for an answer of the server for a while.
+/// Limits the time of a request to the server.
 async fn with_timeout<T>(timeout: Duration, answer: impl Future<Output = Result<T, Failure>>) -> Result<T, String> {
     match tokio::time::timeout(timeout, answer).await {
         Ok(answer) => answer.map_err(|failure| failure.message().to_owned()),
-        Err(_) => Err("not in time".to_owned()),
+        Err(_) => Err("timed out".to_owned()),
     }
 }
 
-/// What is in the directory, opened if nobody else has it.
+/// Reads the data directory, unless a process has it open.
 async fn read_directory(config: Config) -> Result<Found, Failure> {
     if !config.data_dir.join("dapbox-data").exists() {
         return Ok((None, Vec::new(), Vec::new()));
     }
     let read = move || -> Contents {
-        // Looking must not cost the ballast.
+        // Opening must not release the ballast.
         let options = store::Options { ballast_bytes: 0, ..server::store_options(&config) };
         let data = match Offline::open(&config.data_dir, options) {
             Ok(data) => data,

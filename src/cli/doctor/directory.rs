@@ -1,4 +1,4 @@
-//! The data directory: whether it is there, whose it is, and what it is on.
+//! The data directory: existence, owner, permissions and file system.
 
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path};
 
@@ -11,65 +11,69 @@ use crate::{
     store::space,
 };
 
-/// Whether it is there.
+/// Checks that the data directory exists and has data.
 pub fn directory(context: &DoctorContext) -> Option<CheckResult> {
     let dir = context.dir.display();
     Some(match fs::metadata(&context.dir) {
         Ok(found) if !found.is_dir() => {
-            failed(format!("{dir} is not a directory"), "Name a directory with --data-dir.")
+            failed(format!("{dir} is not a directory"), "Choose a directory with --data-dir.")
         }
         Ok(_) if context.has_data() => passed(dir.to_string()),
-        Ok(_) => warning(format!("{dir} has no data in it"), "Start the server once, or name the right one."),
+        Ok(_) => {
+            warning(format!("{dir} is empty"), "Start the server once, or choose another directory with --data-dir.")
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => failed(
             format!("{dir} does not exist"),
-            "Start the server once, which makes it, or name the right one with --config or --data-dir.",
+            "Start the server once, or choose another directory with --config or --data-dir.",
         ),
-        Err(error) => failed(format!("{dir}: {error}"), "Run this as the user that the directory belongs to."),
+        Err(error) => failed(format!("{dir}: {error}"), "Run this command as the owner of the directory."),
     })
 }
 
-/// Whether nobody else may look into it.
+/// Checks that only the owner can access the data directory.
 pub fn permissions(context: &DoctorContext) -> Option<CheckResult> {
     let (dir, found) = (context.dir.display(), fs::metadata(&context.dir).ok()?);
     let (owner, user, mode) = (found.uid(), geteuid().as_raw(), found.mode() & 0o777);
     if mode & 0o077 != 0 {
         return Some(failed(
-            format!("others may look into it (mode {mode:o}), and keys are kept there"),
-            format!("chmod 700 {dir}"),
+            format!("{dir} has mode {mode:o}: other users can access the keys in it"),
+            format!("Run: chmod 700 {dir}"),
         ));
     }
-    // Root looks at other users' servers.
+    // Root may inspect servers of other users.
     if owner != user && user != 0 {
-        let remedy = format!("Run the server as that user, or: chown -R {user} {dir}");
-        return Some(warning(format!("it belongs to user {owner} and this is user {user}"), remedy));
+        let remedy = format!("Run the server as user {owner}, or: chown -R {user} {dir}");
+        return Some(warning(format!("{dir} belongs to user {owner}, and this is user {user}"), remedy));
     }
-    Some(passed(format!("for user {owner} only")))
+    Some(passed(format!("only user {owner} has access")))
 }
 
-/// Whether nobody else may read the key of the secrets.
+/// Checks that only the owner can read the secrets key.
 pub fn secrets_key(context: &DoctorContext) -> Option<CheckResult> {
     secrets_file(&server::store_options(&context.config).key.file(&context.dir)?)
 }
 
-/// The same of a file that may not be there. A server refuses one that everybody may read.
+/// Checks the permissions of a key file that may not exist. The server refuses a file that everyone can read.
 pub fn secrets_file(path: &Path) -> Option<CheckResult> {
     let mode = fs::metadata(path).ok()?.mode() & 0o777;
-    let remedy = format!("chmod 600 {}", path.display());
+    let remedy = format!("Run: chmod 600 {}", path.display());
     Some(match mode & 0o077 {
-        0 => passed("for its owner only"),
-        others if others & 0o007 == 0 => warning(format!("a group may read it (mode {mode:o})"), remedy),
-        _ => failed(format!("everybody may read it (mode {mode:o})"), remedy),
+        0 => passed("only the owner has access"),
+        others if others & 0o007 == 0 => {
+            warning(format!("{} has mode {mode:o}: its group can read it", path.display()), remedy)
+        }
+        _ => failed(format!("{} has mode {mode:o}: everyone can read it", path.display()), remedy),
     })
 }
 
-/// Whether what is written there stays.
+/// Checks that the file system survives a restart.
 pub fn file_system(context: &DoctorContext) -> Option<CheckResult> {
     match space::volatile(&context.dir) {
         Ok(Some(kind)) => Some(warning(
-            format!("the data is on {kind}: it does not survive a restart of the machine or the container"),
-            "Mount a volume there.",
+            format!("the data is on {kind}, which does not survive a restart of the machine or container"),
+            "Mount a persistent volume there.",
         )),
-        Ok(None) => Some(passed("keeps what is synced to it")),
+        Ok(None) => Some(passed("persistent")),
         Err(_) => None,
     }
 }

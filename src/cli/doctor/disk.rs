@@ -1,4 +1,4 @@
-//! The disk: whether there is room, and how fast it is.
+//! The disk: free space and latency.
 
 use std::{
     fs::{self, OpenOptions},
@@ -17,12 +17,12 @@ use crate::{
     views::status::DiskStatus,
 };
 
-/// Longer than this, an `fdatasync` holds up everybody: each group of requests waits for one.
+/// Maximum latency of `fdatasync`: every group of requests waits for one.
 const SLOW_SYNC: Duration = Duration::from_millis(50);
-/// What is written to see how long that takes.
+/// File written to measure the latency.
 const PROBE_FILE: &str = "doctor-probe";
 
-/// Whether there is room.
+/// Checks the free space.
 pub fn disk_space(context: &DoctorContext) -> Option<CheckResult> {
     let found = space::space(&context.dir).ok()?;
     let status =
@@ -36,7 +36,7 @@ pub fn disk_space(context: &DoctorContext) -> Option<CheckResult> {
     })
 }
 
-/// What a server would find.
+/// The status that a server would report.
 fn estimate_status(context: &DoctorContext, free_bytes: u64) -> DiskStatus {
     let disk = &context.config.disk;
     DiskStatus {
@@ -49,42 +49,41 @@ fn estimate_status(context: &DoctorContext, free_bytes: u64) -> DiskStatus {
     }
 }
 
-/// Whether room is held back for a start on a full disk.
+/// Checks the ballast, which is released to start on a full disk.
 pub fn ballast(context: &DoctorContext) -> Option<CheckResult> {
     let ballast = Ballast::of(&context.dir, context.config.disk.ballast_bytes);
     if !context.has_data() || ballast.bytes() == 0 {
         return None;
     }
-    // A server may have another size than this configuration, or none.
+    // A running server may have another ballast size than this configuration, or none.
     Some(match (ballast.is_ready(), context.live_health().map(|health| health.disk.has_ballast)) {
         (false, Some(true)) => return None,
-        (true, _) => passed(format!("{} MiB are held back to start on a full disk", ballast.bytes() >> 20)),
+        (true, _) => passed(format!("{} MiB are reserved to start on a full disk", ballast.bytes() >> 20)),
         (false, _) => warning(
-            "it is missing, so that the server may not start when the disk is full",
-            "A running server makes it as soon as there is room: start it, or make some.",
+            "there is no ballast: the server may not start on a full disk",
+            "Start the server, which creates it as soon as there is enough free space.",
         ),
     })
 }
 
-/// How long it takes until something is durable.
+/// Checks the latency of a durable write.
 pub fn sync(context: &DoctorContext) -> Option<CheckResult> {
     if !context.has_data() {
         return None;
     }
     Some(match time_sync(context) {
-        Ok(time) if time > SLOW_SYNC => warning(
-            format!("a small write takes {} to be durable, and every request waits for one", elapsed(time)),
-            "Use a faster disk, or a file system with a journal on one.",
-        ),
-        Ok(time) => passed(format!("a small write is durable after {}", elapsed(time))),
-        Err(error) if space::is_full(&error) => failed("not a single block can be written", "Make room on the disk."),
+        Ok(time) if time > SLOW_SYNC => {
+            warning(format!("fdatasync takes {}, and every request waits for one", elapsed(time)), "Use a faster disk.")
+        }
+        Ok(time) => passed(format!("fdatasync takes {}", elapsed(time))),
+        Err(error) if space::is_full(&error) => failed("the disk is full", "Free space on the disk."),
         Err(error) => {
-            failed(format!("nothing can be written: {error}"), "Check the owner and how the file system is mounted.")
+            failed(format!("cannot write: {error}"), "Check the owner and the mount options of the file system.")
         }
     })
 }
 
-/// The second shortest of several: the first may make the file, others may wait for what somebody else writes.
+/// The second shortest of five: the first may create the file, and other processes may delay some.
 fn time_sync(context: &DoctorContext) -> io::Result<Duration> {
     let path = context.dir.join(PROBE_FILE);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;

@@ -1,4 +1,4 @@
-//! How many files may be open, connections included.
+//! The limit on open files, which includes connections.
 
 use rustix::process::{Resource, getrlimit};
 
@@ -8,11 +8,11 @@ use crate::{
     config::Config,
 };
 
-/// Open files beside those of connections.
+/// Open files besides connections.
 const OWN_FILES: u64 = 256;
 
-/// Whether it is enough: for the server that runs as that process, else for this one. The limit of a service is its
-/// unit's, and not that of the shell.
+/// Checks the limit of the server's process, or of this process without one. The limit of a service is set in its unit,
+/// not in the shell.
 pub fn open_files(config: &Config, server: Option<i32>) -> CheckResult {
     let wanted = OWN_FILES + config.limits.max_connections as u64;
     let limit = match server.and_then(limit_of) {
@@ -21,15 +21,15 @@ pub fn open_files(config: &Config, server: Option<i32>) -> CheckResult {
     };
     match limit {
         Some(limit) if limit < wanted => warning(
-            format!("at most {limit} files may be open, connections included, and {wanted} may be needed"),
-            "Raise the limit: ulimit -n, or LimitNOFILE= in the unit; or lower limits.max_connections.",
+            format!("the limit on open files is {limit}, and up to {wanted} may be needed"),
+            "Raise the limit (ulimit -n, or LimitNOFILE= in the unit), or lower limits.max_connections.",
         ),
-        Some(limit) => passed(format!("up to {limit}")),
-        None => passed("any number"),
+        Some(limit) => passed(format!("limit {limit}")),
+        None => passed("unlimited"),
     }
 }
 
-/// A process's limit, if the system tells; the inner nothing is no limit.
+/// The limit of a process, if the system reports it; the inner `None` is unlimited.
 fn limit_of(process: i32) -> Option<Option<u64>> {
     let text = std::fs::read_to_string(format!("/proc/{process}/limits")).ok()?;
     let line = text.lines().find(|line| line.starts_with("Max open files"))?;
@@ -37,7 +37,7 @@ fn limit_of(process: i32) -> Option<Option<u64>> {
     if soft == "unlimited" { Some(None) } else { soft.parse().ok().map(Some) }
 }
 
-/// The same for the doctor.
+/// Checks the limit for the doctor.
 pub fn check(context: &DoctorContext) -> Option<CheckResult> {
     Some(open_files(&context.config, context.process))
 }

@@ -1,4 +1,4 @@
-//! The HPKE keys that reports are sealed to.
+//! The HPKE keys.
 
 use super::context::DoctorContext;
 use crate::{
@@ -11,29 +11,28 @@ use crate::{
     views::overview::{KeyStatus, TimeAhead},
 };
 
-/// How late a change of a key may be before something must be wrong, in seconds: what changes them looks now and then.
+/// Maximum delay of a key change, in seconds.
 const GRACE: u64 = 3_600;
 
-/// Whether there is a key for clients, and whether all changes that were due were made.
+/// Checks that a key is active and that no key change is overdue.
 pub fn keys(context: &DoctorContext) -> Option<CheckResult> {
     (!context.keys.is_empty()).then(|| evaluate(&context.keys, context.is_running(), Time::now()))
 }
 
-/// Whether a stored time is ahead of the clock: the clock was wrong then, or is now.
+/// Checks for stored times ahead of the clock: the clock is wrong now, or was wrong then.
 pub fn stored_times(context: &DoctorContext) -> Option<CheckResult> {
     let first = context.times_ahead.first()?;
     let (times, now) = (counted(context.times_ahead.len() as u64, "stored time"), timestamp::show(Time::now()));
     let detail = format!(
-        "the clock shows {now}, and {times} ahead of it, such as {} of the {}",
+        "the clock shows {now}, and {times} ahead of it, such as {} ({})",
         timestamp::show(first.time),
         first.record
     );
-    let remedy =
-        "Set the clock if it is wrong. Otherwise it was wrong before, and the server replaces keys of that time.";
+    let remedy = "Set the clock if it is wrong. If it was wrong before, the server rotates the keys of that time.";
     Some(match context.times_ahead.iter().find(|time| time.is_lasting) {
         Some(TimeAhead { record, time, .. }) => failed(
-            format!("{detail}; reports of before {} are refused ({record})", timestamp::show(*time)),
-            "Set the clock if it is wrong. Otherwise it was wrong before: what is closed stays closed, so make a new task.",
+            format!("{detail}; reports before {} are rejected ({record})", timestamp::show(*time)),
+            "Set the clock if it is wrong. If it was wrong before, create a new task: closed periods stay closed.",
         ),
         None => warning(detail, remedy),
     })
@@ -42,22 +41,22 @@ pub fn stored_times(context: &DoctorContext) -> Option<CheckResult> {
 fn evaluate(keys: &[KeyStatus], is_running: bool, now: Time) -> CheckResult {
     let of = |state| keys.iter().filter(move |key| key.state == state);
     let Some(newest) = of(KeyState::Active).max_by_key(|key| key.created) else {
-        return failed("no key is given out, so that nobody can upload", "Make one: dapbox keys rotate");
+        return failed("no HPKE key is active: clients cannot upload", "Run: dapbox keys rotate");
     };
     let is_late = |key: &&KeyStatus| key.until.is_some_and(|until| until.0.saturating_add(GRACE) < now.0);
     if let Some(late) = keys.iter().find(is_late).filter(|_| is_running) {
         let due = late.until.map(timestamp::show).unwrap_or_default();
         return warning(
-            format!("key {} was to change at {due} and did not", late.id),
-            "Look into the server's log for why; dapbox keys rotate does it now.",
+            format!("the change of HPKE key {} is overdue since {due}", late.id),
+            "Check the server's log, or rotate now: dapbox keys rotate",
         );
     }
     let age = match now.0.saturating_sub(newest.created.0) / 86_400 {
         0 => "less than a day".to_owned(),
         days => counted(days, "day"),
     };
-    let mut detail = format!("key {} ({}) is {age} old", newest.id, newest.suite);
-    for (state, name) in [(KeyState::Pending, "waiting"), (KeyState::Expired, "kept for late reports")] {
+    let mut detail = format!("HPKE key {} ({}) is {age} old", newest.id, newest.suite);
+    for (state, name) in [(KeyState::Pending, "pending"), (KeyState::Expired, "expired, kept for late reports")] {
         match of(state).count() {
             0 => {}
             count => detail.push_str(&format!("; {count} {name}")),
@@ -83,10 +82,10 @@ mod tests {
         let now = Time(1_000_000 + 3 * 86_400);
         let keys = [key(1, KeyState::Expired, now.0 + 5), key(2, KeyState::Active, now.0 + 5)];
         let text = evaluate(&keys, true, now).unwrap();
-        assert_eq!(text, "key 2 (X25519) is 3 days old; 1 kept for late reports");
+        assert_eq!(text, "HPKE key 2 (X25519) is 3 days old; 1 expired, kept for late reports");
         let late = [key(2, KeyState::Active, now.0 - 2 * GRACE)];
         assert_eq!(evaluate(&late, true, now).unwrap_err().severity, Severity::Warning);
-        assert!(evaluate(&late, false, now).is_ok(), "nobody could have changed it");
+        assert!(evaluate(&late, false, now).is_ok(), "without a server no key changes");
         assert_eq!(evaluate(&keys[..1], true, now).unwrap_err().severity, Severity::Failed);
     }
 }

@@ -1,5 +1,4 @@
-//! `dapbox doctor`: looks at everything that a server needs and at the context around it, and says what to do about what is
-//! wrong.
+//! `dapbox doctor`: diagnoses a server and its environment.
 
 mod api;
 mod backlog;
@@ -37,31 +36,33 @@ pub use settings::peer_roots;
 
 /// Arguments of `dapbox doctor`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Works whether a server runs or not; with one running it sees more. Nothing is changed, and \
-    peers are asked for nothing but their keys. Exit code 1 if something is wrong, 0 if there are warnings at most.\n\n\
+#[command(
+    after_help = "Works with and without a running server, and runs more checks with one. Changes nothing; peers \
+receive requests for their keys only. The exit code is 1 if a check failed, and 0 if there are warnings at most.\n\n\
     Examples:\n  \
     dapbox doctor\n  \
     dapbox doctor --config /etc/dapbox/appliance.toml\n  \
     dapbox doctor --data-dir /var/lib/dapbox -o json\n  \
-    dapbox doctor --offline")]
+    dapbox doctor --offline"
+)]
 pub struct Args {
     #[command(flatten)]
     config: ConfigArgs,
-    /// Look at nothing that is beyond this machine: no names, no peers, not our public URL.
+    /// Skip checks beyond this machine: names, peers and the public URL.
     #[arg(long)]
     offline: bool,
-    /// How long each look at the network may take. They are all at the same time.
+    /// Time limit for each network check; they run concurrently.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "5s")]
     timeout: Duration,
-    /// What to print.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
-/// Looks at one thing: nothing if there is nothing to look at.
+/// A check; `None` if it does not apply.
 type Check = fn(&DoctorContext) -> Option<CheckResult>;
 
-/// The checks of this machine, with their names, in the order in which they are shown.
+/// The local checks with their names, in the order of the output.
 const CHECKS: &[(&str, Check)] = &[
     ("configuration", settings::configuration),
     ("environment", settings::environment),
@@ -86,7 +87,7 @@ const CHECKS: &[(&str, Check)] = &[
 /// Runs `dapbox doctor`.
 pub async fn run(args: Args) -> Outcome {
     if let Err(trouble) = clock::examine(SystemTime::now()) {
-        // Nothing else can be judged by it, and TLS would fail.
+        // All other checks depend on the clock.
         return print_findings(&[Finding::new("clock", Err(trouble))], args.output);
     }
     let (config, sources) = args.config.load_with_sources(None)?;
@@ -94,7 +95,7 @@ pub async fn run(args: Args) -> Outcome {
     let context = std::sync::Arc::new(DoctorContext::gather(config, sources, args.timeout).await?);
     let shared = context.clone();
     let mut findings = tokio::task::spawn_blocking(move || examine(&shared)).await?;
-    spinner.set_message("looking at the network");
+    spinner.set_message("checking the network");
     findings.extend(ports::examine(&context).await);
     findings.extend(certificate::examine(&context).await);
     if !args.offline {
@@ -114,13 +115,13 @@ fn print_findings(findings: &[Finding], output: Format) -> Outcome {
     findings::outcome(findings)
 }
 
-/// Makes all checks of this machine that have something to look at.
+/// Runs all local checks that apply.
 fn examine(context: &DoctorContext) -> Vec<Finding> {
     let found = |(name, check): &(&'static str, Check)| Some(Finding::new(name, check(context)?));
     CHECKS.iter().filter_map(found).collect()
 }
 
-/// All at the same time, in the order that they are given in.
+/// Runs checks concurrently and keeps their order.
 async fn join_findings<F: Future<Output = Vec<Finding>>>(looks: impl IntoIterator<Item = F>) -> Vec<Finding> {
     join_all(looks).await.into_iter().flatten().collect()
 }

@@ -1,4 +1,4 @@
-//! Names: whether they lead anywhere, and ours to this machine.
+//! DNS names: whether they resolve, and whether the server's own name resolves to this machine.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
@@ -11,7 +11,7 @@ use crate::{
     config::TlsMode,
 };
 
-/// Looks at our own names. Those of peers are looked at with the peers.
+/// Checks the server's own names. The names of peers are checked with the peers.
 pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
     let mut names: Vec<String> = Vec::new();
     let public = Place::of(&context.config.public_url).filter(|place| place.address.is_none() && !place.is_loopback());
@@ -28,16 +28,16 @@ pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
     .await
 }
 
-/// The addresses of a name, in order and each once.
+/// Resolves a name to its addresses, sorted and without duplicates.
 pub async fn resolve(context: &DoctorContext, name: &str) -> Result<Vec<IpAddr>, String> {
     let found = tokio::time::timeout(context.timeout, context.names.lookup(name)).await;
-    let mut addresses = found.map_err(|_| "no answer in time".to_owned())?.map_err(|error| error.to_string())?;
+    let mut addresses = found.map_err(|_| "timed out".to_owned())?.map_err(|error| error.to_string())?;
     addresses.sort_unstable();
     addresses.dedup();
     Ok(addresses)
 }
 
-/// Addresses as text.
+/// Formats addresses.
 pub fn list(addresses: &[IpAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -48,25 +48,25 @@ fn ours(found: Result<Vec<IpAddr>, String>) -> CheckResult {
         Err(why) => {
             return failed(
                 format!("has no address: {why}"),
-                "Have an A or AAAA record made for it in its zone; it takes a while until all see that.",
+                "Create an A or AAAA record for it; wait until the change has propagated.",
             );
         }
     };
     let text = list(&addresses);
     if addresses.iter().all(|address| address.is_loopback() || address.is_unspecified()) {
         return warning(
-            format!("leads to {text} here, which is this machine for everybody"),
-            "If it stands in /etc/hosts, others may see another address: ask from elsewhere. Else correct its record.",
+            format!("resolves to {text} here, a loopback address"),
+            "If it is in /etc/hosts, others may see another address: check from elsewhere. Otherwise correct the record.",
         );
     }
     match addresses.iter().filter(|address| !is_local(**address)).count() {
-        0 => passed(format!("leads to {text}, which is this machine")),
-        // It depends on what stands in front of us, and whether the URL leads here is another check.
-        _ => passed(format!("leads to {text}; not an address of this machine, as behind a router or a proxy")),
+        0 => passed(format!("resolves to {text}, this machine")),
+        // That depends on the network in front. Whether the URL leads here is another check.
+        _ => passed(format!("resolves to {text}; not an address of this machine, as behind a router or a proxy")),
     }
 }
 
-/// Whether an address is one of this machine: only those can be bound.
+/// Whether an address belongs to this machine: only those can be bound.
 fn is_local(address: IpAddr) -> bool {
     UdpSocket::bind(SocketAddr::new(address, 0)).is_ok()
 }

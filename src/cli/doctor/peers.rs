@@ -1,4 +1,4 @@
-//! The other aggregators of our tasks: whether they can be reached, are what they should be, and agree on the time.
+//! The other aggregators of our tasks: connectivity, certificate, keys and clock.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,15 +21,15 @@ use crate::{
     wire::{self, ProblemType},
 };
 
-/// The most questions that are asked: some revisions ask about each task.
+/// Maximum number of requests; some revisions need one per task.
 const MAX_PEERS: usize = 50;
-/// A `Date` is of whole seconds (RFC 9110 section 5.6.7): half of one is not known.
+/// Half of the resolution of `Date`, one second (RFC 9110 section 5.6.7).
 const DATE_RESOLUTION: Duration = Duration::from_millis(500);
 
-/// Looks at all of them at once.
+/// Checks all peers concurrently.
 pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
     let others = context.peers(MAX_PEERS);
-    // Names and certificates are a place's, and several peers may be at one.
+    // Names and certificates belong to an endpoint, which several peers may share.
     let mut places: Vec<Place> = Vec::new();
     for other in &others {
         if let Some(place) = Place::of(&other.url).filter(|new| places.iter().all(|known| known != new)) {
@@ -43,8 +43,7 @@ pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
     places.into_iter().chain(merge_by_peer(others)).collect()
 }
 
-/// One finding for each peer and check, where the peer was asked about each of its tasks: the worst, and of how many tasks
-/// it is true.
+/// Merges the findings of all tasks of a peer into one per check: the worst, with the number of affected tasks.
 fn merge_by_peer(findings: Vec<Finding>) -> Vec<Finding> {
     let mut groups: Vec<Vec<Finding>> = Vec::new();
     for finding in findings {
@@ -69,17 +68,17 @@ fn worst(group: Vec<Finding>) -> Option<Finding> {
     let most = group.iter().map(rank).max()?;
     let (mut bad, rest): (Vec<_>, Vec<_>) = group.into_iter().partition(|finding| rank(finding) == most);
     let (alike, first) = (bad.len(), bad.swap_remove(0));
-    // A clock is looked at with each answer, and is one and the same.
+    // The clock belongs to the peer, not to a task.
     let is_about_tasks = first.name != CLOCK_CHECK && most > 0 && !(rest.is_empty() && bad.is_empty());
     let detail = if is_about_tasks { format!("{} ({alike} of {all} tasks)", first.detail) } else { first.detail };
     Some(Finding { detail, ..first })
 }
 
-/// Its name and its certificate.
+/// Checks the name and the certificate of an endpoint.
 async fn check_endpoint(context: &DoctorContext, place: &Place) -> Vec<Finding> {
     if let Some(proxy) = context.proxy(&place.url()) {
-        // The proxy finds its address. Its certificate is checked with the request for its keys.
-        let verdict = passed(format!("is reached through {proxy}"));
+        // The proxy resolves the name, and the request for the keys checks the certificate.
+        let verdict = passed(format!("reached through {proxy}"));
         return vec![Finding::new("peer name", verdict).with_subject(place.label())];
     }
     let name = async {
@@ -87,11 +86,11 @@ async fn check_endpoint(context: &DoctorContext, place: &Place) -> Vec<Finding> 
             return None;
         }
         Some(match names::resolve(context, &place.host).await {
-            Ok(addresses) => passed(format!("leads to {}", names::list(&addresses))),
+            Ok(addresses) => passed(format!("resolves to {}", names::list(&addresses))),
             Err(why) => failed(
                 format!("has no address: {why}"),
-                "See whether this machine can look up any name (/etc/resolv.conf); if so, the task's URL is wrong, or \
-                 the operator there has to have the record made.",
+                "Check that this machine can resolve other names (/etc/resolv.conf). If it can, the task's URL is wrong or \
+                 its operator must create the record.",
             ),
         })
     };
@@ -102,17 +101,17 @@ async fn check_endpoint(context: &DoctorContext, place: &Place) -> Vec<Finding> 
     findings.extend(name.map(|verdict| Finding::new("peer name", verdict).with_subject(place.label())));
     findings.extend(shown.map(|verdict| Finding::new("peer certificate", verdict).with_subject(place.label())));
     if !place.is_secure && !place.is_loopback() {
-        let text = "it is spoken to without TLS: whoever is between sees and changes what is sent, tokens included";
-        let verdict = warning(text, "Have the task made anew with an https URL.");
+        let text = "the peer has no TLS: requests, including tokens, are sent in the clear";
+        let verdict = warning(text, "Create a new task with an https URL.");
         findings.push(Finding::new("peer certificate", verdict).with_subject(place.label()));
     }
     findings
 }
 
-/// The name of the check of the clock.
+/// Name of the clock check.
 const CLOCK_CHECK: &str = "peer clock";
 
-/// Its keys, and its clock.
+/// Checks a peer's keys and clock.
 async fn check_peer(context: &DoctorContext, other: &PeerAggregator) -> Vec<Finding> {
     let call = other.call();
     let before = SystemTime::now();
@@ -127,7 +126,7 @@ async fn check_peer(context: &DoctorContext, other: &PeerAggregator) -> Vec<Find
     std::iter::once(keys).chain(clock).collect()
 }
 
-/// What a peer says of its keys (DAP-09 section 4.4.1, DAP-18 section 4.4.1).
+/// Evaluates a peer's response for its keys (DAP-09 section 4.4.1, DAP-18 section 4.4.1).
 fn keys(other: &PeerAggregator, call: &wire::RequestSpec, answer: Result<Answer, PeerError>) -> CheckResult {
     let role = show::role(other.role);
     let answer = match answer.map_err(RequestError::from).and_then(|answer| answer.expect(call.accept)) {
@@ -138,9 +137,9 @@ fn keys(other: &PeerAggregator, call: &wire::RequestSpec, answer: Result<Answer,
         Ok(configs) => configs,
         Err(malformed) => {
             return failed(
-                format!("the {role} answers with something that is no list of keys: {malformed}"),
+                format!("the {role}'s response is not a list of HPKE configs: {malformed}"),
                 format!(
-                    "Is it a DAP aggregator of revision {}? Tell the operator there.",
+                    "Check whether it is a DAP aggregator of revision {}; ask its operator.",
                     show::revision(other.revision)
                 ),
             );
@@ -149,50 +148,47 @@ fn keys(other: &PeerAggregator, call: &wire::RequestSpec, answer: Result<Answer,
     let usable = configs.iter().filter(|config| hpke::is_supported(config)).count();
     if usable == 0 {
         return failed(
-            format!(
-                "none of the {role}'s {} uses algorithms that are known here",
-                style::counted(configs.len() as u64, "key")
-            ),
-            "Clients like ours cannot upload. Ask the operator there for X25519, HKDF-SHA256, AES-128-GCM.",
+            format!("none of the {role}'s {} uses a supported algorithm", style::counted(configs.len() as u64, "key")),
+            "Clients cannot upload. Ask its operator for X25519, HKDF-SHA256, AES-128-GCM.",
         );
     }
-    let detail = format!("the {role} answers, with {}", style::counted(configs.len() as u64, "key"));
+    let detail = format!("the {role} offers {}", style::counted(configs.len() as u64, "key"));
     match answer.max_age {
         Some(age) if age.is_zero() => warning(
-            format!("{detail} that clients may not keep: each upload asks for them again"),
-            "Tell the operator there: Cache-Control should have a max-age (DAP section 4.4.1).",
+            format!("{detail} without caching: clients request them for each upload"),
+            "Ask its operator to set max-age in Cache-Control (DAP section 4.4.1).",
         ),
-        Some(age) => passed(format!("{detail} for {}", crate::support::duration::show(age))),
-        None => passed(format!("{detail}; it does not say for how long")),
+        Some(age) => passed(format!("{detail}, cached for {}", crate::support::duration::show(age))),
+        None => passed(format!("{detail}, without Cache-Control")),
     }
 }
 
-/// Why a peer did not say anything of its keys.
+/// Explains why a peer's keys could not be fetched.
 fn explain_failure(other: &PeerAggregator, error: &RequestError) -> CheckResult {
     let role = show::role(other.role);
     if error.problem().is_some_and(|problem| problem.kind == ProblemType::UnrecognizedTask) {
         return failed(
             format!("the {role} does not know task {}", other.label()),
             format!(
-                "Have the operator there add the task: dapbox task add {role}.toml, or as the software there does it."
+                "Ask its operator to add the task: dapbox task add {role}.toml, or the equivalent in other software."
             ),
         );
     }
     let remedy = match error {
         RequestError::NoAnswer(PeerError::Connect { .. }) => {
-            "Is it up? See the checks of its name and certificate; a firewall here or there may be in the way."
+            "Check that it runs, the findings on its name and certificate, and the firewalls on both sides."
         }
         RequestError::NoAnswer(PeerError::UntrustedCertificate { .. }) => "See the check of its certificate.",
-        RequestError::NoAnswer(_) => "Ask the operator there whether it is up; try again with a longer --timeout.",
+        RequestError::NoAnswer(_) => "Ask its operator whether it runs; retry with a longer --timeout.",
         RequestError::Refused(problem) if problem.status == 404 => {
-            "The task's URL may be wrong, or another program answers there: ask the operator."
+            "Check the task's URL, or whether another program answers there; ask its operator."
         }
-        RequestError::Refused(_) | RequestError::Unexpected(_) => "Tell the operator there.",
+        RequestError::Refused(_) | RequestError::Unexpected(_) => "Ask its operator.",
     };
-    failed(format!("the {role} does not give its keys: {error}"), remedy)
+    failed(format!("cannot fetch the {role}'s keys: {error}"), remedy)
 }
 
-/// How far the peer's clock is from ours: its date is from some moment between the request and the answer.
+/// Compares the peer's clock with ours: its date is from some moment between request and response.
 fn clock(date: SystemTime, before: SystemTime, after: SystemTime, allowed: Duration) -> CheckResult {
     let trip = after.duration_since(before).unwrap_or_default();
     let (told, ours) = (date + DATE_RESOLUTION, before + trip / 2);
@@ -200,18 +196,17 @@ fn clock(date: SystemTime, before: SystemTime, after: SystemTime, allowed: Durat
         Ok(ahead) => (ahead, "ahead of"),
         Err(error) => (error.duration(), "behind"),
     };
-    // What is not known is not held against it.
+    // The uncertainty is in the peer's favor.
     let apart = apart.saturating_sub(trip / 2 + DATE_RESOLUTION);
     if apart <= allowed / 2 {
         return match apart.as_secs() {
-            0 => passed("agrees with ours"),
+            0 => passed("in sync with ours"),
             _ => passed(format!("{} {direction} ours", style::elapsed(apart))),
         };
     }
-    let detail =
-        format!("it is {} {direction} ours, and {} are allowed", style::elapsed(apart), style::elapsed(allowed));
-    let remedy = "Make sure that both set their clocks by NTP ('timedatectl' says whether this one does). Reports from \
-        the future are refused.";
+    let detail = format!("{} {direction} ours; the maximum is {}", style::elapsed(apart), style::elapsed(allowed));
+    let remedy = "Synchronize both clocks by NTP ('timedatectl' shows the state of this one). Reports from the future are \
+        rejected.";
     if apart > allowed { failed(detail, remedy) } else { warning(detail, remedy) }
 }
 
@@ -224,9 +219,9 @@ mod tests {
         let finding = |name, verdict, url: &str| Finding::new(name, verdict).with_subject(url);
         let merged = merge_by_peer(vec![
             finding("peer keys", passed("answers"), "a"),
-            finding(CLOCK_CHECK, passed("agrees with ours"), "a"),
+            finding(CLOCK_CHECK, passed("in sync with ours"), "a"),
             finding("peer keys", failed("does not know task X", "Add it."), "a"),
-            finding(CLOCK_CHECK, passed("agrees with ours"), "a"),
+            finding(CLOCK_CHECK, passed("in sync with ours"), "a"),
             finding("peer keys", failed("does not know task Y", "Add it."), "a"),
             finding("peer keys", passed("answers"), "b"),
             finding("peer keys", passed("answers"), "b"),
@@ -235,7 +230,7 @@ mod tests {
         let unknown = "does not know task X (2 of 3 tasks)".to_owned();
         let expected = [
             ("a".to_owned(), Severity::Failed, unknown),
-            ("a".to_owned(), Severity::Ok, "agrees with ours".to_owned()),
+            ("a".to_owned(), Severity::Ok, "in sync with ours".to_owned()),
             ("b".to_owned(), Severity::Ok, "answers".to_owned()),
         ];
         assert_eq!(merged.iter().map(said).collect::<Vec<_>>(), expected);
@@ -248,9 +243,9 @@ mod tests {
             Ok(text) => (Severity::Ok, text),
             Err(trouble) => (trouble.severity, trouble.detail),
         };
-        assert_eq!(judge(0.0, 0.9, 0.9), (Severity::Ok, "agrees with ours".to_owned()));
+        assert_eq!(judge(0.0, 0.9, 0.9), (Severity::Ok, "in sync with ours".to_owned()));
         assert_eq!(judge(20.0, 0.5, 0.5).0, Severity::Ok);
-        // It could have been written at any time of a slow answer.
+        // A slow response may have been dated at any time.
         assert_eq!(judge(0.0, 0.0, 70.0).0, Severity::Ok);
         let (outcome, text) = judge(45.0, 0.0, 0.0);
         assert!(outcome == Severity::Warning && text.contains("ahead of"), "{text}");

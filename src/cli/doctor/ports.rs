@@ -1,4 +1,4 @@
-//! Our ports: whether somebody answers there, or whether we could.
+//! The listen addresses: whether they answer, or could be bound.
 
 use std::{
     io,
@@ -10,22 +10,22 @@ use tokio::net::TcpStream;
 use super::context::DoctorContext;
 use crate::cli::findings::{CheckResult, Finding, failed, passed, warning};
 
-/// What there is to say of an address that somebody wants to listen on.
+/// The state of an address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortState {
-    /// It is free.
+    /// The address is free.
     Free,
-    /// Somebody listens there.
+    /// Another program listens on it.
     InUse,
-    /// This user may not listen there.
+    /// This user may not listen on it.
     PermissionDenied,
-    /// It is no address of this machine.
+    /// It does not belong to this machine.
     NotLocal,
-    /// Something else is wrong, and listening will say what.
+    /// Another error.
     Unknown,
 }
 
-/// Tries to listen on an address, for a moment.
+/// Tries to bind an address.
 pub fn probe_port(address: SocketAddr) -> PortState {
     match TcpListener::bind(address) {
         Ok(_) => PortState::Free,
@@ -38,7 +38,7 @@ pub fn probe_port(address: SocketAddr) -> PortState {
     }
 }
 
-/// Looks at the address for the other parties, and at the private one.
+/// Checks the public and the private listener.
 pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
     let listen = context.listen_address();
     let public = if context.is_running() { check_listener(context, listen).await } else { check_bindable(listen) };
@@ -51,7 +51,7 @@ pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
     findings
 }
 
-/// An address to connect to where somebody listens on another.
+/// The address to connect to for a listener: loopback in place of all addresses.
 pub fn connectable_address(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -61,21 +61,21 @@ pub fn connectable_address(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// Whether somebody listens on an address.
+/// Connects to a listener.
 async fn connects(context: &DoctorContext, listen: SocketAddr) -> Result<(), String> {
     match tokio::time::timeout(context.timeout, TcpStream::connect(connectable_address(listen))).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("not in time".to_owned()),
+        Err(_) => Err("timed out".to_owned()),
     }
 }
 
 async fn check_listener(context: &DoctorContext, listen: SocketAddr) -> CheckResult {
     match connects(context, listen).await {
-        Ok(()) => passed(format!("{listen} takes connections")),
+        Ok(()) => passed(format!("{listen} accepts connections")),
         Err(error) => failed(
-            format!("the server runs, and {listen} does not take connections: {error}"),
-            "Look into its log: it may be short of open files, or a firewall of this machine is in the way.",
+            format!("the server runs but {listen} does not accept connections: {error}"),
+            "Check its log for a lack of open files, and the firewall of this machine.",
         ),
     }
 }
@@ -85,27 +85,27 @@ fn check_bindable(listen: SocketAddr) -> CheckResult {
         PortState::Free => passed(format!("{listen} is free")),
         PortState::InUse => failed(
             format!("another program listens on {listen}"),
-            "Stop it, or set `listen` to another address. 'ss -ltnp' says which program it is.",
+            "Stop it, or set `listen` to another address. 'ss -ltnp' shows the program.",
         ),
         PortState::PermissionDenied => failed(
-            format!("this user may not listen on {listen}: ports below 1024 need a right"),
-            "Run the server as a service: the systemd unit has AmbientCapabilities=CAP_NET_BIND_SERVICE. Or use a higher \
-             port and forward to it.",
+            format!("cannot bind {listen}: permission denied (ports below 1024 are privileged)"),
+            "Run the server as a service: the systemd unit grants CAP_NET_BIND_SERVICE. Or use a \
+             higher port and forward to it.",
         ),
         PortState::NotLocal => failed(
-            format!("{} is no address of this machine", listen.ip()),
-            "Set `listen` to one that is ('ip address' lists them), or to [::] or 0.0.0.0 for all.",
+            format!("{} is not an address of this machine", listen.ip()),
+            "Set `listen` to an address of this machine ('ip address' lists them), or to [::] or 0.0.0.0 for all.",
         ),
-        PortState::Unknown => warning(format!("{listen} cannot be listened on"), "Start the server, which says why."),
+        PortState::Unknown => warning(format!("cannot bind {listen}"), "Start the server: its error has the reason."),
     }
 }
 
 async fn check_monitor(context: &DoctorContext, monitor: SocketAddr) -> CheckResult {
     match connects(context, monitor).await {
-        Ok(()) => warn_if_exposed(monitor).unwrap_or_else(|| passed(format!("{monitor} takes connections"))),
+        Ok(()) => warn_if_exposed(monitor).unwrap_or_else(|| passed(format!("{monitor} accepts connections"))),
         Err(error) => warning(
-            format!("the server runs, and {monitor} does not take connections: {error}"),
-            "Look into its log: it may be short of open files.",
+            format!("the server runs but {monitor} does not accept connections: {error}"),
+            "Check its log for a lack of open files.",
         ),
     }
 }
@@ -115,16 +115,16 @@ fn check_monitor_bindable(monitor: SocketAddr) -> CheckResult {
         PortState::Free => warn_if_exposed(monitor).unwrap_or_else(|| passed(format!("{monitor} is free"))),
         PortState::InUse => failed(
             format!("another program listens on {monitor}"),
-            "Set monitor.listen to another address, or to nothing for none.",
+            "Set monitor.listen to another address, or to an empty string to disable it.",
         ),
         PortState::PermissionDenied | PortState::NotLocal | PortState::Unknown => failed(
-            format!("{monitor} cannot be listened on"),
-            "Set monitor.listen to a port above 1023 of an address of this machine.",
+            format!("cannot bind {monitor}"),
+            "Set monitor.listen to an address of this machine with a port above 1023.",
         ),
     }
 }
 
-/// Says so if anybody may look at what the private listener has: it asks nobody who he is.
+/// Warns if the private listener, which has no authentication, has a public address.
 pub fn warn_if_exposed(monitor: SocketAddr) -> Option<CheckResult> {
     let is_private = match monitor.ip() {
         IpAddr::V4(ip) => ip.is_loopback() || ip.is_private() || ip.is_link_local(),
@@ -132,9 +132,9 @@ pub fn warn_if_exposed(monitor: SocketAddr) -> Option<CheckResult> {
     };
     (!is_private).then(|| {
         warning(
-            format!("{monitor} is not a private address, and whoever reaches it sees all tasks and their numbers"),
-            "Set monitor.listen to a loopback address, and reach it through SSH or a proxy that asks for a password; or \
-             make sure that a firewall protects it.",
+            format!("{monitor} is not a private address: everyone who can reach it sees all tasks and their counts"),
+            "Set monitor.listen to a loopback address, and access it through SSH or a proxy with authentication; or \
+             protect it with a firewall.",
         )
     })
 }
@@ -151,7 +151,7 @@ mod tests {
         assert!(check_bindable(address).is_err() && check_monitor_bindable(address).is_err());
         drop(held);
         assert_eq!(probe_port(address), PortState::Free);
-        // RFC 5737: nobody has it.
+        // RFC 5737: never assigned.
         assert_eq!(probe_port("192.0.2.1:8080".parse().unwrap()), PortState::NotLocal);
         assert_eq!(connectable_address("[::]:443".parse().unwrap()), "[::1]:443".parse().unwrap());
         assert_eq!(connectable_address("0.0.0.0:443".parse().unwrap()), "127.0.0.1:443".parse().unwrap());

@@ -1,4 +1,4 @@
-//! Our public URL: whether it leads to this server.
+//! The public URL: whether it leads to this server.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -17,10 +17,10 @@ use crate::{
     wire,
 };
 
-/// Looks at our public URL, if we have one.
+/// Checks the public URL, if it is set.
 pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
     let Some(place) = Place::of(&context.config.public_url) else { return check_unset(context) };
-    // Without a proxy it is our own certificate, which is looked at where it is served.
+    // Without a proxy it is the server's own certificate, which another check covers.
     let is_direct = context.proxy(&place.url()).is_none();
     let is_behind = context.config.tls.mode == TlsMode::Off && place.is_secure && !place.is_loopback() && is_direct;
     let proxied =
@@ -32,7 +32,7 @@ pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
     findings
 }
 
-/// Without one, nobody can look. Whoever has tasks is to be reached.
+/// Warns if the public URL is not set though other parties must reach the server.
 fn check_unset(context: &DoctorContext) -> Vec<Finding> {
     if context.known_tasks().iter().all(|task| {
         [&task.leader_url, &task.helper_url].iter().all(|url| Place::of(url).is_some_and(|place| place.is_loopback()))
@@ -40,8 +40,8 @@ fn check_unset(context: &DoctorContext) -> Vec<Finding> {
         return Vec::new();
     }
     let verdict = warning(
-        "public_url is not set, so that nobody looks whether this server can be reached",
-        "Set it in the configuration to the URL that the other parties have of this server, without /dap-09/.",
+        "public_url is not set: it cannot be checked whether other parties reach this server",
+        "Set it to the URL of this server for other parties, without /dap-09/.",
     );
     vec![Finding::new("public URL", verdict)]
 }
@@ -55,7 +55,7 @@ async fn public_url(context: &DoctorContext, place: &Place) -> Option<CheckResul
     Some(check_leads_here(context, place, url, &base, &context.peer).await)
 }
 
-/// Asks for our keys below a base URL of the oldest revision, and compares them with what is answered here.
+/// Fetches the keys below a base URL and compares them with the keys of the local server.
 pub async fn check_leads_here(
     context: &DoctorContext,
     place: &Place,
@@ -72,15 +72,15 @@ pub async fn check_leads_here(
         Err(error) if place.is_loopback() => return failed(error.to_string(), "Correct public_url."),
         Err(error) => return unreachable(place, &error),
     };
-    let remedy = "Correct public_url, the name's address, or what the proxy in front passes on: all of /dap-09/ and \
+    let remedy = "Correct public_url, its DNS record, or the paths that the proxy in front forwards: all of /dap-09/ and \
         /dap-18/ below it, unchanged.";
     if !there.is_success() {
         return failed(format!("{url} answers {}", there.status), remedy);
     }
     match (parse_keys(revision, &there.body), here.and_then(|body| parse_keys(revision, &body))) {
-        (None, _) => failed(format!("{url} answers with something that is no DAP aggregator's"), remedy),
+        (None, _) => failed(format!("the response of {url} is not from a DAP aggregator"), remedy),
         (Some(there), Some(here)) if there != here => {
-            failed(format!("{url} leads to another aggregator: it has other keys"), remedy)
+            failed(format!("{url} leads to another aggregator, with other keys"), remedy)
         }
         (Some(_), Some(_)) => passed(format!("{url} leads here")),
         (Some(_), None) => passed(format!("{url} leads to an aggregator")),
@@ -89,24 +89,24 @@ pub async fn check_leads_here(
 
 fn unreachable(place: &Place, error: &peer::PeerError) -> CheckResult {
     let remedy = format!(
-        "See the checks of name and certificate; open TCP port {} in all firewalls between. A router that does not let \
-         you reach your own public address from within is no trouble for others: try from elsewhere.",
+        "See the checks of name and certificate; allow TCP port {} in all firewalls. Some routers do not let you \
+         reach your own public address from inside: then check from another machine.",
         place.port
     );
     failed(error.to_string(), remedy)
 }
 
-/// A list of keys, whatever its order.
+/// Parses a list of keys, regardless of its order.
 fn parse_keys(revision: Revision, body: &Bytes) -> Option<BTreeSet<(u8, Vec<u8>)>> {
     let configs = wire::for_revision(revision).decode_hpke_configs(body).ok()?;
     Some(configs.iter().map(|config| (config.id, config.public_key.to_vec())).collect())
 }
 
-/// What this server answers itself, asked without any way around.
+/// Fetches the keys from the local server directly.
 async fn fetch_local_keys(context: &DoctorContext, place: &Place, call: &wire::RequestSpec) -> Option<Bytes> {
     let listen: SocketAddr = connectable_address(context.listen_address());
     let is_secure = context.config.tls.mode != TlsMode::Off;
-    // The certificate is looked at elsewhere, and the address is our own.
+    // Another check covers the certificate, and the address is local.
     let http = reqwest::Client::builder()
         .no_proxy()
         .tls_danger_accept_invalid_certs(true)

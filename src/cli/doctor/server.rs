@@ -1,4 +1,4 @@
-//! The server, and what is stored while none runs.
+//! The server, and the stored data if none runs.
 
 use super::context::{DataDirError, DoctorContext};
 use crate::{
@@ -10,55 +10,53 @@ use crate::{
     views::status::Health,
 };
 
-/// Whether it runs, and runs well.
+/// Checks the running server.
 pub fn server(context: &DoctorContext) -> Option<CheckResult> {
     let ours = crate::support::version::VERSION;
     Some(match context.health.as_ref() {
-        None => warning("no server runs on this data directory", "Start one: dapbox serve"),
-        Some(Err(error)) => {
-            failed(format!("it runs and does not answer: {error}"), "Look into its log; start it again.")
-        }
+        None => warning("no server uses this data directory", "Start one: dapbox serve"),
+        Some(Err(error)) => failed(format!("the server does not answer: {error}"), "Check its log and restart it."),
         Some(Ok(Health { fault: Some(fault), .. })) => {
-            failed(format!("it has stopped working: {fault}"), "Start it again, which recovers what was stored.")
+            failed(format!("the server stopped working: {fault}"), "Restart it to recover the stored data.")
         }
         Some(Ok(Health { version, .. })) if version != ours => warning(
-            format!("it is release {version} and this is {ours}"),
-            "Start it again if it was meant to be upgraded.",
+            format!("the server is release {version} and this program is {ours}"),
+            "Restart the server to complete the upgrade.",
         ),
         Some(Ok(_)) => match context.overview.as_ref().filter(|overview| !overview.not_ready.is_empty()) {
             Some(overview) => failed(
-                format!("it runs and is not ready: {}", overview.not_ready.join("; ")),
-                "See the other checks, and its log.",
+                format!("the server is not ready: {}", overview.not_ready.join("; ")),
+                "See the other checks and its log.",
             ),
-            None => passed(format!("runs, release {ours}")),
+            None => passed(format!("running, release {ours}")),
         },
     })
 }
 
-/// Whether the running server's log is written.
+/// Checks that the running server drops no log lines.
 pub fn log(context: &DoctorContext) -> Option<CheckResult> {
     Some(match context.overview.as_ref()?.log_lines_dropped {
-        0 => passed("every line is written"),
+        0 => passed("no line dropped"),
         dropped => warning(
             format!("{} dropped since the start", counted(dropped, "line")),
-            "Make standard error of the server writable: read its pipe, or make room where its log is stored.",
+            "Make the server's standard error writable: read its pipe, or free space where the log is stored.",
         ),
     })
 }
 
-/// Whether what is stored can be read, if nobody else has it open.
+/// Checks that the stored data can be read, if no process has it open.
 pub fn content(context: &DoctorContext) -> Option<CheckResult> {
     if context.health.is_some() {
         return None;
     }
     Some(match context.tasks.as_ref()? {
-        Ok(tasks) => passed(format!("whole, with {}", counted(tasks.len() as u64, "task"))),
+        Ok(tasks) => passed(format!("intact, with {}", counted(tasks.len() as u64, "task"))),
         Err(DataDirError::Other(fault)) => failed(fault, "Restore a backup."),
         Err(DataDirError::Open(OpenError::Full)) => {
-            failed("there is not enough room to open it", "Make room on the disk.")
+            failed("the disk is too full to open the data", "Free space on the disk.")
         }
         Err(DataDirError::Open(OpenError::Key(error))) => {
-            failed(error.to_string(), "Bring the key back, or name its place with secrets.key_file.")
+            failed(error.to_string(), "Restore the key file, or set secrets.key_file to its path.")
         }
         Err(DataDirError::Open(error)) => {
             let text = error.to_string();

@@ -1,4 +1,4 @@
-//! The configuration, and what else sets options.
+//! The sources of the configuration.
 
 use super::context::DoctorContext;
 use crate::{
@@ -7,15 +7,15 @@ use crate::{
     peer::RootCertificates,
 };
 
-/// Where it comes from.
+/// Shows the configuration file.
 pub fn configuration(context: &DoctorContext) -> Option<CheckResult> {
     Some(match &context.sources.file {
         Some(file) => passed(file.display().to_string()),
-        None => passed("no file; the defaults"),
+        None => passed("no file; defaults"),
     })
 }
 
-/// Whether the roots besides those that everybody believes can be used, if there are any; if not, a server does not start.
+/// Checks the additional root certificates, if there are any. The server does not start with invalid ones.
 pub fn peer_roots(config: &Config) -> Option<CheckResult> {
     let path = &config.peer.ca_file;
     Some(match RootCertificates::read(path) {
@@ -25,29 +25,25 @@ pub fn peer_roots(config: &Config) -> Option<CheckResult> {
     })
 }
 
-/// The proxies that requests to others go through, if the environment names any.
+/// Checks the proxies for outgoing requests, if the environment sets any.
 pub fn proxies(context: &DoctorContext) -> Option<CheckResult> {
-    // One that nobody may have, where there is no peer yet.
-    const SOMEWHERE: &str = "https://dap.example.org";
+    // An unassigned name, if there is no peer yet.
+    const SAMPLE_URL: &str = "https://dap.example.org";
     let mut urls: Vec<String> =
         context.known_tasks().iter().flat_map(|task| [&task.leader_url, &task.helper_url]).cloned().collect();
-    urls.push(SOMEWHERE.to_owned());
+    urls.push(SAMPLE_URL.to_owned());
     let mut found: Vec<_> = urls.iter().filter_map(|url| context.proxy(url)).collect();
     found.sort_by_key(|proxy| proxy.to_string());
     found.dedup();
     if let Some((variable, why)) = found.iter().find_map(|proxy| Some((&proxy.variable, proxy.url.as_ref().err()?))) {
-        return Some(failed(
-            format!("{variable}: {why}"),
-            "Correct the variable, or unset it, and restart the server.",
-        ));
+        return Some(failed(format!("{variable}: {why}"), "Correct or unset the variable, and restart the server."));
     }
     let names: Vec<_> = found.iter().map(ToString::to_string).collect();
-    let whose = if context.is_running() { "the server" } else { "this program" };
-    (!names.is_empty()).then(|| passed(format!("{whose} reaches others through {}", names.join(", "))))
+    let client = if context.is_running() { "the server" } else { "this program" };
+    (!names.is_empty()).then(|| passed(format!("{client} connects through {}", names.join(", "))))
 }
 
-/// Whether variables of the environment win over what stands in the file: a server that was started elsewhere may not
-/// have them.
+/// Warns if environment variables override options of the file: a server started elsewhere may not have them.
 pub fn environment(context: &DoctorContext) -> Option<CheckResult> {
     let settings = context.sources.settings(&context.config).ok()?;
     let variables = settings.iter().filter_map(|setting| match &setting.origin {
@@ -60,8 +56,8 @@ pub fn environment(context: &DoctorContext) -> Option<CheckResult> {
         ([], []) => return None,
         ([], adding) => passed(format!("sets {}", names(adding))),
         (hiding, _) => warning(
-            format!("{} of the environment wins over the file", names(hiding)),
-            "Set each option in one place; 'dapbox check' shows which value is used.",
+            format!("environment variables override the file: {}", names(hiding)),
+            "Set each option in one place; 'dapbox check' shows the effective values.",
         ),
     })
 }

@@ -1,4 +1,4 @@
-//! Asking a person, or not.
+//! Prompts, if there is a terminal.
 
 use std::{
     io::{IsTerminal, Write},
@@ -15,39 +15,39 @@ use super::{
     write::ConfigFile,
 };
 
-/// Who answers what no flag says.
+/// Answers the questions that no flag answers.
 pub struct Prompter {
     who: AnswerSource,
-    /// Flags that would have to be given.
+    /// Flags that are required without a terminal.
     missing: Vec<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AnswerSource {
-    /// A person.
+    /// A person at a terminal.
     Interactive,
     /// The defaults.
     Defaults,
-    /// Nobody: what has to be decided is missing.
+    /// No one: required answers are missing.
     NonInteractive,
 }
 
-/// A question whose answer is text.
+/// A question with a text answer.
 pub struct Question<'a, T> {
-    /// The flag that would have answered it.
+    /// The flag that answers it.
     pub flag: &'static str,
-    /// The question.
+    /// The prompt.
     pub text: &'a str,
-    /// The answer of who just presses enter.
+    /// The default answer.
     pub default: String,
-    /// What the answer means, or what is wrong with it.
+    /// Parses the answer.
     pub read: &'a dyn Fn(&str) -> Result<T, String>,
 }
 
 impl Prompter {
-    /// A person at a terminal, unless nothing is to be asked.
+    /// Asks at the terminal, if there is one and `yes` is not set.
     pub fn new(yes: bool) -> Self {
-        // The questions are on standard error, so that the result can be kept.
+        // Prompts go to standard error, so that standard output has the result only.
         let is_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
         let who = match (yes, is_terminal) {
             (true, _) => AnswerSource::Defaults,
@@ -57,7 +57,7 @@ impl Prompter {
         Self { who, missing: Vec::new() }
     }
 
-    /// One of several, each with what it means. Has to be decided.
+    /// Asks a required question with several choices, each with a description.
     pub fn select<T: Copy>(
         &mut self,
         flag: &'static str,
@@ -81,7 +81,7 @@ impl Prompter {
         Ok(choices[index].0)
     }
 
-    /// What has to be decided.
+    /// Asks a required question.
     pub fn require<T>(&mut self, question: &Question<'_, T>) -> Result<T, Failure> {
         if self.who == AnswerSource::NonInteractive {
             self.missing.push(question.flag);
@@ -89,7 +89,7 @@ impl Prompter {
         self.ask(question)
     }
 
-    /// What has a default that is good for most.
+    /// Asks a question with a reasonable default.
     pub fn ask<T>(&self, question: &Question<'_, T>) -> Result<T, Failure> {
         let read = |text: &str| (question.read)(text.trim());
         if self.who != AnswerSource::Interactive {
@@ -102,18 +102,18 @@ impl Prompter {
         read(&text).map_err(Failure::usage)
     }
 
-    /// Fails if something had to be decided and nobody did.
+    /// Fails if a required answer is missing.
     pub fn check_complete(&self) -> Result<(), Failure> {
         if self.missing.is_empty() {
             return Ok(());
         }
         let flags = self.missing.join(", ");
         Err(Failure::usage(format!(
-            "nobody can be asked here: give {flags}; or --yes for the defaults. 'dapbox init --help' has examples"
+            "no terminal to ask questions: set {flags}, or use --yes for the defaults (see 'dapbox init --help')"
         )))
     }
 
-    /// Shows a person what is about to be written.
+    /// Shows the file and asks for confirmation.
     pub fn confirm(&self, file: &ConfigFile, path: &Path) -> Result<bool, Failure> {
         if self.who != AnswerSource::Interactive {
             return Ok(true);
@@ -125,11 +125,11 @@ impl Prompter {
     }
 }
 
-/// How questions look: with marks that the locale has.
+/// The style of the prompts, with symbols that the locale supports.
 fn theme() -> Box<dyn Theme> {
     if is_unicode() { Box::new(ColorfulTheme::default()) } else { Box::new(SimpleTheme) }
 }
 
 fn aborted(error: dialoguer::Error) -> Failure {
-    Failure::new(format!("nothing was written: {error}"))
+    Failure::new(format!("no file was written: {error}"))
 }

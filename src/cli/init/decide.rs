@@ -1,4 +1,4 @@
-//! From flags and answers to a configuration that makes sense.
+//! Derives a valid configuration from flags and answers.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -14,34 +14,34 @@ use super::{
 };
 use crate::config::{Config, TlsMode, address, check_public_url};
 
-/// Where the data of a service is (Filesystem Hierarchy Standard 3.0, section 5.8).
+/// Data directory of a service (Filesystem Hierarchy Standard 3.0, section 5.8).
 const SERVICE_DATA: &str = "/var/lib/dapbox";
-/// What listens behind a proxy, or for this machine only.
+/// Port behind a proxy or for this machine only.
 const LOOPBACK_PORT: u16 = 8080;
-/// Where an authority and everybody else looks for HTTPS.
+/// Port of HTTPS and ACME.
 const HTTPS_PORT: u16 = 443;
 
-/// What was decided.
+/// The chosen settings.
 pub struct Decisions {
-    /// What the server is meant to be.
+    /// The intended role.
     pub role: ServerRole,
-    /// Where TLS comes from.
+    /// The source of TLS.
     pub tls: TlsChoice,
     /// The configuration.
     pub config: Config,
 }
 
-/// Decides, asking for what the flags do not say.
+/// Derives the settings from flags, and from answers where a flag is missing.
 pub fn decide(args: Args, prompter: &mut Prompter) -> Result<Decisions, Failure> {
     let role = match args.role {
         Some(role) => role,
         None => {
             let choices = [
-                (ServerRole::Helper, "helper: answers the leaders of others"),
-                (ServerRole::Leader, "leader: takes uploads, and works with the helper of somebody else"),
-                (ServerRole::Both, "both: each in some task, or not known yet"),
+                (ServerRole::Helper, "helper: answers requests of other organizations' leaders"),
+                (ServerRole::Leader, "leader: receives uploads and works with another organization's helper"),
+                (ServerRole::Both, "both: depends on the task, or not known yet"),
             ];
-            prompter.select("--role", "What will this server be?", &choices, 2)?
+            prompter.select("--role", "Role of this server", &choices, 2)?
         }
     };
     let url = public_url(&args, prompter)?;
@@ -59,7 +59,7 @@ pub fn decide(args: Args, prompter: &mut Prompter) -> Result<Decisions, Failure>
     Ok(Decisions { role, tls, config })
 }
 
-/// The URL that others have of us. Whoever only tries things on this machine needs none.
+/// The public URL. A server for tests on this machine needs none.
 fn public_url(args: &Args, prompter: &mut Prompter) -> Result<Option<String>, Failure> {
     let read = |text: &str| -> Result<Option<String>, String> {
         let text = text.trim().trim_end_matches('/');
@@ -72,7 +72,7 @@ fn public_url(args: &Args, prompter: &mut Prompter) -> Result<Option<String>, Fa
     if args.tls == Some(TlsChoice::Off) {
         return Ok(None);
     }
-    let text = "Public URL, like https://dap.example.org (enter: none)";
+    let text = "Public URL, such as https://dap.example.org (empty: none)";
     let flag = if args.tls.is_some() { "--public-url" } else { "--public-url (not with --tls off)" };
     prompter.require(&Question { flag, text, default: String::new(), read: &read })
 }
@@ -82,12 +82,12 @@ fn tls(args: &Args, url: Option<&str>, prompter: &mut Prompter) -> Result<TlsCho
         return Ok(tls);
     }
     let choices = [
-        (TlsChoice::Acme, "acme: certificates from Let's Encrypt, by itself (port 443 must be open)"),
-        (TlsChoice::Files, "files: there is a certificate, which somebody else renews"),
-        (TlsChoice::Proxy, "proxy: nginx, Caddy or a load balancer in front adds it"),
-        (TlsChoice::Off, "off: none, to try things on this machine"),
+        (TlsChoice::Acme, "acme: automatic certificates from Let's Encrypt (needs port 443)"),
+        (TlsChoice::Files, "files: an existing certificate in files"),
+        (TlsChoice::Proxy, "proxy: nginx, Caddy or a load balancer in front adds TLS"),
+        (TlsChoice::Off, "off: plain HTTP, for tests on this machine"),
     ];
-    // Flags that belong to one of them tell which it is.
+    // Flags of one choice imply it.
     let default = if args.certificate_file.is_some() || args.key_file.is_some() {
         1
     } else if !args.trusted_proxy.is_empty() {
@@ -99,10 +99,10 @@ fn tls(args: &Args, url: Option<&str>, prompter: &mut Prompter) -> Result<TlsCho
             _ => 3,
         }
     };
-    prompter.select("--tls", "Where does TLS come from?", &choices, default)
+    prompter.select("--tls", "Source of TLS", &choices, default)
 }
 
-/// Refuses what contradicts itself.
+/// Refuses contradictory settings.
 fn check_fitting(args: &Args, tls: TlsChoice, config: &Config) -> Result<(), Failure> {
     let foreign = [
         ("--domain", TlsChoice::Acme, !args.domain.is_empty()),
@@ -112,24 +112,24 @@ fn check_fitting(args: &Args, tls: TlsChoice, config: &Config) -> Result<(), Fai
         ("--trusted-proxy", TlsChoice::Proxy, !args.trusted_proxy.is_empty()),
     ];
     if let Some((flag, wanted, _)) = foreign.iter().find(|(_, wanted, given)| *given && *wanted != tls) {
-        return Err(Failure::usage(format!("{flag} is for --tls {}", name(*wanted))));
+        return Err(Failure::usage(format!("{flag} requires --tls {}", name(*wanted))));
     }
     let wrong = |text: String| Err(Failure::usage(text));
     match Place::of(&config.public_url) {
         Some(place) if tls != TlsChoice::Off && !place.is_secure => {
-            wrong(format!("with --tls {} the public URL begins with https://", name(tls)))
+            wrong(format!("--tls {} requires a public URL with https://", name(tls)))
         }
         Some(place) if tls == TlsChoice::Off && place.is_secure => {
-            wrong("an https URL needs TLS: --tls acme, files, or proxy if something in front adds it".to_owned())
+            wrong("an https URL needs TLS: use --tls acme, files, or proxy if a proxy in front adds it".to_owned())
         }
         Some(place) if tls == TlsChoice::Acme && (place.address.is_some() || place.is_loopback()) => {
-            wrong(format!("no authority gives a certificate for {}: --tls acme needs a name in the DNS", place.host))
+            wrong(format!("--tls acme needs a DNS name: no authority issues a certificate for {}", place.host))
         }
         _ => Ok(()),
     }
 }
 
-/// What the flag calls it.
+/// The value of the flag.
 fn name(tls: TlsChoice) -> &'static str {
     match tls {
         TlsChoice::Acme => "acme",
@@ -146,16 +146,16 @@ fn acme(args: &Args, config: &mut Config, prompter: &Prompter) -> Result<(), Fai
         Some(host) if !domains.iter().any(|domain| domain.eq_ignore_ascii_case(host)) => {
             Err(format!("the host of the public URL, {host}, must be among the names"))
         }
-        _ if domains.is_empty() => Err("the certificate needs a name".to_owned()),
+        _ if domains.is_empty() => Err("the certificate needs at least one name".to_owned()),
         _ => Ok(domains),
     };
     config.acme.domains = match (&args.domain[..], &host) {
-        // Without a URL the certificate still needs a name; whoever can be asked is.
+        // Without a public URL the names are required.
         ([], _) => {
             let read = |text: &str| {
                 covering(text.split([',', ' ']).filter(|name| !name.is_empty()).map(str::to_owned).collect())
             };
-            let text = "Names in the certificate, with commas between them";
+            let text = "Names in the certificate, separated by commas";
             prompter.check_complete()?;
             let default = host.clone().unwrap_or_default();
             prompter.ask(&Question { flag: "--domain", text, default, read: &read })?
@@ -165,10 +165,10 @@ fn acme(args: &Args, config: &mut Config, prompter: &Prompter) -> Result<(), Fai
     config.acme.contact_email = match &args.contact_email {
         Some(address) => address.clone(),
         None => {
-            let text = "Mail address that the authority may write to (enter: none)";
+            let text = "Contact address for the authority (empty: none)";
             let read = |text: &str| match text.is_empty() || text.contains('@') {
                 true => Ok(text.to_owned()),
-                false => Err(format!("'{text}' is no mail address")),
+                false => Err(format!("'{text}' is not an email address")),
             };
             prompter.ask(&Question { flag: "--contact-email", text, default: String::new(), read: &read })?
         }
@@ -183,15 +183,14 @@ fn files(args: &Args, config: &mut Config, prompter: &mut Prompter) -> Result<()
         if path.is_file() { Ok(path) } else { Err(format!("there is no file {}", path.display())) }
     };
     let read = |text: &str| usable(Path::new(text));
-    // Nothing is an answer only where nobody can be asked, and then the flag is missing.
+    // Empty is accepted only without a terminal: the flag is reported as missing then.
     let optional = |text: &str| if text.is_empty() { Ok(None) } else { read(text).map(Some) };
     let mut file = |given: &Option<PathBuf>, flag: &'static str, text: &str| match given {
         Some(path) => usable(path).map(Some).map_err(|why| Failure::usage(format!("{flag}: {why}"))),
         None => prompter.require(&Question { flag, text, default: String::new(), read: &optional }),
     };
-    let certificate =
-        file(&args.certificate_file, "--certificate-file", "File with the certificate and those above it, PEM")?;
-    let key = file(&args.key_file, "--key-file", "File with its private key, PEM")?;
+    let certificate = file(&args.certificate_file, "--certificate-file", "Certificate file with the full chain, PEM")?;
+    let key = file(&args.key_file, "--key-file", "Private key file, PEM")?;
     let (Some(certificate), Some(key)) = (certificate, key) else {
         prompter.check_complete()?;
         return Err(Failure::usage("--tls files needs --certificate-file and --key-file"));
@@ -200,18 +199,18 @@ fn files(args: &Args, config: &mut Config, prompter: &mut Prompter) -> Result<()
     check_certificate(config).map_err(Failure::usage)
 }
 
-/// Whether clients will take the certificate in the files.
+/// Checks the certificate files.
 fn check_certificate(config: &Config) -> Result<(), String> {
     match doctor::check_certificate_files(config) {
         Err(trouble) if trouble.severity == Severity::Failed => {
             Err(format!("the certificate in {}: {}", config.tls.certificate_file.display(), trouble.detail))
         }
-        // One that ends soon can be renewed as well later.
+        // A certificate that expires soon can be renewed later.
         Ok(_) | Err(_) => Ok(()),
     }
 }
 
-/// The proxies in front: by default those on this machine.
+/// Addresses of the proxies in front: loopback by default.
 fn proxies(args: &Args) -> Vec<IpNet> {
     if !args.trusted_proxy.is_empty() {
         return args.trusted_proxy.clone();
@@ -219,12 +218,12 @@ fn proxies(args: &Args) -> Vec<IpNet> {
     [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)].map(IpNet::from).to_vec()
 }
 
-/// Absolute, so that it is the same wherever the server is started.
+/// The data directory as an absolute path, independent of the server's working directory.
 fn data_dir(args: &Args, prompter: &Prompter) -> Result<PathBuf, Failure> {
     let usable = |path: &Path| -> Result<PathBuf, String> {
         let path = absolute(path)?;
         match path.metadata() {
-            Ok(found) if !found.is_dir() => Err(format!("{} is there and is not a directory", path.display())),
+            Ok(found) if !found.is_dir() => Err(format!("{} exists and is not a directory", path.display())),
             _ => Ok(path),
         }
     };
@@ -234,7 +233,7 @@ fn data_dir(args: &Args, prompter: &Prompter) -> Result<PathBuf, Failure> {
     }
     let is_service = args.config.starts_with("/etc");
     let default = if is_service { PathBuf::from(SERVICE_DATA) } else { Config::default().data_dir };
-    let text = "Directory for everything that must survive a restart";
+    let text = "Data directory";
     prompter.ask(&Question { flag: "--data-dir", text, default: default.display().to_string(), read: &read })
 }
 
@@ -255,11 +254,11 @@ fn listen(args: &Args, tls: TlsChoice, config: &Config, prompter: &Prompter) -> 
         TlsChoice::Proxy | TlsChoice::Off => SocketAddr::from((Ipv4Addr::LOCALHOST, LOOPBACK_PORT)),
     };
     let read = |text: &str| address::parse(text);
-    let text = "Address to listen on";
+    let text = "Listen address";
     prompter.ask(&Question { flag: "--listen", text, default: default.to_string(), read: &read })
 }
 
-/// All addresses of this machine: of both families, where there are both.
+/// All addresses of this machine, IPv6 included if it is available.
 fn everywhere(port: u16) -> SocketAddr {
     match UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)) {
         Ok(_) => (Ipv6Addr::UNSPECIFIED, port).into(),

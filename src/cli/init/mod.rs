@@ -22,9 +22,8 @@ use next::Summary;
 /// Arguments of `dapbox init`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Asks on a terminal for what no flag says. Elsewhere it asks nothing, and says which flags are \
-    missing. The file has only what was decided: all other options keep their defaults, also those of later \
-    releases.\n\n\
+    after_help = "On a terminal, asks for the settings that no flag sets. Otherwise fails and lists the missing flags. The \
+    file contains only the chosen settings; all other options keep their defaults, including those of later releases.\n\n\
     Examples:\n  \
     dapbox init\n  \
     dapbox init --role both --tls off\n  \
@@ -36,73 +35,73 @@ use next::Summary;
     --certificate-file /etc/ssl/dap.pem --key-file /etc/ssl/private/dap.key"
 )]
 pub struct Args {
-    /// What this server will be. It changes what is explained and nothing else: each task says what its servers are.
+    /// Intended role; affects the explanations only, because each task defines the roles of its servers.
     #[arg(long, value_enum)]
     role: Option<ServerRole>,
-    /// The https URL that the other parties reach this server under.
+    /// The https URL of this server for the other parties.
     #[arg(long, value_name = "URL")]
     public_url: Option<String>,
-    /// Where TLS comes from.
+    /// Source of TLS.
     #[arg(long, value_enum, value_name = "HOW")]
     tls: Option<TlsChoice>,
-    /// A name for the certificate (--tls acme); may be repeated. The host of the public URL by default.
+    /// Name in the certificate (--tls acme); repeatable. By default the host of the public URL.
     #[arg(long, value_name = "NAME")]
     domain: Vec<String>,
-    /// Where the authority may write to (--tls acme).
+    /// Contact email address for the authority (--tls acme).
     #[arg(long, value_name = "ADDRESS")]
     contact_email: Option<String>,
-    /// The certificate with those between it and the root, PEM (--tls files).
+    /// Certificate file with the full chain, PEM (--tls files).
     #[arg(long, value_name = "FILE")]
     certificate_file: Option<PathBuf>,
-    /// Its private key, PEM (--tls files).
+    /// Private key file, PEM (--tls files).
     #[arg(long, value_name = "FILE")]
     key_file: Option<PathBuf>,
-    /// The network of a proxy in front (--tls proxy); may be repeated. This machine by default.
+    /// Address range of a proxy in front (--tls proxy), in CIDR notation; repeatable. Loopback by default.
     #[arg(long, value_name = "NETWORK")]
     trusted_proxy: Vec<IpNet>,
-    /// Directory for everything that must survive a restart.
+    /// Directory for all persistent data.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Address to listen on.
     #[arg(long, value_name = "ADDRESS", value_parser = crate::config::address::parse)]
     listen: Option<SocketAddr>,
-    /// The file to write.
+    /// File to write.
     #[arg(long, value_name = "FILE", env = "DAPBOX_CONFIG", default_value = DEFAULT_FILE)]
     config: PathBuf,
-    /// Ask nothing: what no flag says is as by default.
+    /// Ask no questions; use the defaults for missing flags.
     #[arg(short, long)]
     yes: bool,
-    /// Replace a file that is there. It is kept beside it, with .bak at its end.
+    /// Replace an existing file and keep a copy with the suffix .bak.
     #[arg(long)]
     force: bool,
-    /// What to print.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
-/// What a server is meant to be.
+/// The intended role of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ServerRole {
-    /// Answers the leaders of others.
+    /// Answers other leaders' requests.
     Helper,
-    /// Takes uploads and drives the protocol.
+    /// Receives uploads and drives aggregation.
     Leader,
-    /// Each in some task.
+    /// Depends on the task.
     Both,
 }
 
-/// Where TLS comes from.
+/// The source of TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TlsChoice {
-    /// Certificates from Let's Encrypt, by itself. Port 443 must be reachable.
+    /// Automatic certificates from Let's Encrypt; needs port 443.
     Acme,
-    /// Certificates in files, which somebody else renews.
+    /// Existing certificate files.
     Files,
     /// A proxy in front, such as nginx or Caddy.
     Proxy,
-    /// None: plain HTTP, to try things on this machine.
+    /// No TLS: plain HTTP, for tests on this machine.
     Off,
 }
 
@@ -115,7 +114,7 @@ pub fn run(args: Args) -> Outcome {
     prompter.check_complete()?;
     let file = write::ConfigFile::new(&decisions)?;
     if !prompter.confirm(&file, &path)? {
-        return Err(Failure::new("nothing was written"));
+        return Err(Failure::new("no file was written"));
     }
     file.check()?;
     write::make_data_dir(&decisions.config.data_dir)?;

@@ -1,4 +1,4 @@
-//! The file: only what was decided, each line with its reason.
+//! The configuration file with the chosen settings, each with a comment.
 
 use std::{
     fs,
@@ -14,40 +14,37 @@ use super::{
 };
 use crate::config::{Config, Overrides};
 
-/// The longest line of a comment.
+/// Maximum line length of a comment, in characters.
 const WIDTH: usize = 86;
-/// Options that are decided here, in the order in which they are written, each with its reason.
+/// The options that `dapbox init` sets, in the order of the file, with their comments.
 const COMMENTS: &[(&str, &str)] = &[
     (
         "data_dir",
-        "Everything that must survive a restart: reports, sums, keys, tasks. Back it up ('dapbox backup'), and let \
-         nobody else read it. Absolute, so that it is the same wherever the server is started.",
+        "All persistent data: reports, aggregates, keys, tasks. Back it up ('dapbox backup') and keep it private. Absolute, so \
+         that it does not depend on the working directory of the server.",
     ),
-    ("listen", "The address that the other parties reach, or the proxy in front."),
+    ("listen", "Address for the other parties, or for the proxy in front."),
     (
         "public_url",
-        "What the other parties call this server; in a task, /dap-09/ or /dap-18/ stands behind it. Nothing is served \
-         differently for it: 'dapbox doctor' looks whether it leads here.",
+        "URL of this server for the other parties; in a task, /dap-09/ or /dap-18/ follows it. It does not change what is \
+         served; 'dapbox doctor' checks that it leads here.",
     ),
     ("tls.mode", ""),
-    (
-        "tls.certificate_file",
-        "The certificate with those between it and the root. Changed files are taken over without a restart.",
-    ),
-    ("tls.key_file", "Its private key. The server must be able to read it, and nobody else should."),
-    ("acme.domains", "The names in the certificate. The authority connects to port 443 of each of them."),
-    ("acme.contact_email", "Where the authority may write to when something is wrong with the certificates."),
-    ("proxy.trusted", "The proxies in front. What they say of a client's address in X-Forwarded-For is believed."),
+    ("tls.certificate_file", "Certificate file with the full chain. The server reloads changed files."),
+    ("tls.key_file", "Private key file, readable for the server only."),
+    ("acme.domains", "Names in the certificate. The authority connects to port 443 of each of them."),
+    ("acme.contact_email", "Contact address for the authority, for problems with the certificates."),
+    ("proxy.trusted", "Proxies in front, trusted to set the client's address in X-Forwarded-For."),
 ];
 
-/// The text of a configuration file.
+/// A configuration file.
 pub struct ConfigFile {
     text: String,
     config: Config,
 }
 
 impl ConfigFile {
-    /// Writes down what was decided and is not as it is by default anyway.
+    /// Formats the settings that differ from the defaults.
     pub fn new(decisions: &Decisions) -> Result<Self, Failure> {
         let changed = decisions.config.changed()?;
         let mut text = heading(decisions);
@@ -72,29 +69,29 @@ impl ConfigFile {
         &self.text
     }
 
-    /// Makes sure that a server will read it as it was meant, before anything is changed.
+    /// Checks, before anything is changed, that the text parses to the same configuration.
     pub fn check(&self) -> Result<(), Failure> {
         let dir = Directory::new(None)?;
         let path = dir.path().join("appliance.toml");
         self.write_to(&path)?;
-        // What is wrong is said of what was decided: nobody has seen this file.
+        // The temporary path means nothing to the user, so the error has no context.
         let read = Config::from_sources(Some(&path), [], &Overrides::default()).map_err(Failure::usage)?;
         if read == self.config {
             return Ok(());
         }
-        Err(Failure::new("what would be written does not mean what was decided; please report this"))
+        Err(Failure::new("internal error: the file would not parse to the chosen settings; please report this"))
     }
 
-    /// Writes the file. One that was there is kept, and where is returned.
+    /// Writes the file. Returns the path of the copy if a file was replaced.
     pub fn write(&self, path: &Path, force: bool) -> Result<Option<PathBuf>, Failure> {
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(dir).map_err(|e| Failure::new(e).context(dir.display()))?;
         let fresh = with_suffix(path, ".new");
-        // What a crash left behind is ours.
+        // A leftover of a crash.
         let _ = fs::remove_file(&fresh);
         let written = self.write_to(&fresh).and_then(|()| install(&fresh, path, force));
         if written.is_err() {
-            // It is of no use to anybody, and the error says more.
+            // The original error says more than one of this call.
             let _ = fs::remove_file(&fresh);
         }
         written
@@ -102,7 +99,7 @@ impl ConfigFile {
 
     fn write_to(&self, path: &Path) -> Result<(), Failure> {
         let write = || {
-            // There is no secret in it, and the server may be another user.
+            // The file has no secrets, and the server may run as another user.
             let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
             file.write_all(self.text.as_bytes())?;
             file.sync_all()
@@ -111,7 +108,7 @@ impl ConfigFile {
     }
 }
 
-/// Puts a new file in its place. One that is there is kept under another name, and there is always one of them.
+/// Moves a new file into place. A replaced file is copied first, and the path always has a file.
 fn install(fresh: &Path, path: &Path, force: bool) -> Result<Option<PathBuf>, Failure> {
     let wrong = |e: std::io::Error| Failure::new(e).context(path.display());
     if force && path.exists() {
@@ -120,16 +117,16 @@ fn install(fresh: &Path, path: &Path, force: bool) -> Result<Option<PathBuf>, Fa
         fs::rename(fresh, path).map_err(wrong)?;
         return Ok(Some(kept));
     }
-    // Unlike a renaming, this never replaces one that has come up meanwhile.
+    // Unlike a rename, a link never replaces a file created meanwhile.
     match fs::hard_link(fresh, path) {
         Ok(()) => fs::remove_file(fresh).map(|()| None).map_err(wrong),
         Err(_) if path.exists() => Err(already_exists(path)),
-        // There are file systems without links.
+        // Some file systems lack hard links.
         Err(_) => fs::rename(fresh, path).map(|()| None).map_err(wrong),
     }
 }
 
-/// Refuses to replace a file unless that is wanted.
+/// Refuses to replace a file without `force`.
 pub fn check_overwrite(path: &Path, force: bool) -> Result<(), Failure> {
     match path.symlink_metadata() {
         Ok(found) if found.is_dir() => Err(Failure::new(format!("{} is a directory", path.display()))),
@@ -140,8 +137,8 @@ pub fn check_overwrite(path: &Path, force: bool) -> Result<(), Failure> {
 
 fn already_exists(path: &Path) -> Failure {
     Failure::new(format!(
-        "{} is there already and is not overwritten. Name another file with --config, or replace it with --force, which \
-         keeps a copy",
+        "{} exists (hint: choose another file with --config, or replace it with --force, which \
+         keeps a copy)",
         path.display()
     ))
 }
@@ -152,14 +149,14 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Makes the data directory for this user only. One that is there stays as it is, unless nothing is in it.
+/// Creates the data directory for this user only. Leaves an existing one unchanged, unless it is empty.
 pub fn make_data_dir(dir: &Path) -> Result<(), Failure> {
     let wrong = |error: std::io::Error| {
         let hint = match error.kind() {
-            ErrorKind::PermissionDenied => "; run this as root, or choose another with --data-dir",
+            ErrorKind::PermissionDenied => " (hint: run as root, or choose another directory with --data-dir)",
             _ => "",
         };
-        Failure::new(format!("cannot make the data directory {}: {error}{hint}", dir.display()))
+        Failure::new(format!("cannot create the data directory {}: {error}{hint}", dir.display()))
     };
     if dir.is_dir() {
         let mode = fs::metadata(dir).map_err(wrong)?.permissions().mode();
@@ -174,42 +171,39 @@ pub fn make_data_dir(dir: &Path) -> Result<(), Failure> {
     fs::DirBuilder::new().mode(0o700).create(dir).map_err(wrong)
 }
 
-/// What the file begins with.
+/// The comment at the top of the file.
 fn heading(decisions: &Decisions) -> String {
     let role = match decisions.role {
         ServerRole::Helper => {
-            "Made for a helper, which answers the leaders of others. Nothing in here says so: each task does, when its \
-             helper.toml is added."
+            "Intended for a helper, which answers other leaders' requests. No option says so: the role is set by each \
+             task's helper.toml."
         }
         ServerRole::Leader => {
-            "Made for a leader, which takes uploads and works with the helper of somebody else. Nothing in here says \
-             so: each task does, when its leader.toml is added."
+            "Intended for a leader, which receives uploads and works with another organization's helper. No option says \
+             so: the role is set by each task's leader.toml."
         }
-        ServerRole::Both => {
-            "Made for a server that may be a leader or a helper: each task says which, when it is added."
-        }
+        ServerRole::Both => "Intended for a server that is leader or helper, depending on the task.",
     };
     let mut text = String::new();
-    comment(&mut text, "The configuration of a dapbox aggregator, made by 'dapbox init'.");
+    comment(&mut text, "Configuration of a dapbox aggregator, created by 'dapbox init'.");
     text.push_str("#\n");
     comment(&mut text, role);
     text.push_str("#\n");
     comment(
         &mut text,
-        "Only what was decided is here. All other options have their defaults; the appliance.toml that comes with each \
-         release has all of them, with reasons. 'dapbox check' looks whether a change makes sense.",
+        "All other options have their defaults; the appliance.toml of each release documents them. Validate changes with \
+         'dapbox check'.",
     );
     text
 }
 
-/// Why TLS is as it is.
+/// The comment of `tls.mode`.
 fn mode(tls: TlsChoice) -> &'static str {
     match tls {
         TlsChoice::Acme => {
-            "An authority, Let's Encrypt, is asked for certificates, and again before they expire. To use it is to agree \
-             to its terms of service."
+            "Automatic certificates from Let's Encrypt. Using it implies agreement to its terms of service."
         }
-        TlsChoice::Files => "The certificate is in files, and somebody else renews it.",
+        TlsChoice::Files => "Certificates in files that the operator renews.",
         TlsChoice::Proxy | TlsChoice::Off => "",
     }
 }
@@ -232,10 +226,10 @@ mod tests {
         file.check().unwrap();
         let lines: Vec<_> = file.text().lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
         assert_eq!(lines, ["data_dir = \"/var/lib/dapbox\"", "[proxy]", "trusted = [\"127.0.0.1/32\"]"]);
-        assert!(file.text().contains("# Made for a helper"), "{}", file.text());
+        assert!(file.text().contains("# Intended for a helper"), "{}", file.text());
         for (index, line) in file.text().lines().enumerate().filter(|(_, line)| line.contains(" = ")) {
             let above = file.text().lines().nth(index - 1).unwrap_or_default();
-            assert!(above.starts_with("# "), "no reason for {line}");
+            assert!(above.starts_with("# "), "no comment for {line}");
         }
     }
 

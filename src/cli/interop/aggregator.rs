@@ -1,4 +1,4 @@
-//! The aggregator behind the interop test API: a whole server, and what adds tasks to it.
+//! The aggregator behind the interop test API: a complete server that tasks are added to.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,11 +17,11 @@ use crate::{
     support::Fault,
 };
 
-/// An aggregator of any task, leader or helper.
+/// An aggregator of any number of tasks, as leader or helper.
 pub struct Party {
     revision: Revision,
     node: Node,
-    /// Where its data is, removed in the end if nobody asked for it.
+    /// The data directory; a temporary one is removed on drop.
     _directory: Directory,
 }
 
@@ -29,14 +29,14 @@ impl Party {
     /// Starts the server on its own address.
     pub async fn start(revision: Revision, directory: Directory, listen: SocketAddr) -> Result<Self, Failure> {
         let mut config = Node::config(directory.path().join("data"), listen, None);
-        // Whoever was told a token by this API may take it in this header only.
+        // Parties that got their token through this API may send it in this header only.
         config.peer.dap_auth_token = true;
-        // Somebody waits for each collection, and there are few.
+        // A runner waits for each collection, and there are few.
         config.leader.collection_retry_after = Seconds::new(0);
         Ok(Self { revision, node: Node::start_with(config).await?, _directory: directory })
     }
 
-    /// Where it answers DAP: all tasks have the same place.
+    /// Answers `endpoint_for_task`: all tasks have the same DAP URL.
     pub fn endpoint_for_task(&self, request: &EndpointForTask) -> ApiResponse {
         let (url, address) = (self.url(), self.node.address());
         let endpoint = match request.hostname.as_deref().filter(|name| !name.is_empty()) {
@@ -46,12 +46,12 @@ impl Party {
         ok_response(Reply { endpoint: Some(endpoint), ..Reply::of(Status::Success) })
     }
 
-    /// Where it answers DAP, by its address.
+    /// The DAP URL.
     pub fn url(&self) -> String {
         self.node.url(self.revision)
     }
 
-    /// Adds a task.
+    /// Answers `add_task`.
     pub async fn add_task(&self, request: &AddTask) -> ApiResponse {
         let added = match task(self.revision, request) {
             Ok(task) => self.node.add(&task).await.map_err(|failure| failure.message().to_owned()),
@@ -60,7 +60,7 @@ impl Party {
         ok_response(added.map_or_else(Reply::error, |()| Reply::of(Status::Success)))
     }
 
-    /// Resolves when the server cannot go on.
+    /// Resolves when the server fails.
     pub async fn failed(&self) -> Fault {
         self.node.failed().await
     }
@@ -71,7 +71,7 @@ impl Party {
     }
 }
 
-/// A host with a port.
+/// A host with a port, as in a URL.
 fn authority(name: &str, port: u16) -> String {
     match name.parse() {
         Ok(ip @ IpAddr::V6(_)) => SocketAddr::new(ip, port).to_string(),
@@ -79,7 +79,7 @@ fn authority(name: &str, port: u16) -> String {
     }
 }
 
-/// The task that a request adds.
+/// The task that a request describes.
 fn task(revision: Revision, request: &AddTask) -> Result<Task, String> {
     let terms = TaskDescription {
         id: request.task_id,

@@ -1,8 +1,7 @@
-//! The interop test API on the wire, as the parties read it
-//! (draft-dcook-ppm-dap-interop-test-design-07 section 4).
+//! The messages of the interop test API (draft-dcook-ppm-dap-interop-test-design-07 section 4).
 //!
-//! Peers have drifted from the design. So what is read may have either name, and members that are not known are ignored.
-//! For DAP-18 there is more than in the design: what shares are bound to.
+//! Implementations differ from the design, so members are read under every known name and unknown members are ignored.
+//! DAP-18 needs members that the design lacks: everything that report shares are bound to.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -17,10 +16,10 @@ use crate::{
     wire,
 };
 
-/// Where the API is, below a party's base URL.
+/// Path of the API below a party's base URL.
 pub const PREFIX: &str = "internal/test/";
 
-/// The text that tells a task from others in DAP-18 and that the API has no place for: what Janus takes.
+/// Task info in DAP-18, which the API has no member for; Janus uses this value.
 pub const TASK_INFO: &str = "task-info";
 
 /// `QueryType.time_interval`, `BatchMode.time_interval`.
@@ -28,28 +27,28 @@ const TIME_INTERVAL: u64 = 1;
 /// `QueryType.fixed_size`, `BatchMode.leader_selected`.
 const FIXED_SIZE: u64 = 2;
 
-/// What became of a request.
+/// The status of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {
-    /// It was done.
+    /// The request was carried out.
     #[serde(rename = "success")]
     Success,
-    /// It could not be done.
+    /// The request failed.
     #[serde(rename = "error")]
     Error,
-    /// The result is there.
+    /// The result is available.
     #[serde(rename = "complete")]
     Complete,
-    /// The result is not there yet.
+    /// The result is not available yet.
     #[serde(rename = "in progress")]
     InProgress,
 }
 
-/// Whether a party is ready.
+/// Asks whether a party is ready.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ready {}
 
-/// Has a client upload a measurement (section 4.2.2).
+/// Asks a client to upload a measurement (section 4.2.2).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Upload {
     /// The task.
@@ -58,28 +57,28 @@ pub struct Upload {
     pub leader: String,
     /// The helper's DAP URL.
     pub helper: String,
-    /// What is measured.
+    /// The VDAF.
     pub vdaf: VdafObject,
     /// The measurement.
     pub measurement: Numbers,
-    /// When it was made, if not now.
+    /// Time of the measurement; now by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<JsonNumber>,
-    /// The unit of report times in seconds.
+    /// Time precision, in seconds.
     pub time_precision: JsonNumber,
-    /// What reports are bound to in DAP-18; not in the design.
+    /// Task parameters that reports are bound to in DAP-18; an extension of the design.
     #[serde(flatten)]
     pub bound: SharedTaskParams,
 }
 
-/// Where an aggregator will answer DAP for a task (section 4.3.2).
+/// Asks an aggregator for its DAP URL for a task (section 4.3.2).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EndpointForTask {
     /// The task.
     pub task_id: TaskId,
-    /// The role that the aggregator will have.
+    /// The role of the aggregator in the task.
     pub role: Aggregator,
-    /// The name under which it is reached.
+    /// The host name that other parties use for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
 }
@@ -88,10 +87,10 @@ pub struct EndpointForTask {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Aggregator {
-    /// Takes uploads and drives the protocol.
+    /// Receives uploads and drives aggregation.
     #[serde(alias = "Leader")]
     Leader,
-    /// Answers the leader.
+    /// Answers the leader's requests.
     #[serde(alias = "Helper")]
     Helper,
 }
@@ -105,71 +104,71 @@ pub struct AddTask {
     pub leader: String,
     /// The helper's DAP URL.
     pub helper: String,
-    /// What is measured.
+    /// The VDAF.
     pub vdaf: VdafObject,
-    /// The token that the leader presents to the helper.
+    /// The token that the leader sends to the helper.
     pub leader_authentication_token: String,
-    /// The token that the collector presents to the leader; only the leader is told.
+    /// The token that the collector sends to the leader; only sent to the leader.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collector_authentication_token: Option<String>,
-    /// The role that the aggregator has.
+    /// The role of this aggregator.
     pub role: Aggregator,
-    /// The key to verify reports.
+    /// The VDAF verification key.
     pub vdaf_verify_key: Base64Url,
-    /// How many aggregation parameters a batch may be queried with.
+    /// Maximum number of aggregation parameters per batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_batch_query_count: Option<JsonNumber>,
-    /// The most reports that a batch may have; only of fixed-size tasks.
+    /// Maximum number of reports per batch, for fixed-size tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_batch_size: Option<JsonNumber>,
-    /// The unit of report times in seconds.
+    /// Time precision, in seconds.
     pub time_precision: JsonNumber,
-    /// The collector's `HpkeConfig`.
+    /// The collector's encoded `HpkeConfig`.
     pub collector_hpke_config: Base64Url,
-    /// When the task ends, by the name in the design.
+    /// End of the task, in the design's form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_expiration: Option<JsonNumber>,
-    /// When it ends, and perhaps begins, as Daphne has it.
+    /// End and perhaps start of the task, in Daphne's form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lifetime: Option<Lifetime>,
-    /// The kind of batches and what else is told to all.
+    /// Parameters common to all parties.
     #[serde(flatten)]
     pub bound: SharedTaskParams,
 }
 
-/// What the design tells only aggregators, or calls otherwise, and what all parties must know in DAP-18: shares are bound to
-/// it there.
+/// Task parameters common to all parties: in DAP-18, report shares are bound to them. The design sends some of them to
+/// the aggregators only, or under other names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedTaskParams {
-    /// The kind of batches, by the name in the design.
+    /// Batch mode, under the design's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query_type: Option<JsonNumber>,
-    /// The kind of batches, by the name that newer peers have.
+    /// Batch mode, under the name of newer implementations.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_mode: Option<JsonNumber>,
-    /// No aggregate of fewer reports is given out.
+    /// Minimum number of reports per batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_batch_size: Option<JsonNumber>,
-    /// When the task begins.
+    /// Start of the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_start: Option<JsonNumber>,
-    /// When the task ends.
+    /// End of the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task_end: Option<JsonNumber>,
 }
 
-/// When a task ends, and perhaps begins, as Daphne has it.
+/// The lifetime of a task in Daphne's form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all_fields = "snake_case")]
 pub enum Lifetime {
-    /// With a beginning.
+    /// Start and duration.
     Latest {
-        /// The beginning.
+        /// The start.
         start: JsonNumber,
-        /// How long it goes on.
+        /// The duration, in seconds.
         duration: JsonNumber,
     },
-    /// In DAP-09 there is only an end.
+    /// DAP-09 has an end only.
     Draft09 {
         /// The end.
         expiration: JsonNumber,
@@ -183,95 +182,95 @@ pub struct CollectorAddTask {
     pub task_id: TaskId,
     /// The leader's DAP URL.
     pub leader: String,
-    /// The helper's DAP URL; not in the design.
+    /// The helper's DAP URL; an extension of the design.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub helper: Option<String>,
-    /// What is measured.
+    /// The VDAF.
     pub vdaf: VdafObject,
-    /// The token that the collector presents to the leader.
+    /// The token that the collector sends to the leader.
     pub collector_authentication_token: String,
-    /// The unit of report times in seconds; not in the design.
+    /// Time precision, in seconds; an extension of the design.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_precision: Option<JsonNumber>,
-    /// The kind of batches and what else is told to all.
+    /// Parameters common to all parties.
     #[serde(flatten)]
     pub bound: SharedTaskParams,
 }
 
-/// Has a collector ask for a batch (section 4.4.3).
+/// Asks a collector to collect a batch (section 4.4.3).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CollectionStart {
     /// The task.
     pub task_id: TaskId,
     /// The aggregation parameter.
     pub agg_param: Base64Url,
-    /// Which batch.
+    /// The batch.
     pub query: QueryObject,
 }
 
-/// Which batch is asked for (section 4.1.2).
+/// The query for a batch (section 4.1.2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueryObject {
-    /// The kind of batches.
+    /// The batch mode.
     #[serde(rename = "type", alias = "batch_mode")]
     pub kind: JsonNumber,
-    /// Where the interval begins.
+    /// Start of the interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_interval_start: Option<JsonNumber>,
-    /// How long the interval is.
+    /// Duration of the interval, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_interval_duration: Option<JsonNumber>,
-    /// 0: the batch with this id. 1: any that is ready.
+    /// 0: the batch with `batch_id`. 1: any batch that is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subtype: Option<JsonNumber>,
-    /// The batch's id.
+    /// The batch id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_id: Option<BatchId>,
 }
 
-/// Asks how a collection is (section 4.4.4).
+/// Asks for the status of a collection (section 4.4.4).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CollectionPoll {
-    /// What the collector calls it.
+    /// The handle from `collection_start`.
     pub handle: String,
 }
 
-/// Any answer: a status, and what belongs to the request.
+/// Any reply: a status, and members that depend on the request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Reply {
-    /// What became of it.
+    /// The status.
     pub status: Status,
-    /// What is wrong.
+    /// Description of the error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Of `endpoint_for_task`: the DAP URL.
+    /// `endpoint_for_task`: the DAP URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// Of a collector's `add_task`: its `HpkeConfig`.
+    /// `add_task` of a collector: its encoded `HpkeConfig`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub collector_hpke_config: Option<Base64Url>,
-    /// Of `collection_start`: what the collector calls the collection.
+    /// `collection_start`: the handle of the collection.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handle: Option<String>,
-    /// Of `collection_poll`: the batch's id, if it has one.
+    /// `collection_poll`: the batch id, if the batch has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch_id: Option<String>,
-    /// Of `collection_poll`: how many reports are in the result.
+    /// `collection_poll`: number of reports in the batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report_count: Option<JsonNumber>,
-    /// Of `collection_poll`: where the interval of the reports begins.
+    /// `collection_poll`: start of the interval that contains the reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval_start: Option<JsonNumber>,
-    /// Of `collection_poll`: how long it is.
+    /// `collection_poll`: duration of that interval, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval_duration: Option<JsonNumber>,
-    /// Of `collection_poll`: the aggregate.
+    /// `collection_poll`: the aggregate result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Numbers>,
 }
 
 impl Reply {
-    /// Only a status.
+    /// A reply with a status only.
     pub fn of(status: Status) -> Self {
         Self {
             status,
@@ -287,13 +286,13 @@ impl Reply {
         }
     }
 
-    /// That something could not be done.
+    /// An error reply.
     pub fn error(why: impl ToString) -> Self {
         Self { error: Some(why.to_string()), ..Self::of(Status::Error) }
     }
 }
 
-/// Bytes as base64url, read with or without padding.
+/// Bytes as base64url; padding is optional on input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Base64Url(pub Vec<u8>);
 
@@ -311,12 +310,12 @@ impl<'de> Deserialize<'de> for Base64Url {
     }
 }
 
-/// An encoded `HpkeConfig`: in a list there is a length before it.
+/// Encodes an `HpkeConfig`, without the length that a list of them has.
 pub fn encode_key(revision: Revision, key: &HpkeConfig) -> Base64Url {
     Base64Url(wire::for_revision(revision).encode_hpke_configs(std::slice::from_ref(key)).split_off(2))
 }
 
-/// Reads an encoded `HpkeConfig`.
+/// Decodes an `HpkeConfig`.
 pub fn decode_key(revision: Revision, blob: &Base64Url) -> Result<HpkeConfig, String> {
     let length = u16::try_from(blob.0.len()).map_err(|_| "collector_hpke_config is too long".to_owned())?;
     let list = Bytes::from([&length.to_be_bytes()[..], &blob.0].concat());
@@ -328,17 +327,17 @@ pub fn decode_key(revision: Revision, blob: &Base64Url) -> Result<HpkeConfig, St
 }
 
 impl SharedTaskParams {
-    /// When the task begins, if that is said.
+    /// Start of the task, if given.
     pub fn start(&self) -> Option<Time> {
         self.task_start.map(|start| Time(start.0))
     }
 
-    /// When the task ends, if that is said.
+    /// End of the task, if given.
     pub fn end(&self) -> Option<Time> {
         self.task_end.map(|end| Time(end.0))
     }
 
-    /// The kind of batches; by time if nothing is said.
+    /// The batch mode; time-interval if not given.
     pub fn mode(&self, max_batch_size: Option<JsonNumber>) -> Result<BatchMode, String> {
         match self.query_type.or(self.batch_mode).map_or(TIME_INTERVAL, |kind| kind.0) {
             TIME_INTERVAL => Ok(BatchMode::TimeInterval),
@@ -349,7 +348,7 @@ impl SharedTaskParams {
 }
 
 impl AddTask {
-    /// When the task begins, if that is said.
+    /// Start of the task, if given in any form.
     pub fn start(&self) -> Option<Time> {
         let of_lifetime = match self.lifetime {
             Some(Lifetime::Latest { start, .. }) => Some(start),
@@ -358,7 +357,7 @@ impl AddTask {
         self.bound.start().or(of_lifetime.map(|start| Time(start.0)))
     }
 
-    /// When the task ends, if that is said.
+    /// End of the task, if given in any form.
     pub fn end(&self) -> Option<Time> {
         let of_lifetime = match self.lifetime {
             Some(Lifetime::Latest { start, duration }) => Some(JsonNumber(start.0.saturating_add(duration.0))),
@@ -370,7 +369,7 @@ impl AddTask {
 }
 
 impl QueryObject {
-    /// The query that is written.
+    /// Converts the query.
     pub fn query(&self) -> Result<Query, String> {
         match (self.kind.0, self.subtype.map(|subtype| subtype.0)) {
             (TIME_INTERVAL, _) => {
@@ -382,7 +381,7 @@ impl QueryObject {
             (FIXED_SIZE, Some(0)) => {
                 Ok(Query::FixedSize(FixedSizeQuery::ByBatchId(self.batch_id.ok_or("batch_id is missing")?)))
             }
-            // Newer peers have only this one, and no subtype.
+            // Newer implementations have this kind only, and no subtype.
             (FIXED_SIZE, Some(1) | None) => Ok(Query::FixedSize(FixedSizeQuery::CurrentBatch)),
             (FIXED_SIZE, Some(other)) => Err(format!("unknown subtype {other}")),
             (other, _) => Err(format!("unknown query type {other}")),

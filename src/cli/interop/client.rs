@@ -1,4 +1,4 @@
-//! The client behind the interop test API: uploads what it is told to.
+//! The client behind the interop test API: uploads measurements.
 
 use std::time::Duration as Span;
 
@@ -13,20 +13,20 @@ use crate::{
     peer::{Peer, RetryPolicy},
 };
 
-/// An aggregator that does not answer is given up soon: somebody waits for what we say.
+/// Short, because the runner waits for the reply.
 const RETRIES: RetryPolicy =
     RetryPolicy { initial: Span::from_millis(100), max: Span::from_secs(2), give_up_after: Span::from_secs(10) };
 
 /// A client of any task.
 pub struct Party {
-    /// What it speaks.
+    /// The protocol revision.
     pub revision: Revision,
-    /// Its connections.
+    /// The HTTP client.
     pub peer: Peer,
 }
 
 impl Party {
-    /// Uploads a measurement. A VDAF that we do not know makes the request one that we cannot read.
+    /// Answers `upload`. An unknown VDAF is a bad request.
     pub async fn upload(&self, request: Upload) -> ApiResponse {
         match terms(&request).parameters(self.revision) {
             Err(why) if !request.vdaf.is_known() => bad_request(why),

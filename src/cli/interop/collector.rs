@@ -1,4 +1,4 @@
-//! The collector behind the interop test API: has tasks, collects what it is told to, and keeps the results.
+//! The collector behind the interop test API: collects batches and stores the results.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -25,22 +25,22 @@ use crate::{
     support::fault::panic_text,
 };
 
-/// How long a collection may take. Whoever asked has given up long before.
+/// Time limit for a collection, longer than any runner waits.
 const COLLECTION_TIMEOUT: Span = Span::from_secs(600);
-/// A leader that does not answer is given up soon: somebody waits for what we say.
+/// Short, because the runner waits for the reply.
 const RETRIES: RetryPolicy =
     RetryPolicy { initial: Span::from_millis(100), max: Span::from_secs(2), give_up_after: Span::from_secs(10) };
 
-/// A collector of any task.
+/// A collector of any number of tasks.
 pub struct Party {
     revision: Revision,
     peer: Peer,
     tasks: Mutex<HashMap<TaskId, Arc<Collector>>>,
-    /// By what we call them.
+    /// By handle.
     collections: Mutex<BTreeMap<String, Outcome>>,
 }
 
-/// How a collection is: nothing while it goes on.
+/// The outcome of a collection; `None` while it is in progress.
 type Outcome = Option<Result<CollectedAggregate, String>>;
 
 impl Party {
@@ -49,7 +49,7 @@ impl Party {
         Self { revision, peer, tasks: Mutex::default(), collections: Mutex::default() }
     }
 
-    /// Adds a task, and draws a key for it.
+    /// Answers `add_task`: generates a key pair for the task.
     pub fn add_task(&self, request: &CollectorAddTask) -> ApiResponse {
         ok_response(match self.add(request) {
             Ok(key) => Reply { collector_hpke_config: Some(key), ..Reply::of(Status::Success) },
@@ -61,7 +61,7 @@ impl Party {
         let terms = TaskDescription {
             id: request.task_id,
             leader: &request.leader,
-            // Nobody asks the helper; in DAP-18 shares are bound to where it is.
+            // The collector never contacts the helper. In DAP-18 shares are bound to its URL.
             helper: request.helper.as_deref().unwrap_or(&request.leader),
             vdaf: &request.vdaf,
             time_precision: request.time_precision,
@@ -78,13 +78,13 @@ impl Party {
         let collector = Collector::new(task, keypair, self.peer.clone(), RETRIES).map_err(|error| error.to_string())?;
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         if tasks.contains_key(&request.task_id) {
-            return Err("a task with this id is here already".to_owned());
+            return Err("a task with this id exists already".to_owned());
         }
         tasks.insert(request.task_id, Arc::new(collector));
         Ok(key)
     }
 
-    /// Starts a collection, and says what it is called as soon as the leader has taken it.
+    /// Answers `collection_start` once the leader has accepted the request.
     pub async fn collection_start(self: &Arc<Self>, request: &CollectionStart) -> ApiResponse {
         ok_response(match self.start(request).await {
             Ok(handle) => Reply { handle: Some(handle), ..Reply::of(Status::Success) },
@@ -95,10 +95,10 @@ impl Party {
     async fn start(self: &Arc<Self>, request: &CollectionStart) -> Result<String, String> {
         let query = request.query.query()?;
         if !request.agg_param.0.is_empty() {
-            return Err("the only aggregation parameter of Prio3 is the empty one".to_owned());
+            return Err("agg_param must be empty for Prio3".to_owned());
         }
         let collector = self.tasks.lock().unwrap_or_else(PoisonError::into_inner).get(&request.task_id).cloned();
-        let collector = collector.ok_or("there is no such task")?;
+        let collector = collector.ok_or("unknown task")?;
         let handle = Secret::random_token().expose_text().unwrap_or_default().to_owned();
         self.note(&handle, None);
         let (taken, is_taken) = oneshot::channel();
@@ -108,10 +108,10 @@ impl Party {
             let collected = AssertUnwindSafe(collect(&collector, query, &mut taken)).catch_unwind().await;
             let outcome = match collected {
                 Ok(outcome) => outcome.map_err(|error| error.to_string()),
-                Err(panic) => Err(format!("collecting panicked: {}", panic_text(&*panic))),
+                Err(panic) => Err(format!("the collection panicked: {}", panic_text(&*panic))),
             };
             party.note(&name, Some(outcome));
-            // Only now, if the leader has not taken it: whoever waits for that finds the outcome.
+            // If the leader has not accepted the request, this wakes the waiting reply, which finds the outcome.
             drop(taken);
         });
         if is_taken.await.is_err()
@@ -122,10 +122,10 @@ impl Party {
         Ok(handle)
     }
 
-    /// Says how a collection is.
+    /// Answers `collection_poll`.
     pub fn collection_poll(&self, request: &CollectionPoll) -> ApiResponse {
         ok_response(match self.outcome(&request.handle) {
-            None => Reply::error("there is no such collection"),
+            None => Reply::error("unknown collection handle"),
             Some(None) => Reply::of(Status::InProgress),
             Some(Some(Err(why))) => Reply::error(why),
             Some(Some(Ok(collected))) => Reply {
@@ -148,7 +148,7 @@ impl Party {
     }
 }
 
-/// Collects, and says when the leader has taken the request.
+/// Collects, and signals when the leader has accepted the request.
 async fn collect(
     collector: &Collector,
     query: Query,
@@ -156,14 +156,14 @@ async fn collect(
 ) -> Result<CollectedAggregate, CollectError> {
     let outcome = collector.collect(query, Some(COLLECTION_TIMEOUT), |_: Progress| {
         if let Some(taken) = taken.take() {
-            // Whoever asked may be gone.
+            // The receiver may be gone.
             let _ = taken.send(());
         }
     });
     let collected = outcome.await?;
     let is_given_out_again = query == Query::FixedSize(FixedSizeQuery::CurrentBatch) && collected.batch_id.is_none();
     if is_given_out_again {
-        // We have the result; the next collection is for the next batch.
+        // The result is complete, so the next collection gets the next batch.
         collector.release(&collected).await?;
     }
     Ok(collected)

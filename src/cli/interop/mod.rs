@@ -1,4 +1,4 @@
-//! `dapbox interop`: implementations of DAP tried against each other, through the interop test API.
+//! `dapbox interop`: interoperability tests of DAP implementations through the interop test API.
 
 mod aggregator;
 mod api;
@@ -17,9 +17,9 @@ use super::Outcome;
 /// The subcommands of `dapbox interop`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Try parties with each other: every VDAF, both kinds of batches, bad cases; prints a matrix.
+    /// Run the test matrix: every VDAF, both batch modes and error cases.
     Run(Box<run::Args>),
-    /// Be one party behind the interop test API, for any runner. For tests only: it has no password.
+    /// Serve one party behind the interop test API (without authentication, for tests only).
     #[command(subcommand)]
     Serve(serve::Command),
 }

@@ -1,4 +1,4 @@
-//! Numbers as the parties write them: some as JSON numbers, some as decimal text, and not all where the design says so.
+//! Numbers of the interop test API: implementations disagree about which are JSON numbers and which are decimal text.
 
 use std::fmt;
 
@@ -7,16 +7,16 @@ use serde_json::Value;
 
 use crate::vdaf::JsonU128;
 
-/// A number that is written as decimal text, as the design has it for all that a VDAF owns, and read in either way.
+/// A number written as decimal text, as the design has it for VDAF parameters and values. Reads both forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecimalText(pub u128);
 
-/// A number that is written as a number, as the design has it for everything else, and read in either way.
+/// A number written as a JSON number, as the design has it for everything else. Reads both forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JsonNumber(pub u64);
 
 impl DecimalText {
-    /// The number, if it fits.
+    /// Converts the number, if it fits; `name` is used in the error.
     pub fn fits<T: TryFrom<u128>>(self, name: &str) -> Result<T, String> {
         self.0.try_into().map_err(|_| format!("{name} is {}, which is too large", self.0))
     }
@@ -53,11 +53,11 @@ impl<'de> Deserialize<'de> for JsonNumber {
     }
 }
 
-/// One number, or several, as a VDAF measures and adds them.
+/// A measurement or an aggregate result: one number or a vector.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Numbers {
-    /// One.
+    /// One number.
     One(DecimalText),
     /// A vector.
     Many(Vec<DecimalText>),
@@ -65,7 +65,7 @@ pub enum Numbers {
 
 impl<'de> Deserialize<'de> for Numbers {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // serde's untagged enums would hide why neither form fits.
+        // An untagged enum of serde would hide why neither form fits.
         let value = Value::deserialize(deserializer)?;
         let read = if value.is_array() {
             serde_json::from_value(value).map(Self::Many)

@@ -28,29 +28,29 @@ use crate::{
     support::Fault,
 };
 
-/// An answer: the HTTP status, and the body.
+/// A response: HTTP status and body.
 pub type ApiResponse = Box<(u16, Reply)>;
 
 /// Arguments of `dapbox interop serve`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// A client: uploads the measurements that it is given.
+    /// Serve a client, which uploads measurements.
     #[command(after_help = "The API has /internal/test/ready and /internal/test/upload.\n\n\
         Examples:\n  \
         dapbox interop serve client\n  \
         dapbox interop serve client --listen 127.0.0.1:8084 --dap 18")]
     Client(Common),
-    /// An aggregator, leader or helper: a whole server on a second address.
+    /// Serve an aggregator (leader or helper): a complete server on a second address.
     #[command(
-        after_help = "The API has /internal/test/ready, endpoint_for_task and add_task. DAP itself is served at another \
-        address, which endpoint_for_task names; a host name that is given there is taken into it.\n\n\
+        after_help = "The API has /internal/test/ready, endpoint_for_task and add_task. DAP is served at another address, \
+        which endpoint_for_task returns with the host name of the request.\n\n\
         Examples:\n  \
         dapbox interop serve aggregator\n  \
         dapbox interop serve aggregator --listen 127.0.0.1:8082 -o json\n  \
         dapbox interop serve aggregator --data-dir keep --dap-listen 127.0.0.1:9082"
     )]
     Aggregator(AggregatorArgs),
-    /// A collector: collects and shows the results.
+    /// Serve a collector, which collects batches and stores the results.
     #[command(after_help = "The API has /internal/test/ready, add_task, collection_start and collection_poll.\n\n\
         Examples:\n  \
         dapbox interop serve collector\n  \
@@ -58,33 +58,33 @@ pub enum Command {
     Collector(Common),
 }
 
-/// What all parties have.
+/// Arguments of all parties.
 #[derive(Debug, clap::Args)]
 pub struct Common {
-    /// The address of the API. Port 0 is any that is free.
+    /// Address of the API; port 0 selects a free one.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080", value_parser = crate::config::address::parse)]
     listen: SocketAddr,
-    /// Allow addresses that others can reach, as in a container. Whoever reaches the API adds tasks, uploads and reads
-    /// results without any password.
+    /// Allow addresses that other machines can reach, as in a container. Everyone who can reach the API can add tasks,
+    /// upload and read results.
     #[arg(long)]
     allow_remote: bool,
-    /// The protocol revision to speak.
+    /// DAP revision.
     #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
     dap: Dap,
     #[command(flatten)]
     peer: PeerArgs,
-    /// What to print when it is ready.
+    /// Output format of the message that the party is ready.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
-/// What an aggregator has besides.
+/// Further arguments of an aggregator.
 #[derive(Debug, clap::Args)]
 pub struct AggregatorArgs {
-    /// The address for DAP; any free port beside the API by default.
+    /// Address of DAP; a free port on the address of the API by default.
     #[arg(long, value_name = "IP:PORT", value_parser = crate::config::address::parse)]
     dap_listen: Option<SocketAddr>,
-    /// Keep the data here. Without this it is gone in the end.
+    /// Directory for the data; a temporary one by default.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -106,7 +106,7 @@ pub async fn run(command: Command) -> Outcome {
     print_ready(&kind, &served, common)?;
     let outcome = tokio::select! {
         _ = signals.next() => Ok(()),
-        fault = served.failed() => Err(Failure::new(format!("the server cannot go on: {fault}"))),
+        fault = served.failed() => Err(Failure::new(format!("fatal error: {fault}"))),
     };
     served.stop().await?;
     outcome
@@ -117,12 +117,12 @@ fn aggregator_kind(args: &AggregatorArgs) -> Kind {
     Kind::Aggregator { dap_listen: args.dap_listen.unwrap_or(beside), data_dir: args.data_dir.clone() }
 }
 
-/// Refuses addresses that others reach, unless that is wanted.
+/// Refuses addresses that other machines can reach, unless allowed.
 fn check_addresses(addresses: impl Iterator<Item = SocketAddr>, allow_remote: bool) -> Outcome {
     match addresses.into_iter().find(|address| !address.ip().is_loopback()) {
         Some(address) if !allow_remote => Err(Failure::usage(format!(
-            "{address} can be reached from other machines, and this API has no password: it is for tests. Use a \
-             loopback address such as 127.0.0.1:8080, or say --let-anybody-in if nobody else is on that network"
+            "{address} is reachable from other machines, and the interop test API has no authentication (hint: use a \
+             loopback address such as 127.0.0.1:8080, or --allow-remote in an isolated network)"
         ))),
         _ => Ok(()),
     }
@@ -130,31 +130,31 @@ fn check_addresses(addresses: impl Iterator<Item = SocketAddr>, allow_remote: bo
 
 fn print_ready(kind: &Kind, served: &ServedParty, common: &Common) -> std::io::Result<()> {
     if common.allow_remote {
-        style::warn("anybody who reaches this adds tasks, uploads and reads results: for tests only");
+        style::warn("the API has no authentication: everyone who can reach it can add tasks, upload and read results");
     }
     let (name, url) = (kind.name(), served.url());
     if common.output == Format::Json {
         return say(json!({ "party": name, "url": url, "dap_url": served.dap_url() }));
     }
     let style = Style::stdout();
-    say(style.bold(&format!("The {name} is ready, for tests only.")))?;
+    say(style.bold(&format!("The {name} is ready (for tests only).")))?;
     say(format!("  {} {}", style.dim("API"), style.accent(&url)))?;
     if let Some(url) = served.dap_url() {
         say(format!("  {} {url}", style.dim("DAP")))?;
     }
-    say("Ctrl-C stops it.")
+    say("Press Ctrl-C to stop.")
 }
 
-/// What kind of party is wanted.
+/// The kind of party.
 #[derive(Clone, Debug)]
 pub enum Kind {
     /// A client.
     Client,
-    /// A leader or a helper.
+    /// A leader or helper.
     Aggregator {
-        /// The address for DAP.
+        /// The address of DAP.
         dap_listen: SocketAddr,
-        /// Where its data is kept, if it is.
+        /// The data directory; a temporary one if `None`.
         data_dir: Option<PathBuf>,
     },
     /// A collector.
@@ -170,7 +170,7 @@ impl Kind {
         }
     }
 
-    /// Where it listens besides the API.
+    /// The address that it listens on besides the API.
     fn second_address(&self) -> Option<SocketAddr> {
         match self {
             Self::Aggregator { dap_listen, .. } => Some(*dap_listen),
@@ -179,7 +179,7 @@ impl Kind {
     }
 }
 
-/// A party that is served.
+/// A running party with its API.
 pub struct ServedParty {
     posts: Posts,
     party: Party,
@@ -213,7 +213,7 @@ impl ServedParty {
             Ok(posts) => Ok(Self { posts, party }),
             Err(error) => {
                 party.stop().await?;
-                Err(Failure::new(format!("cannot listen on {listen}: {error}; choose another --listen")))
+                Err(Failure::new(format!("cannot listen on {listen}: {error} (hint: choose another --listen)")))
             }
         }
     }
@@ -223,7 +223,7 @@ impl ServedParty {
         format!("http://{}/", self.posts.address())
     }
 
-    /// Where DAP is served, if it is.
+    /// The DAP URL of an aggregator.
     fn dap_url(&self) -> Option<String> {
         match &self.party {
             Party::Aggregator(party) => Some(party.url()),
@@ -231,7 +231,7 @@ impl ServedParty {
         }
     }
 
-    /// Resolves when it cannot go on.
+    /// Resolves when the party fails.
     pub async fn failed(&self) -> Fault {
         let party = async {
             match &self.party {
@@ -241,11 +241,11 @@ impl ServedParty {
         };
         tokio::select! {
             fault = party => fault,
-            () = self.posts.ended() => Fault::new("the listener of the API has ended"),
+            () = self.posts.ended() => Fault::new("the listener of the API stopped"),
         }
     }
 
-    /// Stops it.
+    /// Stops the party and its API.
     pub async fn stop(self) -> Outcome {
         self.posts.stop().await;
         self.party.stop().await
@@ -253,7 +253,7 @@ impl ServedParty {
 }
 
 impl Party {
-    /// Answers a request to the API. `None` for what this party does not have.
+    /// Answers a request to the API. `None` for a resource that this party does not have.
     async fn answer(&self, path: &str, body: &Bytes) -> Option<ApiResponse> {
         let name = path.strip_prefix('/')?.strip_prefix(PREFIX)?;
         if name == "ready" {
@@ -289,7 +289,7 @@ impl Party {
         match self {
             Self::Aggregator(party) => match Arc::try_unwrap(party) {
                 Ok(party) => party.stop().await,
-                // A request in progress has it. The process is about to end.
+                // A request in progress holds a reference. The process is about to exit.
                 Err(_) => Ok(()),
             },
             Self::Client(_) | Self::Collector(_) => Ok(()),
@@ -297,12 +297,12 @@ impl Party {
     }
 }
 
-/// That a request was read, whatever became of it: always 200.
+/// A response to a valid request, successful or not: always 200.
 pub fn ok_response(reply: Reply) -> ApiResponse {
     Box::new((200, reply))
 }
 
-/// That a request is none that we can read.
+/// A response to an invalid request.
 pub fn bad_request(why: impl ToString) -> ApiResponse {
     Box::new((400, Reply::error(why)))
 }

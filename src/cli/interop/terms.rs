@@ -1,4 +1,4 @@
-//! What a task of the interop test API is to us.
+//! Tasks as the interop test API describes them.
 
 use super::{
     api::{SharedTaskParams, TASK_INFO},
@@ -10,7 +10,7 @@ use crate::{
     wire,
 };
 
-/// What a party is told of a task, by whatever names.
+/// The description of a task, independent of the party that receives it.
 pub struct TaskDescription<'a> {
     /// The task.
     pub id: TaskId,
@@ -18,17 +18,17 @@ pub struct TaskDescription<'a> {
     pub leader: &'a str,
     /// The helper's DAP URL.
     pub helper: &'a str,
-    /// What is measured.
+    /// The VDAF.
     pub vdaf: &'a VdafObject,
-    /// The unit of report times in seconds.
+    /// Time precision, in seconds.
     pub time_precision: Option<JsonNumber>,
-    /// What is told to all.
+    /// Parameters common to all parties.
     pub bound: &'a SharedTaskParams,
-    /// The most reports that a batch may have.
+    /// Maximum number of reports per batch.
     pub max_batch_size: Option<JsonNumber>,
-    /// When the task begins.
+    /// Start of the task.
     pub start: Option<Time>,
-    /// When the task ends.
+    /// End of the task.
     pub end: Option<Time>,
 }
 
@@ -37,7 +37,7 @@ fn url(name: &str, text: &str) -> Result<String, String> {
 }
 
 impl TaskDescription<'_> {
-    /// The task's parameters. What the revision has no place for is left out.
+    /// Converts to task parameters. Values that the revision lacks are ignored.
     pub fn parameters(&self, revision: Revision) -> Result<TaskParameters, String> {
         let (info, max_batch_size, task_expiration, task_interval) = match revision {
             Revision::Dap09 => ("", self.max_batch_size, self.end, None),
@@ -55,7 +55,7 @@ impl TaskDescription<'_> {
             time_precision: Duration(self.time_precision.map_or(1, |precision| precision.0)),
             task_expiration,
             task_interval,
-            // The API has no word for it.
+            // The API has no member for it.
             noise: None,
         };
         if task.time_precision.0 == 0 {
@@ -65,7 +65,7 @@ impl TaskDescription<'_> {
         Ok(task)
     }
 
-    /// The interval that all reports lie in, if both ends are said.
+    /// The interval that all reports lie in, if both ends are given.
     fn interval(&self) -> Result<Option<Interval>, String> {
         let (Some(start), Some(end)) = (self.start, self.end) else { return Ok(None) };
         let length = end.0.checked_sub(start.0).ok_or("the task ends before it starts")?;

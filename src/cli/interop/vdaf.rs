@@ -8,29 +8,29 @@ use crate::{
     vdaf::{AggregateResult, Measurement, table},
 };
 
-/// What some call the VDAF with several proofs, which is always two then.
+/// Another name of the VDAF with several proofs; it implies two of them.
 const DRAFT09_NAME: &str = "Prio3Draft09SumVecField64MultiproofHmacSha256Aes128";
 const NAME: &str = "Prio3SumVecField64MultiproofHmacSha256Aes128";
 
-/// A VDAF with its parameters, all of them numbers in decimal text. Which ones there are depends on the type.
+/// A VDAF with its parameters as decimal text. The type decides which parameters apply.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VdafObject {
-    /// Its name.
+    /// The name.
     #[serde(rename = "type")]
     pub kind: String,
     /// Bits of each number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bits: Option<DecimalText>,
-    /// The largest number: newer peers want it in place of the bits.
+    /// Largest number, which newer implementations use instead of the bits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_measurement: Option<DecimalText>,
-    /// Numbers in each vector, bins of the histogram.
+    /// Length of each vector, or number of bins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<DecimalText>,
-    /// Size of the proof's gadget calls.
+    /// Chunk length of the proof.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chunk_length: Option<DecimalText>,
-    /// How many flags may be set at once. The design does not know this VDAF; the name is that of DAP.
+    /// Maximum number of set flags. The design lacks this VDAF; the name is that of DAP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_weight: Option<DecimalText>,
     /// Number of proofs.
@@ -39,12 +39,12 @@ pub struct VdafObject {
 }
 
 impl VdafObject {
-    /// Whether we know it by any name.
+    /// Whether the VDAF is known under any name.
     pub fn is_known(&self) -> bool {
         self.kind == DRAFT09_NAME || table::VDAFS.iter().any(|row| row.name == self.kind)
     }
 
-    /// The VDAF, if we know it and its parameters make sense.
+    /// Converts to a VDAF, if it is known and its parameters are valid.
     pub fn configure(&self) -> Result<VdafConfig, String> {
         let (name, default_proofs) = match self.kind.as_str() {
             DRAFT09_NAME => (NAME, Some(2)),
@@ -56,7 +56,7 @@ impl VdafObject {
         let number = |number: Option<DecimalText>, name: &str| number.map(|number| number.fits(name)).transpose();
         let max = self.max_measurement.map(|max| max.fits("max_measurement").map(MaxMeasurement)).transpose()?;
         let bits: Option<usize> = number(self.bits, "bits")?;
-        // Whoever sends both means the same by them, and some VDAFs have only bits.
+        // If both are given, they agree; some VDAFs have bits only.
         let max = max.filter(|max| name == "Prio3Sum" || name == "Prio3SumVec" || max.bits().is_none());
         let of_max = self.max_measurement.and_then(|max| MaxMeasurement(u64::try_from(max.0).ok()?).bits());
         let given = table::VdafParameters {
@@ -111,7 +111,7 @@ impl From<Numbers> for Measurement {
     }
 }
 
-/// A result as the API has it. One with noise, which may be below zero, it cannot have: no task here has noise.
+/// Converts a result to numbers. Tasks of this API have no noise, which could make a result negative.
 pub fn to_numbers(result: AggregateResult) -> Option<Numbers> {
     match result {
         AggregateResult::Number(number) => Some(Numbers::one(number)),

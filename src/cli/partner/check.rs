@@ -1,4 +1,4 @@
-//! `dapbox partner check`.
+//! `dapbox partner check`: checks the management API as a control plane does.
 
 use std::path::PathBuf;
 
@@ -16,19 +16,18 @@ use super::{
 };
 use crate::model::Secret;
 
-/// The longest file with a token that is read, in bytes.
+/// Maximum length of a token file, in bytes.
 const MAX_TOKEN: u64 = 4096;
 
 /// Arguments of `dapbox partner check`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Asks what Divvi Up's control plane asks when an aggregator is paired, and the way it does: the \
-    name, the address, the certificate by the roots of the web, both forms of the URL, without a token and with one, media \
-    types, and where the DAP URL leads that is told there. For that it makes an API token of the running server and \
-    revokes it again. Nothing else is changed.\n\n\
-    From another machine, with nothing of this server's, it sees what others see: give --api-url, and the token in a \
-    file.\n\n\
-    Exit code 1 if something is wrong, 0 if there are warnings at most.\n\n\
+    after_help = "Sends the requests of Divvi Up's control plane when it pairs with an aggregator. Checks the name, the \
+    address, the certificate against the web's roots, the URL with and without a trailing slash, requests with and without \
+    a token, media types, and where the advertised DAP URL leads. Creates a temporary API token in the running server for \
+    that and revokes it afterwards; changes nothing else.\n\n\
+    To check from another machine, as others see this server, use --api-url and --token-file.\n\n\
+    The exit code is 1 if a check failed, and 0 if there are warnings at most.\n\n\
     Examples:\n  \
     dapbox partner check\n  \
     dapbox partner check --config /etc/dapbox/appliance.toml -o json\n  \
@@ -37,17 +36,17 @@ const MAX_TOKEN: u64 = 4096;
 pub struct Args {
     #[command(flatten)]
     probe: ProbeArgs,
-    /// A file with a token to ask with, in place of one that is made for this.
+    /// File with an API token to use instead of a temporary one.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
     #[command(flatten)]
     config: ConfigArgs,
-    /// What to print.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
-/// What was seen, for machines.
+/// The results as JSON.
 #[derive(Serialize)]
 struct Report<'a> {
     api_url: String,
@@ -79,12 +78,12 @@ pub async fn run(args: Args) -> Outcome {
     findings::outcome(&findings)
 }
 
-/// What nobody has looked at, for people.
+/// What the checks do not cover, as text.
 pub fn not_checked(style: Style) -> String {
-    let mut text = "Not to be seen from here:\n".to_owned();
+    let mut text = "Not covered by these checks:\n".to_owned();
     for what in NOT_CHECKED {
         text.push_str(&format!("  {}\n", wrap(what, style.width() - 4).join("\n    ")));
     }
-    text.push_str("'dapbox partner check --api-url URL' on another machine sees more.");
+    text.push_str("'dapbox partner check --api-url URL' on another machine covers more.");
     text
 }

@@ -1,4 +1,4 @@
-//! `dapbox partner invite`.
+//! `dapbox partner invite`: creates an API token for a control plane.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -25,50 +25,52 @@ use crate::{
 
 /// Arguments of `dapbox partner invite`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "First looks whether a control plane can reach the management API, as 'dapbox partner check' \
-    does. If it can, an API token is made, as by 'dapbox token new', and what the other side needs is printed: the URL, the \
-    token, the command of Divvi Up's tool 'divviup', and the fields of its web form. The token is shown this once; send it \
-    over a channel that you trust. If something is wrong, no token is made: exit code 1.\n\n\
+#[command(
+    after_help = "Runs the checks of 'dapbox partner check', and creates an API token if none failed. Prints what \
+the other side needs: the URL, the token, the command for Divvi Up's tool 'divviup', and the fields of its web form. \
+The token is printed only once; send it over a channel that you trust. If a check fails, no token is created and the \
+exit code is 1.\n\n\
     Examples:\n  \
     dapbox partner invite divviup\n  \
     dapbox partner invite divviup-2027 --display-name Example --expires-in 365d\n  \
-    dapbox partner invite divviup -o json --config /etc/dapbox/appliance.toml")]
+    dapbox partner invite divviup -o json --config /etc/dapbox/appliance.toml"
+)]
 pub struct Args {
-    /// What to call the token here: letters, digits and any of -._
+    /// Name of the token: letters, digits and -._
     name: String,
-    /// What the other side shall call this aggregator; its host by default.
+    /// Display name of this aggregator at the control plane; by default its host name.
     #[arg(long, value_name = "TEXT")]
     display_name: Option<String>,
-    /// For how long the token is good; without this, until it is revoked.
+    /// Lifetime of the token; by default it is valid until revoked.
     #[arg(long, value_parser = duration, value_name = "DURATION")]
     expires_in: Option<Duration>,
-    /// Make the token even if something is wrong, or without a server to ask.
+    /// Create the token even if a check fails or no server runs.
     #[arg(long)]
-    anyway: bool,
+    force: bool,
     #[command(flatten)]
     probe: ProbeArgs,
     #[command(flatten)]
     config: ConfigArgs,
-    /// What to print.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
-/// All that the other side needs, for machines.
+/// The invitation as JSON.
 #[derive(Serialize)]
 struct Invitation<'a> {
-    /// The token's name here.
+    /// Name of the token.
     name: &'a str,
     api_url: String,
-    /// What the API tells of where DAP is spoken.
+    /// The DAP URL that the API reports.
     dap_url: String,
-    /// The token itself.
+    /// The token.
     token: &'a str,
     hash: TokenHash,
     until: Option<Time>,
-    /// The words of a command line.
+    /// The command line, split into words.
     command: Vec<String>,
-    /// The web form's fields by their labels.
+    /// The fields of the web form, by label.
     form: BTreeMap<&'static str, String>,
     findings: &'a [Finding],
     not_checked: &'a [&'static str],
@@ -80,14 +82,14 @@ pub async fn run(args: Args) -> Outcome {
     let config = args.config.load(None)?;
     let api_url = args.probe.url(&config)?;
     let findings = run_checks(&args, &config).await?;
-    if let (Err(failure), false) = (findings::outcome(&findings), args.anyway) {
+    if let (Err(failure), false) = (findings::outcome(&findings), args.force) {
         match args.output {
             Format::Json => {
                 say(serde_json::to_string_pretty(&serde_json::json!({ "api_url": api_url, "findings": findings }))?)?;
             }
             Format::Text => say(findings::show(&findings, Style::stdout()))?,
         }
-        return Err(Failure::new(format!("{}: no token was made (--anyway makes one)", failure.message)));
+        return Err(Failure::new(format!("{}: no token was created (hint: --force creates one)", failure.message)));
     }
     let (secret, kept) = token::draw(&args.name, args.expires_in);
     let (hash, until) = (kept.hash, kept.until);
@@ -103,16 +105,16 @@ pub async fn run(args: Args) -> Outcome {
     })?)
 }
 
-/// Looks whether the API can be reached, if there is a server.
+/// Checks whether the API can be reached, if a server runs.
 async fn run_checks(args: &Args, config: &Config) -> Result<Vec<Finding>, Failure> {
     if Socket::new(config.control_socket())?.is_alive().await? {
         return args.probe.run(config.clone(), None).await;
     }
-    if !args.anyway {
-        let text = "no server runs here, so that nothing can be looked at: start it (dapbox serve), or give --anyway";
+    if !args.force {
+        let text = "no server runs, so its API cannot be checked (hint: start it with 'dapbox serve', or use --force)";
         return Err(Failure::new(text));
     }
-    warn("no server runs here: nothing was looked at. Run 'dapbox partner check' once one does");
+    warn("no server runs, so nothing was checked; run 'dapbox partner check' once it runs");
     Ok(Vec::new())
 }
 
@@ -130,7 +132,7 @@ fn invitation<'a>(
     findings: &'a [Finding],
 ) -> Invitation<'a> {
     let token = secret.expose_text().unwrap_or_default();
-    // With equal signs: a token may begin with a dash.
+    // With equal signs, because a token may begin with a dash.
     let command = ["divviup", "aggregator", "create"].map(str::to_owned).into_iter().chain([
         format!("--name={display_name}"),
         format!("--api-url={api_url}"),
@@ -151,7 +153,7 @@ fn invitation<'a>(
     }
 }
 
-/// For people.
+/// The invitation as text.
 fn text(invitation: &Invitation<'_>, style: Style) -> String {
     let Invitation { name, api_url, dap_url, token, until, command, form, findings, .. } = invitation;
     let mut text = String::new();
@@ -160,17 +162,17 @@ fn text(invitation: &Invitation<'_>, style: Style) -> String {
     }
     let good = token::good(*until);
     text.push_str(&format!(
-        "{}\n\n  API URL    {}\n  API token  {}\n\nThe token is called {name} here, and is good \
-         {good}.\nSECRET, and shown only now: send it over a channel that you trust.\n\n",
-        style.bold("For whoever has tasks set up here"),
+        "{}\n\n  API URL    {}\n  API token  {}\n\nThe token is named {name} and valid {good}.\nSECRET, printed only \
+         once: send it over a channel that you trust.\n\n",
+        style.bold("For the operator of the control plane"),
         style.accent(api_url),
         style.accent(token),
     ));
     let quoted: Vec<_> = command.iter().map(|word| quote(word)).collect();
     let (start, flags) = quoted.split_at(3);
     text.push_str(&format!(
-        "With Divvi Up's tool, logged in there:\n\n  {} \\\n      {}\n\nOr in its web form, Aggregators, New (\"Pair Private \
-         Aggregator\"):\n\n",
+        "With Divvi Up's command-line tool, after login:\n\n  {} \\\n      {}\n\nOr in its web form, Aggregators, New \
+         (\"Pair Private Aggregator\"):\n\n",
         start.join(" "),
         flags.join(" \\\n      ")
     ));
@@ -178,17 +180,17 @@ fn text(invitation: &Invitation<'_>, style: Style) -> String {
         text.push_str(&format!("  {label:<12}  {}\n", form.get(label).map(String::as_str).unwrap_or_default()));
     }
     text.push_str(&format!(
-        "\nAnother control plane that speaks this API needs the URL and the token. It learns\nthe DAP URL there: \
+        "\nAny other control plane for this API needs the URL and the token. The API reports\nthe DAP URL: \
          {dap_url}\n\nNext:\n  \
-         1. The other side pairs and makes tasks. 'dapbox token list' shows when the\n     token was last used.\n  \
-         2. 'dapbox status' shows the tasks that were set up, and whether somebody has\n     contacted them.\n  \
-         3. To replace the token: invite anew under another name, have it entered there\n     \
+         1. The other side pairs and creates tasks. 'dapbox token list' shows when the\n     token was last used.\n  \
+         2. 'dapbox status' shows these tasks and whether they were contacted.\n  \
+         3. To replace the token: invite under another name, let the other side enter it\n     \
          (divviup aggregator rotate-bearer-token), then\n     dapbox token revoke {name}"
     ));
     text
 }
 
-/// A word as a shell takes it.
+/// Quotes a word for a shell.
 fn quote(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~/:=%+@".contains(c);
     if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
@@ -218,7 +220,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|found| found == line), "{line}\n{text}");
         }
-        assert!(text.contains("good until 2030-03-17T17:46:40Z"), "{text}");
+        assert!(text.contains("valid until 2030-03-17T17:46:40Z"), "{text}");
         let json = serde_json::to_value(&invitation).unwrap();
         assert_eq!(json["command"][5], "--bearer-token=-token_");
         assert_eq!(json["form"]["Name"], "Bob's helper");

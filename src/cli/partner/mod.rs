@@ -1,4 +1,4 @@
-//! `dapbox partner`: what a control plane such as Divvi Up's needs to set tasks up here, and whether it can reach us.
+//! `dapbox partner`: pairs this server with a control plane such as Divvi Up's.
 
 mod check;
 mod invite;
@@ -9,9 +9,9 @@ use super::Outcome;
 /// The subcommands of `dapbox partner`.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
-    /// Make an API token, and print what the other side has to enter.
+    /// Create an API token for a control plane and print what its operator must enter.
     Invite(invite::Args),
-    /// Look whether a control plane can reach the management API and gets what it expects.
+    /// Check that a control plane can reach the management API.
     Check(check::Args),
 }
 

@@ -1,4 +1,4 @@
-//! Asking the management API what a control plane will ask, with a token that is good for that alone.
+//! Checks of the management API with a temporary token.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -16,59 +16,59 @@ use crate::{
     peer::RootCertificates,
 };
 
-/// How long the token of a check is good, should it not come to be revoked.
+/// Lifetime of the temporary token, in case it cannot be revoked.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
-/// What the names of such tokens begin with.
+/// Prefix of the names of temporary tokens.
 const TOKEN_NAME_PREFIX: &str = "dapbox-check-";
 
-/// What cannot be seen from this machine.
+/// What the checks cannot cover from this machine.
 pub const NOT_CHECKED: [&str; 3] = [
-    "whether firewalls and routers let others in: this was asked from here",
-    "whether name servers elsewhere give the same address",
-    "whether the other side can reach its peers, and agrees with you about anything but the API",
+    "firewalls and routers: the checks ran on this machine",
+    "DNS: name servers elsewhere may return other addresses",
+    "the other side's connections to its peers, and its settings besides the API",
 ];
 
-/// How it is looked.
+/// Arguments of the checks.
 #[derive(Debug, clap::Args)]
 pub struct ProbeArgs {
-    /// The API's URL, as the control plane reaches it. Without this, it is management.path below public_url.
+    /// URL of the API for the control plane; by default management.path below public_url.
     #[arg(long, value_name = "URL")]
     api_url: Option<BaseUrl>,
-    /// The control plane is on a network of your own: private addresses are fine.
+    /// Allow private addresses, for a control plane in your own network.
     #[arg(long)]
     private: bool,
-    /// Root certificates (PEM) that the control plane trusts besides the web's. Without this, those of peer.ca_file.
+    /// PEM file with root certificates that the control plane trusts besides the web's; by default peer.ca_file.
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
-    /// How long each request may take.
+    /// Time limit for each request.
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
     timeout: Duration,
 }
 
 impl ProbeArgs {
-    /// The API's URL, without a slash at its end.
+    /// The URL of the API, without a trailing slash.
     pub fn url(&self, config: &Config) -> Result<String, Failure> {
         let url = self.api_url.clone().map(BaseUrl::into_string).or_else(|| config.management.url(&config.public_url));
         let url = url.ok_or_else(|| {
             Failure::usage(match config.management.is_on() {
                 true => {
-                    "the management API has an address of its own (management.listen): give --api-url, as the control plane \
-                     reaches it"
+                    "the management API has its own address, management.listen (hint: set --api-url to its URL for the \
+                     control plane)"
                 }
                 false => {
-                    "the management API is off: set management.path = \"/api\" and public_url in the configuration, and \
-                     restart the server"
+                    "the management API is off (hint: set management.path = \"/api\" and public_url in the configuration, \
+                     and restart the server)"
                 }
             })
         })?;
         Ok(url.trim_end_matches('/').to_owned())
     }
 
-    /// Looks with a token, or with one that is made for this if a server runs here and none is given.
+    /// Runs the checks with the given token, or with a temporary one if a server runs.
     pub async fn run(&self, config: Config, given: Option<Secret>) -> Result<Vec<Finding>, Failure> {
         let url = self.url(&config)?;
         let roots = RootCertificates::read(self.ca_file.as_deref().unwrap_or(&config.peer.ca_file))?;
-        let spinner = style::spinner("asking what a control plane will ask");
+        let spinner = style::spinner("checking the management API");
         let context = DoctorContext::gather(config, super::super::args::Sources::default(), self.timeout).await?;
         let probe = match given {
             Some(_) => None,
@@ -84,7 +84,7 @@ impl ProbeArgs {
     }
 }
 
-/// A token for one check.
+/// A temporary token.
 struct ProbeToken {
     control: Control,
     name: String,
@@ -92,7 +92,7 @@ struct ProbeToken {
 }
 
 impl ProbeToken {
-    /// Makes a token, if there is a server that takes it.
+    /// Creates a token, if a server runs.
     async fn create(context: &DoctorContext) -> Result<Option<Self>, Failure> {
         if !context.is_running() {
             return Ok(None);
@@ -104,7 +104,7 @@ impl ProbeToken {
         Ok(Some(Self { control, name, secret }))
     }
 
-    /// Revokes it.
+    /// Revokes the token.
     async fn revoke(self) -> Outcome {
         self.control.revoke_api_token(&self.name).await
     }

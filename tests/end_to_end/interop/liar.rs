@@ -42,9 +42,9 @@ pub fn expected(row: &str, mode: &str) -> (&'static str, &'static str) {
         Lie::None => ("ok", ""),
         Lie::UnknownVdaf => ("not supported", "collector, add_task: never heard of it"),
         Lie::AnotherSum => ("failed", "the result is "),
-        Lie::OneReportLess => ("failed", "9 reports are counted, not 10"),
+        Lie::OneReportLess => ("failed", "report_count is 9, not 10"),
         Lie::StatusError => ("failed", "collector, collection_poll: lost it"),
-        Lie::Garbage => ("failed", "collector, collection_poll: the answer is none of the API"),
+        Lie::Garbage => ("failed", "collector, collection_poll: the response is not valid in the API"),
         Lie::Crash => ("failed", "collector, collection_start: HTTP status 500"),
         Lie::Silence => ("failed", "in time"),
     }

@@ -114,19 +114,19 @@ async fn whoever_refuses_nothing_fails_every_case() {
     let Run { code, facts, .. } = ended.await.unwrap();
     assert_eq!(code, 1, "{facts:#}");
     let reasons = [
-        ("out-of-range", "took the number 256"),
-        ("too-early", "three days ahead"),
-        ("task-expired", "a task that is over"),
-        ("unknown-task", "a task that nobody has"),
-        ("bad-parameter", "the leader took a histogram"),
-        ("too-few", "below the minimum of 10"),
+        ("out-of-range", "the number 256 was accepted"),
+        ("too-early", "three days in the future"),
+        ("task-expired", "an expired task"),
+        ("unknown-task", "an unknown task"),
+        ("bad-parameter", "the leader accepted a histogram"),
+        ("too-few", "below the minimum batch size of 10"),
         ("collected-twice", "first 10 reports, 7; then 10 reports, 8"),
         ("overlap", "overlaps"),
         ("late-report", "first 10 reports, 7; then"),
-        ("collector-token", "with a token that the leader does not know"),
-        ("leader-token", "does not know the leader's token"),
-        ("verify-key", "different keys"),
-        ("collector-key", "does not have the key"),
+        ("collector-token", "a collector token unknown to the leader"),
+        ("leader-token", "a leader token unknown to the helper"),
+        ("verify-key", "different verification keys"),
+        ("collector-key", "a key that the collector does not have"),
     ];
     for (row, why) in reasons {
         let cells: Vec<_> = facts["cells"].as_array().unwrap().iter().filter(|cell| cell["row"] == row).collect();

@@ -29,7 +29,7 @@ fn what_serve_would_refuse_fails_and_nothing_is_touched() {
         ("[secrets]\nkey_file = \"nowhere/key\"\n".to_owned(), "secrets key", "nowhere/key"),
         ("[peer]\nca_file = \"none.pem\"\n".to_owned(), "peer roots", "none.pem"),
         (tls("public_url = \"https://other.example\""), "certificate", "not for other.example"),
-        (tls("public_url = \"http://dap.example.org\""), "public URL", "speaks nothing else"),
+        (tls("public_url = \"http://dap.example.org\""), "public URL", "speaks TLS only"),
         (tls("").replace("good.key", "none.key"), "certificate", "none.key"),
         (tls("").replace("good.key", "good.pem"), "certificate", "good.pem"),
     ] {
@@ -49,7 +49,7 @@ fn what_serve_would_refuse_fails_and_nothing_is_touched() {
     assert_eq!(code, 0);
     let (code, found) = check(&place, "listen = \"0.0.0.0:8080\"\npublic_url = \"http://dap.example.org\"\n");
     found.expect("listen address", "", "warning", "plain HTTP");
-    found.expect("public URL", "", "warning", "without TLS");
+    found.expect("public URL", "", "warning", "has no TLS");
     assert_eq!(code, 0);
     assert!(!place.path("data").exists() && !place.path("dapbox-data").exists());
 }
@@ -70,7 +70,7 @@ fn each_value_is_shown_with_its_place_and_no_secret_is() {
     assert_eq!((&workers["value"], &workers["origin"]), (&"3".into(), &"DAPBOX_LIMITS__WORKERS".into()));
     assert_eq!(workers["shadowed"][0], "appliance.toml:4");
     let text = place.succeed(&["check"]).stdout;
-    assert!(text.contains("(secret)") && text.contains("without effect: appliance.toml:4"), "{text}");
+    assert!(text.contains("(secret)") && text.contains("overridden: appliance.toml:4"), "{text}");
     assert!(!text.contains(&secret) && !said.stdout.contains(&secret));
 
     // The doctor sees it, too.

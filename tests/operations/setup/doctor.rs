@@ -67,9 +67,9 @@ fn what_is_wrong_with_each_peer_is_found() {
     let url = |name: &str| format!("{}/dap-09/", peers.iter().find(|(known, _)| *known == name).unwrap().1);
     found.expect("peer keys", &url("down"), "failed", "cannot connect");
     found.expect("peer clock", &url("past"), "failed", "behind ours");
-    found.expect("peer keys", &url("past"), "ok", "the helper answers, with 1 key for 1d");
+    found.expect("peer keys", &url("past"), "ok", "the helper offers 1 key, cached for 1d");
     found.expect("peer clock", &url("future"), "warning", "ahead of ours");
-    found.expect("peer keys", &url("garbage"), "failed", "no list of keys");
+    found.expect("peer keys", &url("garbage"), "failed", "not a list of HPKE configs");
     // It is as old as the test.
     found.expect("peer clock", &url("garbage"), "ok", "");
     found.expect("peer keys", &url("page"), "failed", "text/html");
@@ -106,7 +106,7 @@ fn a_peer_that_does_not_know_the_task_is_told_from_one_that_does() {
     let detail = keys[0]["detail"].as_str().unwrap();
     assert!(keys.len() == 1 && keys[0]["outcome"] == "failed" && detail.ends_with("(1 of 2 tasks)"), "{keys:#?}");
     assert!(findings.to_string().contains("dapbox task add helper.toml"), "{findings:#}");
-    found.expect("peer clock", &format!("{url}/dap-09/"), "ok", "agrees");
+    found.expect("peer clock", &format!("{url}/dap-09/"), "ok", "in sync");
     assert_eq!(code, 1);
 
     // As the helper, it has the leader for its peer, which nobody has started.
@@ -126,7 +126,7 @@ fn a_public_url_that_leads_elsewhere_is_found() {
     let (other, page) = (answering(KEYS, &now(), &keys()), answering("text/html", &now(), b"<html>"));
     for (url, says) in [
         (format!("http://{other}"), "another aggregator"),
-        (format!("http://{page}"), "no DAP aggregator"),
+        (format!("http://{page}"), "not from a DAP aggregator"),
         (format!("http://127.0.0.1:{port}/below"), "answers 404"),
         ("https://dap.invalid".to_owned(), "dap.invalid"),
     ] {

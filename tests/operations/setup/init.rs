@@ -94,7 +94,7 @@ fn with_a_certificate_from_files_to_a_healthy_server() {
     };
     for (certificate, key, url, says) in [
         ("late.pem", "late.key", url.as_str(), "expired"),
-        ("other.pem", "other.key", &url, "elsewhere.example and not for localhost"),
+        ("other.pem", "other.key", &url, "elsewhere.example, not for localhost"),
         ("good.pem", "other.key", &url, "other.key is not"),
         ("good.pem", "none.key", &url, "there is no file"),
         ("good.pem", "good.pem", &url, "no private key"),
@@ -108,7 +108,7 @@ fn with_a_certificate_from_files_to_a_healthy_server() {
     }
     let said = run("good.pem", "good.key", &url);
     assert_eq!(said.code, 0, "{}", said.stderr);
-    assert!(said.stdout.contains(&format!("port {port} in from everywhere")), "{}", said.stdout);
+    assert!(said.stdout.contains(&format!("incoming TCP port {port} from everywhere")), "{}", said.stdout);
     assert!(
         said.stdout.contains("Tell the leader's operator") && !said.stdout.contains("leader.toml"),
         "{}",
@@ -125,7 +125,7 @@ fn with_a_certificate_from_files_to_a_healthy_server() {
     assert_eq!(code, 0);
     place.set("DAPBOX_PEER__CA_FILE", "");
     let (code, found) = place.doctor(&[]);
-    found.expect("certificate", "", "failed", "not signed by an authority");
+    found.expect("certificate", "", "failed", "not signed by a trusted authority");
     found.expect("public URL", "", "failed", "");
     assert_eq!(code, 1);
     // What would be served next is looked at in its files.
@@ -143,34 +143,34 @@ fn asks_at_terminal_and_takes_changed_answers() {
     }
     let place = Place::new();
     let mut terminal = Terminal::run(&place, "init");
-    terminal.answer("What will this server be?", &format!("{UP}\r"));
+    terminal.answer("Role of this server", &format!("{UP}\r"));
     terminal.answer("Public URL", "nowhere\r");
     terminal.answer("the public URL 'nowhere'", "\x15https://dap.example.org/\r");
-    terminal.answer("Where does TLS come from?", "\r");
+    terminal.answer("Source of TLS", "\r");
     terminal.answer("Names in the certificate", "www.example.org\r");
     terminal.answer("must be among the names", "\x15dap.example.org, www.example.org\r");
-    terminal.answer("Mail address", "ops@example.org\r");
-    terminal.answer("Directory for everything", "\r");
-    terminal.answer("Address to listen on", "\r");
+    terminal.answer("Contact address", "ops@example.org\r");
+    terminal.answer("Data directory", "\r");
+    terminal.answer("Listen address", "\r");
     terminal.answer("Write this to appliance.toml?", "n");
     let (code, shown) = terminal.end();
-    assert!(code == 1 && shown.contains("nothing was written"), "{code} {shown}");
+    assert!(code == 1 && shown.contains("no file was written"), "{code} {shown}");
     assert!(!place.path("appliance.toml").exists() && !place.path("dapbox-data").exists());
 
     let mut terminal = Terminal::run(&place, "init --public-url https://dap.example.org --data-dir data");
-    terminal.answer("What will this server be?", &format!("{UP}{UP}\r"));
-    terminal.answer("Where does TLS come from?", "\r");
+    terminal.answer("Role of this server", &format!("{UP}{UP}\r"));
+    terminal.answer("Source of TLS", "\r");
     terminal.answer("Names in the certificate", "\r");
-    terminal.answer("Mail address", "\r");
-    terminal.answer("Address to listen on", "\r");
+    terminal.answer("Contact address", "\r");
+    terminal.answer("Listen address", "\r");
     terminal.answer("Write this to appliance.toml?", "y");
     let (code, shown) = terminal.end();
-    assert!(code == 0 && shown.contains("let TCP port 443 in from everywhere"), "{code} {shown}");
+    assert!(code == 0 && shown.contains("incoming TCP port 443 from everywhere"), "{code} {shown}");
     let written = place.read("appliance.toml");
     let lines = lines(&written);
     assert!(lines.contains(&"mode = \"acme\"") && lines.contains(&"domains = [\"dap.example.org\"]"), "{written}");
     assert!(lines.iter().any(|line| line.starts_with("listen = ") && line.ends_with(":443\"")), "{written}");
-    assert!(written.contains("# Made for a helper"), "{written}");
+    assert!(written.contains("# Intended for a helper"), "{written}");
     assert!(lines.iter().all(|line| !line.contains("contact_email") && !line.contains("directory")), "{written}");
     place.succeed(&["check"]);
 }
@@ -185,8 +185,8 @@ fn where_nobody_can_be_asked_the_missing_flags_are_named() {
     let acme = ["init", "--role", "leader", "--tls", "acme", "--public-url"];
     for (arguments, says) in [
         (files.to_vec(), "--certificate-file, --key-file"),
-        ([&files[..], &["--contact-email", "a@b.example"]].concat(), "--contact-email is for --tls acme"),
-        ([&acme[..], &["https://192.0.2.1"]].concat(), "needs a name in the DNS"),
+        ([&files[..], &["--contact-email", "a@b.example"]].concat(), "--contact-email requires --tls acme"),
+        ([&acme[..], &["https://192.0.2.1"]].concat(), "needs a DNS name"),
         ([&acme[..], &["https://dap.example.org", "--domain", "www.example.org"]].concat(), "must be among the names"),
         (vec!["init", "--role", "both", "--tls", "off", "--public-url", "https://dap.example.org"], "needs TLS"),
         (vec!["init", "--role", "both", "--tls", "off", "--data-dir", "appliance"], "is not a directory"),

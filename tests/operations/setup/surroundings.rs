@@ -202,23 +202,23 @@ fn the_doctor_looks_through_the_proxies_of_the_server() {
     let closed = format!("http://user:secret@127.0.0.1:{}", free_port());
     place.set("HTTP_PROXY", &closed);
     let (_, found) = place.doctor(&["--timeout", "2s"]);
-    found.expect("peer keys", &format!("http://{near}/dap-09/"), "ok", "the helper answers");
+    found.expect("peer keys", &format!("http://{near}/dap-09/"), "ok", "the helper offers");
     found.expect(
         "peer keys",
         far,
         "failed",
         &format!("through the proxy {} (HTTP_PROXY)", closed.replace("user:secret@", "")),
     );
-    found.expect("proxies", "", "ok", "this program reaches others through");
+    found.expect("proxies", "", "ok", "this program connects through");
 
     // The server's environment has another proxy than the doctor's.
     place.set("HTTP_PROXY", &format!("http://{proxy}"));
     let _running = place.serve();
     place.set("HTTP_PROXY", &closed);
     let (_, found) = place.doctor(&["--timeout", "2s"]);
-    found.expect("peer keys", far, "ok", "the helper answers");
+    found.expect("peer keys", far, "ok", "the helper offers");
     found.expect("peer name", "192.0.2.1", "ok", &format!("through the proxy http://{proxy} (HTTP_PROXY)"));
-    found.expect("proxies", "", "ok", "the server reaches others through");
+    found.expect("proxies", "", "ok", "the server connects through");
 }
 
 #[test]

@@ -237,7 +237,7 @@ fn lines_are_as_wide_as_the_terminal() {
         let arguments = "doctor --offline --data-dir data";
         let (_, shown) = Terminal::run_in(&place, arguments, &format!("stty rows 24 cols {columns};")).end();
         let words: Vec<_> = shown.split_whitespace().collect();
-        assert!(words.join(" ").contains("no server runs on this data directory"), "{shown}");
+        assert!(words.join(" ").contains("no server uses this data directory"), "{shown}");
         // What turns while it looks is over by the first finding.
         let (_, findings) = shown.split_once("configuration").unwrap();
         findings.lines().skip(1).map(|line| line.chars().count()).max().unwrap()

@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 use super::*;
 
 impl QueryObject {
-    /// A query as it is written.
+    /// Converts to the form on the wire.
     pub fn new(query: Query) -> Self {
         let none = Self {
             kind: JsonNumber(TIME_INTERVAL),
@@ -58,8 +58,8 @@ fn changed(without: &[&str], with: Value) -> AddTask {
     serde_json::from_value(value).unwrap()
 }
 
-/// As the design has it; as a peer that calls the kind of batches otherwise and has a lifetime; as one that has a beginning
-/// and an end. Numbers may be text, and unknown members are ignored.
+/// The design's form, Daphne's form with a lifetime, and Janus's form with start and end. Numbers may be text, and unknown
+/// members are ignored.
 #[test]
 fn reads_tasks_of_all_dialects() {
     let fixed = |max_batch_size| Ok(BatchMode::fixed_size(max_batch_size));

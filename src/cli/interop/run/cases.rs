@@ -1,4 +1,4 @@
-//! The cases, each as a user of the parties would see it.
+//! The test cases, as seen by a user of the parties.
 
 use tokio::time::Instant;
 
@@ -16,12 +16,12 @@ use super::{
 };
 use crate::model::{Duration, Time, VdafConfig};
 
-/// Enough for several aggregation jobs anywhere.
+/// Enough reports for several aggregation jobs in any implementation.
 const MANY_REPORTS: usize = 300;
-/// A far future, longer than any clock is wrong.
+/// Further in the future than any accepted clock skew.
 const FAR_FUTURE: Duration = Duration(3 * 86_400);
 
-/// Tries one cell.
+/// Runs the case of one cell.
 pub async fn run(context: &RunContext, row: Row, mode: QueryKind) -> Result<(), CellFailure> {
     let trial = CellRun { context, row, mode };
     match row {
@@ -29,10 +29,12 @@ pub async fn run(context: &RunContext, row: Row, mode: QueryKind) -> Result<(), 
             trial.good(context.reports).await.map(drop)
         }
         Row::ManyReports => trial.good(MANY_REPORTS).await.map(drop),
-        Row::OutOfRange => trial.beside(Numbers::one(256), None, "a sum of 8 bits took the number 256").await,
+        Row::OutOfRange => {
+            trial.beside(Numbers::one(256), None, "the number 256 was accepted for a sum of 8 bits").await
+        }
         Row::TooEarly => {
             let future = Time::now().saturating_add(FAR_FUTURE);
-            trial.beside(Numbers::one(1), Some(future), "a report from three days ahead was uploaded").await
+            trial.beside(Numbers::one(1), Some(future), "a report from three days in the future was accepted").await
         }
         Row::TaskExpired => trial.over().await,
         Row::UnknownTask => trial.unknown().await,
@@ -42,16 +44,14 @@ pub async fn run(context: &RunContext, row: Row, mode: QueryKind) -> Result<(), 
         Row::Overlap => trial.overlap().await,
         Row::LateReport => trial.late().await,
         Row::CollectorToken => {
-            trial.with_fault(InjectedFault::CollectorToken, "with a token that the leader does not know").await
+            trial.with_fault(InjectedFault::CollectorToken, "with a collector token unknown to the leader").await
         }
         Row::LeaderToken => {
-            trial.with_fault(InjectedFault::LeaderToken, "though the helper does not know the leader's token").await
+            trial.with_fault(InjectedFault::LeaderToken, "with a leader token unknown to the helper").await
         }
-        Row::VerifyKey => {
-            trial.with_fault(InjectedFault::VerifyKey, "though the aggregators verify with different keys").await
-        }
+        Row::VerifyKey => trial.with_fault(InjectedFault::VerifyKey, "with different verification keys").await,
         Row::CollectorKey => {
-            trial.with_fault(InjectedFault::CollectorKey, "though the collector does not have the key").await
+            trial.with_fault(InjectedFault::CollectorKey, "with a key that the collector does not have").await
         }
     }
 }
@@ -83,7 +83,7 @@ impl<'a> CellRun<'a> {
         Ok(collected)
     }
 
-    /// A report that must be refused, among others that must be counted.
+    /// Uploads a report that must be refused among others that must be counted.
     async fn beside(&self, measurement: Numbers, time: Option<Time>, wrong: &str) -> Result<(), CellFailure> {
         let task = self.set_up(self.context.reports, InjectedFault::None).await?;
         let uploaded = measurements(&self.row.vdaf(), self.context.reports);
@@ -96,13 +96,13 @@ impl<'a> CellRun<'a> {
 
     async fn over(&self) -> Result<(), CellFailure> {
         let task = self.set_up(self.context.reports, InjectedFault::Expired).await?;
-        expect_refusal(task.upload(Numbers::one(1), None).await, "a report of a task that is over was uploaded")
+        expect_refusal(task.upload(Numbers::one(1), None).await, "a report of an expired task was accepted")
     }
 
     async fn unknown(&self) -> Result<(), CellFailure> {
         let task = Task::generate(self.context, &self.row.vdaf(), self.mode, self.context.reports, InjectedFault::None)
             .await?;
-        expect_refusal(task.upload(Numbers::one(1), None).await, "a report of a task that nobody has was uploaded")
+        expect_refusal(task.upload(Numbers::one(1), None).await, "a report of an unknown task was accepted")
     }
 
     async fn bad_parameter(&self) -> Result<(), CellFailure> {
@@ -112,7 +112,7 @@ impl<'a> CellRun<'a> {
         let wrong = VdafObject::from(&VdafConfig::Prio3Histogram { length: 4, chunk_length: 0 });
         for (role, name) in [(Aggregator::Leader, "leader"), (Aggregator::Helper, "helper")] {
             let told = task.add_with_vdaf(role, &key, wrong.clone()).await.map(drop);
-            expect_refusal(told, &format!("the {name} took a histogram with chunks of length 0"))?;
+            expect_refusal(told, &format!("the {name} accepted a histogram with chunk length 0"))?;
         }
         Ok(())
     }
@@ -120,7 +120,8 @@ impl<'a> CellRun<'a> {
     async fn too_few(&self) -> Result<(), CellFailure> {
         let task = self.set_up(self.context.reports, InjectedFault::None).await?;
         task.upload_all(&measurements(&self.row.vdaf(), self.context.reports - 1)).await?;
-        task.expect_no_result(&task.query(0), &format!("below the minimum of {}", self.context.reports)).await
+        task.expect_no_result(&task.query(0), &format!("below the minimum batch size of {}", self.context.reports))
+            .await
     }
 
     async fn twice(&self) -> Result<(), CellFailure> {
@@ -134,14 +135,14 @@ impl<'a> CellRun<'a> {
 
     async fn late(&self) -> Result<(), CellFailure> {
         let (task, first) = self.good(self.context.reports).await?;
-        // It may be refused at once, or be dropped when it is aggregated.
+        // It may be refused immediately, or be dropped during aggregation.
         if let Err(RemoteError::Invalid(why)) = task.upload(Numbers::one(1), None).await {
             return CellFailure::failed(why);
         }
         self.same(&task, &first, task.query(0)).await
     }
 
-    /// A batch that was collected has the same result, or none.
+    /// A collected batch must give the same result again, or none.
     async fn same(&self, task: &Task<'_>, first: &Collected, query: QueryObject) -> Result<(), CellFailure> {
         match task.attempt(&query, Instant::now() + self.context.wait).await? {
             Attempt::Complete(again) if (again.report_count, &again.result) != (first.report_count, &first.result) => {
@@ -157,7 +158,7 @@ impl<'a> CellRun<'a> {
 
     async fn overlap(&self) -> Result<(), CellFailure> {
         let (task, _) = self.good(self.context.reports).await?;
-        task.expect_no_result(&task.query(1), "of an interval that overlaps one that was collected").await
+        task.expect_no_result(&task.query(1), "for an interval that overlaps a collected one").await
     }
 
     async fn with_fault(&self, fault: InjectedFault, wrong: &str) -> Result<(), CellFailure> {
@@ -167,7 +168,7 @@ impl<'a> CellRun<'a> {
     }
 }
 
-/// What a party must not do. That it cannot even read the request is a refusal, too; that it says nothing is not.
+/// Fails unless the party refused. A bad-request response is a refusal; no valid response is not.
 fn expect_refusal(done: Result<(), RemoteError>, wrong: &str) -> Result<(), CellFailure> {
     match done {
         Ok(()) => CellFailure::failed(wrong),

@@ -1,4 +1,4 @@
-//! What came out: a matrix for people, and facts for programs.
+//! The results: a matrix as text or JSON.
 
 use std::{collections::BTreeMap, time::Duration as Span};
 
@@ -15,20 +15,20 @@ use super::{
 };
 use crate::model::Revision;
 
-/// The widths of the columns.
+/// Widths of the columns, in characters.
 const ROW_WIDTH: usize = 18;
 const CELL_WIDTH: usize = 16;
 
 /// A cell of the matrix.
 #[derive(Clone, Debug)]
 pub struct Cell {
-    /// What was tried.
+    /// The test case.
     pub row: Row,
-    /// How batches were made.
+    /// The batch mode.
     pub mode: QueryKind,
-    /// What came out.
+    /// The outcome.
     pub outcome: Result<(), CellFailure>,
-    /// How long it took.
+    /// The duration.
     pub took: Span,
 }
 
@@ -53,11 +53,11 @@ impl Cell {
 pub struct Matrix {
     /// The cells.
     pub cells: Vec<Cell>,
-    /// How long it took.
+    /// Duration of the run.
     pub took: Span,
 }
 
-/// What a run is for programs.
+/// The JSON form of a run.
 #[derive(Serialize)]
 struct MatrixJson<'a> {
     revision: Revision,
@@ -83,20 +83,19 @@ impl Matrix {
         self.cells.iter().filter(|cell| cell.verdict() == verdict).count()
     }
 
-    /// Why the run as a whole was not successful. A cell that is not supported is no failure, unless that is wanted; but
-    /// something must have been ok.
+    /// Fails if a cell failed or none is ok. Cells that are not supported fail the run only if `strict`.
     pub fn verdict(&self, strict: bool) -> Result<(), String> {
         let (all, ok) = (self.cells.len(), self.count("ok"));
         let (failed, not_supported) = (self.count("failed"), self.count("not supported"));
         match (failed, not_supported) {
             (1.., _) => Err(format!("{failed} of {all} failed")),
             (0, 1..) if strict => Err(format!("{not_supported} of {all} are not supported")),
-            _ if ok == 0 => Err("nothing of it is supported".to_owned()),
+            _ if ok == 0 => Err("no cell is supported".to_owned()),
             _ => Ok(()),
         }
     }
 
-    /// For programs.
+    /// The matrix as JSON.
     pub fn to_json(&self, revision: Revision, parties: &Parties) -> serde_json::Result<String> {
         let cells = self.cells.iter().map(|cell| CellJson {
             row: cell.row.name(),
@@ -116,7 +115,7 @@ impl Matrix {
         })
     }
 
-    /// For people.
+    /// The matrix as text.
     pub fn render(&self, modes: &[QueryKind], style: Style) -> String {
         let titles: String = modes.iter().map(|mode| format!("{:<CELL_WIDTH$}", mode_name(*mode))).collect();
         let mut text = format!("\n  {:ROW_WIDTH$}{}\n", "", style.bold(titles.trim_end()));
@@ -140,7 +139,7 @@ impl Matrix {
     }
 }
 
-/// A cell in its column. Emphasis has no width.
+/// A cell, padded to the width of its column. Colors have no width.
 fn format_cell(cell: Option<&Cell>, style: Style) -> String {
     let verdict = cell.map_or("-", Cell::verdict);
     let text = match verdict {
@@ -151,7 +150,7 @@ fn format_cell(cell: Option<&Cell>, style: Style) -> String {
     format!("{text}{}", " ".repeat(CELL_WIDTH.saturating_sub(verdict.len())))
 }
 
-/// How a kind of batches is called.
+/// The name of a batch mode.
 fn mode_name(mode: QueryKind) -> &'static str {
     match mode {
         QueryKind::TimeInterval => "time-interval",
@@ -203,7 +202,7 @@ mod tests {
         assert_eq!(verdict([Ok(()), not_supported(), Ok(())], false), Ok(()));
         assert_eq!(verdict([Ok(()), not_supported(), Ok(())], true), Err("1 of 3 are not supported".to_owned()));
         let nothing = || [not_supported(), not_supported(), not_supported()];
-        assert_eq!(verdict(nothing(), false), Err("nothing of it is supported".to_owned()));
+        assert_eq!(verdict(nothing(), false), Err("no cell is supported".to_owned()));
         let failed = [CellFailure::failed("x"), not_supported(), Ok(())];
         assert_eq!(verdict(failed, false), Err("1 of 3 failed".to_owned()));
     }

@@ -1,6 +1,6 @@
-//! `dapbox interop run`: walks every VDAF, both kinds of batches, and bad cases, between any mix of implementations.
+//! `dapbox interop run`: runs every VDAF, both batch modes and error cases between any mix of implementations.
 //!
-//! It speaks the interop test API alone, and takes nobody's word: results are compared with what was uploaded.
+//! It uses the interop test API only, and compares the results with the uploaded measurements.
 
 mod cases;
 mod matrix;
@@ -32,12 +32,11 @@ use crate::model::Revision;
 /// Arguments of `dapbox interop run`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A party that is not named runs in this process, so without any option this tries dapbox with itself. \
-    The others are reached through the interop test API (draft-dcook-ppm-dap-interop-test-design), whoever wrote them; \
-    dapbox has it in `dapbox interop serve`. The aggregators must reach each other, the client both of them, and the \
-    collector the leader.\n\n\
-    A cell is not supported if a party does not take its task or cannot read its measurement: it may not know the VDAF or \
-    the kind of batches. The exit code is 0 only if no cell failed and some are ok.\n\n\
+    after_help = "A party without a URL runs in this process, so without options this tests dapbox against itself. \
+    Other parties are reached through the interop test API (draft-dcook-ppm-dap-interop-test-design), which 'dapbox interop \
+    serve' implements. The aggregators must reach each other, the client both of them, and the collector the leader.\n\n\
+    A cell is 'not supported' if a party rejects its task or cannot parse its measurement, for example because it lacks \
+    the VDAF or the batch mode. The exit code is 0 if no cell failed and at least one is ok.\n\n\
     Examples:\n  \
     dapbox interop run\n  \
     dapbox interop run --dap 18\n  \
@@ -49,62 +48,62 @@ use crate::model::Revision;
 pub struct Args {
     #[command(flatten)]
     places: PartyUrls,
-    /// The protocol revision that the parties speak.
+    /// DAP revision of all parties.
     #[arg(long, value_enum, value_name = "REVISION", default_value_t = Dap::default())]
     dap: Dap,
-    /// Only these rows of the matrix.
+    /// Run only these rows of the matrix.
     #[arg(long, value_enum, value_name = "ROW", value_delimiter = ',', num_args = 1..)]
     only: Vec<Row>,
-    /// Only batches of this kind.
+    /// Run only this batch mode.
     #[arg(long, value_enum, value_name = "KIND")]
     mode: Option<QueryKind>,
-    /// Reports in each batch.
+    /// Reports per batch.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..=10_000))]
     reports: u64,
-    /// How long a party may take to answer, and a result to come.
+    /// Time limit for a response of a party, and for a result.
     #[arg(long, value_parser = duration, value_name = "DURATION", default_value = "60s")]
     timeout: Span,
-    /// How long a result is waited for that must not come.
+    /// Time to wait for a result that must not appear.
     #[arg(long, value_parser = duration, value_name = "DURATION", default_value = "3s")]
     wait: Span,
-    /// How many cells are tried at once.
+    /// Cells to run concurrently.
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=64))]
     jobs: u64,
-    /// Take a cell that is not supported for one that failed.
+    /// Fail if a cell is not supported.
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
     peer: PeerArgs,
-    /// What to print.
+    /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
     output: Format,
 }
 
-/// Where the parties are that do not run in this process.
+/// URLs of the parties that run elsewhere.
 #[derive(Debug, clap::Args)]
 pub struct PartyUrls {
-    /// The client's API.
+    /// URL of the client's API.
     #[arg(long, value_name = "URL", value_parser = remote::parse_url)]
     client: Option<String>,
-    /// The leader's API.
+    /// URL of the leader's API.
     #[arg(long, value_name = "URL", value_parser = remote::parse_url)]
     leader: Option<String>,
-    /// The helper's API; it may be the leader's.
+    /// URL of the helper's API; may be the same as the leader's.
     #[arg(long, value_name = "URL", value_parser = remote::parse_url)]
     helper: Option<String>,
-    /// The collector's API.
+    /// URL of the collector's API.
     #[arg(long, value_name = "URL", value_parser = remote::parse_url)]
     collector: Option<String>,
-    /// The name under which the others reach the leader, as in a network of containers; that of its URL by default. The
-    /// port, 8080 by default, is for leaders that do not say theirs.
+    /// Host name of the leader for the other parties, as in a network of containers. By default the host of its URL. The
+    /// port, 8080 by default, is used for leaders that return a relative endpoint.
     #[arg(long, value_name = "HOST[:PORT]", value_parser = Host::parse, requires = "leader")]
     leader_host: Option<Host>,
-    /// The same for the helper.
+    /// Host name of the helper, like --leader-host.
     #[arg(long, value_name = "HOST[:PORT]", value_parser = Host::parse, requires = "helper")]
     helper_host: Option<Host>,
 }
 
-/// What is the same for all cells.
+/// The parameters of all cells.
 struct RunContext {
     parties: Parties,
     revision: Revision,
@@ -132,7 +131,7 @@ pub async fn run(args: Args) -> Outcome {
     walked.and(stopped)
 }
 
-/// Walks, and shows what comes out.
+/// Runs the cells and prints the results.
 async fn show(args: &Args, context: &RunContext, style: Style) -> Outcome {
     if args.output == Format::Text {
         for party in context.parties.all() {
@@ -147,7 +146,7 @@ async fn show(args: &Args, context: &RunContext, style: Style) -> Outcome {
     matrix.verdict(args.strict).map_err(Failure::new)
 }
 
-/// Tries all cells, some at once.
+/// Runs all cells, several concurrently.
 async fn run_cells(args: &Args, context: &RunContext) -> Matrix {
     let (begun, places) = (Instant::now(), args.cells());
     let progress = style::progress(places.len() as u64, "trying");

@@ -1,4 +1,4 @@
-//! The four parties of a run: those that are somewhere, and those that run in this process.
+//! The four parties of a run, remote or in this process.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -17,22 +17,22 @@ use super::{
 };
 use crate::{model::Revision, peer::Peer};
 
-/// The parties.
+/// The four parties.
 pub struct Parties {
-    /// Uploads.
+    /// Uploads measurements.
     pub client: RemoteParty,
-    /// Takes uploads, and drives the protocol.
+    /// Receives uploads and drives aggregation.
     pub leader: RemoteParty,
     /// Answers the leader.
     pub helper: RemoteParty,
-    /// Gets the results.
+    /// Collects results.
     pub collector: RemoteParty,
-    /// Those that are ours.
+    /// The parties in this process.
     own: Vec<ServedParty>,
 }
 
 impl Parties {
-    /// Starts those that are nowhere else, and waits for all.
+    /// Starts the parties without a URL, and waits until all four are ready.
     pub async fn connect(places: &PartyUrls, revision: Revision, peer: &Peer, patience: Span) -> Result<Self, Failure> {
         let mut own = Vec::new();
         match Self::connect_all(places, revision, peer, patience, &mut own).await {
@@ -52,7 +52,7 @@ impl Parties {
         own: &mut Vec<ServedParty>,
     ) -> Result<[RemoteParty; 4], Failure> {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        // What a runner asks for is done once: an upload that is repeated is counted twice.
+        // Requests of a runner must not be repeated: a repeated upload counts twice.
         let asking = peer.without_connection_reuse()?;
         let aggregator = Kind::Aggregator { dap_listen: any, data_dir: None };
         let wanted = [
@@ -78,15 +78,15 @@ impl Parties {
         futures_util::future::try_join_all(remotes.iter().map(|remote| remote.ready(deadline)))
             .await
             .map_err(Failure::new)?;
-        <[RemoteParty; 4]>::try_from(remotes).map_err(|_| Failure::new("there are four parties"))
+        <[RemoteParty; 4]>::try_from(remotes).map_err(|_| Failure::new("expected four parties"))
     }
 
-    /// All of them.
+    /// All four parties.
     pub fn all(&self) -> [&RemoteParty; 4] {
         [&self.client, &self.leader, &self.helper, &self.collector]
     }
 
-    /// Stops those that are ours.
+    /// Stops the parties in this process.
     pub async fn stop(self) -> Outcome {
         stop(self.own).await
     }

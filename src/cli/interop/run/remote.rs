@@ -1,4 +1,4 @@
-//! A party as the runner sees it: a place that answers the interop test API, whoever wrote it.
+//! The runner's view of a party: a URL that serves the interop test API.
 
 use std::time::Duration as Span;
 
@@ -14,41 +14,41 @@ use crate::{
     wire::RequestSpec,
 };
 
-/// The most bytes of an answer. A sum of a hundred thousand numbers is a few megabytes.
+/// Maximum length of a response, in bytes. A sum of a hundred thousand numbers has a few megabytes.
 const ANSWER_BYTES: usize = 16 << 20;
-/// The most that is shown of what a party says.
+/// Maximum number of characters shown of a party's text.
 const TEXT_CHARS: usize = 300;
-/// The port that the design has in every container.
+/// The port that the design uses in every container.
 const PORT: u16 = 8080;
-/// How often it is asked whether a party is ready.
+/// Interval between two checks whether a party is ready.
 const READY_EVERY: Span = Span::from_millis(200);
 
 /// A party behind the interop test API.
 #[derive(Clone)]
 pub struct RemoteParty {
-    /// What it is in this run.
+    /// Its name in this run.
     pub name: &'static str,
     /// The base URL of its API.
     pub url: String,
-    /// Under which name the others reach it, if that is said.
+    /// The host name that the other parties use, if given.
     pub host: Option<Host>,
-    /// Our connections to it.
+    /// The HTTP client.
     pub peer: Peer,
 }
 
-/// Why a party did not do what it was asked to.
+/// Why a request to a party failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RemoteError {
-    /// It says so, with the status that the design has for it.
+    /// The party reported an error, as the design has it.
     Refused(String),
-    /// It says that the request is none that it can read.
+    /// The party could not parse the request.
     BadRequest(String),
-    /// It says nothing that the design has.
+    /// The response is not valid in the design.
     Invalid(String),
 }
 
 impl RemoteError {
-    /// What happened.
+    /// The description.
     pub fn text(self) -> String {
         let (Self::Refused(text) | Self::BadRequest(text) | Self::Invalid(text)) = self;
         text
@@ -56,14 +56,14 @@ impl RemoteError {
 }
 
 impl RemoteParty {
-    /// A party whose answers may take so long.
+    /// A party whose responses must arrive within `patience`.
     pub fn new(name: &'static str, url: &str, host: Option<Host>, peer: &Peer, patience: Span) -> Self {
         Self { name, url: url.to_owned(), host, peer: peer.within(patience, ANSWER_BYTES) }
     }
 
-    /// Waits until it is ready.
+    /// Waits until the party is ready.
     pub async fn ready(&self, deadline: Instant) -> Result<(), String> {
-        let mut last = "it has not answered yet".to_owned();
+        let mut last = "no response yet".to_owned();
         while Instant::now() < deadline {
             match timeout_at(deadline, self.send("ready", Bytes::from_static(b"{}"))).await {
                 Ok(Ok(answer)) if answer.status == 200 => return Ok(()),
@@ -76,7 +76,7 @@ impl RemoteParty {
         Err(format!("the {} at {} is not ready: {last}", self.name, self.url))
     }
 
-    /// Has it do something. An answer that is no error comes back.
+    /// Sends a request and returns its successful reply.
     pub async fn ask(&self, what: &str, request: &impl Serialize) -> Result<Reply, RemoteError> {
         let at = |why: String| format!("{}, {what}: {}", self.name, sanitize(&why));
         let body = serde_json::to_vec(request).map_err(|error| RemoteError::Invalid(at(error.to_string())))?;
@@ -101,7 +101,7 @@ impl RemoteParty {
     }
 }
 
-/// Reads an answer. Parties may say what they like about its media type.
+/// Parses a response. Its media type is not checked.
 fn read(answer: &Answer) -> Result<Reply, RemoteError> {
     let reply = serde_json::from_slice::<Reply>(&answer.body);
     let said = |reply: &Reply| reply.error.clone().unwrap_or_else(|| "an error without a reason".to_owned());
@@ -110,7 +110,7 @@ fn read(answer: &Answer) -> Result<Reply, RemoteError> {
         (200, Ok(reply)) => Ok(reply),
         (200, Err(error)) => {
             let text = String::from_utf8_lossy(&answer.body);
-            Err(RemoteError::Invalid(format!("the answer is none of the API ({error}): {text}")))
+            Err(RemoteError::Invalid(format!("the response is not valid in the API ({error}): {text}")))
         }
         (status @ (400 | 422 | 501), reply) => {
             let why = reply.map_or_else(|_| reason(&answer.body), |reply| said(&reply));
@@ -120,7 +120,7 @@ fn read(answer: &Answer) -> Result<Reply, RemoteError> {
     }
 }
 
-/// What an answer says that has no status of the API.
+/// The description in a response without a status of the API.
 fn reason(body: &[u8]) -> String {
     let in_json = serde_json::from_slice::<Value>(body).ok();
     let in_json = in_json.as_ref().and_then(|value| {
@@ -130,7 +130,7 @@ fn reason(body: &[u8]) -> String {
     in_json.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned)
 }
 
-/// A text of somebody else as it is shown: one line, and not long.
+/// A remote text as one short line without control characters.
 fn sanitize(text: &str) -> String {
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let clean = clean.trim();
@@ -140,17 +140,17 @@ fn sanitize(text: &str) -> String {
     }
 }
 
-/// The name under which an aggregator is reached by the others.
+/// The host name that the other parties use for an aggregator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Host {
-    /// The name or address.
+    /// Name or address.
     name: String,
-    /// With its port, as it stands in a URL.
+    /// Name and port, as in a URL.
     authority: String,
 }
 
 impl Host {
-    /// For clap: `NAME`, `NAME:PORT`, `[ADDRESS]:PORT`.
+    /// Parses `NAME`, `NAME:PORT` or `[ADDRESS]:PORT`, for clap.
     pub fn parse(text: &str) -> Result<Self, String> {
         let (name, port) = split_port(text).ok_or("expected NAME or NAME:PORT")?;
         let is_fit = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
@@ -162,7 +162,7 @@ impl Host {
     }
 }
 
-/// A host and its port, if it has one.
+/// Splits a host from its port, if there is one.
 fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     let (name, rest) = match text.strip_prefix('[') {
         Some(rest) => rest.split_once(']')?,
@@ -174,7 +174,7 @@ fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     }
 }
 
-/// The parts of a base URL: scheme, host with port, and path with a slash at its end.
+/// Splits a base URL: scheme, host with port, and path with a trailing slash.
 fn parts(url: &str) -> Option<(&str, &str, String)> {
     let (scheme, rest) = url.split_once("://")?;
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
@@ -184,7 +184,7 @@ fn parts(url: &str) -> Option<(&str, &str, String)> {
     is_fit.then_some((scheme, authority, path))
 }
 
-/// For clap: the base URL of an API.
+/// Parses the base URL of an API, for clap.
 pub fn parse_url(text: &str) -> Result<String, String> {
     let text = text.parse::<BaseUrl>().map_err(|why: BaseUrlError| why.to_string())?.into_string();
     match parts(&text) {
@@ -194,19 +194,19 @@ pub fn parse_url(text: &str) -> Result<String, String> {
 }
 
 impl RemoteParty {
-    /// The name that an aggregator is told to be reached under.
+    /// The host name to announce to the aggregator.
     pub fn host_name(&self) -> Option<String> {
         let of_url = || split_port(parts(&self.url)?.1).map(|(name, _)| name.to_owned());
         self.host.as_ref().map(|host| host.name.clone()).or_else(of_url)
     }
 
-    /// What an aggregator calls its endpoint, as an absolute URL (section 4.3.2).
+    /// Resolves an aggregator's endpoint to an absolute URL (section 4.3.2).
     pub fn absolute(&self, endpoint: &str) -> String {
         if endpoint.starts_with("http://") || endpoint.starts_with("https://") {
             return endpoint.to_owned();
         }
         let Some((scheme, authority, path)) = parts(&self.url) else { return endpoint.to_owned() };
-        // Inside of a network of containers it is the design's port and without TLS.
+        // Inside a network of containers: the design's port, without TLS.
         let (scheme, authority) = match &self.host {
             Some(host) => ("http", host.authority.as_str()),
             None => (scheme, authority),

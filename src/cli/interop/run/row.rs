@@ -1,4 +1,4 @@
-//! What is tried: a row of the matrix for each VDAF and for each case.
+//! The rows of the matrix: one for each VDAF and each error case.
 
 use clap::ValueEnum;
 
@@ -11,63 +11,63 @@ use crate::{
 /// A row of the matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Row {
-    /// Prio3Count gives the right result.
+    /// Prio3Count gives the correct result.
     Count,
-    /// Prio3Sum does.
+    /// Prio3Sum gives the correct result.
     Sum,
-    /// Prio3SumVec does.
+    /// Prio3SumVec gives the correct result.
     Sumvec,
-    /// Prio3Histogram does.
+    /// Prio3Histogram gives the correct result.
     Histogram,
-    /// Prio3MultihotCountVec does; the design does not know it.
+    /// Prio3MultihotCountVec gives the correct result; not in the design.
     Multihot,
-    /// Prio3SumVecField64MultiproofHmacSha256Aes128 does.
+    /// Prio3SumVecField64MultiproofHmacSha256Aes128 gives the correct result.
     SumvecHmac,
-    /// So many reports that they need several aggregation jobs.
+    /// Reports that need several aggregation jobs are all counted.
     ManyReports,
-    /// A measurement out of range is refused by the client, and others are counted.
+    /// The client refuses a measurement out of range; other reports are counted.
     OutOfRange,
-    /// A report from the far future is refused, and others are counted.
+    /// A report from the far future is refused; other reports are counted.
     TooEarly,
-    /// A report of a task that is over is refused.
+    /// A report of an expired task is refused.
     TaskExpired,
-    /// A report of a task that nobody has is refused.
+    /// A report of an unknown task is refused.
     UnknownTask,
-    /// A task with a wrong VDAF parameter is refused by both aggregators.
+    /// Both aggregators refuse a task with an invalid VDAF parameter.
     BadParameter,
-    /// Fewer reports than the minimum give no result.
+    /// Fewer reports than the minimum batch size give no result.
     TooFew,
-    /// A batch that is collected twice has the same result, or none the second time.
+    /// A batch collected twice gives the same result again, or none.
     CollectedTwice,
     /// A batch that overlaps a collected one gives no result.
     Overlap,
-    /// A report that comes after its batch was collected does not change the result.
+    /// A report after its batch was collected does not change the result.
     LateReport,
-    /// A collector with another token gets no result.
+    /// A collector with a wrong token gets no result.
     CollectorToken,
-    /// A leader with another token gets nothing from the helper.
+    /// The helper refuses a leader with a wrong token.
     LeaderToken,
-    /// Aggregators with different verification keys take no report for valid.
+    /// Aggregators with different verification keys reject all reports.
     VerifyKey,
-    /// A collector without the key of the aggregate shares gets no result.
+    /// A collector without the private key gets no result.
     CollectorKey,
 }
 
 impl Row {
-    /// Its name on the command line and in the matrix.
+    /// The name on the command line and in the matrix.
     pub fn name(self) -> String {
         self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
-    /// Whether it means something in this revision and where batches are made in this way.
+    /// Whether the case applies to this revision and batch mode.
     pub fn applies(self, revision: Revision, mode: QueryKind) -> bool {
-        // Batches of the leader have no bounds in time that could overlap or be late for.
+        // Leader-selected batches have no time bounds, so they cannot overlap and have no late reports.
         let is_by_time = matches!(self, Self::Overlap | Self::LateReport);
         let has_vdaf = vdaf::preparer(revision, &self.vdaf()).is_ok();
         has_vdaf && (!is_by_time || mode == QueryKind::TimeInterval)
     }
 
-    /// The VDAF that it is tried with.
+    /// The VDAF of the case.
     pub fn vdaf(self) -> VdafConfig {
         match self {
             Self::Sum | Self::OutOfRange => VdafConfig::Prio3Sum { max: MaxMeasurement(255) },
@@ -85,7 +85,7 @@ impl Row {
     }
 }
 
-/// Measurements that differ, with the smallest and the largest among them.
+/// Generates different measurements, including the smallest and the largest.
 pub fn measurements(vdaf: &VdafConfig, count: usize) -> Vec<Numbers> {
     (0..count as u128).map(|index| measurement(vdaf, index)).collect()
 }
@@ -108,7 +108,7 @@ fn measurement(vdaf: &VdafConfig, index: u128) -> Numbers {
         }
         VdafConfig::Prio3Histogram { length, .. } => Numbers::one((index * index + 6) % length as u128),
         VdafConfig::Prio3MultihotCountVec { length, max_weight, .. } => {
-            // No flag at all, one, ... as many as there may be.
+            // From no flag to the maximum weight.
             let weight = index as usize % (max_weight + 1);
             let is_set = |place: usize| (place + index as usize) % length < weight;
             Numbers::many((0..length).map(|place| u128::from(is_set(place))))
@@ -116,7 +116,7 @@ fn measurement(vdaf: &VdafConfig, index: u128) -> Numbers {
     }
 }
 
-/// What the measurements add up to.
+/// The sum of the measurements.
 pub fn total(vdaf: &VdafConfig, measurements: &[Numbers]) -> Numbers {
     let vectors = measurements.iter().map(|measurement| match (vdaf, measurement) {
         (VdafConfig::Prio3Histogram { length, .. }, Numbers::One(bin)) => {
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
     use crate::model::ReportId;
 
-    /// Each measurement is one that the VDAF takes in both revisions, and they are not all the same.
+    /// Every measurement is valid in all revisions, and they are not all the same.
     #[test]
     fn measurements_are_valid_and_differ() {
         for row in Row::value_variants() {

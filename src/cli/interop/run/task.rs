@@ -1,4 +1,4 @@
-//! A task that is tried: what the runner draws for it, how the parties are told, and what they are then asked to do.
+//! A task under test: its random parameters, and the requests that add and use it.
 
 use std::time::Duration as Span;
 
@@ -24,41 +24,41 @@ use crate::{
     vdaf,
 };
 
-/// The unit of report times.
+/// Time precision of the task.
 const PRECISION: Duration = Duration(300);
-/// How far the parties' clocks may be from ours.
+/// Maximum clock skew of the parties.
 const SKEW: Duration = Duration(60);
-/// How long a task goes on; and, if it is over, how long ago it was.
+/// Unit of the task's lifetime.
 const DAY: Duration = Duration(86_400);
-/// How many reports are uploaded at once.
+/// Concurrent uploads.
 const UPLOADS: usize = 8;
-/// The pauses between two questions for a result.
+/// Shortest and longest pause between two polls for a result.
 const POLL: [Span; 2] = [Span::from_millis(50), Span::from_secs(1)];
 
 /// Why a cell is not ok.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CellFailure {
-    /// Something was not as it must be.
+    /// A party behaved wrongly.
     Failed(String),
-    /// A party does not know what the cell needs.
+    /// A party does not support what the cell needs.
     NotSupported(String),
 }
 
 impl CellFailure {
-    /// A failure.
+    /// Returns a failure.
     pub fn failed<T>(why: impl Into<String>) -> Result<T, Self> {
         Err(Self::Failed(why.into()))
     }
 }
 
-/// Trouble where there must be none.
+/// An error in a request that must succeed.
 impl From<RemoteError> for CellFailure {
     fn from(trouble: RemoteError) -> Self {
         Self::Failed(trouble.text())
     }
 }
 
-/// A party that does not take a task, or cannot read a measurement, does not know the VDAF or the kind of batches.
+/// A party that rejects a task or cannot parse a measurement lacks the VDAF or the batch mode.
 fn unsupported(trouble: RemoteError) -> CellFailure {
     match trouble {
         RemoteError::Refused(why) | RemoteError::BadRequest(why) => CellFailure::NotSupported(why),
@@ -66,24 +66,24 @@ fn unsupported(trouble: RemoteError) -> CellFailure {
     }
 }
 
-/// What is told wrongly to one party, to see that somebody notices.
+/// A fault injected into the task of one party, to check that it is detected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InjectedFault {
-    /// Nothing.
+    /// No fault.
     None,
-    /// The collector has another token than the leader.
+    /// The collector has a different token than the leader.
     CollectorToken,
-    /// The helper has another token than the leader.
+    /// The helper has a different token than the leader.
     LeaderToken,
-    /// The helper has another verification key.
+    /// The helper has a different verification key.
     VerifyKey,
-    /// The aggregators have a key that is not the collector's.
+    /// The aggregators have a key that does not belong to the collector.
     CollectorKey,
-    /// The task is over.
+    /// The task has expired.
     Expired,
 }
 
-/// A task.
+/// A task under test.
 pub struct Task<'a> {
     context: &'a RunContext,
     id: TaskId,
@@ -99,31 +99,31 @@ pub struct Task<'a> {
     verify_key: Base64Url,
 }
 
-/// What a collector says that it has collected.
+/// A result reported by the collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collected {
-    /// The aggregate.
+    /// The aggregate result.
     pub result: Numbers,
-    /// How many reports are in it.
+    /// Number of reports in the batch.
     pub report_count: u64,
-    /// Which batch it is, if the leader makes the batches.
+    /// Batch id, if the leader selects the batches.
     pub batch_id: Option<BatchId>,
-    /// The interval that the reports are in.
+    /// The interval that contains the reports.
     interval: Option<Interval>,
 }
 
-/// What becomes of a collection in some time.
+/// The state of a collection after some time.
 pub enum Attempt {
     /// There is a result.
     Complete(Collected),
-    /// A party refuses.
+    /// A party refused the request.
     Refused(String),
-    /// There is nothing yet.
+    /// There is no result yet.
     Pending,
 }
 
 impl<'a> Task<'a> {
-    /// Draws a task, and learns where the aggregators will answer for it. Nobody has it yet.
+    /// Generates a task and asks the aggregators for their DAP URLs. No party has the task yet.
     pub async fn generate(
         context: &'a RunContext,
         vdaf: &VdafConfig,
@@ -148,7 +148,7 @@ impl<'a> Task<'a> {
             mode,
             vdaf: vdaf.into(),
             min_batch_size: min_batch_size as u64,
-            // Everything by all of its names: whoever knows one of them does not mind the others.
+            // All names in use are sent; a party ignores those that it does not know.
             bound: SharedTaskParams {
                 query_type: kind,
                 batch_mode: kind,
@@ -163,7 +163,7 @@ impl<'a> Task<'a> {
         })
     }
 
-    /// Draws a task and tells all parties of it.
+    /// Generates a task and adds it to all parties.
     pub async fn set_up(
         context: &'a RunContext,
         vdaf: &VdafConfig,
@@ -179,7 +179,7 @@ impl<'a> Task<'a> {
         Ok(task)
     }
 
-    /// Adds the task to the collector, which answers its key.
+    /// Adds the task to the collector, which returns its HPKE config.
     pub async fn add_to_collector(&self, fault: InjectedFault) -> Result<Base64Url, CellFailure> {
         let wrong = fault == InjectedFault::CollectorToken;
         let request = CollectorAddTask {
@@ -242,7 +242,7 @@ impl<'a> Task<'a> {
         }
     }
 
-    /// Asks an aggregator for the same task with another VDAF.
+    /// Adds the task with another VDAF to an aggregator.
     pub async fn add_with_vdaf(
         &self,
         role: Aggregator,
@@ -254,7 +254,7 @@ impl<'a> Task<'a> {
         party.ask("add_task", &AddTask { vdaf, ..self.description(role, key.clone()) }).await
     }
 
-    /// Has the client upload a measurement.
+    /// Asks the client to upload a measurement.
     pub async fn upload(&self, measurement: Numbers, time: Option<Time>) -> Result<(), RemoteError> {
         let request = Upload {
             task_id: self.id,
@@ -269,7 +269,7 @@ impl<'a> Task<'a> {
         self.context.parties.client.ask("upload", &request).await.map(drop)
     }
 
-    /// Has the client upload measurements that it must upload.
+    /// Uploads measurements that the client must accept.
     pub async fn upload_all(&self, measurements: &[Numbers]) -> Result<(), CellFailure> {
         let uploads = stream::iter(measurements).map(|measurement| async {
             self.upload(measurement.clone(), None).await.map_err(|trouble| match trouble {
@@ -280,7 +280,7 @@ impl<'a> Task<'a> {
         uploads.buffer_unordered(UPLOADS).try_collect().await
     }
 
-    /// The query for all that was uploaded. `around` is how much earlier it begins and later it ends.
+    /// A query for all uploaded reports, extended by `around` units of time precision on both sides.
     pub fn query(&self, around: u64) -> QueryObject {
         let around = Duration(around * PRECISION.0);
         let start = self.begun.saturating_sub(SKEW).truncate(PRECISION).saturating_sub(around);
@@ -295,7 +295,7 @@ impl<'a> Task<'a> {
         }
     }
 
-    /// Collects what must come out, in some time.
+    /// Collects a result that must appear in time.
     pub async fn collect(&self, query: &QueryObject) -> Result<Collected, CellFailure> {
         let (begun, within) = (Instant::now(), self.context.timeout);
         loop {
@@ -303,7 +303,7 @@ impl<'a> Task<'a> {
             match attempt {
                 Attempt::Complete(collected) => return Ok(collected),
                 Attempt::Pending => return CellFailure::failed(format!("no result within {} s", within.as_secs_f32())),
-                // Some leaders say that there is no batch for as long as they make it.
+                // Some leaders refuse until the batch is ready.
                 Attempt::Refused(_) if self.mode == QueryKind::FixedSize && begun.elapsed() < within / 3 => {
                     sleep(POLL[1]).await;
                 }
@@ -312,18 +312,17 @@ impl<'a> Task<'a> {
         }
     }
 
-    /// Sees to it that a result does not come.
+    /// Fails if a result appears.
     pub async fn expect_no_result(&self, query: &QueryObject, why: &str) -> Result<(), CellFailure> {
         match self.attempt(query, Instant::now() + self.context.wait).await? {
-            Attempt::Complete(found) => CellFailure::failed(format!(
-                "there is a result of {} reports, {}, {why}",
-                found.report_count, found.result
-            )),
+            Attempt::Complete(found) => {
+                CellFailure::failed(format!("a result of {} reports, {}, {why}", found.report_count, found.result))
+            }
             Attempt::Refused(_) | Attempt::Pending => Ok(()),
         }
     }
 
-    /// Collects, and sees what comes until then.
+    /// Starts a collection and polls it until `until`.
     pub async fn attempt(&self, query: &QueryObject, until: Instant) -> Result<Attempt, CellFailure> {
         let collector = &self.context.parties.collector;
         let start = CollectionStart { task_id: self.id, agg_param: Base64Url(Vec::new()), query: query.clone() };
@@ -365,10 +364,10 @@ impl Collected {
         })
     }
 
-    /// Fails if it is not what was uploaded.
+    /// Fails if the result does not match the uploaded measurements.
     pub fn check(&self, expected: &Numbers, count: usize, query: &QueryObject) -> Result<(), CellFailure> {
         if self.report_count != count as u64 {
-            return CellFailure::failed(format!("{} reports are counted, not {count}", self.report_count));
+            return CellFailure::failed(format!("report_count is {}, not {count}", self.report_count));
         }
         if self.result != *expected {
             return CellFailure::failed(format!("the result is {}, not {expected}", self.result));
@@ -376,13 +375,13 @@ impl Collected {
         let Some(found) = self.interval else { return CellFailure::failed("the result has no interval") };
         let Ok(crate::model::Query::TimeInterval(asked)) = query.query() else { return Ok(()) };
         if found.start() < asked.start() || found.end() > asked.end() {
-            return CellFailure::failed(format!("the interval from {} on is not in what was asked", found.start().0));
+            return CellFailure::failed(format!("the interval from {} is outside the query", found.start().0));
         }
         Ok(())
     }
 }
 
-/// How the kind of batches is written.
+/// The code of a batch mode.
 fn kind(mode: QueryKind) -> u64 {
     match mode {
         QueryKind::TimeInterval => 1,
@@ -394,7 +393,7 @@ fn token() -> String {
     Secret::random_token().expose_text().unwrap_or_default().to_owned()
 }
 
-/// Bytes of the same length that are others.
+/// Different bytes of the same length.
 fn other(bytes: &Base64Url) -> Base64Url {
     let mut bytes = bytes.0.clone();
     if let Some(last) = bytes.last_mut() {
