@@ -1,7 +1,7 @@
 //! Tests that a machine cannot run, or does not run unasked.
 //!
 //! Such a test returns early and leaves a record, since the test harness does not show what a passing test prints. The last
-//! program of the suite, `zz_skipped.rs`, counts and names the records. With `CI` in the environment a missing program fails
+//! program of the suite, `skip_summary.rs`, counts and names the records. With `CI` in the environment a missing program fails
 //! the test.
 // Programs include this file alone, and few need all of it.
 #![allow(dead_code)]

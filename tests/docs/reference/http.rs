@@ -229,6 +229,6 @@ impl Served {
             the right one they are answered 403. Ids are base64url without padding.\n\n{}",
             table(&["path", "methods", "who", "sends", "is answered"], rows)
         ) + "\n"
-            + &self.management().await
+            + self.management().await.as_str()
     }
 }

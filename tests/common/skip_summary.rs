@@ -1,7 +1,9 @@
-//! Counts and names the tests that were skipped since this ran last. Cargo runs the test programs in the order of their
-//! names, and this one has no harness, so that its line is the last of `cargo test`.
+//! The test program `zz_skipped`: counts and names the tests that were skipped since it last ran.
+//!
+//! Cargo runs test programs in the order of their packages and names. This one belongs to the last package and has no harness,
+//! so that its line is the last of `cargo test`.
 
-#[path = "common/skip.rs"]
+#[path = "skip.rs"]
 mod skip;
 
 use std::{collections::BTreeSet, fs};
