@@ -192,6 +192,7 @@
 #![deny(clippy::print_stderr)]
 
 pub mod cli;
+mod tools;
 
 pub use dapbox_aggregator::{self as aggregator, config, views};
 pub use dapbox_client::{client, collector, peer};

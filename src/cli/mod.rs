@@ -1,23 +1,22 @@
 //! The `dapbox` command: one file for each subcommand.
 
-mod args;
+pub(crate) mod args;
 mod backup;
-mod bench;
 mod certificate;
 mod check;
 mod clock;
 mod collect;
 mod compact;
-mod control;
+pub(crate) mod control;
 mod credential;
 mod demo;
 mod doctor;
+pub(crate) mod failure;
 mod findings;
 mod init;
-mod interop;
 mod keys;
-mod local;
-mod logging;
+pub(crate) mod local;
+pub(crate) mod logging;
 mod manager;
 mod manual;
 mod pair;
@@ -30,23 +29,25 @@ mod screen;
 mod serve;
 mod shell;
 mod show;
-mod signals;
+pub(crate) mod signals;
 mod status;
-mod style;
-mod task;
+pub(crate) mod style;
+pub(crate) mod task;
 pub mod taskfile;
 mod taskprov;
 mod token;
 mod upload;
 mod version;
 
-use std::{fmt::Display, process::ExitCode, time::SystemTime};
+use std::{process::ExitCode, time::SystemTime};
 
 use clap::{Parser, Subcommand};
 
+use self::failure::{Failure, Outcome};
 use crate::{
     store,
     support::{timestamp, version::VERSION},
+    tools::{bench, interop},
 };
 
 /// What the command line says. Exit codes: 0 success, 1 failure, 2 wrong usage.
@@ -136,43 +137,6 @@ enum Command {
     Version(version::Args),
 }
 
-/// Why a command failed, for the person who gave it.
-#[derive(Debug)]
-pub struct Failure {
-    message: String,
-    code: u8,
-}
-
-impl Failure {
-    /// Something went wrong: exit code 1.
-    fn new(message: impl Display) -> Self {
-        Self { message: message.to_string(), code: 1 }
-    }
-
-    /// The command makes no sense: exit code 2.
-    fn usage(message: impl Display) -> Self {
-        Self { message: message.to_string(), code: 2 }
-    }
-
-    /// What went wrong.
-    fn message(&self) -> &str {
-        &self.message
-    }
-
-    /// Says what was being done.
-    fn context(self, doing: impl Display) -> Self {
-        Self { message: format!("{doing}: {}", self.message), ..self }
-    }
-}
-
-impl<E: std::error::Error> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::new(error)
-    }
-}
-
-type Outcome = Result<(), Failure>;
-
 /// Runs the command that the arguments ask for, and says what went wrong if something did.
 pub fn run() -> ExitCode {
     handle_panics();
@@ -183,8 +147,8 @@ pub fn run() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            logging::last_words(&failure.message);
-            ExitCode::from(failure.code)
+            logging::last_words(failure.message());
+            ExitCode::from(failure.exit_code())
         }
     }
 }

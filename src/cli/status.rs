@@ -136,7 +136,7 @@ async fn in_place(args: &Args, source: &Source) -> Outcome {
         };
         tokio::select! {
             // A server that is started again comes back here.
-            shown = next => text = shown.unwrap_or_else(|failure| Style::stdout().bad(&failure.message)),
+            shown = next => text = shown.unwrap_or_else(|failure| Style::stdout().bad(failure.message())),
             _ = resized.recv() => {}
             () = screen.quit() => return Ok(()),
             _ = signals.next() => return Ok(()),

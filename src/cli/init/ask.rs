@@ -10,10 +10,7 @@ use dialoguer::{
     theme::{ColorfulTheme, SimpleTheme, Theme},
 };
 
-use super::{
-    super::{Failure, style::is_unicode},
-    write::ConfigFile,
-};
+use super::super::{Failure, style::is_unicode};
 
 /// Answers the questions that no flag answers.
 pub struct Prompter {
@@ -113,15 +110,15 @@ impl Prompter {
         )))
     }
 
-    /// Shows the file and asks for confirmation.
-    pub fn confirm(&self, file: &ConfigFile, path: &Path) -> Result<bool, Failure> {
+    /// Shows the text of the file at `path` and asks for confirmation.
+    pub fn confirm(&self, text: &str, path: &Path) -> Result<bool, Failure> {
         if self.who != AnswerSource::Interactive {
             return Ok(true);
         }
-        let lines: String = file.text().lines().map(|line| format!("  {line}\n")).collect();
+        let lines: String = text.lines().map(|line| format!("  {line}\n")).collect();
         writeln!(std::io::stderr(), "\n{lines}")?;
-        let text = format!("Write this to {}?", path.display());
-        Confirm::with_theme(&*theme()).with_prompt(text).default(true).interact().map_err(aborted)
+        let prompt = format!("Write this to {}?", path.display());
+        Confirm::with_theme(&*theme()).with_prompt(prompt).default(true).interact().map_err(aborted)
     }
 }
 

@@ -113,7 +113,7 @@ pub fn run(args: Args) -> Outcome {
     let decisions = decide::decide(args, &mut prompter)?;
     prompter.check_complete()?;
     let file = write::ConfigFile::new(&decisions)?;
-    if !prompter.confirm(&file, &path)? {
+    if !prompter.confirm(file.text(), &path)? {
         return Err(Failure::new("no file was written"));
     }
     file.check()?;

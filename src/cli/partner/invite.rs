@@ -89,7 +89,7 @@ pub async fn run(args: Args) -> Outcome {
             }
             Format::Text => say(findings::show(&findings, Style::stdout()))?,
         }
-        return Err(Failure::new(format!("{}: no token was created (hint: --force creates one)", failure.message)));
+        return Err(Failure::new(format!("{}: no token was created (hint: --force creates one)", failure.message())));
     }
     let (secret, kept) = token::draw(&args.name, args.expires_in);
     let (hash, until) = (kept.hash, kept.until);

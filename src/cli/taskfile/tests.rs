@@ -126,7 +126,7 @@ fn unknown_keys_bad_values_and_mixed_files_are_refused_with_a_line() {
     ] {
         std::fs::write(&path, text).unwrap();
         let failure = TaskFile::read(&path).unwrap_err();
-        assert!(failure.message.contains(word) && failure.message.contains("x.toml"), "{}", failure.message);
+        assert!(failure.message().contains(word) && failure.message().contains("x.toml"), "{}", failure.message());
     }
 }
 
@@ -172,6 +172,6 @@ fn what_the_revision_cannot_express_is_refused() {
     ];
     for (word, task) in cases {
         let failure = TaskFiles::generate(task, &VerifyKey::default()).unwrap_err();
-        assert!(failure.code == 2 && failure.message.contains(word), "{word}: {}", failure.message);
+        assert!(failure.exit_code() == 2 && failure.message().contains(word), "{word}: {}", failure.message());
     }
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     aggregator::counters,
-    cli::{Failure, style},
+    cli::{failure::Failure, style},
     client::AggregatorKeys,
     config::Leader,
     model::{PrepareInit, Report, TaskId},

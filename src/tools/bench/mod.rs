@@ -22,11 +22,14 @@ use std::{path::PathBuf, time::Duration as Span};
 use serde::Serialize;
 
 use self::{machine::Machine, workload::Workload};
-use super::{
-    Failure, Outcome,
-    args::{self, Dap, Format},
-    local::Directory,
-    style::{Style, say},
+use crate::{
+    cli::{
+        args::{Dap, Format},
+        failure::{Failure, Outcome},
+        local::Directory,
+        style::{Style, say},
+    },
+    support::duration,
 };
 
 /// Arguments of `dapbox bench`.
@@ -166,10 +169,19 @@ pub async fn run(args: Args) -> Outcome {
         Some(Command::Aggregation(part)) => BenchPlan { aggregation: Some(part.options), ..nothing(part.common) },
         Some(Command::Growth(args)) => return growth::run(args).await,
         Some(Command::Memory(args)) => return memory::run(args).await,
-        Some(Command::Peer(args)) => return peer::run(args).await,
+        Some(Command::Peer(args)) => return run_peer(&args).await,
         Some(Command::Open(args)) => return growth::run_open(args).await,
     };
     plan.run().await
+}
+
+/// Runs `dapbox bench peer`.
+async fn run_peer(args: &peer::Args) -> Outcome {
+    let results = peer::measure(args).await?;
+    Ok(say(match args.output {
+        Format::Json => serde_json::to_string_pretty(&results)?,
+        Format::Text => table::peer(&results),
+    })?)
 }
 
 impl BenchPlan {
@@ -200,6 +212,6 @@ fn seconds(text: &str) -> Result<Span, String> {
             .ok()
             .filter(|time| !time.is_zero())
             .ok_or_else(|| "must be longer than zero".to_owned()),
-        Err(_) => args::duration(text),
+        Err(_) => duration::parse(text),
     }
 }

@@ -3,15 +3,15 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
-    super::{
-        Failure,
-        local::{Directory, Node},
-    },
     api::{self, AddTask, Aggregator, EndpointForTask, Reply, Status},
-    serve::{ApiResponse, ok_response},
+    response::{ApiResponse, ok_response},
     terms::TaskDescription,
 };
 use crate::{
+    cli::{
+        failure::Failure,
+        local::{Directory, Node},
+    },
     config::Seconds,
     model::{Party as Role, Revision, Secret, Task, TokenHash},
     support::Fault,

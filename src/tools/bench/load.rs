@@ -15,7 +15,7 @@ use std::{
 use serde::Serialize;
 
 use super::{cores::join_thread, cpu};
-use crate::{cli::Failure, model::Secret, wire::RequestSpec};
+use crate::{cli::failure::Failure, model::Secret, wire::RequestSpec};
 
 /// Time limit for a response.
 const RESPONSE_TIMEOUT: Span = Span::from_secs(120);

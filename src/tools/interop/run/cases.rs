@@ -4,7 +4,6 @@ use tokio::time::Instant;
 
 use super::{
     super::{
-        super::args::QueryKind,
         api::{Aggregator, QueryObject},
         number::{JsonNumber, Numbers},
         vdaf::VdafObject,
@@ -14,7 +13,10 @@ use super::{
     row::{Row, measurements, total},
     task::{Attempt, CellFailure, Collected, InjectedFault, Task},
 };
-use crate::model::{Duration, Time, VdafConfig};
+use crate::{
+    cli::args::QueryKind,
+    model::{Duration, Time, VdafConfig},
+};
 
 /// Enough reports for several aggregation jobs in any implementation.
 const MANY_REPORTS: usize = 300;

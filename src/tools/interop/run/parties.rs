@@ -8,14 +8,15 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    super::{
-        super::{Failure, Outcome},
-        serve::{Kind, ServedParty},
-    },
+    super::serve::{Kind, ServedParty},
     PartyUrls,
     remote::RemoteParty,
 };
-use crate::{model::Revision, peer::Peer};
+use crate::{
+    cli::failure::{Failure, Outcome},
+    model::Revision,
+    peer::Peer,
+};
 
 /// The four parties.
 pub struct Parties {

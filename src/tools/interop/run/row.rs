@@ -2,8 +2,9 @@
 
 use clap::ValueEnum;
 
-use super::super::{super::args::QueryKind, number::Numbers};
+use super::super::number::Numbers;
 use crate::{
+    cli::args::QueryKind,
     model::{MaxMeasurement, Revision, VdafConfig},
     vdaf,
 };

@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     aggregator::{KeyRing, TaskContext, keys, tasks},
-    cli::{Failure, control::Socket},
+    cli::{control::Socket, failure::Failure},
     config::{Config, Disk, Leader, Monitor, OptionalAddress, Seconds},
     model::{HpkeConfig, ReportId, Task, TaskId, Time},
     server::{self, Server},

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{cores, limit, stage::PartyContext};
 use crate::{
     aggregator::{Opener, TaskContext, leader},
-    cli::{Failure, style},
+    cli::{failure::Failure, style},
     client::{AggregatorKeys, make_report},
     model::{
         AggregationJobInitReq, BatchId, BatchMode, HpkeCiphertext, PartialBatchSelector, PrepareInit, Report, Time,

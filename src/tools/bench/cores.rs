@@ -12,7 +12,7 @@ use std::{
 use indicatif::ProgressBar;
 
 use super::cpu;
-use crate::cli::Failure;
+use crate::cli::failure::Failure;
 
 /// Number of threads: the default number of a server's workers.
 pub fn count() -> usize {

@@ -25,7 +25,7 @@ use super::{
     workload::{Workload, urls},
 };
 use crate::{
-    cli::{Failure, args::Dap, style},
+    cli::{args::Dap, failure::Failure, style},
     client::AggregatorKeys,
     model::{self, AggregationJobId, PrepareInit, PrepareOutcome, Secret},
     wire::ResourceKind,

@@ -24,8 +24,8 @@ use crate::{
         retention, tasks,
     },
     cli::{
-        Failure, Outcome,
         args::{self, Format},
+        failure::{Failure, Outcome},
         local::Directory,
         style::{self, Style, say},
         task,

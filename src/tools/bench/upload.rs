@@ -12,7 +12,7 @@ use super::{
     workload::{Workload, urls},
 };
 use crate::{
-    cli::{Failure, style},
+    cli::{failure::Failure, style},
     client::AggregatorKeys,
     hpke::{Keypair, Suite},
     model::Report,

@@ -17,9 +17,9 @@ use serde::Serialize;
 use super::{usage, workload::Workload};
 use crate::{
     cli::{
-        Failure, Outcome,
         args::{Dap, Format},
         control::Socket,
+        failure::{Failure, Outcome},
         local::Directory,
         style::{self, say},
     },

@@ -21,13 +21,15 @@ use self::{
     row::Row,
     task::CellFailure,
 };
-use super::super::{
-    Failure, Outcome,
-    args::{Dap, Format, PeerArgs, QueryKind, duration},
-    signals::Signals,
-    style::{self, Style, say},
+use crate::{
+    cli::{
+        args::{Dap, Format, PeerArgs, QueryKind, duration},
+        failure::{Failure, Outcome},
+        signals::Signals,
+        style::{self, Style, say},
+    },
+    model::Revision,
 };
-use crate::model::Revision;
 
 /// Arguments of `dapbox interop run`.
 #[derive(Debug, clap::Args)]

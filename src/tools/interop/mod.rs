@@ -5,6 +5,7 @@ mod api;
 mod client;
 mod collector;
 mod number;
+mod response;
 mod run;
 mod serve;
 mod terms;
@@ -12,7 +13,7 @@ mod vdaf;
 
 use clap::Subcommand;
 
-use super::Outcome;
+use crate::cli::failure::Outcome;
 
 /// The subcommands of `dapbox interop`.
 #[derive(Debug, Subcommand)]

@@ -4,7 +4,7 @@ use std::time::Duration as Span;
 
 use super::{
     api::{Reply, Status, Upload},
-    serve::{ApiResponse, bad_request, ok_response},
+    response::{ApiResponse, bad_request, ok_response},
     terms::TaskDescription,
 };
 use crate::{

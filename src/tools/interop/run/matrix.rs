@@ -4,16 +4,14 @@ use std::{collections::BTreeMap, time::Duration as Span};
 
 use serde::Serialize;
 
-use super::{
-    super::super::{
+use super::{parties::Parties, row::Row, task::CellFailure};
+use crate::{
+    cli::{
         args::QueryKind,
         style::{self, Style, counted},
     },
-    parties::Parties,
-    row::Row,
-    task::CellFailure,
+    model::Revision,
 };
-use crate::model::Revision;
 
 /// Widths of the columns, in characters.
 const ROW_WIDTH: usize = 18;

@@ -4,8 +4,8 @@ use std::{fmt, str::FromStr};
 
 use crate::{
     cli::{
-        Failure,
         args::BatchArgs,
+        failure::Failure,
         task,
         taskfile::{TaskFiles, VerifyKey},
     },

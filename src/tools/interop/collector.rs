@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::{
     api::{self, CollectionPoll, CollectionStart, CollectorAddTask, Reply, Status},
     number::JsonNumber,
-    serve::{ApiResponse, ok_response},
+    response::{ApiResponse, ok_response},
     terms::TaskDescription,
     vdaf::to_numbers,
 };

@@ -8,7 +8,6 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     super::{
-        super::args::QueryKind,
         api::{
             AddTask, Aggregator, Base64Url, CollectionPoll, CollectionStart, CollectorAddTask, EndpointForTask,
             Lifetime, QueryObject, Reply, SharedTaskParams, Status, Upload,
@@ -20,6 +19,7 @@ use super::{
     remote::{RemoteError, RemoteParty},
 };
 use crate::{
+    cli::args::QueryKind,
     model::{BatchId, Duration, Interval, Revision, Secret, TaskId, Time, VdafConfig},
     vdaf,
 };

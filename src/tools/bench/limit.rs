@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     aggregator::{Opener, helper, leader},
-    cli::Failure,
+    cli::failure::Failure,
     model::{PrepareInit, Report, ReportError},
 };
 

@@ -17,14 +17,14 @@ use super::{
     load::Latency,
     made,
     stage::{PartyContext, ServerTemplate},
-    table, workload,
+    workload,
 };
 use crate::{
     cli::{
-        Failure, Outcome,
         args::{Format, PeerArgs},
+        failure::Failure,
         local::Directory,
-        style::{self, say},
+        style,
         taskfile::TaskFile,
     },
     client::{AggregatorKeys, Client},
@@ -66,7 +66,7 @@ pub struct Args {
     peer: PeerArgs,
     /// Output format.
     #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    pub output: Format,
 }
 
 /// Results of one helper.
@@ -105,10 +105,10 @@ pub struct Run {
     pub job: Latency,
 }
 
-/// Runs `dapbox bench peer`.
-pub async fn run(args: Args) -> Outcome {
+/// Runs the benchmark.
+pub async fn measure(args: &Args) -> Result<Results, Failure> {
     let directory = Directory::within(None)?;
-    let bench = Arc::new(Bench::new(&args, directory.path()).await?);
+    let bench = Arc::new(Bench::new(args, directory.path()).await?);
     let mut runs = Vec::new();
     for size in &args.jobs.job_size {
         for in_flight in &args.jobs.in_flight {
@@ -117,16 +117,12 @@ pub async fn run(args: Args) -> Outcome {
         }
     }
     let task = bench.task();
-    let measured = Results {
+    Ok(Results {
         helper: bench.url.clone(),
         vdaf: format::vdaf(&task.vdaf),
         revision: bench.leader.context.wire.path_prefix(),
         runs,
-    };
-    Ok(say(match args.output {
-        Format::Json => serde_json::to_string_pretty(&measured)?,
-        Format::Text => table::peer(&measured),
-    })?)
+    })
 }
 
 /// The leader as seen by the helper.

@@ -8,28 +8,26 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::{
-    super::{
-        Failure, Outcome,
+    aggregator,
+    api::{PREFIX, Ready, Reply, Status},
+    client, collector,
+    response::{ApiResponse, bad_request, ok_response},
+};
+use crate::{
+    cli::{
         args::{Dap, Format, PeerArgs},
+        failure::{Failure, Outcome},
         local::Directory,
         logging,
         signals::Signals,
         style::{self, Style, say},
     },
-    aggregator,
-    api::{PREFIX, Ready, Reply},
-    client, collector,
-};
-use crate::{
     config::Log,
     model::Revision,
     peer::Peer,
     server::posts::{self, Posts},
     support::Fault,
 };
-
-/// A response: HTTP status and body.
-pub type ApiResponse = Box<(u16, Reply)>;
 
 /// Arguments of `dapbox interop serve`.
 #[derive(Debug, Subcommand)]
@@ -258,7 +256,7 @@ impl Party {
         let name = path.strip_prefix('/')?.strip_prefix(PREFIX)?;
         if name == "ready" {
             return Some(match read::<Ready>(body) {
-                Ok(_) => ok_response(Reply::of(super::api::Status::Success)),
+                Ok(_) => ok_response(Reply::of(Status::Success)),
                 Err(answer) => answer,
             });
         }
@@ -295,16 +293,6 @@ impl Party {
             Self::Client(_) | Self::Collector(_) => Ok(()),
         }
     }
-}
-
-/// A response to a valid request, successful or not: always 200.
-pub fn ok_response(reply: Reply) -> ApiResponse {
-    Box::new((200, reply))
-}
-
-/// A response to an invalid request.
-pub fn bad_request(why: impl ToString) -> ApiResponse {
-    Box::new((400, Reply::error(why)))
 }
 
 fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiResponse> {
