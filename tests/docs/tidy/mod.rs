@@ -32,7 +32,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("client", &["peer", "client", "collector"]),
     ("aggregator", &["config", "views", "keys", "tasks", "offline"]),
     ("server", &["pool", "transport", "upkeep", "dap", "leader", "operator"]),
-    ("", &["cli/doctor", "cli/demo", "cli/interop", "cli/bench"]),
+    ("", &["cli/doctor", "cli/demo", "tools/interop", "tools/bench"]),
 ];
 
 /// Words that only certain files may use. A file is named by the end of its path.
@@ -65,14 +65,14 @@ const PRIVATE: &[(&str, &[&str])] = &[
             "store/owner.rs",
             "server/operator/metrics/",
             "cli/doctor/",
-            "cli/bench/",
+            "tools/bench/",
             "cli/screen.rs",
             "pool.rs",
         ],
     ),
     ("prometheus_client", &["server/operator/metrics.rs"]),
-    ("Revision::Dap09", &["wire/mod.rs", "wire/taskprov/", "vdaf/mod.rs", "server/", "cli/"]),
-    ("Revision::Dap18", &["wire/mod.rs", "wire/taskprov/", "vdaf/mod.rs", "server/", "cli/"]),
+    ("Revision::Dap09", &["wire/mod.rs", "wire/taskprov/", "vdaf/mod.rs", "server/", "cli/", "tools/"]),
+    ("Revision::Dap18", &["wire/mod.rs", "wire/taskprov/", "vdaf/mod.rs", "server/", "cli/", "tools/"]),
 ];
 
 /// The sources of the workspace.
