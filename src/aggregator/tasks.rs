@@ -285,7 +285,7 @@ mod tests {
         }
         for revision in Revision::ALL {
             assert_eq!(check(&task(revision, |task| windows(task, 7200))), Ok(()));
-            assert!(refusal(&task(revision, |task| task.public.noise = Epsilon::new(1, 1))).contains("noise is for"));
+            assert!(refusal(&task(revision, |task| task.public.noise = Epsilon::new(1, 1))).contains("noise requires"));
         }
         let mut task = task(Revision::Dap09, |_| {});
         of_size(&mut task, 10);

@@ -95,7 +95,7 @@ impl Client {
     /// key is outdated, with the same report if the response is lost.
     pub async fn upload(&self, measurement: Measurement, time: Option<Time>) -> Result<ReportId, ClientError> {
         let results = self.upload_together(Arc::from([measurement]), time).await;
-        let missing = || Fault::while_doing("uploading a report", "nothing became of it");
+        let missing = || Fault::while_doing("uploading a report", "no outcome");
         results.into_iter().next().unwrap_or_else(|| Err(missing().into()))
     }
 
@@ -104,7 +104,7 @@ impl Client {
         let keys = self.keys().await?;
         let (task, preparer, extensions) = (self.task.clone(), Arc::clone(&self.preparer), self.extensions());
         let make = move || make_report_with(&task, &*preparer, &keys, &extensions, &measurement, time);
-        tokio::task::spawn_blocking(make).await.map_err(|e| Fault::while_doing("making a report", e))?
+        tokio::task::spawn_blocking(make).await.map_err(|e| Fault::while_doing("creating a report", e))?
     }
 
     /// Uploads reports in one request (DAP-09 section 4.4.2, DAP-18 section 4.4.2) and returns the rejected ones in
@@ -130,7 +130,7 @@ impl Client {
         };
         let mut refused = retry(self.retries, upload).await.map_err(ClientError::Upload)?;
         if let Some((id, _)) = refused.iter().find(|(id, _)| reports.iter().all(|report| report.metadata.id != *id)) {
-            return Err(ClientError::Upload(RequestError::Unexpected(format!("a report that was not sent: {id}"))));
+            return Err(ClientError::Upload(RequestError::Unexpected(format!("unknown report {id}"))));
         }
         if is_lost.into_inner() {
             // An earlier attempt whose response was lost has uploaded these reports.
@@ -195,8 +195,8 @@ fn select_key(configs: Result<Vec<HpkeConfig>, Malformed>) -> Result<HpkeConfig,
     let (strong, others): (Vec<_>, Vec<_>) =
         configs.into_iter().partition(|config| Suite::of(config).is_post_quantum());
     strong.into_iter().chain(others).find(hpke::is_supported).ok_or_else(|| match count {
-        0 => "it has none".to_owned(),
-        _ => format!("none of its {count} uses algorithms that are known here"),
+        0 => "the list is empty".to_owned(),
+        _ => format!("none of its {count} keys is supported"),
     })
 }
 

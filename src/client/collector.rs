@@ -69,28 +69,28 @@ pub enum CollectError {
     #[error(transparent)]
     Vdaf(#[from] VdafError),
     /// The leader rejected the request, or the request failed.
-    #[error("the leader: {0}")]
+    #[error("request to the leader failed: {0}")]
     Request(RequestError),
     /// The protocol has no such query.
-    #[error("the query: {0}")]
+    #[error("unsupported query: {0}")]
     UnsupportedQuery(Malformed),
     /// The response does not decode.
-    #[error("the leader's answer: {0}")]
+    #[error("invalid response of the leader: {0}")]
     Malformed(#[from] Malformed),
     /// The response does not match the query.
-    #[error("the leader's answer does not fit the query: {0}")]
+    #[error("the response of the leader does not match the query: {0}")]
     AnswerMismatch(&'static str),
     /// A share cannot be opened with the collector's key.
-    #[error("the {0}'s share does not open: {1}")]
+    #[error("cannot open the aggregate share of the {0}: {1}")]
     Open(Role, HpkeError),
     /// The leader has deleted the result.
     #[error("the leader has deleted the result")]
     Deleted,
     /// The result was not ready in time.
-    #[error("not ready within {}", dapbox_support::duration::show(*.0))]
+    #[error("the result was not ready within {}", dapbox_support::duration::show(*.0))]
     TimedOut(Span),
     /// The result is not ready, and the caller asked to poll once.
-    #[error("the leader is not done")]
+    #[error("the result is not ready")]
     NotReady,
     /// The journal cannot be read or written.
     #[error(transparent)]
@@ -196,9 +196,7 @@ impl Collector {
                 on_event(JobEvent::Result(&body))?;
                 return Ok(collected);
             }
-            let at = location
-                .as_deref()
-                .ok_or(CollectError::AnswerMismatch("neither a result nor a location to ask for it"))?;
+            let at = location.as_deref().ok_or(CollectError::AnswerMismatch("neither a result nor a location"))?;
             // Poll immediately the first time, unless the leader requests a delay.
             if asked > 0 || reply.retry_after.is_some() {
                 tokio::time::sleep(backoff.next_delay(reply.retry_after)).await;
@@ -219,7 +217,7 @@ impl Collector {
     async fn poll(&self, location: &str, may_exist: &AtomicBool) -> Result<Reply, CollectError> {
         let wire = wire::for_revision(self.task.public.revision);
         let poll = wire.poll_request(ResourceKind::CollectionJob, location);
-        let poll = poll.ok_or(CollectError::AnswerMismatch("neither a result nor a location to ask for it"))?;
+        let poll = poll.ok_or(CollectError::AnswerMismatch("neither a result nor a location"))?;
         match self.ask(&poll, Bytes::new(), may_exist).await {
             Ok(reply) if wire.is_deleted_status(reply.status) => Err(CollectError::Deleted),
             reply => reply,
@@ -311,7 +309,7 @@ impl Collector {
         match (query, collection.batch) {
             (Query::TimeInterval(wanted), Some(PartialBatchSelector::TimeInterval) | None) => {
                 if found.start() < wanted.start() || found.end() > wanted.end() {
-                    return Err(CollectError::AnswerMismatch("reports from outside the interval"));
+                    return Err(CollectError::AnswerMismatch("reports outside the interval"));
                 }
                 Ok(BatchSelector::TimeInterval(*wanted))
             }

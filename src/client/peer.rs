@@ -144,7 +144,7 @@ pub struct Reply {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
     /// The URL is not `http` or `https`, or a header is invalid. Nothing was sent.
-    #[error("cannot ask {url}: {why}")]
+    #[error("cannot send a request to {url}: {why}")]
     InvalidRequest {
         /// The URL.
         url: String,
@@ -160,7 +160,7 @@ pub enum PeerError {
         why: String,
     },
     /// The server's certificate is not trusted, so the connection failed. Nothing was sent.
-    #[error("{url} cannot be trusted: {why}")]
+    #[error("untrusted certificate of {url}: {why}")]
     UntrustedCertificate {
         /// The URL.
         url: String,
@@ -168,13 +168,13 @@ pub enum PeerError {
         why: String,
     },
     /// The response was not complete in time. The peer may have processed the request.
-    #[error("no answer from {url} in time")]
+    #[error("request to {url} timed out")]
     Timeout {
         /// The URL.
         url: String,
     },
     /// The connection broke. The peer may have processed the request.
-    #[error("the connection to {url} broke: {why}")]
+    #[error("connection to {url} broke: {why}")]
     Broken {
         /// The URL.
         url: String,
@@ -182,7 +182,7 @@ pub enum PeerError {
         why: String,
     },
     /// The response exceeds the size limit. The peer has processed the request.
-    #[error("the answer of {url} is longer than {limit} bytes")]
+    #[error("response of {url} exceeds {limit} bytes")]
     AnswerTooLong {
         /// The URL.
         url: String,
@@ -201,7 +201,7 @@ pub enum RequestError {
     #[error("{0}")]
     Refused(Box<Problem>),
     /// The response violates the protocol.
-    #[error("unexpected answer: {0}")]
+    #[error("unexpected response: {0}")]
     Unexpected(String),
 }
 
@@ -275,9 +275,10 @@ fn resolve_location(base: &str, path: &str, location: &str) -> Result<String, Re
         Some(location.query().map_or_else(|| rest.to_owned(), |query| format!("{rest}?{query}")))
     };
     match location.len() {
-        0..=MAX_LOCATION => below()
-            .ok_or_else(|| RequestError::Unexpected(format!("a location that is not below {base}: {location:?}"))),
-        length => Err(RequestError::Unexpected(format!("a location of {length} bytes"))),
+        0..=MAX_LOCATION => {
+            below().ok_or_else(|| RequestError::Unexpected(format!("location {location:?} is not below {base}")))
+        }
+        length => Err(RequestError::Unexpected(format!("location of {length} bytes"))),
     }
 }
 
@@ -383,7 +384,7 @@ impl Peer {
         }
         if let Some(token) = token {
             let (name, value) =
-                credentials(self.options.token_header, token).ok_or_else(|| invalid_request(&url, "unfit token"))?;
+                credentials(self.options.token_header, token).ok_or_else(|| invalid_request(&url, "invalid token"))?;
             request = request.header(name, value);
         }
         self.pass_failpoint(Phase::Before, |why| PeerError::Connect { url: url.clone(), why }).await?;
@@ -391,7 +392,7 @@ impl Peer {
         let mut answer = self.receive(&shown, response).await?;
         if let Some(proxy) = via {
             if answer.status == PROXY_AUTHENTICATION_REQUIRED {
-                let why = "the proxy asks for a password (407); put user:password@ before its host".to_owned();
+                let why = "the proxy requires credentials (407) (hint: put user:password@ before its host)".to_owned();
                 return Err(PeerError::Connect { url: shown, why });
             }
             answer.via = Some(proxy.to_string());
@@ -405,9 +406,9 @@ impl Peer {
         let Some(point) = self.point else { return Ok(()) };
         match self.options.failpoints.at(point, phase) {
             Act::Go => {}
-            Act::Fail => return Err(fail(format!("made to fail at {point:?}, {phase:?}"))),
+            Act::Fail => return Err(fail(format!("injected failure at {point:?}, {phase:?}"))),
             Act::Wait(delay) => tokio::time::sleep(delay).await,
-            Act::Panic => panic!("made to panic at {point:?}, {phase:?}"),
+            Act::Panic => panic!("injected panic at {point:?}, {phase:?}"),
         }
         Ok(())
     }
@@ -523,8 +524,8 @@ impl Answer {
         problem.retry_after = self.retry_after.map(|delay| delay.as_secs());
         if let (Some(proxy), true) = (&self.via, document.is_empty()) {
             problem.detail = match problem.detail.as_str() {
-                "" => format!("asked through {proxy}"),
-                detail => format!("{detail} (asked through {proxy})"),
+                "" => format!("sent through {proxy}"),
+                detail => format!("{detail} (sent through {proxy})"),
             };
         }
         problem

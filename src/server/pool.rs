@@ -124,7 +124,7 @@ impl Pool {
     /// Starts `threads` workers that admit up to `max_admitted` jobs at a time. Fails if either is zero.
     pub fn new(threads: usize, max_admitted: usize) -> Result<Self, Fault> {
         if threads == 0 || !(1..=Semaphore::MAX_PERMITS).contains(&max_admitted) {
-            return Err(Fault::new(format!("cannot make a pool of {threads} threads for {max_admitted} jobs")));
+            return Err(Fault::new(format!("cannot create a pool of {threads} threads for {max_admitted} jobs")));
         }
         let workers = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -202,7 +202,7 @@ impl Pool {
     {
         let call = |chunk: Vec<F>| chunk.into_iter().map(|f| f()).next();
         let (result, _) = receive(self.submit(permit, vec![f], Arc::new(call)).await).await?;
-        result.ok_or_else(|| Fault::new("a worker dropped its work"))
+        result.ok_or_else(|| Fault::new("a worker dropped its result"))
     }
 
     /// Splits `items` into chunks and applies `f` to each on the workers. Passes the results to `take` in the order of
@@ -281,7 +281,7 @@ impl Pool {
 type ChunkResult<R> = oneshot::Receiver<Result<(R, Duration), Fault>>;
 
 async fn receive<R>(answer: ChunkResult<R>) -> Result<(R, Duration), Fault> {
-    answer.await.unwrap_or_else(|_| Err(Fault::new("a worker dropped its work")))
+    answer.await.unwrap_or_else(|_| Err(Fault::new("a worker dropped its result")))
 }
 
 async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {

@@ -34,7 +34,7 @@ const UNITS: [(&str, u64); 6] =
 
 /// Parses a duration such as `1h`, `1h30m`, `300s`, `500ms` or `300` (seconds).
 pub fn parse(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("'{text}' is not a length of time; write it like 300s, 5m, 1h or 1d");
+    let wrong = || format!("invalid duration '{text}' (examples: 300s, 5m, 1h, 1d)");
     if let Ok(seconds) = text.parse::<u64>() {
         return seconds.checked_mul(1000).map(Duration::from_millis).ok_or_else(wrong);
     }
@@ -76,7 +76,7 @@ impl<'de> Deserialize<'de> for Seconds {
             type Value = Seconds;
 
             fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-                f.write_str("a length of time such as \"60s\", \"500ms\" or \"1h\"")
+                f.write_str("a duration such as \"60s\", \"500ms\" or \"1h\"")
             }
 
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Seconds, E> {
@@ -88,7 +88,7 @@ impl<'de> Deserialize<'de> for Seconds {
             }
 
             fn visit_i64<E: de::Error>(self, seconds: i64) -> Result<Seconds, E> {
-                let seconds = u64::try_from(seconds).map_err(|_| E::custom("a length of time is not negative"))?;
+                let seconds = u64::try_from(seconds).map_err(|_| E::custom("a duration cannot be negative"))?;
                 Ok(Seconds::new(seconds))
             }
         }

@@ -235,7 +235,7 @@ impl Failpoints {
     /// If the plan of the test says so.
     pub fn turn(&self, part: Part) {
         if self.panics.as_ref().is_some_and(|panics| panics(part)) {
-            panic!("made to panic in {part}");
+            panic!("injected panic in {part}");
         }
     }
 }

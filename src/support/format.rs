@@ -126,8 +126,8 @@ pub fn noise(vdaf: &VdafConfig, epsilon: Epsilon) -> String {
     };
     let bound = count(noise.confidence_bound() as u128);
     format!(
-        "epsilon {epsilon} from each aggregator; a number of an aggregate is within {bound} of the true one in 95 of 100 \
-         cases (standard deviation {deviation})"
+        "epsilon {epsilon} per aggregator; each number of an aggregate is within {bound} of the true value with 95 % \
+         confidence (standard deviation {deviation})"
     )
 }
 

@@ -35,7 +35,7 @@ pub fn parse(text: &str) -> Result<Time, String> {
 }
 
 fn wrong(text: &str) -> String {
-    format!("'{text}' is not a time; write it like 2026-11-22T10:30:00Z or 2026-11-22 (UTC), or as seconds since 1970")
+    format!("invalid time '{text}' (examples: 2026-11-22T10:30:00Z or 2026-11-22 in UTC, or seconds since 1970)")
 }
 
 fn read(text: &str) -> Option<u64> {

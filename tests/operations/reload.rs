@@ -320,7 +320,7 @@ async fn connections() -> BTreeSet<String> {
     let parties = Parties::between(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, nodes).await;
     let client = Client::new(parties.leader.public.clone(), authority.peer(), RetryPolicy::default()).unwrap();
     client.upload(Measurement::Flag(true), None).await.unwrap();
-    let distrusts = |trouble: &String| trouble.contains("cannot be trusted");
+    let distrusts = |trouble: &String| trouble.contains("untrusted certificate");
     leader.until(&parties.id(), |status| status.last_trouble.as_ref().is_some_and(distrusts)).await;
     let mut leader = Changing { taken: server.taken, ..Changing::new(&leader) };
     leader.to(|config| config.peer.ca_file = authority.file()).await;

@@ -254,7 +254,7 @@ mod tests {
         for token in ["", "not one"] {
             std::fs::write(&path, helper().to_text().unwrap().replace("\"old\"", &format!("{token:?}"))).unwrap();
             let error = read_peer(&path).unwrap_err();
-            assert!(error.contains("a token has") && !error.contains("not one"), "{error}");
+            assert!(error.contains("invalid token") && !error.contains("not one"), "{error}");
         }
     }
 }

@@ -120,8 +120,8 @@ fn unknown_keys_bad_values_and_mixed_files_are_refused_with_a_line() {
         (good.replace("2030-03-17T17:46:40Z", "soon"), "not a time"),
         (good.replace("expires =", "starts ="), "no end"),
         (good.replace("expires =", "starts = \"2031-01-01\"\nexpires ="), "expires before it starts"),
-        (good.replace("expires =", "starts = \"2029-01-01\"\nexpires ="), "start has no place in DAP-09"),
-        (good.replace("leader_url", "info = \"x\"\nleader_url"), "info has no place in DAP-09"),
+        (good.replace("expires =", "starts = \"2029-01-01\"\nexpires ="), "start is not supported in DAP-09"),
+        (good.replace("leader_url", "info = \"x\"\nleader_url"), "info is not supported in DAP-09"),
         (mixed, "more than one party"),
     ] {
         std::fs::write(&path, text).unwrap();

@@ -201,7 +201,7 @@ impl Client {
         }
         if let Some(JournalRows { journal, numbers }) = rows.map(|rows| rows.only(&sent)) {
             let request = wire::for_revision(self.task.revision).encode_upload(&self.task, &reports);
-            journal.record_sent(&numbers, &request).map_err(|e| Fault::while_doing("recording reports", e))?;
+            journal.record_sent(&numbers, &request).map_err(|e| Fault::while_doing("storing reports in flight", e))?;
         }
         let refused = match self.send(&reports).await {
             Err(error) if error.is_outdated() => {
@@ -225,7 +225,7 @@ impl Client {
     pub async fn resend(&self, sent: &InFlight) -> Result<Vec<Result<ReportId, ClientError>>, ClientError> {
         let wire = wire::for_revision(self.task.revision);
         let reports = wire.decode_upload(&self.task, &sent.request);
-        let reports = reports.map_err(|e| Fault::while_doing("reading reports that were sent", e))?;
+        let reports = reports.map_err(|e| Fault::while_doing("decoding reports in flight", e))?;
         let refused = match self.send(&reports).await {
             Ok(refused) => refused,
             Err(error) if rejects_report(&error, reports.len() == 1) || error.is_outdated() => {
@@ -264,7 +264,7 @@ impl Client {
             }
             made
         };
-        tokio::task::spawn_blocking(make).await.map_err(|e| Fault::while_doing("making reports", e))
+        tokio::task::spawn_blocking(make).await.map_err(|e| Fault::while_doing("creating reports", e))
     }
 }
 

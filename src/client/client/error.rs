@@ -15,7 +15,7 @@ pub enum ClientError {
     #[error(transparent)]
     Vdaf(#[from] VdafError),
     /// The keys of an aggregator cannot be fetched.
-    #[error("the {role}'s keys, at {url}: {cause}")]
+    #[error("cannot fetch the {role}'s keys from {url}: {cause}")]
     Keys {
         /// The aggregator.
         role: Role,
@@ -25,7 +25,7 @@ pub enum ClientError {
         cause: RequestError,
     },
     /// None of an aggregator's keys is usable.
-    #[error("the {role}'s keys: {why}")]
+    #[error("no usable key of the {role}: {why}")]
     NoUsableKey {
         /// The aggregator.
         role: Role,
@@ -33,7 +33,7 @@ pub enum ClientError {
         why: String,
     },
     /// Sealing failed, because a public key does not match its configuration.
-    #[error("sealing to the {role}: {why}")]
+    #[error("cannot seal to the {role}: {why}")]
     Seal {
         /// The recipient.
         role: Role,
@@ -41,10 +41,10 @@ pub enum ClientError {
         why: String,
     },
     /// The leader rejected the request, or the request failed.
-    #[error("upload: {0}")]
+    #[error("upload failed: {0}")]
     Upload(RequestError),
     /// The leader accepted the request and rejected the report.
-    #[error("the leader refuses the report: {0}")]
+    #[error("the leader rejected the report: {0}")]
     Refused(ReportError),
     /// An internal error.
     #[error(transparent)]

@@ -75,7 +75,7 @@ impl Journal {
         }
         let mut lines = text[..whole].lines();
         if lines.next().and_then(|line| line.strip_prefix(FORMAT)) != Some(identity) {
-            return Err(io::Error::other("it is the record of another upload, or the file has changed since"));
+            return Err(io::Error::other("the journal belongs to another upload, or the input file has changed"));
         }
         let mut settled = BTreeMap::new();
         for line in lines {

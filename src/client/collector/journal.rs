@@ -64,10 +64,10 @@ pub struct CollectionJob {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CollectionJournalError {
     /// Another process has locked the file.
-    #[error("another collector uses {0}: wait until it ends, or stop it")]
+    #[error("{0} is locked by another collector (hint: wait or stop it)")]
     InUse(String),
     /// The file belongs to another task.
-    #[error("{path} records the collections of task {found}: move it away, or name another file")]
+    #[error("{path} belongs to task {found} (hint: move it away or use another file)")]
     OtherTask {
         /// The file.
         path: String,
@@ -75,7 +75,7 @@ pub enum CollectionJournalError {
         found: TaskId,
     },
     /// The file is not a journal of collections.
-    #[error("{path} does not record collections: {why}")]
+    #[error("{path} is not a collection journal: {why}")]
     Malformed {
         /// The file.
         path: String,
@@ -83,7 +83,7 @@ pub enum CollectionJournalError {
         why: String,
     },
     /// A file operation failed.
-    #[error("cannot record collections in {path}: {why}")]
+    #[error("cannot access the collection journal {path}: {why}")]
     Io {
         /// The file.
         path: String,
@@ -103,13 +103,13 @@ impl CollectionRecord {
         let malformed = |why: String| CollectionJournalError::Malformed { path: shown(), why };
         match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::new(task, revision)),
-            Ok(metadata) if metadata.len() > MAX_FILE => return Err(malformed("it is too long".to_owned())),
+            Ok(metadata) if metadata.len() > MAX_FILE => return Err(malformed("the file is too long".to_owned())),
             _ => {}
         }
         let bytes = fs::read(path).map_err(|error| failed(path, &error))?;
         let record: Self = serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
         if record.version != VERSION {
-            return Err(malformed(format!("its version is {}, and this program reads {VERSION}", record.version)));
+            return Err(malformed(format!("version {} is not supported, expected {VERSION}", record.version)));
         }
         if (record.task, record.revision) != (task, revision) {
             return Err(CollectionJournalError::OtherTask { path: shown(), found: record.task });

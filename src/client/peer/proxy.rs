@@ -102,11 +102,11 @@ fn parse(value: &str) -> Result<Url, String> {
     let value = value.trim();
     let with_scheme = if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
     // The error omits the value, which may contain a password.
-    let url = Url::parse(&with_scheme).map_err(|error| format!("its value is no URL of a proxy: {error}"))?;
+    let url = Url::parse(&with_scheme).map_err(|error| format!("invalid proxy URL: {error}"))?;
     match url.scheme() {
         "http" | "https" if url.has_host() => Ok(url),
-        "http" | "https" => Err("its value is no URL of a proxy: it has no host".to_owned()),
-        scheme => Err(format!("proxies of the kind {scheme}:// are not supported; name one of http:// or https://")),
+        "http" | "https" => Err("invalid proxy URL: no host".to_owned()),
+        scheme => Err(format!("unsupported proxy scheme {scheme}:// (hint: use http:// or https://)")),
     }
 }
 
@@ -263,8 +263,8 @@ mod tests {
         for (value, why) in [
             ("socks5h://proxy:1080", "socks5h://"),
             ("socks4://proxy", "socks4://"),
-            ("http://", "no URL"),
-            ("http://user:secret@proxy:port", "no URL"),
+            ("http://", "invalid proxy URL"),
+            ("http://user:secret@proxy:port", "invalid proxy URL"),
         ] {
             let proxy = proxies(&[("ALL_PROXY", value)]).for_url(&Url::parse("https://a.example").unwrap()).unwrap();
             let error = proxy.url.unwrap_err();

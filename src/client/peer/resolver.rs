@@ -99,7 +99,7 @@ impl Resolver {
         match tokio::time::timeout(self.limit, ask(&dns.resolver, host)).await {
             Ok(Ok(addresses)) => Ok(addresses),
             Ok(Err(error)) => Err(failed(host, &dns.servers, &explain(&error))),
-            Err(_) => Err(failed(host, &dns.servers, &format!("no answer in {} ms", self.limit.as_millis()))),
+            Err(_) => Err(failed(host, &dns.servers, &format!("timed out after {} ms", self.limit.as_millis()))),
         }
     }
 
@@ -136,14 +136,14 @@ impl Resolver {
 }
 
 fn failed(host: &str, servers: &str, why: &str) -> LookupError {
-    LookupError(format!("cannot find the address of {host} by DNS: {why}{servers}"))
+    LookupError(format!("cannot resolve {host} by DNS: {why}{servers}"))
 }
 
 fn explain(error: &NetError) -> String {
     if error.is_nx_domain() {
-        "there is no such name".to_owned()
+        "no such name".to_owned()
     } else if error.is_no_records_found() {
-        "the name has no address".to_owned()
+        "no address records".to_owned()
     } else {
         error.to_string()
     }
@@ -181,7 +181,7 @@ async fn addresses(resolver: &TokioResolver, host: &str, kind: RecordType) -> Re
         _ => None,
     });
     let addresses: Vec<_> = addresses.collect();
-    if addresses.is_empty() { Err(NetError::from("the answer has no address")) } else { Ok(addresses) }
+    if addresses.is_empty() { Err(NetError::from("no address in the response")) } else { Ok(addresses) }
 }
 
 fn build_dns(sources: &Sources) -> Result<Dns, NetError> {
@@ -196,7 +196,7 @@ fn build_dns(sources: &Sources) -> Result<Dns, NetError> {
         conf.servers.push(Ipv4Addr::LOCALHOST.into());
     }
     let names: Vec<_> = conf.servers.iter().map(ToString::to_string).collect();
-    let missing = if is_there { String::new() } else { format!("; there is no {}", sources.servers.display()) };
+    let missing = if is_there { String::new() } else { format!("; {} is missing", sources.servers.display()) };
     let servers = format!(" (name server {}{missing})", names.join(", ")).into();
     let of_server = |address: &IpAddr| {
         let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];

@@ -35,7 +35,7 @@ pub enum RootCertificatesError {
         error: io::Error,
     },
     /// The file has no valid root certificate.
-    #[error("there are no root certificates in {}{why}; it must hold them as PEM (-----BEGIN CERTIFICATE-----)", path.display())]
+    #[error("no root certificates in {}{why} (hint: the file must be PEM, with -----BEGIN CERTIFICATE-----)", path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -53,10 +53,10 @@ impl RootCertificates {
         let text = files::read(path).map_err(|error| RootCertificatesError::Read { path: path.to_owned(), error })?;
         let unusable = |why| RootCertificatesError::Unusable { path: path.to_owned(), why };
         let roots = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
-        let roots = roots.map_err(|error| unusable(format!(" ({error})")))?;
+        let roots = roots.map_err(|error| unusable(format!(": {error}")))?;
         let mut store = RootCertStore::empty();
         for root in &roots {
-            store.add(root.clone()).map_err(|error| unusable(format!(" that can be understood ({error})")))?;
+            store.add(root.clone()).map_err(|error| unusable(format!(": {error}")))?;
         }
         if roots.is_empty() { Err(unusable(String::new())) } else { Ok(Self(roots.into())) }
     }
@@ -116,19 +116,19 @@ pub fn certificate_error(error: &(dyn Error + 'static)) -> Option<String> {
 fn explain(why: &CertificateError) -> String {
     match why {
         CertificateError::UnknownIssuer => {
-            "its certificate comes from no authority that is trusted here; if that is one of \
-            your own, name the file with its root certificate (--ca-file, or ca_file in [peer] of the configuration)"
+            "unknown certificate authority (hint: for a private authority, configure its root \
+            certificate with --ca-file, or ca_file in [peer] of the configuration)"
                 .to_owned()
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "its certificate has expired; its operator must renew it, unless the clock here is wrong".to_owned()
+            "the certificate has expired (hint: its operator must renew it; check the local clock)".to_owned()
         }
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-            "its certificate is not valid yet; is the clock here right?".to_owned()
+            "the certificate is not valid yet (hint: check the local clock)".to_owned()
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "its certificate is for another name than that in the URL".to_owned()
+            "the certificate is for another name than the URL".to_owned()
         }
-        why => format!("its certificate is not accepted: {why}"),
+        why => format!("the certificate was rejected: {why}"),
     }
 }

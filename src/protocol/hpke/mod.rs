@@ -43,7 +43,7 @@ pub enum HpkeError {
     #[error("unsupported HPKE cipher suite {0}")]
     UnsupportedSuite(Suite),
     /// The name is not that of a supported algorithm.
-    #[error("unknown HPKE {kind} {name:?}; known are {known}")]
+    #[error("unknown HPKE {kind} {name:?} (known: {known})")]
     UnknownName {
         /// Kind of the algorithm: KEM, KDF or AEAD.
         kind: &'static str,
@@ -53,22 +53,22 @@ pub enum HpkeError {
         known: String,
     },
     /// The bytes are not a public key of the KEM.
-    #[error("not a valid HPKE public key")]
+    #[error("invalid HPKE public key")]
     InvalidPublicKey,
     /// The bytes are not a private key of the KEM.
-    #[error("not a valid HPKE private key")]
+    #[error("invalid HPKE private key")]
     InvalidPrivateKey,
     /// The public key does not belong to the private key.
     #[error("the HPKE public key does not belong to the private key")]
     KeyMismatch,
     /// The application info is longer than the limit.
-    #[error("HPKE application info is too long")]
+    #[error("HPKE application info too long")]
     InfoTooLong,
     /// The ciphertext was sealed to another key, info or associated data, or was modified.
-    #[error("cannot open an HPKE ciphertext")]
+    #[error("cannot open HPKE ciphertext")]
     OpenFailed,
     /// Sealing failed because the recipient's public key is degenerate.
-    #[error("cannot seal to an HPKE public key")]
+    #[error("cannot seal to HPKE public key")]
     SealFailed,
 }
 

@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn rejects_unknown_algorithms() {
         let error = "x25519-sha1-aes128gcm".parse::<Suite>().unwrap_err();
-        assert_eq!(error.to_string(), r#"unknown HPKE KDF "sha1"; known are sha256, sha384, sha512"#);
+        assert_eq!(error.to_string(), r#"unknown HPKE KDF "sha1" (known: sha256, sha384, sha512)"#);
         assert!("".parse::<Suite>().is_err());
         assert!("x25519-sha256".parse::<Suite>().is_err());
         for suite in [

@@ -44,12 +44,14 @@ impl FromStr for BaseUrl {
         let refuse = |why: &str| Err(BaseUrlError(format!("'{}' {why}", text.escape_debug())));
         // `Url::parse` drops line breaks and blanks, completes slashes, and reads '\' as '/'. Other parsers do not.
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-            return refuse("must not have blanks, line breaks or control characters");
+            return refuse("must not contain spaces, line breaks or control characters");
         }
         if !text.is_ascii() || text.contains('\\') {
-            return refuse("must be ASCII, without a backslash; write names as they are in the DNS, with xn--");
+            return refuse(
+                "must be ASCII without backslashes (hint: write international names in their DNS form, xn--)",
+            );
         }
-        let begins = "must begin with https:// (or http://) and a host, like https://dap.example.org";
+        let begins = "must begin with https:// or http:// and a host (example: https://dap.example.org)";
         let Some((scheme, rest)) = text.split_once("://") else { return refuse(begins) };
         let is_web = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
         if !is_web || rest.is_empty() || rest.starts_with('/') {
@@ -58,10 +60,10 @@ impl FromStr for BaseUrl {
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
         if authority.contains('@') {
             // The URL may contain a password, so the error does not show it.
-            return Err(BaseUrlError("the URL must have neither user nor password".to_owned()));
+            return Err(BaseUrlError("the URL must not contain a user or password".to_owned()));
         }
         if rest.contains(['?', '#']) {
-            return refuse("must have neither query nor fragment");
+            return refuse("must not contain a query or fragment");
         }
         match Url::parse(text) {
             Ok(url) if url.has_host() => Ok(Self(text.to_owned())),
@@ -116,8 +118,8 @@ mod tests {
             ("https://a.example\\b", "backslash"),
             ("https://ä.example/", "ASCII"),
             ("https://a.exam\nple/", "line breaks"),
-            ("https://a.example/a b", "blanks"),
-            ("https://a.example/\u{a0}x", "blanks"),
+            ("https://a.example/a b", "spaces"),
+            ("https://a.example/\u{a0}x", "spaces"),
             ("https://a.example/\u{0}", "control"),
             ("https://a.example/?", "query"),
             ("https://a.example/?x=1", "query"),

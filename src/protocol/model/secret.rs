@@ -56,7 +56,7 @@ impl Secret {
 
 /// The text is not a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a token has letters, digits and any of -._~+/= only")]
+#[error("invalid token: only letters, digits and -._~+/= are allowed")]
 pub struct InvalidToken;
 
 impl PartialEq for Secret {

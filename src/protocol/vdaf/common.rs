@@ -14,7 +14,7 @@ pub(super) const HELPER: usize = 1;
 
 /// Why a downcast or an addition cannot fail: only the preparer of a task creates the shares of the task. A violation
 /// is a bug, which the worker pool turns into a fault.
-pub(super) const SAME_PREPARER: &str = "a share is only given to the preparer that made it";
+pub(super) const SAME_PREPARER: &str = "only the preparer that created a share processes it";
 
 /// Why encoding cannot fail: `prio` fails only if a length prefix overflows, which the limits of
 /// [`table`](super::table) prevent.
@@ -81,7 +81,7 @@ pub(super) fn check_joint_rand_part(
 pub(super) fn elements(bytes: &[u8], elements: usize, size: usize) -> Result<impl Iterator<Item = &[u8]>, VdafError> {
     let expected = elements * size;
     if bytes.len() != expected {
-        let why = format!("an aggregate share has {expected} bytes, but {} were given", bytes.len());
+        let why = format!("aggregate share has {} bytes, expected {expected}", bytes.len());
         return Err(VdafError(why));
     }
     Ok(bytes.chunks_exact(size))

@@ -89,7 +89,7 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
 
 /// Number of bits and value of a maximum. Fails unless the maximum has the form 2^bits - 1, which VDAF-08 requires.
 fn whole_bits(max: MaxMeasurement) -> Result<(usize, u128), VdafError> {
-    let why = "the largest number must be one of whole bits in DAP-09, such as 255";
+    let why = "the largest number must have the form 2^bits - 1 in DAP-09, such as 255";
     Ok((max.bits().ok_or_else(|| VdafError(why.to_owned()))?, max.0.into()))
 }
 

@@ -82,7 +82,8 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
             build(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector, None)
         }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => {
-            let why = "Prio3SumVecField64MultiproofHmacSha256Aes128 is for DAP-09 only; DAP-18 has Prio3SumVec";
+            let why =
+                "Prio3SumVecField64MultiproofHmacSha256Aes128 is available in DAP-09 only (hint: use Prio3SumVec)";
             Err(VdafError(why.to_owned()))
         }
     }
@@ -94,8 +95,9 @@ fn max_in_field64(max: MaxMeasurement) -> Result<u64, VdafError> {
         return Ok(max.0);
     }
     let bits = table::MAX_BITS_FIELD64;
-    let why =
-        format!("Prio3Sum's largest number is below 2^{bits} in DAP-18; Prio3SumVec of length 1 has room for more");
+    let why = format!(
+        "the largest number of Prio3Sum must be below 2^{bits} in DAP-18 (hint: use Prio3SumVec with length 1)"
+    );
     Err(VdafError(why))
 }
 
@@ -145,7 +147,7 @@ where
     // Vectors have one element of joint randomness per gadget call; numbers have none.
     if typ.joint_rand_len() > MAX_GADGET_CALLS {
         let (calls, max) = (typ.joint_rand_len(), MAX_GADGET_CALLS);
-        return Err(VdafError(format!("chunk_length makes {calls} chunks, but in DAP-18 there may be {max}")));
+        return Err(VdafError(format!("chunk_length yields {calls} chunks, more than the {max} that DAP-18 supports")));
     }
     let seed = if typ.joint_rand_len() > 0 { SEED } else { 0 };
     let bytes = |elements: usize| elements * T::Field::ENCODED_SIZE + seed;

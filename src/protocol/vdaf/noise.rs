@@ -22,11 +22,11 @@ impl Noise {
     /// Creates the distribution for an epsilon. Fails if the VDAF does not support noise, or if the noise does not fit
     /// in the VDAF's field.
     pub fn new(vdaf: &VdafConfig, epsilon: Epsilon) -> Result<Self, VdafError> {
-        let why = "noise is for Prio3Histogram, Prio3SumVec and Prio3SumVecField64MultiproofHmacSha256Aes128";
+        let why = "noise requires Prio3Histogram, Prio3SumVec or Prio3SumVecField64MultiproofHmacSha256Aes128";
         let (sensitivity, field_bits) = sensitivity(vdaf).ok_or_else(|| VdafError(why.to_owned()))?;
         let scale = sensitivity / epsilon.as_f64();
         if !scale.is_finite() || scale * FIELD_MARGIN > 2_f64.powi(field_bits - 1) {
-            let why = format!("epsilon {epsilon} is too small: the noise would be larger than what can be summed");
+            let why = format!("epsilon {epsilon} is too small: the noise would exceed the field of the VDAF");
             return Err(VdafError(why));
         }
         Ok(Self { scale })

@@ -31,7 +31,7 @@ impl de::Visitor<'_> for U128Visitor {
     type Value = u128;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a whole number that is not negative, or one as decimal text")
+        f.write_str("a non-negative integer or its decimal text")
     }
 
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<u128, E> {
@@ -100,7 +100,7 @@ pub mod signed {
         type Value = i128;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a whole number, or one as decimal text")
+            f.write_str("an integer or its decimal text")
         }
 
         fn visit_i64<E: de::Error>(self, number: i64) -> Result<i128, E> {

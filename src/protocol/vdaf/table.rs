@@ -149,15 +149,15 @@ pub fn configure(name: &str, parameters: &VdafParameters) -> Result<VdafConfig, 
         .find(|row| row.name.eq_ignore_ascii_case(name) || row.short.eq_ignore_ascii_case(name))
         .ok_or_else(|| {
             let known: Vec<_> = VDAFS.iter().map(|row| row.short).collect();
-            VdafError(format!("unknown VDAF {name:?}; known are {}", known.join(", ")))
+            VdafError(format!("unknown VDAF {name:?} (known: {})", known.join(", ")))
         })?;
     let given = parameters.given();
     for group in row.required {
         let named = group.iter().map(|parameter| format!("`{parameter}`")).collect::<Vec<_>>().join(" or ");
         match group.iter().filter(|parameter| given.contains(parameter)).count() {
-            0 => return Err(VdafError(format!("{} needs {named}", row.name))),
+            0 => return Err(VdafError(format!("{} requires {named}", row.name))),
             1 => {}
-            _ => return Err(VdafError(format!("{} needs {named}, but not both", row.name))),
+            _ => return Err(VdafError(format!("{} requires {named}, not both", row.name))),
         }
     }
     let known = |parameter| row.optional.contains(parameter) || row.required.iter().any(|g| g.contains(parameter));
@@ -209,7 +209,7 @@ pub fn optimal_chunk_length(elements: usize) -> usize {
 fn check_max(max: MaxMeasurement) -> Result<usize, VdafError> {
     match max.bit_length() {
         bits @ 1..=MAX_BITS => Ok(bits),
-        _ => Err(VdafError(format!("the largest number must be at least 1, and have at most {MAX_BITS} bits"))),
+        _ => Err(VdafError(format!("the largest number must be between 1 and 2^{MAX_BITS} - 1"))),
     }
 }
 
@@ -230,7 +230,7 @@ fn in_range(what: &str, value: usize, min: usize, max: usize) -> Result<(), Vdaf
     if (min..=max).contains(&value) {
         Ok(())
     } else {
-        Err(VdafError(format!("{what} must be between {min} and {max}, but is {value}")))
+        Err(VdafError(format!("{what} must be between {min} and {max}, not {value}")))
     }
 }
 
@@ -284,7 +284,7 @@ pub(super) fn flag(measurement: &Measurement) -> Result<bool, VdafError> {
 pub(super) fn number(measurement: &Measurement, max: u128) -> Result<u128, VdafError> {
     match measurement {
         Measurement::Number(number) if *number <= max => Ok(*number),
-        Measurement::Number(number) => Err(VdafError(format!("the measurement is {number}, but at most {max}"))),
+        Measurement::Number(number) => Err(VdafError(format!("the measurement {number} exceeds the maximum {max}"))),
         _ => Err(VdafError("the measurement must be a number".into())),
     }
 }
@@ -295,10 +295,12 @@ pub(super) fn numbers(measurement: &Measurement, length: usize, max: u128) -> Re
         return Err(VdafError("the measurement must be a vector".into()));
     };
     if numbers.len() != length {
-        return Err(VdafError(format!("the measurement must have {length} elements, but has {}", numbers.len())));
+        return Err(VdafError(format!("the measurement must have {length} elements, not {}", numbers.len())));
     }
     match numbers.iter().position(|number| *number > max) {
-        Some(at) => Err(VdafError(format!("element {at} of the measurement is {}, but at most {max}", numbers[at]))),
+        Some(at) => {
+            Err(VdafError(format!("element {at} of the measurement is {}, more than the maximum {max}", numbers[at])))
+        }
         None => Ok(numbers),
     }
 }
@@ -308,7 +310,9 @@ pub(super) fn flags(measurement: &Measurement, length: usize, max_weight: usize)
     let flags: Vec<bool> = numbers(measurement, length, 1)?.iter().map(|flag| *flag == 1).collect();
     let weight = flags.iter().filter(|flag| **flag).count();
     if weight > max_weight {
-        return Err(VdafError(format!("{weight} flags of the measurement are set, but at most {max_weight} may be")));
+        return Err(VdafError(format!(
+            "{weight} flags of the measurement are set, more than the maximum {max_weight}"
+        )));
     }
     Ok(flags)
 }
@@ -347,10 +351,10 @@ mod tests {
     fn names_missing_and_unexpected_parameters() {
         let bits = VdafParameters { bits: Some(8), ..VdafParameters::default() };
         assert_eq!(configured("count", bits), Err("Prio3Count has no parameter `bits`".into()));
-        assert_eq!(configured("SumVec", bits), Err("Prio3SumVec needs `length`".into()));
+        assert_eq!(configured("SumVec", bits), Err("Prio3SumVec requires `length`".into()));
         let none = VdafParameters::default();
-        assert_eq!(configured("sum", none), Err("Prio3Sum needs `bits` or `max_measurement`".into()));
-        assert!(configured("median", bits).unwrap_err().starts_with("unknown VDAF \"median\"; known are count, sum"));
+        assert_eq!(configured("sum", none), Err("Prio3Sum requires `bits` or `max_measurement`".into()));
+        assert!(configured("median", bits).unwrap_err().starts_with("unknown VDAF \"median\" (known: count, sum"));
     }
 
     #[test]
@@ -363,14 +367,14 @@ mod tests {
             Ok(VdafConfig::Prio3SumVec { max: MaxMeasurement(100), length: 3, chunk_length: optimal_chunk_length(21) })
         );
         let both = VdafParameters { bits: Some(8), ..max };
-        assert_eq!(configured("sum", both), Err("Prio3Sum needs `bits` or `max_measurement`, but not both".into()));
+        assert_eq!(configured("sum", both), Err("Prio3Sum requires `bits` or `max_measurement`, not both".into()));
         let hmac = configured("sumvec-hmac", VdafParameters { length: Some(3), ..max });
-        assert!(hmac.unwrap_err().ends_with(" needs `bits`"));
+        assert!(hmac.unwrap_err().ends_with(" requires `bits`"));
         for none in [
             VdafParameters { max_measurement: Some(0), ..VdafParameters::default() },
             VdafParameters { bits: Some(65), ..VdafParameters::default() },
         ] {
-            let why = "the largest number must be at least 1, and have at most 64 bits";
+            let why = "the largest number must be between 1 and 2^64 - 1";
             assert_eq!(configured("sum", none), Err(why.into()));
         }
     }

@@ -190,15 +190,15 @@ fn rejects_parameters_out_of_range() {
 fn rejects_vdafs_that_a_draft_lacks() {
     let why = |revision, config| preparer(revision, &config).err().map(|error| error.0).unwrap_or_default();
     for max in [MaxMeasurement(1337), MaxMeasurement(1 << 63)] {
-        assert!(why(Revision::Dap09, VdafConfig::Prio3Sum { max }).contains("whole bits in DAP-09"));
+        assert!(why(Revision::Dap09, VdafConfig::Prio3Sum { max }).contains("2^bits - 1 in DAP-09"));
         let config = VdafConfig::Prio3SumVec { max, length: 3, chunk_length: 5 };
-        assert!(why(Revision::Dap09, config).contains("whole bits in DAP-09"));
+        assert!(why(Revision::Dap09, config).contains("2^bits - 1 in DAP-09"));
     }
     assert_eq!(why(Revision::Dap18, VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(32) }), "");
     for max in [MaxMeasurement(1 << 32), MaxMeasurement::of_bits(64)] {
         assert!(why(Revision::Dap18, VdafConfig::Prio3Sum { max }).contains("below 2^32 in DAP-18"));
     }
-    assert!(why(Revision::Dap18, MULTIPROOF).contains("is for DAP-09 only"));
+    assert!(why(Revision::Dap18, MULTIPROOF).contains("is available in DAP-09 only"));
 }
 
 #[test]

@@ -5,11 +5,11 @@
 use bytes::{Buf, Bytes};
 
 /// Error text for a vector with too many items.
-const TOO_MANY_ITEMS: &str = "has more items than are accepted";
+const TOO_MANY_ITEMS: &str = "has too many items";
 /// Error text for a message with too many bytes.
-const TOO_MANY_BYTES: &str = "has more bytes than are accepted";
+const TOO_MANY_BYTES: &str = "has too many bytes";
 /// Error text for an interval that ends after the last representable time.
-const OUT_OF_RANGE: &str = "is beyond the last representable time";
+const OUT_OF_RANGE: &str = "ends after the last representable time";
 
 /// The bytes are not a valid message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -69,7 +69,7 @@ impl Reader {
 
     /// Ends reading. Fails if bytes are left.
     pub fn finish(self, what: &'static str) -> Result<(), Malformed> {
-        if self.is_empty() { Ok(()) } else { Err(Malformed::new(what, "has bytes after its end")) }
+        if self.is_empty() { Ok(()) } else { Err(Malformed::new(what, "has trailing bytes")) }
     }
 
     /// Reads a number of one byte.
@@ -94,7 +94,7 @@ impl Reader {
 
     /// Reads `opaque[N]`.
     pub fn array<const N: usize>(&mut self, what: &'static str) -> Result<[u8; N], Malformed> {
-        let bytes = *self.rest.first_chunk().ok_or(Malformed::new(what, "ends too early"))?;
+        let bytes = *self.rest.first_chunk().ok_or(Malformed::new(what, "is truncated"))?;
         self.rest.advance(N);
         Ok(bytes)
     }
@@ -163,10 +163,10 @@ impl Reader {
 
     fn opaque(&mut self, what: &'static str, len: usize, min: usize) -> Result<Bytes, Malformed> {
         if len < min {
-            return Err(Malformed::new(what, "is shorter than it may be"));
+            return Err(Malformed::new(what, "is shorter than its minimum"));
         }
         if len > self.rest.len() {
-            return Err(Malformed::new(what, "is longer than what is left of the message"));
+            return Err(Malformed::new(what, "exceeds the message"));
         }
         Ok(self.rest.split_to(len))
     }
@@ -321,32 +321,29 @@ mod tests {
     #[test]
     fn read_error_names_the_field() {
         let error = reader(&[1, 2]).u32("Report.time").unwrap_err();
-        assert_eq!(error.to_string(), "malformed Report.time: ends too early");
+        assert_eq!(error.to_string(), "malformed Report.time: is truncated");
     }
 
     #[test]
     fn rejects_vector_longer_than_the_message() {
-        assert_eq!(why(reader(&[0, 2, 7]).opaque16("v", 0)), "is longer than what is left of the message");
-        assert_eq!(
-            why(reader(&[255, 255, 255, 255, 7]).opaque32("v", 0)),
-            "is longer than what is left of the message"
-        );
-        assert_eq!(why(reader(&[0]).opaque16("v", 0)), "ends too early");
+        assert_eq!(why(reader(&[0, 2, 7]).opaque16("v", 0)), "exceeds the message");
+        assert_eq!(why(reader(&[255, 255, 255, 255, 7]).opaque32("v", 0)), "exceeds the message");
+        assert_eq!(why(reader(&[0]).opaque16("v", 0)), "is truncated");
     }
 
     #[test]
     fn enforces_minimum_length() {
         assert_eq!(reader(&[0, 0]).opaque16("v", 0), Ok(Bytes::new()));
-        assert_eq!(why(reader(&[0, 0]).opaque16("v", 1)), "is shorter than it may be");
-        assert_eq!(why(reader(&[0; 4]).vector32("v", 1, 9, |r| r.u8("i"))), "is shorter than it may be");
+        assert_eq!(why(reader(&[0, 0]).opaque16("v", 1)), "is shorter than its minimum");
+        assert_eq!(why(reader(&[0; 4]).vector32("v", 1, 9, |r| r.u8("i"))), "is shorter than its minimum");
     }
 
     #[test]
     fn enforces_item_boundaries_and_limit() {
         let items = |max| reader(&[0, 0, 0, 4, 1, 2, 3, 4]).vector32("v", 0, max, |r| r.u16("i"));
         assert_eq!(items(2), Ok(vec![0x0102, 0x0304]));
-        assert_eq!(why(items(1)), "has more items than are accepted");
-        assert_eq!(why(reader(&[0, 3, 1, 2, 3]).vector16("v", 0, |r| r.u16("i"))), "ends too early");
+        assert_eq!(why(items(1)), "has too many items");
+        assert_eq!(why(reader(&[0, 3, 1, 2, 3]).vector16("v", 0, |r| r.u16("i"))), "is truncated");
     }
 
     #[test]
@@ -357,8 +354,8 @@ mod tests {
         };
         assert_eq!(rest(&[9, 1, 2, 3, 4], 1, 2), Ok(vec![0x0102, 0x0304]));
         assert_eq!(rest(&[9], 0, 2), Ok(vec![]));
-        assert_eq!(why(rest(&[9], 1, 2)), "is shorter than it may be");
-        assert_eq!(why(rest(&[9, 1, 2, 3], 1, 2)), "ends too early");
+        assert_eq!(why(rest(&[9], 1, 2)), "is shorter than its minimum");
+        assert_eq!(why(rest(&[9, 1, 2, 3], 1, 2)), "is truncated");
         let too_long = rest(&[9, 1, 2, 3, 4], 1, 1).unwrap_err();
         assert!(too_long.is_too_long() && Malformed::too_many_bytes("v").is_too_long());
     }
@@ -373,7 +370,7 @@ mod tests {
 
     #[test]
     fn rejects_trailing_bytes() {
-        assert_eq!(why(reader(&[1]).finish("v")), "has bytes after its end");
+        assert_eq!(why(reader(&[1]).finish("v")), "has trailing bytes");
     }
 
     #[test]

@@ -329,9 +329,9 @@ impl<'a> TaskResponse<'a> {
 fn read<'a, T: Deserialize<'a>>(body: &'a [u8], ignored: &mut OnUnknownMember<'_>) -> Result<T, String> {
     // serde would also accept an array of members without names.
     if body.trim_ascii_start().first() != Some(&b'{') {
-        return Err("the body cannot be read: it must be a JSON object".to_owned());
+        return Err("invalid body: not a JSON object".to_owned());
     }
-    let failed = |error: serde_json::Error| format!("the body cannot be read: {error}");
+    let failed = |error: serde_json::Error| format!("invalid body: {error}");
     let mut json = serde_json::Deserializer::from_slice(body);
     let message =
         serde_ignored::deserialize(&mut json, |path| ignored(&path.to_string().replace(".?", ""))).map_err(failed)?;
@@ -451,6 +451,6 @@ fn number(known: &[(&str, u16)], name: &str) -> Result<u16, String> {
     let found = known.iter().find(|(of, _)| *of == name);
     found.map(|(_, number)| *number).ok_or_else(|| {
         let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
-        format!("the algorithm {name:?} is not supported here; {} are", names.join(", "))
+        format!("unsupported algorithm {name:?} (supported: {})", names.join(", "))
     })
 }

@@ -126,23 +126,23 @@ impl ProblemType {
     pub fn title(self) -> &'static str {
         match self {
             Self::InvalidMessage => "The message is malformed or invalid.",
-            Self::UnrecognizedTask => "The task is not known here.",
-            Self::UnrecognizedAggregationJob => "The aggregation job is not known here.",
-            Self::OutdatedConfig => "The report is sealed to an HPKE key that is not in use here (any more).",
-            Self::ReportRejected => "The report is not accepted.",
+            Self::UnrecognizedTask => "The task is unknown.",
+            Self::UnrecognizedAggregationJob => "The aggregation job is unknown.",
+            Self::OutdatedConfig => "The report is sealed to an unknown or expired HPKE key.",
+            Self::ReportRejected => "The report is rejected.",
             Self::ReportTooEarly => "The report's time is too far in the future.",
-            Self::BatchInvalid => "The bounds of the batch are not valid for the task.",
+            Self::BatchInvalid => "The bounds of the batch are invalid for the task.",
             Self::InvalidBatchSize => "The batch has too few or too many reports.",
-            Self::BatchQueriedTooManyTimes => "The batch was queried as often as the task allows.",
-            Self::BatchMismatch => "Leader and helper did not aggregate the same reports.",
-            Self::UnauthorizedRequest => "The request's credentials are missing or wrong.",
-            Self::MissingTaskId => "HPKE configurations are given for a task only: say which one.",
+            Self::BatchQueriedTooManyTimes => "The query limit of the batch is reached.",
+            Self::BatchMismatch => "Leader and helper aggregated different reports.",
+            Self::UnauthorizedRequest => "The credentials are missing or wrong.",
+            Self::MissingTaskId => "The request for HPKE configurations lacks the task id.",
             Self::StepMismatch => "Leader and helper are at different steps of the aggregation job.",
-            Self::BatchOverlap => "Reports of the batch were collected in another batch already.",
-            Self::InvalidAggregationParameter => "The task's VDAF has no such aggregation parameter.",
-            Self::UnsupportedExtension => "An extension is not known here.",
-            Self::InvalidExtension => "The extensions are out of order, or one of them is malformed.",
-            Self::InvalidTask => "The task that the request sets up is not taken here.",
+            Self::BatchOverlap => "Reports of the batch were already collected in another batch.",
+            Self::InvalidAggregationParameter => "The aggregation parameter is invalid for the task's VDAF.",
+            Self::UnsupportedExtension => "An extension is unknown.",
+            Self::InvalidExtension => "The extensions are unsorted or malformed.",
+            Self::InvalidTask => "The advertised task is rejected.",
             Self::HttpStatus(status) => status_phrase(status),
         }
     }
@@ -385,7 +385,7 @@ mod tests {
             document,
             serde_json::json!({
                 "type": "urn:ietf:params:ppm:dap:error:batchMismatch",
-                "title": "Leader and helper did not aggregate the same reports.",
+                "title": "Leader and helper aggregated different reports.",
                 "status": 400,
                 "detail": "12 reports, not 13",
                 "taskid": "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc",
@@ -448,12 +448,9 @@ mod tests {
     #[test]
     fn displays_status_type_and_detail() {
         let problem = Problem::new(ProblemType::UnrecognizedTask);
-        assert_eq!(problem.to_string(), "400 unrecognizedTask: The task is not known here.");
+        assert_eq!(problem.to_string(), "400 unrecognizedTask: The task is unknown.");
         assert_eq!(Problem::from_status(503).to_string(), "503 Service Unavailable");
-        assert_eq!(
-            Problem::from(Malformed::new("Report", "ends too early")).detail,
-            "malformed Report: ends too early"
-        );
+        assert_eq!(Problem::from(Malformed::new("Report", "is truncated")).detail, "malformed Report: is truncated");
     }
 
     proptest! {

@@ -45,10 +45,10 @@ pub enum InvalidPath {
     #[error("no such resource")]
     NoSuchResource,
     /// An id in the path is malformed: `invalidMessage`.
-    #[error("the {0} is not the unpadded base64url of an id of its length")]
+    #[error("invalid {0}: not unpadded base64url of its length")]
     InvalidId(&'static str),
     /// The step in the query is malformed: `invalidMessage`.
-    #[error("the step is not a number from 0 to 65535")]
+    #[error("invalid step: not a number from 0 to 65535")]
     InvalidStep,
 }
 
@@ -87,7 +87,7 @@ pub(super) fn get_checksum(r: &mut Reader, what: &'static str) -> Decoded<Checks
 }
 
 pub(super) fn unknown(what: &'static str) -> Malformed {
-    Malformed::new(what, "has a value that the protocol does not define")
+    Malformed::new(what, "has an undefined value")
 }
 
 // HPKE (DAP-09 sections 4 and 4.4.1, DAP-18 sections 4.1 and 4.4.1).
@@ -146,7 +146,7 @@ pub(super) fn get_hpke_configs(r: &mut Reader) -> Decoded<Vec<HpkeConfig>> {
         let config = get_hpke_config(r)?;
         if std::mem::replace(&mut taken[usize::from(config.id)], true) {
             // Ids must be distinct; otherwise a ciphertext does not identify its key.
-            return Err(Malformed::new("HpkeConfigList", "has two configurations with the same id"));
+            return Err(Malformed::new("HpkeConfigList", "has duplicate ids"));
         }
         Ok(config)
     })

@@ -313,7 +313,7 @@ fn a_collector_asks_for_intervals_and_batches_and_gets_csv() {
         (&["--since", "2000-01-01", "--until", "2000-01-02", "--timeout", "1s"], 1, "too few"),
         (&["--since", "2000-01-01T00:00:01", "--until", "2000-01-02"], 2, "try --since 2000-01-01T00:00:00Z"),
         (&["--current-batch"], 2, "--interval"),
-        (&["--interval", "yesterday", "1d"], 2, "is not a time"),
+        (&["--interval", "yesterday", "1d"], 2, "invalid time"),
     ];
     for (arguments, code, says) in cases {
         let output = collect(arguments);

@@ -157,7 +157,7 @@ async fn what_cannot_be_is_refused_and_told_why() {
         })
     };
     let cases = [
-        (json!([]), "cannot be read"),
+        (json!([]), "invalid body"),
         (with(|request| drop(request.as_object_mut().unwrap().remove("min_batch_size"))), "min_batch_size"),
         (with(|request| request["role"] = json!("Collector")), "Collector"),
         (with(|request| request["peer_aggregator_endpoint"] = json!("leader.example")), "peer_aggregator_endpoint"),
@@ -194,7 +194,7 @@ async fn what_cannot_be_is_refused_and_told_why() {
         (with(|request| request["collector_auth_token_hash"] = hash.clone()), "a helper has nothing to do with"),
         (leader(None, Some(&hash)), "a leader needs aggregator_auth_token"),
         (leader(Some(&token), None), "a leader needs collector_auth_token_hash"),
-        (leader(Some(&json!({ "type": "Bearer", "token": "a b" })), Some(&hash)), "a token has letters"),
+        (leader(Some(&json!({ "type": "Bearer", "token": "a b" })), Some(&hash)), "invalid token: only letters"),
         (leader(Some(&json!({ "type": "DapAuth", "token": "ab" })), Some(&hash)), "DapAuth"),
     ];
     for (request, why) in cases {

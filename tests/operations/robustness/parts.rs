@@ -118,7 +118,7 @@ async fn restarts_a_driver_that_panics_and_is_not_ready_meanwhile(
     }
     let finding = diagnosis(&pair.leader).await;
     assert_eq!(finding["outcome"], "failed", "{finding}");
-    assert!(finding["detail"].as_str().unwrap().contains("made to panic in"), "{finding}");
+    assert!(finding["detail"].as_str().unwrap().contains("injected panic in"), "{finding}");
     panicking.stop();
     for node in [&pair.leader, &pair.helper] {
         until_ready(node, |status, _| status == 200).await;
@@ -174,7 +174,7 @@ async fn repeats_a_job_that_panics_and_its_task_says_why(#[case] revision: Revis
     let collection =
         tokio::spawn(async move { collector.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap() });
     let node = if part == Part::DeferredJob { &pair.helper } else { &pair.leader };
-    let says_why = |trouble: &String| trouble.contains(&format!("{part} failed")) && trouble.contains("made to panic");
+    let says_why = |trouble: &String| trouble.contains(&format!("{part} failed")) && trouble.contains("injected panic");
     node.until(&parties.id(), |status| status.last_trouble.as_ref().is_some_and(says_why)).await;
     assert_eq!(get(node, "readyz").await, (200, "ready\n".to_owned()));
     assert!(failures(node, part).await > 0);
@@ -228,7 +228,7 @@ async fn a_listener_that_panics_takes_the_server_down(#[case] part: Part) {
     .await;
     node.restart_with(Panicking::these(&[part]).failpoints()).await;
     let fault = tokio::time::timeout(PATIENCE, node.server().failed()).await.unwrap().to_string();
-    assert!(fault.contains(&format!("background part {part} failed: panicked: made to panic")), "{fault}");
+    assert!(fault.contains(&format!("background part {part} failed: panicked: injected panic")), "{fault}");
     if part != Part::MonitorListener {
         for path in ["healthz", "readyz"] {
             let (status, text) = get(&node, path).await;

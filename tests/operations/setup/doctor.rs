@@ -81,8 +81,8 @@ fn what_is_wrong_with_each_peer_is_found() {
         "for other.example and not for localhost",
     );
     found.expect("peer certificate", &format!("localhost:{fine}"), "ok", "for localhost");
-    found.expect("peer keys", &url("expired"), "failed", "cannot be trusted");
-    found.expect("peer keys", &url("quiet"), "failed", "no answer");
+    found.expect("peer keys", &url("expired"), "failed", "untrusted certificate");
+    found.expect("peer keys", &url("quiet"), "failed", "timed out");
     found.expect("peer name", "dap.invalid", "failed", "has no address");
 }
 

@@ -229,7 +229,7 @@ fn unusable_proxies_are_refused_by_name() {
     place.lead("far", "http://192.0.2.1");
     place.set("ALL_PROXY", "socks5h://user:secret@127.0.0.1:1080");
     let (code, found) = place.doctor(&["--timeout", "2s"]);
-    found.expect("proxies", "", "failed", "ALL_PROXY: proxies of the kind socks5h:// are not supported");
+    found.expect("proxies", "", "failed", "ALL_PROXY: unsupported proxy scheme socks5h://");
     found.expect("peer keys", "http://192.0.2.1/dap-09/", "failed", "socks5h://");
     assert_eq!(code, 1);
     let new = ["task", "new", "--leader", "https://192.0.2.1", "--helper", "https://192.0.2.2", "--vdaf", "count"];

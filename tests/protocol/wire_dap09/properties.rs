@@ -132,19 +132,19 @@ fn why<T: Debug>(codec: Codec<T>, bytes: &[u8]) -> String {
 #[test]
 fn lists_of_reports_may_not_be_empty_or_too_long() {
     let nothing = [0, 0, 0, 0];
-    assert!(why(codecs::JOB_RESP, &nothing).ends_with("is shorter than it may be"));
-    assert!(why(codecs::JOB_INIT, &[&nothing[..], &[1], &nothing].concat()).ends_with("is shorter than it may be"));
-    assert!(why(codecs::JOB_CONTINUE, &[0, 1, 0, 0, 0, 0]).ends_with("is shorter than it may be"));
+    assert!(why(codecs::JOB_RESP, &nothing).ends_with("is shorter than its minimum"));
+    assert!(why(codecs::JOB_INIT, &[&nothing[..], &[1], &nothing].concat()).ends_with("is shorter than its minimum"));
+    assert!(why(codecs::JOB_CONTINUE, &[0, 1, 0, 0, 0, 0]).ends_with("is shorter than its minimum"));
 
     let finished = [&[7; 16][..], &[1]].concat();
     let list = |len: usize| [&(17 * len as u32).to_be_bytes()[..], &finished.repeat(len)].concat();
     assert_eq!((codecs::JOB_RESP.decode)(&list(MAX_REPORTS).into()).unwrap().len(), MAX_REPORTS);
-    assert!(why(codecs::JOB_RESP, &list(MAX_REPORTS + 1)).ends_with("has more items than are accepted"));
+    assert!(why(codecs::JOB_RESP, &list(MAX_REPORTS + 1)).ends_with("has too many items"));
 }
 
 #[test]
 fn values_that_the_protocol_does_not_define_are_refused() {
-    let undefined = "has a value that the protocol does not define";
+    let undefined = "has an undefined value";
     for query_type in [0, 3, 255] {
         let rest = [0; 64];
         let message = [&[query_type][..], &rest].concat();
@@ -175,7 +175,7 @@ fn unknown_error_codes_are_kept_by_their_number() {
 fn an_interval_that_ends_after_time_is_no_batch() {
     let request = [&[1][..], &[0xff; 8], &[0, 0, 0, 0, 0, 0, 0, 1], &[0; 4]].concat();
     let refusal = (codecs::COLLECTION_REQ.decode)(&request.into()).unwrap_err();
-    assert!(refusal.to_string().ends_with("is beyond the last representable time"));
+    assert!(refusal.to_string().ends_with("ends after the last representable time"));
     assert_eq!(Problem::from(refusal).kind, ProblemType::BatchInvalid);
 }
 
@@ -184,15 +184,15 @@ fn two_keys_with_one_id_are_refused_and_so_is_no_key() {
     let config = [9, 0, 0x20, 0, 1, 0, 1, 0, 1, 42];
     let list = |len: usize| [&[0, 10 * len as u8][..], &config.repeat(len)].concat();
     assert!((codecs::HPKE_CONFIGS.decode)(&list(1).into()).is_ok());
-    assert!(why(codecs::HPKE_CONFIGS, &list(2)).ends_with("has two configurations with the same id"));
-    assert!(why(codecs::HPKE_CONFIGS, &list(0)).ends_with("is shorter than it may be"));
+    assert!(why(codecs::HPKE_CONFIGS, &list(2)).ends_with("has duplicate ids"));
+    assert!(why(codecs::HPKE_CONFIGS, &list(0)).ends_with("is shorter than its minimum"));
 }
 
 /// A client must not be able to spoil the other reports of a job through a leader that does not look closely.
 #[test]
 fn an_empty_ciphertext_is_refused_at_upload_but_not_in_a_job() {
     let empty = HpkeCiphertext { config_id: 1, enc: Bytes::new(), payload: Bytes::new() };
-    assert!(why(codecs::AGGREGATE_SHARE, &dapbox_encoded(&empty)).ends_with("is shorter than it may be"));
+    assert!(why(codecs::AGGREGATE_SHARE, &dapbox_encoded(&empty)).ends_with("is shorter than its minimum"));
 
     let share = ReportShare {
         metadata: ReportMetadata { id: ReportId::new([1; 16]), time: Time(0) },
@@ -207,7 +207,7 @@ fn an_empty_ciphertext_is_refused_at_upload_but_not_in_a_job() {
         leader_share: empty.clone(),
         helper_share: empty,
     };
-    assert!(why(codecs::REPORT, &(codecs::REPORT.encode)(&report)).ends_with("is shorter than it may be"));
+    assert!(why(codecs::REPORT, &(codecs::REPORT.encode)(&report)).ends_with("is shorter than its minimum"));
 
     let init = dapbox::model::AggregationJobInitReq {
         verify_key_id: None,

@@ -178,7 +178,7 @@ fn why<T: Debug>(codec: Codec<T>, bytes: &[u8]) -> String {
 
 #[test]
 fn lists_of_reports_may_not_be_empty_or_too_long() {
-    let too_short = "is shorter than it may be";
+    let too_short = "is shorter than its minimum";
     assert!(why(codecs::UPLOAD, &[]).ends_with(too_short));
     assert!(why(codecs::JOB_RESP, &[]).ends_with(too_short));
     assert!(why(codecs::JOB_INIT, &[7, 0, 0, 0, 0, 0, 0]).ends_with(too_short));
@@ -196,7 +196,7 @@ fn lists_of_reports_may_not_be_empty_or_too_long() {
 
 #[test]
 fn values_that_the_protocol_does_not_define_are_refused() {
-    let undefined = "has a value that the protocol does not define";
+    let undefined = "has an undefined value";
     for mode in [0, 3, 255] {
         let request = [mode, 0, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(why(codecs::COLLECTION_REQ, &request), format!("malformed Query.batch_mode: {undefined}"));
@@ -258,10 +258,10 @@ fn intervals_beyond_the_last_time_are_refused_as_batches() {
     for (start, duration, refusal) in [
         (last, 0, None),
         (0, last, None),
-        (last, 1, Some("malformed Interval: is beyond the last representable time")),
-        (last + 1, 0, Some("malformed Interval.start: is beyond the last representable time")),
-        (0, last + 1, Some("malformed Interval.duration: is beyond the last representable time")),
-        (u64::MAX, u64::MAX, Some("malformed Interval.start: is beyond the last representable time")),
+        (last, 1, Some("malformed Interval: ends after the last representable time")),
+        (last + 1, 0, Some("malformed Interval.start: ends after the last representable time")),
+        (0, last + 1, Some("malformed Interval.duration: ends after the last representable time")),
+        (u64::MAX, u64::MAX, Some("malformed Interval.start: ends after the last representable time")),
     ] {
         let message = [&[1, 0, 16][..], &interval(start, duration), &[0; 6]].concat();
         let found = (codecs::COLLECTION_REQ.decode)(&message.into());
@@ -343,13 +343,13 @@ fn two_keys_with_one_id_are_refused_and_so_is_no_key() {
     let config = [9, 0, 0x20, 0, 1, 0, 1, 0, 1, 42];
     let list = |len: usize| [&[0, 10 * len as u8][..], &config.repeat(len)].concat();
     assert!((codecs::HPKE_CONFIGS.decode)(&list(1).into()).is_ok());
-    assert!(why(codecs::HPKE_CONFIGS, &list(2)).ends_with("has two configurations with the same id"));
-    assert!(why(codecs::HPKE_CONFIGS, &list(0)).ends_with("is shorter than it may be"));
+    assert!(why(codecs::HPKE_CONFIGS, &list(2)).ends_with("has duplicate ids"));
+    assert!(why(codecs::HPKE_CONFIGS, &list(0)).ends_with("is shorter than its minimum"));
 }
 
 #[test]
 fn empty_shares_and_messages_are_refused() {
-    let too_short = "is shorter than it may be";
+    let too_short = "is shorter than its minimum";
     assert!(why(codecs::PLAINTEXT, &[0, 0, 0, 0, 0, 0]).ends_with(too_short));
     assert!(why(codecs::JOB_CONTINUE, &[&[0, 1][..], &[7; 16], &[0; 4]].concat()).ends_with(too_short));
     assert!(why(codecs::JOB_RESP, &[&[7; 16][..], &[0, 0, 0, 0, 0]].concat()).ends_with(too_short));
@@ -368,7 +368,7 @@ fn an_empty_ciphertext_is_refused_at_upload_but_not_in_a_job() {
     };
     let share =
         ReportShare { metadata: report.metadata, extensions: vec![], public_share: Bytes::new(), input_share: empty };
-    assert!(why(codecs::UPLOAD, &(codecs::UPLOAD.encode)(&vec![report])).ends_with("is shorter than it may be"));
+    assert!(why(codecs::UPLOAD, &(codecs::UPLOAD.encode)(&vec![report])).ends_with("is shorter than its minimum"));
 
     let init = dapbox::model::AggregationJobInitReq {
         verify_key_id: Some(0),

@@ -93,7 +93,7 @@ fn an_upload_without_reports_is_refused() {
 fn an_upload_that_ends_inside_a_report_is_refused() {
     let body = (UPLOAD.encode)(&vec![report(), report()]);
     for len in (1..body.len()).filter(|len| *len != body.len() / 2) {
-        assert_eq!(read([&body[..len]]).unwrap_err().to_string(), "malformed Report: ends too early", "{len}");
+        assert_eq!(read([&body[..len]]).unwrap_err().to_string(), "malformed Report: is truncated", "{len}");
     }
 }
 
@@ -122,6 +122,6 @@ fn a_report_that_announces_too_much_is_refused_at_once() {
         assert_eq!(reader.next(), Ok(None), "{at}");
         reader.feed(Bytes::from_static(&[0xff; 4]));
         let refused = reader.next().unwrap_err();
-        assert_eq!(refused.to_string(), "malformed Report: has more bytes than are accepted", "{at}");
+        assert_eq!(refused.to_string(), "malformed Report: has too many bytes", "{at}");
     }
 }

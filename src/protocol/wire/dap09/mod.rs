@@ -52,15 +52,18 @@ impl Wire for Dap09 {
 
     fn check_task(&self, task: &TaskParameters) -> Result<(), String> {
         if !task.info.is_empty() {
-            return Err("info has no place in DAP-09; leave it out".to_owned());
+            return Err("info is not supported in DAP-09 (hint: omit it)".to_owned());
         }
         if task.task_interval.is_some() {
-            return Err("start has no place in DAP-09, which knows only when a task expires; leave it out".to_owned());
+            return Err("start is not supported in DAP-09, where a task has only an end (hint: omit it)".to_owned());
         }
         match task.vdaf {
             VdafConfig::Prio3Sum { max } | VdafConfig::Prio3SumVec { max, .. } if max.bits().is_none() => {
                 let bits = max.bit_length().max(1);
-                Err(format!("maximum {} is not one of whole bits, as DAP-09 asks for; say {bits} bits", max.0))
+                Err(format!(
+                    "maximum {} does not have the form 2^bits - 1, which DAP-09 requires (hint: use {bits} bits)",
+                    max.0
+                ))
             }
             _ => Ok(()),
         }

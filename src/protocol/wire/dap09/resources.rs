@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(Problem::from(InvalidPath::NoSuchResource).status, 404);
         let problem = Problem::from(InvalidPath::InvalidId("task id"));
         assert_eq!(problem.kind, ProblemType::InvalidMessage);
-        assert_eq!(problem.detail, "the task id is not the unpadded base64url of an id of its length");
+        assert_eq!(problem.detail, "invalid task id: not unpadded base64url of its length");
     }
 
     #[test]

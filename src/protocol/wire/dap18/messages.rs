@@ -312,14 +312,14 @@ pub(super) fn put_collection_req(w: &mut Writer, unit: Unit, request: &Collectio
             w.vector16(|w| unit.put_interval(w, interval));
         }
         Query::TimeInterval(_) => {
-            return Err(Malformed::new("Query", "is for an interval that is not of whole time precisions"));
+            return Err(Malformed::new("Query", "has an interval that is not a multiple of the time precision"));
         }
         Query::FixedSize(FixedSizeQuery::CurrentBatch) => {
             w.u8(batch_mode::LEADER_SELECTED);
             w.opaque16(&[]);
         }
         Query::FixedSize(FixedSizeQuery::ByBatchId(_)) => {
-            return Err(Malformed::new("Query", "is for a batch by its id, which DAP-18 does not have"));
+            return Err(Malformed::new("Query", "selects a batch by its id, which DAP-18 does not support"));
         }
     }
     w.opaque32(&request.aggregation_parameter);

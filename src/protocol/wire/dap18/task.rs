@@ -33,10 +33,10 @@ pub(super) fn check(task: &TaskParameters) -> Result<(), String> {
         }
     }
     if task.max_batch_size().is_some() {
-        return Err("maximum batch size has no place in DAP-18; leave it out".to_owned());
+        return Err("maximum batch size is not supported in DAP-18 (hint: omit it)".to_owned());
     }
     if task.task_expiration.is_some() {
-        return Err("end needs a start in DAP-18; give both".to_owned());
+        return Err("end requires a start in DAP-18 (hint: set both)".to_owned());
     }
     if task.task_interval.is_some_and(|interval| !interval.is_aligned(task.time_precision)) {
         return Err("start and end must be different multiples of the time precision".to_owned());
@@ -111,13 +111,13 @@ fn vdaf(vdaf: &VdafConfig) -> Result<(u32, Vec<u8>), String> {
             (vdaf_type::PRIO3_MULTIHOT_COUNT_VEC, encode(16, put))
         }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => {
-            return Err("VDAF has no number in DAP-18; say Prio3SumVec".to_owned());
+            return Err("VDAF is not supported in DAP-18 (hint: use Prio3SumVec)".to_owned());
         }
     })
 }
 
 fn count(n: usize) -> Result<u32, String> {
-    n.try_into().map_err(|_| format!("VDAF has a length of {n}, which does not fit into the 32 bits of DAP-18"))
+    n.try_into().map_err(|_| format!("VDAF length {n} does not fit in the 32 bits of DAP-18"))
 }
 
 #[cfg(test)]
@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn rejects_inexpressible_tasks() {
         let too_long = VdafConfig::Prio3Histogram { length: 1 << 32, chunk_length: 1 };
-        let without_number =
+        let without_code =
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits: 1, length: 1, chunk_length: 1, proofs: 2 };
         for (refused, why) in [
             (TaskParameters { info: String::new(), ..task() }, "info must"),
@@ -174,10 +174,10 @@ mod tests {
             (TaskParameters { task_interval: interval(120, 0), ..task() }, "start and end must"),
             (TaskParameters { task_interval: interval(121, 60), ..task() }, "start and end must"),
             (TaskParameters { task_interval: interval(120, 61), ..task() }, "start and end must"),
-            (TaskParameters { task_expiration: Some(Time(120)), ..task() }, "end needs a start"),
+            (TaskParameters { task_expiration: Some(Time(120)), ..task() }, "end requires a start"),
             (TaskParameters { batch_mode: BatchMode::fixed_size(Some(20)), ..task() }, "maximum batch"),
-            (TaskParameters { vdaf: too_long, ..task() }, "VDAF has a length of 4294967296"),
-            (TaskParameters { vdaf: without_number, ..task() }, "VDAF has no number"),
+            (TaskParameters { vdaf: too_long, ..task() }, "VDAF length 4294967296"),
+            (TaskParameters { vdaf: without_code, ..task() }, "VDAF is not supported"),
         ] {
             let found = check(&refused).unwrap_err();
             assert!(found.starts_with(why), "{found}");

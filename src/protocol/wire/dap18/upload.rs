@@ -36,7 +36,7 @@ impl UploadReader {
     /// Decodes the next report; `None` if it is not complete yet.
     ///
     /// Fails as soon as a length prefix exceeds the limit.
-    #[allow(clippy::should_implement_trait, reason = "that there is none says nothing about the next call")]
+    #[allow(clippy::should_implement_trait, reason = "`None` means that more input is needed")]
     pub fn next(&mut self) -> Result<Option<Report>, Malformed> {
         let Some(len) = self.next_len()? else { return Ok(None) };
         self.is_empty = false;
@@ -47,7 +47,7 @@ impl UploadReader {
     /// Ends the body. Fails if it had no report, or if bytes are left.
     pub fn finish(self) -> Result<(), Malformed> {
         if !self.buffer.is_empty() {
-            return Err(Malformed::new("Report", "ends too early"));
+            return Err(Malformed::new("Report", "is truncated"));
         }
         if self.is_empty { Err(Malformed::new("UploadRequest", "has no report")) } else { Ok(()) }
     }

@@ -44,14 +44,18 @@ pub fn read_peer(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<PeerA
     let own = tokens(request.aggregator_auth_tokens)?;
     let collector = tokens(request.collector_auth_tokens)?;
     if own.is_empty() {
-        return Err("aggregator_auth_tokens: there must be one at least".to_owned());
+        return Err("aggregator_auth_tokens: at least one token is required".to_owned());
     }
     let side = match (Role::from(request.role), collector.is_empty()) {
         (Role::Leader, true) => PeerCredentials::Leader { tokens: hashes(&own) },
         (Role::Leader, false) => {
-            return Err("collector_auth_tokens: a helper has nothing to do with the collector".to_owned());
+            return Err("collector_auth_tokens: not allowed if this aggregator is the helper".to_owned());
         }
-        (_, true) => return Err("collector_auth_tokens: there must be one at least, as we lead".to_owned()),
+        (_, true) => {
+            return Err(
+                "collector_auth_tokens: at least one token is required if this aggregator is the leader".to_owned()
+            );
+        }
         (_, false) => PeerCredentials::Helper { tokens: own, collector_tokens: hashes(&collector) },
     };
     Ok(PeerAggregator {

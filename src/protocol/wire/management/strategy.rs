@@ -38,7 +38,7 @@ impl Strategy {
         let budget = match (self.dp_strategy, &self.budget) {
             (Kind::NoDifferentialPrivacy, None) => return Ok(None),
             (Kind::NoDifferentialPrivacy, Some(_)) => {
-                return Err("vdaf: NoDifferentialPrivacy has no budget; leave it out, or name a dp_strategy".to_owned());
+                return Err("vdaf: NoDifferentialPrivacy has no budget (hint: omit it or set dp_strategy)".to_owned());
             }
             (Kind::PureDpDiscreteLaplace, None) => return Err("vdaf: the budget of dp_strategy is missing".to_owned()),
             (Kind::PureDpDiscreteLaplace, Some(budget)) => budget,

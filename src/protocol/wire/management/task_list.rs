@@ -107,9 +107,9 @@ pub fn read(text: &str, overrides: TaskListOverrides<'_>) -> Result<Vec<ListedTa
     let (yaml, mut unknown) = (yaml_serde::Deserializer::from_str(text), None);
     let entries: Vec<Entry> =
         serde_ignored::deserialize(yaml, |path| unknown = unknown.take().or(Some(path.to_string())))
-            .map_err(|error| format!("is no such list: {error}"))?;
+            .map_err(|error| format!("is not a task list: {error}"))?;
     if let Some(path) = unknown {
-        return Err(format!("is no such list: unknown field {path}"));
+        return Err(format!("is not a task list: unknown field {path}"));
     }
     if entries.is_empty() {
         return Err("has no tasks".to_owned());
@@ -144,7 +144,7 @@ impl Entry {
             peer_aggregator_endpoint: peer.clone(),
             query_type: QueryType::of(task.public.batch_mode),
             vdaf: Vdaf::of(&task.public.vdaf, task.public.noise)
-                .ok_or("Janus has no such VDAF, or not with such numbers")?,
+                .ok_or("Janus does not support the VDAF or its parameters")?,
             role,
             vdaf_verify_key: Some(encoded(task.verify_key.expose())),
             max_batch_query_count: task.max_batch_query_count,
@@ -154,7 +154,7 @@ impl Entry {
             time_precision,
             tolerable_clock_skew: skew,
             collector_hpke_config: Key::of(&task.collector_hpke_config)
-                .ok_or("Janus has no such key of a collector")?,
+                .ok_or("Janus does not support the algorithms of the collector's key")?,
             aggregator_auth_token: None,
             aggregator_auth_token_hash: None,
             collector_auth_token_hash: None,
@@ -163,7 +163,7 @@ impl Entry {
         let hash = |hash: &TokenHash| Some(Hash { r#type: Header::Bearer, hash: hash.to_string() });
         match &task.party {
             Party::Leader { helper_token, collector_token } => {
-                let token = helper_token.expose_text().ok_or("its token is no text")?.to_owned();
+                let token = helper_token.expose_text().ok_or("the token is not text")?.to_owned();
                 entry.aggregator_auth_token = Some(Token { r#type: Header::Bearer, token });
                 entry.collector_auth_token_hash = hash(collector_token);
             }
@@ -224,8 +224,8 @@ impl Entry {
         }
         match self.role {
             AggregatorRole::Leader if header == Some(Header::DapAuth) => Err(
-                "aggregator_auth_token: our leader presents its token as Bearer only, and a helper of Janus's does not \
-                 take one of the type DapAuth in that way"
+                "aggregator_auth_token: type DapAuth is not supported: dapbox presents tokens as Bearer only, and Janus \
+                 does not accept a DapAuth token in that header"
                     .to_owned(),
             ),
             AggregatorRole::Leader => Ok(Party::Leader {
@@ -233,7 +233,7 @@ impl Entry {
                 collector_token: there("collector_auth_token_hash", collector)?,
             }),
             AggregatorRole::Helper if collector.is_some() => {
-                Err("collector_auth_token_hash: a helper has nothing to do with the collector's token".to_owned())
+                Err("collector_auth_token_hash: not allowed for a helper, which has no collector token".to_owned())
             }
             AggregatorRole::Helper => {
                 Ok(Party::Helper { leader_token: there("aggregator_auth_token_hash", aggregator_hash.or(of_given))? })
@@ -283,7 +283,7 @@ impl Hash {
 }
 
 fn there<T>(field: &str, value: Option<T>) -> Result<T, String> {
-    value.ok_or_else(|| format!("{field} is missing: nothing is made up here"))
+    value.ok_or_else(|| format!("{field} is missing"))
 }
 
 fn decoded(field: &str, text: &str, lengths: &[usize]) -> Result<Vec<u8>, String> {

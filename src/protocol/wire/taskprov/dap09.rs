@@ -45,7 +45,7 @@ impl Taskprov for Taskprov06 {
     fn decode_header(&self, value: &[u8]) -> Result<Bytes, Malformed> {
         let wrong = |why| Malformed::new("header dap-taskprov", why);
         if value.len() > MAX_CONFIGURATION.div_ceil(3) * 4 {
-            return Err(wrong("is longer than is accepted"));
+            return Err(wrong("is too long"));
         }
         let bytes = URL_SAFE_NO_PAD.decode(value).map_err(|_| wrong("is not unpadded base64url"))?;
         Ok(bytes.into())
@@ -61,7 +61,7 @@ impl Taskprov for Taskprov06 {
         let TaskConfiguration { public: task, info, .. } = configuration;
         let vdaf = vdaf_config(&task.vdaf)?;
         let query = query_config(configuration)?;
-        let expiration = task.task_expiration.ok_or("the task needs an end: say when it expires")?;
+        let expiration = task.task_expiration.ok_or("the task has no end (hint: set when it expires)")?;
         let bytes = encode(64 + info.len() + task.leader_url.len() + task.helper_url.len(), |w| {
             w.opaque8(info);
             w.opaque16(task.leader_url.as_bytes());
@@ -72,7 +72,7 @@ impl Taskprov for Taskprov06 {
         });
         match bytes.len() {
             0..=MAX_CONFIGURATION => Ok(bytes.into()),
-            _ => Err(format!("the task's configuration is longer than {MAX_CONFIGURATION} bytes")),
+            _ => Err(format!("the task's configuration exceeds {MAX_CONFIGURATION} bytes")),
         }
     }
 
@@ -113,11 +113,11 @@ fn check(TaskConfiguration { public: task, info, .. }: &TaskConfiguration) -> Re
         }
     }
     if !task.info.is_empty() || task.task_interval.is_some() {
-        return Err("DAP-09 has no place for a text of the task or a start".to_owned());
+        return Err("the task has an info text or a start, which DAP-09 does not support".to_owned());
     }
     let has_windows = matches!(task.batch_mode, BatchMode::FixedSize { batch_time_window_size: Some(_), .. });
     if task.noise.is_some() || has_windows {
-        return Err("a task that is set up in-band has neither noise nor batches that are divided by time".to_owned());
+        return Err("in-band tasks support neither noise nor batch time windows".to_owned());
     }
     Ok(())
 }
@@ -199,7 +199,7 @@ fn get_query_config(bytes: Bytes) -> Result<QueryConfig, UnsupportedTaskConfig> 
             BatchMode::fixed_size((max > 0).then_some(max.into()))
         }
         other => {
-            return Err(UnsupportedTaskConfig::Unsupported(format!("query type {other}, which is not known here")));
+            return Err(UnsupportedTaskConfig::Unsupported(format!("query type {other}")));
         }
     };
     r.finish("QueryConfig")?;
@@ -230,12 +230,12 @@ fn vdaf_config(vdaf: &VdafConfig) -> Result<Vec<u8>, String> {
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs } => {
             w.u32(vdaf_type::PRIO3_SUM_VEC_HMAC);
             w.u32(number("length", length)?);
-            w.u8(u8::try_from(bits).map_err(|_| "the VDAF's bits are too many")?);
+            w.u8(u8::try_from(bits).map_err(|_| "the VDAF has too many bits")?);
             w.u32(number("chunk length", chunk_length)?);
             w.u8(proofs);
         }
         VdafConfig::Prio3MultihotCountVec { .. } => {
-            return Err("the VDAF has no number in tasks that are set up in-band".to_owned());
+            return Err("the VDAF is not supported in in-band tasks".to_owned());
         }
     }
     Ok(w.finish())
@@ -243,7 +243,7 @@ fn vdaf_config(vdaf: &VdafConfig) -> Result<Vec<u8>, String> {
 
 fn bits(max: MaxMeasurement) -> Result<u8, String> {
     let bits = max.bits().and_then(|bits| u8::try_from(bits).ok());
-    bits.ok_or_else(|| format!("maximum {} is not one of whole bits, as DAP-09 asks for", max.0))
+    bits.ok_or_else(|| format!("maximum {} does not have the form 2^bits - 1, which DAP-09 requires", max.0))
 }
 
 fn number(name: &str, value: usize) -> Result<u32, String> {
@@ -272,7 +272,7 @@ fn get_vdaf_config(bytes: Bytes) -> Result<VdafConfig, UnsupportedTaskConfig> {
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs }
         }
         other => {
-            return Err(UnsupportedTaskConfig::Unsupported(format!("VDAF {other:#010x}, which is not known here")));
+            return Err(UnsupportedTaskConfig::Unsupported(format!("VDAF {other:#010x}")));
         }
     };
     r.finish("VdafConfig")?;
@@ -295,6 +295,6 @@ fn get_dp_config(bytes: Bytes) -> Result<(), UnsupportedTaskConfig> {
     let mut r = Reader::new(bytes);
     match r.u8("DpConfig.dp_mechanism")? {
         DP_NONE => Ok(r.finish("DpConfig")?),
-        other => Err(UnsupportedTaskConfig::Unsupported(format!("mechanism {other} of differential privacy"))),
+        other => Err(UnsupportedTaskConfig::Unsupported(format!("differential privacy mechanism {other}"))),
     }
 }

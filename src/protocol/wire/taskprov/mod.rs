@@ -26,7 +26,7 @@ pub enum UnsupportedTaskConfig {
     #[error(transparent)]
     Malformed(#[from] Malformed),
     /// The configuration uses an unsupported feature.
-    #[error("the task's configuration asks for {0}")]
+    #[error("unsupported task configuration: {0}")]
     Unsupported(String),
 }
 
@@ -58,7 +58,7 @@ pub fn for_revision(revision: Revision) -> Option<&'static dyn Taskprov> {
 /// Creates the advertisement of a new task, with its task id. Fails if the revision has no extension or cannot express
 /// the task.
 pub fn advertise(public: TaskParameters, info: Bytes, max_batch_query_count: u64) -> Result<Advertisement, String> {
-    let taskprov = for_revision(public.revision).ok_or("in-band provisioning goes with DAP-09 only, as yet")?;
+    let taskprov = for_revision(public.revision).ok_or("in-band provisioning is supported in DAP-09 only")?;
     let configuration = TaskConfiguration { public, info, max_batch_query_count };
     let bytes = taskprov.encode(&configuration)?;
     let public = TaskParameters { id: taskprov.task_id(&bytes), ..configuration.public };

@@ -125,7 +125,7 @@ fn names_unknown_and_invalid_fields() {
         ("aead_id: Aes256Gcm", "aead_id: Aes512Gcm", "Aes512Gcm"),
         ("{type: Bearer, token", "{type: DapAuth, token", "Bearer only"),
         ("{type: Bearer, token", "{type: Basic, token", "Basic"),
-        ("\"0123456789\"", "\"two words\"", "a token has"),
+        ("\"0123456789\"", "\"two words\"", "invalid token"),
         ("  aggregator_auth_token: {type: Bearer, token: \"0123456789\"}\n", "", "aggregator_auth_token is missing"),
         (
             "collector_auth_token_hash: {type: DapAuth",
@@ -136,7 +136,7 @@ fn names_unknown_and_invalid_fields() {
             "collector_auth_token_hash:\n",
             "collector_auth_token_hash: {type: Bearer, hash: \
          MJOoBO_ysLEuG_lv2C37eEOf1Ngetsr-Ers0ZYj4vdQ}\n",
-            "nothing to do with the collector",
+            "not allowed for a helper",
         ),
         ("hash: \"MJOoBO", "token: \"MJOoBO", "token"),
         ("private_key: wFRY", "private_key: FRY", "hpke_keys: private_key"),
@@ -189,7 +189,7 @@ fn refuses_to_write_what_janus_lacks() {
     }
     let mut task = good.clone();
     task.collector_hpke_config.kem_id = 0x647a;
-    assert!(write(&[task], SKEW).unwrap_err().contains("key of a collector"));
+    assert!(write(&[task], SKEW).unwrap_err().contains("collector's key"));
 }
 
 fn any_vdaf() -> impl Strategy<Value = VdafConfig> {
