@@ -27,7 +27,7 @@ mod tests {
         let path = dir.path().join("x");
         std::fs::write(&path, "four").unwrap();
         assert_eq!(read_file(&path, 4).unwrap(), "four");
-        assert!(read_file(&path, 3).unwrap_err().message.contains("longer"));
+        assert!(read_file(&path, 3).unwrap_err().message().contains("longer"));
         assert!(read_file(&dir.path().join("y"), 3).is_err());
     }
 }

@@ -72,7 +72,7 @@ mod tests {
     fn columns_are_found_by_name_and_errors_name_the_line() {
         let text = "health_poor,health_fair,health_good,physical_limitation,chronic_diseases,visits,x\n6,5,4,3,2,1,0\n";
         assert_eq!(Dataset::parse(text).unwrap().rows, [[1, 2, 3, 4, 5, 6]]);
-        assert!(Dataset::parse(&text.replace("visits", "v")).is_err_and(|e| e.message.contains("'visits'")));
-        assert!(Dataset::parse(&text.replace('6', "x")).is_err_and(|e| e.message.contains("line 2")));
+        assert!(Dataset::parse(&text.replace("visits", "v")).is_err_and(|e| e.message().contains("'visits'")));
+        assert!(Dataset::parse(&text.replace('6', "x")).is_err_and(|e| e.message().contains("line 2")));
     }
 }

@@ -238,9 +238,9 @@ mod tests {
         assert_eq!(numbers(b"\xef\xbb\xbf\"a\",b\n7,2\n", &["a"]), [7]);
         assert!(file(b"a;b\n1;2\n", &["b"], Some(b',')).is_err());
         let error = file(b"a;b\n1;2\n", &["c"], None).err().unwrap();
-        assert!(error.message.contains("there are: a, b"), "{}", error.message);
-        assert!(file(b"\xff\xfea\0", &["a"], None).err().unwrap().message.contains("UTF-16"));
-        assert!(file(b"", &["a"], None).err().unwrap().message.contains("empty"));
+        assert!(error.message().contains("there are: a, b"), "{}", error.message());
+        assert!(file(b"\xff\xfea\0", &["a"], None).err().unwrap().message().contains("UTF-16"));
+        assert!(file(b"", &["a"], None).err().unwrap().message().contains("empty"));
     }
 
     #[test]
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(numbers(text, &["size, in cm"]), [1]);
         assert_eq!(numbers(text, &["#3"]), [3]);
         let error = file(text, &["x"], None).err().unwrap();
-        assert!(error.message.contains("#2, #3"), "{}", error.message);
+        assert!(error.message().contains("#2, #3"), "{}", error.message());
         let vector = VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(8), length: 2, chunk_length: 1 };
         let both = file(text, &["#3,#2"], None).unwrap();
         assert_eq!(rows(&both, &vector), [(2, Ok(Measurement::Vector(vec![3, 2])))]);
