@@ -13,7 +13,7 @@ use dapbox::{
 
 use super::{
     PATIENCE,
-    ordeal::{Trouble, lost},
+    chaos::{Trouble, lost},
     process::Process,
 };
 

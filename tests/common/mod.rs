@@ -3,16 +3,16 @@
 #![allow(dead_code)]
 
 pub mod calls;
+pub mod chaos;
 pub mod child;
 pub mod disk;
 pub mod end;
 pub mod forge;
 pub mod hostile;
-pub mod ordeal;
-pub mod places;
 pub mod process;
 pub mod raw;
 pub mod relay;
+pub mod resources;
 pub mod restore;
 pub mod skip;
 pub mod tls;

@@ -244,14 +244,14 @@ fn check_norun(name: &str, block: &Block) {
 }
 
 #[test]
-fn the_tutorial() {
+fn runs_commands_of_tutorial() {
     let places = Places::new(&[8080, 8081, 9464, 9465], &[]);
     let environment = [("DAPBOX_LOG__FORMAT", "text"), ("DAPBOX_MONITOR__LISTEN", "127.0.0.1:9464")];
     Session::new("docs/tutorial.md", places, &environment).run();
 }
 
 #[test]
-fn the_helper_guide() {
+fn runs_commands_of_helper_guide() {
     if !has_programs(&["curl"]) {
         return;
     }
@@ -274,7 +274,7 @@ $ export DAPBOX_DATA_DIR=theirs
 
 /// An aggregator that was set up as the guide says, with a task that it leads and one that it helps with.
 #[test]
-fn the_operations() {
+fn runs_commands_of_operations_guide() {
     if !has_programs(&["curl"]) {
         return;
     }
@@ -306,7 +306,7 @@ $ dapbox task add my-task/helper.toml --any-url --data-dir theirs
 }
 
 #[test]
-fn the_interop_page() {
+fn runs_commands_of_interop_page() {
     let places = Places::new(&[9001, 9002, 9003, 9004], &[]);
     Session::new("docs/interop.md", places, &[]).run();
 }
@@ -348,7 +348,7 @@ fn machine(document: &'static str) -> Session {
 
 /// A command that stands anywhere else would not be run.
 #[test]
-fn commands_are_in_consoles() {
+fn shows_commands_in_consoles_only() {
     for name in DOCUMENTS.into_iter().filter(|name| *name != "docs/reference.md") {
         let text = read(name);
         for (line, text) in markdown::prose(&text) {
@@ -365,7 +365,7 @@ fn commands_are_in_consoles() {
 
 /// Configurations that are shown are ones that a server would take.
 #[test]
-fn configurations_are_valid() {
+fn loads_configurations_in_documents() {
     for name in DOCUMENTS.into_iter().chain(["README.md"]) {
         for block in markdown::blocks(&read(name)).iter().filter(|block| block.language() == "toml") {
             let dir = tempfile::tempdir().unwrap();
@@ -379,7 +379,7 @@ fn configurations_are_valid() {
 }
 
 #[test]
-fn a_block_is_taken_apart() {
+fn parses_console_block() {
     let text = "```console in=x exit=1\n$ a \\\n    b\nc\n^C\nd\n```\n";
     let found = steps(&markdown::blocks(text)[0]);
     assert_eq!(
@@ -389,7 +389,7 @@ fn a_block_is_taken_apart() {
 }
 
 #[test]
-fn what_is_printed_is_compared_as_far_as_it_can_be() {
+fn compares_output_except_volatile_parts() {
     let lines = |text: &str| -> Vec<String> { text.lines().map(str::to_owned).collect() };
     let printed = lines("one 2026-11-25T04:31:00Z\ntwo   3 ms\nthree");
     assert_eq!(missing(&printed, &lines("one 2020-01-01T00:00:00Z\n…\ntwo … ms")), None);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{DOCUMENTS, markdown, read, root};
 
 #[test]
-fn links_lead_somewhere() {
+fn resolves_links() {
     for name in DOCUMENTS.into_iter().chain(["README.md"]) {
         let text = read(name);
         let dir = root().join(name).parent().unwrap().to_owned();
@@ -26,7 +26,7 @@ fn links_lead_somewhere() {
 
 /// A document that nobody finds is not read.
 #[test]
-fn documents_are_linked_to() {
+fn links_to_each_document() {
     let mut linked = BTreeSet::new();
     for name in DOCUMENTS.into_iter().chain(["README.md"]) {
         let links = markdown::links(&read(name));
@@ -43,7 +43,7 @@ fn documents_are_linked_to() {
 
 /// Files of the source that a document names are there.
 #[test]
-fn named_files_exist() {
+fn names_existing_files() {
     for name in DOCUMENTS {
         for (line, text) in markdown::prose(&read(name)) {
             let words = text.split('`').skip(1).step_by(2);

@@ -83,7 +83,7 @@ pub fn links(text: &str) -> Vec<(usize, String)> {
 }
 
 #[test]
-fn a_document_is_taken_apart() {
+fn parses_document() {
     let text = "# A `b` c\n\n```console in=x\n$ a\nb\n```\n\n[x](y.md#z) [1](2)\n## A b c\n";
     let found = blocks(text);
     assert_eq!((found.len(), found[0].line, found[0].language()), (1, 3, "console"));

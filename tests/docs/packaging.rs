@@ -47,7 +47,7 @@ fn command(setting: &str, dir: &Path) -> Command {
 
 /// As systemd does it, without systemd: start, reload with the command that it has for it, stop.
 #[test]
-fn the_units_commands_start_and_reload_the_service() {
+fn starts_and_reloads_service_with_commands_of_unit() {
     let dir = TempDir::new().unwrap();
     let etc = dir.path().join("etc/dapbox");
     fs::create_dir_all(&etc).unwrap();
@@ -71,7 +71,7 @@ fn the_units_commands_start_and_reload_the_service() {
 }
 
 #[test]
-fn the_unit_holds_the_service_tightly() {
+fn restricts_service_in_unit() {
     let settings = settings();
     for (name, value) in [
         ("Type", "notify"),
@@ -96,7 +96,7 @@ fn the_unit_holds_the_service_tightly() {
 }
 
 #[test]
-fn systemd_accepts_the_unit_and_finds_little_exposed() {
+fn passes_systemd_analyze() {
     if !has_programs(&["systemd-analyze"]) {
         return;
     }
@@ -124,7 +124,7 @@ fn systemd_accepts_the_unit_and_finds_little_exposed() {
 
 /// What can be known of the file without Docker.
 #[test]
-fn the_dockerfile_names_what_there_is() {
+fn names_existing_files_in_dockerfile() {
     let read = |name: &str| fs::read_to_string(root().join("packaging").join(name)).unwrap();
     let file = read("Dockerfile").replace("\\\n", " ");
     let lines: Vec<_> = file.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();

@@ -17,7 +17,7 @@ fn code(readme: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_command_parses() {
+fn parses_each_command() {
     let commands: Vec<String> = code(&readme())
         .iter()
         .filter_map(|line| line.strip_prefix("dapbox ").or(line.strip_prefix("cargo run --release -- ")))
@@ -33,7 +33,7 @@ fn every_command_parses() {
 }
 
 #[test]
-fn every_vdaf_is_in_the_table() {
+fn lists_each_vdaf() {
     let readme = readme();
     for row in VDAFS {
         let line = format!("| {} | `{}` |", row.name, row.short);
@@ -45,7 +45,7 @@ fn every_vdaf_is_in_the_table() {
 }
 
 #[test]
-fn files_that_it_points_to_exist() {
+fn links_to_existing_files() {
     let readme = readme();
     let links = readme.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     let files: Vec<_> = links.filter(|link| !link.starts_with("http")).collect();

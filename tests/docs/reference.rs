@@ -56,7 +56,7 @@ fn code(text: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reference_is_what_the_code_says() {
+async fn reference_matches_code() {
     let served = http::Served::start().await;
     let parts = [
         Part { title: "Commands", text: commands::text() },

@@ -81,7 +81,7 @@ async fn batch_in(backup: &[u8], parties: &common::Parties) -> Option<BatchId> {
 
 #[rstest]
 #[tokio::test]
-async fn a_backup_under_load_shows_one_moment(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn backs_up_one_moment_under_load(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let small = |config: &mut Config| {
         config.leader.max_job_size = 7;
         config.leader.max_job_delay = Seconds::millis(5);
@@ -125,7 +125,7 @@ async fn a_backup_under_load_shows_one_moment(#[values(Revision::Dap09, Revision
 }
 
 #[tokio::test]
-async fn whoever_stops_reading_a_backup_harms_nobody() {
+async fn keeps_serving_when_backup_reader_stalls() {
     let impatient = |config: &mut Config| config.limits.stop_timeout = Seconds::millis(500);
     let mut pair = Pair::start_with(Revision::Dap09, SUM, BatchMode::TimeInterval, impatient, |_| {}).await;
     // More than all buffers on the way hold.
@@ -210,7 +210,7 @@ fn around(first: Time, last: Time) -> Query {
 #[case(Revision::Dap18, Role::Leader)]
 #[case(Revision::Dap18, Role::Helper)]
 #[tokio::test]
-async fn a_restored_aggregator_repeats_nothing_and_goes_on(#[case] revision: Revision, #[case] who: Role) {
+async fn restored_aggregator_repeats_nothing_and_continues(#[case] revision: Revision, #[case] who: Role) {
     for mode in modes(revision) {
         go_on(revision, who, mode).await;
     }
@@ -329,7 +329,7 @@ async fn refuses_the_past(
 /// In DAP-18 every request for the next batch has the same bytes, and goes by them: a copy that does not know that the
 /// collector has released its last batch would give it out again, as the next one.
 #[tokio::test]
-async fn a_batch_that_was_released_since_does_not_come_again() {
+async fn does_not_release_batch_again_after_restore() {
     let quick = |config: &mut Config| config.leader.max_job_delay = Seconds::millis(5);
     let whole = |task: &mut dapbox::model::Task| task.public.min_batch_size = MEASUREMENTS.len() as u64;
     let mode = BatchMode::fixed_size(None);

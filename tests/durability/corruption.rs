@@ -84,7 +84,7 @@ fn used() -> TempDir {
 }
 
 #[test]
-fn two_servers_cannot_have_one_directory() {
+fn locks_data_directory() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     let running = Server::start(&data);
@@ -97,7 +97,7 @@ fn two_servers_cannot_have_one_directory() {
 }
 
 #[test]
-fn a_directory_that_is_newer_foreign_or_damaged_is_refused_with_a_remedy() {
+fn refuses_newer_foreign_or_damaged_directory_with_hint() {
     let dir = used();
     let data = dir.path().join("data");
     let marker = data.join("dapbox-data");
@@ -141,7 +141,7 @@ fn refuses_read_only_file_system() {
 }
 
 #[test]
-fn a_directory_of_somebody_else_is_refused_with_a_remedy() {
+fn refuses_directory_of_another_user_with_hint() {
     let dir = used();
     let data = dir.path().join("data");
     let mut command = serve(&data);

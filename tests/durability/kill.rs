@@ -37,8 +37,8 @@ use rand::Rng;
 
 use crate::common::{
     PATIENCE,
+    chaos::{Ordeal, Trouble, Who, announce, variable},
     child::Running,
-    ordeal::{Ordeal, Trouble, Who, announce, variable},
     process::{self, Process},
 };
 
@@ -59,7 +59,7 @@ struct Kills {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_acknowledged_is_lost_when_processes_are_killed() {
+async fn loses_nothing_acknowledged_when_killed() {
     let (wanted, seed) = (variable("DAPBOX_KILLS", KILLS), variable("DAPBOX_SEED", rand::random()));
     announce(format_args!("killing {wanted} times, DAPBOX_SEED={seed}"));
     let start = Instant::now();
@@ -106,13 +106,13 @@ fn kill(ordeal: &mut Ordeal, who: Who, kills: &mut Kills) -> Result<(), Trouble>
     Ok(())
 }
 
-/// Where the server of [`serves_until_it_is_killed`] has its data.
+/// Where the server of [`serves_until_killed`] has its data.
 const DIRECTORY: &str = "TEST_KILLED_DIRECTORY";
 
 /// The test program that is killed by the test below.
 #[test]
 #[ignore = "a part of another test"]
-fn serves_until_it_is_killed() {
+fn serves_until_killed() {
     let Some(dir) = std::env::var_os(DIRECTORY).map(PathBuf::from) else { return };
     let mut command = process::dapbox(&dir.join("appliance.toml"));
     let _server = Running::spawn(command.stderr(Stdio::null()));
@@ -123,13 +123,13 @@ fn serves_until_it_is_killed() {
 }
 
 #[test]
-fn a_test_program_that_is_killed_leaves_no_server_behind() {
+fn kills_servers_of_killed_test_program() {
     let dir = tempfile::TempDir::new().unwrap();
     let text =
         format!("data_dir = {:?}\nlisten = \"127.0.0.1:0\"\n[monitor]\nlisten = \"\"\n", dir.path().join("data"));
     std::fs::write(dir.path().join("appliance.toml"), text).unwrap();
     let mut program = Command::new(std::env::current_exe().unwrap());
-    program.args(["--ignored", "--exact", "kill::serves_until_it_is_killed", "--nocapture"]).env(DIRECTORY, dir.path());
+    program.args(["--ignored", "--exact", "kill::serves_until_killed", "--nocapture"]).env(DIRECTORY, dir.path());
     let mut program = Running::spawn(program.stdout(Stdio::piped()));
     // The server has the same standard output, so that it ends with the last of the two.
     let mut output = program.stdout.take().unwrap();

@@ -6,7 +6,6 @@ mod common;
 mod corruption;
 mod disk_full;
 mod failpoints;
-mod foreign_files;
 mod kill;
 mod power_cut;
 mod restart;

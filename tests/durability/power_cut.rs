@@ -45,8 +45,8 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 
 use crate::common::{
+    chaos::{Ordeal, Trouble, Who, announce, variable},
     disk::Disk,
-    ordeal::{Ordeal, Trouble, Who, announce, variable},
     process::{self, Process, Program},
     skip::{may_mount, skip},
 };
@@ -104,7 +104,7 @@ impl Rig {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn power_cut_loses_nothing_acknowledged() {
+async fn loses_nothing_acknowledged_in_power_cut() {
     let (wanted, seed) = (variable("DAPBOX_POWER_CUTS", CUTS), variable("DAPBOX_SEED", rand::random()));
     let start = Instant::now();
     if !is_wanted("DAPBOX_POWER_CUTS") {
@@ -143,7 +143,7 @@ async fn torment(rig: &mut Rig, wanted: u32, cuts: &mut u32) -> Result<(), Troub
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn power_cut_without_sync_loses_reports() {
+async fn loses_reports_in_power_cut_without_sync() {
     let (wanted, seed) = (variable("DAPBOX_CONTROL_CUTS", CONTROL_CUTS), variable("DAPBOX_SEED", rand::random()));
     if !is_wanted("DAPBOX_CONTROL_CUTS") {
         return;

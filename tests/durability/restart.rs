@@ -171,19 +171,19 @@ async fn check_result(name: &str, pair: &Pair, query: Query, body: &Bytes) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn leader_restarts(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn survives_restarts_of_leader(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     restarts(revision, Who::Leader).await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn helper_restarts(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn survives_restarts_of_helper(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     restarts(revision, Who::Helper).await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn both_restart(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn survives_restarts_of_both(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     restarts(revision, Who::Both).await;
 }
 
@@ -196,7 +196,7 @@ async fn restarts(revision: Revision, who: Who) {
 /// after its start.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stuck_helper_does_not_hold_up_a_stop(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn stops_promptly_while_helper_hangs(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     for is_share_stuck in [false, true] {
         let (mut pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, |config| {
             config.leader.min_job_size = 1;
@@ -232,7 +232,7 @@ async fn a_stuck_helper_does_not_hold_up_a_stop(#[values(Revision::Dap09, Revisi
 /// Who asks while the aggregator is away, finds it again: a client that retries loses nothing.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_outlasts_a_restart(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn client_retries_over_restart(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let (mut pair, _relay) = pair_through_relay(revision, BatchMode::TimeInterval, |_| {}).await;
     let client = pair.parties.client();
     client.keys().await.unwrap();

@@ -69,7 +69,7 @@ async fn sweep_at(node: &mut Node, task: TaskId, now: Time) {
 /// refused, and afterwards every batch has the same reports on both sides.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn both_sides_agree_after_the_past_is_closed(
+async fn aggregators_agree_after_past_is_closed(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
     #[values(false, true)] by_interval: bool,
     #[values(false, true)] helper_first: bool,
@@ -153,9 +153,7 @@ async fn both_sides_agree_after_the_past_is_closed(
 /// more reports into it.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_follows_when_the_helper_gives_a_batch_up(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn leader_closes_batch_that_helper_has_closed(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let ago = clock();
     let minimum = |task: &mut Task| task.public.min_batch_size = 2;
     let mode = batches_of(revision, 3);
@@ -176,7 +174,7 @@ async fn a_leader_follows_when_the_helper_gives_a_batch_up(
 /// A helper gives no share of what it has closed, whatever a leader says.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_helper_gives_no_share_of_what_is_closed(
+async fn helper_refuses_share_of_closed_batch(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
     #[values(false, true)] by_interval: bool,
 ) {
@@ -206,7 +204,7 @@ async fn a_helper_gives_no_share_of_what_is_closed(
 /// run again, opens nothing; and what was collected stays so when nobody remembers any more that it was.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_swept_stays_closed(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn keeps_swept_batches_closed(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let ago = clock();
     let age = |task: &mut Task| task.report_expiry_age = Some(Duration(DAY));
     let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, prompt, age).await;
@@ -246,7 +244,7 @@ async fn what_was_swept_stays_closed(#[values(Revision::Dap09, Revision::Dap18)]
 
 /// A running server sweeps by itself: a report that nobody aggregated in time is dropped and counted.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_sweeps_by_itself() {
+async fn sweeps_periodically() {
     let config = |config: &mut Config| {
         config.leader.max_job_delay = Seconds(PATIENCE);
         config.retention.sweep_interval = Seconds::millis(20);
@@ -269,7 +267,7 @@ async fn a_server_sweeps_by_itself() {
 /// The answer to a job goes before the job does: the same request is refused then, and another one under its name too.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_that_is_not_kept_is_refused_clearly(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn answers_gone_for_expired_job_answer(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let ago = clock();
     let mode = BatchMode::TimeInterval;
     let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, prompt, |_| {}).await;
@@ -313,7 +311,7 @@ fn sealed_report(time: Time) -> Report {
 /// never tried again. Where only the other side was restored, what it has not seen is.
 #[rstest]
 #[tokio::test]
-async fn jobs_in_flight_end_in_a_copy_of_the_past_only(
+async fn finishes_jobs_in_flight_after_past_is_closed(
     #[values(Lost::Ours, Lost::Theirs)] lost: Lost,
     #[values(false, true)] by_interval: bool,
 ) {

@@ -20,7 +20,7 @@ use crate::common::{
     Pair, Parties,
     calls::{assert_refused, assert_taken, problem},
     forge::{Draft, Forge},
-    places::places,
+    resources::places,
 };
 
 fn good(forge: &Forge) -> Draft {
@@ -30,9 +30,7 @@ fn good(forge: &Forge) -> Draft {
 /// Jobs that the helper refuses as a whole (DAP-09 section 4.5.1.2, DAP-18 section 4.5.3.2).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_that_make_no_sense_are_refused_as_a_whole(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn rejects_invalid_job_as_a_whole(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
@@ -103,7 +101,7 @@ fn more_than_a_million(revision: Revision) -> Vec<u8> {
 /// 4.5.1.2, DAP-18 section 4.5.3.2), and what was aggregated is never aggregated again.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_aggregation_job_is_answered_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn answers_repeated_job_with_same_bytes(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
@@ -188,7 +186,7 @@ async fn continuations(parties: &Parties, job: &str) {
 /// the helper in a job and at the leader in an upload.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn rejects_a_known_report_id_with_another_time(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn rejects_known_report_id_with_another_time(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let quick = |config: &mut Config| {
         (config.leader.min_job_size, config.leader.max_job_delay) = (1, Seconds::millis(5));
     };

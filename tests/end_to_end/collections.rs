@@ -78,7 +78,7 @@ fn can_be_asked(parties: &Parties, query: Query) -> bool {
 /// Refusals that leave nothing behind (DAP-09 sections 4.6.1 and 4.6.5.1.1, DAP-18 sections 4.6.1 and 5.1).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_query_that_makes_no_sense_is_refused(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn rejects_invalid_query(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let vdaf = VdafConfig::Prio3Count;
     let pair = Pair::start_with(revision, vdaf, BatchMode::TimeInterval, lazy, at_least(3)).await;
     let parties = &pair.parties;
@@ -113,9 +113,7 @@ async fn a_query_that_makes_no_sense_is_refused(#[values(Revision::Dap09, Revisi
 /// 4.6.1 to 4.6.5).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interval_is_collected_once_and_stays_collected(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn collects_interval_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let vdaf = VdafConfig::Prio3Count;
     let mut pair = Pair::start_with(revision, vdaf, BatchMode::TimeInterval, lazy, at_least(3)).await;
     let parties = pair.parties.clone();
@@ -215,9 +213,7 @@ async fn stays_collected(parties: &Parties, forge: &Forge, body: Option<&[u8]>) 
 /// and 4.6.5, DAP-18 section 4.6.4).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn the_helper_checks_a_batch_before_it_gives_its_share(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn helper_validates_batch_before_sharing(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let vdaf = VdafConfig::Prio3Count;
     let pair = Pair::start_with(revision, vdaf, BatchMode::TimeInterval, lazy, at_least(3)).await;
     let parties = &pair.parties;
@@ -280,9 +276,7 @@ fn with_parameter(parties: &Parties, request: &AggregateShareReq) -> AggregateSh
 /// DAP-18 sections 4.6.1 and 4.6.4).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_the_aggregators_disagree_about_is_lost(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn fails_collection_on_batch_mismatch(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let vdaf = VdafConfig::Prio3Count;
     let pair = Pair::start_with(revision, vdaf, BatchMode::TimeInterval, lazy, at_least(1)).await;
     let parties = &pair.parties;
@@ -301,9 +295,7 @@ async fn a_batch_that_the_aggregators_disagree_about_is_lost(
 /// section 5.2).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_of_the_leader_are_collected_one_after_the_other(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn collects_leader_selected_batches_in_sequence(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(12) };
     let pair = Pair::start_with(revision, vdaf, batches_of(revision, 5), lazy, at_least(3)).await;
     let parties = &pair.parties;
@@ -326,7 +318,7 @@ async fn batches_of_the_leader_are_collected_one_after_the_other(
 /// Batches that the leader makes: distinct, of the minimum size, and only by ids that it has given out
 /// (DAP-09 sections 4.1.2 and 4.6.5.2).
 #[tokio::test(flavor = "multi_thread")]
-async fn fixed_size_batches_are_distinct_and_of_the_right_size() {
+async fn fills_fixed_size_batches_exactly() {
     let mode = BatchMode::fixed_size(Some(5));
     let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(12) };
     let pair = Pair::start_with(Revision::Dap09, vdaf, mode, lazy, at_least(3)).await;
@@ -399,7 +391,7 @@ async fn helper_knows_its_batches(parties: &Parties, forge: &Forge, taken: Batch
 /// What was accepted before a collection is in it, though the minimum is met long before all of it is aggregated.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collection_waits_for_what_was_accepted_before_it(
+async fn collection_includes_reports_accepted_before_it(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
 ) {
     let slow = |config: &mut Config| {
@@ -419,9 +411,7 @@ async fn a_collection_waits_for_what_was_accepted_before_it(
 /// and then the batch closes.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collection_under_a_steady_stream_of_uploads_ends(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn finishes_collection_under_steady_uploads(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let busy = |config: &mut Config| (config.leader.min_job_size, config.leader.max_job_size) = (1, 10);
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, busy, at_least(5)).await;
     let parties = pair.parties.clone();
@@ -471,7 +461,7 @@ async fn only_batch(pair: &Pair, result: ResultState) -> CollectedBatchStatus {
 /// often as it asks.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn names_collected_batches_and_whether_they_were_fetched(
+async fn lists_collected_batches_with_fetch_state(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
     #[values(true, false)] is_by_time: bool,
 ) {
@@ -521,7 +511,7 @@ async fn names_collected_batches_and_whether_they_were_fetched(
 /// helper had given its share.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn recovers_an_abandoned_batch_by_its_id(#[values(true, false)] has_share: bool) {
+async fn recovers_abandoned_batch_by_id(#[values(true, false)] has_share: bool) {
     let (pair, relay) = pair_through_relay(Revision::Dap09, batches_of(Revision::Dap09, 5), |_| {}).await;
     let parties = &pair.parties;
     relay.plan(move |asked, _| match asked.makes(ResourceKind::AggregateShare) && !has_share {
@@ -545,7 +535,7 @@ async fn recovers_an_abandoned_batch_by_its_id(#[values(true, false)] has_share:
 /// Collection jobs that have no result are limited. A request that comes again finds its job all the same.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn refuses_more_collection_jobs_than_configured(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn limits_collection_jobs(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let few = |config: &mut Config| {
         lazy(config);
         config.leader.max_collections = 2;
@@ -565,7 +555,7 @@ async fn refuses_more_collection_jobs_than_configured(#[values(Revision::Dap09, 
 /// A task that is added to servers that run is served like any other, without anybody asking for it.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_new_task_is_served_at_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn serves_new_task_immediately(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let config = |config: &mut Config| {
         lazy(config);
         config.leader.min_job_size = 3;

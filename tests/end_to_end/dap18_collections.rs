@@ -65,7 +65,7 @@ async fn time_interval() -> (Pair, Forge) {
 /// A request for the next batch is the same bytes every time: it means the same job until that is deleted, and the batch
 /// after that from then on (sections 3.2, 4.6.1 and 5.2). A job that was deleted stays so.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_next_batch_is_the_next_one_after_a_deletion() {
+async fn gives_next_batch_after_deletion() {
     let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
     let mut pair = Pair::start_with(Revision::Dap18, vdaf, batches_of(Revision::Dap18, 2), lazy, of_two).await;
     let forge = Forge::new(&pair.parties).await;
@@ -108,7 +108,7 @@ async fn the_next_batch_is_the_next_one_after_a_deletion() {
 /// A collector that never deletes a job gets one batch after the other, once `leader.next_batch_after` is over (section
 /// 5.2). What it had before stays where it is.
 #[tokio::test(flavor = "multi_thread")]
-async fn gives_the_next_batch_without_a_deletion() {
+async fn gives_next_batch_without_deletion() {
     let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
     let soon = |config: &mut Config| {
         lazy(config);
@@ -147,7 +147,7 @@ async fn gives_the_next_batch_without_a_deletion() {
 
 /// A batch that the helper refuses does not keep such a collector from those after it.
 #[tokio::test(flavor = "multi_thread")]
-async fn gives_the_next_batch_after_one_that_failed() {
+async fn gives_next_batch_after_failed_one() {
     let soon = |config: &mut Config| config.leader.next_batch_after = Seconds::new(0);
     let (pair, relay) = pair_through_relay(Revision::Dap18, batches_of(Revision::Dap18, 5), soon).await;
     let parties = &pair.parties;
@@ -167,7 +167,7 @@ async fn gives_the_next_batch_after_one_that_failed() {
 
 /// Other requests make other jobs, and who asks twice at once has one job (section 3.2).
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collection_job_is_made_once() {
+async fn creates_collection_job_once() {
     let (pair, _) = time_interval().await;
     let parties = &pair.parties;
     let ask = || parties.ask_collection(hours(0, 1));
@@ -181,7 +181,7 @@ async fn a_collection_job_is_made_once() {
 
 /// A batch stays collected when its job is deleted (sections 4.6.1 and 4.6.3): nothing asks for any part of it again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_job_leaves_its_batch_collected() {
+async fn keeps_batch_collected_after_job_deletion() {
     let (mut pair, forge) = time_interval().await;
     let parties = pair.parties.clone();
     parties.upload_all([&forge.report(&yes(), hour(1)), &forge.report(&yes(), hour(1))]).await;
@@ -209,7 +209,7 @@ async fn aggregate(parties: &Parties, forge: &Forge, drafts: &[Draft]) {
 /// A share is a resource: the same request finds it, and it can be read and deleted. Its batch stays collected
 /// (sections 4.6.4 and 4.6.5).
 #[tokio::test(flavor = "multi_thread")]
-async fn an_aggregate_share_stays_until_it_is_deleted() {
+async fn keeps_aggregate_share_until_deletion() {
     let (mut pair, forge) = time_interval().await;
     let parties = pair.parties.clone();
     let drafts: Vec<_> = (0..2).map(|_| forge.draft(&yes(), hour(1))).collect();
@@ -246,7 +246,7 @@ async fn an_aggregate_share_stays_until_it_is_deleted() {
 
 /// The helper gives its share of what the collector asked for only (sections 4.6.4 and 5.1.3).
 #[tokio::test(flavor = "multi_thread")]
-async fn a_selector_fits_the_query() {
+async fn rejects_selector_that_does_not_fit_query() {
     let (pair, forge) = time_interval().await;
     let parties = &pair.parties;
     let drafts: Vec<_> = (0..2).map(|_| forge.draft(&yes(), hour(2))).collect();
@@ -269,7 +269,7 @@ async fn a_selector_fits_the_query() {
 
 /// In a leader-selected task the helper gives its share of batches that it has seen (section 4.6.4).
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_is_one_that_a_job_named() {
+async fn rejects_share_of_unknown_batch() {
     let mode = batches_of(Revision::Dap18, 2);
     let pair = Pair::start_with(Revision::Dap18, VdafConfig::Prio3Count, mode, lazy, of_two).await;
     let parties = &pair.parties;
@@ -295,7 +295,7 @@ async fn a_batch_is_one_that_a_job_named() {
 
 /// Extensions of a collection are mandatory to understand and in order, for both aggregators (sections 4.6.2 and 4.6.4).
 #[tokio::test(flavor = "multi_thread")]
-async fn extensions_of_a_collection_are_checked() {
+async fn validates_collection_job_extensions() {
     let (pair, forge) = time_interval().await;
     let parties = &pair.parties;
     let drafts: Vec<_> = (0..2).map(|_| forge.draft(&yes(), hour(1))).collect();

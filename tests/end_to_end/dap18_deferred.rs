@@ -36,7 +36,7 @@ fn later(config: &mut Config) {
 
 /// Our leader and our helper, which defers everything.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lifecycle_with_a_helper_that_defers() {
+async fn completes_lifecycle_with_deferring_helper() {
     for mode in modes(Revision::Dap18) {
         let (pair, relay) = pair_through_relay(Revision::Dap18, mode, later).await;
         upload_all(&pair.parties.client(), None).await;
@@ -73,7 +73,7 @@ fn some_job(forge: &Forge, reports: usize) -> AggregationJobInitReq {
 
 /// A job that is not ready has a place with its step, and polls say the step (section 4.5.3.2).
 #[tokio::test(flavor = "multi_thread")]
-async fn polls_of_a_job_say_its_step() {
+async fn polls_job_with_step() {
     let (pair, forge) = deferring_pair().await;
     let parties = &pair.parties;
     let request = some_job(&forge, 3);
@@ -128,7 +128,7 @@ async fn ask_all(parties: &Parties, requests: &[AggregationJobInitReq]) -> Vec<M
 
 /// Jobs that wait for their answers when the helper stops are answered after its start.
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_that_wait_are_answered_after_a_restart() {
+async fn answers_deferred_jobs_after_restart() {
     let (mut pair, forge) = deferring_pair().await;
     let parties = pair.parties.clone();
     let requests: Vec<_> = (0..JOBS).map(|_| some_job(&forge, REPORTS)).collect();
@@ -151,7 +151,7 @@ async fn jobs_that_wait_are_answered_after_a_restart() {
 
 /// A job that is deleted while it waits is not answered any more; in either case its reports count once.
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_that_wait_can_be_deleted() {
+async fn deletes_deferred_jobs() {
     let (pair, forge) = deferring_pair().await;
     let parties = &pair.parties;
     let requests: Vec<_> = (0..JOBS).map(|_| some_job(&forge, REPORTS)).collect();
@@ -226,7 +226,7 @@ fn without_location(mut told: Told) -> Told {
 /// Helpers that others wrote defer jobs and shares, and say where they are in any way that HTTP has.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_foreign_helper_that_defers_is_polled(#[values(0, 1, 2)] spelling: usize) {
+async fn polls_any_deferring_helper(#[values(0, 1, 2)] spelling: usize) {
     for mode in modes(Revision::Dap18) {
         let (pair, relay) = pair_through_relay(Revision::Dap18, mode, |_| {}).await;
         defer(&relay, spelling);
@@ -250,7 +250,7 @@ async fn a_foreign_helper_that_defers_is_polled(#[values(0, 1, 2)] spelling: usi
 /// A helper that forgets a job that it has deferred gets the same request again; one that cannot fulfil it, says why at a
 /// poll.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_becomes_of_a_deferred_answer_is_told_at_a_poll() {
+async fn answers_poll_with_error_of_failed_request() {
     let (pair, relay) = pair_through_relay(Revision::Dap18, BatchMode::TimeInterval, |_| {}).await;
     let parties = &pair.parties;
     relay.plan(|asked, before| match before {
@@ -292,7 +292,7 @@ fn elsewhere(trap: &Relay) -> Vec<String> {
 
 /// A leader that is told to look elsewhere does not: its token is for the helper alone. It asks the helper again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_location_that_leads_elsewhere_is_not_followed() {
+async fn leader_ignores_location_of_another_origin() {
     let trap = Relay::start().await;
     for place in elsewhere(&trap) {
         let (pair, relay) = pair_through_relay(Revision::Dap18, BatchMode::TimeInterval, |_| {}).await;
@@ -314,7 +314,7 @@ async fn a_location_that_leads_elsewhere_is_not_followed() {
 
 /// The same for a collector.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_does_not_follow_a_location_that_leads_elsewhere() {
+async fn collector_ignores_location_of_another_origin() {
     let (mut leader, mut helper) = (Node::start().await, Node::start().await);
     let (trap, relay) = (Relay::start().await, Relay::start().await);
     let leader_url = relay.before(&leader.url(Revision::Dap18));
@@ -341,7 +341,7 @@ async fn a_collector_does_not_follow_a_location_that_leads_elsewhere() {
 
 /// There are only so many jobs that wait; one more is told to come back, and nothing is lost.
 #[tokio::test(flavor = "multi_thread")]
-async fn only_so_many_jobs_wait() {
+async fn limits_deferred_jobs() {
     let tight = |config: &mut Config| {
         later(config);
         (config.helper.max_deferred_jobs, config.limits.workers) = (1, 1);
@@ -375,7 +375,7 @@ async fn only_so_many_jobs_wait() {
 
 /// A deferring helper takes its leave and comes back at any point, with our leader.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_leader_outlasts_restarts_of_a_helper_that_defers() {
+async fn leader_survives_restarts_of_deferring_helper() {
     let (mut pair, relay) = pair_through_relay(Revision::Dap18, BatchMode::TimeInterval, |config| {
         later(config);
         config.leader.min_job_size = 1;

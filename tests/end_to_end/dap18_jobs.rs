@@ -43,7 +43,7 @@ async fn is_aggregated(parties: &Parties, request: &AggregationJobInitReq) {
 
 /// Extensions of a job are mandatory to understand and in order (sections 4.5.1 and 4.5.3.2).
 #[tokio::test(flavor = "multi_thread")]
-async fn extensions_of_a_job_are_checked() {
+async fn validates_job_extensions() {
     let (pair, forge) = pair_with(BatchMode::TimeInterval, |_| {}).await;
     let parties = &pair.parties;
     let right = forge.job(PartialBatchSelector::TimeInterval, &[forge.draft(&yes(), ago(1))]);
@@ -67,7 +67,7 @@ async fn extensions_of_a_job_are_checked() {
 
 /// A job of a leader-selected task says which batch it is for (section 5.2.2).
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_says_its_batch() {
+async fn job_names_its_batch() {
     let (pair, forge) = pair_with(batches_of(Revision::Dap18, 1), |_| {}).await;
     let parties = &pair.parties;
     let batch = PartialBatchSelector::FixedSize(BatchId::random());
@@ -89,7 +89,7 @@ async fn a_job_says_its_batch() {
 
 /// There is one verification key, and it has a number (section 4.5.3.1).
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_names_the_verification_key() {
+async fn rejects_job_with_unknown_verification_key() {
     let (pair, forge) = pair_with(BatchMode::TimeInterval, |_| {}).await;
     let parties = &pair.parties;
     let right = forge.job(PartialBatchSelector::TimeInterval, &[forge.draft(&yes(), ago(1))]);
@@ -115,7 +115,7 @@ async fn a_job_names_the_verification_key() {
 
 /// A time that cannot be told in seconds (section 4.1.1) makes the job malformed: nobody wraps it.
 #[tokio::test(flavor = "multi_thread")]
-async fn times_of_reports_do_not_wrap() {
+async fn report_times_do_not_wrap() {
     let (pair, forge) = pair_with(BatchMode::TimeInterval, |_| {}).await;
     let parties = &pair.parties;
     let right = forge.job(PartialBatchSelector::TimeInterval, &[forge.draft(&yes(), ago(1))]);
@@ -137,7 +137,7 @@ async fn times_of_reports_do_not_wrap() {
 
 /// The task's interval has a first and a last moment, and both are told apart (section 4.5.3.4).
 #[tokio::test(flavor = "multi_thread")]
-async fn reports_outside_of_the_task_interval_are_refused() {
+async fn rejects_reports_outside_task_interval() {
     let change = |task: &mut Task| task.public.task_interval = Interval::new(ago(10), Duration(8 * HOUR));
     let (pair, forge) = pair_with(BatchMode::TimeInterval, change).await;
     let times = [
@@ -162,7 +162,7 @@ async fn reports_outside_of_the_task_interval_are_refused() {
 /// Extensions of reports, public and private, are mandatory to understand, distinct and in order (section 4.5.3.4); what
 /// is public about a report cannot be changed on the way (section 4.5.3.3).
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_with_a_report_is_told() {
+async fn rejects_invalid_report_with_its_error() {
     let (pair, forge) = pair_with(BatchMode::TimeInterval, |_| {}).await;
     let list = |kinds: &[u16]| -> Vec<Extension> { kinds.iter().map(|kind| extension(*kind)).collect() };
     let with = |public: &[u16], private: &[u16]| -> Draft {

@@ -16,8 +16,8 @@ use crate::common::{
     self, Node, PATIENCE, Pair, Parties, batches_of,
     calls::assert_taken,
     forge::Forge,
-    places::{Place, places},
     raw::{Said, ask},
+    resources::{Place, places},
 };
 
 const DAP18: Revision = Revision::Dap18;
@@ -62,7 +62,7 @@ async fn misunderstood(nodes: [&Node; 2], difference: Difference) -> Parties {
 
 /// Shares are bound to all of a task's parameters (section 4.2): who understands one differently opens none of them.
 #[tokio::test(flavor = "multi_thread")]
-async fn parties_that_differ_about_the_task_open_nothing() {
+async fn parties_with_different_tasks_open_nothing() {
     // No report waits for others.
     let eager = |config: &mut Config| config.leader.min_job_size = 1;
     let (mut leader, mut helper) = (Node::start_with(eager).await, Node::start().await);
@@ -99,7 +99,7 @@ async fn parties_that_differ_about_the_task_open_nothing() {
 
 /// The same for a collector, who is the only one to notice.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_that_differs_about_the_task_opens_nothing() {
+async fn collector_with_different_task_opens_nothing() {
     let pair = Pair::start(DAP18, sum(), BatchMode::TimeInterval).await;
     let parties = &pair.parties;
     parties.client().upload(Measurement::Number(1), None).await.unwrap();
@@ -118,7 +118,7 @@ async fn a_collector_that_differs_about_the_task_opens_nothing() {
 
 /// A share is bound to the collector's request too (section 4.6.7): the answer to one question is none to another.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_share_opens_for_the_request_that_it_was_asked_for_with() {
+async fn binds_aggregate_share_to_request() {
     let pair = Pair::start(DAP18, sum(), BatchMode::TimeInterval).await;
     let parties = &pair.parties;
     parties.client().upload(Measurement::Number(1), None).await.unwrap();
@@ -142,7 +142,7 @@ async fn a_share_opens_for_the_request_that_it_was_asked_for_with() {
 
 /// Tasks that the protocol has no words for are refused before there is a report (sections 4.2 and 5.2).
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_cannot_be_expressed_is_refused() {
+async fn refuses_inexpressible_task() {
     let mut node = Node::start().await;
     let changes: [fn(&mut Task); 7] = [
         |task| task.public.info = String::new(),
@@ -164,7 +164,7 @@ async fn a_task_that_cannot_be_expressed_is_refused() {
 
 /// The media types have a parameter, and are the same however HTTP lets them be written (section 9.1).
 #[tokio::test(flavor = "multi_thread")]
-async fn media_types_are_compared_by_their_meaning() {
+async fn compares_media_types_semantically() {
     let pair = Pair::start(DAP18, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
     for place in places(parties, parties.id()) {
@@ -205,7 +205,7 @@ async fn media_types_are_compared_by_their_meaning() {
 
 /// One pair of servers has tasks of both revisions at once, each under its own path and nowhere else.
 #[tokio::test(flavor = "multi_thread")]
-async fn both_revisions_live_on_one_server() {
+async fn serves_both_revisions() {
     let (mut leader, mut helper) = (Node::start().await, Node::start().await);
     let mut tasks = Vec::new();
     for revision in Revision::ALL {
@@ -259,7 +259,7 @@ async fn elsewhere_is_nothing(parties: &Parties, [leader, helper]: [&Node; 2]) {
 
 /// A report is bound to its task: the same shares are nothing in another that differs in its id alone.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_of_another_task_is_not_aggregated() {
+async fn rejects_report_of_another_task() {
     let (mut leader, mut helper) = (Node::start().await, Node::start().await);
     let nodes = [&leader, &helper];
     let one = Parties::between(DAP18, VdafConfig::Prio3Count, BatchMode::TimeInterval, nodes).await;

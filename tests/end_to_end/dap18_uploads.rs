@@ -38,7 +38,7 @@ async fn pair_with(config: impl Fn(&mut Config), task: impl Fn(&mut Task)) -> (P
 /// The refusals are in the order of the request, whatever is between them, and the same upload gets the same answer
 /// again (section 4.4.2.2).
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_are_in_the_order_of_the_request() {
+async fn lists_rejections_in_order_of_request() {
     // Open from ten hours ago to two hours ago, and what is older than eight hours is forgotten.
     let change = |task: &mut Task| {
         task.public.task_interval = Interval::new(ago(10), Duration(8 * HOUR));
@@ -83,7 +83,7 @@ async fn refusals_are_in_the_order_of_the_request() {
 
 /// Reports are stored while others are still on their way, in pieces of any length.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_long_upload_comes_in_pieces() {
+async fn streams_long_upload() {
     let (pair, forge) = pair_with(|_| {}, |_| {}).await;
     let parties = &pair.parties;
     let reports: Vec<_> = (0..300).map(|_| forge.report(&yes(), Time::now())).collect();
@@ -115,7 +115,7 @@ async fn a_long_upload_comes_in_pieces() {
 /// What follows the last whole report makes the upload malformed. What came before is stored: sending all of it again
 /// does no harm.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_malformed_tail_is_told() {
+async fn reports_malformed_tail() {
     let (pair, forge) = pair_with(|_| {}, |_| {}).await;
     let parties = &pair.parties;
     let reports: Vec<_> = (0..4).map(|_| forge.report(&yes(), Time::now())).collect();
@@ -142,7 +142,7 @@ async fn a_malformed_tail_is_told() {
 
 /// A public extension that is not known is told by its number, and nothing else of the upload suffers.
 #[tokio::test(flavor = "multi_thread")]
-async fn reports_with_unknown_public_extensions_are_discarded() {
+async fn rejects_unknown_public_extensions() {
     let (pair, forge) = pair_with(|_| {}, |_| {}).await;
     let parties = &pair.parties;
     let with = |kinds: &[u16]| -> Report {
@@ -169,7 +169,7 @@ async fn reports_with_unknown_public_extensions_are_discarded() {
 
 /// There is a limit to one report, and one to all of a request.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_has_limits() {
+async fn limits_upload() {
     let tight = |config: &mut Config| {
         (config.limits.max_report_bytes, config.limits.max_upload_bytes) = (1000, 10_000);
     };
@@ -194,7 +194,7 @@ async fn an_upload_has_limits() {
 
 /// The client puts several reports into a request, and tells what became of each measurement.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_uploads_many_in_few_requests() {
+async fn batches_uploads_in_few_requests() {
     let (pair, _) = pair_with(|_| {}, |_| {}).await;
     let relay = Relay::start().await;
     let leader_url = relay.before(&pair.parties.task().leader_url);

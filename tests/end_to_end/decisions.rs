@@ -92,7 +92,9 @@ async fn pick_within(store: &Store, task: TaskId, limits: &dapbox::config::Leade
 /// a collection from its reports.
 #[rstest]
 #[tokio::test]
-async fn what_a_collection_waits_for_goes_first(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn aggregates_reports_of_waiting_collection_first(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
     let task = task(revision, |_| {});
     let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
     let interval = Interval::new(ago(4), Duration(2 * HOUR)).unwrap();
@@ -125,7 +127,7 @@ async fn what_a_collection_waits_for_goes_first(#[values(Revision::Dap09, Revisi
 /// Reports that became useless all at once do not hold up the store: they are dropped some at a time.
 #[rstest]
 #[tokio::test]
-async fn not_too_many_reports_are_dropped_at_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn drops_expired_reports_in_batches(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let task = task(revision, |task| task.report_expiry_age = Some(Duration(5 * HOUR)));
     let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
     append(&store, id, (0..10_001).map(|_| report(ago(6), 0)).collect()).await;
@@ -140,9 +142,7 @@ async fn not_too_many_reports_are_dropped_at_once(#[values(Revision::Dap09, Revi
 /// A crash between picking a job and preparing it: the job is there after the start, and is sent.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_was_only_picked_goes_on_after_a_start(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn resumes_picked_job_after_restart(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let config = |config: &mut Config| config.leader.max_job_delay = dapbox::config::Seconds(common::PATIENCE);
     let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, config, |_| {}).await;
     let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
@@ -165,7 +165,7 @@ async fn a_job_that_was_only_picked_goes_on_after_a_start(
 /// A leader's job has no more batch buckets than fit into memory, and the others get jobs of their own.
 #[rstest]
 #[tokio::test]
-async fn bounds_the_batch_buckets_of_a_job(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn limits_batch_buckets_of_job(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let task = task(revision, |_| {});
     let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
     append(&store, id, (1..=5).flat_map(|hours| [report(ago(hours), 0), report(ago(hours), 0)]).collect()).await;
@@ -182,7 +182,7 @@ async fn bounds_the_batch_buckets_of_a_job(#[values(Revision::Dap09, Revision::D
 /// With as many open batches as there may be, reports wait until one is collected, and none is lost.
 #[rstest]
 #[tokio::test]
-async fn bounds_open_batches_of_fixed_size(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn limits_open_fixed_size_batches(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let mode = common::batches_of(revision, 3);
     let task = task(revision, |task| (task.public.batch_mode, task.public.min_batch_size) = (mode, 2));
     let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
@@ -207,7 +207,7 @@ async fn bounds_open_batches_of_fixed_size(#[values(Revision::Dap09, Revision::D
 /// The same report several times in one group commit is one report.
 #[rstest]
 #[tokio::test]
-async fn uploads_of_one_report_that_race_count_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn counts_racing_uploads_of_one_report_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let task = task(revision, |_| {});
     let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
     let policy = keys::Policy::of(&Config::default());
@@ -238,7 +238,7 @@ async fn uploads_of_one_report_that_race_count_once(#[values(Revision::Dap09, Re
 
 /// The last moments at which a report is good, at both ends of time too.
 #[test]
-fn times_are_checked_to_the_second_and_never_wrap() {
+fn checks_times_to_the_second() {
     let age = Duration(HOUR);
     let change = |task: &mut Task| (task.public.task_expiration, task.report_expiry_age) = (Some(NOW), Some(age));
     let task = task(Revision::Dap09, change);
@@ -260,7 +260,7 @@ fn times_are_checked_to_the_second_and_never_wrap() {
 
 /// The first and the last moment of a task's interval (DAP-18 section 4.1.1: the end is not in it).
 #[test]
-fn the_interval_of_a_task_is_half_open() {
+fn task_interval_is_half_open() {
     let task = task(Revision::Dap18, |task| task.public.task_interval = Interval::new(ago(2), Duration(2 * HOUR)));
     let at = |time: Time| check_time(&task, task.public.task_expiration, NOW, Duration(60), time);
     let before = |time: Time| time.saturating_sub(Duration(1));
@@ -273,7 +273,7 @@ fn the_interval_of_a_task_is_half_open() {
 /// Two operators add a task at once: the same one is one, and of two with the same id one is refused.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn tasks_that_are_added_at_once_do_not_mix(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn adds_tasks_concurrently(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let mut node = Node::start().await;
     for differ in [false, true] {
         let one = task(revision, |_| {});
@@ -290,9 +290,7 @@ async fn tasks_that_are_added_at_once_do_not_mix(#[values(Revision::Dap09, Revis
 /// A collector's key that nothing can be sealed to would only be found out when a batch is closed: it is refused before.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_whose_collector_key_is_degenerate_is_refused(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn refuses_task_with_degenerate_collector_key(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let mut node = Node::start().await;
     let degenerate = task(revision, |task| task.collector_hpke_config.public_key = vec![0; 32]);
     assert_eq!(node.try_add(&degenerate).await, 400);
@@ -302,7 +300,7 @@ async fn a_task_whose_collector_key_is_degenerate_is_refused(
 /// Where batches have time windows, clients decide how many there are: reports of a new window are refused once there are
 /// as many windows of waiting reports and open batches as there may be.
 #[tokio::test]
-async fn bounds_the_time_windows_of_batches() {
+async fn limits_time_windows_of_batches() {
     let window = Some(Duration(2 * HOUR));
     let mode = BatchMode::FixedSize { max_batch_size: None, batch_time_window_size: window };
     let task = task(Revision::Dap09, |task| (task.public.batch_mode, task.public.min_batch_size) = (mode, 2));

@@ -85,7 +85,7 @@ where
 /// (DAP-09 sections 4.5.1.1, 4.5.1.2 and 4.6.2, DAP-18 sections 4.5.3 and 4.6.4).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_passes_leaves_no_trace(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn recovers_from_transient_faults(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let trap = Relay::start().await;
     let elsewhere = trap.before("http://127.0.0.1:9/elsewhere");
     let mishaps = || mishaps(revision, elsewhere.clone()).into_iter();
@@ -110,7 +110,7 @@ async fn whatever_passes_leaves_no_trace(#[values(Revision::Dap09, Revision::Dap
 /// and 4.6.2, DAP-18 section 3.2).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_that_arrive_twice_count_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn counts_repeated_requests_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let cases = modes(revision).into_iter().flat_map(|mode| [false, true].map(|at_once| (mode, at_once)));
     at_once(cases.map(|(mode, at_once)| async move {
         let (pair, relay) = pair_through_relay(revision, mode, |_| {}).await;
@@ -153,9 +153,7 @@ fn is_same(asked: &Asked, other: &Asked) -> bool {
 /// Once a request may have arrived, no refusal proves that nothing was committed: the job stays as it is.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refusal_after_a_lost_answer_does_not_dissolve_the_job(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn keeps_job_when_refused_after_lost_answer(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     // A proxy may say for itself that the helper is not there, after the helper has got all of it.
     type Loss = fn() -> Act;
     let losses: [Loss; 3] = [
@@ -184,7 +182,7 @@ async fn a_refusal_after_a_lost_answer_does_not_dissolve_the_job(
 /// What proves once that nothing was taken keeps proving it: a job that was put off or not let in is still dissolved.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn dissolves_a_job_that_was_put_off_before(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn dissolves_job_refused_after_deferrals(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let put_off = || {
         [
             Told::new(429, "text/plain", ""),
@@ -221,9 +219,7 @@ async fn dissolves_a_job_that_was_put_off_before(#[values(Revision::Dap09, Revis
 /// aggregated in shorter jobs under other ids, and the helper is not asked the same again.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_is_too_long_for_the_helper_is_tried_again_in_parts(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn splits_job_too_long_for_helper(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     at_once(modes(revision).map(|mode| async move {
         let (pair, relay) = pair_through_relay(revision, mode, |config| config.leader.max_job_size = 5).await;
         let limit = std::sync::OnceLock::new();
@@ -250,7 +246,9 @@ async fn a_job_that_is_too_long_for_the_helper_is_tried_again_in_parts(
 /// it. The leader is told all the same, and sends less.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_helper_with_lower_limits_gets_shorter_jobs(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn sends_shorter_jobs_to_helper_with_lower_limits(
+    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
+) {
     let mut leader = Node::start_with(|config| config.leader.min_job_size = 16).await;
     let few = Node::start_with(|config| config.limits.max_job_reports = 3).await;
     let small = Node::start_with(|config| config.limits.max_job_bytes = 2 << 20).await;
@@ -296,9 +294,7 @@ const BREACHES: [(&str, Breach); 5] = [
 /// The whole job is given up, the helper is told, and other reports do not suffer.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_answer_about_something_else_ends_the_job_and_nothing_more(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn abandons_job_with_mismatched_answer(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let cases = modes(revision).into_iter().flat_map(|mode| BREACHES.map(|case| (mode, case)));
     at_once(cases.map(|(mode, (name, breach))| async move {
         let config = |config: &mut Config| {
@@ -337,7 +333,7 @@ async fn an_answer_about_something_else_ends_the_job_and_nothing_more(
 /// collector is told why, and no other query gets its reports.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_mismatch_is_final(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn batch_mismatch_is_final(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let (pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, |_| {}).await;
     let parties = &pair.parties;
     relay.plan(|asked, before| match before {
@@ -365,7 +361,7 @@ async fn a_batch_mismatch_is_final(#[values(Revision::Dap09, Revision::Dap18)] r
 /// A helper that is away is waited for, and the operator can see it.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_helper_that_is_down_comes_back(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn resumes_when_helper_returns(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     at_once(modes(revision).map(|mode| async move {
         let (mut pair, relay) = pair_through_relay(revision, mode, |config| config.leader.min_job_size = 1).await;
         let id = pair.parties.id();
@@ -389,7 +385,7 @@ async fn a_helper_that_is_down_comes_back(#[values(Revision::Dap09, Revision::Da
 /// The two sides of a task are set up one after the other: jobs wait for the second.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_the_helper_learns_later_goes_on(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn resumes_when_helper_learns_task(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let (leader, helper) = (Node::start().await, Node::start().await);
     let mode = BatchMode::TimeInterval;
     let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
@@ -419,9 +415,7 @@ async fn a_task_that_the_helper_learns_later_goes_on(#[values(Revision::Dap09, R
 /// same to the byte (DAP-09 section 4.5.1.1, DAP-18 sections 3.2 and 4.5.3.1).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_that_is_early_for_the_helper_is_tried_again(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn retries_report_too_early_for_helper(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let impatient = |config: &mut Config| (config.leader.min_job_size, config.leader.retry_max) = (1, Seconds::new(1));
     let leader = Node::start_with(impatient).await;
     let helper = Node::start_with(|config| config.limits.clock_skew = Seconds::new(0)).await;
@@ -446,7 +440,7 @@ async fn a_report_that_is_early_for_the_helper_is_tried_again(
 /// code that nobody knows, or for ever that it is too early (DAP-18 section 4.5.3.1).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_helpers_strange_refusal_costs_its_report_only(
+async fn unknown_report_error_rejects_only_its_report(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
     #[values(ReportError::Unknown(200), ReportError::ReportTooEarly)] said: ReportError,
 ) {

@@ -98,7 +98,7 @@ fn parameters(pair: &Pair, vdaf: &Value, measurements: &Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_javascript_client_uploads() {
+async fn javascript_client_uploads() {
     let Some(dir) = installed().await else { return };
     let cases = [
         (VdafConfig::Prio3Count, json!({"type": "count"}), json!([true, false, true]), AggregateResult::Number(2)),
@@ -170,7 +170,7 @@ impl Served {
 
 /// The runner of interop tests has it upload whatever it can: what it does not know is not supported, and nothing fails.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_runner_drives_the_javascript_client() {
+async fn runner_drives_javascript_client() {
     let Some(dir) = installed().await else { return };
     let run = move || {
         let client = Served::start(dir);
@@ -191,7 +191,7 @@ async fn the_runner_drives_the_javascript_client() {
 /// A page of another origin may read every answer of `hpke_config` and of uploads, refusals included: how else would it
 /// learn that it should fetch the keys again? No page may read anything else.
 #[tokio::test(flavor = "multi_thread")]
-async fn other_origins_see_what_they_need() {
+async fn answers_cross_origin_requests() {
     let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let (http, id, url) =
         (reqwest::Client::builder().no_proxy().build().unwrap(), pair.parties.id(), pair.leader.url(Revision::Dap09));

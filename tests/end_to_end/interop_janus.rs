@@ -174,21 +174,21 @@ fn dap_auth(parties: &Parties) -> AuthenticationToken {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn count() {
+async fn interoperates_with_count() {
     let measurements = [true, false, true].map(|flag| (flag, Measurement::Flag(flag))).to_vec();
     let (config, vdaf) = (VdafConfig::Prio3Count, Prio3::new_count(2).unwrap());
     Case { config, vdaf, measurements, expected: AggregateResult::Number(2) }.check().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sum() {
+async fn interoperates_with_sum() {
     let measurements = [255, 0, 77].map(|number| (number, Measurement::Number(number))).to_vec();
     let (config, vdaf) = (VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) }, Prio3::new_sum(2, 8).unwrap());
     Case { config, vdaf, measurements, expected: AggregateResult::Number(332) }.check().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sum_vec() {
+async fn interoperates_with_sum_vec() {
     let measurements = [vec![15, 0, 1], vec![1, 2, 3]].map(|v| (v.clone(), Measurement::Vector(v))).to_vec();
     let config = VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(4), length: 3, chunk_length: 5 };
     let vdaf = Prio3::new_sum_vec(2, 4, 3, 5).unwrap();
@@ -196,7 +196,7 @@ async fn sum_vec() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn histogram() {
+async fn interoperates_with_histogram() {
     let measurements = [0, 4, 4].map(|bin| (bin, Measurement::Number(bin as u128))).to_vec();
     let config = VdafConfig::Prio3Histogram { length: 5, chunk_length: 2 };
     let vdaf = Prio3::new_histogram(2, 5, 2).unwrap();
@@ -204,7 +204,7 @@ async fn histogram() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn multihot_count_vec() {
+async fn interoperates_with_multihot_count_vec() {
     let flags = [vec![true, false, true, false], vec![false; 4], vec![false, false, true, false]];
     let numbers = |flags: &[bool]| Measurement::Vector(flags.iter().map(|flag| u128::from(*flag)).collect());
     let measurements = flags.map(|flags| (flags.clone(), numbers(&flags))).to_vec();
@@ -214,7 +214,7 @@ async fn multihot_count_vec() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sum_vec_field64_multiproof_hmac() {
+async fn interoperates_with_sum_vec_of_several_proofs() {
     let both = |v: Vec<u64>| (v.clone(), Measurement::Vector(v.into_iter().map(u128::from).collect()));
     let measurements = [vec![3, 0, 1, 2], vec![1, 1, 1, 1]].map(both).to_vec();
     let config =
@@ -226,7 +226,7 @@ async fn sum_vec_field64_multiproof_hmac() {
 
 /// A client that looks for the first key that it knows does not mind what else is offered.
 #[tokio::test(flavor = "multi_thread")]
-async fn janus_uploads_where_post_quantum_keys_are_offered() {
+async fn janus_client_uploads_with_post_quantum_keys_offered() {
     let strong = |config: &mut Config| config.hpke.post_quantum = true;
     let vdaf = VdafConfig::Prio3Count;
     let pair = Pair::start_with(Revision::Dap09, vdaf, BatchMode::TimeInterval, strong, |_| {}).await;
@@ -243,7 +243,7 @@ async fn janus_uploads_where_post_quantum_keys_are_offered() {
 
 /// What we refuse, Janus's client and collector can name (DAP-09 section 3.2).
 #[tokio::test(flavor = "multi_thread")]
-async fn janus_understands_our_problems() {
+async fn janus_parses_problem_documents() {
     let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let vdaf = Prio3::new_count(2).unwrap();
     let client = janus_client(&pair.parties, vdaf.clone()).await;

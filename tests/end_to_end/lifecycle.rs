@@ -259,13 +259,13 @@ fn plain_sum(vdaf: &VdafConfig, measurements: &[Measurement]) -> AggregateResult
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn count(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn aggregates_count(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     both(revision, VdafConfig::Prio3Count, |i| Measurement::Flag(i % 3 != 1)).await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn sum(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn aggregates_sum(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     both(revision, VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) }, |i| {
         Measurement::Number(u128::from(i * 23 % 256))
     })
@@ -274,27 +274,27 @@ async fn sum(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn sum_vec(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn aggregates_sum_vec(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let vdaf = VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(3), length: 4, chunk_length: 3 };
     both(revision, vdaf, |i| Measurement::Vector((0..4).map(|j| u128::from((i * 5 + j * 3) % 8)).collect())).await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn histogram(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn aggregates_histogram(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let vdaf = VdafConfig::Prio3Histogram { length: 5, chunk_length: 2 };
     both(revision, vdaf, |i| Measurement::Number(u128::from(i * i % 5))).await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn multihot_count_vec(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn aggregates_multihot_count_vec(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let vdaf = VdafConfig::Prio3MultihotCountVec { length: 4, max_weight: 2, chunk_length: 2 };
     both(revision, vdaf, |i| Measurement::Vector((0..4).map(|j| u128::from(j == i % 4 || j == i % 3)).collect())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sum_vec_of_several_proofs() {
+async fn aggregates_sum_vec_of_several_proofs() {
     // DAP-18 has no number for it.
     let revision = Revision::Dap09;
     let vdaf =
@@ -306,7 +306,7 @@ async fn sum_vec_of_several_proofs() {
 /// (DAP-09 sections 4.5.1.3 and 4.5.1.4, DAP-18 sections 4.5.3.2 to 4.5.3.4).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn each_report_of_a_job_gets_its_own_answer(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn answers_each_report_of_job(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let end = start_of_reports().saturating_add(Duration(3 * HOUR));
     let change = |task: &mut dapbox::model::Task| {
         task.public.min_batch_size = 2;
@@ -399,7 +399,7 @@ fn errors(resps: &[PrepareResp]) -> Vec<Option<ReportError>> {
 /// A batch takes no more reports than the task allows (DAP-09 section 4.5.1.4), however many jobs fill it at once.
 /// DAP-18 has no such limit.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_is_full_takes_no_more() {
+async fn rejects_reports_of_full_batch() {
     let mode = BatchMode::fixed_size(Some(20));
     let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, mode).await;
     let forge = Forge::new(&pair.parties).await;
@@ -425,7 +425,7 @@ async fn a_batch_that_is_full_takes_no_more() {
 /// (DAP-09 section 4.5.1.4, DAP-18 section 4.5.3.1).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_that_is_early_for_the_helper_waits(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn delays_report_too_early_for_helper(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let quick = |config: &mut Config| {
         config.leader.min_job_size = 1;
         config.leader.max_job_delay = Seconds::millis(10);

@@ -1,8 +1,7 @@
 //! Leader, helper, client and collector speak DAP to each other over HTTP.
 
-mod bad_input;
 mod bad_jobs;
-mod busy;
+mod bad_requests;
 mod collections;
 #[path = "../common/mod.rs"]
 mod common;
@@ -19,5 +18,6 @@ mod interop_janus;
 mod lifecycle;
 mod memory;
 mod noise;
+mod overload;
 mod taskprov;
 mod time_windows;

@@ -35,7 +35,7 @@ fn counted(status: &TaskStatus, name: &str) -> u64 {
 /// uploads, nor the jobs of a leader.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn uploads_have_memory_of_their_own(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn uploads_have_their_own_memory_budget(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let tight = |config: &mut Config| {
         (config.limits.max_report_bytes, config.limits.upload_memory_bytes) = (64 << 10, 64 << 10);
     };
@@ -83,7 +83,7 @@ async fn uploads_have_memory_of_their_own(#[values(Revision::Dap09, Revision::Da
 /// Clients that hold all the memory for uploads and send nothing lose it to one that sends its report.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn silent_uploads_lose_their_memory(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn reclaims_memory_of_silent_uploads(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let tight = |config: &mut Config| {
         (config.limits.max_report_bytes, config.limits.upload_memory_bytes) = (64 << 10, 128 << 10);
         config.limits.request_timeout = dapbox::config::Seconds(10 * PATIENCE);
@@ -121,7 +121,7 @@ async fn silent_uploads_lose_their_memory(#[values(Revision::Dap09, Revision::Da
 /// should be, the share that only the helper can open, makes jobs shorter still, and costs no other report.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn jobs_are_as_short_as_the_memory(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn shortens_jobs_to_memory_budget(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     const HALF: usize = 20;
     const PADDING: usize = 100_000;
     let tight = |config: &mut Config| {
@@ -156,7 +156,7 @@ async fn jobs_are_as_short_as_the_memory(#[values(Revision::Dap09, Revision::Dap
 /// Jobs whose helper is away do not keep the memory to themselves; when it is back they go on where they were.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_absent_helper_holds_up_its_own_task_only(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn absent_helper_delays_only_its_task(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     const REPORTS: u64 = 24;
     let tight = |config: &mut Config| {
         // The first job takes all of it.
@@ -201,7 +201,7 @@ fn hour_of(time: Time) -> Query {
 /// taken, and a collection makes room for a new time.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn refuses_reports_of_too_many_times(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn limits_open_batch_buckets(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let tight = |config: &mut Config| {
         config.limits.max_open_buckets = 3;
         // Reports wait until they are collected.
@@ -237,7 +237,7 @@ async fn refuses_reports_of_too_many_times(#[values(Revision::Dap09, Revision::D
 /// leader drops the same ones: what is collected is exact.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn drops_the_same_reports_at_both_when_a_helper_has_too_many_buckets(
+async fn drops_same_reports_when_helper_reaches_bucket_limit(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
 ) {
     let eager = |config: &mut Config| config.leader.min_job_size = 1;
@@ -274,7 +274,7 @@ fn a_report_an_hour(forge: &Forge, length: usize, hours: std::ops::Range<u64>) -
 /// reserved, and shorter jobs of them are taken, in passes where that is needed.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn refuses_a_job_whose_sums_do_not_fit(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn refuses_job_whose_sums_exceed_budget(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     const LENGTH: usize = 1000;
     let (leader, mut helper) = (
         Node::start().await,
@@ -314,7 +314,7 @@ async fn refuses_a_job_whose_sums_do_not_fit(#[values(Revision::Dap09, Revision:
 /// everything is aggregated.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn sends_jobs_whose_sums_fit(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn sends_jobs_whose_sums_fit_budget(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     const LENGTH: usize = 1000;
     const HOURS: u64 = 24;
     let tight = |config: &mut Config| {

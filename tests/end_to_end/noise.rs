@@ -111,9 +111,7 @@ fn long_vectors(revision: Revision) -> Vec<(VdafConfig, Epsilon)> {
 }
 
 #[rstest]
-fn each_share_gets_noise_of_the_scale_that_epsilon_asks_for(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+fn adds_noise_with_scale_of_epsilon(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     for (vdaf, epsilon) in long_vectors(revision) {
         let preparer = noisy(revision, &vdaf, epsilon);
         let scale = Noise::new(&vdaf, epsilon).unwrap().scale();
@@ -133,7 +131,7 @@ fn each_share_gets_noise_of_the_scale_that_epsilon_asks_for(
 
 /// A test of a distribution is worth something only if it fails where the noise is not the one that was asked for.
 #[test]
-fn another_scale_is_noticed() {
+fn detects_wrong_scale() {
     let vdaf = VdafConfig::Prio3Histogram { length: 50_000, chunk_length: 300 };
     let preparer = noisy(Revision::Dap09, &vdaf, Epsilon::new(2, 5).unwrap());
     let zero = preparer.encode(&preparer.zero());
@@ -145,7 +143,7 @@ fn another_scale_is_noticed() {
 }
 
 #[rstest]
-fn without_noise_a_share_begins_with_nothing(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+fn adds_no_noise_by_default(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     for (vdaf, _) in long_vectors(revision) {
         let preparer = vdaf::preparer(revision, &vdaf).unwrap();
         assert!(!preparer.has_noise());
@@ -172,7 +170,7 @@ const SCALE: f64 = 4.0;
 /// What is released is the truth and the noise of both aggregators, and it is that whenever it is asked for.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_aggregate_is_released_with_the_noise_of_both(
+async fn releases_aggregate_with_noise_of_both(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
     #[values(true, false)] is_by_time: bool,
 ) {
@@ -251,9 +249,7 @@ async fn stored_share(dir: &Path, parties: &Parties, batch: &BatchSelector) -> V
 /// the sum without noise is not there any more.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_leader_draws_is_stored_before_it_is_used(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn stores_leader_noise_before_use(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let mut pair = Pair::start_with(revision, histogram(), BatchMode::TimeInterval, |_| {}, with_noise).await;
     let parties = pair.parties.clone();
     let forge = Forge::new(&parties).await;
@@ -331,7 +327,7 @@ impl Gate {
 /// and however long the helper takes.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn noise_of_one_task_delays_no_other_and_is_sampled_once(
+async fn samples_noise_once_without_delaying_other_tasks(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
 ) {
     const MANY: u8 = 30;
@@ -374,7 +370,7 @@ async fn noise_of_one_task_delays_no_other_and_is_sampled_once(
 /// A helper gives one share of a batch, whoever repeats the request and whatever happened meanwhile.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_helper_draws_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn helper_samples_noise_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     // The test is the leader: the one that is there has nothing to do.
     let mut pair = Pair::start_with(revision, histogram(), BatchMode::TimeInterval, |_| {}, with_noise).await;
     let gate = Gate::open();

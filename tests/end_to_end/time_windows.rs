@@ -94,7 +94,7 @@ async fn collect_all(pair: &Pair, times: &[Time]) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn no_batch_reaches_over_a_window(
+async fn no_batch_spans_two_windows(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
     #[values(1, 2)] seed: u64,
     #[values(true, false)] is_eager: bool,
@@ -111,7 +111,7 @@ async fn no_batch_reaches_over_a_window(
 /// that only jobs under way know of.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_forgets_no_window(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn keeps_windows_over_restart(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let mut pair = pair(revision, short_jobs).await;
     let (parties, mut rng) = (pair.parties.clone(), StdRng::seed_from_u64(3));
     let times: Vec<_> = (0..REPORTS).map(|_| some_time(&mut rng)).collect();
@@ -133,7 +133,7 @@ async fn a_restart_forgets_no_window(#[values(Revision::Dap09, Revision::Dap18)]
 /// matter.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_helper_without_windows_works_with_a_leader_that_has_them(
+async fn helper_without_windows_works_with_leader_that_has_them(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
 ) {
     let pair = pair(revision, lazy).await;

@@ -31,7 +31,7 @@ fn assert_product(row: &Value, whole: &str, parts: [&str; 2]) {
 }
 
 #[test]
-fn growth_is_measured_at_each_size_and_after_compaction() {
+fn measures_growth_at_each_size_and_after_compaction() {
     let rows = bench("growth --reports 20000 --per-day 8000 --pause 0s -o json");
     let rows = rows.as_array().unwrap();
     let compacted: Vec<_> = rows.iter().map(|row| row["compacted"].as_bool().unwrap()).collect();
@@ -45,7 +45,7 @@ fn growth_is_measured_at_each_size_and_after_compaction() {
 }
 
 #[rstest]
-fn a_helpers_jobs_are_measured_against_the_limit(#[values("09", "18")] dap: &str) {
+fn measures_helper_jobs_against_limit(#[values("09", "18")] dap: &str) {
     let measured = bench(&format!(
         "helper --vdaf histogram:4,sumvec:5x2 --job-size 3,5 --in-flight 1,2 --seconds 0.1 --json --dap {dap}"
     ));
@@ -80,7 +80,7 @@ fn a_helpers_jobs_are_measured_against_the_limit(#[values("09", "18")] dap: &str
 #[rstest]
 #[case::one_by_one("09", 1)]
 #[case::several_in_a_request("18", 3)]
-fn uploads_are_counted_when_they_are_durable(#[case] dap: &str, #[case] together: u64) {
+fn counts_durable_uploads(#[case] dap: &str, #[case] together: u64) {
     let measured = bench(&format!(
         "upload --vdaf count --connections 1,5 --seconds 0.1 -o json --dap {dap} --reports-per-upload {together}"
     ));
@@ -96,7 +96,7 @@ fn uploads_are_counted_when_they_are_durable(#[case] dap: &str, #[case] together
 }
 
 #[test]
-fn an_upload_of_several_reports_needs_a_protocol_that_has_it() {
+fn rejects_batched_uploads_for_dap09() {
     let args = ["bench", "upload", "--reports-per-upload", "2"];
     let output = Command::new(env!("CARGO_BIN_EXE_dapbox")).args(args).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
@@ -113,7 +113,7 @@ fn aggregation_ends_when_both_have_all_reports(#[values("09", "18")] dap: &str) 
 }
 
 #[test]
-fn without_a_subcommand_all_of_it_is_measured_and_said_in_a_table() {
+fn measures_everything_without_subcommand() {
     let args = "--vdaf count --job-size 2 --in-flight 1 --connections 2 --reports 100 --seconds 0.1";
     let output = Command::new(env!("CARGO_BIN_EXE_dapbox")).arg("bench").args(args.split(' ')).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -140,7 +140,7 @@ fn text(path: &Path) -> &str {
 #[case::where_the_task_says("09", "fixed-size", false)]
 #[case::elsewhere("18", "time-interval", true)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_helper_elsewhere_is_measured(#[case] dap: &str, #[case] query: &str, #[case] is_elsewhere: bool) {
+async fn measures_remote_helper(#[case] dap: &str, #[case] query: &str, #[case] is_elsewhere: bool) {
     let dir = tempfile::tempdir().unwrap();
     let (data, files) = (dir.path().join("data"), dir.path().join("task"));
     let mut helper = Process::new("helper", process::dapbox, dir.path(), data.clone());
@@ -178,7 +178,7 @@ async fn a_helper_elsewhere_is_measured(#[case] dap: &str, #[case] query: &str, 
 }
 
 #[test]
-fn a_helper_elsewhere_is_measured_with_the_leaders_file_only() {
+fn measures_remote_helper_with_leader_file_only() {
     let dir = tempfile::tempdir().unwrap();
     let files = text(dir.path());
     let task = ["task", "new", "--leader", "https://a.example", "--helper", "https://b.example", "--vdaf", "count"];
@@ -194,7 +194,7 @@ fn a_helper_elsewhere_is_measured_with_the_leaders_file_only() {
 
 /// Both are real servers, each a process of its own.
 #[test]
-fn memory_is_measured_at_both_aggregators() {
+fn measures_memory_of_both_aggregators() {
     let measured = bench("memory --vdaf histogram:10 --reports 150 -o json");
     assert_eq!((measured["vdaf"].as_str(), number(&measured, "reports")), (Some("histogram:10"), 150.0));
     assert_all_positive(&measured, &["leader_share_bytes", "aggregation_seconds"]);

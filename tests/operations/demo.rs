@@ -28,7 +28,7 @@ fn rows(count: usize) -> Vec<Vec<u64>> {
 }
 
 #[test]
-fn every_question_gets_the_right_answer_in_both_batch_modes_and_revisions() {
+fn answers_each_question_in_all_modes_and_revisions() {
     let rows = rows(300);
     let column = |index: usize| rows.iter().map(move |row| row[index]);
     let expected = [
@@ -55,7 +55,7 @@ fn every_question_gets_the_right_answer_in_both_batch_modes_and_revisions() {
 }
 
 #[test]
-fn programs_get_the_numbers_and_nothing_else() {
+fn prints_json_only() {
     let output = demo(&["--rows", "150", "-o", "json"]);
     assert!(output.status.success(), "{}", text(&output));
     let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -70,7 +70,7 @@ fn programs_get_the_numbers_and_nothing_else() {
 }
 
 #[test]
-fn it_leaves_two_data_directories_behind_if_asked() {
+fn keeps_data_directories_on_request() {
     let dir = tempfile::tempdir().unwrap();
     let keep = dir.path().join("kept");
     let output = demo(&["--rows", "120", "--keep", keep.to_str().unwrap()]);
@@ -88,7 +88,7 @@ fn walk(dir: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_broken_helper_is_noticed() {
+fn detects_broken_helper() {
     for dap in ["09", "18"] {
         let output = demo(&["--rows", "120", "--sabotage", "helper", "--dap", dap]);
         assert_eq!(output.status.code(), Some(1), "{}", text(&output));

@@ -65,7 +65,7 @@ fn examine(dir: &Path) -> (i32, impl Fn(&str) -> (String, String) + use<>) {
 }
 
 #[test]
-fn a_healthy_directory_passes_with_a_server_and_without() {
+fn passes_healthy_directory_with_and_without_server() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     let running = Server::start(&data);
@@ -91,7 +91,7 @@ fn a_healthy_directory_passes_with_a_server_and_without() {
 }
 
 #[test]
-fn each_trouble_is_named_with_a_remedy() {
+fn reports_each_problem_with_fix() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     let (code, found) = examine(&data);
@@ -144,7 +144,7 @@ fn each_trouble_is_named_with_a_remedy() {
 /// A leader and a helper as `pair` runs them: at other addresses than any configuration says, without a ballast, and with
 /// a report that waits for others.
 #[test]
-fn a_pair_at_work_passes() {
+fn passes_running_pair() {
     let dir = TempDir::new().unwrap();
     let place = dir.path().join("pair");
     let mut pair = Command::new(env!("CARGO_BIN_EXE_dapbox"));

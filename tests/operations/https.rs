@@ -58,7 +58,7 @@ async fn closed(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
 #[case(Revision::Dap09)]
 #[case(Revision::Dap18)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_lives_over_https(#[case] revision: Revision) {
+async fn completes_task_over_https(#[case] revision: Revision) {
     let authority = Authority::new();
     let equip = |config: &mut Config| authority.equip(config);
     let least = |task: &mut dapbox::model::Task| task.public.min_batch_size = MEASUREMENTS.len() as u64;
@@ -77,7 +77,7 @@ async fn a_task_lives_over_https(#[case] revision: Revision) {
 }
 
 #[tokio::test]
-async fn http2_is_negotiated_and_http1_can_be() {
+async fn negotiates_http2_and_http1() {
     let authority = Authority::new();
     let node = Node::start_with(|config| authority.equip(config)).await;
     let url = format!("{}hpke_config", node.url(Revision::Dap09));
@@ -108,7 +108,7 @@ async fn http2_is_negotiated_and_http1_can_be() {
 }
 
 #[tokio::test]
-async fn without_tls_both_protocols_are_spoken_too() {
+async fn serves_both_http_versions_without_tls() {
     let node = Node::start().await;
     let url = format!("{}hpke_config", node.url(Revision::Dap09));
     for (builder, version) in [
@@ -121,7 +121,7 @@ async fn without_tls_both_protocols_are_spoken_too() {
 }
 
 #[tokio::test]
-async fn whoever_speaks_plain_http_is_told_to_use_https() {
+async fn answers_plain_http_on_tls_port() {
     let authority = Authority::new();
     let node = Node::start_with(|config| authority.equip(config)).await;
     let answer = common::get(format!("http://{}/", node.config.listen)).await.unwrap();
@@ -134,7 +134,7 @@ async fn whoever_speaks_plain_http_is_told_to_use_https() {
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_taken_over_while_connections_go_on() {
+async fn replaces_certificate_without_closing_connections() {
     let authority = Authority::new();
     let change = |config: &mut Config| config.tls.check_interval = Seconds::millis(10);
     let (node, _) = leader(&authority, change).await;
@@ -160,7 +160,7 @@ async fn a_new_certificate_is_taken_over_while_connections_go_on() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_cannot_be_used_at_the_start_is_named_with_a_remedy() {
+async fn refuses_unusable_certificate_with_hint() {
     let authority = Authority::new();
     let dir = tempfile::tempdir().unwrap();
     let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
@@ -186,7 +186,7 @@ async fn a_certificate_that_cannot_be_used_at_the_start_is_named_with_a_remedy()
 /// A container that has no file but ours has no system's certificates: those of a private authority must do, and those
 /// that are compiled in must not be in the way.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_line_needs_no_certificates_of_the_system() {
+async fn works_without_system_certificates() {
     let authority = Authority::new();
     let equip = |config: &mut Config| authority.equip(config);
     let pair = Pair::start_with(Revision::Dap09, SUM, BatchMode::TimeInterval, equip, |_| {}).await;
@@ -241,7 +241,7 @@ fn nonsense(parties: &Parties, length: usize) -> Request<()> {
 }
 
 #[tokio::test]
-async fn connections_that_ask_for_nothing_are_closed() {
+async fn closes_idle_connections() {
     let authority = Authority::new();
     let (node, _) = leader(&authority, |config| {
         config.tls.handshake_timeout = Seconds::millis(50);
@@ -275,7 +275,7 @@ async fn connections_that_ask_for_nothing_are_closed() {
 
 /// A body that does not come is waited for as long as the configuration says, however little a connection may idle.
 #[tokio::test]
-async fn a_body_that_does_not_come_is_answered_over_http2_too() {
+async fn times_out_missing_body_over_http2() {
     let authority = Authority::new();
     let (node, parties) = leader(&authority, |config| {
         config.limits.head_timeout = Seconds::millis(20);
@@ -289,7 +289,7 @@ async fn a_body_that_does_not_come_is_answered_over_http2_too() {
 
 /// A leader must learn that its job is too long, even while it is still sending it.
 #[tokio::test]
-async fn a_refusal_arrives_over_http2_while_the_body_is_still_being_sent() {
+async fn refuses_over_http2_before_body_ends() {
     let authority = Authority::new();
     let (_node, parties) = leader(&authority, |config| config.limits.max_report_bytes = 1000).await;
     let call = parties.wire().upload_request(&parties.id());
@@ -299,7 +299,7 @@ async fn a_refusal_arrives_over_http2_while_the_body_is_still_being_sent() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_closed_and_its_place_is_taken_by_the_next() {
+async fn closes_connection_over_limit() {
     let authority = Authority::new();
     let (node, _) = leader(&authority, |config| config.limits.max_connections = 2).await;
     let address = node.config.listen;
@@ -317,7 +317,7 @@ async fn one_connection_too_many_is_closed_and_its_place_is_taken_by_the_next() 
 #[case("h2")]
 #[case("http/1.1")]
 #[tokio::test]
-async fn a_request_in_progress_is_answered_though_the_server_stops(#[case] protocol: &str) {
+async fn finishes_request_in_progress_at_shutdown(#[case] protocol: &str) {
     let authority = Authority::new();
     let (mut node, parties) = leader(&authority, |_| {}).await;
     let address = node.config.listen;
@@ -416,7 +416,7 @@ impl Drop for Serving {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_log_says_who_was_refused_as_far_as_proxies_are_trusted() {
+async fn logs_client_address_behind_trusted_proxies() {
     let (authority, dir) = (Authority::new(), tempfile::tempdir().unwrap());
     let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
     authority.equip(&mut config);
@@ -446,7 +446,7 @@ async fn the_log_says_who_was_refused_as_far_as_proxies_are_trusted() {
 }
 
 #[test]
-fn plain_http_on_an_address_that_others_reach_is_warned_of_once() {
+fn warns_once_of_plain_http_on_public_address() {
     let dir = tempfile::tempdir().unwrap();
     let config = Config { data_dir: dir.path().join("data"), ..Config::default() };
     let warnings = |variables: &[(&str, &str)]| {

@@ -47,9 +47,7 @@ async fn offered(node: &Node, revision: Revision) -> (Vec<HpkeConfig>, String) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn reports_that_are_sealed_to_an_old_key_are_counted_like_others(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn counts_reports_sealed_to_expired_key(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     // The first reports wait while the keys are replaced.
     let patient = |config: &mut Config| {
         (config.leader.min_job_size, config.leader.max_job_size) = (4, 4);
@@ -87,7 +85,7 @@ async fn reports_that_are_sealed_to_an_old_key_are_counted_like_others(
 /// Everything by itself, as the configuration says, only faster.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_comes_and_goes_by_itself(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn rotates_keys_automatically(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let quick = |config: &mut Config| {
         (config.hpke.rotate_every, config.hpke.pending_time) = (Seconds::new(3), Seconds::new(1));
         (config.hpke.cache_max_age, config.limits.clock_skew) = (Seconds::new(1), Seconds::new(1));
@@ -129,9 +127,7 @@ async fn a_key_comes_and_goes_by_itself(#[values(Revision::Dap09, Revision::Dap1
 /// A leader must send what the helper may have seen again to the byte. A key that is deleted meanwhile still makes it.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_key_does_not_break_the_jobs_that_began_with_it(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn finishes_jobs_of_deleted_key(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let (mut pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, |config| {
         (config.leader.max_job_size, config.leader.min_job_size) = (5, 5);
         config.leader.max_job_delay = Seconds::new(600);
@@ -158,9 +154,7 @@ async fn a_deleted_key_does_not_break_the_jobs_that_began_with_it(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn post_quantum_keys_are_offered_last_and_taken_by_who_knows_them(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn offers_post_quantum_keys_last(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let strong = |config: &mut Config| config.hpke.post_quantum = true;
     let mut pair = Pair::start_with(revision, SUM, BatchMode::TimeInterval, strong, |_| {}).await;
     let (list, _) = offered(&pair.helper, revision).await;
@@ -203,7 +197,7 @@ async fn dapbox_keys(node: &Node, arguments: &[&str]) -> (String, i32) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn operators_list_rotate_disable_and_delete(#[values(true, false)] is_running: bool) {
+async fn lists_rotates_disables_and_deletes_keys(#[values(true, false)] is_running: bool) {
     let mut node = Node::start().await;
     let first = node.key_ids(Active).await[0];
     if !is_running {
@@ -259,7 +253,7 @@ async fn operators_list_rotate_disable_and_delete(#[values(true, false)] is_runn
 
 /// The clock was years ahead when the server first started, and is right now.
 #[tokio::test(flavor = "multi_thread")]
-async fn reports_and_replaces_keys_of_a_clock_that_was_ahead() {
+async fn replaces_keys_created_in_future() {
     let quick = |config: &mut Config| {
         config.retention.sweep_interval = Seconds::millis(50);
         config.hpke.pending_time = Seconds::new(0);

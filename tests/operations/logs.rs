@@ -28,7 +28,7 @@ use crate::common::{
     child::{Running, Signal},
     forge::{Forge, flipped},
     open_store,
-    places::places,
+    resources::places,
 };
 
 /// `dapbox serve`, which logs all that it can to a file.
@@ -132,9 +132,7 @@ fn forms(secret: &[u8]) -> Vec<String> {
 /// request that does not decode, and others with a wrong token.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn secrets_are_never_logged_and_report_ids_rarely(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn logs_no_secrets(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let dir = TempDir::new().unwrap();
     let mut leader = Process::start(dir.path(), "leader", "127.0.0.1:0");
     let mut helper = Process::start(dir.path(), "helper", "127.0.0.1:0");

@@ -1,13 +1,14 @@
 //! Everything an operator does: commands, configuration, certificates, keys, status, the management API.
 
 mod acme;
-mod backup_cli;
+mod backup;
 mod bench;
 mod cli;
 #[path = "../common/mod.rs"]
 mod common;
 mod demo;
 mod doctor;
+mod external_files;
 mod https;
 mod keys;
 mod logs;

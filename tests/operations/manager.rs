@@ -54,7 +54,7 @@ impl Manager {
 }
 
 #[test]
-fn a_start_a_reload_and_a_stop_are_told() {
+fn notifies_start_reload_and_stop() {
     let dir = TempDir::new().unwrap();
     let (socket, file) = (dir.path().join("notify"), dir.path().join("appliance.toml"));
     let manager = Manager::new(&socket);
@@ -95,7 +95,7 @@ fn a_start_a_reload_and_a_stop_are_told() {
 
 /// A commit that hangs, as with a disk that does not answer, is felt: the watchdog would not be told anything meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_hangs_has_no_pulse() {
+async fn hung_store_stops_watchdog() {
     let dir = TempDir::new().unwrap();
     let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
     config.listen = "127.0.0.1:0".parse().unwrap();

@@ -77,7 +77,7 @@ const ALL: [&str; 7] =
     ["API URL", "public address", "certificate", "without a token", "with a token", "media types", "DAP URL"];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partner_is_told_what_to_enter_and_gets_in() {
+async fn prints_working_invitation() {
     let managed = Managed::start().await;
     let ca = managed.authority.file();
     let trust = ["--private", "--ca-file", ca.to_str().unwrap()];
@@ -127,7 +127,7 @@ async fn a_partner_is_told_what_to_enter_and_gets_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_invited_to_what_they_cannot_reach() {
+async fn refuses_unreachable_public_url() {
     let mut managed = Managed::start().await;
     let ca = managed.authority.file();
     let ca = ca.to_str().unwrap().to_owned();
@@ -166,7 +166,7 @@ async fn nobody_is_invited_to_what_they_cannot_reach() {
 
 /// An authority of one's own is named once, in the configuration.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_authority_of_the_configuration_is_trusted() {
+async fn trusts_configured_certificate_authority() {
     let mut managed = Managed::start().await;
     let ca = json!(managed.authority.file()).to_string();
     let text = fs::read_to_string(&managed.file).unwrap();

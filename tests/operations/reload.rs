@@ -40,7 +40,7 @@ use crate::common::{
     tls::Authority,
 };
 
-/// What is taken over and not shown to be by [`what_can_change_changes_while_the_server_runs`], with the reason.
+/// What is taken over and not shown to be by [`applies_reloadable_options`], with the reason.
 const NOT_SHOWN: &[(&str, &str)] = &[
     ("public_url", "control planes are told it; else the command line alone reads it"),
     ("tls.check_interval", "it is read before each pause, and a pause that has begun goes on"),
@@ -49,24 +49,21 @@ const NOT_SHOWN: &[(&str, &str)] = &[
     ("retention.answer_age", "answers are forgotten a day at a time"),
     (
         "provisioning.min_batch_size",
-        "it is for control planes: see a_task_of_few_reports_is_refused of tests/management",
+        "it is for control planes: see rejects_too_small_min_batch_size of tests/management",
     ),
     ("provisioning.report_expiry_age", "the same"),
-    ("provisioning.untouched_age", "see what_nobody_contacts_is_removed_if_that_is_wanted there"),
-    (
-        "taskprov.peers",
-        "no task is set up in-band here: see tokens_are_those_in_the_files_as_they_are_now of tests/taskprov",
-    ),
-    ("taskprov.max_tasks", "the same: see the_leader_takes_known_helpers_tasks_from_anybody_and_not_too_many"),
+    ("provisioning.untouched_age", "see removes_never_contacted_tasks_when_configured there"),
+    ("taskprov.peers", "no task is set up in-band here: see uses_current_tokens_of_peer_files of tests/taskprov"),
+    ("taskprov.max_tasks", "the same: see leader_limits_tasks_from_clients"),
     ("proxy.trusted", "only the log shows where a request comes from"),
-    ("limits.max_body_silence", "memory has to be short: see silent_uploads_lose_their_memory of tests/memory"),
+    ("limits.max_body_silence", "memory has to be short: see reclaims_memory_of_silent_uploads of tests/memory"),
     ("limits.max_backup_note_bytes", "a backup has to meet with very many writes"),
     (
         "leader.next_batch_after",
-        "batches go by time here: see gives_the_next_batch_without_a_deletion of tests/dap18_collections",
+        "batches go by time here: see gives_next_batch_without_deletion of tests/dap18_collections",
     ),
     ("helper.max_deferred_jobs", "a job that is put off does not wait for long"),
-    ("log.level", "it is what is logged: see the_log_changes_while_the_server_runs_until_it_reloads"),
+    ("log.level", "it is what is logged: see changes_log_level_until_reload"),
 ];
 
 /// A node whose configuration changes while it runs.
@@ -102,7 +99,7 @@ impl<'a> Changing<'a> {
 /// Each option that is said to be taken over is asked for after it was, where what was there before would answer
 /// otherwise, or would not end.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_change_changes_while_the_server_runs() {
+async fn applies_reloadable_options() {
     let (requests, jobs, helper, connections, keys) =
         tokio::join!(limits_of_requests(), jobs_of_a_leader(), answers_of_a_helper(), connections(), keys());
     let shown: BTreeSet<_> = [requests, jobs, helper, connections, keys].into_iter().flatten().collect();
@@ -371,7 +368,7 @@ async fn keys() -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_change_is_named_and_stays() {
+async fn names_options_that_need_restart() {
     let node = Node::start().await;
     let mut server = Changing::new(&node);
     let change = |config: &mut Config| {
@@ -454,7 +451,7 @@ fn dapbox(arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn an_operator_reloads_by_command_and_by_signal() {
+fn reloads_by_command_and_signal() {
     let dir = TempDir::new().unwrap();
     let server = Served::start(dir.path());
     assert_eq!(server.run(&["reload"]), (0, "Nothing has changed.\n".to_owned()));
@@ -489,7 +486,7 @@ fn an_operator_reloads_by_command_and_by_signal() {
 }
 
 #[test]
-fn the_log_changes_while_the_server_runs_until_it_reloads() {
+fn changes_log_level_until_reload() {
     let dir = TempDir::new().unwrap();
     let server = Served::start(dir.path());
     assert_eq!(server.run(&["log"]), (0, "info\n".to_owned()));
@@ -511,7 +508,7 @@ fn the_log_changes_while_the_server_runs_until_it_reloads() {
 }
 
 #[test]
-fn without_a_server_there_is_nothing_to_reload() {
+fn fails_without_running_server() {
     let dir = TempDir::new().unwrap();
     let output = dapbox(&["reload", "--data-dir", dir.path().to_str().unwrap()]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();

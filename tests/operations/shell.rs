@@ -34,7 +34,7 @@ fn complete(words: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn bash_completes_commands_and_options() {
+fn completes_commands_and_options_in_bash() {
     if !has_programs(&["bash"]) {
         return;
     }
@@ -48,7 +48,7 @@ fn bash_completes_commands_and_options() {
 }
 
 #[test]
-fn there_is_a_manual_page_for_each_command_and_man_can_read_it() {
+fn writes_manual_page_for_each_command() {
     let dir = TempDir::new().unwrap();
     let pages = dir.path().join("man1");
     dapbox(&["man", "--dir", pages.to_str().unwrap()]);
@@ -81,7 +81,7 @@ fn there_is_a_manual_page_for_each_command_and_man_can_read_it() {
 }
 
 #[test]
-fn the_version_says_what_this_is() {
+fn prints_version() {
     let release = env!("CARGO_PKG_VERSION");
     let short = dapbox(&["-V"]);
     assert!(short.starts_with(&format!("dapbox {release} (")) && short.lines().count() == 1, "{short}");

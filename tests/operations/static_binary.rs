@@ -67,7 +67,7 @@ fn segments(elf: &[u8]) -> Vec<usize> {
 }
 
 #[test]
-fn it_is_static_and_small_and_knows_what_it_is() {
+fn is_static_and_small() {
     let Some(binary) = binary() else { return };
     let bytes = fs::read(binary).unwrap();
     assert!((bytes.len() as u64) < MOST, "{} bytes", bytes.len());
@@ -140,7 +140,7 @@ fn jail() -> Option<Jail> {
 }
 
 #[test]
-fn in_an_empty_root_directory_it_says_what_it_is_and_runs_the_whole_protocol() {
+fn runs_demo_in_empty_root_directory() {
     let Some(jail) = jail() else { return };
     assert!(jail.run(jail.command(&["--version"])).contains("static"));
     assert!(jail.run(jail.command(&["completions", "bash"])).contains("_dapbox"));
@@ -231,7 +231,7 @@ impl Served {
 
 /// As the image has it: the same user, the same directories and the same commands.
 #[test]
-fn in_what_the_image_holds_the_images_commands_work() {
+fn runs_commands_of_container_image() {
     let Some(jail) = jail() else { return };
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/Dockerfile")).unwrap();
     let line = |name: &str| text.lines().map(str::trim).rfind(|line| line.starts_with(name)).unwrap();
@@ -262,7 +262,7 @@ fn in_what_the_image_holds_the_images_commands_work() {
 /// A leader finds its helper, and a client and a collector their leader, by names that a name server knows, and all of
 /// them speak TLS: with no file of the system but the one that says where the name server is.
 #[test]
-fn in_an_empty_root_directory_names_are_found_and_https_works() {
+fn resolves_names_and_speaks_https_in_empty_root_directory() {
     let Some(jail) = jail() else { return };
     let names = NameServer::start();
     jail.write("etc/resolv.conf", format!("nameserver {}\n", names.address));

@@ -133,7 +133,7 @@ fn hour_of(time: Time) -> Interval {
 /// Three reports on their way to a batch of three, with a helper that is away meanwhile, and others that are refused.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_shown_is_what_was_done(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn shows_completed_work(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let three = |task: &mut Task| task.public.min_batch_size = 3;
     let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
     let mut pair = Pair::start_with(revision, vdaf, mode, watched, three).await;
@@ -266,7 +266,7 @@ async fn check_numbers(pair: &Pair, parties: &Parties) {
 /// Batches that the leader makes: reports fill one after the other.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_of_fixed_size_are_filled_up(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn shows_filling_of_fixed_size_batches(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let two = |task: &mut Task| task.public.min_batch_size = 2;
     let mode = common::batches_of(revision, 3);
     let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, watched, two).await;
@@ -299,7 +299,7 @@ async fn batches_of_fixed_size_are_filled_up(#[values(Revision::Dap09, Revision:
 
 /// Every metric that is listed is told, and no other, in both formats.
 #[tokio::test(flavor = "multi_thread")]
-async fn metrics_are_those_that_are_listed() {
+async fn exposes_listed_metrics_only() {
     let mut node = Node::start_with(watched).await;
     let (_, plain) = get(&node, "metrics").await;
     let told: Vec<(&str, &str)> =
@@ -320,7 +320,7 @@ async fn metrics_are_those_that_are_listed() {
 
 /// Prometheus's own tool reads the metrics.
 #[tokio::test(flavor = "multi_thread")]
-async fn promtool_accepts_the_metrics() {
+async fn passes_promtool() {
     if !has_programs(&["promtool"]) {
         return;
     }
@@ -337,7 +337,7 @@ async fn promtool_accepts_the_metrics() {
 
 /// The listener reads and never changes anything, and no web site can read it through a browser.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_private_listener_is_private() {
+async fn refuses_foreign_hosts_on_private_listener() {
     let mut node = Node::start_with(watched).await;
     let url = node.monitor() + "status.json";
     for host in ["evil.example", "localhost.evil.example:9464"] {
@@ -373,7 +373,7 @@ async fn the_private_listener_is_private() {
 
 /// A listener that cannot be had is told apart from the other, with what to do.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_is_taken_is_refused_with_a_remedy() {
+async fn refuses_taken_address_with_hint() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
@@ -385,7 +385,7 @@ async fn an_address_that_is_taken_is_refused_with_a_remedy() {
 
 /// Readiness and health: short of disk space, stopping, and a store that has stopped.
 #[tokio::test(flavor = "multi_thread")]
-async fn readiness_says_why_not() {
+async fn readiness_names_reasons() {
     let mut short = Node::start_with(|config| {
         watched(config);
         config.disk.reserve_bytes = 1 << 60;
@@ -428,7 +428,7 @@ async fn readiness_says_why_not() {
 
 /// Before there is a first certificate nobody can connect, and all who watch are told why there is none.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_that_does_not_come_is_told_with_its_reason() {
+async fn shows_acme_failure() {
     let mut node = Node::start_with(|config| {
         watched(config);
         config.tls.mode = TlsMode::Acme;
@@ -458,7 +458,7 @@ async fn a_certificate_that_does_not_come_is_told_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_has_stopped_is_not_healthy() {
+async fn is_unhealthy_after_store_stopped() {
     let dir = tempfile::tempdir().unwrap();
     let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
     config.listen = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -490,7 +490,7 @@ async fn a_store_that_has_stopped_is_not_healthy() {
 
 /// Once more and once more, for programs.
 #[tokio::test(flavor = "multi_thread")]
-async fn watching_goes_on_until_it_is_ended() {
+async fn watches_until_interrupted() {
     let mut node = Node::start_with(watched).await;
     let mut command = dapbox(&["status", "--watch", "-o", "json", "--every", "50ms"], &node);
     let mut child = Running::spawn(command.stdout(Stdio::piped()));
@@ -608,7 +608,7 @@ impl Write for ErrorLog {
 /// A report that the leader rejects after the helper has accepted it is counted by itself, logged, and shown everywhere.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn shows_a_report_rejected_after_the_helper_accepted_it(
+async fn shows_report_rejected_after_helper_accepted_it(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
 ) {
     let logs = tracing_subscriber::fmt().json().with_max_level(tracing::Level::ERROR).with_writer(|| ErrorLog);
@@ -656,7 +656,7 @@ async fn shows_a_report_rejected_after_the_helper_accepted_it(
 /// The helper's own operator sees what the helper refuses, by its own reasons: on the wire some are others.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn shows_the_reports_that_a_helper_refused(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn shows_reports_rejected_by_helper(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
     let pair = Pair::start_with(revision, vdaf, mode, watched, |_| {}).await;
     let (helper, id, forge) = (&pair.helper, pair.parties.id(), Forge::new(&pair.parties).await);

@@ -98,7 +98,7 @@ async fn begin(revision: Revision) -> (Pair, Parties, Forge) {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_replaced_in_either_order(
+async fn replaces_token_in_either_order(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
     #[values(First::Leader, First::Helper)] first: First,
 ) {
@@ -145,9 +145,7 @@ async fn a_token_is_replaced_in_either_order(
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_was_begun_with_a_token_that_leaked_ends_with_the_new_one(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn finishes_job_with_new_token(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let (pair, parties, forge) = begin(revision).await;
     let (id, new) = (parties.id().to_string(), Secret::random_token());
     let hash = serde_json::to_value(TokenHash::of(new.expose())).unwrap();
@@ -165,7 +163,7 @@ async fn a_job_that_was_begun_with_a_token_that_leaked_ends_with_the_new_one(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_collector_replaces_the_token_in_its_file() {
+async fn collector_replaces_token_in_file() {
     let pair = Pair::start_with(Revision::Dap09, COUNT, BatchMode::TimeInterval, at_once, |_| {}).await;
     let dir = pair.leader.dir.path().join("task");
     let file = |name: &str| dir.join(name).to_str().unwrap().to_owned();
@@ -199,7 +197,7 @@ async fn a_collector_replaces_the_token_in_its_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_leaked_is_refused_although_the_operator_hung_up() {
+async fn revokes_token_after_operator_hangs_up() {
     let (mut pair, parties, _) = begin(Revision::Dap09).await;
     let stored = Arc::new(Notify::new());
     let told = stored.clone();
@@ -230,7 +228,7 @@ async fn a_token_that_leaked_is_refused_although_the_operator_hung_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_helper_presents_nothing_and_a_stranger_changes_nothing() {
+async fn rejects_rotation_at_helper_and_of_unknown_task() {
     let (mut pair, parties, _) = begin(Revision::Dap09).await;
     let id = parties.id().to_string();
     let refused = |arguments: &[&str], node: &Node, word: &str| {

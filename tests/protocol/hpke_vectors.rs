@@ -61,7 +61,7 @@ impl Vector {
 }
 
 #[test]
-fn the_vectors_open() {
+fn opens_official_vectors() {
     let vectors = vectors();
     assert_eq!(vectors.len(), 12);
     for vector in vectors {
@@ -79,7 +79,7 @@ fn the_vectors_open() {
 }
 
 #[test]
-fn keys_that_do_not_belong_together_are_refused() {
+fn rejects_mismatched_key_pair() {
     let vectors = vectors();
     for vector in &vectors {
         let same_kem = |other: &&Vector| other.kem_id == vector.kem_id && other.skRm != vector.skRm;
@@ -124,7 +124,7 @@ fn points_of_small_order() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn degenerate_public_keys_are_not_sealed_to() {
+fn rejects_degenerate_public_keys() {
     let config = Keypair::generate(1, Suite::DEFAULT).unwrap().config().clone();
     for public_key in points_of_small_order() {
         assert_eq!(ORACLES[0].seal(&public_key, b"", b"", b""), None);
@@ -139,7 +139,7 @@ fn degenerate_public_keys_are_not_sealed_to() {
 
 /// Who sends a point of small order knows the shared point, and could seal what many private keys would open.
 #[test]
-fn what_is_sealed_with_a_shared_point_of_zero_does_not_open() {
+fn rejects_zero_shared_point() {
     let keypair = Keypair::generate(1, Suite::DEFAULT).unwrap();
     let public_key = &keypair.config().public_key;
     for enc in points_of_small_order() {
@@ -237,7 +237,7 @@ fn oracle_opens<D: Kdf, A: Aead>(
 }
 
 #[test]
-fn what_one_seals_the_other_opens() {
+fn opens_what_other_implementation_seals() {
     let bytes = |most| prop::collection::vec(any::<u8>(), 0..=most);
     // The lengths are chosen apart from the bytes: some are those of long vectors.
     let plaintext = (prop_oneof![9 => 0..300_usize, 1 => 4_000..170_000_usize], any::<u8>());
@@ -264,7 +264,7 @@ fn what_one_seals_the_other_opens() {
 
 /// aws-lc looks at the processor when the program starts, and its environment can take away what it finds there.
 #[test]
-fn the_same_holds_on_a_processor_that_has_no_extensions() {
+fn works_without_processor_extensions() {
     if !cfg!(target_arch = "x86_64") {
         skip::skip("OPENSSL_ia32cap masks the extensions of x86-64 only");
         return;
@@ -272,7 +272,8 @@ fn the_same_holds_on_a_processor_that_has_no_extensions() {
     let shows =
         |output: &Output, text| String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).contains(text);
     let run = |capabilities| {
-        let tests = ["--exact", "hpke_vectors::the_vectors_open", "hpke_vectors::what_one_seals_the_other_opens"];
+        let tests =
+            ["--exact", "hpke_vectors::opens_official_vectors", "hpke_vectors::opens_what_other_implementation_seals"];
         let program = std::env::current_exe().unwrap();
         Command::new(program).args(tests).env("OPENSSL_ia32cap", capabilities).output().unwrap()
     };
@@ -284,7 +285,7 @@ fn the_same_holds_on_a_processor_that_has_no_extensions() {
 }
 
 #[test]
-fn every_suite_opens_what_it_sealed_and_nothing_else() {
+fn each_suite_opens_only_what_it_sealed() {
     let (info, aad, plaintext) = (b"info".as_slice(), b"associated data".as_slice(), b"plaintext".as_slice());
     for suite in Suite::all() {
         let made = Keypair::generate(9, suite).unwrap();
@@ -340,7 +341,7 @@ fn hostile_enc() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn hostile_ciphertexts_do_not_open_and_do_not_panic() {
+fn rejects_hostile_ciphertexts() {
     let keypairs: Vec<Keypair> = Suite::all().map(|suite| Keypair::generate(1, suite).unwrap()).collect();
     let hostile = (0..keypairs.len(), hostile_enc(), prop::collection::vec(any::<u8>(), 0..64));
     proptest!(ProptestConfig::with_cases(2000), |((which, enc, payload) in hostile)| {

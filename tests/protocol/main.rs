@@ -1,6 +1,6 @@
 //! Messages and cryptography, byte by byte: encodings, official vectors, and what the drafts demand.
 
-mod dap18_musts;
+mod dap18_requirements;
 mod hpke_vectors;
 #[path = "../common/skip.rs"]
 mod skip;

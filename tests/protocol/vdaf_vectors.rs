@@ -240,7 +240,7 @@ fn run(draft: &Draft, name: &str) {
 }
 
 #[test]
-fn official_vectors() {
+fn matches_official_vectors() {
     for draft in DRAFTS {
         draft.run.iter().for_each(|name| run(&draft, name));
     }
@@ -274,14 +274,14 @@ fn refuse(draft: &Draft, name: &str) {
 }
 
 #[test]
-fn official_vectors_of_what_must_fail() {
+fn rejects_official_negative_vectors() {
     for draft in DRAFTS {
         draft.refused.iter().for_each(|name| refuse(&draft, name));
     }
 }
 
 #[test]
-fn every_vector_is_run_or_has_a_reason_not_to() {
+fn runs_each_vector_or_states_reason() {
     for draft in DRAFTS {
         let present: BTreeSet<String> = fs::read_dir(Path::new(FIXTURES).join(draft.directory))
             .unwrap()
@@ -386,7 +386,7 @@ where
 }
 
 #[test]
-fn the_multiproof_vdaf_is_that_of_janus() {
+fn multiproof_vdaf_matches_janus() {
     let (bits, length, chunk_length) = (3, 5, 4);
     let numbers = [7, 0, 1, 2, 6];
     for proofs in [2, 3, 5] {
@@ -404,7 +404,7 @@ fn the_multiproof_vdaf_is_that_of_janus() {
 }
 
 #[test]
-fn the_other_vdafs_are_those_that_prio_constructs() {
+fn other_vdafs_match_prio() {
     let (number, vector) = (Measurement::Number, |numbers: &[u128]| Measurement::Vector(numbers.to_vec()));
     let (sum, sums) = (AggregateResult::Number, |numbers: &[u128]| AggregateResult::Vector(numbers.to_vec()));
 

@@ -119,7 +119,7 @@ fn janus(ours: &TaskConfiguration) -> theirs::TaskConfig {
 
 proptest! {
     #[test]
-    fn both_say_the_same_in_the_same_bytes(ours in configuration()) {
+    fn agrees_with_janus(ours in configuration()) {
         let (bytes, theirs) = (taskprov().encode(&ours).unwrap(), janus(&ours));
         prop_assert_eq!(&theirs.get_encoded().unwrap(), &bytes[..]);
         prop_assert_eq!(theirs::TaskConfig::get_decoded(&bytes).unwrap(), theirs);
@@ -129,7 +129,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_but_itself_decodes_to_it(ours in configuration(), damage in any::<(prop::sample::Index, u8)>()) {
+    fn decodes_canonical_encoding_only(ours in configuration(), damage in any::<(prop::sample::Index, u8)>()) {
         let bytes = taskprov().encode(&ours).unwrap();
         for len in 0..bytes.len() {
             prop_assert!(matches!(taskprov().decode(&bytes.slice(..len)), Err(UnsupportedTaskConfig::Malformed(_))));
@@ -156,7 +156,7 @@ fn bytes(hex: &str) -> Bytes {
 }
 
 #[test]
-fn known_bytes_say_what_they_say() {
+fn decodes_known_bytes() {
     let read = taskprov().decode(&bytes(STEPS)).unwrap();
     assert_eq!((&read.info[..], read.max_batch_query_count), (&b"steps"[..], 1));
     let task = &read.public;
@@ -175,7 +175,7 @@ fn known_bytes_say_what_they_say() {
 }
 
 #[test]
-fn what_is_not_known_here_is_told_from_what_is_malformed() {
+fn distinguishes_unsupported_from_malformed() {
     let unsupported = |from: &str, to: &str| {
         let changed = STEPS.replace(from, to);
         assert_ne!(changed, STEPS);
@@ -199,7 +199,7 @@ fn what_is_not_known_here_is_told_from_what_is_malformed() {
 }
 
 #[test]
-fn a_header_is_short_and_unpadded() {
+fn header_is_short_and_unpadded() {
     let header = |value: &[u8]| taskprov().decode_header(value);
     assert_eq!(header(b"AQID"), Ok(Bytes::from_static(&[1, 2, 3])));
     for wrong in ["AQ==", "AQI+", "AQ ID", "ä"] {

@@ -132,7 +132,7 @@ fn cases(map: &Map, revision: Revision) -> Vec<Case> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_fails_wherever_it_fails_nothing_is_lost_and_nothing_counts_twice() {
+async fn counts_each_report_once_after_failure_at_each_point() {
     let begun = Instant::now();
     let revisions = [Revision::Dap09, Revision::Dap18];
     let quiet = |revision| Scene::all(revision).iter().map(move |scene| Case { revision, scene: *scene, mishap: None });

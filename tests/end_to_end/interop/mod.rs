@@ -1,9 +1,9 @@
 //! The runner of interop tests, as a user runs it: over parties that are processes of their own, and over parties that do
 //! what they must not.
 
-mod liar;
+mod accept_all_party;
+mod lying_collector;
 mod parties;
-mod yes_man;
 
 use std::{
     io::{Read, Write},
@@ -38,7 +38,7 @@ const ROWS: [&str; 20] = [
 
 /// Every cell of the matrix, between four processes, in both revisions.
 #[test]
-fn four_processes_understand_each_other() {
+fn runs_matrix_over_four_processes() {
     for dap in ["09", "18"] {
         let aggregators = [Party::serve("aggregator", dap), Party::serve("aggregator", dap)];
         let (client, collector) = (Party::serve("client", dap), Party::serve("collector", dap));
@@ -70,7 +70,7 @@ fn four_processes_understand_each_other() {
 
 /// Without any option: the parties are in the process, and the matrix is for people.
 #[test]
-fn a_newcomer_sees_a_matrix() {
+fn prints_matrix() {
     let output = parties::dapbox(&["interop", "run", "--only", "count,overlap"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
@@ -85,9 +85,9 @@ fn a_newcomer_sees_a_matrix() {
 
 /// A collector that lies about some tasks fails exactly their cells.
 #[tokio::test(flavor = "multi_thread")]
-async fn lies_fail_their_own_cells_alone() {
+async fn lying_collector_fails_only_its_cells() {
     let honest = Party::serve("collector", "09");
-    let liar = liar::Liar::before(&honest.url).await;
+    let liar = lying_collector::Liar::before(&honest.url).await;
     let rows = "count,sum,sumvec,histogram,multihot";
     // Silence takes the whole of the timeout, and nothing else does.
     let arguments = ["--collector", &liar.url, "--only", rows, "--timeout", "20s"].map(str::to_owned);
@@ -97,7 +97,7 @@ async fn lies_fail_their_own_cells_alone() {
     assert!(errors.contains("6 of 10 failed"), "{errors}");
     for cell in facts["cells"].as_array().unwrap() {
         let (row, mode) = (cell["row"].as_str().unwrap(), cell["mode"].as_str().unwrap());
-        let (verdict, why) = liar::expected(row, mode);
+        let (verdict, why) = lying_collector::expected(row, mode);
         assert_eq!(cell["verdict"], verdict, "{cell}");
         assert!(cell["reason"].as_str().unwrap_or_default().contains(why), "{cell}");
     }
@@ -105,8 +105,8 @@ async fn lies_fail_their_own_cells_alone() {
 
 /// Parties that never say no: whatever they should have refused is a cell that failed, for its own reason.
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_refuses_nothing_fails_every_case() {
-    let url = yes_man::start().await;
+async fn party_that_accepts_everything_fails_each_case() {
+    let url = accept_all_party::start().await;
     let options = ["--client", "--leader", "--helper", "--collector"];
     let mut arguments: Vec<String> = options.iter().flat_map(|name| [(*name).to_owned(), url.clone()]).collect();
     arguments.extend(["--only", &ROWS.map(|row| row.to_owned()).join(",")].map(str::to_owned));
@@ -148,7 +148,7 @@ async fn whoever_refuses_nothing_fails_every_case() {
 
 /// A party that is not there is named, and nothing is tried.
 #[test]
-fn a_party_that_is_not_there_is_named() {
+fn names_unreachable_party() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let Run { code, errors, .. } = run(&["--helper", &format!("http://{nobody}"), "--timeout", "1s"]);
     assert_eq!(code, 1);
@@ -157,7 +157,7 @@ fn a_party_that_is_not_there_is_named() {
 
 /// The API has no password, and so it is not for other machines by accident.
 #[test]
-fn addresses_of_others_are_refused() {
+fn refuses_non_loopback_addresses() {
     let output =
         parties::dapbox(&["interop", "serve", "aggregator", "--listen", "127.0.0.1:0", "--dap-listen", "0.0.0.0:0"]);
     let output = { output }.output().unwrap();
@@ -167,7 +167,7 @@ fn addresses_of_others_are_refused() {
 
 /// A site whose name resolves to this machine (DNS rebinding) can send JSON to its own origin. The API does not answer it.
 #[test]
-fn the_api_answers_to_names_that_no_site_can_have() {
+fn test_api_rejects_foreign_host_names() {
     let party = Party::serve("client", "18");
     let address = party.url.strip_prefix("http://").unwrap().trim_end_matches('/');
     let port = address.rsplit_once(':').unwrap().1;

@@ -25,13 +25,13 @@ use janus_messages::{
 };
 
 use super::{
-    acquaintances::{Acquaintances, DAP09, aggregated, assert_refused, draft, has, header},
-    life::dapbox,
+    lifecycle::dapbox,
+    pair::{Acquaintances, DAP09, aggregated, assert_refused, draft, has, header},
 };
 use crate::common::{Node, PATIENCE, Parties, calls::assert_taken, open_store, peer, raw::ask};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_helper_refuses_what_it_should_and_stores_nothing_of_it() {
+async fn helper_rejects_invalid_advertisement_without_storing_it() {
     let met = Acquaintances::start(|_| {}).await;
     // Another leader is a peer, too. Nothing of it is good for this one's tasks.
     let (anothers, path) = (Secret::random_token(), met.dir.path().join("another.toml"));
@@ -127,7 +127,7 @@ async fn the_helper_refuses_what_it_should_and_stores_nothing_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn reports_have_the_extension_if_and_only_if_their_task_is_of_this_kind() {
+async fn requires_taskprov_extension_in_in_band_tasks_only() {
     let met = Acquaintances::start(|_| {}).await;
     let task = met.task(|_| {});
     let parties = met.parties(&task);
@@ -165,7 +165,7 @@ async fn reports_have_the_extension_if_and_only_if_their_task_is_of_this_kind() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_leader_takes_known_helpers_tasks_from_anybody_and_not_too_many() {
+async fn leader_limits_tasks_from_clients() {
     let met = Acquaintances::start(|config| config.taskprov.max_tasks = 2).await;
     let tasks: Vec<_> = (0..4).map(|_| met.task(|_| {})).collect();
     let upload = |task: &Advertisement, header: Option<String>| {
@@ -216,7 +216,7 @@ async fn the_leader_takes_known_helpers_tasks_from_anybody_and_not_too_many() {
 
 /// What Janus's leader sends: its own codec makes the header and reads the job, and the token is in the older header.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_of_januss_kind_is_answered() {
+async fn accepts_janus_request() {
     let met = Acquaintances::start(|_| {}).await;
     let task = met.task(|_| {});
     let parties = met.parties(&task);
@@ -244,7 +244,7 @@ async fn a_request_of_januss_kind_is_answered() {
 
 /// Without peers the header is none of our business (section 6).
 #[tokio::test(flavor = "multi_thread")]
-async fn without_peers_the_header_is_ignored() {
+async fn ignores_header_without_peers() {
     let met = Acquaintances::start(|_| {}).await;
     let (task, node) = (met.task(|_| {}), Node::start().await);
     let call = dapbox::wire::for_revision(DAP09)
@@ -263,7 +263,7 @@ async fn without_peers_the_header_is_ignored() {
 /// Requests without a token and without a report that could be taken leave no task behind, and a task that was never used
 /// leaves its place to one that is.
 #[tokio::test(flavor = "multi_thread")]
-async fn anonymous_requests_do_not_use_up_the_places_of_a_peer() {
+async fn anonymous_requests_do_not_consume_peer_quota() {
     let mut met = Acquaintances::start(|config| {
         config.taskprov.max_tasks = 3;
         // Reports that cannot be opened are taken, and fail when their jobs run.
@@ -349,7 +349,7 @@ async fn age_in_band(node: &mut Node, seconds: u64) {
 
 /// A task that has ended is removed by the server when too few reports are left for a batch.
 #[tokio::test(flavor = "multi_thread")]
-async fn in_band_tasks_that_are_over_are_removed() {
+async fn removes_expired_in_band_tasks() {
     let mut met = Acquaintances::start(|config| config.retention.sweep_interval = Seconds::millis(50)).await;
     let tasks = [met.task(|_| {}), met.task(|task| task.task_expiration = Some(Time(Time::now().0 + 60 * 86_400)))];
     for task in &tasks {

@@ -54,7 +54,7 @@ fn files(dir: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_certificate_is_issued_once_the_authority_is_there_and_kept_over_restarts() {
+async fn issues_certificate_and_keeps_it_over_restarts() {
     if !has_programs(&["pebble", "pebble-challtestsrv"]) {
         return;
     }
@@ -125,7 +125,7 @@ fn secrets(file: &str) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn a_certificate_is_renewed_while_connections_go_on_and_stays_while_the_authority_refuses() {
+async fn renews_certificate_and_keeps_it_while_authority_refuses() {
     if !has_programs(&["pebble", "pebble-challtestsrv"]) {
         return;
     }
@@ -166,7 +166,7 @@ async fn a_certificate_is_renewed_while_connections_go_on_and_stays_while_the_au
 }
 
 #[tokio::test]
-async fn an_authority_that_makes_no_sense_does_no_harm() {
+async fn tolerates_broken_authority() {
     let port = reserve();
     let means = Means::new(port.address.port());
     let mut appliance = Appliance::new(port, &DOMAINS, &means);

@@ -105,7 +105,7 @@ fn hours_ago(hours: u64) -> String {
 }
 
 #[test]
-fn resumes_a_collection_after_a_timeout_a_kill_and_ctrl_c() {
+fn resumes_collection_after_interruption() {
     for kind in KINDS {
         let setting = Setting::start(kind);
         setting.upload(&[100]);
@@ -142,7 +142,7 @@ fn resumes_a_collection_after_a_timeout_a_kill_and_ctrl_c() {
 }
 
 #[test]
-fn a_result_that_could_not_be_written_is_kept_and_not_released() {
+fn keeps_result_that_cannot_be_written() {
     for kind in KINDS {
         let mut setting = Setting::start(kind);
         setting.upload(&[1, 2]);
@@ -174,7 +174,7 @@ fn a_result_that_could_not_be_written_is_kept_and_not_released() {
 }
 
 #[test]
-fn a_cancelled_collection_leaves_its_reports_to_the_next_one() {
+fn cancelled_collection_leaves_reports_to_next_one() {
     for kind in KINDS {
         let mut setting = Setting::start(kind);
         setting.upload(&[5]);
@@ -191,7 +191,7 @@ fn a_cancelled_collection_leaves_its_reports_to_the_next_one() {
 }
 
 #[test]
-fn a_default_collection_that_waits_for_reports_gives_way_to_a_longer_one() {
+fn replaces_waiting_default_collection_with_longer_one() {
     let setting = Setting::start(KINDS[1]);
     // Outstanding from an earlier hour, without reports.
     let start = (now() / 3600 - 5) * 3600;
@@ -205,7 +205,7 @@ fn a_default_collection_that_waits_for_reports_gives_way_to_a_longer_one() {
 }
 
 #[test]
-fn the_running_unit_of_time_is_closed_only_if_that_is_asked_for() {
+fn includes_current_interval_only_on_request() {
     for kind in &KINDS[..2] {
         let setting = Setting::start(*kind);
         let client = setting.file("client.toml");
@@ -238,7 +238,7 @@ fn the_running_unit_of_time_is_closed_only_if_that_is_asked_for() {
 }
 
 #[test]
-fn an_overlap_is_refused_with_the_intervals_that_are_free() {
+fn rejects_overlap_and_lists_free_intervals() {
     let setting = Setting::start(KINDS[1]);
     setting.upload(&[1, 2]);
     let hour = now() / 3600;
@@ -252,7 +252,7 @@ fn an_overlap_is_refused_with_the_intervals_that_are_free() {
 }
 
 #[test]
-fn nothing_but_a_task_is_asked_for_first() {
+fn requires_only_task_option() {
     let error = stderr_of_failure(&["collect"], 2);
     assert!(error.contains("--task <FILE>"), "{error}");
     for other in ["--leader", "--task-id", "--time-precision"] {
@@ -261,7 +261,7 @@ fn nothing_but_a_task_is_asked_for_first() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_is_named_before_the_leader_is_asked() {
+fn checks_output_directory_before_collection() {
     let setting = Setting::start(KINDS[0]);
     setting.upload(&[1, 2]);
     let nowhere = setting.file("nowhere/jobs.json");

@@ -90,7 +90,7 @@ fn secrets(files: &Path) -> Vec<String> {
 }
 
 #[test]
-fn two_organisations_set_up_a_task_by_exchanging_files() {
+fn two_organisations_exchange_task_files() {
     let dir = TempDir::new().unwrap();
     let path = |name: &str| -> PathBuf { dir.path().join(name) };
     let (leader_data, helper_data, files) = (path("leader"), path("helper"), path("task"));
@@ -176,7 +176,7 @@ fn two_organisations_set_up_a_task_by_exchanging_files() {
 }
 
 #[test]
-fn a_configuration_that_is_wrong_is_refused_with_its_line_and_a_suggestion() {
+fn rejects_configuration_with_line_and_suggestion() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("appliance.toml");
     fs::write(&file, "[leader]\nmax_job_size = 10\nmin_job_sise = 5\n").unwrap();
@@ -188,7 +188,7 @@ fn a_configuration_that_is_wrong_is_refused_with_its_line_and_a_suggestion() {
 }
 
 #[test]
-fn a_data_directory_has_one_server() {
+fn refuses_second_server_of_data_directory() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     let server = Server::start(&data);
@@ -231,7 +231,7 @@ impl Pair {
 }
 
 #[test]
-fn a_pair_says_what_to_try_and_comes_back_with_its_directory() {
+fn pair_prints_commands_and_resumes() {
     let dir = TempDir::new().unwrap();
     let kept = dir.path().join("it's my pair");
     let arguments = ["--dir", text(&kept), "--vdaf", "histogram", "--length", "3"];
@@ -287,7 +287,7 @@ fn a_pair_says_what_to_try_and_comes_back_with_its_directory() {
 }
 
 #[test]
-fn a_collector_asks_for_intervals_and_batches_and_gets_csv() {
+fn collects_intervals_and_batches_as_csv() {
     let dir = TempDir::new().unwrap();
     let path = |name: &str| text(&dir.path().join(name)).to_owned();
     let upload = |task: &str, measurements: &[&str]| {
@@ -345,7 +345,7 @@ fn new_task<'a>(out: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_task_of_the_newest_revision_says_so_in_all_its_files() {
+fn writes_revision_to_all_task_files() {
     let dir = TempDir::new().unwrap();
     let files = dir.path().join("task");
     let seed = "c2VlZHNlZWRzZWVkc2VlZA";
@@ -386,7 +386,7 @@ fn a_task_of_the_newest_revision_says_so_in_all_its_files() {
 }
 
 #[test]
-fn what_a_revision_cannot_express_is_refused_before_a_file_is_written() {
+fn rejects_inexpressible_task_before_writing_files() {
     let dir = TempDir::new().unwrap();
     let files = dir.path().join("task");
     let sum = ["--vdaf", "sum", "--max-measurement", "100"];
@@ -413,7 +413,7 @@ fn what_a_revision_cannot_express_is_refused_before_a_file_is_written() {
 }
 
 #[test]
-fn a_pair_of_the_newest_revision_gives_out_one_batch_after_the_other() {
+fn pair_of_newest_revision_gives_batches_in_sequence() {
     let dir = TempDir::new().unwrap();
     let kept = text(dir.path()).to_owned();
     let flags = ["--query", "leader-selected", "--min-batch-size", "2", "--vdaf", "sum", "--max-measurement", "100"];
@@ -440,7 +440,7 @@ fn a_pair_of_the_newest_revision_gives_out_one_batch_after_the_other() {
 }
 
 #[test]
-fn many_measurements_go_in_few_requests_and_each_is_counted() {
+fn batches_measurements_and_counts_each() {
     let dir = TempDir::new().unwrap();
     let kept = text(dir.path()).to_owned();
     let _pair = Pair::start(&["--dap", "18", "--dir", &kept, "--vdaf", "histogram", "--length", "3"]);
@@ -464,7 +464,7 @@ fn many_measurements_go_in_few_requests_and_each_is_counted() {
 }
 
 #[test]
-fn nobody_has_to_read_the_output() {
+fn survives_closed_output() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     Server::start(&data).stop();
@@ -487,7 +487,7 @@ fn nobody_has_to_read_the_output() {
 /// After the other aggregator was restored, an operator closes everything that the two may disagree about: for one task,
 /// or for all that they share, whether a server runs or not.
 #[test]
-fn the_past_is_closed_from_the_command_line() {
+fn closes_past_from_command_line() {
     let dir = TempDir::new().unwrap();
     let data = dir.path().join("data");
     fs::create_dir(&data).unwrap();

@@ -32,7 +32,7 @@ fn with_input(arguments: &[&str], input: &[u8]) -> Output {
 }
 
 #[test]
-fn all_rows_are_checked_before_the_first_upload() {
+fn validates_all_rows_before_first_upload() {
     for dap in ["09", "18"] {
         let dir = TempDir::new().unwrap();
         let _pair = pair(dir.path(), &["--dap", dap, "--vdaf", "histogram", "--length", "4"]);
@@ -74,7 +74,7 @@ fn all_rows_are_checked_before_the_first_upload() {
 }
 
 #[test]
-fn rows_come_from_standard_input() {
+fn reads_rows_from_standard_input() {
     let dir = TempDir::new().unwrap();
     let _pair = pair(dir.path(), &["--vdaf", "sum", "--bits", "8"]);
     let client = dir.path().join("client.toml");
@@ -90,7 +90,7 @@ fn rows_come_from_standard_input() {
 }
 
 #[test]
-fn a_file_with_secrets_is_no_clients() {
+fn refuses_task_file_with_secrets() {
     let dir = TempDir::new().unwrap();
     let _pair = pair(dir.path(), &["--vdaf", "count"]);
     for party in ["leader", "helper", "collector"] {
@@ -109,7 +109,7 @@ fn recorded(dir: &Path) -> u64 {
 }
 
 #[test]
-fn a_killed_upload_is_resumed_and_counts_each_row_once() {
+fn resumes_killed_upload_without_duplicates() {
     const ROWS: u64 = 1_500;
     for dap in ["09", "18"] {
         let dir = TempDir::new().unwrap();

@@ -11,7 +11,7 @@ fn ids(keys: &Value, state: &str) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_made_handed_out_replaced_and_deleted() {
+async fn creates_activates_rotates_and_deletes_key() {
     let node = managed(|config| config.hpke.post_quantum = true).await;
     let plane = ControlPlane::of(&node);
     // X-Wing has no name there.

@@ -3,7 +3,7 @@
 
 mod control_plane;
 mod keys;
-mod order;
+mod lifecycle;
 mod peers;
 mod refusals;
 mod sweep;

@@ -47,7 +47,7 @@ fn order(role: &str, endpoint: &str, keypair: &Keypair) -> Value {
 
 /// Both sides are named to each other, over a restart; a task that comes then is collected.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_control_plane_names_is_enough_for_a_task_to_come_in_band() {
+async fn provisions_in_band_task_of_managed_peer() {
     let mut leader = managed(|_| {}).await;
     let helper = managed(|_| {}).await;
     let keypair = Keypair::generate(4, Suite::DEFAULT).unwrap();
@@ -107,7 +107,7 @@ async fn what_a_control_plane_names_is_enough_for_a_task_to_come_in_band() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_makes_no_sense_is_refused_and_what_the_operator_says_stays() {
+async fn rejects_invalid_peer_and_keeps_configured_ones() {
     let mut node = managed(|_| {}).await;
     let keypair = Keypair::generate(4, Suite::DEFAULT).unwrap();
     let file = PeerFile {

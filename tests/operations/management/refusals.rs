@@ -21,7 +21,7 @@ fn read(text: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_is_answered_as_it_was_asked_for() {
+async fn returns_task_as_posted() {
     for (request, answer, own) in [
         (HELPER_REQUEST, HELPER_ANSWER, ["aggregator_auth_token", "Bearer"]),
         (LEADER_REQUEST, LEADER_ANSWER, ["", ""]),
@@ -40,7 +40,7 @@ async fn a_task_is_answered_as_it_was_asked_for() {
 
 /// Noise and time windows, with which either role may be set up.
 #[tokio::test(flavor = "multi_thread")]
-async fn noise_and_time_windows_are_kept_and_told() {
+async fn returns_noise_and_time_windows() {
     let laplace = json!({ "dp_strategy": "PureDpDiscreteLaplace", "budget": { "epsilon": [[1], [3, 7]] } });
     let windows = json!({ "FixedSize": { "max_batch_size": 500, "batch_time_window_size": 7200 } });
     for request in [HELPER_REQUEST, LEADER_REQUEST] {
@@ -76,7 +76,7 @@ async fn noise_and_time_windows_are_kept_and_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_comes_before_everything_and_media_types_before_the_rest() {
+async fn checks_token_then_media_types() {
     let node = managed(|_| {}).await;
     let plane = ControlPlane::of(&node);
     let wrong = format!("{}x", plane.token);
@@ -140,7 +140,7 @@ fn vdaf(name: &str, parameters: Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_is_refused_and_told_why() {
+async fn rejects_invalid_task_with_reason() {
     let node = managed(|_| {}).await;
     let plane = ControlPlane::of(&node);
     let laplace = json!({
@@ -281,7 +281,7 @@ async fn ignores_unknown_members() {
 }
 
 #[test]
-fn whatever_the_body_reading_it_ends() {
+fn bounds_reading_of_body() {
     let request = LEADER_REQUEST.as_bytes();
     assert!(read_task(request, &mut |_| {}).is_ok());
     for end in 0..request.trim_ascii_end().len() {
@@ -293,7 +293,7 @@ fn whatever_the_body_reading_it_ends() {
 
 /// The floor is the operator's, and by default it is not low. What is set up already stays as it is.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_of_few_reports_is_refused() {
+async fn rejects_too_small_min_batch_size() {
     let node = managed(|config| config.provisioning = Provisioning::default()).await;
     let plane = ControlPlane::of(&node);
     let order = |size: u64| {
@@ -317,7 +317,7 @@ async fn a_task_of_few_reports_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_is_off_by_default_and_may_have_an_address_of_its_own() {
+async fn is_off_by_default_and_listens_separately() {
     let off = Node::start().await;
     let asked = |url: String| {
         reqwest::Client::builder().no_proxy().build().unwrap().get(url).header("accept", MEDIA_TYPE).send()
@@ -347,7 +347,7 @@ async fn it_is_off_by_default_and_may_have_an_address_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_addresses_have_the_same_certificate() {
+async fn serves_same_certificate_on_both_addresses() {
     let authority = Authority::new();
     let node = managed(|config| {
         authority.equip(config);

@@ -72,7 +72,7 @@ async fn reload(node: &Node, change: impl FnOnce(&mut Config)) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_nobody_contacts_is_removed_if_that_is_wanted() {
+async fn removes_never_contacted_tasks_when_configured() {
     let mut node = managed(|config| {
         config.retention.sweep_interval = Seconds::millis(50);
         config.monitor.listen = OptionalAddress(Some("127.0.0.1:0".parse().unwrap()));
@@ -117,7 +117,7 @@ async fn what_nobody_contacts_is_removed_if_that_is_wanted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_removes_them_by_hand() {
+async fn operator_removes_never_contacted_tasks() {
     let mut node = managed(|_| {}).await;
     let plane = ControlPlane::of(&node);
     let own = own(&node).await;
@@ -153,7 +153,7 @@ async fn an_operator_removes_them_by_hand() {
 
 /// Somebody may have come after the backup was made.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_restored_is_not_removed_for_that() {
+async fn keeps_restored_tasks() {
     let node = managed(|_| {}).await;
     let plane = ControlPlane::of(&node);
     let [id] = set_up(&plane, 1).await.try_into().unwrap();

@@ -23,7 +23,7 @@ fn listed(node: &Node) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_replaced_without_a_gap() {
+async fn replaces_token_without_gap() {
     let mut node = managed(|_| {}).await;
     let old = new_token(&node, "old");
     assert!(is_taken(&node, &old).await && !is_taken(&node, "").await);
@@ -61,7 +61,7 @@ async fn a_token_is_replaced_without_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_has_expired_is_refused_and_makes_room() {
+async fn refuses_expired_token_and_frees_its_slot() {
     let node = managed(|_| {}).await;
     let add = async |name: &str, until: u64| {
         let token = ApiToken {

@@ -159,7 +159,7 @@ async fn ended(child: &mut Running) -> ExitStatus {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn works_and_stops_whatever_becomes_of_its_log(
+async fn works_without_log(
     #[values(Log::Closed, Log::Broken, Log::Full, Log::Unread)] log: Log,
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
 ) {
@@ -195,9 +195,7 @@ async fn works_and_stops_whatever_becomes_of_its_log(
 /// A server that fails says why where that is possible, and ends in any case.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn ends_with_an_error_though_nothing_takes_its_last_words(
-    #[values(Log::Closed, Log::Broken, Log::Full, Log::Unread)] log: Log,
-) {
+async fn exits_with_error_without_log(#[values(Log::Closed, Log::Broken, Log::Full, Log::Unread)] log: Log) {
     if !log.can_be() {
         return;
     }
@@ -217,7 +215,7 @@ async fn ends_with_an_error_though_nothing_takes_its_last_words(
 
 /// What was logged before the end is written before the end, and lines that were lost are counted in the log itself.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_is_read_again_says_how_much_it_lost() {
+async fn counts_lost_log_lines() {
     let dir = TempDir::new().unwrap();
     let mut served = Served::start(dir.path(), "data", Log::Unread, Revision::Dap18).await;
     let deadline = Instant::now() + PATIENCE;

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use super::world::{Authority, Findings, Place};
+use super::sandbox::{Authority, Findings, Place};
 
 /// The exit code, and what was found in this configuration.
 fn check(place: &Place, text: &str) -> (i32, Findings) {
@@ -12,7 +12,7 @@ fn check(place: &Place, text: &str) -> (i32, Findings) {
 }
 
 #[test]
-fn what_serve_would_refuse_fails_and_nothing_is_touched() {
+fn fails_where_serve_fails_without_side_effects() {
     let place = Place::new();
     Authority::new().issue_files(&place, "good", &["dap.example.org"], 80);
     let tls = |more: &str| {
@@ -55,7 +55,7 @@ fn what_serve_would_refuse_fails_and_nothing_is_touched() {
 }
 
 #[test]
-fn each_value_is_shown_with_its_place_and_no_secret_is() {
+fn shows_each_value_with_source_and_no_secret() {
     let mut place = Place::new();
     let secret = "A".repeat(43);
     fs::write(place.path("appliance.toml"), "# mine\ndata_dir = \"data\"\n[limits]\nworkers = 2\n").unwrap();

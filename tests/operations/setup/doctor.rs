@@ -9,7 +9,7 @@ use dapbox::{
     wire,
 };
 
-use super::world::{Authority, Place, answering, free_port, showing, silent};
+use super::sandbox::{Authority, Place, answering, free_port, showing, silent};
 
 /// The media type of a list of keys (DAP-09 section 4.4.1).
 const KEYS: &str = "application/dap-hpke-config-list";
@@ -25,7 +25,7 @@ fn now() -> String {
 }
 
 #[test]
-fn what_is_wrong_with_each_peer_is_found() {
+fn diagnoses_each_peer() {
     let mut place = Place::new();
     place.set("DAPBOX_LISTEN", "127.0.0.1:0");
     let authority = Authority::new();
@@ -87,7 +87,7 @@ fn what_is_wrong_with_each_peer_is_found() {
 }
 
 #[test]
-fn a_peer_that_does_not_know_the_task_is_told_from_one_that_does() {
+fn detects_peer_without_task() {
     let (ours, mut theirs) = (Place::new(), Place::new());
     let port = free_port();
     let (listen, url) = (format!("127.0.0.1:{port}"), format!("http://127.0.0.1:{port}"));
@@ -118,7 +118,7 @@ fn a_peer_that_does_not_know_the_task_is_told_from_one_that_does() {
 }
 
 #[test]
-fn a_public_url_that_leads_elsewhere_is_found() {
+fn detects_wrong_public_url() {
     let mut place = Place::new();
     let port = free_port();
     place.succeed(&["init", "--yes", "--listen", &format!("127.0.0.1:{port}")]);

@@ -3,8 +3,8 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use super::{
+    sandbox::{Authority, Place, free_port},
     terminal::{Terminal, UP},
-    world::{Authority, Place, free_port},
 };
 use crate::common::skip::has_programs;
 
@@ -14,7 +14,7 @@ fn lines(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn for_this_machine_with_flags_from_nothing_to_a_healthy_server() {
+fn initializes_local_server_from_flags() {
     let place = Place::new();
     let (port, other) = (free_port(), free_port());
     let (listen, url) = (format!("127.0.0.1:{port}"), format!("http://127.0.0.1:{port}"));
@@ -80,7 +80,7 @@ fn for_this_machine_with_flags_from_nothing_to_a_healthy_server() {
 }
 
 #[test]
-fn with_a_certificate_from_files_to_a_healthy_server() {
+fn initializes_server_with_certificate_files() {
     let mut place = Place::new();
     let authority = Authority::new();
     authority.issue_files(&place, "good", &["localhost", "127.0.0.1"], 80);
@@ -136,7 +136,7 @@ fn with_a_certificate_from_files_to_a_healthy_server() {
 }
 
 #[test]
-fn asks_at_terminal_and_takes_changed_answers() {
+fn prompts_at_terminal_and_accepts_changed_answers() {
     // Of Debian's bsdutils: it makes the terminal.
     if !has_programs(&["script"]) {
         return;
@@ -176,7 +176,7 @@ fn asks_at_terminal_and_takes_changed_answers() {
 }
 
 #[test]
-fn where_nobody_can_be_asked_the_missing_flags_are_named() {
+fn names_missing_flags_without_terminal() {
     let place = Place::new();
     let said = place.run(&["init"]);
     assert_eq!(said.code, 2, "{}", said.stderr);

@@ -2,8 +2,8 @@
 
 mod check;
 mod doctor;
+mod environment;
 mod init;
-mod surroundings;
+mod sandbox;
 mod tasks;
 mod terminal;
-mod world;

@@ -4,8 +4,8 @@
 use std::{fs, net::TcpListener};
 
 use super::{
+    sandbox::{Place, free_port},
     terminal::Terminal,
-    world::{Place, free_port},
 };
 use crate::common::skip::has_programs;
 
@@ -17,7 +17,7 @@ fn new_task(place: &Place, leader: &str, more: &[&str]) -> String {
 }
 
 #[test]
-fn refuses_the_file_of_the_other_aggregator() {
+fn refuses_file_of_other_aggregator() {
     let mut place = Place::new();
     let listen = format!("127.0.0.1:{}", free_port());
     let leader = format!("http://{listen}");
@@ -53,7 +53,7 @@ fn refuses_the_file_of_the_other_aggregator() {
 }
 
 #[test]
-fn asks_whose_file_it_is_where_nothing_tells() {
+fn asks_for_role_of_ambiguous_file() {
     if !has_programs(&["script"]) {
         return;
     }
@@ -69,7 +69,7 @@ fn asks_whose_file_it_is_where_nothing_tells() {
 }
 
 #[test]
-fn an_unused_task_leaves_no_tombstone_and_a_used_one_does() {
+fn leaves_tombstone_of_used_task_only() {
     let place = Place::new();
     let listen = format!("127.0.0.1:{}", free_port());
     let id = new_task(&place, &format!("http://{listen}"), &[]);
@@ -113,7 +113,7 @@ fn an_unused_task_leaves_no_tombstone_and_a_used_one_does() {
 }
 
 #[test]
-fn a_request_that_is_refused_is_a_use() {
+fn refused_request_counts_as_use() {
     let place = Place::new();
     let listen = format!("127.0.0.1:{}", free_port());
     let id = new_task(&place, &format!("http://{listen}"), &["--dap", "18"]);
@@ -131,7 +131,7 @@ fn a_request_that_is_refused_is_a_use() {
 }
 
 #[test]
-fn a_name_is_shown_everywhere_and_stays_local() {
+fn shows_local_name_everywhere() {
     let mut place = Place::new();
     let (port, monitor) = (free_port(), free_port());
     let listen = format!("127.0.0.1:{port}");
@@ -194,7 +194,7 @@ fn answer(request: reqwest::RequestBuilder) -> (u16, String) {
 }
 
 #[test]
-fn a_taken_port_leaves_no_data_directory_behind() {
+fn leaves_no_data_directory_when_port_is_taken() {
     let mut place = Place::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
@@ -211,7 +211,7 @@ fn a_taken_port_leaves_no_data_directory_behind() {
 }
 
 #[test]
-fn the_public_address_has_a_page_for_people() {
+fn serves_landing_page() {
     let mut place = Place::new();
     let listen = format!("127.0.0.1:{}", free_port());
     fs::write(place.path("appliance.toml"), format!("data_dir = \"data\"\nlisten = \"{listen}\"\n")).unwrap();
@@ -227,7 +227,7 @@ fn the_public_address_has_a_page_for_people() {
 }
 
 #[test]
-fn lines_are_as_wide_as_the_terminal() {
+fn wraps_lines_at_terminal_width() {
     if !has_programs(&["script", "stty"]) {
         return;
     }
@@ -247,7 +247,7 @@ fn lines_are_as_wide_as_the_terminal() {
 }
 
 #[test]
-fn charts_are_drawn_with_the_characters_of_the_locale() {
+fn draws_charts_in_locale_characters() {
     let mut place = Place::new();
     for (locale, has_blocks) in [("C", false), ("C.UTF-8", true), ("de_DE.ISO-8859-1", false)] {
         place.set("LC_ALL", locale);

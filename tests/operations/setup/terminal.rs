@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::world::Place;
+use super::sandbox::Place;
 
 /// Longest that a question is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);

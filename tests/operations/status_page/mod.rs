@@ -132,7 +132,7 @@ fn figure(name: &str) -> String {
 /// A leader whose helper is away, as its page tells it while it happens: without being loaded again, and without
 /// disturbing whoever reads.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_follows_a_running_pair() {
+async fn page_follows_running_pair() {
     let Some(mut browser) = browser() else { return };
     let three = |task: &mut dapbox::model::Task| task.public.min_batch_size = 3;
     let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
@@ -228,7 +228,7 @@ async fn gone_and_back(browser: &mut Chromium, node: &mut Node) {
 
 /// However much there is to say, and wherever: it fits, can be read, and is there for those who listen to it.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_page_fits_and_can_be_read_everywhere() {
+async fn page_is_readable_at_all_sizes() {
     let Some(mut browser) = browser() else { return };
     bad_pages_are_known(&mut browser).await;
     for (name, overview) in
@@ -311,7 +311,7 @@ fn draw(browser: &mut Chromium, name: &str) {
 
 /// What a task's text says is text, without any browser.
 #[test]
-fn what_tasks_say_is_never_more_than_text() {
+fn escapes_texts_of_tasks() {
     let page = status_page(&overviews::troubled());
     assert!(!page.contains("<script>alert") && page.contains("&lt;script&gt;alert(1)&lt;/script&gt; &amp; "));
     assert_eq!(page.matches("<script>").count(), 1);
@@ -319,7 +319,7 @@ fn what_tasks_say_is_never_more_than_text() {
 
 /// Above something that needs attention nothing is green, and a helper has one line, however many tasks wait for it.
 #[test]
-fn a_page_with_trouble_is_not_green_and_names_a_helper_once() {
+fn shows_each_alert_once() {
     let readiness =
         |page: &str| page.split("of-readiness").nth(1).unwrap().split("</section>").next().unwrap().to_owned();
     let calm = status_page(&overviews::calm());

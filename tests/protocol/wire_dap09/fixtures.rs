@@ -91,14 +91,14 @@ fn interval(start: u64, duration: u64) -> Interval {
 }
 
 #[test]
-fn every_fixture_is_listed() {
+fn lists_each_fixture() {
     let files = fs::read_dir(folder()).unwrap();
     let names = files.map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned());
     assert_eq!(names.collect::<BTreeSet<_>>(), FILES.map(String::from).into());
 }
 
 #[test]
-fn hpke_configs() {
+fn decodes_hpke_configs() {
     let list = vec![
         HpkeConfig { id: 42, kem_id: 0x20, kdf_id: 1, aead_id: 1, public_key: b"0123456789".to_vec() },
         HpkeConfig { id: 0, kem_id: 0x10, kdf_id: 2, aead_id: 3, public_key: b"abcdefghijkl".to_vec() },
@@ -107,7 +107,7 @@ fn hpke_configs() {
 }
 
 #[test]
-fn reports() {
+fn decodes_reports() {
     let report = Report {
         metadata: metadata(1, NOW),
         extensions: vec![],
@@ -129,7 +129,7 @@ fn reports() {
 }
 
 #[test]
-fn plaintexts() {
+fn decodes_plaintexts() {
     let plain = PlaintextInputShare { extensions: vec![], payload: "share".into() };
     is("plaintext_input_share", codecs::PLAINTEXT, janus::check_plaintext, plain);
 
@@ -139,7 +139,7 @@ fn plaintexts() {
 }
 
 #[test]
-fn aggregation_jobs() {
+fn decodes_aggregation_jobs() {
     let first = ReportShare {
         metadata: metadata(1, NOW),
         extensions: vec![],
@@ -177,7 +177,7 @@ fn aggregation_jobs() {
 }
 
 #[test]
-fn aggregation_job_answers() {
+fn decodes_aggregation_job_answers() {
     let resp = |id, outcome| PrepareResp { report_id: ReportId::new([id; 16]), outcome };
     let reject = |id, error| resp(id, PrepareOutcome::Reject(error));
     let resps = vec![
@@ -198,7 +198,7 @@ fn aggregation_job_answers() {
 }
 
 #[test]
-fn aggregation_job_continuations() {
+fn decodes_aggregation_job_continuations() {
     let continued = |id, message: &'static [u8]| PrepareContinue {
         report_id: ReportId::new([id; 16]),
         message: Bytes::from_static(message),
@@ -209,7 +209,7 @@ fn aggregation_job_continuations() {
 }
 
 #[test]
-fn collection_requests() {
+fn decodes_collection_requests() {
     for (name, query, parameter) in [
         ("collection_req_time_interval", Query::TimeInterval(interval(NOW, 3600)), ""),
         ("collection_req_by_batch_id", Query::FixedSize(FixedSizeQuery::ByBatchId(BATCH)), "ag"),
@@ -221,7 +221,7 @@ fn collection_requests() {
 }
 
 #[test]
-fn collections() {
+fn decodes_collections() {
     for (name, batch, report_count, interval) in [
         ("collection_time_interval", PartialBatchSelector::TimeInterval, 1000, interval(NOW, 3600)),
         ("collection_fixed_size", PartialBatchSelector::FixedSize(BATCH), 0, interval(u64::MAX - 1, 1)),
@@ -233,7 +233,7 @@ fn collections() {
 }
 
 #[test]
-fn aggregate_shares() {
+fn decodes_aggregate_shares() {
     let request = AggregateShareReq {
         batch: BatchSelector::TimeInterval(interval(NOW, 3600)),
         aggregation_parameter: Bytes::new(),
@@ -258,7 +258,7 @@ fn aggregate_shares() {
 }
 
 #[test]
-fn labels_and_associated_data() {
+fn encodes_labels_and_associated_data() {
     let time_interval = BatchSelector::TimeInterval(interval(NOW, 3600));
     let fixed_size = BatchSelector::FixedSize(BATCH);
     let task = codecs::task(TASK);

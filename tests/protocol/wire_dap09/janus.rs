@@ -193,7 +193,7 @@ fn check_aggregate_share_aad(task: &TaskId, request: &AggregateShareReq) {
 }
 
 #[test]
-fn labels() {
+fn agrees_on_labels() {
     use janus::Role as Theirs;
 
     // Their bytes are private, but shown.
@@ -209,7 +209,7 @@ fn labels() {
 }
 
 #[test]
-fn media_types() {
+fn agrees_on_media_types() {
     use dapbox::wire::dap09::media;
 
     type Req<Q> = janus::AggregationJobInitializeReq<Q>;
@@ -229,7 +229,7 @@ fn media_types() {
 }
 
 #[test]
-fn problem_types() {
+fn agrees_on_problem_types() {
     use dapbox::wire::ProblemType;
     use janus::problem_type::DapProblemType;
 
@@ -244,54 +244,54 @@ fn problem_types() {
 
 proptest! {
     #[test]
-    fn hpke_configs(ours in strategies::hpke_configs()) {
+    fn agrees_on_hpke_configs(ours in strategies::hpke_configs()) {
         check_hpke_configs(&ours);
     }
 
     #[test]
-    fn report(ours in strategies::report(), task: [u8; 32]) {
+    fn agrees_on_reports(ours in strategies::report(), task: [u8; 32]) {
         check_report(&ours);
         check_input_share_aad(&TaskId::new(task), &ours);
     }
 
     #[test]
-    fn plaintext(ours in strategies::plaintext()) {
+    fn agrees_on_plaintexts(ours in strategies::plaintext()) {
         check_plaintext(&ours);
     }
 
     #[test]
-    fn job_init(ours in strategies::job_init()) {
+    fn agrees_on_job_init(ours in strategies::job_init()) {
         check_job_init(&ours);
     }
 
     #[test]
-    fn job_resp(ours in strategies::job_resp()) {
+    fn agrees_on_job_resp(ours in strategies::job_resp()) {
         check_job_resp(&ours);
     }
 
     #[test]
-    fn job_continue(ours in strategies::job_continue()) {
+    fn agrees_on_job_continue(ours in strategies::job_continue()) {
         check_job_continue(&ours);
     }
 
     #[test]
-    fn collection_req(ours in strategies::collection_req()) {
+    fn agrees_on_collection_req(ours in strategies::collection_req()) {
         check_collection_req(&ours);
     }
 
     #[test]
-    fn collection(ours in strategies::collection()) {
+    fn agrees_on_collections(ours in strategies::collection()) {
         check_collection(&ours);
     }
 
     #[test]
-    fn aggregate_share_req(ours in strategies::aggregate_share_req(), task: [u8; 32]) {
+    fn agrees_on_aggregate_share_req(ours in strategies::aggregate_share_req(), task: [u8; 32]) {
         check_aggregate_share_req(&ours);
         check_aggregate_share_aad(&TaskId::new(task), &ours);
     }
 
     #[test]
-    fn aggregate_share(ours in strategies::aggregate_share()) {
+    fn agrees_on_aggregate_shares(ours in strategies::aggregate_share()) {
         check_aggregate_share(&ours);
     }
 }

@@ -50,67 +50,67 @@ fn damage() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
 
 proptest! {
     #[test]
-    fn hpke_configs(message in strategies::hpke_configs(), damage in damage()) {
+    fn round_trips_hpke_configs(message in strategies::hpke_configs(), damage in damage()) {
         is_exact(codecs::HPKE_CONFIGS, &message);
         survives_damage(codecs::HPKE_CONFIGS, &message, &damage);
     }
 
     #[test]
-    fn report(message in strategies::report(), damage in damage()) {
+    fn round_trips_reports(message in strategies::report(), damage in damage()) {
         is_exact(codecs::REPORT, &message);
         survives_damage(codecs::REPORT, &message, &damage);
     }
 
     #[test]
-    fn plaintext(message in strategies::plaintext(), damage in damage()) {
+    fn round_trips_plaintexts(message in strategies::plaintext(), damage in damage()) {
         is_exact(codecs::PLAINTEXT, &message);
         survives_damage(codecs::PLAINTEXT, &message, &damage);
     }
 
     #[test]
-    fn job_init(message in strategies::job_init(), damage in damage()) {
+    fn round_trips_job_init(message in strategies::job_init(), damage in damage()) {
         is_exact(codecs::JOB_INIT, &message);
         survives_damage(codecs::JOB_INIT, &message, &damage);
     }
 
     #[test]
-    fn job_resp(message in strategies::job_resp(), damage in damage()) {
+    fn round_trips_job_resp(message in strategies::job_resp(), damage in damage()) {
         is_exact(codecs::JOB_RESP, &message);
         survives_damage(codecs::JOB_RESP, &message, &damage);
     }
 
     #[test]
-    fn job_continue(message in strategies::job_continue(), damage in damage()) {
+    fn round_trips_job_continue(message in strategies::job_continue(), damage in damage()) {
         is_exact(codecs::JOB_CONTINUE, &message);
         survives_damage(codecs::JOB_CONTINUE, &message, &damage);
     }
 
     #[test]
-    fn collection_req(message in strategies::collection_req(), damage in damage()) {
+    fn round_trips_collection_req(message in strategies::collection_req(), damage in damage()) {
         is_exact(codecs::COLLECTION_REQ, &message);
         survives_damage(codecs::COLLECTION_REQ, &message, &damage);
     }
 
     #[test]
-    fn collection(message in strategies::collection(), damage in damage()) {
+    fn round_trips_collections(message in strategies::collection(), damage in damage()) {
         is_exact(codecs::COLLECTION, &message);
         survives_damage(codecs::COLLECTION, &message, &damage);
     }
 
     #[test]
-    fn aggregate_share_req(message in strategies::aggregate_share_req(), damage in damage()) {
+    fn round_trips_aggregate_share_req(message in strategies::aggregate_share_req(), damage in damage()) {
         is_exact(codecs::AGGREGATE_SHARE_REQ, &message);
         survives_damage(codecs::AGGREGATE_SHARE_REQ, &message, &damage);
     }
 
     #[test]
-    fn aggregate_share(message in strategies::aggregate_share(), damage in damage()) {
+    fn round_trips_aggregate_shares(message in strategies::aggregate_share(), damage in damage()) {
         is_exact(codecs::AGGREGATE_SHARE, &message);
         survives_damage(codecs::AGGREGATE_SHARE, &message, &damage);
     }
 
     #[test]
-    fn random_bytes(bytes in prop::collection::vec(prop_oneof![Just(0), Just(1), Just(2), any::<u8>()], 0..200)) {
+    fn survives_random_bytes(bytes in prop::collection::vec(prop_oneof![Just(0), Just(1), Just(2), any::<u8>()], 0..200)) {
         let bytes = Bytes::from(bytes);
         is_canonical(&codecs::HPKE_CONFIGS, &bytes);
         is_canonical(&codecs::REPORT, &bytes);
@@ -130,7 +130,7 @@ fn why<T: Debug>(codec: Codec<T>, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn lists_of_reports_may_not_be_empty_or_too_long() {
+fn rejects_empty_or_long_report_lists() {
     let nothing = [0, 0, 0, 0];
     assert!(why(codecs::JOB_RESP, &nothing).ends_with("is shorter than its minimum"));
     assert!(why(codecs::JOB_INIT, &[&nothing[..], &[1], &nothing].concat()).ends_with("is shorter than its minimum"));
@@ -143,7 +143,7 @@ fn lists_of_reports_may_not_be_empty_or_too_long() {
 }
 
 #[test]
-fn values_that_the_protocol_does_not_define_are_refused() {
+fn rejects_undefined_values() {
     let undefined = "has an undefined value";
     for query_type in [0, 3, 255] {
         let rest = [0; 64];
@@ -161,7 +161,7 @@ fn values_that_the_protocol_does_not_define_are_refused() {
 
 /// An error code that is not known rejects its report, and only that.
 #[test]
-fn unknown_error_codes_are_kept_by_their_number() {
+fn keeps_unknown_error_codes() {
     for code in [10, 255] {
         let answer = [&[0, 0, 0, 35][..], &[7; 16], &[2, code], &[8; 16], &[1]].concat();
         let found = (codecs::JOB_RESP.decode)(&answer.clone().into()).unwrap();
@@ -172,7 +172,7 @@ fn unknown_error_codes_are_kept_by_their_number() {
 }
 
 #[test]
-fn an_interval_that_ends_after_time_is_no_batch() {
+fn rejects_batch_interval_that_overflows() {
     let request = [&[1][..], &[0xff; 8], &[0, 0, 0, 0, 0, 0, 0, 1], &[0; 4]].concat();
     let refusal = (codecs::COLLECTION_REQ.decode)(&request.into()).unwrap_err();
     assert!(refusal.to_string().ends_with("ends after the last representable time"));
@@ -180,7 +180,7 @@ fn an_interval_that_ends_after_time_is_no_batch() {
 }
 
 #[test]
-fn two_keys_with_one_id_are_refused_and_so_is_no_key() {
+fn rejects_duplicate_key_ids_and_empty_list() {
     let config = [9, 0, 0x20, 0, 1, 0, 1, 0, 1, 42];
     let list = |len: usize| [&[0, 10 * len as u8][..], &config.repeat(len)].concat();
     assert!((codecs::HPKE_CONFIGS.decode)(&list(1).into()).is_ok());
@@ -190,7 +190,7 @@ fn two_keys_with_one_id_are_refused_and_so_is_no_key() {
 
 /// A client must not be able to spoil the other reports of a job through a leader that does not look closely.
 #[test]
-fn an_empty_ciphertext_is_refused_at_upload_but_not_in_a_job() {
+fn rejects_empty_ciphertext_in_upload_only() {
     let empty = HpkeCiphertext { config_id: 1, enc: Bytes::new(), payload: Bytes::new() };
     assert!(why(codecs::AGGREGATE_SHARE, &dapbox_encoded(&empty)).ends_with("is shorter than its minimum"));
 

@@ -123,14 +123,14 @@ fn leader_selected_request() -> CollectionReq {
 }
 
 #[test]
-fn every_fixture_is_listed() {
+fn lists_each_fixture() {
     let files = fs::read_dir(folder()).unwrap();
     let names = files.map(|file| file.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned());
     assert_eq!(names.collect::<BTreeSet<_>>(), FILES.map(String::from).into());
 }
 
 #[test]
-fn task_configurations() {
+fn encodes_task_configurations() {
     let bounded = TaskParameters { task_interval: Some(interval(START, DAY)), ..task() };
     let sum_vec = VdafConfig::Prio3SumVec { max: MaxMeasurement(255), length: 10, chunk_length: 3 };
     let histogram = VdafConfig::Prio3Histogram { length: 100, chunk_length: 10 };
@@ -162,7 +162,7 @@ fn selected_task() -> TaskParameters {
 }
 
 #[test]
-fn hpke_configs() {
+fn decodes_hpke_configs() {
     let list = vec![
         HpkeConfig { id: 42, kem_id: 0x20, kdf_id: 1, aead_id: 1, public_key: b"0123456789".to_vec() },
         HpkeConfig { id: 0, kem_id: 0x10, kdf_id: 2, aead_id: 3, public_key: b"abcdefghijk".to_vec() },
@@ -171,7 +171,7 @@ fn hpke_configs() {
 }
 
 #[test]
-fn uploads() {
+fn decodes_uploads() {
     let (leader_share, helper_share) = (leader_share(), helper_share());
     let first = Report {
         metadata: metadata(1, START),
@@ -190,13 +190,13 @@ fn uploads() {
 }
 
 #[test]
-fn upload_errors() {
+fn decodes_upload_errors() {
     let status = |(number, error)| (ReportId::new([0x10 + number; 16]), error);
     is("upload_errors", codecs::UPLOAD_ERRORS, ERROR_NUMBERS.into_iter().zip(REPORT_ERRORS).map(status).collect());
 }
 
 #[test]
-fn plaintexts() {
+fn decodes_plaintexts() {
     let plain = PlaintextInputShare { extensions: vec![], payload: "share".into() };
     is("plaintext_input_share", codecs::PLAINTEXT, plain);
 
@@ -206,7 +206,7 @@ fn plaintexts() {
 }
 
 #[test]
-fn aggregation_jobs() {
+fn decodes_aggregation_jobs() {
     let first = ReportShare {
         metadata: metadata(1, START),
         extensions: vec![],
@@ -244,7 +244,7 @@ fn aggregation_jobs() {
 }
 
 #[test]
-fn aggregation_job_answers() {
+fn decodes_aggregation_job_answers() {
     let resp = |id, outcome| PrepareResp { report_id: ReportId::new([id; 16]), outcome };
     let rejects = ERROR_NUMBERS.into_iter().zip(REPORT_ERRORS);
     let rejects = rejects.map(|(number, error)| resp(0x10 + number, PrepareOutcome::Reject(error)));
@@ -254,7 +254,7 @@ fn aggregation_job_answers() {
 }
 
 #[test]
-fn aggregation_job_continuations() {
+fn decodes_aggregation_job_continuations() {
     let continued = |id, message: &'static [u8]| PrepareContinue {
         report_id: ReportId::new([id; 16]),
         message: Bytes::from_static(message),
@@ -265,13 +265,13 @@ fn aggregation_job_continuations() {
 }
 
 #[test]
-fn collection_requests() {
+fn decodes_collection_requests() {
     is("collection_job_req_time_interval", codecs::COLLECTION_REQ, time_interval_request());
     is("collection_job_req_leader_selected", codecs::COLLECTION_REQ, leader_selected_request());
 }
 
 #[test]
-fn collections() {
+fn decodes_collections() {
     let collection = Collection {
         batch: None,
         report_count: 1000,
@@ -283,7 +283,7 @@ fn collections() {
 }
 
 #[test]
-fn aggregate_shares() {
+fn decodes_aggregate_shares() {
     let request = AggregateShareReq {
         batch: BatchSelector::TimeInterval(interval(START + UNIT, 2 * UNIT)),
         aggregation_parameter: Bytes::new(),
@@ -312,7 +312,7 @@ fn aggregate_shares() {
 }
 
 #[test]
-fn labels_and_associated_data() {
+fn encodes_labels_and_associated_data() {
     let extensions = [extension(0x1234, "ext")];
     // The batch is not part of it, whatever it is.
     let batch = BatchSelector::FixedSize(BATCH);
@@ -337,7 +337,7 @@ fn labels_and_associated_data() {
 
 /// The times of reports are rounded down; they are multiples of the precision already when a client is ours.
 #[test]
-fn a_time_between_two_units_is_the_earlier_one() {
+fn rounds_time_down_to_precision() {
     let aad = |time| dap18().input_share_aad(&task(), &metadata(1, time), &[], b"");
     assert_eq!(aad(START), aad(START + UNIT - 1));
     assert_ne!(aad(START), aad(START + UNIT));

@@ -67,73 +67,73 @@ fn damage() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
 
 proptest! {
     #[test]
-    fn hpke_configs(message in strategies::hpke_configs(), damage in damage()) {
+    fn round_trips_hpke_configs(message in strategies::hpke_configs(), damage in damage()) {
         is_exact(codecs::HPKE_CONFIGS, &message);
         survives_damage(codecs::HPKE_CONFIGS, &message, &damage);
     }
 
     #[test]
-    fn upload(message in strategies::upload(), damage in damage()) {
+    fn round_trips_uploads(message in strategies::upload(), damage in damage()) {
         is_exact(codecs::UPLOAD, &message);
         survives_damage(codecs::UPLOAD, &message, &damage);
     }
 
     #[test]
-    fn upload_errors(message in strategies::upload_errors(), damage in damage()) {
+    fn round_trips_upload_errors(message in strategies::upload_errors(), damage in damage()) {
         is_exact(codecs::UPLOAD_ERRORS, &message);
         survives_damage(codecs::UPLOAD_ERRORS, &message, &damage);
     }
 
     #[test]
-    fn plaintext(message in strategies::plaintext(), damage in damage()) {
+    fn round_trips_plaintexts(message in strategies::plaintext(), damage in damage()) {
         is_exact(codecs::PLAINTEXT, &message);
         survives_damage(codecs::PLAINTEXT, &message, &damage);
     }
 
     #[test]
-    fn job_init(message in strategies::job_init(), damage in damage()) {
+    fn round_trips_job_init(message in strategies::job_init(), damage in damage()) {
         is_exact(codecs::JOB_INIT, &message);
         survives_damage(codecs::JOB_INIT, &message, &damage);
     }
 
     #[test]
-    fn job_resp(message in strategies::job_resp(), damage in damage()) {
+    fn round_trips_job_resp(message in strategies::job_resp(), damage in damage()) {
         is_exact(codecs::JOB_RESP, &message);
         survives_damage(codecs::JOB_RESP, &message, &damage);
     }
 
     #[test]
-    fn job_continue(message in strategies::job_continue(), damage in damage()) {
+    fn round_trips_job_continue(message in strategies::job_continue(), damage in damage()) {
         is_exact(codecs::JOB_CONTINUE, &message);
         survives_damage(codecs::JOB_CONTINUE, &message, &damage);
     }
 
     #[test]
-    fn collection_req(message in strategies::collection_req(), damage in damage()) {
+    fn round_trips_collection_req(message in strategies::collection_req(), damage in damage()) {
         is_exact(codecs::COLLECTION_REQ, &message);
         survives_damage(codecs::COLLECTION_REQ, &message, &damage);
     }
 
     #[test]
-    fn collection(message in strategies::collection(), damage in damage()) {
+    fn round_trips_collections(message in strategies::collection(), damage in damage()) {
         is_exact(codecs::COLLECTION, &message);
         survives_damage(codecs::COLLECTION, &message, &damage);
     }
 
     #[test]
-    fn aggregate_share_req(message in strategies::aggregate_share_req(), damage in damage()) {
+    fn round_trips_aggregate_share_req(message in strategies::aggregate_share_req(), damage in damage()) {
         is_exact(codecs::AGGREGATE_SHARE_REQ, &message);
         survives_damage(codecs::AGGREGATE_SHARE_REQ, &message, &damage);
     }
 
     #[test]
-    fn aggregate_share(message in strategies::aggregate_share(), damage in damage()) {
+    fn round_trips_aggregate_shares(message in strategies::aggregate_share(), damage in damage()) {
         is_exact(codecs::AGGREGATE_SHARE, &message);
         survives_damage(codecs::AGGREGATE_SHARE, &message, &damage);
     }
 
     #[test]
-    fn random_bytes(bytes in prop::collection::vec(prop_oneof![Just(0), Just(1), Just(2), any::<u8>()], 0..200)) {
+    fn survives_random_bytes(bytes in prop::collection::vec(prop_oneof![Just(0), Just(1), Just(2), any::<u8>()], 0..200)) {
         let bytes = Bytes::from(bytes);
         is_canonical(&codecs::HPKE_CONFIGS, &bytes);
         is_canonical(&codecs::UPLOAD, &bytes);
@@ -150,7 +150,7 @@ proptest! {
 
     /// A report's time reads as so many seconds, or as the last time if it is after that: never as another one.
     #[test]
-    fn times_do_not_wrap(units: u64, precision in prop_oneof![1..100_000u64, any::<u64>()]) {
+    fn rejects_times_that_overflow(units: u64, precision in prop_oneof![1..100_000u64, any::<u64>()]) {
         let message = [&[7; 16][..], &units.to_be_bytes(), &REST_OF_REPORT].concat();
         let task = TaskParameters { time_precision: Duration(precision), ..task() };
         let found = dap18().decode_upload(&task, &message.into());
@@ -159,7 +159,7 @@ proptest! {
     }
 
     #[test]
-    fn intervals_do_not_wrap(start: u64, duration: u64, precision in prop_oneof![Just(1), 1..100_000u64]) {
+    fn rejects_intervals_that_overflow(start: u64, duration: u64, precision in prop_oneof![Just(1), 1..100_000u64]) {
         let interval = [start.to_be_bytes(), duration.to_be_bytes()].concat();
         let message = [&[1, 0, 16][..], &interval, &[0; 6]].concat();
         let task = TaskParameters { time_precision: Duration(precision), ..task() };
@@ -177,7 +177,7 @@ fn why<T: Debug>(codec: Codec<T>, bytes: &[u8]) -> String {
 }
 
 #[test]
-fn lists_of_reports_may_not_be_empty_or_too_long() {
+fn rejects_empty_or_long_report_lists() {
     let too_short = "is shorter than its minimum";
     assert!(why(codecs::UPLOAD, &[]).ends_with(too_short));
     assert!(why(codecs::JOB_RESP, &[]).ends_with(too_short));
@@ -195,7 +195,7 @@ fn lists_of_reports_may_not_be_empty_or_too_long() {
 }
 
 #[test]
-fn values_that_the_protocol_does_not_define_are_refused() {
+fn rejects_undefined_values() {
     let undefined = "has an undefined value";
     for mode in [0, 3, 255] {
         let request = [mode, 0, 0, 0, 0, 0, 0, 0, 0];
@@ -213,7 +213,7 @@ fn values_that_the_protocol_does_not_define_are_refused() {
 
 /// Section 4.5.3.1: an error code that is not known rejects its report, and only that.
 #[test]
-fn unknown_error_codes_are_kept_by_their_number() {
+fn keeps_unknown_error_codes() {
     let resp = |id: u8, end: &[u8]| [&[id; 16], end].concat();
     for code in [0, 12, 255] {
         let answer = [resp(7, &[2, code]), resp(8, &[2, 9]), resp(9, &[0, 0, 0, 0, 1, 5])].concat();
@@ -234,7 +234,7 @@ fn unknown_error_codes_are_kept_by_their_number() {
 }
 
 #[test]
-fn a_configuration_has_the_length_that_its_mode_asks_for() {
+fn rejects_batch_mode_config_of_wrong_length() {
     let request = |mode: u8, len: u8| [&[mode, 0, len][..], &vec![0; usize::from(len)], &[0; 6]].concat();
     for (mode, right) in [(1, 16), (2, 0)] {
         for len in [0, 1, 8, 15, 16, 17, 32] {
@@ -252,7 +252,7 @@ fn a_configuration_has_the_length_that_its_mode_asks_for() {
 }
 
 #[test]
-fn intervals_beyond_the_last_time_are_refused_as_batches() {
+fn rejects_batch_interval_beyond_last_time() {
     let interval = |start: u64, duration: u64| [start.to_be_bytes(), duration.to_be_bytes()].concat();
     let last = u64::MAX / UNIT;
     for (start, duration, refusal) in [
@@ -272,7 +272,7 @@ fn intervals_beyond_the_last_time_are_refused_as_batches() {
 }
 
 #[test]
-fn what_the_protocol_does_not_have_cannot_be_asked_for() {
+fn cannot_express_other_revisions_queries() {
     let encode = |query| {
         let request = CollectionReq { query, aggregation_parameter: Bytes::new(), extensions: vec![] };
         dap18().encode_collection_req(&task(), &request).map_err(|error| error.to_string())
@@ -288,7 +288,7 @@ fn what_the_protocol_does_not_have_cannot_be_asked_for() {
 }
 
 #[test]
-fn the_extensions_of_a_job_are_in_order_and_the_batch_is_one() {
+fn rejects_unordered_extensions_and_duplicate_batch() {
     let job = |extensions: &[u8]| {
         let len = (extensions.len() as u16).to_be_bytes();
         let report = [&[7; 24][..], &[0, 0, 0, 0, 0, 0, 1, 0, 1, 9, 0, 0, 0, 1, 9, 0, 0, 0, 1, 9]].concat();
@@ -309,7 +309,7 @@ fn the_extensions_of_a_job_are_in_order_and_the_batch_is_one() {
 }
 
 #[test]
-fn an_error_without_a_number_of_its_own_is_sent_as_the_next_best() {
+fn maps_errors_without_code() {
     let id = ReportId::new([7; 16]);
     let number = |error| encode_upload_errors(&[(id, error)])[16];
     assert_eq!(number(ReportError::HpkeUnknownConfigId), 5);
@@ -323,7 +323,7 @@ fn an_error_without_a_number_of_its_own_is_sent_as_the_next_best() {
 }
 
 #[test]
-fn an_upload_is_told_less_than_a_job() {
+fn upload_errors_reveal_less_than_job_errors() {
     for (inside, outside) in [
         (ReportError::TaskExpired, ReportError::ReportDropped),
         (ReportError::TaskNotStarted, ReportError::ReportDropped),
@@ -339,7 +339,7 @@ fn an_upload_is_told_less_than_a_job() {
 }
 
 #[test]
-fn two_keys_with_one_id_are_refused_and_so_is_no_key() {
+fn rejects_duplicate_key_ids_and_empty_list() {
     let config = [9, 0, 0x20, 0, 1, 0, 1, 0, 1, 42];
     let list = |len: usize| [&[0, 10 * len as u8][..], &config.repeat(len)].concat();
     assert!((codecs::HPKE_CONFIGS.decode)(&list(1).into()).is_ok());
@@ -348,7 +348,7 @@ fn two_keys_with_one_id_are_refused_and_so_is_no_key() {
 }
 
 #[test]
-fn empty_shares_and_messages_are_refused() {
+fn rejects_empty_shares_and_messages() {
     let too_short = "is shorter than its minimum";
     assert!(why(codecs::PLAINTEXT, &[0, 0, 0, 0, 0, 0]).ends_with(too_short));
     assert!(why(codecs::JOB_CONTINUE, &[&[0, 1][..], &[7; 16], &[0; 4]].concat()).ends_with(too_short));
@@ -357,7 +357,7 @@ fn empty_shares_and_messages_are_refused() {
 
 /// A client must not be able to spoil the other reports of a job through a leader that does not look closely.
 #[test]
-fn an_empty_ciphertext_is_refused_at_upload_but_not_in_a_job() {
+fn rejects_empty_ciphertext_in_upload_only() {
     let empty = HpkeCiphertext { config_id: 1, enc: Bytes::new(), payload: Bytes::new() };
     let report = dapbox::model::Report {
         metadata: ReportMetadata { id: ReportId::new([1; 16]), time: Time(0) },
@@ -381,7 +381,7 @@ fn an_empty_ciphertext_is_refused_at_upload_but_not_in_a_job() {
 }
 
 #[test]
-fn a_batch_is_collected_once_and_a_resource_is_never_there_to_say_that_it_was_deleted() {
+fn states_collection_policy() {
     let rules = dap18().collected_batch_policy();
     assert!(!rules.may_repeat && !rules.size_before_overlap);
     assert_eq!(dap18().path_prefix(), "dap-18");

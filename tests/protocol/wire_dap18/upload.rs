@@ -51,7 +51,7 @@ fn report() -> Report {
 
 proptest! {
     #[test]
-    fn the_pieces_do_not_matter(reports in strategies::upload(), cuts: Vec<Index>) {
+    fn decodes_upload_in_any_pieces(reports in strategies::upload(), cuts: Vec<Index>) {
         let body = (UPLOAD.encode)(&reports);
         prop_assert_eq!(read(pieces(&body, &cuts)), Ok(reports.clone()));
         prop_assert_eq!(read(body.chunks(1)), Ok(reports.clone()));
@@ -60,7 +60,7 @@ proptest! {
 
     /// As a whole and in pieces, the same bodies are refused.
     #[test]
-    fn a_body_is_refused_however_it_comes(
+    fn rejects_malformed_upload_in_any_pieces(
         reports in strategies::upload(),
         len: Index,
         damage: Option<(Index, u8)>,
@@ -77,20 +77,20 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes(body in prop::collection::vec(prop_oneof![Just(0), any::<u8>()], 0..200), cuts: Vec<Index>) {
+    fn survives_random_bytes(body in prop::collection::vec(prop_oneof![Just(0), any::<u8>()], 0..200), cuts: Vec<Index>) {
         let whole = (UPLOAD.decode)(&body.clone().into()).ok();
         prop_assert_eq!(read(pieces(&body, &cuts)).ok(), whole);
     }
 }
 
 #[test]
-fn an_upload_without_reports_is_refused() {
+fn rejects_upload_without_reports() {
     assert_eq!(read([]).unwrap_err().to_string(), "malformed UploadRequest: has no report");
     assert_eq!(read([&[][..], &[]]), read([]));
 }
 
 #[test]
-fn an_upload_that_ends_inside_a_report_is_refused() {
+fn rejects_truncated_report() {
     let body = (UPLOAD.encode)(&vec![report(), report()]);
     for len in (1..body.len()).filter(|len| *len != body.len() / 2) {
         assert_eq!(read([&body[..len]]).unwrap_err().to_string(), "malformed Report: is truncated", "{len}");
@@ -98,7 +98,7 @@ fn an_upload_that_ends_inside_a_report_is_refused() {
 }
 
 #[test]
-fn a_report_may_be_as_long_as_the_limit_and_no_longer() {
+fn limits_report_length() {
     let body = (UPLOAD.encode)(&vec![report()]);
     let read = |limit, len: usize| {
         let mut reader = UploadReader::new(&task(), limit);
@@ -113,7 +113,7 @@ fn a_report_may_be_as_long_as_the_limit_and_no_longer() {
 }
 
 #[test]
-fn a_report_that_announces_too_much_is_refused_at_once() {
+fn rejects_announced_excess_immediately() {
     let body = (UPLOAD.encode)(&vec![report()]);
     // Where the lengths of the public share and of both payloads are.
     for at in [26, 75, 214] {

@@ -15,7 +15,7 @@ use dapbox::{
     wire,
 };
 
-use super::world::{Authority, Findings, Place, Said, answering, free_port};
+use super::sandbox::{Authority, Findings, Place, Said, answering, free_port};
 use crate::common::child;
 
 /// What `check` finds, given these arguments and this variable.
@@ -76,7 +76,7 @@ fn refuses_values_and_paths_that_are_not_utf8() {
 }
 
 #[test]
-fn listens_on_localhost_and_says_what_an_address_is() {
+fn listens_on_localhost_and_explains_addresses() {
     let place = Place::new();
     let said = place.succeed(&["check", "--listen", "localhost:8099"]);
     assert!(said.stdout.contains("127.0.0.1:8099"), "{}", said.stdout);
@@ -89,7 +89,7 @@ fn listens_on_localhost_and_says_what_an_address_is() {
 
 /// The path of a socket may have 108 bytes.
 #[test]
-fn serves_from_a_data_directory_with_a_long_path() {
+fn serves_from_long_path() {
     let mut place = Place::new();
     let data = place.path(&"d".repeat(200)).join("e".repeat(200));
     fs::create_dir_all(data.parent().unwrap()).unwrap();
@@ -143,7 +143,7 @@ fn skips_byte_order_marks() {
 
 /// Blanks around are trimmed; what parsers read in different ways is refused, by files and flags.
 #[test]
-fn urls_are_stored_as_parsed_or_refused() {
+fn stores_urls_as_parsed() {
     let mut place = Place::new();
     place.set("DAPBOX_DATA_DIR", "data");
     let new = ["task", "new", "--vdaf", "count", "--out"];
@@ -186,7 +186,7 @@ fn urls_are_stored_as_parsed_or_refused() {
 
 /// Proxies of the environment: never for this machine, named in errors, and the doctor goes through those of the server.
 #[test]
-fn the_doctor_looks_through_the_proxies_of_the_server() {
+fn doctor_uses_proxies_of_server() {
     let key = Keypair::generate(1, Suite::DEFAULT).unwrap();
     let keys = wire::for_revision(Revision::Dap09).encode_hpke_configs(&[key.config().clone()]);
     let answers = || answering("application/dap-hpke-config-list", &httpdate::fmt_http_date(SystemTime::now()), &keys);
@@ -222,7 +222,7 @@ fn the_doctor_looks_through_the_proxies_of_the_server() {
 }
 
 #[test]
-fn unusable_proxies_are_refused_by_name() {
+fn refuses_unusable_proxies() {
     let mut place = Place::new();
     place.set("DAPBOX_LISTEN", "127.0.0.1:0");
     place.succeed(&["init", "--yes"]);

@@ -20,14 +20,14 @@ use crate::common::{
     self, Node, PATIENCE, Pair, Parties,
     calls::problem,
     forge::Forge,
-    places::places,
     raw::{ask, begin, status},
+    resources::places,
 };
 
 /// A server that has as much to do as it may says so, and goes on giving out its keys.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_busy_server_says_when_to_come_back(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn answers_retry_after_when_overloaded(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let tight = |config: &mut Config| {
         (config.limits.pool_queue, config.limits.workers, config.limits.max_requests) = (1, 1, 40);
     };
@@ -64,7 +64,7 @@ async fn a_busy_server_says_when_to_come_back(#[values(Revision::Dap09, Revision
 /// does not come take no place.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn refuses_uploads_beyond_those_in_progress(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn refuses_uploads_beyond_slots(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let single = |config: &mut Config| config.limits.max_requests = 1;
     let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, single, |_| {}).await;
     // An upload is held in the store.
@@ -203,7 +203,7 @@ async fn until_pending(node: &Node, bodies: u64) {
 #[case(Sender::Stranger, 4096)]
 #[case(Sender::Browser, 4096)]
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_without_a_body_shut_nobody_out(
+async fn serves_others_during_flood_of_unfinished_requests(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
     #[case] sender: Sender,
     #[case] max_pending_bodies: usize,
@@ -245,7 +245,7 @@ async fn requests_without_a_body_shut_nobody_out(
 /// else happens that would wake the leader.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_report_whose_client_hangs_up_is_aggregated(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn aggregates_report_whose_client_hangs_up(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let eager = |config: &mut Config| config.leader.min_job_size = 1;
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, eager, |_| {}).await;
     let parties = &pair.parties;
@@ -274,7 +274,7 @@ async fn a_report_whose_client_hangs_up_is_aggregated(#[values(Revision::Dap09, 
 /// A removed task is gone, and its id with it: reports and keys of the old one must not count for a new one.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removed_task_never_comes_back(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn never_reuses_id_of_removed_task(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let mut pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let gone = pair.parties.clone();
     let nodes = [&pair.leader, &pair.helper];

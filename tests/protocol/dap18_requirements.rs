@@ -1,9 +1,9 @@
-//! What the draft demands, requirement by requirement, and the tests that show it: `dap18_musts.txt` is the table, and
+//! What the draft demands, requirement by requirement, and the tests that show it: `dap18_requirements.txt` is the table, and
 //! this checks that it is whole.
 
 use std::{fs, path::Path};
 
-const TABLE: &str = include_str!("dap18_musts.txt");
+const TABLE: &str = include_str!("dap18_requirements.txt");
 
 /// How many requirements may have a reason instead of a test.
 const MAX_REASONS: usize = 10;
@@ -42,7 +42,7 @@ fn has_test(file: &str, name: &str) -> bool {
 }
 
 #[test]
-fn every_requirement_is_shown_by_a_test_that_exists() {
+fn each_requirement_has_existing_test() {
     let rows = rows();
     assert!(rows.len() > 90, "only {} rows", rows.len());
     let mut reasons = 0;
@@ -65,8 +65,8 @@ fn every_requirement_is_shown_by_a_test_that_exists() {
 }
 
 #[test]
-fn a_test_that_does_not_exist_is_not_found() {
-    assert!(has_test("tests/protocol/dap18_musts", "a_test_that_does_not_exist_is_not_found"));
-    assert!(!has_test("tests/protocol/dap18_musts", "a_test_that_does_not_exist"));
-    assert!(!has_test("tests/protocol/dap18_musts", "rows"));
+fn does_not_find_missing_test() {
+    assert!(has_test("tests/protocol/dap18_requirements", "does_not_find_missing_test"));
+    assert!(!has_test("tests/protocol/dap18_requirements", "a_test_that_does_not_exist"));
+    assert!(!has_test("tests/protocol/dap18_requirements", "rows"));
 }

@@ -52,7 +52,7 @@ fn text(path: &Path) -> &str {
 }
 
 #[tokio::test]
-async fn from_the_command_line() {
+async fn backs_up_and_restores_from_command_line() {
     let mut node = Node::start().await;
     let parties = Parties::new(
         Revision::Dap09,

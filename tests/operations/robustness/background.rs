@@ -90,9 +90,7 @@ async fn diagnosis(node: &Node) -> Value {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn restarts_a_driver_that_panics_and_is_not_ready_meanwhile(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn restarts_panicked_driver(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     const DRIVERS: [Part; 7] = [
         Part::AggregationJobs,
         Part::CollectionJobs,
@@ -134,7 +132,7 @@ async fn restarts_a_driver_that_panics_and_is_not_ready_meanwhile(
 #[case(TlsMode::Files, Part::CertificateFiles)]
 #[case(TlsMode::Acme, Part::Acme)]
 #[tokio::test(flavor = "multi_thread")]
-async fn restarts_what_looks_after_a_certificate(#[case] mode: TlsMode, #[case] part: Part) {
+async fn restarts_panicked_certificate_task(#[case] mode: TlsMode, #[case] part: Part) {
     let authority = Authority::new();
     let mut node = Node::start_with(|config| {
         watched(config);
@@ -161,7 +159,7 @@ async fn restarts_what_looks_after_a_certificate(#[case] mode: TlsMode, #[case] 
 #[case(Revision::Dap18, Part::CollectionJob)]
 #[case(Revision::Dap18, Part::DeferredJob)]
 #[tokio::test(flavor = "multi_thread")]
-async fn repeats_a_job_that_panics_and_its_task_says_why(#[case] revision: Revision, #[case] part: Part) {
+async fn retries_panicked_job(#[case] revision: Revision, #[case] part: Part) {
     let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
     let mut pair = Pair::start_with(revision, vdaf, mode, watched, |_| {}).await;
     let panicking = Panicking::these(&[part]);
@@ -188,7 +186,7 @@ async fn repeats_a_job_that_panics_and_its_task_says_why(#[case] revision: Revis
 /// A leader that panics after the helper has acted sends the same again, and nothing counts twice.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_panic_after_an_answer_of_the_helper_counts_nothing_twice(
+async fn counts_once_after_panic_past_helper_answer(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
     #[values(Point::SendJob, Point::SendShare)] point: Point,
 ) {
@@ -219,7 +217,7 @@ async fn a_panic_after_an_answer_of_the_helper_counts_nothing_twice(
 #[case(Part::ControlSocket)]
 #[case(Part::MonitorListener)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_listener_that_panics_takes_the_server_down(#[case] part: Part) {
+async fn panicked_listener_stops_server(#[case] part: Part) {
     let mut node = Node::start_with(|config| {
         watched(config);
         config.public_url = "https://dap.example".to_owned();
@@ -239,7 +237,7 @@ async fn a_listener_that_panics_takes_the_server_down(#[case] part: Part) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_panics_takes_the_server_down() {
+async fn panicked_store_stops_server() {
     let mut node = Node::start_with(watched).await;
     let panics = |at, phase| if (at, phase) == (Point::TaskAdd, Phase::Before) { Act::Panic } else { Act::Go };
     node.restart_with(Failpoints::new(panics)).await;

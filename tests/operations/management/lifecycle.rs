@@ -28,7 +28,7 @@ fn without_token(mut answer: Value) -> Value {
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_is_set_up_used_and_removed_in_the_order_of_the_control_plane(
+async fn provisions_uses_and_removes_task(
     #[values(BatchMode::TimeInterval, BatchMode::fixed_size(Some(10)))] mode: BatchMode,
 ) {
     let (mut leader, mut helper) = (managed(|_| {}).await, managed(|_| {}).await);
@@ -121,7 +121,7 @@ async fn a_task_is_set_up_used_and_removed_in_the_order_of_the_control_plane(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_end_of_a_task_can_be_set_moved_and_cleared() {
+async fn changes_expiration_of_task() {
     let (mut leader, helper) = (managed(|_| {}).await, managed(|_| {}).await);
     let [at_leader, at_helper] = [&leader, &helper].map(ControlPlane::of);
     let mut draft = Draft::count();
@@ -167,7 +167,7 @@ async fn the_end_of_a_task_can_be_set_moved_and_cleared() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tasks_are_listed_and_those_of_others_are_none_of_its_business() {
+async fn lists_only_managed_tasks() {
     let node = managed(|_| {}).await;
     let plane = ControlPlane::of(&node);
     assert_eq!(plane.get("/task_ids").await, json!({ "task_ids": [] }));
@@ -207,7 +207,7 @@ async fn tasks_are_listed_and_those_of_others_are_none_of_its_business() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_that_its_operator_has_replaced_is_not_given_out_again() {
+async fn does_not_return_replaced_token() {
     let node = managed(|_| {}).await;
     let (plane, draft) = (ControlPlane::of(&node), Draft::count());
     let order = draft.for_helper("https://leader.example");
@@ -227,7 +227,7 @@ async fn a_token_that_its_operator_has_replaced_is_not_given_out_again() {
 /// A control plane repeats its POST to a helper that was restored from a backup older than the task: the answer is the
 /// same, and what was aggregated before is not aggregated again.
 #[tokio::test(flavor = "multi_thread")]
-async fn closes_the_past_of_a_task_that_is_posted_again_after_a_restore() {
+async fn closes_past_of_task_posted_again_after_restore() {
     let (leader, mut helper) = (Node::start().await, managed(|_| {}).await);
     let at_helper = ControlPlane::of(&helper);
     let dap09 = model::Revision::Dap09;

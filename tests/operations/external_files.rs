@@ -53,7 +53,7 @@ fn text(path: &Path) -> &str {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_is_collected_with_what_divvi_up_hands_out() {
+async fn collects_with_divvi_up_credential() {
     let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
     let client = parties.client();
@@ -157,7 +157,7 @@ fn new_task(out: &Path, more: &[&str]) {
 }
 
 #[test]
-fn janus_reads_the_tasks_that_we_write() {
+fn exports_task_list_that_janus_reads() {
     let dir = TempDir::new().unwrap();
     let [first, second, out] = ["first", "second", "tasks.yaml"].map(|name| dir.path().join(name));
     new_task(&first, &["--vdaf", "count", "--expires", "2031-01-01"]);
@@ -193,7 +193,7 @@ fn janus_reads_the_tasks_that_we_write() {
 }
 
 #[test]
-fn what_is_exported_comes_back_all_or_nothing() {
+fn imports_task_list_atomically() {
     let dir = TempDir::new().unwrap();
     let names = ["a", "b", "data", "tasks.yaml", "b.yaml", "new.yaml"];
     let [a, b, data, out, second, third] = names.map(|name| dir.path().join(name));
@@ -255,7 +255,7 @@ fn what_is_exported_comes_back_all_or_nothing() {
 }
 
 #[test]
-fn what_no_list_can_say_is_not_exported() {
+fn refuses_to_export_inexpressible_task() {
     let dir = TempDir::new().unwrap();
     let out = dir.path().join("tasks.yaml");
     let cases = [
@@ -278,7 +278,7 @@ fn what_no_list_can_say_is_not_exported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_server_takes_a_list() {
+async fn imports_task_list_into_running_server() {
     let mut node = common::Node::start().await;
     let dir = TempDir::new().unwrap();
     let data = node.config.data_dir.clone();

@@ -16,7 +16,7 @@ use dapbox::{
 use rstest::rstest;
 use tempfile::TempDir;
 
-use super::acquaintances::{Acquaintances, aggregated, assert_refused, draft, has, header, soon};
+use super::pair::{Acquaintances, aggregated, assert_refused, draft, has, header, soon};
 use crate::common::{
     Node, peer,
     restore::{back_up, go_on_from},
@@ -34,7 +34,7 @@ pub fn dapbox(arguments: &[&str]) -> Result<String, String> {
 #[case(BatchMode::TimeInterval, VdafConfig::Prio3Histogram { length: 3, chunk_length: 2 })]
 #[case(BatchMode::fixed_size(Some(10)), VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(4) })]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_comes_with_the_first_report_and_stays_over_restarts(#[case] mode: BatchMode, #[case] vdaf: VdafConfig) {
+async fn provisions_task_with_first_report(#[case] mode: BatchMode, #[case] vdaf: VdafConfig) {
     let mut met = Acquaintances::start(|_| {}).await;
     let task = met.task(|task| {
         (task.batch_mode, task.vdaf, task.min_batch_size) = (mode, vdaf.clone(), 3);
@@ -72,7 +72,7 @@ async fn a_task_comes_with_the_first_report_and_stays_over_restarts(#[case] mode
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tokens_are_those_in_the_files_as_they_are_now() {
+async fn uses_current_tokens_of_peer_files() {
     let mut met = Acquaintances::start(|_| {}).await;
     let task = met.task(|_| {});
     let parties = met.parties(&task);
@@ -128,7 +128,7 @@ async fn tokens_are_those_in_the_files_as_they_are_now() {
 
 /// A restored helper has forgotten the task, and what it has aggregated of it.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_have_been_aggregated_before_a_restore_is_not_again() {
+async fn does_not_aggregate_again_after_restore() {
     let mut met = Acquaintances::start(|_| {}).await;
     let task = met.task(|_| {});
     let parties = met.parties(&task);
@@ -153,7 +153,7 @@ async fn what_may_have_been_aggregated_before_a_restore_is_not_again() {
 
 /// What operators and collectors do, from the first command to the result.
 #[tokio::test(flavor = "multi_thread")]
-async fn all_of_it_by_the_command_line() {
+async fn works_from_command_line() {
     let (mut leader, mut helper) = (Node::start_with(soon).await, Node::start_with(soon).await);
     let dir = TempDir::new().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();

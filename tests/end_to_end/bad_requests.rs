@@ -17,16 +17,14 @@ use crate::common::{
     calls::{assert_refused, assert_taken, assert_upload_refused},
     forge::{Forge, flipped},
     hostile::{Forgery, Hint, Proof, Target},
-    places::{places, places_without_body},
     raw::{ask, begin, status},
+    resources::{places, places_without_body},
 };
 
 /// The whole barrage against one pair of servers, and then an ordinary task on them.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_requests_are_told_what_is_wrong_and_nothing_is_lost(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn answers_bad_requests_with_problem(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let small = |config: &mut Config| config.limits.max_upload_bytes = config.limits.max_report_bytes;
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, small, |_| {}).await;
     let parties = &pair.parties;
@@ -56,7 +54,7 @@ async fn bad_requests_are_told_what_is_wrong_and_nothing_is_lost(
 /// HEAD is GET without the body (RFC 9110 section 9.3.2).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn answers_head_where_get_works(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn answers_head_like_get(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
     for url in [parties.at_leader("hpke_config"), parties.at_helper("hpke_config"), parties.at_leader("nowhere")] {
@@ -244,7 +242,7 @@ async fn browsers(parties: &Parties) {
 
 /// In DAP-09 keys may be asked for by task (DAP-09 section 4.4.1).
 #[tokio::test(flavor = "multi_thread")]
-async fn keys_are_for_tasks_that_are_known() {
+async fn rejects_hpke_config_request_for_unknown_task() {
     let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     for base in [&pair.parties.task().leader_url, &pair.parties.task().helper_url] {
         let stranger = TaskId::random();
@@ -291,7 +289,7 @@ async fn too_long_or_cut_off(parties: &Parties, forge: &Forge) -> Report {
 /// An interval whose end cannot be told is no batch (DAP-09 section 4, DAP-18 section 4.1.1: times are 64 bits).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_interval_that_ends_after_time_is_no_batch(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn rejects_batch_interval_that_overflows(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
     let query = parties.query_now();
@@ -328,9 +326,7 @@ fn unopenable(forge: &Forge) -> Report {
 /// With a sample of all, a client learns at upload that the leader's share cannot be opened, or that it does not decode.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn tells_clients_of_a_share_that_cannot_be_opened(
-    #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
-) {
+async fn reports_undecryptable_sampled_share_to_client(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let all = |config: &mut Config| {
         config.leader.upload_sample_ratio = 1;
         // No job keeps the workers busy.
@@ -355,7 +351,7 @@ async fn tells_clients_of_a_share_that_cannot_be_opened(
 /// is.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn opens_the_first_uploads_of_a_key(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn opens_first_uploads_of_key(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let few = |config: &mut Config| {
         (config.leader.upload_sample_ratio, config.leader.min_job_size) = (u32::MAX, 1);
     };
@@ -416,7 +412,7 @@ fn verdict(
 
 /// Whenever the helper accepts a report, an honest leader accepts it: whatever the client has put together.
 #[rstest]
-fn an_honest_leader_accepts_what_the_helper_accepts(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+fn honest_leader_accepts_reports_that_helper_accepts(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let mut attacks = 0;
     for target in Target::all(revision) {
         let context = wire::for_revision(revision).vdaf_context(&TaskId::random());
@@ -466,7 +462,7 @@ fn numbers(target: &Target, measurement: &Measurement) -> Vec<u128> {
 /// reports and those of the others that prove what they say.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
-async fn hostile_reports_do_not_spoil_the_batch(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
+async fn aggregates_batch_without_hostile_reports(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let quick = |config: &mut Config| {
         (config.leader.max_job_size, config.leader.min_job_size) = (7, 1);
         // One job after the other: what a job leaves of a batch's room, the next one fills.
