@@ -26,7 +26,7 @@ use dapbox_store::{
     BackupError, BackupMade, BackupOptions, OpenError, Options, Store, TaskState, Tx, api_token::ApiToken,
     name::TaskName,
 };
-use dapbox_support::{Fault, Point};
+use dapbox_support::{Fault, Point, clock};
 
 /// A data directory, held for as long as this lives.
 pub struct Offline {
@@ -73,7 +73,7 @@ impl Offline {
 
     /// Removes a task, as the running server would. `None` if there is no such task.
     pub async fn remove_task(&self, id: TaskId) -> Result<Option<Remains>, Fault> {
-        let remove = move |tx: &mut Tx<'_>| tasks::remove_or_forget(tx, &id, Time::now(), || true);
+        let remove = move |tx: &mut Tx<'_>| tasks::remove_or_forget(tx, &id, clock::now(), || true);
         let remains = self.store.write(Point::TaskRemove, remove).await?;
         // A running server does this when there is time; here there may be none for long.
         while self.store.write(Point::SweepRemoved, |tx| tx.sweep_removed()).await? {}
@@ -82,7 +82,7 @@ impl Offline {
 
     /// The tasks that others set up and that nobody has contacted, or removes them, as the running server would.
     pub async fn untouched(&self, request: UntouchedRequest) -> Result<Vec<TaskId>, Fault> {
-        let (UntouchedRequest { until, remove }, now) = (request, Time::now());
+        let (UntouchedRequest { until, remove }, now) = (request, clock::now());
         if !remove {
             return self.store.read(|view| {
                 let is_forgotten =
@@ -109,12 +109,12 @@ impl Offline {
 
     /// The tokens of a task that are in force; `None` if there is no such task.
     pub fn tokens(&self, id: &TaskId) -> Result<Option<Vec<TokenStatus>>, Fault> {
-        self.store.read(|view| Ok(view.task(id).map(|state| state.tokens.statuses(Time::now()))))
+        self.store.read(|view| Ok(view.task(id).map(|state| state.tokens.statuses(clock::now()))))
     }
 
     /// Replaces a token of a task, as the running server would.
     pub async fn change_token(&self, change: TokenChange) -> Result<Result<Vec<TokenStatus>, TokenError>, Fault> {
-        self.store.write(Point::TokenChange, move |tx| tokens::change(tx, change, Time::now())).await
+        self.store.write(Point::TokenChange, move |tx| tokens::change(tx, change, clock::now())).await
     }
 
     /// All HPKE keys that were not deleted.
@@ -133,7 +133,7 @@ impl Offline {
         policy: keys::Policy,
         request: keys::Request,
     ) -> Result<Result<Vec<KeyChange>, keys::KeyError>, Fault> {
-        self.store.write(request.point(), move |tx| keys::change(tx, Time::now(), &policy, request)).await
+        self.store.write(request.point(), move |tx| keys::change(tx, clock::now(), &policy, request)).await
     }
 
     /// All tokens of the management API.
@@ -144,7 +144,7 @@ impl Offline {
 
     /// Adds a token of the management API, as the running server would.
     pub async fn add_api_token(&self, token: ApiToken) -> Result<Result<(), ApiTokenError>, Fault> {
-        self.store.write(Point::ApiTokenAdd, move |tx| api_tokens::add(tx, token, Time::now())).await
+        self.store.write(Point::ApiTokenAdd, move |tx| api_tokens::add(tx, token, clock::now())).await
     }
 
     /// Revokes a token of the management API, as the running server would.

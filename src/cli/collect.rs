@@ -27,6 +27,7 @@ use crate::{
         Collector, Progress,
     },
     model::{CollectionJobId, FixedSizeQuery, Interval, Query, TaskParameters, Time},
+    support::clock,
     wire::ProblemType,
 };
 
@@ -189,7 +190,7 @@ fn known(public: &TaskParameters, began: Option<Time>, record: &CollectionRecord
     // A report of the very moment of the expiration is still taken.
     let last = public.task_expiration.map(|time| time.truncate(precision).saturating_add(precision));
     let ends = public.task_interval.map(|interval| interval.end()).or(last);
-    Known { mode, precision, began, collected_until: record.collected_until(), ends, now: Time::now() }
+    Known { mode, precision, began, collected_until: record.collected_until(), ends, now: clock::now() }
 }
 
 /// One run of the command.
@@ -222,7 +223,7 @@ impl Collection<'_> {
             }
         }
         let query = self.new_query(journal.record()).await?;
-        let begun = self.collector.begin(journal, query, Time::now());
+        let begun = self.collector.begin(journal, query, clock::now());
         let id = begun.map_err(|error| explain(&error, &query, journal.record(), None))?;
         outstanding::note_others(journal.record(), &id);
         Ok(self.finish(journal, &id, &query).await?)
@@ -296,7 +297,7 @@ impl Collection<'_> {
                 )));
             }
             Asked::NothingFinished { start, end: Some(end) } => {
-                let hint = match start <= Time::now() {
+                let hint = match start <= clock::now() {
                     true => " (hint: --include-current collects the running one before that)",
                     false => "",
                 };
@@ -326,7 +327,7 @@ impl Collection<'_> {
 
     /// A unit of time that has not finished is closed only if that was said.
     async fn confirm_closing(&self, interval: &Interval) -> Outcome {
-        let now = Time::now();
+        let now = clock::now();
         if interval.end() <= now {
             return Ok(());
         }
@@ -373,7 +374,7 @@ impl Collection<'_> {
 
     /// Why the leader may have too few reports: the youngest ones are not asked for.
     fn why_it_waits(&self, query: &Query) -> Option<String> {
-        let current = Time::now().truncate(self.public.time_precision);
+        let current = clock::now().truncate(self.public.time_precision);
         match query {
             Query::TimeInterval(interval) if interval.end() == current => Some(format!(
                 "reports since {} are not asked for: their unit of time has not finished, and --include-current would \

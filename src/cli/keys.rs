@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     aggregator::keys::{Policy, Request},
-    model::{Duration, KeyState, Time},
+    model::{Duration, KeyState},
+    support::clock,
     views::keys::{KeyChange, ListedKey, RotateRequest},
 };
 
@@ -121,7 +122,7 @@ impl Control {
                 (StatusCode::OK, body) => Ok(serde_json::from_slice(&body)?),
                 (status, body) => Err(refused(status, &body)),
             },
-            Self::Offline(data) => Ok(data.keys(Time::now(), policy)?),
+            Self::Offline(data) => Ok(data.keys(clock::now(), policy)?),
         }
     }
 

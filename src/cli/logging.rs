@@ -21,8 +21,7 @@ use self::sink::Sink;
 use super::{Failure, style::Style};
 use crate::{
     config::{Log, LogFormat},
-    model::Time,
-    support::{fault::panic_text, timestamp},
+    support::{clock, fault::panic_text, timestamp},
 };
 
 /// How long a process that ends waits for its last lines to be written.
@@ -139,7 +138,7 @@ pub fn panicked(panic: &PanicHookInfo<'_>) -> bool {
 
 /// A line as `tracing` would write it.
 fn line(is_json: bool, level: &str, message: &str, fields: &[(&str, String)]) -> Vec<u8> {
-    let time = timestamp::show(Time::now());
+    let time = timestamp::show(clock::now());
     let text = if is_json {
         let mut line = json!({ "timestamp": time, "level": level, "message": message });
         for (name, value) in fields {

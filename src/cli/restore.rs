@@ -16,9 +16,10 @@ use super::{
 use crate::{
     aggregator::restored::{self, Restored},
     config::Config,
-    model::{Duration, Secret, Time},
+    model::{Duration, Secret},
     server,
     store::{KeyError, KeySource, RestoreError},
+    support::clock,
 };
 
 /// Arguments of `dapbox restore`.
@@ -79,7 +80,7 @@ fn restore(file: &Path, config: &Config, key: Option<Secret>) -> Result<Restored
 
 fn apply(input: impl Read, bytes: u64, config: &Config, key: Option<Secret>) -> Result<Restored, Failure> {
     let bar = if bytes > 0 { style::transfer(bytes, "restoring") } else { style::spinner("restoring") };
-    let times = (Time::now(), Duration(config.limits.clock_skew.as_secs()));
+    let times = (clock::now(), Duration(config.limits.clock_skew.as_secs()));
     let input = BufReader::with_capacity(1 << 20, input);
     let options = server::store_options(config);
     let done = restored::restore(&config.data_dir, &options, input, key, times, |bytes| bar.set_position(bytes));

@@ -22,7 +22,7 @@ use crate::{
     },
     peer::{Peer, RetryPolicy},
     store::name::TaskName,
-    support::files,
+    support::{clock, files},
     vdaf, wire,
 };
 
@@ -253,7 +253,7 @@ impl TaskFiles {
             leader_token_hash: TokenHash::of(helper_token.expose()),
             collector_key: key.clone(),
         };
-        let since = Some(task.first_collected(Time::now()));
+        let since = Some(task.first_collected(clock::now()));
         let collector =
             CollectorPart { since, token, previous_token: None, private_key: keypair.private_key().clone(), key };
         Ok(Self {

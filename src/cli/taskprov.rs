@@ -18,7 +18,7 @@ use crate::{
     model::{
         HpkeConfig, Revision, Secret, TaskId, Time, TokenHash, base_url, secret::token, taskprov::VERIFY_KEY_INIT_BYTES,
     },
-    support::files,
+    support::{clock, files},
     wire::taskprov::advertise,
 };
 
@@ -187,7 +187,7 @@ fn task(args: TaskArgs) -> Outcome {
     let made = advertise(drawn.parameters(), Bytes::from(info), MAX_BATCH_QUERY_COUNT).map_err(Failure::usage)?;
     let id = made.configuration.public.id;
     let task = Parameters { id, configuration: Some(Configuration(made.bytes.to_vec())), ..drawn };
-    let since = Some(task.first_collected(Time::now()));
+    let since = Some(task.first_collected(clock::now()));
     let part =
         CollectorPart { since, token: file.token, previous_token: None, private_key: file.private_key, key: file.key };
     let client = TaskFile { name: None, task, leader: None, helper: None, collector: None };

@@ -14,6 +14,7 @@ use crate::{
     config::Config,
     model::{Duration, Secret, Time, TokenHash},
     store::api_token::{ApiToken, check_name},
+    support::clock,
     views::ApiTokenStatus,
 };
 
@@ -155,7 +156,7 @@ async fn new(args: NewArgs) -> Outcome {
 
 /// A new token, with what is kept of it.
 pub fn draw(name: &str, expires_in: Option<std::time::Duration>) -> (Secret, ApiToken) {
-    let (secret, created) = (Secret::random_token(), Time::now());
+    let (secret, created) = (Secret::random_token(), clock::now());
     let until = expires_in.map(|span| created.saturating_add(Duration(span.as_secs())));
     let token = ApiToken { name: name.to_owned(), hash: TokenHash::of(secret.expose()), created, until };
     (secret, token)
@@ -190,7 +191,7 @@ async fn list(args: ListArgs) -> Outcome {
         Format::Text if tokens.is_empty() => "There is no API token. Make one with 'dapbox token new'.".to_owned(),
         Format::Text => {
             let width = tokens.iter().map(|status| status.token.name.len()).max().unwrap_or_default();
-            let (now, style) = (Time::now(), Style::stdout());
+            let (now, style) = (clock::now(), Style::stdout());
             tokens.iter().map(|status| line(status, width, now, style)).collect::<Vec<_>>().join("\n")
         }
     };

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     client::{Client, UploadSummary},
     model::{Duration, Role, TaskParameters, Time},
+    support::clock,
     vdaf::Measurement,
 };
 
@@ -139,7 +140,7 @@ pub async fn run(args: Args) -> Outcome {
     if args.output == Format::Text
         && let Some(time) = args.time
     {
-        note_early(time, Time::now(), &task);
+        note_early(time, clock::now(), &task);
     }
     let client = file.client(args.peer.peer()?)?;
     if let Some(path) = &args.csv.csv {

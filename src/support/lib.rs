@@ -2,6 +2,7 @@
 
 #![deny(clippy::print_stderr)]
 
+pub mod clock;
 pub mod duration;
 pub mod failpoint;
 pub mod fault;

@@ -1,5 +1,6 @@
 //! Timestamps as text: RFC 3339 in UTC, a date, or seconds since 1970.
 
+use crate::clock;
 use dapbox_protocol::model::Time;
 
 const DAY: u64 = 86_400;
@@ -26,7 +27,7 @@ pub fn brief(time: Time, now: Time) -> String {
 /// Parses `2026-11-22T10:30:00Z`, `2026-11-22T10:30`, `2026-11-22`, seconds since 1970, or `now`; all in UTC.
 pub fn parse(text: &str) -> Result<Time, String> {
     if text == "now" {
-        return Ok(Time::now());
+        return Ok(clock::now());
     }
     if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         return text.parse().map(Time).map_err(|_| wrong(text));

@@ -25,8 +25,9 @@ use std::{
 use dapbox::{
     client::{Client, ClientError},
     collector::{CollectError, CollectedAggregate, Collector, CollectorTask},
-    model::{BatchMode, FixedSizeQuery, Query, Revision, Role, Time, VdafConfig},
+    model::{BatchMode, FixedSizeQuery, Query, Revision, Role, VdafConfig},
     peer::{Peer, PeerOptions, RequestError, RetryPolicy},
+    support::clock,
     vdaf::{AggregateResult, Measurement},
     views::status::TaskStatus,
     wire,
@@ -398,7 +399,7 @@ async fn upload(client: Arc<Client>, next: Arc<AtomicU64>, mut rng: StdRng) -> R
         let first = next.fetch_add(several, Ordering::Relaxed);
         let mut reports = Vec::new();
         for bin in (first..first + several).filter(|bin| *bin < UPLOADS) {
-            reports.push(client.prepare(Measurement::Number(bin.into()), Time::now()).await.map_err(upload_trouble)?);
+            reports.push(client.prepare(Measurement::Number(bin.into()), clock::now()).await.map_err(upload_trouble)?);
         }
         if reports.is_empty() {
             return Ok(());

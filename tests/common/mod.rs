@@ -32,7 +32,7 @@ use dapbox::{
     peer::{Peer, PeerOptions, RetryPolicy},
     server::{Server, StartError, store_options},
     store::{OpenError, Options, Store},
-    support::Failpoints,
+    support::{Failpoints, clock},
     vdaf,
     views::{
         keys::{KeyChange, ListedKey, RotateRequest},
@@ -346,13 +346,13 @@ impl Parties {
     /// An interval of the task's precision that starts at or before now, and `more` units after it.
     pub fn interval(&self, more: u64) -> Interval {
         let precision = self.leader.public.time_precision;
-        Interval::new(Time::now().truncate(precision), Duration(precision.0 * (1 + more))).unwrap()
+        Interval::new(clock::now().truncate(precision), Duration(precision.0 * (1 + more))).unwrap()
     }
 
     /// A query for everything around now: no test lasts for an hour.
     pub fn query_now(&self) -> Query {
         let precision = self.leader.public.time_precision;
-        let start = Time::now().truncate(precision).saturating_sub(precision);
+        let start = clock::now().truncate(precision).saturating_sub(precision);
         Query::TimeInterval(Interval::new(start, Duration(precision.0 * 3)).unwrap())
     }
 }

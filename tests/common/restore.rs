@@ -2,8 +2,9 @@
 
 use dapbox::{
     aggregator::restored::{self, Restored},
-    model::{Duration, Time},
+    model::Duration,
     store::Options,
+    support::clock,
 };
 
 use super::Node;
@@ -24,7 +25,7 @@ pub async fn back_up(node: &Node) -> Vec<u8> {
 pub async fn go_on_from(node: &mut Node, backup: &[u8]) -> Restored {
     node.stop().await;
     let dir = node.dir.path().join("restored");
-    let times = (Time::now(), Duration(node.config.limits.clock_skew.as_secs()));
+    let times = (clock::now(), Duration(node.config.limits.clock_skew.as_secs()));
     let restored = restored::restore(&dir, &options(), backup, None, times, |_| ()).unwrap();
     node.config.data_dir = dir;
     node.resume().await;

@@ -21,7 +21,7 @@ use dapbox::{
         PartialBatchSelector, PrepareOutcome, Query, ReportError, ReportId, Revision, Role, Time, VdafConfig,
     },
     store::{self, Contents, Options},
-    support::Point,
+    support::{Point, clock},
     vdaf::Measurement,
     wire::{ProblemType, ResourceKind},
 };
@@ -89,7 +89,7 @@ async fn backs_up_one_moment_under_load(#[values(Revision::Dap09, Revision::Dap1
     let pair = Pair::start_with(revision, SUM, BatchMode::TimeInterval, small, |_| {}).await;
     let parties = pair.parties.clone();
     let client = parties.client();
-    let prepare = async |n: u128| client.prepare(Measurement::Number(n), Time::now()).await.unwrap();
+    let prepare = async |n: u128| client.prepare(Measurement::Number(n), clock::now()).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let (told, mut uploaded) = tokio::sync::mpsc::unbounded_channel();
     let load = {
@@ -231,7 +231,7 @@ async fn go_on(revision: Revision, who: Role, mode: BatchMode) {
     let (parties, id) = (pair.parties.clone(), pair.parties.id());
     let forge = Forge::new(&parties).await;
 
-    let then = Time::now();
+    let then = clock::now();
     let drafts: Vec<Draft> = MEASUREMENTS.iter().map(|n| forge.draft(&Measurement::Number(*n), then)).collect();
     let reports: Vec<_> = drafts.iter().map(|draft| forge.seal(draft)).collect();
     // The backup knows of two reports; all are aggregated and collected after it.
@@ -246,7 +246,7 @@ async fn go_on(revision: Revision, who: Role, mode: BatchMode) {
 
     let (lost, other) =
         if who == Role::Leader { (&mut pair.leader, &mut pair.helper) } else { (&mut pair.helper, &mut pair.leader) };
-    let lost_at = Time::now();
+    let lost_at = clock::now();
     let restored = go_on_from(lost, &backup).await;
     close_at(other, &restored).await;
     let horizon = restored.tasks[0].closed_before;
@@ -256,10 +256,10 @@ async fn go_on(revision: Revision, who: Role, mode: BatchMode) {
     refuses_the_past(&name, &pair, who, (&drafts, &reports), old, old_batch).await;
 
     // What is new is whole on both sides.
-    while Time::now() < horizon {
+    while clock::now() < horizon {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-    let now = Time::now();
+    let now = clock::now();
     let client = parties.client();
     for number in MEASUREMENTS {
         client.upload(Measurement::Number(number), Some(now)).await.unwrap();
@@ -403,7 +403,7 @@ async fn closes_the_past_of_tasks_added_after_a_restore(
     let [leader, mut helper] = [Node::start().await, Node::start().await];
     let backup = back_up(&helper).await;
     let parties = common::Parties::between(revision, SUM, BatchMode::TimeInterval, [&leader, &helper]).await;
-    let (forge, now) = (Forge::new(&parties).await, Time::now());
+    let (forge, now) = (Forge::new(&parties).await, clock::now());
     let drafts: Vec<Draft> = MEASUREMENTS.iter().map(|n| forge.draft(&Measurement::Number(*n), now)).collect();
     let outcomes = parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts)).await;
     assert!(outcomes.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))), "{outcomes:?}");
@@ -443,14 +443,14 @@ async fn restore_closes_as_far_ahead_as_the_server_took_reports() {
     node.restart().await;
     let later = back_up(&node).await;
     for backup in [backup, later] {
-        let (dir, now) = (TempDir::new().unwrap(), Time::now());
+        let (dir, now) = (TempDir::new().unwrap(), clock::now());
         let restored = restored::restore(dir.path(), &options(), &backup[..], None, (now, SKEW), |_| ()).unwrap();
         assert_eq!(restored.clock_skew, Duration(7200));
         assert!(restored.closed_before >= now.saturating_add(Duration(7200)));
     }
     let (dir, further) = (TempDir::new().unwrap(), Duration(10_000));
     let restored =
-        restored::restore(dir.path(), &options(), &back_up(&node).await[..], None, (Time::now(), further), |_| ());
+        restored::restore(dir.path(), &options(), &back_up(&node).await[..], None, (clock::now(), further), |_| ());
     assert_eq!(restored.unwrap().clock_skew, further);
     node.stop().await;
 }

@@ -12,6 +12,7 @@ use dapbox::{
     config::{Config, Seconds},
     model::{BatchMode, Duration, Interval, PartialBatchSelector, Query, ReportId, Revision, Task, Time, VdafConfig},
     peer::Answer,
+    support::clock,
     vdaf::{AggregateResult, Measurement},
     views::status::Health,
 };
@@ -45,7 +46,7 @@ fn run(arguments: &[&str]) -> (Option<i32>, String) {
 
 /// A time so many hours ago, in the middle of its hour.
 fn hours_ago(hours: u64) -> Time {
-    Time::now().truncate(Duration(HOUR)).saturating_sub(Duration(hours * HOUR - HOUR / 2))
+    clock::now().truncate(Duration(HOUR)).saturating_sub(Duration(hours * HOUR - HOUR / 2))
 }
 
 /// A query for the hour of a time.

@@ -8,8 +8,9 @@ use dapbox::{
     config::{Config, Seconds},
     model::{
         AggregationJobInitReq, BatchMode, FixedSizeQuery, PartialBatchSelector, PrepareOutcome, Query, Report,
-        ReportError, ReportId, Revision, Time,
+        ReportError, ReportId, Revision,
     },
+    support::clock,
     vdaf::Measurement,
     wire::ResourceKind,
 };
@@ -68,7 +69,7 @@ async fn live_through(revision: Revision, who: Who, mode: BatchMode) {
     let client = pair.parties.client();
     let mut reports: Vec<Report> = Vec::new();
     for number in MEASUREMENTS {
-        reports.push(client.prepare(Measurement::Number(number), Time::now()).await.unwrap());
+        reports.push(client.prepare(Measurement::Number(number), clock::now()).await.unwrap());
     }
     pair.parties.upload_all(&reports[..2]).await;
     restart(&mut pair, who).await;

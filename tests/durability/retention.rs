@@ -13,7 +13,7 @@ use dapbox::{
         ReportMetadata, Revision, Task, TaskId, Time, VdafConfig,
     },
     store::{CollectionJobRecord, CollectionState, LeaderJobRecord, LeaderJobState, Options, Place, ReportRef, Tx},
-    support::Point,
+    support::{Point, clock},
     vdaf::{AggregateResult, Measurement},
     wire::{ProblemType, ResourceKind},
 };
@@ -31,7 +31,7 @@ const DAY: u64 = 24 * HOUR;
 
 /// Whole hours before the present one, which stays the same should the hour turn.
 fn clock() -> impl Fn(u64) -> Time + Copy {
-    let hour = Time::now().truncate(Duration(HOUR));
+    let hour = clock::now().truncate(Duration(HOUR));
     move |hours| hour.saturating_sub(Duration(hours * HOUR))
 }
 
@@ -256,7 +256,7 @@ async fn sweeps_periodically() {
     let pair = Pair::start_with(Revision::Dap09, VdafConfig::Prio3Count, mode, config, keep_for_a_moment).await;
     let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
     // Within what clocks may differ by, so that it is in time however long it takes to arrive.
-    let report = forge.report(&Measurement::Flag(true), Time::now().saturating_add(Duration(2)));
+    let report = forge.report(&Measurement::Flag(true), clock::now().saturating_add(Duration(2)));
     pair.parties.upload_all([&report]).await;
     let status = pair.leader.until(&id, |status| status.waiting == 0).await;
     assert_eq!((status.counters["report_success"], status.counters["report_dropped"]), (1, 1));
@@ -278,9 +278,9 @@ async fn answers_gone_for_expired_job_answer(#[values(Revision::Dap09, Revision:
     let repeated = pair.parties.put_job(&name, &job).await;
     assert_eq!(first.answer.body, repeated.answer.body);
 
-    sweep_at(&mut pair.helper, id, Time::now().saturating_add(Duration(13 * DAY))).await;
+    sweep_at(&mut pair.helper, id, clock::now().saturating_add(Duration(13 * DAY))).await;
     assert_eq!(pair.parties.put_job(&name, &job).await.answer.body, first.answer.body);
-    sweep_at(&mut pair.helper, id, Time::now().saturating_add(Duration(16 * DAY))).await;
+    sweep_at(&mut pair.helper, id, clock::now().saturating_add(Duration(16 * DAY))).await;
     let refused = pair.parties.put_job(&name, &job).await.answer;
     assert_eq!(refused.status, 410, "{refused:?}");
     assert!(problem(&refused).detail.contains("answered long ago"), "{refused:?}");

@@ -7,6 +7,7 @@ use dapbox::{
         AggregationJobInitReq, BatchId, BatchMode, BatchSelector, Interval, PartialBatchSelector, PrepareOutcome,
         ReportError, ReportId, Revision, Time, VdafConfig,
     },
+    support::clock,
     vdaf::Measurement,
     wire::{
         ProblemType, ResourceKind,
@@ -192,7 +193,7 @@ async fn rejects_known_report_id_with_another_time(#[values(Revision::Dap09, Rev
     };
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, quick, |_| {}).await;
     let (parties, forge) = (&pair.parties, Forge::new(&pair.parties).await);
-    let now = Time::now();
+    let now = clock::now();
     let again = |first: &Draft, days: u64| {
         let mut draft = forge.draft(&Measurement::Flag(true), Time(now.0 - days * 86_400));
         draft.metadata.id = first.metadata.id;

@@ -4,8 +4,9 @@ use dapbox::{
     config::Config,
     model::{
         AggregationJobId, BatchMode, BatchSelector, FixedSizeQuery, Query, Report, ReportError, ReportId, Revision,
-        TaskId, Time, VdafConfig,
+        TaskId, VdafConfig,
     },
+    support::clock,
     vdaf::{self, AggregateResult, InputShare, Measurement, MeasurementShares, VerifyParams},
     wire::{self, ProblemType},
 };
@@ -30,7 +31,7 @@ async fn answers_bad_requests_with_problem(#[values(Revision::Dap09, Revision::D
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
     // One good report before, one after.
-    parties.upload_all([&forge.report(&Measurement::Flag(true), Time::now())]).await;
+    parties.upload_all([&forge.report(&Measurement::Flag(true), clock::now())]).await;
 
     wrong_places(parties).await;
     wrong_methods(parties).await;
@@ -269,7 +270,7 @@ async fn too_long_or_cut_off(parties: &Parties, forge: &Forge) -> Report {
     stream.write_all(format!("100001\r\n{}", "\0".repeat(0x10_0001)).as_bytes()).await.unwrap();
     assert!(matches!(status(&mut stream).await, Some(400 | 413)));
     // Cut off one byte before the end: there may be nobody to answer to, but the report is not taken.
-    let whole = forge.report(&Measurement::Flag(true), Time::now());
+    let whole = forge.report(&Measurement::Flag(true), clock::now());
     let report = parties.wire().encode_upload(parties.task(), std::slice::from_ref(&whole));
     let length = report.len().to_string();
     let mut stream = begin(method, &url, &[media_type, ("content-length", &length)]).await;
@@ -318,7 +319,7 @@ async fn rejects_batch_interval_that_overflows(#[values(Revision::Dap09, Revisio
 
 /// A report that the leader cannot open: its share is sealed to the leader's key, and was changed on the way.
 fn unopenable(forge: &Forge) -> Report {
-    let mut report = forge.report(&Measurement::Flag(true), Time::now());
+    let mut report = forge.report(&Measurement::Flag(true), clock::now());
     report.leader_share.payload = flipped(&report.leader_share.payload);
     report
 }
@@ -335,11 +336,11 @@ async fn reports_undecryptable_sampled_share_to_client(#[values(Revision::Dap09,
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, all, |_| {}).await;
     let (parties, id) = (&pair.parties, pair.parties.id());
     let forge = Forge::new(parties).await;
-    assert_taken(&parties.upload(&forge.report(&Measurement::Flag(true), Time::now())).await);
+    assert_taken(&parties.upload(&forge.report(&Measurement::Flag(true), clock::now())).await);
     let shut = unopenable(&forge);
     assert_upload_refused(&parties.upload(&shut).await, parties, &shut, ReportError::HpkeDecryptError);
     let cut = |draft: &mut common::forge::Draft| draft.leader.payload = draft.leader.payload.slice(1..);
-    let cut = forge.spoilt(&Measurement::Flag(true), Time::now(), cut);
+    let cut = forge.spoilt(&Measurement::Flag(true), clock::now(), cut);
     assert_upload_refused(&parties.upload(&cut).await, parties, &cut, ReportError::InvalidMessage);
     let status = pair.leader.status(&id).await;
     let counted = |name: &str| status.counters.get(name).copied().unwrap_or(0);
@@ -362,7 +363,7 @@ async fn opens_first_uploads_of_key(#[values(Revision::Dap09, Revision::Dap18)] 
         let shut = unopenable(&forge);
         assert_upload_refused(&parties.upload(&shut).await, parties, &shut, ReportError::HpkeDecryptError);
     }
-    assert_taken(&parties.upload(&forge.report(&Measurement::Flag(true), Time::now())).await);
+    assert_taken(&parties.upload(&forge.report(&Measurement::Flag(true), clock::now())).await);
     // From now on it is one in billions.
     assert_taken(&parties.upload(&unopenable(&forge)).await);
     pair.leader.until(&id, |status| status.counters.get("hpke_decrypt_error") == Some(&3)).await;
@@ -488,10 +489,10 @@ async fn aggregates_batch_without_hostile_reports(#[values(Revision::Dap09, Revi
         let forge = Forge::new(&parties).await;
         let (mut reports, mut valid) = (Vec::new(), Vec::new());
         for measurement in measurements {
-            reports.push(forge.report(measurement, Time::now()));
+            reports.push(forge.report(measurement, clock::now()));
             valid.push(measurement);
             for forgery in &forgeries {
-                reports.push(forge.spoilt(measurement, Time::now(), |draft| {
+                reports.push(forge.spoilt(measurement, clock::now(), |draft| {
                     let honest = forge.shard(measurement, &draft.metadata.id);
                     draft.set_shares(forgery.apply(&target, &context, &honest));
                 }));

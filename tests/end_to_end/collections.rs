@@ -12,7 +12,7 @@ use dapbox::{
         ForwardedCollectionReq, Interval, MaxMeasurement, PartialBatchSelector, PrepareOutcome, Query, ReportError,
         ReportId, Revision, Task, Time, VdafConfig,
     },
-    support::timestamp,
+    support::{clock, timestamp},
     vdaf::{AggregateResult, Measurement},
     views::status::{CollectedBatchStatus, ResultState, TaskStatus},
     wire::{ProblemType, ResourceKind},
@@ -31,7 +31,7 @@ const HOUR: u64 = 3600;
 
 /// Some hours ago, aligned.
 fn hour(n: u64) -> Time {
-    Time::now().truncate(Duration(HOUR)).saturating_sub(Duration(10 * HOUR)).saturating_add(Duration(n * HOUR))
+    clock::now().truncate(Duration(HOUR)).saturating_sub(Duration(10 * HOUR)).saturating_add(Duration(n * HOUR))
 }
 
 fn interval(from: u64, to: u64) -> Interval {

@@ -9,6 +9,7 @@ use dapbox::{
         Interval, MaxMeasurement, PartialBatchSelector, PrepareOutcome, Query, ReportError, Revision, Task, Time,
         VdafConfig,
     },
+    support::clock,
     vdaf::{AggregateResult, Measurement},
     wire::{
         ProblemType,
@@ -28,7 +29,7 @@ const HOUR: u64 = 3600;
 const NEXT: Query = Query::FixedSize(FixedSizeQuery::CurrentBatch);
 
 fn hour(n: u64) -> Time {
-    Time::now().truncate(Duration(HOUR)).saturating_sub(Duration((10 - n) * HOUR))
+    clock::now().truncate(Duration(HOUR)).saturating_sub(Duration((10 - n) * HOUR))
 }
 
 fn interval(from: u64, to: u64) -> Interval {

@@ -6,6 +6,7 @@ use dapbox::{
         AggregationJobInitReq, BatchId, BatchMode, Duration, Extension, Interval, PartialBatchSelector, PrepareOutcome,
         ReportError, ReportId, Revision, Task, Time, VdafConfig,
     },
+    support::clock,
     vdaf::Measurement,
     wire::ProblemType,
 };
@@ -22,7 +23,7 @@ const HOUR: u64 = 3600;
 const BATCH_ID: u16 = 1;
 
 fn ago(hours: u64) -> Time {
-    Time::now().truncate(Duration(HOUR)).saturating_sub(Duration(hours * HOUR))
+    clock::now().truncate(Duration(HOUR)).saturating_sub(Duration(hours * HOUR))
 }
 
 fn yes() -> Measurement {

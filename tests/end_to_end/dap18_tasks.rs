@@ -9,6 +9,7 @@ use dapbox::{
         TaskParameters, Time, VdafConfig,
     },
     peer::RetryPolicy,
+    support::clock,
     vdaf::{AggregateResult, Measurement},
 };
 
@@ -265,7 +266,7 @@ async fn rejects_report_of_another_task() {
     let one = Parties::between(DAP18, VdafConfig::Prio3Count, BatchMode::TimeInterval, nodes).await;
     let other = Parties::between(DAP18, VdafConfig::Prio3Count, BatchMode::TimeInterval, nodes).await;
     let forge = Forge::new(&one).await;
-    let draft = forge.draft(&Measurement::Flag(true), Time::now());
+    let draft = forge.draft(&Measurement::Flag(true), clock::now());
     assert_taken(&other.upload(&forge.seal(&draft)).await);
     leader.until(&other.id(), |status| status.counters.get("hpke_decrypt_error") == Some(&1)).await;
     let resps = other.run_job(&forge.job(PartialBatchSelector::TimeInterval, &[draft])).await;

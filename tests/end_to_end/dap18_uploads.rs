@@ -6,6 +6,7 @@ use std::time::Duration as Span;
 use dapbox::{
     config::Config,
     model::{BatchMode, Duration, Interval, Query, Report, ReportError, Revision, Task, Time, VdafConfig},
+    support::clock,
     vdaf::{AggregateResult, Measurement},
     wire::{ProblemType, dap18::media},
 };
@@ -26,7 +27,7 @@ fn yes() -> Measurement {
 }
 
 fn ago(hours: u64) -> Time {
-    Time::now().truncate(Duration(HOUR)).saturating_sub(Duration(hours * HOUR))
+    clock::now().truncate(Duration(HOUR)).saturating_sub(Duration(hours * HOUR))
 }
 
 async fn pair_with(config: impl Fn(&mut Config), task: impl Fn(&mut Task)) -> (Pair, Forge) {
@@ -52,7 +53,7 @@ async fn lists_rejections_in_order_of_request() {
     let mut to_another_key = report(ago(5));
     to_another_key.leader_share.config_id = another_id(&forge.keys.leader);
     let bad = [
-        (report(Time::now().saturating_add(Duration(9 * HOUR))), ReportError::ReportTooEarly),
+        (report(clock::now().saturating_add(Duration(9 * HOUR))), ReportError::ReportTooEarly),
         (to_another_key, ReportError::OutdatedConfig),
         (report(ago(2)), ReportError::ReportDropped),
         (report(Time(ago(10).0 - 1)), ReportError::ReportDropped),
@@ -86,7 +87,7 @@ async fn lists_rejections_in_order_of_request() {
 async fn streams_long_upload() {
     let (pair, forge) = pair_with(|_| {}, |_| {}).await;
     let parties = &pair.parties;
-    let reports: Vec<_> = (0..300).map(|_| forge.report(&yes(), Time::now())).collect();
+    let reports: Vec<_> = (0..300).map(|_| forge.report(&yes(), clock::now())).collect();
     let body = parties.wire().encode_upload(parties.task(), &reports);
     let call = parties.wire().upload_request(&parties.id());
     let headers = [("content-type", media::UPLOAD_REQ), ("transfer-encoding", "chunked"), ("connection", "close")];
@@ -118,7 +119,7 @@ async fn streams_long_upload() {
 async fn reports_malformed_tail() {
     let (pair, forge) = pair_with(|_| {}, |_| {}).await;
     let parties = &pair.parties;
-    let reports: Vec<_> = (0..4).map(|_| forge.report(&yes(), Time::now())).collect();
+    let reports: Vec<_> = (0..4).map(|_| forge.report(&yes(), clock::now())).collect();
     let whole = parties.wire().encode_upload(parties.task(), &reports);
     let cut_off = whole[..whole.len() - 1].to_vec();
     assert_refused(&parties.upload_bytes(cut_off).await, parties, ProblemType::InvalidMessage);
@@ -147,9 +148,9 @@ async fn rejects_unknown_public_extensions() {
     let parties = &pair.parties;
     let with = |kinds: &[u16]| -> Report {
         let extensions = kinds.iter().map(|kind| extension(*kind)).collect();
-        forge.spoilt(&yes(), Time::now(), |draft| draft.extensions = extensions)
+        forge.spoilt(&yes(), clock::now(), |draft| draft.extensions = extensions)
     };
-    let good = || forge.report(&yes(), Time::now());
+    let good = || forge.report(&yes(), clock::now());
     for (upload, numbers) in [
         (vec![with(&[42])], vec![42]),
         (vec![good(), with(&[23, 42]), good(), with(&[7])], vec![7, 23, 42]),
@@ -175,11 +176,11 @@ async fn limits_upload() {
     };
     let (pair, forge) = pair_with(tight, |_| {}).await;
     let parties = &pair.parties;
-    let mut long = forge.report(&yes(), Time::now());
+    let mut long = forge.report(&yes(), clock::now());
     long.public_share = vec![0; 1000].into();
     let answer = parties.upload(&long).await;
     assert_eq!((answer.status, problem(&answer).task_id), (413, Some(parties.id())), "{answer:?}");
-    let many: Vec<_> = (0..60).map(|_| forge.report(&yes(), Time::now())).collect();
+    let many: Vec<_> = (0..60).map(|_| forge.report(&yes(), clock::now())).collect();
     let body = parties.wire().encode_upload(parties.task(), &many);
     assert!(body.len() > 10_000);
     let call = parties.wire().upload_request(&parties.id());

@@ -9,8 +9,9 @@ use dapbox::{
     config::{Config, Seconds},
     model::{
         BatchMode, Duration, Interval, MaxMeasurement, PrepareOutcome, PrepareResp, Query, ReportError, ReportId,
-        Revision, TaskParameters, Time, VdafConfig,
+        Revision, TaskParameters, VdafConfig,
     },
+    support::clock,
     vdaf::{self, Measurement},
     views::status::TaskStatus,
     wire::{self, ProblemType, ResourceKind},
@@ -257,7 +258,7 @@ async fn sends_shorter_jobs_to_helper_with_lower_limits(
         let parties = Parties::between(revision, vdaf, BatchMode::TimeInterval, [&leader, &helper]).await;
         let forge = Forge::new(&parties).await;
         for n in 0..16 {
-            let mut report = forge.report(&Measurement::Number(1), Time::now());
+            let mut report = forge.report(&Measurement::Number(1), clock::now());
             if n > 0 && helper.config.limits.max_job_bytes < 100 << 20 {
                 report.helper_share.payload = vec![0; 900 << 10].into();
             }
@@ -399,7 +400,7 @@ async fn resumes_when_helper_learns_task(#[values(Revision::Dap09, Revision::Dap
     let preparer = vdaf::preparer(revision, &parties.task().vdaf).unwrap();
     for number in MEASUREMENTS {
         let measurement = Measurement::Number(number);
-        let report = make_report(client.task(), &*preparer, &keys, &measurement, Time::now()).unwrap();
+        let report = make_report(client.task(), &*preparer, &keys, &measurement, clock::now()).unwrap();
         assert_eq!(client.send(&[report]).await.unwrap(), []);
     }
     let job = parties.start_collection(parties.query_now()).await;
@@ -425,12 +426,12 @@ async fn retries_report_too_early_for_helper(#[values(Revision::Dap09, Revision:
     leader.add(&parties.leader).await;
     helper.add(&parties.helper).await;
 
-    let soon = Time::now().saturating_add(Duration(4));
+    let soon = clock::now().saturating_add(Duration(4));
     let report = Forge::new(&parties).await.report(&Measurement::Flag(true), soon);
     assert_taken(&parties.upload(&report).await);
     helper.until(&parties.id(), |status| status.counters.contains_key("report_too_early")).await;
     let status = helper.until(&parties.id(), |status| status.counters.contains_key("aggregate_success")).await;
-    assert!(Time::now() >= soon, "{status:?}");
+    assert!(clock::now() >= soon, "{status:?}");
     let moment = Interval::new(soon, Duration(1)).unwrap();
     assert_eq!(parties.outcome_of(Query::TimeInterval(moment)).await.status, 200);
     Pair { leader, helper, parties }.stop().await;
@@ -463,7 +464,7 @@ async fn unknown_report_error_rejects_only_its_report(
         }))
     });
     let forge = Forge::new(parties).await;
-    let mut bad = forge.report(&Measurement::Number(32), Time::now());
+    let mut bad = forge.report(&Measurement::Number(32), clock::now());
     bad.helper_share.payload = flipped(&bad.helper_share.payload);
     assert_taken(&parties.upload(&bad).await);
     upload_all(&parties.client(), None).await;

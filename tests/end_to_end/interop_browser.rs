@@ -10,7 +10,8 @@ use std::{
 };
 
 use dapbox::{
-    model::{BatchMode, MaxMeasurement, Report, Revision, Task, Time, VdafConfig},
+    model::{BatchMode, MaxMeasurement, Report, Revision, Task, VdafConfig},
+    support::clock,
     vdaf::{AggregateResult, Measurement},
 };
 use serde_json::{Value, json};
@@ -140,7 +141,7 @@ async fn problems_are_understood(dir: &Path) {
     let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let mut early = parameters(&pair, &json!({"type": "count"}), &json!([true]));
     let mut unknown = early.clone();
-    early["timestamp"] = json!(Time::now().0 + 86_400);
+    early["timestamp"] = json!(clock::now().0 + 86_400);
     unknown["taskId"] = json!(dapbox::model::TaskId::random());
     for (given, kind) in [(early, "reportTooEarly"), (unknown, "unrecognizedTask")] {
         let result = &upload(dir, &given)[0];
@@ -197,7 +198,7 @@ async fn answers_cross_origin_requests() {
         (reqwest::Client::builder().no_proxy().build().unwrap(), pair.parties.id(), pair.leader.url(Revision::Dap09));
     let forge = Forge::new(&pair.parties).await;
     let encode = |report: &Report| pair.parties.wire().encode_upload(pair.parties.task(), std::slice::from_ref(report));
-    let mut report = forge.report(&Measurement::Flag(true), Time::now());
+    let mut report = forge.report(&Measurement::Flag(true), clock::now());
     let good = encode(&report);
     report.leader_share.config_id = another_id(&forge.keys.leader);
     let outdated = encode(&report);

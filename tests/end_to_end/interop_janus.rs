@@ -10,6 +10,7 @@ use dapbox::{
     model::{
         BatchId, BatchMode, Duration, FixedSizeQuery, Interval, MaxMeasurement, Query, Revision, Task, Time, VdafConfig,
     },
+    support::clock,
     vdaf::{AggregateResult, Measurement},
 };
 use janus_collector::{AuthenticationToken, ExponentialBackoff};
@@ -50,7 +51,7 @@ impl<V: Vdaf> Case<V> {
     /// Janus's client reports for the last hour, ours for the hour before (DAP-09 section 4.6.1, time interval).
     async fn time_interval(&self) {
         let pair = Pair::start(Revision::Dap09, self.config.clone(), BatchMode::TimeInterval).await;
-        let end = Time::now().truncate(HOUR);
+        let end = clock::now().truncate(HOUR);
         let hours = [1, 2].map(|ago| Interval::new(end.saturating_sub(Duration(ago * HOUR.0)), HOUR).unwrap());
         self.upload_with_janus(&pair.parties, Some(hours[0].start().saturating_add(Duration(1800)))).await;
         self.upload_with_ours(&pair.parties, Some(hours[1].start().saturating_add(Duration(1799)))).await;
@@ -233,7 +234,7 @@ async fn janus_client_uploads_with_post_quantum_keys_offered() {
     let client = janus_client(&pair.parties, Prio3::new_count(2).unwrap()).await;
     client.upload(&true).await.unwrap();
     // Ours takes them, into the same batch.
-    let report = pair.parties.client().prepare(Measurement::Flag(true), Time::now()).await.unwrap();
+    let report = pair.parties.client().prepare(Measurement::Flag(true), clock::now()).await.unwrap();
     assert_eq!([report.leader_share.enc.len(), report.helper_share.enc.len()], [1120, 1120]);
     assert!(pair.parties.client().send(&[report]).await.unwrap().is_empty());
     let collected = pair.parties.collector().collect(pair.parties.query_now(), Some(PATIENCE), |_| {}).await.unwrap();
@@ -248,7 +249,7 @@ async fn janus_parses_problem_documents() {
     let vdaf = Prio3::new_count(2).unwrap();
     let client = janus_client(&pair.parties, vdaf.clone()).await;
 
-    let tomorrow = janus::Time::from_seconds_since_epoch(Time::now().0 + 86_400);
+    let tomorrow = janus::Time::from_seconds_since_epoch(clock::now().0 + 86_400);
     let refused = client.upload_with_time(&true, tomorrow).await.unwrap_err();
     let janus_client::Error::Http(problem) = refused else { panic!("{refused}") };
     assert_eq!(problem.dap_problem_type(), Some(&DapProblemType::ReportTooEarly));
@@ -257,7 +258,7 @@ async fn janus_parses_problem_documents() {
 
     let case =
         Case { config: VdafConfig::Prio3Count, vdaf, measurements: Vec::new(), expected: AggregateResult::Number(0) };
-    let now = Time::now().truncate(HOUR).0;
+    let now = clock::now().truncate(HOUR).0;
     let query = |start| {
         let start = janus::Time::from_seconds_since_epoch(start);
         janus::Query::new_time_interval(janus::Interval::new(start, janus::Duration::from_seconds(HOUR.0)).unwrap())

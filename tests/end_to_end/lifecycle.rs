@@ -11,6 +11,7 @@ use dapbox::{
         PartialBatchSelector, PrepareOutcome, PrepareResp, Query, Report, ReportError, ReportId, Revision, Time,
         VdafConfig,
     },
+    support::clock,
     vdaf::{AggregateResult, Measurement},
     wire::ProblemType,
 };
@@ -31,7 +32,7 @@ const GOOD: u64 = 12;
 /// A task that ended some hours ago and whose reports are kept for a day: good reports lie between the two, and
 /// reports on either side of them are not too early.
 fn start_of_reports() -> Time {
-    Time::now().truncate(Duration(HOUR)).saturating_sub(Duration(5 * HOUR))
+    clock::now().truncate(Duration(HOUR)).saturating_sub(Duration(5 * HOUR))
 }
 
 /// Good reports are made every ten minutes for two hours.
@@ -95,8 +96,8 @@ fn doomed(forge: &Forge, one: &Measurement, other: &Measurement, has_joint_rando
 /// Reports that the leader refuses at upload (DAP-09 section 4.4.2, DAP-18 section 4.4.2.2), with what it says.
 async fn upload_refused_ones(parties: &Parties, forge: &Forge, one: &Measurement) {
     let expired = time_of(0).saturating_add(Duration(3 * HOUR + 1));
-    let ancient = Time::now().saturating_sub(Duration(24 * HOUR + 10));
-    let early = Time::now().saturating_add(Duration(10 * HOUR));
+    let ancient = clock::now().saturating_sub(Duration(24 * HOUR + 10));
+    let early = clock::now().saturating_add(Duration(10 * HOUR));
     let mut to_another_key = forge.report(one, time_of(0));
     to_another_key.leader_share.config_id = another_id(&forge.keys.leader);
     for (report, error) in [
@@ -353,10 +354,10 @@ async fn answers_each_report_of_job(#[values(Revision::Dap09, Revision::Dap18)] 
     let mut spoilt = draft(time_of(0));
     spoilt.helper.payload = forge.shard(&other, &spoilt.metadata.id).helper_share.into();
     expect(forge.init(&spoilt), Some(ReportError::VdafPrepError));
-    let early = Time::now().saturating_add(Duration(10 * HOUR));
+    let early = clock::now().saturating_add(Duration(10 * HOUR));
     expect(forge.init(&draft(early)), Some(ReportError::ReportTooEarly));
     expect(forge.init(&draft(end.saturating_add(Duration(1)))), Some(ReportError::TaskExpired));
-    let ancient = Time::now().saturating_sub(Duration(24 * HOUR + 10));
+    let ancient = clock::now().saturating_sub(Duration(24 * HOUR + 10));
     expect(forge.init(&draft(ancient)), Some(ReportError::ReportDropped));
     // Later than there are seconds to tell it in, see below.
     let latest = good(1).remove(0);
@@ -442,7 +443,7 @@ async fn delays_report_too_early_for_helper(#[values(Revision::Dap09, Revision::
     leader.add(&parties.leader).await;
     helper.add(&parties.helper).await;
 
-    let time = Time::now().saturating_add(Duration(4));
+    let time = clock::now().saturating_add(Duration(4));
     let forge = Forge::new(&parties).await;
     parties.upload_all([&forge.report(&Measurement::Flag(true), time)]).await;
     helper.until(&parties.id(), |status| status.counters.get("report_too_early") == Some(&1)).await;

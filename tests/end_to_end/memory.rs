@@ -7,6 +7,7 @@ use dapbox::{
         BatchMode, Bucket, Duration, Interval, MaxMeasurement, PartialBatchSelector, PrepareOutcome, PrepareResp,
         Query, Report, ReportError, Revision, Time, VdafConfig,
     },
+    support::clock,
     vdaf::{AggregateResult, Measurement, table::optimal_chunk_length},
     views::status::TaskStatus,
     wire::ResourceKind,
@@ -44,7 +45,7 @@ async fn uploads_have_their_own_memory_budget(#[values(Revision::Dap09, Revision
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
     let ones = |length| Measurement::Vector(vec![1; length]);
-    let long = || parties.wire().encode_upload(parties.task(), &[forge.report(&ones(3000), Time::now())]);
+    let long = || parties.wire().encode_upload(parties.task(), &[forge.report(&ones(3000), clock::now())]);
     let upload = parties.wire().upload_request(&parties.id());
     let (method, url) = (upload.method, parties.at_leader(&upload.path));
     let (slow, headers) = (long(), [("content-type", upload.content_type.unwrap())]);
@@ -66,10 +67,10 @@ async fn uploads_have_their_own_memory_budget(#[values(Revision::Dap09, Revision
     let keys = ask("GET", &parties.at_leader("hpke_config"), &[], Vec::new()).await;
     assert_eq!(keys.status, 200, "{keys:?}");
     let short = Parties::between(revision, VdafConfig::Prio3Count, mode, [&pair.leader, &pair.helper]).await;
-    assert_taken(&short.upload(&Forge::new(&short).await.report(&Measurement::Flag(true), Time::now())).await);
+    assert_taken(&short.upload(&Forge::new(&short).await.report(&Measurement::Flag(true), clock::now())).await);
     let reversed = Parties::between(revision, vectors(3000), mode, [&pair.helper, &pair.leader]).await;
     let theirs = Forge::new(&reversed).await;
-    let drafts = [(); 8].map(|()| theirs.draft(&ones(3000), Time::now()));
+    let drafts = [(); 8].map(|()| theirs.draft(&ones(3000), clock::now()));
     assert_eq!(reversed.run_job(&theirs.job(PartialBatchSelector::TimeInterval, &drafts)).await.len(), 8);
 
     // What was begun is finished, and gives its memory back.
@@ -92,8 +93,9 @@ async fn reclaims_memory_of_silent_uploads(#[values(Revision::Dap09, Revision::D
     let pair = Pair::start_with(revision, vectors(3000), BatchMode::TimeInterval, tight, |_| {}).await;
     let parties = &pair.parties;
     let forge = Forge::new(parties).await;
-    let long =
-        parties.wire().encode_upload(parties.task(), &[forge.report(&Measurement::Vector(vec![1; 3000]), Time::now())]);
+    let long = parties
+        .wire()
+        .encode_upload(parties.task(), &[forge.report(&Measurement::Vector(vec![1; 3000]), clock::now())]);
     let upload = parties.wire().upload_request(&parties.id());
     let (method, url) = (upload.method, parties.at_leader(&upload.path));
     let (length, headers) = (long.len().to_string(), [("content-type", upload.content_type.unwrap())]);
@@ -136,7 +138,7 @@ async fn shortens_jobs_to_memory_budget(#[values(Revision::Dap09, Revision::Dap1
     helper.add(&parties.helper).await;
     let forge = Forge::new(&parties).await;
     let one = Measurement::Vector([1, 0].repeat(5));
-    let mut reports: Vec<Report> = (0..2 * HALF).map(|_| forge.report(&one, Time::now())).collect();
+    let mut reports: Vec<Report> = (0..2 * HALF).map(|_| forge.report(&one, clock::now())).collect();
     for padded in reports.iter_mut().skip(1).step_by(2) {
         padded.helper_share.payload = Bytes::from(vec![0; PADDING]);
     }
@@ -169,11 +171,11 @@ async fn absent_helper_delays_only_its_task(#[values(Revision::Dap09, Revision::
     let forge = Forge::new(&stuck).await;
     absent.stop().await;
     let one = Measurement::Vector(vec![1; 1000]);
-    let reports: Vec<Report> = (0..REPORTS).map(|_| forge.report(&one, Time::now())).collect();
+    let reports: Vec<Report> = (0..REPORTS).map(|_| forge.report(&one, clock::now())).collect();
     stuck.upload_all(&reports).await;
     leader.until(&stuck.id(), |status| status.last_trouble.is_some() && status.jobs > 1).await;
     let theirs = Forge::new(&other).await;
-    let reports: Vec<Report> = (0..REPORTS).map(|_| theirs.report(&Measurement::Flag(true), Time::now())).collect();
+    let reports: Vec<Report> = (0..REPORTS).map(|_| theirs.report(&Measurement::Flag(true), clock::now())).collect();
     other.upload_all(&reports).await;
     leader.until(&other.id(), |status| status.aggregated == REPORTS).await;
     assert_eq!(leader.status(&stuck.id()).await.aggregated, 0);
@@ -189,7 +191,7 @@ const HOUR: u64 = 3600;
 
 /// The middle of an hour, so many hours ago.
 fn ago(hours: u64) -> Time {
-    Time((Time::now().0 / HOUR - hours) * HOUR + HOUR / 2)
+    Time((clock::now().0 / HOUR - hours) * HOUR + HOUR / 2)
 }
 
 /// The hour of a time, to collect.

@@ -14,10 +14,10 @@ use dapbox::{
     config::Config,
     model::{
         AggregateShareReq, BatchId, BatchMode, BatchSelector, Duration, Epsilon, FixedSizeQuery, HpkeCiphertext,
-        Interval, MaxMeasurement, PartialBatchSelector, Query, Revision, Role, Task, Time, VdafConfig,
+        Interval, MaxMeasurement, PartialBatchSelector, Query, Revision, Role, Task, VdafConfig,
     },
     store::{CollectedBy, Options, Progress},
-    support::{Act, Failpoints, Phase, Point},
+    support::{Act, Failpoints, Phase, Point, clock},
     vdaf::{self, AggregateResult, Measurement, Preparer, noise::Noise},
     wire::ProblemType,
 };
@@ -230,7 +230,7 @@ fn open(parties: &Parties, query: Query, batch: &BatchSelector, sealed: [&HpkeCi
 }
 
 fn interval() -> Interval {
-    let start = Time::now().truncate(Duration(HOUR)).saturating_sub(Duration(5 * HOUR));
+    let start = clock::now().truncate(Duration(HOUR)).saturating_sub(Duration(5 * HOUR));
     Interval::new(start, Duration(HOUR)).unwrap()
 }
 

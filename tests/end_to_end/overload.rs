@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dapbox::{
     config::{Config, OptionalAddress},
     model::{BatchMode, PartialBatchSelector, PrepareOutcome, ReportId, Revision, Time, VdafConfig},
-    support::{Act, Failpoints, Phase, Point},
+    support::{Act, Failpoints, Phase, Point, clock},
     vdaf::{AggregateResult, Measurement},
     views::status::TaskStatus,
     wire::ResourceKind,
@@ -83,7 +83,7 @@ async fn refuses_uploads_beyond_slots(#[values(Revision::Dap09, Revision::Dap18)
     let upload = parties.wire().upload_request(&parties.id());
     let (method, url) = (upload.method, parties.at_leader(&upload.path));
     let report =
-        || parties.wire().encode_upload(parties.task(), &[forge.report(&Measurement::Flag(true), Time::now())]);
+        || parties.wire().encode_upload(parties.task(), &[forge.report(&Measurement::Flag(true), clock::now())]);
     let headers = [("content-type", upload.content_type.unwrap())];
     let slow = report();
     let length = slow.len().to_string();
@@ -230,10 +230,10 @@ async fn serves_others_during_flood_of_unfinished_requests(
     assert_eq!(keys.status, 200, "{keys:?}");
     assert_eq!(common::get(pair.leader.monitor() + "readyz").await.unwrap().status(), 200);
     let forge = Forge::new(&other).await;
-    let drafts = [forge.draft(&Measurement::Flag(true), Time::now())];
+    let drafts = [forge.draft(&Measurement::Flag(true), clock::now())];
     let answers = other.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts)).await;
     assert!(matches!(answers[0].outcome, PrepareOutcome::Continue(_)), "{answers:?}");
-    let report = Forge::new(parties).await.report(&Measurement::Flag(true), Time::now());
+    let report = Forge::new(parties).await.report(&Measurement::Flag(true), clock::now());
     parties.upload_all([&report]).await;
     let collected = parties.collector().collect(parties.query_now(), Some(PATIENCE), |_| {}).await.unwrap();
     assert_eq!((collected.report_count, collected.result), (1, AggregateResult::Number(1)));
@@ -255,7 +255,7 @@ async fn aggregates_report_whose_client_hangs_up(#[values(Revision::Dap09, Revis
     let count = |status: &TaskStatus, name: &str| status.counters.get(name).copied().unwrap_or(0);
     let mut stored = 0;
     for _ in 0..20 {
-        let report = forge.report(&Measurement::Flag(true), Time::now());
+        let report = forge.report(&Measurement::Flag(true), clock::now());
         let report = parties.wire().encode_upload(parties.task(), &[report]);
         let length = report.len().to_string();
         let headers = [("content-type", upload.content_type.unwrap()), ("content-length", &length)];
@@ -280,7 +280,7 @@ async fn never_reuses_id_of_removed_task(#[values(Revision::Dap09, Revision::Dap
     let nodes = [&pair.leader, &pair.helper];
     let other = Parties::between(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, nodes).await;
     let forge = Forge::new(&gone).await;
-    gone.upload_all([&forge.report(&Measurement::Flag(true), Time::now())]).await;
+    gone.upload_all([&forge.report(&Measurement::Flag(true), clock::now())]).await;
     assert_eq!(pair.leader.try_add(&gone.leader).await, 201, "the same task again is no harm");
     // A request to each, even one that is refused, is a use: the task leaves a tombstone at both.
     for place in places(&gone, gone.id()) {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use dapbox::{
     config::{Config, Seconds},
     model::{BatchMode, Duration, FixedSizeQuery, MaxMeasurement, Query, Report, Revision, Task, Time, VdafConfig},
+    support::clock,
     vdaf::{AggregateResult, Measurement},
     views::status::TaskStatus,
 };
@@ -47,7 +48,7 @@ async fn pair(revision: Revision, config: impl Fn(&mut Config)) -> Pair {
 
 /// Some time in the last twelve hours: in four or five windows.
 fn some_time(rng: &mut StdRng) -> Time {
-    Time::now().saturating_sub(Duration(rng.random_range(0..12 * HOUR)))
+    clock::now().saturating_sub(Duration(rng.random_range(0..12 * HOUR)))
 }
 
 /// Reports at these times, the nth with the nth bit.
@@ -143,7 +144,7 @@ async fn helper_without_windows_works_with_leader_that_has_them(
     parties.helper.public.batch_mode = BatchMode::fixed_size(None);
     pair.leader.add(&parties.leader).await;
     pair.helper.add(&parties.helper).await;
-    let now = Time::now();
+    let now = clock::now();
     let earlier = now.saturating_sub(WINDOW);
     let times = [now, earlier, now, earlier, now];
     parties.upload_all(&reports(&parties, &times).await).await;

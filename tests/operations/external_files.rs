@@ -10,7 +10,8 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use dapbox::{
-    model::{BatchMode, Duration, Revision, TaskId, Time, VdafConfig},
+    model::{BatchMode, Duration, Revision, TaskId, VdafConfig},
+    support::clock,
     vdaf::Measurement,
     wire::management::task_list,
 };
@@ -75,7 +76,7 @@ async fn collects_with_divvi_up_credential() {
     fs::write(&path, credential.to_string()).unwrap();
 
     let (id, leader, file) = (parties.id().to_string(), parties.leader.public.leader_url.clone(), path.clone());
-    let hour = Time::now().truncate(Duration(3600));
+    let hour = clock::now().truncate(Duration(3600));
     let [since, until] =
         [hour.saturating_sub(Duration(7200)), hour.saturating_add(Duration(3600))].map(|time| time.0.to_string());
     tokio::task::spawn_blocking(move || {
@@ -228,7 +229,7 @@ fn imports_task_list_atomically() {
     let id = imported["tasks"][1]["task"].as_str().unwrap();
     let pasted: TaskId = id.parse().unwrap();
     let in_hex: String = pasted.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    let now = dapbox::model::Time::now().0.to_string();
+    let now = clock::now().0.to_string();
     // A past that was closed is not forgotten, though nobody has used the task.
     stdout(&[&["task", "close", "--yes", &in_hex, "--before", &now], &data[..]].concat());
     stdout(&[&["task", "remove", "--yes", &in_hex], &data[..]].concat());

@@ -12,7 +12,7 @@ use dapbox::{
         MaxMeasurement, Report, ReportError, Revision, Time, VdafConfig,
     },
     store::{KeyRecord, KeyStage, Options, Tx},
-    support::Point,
+    support::{Point, clock},
     vdaf::{self, AggregateResult, Measurement},
     wire::{self, ResourceKind},
 };
@@ -56,7 +56,7 @@ async fn counts_reports_sealed_to_expired_key(#[values(Revision::Dap09, Revision
     let of_four = |task: &mut dapbox::model::Task| task.public.min_batch_size = 4;
     let mut pair = Pair::start_with(revision, SUM, BatchMode::TimeInterval, patient, of_four).await;
     let old = pair.parties.client().keys().await.unwrap();
-    let now = Time::now();
+    let now = clock::now();
     let reports = [1, 2].map(|number| report_to(&pair.parties, &old, number, now));
     assert_taken(&pair.parties.upload(&reports[0]).await);
     for node in [&pair.leader, &pair.helper] {
@@ -113,10 +113,10 @@ async fn rotates_keys_automatically(#[values(Revision::Dap09, Revision::Dap18)] 
         }
     };
     until(&|_, _, expired| expired.contains(&old.leader.id)).await;
-    let late = report_to(&pair.parties, &old, 1, Time::now());
+    let late = report_to(&pair.parties, &old, 1, clock::now());
     assert_taken(&pair.parties.upload(&late).await);
     until(&|_, _, expired| !expired.contains(&old.leader.id)).await;
-    let too_late = report_to(&pair.parties, &old, 2, Time::now());
+    let too_late = report_to(&pair.parties, &old, 2, clock::now());
     let refused = pair.parties.upload(&too_late).await;
     assert_upload_refused(&refused, &pair.parties, &too_late, ReportError::OutdatedConfig);
     // A client that keeps to the rules never notices.
@@ -140,7 +140,7 @@ async fn finishes_jobs_of_deleted_key(#[values(Revision::Dap09, Revision::Dap18)
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     pair.leader.delete_key(old.leader.id).await;
-    let report = report_to(&pair.parties, &old, 1, Time::now());
+    let report = report_to(&pair.parties, &old, 1, clock::now());
     let refused = pair.parties.upload(&report).await;
     assert_upload_refused(&refused, &pair.parties, &report, ReportError::OutdatedConfig);
     // The leader forgets what it had prepared.
@@ -166,7 +166,7 @@ async fn offers_post_quantum_keys_last(#[values(Revision::Dap09, Revision::Dap18
         helper: offered(&pair.helper, revision).await.0[0].clone(),
     };
     for (keys, number) in [(&keys, 1), (&classical, 2)] {
-        assert_taken(&pair.parties.upload(&report_to(&pair.parties, keys, number, Time::now())).await);
+        assert_taken(&pair.parties.upload(&report_to(&pair.parties, keys, number, clock::now())).await);
     }
     // Turned off, it opens what comes, and is not offered any more. Another suite takes its turn.
     pair.leader.stop().await;
@@ -177,7 +177,7 @@ async fn offers_post_quantum_keys_last(#[values(Revision::Dap09, Revision::Dap18
         (pair.leader.key_ids(Pending).await.len(), pair.leader.key_ids(Expired).await),
         (1, vec![keys.leader.id])
     );
-    assert_taken(&pair.parties.upload(&report_to(&pair.parties, &keys, 4, Time::now())).await);
+    assert_taken(&pair.parties.upload(&report_to(&pair.parties, &keys, 4, clock::now())).await);
     pair.leader.rotate_keys(true).await;
     assert_eq!(offered(&pair.leader, revision).await.0[0].kem_id, 0x10);
     pair.parties.client().upload(Measurement::Number(8), None).await.unwrap();
@@ -268,7 +268,7 @@ async fn replaces_keys_created_in_future() {
     };
     assert_eq!(stored_times(), None);
     let misdated = node.key_ids(Active).await;
-    let ahead = Time(Time::now().0 + 10 * 365 * 86_400);
+    let ahead = Time(clock::now().0 + 10 * 365 * 86_400);
     node.stop().await;
     let store = open_store(node.data_dir(), Options::default()).await;
     let id = misdated[0];

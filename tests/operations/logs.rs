@@ -13,8 +13,9 @@ use base64::{
 };
 use dapbox::{
     config::Config,
-    model::{BatchMode, Revision, Task, Time, VdafConfig},
+    model::{BatchMode, Revision, Task, VdafConfig},
     server::store_options,
+    support::clock,
     vdaf::{AggregateResult, Measurement},
     views::status::TaskStatus,
     wire,
@@ -143,8 +144,8 @@ async fn logs_no_secrets(#[values(Revision::Dap09, Revision::Dap18)] revision: R
     helper.add(&parties.helper).await;
     let (forge, yes) = (Forge::new(&parties).await, Measurement::Flag(true));
     helper.stop();
-    let mut reports: Vec<_> = (0..3).map(|_| forge.report(&yes, Time::now())).collect();
-    let mut spoilt = forge.report(&yes, Time::now());
+    let mut reports: Vec<_> = (0..3).map(|_| forge.report(&yes, clock::now())).collect();
+    let mut spoilt = forge.report(&yes, clock::now());
     spoilt.helper_share.payload = flipped(&spoilt.helper_share.payload);
     reports.push(spoilt);
     for report in &reports {

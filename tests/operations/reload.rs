@@ -20,6 +20,7 @@ use dapbox::{
         VdafConfig,
     },
     peer::RetryPolicy,
+    support::clock,
     vdaf::Measurement,
     wire::{ProblemType, ResourceKind},
 };
@@ -116,14 +117,14 @@ async fn limits_of_requests() -> BTreeSet<String> {
     let forge = Forge::new(parties).await;
     let mut leader = Changing::new(&pair.leader);
     let report = |time| forge.report(&Measurement::Flag(true), time);
-    let now = || report(Time::now());
+    let now = || report(clock::now());
 
     // How old an answer may be, and how far clocks may differ.
     let keys = parties.at_leader("hpke_config");
     assert_eq!(ask("GET", &keys, &[], Vec::new()).await.header("cache-control"), "max-age=86400");
     leader.to(|config| config.hpke.cache_max_age = Seconds::new(60)).await;
     assert_eq!(ask("GET", &keys, &[], Vec::new()).await.header("cache-control"), "max-age=60");
-    let early = report(Time(Time::now().0 + 7200));
+    let early = report(Time(clock::now().0 + 7200));
     let refused = upload_errors(&parties.upload(&early).await, parties);
     assert_eq!(refused, [(early.metadata.id, ReportError::ReportTooEarly)]);
     leader.to(|config| config.limits.clock_skew = Seconds::new(10_000)).await;
@@ -156,7 +157,7 @@ async fn limits_of_requests() -> BTreeSet<String> {
     leader.to(|config| config.limits.max_waiting_reports = 0).await;
     assert_eq!(problem(&parties.upload(&now()).await).status, 503);
     leader.to(|config| config.limits.max_waiting_reports = 1000).await;
-    let long_ago = report(Time(Time::now().0 - 50 * 3600));
+    let long_ago = report(Time(clock::now().0 - 50 * 3600));
     leader.to(|config| config.limits.max_open_buckets = 1).await;
     let refused = upload_errors(&parties.upload(&long_ago).await, parties);
     assert_eq!(refused, [(long_ago.metadata.id, ReportError::ReportDropped)]);
@@ -213,7 +214,7 @@ async fn jobs_of_a_leader() -> BTreeSet<String> {
     let forge = Forge::new(parties).await;
     let mut leader = Changing::new(node);
     let upload = async |count| {
-        let reports: Vec<_> = (0..count).map(|_| forge.report(&Measurement::Number(1), Time::now())).collect();
+        let reports: Vec<_> = (0..count).map(|_| forge.report(&Measurement::Number(1), clock::now())).collect();
         assert_taken(&parties.upload_at_once(&reports).await);
     };
     let aggregated = async |count| {

@@ -4,7 +4,8 @@ use std::time::{Duration as Span, Instant};
 
 use dapbox::{
     config::{Config, OptionalAddress},
-    model::{BatchMode, Duration, Report, Revision, Time, VdafConfig},
+    model::{BatchMode, Duration, Report, Revision, VdafConfig},
+    support::clock,
     vdaf::Measurement,
 };
 
@@ -38,14 +39,14 @@ async fn uploads_do_not_wait_for_scrapes() {
         leader.add(&parties.leader).await;
         helper.add(&parties.helper).await;
         let forge = Forge::new(&parties).await;
-        let at = |minutes: u64| Time::now().saturating_sub(Duration(60 * minutes));
+        let at = |minutes: u64| clock::now().saturating_sub(Duration(60 * minutes));
         let reports: Vec<_> = (0..BUCKETS).map(|minute| forge.report(&Measurement::Flag(true), at(minute))).collect();
         parties.upload_at_once(&reports).await;
         leader.until(&parties.id(), |status| status.counters.get("aggregate_success") == Some(&BUCKETS)).await;
         last = Some((parties, forge));
     }
     let (parties, forge) = last.unwrap();
-    let fresh: Vec<Report> = (0..2 * SCRAPES).map(|_| forge.report(&Measurement::Flag(true), Time::now())).collect();
+    let fresh: Vec<Report> = (0..2 * SCRAPES).map(|_| forge.report(&Measurement::Flag(true), clock::now())).collect();
     let (alone, meanwhile) = fresh.split_at(SCRAPES);
 
     let undisturbed = uploads(&parties, alone).await;

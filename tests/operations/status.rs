@@ -22,7 +22,7 @@ use dapbox::{
     },
     server::{METRICS, MetricKind, Server, store_options},
     store,
-    support::{Act, Failpoints, Phase, Point, timestamp},
+    support::{Act, Failpoints, Phase, Point, clock, timestamp},
     vdaf::{AggregateResult, Measurement},
     views::{
         overview::{BatchState, Overview, TaskView},
@@ -123,7 +123,7 @@ async fn stdout(arguments: &[&str], node: &Node) -> String {
 
 /// A time so many hours ago, in the middle of its hour.
 fn hours_ago(hours: u64) -> Time {
-    Time::now().truncate(Duration(HOUR)).saturating_sub(Duration(hours * HOUR - HOUR / 2))
+    clock::now().truncate(Duration(HOUR)).saturating_sub(Duration(hours * HOUR - HOUR / 2))
 }
 
 fn hour_of(time: Time) -> Interval {
@@ -160,7 +160,7 @@ async fn shows_completed_work(#[values(Revision::Dap09, Revision::Dap18)] revisi
     let lonely = (hour_of(earlier), 0, 1, BatchState::TooFew);
     assert_eq!(batches(&view), [(hour_of(time), 0, 2, BatchState::TooFew), lonely]);
     // That is about when it came, not about the time that it is of.
-    assert!((Some(new.started)..=Some(Time::now())).contains(&view.oldest_waiting), "{:?}", view.oldest_waiting);
+    assert!((Some(new.started)..=Some(clock::now())).contains(&view.oldest_waiting), "{:?}", view.oldest_waiting);
     let peer = view.peer.unwrap();
     assert!(peer.last_failure.is_some() && peer.last_success.is_none(), "{peer:?}");
     parties.upload(&reports[2]).await;
@@ -176,7 +176,7 @@ async fn shows_completed_work(#[values(Revision::Dap09, Revision::Dap18)] revisi
     assert!(shown.contains("does not answer as it should: not since the start"), "{shown}");
     assert_eq!(metrics(&pair.leader).await[&format!("dapbox_helper_stuck{{task={}}}", parties.id())], 1.0);
 
-    let too_early = forge.report(&yes, Time::now().saturating_add(Duration(24 * HOUR)));
+    let too_early = forge.report(&yes, clock::now().saturating_add(Duration(24 * HOUR)));
     parties.upload(&too_early).await;
     parties.upload(&reports[0]).await;
     parties.upload_bytes(vec![1, 2, 3]).await;
@@ -660,11 +660,11 @@ async fn shows_reports_rejected_by_helper(#[values(Revision::Dap09, Revision::Da
     let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
     let pair = Pair::start_with(revision, vdaf, mode, watched, |_| {}).await;
     let (helper, id, forge) = (&pair.helper, pair.parties.id(), Forge::new(&pair.parties).await);
-    let mut report = forge.report(&Measurement::Flag(true), Time::now());
+    let mut report = forge.report(&Measurement::Flag(true), clock::now());
     report.helper_share.config_id = another_id(&forge.keys.helper);
     let undecryptable = dapbox::model::Report {
-        helper_share: forge.report(&Measurement::Flag(true), Time::now()).helper_share,
-        ..forge.report(&Measurement::Flag(true), Time::now())
+        helper_share: forge.report(&Measurement::Flag(true), clock::now()).helper_share,
+        ..forge.report(&Measurement::Flag(true), clock::now())
     };
     pair.parties.upload_all([&report, &undecryptable]).await;
     let both = ["hpke_unknown_config_id", "hpke_decrypt_error"];

@@ -5,10 +5,10 @@ use std::{process::Command, sync::Arc, time::Instant};
 use dapbox::{
     config::Config,
     model::{
-        BatchMode, Duration, Revision, Secret, Task, Time, TokenHash, VdafConfig,
+        BatchMode, Duration, Revision, Secret, Task, TokenHash, VdafConfig,
         tokens::{NewToken, TokenChange},
     },
-    support::{Act, Failpoints, Phase, Point},
+    support::{Act, Failpoints, Phase, Point, clock},
     vdaf::{AggregateResult, Measurement},
     wire::ProblemType,
 };
@@ -67,7 +67,7 @@ fn accept(node: &Node, output: &str, keep_old: &str) -> String {
 /// Uploads some reports of one each, and waits until they are aggregated.
 async fn aggregate(pair: &Pair, parties: &Parties, forge: &Forge, so_far: &mut u64) {
     for _ in 0..3 {
-        assert_taken(&parties.upload(&forge.report(&Measurement::Number(1), Time::now())).await);
+        assert_taken(&parties.upload(&forge.report(&Measurement::Number(1), clock::now())).await);
     }
     *so_far += 3;
     let wanted = *so_far;
@@ -151,7 +151,7 @@ async fn finishes_job_with_new_token(#[values(Revision::Dap09, Revision::Dap18)]
     let hash = serde_json::to_value(TokenHash::of(new.expose())).unwrap();
     let hash = format!("--hash={}", hash.as_str().unwrap());
     token(&pair.helper, &["accept", &id, &hash, "--keep-old", "0s"]).unwrap();
-    assert_taken(&parties.upload(&forge.report(&Measurement::Number(1), Time::now())).await);
+    assert_taken(&parties.upload(&forge.report(&Measurement::Number(1), clock::now())).await);
     pair.leader.until(&parties.id(), |status| status.jobs == 1 && status.last_trouble.is_some()).await;
 
     let file = pair.leader.dir.path().join("token");
@@ -177,7 +177,7 @@ async fn collector_replaces_token_in_file() {
     let (client, collector, old) = (file("client.toml"), file("collector.toml"), file("old.toml"));
     std::fs::copy(&collector, &old).unwrap();
     // The same interval each time: the leader gives out the same result again.
-    let (start, length) = (Time::now().truncate(Duration(3600)).saturating_sub(Duration(3600)).0.to_string(), "3h");
+    let (start, length) = (clock::now().truncate(Duration(3600)).saturating_sub(Duration(3600)).0.to_string(), "3h");
     let collect = |file: &str| run(&["collect", "--task", file, "--interval", &start, length, "-o", "json"]);
     let count = |output: String| serde_json::from_str::<Value>(&output).unwrap()["report_count"].clone();
 

@@ -15,6 +15,7 @@ use crate::{
     hpke::Keypair,
     model::{BaseUrl, BatchMode, Duration, Epsilon, Revision, TaskId, TaskParameters, Time},
     peer::{Peer, RetryPolicy},
+    support::clock,
 };
 
 /// Where the task comes from.
@@ -154,6 +155,6 @@ impl StatedArgs {
 /// Where what the aggregators keep begins at the latest, and still does when they are asked.
 fn kept_since(task: &Parameters) -> Time {
     let unit = Duration(task.time_precision.as_secs());
-    let kept = |age: Seconds| Time::now().saturating_sub(Duration(age.as_secs())).truncate(unit).saturating_add(unit);
+    let kept = |age: Seconds| clock::now().saturating_sub(Duration(age.as_secs())).truncate(unit).saturating_add(unit);
     task.report_expiry_age.map_or(Time(0), kept)
 }

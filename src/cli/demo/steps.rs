@@ -26,6 +26,7 @@ use crate::{
     config::Seconds,
     model::{BatchMode, Duration, FixedSizeQuery, HpkeCiphertext, Interval, Query, Report, Revision, TaskId, Time},
     peer::{Peer, PeerOptions, RetryPolicy},
+    support::clock,
     vdaf::AggregateResult,
     views::status::TaskStatus,
 };
@@ -36,7 +37,7 @@ const PATIENCE: Span = Span::from_secs(30);
 
 /// Runs all steps. Fails unless the aggregate is exactly the one that the data has.
 pub async fn run(args: &Args, dataset: &Dataset, question: &Question, pair: &Pair, directory: &Directory) -> Outcome {
-    let demo = Demo { args, dataset, question, pair, style: Style::stdout(), first: Time::now() };
+    let demo = Demo { args, dataset, question, pair, style: Style::stdout(), first: clock::now() };
     let start = Instant::now();
     let files = demo.set_up(directory).await?;
     let uploading = Instant::now();
@@ -153,7 +154,7 @@ impl Demo<'_> {
         let start = Instant::now();
         // The first one by hand, to show what the aggregators get to see of it.
         if let Some((row, measurement)) = self.dataset.rows.first().zip(measurements.next()) {
-            let report = client.prepare(measurement, Time::now()).await?;
+            let report = client.prepare(measurement, clock::now()).await?;
             if let Some((_, error)) = client.send(std::slice::from_ref(&report)).await?.pop() {
                 return Err(ClientError::Refused(error).into());
             }
@@ -227,7 +228,7 @@ impl Demo<'_> {
             return Ok(Query::FixedSize(FixedSizeQuery::CurrentBatch));
         }
         // The hour may have turned since the first upload.
-        let interval = Interval::aligned_hull(self.first, Time::now(), PRECISION);
+        let interval = Interval::aligned_hull(self.first, clock::now(), PRECISION);
         interval.map(Query::TimeInterval).ok_or_else(|| Failure::new("the clock is wrong"))
     }
 

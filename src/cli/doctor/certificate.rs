@@ -22,8 +22,8 @@ use crate::{
         place::Place,
     },
     config::{Config, TlsMode},
-    model::Time,
     server::certificate_in_files,
+    support::clock,
 };
 
 /// Checks the server's own certificate: the presented one if the server runs, else the one in its files.
@@ -37,7 +37,9 @@ pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
     let verdict = if context.is_running() {
         let name = host.clone().unwrap_or_else(|| "localhost".to_owned());
         match fetch_chain(context, connectable_address(context.listen_address()), &name).await {
-            Ok(chain) => certificate::evaluate_chain(&chain, host.as_deref(), Some(&context.roots), whose, Time::now()),
+            Ok(chain) => {
+                certificate::evaluate_chain(&chain, host.as_deref(), Some(&context.roots), whose, clock::now())
+            }
             Err(CertProbeError::Unreachable) => return Vec::new(),
             Err(CertProbeError::Refused(why)) => failed(
                 format!("the server presents no certificate: {why}"),
@@ -56,7 +58,7 @@ pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
 pub fn check_certificate_files(config: &Config) -> CheckResult {
     match certificate_in_files(&config.tls) {
         Ok(chain) => {
-            certificate::evaluate_chain(&chain, expected_host(config).as_deref(), None, CertOwner::Files, Time::now())
+            certificate::evaluate_chain(&chain, expected_host(config).as_deref(), None, CertOwner::Files, clock::now())
         }
         Err(error) => {
             let text = error.to_string();
@@ -89,7 +91,7 @@ pub async fn check_with_roots(
         Err(_) => Err(CertProbeError::Unreachable),
     };
     match shown {
-        Ok(chain) => Some(certificate::evaluate_chain(&chain, Some(&place.host), Some(roots), whose, Time::now())),
+        Ok(chain) => Some(certificate::evaluate_chain(&chain, Some(&place.host), Some(roots), whose, clock::now())),
         Err(CertProbeError::Unreachable) => None,
         Err(CertProbeError::Refused(why)) => Some(failed(
             format!("no TLS on port {}: {why}", place.port),

@@ -8,10 +8,11 @@ use crate::{
     aggregator::{keys::Policy, offline::Offline},
     cli::{Failure, args::Sources, control::Socket, show},
     config::Config,
-    model::{Revision, Role, TaskId, Time},
+    model::{Revision, Role, TaskId},
     peer::{Peer, PeerOptions, Proxies, Proxy, Resolver, RootCertificates},
     server,
     store::{self, OpenError, name::TaskName},
+    support::clock,
     views::{
         overview::{KeyStatus, Overview, TimeAhead},
         status::{Health, TaskStatus},
@@ -236,7 +237,7 @@ impl PeerAggregator {
 /// Whether a task is over and has no work left.
 fn is_finished(task: &TaskStatus) -> bool {
     let end = task.task_expiration.or_else(|| task.task_interval.map(|interval| interval.end()));
-    end.is_some_and(|end| end < Time::now()) && task.waiting == 0 && task.collections_waiting == 0
+    end.is_some_and(|end| end < clock::now()) && task.waiting == 0 && task.collections_waiting == 0
 }
 
 /// Limits the time of a request to the server.
@@ -259,9 +260,9 @@ async fn read_directory(config: Config) -> Result<Found, Failure> {
             Ok(data) => data,
             Err(error) => return (Err(DataDirError::Open(error)), Vec::new(), Vec::new()),
         };
-        let keys = data.keys(Time::now(), &Policy::of(&config)).unwrap_or_default();
+        let keys = data.keys(clock::now(), &Policy::of(&config)).unwrap_or_default();
         let keys = keys.into_iter().map(|key| key.status).collect();
-        let ahead = data.times_ahead(Time::now()).unwrap_or_default();
+        let ahead = data.times_ahead(clock::now()).unwrap_or_default();
         (data.tasks().map_err(|fault| DataDirError::Other(fault.to_string())), keys, ahead)
     };
     let (tasks, keys, ahead) = tokio::task::spawn_blocking(read).await?;

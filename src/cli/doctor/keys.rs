@@ -7,7 +7,7 @@ use crate::{
         style::counted,
     },
     model::{KeyState, Time},
-    support::timestamp,
+    support::{clock, timestamp},
     views::overview::{KeyStatus, TimeAhead},
 };
 
@@ -16,13 +16,13 @@ const GRACE: u64 = 3_600;
 
 /// Checks that a key is active and that no key change is overdue.
 pub fn keys(context: &DoctorContext) -> Option<CheckResult> {
-    (!context.keys.is_empty()).then(|| evaluate(&context.keys, context.is_running(), Time::now()))
+    (!context.keys.is_empty()).then(|| evaluate(&context.keys, context.is_running(), clock::now()))
 }
 
 /// Checks for stored times ahead of the clock: the clock is wrong now, or was wrong then.
 pub fn stored_times(context: &DoctorContext) -> Option<CheckResult> {
     let first = context.times_ahead.first()?;
-    let (times, now) = (counted(context.times_ahead.len() as u64, "stored time"), timestamp::show(Time::now()));
+    let (times, now) = (counted(context.times_ahead.len() as u64, "stored time"), timestamp::show(clock::now()));
     let detail = format!(
         "the clock shows {now}, and {times} ahead of it, such as {} ({})",
         timestamp::show(first.time),

@@ -12,8 +12,9 @@ use super::super::{
 };
 use crate::{
     config::Config,
-    model::{BaseUrl, Secret, Time},
+    model::{BaseUrl, Secret},
     peer::RootCertificates,
+    support::clock,
 };
 
 /// Lifetime of the temporary token, in case it cannot be revoked.
@@ -97,7 +98,7 @@ impl ProbeToken {
         if !context.is_running() {
             return Ok(None);
         }
-        let name = format!("{TOKEN_NAME_PREFIX}{}-{}", Time::now().0, std::process::id());
+        let name = format!("{TOKEN_NAME_PREFIX}{}-{}", clock::now().0, std::process::id());
         let (secret, kept) = token::draw(&name, Some(TOKEN_LIFETIME));
         let control = Control::Server(Socket::new(context.config.control_socket())?);
         control.add_api_token(kept).await?;

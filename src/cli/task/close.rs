@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     model::{Role, TaskId, Time},
+    support::clock,
     views::status::TaskStatus,
 };
 
@@ -61,7 +62,7 @@ async fn close(control: &Control, args: &Args) -> Outcome {
     if tasks.is_empty() {
         return Err(Failure::new("there is no such task; 'dapbox task list' shows all"));
     }
-    check(args.before, Time::now(), &tasks)?;
+    check(args.before, clock::now(), &tasks)?;
     if !args.shared.yes {
         for task in &tasks {
             say(show::task_line(task, Style::stdout()))?;

@@ -19,6 +19,7 @@ use crate::{
     config::Seconds,
     model::{BaseUrl, Duration, Epsilon, Revision, Secret, TaskId, Time, VdafConfig},
     store::name::TaskName,
+    support::clock,
     wire,
 };
 
@@ -136,7 +137,7 @@ pub fn run(args: Args) -> Outcome {
 
 /// Refuses a task that cannot work, and warns of what is rarely meant.
 pub fn scrutinize(task: &Parameters) -> Outcome {
-    check_end(task.expires, Time::now())?;
+    check_end(task.expires, clock::now())?;
     doubts(task).into_iter().for_each(warn);
     Ok(())
 }
@@ -287,7 +288,7 @@ fn base_url(revision: Revision, text: &str) -> String {
 pub fn instant(text: &str) -> Result<Time, String> {
     match duration(text) {
         Ok(span) if !text.bytes().all(|b| b.is_ascii_digit()) => {
-            Ok(Time::now().saturating_add(Duration(span.as_secs())))
+            Ok(clock::now().saturating_add(Duration(span.as_secs())))
         }
         _ => timestamp::parse(text),
     }
@@ -339,7 +340,7 @@ mod tests {
     fn an_end_is_a_date_or_a_length_of_time() {
         assert_eq!(instant("2030-01-01").unwrap(), Time(1_893_456_000));
         assert_eq!(instant("1893456000").unwrap(), Time(1_893_456_000));
-        let week = instant("1w").unwrap().0 - Time::now().0;
+        let week = instant("1w").unwrap().0 - clock::now().0;
         assert!((604_799..=604_800).contains(&week));
         assert!(instant("never").is_err());
     }

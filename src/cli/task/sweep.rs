@@ -13,7 +13,8 @@ use super::{
     confirmed,
 };
 use crate::{
-    model::{Duration, TaskId, Time},
+    model::{Duration, TaskId},
+    support::clock,
     views::status::{TaskStatus, UntouchedRequest},
 };
 
@@ -57,7 +58,7 @@ pub async fn run(args: Args) -> Outcome {
 }
 
 async fn sweep(control: &Control, args: &Args) -> Outcome {
-    let until = Time::now().saturating_sub(Duration(args.untouched_for.as_secs()));
+    let until = clock::now().saturating_sub(Duration(args.untouched_for.as_secs()));
     let found = control.untouched(UntouchedRequest { until, remove: false }).await?;
     if args.dry_run || found.is_empty() {
         return tell(control, args, &Swept { tasks: found, removed: false }).await;

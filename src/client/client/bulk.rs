@@ -11,6 +11,7 @@ use dapbox_protocol::{
     wire,
 };
 use dapbox_support::Fault;
+use dapbox_support::clock;
 
 /// A request of this size in bytes gets no further report. Larger requests use more memory without being faster.
 const TARGET_REQUEST_BYTES: usize = 1 << 20;
@@ -147,7 +148,7 @@ impl Client {
         time: Option<Time>,
         rows: Option<&JournalRows<'_>>,
     ) -> Vec<Result<ReportId, ClientError>> {
-        let time = time.unwrap_or_else(Time::now);
+        let time = time.unwrap_or_else(clock::now);
         let mut results = self.attempt(&measurements, time, rows).await;
         let is_outdated = |result: &Result<_, ClientError>| result.as_ref().is_err_and(ClientError::is_outdated);
         let outdated: Vec<_> = (0..results.len()).filter(|index| is_outdated(&results[*index])).collect();

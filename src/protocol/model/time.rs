@@ -2,8 +2,6 @@
 //!
 //! All arithmetic is checked or saturates, because a peer may send any 64-bit number.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use serde::{Deserialize, Serialize};
 
 /// Seconds since the UNIX epoch (DAP-09 section 4).
@@ -17,12 +15,6 @@ pub struct Time(pub u64);
 pub struct Duration(pub u64);
 
 impl Time {
-    /// Reads the system clock. Only the outermost layer calls this: decisions take `now` as an argument.
-    pub fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        Self(since.map_or(0, |d| d.as_secs()))
-    }
-
     /// Rounds down to a multiple of `precision`. A precision of zero changes nothing.
     pub fn truncate(self, precision: Duration) -> Self {
         Self(self.0 - self.0.checked_rem(precision.0).unwrap_or(0))

@@ -17,12 +17,12 @@ use dapbox_aggregator::{
     upload::{self, Verdict},
 };
 use dapbox_protocol::{
-    model::{AggregateShareId, CollectionJobId, Duration, Report, Time},
+    model::{AggregateShareId, CollectionJobId, Duration, Report},
     vdaf::AggregateShare,
     wire::{Malformed, ResourceKind},
 };
 use dapbox_store::{CollectionState, Tx};
-use dapbox_support::{Act, Fault, Phase, Point};
+use dapbox_support::{Act, Fault, Phase, Point, clock};
 
 /// How long a poll of a collection job that goes on is held.
 const POLL_HOLD: std::time::Duration = std::time::Duration::from_millis(500);
@@ -36,7 +36,7 @@ pub async fn unhurried<T: Send + 'static>(
 
 /// Stores reports and says what becomes of each (DAP-09 section 4.4.2, DAP-18 section 4.4.2).
 pub async fn upload(app: &Arc<App>, context: &Arc<TaskContext>, reports: Vec<Report>) -> Result<Vec<Verdict>, Error> {
-    let (now, task, shared) = (Time::now(), context.task.public.id, app.clone());
+    let (now, task, shared) = (clock::now(), context.task.public.id, app.clone());
     let admission = app.disk.admit(reports.iter().map(size).sum())?;
     let sampled = sample::take(app, context, &reports).await;
     let write = move |tx: &mut Tx<'_>| {
@@ -168,7 +168,7 @@ pub async fn create_collection(
     let request = context.wire.decode_collection_req(&context.task.public, &body)?;
     collect::check_request(&context.task, &request)?;
     let content = Content::new(context.task.public.id, ResourceKind::CollectionJob, &body);
-    let (now, context, shared) = (Time::now(), context.clone(), app.clone());
+    let (now, context, shared) = (clock::now(), context.clone(), app.clone());
     // Only a new job needs room: whoever repeats a request finds its job on a full disk too.
     let (room, admission) = match app.disk.admit(body.len()) {
         Ok(admission) => (Ok(()), Some(admission)),
@@ -216,7 +216,7 @@ pub async fn poll_collection(
 ) -> Result<Option<CollectionState>, Error> {
     let Some((state, is_news)) = peek_at_collection(app, context, job).await? else { return Ok(None) };
     if is_news {
-        let (task, now) = (context.task.public.id, Time::now());
+        let (task, now) = (context.task.public.id, clock::now());
         app.store.write(Point::CollectionFetch, move |tx| results::tell(tx, &task, job, now)).await?;
     }
     Ok(Some(state))

@@ -18,7 +18,7 @@ use dapbox_aggregator::{
 use dapbox_client::peer;
 use dapbox_protocol::{
     model::{
-        Duration, ReportError, Role, Task, TaskId, Time, Tokens,
+        Duration, ReportError, Role, Task, TaskId, Tokens,
         taskprov::{InBandOrigin, PeerAggregator, PeerName},
     },
     wire::{
@@ -27,7 +27,7 @@ use dapbox_protocol::{
     },
 };
 use dapbox_store::{TaskState, Tx, View};
-use dapbox_support::Point;
+use dapbox_support::{Point, clock};
 
 /// The peers that the operator has files of. Those that a control plane has named are in the store.
 pub struct Peers(RwLock<Arc<[PeerAggregator]>>);
@@ -141,7 +141,7 @@ impl Routes {
             UnsupportedTaskConfig::Malformed(malformed) => Error::from(malformed),
             UnsupportedTaskConfig::Unsupported(_) => invalid(&why),
         })?;
-        let (role, now) = (sender.ours(), Time::now());
+        let (role, now) = (sender.ours(), clock::now());
         let name = taskprov::peer_of(&says, role);
         let peer = app.store.read(|view| Ok(app.peers.find(view, &name)))?;
         let peer = peer.ok_or_else(|| invalid(&OptOut::NoPeer(name.role)))?;
@@ -163,7 +163,7 @@ impl Routes {
         offer: Offer,
         body: &Bytes,
     ) -> Result<Result<(), ReportError>, Error> {
-        let (limits, ring, now) = (&app.config.limits, app.keys.ring(), Time::now());
+        let (limits, ring, now) = (&app.config.limits, app.keys.ring(), clock::now());
         for report in wire::for_revision(self.revision).decode_upload(&offer.task.public, body)? {
             if let Err(refused) = upload::check_first(&offer.task, now, limits, &ring, &report) {
                 return Ok(Err(refused));

@@ -20,7 +20,7 @@ use dapbox_protocol::{
     wire::{Problem, ProblemType, ResourceKind},
 };
 use dapbox_store::Tx;
-use dapbox_support::{Fault, Point, fault::panic_text};
+use dapbox_support::{Fault, Point, clock, fault::panic_text};
 
 /// What a leader is told that comes back too late.
 pub const FORGOTTEN: &str = "the aggregation job was answered long ago; its answer is not kept";
@@ -53,7 +53,7 @@ pub async fn create(
         let Read { hash, init, memory } = read(&app, &context, &permit, body.clone(), most).await?;
         let room = if memory.fits(app.helper_memory.bytes()) { Some(Room::take(&app, memory).await) } else { None };
         let content = Content { task, interaction: ResourceKind::AggregationJob, hash };
-        let arrival = Arrival { content, name, batch: init.batch, now: Time::now() };
+        let arrival = Arrival { content, name, batch: init.batch, now: clock::now() };
         // A repeat of a request that is being worked on waits here, and then finds the stored answer.
         let _lock = app.helper_jobs.lock((task, AggregationJobId::new(content.lock_key(name)))).await;
         let Some(room) = room else { return refuse_too_large(&app, arrival, memory).await };
@@ -267,7 +267,7 @@ pub async fn resume(app: &Arc<App>, task: TaskId, job: AggregationJobId) -> Resu
     let Read { hash, init, memory } = read(app, &context, &permit, body, usize::MAX).await?;
     // One that was accepted is answered, even if there is less memory since.
     let room = Room::take(app, memory).await;
-    let request = Request { task, job, hash, batch: init.batch, now: Time::now() };
+    let request = Request { task, job, hash, batch: init.batch, now: clock::now() };
     let (bounds, reports) = (Bounds::of(&app.config.limits), metadata(&init));
     let resume = move |tx: &mut Tx<'_>| {
         // What an attempt has reserved that was cut short.

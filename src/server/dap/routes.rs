@@ -16,9 +16,10 @@ use crate::{
 };
 use dapbox_aggregator::{Error, TaskContext, config::Seconds, helper::JobState};
 use dapbox_protocol::{
-    model::{AggregationJobId, CollectionJobId, Revision, Role, TaskId, Time},
+    model::{AggregationJobId, CollectionJobId, Revision, Role, TaskId},
     wire::{self, AggregationJobContinueReq, Malformed, Problem, ProblemType},
 };
+use dapbox_support::clock;
 
 /// What a request's path names, as far as all revisions see it alike.
 #[derive(Clone, Copy, Debug)]
@@ -138,7 +139,7 @@ impl Routes {
 
     fn check_token(&self, app: &App, id: TaskId, role: Role, headers: &HeaderMap) -> Result<Arc<TaskContext>, Error> {
         let context = self.task_for(app, id, Some(role))?;
-        let now = Time::now();
+        let now = clock::now();
         let hash = auth::check(headers, id, &context.tokens, now)?;
         if context.tokens.accepted_count(now) > 1 {
             app.note_token(&id, hash, now);

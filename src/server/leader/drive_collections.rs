@@ -23,11 +23,11 @@ use crate::{
 };
 use dapbox_aggregator::{TaskContext, batches::Refusal, collect, phase};
 use dapbox_protocol::{
-    model::{CollectionJobId, HpkeCiphertext, TaskId, Time},
+    model::{CollectionJobId, HpkeCiphertext, TaskId},
     wire::{Problem, ProblemType, ResourceKind},
 };
 use dapbox_store::{CollectionJobRecord, CollectionState, Tx};
-use dapbox_support::{Fault, Part, Point};
+use dapbox_support::{Fault, Part, Point, clock};
 
 /// How often waiting collection jobs are looked at while nothing is heard of their reports.
 const TICK: Duration = Duration::from_secs(1);
@@ -192,7 +192,7 @@ async fn move_on(app: &Arc<App>, context: &Arc<TaskContext>, id: CollectionJobId
         Some(false) => None,
         Some(true) => Some(draw(app, context).await?),
     };
-    let advance = move |tx: &mut Tx<'_>| collect::advance(tx, Time::now(), &shared, id, noise);
+    let advance = move |tx: &mut Tx<'_>| collect::advance(tx, clock::now(), &shared, id, noise);
     if !app.store.write(Point::CollectionAdvance, advance).await? {
         return Ok(None);
     }

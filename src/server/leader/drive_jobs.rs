@@ -11,7 +11,7 @@ use crate::{
 };
 use dapbox_aggregator::leader::{self, JobBounds};
 use dapbox_protocol::model::{AggregationJobId, Role, TaskId, Time};
-use dapbox_support::{Fault, Part, Point};
+use dapbox_support::{Fault, Part, Point, clock};
 
 /// How often waiting reports are looked at while nothing happens: no more often than delays are set in.
 const TICK: std::time::Duration = std::time::Duration::from_millis(250);
@@ -66,7 +66,7 @@ async fn form(
     ages: &mut HashMap<TaskId, Instant>,
     running: &mut JoinSet<Result<(), Fault>>,
 ) -> Result<bool, Fault> {
-    let now = Time::now();
+    let now = clock::now();
     let waiting = app.store.read(|view| {
         let waits = |(_, state): &(&TaskId, &dapbox_store::TaskState)| {
             state.task.role() == Role::Leader && !state.waiting.is_empty()

@@ -27,7 +27,7 @@ use dapbox_protocol::{
     wire::{Problem, ProblemType, ResourceKind},
 };
 use dapbox_store::{Entry, LeaderJobRecord, ReportRef, Tx};
-use dapbox_support::{Fault, Point, timestamp};
+use dapbox_support::{Fault, Point, clock, timestamp};
 
 /// How long reports wait that are too early for the helper's clock, or whose job it refused; a shorter longest pause
 /// between requests counts for them as well.
@@ -35,7 +35,7 @@ const RETRY_LATER: std::time::Duration = std::time::Duration::from_secs(10);
 
 fn retry_at(app: &App) -> Time {
     let pause = RETRY_LATER.min(*app.config.leader.retry_max);
-    Time::now().saturating_add(Duration(pause.as_secs().max(1)))
+    clock::now().saturating_add(Duration(pause.as_secs().max(1)))
 }
 
 /// Sealed reports are loaded in parts of about so many bytes: enough to keep all workers busy, and short reports of a
@@ -403,7 +403,7 @@ async fn finish(
     app.pool.map_chunks(&permit, items, move |part| leader::finish(&shared, batch, part), append).await?;
     drop(permit);
     let (contradicted, unknown_errors) = (finished.contradicted, std::mem::take(&mut finished.unknown_errors));
-    let give_up_before = Time::now().saturating_sub(Duration(app.config.leader.early_retry_max.as_secs()));
+    let give_up_before = clock::now().saturating_sub(Duration(app.config.leader.early_retry_max.as_secs()));
     let (shared, early_retry) = (context.clone(), EarlyRetry { at: retry_at(app), give_up_before });
     let commit = move |tx: &mut Tx<'_>| leader::commit(tx, &shared, id, finished, early_retry);
     app.store.write(Point::LeaderCommit, commit).await?;
@@ -441,7 +441,7 @@ fn log_disagreement(
 async fn delete_at_helper(app: &App, context: &TaskContext, place: &str) {
     let Some(call) = context.wire.delete_request(ResourceKind::AggregationJob, place) else { return };
     let call = call.with_advertisement(context.advertisement.clone());
-    let mut tokens = context.tokens.to_present(Time::now());
+    let mut tokens = context.tokens.to_present(clock::now());
     let Some(token) = tokens.next() else { return };
     let peer = app.peer().at(Point::DeleteJob).with_fallback_tokens(tokens.cloned());
     let sent = peer.call(&context.task.public.helper_url, &call, Some(token), Bytes::new());

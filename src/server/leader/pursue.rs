@@ -11,11 +11,8 @@ use bytes::Bytes;
 use crate::{app::App, leader::persist::Persistence};
 use dapbox_aggregator::{TaskContext, config};
 use dapbox_client::peer::{Backoff, PeerError, Reply, RequestError};
-use dapbox_protocol::{
-    model::Time,
-    wire::{Malformed, Problem, ProblemType, RequestSpec, ResourceKind},
-};
-use dapbox_support::Point;
+use dapbox_protocol::wire::{Malformed, Problem, ProblemType, RequestSpec, ResourceKind};
+use dapbox_support::{Point, clock};
 
 /// What the helper is asked for.
 pub struct Errand<'a> {
@@ -171,7 +168,7 @@ impl<'a> Pursuit<'a> {
         };
         // Not those of when the errand began: it may take days, and be stuck at a token that was replaced since.
         let current = self.app.context(&task.id).ok().flatten()?;
-        let mut tokens = current.tokens.to_present(Time::now());
+        let mut tokens = current.tokens.to_present(clock::now());
         let Some(token) = tokens.next() else { return Some(Err(no_token(&task.helper_url))) };
         let peer = self.app.peer().with_max_answer_bytes(max_answer).at(point).with_fallback_tokens(tokens.cloned());
         let begin = Instant::now();

@@ -27,7 +27,7 @@ use dapbox_protocol::{
     wire::{Problem, ProblemType},
 };
 use dapbox_store::Tx;
-use dapbox_support::{Point, version};
+use dapbox_support::{Point, clock, version};
 
 const JSON: &str = "application/json";
 /// The longest list of tasks that is taken at once, in bytes. It comes from the operator alone.
@@ -71,7 +71,9 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         }
         // What requests to others go through is a matter of this process's environment, and of no file.
         ("GET", "/proxies", _) => json(StatusCode::OK, &Proxies::from_env().variables().collect::<BTreeMap<_, _>>()),
-        ("GET", "/times_ahead", _) => json(StatusCode::OK, &app.store.read(|view| Ok(times_ahead(view, Time::now())))?),
+        ("GET", "/times_ahead", _) => {
+            json(StatusCode::OK, &app.store.read(|view| Ok(times_ahead(view, clock::now())))?)
+        }
         ("GET", "/overview", _) => json(StatusCode::OK, &overview::take(app).await?),
         ("POST", "/tasks", _) => {
             let task: Task = read(app, &mut request).await?;
@@ -143,7 +145,7 @@ async fn remove(app: &Arc<App>, id: TaskId) -> Result<Remains, Error> {
     // A request that has come is stored a moment later: what is known of it is asked, too.
     let context = app.context(&id)?;
     let is_unused = move || context.is_some_and(|context| context.is_untouched.load(Ordering::Relaxed));
-    let write = move |tx: &mut Tx<'_>| tasks::remove_or_forget(tx, &id, Time::now(), is_unused);
+    let write = move |tx: &mut Tx<'_>| tasks::remove_or_forget(tx, &id, clock::now(), is_unused);
     let remains = app.store.write(Point::TaskRemove, write).await?;
     let remains = remains.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id))?;
     app.forget(&id);

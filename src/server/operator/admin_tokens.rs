@@ -16,9 +16,9 @@ use dapbox_aggregator::{
     Error,
     api_tokens::{self, ApiTokenError},
 };
-use dapbox_protocol::{model::Time, wire::Problem};
+use dapbox_protocol::wire::Problem;
 use dapbox_store::{Tx, api_token::ApiToken};
-use dapbox_support::Point;
+use dapbox_support::{Point, clock};
 
 /// Where API tokens are.
 pub const PATH: &str = "/api_tokens";
@@ -31,7 +31,7 @@ pub async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Er
         ("GET", None) => json(StatusCode::OK, &management::tokens(app)?),
         ("POST", None) => {
             let token: ApiToken = read(app, &mut request).await?;
-            let add = move |tx: &mut Tx<'_>| api_tokens::add(tx, token, Time::now());
+            let add = move |tx: &mut Tx<'_>| api_tokens::add(tx, token, clock::now());
             app.store.write(Point::ApiTokenAdd, add).await?.map_err(refusal)?;
             Ok(empty(StatusCode::CREATED))
         }

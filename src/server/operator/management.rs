@@ -39,7 +39,7 @@ use dapbox_store::{
     Store, Tx,
     api_token::{ApiToken, find},
 };
-use dapbox_support::{Fault, Point, version};
+use dapbox_support::{Fault, Point, clock, version};
 
 /// Unknown members that are logged at most, until the next start.
 const MAX_IGNORED_MEMBERS: usize = 100;
@@ -214,7 +214,7 @@ fn authorize(app: &App, request: &Request) -> Result<String, Error> {
     let Some(token) = auth::bearer(&request.headers) else {
         return refuse("the request carries no token; send Authorization: Bearer");
     };
-    let now = Time::now();
+    let now = clock::now();
     let found = app.store.read(|view| Ok(find(view.api_tokens().values(), token, now).cloned()))?;
     let Some(found) = found else { return refuse("the request's token is not one that is in force for this API") };
     app.management.note(found.hash, now);

@@ -22,7 +22,7 @@ use dapbox_aggregator::{
 };
 use dapbox_protocol::model::{Role, TaskId, Time};
 use dapbox_store::TaskState;
-use dapbox_support::{Fault, Part, version};
+use dapbox_support::{Fault, Part, clock, version};
 
 /// What is read of a task in one go.
 struct Read {
@@ -45,11 +45,11 @@ impl Read {
 
 /// All that is to be seen at this moment. If the store has stopped it has no tasks, and says why.
 pub fn overview(app: &App) -> Overview {
-    let keys = app.key_statuses(Time::now());
+    let keys = app.key_statuses(clock::now());
     Overview {
         version: version::VERSION.to_owned(),
         server: server_name(&app.config.public_url),
-        now: Time::now(),
+        now: clock::now(),
         started: app.recorder.started,
         not_ready: not_ready(app),
         load: load(app),

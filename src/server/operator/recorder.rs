@@ -17,6 +17,7 @@ use dapbox_protocol::{
     wire::ResourceKind,
 };
 use dapbox_store::{Counters, latency::Latencies};
+use dapbox_support::clock;
 
 /// How often tasks are looked at. A rate is taken between such a look and the moment that it is asked for, and so is
 /// the last stretch of the history: whoever asks every second sees something new every second.
@@ -99,7 +100,7 @@ pub struct Moment {
 impl Moment {
     /// This one.
     pub fn now() -> Self {
-        Self { time: Time::now(), instant: Instant::now() }
+        Self { time: clock::now(), instant: Instant::now() }
     }
 }
 
@@ -162,7 +163,7 @@ impl Recorder {
     /// Nothing happened yet.
     pub fn new() -> Self {
         Self {
-            started: Time::now(),
+            started: clock::now(),
             tracks: Mutex::default(),
             contacts: Mutex::default(),
             requests: Default::default(),
@@ -197,7 +198,7 @@ impl Recorder {
         let mut contacts = lock(&self.contacts);
         let contact = contacts.entry(*id).or_default();
         let field = if is_success { &mut contact.success } else { &mut contact.failure };
-        *field = Some(Time::now());
+        *field = Some(clock::now());
     }
 
     /// Whether a task's helper answers, as far as it was asked since the start.

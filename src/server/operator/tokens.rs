@@ -9,16 +9,16 @@ use dapbox_aggregator::{
 };
 use dapbox_protocol::{
     model::{
-        TaskId, Time,
+        TaskId,
         tokens::{TokenChange, TokenDirection, TokenStatus},
     },
     wire::{Problem, ProblemType},
 };
-use dapbox_support::Point;
+use dapbox_support::{Point, clock};
 
 /// The tokens of a task that are in force.
 pub fn list(app: &App, task: TaskId) -> Result<Vec<TokenStatus>, Error> {
-    let now = Time::now();
+    let now = clock::now();
     let found = app.store.read(|view| Ok(view.task(&task).map(|state| app.peers.tokens(view, state).statuses(now))))?;
     let mut found = found.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(task))?;
     for status in found.iter_mut().filter(|status| status.direction == TokenDirection::Accepted) {
@@ -32,7 +32,8 @@ pub async fn change(app: &Arc<App>, change: TokenChange) -> Result<Vec<TokenStat
     let (task, shared) = (change.task, app.clone());
     // What is stored must be in force, whether or not the operator waits for it.
     let changed = unhurried(async move {
-        let changed = shared.store.write(Point::TokenChange, move |tx| tokens::change(tx, change, Time::now())).await?;
+        let changed =
+            shared.store.write(Point::TokenChange, move |tx| tokens::change(tx, change, clock::now())).await?;
         shared.reread(&task);
         Ok(changed)
     });

@@ -11,8 +11,7 @@ use dapbox_aggregator::{
     keys::{Policy, Request, is_crowded, is_due, next},
     views::overview::TimeAhead,
 };
-use dapbox_protocol::model::Time;
-use dapbox_support::{Fault, Part};
+use dapbox_support::{Fault, Part, clock};
 
 /// After this time at the latest it looks again: clocks are set, tasks go, jobs end.
 const LOOK: Duration = Duration::from_secs(60);
@@ -25,7 +24,7 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
     warn_of_times_ahead(&app)?;
     loop {
         app.failpoints.turn(Part::HpkeKeys);
-        let (now, policy) = (Time::now(), Policy::of(&app.config));
+        let (now, policy) = (clock::now(), Policy::of(&app.config));
         let settled = Instant::now() >= settles;
         if settled && !was_settled {
             // The clock may have been set since the start.
@@ -55,7 +54,7 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
 
 /// Tells the log which stored times are ahead of the clock.
 fn warn_of_times_ahead(app: &App) -> Result<(), Fault> {
-    for TimeAhead { record, time, is_lasting } in app.store.read(|view| Ok(times_ahead(view, Time::now())))? {
+    for TimeAhead { record, time, is_lasting } in app.store.read(|view| Ok(times_ahead(view, clock::now())))? {
         tracing::warn!(record, time = time.0, is_lasting, "stored time is ahead of the clock");
     }
     Ok(())

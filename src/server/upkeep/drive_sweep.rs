@@ -6,7 +6,7 @@ use crate::{app::App, upkeep::untouched};
 use dapbox_aggregator::retention;
 use dapbox_protocol::model::{TaskId, Time};
 use dapbox_store::{Place, Tx};
-use dapbox_support::{Fault, Part, Point};
+use dapbox_support::{Fault, Part, Point, clock};
 
 /// By this time nothing is over on account of its age: only what is closed or removed already is forgotten.
 const BEGINNING: Time = Time(0);
@@ -27,8 +27,8 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
                 () = &mut pause => {}
             }
         }
-        untouched::sweep(&app, Time::now(), begun).await?;
-        pass(&app, Time::now()).await?;
+        untouched::sweep(&app, clock::now(), begun).await?;
+        pass(&app, clock::now()).await?;
     }
 }
 

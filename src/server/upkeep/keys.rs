@@ -16,7 +16,7 @@ use dapbox_aggregator::{
 };
 use dapbox_protocol::model::{KeyState, Time};
 use dapbox_store::Store;
-use dapbox_support::{Fault, Point};
+use dapbox_support::{Fault, Point, clock};
 
 /// The HPKE keys of a running server.
 pub struct Keys {
@@ -36,7 +36,7 @@ struct Rings {
 impl Keys {
     /// Makes the first keys, or those that the configuration asks for now.
     pub async fn begin(config: &Config, store: &Store) -> Result<Self, Fault> {
-        let (policy, now) = (Policy::of(config), Time::now());
+        let (policy, now) = (Policy::of(config), clock::now());
         let changes = store.write(Point::KeysFirst, move |tx| keys::begin(tx, now, &policy)).await?;
         changes.iter().for_each(log);
         let rings = RwLock::new(Rings::load(store)?);
@@ -83,14 +83,14 @@ impl App {
 /// All HPKE keys that were not deleted, for operators: as they are in force, not as they are about to be.
 pub async fn list(app: &App) -> Result<Vec<ListedKey>, Fault> {
     let _alone = app.keys.changing.lock().await;
-    app.listed_keys(Time::now())
+    app.listed_keys(clock::now())
 }
 
 /// Does with keys what is due or wanted. A new key is handed out only when it is durable. Must run to its end.
 pub async fn change(app: &App, request: Request) -> Result<Result<Vec<KeyChange>, KeyError>, Fault> {
     let _alone = app.keys.changing.lock().await;
     let policy = Policy::of(&app.config);
-    let write = app.store.write(request.point(), move |tx| keys::change(tx, Time::now(), &policy, request));
+    let write = app.store.write(request.point(), move |tx| keys::change(tx, clock::now(), &policy, request));
     let changes = write.await?;
     // Also if nothing changed that is worth telling: a private key may have been erased.
     app.keys.replace(Rings::load(&app.store)?);

@@ -14,7 +14,7 @@ use dapbox_aggregator::{
 };
 use dapbox_protocol::model::{Duration, TaskId, Time};
 use dapbox_store::{TaskState, Tx};
-use dapbox_support::{Fault, Point};
+use dapbox_support::{Fault, Point, clock};
 
 /// The longest that a server has to have run before it removes tasks that nobody contacted: whoever could not reach it
 /// comes back within that time.
@@ -66,7 +66,7 @@ pub async fn sweep(app: &Arc<App>, now: Time, begun: Instant) -> Result<(), Faul
 
 /// Answers an operator who asks for tasks that nobody has contacted: those that are there, or that were removed.
 pub async fn answer(app: &Arc<App>, request: UntouchedRequest) -> Result<Vec<TaskId>, Fault> {
-    let (UntouchedRequest { until, .. }, now) = (request, Time::now());
+    let (UntouchedRequest { until, .. }, now) = (request, clock::now());
     if request.remove {
         let mut removed = remove(app, until, now).await?;
         removed.extend(in_steps(app, move |tx| idle::remove_forgotten(tx, until, AT_ONCE, now)).await?);

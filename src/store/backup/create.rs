@@ -24,7 +24,7 @@ use crate::{
     writer::Core,
 };
 use dapbox_protocol::model::{Secret, Time};
-use dapbox_support::Fault;
+use dapbox_support::{Fault, clock};
 
 /// How much is read under the lock at once.
 const BYTES_AT_ONCE: usize = 1 << 20;
@@ -65,7 +65,7 @@ impl Store {
         let core = &*self.inner.core;
         let noting = core.notes.begin(options.note_bytes).ok_or(BackupError::Busy)?;
         let header = Header {
-            begun: Time::now(),
+            begun: clock::now(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
             layout: open::LAYOUT,
             key: options.key,
@@ -124,7 +124,7 @@ fn catch_up(core: &Core, noting: &Noting<'_>) -> Result<(Vec<Record>, Option<Tim
     locked(core, |engine| {
         let (mut records, mut bytes) = (Vec::new(), 0);
         while bytes < BYTES_AT_ONCE && records.len() < ROWS_AT_ONCE {
-            let Some(key) = noting.take()? else { return Ok((records, Some(Time::now()))) };
+            let Some(key) = noting.take()? else { return Ok((records, Some(clock::now()))) };
             records.push(match engine.get(&key).map_err(Fault::from)? {
                 Some(value) => {
                     bytes += value.len();

@@ -9,11 +9,10 @@ use crate::{
     aggregator::{Opener, TaskContext, leader},
     cli::{failure::Failure, style},
     client::{AggregatorKeys, make_report},
-    model::{
-        AggregationJobInitReq, BatchId, BatchMode, HpkeCiphertext, PartialBatchSelector, PrepareInit, Report, Time,
-    },
+    model::{AggregationJobInitReq, BatchId, BatchMode, HpkeCiphertext, PartialBatchSelector, PrepareInit, Report},
     vdaf::Measurement,
 };
+use dapbox_support::clock;
 
 /// Minimum rounds of requests in each run: one to warm up and two that count.
 pub const MIN_ROUNDS: usize = 3;
@@ -51,7 +50,7 @@ pub fn generate<T: Send>(
 
 /// Generates a report, like a client.
 pub fn report(context: &TaskContext, keys: &AggregatorKeys, measurement: &Measurement) -> Result<Report, Failure> {
-    Ok(make_report(&context.task.public, context.preparer.as_ref(), keys, measurement, Time::now())?)
+    Ok(make_report(&context.task.public, context.preparer.as_ref(), keys, measurement, clock::now())?)
 }
 
 /// Prepares a report, like a leader.

@@ -24,11 +24,12 @@ use crate::{
         style::{self, say},
     },
     client::{Client, ClientError},
-    model::{Report, TaskId, Time},
+    model::{Report, TaskId},
     peer::{Peer, PeerOptions, RetryPolicy},
     vdaf::Measurement,
     wire,
 };
+use dapbox_support::clock;
 
 /// Concurrent uploads.
 const CONCURRENCY: usize = 16;
@@ -136,7 +137,7 @@ async fn measure(args: &Args, leader: &ServerProcess, helper: &ServerProcess) ->
 async fn make_reports(client: &Client, measurement: &Measurement, count: u64) -> Result<Vec<Report>, Failure> {
     let bar = style::progress(count, "making reports");
     let made = stream::iter(0..count)
-        .map(|_| client.prepare(measurement.clone(), Time::now()))
+        .map(|_| client.prepare(measurement.clone(), clock::now()))
         .buffer_unordered(thread::available_parallelism().map_or(1, usize::from))
         .inspect_ok(|_| bar.inc(1));
     let reports = made.try_collect().await;

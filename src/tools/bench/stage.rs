@@ -12,12 +12,13 @@ use crate::{
     aggregator::{KeyRing, TaskContext, keys, tasks},
     cli::{control::Socket, failure::Failure},
     config::{Config, Disk, Leader, Monitor, OptionalAddress, Seconds},
-    model::{HpkeConfig, ReportId, Task, TaskId, Time},
+    model::{HpkeConfig, ReportId, Task, TaskId},
     server::{self, Server},
     store::Store,
     support::Point,
     views::status::TaskStatus,
 };
+use dapbox_support::clock;
 
 /// An aggregator's part of a task, with everything needed to process reports.
 #[derive(Clone)]
@@ -58,7 +59,7 @@ impl ServerTemplate {
         let template = dir.join(format!("{}", ReportId::random()));
         fs::create_dir_all(&template)?;
         let store = open(&template)?;
-        let (policy, now) = (keys::Policy::of(&Config::default()), Time::now());
+        let (policy, now) = (keys::Policy::of(&Config::default()), clock::now());
         store.write(Point::KeysFirst, move |tx| keys::begin(tx, now, &policy)).await?;
         let keys = store.read(|view| KeyRing::load(view.keys().values()))?;
         store.close().await;

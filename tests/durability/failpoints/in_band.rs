@@ -6,6 +6,7 @@ use dapbox::{
     aggregator::taskprov::verify_key,
     config::Config,
     model::{Secret, Time},
+    support::clock,
     wire::taskprov::advertise,
 };
 use serde_json::json;
@@ -62,14 +63,14 @@ pub async fn play(setting: Setting) {
     name_peers(&stage, &init).await;
 
     let mut public = stage.parties.task().clone();
-    public.task_expiration = Some(Time(Time::now().0 + 86_400));
+    public.task_expiration = Some(Time(clock::now().0 + 86_400));
     let task = advertise(public, Bytes::from_static(b"stage"), 1).unwrap();
     stage.parties = stage.parties.clone().with(|known| {
         known.public = task.configuration.public.clone();
         known.verify_key = verify_key(&init, &known.public.id, known.verify_key.expose().len());
     });
     stage.configuration = Some(task.bytes.clone());
-    stage.upload_numbers(Time::now()).await;
+    stage.upload_numbers(clock::now()).await;
     stage.collect(stage.parties.query_now()).await;
     stage.check_counts().await;
     for (machine, role, endpoint) in [

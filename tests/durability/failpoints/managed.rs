@@ -5,6 +5,7 @@ use dapbox::{
     config::{Config, Seconds},
     model::{KeyState, Secret, TaskId, Time, TokenHash},
     store::api_token::ApiToken,
+    support::clock,
 };
 use serde_json::{Value, json};
 
@@ -75,10 +76,10 @@ async fn sweep(stage: &Stage) {
     // Its first request was noted, or is known by what came of it.
     assert!(!is_untouched(helper, &stage.parties.id()).await);
     assert!(is_untouched(helper, &forgotten).await);
-    let removed = helper.sweep_untouched(Time::now()).await;
+    let removed = helper.sweep_untouched(clock::now()).await;
     // None: its removal was not answered.
     assert!(removed.is_empty() || removed == [forgotten], "{removed:?}");
-    assert_eq!(helper.sweep_untouched(Time::now()).await, []);
+    assert_eq!(helper.sweep_untouched(clock::now()).await, []);
     let path = |id| format!("/tasks/{id}");
     assert_eq!(helper.manage(TOKEN, "GET", &path(forgotten), None).await.0, 404);
     assert_eq!(helper.manage(TOKEN, "GET", &path(stage.parties.id()), None).await.0, 200);
@@ -130,7 +131,7 @@ pub async fn play(setting: Setting) {
         assert_eq!(active["state"], "active");
         assert_ne!(machine.keys(KeyState::Active).await, before);
     }
-    stage.upload_numbers(Time::now()).await;
+    stage.upload_numbers(clock::now()).await;
     stage.collect(stage.parties.query_now()).await;
     stage.check_counts().await;
     sweep(&stage).await;

@@ -8,9 +8,9 @@ use std::{sync::OnceLock, time::Duration as Span};
 use bytes::Bytes;
 use dapbox::{
     config::{Config, Seconds},
-    model::{Duration, Interval, KeyState, Query, ReportError, Revision, Time},
+    model::{Duration, Interval, KeyState, Query, ReportError, Revision},
     peer::Answer,
-    support::{Phase, Point},
+    support::{Phase, Point, clock},
     vdaf::Measurement,
     wire::{ProblemType, ResourceKind},
 };
@@ -113,7 +113,7 @@ async fn life(setting: Setting) {
     assert_refused(&refused, parties, ProblemType::InvalidMessage);
     assert!(stage.leader.status(&parties.id()).await.counters["report_decode_failure"] >= 1);
 
-    let reports = stage.upload_numbers(Time::now()).await;
+    let reports = stage.upload_numbers(clock::now()).await;
     let collected = stage.collect(parties.query_now()).await;
     stage.check_counts().await;
     // What is aggregated is not aggregated again.
@@ -171,7 +171,7 @@ async fn deferred(setting: Setting) {
         (config.helper.synchronous_reports, config.helper.retry_after) = (0, Seconds::millis(0));
     };
     let stage = Stage::build(setting, Some(&relay), short_jobs, later, |_| {}).await;
-    stage.upload_numbers(Time::now()).await;
+    stage.upload_numbers(clock::now()).await;
     stage.collect(stage.parties.query_now()).await;
     stage.check_counts().await;
 
@@ -188,7 +188,7 @@ async fn deferred(setting: Setting) {
 async fn early(setting: Setting) {
     let exact = |config: &mut Config| config.limits.clock_skew = Seconds::new(0);
     let stage = Stage::build(setting, None, long_jobs, exact, |task| task.public.time_precision = Duration(1)).await;
-    let soon = Time::now().saturating_add(Duration(2));
+    let soon = clock::now().saturating_add(Duration(2));
     stage.upload_numbers(soon).await;
     stage.collect(Query::TimeInterval(Interval::new(soon, Duration(1)).unwrap())).await;
     stage.check_counts().await;
@@ -206,7 +206,7 @@ async fn refused(setting: Setting) {
         if is_too_long && before < 3 { Act::Tell(Told::new(413, "text/plain", "")) } else { Act::Pass }
     });
     let stage = Stage::build(setting, Some(&relay), long_jobs, |_| {}, |_| {}).await;
-    stage.upload_numbers(Time::now()).await;
+    stage.upload_numbers(clock::now()).await;
     stage.collect(stage.parties.query_now()).await;
     stage.check_counts().await;
     stage.stop().await;
@@ -253,7 +253,7 @@ async fn mismatch(setting: Setting) {
     });
     let stage = Stage::build(setting, Some(&relay), short_jobs, |_| {}, |_| {}).await;
     let parties = &stage.parties;
-    stage.upload_numbers(Time::now()).await;
+    stage.upload_numbers(clock::now()).await;
     // However often it is asked for.
     for _ in 0..2 {
         assert_refused(&stage.outcome(parties.query_now()).await, parties, ProblemType::BatchMismatch);
@@ -272,9 +272,9 @@ async fn closed(setting: Setting) {
     let stage = Stage::build(setting, None, leader, often, |_| {}).await;
     stage.replace_token().await;
     stage.rename().await;
-    let reports = stage.upload_numbers(Time::now()).await;
+    let reports = stage.upload_numbers(clock::now()).await;
     stage.collect(stage.parties.query_now()).await;
-    stage.close_before(Time::now()).await;
+    stage.close_before(clock::now()).await;
     for trap in &traps {
         trap.passed(Point::Sweep, Phase::After).await;
         trap.passed(Point::SweepRemoved, Phase::After).await;
@@ -292,7 +292,7 @@ async fn closed(setting: Setting) {
 async fn removed(setting: Setting) {
     let trap = setting.helper.clone();
     let stage = Stage::build(setting, None, short_jobs, |_| {}, |_| {}).await;
-    stage.upload_numbers(Time::now()).await;
+    stage.upload_numbers(clock::now()).await;
     trap.passed(Point::HelperReserve, Phase::After).await;
     stage.remove_at(&stage.helper, &stage.parties.helper).await;
     trap.passed(Point::HelperRelease, Phase::Before).await;
@@ -310,7 +310,7 @@ async fn keys(setting: Setting) {
     let (old, new) = (stage.client(), stage.client());
     let mut reports = Vec::new();
     for number in &NUMBERS[..3] {
-        reports.push(old.prepare(Measurement::Number(*number), Time::now()).await.unwrap());
+        reports.push(old.prepare(Measurement::Number(*number), clock::now()).await.unwrap());
     }
     let late = reports.pop().unwrap();
     stage.upload(&reports).await;
@@ -336,14 +336,14 @@ async fn keys(setting: Setting) {
 
     stage.upload(&[late]).await;
     for number in &NUMBERS[3..] {
-        let report = new.prepare(Measurement::Number(*number), Time::now()).await.unwrap();
+        let report = new.prepare(Measurement::Number(*number), clock::now()).await.unwrap();
         assert_ne!(report.leader_share.config_id, first);
         stage.upload(&[report]).await;
     }
     stage.collect(stage.parties.query_now()).await;
     stage.check_counts().await;
 
-    let too_late = old.prepare(Measurement::Number(1), Time::now()).await.unwrap();
+    let too_late = old.prepare(Measurement::Number(1), clock::now()).await.unwrap();
     // Gone already: its deletion was not answered.
     assert!(matches!(stage.leader.order("DELETE", &first.to_string(), "").await, 200 | 404));
     let bytes = stage.parties.wire().encode_upload(stage.parties.task(), std::slice::from_ref(&too_late));

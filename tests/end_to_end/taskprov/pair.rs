@@ -17,6 +17,7 @@ use dapbox::{
         VdafConfig, taskprov::Advertisement,
     },
     peer::{Answer, RetryPolicy},
+    support::clock,
     vdaf::Measurement,
     wire::{
         ProblemType, ResourceKind,
@@ -116,7 +117,7 @@ impl Acquaintances {
             vdaf: VdafConfig::Prio3Count,
             min_batch_size: 2,
             time_precision: Duration(3600),
-            task_expiration: Some(Time(Time::now().0 + 86_400)),
+            task_expiration: Some(Time(clock::now().0 + 86_400)),
             task_interval: None,
             noise: None,
         };
@@ -181,7 +182,7 @@ pub fn header(task: &Advertisement) -> Option<String> {
 
 /// A report as clients of such tasks make it.
 pub fn draft(forge: &Forge) -> Draft {
-    let mut draft = forge.draft(&Measurement::Number(1), Time::now());
+    let mut draft = forge.draft(&Measurement::Number(1), clock::now());
     draft.leader.extensions = vec![extension()];
     draft.helper.extensions = vec![extension()];
     draft

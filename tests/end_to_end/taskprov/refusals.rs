@@ -12,7 +12,7 @@ use dapbox::{
         taskprov::{Advertisement, InBandOrigin, TaskConfiguration},
     },
     store::{Options, Tx, api_token::Provision},
-    support::Point,
+    support::{Point, clock},
     vdaf::Measurement,
     wire::{
         ProblemType, ResourceKind,
@@ -84,7 +84,7 @@ async fn helper_rejects_invalid_advertisement_without_storing_it() {
         ("not this server's", |task| task.helper_url = "https://stranger.example/".to_owned()),
         ("leader is not one", |task| task.leader_url = "https://stranger.example/".to_owned()),
         ("operator allows, which is 2", |task| task.min_batch_size = 1),
-        ("expired", |task| task.task_expiration = Some(Time(Time::now().0 - 1))),
+        ("expired", |task| task.task_expiration = Some(Time(clock::now().0 - 1))),
         ("VDAF", |task| task.vdaf = VdafConfig::Prio3Histogram { length: 3, chunk_length: 0 }),
         ("maximum batch size", |task| task.batch_mode = BatchMode::fixed_size(Some(1))),
     ];
@@ -158,7 +158,7 @@ async fn requires_taskprov_extension_in_in_band_tasks_only() {
     let added = added.await;
     let forge = met.forge(&added).await;
     let job = forge
-        .job(PartialBatchSelector::TimeInterval, &[draft(&forge), forge.draft(&Measurement::Number(1), Time::now())]);
+        .job(PartialBatchSelector::TimeInterval, &[draft(&forge), forge.draft(&Measurement::Number(1), clock::now())]);
     let resps = added.run_job(&job).await;
     assert_eq!(resps[0].outcome, refused);
     assert!(matches!(resps[1].outcome, PrepareOutcome::Continue(_)));
@@ -173,7 +173,7 @@ async fn leader_limits_tasks_from_clients() {
             (met.parties(task).wire().upload_request(&task.configuration.public.id), met.leader.url(DAP09));
         let (client, id) = (met.client(task), task.configuration.public.clone());
         async move {
-            let report = client.prepare(Measurement::Number(1), Time::now()).await.unwrap();
+            let report = client.prepare(Measurement::Number(1), clock::now()).await.unwrap();
             let body = dapbox::wire::for_revision(DAP09).encode_upload(&id, std::slice::from_ref(&report));
             peer().send(&url, &call.with_advertisement(header), None, Bytes::from(body)).await.unwrap()
         }
@@ -291,7 +291,7 @@ async fn anonymous_requests_do_not_consume_peer_quota() {
     let task = met.task(|_| {});
     let forge = met.forge(&met.parties(&task)).await;
     let mut late = draft(&forge);
-    late.metadata.time = Time(Time::now().0 + 7200);
+    late.metadata.time = Time(clock::now().0 + 7200);
     assert_refused(&put(&task, encode(&task, &forge.seal(&late))).await, ProblemType::ReportTooEarly, "");
     let mut outdated = forge.seal(&draft(&forge));
     outdated.leader_share.config_id = outdated.leader_share.config_id.wrapping_add(1);
@@ -351,7 +351,7 @@ async fn age_in_band(node: &mut Node, seconds: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn removes_expired_in_band_tasks() {
     let mut met = Acquaintances::start(|config| config.retention.sweep_interval = Seconds::millis(50)).await;
-    let tasks = [met.task(|_| {}), met.task(|task| task.task_expiration = Some(Time(Time::now().0 + 60 * 86_400)))];
+    let tasks = [met.task(|_| {}), met.task(|task| task.task_expiration = Some(Time(clock::now().0 + 60 * 86_400)))];
     for task in &tasks {
         met.client(task).upload(Measurement::Number(1), None).await.unwrap();
         aggregated(&met.leader, &met.parties(task), 1).await;
@@ -360,7 +360,7 @@ async fn removes_expired_in_band_tasks() {
     let [over, goes_on] = tasks.map(|task| task.configuration.public.id);
     met.leader.stop().await;
     let store = open_store(met.leader.data_dir(), Options::default()).await;
-    let end = Some(Time(Time::now().0 - 2 * 86_400));
+    let end = Some(Time(clock::now().0 - 2 * 86_400));
     let ended = move |tx: &mut Tx<'_>| tx.put_provision(&over, Provision { at: Time(1), by: String::new(), end });
     store.write(Point::Test, ended).await.unwrap();
     store.close().await;

@@ -5,6 +5,7 @@ use dapbox::{
         self, BatchMode, BatchSelector, FixedSizeQuery, PartialBatchSelector, PrepareOutcome, Query, ReportError, Time,
         VdafConfig,
     },
+    support::clock,
     vdaf::{AggregateResult, Measurement},
 };
 use rstest::rstest;
@@ -82,7 +83,7 @@ async fn provisions_uses_and_removes_task(
     let parties = draft.parties(mode, COUNT, [leader_url, helper_url], helper_token);
     let forge = Forge::new(&parties).await;
     for value in [1, 0, 1] {
-        assert_taken(&parties.upload(&forge.report(&Measurement::Number(value), Time::now())).await);
+        assert_taken(&parties.upload(&forge.report(&Measurement::Number(value), clock::now())).await);
     }
     leader.until(&id, |status| status.counters.get("aggregate_success") == Some(&3) && status.jobs == 0).await;
     let query = match mode {
@@ -116,7 +117,7 @@ async fn provisions_uses_and_removes_task(
         assert_eq!(side.get("/task_ids").await, json!({ "task_ids": [] }));
     }
     at_helper.expect("POST", "/tasks", Some(draft.for_helper(leader_url)), 409).await;
-    let report = forge.report(&Measurement::Number(1), Time::now());
+    let report = forge.report(&Measurement::Number(1), clock::now());
     assert_eq!(problem(&parties.upload(&report).await).task_id, Some(id));
 }
 
@@ -136,10 +137,10 @@ async fn changes_expiration_of_task() {
     let token = &answer["aggregator_auth_token"];
     let parties = draft.parties(BatchMode::TimeInterval, COUNT, [leader_url, helper_url], token);
     let (forge, path) = (Forge::new(&parties).await, format!("/tasks/{}", draft.id()));
-    let upload = || async { parties.upload(&forge.report(&Measurement::Number(1), Time::now())).await };
+    let upload = || async { parties.upload(&forge.report(&Measurement::Number(1), clock::now())).await };
     assert_taken(&upload().await);
 
-    let past = Time::now().0 - 7200;
+    let past = clock::now().0 - 7200;
     for (change, end) in [
         (json!({ "task_expiration": past }), json!(past)),
         (json!({}), json!(past)),
@@ -242,7 +243,7 @@ async fn closes_past_of_task_posted_again_after_restore() {
     let parties = draft.parties(BatchMode::TimeInterval, COUNT, urls, &answer["aggregator_auth_token"]);
     leader.add(&parties.leader).await;
     let forge = Forge::new(&parties).await;
-    let drafts: Vec<_> = (0..4).map(|_| forge.draft(&Measurement::Flag(true), Time::now())).collect();
+    let drafts: Vec<_> = (0..4).map(|_| forge.draft(&Measurement::Flag(true), clock::now())).collect();
     let outcomes = parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts)).await;
     assert!(outcomes.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))), "{outcomes:?}");
     let batch = BatchSelector::TimeInterval(parties.interval(0));

@@ -11,6 +11,7 @@ use dapbox::{
         BatchMode, Duration, Interval, Query, Revision, Secret, TaskId, TaskParameters, Time, TokenHash, VdafConfig,
     },
     peer::RetryPolicy,
+    support::clock,
     vdaf::{AggregateResult, Measurement},
     wire::taskprov::advertise,
 };
@@ -76,7 +77,7 @@ async fn provisions_in_band_task_of_managed_peer() {
         vdaf: VdafConfig::Prio3Count,
         min_batch_size: 2,
         time_precision: Duration(3600),
-        task_expiration: Some(Time(Time::now().0 + 86_400)),
+        task_expiration: Some(Time(clock::now().0 + 86_400)),
         task_interval: None,
         noise: None,
     };
@@ -90,7 +91,7 @@ async fn provisions_in_band_task_of_managed_peer() {
     let of = CollectorTask { public: public.clone(), token, previous_token: None };
     let collector =
         Collector::new(of, keypair.clone(), peer(), RetryPolicy::default()).unwrap().with_advertisement(&task.bytes);
-    let start = Time::now().truncate(Duration(3600)).saturating_sub(Duration(3600));
+    let start = clock::now().truncate(Duration(3600)).saturating_sub(Duration(3600));
     let query = Query::TimeInterval(Interval::new(start, Duration(3 * 3600)).unwrap());
     let collected = collector.collect(query, None, |_| {}).await.unwrap();
     assert_eq!((collected.report_count, collected.result), (3, AggregateResult::Number(2)));

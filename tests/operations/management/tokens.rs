@@ -3,6 +3,7 @@
 use dapbox::{
     model::{Time, TokenHash},
     store::api_token::ApiToken,
+    support::clock,
 };
 use serde_json::Value;
 
@@ -73,7 +74,7 @@ async fn refuses_expired_token_and_frees_its_slot() {
         let control = reqwest::Client::builder().unix_socket(node.config.control_socket()).build().unwrap();
         control.post("http://control/api_tokens").json(&token).send().await.unwrap().status().as_u16()
     };
-    let (past, future) = (Time::now().0 - 1, Time::now().0 + 3600);
+    let (past, future) = (clock::now().0 - 1, clock::now().0 + 3600);
     assert_eq!(add("a", past).await, 201);
     assert_eq!(add("b", future).await, 201);
     assert_eq!(

@@ -12,9 +12,9 @@ use std::{fs, path::PathBuf};
 use chromium::{Chromium, PROGRAMS};
 use dapbox::{
     config::{Config, OptionalAddress},
-    model::{BatchMode, Revision, Time, VdafConfig},
+    model::{BatchMode, Revision, VdafConfig},
     server::status_page,
-    support::format::count,
+    support::{clock, format::count},
     vdaf::Measurement,
     views::overview::Overview,
 };
@@ -147,7 +147,7 @@ async fn page_follows_running_pair() {
     pair.helper.stop().await;
     let upload = async |reports: usize| {
         for _ in 0..reports {
-            pair.parties.upload(&forge.report(&Measurement::Flag(true), Time::now())).await;
+            pair.parties.upload(&forge.report(&Measurement::Flag(true), clock::now())).await;
         }
     };
     let batch = |words: &str, numbers: &str| {

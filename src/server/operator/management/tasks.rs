@@ -22,7 +22,7 @@ use dapbox_protocol::{
     },
 };
 use dapbox_store::{TaskState, Tx};
-use dapbox_support::{Fault, Point};
+use dapbox_support::{Fault, Point, clock};
 
 /// As many tasks are listed at once.
 const PAGE: usize = 1000;
@@ -38,7 +38,7 @@ pub async fn create(app: &Arc<App>, by: String, body: &[u8]) -> Result<Response,
     let ours = Ours { revision: REVISION, url: &url, min_batch_size, report_expiry_age, seed };
     let (task, token) = provision::task(order, &ours).map_err(|why| bad(why.to_string()))?;
     let id = task.public.id;
-    let write = move |tx: &mut Tx<'_>| provision::add(tx, task, &by, Time::now());
+    let write = move |tx: &mut Tx<'_>| provision::add(tx, task, &by, clock::now());
     let (task, end) = app.store.write(Point::TaskProvision, write).await?.map_err(refusal)?;
     tracing::info!(task = %id, role = %task.role(), "a control plane has set a task up, or asked for it again");
     tell(app, &task, end, token.as_ref())
@@ -97,7 +97,7 @@ pub async fn remove(app: &Arc<App>, id: &str) -> Result<Response, Error> {
     }
     // What is removed must be gone, whether or not the control plane waits for it.
     unhurried(async move {
-        shared.store.write(Point::TaskRemove, move |tx| tasks::remove(tx, &task, Time::now())).await?;
+        shared.store.write(Point::TaskRemove, move |tx| tasks::remove(tx, &task, clock::now())).await?;
         shared.forget(&task);
         shared.sweeps.notify_one();
         Ok(())

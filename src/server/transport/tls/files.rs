@@ -24,7 +24,7 @@ use super::{
 use crate::app::App;
 use dapbox_aggregator::{config::Tls, views::overview::CertificateStatus};
 use dapbox_protocol::model::Time;
-use dapbox_support::{Fault, Part, files};
+use dapbox_support::{Fault, Part, clock, files};
 
 /// Why a certificate and its key cannot be used. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +98,7 @@ impl Files {
         let files = Self { certificate, key, last };
         let contents = files.read()?;
         let (certified, status) = files.parse(&contents)?;
-        let invalid = complain_if_invalid(&status, Time::now(), false);
+        let invalid = complain_if_invalid(&status, clock::now(), false);
         *files.last.lock().unwrap_or_else(PoisonError::into_inner) =
             Look { digest: Some(contents.digest()), trouble: None, invalid };
         Ok((files, certified))
@@ -111,7 +111,7 @@ impl Files {
         let digest = contents.as_ref().ok().map(Contents::digest);
         if digest.is_some() && digest == last.digest && last.trouble.is_none() {
             if let Some(status) = certificates.status().certificate {
-                last.invalid = complain_if_invalid(&status, Time::now(), last.invalid);
+                last.invalid = complain_if_invalid(&status, clock::now(), last.invalid);
             }
             return Ok(());
         }
@@ -120,7 +120,7 @@ impl Files {
             Ok((certified, status)) => {
                 certificates.replace(certified);
                 tracing::info!(names = ?status.names, not_after = status.not_after.0, "a new certificate is in use");
-                last.invalid = complain_if_invalid(&status, Time::now(), false);
+                last.invalid = complain_if_invalid(&status, clock::now(), false);
                 (None, Ok(()))
             }
             Err(error) => (Some(error.to_string()), Err(error)),

@@ -17,6 +17,7 @@ use crate::{
     cli::args::QueryKind,
     model::{Duration, Time, VdafConfig},
 };
+use dapbox_support::clock;
 
 /// Enough reports for several aggregation jobs in any implementation.
 const MANY_REPORTS: usize = 300;
@@ -35,7 +36,7 @@ pub async fn run(context: &RunContext, row: Row, mode: QueryKind) -> Result<(), 
             trial.beside(Numbers::one(256), None, "the number 256 was accepted for a sum of 8 bits").await
         }
         Row::TooEarly => {
-            let future = Time::now().saturating_add(FAR_FUTURE);
+            let future = clock::now().saturating_add(FAR_FUTURE);
             trial.beside(Numbers::one(1), Some(future), "a report from three days in the future was accepted").await
         }
         Row::TaskExpired => trial.over().await,

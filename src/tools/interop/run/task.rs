@@ -23,6 +23,7 @@ use crate::{
     model::{BatchId, Duration, Interval, Revision, Secret, TaskId, Time, VdafConfig},
     vdaf,
 };
+use dapbox_support::clock;
 
 /// Time precision of the task.
 const PRECISION: Duration = Duration(300);
@@ -132,7 +133,7 @@ impl<'a> Task<'a> {
         fault: InjectedFault,
     ) -> Result<Self, CellFailure> {
         let id = TaskId::random();
-        let begun = Time::now();
+        let begun = clock::now();
         let today = begun.truncate(PRECISION);
         let (start, end) = match fault {
             InjectedFault::Expired => (today.saturating_sub(Duration(7 * DAY.0)), today.saturating_sub(DAY)),
@@ -284,7 +285,8 @@ impl<'a> Task<'a> {
     pub fn query(&self, around: u64) -> QueryObject {
         let around = Duration(around * PRECISION.0);
         let start = self.begun.saturating_sub(SKEW).truncate(PRECISION).saturating_sub(around);
-        let end = Time::now().saturating_add(SKEW).truncate(PRECISION).saturating_add(PRECISION).saturating_add(around);
+        let end =
+            clock::now().saturating_add(SKEW).truncate(PRECISION).saturating_add(PRECISION).saturating_add(around);
         let is_by_time = self.mode == QueryKind::TimeInterval;
         QueryObject {
             kind: JsonNumber(kind(self.mode)),

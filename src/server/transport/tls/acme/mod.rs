@@ -24,7 +24,7 @@ use self::{
 use crate::app::App;
 use dapbox_client::peer::Backoff;
 use dapbox_protocol::model::Time;
-use dapbox_support::{Fault, Part};
+use dapbox_support::{Fault, Part, clock};
 
 /// How often the clock is looked at while there is nothing to do: machines sleep, and clocks are set.
 const LOOK: Duration = Duration::from_secs(3600);
@@ -128,7 +128,7 @@ impl Driver {
 /// Waits for a time by the system's clock.
 async fn wait_until(time: Time) {
     loop {
-        let left = Duration::from_secs(time.0.saturating_sub(Time::now().0));
+        let left = Duration::from_secs(time.0.saturating_sub(clock::now().0));
         if left.is_zero() {
             return;
         }

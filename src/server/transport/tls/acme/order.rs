@@ -20,7 +20,7 @@ use super::{
     trouble::Trouble,
 };
 use dapbox_aggregator::config::Acme;
-use dapbox_protocol::model::Time;
+use dapbox_support::clock;
 
 /// How long a whole attempt may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(300);
@@ -62,7 +62,7 @@ impl Applicant {
         let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, self.obtain(authority)).await;
         let pem = attempt.map_err(|_| Trouble::Slow)??;
         let issued = Issued::parse(&pem, &self.options.domains).map_err(Trouble::Unfit)?;
-        issued.validity.check(Time::now()).map_err(Trouble::Unfit)?;
+        issued.validity.check(clock::now()).map_err(Trouble::Unfit)?;
         let path = self.keep.certificate.clone();
         let kept = self.on_disk(move || keep::write(&path, pem.as_bytes()), &self.keep.certificate).await;
         if let Err(trouble) = kept {
