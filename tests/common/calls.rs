@@ -1,4 +1,4 @@
-//! Single requests of the protocol, in whichever revision the task speaks, with whatever comes back.
+//! Single protocol requests in the revision of the task. They return every answer, including errors.
 
 use bytes::Bytes;
 use dapbox::{
@@ -12,16 +12,16 @@ use dapbox::{
 
 use super::{PATIENCE, Parties, peer};
 
-/// What a request that makes a resource came to.
+/// The answer to a request that creates a resource.
 #[derive(Clone, Debug)]
 pub struct Made {
     pub answer: Answer,
-    /// The path of the resource below its server's base URL, if there is one.
+    /// The path of the resource below the base URL of its server.
     pub place: Option<String>,
 }
 
 impl Made {
-    /// The path of the resource.
+    /// Returns the path of the created resource.
     #[track_caller]
     pub fn place(&self) -> &str {
         assert!(self.answer.is_success(), "{:?}", self.answer);
@@ -29,14 +29,14 @@ impl Made {
     }
 }
 
-/// What a refusal says, checked to be a problem document.
+/// Parses a problem document and checks its media type.
 #[track_caller]
 pub fn problem(answer: &Answer) -> Problem {
     assert_eq!(answer.content_type.as_deref(), Some("application/problem+json"), "{answer:?}");
     Problem::from_json(answer.status, &answer.body)
 }
 
-/// What a revision says where it has no such name.
+/// Maps a problem type to the one that a revision uses instead.
 pub fn in_words_of(revision: Revision, kind: ProblemType) -> ProblemType {
     match (revision, kind) {
         (Revision::Dap09, ProblemType::InvalidAggregationParameter) => ProblemType::InvalidMessage,
@@ -45,8 +45,8 @@ pub fn in_words_of(revision: Revision, kind: ProblemType) -> ProblemType {
     }
 }
 
-/// Insists that the answer is a refusal of this kind, in the words of the task's revision, and names the task
-/// (DAP-09 section 3.2, DAP-18 section 3.6).
+/// Asserts that the answer is a problem of this kind, mapped to the task's revision, and that it names the task (DAP-09
+/// section 3.2, DAP-18 section 3.6).
 #[track_caller]
 pub fn assert_refused(answer: &Answer, parties: &Parties, kind: ProblemType) {
     let (problem, kind) = (problem(answer), in_words_of(parties.revision(), kind));
@@ -54,8 +54,7 @@ pub fn assert_refused(answer: &Answer, parties: &Parties, kind: ProblemType) {
     assert_eq!(problem.task_id, Some(parties.id()), "{problem}");
 }
 
-/// Insists that the answer says of a report that it is not taken, and why (DAP-09 section 4.4.2, DAP-18 section
-/// 4.4.2.2).
+/// Asserts that the answer rejects a report with this error (DAP-09 section 4.4.2, DAP-18 section 4.4.2.2).
 #[track_caller]
 pub fn assert_upload_refused(answer: &Answer, parties: &Parties, report: &Report, error: ReportError) {
     match parties.revision() {
@@ -77,25 +76,25 @@ pub fn assert_upload_refused(answer: &Answer, parties: &Parties, report: &Report
     }
 }
 
-/// What an answer to an upload says of the reports that are not taken.
+/// Decodes the rejected reports in the answer to an upload.
 #[track_caller]
 pub fn upload_errors(answer: &Answer, parties: &Parties) -> Vec<(ReportId, ReportError)> {
     assert!(answer.is_success(), "{answer:?}");
     parties.wire().decode_upload_answer(&answer.body).unwrap()
 }
 
-/// Insists that everything that was uploaded is taken.
+/// Asserts that all uploaded reports are accepted.
 #[track_caller]
 pub fn assert_taken(answer: &Answer) {
     assert!(answer.status == 200 && answer.body.is_empty(), "{answer:?}");
 }
 
-/// Whether the answer says that the resource is not ready yet: success, and nothing else.
+/// Whether the resource is pending: success with an empty body.
 pub fn is_pending(answer: &Answer, parties: &Parties) -> bool {
     answer.is_success() && answer.body.is_empty() && !parties.wire().is_deleted_status(answer.status)
 }
 
-/// Insists that there is no such resource any more.
+/// Asserts that the resource is deleted.
 #[track_caller]
 pub fn assert_deleted(answer: &Answer, parties: &Parties) {
     let says_so = answer.is_success() && parties.wire().is_deleted_status(answer.status);
@@ -103,22 +102,22 @@ pub fn assert_deleted(answer: &Answer, parties: &Parties) {
 }
 
 impl Parties {
-    /// The revision that the task speaks.
+    /// The protocol revision of the task.
     pub fn revision(&self) -> Revision {
         self.leader.public.revision
     }
 
-    /// The messages of that revision.
+    /// The codec of that revision.
     pub fn wire(&self) -> &'static dyn Wire {
         wire::for_revision(self.revision())
     }
 
-    /// What all parties know.
+    /// The public parameters of the task.
     pub fn task(&self) -> &TaskParameters {
         &self.leader.public
     }
 
-    /// Whether whoever asks for a job says what it is called.
+    /// Whether the requester chooses the ids of jobs.
     pub fn chooses_ids(&self) -> bool {
         self.wire().create_request(ResourceKind::AggregationJob, &self.id(), &[0; 16]).resource_path.is_some()
     }
@@ -133,7 +132,7 @@ impl Parties {
         join(&self.task().helper_url, path)
     }
 
-    /// Sends a request to whom it is for, with credentials.
+    /// Sends a request with its token to the server of that kind of resource.
     pub async fn send(&self, to: ResourceKind, call: &RequestSpec, body: impl Into<Bytes>) -> Answer {
         let task = self.task();
         let (url, token) = match to {
@@ -143,7 +142,7 @@ impl Parties {
         peer().send(url, call, Some(token), body.into()).await.unwrap()
     }
 
-    /// Asks for a resource; `id` is what it is called if that is up to us.
+    /// Creates a resource; `id` is its name where the requester chooses names.
     pub async fn create(&self, kind: ResourceKind, id: &[u8; 16], body: impl Into<Bytes>) -> Made {
         let call = self.wire().create_request(kind, &self.id(), id);
         let answer = self.send(kind, &call, body).await;
@@ -151,19 +150,19 @@ impl Parties {
         Made { answer, place }
     }
 
-    /// The path below the base URL that an answer's `Location` names.
+    /// The path below the base URL in the `Location` of an answer.
     pub fn place_in(&self, answer: &Answer) -> Option<String> {
         let location = answer.location.as_deref()?;
         let (_, place) = location.split_once(&format!("/{}/", self.wire().path_prefix())).unwrap();
         Some(place.to_owned())
     }
 
-    /// A path where there is no resource.
+    /// A path without a resource.
     pub fn nowhere(&self, kind: ResourceKind) -> String {
         self.nowhere_of(kind, self.id())
     }
 
-    /// The same of another task.
+    /// A path of another task without a resource.
     pub fn nowhere_of(&self, kind: ResourceKind, task: TaskId) -> String {
         let resource = match kind {
             ResourceKind::AggregationJob => "aggregation_jobs",
@@ -173,7 +172,7 @@ impl Parties {
         format!("tasks/{task}/{resource}/{}", ReportId::random())
     }
 
-    /// Asks how a resource is.
+    /// Polls a resource.
     pub async fn poll_at(&self, kind: ResourceKind, place: &str) -> Answer {
         self.send(kind, &self.wire().poll_request(kind, place).unwrap(), Bytes::new()).await
     }
@@ -183,7 +182,7 @@ impl Parties {
         self.send(kind, &self.wire().delete_request(kind, place).unwrap(), Bytes::new()).await
     }
 
-    /// The answer, or what it becomes when the resource is ready.
+    /// Polls until the resource is ready; returns its answer.
     pub async fn settle(&self, kind: ResourceKind, made: Made) -> Answer {
         let deadline = std::time::Instant::now() + PATIENCE;
         let (mut answer, mut place) = (made.answer, made.place);
@@ -209,20 +208,20 @@ impl Parties {
         self.upload_bytes(self.wire().encode_upload(self.task(), reports)).await
     }
 
-    /// Uploads anything once.
+    /// Uploads any bytes once.
     pub async fn upload_bytes(&self, bytes: Vec<u8>) -> Answer {
         let call = self.wire().upload_request(&self.id());
         peer().send(&self.task().leader_url, &call, None, Bytes::from(bytes)).await.unwrap()
     }
 
-    /// Uploads a report once, to a server that may not be there (any more).
+    /// Uploads a report once. The server may be down; the result is then `None`.
     pub async fn try_upload(&self, report: &Report) -> Option<Answer> {
         let body = Bytes::from(self.wire().encode_upload(self.task(), std::slice::from_ref(report)));
         let call = self.wire().upload_request(&self.id());
         peer().send(&self.task().leader_url, &call, None, body).await.ok()
     }
 
-    /// Uploads reports, each by itself, that are all taken.
+    /// Uploads reports in one request each and asserts that all are accepted.
     pub async fn upload_all<'a>(&self, reports: impl IntoIterator<Item = &'a Report>) {
         for report in reports {
             assert_taken(&self.upload(report).await);
@@ -232,44 +231,45 @@ impl Parties {
 
 /// Collection jobs, each by its path at the leader.
 impl Parties {
-    /// The bytes of a collector's request.
+    /// Encodes a collection request.
     pub fn collection_req(&self, query: Query) -> Bytes {
         self.collection_req_with(query, b"", Vec::new())
     }
 
-    /// The same with an aggregation parameter, which no Prio3 has, and extensions.
+    /// Encodes a collection request with an aggregation parameter and extensions. Prio3 defines no aggregation
+    /// parameter.
     pub fn collection_req_with(&self, query: Query, parameter: &'static [u8], extensions: Vec<Extension>) -> Bytes {
         let request = CollectionReq { query, aggregation_parameter: Bytes::from_static(parameter), extensions };
         self.wire().encode_collection_req(self.task(), &request).unwrap().into()
     }
 
-    /// Asks for a collection job; `id` is what it is called if that is up to us.
+    /// Requests a collection job; `id` is its name where the requester chooses names.
     pub async fn ask_collection_as(&self, id: &[u8; 16], query: Query) -> Made {
         self.create(ResourceKind::CollectionJob, id, self.collection_req(query)).await
     }
 
-    /// Asks for a collection job.
+    /// Requests a collection job.
     pub async fn ask_collection(&self, query: Query) -> Made {
         self.ask_collection_as(ReportId::random().as_bytes(), query).await
     }
 
-    /// Starts a collection job that is taken.
+    /// Creates a collection job and returns its path.
     pub async fn start_collection(&self, query: Query) -> String {
         self.ask_collection(query).await.place().to_owned()
     }
 
-    /// Asks once how a collection job is.
+    /// Polls a collection job once.
     pub async fn poll(&self, job: &str) -> Answer {
         self.poll_at(ResourceKind::CollectionJob, job).await
     }
 
-    /// Asks until a collection job is over, one way or the other.
+    /// Polls a collection job until it is finished or fails.
     pub async fn outcome(&self, job: &str) -> Answer {
         let made = Made { answer: self.poll(job).await, place: Some(job.to_owned()) };
         self.settle(ResourceKind::CollectionJob, made).await
     }
 
-    /// What becomes of a query: the answer to the request or, if that is taken, the outcome of the job.
+    /// The answer to a collection request or, if a job was created, its outcome.
     pub async fn outcome_of(&self, query: Query) -> Answer {
         let made = self.ask_collection(query).await;
         match made.answer.is_success() {
@@ -284,14 +284,14 @@ impl Parties {
     }
 }
 
-/// What a leader asks of the helper.
+/// Requests of the leader to the helper.
 impl Parties {
-    /// Sends an aggregation job; `id` is what it is called if that is up to us.
+    /// Sends an aggregation job; `id` is its name where the requester chooses names.
     pub async fn put_job(&self, id: &[u8; 16], init: &AggregationJobInitReq) -> Made {
         self.put_job_bytes(id, self.wire().encode_job_init(self.task(), init)).await
     }
 
-    /// Sends anything as an aggregation job.
+    /// Sends any bytes as an aggregation job.
     pub async fn put_job_bytes(&self, id: &[u8; 16], body: Vec<u8>) -> Made {
         self.create(ResourceKind::AggregationJob, id, body).await
     }
@@ -301,7 +301,7 @@ impl Parties {
         self.put_job(ReportId::random().as_bytes(), init).await
     }
 
-    /// Sends a new aggregation job that the helper answers.
+    /// Sends a new aggregation job and returns the helper's answer to each report.
     pub async fn run_job(&self, init: &AggregationJobInitReq) -> Vec<PrepareResp> {
         let answer = self.settle(ResourceKind::AggregationJob, self.ask_job(init).await).await;
         assert!(answer.is_success(), "{answer:?}");
@@ -313,7 +313,7 @@ impl Parties {
         self.delete_at(ResourceKind::AggregationJob, job).await
     }
 
-    /// Asks the helper for its aggregate share: the answer when it is ready.
+    /// Requests the helper's aggregate share and polls until it is ready.
     pub async fn ask_share(&self, request: &AggregateShareReq) -> Answer {
         let body = self.wire().encode_aggregate_share_req(self.task(), request);
         let made = self.create(ResourceKind::AggregateShare, ReportId::random().as_bytes(), body).await;

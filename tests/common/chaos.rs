@@ -1,16 +1,21 @@
-//! A leader and a helper at work while something terrible happens to them, and the proof that nothing came of it.
+//! A workload of leader, helper, clients and collectors during kills and power cuts. It checks that every report counts
+//! once.
 //!
-//! Work is done in [`Volume`]s: a task is added to both, several clients upload [`UPLOADS`] measurements, the collector
-//! collects them, and the task is either removed again or kept until the end. Several volumes are always under way:
+//! Work consists of [`Workload`]s. Each adds a task to both aggregators, uploads [`UPLOADS`] measurements from several
+//! clients
+//! and collects them. The task is then either removed or kept until the end. Several workloads always run concurrently,
+//! in
 //! both revisions and both batch modes.
 //!
-//! The measurement of upload number n is a histogram's bin number n, and no other upload has that bin. So the aggregate
-//! must be one in each of these bins and zero in all others: a report that is lost leaves a zero, one that is counted
-//! twice makes a two, one that nobody uploaded is somewhere else, and no two of these can hide each other.
+//! The measurement of upload number n is the histogram bin number n, and no other upload uses that bin. The aggregate
+//! must be
+//! one in each of these bins and zero in all others. A lost report leaves a zero, a report counted twice makes a two,
+//! and a
+//! report that no client uploaded lands in another bin. No two errors cancel out.
 //!
-//! A client repeats each request with the same bytes until it is answered with success. What is answered must be true from
-//! then on, whatever happens: that a task is there, or is gone, that a report is taken, that a batch is collected, and what
-//! the result was.
+//! A client repeats each request with the same bytes until it succeeds. Each success must stay true: a task exists or
+//! is
+//! removed, a report is accepted, a batch is collected with this result.
 
 use std::{
     fmt,
@@ -40,24 +45,24 @@ use tokio::{
 
 use super::{PATIENCE, Parties, batches_of, end::End, process::Process};
 
-/// Reports of a volume, each with its own bin.
+/// Reports of a workload, each with its own bin.
 pub const UPLOADS: u64 = 96;
-/// Bins of a small histogram, and of one whose reports and sums are longer than what the store keeps in one piece. The last
-/// bins must stay empty.
+/// Bins of a small histogram, and of one whose reports and sums exceed the longest row of the store. The last bins must
+/// stay empty.
 const BINS: [usize; 2] = [UPLOADS as usize + 4, 5000];
-/// The size of batches where the leader makes them.
+/// The batch size in leader-selected mode.
 const BATCH: u64 = 32;
-/// Clients that upload to a task at once.
+/// Clients that upload to a task concurrently.
 const CLIENTS: usize = 4;
 /// The longest pause of a client between two uploads, in milliseconds.
 const CLIENT_PAUSE: Range<u64> = 0..20;
 
-/// What went wrong.
+/// A failed check.
 #[derive(Debug)]
 pub enum Trouble {
-    /// Something that was acknowledged is not so.
+    /// Something that was acknowledged is not true.
     Lost(String),
-    /// Something does not end, for whatever reason.
+    /// An operation does not end.
     Stuck(String),
 }
 
@@ -74,7 +79,7 @@ pub fn lost<T>(text: impl Into<String>) -> Result<T, Trouble> {
     Err(Trouble::Lost(text.into()))
 }
 
-/// Who has to suffer.
+/// The aggregators to kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who {
     Leader,
@@ -87,7 +92,7 @@ impl Who {
         [Self::Leader, Self::Helper, Self::Both][rng.random_range(0..3)]
     }
 
-    /// The places of the victims in [`Ordeal::nodes`].
+    /// The indices of the victims in [`ChaosRig::nodes`].
     pub fn places(self) -> &'static [usize] {
         match self {
             Self::Leader => &[0],
@@ -97,7 +102,7 @@ impl Who {
     }
 }
 
-/// What was done and found to be right.
+/// What was completed and verified.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub uploads: AtomicU64,
@@ -112,7 +117,7 @@ impl fmt::Display for Tally {
     }
 }
 
-/// A leader and a helper at work.
+/// A leader and a helper under load.
 pub struct Ordeal {
     /// The leader and the helper.
     pub nodes: [Process; 2],
@@ -121,26 +126,26 @@ pub struct Ordeal {
     lanes: JoinSet<Result<(), Trouble>>,
 }
 
-/// What those who work know.
+/// State that all workers share.
 struct World {
     ends: [End; 2],
     is_over: AtomicBool,
-    /// Volumes whose tasks are known to both.
+    /// Workloads whose tasks both aggregators know.
     begun: watch::Sender<u64>,
-    /// What must stay as it is to the end.
+    /// Finished tasks, to be checked again at the end.
     past: Mutex<Vec<Past>>,
     tally: Tally,
 }
 
-/// A task that is done with.
+/// A finished task.
 enum Past {
     Kept(Box<Volume>, Vec<CollectedAggregate>),
     Removed(Box<Parties>),
 }
 
 impl Ordeal {
-    /// Starts both, and then the work: `lanes` volumes at once of each revision and batch mode, one after another until
-    /// the end.
+    /// Starts both nodes and the workers: `workers` for each revision and batch mode. Each runs one workload after
+    /// another.
     pub async fn start(mut nodes: [Process; 2], seed: u64, lanes: usize) -> Result<Self, Trouble> {
         for node in &mut nodes {
             node.spawn();
@@ -161,7 +166,7 @@ impl Ordeal {
         Ok(Self { nodes, rng, world, lanes: set })
     }
 
-    /// Lets the work go on for a random time, in milliseconds, unless something goes wrong with it.
+    /// Lets the workers run for a random time, in milliseconds. Ends early with the error of a worker.
     pub async fn work(&mut self, millis: Range<u64>) -> Result<(), Trouble> {
         let pause = Span::from_millis(self.rng.random_range(millis));
         tokio::select! {
@@ -170,7 +175,7 @@ impl Ordeal {
         }
     }
 
-    /// Starts those who are dead, and waits until they serve.
+    /// Starts killed nodes and waits until they serve.
     pub async fn revive(&mut self, who: Who) -> Result<(), Trouble> {
         for place in who.places() {
             self.nodes[*place].spawn();
@@ -181,18 +186,18 @@ impl Ordeal {
         Ok(())
     }
 
-    /// Waits until every lane has begun a volume.
+    /// Waits until every worker has begun a workload.
     pub async fn begun(&self) {
         let lanes = self.lanes.len() as u64;
         self.world.begun.subscribe().wait_for(|begun| *begun >= lanes).await.unwrap();
     }
 
-    /// No new volumes from here on.
+    /// Lets each worker end after its current workload.
     pub fn last_round(&self) {
         self.world.is_over.store(true, Ordering::Relaxed);
     }
 
-    /// Sees the work through to its end.
+    /// Waits until all workers have ended.
     pub async fn see_through(&mut self) -> Result<(), Trouble> {
         self.last_round();
         while let Some(ended) = self.lanes.join_next().await {
@@ -201,7 +206,7 @@ impl Ordeal {
         Ok(())
     }
 
-    /// Looks whether everything is still as it was when it was done.
+    /// Checks all finished tasks again.
     pub async fn audit(&self) -> Result<(), Trouble> {
         for past in &*self.world.past.lock().await {
             match past {
@@ -221,7 +226,7 @@ impl Ordeal {
     }
 }
 
-/// Works on one volume after the other, at least on one.
+/// Runs one workload after another, at least one.
 async fn lane(world: Arc<World>, revision: Revision, mode: BatchMode, mut rng: StdRng) -> Result<(), Trouble> {
     loop {
         let length = BINS[usize::from(rng.random_ratio(1, 4))];
@@ -251,7 +256,7 @@ async fn lane(world: Arc<World>, revision: Revision, mode: BatchMode, mut rng: S
 struct Volume {
     parties: Parties,
     ends: [End; 2],
-    /// What is collected at the end.
+    /// The collector's query.
     query: Query,
     /// Bins of the histogram.
     length: usize,
@@ -277,7 +282,7 @@ impl Volume {
         Ok(Self { parties, ends, query, length })
     }
 
-    /// Uploads everything, by several clients at once, each report until it is taken.
+    /// Uploads all measurements from several clients, each until it is accepted.
     async fn upload(&self, rng: &mut StdRng) -> Result<(), Trouble> {
         let client = Client::new(self.parties.leader.public.clone(), peer(), retries()).unwrap();
         let (client, next) = (Arc::new(client), Arc::new(AtomicU64::new(0)));
@@ -292,7 +297,7 @@ impl Volume {
         Ok(())
     }
 
-    /// Collects everything.
+    /// Collects all batches.
     async fn collect(&self) -> Result<Vec<CollectedAggregate>, Trouble> {
         let batches = match self.parties.leader.public.batch_mode {
             BatchMode::TimeInterval => 1,
@@ -300,7 +305,7 @@ impl Volume {
         };
         let mut collected = Vec::new();
         for _ in 0..batches {
-            // What is lost is not waited for.
+            // A lost report would let the collection wait forever.
             let batch = tokio::select! {
                 batch = self.collect_one() => batch?,
                 trouble = self.notice_loss() => return Err(trouble),
@@ -321,7 +326,7 @@ impl Volume {
         if self.query == Query::FixedSize(FixedSizeQuery::CurrentBatch) {
             match collector.release(&collected).await {
                 Ok(()) => {}
-                // Done before, and nobody heard of it.
+                // Released by an earlier request whose answer was lost.
                 Err(CollectError::Request(RequestError::Refused(problem))) if matches!(problem.status, 404 | 410) => {}
                 Err(error) => return Err(Trouble::Stuck(format!("giving up a batch: {error}"))),
             }
@@ -338,8 +343,8 @@ impl Volume {
         Collector::new(task, self.parties.keypair.clone(), peer(), retries()).unwrap()
     }
 
-    /// Ends when the leader is done with all reports that it has, and there are fewer than there were, or when a task is
-    /// gone.
+    /// Returns when the leader has aggregated all its reports but not as many as were uploaded, or when a task is
+    /// missing.
     async fn notice_loss(&self) -> Trouble {
         loop {
             tokio::time::sleep(Span::from_millis(100)).await;
@@ -356,7 +361,7 @@ impl Volume {
         }
     }
 
-    /// Every report is there exactly once and nothing else is, and both sides say so.
+    /// Checks that each report was collected exactly once and that both aggregators agree.
     async fn check(&self, batches: &[CollectedAggregate]) -> Result<(), Trouble> {
         let mut bins = vec![0; self.length];
         let mut count = 0;
@@ -378,7 +383,7 @@ impl Volume {
         Ok(())
     }
 
-    /// The same long after, and a collector that asks again is told the same.
+    /// Checks a finished task again; a repeated collection must return the same result.
     async fn check_again(&self, batches: &[CollectedAggregate]) -> Result<(), Trouble> {
         self.check(batches).await?;
         if self.parties.leader.public.batch_mode == BatchMode::TimeInterval {
@@ -391,7 +396,8 @@ impl Volume {
     }
 }
 
-/// One client: uploads what nobody else has taken on, a few reports at once where the protocol has that.
+/// One client: uploads the measurements that no other client has taken, several in a request where the protocol allows
+/// it.
 async fn upload(client: Arc<Client>, next: Arc<AtomicU64>, mut rng: StdRng) -> Result<(), Trouble> {
     loop {
         let most = wire::for_revision(client.task().revision).reports_per_upload().min(3) as u64;
@@ -421,10 +427,10 @@ fn upload_trouble(error: ClientError) -> Trouble {
     }
 }
 
-/// Both sides have aggregated every report and have nothing left to do.
+/// Checks that an aggregator has aggregated every report and has no pending work.
 fn check_status(status: &TaskStatus, batches: usize) -> Result<(), Trouble> {
     let mut counters = status.counters.clone();
-    // Clients repeat what was not answered.
+    // Clients repeat unanswered requests.
     counters.remove("upload_repeated");
     let expected: &[(&str, u64)] = match status.role {
         Role::Leader => &[("aggregate_success", UPLOADS), ("report_success", UPLOADS)],
@@ -446,7 +452,7 @@ fn retries() -> RetryPolicy {
     RetryPolicy { initial: Span::from_millis(10), max: Span::from_millis(200), give_up_after: PATIENCE }
 }
 
-/// What an environment variable says, or the default.
+/// The value of an environment variable, or the default.
 pub fn variable<T: std::str::FromStr>(name: &str, default: T) -> T {
     match std::env::var(name) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")),
@@ -454,7 +460,7 @@ pub fn variable<T: std::str::FromStr>(name: &str, default: T) -> T {
     }
 }
 
-/// Says something that is seen without `--nocapture` too.
+/// Prints a line that the test harness does not capture.
 pub fn announce(text: impl fmt::Display) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{text}");

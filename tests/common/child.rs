@@ -1,9 +1,9 @@
-//! Programs that a test starts. They end with the test, whatever its outcome, and are signalled without a program.
+//! Child processes of a test. They are killed when the test ends, and signalled without a program such as `kill`.
 //!
-//! A test that fails drops them, which kills them. A test program that is killed drops nothing. So a shell reads from each
-//! test program which children it has; when the program ends in any way, so does the shell's input, and the shell kills the
-//! children that still run.
-// Programs include this file alone, and few need all of it.
+//! A test that fails drops them, which kills them. A killed test program drops nothing. Therefore a shell reads the ids
+//! of all
+//! children of the test program. Its input ends together with the test program; then it kills the remaining children.
+// Some programs include this file alone and use only parts of it.
 #![allow(dead_code, unused_imports)]
 
 use std::{
@@ -20,8 +20,8 @@ use rustix::process::{Pid, kill_process};
 
 pub use rustix::process::Signal;
 
-/// Reads process ids with their programs. Then kills those that still run their program, as an id may be reused. A negative
-/// id is that of a process group.
+/// Reads process ids with their executables. At the end it kills those that still run the same executable, because an
+/// id may be reused. A negative id is a process group.
 const REAPER: &str = r#"
 trap '' HUP INT QUIT TERM
 known=
@@ -37,44 +37,45 @@ for pid in $known; do
 done
 "#;
 
-/// The standard input of the shell that kills what is left. The shell has a process group of its own, so that a signal to
-/// the group of the tests does not end it first.
+/// The standard input of the shell that kills remaining children. The shell has its own process group, so that a signal
+/// to the group of the tests does not end it.
 static REAPER_INPUT: LazyLock<Mutex<ChildStdin>> = LazyLock::new(|| {
     let mut shell = Command::new("/bin/sh");
     shell.args(["-c", REAPER]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     Mutex::new(shell.process_group(0).spawn().unwrap().stdin.take().unwrap())
 });
 
-/// Tells the shell about a process or a group.
+/// Registers a process or a group with the shell.
 fn register(line: fmt::Arguments<'_>) {
     let mut input = REAPER_INPUT.lock().unwrap_or_else(PoisonError::into_inner);
     writeln!(input, "{line}").unwrap();
 }
 
-/// Copies a program, to be executed from its new place.
+/// Copies a program that will be executed from its new path.
 ///
-/// A process of its own copies it: a descriptor of ours that is open for writing may be inherited by a child that another
-/// test spawns, and a file that is open for writing cannot be executed.
+/// A separate process copies it. A child that another test spawns may inherit a descriptor that is open for writing,
+/// and a
+/// file that is open for writing cannot be executed.
 pub fn copy_program(from: &Path, to: &Path) {
     assert!(Command::new("cp").arg(from).arg(to).status().unwrap().success());
 }
 
-/// A child process that is killed when this is dropped, and when the test program ends.
+/// A child process that is killed when dropped and when the test program ends.
 pub struct Running(Child);
 
 impl Running {
     /// Starts a command.
     pub fn spawn(command: &mut Command) -> Self {
         let child = Self::start(command);
-        // A process that has ended has no program.
+        // A process that has ended has no executable.
         if let Ok(exe) = fs::read_link(format!("/proc/{}/exe", child.id())) {
             register(format_args!("{} {}", child.id(), exe.display()));
         }
         child
     }
 
-    /// Starts a command in a process group of its own. The group ends with the test program; dropping this kills the
-    /// process alone.
+    /// Starts a command in its own process group. The group ends with the test program; dropping this kills only the
+    /// process.
     pub fn spawn_group(command: &mut Command) -> Self {
         let child = Self::start(command.process_group(0));
         register(format_args!("-{}", child.id()));
@@ -93,7 +94,7 @@ impl Running {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 
-    /// Terminates the process as a service manager does, and insists that it succeeds.
+    /// Terminates the process as a service manager does, and asserts that it succeeds.
     pub fn terminate(mut self) {
         self.signal(Signal::TERM);
         let status = self.0.wait().unwrap();
@@ -117,7 +118,7 @@ impl DerefMut for Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail if the process has ended.
+        // Both calls fail if the process has ended.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,4 +1,4 @@
-//! What an operator asks of an aggregator that may be dead at the moment: asked again until there is an answer.
+//! Operator requests to an aggregator that may be down. They are retried until they are answered.
 
 use std::{
     path::PathBuf,
@@ -17,7 +17,7 @@ use super::{
     process::Process,
 };
 
-/// Where an aggregator is, dead or alive.
+/// An aggregator's addresses.
 #[derive(Clone)]
 pub struct End {
     origin: String,
@@ -33,7 +33,7 @@ impl End {
         format!("{}/{}/", self.origin, wire::for_revision(revision).path_prefix())
     }
 
-    /// Asks on the control socket until there is an answer: its status and body, and whether it was asked before.
+    /// Sends a request to the control socket until it is answered. Returns status, body, and whether it was repeated.
     async fn ask(&self, method: &str, path: &str, body: Option<&Task>) -> Result<(u16, String, bool), Trouble> {
         let ask = async || {
             let client =
@@ -67,7 +67,7 @@ impl End {
     pub async fn remove(&self, task: &Task) -> Result<(), Trouble> {
         match self.ask("DELETE", &format!("tasks/{}", task.public.id), None).await? {
             (204, ..) => Ok(()),
-            // Done before, and nobody heard of it.
+            // Removed by an earlier request whose answer was lost.
             (_, text, true) if is_unknown(&text) => Ok(()),
             answer => lost(format!("removing a task: {answer:?}")),
         }
@@ -80,7 +80,7 @@ impl End {
         }
     }
 
-    /// A task that was removed is gone and does not come back.
+    /// Checks that a removed task is still gone.
     pub async fn check_removed(&self, task: &Task) -> Result<(), Trouble> {
         let (_, gone, _) = self.ask("GET", &format!("tasks/{}", task.public.id), None).await?;
         let (refused, ..) = self.ask("POST", "tasks", Some(task)).await?;
@@ -91,7 +91,7 @@ impl End {
     }
 }
 
-/// Whether an answer says that there is no such task.
+/// Whether an answer means that the task does not exist.
 fn is_unknown(text: &str) -> bool {
     text.contains("unrecognizedTask")
 }

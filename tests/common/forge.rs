@@ -1,4 +1,4 @@
-//! Reports as a client makes them, step by step, so that any step can go wrong.
+//! Builds reports step by step as a client does, so that any step can be manipulated.
 
 use std::sync::Arc;
 
@@ -17,18 +17,18 @@ use dapbox::{
 
 use super::Parties;
 
-/// Makes reports for one task.
+/// Builds reports for one task.
 pub struct Forge {
     pub task: Task,
     preparer: Arc<dyn Preparer>,
     pub keys: AggregatorKeys,
 }
 
-/// A report whose shares are not sealed yet.
+/// A report with unsealed shares.
 #[derive(Clone)]
 pub struct Draft {
     pub metadata: ReportMetadata,
-    /// Extensions for both aggregators.
+    /// Extensions in both input shares.
     pub extensions: Vec<Extension>,
     pub public_share: Bytes,
     pub leader: PlaintextInputShare,
@@ -36,7 +36,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Puts the VDAF's parts in the place of the report's own.
+    /// Replaces the report's VDAF shares.
     pub fn set_shares(&mut self, shares: MeasurementShares) {
         self.public_share = shares.public_share.into();
         self.leader.payload = shares.leader_share.into();
@@ -45,7 +45,7 @@ impl Draft {
 }
 
 impl Forge {
-    /// Fetches the aggregators' keys.
+    /// Fetches the aggregators' HPKE keys.
     pub async fn new(parties: &Parties) -> Self {
         let task = &parties.leader;
         Self {
@@ -64,7 +64,7 @@ impl Forge {
         self.preparer.shard(&self.wire().vdaf_context(&self.task.public.id), measurement, id).unwrap()
     }
 
-    /// A good report, not sealed yet. Its time is kept as given.
+    /// A valid unsealed report with exactly this time.
     pub fn draft(&self, measurement: &Measurement, time: Time) -> Draft {
         let metadata = ReportMetadata { id: ReportId::random(), time };
         let empty = PlaintextInputShare { extensions: Vec::new(), payload: Bytes::new() };
@@ -92,19 +92,19 @@ impl Forge {
         hpke::seal(key, &wire.input_share_info(role), &aad, &wire.encode_plaintext(share)).unwrap()
     }
 
-    /// A good report.
+    /// A valid report.
     pub fn report(&self, measurement: &Measurement, time: Time) -> Report {
         self.seal(&self.draft(measurement, time))
     }
 
-    /// A report with something wrong in it before it is sealed.
+    /// A report that is changed before it is sealed.
     pub fn spoilt(&self, measurement: &Measurement, time: Time, spoil: impl FnOnce(&mut Draft)) -> Report {
         let mut draft = self.draft(measurement, time);
         spoil(&mut draft);
         self.seal(&draft)
     }
 
-    /// What the leader sends to the helper about a report. The leader's own share must hold.
+    /// The leader's request for one report. The leader's own share must be valid.
     pub fn init(&self, draft: &Draft) -> PrepareInit {
         let context = self.wire().vdaf_context(&self.task.public.id);
         let verification = VerifyParams { key: self.task.verify_key.expose(), context: &context };
@@ -119,7 +119,7 @@ impl Forge {
         PrepareInit { share, message: message.into() }
     }
 
-    /// An aggregation job of good reports.
+    /// An aggregation job of valid reports.
     pub fn job(&self, batch: PartialBatchSelector, drafts: &[Draft]) -> AggregationJobInitReq {
         self.job_of(batch, drafts.iter().map(|draft| self.init(draft)).collect())
     }
@@ -137,8 +137,8 @@ impl Forge {
 }
 
 impl Parties {
-    /// The request for the aggregate share of these reports (DAP-09 section 4.6.2, DAP-18 section 4.6.4), for a
-    /// collector who asked for exactly that batch.
+    /// The request for the aggregate share of these reports (DAP-09 section 4.6.2, DAP-18 section 4.6.4), with the
+    /// query for exactly that batch.
     pub fn share_request(&self, batch: BatchSelector, drafts: &[Draft]) -> AggregateShareReq {
         let query = match batch {
             BatchSelector::TimeInterval(interval) => Query::TimeInterval(interval),
@@ -147,7 +147,7 @@ impl Parties {
         self.share_request_for(query, batch, drafts)
     }
 
-    /// The same for a collector who asked for something else.
+    /// The same request with another query.
     pub fn share_request_for(&self, query: Query, batch: BatchSelector, drafts: &[Draft]) -> AggregateShareReq {
         let mut checksum = Checksum::default();
         drafts.iter().for_each(|draft| checksum.add(&draft.metadata.id));
@@ -171,12 +171,12 @@ pub fn flipped(bytes: &Bytes) -> Bytes {
     bytes.into()
 }
 
-/// An extension that nobody defined (DAP-09 section 4.4.3, DAP-18 section 4.4.3).
+/// An undefined extension (DAP-09 section 4.4.3, DAP-18 section 4.4.3).
 pub fn extension(kind: u16) -> Extension {
     Extension { kind, data: Bytes::from_static(b"?") }
 }
 
-/// The config id of another key than the one given.
+/// A config id that differs from the given one.
 pub fn another_id(config: &HpkeConfig) -> u8 {
     config.id.wrapping_add(1)
 }

@@ -1,7 +1,8 @@
-//! A hostile client: reports whose shares no honest client makes, with cryptography that is not the product's.
+//! A hostile client. It makes shares that no honest client makes, with code independent of the product.
 //!
-//! A vector of ones has a proof of zeros: its polynomials vanish whatever the joint randomness is. So a client may make the
-//! aggregators use different joint randomness, by a wrong part in the public share, and the proof still holds.
+//! A vector of ones has a proof of zeros: its polynomials vanish for any joint randomness. A client can therefore make
+//! the
+//! aggregators use different joint randomness, with a wrong part in the public share, and the proof still holds.
 
 use dapbox::{
     model::{MaxMeasurement, Revision, VdafConfig},
@@ -18,7 +19,7 @@ use prio18::{
 };
 use rand::RngCore;
 
-/// What stands in the place of an aggregator's joint randomness part in the public share.
+/// What replaces an aggregator's joint randomness part in the public share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hint {
     Right,
@@ -27,7 +28,7 @@ pub enum Hint {
     Swapped,
 }
 
-/// What stands in the place of the proof.
+/// What replaces the proof.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {
     Honest,
@@ -35,7 +36,7 @@ pub enum Proof {
     Zero,
 }
 
-/// What a hostile client does to a report.
+/// What a hostile client changes in a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forgery {
     /// For leader and helper.
@@ -44,7 +45,7 @@ pub struct Forgery {
 }
 
 impl Forgery {
-    /// Everything that makes a difference: some VDAFs have no joint randomness.
+    /// All combinations. Some VDAFs have no joint randomness.
     pub fn all(has_joint_randomness: bool) -> Vec<Self> {
         let hints: &[Hint] =
             if has_joint_randomness { &[Hint::Right, Hint::Random, Hint::Swapped] } else { &[Hint::Right] };
@@ -57,7 +58,7 @@ impl Forgery {
         self.hints[aggregator] == Hint::Right
     }
 
-    /// The shares of an honest client, spoilt.
+    /// Changes the shares of an honest client.
     pub fn apply(&self, target: &Target, context: &[u8], honest: &MeasurementShares) -> MeasurementShares {
         let mut shares = honest.clone();
         if self.proof == Proof::Zero {
@@ -86,14 +87,14 @@ pub struct Target {
     pub vdaf: VdafConfig,
     /// The measurement with the largest numbers.
     pub largest: Measurement,
-    /// Another one, which is not zero: that is proved by zeros as well.
+    /// A second nonzero measurement whose proof is zeros as well.
     pub ordinary: Measurement,
-    /// Whether a proof of zeros holds, of the largest and of the other one.
+    /// Whether a proof of zeros holds for the largest and for the second measurement.
     pub zeros_prove: [bool; 2],
 }
 
 impl Target {
-    /// Every VDAF of a revision, those with vectors in several shapes.
+    /// Every VDAF of a revision; vectors come in several shapes.
     pub fn all(revision: Revision) -> Vec<Self> {
         let of = |vdaf, largest, ordinary, zeros_prove| Self { revision, vdaf, largest, ordinary, zeros_prove };
         let vector = |numbers: &[u128]| Measurement::Vector(numbers.to_vec());
@@ -108,13 +109,13 @@ impl Target {
             of(VdafConfig::Prio3Sum { max: bits(3) }, number(7), number(2), neither),
             of(sum_vec(bits(1), 4, 2), vector(&[1; 4]), vector(&[1, 0, 0, 1]), largest),
             of(sum_vec(bits(2), 3, 3), vector(&[3; 3]), vector(&[3, 0, 1]), largest),
-            // With a single chunk, each element is multiplied with itself alone.
+            // With a single chunk, each element is multiplied with itself.
             of(sum_vec(bits(1), 3, 3), vector(&[1; 3]), vector(&[0, 1, 0]), both),
-            // The last chunk is padded with what is not one.
+            // The last chunk is padded with zeros.
             of(sum_vec(bits(1), 3, 2), vector(&[1; 3]), vector(&[0, 0, 1]), neither),
             of(histogram(1, 1), number(0), number(0), both),
             of(histogram(4, 2), number(3), number(1), neither),
-            // Three flags and two bits for the weight, which are all ones as well.
+            // Three flags and two bits for the weight, all ones.
             of(multihot(3), vector(&[1; 3]), vector(&[1, 0, 0]), largest),
             of(multihot(2), vector(&[1, 1, 0]), vector(&[0, 0, 1]), neither),
         ];
@@ -130,14 +131,14 @@ impl Target {
         all
     }
 
-    /// Whether an honest pair of aggregators accepts a forged report of a measurement.
+    /// Whether honest aggregators accept a forged report of a measurement.
     pub fn is_valid(&self, measurement: &Measurement, forgery: &Forgery) -> bool {
         let measurements = [&self.largest, &self.ordinary];
         let zeros_prove = measurements.iter().zip(self.zeros_prove).any(|(one, holds)| *one == measurement && holds);
         (forgery.proof == Proof::Honest || zeros_prove) && forgery.hints == [Hint::Right; 2]
     }
 
-    /// The leader's share of the proof becomes the opposite of the helper's, which is pseudorandom.
+    /// The leader's share of the proof becomes the negation of the helper's share, which is pseudorandom.
     fn set_zero_proof(&self, context: &[u8], shares: &mut MeasurementShares) {
         let blind = shares.public_share.len() / 2;
         let size = if self.is_field64() { 8 } else { 16 };
@@ -154,7 +155,7 @@ impl Target {
         }
     }
 
-    /// Elements of an encoded measurement.
+    /// The number of elements of an encoded measurement.
     fn encoded_length(&self) -> usize {
         match self.vdaf {
             VdafConfig::Prio3Count => 1,

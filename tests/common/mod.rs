@@ -1,5 +1,4 @@
-//! What the tests of whole parties share: real servers on loopback ports that the system chose, real data directories,
-//! and tasks made up on the spot.
+//! Shared by all tests with servers: real servers on free loopback ports, temporary data directories, and random tasks.
 #![allow(dead_code)]
 
 pub mod calls;
@@ -43,15 +42,15 @@ use dapbox::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tempfile::TempDir;
 
-/// Gets a URL on loopback, whatever proxies the environment names.
+/// Gets a URL on loopback. Ignores proxies of the environment.
 pub async fn get(url: impl reqwest::IntoUrl) -> reqwest::Result<reqwest::Response> {
     reqwest::Client::builder().no_proxy().build()?.get(url).send().await
 }
 
-/// Longest that anything in a test may take: a test that waits this long has failed.
+/// Timeout of every wait in a test.
 pub const PATIENCE: Span = Span::from_secs(120);
 
-/// An aggregator that can be stopped and started again on the same port and data.
+/// An aggregator that can be stopped and restarted on the same port and data.
 pub struct Node {
     pub config: Config,
     pub dir: TempDir,
@@ -71,9 +70,9 @@ impl Node {
         config.monitor.listen = OptionalAddress(None);
         config.leader.retry_initial = Seconds::millis(20);
         config.leader.retry_max = Seconds::millis(200);
-        // Tests upload what only an aggregation job is to refuse.
+        // Tests upload reports that only an aggregation job rejects.
         config.leader.upload_sample_ratio = 0;
-        // Whatever disk the tests run on.
+        // Independent of the free space of the machine.
         (config.disk.reserve_bytes, config.disk.ballast_bytes) = (0, 0);
         change(&mut config);
         let server = Server::start(config.clone()).await.unwrap();
@@ -81,7 +80,7 @@ impl Node {
         Self { config, dir, server: Some(server) }
     }
 
-    /// Starts again with something that goes wrong.
+    /// Restarts with failure points.
     pub async fn restart_with(&mut self, failpoints: Failpoints) {
         self.stop().await;
         self.resume_with(failpoints).await;
@@ -102,7 +101,7 @@ impl Node {
         format!("http://{}/", self.server.as_ref().unwrap().monitor_address().unwrap())
     }
 
-    /// Stops the server, and waits until its data directory can be opened by any process.
+    /// Stops the server and waits until any process can open its data directory.
     pub async fn stop(&mut self) {
         self.server.take().unwrap().stop().await.unwrap();
         until_unlocked(&self.config.data_dir).await;
@@ -141,7 +140,7 @@ impl Node {
         assert_eq!(self.try_add(task).await, 201);
     }
 
-    /// Adds a task, or not: the status of the answer.
+    /// Adds a task; returns the status of the answer.
     pub async fn try_add(&self, task: &Task) -> u16 {
         let answer = self.control().post("http://control/tasks").json(task).send().await.unwrap();
         answer.status().as_u16()
@@ -152,7 +151,7 @@ impl Node {
         assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
     }
 
-    /// Closes everything of a task before a time, as an operator does after the other aggregator was restored.
+    /// Closes the past of a task, as an operator does after a restore of the other aggregator.
     pub async fn close_before(&self, task: TaskId, before: Time) -> Time {
         let request = CloseRequest { task, before };
         let answer = self.control().post("http://control/close").json(&request).send().await.unwrap();
@@ -173,7 +172,7 @@ impl Node {
         self.status(task).await.counters.get(name).copied().unwrap_or(0)
     }
 
-    /// Waits until the node's status of the task is as it should be.
+    /// Waits until the status of the task satisfies a condition.
     pub async fn until(&self, task: &TaskId, is_right: impl Fn(&TaskStatus) -> bool) -> TaskStatus {
         let deadline = std::time::Instant::now() + PATIENCE;
         loop {
@@ -196,13 +195,13 @@ impl Node {
         self.keys().await.iter().filter(|key| key.status.state == state).map(|key| key.status.id).collect()
     }
 
-    /// Has it make new HPKE keys.
+    /// Rotates the HPKE keys.
     pub async fn rotate_keys(&self, now: bool) -> Vec<KeyChange> {
         let order = self.control().post("http://control/keys/rotate").json(&RotateRequest { now });
         order.send().await.unwrap().json().await.unwrap()
     }
 
-    /// Has it delete an HPKE key.
+    /// Deletes an HPKE key.
     pub async fn delete_key(&self, id: u8) {
         let answer = self.control().delete(format!("http://control/keys/{id}")).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
@@ -229,7 +228,7 @@ async fn until_unlocked(data_dir: &Path) {
     }
 }
 
-/// Raises the limit of open files to what the system permits: there may be one pair of servers for each processor.
+/// Raises the limit of open files to the hard limit: a pair of servers may run for each processor.
 fn raise_file_limit() {
     static RAISED: Once = Once::new();
     RAISED.call_once(|| {
@@ -263,7 +262,7 @@ pub struct Parties {
 }
 
 impl Parties {
-    /// A task between two base URLs, in which one report is enough and the precision is an hour.
+    /// A task between two base URLs with a minimum batch size of one and a precision of an hour.
     pub fn new(
         revision: Revision,
         vdaf: VdafConfig,
@@ -306,7 +305,7 @@ impl Parties {
         Self { leader, helper, helper_token, collector_token, keypair }
     }
 
-    /// A task between two nodes that both know it from here on.
+    /// A task that is added to two nodes.
     pub async fn between(
         revision: Revision,
         vdaf: VdafConfig,
@@ -319,7 +318,7 @@ impl Parties {
         parties
     }
 
-    /// Changes what both aggregators must agree on.
+    /// Changes the task of both aggregators.
     pub fn with(mut self, change: impl Fn(&mut Task)) -> Self {
         change(&mut self.leader);
         change(&mut self.helper);
@@ -343,13 +342,13 @@ impl Parties {
         Collector::new(task, self.keypair.clone(), peer(), RetryPolicy::default()).unwrap()
     }
 
-    /// An interval of the task's precision that starts at or before now, and `more` units after it.
+    /// An interval that starts at the current unit of the task's precision, and has `more` further units.
     pub fn interval(&self, more: u64) -> Interval {
         let precision = self.leader.public.time_precision;
         Interval::new(clock::now().truncate(precision), Duration(precision.0 * (1 + more))).unwrap()
     }
 
-    /// A query for everything around now: no test lasts for an hour.
+    /// A query for the hours around now. No test lasts an hour.
     pub fn query_now(&self) -> Query {
         let precision = self.leader.public.time_precision;
         let start = clock::now().truncate(precision).saturating_sub(precision);
@@ -357,7 +356,7 @@ impl Parties {
     }
 }
 
-/// What tells a task from others, where the protocol has it.
+/// The task info that a revision requires.
 fn info(revision: Revision) -> &'static str {
     match revision {
         Revision::Dap09 => "",
@@ -365,7 +364,7 @@ fn info(revision: Revision) -> &'static str {
     }
 }
 
-/// The mode in which the leader makes batches, of at most so many reports where the protocol has such a limit.
+/// Leader-selected batches, with a maximum size where the revision has one.
 pub fn batches_of(revision: Revision, most: u64) -> BatchMode {
     let max_batch_size = match revision {
         Revision::Dap09 => Some(most),
@@ -374,8 +373,7 @@ pub fn batches_of(revision: Revision, most: u64) -> BatchMode {
     BatchMode::fixed_size(max_batch_size)
 }
 
-/// No more reports of a time at `end`, which must be aligned, or later. Where the protocol has an end only, the last
-/// moment that is good is `end` itself.
+/// Ends a task at an aligned time. With a revision that has only an expiration, the last valid time is `end` itself.
 pub fn end_at(task: &mut Task, end: Time) {
     match task.public.revision {
         Revision::Dap09 => task.public.task_expiration = Some(end),
@@ -398,7 +396,7 @@ impl Pair {
         Self::start_with(revision, vdaf, batch_mode, |_| {}, |_| {}).await
     }
 
-    /// Changes the configuration of both nodes, and the task.
+    /// Changes the configuration of both nodes and the task.
     pub async fn start_with(
         revision: Revision,
         vdaf: VdafConfig,
@@ -420,7 +418,7 @@ impl Pair {
     }
 }
 
-/// The HTTP client of a test.
+/// The HTTP client of tests.
 pub fn peer() -> Peer {
     Peer::new(&PeerOptions::default()).unwrap()
 }

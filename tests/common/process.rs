@@ -1,5 +1,4 @@
-//! An aggregator as a process of its own, that can be killed at any moment and started again on the same address and
-//! data.
+//! An aggregator in its own process. It can be killed at any time and restarted with the same address and data.
 
 use std::{
     collections::VecDeque,
@@ -16,27 +15,27 @@ use tokio::{net::TcpSocket, sync::oneshot};
 
 use super::{PATIENCE, child};
 
-/// Makes the command that serves with a configuration file.
+/// Builds the command that serves with a configuration file.
 pub type Program = fn(&Path) -> Command;
 
-/// Lines of the log that are kept.
+/// The number of kept log lines.
 const KEPT: usize = 60;
 
-/// The real thing: `dapbox serve`.
+/// The command `dapbox serve`.
 pub fn dapbox(config: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
     command.arg("serve").arg("--config").arg(config);
     command
 }
 
-/// An aggregator that is a process, or was one.
+/// An aggregator process, running or not.
 pub struct Process {
     pub data_dir: PathBuf,
     pub address: SocketAddr,
     name: &'static str,
     program: Program,
     config: PathBuf,
-    /// Bound and never listened on, so that nobody else gets the port while the process is dead.
+    /// Bound but never listening, so that no other process gets the port while the aggregator is down.
     _port: TcpSocket,
     running: Option<Running>,
     log: Arc<Mutex<Log>>,
@@ -44,11 +43,11 @@ pub struct Process {
 
 struct Running {
     child: child::Running,
-    /// Says when it serves; closed when it has ended.
+    /// Resolves when the process serves; closed when it has ended.
     serves: Option<oneshot::Receiver<()>>,
 }
 
-/// What the processes have logged.
+/// The log of all runs.
 #[derive(Default)]
 struct Log {
     last: VecDeque<String>,
@@ -56,10 +55,10 @@ struct Log {
 }
 
 impl Process {
-    /// Chooses an address and writes the configuration into `dir`. Nothing runs yet.
+    /// Chooses an address and writes the configuration into `dir`. Starts nothing.
     pub fn new(name: &'static str, program: Program, dir: &Path, data_dir: PathBuf) -> Self {
         let port = TcpSocket::new_v4().unwrap();
-        // Two may have an address as long as both say so and only one of them listens.
+        // Two sockets may bind an address if both set this option and only one of them listens.
         port.set_reuseaddr(true).unwrap();
         port.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
         let address = port.local_addr().unwrap();
@@ -68,10 +67,10 @@ impl Process {
         Self { data_dir, address, name, program, config, _port: port, running: None, log: Arc::default() }
     }
 
-    /// Starts the process, and does not wait for it.
+    /// Starts the process without waiting for it.
     pub fn spawn(&mut self) {
         let mut command = (self.program)(&self.config);
-        // Variables with our prefix are options of the server, and those of the test are none.
+        // Variables with the prefix `DAPBOX_` are options of the server; the tests have variables with the same prefix.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DAPBOX_")) {
             command.env_remove(name);
         }
@@ -83,7 +82,7 @@ impl Process {
         self.running = Some(Running { child, serves: Some(serves) });
     }
 
-    /// Waits until the process serves; if it ends instead, returns what it said.
+    /// Waits until the process serves. If it ends first, returns its last log lines.
     pub async fn ready(&mut self) -> Result<(), String> {
         let serves = self.running.as_mut().and_then(|running| running.serves.take());
         match tokio::time::timeout(PATIENCE, serves.unwrap()).await {
@@ -93,7 +92,7 @@ impl Process {
         }
     }
 
-    /// SIGKILL. If the process had ended before by itself, returns what it said.
+    /// Sends SIGKILL. If the process had already ended, returns its last log lines.
     pub fn kill(&mut self) -> Result<(), String> {
         let Some(mut running) = self.running.take() else { return Ok(()) };
         let ended = running.child.try_wait().unwrap();
@@ -105,7 +104,7 @@ impl Process {
         }
     }
 
-    /// Everything that was ever logged as an error.
+    /// All log lines of level error.
     pub fn errors(&self) -> Vec<String> {
         self.log.lock().unwrap().errors.clone()
     }
@@ -126,7 +125,7 @@ fn read_log(stderr: ChildStderr, log: &Mutex<Log>, serves: oneshot::Sender<()>) 
     let mut serves = Some(serves);
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         if line.contains(r#""message":"serving""#) {
-            // Nobody may be interested any more.
+            // The receiver may be gone.
             let _ = serves.take().map(|serves| serves.send(()));
         }
         let mut log = log.lock().unwrap();
@@ -140,7 +139,7 @@ fn read_log(stderr: ChildStderr, log: &Mutex<Log>, serves: oneshot::Sender<()>) 
     }
 }
 
-/// Small jobs, short pauses, and a helper that puts off the larger jobs: much happens in little time.
+/// Small jobs, short pauses, and a helper that defers larger jobs: many state changes in little time.
 fn configuration(address: SocketAddr, data_dir: &Path) -> String {
     format!(
         r#"

@@ -1,4 +1,4 @@
-//! HTTP as no client of ours speaks it.
+//! Raw HTTP/1.1 requests that no HTTP client library sends.
 
 use dapbox::wire::ProblemType;
 use reqwest::{Method, header::HeaderMap};
@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{Parties, calls::in_words_of};
 
-/// An answer, headers and all.
+/// An answer with its headers.
 #[derive(Debug)]
 pub struct Said {
     pub status: u16,
@@ -19,12 +19,12 @@ pub struct Said {
 }
 
 impl Said {
-    /// The text of a header, empty if there is none.
+    /// The value of a header; empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The problem document, checked for what every one has (RFC 9457 section 3.1).
+    /// The problem document; checks what RFC 9457 section 3.1 requires.
     #[track_caller]
     pub fn problem(&self, status: u16) -> Value {
         assert_eq!((self.status, self.header("content-type")), (status, "application/problem+json"), "{self:?}");
@@ -34,7 +34,7 @@ impl Said {
         document
     }
 
-    /// Insists on a problem, in the words of the task's revision.
+    /// Asserts a problem, mapped to the task's revision.
     #[track_caller]
     pub fn refused(&self, parties: &Parties, kind: ProblemType) -> Value {
         let kind = in_words_of(parties.revision(), kind);
@@ -43,7 +43,7 @@ impl Said {
         document
     }
 
-    /// Insists on a problem that DAP defines (DAP-09 section 3.2, DAP-18 section 3.6).
+    /// Asserts a problem that DAP defines (DAP-09 section 3.2, DAP-18 section 3.6).
     #[track_caller]
     pub fn assert_problem(&self, status: u16, name: &str) -> Value {
         let document = self.problem(status);
@@ -64,7 +64,7 @@ pub async fn ask(method: &str, url: &str, headers: &[(&str, &str)], body: Vec<u8
     Said { status, headers, body: answer.bytes().await.unwrap().to_vec() }
 }
 
-/// Opens a connection and sends the head of a request; the body is up to the caller.
+/// Opens a connection and sends the head of a request. The caller sends the body.
 pub async fn begin(method: &str, url: &str, headers: &[(&str, &str)]) -> TcpStream {
     let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let mut head = format!("{method} /{path} HTTP/1.1\r\nhost: {host}\r\n");
@@ -76,7 +76,7 @@ pub async fn begin(method: &str, url: &str, headers: &[(&str, &str)]) -> TcpStre
     stream
 }
 
-/// The status of the answer on a connection, or none if it was closed without one.
+/// The status of the answer on a connection; `None` if it is closed without one.
 pub async fn status(stream: &mut TcpStream) -> Option<u16> {
     let mut answer = Vec::new();
     while answer.len() < 12 {
@@ -89,7 +89,7 @@ pub async fn status(stream: &mut TcpStream) -> Option<u16> {
     Some(String::from_utf8_lossy(&answer[9..12]).parse().unwrap())
 }
 
-/// The whole answer on a connection that ends with it: its status, its head, and its body, undone from chunks by nobody.
+/// The whole answer on a connection: status, head, and body with its chunked encoding.
 pub async fn answer(stream: &mut TcpStream) -> (u16, String, Vec<u8>) {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.unwrap();

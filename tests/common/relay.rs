@@ -1,5 +1,5 @@
-//! A man in the middle of leader and helper: passes requests on, or does to them what a test asks for, and keeps a
-//! record of them all.
+//! A proxy between leader and helper. It forwards requests, injects the faults that a test asks for, and records
+//! everything.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ use tokio::{
 
 use super::{Node, Pair, Parties, batches_of};
 
-/// A request as it came.
+/// A received request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Asked {
     pub method: String,
@@ -34,7 +34,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Whether the request makes a resource of this kind. Leader-chosen ids are put, others are posted for.
+    /// Whether the request creates a resource of this kind. Leader-chosen ids use PUT, others POST.
     pub fn makes(&self, kind: ResourceKind) -> bool {
         let parts: Vec<&str> = self.path.split('/').collect();
         let (name, last) = (name_of(kind), parts.len() - 1);
@@ -55,7 +55,7 @@ fn name_of(kind: ResourceKind) -> &'static str {
     }
 }
 
-/// An answer as it is given.
+/// An answer to the client.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Told {
     pub status: u16,
@@ -63,40 +63,40 @@ pub struct Told {
     pub body: Vec<u8>,
 }
 
-/// What becomes of a request.
+/// What the relay does with a request.
 pub enum Act {
-    /// It is passed on, and so is the answer.
+    /// Forwards the request and the answer.
     Pass,
-    /// It is passed on without credentials.
+    /// Forwards the request without credentials.
     Anonymous,
-    /// It is passed on, and the answer comes that much later.
+    /// Forwards the request and delays the answer.
     Slow(Span),
-    /// The connection closes and nothing is passed on.
+    /// Closes the connection without forwarding.
     Lose,
-    /// It is passed on, and the connection closes in place of an answer.
+    /// Forwards the request and closes the connection without an answer.
     LoseAnswer,
-    /// It is passed on, and the answer stops short of its announced length.
+    /// Forwards the request and truncates the answer.
     CutAnswer,
-    /// It is passed on twice, one after the other.
+    /// Forwards the request twice in sequence.
     Twice,
-    /// It is passed on twice at once.
+    /// Forwards the request twice concurrently.
     TwiceAtOnce,
-    /// It is not passed on; this is the answer.
+    /// Answers without forwarding.
     Tell(Told),
-    /// It is passed on, and the answer is changed.
+    /// Forwards the request and changes the answer.
     Edit(Box<dyn FnOnce(Told) -> Told + Send>),
-    /// Nothing ever happens.
+    /// Never answers.
     Hang,
 }
 
-/// Decides what becomes of a request, knowing how often the same came before.
+/// Decides on a request, given the number of earlier identical ones.
 pub type Plan = Box<dyn Fn(&Asked, usize) -> Act + Send + Sync>;
 
 struct State {
     target: Mutex<String>,
     plan: Mutex<Plan>,
     record: Mutex<Vec<Asked>>,
-    /// Pairs of answers to the same request, delivered twice, that differ.
+    /// Pairs of different answers to the same request.
     unlike: Mutex<Vec<(Told, Told)>>,
     http: reqwest::Client,
 }
@@ -108,11 +108,11 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay to nowhere yet, which passes everything on.
+    /// A relay without a target that forwards everything.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        // No connection outlives its request: a server that restarts does not find old ones in use.
+        // No connection outlives its request, so that a restarted server never meets an old connection.
         let http = reqwest::Client::builder()
             .no_proxy()
             .pool_max_idle_per_host(0)
@@ -135,7 +135,7 @@ impl Relay {
         Self { address, state }
     }
 
-    /// The URL to put in place of `target`, which from now on is where requests go.
+    /// The URL to use instead of `target`. Requests are forwarded to `target` from now on.
     pub fn before(&self, target: &str) -> String {
         let target = url::Url::parse(target).unwrap();
         *self.state.target.lock().unwrap() = target.origin().ascii_serialization();
@@ -151,12 +151,12 @@ impl Relay {
         self.state.record.lock().unwrap().iter().filter(|asked| asked.path.contains(part)).cloned().collect()
     }
 
-    /// All requests that make a resource of this kind, in order.
+    /// All requests that create a resource of this kind, in order.
     pub fn made(&self, kind: ResourceKind) -> Vec<Asked> {
         self.state.record.lock().unwrap().iter().filter(|asked| asked.makes(kind)).cloned().collect()
     }
 
-    /// Panics if a request was ever repeated with other bytes, or a repeat got another answer.
+    /// Asserts that repeated requests had the same bytes and got the same answers.
     pub fn check_repeats(&self, parties: &Parties) {
         let mut bodies: HashMap<(String, String, String), Vec<u8>> = HashMap::new();
         for asked in self.state.record.lock().unwrap().iter() {
@@ -170,7 +170,8 @@ impl Relay {
     }
 }
 
-/// What a posted request is about: the same must never be asked in other words. The path says it of all others.
+/// The subject of a posted request. Two requests about the same subject must have the same bytes. Other requests name
+/// it in their path.
 fn subject(asked: &Asked, parties: &Parties) -> String {
     let (wire, task, body) = (parties.wire(), parties.task(), asked.body.clone().into());
     match asked.method.as_str() {
@@ -215,7 +216,7 @@ async fn serve(state: Arc<State>, stream: TcpStream) {
             Act::CutAnswer => {
                 if let Some(told) = state.pass(&asked).await {
                     let bytes = encode(&told);
-                    // The client may be gone: that is its affair.
+                    // The client may have disconnected.
                     let _ = stream.write_all(&bytes[..bytes.len() - 1 - told.body.len() / 2]).await;
                 }
                 None
@@ -342,10 +343,10 @@ pub async fn pair_through_relay(revision: Revision, mode: BatchMode, config: imp
     (Pair { leader, helper, parties }, relay)
 }
 
-/// What these tests upload: powers of two, so that the sum tells which of them were counted, and how often.
+/// The uploaded measurements: powers of two, so that the sum tells which of them were counted and how often.
 pub const MEASUREMENTS: [u128; 5] = [1, 2, 4, 8, 16];
 
-/// A query for the only batch that there is.
+/// A query for the only batch.
 pub fn query(parties: &Parties) -> Query {
     match parties.task().batch_mode {
         BatchMode::TimeInterval => parties.query_now(),
@@ -353,7 +354,7 @@ pub fn query(parties: &Parties) -> Query {
     }
 }
 
-/// The two batch modes, with batches that have room for [`MEASUREMENTS`].
+/// The two batch modes; batches have room for [`MEASUREMENTS`].
 pub fn modes(revision: Revision) -> [BatchMode; 2] {
     [BatchMode::TimeInterval, batches_of(revision, MEASUREMENTS.len() as u64)]
 }
@@ -365,7 +366,7 @@ pub async fn upload_all(client: &Client, time: Option<Time>) {
     }
 }
 
-/// Checks that a collected batch is exactly [`MEASUREMENTS`].
+/// Asserts that a collected batch holds exactly [`MEASUREMENTS`].
 #[track_caller]
 pub fn assert_whole(name: &str, collected: Result<CollectedAggregate, CollectError>) {
     let collected = collected.unwrap_or_else(|error| panic!("{name}: {error}"));

@@ -1,4 +1,4 @@
-//! The resources of a task over HTTP, each at the party that has it, for requests that no client of ours makes.
+//! The HTTP resources of a task at their servers, for requests that our clients never make.
 
 use dapbox::{
     model::{ReportId, Revision, TaskId},
@@ -13,22 +13,22 @@ use super::{
 /// A resource (DAP-09 section 4.3, DAP-18 appendix A).
 pub struct Place {
     pub url: String,
-    /// The methods that it takes.
+    /// The methods that it allows.
     pub allow: &'static str,
-    /// The method that carries a body, the media type of that body, and a token.
+    /// The method that carries a body, and the media type of that body.
     pub post: Option<(&'static str, &'static str)>,
     pub token: Option<String>,
-    /// The same at the other aggregator, which does not have it.
+    /// The URL of the same path at the other aggregator, which does not have the resource.
     pub elsewhere: String,
 }
 
-/// The resources of a task that take a body: uploads, aggregation jobs, their continuations, collection jobs, and
+/// The resources of a task that accept a body: uploads, aggregation jobs, their continuations, collection jobs, and
 /// aggregate shares.
 pub fn places(parties: &Parties, task: TaskId) -> Vec<Place> {
     let wire = parties.wire();
     let create = |kind| wire.create_request(kind, &task, ReportId::random().as_bytes());
     let allow = |call: &RequestSpec| match (parties.revision(), call.method) {
-        // Whoever puts a job knows where it is.
+        // A requester that chooses the id also polls and deletes at this path.
         (Revision::Dap09, "PUT") if call.resource_path.is_some() => "PUT, POST, DELETE",
         (_, method) => method,
     };
@@ -46,7 +46,7 @@ pub fn places(parties: &Parties, task: TaskId) -> Vec<Place> {
     ]
 }
 
-/// The resources that take no body.
+/// The resources without a request body.
 pub fn places_without_body(parties: &Parties, task: TaskId) -> Vec<Place> {
     let mut places = vec![at(parties, None, "hpke_config", "GET, HEAD", None)];
     if parties.revision() == Revision::Dap18 {
@@ -66,7 +66,7 @@ fn continuation(parties: &Parties, task: TaskId) -> Place {
     at(parties, Some(kind), &parties.nowhere_of(kind, task), allow, Some(("POST", media_type)))
 }
 
-/// A path at whoever serves it; uploads and keys are for everybody.
+/// A path at its server. Uploads and keys need no token.
 fn at(
     parties: &Parties,
     kind: Option<ResourceKind>,
@@ -85,13 +85,13 @@ fn at(
 }
 
 impl Place {
-    /// Sends a body of the right media type.
+    /// Sends a body with the right media type.
     pub async fn send(&self, url: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Said {
         let (method, media_type) = self.post.unwrap();
         ask(method, url, &[headers, &[("content-type", media_type)]].concat(), body).await
     }
 
-    /// Sends a body of the right media type with the right token to whom it is for.
+    /// Sends a body with the right media type and token to the right server.
     pub async fn tell(&self, body: Vec<u8>) -> Said {
         self.send(&self.url, &[("authorization", &self.bearer())], body).await
     }
@@ -100,7 +100,7 @@ impl Place {
         format!("Bearer {}", self.token.clone().unwrap_or_default())
     }
 
-    /// Browsers can read the answers of these (DAP-09 section 4.4: clients may be web pages).
+    /// Browsers may read the answers of this resource (DAP-09 section 4.4: clients may be web pages).
     fn for_browsers(&self) -> bool {
         self.url.ends_with("/reports")
     }

@@ -1,4 +1,4 @@
-//! Backups of nodes, and going on from them.
+//! Backups and restores of nodes.
 
 use dapbox::{
     aggregator::restored::{self, Restored},
@@ -13,7 +13,7 @@ pub fn options() -> Options {
     Options { cache_bytes: 1 << 20, ..Options::default() }
 }
 
-/// A backup of a running node, with the key to open it.
+/// Backs up a running node, with its key.
 pub async fn back_up(node: &Node) -> Vec<u8> {
     let client = reqwest::Client::builder().unix_socket(node.config.control_socket()).build().unwrap();
     let answer = client.get("http://control/backup?key").send().await.unwrap();
@@ -21,7 +21,7 @@ pub async fn back_up(node: &Node) -> Vec<u8> {
     answer.bytes().await.unwrap().to_vec()
 }
 
-/// Stops a node and has it go on from a backup of itself, in another directory.
+/// Stops a node, restores a backup of it into another directory, and starts it there.
 pub async fn go_on_from(node: &mut Node, backup: &[u8]) -> Restored {
     node.stop().await;
     let dir = node.dir.path().join("restored");

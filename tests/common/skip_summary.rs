@@ -1,7 +1,8 @@
-//! The test program `zz_skipped`: counts and names the tests that were skipped since it last ran.
+//! The test program `zz_skipped` lists the tests that were skipped since its last run.
 //!
-//! Cargo runs test programs in the order of their packages and names. This one belongs to the last package and has no harness,
-//! so that its line is the last of `cargo test`.
+//! Cargo runs test programs in the order of package and name. This one belongs to the last package and has no harness,
+//! so that
+//! its line is the last output of `cargo test`.
 
 #[path = "skip.rs"]
 mod skip;
@@ -9,7 +10,7 @@ mod skip;
 use std::{collections::BTreeSet, fs};
 
 fn main() {
-    // Harnesses that ask for the list of tests get an empty one.
+    // Harnesses that list tests get an empty list.
     if std::env::args().any(|argument| argument == "--list") {
         return;
     }

@@ -1,4 +1,4 @@
-//! An authority of the test's own, servers with its certificates, and clients that believe it.
+//! A certificate authority for tests, servers with its certificates, and clients that trust it.
 
 use std::{
     fs,
@@ -21,14 +21,14 @@ use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// An authority.
+/// A certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     root: CertificateDer<'static>,
     dir: TempDir,
 }
 
-/// A certificate for this machine and its key, as PEM.
+/// A certificate for this machine with its key, as PEM.
 pub struct Issued {
     pub certificate: String,
     pub key: String,
@@ -44,7 +44,7 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), root: root.der().clone(), dir }
     }
 
-    /// The file with its own certificate.
+    /// The file with the authority's certificate.
     pub fn file(&self) -> PathBuf {
         self.dir.path().join("ca.pem")
     }
@@ -56,7 +56,7 @@ impl Authority {
         Issued { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
-    /// Gives a server a certificate, beside its data directory, and lets it believe the others'.
+    /// Gives a server a certificate beside its data directory, and lets it trust this authority.
     pub fn equip(&self, config: &mut Config) {
         let dir = config.data_dir.parent().unwrap();
         config.tls.mode = TlsMode::Files;
@@ -66,19 +66,19 @@ impl Authority {
         self.issue().write(config);
     }
 
-    /// Our own client, which believes this authority.
+    /// Our HTTP client with this authority as its only root.
     pub fn peer(&self) -> Peer {
         Peer::new(&PeerOptions { roots: RootCertificates::read(&self.file()).unwrap(), ..PeerOptions::default() })
             .unwrap()
     }
 
-    /// Another client, which believes this authority only.
+    /// An independent HTTP client with this authority as its only root.
     pub fn http(&self) -> reqwest::ClientBuilder {
         let root = reqwest::Certificate::from_der(&self.root).unwrap();
         reqwest::Client::builder().no_proxy().tls_certs_only([root])
     }
 
-    /// A connection that is ready for whichever of these protocols the server prefers.
+    /// Connects with the offered protocols and returns the negotiated connection.
     pub async fn connect(&self, address: SocketAddr, protocols: &[&str]) -> TlsStream<TcpStream> {
         let mut store = RootCertStore::empty();
         store.add(self.root.clone()).unwrap();
@@ -91,7 +91,7 @@ impl Authority {
         TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
     }
 
-    /// What a server speaks TLS with that is not ours.
+    /// The TLS configuration of a server that is not ours.
     pub fn server_config(&self, protocols: &[&str]) -> Arc<ServerConfig> {
         let Issued { certificate, key } = self.issue();
         let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
@@ -105,26 +105,26 @@ impl Authority {
 }
 
 impl Issued {
-    /// Puts both where the server looks for them.
+    /// Writes both files to their configured paths.
     pub fn write(&self, config: &Config) {
         replace(&config.tls.key_file, &self.key);
         replace(&config.tls.certificate_file, &self.certificate);
     }
 
-    /// The certificate as it is shown.
+    /// The certificate in the form in which the server presents it.
     pub fn der(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()
     }
 }
 
-/// Replaces a file as a whole.
+/// Replaces a file atomically.
 pub fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     fs::write(&new, text).unwrap();
     fs::rename(&new, path).unwrap();
 }
 
-/// The certificate that the server has shown on a connection.
+/// The certificate that the server presents on a connection.
 pub fn shown(stream: &TlsStream<TcpStream>) -> CertificateDer<'static> {
     stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
 }

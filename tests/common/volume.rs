@@ -1,4 +1,4 @@
-//! A small file system of its own, to be filled up. Mounting takes privileges: without them there is none.
+//! A small mounted file system that a test fills up. Mounting requires privileges.
 
 use std::{
     fs::{self, File},
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::skip::{may_mount, skip};
 
-/// What is written at once.
+/// Bytes of one write.
 const CHUNK: usize = 64 << 10;
 
 /// A mounted file system.
@@ -21,7 +21,8 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Mounts one of that many MiB. If the test may not or cannot mount, it is skipped, and must return.
+    /// Mounts one of this size in MiB. Returns `None` if the test may not or cannot mount; it is then skipped and must
+    /// return.
     pub fn mount(mib: u32) -> Option<Self> {
         Self::mount_with(&format!("size={mib}m"))
     }
@@ -44,18 +45,18 @@ impl Volume {
         self.dir.path()
     }
 
-    /// Changes how it is mounted.
+    /// Remounts with other options.
     pub fn remount(&self, options: &str) {
         let done = Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.path()).status();
         assert!(done.unwrap().success());
     }
 
-    /// How many bytes are free.
+    /// Free bytes.
     pub fn free(&self) -> u64 {
         space(self.path()).unwrap().free
     }
 
-    /// Fills it until at most that much is free.
+    /// Fills it until at most this many bytes are free.
     pub fn fill(&self, leave: u64) {
         let mut file = File::options().append(true).create(true).open(self.filler()).unwrap();
         while self.free() > leave {
@@ -67,7 +68,7 @@ impl Volume {
         }
     }
 
-    /// Takes away what it was filled with.
+    /// Frees the filled space.
     pub fn clear(&self) {
         fs::remove_file(self.filler()).unwrap();
     }
@@ -79,7 +80,7 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
-        // Lazily: what is still open goes when it is closed.
+        // Lazily: open files disappear when they are closed.
         let _ = Command::new("umount").arg("-l").arg(self.path()).status();
     }
 }

@@ -1,5 +1,5 @@
-//! Backups of running aggregators, and going on from them: nothing acknowledged is missing, nothing is aggregated or
-//! given out twice, and what is new is exact on both sides.
+//! Backups of running aggregators and restores from them. Nothing acknowledged is missing, nothing is aggregated or
+//! released twice, and new batches are exact on both sides.
 
 use std::{
     collections::BTreeSet,
@@ -42,14 +42,14 @@ use crate::common::{
 };
 
 const SUM: VdafConfig = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
-/// What clocks may differ by.
+/// The permitted clock difference.
 const SKEW: Duration = Duration(5);
 
 fn contents(backup: &[u8]) -> Contents {
     store::verify(backup, |_| ()).unwrap()
 }
 
-/// The ids of the reports that a copy of a leader knows, waiting or aggregated.
+/// The ids of the reports that a copy of a leader knows, pending or aggregated.
 async fn knows(backup: &[u8], parties: &common::Parties, reports: &[(ReportId, Time)]) -> Vec<bool> {
     let dir = TempDir::new().unwrap();
     store::restore(dir.path(), &options(), backup, None, |_, _| Ok(()), |_| ()).unwrap();
@@ -128,7 +128,7 @@ async fn backs_up_one_moment_under_load(#[values(Revision::Dap09, Revision::Dap1
 async fn keeps_serving_when_backup_reader_stalls() {
     let impatient = |config: &mut Config| config.limits.stop_timeout = Seconds::millis(500);
     let mut pair = Pair::start_with(Revision::Dap09, SUM, BatchMode::TimeInterval, impatient, |_| {}).await;
-    // More than all buffers on the way hold.
+    // More than all buffers of the connection hold.
     let vector = pair.parties.client();
     for _ in 0..3 {
         vector.upload(Measurement::Number(1), None).await.unwrap();
@@ -140,17 +140,17 @@ async fn keeps_serving_when_backup_reader_stalls() {
     stalled.read_exact(&mut first).await.unwrap();
     assert!(first.starts_with(b"HTTP/1.1 200"), "{first:?}");
 
-    // Uploads are taken, and there is one backup at a time.
+    // Uploads are accepted. Only one backup runs at a time.
     pair.parties.client().upload(Measurement::Number(1), None).await.unwrap();
     assert!(store::verify(&cut_off(&pair.leader).await[..], |_| ()).is_err());
-    // Whoever goes away takes nothing along.
+    // A reader that disconnects ends its backup.
     drop(stalled);
     let deadline = std::time::Instant::now() + PATIENCE;
     while store::verify(&cut_off(&pair.leader).await[..], |_| ()).is_err() {
         assert!(std::time::Instant::now() < deadline, "the backup that nobody reads is never over");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    // Nor does a server wait for somebody who does not read when it is stopped.
+    // A stalled reader does not delay a shutdown.
     let mut stalled = UnixStream::connect(pair.leader.config.control_socket()).await.unwrap();
     stalled.write_all(b"GET /backup HTTP/1.1\r\nhost: control\r\n\r\n").await.unwrap();
     stalled.read_exact(&mut first).await.unwrap();
@@ -159,7 +159,7 @@ async fn keeps_serving_when_backup_reader_stalls() {
     pair.stop().await;
 }
 
-/// What comes of asking for a backup, however it ends.
+/// The bytes of a backup that may end early.
 async fn cut_off(node: &Node) -> Vec<u8> {
     let client = reqwest::Client::builder().unix_socket(node.config.control_socket()).build().unwrap();
     let mut answer = client.get("http://control/backup").send().await.unwrap();
@@ -170,7 +170,7 @@ async fn cut_off(node: &Node) -> Vec<u8> {
     bytes
 }
 
-/// Makes the data directory of a node some megabytes large.
+/// Grows the data directory of a node to some megabytes.
 async fn grow(node: &mut Node, parties: &common::Parties) {
     let id = parties.id();
     node.stop().await;
@@ -186,7 +186,7 @@ async fn grow(node: &mut Node, parties: &common::Parties) {
     node.resume().await;
 }
 
-/// What the other aggregator's operator is told to do.
+/// Closes the past at the other aggregator, as the restore's output tells its operator.
 async fn close_at(node: &mut Node, restored: &Restored) {
     node.stop().await;
     let store = open_store(node.data_dir(), Options::default()).await;
@@ -216,7 +216,7 @@ async fn restored_aggregator_repeats_nothing_and_continues(#[case] revision: Rev
     }
 }
 
-/// Batches of a second, so that there is a time after the restore within the test.
+/// A precision of a second, so that the horizon passes during the test.
 async fn go_on(revision: Revision, who: Role, mode: BatchMode) {
     let name = format!("{revision:?} {who:?} {mode:?}");
     let quick = |config: &mut Config| {
@@ -234,7 +234,7 @@ async fn go_on(revision: Revision, who: Role, mode: BatchMode) {
     let then = clock::now();
     let drafts: Vec<Draft> = MEASUREMENTS.iter().map(|n| forge.draft(&Measurement::Number(*n), then)).collect();
     let reports: Vec<_> = drafts.iter().map(|draft| forge.seal(draft)).collect();
-    // The backup knows of two reports; all are aggregated and collected after it.
+    // The backup knows two reports. All are aggregated and collected after it.
     parties.upload_all(&reports[..2]).await;
     pair.leader.until(&id, |status| status.aggregated == 2).await;
     let backup = back_up(if who == Role::Leader { &pair.leader } else { &pair.helper }).await;
@@ -255,7 +255,7 @@ async fn go_on(revision: Revision, who: Role, mode: BatchMode) {
 
     refuses_the_past(&name, &pair, who, (&drafts, &reports), old, old_batch).await;
 
-    // What is new is whole on both sides.
+    // New batches are complete on both sides.
     while clock::now() < horizon {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
@@ -269,8 +269,7 @@ async fn go_on(revision: Revision, who: Role, mode: BatchMode) {
     pair.stop().await;
 }
 
-/// Neither the reports that the backup knows nor those that it does not are taken again, and no batch is collected or
-/// given a share of.
+/// No old report is accepted again, whether the backup knows it or not, and no old batch is collected or shared.
 async fn refuses_the_past(
     name: &str,
     pair: &Pair,
@@ -292,7 +291,7 @@ async fn refuses_the_past(
         }
         let ask = match (old, old_batch, parties.revision()) {
             (Query::FixedSize(_), Some(batch), Revision::Dap09) => Query::FixedSize(FixedSizeQuery::ByBatchId(batch)),
-            // In this revision a query names no batch: that nothing old comes out is seen by what is new.
+            // In this revision the query names no batch. The new batch below shows that no old one is released.
             (Query::FixedSize(_), ..) => return,
             (query, ..) => query,
         };
@@ -326,8 +325,8 @@ async fn refuses_the_past(
     }
 }
 
-/// In DAP-18 every request for the next batch has the same bytes, and goes by them: a copy that does not know that the
-/// collector has released its last batch would give it out again, as the next one.
+/// In DAP-18 all requests for the next batch have the same bytes. A copy that does not know about the release of the
+/// last batch would release it again as the next one.
 #[tokio::test]
 async fn does_not_release_batch_again_after_restore() {
     let quick = |config: &mut Config| config.leader.max_job_delay = Seconds::millis(5);
@@ -354,7 +353,7 @@ async fn does_not_release_batch_again_after_restore() {
     pair.stop().await;
 }
 
-/// How a task comes back that a backup does not have.
+/// How a task returns that the backup does not have.
 #[derive(Clone, Copy, Debug)]
 enum Return {
     /// `task add` at the running server.
@@ -365,7 +364,7 @@ enum Return {
     Offline,
     /// `task import` in the data directory.
     OfflineTogether,
-    /// `task add` of a task that was removed after the backup, so that its tombstone is lost.
+    /// `task add` of a task that was removed after the backup; its tombstone is lost.
     AfterRemoval,
 }
 
@@ -391,8 +390,8 @@ async fn bring_back(node: &mut Node, parties: &common::Parties, how: Return) {
     }
 }
 
-/// A helper goes on from a backup that is older than a task, and the task is added again. A leader and a collector that
-/// get a second aggregate share, of all reports but one, would know what the one says.
+/// A helper is restored from a backup older than a task, and the task is added again. A second aggregate share of all
+/// reports but one would reveal that report to leader and collector.
 #[rstest]
 #[tokio::test]
 async fn closes_the_past_of_tasks_added_after_a_restore(
@@ -425,20 +424,21 @@ async fn closes_the_past_of_tasks_added_after_a_restore(
         let share = parties.ask_share(&parties.share_request(batch, asked)).await;
         assert!(!share.is_success(), "{share:?}");
     }
-    // The horizon is stored, and adding the task once more does not move it.
+    // The horizon is stored. Adding the task once more does not move it.
     let horizon = helper.status(&parties.id()).await.horizon;
     helper.restart().await;
     helper.add(&parties.helper).await;
     assert_eq!(helper.status(&parties.id()).await.horizon, horizon);
 }
 
-/// A server takes reports as far ahead of its clock as it is configured to; whoever restores need not know how far.
+/// A server accepts reports ahead of its clock up to a configured limit. The restore closes that far ahead without
+/// knowing the limit.
 #[tokio::test]
 async fn restore_closes_as_far_ahead_as_the_server_took_reports() {
     let far = |config: &mut Config| config.limits.clock_skew = Seconds::new(7200);
     let mut node = Node::start_with(far).await;
     let backup = back_up(&node).await;
-    // It was less before, and the configuration of the restore says less.
+    // The limit was lower before, and the configuration of the restore has a lower one.
     node.config.limits.clock_skew = Seconds::new(60);
     node.restart().await;
     let later = back_up(&node).await;

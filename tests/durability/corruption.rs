@@ -1,5 +1,5 @@
-//! Data directories that must not be used, and what the operator is told: one line that names the directory and the
-//! remedy, exit code 1, and no panic. What is damaged within the database is tested in the store.
+//! Unusable data directories. The operator sees one line with the directory and a hint, exit code 1, and no panic. The
+//! store has the tests of a damaged database.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ use crate::common::{
     volume::Volume,
 };
 
-/// Nobody's user id.
+/// The user id of `nobody`.
 const NOBODY: u32 = 65534;
 
 fn dapbox(arguments: &[&str]) -> Command {
@@ -34,7 +34,7 @@ fn serve(dir: &Path) -> Command {
     dapbox(&["serve", "--listen", "127.0.0.1:0", "--data-dir", dir.to_str().unwrap()])
 }
 
-/// Insists that a command fails, and says this.
+/// Asserts that a command fails with all of these texts in its output.
 #[track_caller]
 fn assert_fails(mut command: Command, parts: &[&str]) {
     let mut child = Running::spawn(command.stderr(Stdio::piped()));
@@ -49,7 +49,7 @@ fn assert_fails(mut command: Command, parts: &[&str]) {
     let text = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
     assert_eq!(status.code(), Some(1), "{text}");
     assert!(!text.contains("panicked"), "{text}");
-    // What is logged is JSON here.
+    // Log lines are JSON here.
     let said: Vec<_> = text.lines().filter(|line| !line.starts_with('{')).collect();
     assert_eq!(said.len(), 1, "{text}");
     for part in parts {
@@ -57,7 +57,7 @@ fn assert_fails(mut command: Command, parts: &[&str]) {
     }
 }
 
-/// A server that runs.
+/// A running server.
 struct Server(Running);
 
 impl Server {
@@ -76,7 +76,7 @@ impl Server {
     }
 }
 
-/// A directory that was used before.
+/// A directory of a stopped server.
 fn used() -> TempDir {
     let dir = TempDir::new().unwrap();
     Server::start(&dir.path().join("data")).stop();
@@ -89,7 +89,7 @@ fn locks_data_directory() {
     let data = dir.path().join("data");
     let running = Server::start(&data);
     assert_fails(serve(&data), &[data.to_str().unwrap(), "in use by another process", "stop that one"]);
-    // Nor can one who does not find the other's socket.
+    // The lock holds without the control socket.
     fs::remove_file(data.join("control.sock")).unwrap();
     let list = dapbox(&["task", "list", "--data-dir", data.to_str().unwrap()]);
     assert_fails(list, &[data.to_str().unwrap(), "in use by another process"]);
@@ -114,7 +114,7 @@ fn refuses_newer_foreign_or_damaged_directory_with_hint() {
     }
     fs::remove_file(&marker).unwrap();
     assert_fails(serve(&data), &[data.to_str().unwrap(), "something else", "name an empty directory"]);
-    // What cannot be opened is not lost for that.
+    // A refused directory is unchanged and opens again after its repair.
     fs::write(&marker, &text).unwrap();
     fs::write(data.join("tables/db"), database).unwrap();
     Server::start(&data).stop();
@@ -145,7 +145,7 @@ fn refuses_directory_of_another_user_with_hint() {
     let dir = used();
     let data = dir.path().join("data");
     let mut command = serve(&data);
-    // Nothing is forbidden to the superuser.
+    // Permissions do not restrict the superuser.
     if fs::metadata("/proc/self").unwrap().uid() == 0 {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let binary = dir.path().join("dapbox");

@@ -1,5 +1,5 @@
-//! What happens when the disk fills up: new work is refused in time, everything else goes on, and nothing that was
-//! acknowledged is lost, not even when the disk is full to the last byte.
+//! A disk that fills up. New work is refused early, other work continues, and nothing acknowledged is lost, even on a
+//! completely full disk.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -37,14 +37,14 @@ fn dapbox(arguments: &[&str]) -> Command {
     command
 }
 
-/// The exit code and everything that was said.
+/// The exit code and all output.
 fn run(arguments: &[&str]) -> (Option<i32>, String) {
     let output = dapbox(arguments).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(text).unwrap())
 }
 
-/// A time so many hours ago, in the middle of its hour.
+/// The middle of the hour this many hours ago.
 fn hours_ago(hours: u64) -> Time {
     clock::now().truncate(Duration(HOUR)).saturating_sub(Duration(hours * HOUR - HOUR / 2))
 }
@@ -74,7 +74,7 @@ async fn until_short(node: &Node, is_short: bool) {
     }
 }
 
-/// Both aggregators run short of space: what is new is refused until there is room again, and all else goes on.
+/// Both aggregators run short of space. New work is refused until space is freed, and other work continues.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn refuses_new_work_before_disk_is_full(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -114,7 +114,7 @@ async fn refuses_new_work_before_disk_is_full(#[values(Revision::Dap09, Revision
     assert_eq!(collect(&parties, first).await, (5, AggregateResult::Number(5)));
     assert!(parties.delete_job(known.place()).await.is_success());
 
-    // A client that comes back when it is told to is served as soon as there is room, and so is a leader.
+    // A client that retries as told succeeds when space is freed, and so does a leader.
     let patient = tokio::spawn(async move { client.upload(Measurement::Flag(true), Some(second)).await });
     at_leader.clear();
     patient.await.unwrap().unwrap();
@@ -141,10 +141,10 @@ async fn start_on(volume: &Volume) -> Node {
     .await
 }
 
-/// `dapbox serve` in a process of its own.
+/// `dapbox serve` in a process.
 struct Process {
     child: Running,
-    /// What was logged before it served, and what is logged then.
+    /// Log lines before the server is ready, and those after.
     start: String,
     log: BufReader<ChildStderr>,
     address: String,
@@ -158,7 +158,7 @@ impl Process {
             ("DAPBOX_DISK__RESERVE_BYTES", (24 * MIB).to_string()),
             ("DAPBOX_DISK__BALLAST_BYTES", BALLAST.to_string()),
             ("DAPBOX_DISK__RETRY_AFTER", "1s".to_owned()),
-            // Whoever fills the disk is faster than we are.
+            // Another process may fill the disk faster than the server checks it.
             ("DAPBOX_DISK__CHECK_INTERVAL", "1d".to_owned()),
             ("DAPBOX_LEADER__MAX_JOB_DELAY", "1d".to_owned()),
         ];
@@ -192,7 +192,7 @@ impl Process {
         self.control().get("http://control/health").send().await.unwrap().json().await.unwrap()
     }
 
-    /// Waits for the end, and returns the exit code and what was logged.
+    /// Waits for the exit; returns its code and the log.
     fn end(mut self) -> (Option<i32>, String) {
         let mut log = self.start;
         self.log.read_to_string(&mut log).unwrap();
@@ -205,8 +205,8 @@ impl Process {
     }
 }
 
-/// Somebody else fills the disk to the last byte: a commit fails and the server stops. It can be started again at once,
-/// with the disk still full, and gives out what it has.
+/// Another process fills the disk completely. A commit fails and the server stops. It restarts with the disk still
+/// full, and collections succeed.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn survives_disk_that_is_full_to_the_last_byte(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -240,7 +240,7 @@ async fn survives_disk_that_is_full_to_the_last_byte(#[values(Revision::Dap09, R
     assert_eq!(code, Some(1), "{log}");
     assert!(log.contains("error: the server cannot go on: the disk is full"), "{log}");
 
-    // Twice: what was given up once is enough.
+    // Twice: a single release of the ballast is enough.
     for _ in 0..2 {
         let leader = Process::start(&data, &address);
         let disk = leader.health().await.disk;
@@ -251,7 +251,7 @@ async fn survives_disk_that_is_full_to_the_last_byte(#[values(Revision::Dap09, R
         assert!(log.contains("short of disk space") && !log.contains("panicked"), "{log}");
     }
     let leader = Process::start(&data, &address);
-    // Of the report that was not answered nobody knows.
+    // The unanswered report may or may not be stored.
     let (collected, result) = collect(&parties, first).await;
     assert!([taken, taken + 1].contains(&collected), "{collected} of {taken}");
     assert_eq!(result, AggregateResult::Number(collected.into()));

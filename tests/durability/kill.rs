@@ -1,25 +1,29 @@
-//! Processes are killed with SIGKILL at any moment, and nothing that was acknowledged is lost.
+//! Processes are killed with SIGKILL at random moments, and nothing acknowledged is lost.
 //!
-//! # What is promised
+//! # Guarantees
 //!
-//! Whatever an aggregator has answered with success stays true when its process is killed the moment after: a report that
-//! was taken is in the aggregate exactly once, a task that was added is there, one that was removed does not come back, a
-//! batch that was collected stays collected with the same result. Leader and helper agree on all of it. And a server that
-//! was killed starts again, also if it was killed while it started.
+//! Every success that an aggregator has answered stays true when its process is killed immediately afterwards. An
+//! accepted
+//! report is aggregated exactly once, an added task exists, a removed task stays removed, and a collected batch keeps
+//! its
+//! result. Leader and helper agree. A killed server starts again, even if it was killed during its start.
 //!
-//! # How it is tested
+//! # Method
 //!
-//! A leader and a helper, each `dapbox serve` as a process with its own data directory, work for clients and a collector
-//! (`common/ordeal.rs` says on what and how it is checked that every report counts exactly once), both revisions and both
-//! batch modes at once. Meanwhile one of them, or both, are killed, after 0 to 300 ms of work, or while they start, and
-//! started again. In the end both are killed and started once more, and everything is looked at again. The collections
-//! themselves prove that both sides have the same reports: the helper refuses its share if count or checksum differ.
-//! Nothing may be logged as an error, and no server may end by itself.
+//! A leader and a helper run as `dapbox serve` processes with their own data directories, under the workload of
+//! `common/chaos.rs`, which checks that every report counts exactly once. One or both are killed after 0 to 300 ms of
+//! work or
+//! during their start, and restarted. At the end both are killed once more and everything is checked again. A
+//! collection
+//! also proves that both sides have the same reports: the helper refuses its share if count or checksum differ. No
+//! server
+//! may log an error or exit on its own.
 //!
-//! # How to run it
+//! # Running it
 //!
-//! `cargo test --test durability kill` kills a dozen times. The long form, with its seed if it is to be the same again (the moments are
-//! chosen by the seed; what the processes are at then is not):
+//! `cargo test --test durability kill` kills twelve times. The long form takes a seed. The seed determines the moments
+//! of the
+//! kills, but not the state of the processes at these moments:
 //!
 //! ```text
 //! DAPBOX_KILLS=300 DAPBOX_SEED=1 cargo test --release --test durability kill -- --nocapture
@@ -42,11 +46,11 @@ use crate::common::{
     process::{self, Process},
 };
 
-/// How many times is killed in short.
+/// Kills in the short form.
 const KILLS: u32 = 12;
-/// For how long the work goes on between two kills, in milliseconds.
+/// Work between two kills, in milliseconds.
 const WORK: std::ops::Range<u64> = 0..300;
-/// When a process that starts is killed, in milliseconds.
+/// Delay of a kill after the start of a process, in milliseconds.
 const START: std::ops::Range<u64> = 0..80;
 
 /// Kills and their victims.
@@ -106,10 +110,10 @@ fn kill(ordeal: &mut Ordeal, who: Who, kills: &mut Kills) -> Result<(), Trouble>
     Ok(())
 }
 
-/// Where the server of [`serves_until_killed`] has its data.
+/// The variable with the data directory of the server of [`serves_until_killed`].
 const DIRECTORY: &str = "TEST_KILLED_DIRECTORY";
 
-/// The test program that is killed by the test below.
+/// The test program that the next test kills.
 #[test]
 #[ignore = "a part of another test"]
 fn serves_until_killed() {
@@ -131,7 +135,7 @@ fn kills_servers_of_killed_test_program() {
     let mut program = Command::new(std::env::current_exe().unwrap());
     program.args(["--ignored", "--exact", "kill::serves_until_killed", "--nocapture"]).env(DIRECTORY, dir.path());
     let mut program = Running::spawn(program.stdout(Stdio::piped()));
-    // The server has the same standard output, so that it ends with the last of the two.
+    // The server inherits this standard output, so that reading ends when both processes have ended.
     let mut output = program.stdout.take().unwrap();
     let mut said = String::new();
     let mut byte = [0];

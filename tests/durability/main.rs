@@ -1,4 +1,4 @@
-//! What is on disk survives kills, power cuts, full disks, damage, backups and restarts.
+//! Stored data survives kills, power cuts, full disks, damage, backups and restarts.
 
 mod backup;
 #[path = "../common/mod.rs"]

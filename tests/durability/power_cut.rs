@@ -1,32 +1,37 @@
-//! The power fails at any moment, and nothing that was acknowledged is lost.
+//! The power fails at random moments, and nothing acknowledged is lost.
 //!
-//! # What is promised
+//! # Guarantees
 //!
-//! The same as of kills (`kill.rs`), and for the same work, when it is not only the process that ends but the machine, and
-//! all that was not synced is gone.
+//! The guarantees of `kill.rs` also hold when the machine fails and everything unsynced is lost.
 //!
-//! # How it is tested
+//! # Method
 //!
-//! The data directory of the leader is on a file system of its own, and so is the helper's (`common/disk.rs`): ext4 that is
-//! mounted so that it writes metadata only when somebody syncs. While they work, one of the file systems is shut down, or
-//! both are: what is written so far stays, what is only in the memory of the journal is lost, and all further writes fail.
-//! A moment later the server is killed, the file system mounted again, and the server started on what is left. In some of
-//! the cycles, the power fails again while it starts. In the end everything is collected, compared and looked at again.
+//! The data directories of leader and helper are on separate ext4 file systems (`common/disk.rs`), mounted so that
+//! metadata
+//! is written only on a sync. Under load, one or both file systems are shut down: written data stays, the journal in
+//! memory
+//! is lost, and all further writes fail. Then the server is killed, the file system is mounted again, and the server
+//! starts
+//! on the remaining data. In some cycles the power fails again during that start. At the end everything is collected
+//! and
+//! checked again.
 //!
-//! **The control**: the same with servers that leave out the `fdatasync` must find a loss, or the rig proves nothing. Each
-//! of its cycles is independent of the others. What counts as a loss: an upload that was acknowledged and is not in the
-//! aggregate, both sides disagreeing, or a server that does not start again; that something takes too long does not count.
+//! **Control**: servers without `fdatasync` must lose something, or the rig proves nothing. Each control cycle is
+//! independent. A loss is a missing acknowledged upload, a disagreement between both sides, or a server that does not
+//! start. A timeout is not a loss.
 //!
-//! What a disk does is not simulated: writes that have reached the device are not lost, even though they were not flushed,
-//! and are not torn. That the device is told to flush is up to `fdatasync`.
+//! The device itself is not simulated: writes that reached it are neither lost nor torn, even if they were not flushed.
+//! `fdatasync` is responsible for flushing the device.
 //!
-//! # How to run it
+//! # Running it
 //!
-//! `cargo test --test power_cut power_cut`, as root, where there are loop devices, `mkfs.ext4` and `perl`. It is skipped
-//! elsewhere, and if no filter names it, unless one of these variables is set. The long form:
+//! `cargo test --test durability power_cut`, as root, with loop devices, `mkfs.ext4` and `perl`. Otherwise it is
+//! skipped,
+//! and so it is if no filter names it and none of these variables is set. The long form:
 //!
 //! ```text
-//! DAPBOX_POWER_CUTS=100 DAPBOX_CONTROL_CUTS=20 DAPBOX_SEED=1 cargo test --release --test durability power_cut -- --nocapture
+//! DAPBOX_POWER_CUTS=100 DAPBOX_CONTROL_CUTS=20 DAPBOX_SEED=1 cargo test --release --test durability power_cut --
+//! --nocapture
 //! ```
 
 use std::{
@@ -51,22 +56,22 @@ use crate::common::{
     skip::{may_mount, skip},
 };
 
-/// Cycles in short.
+/// Cycles in the short form.
 const CUTS: u32 = 10;
-/// Cycles of the control in short.
+/// Control cycles in the short form.
 const CONTROL_CUTS: u32 = 4;
-/// For how long the work goes on before the power fails, in milliseconds.
+/// Work before a power cut, in milliseconds.
 const WORK: Range<u64> = 0..400;
-/// The same for the control, which has its work only just begun.
+/// Work before a power cut of the control, in milliseconds.
 const CONTROL_WORK: Range<u64> = 100..400;
-/// How long servers live on without their disks, in milliseconds.
+/// How long servers run after their disk failed, in milliseconds.
 const AGONY: Range<u64> = 0..40;
-/// When the power fails again while a server starts, in milliseconds.
+/// Delay of a second power cut after the start of a server, in milliseconds.
 const START: Range<u64> = 0..80;
-/// The variable that tells this program to be a server of the control, with its configuration file.
+/// The variable that makes this program a control server; its value is the configuration file.
 const SERVE: &str = "POWER_CUT_SERVE";
 
-/// Two machines: their disks, and what runs there. Processes end before the disks go.
+/// Two nodes with their disks. Fields drop in order: processes end before the disks go.
 struct Rig {
     ordeal: Ordeal,
     disks: [Disk; 2],
@@ -75,7 +80,7 @@ struct Rig {
 
 /// Why there is no rig.
 enum NoRig {
-    /// This machine cannot have one.
+    /// This machine does not support it.
     Impossible(String),
     Trouble(Trouble),
 }
@@ -91,12 +96,12 @@ impl Rig {
         Ok(Self { ordeal, disks, _dir: dir })
     }
 
-    /// The power fails and comes back. Nothing runs then.
+    /// Cuts the power and restores it. Afterwards no process runs.
     async fn cut(&mut self, who: Who) {
         Disk::cut(who.places().iter().map(|place| &self.disks[*place])).unwrap();
         tokio::time::sleep(Span::from_millis(self.ordeal.rng.random_range(AGONY))).await;
         for place in who.places() {
-            // It is right to end by itself when the disk is gone.
+            // A server may exit on its own when its disk is gone.
             let _ = self.ordeal.nodes[*place].kill();
             self.disks[*place].remount().unwrap();
         }
@@ -166,10 +171,10 @@ async fn loses_reports_in_power_cut_without_sync() {
     assert!(losses > 0, "nothing was lost without a sync: this test would not notice if the sync were missing");
 }
 
-/// One cut in one round of work.
+/// One cut during one round of work.
 async fn control(rig: &mut Rig) -> Result<(), Trouble> {
     rig.ordeal.last_round();
-    // So that it is not the tasks that are lost: reports are what matters.
+    // Sync the tasks: the control measures the loss of reports.
     rig.ordeal.begun().await;
     rig.disks.iter().for_each(|disk| disk.sync().unwrap());
     rig.ordeal.work(CONTROL_WORK).await?;
@@ -180,12 +185,12 @@ async fn control(rig: &mut Rig) -> Result<(), Trouble> {
     rig.ordeal.audit().await
 }
 
-/// Whether the power is to be cut: a variable says how often, or the test may mount file systems.
+/// Whether to cut the power: a variable sets a number, or the test may mount file systems.
 fn is_wanted(variable: &str) -> bool {
     std::env::var_os(variable).is_some() || may_mount()
 }
 
-/// The rig, or what went wrong with it; nothing if this machine cannot have one and nobody insists.
+/// The rig or its error; `None` if this machine does not support it and no variable requires it.
 fn possible(rig: Result<Rig, NoRig>, insists: &str) -> Option<Result<Rig, Trouble>> {
     match rig {
         Ok(rig) => Some(Ok(rig)),
@@ -200,14 +205,14 @@ fn possible(rig: Result<Rig, NoRig>, insists: &str) -> Option<Result<Rig, Troubl
     }
 }
 
-/// This program as a server that does not sync.
+/// This program as a server without syncs.
 fn unsynced(config: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "power_cut::serves_without_sync", "--ignored", "--nocapture"]).env(SERVE, config);
     command
 }
 
-/// Not a test but the server of the control.
+/// The server of the control, not a test.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "the control starts this as a process of its own"]
 async fn serves_without_sync() {

@@ -1,5 +1,5 @@
-//! Leader and helper are stopped and started again between any two steps: nothing is lost, nothing is repeated, and
-//! whoever asked before asks on as if nothing had happened.
+//! Leader and helper restart between any two steps of a batch. Nothing is lost or repeated, and clients continue
+//! without noticing.
 
 use std::time::{Duration as Span, Instant};
 
@@ -23,7 +23,7 @@ use crate::common::{
     relay::{Act, Asked, MEASUREMENTS, Relay, Told, assert_whole, modes, pair_through_relay, query},
 };
 
-/// Who is stopped and started again.
+/// The aggregator to restart.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Who {
     Leader,
@@ -31,7 +31,7 @@ enum Who {
     Both,
 }
 
-/// Longest that a stop may take, whatever the helper does: well below the time after which a stop is forced.
+/// The maximum duration of a shutdown, well below the time after which it is forced.
 const PROMPT: Span = Span::from_secs(5);
 
 async fn restart(pair: &mut Pair, who: Who) {
@@ -56,7 +56,7 @@ async fn keys(revision: Revision, node: &Node) -> Bytes {
     common::get(url).await.unwrap().error_for_status().unwrap().bytes().await.unwrap()
 }
 
-/// Goes through the life of a batch with a restart after every step.
+/// Runs the life of a batch with a restart after every step.
 async fn live_through(revision: Revision, who: Who, mode: BatchMode) {
     let name = format!("{who:?} {mode:?}");
     let patient = |config: &mut Config| config.leader.max_job_delay = Seconds(PATIENCE);
@@ -65,7 +65,7 @@ async fn live_through(revision: Revision, who: Who, mode: BatchMode) {
     let old_keys = [keys(revision, &pair.leader).await, keys(revision, &pair.helper).await];
     let unavailable = || Act::Tell(Told::new(503, "text/plain", ""));
 
-    // Uploads, some before a restart and some after, none of which the client repeats.
+    // Uploads before and after a restart; the client repeats none.
     let client = pair.parties.client();
     let mut reports: Vec<Report> = Vec::new();
     for number in MEASUREMENTS {
@@ -78,7 +78,7 @@ async fn live_through(revision: Revision, who: Who, mode: BatchMode) {
     assert_eq!(pair.leader.status(&id).await.waiting, 5, "{name}");
     assert_eq!([keys(revision, &pair.leader).await, keys(revision, &pair.helper).await], old_keys, "{name}");
 
-    // A collection is asked for; the jobs that it waits for reach nobody.
+    // A collection is requested; the jobs that it waits for reach no helper.
     relay.plan(move |_, _| unavailable());
     let job = pair.parties.start_collection(query).await;
     pair.leader.until(&id, |status| status.last_trouble.is_some()).await;
@@ -92,7 +92,7 @@ async fn live_through(revision: Revision, who: Who, mode: BatchMode) {
     assert!(is_pending(&pair.parties.poll(&job).await, &pair.parties), "{name}");
     assert_eq!(pair.leader.counter(&id, "aggregate_success").await, 0, "{name}");
 
-    // The leader learns the answers; nobody has the helper's share yet.
+    // The leader gets the answers, but not yet the helper's aggregate share.
     relay.plan(move |asked, _| if asked.makes(ResourceKind::AggregateShare) { unavailable() } else { Act::Pass });
     pair.leader.until(&id, |status| status.counters.get("aggregate_success") == Some(&5)).await;
     restart(&mut pair, who).await;
@@ -100,13 +100,13 @@ async fn live_through(revision: Revision, who: Who, mode: BatchMode) {
     restart(&mut pair, who).await;
     assert!(is_pending(&pair.parties.poll(&job).await, &pair.parties), "{name}");
 
-    // The helper gives its share, but its answer is lost.
+    // The helper sends its share, but the answer is lost.
     relay.plan(|_, _| Act::LoseAnswer);
     pair.helper.until(&id, |status| status.batches_collected == 1).await;
     restart(&mut pair, who).await;
     assert!(is_pending(&pair.parties.poll(&job).await, &pair.parties), "{name}");
 
-    // The result is there, and stays what it is.
+    // The result is available and does not change.
     relay.plan(|_, _| Act::Pass);
     let result = pair.parties.outcome(&job).await;
     assert_eq!(result.status, 200, "{name}: {result:?}");
@@ -120,10 +120,10 @@ async fn live_through(revision: Revision, who: Who, mode: BatchMode) {
     pair.stop().await;
 }
 
-/// What was counted is not counted again, and what was answered is answered the same.
+/// Repeated reports are not counted, and repeated requests get the same answers.
 async fn check_aftermath(name: &str, pair: &Pair, relay: &Relay, reports: &[Report]) {
     let (id, parties) = (pair.parties.id(), &pair.parties);
-    // The leader ignores reports that it has aggregated (DAP-09 section 4.4.2).
+    // The leader ignores aggregated reports (DAP-09 section 4.4.2).
     parties.upload_all(reports).await;
     let status = pair.leader.status(&id).await;
     assert_eq!((status.waiting, status.counters["upload_repeated"]), (0, 5), "{name}");
@@ -149,7 +149,7 @@ async fn check_aftermath(name: &str, pair: &Pair, relay: &Relay, reports: &[Repo
             Some(all) => all.prepare_inits.extend(init.prepare_inits),
         }
     }
-    // Another job with the same reports is refused them all (DAP-09 section 4.5.1.4, DAP-18 section 4.5.4.3).
+    // Another job with the same reports gets them all rejected (DAP-09 section 4.5.1.4, DAP-18 section 4.5.4.3).
     let resps = parties.run_job(&all.unwrap()).await;
     let replayed = PrepareOutcome::Reject(ReportError::ReportReplayed);
     assert!(resps.len() == 5 && resps.iter().all(|resp| resp.outcome == replayed), "{name}: {resps:?}");
@@ -157,7 +157,8 @@ async fn check_aftermath(name: &str, pair: &Pair, relay: &Relay, reports: &[Repo
     assert_eq!(pair.helper.status(&id).await.aggregated, 0, "{name}");
 }
 
-/// The collector can open what it got, and gets the same again, under another id where ids are its own.
+/// The collector can open the result. A repeated request gets the same bytes, also under another id where it chooses
+/// ids.
 async fn check_result(name: &str, pair: &Pair, query: Query, body: &Bytes) {
     let parties = &pair.parties;
     let collection = parties.wire().decode_collection(parties.task(), body).unwrap();
@@ -193,8 +194,7 @@ async fn restarts(revision: Revision, who: Who) {
     tokio::join!(live_through(revision, who, one), live_through(revision, who, other));
 }
 
-/// A leader with jobs at a helper that is down, or that takes requests and never answers, stops at once and goes on
-/// after its start.
+/// A leader stops promptly with jobs at a helper that is down or never answers, and resumes them after its start.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn stops_promptly_while_helper_hangs(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -219,7 +219,7 @@ async fn stops_promptly_while_helper_hangs(#[values(Revision::Dap09, Revision::D
         pair.helper.stop().await;
         restart(&mut pair, Who::Leader).await;
 
-        // The second time, the helper is down.
+        // In the second round the helper is down.
         pair.leader.until(&pair.parties.id(), |status| status.last_trouble.is_some()).await;
         restart(&mut pair, Who::Leader).await;
         pair.helper.resume().await;
@@ -230,7 +230,7 @@ async fn stops_promptly_while_helper_hangs(#[values(Revision::Dap09, Revision::D
     }
 }
 
-/// Who asks while the aggregator is away, finds it again: a client that retries loses nothing.
+/// A client that retries while the aggregator is down loses nothing.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn client_retries_over_restart(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {

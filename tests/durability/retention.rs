@@ -1,4 +1,4 @@
-//! What is over is closed for good and then forgotten: the horizon of a task, whoever raises it, and the sweeper.
+//! Closing the past and deleting it: the horizon of a task, everything that raises it, and the sweeper.
 
 use bytes::Bytes;
 use dapbox::{
@@ -29,7 +29,7 @@ use crate::common::{
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 
-/// Whole hours before the present one, which stays the same should the hour turn.
+/// A whole hour this many hours before now. It stays the same if the hour changes during the test.
 fn clock() -> impl Fn(u64) -> Time + Copy {
     let hour = clock::now().truncate(Duration(HOUR));
     move |hours| hour.saturating_sub(Duration(hours * HOUR))
@@ -39,7 +39,7 @@ fn hours(from: Time, count: u64) -> Interval {
     Interval::new(from, Duration(count * HOUR)).unwrap()
 }
 
-/// Reports are aggregated at once, and nothing is swept unless somebody asks.
+/// Reports are aggregated immediately, and only a test sweeps.
 fn prompt(config: &mut Config) {
     config.leader.max_job_delay = Seconds::millis(50);
     config.retention.sweep_interval = Seconds(PATIENCE);
@@ -52,7 +52,7 @@ async fn upload(pair: &Pair, forge: &Forge, count: usize, time: Time) {
     pair.leader.until(&id, |status| status.waiting + status.jobs == 0).await;
 }
 
-/// Sweeps a node's data directory as if it were some other time, while the node is stopped.
+/// Sweeps the data directory of a stopped node with another time.
 async fn sweep_at(node: &mut Node, task: TaskId, now: Time) {
     node.stop().await;
     let store = open_store(node.data_dir(), Options::default()).await;
@@ -65,8 +65,8 @@ async fn sweep_at(node: &mut Node, task: TaskId, now: Time) {
     node.resume().await;
 }
 
-/// Nothing is lost and restored here, but one side after the other closes the past. At any time in between what is old is
-/// refused, and afterwards every batch has the same reports on both sides.
+/// Without a loss or restore, one side closes the past after the other. In between, old reports and batches are
+/// refused; afterwards every batch has the same reports on both sides.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn aggregators_agree_after_past_is_closed(
@@ -82,23 +82,23 @@ async fn aggregators_agree_after_past_is_closed(
     upload(&pair, &forge, 3, ago(2)).await;
     let sides = if helper_first { [&pair.helper, &pair.leader] } else { [&pair.leader, &pair.helper] };
 
-    // Rounded up: no bucket is on both sides of it.
+    // Rounded up to a bucket boundary.
     let before = ago(1).saturating_add(Duration(7));
     assert_eq!(sides[0].close_before(id, before).await, ago(0));
     let old = forge.report(&Measurement::Flag(true), ago(2));
     if helper_first {
-        // The leader does not know yet. The helper refuses what is old, and what is new for a batch that it gave up: the
-        // leader gives that up as well.
+        // The leader is not told yet. The helper refuses old reports and new reports of a closed batch; the leader then
+        // closes that batch too.
         upload(&pair, &forge, 1, ago(2)).await;
         upload(&pair, &forge, 1, ago(0)).await;
         let status = pair.leader.status(&id).await;
         assert_eq!(status.counters["helper_report_dropped"], 1);
         let lost = status.counters.get("helper_batch_collected").copied().unwrap_or_default();
-        // The first refusal was for its time only: the report that came next went into the same batch.
+        // The first rejection concerned only the time of a report; the next report entered the same batch.
         assert_eq!(lost, u64::from(!by_interval));
     } else {
         assert_upload_refused(&pair.parties.upload(&old).await, &pair.parties, &old, ReportError::ReportDropped);
-        // A leader that is older than ours might still send it.
+        // An older leader may still send it.
         let batch = if by_interval {
             PartialBatchSelector::TimeInterval
         } else {
@@ -138,7 +138,7 @@ async fn aggregators_agree_after_past_is_closed(
     for side in sides {
         let status = side.until(&id, |status| status.aggregated == 0).await;
         assert_eq!(status.batches_collected, if by_interval { 1 } else { 2 });
-        // Three from the beginning, and on the helper alone the one that only it got.
+        // Three from the start, and the helper's own report on the helper alone.
         side.until(&id, |status| {
             let given_up = status.counters.get("sum_given_up").copied().unwrap_or_default();
             let extra = u64::from(!helper_first && side.config.listen == pair.helper.config.listen);
@@ -149,8 +149,8 @@ async fn aggregators_agree_after_past_is_closed(
     pair.stop().await;
 }
 
-/// A leader whose operator was not told learns from the first refusal that the helper has given a batch up, and puts no
-/// more reports into it.
+/// A leader without the operator's command learns from the first rejection that the helper has closed a batch, and adds
+/// no more reports to it.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn leader_closes_batch_that_helper_has_closed(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -171,7 +171,7 @@ async fn leader_closes_batch_that_helper_has_closed(#[values(Revision::Dap09, Re
     pair.stop().await;
 }
 
-/// A helper gives no share of what it has closed, whatever a leader says.
+/// A helper refuses a share of a closed batch, whatever the leader claims.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn helper_refuses_share_of_closed_batch(
@@ -192,7 +192,7 @@ async fn helper_refuses_share_of_closed_batch(
     pair.helper.close_before(parties.id(), ago(0)).await;
     let refused = parties.ask_share(&parties.share_request(selector, &drafts)).await;
     assert_refused(&refused, parties, ProblemType::BatchInvalid);
-    // Nothing is added to it either.
+    // No report is added to it.
     let late = forge.draft(&Measurement::Flag(true), ago(if by_interval { 2 } else { 0 }));
     let resps = parties.run_job(&forge.job(partial, &[late])).await;
     let error = if by_interval { ReportError::ReportDropped } else { ReportError::BatchCollected };
@@ -200,8 +200,8 @@ async fn helper_refuses_share_of_closed_batch(
     pair.stop().await;
 }
 
-/// Sweeping takes what is older than the task keeps it. A clock that goes back, which is what happens here when the nodes
-/// run again, opens nothing; and what was collected stays so when nobody remembers any more that it was.
+/// A sweep deletes what exceeds the task's retention. A clock that jumps back, as here when the nodes restart, reopens
+/// nothing. A collected batch stays collected after its record is deleted.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn keeps_swept_batches_closed(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -217,7 +217,7 @@ async fn keeps_swept_batches_closed(#[values(Revision::Dap09, Revision::Dap18)] 
     let query = Query::TimeInterval(hours(ago(5), 1));
     pair.parties.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap();
     let request = pair.parties.share_request_for(query, BatchSelector::TimeInterval(hours(ago(5), 1)), &drafts);
-    // The same question has the same answer for as long as there is one.
+    // A repeated query gets the stored answer as long as it exists.
     assert!(pair.parties.ask_share(&request).await.is_success());
 
     let now = ago(3).saturating_add(Duration(DAY + 17));
@@ -234,7 +234,7 @@ async fn keeps_swept_batches_closed(#[values(Revision::Dap09, Revision::Dap18)] 
     assert_upload_refused(&pair.parties.upload(&first[0]).await, &pair.parties, &first[0], ReportError::ReportDropped);
     let resps = pair.parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts)).await;
     assert!(resps.iter().all(|resp| resp.outcome == PrepareOutcome::Reject(ReportError::ReportDropped)));
-    // What is after the horizon goes on.
+    // Later reports are processed.
     upload(&pair, &forge, 1, ago(1)).await;
     let query = Query::TimeInterval(hours(ago(3), 4));
     let collected = pair.parties.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap();
@@ -242,7 +242,7 @@ async fn keeps_swept_batches_closed(#[values(Revision::Dap09, Revision::Dap18)] 
     pair.stop().await;
 }
 
-/// A running server sweeps by itself: a report that nobody aggregated in time is dropped and counted.
+/// A running server sweeps periodically: it drops and counts a report that was not aggregated in time.
 #[tokio::test(flavor = "multi_thread")]
 async fn sweeps_periodically() {
     let config = |config: &mut Config| {
@@ -255,7 +255,7 @@ async fn sweeps_periodically() {
     let mode = BatchMode::TimeInterval;
     let pair = Pair::start_with(Revision::Dap09, VdafConfig::Prio3Count, mode, config, keep_for_a_moment).await;
     let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
-    // Within what clocks may differ by, so that it is in time however long it takes to arrive.
+    // Within the permitted clock difference, so that it is accepted however long it takes to arrive.
     let report = forge.report(&Measurement::Flag(true), clock::now().saturating_add(Duration(2)));
     pair.parties.upload_all([&report]).await;
     let status = pair.leader.until(&id, |status| status.waiting == 0).await;
@@ -264,7 +264,7 @@ async fn sweeps_periodically() {
     pair.stop().await;
 }
 
-/// The answer to a job goes before the job does: the same request is refused then, and another one under its name too.
+/// The answer to a job is deleted before the job. Then the same request is refused, and so is another one with its id.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_gone_for_expired_job_answer(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -291,7 +291,7 @@ async fn answers_gone_for_expired_job_answer(#[values(Revision::Dap09, Revision:
         let place = format!("{}?step=0", first.place());
         assert_eq!(pair.parties.poll_at(ResourceKind::AggregationJob, &place).await.status, 410);
     }
-    // Its reports are known as long as they could come again.
+    // The ids of its reports stay known for as long as a replay is possible.
     let again = forge.job_of(PartialBatchSelector::TimeInterval, [other.prepare_inits, job.prepare_inits].concat());
     let outcomes: Vec<_> = pair.parties.run_job(&again).await.into_iter().map(|resp| resp.outcome).collect();
     assert!(matches!(outcomes[0], PrepareOutcome::Continue(_)));
@@ -299,7 +299,7 @@ async fn answers_gone_for_expired_job_answer(#[values(Revision::Dap09, Revision:
     pair.stop().await;
 }
 
-/// A report for the store: nobody opens it.
+/// A report for the store that is never opened.
 fn sealed_report(time: Time) -> Report {
     let sealed = HpkeCiphertext { config_id: 0, enc: "e".into(), payload: "p".into() };
     let metadata = ReportMetadata { id: ReportId::random(), time };
@@ -307,8 +307,8 @@ fn sealed_report(time: Time) -> Report {
     Report { metadata, extensions, public_share, leader_share: sealed.clone(), helper_share: sealed }
 }
 
-/// A copy of the past knows jobs as being under way that have long gone on without it: they end, and what is in them is
-/// never tried again. Where only the other side was restored, what it has not seen is.
+/// A restored copy has jobs in progress that were completed after the backup. They end, and their reports are never
+/// retried. If only the other side was restored, unsent reports are retried.
 #[rstest]
 #[tokio::test]
 async fn finishes_jobs_in_flight_after_past_is_closed(
@@ -370,7 +370,8 @@ async fn finishes_jobs_in_flight_after_past_is_closed(
                     assert!(matches!(job.state, CollectionState::Failed { .. }), "{job:?}");
                 }
                 Lost::Theirs => {
-                    // What was not sent waits again, to be dropped for its time; what was could only add to what is closed.
+                    // Unsent reports become pending and are then dropped for their time. Sent reports could only affect
+                    // a closed batch.
                     assert_eq!((jobs, state.waiting.len()), (vec![], 1));
                     assert_eq!(job.state, CollectionState::Waiting);
                     let phase = phase::phase(state, &job.query, job.accepted_before);

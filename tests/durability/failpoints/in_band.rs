@@ -1,4 +1,4 @@
-//! A task that nobody adds, between aggregators that a control plane has named to each other.
+//! An in-band task between aggregators that a control plane has introduced to each other.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -23,7 +23,7 @@ fn short_jobs(config: &mut Config) {
     (config.leader.max_job_size, config.leader.min_job_size) = (2, 1);
 }
 
-/// Names leader and helper to each other, each twice: the answer is the same, whatever happens in between.
+/// Introduces leader and helper to each other, twice each. The repeated request gets the same answer.
 async fn name_peers(stage: &Stage, init: &Secret) {
     let (parties, task) = (&stage.parties, stage.parties.task());
     let bearer = |token: &Secret| json!([{ "type": "Bearer", "token": token.expose_text().unwrap() }]);

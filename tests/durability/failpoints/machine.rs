@@ -1,4 +1,4 @@
-//! A machine with a server on it, on which something goes wrong at one point, and which then comes back by itself.
+//! A machine with a server that fails at one point and then restarts.
 
 use std::{
     collections::BTreeMap,
@@ -34,15 +34,15 @@ use tokio::{
 
 use crate::common::PATIENCE;
 
-/// How much longer something takes that is slow.
+/// The additional duration of a slow operation.
 const DELAY: Span = Span::from_millis(40);
-/// How long whoever tries again rests meanwhile.
+/// The pause before a retry.
 pub const REST: Span = Span::from_millis(5);
 
-/// What goes wrong.
+/// What fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// The disk or the line fails.
+    /// The disk or the network fails.
     Error,
     /// It takes longer.
     Delay,
@@ -50,7 +50,7 @@ pub enum Kind {
     Crash,
 }
 
-/// What goes wrong where, at which passing.
+/// A fault at one passing of one point.
 #[derive(Clone, Copy, Debug)]
 pub struct Mishap {
     pub point: Point,
@@ -62,10 +62,10 @@ pub struct Mishap {
 /// How often each point was passed.
 pub type Passings = BTreeMap<(Point, Phase), usize>;
 
-/// What goes wrong on a machine, over all its lives.
+/// The fault of a machine, over all its server runs.
 pub struct Trap {
     mishap: Option<Mishap>,
-    /// Where it always takes that much longer.
+    /// A point that is always slow.
     slow: Option<(Point, Phase, Span)>,
     passings: watch::Sender<Passings>,
     sprung: AtomicBool,
@@ -76,7 +76,7 @@ impl Trap {
         Arc::new(Self { mishap, slow, passings: watch::Sender::default(), sprung: AtomicBool::new(false) })
     }
 
-    /// Whether the mishap has happened.
+    /// Whether the fault has happened.
     pub fn is_sprung(&self) -> bool {
         self.sprung.load(Ordering::SeqCst)
     }
@@ -103,20 +103,20 @@ impl Trap {
     }
 }
 
-/// One life of a server, from its start to its end.
+/// One run of a server, from start to end.
 #[derive(Default)]
 struct Life {
-    /// From now on nothing is written any more.
+    /// Nothing is written after this.
     is_over: AtomicBool,
     crashed: Notify,
-    /// The data directory as the crash has left it, if it was made at that moment.
+    /// A copy of the data directory at the moment of the crash, if one was made.
     image: Mutex<Option<PathBuf>>,
     buried: Mutex<bool>,
     burial: Condvar,
 }
 
 impl Life {
-    /// What happens at a point of this life.
+    /// The action at a point of this run.
     fn act(&self, trap: &Trap, data_dir: &Path, point: Point, phase: Phase) -> Act {
         if self.is_over.load(Ordering::SeqCst) {
             return Act::Fail;
@@ -132,9 +132,9 @@ impl Life {
         }
     }
 
-    /// The process ends here. In the store's thread nothing is being written: the files are as a kill leaves them, and
-    /// the thread stands still until everything else is gone. Elsewhere, a request hangs until its task is gone; the
-    /// directory is then what it is when the commit in progress, if there is one, is done.
+    /// Crashes the process. In the store's thread no write is in progress: the files are as a kill leaves them, and the
+    /// thread blocks until everything else is gone. In other threads the request hangs until its task is gone; the
+    /// directory then includes the commit in progress, if any.
     fn crash(&self, data_dir: &Path) -> Act {
         self.is_over.store(true, Ordering::SeqCst);
         if thread::current().name() != Some("store") {
@@ -156,7 +156,7 @@ impl Life {
     }
 }
 
-/// Copies what there is but sockets.
+/// Copies everything but sockets.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir(to)?;
     for entry in fs::read_dir(from)? {
@@ -174,7 +174,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
 /// A machine.
 pub struct Machine {
     pub address: SocketAddr,
-    /// What the server of today runs on.
+    /// The runtime of the current run.
     data_dir: watch::Receiver<PathBuf>,
     switch: watch::Sender<bool>,
     keeper: Option<JoinHandle<()>>,
@@ -182,12 +182,12 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Switches a machine on and waits until its server answers. Nobody else uses the address.
+    /// Starts a machine and waits until its server answers. The address is exclusive.
     pub async fn start(host: [u8; 4], trap: Arc<Trap>, change: impl FnOnce(&mut Config)) -> Self {
         let dir = TempDir::new().unwrap();
         let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
         let nowhere = SocketAddr::from((host, 0));
-        // Chosen here, so that the configuration can say where the server will be.
+        // A fixed address, so that the configuration can name it.
         config.listen = std::net::TcpListener::bind(nowhere).unwrap().local_addr().unwrap();
         config.monitor.listen = OptionalAddress(None);
         (config.leader.retry_initial, config.leader.retry_max) = (Seconds::millis(10), Seconds::millis(40));
@@ -208,15 +208,14 @@ impl Machine {
         format!("http://{}/{}/", self.address, wire::for_revision(revision).path_prefix())
     }
 
-    /// Stops the server gracefully and the machine with it.
+    /// Stops the server gracefully, then the machine.
     pub async fn stop(mut self) {
         self.switch.send_replace(false);
         let keeper = self.keeper.take().unwrap();
         tokio::task::spawn_blocking(move || keeper.join()).await.unwrap().expect("the keeper of a server has panicked");
     }
 
-    /// Asks the server of today something on its control socket, until it answers. No answer says that something of
-    /// ours failed.
+    /// Sends a request to the current control socket until it is answered.
     async fn control(&self, ask: impl Fn(reqwest::Client) -> reqwest::RequestBuilder) -> reqwest::Response {
         loop {
             self.check();
@@ -229,17 +228,17 @@ impl Machine {
         }
     }
 
-    /// Adds a task, unless it is known: the status of the answer.
+    /// Adds a task unless it exists; returns the status.
     pub async fn add(&self, task: &Task) -> u16 {
         self.control(|control| control.post("http://control/tasks").json(task)).await.status().as_u16()
     }
 
-    /// Removes a task, unless it is gone: the status of the answer.
+    /// Removes a task unless it is gone; returns the status.
     pub async fn remove(&self, task: &TaskId) -> u16 {
         self.control(|control| control.delete(format!("http://control/tasks/{task}"))).await.status().as_u16()
     }
 
-    /// Removes the tasks that others set up until a time and that nobody has contacted: says which, unless they are gone.
+    /// Removes never-contacted tasks provisioned until a time; lists them unless they are gone.
     pub async fn sweep_untouched(&self, until: Time) -> Vec<TaskId> {
         let request = UntouchedRequest { until, remove: true };
         loop {
@@ -250,22 +249,22 @@ impl Machine {
         }
     }
 
-    /// Closes everything of a task before a time: the status of the answer.
+    /// Closes the past of a task; returns the status.
     pub async fn close(&self, request: &CloseRequest) -> u16 {
         self.control(|control| control.post("http://control/close").json(request)).await.status().as_u16()
     }
 
-    /// Replaces a token of a task: the status of the answer.
+    /// Rotates a token of a task; returns the status.
     pub async fn change_token(&self, change: &TokenChange) -> u16 {
         self.control(|control| control.post("http://control/tokens").json(change)).await.status().as_u16()
     }
 
-    /// Gives a task another name: the status of the answer.
+    /// Renames a task; returns the status.
     pub async fn rename(&self, request: &RenameRequest) -> u16 {
         self.control(|control| control.post("http://control/names").json(request)).await.status().as_u16()
     }
 
-    /// Makes or revokes an API token: the status of the answer.
+    /// Creates or revokes an API token; returns the status.
     pub async fn api_token(&self, method: &str, path: &str, body: &str) -> u16 {
         let url = format!("http://control/api_tokens{path}");
         let method: reqwest::Method = method.parse().unwrap();
@@ -273,7 +272,7 @@ impl Machine {
         self.control(ask).await.status().as_u16()
     }
 
-    /// Asks the management API something, until a server answers that is well: the status, and the body if it is JSON.
+    /// Sends a management request until a healthy server answers; returns the status, and the body if it is JSON.
     pub async fn manage(&self, token: &str, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         loop {
@@ -295,7 +294,7 @@ impl Machine {
         }
     }
 
-    /// Gives an order about HPKE keys: the status of the answer.
+    /// Sends a command about HPKE keys; returns the status.
     pub async fn order(&self, method: &str, path: &str, body: &str) -> u16 {
         let url = format!("http://control/keys/{path}");
         let method: reqwest::Method = method.parse().unwrap();
@@ -313,7 +312,7 @@ impl Machine {
         }
     }
 
-    /// Waits until the active HPKE keys are as they should be.
+    /// Waits until the active HPKE keys satisfy a condition.
     pub async fn until_keys(&self, is_right: impl Fn(&Vec<u8>) -> bool) {
         while !is_right(&self.keys(KeyState::Active).await) {
             tokio::time::sleep(REST).await;
@@ -323,14 +322,14 @@ impl Machine {
     pub async fn status(&self, task: &TaskId) -> TaskStatus {
         loop {
             let answer = self.control(|control| control.get(format!("http://control/tasks/{task}"))).await;
-            // A server that goes down in the middle of its answer is asked again.
+            // The server may go down during its answer; then the request is repeated.
             if let Ok(status) = answer.json().await {
                 return status;
             }
         }
     }
 
-    /// Waits until the status of the task is as it should be.
+    /// Waits until the status of the task satisfies a condition.
     pub async fn until(&self, task: &TaskId, is_right: impl Fn(&TaskStatus) -> bool) -> TaskStatus {
         loop {
             let status = self.status(task).await;
@@ -341,7 +340,7 @@ impl Machine {
         }
     }
 
-    /// Panics if the server does not come back any more.
+    /// Panics if the server has stopped for good.
     pub fn check(&self) {
         let is_over = self.keeper.as_ref().is_none_or(JoinHandle::is_finished);
         assert!(!is_over, "the server at {} does not come back", self.address);
@@ -349,13 +348,13 @@ impl Machine {
 }
 
 impl Drop for Machine {
-    /// A scene that has failed leaves no server behind that asks another again and again.
+    /// After a failed scenario no server may continue to send requests.
     fn drop(&mut self) {
         self.switch.send_replace(false);
     }
 }
 
-/// Starts the server again whenever it has ended.
+/// Restarts the server whenever it has ended.
 #[derive(Clone)]
 struct Keeper {
     config: Config,
@@ -370,7 +369,7 @@ impl Keeper {
         while *self.switch.borrow() {
             let life = Arc::<Life>::default();
             let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-            // A task of its own: what a crash leaves behind goes with the runtime, not here.
+            // In its own task: leftovers of a crash are dropped with the runtime, not here.
             let living = runtime.spawn(self.clone().live(life.clone()));
             runtime.block_on(async {
                 tokio::select! {
@@ -382,14 +381,14 @@ impl Keeper {
         }
     }
 
-    /// From the start of a server to its end, unless it crashes.
+    /// Runs a server from its start to its end, unless it crashes.
     async fn live(self, life: Arc<Life>) {
         let server = self.start(&life).await;
         self.place.send_replace(self.config.data_dir.clone());
         self.address.send_replace(server.address());
         let mut switch = self.switch.clone();
         tokio::select! {
-            // As `dapbox serve` does it: what is in progress ends, and the process too.
+            // Like `dapbox serve`: requests in progress finish, then the process ends.
             _ = server.failed() => {}
             () = async { drop(switch.wait_for(|is_on| !is_on).await) } => {}
         }
@@ -404,7 +403,7 @@ impl Keeper {
             let options = Options { failpoints, ..store_options(&self.config) };
             match Server::start_with(self.config.clone(), options).await {
                 Ok(server) => return server,
-                // The last life may not have let go of the directory and the address yet; what fails is tried again.
+                // The last run may still hold the directory and the address; an injected failure is retried.
                 Err(
                     StartError::Open { error: OpenError::Locked, .. }
                     | StartError::Listen { .. }
@@ -416,7 +415,7 @@ impl Keeper {
         }
     }
 
-    /// The end of a life, which may have come as a crash: all tasks and connections go, in whatever state.
+    /// Ends a run, possibly by a crash: all tasks and connections are dropped in their current state.
     fn end(&mut self, runtime: Runtime, life: &Life) {
         life.is_over.store(true, Ordering::SeqCst);
         runtime.shutdown_background();

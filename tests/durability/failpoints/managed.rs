@@ -1,4 +1,4 @@
-//! A task that a control plane sets up. It repeats what is not answered, and is answered the same.
+//! A task that a control plane provisions. It repeats unanswered requests and gets the same answers.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use dapbox::{
@@ -23,7 +23,7 @@ pub fn manageable(config: &mut Config) {
     config.hpke.pending_time = Seconds::new(600);
 }
 
-/// What a control plane asks of both aggregators of a task like the stage's, and the id that it will have.
+/// The control plane's request for a task like the fixture's, for each aggregator, with the id of the task.
 fn order(stage: &Stage) -> (Value, TaskId) {
     let (task, key) = (&stage.parties.leader, Secret::random(16));
     let config = &task.collector_hpke_config;
@@ -45,14 +45,14 @@ fn order(stage: &Stage) -> (Value, TaskId) {
     (order, TaskId::new(*TokenHash::of(key.expose()).as_bytes()))
 }
 
-/// Sets a task up at the helper: the token that it gives out.
+/// Provisions a task at the helper and returns the issued token.
 async fn provision_helper(stage: &Stage, mut order: Value) -> Value {
     order["role"] = json!("Helper");
     order["peer_aggregator_endpoint"] = json!(stage.parties.task().leader_url);
     create(&stage.helper, &order).await["aggregator_auth_token"].clone()
 }
 
-/// Sets the stage's task up anew, under the id that a control plane gives it: by the helper first, then by the leader.
+/// Provisions the fixture's task with a control plane: at the helper first, then at the leader.
 async fn provision(stage: &mut Stage) {
     let (order, id) = order(stage);
     let helper_token = provision_helper(stage, order.clone()).await;
@@ -68,16 +68,16 @@ async fn provision(stage: &mut Stage) {
     stage.parties = stage.parties.clone().with(|task| task.public.id = id);
 }
 
-/// A task that is set up at the helper, and to which nobody comes, is removed. The stage's task stays.
+/// A task that is provisioned at the helper and never contacted is removed. The fixture's task stays.
 async fn sweep(stage: &Stage) {
     let (order, forgotten) = order(stage);
     provision_helper(stage, order).await;
     let helper = &stage.helper;
-    // Its first request was noted, or is known by what came of it.
+    // Its first request was recorded, or its effects show it.
     assert!(!is_untouched(helper, &stage.parties.id()).await);
     assert!(is_untouched(helper, &forgotten).await);
     let removed = helper.sweep_untouched(clock::now()).await;
-    // None: its removal was not answered.
+    // Empty: the answer to its removal was lost.
     assert!(removed.is_empty() || removed == [forgotten], "{removed:?}");
     assert_eq!(helper.sweep_untouched(clock::now()).await, []);
     let path = |id| format!("/tasks/{id}");
@@ -89,7 +89,7 @@ async fn is_untouched(machine: &Machine, id: &TaskId) -> bool {
     machine.status(id).await.provisioned.unwrap().is_untouched
 }
 
-/// Asks for a task twice: the answer is the same, whatever happens in between.
+/// Posts a task twice; both answers are the same.
 async fn create(machine: &Machine, order: &Value) -> Value {
     let (status, first) = machine.manage(TOKEN, "POST", "/tasks", Some(order)).await;
     assert_eq!(status, 200, "{first}");
@@ -97,7 +97,7 @@ async fn create(machine: &Machine, order: &Value) -> Value {
     first
 }
 
-/// Has both aggregators take the token.
+/// Makes both aggregators accept the token.
 pub async fn let_in(stage: &Stage) {
     let token =
         ApiToken { name: "plane".to_owned(), hash: TokenHash::of(TOKEN.as_bytes()), created: Time(1), until: None };
@@ -122,7 +122,7 @@ pub async fn play(setting: Setting) {
             let (_, shown) = machine.manage(TOKEN, "GET", &path, None).await;
             assert_eq!(shown, changed);
         }
-        // A key that is made is handed out when that is asked for.
+        // Activates a new key.
         let before = machine.keys(KeyState::Active).await;
         let (status, made) = machine.manage(TOKEN, "PUT", "/hpke_configs", None).await;
         assert!(matches!(status, 200 | 201), "{made}");
@@ -139,7 +139,7 @@ pub async fn play(setting: Setting) {
     for machine in [&stage.leader, &stage.helper] {
         assert_eq!(machine.manage(TOKEN, "DELETE", &path, None).await.0, 204);
         assert_eq!(machine.manage(TOKEN, "GET", &path, None).await.0, 404);
-        // Gone already: its revocation was not answered.
+        // Already gone: the answer to its revocation was lost.
         assert!(matches!(machine.api_token("DELETE", "/plane", "").await, 204 | 404));
         assert_eq!(machine.manage(TOKEN, "GET", "", None).await.0, 401);
     }

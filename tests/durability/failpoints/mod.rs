@@ -1,6 +1,6 @@
-//! Something goes wrong at every failure point there is (see `model/failpoint.rs`): the disk or the line fails, takes
-//! long, or the process is gone, each before and after. Whatever it was, every upload that was acknowledged is counted
-//! exactly once, nothing else is, and both sides agree.
+//! A fault at every failure point (`failpoint.rs` of `src/support`): the disk or the network fails, is slow, or the
+//! process crashes, before and after the point. Afterwards every acknowledged upload is counted exactly once, nothing
+//! else is counted, and both sides agree.
 
 mod in_band;
 mod machine;
@@ -25,13 +25,13 @@ use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::common::PATIENCE;
 
-/// How many scenes are played at once: most of the time they wait for the disk or for each other.
+/// Scenarios that run concurrently. Most of the time they wait for the disk or each other.
 const AT_ONCE: usize = 12;
 
 const PHASES: [Phase; 2] = [Phase::Before, Phase::After];
 const KINDS: [Kind; 3] = [Kind::Error, Kind::Delay, Kind::Crash];
 
-/// A scene with what goes wrong in it.
+/// A scenario with its fault.
 #[derive(Clone, Copy, Debug)]
 struct Case {
     revision: Revision,
@@ -39,7 +39,7 @@ struct Case {
     mishap: Option<(Who, Mishap)>,
 }
 
-/// What became of a case.
+/// The outcome of a case.
 struct Outcome {
     case: Case,
     failure: Option<String>,
@@ -66,7 +66,7 @@ impl Case {
     }
 }
 
-/// Runs cases, several at once. `first` numbers them.
+/// Runs cases concurrently. `first` is the number of the first case.
 async fn run_all(cases: impl IntoIterator<Item = Case>, first: u16) -> Vec<Outcome> {
     let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut running = JoinSet::new();
@@ -88,7 +88,7 @@ async fn run_all(cases: impl IntoIterator<Item = Case>, first: u16) -> Vec<Outco
     outcomes
 }
 
-/// Which points each side passes, in which scene first, and how often.
+/// The points that each side passes, with the first scenario and the number of passings.
 type Map = BTreeMap<(Who, Point), (Scene, usize)>;
 
 fn map(outcomes: &[Outcome], revision: Revision) -> Map {
@@ -106,7 +106,7 @@ fn map(outcomes: &[Outcome], revision: Revision) -> Map {
     map
 }
 
-/// Insists that the scenes come by all points that there are.
+/// Asserts that the scenarios pass all points.
 fn check_points(outcomes: &[Outcome]) {
     let passed: BTreeSet<Point> =
         outcomes.iter().flat_map(|outcome| outcome.passings.values()).flatten().map(|((point, _), _)| *point).collect();
@@ -116,7 +116,7 @@ fn check_points(outcomes: &[Outcome]) {
     assert!(unlisted.is_empty(), "these points are not in Point::ALL: {unlisted:?}");
 }
 
-/// Everything that can go wrong at the first passing of each point, and a crash at the second.
+/// All faults at the first passing of each point, and a crash at the second.
 fn cases(map: &Map, revision: Revision) -> Vec<Case> {
     let mut cases = Vec::new();
     for ((who, point), (scene, count)) in map {

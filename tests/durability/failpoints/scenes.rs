@@ -1,7 +1,8 @@
-//! What leader, helper, clients and collectors go through, so that every failure point is passed by.
+//! Scenarios of leader, helper, clients and collectors that together pass every failure point.
 //!
-//! Nobody in here knows what goes wrong where: each tries again until there is an answer, as in life, and in the end
-//! everything is what it would be without any mishap.
+//! No party knows about the fault. Each retries until it is answered, as in production. The final state must equal that
+//! of a
+//! run without faults.
 
 use std::{sync::OnceLock, time::Duration as Span};
 
@@ -26,38 +27,38 @@ use crate::common::{
     relay::{Act, Asked, Relay, Told},
 };
 
-/// A story that is always the same.
+/// A deterministic scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scene {
     /// The life of a task and of a batch.
     Life,
-    /// The helper defers its answers, and has its share deleted.
+    /// The helper defers its answers, and its share is deleted.
     Deferred,
-    /// Reports are too early for the helper's clock and are tried again.
+    /// Reports are too early for the helper's clock and are retried.
     Early,
-    /// The helper takes shorter jobs only.
+    /// The helper accepts only shorter jobs.
     Refused,
     /// The helper's answers are about other reports.
     Breach,
-    /// The helper does not give its share.
+    /// The helper refuses its share.
     Mismatch,
-    /// A token is replaced; then everything is closed, on both sides, and forgotten.
+    /// A token is rotated; then both sides close and delete the past.
     Closed,
-    /// The helper's operator removes the task while a job of it is worked on.
+    /// The helper's operator removes the task during a job.
     Removed,
-    /// Both replace their HPKE keys while reports wait.
+    /// Both rotate their HPKE keys while reports are pending.
     Keys,
-    /// A control plane sets a task up, which has a life then.
+    /// A control plane provisions a task, which then runs.
     Managed,
-    /// A task comes with the first report.
+    /// A task is provisioned in-band with its first report.
     InBand,
 }
 
-/// How long the helper holds a job back for its operator.
+/// How long the helper delays a job, so that its operator can act.
 const HOLD: Span = Span::from_millis(300);
 
 impl Scene {
-    /// The scenes that a revision has.
+    /// The scenarios of a revision.
     pub fn all(revision: Revision) -> &'static [Self] {
         use Scene::{Breach, Closed, Deferred, Early, InBand, Keys, Life, Managed, Mismatch, Refused, Removed};
         match revision {
@@ -66,13 +67,13 @@ impl Scene {
         }
     }
 
-    /// Where the scene needs somebody to be slow.
+    /// The point where the scenario needs a delay.
     pub fn slow(self, who: Who) -> Option<(Point, Phase, Span)> {
         let is_slow = (self, who) == (Self::Removed, Who::Helper);
         is_slow.then_some((Point::HelperReserve, Phase::After, HOLD))
     }
 
-    /// Goes through it.
+    /// Runs it.
     pub async fn play(self, setting: Setting) {
         match self {
             Self::Life => life(setting).await,
@@ -90,12 +91,12 @@ impl Scene {
     }
 }
 
-/// New keys are handed out a second after they are made.
+/// New keys are activated a second after their creation.
 fn pending_shortly(config: &mut Config) {
     config.hpke.pending_time = Seconds::new(1);
 }
 
-/// Jobs of two reports, as soon as there is one.
+/// Jobs of up to two reports, as soon as one is pending.
 fn short_jobs(config: &mut Config) {
     (config.leader.max_job_size, config.leader.min_job_size) = (2, 1);
 }
@@ -116,7 +117,7 @@ async fn life(setting: Setting) {
     let reports = stage.upload_numbers(clock::now()).await;
     let collected = stage.collect(parties.query_now()).await;
     stage.check_counts().await;
-    // What is aggregated is not aggregated again.
+    // Aggregated reports are not aggregated again.
     let place = collected.location.unwrap();
     let wire = parties.wire();
     let result = stage.insist(COLLECTION, &wire.poll_request(ResourceKind::CollectionJob, &place).unwrap(), "").await;
@@ -135,7 +136,7 @@ const COLLECTION: Option<ResourceKind> = Some(ResourceKind::CollectionJob);
 const SHARE: Option<ResourceKind> = Some(ResourceKind::AggregateShare);
 
 impl Stage {
-    /// What becomes of a collection job.
+    /// The outcome of a collection job.
     async fn outcome(&self, query: Query) -> Answer {
         let (parties, wire) = (&self.parties, self.parties.wire());
         let create = wire.create_request(ResourceKind::CollectionJob, &parties.id(), &[1; 16]);
@@ -149,18 +150,18 @@ impl Stage {
         answer
     }
 
-    /// Deletes a resource: it is gone.
+    /// Deletes a resource.
     async fn delete(&self, kind: Option<ResourceKind>, place: &str) {
         let wire = self.parties.wire();
         let [delete, poll] = [wire.delete_request(kind.unwrap(), place), wire.poll_request(kind.unwrap(), place)];
         let deleted = self.insist(kind, &delete.unwrap(), "").await;
-        // Gone already: its deletion was not answered.
+        // Already gone: the answer to its deletion was lost.
         assert!(deleted.is_success() || matches!(deleted.status, 404 | 410), "{deleted:?}");
         assert_deleted(&self.insist(kind, &poll.unwrap(), "").await, &self.parties);
     }
 }
 
-/// Our leader and helper never defer shares to each other; those of others do.
+/// Our leader and helper never defer shares to each other; other implementations do.
 async fn deferred(setting: Setting) {
     let relay = Relay::start().await;
     relay.plan(|asked, _| match asked.makes(ResourceKind::AggregateShare) {
@@ -175,7 +176,7 @@ async fn deferred(setting: Setting) {
     stage.collect(stage.parties.query_now()).await;
     stage.check_counts().await;
 
-    // The share has a place, which the same request finds again.
+    // The share is a resource, and the same request finds it again.
     let Asked { body, .. } = relay.made(ResourceKind::AggregateShare).swap_remove(0);
     let call = stage.parties.wire().create_request(ResourceKind::AggregateShare, &stage.parties.id(), &[0; 16]);
     let made = stage.insist(SHARE, &call, body).await;
@@ -195,8 +196,8 @@ async fn early(setting: Setting) {
     stage.stop().await;
 }
 
-/// A job that is too long for the helper is dissolved, unless its leader does not know any more that it was refused each
-/// time: it must not be then, and waits until the helper's operator, who is told of it, has raised the limit.
+/// A job that is too long for the helper is dissolved. If its leader no longer knows that every attempt was refused,
+/// the job must not be dissolved and waits until the helper's operator has raised the limit.
 async fn refused(setting: Setting) {
     let relay = Relay::start().await;
     let limit = OnceLock::new();
@@ -254,7 +255,7 @@ async fn mismatch(setting: Setting) {
     let stage = Stage::build(setting, Some(&relay), short_jobs, |_| {}, |_| {}).await;
     let parties = &stage.parties;
     stage.upload_numbers(clock::now()).await;
-    // However often it is asked for.
+    // However often it is requested.
     for _ in 0..2 {
         assert_refused(&stage.outcome(parties.query_now()).await, parties, ProblemType::BatchMismatch);
     }
@@ -279,7 +280,7 @@ async fn closed(setting: Setting) {
         trap.passed(Point::Sweep, Phase::After).await;
         trap.passed(Point::SweepRemoved, Phase::After).await;
     }
-    // What was aggregated is forgotten, and all the same not aggregated again.
+    // Aggregated reports are deleted, and still not aggregated again.
     for report in &reports {
         let wire = stage.parties.wire();
         stage.upload_bytes(wire.encode_upload(stage.parties.task(), std::slice::from_ref(report))).await;
@@ -300,7 +301,7 @@ async fn removed(setting: Setting) {
     stage.stop().await;
 }
 
-/// Reports that are sealed to old keys are counted like others, and nobody is ever told of a key that a crash can undo.
+/// Reports sealed to old keys are counted. No client ever sees a key that a crash can undo.
 async fn keys(setting: Setting) {
     let leader = |config: &mut Config| {
         long_jobs(config);
@@ -320,7 +321,7 @@ async fn keys(setting: Setting) {
             let before = machine.keys(KeyState::Active).await;
             assert_eq!(machine.order("POST", "rotate", r#"{"now":false}"#).await, 200);
             machine.until_keys(|active| *active != before).await;
-            // What an operator does once more because nobody has answered is done once more.
+            // An operator repeats an unanswered command, which is then executed again.
             let before = machine.keys(KeyState::Active).await[0];
             assert_eq!(machine.order("POST", "rotate", r#"{"now":true}"#).await, 200);
             machine.until_keys(|active| !active.contains(&before)).await;
@@ -344,7 +345,7 @@ async fn keys(setting: Setting) {
     stage.check_counts().await;
 
     let too_late = old.prepare(Measurement::Number(1), clock::now()).await.unwrap();
-    // Gone already: its deletion was not answered.
+    // Already gone: the answer to its deletion was lost.
     assert!(matches!(stage.leader.order("DELETE", &first.to_string(), "").await, 200 | 404));
     let bytes = stage.parties.wire().encode_upload(stage.parties.task(), std::slice::from_ref(&too_late));
     let refused = stage.upload_bytes(bytes).await;

@@ -1,4 +1,4 @@
-//! A leader and a helper with a task, and clients and collectors that do not give up.
+//! The fixture of a scenario: a leader and a helper with a task, and clients and collectors that never give up.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration as Span};
 
@@ -22,37 +22,37 @@ use tokio::sync::Notify;
 use super::machine::{Machine, REST, Trap};
 use crate::common::{Parties, calls::assert_taken, relay::Relay};
 
-/// Clients and collectors try again soon, and for longer than any test takes.
+/// Clients and collectors retry soon, and for longer than any test takes.
 const RETRIES: RetryPolicy =
     RetryPolicy { initial: Span::from_millis(5), max: Span::from_millis(20), give_up_after: Span::from_secs(600) };
 
-/// What is uploaded: powers of two, so that the sum tells which were counted, and how often.
+/// The uploaded numbers: powers of two, so that the sum tells which were counted and how often.
 pub const NUMBERS: [u128; 5] = [1, 2, 4, 8, 16];
 
-/// Which of two aggregators.
+/// One of the two aggregators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Who {
     Leader,
     Helper,
 }
 
-/// What a scene wants of its stage.
+/// The fixture's parameters.
 pub struct Setting {
     pub revision: Revision,
-    /// Part of the addresses of both machines: every stage has its own.
+    /// Part of the addresses of both machines, unique for each fixture.
     pub number: u16,
     pub leader: Arc<Trap>,
     pub helper: Arc<Trap>,
 }
 
-/// Two machines, and a task between them.
+/// Two machines with a task.
 pub struct Stage {
     pub leader: Machine,
     pub helper: Machine,
     pub parties: Parties,
-    /// Ends [`Stage::watch_keys`].
+    /// Ends [`Fixture::watch_keys`].
     pub done: Notify,
-    /// The configuration of a task that is set up in-band, which goes with all requests.
+    /// The task configuration of an in-band task, sent with all requests.
     pub configuration: Option<Bytes>,
     peer: Peer,
 }
@@ -77,7 +77,7 @@ impl Stage {
             .with(|task| task.public.min_batch_size = NUMBERS.len() as u64)
             .with(task);
         for (machine, task) in [(&leader, &parties.leader), (&helper, &parties.helper)] {
-            // Known already: its addition was not answered.
+            // Already known: the answer to its addition was lost.
             assert!(matches!(machine.add(task).await, 201 | 409));
         }
         let peer = Peer::new(&PeerOptions::default()).unwrap();
@@ -97,7 +97,7 @@ impl Stage {
         }
     }
 
-    /// Sends a request until it is answered by a server that is well.
+    /// Sends a request until a healthy server answers.
     pub async fn insist(&self, to: Option<ResourceKind>, call: &RequestSpec, body: impl Into<Bytes>) -> Answer {
         let (parties, body) = (&self.parties, body.into());
         let task = parties.task();
@@ -118,12 +118,12 @@ impl Stage {
         }
     }
 
-    /// Uploads anything until it is answered.
+    /// Uploads any bytes until they are answered.
     pub async fn upload_bytes(&self, bytes: Vec<u8>) -> Answer {
         self.insist(None, &self.parties.wire().upload_request(&self.parties.id()), bytes).await
     }
 
-    /// Asks the leader for its HPKE keys all the time, as clients do: the ids of all that it was told of.
+    /// Polls the leader's HPKE keys continuously, as clients do; returns all ids seen.
     pub async fn watch_keys(&self) -> BTreeSet<u8> {
         let (wire, mut told) = (self.parties.wire(), BTreeSet::new());
         let call = wire.hpke_config_request(Some(&self.parties.id()));
@@ -144,7 +144,7 @@ impl Stage {
         told
     }
 
-    /// Makes one report of each of [`NUMBERS`] and uploads each until it is taken.
+    /// Makes one report of each of [`NUMBERS`] and uploads each until it is accepted.
     pub async fn upload_numbers(&self, time: Time) -> Vec<Report> {
         let client = self.client();
         let mut reports = Vec::new();
@@ -155,7 +155,7 @@ impl Stage {
         reports
     }
 
-    /// Uploads reports, each until it is taken.
+    /// Uploads reports, each until it is accepted.
     pub async fn upload(&self, reports: &[Report]) {
         for report in reports {
             let bytes = self.parties.wire().encode_upload(self.parties.task(), std::slice::from_ref(report));
@@ -182,8 +182,8 @@ impl Stage {
         collected
     }
 
-    /// Waits until the leader's status is as it should be, and stays so after a crash: what is shown may be on its way to
-    /// the disk, and the answer to a later write says that it has arrived.
+    /// Waits until the leader's status satisfies a condition that also holds after a crash. The shown state may not be
+    /// durable yet; the answer to a later write proves that it is.
     pub async fn settle(&self, is_right: impl Fn(&dapbox::views::status::TaskStatus) -> bool) {
         let id = self.parties.id();
         loop {
@@ -195,7 +195,7 @@ impl Stage {
         }
     }
 
-    /// Checks that both sides have counted the same reports once, and that nothing is left over.
+    /// Checks that both sides have counted the same reports once and have no pending work.
     pub async fn check_counts(&self) {
         for machine in [&self.leader, &self.helper] {
             let is_quiet = |status: &dapbox::views::status::TaskStatus| status.jobs == 0 && status.waiting == 0;
@@ -217,8 +217,8 @@ impl Stage {
         }
     }
 
-    /// Replaces the leader's token for the helper, at the leader first: the helper takes the old one until it knows the new
-    /// one.
+    /// Rotates the leader's token for the helper, at the leader first: the helper accepts the old one until it knows
+    /// the new one.
     pub async fn replace_token(&self) {
         let (task, token, keep_old) = (self.parties.id(), Secret::random_token(), Duration(3600));
         let accepted = NewToken::Accepted(TokenHash::of(token.expose()));
@@ -227,7 +227,7 @@ impl Stage {
         }
     }
 
-    /// Gives the task a name on both sides.
+    /// Names the task on both sides.
     pub async fn rename(&self) {
         let request = RenameRequest { task: self.parties.id(), name: Some("a name".parse().unwrap()) };
         for machine in [&self.leader, &self.helper] {
@@ -236,25 +236,25 @@ impl Stage {
         }
     }
 
-    /// Removes the task on both sides: it is gone for good.
+    /// Removes the task on both sides.
     pub async fn remove(&self) {
         for (machine, task) in [(&self.leader, &self.parties.leader), (&self.helper, &self.parties.helper)] {
             self.remove_at(machine, task).await;
         }
     }
 
-    /// Removes the task, which no request has named, on both sides: nothing is left of it.
+    /// Removes the never-contacted task on both sides without a trace.
     pub async fn discard(&self) {
         let id = self.parties.id();
         for machine in [&self.leader, &self.helper] {
-            // Gone already: its removal was not answered.
+            // Already gone: the answer to its removal was lost.
             assert!(matches!(machine.remove(&id).await, 200 | 400));
             assert_eq!(machine.remove(&id).await, 400);
         }
     }
 
     pub async fn remove_at(&self, machine: &Machine, task: &Task) {
-        // Gone already: its removal was not answered.
+        // Already gone: the answer to its removal was lost.
         assert!(matches!(machine.remove(&task.public.id).await, 204 | 400));
         assert_eq!((machine.remove(&task.public.id).await, machine.add(task).await), (400, 409));
     }
