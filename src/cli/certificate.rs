@@ -172,7 +172,7 @@ mod tests {
             ("a.example", Some(&own), CertOwner::Peer, "2027-03-20", Severity::Ok, "until"),
             ("a.example", Some(&own), CertOwner::Peer, "2027-03-31", Severity::Warning, "expires in 1 day,"),
             ("a.example", Some(&own), CertOwner::Acme, "2027-04-02", Severity::Failed, "expired"),
-            ("a.example", None, CertOwner::Files, "2026-12-31", Severity::Failed, "valid from"),
+            ("a.example", None, CertOwner::Files, "2026-12-31", Severity::Failed, "not valid before"),
             ("c.example", None, CertOwner::Files, "2027-01-10", Severity::Failed, "not for c.example"),
             ("a.example", Some(&none), CertOwner::Files, "2027-01-10", Severity::Failed, "not signed"),
             ("192.0.2.1", None, CertOwner::Files, "2027-01-10", Severity::Ok, "192.0.2.1"),

@@ -117,7 +117,7 @@ fn unknown_keys_bad_values_and_mixed_files_are_refused_with_a_line() {
     );
     for (text, word) in [
         (good.replace("min_batch_size", "min_batchsize"), "min_batchsize"),
-        (good.replace("2030-03-17T17:46:40Z", "soon"), "not a time"),
+        (good.replace("2030-03-17T17:46:40Z", "soon"), "invalid time"),
         (good.replace("expires =", "starts ="), "no end"),
         (good.replace("expires =", "starts = \"2031-01-01\"\nexpires ="), "expires before it starts"),
         (good.replace("expires =", "starts = \"2029-01-01\"\nexpires ="), "start is not supported in DAP-09"),

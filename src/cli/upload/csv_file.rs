@@ -272,6 +272,6 @@ mod tests {
         let read = rows(&file(b"a,b\n1\n1,2\n1,2,3\n300,1\n", &["a"], None).unwrap(), &SUM);
         let is_good: Vec<bool> = read.iter().map(|(_, measurement)| measurement.is_ok()).collect();
         assert_eq!(is_good, [false, true, false, false], "{read:?}");
-        assert!(read[3].1.as_ref().unwrap_err().contains("at most 255"), "{read:?}");
+        assert!(read[3].1.as_ref().unwrap_err().contains("the maximum 255"), "{read:?}");
     }
 }

@@ -75,10 +75,10 @@ mod tests {
         let multihot = VdafConfig::Prio3MultihotCountVec { length: 3, max_weight: 1, chunk_length: 1 };
         let histogram = VdafConfig::Prio3Histogram { length: 4, chunk_length: 1 };
         for (cells, vdaf, says) in [
-            (&["4"][..], &histogram, "at most 3"),
-            (&["256", "1"], &SUMVEC, "at most 255"),
+            (&["4"][..], &histogram, "maximum 3"),
+            (&["256", "1"], &SUMVEC, "maximum 255"),
             (&["1"], &SUMVEC, "2 elements"),
-            (&["1", "1", "0"], &multihot, "at most 1"),
+            (&["1", "1", "0"], &multihot, "maximum 1"),
         ] {
             assert!(of_row(cells, vdaf).unwrap_err().contains(says), "{cells:?}");
         }

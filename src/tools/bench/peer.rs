@@ -49,7 +49,7 @@ The result includes the helper's machine and the network. To compare two helpers
 machine, one after the other.\n\n\
     Examples:\n  \
     dapbox bench peer --task leader.toml\n  \
-    dapbox bench peer --task leader.toml --helper-url http://127.0.0.1:9002/dap-09/ \\\n      --reports 20000 --job-size 500 --in-flight 1,10 -o json")]
+    dapbox bench peer --task leader.toml \\\n      --helper-url http://127.0.0.1:9002/dap-09/ \\\n      --reports 20000 --job-size 500 --in-flight 1,10 -o json")]
 pub struct Args {
     /// The leader's task file.
     #[arg(long, value_name = "FILE")]

@@ -316,7 +316,7 @@ mod tests {
         }
         for address in ["0.0.0.0:0", "192.0.2.1:80", "[::]:80"] {
             let refused = check(address, false).unwrap_err();
-            assert!(refused.message().contains("--let-anybody-in"), "{}", refused.message());
+            assert!(refused.message().contains("--allow-remote"), "{}", refused.message());
             assert!(check(address, true).is_ok(), "{address}");
         }
     }

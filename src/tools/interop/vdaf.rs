@@ -170,7 +170,7 @@ mod tests {
             (json!({"type": "Poplar1", "bits": "8"}), "unknown VDAF"),
             (json!({"type": "count"}), "unknown VDAF"),
             (json!({"type": "Prio3Histogram", "length": "4", "chunk_length": "0"}), "chunk_length"),
-            (json!({"type": "Prio3Sum"}), "Prio3Sum needs"),
+            (json!({"type": "Prio3Sum"}), "Prio3Sum requires"),
             (json!({"type": "Prio3Sum", "bits": "99999999999999999999999"}), "too large"),
             (json!({"type": "Prio3Sum", "bits": "many"}), "decimal text"),
         ] {

@@ -162,7 +162,7 @@ fn refuses_non_loopback_addresses() {
         parties::dapbox(&["interop", "serve", "aggregator", "--listen", "127.0.0.1:0", "--dap-listen", "0.0.0.0:0"]);
     let output = { output }.output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("--let-anybody-in"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--allow-remote"));
 }
 
 /// A site whose name resolves to this machine (DNS rebinding) can send JSON to its own origin. The API does not answer it.
