@@ -28,7 +28,7 @@ use crate::{
 
 /// Checks the server's own certificate: the presented one if the server runs, else the one in its files.
 pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
-    let whose = match context.config.tls.mode {
+    let owner = match context.config.tls.mode {
         TlsMode::Off => return Vec::new(),
         TlsMode::Files => CertOwner::Files,
         TlsMode::Acme => CertOwner::Acme,
@@ -38,7 +38,7 @@ pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
         let name = host.clone().unwrap_or_else(|| "localhost".to_owned());
         match fetch_chain(context, connectable_address(context.listen_address()), &name).await {
             Ok(chain) => {
-                certificate::evaluate_chain(&chain, host.as_deref(), Some(&context.roots), whose, clock::now())
+                certificate::evaluate_chain(&chain, host.as_deref(), Some(&context.roots), owner, clock::now())
             }
             Err(CertProbeError::Unreachable) => return Vec::new(),
             Err(CertProbeError::Refused(why)) => failed(
@@ -46,7 +46,7 @@ pub async fn examine(context: &DoctorContext) -> Vec<Finding> {
                 "Check its log. With tls.mode = \"acme\" there is none until the first order is complete.",
             ),
         }
-    } else if whose == CertOwner::Files {
+    } else if owner == CertOwner::Files {
         check_certificate_files(&context.config)
     } else {
         return Vec::new();
@@ -75,15 +75,15 @@ fn expected_host(config: &Config) -> Option<String> {
 }
 
 /// Checks the certificate presented at a URL, with the trusted roots. `None` if there is no connection.
-pub async fn check_at(context: &DoctorContext, place: &Place, whose: CertOwner) -> Option<CheckResult> {
-    check_with_roots(context, place, whose, &context.roots).await
+pub async fn check_at(context: &DoctorContext, place: &Place, owner: CertOwner) -> Option<CheckResult> {
+    check_with_roots(context, place, owner, &context.roots).await
 }
 
 /// Checks the certificate presented at a URL, with these roots. `None` if there is no connection.
 pub async fn check_with_roots(
     context: &DoctorContext,
     place: &Place,
-    whose: CertOwner,
+    owner: CertOwner,
     roots: &RootCertStore,
 ) -> Option<CheckResult> {
     let shown = match names::resolve(context, &place.host).await {
@@ -91,7 +91,7 @@ pub async fn check_with_roots(
         Err(_) => Err(CertProbeError::Unreachable),
     };
     match shown {
-        Ok(chain) => Some(certificate::evaluate_chain(&chain, Some(&place.host), Some(roots), whose, clock::now())),
+        Ok(chain) => Some(certificate::evaluate_chain(&chain, Some(&place.host), Some(roots), owner, clock::now())),
         Err(CertProbeError::Unreachable) => None,
         Err(CertProbeError::Refused(why)) => Some(failed(
             format!("no TLS on port {}: {why}", place.port),

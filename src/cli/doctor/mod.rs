@@ -1,4 +1,10 @@
 //! `dapbox doctor`: diagnoses a server and its environment.
+//!
+//! # Decision: `check` reads the configuration, `doctor` the environment
+//!
+//! `check` validates a configuration without side effects, so it can run anywhere and before every reload. `doctor` also
+//! inspects the data directory, the running server and the network. To other aggregators it sends requests for HPKE keys
+//! only, so that their operators see no unexpected traffic.
 
 mod api;
 mod backlog;

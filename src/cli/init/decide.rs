@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::{
     super::{Failure, doctor, findings::Severity, place::Place},
     Args, ServerRole, TlsChoice,
-    ask::{Prompter, Question},
+    prompt::{Prompter, Question},
 };
 use crate::config::{Config, TlsMode, address, check_public_url};
 

@@ -1,8 +1,13 @@
-//! `dapbox init`: decides the few things that must be decided, and writes them down.
+//! `dapbox init`: creates `appliance.toml` interactively or from flags.
+//!
+//! # Decision: the file contains differences only
+//!
+//! The file contains the options that differ from the defaults, and nothing else. A later release can then improve a
+//! default, and the improvement reaches existing installations. `appliance.toml` in the source documents all options.
 
-mod ask;
 mod decide;
 mod next;
+mod prompt;
 mod write;
 
 use std::{net::SocketAddr, path::PathBuf};
@@ -16,8 +21,8 @@ use super::{
     args::{DEFAULT_FILE, Format},
     style::{Style, say},
 };
-use ask::Prompter;
 use next::Summary;
+use prompt::Prompter;
 
 /// Arguments of `dapbox init`.
 #[derive(Debug, clap::Args)]

@@ -11,10 +11,9 @@ use serde::Serialize;
 use super::{
     CommonArgs, cores,
     cores::Rate,
-    cpu, limit,
+    cpu, inputs, limit,
     load::{self, LoadSpec},
-    made,
-    stage::{JobDriver, PartyContext, RunningServer, ServerTemplate},
+    template::{JobDriver, PartyContext, RunningServer, ServerTemplate},
     upload,
     workload::{ORIGIN, Workload},
 };
@@ -95,7 +94,7 @@ pub async fn measure(options: &Options, common: &CommonArgs, dir: &Path) -> Resu
 
 /// A leader, a helper and their common task.
 struct Bench {
-    stage: ServerTemplate,
+    template: ServerTemplate,
     workload: Workload,
     leader: PartyContext,
     helper: PartyContext,
@@ -124,11 +123,11 @@ impl Bench {
             return Err(Failure::new("the task files do not belong to a leader and a helper"));
         };
         theirs.add(&task).await?;
-        let stage = ServerTemplate::new(dir).await?;
-        let keys = AggregatorKeys { leader: stage.public_key()?, helper: helper.public_key()? };
-        let leader = stage.add(ours).await?;
+        let template = ServerTemplate::new(dir).await?;
+        let keys = AggregatorKeys { leader: template.public_key()?, helper: helper.public_key()? };
+        let leader = template.add(ours).await?;
         let helper = PartyContext::new(task, helper.keys.clone())?;
-        Ok(Self { stage, workload: workload.clone(), leader, helper, keys })
+        Ok(Self { template, workload: workload.clone(), leader, helper, keys })
     }
 
     async fn measure(self, number: Option<u64>, time: Span, theirs: &RunningServer) -> Result<Results, Failure> {
@@ -162,7 +161,7 @@ impl Bench {
     }
 
     fn make(&self, number: Option<u64>, time: Span) -> Result<Vec<Report>, Failure> {
-        let one = || made::report(&self.leader.context, &self.keys, &self.workload.measurement);
+        let one = || inputs::report(&self.leader.context, &self.keys, &self.workload.measurement);
         if let Some(number) = number {
             let bar = style::progress(number, "making");
             let reports = cores::generate(number as usize, &bar, one);
@@ -173,7 +172,7 @@ impl Bench {
             let limit = limit::both(&self.leader, &self.helper, some, time / 10)?;
             Ok(limit.per_second() * time.as_secs_f64())
         };
-        let mut reports = made::generate(one, made::report_bytes, wanted, 1)?;
+        let mut reports = inputs::generate(one, inputs::report_bytes, wanted, 1)?;
         // A partial job waits for more reports, and that delay must not be measured.
         let job_size = Leader::default().max_job_size;
         if reports.len() > job_size {
@@ -188,7 +187,7 @@ impl Bench {
             let both = limit::both(&bench.leader, &bench.helper, &reports, time)?;
             let some = reports.iter().take(1000).cloned();
             let prepare_inits: Vec<PrepareInit> =
-                some.map(|report| made::prepare_init(&bench.leader, report)).collect::<Result<_, _>>()?;
+                some.map(|report| inputs::prepare_init(&bench.leader, report)).collect::<Result<_, _>>()?;
             let helper = limit::helper(&bench.helper, &prepare_inits, time)?;
             Ok::<_, Failure>(Limits { helper, both })
         };
@@ -200,7 +199,7 @@ impl Bench {
 
     /// Uploads the reports to a leader that does not aggregate yet.
     async fn fill(self: &Arc<Self>, reports: &Arc<Vec<Report>>) -> Result<RunningServer, Failure> {
-        let running = self.stage.start(JobDriver::Disabled).await?;
+        let running = self.template.start(JobDriver::Disabled).await?;
         let (address, bench, reports) = (running.server.address(), self.clone(), reports.clone());
         let spinner = style::spinner(&format!("{}: uploading", self.workload));
         let upload = move || {

@@ -27,12 +27,12 @@ pub fn generate<T: Send>(
 ) -> Result<Vec<T>, Failure> {
     let next = AtomicUsize::new(0);
     let part = || {
-        let mut made = Vec::with_capacity(number / count() + 1);
+        let mut items = Vec::with_capacity(number / count() + 1);
         while next.fetch_add(1, Ordering::Relaxed) < number {
-            made.push(one()?);
+            items.push(one()?);
             bar.inc(1);
         }
-        Ok::<_, Failure>(made)
+        Ok::<_, Failure>(items)
     };
     let parts = thread::scope(|scope| {
         let threads: Vec<_> = (0..count()).map(|_| scope.spawn(part)).collect();

@@ -17,11 +17,10 @@ use serde::Serialize;
 use super::{
     CommonArgs, cores,
     cores::Rate,
-    cpu, limit,
+    cpu, inputs, limit,
     load::{self, Connection, Latency, LoadSpec},
     machine::Machine,
-    made,
-    stage::{JobDriver, PartyContext, ServerTemplate},
+    template::{JobDriver, PartyContext, ServerTemplate},
     workload::{Workload, urls},
 };
 use crate::{
@@ -120,7 +119,7 @@ pub async fn measure(
 
 /// A helper and the load generator's part of the task.
 struct Bench {
-    stage: ServerTemplate,
+    template: ServerTemplate,
     workload: Workload,
     token: Secret,
     leader: PartyContext,
@@ -138,10 +137,10 @@ impl Bench {
             return Err(Failure::new("the leader's task has no token for the helper"));
         };
         // No leader runs: only its keys are needed.
-        let (leader, stage) = (ServerTemplate::new(dir).await?, ServerTemplate::new(dir).await?);
-        let keys = AggregatorKeys { leader: leader.public_key()?, helper: stage.public_key()? };
-        let (leader, helper) = (PartyContext::new(ours, leader.keys)?, stage.add(task).await?);
-        Ok(Self { stage, workload: workload.clone(), token, leader, helper, keys })
+        let (leader, template) = (ServerTemplate::new(dir).await?, ServerTemplate::new(dir).await?);
+        let keys = AggregatorKeys { leader: leader.public_key()?, helper: template.public_key()? };
+        let (leader, helper) = (PartyContext::new(ours, leader.keys)?, template.add(task).await?);
+        Ok(Self { template, workload: workload.clone(), token, leader, helper, keys })
     }
 
     async fn measure(self, options: &Options, time: Span, machine: &Machine) -> Result<Results, Failure> {
@@ -172,16 +171,16 @@ impl Bench {
     /// Generates as many prepared reports as the longest run may use.
     fn make(&self, options: &Options, time: Span) -> Result<Vec<PrepareInit>, Failure> {
         let one = || {
-            let report = made::report(&self.leader.context, &self.keys, &self.workload.measurement)?;
-            made::prepare_init(&self.leader, report)
+            let report = inputs::report(&self.leader.context, &self.keys, &self.workload.measurement)?;
+            inputs::prepare_init(&self.leader, report)
         };
         let wanted = |some: &[PrepareInit]| {
             let limit = limit::helper(&self.helper, some, time / 10)?;
             Ok(limit.per_second() * time.as_secs_f64() * 1.2)
         };
         let largest = |numbers: &[u64]| numbers.iter().copied().max().unwrap_or(1) as usize;
-        let fewest = made::MIN_ROUNDS * largest(&options.job_size) * largest(&options.in_flight);
-        made::generate(one, made::init_bytes, wanted, fewest)
+        let fewest = inputs::MIN_ROUNDS * largest(&options.job_size) * largest(&options.in_flight);
+        inputs::generate(one, inputs::init_bytes, wanted, fewest)
     }
 
     /// Encodes the requests of all full jobs.
@@ -191,7 +190,7 @@ impl Bench {
         let request = |prepare_inits: &[PrepareInit]| {
             let job = AggregationJobId::random();
             let call = wire.create_request(ResourceKind::AggregationJob, &task.id, job.as_bytes());
-            load::request(&task.helper_url, &call, Some(&self.token), &made::encode_job(context, prepare_inits))
+            load::request(&task.helper_url, &call, Some(&self.token), &inputs::encode_job(context, prepare_inits))
         };
         reports.chunks_exact(job_size).map(request).collect()
     }
@@ -208,11 +207,11 @@ impl Bench {
     /// Sends the jobs to a fresh server.
     async fn run(self: &Arc<Self>, requests: &Arc<Vec<Vec<u8>>>, jobs: Jobs, time: Span) -> Result<RunSample, Failure> {
         let Jobs { size, in_flight } = jobs;
-        let running = self.stage.start(JobDriver::Enabled).await?;
+        let running = self.template.start(JobDriver::Enabled).await?;
         let (address, before) = (running.server.address(), running.server.commits());
         let spinner = style::spinner(&format!("{}: {in_flight} x {size}", self.workload));
         let shape =
-            LoadSpec { connections: in_flight, threads: in_flight, time, answers: made::MIN_ROUNDS * in_flight };
+            LoadSpec { connections: in_flight, threads: in_flight, time, answers: inputs::MIN_ROUNDS * in_flight };
         let (bench, shared) = (self.clone(), requests.clone());
         let (begin, cpu, everybody) = (Instant::now(), cpu::process_time(), cpu::system_time());
         let ran = tokio::task::spawn_blocking(move || bench.load(address, &shared, shape));

@@ -4,7 +4,7 @@ use std::time::Duration as Span;
 
 use super::{
     cores::{self, Rate},
-    stage::PartyContext,
+    template::PartyContext,
 };
 use crate::{
     aggregator::{Opener, helper, leader},

@@ -136,11 +136,11 @@ async fn measure(args: &Args, leader: &ServerProcess, helper: &ServerProcess) ->
 
 async fn make_reports(client: &Client, measurement: &Measurement, count: u64) -> Result<Vec<Report>, Failure> {
     let bar = style::progress(count, "making reports");
-    let made = stream::iter(0..count)
+    let items = stream::iter(0..count)
         .map(|_| client.prepare(measurement.clone(), clock::now()))
         .buffer_unordered(thread::available_parallelism().map_or(1, usize::from))
         .inspect_ok(|_| bar.inc(1));
-    let reports = made.try_collect().await;
+    let reports = items.try_collect().await;
     bar.finish_and_clear();
     Ok(reports?)
 }

@@ -13,10 +13,9 @@ use serde::Serialize;
 use tokio::time::sleep;
 
 use super::{
-    cores, helper,
+    cores, helper, inputs,
     load::Latency,
-    made,
-    stage::{PartyContext, ServerTemplate},
+    template::{PartyContext, ServerTemplate},
     workload,
 };
 use crate::{
@@ -152,10 +151,10 @@ impl Bench {
         let peer = args.peer.peer()?.within(RESPONSE_TIMEOUT, MAX_RESPONSE_BYTES);
         let there = TaskParameters { helper_url: url.clone(), ..task.public.clone() };
         let helper = Client::new(there, peer.clone(), RetryPolicy::default())?.key(Role::Helper).await?;
-        let stage = ServerTemplate::new(dir).await?;
-        let keys = AggregatorKeys { leader: stage.public_key()?, helper };
+        let template = ServerTemplate::new(dir).await?;
+        let keys = AggregatorKeys { leader: template.public_key()?, helper };
         let measurement = workload::measurement(&task.public.vdaf);
-        Ok(Self { leader: PartyContext::new(task, stage.keys)?, keys, measurement, token, peer, url })
+        Ok(Self { leader: PartyContext::new(task, template.keys)?, keys, measurement, token, peer, url })
     }
 
     fn task(&self) -> &TaskParameters {
@@ -167,13 +166,14 @@ impl Bench {
         let number = (reports as usize).next_multiple_of(size);
         let make = move || {
             let bar = style::progress(number as u64, "making");
-            let one =
-                || made::prepare_init(&self.leader, made::report(&self.leader.context, &self.keys, &self.measurement)?);
+            let one = || {
+                inputs::prepare_init(&self.leader, inputs::report(&self.leader.context, &self.keys, &self.measurement)?)
+            };
             let prepare_inits = cores::generate(number, &bar, one)?;
             bar.finish_and_clear();
             Ok(prepare_inits
                 .chunks_exact(size)
-                .map(|prepare_inits| made::encode_job(&self.leader.context, prepare_inits).into())
+                .map(|prepare_inits| inputs::encode_job(&self.leader.context, prepare_inits).into())
                 .collect())
         };
         tokio::task::spawn_blocking(make).await?

@@ -5,10 +5,9 @@ use std::{path::Path, sync::Arc, time::Duration as Span};
 use serde::Serialize;
 
 use super::{
-    CommonArgs, cores, cpu,
+    CommonArgs, cores, cpu, inputs,
     load::{self, Latency, LoadSpec},
-    made,
-    stage::{JobDriver, PartyContext, ServerTemplate},
+    template::{JobDriver, PartyContext, ServerTemplate},
     workload::{Workload, urls},
 };
 use crate::{
@@ -99,18 +98,18 @@ async fn measure_one(
     let revision = common.dap.revision();
     let files = workload.task(revision, urls(revision))?;
     let task = files.leader.aggregator_task().ok_or_else(|| Failure::new("the leader's file contains no task"))?;
-    let stage = ServerTemplate::new(dir).await?;
-    let leader = stage.add(task).await?;
+    let template = ServerTemplate::new(dir).await?;
+    let leader = template.add(task).await?;
     let helper = Keypair::generate(1, Suite::DEFAULT)?;
-    let keys = AggregatorKeys { leader: stage.public_key()?, helper: helper.config().clone() };
+    let keys = AggregatorKeys { leader: template.public_key()?, helper: helper.config().clone() };
 
     let (workload, time, together) = (workload.clone(), common.seconds, options.reports_per_upload as usize);
     let most = options.connections.iter().copied().max().unwrap_or(1) as usize;
     let party = leader.clone();
     let requests = tokio::task::spawn_blocking(move || -> Result<_, Failure> {
-        let one = || made::report(&party.context, &keys, &workload.measurement);
-        let fewest = together * made::MIN_ROUNDS * most;
-        let reports = made::generate(one, made::report_bytes, |_| Ok(FASTEST * time.as_secs_f64()), fewest)?;
+        let one = || inputs::report(&party.context, &keys, &workload.measurement);
+        let fewest = together * inputs::MIN_ROUNDS * most;
+        let reports = inputs::generate(one, inputs::report_bytes, |_| Ok(FASTEST * time.as_secs_f64()), fewest)?;
         let name = workload.to_string();
         Ok((name, reports.chunks_exact(together).map(|reports| request(&party, reports)).collect::<Vec<_>>()))
     });
@@ -123,9 +122,9 @@ async fn measure_one(
             connections: *connections as usize,
             threads: cores::count().min(*connections as usize),
             time,
-            answers: made::MIN_ROUNDS * *connections as usize,
+            answers: inputs::MIN_ROUNDS * *connections as usize,
         };
-        measured.runs.push(run(&stage, &leader, &requests, together, shape).await?);
+        measured.runs.push(run(&template, &leader, &requests, together, shape).await?);
     }
     Ok(measured)
 }
@@ -137,13 +136,13 @@ pub fn request(leader: &PartyContext, reports: &[Report]) -> Vec<u8> {
 }
 
 async fn run(
-    stage: &ServerTemplate,
+    template: &ServerTemplate,
     leader: &PartyContext,
     requests: &Arc<Vec<Vec<u8>>>,
     together: usize,
     shape: LoadSpec,
 ) -> Result<Run, Failure> {
-    let running = stage.start(JobDriver::Disabled).await?;
+    let running = template.start(JobDriver::Disabled).await?;
     let (address, before, requests) = (running.server.address(), running.server.commits(), requests.clone());
     let spinner = style::spinner(&format!("uploading over {}", style::counted(shape.connections as u64, "connection")));
     let cpu = cpu::process_time();

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{
     api::{self, AddTask, Aggregator, EndpointForTask, Reply, Status},
+    description::TaskDescription,
     response::{ApiResponse, ok_response},
-    terms::TaskDescription,
 };
 use crate::{
     cli::{
@@ -81,7 +81,7 @@ fn authority(name: &str, port: u16) -> String {
 
 /// The task that a request describes.
 fn task(revision: Revision, request: &AddTask) -> Result<Task, String> {
-    let terms = TaskDescription {
+    let description = TaskDescription {
         id: request.task_id,
         leader: &request.leader,
         helper: &request.helper,
@@ -103,7 +103,7 @@ fn task(revision: Revision, request: &AddTask) -> Result<Task, String> {
         }
     };
     Ok(Task {
-        public: terms.parameters(revision)?,
+        public: description.parameters(revision)?,
         verify_key: Secret::new(request.vdaf_verify_key.0.clone()),
         verify_key_id: 0,
         max_batch_query_count: request.max_batch_query_count.map_or(1, |count| count.0),

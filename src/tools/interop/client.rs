@@ -4,8 +4,8 @@ use std::time::Duration as Span;
 
 use super::{
     api::{Reply, Status, Upload},
+    description::TaskDescription,
     response::{ApiResponse, bad_request, ok_response},
-    terms::TaskDescription,
 };
 use crate::{
     client::{Client, ClientError},
@@ -28,7 +28,7 @@ pub struct Party {
 impl Party {
     /// Answers `upload`. An unknown VDAF is a bad request.
     pub async fn upload(&self, request: Upload) -> ApiResponse {
-        match terms(&request).parameters(self.revision) {
+        match description(&request).parameters(self.revision) {
             Err(why) if !request.vdaf.is_known() => bad_request(why),
             Err(why) => ok_response(Reply::error(why)),
             Ok(task) => ok_response(match self.send(task, request).await {
@@ -44,7 +44,7 @@ impl Party {
     }
 }
 
-fn terms(request: &Upload) -> TaskDescription<'_> {
+fn description(request: &Upload) -> TaskDescription<'_> {
     TaskDescription {
         id: request.task_id,
         leader: &request.leader,

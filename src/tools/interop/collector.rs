@@ -12,9 +12,9 @@ use tokio::sync::oneshot;
 
 use super::{
     api::{self, CollectionPoll, CollectionStart, CollectorAddTask, Reply, Status},
+    description::TaskDescription,
     number::JsonNumber,
     response::{ApiResponse, ok_response},
-    terms::TaskDescription,
     vdaf::to_numbers,
 };
 use crate::{
@@ -58,7 +58,7 @@ impl Party {
     }
 
     fn add(&self, request: &CollectorAddTask) -> Result<api::Base64Url, String> {
-        let terms = TaskDescription {
+        let description = TaskDescription {
             id: request.task_id,
             leader: &request.leader,
             // The collector never contacts the helper. In DAP-18 shares are bound to its URL.
@@ -72,7 +72,7 @@ impl Party {
         };
         let token = Secret::token(&request.collector_authentication_token)
             .map_err(|why| format!("collector_authentication_token: {why}"))?;
-        let task = CollectorTask { public: terms.parameters(self.revision)?, token, previous_token: None };
+        let task = CollectorTask { public: description.parameters(self.revision)?, token, previous_token: None };
         let keypair = Keypair::generate(1, Suite::DEFAULT).map_err(|error| error.to_string())?;
         let key = api::encode_key(self.revision, keypair.config());
         let collector = Collector::new(task, keypair, self.peer.clone(), RETRIES).map_err(|error| error.to_string())?;

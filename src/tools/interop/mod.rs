@@ -4,11 +4,11 @@ mod aggregator;
 mod api;
 mod client;
 mod collector;
+mod description;
 mod number;
 mod response;
 mod run;
 mod serve;
-mod terms;
 mod vdaf;
 
 use clap::Subcommand;

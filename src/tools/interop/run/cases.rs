@@ -26,35 +26,35 @@ const FAR_FUTURE: Duration = Duration(3 * 86_400);
 
 /// Runs the case of one cell.
 pub async fn run(context: &RunContext, row: Row, mode: QueryKind) -> Result<(), CellFailure> {
-    let trial = CellRun { context, row, mode };
+    let cell = CellRun { context, row, mode };
     match row {
         Row::Count | Row::Sum | Row::Sumvec | Row::Histogram | Row::Multihot | Row::SumvecHmac => {
-            trial.good(context.reports).await.map(drop)
+            cell.good(context.reports).await.map(drop)
         }
-        Row::ManyReports => trial.good(MANY_REPORTS).await.map(drop),
+        Row::ManyReports => cell.good(MANY_REPORTS).await.map(drop),
         Row::OutOfRange => {
-            trial.beside(Numbers::one(256), None, "the number 256 was accepted for a sum of 8 bits").await
+            cell.beside(Numbers::one(256), None, "the number 256 was accepted for a sum of 8 bits").await
         }
         Row::TooEarly => {
             let future = clock::now().saturating_add(FAR_FUTURE);
-            trial.beside(Numbers::one(1), Some(future), "a report from three days in the future was accepted").await
+            cell.beside(Numbers::one(1), Some(future), "a report from three days in the future was accepted").await
         }
-        Row::TaskExpired => trial.over().await,
-        Row::UnknownTask => trial.unknown().await,
-        Row::BadParameter => trial.bad_parameter().await,
-        Row::TooFew => trial.too_few().await,
-        Row::CollectedTwice => trial.twice().await,
-        Row::Overlap => trial.overlap().await,
-        Row::LateReport => trial.late().await,
+        Row::TaskExpired => cell.over().await,
+        Row::UnknownTask => cell.unknown().await,
+        Row::BadParameter => cell.bad_parameter().await,
+        Row::TooFew => cell.too_few().await,
+        Row::CollectedTwice => cell.twice().await,
+        Row::Overlap => cell.overlap().await,
+        Row::LateReport => cell.late().await,
         Row::CollectorToken => {
-            trial.with_fault(InjectedFault::CollectorToken, "with a collector token unknown to the leader").await
+            cell.with_fault(InjectedFault::CollectorToken, "with a collector token unknown to the leader").await
         }
         Row::LeaderToken => {
-            trial.with_fault(InjectedFault::LeaderToken, "with a leader token unknown to the helper").await
+            cell.with_fault(InjectedFault::LeaderToken, "with a leader token unknown to the helper").await
         }
-        Row::VerifyKey => trial.with_fault(InjectedFault::VerifyKey, "with different verification keys").await,
+        Row::VerifyKey => cell.with_fault(InjectedFault::VerifyKey, "with different verification keys").await,
         Row::CollectorKey => {
-            trial.with_fault(InjectedFault::CollectorKey, "with a key that the collector does not have").await
+            cell.with_fault(InjectedFault::CollectorKey, "with a key that the collector does not have").await
         }
     }
 }

@@ -1,6 +1,10 @@
 //! `dapbox interop run`: runs every VDAF, both batch modes and error cases between any mix of implementations.
 //!
-//! It uses the interop test API only, and compares the results with the uploaded measurements.
+//! # Decision: the runner has no special access to any party
+//!
+//! The runner sends requests through the interop test API only, even to dapbox's own parties in this process. It computes
+//! the expected results itself, from the uploaded measurements and without the code under test. So a bug in dapbox cannot
+//! hide itself. Only `dapbox interop serve` has the API, which has no authentication; `dapbox serve` cannot enable it.
 
 mod cases;
 mod matrix;

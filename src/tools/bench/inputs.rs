@@ -4,7 +4,7 @@ use std::time::{Duration as Span, Instant};
 
 use bytes::Bytes;
 
-use super::{cores, limit, stage::PartyContext};
+use super::{cores, limit, template::PartyContext};
 use crate::{
     aggregator::{Opener, TaskContext, leader},
     cli::{failure::Failure, style},
@@ -36,16 +36,16 @@ pub fn generate<T: Send>(
 ) -> Result<Vec<T>, Failure> {
     let bar = style::progress(fewest.max(SAMPLE_SIZE) as u64, "making");
     let begin = Instant::now();
-    let mut made = cores::generate(SAMPLE_SIZE, &bar, &one)?;
+    let mut items = cores::generate(SAMPLE_SIZE, &bar, &one)?;
     let each = begin.elapsed().as_secs_f64() / SAMPLE_SIZE as f64;
     let affordable = GENERATION_TIME.as_secs_f64() / each;
-    let number = (wanted(&made)?.min(affordable) as usize).max(fewest);
+    let number = (wanted(&items)?.min(affordable) as usize).max(fewest);
     // Each item is in memory twice: as report and as request.
-    let number = number.min(GENERATION_MEMORY / 2 / made.iter().map(bytes).max().unwrap_or_default().max(1));
+    let number = number.min(GENERATION_MEMORY / 2 / items.iter().map(bytes).max().unwrap_or_default().max(1));
     bar.set_length(number as u64);
-    made.extend(cores::generate(number.saturating_sub(made.len()), &bar, one)?);
+    items.extend(cores::generate(number.saturating_sub(items.len()), &bar, one)?);
     bar.finish_and_clear();
-    Ok(made)
+    Ok(items)
 }
 
 /// Generates a report, like a client.
