@@ -116,15 +116,15 @@ impl Client {
         let wire = wire::for_revision(self.task.revision);
         let body = Bytes::from(wire.encode_upload(&self.task, reports));
         let advertisement = self.in_band.as_ref().map(|in_band| in_band.advertisement.clone());
-        let call = wire.upload_request(&self.task.id).with_advertisement(advertisement);
+        let spec = wire.upload_request(&self.task.id).with_advertisement(advertisement);
         let is_lost = AtomicBool::new(false);
         let upload = async || {
             let answer =
-                self.peer.send(&self.task.leader_url, &call, None, body.clone()).await.map_err(RequestError::from);
+                self.peer.send(&self.task.leader_url, &spec, None, body.clone()).await.map_err(RequestError::from);
             let answer = answer.and_then(|answer| answer.expect(None)).inspect_err(|error| {
                 is_lost.fetch_or(may_have_been_accepted(error), Ordering::Relaxed);
             })?;
-            let answer = if answer.body.is_empty() { answer } else { answer.expect(call.accept)? };
+            let answer = if answer.body.is_empty() { answer } else { answer.expect(spec.accept)? };
             let refused = wire.decode_upload_answer(&answer.body);
             refused.map_err(|malformed| RequestError::Unexpected(malformed.to_string()))
         };
@@ -156,7 +156,7 @@ impl Client {
     }
 
     /// Removes outdated keys from the cache, unless they were already replaced.
-    fn forget(&self, outdated: &AggregatorKeys) {
+    fn invalidate_keys(&self, outdated: &AggregatorKeys) {
         let mut cached = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if cached.as_ref().is_some_and(|cached| cached.keys == *outdated) {
             *cached = None;
@@ -173,8 +173,8 @@ impl Client {
         let url = if role == Role::Leader { &self.task.leader_url } else { &self.task.helper_url };
         let wire = wire::for_revision(self.task.revision);
         // The aggregator may not know an in-band task yet.
-        let call = wire.hpke_config_request(Some(&self.task.id).filter(|_| self.in_band.is_none()));
-        let answer = retry(self.retries, || self.peer.call(url, &call, None, Bytes::new()))
+        let spec = wire.hpke_config_request(Some(&self.task.id).filter(|_| self.in_band.is_none()));
+        let answer = retry(self.retries, || self.peer.call(url, &spec, None, Bytes::new()))
             .await
             .map_err(|cause| ClientError::Keys { role, url: url.to_owned(), cause })?;
         let key =

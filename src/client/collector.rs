@@ -237,22 +237,22 @@ impl Collector {
 
     /// Deletes the job with this path at the leader.
     async fn delete(&self, location: &str) -> Result<(), CollectError> {
-        let Some(call) =
+        let Some(spec) =
             wire::for_revision(self.task.public.revision).delete_request(ResourceKind::CollectionJob, location)
         else {
             return Ok(());
         };
-        let call = call.with_advertisement(self.advertisement.clone());
+        let spec = spec.with_advertisement(self.advertisement.clone());
         let (url, token) = (&self.task.public.leader_url, Some(&self.task.token));
-        let delete = || self.peer.call(url, &call, token, Bytes::new());
+        let delete = || self.peer.call(url, &spec, token, Bytes::new());
         retry(self.retries, delete).await.map(drop).map_err(CollectError::Request)
     }
 
-    async fn ask(&self, call: &RequestSpec, body: Bytes, may_exist: &AtomicBool) -> Result<Reply, CollectError> {
+    async fn ask(&self, spec: &RequestSpec, body: Bytes, may_exist: &AtomicBool) -> Result<Reply, CollectError> {
         let (url, token) = (&self.task.public.leader_url, Some(&self.task.token));
-        let call = call.clone().with_advertisement(self.advertisement.clone());
+        let spec = spec.clone().with_advertisement(self.advertisement.clone());
         let ask = async || {
-            let reply = self.peer.ask(url, &call, token, body.clone()).await;
+            let reply = self.peer.ask(url, &spec, token, body.clone()).await;
             let proves_absent = match &reply {
                 Ok(_) => false,
                 Err(RequestError::NoAnswer(error)) => error.never_sent(),

@@ -258,7 +258,7 @@ impl App {
 
     /// The client for a request to a helper.
     pub fn peer(&self) -> Peer {
-        lock(&self.peer).within(*self.config.leader.peer_timeout, self.config.limits.max_answer_bytes)
+        lock(&self.peer).with_limits(*self.config.leader.peer_timeout, self.config.limits.max_answer_bytes)
     }
 
     /// Reads the roots again that vouch for helpers. Requests that have begun go on with those of before.

@@ -145,7 +145,7 @@ impl<'a> ApiClient<'a> {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(client_config(api.roots)?)
             .redirect(reqwest::redirect::Policy::none())
-            .dns_resolver(Resolver::default().within(context.timeout))
+            .dns_resolver(Resolver::default().for_connect_timeout(context.timeout))
             .proxy(context.proxies.for_client())
             .timeout(context.timeout)
             .build()?;

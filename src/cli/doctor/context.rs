@@ -142,7 +142,7 @@ impl DoctorContext {
             keys,
             times_ahead,
             timeout,
-            names: Resolver::default().within(timeout),
+            names: Resolver::default().for_connect_timeout(timeout),
             peer,
             proxies,
             roots,

@@ -24,7 +24,7 @@ struct JournalRows<'a> {
 
 impl<'a> JournalRows<'a> {
     /// The rows at these indexes.
-    fn only(&self, indexes: &[usize]) -> JournalRows<'a> {
+    fn select(&self, indexes: &[usize]) -> JournalRows<'a> {
         let numbers = indexes.iter().filter_map(|index| self.numbers.get(*index)).copied().collect();
         JournalRows { journal: self.journal, numbers }
     }
@@ -50,7 +50,7 @@ impl UploadSummary {
     }
 
     /// Counts one outcome. `is_alone` is true if the request had no other report.
-    fn take(&mut self, result: &Result<ReportId, ClientError>, is_alone: bool) {
+    fn record(&mut self, result: &Result<ReportId, ClientError>, is_alone: bool) {
         match result {
             Ok(_) => self.accepted += 1,
             Err(error) if rejects_report(error, is_alone) => {
@@ -116,7 +116,7 @@ impl Client {
         let mut results = stream::iter(uploads).buffer_unordered(concurrency.max(1));
         while let Some(group) = results.next().await {
             let is_alone = group.len() == 1;
-            group.iter().for_each(|(_, result)| summary.take(result, is_alone));
+            group.iter().for_each(|(_, result)| summary.record(result, is_alone));
             observe(&summary, &group);
             if summary.failure.is_some() {
                 break;
@@ -154,7 +154,7 @@ impl Client {
         let outdated: Vec<_> = (0..results.len()).filter(|index| is_outdated(&results[*index])).collect();
         if !outdated.is_empty() {
             let again: Arc<[_]> = outdated.iter().map(|index| measurements[*index].clone()).collect();
-            let rows = rows.map(|rows| rows.only(&outdated));
+            let rows = rows.map(|rows| rows.select(&outdated));
             for (index, result) in outdated.into_iter().zip(self.attempt(&again, time, rows.as_ref()).await) {
                 results[index] = result;
             }
@@ -200,13 +200,13 @@ impl Client {
         if reports.is_empty() {
             return Ok(results);
         }
-        if let Some(JournalRows { journal, numbers }) = rows.map(|rows| rows.only(&sent)) {
+        if let Some(JournalRows { journal, numbers }) = rows.map(|rows| rows.select(&sent)) {
             let request = wire::for_revision(self.task.revision).encode_upload(&self.task, &reports);
             journal.record_sent(&numbers, &request).map_err(|e| Fault::while_doing("storing reports in flight", e))?;
         }
         let refused = match self.send(&reports).await {
             Err(error) if error.is_outdated() => {
-                self.forget(&keys);
+                self.invalidate_keys(&keys);
                 return Err(error);
             }
             refused => refused?,
@@ -217,7 +217,7 @@ impl Client {
             }
         }
         if results.iter().any(|result| result.as_ref().is_err_and(ClientError::is_outdated)) {
-            self.forget(&keys);
+            self.invalidate_keys(&keys);
         }
         Ok(results)
     }

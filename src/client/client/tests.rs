@@ -25,19 +25,19 @@ struct Aggregator {
 }
 
 /// The response to the n-th upload, from 0.
-type Say = fn(usize, &[Report]) -> Response<Vec<u8>>;
+type Responder = fn(usize, &[Report]) -> Response<Vec<u8>>;
 
-fn take() -> Response<Vec<u8>> {
+fn accept() -> Response<Vec<u8>> {
     Response::builder().status(200).body(Vec::new()).unwrap()
 }
 
-fn say(problem: &Problem) -> Response<Vec<u8>> {
+fn problem_response(problem: &Problem) -> Response<Vec<u8>> {
     let response = Response::builder().status(problem.status).header("content-type", "application/problem+json");
     response.body(problem.to_json().into_bytes()).unwrap()
 }
 
 /// Accepts the request except for these reports.
-fn refuse<'a>(refused: impl IntoIterator<Item = (&'a Report, ReportError)>) -> Response<Vec<u8>> {
+fn reject<'a>(refused: impl IntoIterator<Item = (&'a Report, ReportError)>) -> Response<Vec<u8>> {
     let refused: Vec<_> = refused.into_iter().map(|(report, error)| (report.metadata.id, error)).collect();
     let response = Response::builder().header("content-type", "application/ppm-dap;message=upload-errors");
     response.body(dap18::encode_upload_errors(&refused)).unwrap()
@@ -47,12 +47,12 @@ impl Aggregator {
     /// Starts a DAP-09 aggregator. It responds to the n-th key request with the n-th list of `keys`, and to the n-th
     /// upload with the n-th of `answers`, then with 200.
     async fn start(keys: Vec<Vec<HpkeConfig>>, cache_control: &'static str, answers: Vec<Problem>) -> Self {
-        let answer = move |n: usize, _: &[Report]| answers.get(n).map_or_else(take, say);
+        let answer = move |n: usize, _: &[Report]| answers.get(n).map_or_else(accept, problem_response);
         Self::with(Revision::Dap09, keys, cache_control, answer).await
     }
 
     /// Starts a DAP-18 aggregator.
-    async fn new(keys: Vec<Vec<HpkeConfig>>, answer: Say) -> Self {
+    async fn new(keys: Vec<Vec<HpkeConfig>>, answer: Responder) -> Self {
         Self::with(Revision::Dap18, keys, "max-age=60", answer).await
     }
 
@@ -67,19 +67,19 @@ impl Aggregator {
         let key_requests = Arc::new(AtomicUsize::new(0));
         let uploads = Arc::new(Mutex::new(Vec::new()));
         let (counter, received) = (Arc::clone(&key_requests), Arc::clone(&uploads));
-        let calls = [wire.hpke_config_request(Some(&task.id)), wire.upload_request(&task.id)];
+        let specs = [wire.hpke_config_request(Some(&task.id)), wire.upload_request(&task.id)];
         let routes = warp::method().and(warp::path::full()).and(warp::body::bytes()).map(
             move |method: Method, path: FullPath, body: Bytes| {
                 if path.as_str().ends_with("/hpke_config") {
-                    assert_eq!(method, calls[0].method);
+                    assert_eq!(method, specs[0].method);
                     let n = counter.fetch_add(1, Ordering::SeqCst);
                     return Response::builder()
-                        .header("content-type", calls[0].accept.unwrap())
+                        .header("content-type", specs[0].accept.unwrap())
                         .header("cache-control", cache_control)
                         .body(wire.encode_hpke_configs(&keys[n.min(keys.len() - 1)]))
                         .unwrap();
                 }
-                assert_eq!((method.as_str(), path.as_str().ends_with("/reports")), (calls[1].method, true));
+                assert_eq!((method.as_str(), path.as_str().ends_with("/reports")), (specs[1].method, true));
                 let reports = wire.decode_upload(&task, &body).unwrap();
                 let mut received = received.lock().unwrap();
                 received.push(reports.clone());
@@ -141,7 +141,7 @@ async fn seals_to_each_aggregator_and_truncates_the_time() {
     for revision in Revision::ALL {
         let key = keypair(3);
         let list = vec![vec![key.config().clone()]];
-        let aggregator = Aggregator::with(revision, list, "max-age=60", |_, _| take()).await;
+        let aggregator = Aggregator::with(revision, list, "max-age=60", |_, _| accept()).await;
         let client = aggregator.client();
         let id = client.upload(Measurement::Number(7), Some(Time(119))).await.unwrap();
         client.upload(Measurement::Number(8), None).await.unwrap();
@@ -258,7 +258,7 @@ fn lists() -> Vec<Vec<HpkeConfig>> {
 
 #[tokio::test]
 async fn groups_many_reports_and_spreads_few() {
-    let aggregator = Aggregator::new(lists(), |_, _| take()).await;
+    let aggregator = Aggregator::new(lists(), |_, _| accept()).await;
     let client = aggregator.client();
     let mut counts = Vec::new();
     let summary = client.upload_many(numbers(150), None, 2, |summary| counts.push(summary.accepted)).await;
@@ -266,7 +266,7 @@ async fn groups_many_reports_and_spreads_few() {
     assert_eq!(aggregator.sizes().into_iter().max(), Some(64));
     assert_eq!((aggregator.sizes().len(), counts.len(), counts.last()), (3, 3, Some(&150)));
 
-    let aggregator = Aggregator::new(lists(), |_, _| take()).await;
+    let aggregator = Aggregator::new(lists(), |_, _| accept()).await;
     let summary = aggregator.client().upload_many(numbers(5), None, 8, |_| ()).await;
     assert_eq!((summary.accepted, aggregator.sizes()), (5, vec![1; 5]));
 }
@@ -275,7 +275,7 @@ async fn groups_many_reports_and_spreads_few() {
 async fn counts_refused_reports_by_reason() {
     let aggregator = Aggregator::new(lists(), |_, reports| {
         let errors = [ReportError::ReportDropped, ReportError::ReportTooEarly, ReportError::ReportDropped];
-        refuse(reports.iter().step_by(2).zip(errors))
+        reject(reports.iter().step_by(2).zip(errors))
     })
     .await;
     let measurements = numbers(5).chain([Measurement::Number(256)]);
@@ -298,8 +298,8 @@ async fn remakes_only_reports_with_outdated_key_once() {
         (report, ReportError::OutdatedConfig)
     }
     let aggregator = Aggregator::new(lists(), |n, reports| match n {
-        0 => refuse(reports.iter().skip(1).map(outdated)),
-        _ => take(),
+        0 => reject(reports.iter().skip(1).map(outdated)),
+        _ => accept(),
     })
     .await;
     let summary = aggregator.client().upload_many(numbers(3), None, 1, |_| ()).await;
@@ -312,7 +312,7 @@ async fn remakes_only_reports_with_outdated_key_once() {
     ids.dedup();
     assert_eq!(ids.len(), 5, "a report that is made anew has a new id");
 
-    let aggregator = Aggregator::new(lists(), |_, reports| refuse(reports.iter().map(outdated))).await;
+    let aggregator = Aggregator::new(lists(), |_, reports| reject(reports.iter().map(outdated))).await;
     let summary = aggregator.client().upload_many(numbers(9), None, 3, |_| ()).await;
     assert_eq!(summary.failure.map(|e| e.reason()).as_deref(), Some("outdated_config"));
     let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
@@ -321,13 +321,13 @@ async fn remakes_only_reports_with_outdated_key_once() {
 
 #[tokio::test]
 async fn fetches_keys_again_after_hpke_unknown_config_id() {
-    /// As [`refuse`], with a code that dapbox's leader does not send.
+    /// As [`reject`], with a code that dapbox's leader does not send.
     fn unknown_key(reports: &[Report]) -> Response<Vec<u8>> {
-        let mut answer = refuse([(&reports[0], ReportError::OutdatedConfig)]);
+        let mut answer = reject([(&reports[0], ReportError::OutdatedConfig)]);
         *answer.body_mut().last_mut().unwrap() = 4;
         answer
     }
-    let aggregator = Aggregator::new(lists(), |n, reports| if n == 0 { unknown_key(reports) } else { take() }).await;
+    let aggregator = Aggregator::new(lists(), |n, reports| if n == 0 { unknown_key(reports) } else { accept() }).await;
     let summary = aggregator.client().upload_many(numbers(3), None, 1, |_| ()).await;
     assert_eq!((summary.accepted, summary.rejected_total()), (3, 0));
     assert_eq!(aggregator.sizes(), [3, 1]);
@@ -342,7 +342,7 @@ async fn fetches_keys_again_after_hpke_unknown_config_id() {
 
 #[tokio::test]
 async fn unknown_error_code_rejects_one_report() {
-    let unknown: Say = |_, reports| refuse([(&reports[1], ReportError::Unknown(77))]);
+    let unknown: Responder = |_, reports| reject([(&reports[1], ReportError::Unknown(77))]);
     let aggregator = Aggregator::new(lists(), unknown).await;
     let summary = aggregator.client().upload_many(numbers(3), None, 1, |_| ()).await;
     assert_eq!((summary.accepted, summary.rejected["unknown_error_77"]), (2, 1));
@@ -357,7 +357,7 @@ async fn problem_fails_the_whole_request() {
         (ProblemType::UnsupportedExtension, "unsupportedExtension"),
         (ProblemType::UnrecognizedTask, "unrecognizedTask"),
     ] {
-        let answer = move |_: usize, _: &[Report]| say(&Problem::new(kind));
+        let answer = move |_: usize, _: &[Report]| problem_response(&Problem::new(kind));
         let aggregator = Aggregator::with(Revision::Dap18, lists(), "max-age=60", answer).await;
         let summary = aggregator.client().upload_many(numbers(10), None, 1, |_| ()).await;
         assert_eq!((summary.accepted, summary.rejected_total()), (0, 0));
@@ -368,23 +368,23 @@ async fn problem_fails_the_whole_request() {
 
 #[tokio::test]
 async fn replay_after_a_lost_answer_counts_as_accepted() {
-    let replayed: Say = |n, reports| match n {
-        0 => say(&Problem::from_status(502)),
-        _ => refuse([(&reports[0], ReportError::ReportReplayed), (&reports[1], ReportError::ReportDropped)]),
+    let replayed: Responder = |n, reports| match n {
+        0 => problem_response(&Problem::from_status(502)),
+        _ => reject([(&reports[0], ReportError::ReportReplayed), (&reports[1], ReportError::ReportDropped)]),
     };
     let aggregator = Aggregator::new(lists(), replayed).await;
     let summary = aggregator.client().upload_many(numbers(2), None, 1, |_| ()).await;
     assert_eq!((summary.accepted, summary.rejected_total()), (1, 1));
 
     // Without an earlier attempt, the rejection stands: the leader has collected the batch.
-    let aggregator = Aggregator::new(lists(), |_, reports| refuse([(&reports[0], ReportError::ReportReplayed)])).await;
+    let aggregator = Aggregator::new(lists(), |_, reports| reject([(&reports[0], ReportError::ReportReplayed)])).await;
     let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
     assert_eq!(error.reason(), "report_replayed");
 }
 
 #[tokio::test]
 async fn rejects_unrelated_upload_answers() {
-    let answers: [Say; 3] = [
+    let answers: [Responder; 3] = [
         |_, _| {
             let id = ReportId::random();
             let response = Response::builder().header("content-type", "application/ppm-dap;message=upload-errors");
@@ -392,7 +392,7 @@ async fn rejects_unrelated_upload_answers() {
         },
         |_, _| Response::builder().header("content-type", "text/html").body(b"<p>thanks".to_vec()).unwrap(),
         |_, reports| {
-            let mut answer = refuse([(&reports[0], ReportError::ReportDropped)]);
+            let mut answer = reject([(&reports[0], ReportError::ReportDropped)]);
             answer.body_mut().pop();
             answer
         },
@@ -406,7 +406,7 @@ async fn rejects_unrelated_upload_answers() {
 
 #[tokio::test]
 async fn limits_request_size() {
-    let aggregator = Aggregator::new(lists(), |_, _| take()).await;
+    let aggregator = Aggregator::new(lists(), |_, _| accept()).await;
     let task = aggregator.client().task;
     let vdaf = VdafConfig::Prio3SumVec { max: MaxMeasurement::of_bits(1), length: 20_000, chunk_length: 141 };
     let peer = Peer::new(&PeerOptions::default()).unwrap();

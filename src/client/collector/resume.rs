@@ -27,7 +27,7 @@ impl Collector {
     }
 
     /// Runs a stored job until its result is stored, for at most `timeout`. After a failure the job stays in the
-    /// journal if the leader may have it; call [`run`](Self::run) again to resume it.
+    /// journal if the leader may have it; spec [`run`](Self::run) again to resume it.
     pub async fn run(
         &self,
         journal: &mut CollectionJournal,

@@ -85,7 +85,7 @@ impl Resolver {
 
     /// Limits a lookup to most of a connection timeout, so that a slow lookup is reported as such and not as a
     /// connection timeout.
-    pub fn within(&self, connect_timeout: Duration) -> Self {
+    pub fn for_connect_timeout(&self, connect_timeout: Duration) -> Self {
         Self { limit: LOOKUP_TIMEOUT.min(connect_timeout * 4 / 5), ..self.clone() }
     }
 
@@ -156,9 +156,9 @@ fn stamp(path: &Path) -> FileStamp {
 
 /// Queries both address families in parallel. One of them suffices.
 async fn ask(resolver: &TokioResolver, host: &str) -> Result<Vec<IpAddr>, NetError> {
-    let wide = Box::pin(addresses(resolver, host, RecordType::AAAA));
-    let narrow = Box::pin(addresses(resolver, host, RecordType::A));
-    let (first, other) = select(wide, narrow).await.factor_first();
+    let ipv6 = Box::pin(addresses(resolver, host, RecordType::AAAA));
+    let ipv4 = Box::pin(addresses(resolver, host, RecordType::A));
+    let (first, other) = select(ipv6, ipv4).await.factor_first();
     match first {
         Ok(mut found) => {
             if let Ok(Ok(more)) = tokio::time::timeout(OTHER_FAMILY_TIMEOUT, other).await {

@@ -26,14 +26,14 @@ impl Default for RetryPolicy {
 }
 
 /// Retries an idempotent request until it succeeds, fails permanently, or exceeds the total time.
-pub async fn retry<T, F>(retries: RetryPolicy, mut call: impl FnMut() -> F) -> Result<T, RequestError>
+pub async fn retry<T, F>(retries: RetryPolicy, mut send: impl FnMut() -> F) -> Result<T, RequestError>
 where
     F: Future<Output = Result<T, RequestError>>,
 {
     let start = Instant::now();
     let mut backoff = Backoff::new(retries.initial, retries.max);
     loop {
-        match call().await {
+        match send().await {
             Err(error) if error.is_retryable() => {
                 let delay = backoff.next_delay(error.retry_after());
                 if start.elapsed() + delay >= retries.give_up_after {

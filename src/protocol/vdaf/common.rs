@@ -29,17 +29,17 @@ pub(super) fn vdaf_error(error: impl std::error::Error) -> VdafError {
 }
 
 /// The result of a VDAF that yields one number.
-pub(super) fn number(sum: impl Into<u128>) -> AggregateResult {
+pub(super) fn number_result(sum: impl Into<u128>) -> AggregateResult {
     AggregateResult::Number(sum.into())
 }
 
 /// The result of a VDAF that yields a vector.
-pub(super) fn vector(sums: Vec<impl Into<u128>>) -> AggregateResult {
+pub(super) fn vector_result(sums: Vec<impl Into<u128>>) -> AggregateResult {
     AggregateResult::Vector(sums.into_iter().map(Into::into).collect())
 }
 
 /// The result of a VDAF with noise. Values above half of the field's modulus are negative.
-pub(super) fn signed(modulus: u128, sums: Vec<impl Into<u128>>) -> AggregateResult {
+pub(super) fn noisy_result(modulus: u128, sums: Vec<impl Into<u128>>) -> AggregateResult {
     let signed = |sum: u128| if sum > modulus / 2 { -((modulus - sum) as i128) } else { sum as i128 };
     AggregateResult::Noisy(sums.into_iter().map(|sum| signed(sum.into())).collect())
 }
@@ -48,7 +48,7 @@ pub(super) fn signed(modulus: u128, sums: Vec<impl Into<u128>>) -> AggregateResu
 pub(super) type NoiseFn<F> = Box<dyn Fn(&mut [F]) -> Result<(), VdafError> + Send + Sync>;
 
 /// Wraps an output share of any VDAF.
-pub(super) fn boxed(output: impl Any + Send) -> OutputShare {
+pub(super) fn opaque_share(output: impl Any + Send) -> OutputShare {
     OutputShare(Box::new(output))
 }
 

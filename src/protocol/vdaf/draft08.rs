@@ -25,8 +25,8 @@ use super::{
     AggregateResult, AggregateShare, InputShare, Measurement, MeasurementShares, OutputShare, Pending, Preparer,
     VdafError, VerifyParams,
     common::{
-        AGGREGATORS, ENCODES, HELPER, LEADER, NoiseFn, ONE_ROUND, SAME_PREPARER, boxed, check_joint_rand_part,
-        elements, number, signed, vdaf_error, vector, verify_key,
+        AGGREGATORS, ENCODES, HELPER, LEADER, NoiseFn, ONE_ROUND, SAME_PREPARER, check_joint_rand_part, elements,
+        noisy_result, number_result, opaque_share, vdaf_error, vector_result, verify_key,
     },
     table,
 };
@@ -49,11 +49,13 @@ type Chunks<F> = ParallelSum<F, Mul<F>>;
 pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Arc<dyn Preparer>, VdafError> {
     table::check(config)?;
     match *config {
-        VdafConfig::Prio3Count => build_standard(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number),
+        VdafConfig::Prio3Count => {
+            build_standard(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number_result)
+        }
         VdafConfig::Prio3Sum { max } => {
             let (bits, max) = whole_bits(max)?;
             let input = move |m: &Measurement| table::number(m, max);
-            build_standard(algorithm::SUM, Sum::<Field128>::new(bits), input, number)
+            build_standard(algorithm::SUM, Sum::<Field128>::new(bits), input, number_result)
         }
         VdafConfig::Prio3SumVec { max, length, chunk_length } => {
             let (bits, max) = whole_bits(max)?;
@@ -70,7 +72,7 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
         VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length } => {
             let input = move |m: &Measurement| table::flags(m, length, max_weight);
             let typ = MultihotCountVec::<Field128, Chunks<_>>::new(length, max_weight, chunk_length);
-            build_standard(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector)
+            build_standard(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector_result)
         }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits, length, chunk_length, proofs } => {
             // The numbers fit: they have at most 32 bits.
@@ -122,10 +124,10 @@ where
 {
     let typ = typ.map_err(vdaf_error)?;
     match noise {
-        None => build::<T, P, SEED>(id, proofs, typ, input, vector, None),
+        None => build::<T, P, SEED>(id, proofs, typ, input, vector_result, None),
         Some(epsilon) => {
             let noise_fn = laplace_noise(typ.clone(), epsilon)?;
-            let output = |sums| signed(T::Field::modulus().into(), sums);
+            let output = |sums| noisy_result(T::Field::modulus().into(), sums);
             build::<T, P, SEED>(id, proofs, typ, input, output, Some(noise_fn))
         }
     }
@@ -300,7 +302,7 @@ where
             self.vdaf.prepare_shares_to_prepare_message(&(), [leaders, own]).map_err(|_| ReportError::VdafPrepError)?;
         let answer = PingPongMessage::Finish { prep_msg: message.get_encoded().expect(ENCODES) };
         match self.vdaf.prepare_next(state, message).map_err(|_| ReportError::VdafPrepError)? {
-            PrepareTransition::Finish(output) => Ok((boxed(output), answer.get_encoded().expect(ENCODES))),
+            PrepareTransition::Finish(output) => Ok((opaque_share(output), answer.get_encoded().expect(ENCODES))),
             PrepareTransition::Continue(..) => unreachable!("{ONE_ROUND}"),
         }
     }
@@ -372,7 +374,7 @@ where
             return Err(ReportError::InvalidMessage);
         }
         match self.vdaf.leader_continued(self.state, &(), &inbound).map_err(reject)? {
-            PingPongContinuedValue::FinishedNoMessage { output_share } => Ok(boxed(output_share)),
+            PingPongContinuedValue::FinishedNoMessage { output_share } => Ok(opaque_share(output_share)),
             PingPongContinuedValue::WithMessage { .. } => unreachable!("{ONE_ROUND}"),
         }
     }

@@ -25,8 +25,8 @@ use super::{
     AggregateResult, AggregateShare, InputShare, Measurement, MeasurementShares, OutputShare, Pending, Preparer,
     VdafError, VerifyParams,
     common::{
-        AGGREGATORS, ENCODES, HELPER, LEADER, NoiseFn, ONE_ROUND, SAME_PREPARER, boxed, check_joint_rand_part,
-        elements, number, signed, vdaf_error, vector, verify_key,
+        AGGREGATORS, ENCODES, HELPER, LEADER, NoiseFn, ONE_ROUND, SAME_PREPARER, check_joint_rand_part, elements,
+        noisy_result, number_result, opaque_share, vdaf_error, vector_result, verify_key,
     },
     table,
 };
@@ -58,12 +58,14 @@ type Chunks = ParallelSum<Field128, Mul>;
 pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Arc<dyn Preparer>, VdafError> {
     table::check(config)?;
     match *config {
-        VdafConfig::Prio3Count => build(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number, None),
+        VdafConfig::Prio3Count => {
+            build(algorithm::COUNT, Ok(Count::<Field64>::new()), table::flag, number_result, None)
+        }
         VdafConfig::Prio3Sum { max } => {
             let max = max_in_field64(max)?;
             // The number fits: it is at most `max`.
             let input = move |m: &Measurement| Ok(table::number(m, max.into())? as u64);
-            build(algorithm::SUM, Sum::<Field64>::new(max), input, number, None)
+            build(algorithm::SUM, Sum::<Field64>::new(max), input, number_result, None)
         }
         VdafConfig::Prio3SumVec { max: MaxMeasurement(max), length, chunk_length } => {
             let input = move |m: &Measurement| Ok(table::numbers(m, length, max.into())?.to_vec());
@@ -79,7 +81,7 @@ pub(super) fn preparer(config: &VdafConfig, noise: Option<Epsilon>) -> Result<Ar
         VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length } => {
             let input = move |m: &Measurement| table::flags(m, length, max_weight);
             let typ = MultihotCountVec::<Field128, Chunks>::new(length, max_weight, chunk_length);
-            build(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector, None)
+            build(algorithm::MULTIHOT_COUNT_VEC, typ, input, vector_result, None)
         }
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { .. } => {
             let why =
@@ -115,10 +117,10 @@ where
         + Sync
         + 'static,
 {
-    let Some(epsilon) = noise else { return build(id, typ, input, vector, None) };
+    let Some(epsilon) = noise else { return build(id, typ, input, vector_result, None) };
     let typ = typ.map_err(vdaf_error)?;
     let noise_fn = laplace_noise(typ.clone(), epsilon)?;
-    build(id, Ok(typ), input, |sums| signed(Field128::modulus(), sums), Some(noise_fn))
+    build(id, Ok(typ), input, |sums| noisy_result(Field128::modulus(), sums), Some(noise_fn))
 }
 
 /// Discrete Laplace noise for each element, scaled for pure differential privacy with this epsilon. Scale, sampler and
@@ -295,7 +297,7 @@ where
             .map_err(|_| ReportError::VdafPrepError)?;
         let answer = PingPongMessage::Finish { verifier_message: message.get_encoded().expect(ENCODES) };
         match self.vdaf.verify_next(verify.context, state, message).map_err(|_| ReportError::VdafPrepError)? {
-            VerifyTransition::Finish(output) => Ok((boxed(output), answer.get_encoded().expect(ENCODES))),
+            VerifyTransition::Finish(output) => Ok((opaque_share(output), answer.get_encoded().expect(ENCODES))),
             VerifyTransition::Continue(..) => unreachable!("{ONE_ROUND}"),
         }
     }
@@ -367,7 +369,7 @@ where
             .and_then(|transition| transition.evaluate(&self.context, &self.vdaf))
             .map_err(reject)?;
         match state {
-            PingPongState::Finished { output_share } => Ok(boxed(output_share)),
+            PingPongState::Finished { output_share } => Ok(opaque_share(output_share)),
             PingPongState::Continued(_) | PingPongState::FinishedWithOutbound { .. } => unreachable!("{ONE_ROUND}"),
         }
     }

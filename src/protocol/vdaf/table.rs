@@ -47,7 +47,7 @@ pub struct VdafParameters {
 
 impl VdafParameters {
     /// Names of the parameters that are present.
-    fn given(&self) -> Vec<&'static str> {
+    fn present(&self) -> Vec<&'static str> {
         let all = [
             ("bits", self.bits.is_some()),
             ("max_measurement", self.max_measurement.is_some()),
@@ -96,7 +96,7 @@ pub static VDAFS: &[VdafSpec] = &[
         required: &[MAX, LENGTH],
         optional: &["chunk_length"],
         make: |p| {
-            let (max, length) = (max(p), given(p.length));
+            let (max, length) = (max(p), required(p.length));
             let elements = max.bit_length().saturating_mul(length);
             VdafConfig::Prio3SumVec { max, length, chunk_length: chunk_length(p, elements) }
         },
@@ -107,7 +107,7 @@ pub static VDAFS: &[VdafSpec] = &[
         required: &[LENGTH],
         optional: &["chunk_length"],
         make: |p| {
-            let length = given(p.length);
+            let length = required(p.length);
             VdafConfig::Prio3Histogram { length, chunk_length: chunk_length(p, length) }
         },
     },
@@ -117,7 +117,7 @@ pub static VDAFS: &[VdafSpec] = &[
         required: &[LENGTH, MAX_WEIGHT],
         optional: &["chunk_length"],
         make: |p| {
-            let (length, max_weight) = (given(p.length), given(p.max_weight));
+            let (length, max_weight) = (required(p.length), required(p.max_weight));
             let chunk_length = chunk_length(p, length.saturating_add(bits_of(max_weight)));
             VdafConfig::Prio3MultihotCountVec { length, max_weight, chunk_length }
         },
@@ -128,7 +128,7 @@ pub static VDAFS: &[VdafSpec] = &[
         required: &[BITS, LENGTH],
         optional: &["chunk_length", "proofs"],
         make: |p| {
-            let (bits, length) = (given(p.bits), given(p.length));
+            let (bits, length) = (required(p.bits), required(p.length));
             VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 {
                 bits,
                 length,
@@ -151,7 +151,7 @@ pub fn configure(name: &str, parameters: &VdafParameters) -> Result<VdafConfig, 
             let known: Vec<_> = VDAFS.iter().map(|row| row.short).collect();
             VdafError(format!("unknown VDAF {name:?} (known: {})", known.join(", ")))
         })?;
-    let given = parameters.given();
+    let given = parameters.present();
     for group in row.required {
         let named = group.iter().map(|parameter| format!("`{parameter}`")).collect::<Vec<_>>().join(" or ");
         match group.iter().filter(|parameter| given.contains(parameter)).count() {
@@ -235,13 +235,13 @@ fn in_range(what: &str, value: usize, min: usize, max: usize) -> Result<(), Vdaf
 }
 
 /// A required parameter. [`configure`] has checked that it is present.
-fn given(parameter: Option<usize>) -> usize {
+fn required(parameter: Option<usize>) -> usize {
     parameter.unwrap_or_default()
 }
 
 /// The largest number, from either parameter.
 fn max(parameters: &VdafParameters) -> MaxMeasurement {
-    let of_bits = || MaxMeasurement::of_bits(given(parameters.bits).try_into().unwrap_or(0));
+    let of_bits = || MaxMeasurement::of_bits(required(parameters.bits).try_into().unwrap_or(0));
     parameters.max_measurement.map_or_else(of_bits, MaxMeasurement)
 }
 

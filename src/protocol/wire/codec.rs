@@ -247,27 +247,27 @@ impl Writer {
 
     /// Writes `opaque<..2^16-1>`.
     pub fn opaque16(&mut self, bytes: &[u8]) {
-        self.u16(short(bytes.len()));
+        self.u16(u16_len(bytes.len()));
         self.fixed(bytes);
     }
 
     /// Writes `opaque<..2^32-1>`.
     pub fn opaque32(&mut self, bytes: &[u8]) {
-        self.u32(long(bytes.len()));
+        self.u32(u32_len(bytes.len()));
         self.fixed(bytes);
     }
 
     /// Writes a vector of `<..2^16-1>` bytes that `content` writes.
     pub fn vector16(&mut self, content: impl FnOnce(&mut Self)) {
         let start = self.reserve::<2>(content);
-        let len = short(self.bytes.len() - start);
+        let len = u16_len(self.bytes.len() - start);
         self.bytes[start - 2..start].copy_from_slice(&len.to_be_bytes());
     }
 
     /// Writes a vector of `<..2^32-1>` bytes that `content` writes.
     pub fn vector32(&mut self, content: impl FnOnce(&mut Self)) {
         let start = self.reserve::<4>(content);
-        let len = long(self.bytes.len() - start);
+        let len = u32_len(self.bytes.len() - start);
         self.bytes[start - 4..start].copy_from_slice(&len.to_be_bytes());
     }
 
@@ -280,11 +280,11 @@ impl Writer {
     }
 }
 
-fn short(len: usize) -> u16 {
+fn u16_len(len: usize) -> u16 {
     u16::try_from(len).expect("a field of two-byte length is bounded by its algorithm or checked with its task")
 }
 
-fn long(len: usize) -> u32 {
+fn u32_len(len: usize) -> u32 {
     u32::try_from(len).expect("a field of four-byte length is bounded by the limits on bodies")
 }
 

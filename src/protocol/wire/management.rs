@@ -184,8 +184,8 @@ const AEADS: [(&str, u16); 3] = [("Aes128Gcm", 1), ("Aes256Gcm", 2), ("ChaCha20P
 pub type OnUnknownMember<'a> = dyn FnMut(&str) + 'a;
 
 /// Parses a request to create a task.
-pub fn read_task(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<NewTask, String> {
-    let request: TaskRequestJson = read(body, ignored)?;
+pub fn read_task(body: &[u8], on_unknown: &mut OnUnknownMember<'_>) -> Result<NewTask, String> {
+    let request: TaskRequestJson = read(body, on_unknown)?;
     let (vdaf, noise) = request.vdaf.config()?;
     let helper_token = request.aggregator_auth_token.map(|given| given.token);
     Ok(NewTask {
@@ -206,17 +206,17 @@ pub fn read_task(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<NewTa
 }
 
 /// Parses a request to update a task: its new end, if present.
-pub fn read_change(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<Option<Option<Time>>, String> {
+pub fn read_change(body: &[u8], on_unknown: &mut OnUnknownMember<'_>) -> Result<Option<Option<Time>>, String> {
     #[derive(Deserialize)]
     struct Change {
-        #[serde(default, deserialize_with = "there")]
+        #[serde(default, deserialize_with = "present")]
         task_expiration: Option<Option<Time>>,
     }
     /// Distinguishes `null` from an absent member.
-    fn there<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Time>>, D::Error> {
+    fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Option<Time>>, D::Error> {
         Option::deserialize(deserializer).map(Some)
     }
-    Ok(read::<Change>(body, ignored)?.task_expiration)
+    Ok(read::<Change>(body, on_unknown)?.task_expiration)
 }
 
 /// The algorithms requested for a new key; `None` where the request leaves the choice open.
@@ -231,7 +231,7 @@ pub struct RequestedAlgorithms {
 }
 
 /// Parses a request for a new key. An empty body requests no particular algorithms.
-pub fn read_new_key(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<RequestedAlgorithms, String> {
+pub fn read_new_key(body: &[u8], on_unknown: &mut OnUnknownMember<'_>) -> Result<RequestedAlgorithms, String> {
     #[derive(Deserialize)]
     struct NewKey {
         #[serde(default)]
@@ -244,7 +244,7 @@ pub fn read_new_key(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<Re
     if body.is_empty() {
         return Ok(RequestedAlgorithms::default());
     }
-    let wanted: NewKey = read(body, ignored)?;
+    let wanted: NewKey = read(body, on_unknown)?;
     let find = |known, name: Option<String>| name.map(|name| number(known, &name)).transpose();
     Ok(RequestedAlgorithms {
         kem_id: find(&KEMS, wanted.kem_id)?,
@@ -254,12 +254,12 @@ pub fn read_new_key(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<Re
 }
 
 /// Parses a request to change the state of a key.
-pub fn read_key_change(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<KeyState, String> {
+pub fn read_key_change(body: &[u8], on_unknown: &mut OnUnknownMember<'_>) -> Result<KeyState, String> {
     #[derive(Deserialize)]
     struct Change {
         state: KeyState,
     }
-    Ok(read::<Change>(body, ignored)?.state)
+    Ok(read::<Change>(body, on_unknown)?.state)
 }
 
 /// An HPKE key in a response.
@@ -326,15 +326,15 @@ impl<'a> TaskResponse<'a> {
     }
 }
 
-fn read<'a, T: Deserialize<'a>>(body: &'a [u8], ignored: &mut OnUnknownMember<'_>) -> Result<T, String> {
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8], on_unknown: &mut OnUnknownMember<'_>) -> Result<T, String> {
     // serde would also accept an array of members without names.
     if body.trim_ascii_start().first() != Some(&b'{') {
         return Err("invalid body: not a JSON object".to_owned());
     }
     let failed = |error: serde_json::Error| format!("invalid body: {error}");
     let mut json = serde_json::Deserializer::from_slice(body);
-    let message =
-        serde_ignored::deserialize(&mut json, |path| ignored(&path.to_string().replace(".?", ""))).map_err(failed)?;
+    let message = serde_ignored::deserialize(&mut json, |path| on_unknown(&path.to_string().replace(".?", "")))
+        .map_err(failed)?;
     json.end().map(|()| message).map_err(failed)
 }
 

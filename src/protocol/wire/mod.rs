@@ -154,11 +154,11 @@ pub trait Wire: Sync {
     /// The request to upload reports to the leader.
     fn upload_request(&self, task: &TaskId) -> RequestSpec;
     /// The request to create a resource. `id` applies if the protocol lets the requesting side choose it.
-    fn create_request(&self, interaction: ResourceKind, task: &TaskId, id: &[u8; 16]) -> RequestSpec;
+    fn create_request(&self, kind: ResourceKind, task: &TaskId, id: &[u8; 16]) -> RequestSpec;
     /// The request to poll a resource at its path; `None` if the resource is always ready immediately.
-    fn poll_request(&self, interaction: ResourceKind, resource_path: &str) -> Option<RequestSpec>;
+    fn poll_request(&self, kind: ResourceKind, resource_path: &str) -> Option<RequestSpec>;
     /// The request to delete a resource at its path; `None` if it cannot be deleted.
-    fn delete_request(&self, interaction: ResourceKind, resource_path: &str) -> Option<RequestSpec>;
+    fn delete_request(&self, kind: ResourceKind, resource_path: &str) -> Option<RequestSpec>;
     /// Whether a successful response to a poll has the HTTP status of a deleted resource.
     fn is_deleted_status(&self, status: u16) -> bool;
 }

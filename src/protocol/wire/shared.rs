@@ -86,7 +86,7 @@ pub(super) fn get_checksum(r: &mut Reader, what: &'static str) -> Decoded<Checks
     Ok(Checksum::new(r.array(what)?))
 }
 
-pub(super) fn unknown(what: &'static str) -> Malformed {
+pub(super) fn unknown_value(what: &'static str) -> Malformed {
     Malformed::new(what, "has an undefined value")
 }
 

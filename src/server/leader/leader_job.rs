@@ -443,7 +443,7 @@ async fn delete_at_helper(app: &App, context: &TaskContext, place: &str) {
     let call = call.with_advertisement(context.advertisement.clone());
     let mut tokens = context.tokens.to_present(clock::now());
     let Some(token) = tokens.next() else { return };
-    let peer = app.peer().at(Point::DeleteJob).with_fallback_tokens(tokens.cloned());
+    let peer = app.peer().with_failpoint(Point::DeleteJob).with_fallback_tokens(tokens.cloned());
     let sent = peer.call(&context.task.public.helper_url, &call, Some(token), Bytes::new());
     if let Some(Err(error)) = app.unless_stopped(sent).await {
         tracing::debug!(%error, "the helper did not take the deletion of an aggregation job");

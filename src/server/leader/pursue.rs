@@ -170,7 +170,12 @@ impl<'a> Pursuit<'a> {
         let current = self.app.context(&task.id).ok().flatten()?;
         let mut tokens = current.tokens.to_present(clock::now());
         let Some(token) = tokens.next() else { return Some(Err(no_token(&task.helper_url))) };
-        let peer = self.app.peer().with_max_answer_bytes(max_answer).at(point).with_fallback_tokens(tokens.cloned());
+        let peer = self
+            .app
+            .peer()
+            .with_max_answer_bytes(max_answer)
+            .with_failpoint(point)
+            .with_fallback_tokens(tokens.cloned());
         let begin = Instant::now();
         let reply = self.app.unless_stopped(peer.ask(&task.helper_url, call, Some(token), body)).await?;
         self.app.recorder.asked(interaction, poll.is_some(), &reply, begin.elapsed());

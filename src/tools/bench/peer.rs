@@ -148,7 +148,7 @@ impl Bench {
         })?;
         let url =
             args.helper_url.as_ref().map_or_else(|| task.public.helper_url.clone(), |url| url.as_str().to_owned());
-        let peer = args.peer.peer()?.within(RESPONSE_TIMEOUT, MAX_RESPONSE_BYTES);
+        let peer = args.peer.peer()?.with_limits(RESPONSE_TIMEOUT, MAX_RESPONSE_BYTES);
         let there = TaskParameters { helper_url: url.clone(), ..task.public.clone() };
         let helper = Client::new(there, peer.clone(), RetryPolicy::default())?.key(Role::Helper).await?;
         let template = ServerTemplate::new(dir).await?;

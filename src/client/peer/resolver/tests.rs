@@ -130,6 +130,7 @@ async fn errors_name_dns_and_its_servers() {
     let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
     let silent = NameServer { port: silent.local_addr().unwrap().port(), asked: Arc::default() };
     let (_dir, names) = silent.names(None, "");
-    let error = names.within(Duration::from_millis(250)).lookup("both.test").await.unwrap_err().to_string();
+    let error =
+        names.for_connect_timeout(Duration::from_millis(250)).lookup("both.test").await.unwrap_err().to_string();
     assert!(error.contains("by DNS: ") && error.contains("resolv.conf"), "{error}");
 }

@@ -12,7 +12,7 @@ use crate::{
         codec::{Malformed, Reader, Writer},
         shared::{
             AggregationJobContinueReq, Decoded, PrepareContinue, get_checksum, get_ciphertext, get_extensions,
-            get_forwarded_ciphertext, get_id, put_ciphertext, put_extensions, unknown,
+            get_forwarded_ciphertext, get_id, put_ciphertext, put_extensions, unknown_value,
         },
     },
 };
@@ -87,7 +87,7 @@ fn get_query(r: &mut Reader) -> Decoded<Query> {
     match r.u8("Query.query_type")? {
         query_type::TIME_INTERVAL => Ok(Query::TimeInterval(get_interval(r)?)),
         query_type::FIXED_SIZE => Ok(Query::FixedSize(get_fixed_size_query(r)?)),
-        _ => Err(unknown("Query.query_type")),
+        _ => Err(unknown_value("Query.query_type")),
     }
 }
 
@@ -95,7 +95,7 @@ fn get_fixed_size_query(r: &mut Reader) -> Decoded<FixedSizeQuery> {
     match r.u8("FixedSizeQuery.query_type")? {
         fixed_size_query_type::BY_BATCH_ID => Ok(FixedSizeQuery::ByBatchId(get_id(r, "FixedSizeQuery.batch_id")?)),
         fixed_size_query_type::CURRENT_BATCH => Ok(FixedSizeQuery::CurrentBatch),
-        _ => Err(unknown("FixedSizeQuery.query_type")),
+        _ => Err(unknown_value("FixedSizeQuery.query_type")),
     }
 }
 
@@ -113,7 +113,7 @@ fn get_partial_batch(r: &mut Reader) -> Decoded<PartialBatchSelector> {
     match r.u8("PartialBatchSelector.query_type")? {
         query_type::TIME_INTERVAL => Ok(PartialBatchSelector::TimeInterval),
         query_type::FIXED_SIZE => Ok(PartialBatchSelector::FixedSize(get_id(r, "PartialBatchSelector.batch_id")?)),
-        _ => Err(unknown("PartialBatchSelector.query_type")),
+        _ => Err(unknown_value("PartialBatchSelector.query_type")),
     }
 }
 
@@ -134,7 +134,7 @@ fn get_batch_selector(r: &mut Reader) -> Decoded<BatchSelector> {
     match r.u8("BatchSelector.query_type")? {
         query_type::TIME_INTERVAL => Ok(BatchSelector::TimeInterval(get_interval(r)?)),
         query_type::FIXED_SIZE => Ok(BatchSelector::FixedSize(get_id(r, "BatchSelector.batch_id")?)),
-        _ => Err(unknown("BatchSelector.query_type")),
+        _ => Err(unknown_value("BatchSelector.query_type")),
     }
 }
 
@@ -252,7 +252,7 @@ fn get_prepare_outcome(r: &mut Reader) -> Decoded<PrepareOutcome> {
             let error = PREPARE_ERRORS.get(usize::from(number)).copied().unwrap_or(ReportError::Unknown(number));
             Ok(PrepareOutcome::Reject(error))
         }
-        _ => Err(unknown("PrepareResp.prepare_resp_state")),
+        _ => Err(unknown_value("PrepareResp.prepare_resp_state")),
     }
 }
 

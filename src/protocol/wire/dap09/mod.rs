@@ -213,17 +213,17 @@ impl Wire for Dap09 {
     }
 
     /// The client chooses the ids of jobs. Aggregate shares have no id.
-    fn create_request(&self, interaction: ResourceKind, task: &TaskId, id: &[u8; 16]) -> RequestSpec {
-        resources::create(interaction, task, id)
+    fn create_request(&self, kind: ResourceKind, task: &TaskId, id: &[u8; 16]) -> RequestSpec {
+        resources::create(kind, task, id)
     }
 
     /// Only collection jobs are asynchronous.
-    fn poll_request(&self, interaction: ResourceKind, resource_path: &str) -> Option<RequestSpec> {
-        (interaction == ResourceKind::CollectionJob).then(|| resources::collection_poll(resource_path))
+    fn poll_request(&self, kind: ResourceKind, resource_path: &str) -> Option<RequestSpec> {
+        (kind == ResourceKind::CollectionJob).then(|| resources::collection_poll(resource_path))
     }
 
-    fn delete_request(&self, interaction: ResourceKind, resource_path: &str) -> Option<RequestSpec> {
-        (interaction != ResourceKind::AggregateShare).then(|| resources::delete(resource_path))
+    fn delete_request(&self, kind: ResourceKind, resource_path: &str) -> Option<RequestSpec> {
+        (kind != ResourceKind::AggregateShare).then(|| resources::delete(resource_path))
     }
 
     /// Section 4.6.1.

@@ -79,7 +79,7 @@ pub(super) fn upload(task: &TaskId) -> RequestSpec {
     RequestSpec { content_type: Some(media::REPORT), ..request_without_body("PUT", format!("tasks/{task}/reports")) }
 }
 
-pub(super) fn create(interaction: ResourceKind, task: &TaskId, id: &[u8; 16]) -> RequestSpec {
+pub(super) fn create(kind: ResourceKind, task: &TaskId, id: &[u8; 16]) -> RequestSpec {
     let job = AggregationJobId::new(*id);
     let at = |resource_path: String, content_type, accept| RequestSpec {
         content_type: Some(content_type),
@@ -87,7 +87,7 @@ pub(super) fn create(interaction: ResourceKind, task: &TaskId, id: &[u8; 16]) ->
         resource_path: Some(resource_path.clone()),
         ..request_without_body("PUT", resource_path)
     };
-    match interaction {
+    match kind {
         ResourceKind::AggregationJob => at(
             format!("tasks/{task}/aggregation_jobs/{job}"),
             media::AGGREGATION_JOB_INIT_REQ,
@@ -129,8 +129,8 @@ mod tests {
         let collection = Ok(Resource::CollectionJob(TASK, COLLECTION));
         let create_job = create(ResourceKind::AggregationJob, &TASK, AGGREGATION.as_bytes());
         let create_collection = create(ResourceKind::CollectionJob, &TASK, COLLECTION.as_bytes());
-        let resource_path = |call: &RequestSpec| call.resource_path.clone().unwrap();
-        for (call, resource) in [
+        let resource_path = |spec: &RequestSpec| spec.resource_path.clone().unwrap();
+        for (spec, resource) in [
             (upload(&TASK), Ok(Resource::Reports(TASK))),
             (delete(&resource_path(&create_job)), aggregation),
             (create_job, aggregation),
@@ -139,10 +139,10 @@ mod tests {
             (delete(&resource_path(&create_collection)), collection),
             (create_collection, collection),
         ] {
-            assert_eq!(parse_path(&call.path), resource, "{}", call.path);
+            assert_eq!(parse_path(&spec.path), resource, "{}", spec.path);
         }
-        let call = hpke_config(Some(&TASK));
-        let (path, query) = call.path.split_once('?').unwrap();
+        let spec = hpke_config(Some(&TASK));
+        let (path, query) = spec.path.split_once('?').unwrap();
         assert_eq!(parse_path(path), Ok(Resource::HpkeConfig));
         assert_eq!(parse_hpke_config_query(query), Ok(Some(TASK)));
     }

@@ -1,7 +1,7 @@
 //! Message layouts of DAP-18 (sections 4.1 to 5.2): a pair of functions for each structure.
 //!
 //! `put` functions write, `get` functions read. Field names are those of the draft. Messages count times in units of
-//! the task's time precision; [`Unit`] converts them to seconds.
+//! the task's time precision; [`TimeUnit`] converts them to seconds.
 
 use bytes::Bytes;
 
@@ -16,7 +16,7 @@ use crate::{
         codec::{Malformed, Reader, Writer},
         shared::{
             AggregationJobContinueReq, Decoded, PrepareContinue, decode, get_checksum, get_ciphertext, get_extensions,
-            get_forwarded_ciphertext, get_id, put_ciphertext, put_extensions, unknown,
+            get_forwarded_ciphertext, get_id, put_ciphertext, put_extensions, unknown_value,
         },
     },
 };
@@ -77,9 +77,9 @@ fn report_error_number(error: ReportError) -> u8 {
 
 /// The unit of times in messages: the task's time precision in seconds (section 4.1.1).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Unit(u64);
+pub(super) struct TimeUnit(u64);
 
-impl Unit {
+impl TimeUnit {
     /// A precision of zero, which valid tasks do not have, counts as one second.
     pub fn of(task: &TaskParameters) -> Self {
         Self(task.time_precision.0.max(1))
@@ -119,26 +119,26 @@ impl Unit {
 
 // Section 4.4: uploads.
 
-pub(super) fn put_metadata(w: &mut Writer, unit: Unit, metadata: &ReportMetadata, public_extensions: &[Extension]) {
+pub(super) fn put_metadata(w: &mut Writer, unit: TimeUnit, metadata: &ReportMetadata, public_extensions: &[Extension]) {
     w.fixed(metadata.id.as_bytes());
     unit.put_time(w, metadata.time);
     put_extensions(w, public_extensions);
 }
 
-fn get_metadata(r: &mut Reader, unit: Unit) -> Decoded<(ReportMetadata, Vec<Extension>)> {
+fn get_metadata(r: &mut Reader, unit: TimeUnit) -> Decoded<(ReportMetadata, Vec<Extension>)> {
     let id = get_id(r, "ReportMetadata.report_id")?;
     let time = unit.get_report_time(r, "ReportMetadata.time")?;
     Ok((ReportMetadata { id, time }, get_extensions(r, "ReportMetadata.public_extensions")?))
 }
 
-pub(super) fn put_report(w: &mut Writer, unit: Unit, report: &Report) {
+pub(super) fn put_report(w: &mut Writer, unit: TimeUnit, report: &Report) {
     put_metadata(w, unit, &report.metadata, &report.extensions);
     w.opaque32(&report.public_share);
     put_ciphertext(w, &report.leader_share);
     put_ciphertext(w, &report.helper_share);
 }
 
-pub(super) fn get_report(r: &mut Reader, unit: Unit) -> Decoded<Report> {
+pub(super) fn get_report(r: &mut Reader, unit: TimeUnit) -> Decoded<Report> {
     let (metadata, extensions) = get_metadata(r, unit)?;
     Ok(Report {
         metadata,
@@ -156,7 +156,7 @@ pub(super) const REPORT_LENGTHS: [(usize, usize); 6] = [(0, 2), (0, 4), (1, 2), 
 /// Length of a report's id and time, which come first.
 pub(super) const REPORT_START: usize = 24;
 
-pub(super) fn get_reports(r: &mut Reader, unit: Unit) -> Decoded<Vec<Report>> {
+pub(super) fn get_reports(r: &mut Reader, unit: TimeUnit) -> Decoded<Vec<Report>> {
     r.vector_to_end("UploadRequest.reports", 1, usize::MAX, |r| get_report(r, unit))
 }
 
@@ -187,7 +187,7 @@ pub(super) fn get_plaintext(r: &mut Reader) -> Decoded<PlaintextInputShare> {
 
 // Section 4.5: aggregation.
 
-pub(super) fn put_job_init(w: &mut Writer, unit: Unit, init: &AggregationJobInitReq) {
+pub(super) fn put_job_init(w: &mut Writer, unit: TimeUnit, init: &AggregationJobInitReq) {
     // Every task has a key, so the default is never sent.
     w.u8(init.verify_key_id.unwrap_or_default());
     w.opaque32(&init.aggregation_parameter);
@@ -214,7 +214,7 @@ fn put_job_extensions(w: &mut Writer, init: &AggregationJobInitReq) {
 }
 
 /// The vector of reports extends to the end of the message.
-pub(super) fn get_job_init(r: &mut Reader, unit: Unit, max_reports: usize) -> Decoded<AggregationJobInitReq> {
+pub(super) fn get_job_init(r: &mut Reader, unit: TimeUnit, max_reports: usize) -> Decoded<AggregationJobInitReq> {
     let verify_key_id = r.u8("AggregationJobInitReq.verification_key_id")?;
     let aggregation_parameter = r.opaque32("AggregationJobInitReq.agg_param", 0)?;
     let (batch, extensions) = get_job_extensions(r)?;
@@ -242,7 +242,7 @@ fn get_job_extensions(r: &mut Reader) -> Decoded<(PartialBatchSelector, Vec<Exte
     Ok((PartialBatchSelector::FixedSize(batch), extensions))
 }
 
-fn get_verify_init(r: &mut Reader, unit: Unit) -> Decoded<PrepareInit> {
+fn get_verify_init(r: &mut Reader, unit: TimeUnit) -> Decoded<PrepareInit> {
     let (metadata, extensions) = get_metadata(r, unit)?;
     let share = ReportShare {
         metadata,
@@ -281,7 +281,7 @@ fn get_outcome(r: &mut Reader) -> Decoded<PrepareOutcome> {
         verify_resp_type::CONTINUE => PrepareOutcome::Continue(r.opaque32("VerifyResp.payload", 1)?),
         verify_resp_type::FINISH => PrepareOutcome::Finished,
         verify_resp_type::REJECT => PrepareOutcome::Reject(get_report_error(r, "VerifyResp.report_error")?),
-        _ => return Err(unknown("VerifyResp.verify_resp_type")),
+        _ => return Err(unknown_value("VerifyResp.verify_resp_type")),
     })
 }
 
@@ -305,7 +305,7 @@ pub(super) fn get_job_continue(r: &mut Reader, max_reports: usize) -> Decoded<Ag
 // Sections 4.6 and 5: collection.
 
 /// Fails for queries that the protocol does not have.
-pub(super) fn put_collection_req(w: &mut Writer, unit: Unit, request: &CollectionReq) -> Decoded<()> {
+pub(super) fn put_collection_req(w: &mut Writer, unit: TimeUnit, request: &CollectionReq) -> Decoded<()> {
     match &request.query {
         Query::TimeInterval(interval) if unit.divides(interval) => {
             w.u8(batch_mode::TIME_INTERVAL);
@@ -327,7 +327,7 @@ pub(super) fn put_collection_req(w: &mut Writer, unit: Unit, request: &Collectio
     Ok(())
 }
 
-pub(super) fn get_collection_req(r: &mut Reader, unit: Unit) -> Decoded<CollectionReq> {
+pub(super) fn get_collection_req(r: &mut Reader, unit: TimeUnit) -> Decoded<CollectionReq> {
     Ok(CollectionReq {
         query: get_query(r, unit)?,
         aggregation_parameter: r.opaque32("CollectionJobReq.agg_param", 0)?,
@@ -335,7 +335,7 @@ pub(super) fn get_collection_req(r: &mut Reader, unit: Unit) -> Decoded<Collecti
     })
 }
 
-fn get_query(r: &mut Reader, unit: Unit) -> Decoded<Query> {
+fn get_query(r: &mut Reader, unit: TimeUnit) -> Decoded<Query> {
     let mode = r.u8("Query.batch_mode")?;
     let config = r.opaque16("Query.config", 0)?;
     match mode {
@@ -343,18 +343,18 @@ fn get_query(r: &mut Reader, unit: Unit) -> Decoded<Query> {
         batch_mode::LEADER_SELECTED => {
             decode("Query.config", config, |_| Ok(Query::FixedSize(FixedSizeQuery::CurrentBatch)))
         }
-        _ => Err(unknown("Query.batch_mode")),
+        _ => Err(unknown_value("Query.batch_mode")),
     }
 }
 
-pub(super) fn put_collection(w: &mut Writer, unit: Unit, collection: &Collection) {
+pub(super) fn put_collection(w: &mut Writer, unit: TimeUnit, collection: &Collection) {
     w.u64(collection.report_count);
     unit.put_interval(w, &collection.interval);
     put_ciphertext(w, &collection.leader_share);
     put_ciphertext(w, &collection.helper_share);
 }
 
-pub(super) fn get_collection(r: &mut Reader, unit: Unit) -> Decoded<Collection> {
+pub(super) fn get_collection(r: &mut Reader, unit: TimeUnit) -> Decoded<Collection> {
     Ok(Collection {
         batch: None,
         report_count: r.u64("CollectionJobResp.report_count")?,
@@ -364,7 +364,7 @@ pub(super) fn get_collection(r: &mut Reader, unit: Unit) -> Decoded<Collection> 
     })
 }
 
-fn put_batch_selector(w: &mut Writer, unit: Unit, batch: &BatchSelector) {
+fn put_batch_selector(w: &mut Writer, unit: TimeUnit, batch: &BatchSelector) {
     match batch {
         BatchSelector::TimeInterval(interval) => {
             w.u8(batch_mode::TIME_INTERVAL);
@@ -377,7 +377,7 @@ fn put_batch_selector(w: &mut Writer, unit: Unit, batch: &BatchSelector) {
     }
 }
 
-fn get_batch_selector(r: &mut Reader, unit: Unit) -> Decoded<BatchSelector> {
+fn get_batch_selector(r: &mut Reader, unit: TimeUnit) -> Decoded<BatchSelector> {
     let mode = r.u8("BatchSelector.batch_mode")?;
     let config = r.opaque16("BatchSelector.config", 0)?;
     match mode {
@@ -388,19 +388,19 @@ fn get_batch_selector(r: &mut Reader, unit: Unit) -> Decoded<BatchSelector> {
             let id = |r: &mut Reader| get_id(r, "LeaderSelectedBatchSelectorConfig.batch_id");
             decode("BatchSelector.config", config, id).map(BatchSelector::FixedSize)
         }
-        _ => Err(unknown("BatchSelector.batch_mode")),
+        _ => Err(unknown_value("BatchSelector.batch_mode")),
     }
 }
 
 /// Forwards the collector's request byte for byte. A leader always has it.
-pub(super) fn put_aggregate_share_req(w: &mut Writer, unit: Unit, request: &AggregateShareReq) {
+pub(super) fn put_aggregate_share_req(w: &mut Writer, unit: TimeUnit, request: &AggregateShareReq) {
     w.fixed(request.collection.as_ref().map_or(&[], |collection| &collection.bytes));
     put_batch_selector(w, unit, &request.batch);
     w.u64(request.report_count);
     w.fixed(request.checksum.as_bytes());
 }
 
-pub(super) fn get_aggregate_share_req(r: &mut Reader, unit: Unit) -> Decoded<AggregateShareReq> {
+pub(super) fn get_aggregate_share_req(r: &mut Reader, unit: TimeUnit) -> Decoded<AggregateShareReq> {
     let (request, bytes) = r.with_bytes(|r| get_collection_req(r, unit))?;
     Ok(AggregateShareReq {
         batch: get_batch_selector(r, unit)?,

@@ -21,7 +21,7 @@ use crate::model::{
     HpkeConfig, PlaintextInputShare, PrepareResp, Report, ReportError, ReportId, ReportMetadata, Role, TaskId,
     TaskParameters,
 };
-use messages::{self as m, Unit};
+use messages::{self as m, TimeUnit};
 pub use resources::{Resource, media, parse_path, parse_step};
 pub use upload::UploadReader;
 
@@ -101,7 +101,7 @@ impl Wire for Dap18 {
         encode(60 + task::len(task) + extensions_len(extensions) + public_share.len(), |w| {
             w.fixed(task.id.as_bytes());
             task::put(w, task);
-            m::put_metadata(w, Unit::of(task), metadata, extensions);
+            m::put_metadata(w, TimeUnit::of(task), metadata, extensions);
             w.opaque32(public_share);
         })
     }
@@ -132,12 +132,12 @@ impl Wire for Dap18 {
             let sealed = ciphertext_len(&report.leader_share) + ciphertext_len(&report.helper_share);
             28 + extensions_len(&report.extensions) + report.public_share.len() + sealed
         };
-        let unit = Unit::of(task);
+        let unit = TimeUnit::of(task);
         encode(reports.iter().map(len).sum(), |w| reports.iter().for_each(|report| m::put_report(w, unit, report)))
     }
 
     fn decode_upload(&self, task: &TaskParameters, bytes: &Bytes) -> Result<Vec<Report>, Malformed> {
-        decode("UploadRequest", bytes.clone(), |r| m::get_reports(r, Unit::of(task)))
+        decode("UploadRequest", bytes.clone(), |r| m::get_reports(r, TimeUnit::of(task)))
     }
 
     fn decode_upload_answer(&self, bytes: &Bytes) -> Result<Vec<(ReportId, ReportError)>, Malformed> {
@@ -159,7 +159,7 @@ impl Wire for Dap18 {
             32 + extensions_len(&share.extensions) + share.public_share.len() + sealed + init.message.len()
         });
         let len = 41 + init.aggregation_parameter.len() + extensions_len(&init.extensions) + reports.sum::<usize>();
-        encode(len, |w| m::put_job_init(w, Unit::of(task), init))
+        encode(len, |w| m::put_job_init(w, TimeUnit::of(task), init))
     }
 
     fn decode_job_init(
@@ -168,7 +168,7 @@ impl Wire for Dap18 {
         bytes: &Bytes,
         max_reports: usize,
     ) -> Result<AggregationJobInitReq, Malformed> {
-        decode("AggregationJobInitReq", bytes.clone(), |r| m::get_job_init(r, Unit::of(task), max_reports))
+        decode("AggregationJobInitReq", bytes.clone(), |r| m::get_job_init(r, TimeUnit::of(task), max_reports))
     }
 
     fn encode_job_resp(&self, resps: &[PrepareResp]) -> Vec<u8> {
@@ -182,30 +182,30 @@ impl Wire for Dap18 {
     fn encode_collection_req(&self, task: &TaskParameters, request: &CollectionReq) -> Result<Vec<u8>, Malformed> {
         let len = 23 + request.aggregation_parameter.len() + extensions_len(&request.extensions);
         let mut writer = Writer::with_capacity(len);
-        m::put_collection_req(&mut writer, Unit::of(task), request)?;
+        m::put_collection_req(&mut writer, TimeUnit::of(task), request)?;
         Ok(writer.finish())
     }
 
     fn decode_collection_req(&self, task: &TaskParameters, bytes: &Bytes) -> Result<CollectionReq, Malformed> {
-        decode("CollectionJobReq", bytes.clone(), |r| m::get_collection_req(r, Unit::of(task)))
+        decode("CollectionJobReq", bytes.clone(), |r| m::get_collection_req(r, TimeUnit::of(task)))
     }
 
     fn encode_collection(&self, task: &TaskParameters, collection: &Collection) -> Vec<u8> {
         let len = ciphertext_len(&collection.leader_share) + ciphertext_len(&collection.helper_share);
-        encode(24 + len, |w| m::put_collection(w, Unit::of(task), collection))
+        encode(24 + len, |w| m::put_collection(w, TimeUnit::of(task), collection))
     }
 
     fn decode_collection(&self, task: &TaskParameters, bytes: &Bytes) -> Result<Collection, Malformed> {
-        decode("CollectionJobResp", bytes.clone(), |r| m::get_collection(r, Unit::of(task)))
+        decode("CollectionJobResp", bytes.clone(), |r| m::get_collection(r, TimeUnit::of(task)))
     }
 
     fn encode_aggregate_share_req(&self, task: &TaskParameters, request: &AggregateShareReq) -> Vec<u8> {
         let len = request.collection.as_ref().map_or(0, |collection| collection.bytes.len());
-        encode(75 + len, |w| m::put_aggregate_share_req(w, Unit::of(task), request))
+        encode(75 + len, |w| m::put_aggregate_share_req(w, TimeUnit::of(task), request))
     }
 
     fn decode_aggregate_share_req(&self, task: &TaskParameters, bytes: &Bytes) -> Result<AggregateShareReq, Malformed> {
-        decode("AggregateShareReq", bytes.clone(), |r| m::get_aggregate_share_req(r, Unit::of(task)))
+        decode("AggregateShareReq", bytes.clone(), |r| m::get_aggregate_share_req(r, TimeUnit::of(task)))
     }
 
     fn encode_aggregate_share(&self, share: &HpkeCiphertext) -> Vec<u8> {
@@ -226,13 +226,13 @@ impl Wire for Dap18 {
     }
 
     /// The server chooses the id.
-    fn create_request(&self, interaction: ResourceKind, task: &TaskId, _id: &[u8; 16]) -> RequestSpec {
-        resources::create(interaction, task)
+    fn create_request(&self, kind: ResourceKind, task: &TaskId, _id: &[u8; 16]) -> RequestSpec {
+        resources::create(kind, task)
     }
 
     /// Section 3.1: every asynchronous resource can be polled.
-    fn poll_request(&self, interaction: ResourceKind, resource_path: &str) -> Option<RequestSpec> {
-        Some(resources::poll(interaction, resource_path))
+    fn poll_request(&self, kind: ResourceKind, resource_path: &str) -> Option<RequestSpec> {
+        Some(resources::poll(kind, resource_path))
     }
 
     fn delete_request(&self, _interaction: ResourceKind, resource_path: &str) -> Option<RequestSpec> {

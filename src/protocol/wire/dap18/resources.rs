@@ -122,26 +122,22 @@ pub(super) fn upload(task: &TaskId) -> RequestSpec {
 }
 
 /// The server chooses the id (section 3.2).
-pub(super) fn create(interaction: ResourceKind, task: &TaskId) -> RequestSpec {
-    let (resources, content_type) = match interaction {
+pub(super) fn create(kind: ResourceKind, task: &TaskId) -> RequestSpec {
+    let (resources, content_type) = match kind {
         ResourceKind::AggregationJob => (Resource::AggregationJobs(*task), media::AGGREGATION_JOB_INIT_REQ),
         ResourceKind::CollectionJob => (Resource::CollectionJobs(*task), media::COLLECTION_JOB_REQ),
         ResourceKind::AggregateShare => (Resource::AggregateShares(*task), media::AGGREGATE_SHARE_REQ),
     };
     let content_type = Some(content_type);
-    RequestSpec {
-        content_type,
-        accept: Some(representation(interaction)),
-        ..request_without_body("POST", resources.path())
-    }
+    RequestSpec { content_type, accept: Some(representation(kind)), ..request_without_body("POST", resources.path()) }
 }
 
-pub(super) fn poll(interaction: ResourceKind, resource_path: &str) -> RequestSpec {
-    let path = match interaction {
+pub(super) fn poll(kind: ResourceKind, resource_path: &str) -> RequestSpec {
+    let path = match kind {
         ResourceKind::AggregationJob => with_step(resource_path),
         ResourceKind::CollectionJob | ResourceKind::AggregateShare => resource_path.to_owned(),
     };
-    RequestSpec { accept: Some(representation(interaction)), ..request_without_body("GET", path) }
+    RequestSpec { accept: Some(representation(kind)), ..request_without_body("GET", path) }
 }
 
 pub(super) fn delete(resource_path: &str) -> RequestSpec {
@@ -150,8 +146,8 @@ pub(super) fn delete(resource_path: &str) -> RequestSpec {
 }
 
 /// The media type of the resource when it is ready.
-fn representation(interaction: ResourceKind) -> &'static str {
-    match interaction {
+fn representation(kind: ResourceKind) -> &'static str {
+    match kind {
         ResourceKind::AggregationJob => media::AGGREGATION_JOB_RESP,
         ResourceKind::CollectionJob => media::COLLECTION_JOB_RESP,
         ResourceKind::AggregateShare => media::AGGREGATE_SHARE,
@@ -216,7 +212,7 @@ mod tests {
     #[test]
     fn server_parses_every_request_path() {
         let aggregation = RESOURCES[3].path();
-        for (call, method, resource) in [
+        for (spec, method, resource) in [
             (hpke_config(), "GET", RESOURCES[0]),
             (upload(&TASK), "POST", RESOURCES[1]),
             (create(ResourceKind::AggregationJob, &TASK), "POST", RESOURCES[2]),
@@ -227,10 +223,10 @@ mod tests {
             (create(ResourceKind::AggregateShare, &TASK), "POST", RESOURCES[6]),
             (poll(ResourceKind::AggregateShare, &RESOURCES[7].path()), "GET", RESOURCES[7]),
         ] {
-            assert_eq!((call.method, parse_path(&call.path)), (method, Ok(resource)), "{call:?}");
-            assert_eq!(call.content_type.is_some(), method == "POST", "{call:?}");
-            assert_eq!(call.accept.is_some(), method != "DELETE", "{call:?}");
-            assert_eq!(call.resource_path, None);
+            assert_eq!((spec.method, parse_path(&spec.path)), (method, Ok(resource)), "{spec:?}");
+            assert_eq!(spec.content_type.is_some(), method == "POST", "{spec:?}");
+            assert_eq!(spec.accept.is_some(), method != "DELETE", "{spec:?}");
+            assert_eq!(spec.resource_path, None);
         }
     }
 

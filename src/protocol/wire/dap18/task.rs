@@ -6,7 +6,7 @@ use crate::{
     wire::{codec::Writer, shared::encode},
 };
 
-use super::messages::{Unit, batch_mode};
+use super::messages::{TimeUnit, batch_mode};
 
 /// `TaskExtensionType.task_interval` (section 4.2.3).
 const TASK_INTERVAL: u16 = 1;
@@ -46,7 +46,7 @@ pub(super) fn check(task: &TaskParameters) -> Result<(), String> {
 
 /// Writes the `TaskConfiguration` of a [valid](check) task.
 pub(super) fn put(w: &mut Writer, task: &TaskParameters) {
-    let unit = Unit::of(task);
+    let unit = TimeUnit::of(task);
     w.opaque8(task.info.as_bytes());
     w.opaque16(task.leader_url.as_bytes());
     w.opaque16(task.helper_url.as_bytes());
@@ -69,7 +69,7 @@ pub(super) fn put(w: &mut Writer, task: &TaskParameters) {
 }
 
 /// `TaskIntervalTaskExtension` (section 4.2.3) in its `TaskExtension`.
-fn put_task_interval(w: &mut Writer, unit: Unit, interval: &Interval) {
+fn put_task_interval(w: &mut Writer, unit: TimeUnit, interval: &Interval) {
     w.u16(TASK_INTERVAL);
     w.vector16(|w| unit.put_interval(w, interval));
 }

@@ -7,7 +7,7 @@ use crate::{
     wire::{codec::Malformed, shared::decode},
 };
 
-use super::messages::{REPORT_LENGTHS, REPORT_START, Unit, get_report};
+use super::messages::{REPORT_LENGTHS, REPORT_START, TimeUnit, get_report};
 
 /// Decodes an upload while its body arrives.
 ///
@@ -16,7 +16,7 @@ use super::messages::{REPORT_LENGTHS, REPORT_START, Unit, get_report};
 /// it after an error.
 #[derive(Debug)]
 pub struct UploadReader {
-    unit: Unit,
+    unit: TimeUnit,
     max_report_bytes: usize,
     buffer: BytesMut,
     is_empty: bool,
@@ -25,7 +25,7 @@ pub struct UploadReader {
 impl UploadReader {
     /// Creates a decoder for the reports of a task, each of at most `max_report_bytes` bytes.
     pub fn new(task: &TaskParameters, max_report_bytes: usize) -> Self {
-        Self { unit: Unit::of(task), max_report_bytes, buffer: BytesMut::new(), is_empty: true }
+        Self { unit: TimeUnit::of(task), max_report_bytes, buffer: BytesMut::new(), is_empty: true }
     }
 
     /// Adds a chunk of the body.

@@ -8,7 +8,7 @@ use crate::model::{
     taskprov::{PeerAggregator, PeerCredentials, PeerName},
 };
 
-/// A request to add a peer. Its clock skew is ignored: the aggregator's own setting applies to all tasks.
+/// A request to add a peer. Its clock skew is ignored: the aggregator's aggregator setting applies to all tasks.
 #[derive(Deserialize)]
 struct PeerRequest {
     endpoint: String,
@@ -35,19 +35,19 @@ pub struct PeerResponse<'a> {
 }
 
 /// Parses a request to add a peer.
-pub fn read_peer(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<PeerAggregator, String> {
-    let request: PeerRequest = read(body, ignored)?;
+pub fn read_peer(body: &[u8], on_unknown: &mut OnUnknownMember<'_>) -> Result<PeerAggregator, String> {
+    let request: PeerRequest = read(body, on_unknown)?;
     let tokens = |texts: Vec<TokenJson>| -> Result<Vec<Secret>, String> {
         texts.into_iter().map(|given| token(given.token)).collect()
     };
     let hashes = |tokens: &[Secret]| tokens.iter().map(|token| TokenHash::of(token.expose())).collect();
-    let own = tokens(request.aggregator_auth_tokens)?;
+    let aggregator = tokens(request.aggregator_auth_tokens)?;
     let collector = tokens(request.collector_auth_tokens)?;
-    if own.is_empty() {
+    if aggregator.is_empty() {
         return Err("aggregator_auth_tokens: at least one token is required".to_owned());
     }
     let side = match (Role::from(request.role), collector.is_empty()) {
-        (Role::Leader, true) => PeerCredentials::Leader { tokens: hashes(&own) },
+        (Role::Leader, true) => PeerCredentials::Leader { tokens: hashes(&aggregator) },
         (Role::Leader, false) => {
             return Err("collector_auth_tokens: not allowed if this aggregator is the helper".to_owned());
         }
@@ -56,7 +56,7 @@ pub fn read_peer(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<PeerA
                 "collector_auth_tokens: at least one token is required if this aggregator is the leader".to_owned()
             );
         }
-        (_, false) => PeerCredentials::Helper { tokens: own, collector_tokens: hashes(&collector) },
+        (_, false) => PeerCredentials::Helper { tokens: aggregator, collector_tokens: hashes(&collector) },
     };
     Ok(PeerAggregator {
         endpoint: base_url("endpoint", &request.endpoint)?,
@@ -69,13 +69,13 @@ pub fn read_peer(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<PeerA
 }
 
 /// Parses the identification of a peer.
-pub fn read_peer_name(body: &[u8], ignored: &mut OnUnknownMember<'_>) -> Result<PeerName, String> {
+pub fn read_peer_name(body: &[u8], on_unknown: &mut OnUnknownMember<'_>) -> Result<PeerName, String> {
     #[derive(Deserialize)]
     struct Name {
         endpoint: String,
         role: AggregatorRole,
     }
-    let Name { endpoint, role } = read(body, ignored)?;
+    let Name { endpoint, role } = read(body, on_unknown)?;
     Ok(PeerName { endpoint: endpoint.trim().to_owned(), role: role.into() })
 }
 

@@ -146,7 +146,7 @@ impl Entry {
             vdaf: Vdaf::of(&task.public.vdaf, task.public.noise)
                 .ok_or("Janus does not support the VDAF or its parameters")?,
             role,
-            vdaf_verify_key: Some(encoded(task.verify_key.expose())),
+            vdaf_verify_key: Some(encode(task.verify_key.expose())),
             max_batch_query_count: task.max_batch_query_count,
             task_expiration,
             report_expiry_age: task.report_expiry_age,
@@ -175,13 +175,13 @@ impl Entry {
     fn read(mut self, overrides: TaskListOverrides<'_>) -> Result<ListedTask, String> {
         let party = self.party()?;
         let peer = base_url("peer_aggregator_endpoint", &self.peer_aggregator_endpoint)?;
-        let own = overrides.url.to_owned();
+        let own_url = overrides.url.to_owned();
         let (leader_url, helper_url) = match self.role {
-            AggregatorRole::Leader => (own, peer),
-            AggregatorRole::Helper => (peer, own),
+            AggregatorRole::Leader => (own_url, peer),
+            AggregatorRole::Helper => (peer, own_url),
         };
-        let id = decoded("task_id", &there("task_id", self.task_id)?, &HASHES)?;
-        let verify_key = decoded("vdaf_verify_key", &there("vdaf_verify_key", self.vdaf_verify_key)?, &VERIFY_KEYS)?;
+        let id = decode("task_id", &required("task_id", self.task_id)?, &HASHES)?;
+        let verify_key = decode("vdaf_verify_key", &required("vdaf_verify_key", self.vdaf_verify_key)?, &VERIFY_KEYS)?;
         let (vdaf, noise) = self.vdaf.config()?;
         let public = TaskParameters {
             id: TaskId::try_from(id.as_slice()).map_err(|error| error.to_string())?,
@@ -229,14 +229,14 @@ impl Entry {
                     .to_owned(),
             ),
             AggregatorRole::Leader => Ok(Party::Leader {
-                helper_token: there("aggregator_auth_token", given)?,
-                collector_token: there("collector_auth_token_hash", collector)?,
+                helper_token: required("aggregator_auth_token", given)?,
+                collector_token: required("collector_auth_token_hash", collector)?,
             }),
             AggregatorRole::Helper if collector.is_some() => {
                 Err("collector_auth_token_hash: not allowed for a helper, which has no collector token".to_owned())
             }
             AggregatorRole::Helper => {
-                Ok(Party::Helper { leader_token: there("aggregator_auth_token_hash", aggregator_hash.or(of_given))? })
+                Ok(Party::Helper { leader_token: required("aggregator_auth_token_hash", aggregator_hash.or(of_given))? })
             }
         }
     }
@@ -250,7 +250,7 @@ impl Key {
             kem_id: name(&KEMS, config.kem_id)?,
             kdf_id: name(&KDFS, config.kdf_id)?,
             aead_id: name(&AEADS, config.aead_id)?,
-            public_key: encoded(&config.public_key),
+            public_key: encode(&config.public_key),
         })
     }
 
@@ -261,7 +261,7 @@ impl Key {
             kem_id: number(&KEMS, &self.kem_id)?,
             kdf_id: number(&KDFS, &self.kdf_id)?,
             aead_id: number(&AEADS, &self.aead_id)?,
-            public_key: decoded(&format!("{field}: public_key"), &self.public_key, &HPKE_KEYS)?,
+            public_key: decode(&format!("{field}: public_key"), &self.public_key, &HPKE_KEYS)?,
         })
     }
 }
@@ -269,7 +269,7 @@ impl Key {
 impl Keypair {
     /// The key id, if the key pair is well-formed.
     fn id(&self) -> Result<u8, String> {
-        decoded("hpke_keys: private_key", &self.private_key, &PRIVATE_KEYS)?;
+        decode("hpke_keys: private_key", &self.private_key, &PRIVATE_KEYS)?;
         self.config.config("hpke_keys").map(|config| config.id)
     }
 }
@@ -277,20 +277,20 @@ impl Keypair {
 impl Hash {
     /// Accepts tokens of both headers, because the aggregator checks both.
     fn read(&self, field: &str) -> Result<TokenHash, String> {
-        let bytes = decoded(field, &self.hash, &HASHES)?;
+        let bytes = decode(field, &self.hash, &HASHES)?;
         TokenHash::try_from(bytes.as_slice()).map_err(|error| format!("{field}: {error}"))
     }
 }
 
-fn there<T>(field: &str, value: Option<T>) -> Result<T, String> {
+fn required<T>(field: &str, value: Option<T>) -> Result<T, String> {
     value.ok_or_else(|| format!("{field} is missing"))
 }
 
-fn decoded(field: &str, text: &str, lengths: &[usize]) -> Result<Vec<u8>, String> {
+fn decode(field: &str, text: &str, lengths: &[usize]) -> Result<Vec<u8>, String> {
     parse_bytes::parse(text, lengths).map_err(|why| format!("{field}: {why}"))
 }
 
-fn encoded(bytes: &[u8]) -> String {
+fn encode(bytes: &[u8]) -> String {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     URL_SAFE_NO_PAD.encode(bytes)
 }

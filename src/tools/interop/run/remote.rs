@@ -58,7 +58,7 @@ impl RemoteError {
 impl RemoteParty {
     /// A party whose responses must arrive within `patience`.
     pub fn new(name: &'static str, url: &str, host: Option<Host>, peer: &Peer, patience: Span) -> Self {
-        Self { name, url: url.to_owned(), host, peer: peer.within(patience, ANSWER_BYTES) }
+        Self { name, url: url.to_owned(), host, peer: peer.with_limits(patience, ANSWER_BYTES) }
     }
 
     /// Waits until the party is ready.

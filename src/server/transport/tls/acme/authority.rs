@@ -45,7 +45,8 @@ impl Authority {
         let builder = reqwest::Client::builder().tls_backend_preconfigured(tls).https_only(true);
         let builder = builder.redirect(Policy::none()).connect_timeout(CONNECT_TIMEOUT).timeout(TIMEOUT);
         let proxies = Proxies::from_env();
-        let builder = builder.proxy(proxies.for_client()).dns_resolver(Resolver::default().within(CONNECT_TIMEOUT));
+        let builder =
+            builder.proxy(proxies.for_client()).dns_resolver(Resolver::default().for_connect_timeout(CONNECT_TIMEOUT));
         let http = builder.build().map_err(|error| Unasked::Client(root_cause(&error)))?;
         Ok(Self { http, proxies, pause: Arc::default() })
     }
