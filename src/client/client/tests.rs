@@ -145,7 +145,7 @@ async fn seals_to_each_aggregator_and_truncates_the_time() {
         let client = aggregator.client();
         let id = client.upload(Measurement::Number(7), Some(Time(119))).await.unwrap();
         client.upload(Measurement::Number(8), None).await.unwrap();
-        assert_eq!(aggregator.key_requests(), 2, "one for each aggregator, then from the cache");
+        assert_eq!(aggregator.key_requests(), 2, "one fetch per aggregator, then the cache");
 
         let report = aggregator.reports()[0].clone();
         assert_eq!((report.metadata.id, report.metadata.time), (id, Time(60)));
@@ -185,7 +185,7 @@ async fn prefers_post_quantum_keys() {
     let aggregator = Aggregator::start(lists, "max-age=60", vec![]).await;
     let client = aggregator.client();
     let keys = client.keys().await.unwrap();
-    assert_eq!((keys.leader.id, keys.helper.id), (6, 5), "each aggregator's is chosen by itself");
+    assert_eq!((keys.leader.id, keys.helper.id), (6, 5), "each aggregator's key is selected independently");
     client.upload(Measurement::Number(7), None).await.unwrap();
     assert_eq!(aggregator.reports()[0].leader_share.enc.len(), 1120);
 }
@@ -201,7 +201,7 @@ async fn retries_same_report_when_busy_and_stops_at_a_refusal() {
     assert_eq!(uploads.len(), 3);
     assert!(uploads.iter().all(|report| *report == uploads[0]));
     client.upload(Measurement::Number(1), None).await.unwrap();
-    assert_eq!(aggregator.key_requests(), 4, "keys that must not be stored are fetched each time");
+    assert_eq!(aggregator.key_requests(), 4, "keys with no-store are fetched each time");
 
     let aggregator = Aggregator::start(list, "no-store", vec![Problem::new(ProblemType::ReportTooEarly)]).await;
     let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
@@ -310,7 +310,7 @@ async fn remakes_only_reports_with_outdated_key_once() {
     let mut ids: Vec<_> = aggregator.reports().iter().map(|report| report.metadata.id).collect();
     ids.sort();
     ids.dedup();
-    assert_eq!(ids.len(), 5, "a report that is made anew has a new id");
+    assert_eq!(ids.len(), 5, "a remade report has a new id");
 
     let aggregator = Aggregator::new(lists(), |_, reports| reject(reports.iter().map(outdated))).await;
     let summary = aggregator.client().upload_many(numbers(9), None, 3, |_| ()).await;
@@ -337,7 +337,7 @@ async fn fetches_keys_again_after_hpke_unknown_config_id() {
     let aggregator = Aggregator::new(lists(), |_, reports| unknown_key(reports)).await;
     let error = aggregator.client().upload(Measurement::Number(1), None).await.unwrap_err();
     assert_eq!((error.reason().as_str(), error.is_report_specific()), ("hpke_unknown_config_id", false));
-    assert_eq!((aggregator.sizes().len(), aggregator.key_requests()), (2, 4), "once more, with keys fetched again");
+    assert_eq!((aggregator.sizes().len(), aggregator.key_requests()), (2, 4), "one retry with refetched keys");
 }
 
 #[tokio::test]
@@ -347,7 +347,7 @@ async fn unknown_error_code_rejects_one_report() {
     let summary = aggregator.client().upload_many(numbers(3), None, 1, |_| ()).await;
     assert_eq!((summary.accepted, summary.rejected["unknown_error_77"]), (2, 1));
     assert!(summary.failure.is_none());
-    assert_eq!(aggregator.sizes(), [3], "nothing is tried again");
+    assert_eq!(aggregator.sizes(), [3], "no retry");
 }
 
 #[tokio::test]
@@ -414,7 +414,7 @@ async fn limits_request_size() {
     let measurements = std::iter::repeat_n(Measurement::Vector(vec![1; 20_000]), 8);
     let summary = client.upload_many(measurements, None, 1, |_| ()).await;
     assert_eq!((summary.accepted, summary.rejected_total()), (8, 0));
-    assert_eq!(aggregator.sizes(), [4, 4], "of about 330 kB each");
+    assert_eq!(aggregator.sizes(), [4, 4], "reports of about 330 kB each");
 }
 
 #[test]

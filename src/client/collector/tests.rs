@@ -234,7 +234,7 @@ async fn accepts_immediate_results_and_follows_locations_below_the_base() {
             None => {
                 let error = outcome.result.unwrap_err();
                 assert!(matches!(&error, CollectError::Request(RequestError::Unexpected(_))), "{error}");
-                assert_eq!(outcome.requests.len(), 1, "the token goes nowhere else");
+                assert_eq!(outcome.requests.len(), 1, "the token is not sent elsewhere");
             }
         }
     }
@@ -259,7 +259,7 @@ async fn checks_batch_id_of_the_result() {
     let pair = keypair();
     let script = Script { revision: Revision::Dap18, ..Script::new(&pair, current) };
     let outcome = collect(pair, named, None, script).await;
-    assert!(matches!(outcome.result, Err(CollectError::UnsupportedQuery(_))), "this revision has no such query");
+    assert!(matches!(outcome.result, Err(CollectError::UnsupportedQuery(_))), "DAP-18 has no such query");
     assert!(outcome.requests.is_empty());
 }
 
@@ -363,8 +363,8 @@ async fn keeps_job_if_the_leader_may_have_it() {
         });
         let id = collector.begin(&mut journal, query, Time(1)).unwrap();
         collector.run(&mut journal, &id, None, |_| ()).await.unwrap_err();
-        assert_eq!(journal.record().jobs.len(), 1, "{revision:?}: it may have been taken");
-        assert_eq!(silent.await.unwrap(), 1, "{revision:?}: it was recorded before the leader was asked");
+        assert_eq!(journal.record().jobs.len(), 1, "{revision:?}: the leader may have the job");
+        assert_eq!(silent.await.unwrap(), 1, "{revision:?}: the job was stored before the request");
 
         // The listener is closed: the second job was never sent, the first one may exist.
         let second = collector.begin(&mut journal, query, Time(2)).unwrap();
@@ -391,8 +391,8 @@ async fn resumes_recorded_job_at_its_location() {
         let collected = collector.run(&mut journal, &id, None, |_| ()).await.unwrap();
         assert_eq!(collected.result, AggregateResult::Number(42));
         let before = methods(&requests);
-        assert_eq!(collector.run(&mut journal, &id, None, |_| ()).await.unwrap(), collected, "from the record");
-        assert_eq!(methods(&requests), before, "{revision:?}: nobody is asked for what is recorded");
+        assert_eq!(collector.run(&mut journal, &id, None, |_| ()).await.unwrap(), collected, "from the journal");
+        assert_eq!(methods(&requests), before, "{revision:?}: a stored result needs no request");
         collector.complete(&mut journal, &id, &collected).await.unwrap();
         assert!(journal.record().jobs.is_empty());
         let mut found = methods(&requests);
