@@ -30,9 +30,9 @@ pub(super) trait Cipher: Clone + Send + Sync {
 
 /// AES-128-GCM.
 #[derive(Clone)]
-pub(super) struct AesGcm128;
+pub(super) struct Aes128;
 
-impl Cipher for AesGcm128 {
+impl Cipher for Aes128 {
     type KeySize = U16;
 
     const ID: u16 = super::AES128;
@@ -41,9 +41,9 @@ impl Cipher for AesGcm128 {
 
 /// AES-256-GCM.
 #[derive(Clone)]
-pub(super) struct AesGcm256;
+pub(super) struct Aes256;
 
-impl Cipher for AesGcm256 {
+impl Cipher for Aes256 {
     type KeySize = U32;
 
     const ID: u16 = super::AES256;
@@ -52,14 +52,21 @@ impl Cipher for AesGcm256 {
 
 /// ChaCha20Poly1305.
 #[derive(Clone)]
-pub(super) struct ChaCha20Poly1305;
+pub(super) struct ChaCha20;
 
-impl Cipher for ChaCha20Poly1305 {
+impl Cipher for ChaCha20 {
     type KeySize = U32;
 
     const ID: u16 = super::CHACHA20;
     const ALGORITHM: &'static Algorithm = &CHACHA20_POLY1305;
 }
+
+/// AES-128-GCM for the `hpke` crate.
+pub(super) type Aes128Gcm = KeyedCipher<Aes128>;
+/// AES-256-GCM for the `hpke` crate.
+pub(super) type Aes256Gcm = KeyedCipher<Aes256>;
+/// ChaCha20Poly1305 for the `hpke` crate.
+pub(super) type ChaCha20Poly1305 = KeyedCipher<ChaCha20>;
 
 /// A cipher with its key. aws-lc wipes the key on drop; the `hpke` crate chooses the nonces.
 #[derive(Clone)]

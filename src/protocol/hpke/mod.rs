@@ -7,6 +7,9 @@
 //! The `hpke` crate implements the key schedule. X25519 and the AEADs are aws-lc's, plugged into the crate's traits;
 //! tests compare them with the crate's own. A private key is parsed once and stores its public key. Opening therefore
 //! costs one scalar multiplication, which dominates its total cost.
+//!
+//! Without the feature `aws-lc`, the crate's own portable primitives take their place, so that clients can be built for
+//! platforms without a C compiler. Both builds open the same test vectors.
 
 use std::fmt::{self, Debug};
 
@@ -18,15 +21,23 @@ use hpke::{
     single_shot_open, single_shot_seal,
 };
 
+use self::xwing::XWing;
+#[cfg(feature = "aws-lc")]
 use self::{
-    cipher::{AesGcm128, AesGcm256, ChaCha20Poly1305, KeyedCipher},
+    cipher::{Aes128Gcm, Aes256Gcm, ChaCha20Poly1305},
     x25519::X25519HkdfSha256,
-    xwing::XWing,
 };
 use crate::model::{HpkeCiphertext, HpkeConfig, Secret};
+#[cfg(not(feature = "aws-lc"))]
+use hpke::{
+    aead::{AesGcm128 as Aes128Gcm, AesGcm256 as Aes256Gcm, ChaCha20Poly1305},
+    kem::X25519HkdfSha256,
+};
 
+#[cfg(feature = "aws-lc")]
 mod cipher;
 mod suite;
+#[cfg(feature = "aws-lc")]
 mod x25519;
 mod xwing;
 
@@ -195,9 +206,9 @@ fn run<O: Operation>(suite: Suite, operation: O) -> Result<O::Output, HpkeError>
 
 fn run_with_kdf<D: Kdf, O: Operation>(suite: Suite, operation: O) -> Result<O::Output, HpkeError> {
     match suite.aead_id {
-        AES128 => operation.run::<D, KeyedCipher<AesGcm128>>(),
-        AES256 => operation.run::<D, KeyedCipher<AesGcm256>>(),
-        CHACHA20 => operation.run::<D, KeyedCipher<ChaCha20Poly1305>>(),
+        AES128 => operation.run::<D, Aes128Gcm>(),
+        AES256 => operation.run::<D, Aes256Gcm>(),
+        CHACHA20 => operation.run::<D, ChaCha20Poly1305>(),
         _ => Err(HpkeError::UnsupportedSuite(suite)),
     }
 }
@@ -273,7 +284,44 @@ fn check_info(info: &[u8]) -> Result<(), HpkeError> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
+
+    fn hex(text: &Value) -> Vec<u8> {
+        let text = text.as_str().unwrap();
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    }
+
+    /// Runs with and without aws-lc (RFC 9180 appendix A).
+    #[test]
+    fn opens_official_vectors() {
+        let vectors: Vec<Value> =
+            serde_json::from_str(include_str!("../../../fixtures/hpke/rfc9180-base.json")).unwrap();
+        for vector in vectors {
+            let id = |name: &str| u16::try_from(vector[name].as_u64().unwrap()).unwrap();
+            let (kem_id, kdf_id, aead_id) = (id("kem_id"), id("kdf_id"), id("aead_id"));
+            let config = HpkeConfig { id: 1, kem_id, kdf_id, aead_id, public_key: hex(&vector["pkRm"]) };
+            let keypair = Keypair::from_parts(config, Secret::new(hex(&vector["skRm"]))).unwrap();
+            let message = &vector["encryptions"][0];
+            let ciphertext =
+                HpkeCiphertext { config_id: 1, enc: hex(&vector["enc"]).into(), payload: hex(&message["ct"]).into() };
+            let opened = keypair.open(&hex(&vector["info"]), &hex(&message["aad"]), &ciphertext);
+            assert_eq!(opened, Ok(hex(&message["pt"])));
+        }
+    }
+
+    #[test]
+    fn seals_with_every_suite() {
+        for kem_id in [X25519, P256, XWING] {
+            for aead_id in [AES128, AES256, CHACHA20] {
+                let keypair = Keypair::generate(1, Suite { kem_id, aead_id, ..Suite::DEFAULT }).unwrap();
+                let ciphertext = seal(keypair.config(), b"info", b"aad", b"message").unwrap();
+                assert_eq!(keypair.open(b"info", b"aad", &ciphertext), Ok(b"message".to_vec()));
+                assert_eq!(keypair.open(b"info", b"other", &ciphertext), Err(HpkeError::OpenFailed));
+            }
+        }
+    }
 
     #[test]
     fn debug_hides_private_key() {

@@ -11,7 +11,7 @@
 
 pub(super) use hpke::kem::XWing;
 
-#[cfg(test)]
+#[cfg(all(test, feature = "aws-lc"))]
 mod tests {
     use std::convert::Infallible;
 
