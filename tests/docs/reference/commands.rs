@@ -7,27 +7,27 @@ use dapbox::cli::Cli;
 
 use super::table;
 
-/// How wide a help text is, whatever the terminal of the test is.
+/// The width of help texts, independent of the terminal of the test.
 const WIDTH: usize = 80;
 
-/// All commands, those that are hidden left out.
+/// All commands, except hidden ones.
 pub fn text() -> String {
     let mut command = Cli::command().term_width(WIDTH);
     command.build();
     let mut text = "`dapbox help COMMAND` and `dapbox COMMAND --help` print the same.\n\n".to_owned();
     let mut rows = Vec::new();
     list(&command, &mut rows);
-    text.push_str(&table(&["command", "what it does"], rows));
+    text.push_str(&table(&["command", "purpose"], rows));
     describe(&command, &mut text);
     text
 }
 
-/// Those that can be given to a command, those that are hidden left out.
+/// The subcommands of a command, except hidden ones.
 fn subcommands(command: &Command) -> impl Iterator<Item = &Command> {
     command.get_subcommands().filter(|inner| !inner.is_hide_set() && inner.get_name() != "help")
 }
 
-/// The commands that do something themselves.
+/// Appends a row for each command that runs without a subcommand.
 fn list(command: &Command, rows: &mut Vec<Vec<String>>) {
     for inner in subcommands(command) {
         if !inner.is_subcommand_required_set() {
@@ -49,12 +49,12 @@ fn describe(command: &Command, text: &mut String) {
     }
 }
 
-/// What the exit code of every command says.
+/// The exit codes of every command.
 pub fn exit_codes() -> String {
     let rows = [
-        ("0", "What was asked for is done. Where something was looked at, warnings are no failure."),
-        ("1", "It failed. Standard error says why, and what to do where there is something to do."),
-        ("2", "The command makes no sense as it was given: a flag is unknown, missing or contradicts another."),
+        ("0", "Success. Warnings, such as those of `doctor`, are not failures."),
+        ("1", "Failure. Standard error has the cause and, where possible, a hint."),
+        ("2", "Wrong usage: a flag is unknown, missing or conflicts with another."),
     ];
-    table(&["code", "means"], rows.map(|(code, means)| vec![code.to_owned(), means.to_owned()]))
+    table(&["code", "meaning"], rows.map(|(code, means)| vec![code.to_owned(), means.to_owned()]))
 }

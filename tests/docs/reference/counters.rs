@@ -1,4 +1,4 @@
-//! What a task counts, and what peers are told: from the sources, which say it in a comment for each.
+//! Counters, report errors and problem types, from the comments in the source.
 
 use dapbox::wire::ProblemType;
 
@@ -20,16 +20,16 @@ pub fn text() -> String {
     reasons.iter_mut().zip(names).for_each(|(reason, name)| reason.0 = name.replace("{0}", "N"));
     let rows = |rows: Vec<(String, String)>| rows.into_iter().map(|(name, why)| vec![code(&name), why]);
     format!(
-        "What happened to a task's reports since it was added. `dapbox task show` and `dapbox status` print them, and they \
-        are labels of metrics. The names are those of the aggregator API that control planes read, where it has one.\n\n{}\n\
-        An aggregator that refuses to aggregate a report counts one of these. A leader counts a report that its *helper* \
-        refused below the same name with `helper_` in front.\n\n{}",
-        table(&["counter", "what happened"], rows(named)),
-        table(&["counter", "why a report was not aggregated"], rows(reasons)),
+        "Each task counts its reports by outcome since it was added. `dapbox task show` and `dapbox status` print the \
+        counters, and metrics have them as labels. Names follow the aggregator API of control planes where possible.\n\n{}\n\
+        An aggregator counts each report that it refuses to aggregate by reason. A leader counts refusals of its *helper* \
+        under the same names with the prefix `helper_`.\n\n{}",
+        table(&["counter", "counts"], rows(named)),
+        table(&["counter", "reason of the refusal"], rows(reasons)),
     )
 }
 
-/// What `name` finds in lines, with the comment above each.
+/// The names that `name` finds in lines, with the comment above each.
 fn commented(source: &str, name: impl Fn(&str) -> Option<String>) -> Vec<(String, String)> {
     let (mut found, mut comment) = (Vec::new(), Vec::new());
     for line in source.lines().map(str::trim) {
@@ -42,7 +42,7 @@ fn commented(source: &str, name: impl Fn(&str) -> Option<String>) -> Vec<(String
             }
         }
     }
-    assert!(found.len() > 5, "the source is not read as it is written");
+    assert!(found.len() > 5, "the source was parsed incompletely");
     found
 }
 
@@ -53,12 +53,11 @@ pub fn problems() -> String {
         vec![code(name), kind.status().to_string(), kind.title().to_owned()]
     });
     format!(
-        "Failures are answered with a document of the type `application/problem+json` (RFC 9457): `type`, `title`, `status`, \
-        a `detail` for people, and the ids of task and job. The `type` is `urn:ietf:params:ppm:dap:error:` with one of these \
-        names, or `about:blank` where the protocol has none: the status says it all then. DAP-18 does not register all of \
-        them; those that it lacks are `about:blank` there.\n\n{}\n\
-        Statuses that say more than the protocol: 503 is busy, 507 is short of disk space, 410 is an aggregation job whose \
-        answer is not kept any more; the first two have `Retry-After`.\n",
-        table(&["name", "status", "means"], rows)
+        "Errors are answered with `application/problem+json` (RFC 9457): `type`, `title`, `status`, a `detail` for people, \
+        and the IDs of task and job. The `type` is `urn:ietf:params:ppm:dap:error:` with one of these names, or \
+        `about:blank` if the protocol defines none. DAP-18 lacks some of the names; they are `about:blank` there.\n\n{}\n\
+        Further statuses: 503 means busy and 507 short of disk space, both with `Retry-After`; 410 means that the answer to \
+        an aggregation job has expired.\n",
+        table(&["name", "status", "meaning"], rows)
     )
 }

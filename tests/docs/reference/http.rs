@@ -1,4 +1,4 @@
-//! What a server answers to, asked from a server.
+//! The HTTP resources, queried from a running server.
 
 use dapbox::{
     config::{Config, OptionalAddress},
@@ -11,11 +11,11 @@ use tempfile::TempDir;
 
 use super::{code, table};
 
-/// An id as it stands in a path.
+/// Identifiers in paths.
 const TASK: &str = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 const JOB: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 
-/// A resource below a revision's path: who comes, what is sent, what is answered.
+/// A resource below a revision's path: client, request type, response type.
 type Row = (&'static str, &'static str, &'static str, &'static str);
 
 /// DAP-09's resources.
@@ -84,30 +84,26 @@ const DAP18: [Row; 8] = [
     ("tasks/{task}/aggregate_shares/{job}", "the leader, at the helper", "", dap18::resources::media::AGGREGATE_SHARE),
 ];
 
-/// The management API's resources: what is sent, what is answered.
+/// The management API's resources: request, response.
 const MANAGEMENT: [(&str, &str, &str); 9] = [
-    ("", "", "what this aggregator is and can do"),
-    ("tasks", "a task", "the task; a helper's with the leader's token"),
+    ("", "", "the aggregator's identity and features"),
+    ("tasks", "a task", "the task; from a helper, with the leader's token"),
     ("tasks/{task}", "PATCH: a new end", "the task"),
-    ("task_ids?pagination_token=", "", "the tasks after that one, in order"),
+    ("task_ids?pagination_token=", "", "the task IDs after the token, in order"),
     ("tasks/{task}/metrics/uploads", "", "counters of uploads"),
     ("tasks/{task}/metrics/aggregations", "", "counters of aggregation"),
-    ("hpke_configs", "PUT: algorithms, or nothing", "HPKE keys with their states; PUT: the one that is pending then"),
+    ("hpke_configs", "PUT: algorithms, or nothing", "HPKE keys with their states; PUT: the new pending key"),
     ("hpke_configs/{key}", "PATCH: a state", "the key"),
-    (
-        "taskprov/peer_aggregators",
-        "POST: a peer; DELETE: its endpoint and role",
-        "peers whose tasks are set up in-band; POST: the peer",
-    ),
+    ("taskprov/peer_aggregators", "POST: a peer; DELETE: its endpoint and role", "taskprov peers; POST: the peer"),
 ];
 
-/// The resources of the private listener.
+/// The resources of the monitoring listener.
 const PRIVATE: [(&str, &str); 5] = [
-    ("/", "the status page, for people"),
-    ("/status.json", "the same for programs; also what `dapbox status -o json` prints"),
+    ("/", "the status page"),
+    ("/status.json", "the same as JSON; `dapbox status -o json` prints it too"),
     ("/metrics", "metrics"),
-    ("/healthz", "200 while the process works; 503, with the reason, if nothing but a restart helps"),
-    ("/readyz", "200 while the server does its work; 503, with the reasons, if not: that may be over by itself"),
+    ("/healthz", "200 while the process works; 503, with the reason, if only a restart helps"),
+    ("/readyz", "200 while the server is ready; 503, with the reasons, otherwise, which can be temporary"),
 ];
 
 /// A running server.
@@ -135,7 +131,7 @@ impl Served {
         self.server.stop().await.unwrap();
     }
 
-    /// The methods that a resource says it has.
+    /// The allowed methods of a resource.
     async fn methods(&self, path: &str) -> String {
         let url = format!("http://{}{path}", self.server.address());
         let answer = reqwest::Client::builder().no_proxy().build().unwrap().patch(&url).send().await.unwrap();
@@ -143,7 +139,7 @@ impl Served {
         answer.headers()["allow"].to_str().unwrap().to_owned()
     }
 
-    /// The methods that a resource of the management API says it has.
+    /// The allowed methods of a resource of the management API.
     async fn managed(&self, path: &str) -> String {
         let url = format!("http://{}/api/{path}", self.server.address());
         let request = reqwest::Client::builder().no_proxy().build().unwrap().request(reqwest::Method::OPTIONS, &url);
@@ -162,16 +158,16 @@ impl Served {
             rows.push(vec![code(&format!("/{path}")), methods, sent.to_owned(), answered.to_owned()]);
         }
         format!(
-            "The management API is below `management.path` at `listen`, or at the root of `management.listen`. It takes and \
-            answers JSON of the type `{}`, which `Accept` must name (406), and `Content-Type` with POST and PATCH (415). \
-            `Authorization: Bearer` with a token of `dapbox token` comes before that (401). The same task again is answered \
-            the same; another with the same verification key is answered 409, and so is one that was removed.\n\n{}",
+            "The management API is below `management.path` at `listen`, or at the root of `management.listen`. Requests need \
+            `Authorization: Bearer` with a token of `dapbox token` (otherwise 401). Bodies are JSON of type `{}`, which \
+            `Accept` must name (otherwise 406), and `Content-Type` with POST and PATCH (otherwise 415). Creating a task is \
+            idempotent. A different task with the same verification key is answered 409, and so is a removed task.\n\n{}",
             management::MEDIA_TYPE,
-            table(&["path", "methods", "sends", "is answered"], rows)
+            table(&["path", "methods", "request", "response"], rows)
         )
     }
 
-    /// What somebody who watches is answered.
+    /// A response of the monitoring listener.
     async fn watched(&self, path: &str) -> reqwest::Response {
         let url = format!("http://{}{path}", self.server.monitor_address().unwrap());
         let answer = reqwest::Client::builder().no_proxy().build().unwrap().get(&url).send().await.unwrap();
@@ -179,7 +175,7 @@ impl Served {
         answer
     }
 
-    /// The resources of the private listener.
+    /// The resources of the monitoring listener.
     pub async fn private(&self) -> String {
         let mut rows = Vec::new();
         for (path, what) in PRIVATE {
@@ -188,10 +184,10 @@ impl Served {
             rows.push(vec![code(path), code(&media), what.to_owned()]);
         }
         format!(
-            "At `monitor.listen`, by plain HTTP, to whoever asks: there is no password, so keep it on a loopback address. There \
-            it answers to `localhost` or its literal address only, so that no web site can read it through a browser. \
-            Nothing can be changed here.\n\n{}",
-            table(&["path", "is answered", "what it is"], rows)
+            "The listener `monitor.listen` serves plain HTTP without authentication: keep it on a loopback address. There it \
+            answers only to `localhost` or its literal address, so that no web site can read it through a browser. It is \
+            read-only.\n\n{}",
+            table(&["path", "type", "content"], rows)
         )
     }
 
@@ -208,8 +204,8 @@ impl Served {
         }
         assert!(rows.len() > 20, "{text}");
         format!(
-            "At `/metrics` of the private listener, in the formats of Prometheus and OpenMetrics.\n\n{}",
-            table(&["name", "type", "what it is"], rows)
+            "At `/metrics` of the monitoring listener, in the Prometheus and OpenMetrics formats.\n\n{}",
+            table(&["name", "type", "meaning"], rows)
         )
     }
 
@@ -224,10 +220,11 @@ impl Served {
             }
         }
         format!(
-            "Everything is below `/dap-09/` or `/dap-18/` at `listen`; `/` and these two paths are a page for people. `hpke_config` and `reports` answer browsers too (CORS), \
-            with errors as well. Leader and collector show a token: `Authorization: Bearer`, or `DAP-Auth-Token`; without \
-            the right one they are answered 403. Ids are base64url without padding.\n\n{}",
-            table(&["path", "methods", "who", "sends", "is answered"], rows)
+            "All resources are below `/dap-09/` or `/dap-18/` at `listen`. `/` and these two paths themselves serve a page for \
+            people. `hpke_config` and `reports` support browsers (CORS), also in errors. Leader and collector authenticate \
+            with a token in `Authorization: Bearer` or `DAP-Auth-Token`; a wrong or missing one is answered 403. IDs are \
+            base64url without padding.\n\n{}",
+            table(&["path", "methods", "used by", "request", "response"], rows)
         ) + "\n"
             + self.management().await.as_str()
     }

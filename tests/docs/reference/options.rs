@@ -1,4 +1,4 @@
-//! Every option, from `appliance.toml`: a test elsewhere sees to it that it has all of them, with their defaults.
+//! Every option, from `appliance.toml`. Another test checks that the file has all of them, with their defaults.
 
 use std::fmt::Write;
 
@@ -18,19 +18,19 @@ struct Row {
 }
 
 const INTRODUCTION: &str = "\
-A value is taken from the first of these that has it: command line flag, environment variable, file, default. The file is
-`--config`, else `DAPBOX_CONFIG`, else `appliance.toml` in the current directory if it is there. An empty file is a
-complete one. Unknown keys are errors, with their line and a suggestion. `dapbox check` reads a configuration without
-starting anything.
+A value comes from the first of these that sets it: command line flag, environment variable, file, default. The file is
+`--config`, else `DAPBOX_CONFIG`, else `appliance.toml` in the current directory if it exists. An empty file is valid.
+Unknown keys are errors, with their line and a suggestion. `dapbox check` validates a configuration without starting the
+server.
 
-A running server takes some options over when it is told to read its file again, by `dapbox reload` or SIGHUP; `reload` says
-which. All others wait for the next start.
+`dapbox reload` or SIGHUP applies the options marked in the column *reload* to a running server, and lists the changed options
+that need a restart.
 
-Lengths of time are written like `500ms`, `60s`, `5m`, `1h` or `1d`; a number alone is seconds. Names that end in `_bytes`
-are bytes.
+Durations are written like `500ms`, `60s`, `5m`, `1h` or `1d`; a plain number is seconds. Options whose names end in `_bytes`
+are in bytes.
 ";
 
-/// All options, one table for each of the file's.
+/// All options, one table for each table of the file.
 pub fn text() -> String {
     let rows = rows();
     let mut text = INTRODUCTION.to_owned();
@@ -38,11 +38,11 @@ pub fn text() -> String {
     tables.dedup();
     for name in tables {
         let _ = match name {
-            "" => write!(text, "\n### Outside of tables\n\n"),
+            "" => write!(text, "\n### Top level\n\n"),
             name => write!(text, "\n### \\[{name}\\]\n\n"),
         };
         let of_table = rows.iter().filter(|row| row.table == name);
-        text.push_str(&table(&["option", "default", "reload", "variable", "what and why"], of_table.map(cells)));
+        text.push_str(&table(&["option", "default", "reload", "variable", "meaning"], of_table.map(cells)));
     }
     text
 }
@@ -62,12 +62,12 @@ fn cells(row: &Row) -> Vec<String> {
     ]
 }
 
-/// Reads the example: options, with the comments above them. Options that follow each other share one.
+/// Parses the options and the comments above them. Consecutive options share a comment.
 fn rows() -> Vec<Row> {
     let (mut rows, mut table, mut comment): (Vec<Row>, String, Vec<String>) = Default::default();
     let mut is_used = false;
-    // What stands before the first empty line that follows a comment is about the file.
-    let body = EXAMPLE.split_once("\n\n# Where").map(|(_, rest)| format!("# Where{rest}")).unwrap();
+    // The first paragraph describes the file.
+    let body = EXAMPLE.split_once("\n\n# Directory").map(|(_, rest)| format!("# Directory{rest}")).unwrap();
     for line in body.lines() {
         if let Some(text) = line.strip_prefix('#') {
             if is_used {
@@ -78,12 +78,12 @@ fn rows() -> Vec<Row> {
         } else if let Some(name) = line.strip_prefix('[') {
             (table, comment) = (name.trim_end_matches(']').to_owned(), Vec::new());
         } else if let Some((name, default)) = line.split_once(" = ") {
-            assert!(!comment.is_empty(), "appliance.toml does not say why: {line}");
+            assert!(!comment.is_empty(), "appliance.toml has no comment for {line}");
             is_used = true;
             let (table, name, default) = (table.clone(), name.to_owned(), default.to_owned());
             rows.push(Row { table, name, default, reason: comment.join(" ") });
         }
     }
-    assert!(rows.len() > 40, "appliance.toml is not read as it is written");
+    assert!(rows.len() > 40, "appliance.toml was parsed incompletely");
     rows
 }
