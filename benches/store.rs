@@ -94,7 +94,7 @@ fn ids() -> Vec<(ReportId, Time)> {
 /// Writes a helper's records of a job: ids, the bucket, the answer.
 async fn helper_job(store: &Store, ids: Vec<(ReportId, Time)>, answer: Bytes) -> Result<(), dapbox::support::Fault> {
     let write = store.write(Point::Test, move |tx| {
-        tx.remember(&TASK, &ids)?;
+        tx.record_aggregated(&TASK, &ids)?;
         let mut bucket = tx.bucket_mut(&TASK, Bucket::Time(Time(1_700_000_000)))?;
         bucket.header.count += ids.len() as u64;
         bucket.replace_share(vec![1; 800]);

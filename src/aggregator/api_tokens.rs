@@ -30,7 +30,7 @@ pub fn add(tx: &mut Tx<'_>, token: ApiToken, now: Time) -> Result<Result<(), Api
     if let Err(why) = check_name(&token.name) {
         return Ok(Err(ApiTokenError::Name(why)));
     }
-    let good: Vec<_> = tx.api_tokens().values().filter(|known| known.is_good(now)).collect();
+    let good: Vec<_> = tx.api_tokens().values().filter(|known| known.is_active(now)).collect();
     match good.iter().find(|known| known.name == token.name || known.hash == token.hash) {
         Some(known) if known.name == token.name && known.hash == token.hash => return Ok(Ok(())),
         Some(known) => return Ok(Err(ApiTokenError::Taken(known.name.clone()))),
@@ -38,7 +38,7 @@ pub fn add(tx: &mut Tx<'_>, token: ApiToken, now: Time) -> Result<Result<(), Api
         None => {}
     }
     let expired: Vec<_> =
-        tx.api_tokens().values().filter(|known| !known.is_good(now)).map(|known| known.hash).collect();
+        tx.api_tokens().values().filter(|known| !known.is_active(now)).map(|known| known.hash).collect();
     expired.iter().for_each(|hash| tx.remove_api_token(hash));
     tx.put_api_token(token)?;
     Ok(Ok(()))

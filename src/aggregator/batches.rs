@@ -12,7 +12,7 @@ use dapbox_support::timestamp;
 
 /// The batch buckets of a batch, summed up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct BatchTotals {
     /// Reports aggregated into the batch.
     pub count: u64,
     /// The checksum of their ids.
@@ -21,7 +21,7 @@ pub struct Tally {
     pub span: Option<(Time, Time)>,
 }
 
-impl Tally {
+impl BatchTotals {
     /// The smallest aligned interval that holds the reports' times (DAP-09 section 4.6.1).
     pub fn interval(&self, state: &TaskState) -> Option<Interval> {
         let (first, last) = self.span?;
@@ -57,17 +57,17 @@ pub fn has_room(state: &TaskState, time: Time, max_open: usize) -> bool {
 }
 
 /// Sums up a batch as far as it is aggregated, whether or not it was collected.
-pub fn tally(state: &TaskState, batch: &BatchSelector) -> Tally {
-    let mut tally = Tally::default();
+pub fn totals(state: &TaskState, batch: &BatchSelector) -> BatchTotals {
+    let mut totals = BatchTotals::default();
     for (_, record) in buckets_of(state, batch).filter(|(_, record)| record.count > 0) {
-        tally.count += record.count;
-        tally.checksum.merge(&record.checksum);
-        tally.span = Some(match tally.span {
+        totals.count += record.count;
+        totals.checksum.merge(&record.checksum);
+        totals.span = Some(match totals.span {
             None => (record.first, record.last),
             Some((first, last)) => (first.min(record.first), last.max(record.last)),
         });
     }
-    tally
+    totals
 }
 
 /// Whether the batch's boundaries are those of the task, as far as both aggregators can tell
@@ -89,7 +89,7 @@ pub fn check_boundaries(state: &TaskState, batch: &BatchSelector) -> Result<(), 
 
 /// Whether the batch is not one that was given up: what is before the horizon is closed, and so are some batch ids. The
 /// drafts have no name for that; that the batch cannot be had is what `batchInvalid` says, and it is final.
-pub fn check_past(state: &TaskState, batch: &BatchSelector) -> Result<(), Refusal> {
+pub fn check_not_abandoned(state: &TaskState, batch: &BatchSelector) -> Result<(), Refusal> {
     let detail = match batch {
         BatchSelector::TimeInterval(interval) => match state.replay.horizon() {
             Some(horizon) if interval.start() < horizon => format!(
@@ -98,7 +98,7 @@ pub fn check_past(state: &TaskState, batch: &BatchSelector) -> Result<(), Refusa
             ),
             _ => return Ok(()),
         },
-        BatchSelector::FixedSize(id) if state.collected.is_given_up(id) => {
+        BatchSelector::FixedSize(id) if state.collected.is_abandoned(id) => {
             "the batch was given up for good before it was collected".to_owned()
         }
         BatchSelector::FixedSize(_) => return Ok(()),
@@ -127,8 +127,9 @@ pub fn check_overlap(state: &TaskState, batch: &BatchSelector) -> Result<(), Ref
     let detail = match batch {
         BatchSelector::FixedSize(id) => format!("batch {id} was collected already"),
         BatchSelector::TimeInterval(wanted) => {
-            let taken = state.collected.overlapping(wanted).take(MAX_NAMED).map(show).collect::<Vec<_>>().join(", ");
-            let free = free_in(state, wanted);
+            let taken =
+                state.collected.overlapping(wanted).take(MAX_NAMED_INTERVALS).map(show).collect::<Vec<_>>().join(", ");
+            let free = free_intervals(state, wanted);
             let free = match free.len() {
                 0 => "no part of the interval is free".to_owned(),
                 _ => format!("free: {}", free.into_iter().map(show).collect::<Vec<_>>().join(", ")),
@@ -140,14 +141,14 @@ pub fn check_overlap(state: &TaskState, batch: &BatchSelector) -> Result<(), Ref
 }
 
 /// The most intervals that a refusal names.
-const MAX_NAMED: usize = 4;
+const MAX_NAMED_INTERVALS: usize = 4;
 
 fn show(interval: Interval) -> String {
     format!("{} to {}", timestamp::show(interval.start()), timestamp::show(interval.end()))
 }
 
 /// What of an interval was neither collected nor given up, the earliest first; no more than a refusal names.
-fn free_in(state: &TaskState, wanted: &Interval) -> Vec<Interval> {
+fn free_intervals(state: &TaskState, wanted: &Interval) -> Vec<Interval> {
     let horizon = state.replay.horizon().unwrap_or(Time(0));
     let between = |start: Time, end: Time| {
         let length = end.0.checked_sub(start.0).filter(|length| *length > 0)?;
@@ -155,13 +156,13 @@ fn free_in(state: &TaskState, wanted: &Interval) -> Vec<Interval> {
     };
     let (mut free, mut start) = (Vec::new(), wanted.start().max(horizon));
     for taken in state.collected.overlapping(wanted) {
-        if free.len() == MAX_NAMED {
+        if free.len() == MAX_NAMED_INTERVALS {
             return free;
         }
         free.extend(between(start, taken.start()));
         start = start.max(taken.end());
     }
-    if free.len() < MAX_NAMED {
+    if free.len() < MAX_NAMED_INTERVALS {
         free.extend(between(start, wanted.end()));
     }
     free
@@ -178,7 +179,7 @@ pub struct Refusal {
 
 /// A batch of a fixed-size task that is still open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Open {
+pub struct OpenBatch {
     /// How many reports are assigned to it: those aggregated and those of aggregation jobs in flight, since an overfull
     /// batch could never be collected.
     pub assigned: u64,
@@ -188,9 +189,9 @@ pub struct Open {
 
 /// The batches of a fixed-size task that are still open. The window of each is that of its reports, which are stored: it
 /// is the same after a restart.
-pub fn open(state: &TaskState) -> BTreeMap<BatchId, Open> {
+pub fn open_batches(state: &TaskState) -> BTreeMap<BatchId, OpenBatch> {
     let window = |time: Time| state.task.public.batch_window(time);
-    let mut all: BTreeMap<BatchId, Open> = BTreeMap::new();
+    let mut all: BTreeMap<BatchId, OpenBatch> = BTreeMap::new();
     for (bucket, record) in &state.buckets {
         if let Bucket::Batch(id) = bucket
             && !state.collected.covers(bucket)
@@ -244,7 +245,7 @@ pub fn unassigned(state: &TaskState) -> BTreeMap<Option<Time>, u64> {
 /// In a task with time windows all of them are of the first one's window. The fullest batch that is short of the minimum
 /// is filled up first; batches get the minimum size exactly, the room up to the maximum stays for error (DAP-09 section
 /// 4.1.2).
-pub struct Filling {
+pub struct BatchAssigner {
     window: Option<Duration>,
     target: u64,
     /// The fullest batch that is short of the minimum, for each window, and what it lacks.
@@ -255,14 +256,14 @@ pub struct Filling {
     chosen: Option<(Option<Time>, BatchId, u64)>,
 }
 
-impl Filling {
+impl BatchAssigner {
     /// For a task of fixed-size batches. One without time windows that has `max_open` batches begins no other: its reports
     /// wait until a batch is collected. With time windows, clients decide how many there are, and [`has_room`] bounds them.
     pub fn new(state: &TaskState, max_open: usize) -> Self {
         let public = &state.task.public;
         let (window, target) = (public.batch_window_size(), public.min_batch_size.max(1));
         let mut short: BTreeMap<_, (BatchId, u64)> = BTreeMap::new();
-        let all = open(state);
+        let all = open_batches(state);
         let may_begin = window.is_some() || all.len() < max_open;
         for (id, batch) in all {
             // Without a report to tell, a batch may be of any window: the helper may know more about it than we do.

@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Error, TaskContext,
-    batches::{self, Refusal, Tally},
-    check_extensions, check_parameter,
-    phase::{Phase, has_enough_reports, phase},
+    batches::{self, BatchTotals, Refusal},
+    check_aggregation_parameter, check_extensions,
+    phase::{CollectionPhase, collection_phase, has_enough_reports},
     results,
 };
 use crate::config;
@@ -24,8 +24,8 @@ use dapbox_protocol::{
     wire::{CollectedBatchPolicy, Problem, ProblemType},
 };
 use dapbox_store::{
-    CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Progress, ResultRecord, ResultStage, TaskState,
-    Tx,
+    CollectedBatch, CollectedBy, CollectionJobRecord, CollectionProgress, CollectionState, ResultRecord, ResultStage,
+    TaskState, Tx,
 };
 use dapbox_support::Fault;
 
@@ -34,7 +34,7 @@ const TOO_MANY: &str =
     "too many collection jobs of the task have no result yet; delete some of them, or try again later";
 
 /// Why a request is refused that asks in another batch mode.
-const OTHER_MODE: &str = "the request's batch mode is not the task's";
+const WRONG_BATCH_MODE: &str = "the request's batch mode is not the task's";
 
 /// Checks what can be checked of a collector's request without looking at the store.
 pub fn check_request(task: &Task, request: &CollectionReq) -> Result<(), Error> {
@@ -43,9 +43,9 @@ pub fn check_request(task: &Task, request: &CollectionReq) -> Result<(), Error> 
     };
     match (task.public.batch_mode, request.query) {
         (BatchMode::TimeInterval, Query::TimeInterval(_)) | (BatchMode::FixedSize { .. }, Query::FixedSize(_)) => {}
-        _ => return refuse(OTHER_MODE),
+        _ => return refuse(WRONG_BATCH_MODE),
     }
-    check_parameter(&request.aggregation_parameter)?;
+    check_aggregation_parameter(&request.aggregation_parameter)?;
     if request.extensions.windows(2).any(|pair| pair[0].kind >= pair[1].kind) {
         let detail = "the extensions are not in strictly increasing order of their types";
         return Err(Problem::new(ProblemType::InvalidExtension).with_detail(detail).into());
@@ -54,7 +54,7 @@ pub fn check_request(task: &Task, request: &CollectionReq) -> Result<(), Error> 
 }
 
 /// A collector's request for a collection job.
-pub struct NewJob {
+pub struct NewCollectionJob {
     /// What the job is called.
     pub id: CollectionJobId,
     /// The bytes of the request.
@@ -71,10 +71,10 @@ pub fn create(
     now: Time,
     context: &TaskContext,
     limits: &config::Leader,
-    new: NewJob,
+    new: NewCollectionJob,
 ) -> Result<Result<(), Problem>, Fault> {
     let task = &context.task.public.id;
-    let NewJob { id, bytes, query, room } = new;
+    let NewCollectionJob { id, bytes, query, room } = new;
     if let Some(existing) = tx.collection(task, &id)? {
         if matches!(existing.state, CollectionState::Deleted) {
             let detail = "the collection job was deleted; choose a new job id";
@@ -110,7 +110,7 @@ pub fn create(
 /// Whether a query can ever be answered, as far as is known when it comes.
 fn check_query(
     state: &TaskState,
-    rules: &CollectedBatchPolicy,
+    policy: &CollectedBatchPolicy,
     limits: &config::Leader,
     query: &Query,
 ) -> Result<(), Refusal> {
@@ -118,10 +118,10 @@ fn check_query(
         Query::TimeInterval(interval) => {
             let batch = BatchSelector::TimeInterval(*interval);
             batches::check_boundaries(state, &batch)?;
-            if rules.may_repeat && state.collected.contains_exactly(&batch) {
+            if policy.may_repeat && state.collected.contains_exactly(&batch) {
                 return Ok(());
             }
-            batches::check_past(state, &batch)?;
+            batches::check_not_abandoned(state, &batch)?;
             batches::check_overlap(state, &batch)?;
             // To us its length is nothing, but there are helpers that make an entry for each unit of it.
             let most = limits.max_interval_units;
@@ -158,15 +158,17 @@ pub fn advance(
         return Ok(true);
     }
     let job = job.clone();
-    let (next, batch) = match phase(state, &job.query, job.accepted_before) {
-        Phase::Hungry | Phase::Draining | Phase::Settling => return Ok(false),
-        Phase::Refused(Refusal { kind, detail }) => (failed(kind, detail), None),
-        Phase::Ready(batch) => {
+    let (next, batch) = match collection_phase(state, &job.query, job.accepted_before) {
+        CollectionPhase::TooFewReports | CollectionPhase::AwaitingAggregation | CollectionPhase::AwaitingJobs => {
+            return Ok(false);
+        }
+        CollectionPhase::Refused(Refusal { kind, detail }) => (failed(kind, detail), None),
+        CollectionPhase::Ready(batch) => {
             let Some(noise) = noise else { return Ok(false) };
             close(tx, now, context, id, batch, noise)?;
             (CollectionState::Closed { batch }, Some(batch))
         }
-        Phase::Closed(batch) => match follow(tx, task, &batch)? {
+        CollectionPhase::Closed(batch) => match follow_owner(tx, task, &batch)? {
             Some(next) => (next, Some(batch)),
             None => return Ok(false),
         },
@@ -190,11 +192,11 @@ fn close(
 ) -> Result<(), Fault> {
     let task = &context.task.public.id;
     let Some(state) = tx.task(task) else { return Ok(()) };
-    let tally = batches::tally(state, &batch);
-    let interval = tally.interval(state).ok_or_else(|| Fault::new("a batch that is being closed has no reports"))?;
-    let Tally { count, checksum, .. } = tally;
-    let share = take_share(tx, context, &batch, noise)?;
-    let party = CollectedBy::Leader { job, interval, progress: Progress::Share(share) };
+    let totals = batches::totals(state, &batch);
+    let interval = totals.interval(state).ok_or_else(|| Fault::new("a batch that is being closed has no reports"))?;
+    let BatchTotals { count, checksum, .. } = totals;
+    let share = take_aggregate_share(tx, context, &batch, noise)?;
+    let party = CollectedBy::Leader { job, interval, progress: CollectionProgress::Share(share) };
     tx.put_collected(task, &CollectedBatch { batch, report_count: count, checksum, party })?;
     if let BatchSelector::FixedSize(id) = batch {
         // Now and not with the result: whatever becomes of this job, its batch can be asked for by its id.
@@ -205,7 +207,7 @@ fn close(
 
 /// Sums up the shares of a batch's buckets, and empties them: the sum is not needed twice, and where there is noise it is
 /// nowhere without it from here on. Counts and checksums stay, so that a later query that overlaps is told so.
-fn take_share(
+fn take_aggregate_share(
     tx: &mut Tx<'_>,
     context: &TaskContext,
     batch: &BatchSelector,
@@ -230,7 +232,7 @@ fn take_share(
 }
 
 /// What becomes of a job whose batch another job closed: the same result. None while there is none yet.
-fn follow(tx: &Tx<'_>, task: &TaskId, batch: &BatchSelector) -> Result<Option<CollectionState>, Fault> {
+fn follow_owner(tx: &Tx<'_>, task: &TaskId, batch: &BatchSelector) -> Result<Option<CollectionState>, Fault> {
     let (owner, progress) = match tx.collected(task, batch)? {
         Some(CollectedBatch { party: CollectedBy::Leader { job, progress, .. }, .. }) => (job, progress),
         Some(_) => return Err(Fault::new("a leader's batch has a helper's record")),
@@ -239,7 +241,7 @@ fn follow(tx: &Tx<'_>, task: &TaskId, batch: &BatchSelector) -> Result<Option<Co
             return Ok(Some(failed(ProblemType::BatchInvalid, detail)));
         }
     };
-    if let Progress::Result(body) = progress {
+    if let CollectionProgress::Result(body) = progress {
         return Ok(Some(CollectionState::Done { body }));
     }
     Ok(match tx.collection(task, &owner)?.map(|job| job.state) {
@@ -251,7 +253,7 @@ fn follow(tx: &Tx<'_>, task: &TaskId, batch: &BatchSelector) -> Result<Option<Co
 }
 
 /// The request for the helper's share of a closed batch, and our own share.
-pub struct Exchange {
+pub struct ShareExchange {
     /// The request.
     pub request: AggregateShareReq,
     /// Our aggregate share, encoded.
@@ -261,23 +263,23 @@ pub struct Exchange {
 
 /// Prepares to ask the helper about a closed batch for a collection job with the given request. Breaks with the result
 /// if there is one already.
-pub fn exchange(collected: CollectedBatch, query: Query, bytes: Bytes) -> Result<Exchange, Option<Bytes>> {
+pub fn exchange(collected: CollectedBatch, query: Query, bytes: Bytes) -> Result<ShareExchange, Option<Bytes>> {
     let CollectedBatch { batch, report_count, checksum, party } = collected;
     match party {
-        CollectedBy::Leader { interval, progress: Progress::Share(share), .. } => {
+        CollectedBy::Leader { interval, progress: CollectionProgress::Share(share), .. } => {
             let request = CollectionReq { query, aggregation_parameter: Bytes::new(), extensions: Vec::new() };
             let collection = Some(ForwardedCollectionReq { request, bytes });
             let aggregation_parameter = Bytes::new();
             let request = AggregateShareReq { batch, aggregation_parameter, report_count, checksum, collection };
-            Ok(Exchange { request, share, interval })
+            Ok(ShareExchange { request, share, interval })
         }
-        CollectedBy::Leader { progress: Progress::Result(body), .. } => Err(Some(body)),
+        CollectedBy::Leader { progress: CollectionProgress::Result(body), .. } => Err(Some(body)),
         CollectedBy::Helper { .. } => Err(None),
     }
 }
 
 /// Puts the result of a collection together (DAP-09 section 4.6.1). Seals our share: runs on the pool.
-pub fn complete(context: &TaskContext, exchange: Exchange, helper_share: HpkeCiphertext) -> Result<Bytes, Fault> {
+pub fn complete(context: &TaskContext, exchange: ShareExchange, helper_share: HpkeCiphertext) -> Result<Bytes, Fault> {
     let leader_share = seal_share(context, &exchange.request, &exchange.share)?;
     let collection = Collection {
         batch: Some(exchange.request.batch.partial()),
@@ -291,7 +293,7 @@ pub fn complete(context: &TaskContext, exchange: Exchange, helper_share: HpkeCip
 
 fn seal_share(context: &TaskContext, request: &AggregateShareReq, share: &[u8]) -> Result<HpkeCiphertext, Fault> {
     let info = context.wire.aggregate_share_info(context.role());
-    let collection = request.collection.as_ref().map_or(&[][..], |passed_on| &passed_on.bytes);
+    let collection = request.collection.as_ref().map_or(&[][..], |forwarded| &forwarded.bytes);
     let aad = context.wire.aggregate_share_aad(&context.task.public, collection, &request.batch);
     hpke::seal(&context.task.collector_hpke_config, &info, &aad, share)
         .map_err(|error| Fault::while_doing("sealing an aggregate share to the collector", error))
@@ -303,9 +305,11 @@ pub fn finish(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, body: Bytes) 
     let Some(job) = tx.collection(task, &id)? else { return Ok(()) };
     let CollectionState::Closed { batch } = job.state else { return Ok(()) };
     let body = match tx.collected(task, &batch)? {
-        Some(CollectedBatch { party: CollectedBy::Leader { progress: Progress::Result(first), .. }, .. }) => first,
+        Some(CollectedBatch {
+            party: CollectedBy::Leader { progress: CollectionProgress::Result(first), .. }, ..
+        }) => first,
         Some(CollectedBatch { report_count, checksum, party: CollectedBy::Leader { job, interval, .. }, .. }) => {
-            let party = CollectedBy::Leader { job, interval, progress: Progress::Result(body.clone()) };
+            let party = CollectedBy::Leader { job, interval, progress: CollectionProgress::Result(body.clone()) };
             tx.put_collected(task, &CollectedBatch { batch, report_count, checksum, party })?;
             body
         }
@@ -361,11 +365,11 @@ pub fn helper_share(
     let Some(state) = tx.task(task) else {
         return Ok(Err(Problem::new(ProblemType::UnrecognizedTask).with_task(*task)));
     };
-    if let Some(decided) = share_decided(state, tx.collected(task, &request.batch)?, context, bytes, request) {
+    if let Some(decided) = existing_answer(state, tx.collected(task, &request.batch)?, context, bytes, request) {
         return Ok(decided);
     }
     let request_hash: [u8; 32] = Sha256::digest(bytes).into();
-    let share = take_share(tx, context, &request.batch, noise)?;
+    let share = take_aggregate_share(tx, context, &request.batch, noise)?;
     let sealed = seal_share(context, request, &share)?;
     let answer = context.wire.encode_aggregate_share(&sealed);
     let party = CollectedBy::Helper { request_hash, answer: answer.clone() };
@@ -379,7 +383,7 @@ pub fn helper_share(
 
 /// The answer to a request for our aggregate share that needs no new share: the stored one to a repeat, or a refusal.
 /// `None` if a share is to be given. `collected` is what is kept of the request's batch.
-pub fn share_decided(
+pub fn existing_answer(
     state: &TaskState,
     collected: Option<CollectedBatch>,
     context: &TaskContext,
@@ -397,7 +401,7 @@ pub fn share_decided(
 }
 
 /// The answer that an aggregate share was given out in, from what is kept of its batch; `None` if the share was deleted.
-pub fn share_given_out(collected: CollectedBatch) -> Option<Bytes> {
+pub fn stored_answer(collected: CollectedBatch) -> Option<Bytes> {
     match collected.party {
         CollectedBy::Helper { answer, .. } if !answer.is_empty() => Some(answer.into()),
         _ => None,
@@ -423,7 +427,7 @@ pub fn delete_share(tx: &mut Tx<'_>, task: &TaskId, id: &AggregateShareId) -> Re
 
 /// Checks what can be checked of a leader's request without looking at the store: that its batch is one that the
 /// collector asked for, as far as the collector's request is passed on (DAP-18 sections 4.6.4 and 5).
-pub fn check_passed_on(task: &Task, request: &AggregateShareReq) -> Result<(), Error> {
+pub fn check_forwarded_request(task: &Task, request: &AggregateShareReq) -> Result<(), Error> {
     if !request.aggregation_parameter.is_empty() {
         // The batch's aggregation jobs had the empty one. To the helper it is not invalid, but another.
         let detail = "the aggregation parameter is not that of the batch's aggregation jobs";
@@ -437,7 +441,7 @@ pub fn check_passed_on(task: &Task, request: &AggregateShareReq) -> Result<(), E
         }
         (Query::FixedSize(FixedSizeQuery::ByBatchId(wanted)), BatchSelector::FixedSize(batch)) => wanted == batch,
         (Query::FixedSize(FixedSizeQuery::CurrentBatch), BatchSelector::FixedSize(_)) => true,
-        _ => return Err(Problem::new(ProblemType::InvalidMessage).with_detail(OTHER_MODE).into()),
+        _ => return Err(Problem::new(ProblemType::InvalidMessage).with_detail(WRONG_BATCH_MODE).into()),
     };
     if fits {
         return Ok(());
@@ -451,32 +455,32 @@ pub fn check_passed_on(task: &Task, request: &AggregateShareReq) -> Result<(), E
 /// exceeded.
 fn check_share_request(
     state: &TaskState,
-    rules: &CollectedBatchPolicy,
+    policy: &CollectedBatchPolicy,
     request: &AggregateShareReq,
 ) -> Result<(), Refusal> {
     let refuse = |kind, detail: &str| Err(Refusal { kind, detail: detail.to_owned() });
     match (state.task.public.batch_mode, request.batch) {
         (BatchMode::TimeInterval, BatchSelector::TimeInterval(_)) => {}
         (BatchMode::FixedSize { .. }, BatchSelector::FixedSize(id)) => {
-            batches::check_past(state, &request.batch)?;
+            batches::check_not_abandoned(state, &request.batch)?;
             if !state.buckets.contains_key(&Bucket::Batch(id)) {
                 return refuse(ProblemType::BatchInvalid, "no aggregation job named this batch id");
             }
         }
-        _ => return refuse(ProblemType::InvalidMessage, OTHER_MODE),
+        _ => return refuse(ProblemType::InvalidMessage, WRONG_BATCH_MODE),
     }
     batches::check_boundaries(state, &request.batch)?;
-    batches::check_past(state, &request.batch)?;
-    let tally = batches::tally(state, &request.batch);
-    if rules.size_before_overlap {
-        batches::check_size(state, tally.count)?;
+    batches::check_not_abandoned(state, &request.batch)?;
+    let totals = batches::totals(state, &request.batch);
+    if policy.size_before_overlap {
+        batches::check_size(state, totals.count)?;
     }
     batches::check_overlap(state, &request.batch)?;
-    batches::check_size(state, tally.count)?;
-    if (tally.count, tally.checksum) != (request.report_count, request.checksum) {
+    batches::check_size(state, totals.count)?;
+    if (totals.count, totals.checksum) != (request.report_count, request.checksum) {
         let detail = format!(
             "the leader counts {} reports in the batch and the helper {}, or they differ in which",
-            request.report_count, tally.count
+            request.report_count, totals.count
         );
         return Err(Refusal { kind: ProblemType::BatchMismatch, detail });
     }

@@ -12,8 +12,8 @@ pub mod environment;
 mod load;
 mod log;
 mod management;
+mod network;
 mod origin;
-mod outside;
 mod provisioning;
 mod reload;
 pub mod taskprov;
@@ -34,8 +34,8 @@ pub use dapbox_support::duration::Seconds;
 pub use load::{ConfigError, Overrides, UnknownKey};
 pub use log::{Log, LogFormat};
 pub use management::Management;
+pub use network::{Acme, Monitor, OptionalAddress, Outbound, Proxy, Tls, TlsMode, check_public_url};
 pub use origin::{Origin, Setting, is_secret};
-pub use outside::{Acme, Monitor, OptionalAddress, Outbound, Proxy, Tls, TlsMode, check_public_url};
 pub use provisioning::Provisioning;
 pub use reload::reloadable;
 pub use taskprov::Taskprov;
@@ -149,7 +149,7 @@ pub struct Limits {
     pub max_waiting_reports: u64,
     /// Memory for the names of rows that are written while a backup is made, in bytes; a backup for which it does not
     /// suffice fails.
-    pub max_backup_note_bytes: usize,
+    pub max_backup_tracking_bytes: usize,
     /// How long a graceful stop waits for requests and jobs in progress.
     pub stop_timeout: Seconds,
 }
@@ -400,7 +400,7 @@ impl Default for Limits {
             sum_cache_bytes: 32 << 20,
             max_open_buckets: 20_000,
             max_waiting_reports: 10_000_000,
-            max_backup_note_bytes: 64 << 20,
+            max_backup_tracking_bytes: 64 << 20,
             stop_timeout: Seconds::new(30),
         }
     }

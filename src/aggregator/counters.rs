@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_refusal_has_words() {
+    fn describes_every_refusal() {
         let errors = [
             ReportError::BatchCollected,
             ReportError::ReportReplayed,

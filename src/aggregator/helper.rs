@@ -14,8 +14,9 @@ use std::collections::{HashMap, HashSet};
 use bytes::Bytes;
 
 use super::{
-    Error, KeyRing, Opener, Sums, TaskContext, check_extensions, check_parameter, check_replay, check_time, counters,
-    shares::{Sum, bucket_of, guarded},
+    BucketAccumulators, Error, InputShareOpener, KeyRing, TaskContext, check_aggregation_parameter, check_extensions,
+    check_replay, check_time, counters,
+    shares::{BucketAccumulator, bucket_of, catch_panic},
 };
 use dapbox_protocol::{
     model::{
@@ -28,8 +29,8 @@ use dapbox_protocol::{
 use dapbox_store::{HelperJobRecord, HelperJobState, TaskState, Tx};
 use dapbox_support::Fault;
 
-pub(super) use bounds::COPIES;
-use bounds::NewBuckets;
+use bounds::BucketLimiter;
+pub(super) use bounds::SUM_COPIES;
 pub use bounds::{Bounds, JobMemory};
 
 /// Checks what can be checked of a request without looking at the store.
@@ -46,7 +47,7 @@ pub fn check_request(task: &Task, init: &AggregationJobInitReq) -> Result<(), Er
         return refuse("the request names a verification key that the task does not have");
     }
     check_extensions(&init.extensions)?;
-    check_parameter(&init.aggregation_parameter)?;
+    check_aggregation_parameter(&init.aggregation_parameter)?;
     let mut seen = HashSet::with_capacity(init.prepare_inits.len());
     if !init.prepare_inits.iter().all(|init| seen.insert(init.share.metadata.id)) {
         return refuse("a report occurs twice in the job");
@@ -77,7 +78,7 @@ pub enum JobState {
     /// There is an answer.
     Answered(Bytes),
     /// It was answered so long ago that the answer is not kept any more.
-    Forgotten,
+    Expired,
     /// It was deleted.
     Deleted,
 }
@@ -87,7 +88,7 @@ impl From<HelperJobRecord> for JobState {
         match record.state {
             HelperJobState::Pending => Self::Pending,
             HelperJobState::Answered(answer) => Self::Answered(answer),
-            HelperJobState::Forgotten => Self::Forgotten,
+            HelperJobState::Expired => Self::Expired,
             HelperJobState::Deleted => Self::Deleted,
         }
     }
@@ -95,11 +96,11 @@ impl From<HelperJobRecord> for JobState {
 
 /// What the store says to an aggregation job's request.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Reserved {
+pub enum Reservation {
     /// It is to be worked on. For each report: none if it is reserved for the job, else why it cannot be aggregated.
     New(Vec<Option<ReportError>>),
     /// The job exists.
-    Known(JobState),
+    Existing(JobState),
     /// The job id was used for another request.
     Conflict,
     /// The task was removed meanwhile.
@@ -108,13 +109,13 @@ pub enum Reserved {
 
 /// What became of a request that is to be answered later.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Deferred {
+pub enum Deferral {
     /// It is stored.
     Stored,
     /// There are too many of the task already.
     TooMany,
     /// It says the same as it would to one that is answered at once.
-    Not(Reserved),
+    Not(Reservation),
 }
 
 /// Looks for an earlier answer, and reserves the job's reports if there is none.
@@ -123,10 +124,10 @@ pub fn reserve(
     request: &Request,
     bounds: Bounds,
     reports: &[ReportMetadata],
-) -> Result<Reserved, Fault> {
+) -> Result<Reservation, Fault> {
     match find(tx, request)? {
         Some(known) => Ok(known),
-        None => Ok(take(tx, request, bounds, reports)),
+        None => Ok(reserve_reports(tx, request, bounds, reports)),
     }
 }
 
@@ -136,43 +137,43 @@ pub fn resume(
     request: &Request,
     bounds: Bounds,
     reports: &[ReportMetadata],
-) -> Result<Reserved, Fault> {
+) -> Result<Reservation, Fault> {
     match find(tx, request)? {
-        Some(Reserved::Known(JobState::Pending)) => Ok(take(tx, request, bounds, reports)),
+        Some(Reservation::Existing(JobState::Pending)) => Ok(reserve_reports(tx, request, bounds, reports)),
         Some(known) => Ok(known),
-        None => Ok(Reserved::NoTask),
+        None => Ok(Reservation::NoTask),
     }
 }
 
 /// Looks for an earlier answer, and stores the request if there is none. `most` may wait for a task at once.
-pub fn defer(tx: &mut Tx<'_>, request: &Request, body: &Bytes, most: usize) -> Result<Deferred, Fault> {
+pub fn defer(tx: &mut Tx<'_>, request: &Request, body: &Bytes, most: usize) -> Result<Deferral, Fault> {
     if let Some(known) = find(tx, request)? {
-        return Ok(Deferred::Not(known));
+        return Ok(Deferral::Not(known));
     }
     match tx.task(&request.task) {
-        None => return Ok(Deferred::Not(Reserved::NoTask)),
-        Some(state) if state.deferred.len() >= most => return Ok(Deferred::TooMany),
+        None => return Ok(Deferral::Not(Reservation::NoTask)),
+        Some(state) if state.deferred.len() >= most => return Ok(Deferral::TooMany),
         Some(_) => {}
     }
     let (request_hash, created) = (request.hash, request.now);
     let record = HelperJobRecord { request_hash, created, state: HelperJobState::Pending };
     tx.put_helper_job(&request.task, request.job, &record)?;
     tx.put_helper_request(&request.task, request.job, body)?;
-    Ok(Deferred::Stored)
+    Ok(Deferral::Stored)
 }
 
-fn find(tx: &Tx<'_>, request: &Request) -> Result<Option<Reserved>, Fault> {
+fn find(tx: &Tx<'_>, request: &Request) -> Result<Option<Reservation>, Fault> {
     Ok(tx.helper_job(&request.task, &request.job)?.map(|record| match JobState::from(record.clone()) {
-        JobState::Deleted => Reserved::Known(JobState::Deleted),
-        state if record.request_hash == request.hash => Reserved::Known(state),
-        _ => Reserved::Conflict,
+        JobState::Deleted => Reservation::Existing(JobState::Deleted),
+        state if record.request_hash == request.hash => Reservation::Existing(state),
+        _ => Reservation::Conflict,
     }))
 }
 
-fn take(tx: &mut Tx<'_>, request: &Request, bounds: Bounds, reports: &[ReportMetadata]) -> Reserved {
-    let Some(state) = tx.task_mut(&request.task) else { return Reserved::NoTask };
+fn reserve_reports(tx: &mut Tx<'_>, request: &Request, bounds: Bounds, reports: &[ReportMetadata]) -> Reservation {
+    let Some(state) = tx.task_mut(&request.task) else { return Reservation::NoTask };
     let mut room = room_in_batch(state, request.batch);
-    let mut opened = NewBuckets::new(bounds.max_open_buckets);
+    let mut opened = BucketLimiter::new(bounds.max_open_buckets);
     let mut verdicts = Vec::with_capacity(reports.len());
     for metadata in reports {
         let bucket = bucket_of(&state.task, request.batch, metadata);
@@ -185,7 +186,7 @@ fn take(tx: &mut Tx<'_>, request: &Request, bounds: Bounds, reports: &[ReportMet
         verdicts.push(verdict);
     }
     opened.log(&request.task);
-    Reserved::New(verdicts)
+    Reservation::New(verdicts)
 }
 
 /// How many more reports the batch may have (DAP-09 section 4.5.1.4).
@@ -226,7 +227,7 @@ pub fn release(tx: &mut Tx<'_>, task: &TaskId, job: AggregationJobId) {
 }
 
 /// A report on its way through [`prepare`], with what [`reserve`] said of it.
-pub struct Candidate {
+pub struct CandidateReport {
     /// The report share and the leader's message.
     pub init: PrepareInit,
     /// Why the report cannot be aggregated, if it cannot.
@@ -235,14 +236,14 @@ pub struct Candidate {
 
 /// What part of a job came to.
 #[derive(Default)]
-pub struct Prepared {
+pub struct PreparedJob {
     /// The answer about each report, in the order of the request.
     pub resps: Vec<PrepareResp>,
     /// The sums of the reports that hold.
-    pub sums: Sums,
+    pub sums: BucketAccumulators,
 }
 
-impl Prepared {
+impl PreparedJob {
     /// Appends the part that follows in the order of the request.
     pub fn append(&mut self, context: &TaskContext, other: Self) {
         self.resps.extend(other.resps);
@@ -251,12 +252,17 @@ impl Prepared {
 }
 
 /// Opens and verifies part of a job. Runs on the pool.
-pub fn prepare(context: &TaskContext, keys: &KeyRing, batch: PartialBatchSelector, part: Vec<Candidate>) -> Prepared {
-    let opener = Opener::new(context, keys);
-    let mut prepared = Prepared { resps: Vec::with_capacity(part.len()), sums: Sums::default() };
-    for Candidate { init, refused } in part {
+pub fn prepare(
+    context: &TaskContext,
+    keys: &KeyRing,
+    batch: PartialBatchSelector,
+    part: Vec<CandidateReport>,
+) -> PreparedJob {
+    let opener = InputShareOpener::new(context, keys);
+    let mut prepared = PreparedJob { resps: Vec::with_capacity(part.len()), sums: BucketAccumulators::default() };
+    for CandidateReport { init, refused } in part {
         let metadata = init.share.metadata;
-        let answered = refused.map_or_else(|| guarded(&metadata, || answer(context, &opener, &init)), Err);
+        let answered = refused.map_or_else(|| catch_panic(&metadata, || answer(context, &opener, &init)), Err);
         let outcome = match answered {
             Ok((share, message)) => {
                 let bucket = bucket_of(&context.task, batch, &metadata);
@@ -273,7 +279,7 @@ pub fn prepare(context: &TaskContext, keys: &KeyRing, batch: PartialBatchSelecto
 /// Opens and verifies one report: its output share, and what the leader is told. All cryptography of a helper is here.
 pub fn answer(
     context: &TaskContext,
-    opener: &Opener<'_>,
+    opener: &InputShareOpener<'_>,
     init: &PrepareInit,
 ) -> Result<(dapbox_protocol::vdaf::OutputShare, Bytes), ReportError> {
     let PrepareInit { share, message } = init;
@@ -294,7 +300,7 @@ pub fn commit(
     context: &TaskContext,
     request: &Request,
     bounds: Bounds,
-    prepared: Prepared,
+    prepared: PreparedJob,
 ) -> Result<Option<Bytes>, Fault> {
     let Request { task, job, hash: request_hash, batch, now } = *request;
     let task = &task;
@@ -305,9 +311,9 @@ pub fn commit(
     }
     let created = accepted.map_or(now, |record| record.created);
     let Some(state) = tx.task(task) else { return Ok(None) };
-    let Prepared { mut resps, mut sums } = prepared;
+    let PreparedJob { mut resps, mut sums } = prepared;
     let mut late: HashMap<ReportId, ReportError> = HashMap::new();
-    let mut opened = NewBuckets::new(bounds.max_open_buckets);
+    let mut opened = BucketLimiter::new(bounds.max_open_buckets);
     sums.0.retain(|bucket, sum| {
         let checked = check_bucket(state, batch, bucket, sum);
         let refused = checked.and_then(|()| opened.admit(state, *bucket)).err();
@@ -322,7 +328,7 @@ pub fn commit(
     }
     if let PartialBatchSelector::FixedSize(id) = batch
         && !state.buckets.contains_key(&Bucket::Batch(id))
-        && !state.collected.is_given_up(&id)
+        && !state.collected.is_abandoned(&id)
         && opened.admit(state, Bucket::Batch(id)).is_ok()
     {
         // A batch id that occurred in a job is known from now on, even if none of its reports held.
@@ -340,8 +346,13 @@ pub fn commit(
 }
 
 /// Whether the bucket still takes what a job came to.
-fn check_bucket(state: &TaskState, batch: PartialBatchSelector, bucket: &Bucket, sum: &Sum) -> Result<(), ReportError> {
-    if state.is_past(bucket) {
+fn check_bucket(
+    state: &TaskState,
+    batch: PartialBatchSelector,
+    bucket: &Bucket,
+    sum: &BucketAccumulator,
+) -> Result<(), ReportError> {
+    if state.is_before_horizon(bucket) {
         return Err(ReportError::ReportDropped);
     }
     if state.collected.covers(bucket) {
@@ -355,7 +366,12 @@ fn check_bucket(state: &TaskState, batch: PartialBatchSelector, bucket: &Bucket,
 
 /// Adds a job's sum to its batch bucket, and remembers the reports. The sum is gone afterwards, so that it is not held
 /// beside its encoding.
-pub(super) fn merge_into_bucket(tx: &mut Tx<'_>, context: &TaskContext, bucket: Bucket, sum: Sum) -> Result<(), Fault> {
+pub(super) fn merge_into_bucket(
+    tx: &mut Tx<'_>,
+    context: &TaskContext,
+    bucket: Bucket,
+    sum: BucketAccumulator,
+) -> Result<(), Fault> {
     let (Some(first), Some(last)) =
         (sum.reports.iter().map(|m| m.time).min(), sum.reports.iter().map(|m| m.time).max())
     else {
@@ -377,7 +393,7 @@ pub(super) fn merge_into_bucket(tx: &mut Tx<'_>, context: &TaskContext, bucket: 
     (header.first, header.last) = (header.first.min(first), header.last.max(last));
     header.count += sum.reports.len() as u64;
     header.checksum.merge(&sum.checksum);
-    tx.remember(&context.task.public.id, &sum.remembered())
+    tx.record_aggregated(&context.task.public.id, &sum.ids_and_times())
 }
 
 fn count(tx: &mut Tx<'_>, task: &TaskId, resps: &[PrepareResp]) -> Result<(), Fault> {

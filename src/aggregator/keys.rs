@@ -22,7 +22,7 @@ use dapbox_protocol::{
 use dapbox_store::{KeyRecord, KeyStage, Tx, View};
 use dapbox_support::Fault;
 
-pub use plan::{Kept, KeyError, Needs, Policy, Request, Step, plan};
+pub use plan::{KeyError, KeyRetention, Needs, PlanStep, Policy, Request, plan};
 
 /// The key pairs that open reports.
 #[derive(Default)]
@@ -85,7 +85,7 @@ pub fn change(
     };
     let mut changes = Vec::new();
     for step in steps {
-        changes.extend(carry_out(tx, now, step)?);
+        changes.extend(apply_step(tx, now, step)?);
     }
     Ok(Ok(changes))
 }
@@ -93,18 +93,18 @@ pub fn change(
 /// Makes the keys of a new server, and of one whose configuration asks for others; and does what else is due.
 pub fn begin(tx: &mut Tx<'_>, now: Time, policy: &Policy) -> Result<Vec<KeyChange>, Fault> {
     // The clock of a machine that has just started may be wrong, so that nothing is old yet.
-    let changed = change(tx, now, policy, Request::Turn { settled: false })?;
+    let changed = change(tx, now, policy, Request::Advance { settled: false })?;
     changed.map_err(|refusal| Fault::while_doing("making HPKE keys", refusal))
 }
 
 /// Whether [`change`] has something to do at `now`, even if nobody asks for it.
 pub fn is_due(view: &View<'_>, now: Time, policy: &Policy, settled: bool) -> bool {
-    let steps = plan(view.keys(), &Needs::of(view.tasks()), policy, now, Request::Turn { settled });
+    let steps = plan(view.keys(), &Needs::of(view.tasks()), policy, now, Request::Advance { settled });
     steps.is_ok_and(|steps| !steps.is_empty())
 }
 
 /// Whether there are so many keys that no more are made but of necessity.
-pub fn is_crowded(view: &View<'_>) -> bool {
+pub fn is_near_limit(view: &View<'_>) -> bool {
     view.keys().values().filter(|key| !is_erased(key)).count() >= plan::MAX_KEYS
 }
 
@@ -118,9 +118,9 @@ pub fn listed(view: &View<'_>, now: Time, policy: &Policy) -> Vec<ListedKey> {
     list::list(view.keys(), &Needs::of(view.tasks()), policy, now)
 }
 
-fn carry_out(tx: &mut Tx<'_>, now: Time, step: Step) -> Result<Option<KeyChange>, Fault> {
+fn apply_step(tx: &mut Tx<'_>, now: Time, step: PlanStep) -> Result<Option<KeyChange>, Fault> {
     match step {
-        Step::Make { suite, stage } => {
+        PlanStep::Make { suite, stage } => {
             let pair = Keypair::generate(free_id(tx)?, suite)
                 .map_err(|error| Fault::while_doing("making an HPKE key pair", error))?;
             let (config, private_key) = (pair.config().clone(), pair.private_key().clone());
@@ -129,7 +129,7 @@ fn carry_out(tx: &mut Tx<'_>, now: Time, step: Step) -> Result<Option<KeyChange>
             tx.put_key(record)?;
             Ok(Some(change))
         }
-        Step::Move { id, stage } => {
+        PlanStep::Move { id, stage } => {
             let Some(record) = tx.keys().get(&id).cloned() else { return Ok(None) };
             let before = state(&record.stage);
             let record = KeyRecord { stage, ..record };
@@ -137,12 +137,12 @@ fn carry_out(tx: &mut Tx<'_>, now: Time, step: Step) -> Result<Option<KeyChange>
             tx.put_key(record)?;
             Ok((change.before != change.after).then_some(change))
         }
-        Step::Erase { id } => {
+        PlanStep::Erase { id } => {
             let Some(record) = tx.keys().get(&id).cloned() else { return Ok(None) };
             tx.put_key(KeyRecord { private_key: Secret::new(Vec::new()), ..record })?;
             Ok(None)
         }
-        Step::Forget { id } => {
+        PlanStep::Forget { id } => {
             tx.remove_key(id);
             Ok(None)
         }

@@ -15,10 +15,10 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::{
-    KeyRing, Opener, Sums, TaskContext, counters,
+    BucketAccumulators, InputShareOpener, KeyRing, TaskContext, counters,
     helper::{self, merge_into_bucket},
     retention,
-    shares::{bucket_of, guarded},
+    shares::{bucket_of, catch_panic},
 };
 use dapbox_protocol::{
     model::{
@@ -27,23 +27,23 @@ use dapbox_protocol::{
     },
     vdaf::{InputShare, Pending},
 };
-use dapbox_store::{Entry, LeaderJobRecord, LeaderJobState, ReportRef, TaskState, Tx};
+use dapbox_store::{LeaderJobRecord, LeaderJobState, ReportEntry, ReportRef, TaskState, Tx};
 use dapbox_support::Fault;
 
 pub use pick::{JobBounds, may_pick, pick};
 
 fn drop_report(tx: &mut Tx<'_>, task: &TaskId, id: ReportId, at: ReportRef, counter: &str) -> Result<(), Fault> {
-    tx.bury(task, &[(id, at)])?;
+    tx.delete_reports(task, &[(id, at)])?;
     tx.count(task, counter, 1)
 }
 
 /// About how many bytes a report takes beside what its VDAF holds: its share of the request and of the answer, both in
 /// parts and as one, and what is known of it meanwhile. The longest that are usual need less than half of it.
-const BESIDE: usize = 2048;
+const REPORT_OVERHEAD_BYTES: usize = 2048;
 
 /// About how many bytes a report takes at the leader while its job waits for the helper.
 pub fn report_bytes(context: &TaskContext) -> usize {
-    context.preparer.leader_state_bytes() + BESIDE
+    context.preparer.leader_state_bytes() + REPORT_OVERHEAD_BYTES
 }
 
 /// How many batch buckets a job may have so that their sums take no more than `bytes` when it is stored; one at least.
@@ -53,7 +53,7 @@ pub fn buckets_within(context: &TaskContext, bytes: usize) -> usize {
 
 /// About how many bytes the sums of a job take when it is stored.
 pub fn sums_bytes(context: &TaskContext, buckets: usize) -> usize {
-    helper::COPIES * buckets * context.preparer.aggregate_share_bytes()
+    helper::SUM_COPIES * buckets * context.preparer.aggregate_share_bytes()
 }
 
 /// How many batch buckets the reports of a job are in.
@@ -64,13 +64,13 @@ pub fn bucket_count(state: &TaskState, job: &LeaderJobRecord) -> usize {
 }
 
 /// A report whose preparation waits for the helper's answer.
-pub struct Awaiting {
-    entry: Entry,
+pub struct AwaitingReport {
+    entry: ReportEntry,
     pending: Box<dyn Pending>,
 }
 
 /// A report that is not aggregated, and why.
-pub struct Dropped {
+pub struct DroppedReport {
     metadata: ReportMetadata,
     at: ReportRef,
     counter: &'static str,
@@ -78,18 +78,18 @@ pub struct Dropped {
 
 /// What part of a job looks like before its request is sent.
 #[derive(Default)]
-pub struct Started {
+pub struct StartedJob {
     prepare_inits: Vec<PrepareInit>,
     /// The reports that hold so far, in the order of the request.
-    pub awaiting: Vec<Awaiting>,
-    dropped: Vec<Dropped>,
+    pub awaiting: Vec<AwaitingReport>,
+    dropped: Vec<DroppedReport>,
     /// The reports that are not of this job after all: it has grown long enough without them.
     pub left: Vec<ReportRef>,
     /// About how many bytes all this takes.
     pub bytes: usize,
 }
 
-impl Started {
+impl StartedJob {
     /// Appends the part that follows in the order of the job.
     pub fn append(&mut self, other: Self) {
         self.prepare_inits.extend(other.prepare_inits);
@@ -100,7 +100,7 @@ impl Started {
     }
 
     /// The reports that the request is about, in order.
-    pub fn entries(&self) -> Vec<Entry> {
+    pub fn entries(&self) -> Vec<ReportEntry> {
         self.awaiting.iter().map(|awaiting| awaiting.entry).collect()
     }
 
@@ -121,20 +121,20 @@ impl Started {
 }
 
 /// Opens and prepares part of a job, in order. Runs on the pool.
-pub fn start(context: &TaskContext, keys: &KeyRing, part: Vec<(ReportRef, Report)>) -> Started {
-    let opener = Opener::new(context, keys);
-    let mut started = Started::default();
+pub fn start(context: &TaskContext, keys: &KeyRing, part: Vec<(ReportRef, Report)>) -> StartedJob {
+    let opener = InputShareOpener::new(context, keys);
+    let mut started = StartedJob::default();
     for (at, report) in part {
         let metadata = report.metadata;
-        match guarded(&metadata, || start_report(context, &opener, report)) {
+        match catch_panic(&metadata, || start_report(context, &opener, report)) {
             Ok((init, pending)) => {
                 // Twice: it is in the request as a whole as well.
                 started.bytes += context.preparer.leader_state_bytes() + 2 * chosen_bytes(&init.share);
                 started.prepare_inits.push(init);
-                let entry = Entry { id: metadata.id, time: metadata.time, at };
-                started.awaiting.push(Awaiting { entry, pending });
+                let entry = ReportEntry { id: metadata.id, time: metadata.time, at };
+                started.awaiting.push(AwaitingReport { entry, pending });
             }
-            Err(error) => started.dropped.push(Dropped { metadata, at, counter: counters::refused(error) }),
+            Err(error) => started.dropped.push(DroppedReport { metadata, at, counter: counters::refused(error) }),
         }
     }
     started
@@ -144,7 +144,7 @@ pub fn start(context: &TaskContext, keys: &KeyRing, part: Vec<(ReportRef, Report
 /// [`Pending::finish`], all cryptography of a leader is here.
 pub fn start_report(
     context: &TaskContext,
-    opener: &Opener<'_>,
+    opener: &InputShareOpener<'_>,
     report: Report,
 ) -> Result<(PrepareInit, Box<dyn Pending>), ReportError> {
     let Report { metadata, extensions, public_share, leader_share, helper_share } = report;
@@ -162,7 +162,7 @@ fn chosen_bytes(share: &ReportShare) -> usize {
 
 /// What [`seal`] found.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Sealed {
+pub enum SealOutcome {
     /// The request may be sent.
     Send,
     /// No report of the job holds: the job is over.
@@ -178,15 +178,15 @@ pub fn seal(
     tx: &mut Tx<'_>,
     task: &TaskId,
     id: AggregationJobId,
-    started: &Started,
+    started: &StartedJob,
     request_hash: [u8; 32],
-) -> Result<Sealed, Fault> {
+) -> Result<SealOutcome, Fault> {
     let Some(job) = tx.task(task).and_then(|state| state.leader_jobs.get(&id)).cloned() else {
-        return Ok(Sealed::Gone);
+        return Ok(SealOutcome::Gone);
     };
     match job.state {
-        LeaderJobState::Sent { request_hash: sent } if sent == request_hash => return Ok(Sealed::Send),
-        LeaderJobState::Sent { .. } => return Ok(Sealed::Differs),
+        LeaderJobState::Sent { request_hash: sent } if sent == request_hash => return Ok(SealOutcome::Send),
+        LeaderJobState::Sent { .. } => return Ok(SealOutcome::Differs),
         LeaderJobState::Picked => {}
     }
     for dropped in &started.dropped {
@@ -198,60 +198,60 @@ pub fn seal(
     }
     if started.awaiting.is_empty() {
         tx.end_leader_job(task, &id)?;
-        return Ok(Sealed::Empty);
+        return Ok(SealOutcome::Empty);
     }
     let reports = started.awaiting.iter().map(|awaiting| awaiting.entry.at).collect();
     let state = LeaderJobState::Sent { request_hash };
     tx.put_leader_job(task, id, LeaderJobRecord { reports, state, ..job })?;
-    Ok(Sealed::Send)
+    Ok(SealOutcome::Send)
 }
 
 /// The helper broke the protocol about a job as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the helper's answer is not one to this aggregation job: {0}")]
-pub struct Breach(&'static str);
+pub struct ProtocolViolation(&'static str);
 
 /// Checks that the helper answered about the same reports, in order, in a way that the VDAF allows
 /// (DAP-09 section 4.5.1.1).
-pub fn check_answer(asked: &[Entry], resps: &[PrepareResp]) -> Result<(), Breach> {
+pub fn check_answer(asked: &[ReportEntry], resps: &[PrepareResp]) -> Result<(), ProtocolViolation> {
     if asked.len() != resps.len() {
-        return Err(Breach("another number of reports"));
+        return Err(ProtocolViolation("another number of reports"));
     }
     if asked.iter().zip(resps).any(|(mine, theirs)| mine.id != theirs.report_id) {
-        return Err(Breach("other reports, or another order"));
+        return Err(ProtocolViolation("other reports, or another order"));
     }
     if resps.iter().any(|resp| resp.outcome == PrepareOutcome::Finished) {
-        return Err(Breach("a report is finished before the leader could verify it"));
+        return Err(ProtocolViolation("a report is finished before the leader could verify it"));
     }
     Ok(())
 }
 
 /// What part of a job came to.
 #[derive(Default)]
-pub struct Finished {
-    sums: Sums,
+pub struct FinishedJob {
+    sums: BucketAccumulators,
     /// Reports that are over, aggregated or not.
     over: Vec<(ReportId, ReportRef)>,
     /// The counter of each report that was not aggregated.
     refused: Vec<Cow<'static, str>>,
-    early: Vec<Entry>,
+    early: Vec<ReportEntry>,
     /// The reports that the helper has accepted and that we reject, and the reason for the last of them. An honest helper
     /// leaves none: it has aggregated them, so that their batches do not match.
-    pub contradicted: Contradicted,
+    pub rejected_after_continue: RejectedAfterContinue,
     /// The helper's reasons that this release does not know, by their codes, with how many reports each was given for.
     pub unknown_errors: BTreeMap<u8, u64>,
     /// Whether the helper says that the batch takes no more reports.
     is_closed: bool,
 }
 
-impl Finished {
+impl FinishedJob {
     /// Takes in another part of the same job.
     pub fn append(&mut self, context: &TaskContext, other: Self) {
         self.sums.merge(context.preparer.as_ref(), other.sums);
         self.over.extend(other.over);
         self.refused.extend(other.refused);
         self.early.extend(other.early);
-        self.contradicted.append(other.contradicted);
+        self.rejected_after_continue.append(other.rejected_after_continue);
         for (code, count) in other.unknown_errors {
             *self.unknown_errors.entry(code).or_default() += count;
         }
@@ -261,14 +261,14 @@ impl Finished {
 
 /// Reports that the helper has accepted and that we reject.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Contradicted {
+pub struct RejectedAfterContinue {
     /// How many.
     pub count: u64,
     /// The times of the first and the last of them, and our reason for the last that was worked on.
     pub details: Option<(Time, Time, ReportError)>,
 }
 
-impl Contradicted {
+impl RejectedAfterContinue {
     fn of(time: Time, error: ReportError) -> Self {
         Self { count: 1, details: Some((time, time, error)) }
     }
@@ -283,14 +283,18 @@ impl Contradicted {
 }
 
 /// Completes the preparation of part of a job with the helper's answers. Runs on the pool.
-pub fn finish(context: &TaskContext, batch: PartialBatchSelector, part: Vec<(Awaiting, PrepareOutcome)>) -> Finished {
-    let mut finished = Finished::default();
-    for (Awaiting { entry, pending }, outcome) in part {
+pub fn finish(
+    context: &TaskContext,
+    batch: PartialBatchSelector,
+    part: Vec<(AwaitingReport, PrepareOutcome)>,
+) -> FinishedJob {
+    let mut finished = FinishedJob::default();
+    for (AwaitingReport { entry, pending }, outcome) in part {
         let metadata = ReportMetadata { id: entry.id, time: entry.time };
         finished.is_closed |= outcome == PrepareOutcome::Reject(ReportError::BatchCollected);
         let verified = match outcome {
-            PrepareOutcome::Continue(message) => guarded(&metadata, || pending.finish(&message)).map_err(|error| {
-                finished.contradicted.append(Contradicted::of(metadata.time, error));
+            PrepareOutcome::Continue(message) => catch_panic(&metadata, || pending.finish(&message)).map_err(|error| {
+                finished.rejected_after_continue.append(RejectedAfterContinue::of(metadata.time, error));
                 Cow::Borrowed(counters::REJECTED_AFTER_CONTINUE)
             }),
             PrepareOutcome::Reject(ReportError::ReportTooEarly) => {
@@ -334,7 +338,7 @@ pub fn commit(
     tx: &mut Tx<'_>,
     context: &TaskContext,
     id: AggregationJobId,
-    finished: Finished,
+    finished: FinishedJob,
     early_retry: EarlyRetry,
 ) -> Result<(), Fault> {
     let task = &context.task.public.id;
@@ -360,14 +364,14 @@ pub fn commit(
         && finished.is_closed
     {
         // We did not ask for its share: the helper has given it up. Whatever else we would put into it were lost too.
-        retention::give_up(tx, task, batch)?;
+        retention::abandon_batch(tx, task, batch)?;
     }
-    tx.bury(task, &finished.over)?;
+    tx.delete_reports(task, &finished.over)?;
     end_and_defer(tx, task, id, &early, early_retry.at)
 }
 
 /// Gives up a job after the helper broke the protocol about it (DAP-09 section 4.5.1.1). Its reports are dropped.
-pub fn abandon(tx: &mut Tx<'_>, task: &TaskId, id: AggregationJobId, reports: &[Entry]) -> Result<(), Fault> {
+pub fn abandon(tx: &mut Tx<'_>, task: &TaskId, id: AggregationJobId, reports: &[ReportEntry]) -> Result<(), Fault> {
     if !has_job(tx, task, &id) {
         return Ok(());
     }
@@ -382,7 +386,7 @@ pub fn dissolve(
     tx: &mut Tx<'_>,
     task: &TaskId,
     id: AggregationJobId,
-    reports: &[Entry],
+    reports: &[ReportEntry],
     retry_at: Time,
 ) -> Result<(), Fault> {
     if !has_job(tx, task, &id) {
@@ -400,7 +404,7 @@ fn end_and_defer(
     tx: &mut Tx<'_>,
     task: &TaskId,
     id: AggregationJobId,
-    entries: &[Entry],
+    entries: &[ReportEntry],
     retry_at: Time,
 ) -> Result<(), Fault> {
     if let Some(state) = tx.task_mut(task) {

@@ -4,7 +4,6 @@
 //! refuse (decide first, then mutate), and pure functions over report shares, which run on the pool. Sockets,
 //! waiting and retrying are the server's.
 
-pub mod ahead;
 pub mod api_tokens;
 pub mod batches;
 pub mod collect;
@@ -12,15 +11,17 @@ pub mod config;
 pub mod counters;
 pub mod demand;
 mod error;
+pub mod future_timestamps;
 pub mod helper;
 pub mod idle;
 pub mod keys;
 pub mod leader;
-pub mod naming;
+pub mod never_contacted;
 pub mod offline;
 pub mod phase;
 pub mod progress;
 pub mod provision;
+pub mod resource_id;
 pub mod restored;
 pub mod results;
 pub mod retention;
@@ -28,7 +29,6 @@ mod shares;
 pub mod taskprov;
 pub mod tasks;
 pub mod tokens;
-pub mod untouched;
 pub mod upload;
 pub mod views;
 
@@ -41,11 +41,11 @@ use dapbox_protocol::{
     vdaf::{self, Preparer, VdafError, VerifyParams},
     wire::{self, Problem, ProblemType, Wire},
 };
-use dapbox_store::Replay;
+use dapbox_store::ReplayIndex;
 
 pub use error::Error;
 pub use keys::KeyRing;
-pub use shares::{Opener, Sum, Sums};
+pub use shares::{BucketAccumulator, BucketAccumulators, InputShareOpener};
 
 /// A task with all that is needed to work on it: its encodings and its VDAF.
 pub struct TaskContext {
@@ -58,7 +58,7 @@ pub struct TaskContext {
     /// Its VDAF.
     pub preparer: Arc<dyn Preparer>,
     /// Whether no request had named it when this was made. Becomes false with the first request.
-    pub is_untouched: AtomicBool,
+    pub is_never_contacted: AtomicBool,
     /// If the task was set up in-band: its configuration as the header of all requests about it, for those who have not
     /// heard of it.
     pub advertisement: Option<String>,
@@ -75,7 +75,7 @@ impl TaskContext {
         let tokens = Tokens::of(&task.party);
         Ok(Self {
             tokens,
-            is_untouched: AtomicBool::new(false),
+            is_never_contacted: AtomicBool::new(false),
             vdaf_context: wire.vdaf_context(&task.public.id),
             task,
             wire,
@@ -95,7 +95,7 @@ impl TaskContext {
     /// Whether a share of a report has the extensions that it must have, and no others: every extension is mandatory to
     /// understand (DAP-09 section 4.4.3), and that of a task that is set up in-band must be there
     /// (draft-wang-ppm-dap-taskprov-06 sections 4 and 6).
-    pub fn fit(&self, extensions: &[Extension]) -> bool {
+    pub fn has_valid_extensions(&self, extensions: &[Extension]) -> bool {
         match (self.report_extension, extensions) {
             (None, []) => true,
             (Some(kind), [only]) => only.kind == kind && only.data.is_empty(),
@@ -109,8 +109,8 @@ impl TaskContext {
     }
 
     /// The same of a task that no request may have named yet.
-    pub fn with_untouched(self, is_untouched: bool) -> Self {
-        Self { is_untouched: AtomicBool::new(is_untouched), ..self }
+    pub fn with_never_contacted(self, is_never_contacted: bool) -> Self {
+        Self { is_never_contacted: AtomicBool::new(is_never_contacted), ..self }
     }
 
     /// What verification of the task's reports is bound to.
@@ -125,7 +125,7 @@ impl TaskContext {
 }
 
 /// Prio3 has one aggregation parameter, the empty one (DAP-18 section 4.3).
-pub(crate) fn check_parameter(parameter: &[u8]) -> Result<(), Problem> {
+pub(crate) fn check_aggregation_parameter(parameter: &[u8]) -> Result<(), Problem> {
     if parameter.is_empty() {
         return Ok(());
     }
@@ -145,12 +145,12 @@ pub(crate) fn check_extensions(extensions: &[Extension]) -> Result<(), Problem> 
 }
 
 /// Whether a report's time is not before the task's horizon, of which nothing may be known any more.
-pub fn check_horizon(replay: &Replay, time: Time) -> Result<(), ReportError> {
+pub fn check_horizon(replay: &ReplayIndex, time: Time) -> Result<(), ReportError> {
     if Some(time) < replay.horizon() { Err(ReportError::ReportDropped) } else { Ok(()) }
 }
 
 /// Whether a report was not aggregated before, as far as that is still known (DAP-09 section 4.5.1.4).
-pub fn check_replay(replay: &Replay, id: &ReportId, time: Time) -> Result<(), ReportError> {
+pub fn check_replay(replay: &ReplayIndex, id: &ReportId, time: Time) -> Result<(), ReportError> {
     check_horizon(replay, time)?;
     if replay.contains(id) { Err(ReportError::ReportReplayed) } else { Ok(()) }
 }

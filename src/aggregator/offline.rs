@@ -3,19 +3,18 @@
 use std::{io::Write, path::Path};
 
 use super::{
-    ahead::times_ahead,
     api_tokens::{self, ApiTokenError},
-    idle, keys,
-    retention::{self, Lost},
-    tasks::{self, OneOfTasks, TaskError},
+    future_timestamps::future_timestamps,
+    idle, keys, never_contacted,
+    retention::{self, DataLoss},
+    tasks::{self, TaskError, TaskListError},
     tokens::{self, TokenError},
-    untouched,
 };
 use crate::views::{
     ApiTokenStatus,
     keys::{KeyChange, ListedKey},
-    overview::TimeAhead,
-    status::{Remains, TaskStatus, UntouchedRequest},
+    overview::FutureTimestamp,
+    status::{NeverContactedRequest, RemovalOutcome, TaskStatus},
 };
 use dapbox_protocol::model::{
     Task, TaskId, Time,
@@ -23,7 +22,7 @@ use dapbox_protocol::model::{
 };
 use dapbox_store as store;
 use dapbox_store::{
-    BackupError, BackupMade, BackupOptions, OpenError, Options, Store, TaskState, Tx, api_token::ApiToken,
+    BackupError, BackupOptions, BackupSummary, OpenError, Options, Store, TaskState, Tx, api_token::ApiToken,
     name::TaskName,
 };
 use dapbox_support::{Fault, Point, clock};
@@ -59,7 +58,7 @@ impl Offline {
     }
 
     /// Adds several tasks of different ids or none, as the running server would.
-    pub async fn add_tasks(&self, tasks: Vec<Task>) -> Result<Result<(), OneOfTasks>, Fault> {
+    pub async fn add_tasks(&self, tasks: Vec<Task>) -> Result<Result<(), TaskListError>, Fault> {
         if let Err(error) = tasks::check_all(&tasks) {
             return Ok(Err(error));
         }
@@ -72,7 +71,7 @@ impl Offline {
     }
 
     /// Removes a task, as the running server would. `None` if there is no such task.
-    pub async fn remove_task(&self, id: TaskId) -> Result<Option<Remains>, Fault> {
+    pub async fn remove_task(&self, id: TaskId) -> Result<Option<RemovalOutcome>, Fault> {
         let remove = move |tx: &mut Tx<'_>| tasks::remove_or_forget(tx, &id, clock::now(), || true);
         let remains = self.store.write(Point::TaskRemove, remove).await?;
         // A running server does this when there is time; here there may be none for long.
@@ -81,18 +80,19 @@ impl Offline {
     }
 
     /// The tasks that others set up and that nobody has contacted, or removes them, as the running server would.
-    pub async fn untouched(&self, request: UntouchedRequest) -> Result<Vec<TaskId>, Fault> {
-        let (UntouchedRequest { until, remove }, now) = (request, clock::now());
+    pub async fn never_contacted(&self, request: NeverContactedRequest) -> Result<Vec<TaskId>, Fault> {
+        let (NeverContactedRequest { until, remove }, now) = (request, clock::now());
         if !remove {
             return self.store.read(|view| {
-                let is_forgotten =
-                    |state: &TaskState| untouched::is_forgotten(state, until) || idle::is_forgotten(state, until, now);
+                let is_forgotten = |state: &TaskState| {
+                    never_contacted::is_forgotten(state, until) || idle::is_forgotten(state, until, now)
+                };
                 let forgotten = view.tasks().filter(|(_, state)| is_forgotten(state));
                 Ok(forgotten.map(|(id, _)| *id).collect())
             });
         }
         let write = move |tx: &mut Tx<'_>| {
-            let mut removed = untouched::remove(tx, until, usize::MAX, now)?;
+            let mut removed = never_contacted::remove(tx, until, usize::MAX, now)?;
             removed.extend(idle::remove_forgotten(tx, until, usize::MAX, now)?);
             Ok(removed)
         };
@@ -103,7 +103,7 @@ impl Offline {
 
     /// Closes everything of a task before a time, as the running server would. Says where the horizon is now; `None` if
     /// there is no such task.
-    pub async fn close_before(&self, id: TaskId, before: Time, lost: Lost) -> Result<Option<Time>, Fault> {
+    pub async fn close_before(&self, id: TaskId, before: Time, lost: DataLoss) -> Result<Option<Time>, Fault> {
         self.store.write(Point::TaskClose, move |tx| retention::close_before(tx, &id, before, lost)).await
     }
 
@@ -123,8 +123,8 @@ impl Offline {
     }
 
     /// The stored times that are ahead of the clock.
-    pub fn times_ahead(&self, now: Time) -> Result<Vec<TimeAhead>, Fault> {
-        self.store.read(|view| Ok(times_ahead(view, now)))
+    pub fn future_timestamps(&self, now: Time) -> Result<Vec<FutureTimestamp>, Fault> {
+        self.store.read(|view| Ok(future_timestamps(view, now)))
     }
 
     /// Does with HPKE keys what is wanted, as the running server would.
@@ -153,7 +153,7 @@ impl Offline {
     }
 
     /// Writes a backup of everything.
-    pub fn backup(&self, out: impl Write, options: BackupOptions) -> Result<BackupMade, BackupError> {
+    pub fn backup(&self, out: impl Write, options: BackupOptions) -> Result<BackupSummary, BackupError> {
         self.store.backup(out, options)
     }
 

@@ -8,13 +8,13 @@ use dapbox_store::{CollectionJobRecord, CollectionState, ReportRef, TaskState};
 
 /// What a waiting collection job waits for.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum CollectionPhase {
     /// More reports: too few are aggregated. Those that wait are wanted now.
-    Hungry,
+    TooFewReports,
     /// Reports that were accepted before the collection and are not aggregated yet. They are wanted now.
-    Draining,
+    AwaitingAggregation,
     /// Aggregation jobs in flight that touch the batch; no new one may.
-    Settling,
+    AwaitingJobs,
     /// Nothing: the batch can be closed.
     Ready(BatchSelector),
     /// Nothing: the same batch was closed before.
@@ -24,34 +24,35 @@ pub enum Phase {
 }
 
 /// Finds out what a waiting collection job waits for.
-pub fn phase(state: &TaskState, query: &Query, accepted_before: ReportRef) -> Phase {
+pub fn collection_phase(state: &TaskState, query: &Query, accepted_before: ReportRef) -> CollectionPhase {
     match query {
         Query::TimeInterval(interval) => interval_phase(state, interval, accepted_before),
-        Query::FixedSize(FixedSizeQuery::ByBatchId(id)) => Phase::Closed(BatchSelector::FixedSize(*id)),
-        Query::FixedSize(FixedSizeQuery::CurrentBatch) => {
-            batches::ready_batch(state).map_or(Phase::Hungry, |id| Phase::Ready(BatchSelector::FixedSize(id)))
-        }
+        Query::FixedSize(FixedSizeQuery::ByBatchId(id)) => CollectionPhase::Closed(BatchSelector::FixedSize(*id)),
+        Query::FixedSize(FixedSizeQuery::CurrentBatch) => batches::ready_batch(state)
+            .map_or(CollectionPhase::TooFewReports, |id| CollectionPhase::Ready(BatchSelector::FixedSize(id))),
     }
 }
 
-fn interval_phase(state: &TaskState, interval: &Interval, accepted_before: ReportRef) -> Phase {
+fn interval_phase(state: &TaskState, interval: &Interval, accepted_before: ReportRef) -> CollectionPhase {
     let batch = BatchSelector::TimeInterval(*interval);
     if state.collected.contains_exactly(&batch) {
-        return Phase::Closed(batch);
+        return CollectionPhase::Closed(batch);
     }
-    if let Err(refusal) = batches::check_past(state, &batch).and_then(|()| batches::check_overlap(state, &batch)) {
-        return Phase::Refused(refusal);
+    if let Err(refusal) =
+        batches::check_not_abandoned(state, &batch).and_then(|()| batches::check_overlap(state, &batch))
+    {
+        return CollectionPhase::Refused(refusal);
     }
-    if batches::check_size(state, batches::tally(state, &batch).count).is_err() {
-        return Phase::Hungry;
+    if batches::check_size(state, batches::totals(state, &batch).count).is_err() {
+        return CollectionPhase::TooFewReports;
     }
     if state.waiting.has_before(*interval, accepted_before) {
-        return Phase::Draining;
+        return CollectionPhase::AwaitingAggregation;
     }
     if state.waiting.has_assigned(*interval) {
-        return Phase::Settling;
+        return CollectionPhase::AwaitingJobs;
     }
-    Phase::Ready(batch)
+    CollectionPhase::Ready(batch)
 }
 
 /// Whether the reports that are there, aggregated or waiting, are enough for the batch of a query.
@@ -68,7 +69,7 @@ pub fn has_enough_reports(state: &TaskState, query: &Query) -> bool {
                 return true;
             }
             let waiting = state.waiting.by_bucket().into_iter().filter(|(start, _)| interval.contains(*start));
-            batches::tally(state, &batch).count + waiting.map(|(_, count)| count).sum::<u64>()
+            batches::totals(state, &batch).count + waiting.map(|(_, count)| count).sum::<u64>()
         }
     };
     reports >= state.task.public.min_batch_size.max(1)
@@ -76,7 +77,7 @@ pub fn has_enough_reports(state: &TaskState, query: &Query) -> bool {
 
 /// The collection jobs of a task that can be moved on now, the oldest first: jobs for the current batch compete.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Due {
+pub struct DueCollections {
     /// Jobs that wait, and that [`advance`](super::collect::advance) moves on.
     pub waiting: Vec<CollectionJobId>,
     /// Jobs whose batch is closed: the helper is to be asked for its share.
@@ -84,21 +85,21 @@ pub struct Due {
 }
 
 /// Finds the collection jobs of a task that can be moved on now.
-pub fn due(state: &TaskState) -> Due {
+pub fn due(state: &TaskState) -> DueCollections {
     let batch_asked_for = |job: &CollectionJobRecord| match job.state {
         CollectionState::Closed { batch } => Some(batch),
         _ => None,
     };
     // A job that asks for one of these follows the job that asks the helper, and waits for its result.
     let asked_for: BTreeSet<BatchSelector> = state.collections.values().filter_map(batch_asked_for).collect();
-    let is_due = |job: &CollectionJobRecord| match phase(state, &job.query, job.accepted_before) {
-        Phase::Hungry | Phase::Draining | Phase::Settling => false,
-        Phase::Ready(_) | Phase::Refused(_) => true,
-        Phase::Closed(batch) => !asked_for.contains(&batch),
+    let is_due = |job: &CollectionJobRecord| match collection_phase(state, &job.query, job.accepted_before) {
+        CollectionPhase::TooFewReports | CollectionPhase::AwaitingAggregation | CollectionPhase::AwaitingJobs => false,
+        CollectionPhase::Ready(_) | CollectionPhase::Refused(_) => true,
+        CollectionPhase::Closed(batch) => !asked_for.contains(&batch),
     };
     let mut jobs: Vec<_> = state.collections.iter().collect();
     jobs.sort_unstable_by_key(|(id, job)| (job.created, job.accepted_before, **id));
-    let mut due = Due::default();
+    let mut due = DueCollections::default();
     for (id, job) in jobs {
         match job.state {
             CollectionState::Closed { .. } => due.closed.push(*id),
@@ -113,9 +114,9 @@ pub fn due(state: &TaskState) -> Due {
 /// `None` if it would do nothing.
 pub fn closes_batch(state: &TaskState, id: &CollectionJobId) -> Option<bool> {
     let job = state.collections.get(id).filter(|job| matches!(job.state, CollectionState::Waiting))?;
-    match phase(state, &job.query, job.accepted_before) {
-        Phase::Hungry | Phase::Draining | Phase::Settling => None,
-        Phase::Closed(_) | Phase::Refused(_) => Some(false),
-        Phase::Ready(_) => Some(true),
+    match collection_phase(state, &job.query, job.accepted_before) {
+        CollectionPhase::TooFewReports | CollectionPhase::AwaitingAggregation | CollectionPhase::AwaitingJobs => None,
+        CollectionPhase::Closed(_) | CollectionPhase::Refused(_) => Some(false),
+        CollectionPhase::Ready(_) => Some(true),
     }
 }

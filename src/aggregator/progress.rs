@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::batches::{self, Open};
+use super::batches::{self, OpenBatch};
 use crate::views::overview::{BatchState, BatchView, StateCounts, TaskView};
 use dapbox_protocol::model::{BatchMode, Bucket, Interval, Role, Time};
 use dapbox_store::{CollectionState, LeaderJobState, TaskState};
@@ -13,8 +13,8 @@ use dapbox_store::{CollectionState, LeaderJobState, TaskState};
 /// Costs as much as the task has batch buckets since its horizon, and jobs.
 pub fn batches(state: &TaskState) -> (Vec<BatchView>, StateCounts) {
     let mut all = match state.task.public.batch_mode {
-        BatchMode::TimeInterval => by_time(state),
-        BatchMode::FixedSize { .. } => of_fixed_size(state),
+        BatchMode::TimeInterval => time_interval_batches(state),
+        BatchMode::FixedSize { .. } => fixed_size_batches(state),
     };
     let mut counts = StateCounts { jobs_deferred: state.deferred.len() as u64, ..StateCounts::default() };
     for batch in &all {
@@ -41,7 +41,7 @@ pub fn batches(state: &TaskState) -> (Vec<BatchView>, StateCounts) {
 }
 
 /// How far a batch of so many reports is when so many wait for it.
-fn judge(state: &TaskState, aggregated: u64, waiting: u64) -> BatchState {
+fn batch_state(state: &TaskState, aggregated: u64, waiting: u64) -> BatchState {
     let needed = state.task.public.min_batch_size.max(1);
     if aggregated >= needed {
         BatchState::Ready
@@ -53,11 +53,11 @@ fn judge(state: &TaskState, aggregated: u64, waiting: u64) -> BatchState {
 }
 
 /// The batch buckets of a time-interval task. A collector may ask for several at once.
-fn by_time(state: &TaskState) -> Vec<BatchView> {
+fn time_interval_batches(state: &TaskState) -> Vec<BatchView> {
     let mut waiting = state.waiting.by_bucket();
     let view = |start: Time, aggregated, waiting| {
         let interval = Interval::new(start, state.task.public.time_precision);
-        BatchView { id: None, interval, aggregated, waiting, state: judge(state, aggregated, waiting) }
+        BatchView { id: None, interval, aggregated, waiting, state: batch_state(state, aggregated, waiting) }
     };
     let horizon = Bucket::Time(state.replay.horizon().unwrap_or(Time(0)));
     let open = |bucket: &Bucket| !state.is_closed(bucket);
@@ -79,8 +79,8 @@ fn by_time(state: &TaskState) -> Vec<BatchView> {
 }
 
 /// The batches of a fixed-size task, and at its leader what those will become that belong to none yet: the fullest of
-/// their time window is filled up first (see [`batches::Filling`]).
-fn of_fixed_size(state: &TaskState) -> Vec<BatchView> {
+/// their time window is filled up first (see [`batches::BatchAssigner`]).
+fn fixed_size_batches(state: &TaskState) -> Vec<BatchView> {
     let public = &state.task.public;
     let needed = public.min_batch_size.max(1);
     let mut unassigned = match state.task.role() {
@@ -88,10 +88,10 @@ fn of_fixed_size(state: &TaskState) -> Vec<BatchView> {
         _ => BTreeMap::new(),
     };
     let whole = |start: Time| Interval::new(start, public.batch_window_size()?);
-    let mut open: Vec<_> = batches::open(state).into_iter().filter(|(_, batch)| batch.assigned > 0).collect();
+    let mut open: Vec<_> = batches::open_batches(state).into_iter().filter(|(_, batch)| batch.assigned > 0).collect();
     open.sort_unstable_by_key(|(_, batch)| std::cmp::Reverse(batch.assigned));
     let mut views = Vec::with_capacity(open.len() + 1);
-    for (id, Open { assigned, window }) in open {
+    for (id, OpenBatch { assigned, window }) in open {
         let filling = unassigned.get_mut(&window).map_or(0, |left| {
             let filling = (*left).min(needed.saturating_sub(assigned));
             *left -= filling;
@@ -107,12 +107,12 @@ fn of_fixed_size(state: &TaskState) -> Vec<BatchView> {
             interval: of_reports.or_else(|| window.and_then(whole)),
             aggregated,
             waiting,
-            state: judge(state, aggregated, waiting),
+            state: batch_state(state, aggregated, waiting),
         };
         views.push((record.map_or(Time(u64::MAX), |record| record.last), view));
     }
     for (window, waiting) in unassigned.into_iter().filter(|(_, left)| *left > 0) {
-        let (state, interval) = (judge(state, 0, waiting), window.and_then(whole));
+        let (state, interval) = (batch_state(state, 0, waiting), window.and_then(whole));
         views.push((Time(u64::MAX), BatchView { id: None, interval, aggregated: 0, waiting, state }));
     }
     views.sort_by_key(|(last, _)| std::cmp::Reverse(*last));

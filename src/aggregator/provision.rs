@@ -26,7 +26,7 @@ const SEED_BYTES: usize = 32;
 const DOMAIN: &[u8] = b"dapbox management 1: leader's token of task ";
 
 /// What is ours to say about a task that a control plane asks for.
-pub struct Ours<'a> {
+pub struct ServerTerms<'a> {
     /// The protocol that it will speak.
     pub revision: Revision,
     /// Our base URL.
@@ -44,13 +44,13 @@ pub struct Ours<'a> {
 pub enum ProvisionError {
     /// The order makes no sense.
     #[error("{0}")]
-    Order(&'static str),
+    InvalidRequest(&'static str),
     /// It would give out aggregates of too few reports.
     #[error(
         "min_batch_size: {asked} is less than this aggregator's operator allows, which is {floor} (the option \
          provisioning.min_batch_size)"
     )]
-    Small {
+    MinBatchSize {
         /// What was asked for.
         asked: u64,
         /// What is allowed.
@@ -63,7 +63,7 @@ pub enum ProvisionError {
     #[error(
         "the task is set up, and its operator has replaced the leader's token since: the first one is not good any more"
     )]
-    Replaced,
+    TokenReplaced,
 }
 
 /// A new secret to derive tokens from.
@@ -72,7 +72,7 @@ pub fn new_seed() -> Secret {
 }
 
 /// Keeps a new secret to derive tokens from, unless there is one: the one that counts.
-pub fn keep_seed(tx: &mut Tx<'_>, fresh: Secret) -> Result<Secret, Fault> {
+pub fn init_seed(tx: &mut Tx<'_>, fresh: Secret) -> Result<Secret, Fault> {
     if let Some(seed) = tx.token_seed() {
         return Ok(seed.clone());
     }
@@ -92,10 +92,10 @@ pub fn leader_token(seed: &Secret, task: &TaskId) -> Secret {
 }
 
 /// The task that is asked for, checked; and the leader's token, if we are its helper.
-pub fn task(order: NewTask, ours: &Ours<'_>) -> Result<(Task, Option<Secret>), ProvisionError> {
-    check_floor(order.min_batch_size, ours.min_batch_size)?;
+pub fn task(order: NewTask, ours: &ServerTerms<'_>) -> Result<(Task, Option<Secret>), ProvisionError> {
+    check_min_batch_size(order.min_batch_size, ours.min_batch_size)?;
     let id = TaskId::new(Sha256::digest(order.verify_key.expose()).into());
-    let refuse = |why| Err(ProvisionError::Order(why));
+    let refuse = |why| Err(ProvisionError::InvalidRequest(why));
     let (party, token) = match (order.role, order.helper_token, order.collector_token) {
         (Role::Leader, Some(helper_token), Some(collector_token)) => {
             (Party::Leader { helper_token, collector_token }, None)
@@ -141,8 +141,8 @@ pub fn task(order: NewTask, ours: &Ours<'_>) -> Result<(Task, Option<Secret>), P
 }
 
 /// Refuses a minimum batch size below the operator's floor.
-pub fn check_floor(asked: u64, floor: u64) -> Result<(), ProvisionError> {
-    if asked < floor { Err(ProvisionError::Small { asked, floor }) } else { Ok(()) }
+pub fn check_min_batch_size(asked: u64, floor: u64) -> Result<(), ProvisionError> {
+    if asked < floor { Err(ProvisionError::MinBatchSize { asked, floor }) } else { Ok(()) }
 }
 
 /// Sets a checked task up. The same again is fine. Says what is there now: the task, and the end in force.
@@ -170,7 +170,7 @@ pub fn add(
         Party::Helper { leader_token } => state.tokens.accepts(leader_token, now),
     };
     if !is_in_force {
-        return Ok(Err(ProvisionError::Replaced));
+        return Ok(Err(ProvisionError::TokenReplaced));
     }
     Ok(Ok((state.task.as_ref().clone(), state.end())))
 }
@@ -261,7 +261,7 @@ mod tests {
     const EXPECTED: &str = "QgOP79aE8sKrjUCgAoayGGdLSN8d7x51iWuUzy_CJbU";
 
     #[test]
-    fn a_token_is_that_of_another_implementation_and_of_its_task_and_seed_only() {
+    fn token_matches_another_implementation() {
         let (seed, id) = (Secret::new((0..32).collect()), TaskId::new([7; 32]));
         let token = leader_token(&seed, &id);
         assert_eq!(token.expose_text(), Some(EXPECTED));
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_has_a_name_that_somebody_counts_under() {
+    fn maps_every_counter_of_the_api() {
         let errors = [
             ReportError::BatchCollected,
             ReportError::ReportReplayed,

@@ -9,8 +9,8 @@ use std::{io::Read, path::Path};
 use serde::Serialize;
 
 use super::{
-    retention::{self, Lost},
-    untouched,
+    never_contacted,
+    retention::{self, DataLoss},
 };
 use dapbox_protocol::model::{Duration, Role, Secret, TaskId, Time};
 use dapbox_store as store;
@@ -59,14 +59,14 @@ pub fn restore(
         let before = now.max(moment).saturating_add(clock_skew);
         let mut tasks = Vec::new();
         for (id, role) in tx.tasks().map(|(id, state)| (*id, state.task.role())).collect::<Vec<_>>() {
-            let closed_before = retention::close_before(tx, &id, before, Lost::Ours)?.unwrap_or(before);
+            let closed_before = retention::close_before(tx, &id, before, DataLoss::Own)?.unwrap_or(before);
             // Whether somebody has since the backup is not known.
-            untouched::contact(tx, &id)?;
+            never_contacted::contact(tx, &id)?;
             tasks.push(RestoredTask { id, role, closed_before });
         }
         // Tasks that were added since the backup come again as if they were new: by an operator, a control plane or
         // in-band. So do those that were removed since, whose tombstones are lost.
-        tx.raise_unknown_before(before)?;
+        tx.raise_history_lost_before(before)?;
         Ok(Restored { moment, clock_skew, closed_before: before, tasks })
     };
     store::restore(dir, options, input, key, close, read)

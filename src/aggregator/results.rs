@@ -16,7 +16,7 @@ pub fn batch_of(job: &CollectionJobRecord) -> Option<BatchSelector> {
 }
 
 /// The stage of a batch's result once the collector was told the job's outcome; `None` if that changes nothing.
-fn once_told(job: &CollectionJobRecord, result: &ResultRecord, now: Time) -> Option<ResultStage> {
+fn stage_after_report(job: &CollectionJobRecord, result: &ResultRecord, now: Time) -> Option<ResultStage> {
     match (&job.state, result.stage) {
         (CollectionState::Done { .. }, ResultStage::Ready) => Some(ResultStage::Fetched { at: now }),
         (CollectionState::Failed { .. }, ResultStage::Failed { told: None }) => {
@@ -27,17 +27,17 @@ fn once_told(job: &CollectionJobRecord, result: &ResultRecord, now: Time) -> Opt
 }
 
 /// Whether the collector was not told the outcome of a job's batch yet, by this job or another.
-pub fn is_news(state: &TaskState, job: &CollectionJobRecord) -> bool {
+pub fn has_unreported_outcome(state: &TaskState, job: &CollectionJobRecord) -> bool {
     let result = batch_of(job).and_then(|batch| state.results.get(&batch));
-    result.is_some_and(|result| once_told(job, result, Time(0)).is_some())
+    result.is_some_and(|result| stage_after_report(job, result, Time(0)).is_some())
 }
 
 /// Stores that the collector is told the outcome of a job.
-pub fn tell(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, now: Time) -> Result<(), Fault> {
+pub fn record_reported(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, now: Time) -> Result<(), Fault> {
     let Some(job) = tx.collection(task, &id)? else { return Ok(()) };
     let Some(batch) = batch_of(&job) else { return Ok(()) };
     let result = tx.task(task).and_then(|state| state.results.get(&batch)).copied();
-    match result.and_then(|result| Some((result, once_told(&job, &result, now)?))) {
+    match result.and_then(|result| Some((result, stage_after_report(&job, &result, now)?))) {
         Some((result, stage)) => tx.put_result(task, batch, ResultRecord { stage, ..result }),
         None => Ok(()),
     }

@@ -9,14 +9,15 @@
 //! more about what is in the batches that there are. [`close_before`] gives all of these up, and what is new is whole on
 //! both sides.
 
-use super::{counters, naming::Content};
+use super::{counters, resource_id::ResourceKey};
 use crate::config;
 use dapbox_protocol::{
     model::{BatchId, Duration, ReportError, ReportId, TaskId, Time},
     wire::{ProblemType, ResourceKind},
 };
 use dapbox_store::{
-    CollectionJobRecord, CollectionState, LeaderJobRecord, Old, Place, ReportRef, Swept, TaskState, Tx,
+    CollectionJobRecord, CollectionState, LeaderJobRecord, ReportRef, SweepCursor, SweepCutoffs, SweepResult,
+    TaskState, Tx,
 };
 use dapbox_support::Fault;
 
@@ -30,11 +31,11 @@ const MARGIN: u64 = 2 * 86_400;
 
 /// Which of the two aggregators has lost something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lost {
+pub enum DataLoss {
     /// We have: this directory is a restored copy, and what it knows as being under way has long gone on without it.
-    Ours,
+    Own,
     /// The other one has: what is under way here goes on, since the other may have taken part in it.
-    Theirs,
+    Peer,
 }
 
 /// Closes everything before the given time, and all batches of fixed-size tasks that there are. Says where the horizon
@@ -42,11 +43,11 @@ pub enum Lost {
 ///
 /// After a loss, `before` is not earlier than any time that a report may have had that was taken before: the time of the
 /// restore, and what clocks may differ by.
-pub fn close_before(tx: &mut Tx<'_>, task: &TaskId, before: Time, lost: Lost) -> Result<Option<Time>, Fault> {
+pub fn close_before(tx: &mut Tx<'_>, task: &TaskId, before: Time, lost: DataLoss) -> Result<Option<Time>, Fault> {
     let Some(state) = tx.task(task) else { return Ok(None) };
     let horizon = before.round_up(state.task.public.time_precision);
     end_jobs(tx, task, lost, horizon)?;
-    if lost == Lost::Ours {
+    if lost == DataLoss::Own {
         end_collections(tx, task)?;
     }
     tx.close_before(task, horizon)?;
@@ -59,22 +60,22 @@ pub fn close_before(tx: &mut Tx<'_>, task: &TaskId, before: Time, lost: Lost) ->
 /// The reports of a job that the helper may have seen are never tried again. Such a job ends if all that it could add to
 /// is closed: then it does not matter whether the helper has them. Those of a job that it has not seen wait again, and are
 /// refused by their times if it comes to that.
-fn end_jobs(tx: &mut Tx<'_>, task: &TaskId, lost: Lost, horizon: Time) -> Result<(), Fault> {
+fn end_jobs(tx: &mut Tx<'_>, task: &TaskId, lost: DataLoss, horizon: Time) -> Result<(), Fault> {
     let Some(state) = tx.task(task) else { return Ok(()) };
-    let is_past = |job: &LeaderJobRecord| {
+    let is_before_horizon = |job: &LeaderJobRecord| {
         let is_closed = state.task.public.time_bucket(Time(0)).is_none();
         is_closed || state.waiting.assigned(&job.reports).iter().all(|entry| entry.time < horizon)
     };
-    let may_end = |job: &LeaderJobRecord| lost == Lost::Ours || !job.was_sent() || is_past(job);
+    let may_end = |job: &LeaderJobRecord| lost == DataLoss::Own || !job.was_sent() || is_before_horizon(job);
     let over: Vec<_> = state.leader_jobs.iter().filter(|(_, job)| may_end(job)).map(|(id, _)| *id).collect();
     for id in over {
         let Some(job) = tx.task(task).and_then(|state| state.leader_jobs.get(&id)) else { continue };
         let (reports, was_sent) = (job.reports.clone(), job.was_sent());
         let assigned = tx.task(task).map(|state| state.waiting.assigned(&reports)).unwrap_or_default();
-        if lost == Lost::Ours || was_sent {
-            let buried: Vec<(ReportId, ReportRef)> = assigned.iter().map(|entry| (entry.id, entry.at)).collect();
-            tx.bury(task, &buried)?;
-            tx.count(task, counters::refused(ReportError::ReportDropped), buried.len() as u64)?;
+        if lost == DataLoss::Own || was_sent {
+            let deleted: Vec<(ReportId, ReportRef)> = assigned.iter().map(|entry| (entry.id, entry.at)).collect();
+            tx.delete_reports(task, &deleted)?;
+            tx.count(task, counters::refused(ReportError::ReportDropped), deleted.len() as u64)?;
         } else if let Some(state) = tx.task_mut(task) {
             state.waiting.defer(&assigned, Time(0));
         }
@@ -91,8 +92,8 @@ fn end_collections(tx: &mut Tx<'_>, task: &TaskId) -> Result<(), Fault> {
     let is_fixed = tx.task(task).is_some_and(|state| state.task.public.time_bucket(Time(0)).is_none());
     for id in tx.collection_ids(task)? {
         let Some(job) = tx.collection(task, &id)? else { continue };
-        let content = Content::new(*task, ResourceKind::CollectionJob, &job.request);
-        let state = if is_fixed && content.retire(tx, id.as_bytes())? {
+        let content = ResourceKey::new(*task, ResourceKind::CollectionJob, &job.request);
+        let state = if is_fixed && content.invalidate(tx, id.as_bytes())? {
             CollectionState::Deleted
         } else if job.state.is_active() {
             CollectionState::Failed { kind: ProblemType::BatchInvalid.urn(), detail: ENDED.to_owned() }
@@ -105,15 +106,15 @@ fn end_collections(tx: &mut Tx<'_>, task: &TaskId) -> Result<(), Fault> {
 }
 
 /// Closes a fixed-size batch that will never be collected.
-pub(super) fn give_up(tx: &mut Tx<'_>, task: &TaskId, batch: BatchId) -> Result<(), Fault> {
-    if tx.give_up_batch(task, batch)? {
+pub(super) fn abandon_batch(tx: &mut Tx<'_>, task: &TaskId, batch: BatchId) -> Result<(), Fault> {
+    if tx.abandon_batch(task, batch)? {
         tracing::warn!(%task, %batch, "the helper takes no more reports into a batch, which is given up uncollected");
     }
     Ok(())
 }
 
 /// Where the horizon of a task is at least, by its retention.
-pub(super) fn retained(state: &TaskState, now: Time) -> Option<Time> {
+pub(super) fn retention_horizon(state: &TaskState, now: Time) -> Option<Time> {
     let age = state.task.report_expiry_age?;
     Some(now.saturating_sub(age).truncate(state.task.public.time_precision)).filter(|time| *time > Time(0))
 }
@@ -127,10 +128,10 @@ pub fn sweep(
     task: &TaskId,
     now: Time,
     limits: &config::Retention,
-    place: Place,
-) -> Result<Option<Place>, Fault> {
+    place: SweepCursor,
+) -> Result<Option<SweepCursor>, Fault> {
     let Some(state) = tx.task(task) else { return Ok(None) };
-    let results = retained(state, now);
+    let results = retention_horizon(state, now);
     if let Some(time) = results
         && results > state.replay.horizon()
     {
@@ -138,8 +139,8 @@ pub fn sweep(
     }
     let earlier = |by: u64| results.map(|time| time.saturating_sub(Duration(by)));
     let answers = now.saturating_sub(Duration(limits.answer_age.as_secs()));
-    let old = Old { now, answers, results, jobs: earlier(MARGIN), generations: earlier(2 * MARGIN) };
-    let Swept { next, reports, sums, batches } = tx.sweep(task, &old, place)?;
+    let old = SweepCutoffs { now, answers, results, jobs: earlier(MARGIN), generations: earlier(2 * MARGIN) };
+    let SweepResult { next, reports, sums, batches } = tx.sweep(task, &old, place)?;
     if sums > 0 {
         tracing::warn!(%task, reports = sums, "sums were given up: they were not collected in time");
     }

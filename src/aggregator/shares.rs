@@ -17,13 +17,13 @@ use dapbox_protocol::{
 };
 
 /// Opens the input shares that are sealed to us for one task.
-pub struct Opener<'a> {
+pub struct InputShareOpener<'a> {
     context: &'a TaskContext,
     keys: &'a KeyRing,
     info: Vec<u8>,
 }
 
-impl<'a> Opener<'a> {
+impl<'a> InputShareOpener<'a> {
     /// Prepares to open shares of a task with our keys.
     pub fn new(context: &'a TaskContext, keys: &'a KeyRing) -> Self {
         Self { context, keys, info: context.wire.input_share_info(context.role()) }
@@ -45,7 +45,7 @@ impl<'a> Opener<'a> {
         let plaintext =
             self.context.wire.decode_plaintext(&Bytes::from(opened)).map_err(|_| ReportError::InvalidMessage)?;
         // Of the public ones we know none.
-        if !extensions.is_empty() || !self.context.fit(&plaintext.extensions) {
+        if !extensions.is_empty() || !self.context.has_valid_extensions(&plaintext.extensions) {
             return Err(ReportError::InvalidMessage);
         }
         Ok(plaintext.payload)
@@ -53,7 +53,10 @@ impl<'a> Opener<'a> {
 }
 
 /// Works on one report. Should a hostile one find a panic in what works on it, it is refused alone: its job goes on.
-pub fn guarded<T>(metadata: &ReportMetadata, work: impl FnOnce() -> Result<T, ReportError>) -> Result<T, ReportError> {
+pub fn catch_panic<T>(
+    metadata: &ReportMetadata,
+    work: impl FnOnce() -> Result<T, ReportError>,
+) -> Result<T, ReportError> {
     // Nothing that the work had in its hands is looked at after a panic.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         tracing::error!("a report made its preparation panic and is refused; this is a bug in dapbox or in its VDAF");
@@ -63,7 +66,7 @@ pub fn guarded<T>(metadata: &ReportMetadata, work: impl FnOnce() -> Result<T, Re
 }
 
 /// The reports of one job that fell into one batch bucket.
-pub struct Sum {
+pub struct BucketAccumulator {
     /// Which reports, in the order of the job.
     pub reports: Vec<ReportMetadata>,
     /// The checksum over their ids.
@@ -74,12 +77,12 @@ pub struct Sum {
 
 /// What a job adds to each batch bucket, summed up as it comes so that no output share outlives its report.
 #[derive(Default)]
-pub struct Sums(pub BTreeMap<Bucket, Sum>);
+pub struct BucketAccumulators(pub BTreeMap<Bucket, BucketAccumulator>);
 
-impl Sums {
+impl BucketAccumulators {
     /// Adds one report's output share to its bucket.
     pub fn add(&mut self, preparer: &dyn Preparer, bucket: Bucket, metadata: ReportMetadata, share: OutputShare) {
-        let sum = self.0.entry(bucket).or_insert_with(|| Sum::empty(preparer));
+        let sum = self.0.entry(bucket).or_insert_with(|| BucketAccumulator::empty(preparer));
         preparer.add(&mut sum.share, share);
         sum.checksum.add(&metadata.id);
         sum.reports.push(metadata);
@@ -101,13 +104,13 @@ impl Sums {
     }
 }
 
-impl Sum {
+impl BucketAccumulator {
     fn empty(preparer: &dyn Preparer) -> Self {
         Self { reports: Vec::new(), checksum: Checksum::default(), share: preparer.zero() }
     }
 
     /// The ids and times of the reports, as the store remembers them.
-    pub fn remembered(&self) -> Vec<(ReportId, Time)> {
+    pub fn ids_and_times(&self) -> Vec<(ReportId, Time)> {
         self.reports.iter().map(|metadata| (metadata.id, metadata.time)).collect()
     }
 }
@@ -126,9 +129,9 @@ mod tests {
     use dapbox_protocol::model::Time;
 
     #[test]
-    fn a_panic_costs_its_own_report_only() {
+    fn panic_rejects_one_report_only() {
         let metadata = ReportMetadata { id: ReportId::random(), time: Time(0) };
-        assert_eq!(guarded(&metadata, || Ok(1)), Ok(1));
-        assert_eq!(guarded::<()>(&metadata, || panic!("hostile")), Err(ReportError::VdafPrepError));
+        assert_eq!(catch_panic(&metadata, || Ok(1)), Ok(1));
+        assert_eq!(catch_panic::<()>(&metadata, || panic!("hostile")), Err(ReportError::VdafPrepError));
     }
 }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     idle,
-    provision::{ProvisionError, check_floor},
+    provision::{ProvisionError, check_min_batch_size},
     tasks::{self, TaskError},
 };
 use dapbox_protocol::{
@@ -26,7 +26,7 @@ const SALT: &[u8] = b"dap-taskprov";
 
 /// What the operator says of all tasks that are set up in-band.
 #[derive(Clone, Copy, Debug)]
-pub struct Terms {
+pub struct InBandTerms {
     /// The smallest minimum batch size that is not refused; the peer's own may be larger.
     pub min_batch_size: u64,
     /// How long reports are kept where the peer has nothing to say of it.
@@ -40,10 +40,10 @@ pub struct Terms {
 pub enum OptOut {
     /// The other aggregator is none of our peers.
     #[error("the task's {0} is not one whose tasks are taken here")]
-    NoPeer(Role),
+    UnknownPeer(Role),
     /// The task would give out aggregates of too few reports.
     #[error(transparent)]
-    Small(ProvisionError),
+    MinBatchSize(ProvisionError),
     /// A parameter is out of range, or the id was used before.
     #[error(transparent)]
     Task(#[from] TaskError),
@@ -52,7 +52,7 @@ pub enum OptOut {
     Expired,
     /// It is a task of another server.
     #[error("the task's {role} URL is {url}, which is not this server's (the option public_url)")]
-    NotOurs {
+    WrongUrl {
         /// The role that we would have.
         role: Role,
         /// The URL that the task has for it.
@@ -76,19 +76,24 @@ pub fn verify_key(init: &Secret, task: &TaskId, length: usize) -> Secret {
 }
 
 /// The other aggregator of a task in which we have this role.
-pub fn peer_of(says: &TaskConfiguration, ours: Role) -> PeerName {
+pub fn peer_of(configuration: &TaskConfiguration, ours: Role) -> PeerName {
     let (endpoint, role) = match ours {
-        Role::Leader => (&says.public.helper_url, Role::Helper),
-        _ => (&says.public.leader_url, Role::Leader),
+        Role::Leader => (&configuration.public.helper_url, Role::Helper),
+        _ => (&configuration.public.leader_url, Role::Leader),
     };
     PeerName { endpoint: endpoint.clone(), role }
 }
 
 /// The task that a configuration describes, checked. The peer is the one that [`peer_of`] names.
-pub fn task(says: &TaskConfiguration, peer: &PeerAggregator, terms: &Terms, now: Time) -> Result<Task, OptOut> {
-    let public = says.public.clone();
+pub fn task(
+    configuration: &TaskConfiguration,
+    peer: &PeerAggregator,
+    terms: &InBandTerms,
+    now: Time,
+) -> Result<Task, OptOut> {
+    let public = configuration.public.clone();
     let floor = terms.min_batch_size.max(peer.min_batch_size.unwrap_or(0));
-    check_floor(public.min_batch_size, floor).map_err(OptOut::Small)?;
+    check_min_batch_size(public.min_batch_size, floor).map_err(OptOut::MinBatchSize)?;
     if public.task_expiration.is_some_and(|end| end <= now) {
         return Err(OptOut::Expired);
     }
@@ -98,7 +103,7 @@ pub fn task(says: &TaskConfiguration, peer: &PeerAggregator, terms: &Terms, now:
         verify_key: verify_key(&peer.verify_key_init, &public.id, preparer.verify_key_length()),
         public,
         verify_key_id: 0,
-        max_batch_query_count: says.max_batch_query_count,
+        max_batch_query_count: configuration.max_batch_query_count,
         report_expiry_age: peer.report_expiry_age.or(terms.report_expiry_age),
         collector_hpke_config: peer.collector_hpke_config.clone(),
         party: party(peer),
@@ -119,11 +124,11 @@ fn party(peer: &PeerAggregator) -> Party {
 }
 
 /// Refuses a task that has another URL where it must have ours, which is `own_url`.
-pub fn check_own_url(says: &TaskConfiguration, ours: Role, own_url: &str) -> Result<(), OptOut> {
-    let url = if ours == Role::Leader { &says.public.leader_url } else { &says.public.helper_url };
+pub fn check_own_url(configuration: &TaskConfiguration, ours: Role, own_url: &str) -> Result<(), OptOut> {
+    let url = if ours == Role::Leader { &configuration.public.leader_url } else { &configuration.public.helper_url };
     match (url.parse::<BaseUrl>(), own_url.parse::<BaseUrl>()) {
         (Ok(found), Ok(own)) if found.is_equivalent_to(&own) => Ok(()),
-        _ => Err(OptOut::NotOurs { role: ours, url: url.clone() }),
+        _ => Err(OptOut::WrongUrl { role: ours, url: url.clone() }),
     }
 }
 
@@ -190,7 +195,7 @@ mod tests {
         wire,
     };
 
-    const TERMS: Terms = Terms { min_batch_size: 100, report_expiry_age: Some(Duration(30)), max_tasks: 1 };
+    const TERMS: InBandTerms = InBandTerms { min_batch_size: 100, report_expiry_age: Some(Duration(30)), max_tasks: 1 };
 
     /// The task that a leader's request sets up, if its minimum batch size is this.
     fn set_up(min_batch_size: u64, peer: &PeerAggregator) -> Result<Task, OptOut> {
@@ -213,8 +218,8 @@ mod tests {
             task_interval: None,
             noise: None,
         };
-        let says = wire::taskprov::advertise(public, Bytes::from_static(b"x"), 1).unwrap().configuration;
-        task(&says, peer, &TERMS, Time(999))
+        let configuration = wire::taskprov::advertise(public, Bytes::from_static(b"x"), 1).unwrap().configuration;
+        task(&configuration, peer, &TERMS, Time(999))
     }
 
     fn leader(min_batch_size: Option<u64>, report_expiry_age: Option<Duration>) -> PeerAggregator {
@@ -229,17 +234,17 @@ mod tests {
     }
 
     #[test]
-    fn of_two_floors_the_higher_one_counts() {
+    fn enforces_the_higher_of_two_minimum_batch_sizes() {
         for (of_peer, floor) in [(None, 100), (Some(50), 100), (Some(200), 200)] {
             let peer = leader(of_peer, None);
             let refused = set_up(floor - 1, &peer).unwrap_err();
-            assert_eq!(refused, OptOut::Small(ProvisionError::Small { asked: floor - 1, floor }));
+            assert_eq!(refused, OptOut::MinBatchSize(ProvisionError::MinBatchSize { asked: floor - 1, floor }));
             assert!(set_up(floor, &peer).is_ok());
         }
     }
 
     #[test]
-    fn refuses_urls_in_band_that_are_no_base_urls() {
+    fn rejects_invalid_urls_in_band() {
         let peer = leader(None, None);
         for url in ["https://b.example/?x", "https://u@b.example", "https:b.example", "https://a.example:443/"] {
             let refused = set_up_at(url, 100, &peer).unwrap_err();
@@ -248,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_has_what_is_said_of_its_peer() {
+    fn derives_task_from_its_peer() {
         let peer = leader(None, Some(Duration(7)));
         let task = set_up(100, &peer).unwrap();
         assert_eq!((task.role(), task.report_expiry_age), (Role::Helper, Some(Duration(7))));
@@ -258,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_that_of_another_implementation() {
+    fn verify_key_matches_another_implementation() {
         // What Python's `hmac` makes of RFC 5869.
         let expected = "e91d4af26ffd2071f4f5d4166f6667b4756190c5928370e9b915553f65eaf689";
         let (init, task) = (Secret::new((0..32).collect()), TaskId::new([7; 32]));

@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 
-use super::{counters, results, untouched};
-use crate::views::status::{Provisioned, Remains, SetUpInBand, TaskStatus};
+use super::{counters, never_contacted, results};
+use crate::views::status::{Provisioned, RemovalOutcome, SetUpInBand, TaskStatus};
 use dapbox_protocol::{
     hpke,
     model::{BaseUrl, Duration, Role, Task, TaskId, TaskParameters, Time},
@@ -28,7 +28,7 @@ pub enum TaskError {
 
 /// Why several tasks are not added: one of them cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OneOfTasks {
+pub enum TaskListError {
     /// It would not be added alone either.
     #[error("task {0}: {1}")]
     Refused(TaskId, TaskError),
@@ -88,29 +88,29 @@ pub fn check_urls(task: &TaskParameters) -> Result<(), String> {
 }
 
 /// Checks the parameters of several tasks, and that their ids are different. An error says which task it is about.
-pub fn check_all(tasks: &[Task]) -> Result<(), OneOfTasks> {
+pub fn check_all(tasks: &[Task]) -> Result<(), TaskListError> {
     let mut ids = HashSet::new();
     tasks.iter().try_for_each(|task| {
         let id = task.public.id;
         if ids.insert(id) {
-            check(task).map_err(|why| OneOfTasks::Refused(id, why))
+            check(task).map_err(|why| TaskListError::Refused(id, why))
         } else {
-            Err(OneOfTasks::Repeated(id))
+            Err(TaskListError::Repeated(id))
         }
     })
 }
 
 /// Adds a checked task. The same task again is fine.
 pub fn add(tx: &mut Tx<'_>, task: Task) -> Result<Result<(), TaskError>, Fault> {
-    if let Err(why) = may_add(tx, &task) {
+    if let Err(why) = check_addable(tx, &task) {
         return Ok(Err(why));
     }
     put(tx, task).map(Ok)
 }
 
 /// Adds tasks that were checked together: all of them, or none. Those that are there already are fine.
-pub fn add_all(tx: &mut Tx<'_>, tasks: Vec<Task>) -> Result<Result<(), OneOfTasks>, Fault> {
-    let may = |task: &Task| may_add(tx, task).map_err(|why| OneOfTasks::Refused(task.public.id, why));
+pub fn add_all(tx: &mut Tx<'_>, tasks: Vec<Task>) -> Result<Result<(), TaskListError>, Fault> {
+    let may = |task: &Task| check_addable(tx, task).map_err(|why| TaskListError::Refused(task.public.id, why));
     if let Err(why) = tasks.iter().try_for_each(may) {
         return Ok(Err(why));
     }
@@ -120,7 +120,7 @@ pub fn add_all(tx: &mut Tx<'_>, tasks: Vec<Task>) -> Result<Result<(), OneOfTask
     Ok(Ok(()))
 }
 
-fn may_add(tx: &Tx<'_>, task: &Task) -> Result<(), TaskError> {
+fn check_addable(tx: &Tx<'_>, task: &Task) -> Result<(), TaskError> {
     if tx.is_removed(&task.public.id) {
         return Err(TaskError::Removed);
     }
@@ -141,13 +141,13 @@ pub fn remove_or_forget(
     id: &TaskId,
     now: Time,
     is_unused: impl FnOnce() -> bool,
-) -> Result<Option<Remains>, Fault> {
+) -> Result<Option<RemovalOutcome>, Fault> {
     let Some(state) = tx.task(id) else { return Ok(None) };
-    if untouched::needs_no_tombstone(tx, state, now) && is_unused() && tx.forget_task(id)? {
-        return Ok(Some(Remains::Nothing));
+    if never_contacted::needs_no_tombstone(tx, state, now) && is_unused() && tx.forget_task(id)? {
+        return Ok(Some(RemovalOutcome::Forgotten));
     }
     tx.remove_task(id, now)?;
-    Ok(Some(Remains::Tombstone))
+    Ok(Some(RemovalOutcome::Tombstone))
 }
 
 /// Gives a task another name, or none. False if there is no such task.
@@ -182,7 +182,7 @@ pub fn status_with_collected(state: &TaskState, most: usize) -> TaskStatus {
 pub const MAX_COLLECTED: usize = 1000;
 
 /// What happened to reports. That a request has named the task is no report's affair.
-fn counted(state: &TaskState) -> Counters {
+fn report_counters(state: &TaskState) -> Counters {
     let counters = state.counters.iter().filter(|(name, _)| *name != counters::CONTACTED);
     counters.map(|(name, count)| (name.clone(), *count)).collect()
 }
@@ -208,7 +208,7 @@ pub fn status(state: &TaskState) -> TaskStatus {
         task_expiration: state.end(),
         task_interval: task.public.task_interval,
         horizon: state.replay.horizon(),
-        counters: counted(state),
+        counters: report_counters(state),
         waiting: state.waiting.len() as u64,
         jobs: (state.leader_jobs.len() + state.deferred.len()) as u64,
         aggregated: open.map(|(_, record)| record.count).sum(),
@@ -217,11 +217,11 @@ pub fn status(state: &TaskState) -> TaskStatus {
         collected: Vec::new(),
         results_not_fetched: 0,
         collected_unlisted: 0,
-        last_trouble: None,
+        last_error: None,
         provisioned: state.provision.as_ref().map(|provision| Provisioned {
             at: provision.at,
             by: provision.by.clone(),
-            is_untouched: untouched::is_untouched(state),
+            is_never_contacted: never_contacted::is_never_contacted(state),
             removed_from: None,
         }),
         in_band: state.in_band.as_ref().map(|in_band| SetUpInBand { at: in_band.at, peer: in_band.peer.clone() }),
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_cannot_work_is_refused_and_told_why() {
+    fn rejects_invalid_tasks_with_a_reason() {
         type Spoil = fn(&mut Task);
         let cases: [(&str, Spoil); 13] = [
             ("VDAF", |task| task.public.vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(0) }),
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_tasks_the_one_that_cannot_be_is_named() {
+    fn names_the_invalid_task_of_a_list() {
         let mut tasks = vec![testing::task(Revision::Dap09), testing::task(Revision::Dap18)];
         tasks[1].public.id = TaskId::random();
         assert_eq!(check_all(&tasks), Ok(()));
@@ -304,11 +304,11 @@ mod tests {
         let error = check_all(&tasks).unwrap_err().to_string();
         assert!(error.contains(&id.to_string()) && error.contains("query count"), "{error}");
         tasks[1] = tasks[0].clone();
-        assert_eq!(check_all(&tasks), Err(OneOfTasks::Repeated(tasks[0].public.id)));
+        assert_eq!(check_all(&tasks), Err(TaskListError::Repeated(tasks[0].public.id)));
     }
 
     #[test]
-    fn a_task_that_its_revision_cannot_express_is_refused_with_what_to_change() {
+    fn rejects_parameters_the_revision_cannot_express() {
         type Spoil = fn(&mut Task);
         let interval = |task: &mut Task| task.public.task_interval = Interval::new(Time(7200), Duration(3600));
         let cases: [(&str, Revision, Spoil); 4] = [

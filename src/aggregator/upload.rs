@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 
 use super::{
-    Error, KeyRing, Opener, TaskContext, batches, check_horizon, check_time, counters, leader, shares::guarded,
+    Error, InputShareOpener, KeyRing, TaskContext, batches, check_horizon, check_time, counters, leader,
+    shares::catch_panic,
 };
 use crate::config::Limits;
 use dapbox_protocol::{
@@ -101,11 +102,11 @@ fn is_of_share(error: ReportError) -> bool {
 /// Opens and prepares the leader's share of a report, as its job will, and says what is wrong with it. Runs on the pool.
 pub fn try_share(context: &TaskContext, keys: &KeyRing, report: Report) -> Result<(), ReportError> {
     let metadata = report.metadata;
-    guarded(&metadata, || leader::start_report(context, &Opener::new(context, keys), report).map(drop))
+    catch_panic(&metadata, || leader::start_report(context, &InputShareOpener::new(context, keys), report).map(drop))
 }
 
 /// Whether a report of a task that is not known yet can be taken when the task is.
-pub fn check_first(
+pub fn check_before_setup(
     task: &Task,
     now: Time,
     limits: &Limits,

@@ -19,7 +19,7 @@ use crate::{
     aggregator::offline::Offline,
     config::Config,
     server,
-    store::{self, BackupOptions, Contents, TaskContents},
+    store::{self, BackupContents, BackupOptions, TaskContents},
 };
 
 /// Arguments of `dapbox backup`.
@@ -132,8 +132,10 @@ async fn copy(config: &Config, with_key: bool, mut out: impl Write + Send + 'sta
             out.flush()?;
         }
         Control::Offline(data) => {
-            let options =
-                BackupOptions { key: own_key(config, with_key)?, note_bytes: config.limits.max_backup_note_bytes };
+            let options = BackupOptions {
+                key: own_key(config, with_key)?,
+                tracking_bytes: config.limits.max_backup_tracking_bytes,
+            };
             let (data, made) = tokio::task::spawn_blocking(move || copy_offline(data, &mut out, options)).await?;
             data.close().await;
             made?;
@@ -201,14 +203,14 @@ async fn verify(args: VerifyArgs) -> Outcome {
 }
 
 /// Reads a backup through, and shows how far it is.
-pub fn read_through(input: impl Read) -> Result<Contents, Failure> {
+pub fn read_through(input: impl Read) -> Result<BackupContents, Failure> {
     let bar = style::spinner("verifying");
     let contents = store::verify(BufReader::with_capacity(1 << 20, input), |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
     Ok(contents?)
 }
 
-fn describe(contents: &Contents, style: Style) -> String {
+fn describe(contents: &BackupContents, style: Style) -> String {
     let mut lines = vec![
         format!(
             "{} Made at {} by dapbox {}, layout {}.",

@@ -10,7 +10,7 @@ use super::{
     control::Socket,
     style::{self, say},
 };
-use crate::store::{self, Compacted, Stage};
+use crate::store::{self, CompactStage, CompactionResult};
 
 /// Arguments of `dapbox compact`.
 #[derive(Debug, clap::Args)]
@@ -48,9 +48,9 @@ pub async fn run(args: Args) -> Outcome {
         let bar = style::transfer(0, "reading");
         let done = store::compact(&dir, cache, &mut |stage, done, total| {
             bar.set_message(match stage {
-                Stage::Reading => "reading",
-                Stage::Writing => "writing",
-                Stage::Checking => "checking",
+                CompactStage::Reading => "reading",
+                CompactStage::Writing => "writing",
+                CompactStage::Checking => "checking",
             });
             bar.set_length(total.max(done));
             bar.set_position(done);
@@ -58,7 +58,7 @@ pub async fn run(args: Args) -> Outcome {
         bar.finish_and_clear();
         done
     });
-    let Compacted { bytes_before, bytes_after, rows, row_bytes } =
+    let CompactionResult { bytes_before, bytes_after, rows, row_bytes } =
         compacted.await?.map_err(|error| Failure::new(error).context(config.data_dir.display()))?;
     let output = Output { bytes_before, bytes_after, rows, row_bytes, seconds: start.elapsed().as_secs_f64() };
     Ok(match args.output {

@@ -9,10 +9,10 @@ use serde::de::DeserializeOwned;
 
 use super::Failure;
 use crate::{
-    aggregator::{offline::Offline, retention::Lost},
+    aggregator::{offline::Offline, retention::DataLoss},
     config::{
         Config,
-        changes::{LogLevel, Reloaded},
+        changes::{LogLevel, ReloadResult},
     },
     model::{
         Task, TaskId, Time,
@@ -22,8 +22,8 @@ use crate::{
     server::{self, ShortPath},
     store::name::TaskName,
     views::{
-        overview::{Overview, TimeAhead},
-        status::{CloseRequest, Health, Remains, RenameRequest, TaskStatus, UntouchedRequest},
+        overview::{FutureTimestamp, Overview},
+        status::{CloseRequest, Health, NeverContactedRequest, RemovalOutcome, RenameRequest, TaskStatus},
     },
     wire::Problem,
 };
@@ -110,7 +110,7 @@ impl Control {
     }
 
     /// Removes a task. `None` if it is not there.
-    pub async fn remove_task(&self, id: TaskId) -> Result<Option<Remains>, Failure> {
+    pub async fn remove_task(&self, id: TaskId) -> Result<Option<RemovalOutcome>, Failure> {
         match self {
             Self::Server(socket) => socket.remove_task(&id).await,
             Self::Offline(data) => Ok(data.remove_task(id).await?),
@@ -118,10 +118,10 @@ impl Control {
     }
 
     /// The tasks that others set up and that nobody has contacted, or removes them.
-    pub async fn untouched(&self, request: UntouchedRequest) -> Result<Vec<TaskId>, Failure> {
+    pub async fn never_contacted(&self, request: NeverContactedRequest) -> Result<Vec<TaskId>, Failure> {
         match self {
             Self::Server(socket) => socket.get(Method::POST, "/untouched", Some(serde_json::to_vec(&request)?)).await,
-            Self::Offline(data) => Ok(data.untouched(request).await?),
+            Self::Offline(data) => Ok(data.never_contacted(request).await?),
         }
     }
 
@@ -130,7 +130,7 @@ impl Control {
     pub async fn close_before(&self, task: TaskId, before: Time) -> Result<Option<Time>, Failure> {
         match self {
             Self::Server(socket) => socket.close_before(&CloseRequest { task, before }).await,
-            Self::Offline(data) => Ok(data.close_before(task, before, Lost::Theirs).await?),
+            Self::Offline(data) => Ok(data.close_before(task, before, DataLoss::Peer).await?),
         }
     }
 
@@ -203,8 +203,8 @@ impl Socket {
     }
 
     /// The stored times that are ahead of the clock.
-    pub async fn times_ahead(&self) -> Result<Vec<TimeAhead>, Failure> {
-        self.get(Method::GET, "/times_ahead", None).await
+    pub async fn future_timestamps(&self) -> Result<Vec<FutureTimestamp>, Failure> {
+        self.get(Method::GET, "/future_timestamps", None).await
     }
 
     /// The process that listens, if the system tells.
@@ -249,10 +249,10 @@ impl Socket {
     }
 
     /// Removes a task. `None` if it is not there.
-    pub async fn remove_task(&self, id: &TaskId) -> Result<Option<Remains>, Failure> {
+    pub async fn remove_task(&self, id: &TaskId) -> Result<Option<RemovalOutcome>, Failure> {
         match self.ask(Method::DELETE, &format!("/tasks/{id}"), None).await? {
-            (StatusCode::OK, _) => Ok(Some(Remains::Nothing)),
-            (status, _) if status.is_success() => Ok(Some(Remains::Tombstone)),
+            (StatusCode::OK, _) => Ok(Some(RemovalOutcome::Forgotten)),
+            (status, _) if status.is_success() => Ok(Some(RemovalOutcome::Tombstone)),
             (status, body) if is_unknown(status, &body) => Ok(None),
             (status, body) => Err(refused(status, &body)),
         }
@@ -285,7 +285,7 @@ impl Socket {
     }
 
     /// Has the server take over a changed configuration.
-    pub async fn reload(&self) -> Result<Reloaded, Failure> {
+    pub async fn reload(&self) -> Result<ReloadResult, Failure> {
         self.get(Method::POST, "/reload", None).await
     }
 

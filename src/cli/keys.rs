@@ -137,7 +137,7 @@ impl Control {
             Request::Disable(id) => (Method::POST, format!("/keys/{id}/disable"), None),
             Request::Delete(id) => (Method::DELETE, format!("/keys/{id}"), None),
             Request::Activate(id) => (Method::POST, format!("/keys/{id}/activate"), None),
-            Request::Turn { .. } => return Err(Failure::new("the server does that by itself")),
+            Request::Advance { .. } => return Err(Failure::new("the server does that by itself")),
         };
         let body = body.map(|body| serde_json::to_vec(&body)).transpose()?;
         match socket.ask(method, &path, body).await? {

@@ -6,7 +6,7 @@ use super::{
     control::Socket,
     style::{Style, say},
 };
-use crate::config::changes::{Change, LogLevel, Reloaded};
+use crate::config::changes::{LogLevel, OptionChange, ReloadResult};
 
 /// Arguments of `dapbox reload`.
 #[derive(Debug, clap::Args)]
@@ -52,9 +52,9 @@ pub async fn run(args: Args) -> Outcome {
         Format::Json => serde_json::to_string_pretty(&reloaded)?,
         Format::Text => show(&reloaded, Style::stdout()),
     })?;
-    match reloaded.troubles.len() {
+    match reloaded.errors.len() {
         0 => Ok(()),
-        troubles => Err(Failure::new(format!("{troubles} of it could not be taken over"))),
+        errors => Err(Failure::new(format!("{errors} of it could not be taken over"))),
     }
 }
 
@@ -84,16 +84,16 @@ async fn running(config: &ConfigArgs) -> Result<Socket, Failure> {
     }
 }
 
-fn show(Reloaded { changed, needs_restart, troubles }: &Reloaded, style: Style) -> String {
+fn show(ReloadResult { changed, needs_restart, errors }: &ReloadResult, style: Style) -> String {
     let mut text = String::new();
     let mut section = |title: String, lines: Vec<String>| {
         if !lines.is_empty() {
             text.push_str(&format!("{title}\n{}", lines.iter().map(|line| format!("  {line}\n")).collect::<String>()));
         }
     };
-    let lines = |changes: &[Change]| changes.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let lines = |changes: &[OptionChange]| changes.iter().map(ToString::to_string).collect::<Vec<_>>();
     section(style.good("Taken over:"), lines(changed));
     section(style.accent("Needs a restart, and stays as it was until then:"), lines(needs_restart));
-    section(style.bad("Could not be taken over:"), troubles.clone());
+    section(style.bad("Could not be taken over:"), errors.clone());
     if text.is_empty() { "Nothing has changed.".to_owned() } else { text }
 }

@@ -38,9 +38,9 @@ pub struct Args {
 pub async fn run(args: Args) -> Outcome {
     let (config, sources) = args.config.load_with_sources(args.listen)?;
     let level = logging::start(&config.log)?;
-    let of_services = environment::of_services(environment::read(std::env::vars_os())?);
-    if !of_services.is_empty() {
-        tracing::info!(variables = of_services.join(" "), "environment variables of Kubernetes services ignored");
+    let service_variables = environment::service_variables(environment::read(std::env::vars_os())?);
+    if !service_variables.is_empty() {
+        tracing::info!(variables = service_variables.join(" "), "environment variables of Kubernetes services ignored");
     }
     let data_dir = config.data_dir.display().to_string();
     let (mut signals, mut hangups) = (Signals::new()?, Hangups::new()?);

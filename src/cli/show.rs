@@ -114,7 +114,7 @@ pub fn task(task: &TaskStatus, style: Style) -> String {
     if task.collections_waiting > 0 {
         line("collections", format!("{} waiting", style::count(task.collections_waiting)));
     }
-    if let Some(trouble) = &task.last_trouble {
+    if let Some(trouble) = &task.last_error {
         line("trouble", style.bad(trouble));
     }
     if let Some(contradiction) = counters::contradiction(&task.counters) {
@@ -159,13 +159,13 @@ pub fn collected_batch(batch: &CollectedBatchStatus) -> String {
 }
 
 /// That a control plane has set a task up, and whether anything came of it.
-pub fn provisioned_by(Provisioned { at, by, is_untouched, removed_from }: &Provisioned) -> String {
-    let came = if *is_untouched { ", and nobody has contacted it yet" } else { "" };
+pub fn provisioned_by(Provisioned { at, by, is_never_contacted, removed_from }: &Provisioned) -> String {
+    let came = if *is_never_contacted { ", and nobody has contacted it yet" } else { "" };
     let end = removed_from.map(|from| format!("; removed from {} on, unless somebody does", timestamp::show(from)));
     format!(
         "by a control plane, {}, with the API token {by}{came}{}",
         timestamp::show(*at),
-        end.filter(|_| *is_untouched).unwrap_or_default()
+        end.filter(|_| *is_never_contacted).unwrap_or_default()
     )
 }
 

@@ -203,7 +203,7 @@ fn line(status: &ApiTokenStatus, width: usize, now: Time, style: Style) -> Strin
     let ApiTokenStatus { token, last_used } = status;
     let until = match token.until {
         None => "until it is revoked".to_owned(),
-        Some(until) if token.is_good(now) => format!("until {}", timestamp::show(until)),
+        Some(until) if token.is_active(now) => format!("until {}", timestamp::show(until)),
         Some(until) => style.bad(&format!("expired {}", timestamp::show(until))),
     };
     let used = last_used.map_or_else(String::new, |at| format!(", last used {}", timestamp::show(at)));

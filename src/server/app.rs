@@ -22,7 +22,7 @@ use crate::{
     },
     upkeep::{disk::Disk, keys::Keys, supervise::Parts},
 };
-use dapbox_aggregator::{TaskContext, config::Config, untouched};
+use dapbox_aggregator::{TaskContext, config::Config, never_contacted};
 use dapbox_client::peer::{Peer, RootCertificates};
 use dapbox_protocol::model::{AggregationJobId, TaskId, Time, TokenHash};
 use dapbox_store::{Store, TaskState, View};
@@ -170,14 +170,14 @@ impl App {
         let stored = |view: &View<'_>| {
             let of = |state: &TaskState| {
                 let tokens = self.peers.tokens(view, state);
-                (state.task.clone(), tokens, untouched::is_unused(state), state.in_band.clone())
+                (state.task.clone(), tokens, never_contacted::is_unused(state), state.in_band.clone())
             };
             Ok(view.task(id).map(of))
         };
-        let Some((task, tokens, is_untouched, in_band)) = self.store.read(stored)? else { return Ok(None) };
+        let Some((task, tokens, is_never_contacted, in_band)) = self.store.read(stored)? else { return Ok(None) };
         let context =
             TaskContext::new(task).map_err(|error| Fault::while_doing("making a stored task's VDAF", error))?;
-        let context = context.with_tokens(tokens).with_untouched(is_untouched);
+        let context = context.with_tokens(tokens).with_never_contacted(is_never_contacted);
         let context = Arc::new(match in_band {
             Some(in_band) => context.with_advertisement(&in_band.bytes),
             None => context,

@@ -36,7 +36,7 @@ pub struct ApiToken {
 
 impl ApiToken {
     /// Whether it may be shown now.
-    pub fn is_good(&self, now: Time) -> bool {
+    pub fn is_active(&self, now: Time) -> bool {
         self.until.is_none_or(|until| now < until)
     }
 }
@@ -44,7 +44,7 @@ impl ApiToken {
 /// Which of the tokens that are in force was shown. Takes the same time for every wrong one.
 pub fn find<'a>(tokens: impl Iterator<Item = &'a ApiToken>, shown: &[u8], now: Time) -> Option<&'a ApiToken> {
     // All are compared, so that the time does not tell which one was nearly right.
-    let good = tokens.filter(|token| token.is_good(now));
+    let good = tokens.filter(|token| token.is_active(now));
     good.fold(None, |found, token| if token.hash.matches(shown) { Some(token) } else { found })
 }
 
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_good_until_its_end_and_only_itself() {
+    fn accepts_active_tokens_only() {
         let token = |name: &str, until| ApiToken {
             name: name.to_owned(),
             hash: TokenHash::of(name.as_bytes()),
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_fits_into_a_path_and_a_table() {
+    fn accepts_names_that_fit_into_paths() {
         for name in ["divvi-up", "a", "2026.11", "A_b"] {
             assert_eq!(check_name(name), Ok(()), "{name}");
         }

@@ -3,19 +3,19 @@
 //! `format.rs` says what their bytes are, `create.rs` makes them while the store is in use (`notes.rs` has what changes
 //! meanwhile), `verify.rs` reads them through, and `restore.rs` makes a data directory of one.
 
+mod changes;
 mod create;
 mod format;
-mod notes;
 mod restore;
 mod verify;
 
 use dapbox_support::Fault;
 
-pub use create::{BackupMade, BackupOptions};
+pub(super) use changes::ChangeTracker;
+pub use create::{BackupOptions, BackupSummary};
 pub use format::{FormatError, Header};
-pub(super) use notes::Notes;
 pub use restore::{RestoreError, restore};
-pub use verify::{Contents, TaskContents, VerifyError, verify};
+pub use verify::{BackupContents, TaskContents, VerifyError, verify};
 
 /// Why a backup is not made.
 #[derive(Debug, thiserror::Error)]
@@ -26,9 +26,9 @@ pub enum BackupError {
     /// More was written to the store than could be noted.
     #[error(
         "more was written meanwhile than a backup can catch up with; make it when there is less to do, write it to \
-         something faster, or raise limits.max_backup_note_bytes"
+         something faster, or raise limits.max_backup_tracking_bytes"
     )]
-    Overrun,
+    TooManyChanges,
     /// Its bytes cannot be written.
     #[error("the backup cannot be written: {0}")]
     Write(std::io::Error),

@@ -16,13 +16,13 @@ use dapbox_protocol::model::{BatchId, BatchSelector, Bucket, Duration, Interval,
 ///
 /// Collected intervals never overlap: whoever adds one has asked [`Self::overlaps`] before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Collected {
+pub struct CollectedBatches {
     intervals: BTreeMap<Time, Duration>,
     batches: BTreeSet<BatchId>,
-    given_up: BTreeSet<BatchId>,
+    abandoned: BTreeSet<BatchId>,
 }
 
-impl Collected {
+impl CollectedBatches {
     /// Whether the time lies in a collected interval.
     fn covers_time(&self, time: Time) -> bool {
         self.intervals.range(..=time).next_back().and_then(interval).is_some_and(|i| i.contains(time))
@@ -32,13 +32,13 @@ impl Collected {
     pub fn covers(&self, bucket: &Bucket) -> bool {
         match bucket {
             Bucket::Time(start) => self.covers_time(*start),
-            Bucket::Batch(id) => self.batches.contains(id) || self.given_up.contains(id),
+            Bucket::Batch(id) => self.batches.contains(id) || self.abandoned.contains(id),
         }
     }
 
     /// Whether the batch was given up: it takes no more reports, and there will never be a result.
-    pub fn is_given_up(&self, id: &BatchId) -> bool {
-        self.given_up.contains(id)
+    pub fn is_abandoned(&self, id: &BatchId) -> bool {
+        self.abandoned.contains(id)
     }
 
     /// Whether the batch has anything in common with a collected one.
@@ -71,13 +71,13 @@ impl Collected {
     }
 
     /// Closes a batch that was not collected. False if it is closed already.
-    pub(super) fn give_up(&mut self, id: BatchId) -> bool {
-        !self.batches.contains(&id) && self.given_up.insert(id)
+    pub(super) fn abandon(&mut self, id: BatchId) -> bool {
+        !self.batches.contains(&id) && self.abandoned.insert(id)
     }
 
     /// Forgets a batch that was given up.
-    pub(super) fn forget_given_up(&mut self, id: &BatchId) {
-        self.given_up.remove(id);
+    pub(super) fn remove_abandoned(&mut self, id: &BatchId) {
+        self.abandoned.remove(id);
     }
 
     /// Collected intervals that overlap the given one, the earliest first.
@@ -126,8 +126,8 @@ mod tests {
     }
 
     #[test]
-    fn intervals_are_tested_as_ranges_however_long() {
-        let mut collected = Collected::default();
+    fn tests_intervals_of_any_length_as_ranges() {
+        let mut collected = CollectedBatches::default();
         collected.insert(&selector(10, 10));
         collected.insert(&selector(100, 1 << 63));
         assert!(collected.covers_time(Time(10)) && collected.covers_time(Time(19)));
@@ -151,8 +151,8 @@ mod tests {
     }
 
     #[test]
-    fn batch_ids_are_kept_apart_from_intervals() {
-        let mut collected = Collected::default();
+    fn keeps_batch_ids_apart_from_intervals() {
+        let mut collected = CollectedBatches::default();
         let id = BatchId::new([1; 32]);
         collected.insert(&BatchSelector::FixedSize(id));
         collected.insert(&selector(0, 5));

@@ -14,7 +14,7 @@ use super::{
     engine::{Engine, EngineError, Row},
     open::{self, OpenError},
     space,
-    swap::{self, Old},
+    swap::{self, OldDatabase},
     table::{self, RowError},
 };
 
@@ -29,7 +29,7 @@ const ROWS_PER_TICK: u64 = 64;
 
 /// What the writing of a database is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum CompactStage {
     /// It looks at what there is.
     Reading,
     /// It writes.
@@ -40,7 +40,7 @@ pub enum Stage {
 
 /// Is told what is being done, how much of it is done, and how much there is to do, in bytes; zero if that is not
 /// known.
-pub type Watcher<'a> = &'a mut dyn FnMut(Stage, u64, u64);
+pub type ProgressFn<'a> = &'a mut dyn FnMut(CompactStage, u64, u64);
 
 /// What a database holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,24 +156,25 @@ pub(super) fn rebuild<E: From<EngineError>>(
     dir: &Path,
     cache_bytes: u64,
     from: Engine,
-    old: Old,
+    old: OldDatabase,
     map: impl FnMut(Option<Row>, &mut Vec<Row>) -> Result<(), E>,
-    progress: Watcher<'_>,
+    progress: ProgressFn<'_>,
 ) -> Result<Totals, E> {
-    let before = Totals::of(&from, |t| progress(Stage::Reading, t.bytes, 0))?;
+    let before = Totals::of(&from, |t| progress(CompactStage::Reading, t.bytes, 0))?;
     check_room(dir, before.bytes)?;
     let to = swap::begin(dir, cache_bytes)?;
-    let written = rewrite(&from, &to, map, |bytes| progress(Stage::Writing, bytes, before.bytes)).and_then(|totals| {
-        to.close()?;
-        from.close()?;
-        let again = swap::reopen(dir, cache_bytes)?;
-        let found = Totals::of(&again, |t| progress(Stage::Checking, t.bytes, totals.bytes))?;
-        again.close()?;
-        match found == totals {
-            true => Ok(totals),
-            false => Err(EngineError::Damaged("what was written does not read back as it was".into()).into()),
-        }
-    });
+    let written =
+        rewrite(&from, &to, map, |bytes| progress(CompactStage::Writing, bytes, before.bytes)).and_then(|totals| {
+            to.close()?;
+            from.close()?;
+            let again = swap::reopen(dir, cache_bytes)?;
+            let found = Totals::of(&again, |t| progress(CompactStage::Checking, t.bytes, totals.bytes))?;
+            again.close()?;
+            match found == totals {
+                true => Ok(totals),
+                false => Err(EngineError::Damaged("what was written does not read back as it was".into()).into()),
+            }
+        });
     match written {
         Ok(totals) => {
             swap::finish(dir, old).map_err(EngineError::from)?;
@@ -203,7 +204,7 @@ const ROOM: u64 = 32 << 20;
 
 /// What came of a compaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Compacted {
+pub struct CompactionResult {
     /// The size of the files before.
     pub bytes_before: u64,
     /// Their size now.
@@ -215,7 +216,7 @@ pub struct Compacted {
 }
 
 /// Writes a data directory's database anew, as small as it can be. Fails if a server runs on the directory.
-pub fn compact(dir: &Path, cache_bytes: u64, progress: Watcher<'_>) -> Result<Compacted, OpenError> {
+pub fn compact(dir: &Path, cache_bytes: u64, progress: ProgressFn<'_>) -> Result<CompactionResult, OpenError> {
     let _lock = open::claim_existing(dir)?;
     let tables = dir.join(swap::TABLES);
     let bytes_before = size(&tables)?;
@@ -223,10 +224,10 @@ pub fn compact(dir: &Path, cache_bytes: u64, progress: Watcher<'_>) -> Result<Co
     if from.get(&table::SEQUENCES.key(&table::NEXT_PACK))?.is_none() {
         return Err(OpenError::Damaged("the database is empty, which it never was since it was made".into()));
     }
-    let mut joiner = Joiner::default();
+    let mut joiner = ReplayRowMerger::default();
     let map = |row: Option<Row>, out: &mut Vec<Row>| joiner.map(row, out);
-    let totals = rebuild::<OpenError>(dir, cache_bytes, from, Old::Delete, map, progress)?;
-    Ok(Compacted { bytes_before, bytes_after: size(&tables)?, rows: totals.rows, row_bytes: totals.bytes })
+    let totals = rebuild::<OpenError>(dir, cache_bytes, from, OldDatabase::Delete, map, progress)?;
+    Ok(CompactionResult { bytes_before, bytes_after: size(&tables)?, rows: totals.rows, row_bytes: totals.bytes })
 }
 
 /// The size of all files in a database's directory.
@@ -240,12 +241,12 @@ fn size(tables: &Path) -> std::io::Result<u64> {
 
 /// Joins neighbouring rows of ids of one task and day. How long an id is does not matter.
 #[derive(Default)]
-struct Joiner {
+struct ReplayRowMerger {
     /// The key of the row that is being filled, and the ids in it.
     filling: Option<(Vec<u8>, Vec<u8>)>,
 }
 
-impl Joiner {
+impl ReplayRowMerger {
     fn map(&mut self, row: Option<Row>, out: &mut Vec<Row>) -> Result<(), OpenError> {
         let Some((key, value)) = row else { return self.flush(out) };
         if key.first() != Some(&table::REPLAY.prefix) {

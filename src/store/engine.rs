@@ -27,7 +27,7 @@ use std::{
 
 use super::Durability;
 use super::{
-    ledger::{self, Ledger, Witness},
+    ledger::{self, AcknowledgedFile, Ledger},
     space,
 };
 use dapbox_support::{Fault, fault::panic_text};
@@ -55,13 +55,13 @@ pub(super) struct Engine {
     /// Our own descriptor of sled's file, to sync it.
     file: File,
     ledger: Mutex<Ledger>,
-    witness: Witness,
+    acknowledged: AcknowledgedFile,
     durability: Durability,
 }
 
 /// What is believed of a database that is opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Trust {
+enum LedgerSource {
     /// What its ledger says.
     Ledger,
     /// What its rows say.
@@ -105,22 +105,22 @@ impl From<sled::Error> for EngineError {
 impl Engine {
     /// Opens the database in `dir`, or creates it. The caller makes sure that no other process does the same.
     pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
-        Self::open_as(dir, cache_bytes, Trust::Ledger)
+        Self::open_as(dir, cache_bytes, LedgerSource::Ledger)
     }
 
     /// The same for a database that an earlier release may have written to, which knows of no ledger: there may be one,
     /// of an upgrade that was not finished or was undone, and it says nothing.
     pub(super) fn open_of_earlier_release(dir: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
-        Self::open_as(dir, cache_bytes, Trust::Rows)
+        Self::open_as(dir, cache_bytes, LedgerSource::Rows)
     }
 
-    fn open_as(dir: &Path, cache_bytes: u64, trust: Trust) -> Result<Self, EngineError> {
+    fn open_as(dir: &Path, cache_bytes: u64, trust: LedgerSource) -> Result<Self, EngineError> {
         fs::create_dir_all(dir)?;
         remove_partial_snapshots(dir)?;
         let config = sled::Config::new().path(dir).segment_size(SEGMENT_BYTES).cache_capacity(cache_bytes);
         let deadline = Instant::now() + UNLOCK_PATIENCE;
         let db = loop {
-            match guarded(|| Ok(config.open()?)) {
+            match catch_panic(|| Ok(config.open()?)) {
                 Err(EngineError::Io(error)) if is_lock_error(&error) && Instant::now() < deadline => {
                     std::thread::sleep(Duration::from_millis(5));
                 }
@@ -131,17 +131,17 @@ impl Engine {
         file.sync_all()?;
         File::open(dir.join("conf"))?.sync_all()?;
         File::open(dir)?.sync_all()?;
-        if trust == Trust::Rows {
-            ledger::forget(dir)?;
-            guarded(|| Ok(db.remove(LEDGER).map(drop)?))?;
+        if trust == LedgerSource::Rows {
+            ledger::delete_file(dir)?;
+            catch_panic(|| Ok(db.remove(LEDGER).map(drop)?))?;
         }
-        let ledger = guarded(|| check(&db, ledger::read(dir)?))?;
+        let ledger = catch_panic(|| check(&db, ledger::read(dir)?))?;
         let ledger = match ledger {
             Some(ledger) => ledger,
-            None => guarded(|| begin(&db, &file))?,
+            None => catch_panic(|| begin(&db, &file))?,
         };
-        let witness = Witness::start(dir, ledger)?;
-        Ok(Self { db, file, durability: Durability::Synced, ledger: Mutex::new(ledger), witness })
+        let acknowledged = AcknowledgedFile::start(dir, ledger)?;
+        Ok(Self { db, file, durability: Durability::Synced, ledger: Mutex::new(ledger), acknowledged })
     }
 
     /// The same with what commits shall do for durability.
@@ -151,7 +151,7 @@ impl Engine {
 
     /// Whether there is no row.
     pub(super) fn is_empty(&self) -> Result<bool, EngineError> {
-        guarded(|| {
+        catch_panic(|| {
             let is_other = |key: &sled::Result<sled::IVec>| key.as_ref().map_or(true, |key| key.as_ref() != LEDGER);
             Ok(self.db.iter().keys().find(is_other).transpose()?.is_none())
         })
@@ -159,7 +159,7 @@ impl Engine {
 
     /// The value of a row.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        guarded(|| match self.db.get(key)? {
+        catch_panic(|| match self.db.get(key)? {
             Some(head) => self.assemble(key, &head).map(Some),
             None => Ok(None),
         })
@@ -172,11 +172,11 @@ impl Engine {
         mut visit: impl FnMut(&[u8], Vec<u8>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut rows = self.db.scan_prefix(prefix);
-        while let Some((key, head)) = guarded(|| Ok(rows.next().transpose()?))? {
+        while let Some((key, head)) = catch_panic(|| Ok(rows.next().transpose()?))? {
             if key == LEDGER {
                 continue;
             }
-            let value = guarded(|| self.assemble(&key, &head))?;
+            let value = catch_panic(|| self.assemble(&key, &head))?;
             visit(&key, value)?;
         }
         Ok(())
@@ -189,7 +189,7 @@ impl Engine {
         mut visit: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut keys = self.db.scan_prefix(prefix).keys();
-        while let Some(key) = guarded(|| Ok(keys.next().transpose()?))? {
+        while let Some(key) = catch_panic(|| Ok(keys.next().transpose()?))? {
             if key != LEDGER {
                 visit(&key)?;
             }
@@ -205,8 +205,8 @@ impl Engine {
     ) -> Result<(), E> {
         let start = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_vec()));
         let mut rows = self.db.range((start, Bound::Excluded(LEDGER.to_vec())));
-        while let Some((key, head)) = guarded(|| Ok(rows.next().transpose()?))? {
-            let value = guarded(|| self.assemble(&key, &head))?;
+        while let Some((key, head)) = catch_panic(|| Ok(rows.next().transpose()?))? {
+            let value = catch_panic(|| self.assemble(&key, &head))?;
             if visit(&key, value)?.is_break() {
                 break;
             }
@@ -217,7 +217,7 @@ impl Engine {
     /// The keys that begin with `prefix`, in order, from `from` on: at least one if there is one, and no more than go into
     /// `budget` when each counts as the pieces that its row has. Whether there are more.
     pub(super) fn page(&self, prefix: &[u8], from: &[u8], budget: usize) -> Result<(Vec<Vec<u8>>, bool), EngineError> {
-        guarded(|| {
+        catch_panic(|| {
             let (mut keys, mut spent) = (Vec::new(), 0);
             for row in self.db.range(from.max(prefix)..) {
                 let (key, head) = row?;
@@ -239,7 +239,7 @@ impl Engine {
     pub(super) fn commit(&self, rows: &Rows) -> Result<(), EngineError> {
         // What a failed commit leaves here is of no use: the store stops, and reads it anew.
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        guarded(|| {
+        catch_panic(|| {
             let mut batch = Batch { db: &self.db, batch: sled::Batch::default(), ledger: &mut ledger };
             for (key, value) in rows {
                 batch.put(key, value.as_deref())?;
@@ -253,7 +253,7 @@ impl Engine {
             }
         })?;
         if self.durability == Durability::Synced {
-            self.witness.note(ledger.commits)?;
+            self.acknowledged.record(ledger.commits)?;
         }
         Ok(())
     }
@@ -277,7 +277,7 @@ impl Engine {
             raw.insert(key.clone(), (Some(pieces), first));
         }
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        guarded(|| {
+        catch_panic(|| {
             // Not as a batch: sled writes the rows of a batch in no order.
             for key in raw.keys() {
                 self.db.insert(key, Vec::new())?;
@@ -293,14 +293,14 @@ impl Engine {
             self.db.flush()?;
             Ok(self.file.sync_data()?)
         })?;
-        self.witness.note(ledger.commits)?;
+        self.acknowledged.record(ledger.commits)?;
         Ok(())
     }
 
     /// Closes the database, and waits until sled has let go of its files.
     pub(super) fn close(self) -> Result<(), EngineError> {
         let Self { db, file, .. } = self;
-        guarded(|| {
+        catch_panic(|| {
             drop(db);
             Ok(())
         })?;
@@ -396,24 +396,24 @@ fn check(db: &sled::Db, noted: Option<(u64, u64)>) -> Result<Option<Ledger>, Eng
         }
         _ => {}
     }
-    if weigh_all(db)? == ledger.sum { Ok(Some(ledger)) } else { damaged("rows are missing in the middle") }
+    if hash_rows(db)? == ledger.sum { Ok(Some(ledger)) } else { damaged("rows are missing in the middle") }
 }
 
 /// Writes the first ledger, of a new database or of one that an older release has made.
 fn begin(db: &sled::Db, file: &File) -> Result<Ledger, EngineError> {
-    let ledger = Ledger { sum: weigh_all(db)?, ..Ledger::new() };
+    let ledger = Ledger { sum: hash_rows(db)?, ..Ledger::new() };
     db.insert(LEDGER, &ledger.to_bytes())?;
     db.flush()?;
     file.sync_data()?;
     Ok(ledger)
 }
 
-fn weigh_all(db: &sled::Db) -> Result<u64, EngineError> {
+fn hash_rows(db: &sled::Db) -> Result<u64, EngineError> {
     let mut sum = 0_u64;
     for row in db.iter() {
         let (key, value) = row?;
         if key.as_ref() != LEDGER {
-            sum = sum.wrapping_add(ledger::weigh(&key, &value));
+            sum = sum.wrapping_add(ledger::row_hash(&key, &value));
         }
     }
     Ok(sum)
@@ -430,7 +430,7 @@ fn piece_key(key: &[u8], index: u32) -> Vec<u8> {
 }
 
 /// Runs something of sled's, which reports some kinds of damage by panicking.
-fn guarded<T>(f: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+fn catch_panic<T>(f: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(f))
         .unwrap_or_else(|panic| Err(EngineError::Damaged(format!("the database gave up: {}", panic_text(&*panic)))))
 }
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn long_values_are_cut_up_and_their_pieces_go_with_them() {
+    fn splits_long_values_and_deletes_their_pieces() {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(dir.path(), 1 << 20).unwrap();
         for len in [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 5 * PIECE_BYTES, 5 * PIECE_BYTES - 1, 10] {
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn scanning_sees_whole_values_under_the_prefix_only() {
+    fn scan_returns_whole_values_under_prefix() {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(dir.path(), 1 << 20).unwrap();
         let long = vec![7; 3 * PIECE_BYTES];
@@ -504,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn imported_rows_are_like_committed_ones_and_leave_no_dead_space() {
+    fn import_leaves_no_dead_space() {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(dir.path(), 1 << 20).unwrap();
         let rows: Vec<Row> = (0..1000u32)
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_put_into_blob_files_which_are_never_synced() {
+    fn writes_no_blob_files() {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(dir.path(), 1 << 20).unwrap();
         for round in 0..4u8 {
@@ -540,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_of_the_database_are_known_by_their_names() {
+    fn recognizes_database_threads_by_name() {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(dir.path(), 1 << 20).unwrap();
         engine.commit(&row(b"key", Some(vec![1]))).unwrap();
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_piece_is_damage() {
+    fn reports_missing_piece_as_damage() {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(dir.path(), 1 << 20).unwrap();
         engine.commit(&row(b"key", Some(vec![1; 3 * PIECE_BYTES]))).unwrap();
@@ -564,7 +564,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_snapshot_does_not_keep_the_database_from_opening() {
+    fn opens_after_interrupted_snapshot() {
         let dir = tempfile::tempdir().unwrap();
         let engine = Engine::open(dir.path(), 1 << 20).unwrap();
         engine.commit(&row(b"key", Some(vec![1]))).unwrap();

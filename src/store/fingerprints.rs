@@ -32,7 +32,7 @@ const FAN_BITS: u32 = 2;
 /// How many fingerprints are in a shard's hash map, at least, before they are merged into its vectors.
 const MIN_RECENT: usize = 256;
 /// And which part of the vectors they are, at least: the cost of merging is spread over as many.
-const SHARE: usize = 16;
+const RECENT_FRACTION: usize = 16;
 
 /// The key of a directory's fingerprints.
 #[derive(Clone)]
@@ -104,24 +104,24 @@ impl Fingerprints {
         let at = self.find_shard(fingerprint);
         let shard = &mut self.shards[at];
         shard.recent.insert(fingerprint, day_of(day));
-        if shard.recent.len() >= MIN_RECENT.max(shard.sorted.len() / SHARE) {
+        if shard.recent.len() >= MIN_RECENT.max(shard.sorted.len() / RECENT_FRACTION) {
             shard.merge();
-            self.divide(at);
+            self.split_if_large(at);
         }
     }
 
-    /// Adds stored ones of a day, in any order. [`Self::settle`] follows before anything else.
+    /// Adds stored ones of a day, in any order. [`Self::sort`] follows before anything else.
     pub(super) fn restore(&mut self, fingerprints: impl Iterator<Item = u64>, day: u64) {
         for fingerprint in fingerprints {
             let at = self.find_shard(fingerprint);
             self.shards[at].sorted.push(fingerprint);
             self.shards[at].days.push(day_of(day));
-            self.divide(at);
+            self.split_if_large(at);
         }
     }
 
     /// Makes the set usable after [`Self::restore`].
-    pub(super) fn settle(&mut self) {
+    pub(super) fn sort(&mut self) {
         for shard in &mut self.shards {
             let mut pairs: Vec<_> = shard.sorted.iter().copied().zip(shard.days.iter().copied()).collect();
             pairs.sort_unstable_by_key(|(fingerprint, _)| *fingerprint);
@@ -147,13 +147,13 @@ impl Fingerprints {
     }
 
     /// Divides a shard if it is too large.
-    fn divide(&mut self, at: usize) {
+    fn split_if_large(&mut self, at: usize) {
         let (first, bits) = (self.firsts[at], self.shards[at].bits);
         if self.shards[at].sorted.len() <= MAX_SHARD || bits <= FAN_BITS {
             return;
         }
         let bits = bits - FAN_BITS;
-        let parts = std::mem::replace(&mut self.shards[at], Shard::new(bits)).into_parts(first, bits);
+        let parts = std::mem::replace(&mut self.shards[at], Shard::new(bits)).split(first, bits);
         self.firsts.splice(at..=at, (0..1 << FAN_BITS).map(|part| first + (part << bits)));
         self.shards.splice(at..=at, parts);
     }
@@ -213,7 +213,7 @@ impl Shard {
     }
 
     /// The shards of `2^bits` fingerprints each that this one, which begins with `first`, is divided into.
-    fn into_parts(self, first: u64, bits: u32) -> Vec<Self> {
+    fn split(self, first: u64, bits: u32) -> Vec<Self> {
         let mut parts: Vec<Self> = (0..1 << FAN_BITS).map(|_| Self::new(bits)).collect();
         let part = |fingerprint: u64| ((fingerprint - first) >> bits) as usize;
         for (fingerprint, day) in self.sorted.into_iter().zip(self.days) {
@@ -279,14 +279,14 @@ mod tests {
         for day in 0..7 {
             set.restore(stored.iter().copied().filter(|n| n % 7 == day), day);
         }
-        set.settle();
+        set.sort();
         added.iter().for_each(|n| set.insert_new(*n, n % 7));
         set
     }
 
     proptest! {
         #[test]
-        fn a_set_holds_what_was_put_into_it_and_nothing_else(
+        fn set_contains_exactly_its_fingerprints(
             stored in proptest::collection::hash_set(any::<u64>(), 0..3000),
             added in proptest::collection::hash_set(any::<u64>(), 0..12_000),
             outside in proptest::collection::hash_set(any::<u64>(), 100),
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn large_sets_are_divided_and_stay_complete() {
+    fn splits_large_sets_without_loss() {
         let numbers = |from: u64| (from..from + 300_000).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let (stored, added): (HashSet<u64>, HashSet<u64>) = (numbers(0).collect(), numbers(1 << 40).collect());
         let mut set = set_of(&stored, &added);
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn days_that_do_not_fit_are_never_forgotten() {
+    fn keeps_fingerprints_of_days_out_of_range() {
         let mut set = Fingerprints::default();
         for (fingerprint, day) in [(1, 65_534), (2, 65_535), (3, 1 << 40)] {
             set.insert_new(fingerprint, day);
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fingerprint_depends_on_id_and_key() {
+    fn fingerprint_depends_on_id_and_key() {
         let key = |n: u8| FingerprintKey::new(&Secret::new(vec![n; 16])).unwrap();
         let id = |n: u8| ReportId::new([n; 16]);
         assert_eq!(key(1).fingerprint(&id(1)), key(1).fingerprint(&id(1)));

@@ -11,7 +11,7 @@ use super::{
     state::State,
     sums::BucketKey,
     table::{self, Key},
-    waiting::Fate,
+    waiting::PackState,
 };
 use dapbox_protocol::model::{Report, TaskId, Time};
 use dapbox_support::Fault;
@@ -19,7 +19,7 @@ use dapbox_support::Fault;
 /// A pack is not added to once it has this many bytes.
 const PACK_BYTES: usize = 48 << 10;
 /// A group of this many bytes is committed without waiting for more: a commit holds what it writes several times over.
-const LARGE: usize = 4 << 20;
+const MAX_GROUP_BYTES: usize = 4 << 20;
 /// How many fingerprints are put into one row: 64,000 bytes.
 pub(super) const FINGERPRINTS_PER_ROW: usize = 8_000;
 
@@ -34,16 +34,16 @@ pub(super) struct Group {
     /// The encoded sums of buckets that changed.
     sums: BTreeMap<BucketKey, Vec<u8>>,
     replay: BTreeMap<(TaskId, u64), Vec<u8>>,
-    packs: BTreeMap<(TaskId, u64), Filling>,
+    packs: BTreeMap<(TaskId, u64), OpenPack>,
     /// The pack of each task that takes more reports.
     open: HashMap<TaskId, u64>,
     /// Packs some of whose reports died.
-    holed: BTreeSet<(TaskId, u64)>,
+    partial: BTreeSet<(TaskId, u64)>,
 }
 
 /// A pack that is not on disk yet.
 #[derive(Default)]
-struct Filling {
+struct OpenPack {
     reports: Vec<PackedReport>,
     bytes: usize,
 }
@@ -57,7 +57,7 @@ impl Group {
 
     /// Whether it has come to so much that what else waits should wait for the next one.
     pub(super) fn is_large(&self) -> bool {
-        self.bytes >= LARGE
+        self.bytes >= MAX_GROUP_BYTES
     }
 
     /// A row as this group sees it.
@@ -96,11 +96,11 @@ impl Group {
 
     /// The pack has lost reports.
     pub(super) fn touch_pack(&mut self, task: &TaskId, pack: u64) {
-        self.holed.insert((*task, pack));
+        self.partial.insert((*task, pack));
     }
 
     /// The report with this fingerprint was aggregated.
-    pub(super) fn remember(&mut self, task: &TaskId, fingerprint: u64, time: Time) {
+    pub(super) fn record_aggregated(&mut self, task: &TaskId, fingerprint: u64, time: Time) {
         self.replay.entry((*task, replay::day(time))).or_default().extend(fingerprint.to_be_bytes());
     }
 
@@ -136,8 +136,8 @@ impl Group {
 
     /// Forgets what this group has to say about a task.
     pub(super) fn forget_task(&mut self, task: &TaskId) {
-        for prefix in table::OF_TASKS {
-            let prefix = rows_of(prefix, task);
+        for prefix in table::TASK_TABLE_PREFIXES {
+            let prefix = task_prefix(prefix, task);
             let ours = self.rows.range_mut(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
             ours.for_each(|(_, value)| *value = None);
         }
@@ -145,7 +145,7 @@ impl Group {
         self.sums.retain(|(id, _), _| id != task);
         self.replay.retain(|(id, _), _| id != task);
         self.packs.retain(|(id, _), _| id != task);
-        self.holed.retain(|(id, _)| id != task);
+        self.partial.retain(|(id, _)| id != task);
         self.open.remove(task);
     }
 
@@ -196,14 +196,14 @@ impl Group {
         for (key, filling) in std::mem::take(&mut self.packs) {
             self.rows.insert(table::PACKS.key(&key), Some(table::PACKS.value(&filling.reports)?));
         }
-        for key in &self.holed {
+        for key in &self.partial {
             let Some(task) = state.tasks.get_mut(&key.0) else { continue };
-            match task.waiting.settle(key.1) {
-                Fate::Whole => {}
-                Fate::Holed(bits) => {
+            match task.waiting.finish_pack(key.1) {
+                PackState::Intact => {}
+                PackState::Partial(bits) => {
                     self.rows.insert(table::DEAD.key(key), Some(table::DEAD.value(&ByteBuf::from(bits))?));
                 }
-                Fate::Dead => {
+                PackState::Empty => {
                     self.rows.insert(table::PACKS.key(key), None);
                     self.rows.insert(table::DEAD.key(key), None);
                 }
@@ -214,7 +214,7 @@ impl Group {
 }
 
 /// The range of all rows of a task in the table with the given prefix.
-pub(super) fn rows_of(prefix: u8, task: &TaskId) -> Vec<u8> {
+pub(super) fn task_prefix(prefix: u8, task: &TaskId) -> Vec<u8> {
     let mut bytes = vec![prefix];
     task.write(&mut bytes);
     bytes

@@ -11,28 +11,28 @@ const BOUNDS: [u64; 14] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_0
 
 /// Counts how often something took how long. Everybody may count at once.
 #[derive(Debug, Default)]
-pub struct Latencies {
-    classes: [AtomicU64; BOUNDS.len() + 1],
+pub struct LatencyHistogram {
+    buckets: [AtomicU64; BOUNDS.len() + 1],
     micros: AtomicU64,
 }
 
-impl Latencies {
+impl LatencyHistogram {
     /// Counts one that took so long.
     pub fn observe(&self, time: Duration) {
         let class = BOUNDS.partition_point(|bound| Duration::from_millis(*bound) < time);
-        self.classes[class].fetch_add(1, Ordering::Relaxed);
+        self.buckets[class].fetch_add(1, Ordering::Relaxed);
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.micros.fetch_add(micros, Ordering::Relaxed);
     }
 
     /// How many there were of each class, with the class's upper bound in seconds; the last one has none.
-    pub fn classes(&self) -> Vec<(f64, u64)> {
+    pub fn buckets(&self) -> Vec<(f64, u64)> {
         let bounds = BOUNDS.iter().map(|bound| *bound as f64 / 1000.0).chain([f64::INFINITY]);
-        bounds.zip(self.classes.iter().map(|count| count.load(Ordering::Relaxed))).collect()
+        bounds.zip(self.buckets.iter().map(|count| count.load(Ordering::Relaxed))).collect()
     }
 
     /// How many seconds all of them took together.
-    pub fn seconds(&self) -> f64 {
+    pub fn total_seconds(&self) -> f64 {
         self.micros.load(Ordering::Relaxed) as f64 / 1e6
     }
 }
@@ -42,13 +42,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_in_the_first_class_that_is_not_too_short() {
-        let latencies = Latencies::default();
+    fn counts_each_latency_in_the_first_bucket_that_holds_it() {
+        let latencies = LatencyHistogram::default();
         for millis in [0, 1, 3, 30_000, 40_000] {
             latencies.observe(Duration::from_millis(millis));
         }
-        let classes: Vec<_> = latencies.classes().into_iter().filter(|(_, count)| *count > 0).collect();
-        assert_eq!(classes, [(0.001, 2), (0.005, 1), (30.0, 1), (f64::INFINITY, 1)]);
-        assert_eq!(latencies.seconds(), 70.004);
+        let buckets: Vec<_> = latencies.buckets().into_iter().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(buckets, [(0.001, 2), (0.005, 1), (30.0, 1), (f64::INFINITY, 1)]);
+        assert_eq!(latencies.total_seconds(), 70.004);
     }
 }

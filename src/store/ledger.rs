@@ -29,9 +29,9 @@ const NAME: &str = "acknowledged";
 /// How much later than a commit it is told of it.
 const DELAY: Duration = Duration::from_secs(1);
 /// A record in the file: the number of the database, the number of the commit, and a checksum.
-const RECORD: usize = 20;
+const RECORD_BYTES: usize = 20;
 /// Where the two records begin; they are written in turn, so that one of them is always whole.
-const PLACES: [u64; 2] = [0, 4096];
+const RECORD_OFFSETS: [u64; 2] = [0, 4096];
 
 /// The row that each commit writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub(super) struct Ledger {
     pub(super) id: u64,
     /// How many commits there were.
     pub(super) commits: u64,
-    /// The sum of what [`weigh`] says of all other rows.
+    /// The sum of what [`row_hash`] says of all other rows.
     pub(super) sum: u64,
 }
 
@@ -68,14 +68,14 @@ impl Ledger {
 
     /// A row changes.
     pub(super) fn replace(&mut self, key: &[u8], before: Option<&[u8]>, after: Option<&[u8]>) {
-        let weight = |value: Option<&[u8]>| value.map_or(0, |value| weigh(key, value));
+        let weight = |value: Option<&[u8]>| value.map_or(0, |value| row_hash(key, value));
         self.sum = self.sum.wrapping_sub(weight(before)).wrapping_add(weight(after));
     }
 }
 
 /// A number for a row, so that sums over different rows differ. Against accidents only: whoever can write to the files
 /// can do worse.
-pub(super) fn weigh(key: &[u8], value: &[u8]) -> u64 {
+pub(super) fn row_hash(key: &[u8], value: &[u8]) -> u64 {
     let both = (u64::from(crc32fast::hash(key)) << 32) | u64::from(crc32fast::hash(value));
     // The finish of splitmix64, which spreads every bit over all of them.
     let both = (both ^ (both >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -89,7 +89,7 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<(u64, u64)>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         bytes => bytes?,
     };
-    let records = PLACES.iter().filter_map(|place| decode(bytes.get(*place as usize..)?.get(..RECORD)?));
+    let records = RECORD_OFFSETS.iter().filter_map(|place| decode(bytes.get(*place as usize..)?.get(..RECORD_BYTES)?));
     let unreadable = || {
         let text = format!("{NAME} is unreadable; delete it if you are certain that nothing else is damaged");
         io::Error::new(ErrorKind::InvalidData, text)
@@ -98,15 +98,15 @@ pub(super) fn read(dir: &Path) -> io::Result<Option<(u64, u64)>> {
 }
 
 /// Deletes the file beside the database.
-pub(super) fn forget(dir: &Path) -> io::Result<()> {
+pub(super) fn delete_file(dir: &Path) -> io::Result<()> {
     match fs::remove_file(dir.join(NAME)) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-fn encode(id: u64, commits: u64) -> [u8; RECORD] {
-    let mut record = [0; RECORD];
+fn encode(id: u64, commits: u64) -> [u8; RECORD_BYTES] {
+    let mut record = [0; RECORD_BYTES];
     record[..8].copy_from_slice(&id.to_be_bytes());
     record[8..16].copy_from_slice(&commits.to_be_bytes());
     let checksum = crc32fast::hash(&record[..16]);
@@ -122,14 +122,14 @@ fn decode(record: &[u8]) -> Option<(u64, u64)> {
 }
 
 /// Keeps the file beside an open database up to date.
-pub(super) struct Witness {
+pub(super) struct AcknowledgedFile {
     commits: Arc<AtomicU64>,
     /// Dropped first, which ends the thread.
     wake: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Witness {
+impl AcknowledgedFile {
     /// Makes the file new, for a database that is open and has had so many commits.
     pub(super) fn start(dir: &Path, ledger: Ledger) -> io::Result<Self> {
         let (path, draft) = (dir.join(NAME), dir.join(format!("{NAME}.new")));
@@ -148,7 +148,7 @@ impl Witness {
     }
 
     /// That many commits are durable. An error if nothing notes it any more: the thread has panicked.
-    pub(super) fn note(&self, commits: u64) -> io::Result<()> {
+    pub(super) fn record(&self, commits: u64) -> io::Result<()> {
         self.commits.store(commits, Ordering::Release);
         match self.wake.as_ref().map(|wake| wake.try_send(())) {
             Some(Err(TrySendError::Disconnected(()))) => {
@@ -160,7 +160,7 @@ impl Witness {
     }
 }
 
-impl Drop for Witness {
+impl Drop for AcknowledgedFile {
     /// Writes the last number.
     fn drop(&mut self) {
         drop(self.wake.take());
@@ -185,7 +185,7 @@ fn watch(file: &File, ledger: Ledger, commits: &AtomicU64, woken: &Receiver<()>)
         let latest = commits.load(Ordering::Acquire);
         if latest != written {
             let record = encode(ledger.id, latest);
-            match file.write_all_at(&record, PLACES[turn % 2]).and_then(|()| file.sync_data()) {
+            match file.write_all_at(&record, RECORD_OFFSETS[turn % 2]).and_then(|()| file.sync_data()) {
                 Ok(()) => (written, turn) = (latest, turn + 1),
                 // It says too little then, which harms nobody as long as the disk is sound.
                 Err(error) => tracing::error!(%error, "cannot note which commits are durable"),
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ledger_is_read_back_and_notices_what_is_missing() {
+    fn ledger_detects_missing_rows() {
         let mut ledger = Ledger { id: 7, commits: 8, sum: 0 };
         ledger.replace(b"a", None, Some(b"1"));
         ledger.replace(b"b", None, Some(b"2"));
@@ -212,36 +212,36 @@ mod tests {
         ledger.replace(b"a", Some(b"1"), Some(b"2"));
         assert_ne!(ledger.sum, full);
         ledger.replace(b"a", Some(b"2"), None);
-        assert_eq!(ledger.sum, weigh(b"b", b"2"));
+        assert_eq!(ledger.sum, row_hash(b"b", b"2"));
         // Values that change places do not cancel out.
         assert_ne!(
-            weigh(b"a", b"1").wrapping_add(weigh(b"b", b"2")),
-            weigh(b"a", b"2").wrapping_add(weigh(b"b", b"1"))
+            row_hash(b"a", b"1").wrapping_add(row_hash(b"b", b"2")),
+            row_hash(b"a", b"2").wrapping_add(row_hash(b"b", b"1"))
         );
     }
 
     #[test]
-    fn reports_that_its_thread_is_gone() {
+    fn reports_panicked_thread() {
         let (wake, woken) = sync_channel(1);
         drop(woken);
-        let witness = Witness { commits: Arc::default(), wake: Some(wake), thread: None };
-        assert!(witness.note(1).is_err());
+        let acknowledged = AcknowledgedFile { commits: Arc::default(), wake: Some(wake), thread: None };
+        assert!(acknowledged.record(1).is_err());
     }
 
     #[test]
-    fn the_file_has_the_last_number_and_survives_the_loss_of_one_record() {
+    fn file_survives_one_damaged_record() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(read(dir.path()).unwrap(), None);
         let ledger = Ledger { id: 5, commits: 10, sum: 0 };
-        let witness = Witness::start(dir.path(), ledger).unwrap();
+        let acknowledged = AcknowledgedFile::start(dir.path(), ledger).unwrap();
         assert_eq!(read(dir.path()).unwrap(), Some((5, 10)));
-        witness.note(11).unwrap();
-        witness.note(12).unwrap();
-        drop(witness);
+        acknowledged.record(11).unwrap();
+        acknowledged.record(12).unwrap();
+        drop(acknowledged);
         assert_eq!(read(dir.path()).unwrap(), Some((5, 12)));
         let path = dir.path().join(NAME);
         let whole = fs::read(&path).unwrap();
-        for place in PLACES {
+        for place in RECORD_OFFSETS {
             let mut torn = whole.clone();
             torn[place as usize + 3] ^= 1;
             fs::write(&path, &torn).unwrap();

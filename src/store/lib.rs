@@ -62,9 +62,9 @@ mod fingerprints;
 mod group;
 pub mod latency;
 mod ledger;
+mod legacy;
 mod migrate;
 pub mod name;
-mod older;
 mod open;
 mod owner;
 mod records;
@@ -95,32 +95,32 @@ use std::{
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use self::writer::{Answer, Core, Work};
-use crate::latency::Latencies;
+use self::writer::{Answer, Core, QueuedWrite};
+use crate::latency::LatencyHistogram;
 use dapbox_support::{Failpoints, Fault, Point, fault::panic_text};
 
 pub use backup::{
-    BackupError, BackupMade, BackupOptions, Contents, FormatError, Header, RestoreError, TaskContents, VerifyError,
-    restore, verify,
+    BackupContents, BackupError, BackupOptions, BackupSummary, FormatError, Header, RestoreError, TaskContents,
+    VerifyError, restore, verify,
 };
-pub use collected::Collected;
-pub use compact::{Compacted, Stage, Watcher, compact};
+pub use collected::CollectedBatches;
+pub use compact::{CompactStage, CompactionResult, ProgressFn, compact};
 pub use engine::is_own_thread;
 pub use open::OpenError;
 pub use owner::check_user;
 pub use records::{
-    BucketHeader, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, HelperJobRecord,
-    HelperJobState, KeyRecord, KeyStage, LeaderJobRecord, LeaderJobState, Progress, Removed, ReportRef, ResultRecord,
-    ResultStage,
+    BucketHeader, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionProgress, CollectionState, Counters,
+    HelperJobRecord, HelperJobState, KeyRecord, KeyStage, LeaderJobRecord, LeaderJobState, ReportRef, ResultRecord,
+    ResultStage, Tombstone,
 };
-pub use replay::Replay;
+pub use replay::ReplayIndex;
 pub use state::TaskState;
 pub use sums::BucketMut;
-pub use sweep::{Old, Place, Swept};
+pub use sweep::{SweepCursor, SweepCutoffs, SweepResult};
 pub use tx::Tx;
 pub use vault::{KeyError, KeySource};
 pub use view::View;
-pub use waiting::{Entry, Pick, Picked, Waiting};
+pub use waiting::{Pick, Picked, ReportEntry, WaitingReports};
 
 /// How much a store may use, and where the key for its secrets is.
 #[derive(Clone, Debug)]
@@ -187,7 +187,7 @@ struct Inner {
 }
 
 struct Writer {
-    queue: mpsc::Sender<Work>,
+    queue: mpsc::Sender<QueuedWrite>,
     thread: JoinHandle<()>,
 }
 
@@ -200,10 +200,10 @@ impl Store {
             disk: RwLock::new(Some(disk)),
             stopped: watch::Sender::new(None),
             commits: AtomicU64::new(0),
-            commit_latencies: Latencies::default(),
+            commit_latencies: LatencyHistogram::default(),
             failpoints: options.failpoints,
             written: AtomicU64::new(0),
-            notes: backup::Notes::default(),
+            changes: backup::ChangeTracker::default(),
         });
         let (sender, receiver) = mpsc::channel(options.queue.max(1));
         let thread = thread::Builder::new().name("store".into()).spawn({
@@ -273,7 +273,7 @@ impl Store {
     }
 
     /// How long those commits took.
-    pub fn commit_latencies(&self) -> &Latencies {
+    pub fn commit_latencies(&self) -> &LatencyHistogram {
         &self.inner.core.commit_latencies
     }
 
@@ -337,7 +337,7 @@ fn work<T: Send + 'static>(
     point: Point,
     f: impl FnOnce(&mut Tx<'_>) -> Result<T, Fault> + Send + 'static,
     sender: oneshot::Sender<Result<T, Fault>>,
-) -> Work {
+) -> QueuedWrite {
     let run = Box::new(move |tx: &mut Tx<'_>| {
         let result = f(tx);
         let outcome = result.as_ref().map(|_| ()).map_err(Fault::clone);
@@ -347,7 +347,7 @@ fn work<T: Send + 'static>(
         });
         (outcome, answer)
     });
-    Work { point, run }
+    QueuedWrite { point, run }
 }
 
 fn closed() -> Fault {

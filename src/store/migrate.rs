@@ -16,13 +16,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use super::{
-    compact::{Watcher, rebuild},
+    compact::{ProgressFn, rebuild},
     engine::{Engine, Row},
     fingerprints::FingerprintKey,
     open::OpenError,
     state::State,
-    swap::Old,
-    table::{self, Key, Sealed},
+    swap::OldDatabase,
+    table::{self, EncryptedTable, Key},
     vault::Vault,
 };
 use dapbox_protocol::model::ReportId;
@@ -37,13 +37,13 @@ pub(super) fn from_1(
     cache_bytes: u64,
     engine: Engine,
     vault: &Vault,
-    progress: Watcher<'_>,
+    progress: ProgressFn<'_>,
 ) -> Result<(), OpenError> {
     let secrets = table::SECRETS.key(&table::FINGERPRINT_KEY);
     // The key is there if the migration was interrupted after all was written.
     let mut fresh = match engine.get(&secrets)? {
         Some(_) => None,
-        None => Some(State::fresh_fingerprint_key()),
+        None => Some(State::new_fingerprint_key()),
     };
     let key = match &fresh {
         Some(key) => FingerprintKey::new(key).ok_or_else(|| damaged(Fault::new("a key has the wrong length")))?,
@@ -57,7 +57,7 @@ pub(super) fn from_1(
         }
         Ok(())
     };
-    let old = if dir.join(KEPT).exists() { Old::Delete } else { Old::Keep(KEPT) };
+    let old = if dir.join(KEPT).exists() { OldDatabase::Delete } else { OldDatabase::Keep(KEPT) };
     rebuild(dir, cache_bytes, engine, old, map, progress)?;
     Ok(())
 }
@@ -74,12 +74,12 @@ fn convert((key, value): Row, vault: &Vault, fingerprints: &FingerprintKey) -> R
 
 /// A row that is encrypted, or was already.
 fn encrypted<K: Key, V: Serialize + DeserializeOwned>(
-    table: &Sealed<K, V>,
+    table: &EncryptedTable<K, V>,
     vault: &Vault,
     key: &[u8],
     value: Vec<u8>,
 ) -> Result<Vec<u8>, OpenError> {
-    if table.is_sealed(&value) {
+    if table.is_encrypted(&value) {
         return Ok(value);
     }
     let value = table.0.read(&value).map_err(OpenError::from)?;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 pub const MAX_CHARS: usize = 64;
 
 /// Marks that a name may have beside letters, digits and blanks.
-const MARKS: &str = "-._:/+()#,&";
+const PUNCTUATION: &str = "-._:/+()#,&";
 
 /// What an operator calls a task. Local: no other party learns it, and nothing of the protocol is bound to it. It stands in
 /// tables, pages, logs and labels of metrics.
@@ -19,7 +19,7 @@ pub struct TaskName(String);
 /// Why a text is no name of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a task's name has at most {MAX_CHARS} letters, digits, blanks and any of {MARKS}; it begins with a letter or digit and \
+    "a task's name has at most {MAX_CHARS} letters, digits, blanks and any of {PUNCTUATION}; it begins with a letter or digit and \
      does not end with a blank"
 )]
 pub struct NameError;
@@ -35,7 +35,7 @@ impl TryFrom<String> for TaskName {
     type Error = NameError;
 
     fn try_from(text: String) -> Result<Self, NameError> {
-        let fits = |c: char| c.is_alphanumeric() || c == ' ' || MARKS.contains(c);
+        let fits = |c: char| c.is_alphanumeric() || c == ' ' || PUNCTUATION.contains(c);
         let is_good = text.starts_with(char::is_alphanumeric)
             && !text.ends_with(' ')
             && text.chars().all(fits)

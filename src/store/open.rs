@@ -49,16 +49,16 @@ pub enum OpenError {
     #[error(
         "the data directory was written by an earlier release; start the server on it once, which brings it up to date"
     )]
-    Older,
+    NeedsMigration,
     /// There is no data directory.
     #[error("there is no data directory there; is --config or --data-dir missing?")]
-    Unused,
+    NoDataDirectory,
     /// The directory is not ours.
     #[error("the data directory holds something else; name an empty directory, or one that does not exist yet")]
     Foreign,
     /// A restore into it was interrupted.
     #[error("a backup was being restored into the data directory and is not complete; delete it and restore again")]
-    Unfinished,
+    IncompleteRestore,
     /// There is something in it.
     #[error("the directory is not empty, and a backup is restored into an empty one only; name another one")]
     NotEmpty,
@@ -85,13 +85,13 @@ pub enum OpenError {
         "there is no permission to use the data directory; run as the user that it belongs to, or give it to this one \
          with chown -R"
     )]
-    Denied,
+    PermissionDenied,
     /// Root is to work on somebody else's directory, while the server does not run.
     #[error(
         "the data directory belongs to user {0}, who could not read what root leaves behind in it; run this as that user \
          (the unit file for systemd says how), or start the server and ask it"
     )]
-    Others(u32),
+    ForeignOwner(u32),
     /// There is a file where the directory should be.
     #[error("there is a file in place of the data directory; name a directory, or a place where one can be made")]
     NotADirectory,
@@ -105,7 +105,7 @@ impl From<io::Error> for OpenError {
         match error.kind() {
             _ if space::is_full(&error) => Self::Full,
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
-            io::ErrorKind::PermissionDenied => Self::Denied,
+            io::ErrorKind::PermissionDenied => Self::PermissionDenied,
             io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => Self::NotADirectory,
             io::ErrorKind::InvalidData => Self::Damaged(error.to_string()),
             _ => Self::Io(error),
@@ -148,28 +148,28 @@ impl From<LoadError> for OpenError {
 pub(super) fn open(dir: &Path, options: &Options) -> Result<(Disk, State), OpenError> {
     create_dir(dir)?;
     let (marker, found) = claim(dir)?;
-    if found == Found::Version1 && !options.migrate {
-        return Err(OpenError::Older);
+    if found == MarkerState::Version1 && !options.migrate {
+        return Err(OpenError::NeedsMigration);
     }
     let key = match found {
-        Found::Current => options.key.read(dir)?,
-        Found::New | Found::Version1 => options.key.read_or_make(dir)?,
+        MarkerState::Current => options.key.read(dir)?,
+        MarkerState::New | MarkerState::Version1 => options.key.read_or_make(dir)?,
     };
     let vault = Vault::new(&key)?;
     swap::recover(dir)?;
     let mut engine = match found {
-        Found::Version1 => Engine::open_of_earlier_release(&dir.join(TABLES), options.cache_bytes)?,
-        Found::New | Found::Current => open_engine(dir, options)?,
+        MarkerState::Version1 => Engine::open_of_earlier_release(&dir.join(TABLES), options.cache_bytes)?,
+        MarkerState::New | MarkerState::Current => open_engine(dir, options)?,
     };
     match found {
-        Found::Current => {}
-        Found::New => {
+        MarkerState::Current => {}
+        MarkerState::New => {
             if engine.is_empty()? {
-                engine.commit(&State::first_rows(&vault).map_err(|fault| OpenError::Damaged(fault.to_string()))?)?;
+                engine.commit(&State::initial_rows(&vault).map_err(|fault| OpenError::Damaged(fault.to_string()))?)?;
             }
             mark(dir, &marker)?;
         }
-        Found::Version1 => {
+        MarkerState::Version1 => {
             tracing::info!("the data directory is from an earlier release and is brought up to date");
             migrate::from_1(dir, options.cache_bytes, engine, &vault, &mut |_, _, _| {})?;
             mark(dir, &marker)?;
@@ -196,7 +196,7 @@ fn mark(dir: &Path, marker: &File) -> io::Result<()> {
 /// Opens the database. If the disk is too full for that, or will be as soon as something is written, the ballast goes.
 fn open_engine(dir: &Path, options: &Options) -> Result<Engine, OpenError> {
     let (cache_bytes, ballast_bytes) = (options.cache_bytes, options.ballast_bytes);
-    let ballast = Ballast::of(dir, ballast_bytes);
+    let ballast = Ballast::new(dir, ballast_bytes);
     let give_up_ballast = || -> io::Result<bool> {
         let given_up = ballast_bytes > 0 && ballast.release()?;
         if given_up {
@@ -220,24 +220,24 @@ pub(super) fn claim_existing(dir: &Path) -> Result<File, OpenError> {
     match fs::metadata(dir.join(MARKER)) {
         Ok(marker) if marker.len() > 0 => {}
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => return Err(OpenError::Unused),
+        _ => return Err(OpenError::NoDataDirectory),
     }
     let (marker, found) = claim(dir)?;
-    if found != Found::Current {
-        return Err(OpenError::Older);
+    if found != MarkerState::Current {
+        return Err(OpenError::NeedsMigration);
     }
     swap::recover(dir)?;
     Ok(marker)
 }
 
 /// A directory that is ours alone and cannot be opened by anybody.
-pub(super) struct Claim {
+pub(super) struct DirectoryClaim {
     /// Keeps other processes out.
     _lock: File,
 }
 
 /// Takes an empty directory, or makes it, to restore a backup into it.
-pub(super) fn claim_vacant(dir: &Path) -> Result<Claim, OpenError> {
+pub(super) fn claim_vacant(dir: &Path) -> Result<DirectoryClaim, OpenError> {
     create_dir(dir)?;
     check_user(dir)?;
     if !is_vacant(dir)? {
@@ -248,10 +248,10 @@ pub(super) fn claim_vacant(dir: &Path) -> Result<Claim, OpenError> {
     marker.write_all(RESTORING.as_bytes())?;
     marker.sync_all()?;
     File::open(dir)?.sync_all()?;
-    Ok(Claim { _lock: marker })
+    Ok(DirectoryClaim { _lock: marker })
 }
 
-impl Claim {
+impl DirectoryClaim {
     /// The directory has all that it needs, and can be opened from now on.
     pub(super) fn complete(self, dir: &Path) -> io::Result<()> {
         let temporary = dir.join(format!("{MARKER}.new"));
@@ -278,7 +278,7 @@ fn create_dir(dir: &Path) -> io::Result<()> {
 
 /// What a marker says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
+enum MarkerState {
     /// It has yet to be written.
     New,
     /// The directory has today's layout.
@@ -288,7 +288,7 @@ enum Found {
 }
 
 /// Checks the marker and returns it locked, with what it says.
-fn claim(dir: &Path) -> Result<(File, Found), OpenError> {
+fn claim(dir: &Path) -> Result<(File, MarkerState), OpenError> {
     let path = dir.join(MARKER);
     if !path.exists() && !is_vacant(dir)? {
         return Err(OpenError::Foreign);
@@ -305,11 +305,11 @@ fn claim(dir: &Path) -> Result<(File, Found), OpenError> {
     let text = String::from_utf8_lossy(&bytes);
     let version = text.strip_prefix(MARKER_TEXT).and_then(|version| version.strip_suffix('\n'));
     match version.and_then(|version| version.parse::<u32>().ok()) {
-        Some(LAYOUT) => Ok((marker, Found::Current)),
-        Some(1) => Ok((marker, Found::Version1)),
+        Some(LAYOUT) => Ok((marker, MarkerState::Current)),
+        Some(1) => Ok((marker, MarkerState::Version1)),
         Some(found) if found > LAYOUT => Err(OpenError::Newer { found }),
-        None if text.is_empty() => Ok((marker, Found::New)),
-        None if text == RESTORING => Err(OpenError::Unfinished),
+        None if text.is_empty() => Ok((marker, MarkerState::New)),
+        None if text == RESTORING => Err(OpenError::IncompleteRestore),
         _ => Err(OpenError::Damaged(format!("{MARKER} does not say which version it is"))),
     }
 }

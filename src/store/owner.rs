@@ -12,7 +12,7 @@ use super::OpenError;
 /// Refuses root a directory of somebody else, for what is done to it while that user's server does not run.
 pub fn check_user(dir: &Path) -> Result<(), OpenError> {
     match fs::metadata(dir).map(|found| found.uid()) {
-        Ok(owner) if owner != 0 && geteuid().is_root() => Err(OpenError::Others(owner)),
+        Ok(owner) if owner != 0 && geteuid().is_root() => Err(OpenError::ForeignOwner(owner)),
         _ => Ok(()),
     }
 }

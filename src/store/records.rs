@@ -136,7 +136,7 @@ pub enum HelperJobState {
     /// The body that was sent, for a repeated request.
     Answered(Bytes),
     /// It was answered so long ago that the answer is not kept any more.
-    Forgotten,
+    Expired,
     /// The leader deleted it.
     Deleted,
 }
@@ -215,7 +215,7 @@ pub enum CollectedBy {
         /// The smallest aligned interval that holds the times of all reports.
         interval: Interval,
         /// What there is of the result.
-        progress: Progress,
+        progress: CollectionProgress,
     },
     /// We help.
     Helper {
@@ -230,7 +230,7 @@ pub enum CollectedBy {
 
 /// What there is of a collection's result at the leader.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Progress {
+pub enum CollectionProgress {
     /// Our part: the VDAF's encoding of our aggregate share. The helper may have been asked for its part.
     Share(#[serde(with = "serde_bytes")] Vec<u8>),
     /// The body of the answer to the collector, for every job that asks for the same batch.
@@ -353,7 +353,7 @@ pub struct ReportRef {
 
 /// What remains of a task that was removed: its id is refused for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Removed {
+pub struct Tombstone {
     /// When it was removed.
     pub at: Time,
 }

@@ -28,7 +28,7 @@ pub(super) fn day(time: Time) -> u64 {
 
 /// The ids of a task's aggregated reports.
 #[derive(Debug)]
-pub struct Replay {
+pub struct ReplayIndex {
     key: FingerprintKey,
     ids: Fingerprints,
     /// The days of reports in `ids`.
@@ -37,7 +37,7 @@ pub struct Replay {
     next_row: u64,
 }
 
-impl Replay {
+impl ReplayIndex {
     pub(super) fn new(key: FingerprintKey) -> Self {
         Self { key, ids: Fingerprints::default(), days: BTreeSet::new(), horizon: None, next_row: 0 }
     }
@@ -76,15 +76,15 @@ impl Replay {
         Some(fingerprint)
     }
 
-    /// Remembers what was stored. [`Self::settle`] follows before anything else.
+    /// Remembers what was stored. [`Self::sort`] follows before anything else.
     pub(super) fn restore(&mut self, day: u64, fingerprints: impl Iterator<Item = u64>) {
         self.days.insert(day);
         self.ids.restore(fingerprints, day);
     }
 
     /// Makes what was restored usable.
-    pub(super) fn settle(&mut self) {
-        self.ids.settle();
+    pub(super) fn sort(&mut self) {
+        self.ids.sort();
     }
 
     /// Forgets all days that end before `horizon` and returns them. The horizon only rises.
@@ -115,8 +115,8 @@ mod tests {
     use super::*;
     use dapbox_protocol::model::Secret;
 
-    fn replay() -> Replay {
-        Replay::new(FingerprintKey::new(&Secret::new(vec![1; 16])).unwrap())
+    fn replay() -> ReplayIndex {
+        ReplayIndex::new(FingerprintKey::new(&Secret::new(vec![1; 16])).unwrap())
     }
 
     fn id(n: u8) -> ReportId {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_known_whatever_the_time() {
+    fn recognizes_id_at_any_time() {
         let mut replay = replay();
         assert!(replay.insert(&id(1), Time(DAY)).is_some());
         for time in [DAY, DAY - 1, 2 * DAY, 400 * DAY] {
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn the_horizon_only_rises_and_takes_whole_days_with_it() {
+    fn horizon_rises_and_forgets_whole_days() {
         let mut replay = replay();
         for n in 0..4 {
             replay.insert(&id(n), Time(u64::from(n) * DAY));

@@ -55,7 +55,7 @@ pub(super) fn helper_job(
         HelperJobRowState::AnsweredHere(answer) => HelperJobState::Answered(answer),
         HelperJobRowState::Answered => {
             let answer = load(rows, &table::ANSWERS, &(*task, replay::day(created), *job))?;
-            answer.map_or(HelperJobState::Forgotten, HelperJobState::Answered)
+            answer.map_or(HelperJobState::Expired, HelperJobState::Answered)
         }
     };
     Ok(Some(HelperJobRecord { request_hash, created, state }))

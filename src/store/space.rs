@@ -39,7 +39,7 @@ pub fn space(path: &Path) -> io::Result<Space> {
 }
 
 /// The name of a file system that does not keep what is synced to it, if this is one.
-pub fn volatile(path: &Path) -> io::Result<Option<&'static str>> {
+pub fn volatile_file_system(path: &Path) -> io::Result<Option<&'static str>> {
     // linux/magic.h
     Ok(match statfs(path)?.f_type as u32 {
         0x0102_1994 => Some("tmpfs, which is memory"),
@@ -63,14 +63,15 @@ pub struct Ballast {
 
 impl Ballast {
     /// The ballast of a data directory, which need not be there. None is wanted if `bytes` is 0.
-    pub fn of(dir: &Path, bytes: u64) -> Self {
+    pub fn new(dir: &Path, bytes: u64) -> Self {
         Self { path: dir.join(NAME), bytes }
     }
 
     /// Whether it is as it should be.
     pub fn is_ready(&self) -> bool {
-        let held = fs::metadata(&self.path).map(|found| if found.len() == self.bytes { held(&found) } else { 0 });
-        held.unwrap_or(0) >= self.bytes
+        let allocated =
+            fs::metadata(&self.path).map(|found| if found.len() == self.bytes { allocated(&found) } else { 0 });
+        allocated.unwrap_or(0) >= self.bytes
     }
 
     /// How much room it takes when it is as it should be.
@@ -79,7 +80,7 @@ impl Ballast {
     }
 
     /// Makes it, or leaves nothing of it behind.
-    pub fn make(&self) -> io::Result<()> {
+    pub fn create(&self) -> io::Result<()> {
         self.release()?;
         if self.bytes == 0 {
             return Ok(());
@@ -94,18 +95,18 @@ impl Ballast {
 
     /// Gives its room up. True if there was any.
     pub fn release(&self) -> io::Result<bool> {
-        let held = match fs::metadata(&self.path) {
-            Ok(found) => held(&found),
+        let allocated = match fs::metadata(&self.path) {
+            Ok(found) => allocated(&found),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
         };
         fs::remove_file(&self.path)?;
-        Ok(held > 0)
+        Ok(allocated > 0)
     }
 }
 
 /// How much room a file takes.
-fn held(found: &fs::Metadata) -> u64 {
+fn allocated(found: &fs::Metadata) -> u64 {
     found.blocks().saturating_mul(512)
 }
 
@@ -133,27 +134,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ballast_takes_room_and_gives_it_back() {
+    fn ballast_allocates_and_releases_space() {
         let dir = tempfile::tempdir().unwrap();
-        let ballast = Ballast::of(dir.path(), 3 << 20);
+        let ballast = Ballast::new(dir.path(), 3 << 20);
         assert!(!ballast.is_ready() && !ballast.release().unwrap());
-        ballast.make().unwrap();
+        ballast.create().unwrap();
         assert!(ballast.is_ready());
         // A hole of the same length is none, and neither is one of another size.
         let hole = File::create(&ballast.path).unwrap();
         hole.set_len(3 << 20).unwrap();
         assert!(!ballast.is_ready());
-        ballast.make().unwrap();
-        assert!(ballast.is_ready() && !Ballast::of(dir.path(), 4 << 20).is_ready());
+        ballast.create().unwrap();
+        assert!(ballast.is_ready() && !Ballast::new(dir.path(), 4 << 20).is_ready());
         assert!(ballast.release().unwrap() && !ballast.is_ready());
         // Not wanting one is easily satisfied.
-        let none = Ballast::of(dir.path(), 0);
-        none.make().unwrap();
+        let none = Ballast::new(dir.path(), 0);
+        none.create().unwrap();
         assert!(none.is_ready() && fs::read_dir(dir.path()).unwrap().next().is_none());
     }
 
     #[test]
-    fn room_is_counted_in_bytes() {
+    fn reports_disk_space_in_bytes() {
         let dir = tempfile::tempdir().unwrap();
         let Space { free, total } = space(dir.path()).unwrap();
         assert!(free > 1 << 20 && free <= total);

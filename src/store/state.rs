@@ -6,17 +6,17 @@ use std::{
 };
 
 use super::{
-    collected::Collected,
+    collected::CollectedBatches,
     engine::{Engine, EngineError, Row, Rows},
     fingerprints::FingerprintKey,
     records::{
-        BucketHeader, CollectionJobRecord, Counters, KeyRecord, LeaderJobRecord, Removed, ReportRef, ResultRecord,
+        BucketHeader, CollectionJobRecord, Counters, KeyRecord, LeaderJobRecord, ReportRef, ResultRecord, Tombstone,
     },
-    replay::Replay,
+    replay::ReplayIndex,
     sums::SumCache,
-    table::{self, Key, RowError, Sealed, Table},
+    table::{self, EncryptedTable, Key, RowError, Table},
     vault::Vault,
-    waiting::Waiting,
+    waiting::WaitingReports,
 };
 use crate::{
     api_token::{ApiToken, Provision},
@@ -47,11 +47,11 @@ pub(super) struct State {
     /// What the tokens of tasks are derived from that a control plane sets up, once that was wanted.
     pub(super) token_seed: Option<Secret>,
     /// Before which time there may have been tasks that are not known here any more, if this is a restored copy.
-    pub(super) unknown_before: Option<Time>,
+    pub(super) history_lost_before: Option<Time>,
     /// The largest `limits.clock_skew` that a server ran with; zero if none is known.
     pub(super) clock_skew: Duration,
     /// Tasks that were removed, whose ids are refused.
-    pub(super) removed: BTreeMap<TaskId, Removed>,
+    pub(super) removed: BTreeMap<TaskId, Tombstone>,
     /// Removed tasks of which there may be rows.
     pub(super) unswept: BTreeSet<TaskId>,
     /// The number of the pack that is begun next, in whatever task.
@@ -79,15 +79,15 @@ pub struct TaskState {
     /// What happened how often.
     pub counters: Counters,
     /// Which reports were aggregated.
-    pub replay: Replay,
+    pub replay: ReplayIndex,
     /// Uploaded reports (leader).
-    pub waiting: Waiting,
+    pub waiting: WaitingReports,
     /// Batch buckets that were not dropped yet. Their sums are on disk.
     pub buckets: BTreeMap<Bucket, BucketHeader>,
     /// How many buckets [`is_open`](Self::is_open) holds for.
     open_buckets: usize,
     /// Which batches were collected or given up.
-    pub collected: Collected,
+    pub collected: CollectedBatches,
     /// Aggregation jobs in flight (leader).
     pub leader_jobs: BTreeMap<AggregationJobId, LeaderJobRecord>,
     /// Collection jobs that are waiting or closed (leader). The others are only on disk.
@@ -114,11 +114,11 @@ impl TaskState {
 
     /// Whether the bucket takes no more reports: it is before the horizon, or its batch was collected or given up.
     pub fn is_closed(&self, bucket: &Bucket) -> bool {
-        self.is_past(bucket) || self.collected.covers(bucket)
+        self.is_before_horizon(bucket) || self.collected.covers(bucket)
     }
 
     /// Whether the bucket is of a time before the horizon.
-    pub fn is_past(&self, bucket: &Bucket) -> bool {
+    pub fn is_before_horizon(&self, bucket: &Bucket) -> bool {
         matches!(bucket, Bucket::Time(start) if Some(*start) < self.replay.horizon())
     }
 
@@ -145,7 +145,7 @@ impl TaskState {
     }
 
     /// Changes what one bucket has, and counts whether it is open afterwards.
-    pub(super) fn change<T>(&mut self, bucket: &Bucket, change: impl FnOnce(&mut Self) -> T) -> T {
+    pub(super) fn update_bucket<T>(&mut self, bucket: &Bucket, change: impl FnOnce(&mut Self) -> T) -> T {
         let was_open = self.is_open(bucket);
         let result = change(self);
         match (was_open, self.is_open(bucket)) {
@@ -175,14 +175,14 @@ impl TaskState {
     pub(super) fn new(task: Task, fingerprints: FingerprintKey) -> Self {
         Self {
             counters: Counters::new(),
-            replay: Replay::new(fingerprints),
-            waiting: Waiting::new(
+            replay: ReplayIndex::new(fingerprints),
+            waiting: WaitingReports::new(
                 task.public.time_precision,
                 task.public.batch_window_size().unwrap_or(task.public.time_precision),
             ),
             buckets: BTreeMap::new(),
             open_buckets: 0,
-            collected: Collected::default(),
+            collected: CollectedBatches::default(),
             leader_jobs: BTreeMap::new(),
             collections: BTreeMap::new(),
             reserved: HashMap::new(),
@@ -217,14 +217,14 @@ pub(super) enum LoadError {
 
 impl State {
     /// The rows that are there from the first day.
-    pub(super) fn first_rows(vault: &Vault) -> Result<Rows, Fault> {
+    pub(super) fn initial_rows(vault: &Vault) -> Result<Rows, Fault> {
         let next_pack = (table::SEQUENCES.key(&table::NEXT_PACK), Some(table::SEQUENCES.value(&0)?));
-        let (key, value) = Self::fingerprint_key_row(vault, &Self::fresh_fingerprint_key())?;
+        let (key, value) = Self::fingerprint_key_row(vault, &Self::new_fingerprint_key())?;
         Ok(Rows::from([next_pack, (key, Some(value))]))
     }
 
     /// A new key for fingerprints.
-    pub(super) fn fresh_fingerprint_key() -> Secret {
+    pub(super) fn new_fingerprint_key() -> Secret {
         Secret::random(FingerprintKey::BYTES)
     }
 
@@ -251,7 +251,7 @@ impl State {
         Ok(sealed.map(|sealed| table::SECRETS.read(vault, &row, &sealed)).transpose()?)
     }
 
-    fn load_number(engine: &Engine, of: u8) -> Result<Option<u64>, LoadError> {
+    fn load_sequence(engine: &Engine, of: u8) -> Result<Option<u64>, LoadError> {
         let row = engine.get(&table::SEQUENCES.key(&of))?;
         Ok(row.map(|row| table::SEQUENCES.read(&row)).transpose()?)
     }
@@ -267,8 +267,8 @@ impl State {
             api_tokens: BTreeMap::new(),
             peers: BTreeMap::new(),
             token_seed: Self::load_token_seed(engine, &vault)?,
-            unknown_before: Self::load_number(engine, table::UNKNOWN_BEFORE)?.map(Time),
-            clock_skew: Duration(Self::load_number(engine, table::CLOCK_SKEW)?.unwrap_or(0)),
+            history_lost_before: Self::load_sequence(engine, table::HISTORY_LOST_BEFORE)?.map(Time),
+            clock_skew: Duration(Self::load_sequence(engine, table::CLOCK_SKEW)?.unwrap_or(0)),
             removed: BTreeMap::new(),
             unswept: BTreeSet::new(),
             next_pack: table::SEQUENCES.read(&next_pack)?,
@@ -290,22 +290,22 @@ impl State {
             Ok(())
         })?;
         secret_rows(engine, &vault, &table::TOKENS, |id, tokens| {
-            let Some(task) = state.owner(&id, &table::TOKENS.0)? else { return Ok(()) };
+            let Some(task) = state.task_of_row(&id, &table::TOKENS.0)? else { return Ok(()) };
             task.tokens = tokens;
             Ok(())
         })?;
         rows(engine, &table::PROVISIONS, |id, provision| {
-            let Some(task) = state.owner(&id, &table::PROVISIONS)? else { return Ok(()) };
+            let Some(task) = state.task_of_row(&id, &table::PROVISIONS)? else { return Ok(()) };
             task.provision = Some(provision);
             Ok(())
         })?;
         rows(engine, &table::IN_BAND, |id, in_band| {
-            let Some(task) = state.owner(&id, &table::IN_BAND)? else { return Ok(()) };
+            let Some(task) = state.task_of_row(&id, &table::IN_BAND)? else { return Ok(()) };
             task.set_in_band(in_band);
             Ok(())
         })?;
         rows(engine, &table::TASK_NAMES, |id, name| {
-            let Some(task) = state.owner(&id, &table::TASK_NAMES)? else { return Ok(()) };
+            let Some(task) = state.task_of_row(&id, &table::TASK_NAMES)? else { return Ok(()) };
             task.name = Some(name);
             Ok(())
         })?;
@@ -327,15 +327,15 @@ impl State {
 
     fn load_replay(&mut self, engine: &Engine) -> Result<(), LoadError> {
         rows(engine, &table::REPLAY, |(id, day, row), ids| {
-            let Some(TaskState { replay, .. }) = self.owner(&id, &table::REPLAY)? else { return Ok(()) };
+            let Some(TaskState { replay, .. }) = self.task_of_row(&id, &table::REPLAY)? else { return Ok(()) };
             replay.row_exists(row);
             let (fingerprints, []) = ids.as_chunks() else { return Err(LoadError::Ids) };
             replay.restore(day, fingerprints.iter().map(|bytes| u64::from_be_bytes(*bytes)));
             Ok(())
         })?;
-        self.tasks.values_mut().for_each(|task| task.replay.settle());
+        self.tasks.values_mut().for_each(|task| task.replay.sort());
         rows(engine, &table::HORIZONS, |id, horizon| {
-            let Some(task) = self.owner(&id, &table::HORIZONS)? else { return Ok(()) };
+            let Some(task) = self.task_of_row(&id, &table::HORIZONS)? else { return Ok(()) };
             task.replay.forget_before(horizon);
             Ok(())
         })
@@ -343,34 +343,34 @@ impl State {
 
     fn load_batches(&mut self, engine: &Engine) -> Result<(), LoadError> {
         rows(engine, &table::COUNTERS, |id, counters| {
-            let Some(task) = self.owner(&id, &table::COUNTERS)? else { return Ok(()) };
+            let Some(task) = self.task_of_row(&id, &table::COUNTERS)? else { return Ok(()) };
             task.counters = counters;
             Ok(())
         })?;
         rows(engine, &table::BUCKETS, |(id, bucket), record| {
-            let Some(task) = self.owner(&id, &table::BUCKETS)? else { return Ok(()) };
+            let Some(task) = self.task_of_row(&id, &table::BUCKETS)? else { return Ok(()) };
             task.buckets.insert(bucket, BucketHeader::from(&record));
             Ok(())
         })?;
         // The rows have aggregate shares or answers in them; the keys say all that the index needs.
         engine.keys(&[table::COLLECTED.prefix], |key| {
             let (id, batch) = table::COLLECTED.read_key(key)?;
-            let Some(task) = self.owner(&id, &table::COLLECTED)? else { return Ok(()) };
+            let Some(task) = self.task_of_row(&id, &table::COLLECTED)? else { return Ok(()) };
             task.collected.insert(&batch);
             Ok::<_, LoadError>(())
         })?;
         rows(engine, &table::NAMES, |(id, batch), ()| {
-            let Some(task) = self.owner(&id, &table::NAMES)? else { return Ok(()) };
+            let Some(task) = self.task_of_row(&id, &table::NAMES)? else { return Ok(()) };
             task.names.insert(batch);
             Ok(())
         })?;
-        rows(engine, &table::GIVEN_UP, |(id, batch), _| {
-            let Some(task) = self.owner(&id, &table::GIVEN_UP)? else { return Ok(()) };
-            task.collected.give_up(batch);
+        rows(engine, &table::ABANDONED_BATCHES, |(id, batch), _| {
+            let Some(task) = self.task_of_row(&id, &table::ABANDONED_BATCHES)? else { return Ok(()) };
+            task.collected.abandon(batch);
             Ok(())
         })?;
         rows(engine, &table::RESULTS, |(id, batch), result| {
-            let Some(task) = self.owner(&id, &table::RESULTS)? else { return Ok(()) };
+            let Some(task) = self.task_of_row(&id, &table::RESULTS)? else { return Ok(()) };
             // An earlier release may have forgotten the batch since.
             if task.collected.contains_exactly(&batch) {
                 task.results.insert(batch, result);
@@ -381,19 +381,19 @@ impl State {
 
     fn load_jobs(&mut self, engine: &Engine) -> Result<(), LoadError> {
         rows(engine, &table::LEADER_JOBS, |(id, job), record| {
-            let Some(task) = self.owner(&id, &table::LEADER_JOBS)? else { return Ok(()) };
+            let Some(task) = self.task_of_row(&id, &table::LEADER_JOBS)? else { return Ok(()) };
             task.leader_jobs.insert(job, record);
             Ok(())
         })?;
         // The rows are as long as the requests.
         engine.keys(&[table::HELPER_REQUESTS.prefix], |key| {
             let (id, job) = table::HELPER_REQUESTS.read_key(key)?;
-            let Some(task) = self.owner(&id, &table::HELPER_REQUESTS)? else { return Ok(()) };
+            let Some(task) = self.task_of_row(&id, &table::HELPER_REQUESTS)? else { return Ok(()) };
             task.deferred.push(job);
             Ok::<_, LoadError>(())
         })?;
         rows(engine, &table::COLLECTIONS, |(id, job), record| {
-            let Some(task) = self.owner(&id, &table::COLLECTIONS)? else { return Ok(()) };
+            let Some(task) = self.task_of_row(&id, &table::COLLECTIONS)? else { return Ok(()) };
             if record.state.is_active() {
                 task.collections.insert(job, record);
             }
@@ -412,7 +412,7 @@ impl State {
         let assigned: HashMap<TaskId, HashSet<ReportRef>> =
             self.tasks.iter().map(|(id, task)| (*id, of_jobs(task))).collect();
         rows(engine, &table::PACKS, |(id, pack), reports| {
-            let Some(TaskState { waiting, .. }) = self.owner(&id, &table::PACKS)? else { return Ok(()) };
+            let Some(TaskState { waiting, .. }) = self.task_of_row(&id, &table::PACKS)? else { return Ok(()) };
             let dead = dead.remove(&(id, pack)).unwrap_or_default();
             let is_assigned = |at: &ReportRef| assigned.get(&id).is_some_and(|set| set.contains(at));
             waiting.restore(pack, reports.iter().map(|report| (report.0, report.1)), dead, is_assigned);
@@ -421,7 +421,7 @@ impl State {
     }
 
     /// The task that a row is of; `None` if it was removed and the row was not swept yet.
-    fn owner<K, V>(&mut self, id: &TaskId, table: &Table<K, V>) -> Result<Option<&mut TaskState>, LoadError> {
+    fn task_of_row<K, V>(&mut self, id: &TaskId, table: &Table<K, V>) -> Result<Option<&mut TaskState>, LoadError> {
         match self.tasks.get_mut(id) {
             None if !self.removed.contains_key(id) => Err(LoadError::Orphan(table.name)),
             task => Ok(task),
@@ -442,7 +442,7 @@ fn rows<K: Key, V: serde::Serialize + serde::de::DeserializeOwned>(
 fn secret_rows<K: Key, V: serde::Serialize + serde::de::DeserializeOwned>(
     engine: &Engine,
     vault: &Vault,
-    table: &Sealed<K, V>,
+    table: &EncryptedTable<K, V>,
     mut visit: impl FnMut(K, V) -> Result<(), LoadError>,
 ) -> Result<(), LoadError> {
     engine.scan(&[table.0.prefix], |key, value| visit(table.0.read_key(key)?, table.read(vault, key, &value)?))

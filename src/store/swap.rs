@@ -13,7 +13,7 @@
 //! | `tables`, `tables.old` | the new one is in use | deletes the old one |
 //!
 //! A complete one that was not used yet is deleted because an earlier release, which does not know these names, may
-//! have written to `tables` since. If the old database is kept ([`Old::Keep`]), it has the name under which it is
+//! have written to `tables` since. If the old database is kept ([`OldDatabase::Keep`]), it has the name under which it is
 //! kept in place of `tables.old`, and is never deleted.
 
 use std::{
@@ -35,7 +35,7 @@ const OLD: &str = "tables.old";
 
 /// What becomes of the database that another one takes the place of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Old {
+pub(super) enum OldDatabase {
     /// It is deleted.
     Delete,
     /// It is kept under this name.
@@ -81,18 +81,18 @@ pub(super) fn discard(dir: &Path) -> io::Result<()> {
 }
 
 /// Uses the new database from now on. Both must be closed ([`Engine::close`]); there need not be an old one.
-pub(super) fn finish(dir: &Path, old: Old) -> io::Result<()> {
+pub(super) fn finish(dir: &Path, old: OldDatabase) -> io::Result<()> {
     sync_tree(&dir.join(NEW))?;
     rename(dir, NEW, READY)?;
     if dir.join(TABLES).is_dir() {
         let name = match old {
-            Old::Delete => OLD,
-            Old::Keep(name) => name,
+            OldDatabase::Delete => OLD,
+            OldDatabase::Keep(name) => name,
         };
         rename(dir, TABLES, name)?;
     }
     rename(dir, READY, TABLES)?;
-    if old == Old::Delete {
+    if old == OldDatabase::Delete {
         remove(dir, OLD)?;
     }
     Ok(())
@@ -157,7 +157,7 @@ mod tests {
     type State = (&'static [(&'static str, &'static str)], &'static str, &'static [&'static str]);
 
     #[test]
-    fn every_state_that_a_crash_can_leave_is_finished_or_undone() {
+    fn recovers_from_every_crash_state() {
         let states: [State; 8] = [
             (&[(TABLES, "old")], "old", &[TABLES]),
             (&[(TABLES, "old"), (NEW, "new")], "old", &[TABLES]),
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deletion_that_was_interrupted_is_finished() {
+    fn finishes_interrupted_deletion() {
         for (half, whole) in [(NEW, TABLES), (READY, TABLES), (OLD, TABLES)] {
             let dir = tempfile::tempdir().unwrap();
             make(dir.path(), half, "half");
@@ -197,8 +197,8 @@ mod tests {
     }
 
     #[test]
-    fn the_new_database_takes_the_place_of_the_old() {
-        for old in [Old::Delete, Old::Keep("tables.kept")] {
+    fn replaces_old_database() {
+        for old in [OldDatabase::Delete, OldDatabase::Keep("tables.kept")] {
             let dir = tempfile::tempdir().unwrap();
             make(dir.path(), TABLES, "old");
             let engine = begin(dir.path(), CACHE).unwrap();
@@ -206,7 +206,7 @@ mod tests {
             engine.close().unwrap();
             finish(dir.path(), old).unwrap();
             assert_eq!(content(dir.path()), "new");
-            let kept: &[&str] = if old == Old::Delete { &[TABLES] } else { &[TABLES, "tables.kept"] };
+            let kept: &[&str] = if old == OldDatabase::Delete { &[TABLES] } else { &[TABLES, "tables.kept"] };
             assert_eq!(names(dir.path()), to_strings(kept));
         }
     }

@@ -11,10 +11,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use super::{
-    older,
+    legacy,
     records::{
         BucketRecord, CollectedBatch, CollectionJobRecord, Counters, Generation, HelperJobRow, KeyRecord,
-        LeaderJobRecord, PackRecord, Removed, ResultRecord,
+        LeaderJobRecord, PackRecord, ResultRecord, Tombstone,
     },
     vault::Vault,
 };
@@ -30,20 +30,22 @@ use dapbox_protocol::model::{
 };
 use dapbox_support::Fault;
 
-/// Numbers that only rise, by [`NEXT_PACK`], [`UNKNOWN_BEFORE`] and [`CLOCK_SKEW`].
+/// Numbers that only rise, by [`NEXT_PACK`], [`HISTORY_LOST_BEFORE`] and [`CLOCK_SKEW`].
 pub(super) const SEQUENCES: Table<u8, u64> = Table::new(1, "sequences", 1);
 /// Tasks.
-pub(super) const TASKS: Sealed<TaskId, Task> =
-    Sealed(Table::new(2, "tasks", 2).reading(older::task).marking(3, is_new));
+pub(super) const TASKS: EncryptedTable<TaskId, Task> = EncryptedTable(
+    Table::new(2, "tasks", 2).with_legacy_versions(legacy::task).with_marked_version(3, needs_version_3),
+);
 /// Tombstones of tasks.
-pub(super) const REMOVED: Table<TaskId, Removed> = Table::new(3, "removed tasks", 1);
+pub(super) const REMOVED: Table<TaskId, Tombstone> = Table::new(3, "removed tasks", 1);
 /// HPKE keys, by configuration id.
-pub(super) const KEYS: Sealed<u8, KeyRecord> = Sealed(Table::new(4, "keys", 2).reading(older::key));
+pub(super) const KEYS: EncryptedTable<u8, KeyRecord> =
+    EncryptedTable(Table::new(4, "keys", 2).with_legacy_versions(legacy::key));
 /// What happened how often.
 pub(super) const COUNTERS: Table<TaskId, Counters> = Table::new(5, "counters", 1);
 /// Fingerprints of the ids of aggregated reports, packed, by day and a sequence number. In version 1 they were the ids.
 pub(super) const REPLAY: Table<(TaskId, u64, u64), serde_bytes::ByteBuf> =
-    Table::new(6, "replay", 2).reading(|_, row| Some(row));
+    Table::new(6, "replay", 2).with_legacy_versions(|_, row| Some(row));
 /// Before which time aggregated reports were forgotten.
 pub(super) const HORIZONS: Table<TaskId, Time> = Table::new(7, "horizons", 1);
 /// Uploaded reports, by pack.
@@ -58,31 +60,31 @@ pub(super) const COLLECTED: Table<(TaskId, BatchSelector), CollectedBatch> = Tab
 pub(super) const LEADER_JOBS: Table<(TaskId, AggregationJobId), LeaderJobRecord> = Table::new(12, "leader jobs", 1);
 /// The helper's aggregation jobs.
 pub(super) const HELPER_JOBS: Table<(TaskId, AggregationJobId), HelperJobRow> =
-    Table::new(13, "helper jobs", 2).reading(older::helper_job);
+    Table::new(13, "helper jobs", 2).with_legacy_versions(legacy::helper_job);
 /// Collection jobs.
 pub(super) const COLLECTIONS: Table<(TaskId, CollectionJobId), CollectionJobRecord> =
-    Table::new(14, "collections", 3).reading(older::collection);
+    Table::new(14, "collections", 3).with_legacy_versions(legacy::collection);
 /// Batch ids that collections named.
 pub(super) const NAMES: Table<(TaskId, BatchId), ()> = Table::new(15, "named batches", 1);
 /// The bodies of requests for aggregation jobs that the helper has accepted and not answered yet.
 pub(super) const HELPER_REQUESTS: Table<(TaskId, AggregationJobId), Bytes> = Table::new(16, "helper requests", 1);
 /// How often a resource of a kind was deleted that a request, known by its hash, had made.
 pub(super) const GENERATIONS: Table<(TaskId, u8, [u8; 32]), Generation> =
-    Table::new(17, "generations", 2).reading(older::generation);
+    Table::new(17, "generations", 2).with_legacy_versions(legacy::generation);
 /// The batches of the helper's aggregate shares that have an id.
 pub(super) const SHARES: Table<(TaskId, AggregateShareId), BatchSelector> = Table::new(18, "aggregate shares", 1);
 
 /// Secrets of the directory itself, by [`FINGERPRINT_KEY`] and [`TOKEN_SEED`].
-pub(super) const SECRETS: Sealed<u8, Secret> = Sealed(Table::new(19, "secrets", 1));
+pub(super) const SECRETS: EncryptedTable<u8, Secret> = EncryptedTable(Table::new(19, "secrets", 1));
 /// The helper's answers to aggregation jobs, by the day on which the job came, so that those of a day go together.
 pub(super) const ANSWERS: Table<(TaskId, u64, AggregationJobId), Bytes> = Table::new(20, "helper answers", 1);
 /// Batch ids that were given up, closed without having been collected, and when the sweeper first found nothing else of
 /// them.
-pub(super) const GIVEN_UP: Table<(TaskId, BatchId), Option<Time>> =
-    Table::new(21, "batches given up", 2).reading(older::given_up);
+pub(super) const ABANDONED_BATCHES: Table<(TaskId, BatchId), Option<Time>> =
+    Table::new(21, "batches given up", 2).with_legacy_versions(legacy::abandoned);
 
 /// Tokens of tasks, where one was replaced.
-pub(super) const TOKENS: Sealed<TaskId, Tokens> = Sealed(Table::new(22, "tokens", 1));
+pub(super) const TOKENS: EncryptedTable<TaskId, Tokens> = EncryptedTable(Table::new(22, "tokens", 1));
 
 /// What stands beside tasks that a control plane has set up.
 pub(super) const PROVISIONS: Table<TaskId, Provision> = Table::new(30, "provisions", 1);
@@ -92,7 +94,7 @@ pub(super) const API_TOKENS: Table<[u8; 32], ApiToken> = Table::new(31, "API tok
 /// What stands beside tasks that were set up in-band.
 pub(super) const IN_BAND: Table<TaskId, InBandOrigin> = Table::new(32, "in-band tasks", 1);
 /// Peers that a control plane has named, by their numbers: in the order in which they came.
-pub(super) const PEERS: Sealed<u64, PeerAggregator> = Sealed(Table::new(33, "peers", 1));
+pub(super) const PEERS: EncryptedTable<u64, PeerAggregator> = EncryptedTable(Table::new(33, "peers", 1));
 
 /// What became of the results of collected batches (leader).
 pub(super) const RESULTS: Table<(TaskId, BatchSelector), ResultRecord> = Table::new(40, "results", 1);
@@ -102,7 +104,7 @@ pub(super) const TASK_NAMES: Table<TaskId, TaskName> = Table::new(41, "task name
 /// In [`SEQUENCES`]: the number of the next pack.
 pub(super) const NEXT_PACK: u8 = 0;
 /// In [`SEQUENCES`]: before which time tasks may have had a life that was lost with all that came after a backup.
-pub(super) const UNKNOWN_BEFORE: u8 = 1;
+pub(super) const HISTORY_LOST_BEFORE: u8 = 1;
 /// In [`SEQUENCES`]: the largest `limits.clock_skew` that a server ran with, in seconds.
 pub(super) const CLOCK_SKEW: u8 = 2;
 /// In [`SECRETS`]: the key of the fingerprints in [`REPLAY`].
@@ -111,7 +113,7 @@ pub(super) const FINGERPRINT_KEY: u8 = 0;
 pub(super) const TOKEN_SEED: u8 = 10;
 
 /// The prefixes of all tables whose keys begin with a task.
-pub(super) const OF_TASKS: [u8; 22] = [
+pub(super) const TASK_TABLE_PREFIXES: [u8; 22] = [
     TASKS.0.prefix,
     COUNTERS.prefix,
     REPLAY.prefix,
@@ -127,7 +129,7 @@ pub(super) const OF_TASKS: [u8; 22] = [
     HELPER_REQUESTS.prefix,
     GENERATIONS.prefix,
     SHARES.prefix,
-    GIVEN_UP.prefix,
+    ABANDONED_BATCHES.prefix,
     ANSWERS.prefix,
     TOKENS.0.prefix,
     PROVISIONS.prefix,
@@ -137,7 +139,7 @@ pub(super) const OF_TASKS: [u8; 22] = [
 ];
 
 /// Whether there is something in a task that an older program must not overlook: it would give out sums without noise.
-fn is_new(task: &Task) -> bool {
+fn needs_version_3(task: &Task) -> bool {
     task.public.noise.is_some() || task.public.batch_window_size().is_some()
 }
 
@@ -155,7 +157,7 @@ pub(super) struct Table<K, V> {
     /// programs that do not know that version must not overlook.
     is_marked: fn(&V) -> bool,
     /// Makes of a value of an older version one of this version, if there was such a version.
-    older: fn(u8, Value) -> Option<Value>,
+    upgrade: fn(u8, Value) -> Option<Value>,
     row: PhantomData<fn(K) -> V>,
 }
 
@@ -178,16 +180,16 @@ impl From<RowError> for Fault {
 
 impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
     const fn new(prefix: u8, name: &'static str, version: u8) -> Self {
-        Self { prefix, name, version, newest: version, is_marked: |_| false, older: |_, _| None, row: PhantomData }
+        Self { prefix, name, version, newest: version, is_marked: |_| false, upgrade: |_, _| None, row: PhantomData }
     }
 
     /// The table, of which there are rows of older versions.
-    const fn reading(self, older: fn(u8, Value) -> Option<Value>) -> Self {
-        Self { older, ..self }
+    const fn with_legacy_versions(self, upgrade: fn(u8, Value) -> Option<Value>) -> Self {
+        Self { upgrade, ..self }
     }
 
     /// The table, some of whose values are of a newer version.
-    const fn marking(self, newest: u8, is_marked: fn(&V) -> bool) -> Self {
+    const fn with_marked_version(self, newest: u8, is_marked: fn(&V) -> bool) -> Self {
         Self { newest, is_marked, ..self }
     }
 
@@ -222,7 +224,7 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
             ciborium::from_reader(&mut body).map_err(|e| self.damaged(e))?
         } else {
             let value = ciborium::from_reader(&mut body).map_err(|e| self.damaged(e))?;
-            let value = (self.older)(version, value).ok_or_else(|| self.damaged("its version does not exist"))?;
+            let value = (self.upgrade)(version, value).ok_or_else(|| self.damaged("its version does not exist"))?;
             value.deserialized().map_err(|e| self.damaged(e))?
         };
         if body.is_empty() { Ok(value) } else { Err(self.damaged("something follows its value")) }
@@ -234,13 +236,13 @@ impl<K: Key, V: Serialize + DeserializeOwned> Table<K, V> {
 }
 
 /// A table whose values are encrypted: they hold keys or tokens.
-pub(super) struct Sealed<K, V>(pub(super) Table<K, V>);
+pub(super) struct EncryptedTable<K, V>(pub(super) Table<K, V>);
 
 /// First byte of an encrypted value, above all versions that values had before they were encrypted. The version of the
 /// record is inside.
 const SEALED: u8 = 128;
 
-impl<K: Key, V: Serialize + DeserializeOwned> Sealed<K, V> {
+impl<K: Key, V: Serialize + DeserializeOwned> EncryptedTable<K, V> {
     /// The engine's key of a row.
     pub(super) fn key(&self, key: &K) -> Vec<u8> {
         self.0.key(key)
@@ -253,14 +255,14 @@ impl<K: Key, V: Serialize + DeserializeOwned> Sealed<K, V> {
     }
 
     /// Whether an engine's value is encrypted.
-    pub(super) fn is_sealed(&self, bytes: &[u8]) -> bool {
+    pub(super) fn is_encrypted(&self, bytes: &[u8]) -> bool {
         bytes.first().is_some_and(|first| *first >= SEALED)
     }
 
     /// Checks what can be checked of an engine's value without the key to decrypt it.
     pub(super) fn check(&self, bytes: &[u8]) -> Result<(), RowError> {
         match bytes.split_first() {
-            Some((&SEALED, sealed)) if Vault::may_open(sealed) => Ok(()),
+            Some((&SEALED, sealed)) if Vault::has_valid_length(sealed) => Ok(()),
             Some((&found, _)) if found > SEALED => Err(RowError::Newer { table: self.0.name, found }),
             _ => Err(self.0.damaged("it is not encrypted")),
         }

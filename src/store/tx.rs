@@ -9,7 +9,7 @@ use super::{
     group::Group,
     records::{
         BucketHeader, CollectedBatch, CollectionJobRecord, Generation, HelperJobRecord, HelperJobRow,
-        HelperJobRowState, HelperJobState, KeyRecord, LeaderJobRecord, Removed, ReportRef, ResultRecord,
+        HelperJobRowState, HelperJobState, KeyRecord, LeaderJobRecord, ReportRef, ResultRecord, Tombstone,
     },
     replay,
     rows::{self, Rows},
@@ -130,7 +130,7 @@ impl Tx<'_> {
         self.group.set(table::TASKS.key(&id), Some(table::TASKS.value(&self.state.vault, &id, &task)?));
         let precision = task.public.time_precision;
         self.state.tasks.insert(id, TaskState::new(task, self.state.fingerprints.clone()));
-        let Some(before) = self.unknown_before() else { return Ok(()) };
+        let Some(before) = self.history_lost_before() else { return Ok(()) };
         let horizon = before.round_up(precision);
         tracing::warn!(task_id = %id, closed_before = horizon.0, "past of a task closed, data directory was restored");
         self.raise_horizon(&id, horizon)
@@ -148,7 +148,7 @@ impl Tx<'_> {
         self.state.sums.forget_task(id);
         self.group.set(table::TASKS.key(id), None);
         self.state.unswept.insert(*id);
-        let tombstone = Removed { at: now };
+        let tombstone = Tombstone { at: now };
         self.group.set(table::REMOVED.key(id), Some(table::REMOVED.value(&tombstone)?));
         self.state.removed.insert(*id, tombstone);
         Ok(())
@@ -157,7 +157,7 @@ impl Tx<'_> {
     /// Deletes a task with all its rows, and leaves no tombstone: its id may be used again. The caller knows that no
     /// report of it was ever aggregated. Does nothing and returns false if it has more rows than one write deletes.
     pub fn forget_task(&mut self, id: &TaskId) -> Result<bool, Fault> {
-        let Some(keys) = self.few_rows(id)? else { return Ok(false) };
+        let Some(keys) = self.keys_within_limit(id)? else { return Ok(false) };
         if self.state.tasks.remove(id).is_some() {
             self.group.forget_task(id);
             self.state.sums.forget_task(id);
@@ -169,7 +169,7 @@ impl Tx<'_> {
     /// Gives a task another name, or none.
     pub fn put_task_name(&mut self, task: &TaskId, name: Option<TaskName>) -> Result<(), Fault> {
         let value = name.as_ref().map(|name| table::TASK_NAMES.value(name)).transpose()?;
-        self.owner(task)?.name = name;
+        self.task_state_mut(task)?.name = name;
         self.group.set(table::TASK_NAMES.key(task), value);
         Ok(())
     }
@@ -177,7 +177,7 @@ impl Tx<'_> {
     /// Replaces the tokens of a task.
     pub fn put_tokens(&mut self, task: &TaskId, tokens: Tokens) -> Result<(), Fault> {
         let value = table::TOKENS.value(&self.state.vault, task, &tokens)?;
-        self.owner(task)?.tokens = tokens;
+        self.task_state_mut(task)?.tokens = tokens;
         self.group.set(table::TOKENS.key(task), Some(value));
         Ok(())
     }
@@ -185,7 +185,7 @@ impl Tx<'_> {
     /// Says of a task that a control plane has set it up, and what stands beside it.
     pub fn put_provision(&mut self, task: &TaskId, provision: Provision) -> Result<(), Fault> {
         let value = table::PROVISIONS.value(&provision)?;
-        self.owner(task)?.provision = Some(provision);
+        self.task_state_mut(task)?.provision = Some(provision);
         self.group.set(table::PROVISIONS.key(task), Some(value));
         Ok(())
     }
@@ -193,7 +193,7 @@ impl Tx<'_> {
     /// Says of a task that it was set up in-band, and what stands beside it. Its own tokens are good for nothing then.
     pub fn put_in_band(&mut self, task: &TaskId, in_band: InBandOrigin) -> Result<(), Fault> {
         let value = table::IN_BAND.value(&in_band)?;
-        self.owner(task)?.set_in_band(in_band);
+        self.task_state_mut(task)?.set_in_band(in_band);
         self.group.set(table::IN_BAND.key(task), Some(value));
         Ok(())
     }
@@ -213,16 +213,16 @@ impl Tx<'_> {
     }
 
     /// Before which time there may have been tasks that are not known here any more, if this is a restored copy.
-    pub fn unknown_before(&self) -> Option<Time> {
-        self.state.unknown_before
+    pub fn history_lost_before(&self) -> Option<Time> {
+        self.state.history_lost_before
     }
 
     /// Says that there may have been tasks before this time that are not known here any more. It only rises.
-    pub fn raise_unknown_before(&mut self, time: Time) -> Result<(), Fault> {
-        let time = self.unknown_before().map_or(time, |known| known.max(time));
+    pub fn raise_history_lost_before(&mut self, time: Time) -> Result<(), Fault> {
+        let time = self.history_lost_before().map_or(time, |known| known.max(time));
         let value = table::SEQUENCES.value(&time.0)?;
-        self.group.set(table::SEQUENCES.key(&table::UNKNOWN_BEFORE), Some(value));
-        self.state.unknown_before = Some(time);
+        self.group.set(table::SEQUENCES.key(&table::HISTORY_LOST_BEFORE), Some(value));
+        self.state.history_lost_before = Some(time);
         Ok(())
     }
 
@@ -279,7 +279,7 @@ impl Tx<'_> {
 
     /// Counts that something happened to `n` reports.
     pub fn count(&mut self, task: &TaskId, name: &str, n: u64) -> Result<(), Fault> {
-        let counters = &mut self.owner(task)?.counters;
+        let counters = &mut self.task_state_mut(task)?.counters;
         match counters.get_mut(name) {
             Some(counter) => *counter = counter.saturating_add(n),
             None => drop(counters.insert(name.to_owned(), n)),
@@ -293,11 +293,11 @@ impl Tx<'_> {
 impl Tx<'_> {
     /// The reports are aggregated, and never will be again. Those before the horizon, if there is one, are refused
     /// without being remembered.
-    pub fn remember(&mut self, task: &TaskId, reports: &[(ReportId, Time)]) -> Result<(), Fault> {
-        let replay = &mut owner(self.state, task)?.replay;
+    pub fn record_aggregated(&mut self, task: &TaskId, reports: &[(ReportId, Time)]) -> Result<(), Fault> {
+        let replay = &mut task_state_mut(self.state, task)?.replay;
         for (id, time) in reports {
             if let Some(fingerprint) = replay.insert(id, *time) {
-                self.group.remember(task, fingerprint, *time);
+                self.group.record_aggregated(task, fingerprint, *time);
             }
         }
         Ok(())
@@ -305,20 +305,20 @@ impl Tx<'_> {
 
     /// Stores an uploaded report, which then waits. The caller has made sure that its id is not known yet.
     pub fn append_report(&mut self, task: &TaskId, report: &Report) -> Result<ReportRef, Fault> {
-        owner(self.state, task)?;
+        task_state_mut(self.state, task)?;
         let pack = self.group.append(task, report, &mut self.state.next_pack);
-        let (state, metadata) = (owner(self.state, task)?, report.metadata);
+        let (state, metadata) = (task_state_mut(self.state, task)?, report.metadata);
         let bucket = Bucket::Time(metadata.time.truncate(state.task.public.time_precision));
-        Ok(state.change(&bucket, |state| state.waiting.append(pack, metadata.id, metadata.time)))
+        Ok(state.update_bucket(&bucket, |state| state.waiting.append(pack, metadata.id, metadata.time)))
     }
 
     /// Deletes uploaded reports: they were aggregated, or never can be. Those that are gone already do not matter.
-    pub fn bury(&mut self, task: &TaskId, reports: &[(ReportId, ReportRef)]) -> Result<(), Fault> {
-        let state = owner(self.state, task)?;
+    pub fn delete_reports(&mut self, task: &TaskId, reports: &[(ReportId, ReportRef)]) -> Result<(), Fault> {
+        let state = task_state_mut(self.state, task)?;
         for (id, at) in reports {
             let time = state.waiting.time_of(id).unwrap_or(Time(0));
             let bucket = Bucket::Time(time.truncate(state.task.public.time_precision));
-            if state.change(&bucket, |state| state.waiting.bury(id, *at)) {
+            if state.update_bucket(&bucket, |state| state.waiting.remove(id, *at)) {
                 self.group.touch_pack(task, at.pack);
             }
         }
@@ -332,8 +332,8 @@ impl Tx<'_> {
     pub fn bucket_mut(&mut self, task: &TaskId, bucket: Bucket) -> Result<BucketMut<'_>, Fault> {
         let key = (*task, bucket);
         let share = if self.group.has_sum(&key) { None } else { Some(self.stored_sum(&key)?) };
-        let state = owner(self.state, task)?;
-        state.change(&bucket, |state| {
+        let state = task_state_mut(self.state, task)?;
+        state.update_bucket(&bucket, |state| {
             state.buckets.entry(bucket).or_insert(BucketHeader::EMPTY);
         });
         let header = state.buckets.get_mut(&bucket).ok_or_else(|| Fault::new("a batch bucket is missing"))?;
@@ -356,9 +356,9 @@ impl Tx<'_> {
 
     /// The batch is collected from now on. Replaces what was kept of exactly the same batch.
     pub fn put_collected(&mut self, task: &TaskId, batch: &CollectedBatch) -> Result<(), Fault> {
-        let owner = self.owner(task)?;
-        owner.collected.insert(&batch.batch);
-        owner.recount_open_buckets();
+        let task_state_mut = self.task_state_mut(task)?;
+        task_state_mut.collected.insert(&batch.batch);
+        task_state_mut.recount_open_buckets();
         let key = table::COLLECTED.key(&(*task, batch.batch));
         self.group.set(key, Some(table::COLLECTED.value(batch)?));
         Ok(())
@@ -366,14 +366,14 @@ impl Tx<'_> {
 
     /// Says what became of the result of a collected batch.
     pub fn put_result(&mut self, task: &TaskId, batch: BatchSelector, result: ResultRecord) -> Result<(), Fault> {
-        self.owner(task)?.results.insert(batch, result);
+        self.task_state_mut(task)?.results.insert(batch, result);
         self.group.set(table::RESULTS.key(&(*task, batch)), Some(table::RESULTS.value(&result)?));
         Ok(())
     }
 
     /// A collection has named the batch, so that collectors may ask for it by its id.
     pub fn name_batch(&mut self, task: &TaskId, batch: BatchId) -> Result<(), Fault> {
-        self.owner(task)?.names.insert(batch);
+        self.task_state_mut(task)?.names.insert(batch);
         self.group.set(table::NAMES.key(&(*task, batch)), Some(table::NAMES.value(&())?));
         Ok(())
     }
@@ -383,16 +383,16 @@ impl Tx<'_> {
 impl Tx<'_> {
     /// Adds or replaces an aggregation job of ours as the leader. Its reports are assigned.
     pub fn put_leader_job(&mut self, task: &TaskId, id: AggregationJobId, job: LeaderJobRecord) -> Result<(), Fault> {
-        let owner = owner(self.state, task)?;
-        job.reports.iter().for_each(|at| owner.waiting.assign(*at));
+        let task_state_mut = task_state_mut(self.state, task)?;
+        job.reports.iter().for_each(|at| task_state_mut.waiting.assign(*at));
         self.group.set(table::LEADER_JOBS.key(&(*task, id)), Some(table::LEADER_JOBS.value(&job)?));
-        owner.leader_jobs.insert(id, job);
+        task_state_mut.leader_jobs.insert(id, job);
         Ok(())
     }
 
     /// Deletes an aggregation job of ours as the leader. The same write buries or defers each of its reports: one that is forgotten stays assigned until the store is opened again, and then waits.
     pub fn end_leader_job(&mut self, task: &TaskId, id: &AggregationJobId) -> Result<(), Fault> {
-        self.owner(task)?.leader_jobs.remove(id);
+        self.task_state_mut(task)?.leader_jobs.remove(id);
         self.group.set(table::LEADER_JOBS.key(&(*task, *id)), None);
         Ok(())
     }
@@ -404,7 +404,7 @@ impl Tx<'_> {
         id: CollectionJobId,
         job: CollectionJobRecord,
     ) -> Result<(), Fault> {
-        let active = &mut owner(self.state, task)?.collections;
+        let active = &mut task_state_mut(self.state, task)?.collections;
         self.group.set(table::COLLECTIONS.key(&(*task, id)), Some(table::COLLECTIONS.value(&job)?));
         if job.state.is_active() {
             active.insert(id, job);
@@ -416,12 +416,12 @@ impl Tx<'_> {
 
     /// Adds or replaces an aggregation job of ours as the helper.
     pub fn put_helper_job(&mut self, task: &TaskId, id: AggregationJobId, job: &HelperJobRecord) -> Result<(), Fault> {
-        self.owner(task)?;
+        self.task_state_mut(task)?;
         let HelperJobRecord { request_hash, created, ref state } = *job;
         let (state, answer) = match state {
             HelperJobState::Pending => (HelperJobRowState::Pending, None),
             HelperJobState::Answered(answer) => (HelperJobRowState::Answered, Some(table::ANSWERS.value(answer)?)),
-            HelperJobState::Forgotten => (HelperJobRowState::Answered, None),
+            HelperJobState::Expired => (HelperJobRowState::Answered, None),
             HelperJobState::Deleted => (HelperJobRowState::Deleted, None),
         };
         self.group.set(table::ANSWERS.key(&(*task, replay::day(created), id)), answer);
@@ -432,7 +432,7 @@ impl Tx<'_> {
 
     /// Adds the body of a request that we accept as the helper and answer later.
     pub fn put_helper_request(&mut self, task: &TaskId, id: AggregationJobId, body: &Bytes) -> Result<(), Fault> {
-        let deferred = &mut self.owner(task)?.deferred;
+        let deferred = &mut self.task_state_mut(task)?.deferred;
         if !deferred.contains(&id) {
             deferred.push(id);
         }
@@ -443,7 +443,7 @@ impl Tx<'_> {
 
     /// Deletes a request that was accepted: it is answered now, or never. False if there is no such request.
     pub fn end_helper_request(&mut self, task: &TaskId, id: &AggregationJobId) -> Result<bool, Fault> {
-        let deferred = &mut self.owner(task)?.deferred;
+        let deferred = &mut self.task_state_mut(task)?.deferred;
         let Some(place) = deferred.iter().position(|other| other == id) else { return Ok(false) };
         deferred.remove(place);
         self.group.set(table::HELPER_REQUESTS.key(&(*task, *id)), None);
@@ -452,7 +452,7 @@ impl Tx<'_> {
 
     /// Gives the batch of an aggregate share of ours as the helper an id.
     pub fn put_share(&mut self, task: &TaskId, id: AggregateShareId, batch: &BatchSelector) -> Result<(), Fault> {
-        self.owner(task)?;
+        self.task_state_mut(task)?;
         self.group.set(table::SHARES.key(&(*task, id)), Some(table::SHARES.value(batch)?));
         Ok(())
     }
@@ -460,19 +460,19 @@ impl Tx<'_> {
     /// A resource of this kind was deleted that a request with this hash had made: what the same request makes from now
     /// on is another.
     pub fn raise_generation(&mut self, task: &TaskId, kind: u8, request_hash: &[u8; 32]) -> Result<(), Fault> {
-        self.owner(task)?;
+        self.task_state_mut(task)?;
         let count = self.generation(task, kind, request_hash)?.saturating_add(1);
         let key = table::GENERATIONS.key(&(*task, kind, *request_hash));
         self.group.set(key, Some(table::GENERATIONS.value(&Generation { count, since: None })?));
         Ok(())
     }
 
-    pub(super) fn owner(&mut self, id: &TaskId) -> Result<&mut TaskState, Fault> {
-        owner(self.state, id)
+    pub(super) fn task_state_mut(&mut self, id: &TaskId) -> Result<&mut TaskState, Fault> {
+        task_state_mut(self.state, id)
     }
 }
 
-fn owner<'a>(state: &'a mut State, id: &TaskId) -> Result<&'a mut TaskState, Fault> {
+fn task_state_mut<'a>(state: &'a mut State, id: &TaskId) -> Result<&'a mut TaskState, Fault> {
     state.tasks.get_mut(id).ok_or_else(|| Fault::new(format!("task {id} is changed and does not exist")))
 }
 

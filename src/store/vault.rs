@@ -161,7 +161,7 @@ pub(super) struct Vault(Arc<XChaCha20Poly1305>);
 /// A value was not encrypted under this key, or for another row.
 #[derive(Debug, thiserror::Error)]
 #[error("it does not decrypt")]
-pub(super) struct Unsealable;
+pub(super) struct DecryptError;
 
 impl Vault {
     /// Takes a key of 32 bytes.
@@ -180,15 +180,15 @@ impl Vault {
     }
 
     /// Whether it is long enough to be an encrypted value.
-    pub(super) fn may_open(sealed: &[u8]) -> bool {
+    pub(super) fn has_valid_length(sealed: &[u8]) -> bool {
         sealed.len() >= NONCE_BYTES + TAG_BYTES
     }
 
     /// Decrypts the value of a row.
-    pub(super) fn open(&self, row: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
-        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or(Unsealable)?;
+    pub(super) fn open(&self, row: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, DecryptError> {
+        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or(DecryptError)?;
         let value = self.0.decrypt(nonce.into(), Payload { msg: sealed, aad: row });
-        value.map(Zeroizing::new).map_err(|_| Unsealable)
+        value.map(Zeroizing::new).map_err(|_| DecryptError)
     }
 }
 
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_opens_under_its_key_and_for_its_row_only() {
+    fn decrypts_with_its_key_and_row_only() {
         let vault = Vault::new(&Secret::random(KEY_BYTES)).unwrap();
         let sealed = vault.seal(b"row", b"secret").unwrap();
         assert_eq!(vault.open(b"row", &sealed).unwrap().as_slice(), b"secret");
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_file_is_made_once_and_for_its_owner_only() {
+    fn creates_key_file_once_with_mode_0600() {
         let dir = tempfile::tempdir().unwrap();
         let source = KeySource::default();
         assert!(matches!(source.read(dir.path()), Err(KeyError::Missing(_))));
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused() {
+    fn rejects_malformed_key() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         let source = KeySource::File(path.clone());

@@ -63,8 +63,8 @@ impl View<'_> {
     }
 
     /// Before which time there may have been tasks that are not known here any more, if this is a restored copy.
-    pub fn unknown_before(&self) -> Option<Time> {
-        self.state.unknown_before
+    pub fn history_lost_before(&self) -> Option<Time> {
+        self.state.history_lost_before
     }
 
     /// The largest `limits.clock_skew` that a server ran with on these data; zero if none is known.
@@ -84,19 +84,19 @@ impl View<'_> {
 
     /// The reports at these places, in the same order. A fault if one is not there. Each pack is read once, if the
     /// places are in order.
-    pub fn load_reports(&self, task: &TaskId, places: &[ReportRef]) -> Result<Vec<Report>, Fault> {
-        self.load_some_reports(task, places, usize::MAX)
+    pub fn load_reports(&self, task: &TaskId, positions: &[ReportRef]) -> Result<Vec<Report>, Fault> {
+        self.load_some_reports(task, positions, usize::MAX)
     }
 
     /// As [`View::load_reports`], but only the first of them, until they have about `most` bytes: one at least, if there
     /// is one.
-    pub fn load_some_reports(&self, task: &TaskId, places: &[ReportRef], most: usize) -> Result<Vec<Report>, Fault> {
+    pub fn load_some_reports(&self, task: &TaskId, positions: &[ReportRef], most: usize) -> Result<Vec<Report>, Fault> {
         let missing = |at: &ReportRef| Fault::new(format!("report {at:?} of task {task} is not there"));
         let is_alive = |at| self.task(task).is_some_and(|task| task.waiting.is_alive(at));
         let mut current: Option<(u64, PackRecord)> = None;
         let mut reports = Vec::new();
         let mut bytes = 0;
-        for at in places {
+        for at in positions {
             if bytes >= most {
                 break;
             }

@@ -2,7 +2,7 @@
 //!
 //! The reports themselves are on disk, in packs. A report is in one of three places: *ready*, in upload order
 //! within its bucket of time; *deferred* until some time, because the helper found it too early; or *assigned* to
-//! an aggregation job. Whoever takes reports out with [`Waiting::pick`] stores a job that names them, or buries
+//! an aggregation job. Whoever takes reports out with [`WaitingReports::pick`] stores a job that names them, or buries
 //! or defers them, within the same write: what was picked is not stored as such.
 
 use std::collections::{BTreeMap, HashMap, VecDeque, btree_map};
@@ -12,7 +12,7 @@ use dapbox_protocol::model::{Duration, Interval, ReportId, Time};
 
 /// What is kept in memory of an uploaded report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct ReportEntry {
     /// The report's id.
     pub id: ReportId,
     /// The report's time, as its client states it.
@@ -21,7 +21,7 @@ pub struct Entry {
     pub at: ReportRef,
 }
 
-/// What to do with a report that [`Waiting::pick`] offers.
+/// What to do with a report that [`WaitingReports::pick`] offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pick {
     /// Assign it.
@@ -29,25 +29,25 @@ pub enum Pick {
     /// Leave it where it is.
     Skip,
     /// Leave it, and all that were uploaded after it to the same bucket of time.
-    Pass,
+    SkipBucket,
     /// Take it out to be buried: it cannot be aggregated any more. Does not count against the limit.
     Drop,
     /// Leave it, and all others: there is enough.
     Stop,
 }
 
-/// What [`Waiting::pick`] took out.
+/// What [`WaitingReports::pick`] took out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Picked {
     /// For the job, in order.
-    pub taken: Vec<Entry>,
+    pub taken: Vec<ReportEntry>,
     /// To be buried.
-    pub dropped: Vec<Entry>,
+    pub dropped: Vec<ReportEntry>,
 }
 
 /// A task's uploaded reports.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct WaitingReports {
     precision: Duration,
     /// What times are counted in: windows of batches, or else buckets.
     unit: Duration,
@@ -56,14 +56,14 @@ pub struct Waiting {
     /// How many of these there are, by the start of their unit of time; none is zero.
     by_unit: BTreeMap<Time, u64>,
     /// By the start of the bucket of time; no queue is empty, each is sorted by position.
-    ready: BTreeMap<Time, VecDeque<Entry>>,
+    ready: BTreeMap<Time, VecDeque<ReportEntry>>,
     /// By the time at which they become ready.
-    deferred: BTreeMap<Time, Vec<Entry>>,
-    assigned: BTreeMap<ReportRef, Entry>,
+    deferred: BTreeMap<Time, Vec<ReportEntry>>,
+    assigned: BTreeMap<ReportRef, ReportEntry>,
     packs: BTreeMap<u64, Slots>,
 }
 
-impl Waiting {
+impl WaitingReports {
     pub(super) fn new(precision: Duration, unit: Duration) -> Self {
         Self {
             precision,
@@ -112,13 +112,13 @@ impl Waiting {
         self.known.get(id).copied()
     }
 
-    fn know(&mut self, id: ReportId, time: Time) {
+    fn insert_known(&mut self, id: ReportId, time: Time) {
         if self.known.insert(id, time).is_none() {
             *self.by_unit.entry(time.truncate(self.unit)).or_default() += 1;
         }
     }
 
-    fn forget(&mut self, id: &ReportId) -> Option<Time> {
+    fn remove_known(&mut self, id: &ReportId) -> Option<Time> {
         let time = self.known.remove(id)?;
         if let btree_map::Entry::Occupied(mut unit) = self.by_unit.entry(time.truncate(self.unit)) {
             *unit.get_mut() -= 1;
@@ -132,7 +132,7 @@ impl Waiting {
     /// When the oldest report arrived that waits or is assigned; `opened` if it was there when the store was opened.
     pub fn oldest_arrival(&self, opened: Time) -> Option<Time> {
         // Packs are numbered as they are begun, so the first has the oldest report.
-        let (_, slots) = self.packs.iter().find(|(_, slots)| slots.living() > 0)?;
+        let (_, slots) = self.packs.iter().find(|(_, slots)| slots.live_count() > 0)?;
         Some(slots.arrived.unwrap_or(opened))
     }
 
@@ -157,7 +157,7 @@ impl Waiting {
 
     /// Whether a report waits that was uploaded before `position` and whose time is in the interval.
     pub fn has_before(&self, interval: Interval, position: ReportRef) -> bool {
-        let is_wanted = |entry: &Entry| entry.at < position && interval.contains(entry.time);
+        let is_wanted = |entry: &ReportEntry| entry.at < position && interval.contains(entry.time);
         self.deferred.values().flatten().any(is_wanted)
             || self.ready.range(interval.start().truncate(self.precision)..interval.end()).any(|(_, queue)| {
                 // Sorted by position, and usually the whole bucket is in the interval: the first answers.
@@ -174,7 +174,7 @@ impl Waiting {
     /// are assigned; see the module's text for what that means.
     ///
     /// Costs as much as the reports that are offered to the filter, however many wait.
-    pub fn pick(&mut self, now: Time, limit: usize, mut filter: impl FnMut(&Entry) -> Pick) -> Picked {
+    pub fn pick(&mut self, now: Time, limit: usize, mut filter: impl FnMut(&ReportEntry) -> Pick) -> Picked {
         self.wake(now);
         let mut picked = Picked::default();
         let starts: Vec<Time> = self.ready.keys().copied().collect();
@@ -189,7 +189,7 @@ impl Waiting {
                     Pick::Take => picked.taken.push(entry),
                     Pick::Drop => picked.dropped.push(entry),
                     Pick::Skip => skipped.push(entry),
-                    Pick::Pass | Pick::Stop => {
+                    Pick::SkipBucket | Pick::Stop => {
                         is_enough = pick == Pick::Stop;
                         skipped.push(entry);
                         break;
@@ -209,16 +209,16 @@ impl Waiting {
     }
 
     /// Those of the reports at these places that are assigned to a job.
-    pub fn assigned(&self, places: &[ReportRef]) -> Vec<Entry> {
-        places.iter().filter_map(|at| self.assigned.get(at).copied()).collect()
+    pub fn assigned(&self, positions: &[ReportRef]) -> Vec<ReportEntry> {
+        positions.iter().filter_map(|at| self.assigned.get(at).copied()).collect()
     }
 
     /// Gives assigned reports up, whose job is dissolved or could not use them: they wait again, from the given time
     /// on. This is not stored: after a restart they are ready.
-    pub fn defer(&mut self, entries: &[Entry], until: Time) {
+    pub fn defer(&mut self, entries: &[ReportEntry], until: Time) {
         // What is not assigned was deferred or buried before.
         let assigned = &mut self.assigned;
-        let found: Vec<Entry> = entries.iter().filter_map(|entry| assigned.remove(&entry.at)).collect();
+        let found: Vec<ReportEntry> = entries.iter().filter_map(|entry| assigned.remove(&entry.at)).collect();
         if !found.is_empty() {
             self.deferred.entry(until).or_default().extend(found);
         }
@@ -233,7 +233,7 @@ impl Waiting {
         }
     }
 
-    fn make_ready(&mut self, entry: Entry) {
+    fn make_ready(&mut self, entry: ReportEntry) {
         let queue = self.ready.entry(entry.time.truncate(self.precision)).or_default();
         // New uploads go to the back, and what comes back from a job goes near the front.
         let place = match queue.back() {
@@ -245,13 +245,13 @@ impl Waiting {
 }
 
 /// What the store does, together with the rows on disk.
-impl Waiting {
+impl WaitingReports {
     /// Adds a report to the end of a pack.
     pub(super) fn append(&mut self, pack: u64, id: ReportId, time: Time) -> ReportRef {
         let slots = self.packs.entry(pack).or_default();
-        let entry = Entry { id, time, at: ReportRef { pack, slot: slots.count } };
+        let entry = ReportEntry { id, time, at: ReportRef { pack, slot: slots.count } };
         slots.count += 1;
-        self.know(id, time);
+        self.insert_known(id, time);
         self.make_ready(entry);
         entry.at
     }
@@ -266,12 +266,12 @@ impl Waiting {
     ) {
         let mut slots = Slots { count: 0, arrived: None, dead };
         for (id, time) in reports {
-            let entry = Entry { id, time, at: ReportRef { pack, slot: slots.count } };
+            let entry = ReportEntry { id, time, at: ReportRef { pack, slot: slots.count } };
             slots.count += 1;
             if slots.is_dead(entry.at.slot) {
                 continue;
             }
-            self.know(id, time);
+            self.insert_known(id, time);
             if is_assigned(&entry.at) {
                 self.assigned.insert(entry.at, entry);
             } else {
@@ -295,20 +295,20 @@ impl Waiting {
     }
 
     /// Up to `limit` reports that wait and whose time is before the given one.
-    pub(super) fn before(&self, time: Time, limit: usize) -> Vec<Entry> {
+    pub(super) fn before(&self, time: Time, limit: usize) -> Vec<ReportEntry> {
         let ready = self.ready.range(..time).flat_map(|(_, queue)| queue);
         let waiting = ready.chain(self.deferred.values().flatten());
         waiting.filter(|entry| entry.time < time).take(limit).copied().collect()
     }
 
     /// Forgets a report, and says whether it was there.
-    pub(super) fn bury(&mut self, id: &ReportId, at: ReportRef) -> bool {
+    pub(super) fn remove(&mut self, id: &ReportId, at: ReportRef) -> bool {
         let Some(slots) = self.packs.get_mut(&at.pack) else { return false };
         if at.slot >= slots.count || slots.is_dead(at.slot) {
             return false;
         }
-        slots.kill(at.slot);
-        let time = self.forget(id);
+        slots.mark_dead(at.slot);
+        let time = self.remove_known(id);
         if self.assigned.remove(&at).is_none() && time.and_then(|time| self.take_ready(time, at)).is_none() {
             self.take_deferred(at);
         }
@@ -321,21 +321,21 @@ impl Waiting {
     }
 
     /// Forgets the pack if all its slots are dead, else returns the bit map of its dead slots, if there are any.
-    pub(super) fn settle(&mut self, pack: u64) -> Fate {
+    pub(super) fn finish_pack(&mut self, pack: u64) -> PackState {
         match self.packs.get(&pack) {
-            Some(slots) if slots.living() > 0 => match slots.dead.is_empty() {
-                true => Fate::Whole,
-                false => Fate::Holed(slots.dead.clone()),
+            Some(slots) if slots.live_count() > 0 => match slots.dead.is_empty() {
+                true => PackState::Intact,
+                false => PackState::Partial(slots.dead.clone()),
             },
             _ => {
                 self.packs.remove(&pack);
-                Fate::Dead
+                PackState::Empty
             }
         }
     }
 
     /// Takes a report out of the bucket of the given time.
-    fn take_ready(&mut self, time: Time, at: ReportRef) -> Option<Entry> {
+    fn take_ready(&mut self, time: Time, at: ReportRef) -> Option<ReportEntry> {
         let start = time.truncate(self.precision);
         let queue = self.ready.get_mut(&start)?;
         let place = queue.binary_search_by_key(&at, |entry| entry.at).ok()?;
@@ -347,8 +347,9 @@ impl Waiting {
     }
 
     /// Takes a report out of the deferred ones.
-    fn take_deferred(&mut self, at: ReportRef) -> Option<Entry> {
-        let find = |(until, set): (&Time, &Vec<Entry>)| Some((*until, set.iter().position(|entry| entry.at == at)?));
+    fn take_deferred(&mut self, at: ReportRef) -> Option<ReportEntry> {
+        let find =
+            |(until, set): (&Time, &Vec<ReportEntry>)| Some((*until, set.iter().position(|entry| entry.at == at)?));
         let (until, place) = self.deferred.iter().find_map(find)?;
         let set = self.deferred.get_mut(&until)?;
         let entry = set.swap_remove(place);
@@ -361,13 +362,13 @@ impl Waiting {
 
 /// What becomes of a pack's rows.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum PackState {
     /// All its reports are needed.
-    Whole,
+    Intact,
     /// Some are dead, by this bit map.
-    Holed(Vec<u8>),
+    Partial(Vec<u8>),
     /// None is needed.
-    Dead,
+    Empty,
 }
 
 /// Which reports of a pack are dead.
@@ -385,7 +386,7 @@ impl Slots {
         self.dead.get(slot as usize / 8).is_some_and(|byte| byte & (1 << (slot % 8)) != 0)
     }
 
-    fn kill(&mut self, slot: u32) {
+    fn mark_dead(&mut self, slot: u32) {
         let place = slot as usize / 8;
         if self.dead.len() <= place {
             self.dead.resize(place + 1, 0);
@@ -393,7 +394,7 @@ impl Slots {
         self.dead[place] |= 1 << (slot % 8);
     }
 
-    fn living(&self) -> u32 {
+    fn live_count(&self) -> u32 {
         self.count - self.dead.iter().map(|byte| byte.count_ones()).sum::<u32>()
     }
 }

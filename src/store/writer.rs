@@ -14,12 +14,12 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-use super::{backup::Notes, engine::Engine, group::Group, state::State, tx::Tx};
-use crate::latency::Latencies;
+use super::{backup::ChangeTracker, engine::Engine, group::Group, state::State, tx::Tx};
+use crate::latency::LatencyHistogram;
 use dapbox_support::{Act, Failpoints, Fault, Phase, Point, fault::panic_text};
 
 /// A write that waits for its turn.
-pub(super) struct Work {
+pub(super) struct QueuedWrite {
     pub(super) point: Point,
     pub(super) run: Box<Run>,
 }
@@ -42,12 +42,12 @@ pub(super) struct Core {
     pub(super) stopped: watch::Sender<Option<Fault>>,
     pub(super) commits: AtomicU64,
     /// How long they took.
-    pub(super) commit_latencies: Latencies,
+    pub(super) commit_latencies: LatencyHistogram,
     pub(super) failpoints: Failpoints,
     /// How many bytes were committed.
     pub(super) written: AtomicU64,
     /// What is committed while a backup is made.
-    pub(super) notes: Notes,
+    pub(super) changes: ChangeTracker,
 }
 
 /// What is let go of when the store is closed, in this order.
@@ -59,7 +59,7 @@ pub(super) struct Disk {
 
 impl Core {
     /// Runs waiting writes, group by group, until there are no more senders or the store has stopped.
-    pub(super) fn run(&self, mut queue: mpsc::Receiver<Work>, group: usize) {
+    pub(super) fn run(&self, mut queue: mpsc::Receiver<QueuedWrite>, group: usize) {
         let mut works = VecDeque::new();
         while let Some(first) = works.pop_front().or_else(|| queue.blocking_recv()) {
             works.push_front(first);
@@ -76,7 +76,7 @@ impl Core {
     }
 
     /// Runs writes, commits them together, and answers them. Those that do not go into this group are left.
-    fn run_group(&self, works: &mut VecDeque<Work>) -> Result<(), Fault> {
+    fn run_group(&self, works: &mut VecDeque<QueuedWrite>) -> Result<(), Fault> {
         let mut answers = Vec::with_capacity(works.len());
         let done = catch_unwind(AssertUnwindSafe(|| self.commit(works, &mut answers)));
         let done = done.unwrap_or_else(|panic| Err(Fault::while_doing("a write panicked", panic_text(&*panic))));
@@ -86,7 +86,7 @@ impl Core {
         done
     }
 
-    fn commit(&self, works: &mut VecDeque<Work>, answers: &mut Vec<Answer>) -> Result<(), Fault> {
+    fn commit(&self, works: &mut VecDeque<QueuedWrite>, answers: &mut Vec<Answer>) -> Result<(), Fault> {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         self.check()?;
         let mut points = Vec::with_capacity(works.len());
@@ -106,13 +106,13 @@ impl Core {
         };
         if rows.is_empty() {
             drop(state);
-            self.pass(&points, Phase::Before)?;
-            return self.pass(&points, Phase::After);
+            self.hit_failpoints(&points, Phase::Before)?;
+            return self.hit_failpoints(&points, Phase::After);
         }
         let disk = self.disk.write().unwrap_or_else(PoisonError::into_inner);
         drop(state);
-        self.pass(&points, Phase::Before)?;
-        self.notes.take_down(&rows);
+        self.hit_failpoints(&points, Phase::Before)?;
+        self.changes.record(&rows);
         // Stop before anybody reads what may not be durable.
         let begin = Instant::now();
         let committed = disk.as_ref().ok_or_else(super::closed)?.engine.commit(&rows);
@@ -122,11 +122,11 @@ impl Core {
         self.commits.fetch_add(1, Ordering::Relaxed);
         let bytes: usize = rows.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum();
         self.written.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.pass(&points, Phase::After)
+        self.hit_failpoints(&points, Phase::After)
     }
 
     /// Passes the failure points of a group's writes, before or after its commit.
-    fn pass(&self, points: &[Point], phase: Phase) -> Result<(), Fault> {
+    fn hit_failpoints(&self, points: &[Point], phase: Phase) -> Result<(), Fault> {
         points.iter().try_for_each(|point| match self.failpoints.at(*point, phase) {
             Act::Go => Ok(()),
             Act::Fail => Err(Fault::new(format!("made to fail at {point:?}, {phase:?}"))),

@@ -13,14 +13,14 @@ use dapbox::{
     aggregator::{
         offline::Offline,
         restored::{self, Restored},
-        retention::{self, Lost},
+        retention::{self, DataLoss},
     },
     config::{Config, Seconds},
     model::{
         BatchId, BatchMode, BatchSelector, Bucket, Duration, FixedSizeQuery, Interval, MaxMeasurement,
         PartialBatchSelector, PrepareOutcome, Query, ReportError, ReportId, Revision, Role, Time, VdafConfig,
     },
-    store::{self, Contents, Options},
+    store::{self, BackupContents, Options},
     support::{Point, clock},
     vdaf::Measurement,
     wire::{ProblemType, ResourceKind},
@@ -45,7 +45,7 @@ const SUM: VdafConfig = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) }
 /// The permitted clock difference.
 const SKEW: Duration = Duration(5);
 
-fn contents(backup: &[u8]) -> Contents {
+fn contents(backup: &[u8]) -> BackupContents {
     store::verify(backup, |_| ()).unwrap()
 }
 
@@ -192,7 +192,7 @@ async fn close_at(node: &mut Node, restored: &Restored) {
     let store = open_store(node.data_dir(), Options::default()).await;
     for task in restored.tasks.clone() {
         let close =
-            move |tx: &mut store::Tx<'_>| retention::close_before(tx, &task.id, task.closed_before, Lost::Theirs);
+            move |tx: &mut store::Tx<'_>| retention::close_before(tx, &task.id, task.closed_before, DataLoss::Peer);
         assert_eq!(store.write(Point::Test, close).await.unwrap(), Some(task.closed_before));
     }
     store.close().await;

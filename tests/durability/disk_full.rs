@@ -118,7 +118,7 @@ async fn refuses_new_work_before_disk_is_full(#[values(Revision::Dap09, Revision
     let patient = tokio::spawn(async move { client.upload(Measurement::Flag(true), Some(second)).await });
     at_leader.clear();
     patient.await.unwrap().unwrap();
-    leader.until(&task, |status| status.last_trouble.as_ref().is_some_and(|text| text.contains("507"))).await;
+    leader.until(&task, |status| status.last_error.as_ref().is_some_and(|text| text.contains("507"))).await;
     assert_taken(&parties.upload(&report).await);
     at_helper.clear();
     assert_eq!(collect(&parties, second).await, (2, AggregateResult::Number(2)));

@@ -81,7 +81,7 @@ async fn live_through(revision: Revision, who: Who, mode: BatchMode) {
     // A collection is requested; the jobs that it waits for reach no helper.
     relay.plan(move |_, _| unavailable());
     let job = pair.parties.start_collection(query).await;
-    pair.leader.until(&id, |status| status.last_trouble.is_some()).await;
+    pair.leader.until(&id, |status| status.last_error.is_some()).await;
     restart(&mut pair, who).await;
     assert!(is_pending(&pair.parties.poll(&job).await, &pair.parties), "{name}");
 
@@ -96,7 +96,7 @@ async fn live_through(revision: Revision, who: Who, mode: BatchMode) {
     relay.plan(move |asked, _| if asked.makes(ResourceKind::AggregateShare) { unavailable() } else { Act::Pass });
     pair.leader.until(&id, |status| status.counters.get("aggregate_success") == Some(&5)).await;
     restart(&mut pair, who).await;
-    pair.leader.until(&id, |status| status.batches_collected == 1 && status.last_trouble.is_some()).await;
+    pair.leader.until(&id, |status| status.batches_collected == 1 && status.last_error.is_some()).await;
     restart(&mut pair, who).await;
     assert!(is_pending(&pair.parties.poll(&job).await, &pair.parties), "{name}");
 
@@ -220,7 +220,7 @@ async fn stops_promptly_while_helper_hangs(#[values(Revision::Dap09, Revision::D
         restart(&mut pair, Who::Leader).await;
 
         // In the second round the helper is down.
-        pair.leader.until(&pair.parties.id(), |status| status.last_trouble.is_some()).await;
+        pair.leader.until(&pair.parties.id(), |status| status.last_error.is_some()).await;
         restart(&mut pair, Who::Leader).await;
         pair.helper.resume().await;
         assert_eq!(pair.parties.outcome(&job).await.status, 200);

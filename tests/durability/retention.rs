@@ -4,7 +4,7 @@ use bytes::Bytes;
 use dapbox::{
     aggregator::{
         phase,
-        retention::{self, Lost},
+        retention::{self, DataLoss},
     },
     config::{Config, Retention, Seconds},
     model::{
@@ -12,7 +12,7 @@ use dapbox::{
         HpkeCiphertext, Interval, PartialBatchSelector, PrepareOutcome, Query, Report, ReportError, ReportId,
         ReportMetadata, Revision, Task, TaskId, Time, VdafConfig,
     },
-    store::{CollectionJobRecord, CollectionState, LeaderJobRecord, LeaderJobState, Options, Place, ReportRef, Tx},
+    store::{CollectionJobRecord, CollectionState, LeaderJobRecord, LeaderJobState, Options, SweepCursor, ReportRef, Tx},
     support::{Point, clock},
     vdaf::{AggregateResult, Measurement},
     wire::{ProblemType, ResourceKind},
@@ -56,7 +56,7 @@ async fn upload(pair: &Pair, forge: &Forge, count: usize, time: Time) {
 async fn sweep_at(node: &mut Node, task: TaskId, now: Time) {
     node.stop().await;
     let store = open_store(node.data_dir(), Options::default()).await;
-    let mut next = Some(Place::default());
+    let mut next = Some(SweepCursor::default());
     while let Some(place) = next {
         let step = move |tx: &mut Tx<'_>| retention::sweep(tx, &task, now, &Retention::default(), place);
         next = store.write(Point::Test, step).await.unwrap();
@@ -312,7 +312,7 @@ fn sealed_report(time: Time) -> Report {
 #[rstest]
 #[tokio::test]
 async fn finishes_jobs_in_flight_after_past_is_closed(
-    #[values(Lost::Ours, Lost::Theirs)] lost: Lost,
+    #[values(DataLoss::Own, DataLoss::Peer)] lost: DataLoss,
     #[values(false, true)] by_interval: bool,
 ) {
     let ago = clock();
@@ -365,20 +365,20 @@ async fn finishes_jobs_in_flight_after_past_is_closed(
             let jobs: Vec<_> = state.leader_jobs.keys().copied().collect();
             let job = view.collection(&id, &waiting)?.unwrap();
             match lost {
-                Lost::Ours => {
+                DataLoss::Own => {
                     assert_eq!((jobs, state.waiting.len()), (vec![], 0));
                     assert!(matches!(job.state, CollectionState::Failed { .. }), "{job:?}");
                 }
-                Lost::Theirs => {
+                DataLoss::Peer => {
                     // Unsent reports become pending and are then dropped for their time. Sent reports could only affect
                     // a closed batch.
                     assert_eq!((jobs, state.waiting.len()), (vec![], 1));
                     assert_eq!(job.state, CollectionState::Waiting);
-                    let phase = phase::phase(state, &job.query, job.accepted_before);
-                    assert_eq!(matches!(phase, phase::Phase::Refused(_)), by_interval, "{phase:?}");
+                    let phase = phase::collection_phase(state, &job.query, job.accepted_before);
+                    assert_eq!(matches!(phase, phase::CollectionPhase::Refused(_)), by_interval, "{phase:?}");
                 }
             }
-            assert_eq!(state.collected.is_given_up(&batch), !by_interval);
+            assert_eq!(state.collected.is_abandoned(&batch), !by_interval);
             Ok(())
         })
         .unwrap();

@@ -242,7 +242,7 @@ async fn polls_any_deferring_helper(#[values(0, 1, 2)] spelling: usize) {
         assert!(jobs.iter().all(|poll| poll.path.ends_with("?step=0")), "{jobs:?}");
         assert!(shares.iter().all(|poll| !poll.path.contains('?')), "{shares:?}");
         let status = pair.leader.status(&pair.parties.id()).await;
-        assert_eq!((status.jobs, status.waiting, status.last_trouble), (0, 0, None));
+        assert_eq!((status.jobs, status.waiting, status.last_error), (0, 0, None));
         pair.stop().await;
     }
 }

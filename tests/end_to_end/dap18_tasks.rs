@@ -77,7 +77,7 @@ async fn parties_with_different_tasks_open_nothing() {
             |status: &dapbox::views::status::TaskStatus| status.counters.get("helper_hpke_decrypt_error") == Some(&2);
         if name == "batch mode" {
             // They do not even understand each other's jobs.
-            leader.until(&parties.id(), |status| status.last_trouble.is_some()).await;
+            leader.until(&parties.id(), |status| status.last_error.is_some()).await;
         } else {
             leader.until(&parties.id(), is_settled).await;
             assert_eq!(helper.counter(&parties.id(), "hpke_decrypt_error").await, 2, "{name}");

@@ -109,7 +109,7 @@ async fn aggregates_reports_of_waiting_collection_first(
     let context = TaskContext::new(task.into()).unwrap();
     let create = move |tx: &mut Tx<'_>| {
         let query = Query::TimeInterval(interval);
-        let new = collect::NewJob { id: CollectionJobId::random(), bytes: Bytes::new(), query, room: Ok(()) };
+        let new = collect::NewCollectionJob { id: CollectionJobId::random(), bytes: Bytes::new(), query, room: Ok(()) };
         collect::create(tx, NOW, &context, &one_at_a_time(), new)
     };
     store.write(Point::Test, create).await.unwrap().unwrap();
@@ -195,7 +195,7 @@ async fn limits_open_fixed_size_batches(#[values(Revision::Dap09, Revision::Dap1
     let give_up = move |tx: &mut Tx<'_>| {
         let jobs = tx.task(&id).unwrap().leader_jobs.values().next().map(|job| job.batch);
         let Some(dapbox::model::PartialBatchSelector::FixedSize(batch)) = jobs else { panic!("a job without a batch") };
-        tx.give_up_batch(&id, batch)
+        tx.abandon_batch(&id, batch)
     };
     assert!(store.write(Point::Test, give_up).await.unwrap());
     for expected in [2, 0] {

@@ -40,7 +40,7 @@ fn right_type(revision: Revision, asked: &Asked) -> &'static str {
 }
 
 type Mishap = Box<dyn Fn(&Asked) -> Act + Send + Sync>;
-type Breach = fn(&mut Vec<PrepareResp>);
+type ProtocolViolation = fn(&mut Vec<PrepareResp>);
 
 /// Mishaps that are over sooner or later, each in place of the first two answers to every request of the leader.
 fn mishaps(revision: Revision, elsewhere: String) -> Vec<(&'static str, Mishap)> {
@@ -142,7 +142,7 @@ async fn run_and_check(name: &str, pair: &Pair, relay: &Relay, attempts: usize) 
         let refused: Vec<_> = status.counters.keys().filter(|name| name.contains("replayed")).collect();
         assert!(refused.is_empty(), "{name}: {refused:?}");
         assert_eq!((status.waiting, status.jobs, status.batches_collected), (0, 0, 1), "{name}");
-        assert_eq!(status.last_trouble, None, "{name}");
+        assert_eq!(status.last_error, None, "{name}");
     }
 }
 
@@ -275,7 +275,7 @@ async fn sends_shorter_jobs_to_helper_with_lower_limits(
 }
 
 /// The answer with one thing wrong that no network makes of it.
-fn tampered(task: &TaskParameters, told: Told, tamper: Breach) -> Told {
+fn tampered(task: &TaskParameters, told: Told, tamper: ProtocolViolation) -> Told {
     let wire = wire::for_revision(task.revision);
     let mut resps = wire.decode_job_resp(&Bytes::from(told.body.clone()), 100).unwrap();
     assert_eq!(resps.len(), 5);
@@ -284,7 +284,7 @@ fn tampered(task: &TaskParameters, told: Told, tamper: Breach) -> Told {
 }
 
 /// Answers that break the protocol (DAP-09 section 4.5.1.1, DAP-18 section 4.5.3.1).
-const BREACHES: [(&str, Breach); 5] = [
+const BREACHES: [(&str, ProtocolViolation); 5] = [
     ("another order", |resps| resps.swap(1, 3)),
     ("a report left out", |resps| drop(resps.pop())),
     ("a report twice", |resps| resps.push(resps[4].clone())),
@@ -370,14 +370,14 @@ async fn resumes_when_helper_returns(#[values(Revision::Dap09, Revision::Dap18)]
         client.keys().await.unwrap();
         pair.helper.stop().await;
         upload_all(&client, None).await;
-        let status = pair.leader.until(&id, |status| status.last_trouble.is_some()).await;
+        let status = pair.leader.until(&id, |status| status.last_error.is_some()).await;
         assert_eq!(status.counters["report_success"], 5);
         assert!(!status.counters.contains_key("aggregate_success"));
         pair.helper.resume().await;
         let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
         assert_whole("down", collected);
         relay.check_repeats(&pair.parties);
-        assert_eq!(pair.leader.status(&id).await.last_trouble, None);
+        assert_eq!(pair.leader.status(&id).await.last_error, None);
         pair.stop().await;
     }))
     .await;
@@ -404,8 +404,8 @@ async fn resumes_when_helper_learns_task(#[values(Revision::Dap09, Revision::Dap
         assert_eq!(client.send(&[report]).await.unwrap(), []);
     }
     let job = parties.start_collection(parties.query_now()).await;
-    let status = leader.until(&parties.id(), |status| status.last_trouble.is_some()).await;
-    assert!(status.last_trouble.unwrap().contains("unrecognizedTask"));
+    let status = leader.until(&parties.id(), |status| status.last_error.is_some()).await;
+    assert!(status.last_error.unwrap().contains("unrecognizedTask"));
     helper.add(&parties.helper).await;
     assert_eq!(parties.outcome(&job).await.status, 200);
     assert_whole("later", parties.collector().collect(parties.query_now(), Some(PATIENCE), |_| {}).await);

@@ -207,7 +207,7 @@ async fn check_counters(pair: &Pair, joint: u64) {
         ("aggregate_success", GOOD),
     ]);
     assert_eq!(non_zero(&status.counters), non_zero(&expected), "the leader's counters");
-    assert_eq!((status.batches_collected, status.last_trouble), (1, None));
+    assert_eq!((status.batches_collected, status.last_error), (1, None));
     let expected = counters([
         ("hpke_decrypt_error", 3),
         ("hpke_unknown_config_id", 1),

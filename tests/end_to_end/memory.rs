@@ -173,7 +173,7 @@ async fn absent_helper_delays_only_its_task(#[values(Revision::Dap09, Revision::
     let one = Measurement::Vector(vec![1; 1000]);
     let reports: Vec<Report> = (0..REPORTS).map(|_| forge.report(&one, clock::now())).collect();
     stuck.upload_all(&reports).await;
-    leader.until(&stuck.id(), |status| status.last_trouble.is_some() && status.jobs > 1).await;
+    leader.until(&stuck.id(), |status| status.last_error.is_some() && status.jobs > 1).await;
     let theirs = Forge::new(&other).await;
     let reports: Vec<Report> = (0..REPORTS).map(|_| theirs.report(&Measurement::Flag(true), clock::now())).collect();
     other.upload_all(&reports).await;

@@ -16,7 +16,7 @@ use dapbox::{
         AggregateShareReq, BatchId, BatchMode, BatchSelector, Duration, Epsilon, FixedSizeQuery, HpkeCiphertext,
         Interval, MaxMeasurement, PartialBatchSelector, Query, Revision, Role, Task, VdafConfig,
     },
-    store::{CollectedBy, Options, Progress},
+    store::{CollectedBy, CollectionProgress, Options},
     support::{Act, Failpoints, Phase, Point, clock},
     vdaf::{self, AggregateResult, Measurement, Preparer, noise::Noise},
     wire::ProblemType,
@@ -240,7 +240,7 @@ async fn stored_share(dir: &Path, parties: &Parties, batch: &BatchSelector) -> V
     let party = store.read(|view| Ok(view.collected(&parties.id(), batch)?.map(|batch| batch.party))).unwrap();
     store.close().await;
     match party {
-        Some(CollectedBy::Leader { progress: Progress::Share(share), .. }) => share,
+        Some(CollectedBy::Leader { progress: CollectionProgress::Share(share), .. }) => share,
         _ => panic!("the batch is not closed, or is done"),
     }
 }

@@ -151,7 +151,7 @@ async fn logs_no_secrets(#[values(Revision::Dap09, Revision::Dap18)] revision: R
     for report in &reports {
         assert!(parties.upload(report).await.is_success());
     }
-    leader.until(&parties.leader, |status| status.last_trouble.is_some()).await;
+    leader.until(&parties.leader, |status| status.last_error.is_some()).await;
     let mut helper = Process::start(dir.path(), "helper", &helper.address);
     parties.upload_bytes(vec![7; 10]).await;
     for place in places(&parties, parties.id()) {

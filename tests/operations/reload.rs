@@ -14,7 +14,7 @@ use std::{
 
 use dapbox::{
     client::Client,
-    config::{self, Aead, Config, Kdf, Kem, Seconds, changes::Reloaded},
+    config::{self, Aead, Config, Kdf, Kem, Seconds, changes::ReloadResult},
     model::{
         self, BatchMode, Interval, KeyState, PartialBatchSelector, Query, ReportError, Revision, Secret, Time,
         VdafConfig,
@@ -53,12 +53,12 @@ const NOT_SHOWN: &[(&str, &str)] = &[
         "it is for control planes: see rejects_too_small_min_batch_size of tests/management",
     ),
     ("provisioning.report_expiry_age", "the same"),
-    ("provisioning.untouched_age", "see removes_never_contacted_tasks_when_configured there"),
+    ("provisioning.never_contacted_age", "see removes_never_contacted_tasks_when_configured there"),
     ("taskprov.peers", "no task is set up in-band here: see uses_current_tokens_of_peer_files of tests/taskprov"),
     ("taskprov.max_tasks", "the same: see leader_limits_tasks_from_clients"),
     ("proxy.trusted", "only the log shows where a request comes from"),
     ("limits.max_body_silence", "memory has to be short: see reclaims_memory_of_silent_uploads of tests/memory"),
-    ("limits.max_backup_note_bytes", "a backup has to meet with very many writes"),
+    ("limits.max_backup_tracking_bytes", "a backup has to meet with very many writes"),
     (
         "leader.next_batch_after",
         "batches go by time here: see gives_next_batch_without_deletion of tests/dap18_collections",
@@ -83,11 +83,11 @@ impl<'a> Changing<'a> {
     }
 
     /// Has the node reload with some options changed, and checks what is said of it.
-    async fn to(&mut self, change: impl FnOnce(&mut Config)) -> Reloaded {
+    async fn to(&mut self, change: impl FnOnce(&mut Config)) -> ReloadResult {
         let old = self.config.clone();
         change(&mut self.config);
         let reloaded = self.node.server().reload(self.config.clone()).await.unwrap();
-        assert!(reloaded.troubles.is_empty(), "{reloaded:?}");
+        assert!(reloaded.errors.is_empty(), "{reloaded:?}");
         let told: BTreeSet<_> = reloaded.changed.iter().map(|change| change.key.clone()).collect();
         let wanted: BTreeSet<_> = old.changes(&self.config).unwrap().into_iter().map(|change| change.key).collect();
         let can = |key: &String| config::reloadable().contains(&key.as_str());
@@ -246,7 +246,7 @@ async fn jobs_of_a_leader() -> BTreeSet<String> {
     leader.to(terse).await;
     upload(2).await;
     let is_too_long = |trouble: &String| trouble.contains("longer than 1 bytes");
-    node.until(&parties.id(), |status| status.last_trouble.as_ref().is_some_and(is_too_long)).await;
+    node.until(&parties.id(), |status| status.last_error.as_ref().is_some_and(is_too_long)).await;
     leader.to(|config| config.limits.max_answer_bytes = 1 << 20).await;
     aggregated(4).await;
 
@@ -319,7 +319,7 @@ async fn connections() -> BTreeSet<String> {
     let client = Client::new(parties.leader.public.clone(), authority.peer(), RetryPolicy::default()).unwrap();
     client.upload(Measurement::Flag(true), None).await.unwrap();
     let distrusts = |trouble: &String| trouble.contains("untrusted certificate");
-    leader.until(&parties.id(), |status| status.last_trouble.as_ref().is_some_and(distrusts)).await;
+    leader.until(&parties.id(), |status| status.last_error.as_ref().is_some_and(distrusts)).await;
     let mut leader = Changing { taken: server.taken, ..Changing::new(&leader) };
     leader.to(|config| config.peer.ca_file = authority.file()).await;
     leader.node.until(&parties.id(), |status| status.aggregated == 1).await;

@@ -156,7 +156,7 @@ async fn shows_completed_work(#[values(Revision::Dap09, Revision::Dap18)] revisi
         let batches = view.batches.iter().map(|b| (b.interval.unwrap(), b.aggregated, b.waiting, b.state));
         batches.collect::<Vec<_>>()
     };
-    let view = until(&pair.leader, |view| view.status.last_trouble.is_some()).await;
+    let view = until(&pair.leader, |view| view.status.last_error.is_some()).await;
     let lonely = (hour_of(earlier), 0, 1, BatchState::TooFew);
     assert_eq!(batches(&view), [(hour_of(time), 0, 2, BatchState::TooFew), lonely]);
     // That is about when it came, not about the time that it is of.
@@ -183,7 +183,7 @@ async fn shows_completed_work(#[values(Revision::Dap09, Revision::Dap18)] revisi
 
     pair.helper.resume().await;
     let view = until(&pair.leader, |view| view.status.counters.get("aggregate_success") == Some(&4)).await;
-    let view_again = until(&pair.leader, |view| view.status.last_trouble.is_none()).await;
+    let view_again = until(&pair.leader, |view| view.status.last_error.is_none()).await;
     assert!(view_again.peer.unwrap().last_success.is_some());
     let lonely = (hour_of(earlier), 1, 0, BatchState::TooFew);
     assert_eq!(batches(&view), [(hour_of(time), 3, 0, BatchState::Ready), lonely]);
@@ -441,7 +441,7 @@ async fn shows_acme_failure() {
     let trouble = loop {
         let tls = overview(&node).await.tls.unwrap();
         assert_eq!(tls.certificate, None);
-        if let Some(trouble) = tls.trouble {
+        if let Some(trouble) = tls.last_error {
             break trouble;
         }
         assert!(Instant::now() < deadline, "it never says why");

@@ -152,7 +152,7 @@ async fn finishes_job_with_new_token(#[values(Revision::Dap09, Revision::Dap18)]
     let hash = format!("--hash={}", hash.as_str().unwrap());
     token(&pair.helper, &["accept", &id, &hash, "--keep-old", "0s"]).unwrap();
     assert_taken(&parties.upload(&forge.report(&Measurement::Number(1), clock::now())).await);
-    pair.leader.until(&parties.id(), |status| status.jobs == 1 && status.last_trouble.is_some()).await;
+    pair.leader.until(&parties.id(), |status| status.jobs == 1 && status.last_error.is_some()).await;
 
     let file = pair.leader.dir.path().join("token");
     std::fs::write(&file, new.expose()).unwrap();

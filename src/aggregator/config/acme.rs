@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_an_authority_could_not_reach_is_refused() {
+    fn rejects_invalid_domains() {
         assert_eq!(with(|_| {}), Ok(()));
         for name in ["Example.ORG", "localhost", "xn--bcher-kva.example", "a.b.c.d.example", "1.example"] {
             assert_eq!(with(|config| config.acme.domains = vec![name.to_owned()]), Ok(()), "{name}");
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_must_make_sense_too() {
+    fn rejects_invalid_acme_options() {
         assert!(with(|config| config.acme.domains.clear()).unwrap_err().contains("names no domain"));
         for email in ["admin", "@example.org", "a@b", "a@example.org?subject=x", "a b@example.org", "a@b@example.org"] {
             let error = with(|config| config.acme.contact_email = email.to_owned()).unwrap_err();

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn knows_addresses_and_localhost() {
+    fn parses_addresses_and_localhost() {
         for (text, address) in [
             ("127.0.0.1:8080", "127.0.0.1:8080"),
             (" [::]:443 ", "[::]:443"),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// An option that has another value. Secrets are not shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
+pub struct OptionChange {
     /// The option, as in `leader.max_job_size`.
     pub key: String,
     /// What it was.
@@ -15,7 +15,7 @@ pub struct Change {
     pub to: String,
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for OptionChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} -> {}", self.key, self.from, self.to)
     }
@@ -23,13 +23,13 @@ impl fmt::Display for Change {
 
 /// What came of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reloaded {
+pub struct ReloadResult {
     /// What was taken over.
-    pub changed: Vec<Change>,
+    pub changed: Vec<OptionChange>,
     /// What differs from how the server runs and needs a restart.
-    pub needs_restart: Vec<Change>,
+    pub needs_restart: Vec<OptionChange>,
     /// What went wrong beside that; what is concerned stays as it was.
-    pub troubles: Vec<String>,
+    pub errors: Vec<String>,
 }
 
 /// What is logged.

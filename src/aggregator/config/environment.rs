@@ -25,7 +25,7 @@ pub fn read(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Resu
         }
         let refuse = |what: &str, name: &str| {
             let text = format!("the {what} of the environment variable {name} is not UTF-8; correct or unset it");
-            Err(ConfigError::Nonsense(text))
+            Err(ConfigError::Invalid(text))
         };
         let Some(text) = name.to_str() else { return refuse("name", &format!("{name:?}")) };
         if FLAG_VARIABLES.contains(&text) {
@@ -40,8 +40,9 @@ pub fn read(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Resu
 }
 
 /// Names of variables that Kubernetes sets for a service whose name begins with `dapbox`.
-pub fn of_services(environment: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
-    let found = environment.into_iter().filter(|(name, value)| name.starts_with(PREFIX) && is_of_service(name, value));
+pub fn service_variables(environment: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
+    let found =
+        environment.into_iter().filter(|(name, value)| name.starts_with(PREFIX) && is_service_variable(name, value));
     let mut names: Vec<_> = found.map(|(name, _)| name).collect();
     names.sort_unstable();
     names
@@ -49,12 +50,12 @@ pub fn of_services(environment: impl IntoIterator<Item = (String, String)>) -> V
 
 /// Whether a variable sets an option, or tries to.
 pub(super) fn is_option(name: &str, value: &str) -> bool {
-    name.starts_with(PREFIX) && !FLAG_VARIABLES.contains(&name) && !is_of_service(name, value)
+    name.starts_with(PREFIX) && !FLAG_VARIABLES.contains(&name) && !is_service_variable(name, value)
 }
 
 /// Whether Kubernetes sets such a variable in every container, for a service named `dapbox` or `dapbox-…`: addresses of
 /// services in the form of Docker's links.
-fn is_of_service(name: &str, value: &str) -> bool {
+fn is_service_variable(name: &str, value: &str) -> bool {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_link = PROTOCOLS.iter().any(|(scheme, _)| value.starts_with(scheme));
     if name.ends_with("_SERVICE_HOST") {
@@ -98,7 +99,7 @@ mod tests {
             ("DAPBOX_X_SERVICE_PORT_A_PORT_B", "1"),
             ("DAPBOX_LEADER_EU_1_PORT_132_SCTP_PROTO", "sctp"),
         ] {
-            assert!(is_of_service(name, value), "{name}={value}");
+            assert!(is_service_variable(name, value), "{name}={value}");
             assert!(!is_option(name, value), "{name}={value}");
         }
         for (name, value) in [
@@ -111,12 +112,12 @@ mod tests {
             ("DAPBOX_PORT_8080_TCP_NAME", "x"),
             ("DAPBOX_LIMITS__WORKERS", "4"),
         ] {
-            assert!(!is_of_service(name, value) && is_option(name, value), "{name}={value}");
+            assert!(!is_service_variable(name, value) && is_option(name, value), "{name}={value}");
         }
     }
 
     #[test]
-    fn refuses_what_is_not_utf8() {
+    fn rejects_variables_that_are_not_utf8() {
         let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
         let one = |name: &[u8], value: &[u8]| read([(text(name), text(value))]);
         assert_eq!(one(b"DAPBOX_LISTEN", b"x").unwrap(), [("DAPBOX_LISTEN".to_owned(), "x".to_owned())]);

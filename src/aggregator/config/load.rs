@@ -16,7 +16,7 @@ use super::{
     Config, acme,
     environment::{self, PREFIX, is_option},
     management,
-    outside::check_public_url,
+    network::check_public_url,
     provisioning, taskprov,
 };
 use dapbox_support::files;
@@ -57,14 +57,14 @@ pub enum ConfigError {
     Value(Box<figment::Error>),
     /// Values that make no sense.
     #[error("{0}")]
-    Nonsense(String),
+    Invalid(String),
 }
 
 /// A key or a variable that means nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownKey {
     /// Where it stands: `file:line`, or `environment`.
-    pub place: String,
+    pub location: String,
     /// The key with its tables, as in `leader.max_job_size`, or the variable.
     pub key: String,
     /// A known key that looks like it.
@@ -73,7 +73,7 @@ pub struct UnknownKey {
 
 impl std::fmt::Display for UnknownKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: unknown key '{}'", self.place, self.key)?;
+        write!(f, "{}: unknown key '{}'", self.location, self.key)?;
         self.suggestion.iter().try_for_each(|known| write!(f, "; did you mean '{known}'?"))
     }
 }
@@ -143,7 +143,7 @@ impl Config {
             ("leader.max_collections", leader.max_collections),
         ];
         if let Some((key, _)) = at_least_one.iter().find(|(_, value)| *value == 0) {
-            return Err(ConfigError::Nonsense(format!("{key} must be at least 1")));
+            return Err(ConfigError::Invalid(format!("{key} must be at least 1")));
         }
         let not_zero = [
             ("limits.request_timeout", limits.request_timeout),
@@ -156,7 +156,7 @@ impl Config {
             ("retention.sweep_interval", self.retention.sweep_interval),
         ];
         if let Some((key, _)) = not_zero.iter().find(|(_, value)| value.is_zero()) {
-            return Err(ConfigError::Nonsense(format!("{key} must be longer than nothing")));
+            return Err(ConfigError::Invalid(format!("{key} must be longer than nothing")));
         }
         let enough = [
             (
@@ -169,38 +169,38 @@ impl Config {
         ];
         if let Some((key, value, least_key, least)) = enough.iter().find(|(_, value, _, least)| value < least) {
             let text = format!("{key} ({value}) must not be less than {least_key} ({least})");
-            return Err(ConfigError::Nonsense(text));
+            return Err(ConfigError::Invalid(text));
         }
         if leader.min_job_size > leader.max_job_size {
             let text = format!(
                 "leader.min_job_size ({}) must not exceed leader.max_job_size ({})",
                 leader.min_job_size, leader.max_job_size
             );
-            return Err(ConfigError::Nonsense(text));
+            return Err(ConfigError::Invalid(text));
         }
         if !self.hpke.rotate_every.is_zero() && self.hpke.rotate_every <= self.hpke.pending_time {
             let text = "hpke.rotate_every must be longer than hpke.pending_time, or 0s for never";
-            return Err(ConfigError::Nonsense(text.to_owned()));
+            return Err(ConfigError::Invalid(text.to_owned()));
         }
         if leader.retry_initial > leader.retry_max {
-            return Err(ConfigError::Nonsense("leader.retry_initial must not exceed leader.retry_max".to_owned()));
+            return Err(ConfigError::Invalid("leader.retry_initial must not exceed leader.retry_max".to_owned()));
         }
-        check_public_url(&self.public_url).map_err(|why| ConfigError::Nonsense(format!("public_url {why}")))?;
-        if let Some(text) = self.tls.nonsense().or_else(|| self.proxy.nonsense()) {
-            return Err(ConfigError::Nonsense(text));
+        check_public_url(&self.public_url).map_err(|why| ConfigError::Invalid(format!("public_url {why}")))?;
+        if let Some(text) = self.tls.invalid_reason().or_else(|| self.proxy.invalid_reason()) {
+            return Err(ConfigError::Invalid(text));
         }
         acme::check(self)
             .and_then(|()| management::check(self))
             .and_then(|()| provisioning::check(self))
             .and_then(|()| taskprov::check_options(self))
-            .map_err(ConfigError::Nonsense)
+            .map_err(ConfigError::Invalid)
     }
 }
 
 /// Refuses a data directory whose path is no text: no configuration could name it, and no message.
 fn check_path(path: &Path) -> Result<(), ConfigError> {
     let refusal =
-        || ConfigError::Nonsense(format!("the data directory {path:?} is not UTF-8 text; choose another path"));
+        || ConfigError::Invalid(format!("the data directory {path:?} is not UTF-8 text; choose another path"));
     path.to_str().map(|_| ()).ok_or_else(refusal)
 }
 
@@ -210,8 +210,8 @@ fn check_file_keys(path: &Path, text: &str, known: &[String]) -> Result<(), Conf
     let mut unknown = Vec::new();
     collect_unknown(table.get_ref(), "", known, &mut |key, offset| {
         let line = 1 + text.as_bytes()[..offset].iter().filter(|byte| **byte == b'\n').count();
-        let place = format!("{}:{line}", path.display());
-        unknown.push((offset, UnknownKey { place, suggestion: suggest(&key, known), key }));
+        let location = format!("{}:{line}", path.display());
+        unknown.push((offset, UnknownKey { location, suggestion: suggest(&key, known), key }));
     });
     unknown.sort_by_key(|(offset, _)| *offset);
     if unknown.is_empty() {
@@ -226,10 +226,10 @@ fn syntax(path: &Path, error: &toml::de::Error) -> ConfigError {
 }
 
 /// The values in the file. figment has a reader of its own, but that is of an older `toml` and one reader is enough.
-fn from_file(path: &Path, text: &str) -> Result<Named, ConfigError> {
+fn from_file(path: &Path, text: &str) -> Result<NamedSource, ConfigError> {
     let table: toml::Table = toml::from_str(text).map_err(|e| syntax(path, &e))?;
     let data = Value::serialize(table).map(|value| Profile::Default.collect(value.into_dict().unwrap_or_default()));
-    Ok(Named { name: path.display().to_string(), data })
+    Ok(NamedSource { name: path.display().to_string(), data })
 }
 
 fn collect_unknown(table: &DeTable, prefix: &str, known: &[String], report: &mut impl FnMut(String, usize)) {
@@ -262,26 +262,30 @@ pub(super) fn key_of(variable: &str) -> String {
     variable.strip_prefix(PREFIX).unwrap_or(variable).to_ascii_lowercase().replace("__", ".")
 }
 
-fn from_variable(known: &[String], (name, text): (String, String)) -> Result<Named, ConfigError> {
+fn from_variable(known: &[String], (name, text): (String, String)) -> Result<NamedSource, ConfigError> {
     let key = key_of(&name);
     if !known.contains(&key) {
         let variable = |key: String| format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase());
         let suggestion = suggest(&key, known).map(variable);
-        return Err(ConfigError::Unknown(vec![UnknownKey { place: "environment".to_owned(), key: name, suggestion }]));
+        return Err(ConfigError::Unknown(vec![UnknownKey {
+            location: "environment".to_owned(),
+            key: name,
+            suggestion,
+        }]));
     }
     // Parsing cannot fail: what is no number, flag or list is text.
     let value: Value = text.parse().unwrap_or_else(|_| Value::from(text.as_str()));
     let data = figment::util::nest(&key, value).into_dict().unwrap_or_default();
-    Ok(Named { name: format!("environment variable {name}"), data: Ok(Profile::Default.collect(data)) })
+    Ok(NamedSource { name: format!("environment variable {name}"), data: Ok(Profile::Default.collect(data)) })
 }
 
 /// Values and where they come from, for figment's error messages.
-struct Named {
+struct NamedSource {
     name: String,
     data: figment::Result<Map<Profile, Dict>>,
 }
 
-impl Provider for Named {
+impl Provider for NamedSource {
     fn metadata(&self) -> Metadata {
         Metadata::named(self.name.clone())
     }
@@ -304,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_refused_with_its_line_and_a_suggestion() {
+    fn rejects_unknown_key_with_line_and_suggestion() {
         let text = "data_dir = \"x\"\n\n[leader]\n# a comment\nmax_jobsize = 3\n";
         let error = load(text, &[], &Overrides::default()).unwrap_err().to_string();
         assert!(error.contains("appliance.toml:5: unknown key 'leader.max_jobsize'"), "{error}");
@@ -319,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_variable_is_refused_with_a_suggestion() {
+    fn rejects_unknown_variable_with_suggestion() {
         let error = load("", &[("DAPBOX_LOG__LEVLE", "debug")], &Overrides::default()).unwrap_err().to_string();
         assert!(error.contains("'DAPBOX_LOG__LEVLE'") && error.contains("'DAPBOX_LOG__LEVEL'"), "{error}");
         assert!(load("", &[("DAPBOX_CONFIG", "x"), ("OTHER", "y")], &Overrides::default()).is_ok());
@@ -328,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_wins_over_the_file_and_flags_win_over_both() {
+    fn flags_override_environment_and_environment_overrides_file() {
         let text =
             "listen = \"127.0.0.1:1\"\ndata_dir = \"file\"\n[leader]\nmax_job_delay = \"7s\"\nmin_job_size = 3\n";
         let environment = [("DAPBOX_LISTEN", "127.0.0.1:2"), ("DAPBOX_LEADER__MAX_JOB_DELAY", "20ms")];
@@ -344,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_say_where_the_value_came_from() {
+    fn errors_name_the_source_of_the_value() {
         let error = load("[limits]\nworkers = \"many\"\n", &[], &Overrides::default()).unwrap_err().to_string();
         assert!(error.contains("workers") && error.contains("appliance.toml"), "{error}");
         let error = load("", &[("DAPBOX_LISTEN", "nowhere")], &Overrides::default()).unwrap_err().to_string();
@@ -354,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn rejects_invalid_values() {
         for text in [
             "[leader]\nmin_job_size = 501",
             "[limits]\nmax_requests = 0",
@@ -366,12 +370,12 @@ mod tests {
             "[hpke]\nrotate_every = \"1d\"",
             "[management]\npath = \"/api\"",
         ] {
-            assert!(matches!(load(text, &[], &Overrides::default()), Err(ConfigError::Nonsense(_))), "{text}");
+            assert!(matches!(load(text, &[], &Overrides::default()), Err(ConfigError::Invalid(_))), "{text}");
         }
     }
 
     #[test]
-    fn every_suite_that_can_be_configured_is_supported() {
+    fn supports_every_configurable_suite() {
         for kem in ["x25519", "p256"] {
             for kdf in ["hkdf-sha256", "hkdf-sha384", "hkdf-sha512"] {
                 for aead in ["aes-128-gcm", "aes-256-gcm", "chacha20-poly1305"] {
@@ -385,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_has_every_key_with_its_default() {
+    fn example_lists_every_option_with_its_default() {
         let example = include_str!("../../../appliance.toml");
         assert_eq!(load(example, &[], &Overrides::default()).unwrap(), Config::default());
 

@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_a_path_and_needs_a_public_url() {
+    fn validates_management_path_and_public_url() {
         for path in ["", "/api", "/aggregator/api-1", "/api/v0.1"] {
             assert_eq!(with(path, "https://dap.example.org"), Ok(()), "{path}");
         }
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn its_url_is_below_the_public_one() {
+    fn management_url_is_below_the_public_url() {
         let management = Management { path: "/api".to_owned(), ..Management::default() };
         assert_eq!(management.url("https://a.example/x/").as_deref(), Some("https://a.example/x/api"));
         assert_eq!(Management::default().url("https://a.example"), None);

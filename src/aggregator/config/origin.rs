@@ -54,7 +54,7 @@ pub fn is_secret(key: &str) -> bool {
 impl Config {
     /// Every option with its value, by its dotted path.
     pub fn flat(&self) -> Result<Vec<(String, toml::Value)>, ConfigError> {
-        let table = toml::Table::try_from(self).map_err(|e| ConfigError::Nonsense(format!("the values: {e}")))?;
+        let table = toml::Table::try_from(self).map_err(|e| ConfigError::Invalid(format!("the values: {e}")))?;
         let mut flat = Vec::new();
         for (key, value) in table {
             match value {
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_differs_is_shown_with_its_place_and_what_it_shadows() {
+    fn lists_changed_options_with_their_sources() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("appliance.toml");
         let text = "data_dir = \"file\"\n[limits]\nworkers = 2\n# the default\nmax_requests = 1024\n";

@@ -14,12 +14,12 @@ pub struct Provisioning {
     pub report_expiry_age: Seconds,
     /// After how long such a task is removed, for ever, if no request has ever named it; `0s` for never. The server also has
     /// to have run for that long, or for a day if that is less, so that nobody who comes back after an outage is forestalled.
-    pub untouched_age: Seconds,
+    pub never_contacted_age: Seconds,
 }
 
 impl Default for Provisioning {
     fn default() -> Self {
-        Self { min_batch_size: 100, report_expiry_age: Seconds::new(30 * 86_400), untouched_age: Seconds::new(0) }
+        Self { min_batch_size: 100, report_expiry_age: Seconds::new(30 * 86_400), never_contacted_age: Seconds::new(0) }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Config, ConfigError, is_secret};
-use crate::config::changes::Change;
+use crate::config::changes::OptionChange;
 
 /// The options that a running server takes over, in the order of the file. What is read anew each time that it is needed
 /// can change; what threads, listeners, pools of memory and the database were made of stays until the next start.
@@ -15,7 +15,7 @@ const RELOADABLE: &[&str] = &[
     "peer.ca_file",
     "provisioning.min_batch_size",
     "provisioning.report_expiry_age",
-    "provisioning.untouched_age",
+    "provisioning.never_contacted_age",
     "taskprov.peers",
     "taskprov.max_tasks",
     "limits.max_report_bytes",
@@ -30,7 +30,7 @@ const RELOADABLE: &[&str] = &[
     "limits.clock_skew",
     "limits.max_open_buckets",
     "limits.max_waiting_reports",
-    "limits.max_backup_note_bytes",
+    "limits.max_backup_tracking_bytes",
     "limits.stop_timeout",
     "disk.reserve_bytes",
     "disk.check_interval",
@@ -73,10 +73,10 @@ type Options = BTreeMap<String, toml::Value>;
 
 impl Config {
     /// The options that `new` has another value for.
-    pub fn changes(&self, new: &Self) -> Result<Vec<Change>, ConfigError> {
+    pub fn changes(&self, new: &Self) -> Result<Vec<OptionChange>, ConfigError> {
         let (old, new) = (options(self)?, options(new)?);
         let differing = new.iter().filter(|(key, value)| old.get(*key) != Some(value));
-        let change = |(key, value): (&String, &toml::Value)| Change {
+        let change = |(key, value): (&String, &toml::Value)| OptionChange {
             key: key.clone(),
             from: shown(key, old.get(key)),
             to: shown(key, Some(value)),
@@ -101,10 +101,10 @@ impl Config {
                 }
             }
         }
-        let mixed: Self = table.try_into().map_err(|error| ConfigError::Nonsense(format!("reloading: {error}")))?;
+        let mixed: Self = table.try_into().map_err(|error| ConfigError::Invalid(format!("reloading: {error}")))?;
         mixed.check().map_err(|error| {
             let text = format!("{error}; as not all of it can change while the server runs, restart it");
-            ConfigError::Nonsense(text)
+            ConfigError::Invalid(text)
         })?;
         Ok(mixed)
     }
@@ -130,7 +130,7 @@ mod tests {
     use dapbox_protocol::model::Secret;
 
     #[test]
-    fn only_options_that_there_are_can_be_taken_over() {
+    fn reloadable_options_exist() {
         let options = options(&Config::default()).unwrap();
         for key in reloadable() {
             assert!(options.contains_key(*key), "{key} is no option");
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_change_changes_and_the_rest_stays() {
+    fn reload_changes_reloadable_options_only() {
         let old = Config::default();
         let mut new = old.clone();
         new.limits.max_report_bytes = 5;
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_only_fit_together_after_a_restart_are_refused() {
+    fn rejects_values_that_need_a_restart() {
         let old = Config::default();
         let mut new = old.clone();
         new.limits.max_job_bytes = 2 * old.limits.request_memory_bytes;

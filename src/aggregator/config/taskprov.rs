@@ -102,12 +102,12 @@ pub fn read_peers(paths: &[PathBuf]) -> Result<Vec<PeerAggregator>, String> {
 pub fn read_peer(path: &Path) -> Result<PeerAggregator, String> {
     let of_file = |why: String| format!("{}: {why}", path.display());
     let text = files::read_text(path).map_err(|error| of_file(error.to_string()))?;
-    let file: PeerFile = toml::from_str(&text).map_err(|error| of_file(said(&error, &text)))?;
+    let file: PeerFile = toml::from_str(&text).map_err(|error| of_file(describe(&error, &text)))?;
     file.peer().map_err(of_file)
 }
 
 /// What is wrong with a file, without the line: there may be a secret in it.
-fn said(error: &toml::de::Error, text: &str) -> String {
+fn describe(error: &toml::de::Error, text: &str) -> String {
     let before = error.span().and_then(|span| text.get(..span.start));
     let line = before.map(|before| 1 + before.matches('\n').count());
     line.map_or_else(|| error.message().to_owned(), |line| format!("line {line}: {}", error.message()))
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_says_what_it_was_made_of() {
+    fn peer_file_round_trips() {
         let file = helper();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("peer.toml");
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_makes_no_sense_is_refused_without_its_secrets() {
+    fn rejects_invalid_peer_file_without_showing_secrets() {
         type Spoil = fn(&mut PeerFile);
         let cases: [(&str, Spoil); 5] = [
             ("helper_tokens", |file| file.helper_tokens.clear()),

@@ -7,10 +7,10 @@ use dapbox_protocol::model::{AggregationJobInitReq, Bucket, Duration, ReportErro
 use dapbox_store::TaskState;
 
 /// About how many bytes a report of a job takes beside its request: its decoded form, and its part of the answer.
-const BESIDE: usize = 1024;
+const REPORT_OVERHEAD_BYTES: usize = 1024;
 
 /// How often the sum of each batch bucket is in memory when a job is stored: as it is, encoded, and on its way to the disk.
-pub(crate) const COPIES: usize = 3;
+pub(crate) const SUM_COPIES: usize = 3;
 
 /// The memory that a job takes beside its request. The times of its reports tell it before anything is prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,33 +30,33 @@ impl JobMemory {
     }
 
     /// The least that the job can do with, in bytes.
-    pub fn least(&self) -> usize {
-        self.bytes(COPIES * self.buckets)
+    pub fn min_bytes(&self) -> usize {
+        self.bytes(SUM_COPIES * self.buckets)
     }
 
     /// What the job takes, in bytes, when all its reports are prepared in one pass of up to `chunks` parts at once: each
     /// part has sums of its own.
-    pub fn wanted(&self, chunks: usize) -> usize {
+    pub fn preferred_bytes(&self, chunks: usize) -> usize {
         let of_parts = self.reports.min(self.buckets.saturating_mul(chunks));
-        self.bytes((COPIES * self.buckets).max(self.buckets + of_parts))
+        self.bytes((SUM_COPIES * self.buckets).max(self.buckets + of_parts))
     }
 
     /// Whether the job may take no more than `most` bytes. A job of one report is never refused: it cannot be shorter.
     pub fn fits(&self, most: usize) -> bool {
-        self.reports <= 1 || self.least() <= most
+        self.reports <= 1 || self.min_bytes() <= most
     }
 
     /// How many reports are prepared in one pass with `bytes` of memory, in up to `chunks` parts at once, so that the sums of
     /// the parts fit beside the job's.
     pub fn reports_per_pass(&self, bytes: usize, chunks: usize) -> usize {
-        let sums = bytes.saturating_sub(self.reports * BESIDE) / self.sum_bytes.max(1);
+        let sums = bytes.saturating_sub(self.reports * REPORT_OVERHEAD_BYTES) / self.sum_bytes.max(1);
         let of_parts = sums.saturating_sub(self.buckets);
         let all_parts = self.buckets.saturating_mul(chunks);
         if all_parts <= of_parts { self.reports.max(1) } else { of_parts.max(1) }
     }
 
     fn bytes(&self, sums: usize) -> usize {
-        (self.reports * BESIDE).saturating_add(sums.saturating_mul(self.sum_bytes))
+        (self.reports * REPORT_OVERHEAD_BYTES).saturating_add(sums.saturating_mul(self.sum_bytes))
     }
 }
 
@@ -79,14 +79,14 @@ impl Bounds {
 }
 
 /// The batch buckets that a job would open, and how many a task may have open.
-pub(super) struct NewBuckets {
+pub(super) struct BucketLimiter {
     most: usize,
     new: BTreeSet<Bucket>,
     /// Reports or sums of reports that were refused.
     refused: usize,
 }
 
-impl NewBuckets {
+impl BucketLimiter {
     pub(super) fn new(most: usize) -> Self {
         Self { most, new: BTreeSet::new(), refused: 0 }
     }

@@ -37,12 +37,12 @@ impl Bench {
         self.store = Store::open(self.dir.path(), Options::default()).unwrap();
     }
 
-    async fn defer(&self, n: u8, most: usize) -> Deferred {
+    async fn defer(&self, n: u8, most: usize) -> Deferral {
         let request = self.request(n);
         self.store.write(Point::Test, move |tx| defer(tx, &request, &BODY, most)).await.unwrap()
     }
 
-    async fn resume(&self, n: u8) -> Reserved {
+    async fn resume(&self, n: u8) -> Reservation {
         let (request, reports) = (self.request(n), reports());
         self.store.write(Point::Test, move |tx| resume(tx, &request, BOUNDS, &reports)).await.unwrap()
     }
@@ -51,7 +51,7 @@ impl Bench {
         let (request, context) = (self.request(n), self.context.clone());
         let outcome = PrepareOutcome::Reject(ReportError::VdafPrepError);
         let resps = reports().iter().map(|m| PrepareResp { report_id: m.id, outcome: outcome.clone() }).collect();
-        let prepared = Prepared { resps, sums: Sums::default() };
+        let prepared = PreparedJob { resps, sums: BucketAccumulators::default() };
         self.store.write(Point::Test, move |tx| commit(tx, &context, &request, BOUNDS, prepared)).await.unwrap()
     }
 
@@ -62,8 +62,8 @@ impl Bench {
         let metadata = ReportMetadata { id: ReportId::new([n; 16]), time: Time(0) };
         let resps = vec![PrepareResp { report_id: metadata.id, outcome: PrepareOutcome::Continue(BODY) }];
         let share = self.context.preparer.zero();
-        let sum = Sum { reports: vec![metadata], checksum: Checksum::default(), share };
-        let prepared = Prepared { resps, sums: Sums([(Bucket::Batch(batch), sum)].into()) };
+        let sum = BucketAccumulator { reports: vec![metadata], checksum: Checksum::default(), share };
+        let prepared = PreparedJob { resps, sums: BucketAccumulators([(Bucket::Batch(batch), sum)].into()) };
         let commit = move |tx: &mut Tx<'_>| commit(tx, &context, &request, BOUNDS, prepared);
         let answer = self.store.write(Point::Test, commit).await.unwrap().unwrap();
         self.context.wire.decode_job_resp(&answer, 1).unwrap().remove(0).outcome
@@ -89,63 +89,63 @@ fn reports() -> Vec<ReportMetadata> {
     vec![ReportMetadata { id: ReportId::new([3; 16]), time: Time(0) }]
 }
 
-fn pending() -> Reserved {
-    Reserved::Known(JobState::Pending)
+fn pending() -> Reservation {
+    Reservation::Existing(JobState::Pending)
 }
 
 #[tokio::test]
-async fn an_accepted_request_waits_over_restarts_until_it_is_answered() {
+async fn deferred_request_survives_restarts() {
     let mut bench = Bench::new().await;
-    assert_eq!(bench.defer(1, 2).await, Deferred::Stored);
-    assert_eq!(bench.defer(1, 2).await, Deferred::Not(pending()));
-    assert_eq!(bench.defer(2, 2).await, Deferred::Stored);
-    assert_eq!(bench.defer(3, 2).await, Deferred::TooMany);
+    assert_eq!(bench.defer(1, 2).await, Deferral::Stored);
+    assert_eq!(bench.defer(1, 2).await, Deferral::Not(pending()));
+    assert_eq!(bench.defer(2, 2).await, Deferral::Stored);
+    assert_eq!(bench.defer(3, 2).await, Deferral::TooMany);
     bench.restart().await;
     assert_eq!(bench.deferred(1), (vec![bench.request(1).job, bench.request(2).job], Some(BODY)));
-    assert_eq!(bench.defer(1, 2).await, Deferred::Not(pending()));
-    assert_eq!(bench.resume(1).await, Reserved::New(vec![None]));
+    assert_eq!(bench.defer(1, 2).await, Deferral::Not(pending()));
+    assert_eq!(bench.resume(1).await, Reservation::New(vec![None]));
     // What is being prepared is reserved, whoever else has it.
-    assert_eq!(bench.resume(2).await, Reserved::New(vec![Some(ReportError::ReportReplayed)]));
+    assert_eq!(bench.resume(2).await, Reservation::New(vec![Some(ReportError::ReportReplayed)]));
     let answer = bench.commit(1).await.unwrap();
     assert_eq!(bench.deferred(1), (vec![bench.request(2).job], None));
     bench.restart().await;
-    let answered = Reserved::Known(JobState::Answered(answer));
+    let answered = Reservation::Existing(JobState::Answered(answer));
     assert_eq!(bench.resume(1).await, answered);
-    assert_eq!(bench.defer(1, 2).await, Deferred::Not(answered));
+    assert_eq!(bench.defer(1, 2).await, Deferral::Not(answered));
 }
 
 #[tokio::test]
-async fn nothing_comes_of_a_job_that_is_deleted_before_its_answer() {
+async fn deleted_job_gets_no_answer() {
     let mut bench = Bench::new().await;
     assert_eq!(bench.delete(1).await, None);
-    assert_eq!(bench.defer(1, 2).await, Deferred::Stored);
-    assert_eq!(bench.resume(1).await, Reserved::New(vec![None]));
+    assert_eq!(bench.defer(1, 2).await, Deferral::Stored);
+    assert_eq!(bench.resume(1).await, Reservation::New(vec![None]));
     assert_eq!(bench.delete(1).await, Some([1; 32]));
     assert_eq!(bench.commit(1).await, None);
     assert_eq!(bench.deferred(1), (vec![], None));
     bench.restart().await;
-    assert_eq!(bench.resume(1).await, Reserved::Known(JobState::Deleted));
-    assert_eq!(bench.defer(1, 2).await, Deferred::Not(Reserved::Known(JobState::Deleted)));
+    assert_eq!(bench.resume(1).await, Reservation::Existing(JobState::Deleted));
+    assert_eq!(bench.defer(1, 2).await, Deferral::Not(Reservation::Existing(JobState::Deleted)));
     // Its reports are free again.
-    assert_eq!(bench.defer(2, 2).await, Deferred::Stored);
-    assert_eq!(bench.resume(2).await, Reserved::New(vec![None]));
+    assert_eq!(bench.defer(2, 2).await, Deferral::Stored);
+    assert_eq!(bench.resume(2).await, Reservation::New(vec![None]));
 }
 
 #[tokio::test]
-async fn a_removed_task_takes_its_accepted_requests_with_it() {
+async fn removing_task_deletes_deferred_requests() {
     let bench = Bench::new().await;
-    assert_eq!(bench.defer(1, 2).await, Deferred::Stored);
-    assert_eq!(bench.resume(1).await, Reserved::New(vec![None]));
+    assert_eq!(bench.defer(1, 2).await, Deferral::Stored);
+    assert_eq!(bench.resume(1).await, Reservation::New(vec![None]));
     let task = bench.task;
     bench.store.write(Point::Test, move |tx| tx.remove_task(&task, Time(6))).await.unwrap();
     assert_eq!(bench.commit(1).await, None);
-    assert_eq!(bench.resume(1).await, Reserved::NoTask);
-    assert_eq!(bench.defer(1, 2).await, Deferred::Not(Reserved::NoTask));
+    assert_eq!(bench.resume(1).await, Reservation::NoTask);
+    assert_eq!(bench.defer(1, 2).await, Deferral::Not(Reservation::NoTask));
 }
 
 /// A batch is forgotten in one write and the names of its shares in a later one.
 #[tokio::test]
-async fn a_share_whose_batch_was_forgotten_is_deleted_like_any_other() {
+async fn deletes_share_of_forgotten_batch() {
     let bench = Bench::new().await;
     let (task, share) = (bench.task, AggregateShareId::new([1; 16]));
     let name = move |tx: &mut Tx<'_>| tx.put_share(&task, share, &BatchSelector::FixedSize(BatchId::new([2; 32])));
@@ -156,7 +156,7 @@ async fn a_share_whose_batch_was_forgotten_is_deleted_like_any_other() {
 
 /// Of two jobs that are prepared at once, the second finds the last place for a batch bucket taken.
 #[tokio::test]
-async fn refuses_reports_whose_bucket_another_job_left_no_place_for() {
+async fn rejects_reports_beyond_the_bucket_limit() {
     let mut bench = Bench::new().await;
     assert_eq!(bench.commit_to_own_batch(1).await, PrepareOutcome::Continue(BODY));
     bench.restart().await;
@@ -169,7 +169,7 @@ async fn refuses_reports_whose_bucket_another_job_left_no_place_for() {
 }
 
 #[test]
-fn passes_keep_the_sums_of_a_job_within_its_memory() {
+fn passes_fit_into_the_memory_of_the_job() {
     let task = testing::task(Revision::Dap18);
     let context = TaskContext::new(task.into()).unwrap();
     let prepare_inits = (0..40u64).map(|n| {
@@ -195,10 +195,10 @@ fn passes_keep_the_sums_of_a_job_within_its_memory() {
         prepare_inits,
     };
     let (memory, sum) = (JobMemory::of(&context, &init), context.preparer.aggregate_share_bytes());
-    assert_eq!(memory.least(), 40 * 1024 + 3 * 4 * sum);
-    assert!(memory.fits(memory.least()) && !memory.fits(memory.least() - 1));
-    assert_eq!(memory.wanted(4), 40 * 1024 + (4 + 16) * sum);
-    assert_eq!(memory.reports_per_pass(memory.wanted(4), 4), 40, "all parts have room");
-    assert_eq!(memory.reports_per_pass(memory.least(), 4), 8, "twelve sums, of which four are the job's");
+    assert_eq!(memory.min_bytes(), 40 * 1024 + 3 * 4 * sum);
+    assert!(memory.fits(memory.min_bytes()) && !memory.fits(memory.min_bytes() - 1));
+    assert_eq!(memory.preferred_bytes(4), 40 * 1024 + (4 + 16) * sum);
+    assert_eq!(memory.reports_per_pass(memory.preferred_bytes(4), 4), 40, "all parts have room");
+    assert_eq!(memory.reports_per_pass(memory.min_bytes(), 4), 8, "twelve sums, of which four are the job's");
     assert_eq!(memory.reports_per_pass(0, 4), 1);
 }

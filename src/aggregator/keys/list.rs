@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::{
-    plan::{Kept, Needs, Policy},
+    plan::{KeyRetention, Needs, Policy},
     state,
 };
 use crate::views::{keys::ListedKey, overview::KeyStatus};
@@ -23,8 +23,8 @@ pub fn list(keys: &BTreeMap<u8, KeyRecord>, needs: &Needs, policy: &Policy, now:
             KeyStage::Pending { until } => (Some(until), None),
             KeyStage::Active { since } => (replaced(keys, policy, suite, since), None),
             KeyStage::Expired { since } => match needs.kept {
-                Kept::For(_) => (needs.end(policy, since), None),
-                Kept::While(task) => (None, Some(task)),
+                KeyRetention::For(_) => (needs.end(policy, since), None),
+                KeyRetention::While(task) => (None, Some(task)),
             },
             KeyStage::Deleted { .. } => return None,
         };

@@ -14,7 +14,7 @@ use dapbox_support::Point;
 /// So many keys may there be that still open something before no more are made but of necessity. There are 256 ids.
 pub(super) const MAX_KEYS: usize = 160;
 /// So many more when an active key must not be handed out any more.
-const SPARE: usize = 30;
+const SPARE_KEYS: usize = 30;
 /// So many ids of deleted keys are not used again; with more, those go that were deleted first.
 pub(super) const MAX_DELETED: usize = 64;
 /// How far ahead the time of an active or pending key is before our clock must have been wrong: it is not set back by as
@@ -33,20 +33,20 @@ pub struct Policy {
     /// How long a new key is not handed out yet.
     pub pending: Duration,
     /// How long a client may have a key, from a cache, that is not handed out any more; and how far its clock may be ahead.
-    pub lingering: Duration,
+    pub client_cache_time: Duration,
 }
 
 impl Policy {
     /// What the configuration says.
     pub fn of(config: &Config) -> Self {
         let hpke = &config.hpke;
-        let cached = whole(hpke.cache_max_age).0.saturating_mul(2);
+        let cached = whole_seconds(hpke.cache_max_age).0.saturating_mul(2);
         Self {
             classical: hpke.suite(),
             post_quantum: hpke.post_quantum_suite(),
-            rotate_every: Some(whole(hpke.rotate_every)).filter(|every| every.0 > 0),
-            pending: whole(hpke.pending_time),
-            lingering: Duration(cached.saturating_add(whole(config.limits.clock_skew).0)),
+            rotate_every: Some(whole_seconds(hpke.rotate_every)).filter(|every| every.0 > 0),
+            pending: whole_seconds(hpke.pending_time),
+            client_cache_time: Duration(cached.saturating_add(whole_seconds(config.limits.clock_skew).0)),
         }
     }
 
@@ -58,7 +58,7 @@ impl Policy {
     }
 }
 
-fn whole(span: Seconds) -> Duration {
+fn whole_seconds(span: Seconds) -> Duration {
     Duration(span.as_secs().saturating_add(u64::from(span.subsec_nanos() > 0)))
 }
 
@@ -66,14 +66,14 @@ fn whole(span: Seconds) -> Duration {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
     /// How long a report may wait.
-    pub kept: Kept,
+    pub kept: KeyRetention,
     /// When the oldest aggregation job was made that is under way (leader).
     pub oldest_job: Option<Time>,
 }
 
 /// How long a report may wait, in whatever task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kept {
+pub enum KeyRetention {
     /// So long; then it is refused, or forgotten.
     For(Duration),
     /// As long as this task exists, which never forgets a report.
@@ -83,11 +83,11 @@ pub enum Kept {
 impl Needs {
     /// What these tasks need.
     pub fn of<'a>(tasks: impl Iterator<Item = (&'a TaskId, &'a TaskState)>) -> Self {
-        let mut needs = Self { kept: Kept::For(Duration(0)), oldest_job: None };
+        let mut needs = Self { kept: KeyRetention::For(Duration(0)), oldest_job: None };
         for (id, state) in tasks {
             needs.kept = match (needs.kept, state.task.report_expiry_age) {
-                (Kept::For(longest), Some(age)) => Kept::For(longest.max(age)),
-                (Kept::For(_), None) => Kept::While(*id),
+                (KeyRetention::For(longest), Some(age)) => KeyRetention::For(longest.max(age)),
+                (KeyRetention::For(_), None) => KeyRetention::While(*id),
                 (forever, _) => forever,
             };
             let oldest = state.leader_jobs.values().map(|job| job.created).min();
@@ -102,8 +102,8 @@ impl Needs {
     /// that had kept it for as long as a cache may, and keep it for as long again; and then the report may wait.
     pub(super) fn end(&self, policy: &Policy, since: Time) -> Option<Time> {
         match self.kept {
-            Kept::For(longest) => Some(since.saturating_add(policy.lingering).saturating_add(longest)),
-            Kept::While(_) => None,
+            KeyRetention::For(longest) => Some(since.saturating_add(policy.client_cache_time).saturating_add(longest)),
+            KeyRetention::While(_) => None,
         }
     }
 }
@@ -112,7 +112,7 @@ impl Needs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
     /// What is due.
-    Turn {
+    Advance {
         /// The clock is right: the server has run for a while. What cannot be undone waits for that.
         settled: bool,
     },
@@ -133,7 +133,7 @@ impl Request {
     /// The name of the write that carries it out.
     pub fn point(self) -> Point {
         match self {
-            Self::Turn { .. } => Point::KeysAdvance,
+            Self::Advance { .. } => Point::KeysAdvance,
             Self::Rotate { .. } => Point::KeysRotate,
             Self::Activate(_) => Point::KeysActivate,
             Self::Disable(_) => Point::KeysDisable,
@@ -161,7 +161,7 @@ pub enum KeyError {
 
 /// One step of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum PlanStep {
     /// A key is made.
     Make {
         /// Its algorithms.
@@ -208,24 +208,24 @@ pub fn plan(
     policy: &Policy,
     now: Time,
     request: Request,
-) -> Result<Vec<Step>, KeyError> {
-    let sketch = |record: &KeyRecord| Sketch {
+) -> Result<Vec<PlanStep>, KeyError> {
+    let sketch = |record: &KeyRecord| PlannedKey {
         origin: Origin::Stored(record.config.id),
         suite: Suite::of(&record.config),
         stage: record.stage,
         created: record.created,
         is_erased: is_erased(record),
     };
-    let (is_new, settled) = (keys.is_empty(), request == Request::Turn { settled: true });
+    let (is_new, settled) = (keys.is_empty(), request == Request::Advance { settled: true });
     let keys = keys.values().map(sketch).collect();
-    let mut draft = Draft { keys, steps: Vec::new(), policy, needs, now, is_new, settled };
+    let mut draft = Planner { keys, steps: Vec::new(), policy, needs, now, is_new, settled };
     if settled {
         draft.correct();
     }
-    draft.activate();
-    draft.obey(request)?;
+    draft.activate_due();
+    draft.apply_request(request)?;
     for kind in KINDS {
-        draft.tend(kind);
+        draft.maintain(kind);
     }
     if settled {
         draft.expire();
@@ -249,7 +249,7 @@ pub fn next(keys: &BTreeMap<u8, KeyRecord>, needs: &Needs, policy: &Policy, now:
 }
 
 /// A key in a plan.
-struct Sketch {
+struct PlannedKey {
     origin: Origin,
     suite: Suite,
     stage: KeyStage,
@@ -266,7 +266,7 @@ enum Origin {
     Made(usize),
 }
 
-impl Sketch {
+impl PlannedKey {
     fn id(&self) -> Option<u8> {
         match self.origin {
             Origin::Stored(id) => Some(id),
@@ -276,9 +276,9 @@ impl Sketch {
 }
 
 /// A plan that is being made.
-struct Draft<'a> {
-    keys: Vec<Sketch>,
-    steps: Vec<Step>,
+struct Planner<'a> {
+    keys: Vec<PlannedKey>,
+    steps: Vec<PlanStep>,
     policy: &'a Policy,
     needs: &'a Needs,
     now: Time,
@@ -291,20 +291,20 @@ pub(super) fn is_ahead(time: Time, now: Time) -> bool {
     time > now.saturating_add(AHEAD)
 }
 
-impl Draft<'_> {
+impl Planner<'_> {
     /// Brings times back that a clock has set that was far ahead; keys would never be replaced or deleted otherwise.
     fn correct(&mut self) {
         let (now, horizon) = (self.now, self.now.saturating_add(AHEAD));
         for at in 0..self.keys.len() {
             match self.keys[at].stage {
                 KeyStage::Active { since } if since > horizon => {
-                    self.put(at, KeyStage::Active { since: self.keys[at].created.min(now) });
+                    self.set_stage(at, KeyStage::Active { since: self.keys[at].created.min(now) });
                 }
-                KeyStage::Expired { since } if since > horizon => self.put(at, KeyStage::Expired { since: now }),
-                KeyStage::Deleted { since } if since > horizon => self.put(at, KeyStage::Deleted { since: now }),
+                KeyStage::Expired { since } if since > horizon => self.set_stage(at, KeyStage::Expired { since: now }),
+                KeyStage::Deleted { since } if since > horizon => self.set_stage(at, KeyStage::Deleted { since: now }),
                 KeyStage::Pending { until } if until > horizon.saturating_add(self.policy.pending) => {
                     let until = now.saturating_add(self.policy.pending);
-                    self.put(at, KeyStage::Pending { until });
+                    self.set_stage(at, KeyStage::Pending { until });
                 }
                 _ => {}
             }
@@ -312,17 +312,17 @@ impl Draft<'_> {
     }
 
     /// Hands out what was pending for long enough.
-    fn activate(&mut self) {
+    fn activate_due(&mut self) {
         let mut due: Vec<_> = self.pending().filter(|(_, until)| *until <= self.now).collect();
         due.sort_by_key(|(_, until)| *until);
         for (at, _) in due {
-            self.hand_out(at);
+            self.activate(at);
         }
     }
 
-    fn obey(&mut self, request: Request) -> Result<(), KeyError> {
+    fn apply_request(&mut self, request: Request) -> Result<(), KeyError> {
         match request {
-            Request::Turn { .. } => {}
+            Request::Advance { .. } => {}
             Request::Rotate { now } => {
                 for kind in KINDS {
                     self.rotate(kind, now)?;
@@ -331,7 +331,7 @@ impl Draft<'_> {
             Request::Activate(id) => {
                 let at = self.find(id)?;
                 match self.keys[at].stage {
-                    KeyStage::Pending { .. } => self.hand_out(at),
+                    KeyStage::Pending { .. } => self.activate(at),
                     KeyStage::Active { .. } => {}
                     KeyStage::Expired { .. } | KeyStage::Deleted { .. } => return Err(KeyError::Expired(id)),
                 }
@@ -341,13 +341,13 @@ impl Draft<'_> {
                 let kind = kind_of(self.keys[at].suite);
                 let (since, was) = (self.now, self.keys[at].stage);
                 let successor = self.policy.suite(kind).filter(|_| matches!(was, KeyStage::Active { .. }));
-                if successor.is_some_and(|suite| self.pending_of(kind, suite).is_none()) && !self.has_room(SPARE) {
+                if successor.is_some_and(|suite| self.pending_of(kind, suite).is_none()) && !self.has_room(SPARE_KEYS) {
                     return Err(KeyError::TooMany);
                 }
                 match request {
-                    Request::Delete(_) => self.put(at, KeyStage::Deleted { since }),
+                    Request::Delete(_) => self.set_stage(at, KeyStage::Deleted { since }),
                     _ if matches!(was, KeyStage::Expired { .. }) => {}
-                    _ => self.put(at, KeyStage::Expired { since }),
+                    _ => self.set_stage(at, KeyStage::Expired { since }),
                 }
                 if successor.is_some() {
                     self.replace(kind);
@@ -376,23 +376,23 @@ impl Draft<'_> {
     fn replace(&mut self, kind: Kind) {
         let Some(suite) = self.policy.suite(kind) else { return };
         match self.pending_of(kind, suite) {
-            Some(at) => self.hand_out(at),
+            Some(at) => self.activate(at),
             None => self.make(suite, Duration(0)),
         }
     }
 
     /// Sees to it that there is an active key of a kind, that it is of the suite that is wanted, and that it is replaced in
     /// time.
-    fn tend(&mut self, kind: Kind) {
+    fn maintain(&mut self, kind: Kind) {
         let wanted = self.policy.suite(kind);
         for at in self.of_kind(kind) {
             let since = self.now;
             match self.keys[at].stage {
                 // Nobody has ever seen it.
                 KeyStage::Pending { .. } if Some(self.keys[at].suite) != wanted => {
-                    self.put(at, KeyStage::Deleted { since });
+                    self.set_stage(at, KeyStage::Deleted { since });
                 }
-                KeyStage::Active { .. } if wanted.is_none() => self.put(at, KeyStage::Expired { since }),
+                KeyStage::Active { .. } if wanted.is_none() => self.set_stage(at, KeyStage::Expired { since }),
                 _ => {}
             }
         }
@@ -426,7 +426,7 @@ impl Draft<'_> {
             if let KeyStage::Expired { since } = self.keys[at].stage
                 && self.needs.end(self.policy, since).is_some_and(|end| end <= self.now)
             {
-                self.put(at, KeyStage::Deleted { since: self.now });
+                self.set_stage(at, KeyStage::Deleted { since: self.now });
             }
         }
     }
@@ -435,12 +435,12 @@ impl Draft<'_> {
     /// the same request, for which it opens the same reports.
     fn erase(&mut self) {
         for at in 0..self.keys.len() {
-            let Sketch { origin, stage, is_erased, .. } = self.keys[at];
+            let PlannedKey { origin, stage, is_erased, .. } = self.keys[at];
             if let (KeyStage::Deleted { since }, Origin::Stored(id), false) = (stage, origin, is_erased)
                 && self.needs.oldest_job.is_none_or(|job| job > since)
             {
                 self.keys[at].is_erased = true;
-                self.steps.push(Step::Erase { id });
+                self.steps.push(PlanStep::Erase { id });
             }
         }
     }
@@ -452,7 +452,7 @@ impl Draft<'_> {
             _ => Time(u64::MAX),
         });
         let old = erased.iter().take(erased.len().saturating_sub(MAX_DELETED)).filter_map(|key| key.id());
-        self.steps.extend(old.map(|id| Step::Forget { id }));
+        self.steps.extend(old.map(|id| PlanStep::Forget { id }));
     }
 
     fn make(&mut self, suite: Suite, pending: Duration) {
@@ -461,33 +461,33 @@ impl Draft<'_> {
             pending => KeyStage::Pending { until: self.now.saturating_add(pending) },
         };
         if matches!(stage, KeyStage::Active { .. }) {
-            self.retire(kind_of(suite));
+            self.expire_active(kind_of(suite));
         }
         let (origin, created) = (Origin::Made(self.steps.len()), self.now);
-        self.keys.push(Sketch { origin, suite, stage, created, is_erased: false });
-        self.steps.push(Step::Make { suite, stage });
+        self.keys.push(PlannedKey { origin, suite, stage, created, is_erased: false });
+        self.steps.push(PlanStep::Make { suite, stage });
     }
 
-    fn hand_out(&mut self, at: usize) {
-        self.retire(kind_of(self.keys[at].suite));
-        self.put(at, KeyStage::Active { since: self.now });
+    fn activate(&mut self, at: usize) {
+        self.expire_active(kind_of(self.keys[at].suite));
+        self.set_stage(at, KeyStage::Active { since: self.now });
     }
 
     /// Does not hand out any more what is active of a kind.
-    fn retire(&mut self, kind: Kind) {
+    fn expire_active(&mut self, kind: Kind) {
         for at in self.of_kind(kind) {
             if matches!(self.keys[at].stage, KeyStage::Active { .. }) {
-                self.put(at, KeyStage::Expired { since: self.now });
+                self.set_stage(at, KeyStage::Expired { since: self.now });
             }
         }
     }
 
-    fn put(&mut self, at: usize, stage: KeyStage) {
+    fn set_stage(&mut self, at: usize, stage: KeyStage) {
         self.keys[at].stage = stage;
         match self.keys[at].origin {
-            Origin::Stored(id) => self.steps.push(Step::Move { id, stage }),
+            Origin::Stored(id) => self.steps.push(PlanStep::Move { id, stage }),
             Origin::Made(step) => {
-                if let Step::Make { stage: from_the_beginning, .. } = &mut self.steps[step] {
+                if let PlanStep::Make { stage: from_the_beginning, .. } = &mut self.steps[step] {
                     *from_the_beginning = stage;
                 }
             }
@@ -495,7 +495,7 @@ impl Draft<'_> {
     }
 
     fn find(&self, id: u8) -> Result<usize, KeyError> {
-        let is_it = |key: &Sketch| key.id() == Some(id) && !matches!(key.stage, KeyStage::Deleted { .. });
+        let is_it = |key: &PlannedKey| key.id() == Some(id) && !matches!(key.stage, KeyStage::Deleted { .. });
         self.keys.iter().position(is_it).ok_or(KeyError::Unknown(id))
     }
 

@@ -3,26 +3,28 @@
 use std::collections::BTreeSet;
 
 use super::drop_report;
-use crate::{batches, check_replay, check_time, config, counters, demand::Demand};
+use crate::{batches, check_replay, check_time, config, counters, demand::CollectionDemand};
 use dapbox_protocol::model::{
     AggregationJobId, BatchMode, Duration, PartialBatchSelector, ReportError, Task, TaskId, Time,
 };
-use dapbox_store::{Collected, Entry, LeaderJobRecord, LeaderJobState, Pick, Picked, Replay, TaskState, Tx};
+use dapbox_store::{
+    CollectedBatches, LeaderJobRecord, LeaderJobState, Pick, Picked, ReplayIndex, ReportEntry, TaskState, Tx,
+};
 use dapbox_support::Fault;
 
 /// The most reports that one write drops: many may have become useless at once, and other writes wait meanwhile.
 const MAX_DROPPED: usize = 10_000;
 
 /// Whether [`pick`] may find something to do: a job may start, and there are enough reports or somebody waits for
-/// them. `aged` says that the oldest has waited for the longest delay.
-pub fn may_pick(state: &TaskState, limits: &config::Leader, aged: bool) -> bool {
+/// them. `is_overdue` says that the oldest has waited for the longest delay.
+pub fn may_pick(state: &TaskState, limits: &config::Leader, is_overdue: bool) -> bool {
     state.leader_jobs.len() < limits.jobs_in_flight
         && !state.waiting.is_empty()
-        && (is_enough(state, limits, aged) || !Demand::of(state).is_empty())
+        && (has_enough(state, limits, is_overdue) || !CollectionDemand::of(state).is_empty())
 }
 
-fn is_enough(state: &TaskState, limits: &config::Leader, aged: bool) -> bool {
-    aged || state.waiting.len() >= limits.min_job_size
+fn has_enough(state: &TaskState, limits: &config::Leader, is_overdue: bool) -> bool {
+    is_overdue || state.waiting.len() >= limits.min_job_size
 }
 
 /// What bounds the batch buckets of a new job.
@@ -47,23 +49,23 @@ pub fn pick(
     limits: &config::Leader,
     bounds: JobBounds,
     task: &TaskId,
-    aged: bool,
+    is_overdue: bool,
 ) -> Result<Option<AggregationJobId>, Fault> {
     let Some(state) = tx.task_mut(task) else { return Ok(None) };
-    if !may_pick(state, limits, aged) {
+    if !may_pick(state, limits, is_overdue) {
         return Ok(None);
     }
-    let (demand, enough) = (Demand::of(state), is_enough(state, limits, aged));
+    let (demand, enough) = (CollectionDemand::of(state), has_enough(state, limits, is_overdue));
     let mut filling = match state.task.public.batch_mode {
         BatchMode::TimeInterval => None,
-        BatchMode::FixedSize { .. } => Some(batches::Filling::new(state, bounds.max_open_batches)),
+        BatchMode::FixedSize { .. } => Some(batches::BatchAssigner::new(state, bounds.max_open_batches)),
     };
-    let most = Most { reports: limits.max_job_size, buckets: bounds.max_buckets };
+    let most = JobCapacity { reports: limits.max_job_size, buckets: bounds.max_buckets };
     let mut errors = Vec::new();
     // What collections wait for goes first, however much else there is.
-    let mut picked = take(state, now, most, &mut errors, filling.as_mut(), |entry| demand.wants(entry));
+    let mut picked = take(state, now, most, &mut errors, filling.as_mut(), |entry| demand.is_wanted(entry));
     if picked.taken.is_empty() && enough {
-        let others = take(state, now, most, &mut errors, filling.as_mut(), |entry| !demand.rests(entry.time));
+        let others = take(state, now, most, &mut errors, filling.as_mut(), |entry| !demand.is_paused(entry.time));
         picked.taken = others.taken;
         picked.dropped.extend(others.dropped);
     }
@@ -85,7 +87,7 @@ pub fn pick(
 
 /// How much goes into one job.
 #[derive(Clone, Copy)]
-struct Most {
+struct JobCapacity {
     reports: usize,
     buckets: usize,
 }
@@ -96,20 +98,20 @@ struct Most {
 fn take(
     state: &mut TaskState,
     now: Time,
-    most: Most,
+    most: JobCapacity,
     errors: &mut Vec<ReportError>,
-    mut filling: Option<&mut batches::Filling>,
-    is_eligible: impl Fn(&Entry) -> bool,
+    mut filling: Option<&mut batches::BatchAssigner>,
+    is_eligible: impl Fn(&ReportEntry) -> bool,
 ) -> Picked {
     let end = state.end();
     let TaskState { task, replay, collected, waiting, .. } = state;
     let mut buckets = BTreeSet::new();
     waiting.pick(now, most.reports, |entry| {
         if !is_eligible(entry) {
-            return Pick::Pass;
+            return Pick::SkipBucket;
         }
         match check_entry(task, end, replay, collected, now, entry) {
-            Ok(()) if filling.as_mut().is_some_and(|filling| !filling.admits(entry.time)) => Pick::Pass,
+            Ok(()) if filling.as_mut().is_some_and(|filling| !filling.admits(entry.time)) => Pick::SkipBucket,
             Ok(()) => match task.public.time_bucket(entry.time) {
                 Some(bucket) if buckets.len() >= most.buckets && !buckets.contains(&bucket) => Pick::Stop,
                 bucket => {
@@ -117,7 +119,7 @@ fn take(
                     Pick::Take
                 }
             },
-            Err(_) if errors.len() == MAX_DROPPED => Pick::Pass,
+            Err(_) if errors.len() == MAX_DROPPED => Pick::SkipBucket,
             Err(error) => {
                 errors.push(error);
                 Pick::Drop
@@ -132,10 +134,10 @@ fn take(
 fn check_entry(
     task: &Task,
     end: Option<Time>,
-    replay: &Replay,
-    collected: &Collected,
+    replay: &ReplayIndex,
+    collected: &CollectedBatches,
     now: Time,
-    entry: &Entry,
+    entry: &ReportEntry,
 ) -> Result<(), ReportError> {
     // The upload allowed for clocks that differ; what it took is not refused for its clock here.
     check_time(task, end, now, Duration(u64::MAX), entry.time)?;

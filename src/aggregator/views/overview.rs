@@ -39,13 +39,13 @@ pub struct Overview {
 
 /// A stored time that is so far ahead of the clock that the clock was wrong when it was stored, or is wrong now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TimeAhead {
+pub struct FutureTimestamp {
     /// What the time is of: `HPKE key 7`.
     pub record: String,
     /// The time.
     pub time: Time,
     /// Whether it keeps reports from being taken until then. Nothing corrects that.
-    pub is_lasting: bool,
+    pub is_permanent: bool,
 }
 
 /// Work in progress and waiting.
@@ -82,7 +82,7 @@ pub struct TlsStatus {
     /// The certificate in use; none before there is a first one.
     pub certificate: Option<CertificateStatus>,
     /// What the last attempt to get, renew or reload one ran into, if it failed.
-    pub trouble: Option<String>,
+    pub last_error: Option<String>,
 }
 
 /// A TLS certificate.

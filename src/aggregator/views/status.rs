@@ -70,7 +70,7 @@ pub struct TaskStatus {
     #[serde(default)]
     pub collected_unlisted: u64,
     /// What the driver of a stuck aggregation or collection job last ran into, if anything (leader).
-    pub last_trouble: Option<String>,
+    pub last_error: Option<String>,
     /// If a control plane has set the task up, what is known of that.
     #[serde(default)]
     pub provisioned: Option<Provisioned>,
@@ -143,7 +143,7 @@ pub struct Provisioned {
     pub by: String,
     /// Whether nobody has contacted it ever since: no request has named it, but for the list of keys and by the control
     /// plane.
-    pub is_untouched: bool,
+    pub is_never_contacted: bool,
     /// From when on it is removed if nobody does; none if it is not, or if no server runs.
     #[serde(default)]
     pub removed_from: Option<Time>,
@@ -151,7 +151,7 @@ pub struct Provisioned {
 
 /// An operator's question for the tasks that others set up and that nobody has contacted, or order to remove them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UntouchedRequest {
+pub struct NeverContactedRequest {
     /// Those that were set up at this time or before it.
     pub until: Time,
     /// Whether to remove them.
@@ -169,11 +169,11 @@ pub struct RenameRequest {
 
 /// What is left of a task that was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Remains {
+pub enum RemovalOutcome {
     /// That it existed: its id is refused for ever.
     Tombstone,
     /// Nothing: no request had ever named it, and it may be added again.
-    Nothing,
+    Forgotten,
 }
 
 /// An operator's order to close everything of a task before a time.

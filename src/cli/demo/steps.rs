@@ -329,7 +329,7 @@ async fn wait_for_aggregation(leader: &Node, id: &TaskId, total: u64) -> Result<
         last = status;
         if moved.elapsed() > PATIENCE {
             bar.finish_and_clear();
-            let trouble = last.last_trouble.as_deref().unwrap_or("the aggregators do not say why");
+            let trouble = last.last_error.as_deref().unwrap_or("the aggregators do not say why");
             let text = format!("aggregation is stuck at {} of {total} reports: {trouble}", last.aggregated);
             return Err(Failure::new(text));
         }

@@ -23,17 +23,17 @@ pub fn backlog(context: &DoctorContext) -> Option<CheckResult> {
     let allowed = PATIENCE + context.config.leader.max_job_delay.as_secs();
     let age = |task: &TaskView| task.oldest_waiting.map(|oldest| overview.now.0.saturating_sub(oldest.0));
     let late = led.iter().filter_map(|task| Some((task, age(task)?))).max_by_key(|(_, age)| *age);
-    let stuck = led.iter().find(|task| task.status.last_trouble.is_some());
+    let stuck = led.iter().find(|task| task.status.last_error.is_some());
     Some(match (late, stuck) {
         (Some((task, age)), _) if age > allowed => {
-            let why = task.status.last_trouble.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
+            let why = task.status.last_error.as_ref().map(|why| format!(" ({why})")).unwrap_or_default();
             warning(
                 format!("{}: the oldest report has waited for {}{why}", label(task), show_age(age)),
                 "See the checks of the helper and 'dapbox status'.",
             )
         }
         (_, Some(task)) => {
-            let why = task.status.last_trouble.clone().unwrap_or_default();
+            let why = task.status.last_error.clone().unwrap_or_default();
             warning(format!("{}: {why}", label(task)), "See the checks of the helper; the server retries the job.")
         }
         _ => {

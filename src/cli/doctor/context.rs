@@ -14,7 +14,7 @@ use crate::{
     store::{self, OpenError, name::TaskName},
     support::clock,
     views::{
-        overview::{KeyStatus, Overview, TimeAhead},
+        overview::{FutureTimestamp, KeyStatus, Overview},
         status::{Health, TaskStatus},
     },
     wire,
@@ -42,7 +42,7 @@ pub struct DoctorContext {
     /// The HPKE keys, as far as they can be read.
     pub keys: Vec<KeyStatus>,
     /// Stored times ahead of the clock.
-    pub times_ahead: Vec<TimeAhead>,
+    pub future_timestamps: Vec<FutureTimestamp>,
     /// Time limit for each network check.
     pub timeout: Duration,
     /// The server's name resolver.
@@ -81,9 +81,9 @@ pub struct PeerAggregator {
 }
 
 /// Tasks, keys and times ahead of the clock in a data directory.
-type Contents = (Result<Vec<TaskStatus>, DataDirError>, Vec<KeyStatus>, Vec<TimeAhead>);
+type Contents = (Result<Vec<TaskStatus>, DataDirError>, Vec<KeyStatus>, Vec<FutureTimestamp>);
 /// The same, if there is a directory.
-type Found = (Option<Result<Vec<TaskStatus>, DataDirError>>, Vec<KeyStatus>, Vec<TimeAhead>);
+type Found = (Option<Result<Vec<TaskStatus>, DataDirError>>, Vec<KeyStatus>, Vec<FutureTimestamp>);
 
 impl DoctorContext {
     /// Gathers the context.
@@ -96,11 +96,11 @@ impl DoctorContext {
         };
         let process = if health.is_some() { socket.process().await } else { None };
         let mut overview = None;
-        let mut times_ahead = Vec::new();
+        let mut future_timestamps = Vec::new();
         let (tasks, keys) = match &health {
             Some(Ok(_)) => {
                 overview = with_timeout(timeout, socket.overview()).await.ok();
-                times_ahead = with_timeout(timeout, socket.times_ahead()).await.unwrap_or_default();
+                future_timestamps = with_timeout(timeout, socket.future_timestamps()).await.unwrap_or_default();
                 let keys = overview.as_ref().map(|overview: &Overview| overview.keys.clone());
                 (
                     Some(with_timeout(timeout, socket.tasks()).await.map_err(DataDirError::Other)),
@@ -110,7 +110,7 @@ impl DoctorContext {
             Some(Err(_)) => (None, Vec::new()),
             None => {
                 let (tasks, keys, ahead) = read_directory(config.clone()).await?;
-                times_ahead = ahead;
+                future_timestamps = ahead;
                 (tasks, keys)
             }
         };
@@ -140,7 +140,7 @@ impl DoctorContext {
             overview,
             tasks,
             keys,
-            times_ahead,
+            future_timestamps,
             timeout,
             names: Resolver::default().for_connect_timeout(timeout),
             peer,
@@ -262,7 +262,7 @@ async fn read_directory(config: Config) -> Result<Found, Failure> {
         };
         let keys = data.keys(clock::now(), &Policy::of(&config)).unwrap_or_default();
         let keys = keys.into_iter().map(|key| key.status).collect();
-        let ahead = data.times_ahead(clock::now()).unwrap_or_default();
+        let ahead = data.future_timestamps(clock::now()).unwrap_or_default();
         (data.tasks().map_err(|fault| DataDirError::Other(fault.to_string())), keys, ahead)
     };
     let (tasks, keys, ahead) = tokio::task::spawn_blocking(read).await?;

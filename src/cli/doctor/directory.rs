@@ -68,7 +68,7 @@ pub fn secrets_file(path: &Path) -> Option<CheckResult> {
 
 /// Checks that the file system survives a restart.
 pub fn file_system(context: &DoctorContext) -> Option<CheckResult> {
-    match space::volatile(&context.dir) {
+    match space::volatile_file_system(&context.dir) {
         Ok(Some(kind)) => Some(warning(
             format!("the data is on {kind}, which does not survive a restart of the machine or container"),
             "Mount a persistent volume there.",

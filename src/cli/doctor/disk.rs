@@ -51,7 +51,7 @@ fn estimate_status(context: &DoctorContext, free_bytes: u64) -> DiskStatus {
 
 /// Checks the ballast, which is released to start on a full disk.
 pub fn ballast(context: &DoctorContext) -> Option<CheckResult> {
-    let ballast = Ballast::of(&context.dir, context.config.disk.ballast_bytes);
+    let ballast = Ballast::new(&context.dir, context.config.disk.ballast_bytes);
     if !context.has_data() || ballast.bytes() == 0 {
         return None;
     }

@@ -8,7 +8,7 @@ use crate::{
     },
     model::{KeyState, Time},
     support::{clock, timestamp},
-    views::overview::{KeyStatus, TimeAhead},
+    views::overview::{FutureTimestamp, KeyStatus},
 };
 
 /// Maximum delay of a key change, in seconds.
@@ -21,16 +21,16 @@ pub fn keys(context: &DoctorContext) -> Option<CheckResult> {
 
 /// Checks for stored times ahead of the clock: the clock is wrong now, or was wrong then.
 pub fn stored_times(context: &DoctorContext) -> Option<CheckResult> {
-    let first = context.times_ahead.first()?;
-    let (times, now) = (counted(context.times_ahead.len() as u64, "stored time"), timestamp::show(clock::now()));
+    let first = context.future_timestamps.first()?;
+    let (times, now) = (counted(context.future_timestamps.len() as u64, "stored time"), timestamp::show(clock::now()));
     let detail = format!(
         "the clock shows {now}, and {times} ahead of it, such as {} ({})",
         timestamp::show(first.time),
         first.record
     );
     let remedy = "Set the clock if it is wrong. If it was wrong before, the server rotates the keys of that time.";
-    Some(match context.times_ahead.iter().find(|time| time.is_lasting) {
-        Some(TimeAhead { record, time, .. }) => failed(
+    Some(match context.future_timestamps.iter().find(|time| time.is_permanent) {
+        Some(FutureTimestamp { record, time, .. }) => failed(
             format!("{detail}; reports before {} are rejected ({record})", timestamp::show(*time)),
             "Set the clock if it is wrong. If it was wrong before, create a new task: closed periods stay closed.",
         ),

@@ -84,8 +84,9 @@ fn hints(decisions: &Decisions) -> Vec<String> {
         hints.push(format!("{listen} is plain HTTP on a public address: tokens are sent in the clear."));
     }
     let variables = environment::read(std::env::vars_os()).unwrap_or_default();
-    let of_services = environment::of_services(variables.clone());
-    let ours: Vec<_> = variables.into_iter().map(|(name, _)| name).filter(|name| !of_services.contains(name)).collect();
+    let service_variables = environment::service_variables(variables.clone());
+    let ours: Vec<_> =
+        variables.into_iter().map(|(name, _)| name).filter(|name| !service_variables.contains(name)).collect();
     if !ours.is_empty() {
         hints.push(format!("Environment variables override the file: {}.", ours.join(", ")));
     }

@@ -114,7 +114,7 @@ fn certificate(text: &mut Text, tls: &TlsStatus, now: Time) {
             }
         }
     }
-    if let Some(trouble) = &tls.trouble {
+    if let Some(trouble) = &tls.last_error {
         text.painted("", trouble, Style::bad);
     }
 }
@@ -130,7 +130,7 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
     if let Some(epsilon) = status.noise {
         text.line("noise", &format::noise(&status.vdaf, epsilon));
     }
-    if let Some(provisioned) = status.provisioned.as_ref().filter(|provisioned| provisioned.is_untouched) {
+    if let Some(provisioned) = status.provisioned.as_ref().filter(|provisioned| provisioned.is_never_contacted) {
         text.line("set up", &show::provisioned_by(provisioned));
     }
     if let Some(in_band) = &status.in_band {
@@ -164,7 +164,7 @@ fn task(text: &mut Text, view: &TaskView, now: Time, most: usize) {
         text.painted("trouble", &contradiction, Style::bad);
     }
     if let Some(peer) = &view.peer {
-        helper(text, peer, status.last_trouble.as_deref(), now);
+        helper(text, peer, status.last_error.as_deref(), now);
     }
 }
 
@@ -344,7 +344,7 @@ mod tests {
                 }],
                 results_not_fetched: 7,
                 collected_unlisted: 0,
-                last_trouble: Some("something that went wrong again and again and is told in many words ".repeat(3)),
+                last_error: Some("something that went wrong again and again and is told in many words ".repeat(3)),
                 provisioned: None,
                 in_band: None,
                 noise: None,
@@ -399,7 +399,7 @@ mod tests {
             load: Load::default(),
             disk,
             keys: vec![key],
-            tls: Some(TlsStatus { certificate: Some(certificate), trouble: None }),
+            tls: Some(TlsStatus { certificate: Some(certificate), last_error: None }),
             log_lines_dropped: 17,
             tasks: vec![view(), view()],
         };
@@ -438,7 +438,7 @@ mod tests {
         assert!(narrow.contains("last hour     =#"), "{narrow}");
         let ready = overview(&Overview { not_ready: Vec::new(), ..all.clone() }, false, Style::plain());
         assert!(ready.contains("dapbox 1.2.3 on dap.example  ready, needs attention, up 2 h"), "{ready}");
-        let tls = Some(TlsStatus { certificate: None, trouble: Some("the authority is away".to_owned()) });
+        let tls = Some(TlsStatus { certificate: None, last_error: Some("the authority is away".to_owned()) });
         let text = overview(&Overview { tls, tasks: Vec::new(), ..all }, true, Style::plain());
         for part in ["certificate   none yet\n                the authority is away", "There is no task"] {
             assert!(text.contains(part), "{part}\n{text}");

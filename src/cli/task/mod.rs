@@ -30,7 +30,7 @@ use crate::{
     config::Config,
     model::{Role, Task, TaskId, Time},
     store::name::TaskName,
-    views::status::{Remains, TaskStatus},
+    views::status::{RemovalOutcome, TaskStatus},
 };
 
 pub use new::{UrlArgs, default_info, instant, parameters, scrutinize};
@@ -330,10 +330,14 @@ async fn remove_from(control: &Control, args: &RemoveArgs) -> Outcome {
         }
     }
     let remains = control.remove_task(args.id).await?.ok_or_else(missing)?;
-    let tombstone = Some(remains == Remains::Tombstone);
+    let tombstone = Some(remains == RemovalOutcome::Tombstone);
     Done { tombstone, ..Done::new(args.id, "removed") }.say(args.shared.output, || match remains {
-        Remains::Tombstone => format!("Task {} is removed. A tombstone stays: its id is refused for ever.", args.id),
-        Remains::Nothing => format!("Task {} is removed. No request had named it: it may be added again.", args.id),
+        RemovalOutcome::Tombstone => {
+            format!("Task {} is removed. A tombstone stays: its id is refused for ever.", args.id)
+        }
+        RemovalOutcome::Forgotten => {
+            format!("Task {} is removed. No request had named it: it may be added again.", args.id)
+        }
     })
 }
 

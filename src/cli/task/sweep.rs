@@ -15,7 +15,7 @@ use super::{
 use crate::{
     model::{Duration, TaskId},
     support::clock,
-    views::status::{TaskStatus, UntouchedRequest},
+    views::status::{NeverContactedRequest, TaskStatus},
 };
 
 /// Arguments of `dapbox task sweep`.
@@ -25,7 +25,7 @@ use crate::{
     Tasks that you added are never removed. Tombstones stay behind: the ids are refused for ever.\n\n\
     Tasks that were set up in-band are removed if no report of theirs was ever aggregated, without a tombstone, or if they \
     ended that long ago and have too few reports left for a batch. Results that are kept of those go with them.\n\n\
-    With provisioning.untouched_age the server does this by itself, but keeps results of in-band tasks for as long as reports.\n\n\
+    With provisioning.never_contacted_age the server does this by itself, but keeps results of in-band tasks for as long as reports.\n\n\
     Examples:\n  \
     dapbox task sweep --untouched-for 90d --dry-run\n  \
     dapbox task sweep --untouched-for 90d --yes -o json")]
@@ -59,7 +59,7 @@ pub async fn run(args: Args) -> Outcome {
 
 async fn sweep(control: &Control, args: &Args) -> Outcome {
     let until = clock::now().saturating_sub(Duration(args.untouched_for.as_secs()));
-    let found = control.untouched(UntouchedRequest { until, remove: false }).await?;
+    let found = control.never_contacted(NeverContactedRequest { until, remove: false }).await?;
     if args.dry_run || found.is_empty() {
         return tell(control, args, &Swept { tasks: found, removed: false }).await;
     }
@@ -73,7 +73,7 @@ async fn sweep(control: &Control, args: &Args) -> Outcome {
         }
     }
     // It is looked again there: whoever has come meanwhile keeps their task.
-    let removed = control.untouched(UntouchedRequest { until, remove: true }).await?;
+    let removed = control.never_contacted(NeverContactedRequest { until, remove: true }).await?;
     tell(control, args, &Swept { tasks: removed, removed: true }).await
 }
 

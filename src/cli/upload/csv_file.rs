@@ -270,8 +270,8 @@ mod tests {
     #[test]
     fn a_row_with_too_few_or_too_many_cells_is_bad() {
         let read = rows(&file(b"a,b\n1\n1,2\n1,2,3\n300,1\n", &["a"], None).unwrap(), &SUM);
-        let is_good: Vec<bool> = read.iter().map(|(_, measurement)| measurement.is_ok()).collect();
-        assert_eq!(is_good, [false, true, false, false], "{read:?}");
+        let is_active: Vec<bool> = read.iter().map(|(_, measurement)| measurement.is_ok()).collect();
+        assert_eq!(is_active, [false, true, false, false], "{read:?}");
         assert!(read[3].1.as_ref().unwrap_err().contains("the maximum 255"), "{read:?}");
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     },
     transport::http::{Request, Response, content, empty, failure},
 };
-use dapbox_aggregator::{Error, naming::Name, upload::Verdict};
+use dapbox_aggregator::{Error, resource_id::IdSource, upload::Verdict};
 use dapbox_protocol::{
     model::{AggregationJobId, CollectionJobId, ReportError, Revision, Role, TaskId},
     wire::{
@@ -157,8 +157,8 @@ async fn init_job(app: &Arc<App>, task: TaskId, job: AggregationJobId, request: 
     let media_type = media::AGGREGATION_JOB_INIT_REQ;
     let (leader, body) = ROUTES.authorized_body(app, task, Role::Helper, request, media_type, limit).await?;
     let context = &leader.context;
-    let name = Name::Chosen(*job.as_bytes());
-    match jobs::create(app, context, name, body, Timing::AtOnce).await? {
+    let id_source = IdSource::Chosen(*job.as_bytes());
+    match jobs::create(app, context, id_source, body, Timing::AtOnce).await? {
         (_, Some(answer)) => Ok(content(StatusCode::CREATED, media::AGGREGATION_JOB_RESP, answer)),
         // It was deferred under another revision's rules, which no task of this one ever is.
         (_, None) => Err(Error::Busy),
@@ -176,7 +176,7 @@ async fn create_collection(
     let media_type = media::COLLECT_REQ;
     let (collector, body) = ROUTES.authorized_body(app, task, Role::Leader, request, media_type, limit).await?;
     let context = &collector.context;
-    flow::create_collection(app, context, Name::Chosen(*job.as_bytes()), body).await?;
+    flow::create_collection(app, context, IdSource::Chosen(*job.as_bytes()), body).await?;
     Ok(empty(StatusCode::CREATED))
 }
 

@@ -18,7 +18,7 @@ use crate::{
 use dapbox_aggregator::{
     Error, TaskContext,
     helper::JobState,
-    naming::{Content, Name},
+    resource_id::{IdSource, ResourceKey},
 };
 use dapbox_protocol::{
     model::{AggregateShareId, AggregationJobId, CollectionJobId, Revision, Role, TaskId},
@@ -137,7 +137,7 @@ async fn create_job(app: &Arc<App>, task: TaskId, request: Request) -> Result<Re
     let (leader, body) = ROUTES.authorized_body(app, task, Role::Helper, request, media_type, limit).await?;
     let context = &leader.context;
     let timing = Timing::LaterAbove(app.config.helper.synchronous_reports);
-    let (job, answer) = jobs::create(app, context, Name::OfContent, body, timing).await?;
+    let (job, answer) = jobs::create(app, context, IdSource::Derived, body, timing).await?;
     let resource = Resource::AggregationJob(task, job);
     match answer {
         Some(answer) => at(content(StatusCode::OK, media::AGGREGATION_JOB_RESP, answer), context, resource, ""),
@@ -166,7 +166,7 @@ fn poll_job(app: &App, task: TaskId, job: AggregationJobId, request: Request) ->
     }
     match state {
         JobState::Answered(answer) => Ok(content(StatusCode::OK, media::AGGREGATION_JOB_RESP, answer)),
-        JobState::Forgotten => {
+        JobState::Expired => {
             Err(Problem::from_status(410).with_detail(jobs::FORGOTTEN).with_aggregation_job(job).into())
         }
         _ => job_not_ready(app, context, Resource::AggregationJob(task, job)),
@@ -178,7 +178,7 @@ async fn create_collection(app: &Arc<App>, task: TaskId, request: Request) -> Re
     let media_type = media::COLLECTION_JOB_REQ;
     let (collector, body) = ROUTES.authorized_body(app, task, Role::Leader, request, media_type, limit).await?;
     let context = &collector.context;
-    let job = flow::create_collection(app, context, Name::OfContent, body).await?;
+    let job = flow::create_collection(app, context, IdSource::Derived, body).await?;
     // Held for a moment like a poll: a batch that is ready is answered at once.
     let state = flow::poll_collection(app, context, job).await?;
     at(collection(app, job, state)?, context, Resource::CollectionJob(task, job), "")
@@ -216,7 +216,7 @@ async fn create_share(app: &Arc<App>, task: TaskId, request: Request) -> Result<
     let media_type = media::AGGREGATE_SHARE_REQ;
     let (leader, body) = ROUTES.authorized_body(app, task, Role::Helper, request, media_type, limit).await?;
     let context = &leader.context;
-    let id = Content::new(task, ResourceKind::AggregateShare, &body).share_id();
+    let id = ResourceKey::new(task, ResourceKind::AggregateShare, &body).share_id();
     let share = flow::aggregate_share(app, context, body, Some(id)).await?;
     let response = content(StatusCode::OK, media::AGGREGATE_SHARE, share);
     at(response, context, Resource::AggregateShare(task, id), "")

@@ -11,8 +11,8 @@ use crate::pool::Permit;
 use crate::{app::App, dap::sample};
 use dapbox_aggregator::{
     Error, TaskContext,
-    collect::{self, NewJob},
-    naming::{Content, Name},
+    collect::{self, NewCollectionJob},
+    resource_id::{IdSource, ResourceKey},
     results,
     upload::{self, Verdict},
 };
@@ -74,7 +74,7 @@ pub async fn aggregate_share(
     id: Option<AggregateShareId>,
 ) -> Result<Bytes, Error> {
     let request = context.wire.decode_aggregate_share_req(&context.task.public, &body)?;
-    collect::check_passed_on(&context.task, &request)?;
+    collect::check_forwarded_request(&context.task, &request)?;
     let (app, context) = (app.clone(), context.clone());
     // To its end: noise may take longer than the leader waits, and what it asks next time is answered from what is stored.
     unhurried(async move {
@@ -83,7 +83,7 @@ pub async fn aggregate_share(
         let _turn = app.share_turns.lock(task).await;
         let decided = app.store.read(|view| {
             let Some(state) = view.task(&task) else { return Ok(None) };
-            Ok(collect::share_decided(state, view.collected(&task, &request.batch)?, &context, &body, &request))
+            Ok(collect::existing_answer(state, view.collected(&task, &request.batch)?, &context, &body, &request))
         })?;
         if let Some(decided) = decided {
             return Ok(decided?);
@@ -147,7 +147,7 @@ pub fn find_share(app: &App, context: &TaskContext, id: AggregateShareId) -> Res
     let task = context.task.public.id;
     Ok(app.store.read(|view| {
         let Some(batch) = view.share(&task, &id)? else { return Ok(None) };
-        let answer = view.collected(&task, &batch)?.and_then(collect::share_given_out);
+        let answer = view.collected(&task, &batch)?.and_then(collect::stored_answer);
         Ok(Some(answer.map_or(Share::Deleted, Share::GivenOut)))
     })?)
 }
@@ -162,12 +162,12 @@ pub async fn delete_share(app: &App, context: &TaskContext, id: AggregateShareId
 pub async fn create_collection(
     app: &Arc<App>,
     context: &Arc<TaskContext>,
-    name: Name,
+    id_source: IdSource,
     body: Bytes,
 ) -> Result<CollectionJobId, Error> {
     let request = context.wire.decode_collection_req(&context.task.public, &body)?;
     collect::check_request(&context.task, &request)?;
-    let content = Content::new(context.task.public.id, ResourceKind::CollectionJob, &body);
+    let content = ResourceKey::new(context.task.public.id, ResourceKind::CollectionJob, &body);
     let (now, context, shared) = (clock::now(), context.clone(), app.clone());
     // Only a new job needs room: whoever repeats a request finds its job on a full disk too.
     let (room, admission) = match app.disk.admit(body.len()) {
@@ -176,15 +176,20 @@ pub async fn create_collection(
     };
     let write = move |tx: &mut Tx<'_>| {
         let limits = &shared.config.leader;
-        let (task, found) = (&context.task.public.id, CollectionJobId::new(content.name(tx, name)?));
+        let (task, found) = (&context.task.public.id, CollectionJobId::new(content.current_id(tx, id_source)?));
         let pause = Duration(limits.next_batch_after.as_secs());
-        let is_over = name == Name::OfContent && results::is_superseded(tx, task, &found, now, pause)?;
-        let id = if is_over { CollectionJobId::new(content.successor(tx)?) } else { found };
-        let created =
-            collect::create(tx, now, &context, limits, NewJob { id, bytes: body, query: request.query, room })?;
+        let is_over = id_source == IdSource::Derived && results::is_superseded(tx, task, &found, now, pause)?;
+        let id = if is_over { CollectionJobId::new(content.next_id(tx)?) } else { found };
+        let created = collect::create(
+            tx,
+            now,
+            &context,
+            limits,
+            NewCollectionJob { id, bytes: body, query: request.query, room },
+        )?;
         if is_over && created.is_ok() {
             // The job of before keeps its result, where it is.
-            content.retire(tx, found.as_bytes())?;
+            content.invalidate(tx, found.as_bytes())?;
         }
         // As for an upload: the drivers learn of it whether or not the collector waits for the answer.
         shared.collections.notify_one();
@@ -203,8 +208,11 @@ fn look_at_collection(
     let task = context.task.public.id;
     app.store.read(|view| {
         let record = view.collection(&task, &job)?;
-        let is_news = |record: &_| view.task(&task).is_some_and(|state| results::is_news(state, record));
-        Ok(record.map(|record| (is_news(&record), record.state)).map(|(is_news, state)| (state, is_news)))
+        let has_unreported_outcome =
+            |record: &_| view.task(&task).is_some_and(|state| results::has_unreported_outcome(state, record));
+        Ok(record
+            .map(|record| (has_unreported_outcome(&record), record.state))
+            .map(|(has_unreported_outcome, state)| (state, has_unreported_outcome)))
     })
 }
 
@@ -214,10 +222,10 @@ pub async fn poll_collection(
     context: &TaskContext,
     job: CollectionJobId,
 ) -> Result<Option<CollectionState>, Error> {
-    let Some((state, is_news)) = peek_at_collection(app, context, job).await? else { return Ok(None) };
-    if is_news {
+    let Some((state, has_unreported_outcome)) = peek_at_collection(app, context, job).await? else { return Ok(None) };
+    if has_unreported_outcome {
         let (task, now) = (context.task.public.id, clock::now());
-        app.store.write(Point::CollectionFetch, move |tx| results::tell(tx, &task, job, now)).await?;
+        app.store.write(Point::CollectionFetch, move |tx| results::record_reported(tx, &task, job, now)).await?;
     }
     Ok(Some(state))
 }
@@ -253,7 +261,7 @@ pub async fn delete_collection(app: &App, context: &TaskContext, job: Collection
     let task = context.task.public.id;
     let write = move |tx: &mut Tx<'_>| {
         let Some(request) = collect::delete(tx, &task, job)? else { return Ok(false) };
-        Content::new(task, ResourceKind::CollectionJob, &request).retire(tx, job.as_bytes())?;
+        ResourceKey::new(task, ResourceKind::CollectionJob, &request).invalidate(tx, job.as_bytes())?;
         Ok(true)
     };
     let deleted = app.store.write(Point::CollectionDelete, write).await?;

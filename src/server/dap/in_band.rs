@@ -12,7 +12,7 @@ use crate::{
 use dapbox_aggregator::{
     Error,
     config::{Config, taskprov::read_peers},
-    taskprov::{self, OptOut, Terms},
+    taskprov::{self, InBandTerms, OptOut},
     upload,
 };
 use dapbox_client::peer;
@@ -100,7 +100,7 @@ pub struct Offer {
     /// The task.
     pub task: Task,
     in_band: InBandOrigin,
-    terms: Terms,
+    terms: InBandTerms,
     role: Role,
 }
 
@@ -144,7 +144,7 @@ impl Routes {
         let (role, now) = (sender.ours(), clock::now());
         let name = taskprov::peer_of(&says, role);
         let peer = app.store.read(|view| Ok(app.peers.find(view, &name)))?;
-        let peer = peer.ok_or_else(|| invalid(&OptOut::NoPeer(name.role)))?;
+        let peer = peer.ok_or_else(|| invalid(&OptOut::UnknownPeer(name.role)))?;
         if sender != Sender::Client {
             auth::check(headers, id, &peer.tokens(), now)?;
         }
@@ -165,7 +165,7 @@ impl Routes {
     ) -> Result<Result<(), ReportError>, Error> {
         let (limits, ring, now) = (&app.config.limits, app.keys.ring(), clock::now());
         for report in wire::for_revision(self.revision).decode_upload(&offer.task.public, body)? {
-            if let Err(refused) = upload::check_first(&offer.task, now, limits, &ring, &report) {
+            if let Err(refused) = upload::check_before_setup(&offer.task, now, limits, &ring, &report) {
                 return Ok(Err(refused));
             }
         }
@@ -194,9 +194,9 @@ fn invalid(why: &impl ToString) -> Error {
 }
 
 /// What the operator says of all such tasks.
-fn terms(config: &Config) -> Terms {
+fn terms(config: &Config) -> InBandTerms {
     let kept = config.provisioning.report_expiry_age.as_secs();
-    Terms {
+    InBandTerms {
         min_batch_size: config.provisioning.min_batch_size,
         report_expiry_age: (kept > 0).then_some(Duration(kept)),
         max_tasks: config.taskprov.max_tasks,

@@ -12,8 +12,8 @@ use crate::pool::Permit;
 use crate::{app::App, dap::flow::unhurried, transport::memory::Lease};
 use dapbox_aggregator::{
     Error, TaskContext,
-    helper::{self, Bounds, Deferred, JobMemory, JobState, Request, Reserved},
-    naming::{Content, Name},
+    helper::{self, Bounds, Deferral, JobMemory, JobState, Request, Reservation},
+    resource_id::{IdSource, ResourceKey},
 };
 use dapbox_protocol::{
     model::{AggregationJobId, AggregationJobInitReq, PartialBatchSelector, ReportError, ReportMetadata, TaskId, Time},
@@ -41,7 +41,7 @@ pub type Created = (AggregationJobId, Option<Bytes>);
 pub async fn create(
     app: &Arc<App>,
     context: &Arc<TaskContext>,
-    name: Name,
+    id_source: IdSource,
     body: Bytes,
     timing: Timing,
 ) -> Result<Created, Error> {
@@ -52,17 +52,17 @@ pub async fn create(
         let most = app.config.limits.max_job_reports;
         let Read { hash, init, memory } = read(&app, &context, &permit, body.clone(), most).await?;
         let room = if memory.fits(app.helper_memory.bytes()) { Some(Room::take(&app, memory).await) } else { None };
-        let content = Content { task, interaction: ResourceKind::AggregationJob, hash };
-        let arrival = Arrival { content, name, batch: init.batch, now: clock::now() };
+        let content = ResourceKey { task, kind: ResourceKind::AggregationJob, hash };
+        let arrival = Arrival { content, id_source, batch: init.batch, now: clock::now() };
         // A repeat of a request that is being worked on waits here, and then finds the stored answer.
-        let _lock = app.helper_jobs.lock((task, AggregationJobId::new(content.lock_key(name)))).await;
+        let _lock = app.helper_jobs.lock((task, AggregationJobId::new(content.lock_key(id_source)))).await;
         let Some(room) = room else { return refuse_too_large(&app, arrival, memory).await };
         match timing {
             Timing::LaterAbove(most) if init.prepare_inits.len() > most => defer(&app, arrival, body).await,
             _ => {
                 let (request, reserved) = reserve(&app, arrival, metadata(&init)).await?;
                 match reserved {
-                    Reserved::New(verdicts) => {
+                    Reservation::New(verdicts) => {
                         // Not before it is clear that the job is new: the answer that there is already takes no room.
                         let admission = match app.disk.admit(body.len()) {
                             Ok(admission) => admission,
@@ -86,16 +86,16 @@ pub async fn create(
 /// A request as it came: what its job is called is decided in the write that makes the job.
 #[derive(Clone, Copy)]
 struct Arrival {
-    content: Content,
-    name: Name,
+    content: ResourceKey,
+    id_source: IdSource,
     batch: PartialBatchSelector,
     now: Time,
 }
 
 impl Arrival {
     fn request(&self, tx: &Tx<'_>) -> Result<Request, Fault> {
-        let Self { content, name, batch, now } = *self;
-        let job = AggregationJobId::new(content.name(tx, name)?);
+        let Self { content, id_source, batch, now } = *self;
+        let job = AggregationJobId::new(content.current_id(tx, id_source)?);
         Ok(Request { task: content.task, job, hash: content.hash, batch, now })
     }
 }
@@ -131,7 +131,7 @@ impl Room {
     /// alone.
     async fn take(app: &App, memory: JobMemory) -> Self {
         let chunks = app.pool.window();
-        let lease = app.helper_memory.take(memory.wanted(chunks)).await;
+        let lease = app.helper_memory.take(memory.preferred_bytes(chunks)).await;
         Self { per_pass: memory.reports_per_pass(lease.bytes(), chunks), _lease: lease }
     }
 }
@@ -140,11 +140,11 @@ impl Room {
 /// answered before gets its answer: the budget may have been larger then.
 async fn refuse_too_large(app: &App, arrival: Arrival, memory: JobMemory) -> Result<Created, Error> {
     let looked_up = reserve(app, arrival, Vec::new()).await?;
-    let (request, Reserved::New(_)) = looked_up else { return existing(looked_up.0.job, looked_up.1) };
+    let (request, Reservation::New(_)) = looked_up else { return existing(looked_up.0.job, looked_up.1) };
     let detail = format!(
         "the aggregation job needs about {} bytes of memory and the helper has {} (helper.max_memory_bytes); send fewer \
          reports, or reports of fewer batch buckets, in one job",
-        memory.least(),
+        memory.min_bytes(),
         app.helper_memory.bytes()
     );
     tracing::warn!(task_id = %request.task, detail, "aggregation job refused: too large");
@@ -164,14 +164,14 @@ async fn defer(app: &Arc<App>, arrival: Arrival, body: Bytes) -> Result<Created,
         Ok((request.job, deferred))
     };
     match app.store.write(Point::HelperDefer, write).await? {
-        (job, Deferred::Stored) => Ok((job, None)),
-        (_, Deferred::TooMany) => Err(admission.err().map_or(Error::Busy, Error::from)),
-        (job, Deferred::Not(known)) => existing(job, known),
+        (job, Deferral::Stored) => Ok((job, None)),
+        (_, Deferral::TooMany) => Err(admission.err().map_or(Error::Busy, Error::from)),
+        (job, Deferral::Not(known)) => existing(job, known),
     }
 }
 
 /// The job's stored answer, or for each report whether it is reserved for the job now.
-async fn reserve(app: &App, arrival: Arrival, reports: Vec<ReportMetadata>) -> Result<(Request, Reserved), Error> {
+async fn reserve(app: &App, arrival: Arrival, reports: Vec<ReportMetadata>) -> Result<(Request, Reservation), Error> {
     let bounds = Bounds::of(&app.config.limits);
     let write = move |tx: &mut Tx<'_>| {
         let request = arrival.request(tx)?;
@@ -185,19 +185,19 @@ fn metadata(init: &AggregationJobInitReq) -> Vec<ReportMetadata> {
 }
 
 /// What the leader is told of a job that there was before.
-fn existing(job: AggregationJobId, known: Reserved) -> Result<Created, Error> {
+fn existing(job: AggregationJobId, known: Reservation) -> Result<Created, Error> {
     let refuse = |problem: Problem| Err(problem.with_aggregation_job(job).into());
     match known {
-        Reserved::Known(JobState::Answered(answer)) => Ok((job, Some(answer))),
-        Reserved::Known(JobState::Pending) => Ok((job, None)),
-        Reserved::Known(JobState::Deleted) => {
+        Reservation::Existing(JobState::Answered(answer)) => Ok((job, Some(answer))),
+        Reservation::Existing(JobState::Pending) => Ok((job, None)),
+        Reservation::Existing(JobState::Deleted) => {
             refuse(Problem::from_status(410).with_detail("the aggregation job was deleted"))
         }
-        Reserved::Known(JobState::Forgotten) => refuse(Problem::from_status(410).with_detail(FORGOTTEN)),
-        Reserved::Conflict => {
+        Reservation::Existing(JobState::Expired) => refuse(Problem::from_status(410).with_detail(FORGOTTEN)),
+        Reservation::Conflict => {
             refuse(Problem::from_status(409).with_detail("the aggregation job exists with another request"))
         }
-        Reserved::NoTask | Reserved::New(_) => refuse(Problem::new(ProblemType::UnrecognizedTask)),
+        Reservation::NoTask | Reservation::New(_) => refuse(Problem::new(ProblemType::UnrecognizedTask)),
     }
 }
 
@@ -215,7 +215,7 @@ async fn answer(
         .prepare_inits
         .into_iter()
         .zip(verdicts)
-        .map(|(init, refused)| helper::Candidate { init, refused })
+        .map(|(init, refused)| helper::CandidateReport { init, refused })
         .collect();
     let prepared = AssertUnwindSafe(prepare(app, context, request, candidates, room, permit)).catch_unwind().await;
     let answered = prepared.unwrap_or_else(|panic| {
@@ -240,13 +240,14 @@ async fn prepare(
     app: &Arc<App>,
     context: &Arc<TaskContext>,
     request: Request,
-    mut candidates: Vec<helper::Candidate>,
+    mut candidates: Vec<helper::CandidateReport>,
     room: Room,
     permit: Permit,
 ) -> Result<Bytes, Error> {
     let (shared, keys) = (context.clone(), app.keys.ring());
-    let prepare = Arc::new(move |part: Vec<helper::Candidate>| helper::prepare(&shared, &keys, request.batch, part));
-    let mut prepared = helper::Prepared::default();
+    let prepare =
+        Arc::new(move |part: Vec<helper::CandidateReport>| helper::prepare(&shared, &keys, request.batch, part));
+    let mut prepared = helper::PreparedJob::default();
     while !candidates.is_empty() {
         let later = candidates.split_off(room.per_pass.min(candidates.len()));
         let (part, work) = (std::mem::replace(&mut candidates, later), prepare.clone());
@@ -275,7 +276,7 @@ pub async fn resume(app: &Arc<App>, task: TaskId, job: AggregationJobId) -> Resu
         helper::resume(tx, &request, bounds, &reports)
     };
     match app.store.write(Point::HelperResume, resume).await? {
-        Reserved::New(verdicts) => answer(app, &context, request, init, verdicts, room, permit).await.map(drop),
+        Reservation::New(verdicts) => answer(app, &context, request, init, verdicts, room, permit).await.map(drop),
         _ => Ok(()),
     }
 }
@@ -291,7 +292,7 @@ pub async fn delete(app: &App, context: &TaskContext, job: AggregationJobId) -> 
     let task = context.task.public.id;
     let write = move |tx: &mut Tx<'_>| {
         let Some(hash) = helper::delete(tx, &task, job)? else { return Ok(false) };
-        Content { task, interaction: ResourceKind::AggregationJob, hash }.retire(tx, job.as_bytes())?;
+        ResourceKey { task, kind: ResourceKind::AggregationJob, hash }.invalidate(tx, job.as_bytes())?;
         Ok(true)
     };
     Ok(app.store.write(Point::HelperDelete, write).await?)

@@ -12,7 +12,7 @@ use crate::{
         http::{Request, Response, content, empty, failure, head},
         slots::Slot,
     },
-    upkeep::untouched,
+    upkeep::never_contacted,
 };
 use dapbox_aggregator::{Error, TaskContext, config::Seconds, helper::JobState};
 use dapbox_protocol::{
@@ -101,7 +101,7 @@ impl Routes {
             .filter(|context| role.is_none_or(|role| role == context.role()))
             .ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id))?;
         if role.is_some() {
-            untouched::contact(app, &context);
+            never_contacted::contact(app, &context);
         }
         Ok(context)
     }

@@ -100,7 +100,7 @@ impl Driver {
             let idle = due.is_empty();
             Ok((due, idle))
         })?;
-        for (task, phase::Due { waiting, closed }) in due {
+        for (task, phase::DueCollections { waiting, closed }) in due {
             closed.into_iter().for_each(|id| self.ask_helper((task, id)));
             if !waiting.is_empty() && !self.resting.contains(&task) && self.moving.insert(task) {
                 self.lanes.spawn(lane(self.app.clone(), task, waiting, self.report.clone()));

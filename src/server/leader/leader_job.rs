@@ -17,7 +17,7 @@ use crate::{
 };
 use dapbox_aggregator::{
     TaskContext,
-    leader::{self, Contradicted, EarlyRetry, Sealed, Started},
+    leader::{self, EarlyRetry, RejectedAfterContinue, SealOutcome, StartedJob},
 };
 use dapbox_protocol::{
     model::{
@@ -26,7 +26,7 @@ use dapbox_protocol::{
     },
     wire::{Problem, ProblemType, ResourceKind},
 };
-use dapbox_store::{Entry, LeaderJobRecord, ReportRef, Tx};
+use dapbox_store::{LeaderJobRecord, ReportEntry, ReportRef, Tx};
 use dapbox_support::{Fault, Point, clock, timestamp};
 
 /// How long reports wait that are too early for the helper's clock, or whose job it refused; a shorter longest pause
@@ -54,7 +54,7 @@ const ANSWER: [usize; 2] = [64 << 10, 512];
 
 /// A job whose request may be sent.
 struct Prepared {
-    started: Started,
+    started: StartedJob,
     request: Bytes,
     batch: PartialBatchSelector,
     /// Whether the request was sent before this start of the server.
@@ -94,7 +94,7 @@ pub async fn run(app: Arc<App>, task: TaskId, id: AggregationJobId) -> Result<()
                 .await?;
             place
         }
-        Outcome::Breach { why, place } => {
+        Outcome::ProtocolViolation { why, place } => {
             drop(prepared);
             tracing::error!(%task, job = %id, why, "the helper broke the protocol: the aggregation job is given up");
             app.store.write(Point::LeaderAbandon, move |tx| leader::abandon(tx, &task, id, &reports)).await?;
@@ -135,7 +135,7 @@ async fn prepare(
     let started = start(app, context, &permit, id, job, most).await?;
     lease.shrink(held);
     let shared = context.clone();
-    let take_request = move |mut started: Started| {
+    let take_request = move |mut started: StartedJob| {
         let (request, hash) = started.take_request(&shared, batch);
         (started, request, hash)
     };
@@ -149,13 +149,13 @@ async fn prepare(
         })
         .await?;
     match sealed {
-        Sealed::Send => return Ok(Some(Prepared { started, request, batch, was_sent, lease })),
-        Sealed::Empty => {
+        SealOutcome::Send => return Ok(Some(Prepared { started, request, batch, was_sent, lease })),
+        SealOutcome::Empty => {
             app.jobs.notify_one();
             app.collections.notify_one();
         }
-        Sealed::Gone => {}
-        Sealed::Differs => {
+        SealOutcome::Gone => {}
+        SealOutcome::Differs => {
             let trouble =
                 format!("aggregation job {id} was rebuilt differently and is not sent; this is a bug in dapbox");
             tracing::error!(%task, "{trouble}");
@@ -206,11 +206,11 @@ async fn start(
     id: AggregationJobId,
     job: LeaderJobRecord,
     most: usize,
-) -> Result<Started, Fault> {
+) -> Result<StartedJob, Fault> {
     // What the helper may have seen is opened with the keys that it was opened with then, whatever became of them.
     let keys = if job.was_sent() { app.keys.ring_for_repeats() } else { app.keys.ring() };
     let (task, reports) = (context.task.public.id, Arc::new(job.reports));
-    let mut started = Started::default();
+    let mut started = StartedJob::default();
     let mut from = 0;
     let mut loading = load(app, task, id, &reports, from);
     while let Some(part) = loading.await.unwrap_or_else(|error| Err(Fault::while_doing("loading reports", error)))? {
@@ -275,7 +275,7 @@ enum Outcome {
         place: Option<String>,
     },
     /// The helper answered something that is no answer to this job.
-    Breach {
+    ProtocolViolation {
         /// In what way.
         why: String,
         /// The path of the job at the helper.
@@ -290,7 +290,7 @@ async fn exchange(
     app: &Arc<App>,
     context: &Arc<TaskContext>,
     id: AggregationJobId,
-    asked: &[Entry],
+    asked: &[ReportEntry],
     prepared: Prepared,
 ) -> Result<(Outcome, Option<Prepared>), Fault> {
     let errand = Errand {
@@ -346,11 +346,11 @@ async fn rest(
     pausing.await
 }
 
-fn outcome(asked: &[Entry], end: Pursued<Vec<PrepareResp>>) -> Outcome {
+fn outcome(asked: &[ReportEntry], end: Pursued<Vec<PrepareResp>>) -> Outcome {
     match end {
         Pursued::Answered { message, place } => match leader::check_answer(asked, &message) {
             Ok(()) => Outcome::Answered { resps: message, place },
-            Err(breach) => Outcome::Breach { why: breach.to_string(), place },
+            Err(breach) => Outcome::ProtocolViolation { why: breach.to_string(), place },
         },
         Pursued::Refused { problem, place } => {
             Outcome::Refused { why: problem.to_string(), too_long: problem.status == 413, place }
@@ -397,18 +397,19 @@ async fn finish(
     let items: Vec<_> = started.awaiting.into_iter().zip(resps.into_iter().map(|resp| resp.outcome)).collect();
     let permit = app.pool.admit(&context.task.public.id).await;
     let shared = context.clone();
-    let mut finished = leader::Finished::default();
+    let mut finished = leader::FinishedJob::default();
     // A report's part of the sums takes no more than what was prepared of it, which is gone then.
     let append = |part| finished.append(context, part);
     app.pool.map_chunks(&permit, items, move |part| leader::finish(&shared, batch, part), append).await?;
     drop(permit);
-    let (contradicted, unknown_errors) = (finished.contradicted, std::mem::take(&mut finished.unknown_errors));
+    let (rejected_after_continue, unknown_errors) =
+        (finished.rejected_after_continue, std::mem::take(&mut finished.unknown_errors));
     let give_up_before = clock::now().saturating_sub(Duration(app.config.leader.early_retry_max.as_secs()));
     let (shared, early_retry) = (context.clone(), EarlyRetry { at: retry_at(app), give_up_before });
     let commit = move |tx: &mut Tx<'_>| leader::commit(tx, &shared, id, finished, early_retry);
     app.store.write(Point::LeaderCommit, commit).await?;
     drop(lease);
-    log_disagreement(context, id, batch, contradicted, &unknown_errors);
+    log_disagreement(context, id, batch, rejected_after_continue, &unknown_errors);
     Ok(())
 }
 
@@ -417,11 +418,12 @@ fn log_disagreement(
     context: &TaskContext,
     id: AggregationJobId,
     batch: PartialBatchSelector,
-    contradicted: Contradicted,
+    rejected_after_continue: RejectedAfterContinue,
     unknown_errors: &BTreeMap<u8, u64>,
 ) {
     let task_id = context.task.public.id;
-    if let Contradicted { count: report_count, details: Some((first, last, error)) } = contradicted {
+    if let RejectedAfterContinue { count: report_count, details: Some((first, last, error)) } = rejected_after_continue
+    {
         let batch_id = match batch {
             PartialBatchSelector::TimeInterval => None,
             PartialBatchSelector::FixedSize(id) => Some(tracing::field::display(id)),

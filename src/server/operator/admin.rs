@@ -12,14 +12,14 @@ use crate::{
     app::App,
     operator::{admin_keys, admin_tokens, backup, overview, reload, tokens},
     transport::http::{Request, Response, content, empty, failure},
-    upkeep::untouched,
+    upkeep::never_contacted,
 };
 use dapbox_aggregator::{
     Error,
-    ahead::times_ahead,
-    retention::{self, Lost},
+    future_timestamps::future_timestamps,
+    retention::{self, DataLoss},
     tasks,
-    views::status::{CloseRequest, Health, Remains, RenameRequest, TaskStatus},
+    views::status::{CloseRequest, Health, RemovalOutcome, RenameRequest, TaskStatus},
 };
 use dapbox_client::peer::Proxies;
 use dapbox_protocol::{
@@ -56,7 +56,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         ("GET", "/tasks", _) => {
             let all =
                 app.store.read(|view| Ok(view.tasks().map(|(_, state)| tasks::status(state)).collect::<Vec<_>>()))?;
-            let complete = all.into_iter().map(|status| untouched::complete(app, status));
+            let complete = all.into_iter().map(|status| never_contacted::complete(app, status));
             json(StatusCode::OK, &complete.collect::<Vec<_>>())
         }
         ("GET", "/health", _) => {
@@ -71,8 +71,8 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         }
         // What requests to others go through is a matter of this process's environment, and of no file.
         ("GET", "/proxies", _) => json(StatusCode::OK, &Proxies::from_env().variables().collect::<BTreeMap<_, _>>()),
-        ("GET", "/times_ahead", _) => {
-            json(StatusCode::OK, &app.store.read(|view| Ok(times_ahead(view, clock::now())))?)
+        ("GET", "/future_timestamps", _) => {
+            json(StatusCode::OK, &app.store.read(|view| Ok(future_timestamps(view, clock::now())))?)
         }
         ("GET", "/overview", _) => json(StatusCode::OK, &overview::take(app).await?),
         ("POST", "/tasks", _) => {
@@ -97,7 +97,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         ("DELETE", _, Some(Ok(id))) => {
             let remains = remove(app, id).await?;
             app.sweeps.notify_one();
-            Ok(empty(if remains == Remains::Tombstone { StatusCode::NO_CONTENT } else { StatusCode::OK }))
+            Ok(empty(if remains == RemovalOutcome::Tombstone { StatusCode::NO_CONTENT } else { StatusCode::OK }))
         }
         ("POST", "/names", _) => {
             let RenameRequest { task, name } = read(app, &mut request).await?;
@@ -108,7 +108,7 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         }
         ("POST", "/untouched", _) => {
             let request = read(app, &mut request).await?;
-            json(StatusCode::OK, &untouched::answer(app, request).await?)
+            json(StatusCode::OK, &never_contacted::answer(app, request).await?)
         }
         (_, "/reload" | "/log", _) => reload::answer(app, request).await,
         ("POST", "/close", _) => json(StatusCode::OK, &close(app, read(app, &mut request).await?).await?),
@@ -127,12 +127,12 @@ fn status(app: &App, id: TaskId) -> Result<TaskStatus, Error> {
         .store
         .read(|view| Ok(view.task(&id).map(|state| tasks::status_with_collected(state, tasks::MAX_COLLECTED))))?;
     let stored = stored.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id))?;
-    Ok(untouched::complete(app, stored))
+    Ok(never_contacted::complete(app, stored))
 }
 
 /// Closes the past of a task, and returns its new horizon.
 async fn close(app: &App, CloseRequest { task, before }: CloseRequest) -> Result<Time, Error> {
-    let write = move |tx: &mut Tx<'_>| retention::close_before(tx, &task, before, Lost::Theirs);
+    let write = move |tx: &mut Tx<'_>| retention::close_before(tx, &task, before, DataLoss::Peer);
     let horizon = app.store.write(Point::TaskClose, write).await?;
     let horizon = horizon.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(task))?;
     app.sweeps.notify_one();
@@ -141,15 +141,15 @@ async fn close(app: &App, CloseRequest { task, before }: CloseRequest) -> Result
 }
 
 /// Removes a task. Returns whether a tombstone remains.
-async fn remove(app: &Arc<App>, id: TaskId) -> Result<Remains, Error> {
+async fn remove(app: &Arc<App>, id: TaskId) -> Result<RemovalOutcome, Error> {
     // A request that has come is stored a moment later: what is known of it is asked, too.
     let context = app.context(&id)?;
-    let is_unused = move || context.is_some_and(|context| context.is_untouched.load(Ordering::Relaxed));
+    let is_unused = move || context.is_some_and(|context| context.is_never_contacted.load(Ordering::Relaxed));
     let write = move |tx: &mut Tx<'_>| tasks::remove_or_forget(tx, &id, clock::now(), is_unused);
     let remains = app.store.write(Point::TaskRemove, write).await?;
     let remains = remains.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id))?;
     app.forget(&id);
-    tracing::info!(task = %id, tombstone = remains == Remains::Tombstone, "task removed");
+    tracing::info!(task = %id, tombstone = remains == RemovalOutcome::Tombstone, "task removed");
     Ok(remains)
 }
 

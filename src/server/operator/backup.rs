@@ -56,7 +56,7 @@ async fn begin(app: Arc<App>, with_key: bool) -> Result<(Bytes, mpsc::Receiver<P
 
 /// Makes a backup for as long as somebody takes it.
 fn make(app: &App, key: Option<Secret>, sender: mpsc::Sender<Piece>) {
-    let options = BackupOptions { key, note_bytes: app.config.limits.max_backup_note_bytes };
+    let options = BackupOptions { key, tracking_bytes: app.config.limits.max_backup_tracking_bytes };
     let mut pieces = Pieces { app, sender, piece: Vec::new() };
     match app.store.backup(&mut pieces, options) {
         Ok(made) => tracing::info!(records = made.records, bytes = made.bytes, "a backup was made"),

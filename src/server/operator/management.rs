@@ -64,7 +64,7 @@ impl Management {
             Some(seed) => Some(seed),
             None if !config.management.is_on() => None,
             None => {
-                let make = |tx: &mut Tx<'_>| provision::keep_seed(tx, provision::new_seed());
+                let make = |tx: &mut Tx<'_>| provision::init_seed(tx, provision::new_seed());
                 Some(store.write(Point::ManagementSeed, make).await?)
             }
         };

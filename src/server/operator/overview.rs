@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use crate::{
     app::App,
     operator::recorder::{Moment, PACE, Totals},
-    upkeep::untouched,
+    upkeep::never_contacted,
 };
 use dapbox_aggregator::{
     config::TlsMode,
@@ -95,7 +95,7 @@ fn has_tls(app: &App) -> bool {
 /// Without a first certificate nobody can connect, and nothing else tells why there is none.
 fn no_certificate(app: &App) -> Option<String> {
     let is_missing = has_tls(app) && app.certificates.current().is_none();
-    is_missing.then(|| match app.certificates.status().trouble {
+    is_missing.then(|| match app.certificates.status().last_error {
         Some(trouble) => format!("there is no TLS certificate yet: {trouble}"),
         None => "there is no TLS certificate yet: the authority is being asked for one".to_owned(),
     })
@@ -127,7 +127,7 @@ fn task_views(app: &App) -> Result<Vec<TaskView>, Fault> {
 fn task_view(app: &App, read: Read) -> TaskView {
     let Read { status, totals, oldest_waiting, batches: (batches, counts) } = read;
     let (id, lately) = (status.id, app.recorder.lately(&status.id, Moment::now(), totals));
-    let status = untouched::complete(app, status);
+    let status = never_contacted::complete(app, status);
     let peer = (status.role == Role::Leader).then(|| {
         let contact = app.recorder.contact_of(&id);
         PeerStatus { last_success: contact.success, last_failure: contact.failure }

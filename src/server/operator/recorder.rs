@@ -16,7 +16,7 @@ use dapbox_protocol::{
     model::{Duration, TaskId, Time},
     wire::ResourceKind,
 };
-use dapbox_store::{Counters, latency::Latencies};
+use dapbox_store::{Counters, latency::LatencyHistogram};
 use dapbox_support::clock;
 
 /// How often tasks are looked at. A rate is taken between such a look and the moment that it is asked for, and so is
@@ -36,8 +36,8 @@ pub struct Recorder {
     pub started: Time,
     tracks: Mutex<Tracks>,
     contacts: Mutex<HashMap<TaskId, Contact>>,
-    requests: [[Latencies; CLASSES.len()]; ROUTES.len()],
-    errands: [[Latencies; ENDS.len()]; ERRANDS.len()],
+    requests: [[LatencyHistogram; CLASSES.len()]; ROUTES.len()],
+    errands: [[LatencyHistogram; ENDS.len()]; ERRANDS.len()],
 }
 
 /// When a task's helper last answered as it should, and when it did not.
@@ -233,12 +233,12 @@ impl Recorder {
     }
 
     /// How long requests from outside took, by the kind of their resource and their status class.
-    pub fn requests(&self) -> impl Iterator<Item = ([&'static str; 2], &Latencies)> {
+    pub fn requests(&self) -> impl Iterator<Item = ([&'static str; 2], &LatencyHistogram)> {
         table(&ROUTES, &CLASSES, &self.requests)
     }
 
     /// How long requests to helpers took, by kind and end.
-    pub fn errands(&self) -> impl Iterator<Item = ([&'static str; 2], &Latencies)> {
+    pub fn errands(&self) -> impl Iterator<Item = ([&'static str; 2], &LatencyHistogram)> {
         table(&ERRANDS, &ENDS, &self.errands)
     }
 }
@@ -281,9 +281,9 @@ fn route(path: &str) -> usize {
 fn table<'a, const C: usize, const R: usize>(
     rows: &'static [&'static str; R],
     columns: &'static [&'static str; C],
-    cells: &'a [[Latencies; C]; R],
-) -> impl Iterator<Item = ([&'static str; 2], &'a Latencies)> {
-    let of_row = |(row, cells): (&'static &'static str, &'a [Latencies; C])| {
+    cells: &'a [[LatencyHistogram; C]; R],
+) -> impl Iterator<Item = ([&'static str; 2], &'a LatencyHistogram)> {
+    let of_row = |(row, cells): (&'static &'static str, &'a [LatencyHistogram; C])| {
         columns.iter().zip(cells).map(|(column, cell)| ([*row, *column], cell))
     };
     rows.iter().zip(cells).flat_map(of_row)

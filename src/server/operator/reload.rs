@@ -14,7 +14,7 @@ use dapbox_aggregator::{
     Error,
     config::{
         Config,
-        changes::{LogLevel, Reloaded},
+        changes::{LogLevel, ReloadResult},
     },
 };
 use dapbox_protocol::{model::Duration, wire::Problem};
@@ -45,12 +45,12 @@ impl Server {
     }
 
     /// Reads the configuration anew and takes over what can be. One that is broken changes nothing.
-    pub async fn reread(&self) -> Result<Reloaded, String> {
+    pub async fn reread(&self) -> Result<ReloadResult, String> {
         reread(&self.app).await
     }
 
     /// Takes over what can be of a configuration. One that makes no sense changes nothing.
-    pub async fn reload(&self, new: Config) -> Result<Reloaded, String> {
+    pub async fn reload(&self, new: Config) -> Result<ReloadResult, String> {
         reload(&self.app, new).await
     }
 }
@@ -61,7 +61,7 @@ pub async fn note_clock_skew(store: &Store, config: &Config) -> Result<(), Fault
     store.write(Point::ClockSkew, move |tx| tx.raise_clock_skew(skew)).await
 }
 
-async fn reread(app: &Arc<App>) -> Result<Reloaded, String> {
+async fn reread(app: &Arc<App>) -> Result<ReloadResult, String> {
     let shared = app.clone();
     let read = tokio::task::spawn_blocking(move || match shared.controls.get() {
         Some(controls) => (controls.reread)(),
@@ -78,7 +78,7 @@ async fn reread(app: &Arc<App>) -> Result<Reloaded, String> {
     done
 }
 
-async fn reload(app: &Arc<App>, new: Config) -> Result<Reloaded, String> {
+async fn reload(app: &Arc<App>, new: Config) -> Result<ReloadResult, String> {
     let _turn = app.reloading.lock().await;
     let old: &Config = &app.config;
     let mixed = old.with_reloadable(&new).map_err(|error| error.to_string())?;
@@ -94,8 +94,8 @@ async fn reload(app: &Arc<App>, new: Config) -> Result<Reloaded, String> {
     if !changed.is_empty() {
         app.config.replace(mixed);
     }
-    let troubles = look_around(app).await;
-    let reloaded = Reloaded { changed, needs_restart, troubles };
+    let errors = look_around(app).await;
+    let reloaded = ReloadResult { changed, needs_restart, errors };
     tell(&reloaded);
     // Jobs may have less to wait for, and keys may have to be others.
     app.jobs.notify_one();
@@ -116,14 +116,14 @@ async fn look_around(app: &Arc<App>) -> Vec<String> {
     looked.await.unwrap_or_else(|error| vec![error.to_string()])
 }
 
-fn tell(Reloaded { changed, needs_restart, troubles }: &Reloaded) {
+fn tell(ReloadResult { changed, needs_restart, errors }: &ReloadResult) {
     for change in changed {
         tracing::info!(option = change.key, from = change.from, to = change.to, "taken over");
     }
     for change in needs_restart {
         tracing::warn!(option = change.key, from = change.from, to = change.to, "needs a restart to change");
     }
-    for trouble in troubles {
+    for trouble in errors {
         tracing::error!(error = trouble, "could not be reloaded");
     }
     tracing::info!(changed = changed.len(), needs_restart = needs_restart.len(), "reloaded");

@@ -118,7 +118,7 @@ impl Disk {
     /// The disk of an open store's directory.
     pub fn new(config: &config::Config, store: Store) -> Self {
         let dir = config.data_dir.clone();
-        let ballast = Ballast::of(&dir, config.disk.ballast_bytes);
+        let ballast = Ballast::new(&dir, config.disk.ballast_bytes);
         let disk = Self { store, dir, ballast, gauge: Arc::default() };
         disk.adopt(&config.disk);
         disk
@@ -185,7 +185,7 @@ impl Disk {
             !gauge.is_short && gauge.free.saturating_sub(self.ballast.bytes()) >= gauge.enough()
         };
         if is_roomy && !self.ballast.is_ready() {
-            if let Err(error) = self.ballast.make() {
+            if let Err(error) = self.ballast.create() {
                 tracing::warn!(%error, "cannot make the ballast that helps to start on a full disk");
             }
             self.look();

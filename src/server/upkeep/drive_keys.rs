@@ -7,9 +7,9 @@ use std::{
 
 use crate::{app::App, upkeep::keys};
 use dapbox_aggregator::{
-    ahead::times_ahead,
-    keys::{Policy, Request, is_crowded, is_due, next},
-    views::overview::TimeAhead,
+    future_timestamps::future_timestamps,
+    keys::{Policy, Request, is_due, is_near_limit, next},
+    views::overview::FutureTimestamp,
 };
 use dapbox_support::{Fault, Part, clock};
 
@@ -33,12 +33,12 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
         was_settled = settled;
         let (due, next, crowded) = app
             .store
-            .read(|view| Ok((is_due(view, now, &policy, settled), next(view, now, &policy), is_crowded(view))))?;
+            .read(|view| Ok((is_due(view, now, &policy, settled), next(view, now, &policy), is_near_limit(view))))?;
         if crowded && !was_crowded {
             tracing::warn!("there are so many HPKE keys that no new ones are made; see 'dapbox keys list' for why");
         }
         was_crowded = crowded;
-        if due && let Err(refusal) = keys::change(&app, Request::Turn { settled }).await? {
+        if due && let Err(refusal) = keys::change(&app, Request::Advance { settled }).await? {
             tracing::error!(%refusal, "HPKE keys cannot be replaced");
         }
         let pause = next.map_or(LOOK, |next| Duration::from_secs(next.0.saturating_sub(now.0)).min(LOOK));
@@ -54,8 +54,10 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
 
 /// Tells the log which stored times are ahead of the clock.
 fn warn_of_times_ahead(app: &App) -> Result<(), Fault> {
-    for TimeAhead { record, time, is_lasting } in app.store.read(|view| Ok(times_ahead(view, clock::now())))? {
-        tracing::warn!(record, time = time.0, is_lasting, "stored time is ahead of the clock");
+    for FutureTimestamp { record, time, is_permanent } in
+        app.store.read(|view| Ok(future_timestamps(view, clock::now())))?
+    {
+        tracing::warn!(record, time = time.0, is_permanent, "stored time is ahead of the clock");
     }
     Ok(())
 }

@@ -2,10 +2,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use crate::{app::App, upkeep::untouched};
+use crate::{app::App, upkeep::never_contacted};
 use dapbox_aggregator::retention;
 use dapbox_protocol::model::{TaskId, Time};
-use dapbox_store::{Place, Tx};
+use dapbox_store::{SweepCursor, Tx};
 use dapbox_support::{Fault, Part, Point, clock};
 
 /// By this time nothing is over on account of its age: only what is closed or removed already is forgotten.
@@ -27,7 +27,7 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
                 () = &mut pause => {}
             }
         }
-        untouched::sweep(&app, clock::now(), begun).await?;
+        never_contacted::sweep(&app, clock::now(), begun).await?;
         pass(&app, clock::now()).await?;
     }
 }
@@ -44,7 +44,7 @@ async fn pass(app: &Arc<App>, now: Time) -> Result<(), Fault> {
 }
 
 async fn sweep_task(app: &Arc<App>, task: TaskId, now: Time) -> Result<(), Fault> {
-    let mut next = Some(Place::default());
+    let mut next = Some(SweepCursor::default());
     while let Some(place) = next
         && !is_stopping(app)
     {

@@ -4,5 +4,5 @@ pub mod disk;
 pub mod drive_keys;
 pub mod drive_sweep;
 pub mod keys;
+pub mod never_contacted;
 pub mod supervise;
-pub mod untouched;

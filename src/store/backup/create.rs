@@ -14,8 +14,8 @@ use std::{
 
 use super::{
     BackupError,
+    changes::TrackingGuard,
     format::{Header, Record, Writer},
-    notes::Noting,
 };
 use crate::{
     Store,
@@ -39,12 +39,12 @@ pub struct BackupOptions {
     /// Put in so that whoever has the backup can read the secrets in it.
     pub key: Option<Secret>,
     /// How much memory it may take to note what is written meanwhile, in bytes.
-    pub note_bytes: usize,
+    pub tracking_bytes: usize,
 }
 
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BackupMade {
+pub struct BackupSummary {
     /// The moment that the backup shows.
     pub moment: Time,
     /// How many records it has.
@@ -61,9 +61,9 @@ impl Store {
     ///
     /// If another backup is being made, if the bytes are not taken, if more is written meanwhile than can be noted, or
     /// if the store has stopped. What was written is of no use then, and its reader knows that by its missing end.
-    pub fn backup(&self, out: impl Write, options: BackupOptions) -> Result<BackupMade, BackupError> {
+    pub fn backup(&self, out: impl Write, options: BackupOptions) -> Result<BackupSummary, BackupError> {
         let core = &*self.inner.core;
-        let noting = core.notes.begin(options.note_bytes).ok_or(BackupError::Busy)?;
+        let tracking = core.changes.begin(options.tracking_bytes).ok_or(BackupError::Busy)?;
         let header = Header {
             begun: clock::now(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
@@ -73,17 +73,17 @@ impl Store {
         let mut writer = Writer::new(out, &header)?;
         let (mut after, mut copied, mut again) = (None, 0, 0);
         loop {
-            let rows = copy(core, &noting, after.as_deref())?;
+            let rows = copy(core, &tracking, after.as_deref())?;
             let Some((last, _)) = rows.last() else { break };
             after = Some(last.clone());
             copied += rows.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>();
             rows.into_iter().try_for_each(|(key, value)| writer.record(&Record::Row(key, value)))?;
-            while noting.is_pressing()? {
-                catch_up(core, &noting)?.0.iter().try_for_each(|record| writer.record(record))?;
+            while tracking.is_half_full()? {
+                catch_up(core, &tracking)?.0.iter().try_for_each(|record| writer.record(record))?;
             }
         }
         let moment = loop {
-            let (records, moment) = catch_up(core, &noting)?;
+            let (records, moment) = catch_up(core, &tracking)?;
             records.iter().try_for_each(|record| writer.record(record))?;
             if let Some(moment) = moment {
                 break moment;
@@ -91,17 +91,17 @@ impl Store {
             // The same few rows may change faster than they are written out.
             again += records.iter().map(Record::len).sum::<usize>();
             if again > AGAIN * copied.max(BYTES_AT_ONCE) {
-                return Err(BackupError::Overrun);
+                return Err(BackupError::TooManyChanges);
             }
         };
-        drop(noting);
+        drop(tracking);
         let (records, bytes) = writer.finish(moment)?;
-        Ok(BackupMade { moment, records, bytes })
+        Ok(BackupSummary { moment, records, bytes })
     }
 }
 
 /// Reads the rows that follow. When there are no more, everything from here on is noted.
-fn copy(core: &Core, noting: &Noting<'_>, after: Option<&[u8]>) -> Result<Vec<Row>, BackupError> {
+fn copy(core: &Core, tracking: &TrackingGuard<'_>, after: Option<&[u8]>) -> Result<Vec<Row>, BackupError> {
     locked(core, |engine| {
         let (mut rows, mut bytes) = (Vec::new(), 0);
         engine.scan_after(after, |key, value| {
@@ -111,20 +111,20 @@ fn copy(core: &Core, noting: &Noting<'_>, after: Option<&[u8]>) -> Result<Vec<Ro
             Ok::<_, Fault>(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
         match rows.last() {
-            Some((key, _)) => noting.copied(key),
+            Some((key, _)) => tracking.copied(key),
             // No key is greater.
-            None => noting.copied(&[u8::MAX]),
+            None => tracking.copied(&[u8::MAX]),
         }
         Ok(rows)
     })
 }
 
 /// Reads some of the rows that were noted. With them comes the moment, if nothing is noted any more.
-fn catch_up(core: &Core, noting: &Noting<'_>) -> Result<(Vec<Record>, Option<Time>), BackupError> {
+fn catch_up(core: &Core, tracking: &TrackingGuard<'_>) -> Result<(Vec<Record>, Option<Time>), BackupError> {
     locked(core, |engine| {
         let (mut records, mut bytes) = (Vec::new(), 0);
         while bytes < BYTES_AT_ONCE && records.len() < ROWS_AT_ONCE {
-            let Some(key) = noting.take()? else { return Ok((records, Some(clock::now()))) };
+            let Some(key) = tracking.take()? else { return Ok((records, Some(clock::now()))) };
             records.push(match engine.get(&key).map_err(Fault::from)? {
                 Some(value) => {
                     bytes += value.len();
@@ -144,9 +144,9 @@ fn locked<T>(core: &Core, f: impl FnOnce(&Engine) -> Result<T, BackupError>) -> 
     f(&disk.as_ref().ok_or_else(crate::closed)?.engine)
 }
 
-impl From<super::notes::Overrun> for BackupError {
-    fn from(_: super::notes::Overrun) -> Self {
-        Self::Overrun
+impl From<super::changes::TooManyChanges> for BackupError {
+    fn from(_: super::changes::TooManyChanges) -> Self {
+        Self::TooManyChanges
     }
 }
 

@@ -321,12 +321,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_written_is_read(records in proptest::collection::vec(record(), 0..8)) {
+        fn reads_back_what_was_written(records in proptest::collection::vec(record(), 0..8)) {
             prop_assert_eq!(decode(&encode(&records)).unwrap(), records);
         }
 
         #[test]
-        fn no_change_goes_unnoticed(
+        fn detects_every_flipped_bit(
             records in proptest::collection::vec(record(), 1..4),
             place in any::<prop::sample::Index>(),
             bit in 0..8u32,
@@ -338,7 +338,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_may_be_missing_or_follow(
+        fn detects_truncation_and_trailing_bytes(
             records in proptest::collection::vec(record(), 1..4),
             place in any::<prop::sample::Index>(),
         ) {
@@ -351,7 +351,7 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_are_refused_and_do_no_harm(rest in proptest::collection::vec(any::<u8>(), 0..600)) {
+        fn rejects_arbitrary_bytes(rest in proptest::collection::vec(any::<u8>(), 0..600)) {
             prop_assert!(decode(&rest).is_err());
             let bytes = [MAGIC, VERSION, &rest].concat();
             prop_assert!(decode(&bytes).is_err());
@@ -359,13 +359,13 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_backup_is_named_as_such() {
+    fn rejects_newer_backup() {
         assert!(matches!(decode(b"dapbox backup, version 2\nand so on"), Err(FormatError::Newer)));
         assert!(matches!(decode(b"something else altogether, and long"), Err(FormatError::Foreign)));
     }
 
     #[test]
-    fn a_length_alone_takes_no_memory() {
+    fn length_field_allocates_no_memory() {
         let mut bytes = encode(&[]);
         bytes.truncate(bytes.len() - 1 - 8 - 8 - 32);
         bytes.extend_from_slice(&[&[ROW][..], &4u32.to_be_bytes(), &MAX_VALUE.to_be_bytes(), b"keyvalue"].concat());

@@ -21,7 +21,7 @@ use crate::{
     group::Group,
     open,
     state::State,
-    swap::{self, Old},
+    swap::{self, OldDatabase},
     vault::Vault,
 };
 use dapbox_protocol::model::{Secret, Time};
@@ -102,7 +102,7 @@ pub fn restore<T>(
     let claim = open::claim_vacant(dir)?;
     let restored = fill(dir, options.cache_bytes, vault, &mut reader, close, read).and_then(|done| {
         options.key.install(dir, &key)?;
-        swap::finish(dir, Old::Delete)?;
+        swap::finish(dir, OldDatabase::Delete)?;
         claim.complete(dir)?;
         Ok(done)
     });

@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::format::{FormatError, Header, Reader, Record};
 use crate::{
     open,
-    table::{self, Key, RowError, Sealed, Table},
+    table::{self, EncryptedTable, Key, RowError, Table},
     vault::Vault,
 };
 use dapbox_protocol::model::{Revision, Role, TaskId, Time};
@@ -39,7 +39,7 @@ impl From<RowError> for VerifyError {
 
 /// What a backup holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Contents {
+pub struct BackupContents {
     /// When it was begun.
     pub begun: Time,
     /// The moment that it shows.
@@ -82,7 +82,7 @@ pub struct TaskContents {
 }
 
 /// Reads a backup through. `read` is told from time to time how many bytes were read.
-pub fn verify(input: impl Read, mut read: impl FnMut(u64)) -> Result<Contents, VerifyError> {
+pub fn verify(input: impl Read, mut read: impl FnMut(u64)) -> Result<BackupContents, VerifyError> {
     let mut reader = Reader::new(input)?;
     check_header(reader.header())?;
     let vault =
@@ -103,7 +103,7 @@ pub fn verify(input: impl Read, mut read: impl FnMut(u64)) -> Result<Contents, V
     let (records, bytes) = reader.progress();
     let Header { begun, program, layout, key } = reader.header().clone();
     let moment = reader.moment().unwrap_or(begun);
-    Ok(Contents {
+    Ok(BackupContents {
         begun,
         moment,
         program,
@@ -136,10 +136,10 @@ type Check = fn(&[u8], &[u8]) -> Result<(), RowError>;
 /// How the rows of each table are checked.
 const TABLES: [(u8, Check); 28] = [
     (table::SEQUENCES.prefix, |key, value| decodes(&table::SEQUENCES, key, value)),
-    (table::TASKS.0.prefix, |key, value| is_sealed(&table::TASKS, key, value)),
+    (table::TASKS.0.prefix, |key, value| check_encrypted(&table::TASKS, key, value)),
     (table::REMOVED.prefix, |key, value| decodes(&table::REMOVED, key, value)),
-    (table::KEYS.0.prefix, |key, value| is_sealed(&table::KEYS, key, value)),
-    (table::SECRETS.0.prefix, |key, value| is_sealed(&table::SECRETS, key, value)),
+    (table::KEYS.0.prefix, |key, value| check_encrypted(&table::KEYS, key, value)),
+    (table::SECRETS.0.prefix, |key, value| check_encrypted(&table::SECRETS, key, value)),
     (table::COUNTERS.prefix, |key, value| decodes(&table::COUNTERS, key, value)),
     (table::REPLAY.prefix, |key, value| decodes(&table::REPLAY, key, value)),
     (table::HORIZONS.prefix, |key, value| decodes(&table::HORIZONS, key, value)),
@@ -155,12 +155,12 @@ const TABLES: [(u8, Check); 28] = [
     (table::GENERATIONS.prefix, |key, value| decodes(&table::GENERATIONS, key, value)),
     (table::SHARES.prefix, |key, value| decodes(&table::SHARES, key, value)),
     (table::ANSWERS.prefix, |key, value| decodes(&table::ANSWERS, key, value)),
-    (table::GIVEN_UP.prefix, |key, value| decodes(&table::GIVEN_UP, key, value)),
-    (table::TOKENS.0.prefix, |key, value| is_sealed(&table::TOKENS, key, value)),
+    (table::ABANDONED_BATCHES.prefix, |key, value| decodes(&table::ABANDONED_BATCHES, key, value)),
+    (table::TOKENS.0.prefix, |key, value| check_encrypted(&table::TOKENS, key, value)),
     (table::PROVISIONS.prefix, |key, value| decodes(&table::PROVISIONS, key, value)),
     (table::API_TOKENS.prefix, |key, value| decodes(&table::API_TOKENS, key, value)),
     (table::IN_BAND.prefix, |key, value| decodes(&table::IN_BAND, key, value)),
-    (table::PEERS.0.prefix, |key, value| is_sealed(&table::PEERS, key, value)),
+    (table::PEERS.0.prefix, |key, value| check_encrypted(&table::PEERS, key, value)),
     (table::RESULTS.prefix, |key, value| decodes(&table::RESULTS, key, value)),
     (table::TASK_NAMES.prefix, |key, value| decodes(&table::TASK_NAMES, key, value)),
 ];
@@ -175,8 +175,8 @@ fn decodes<K: Key, V: Serialize + DeserializeOwned>(
 }
 
 /// A row that is encrypted: what is in it cannot be looked at without the key.
-fn is_sealed<K: Key, V: Serialize + DeserializeOwned>(
-    table: &Sealed<K, V>,
+fn check_encrypted<K: Key, V: Serialize + DeserializeOwned>(
+    table: &EncryptedTable<K, V>,
     key: &[u8],
     value: &[u8],
 ) -> Result<(), RowError> {
@@ -256,8 +256,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rows_of_every_table_are_checked() {
+    fn checks_rows_of_every_table() {
         let has = |prefix| TABLES.iter().any(|(of, _)| *of == prefix);
-        assert!(table::OF_TASKS.into_iter().all(has));
+        assert!(table::TASK_TABLE_PREFIXES.into_iter().all(has));
     }
 }

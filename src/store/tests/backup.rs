@@ -72,14 +72,14 @@ fn rows(dir: &Path) -> Vec<Row> {
 }
 
 /// Takes a backup, and writes to the store whenever it gets something, as long as it has any writes left.
-struct Meddler {
+struct WriteDuringBackup {
     store: Store,
     next: u64,
     left: u64,
     taken: Vec<u8>,
 }
 
-impl Write for Meddler {
+impl Write for WriteDuringBackup {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.left > 0 {
             Handle::current().block_on(write(&self.store, self.next));
@@ -95,12 +95,12 @@ impl Write for Meddler {
     }
 }
 
-async fn back_up(store: &Store, next: u64, left: u64, note_bytes: usize) -> (Vec<u8>, Result<(), BackupError>) {
+async fn back_up(store: &Store, next: u64, left: u64, tracking_bytes: usize) -> (Vec<u8>, Result<(), BackupError>) {
     let store = store.clone();
     let done = tokio::task::spawn_blocking(move || {
-        let mut meddler = Meddler { store: store.clone(), next, left, taken: Vec::new() };
-        let done = store.backup(&mut meddler, BackupOptions { key: None, note_bytes });
-        (meddler.taken, done.map(drop))
+        let mut writer = WriteDuringBackup { store: store.clone(), next, left, taken: Vec::new() };
+        let done = store.backup(&mut writer, BackupOptions { key: None, tracking_bytes });
+        (writer.taken, done.map(drop))
     });
     done.await.unwrap()
 }
@@ -110,12 +110,12 @@ fn restore_into(dir: &Path, bytes: &[u8]) -> Result<(), RestoreError> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_shows_one_moment_however_much_is_written_meanwhile() {
+async fn backup_is_consistent_under_concurrent_writes() {
     let dir = tempfile::tempdir().unwrap();
     let store = written(&dir.path().join("a"), 120).await;
     // Few notes: some of what changes is written again before all is copied.
-    for (n, left, note_bytes) in [(120, 0, PLENTY), (120, 400, PLENTY), (520, 400, 24_000)] {
-        let (bytes, made) = back_up(&store, n, left, note_bytes).await;
+    for (n, left, tracking_bytes) in [(120, 0, PLENTY), (120, 400, PLENTY), (520, 400, 24_000)] {
+        let (bytes, made) = back_up(&store, n, left, tracking_bytes).await;
         made.unwrap();
         let copy = dir.path().join(format!("copy-{n}-{left}"));
         restore_into(&copy, &bytes).unwrap();
@@ -132,11 +132,11 @@ async fn a_backup_shows_one_moment_however_much_is_written_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backup_that_cannot_keep_up_fails_and_the_next_one_does_not() {
+async fn backup_fails_on_too_many_changes_and_next_succeeds() {
     let dir = tempfile::tempdir().unwrap();
     let store = written(dir.path(), 120).await;
     let (bytes, made) = back_up(&store, 120, 400, 200).await;
-    assert!(matches!(made, Err(BackupError::Overrun)), "{made:?}");
+    assert!(matches!(made, Err(BackupError::TooManyChanges)), "{made:?}");
     assert!(matches!(verify(&bytes[..], |_| ()), Err(VerifyError::Format(FormatError::CutOff))));
     let (bytes, made) = back_up(&store, 0, 0, 200).await;
     made.unwrap();
@@ -144,11 +144,11 @@ async fn a_backup_that_cannot_keep_up_fails_and_the_next_one_does_not() {
 }
 
 /// Makes another backup while one is made, then does not take any more.
-struct Greedy(Store);
+struct NestedBackup(Store);
 
-impl Write for Greedy {
+impl Write for NestedBackup {
     fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-        let another = self.0.backup(Vec::new(), BackupOptions { key: None, note_bytes: PLENTY });
+        let another = self.0.backup(Vec::new(), BackupOptions { key: None, tracking_bytes: PLENTY });
         assert!(matches!(another, Err(BackupError::Busy)));
         Err(io::ErrorKind::BrokenPipe.into())
     }
@@ -159,32 +159,32 @@ impl Write for Greedy {
 }
 
 #[tokio::test]
-async fn there_is_one_backup_at_a_time_and_it_may_be_abandoned() {
+async fn allows_one_backup_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let store = written(dir.path(), 10).await;
-    let made = store.backup(Greedy(store.clone()), BackupOptions { key: None, note_bytes: PLENTY });
+    let made = store.backup(NestedBackup(store.clone()), BackupOptions { key: None, tracking_bytes: PLENTY });
     assert!(matches!(made, Err(BackupError::Write(_))));
-    store.backup(Vec::new(), BackupOptions { key: None, note_bytes: PLENTY }).unwrap();
+    store.backup(Vec::new(), BackupOptions { key: None, tracking_bytes: PLENTY }).unwrap();
     store.close().await;
-    let made = store.backup(Vec::new(), BackupOptions { key: None, note_bytes: PLENTY });
+    let made = store.backup(Vec::new(), BackupOptions { key: None, tracking_bytes: PLENTY });
     assert!(matches!(made, Err(BackupError::Fault(_))));
 }
 
 #[tokio::test]
-async fn a_backup_is_described_without_being_restored() {
+async fn describes_backup_without_restoring() {
     let dir = tempfile::tempdir().unwrap();
     let store = written(dir.path(), 10).await;
     store.write(Point::Test, |tx| tx.append_report(&task_id(1), &report(1, 7, 10)).map(drop)).await.unwrap();
     store
-        .write(Point::Test, |tx| tx.remember(&task_id(1), &[(report_id(5), Time(7)), (report_id(6), Time(7))]))
+        .write(Point::Test, |tx| tx.record_aggregated(&task_id(1), &[(report_id(5), Time(7)), (report_id(6), Time(7))]))
         .await
         .unwrap();
     let mut bytes = Vec::new();
-    store.backup(&mut bytes, BackupOptions { key: None, note_bytes: PLENTY }).unwrap();
+    store.backup(&mut bytes, BackupOptions { key: None, tracking_bytes: PLENTY }).unwrap();
     let task = &verify(&bytes[..], |_| ()).unwrap().tasks[0];
     assert_eq!((task.id, task.waiting, task.remembered, task.role), (task_id(1), 1, 2, None));
     bytes.clear();
-    store.backup(&mut bytes, BackupOptions { key: Some(key()), note_bytes: PLENTY }).unwrap();
+    store.backup(&mut bytes, BackupOptions { key: Some(key()), tracking_bytes: PLENTY }).unwrap();
     let contents = verify(&bytes[..], |_| ()).unwrap();
     let task = &contents.tasks[0];
     assert_eq!((task.id, task.waiting, task.remembered, task.role), (task_id(1), 1, 2, Some(Role::Leader)));
@@ -192,12 +192,12 @@ async fn a_backup_is_described_without_being_restored() {
 }
 
 #[tokio::test]
-async fn the_key_comes_from_the_backup_or_from_whoever_has_it() {
+async fn takes_key_from_backup_or_argument() {
     let dir = tempfile::tempdir().unwrap();
     let store = written(&dir.path().join("a"), 1).await;
     let back_up = |key| {
         let mut bytes = Vec::new();
-        store.backup(&mut bytes, BackupOptions { key, note_bytes: PLENTY }).unwrap();
+        store.backup(&mut bytes, BackupOptions { key, tracking_bytes: PLENTY }).unwrap();
         bytes
     };
     let (bare, with_key) = (back_up(None), back_up(Some(key())));
@@ -219,11 +219,11 @@ async fn the_key_comes_from_the_backup_or_from_whoever_has_it() {
 }
 
 #[tokio::test]
-async fn a_bad_backup_is_not_restored_and_leaves_nothing_behind() {
+async fn rejects_bad_backup_and_leaves_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
     let store = written(&dir.path().join("a"), 10).await;
     let mut bytes = Vec::new();
-    store.backup(&mut bytes, BackupOptions { key: None, note_bytes: PLENTY }).unwrap();
+    store.backup(&mut bytes, BackupOptions { key: None, tracking_bytes: PLENTY }).unwrap();
     let copy = dir.path().join("copy");
     let mut flipped = bytes.clone();
     flipped[bytes.len() / 2] ^= 4;
@@ -240,7 +240,7 @@ async fn a_bad_backup_is_not_restored_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_row_of_another_release_is_named() {
+async fn names_row_of_another_release() {
     let dir = tempfile::tempdir().unwrap();
     let back_up = async |key: Vec<u8>, value: Vec<u8>| {
         let _ = fs::remove_dir_all(dir.path().join("a"));
@@ -253,7 +253,7 @@ async fn a_row_of_another_release_is_named() {
             .await
             .unwrap();
         let mut bytes = Vec::new();
-        store.backup(&mut bytes, BackupOptions { key: None, note_bytes: PLENTY }).unwrap();
+        store.backup(&mut bytes, BackupOptions { key: None, tracking_bytes: PLENTY }).unwrap();
         store.close().await;
         verify(&bytes[..], |_| ()).unwrap_err().to_string()
     };
@@ -266,18 +266,18 @@ async fn a_row_of_another_release_is_named() {
 }
 
 #[tokio::test]
-async fn a_directory_that_is_being_restored_cannot_be_opened() {
+async fn rejects_directory_during_restore() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("dapbox-data"), "dapbox data directory, being restored\n").unwrap();
-    assert!(matches!(Store::open(dir.path(), options()), Err(OpenError::Unfinished)));
+    assert!(matches!(Store::open(dir.path(), options()), Err(OpenError::IncompleteRestore)));
     // Nor can it be opened by its own making while that goes on.
     let store = written(&dir.path().join("a"), 10).await;
     let mut bytes = Vec::new();
-    store.backup(&mut bytes, BackupOptions { key: None, note_bytes: PLENTY }).unwrap();
+    store.backup(&mut bytes, BackupOptions { key: None, tracking_bytes: PLENTY }).unwrap();
     let copy = dir.path().join("copy");
     let at_the_end = |tx: &mut crate::Tx<'_>, _| {
         assert!(tx.task(&task_id(1)).is_some());
-        assert!(matches!(Store::open(&copy, options()), Err(OpenError::Locked | OpenError::Unfinished)));
+        assert!(matches!(Store::open(&copy, options()), Err(OpenError::Locked | OpenError::IncompleteRestore)));
         Ok(())
     };
     restore(&copy, &options(), &bytes[..], None, at_the_end, |_| ()).unwrap();

@@ -6,16 +6,16 @@ use serde_bytes::ByteBuf;
 
 use super::*;
 use crate::{
-    OpenError, Stage, compact,
+    CompactStage, OpenError, compact,
     compact::{JOINED_BYTES, check_room, rebuild},
     engine::{Engine, EngineError, Row, Rows},
-    swap::Old,
+    swap::OldDatabase,
     table,
 };
 
 const CACHE: u64 = 64 << 20;
 
-fn quiet(_: Stage, _: u64, _: u64) {}
+fn quiet(_: CompactStage, _: u64, _: u64) {}
 
 fn all(engine: &Engine) -> Vec<Row> {
     let mut rows = Vec::new();
@@ -77,14 +77,14 @@ fn measure(ids: u64) -> (f64, f64) {
 
 /// The file is a whole number of segments of 8 MiB.
 #[test]
-fn an_id_takes_hardly_more_than_its_bytes() {
+fn compacted_id_takes_under_12_bytes() {
     let (before, after) = measure(2_500_000);
     assert!(after < 12.0, "{after} bytes, and {before} before");
 }
 
 #[test]
 #[ignore = "a measurement: run it with --nocapture"]
-fn how_many_bytes_an_id_takes() {
+fn measures_bytes_per_id() {
     for ids in [1_000_000, 5_000_000, 10_000_000] {
         let (before, after) = measure(ids);
         eprintln!("{ids} ids: {before:.1} bytes each before, {after:.2} after");
@@ -92,7 +92,7 @@ fn how_many_bytes_an_id_takes() {
 }
 
 #[tokio::test]
-async fn what_a_store_holds_is_not_changed() {
+async fn compaction_preserves_content() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
@@ -102,7 +102,7 @@ async fn what_a_store_holds_is_not_changed() {
             tx.append_report(&task_id(1), &report(n, 7, 90_000))?;
             // Two tasks and two days, in turns.
             let of_day = |day: u64| [(report_id(1000 + n), Time(day * 86_400))];
-            tx.remember(&task_id(1 + n as u8 % 2), &of_day(u64::from(n / 2 % 2)))?;
+            tx.record_aggregated(&task_id(1 + n as u8 % 2), &of_day(u64::from(n / 2 % 2)))?;
             tx.count(&task_id(2), "n", 1)
         });
         write.await.unwrap();
@@ -132,16 +132,19 @@ async fn what_a_store_holds_is_not_changed() {
         })
         .unwrap();
     // Ids that are remembered from now on do not take the place of others.
-    store.write(Point::Test, |tx| tx.remember(&task_id(1), &[(ReportId::new([9; 16]), Time(0))])).await.unwrap();
+    store
+        .write(Point::Test, |tx| tx.record_aggregated(&task_id(1), &[(ReportId::new([9; 16]), Time(0))]))
+        .await
+        .unwrap();
     store.close().await;
     let store = open(dir.path());
     assert_eq!(store.read(|view| Ok(view.task(&task_id(1)).unwrap().replay.len())).unwrap(), 21);
 }
 
 #[tokio::test]
-async fn a_directory_in_use_is_refused_and_so_is_one_of_something_else() {
+async fn rejects_directory_in_use_or_foreign() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(matches!(compact(dir.path(), CACHE, &mut quiet), Err(OpenError::Unused)));
+    assert!(matches!(compact(dir.path(), CACHE, &mut quiet), Err(OpenError::NoDataDirectory)));
     let store = open(dir.path());
     assert!(matches!(compact(dir.path(), CACHE, &mut quiet), Err(OpenError::Locked)));
     store.close().await;
@@ -149,7 +152,7 @@ async fn a_directory_in_use_is_refused_and_so_is_one_of_something_else() {
 }
 
 #[test]
-fn whatever_goes_wrong_the_original_stays() {
+fn failed_rebuild_keeps_the_original() {
     let dir = filled(3000);
     let tables = dir.path().join("tables");
     let from = Engine::open(&tables, CACHE).unwrap();
@@ -160,7 +163,7 @@ fn whatever_goes_wrong_the_original_stays() {
         out.extend(row);
         if rows < 5 { Ok(()) } else { Err(EngineError::Damaged("on purpose".into())) }
     };
-    let done = rebuild(dir.path(), CACHE, from, Old::Delete, fails, &mut quiet);
+    let done = rebuild(dir.path(), CACHE, from, OldDatabase::Delete, fails, &mut quiet);
     assert!(matches!(done, Err(EngineError::Damaged(_))), "{done:?}");
     let names: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "{names:?}");
@@ -169,7 +172,7 @@ fn whatever_goes_wrong_the_original_stays() {
 }
 
 #[test]
-fn rows_are_changed_dropped_and_added_on_the_way() {
+fn rebuild_maps_rows() {
     let dir = filled(3000);
     let tables = dir.path().join("tables");
     let from = Engine::open(&tables, CACHE).unwrap();
@@ -184,7 +187,7 @@ fn rows_are_changed_dropped_and_added_on_the_way() {
         }
         Ok::<_, EngineError>(())
     };
-    rebuild(dir.path(), CACHE, from, Old::Keep("tables.kept"), map, &mut quiet).unwrap();
+    rebuild(dir.path(), CACHE, from, OldDatabase::Keep("tables.kept"), map, &mut quiet).unwrap();
     let changed = before.iter().skip(1).step_by(2).map(|row| (row.0.clone(), [&row.1[..], &[1]].concat()));
     let expected: Vec<Row> = std::iter::once((vec![0], vec![7; 200_000])).chain(changed).collect();
     assert!(all(&Engine::open(&tables, CACHE).unwrap()) == expected);
@@ -192,7 +195,7 @@ fn rows_are_changed_dropped_and_added_on_the_way() {
 }
 
 #[test]
-fn a_disk_that_is_too_small_is_not_filled() {
+fn rejects_rebuild_without_disk_space() {
     let dir = tempfile::tempdir().unwrap();
     check_room(dir.path(), 1 << 20).unwrap();
     let refused = check_room(dir.path(), 1 << 60).unwrap_err().to_string();

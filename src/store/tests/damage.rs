@@ -12,7 +12,7 @@ use std::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{group::copy, *};
-use crate::{HelperJobRecord, HelperJobState, OpenError, Tx, View, engine::EngineError, ledger::weigh};
+use crate::{HelperJobRecord, HelperJobState, OpenError, Tx, View, engine::EngineError, ledger::row_hash};
 use dapbox_protocol::model::{AggregationJobId, BatchId, Bucket};
 use dapbox_support::Fault;
 
@@ -40,7 +40,7 @@ fn fill_round(tx: &mut Tx<'_>, round: u32, len: usize) -> Result<(), Fault> {
             tx.count(&id, "report_success", 1)?;
         }
         let ids: Vec<_> = (4..8).map(|i| (report_id(number + i), Time(100))).collect();
-        tx.remember(&id, &ids)?;
+        tx.record_aggregated(&id, &ids)?;
         let mut bucket = tx.bucket_mut(&id, Bucket::Time(Time(u64::from(round % 5) * PRECISION)))?;
         bucket.header.count = u64::from(round);
         bucket.replace_share(vec![n; len]);
@@ -64,7 +64,7 @@ fn content(view: &View<'_>) -> BTreeMap<u8, u64> {
         engine
             .scan(&[prefix], |key, value| -> Result<(), EngineError> {
                 let weight: &mut u64 = weights.entry(prefix).or_default();
-                *weight = weight.wrapping_add(weigh(key, &value));
+                *weight = weight.wrapping_add(row_hash(key, &value));
                 Ok(())
             })
             .unwrap();
@@ -164,7 +164,7 @@ impl Subject {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_anywhere_in_a_small_database_is_noticed() {
+async fn detects_damage_in_small_database() {
     for is_listed in [false, true] {
         let mut subject = Subject::new(40, 2000, is_listed).await;
         subject.flip_and_cut(1, 40);
@@ -174,7 +174,7 @@ async fn damage_anywhere_in_a_small_database_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_anywhere_in_a_database_of_several_segments_is_noticed() {
+async fn detects_damage_in_database_of_several_segments() {
     for is_listed in [false, true] {
         let mut subject = Subject::new(60, 60_000, is_listed).await;
         assert!(fs::metadata(subject.dir.path().join("tables/db")).unwrap().len() > 24 << 20);
@@ -185,7 +185,7 @@ async fn damage_anywhere_in_a_database_of_several_segments_is_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_are_missing_empty_or_something_else_are_noticed() {
+async fn detects_missing_empty_and_garbled_files() {
     let mut subject = Subject::new(40, 2000, true).await;
     let files = subject.files();
     assert!(files.len() >= 5, "{files:?}");
@@ -219,7 +219,7 @@ async fn files_that_are_missing_empty_or_something_else_are_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_of_another_directory_are_noticed() {
+async fn detects_files_of_another_directory() {
     // Of the same past but for its end, of which both have another.
     let mut subject = Subject::new(40, 2000, true).await;
     let other = tempfile::tempdir().unwrap();
@@ -243,7 +243,7 @@ async fn files_of_another_directory_are_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_state_of_the_database_is_noticed() {
+async fn detects_older_state_of_the_database() {
     let mut subject = Subject::new(10, 2000, true).await;
     let older = tempfile::tempdir().unwrap();
     copy(subject.dir.path(), older.path());

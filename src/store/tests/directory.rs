@@ -11,8 +11,8 @@ use ciborium::Value;
 
 use super::*;
 use crate::{
-    BackupOptions, HelperJobRecord, HelperJobState, KeyError, KeyRecord, KeySource, KeyStage, Old, OpenError, Removed,
-    check_user, compact,
+    BackupOptions, HelperJobRecord, HelperJobState, KeyError, KeyRecord, KeySource, KeyStage, OpenError, SweepCutoffs,
+    Tombstone, check_user, compact,
     engine::{Engine, Rows},
     table,
     vault::Vault,
@@ -30,7 +30,7 @@ fn tamper(dir: &Path, key: Vec<u8>, value: Vec<u8>) {
 }
 
 #[tokio::test]
-async fn a_new_directory_is_for_its_owner_only() {
+async fn creates_directory_with_mode_0700() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("a/b");
     open(&dir).close().await;
@@ -39,19 +39,19 @@ async fn a_new_directory_is_for_its_owner_only() {
 
 /// Nobody but root can be root: elsewhere there is nothing to see.
 #[tokio::test]
-async fn root_works_on_no_directory_of_somebody_else_but_as_the_server() {
+async fn root_rejects_directory_of_another_user() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).close().await;
     if chown(dir.path(), Some(4711), Some(4711)).is_err() {
         return;
     }
-    assert!(matches!(check_user(dir.path()), Err(OpenError::Others(4711))));
-    assert!(matches!(compact(dir.path(), 1 << 20, &mut |_, _, _| {}), Err(OpenError::Others(4711))));
+    assert!(matches!(check_user(dir.path()), Err(OpenError::ForeignOwner(4711))));
+    assert!(matches!(compact(dir.path(), 1 << 20, &mut |_, _, _| {}), Err(OpenError::ForeignOwner(4711))));
     open(dir.path()).close().await;
 }
 
 #[tokio::test]
-async fn an_open_directory_is_locked_until_it_is_closed() {
+async fn locks_directory_until_closed() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     assert!(matches!(error(dir.path()), OpenError::Locked));
@@ -67,7 +67,7 @@ async fn an_open_directory_is_locked_until_it_is_closed() {
 }
 
 #[tokio::test]
-async fn a_directory_with_something_else_in_it_is_left_alone() {
+async fn rejects_foreign_directory() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("letters.txt"), "dear reader").unwrap();
     assert!(matches!(error(dir.path()), OpenError::Foreign));
@@ -75,14 +75,14 @@ async fn a_directory_with_something_else_in_it_is_left_alone() {
 }
 
 #[tokio::test]
-async fn the_root_of_a_file_system_counts_as_empty() {
+async fn accepts_root_of_a_file_system() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("lost+found")).unwrap();
     open(dir.path()).close().await;
 }
 
 #[tokio::test]
-async fn a_directory_that_was_only_begun_is_completed() {
+async fn completes_interrupted_creation() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("dapbox-data"), "").unwrap();
     let store = open(dir.path());
@@ -96,7 +96,7 @@ async fn a_directory_that_was_only_begun_is_completed() {
 }
 
 #[tokio::test]
-async fn a_database_that_has_vanished_is_damage() {
+async fn reports_missing_database_as_damage() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).close().await;
     fs::remove_dir_all(dir.path().join("tables")).unwrap();
@@ -104,7 +104,7 @@ async fn a_database_that_has_vanished_is_damage() {
 }
 
 #[tokio::test]
-async fn a_newer_layout_is_not_touched() {
+async fn leaves_newer_layout_unchanged() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).close().await;
     let marker = dir.path().join("dapbox-data");
@@ -117,7 +117,7 @@ async fn a_newer_layout_is_not_touched() {
 }
 
 #[tokio::test]
-async fn a_marker_that_makes_no_sense_is_damage() {
+async fn reports_invalid_marker_as_damage() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).close().await;
     for text in [&b"dapbox data directory"[..], b"dapbox data directory, version 0\n", b"\xff\xfe"] {
@@ -127,7 +127,7 @@ async fn a_marker_that_makes_no_sense_is_damage() {
 }
 
 #[tokio::test]
-async fn a_row_of_a_newer_version_is_named() {
+async fn names_row_of_newer_version() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).close().await;
     let mut value = table::COUNTERS.value(&Default::default()).unwrap();
@@ -138,7 +138,7 @@ async fn a_row_of_a_newer_version_is_named() {
 
 /// A program that knows no noise must not take a task with noise for one without.
 #[tokio::test]
-async fn a_task_with_what_older_programs_do_not_know_is_of_a_version_that_they_refuse() {
+async fn marks_tasks_that_older_programs_must_refuse() {
     let windows = BatchMode::FixedSize { max_batch_size: None, batch_time_window_size: Some(Duration(PRECISION)) };
     type Change = fn(&mut Task, BatchMode);
     let changes: [(u8, Change); 3] = [
@@ -203,7 +203,7 @@ fn key_of_version_1() -> Vec<u8> {
 
 /// Keys were encrypted before they had stages.
 #[tokio::test]
-async fn an_encrypted_key_of_the_first_version_is_read_and_comes_out_of_a_backup() {
+async fn reads_encrypted_key_of_version_1() {
     let dir = tempfile::tempdir().unwrap();
     let options = || Options { key: KeySource::Given(Secret::new(vec![7; 32])), ..Options::default() };
     Store::open(dir.path(), options()).unwrap().close().await;
@@ -213,7 +213,7 @@ async fn an_encrypted_key_of_the_first_version_is_read_and_comes_out_of_a_backup
     let store = Store::open(dir.path(), options()).unwrap();
     assert_eq!(store.read(|view| Ok(view.keys()[&3].clone())).unwrap(), key());
     let mut backup = Vec::new();
-    store.backup(&mut backup, BackupOptions { key: None, note_bytes: 1 << 20 }).unwrap();
+    store.backup(&mut backup, BackupOptions { key: None, tracking_bytes: 1 << 20 }).unwrap();
     store.close().await;
     let elsewhere = tempfile::tempdir().unwrap();
     let restored = elsewhere.path().join("data");
@@ -272,11 +272,11 @@ async fn check_migrated(dir: &Path) {
 }
 
 #[tokio::test]
-async fn a_directory_of_the_first_version_is_brought_up_to_date_and_kept() {
+async fn migrates_directory_of_version_1_and_keeps_it() {
     let dir = tempfile::tempdir().unwrap();
     of_version_1(dir.path());
-    assert!(matches!(compact(dir.path(), 1 << 20, &mut |_, _, _| {}), Err(OpenError::Older)));
-    assert!(matches!(error(dir.path()), OpenError::Older), "whoever only looks changes nothing");
+    assert!(matches!(compact(dir.path(), 1 << 20, &mut |_, _, _| {}), Err(OpenError::NeedsMigration)));
+    assert!(matches!(error(dir.path()), OpenError::NeedsMigration), "whoever only looks changes nothing");
     check_migrated(dir.path()).await;
     check_migrated(dir.path()).await;
     // What is kept is the directory as it was.
@@ -289,7 +289,7 @@ async fn a_directory_of_the_first_version_is_brought_up_to_date_and_kept() {
     let db = config.segment_size(8 << 20).open().unwrap();
     db.insert(
         table::REMOVED.key(&task_id(7)),
-        [&[0; 4], &table::REMOVED.value(&Removed { at: Time(1) }).unwrap()[..]].concat(),
+        [&[0; 4], &table::REMOVED.value(&Tombstone { at: Time(1) }).unwrap()[..]].concat(),
     )
     .unwrap();
     db.flush().unwrap();
@@ -301,7 +301,7 @@ async fn a_directory_of_the_first_version_is_brought_up_to_date_and_kept() {
 }
 
 #[tokio::test]
-async fn a_migration_that_was_interrupted_is_finished() {
+async fn finishes_interrupted_migration() {
     let dir = tempfile::tempdir().unwrap();
     of_version_1(dir.path());
     check_migrated(dir.path()).await;
@@ -317,7 +317,7 @@ async fn a_migration_that_was_interrupted_is_finished() {
 }
 
 #[tokio::test]
-async fn secrets_are_written_under_a_key_that_is_not_with_them() {
+async fn encrypts_secrets_under_separate_key() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
@@ -356,7 +356,7 @@ fn old_row(fields: Vec<(&str, Value)>) -> Vec<u8> {
 
 /// Answers stood beside their jobs once, and whether there was none yet was to be seen from its length.
 #[tokio::test]
-async fn helper_jobs_of_the_first_version_are_read_and_their_answers_forgotten() {
+async fn reads_helper_jobs_of_version_1() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
@@ -385,25 +385,25 @@ async fn helper_jobs_of_the_first_version_are_read_and_their_answers_forgotten()
         assert_eq!(found(*n), expected);
     }
     assert_eq!(store.write(Point::Test, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 5);
-    let old = Old { now: Time(9), answers: Time(78), results: None, jobs: None, generations: Some(Time(0)) };
+    let old = SweepCutoffs { now: Time(9), answers: Time(78), results: None, jobs: None, generations: Some(Time(0)) };
     sweep::sweep_task(&store, task_id(1), old).await;
     assert_eq!([1, 2, 3].map(|n| found(n).state), {
         let [one, _, three] = cases.map(|case| case.3);
-        [one, HelperJobState::Forgotten, three]
+        [one, HelperJobState::Expired, three]
     });
     assert_eq!(store.write(Point::Test, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 5);
     // It counts from when it was first seen.
-    sweep::sweep_task(&store, task_id(1), Old { generations: Some(Time(9)), ..old }).await;
+    sweep::sweep_task(&store, task_id(1), SweepCutoffs { generations: Some(Time(9)), ..old }).await;
     assert_eq!(store.write(Point::Test, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 5);
-    sweep::sweep_task(&store, task_id(1), Old { generations: Some(Time(10)), ..old }).await;
+    sweep::sweep_task(&store, task_id(1), SweepCutoffs { generations: Some(Time(10)), ..old }).await;
     assert_eq!(store.write(Point::Test, |tx| tx.generation(&task_id(1), 2, &[9; 32])).await.unwrap(), 0);
     store.close().await;
 }
 
 #[tokio::test]
-async fn rows_that_make_no_sense_are_damage() {
+async fn reports_malformed_rows_as_damage() {
     let row = |value: Vec<u8>| (table::REMOVED.key(&task_id(1)), value);
-    let good = table::REMOVED.value(&Removed { at: Time(1) }).unwrap();
+    let good = table::REMOVED.value(&Tombstone { at: Time(1) }).unwrap();
     let orphan = (table::COUNTERS.key(&task_id(9)), table::COUNTERS.value(&Default::default()).unwrap());
     let cut_off = row(good[..good.len() - 1].to_vec());
     let too_long = row([&good[..], &[0]].concat());
@@ -419,7 +419,7 @@ async fn rows_that_make_no_sense_are_damage() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_garbage_is_an_error_and_not_a_panic() {
+async fn reports_garbage_database_without_panic() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
@@ -433,7 +433,7 @@ async fn a_database_that_is_garbage_is_an_error_and_not_a_panic() {
 }
 
 #[tokio::test]
-async fn a_file_in_place_of_the_directory_is_named() {
+async fn rejects_file_in_place_of_directory() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "x").unwrap();

@@ -62,7 +62,7 @@ fn hold(store: &Store) -> mpsc::Sender<()> {
 }
 
 #[tokio::test]
-async fn waiting_writes_run_in_order_and_share_a_commit() {
+async fn queued_writes_run_in_order_and_share_a_commit() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
@@ -78,7 +78,7 @@ async fn waiting_writes_run_in_order_and_share_a_commit() {
 }
 
 #[tokio::test]
-async fn a_write_that_changes_nothing_is_no_commit() {
+async fn unchanged_write_makes_no_commit() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let before = commits(&store);
@@ -87,7 +87,7 @@ async fn a_write_that_changes_nothing_is_no_commit() {
 }
 
 #[tokio::test]
-async fn a_fault_stops_the_store_and_undoes_its_whole_group() {
+async fn fault_stops_store_and_undoes_group() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
@@ -112,7 +112,7 @@ async fn a_fault_stops_the_store_and_undoes_its_whole_group() {
 }
 
 #[tokio::test]
-async fn a_panic_is_a_fault() {
+async fn panic_becomes_fault() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
@@ -130,7 +130,7 @@ async fn a_panic_is_a_fault() {
 }
 
 #[tokio::test]
-async fn changing_a_task_that_is_gone_is_a_fault() {
+async fn changing_missing_task_is_a_fault() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     assert!(store.write(Point::Test, |tx| tx.append_report(&task_id(1), &report(1, 1, 1))).await.is_err());
@@ -138,7 +138,7 @@ async fn changing_a_task_that_is_gone_is_a_fault() {
 }
 
 #[tokio::test]
-async fn a_read_that_fails_stops_nothing() {
+async fn failed_read_does_not_stop_store() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     assert!(store.read(|_| Err::<(), _>(Fault::new("no"))).is_err());
@@ -146,7 +146,7 @@ async fn a_read_that_fails_stops_nothing() {
 }
 
 #[tokio::test]
-async fn a_write_nobody_waits_for_is_still_done() {
+async fn completes_write_after_its_future_is_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
@@ -159,7 +159,7 @@ async fn a_write_nobody_waits_for_is_still_done() {
 }
 
 #[tokio::test]
-async fn a_full_queue_makes_writers_wait() {
+async fn writers_wait_for_full_queue() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), Options { queue: 2, group: 3, ..Options::default() }).unwrap();
     add_task(&store, 1).await;
@@ -170,7 +170,7 @@ async fn a_full_queue_makes_writers_wait() {
 }
 
 #[tokio::test]
-async fn closing_finishes_what_waits() {
+async fn close_completes_queued_writes() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
@@ -184,7 +184,7 @@ async fn closing_finishes_what_waits() {
 }
 
 #[tokio::test]
-async fn the_last_handle_may_be_held_by_a_write() {
+async fn write_may_drop_the_last_handle() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let inside = store.clone();
@@ -204,7 +204,7 @@ async fn the_last_handle_may_be_held_by_a_write() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn rows_and_memory_agree_in_every_read() {
+async fn reads_see_rows_and_memory_in_agreement() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
@@ -244,7 +244,7 @@ pub(super) fn copy(from: &Path, to: &Path) {
 }
 
 #[tokio::test]
-async fn what_was_answered_is_in_the_files() {
+async fn answered_writes_are_on_disk() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
@@ -259,7 +259,7 @@ async fn what_was_answered_is_in_the_files() {
 }
 
 #[tokio::test]
-async fn nothing_secret_is_printed() {
+async fn debug_output_hides_secrets() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
@@ -285,7 +285,7 @@ async fn nothing_secret_is_printed() {
 
 /// However many batch buckets clients open, memory holds their counts and a bounded number of sums, after a restart too.
 #[tokio::test]
-async fn sums_beyond_the_cache_are_on_disk_alone() {
+async fn keeps_sums_beyond_the_cache_on_disk() {
     const BUCKETS: u64 = 100;
     let dir = tempfile::tempdir().unwrap();
     let mut store = open(dir.path());

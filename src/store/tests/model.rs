@@ -9,9 +9,9 @@ use super::{
     *,
 };
 use crate::{
-    BucketHeader, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, Entry, HelperJobRecord,
-    HelperJobState, LeaderJobRecord, LeaderJobState, Old, Pick, ReportRef, ResultRecord, ResultStage, TaskState, Tx,
-    View,
+    BucketHeader, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionState, Counters, HelperJobRecord,
+    HelperJobState, LeaderJobRecord, LeaderJobState, Pick, ReportEntry, ReportRef, ResultRecord, ResultStage,
+    SweepCutoffs, TaskState, Tx, View,
     api_token::Provision,
     engine::{Engine, EngineError},
     records::BucketRecord,
@@ -34,11 +34,11 @@ enum Op {
     Remember(u32, u64),
     RaiseHorizon(u64),
     CloseBefore(u64),
-    GiveUp(u8),
+    AbandonBatch(u8),
     Append(u32, u64, usize),
     StartJob(u8, usize),
     EndJob(u8, bool),
-    BuryWaiting(usize),
+    DeleteWaiting(usize),
     AddToBucket(Bucket, usize),
     Collect(BatchSelector, usize),
     Name(u8),
@@ -76,11 +76,11 @@ fn op() -> impl Strategy<Value = Op> {
         6 => (0..20u32, 0..4u64).prop_map(|(n, day)| Op::Remember(n, day * DAY + 7)),
         1 => (0..4u64).prop_map(|day| Op::RaiseHorizon(day * DAY)),
         1 => (0..3u64).prop_map(|day| Op::CloseBefore(day * DAY)),
-        1 => (0..3u8).prop_map(Op::GiveUp),
+        1 => (0..3u8).prop_map(Op::AbandonBatch),
         16 => (0..60u32, 0..500u64, len.clone()).prop_map(|(n, time, len)| Op::Append(n, time, len)),
         6 => (0..4u8, 1..6usize).prop_map(|(job, limit)| Op::StartJob(job, limit)),
-        6 => (0..4u8, any::<bool>()).prop_map(|(job, bury)| Op::EndJob(job, bury)),
-        2 => (0..5usize).prop_map(Op::BuryWaiting),
+        6 => (0..4u8, any::<bool>()).prop_map(|(job, delete)| Op::EndJob(job, delete)),
+        2 => (0..5usize).prop_map(Op::DeleteWaiting),
         4 => (bucket(), len.clone()).prop_map(|(bucket, len)| Op::AddToBucket(bucket, len)),
         3 => (selector(), len.clone()).prop_map(|(batch, len)| Op::Collect(batch, len)),
         1 => (0..3u8).prop_map(Op::Name),
@@ -115,7 +115,7 @@ struct ModelTask {
     buckets: BTreeMap<Bucket, BucketRecord>,
     collected: Vec<CollectedBatch>,
     /// When the sweeper first found nothing else of it.
-    given_up: BTreeMap<BatchId, Option<Time>>,
+    abandoned: BTreeMap<BatchId, Option<Time>>,
     results: BTreeMap<BatchSelector, ResultRecord>,
     names: BTreeSet<BatchId>,
     collections: BTreeMap<u8, CollectionJobRecord>,
@@ -132,9 +132,9 @@ impl ModelTask {
         self.horizon = self.horizon.max(Some(Time(time)));
     }
 
-    fn give_up(&mut self, id: BatchId) {
+    fn abandon(&mut self, id: BatchId) {
         if self.collected.iter().all(|row| row.batch != BatchSelector::FixedSize(id)) {
-            self.given_up.entry(id).or_default();
+            self.abandoned.entry(id).or_default();
         }
     }
 
@@ -143,9 +143,9 @@ impl ModelTask {
         let of_report = |(_, report): &(u32, Report)| Bucket::Time(report.metadata.time.truncate(Duration(PRECISION)));
         let all = self.buckets.keys().copied().chain(self.reports.values().map(of_report));
         let is_closed = |bucket: &Bucket| {
-            let is_past = matches!(bucket, Bucket::Time(start) if Some(*start) < self.horizon);
-            let is_given_up = matches!(bucket, Bucket::Batch(id) if self.given_up.contains_key(id));
-            is_past || is_given_up || self.collected.iter().any(|row| row.batch.contains(bucket))
+            let is_before_horizon = matches!(bucket, Bucket::Time(start) if Some(*start) < self.horizon);
+            let is_abandoned = matches!(bucket, Bucket::Batch(id) if self.abandoned.contains_key(id));
+            is_before_horizon || is_abandoned || self.collected.iter().any(|row| row.batch.contains(bucket))
         };
         all.filter(|bucket| !is_closed(bucket)).collect()
     }
@@ -221,7 +221,7 @@ fn apply(tx: &mut Tx<'_>, model: &mut Model, n: u8, op: Op) -> Result<(), Fault>
             if known.horizon <= Some(Time(time)) {
                 known.remembered.entry(report).or_insert(time);
             }
-            tx.remember(&id, &[(report_id(report), Time(time))])?;
+            tx.record_aggregated(&id, &[(report_id(report), Time(time))])?;
         }
         Op::Provision(end) => {
             let provision = Provision { at: Time(1), by: "plane".into(), end: (end > 0).then_some(Time(end)) };
@@ -242,7 +242,7 @@ fn apply(tx: &mut Tx<'_>, model: &mut Model, n: u8, op: Op) -> Result<(), Fault>
             known.raise_horizon(time);
             for bucket in known.buckets.keys().copied().collect::<Vec<_>>() {
                 if let Bucket::Batch(id) = bucket {
-                    known.give_up(id);
+                    known.abandon(id);
                 }
             }
             tx.close_before(&id, Time(time))?;
@@ -282,30 +282,30 @@ fn apply_to_reports(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: Op)
         }
         Op::StartJob(job, limit) if !known.assigned.contains_key(&job) => {
             let picked = tx.task_mut(id).unwrap().waiting.pick(Time(0), limit, |_| Pick::Take);
-            let places: Vec<_> = picked.taken.iter().map(|entry| entry.at).collect();
-            assert_eq!(places, known.waiting().into_iter().take(limit).collect::<Vec<_>>());
-            known.assigned.insert(job, places.clone());
-            tx.put_leader_job(id, job_id(job), leader_job(places))?;
+            let positions: Vec<_> = picked.taken.iter().map(|entry| entry.at).collect();
+            assert_eq!(positions, known.waiting().into_iter().take(limit).collect::<Vec<_>>());
+            known.assigned.insert(job, positions.clone());
+            tx.put_leader_job(id, job_id(job), leader_job(positions))?;
         }
-        Op::EndJob(job, bury) => {
-            let Some(places) = known.assigned.remove(&job) else { return Ok(()) };
+        Op::EndJob(job, delete) => {
+            let Some(positions) = known.assigned.remove(&job) else { return Ok(()) };
             let entry = |at: &ReportRef| {
                 let (n, report) = &known.reports[at];
-                Entry { id: report_id(*n), time: report.metadata.time, at: *at }
+                ReportEntry { id: report_id(*n), time: report.metadata.time, at: *at }
             };
-            let entries: Vec<Entry> = places.iter().map(entry).collect();
-            if bury {
-                tx.bury(id, &entries.iter().map(|entry| (entry.id, entry.at)).collect::<Vec<_>>())?;
-                places.iter().for_each(|at| drop(known.reports.remove(at)));
+            let entries: Vec<ReportEntry> = positions.iter().map(entry).collect();
+            if delete {
+                tx.delete_reports(id, &entries.iter().map(|entry| (entry.id, entry.at)).collect::<Vec<_>>())?;
+                positions.iter().for_each(|at| drop(known.reports.remove(at)));
             } else {
                 tx.task_mut(id).unwrap().waiting.defer(&entries, Time(0));
             }
             tx.end_leader_job(id, &job_id(job))?;
         }
-        Op::BuryWaiting(place) => {
+        Op::DeleteWaiting(place) => {
             let Some(at) = known.waiting().get(place).copied() else { return Ok(()) };
             let (n, _) = known.reports.remove(&at).unwrap();
-            tx.bury(id, &[(report_id(n), at)])?;
+            tx.delete_reports(id, &[(report_id(n), at)])?;
         }
         _ => {}
     }
@@ -314,10 +314,10 @@ fn apply_to_reports(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: Op)
 
 fn apply_to_batches(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: Op) -> Result<(), Fault> {
     match op {
-        Op::GiveUp(n) => {
-            let before = known.given_up.len();
-            known.give_up(BatchId::new([n; 32]));
-            assert_eq!(tx.give_up_batch(id, BatchId::new([n; 32]))?, known.given_up.len() > before);
+        Op::AbandonBatch(n) => {
+            let before = known.abandoned.len();
+            known.abandon(BatchId::new([n; 32]));
+            assert_eq!(tx.abandon_batch(id, BatchId::new([n; 32]))?, known.abandoned.len() > before);
         }
         Op::AddToBucket(bucket, len) => {
             let mine = known.buckets.entry(bucket).or_insert(BucketRecord::EMPTY);
@@ -334,7 +334,7 @@ fn apply_to_batches(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: Op)
         Op::Collect(batch, len) => {
             let overlaps = known.collected.iter().any(|other| overlap(&other.batch, &batch));
             assert_eq!(tx.task(id).unwrap().collected.overlaps(&batch), overlaps);
-            if !overlaps && !matches!(batch, BatchSelector::FixedSize(id) if known.given_up.contains_key(&id)) {
+            if !overlaps && !matches!(batch, BatchSelector::FixedSize(id) if known.abandoned.contains_key(&id)) {
                 let (request_hash, answer) = ([len as u8; 32], vec![3; len]);
                 let party = CollectedBy::Helper { request_hash, answer };
                 let row = CollectedBatch { batch, report_count: len as u64, checksum: Checksum::default(), party };
@@ -384,9 +384,9 @@ fn apply_to_resources(tx: &mut Tx<'_>, known: &mut ModelTask, id: &TaskId, op: O
 }
 
 /// Does the same to the store, in as many writes as it takes, and to the model.
-fn sweep(runtime: &tokio::runtime::Runtime, store: &Store, model: &mut Model, old: Old) {
+fn sweep(runtime: &tokio::runtime::Runtime, store: &Store, model: &mut Model, old: SweepCutoffs) {
     for (n, known) in &mut model.tasks {
-        let old = Old { results: old.results.min(known.horizon), ..old };
+        let old = SweepCutoffs { results: old.results.min(known.horizon), ..old };
         let dropped = runtime.block_on(sweep_task(store, task_id(*n), old));
         let waiting = known.waiting();
         let past = waiting.into_iter().filter(|at| Some(known.reports[at].1.metadata.time) < known.horizon);
@@ -396,17 +396,17 @@ fn sweep(runtime: &tokio::runtime::Runtime, store: &Store, model: &mut Model, ol
         assert_eq!((dropped.reports, dropped.sums), (past.len() as u64, sums));
         assert_eq!(dropped.batches, sweep_collected(known, &old));
         if let Some(before) = old.results {
-            let ModelTask { given_up, buckets, .. } = known;
+            let ModelTask { abandoned, buckets, .. } = known;
             let is_empty = |id: &BatchId| !buckets.contains_key(&Bucket::Batch(*id));
-            given_up.retain(|id, since| !is_empty(id) || since.is_none_or(|since| since >= before));
-            let over = given_up.iter_mut().filter(|(id, _)| is_empty(id));
+            abandoned.retain(|id, since| !is_empty(id) || since.is_none_or(|since| since >= before));
+            let over = abandoned.iter_mut().filter(|(id, _)| is_empty(id));
             over.for_each(|(_, since)| *since = since.or(Some(old.now)));
         }
         known.helper_jobs.retain(|_, job| job.state == HelperJobState::Pending || Some(job.created) >= old.jobs);
         for job in known.helper_jobs.values_mut() {
             let is_old = job.created.0 / DAY < old.answers.0 / DAY;
             if is_old && matches!(job.state, HelperJobState::Answered(_)) {
-                job.state = HelperJobState::Forgotten;
+                job.state = HelperJobState::Expired;
             }
         }
         if let Some(before) = old.results {
@@ -431,7 +431,7 @@ fn sweep_buckets(known: &mut ModelTask) -> u64 {
     let mut sums = 0;
     let is_over = |bucket: &Bucket, last: Time| match bucket {
         Bucket::Time(start) => Some(*start) < known.horizon,
-        Bucket::Batch(id) if known.given_up.contains_key(id) => true,
+        Bucket::Batch(id) if known.abandoned.contains_key(id) => true,
         Bucket::Batch(id) => {
             let batch = BatchSelector::FixedSize(*id);
             Some(last) < known.horizon && known.collected.iter().all(|row| row.batch != batch)
@@ -444,7 +444,7 @@ fn sweep_buckets(known: &mut ModelTask) -> u64 {
         if !record.share.is_empty() {
             sums += record.count;
             if let Bucket::Batch(id) = bucket {
-                known.given_up.entry(id).or_default();
+                known.abandoned.entry(id).or_default();
             }
         }
     }
@@ -452,7 +452,7 @@ fn sweep_buckets(known: &mut ModelTask) -> u64 {
 }
 
 /// Returns how many batches were forgotten.
-fn sweep_collected(known: &mut ModelTask, old: &Old) -> u64 {
+fn sweep_collected(known: &mut ModelTask, old: &SweepCutoffs) -> u64 {
     let Some(before) = old.results else { return 0 };
     let before_sweep = known.collected.len();
     let ModelTask { collected, collections, buckets, names, results, .. } = known;
@@ -517,7 +517,7 @@ fn check_memory(task: &TaskState, known: &ModelTask) {
 
     assert!((0..3).all(|n| {
         let id = BatchId::new([n; 32]);
-        task.collected.is_given_up(&id) == known.given_up.contains_key(&id)
+        task.collected.is_abandoned(&id) == known.abandoned.contains_key(&id)
     }));
 
     let waiting = known.waiting();
@@ -527,7 +527,7 @@ fn check_memory(task: &TaskState, known: &ModelTask) {
         task.waiting.contains(&report_id(n)) == is_known
     }));
     let jobs: BTreeMap<_, _> =
-        known.assigned.iter().map(|(job, places)| (job_id(*job), leader_job(places.clone()))).collect();
+        known.assigned.iter().map(|(job, positions)| (job_id(*job), leader_job(positions.clone()))).collect();
     assert_eq!(task.leader_jobs, jobs);
     let active = known.collections.iter().filter(|(_, job)| job.state.is_active());
     let mut deferred = task.deferred.clone();
@@ -537,8 +537,8 @@ fn check_memory(task: &TaskState, known: &ModelTask) {
 }
 
 fn check_rows(view: &View<'_>, id: &TaskId, known: &ModelTask) -> Result<(), Fault> {
-    let places: Vec<_> = known.reports.keys().copied().collect();
-    let reports = view.load_reports(id, &places)?;
+    let positions: Vec<_> = known.reports.keys().copied().collect();
+    let reports = view.load_reports(id, &positions)?;
     assert!(reports.iter().eq(known.reports.values().map(|(_, report)| report)));
     for (bucket, row) in &known.buckets {
         assert_eq!(rows::load(view, &table::BUCKETS, &(*id, *bucket))?.as_ref(), Some(row));
@@ -559,7 +559,7 @@ fn check_rows(view: &View<'_>, id: &TaskId, known: &ModelTask) -> Result<(), Fau
 fn check_nothing_is_left(dir: &Path, removed: &BTreeSet<u8>) {
     let engine = Engine::open(&dir.join("tables"), 1 << 20).unwrap();
     for id in removed.iter().map(|n| task_id(*n)) {
-        for table in table::OF_TASKS {
+        for table in table::TASK_TABLE_PREFIXES {
             for prefix in [vec![table], vec![0xff, table]] {
                 let prefix = [&prefix[..], id.as_bytes()].concat();
                 let visit = |key: &[u8]| Err(EngineError::Damaged(format!("there is still {key:?}")));
@@ -570,7 +570,7 @@ fn check_nothing_is_left(dir: &Path, removed: &BTreeSet<u8>) {
 }
 
 /// Operations that are done in one write, what is swept then, and whether the store is then opened again.
-type Step = (Vec<(u8, Op)>, Option<Old>, bool);
+type Step = (Vec<(u8, Op)>, Option<SweepCutoffs>, bool);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let write = prop::collection::vec((0..TASKS, op()), 1..8);
@@ -578,10 +578,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// What is old by some sweeper. Results never are of after the horizon; the test sees to that.
-fn old() -> impl Strategy<Value = Old> {
+fn old() -> impl Strategy<Value = SweepCutoffs> {
     let time = || (0..400u64).prop_map(Time);
     let maybe = move || prop::option::weighted(0.7, time());
-    (time(), time(), maybe(), maybe(), maybe()).prop_map(|(now, answers, results, jobs, generations)| Old {
+    (time(), time(), maybe(), maybe(), maybe()).prop_map(|(now, answers, results, jobs, generations)| SweepCutoffs {
         now,
         answers: Time(answers.0 * DAY / 100),
         results,
@@ -594,7 +594,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_store_is_the_model(steps in steps()) {
+    fn behaves_like_the_model(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let dir = tempfile::tempdir().unwrap();
         let mut store = open(dir.path());

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    Entry, LeaderJobRecord, LeaderJobState, Pick, Picked, ReportRef, Waiting,
+    LeaderJobRecord, LeaderJobState, Pick, Picked, ReportEntry, ReportRef, WaitingReports,
     engine::Engine,
     table::{self, Table},
 };
@@ -15,15 +15,15 @@ async fn append(store: &Store, reports: Vec<Report>) -> Vec<ReportRef> {
     store.write(Point::Test, write).await.unwrap()
 }
 
-async fn bury(store: &Store, reports: Vec<(ReportId, ReportRef)>) {
-    store.write(Point::Test, move |tx| tx.bury(&task_id(1), &reports)).await.unwrap();
+async fn delete(store: &Store, reports: Vec<(ReportId, ReportRef)>) {
+    store.write(Point::Test, move |tx| tx.delete_reports(&task_id(1), &reports)).await.unwrap();
 }
 
-fn load(store: &Store, places: &[ReportRef]) -> Vec<Report> {
-    store.read(|view| view.load_reports(&task_id(1), places)).unwrap()
+fn load(store: &Store, positions: &[ReportRef]) -> Vec<Report> {
+    store.read(|view| view.load_reports(&task_id(1), positions)).unwrap()
 }
 
-fn waiting<T>(store: &Store, f: impl FnOnce(&Waiting) -> T) -> T {
+fn waiting<T>(store: &Store, f: impl FnOnce(&WaitingReports) -> T) -> T {
     store.read(|view| Ok(f(&view.task(&task_id(1)).unwrap().waiting))).unwrap()
 }
 
@@ -40,53 +40,53 @@ fn rows<K, V>(dir: &Path, table: &Table<K, V>) -> usize {
 }
 
 #[tokio::test]
-async fn a_group_shares_packs_and_long_reports_have_their_own() {
+async fn group_shares_packs_except_for_long_reports() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
     let reports: Vec<_> = (0..4).map(|n| report(n, 5, 100)).chain([report(4, 5, 300_000), report(5, 5, 100)]).collect();
-    let places = append(&store, reports.clone()).await;
-    let packs: Vec<u64> = places.iter().map(|at| at.pack).collect();
+    let positions = append(&store, reports.clone()).await;
+    let packs: Vec<u64> = positions.iter().map(|at| at.pack).collect();
     assert_eq!(packs, [0, 0, 0, 0, 1, 2]);
-    assert!(places.is_sorted());
-    assert_eq!(load(&store, &places), reports);
-    let backwards: Vec<_> = places.iter().rev().copied().collect();
+    assert!(positions.is_sorted());
+    assert_eq!(load(&store, &positions), reports);
+    let backwards: Vec<_> = positions.iter().rev().copied().collect();
     assert!(load(&store, &backwards).iter().eq(reports.iter().rev()));
     drop(store);
     let store = open(dir.path());
-    assert_eq!(load(&store, &places), reports);
+    assert_eq!(load(&store, &positions), reports);
 }
 
 #[tokio::test]
-async fn a_pack_lives_as_long_as_one_of_its_reports() {
+async fn keeps_pack_until_its_last_report_is_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
-    let places = append(&store, (0..20).map(|n| report(n, 5, 100)).collect()).await;
-    let of = |n: u32| (report_id(n), places[n as usize]);
-    bury(&store, (0..19).map(of).collect()).await;
+    let positions = append(&store, (0..20).map(|n| report(n, 5, 100)).collect()).await;
+    let of = |n: u32| (report_id(n), positions[n as usize]);
+    delete(&store, (0..19).map(of).collect()).await;
     drop(store);
     assert_eq!((rows(dir.path(), &table::PACKS), rows(dir.path(), &table::DEAD)), (1, 1));
     let store = open(dir.path());
     assert!(waiting(&store, |w| w.len() == 1 && w.contains(&report_id(19)) && !w.contains(&report_id(18))));
-    assert!(store.read(|view| view.load_reports(&task_id(1), &places[..1])).is_err());
-    assert_eq!(load(&store, &places[19..]), [report(19, 5, 100)]);
+    assert!(store.read(|view| view.load_reports(&task_id(1), &positions[..1])).is_err());
+    assert_eq!(load(&store, &positions[19..]), [report(19, 5, 100)]);
     // The second time changes nothing.
-    bury(&store, vec![of(3), of(19)]).await;
+    delete(&store, vec![of(3), of(19)]).await;
     drop(store);
     assert_eq!((rows(dir.path(), &table::PACKS), rows(dir.path(), &table::DEAD)), (0, 0));
-    assert!(waiting(&open(dir.path()), Waiting::is_empty));
+    assert!(waiting(&open(dir.path()), WaitingReports::is_empty));
 }
 
 #[tokio::test]
-async fn positions_never_go_back() {
+async fn positions_only_increase() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
-    let places = append(&store, vec![report(1, 5, 10)]).await;
-    bury(&store, vec![(report_id(1), places[0])]).await;
+    let positions = append(&store, vec![report(1, 5, 10)]).await;
+    delete(&store, vec![(report_id(1), positions[0])]).await;
     let position = store.write(Point::Test, |tx| Ok(tx.next_position())).await.unwrap();
-    assert!(places[0] < position);
+    assert!(positions[0] < position);
     drop(store);
     let store = open(dir.path());
     assert_eq!(store.write(Point::Test, |tx| Ok(tx.next_position())).await.unwrap(), position);
@@ -94,7 +94,7 @@ async fn positions_never_go_back() {
 }
 
 #[tokio::test]
-async fn a_position_taken_within_a_group_divides_it() {
+async fn position_separates_reports_of_a_group() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
@@ -102,7 +102,7 @@ async fn a_position_taken_within_a_group_divides_it() {
         let before = tx.append_report(&task_id(1), &report(1, 5, 10))?;
         let position = tx.next_position();
         let after = tx.append_report(&task_id(1), &report(2, 5, 10))?;
-        tx.bury(&task_id(1), &[(report_id(2), after)])?;
+        tx.delete_reports(&task_id(1), &[(report_id(2), after)])?;
         Ok((before, position, after))
     };
     let (before, position, after) = store.write(Point::Test, write).await.unwrap();
@@ -115,7 +115,7 @@ async fn a_position_taken_within_a_group_divides_it() {
 }
 
 #[tokio::test]
-async fn reports_of_jobs_are_known_and_not_picked_again() {
+async fn does_not_pick_assigned_reports_again() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
@@ -133,8 +133,8 @@ async fn reports_of_jobs_are_known_and_not_picked_again() {
     assert!(waiting(&store, |w| w.len() == 6 && (0..10).all(|n| w.contains(&report_id(n)))));
     let dissolve = move |tx: &mut crate::Tx<'_>| {
         let reports = tx.task(&task_id(1)).unwrap().leader_jobs[&job].reports.clone();
-        let entry = |(n, at)| Entry { id: report_id(n), time: Time(5), at };
-        let entries: Vec<Entry> = (0..).zip(reports).map(entry).collect();
+        let entry = |(n, at)| ReportEntry { id: report_id(n), time: Time(5), at };
+        let entries: Vec<ReportEntry> = (0..).zip(reports).map(entry).collect();
         tx.task_mut(&task_id(1)).unwrap().waiting.defer(&entries, Time(0));
         tx.end_leader_job(&task_id(1), &job)
     };
@@ -145,19 +145,19 @@ async fn reports_of_jobs_are_known_and_not_picked_again() {
 }
 
 /// Reports with these times, uploaded in this order, one pack each.
-fn index(times: &[u64]) -> Waiting {
-    let mut waiting = Waiting::new(Duration(PRECISION), Duration(PRECISION));
+fn index(times: &[u64]) -> WaitingReports {
+    let mut waiting = WaitingReports::new(Duration(PRECISION), Duration(PRECISION));
     for (n, time) in times.iter().enumerate() {
         waiting.append(n as u64, report_id(n as u32), Time(*time));
     }
     waiting
 }
 
-fn packs(entries: &[Entry]) -> Vec<u64> {
+fn packs(entries: &[ReportEntry]) -> Vec<u64> {
     entries.iter().map(|entry| entry.at.pack).collect()
 }
 
-fn take(waiting: &mut Waiting, now: u64, limit: usize) -> Vec<Entry> {
+fn take(waiting: &mut WaitingReports, now: u64, limit: usize) -> Vec<ReportEntry> {
     waiting.pick(Time(now), limit, |_| Pick::Take).taken
 }
 
@@ -166,7 +166,7 @@ fn interval(start: u64, duration: u64) -> Interval {
 }
 
 #[test]
-fn picking_goes_by_bucket_and_then_by_upload() {
+fn picks_by_bucket_then_by_upload_order() {
     let mut waiting = index(&[250, 10, 220, 20, 150]);
     assert_eq!(packs(&take(&mut waiting, 0, 4)), [1, 3, 4, 0]);
     assert_eq!(packs(&take(&mut waiting, 0, 4)), [2]);
@@ -175,7 +175,7 @@ fn picking_goes_by_bucket_and_then_by_upload() {
 }
 
 #[test]
-fn picking_looks_at_no_more_than_it_needs() {
+fn picking_stops_at_the_limit() {
     let mut waiting = index(&[5; 1000]);
     let mut offered = 0;
     let picked = waiting.pick(Time(0), 10, |_| {
@@ -186,21 +186,21 @@ fn picking_looks_at_no_more_than_it_needs() {
 }
 
 #[test]
-fn the_filter_decides() {
+fn filter_decides_what_is_picked() {
     let mut waiting = index(&[1, 2, 3, 106]);
-    let decide = |entry: &Entry| match entry.at.pack {
+    let decide = |entry: &ReportEntry| match entry.at.pack {
         0 => Pick::Skip,
         1 => Pick::Drop,
         _ => Pick::Take,
     };
     let Picked { taken, dropped } = waiting.pick(Time(0), 10, decide);
     assert_eq!((packs(&taken), packs(&dropped)), (vec![2, 3], vec![1]));
-    assert!(dropped.iter().all(|entry| waiting.bury(&entry.id, entry.at) && !waiting.contains(&entry.id)));
+    assert!(dropped.iter().all(|entry| waiting.remove(&entry.id, entry.at) && !waiting.contains(&entry.id)));
     assert_eq!(packs(&take(&mut waiting, 0, 10)), [0]);
 }
 
 #[test]
-fn what_comes_back_comes_first_again() {
+fn deferred_reports_return_to_the_front() {
     let mut waiting = index(&[1, 2, 3, 4]);
     let mut taken = take(&mut waiting, 0, 3);
     taken.reverse();
@@ -211,20 +211,20 @@ fn what_comes_back_comes_first_again() {
 }
 
 #[test]
-fn deferred_reports_wait_for_their_time() {
+fn deferred_reports_become_ready_at_their_time() {
     let mut waiting = index(&[1, 2, 3]);
     let taken = take(&mut waiting, 0, 2);
     waiting.defer(&taken, Time(50));
     assert_eq!(waiting.len(), 3);
     assert!(waiting.has_before(interval(0, 100), ReportRef { pack: 1, slot: 0 }));
     assert_eq!(packs(&take(&mut waiting, 49, 10)), [2]);
-    assert!(waiting.bury(&taken[0].id, taken[0].at));
+    assert!(waiting.remove(&taken[0].id, taken[0].at));
     assert_eq!(packs(&take(&mut waiting, 50, 10)), [1]);
     assert!(waiting.is_empty());
 }
 
 #[test]
-fn who_was_before_a_position() {
+fn finds_reports_before_a_position() {
     let mut waiting = index(&[150, 50, 250]);
     let at = |pack| ReportRef { pack, slot: 0 };
     assert!(!waiting.has_before(interval(0, 1 << 63), at(0)));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::{
-    Old, Place, Swept,
+    SweepCursor, SweepCutoffs, SweepResult,
     engine::{Engine, EngineError},
     records::{HelperJobRecord, HelperJobState},
     table,
@@ -14,9 +14,9 @@ use dapbox_protocol::model::{AggregationJobId, Bucket, TaskId};
 const DAY: u64 = 86_400;
 
 /// Sweeps a task until there is nothing left to do, in a write for each step, and sums up what the steps say.
-pub(super) async fn sweep_task(store: &Store, task: TaskId, old: Old) -> Swept {
-    let mut sum = Swept::default();
-    let mut next = Some(Place::default());
+pub(super) async fn sweep_task(store: &Store, task: TaskId, old: SweepCutoffs) -> SweepResult {
+    let mut sum = SweepResult::default();
+    let mut next = Some(SweepCursor::default());
     while let Some(place) = next {
         let swept = store.write(Point::Test, move |tx| tx.sweep(&task, &old, place)).await.unwrap();
         sum.reports += swept.reports;
@@ -50,8 +50,8 @@ fn rows(dir: &Path, task: TaskId) -> BTreeMap<u8, usize> {
     rows
 }
 
-fn nothing_old() -> Old {
-    Old { now: Time(0), answers: Time(0), results: None, jobs: None, generations: None }
+fn nothing_old() -> SweepCutoffs {
+    SweepCutoffs { now: Time(0), answers: Time(0), results: None, jobs: None, generations: None }
 }
 
 /// Jobs with their answers, on a day.
@@ -72,20 +72,20 @@ async fn put_jobs(store: &Store, jobs: std::ops::Range<u32>, day: u64) {
 }
 
 #[tokio::test]
-async fn answers_go_before_their_jobs_and_both_in_steps() {
+async fn deletes_answers_before_their_jobs_in_steps() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
     put_jobs(&store, 0..2500, 3).await;
     put_jobs(&store, 2500..2600, 4).await;
-    let old = Old { answers: Time(4 * DAY), ..nothing_old() };
+    let old = SweepCutoffs { answers: Time(4 * DAY), ..nothing_old() };
     sweep_task(&store, task_id(1), old).await;
     store.close().await;
     let found = rows(dir.path(), task_id(1));
     assert_eq!((found[&table::HELPER_JOBS.prefix], found[&table::ANSWERS.prefix]), (2600, 100));
 
     let store = open(dir.path());
-    sweep_task(&store, task_id(1), Old { jobs: Some(Time(4 * DAY)), ..nothing_old() }).await;
+    sweep_task(&store, task_id(1), SweepCutoffs { jobs: Some(Time(4 * DAY)), ..nothing_old() }).await;
     store.close().await;
     let found = rows(dir.path(), task_id(1));
     assert_eq!((found[&table::HELPER_JOBS.prefix], found[&table::ANSWERS.prefix]), (100, 100));
@@ -93,7 +93,7 @@ async fn answers_go_before_their_jobs_and_both_in_steps() {
 
 /// The rows of a removed task go in steps, and a restart between them neither minds nor forgets them.
 #[tokio::test]
-async fn a_removal_that_is_interrupted_goes_on_after_a_restart() {
+async fn resumes_interrupted_removal_after_restart() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
@@ -104,7 +104,7 @@ async fn a_removal_that_is_interrupted_goes_on_after_a_restart() {
                 tx.bucket_mut(&task, Bucket::Time(Time(n * PRECISION)))?.header.count = 1;
             }
             tx.append_report(&task, &report(1, 5, 200_000))?;
-            tx.remember(&task, &[(report_id(7), Time(1))])?;
+            tx.record_aggregated(&task, &[(report_id(7), Time(1))])?;
             tx.count(&task, "things", 1)?;
         }
         Ok(())
@@ -132,13 +132,13 @@ async fn a_removal_that_is_interrupted_goes_on_after_a_restart() {
 
 /// Ids of before the horizon: closed at once, forgotten in steps, refused whatever comes.
 #[tokio::test]
-async fn replay_rows_of_days_before_the_horizon_go() {
+async fn deletes_replay_rows_before_the_horizon() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
     for n in 0..1200u32 {
         let time = Time(u64::from(n % 2) * 5 * DAY);
-        store.write(Point::Test, move |tx| tx.remember(&task_id(1), &[(report_id(n), time)])).await.unwrap();
+        store.write(Point::Test, move |tx| tx.record_aggregated(&task_id(1), &[(report_id(n), time)])).await.unwrap();
     }
     store.write(Point::Test, |tx| tx.raise_horizon(&task_id(1), Time(2 * DAY))).await.unwrap();
     sweep_task(&store, task_id(1), nothing_old()).await;
@@ -156,16 +156,16 @@ async fn replay_rows_of_days_before_the_horizon_go() {
 /// What a pass costs: run by hand, with `--ignored --nocapture`.
 #[tokio::test]
 #[ignore = "a measurement"]
-async fn what_a_pass_over_many_jobs_costs() {
+async fn measures_a_sweep_over_many_jobs() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
     put_jobs(&store, 0..100_000, 3).await;
     for (what, old) in [
         ("nothing to do", nothing_old()),
-        ("100,000 answers to forget", Old { answers: Time(4 * DAY), ..nothing_old() }),
-        ("nothing to do", Old { jobs: Some(Time(DAY)), ..nothing_old() }),
-        ("100,000 jobs to forget", Old { jobs: Some(Time(4 * DAY)), ..nothing_old() }),
+        ("100,000 answers to forget", SweepCutoffs { answers: Time(4 * DAY), ..nothing_old() }),
+        ("nothing to do", SweepCutoffs { jobs: Some(Time(DAY)), ..nothing_old() }),
+        ("100,000 jobs to forget", SweepCutoffs { jobs: Some(Time(4 * DAY)), ..nothing_old() }),
         ("nothing left", nothing_old()),
     ] {
         let begin = std::time::Instant::now();
@@ -177,21 +177,21 @@ async fn what_a_pass_over_many_jobs_costs() {
 
 /// Jobs of a clock that was years ahead would be kept for years.
 #[tokio::test]
-async fn jobs_of_a_clock_that_was_ahead_are_forgotten_in_time() {
+async fn deletes_jobs_stored_by_a_fast_clock() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     add_task(&store, 1).await;
     let today = 20_000;
     put_jobs(&store, 0..100, today + 3_650).await;
     let now = Time(today * DAY);
-    sweep_task(&store, task_id(1), Old { now, ..nothing_old() }).await;
+    sweep_task(&store, task_id(1), SweepCutoffs { now, ..nothing_old() }).await;
     let later = Time((today + 3) * DAY);
-    sweep_task(&store, task_id(1), Old { now: later, answers: later, ..nothing_old() }).await;
+    sweep_task(&store, task_id(1), SweepCutoffs { now: later, answers: later, ..nothing_old() }).await;
     store.close().await;
     let found = rows(dir.path(), task_id(1));
     assert_eq!((found[&table::HELPER_JOBS.prefix], found.get(&table::ANSWERS.prefix)), (100, None));
     let store = open(dir.path());
-    sweep_task(&store, task_id(1), Old { now: later, jobs: Some(later), ..nothing_old() }).await;
+    sweep_task(&store, task_id(1), SweepCutoffs { now: later, jobs: Some(later), ..nothing_old() }).await;
     store.close().await;
     assert_eq!(rows(dir.path(), task_id(1)).get(&table::HELPER_JOBS.prefix), None);
 }

@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 use super::usage;
 use crate::{
     aggregator::{
-        Sum, Sums, TaskContext,
-        helper::{self, Prepared, Request, Reserved},
+        BucketAccumulator, BucketAccumulators, TaskContext,
+        helper::{self, PreparedJob, Request, Reservation},
         retention, tasks,
     },
     cli::{
@@ -37,7 +37,7 @@ use crate::{
         ReportMetadata, Revision, Task, Time, VdafConfig,
     },
     server,
-    store::{Options, Place, Store, Tx, compact},
+    store::{Options, Store, SweepCursor, Tx, compact},
     support::Point,
     vdaf::table,
 };
@@ -221,7 +221,7 @@ impl<'a> GrowthBench<'a> {
     async fn sweep(&self, store: &Store) -> Outcome {
         let retention = Retention { answer_age: Seconds(self.args.answer_age), ..Retention::default() };
         let (task, now) = (self.load.context.task.public.id, self.load.now(self.load.stored()));
-        let mut next = Some(Place::default());
+        let mut next = Some(SweepCursor::default());
         while let Some(place) = next {
             let retention = retention.clone();
             let step = move |tx: &mut Tx<'_>| retention::sweep(tx, &task, now, &retention, place);
@@ -278,7 +278,7 @@ pub async fn run_open(args: OpenArgs) -> Outcome {
 struct Job {
     request: Request,
     metadata: Vec<ReportMetadata>,
-    prepared: Prepared,
+    prepared: PreparedJob,
 }
 
 /// Generates prepared jobs.
@@ -309,14 +309,17 @@ impl JobSource {
         metadata.iter().for_each(|metadata| checksum.add(&metadata.id));
         let task = &self.context.task.public;
         let bucket = Bucket::Time(now.truncate(task.time_precision));
-        let sum = Sum { reports: metadata.clone(), checksum, share: self.context.preparer.zero() };
+        let sum = BucketAccumulator { reports: metadata.clone(), checksum, share: self.context.preparer.zero() };
         // A helper's message for a histogram report: a header and a seed.
         let message = Bytes::from_static(&[0; 21]);
         let answer = |metadata: &ReportMetadata| PrepareResp {
             report_id: metadata.id,
             outcome: PrepareOutcome::Continue(message.clone()),
         };
-        let prepared = Prepared { resps: metadata.iter().map(answer).collect(), sums: Sums([(bucket, sum)].into()) };
+        let prepared = PreparedJob {
+            resps: metadata.iter().map(answer).collect(),
+            sums: BucketAccumulators([(bucket, sum)].into()),
+        };
         let (job, hash) = (AggregationJobId::random(), [0; 32]);
         Job {
             request: Request { task: task.id, job, hash, batch: PartialBatchSelector::TimeInterval, now },
@@ -331,7 +334,7 @@ async fn store_job(store: &Store, context: &Arc<TaskContext>, job: Job) -> Outco
     let bounds = helper::Bounds::of(&Config::default().limits);
     let reserve = move |tx: &mut Tx<'_>| helper::reserve(tx, &request, bounds, &metadata);
     let reserved = store.write(Point::HelperReserve, reserve).await?;
-    if !matches!(&reserved, Reserved::New(verdicts) if verdicts.iter().all(Option::is_none)) {
+    if !matches!(&reserved, Reservation::New(verdicts) if verdicts.iter().all(Option::is_none)) {
         return Err(Failure::new("a new report was rejected"));
     }
     let context = context.clone();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{cores, limit, template::PartyContext};
 use crate::{
-    aggregator::{Opener, TaskContext, leader},
+    aggregator::{InputShareOpener, TaskContext, leader},
     cli::{failure::Failure, style},
     client::{AggregatorKeys, make_report},
     model::{AggregationJobInitReq, BatchId, BatchMode, HpkeCiphertext, PartialBatchSelector, PrepareInit, Report},
@@ -55,7 +55,7 @@ pub fn report(context: &TaskContext, keys: &AggregatorKeys, measurement: &Measur
 
 /// Prepares a report, like a leader.
 pub fn prepare_init(leader: &PartyContext, report: Report) -> Result<PrepareInit, Failure> {
-    let opener = Opener::new(&leader.context, &leader.keys);
+    let opener = InputShareOpener::new(&leader.context, &leader.keys);
     let (init, _) = leader::start_report(&leader.context, &opener, report).map_err(limit::invalid_report)?;
     Ok(init)
 }

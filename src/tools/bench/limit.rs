@@ -7,7 +7,7 @@ use super::{
     template::PartyContext,
 };
 use crate::{
-    aggregator::{Opener, helper, leader},
+    aggregator::{InputShareOpener, helper, leader},
     cli::failure::Failure,
     model::{PrepareInit, Report, ReportError},
 };
@@ -17,14 +17,15 @@ pub const TIME: Span = Span::from_secs(1);
 
 /// Measures the helper: opens and prepares reports.
 pub fn helper(ours: &PartyContext, reports: &[PrepareInit], time: Span) -> Result<Rate, Failure> {
-    let opener = Opener::new(&ours.context, &ours.keys);
+    let opener = InputShareOpener::new(&ours.context, &ours.keys);
     let one = |init: &PrepareInit| helper::answer(&ours.context, &opener, init).map(drop).map_err(invalid_report);
     cores::measure_rate(reports, time, one)
 }
 
 /// Measures both aggregators: opens, prepares and finishes reports.
 pub fn both(leader: &PartyContext, helper: &PartyContext, reports: &[Report], time: Span) -> Result<Rate, Failure> {
-    let (ours, theirs) = (Opener::new(&leader.context, &leader.keys), Opener::new(&helper.context, &helper.keys));
+    let (ours, theirs) =
+        (InputShareOpener::new(&leader.context, &leader.keys), InputShareOpener::new(&helper.context, &helper.keys));
     let one = |report: &Report| {
         let (init, pending) = leader::start_report(&leader.context, &ours, report.clone()).map_err(invalid_report)?;
         let (_, message) = helper::answer(&helper.context, &theirs, &init).map_err(invalid_report)?;

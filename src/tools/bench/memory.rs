@@ -169,7 +169,7 @@ async fn wait_for_aggregation(leader: &Socket, id: &TaskId, total: u64) -> Outco
             bar.set_position(last);
         }
         if moved.elapsed() > STALL_TIMEOUT {
-            let trouble = status.last_trouble.as_deref().unwrap_or("no error was recorded");
+            let trouble = status.last_error.as_deref().unwrap_or("no error was recorded");
             return Err(Failure::new(format!("aggregation stalled at {last} of {total} reports: {trouble}")));
         }
         tokio::time::sleep(Span::from_millis(20)).await;

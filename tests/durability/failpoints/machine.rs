@@ -21,7 +21,7 @@ use dapbox::{
     support::{Act, Failpoints, Phase, Point},
     views::{
         keys::ListedKey,
-        status::{CloseRequest, RenameRequest, TaskStatus, UntouchedRequest},
+        status::{CloseRequest, NeverContactedRequest, RenameRequest, TaskStatus},
     },
     wire::{self, management::MEDIA_TYPE},
 };
@@ -240,7 +240,7 @@ impl Machine {
 
     /// Removes never-contacted tasks provisioned until a time; lists them unless they are gone.
     pub async fn sweep_untouched(&self, until: Time) -> Vec<TaskId> {
-        let request = UntouchedRequest { until, remove: true };
+        let request = NeverContactedRequest { until, remove: true };
         loop {
             let answer = self.control(|control| control.post("http://control/untouched").json(&request)).await;
             if let Ok(removed) = answer.json().await {

@@ -74,8 +74,8 @@ async fn sweep(stage: &Stage) {
     provision_helper(stage, order).await;
     let helper = &stage.helper;
     // Its first request was recorded, or its effects show it.
-    assert!(!is_untouched(helper, &stage.parties.id()).await);
-    assert!(is_untouched(helper, &forgotten).await);
+    assert!(!is_never_contacted(helper, &stage.parties.id()).await);
+    assert!(is_never_contacted(helper, &forgotten).await);
     let removed = helper.sweep_untouched(clock::now()).await;
     // Empty: the answer to its removal was lost.
     assert!(removed.is_empty() || removed == [forgotten], "{removed:?}");
@@ -85,8 +85,8 @@ async fn sweep(stage: &Stage) {
     assert_eq!(helper.manage(TOKEN, "GET", &path(stage.parties.id()), None).await.0, 200);
 }
 
-async fn is_untouched(machine: &Machine, id: &TaskId) -> bool {
-    machine.status(id).await.provisioned.unwrap().is_untouched
+async fn is_never_contacted(machine: &Machine, id: &TaskId) -> bool {
+    machine.status(id).await.provisioned.unwrap().is_never_contacted
 }
 
 /// Posts a task twice; both answers are the same.

@@ -84,10 +84,10 @@ async fn uses_current_tokens_of_peer_files() {
     met.files[1].leader_token_hashes = vec![TokenHash::of(new.expose())];
     met.write(1);
     let reloaded = met.helper.server().reload(met.helper.config.clone()).await.unwrap();
-    assert!(reloaded.troubles.is_empty(), "{reloaded:?}");
+    assert!(reloaded.errors.is_empty(), "{reloaded:?}");
     met.client(&task).upload(Measurement::Number(1), None).await.unwrap();
-    let stuck = met.leader.until(&parties.id(), |status| status.last_trouble.is_some()).await;
-    assert!(stuck.last_trouble.unwrap().contains("token"));
+    let stuck = met.leader.until(&parties.id(), |status| status.last_error.is_some()).await;
+    assert!(stuck.last_error.unwrap().contains("token"));
     met.files[0].helper_tokens.insert(0, PresentedToken(new.clone()));
     met.write(0);
     met.leader.server().reload(met.leader.config.clone()).await.unwrap();
@@ -97,15 +97,15 @@ async fn uses_current_tokens_of_peer_files() {
     let without = Config { taskprov: Default::default(), ..met.leader.config.clone() };
     met.leader.server().reload(without).await.unwrap();
     met.client(&task).upload(Measurement::Number(1), None).await.unwrap();
-    let stuck = met.leader.until(&parties.id(), |status| status.last_trouble.is_some()).await;
-    assert!(stuck.last_trouble.unwrap().contains("not among the peers"));
+    let stuck = met.leader.until(&parties.id(), |status| status.last_error.is_some()).await;
+    assert!(stuck.last_error.unwrap().contains("not among the peers"));
     met.leader.server().reload(met.leader.config.clone()).await.unwrap();
     aggregated(&met.helper, &parties, 3).await;
 
     // A file that is broken changes nothing.
     fs::write(met.path(1), "role = \"leader\"\n").unwrap();
     let reloaded = met.helper.server().reload(met.helper.config.clone()).await.unwrap();
-    assert!(reloaded.troubles.iter().any(|trouble| trouble.contains("peer-1.toml")), "{reloaded:?}");
+    assert!(reloaded.errors.iter().any(|trouble| trouble.contains("peer-1.toml")), "{reloaded:?}");
     met.client(&task).upload(Measurement::Number(1), None).await.unwrap();
     aggregated(&met.helper, &parties, 4).await;
 

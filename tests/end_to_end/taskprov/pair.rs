@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use bytes::Bytes;
 use dapbox::{
-    aggregator::taskprov::{self, Terms},
+    aggregator::taskprov::{self, InBandTerms},
     client::Client,
     collector::{Collector, CollectorTask},
     config::{
@@ -34,7 +34,7 @@ use crate::common::{
 };
 
 pub const DAP09: Revision = Revision::Dap09;
-pub const TERMS: Terms = Terms { min_batch_size: 1, report_expiry_age: None, max_tasks: 10 };
+pub const TERMS: InBandTerms = InBandTerms { min_batch_size: 1, report_expiry_age: None, max_tasks: 10 };
 
 /// A leader and a helper that know each other, and no task.
 pub struct Acquaintances {

@@ -76,7 +76,7 @@ async fn provisions_uses_and_removes_task(
     assert_eq!(at_helper.get(&path).await, without_token(answer.clone()));
     for node in [&leader, &helper] {
         let provisioned = node.status(&id).await.provisioned.unwrap();
-        assert!(provisioned.is_untouched && provisioned.by == "control-plane");
+        assert!(provisioned.is_never_contacted && provisioned.by == "control-plane");
     }
 
     // Clients fetch keys and upload, both aggregate, and the collector collects.
@@ -92,7 +92,7 @@ async fn provisions_uses_and_removes_task(
     };
     let collected = parties.collector().collect(query, None, |_| {}).await.unwrap();
     assert_eq!((collected.report_count, collected.result), (3, AggregateResult::Number(2)));
-    assert!(!leader.status(&id).await.provisioned.unwrap().is_untouched);
+    assert!(!leader.status(&id).await.provisioned.unwrap().is_never_contacted);
 
     // What happened, by the names of the API.
     let uploads = at_leader.get(&format!("{path}/metrics/uploads")).await;

@@ -31,7 +31,7 @@ async fn contact(node: &Node, id: &TaskId) {
     let request = reqwest::Client::builder().no_proxy().build().unwrap().put(url).bearer_auth("wrong");
     let answer = request.header("content-type", "application/dap-aggregation-job-init-req").send().await.unwrap();
     assert_eq!(answer.status(), 403);
-    node.until(id, |status| !status.provisioned.as_ref().unwrap().is_untouched).await;
+    node.until(id, |status| !status.provisioned.as_ref().unwrap().is_never_contacted).await;
 }
 
 /// Whoever asks for our keys may be anybody.
@@ -40,8 +40,8 @@ async fn ask_for_keys(node: &Node, id: &TaskId) {
     assert_eq!(common::get(url).await.unwrap().status(), 200);
 }
 
-async fn is_untouched(node: &Node, id: &TaskId) -> bool {
-    node.status(id).await.provisioned.unwrap().is_untouched
+async fn is_never_contacted(node: &Node, id: &TaskId) -> bool {
+    node.status(id).await.provisioned.unwrap().is_never_contacted
 }
 
 /// A task of the operator's own, which nobody contacts either.
@@ -60,7 +60,7 @@ async fn ids(plane: &ControlPlane) -> Vec<String> {
 }
 
 fn age(seconds: u64) -> impl FnOnce(&mut Config) {
-    move |config| config.provisioning.untouched_age = Seconds::new(seconds)
+    move |config| config.provisioning.never_contacted_age = Seconds::new(seconds)
 }
 
 /// Has a node reload with something changed.
@@ -81,13 +81,13 @@ async fn removes_never_contacted_tasks_when_configured() {
     let plane = ControlPlane::of(&node);
     let own = own(&node).await;
     let [touched, forgotten] = set_up(&plane, 2).await.try_into().unwrap();
-    assert!(is_untouched(&node, &touched).await && is_untouched(&node, &forgotten).await);
+    assert!(is_never_contacted(&node, &touched).await && is_never_contacted(&node, &forgotten).await);
     contact(&node, &touched).await;
     ask_for_keys(&node, &forgotten).await;
-    assert!(is_untouched(&node, &forgotten).await);
+    assert!(is_never_contacted(&node, &forgotten).await);
     // A restart forgets neither.
     node.restart().await;
-    assert!(!is_untouched(&node, &touched).await && is_untouched(&node, &forgotten).await);
+    assert!(!is_never_contacted(&node, &touched).await && is_never_contacted(&node, &forgotten).await);
     assert_eq!(node.status(&forgotten).await.provisioned.unwrap().removed_from, None);
 
     // It is said before it happens, and the server has to have run for that long.

@@ -173,13 +173,13 @@ async fn retries_panicked_job(#[case] revision: Revision, #[case] part: Part) {
         tokio::spawn(async move { collector.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap() });
     let node = if part == Part::DeferredJob { &pair.helper } else { &pair.leader };
     let says_why = |trouble: &String| trouble.contains(&format!("{part} failed")) && trouble.contains("injected panic");
-    node.until(&parties.id(), |status| status.last_trouble.as_ref().is_some_and(says_why)).await;
+    node.until(&parties.id(), |status| status.last_error.as_ref().is_some_and(says_why)).await;
     assert_eq!(get(node, "readyz").await, (200, "ready\n".to_owned()));
     assert!(failures(node, part).await > 0);
     panicking.stop();
     let collected = collection.await.unwrap();
     assert_eq!((collected.report_count, collected.result), (1, AggregateResult::Number(1)));
-    node.until(&parties.id(), |status| status.last_trouble.is_none()).await;
+    node.until(&parties.id(), |status| status.last_error.is_none()).await;
     pair.stop().await;
 }
 

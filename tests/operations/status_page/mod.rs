@@ -327,9 +327,9 @@ fn shows_each_alert_once() {
     assert!(calm.contains("<title>Ready, 1 task - leader.example.org - dapbox</title>"), "the server is named");
 
     let mut busy = overviews::busy();
-    let trouble = busy.tasks.iter().find_map(|view| view.status.last_trouble.clone());
+    let trouble = busy.tasks.iter().find_map(|view| view.status.last_error.clone());
     for view in busy.tasks.iter_mut().filter(|view| view.status.role == dapbox::model::Role::Leader) {
-        view.status.last_trouble.clone_from(&trouble);
+        view.status.last_error.clone_from(&trouble);
     }
     let page = status_page(&busy);
     let shown = readiness(&page);

@@ -77,7 +77,7 @@ fn task(seed: u8, role: Role, vdaf: VdafConfig, batch_mode: BatchMode) -> TaskVi
         collected: if role == Role::Leader { collected() } else { Vec::new() },
         results_not_fetched: u64::from(role == Role::Leader),
         collected_unlisted: 0,
-        last_trouble: None,
+        last_error: None,
         provisioned: None,
         in_band: None,
         noise: None,
@@ -163,7 +163,7 @@ pub fn busy() -> Overview {
 
     let mut stuck = task(3, Role::Leader, VdafConfig::Prio3Count, BatchMode::TimeInterval);
     let trouble = "the helper did not take an aggregation job (17 times): connection refused".to_owned();
-    stuck.status.last_trouble = Some(trouble);
+    stuck.status.last_error = Some(trouble);
     stuck.peer = Some(PeerStatus { last_success: Some(before(5_400)), last_failure: Some(before(12)) });
     stuck.status.info = String::new();
     let mut ended = task(4, Role::Leader, VdafConfig::Prio3Count, BatchMode::TimeInterval);
@@ -179,7 +179,7 @@ pub fn busy() -> Overview {
             key(2, KeyState::Active, 86_400 * 3),
             key(1, KeyState::Expired, 86_400 * 33),
         ],
-        tls: Some(TlsStatus { certificate: Some(certificate()), trouble: None }),
+        tls: Some(TlsStatus { certificate: Some(certificate()), last_error: None }),
         tasks: vec![leader, helper, stuck, ended, future],
         ..fresh()
     }
@@ -211,7 +211,7 @@ pub fn troubled() -> Overview {
     all.disk.dir = format!("/srv/{}/dapbox", "very-long-name-of-a-volume".repeat(4)).into();
     let refused = "the authority refused the order: urn:ietf:params:acme:error:dns: no A record for leader.example.org: \
                    see that the name leads to this server";
-    all.tls = Some(TlsStatus { certificate: None, trouble: Some(refused.to_owned()) });
+    all.tls = Some(TlsStatus { certificate: None, last_error: Some(refused.to_owned()) });
     all.not_ready =
         all.disk.advice().into_iter().chain([format!("there is no TLS certificate yet: {refused}")]).collect();
     let strange = &mut all.tasks[0];

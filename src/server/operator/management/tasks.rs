@@ -11,7 +11,7 @@ use crate::{
 };
 use dapbox_aggregator::{
     Error,
-    provision::{self, Ours, ProvisionError},
+    provision::{self, ProvisionError, ServerTerms},
     tasks::{self, TaskError},
 };
 use dapbox_protocol::{
@@ -35,7 +35,7 @@ pub async fn create(app: &Arc<App>, by: String, body: &[u8]) -> Result<Response,
     let kept = rules.report_expiry_age.as_secs();
     let report_expiry_age = (kept > 0).then_some(Duration(kept));
     let (min_batch_size, seed) = (rules.min_batch_size, app.management.seed()?);
-    let ours = Ours { revision: REVISION, url: &url, min_batch_size, report_expiry_age, seed };
+    let ours = ServerTerms { revision: REVISION, url: &url, min_batch_size, report_expiry_age, seed };
     let (task, token) = provision::task(order, &ours).map_err(|why| bad(why.to_string()))?;
     let id = task.public.id;
     let write = move |tx: &mut Tx<'_>| provision::add(tx, task, &by, clock::now());
@@ -46,13 +46,15 @@ pub async fn create(app: &Arc<App>, by: String, body: &[u8]) -> Result<Response,
 
 fn refusal(why: ProvisionError) -> Error {
     let text = match why {
-        ProvisionError::Order(_) | ProvisionError::Small { .. } | ProvisionError::Task(TaskError::Parameter(_)) => {
+        ProvisionError::InvalidRequest(_)
+        | ProvisionError::MinBatchSize { .. }
+        | ProvisionError::Task(TaskError::Parameter(_)) => {
             return bad(why.to_string());
         }
         ProvisionError::Task(TaskError::Differs) => {
             "there is a task with the same verification key, and with other parameters or not from here".to_owned()
         }
-        ProvisionError::Task(TaskError::Removed) | ProvisionError::Replaced => why.to_string(),
+        ProvisionError::Task(TaskError::Removed) | ProvisionError::TokenReplaced => why.to_string(),
     };
     Problem::from_status(409).with_detail(text).into()
 }

@@ -12,7 +12,7 @@ use dapbox_protocol::{
     model::{Role, Time},
     wire,
 };
-use dapbox_store::latency::Latencies;
+use dapbox_store::latency::LatencyHistogram;
 use dapbox_support::Part;
 
 const fn counter(name: &'static str, help: &'static str) -> Metric {
@@ -210,9 +210,9 @@ impl Gathered {
         }
     }
 
-    fn spread(&mut self, metric: Metric, labels: &[(&'static str, &str)], latencies: &Latencies) {
+    fn spread(&mut self, metric: Metric, labels: &[(&'static str, &str)], latencies: &LatencyHistogram) {
         let labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
-        self.put(metric, labels, Value::Spread(latencies.classes(), latencies.seconds()));
+        self.put(metric, labels, Value::Spread(latencies.buckets(), latencies.total_seconds()));
     }
 }
 
@@ -295,7 +295,7 @@ fn task(gathered: &mut Gathered, view: &TaskView) {
     if let Some(peer) = peer {
         gathered.time(HELPER_SUCCESS, own, peer.last_success);
         gathered.time(HELPER_FAILURE, own, peer.last_failure);
-        gathered.whole(HELPER_STUCK, own, u64::from(status.last_trouble.is_some()));
+        gathered.whole(HELPER_STUCK, own, u64::from(status.last_error.is_some()));
     }
 }
 
@@ -312,7 +312,7 @@ fn outside(gathered: &mut Gathered, overview: &Overview) {
     }
     if let Some(tls) = &overview.tls {
         gathered.time(CERTIFICATE, &[], tls.certificate.as_ref().map(|certificate| certificate.not_after));
-        gathered.whole(CERTIFICATE_TROUBLE, &[], u64::from(tls.trouble.is_some()));
+        gathered.whole(CERTIFICATE_TROUBLE, &[], u64::from(tls.last_error.is_some()));
     }
 }
 

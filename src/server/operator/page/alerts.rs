@@ -69,14 +69,14 @@ fn of_server(overview: &Overview) -> Vec<String> {
     // What keeps the server from being ready is said above.
     let advice = overview.disk.advice().filter(|advice| !overview.not_ready.contains(advice));
     let mut found: Vec<_> = advice.into_iter().collect();
-    if let Some(TlsStatus { certificate: Some(certificate), trouble }) = &overview.tls {
+    if let Some(TlsStatus { certificate: Some(certificate), last_error }) = &overview.tls {
         let left = certificate.not_after.0.saturating_sub(overview.now.0);
         if left == 0 {
             found.push("The TLS certificate has expired: clients and peers cannot connect.".to_owned());
         } else if left < SOON {
             found.push(format!("The TLS certificate ends in {}.", span(Duration(left))));
         }
-        found.extend(trouble.iter().map(|why| format!("The TLS certificate was not renewed: {why}")));
+        found.extend(last_error.iter().map(|why| format!("The TLS certificate was not renewed: {why}")));
     }
     if overview.log_lines_dropped > 0 {
         found.push(format!(
@@ -112,7 +112,7 @@ pub enum Kind {
 
 /// What is wrong with a task: what it is stuck at, and whether the helper has contradicted us.
 pub fn troubles(view: &TaskView) -> Vec<(Kind, String)> {
-    let stuck = view.status.last_trouble.clone().map(|trouble| (Kind::Stuck, trouble));
+    let stuck = view.status.last_error.clone().map(|trouble| (Kind::Stuck, trouble));
     let contradiction = counters::contradiction(&view.status.counters);
     stuck.into_iter().chain(contradiction.map(|trouble| (Kind::Contradiction, trouble))).collect()
 }

@@ -93,7 +93,7 @@ fn tls(tls: Option<&TlsStatus>, now: Time) -> Markup {
                 }
                 Some(TlsStatus { certificate: Some(certificate), .. }) => (validity(certificate, now)),
             }
-            @if tls.is_some_and(|tls| tls.trouble.is_some()) {
+            @if tls.is_some_and(|tls| tls.last_error.is_some()) {
                 p { (Icon::Bad.draw()) "The last attempt to get one failed: see above" }
             }
         }

@@ -181,7 +181,7 @@ fn peer(view: &TaskView, now: Time) -> Markup {
             h4 { "Helper" }
             p.long { code { (status.helper_url) } }
             @match &view.peer {
-                Some(peer) => (answers(peer, status.last_trouble.is_some(), now)),
+                Some(peer) => (answers(peer, status.last_error.is_some(), now)),
                 None => p.dim { "Not asked yet: there was nothing to aggregate since the start." },
             }
         } @else {

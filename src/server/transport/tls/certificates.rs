@@ -49,7 +49,7 @@ impl Certificates {
         let current = self.current();
         TlsStatus {
             certificate: current.and_then(|current| describe(current.end_entity_cert().ok()?)),
-            trouble: self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone(),
+            last_error: self.trouble.read().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 

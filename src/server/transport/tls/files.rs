@@ -232,7 +232,7 @@ mod tests {
             not_before: Time(1_577_836_800),
             not_after: Time(1_609_459_200),
         };
-        let expected = TlsStatus { certificate: Some(certificate), trouble: None };
+        let expected = TlsStatus { certificate: Some(certificate), last_error: None };
         assert_eq!(status(), expected);
 
         for (certificate, key, trouble) in [
@@ -244,7 +244,7 @@ mod tests {
             write(certificate, key);
             let error = files.look(&certificates).unwrap_err().to_string();
             assert!(error.contains(trouble), "{error}");
-            assert_eq!(status(), TlsStatus { trouble: Some(error), ..expected.clone() });
+            assert_eq!(status(), TlsStatus { last_error: Some(error), ..expected.clone() });
         }
         std::fs::remove_file(&key_file).unwrap();
         assert!(matches!(files.look(&certificates), Err(CertificateError::Read { path, .. }) if path == key_file));
@@ -254,6 +254,6 @@ mod tests {
         assert_eq!(status(), expected);
         write(&second.0, &second.1);
         files.look(&certificates).unwrap();
-        assert_eq!((&*status().certificate.unwrap().names[0], status().trouble), ("second.test", None));
+        assert_eq!((&*status().certificate.unwrap().names[0], status().last_error), ("second.test", None));
     }
 }

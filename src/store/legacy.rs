@@ -58,7 +58,7 @@ pub(super) fn collection(version: u8, row: Value) -> Option<Value> {
 }
 
 /// A batch that was given up, of version 1: it did not say since when. Null reads as no time.
-pub(super) fn given_up(version: u8, row: Value) -> Option<Value> {
+pub(super) fn abandoned(version: u8, row: Value) -> Option<Value> {
     (version == 1).then_some(row)
 }
 

@@ -12,10 +12,10 @@ const PER_KEY: usize = 64;
 
 /// Where the writer notes what it commits, while a backup is made; there is one at a time.
 #[derive(Debug, Default)]
-pub(crate) struct Notes(Mutex<Option<Noted>>);
+pub(crate) struct ChangeTracker(Mutex<Option<TrackedChanges>>);
 
 #[derive(Debug)]
-struct Noted {
+struct TrackedChanges {
     /// How far the rows are copied. Those after it need no note: they are copied as they are then.
     copied: Option<Vec<u8>>,
     /// Keys of rows that changed since they were copied.
@@ -28,76 +28,76 @@ struct Noted {
     is_over: bool,
 }
 
-impl Notes {
+impl ChangeTracker {
     /// For the writer: these rows are being committed. It holds the lock of the disk, as does whoever copies, so that
     /// a row is either copied as it is from now on or noted.
-    pub(crate) fn take_down(&self, rows: &Rows) {
-        let Some(noted) = &mut *self.lock() else { return };
-        let Some(copied) = &noted.copied else { return };
-        let is_copied = |key: &&Vec<u8>| !noted.is_over && *key <= copied;
+    pub(crate) fn record(&self, rows: &Rows) {
+        let Some(tracked) = &mut *self.lock() else { return };
+        let Some(copied) = &tracked.copied else { return };
+        let is_copied = |key: &&Vec<u8>| !tracked.is_over && *key <= copied;
         for key in rows.keys().filter(is_copied) {
-            if noted.keys.insert(key.clone()) {
-                noted.bytes += key.len() + PER_KEY;
+            if tracked.keys.insert(key.clone()) {
+                tracked.bytes += key.len() + PER_KEY;
             }
         }
-        if noted.bytes > noted.limit {
-            noted.is_over = true;
-            noted.keys.clear();
+        if tracked.bytes > tracked.limit {
+            tracked.is_over = true;
+            tracked.keys.clear();
         }
     }
 
     /// Begins to note, until the guard is dropped. `None` if another backup is being made.
-    pub(super) fn begin(&self, limit: usize) -> Option<Noting<'_>> {
+    pub(super) fn begin(&self, limit: usize) -> Option<TrackingGuard<'_>> {
         let mut place = self.lock();
         if place.is_some() {
             return None;
         }
-        *place = Some(Noted { copied: None, keys: BTreeSet::new(), bytes: 0, limit, is_over: false });
-        Some(Noting(self))
+        *place = Some(TrackedChanges { copied: None, keys: BTreeSet::new(), bytes: 0, limit, is_over: false });
+        Some(TrackingGuard(self))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Noted>> {
+    fn lock(&self) -> MutexGuard<'_, Option<TrackedChanges>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The notes of one backup, for whoever makes it. All is done while the lock of the disk is held.
-pub(super) struct Noting<'a>(&'a Notes);
+pub(super) struct TrackingGuard<'a>(&'a ChangeTracker);
 
 /// More was written than could be noted.
 #[derive(Debug)]
-pub(super) struct Overrun;
+pub(super) struct TooManyChanges;
 
-impl Noting<'_> {
+impl TrackingGuard<'_> {
     /// All rows up to this key are copied.
     pub(super) fn copied(&self, key: &[u8]) {
-        if let Some(noted) = &mut *self.0.lock() {
-            noted.copied = Some(key.to_vec());
+        if let Some(tracked) = &mut *self.0.lock() {
+            tracked.copied = Some(key.to_vec());
         }
     }
 
     /// Whether so much is noted that some of it should be written before more is copied.
-    pub(super) fn is_pressing(&self) -> Result<bool, Overrun> {
+    pub(super) fn is_half_full(&self) -> Result<bool, TooManyChanges> {
         match &*self.0.lock() {
-            Some(noted) if !noted.is_over => Ok(noted.bytes > noted.limit / 2),
-            _ => Err(Overrun),
+            Some(tracked) if !tracked.is_over => Ok(tracked.bytes > tracked.limit / 2),
+            _ => Err(TooManyChanges),
         }
     }
 
     /// Takes one key out, if there is any.
-    pub(super) fn take(&self) -> Result<Option<Vec<u8>>, Overrun> {
+    pub(super) fn take(&self) -> Result<Option<Vec<u8>>, TooManyChanges> {
         match &mut *self.0.lock() {
-            Some(noted) if !noted.is_over => {
-                let key = noted.keys.pop_first();
-                noted.bytes -= key.as_ref().map_or(0, |key| key.len() + PER_KEY);
+            Some(tracked) if !tracked.is_over => {
+                let key = tracked.keys.pop_first();
+                tracked.bytes -= key.as_ref().map_or(0, |key| key.len() + PER_KEY);
                 Ok(key)
             }
-            _ => Err(Overrun),
+            _ => Err(TooManyChanges),
         }
     }
 }
 
-impl Drop for Noting<'_> {
+impl Drop for TrackingGuard<'_> {
     fn drop(&mut self) {
         *self.0.lock() = None;
     }

@@ -131,7 +131,7 @@ pub fn check_public_url(text: &str) -> Result<(), String> {
 
 impl Tls {
     /// What makes no sense, if anything.
-    pub(super) fn nonsense(&self) -> Option<String> {
+    pub(super) fn invalid_reason(&self) -> Option<String> {
         let files = [("tls.certificate_file", &self.certificate_file), ("tls.key_file", &self.key_file)];
         let is_empty = |path: &PathBuf| path.as_os_str().is_empty();
         if self.mode == TlsMode::Files {
@@ -145,7 +145,7 @@ impl Tls {
 
 impl Proxy {
     /// What makes no sense, if anything.
-    pub(super) fn nonsense(&self) -> Option<String> {
+    pub(super) fn invalid_reason(&self) -> Option<String> {
         let everybody = self.trusted.iter().find(|network| network.prefix_len() == 0)?;
         Some(format!("proxy.trusted has {everybody}: anybody could claim any address; name the proxies' own networks"))
     }

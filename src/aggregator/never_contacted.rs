@@ -24,7 +24,7 @@ pub fn is_unused(state: &TaskState) -> bool {
 }
 
 /// Whether others have set a task up and nobody has contacted it since, as far as is stored.
-pub fn is_untouched(state: &TaskState) -> bool {
+pub fn is_never_contacted(state: &TaskState) -> bool {
     state.provision.is_some() && is_unused(state)
 }
 
@@ -35,13 +35,13 @@ pub fn is_untouched(state: &TaskState) -> bool {
 /// an operator has closed a past of; a horizon that only follows from the age of reports does not matter. A control plane
 /// relies on tombstones of its tasks.
 pub fn needs_no_tombstone(tx: &Tx<'_>, state: &TaskState, now: Time) -> bool {
-    let is_closed = state.replay.horizon() > retention::retained(state, now);
-    tx.unknown_before().is_none() && state.provision.is_none() && is_unused(state) && !is_closed
+    let is_closed = state.replay.horizon() > retention::retention_horizon(state, now);
+    tx.history_lost_before().is_none() && state.provision.is_none() && is_unused(state) && !is_closed
 }
 
 /// Whether it is one of those, and was set up at this time or before it.
 pub fn is_forgotten(state: &TaskState, until: Time) -> bool {
-    is_untouched(state) && state.provision.as_ref().is_some_and(|provision| provision.at <= until)
+    is_never_contacted(state) && state.provision.as_ref().is_some_and(|provision| provision.at <= until)
 }
 
 /// Notes that somebody has contacted a task.

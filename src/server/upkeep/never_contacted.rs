@@ -9,8 +9,8 @@ use crate::app::App;
 use dapbox_aggregator::{
     TaskContext,
     config::Config,
-    idle, untouched,
-    views::status::{TaskStatus, UntouchedRequest},
+    idle, never_contacted,
+    views::status::{NeverContactedRequest, TaskStatus},
 };
 use dapbox_protocol::model::{Duration, TaskId, Time};
 use dapbox_store::{TaskState, Tx};
@@ -25,22 +25,23 @@ const AT_ONCE: usize = 100;
 /// Notes that somebody has contacted a task. It is stored beside the request, which does not wait for it.
 pub fn contact(app: &App, context: &TaskContext) {
     // Seen first: this is asked with every request.
-    if !context.is_untouched.load(Ordering::Relaxed) || !context.is_untouched.swap(false, Ordering::Relaxed) {
+    if !context.is_never_contacted.load(Ordering::Relaxed) || !context.is_never_contacted.swap(false, Ordering::Relaxed)
+    {
         return;
     }
     let (store, id) = (app.store.clone(), context.task.public.id);
     tokio::spawn(async move {
         // A store that fails has stopped, which others notice.
-        let _ = store.write(Point::TaskContact, move |tx| untouched::contact(tx, &id)).await;
+        let _ = store.write(Point::TaskContact, move |tx| never_contacted::contact(tx, &id)).await;
     });
 }
 
 /// What the status of a task lacks that only a running server knows.
 pub fn complete(app: &App, mut status: TaskStatus) -> TaskStatus {
-    status.last_trouble = app.trouble(&status.id);
-    if let Some(provisioned) = status.provisioned.as_mut().filter(|provisioned| provisioned.is_untouched) {
+    status.last_error = app.trouble(&status.id);
+    if let Some(provisioned) = status.provisioned.as_mut().filter(|provisioned| provisioned.is_never_contacted) {
         let begun = app.recorder.started.saturating_add(seconds(grace(&app.config)));
-        let age = seconds(*app.config.provisioning.untouched_age);
+        let age = seconds(*app.config.provisioning.never_contacted_age);
         provisioned.removed_from = (age.0 > 0).then(|| provisioned.at.saturating_add(age).max(begun));
     }
     status
@@ -49,7 +50,7 @@ pub fn complete(app: &App, mut status: TaskStatus) -> TaskStatus {
 /// Removes in-band tasks that are over, and what was never contacted if the configuration says so; `begun` is when the
 /// server started.
 pub async fn sweep(app: &Arc<App>, now: Time, begun: Instant) -> Result<(), Fault> {
-    let age = *app.config.provisioning.untouched_age;
+    let age = *app.config.provisioning.never_contacted_age;
     let is_time = !age.is_zero() && begun.elapsed() >= grace(&app.config);
     let until = is_time.then(|| now.saturating_sub(seconds(age)));
     if app.store.read(|view| Ok(view.tasks().any(|(_, state)| state.in_band.is_some())))? {
@@ -65,8 +66,8 @@ pub async fn sweep(app: &Arc<App>, now: Time, begun: Instant) -> Result<(), Faul
 }
 
 /// Answers an operator who asks for tasks that nobody has contacted: those that are there, or that were removed.
-pub async fn answer(app: &Arc<App>, request: UntouchedRequest) -> Result<Vec<TaskId>, Fault> {
-    let (UntouchedRequest { until, .. }, now) = (request, clock::now());
+pub async fn answer(app: &Arc<App>, request: NeverContactedRequest) -> Result<Vec<TaskId>, Fault> {
+    let (NeverContactedRequest { until, .. }, now) = (request, clock::now());
     if request.remove {
         let mut removed = remove(app, until, now).await?;
         removed.extend(in_steps(app, move |tx| idle::remove_forgotten(tx, until, AT_ONCE, now)).await?);
@@ -77,7 +78,7 @@ pub async fn answer(app: &Arc<App>, request: UntouchedRequest) -> Result<Vec<Tas
     }
     app.store.read(|view| {
         let is_forgotten =
-            |state: &TaskState| untouched::is_forgotten(state, until) || idle::is_forgotten(state, until, now);
+            |state: &TaskState| never_contacted::is_forgotten(state, until) || idle::is_forgotten(state, until, now);
         let forgotten = view.tasks().filter(|(_, state)| is_forgotten(state));
         Ok(forgotten.map(|(id, _)| *id).collect())
     })
@@ -85,7 +86,7 @@ pub async fn answer(app: &Arc<App>, request: UntouchedRequest) -> Result<Vec<Tas
 
 /// Removes all tasks that were set up at a time or before it and that nobody contacted.
 async fn remove(app: &Arc<App>, until: Time, now: Time) -> Result<Vec<TaskId>, Fault> {
-    let removed = in_steps(app, move |tx| untouched::remove(tx, until, AT_ONCE, now)).await?;
+    let removed = in_steps(app, move |tx| never_contacted::remove(tx, until, AT_ONCE, now)).await?;
     app.swept_tasks.fetch_add(removed.len() as u64, Ordering::Relaxed);
     Ok(removed)
 }
@@ -109,7 +110,7 @@ async fn in_steps(
 }
 
 fn grace(config: &Config) -> Span {
-    GRACE.min(*config.provisioning.untouched_age)
+    GRACE.min(*config.provisioning.never_contacted_age)
 }
 
 fn seconds(span: Span) -> Duration {

@@ -3,7 +3,7 @@
 //! A server whose clock is years ahead stores times that are far in the future once the clock is right. Keys and jobs are
 //! corrected (`keys/plan.rs`, `store/sweep.rs`). A horizon is not: it only rises, so that nothing is opened again.
 
-use crate::views::overview::TimeAhead;
+use crate::views::overview::FutureTimestamp;
 use dapbox_protocol::model::{Duration, Time};
 use dapbox_store::{KeyStage, TaskState, View};
 
@@ -13,13 +13,13 @@ const ALLOWED: Duration = Duration(86_400);
 const MOST: usize = 100;
 
 /// The stored times that are ahead of the clock; of many, some.
-pub fn times_ahead(view: &View<'_>, now: Time) -> Vec<TimeAhead> {
+pub fn future_timestamps(view: &View<'_>, now: Time) -> Vec<FutureTimestamp> {
     let latest = now.saturating_add(ALLOWED);
-    let of = |record: String, time: Time, is_lasting: bool| TimeAhead { record, time, is_lasting };
+    let of = |record: String, time: Time, is_permanent: bool| FutureTimestamp { record, time, is_permanent };
     let keys = view.keys().values().filter(|key| !matches!(key.stage, KeyStage::Deleted { .. }));
     let keys = keys.map(|key| of(format!("HPKE key {}", key.config.id), key.created, false));
     let tokens = view.api_tokens().values().map(|token| of(format!("API token {}", token.name), token.created, false));
-    let unknown = view.unknown_before().map(|before| of("past that a restore closed".to_owned(), before, true));
+    let unknown = view.history_lost_before().map(|before| of("past that a restore closed".to_owned(), before, true));
     let fixed =
         keys.chain(tokens).chain(unknown).filter(|record| record.time > latest.saturating_add(view.clock_skew()));
     let horizons = view.tasks().filter_map(|(id, state)| {
