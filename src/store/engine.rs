@@ -1,18 +1,18 @@
-//! The embedded database: the only file that names sled.
+//! The embedded database. This is the only file that names sled.
 //!
-//! sled 0.34 as shipped loses acknowledged data when the power fails. What [`Engine`] adds closes that: large
-//! segments, so that no node is put into a blob file, which sled never syncs; an `fdatasync` of our own after
-//! every flush, which is otherwise a mere `sync_file_range`; removal of half-written snapshots, which read as
-//! corruption; and values cut into pieces well below the size of a segment.
+//! sled 0.34 loses acknowledged data in a power failure. [`Engine`] prevents that with four measures: large segments,
+//! so that no node goes into a blob file, which sled never syncs; an `fdatasync` after every flush, because sled only
+//! calls `sync_file_range`; removal of partial snapshots, which sled reads as corruption; and values split into pieces
+//! far below the segment size.
 //!
-//! In trials before this was written, sled with all of it survived 180 of 180 simulated losses of power (the file
-//! system shut down under the writer, mounted again, compared with a model), and as shipped 3 of 15. The same is done to
-//! whole aggregators in `tests/power_cut.rs`. The tests below hold on to what it rests on: no blob files, short values,
-//! no half-written snapshot.
+//! With these measures sled survived 180 of 180 simulated power failures, without them 3 of 15. A trial shut the file
+//! system down under the writer, remounted it and compared the content with a model. `tests/durability/power_cut.rs`
+//! repeats this with whole aggregators. The tests below check the preconditions: no blob files, short values, no
+//! partial snapshot.
 //!
-//! What sled loses without noticing, because a file is damaged, is noticed by what `ledger.rs` keeps.
+//! `ledger.rs` detects rows that sled loses silently when a file is damaged.
 //!
-//! `flush_async` is never called, and sled's own flusher thread stays on because its garbage collection runs there.
+//! The engine never calls `flush_async`. sled's flusher thread stays enabled because it collects garbage.
 
 use std::{
     collections::BTreeMap,
@@ -32,52 +32,52 @@ use super::{
 };
 use dapbox_support::{Fault, fault::panic_text};
 
-/// Fixed when a database is created: a quarter of it is the size above which sled would use blob files.
+/// The segment size, fixed when a database is created. sled uses blob files for nodes above a quarter of it.
 const SEGMENT_BYTES: usize = 8 << 20;
-/// Longer values are stored in pieces of this many bytes. sled keeps up to 16 values in a node.
+/// Values longer than this are split into pieces of this size. sled keeps up to 16 values in a node.
 const PIECE_BYTES: usize = 64 << 10;
-/// First byte of the keys of all pieces but the first. No table has this prefix.
+/// First byte of the keys of all pieces but the first. No table uses this prefix.
 const PIECES: u8 = 0xff;
-/// The key of the [`Ledger`]. No table has this prefix.
+/// The key of the [`Ledger`]. No table uses this prefix.
 const LEDGER: &[u8] = &[0xfe];
-/// How long a database that this process has just closed may take to let go of its lock.
+/// How long to wait for a database that this process just closed to release its lock.
 const UNLOCK_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Rows to write (`Some`) and to delete (`None`).
+/// Rows to write (`Some`) or delete (`None`).
 pub(super) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
-/// A row: its key and its value.
+/// The key and the value of a row.
 pub(super) type Row = (Vec<u8>, Vec<u8>);
 
-/// An open database: ordered rows of bytes, written in atomic and durable batches.
+/// An open database: ordered rows of bytes, written in atomic, durable batches.
 pub(super) struct Engine {
     db: sled::Db,
-    /// Our own descriptor of sled's file, to sync it.
+    /// Our own descriptor of sled's file, for `fdatasync`.
     file: File,
     ledger: Mutex<Ledger>,
     acknowledged: AcknowledgedFile,
     durability: Durability,
 }
 
-/// What is believed of a database that is opened.
+/// What an opened database is compared with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LedgerSource {
-    /// What its ledger says.
+    /// Its stored ledger.
     Ledger,
-    /// What its rows say.
+    /// Nothing: the ledger is computed from the rows.
     Rows,
 }
 
-/// Why the database could not be opened or used.
+/// Why the database cannot be opened or used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EngineError {
-    /// The file system refused.
+    /// The file system failed.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// Another database does not fit on the disk.
+    /// The disk has no room for a second database.
     #[error("it takes {needed_mib} MiB of free space, and there are {free_mib} MiB")]
     NoRoom { needed_mib: u64, free_mib: u64 },
-    /// The files do not hold what they should.
+    /// The files are damaged.
     #[error("{0}")]
     Damaged(String),
 }
@@ -103,13 +103,13 @@ impl From<sled::Error> for EngineError {
 }
 
 impl Engine {
-    /// Opens the database in `dir`, or creates it. The caller makes sure that no other process does the same.
+    /// Opens the database in `dir`, or creates it. The caller excludes other processes.
     pub(super) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
         Self::open_as(dir, cache_bytes, LedgerSource::Ledger)
     }
 
-    /// The same for a database that an earlier release may have written to, which knows of no ledger: there may be one,
-    /// of an upgrade that was not finished or was undone, and it says nothing.
+    /// Opens a database that an earlier release may have written. An existing ledger is stale, because that release did
+    /// not update it, and is replaced.
     pub(super) fn open_of_earlier_release(dir: &Path, cache_bytes: u64) -> Result<Self, EngineError> {
         Self::open_as(dir, cache_bytes, LedgerSource::Rows)
     }
@@ -144,12 +144,12 @@ impl Engine {
         Ok(Self { db, file, durability: Durability::Synced, ledger: Mutex::new(ledger), acknowledged })
     }
 
-    /// The same with what commits shall do for durability.
+    /// Sets the durability of commits.
     pub(super) fn with(self, durability: Durability) -> Self {
         Self { durability, ..self }
     }
 
-    /// Whether there is no row.
+    /// Whether the database has no rows.
     pub(super) fn is_empty(&self) -> Result<bool, EngineError> {
         catch_panic(|| {
             let is_other = |key: &sled::Result<sled::IVec>| key.as_ref().map_or(true, |key| key.as_ref() != LEDGER);
@@ -157,7 +157,7 @@ impl Engine {
         })
     }
 
-    /// The value of a row.
+    /// Reads the value of a row.
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         catch_panic(|| match self.db.get(key)? {
             Some(head) => self.assemble(key, &head).map(Some),
@@ -165,7 +165,7 @@ impl Engine {
         })
     }
 
-    /// Visits the rows whose keys begin with `prefix`, in order.
+    /// Visits the rows whose keys start with `prefix`, in order.
     pub(super) fn scan<E: From<EngineError>>(
         &self,
         prefix: &[u8],
@@ -182,7 +182,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Visits the keys that begin with `prefix`, in order.
+    /// Visits the keys that start with `prefix`, in order.
     pub(super) fn keys<E: From<EngineError>>(
         &self,
         prefix: &[u8],
@@ -197,7 +197,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Visits rows in order, from the first one after the key `after` on, for as long as `visit` says so.
+    /// Visits the rows after the key `after`, in order, until `visit` breaks.
     pub(super) fn scan_after<E: From<EngineError>>(
         &self,
         after: Option<&[u8]>,
@@ -214,8 +214,8 @@ impl Engine {
         Ok(())
     }
 
-    /// The keys that begin with `prefix`, in order, from `from` on: at least one if there is one, and no more than go into
-    /// `budget` when each counts as the pieces that its row has. Whether there are more.
+    /// Returns keys that start with `prefix`, in order, starting at `from`, and whether more follow. Each key costs the
+    /// number of pieces of its row. The keys cost at most `budget`, but at least one is returned if there is one.
     pub(super) fn page(&self, prefix: &[u8], from: &[u8], budget: usize) -> Result<(Vec<Vec<u8>>, bool), EngineError> {
         catch_panic(|| {
             let (mut keys, mut spent) = (Vec::new(), 0);
@@ -234,10 +234,10 @@ impl Engine {
         })
     }
 
-    /// Writes all rows, or none of them. When this returns they survive a loss of power (unless somebody insisted on
-    /// [`Durability::Unsynced`]).
+    /// Writes all rows atomically. The rows survive a power failure once this returns, unless the durability is
+    /// [`Durability::Unsynced`].
     pub(super) fn commit(&self, rows: &Rows) -> Result<(), EngineError> {
-        // What a failed commit leaves here is of no use: the store stops, and reads it anew.
+        // After a failed commit the ledger in memory is wrong, but the store stops and never uses it again.
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         catch_panic(|| {
             let mut batch = Batch { db: &self.db, batch: sled::Batch::default(), ledger: &mut ledger };
@@ -258,13 +258,13 @@ impl Engine {
         Ok(())
     }
 
-    /// Writes rows that are not there yet, as densely as sled can. When this returns they survive a loss of power, but
-    /// not all or nothing, as with [`Self::commit`]: it is for a database that is thrown away if its writing is
-    /// interrupted. Keys and values should be in order and make up tens of megabytes.
+    /// Writes new rows as densely as possible. They survive a power failure once this returns, but they are not atomic
+    /// as in [`Self::commit`]: an interrupted import must be discarded. Rows should come in order and total tens of
+    /// megabytes.
     ///
-    /// sled writes a leaf anew when it splits it and with every tenth change, which leaves a file of twice the size of
-    /// what lives in it, for good. So the keys come first, with empty values, until there are no more splits: that
-    /// makes leaves of nine keys, of which each then gets its value by a change of its own, nine at most.
+    /// sled rewrites a leaf when it splits it and at every tenth change, which doubles the size of the file
+    /// permanently. So the import first inserts all keys with empty values until all splits are done. That makes leaves
+    /// of nine keys; each key then gets its value in one change, at most nine per leaf.
     pub(super) fn import(&self, rows: &[Row]) -> Result<(), EngineError> {
         let mut raw: BTreeMap<Vec<u8>, (Option<u32>, &[u8])> = BTreeMap::new();
         for (key, value) in rows {
@@ -278,7 +278,7 @@ impl Engine {
         }
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         catch_panic(|| {
-            // Not as a batch: sled writes the rows of a batch in no order.
+            // No batch: sled applies the rows of a batch in random order.
             for key in raw.keys() {
                 self.db.insert(key, Vec::new())?;
             }
@@ -297,7 +297,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Closes the database, and waits until sled has let go of its files.
+    /// Closes the database and waits until sled releases its files.
     pub(super) fn close(self) -> Result<(), EngineError> {
         let Self { db, file, .. } = self;
         catch_panic(|| {
@@ -316,7 +316,7 @@ impl Engine {
         }
     }
 
-    /// Puts the pieces of a value together, given the row that holds the first.
+    /// Joins the pieces of a value, given the row with the first piece.
     fn assemble(&self, key: &[u8], head: &[u8]) -> Result<Vec<u8>, EngineError> {
         let (pieces, first) = split_head(head)?;
         let mut value = first.to_vec();
@@ -328,7 +328,7 @@ impl Engine {
     }
 }
 
-/// A batch that is being put together, with what becomes of the ledger.
+/// A batch under construction and its changes to the ledger.
 struct Batch<'a> {
     db: &'a sled::Db,
     batch: sled::Batch,
@@ -336,7 +336,7 @@ struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Puts in one row, with its pieces, and takes out the pieces of the value it replaces.
+    /// Adds one row with its pieces, and deletes the pieces of the value that it replaces.
     fn put(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), EngineError> {
         let head = self.db.get(key)?;
         let before = match &head {
@@ -374,14 +374,14 @@ impl Batch<'_> {
         }
     }
 
-    /// Puts the ledger in: the batch is complete.
+    /// Completes the batch with the ledger.
     fn seal(&mut self) {
         self.ledger.commits += 1;
         self.batch.insert(LEDGER, &self.ledger.to_bytes());
     }
 }
 
-/// Compares a database that was just opened with its ledger, and with what was noted beside it. None if it has no ledger
+/// Verifies a newly opened database against its ledger and the acknowledged file. Returns `None` if it has no ledger
 /// yet.
 fn check(db: &sled::Db, noted: Option<(u64, u64)>) -> Result<Option<Ledger>, EngineError> {
     let damaged = |text: &str| Err(EngineError::Damaged(text.to_owned()));
@@ -399,7 +399,7 @@ fn check(db: &sled::Db, noted: Option<(u64, u64)>) -> Result<Option<Ledger>, Eng
     if hash_rows(db)? == ledger.sum { Ok(Some(ledger)) } else { damaged("rows are missing in the middle") }
 }
 
-/// Writes the first ledger, of a new database or of one that an older release has made.
+/// Writes the first ledger of a new database, or of one of an older release.
 fn begin(db: &sled::Db, file: &File) -> Result<Ledger, EngineError> {
     let ledger = Ledger { sum: hash_rows(db)?, ..Ledger::new() };
     db.insert(LEDGER, &ledger.to_bytes())?;
@@ -429,23 +429,23 @@ fn piece_key(key: &[u8], index: u32) -> Vec<u8> {
     [&[PIECES], key, &index.to_be_bytes()].concat()
 }
 
-/// Runs something of sled's, which reports some kinds of damage by panicking.
+/// Runs a call of sled, which reports some kinds of damage by panicking.
 fn catch_panic<T>(f: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
     catch_unwind(AssertUnwindSafe(f))
         .unwrap_or_else(|panic| Err(EngineError::Damaged(format!("the database gave up: {}", panic_text(&*panic)))))
 }
 
-/// Whether a thread with this name is one of the database's own.
+/// Whether a thread of this name belongs to the database.
 pub fn is_own_thread(name: &str) -> bool {
     name == "log flusher" || name.starts_with("sled-io-")
 }
 
-/// sled has no error of its own for this.
+/// sled has no specific error for a held lock.
 fn is_lock_error(error: &io::Error) -> bool {
     error.to_string().contains("could not acquire lock")
 }
 
-/// Removes snapshots whose writing was interrupted: sled would take them for corruption.
+/// Deletes partial snapshots, which sled would read as corruption.
 fn remove_partial_snapshots(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -523,7 +523,7 @@ mod tests {
         let bytes: usize = rows.iter().map(|row| row.1.len()).sum();
         let segments = bytes.div_ceil(SEGMENT_BYTES) + 1;
         assert!(fs::metadata(dir.path().join("db")).unwrap().len() <= (segments * SEGMENT_BYTES) as u64);
-        // And they can be changed like others.
+        // Imported rows can be changed like others.
         engine.commit(&row(&7u32.to_be_bytes(), None)).unwrap();
         assert_eq!(raw_rows(&engine), 999 + 2 * 9);
     }

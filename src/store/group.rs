@@ -1,4 +1,4 @@
-//! What a group of writes has changed so far and will be committed at once.
+//! The changes of a group of writes, committed as one.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -16,28 +16,28 @@ use super::{
 use dapbox_protocol::model::{Report, TaskId, Time};
 use dapbox_support::Fault;
 
-/// A pack is not added to once it has this many bytes.
+/// A pack of this many bytes takes no further reports.
 const PACK_BYTES: usize = 48 << 10;
-/// A group of this many bytes is committed without waiting for more: a commit holds what it writes several times over.
+/// A group of this many bytes is committed without further writes: a commit holds its bytes several times.
 const MAX_GROUP_BYTES: usize = 4 << 20;
-/// How many fingerprints are put into one row: 64,000 bytes.
+/// The number of fingerprints per row: 64,000 bytes.
 pub(super) const FINGERPRINTS_PER_ROW: usize = 8_000;
 
-/// The changes of a group. Rows are written as they come; what several writes of a group are likely to change
-/// again (counters, buckets) or to fill up together (packs, replay ids) is encoded once, at the end.
+/// The changes of a group. Most rows are encoded by the write that changes them. Counters and buckets, which other
+/// writes of the group may change again, and packs and replay ids, which several writes fill, are encoded at the end.
 #[derive(Default)]
 pub(super) struct Group {
     rows: Rows,
-    /// About how many bytes it has come to.
+    /// The approximate size of the group, in bytes.
     bytes: usize,
     counters: BTreeSet<TaskId>,
-    /// The encoded sums of buckets that changed.
+    /// The encoded sums of changed buckets.
     sums: BTreeMap<BucketKey, Vec<u8>>,
     replay: BTreeMap<(TaskId, u64), Vec<u8>>,
     packs: BTreeMap<(TaskId, u64), OpenPack>,
-    /// The pack of each task that takes more reports.
+    /// The open pack of each task.
     open: HashMap<TaskId, u64>,
-    /// Packs some of whose reports died.
+    /// Packs that lost reports.
     partial: BTreeSet<(TaskId, u64)>,
 }
 
@@ -55,12 +55,12 @@ impl Group {
         self.rows.insert(key, value);
     }
 
-    /// Whether it has come to so much that what else waits should wait for the next one.
+    /// Whether the group is large enough that queued writes go into the next one.
     pub(super) fn is_large(&self) -> bool {
         self.bytes >= MAX_GROUP_BYTES
     }
 
-    /// A row as this group sees it.
+    /// Reads a row as this group sees it.
     pub(super) fn get(&self, engine: &Engine, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         match self.rows.get(key) {
             Some(value) => Ok(value.clone()),
@@ -68,18 +68,17 @@ impl Group {
         }
     }
 
-    /// The task's counters changed.
+    /// Marks the counters of a task as changed.
     pub(super) fn touch_counters(&mut self, task: &TaskId) {
         self.counters.insert(*task);
     }
 
-    /// Whether the bucket has changed.
+    /// Whether the group holds the sum of the bucket.
     pub(super) fn has_sum(&self, key: &BucketKey) -> bool {
         self.sums.contains_key(key)
     }
 
-    /// The bucket changes or appears: its encoded sum as it is, and about how many bytes the group has come to. `sum` is
-    /// what the bucket had before this group.
+    /// Returns the encoded sum of a changed bucket and the size of the group. `sum` is the sum before this group.
     pub(super) fn sum_mut(&mut self, key: BucketKey, sum: Option<Vec<u8>>) -> (&mut Vec<u8>, &mut usize) {
         self.bytes += sum.as_ref().map_or(0, Vec::len);
         let held = self.sums.entry(key).or_default();
@@ -89,27 +88,27 @@ impl Group {
         (held, &mut self.bytes)
     }
 
-    /// The bucket is dropped.
+    /// Drops the sum of a deleted bucket.
     pub(super) fn drop_sum(&mut self, key: &BucketKey) {
         self.sums.remove(key);
     }
 
-    /// The pack has lost reports.
+    /// Marks a pack whose reports were deleted.
     pub(super) fn touch_pack(&mut self, task: &TaskId, pack: u64) {
         self.partial.insert((*task, pack));
     }
 
-    /// The report with this fingerprint was aggregated.
+    /// Adds the fingerprint of an aggregated report.
     pub(super) fn record_aggregated(&mut self, task: &TaskId, fingerprint: u64, time: Time) {
         self.replay.entry((*task, replay::day(time))).or_default().extend(fingerprint.to_be_bytes());
     }
 
-    /// The day's reports need not be remembered any more.
+    /// Drops the fingerprints of a day that expired.
     pub(super) fn forget_day(&mut self, task: &TaskId, day: u64) {
         self.replay.remove(&(*task, day));
     }
 
-    /// Puts a report into the task's open pack, or into a new one, whose number it returns.
+    /// Adds a report to the open pack of its task, or to a new one. Returns the number of the pack.
     pub(super) fn append(&mut self, task: &TaskId, report: &Report, next_pack: &mut u64) -> u64 {
         let report = PackedReport::from(report);
         let open = self.open.get(task).copied().filter(|pack| {
@@ -129,12 +128,12 @@ impl Group {
         pack
     }
 
-    /// Makes all reports that come from now on go into new packs.
+    /// Starts new packs for all later reports.
     pub(super) fn close_packs(&mut self) {
         self.open.clear();
     }
 
-    /// Forgets what this group has to say about a task.
+    /// Drops all changes of a task.
     pub(super) fn forget_task(&mut self, task: &TaskId) {
         for prefix in table::TASK_TABLE_PREFIXES {
             let prefix = task_prefix(prefix, task);
@@ -149,7 +148,7 @@ impl Group {
         self.open.remove(task);
     }
 
-    /// Encodes the rest and returns all rows to commit.
+    /// Encodes the remaining changes and returns all rows of the group.
     pub(super) fn finish(mut self, state: &mut State) -> Result<Rows, Fault> {
         self.encode_counters(state)?;
         self.encode_buckets(state)?;
@@ -166,7 +165,7 @@ impl Group {
         Ok(())
     }
 
-    /// Each sum leaves for the cache as soon as it is encoded, so that none is held three times.
+    /// Each sum moves to the cache once it is encoded, so that it is never held three times.
     fn encode_buckets(&mut self, state: &mut State) -> Result<(), Fault> {
         while let Some((key, share)) = self.sums.pop_first() {
             let Some(header) = state.tasks.get(&key.0).and_then(|task| task.buckets.get(&key.1)) else { continue };
@@ -213,7 +212,7 @@ impl Group {
     }
 }
 
-/// The range of all rows of a task in the table with the given prefix.
+/// The key prefix of a task's rows in the table with the given prefix.
 pub(super) fn task_prefix(prefix: u8, task: &TaskId) -> Vec<u8> {
     let mut bytes = vec![prefix];
     task.write(&mut bytes);

@@ -1,57 +1,58 @@
-//! The store: everything that an aggregator must not forget, in one directory.
+//! The store of an aggregator: one data directory that survives crashes and power failures.
 //!
-//! Decisions are made from `State`, which is held in memory and rebuilt when the store is opened. One thread runs
-//! the closures given to [`Store::write`], in order, several of them as one group, and commits what a group has
-//! changed at once. A write is answered when it survives a loss of power.
+//! The store keeps its working state in memory and rebuilds it from disk when it opens. One thread runs the closures
+//! passed to [`Store::write`] in order. It commits several of them as one group and answers each write once the group
+//! is durable.
 //!
-//! # What is promised
+//! # Guarantees
 //!
-//! | promise | from when on | tested by |
+//! | guarantee | holds from | tested by |
 //! |---|---|---|
-//! | A write is done whole or not at all, and so is its group | always | `tests/group.rs`: a fault or a panic undoes its group |
-//! | A write that is answered is in the files | the answer | `tests/group.rs`: the files are copied while the store is open, as a kill leaves them |
-//! | ... and survives a loss of power | the answer | `tests/power_cut.rs`, with whole aggregators; `engine.rs` says what it rests on |
-//! | Writes see those before them, in order | the write's turn | `tests/group.rs` |
-//! | A read sees memory and rows of the same moment, and no row that is not durable | always | `tests/group.rs`, with reads and writes at once |
-//! | Opened again, the store is what it was, but for what is said to be in memory only | opening | `tests/model.rs`: random writes, compared with a simple model |
-//! | What fails at any write or request, or crashes there, may be repeated and counts once | always | `tests/failpoints`: an error, a delay and a crash before and after every one of them |
-//! | A directory that is in use, damaged, foreign or newer is refused; one of the last two is not touched | opening | `tests/directory.rs`; the crate's `tests/corruption.rs` |
-//! | A database that has lost rows, or commits but for those of the last second, is refused | opening | `tests/damage.rs`: flipped, cut, swapped and missing files |
-//! | A directory of an earlier layout is brought up to date, and what it was is kept | opening | `tests/directory.rs` |
-//! | A disk that is full can be opened, thanks to a ballast | opening | the crate's `tests/disk_full.rs` |
-//! | Keys and tokens are not in the files in the clear | always | `tests/directory.rs` searches the files |
-//! | Everything before a task's horizon is closed; the horizon is stored with or before what is forgotten on its account | the answer | `tests/model.rs`, `tests/sweep.rs`, the crate's `tests/retention.rs` |
-//! | A removed task is gone at once; its rows go in steps, over restarts too, until only the tombstone is left | the answer | `tests/sweep.rs`, `tests/model.rs` |
-//! | A backup shows one moment, after all writes answered before it was begun | its end | `tests/backup.rs`: equals the rows of that many writes |
-//! | A restored directory whose past is not closed cannot be opened | always | `tests/backup.rs`, here and of the crate |
-//! | A rewritten database is used whole or not at all | always | `swap.rs`: every state by hand |
+//! | A group of writes is atomic | always | `tests/group.rs`: a fault or a panic undoes the group |
+//! | An answered write is in the files | the answer | `tests/group.rs`: copies the files of an open store |
+//! | An answered write survives a power failure | the answer | `tests/durability/power_cut.rs`; `engine.rs` lists the measures |
+//! | A write sees all earlier writes | its execution | `tests/group.rs` |
+//! | A read sees memory and rows of the same moment, and durable rows only | always | `tests/group.rs`: concurrent reads and writes |
+//! | A reopened store equals the closed one, except for state kept in memory only | opening | `tests/model.rs`: random writes against a simple model |
+//! | A write or request that fails or crashes can be repeated and counts once | always | `tests/durability/failpoints.rs`: error, delay and crash at every write |
+//! | A directory that is locked, damaged, foreign or newer is rejected; foreign and newer ones stay unchanged | opening | `tests/directory.rs`, `tests/durability/corruption.rs` |
+//! | A database that lost rows, or commits older than a second, is rejected | opening | `tests/damage.rs`: flipped, truncated, swapped and missing files |
+//! | A directory of an earlier layout is migrated, and the original is kept | opening | `tests/directory.rs` |
+//! | A full disk does not prevent opening, thanks to the ballast | opening | `tests/durability/disk_full.rs` |
+//! | Keys and tokens are encrypted on disk | always | `tests/directory.rs`: searches the files |
+//! | Everything before a task's horizon is closed; the horizon is stored no later than the deletions that it allows | the answer | `tests/model.rs`, `tests/sweep.rs`, `tests/durability/retention.rs` |
+//! | A removed task disappears immediately; its rows are deleted in steps, across restarts | the answer | `tests/sweep.rs`, `tests/model.rs` |
+//! | A backup is a snapshot that includes all writes answered before it started | its end | `tests/backup.rs`: compares the rows |
+//! | A restored directory cannot be opened until its past is closed | always | `tests/backup.rs`, `tests/durability/backup.rs` |
+//! | A rebuilt database replaces the old one atomically | always | `swap.rs`: every intermediate state |
 //!
-//! In memory only are the reservations of report ids and until when a report is deferred. What a read takes from memory
-//! may still be on its way to the disk: see [`View`].
+//! Reservations of report ids and the times of deferred reports are kept in memory only. A read may see state in memory
+//! that is not durable yet: see [`View`].
 //!
-//! Not promised: that a commit succeeds when the disk is full (it fails, and stops the store); and that the file shrinks
-//! while the store is open: [`compact()`] writes it anew.
+//! A commit fails on a full disk and stops the store. The database file shrinks only through [`compact()`], not while
+//! the store is open.
 //!
 //! # Fail-stop
 //!
-//! A write that returns a [`Fault`] or panics, and any error of the database, stops the store: nothing of its group is
-//! acknowledged and every later call faults. If it was the commit that failed, only a restart tells whether the group is
-//! durable. The remedy is a restart, which recovers what was committed. So what a peer or an operator may get wrong is
-//! never a fault: a refusal is an `Ok` value, decided before anything is changed.
+//! A write that returns a [`Fault`] or panics stops the store, and so does any error of the database. No write of the
+//! group is acknowledged, and every later call faults. After a failed commit only a restart tells whether the group is
+//! durable. A restart recovers everything committed. Mistakes of peers and operators therefore never are faults: a
+//! write refuses them with [`WriteError::Refused`] before it changes anything.
 //!
-//! Each write has a name, a [`Point`]. Tests make it fail before its commit or after it, through
-//! [`Options::failpoints`]; nothing else can.
+//! Each write has a name, its [`Point`]. Tests inject failures before or after the commit of a write through
+//! [`Options::failpoints`].
 //!
 //! # Files
 //!
-//! `open.rs` claims the directory, `engine.rs` is the database, `table.rs` and `records.rs` say what its rows are.
-//! `state.rs` is what is held in memory, with `waiting.rs`, `replay.rs` (and `fingerprints.rs`) and `collected.rs` for its
-//! larger parts; `sums.rs` caches the sums of batch buckets, which are on disk. `tx.rs` and `view.rs` are what a write and a read may do (`rows.rs` what both do), `sweep.rs` what closes and forgets what is over.
-//! `group.rs` collects the changes of a group, `writer.rs` commits them.
+//! `open.rs` claims the directory, `engine.rs` wraps the database, `table.rs` and `records.rs` define its rows.
+//! `state.rs` holds the state in memory, with `waiting.rs`, `replay.rs`, `fingerprints.rs` and `collected.rs` for its
+//! larger parts. `sums.rs` caches the sums of batch buckets. `tx.rs` and `view.rs` are the interfaces of a write and a
+//! read, `rows.rs` reads rows for both, and `sweep.rs` closes and deletes expired data. `group.rs` collects the changes
+//! of a group, `writer.rs` commits them.
 //!
-//! `vault.rs` encrypts secrets. `ledger.rs` tells when the database has lost something without noticing, `space.rs` is
-//! room on the disk and the ballast. `backup.rs` has backups; `swap.rs` and `compact.rs` are how one database takes
-//! another's place. `older.rs` reads rows of earlier releases, `migrate.rs` makes directories of theirs into ours.
+//! `vault.rs` encrypts secrets. `ledger.rs` detects silent loss in the database. `space.rs` measures disk space and
+//! keeps the ballast. `backup.rs` makes and restores backups. `swap.rs` and `compact.rs` replace one database by
+//! another. `legacy.rs` reads rows of earlier releases, and `migrate.rs` migrates their directories.
 
 pub mod api_token;
 mod backup;
@@ -122,38 +123,39 @@ pub use vault::{KeyError, KeySource};
 pub use view::View;
 pub use waiting::{Pick, Picked, ReportEntry, WaitingReports};
 
-/// How much a store may use, and where the key for its secrets is.
+/// Resource limits of a store and the source of its encryption key.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Memory for the database's page cache, in bytes.
+    /// Memory for the page cache of the database, in bytes.
     pub cache_bytes: u64,
-    /// Memory for the sums of batch buckets of all tasks, in bytes. Sums that do not fit are read from the disk when a
-    /// write changes them.
+    /// Memory for the cached sums of batch buckets of all tasks, in bytes. Other sums are read from disk when a write
+    /// changes them.
     pub sum_cache_bytes: usize,
-    /// How many writes may wait; more have to wait for a place.
+    /// The maximum number of queued writes; further writers wait.
     pub queue: usize,
-    /// How many writes are committed at once, at most.
+    /// The maximum number of writes in one commit.
     pub group: usize,
-    /// Where the key that secrets are encrypted under comes from.
+    /// The source of the key that encrypts secrets.
     pub key: KeySource,
-    /// What is made to fail: nothing, outside of tests.
+    /// Failures to inject; none outside of tests.
     pub failpoints: Failpoints,
-    /// The size of the ballast, which is given up when the disk is too full to open the store; 0 if there is none.
+    /// The size of the ballast, in bytes; 0 for none. The ballast is released when the disk is too full to open the
+    /// store.
     pub ballast_bytes: u64,
-    /// Whether a directory of an earlier release is brought up to date. Whoever only looks at it leaves it as it is.
+    /// Whether opening migrates a directory of an earlier release. Read-only commands leave it unchanged.
     pub migrate: bool,
-    /// What a commit does for durability; no configuration can say.
+    /// The durability of commits; no configuration option sets it.
     pub durability: Durability,
 }
 
-/// What a commit does so that it survives a loss of power.
+/// Whether a commit survives a power failure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
-    /// It is synced to the disk before it is answered.
+    /// A commit is synced to disk before it is answered.
     #[default]
     Synced,
-    /// Nothing: what is answered can be lost. For one purpose only: a test that cuts the power must find that out, or it
-    /// proves nothing about [`Durability::Synced`].
+    /// A commit is not synced, so answered writes can be lost. Only the power-cut test uses this, to show that it
+    /// detects the loss.
     Unsynced,
 }
 
@@ -173,8 +175,8 @@ impl Default for Options {
     }
 }
 
-/// A handle of an open store. Clones are handles of the same store; the last one to go closes it, after the writes
-/// that wait.
+/// A handle of an open store. Clones share the store. Dropping the last handle completes the queued writes and closes
+/// the store.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -182,7 +184,7 @@ pub struct Store {
 
 struct Inner {
     core: Arc<Core>,
-    /// `None` once the store is closed.
+    /// `None` after the store is closed.
     writer: Mutex<Option<Writer>>,
 }
 
@@ -192,7 +194,7 @@ struct Writer {
 }
 
 impl Store {
-    /// Opens the store in a directory, or creates it. Blocks while it reads everything.
+    /// Opens the store in a directory, or creates it. Blocks until all rows are read.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
         let (disk, state) = open::open(dir, &options)?;
         let core = Arc::new(Core {
@@ -209,7 +211,7 @@ impl Store {
         let thread = thread::Builder::new().name("store".into()).spawn({
             let core = core.clone();
             move || {
-                // A panic that no write has caught. Nothing is seen of what it left but that the store has stopped.
+                // A panic outside of any write stops the store, so its partial changes are never visible.
                 let run = AssertUnwindSafe(|| core.run(receiver, options.group.max(1)));
                 if let Err(panic) = catch_unwind(run) {
                     core.poison(Fault::while_doing("the store's thread panicked", panic_text(&*panic)));
@@ -220,16 +222,17 @@ impl Store {
         Ok(Self { inner: Arc::new(Inner { core, writer }) })
     }
 
-    /// Runs `f` when its turn has come and returns its result when what it did is durable. `point` is the write's name,
-    /// for those who want it to fail: each write in the code has its own.
+    /// Runs `f` on the writer thread and returns its result once its changes are durable. `point` names the write for
+    /// failure injection; each write in the code has its own.
     ///
-    /// `f` sees the effects of all writes before it. It must not block, nor call the store. It must decide first and
-    /// mutate then: see [`Tx`]. Once a place in the queue is found, `f` runs even if nobody waits for the result any more.
+    /// `f` sees the effects of all earlier writes. It must not block or call the store, and it must decide before it
+    /// changes anything: see [`Tx`]. Once queued, `f` runs even if the returned future is dropped.
     ///
     /// # Errors
     ///
-    /// If `f`, or another write that was committed with it, or the database fails; or if the store was closed or
-    /// has stopped before. It is then unknown whether this write is durable, and a restart will tell.
+    /// Returns [`WriteError::Refused`] if `f` refuses; the store continues. Returns [`WriteError::Fault`] if `f`,
+    /// another write of its group or the database fails, or if the store is closed or stopped. Whether this write is
+    /// durable is then unknown until a restart.
     pub async fn write<T: Send + 'static>(
         &self,
         point: Point,
@@ -245,13 +248,13 @@ impl Store {
         receiver.await.unwrap_or_else(|_| Err(stopped()))
     }
 
-    /// Runs `f` between two groups of writes. It must be short, because writes wait for it, and must not call the
-    /// store again. It blocks for the time of a commit, at most, if it reads rows: see [`View`].
+    /// Runs `f` between two groups of writes. `f` must be short, because writes wait for it, and must not call the
+    /// store. It blocks for at most one commit if it reads rows: see [`View`].
     ///
     /// # Errors
     ///
-    /// If `f` does, or if the store has stopped. A read that fails does not stop the store, unless it was the
-    /// database that failed.
+    /// Returns the fault of `f`, or the fault that stopped the store. A failing read stops the store only if the
+    /// database failed.
     pub fn read<T>(&self, f: impl FnOnce(&View<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
         let core = &*self.inner.core;
         if self.lock_writer().is_none() {
@@ -262,27 +265,27 @@ impl Store {
         f(&View { state, core })
     }
 
-    /// How many bytes of rows were committed since the store was opened.
+    /// The number of bytes of rows committed since the store opened.
     pub fn written(&self) -> u64 {
         self.inner.core.written.load(Ordering::Relaxed)
     }
 
-    /// How many durable commits there were since the store was opened.
+    /// The number of durable commits since the store opened.
     pub fn commits(&self) -> u64 {
         self.inner.core.commits.load(Ordering::Relaxed)
     }
 
-    /// How long those commits took.
+    /// The durations of these commits.
     pub fn commit_latencies(&self) -> &LatencyHistogram {
         &self.inner.core.commit_latencies
     }
 
-    /// How many writes are in the queue.
+    /// The number of queued writes.
     pub fn queued(&self) -> usize {
         self.lock_writer().as_ref().map_or(0, |writer| writer.queue.max_capacity() - writer.queue.capacity())
     }
 
-    /// Finishes the writes that wait, then closes the database. Every later call faults.
+    /// Completes the queued writes and closes the database. Every later call faults.
     pub async fn close(&self) {
         let Some(writer) = self.lock_writer().take() else { return };
         let core = self.inner.core.clone();
@@ -292,14 +295,14 @@ impl Store {
         }
     }
 
-    /// Waits until the store stops because something failed, and says what. Pending as long as all is well.
+    /// Waits until a failure stops the store and returns the fault. Pending while the store works.
     pub fn poisoned(&self) -> impl Future<Output = Fault> + Send + 'static {
         let core = self.inner.core.clone();
         async move {
             let mut stopped = core.stopped.subscribe();
             match stopped.wait_for(Option::is_some).await.map(|fault| fault.clone()) {
                 Ok(Some(fault)) => fault,
-                // The sender lives in `core`, which we hold, and a fault is what was waited for.
+                // Unreachable: `core` holds the sender.
                 _ => std::future::pending().await,
             }
         }
@@ -319,11 +322,11 @@ impl Drop for Inner {
     }
 }
 
-/// Lets the writer thread finish what waits, and closes the database.
+/// Waits for the writer thread to complete the queue, then closes the database.
 fn finish(core: &Core, Writer { queue, thread }: Writer) {
     drop(queue);
     if thread.thread().id() == thread::current().id() {
-        // A write held the last handle. Its thread cannot wait for itself; it ends soon, and the database with it.
+        // A write dropped the last handle. The writer thread cannot join itself; it ends soon and closes the database.
         return;
     }
     if thread.join().is_err() {
@@ -332,7 +335,7 @@ fn finish(core: &Core, Writer { queue, thread }: Writer) {
     *core.disk.write().unwrap_or_else(PoisonError::into_inner) = None;
 }
 
-/// Makes a closure into something that waits in the queue.
+/// Boxes a write for the queue.
 fn work<T: Send + 'static>(
     point: Point,
     f: impl FnOnce(&mut Tx<'_>) -> Result<T, Fault> + Send + 'static,
@@ -342,7 +345,7 @@ fn work<T: Send + 'static>(
         let result = f(tx);
         let outcome = result.as_ref().map(|_| ()).map_err(Fault::clone);
         let answer: Answer = Box::new(move |durable| {
-            // Nobody may be waiting any more.
+            // The caller may have dropped its future.
             let _ = sender.send(durable.and(result));
         });
         (outcome, answer)

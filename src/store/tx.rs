@@ -1,4 +1,4 @@
-//! The view of one write: memory and disk are changed together.
+//! The interface of a write: it changes memory and disk together.
 
 use std::collections::BTreeMap;
 
@@ -28,21 +28,20 @@ use dapbox_protocol::model::{
 };
 use dapbox_support::Fault;
 
-/// What a write sees and does. Everything is seen as the writes before it have left it, those of the same group
-/// included.
+/// A running write. It sees the effects of all earlier writes, including those of its group.
 ///
-/// **Decide first, then mutate.** There is no way back: a refusal is an `Ok` value that is returned before anything
-/// was changed, and an `Err` stops the store. Methods that change a task fault if there is no such task, so a write
-/// looks the task up first: it may have been removed since the caller saw it.
+/// **Decide first, then mutate.** Nothing is rolled back: a refusal must be returned before anything changes, and a
+/// fault stops the store. Methods that change a task fault if it does not exist. A write therefore looks the task up
+/// first, because it may have been removed since the caller saw it.
 pub struct Tx<'a> {
     pub(super) state: &'a mut State,
     pub(super) group: &'a mut Group,
     pub(super) engine: &'a Engine,
 }
 
-/// Looking.
+/// Reading.
 impl Tx<'_> {
-    /// A task, or `None` if there is none with this id (any more).
+    /// Returns a task, or `None` if no task has this id.
     pub fn task(&self, id: &TaskId) -> Option<&TaskState> {
         self.state.tasks.get(id)
     }
@@ -52,8 +51,8 @@ impl Tx<'_> {
         self.state.tasks.iter()
     }
 
-    /// A task, to change what is not stored: `reserved`, and `waiting` by `pick` and `defer`.
-    /// Anything else that is changed through this is lost when the store is opened again.
+    /// Returns a task to change its state in memory: `reserved`, and `waiting` through `pick` and `defer`. Other
+    /// changes are lost when the store reopens.
     pub fn task_mut(&mut self, id: &TaskId) -> Option<&mut TaskState> {
         self.state.tasks.get_mut(id)
     }
@@ -63,17 +62,17 @@ impl Tx<'_> {
         &self.state.keys
     }
 
-    /// All tokens of the management API, by their hashes.
+    /// All tokens of the management API, by hash.
     pub fn api_tokens(&self) -> &BTreeMap<TokenHash, ApiToken> {
         &self.state.api_tokens
     }
 
-    /// Peers that a control plane has named, by their numbers.
+    /// Peers registered by a control plane, by number.
     pub fn peers(&self) -> &BTreeMap<u64, PeerAggregator> {
         &self.state.peers
     }
 
-    /// What the tokens of tasks are derived from that a control plane sets up, if there is such a secret.
+    /// The seed of the tokens of provisioned tasks, if there is one.
     pub fn token_seed(&self) -> Option<&Secret> {
         self.state.token_seed.as_ref()
     }
@@ -83,33 +82,32 @@ impl Tx<'_> {
         self.state.removed.contains_key(id)
     }
 
-    /// What is kept of a collected batch.
+    /// Loads a collected batch.
     pub fn collected(&self, task: &TaskId, batch: &BatchSelector) -> Result<Option<CollectedBatch>, Fault> {
         rows::load_of(self, task, &table::COLLECTED, &(*task, *batch))
     }
 
-    /// A collection job in whatever state.
+    /// Loads a collection job in any state.
     pub fn collection(&self, task: &TaskId, job: &CollectionJobId) -> Result<Option<CollectionJobRecord>, Fault> {
         rows::load_of(self, task, &table::COLLECTIONS, &(*task, *job))
     }
 
-    /// An aggregation job of ours as the helper.
+    /// Loads an aggregation job of the helper.
     pub fn helper_job(&self, task: &TaskId, job: &AggregationJobId) -> Result<Option<HelperJobRecord>, Fault> {
         rows::helper_job(self, task, job)
     }
 
-    /// The batch of an aggregate share of ours as the helper.
+    /// Loads the batch of an aggregate share of the helper.
     pub fn share(&self, task: &TaskId, id: &AggregateShareId) -> Result<Option<BatchSelector>, Fault> {
         rows::load_of(self, task, &table::SHARES, &(*task, *id))
     }
 
-    /// How often [`raise_generation`](Self::raise_generation) was called for a kind of resource and the hash of the
-    /// request that makes it.
+    /// How often [`raise_generation`](Self::raise_generation) was called for this kind of resource and request hash.
     pub fn generation(&self, task: &TaskId, kind: u8, request_hash: &[u8; 32]) -> Result<u64, Fault> {
         Ok(rows::load_of(self, task, &table::GENERATIONS, &(*task, kind, *request_hash))?.unwrap_or_default().count)
     }
 
-    /// A position after all reports that were appended so far and before (or at) those still to come.
+    /// Returns a position after all reports appended so far and at or before all later ones.
     pub fn next_position(&mut self) -> ReportRef {
         self.group.close_packs();
         ReportRef { pack: self.state.next_pack, slot: 0 }
@@ -118,10 +116,13 @@ impl Tx<'_> {
 
 /// Tasks and keys.
 impl Tx<'_> {
-    /// Adds a task. A fault if its id is taken or was removed: ask first.
+    /// Adds a task. Faults if its id is in use or was removed.
     ///
-    /// A restored copy may have lost the task, or its tombstone, with the reports that it aggregated. Every way to add a
-    /// task comes through here, so the past of a task that is added to a restored copy is closed here.
+    /// # Decision: a restored copy closes the past of every added task
+    ///
+    /// A restored copy may have lost a task, or its tombstone, together with the reports that it aggregated. All ways
+    /// to add a task (operator, control plane, in-band) end here. So this function closes the past of the task up to
+    /// the time of the restore. The copy never aggregates a report of a lost task a second time.
     pub fn add_task(&mut self, task: Task) -> Result<(), Fault> {
         let id = task.public.id;
         if self.task(&id).is_some() || self.is_removed(&id) {
@@ -136,10 +137,10 @@ impl Tx<'_> {
         self.raise_horizon(&id, horizon)
     }
 
-    /// Deletes a task with all that is known of it, and leaves a tombstone. Does nothing if there is no such task.
+    /// Removes a task and leaves a tombstone. Does nothing if the task does not exist.
     ///
-    /// There may be millions of rows. The task is gone at once, and its rows are by
-    /// [`sweep_removed`](Self::sweep_removed), here or after the store was opened again.
+    /// The task disappears immediately. [`sweep_removed`](Self::sweep_removed) deletes its rows later, possibly
+    /// millions of them and after a restart.
     pub fn remove_task(&mut self, id: &TaskId, now: Time) -> Result<(), Fault> {
         if self.state.tasks.remove(id).is_none() {
             return Ok(());
@@ -154,8 +155,9 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Deletes a task with all its rows, and leaves no tombstone: its id may be used again. The caller knows that no
-    /// report of it was ever aggregated. Does nothing and returns false if it has more rows than one write deletes.
+    /// Deletes a task with all its rows and leaves no tombstone, so that its id can be used again. The caller ensures
+    /// that none of its reports was ever aggregated. Does nothing and returns false if the task has more rows than one
+    /// write may delete.
     pub fn forget_task(&mut self, id: &TaskId) -> Result<bool, Fault> {
         let Some(keys) = self.keys_within_limit(id)? else { return Ok(false) };
         if self.state.tasks.remove(id).is_some() {
@@ -166,7 +168,7 @@ impl Tx<'_> {
         Ok(true)
     }
 
-    /// Gives a task another name, or none.
+    /// Sets or clears the name of a task.
     pub fn put_task_name(&mut self, task: &TaskId, name: Option<TaskName>) -> Result<(), Fault> {
         let value = name.as_ref().map(|name| table::TASK_NAMES.value(name)).transpose()?;
         self.task_state_mut(task)?.name = name;
@@ -182,7 +184,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Says of a task that a control plane has set it up, and what stands beside it.
+    /// Marks a task as provisioned by a control plane and stores the mutable parts of its provisioning.
     pub fn put_provision(&mut self, task: &TaskId, provision: Provision) -> Result<(), Fault> {
         let value = table::PROVISIONS.value(&provision)?;
         self.task_state_mut(task)?.provision = Some(provision);
@@ -190,7 +192,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Says of a task that it was set up in-band, and what stands beside it. Its own tokens are good for nothing then.
+    /// Marks a task as set up in-band. Its own tokens become invalid.
     pub fn put_in_band(&mut self, task: &TaskId, in_band: InBandOrigin) -> Result<(), Fault> {
         let value = table::IN_BAND.value(&in_band)?;
         self.task_state_mut(task)?.set_in_band(in_band);
@@ -198,7 +200,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Adds a peer that a control plane names, after all others.
+    /// Registers a peer, after all others.
     pub fn add_peer(&mut self, peer: PeerAggregator) -> Result<(), Fault> {
         let number = self.state.peers.last_key_value().map_or(0, |(last, _)| last.saturating_add(1));
         self.group.set(table::PEERS.key(&number), Some(table::PEERS.value(&self.state.vault, &number, &peer)?));
@@ -206,18 +208,18 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Forgets a peer that a control plane has named.
+    /// Deletes a registered peer.
     pub fn remove_peer(&mut self, number: u64) {
         self.group.set(table::PEERS.key(&number), None);
         self.state.peers.remove(&number);
     }
 
-    /// Before which time there may have been tasks that are not known here any more, if this is a restored copy.
+    /// In a restored copy, the time before which tasks may have existed that the copy does not know.
     pub fn history_lost_before(&self) -> Option<Time> {
         self.state.history_lost_before
     }
 
-    /// Says that there may have been tasks before this time that are not known here any more. It only rises.
+    /// Raises the time before which unknown tasks may have existed. The time never decreases.
     pub fn raise_history_lost_before(&mut self, time: Time) -> Result<(), Fault> {
         let time = self.history_lost_before().map_or(time, |known| known.max(time));
         let value = table::SEQUENCES.value(&time.0)?;
@@ -226,12 +228,12 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// The largest `limits.clock_skew` that a server ran with on these data; zero if none is known.
+    /// The largest `limits.clock_skew` of any server that ran on this directory; zero if none is recorded.
     pub fn clock_skew(&self) -> Duration {
         self.state.clock_skew
     }
 
-    /// Notes that a server takes reports this far ahead of its clock.
+    /// Records the `limits.clock_skew` of the running server, if it is larger.
     pub fn raise_clock_skew(&mut self, skew: Duration) -> Result<(), Fault> {
         self.state.clock_skew = self.state.clock_skew.max(skew);
         let value = table::SEQUENCES.value(&self.state.clock_skew.0)?;
@@ -239,7 +241,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Keeps the secret that tokens of tasks are derived from. There must be none.
+    /// Stores the seed that tokens of provisioned tasks are derived from. Faults if there is one.
     pub fn put_token_seed(&mut self, seed: Secret) -> Result<(), Fault> {
         if self.token_seed().is_some() {
             return Err(Fault::new("the secret that tokens are derived from is there already"));
@@ -257,7 +259,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Forgets a token of the management API.
+    /// Deletes a token of the management API.
     pub fn remove_api_token(&mut self, hash: &TokenHash) {
         self.group.set(table::API_TOKENS.key(hash.as_bytes()), None);
         self.state.api_tokens.remove(hash);
@@ -271,13 +273,13 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Forgets an HPKE key, whose id may be used again.
+    /// Deletes an HPKE key. Its id can be used again.
     pub fn remove_key(&mut self, id: u8) {
         self.group.set(table::KEYS.key(&id), None);
         self.state.keys.remove(&id);
     }
 
-    /// Counts that something happened to `n` reports.
+    /// Adds `n` to a counter of the task.
     pub fn count(&mut self, task: &TaskId, name: &str, n: u64) -> Result<(), Fault> {
         let counters = &mut self.task_state_mut(task)?.counters;
         match counters.get_mut(name) {
@@ -291,8 +293,8 @@ impl Tx<'_> {
 
 /// Reports.
 impl Tx<'_> {
-    /// The reports are aggregated, and never will be again. Those before the horizon, if there is one, are refused
-    /// without being remembered.
+    /// Records reports as aggregated, for replay protection. Reports before the horizon are not recorded, because they
+    /// are rejected by their time.
     pub fn record_aggregated(&mut self, task: &TaskId, reports: &[(ReportId, Time)]) -> Result<(), Fault> {
         let replay = &mut task_state_mut(self.state, task)?.replay;
         for (id, time) in reports {
@@ -303,7 +305,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Stores an uploaded report, which then waits. The caller has made sure that its id is not known yet.
+    /// Stores an uploaded report. The caller ensures that its id is new.
     pub fn append_report(&mut self, task: &TaskId, report: &Report) -> Result<ReportRef, Fault> {
         task_state_mut(self.state, task)?;
         let pack = self.group.append(task, report, &mut self.state.next_pack);
@@ -312,7 +314,7 @@ impl Tx<'_> {
         Ok(state.update_bucket(&bucket, |state| state.waiting.append(pack, metadata.id, metadata.time)))
     }
 
-    /// Deletes uploaded reports: they were aggregated, or never can be. Those that are gone already do not matter.
+    /// Deletes uploaded reports that were aggregated or never can be. Ignores reports that are already deleted.
     pub fn delete_reports(&mut self, task: &TaskId, reports: &[(ReportId, ReportRef)]) -> Result<(), Fault> {
         let state = task_state_mut(self.state, task)?;
         for (id, at) in reports {
@@ -328,7 +330,8 @@ impl Tx<'_> {
 
 /// Batches.
 impl Tx<'_> {
-    /// A bucket and its sum, to be changed; empty if there was none. Reads the sum from the disk if it is not cached.
+    /// Returns a bucket and its sum for changing, and creates it if it does not exist. Reads the sum from disk if it is
+    /// not cached.
     pub fn bucket_mut(&mut self, task: &TaskId, bucket: Bucket) -> Result<BucketMut<'_>, Fault> {
         let key = (*task, bucket);
         let share = if self.group.has_sum(&key) { None } else { Some(self.stored_sum(&key)?) };
@@ -341,7 +344,7 @@ impl Tx<'_> {
         Ok(BucketMut { header, share, group_bytes })
     }
 
-    /// The sum of a bucket that this group has not changed, out of the cache or from the disk.
+    /// The sum of a bucket that this group has not changed, from the cache or from disk.
     fn stored_sum(&mut self, key: &BucketKey) -> Result<Vec<u8>, Fault> {
         let header = self.task(&key.0).and_then(|state| state.buckets.get(&key.1));
         if header.is_none_or(|header| header.share_bytes == 0) {
@@ -354,7 +357,7 @@ impl Tx<'_> {
         Ok(record.ok_or_else(|| Fault::new("the row of a batch bucket is missing"))?.share)
     }
 
-    /// The batch is collected from now on. Replaces what was kept of exactly the same batch.
+    /// Records a batch as collected. Replaces an earlier record of exactly this batch.
     pub fn put_collected(&mut self, task: &TaskId, batch: &CollectedBatch) -> Result<(), Fault> {
         let task_state_mut = self.task_state_mut(task)?;
         task_state_mut.collected.insert(&batch.batch);
@@ -364,14 +367,14 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Says what became of the result of a collected batch.
+    /// Stores the state of the result of a collected batch.
     pub fn put_result(&mut self, task: &TaskId, batch: BatchSelector, result: ResultRecord) -> Result<(), Fault> {
         self.task_state_mut(task)?.results.insert(batch, result);
         self.group.set(table::RESULTS.key(&(*task, batch)), Some(table::RESULTS.value(&result)?));
         Ok(())
     }
 
-    /// A collection has named the batch, so that collectors may ask for it by its id.
+    /// Records that a collection returned this batch id, so that collectors may query it by id.
     pub fn name_batch(&mut self, task: &TaskId, batch: BatchId) -> Result<(), Fault> {
         self.task_state_mut(task)?.names.insert(batch);
         self.group.set(table::NAMES.key(&(*task, batch)), Some(table::NAMES.value(&())?));
@@ -381,7 +384,7 @@ impl Tx<'_> {
 
 /// Jobs.
 impl Tx<'_> {
-    /// Adds or replaces an aggregation job of ours as the leader. Its reports are assigned.
+    /// Adds or replaces an aggregation job of the leader and assigns its reports to it.
     pub fn put_leader_job(&mut self, task: &TaskId, id: AggregationJobId, job: LeaderJobRecord) -> Result<(), Fault> {
         let task_state_mut = task_state_mut(self.state, task)?;
         job.reports.iter().for_each(|at| task_state_mut.waiting.assign(*at));
@@ -390,7 +393,8 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Deletes an aggregation job of ours as the leader. The same write buries or defers each of its reports: one that is forgotten stays assigned until the store is opened again, and then waits.
+    /// Deletes an aggregation job of the leader. The same write deletes or defers each of its reports. A forgotten
+    /// report stays assigned until the store reopens, and then waits again.
     pub fn end_leader_job(&mut self, task: &TaskId, id: &AggregationJobId) -> Result<(), Fault> {
         self.task_state_mut(task)?.leader_jobs.remove(id);
         self.group.set(table::LEADER_JOBS.key(&(*task, *id)), None);
@@ -414,7 +418,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Adds or replaces an aggregation job of ours as the helper.
+    /// Adds or replaces an aggregation job of the helper.
     pub fn put_helper_job(&mut self, task: &TaskId, id: AggregationJobId, job: &HelperJobRecord) -> Result<(), Fault> {
         self.task_state_mut(task)?;
         let HelperJobRecord { request_hash, created, ref state } = *job;
@@ -430,7 +434,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Adds the body of a request that we accept as the helper and answer later.
+    /// Stores the body of a request that the helper answers later.
     pub fn put_helper_request(&mut self, task: &TaskId, id: AggregationJobId, body: &Bytes) -> Result<(), Fault> {
         let deferred = &mut self.task_state_mut(task)?.deferred;
         if !deferred.contains(&id) {
@@ -441,7 +445,7 @@ impl Tx<'_> {
         Ok(())
     }
 
-    /// Deletes a request that was accepted: it is answered now, or never. False if there is no such request.
+    /// Deletes a stored request. Returns false if it does not exist.
     pub fn end_helper_request(&mut self, task: &TaskId, id: &AggregationJobId) -> Result<bool, Fault> {
         let deferred = &mut self.task_state_mut(task)?.deferred;
         let Some(place) = deferred.iter().position(|other| other == id) else { return Ok(false) };
@@ -450,15 +454,15 @@ impl Tx<'_> {
         Ok(true)
     }
 
-    /// Gives the batch of an aggregate share of ours as the helper an id.
+    /// Stores the id of an aggregate share of the helper and its batch.
     pub fn put_share(&mut self, task: &TaskId, id: AggregateShareId, batch: &BatchSelector) -> Result<(), Fault> {
         self.task_state_mut(task)?;
         self.group.set(table::SHARES.key(&(*task, id)), Some(table::SHARES.value(batch)?));
         Ok(())
     }
 
-    /// A resource of this kind was deleted that a request with this hash had made: what the same request makes from now
-    /// on is another.
+    /// Records that a resource of this kind and request hash was deleted: the same request makes a new resource from
+    /// now on.
     pub fn raise_generation(&mut self, task: &TaskId, kind: u8, request_hash: &[u8; 32]) -> Result<(), Fault> {
         self.task_state_mut(task)?;
         let count = self.generation(task, kind, request_hash)?.saturating_add(1);

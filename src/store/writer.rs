@@ -1,4 +1,4 @@
-//! What the writer thread and the handles of a store share, and how a group of writes is committed.
+//! The state shared by the writer thread and the handles of a store, and the commit of a group.
 
 use std::{
     collections::VecDeque,
@@ -18,47 +18,47 @@ use super::{backup::ChangeTracker, engine::Engine, group::Group, state::State, t
 use crate::latency::LatencyHistogram;
 use dapbox_support::{Act, Failpoints, Fault, Phase, Point, fault::panic_text};
 
-/// A write that waits for its turn.
+/// A queued write.
 pub(super) struct QueuedWrite {
     pub(super) point: Point,
     pub(super) run: Box<Run>,
 }
 
-/// Says whether the group can go on, and how to answer.
+/// Runs a write. Returns whether the group can continue, and how to answer the write.
 type Run = dyn FnOnce(&mut Tx<'_>) -> (Result<(), Fault>, Answer) + Send;
-/// Answers a write with its own result if it is durable, or with the fault.
+/// Answers a write: with its own result if the group is durable, else with the fault.
 pub(super) type Answer = Box<dyn FnOnce(Result<(), Fault>) + Send>;
 
-/// Memory and disk.
+/// The state in memory and the database.
 ///
-/// Locks are taken in the order of the fields. The writer holds `state` while a group runs, gets hold of `disk`
-/// before it lets go of `state`, and holds `disk` until the group is durable. So a read that has `state` and then
-/// gets `disk` finds on disk exactly what it sees in memory.
+/// Locks are taken in the order of the fields. The writer holds `state` while a group runs, acquires `disk` before it
+/// releases `state`, and holds `disk` until the group is durable. A read that holds `state` and then acquires `disk`
+/// therefore finds on disk exactly what it sees in memory.
 pub(super) struct Core {
     pub(super) state: RwLock<State>,
-    /// `None` once the store is closed.
+    /// `None` after the store is closed.
     pub(super) disk: RwLock<Option<Disk>>,
-    /// Why the store has stopped, if it has.
+    /// The fault that stopped the store.
     pub(super) stopped: watch::Sender<Option<Fault>>,
     pub(super) commits: AtomicU64,
-    /// How long they took.
+    /// The durations of the commits.
     pub(super) commit_latencies: LatencyHistogram,
     pub(super) failpoints: Failpoints,
-    /// How many bytes were committed.
+    /// The number of bytes committed.
     pub(super) written: AtomicU64,
-    /// What is committed while a backup is made.
+    /// Tracks the rows committed during a backup.
     pub(super) changes: ChangeTracker,
 }
 
-/// What is let go of when the store is closed, in this order.
+/// The database and its lock, released in this order when the store closes.
 pub(super) struct Disk {
     pub(super) engine: Engine,
-    /// Keeps other processes out.
+    /// Excludes other processes.
     pub(super) _lock: File,
 }
 
 impl Core {
-    /// Runs waiting writes, group by group, until there are no more senders or the store has stopped.
+    /// Runs queued writes group by group until all senders are gone or the store has stopped.
     pub(super) fn run(&self, mut queue: mpsc::Receiver<QueuedWrite>, group: usize) {
         let mut works = VecDeque::new();
         while let Some(first) = works.pop_front().or_else(|| queue.blocking_recv()) {
@@ -69,18 +69,18 @@ impl Core {
                 works.push_back(work);
             }
             if self.run_group(&mut works).is_err() {
-                // Those that still wait find their answers' senders dropped and ask why the store has stopped.
+                // The dropped senders of queued writes make their callers ask for the fault.
                 return;
             }
         }
     }
 
-    /// Runs writes, commits them together, and answers them. Those that do not go into this group are left.
+    /// Runs writes, commits them together and answers them. Writes that exceed the group stay queued.
     fn run_group(&self, works: &mut VecDeque<QueuedWrite>) -> Result<(), Fault> {
         let mut answers = Vec::with_capacity(works.len());
         let done = catch_unwind(AssertUnwindSafe(|| self.commit(works, &mut answers)));
         let done = done.unwrap_or_else(|panic| Err(Fault::while_doing("a write panicked", panic_text(&*panic))));
-        // Stop first: whoever gets a fault as the answer must find the store stopped.
+        // Stop before answering: a caller that gets a fault must find the store stopped.
         let done = done.map_err(|fault| self.poison(fault));
         answers.into_iter().for_each(|answer| answer(done.clone()));
         done
@@ -113,7 +113,7 @@ impl Core {
         drop(state);
         self.hit_failpoints(&points, Phase::Before)?;
         self.changes.record(&rows);
-        // Stop before anybody reads what may not be durable.
+        // Stop before a read can see rows that may not be durable.
         let begin = Instant::now();
         let committed = disk.as_ref().ok_or_else(super::closed)?.engine.commit(&rows);
         self.commit_latencies.observe(begin.elapsed());
@@ -125,7 +125,7 @@ impl Core {
         self.hit_failpoints(&points, Phase::After)
     }
 
-    /// Passes the failure points of a group's writes, before or after its commit.
+    /// Runs the failure points of a group's writes, before or after its commit.
     fn hit_failpoints(&self, points: &[Point], phase: Phase) -> Result<(), Fault> {
         points.iter().try_for_each(|point| match self.failpoints.at(*point, phase) {
             Act::Go => Ok(()),
@@ -138,7 +138,7 @@ impl Core {
         })
     }
 
-    /// A fault if the store has stopped.
+    /// Returns the fault if the store has stopped.
     pub(super) fn check(&self) -> Result<(), Fault> {
         match &*self.stopped.borrow() {
             Some(fault) => Err(fault.clone()),
@@ -146,7 +146,7 @@ impl Core {
         }
     }
 
-    /// Stops the store for good, and returns the fault.
+    /// Stops the store permanently and returns the fault.
     pub(super) fn poison(&self, fault: Fault) -> Fault {
         let is_first = self.stopped.send_if_modified(|stopped| {
             let is_first = stopped.is_none();
