@@ -12,7 +12,9 @@ use dapbox::{
         HpkeCiphertext, Interval, PartialBatchSelector, PrepareOutcome, Query, Report, ReportError, ReportId,
         ReportMetadata, Revision, Task, TaskId, Time, VdafConfig,
     },
-    store::{CollectionJobRecord, CollectionState, LeaderJobRecord, LeaderJobState, Options, SweepCursor, ReportRef, Tx},
+    store::{
+        CollectionJobRecord, CollectionState, LeaderJobRecord, LeaderJobState, Options, ReportRef, SweepCursor, Tx,
+    },
     support::{Point, clock},
     vdaf::{AggregateResult, Measurement},
     wire::{ProblemType, ResourceKind},

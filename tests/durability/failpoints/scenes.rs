@@ -39,7 +39,7 @@ pub enum Scene {
     /// The helper accepts only shorter jobs.
     Refused,
     /// The helper's answers are about other reports.
-    ProtocolViolation,
+    Violation,
     /// The helper refuses its share.
     Mismatch,
     /// A token is rotated; then both sides close and delete the past.
@@ -60,10 +60,10 @@ const HOLD: Span = Span::from_millis(300);
 impl Scene {
     /// The scenarios of a revision.
     pub fn all(revision: Revision) -> &'static [Self] {
-        use Scene::{ProtocolViolation, Closed, Deferred, Early, InBand, Keys, Life, Managed, Mismatch, Refused, Removed};
+        use Scene::{Closed, Deferred, Early, InBand, Keys, Life, Managed, Mismatch, Refused, Removed, Violation};
         match revision {
-            Revision::Dap09 => &[Life, Early, Refused, ProtocolViolation, Mismatch, Closed, Removed, Keys, Managed, InBand],
-            Revision::Dap18 => &[Life, Deferred, Early, Refused, ProtocolViolation, Mismatch, Closed, Removed, Keys],
+            Revision::Dap09 => &[Life, Early, Refused, Violation, Mismatch, Closed, Removed, Keys, Managed, InBand],
+            Revision::Dap18 => &[Life, Deferred, Early, Refused, Violation, Mismatch, Closed, Removed, Keys],
         }
     }
 
@@ -80,7 +80,7 @@ impl Scene {
             Self::Deferred => deferred(setting).await,
             Self::Early => early(setting).await,
             Self::Refused => refused(setting).await,
-            Self::ProtocolViolation => breach(setting).await,
+            Self::Violation => breach(setting).await,
             Self::Mismatch => mismatch(setting).await,
             Self::Closed => closed(setting).await,
             Self::Removed => removed(setting).await,
