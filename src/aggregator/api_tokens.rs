@@ -3,10 +3,9 @@
 
 use dapbox_protocol::model::Time;
 use dapbox_store::{
-    Tx,
+    Tx, WriteError,
     api_token::{ApiToken, MAX_API_TOKENS, check_name},
 };
-use dapbox_support::Fault;
 
 /// Why an API token is not made or revoked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,28 +25,25 @@ pub enum ApiTokenError {
 }
 
 /// Adds a token. Those that have expired go. The same one again is fine.
-pub fn add(tx: &mut Tx<'_>, token: ApiToken, now: Time) -> Result<Result<(), ApiTokenError>, Fault> {
-    if let Err(why) = check_name(&token.name) {
-        return Ok(Err(ApiTokenError::Name(why)));
-    }
+pub fn add(tx: &mut Tx<'_>, token: ApiToken, now: Time) -> Result<(), WriteError<ApiTokenError>> {
+    check_name(&token.name).map_err(|why| WriteError::Refused(ApiTokenError::Name(why)))?;
     let good: Vec<_> = tx.api_tokens().values().filter(|known| known.is_active(now)).collect();
     match good.iter().find(|known| known.name == token.name || known.hash == token.hash) {
-        Some(known) if known.name == token.name && known.hash == token.hash => return Ok(Ok(())),
-        Some(known) => return Ok(Err(ApiTokenError::Taken(known.name.clone()))),
-        None if good.len() >= MAX_API_TOKENS => return Ok(Err(ApiTokenError::TooMany)),
+        Some(known) if known.name == token.name && known.hash == token.hash => return Ok(()),
+        Some(known) => return Err(WriteError::Refused(ApiTokenError::Taken(known.name.clone()))),
+        None if good.len() >= MAX_API_TOKENS => return Err(WriteError::Refused(ApiTokenError::TooMany)),
         None => {}
     }
     let expired: Vec<_> =
         tx.api_tokens().values().filter(|known| !known.is_active(now)).map(|known| known.hash).collect();
     expired.iter().for_each(|hash| tx.remove_api_token(hash));
-    tx.put_api_token(token)?;
-    Ok(Ok(()))
+    Ok(tx.put_api_token(token)?)
 }
 
 /// Revokes the token with this name: it is refused from now on.
-pub fn revoke(tx: &mut Tx<'_>, name: &str) -> Result<Result<ApiToken, ApiTokenError>, Fault> {
+pub fn revoke(tx: &mut Tx<'_>, name: &str) -> Result<ApiToken, WriteError<ApiTokenError>> {
     let found = tx.api_tokens().values().find(|token| token.name == name).cloned();
-    let Some(token) = found else { return Ok(Err(ApiTokenError::Unknown(name.to_owned()))) };
+    let Some(token) = found else { return Err(WriteError::Refused(ApiTokenError::Unknown(name.to_owned()))) };
     tx.remove_api_token(&token.hash);
-    Ok(Ok(token))
+    Ok(token)
 }

@@ -25,7 +25,7 @@ use dapbox_protocol::{
 };
 use dapbox_store::{
     CollectedBatch, CollectedBy, CollectionJobRecord, CollectionProgress, CollectionState, ResultRecord, ResultStage,
-    TaskState, Tx,
+    TaskState, Tx, WriteError,
 };
 use dapbox_support::Fault;
 
@@ -72,39 +72,38 @@ pub fn create(
     context: &TaskContext,
     limits: &config::Leader,
     new: NewCollectionJob,
-) -> Result<Result<(), Problem>, Fault> {
+) -> Result<(), WriteError<Problem>> {
     let task = &context.task.public.id;
     let NewCollectionJob { id, bytes, query, room } = new;
     if let Some(existing) = tx.collection(task, &id)? {
         if matches!(existing.state, CollectionState::Deleted) {
             let detail = "the collection job was deleted; choose a new job id";
-            return Ok(Err(Problem::from_status(410).with_detail(detail).with_task(*task)));
+            return Err(WriteError::Refused(Problem::from_status(410).with_detail(detail).with_task(*task)));
         }
         if existing.request == bytes {
-            return Ok(Ok(()));
+            return Ok(());
         }
         let detail = "the collection job exists with other parameters; choose a new job id";
-        return Ok(Err(Problem::from_status(409).with_detail(detail).with_task(*task)));
+        return Err(WriteError::Refused(Problem::from_status(409).with_detail(detail).with_task(*task)));
     }
     let Some(state) = tx.task(task) else {
-        return Ok(Err(Problem::new(ProblemType::UnrecognizedTask).with_task(*task)));
+        return Err(WriteError::Refused(Problem::new(ProblemType::UnrecognizedTask).with_task(*task)));
     };
     if let Err(Refusal { kind, detail }) = check_query(state, &context.wire.collected_batch_policy(), limits, &query) {
-        return Ok(Err(Problem::new(kind).with_detail(detail).with_task(*task)));
+        return Err(WriteError::Refused(Problem::new(kind).with_detail(detail).with_task(*task)));
     }
     if state.collections.len() >= limits.max_collections {
-        return Ok(Err(Problem::busy().with_detail(TOO_MANY).with_task(*task)));
+        return Err(WriteError::Refused(Problem::busy().with_detail(TOO_MANY).with_task(*task)));
     }
     if let Err(problem) = room
         && !has_enough_reports(state, &query)
     {
-        return Ok(Err(problem.with_task(*task)));
+        return Err(WriteError::Refused(problem.with_task(*task)));
     }
     let (accepted_before, state) = (tx.next_position(), CollectionState::Waiting);
     let record =
         CollectionJobRecord { request: bytes, query, accepted_before, created: now, state, ended: None, batch: None };
-    tx.put_collection(task, id, record)?;
-    Ok(Ok(()))
+    Ok(tx.put_collection(task, id, record)?)
 }
 
 /// Whether a query can ever be answered, as far as is known when it comes.
@@ -360,13 +359,13 @@ pub fn helper_share(
     request: &AggregateShareReq,
     id: Option<AggregateShareId>,
     noise: AggregateShare,
-) -> Result<Result<Bytes, Problem>, Fault> {
+) -> Result<Bytes, WriteError<Problem>> {
     let task = &context.task.public.id;
     let Some(state) = tx.task(task) else {
-        return Ok(Err(Problem::new(ProblemType::UnrecognizedTask).with_task(*task)));
+        return Err(WriteError::Refused(Problem::new(ProblemType::UnrecognizedTask).with_task(*task)));
     };
     if let Some(decided) = existing_answer(state, tx.collected(task, &request.batch)?, context, bytes, request) {
-        return Ok(decided);
+        return decided.map_err(WriteError::Refused);
     }
     let request_hash: [u8; 32] = Sha256::digest(bytes).into();
     let share = take_aggregate_share(tx, context, &request.batch, noise)?;
@@ -378,7 +377,7 @@ pub fn helper_share(
     if let Some(id) = id {
         tx.put_share(task, id, &batch)?;
     }
-    Ok(Ok(answer.into()))
+    Ok(answer.into())
 }
 
 /// The answer to a request for our aggregate share that needs no new share: the stored one to a repeat, or a refusal.

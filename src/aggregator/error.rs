@@ -1,6 +1,7 @@
 //! What an interaction with a peer ends in when it does not succeed.
 
 use dapbox_protocol::wire::{Malformed, Problem};
+use dapbox_store::WriteError;
 use dapbox_support::Fault;
 
 /// Why a request is not answered with success.
@@ -15,6 +16,15 @@ pub enum Error {
     /// Ours: logged, and the peer learns nothing.
     #[error(transparent)]
     Fault(#[from] Fault),
+}
+
+impl<R: Into<Error>> From<WriteError<R>> for Error {
+    fn from(error: WriteError<R>) -> Self {
+        match error {
+            WriteError::Refused(refusal) => refusal.into(),
+            WriteError::Fault(fault) => fault.into(),
+        }
+    }
 }
 
 impl From<Malformed> for Error {

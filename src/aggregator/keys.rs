@@ -19,7 +19,7 @@ use dapbox_protocol::{
     hpke::{Keypair, Suite},
     model::{HpkeConfig, KeyState, Secret, Time},
 };
-use dapbox_store::{KeyRecord, KeyStage, Tx, View};
+use dapbox_store::{KeyRecord, KeyStage, Tx, View, WriteError};
 use dapbox_support::Fault;
 
 pub use plan::{KeyError, KeyRetention, Needs, PlanStep, Policy, Request, plan};
@@ -78,23 +78,22 @@ pub fn change(
     now: Time,
     policy: &Policy,
     request: Request,
-) -> Result<Result<Vec<KeyChange>, KeyError>, Fault> {
-    let steps = match plan(tx.keys(), &Needs::of(tx.tasks()), policy, now, request) {
-        Ok(steps) => steps,
-        Err(refusal) => return Ok(Err(refusal)),
-    };
+) -> Result<Vec<KeyChange>, WriteError<KeyError>> {
+    let steps = plan(tx.keys(), &Needs::of(tx.tasks()), policy, now, request).map_err(WriteError::Refused)?;
     let mut changes = Vec::new();
     for step in steps {
         changes.extend(apply_step(tx, now, step)?);
     }
-    Ok(Ok(changes))
+    Ok(changes)
 }
 
 /// Makes the keys of a new server, and of one whose configuration asks for others; and does what else is due.
 pub fn begin(tx: &mut Tx<'_>, now: Time, policy: &Policy) -> Result<Vec<KeyChange>, Fault> {
     // The clock of a machine that has just started may be wrong, so that nothing is old yet.
-    let changed = change(tx, now, policy, Request::Advance { settled: false })?;
-    changed.map_err(|refusal| Fault::while_doing("making HPKE keys", refusal))
+    change(tx, now, policy, Request::Advance { settled: false }).map_err(|error| match error {
+        WriteError::Refused(refusal) => Fault::while_doing("making HPKE keys", refusal),
+        WriteError::Fault(fault) => fault,
+    })
 }
 
 /// Whether [`change`] has something to do at `now`, even if nobody asks for it.

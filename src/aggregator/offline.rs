@@ -22,8 +22,8 @@ use dapbox_protocol::model::{
 };
 use dapbox_store as store;
 use dapbox_store::{
-    BackupError, BackupOptions, BackupSummary, OpenError, Options, Store, TaskState, Tx, api_token::ApiToken,
-    name::TaskName,
+    BackupError, BackupOptions, BackupSummary, OpenError, Options, Store, TaskState, Tx, WriteError,
+    api_token::ApiToken, name::TaskName,
 };
 use dapbox_support::{Fault, Point, clock};
 
@@ -50,19 +50,15 @@ impl Offline {
     }
 
     /// Adds a task, as the running server would.
-    pub async fn add_task(&self, task: Task) -> Result<Result<(), TaskError>, Fault> {
-        if let Err(error) = tasks::check(&task) {
-            return Ok(Err(error));
-        }
-        self.store.write(Point::TaskAdd, move |tx| tasks::add(tx, task)).await
+    pub async fn add_task(&self, task: Task) -> Result<(), WriteError<TaskError>> {
+        tasks::check(&task).map_err(WriteError::Refused)?;
+        self.store.try_write(Point::TaskAdd, move |tx| tasks::add(tx, task)).await
     }
 
     /// Adds several tasks of different ids or none, as the running server would.
-    pub async fn add_tasks(&self, tasks: Vec<Task>) -> Result<Result<(), TaskListError>, Fault> {
-        if let Err(error) = tasks::check_all(&tasks) {
-            return Ok(Err(error));
-        }
-        self.store.write(Point::TaskAdd, move |tx| tasks::add_all(tx, tasks)).await
+    pub async fn add_tasks(&self, tasks: Vec<Task>) -> Result<(), WriteError<TaskListError>> {
+        tasks::check_all(&tasks).map_err(WriteError::Refused)?;
+        self.store.try_write(Point::TaskAdd, move |tx| tasks::add_all(tx, tasks)).await
     }
 
     /// Gives a task another name, as the running server would. False if there is no such task.
@@ -113,8 +109,8 @@ impl Offline {
     }
 
     /// Replaces a token of a task, as the running server would.
-    pub async fn change_token(&self, change: TokenChange) -> Result<Result<Vec<TokenStatus>, TokenError>, Fault> {
-        self.store.write(Point::TokenChange, move |tx| tokens::change(tx, change, clock::now())).await
+    pub async fn change_token(&self, change: TokenChange) -> Result<Vec<TokenStatus>, WriteError<TokenError>> {
+        self.store.try_write(Point::TokenChange, move |tx| tokens::change(tx, change, clock::now())).await
     }
 
     /// All HPKE keys that were not deleted.
@@ -132,8 +128,8 @@ impl Offline {
         &self,
         policy: keys::Policy,
         request: keys::Request,
-    ) -> Result<Result<Vec<KeyChange>, keys::KeyError>, Fault> {
-        self.store.write(request.point(), move |tx| keys::change(tx, clock::now(), &policy, request)).await
+    ) -> Result<Vec<KeyChange>, WriteError<keys::KeyError>> {
+        self.store.try_write(request.point(), move |tx| keys::change(tx, clock::now(), &policy, request)).await
     }
 
     /// All tokens of the management API.
@@ -143,13 +139,13 @@ impl Offline {
     }
 
     /// Adds a token of the management API, as the running server would.
-    pub async fn add_api_token(&self, token: ApiToken) -> Result<Result<(), ApiTokenError>, Fault> {
-        self.store.write(Point::ApiTokenAdd, move |tx| api_tokens::add(tx, token, clock::now())).await
+    pub async fn add_api_token(&self, token: ApiToken) -> Result<(), WriteError<ApiTokenError>> {
+        self.store.try_write(Point::ApiTokenAdd, move |tx| api_tokens::add(tx, token, clock::now())).await
     }
 
     /// Revokes a token of the management API, as the running server would.
-    pub async fn revoke_api_token(&self, name: String) -> Result<Result<ApiToken, ApiTokenError>, Fault> {
-        self.store.write(Point::ApiTokenRevoke, move |tx| api_tokens::revoke(tx, &name)).await
+    pub async fn revoke_api_token(&self, name: String) -> Result<ApiToken, WriteError<ApiTokenError>> {
+        self.store.try_write(Point::ApiTokenRevoke, move |tx| api_tokens::revoke(tx, &name)).await
     }
 
     /// Writes a backup of everything.

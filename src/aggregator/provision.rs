@@ -17,7 +17,7 @@ use dapbox_protocol::{
     model::{Duration, Party, Revision, Role, Secret, Task, TaskId, TaskParameters, Time, TokenHash},
     wire::management::NewTask,
 };
-use dapbox_store::{Tx, api_token::Provision};
+use dapbox_store::{Tx, WriteError, api_token::Provision};
 use dapbox_support::Fault;
 
 /// How many bytes the secret has that tokens are derived from.
@@ -151,28 +151,28 @@ pub fn add(
     task: Task,
     by: &str,
     now: Time,
-) -> Result<Result<(Task, Option<Time>), ProvisionError>, Fault> {
+) -> Result<(Task, Option<Time>), WriteError<ProvisionError>> {
     let id = task.public.id;
     if tx.is_removed(&id) {
-        return Ok(Err(TaskError::Removed.into()));
+        return Err(WriteError::Refused(TaskError::Removed.into()));
     }
     let Some(state) = tx.task(&id) else {
         let end = task.public.task_expiration;
         tx.add_task(task.clone())?;
         tx.put_provision(&id, Provision { at: now, by: by.to_owned(), end })?;
-        return Ok(Ok((task, end)));
+        return Ok((task, end));
     };
     if state.provision.is_none() || !is_same(&state.task, &task) {
-        return Ok(Err(TaskError::Differs.into()));
+        return Err(WriteError::Refused(TaskError::Differs.into()));
     }
     let is_in_force = match task.party {
         Party::Leader { .. } => true,
         Party::Helper { leader_token } => state.tokens.accepts(leader_token, now),
     };
     if !is_in_force {
-        return Ok(Err(ProvisionError::TokenReplaced));
+        return Err(WriteError::Refused(ProvisionError::TokenReplaced));
     }
-    Ok(Ok((state.task.as_ref().clone(), state.end())))
+    Ok((state.task.as_ref().clone(), state.end()))
 }
 
 /// Whether the same was asked for. What only we decide may have changed since.

@@ -18,7 +18,7 @@ use dapbox_protocol::{
     },
     vdaf,
 };
-use dapbox_store::{TaskState, Tx};
+use dapbox_store::{TaskState, Tx, WriteError};
 use dapbox_support::Fault;
 
 /// What the salt is the hash of (draft-wang-ppm-dap-taskprov-06 section 3.2).
@@ -139,13 +139,13 @@ pub fn add(
     task: Task,
     in_band: InBandOrigin,
     max_tasks: u64,
-) -> Result<Result<Vec<TaskId>, OptOut>, Fault> {
+) -> Result<Vec<TaskId>, WriteError<OptOut>> {
     let (id, now) = (task.public.id, in_band.at);
     if tx.is_removed(&id) {
-        return Ok(Err(TaskError::Removed.into()));
+        return Err(WriteError::Refused(TaskError::Removed.into()));
     }
     if tx.task(&id).is_some() {
-        return Ok(Ok(Vec::new()));
+        return Ok(Vec::new());
     }
     let is_of_peer = |state: &TaskState| {
         let known = state.in_band.as_ref().is_some_and(|known| is_same_endpoint(&known.peer, &in_band.peer));
@@ -157,16 +157,16 @@ pub fn add(
         Ok(0) => Vec::new(),
         Ok(needed) => match idle::replaceable(tx, &of_peer, needed, now) {
             Some(replaced) => replaced,
-            None => return Ok(Err(OptOut::TooMany(max_tasks))),
+            None => return Err(WriteError::Refused(OptOut::TooMany(max_tasks))),
         },
-        Err(_) => return Ok(Err(OptOut::TooMany(max_tasks))),
+        Err(_) => return Err(WriteError::Refused(OptOut::TooMany(max_tasks))),
     };
     for old in &replaced {
         idle::remove(tx, old, now)?;
     }
     tx.add_task(task)?;
     tx.put_in_band(&id, in_band)?;
-    Ok(Ok(replaced))
+    Ok(replaced)
 }
 
 /// Adds a peer that a control plane names. The same one again is fine, another one of the same name is not: false.

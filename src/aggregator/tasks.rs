@@ -9,7 +9,7 @@ use dapbox_protocol::{
     model::{BaseUrl, Duration, Role, Task, TaskId, TaskParameters, Time},
     vdaf, wire,
 };
-use dapbox_store::{Counters, TaskState, Tx, name::TaskName};
+use dapbox_store::{Counters, TaskState, Tx, WriteError, name::TaskName};
 use dapbox_support::Fault;
 
 /// Why a task is not added.
@@ -101,23 +101,19 @@ pub fn check_all(tasks: &[Task]) -> Result<(), TaskListError> {
 }
 
 /// Adds a checked task. The same task again is fine.
-pub fn add(tx: &mut Tx<'_>, task: Task) -> Result<Result<(), TaskError>, Fault> {
-    if let Err(why) = check_addable(tx, &task) {
-        return Ok(Err(why));
-    }
-    put(tx, task).map(Ok)
+pub fn add(tx: &mut Tx<'_>, task: Task) -> Result<(), WriteError<TaskError>> {
+    check_addable(tx, &task).map_err(WriteError::Refused)?;
+    Ok(put(tx, task)?)
 }
 
 /// Adds tasks that were checked together: all of them, or none. Those that are there already are fine.
-pub fn add_all(tx: &mut Tx<'_>, tasks: Vec<Task>) -> Result<Result<(), TaskListError>, Fault> {
+pub fn add_all(tx: &mut Tx<'_>, tasks: Vec<Task>) -> Result<(), WriteError<TaskListError>> {
     let may = |task: &Task| check_addable(tx, task).map_err(|why| TaskListError::Refused(task.public.id, why));
-    if let Err(why) = tasks.iter().try_for_each(may) {
-        return Ok(Err(why));
-    }
+    tasks.iter().try_for_each(may).map_err(WriteError::Refused)?;
     for task in tasks {
         put(tx, task)?;
     }
-    Ok(Ok(()))
+    Ok(())
 }
 
 fn check_addable(tx: &Tx<'_>, task: &Task) -> Result<(), TaskError> {

@@ -4,8 +4,7 @@ use dapbox_protocol::model::{
     Time,
     tokens::{NewToken, TokenChange, TokenStatus},
 };
-use dapbox_store::Tx;
-use dapbox_support::Fault;
+use dapbox_store::{Tx, WriteError};
 
 /// Why a token is not replaced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,18 +21,18 @@ pub enum TokenError {
 }
 
 /// Replaces a token, and says which ones are in force then.
-pub fn change(tx: &mut Tx<'_>, change: TokenChange, now: Time) -> Result<Result<Vec<TokenStatus>, TokenError>, Fault> {
-    let Some(state) = tx.task(&change.task) else { return Ok(Err(TokenError::NoTask)) };
+pub fn change(tx: &mut Tx<'_>, change: TokenChange, now: Time) -> Result<Vec<TokenStatus>, WriteError<TokenError>> {
+    let Some(state) = tx.task(&change.task) else { return Err(WriteError::Refused(TokenError::NoTask)) };
     if state.in_band.is_some() {
-        return Ok(Err(TokenError::InBand));
+        return Err(WriteError::Refused(TokenError::InBand));
     }
     let presents = state.tokens.to_present(now).next().is_some();
     if matches!(change.new, NewToken::Presented(_)) && !presents {
-        return Ok(Err(TokenError::NothingPresented));
+        return Err(WriteError::Refused(TokenError::NothingPresented));
     }
     let mut tokens = state.tokens.clone();
     tokens.change(change.new, now, change.keep_old);
     let statuses = tokens.statuses(now);
     tx.put_tokens(&change.task, tokens)?;
-    Ok(Ok(statuses))
+    Ok(statuses)
 }

@@ -14,7 +14,7 @@ use dapbox_protocol::{
     model::{Duration, Report, ReportError, ReportId, Task, TaskId, Time},
     wire::{Problem, ProblemType},
 };
-use dapbox_store::{TaskState, Tx};
+use dapbox_store::{TaskState, Tx, WriteError};
 use dapbox_support::Fault;
 
 /// What becomes of an uploaded report.
@@ -46,12 +46,12 @@ pub fn accept(
     task: &TaskId,
     reports: &[Report],
     sampled: &Sampled,
-) -> Result<Result<Vec<Verdict>, Error>, Fault> {
+) -> Result<Vec<Verdict>, WriteError<Error>> {
     let Some(state) = tx.task(task) else {
-        return Ok(Err(Problem::new(ProblemType::UnrecognizedTask).with_task(*task).into()));
+        return Err(WriteError::Refused(Problem::new(ProblemType::UnrecognizedTask).with_task(*task).into()));
     };
     if (state.waiting.len() + reports.len()) as u64 > limits.max_waiting_reports {
-        return Ok(Err(Error::Busy));
+        return Err(WriteError::Refused(Error::Busy));
     }
     let mut verdicts = Vec::with_capacity(reports.len());
     for report in reports {
@@ -66,7 +66,7 @@ pub fn accept(
         tx.count(task, counter(&verdict), 1)?;
         verdicts.push(verdict);
     }
-    Ok(Ok(verdicts))
+    Ok(verdicts)
 }
 
 /// Counts an upload that does not decode, if the task is still there.

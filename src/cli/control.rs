@@ -89,7 +89,7 @@ impl Control {
     pub async fn add_task(&self, task: Task) -> Result<(), Failure> {
         match self {
             Self::Server(socket) => socket.add_task(&task).await,
-            Self::Offline(data) => data.add_task(task).await?.map_err(Failure::new),
+            Self::Offline(data) => Ok(data.add_task(task).await?),
         }
     }
 
@@ -97,7 +97,7 @@ impl Control {
     pub async fn add_tasks(&self, tasks: Vec<Task>) -> Result<(), Failure> {
         match self {
             Self::Server(socket) => socket.add_tasks(&tasks).await,
-            Self::Offline(data) => data.add_tasks(tasks).await?.map_err(Failure::new),
+            Self::Offline(data) => Ok(data.add_tasks(tasks).await?),
         }
     }
 
@@ -146,7 +146,7 @@ impl Control {
     pub async fn change_token(&self, change: TokenChange) -> Result<Vec<TokenStatus>, Failure> {
         match self {
             Self::Server(socket) => socket.change_token(&change).await,
-            Self::Offline(data) => data.change_token(change).await?.map_err(Failure::new),
+            Self::Offline(data) => Ok(data.change_token(change).await?),
         }
     }
 

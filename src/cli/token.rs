@@ -120,7 +120,7 @@ impl Control {
                     (status, body) => Err(refused(status, &body)),
                 }
             }
-            Self::Offline(data) => data.add_api_token(token).await?.map_err(Failure::new),
+            Self::Offline(data) => Ok(data.add_api_token(token).await?),
         }
     }
 
@@ -130,7 +130,7 @@ impl Control {
                 (StatusCode::NO_CONTENT, _) => Ok(()),
                 (status, body) => Err(refused(status, &body)),
             },
-            Self::Offline(data) => data.revoke_api_token(name.to_owned()).await?.map(drop).map_err(Failure::new),
+            Self::Offline(data) => Ok(data.revoke_api_token(name.to_owned()).await.map(drop)?),
         }
     }
 }

@@ -81,6 +81,7 @@ mod tx;
 mod vault;
 mod view;
 mod waiting;
+mod write_error;
 mod writer;
 
 use std::{
@@ -122,6 +123,7 @@ pub use tx::Tx;
 pub use vault::{KeyError, KeySource};
 pub use view::View;
 pub use waiting::{Pick, Picked, ReportEntry, WaitingReports};
+pub use write_error::WriteError;
 
 /// Resource limits of a store and the source of its encryption key.
 #[derive(Clone, Debug)]
@@ -230,9 +232,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Returns [`WriteError::Refused`] if `f` refuses; the store continues. Returns [`WriteError::Fault`] if `f`,
-    /// another write of its group or the database fails, or if the store is closed or stopped. Whether this write is
-    /// durable is then unknown until a restart.
+    /// Returns a fault if `f`, another write of its group or the database fails, or if the store is closed or stopped.
+    /// Whether this write is durable is then unknown until a restart.
     pub async fn write<T: Send + 'static>(
         &self,
         point: Point,
@@ -246,6 +247,25 @@ impl Store {
         queue.send(work(point, f, sender)).await.map_err(|_| stopped())?;
         drop(queue);
         receiver.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Runs a write that `f` may refuse. See [`Self::write`].
+    ///
+    /// # Errors
+    ///
+    /// Returns [`WriteError::Refused`] if `f` refuses, and the store continues. Returns [`WriteError::Fault`] as
+    /// [`Self::write`] does.
+    pub async fn try_write<T: Send + 'static, R: Send + 'static>(
+        &self,
+        point: Point,
+        f: impl FnOnce(&mut Tx<'_>) -> Result<T, WriteError<R>> + Send + 'static,
+    ) -> Result<T, WriteError<R>> {
+        let write = self.write(point, |tx| match f(tx) {
+            Ok(value) => Ok(Ok(value)),
+            Err(WriteError::Refused(refusal)) => Ok(Err(refusal)),
+            Err(WriteError::Fault(fault)) => Err(fault),
+        });
+        write.await?.map_err(WriteError::Refused)
     }
 
     /// Runs `f` between two groups of writes. `f` must be short, because writes wait for it, and must not call the

@@ -381,8 +381,8 @@ async fn bring_back(node: &mut Node, parties: &common::Parties, how: Return) {
             node.stop().await;
             let offline = Offline::open(node.data_dir(), Options::default()).unwrap();
             match how {
-                Return::Offline => offline.add_task(task).await.unwrap().unwrap(),
-                _ => offline.add_tasks(vec![task]).await.unwrap().unwrap(),
+                Return::Offline => offline.add_task(task).await.unwrap(),
+                _ => offline.add_tasks(vec![task]).await.unwrap(),
             }
             offline.close().await;
             node.resume().await;

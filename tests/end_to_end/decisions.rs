@@ -112,7 +112,7 @@ async fn aggregates_reports_of_waiting_collection_first(
         let new = collect::NewCollectionJob { id: CollectionJobId::random(), bytes: Bytes::new(), query, room: Ok(()) };
         collect::create(tx, NOW, &context, &one_at_a_time(), new)
     };
-    store.write(Point::Test, create).await.unwrap().unwrap();
+    store.try_write(Point::Test, create).await.unwrap();
     for report_wanted in &wanted {
         append(&store, id, vec![report(ago(4), 0), report(ago(9), 0), report(ago(3), 0)]).await;
         assert_eq!(pick(&store, id, &one_at_a_time()).await, [report_wanted.metadata.id]);
@@ -222,7 +222,7 @@ async fn counts_racing_uploads_of_one_report_once(#[values(Revision::Dap09, Revi
             let accept = move |tx: &mut Tx<'_>| {
                 upload::accept(tx, NOW, &Limits::default(), &ring, &id, &[report], &Sampled::new())
             };
-            store.write(Point::Test, accept).await.unwrap().unwrap();
+            store.try_write(Point::Test, accept).await.unwrap();
         });
     }
     racing.join_all().await;

@@ -52,7 +52,11 @@ impl KeyHarness {
 
     async fn ask(&self, request: Request) -> Result<Vec<KeyChange>, KeyError> {
         let (policy, now) = (self.policy.clone(), self.now);
-        self.store.write(Point::Test, move |tx| change(tx, now, &policy, request)).await.unwrap()
+        let changed = self.store.try_write(Point::Test, move |tx| change(tx, now, &policy, request)).await;
+        changed.map_err(|error| match error {
+            WriteError::Refused(refusal) => refusal,
+            WriteError::Fault(fault) => panic!("{fault}"),
+        })
     }
 
     /// What the driver does when it looks.

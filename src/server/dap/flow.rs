@@ -19,9 +19,9 @@ use dapbox_aggregator::{
 use dapbox_protocol::{
     model::{AggregateShareId, CollectionJobId, Duration, Report},
     vdaf::AggregateShare,
-    wire::{Malformed, ResourceKind},
+    wire::{Malformed, Problem, ResourceKind},
 };
-use dapbox_store::{CollectionState, Tx};
+use dapbox_store::{CollectionState, Tx, WriteError};
 use dapbox_support::{Act, Fault, Phase, Point, clock};
 
 /// How long a poll of a collection job that goes on is held.
@@ -40,14 +40,13 @@ pub async fn upload(app: &Arc<App>, context: &Arc<TaskContext>, reports: Vec<Rep
     let admission = app.disk.admit(reports.iter().map(size).sum())?;
     let sampled = sample::take(app, context, &reports).await;
     let write = move |tx: &mut Tx<'_>| {
-        let accepted = upload::accept(tx, now, &shared.config.limits, &shared.keys.ring(), &task, &reports, &sampled)?;
+        let verdicts = upload::accept(tx, now, &shared.config.limits, &shared.keys.ring(), &task, &reports, &sampled)?;
         // Here and not below: the report is stored even if the client hangs up, and nobody comes by there then.
-        if accepted.is_ok() {
-            shared.jobs.notify_one();
-        }
-        Ok((accepted, admission))
+        shared.jobs.notify_one();
+        Ok::<_, WriteError<Error>>((verdicts, admission))
     };
-    app.store.write(Point::Upload, write).await?.0
+    let (verdicts, _admission) = app.store.try_write(Point::Upload, write).await?;
+    Ok(verdicts)
 }
 
 /// About how many bytes a report has.
@@ -90,7 +89,7 @@ pub async fn aggregate_share(
         }
         let noise = draw(&app, &context).await?;
         let give = move |tx: &mut Tx<'_>| collect::helper_share(tx, &context, &body, &request, id, noise);
-        Ok(app.store.write(Point::ShareGive, give).await??)
+        Ok(app.store.try_write(Point::ShareGive, give).await?)
     })
     .await
 }
@@ -180,23 +179,18 @@ pub async fn create_collection(
         let pause = Duration(limits.next_batch_after.as_secs());
         let is_over = id_source == IdSource::Derived && results::is_superseded(tx, task, &found, now, pause)?;
         let id = if is_over { CollectionJobId::new(content.next_id(tx)?) } else { found };
-        let created = collect::create(
-            tx,
-            now,
-            &context,
-            limits,
-            NewCollectionJob { id, bytes: body, query: request.query, room },
-        )?;
-        if is_over && created.is_ok() {
+        collect::create(tx, now, &context, limits, NewCollectionJob { id, bytes: body, query: request.query, room })?;
+        if is_over {
             // The job of before keeps its result, where it is.
             content.invalidate(tx, found.as_bytes())?;
         }
         // As for an upload: the drivers learn of it whether or not the collector waits for the answer.
         shared.collections.notify_one();
         shared.jobs.notify_one();
-        Ok((created.map(|()| id), admission))
+        Ok::<_, WriteError<Problem>>((id, admission))
     };
-    Ok(app.store.write(Point::CollectionCreate, write).await?.0?)
+    let (id, _admission) = app.store.try_write(Point::CollectionCreate, write).await?;
+    Ok(id)
 }
 
 /// How a collection job is, if there is one, and whether the collector was not told of its outcome yet.

@@ -179,7 +179,8 @@ async fn take_up(app: &Arc<App>, offer: Offer) -> Result<(), Error> {
     app.disk.check()?;
     let (id, endpoint) = (task.public.id, in_band.peer.clone());
     let write = move |tx: &mut Tx<'_>| taskprov::add(tx, task, in_band, terms.max_tasks);
-    let replaced = app.store.write(Point::TaskOptIn, write).await?.map_err(|why| invalid(&why))?;
+    let replaced =
+        app.store.try_write(Point::TaskOptIn, write).await.map_err(|error| error.map_refusal(|why| invalid(&why)))?;
     for old in &replaced {
         app.forget(old);
         tracing::info!(task_id = %old, replaced_by = %id, "unused in-band task removed");

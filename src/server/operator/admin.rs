@@ -78,19 +78,15 @@ async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Error>
         ("POST", "/tasks", _) => {
             let task: Task = read(app, &mut request).await?;
             tasks::check(&task).map_err(|why| Problem::from_status(400).with_detail(why.to_string()))?;
-            app.store
-                .write(Point::TaskAdd, move |tx| tasks::add(tx, task))
-                .await?
-                .map_err(|why| Problem::from_status(409).with_detail(why.to_string()))?;
+            let added = app.store.try_write(Point::TaskAdd, move |tx| tasks::add(tx, task)).await;
+            added.map_err(|error| error.map_refusal(conflict))?;
             Ok(empty(StatusCode::CREATED))
         }
         ("POST", "/all_tasks", _) => {
             let all: Vec<Task> = read_at_most(MAX_TASKS, app, &mut request).await?;
             tasks::check_all(&all).map_err(|why| Problem::from_status(400).with_detail(why.to_string()))?;
-            app.store
-                .write(Point::TaskAdd, move |tx| tasks::add_all(tx, all))
-                .await?
-                .map_err(|why| Problem::from_status(409).with_detail(why.to_string()))?;
+            let added = app.store.try_write(Point::TaskAdd, move |tx| tasks::add_all(tx, all)).await;
+            added.map_err(|error| error.map_refusal(conflict))?;
             Ok(empty(StatusCode::CREATED))
         }
         ("GET", _, Some(Ok(id))) => json(StatusCode::OK, &status(app, id)?),
@@ -171,4 +167,8 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Result<Response, Erro
     let body = serde_json::to_vec(value)
         .map_err(|error| dapbox_support::Fault::while_doing("writing an answer as JSON", error))?;
     Ok(content(status, JSON, body))
+}
+
+fn conflict(why: impl ToString) -> Problem {
+    Problem::from_status(409).with_detail(why.to_string())
 }

@@ -38,12 +38,16 @@ pub async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Er
     };
     let shared = app.clone();
     // What is stored must be handed out, whether or not the operator waits for it.
-    let changed = unhurried(async move { Ok(keys::change(&shared, order).await?) }).await?;
-    let changes = changed.map_err(|refusal| {
-        let status = if matches!(refusal, KeyError::Unknown(_)) { 404 } else { 409 };
-        Problem::from_status(status).with_detail(refusal.to_string())
-    })?;
-    json(StatusCode::OK, &changes)
+    let changes = unhurried(async move {
+        let changed = keys::change(&shared, order).await;
+        Ok(changed.map_err(|error| error.map_refusal(refusal))?)
+    });
+    json(StatusCode::OK, &changes.await?)
+}
+
+fn refusal(why: KeyError) -> Problem {
+    let status = if matches!(why, KeyError::Unknown(_)) { 404 } else { 409 };
+    Problem::from_status(status).with_detail(why.to_string())
 }
 
 fn parse(id: &str) -> Result<u8, Problem> {

@@ -32,12 +32,13 @@ pub async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Er
         ("POST", None) => {
             let token: ApiToken = read(app, &mut request).await?;
             let add = move |tx: &mut Tx<'_>| api_tokens::add(tx, token, clock::now());
-            app.store.write(Point::ApiTokenAdd, add).await?.map_err(refusal)?;
+            app.store.try_write(Point::ApiTokenAdd, add).await.map_err(|error| error.map_refusal(refusal))?;
             Ok(empty(StatusCode::CREATED))
         }
         ("DELETE", Some(name)) => {
             let revoke = move |tx: &mut Tx<'_>| api_tokens::revoke(tx, &name);
-            let revoked = app.store.write(Point::ApiTokenRevoke, revoke).await?.map_err(refusal)?;
+            let revoked = app.store.try_write(Point::ApiTokenRevoke, revoke).await;
+            let revoked = revoked.map_err(|error| error.map_refusal(refusal))?;
             app.management.forget(&revoked.hash);
             Ok(empty(StatusCode::NO_CONTENT))
         }

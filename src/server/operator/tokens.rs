@@ -14,6 +14,7 @@ use dapbox_protocol::{
     },
     wire::{Problem, ProblemType},
 };
+use dapbox_store::Tx;
 use dapbox_support::{Point, clock};
 
 /// The tokens of a task that are in force.
@@ -31,19 +32,21 @@ pub fn list(app: &App, task: TaskId) -> Result<Vec<TokenStatus>, Error> {
 pub async fn change(app: &Arc<App>, change: TokenChange) -> Result<Vec<TokenStatus>, Error> {
     let (task, shared) = (change.task, app.clone());
     // What is stored must be in force, whether or not the operator waits for it.
-    let changed = unhurried(async move {
-        let changed =
-            shared.store.write(Point::TokenChange, move |tx| tokens::change(tx, change, clock::now())).await?;
+    unhurried(async move {
+        let write = move |tx: &mut Tx<'_>| tokens::change(tx, change, clock::now());
+        let changed = shared.store.try_write(Point::TokenChange, write).await;
+        changed.map_err(|error| error.map_refusal(|why| refusal(task, why)))?;
         shared.reread(&task);
-        Ok(changed)
-    });
-    match changed.await? {
-        Ok(_) => {}
-        Err(TokenError::NoTask) => return Err(Problem::new(ProblemType::UnrecognizedTask).with_task(task).into()),
-        Err(why @ (TokenError::NothingPresented | TokenError::InBand)) => {
-            return Err(Problem::from_status(409).with_detail(why.to_string()).into());
-        }
-    }
+        Ok(())
+    })
+    .await?;
     tracing::info!(%task, "a token was replaced");
     list(app, task)
+}
+
+fn refusal(task: TaskId, why: TokenError) -> Problem {
+    match why {
+        TokenError::NoTask => Problem::new(ProblemType::UnrecognizedTask).with_task(task),
+        TokenError::NothingPresented | TokenError::InBand => Problem::from_status(409).with_detail(why.to_string()),
+    }
 }

@@ -11,6 +11,7 @@ use dapbox_aggregator::{
     keys::{Policy, Request, is_due, is_near_limit, next},
     views::overview::FutureTimestamp,
 };
+use dapbox_store::WriteError;
 use dapbox_support::{Fault, Part, clock};
 
 /// After this time at the latest it looks again: clocks are set, tasks go, jobs end.
@@ -38,8 +39,12 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
             tracing::warn!("there are so many HPKE keys that no new ones are made; see 'dapbox keys list' for why");
         }
         was_crowded = crowded;
-        if due && let Err(refusal) = keys::change(&app, Request::Advance { settled }).await? {
-            tracing::error!(%refusal, "HPKE keys cannot be replaced");
+        if due {
+            match keys::change(&app, Request::Advance { settled }).await {
+                Ok(_) => {}
+                Err(WriteError::Refused(refusal)) => tracing::error!(%refusal, "HPKE keys cannot be replaced"),
+                Err(WriteError::Fault(fault)) => return Err(fault),
+            }
         }
         let pause = next.map_or(LOOK, |next| Duration::from_secs(next.0.saturating_sub(now.0)).min(LOOK));
         let pause = if settled { pause } else { pause.min(settles.saturating_duration_since(Instant::now())) };

@@ -15,7 +15,7 @@ use dapbox_aggregator::{
     },
 };
 use dapbox_protocol::model::{KeyState, Time};
-use dapbox_store::Store;
+use dapbox_store::{Store, WriteError};
 use dapbox_support::{Fault, Point, clock};
 
 /// The HPKE keys of a running server.
@@ -87,15 +87,15 @@ pub async fn list(app: &App) -> Result<Vec<ListedKey>, Fault> {
 }
 
 /// Does with keys what is due or wanted. A new key is handed out only when it is durable. Must run to its end.
-pub async fn change(app: &App, request: Request) -> Result<Result<Vec<KeyChange>, KeyError>, Fault> {
+pub async fn change(app: &App, request: Request) -> Result<Vec<KeyChange>, WriteError<KeyError>> {
     let _alone = app.keys.changing.lock().await;
     let policy = Policy::of(&app.config);
-    let write = app.store.write(request.point(), move |tx| keys::change(tx, clock::now(), &policy, request));
+    let write = app.store.try_write(request.point(), move |tx| keys::change(tx, clock::now(), &policy, request));
     let changes = write.await?;
     // Also if nothing changed that is worth telling: a private key may have been erased.
     app.keys.replace(Rings::load(&app.store)?);
     app.keys.changed.notify_one();
-    changes.iter().flatten().for_each(log);
+    changes.iter().for_each(log);
     Ok(changes)
 }
 

@@ -70,7 +70,7 @@ impl ServerTemplate {
     pub async fn add(&self, task: Task) -> Result<PartyContext, Failure> {
         let party = PartyContext::new(task.clone(), self.keys.clone())?;
         let store = open(&self.template)?;
-        store.write(Point::TaskAdd, move |tx| tasks::add(tx, task)).await??;
+        store.try_write(Point::TaskAdd, move |tx| tasks::add(tx, task)).await?;
         store.close().await;
         Ok(party)
     }

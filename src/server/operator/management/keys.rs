@@ -117,11 +117,18 @@ pub async fn delete(app: &Arc<App>, id: &str) -> Result<Response, Error> {
 async fn order(app: &Arc<App>, request: Request) -> Result<Vec<KeyChange>, Error> {
     let shared = app.clone();
     // What is stored must be handed out, whether or not the control plane waits for it.
-    let changed = unhurried(async move { Ok(keys::change(&shared, request).await?) }).await?;
-    changed.map_err(|why| match why {
+    let changes = unhurried(async move {
+        let changed = keys::change(&shared, request).await;
+        Ok(changed.map_err(|error| error.map_refusal(refusal))?)
+    });
+    changes.await
+}
+
+fn refusal(why: KeyError) -> Error {
+    match why {
         KeyError::Unknown(_) => unknown(),
         why => Problem::from_status(409).with_detail(why.to_string()).into(),
-    })
+    }
 }
 
 fn parse(id: &str) -> Result<u8, Error> {

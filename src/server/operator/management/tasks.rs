@@ -39,7 +39,8 @@ pub async fn create(app: &Arc<App>, by: String, body: &[u8]) -> Result<Response,
     let (task, token) = provision::task(order, &ours).map_err(|why| bad(why.to_string()))?;
     let id = task.public.id;
     let write = move |tx: &mut Tx<'_>| provision::add(tx, task, &by, clock::now());
-    let (task, end) = app.store.write(Point::TaskProvision, write).await?.map_err(refusal)?;
+    let (task, end) =
+        app.store.try_write(Point::TaskProvision, write).await.map_err(|error| error.map_refusal(refusal))?;
     tracing::info!(task = %id, role = %task.role(), "a control plane has set a task up, or asked for it again");
     tell(app, &task, end, token.as_ref())
 }
