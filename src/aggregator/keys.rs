@@ -9,6 +9,7 @@
 
 mod list;
 mod plan;
+mod policy;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,7 +23,8 @@ use dapbox_protocol::{
 use dapbox_store::{KeyRecord, KeyStage, Tx, View, WriteError};
 use dapbox_support::Fault;
 
-pub use plan::{KeyError, KeyRetention, Needs, PlanStep, Policy, Request, plan};
+pub use plan::{KeyError, PlanStep, Request, plan};
+pub use policy::{KeyRetention, Needs, Policy};
 
 /// The key pairs that open reports.
 #[derive(Default)]

@@ -6,7 +6,7 @@
 //! management API. That it was is stored with the first such request, so that a restart does not forget it. In doubt, a
 //! task was contacted: what is removed is gone for ever.
 
-use super::{counters, retention, tasks};
+use super::{counters, retention};
 use dapbox_protocol::model::{TaskId, Time};
 use dapbox_store::{TaskState, Tx};
 use dapbox_support::Fault;
@@ -55,7 +55,7 @@ pub fn remove(tx: &mut Tx<'_>, until: Time, most: usize, now: Time) -> Result<Ve
     let forgotten = tx.tasks().filter(|(_, state)| is_forgotten(state, until));
     let found: Vec<TaskId> = forgotten.map(|(id, _)| *id).take(most).collect();
     for id in &found {
-        tasks::remove(tx, id, now)?;
+        tx.remove_task(id, now)?;
     }
     Ok(found)
 }

@@ -51,7 +51,7 @@
 //! of a group, `writer.rs` commits them.
 //!
 //! `vault.rs` encrypts secrets. `ledger.rs` detects silent loss in the database. `space.rs` measures disk space and
-//! keeps the ballast. `backup.rs` makes and restores backups. `swap.rs` and `compact.rs` replace one database by
+//! keeps the ballast. `backup.rs` makes and restores backups. `swap.rs`, `rebuild.rs` and `compact.rs` replace one database by
 //! another. `legacy.rs` reads rows of earlier releases, and `migrate.rs` migrates their directories.
 
 pub mod api_token;
@@ -67,7 +67,9 @@ mod legacy;
 mod migrate;
 pub mod name;
 mod open;
+mod open_error;
 mod owner;
+mod rebuild;
 mod records;
 mod replay;
 mod rows;
@@ -106,10 +108,11 @@ pub use backup::{
     VerifyError, restore, verify,
 };
 pub use collected::CollectedBatches;
-pub use compact::{CompactStage, CompactionResult, ProgressFn, compact};
+pub use compact::{CompactionResult, compact};
 pub use engine::is_own_thread;
-pub use open::OpenError;
+pub use open_error::OpenError;
 pub use owner::check_user;
+pub use rebuild::{CompactStage, ProgressFn};
 pub use records::{
     BucketHeader, CollectedBatch, CollectedBy, CollectionJobRecord, CollectionProgress, CollectionState, Counters,
     HelperJobRecord, HelperJobState, KeyRecord, KeyStage, LeaderJobRecord, LeaderJobState, ReportRef, ResultRecord,

@@ -16,10 +16,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 
 use super::{
-    compact::{ProgressFn, rebuild},
     engine::{Engine, Row},
     fingerprints::FingerprintKey,
-    open::OpenError,
+    open_error::OpenError,
+    rebuild::{ProgressFn, rebuild},
     state::State,
     swap::OldDatabase,
     table::{self, EncryptedTable, Key},

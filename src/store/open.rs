@@ -9,14 +9,14 @@ use std::{
 
 use super::{
     Options,
-    engine::{Engine, EngineError},
+    engine::Engine,
     migrate,
+    open_error::OpenError,
     owner::check_user,
     space::{self, Ballast},
-    state::{LoadError, State},
+    state::State,
     swap::{self, TABLES},
-    table::RowError,
-    vault::{self, KeyError, Vault},
+    vault::{self, Vault},
     writer::Disk,
 };
 
@@ -29,116 +29,6 @@ const MARKER_TEXT: &str = "dapbox data directory, version ";
 
 /// What the marker says until a restore is complete.
 const RESTORING: &str = "dapbox data directory, being restored\n";
-
-/// Why a store cannot be opened, and what to do about it.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it open.
-    #[error("the data directory is in use by another process; stop that one first, or give this one its own")]
-    Locked,
-    /// A later release has written it.
-    #[error(
-        "the data directory was written by a newer release (version {found}); run that release, or a newer one, \
-         or restore a backup made before the upgrade"
-    )]
-    Newer {
-        /// The version that was found.
-        found: u32,
-    },
-    /// An earlier release has written it, and what is asked for is done to today's only.
-    #[error(
-        "the data directory was written by an earlier release; start the server on it once, which brings it up to date"
-    )]
-    NeedsMigration,
-    /// There is no data directory.
-    #[error("there is no data directory there; is --config or --data-dir missing?")]
-    NoDataDirectory,
-    /// The directory is not ours.
-    #[error("the data directory holds something else; name an empty directory, or one that does not exist yet")]
-    Foreign,
-    /// A restore into it was interrupted.
-    #[error("a backup was being restored into the data directory and is not complete; delete it and restore again")]
-    IncompleteRestore,
-    /// There is something in it.
-    #[error("the directory is not empty, and a backup is restored into an empty one only; name another one")]
-    NotEmpty,
-    /// The content does not make sense.
-    #[error("the data directory is damaged ({0}); move it away and restore a backup")]
-    Damaged(String),
-    /// There is no key for its secrets, or not the right one.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// There is no room on the file system.
-    #[error(
-        "the file system is full, and opening the data directory takes a few megabytes: free some space or enlarge it; \
-         nothing that was acknowledged is lost"
-    )]
-    Full,
-    /// There is no room to write the database anew.
-    #[error("writing the database anew takes room for a while: {0}; free some space and try again")]
-    NoRoom(String),
-    /// The file system lets nobody write.
-    #[error("the file system is mounted read-only; mount it for writing, or name a directory elsewhere")]
-    ReadOnly,
-    /// The file system does not let us.
-    #[error(
-        "there is no permission to use the data directory; run as the user that it belongs to, or give it to this one \
-         with chown -R"
-    )]
-    PermissionDenied,
-    /// Root is to work on somebody else's directory, while the server does not run.
-    #[error(
-        "the data directory belongs to user {0}, who could not read what root leaves behind in it; run this as that user \
-         (the unit file for systemd says how), or start the server and ask it"
-    )]
-    ForeignOwner(u32),
-    /// There is a file where the directory should be.
-    #[error("there is a file in place of the data directory; name a directory, or a place where one can be made")]
-    NotADirectory,
-    /// The file system refused otherwise.
-    #[error("the data directory cannot be used ({0}); look into the system's log for errors of the disk")]
-    Io(io::Error),
-}
-
-impl From<io::Error> for OpenError {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            _ if space::is_full(&error) => Self::Full,
-            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
-            io::ErrorKind::PermissionDenied => Self::PermissionDenied,
-            io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => Self::NotADirectory,
-            io::ErrorKind::InvalidData => Self::Damaged(error.to_string()),
-            _ => Self::Io(error),
-        }
-    }
-}
-
-impl From<EngineError> for OpenError {
-    fn from(error: EngineError) -> Self {
-        match error {
-            EngineError::Io(error) => error.into(),
-            EngineError::Damaged(text) => Self::Damaged(text),
-            error @ EngineError::NoRoom { .. } => Self::NoRoom(error.to_string()),
-        }
-    }
-}
-
-impl From<RowError> for OpenError {
-    fn from(error: RowError) -> Self {
-        LoadError::Row(error).into()
-    }
-}
-
-impl From<LoadError> for OpenError {
-    fn from(error: LoadError) -> Self {
-        match error {
-            LoadError::Engine(error) => error.into(),
-            LoadError::Row(RowError::Newer { found, .. }) => Self::Newer { found: found.into() },
-            LoadError::OtherKey => Self::Key(KeyError::Wrong),
-            other => Self::Damaged(other.to_string()),
-        }
-    }
-}
 
 /// Opens the directory, or makes it, and reads everything that is held in memory.
 ///

@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use super::{
-    plan::{KeyRetention, Needs, Policy},
+    policy::{KeyRetention, Needs, Policy},
     state,
 };
 use crate::views::{keys::ListedKey, overview::KeyStatus};

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::is_erased;
-use crate::config::{Config, Seconds};
+use super::{
+    is_erased,
+    policy::{Needs, Policy},
+};
 use dapbox_protocol::{
     hpke::Suite,
-    model::{Duration, TaskId, Time},
+    model::{Duration, Time},
 };
-use dapbox_store::{KeyRecord, KeyStage, TaskState};
+use dapbox_store::{KeyRecord, KeyStage};
 use dapbox_support::Point;
 
 /// So many keys may there be that still open something before no more are made but of necessity. There are 256 ids.
@@ -20,93 +22,6 @@ pub(super) const MAX_DELETED: usize = 64;
 /// How far ahead the time of an active or pending key is before our clock must have been wrong: it is not set back by as
 /// much in any other way. In seconds.
 const AHEAD: Duration = Duration(86_400);
-
-/// What the configuration says about keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// The suite of the keys that every client knows.
-    pub classical: Suite,
-    /// The suite of the keys that are offered beside them.
-    pub post_quantum: Option<Suite>,
-    /// How long a key is handed out, if it is replaced by itself.
-    pub rotate_every: Option<Duration>,
-    /// How long a new key is not handed out yet.
-    pub pending: Duration,
-    /// How long a client may have a key, from a cache, that is not handed out any more; and how far its clock may be ahead.
-    pub client_cache_time: Duration,
-}
-
-impl Policy {
-    /// What the configuration says.
-    pub fn of(config: &Config) -> Self {
-        let hpke = &config.hpke;
-        let cached = whole_seconds(hpke.cache_max_age).0.saturating_mul(2);
-        Self {
-            classical: hpke.suite(),
-            post_quantum: hpke.post_quantum_suite(),
-            rotate_every: Some(whole_seconds(hpke.rotate_every)).filter(|every| every.0 > 0),
-            pending: whole_seconds(hpke.pending_time),
-            client_cache_time: Duration(cached.saturating_add(whole_seconds(config.limits.clock_skew).0)),
-        }
-    }
-
-    fn suite(&self, kind: Kind) -> Option<Suite> {
-        match kind {
-            Kind::Classical => Some(self.classical),
-            Kind::PostQuantum => self.post_quantum,
-        }
-    }
-}
-
-fn whole_seconds(span: Seconds) -> Duration {
-    Duration(span.as_secs().saturating_add(u64::from(span.subsec_nanos() > 0)))
-}
-
-/// What the tasks need of keys that are not handed out any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Needs {
-    /// How long a report may wait.
-    pub kept: KeyRetention,
-    /// When the oldest aggregation job was made that is under way (leader).
-    pub oldest_job: Option<Time>,
-}
-
-/// How long a report may wait, in whatever task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyRetention {
-    /// So long; then it is refused, or forgotten.
-    For(Duration),
-    /// As long as this task exists, which never forgets a report.
-    While(TaskId),
-}
-
-impl Needs {
-    /// What these tasks need.
-    pub fn of<'a>(tasks: impl Iterator<Item = (&'a TaskId, &'a TaskState)>) -> Self {
-        let mut needs = Self { kept: KeyRetention::For(Duration(0)), oldest_job: None };
-        for (id, state) in tasks {
-            needs.kept = match (needs.kept, state.task.report_expiry_age) {
-                (KeyRetention::For(longest), Some(age)) => KeyRetention::For(longest.max(age)),
-                (KeyRetention::For(_), None) => KeyRetention::While(*id),
-                (forever, _) => forever,
-            };
-            let oldest = state.leader_jobs.values().map(|job| job.created).min();
-            needs.oldest_job = [needs.oldest_job, oldest].into_iter().flatten().min();
-        }
-        needs
-    }
-
-    /// Until when a key is kept that is not handed out any more since a time.
-    ///
-    /// A helper cannot know the last report that is sealed to a key. A client may have fetched it just before, from a cache
-    /// that had kept it for as long as a cache may, and keep it for as long again; and then the report may wait.
-    pub(super) fn end(&self, policy: &Policy, since: Time) -> Option<Time> {
-        match self.kept {
-            KeyRetention::For(longest) => Some(since.saturating_add(policy.client_cache_time).saturating_add(longest)),
-            KeyRetention::While(_) => None,
-        }
-    }
-}
 
 /// What is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,6 +114,14 @@ const KINDS: [Kind; 2] = [Kind::Classical, Kind::PostQuantum];
 
 fn kind_of(suite: Suite) -> Kind {
     if suite.is_post_quantum() { Kind::PostQuantum } else { Kind::Classical }
+}
+
+/// The configured suite of a kind of keys.
+fn suite_of(policy: &Policy, kind: Kind) -> Option<Suite> {
+    match kind {
+        Kind::Classical => Some(policy.classical),
+        Kind::PostQuantum => policy.post_quantum,
+    }
 }
 
 /// What there is to do at `now`, in order.
@@ -340,7 +263,7 @@ impl Planner<'_> {
                 let at = self.find(id)?;
                 let kind = kind_of(self.keys[at].suite);
                 let (since, was) = (self.now, self.keys[at].stage);
-                let successor = self.policy.suite(kind).filter(|_| matches!(was, KeyStage::Active { .. }));
+                let successor = suite_of(self.policy, kind).filter(|_| matches!(was, KeyStage::Active { .. }));
                 if successor.is_some_and(|suite| self.pending_of(kind, suite).is_none()) && !self.has_room(SPARE_KEYS) {
                     return Err(KeyError::TooMany);
                 }
@@ -359,7 +282,7 @@ impl Planner<'_> {
 
     /// Makes a new key, or lets that be it which is pending.
     fn rotate(&mut self, kind: Kind, at_once: bool) -> Result<(), KeyError> {
-        let Some(suite) = self.policy.suite(kind) else { return Ok(()) };
+        let Some(suite) = suite_of(self.policy, kind) else { return Ok(()) };
         if at_once && self.pending_of(kind, suite).is_some() {
             self.replace(kind);
         } else if self.pending_of(kind, suite).is_none() {
@@ -374,7 +297,7 @@ impl Planner<'_> {
 
     /// Hands out another key at once: the one that is pending, or a new one.
     fn replace(&mut self, kind: Kind) {
-        let Some(suite) = self.policy.suite(kind) else { return };
+        let Some(suite) = suite_of(self.policy, kind) else { return };
         match self.pending_of(kind, suite) {
             Some(at) => self.activate(at),
             None => self.make(suite, Duration(0)),
@@ -384,7 +307,7 @@ impl Planner<'_> {
     /// Sees to it that there is an active key of a kind, that it is of the suite that is wanted, and that it is replaced in
     /// time.
     fn maintain(&mut self, kind: Kind) {
-        let wanted = self.policy.suite(kind);
+        let wanted = suite_of(self.policy, kind);
         for at in self.of_kind(kind) {
             let since = self.now;
             match self.keys[at].stage {

@@ -16,10 +16,10 @@ use super::{
 };
 use crate::{
     KeyError, OpenError, Options, Tx,
-    compact::Importer,
     engine::{Engine, EngineError, Rows},
     group::Group,
     open,
+    rebuild::Importer,
     state::State,
     swap::{self, OldDatabase},
     vault::Vault,

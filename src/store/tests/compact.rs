@@ -7,8 +7,9 @@ use serde_bytes::ByteBuf;
 use super::*;
 use crate::{
     CompactStage, OpenError, compact,
-    compact::{JOINED_BYTES, check_room, rebuild},
+    compact::JOINED_BYTES,
     engine::{Engine, EngineError, Row, Rows},
+    rebuild::{check_room, rebuild},
     swap::OldDatabase,
     table,
 };
