@@ -49,18 +49,18 @@ pub struct Client {
     preparer: Arc<dyn Preparer>,
     peer: Peer,
     retries: RetryPolicy,
-    in_band: Option<InBand>,
-    keys: Mutex<Option<Cached>>,
+    in_band: Option<InBandConfig>,
+    keys: Mutex<Option<CachedKeys>>,
 }
 
 /// What a client of an in-band task adds to its requests and reports.
 #[derive(Clone, Debug)]
-struct InBand {
+struct InBandConfig {
     advertisement: String,
     extensions: Vec<Extension>,
 }
 
-struct Cached {
+struct CachedKeys {
     keys: AggregatorKeys,
     until: Instant,
 }
@@ -76,7 +76,10 @@ impl Client {
     pub fn with_advertisement(self, configuration: &[u8]) -> Self {
         let in_band = taskprov::for_revision(self.task.revision).map(|taskprov| {
             let extension = taskprov.report_extension().map(|kind| Extension { kind, data: Bytes::new() });
-            InBand { advertisement: taskprov.encode_header(configuration), extensions: extension.into_iter().collect() }
+            InBandConfig {
+                advertisement: taskprov.encode_header(configuration),
+                extensions: extension.into_iter().collect(),
+            }
         });
         Self { in_band, ..self }
     }
@@ -150,7 +153,7 @@ impl Client {
         let (helper, helper_age) = self.fetch(Role::Helper).await?;
         let keys = AggregatorKeys { leader, helper };
         let until = Instant::now() + leader_age.min(helper_age).min(DEFAULT_MAX_AGE);
-        let cached = Cached { keys: keys.clone(), until };
+        let cached = CachedKeys { keys: keys.clone(), until };
         *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = Some(cached);
         Ok(keys)
     }
