@@ -1,8 +1,8 @@
-//! The configuration of a running aggregator: every option and every limit, with its default and the reason for it.
+//! The configuration of a running aggregator: every option and limit with its default.
 //!
-//! A value is taken from the first of these that has it: command line flag, environment (`DAPBOX_LEADER__MAX_JOB_SIZE`
-//! for `max_job_size` in `[leader]`), `appliance.toml`, default. Keys that nobody knows are refused wherever they stand,
-//! because a misspelt limit that is silently ignored is a limit that does not exist.
+//! A value comes from the first source that sets it: command line flag, environment variable
+//! (`DAPBOX_LEADER__MAX_JOB_SIZE` for `max_job_size` in `[leader]`), `appliance.toml`, default. Unknown keys are
+//! rejected everywhere, because a misspelt limit that is silently ignored is no limit.
 
 mod acme;
 pub mod address;
@@ -40,135 +40,135 @@ pub use provisioning::Provisioning;
 pub use reload::reloadable;
 pub use taskprov::Taskprov;
 
-/// Everything that an operator can decide. Durations are written like `60s`, `500ms`, `5m`, `1h` or `1d`.
+/// All options of an operator. Durations are written like `60s`, `500ms`, `5m`, `1h` or `1d`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where everything that must survive a restart lives; `dapbox-data` in the current directory by default.
+    /// The data directory; default `dapbox-data` in the current directory.
     pub data_dir: PathBuf,
-    /// The address that peers, clients and collectors reach; `127.0.0.1:8080` by default, for a proxy in front.
+    /// The address that peers, clients and collectors connect to; default `127.0.0.1:8080`, for a proxy in front.
     #[serde(deserialize_with = "address::deserialize")]
     pub listen: SocketAddr,
-    /// The URL that the other parties reach this server under, without the path of a protocol revision; empty if there is
-    /// none. Control planes are told it; else nothing is served differently for it: `dapbox doctor` looks whether it leads
-    /// here, and `dapbox task add` refuses a task that has another URL for us.
+    /// The public URL of this server, without the path of a protocol revision; empty for none. Control planes receive
+    /// it, `dapbox doctor` checks that it leads to this server, and `dapbox task add` rejects a task with another URL
+    /// for this server.
     #[serde(deserialize_with = "base_url::deserialize_trimmed")]
     pub public_url: String,
-    /// HTTPS on that address.
+    /// HTTPS on the public address.
     pub tls: Tls,
-    /// Certificates from an authority.
+    /// Certificates from an ACME authority.
     pub acme: Acme,
-    /// Proxies in front.
+    /// Reverse proxies.
     pub proxy: Proxy,
-    /// How we reach others.
+    /// Outgoing connections.
     pub peer: Outbound,
-    /// The private listener for those who watch.
+    /// The private listener for monitoring.
     pub monitor: Monitor,
-    /// The API through which control planes set tasks up.
+    /// The management API for control planes.
     pub management: Management,
-    /// Tasks that others set up here.
+    /// Tasks that others set up on this server.
     pub provisioning: Provisioning,
     /// Tasks that are set up in-band.
     pub taskprov: Taskprov,
-    /// Bounds on memory, queues and time.
+    /// Limits on memory, queues and time.
     pub limits: Limits,
-    /// How much room is left on the disk.
+    /// Free space to keep on the disk.
     pub disk: Disk,
-    /// How a leader drives its tasks.
+    /// The leader of tasks.
     pub leader: Leader,
-    /// How a helper answers.
+    /// The helper of tasks.
     pub helper: Helper,
-    /// What is forgotten, and when.
+    /// Deletion of expired data.
     pub retention: Retention,
-    /// The keys that reports are sealed to.
+    /// The HPKE keys that reports are sealed to.
     pub hpke: Hpke,
-    /// What secrets in the data directory are encrypted under.
+    /// The key that encrypts secrets in the data directory.
     pub secrets: Secrets,
-    /// What is logged.
+    /// The log.
     pub log: Log,
 }
 
-/// Bounds on memory, queues and time. What goes over a bound is refused or waits; nothing grows without one.
+/// Limits on memory, queues and time. Requests beyond a limit are refused or wait.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Longest report in bytes; 1 MiB holds a vector of tens of thousands of numbers.
+    /// Longest report, in bytes; default 1 MiB, which holds a vector of tens of thousands of numbers.
     pub max_report_bytes: usize,
-    /// Longest upload in bytes, where the protocol has uploads of several reports. They are stored as they come, so that
-    /// it is not memory that this bounds, but what one client may do in one go.
+    /// Longest upload of several reports, in bytes; default 64 MiB. Reports are stored as they arrive, so this limits a
+    /// single client rather than memory.
     pub max_upload_bytes: usize,
-    /// Longest aggregation job request in bytes; 128 MiB holds 500 of the longest reports that are usual.
+    /// Longest request for an aggregation job, in bytes; default 128 MiB, which holds 500 of the longest usual reports.
     pub max_job_bytes: usize,
-    /// Most reports in one aggregation job, whatever its length.
+    /// Most reports in one aggregation job; default 1,000,000.
     pub max_job_reports: usize,
-    /// Longest request of any other kind in bytes: they are a few hundred bytes.
+    /// Longest request of any other kind, in bytes; default 64 KiB.
     pub max_message_bytes: usize,
-    /// Longest answer that is accepted from a peer, in bytes; as long as the longest job.
+    /// Longest answer accepted from a peer, in bytes; default 128 MiB.
     pub max_answer_bytes: usize,
-    /// Memory for the bodies of uploads, in bytes; one that finds none left is answered 503 with `Retry-After`. A short one,
-    /// of up to 4 KiB, needs none of it.
+    /// Memory for the bodies of uploads, in bytes; default 64 MiB. An upload without memory is answered 503 with
+    /// `Retry-After`. Bodies of up to 4 KiB need none.
     pub upload_memory_bytes: usize,
-    /// Memory for the bodies of all other requests, in bytes, apart because anybody may upload: with a few clients, a
-    /// leader's jobs could be kept out. One that finds none left is answered 503 with `Retry-After`; short ones need none.
+    /// Memory for the bodies of all other requests, in bytes; default 192 MiB. It is separate because any client may
+    /// upload and could otherwise keep out a leader's jobs. A request without memory is answered 503 with
+    /// `Retry-After`.
     pub request_memory_bytes: usize,
-    /// Requests in progress at once of each kind: uploads, requests of aggregators and collectors, and requests to the
-    /// management API; one more is answered 503 with `Retry-After`. A request counts once its body has arrived and its token
-    /// was checked, so that one kind cannot shut out another.
+    /// Concurrent requests of each kind: uploads, requests of aggregators and collectors, requests to the management
+    /// API; default 1024. Further requests are answered 503 with `Retry-After`. A request counts once its body has
+    /// arrived and its token is verified, so that one kind cannot block another.
     pub max_requests: usize,
-    /// Request bodies that are awaited at once, of uploads and of requests with a token each. One more ends the one that has
-    /// sent nothing for the longest time, with 503. Each takes a few kilobytes.
+    /// Request bodies awaited at the same time, for uploads and for authenticated requests each; default 4096. A
+    /// further one ends the request that has been silent longest with 503. Each takes a few kilobytes.
     pub max_pending_bodies: usize,
-    /// How long a request body may send nothing before it ends with 503, where memory for bodies is short and others need
-    /// what it holds.
+    /// How long a request body may be silent when memory for bodies is short; default 10 s. The request then ends with
+    /// 503.
     pub max_body_silence: Seconds,
-    /// Connections open at once; one more is closed at once. Each costs some memory before it has asked for anything.
+    /// Open connections; default 4096. Further connections are closed immediately.
     pub max_connections: usize,
-    /// How long a client may take over the head of a request, and a connection may be idle before it.
+    /// How long a client may take for the head of a request, and how long a connection may be idle; default 30 s.
     pub head_timeout: Seconds,
-    /// How long a request may take, from its first byte to the end of its body.
+    /// How long a request may take, from its first byte to the end of its body; default 60 s.
     pub request_timeout: Seconds,
-    /// How far ahead of our clock a report's time may be: clocks differ.
+    /// How far ahead of this server's clock a report's time may be; default 60 s.
     pub clock_skew: Seconds,
-    /// Threads that compute; 0 means one for each processor.
+    /// Worker threads for computation; 0 (default) for one per processor.
     pub workers: usize,
-    /// Aggregation jobs admitted to those threads at once; one more is answered 503 with `Retry-After`.
+    /// Aggregation jobs admitted to the workers; default 64. Further ones are answered 503 with `Retry-After`.
     pub pool_queue: usize,
-    /// Writes that wait for the storage thread; one more waits before it is queued.
+    /// Writes queued for the storage thread; default 1024. Further writers wait.
     pub store_queue: usize,
-    /// Memory that the storage engine may use for its cache, in bytes.
+    /// Memory for the page cache of the database, in bytes; default 64 MiB.
     pub store_cache_bytes: u64,
-    /// Memory for the sums of batch buckets of all tasks, in bytes. All sums are on disk; those that were used last are held
-    /// in memory as well, so that a job need not read them.
+    /// Memory for the cached sums of batch buckets of all tasks, in bytes; default 32 MiB. All sums are on disk; cached
+    /// ones need not be read for a job.
     pub sum_cache_bytes: usize,
-    /// Open batch buckets of one task: those that have reports and are not collected, at a leader also those of reports that
-    /// wait. Clients decide how many there are, by the times of their reports. An upload that would open one more is refused
-    /// (`reportRejected`, `report_dropped`). A helper takes twice as many from its leader. The default is twice the longest
-    /// interval that can be collected.
+    /// Open batch buckets of one task: buckets with reports that are not collected, at a leader including waiting
+    /// reports; default 20,000, twice the longest interval that can be collected. Clients choose the times of reports
+    /// and thereby the number of buckets. An upload that would open another bucket is rejected (`reportRejected`,
+    /// `report_dropped`). A helper allows its leader twice as many.
     pub max_open_buckets: usize,
-    /// Reports of one task that may wait for aggregation at a leader; uploads beyond that are answered 503.
+    /// Reports of one task that may wait for aggregation at a leader; default 10,000,000. Further uploads are answered
+    /// 503.
     pub max_waiting_reports: u64,
-    /// Memory for the names of rows that are written while a backup is made, in bytes; a backup for which it does not
-    /// suffice fails.
+    /// Memory to track the rows that change during a backup, in bytes; default 64 MiB. A backup that needs more fails.
     pub max_backup_tracking_bytes: usize,
-    /// How long a graceful stop waits for requests and jobs in progress.
+    /// How long a graceful shutdown waits for requests and jobs in progress; default 30 s.
     pub stop_timeout: Seconds,
 }
 
-/// How much room is left on the disk of the data directory.
+/// Free space to keep on the disk of the data directory.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Disk {
-    /// With less free space than this, in bytes, uploads, new aggregation jobs and collection jobs that would wait for more
-    /// reports are answered 507 with `Retry-After`.
-    /// Half of it is for what goes on then, which is a few hundred bytes for each report that waits; the other half for
-    /// what comes in between two looks. 256 MiB are little on the disk of a small virtual machine.
+    /// Free space, in bytes, below which uploads, new aggregation jobs and collection jobs that would wait for reports
+    /// are answered 507 with `Retry-After`; default 256 MiB. Half of it is for work in progress, a few hundred bytes
+    /// per waiting report. The other half is for what is admitted between two checks.
     pub reserve_bytes: u64,
-    /// The size of a file that holds room back, in bytes; 0 for none. It is given up when the disk is too full to start:
-    /// opening the database takes up to 8 MiB and a list of its pages, and what goes on then takes some more.
+    /// The size of the ballast file, in bytes; 0 for none; default 64 MiB. The ballast is released when the disk is too
+    /// full to start. Opening the database takes up to 8 MiB and a list of its pages.
     pub ballast_bytes: u64,
-    /// How often the free space is looked at, besides looking when much was written.
+    /// How often free space is measured, besides after large writes; default 2 s.
     pub check_interval: Seconds,
-    /// When those who are refused are told to come back: somebody has to make room first.
+    /// The `Retry-After` of requests refused for lack of space; default 60 s.
     pub retry_after: Seconds,
 }
 
@@ -176,93 +176,94 @@ pub struct Disk {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Leader {
-    /// Most reports in one aggregation job; more than a few hundred gain nothing and cost memory.
+    /// Most reports in one aggregation job; default 500. Larger jobs gain nothing and cost memory.
     pub max_job_size: usize,
-    /// Fewer reports than this wait for more to come, for at most `max_job_delay`.
+    /// Reports that a job needs; default 100. Fewer reports wait for at most `max_job_delay`.
     pub min_job_size: usize,
-    /// How long a report may wait for others before it is aggregated in a small job.
+    /// How long a report may wait before it is aggregated in a small job; default 5 s.
     pub max_job_delay: Seconds,
-    /// Aggregation jobs of one task in progress at once; it takes several to hide the round trip to the helper.
+    /// Concurrent aggregation jobs of one task; default 8. Several hide the round trip to the helper.
     pub jobs_in_flight: usize,
-    /// Memory for the aggregation jobs of all tasks while they wait for their helpers, in bytes. 500 vectors of 10,000
-    /// numbers would take 84 MB. Jobs are made so short that two have room; others wait.
+    /// Memory for the aggregation jobs of all tasks that wait for their helpers, in bytes; default 40 MiB. 500 vectors
+    /// of 10,000 numbers would take 84 MB. Jobs are sized so that two fit; others wait.
     pub max_memory_bytes: usize,
-    /// How long the helper may take to answer one request.
+    /// How long the helper may take to answer a request; default 60 s.
     pub peer_timeout: Seconds,
-    /// The first pause before a request to the helper is repeated; each further one is twice as long.
+    /// The first delay before a request to the helper is retried; default 500 ms. Each further delay is twice as long.
     pub retry_initial: Seconds,
-    /// The longest pause before a request to the helper is repeated.
+    /// The longest delay before a request to the helper is retried; default 5 min.
     pub retry_max: Seconds,
-    /// The leader's share of one in this many uploaded reports is opened before the upload is answered; 0 for none. All other
-    /// reports are opened when their job runs, and their clients never learn that it failed. With a sample, the first reports
-    /// that are sealed to a key of a task are opened as well, until one is good. When workers are busy, none is opened.
+    /// Opens the leader's share of one in this many uploaded reports before the upload is answered; default 100; 0 for
+    /// none. Other reports are opened when their job runs, and their clients never learn of a failure. With a sample,
+    /// the first reports sealed to a key are opened as well, until one is valid. Busy workers skip the sample.
     pub upload_sample_ratio: u32,
-    /// How old a report may be, by our clock, for the leader to retry it after the helper called it too early. An older one
-    /// is given up: otherwise a helper whose clock is wrong would be asked about it without end.
+    /// The age up to which the leader retries a report that the helper called too early; default 1 day. Older ones are
+    /// dropped, so that a helper with a wrong clock does not cause endless retries.
     pub early_retry_max: Seconds,
-    /// Longest interval that can be collected at once, in units of the task's time precision: 10,000 hours are more than
-    /// a year, and there are helpers that make an entry for each unit before they answer.
+    /// Longest interval that can be collected, in units of the task's time precision; default 10,000. Some helpers
+    /// create an entry for each unit before they answer.
     pub max_interval_units: u64,
-    /// When a collector that polls is told to come back.
+    /// The `Retry-After` of a polling collector; default 1 s.
     pub collection_retry_after: Seconds,
-    /// Collection jobs of one task that may have no result yet; one more is answered 503 with `Retry-After`.
+    /// Collection jobs of one task without a result; default 1000. Further ones are answered 503 with `Retry-After`.
     pub max_collections: usize,
-    /// How long a request for the next batch finds the same job again after its result was fetched (DAP-18, leader-selected
-    /// batches), for a collector that lost it on the way. Later requests get the next batch: there are collectors that never
-    /// delete a job. Its result stays at the job's URL until then.
+    /// How long a request for the next batch returns the same job after its result was fetched (DAP-18, leader-selected
+    /// batches), for a collector that lost the result; default 5 min. Later requests get the next batch, because some
+    /// collectors never delete a job. The result stays at the URL of its job.
     pub next_batch_after: Seconds,
 }
 
-/// How a helper answers aggregation jobs where the protocol lets it tell the leader to come back (DAP-18 section 3.1).
+/// How a helper answers aggregation jobs where the protocol lets it defer the answer (DAP-18 section 3.1).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Helper {
-    /// Jobs of more reports than this are stored first and answered later; 0 means all jobs.
+    /// Jobs of more reports than this are stored and answered later; default 1,000,000; 0 defers all jobs.
     pub synchronous_reports: usize,
-    /// When a leader is told to come back.
+    /// The `Retry-After` of a deferred job; default 1 s.
     pub retry_after: Seconds,
-    /// Memory for aggregation jobs in progress beside their requests, in bytes: 1 KiB for each report, and three times the sum
-    /// of each batch bucket. Jobs that find none left wait. A job that needs more than there is is refused with 413, and its
-    /// leader makes shorter ones; only a job of one report runs alone.
+    /// Memory for aggregation jobs in progress, besides their requests, in bytes; default 64 MiB. A job takes 1 KiB per
+    /// report and three times the sum of each batch bucket. Jobs without memory wait. A job that needs more than the
+    /// total is refused with 413, and its leader makes smaller ones; a job of one report always runs.
     pub max_memory_bytes: usize,
-    /// Jobs of one task that may wait to be answered; one more is answered 503 with `Retry-After`.
+    /// Deferred jobs of one task; default 1000. Further ones are answered 503 with `Retry-After`.
     pub max_deferred_jobs: usize,
 }
 
-/// What is forgotten, and when. How long reports and all that belongs to them are kept is the task's to say.
+/// When expired data is deleted. How long reports are kept is a parameter of the task.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retention {
-    /// How often what is over is looked for. The first time is this long after the start, so that a clock that is wrong
-    /// until the network sets it does no harm.
+    /// How often expired data is deleted; default 10 min. The first time is this long after the start, so that the
+    /// network can correct a wrong clock first.
     pub sweep_interval: Seconds,
-    /// How long a helper keeps its answers to aggregation jobs, for a leader that did not get them: longer than any
-    /// outage that a leader comes back from. A job that it repeats later than that cannot be finished any more.
+    /// How long a helper keeps its answers to aggregation jobs, for leaders that retry; default 14 days. It should
+    /// exceed any outage of a leader: a job that is retried later cannot be completed.
     pub answer_age: Seconds,
 }
 
-/// The HPKE keys that we make (RFC 9180 section 7), and how long they are used. If another suite is wanted, a key of it is
-/// made, and takes the place of the one that there is as in any rotation.
+/// The HPKE keys of this server (RFC 9180 section 7) and their rotation. A change of the suite creates a key that
+/// replaces the active one as in any rotation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hpke {
-    /// Key encapsulation mechanism; every published client speaks the default, X25519.
+    /// Key encapsulation mechanism; default X25519, which every published client supports.
     pub kem: Kem,
-    /// Key derivation function.
+    /// Key derivation function; default HKDF-SHA256.
     pub kdf: Kdf,
-    /// Authenticated encryption.
+    /// Authenticated encryption; default AES-128-GCM.
     pub aead: Aead,
-    /// Whether a second key is offered after that, of X-Wing (ML-KEM-768 with X25519): what is recorded today cannot be
-    /// opened by the quantum computers of tomorrow. Off by default, because the specification is a draft, reports get 1.1 KB
-    /// longer for each aggregator, and opening one takes longer. Clients that do not know it do not notice.
+    /// Whether to offer a second key, of X-Wing (ML-KEM-768 with X25519), which protects recorded reports against
+    /// quantum computers; default false. The specification is a draft, a report grows by 1.1 KB per aggregator, and
+    /// opening it takes longer. Clients that do not know X-Wing ignore the key.
     pub post_quantum: bool,
-    /// How long clients may use a key before they ask again.
+    /// How long clients may cache a key; default 1 day.
     pub cache_max_age: Seconds,
-    /// How long a key is handed out before another takes its place; `0s` for ever. A stolen key opens the reports of so much
-    /// time. Old keys are kept for twice `cache_max_age`, and for as long as reports that were sealed to them may wait.
+    /// How long a key is active before it is rotated; default 90 days; `0s` for never. A stolen key opens the reports
+    /// of this period. Expired keys are kept for twice `cache_max_age` plus the time that reports sealed to them may
+    /// wait.
     pub rotate_every: Seconds,
-    /// How long a new key is kept back before it is handed out, so that last night's backup has it. The first key of a new
-    /// server is handed out at once.
+    /// How long a new key stays pending before it is activated, so that a backup contains it; default 1 day. The first
+    /// key of a new server is active immediately.
     pub pending_time: Seconds,
 }
 
@@ -305,13 +306,13 @@ pub enum Aead {
 }
 
 impl Hpke {
-    /// The suite of the keys that are offered after those, if any are.
+    /// The suite of the post-quantum key, if one is offered.
     pub fn post_quantum_suite(&self) -> Option<Suite> {
         // X-Wing goes with any KDF (draft-connolly-cfrg-xwing-kem section 5.8).
         self.post_quantum.then(|| Suite { kem_id: hpke::XWING, ..self.suite() })
     }
 
-    /// The suite of the keys that we make.
+    /// The suite of the classical key.
     pub fn suite(&self) -> Suite {
         Suite {
             kem_id: match self.kem {
@@ -332,18 +333,18 @@ impl Hpke {
     }
 }
 
-/// Where the key is that secrets in the data directory (private keys, verification keys, tokens) are encrypted under.
+/// The source of the key that encrypts secrets in the data directory: private keys, verification keys, tokens.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Secrets {
-    /// The file that holds it, made at the first start; if empty, `secrets.key` in the data directory.
+    /// The file of the key, created at the first start; default `secrets.key` in the data directory.
     pub key_file: PathBuf,
-    /// The key itself, 32 bytes as unpadded base64url, in place of a file: meant for the environment.
+    /// The key itself, 32 bytes as unpadded base64url, instead of a file. Meant for the environment.
     pub key: Secret,
 }
 
 impl Config {
-    /// The socket that the command line talks to the running server through.
+    /// The control socket of the server.
     pub fn control_socket(&self) -> PathBuf {
         self.data_dir.join("control.sock")
     }

@@ -1,4 +1,4 @@
-//! What makes no sense about certificates from an authority, said before anybody is asked.
+//! Validation of the ACME options.
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
@@ -7,15 +7,15 @@ use url::{Host, Url};
 use super::{Config, TlsMode};
 use dapbox_protocol::model::BaseUrl;
 
-/// The shortest first pause that an authority on another machine is treated with.
+/// The shortest first delay for an authority on another machine.
 const LEAST_PAUSE: Duration = Duration::from_secs(60);
-/// The most names in one certificate that public authorities take.
+/// The most names that public authorities accept in one certificate.
 const MAX_DOMAINS: usize = 100;
-/// The longest DNS name as text, and the longest part of it (RFC 1035 section 2.3.4).
+/// The longest DNS name and the longest label, in characters (RFC 1035 section 2.3.4).
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 
-/// What is wrong with `[acme]`, if something is.
+/// Validates `[acme]`.
 pub fn check(config: &Config) -> Result<(), String> {
     let acme = &config.acme;
     if config.tls.mode == TlsMode::Acme && acme.domains.is_empty() {
@@ -48,7 +48,7 @@ pub fn check(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a name can be in a certificate whose authority connects to it (RFC 8737 section 3).
+/// Checks that an authority can validate a name by TLS-ALPN-01 (RFC 8737 section 3).
 fn check_domain(domain: &str) -> Result<(), &'static str> {
     let bare = domain.trim_start_matches('[').trim_end_matches(']');
     if bare.parse::<IpAddr>().is_ok() {
@@ -71,8 +71,7 @@ fn check_domain(domain: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Whether an authority may write there. It is sent as a `mailto` URL, of one address and nothing else (RFC 8555 section
-/// 7.3).
+/// Checks the contact address. It is sent as a `mailto` URL with a single address (RFC 8555 section 7.3).
 fn check_email(email: &str) -> Result<(), String> {
     let is_plain = |c: char| c.is_ascii_graphic() && !"?%&,;:<>()[]\"\\".contains(c);
     let plausible = email.split_once('@').is_some_and(|(user, domain)| {
@@ -157,7 +156,7 @@ mod tests {
         };
         assert!(hasty("https://example.org/dir").unwrap_err().contains("less than a minute"));
         assert_eq!(hasty("https://127.0.0.1:14000/dir"), Ok(()));
-        // Who has no certificates from an authority needs no domains.
+        // Without `acme` no domains are needed.
         assert_eq!(check(&Config::default()), Ok(()));
     }
 }

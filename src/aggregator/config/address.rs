@@ -4,12 +4,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-/// Parses an address and its port. Of names only `localhost` is known, as the loopback address of IPv4: what another name
-/// leads to may change, and may be several addresses.
+/// Parses an address and a port. `localhost` means the IPv4 loopback address; other names are rejected, because they
+/// may resolve to several, changing addresses.
 ///
 /// # Errors
 ///
-/// If it is something else; the text says what to write.
+/// Describes the expected format.
 pub fn parse(text: &str) -> Result<SocketAddr, String> {
     let text = text.trim();
     if let Ok(address) = text.parse() {

@@ -1,17 +1,17 @@
-//! What came of reloading a running server's configuration, and what its log is told.
+//! The result of a configuration reload.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// An option that has another value. Secrets are not shown.
+/// An option with a new value. Secrets are not shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OptionChange {
     /// The option, as in `leader.max_job_size`.
     pub key: String,
-    /// What it was.
+    /// The previous value.
     pub from: String,
-    /// What it is now, or will be after a restart.
+    /// The new value, active now or after a restart.
     pub to: String,
 }
 
@@ -21,20 +21,20 @@ impl fmt::Display for OptionChange {
     }
 }
 
-/// What came of a reload.
+/// The result of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReloadResult {
-    /// What was taken over.
+    /// Options that changed.
     pub changed: Vec<OptionChange>,
-    /// What differs from how the server runs and needs a restart.
+    /// Changed options that need a restart.
     pub needs_restart: Vec<OptionChange>,
-    /// What went wrong beside that; what is concerned stays as it was.
+    /// What failed; the affected options keep their values.
     pub errors: Vec<String>,
 }
 
-/// What is logged.
+/// A request to change the log level.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogLevel {
-    /// A level, or levels by module, as `log.level` has it.
+    /// A level, or levels by module, as in `log.level`.
     pub level: String,
 }

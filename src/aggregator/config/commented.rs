@@ -1,8 +1,8 @@
-//! TOML files that are made for people: what they are stands above, and what their lines mean.
+//! TOML files with comments for their readers.
 
 use std::fmt::Write;
 
-/// A file's text: a heading, and a comment above each key or table that has one.
+/// Formats a TOML file: a heading, and a comment above each key or table that has one.
 pub fn commented(toml: &str, heading: &[&str], comments: &[(&str, &str)]) -> String {
     let mut text = String::new();
     for line in heading {

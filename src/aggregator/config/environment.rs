@@ -1,22 +1,22 @@
-//! Environment variables that set options, and those that only look like it.
+//! Environment variables that set options, and similar ones that do not.
 
 use std::{ffi::OsString, os::unix::ffi::OsStrExt};
 
 use super::ConfigError;
 
-/// The start of the names of environment variables that we read.
+/// The prefix of our environment variables.
 pub(super) const PREFIX: &str = "DAPBOX_";
-/// Variables with our prefix that are not options of the configuration file but flags of the command line.
+/// Variables with our prefix that set command line flags.
 const FLAG_VARIABLES: [&str; 3] = ["DAPBOX_CA_FILE", "DAPBOX_CONFIG", "DAPBOX_VERIFY_KEY_SEED"];
 
-/// The protocols of a Kubernetes service, as they stand in values and in names.
+/// The protocols of a Kubernetes service, in values and in names.
 const PROTOCOLS: [(&str, &str); 3] = [("tcp://", "TCP"), ("udp://", "UDP"), ("sctp://", "SCTP")];
 
 /// Reads the variables with our prefix.
 ///
 /// # Errors
 ///
-/// If a name or a value is not UTF-8: dropping it would leave an option at its default.
+/// Rejects a name or value that is not UTF-8: ignoring it would leave an option at its default.
 pub fn read(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>, ConfigError> {
     let mut read = Vec::new();
     for (name, value) in environment {
@@ -39,7 +39,7 @@ pub fn read(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Resu
     Ok(read)
 }
 
-/// Names of variables that Kubernetes sets for a service whose name begins with `dapbox`.
+/// Returns the variables that Kubernetes sets for a service whose name starts with `dapbox`.
 pub fn service_variables(environment: impl IntoIterator<Item = (String, String)>) -> Vec<String> {
     let found =
         environment.into_iter().filter(|(name, value)| name.starts_with(PREFIX) && is_service_variable(name, value));
@@ -48,13 +48,13 @@ pub fn service_variables(environment: impl IntoIterator<Item = (String, String)>
     names
 }
 
-/// Whether a variable sets an option, or tries to.
+/// Whether a variable is meant to set an option.
 pub(super) fn is_option(name: &str, value: &str) -> bool {
     name.starts_with(PREFIX) && !FLAG_VARIABLES.contains(&name) && !is_service_variable(name, value)
 }
 
-/// Whether Kubernetes sets such a variable in every container, for a service named `dapbox` or `dapbox-…`: addresses of
-/// services in the form of Docker's links.
+/// Whether Kubernetes sets this variable in every container, for a service named `dapbox` or `dapbox-…`: the address of
+/// a service in the format of Docker links.
 fn is_service_variable(name: &str, value: &str) -> bool {
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let is_link = PROTOCOLS.iter().any(|(scheme, _)| value.starts_with(scheme));
@@ -64,7 +64,7 @@ fn is_service_variable(name: &str, value: &str) -> bool {
     if name.ends_with("_SERVICE_PORT") || name.contains("_SERVICE_PORT_") {
         return is_number(value);
     }
-    // DAPBOX_PORT with a number is an operator's.
+    // An operator sets `DAPBOX_PORT` to a number.
     if name.ends_with("_PORT") && is_link {
         return true;
     }
@@ -124,7 +124,7 @@ mod tests {
         let error = one(b"DAPBOX_LISTEN", b"127.0.0.1:1\xff").unwrap_err().to_string();
         assert!(error.contains("value of the environment variable DAPBOX_LISTEN"), "{error}");
         assert!(one(b"DAPBOX_\xff", b"x").unwrap_err().to_string().contains("name"));
-        // Others' variables, and paths that flags take from the environment, may be anything.
+        // Variables of others, and paths for flags, may hold any bytes.
         for name in [&b"OTHER"[..], b"\xff", b"DAPBOX_CONFIG"] {
             assert_eq!(one(name, b"\xff").unwrap(), []);
         }

@@ -1,4 +1,4 @@
-//! From flags, environment and file to a [`Config`], with errors that say where to look.
+//! Loads a [`Config`] from flags, environment and file. Errors name the source of the value.
 
 use std::{
     net::SocketAddr,
@@ -21,16 +21,16 @@ use super::{
 };
 use dapbox_support::files;
 
-/// What the command line sets; it wins over everything else.
+/// Values from the command line, which override all others.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    /// Instead of [`Config::data_dir`].
+    /// Overrides [`Config::data_dir`].
     pub data_dir: Option<PathBuf>,
-    /// Instead of [`Config::listen`].
+    /// Overrides [`Config::listen`].
     pub listen: Option<SocketAddr>,
 }
 
-/// Why there is no configuration. The text is for the operator and names file and line.
+/// Why the configuration is invalid. The text names file and line.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -38,7 +38,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         cause: std::io::Error,
     },
     /// The file is not TOML.
@@ -46,28 +46,28 @@ pub enum ConfigError {
     Syntax {
         /// The file.
         path: PathBuf,
-        /// What the TOML parser says, with line and column.
+        /// The message of the TOML parser, with line and column.
         message: String,
     },
-    /// Keys or variables that mean nothing.
+    /// Unknown keys or variables.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Unknown(Vec<UnknownKey>),
-    /// A value of the wrong kind.
+    /// A value of the wrong type.
     #[error("{0}")]
     Value(Box<figment::Error>),
-    /// Values that make no sense.
+    /// An invalid value or combination of values.
     #[error("{0}")]
     Invalid(String),
 }
 
-/// A key or a variable that means nothing.
+/// An unknown key or variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownKey {
-    /// Where it stands: `file:line`, or `environment`.
+    /// Its location: `file:line`, or `environment`.
     pub location: String,
-    /// The key with its tables, as in `leader.max_job_size`, or the variable.
+    /// The key with its table, as in `leader.max_job_size`, or the variable.
     pub key: String,
-    /// A known key that looks like it.
+    /// A similar known key.
     pub suggestion: Option<String>,
 }
 
@@ -79,12 +79,12 @@ impl std::fmt::Display for UnknownKey {
 }
 
 impl Config {
-    /// Reads the configuration from `file` (if any), the process's environment, and `flags`.
+    /// Loads the configuration from `file`, the environment of the process, and `flags`.
     pub fn load(file: Option<&Path>, flags: &Overrides) -> Result<Self, ConfigError> {
         Self::from_sources(file, environment::read(std::env::vars_os())?, flags)
     }
 
-    /// As [`Config::load`], with the environment as an argument.
+    /// Loads the configuration like [`Config::load`], from the given environment.
     pub fn from_sources(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (String, String)>,
@@ -112,12 +112,12 @@ impl Config {
         Ok(config)
     }
 
-    /// Every key there is, as dotted paths: the default configuration has them all.
+    /// All keys as dotted paths, taken from the default configuration.
     fn known_keys() -> Result<Vec<String>, ConfigError> {
         Ok(Self::default().flat()?.into_iter().map(|(key, _)| key).collect())
     }
 
-    /// Refuses values that are of the right kind and still make no sense.
+    /// Validates values that have the right type.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let (limits, leader) = (&self.limits, &self.leader);
         let at_least_one = [
@@ -197,14 +197,14 @@ impl Config {
     }
 }
 
-/// Refuses a data directory whose path is no text: no configuration could name it, and no message.
+/// Rejects a data directory whose path is not UTF-8: neither a configuration nor a message can name it.
 fn check_path(path: &Path) -> Result<(), ConfigError> {
     let refusal =
         || ConfigError::Invalid(format!("the data directory {path:?} is not UTF-8 text; choose another path"));
     path.to_str().map(|_| ()).ok_or_else(refusal)
 }
 
-/// Refuses keys that nobody knows; figment would not know their lines.
+/// Rejects unknown keys with their lines, which figment does not know.
 fn check_file_keys(path: &Path, text: &str, known: &[String]) -> Result<(), ConfigError> {
     let table = DeTable::parse(text).map_err(|e| syntax(path, &e))?;
     let mut unknown = Vec::new();
@@ -225,7 +225,7 @@ fn syntax(path: &Path, error: &toml::de::Error) -> ConfigError {
     ConfigError::Syntax { path: path.to_owned(), message: error.to_string().trim_end().to_owned() }
 }
 
-/// The values in the file. figment has a reader of its own, but that is of an older `toml` and one reader is enough.
+/// Parses the file. figment's own parser depends on an older version of `toml`.
 fn from_file(path: &Path, text: &str) -> Result<NamedSource, ConfigError> {
     let table: toml::Table = toml::from_str(text).map_err(|e| syntax(path, &e))?;
     let data = Value::serialize(table).map(|value| Profile::Default.collect(value.into_dict().unwrap_or_default()));
@@ -246,7 +246,7 @@ fn collect_unknown(table: &DeTable, prefix: &str, known: &[String], report: &mut
     }
 }
 
-/// The known key that looks most like `key`: by its whole path, or by its last part in another table.
+/// The known key most similar to `key`: by its whole path, or by its last part in another table.
 fn suggest(key: &str, known: &[String]) -> Option<String> {
     let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
     let score = |known: &String| {
@@ -257,7 +257,7 @@ fn suggest(key: &str, known: &[String]) -> Option<String> {
     (score(best) > 0.8).then(|| best.clone())
 }
 
-/// The key that a variable of ours sets.
+/// The key that a variable sets.
 pub(super) fn key_of(variable: &str) -> String {
     variable.strip_prefix(PREFIX).unwrap_or(variable).to_ascii_lowercase().replace("__", ".")
 }
@@ -273,13 +273,13 @@ fn from_variable(known: &[String], (name, text): (String, String)) -> Result<Nam
             suggestion,
         }]));
     }
-    // Parsing cannot fail: what is no number, flag or list is text.
+    // Never fails: text that is no number, flag or list is a string.
     let value: Value = text.parse().unwrap_or_else(|_| Value::from(text.as_str()));
     let data = figment::util::nest(&key, value).into_dict().unwrap_or_default();
     Ok(NamedSource { name: format!("environment variable {name}"), data: Ok(Profile::Default.collect(data)) })
 }
 
-/// Values and where they come from, for figment's error messages.
+/// Values and their source, for the messages of figment.
 struct NamedSource {
     name: String,
     data: figment::Result<Map<Profile, Dict>>,

@@ -1,29 +1,30 @@
-//! The log.
+//! Options of the log.
 
 use serde::{Deserialize, Serialize};
 
-/// What is logged, always to standard error.
+/// The log, written to standard error.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// A level (`error`, `warn`, `info`, `debug`, `trace`), or levels by module, such as `warn,dapbox::aggregator=debug`.
+    /// A level (`error`, `warn`, `info`, `debug`, `trace`), or levels by module, such as
+    /// `warn,dapbox::aggregator=debug`; default `info`.
     pub level: String,
-    /// How a line looks.
+    /// The format of a line; default `auto`.
     pub format: LogFormat,
-    /// Memory for lines that standard error has not taken yet, in bytes. Nothing waits for a log that is not read: lines
-    /// that find no room are dropped and counted.
+    /// Memory for lines that standard error has not accepted yet, in bytes; default 1 MiB. Lines beyond it are dropped
+    /// and counted, so that nothing waits for the log.
     pub queue_bytes: usize,
 }
 
-/// How a line of the log looks.
+/// The format of a line of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
     Auto,
-    /// For people.
+    /// Text for people.
     Text,
-    /// For machines: one object per line.
+    /// One JSON object per line.
     Json,
 }
 

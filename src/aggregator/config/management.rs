@@ -1,17 +1,17 @@
-//! The management API, through which control planes set tasks up.
+//! Options of the management API for control planes.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Config, OptionalAddress};
 
-/// The management API. It is off unless it has a path or an address of its own; then `public_url` must be set, because
-/// control planes are told it.
+/// The management API. It is disabled unless it has a path or an address. It needs `public_url`, because control planes
+/// receive that URL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Management {
-    /// The path that it has at the address that everybody reaches, `/api` say; empty for none.
+    /// Its path on the public address, such as `/api`; empty (default) for none.
     pub path: String,
-    /// An address of its own, where it is at the root, with the certificate that the other address has; empty for none.
+    /// Its own address, with the certificate of the public address; empty (default) for none.
     pub listen: OptionalAddress,
 }
 
@@ -22,18 +22,18 @@ impl Default for Management {
 }
 
 impl Management {
-    /// Whether anybody may reach it.
+    /// Whether the API is enabled.
     pub fn is_on(&self) -> bool {
         !self.path.is_empty() || self.listen.0.is_some()
     }
 
-    /// Its URLs, as far as the configuration tells: below the public URL, if it has a path there.
+    /// The URL of the API below the public URL, if it has a path there.
     pub fn url(&self, public_url: &str) -> Option<String> {
         (!self.path.is_empty()).then(|| format!("{}{}", public_url.trim_end_matches('/'), self.path))
     }
 }
 
-/// What makes no sense, if anything.
+/// Validates the options.
 pub(super) fn check(config: &Config) -> Result<(), String> {
     check_path(&config.management.path)?;
     if config.management.is_on() && config.public_url.is_empty() {

@@ -1,4 +1,4 @@
-//! How the world reaches an aggregator: HTTPS, proxies in front, and the private listener for those who watch it.
+//! Network options: HTTPS, reverse proxies, outgoing connections, and the private listener for monitoring.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -12,72 +12,72 @@ use dapbox_protocol::model::{
     base_url::{self, BaseUrlError},
 };
 
-/// HTTPS on the address that peers, clients and collectors reach.
+/// HTTPS on the public address.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
-    /// Where the certificate comes from, or that there is none.
+    /// The source of the certificate; default `off`.
     pub mode: TlsMode,
-    /// The certificate and those between it and the root, PEM, for `files`.
+    /// The certificate chain, PEM, for `files`.
     pub certificate_file: PathBuf,
-    /// Its private key, PEM (PKCS#8, PKCS#1 or SEC1), for `files`.
+    /// The private key of the certificate, PEM (PKCS#8, PKCS#1 or SEC1), for `files`.
     pub key_file: PathBuf,
-    /// How often the files are looked at; changed ones are taken over without a restart.
+    /// How often the files are checked for changes, which apply without a restart; default 60 s.
     pub check_interval: Seconds,
-    /// How long a client may take over the TLS handshake.
+    /// How long a client may take for the TLS handshake; default 10 s.
     pub handshake_timeout: Seconds,
 }
 
-/// Where a certificate comes from.
+/// The source of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TlsMode {
     /// Plain HTTP, for loopback or a proxy in front.
     Off,
-    /// Files that somebody else renews.
+    /// Files that another program renews.
     Files,
-    /// A certification authority, asked by ACME (RFC 8555).
+    /// An ACME authority (RFC 8555).
     Acme,
 }
 
-/// Certificates by ACME (RFC 8555), where `tls.mode` is `acme`. The authority connects to port 443 of each domain
+/// Certificates by ACME (RFC 8555), if `tls.mode` is `acme`. The authority connects to port 443 of each domain
 /// (TLS-ALPN-01, RFC 8737).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Acme {
     /// The names in the certificate.
     pub domains: Vec<String>,
-    /// Where the authority may write to; empty for nowhere.
+    /// The contact address for the authority; empty (default) for none.
     pub contact_email: String,
-    /// The authority's directory.
+    /// The directory URL of the authority; default Let's Encrypt.
     #[serde(deserialize_with = "base_url::deserialize")]
     pub directory: String,
-    /// Root certificates, PEM, that the authority's own server's certificate may come from, besides the system's (or the
-    /// web's, where the system has none). Empty for none.
+    /// Additional root certificates, PEM, for the connection to the authority, besides those of the system (or of the
+    /// web, if the system has none). Empty (default) for none.
     pub directory_ca_file: PathBuf,
-    /// The shortest pause after an attempt that failed; each further one is longer. Authorities count attempts and lock
-    /// out who makes too many: not less than a minute, unless the authority is on this machine.
+    /// The shortest delay after a failed attempt; default 60 s. Delays grow. Authorities limit attempts, so it is at
+    /// least a minute unless the authority is on this machine.
     pub retry_initial: Seconds,
-    /// The longest pause after an attempt that failed, unless the authority asks for more.
+    /// The longest delay after a failed attempt, unless the authority asks for more; default 1 h.
     pub retry_max: Seconds,
 }
 
-/// Proxies in front.
+/// Reverse proxies.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Proxy {
-    /// Networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed; nobody's by default.
+    /// Networks whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted; default none.
     pub trusted: Vec<IpNet>,
 }
 
-/// How we reach others: a leader its helpers.
+/// Outgoing connections of a leader to its helpers.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Outbound {
-    /// Root certificates, PEM, that other servers' certificates may come from, besides the system's (or the web's, where
-    /// the system has none): for private authorities. Empty for none.
+    /// Additional root certificates, PEM, for the certificates of other servers, besides those of the system (or of the
+    /// web, if the system has none). For private authorities. Empty (default) for none.
     pub ca_file: PathBuf,
-    /// Whether tokens are sent in `DAP-Auth-Token` and not in `Authorization`. No file can say so: it is for tests of interop.
+    /// Sends tokens in `DAP-Auth-Token` instead of `Authorization`. Only interoperability tests set it.
     #[serde(skip)]
     pub dap_auth_token: bool,
 }
@@ -86,11 +86,11 @@ pub struct Outbound {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Monitor {
-    /// Its address, plain HTTP without any authentication; `127.0.0.1:9464` by default, empty for none.
+    /// Its address, plain HTTP without authentication; default `127.0.0.1:9464`; empty for none.
     pub listen: OptionalAddress,
 }
 
-/// An address, or none. In text none is the empty string.
+/// An optional address. The empty string means none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OptionalAddress(pub Option<SocketAddr>);
 
@@ -111,8 +111,7 @@ impl<'de> Deserialize<'de> for OptionalAddress {
     }
 }
 
-/// What is wrong with a public URL, if anything. Task files have it with the path of a revision below, and a peer takes
-/// nothing else of it.
+/// Validates a public URL. It must end before the path of a revision, which task files add.
 pub fn check_public_url(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Ok(());
@@ -130,7 +129,7 @@ pub fn check_public_url(text: &str) -> Result<(), String> {
 }
 
 impl Tls {
-    /// What makes no sense, if anything.
+    /// Returns why the options are invalid.
     pub(super) fn invalid_reason(&self) -> Option<String> {
         let files = [("tls.certificate_file", &self.certificate_file), ("tls.key_file", &self.key_file)];
         let is_empty = |path: &PathBuf| path.as_os_str().is_empty();
@@ -144,7 +143,7 @@ impl Tls {
 }
 
 impl Proxy {
-    /// What makes no sense, if anything.
+    /// Returns why the options are invalid.
     pub(super) fn invalid_reason(&self) -> Option<String> {
         let everybody = self.trusted.iter().find(|network| network.prefix_len() == 0)?;
         Some(format!("proxy.trusted has {everybody}: anybody could claim any address; name the proxies' own networks"))

@@ -1,4 +1,4 @@
-//! What is not as it is by default, and where it comes from.
+//! Options that differ from their defaults, and their sources.
 
 use std::path::{Path, PathBuf};
 
@@ -7,23 +7,23 @@ use toml::de::{DeTable, DeValue};
 use super::{Config, ConfigError, Overrides, environment::is_option, load::key_of};
 use dapbox_support::files;
 
-/// An option that is not as it is by default.
+/// An option that differs from its default.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Setting {
     /// Its key with its table, as in `leader.max_job_size`.
     pub key: String,
-    /// Its value as TOML; of a secret, nothing.
+    /// Its value as TOML; empty for a secret.
     pub value: String,
-    /// Where it comes from.
+    /// The source of the value.
     pub origin: Origin,
-    /// Where else it stands, without effect.
+    /// Sources that this one overrides.
     pub shadowed: Vec<Origin>,
 }
 
-/// Where the value of an option comes from.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A flag of the command line.
+    /// A command line flag.
     Flag,
     /// An environment variable.
     Environment(String),
@@ -31,7 +31,7 @@ pub enum Origin {
     File {
         /// Its path.
         path: PathBuf,
-        /// The line, from 1.
+        /// The line, counted from 1.
         line: usize,
     },
 }
@@ -52,7 +52,7 @@ pub fn is_secret(key: &str) -> bool {
 }
 
 impl Config {
-    /// Every option with its value, by its dotted path.
+    /// All options and their values, by dotted path.
     pub fn flat(&self) -> Result<Vec<(String, toml::Value)>, ConfigError> {
         let table = toml::Table::try_from(self).map_err(|e| ConfigError::Invalid(format!("the values: {e}")))?;
         let mut flat = Vec::new();
@@ -67,15 +67,15 @@ impl Config {
         Ok(flat)
     }
 
-    /// The options whose value is not the default one.
+    /// The options that differ from their defaults.
     pub fn changed(&self) -> Result<Vec<(String, toml::Value)>, ConfigError> {
         let (mut changed, defaults) = (self.flat()?, Self::default().flat()?);
         changed.retain(|option| !defaults.contains(option));
         Ok(changed)
     }
 
-    /// What is not as it is by default, or would not be if something else did not win over it. `self` was loaded from
-    /// these sources.
+    /// The options that a source sets to another value than the default, or that one source overrides in another.
+    /// `self` was loaded from these sources.
     pub fn settings(
         &self,
         file: Option<&Path>,
@@ -109,7 +109,7 @@ impl Config {
     }
 }
 
-/// The keys in a file that was loaded before, with their lines.
+/// The keys in a loaded file and their lines.
 fn keys_in_file(path: &Path) -> Result<Vec<(String, usize)>, ConfigError> {
     let text = files::read_text(path).map_err(|cause| ConfigError::Read { path: path.to_owned(), cause })?;
     let syntax = |e: toml::de::Error| ConfigError::Syntax { path: path.to_owned(), message: e.to_string() };

@@ -1,19 +1,20 @@
-//! Tasks that others set up here.
+//! Options of tasks that others set up.
 
 use serde::{Deserialize, Serialize};
 
 use super::{Config, Seconds};
 
-/// What holds for tasks that others set up here, and not the operator: control planes through the management API.
+/// Rules for tasks that control planes set up through the management API.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Provisioning {
-    /// The smallest minimum batch size that such a task may have: a task that gives out less is refused.
+    /// The smallest minimum batch size of such a task; default 100. Tasks with a smaller one are rejected.
     pub min_batch_size: u64,
-    /// How long reports of such tasks are kept: those who set them up do not say. `0s` for ever.
+    /// How long reports of such tasks are kept; default 30 days; `0s` for no limit.
     pub report_expiry_age: Seconds,
-    /// After how long such a task is removed, for ever, if no request has ever named it; `0s` for never. The server also has
-    /// to have run for that long, or for a day if that is less, so that nobody who comes back after an outage is forestalled.
+    /// The age at which such a task is removed permanently if no request ever named it; default `0s` for never. The
+    /// server must also have run for this long, or for a day if that is less, so that a peer can return after an
+    /// outage.
     pub never_contacted_age: Seconds,
 }
 
@@ -23,7 +24,7 @@ impl Default for Provisioning {
     }
 }
 
-/// What makes no sense, if anything.
+/// Validates the options.
 pub(super) fn check(config: &Config) -> Result<(), String> {
     if config.provisioning.min_batch_size == 0 {
         return Err("provisioning.min_batch_size must be at least 1".to_owned());

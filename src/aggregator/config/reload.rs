@@ -1,12 +1,12 @@
-//! What a running server can take over from a changed configuration, and what needs a restart.
+//! The options that a running server can change, and those that need a restart.
 
 use std::collections::BTreeMap;
 
 use super::{Config, ConfigError, is_secret};
 use crate::config::changes::OptionChange;
 
-/// The options that a running server takes over, in the order of the file. What is read anew each time that it is needed
-/// can change; what threads, listeners, pools of memory and the database were made of stays until the next start.
+/// The reloadable options, in the order of the file. An option is reloadable if it is read at each use. Threads,
+/// listeners, memory pools and the database are created at start.
 const RELOADABLE: &[&str] = &[
     "public_url",
     "tls.check_interval",
@@ -62,17 +62,16 @@ const RELOADABLE: &[&str] = &[
     "log.level",
 ];
 
-/// The options that a running server takes over when it is told to reload (`dapbox reload`, SIGHUP). All others need a
-/// restart.
+/// The options that `dapbox reload` or SIGHUP changes in a running server. All others need a restart.
 pub fn reloadable() -> &'static [&'static str] {
     RELOADABLE
 }
 
-/// Options by their dotted paths.
+/// Options by dotted path.
 type Options = BTreeMap<String, toml::Value>;
 
 impl Config {
-    /// The options that `new` has another value for.
+    /// The options that differ in `new`.
     pub fn changes(&self, new: &Self) -> Result<Vec<OptionChange>, ConfigError> {
         let (old, new) = (options(self)?, options(new)?);
         let differing = new.iter().filter(|(key, value)| old.get(*key) != Some(value));
@@ -84,8 +83,8 @@ impl Config {
         Ok(differing.map(change).collect())
     }
 
-    /// This configuration with what `new` has for the options that a running server can take over. Refused if the new
-    /// values make no sense together with old ones that stay until a restart.
+    /// Returns this configuration with the reloadable options of `new`. Fails if they are invalid together with options
+    /// that need a restart.
     pub fn with_reloadable(&self, new: &Self) -> Result<Self, ConfigError> {
         let (mut mixed, new) = (options(self)?, options(new)?);
         for key in RELOADABLE {

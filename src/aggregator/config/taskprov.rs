@@ -1,4 +1,4 @@
-//! Peers whose tasks are set up in-band, each in a file of its own.
+//! Peers whose tasks are set up in-band, each in its own file.
 
 use std::path::{Path, PathBuf};
 
@@ -15,14 +15,14 @@ use dapbox_protocol::{
 };
 use dapbox_support::files;
 
-/// In-band provisioning: tasks that requests set up which are about them. Off without peers.
+/// In-band provisioning of tasks (draft-wang-ppm-dap-taskprov). Disabled without peers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Taskprov {
-    /// The peers' files.
+    /// The files of the peers.
     pub peers: Vec<PathBuf>,
-    /// How many tasks each peer may have here: where we lead, any client can set one up with a report. Tasks that were never
-    /// used give their places to others.
+    /// The most tasks of one peer; default 1000. At a leader, any client can set up a task with a report. New tasks
+    /// replace tasks that were never used.
     pub max_tasks: u64,
 }
 
@@ -32,7 +32,7 @@ impl Default for Taskprov {
     }
 }
 
-/// Refuses peers without our own URL, by which tasks of other servers are told from ours.
+/// Requires `public_url` with peers: it tells our tasks from those of other servers.
 pub(super) fn check_options(config: &Config) -> Result<(), String> {
     if !config.taskprov.peers.is_empty() && config.public_url.is_empty() {
         return Err("public_url must be set with taskprov.peers: tasks of other servers are refused by it".to_owned());
@@ -40,47 +40,47 @@ pub(super) fn check_options(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// A peer's file.
+/// The file of a peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerFile {
-    /// Which aggregator the peer is.
+    /// The role of the peer.
     pub role: PeerRole,
-    /// Its base URL, as it stands in the configurations of tasks.
+    /// Its base URL, as in task configurations.
     #[serde(deserialize_with = "base_url::deserialize")]
     pub endpoint: String,
-    /// What the verification keys of tasks are derived from.
+    /// The secret that verification keys of tasks are derived from.
     pub verify_key_init: Secret,
-    /// Of a leader: the hashes of the tokens that it may present to us.
+    /// For a leader: the hashes of the tokens that it may present to us.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leader_token_hashes: Vec<TokenHash>,
-    /// Of a helper: the tokens that we present to it, in the order in which to try.
+    /// For a helper: the tokens that we present to it, in order of preference.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub helper_tokens: Vec<PresentedToken>,
-    /// Of a helper: the hashes of the tokens that the collector may present to us.
+    /// For a helper: the hashes of the tokens that the collector may present to us.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub collector_token_hashes: Vec<TokenHash>,
-    /// How long reports are kept, if not as `provisioning.report_expiry_age` says.
+    /// How long reports are kept, instead of `provisioning.report_expiry_age`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report_expiry_age: Option<Seconds>,
-    /// A floor of its own, if it is above `provisioning.min_batch_size`.
+    /// A minimum batch size above `provisioning.min_batch_size`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_batch_size: Option<u64>,
-    /// The key that aggregate shares are sealed to.
+    /// The HPKE key that aggregate shares are sealed to.
     pub collector_key: HpkeConfig,
 }
 
-/// A token as it is sent.
+/// A token in plain text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PresentedToken(#[serde(with = "token")] pub Secret);
 
-/// Which aggregator a peer is.
+/// The role of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PeerRole {
-    /// It leads, and we help.
+    /// The peer leads, and this server helps.
     Leader,
-    /// It helps, and we lead.
+    /// The peer helps, and this server leads.
     Helper,
 }
 
@@ -98,7 +98,7 @@ pub fn read_peers(paths: &[PathBuf]) -> Result<Vec<PeerAggregator>, String> {
     Ok(peers)
 }
 
-/// Reads a peer's file.
+/// Reads the file of a peer.
 pub fn read_peer(path: &Path) -> Result<PeerAggregator, String> {
     let of_file = |why: String| format!("{}: {why}", path.display());
     let text = files::read_text(path).map_err(|error| of_file(error.to_string()))?;
@@ -106,7 +106,7 @@ pub fn read_peer(path: &Path) -> Result<PeerAggregator, String> {
     file.peer().map_err(of_file)
 }
 
-/// What is wrong with a file, without the line: there may be a secret in it.
+/// Describes an error without the line of text, which may hold a secret.
 fn describe(error: &toml::de::Error, text: &str) -> String {
     let before = error.span().and_then(|span| text.get(..span.start));
     let line = before.map(|before| 1 + before.matches('\n').count());
@@ -114,7 +114,7 @@ fn describe(error: &toml::de::Error, text: &str) -> String {
 }
 
 impl PeerFile {
-    /// The peer, if it makes sense.
+    /// Converts the file into a peer and validates it.
     pub fn peer(self) -> Result<PeerAggregator, String> {
         let (of_leader, of_helper) = (
             !self.leader_token_hashes.is_empty(),
@@ -145,14 +145,14 @@ impl PeerFile {
         Ok(peer)
     }
 
-    /// The file's text, with comments.
+    /// Formats the file with comments.
     pub fn to_text(&self) -> Result<String, String> {
         let toml = toml::to_string(self).map_err(|error| error.to_string())?;
         Ok(commented(&toml, heading(self.role), &COMMENTS))
     }
 }
 
-/// What makes no sense about a peer, wherever it comes from, if anything.
+/// Validates a peer of any origin.
 pub fn check(peer: &PeerAggregator) -> Result<(), String> {
     match peer.endpoint.parse::<BaseUrl>() {
         Ok(url) if url.as_str() == peer.endpoint => {}
