@@ -1,5 +1,10 @@
-//! Which batches exist, which may be collected, and which batch a report of a fixed-size task goes into
-//! (DAP-09 section 4.6.5).
+//! Batches: which exist, which may be collected, and which batch a report of a fixed-size task joins (DAP-09 section
+//! 4.6.5).
+//!
+//! # Decision: the time window of a batch follows from its reports
+//!
+//! A fixed-size task may limit each batch to a time window. The window of a batch is that of its reports, aggregated or
+//! in running jobs. It is not stored separately, so that it cannot contradict the reports.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +15,19 @@ use dapbox_protocol::{
 use dapbox_store::{BucketHeader, LeaderJobRecord, TaskState};
 use dapbox_support::timestamp;
 
-/// The batch buckets of a batch, summed up.
+/// The totals of the buckets of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchTotals {
-    /// Reports aggregated into the batch.
+    /// The number of aggregated reports.
     pub count: u64,
     /// The checksum of their ids.
     pub checksum: Checksum,
-    /// The times of the first and the last of them.
+    /// The earliest and the latest time of these reports.
     pub span: Option<(Time, Time)>,
 }
 
 impl BatchTotals {
-    /// The smallest aligned interval that holds the reports' times (DAP-09 section 4.6.1).
+    /// The smallest aligned interval that contains the times of the reports (DAP-09 section 4.6.1).
     pub fn interval(&self, state: &TaskState) -> Option<Interval> {
         let (first, last) = self.span?;
         Interval::aligned_hull(first, last, state.task.public.time_precision)
@@ -34,7 +39,7 @@ pub fn buckets_of<'a>(
     state: &'a TaskState,
     batch: &'a BatchSelector,
 ) -> impl Iterator<Item = (&'a Bucket, &'a BucketHeader)> {
-    // Buckets exist only where reports are, so that a batch of any length has few of them.
+    // Buckets exist only where reports are, so a batch of any length has few.
     let (low, high) = match batch {
         BatchSelector::TimeInterval(interval) => (Bucket::Time(interval.start()), Bucket::Time(interval.end())),
         BatchSelector::FixedSize(id) => (Bucket::Batch(*id), Bucket::Batch(*id)),
@@ -42,9 +47,9 @@ pub fn buckets_of<'a>(
     state.buckets.range(low..=high).filter(move |(bucket, _)| batch.contains(bucket))
 }
 
-/// Whether a report of this time may be taken at upload by a task that may have `max_open` open batch buckets: it adds to
-/// what there is, or there is room for another. Reports that wait count, so that what is taken can be aggregated. A window
-/// of batches with reports that wait counts as one bucket: it becomes one batch at least.
+/// Whether a leader may accept a report of this time, in a task with at most `max_open` open batch buckets: its bucket
+/// is open, or another may be opened. Waiting reports count, so that everything accepted can be aggregated. A time
+/// window with waiting reports counts as one bucket, because it becomes at least one batch.
 pub fn has_room(state: &TaskState, time: Time, max_open: usize) -> bool {
     let public = &state.task.public;
     match (public.time_bucket(time), public.batch_window(time)) {
@@ -56,7 +61,7 @@ pub fn has_room(state: &TaskState, time: Time, max_open: usize) -> bool {
     }
 }
 
-/// Sums up a batch as far as it is aggregated, whether or not it was collected.
+/// Sums up the aggregated buckets of a batch, collected or not.
 pub fn totals(state: &TaskState, batch: &BatchSelector) -> BatchTotals {
     let mut totals = BatchTotals::default();
     for (_, record) in buckets_of(state, batch).filter(|(_, record)| record.count > 0) {
@@ -70,8 +75,8 @@ pub fn totals(state: &TaskState, batch: &BatchSelector) -> BatchTotals {
     totals
 }
 
-/// Whether the batch's boundaries are those of the task, as far as both aggregators can tell
-/// (DAP-09 section 4.6.5.1.1). A fixed-size batch has none.
+/// Checks that the boundaries of an interval match the time precision (DAP-09 section 4.6.5.1.1). A fixed-size batch
+/// has no boundaries.
 pub fn check_boundaries(state: &TaskState, batch: &BatchSelector) -> Result<(), Refusal> {
     match batch {
         BatchSelector::TimeInterval(interval) if !interval.is_aligned(state.task.public.time_precision) => {
@@ -87,8 +92,8 @@ pub fn check_boundaries(state: &TaskState, batch: &BatchSelector) -> Result<(), 
     }
 }
 
-/// Whether the batch is not one that was given up: what is before the horizon is closed, and so are some batch ids. The
-/// drafts have no name for that; that the batch cannot be had is what `batchInvalid` says, and it is final.
+/// Rejects a batch that was abandoned: an interval before the horizon, or an abandoned batch id. The drafts define no
+/// error for it; `batchInvalid` is final.
 pub fn check_not_abandoned(state: &TaskState, batch: &BatchSelector) -> Result<(), Refusal> {
     let detail = match batch {
         BatchSelector::TimeInterval(interval) => match state.replay.horizon() {
@@ -106,7 +111,7 @@ pub fn check_not_abandoned(state: &TaskState, batch: &BatchSelector) -> Result<(
     Err(Refusal { kind: ProblemType::BatchInvalid, detail })
 }
 
-/// Whether the batch has as many reports as the task asks for (DAP-09 sections 4.6.5.1.2 and 4.6.5.2.2).
+/// Checks the number of reports against the limits of the task (DAP-09 sections 4.6.5.1.2 and 4.6.5.2.2).
 pub fn check_size(state: &TaskState, count: u64) -> Result<(), Refusal> {
     let refuse = |detail| Err(Refusal { kind: ProblemType::InvalidBatchSize, detail });
     if count < state.task.public.min_batch_size.max(1) {
@@ -118,8 +123,8 @@ pub fn check_size(state: &TaskState, count: u64) -> Result<(), Refusal> {
     }
 }
 
-/// Whether none of the batch's reports was collected in another batch (DAP-09 section 4.6.5). If not, the refusal names
-/// what of the batch is free.
+/// Rejects a batch that overlaps a collected one (DAP-09 section 4.6.5). The refusal names the free parts of the
+/// interval.
 pub fn check_overlap(state: &TaskState, batch: &BatchSelector) -> Result<(), Refusal> {
     if !state.collected.overlaps(batch) {
         return Ok(());
@@ -147,7 +152,7 @@ fn show(interval: Interval) -> String {
     format!("{} to {}", timestamp::show(interval.start()), timestamp::show(interval.end()))
 }
 
-/// What of an interval was neither collected nor given up, the earliest first; no more than a refusal names.
+/// The parts of an interval that are neither collected nor abandoned, earliest first; at most [`MAX_NAMED_INTERVALS`].
 fn free_intervals(state: &TaskState, wanted: &Interval) -> Vec<Interval> {
     let horizon = state.replay.horizon().unwrap_or(Time(0));
     let between = |start: Time, end: Time| {
@@ -168,27 +173,25 @@ fn free_intervals(state: &TaskState, wanted: &Interval) -> Vec<Interval> {
     free
 }
 
-/// A batch that must not be collected, and why.
+/// Why a batch must not be collected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// What the peer is told.
+    /// The problem type for the peer.
     pub kind: ProblemType,
-    /// In words.
+    /// The description for people.
     pub detail: String,
 }
 
-/// A batch of a fixed-size task that is still open.
+/// An open batch of a fixed-size task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenBatch {
-    /// How many reports are assigned to it: those aggregated and those of aggregation jobs in flight, since an overfull
-    /// batch could never be collected.
+    /// The reports assigned to the batch, aggregated or in running jobs. An overfull batch could never be collected.
     pub assigned: u64,
-    /// The beginning of the time window that all of them are from, if the task has windows and there is a report to tell.
+    /// The start of the time window of its reports, if the task has windows and the batch has reports.
     pub window: Option<Time>,
 }
 
-/// The batches of a fixed-size task that are still open. The window of each is that of its reports, which are stored: it
-/// is the same after a restart.
+/// The open batches of a fixed-size task. Their windows follow from stored reports and survive a restart.
 pub fn open_batches(state: &TaskState) -> BTreeMap<BatchId, OpenBatch> {
     let window = |time: Time| state.task.public.batch_window(time);
     let mut all: BTreeMap<BatchId, OpenBatch> = BTreeMap::new();
@@ -215,12 +218,12 @@ pub fn open_batches(state: &TaskState) -> BTreeMap<BatchId, OpenBatch> {
     all
 }
 
-/// The time of a job's first report.
+/// The time of the first report of a job.
 fn time_of(state: &TaskState, job: &LeaderJobRecord) -> Option<Time> {
     state.waiting.assigned(job.reports.get(..1)?).first().map(|entry| entry.time)
 }
 
-/// How many reports of a fixed-size task belong to no batch yet, by the beginning of their time window (leader).
+/// The number of unassigned reports of a fixed-size task, by the start of their time window (leader).
 pub fn unassigned(state: &TaskState) -> BTreeMap<Option<Time>, u64> {
     let window = |time: Time| state.task.public.batch_window(time);
     let mut counts: BTreeMap<_, u64> = BTreeMap::new();
@@ -239,26 +242,25 @@ pub fn unassigned(state: &TaskState) -> BTreeMap<Option<Time>, u64> {
     counts
 }
 
-/// Chooses the batch of the next aggregation job of a fixed-size task, by the first report that is offered to it, and
-/// which other reports go into it.
+/// Assigns reports of a fixed-size task to the batch of the next aggregation job.
 ///
-/// In a task with time windows all of them are of the first one's window. The fullest batch that is short of the minimum
-/// is filled up first; batches get the minimum size exactly, the room up to the maximum stays for error (DAP-09 section
-/// 4.1.2).
+/// The first report determines the batch; the other reports must have the same time window. The fullest batch below the
+/// minimum size is filled first. Batches get exactly the minimum size; the room up to the maximum is a margin for
+/// errors (DAP-09 section 4.1.2).
 pub struct BatchAssigner {
     window: Option<Duration>,
     target: u64,
-    /// The fullest batch that is short of the minimum, for each window, and what it lacks.
+    /// For each window, the fullest batch below the minimum size and the number of missing reports.
     short: BTreeMap<Option<Time>, (BatchId, u64)>,
-    /// Whether the task may have another batch.
+    /// Whether the task may open another batch.
     may_begin: bool,
-    /// What was chosen, and how many more reports go into it.
+    /// The window and id of the chosen batch, and how many more reports it takes.
     chosen: Option<(Option<Time>, BatchId, u64)>,
 }
 
 impl BatchAssigner {
-    /// For a task of fixed-size batches. One without time windows that has `max_open` batches begins no other: its reports
-    /// wait until a batch is collected. With time windows, clients decide how many there are, and [`has_room`] bounds them.
+    /// Creates an assigner. A task without time windows opens no batch beyond `max_open`; its reports wait for a
+    /// collection. With time windows clients determine the number of batches, and [`has_room`] limits them.
     pub fn new(state: &TaskState, max_open: usize) -> Self {
         let public = &state.task.public;
         let (window, target) = (public.batch_window_size(), public.min_batch_size.max(1));
@@ -266,7 +268,7 @@ impl BatchAssigner {
         let all = open_batches(state);
         let may_begin = window.is_some() || all.len() < max_open;
         for (id, batch) in all {
-            // Without a report to tell, a batch may be of any window: the helper may know more about it than we do.
+            // A batch without reports may have any window: the helper may have reports of it that we dropped.
             let is_known = window.is_none() || batch.window.is_some();
             let Some(lack) = target.checked_sub(batch.assigned).filter(|lack| *lack > 0 && is_known) else { continue };
             let best = short.entry(batch.window).or_insert((id, lack));
@@ -277,7 +279,7 @@ impl BatchAssigner {
         Self { window, target, short, may_begin, chosen: None }
     }
 
-    /// Whether a report goes into the batch, which has room for one less then.
+    /// Whether a report joins the batch, which then has room for one less.
     pub fn admits(&mut self, time: Time) -> bool {
         let window = self.window.map(|size| time.truncate(size));
         if self.chosen.is_none() && !self.may_begin && !self.short.contains_key(&window) {
@@ -294,13 +296,13 @@ impl BatchAssigner {
         true
     }
 
-    /// The batch, once a report was offered.
+    /// The chosen batch, once a report was offered.
     pub fn batch(&self) -> Option<BatchId> {
         self.chosen.map(|(_, id, _)| id)
     }
 }
 
-/// A batch of a fixed-size task that can be collected now: large enough, not collected, and no job in flight.
+/// A batch of a fixed-size task that can be collected now: large enough, not collected, without running jobs.
 pub fn ready_batch(state: &TaskState) -> Option<BatchId> {
     let busy = |id: &BatchId| state.leader_jobs.values().any(|job| job.batch == PartialBatchSelector::FixedSize(*id));
     state

@@ -1,7 +1,24 @@
-//! Collections (DAP-09 section 4.6): the leader's collection jobs, and the helper's aggregate share.
+//! Collections (DAP-09 section 4.6): the collection jobs of the leader and the aggregate shares of the helper.
 //!
-//! A collection job waits until its batch can be closed, closes it in one write together with its count, checksum and
-//! our aggregate share, and only then asks the helper. A closed batch never opens again, whatever comes of that.
+//! A collection job waits until its batch can be closed. One write closes the batch and stores its count, its checksum
+//! and the leader's aggregate share. Only then does the leader ask the helper. A closed batch never reopens.
+//!
+//! # Decision: buckets outlive their collection
+//!
+//! A collection empties the sums of its buckets and keeps their counts. A later overlapping query is therefore refused
+//! as an overlap and not as too small, in the order of checks that the drafts define.
+//!
+//! # Decision: the helper seals its aggregate share in the store's writer
+//!
+//! Closing a batch and storing the share that is given out must be atomic. Sealing happens once per batch and takes
+//! less time than the commit, so it runs on the writer thread.
+//!
+//! # Decision: noise is a share of no reports
+//!
+//! The sum that is given out starts with a noise sample instead of zero. The sample is drawn on the worker pool before
+//! the write that closes the batch, and the write adds it. A task draws for one batch at a time, once the batch can be
+//! closed; other tasks do not wait. An unused sample is dropped. A used one is on disk before anyone sees it. The
+//! sampler comes from `prio`, so that it needs no separate review.
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -29,14 +46,14 @@ use dapbox_store::{
 };
 use dapbox_support::Fault;
 
-/// Why a collection job is refused by `leader.max_collections`.
+/// The refusal of a collection job by `leader.max_collections`.
 const TOO_MANY: &str =
     "too many collection jobs of the task have no result yet; delete some of them, or try again later";
 
-/// Why a request is refused that asks in another batch mode.
+/// The refusal of a request in another batch mode.
 const WRONG_BATCH_MODE: &str = "the request's batch mode is not the task's";
 
-/// Checks what can be checked of a collector's request without looking at the store.
+/// Checks a collector's request as far as possible without the store.
 pub fn check_request(task: &Task, request: &CollectionReq) -> Result<(), Error> {
     let refuse = |detail: &str| {
         Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).with_task(task.public.id).into())
@@ -53,19 +70,19 @@ pub fn check_request(task: &Task, request: &CollectionReq) -> Result<(), Error> 
     Ok(check_extensions(&request.extensions)?)
 }
 
-/// A collector's request for a collection job.
+/// A request for a new collection job.
 pub struct NewCollectionJob {
-    /// What the job is called.
+    /// The id of the job.
     pub id: CollectionJobId,
-    /// The bytes of the request.
+    /// The encoded request.
     pub bytes: Bytes,
-    /// Which batch it asks for.
+    /// The query.
     pub query: Query,
-    /// Whether the disk has room for a job that waits for more reports. What is there already can be collected without.
+    /// Whether the disk has room for a job that waits for reports. Existing reports can be collected without.
     pub room: Result<(), Problem>,
 }
 
-/// Creates a collection job, or finds that the same request made it before (DAP-09 section 4.6.1).
+/// Creates a collection job, or finds the one that the same request created (DAP-09 section 4.6.1).
 pub fn create(
     tx: &mut Tx<'_>,
     now: Time,
@@ -106,7 +123,7 @@ pub fn create(
     Ok(tx.put_collection(task, id, record)?)
 }
 
-/// Whether a query can ever be answered, as far as is known when it comes.
+/// Checks whether a query can be answered at all, as far as is known at its arrival.
 fn check_query(
     state: &TaskState,
     policy: &CollectedBatchPolicy,
@@ -122,7 +139,7 @@ fn check_query(
             }
             batches::check_not_abandoned(state, &batch)?;
             batches::check_overlap(state, &batch)?;
-            // To us its length is nothing, but there are helpers that make an entry for each unit of it.
+            // The length costs us nothing, but some helpers create an entry per unit.
             let most = limits.max_interval_units;
             if interval.duration().0.div_ceil(state.task.public.time_precision.0) > most {
                 let detail = format!("the interval is longer than {most} times the task's time precision");
@@ -139,10 +156,11 @@ fn check_query(
     }
 }
 
-/// Moves a waiting collection job as far as it goes without the helper. True if it is not waiting any more.
+/// Advances a waiting collection job as far as possible without the helper. Returns true if it no longer waits.
 ///
-/// `noise` was drawn for this call ([`Preparer::noise`](dapbox_protocol::vdaf::Preparer::noise)) and is in the share that is stored if
-/// it closes the batch: in the same write, so that a batch never has two draws. Without it no batch is closed.
+/// `noise` is a sample for this call ([`Preparer::noise`](dapbox_protocol::vdaf::Preparer::noise)). It is added to the
+/// share if this call closes the batch, in the same write, so that a batch never gets two samples. Without a sample no
+/// batch is closed.
 pub fn advance(
     tx: &mut Tx<'_>,
     now: Time,
@@ -180,7 +198,7 @@ fn failed(kind: ProblemType, detail: String) -> CollectionState {
     CollectionState::Failed { kind: kind.urn(), detail }
 }
 
-/// Closes a batch for a collection job: its reports are collected from here on.
+/// Closes a batch for a collection job. Its reports are collected from here on.
 fn close(
     tx: &mut Tx<'_>,
     now: Time,
@@ -198,14 +216,14 @@ fn close(
     let party = CollectedBy::Leader { job, interval, progress: CollectionProgress::Share(share) };
     tx.put_collected(task, &CollectedBatch { batch, report_count: count, checksum, party })?;
     if let BatchSelector::FixedSize(id) = batch {
-        // Now and not with the result: whatever becomes of this job, its batch can be asked for by its id.
+        // Not with the result: the batch can be queried by its id even if this job fails.
         tx.name_batch(task, id)?;
     }
     tx.put_result(task, batch, ResultRecord { report_count: count, interval, closed: now, stage: ResultStage::Pending })
 }
 
-/// Sums up the shares of a batch's buckets, and empties them: the sum is not needed twice, and where there is noise it is
-/// nowhere without it from here on. Counts and checksums stay, so that a later query that overlaps is told so.
+/// Sums up the shares of a batch and empties its buckets, so that a noised sum exists nowhere without its noise. Counts
+/// and checksums stay for overlap checks.
 fn take_aggregate_share(
     tx: &mut Tx<'_>,
     context: &TaskContext,
@@ -230,7 +248,7 @@ fn take_aggregate_share(
     Ok(context.preparer.encode(&sum))
 }
 
-/// What becomes of a job whose batch another job closed: the same result. None while there is none yet.
+/// The state of a job whose batch another job closed: it gets the same result. Returns `None` while there is none.
 fn follow_owner(tx: &Tx<'_>, task: &TaskId, batch: &BatchSelector) -> Result<Option<CollectionState>, Fault> {
     let (owner, progress) = match tx.collected(task, batch)? {
         Some(CollectedBatch { party: CollectedBy::Leader { job, progress, .. }, .. }) => (job, progress),
@@ -246,22 +264,22 @@ fn follow_owner(tx: &Tx<'_>, task: &TaskId, batch: &BatchSelector) -> Result<Opt
     Ok(match tx.collection(task, &owner)?.map(|job| job.state) {
         Some(CollectionState::Waiting | CollectionState::Closed { .. } | CollectionState::Done { .. }) => None,
         Some(CollectionState::Failed { kind, detail }) => Some(CollectionState::Failed { kind, detail }),
-        // The owner was deleted before it had a result: this job goes on in its place.
+        // The job that closed the batch was deleted before it had a result, so this one continues.
         Some(CollectionState::Deleted) | None => Some(CollectionState::Closed { batch: *batch }),
     })
 }
 
-/// The request for the helper's share of a closed batch, and our own share.
+/// The exchange with the helper about a closed batch.
 pub struct ShareExchange {
-    /// The request.
+    /// The request for the helper's share.
     pub request: AggregateShareReq,
     /// Our aggregate share, encoded.
     share: Vec<u8>,
     interval: Interval,
 }
 
-/// Prepares to ask the helper about a closed batch for a collection job with the given request. Breaks with the result
-/// if there is one already.
+/// Prepares the request for the helper's share of a closed batch. Returns the stored result as an error if there is
+/// one.
 pub fn exchange(collected: CollectedBatch, query: Query, bytes: Bytes) -> Result<ShareExchange, Option<Bytes>> {
     let CollectedBatch { batch, report_count, checksum, party } = collected;
     match party {
@@ -277,7 +295,7 @@ pub fn exchange(collected: CollectedBatch, query: Query, bytes: Bytes) -> Result
     }
 }
 
-/// Puts the result of a collection together (DAP-09 section 4.6.1). Seals our share: runs on the pool.
+/// Assembles the result of a collection and seals our share (DAP-09 section 4.6.1). Runs on the pool.
 pub fn complete(context: &TaskContext, exchange: ShareExchange, helper_share: HpkeCiphertext) -> Result<Bytes, Fault> {
     let leader_share = seal_share(context, &exchange.request, &exchange.share)?;
     let collection = Collection {
@@ -298,8 +316,8 @@ fn seal_share(context: &TaskContext, request: &AggregateShareReq, share: &[u8]) 
         .map_err(|error| Fault::while_doing("sealing an aggregate share to the collector", error))
 }
 
-/// Stores the result of a closed batch, for this job and for every later one that asks for the same. The first result
-/// that is stored stays.
+/// Stores the result of a closed batch for this job and all later ones of the same batch. The first stored result
+/// stays.
 pub fn finish(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, body: Bytes) -> Result<(), Fault> {
     let Some(job) = tx.collection(task, &id)? else { return Ok(()) };
     let CollectionState::Closed { batch } = job.state else { return Ok(()) };
@@ -323,7 +341,7 @@ pub fn finish(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, body: Bytes) 
     tx.put_collection(task, id, CollectionJobRecord { state: CollectionState::Done { body }, ..job })
 }
 
-/// Stores that a collection job failed for good. Its batch stays closed.
+/// Stores that a collection job failed permanently. Its batch stays closed.
 pub fn fail(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, refusal: Refusal) -> Result<(), Fault> {
     let Some(job) = tx.collection(task, &id)? else { return Ok(()) };
     if !matches!(job.state, CollectionState::Waiting | CollectionState::Closed { .. }) {
@@ -338,7 +356,7 @@ pub fn fail(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, refusal: Refusa
 }
 
 /// Deletes a collection job (DAP-09 section 4.6.1, DAP-18 section 4.6.3). A closed batch stays collected. Returns the
-/// request that made the job, if there is such a job.
+/// request that created the job, if it exists.
 pub fn delete(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId) -> Result<Option<Bytes>, Fault> {
     let Some(job) = tx.collection(task, &id)? else { return Ok(None) };
     let request = job.request.clone();
@@ -346,12 +364,9 @@ pub fn delete(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId) -> Result<Opt
     Ok(Some(request))
 }
 
-/// The helper's answer to a request for its aggregate share (DAP-09 section 4.6.2, DAP-18 section 4.6.4): checks the
-/// batch, collects it and stores the answer; the same request gets the same bytes, until the share is deleted. `id` is
-/// what the share is asked for by later, where the protocol allows that. `noise` was drawn for this call, and is in the
-/// share if it is one that was not given out before.
-///
-/// Sealing happens in the store's writer: closing the batch and storing what was given out must be one step.
+/// Answers a request for the helper's aggregate share (DAP-09 section 4.6.2, DAP-18 section 4.6.4): validates the
+/// batch, collects it and stores the answer. A repeated request gets the same bytes until the share is deleted. `id` is
+/// the id of the share, where the protocol has one. `noise` is a sample for this call, used only for a new share.
 pub fn helper_share(
     tx: &mut Tx<'_>,
     context: &TaskContext,
@@ -380,8 +395,8 @@ pub fn helper_share(
     Ok(answer.into())
 }
 
-/// The answer to a request for our aggregate share that needs no new share: the stored one to a repeat, or a refusal.
-/// `None` if a share is to be given. `collected` is what is kept of the request's batch.
+/// The answer to a request for an aggregate share that needs no new share: the stored answer of a repeated request, or
+/// a refusal. `collected` is the record of the request's batch. Returns `None` if a new share must be made.
 pub fn existing_answer(
     state: &TaskState,
     collected: Option<CollectedBatch>,
@@ -399,7 +414,7 @@ pub fn existing_answer(
     Some(Err(Problem::new(kind).with_detail(detail).with_task(context.task.public.id)))
 }
 
-/// The answer that an aggregate share was given out in, from what is kept of its batch; `None` if the share was deleted.
+/// The stored answer of a collected batch; `None` if the share was deleted.
 pub fn stored_answer(collected: CollectedBatch) -> Option<Bytes> {
     match collected.party {
         CollectedBy::Helper { answer, .. } if !answer.is_empty() => Some(answer.into()),
@@ -407,12 +422,12 @@ pub fn stored_answer(collected: CollectedBatch) -> Option<Bytes> {
     }
 }
 
-/// Deletes an aggregate share of ours as the helper (DAP-18 section 4.6.5). Its batch stays collected, and the share is
-/// not given out again. False if there is no such share.
+/// Deletes an aggregate share of the helper (DAP-18 section 4.6.5). Its batch stays collected. Returns false if the
+/// share does not exist.
 pub fn delete_share(tx: &mut Tx<'_>, task: &TaskId, id: &AggregateShareId) -> Result<bool, Fault> {
     let Some(batch) = tx.share(task, id)? else { return Ok(false) };
     let (request_hash, report_count, checksum) = match tx.collected(task, &batch)? {
-        // The batch was forgotten, and its share with it; its id will be.
+        // The sweeper deleted the batch with its share, and will delete this id.
         None => return Ok(true),
         Some(CollectedBatch { party: CollectedBy::Helper { request_hash, .. }, report_count, checksum, .. }) => {
             (request_hash, report_count, checksum)
@@ -424,11 +439,11 @@ pub fn delete_share(tx: &mut Tx<'_>, task: &TaskId, id: &AggregateShareId) -> Re
     Ok(true)
 }
 
-/// Checks what can be checked of a leader's request without looking at the store: that its batch is one that the
-/// collector asked for, as far as the collector's request is passed on (DAP-18 sections 4.6.4 and 5).
+/// Checks a leader's request as far as possible without the store: its batch must match the forwarded request of the
+/// collector (DAP-18 sections 4.6.4 and 5).
 pub fn check_forwarded_request(task: &Task, request: &AggregateShareReq) -> Result<(), Error> {
     if !request.aggregation_parameter.is_empty() {
-        // The batch's aggregation jobs had the empty one. To the helper it is not invalid, but another.
+        // The jobs of the batch had the empty parameter, so another one is a mismatch.
         let detail = "the aggregation parameter is not that of the batch's aggregation jobs";
         return Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).into());
     }
@@ -449,9 +464,8 @@ pub fn check_forwarded_request(task: &Task, request: &AggregateShareReq) -> Resu
     Err(Problem::new(ProblemType::BatchInvalid).with_detail(detail).into())
 }
 
-/// The checks of a batch, in the order of the drafts (DAP-09 sections 4.6.2 and 4.6.5, DAP-18 section 4.6.4). Prio3 has
-/// one aggregation parameter, so a batch can only be queried again with the same one: the number of queries is never
-/// exceeded.
+/// Validates the batch of a share request, in the order of the drafts (DAP-09 sections 4.6.2 and 4.6.5, DAP-18 section
+/// 4.6.4).
 fn check_share_request(
     state: &TaskState,
     policy: &CollectedBatchPolicy,

@@ -1,6 +1,6 @@
-//! The names under which a task counts what happened to its reports.
+//! The names of a task's counters.
 //!
-//! They are those of the aggregator API that control planes read, where it has a name.
+//! They match the aggregator API of control planes where it defines a name.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -9,43 +9,43 @@ use dapbox_support::format;
 
 /// A report was stored at upload.
 pub const REPORT_SUCCESS: &str = "report_success";
-/// An upload was refused: its interval was collected already.
+/// Upload rejected: its interval is collected.
 pub const INTERVAL_COLLECTED: &str = "interval_collected";
-/// An upload was refused: it does not decode.
+/// Upload rejected: it does not decode.
 pub const REPORT_DECODE_FAILURE: &str = "report_decode_failure";
-/// An upload was refused: it is older than the retention window.
+/// Upload rejected: it is older than the retention period.
 pub const REPORT_EXPIRED: &str = "report_expired";
-/// An upload was refused: it is sealed to a key that we do not have.
+/// Upload rejected: it is sealed to an unknown key.
 pub const REPORT_OUTDATED_KEY: &str = "report_outdated_key";
-/// An upload was refused: its time is too far in the future.
+/// Upload rejected: its time is too far ahead.
 pub const REPORT_TOO_EARLY: &str = "upload_too_early";
-/// An upload was refused: its time is after the end of the task.
+/// Upload rejected: its time is after the end of the task.
 pub const TASK_EXPIRED: &str = "upload_task_expired";
-/// An upload was refused: its time is before the start of the task.
+/// Upload rejected: its time is before the start of the task.
 pub const TASK_NOT_STARTED: &str = "upload_task_not_started";
-/// An upload was refused: it has an extension that we do not know.
+/// Upload rejected: it has an unknown extension.
 pub const UNSUPPORTED_EXTENSION: &str = "upload_unsupported_extension";
-/// An upload repeated a report that is stored or aggregated, and was ignored.
+/// Upload ignored: the report is already stored or aggregated.
 pub const REPORT_REPEATED: &str = "upload_repeated";
-/// An upload was refused: the task has reports of as many different times as it may have.
+/// Upload rejected: the task has too many open batch buckets.
 pub const BUCKET_LIMIT: &str = "upload_bucket_limit";
 /// A report was aggregated.
 pub const AGGREGATE_SUCCESS: &str = "aggregate_success";
-/// A report was given up because the helper broke the protocol about its job.
+/// A report was dropped because the helper violated the protocol.
 pub const HELPER_PROTOCOL_ERROR: &str = "helper_protocol_error";
-/// The leader rejected a report that the helper had accepted: the helper has aggregated it, so that its batch does not match
-/// and cannot be collected.
+/// The leader rejected a report that the helper accepted. The helper has aggregated it, so its batch does not match and
+/// cannot be collected.
 pub const REJECTED_AFTER_CONTINUE: &str = "rejected_after_continue";
 
-/// A report was aggregated, and its sum was dropped later without having been collected.
+/// An aggregated report was deleted before its batch was collected.
 pub const SUM_GIVEN_UP: &str = "sum_given_up";
-/// A collected batch was forgotten, and its result if there was one.
+/// A collected batch and its result expired.
 pub const BATCH_FORGOTTEN: &str = "batch_forgotten";
 
-/// A request has named a task for the first time. Counts once, unless something else is counted by then.
+/// A request named the task for the first time. Counted once, and only if nothing else is counted yet.
 pub const CONTACTED: &str = "contacted";
 
-/// The counter of reports that we refused to aggregate for a reason.
+/// The counter of reports that this aggregator rejects with an error.
 pub fn refused(error: ReportError) -> &'static str {
     match error {
         ReportError::BatchCollected => "batch_collected",
@@ -64,8 +64,7 @@ pub fn refused(error: ReportError) -> &'static str {
     }
 }
 
-/// The counter of reports that the helper refused to aggregate for a reason (leader). Each code that this release does not
-/// know has its own.
+/// The counter of reports that the helper rejects with an error (leader). Each unknown code has its own counter.
 pub fn refused_by_helper(error: ReportError) -> Cow<'static, str> {
     Cow::Borrowed(match error {
         ReportError::BatchCollected => "helper_batch_collected",
@@ -84,7 +83,7 @@ pub fn refused_by_helper(error: ReportError) -> Cow<'static, str> {
     })
 }
 
-/// What an operator is told of reports that the leader rejected after the helper had accepted them, if there are any.
+/// The warning about reports that the leader rejected after the helper accepted them, if there are any.
 pub fn contradiction(counters: &BTreeMap<String, u64>) -> Option<String> {
     let count = counters.get(REJECTED_AFTER_CONTINUE).copied().filter(|count| *count > 0)?;
     let (reports, them) = (format::counted(count, "report"), if count == 1 { "it" } else { "them" });
@@ -94,13 +93,13 @@ pub fn contradiction(counters: &BTreeMap<String, u64>) -> Option<String> {
     ))
 }
 
-/// Whether a counter is one of reports that were refused, for whatever reason.
+/// Whether a counter counts rejected reports.
 pub fn is_refusal(name: &str) -> bool {
     !matches!(name, REPORT_SUCCESS | REPORT_REPEATED | AGGREGATE_SUCCESS | SUM_GIVEN_UP | BATCH_FORGOTTEN | CONTACTED)
 }
 
-/// What a counter of refusals says, in words that go on from a number: "3 sealed to an unknown key". A reason of the
-/// helper's has the words of ours.
+/// Describes a counter of rejected reports, to follow a number: "3 sealed to an unknown key". Rejections by the helper
+/// have the same texts.
 pub fn reason(name: &str) -> &str {
     match name.strip_prefix("helper_").unwrap_or(name) {
         INTERVAL_COLLECTED | "batch_collected" => "too late: the batch was collected",

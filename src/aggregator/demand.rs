@@ -1,22 +1,28 @@
-//! What collections ask of aggregation: who shall be aggregated now, and who shall rest.
+//! What collections demand of aggregation: which reports go first, and which must wait.
+//!
+//! # Decision: a collection pauses its batch before closing it
+//!
+//! A batch with running jobs cannot be closed. New uploads could keep a busy batch open forever. So once all reports
+//! accepted before the collection are aggregated, no new job takes reports of its interval. The running jobs end, and
+//! the batch is closed.
 
 use super::phase::{CollectionPhase, collection_phase};
 use dapbox_protocol::model::{Interval, Query, Time};
 use dapbox_store::{CollectionState, ReportEntry, ReportRef, TaskState};
 
-/// Which intervals or whole tasks must be aggregated at once or must rest, for the sake of collections.
+/// The demand of a task's collection jobs on its aggregation.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CollectionDemand {
-    /// Any waiting report is wanted now (fixed-size tasks).
+    /// Whether any waiting report is demanded (fixed-size tasks).
     pub any: bool,
-    /// Reports in these intervals that were uploaded before these positions are wanted now.
+    /// Intervals whose reports are demanded if they were uploaded before the position.
     pub wanted: Vec<(Interval, ReportRef)>,
-    /// Reports in these intervals must not start: a collection waits for the jobs in flight.
+    /// Intervals that are paused: a collection waits for their running jobs.
     pub paused: Vec<Interval>,
 }
 
 impl CollectionDemand {
-    /// What the task's waiting collection jobs ask for.
+    /// Computes the demand of the waiting collection jobs.
     pub fn of(state: &TaskState) -> Self {
         let mut demand = Self::default();
         for job in state.collections.values().filter(|job| matches!(job.state, CollectionState::Waiting)) {
@@ -37,20 +43,20 @@ impl CollectionDemand {
         demand
     }
 
-    /// Whether nobody waits for a report.
+    /// Whether no report is demanded.
     pub fn is_empty(&self) -> bool {
         !self.any && self.wanted.is_empty()
     }
 
-    /// Whether somebody waits for the report, and it may start. Intervals are made of whole buckets of time, so that of
-    /// a bucket's reports only the first ones are wanted, or all, or none.
+    /// Whether a report is demanded and not paused. Intervals consist of whole time buckets, so the demanded reports of
+    /// a bucket are the first ones, all or none.
     pub fn is_wanted(&self, entry: &ReportEntry) -> bool {
         let is_in_demand =
             |(interval, before): &(Interval, ReportRef)| interval.contains(entry.time) && entry.at < *before;
         (self.any || self.wanted.iter().any(is_in_demand)) && !self.is_paused(entry.time)
     }
 
-    /// Whether a report of this time must not start.
+    /// Whether reports of this time are paused.
     pub fn is_paused(&self, time: Time) -> bool {
         self.paused.iter().any(|interval| interval.contains(time))
     }

@@ -1,19 +1,19 @@
-//! What an interaction with a peer ends in when it does not succeed.
+//! The error of an interaction with a peer.
 
 use dapbox_protocol::wire::{Malformed, Problem};
 use dapbox_store::WriteError;
 use dapbox_support::Fault;
 
-/// Why a request is not answered with success.
+/// Why a request fails.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The peer is told what is wrong with its request.
+    /// An error that is sent to the peer.
     #[error(transparent)]
     Problem(#[from] Problem),
-    /// We are too busy: the peer is told to come back.
+    /// The server is overloaded: the peer should retry.
     #[error("too busy")]
     Busy,
-    /// Ours: logged, and the peer learns nothing.
+    /// An internal error: logged, without details for the peer.
     #[error(transparent)]
     Fault(#[from] Fault),
 }

@@ -1,18 +1,18 @@
-//! Stored times that are ahead of the clock.
+//! Stored timestamps ahead of the clock.
 //!
-//! A server whose clock is years ahead stores times that are far in the future once the clock is right. Keys and jobs are
-//! corrected (`keys/plan.rs`, `store/sweep.rs`). A horizon is not: it only rises, so that nothing is opened again.
+//! A server with a fast clock stores timestamps that lie far in the future once the clock is corrected. Keys and jobs
+//! are corrected (`keys/plan.rs`, `store/sweep.rs`). A horizon is not, because it never decreases.
 
 use crate::views::overview::FutureTimestamp;
 use dapbox_protocol::model::{Duration, Time};
 use dapbox_store::{KeyStage, TaskState, View};
 
-/// How far ahead a time may be, for clocks that differ. In seconds.
+/// The allowed clock difference, in seconds.
 const ALLOWED: Duration = Duration(86_400);
-/// How many times are told.
+/// The most timestamps listed.
 const MOST: usize = 100;
 
-/// The stored times that are ahead of the clock; of many, some.
+/// Lists stored timestamps that are ahead of the clock, at most [`MOST`].
 pub fn future_timestamps(view: &View<'_>, now: Time) -> Vec<FutureTimestamp> {
     let latest = now.saturating_add(ALLOWED);
     let of = |record: String, time: Time, is_permanent: bool| FutureTimestamp { record, time, is_permanent };

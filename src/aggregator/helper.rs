@@ -1,11 +1,16 @@
 //! The helper's side of an aggregation job (DAP-09 section 4.5.1.2, DAP-18 section 4.5.3.2).
 //!
-//! A job is answered in one request, in three steps: [`reserve`] takes the report ids in the store's writer, so that
-//! no other job can prepare them meanwhile; [`prepare`] runs on the pool; [`commit`] stores sums, ids and answer
-//! together. The same request gets the same bytes for as long as answers are kept, and no other ever.
+//! A job is answered in three steps. [`reserve`] reserves the report ids in the store's writer, so that no other job
+//! prepares them. [`prepare`] runs on the pool. [`commit`] stores sums, ids and answer together. A repeated request
+//! gets the same bytes while the answer is kept.
 //!
-//! Or the leader is told to come back (DAP-18 section 3.1): [`defer`] stores the request, and the same steps follow
-//! when there is time for them, with [`resume`] in the place of `reserve`.
+//! The helper may defer its answer (DAP-18 section 3.1): [`defer`] stores the request, and [`resume`] later replaces
+//! `reserve`.
+//!
+//! # Decision: answers expire before their jobs
+//!
+//! Answers are large, so they are deleted after `retention.answer_age`. The job itself stays until its reports expire.
+//! A later repeat of its request is refused with 410 and never answered differently.
 
 mod bounds;
 
@@ -33,7 +38,7 @@ use bounds::BucketLimiter;
 pub(super) use bounds::SUM_COPIES;
 pub use bounds::{Bounds, JobMemory};
 
-/// Checks what can be checked of a request without looking at the store.
+/// Checks a request as far as possible without the store.
 pub fn check_request(task: &Task, init: &AggregationJobInitReq) -> Result<(), Error> {
     let refuse = |detail: &str| {
         Err(Problem::new(ProblemType::InvalidMessage).with_detail(detail).with_task(task.public.id).into())
@@ -55,31 +60,31 @@ pub fn check_request(task: &Task, init: &AggregationJobInitReq) -> Result<(), Er
     Ok(())
 }
 
-/// A request for an aggregation job, as far as the store is concerned.
+/// The key data of a request for an aggregation job.
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     /// The task.
     pub task: TaskId,
     /// The job.
     pub job: AggregationJobId,
-    /// SHA-256 of the request's body.
+    /// SHA-256 of the body of the request.
     pub hash: [u8; 32],
     /// The batch of the job's reports, as far as it is known.
     pub batch: PartialBatchSelector,
-    /// When the request came.
+    /// When the request arrived.
     pub now: Time,
 }
 
-/// How an aggregation job is.
+/// The state of an aggregation job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JobState {
-    /// It is accepted; there is no answer yet.
+    /// Accepted; not answered yet.
     Pending,
-    /// There is an answer.
+    /// Answered.
     Answered(Bytes),
-    /// It was answered so long ago that the answer is not kept any more.
+    /// Answered; the answer has expired.
     Expired,
-    /// It was deleted.
+    /// Deleted.
     Deleted,
 }
 
@@ -94,31 +99,31 @@ impl From<HelperJobRecord> for JobState {
     }
 }
 
-/// What the store says to an aggregation job's request.
+/// The outcome of a reservation.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reservation {
-    /// It is to be worked on. For each report: none if it is reserved for the job, else why it cannot be aggregated.
+    /// A new job. For each report: `None` if it is reserved, else the reason for its rejection.
     New(Vec<Option<ReportError>>),
     /// The job exists.
     Existing(JobState),
     /// The job id was used for another request.
     Conflict,
-    /// The task was removed meanwhile.
+    /// The task was removed.
     NoTask,
 }
 
-/// What became of a request that is to be answered later.
+/// The outcome of deferring a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Deferral {
-    /// It is stored.
+    /// The request is stored.
     Stored,
-    /// There are too many of the task already.
+    /// The task has too many deferred requests.
     TooMany,
-    /// It says the same as it would to one that is answered at once.
+    /// The request is not deferred, because its job exists or has no task.
     Not(Reservation),
 }
 
-/// Looks for an earlier answer, and reserves the job's reports if there is none.
+/// Finds an earlier job, or reserves the reports of a new one.
 pub fn reserve(
     tx: &mut Tx<'_>,
     request: &Request,
@@ -131,7 +136,7 @@ pub fn reserve(
     }
 }
 
-/// Reserves the reports of a job whose request was stored.
+/// Reserves the reports of a deferred job.
 pub fn resume(
     tx: &mut Tx<'_>,
     request: &Request,
@@ -145,7 +150,7 @@ pub fn resume(
     }
 }
 
-/// Looks for an earlier answer, and stores the request if there is none. `most` may wait for a task at once.
+/// Finds an earlier job, or stores the request. At most `most` requests of a task may be deferred.
 pub fn defer(tx: &mut Tx<'_>, request: &Request, body: &Bytes, most: usize) -> Result<Deferral, Fault> {
     if let Some(known) = find(tx, request)? {
         return Ok(Deferral::Not(known));
@@ -189,7 +194,7 @@ fn reserve_reports(tx: &mut Tx<'_>, request: &Request, bounds: Bounds, reports: 
     Reservation::New(verdicts)
 }
 
-/// How many more reports the batch may have (DAP-09 section 4.5.1.4).
+/// How many more reports the batch may take (DAP-09 section 4.5.1.4).
 fn room_in_batch(state: &TaskState, batch: PartialBatchSelector) -> u64 {
     let (Some(max), PartialBatchSelector::FixedSize(id)) = (state.task.public.max_batch_size(), batch) else {
         return u64::MAX;
@@ -219,32 +224,32 @@ fn check_report(
     Ok(())
 }
 
-/// Gives up the reservations of a job that will not be committed.
+/// Releases the reservations of a job that will not be committed.
 pub fn release(tx: &mut Tx<'_>, task: &TaskId, job: AggregationJobId) {
     if let Some(state) = tx.task_mut(task) {
         state.reserved.retain(|_, holder| *holder != job);
     }
 }
 
-/// A report on its way through [`prepare`], with what [`reserve`] said of it.
+/// A report of a job and the outcome of its reservation.
 pub struct CandidateReport {
     /// The report share and the leader's message.
     pub init: PrepareInit,
-    /// Why the report cannot be aggregated, if it cannot.
+    /// The reason for its rejection, if it is rejected.
     pub refused: Option<ReportError>,
 }
 
-/// What part of a job came to.
+/// The result of preparing part of a job.
 #[derive(Default)]
 pub struct PreparedJob {
-    /// The answer about each report, in the order of the request.
+    /// The answers for the reports, in the order of the request.
     pub resps: Vec<PrepareResp>,
-    /// The sums of the reports that hold.
+    /// The sums of the valid reports.
     pub sums: BucketAccumulators,
 }
 
 impl PreparedJob {
-    /// Appends the part that follows in the order of the request.
+    /// Appends the next part of the job.
     pub fn append(&mut self, context: &TaskContext, other: Self) {
         self.resps.extend(other.resps);
         self.sums.merge(context.preparer.as_ref(), other.sums);
@@ -276,7 +281,8 @@ pub fn prepare(
     prepared
 }
 
-/// Opens and verifies one report: its output share, and what the leader is told. All cryptography of a helper is here.
+/// Opens and verifies one report. Returns its output share and the message for the leader. All cryptography of a helper
+/// is here.
 pub fn answer(
     context: &TaskContext,
     opener: &InputShareOpener<'_>,
@@ -290,11 +296,10 @@ pub fn answer(
     Ok((output, answer.into()))
 }
 
-/// Stores what a job came to and its answer, which it returns; `None` if the task was removed or the job deleted
-/// meanwhile.
+/// Stores the result of a job and returns its answer; `None` if the task or the job was deleted in the meantime.
 ///
-/// A batch that was closed or filled up while the job was prepared takes no more reports, nor does one that another job has
-/// left no place for: they are refused here.
+/// A batch that was closed or filled during preparation takes no more reports, nor does a bucket beyond the limit.
+/// These reports are rejected here.
 pub fn commit(
     tx: &mut Tx<'_>,
     context: &TaskContext,
@@ -331,7 +336,7 @@ pub fn commit(
         && !state.collected.is_abandoned(&id)
         && opened.admit(state, Bucket::Batch(id)).is_ok()
     {
-        // A batch id that occurred in a job is known from now on, even if none of its reports held.
+        // A batch id that a job named is known from now on, even if all its reports are rejected.
         tx.bucket_mut(task, Bucket::Batch(id))?;
     }
     for (bucket, sum) in sums.0 {
@@ -345,7 +350,7 @@ pub fn commit(
     Ok(Some(answer))
 }
 
-/// Whether the bucket still takes what a job came to.
+/// Whether the bucket still takes the reports of a job.
 fn check_bucket(
     state: &TaskState,
     batch: PartialBatchSelector,
@@ -364,8 +369,8 @@ fn check_bucket(
     Ok(())
 }
 
-/// Adds a job's sum to its batch bucket, and remembers the reports. The sum is gone afterwards, so that it is not held
-/// beside its encoding.
+/// Adds the sum of a job to its batch bucket and records its reports. Consumes the sum, so that it is not held besides
+/// its encoding.
 pub(super) fn merge_into_bucket(
     tx: &mut Tx<'_>,
     context: &TaskContext,
@@ -407,8 +412,8 @@ fn count(tx: &mut Tx<'_>, task: &TaskId, resps: &[PrepareResp]) -> Result<(), Fa
     Ok(())
 }
 
-/// Deletes a job's answer, or its request if there is no answer yet (DAP-09 section 4.5.2.2, DAP-18 section 4.5.5).
-/// What guards against replays and the job's id stay. Returns the hash of the request, if there is such a job.
+/// Deletes the answer of a job, or its deferred request (DAP-09 section 4.5.2.2, DAP-18 section 4.5.5). Its replay
+/// protection and its id stay. Returns the hash of the request, if the job exists.
 pub fn delete(tx: &mut Tx<'_>, task: &TaskId, job: AggregationJobId) -> Result<Option<[u8; 32]>, Fault> {
     let Some(record) = tx.helper_job(task, &job)? else { return Ok(None) };
     let request_hash = record.request_hash;

@@ -1,8 +1,8 @@
 //! The leader's side of an aggregation job (DAP-09 section 4.5.1.1).
 //!
-//! A job is [`pick()`]ed from the waiting reports, [`start`]ed on the pool, [`seal`]ed into the store before its request
-//! is first sent, and [`commit`]ted when the helper has answered. In between, a crash at any point leads back to the
-//! same request: its reports, its clock and the hash of its bytes are stored, and preparation is deterministic.
+//! A job is picked from the waiting reports ([`pick()`]), prepared on the pool ([`start`]), sealed into the store
+//! before its request is first sent ([`seal`]), and committed after the helper's answer ([`commit`]). A crash at any
+//! point leads to the same request: its reports, its clock and its hash are stored, and preparation is deterministic.
 
 mod pick;
 
@@ -37,60 +37,60 @@ fn drop_report(tx: &mut Tx<'_>, task: &TaskId, id: ReportId, at: ReportRef, coun
     tx.count(task, counter, 1)
 }
 
-/// About how many bytes a report takes beside what its VDAF holds: its share of the request and of the answer, both in
-/// parts and as one, and what is known of it meanwhile. The longest that are usual need less than half of it.
+/// The approximate bytes per report besides the state of its VDAF: its parts of the request and the answer. Usual
+/// reports need less than half.
 const REPORT_OVERHEAD_BYTES: usize = 2048;
 
-/// About how many bytes a report takes at the leader while its job waits for the helper.
+/// The approximate bytes per report while its job waits for the helper.
 pub fn report_bytes(context: &TaskContext) -> usize {
     context.preparer.leader_state_bytes() + REPORT_OVERHEAD_BYTES
 }
 
-/// How many batch buckets a job may have so that their sums take no more than `bytes` when it is stored; one at least.
+/// How many batch buckets a job may have so that their sums fit into `bytes`; at least one.
 pub fn buckets_within(context: &TaskContext, bytes: usize) -> usize {
     (bytes / sums_bytes(context, 1).max(1)).max(1)
 }
 
-/// About how many bytes the sums of a job take when it is stored.
+/// The approximate bytes of the sums of a job when it is stored.
 pub fn sums_bytes(context: &TaskContext, buckets: usize) -> usize {
     helper::SUM_COPIES * buckets * context.preparer.aggregate_share_bytes()
 }
 
-/// How many batch buckets the reports of a job are in.
+/// The number of batch buckets of a job.
 pub fn bucket_count(state: &TaskState, job: &LeaderJobRecord) -> usize {
     let times = state.waiting.assigned(&job.reports).into_iter().map(|entry| entry.time);
     let buckets: BTreeSet<_> = times.map(|time| state.task.public.time_bucket(time)).collect();
     buckets.len()
 }
 
-/// A report whose preparation waits for the helper's answer.
+/// A report that waits for the helper's answer.
 pub struct AwaitingReport {
     entry: ReportEntry,
     pending: Box<dyn Pending>,
 }
 
-/// A report that is not aggregated, and why.
+/// A report that is not aggregated, with its counter.
 pub struct DroppedReport {
     metadata: ReportMetadata,
     at: ReportRef,
     counter: &'static str,
 }
 
-/// What part of a job looks like before its request is sent.
+/// Part of a job before its request is sent.
 #[derive(Default)]
 pub struct StartedJob {
     prepare_inits: Vec<PrepareInit>,
-    /// The reports that hold so far, in the order of the request.
+    /// The valid reports, in the order of the request.
     pub awaiting: Vec<AwaitingReport>,
     dropped: Vec<DroppedReport>,
-    /// The reports that are not of this job after all: it has grown long enough without them.
+    /// Reports that return to the queue because the job is long enough without them.
     pub left: Vec<ReportRef>,
-    /// About how many bytes all this takes.
+    /// The approximate size, in bytes.
     pub bytes: usize,
 }
 
 impl StartedJob {
-    /// Appends the part that follows in the order of the job.
+    /// Appends the next part of the job.
     pub fn append(&mut self, other: Self) {
         self.prepare_inits.extend(other.prepare_inits);
         self.awaiting.extend(other.awaiting);
@@ -99,12 +99,12 @@ impl StartedJob {
         self.bytes += other.bytes;
     }
 
-    /// The reports that the request is about, in order.
+    /// The reports of the request, in order.
     pub fn entries(&self) -> Vec<ReportEntry> {
         self.awaiting.iter().map(|awaiting| awaiting.entry).collect()
     }
 
-    /// The request to the helper, and its hash. The parts of the request are gone afterwards.
+    /// Encodes the request to the helper and returns it with its hash. Consumes the parts of the request.
     pub fn take_request(&mut self, context: &TaskContext, batch: PartialBatchSelector) -> (Bytes, [u8; 32]) {
         let prepare_inits = std::mem::take(&mut self.prepare_inits);
         let init = AggregationJobInitReq {
@@ -128,7 +128,7 @@ pub fn start(context: &TaskContext, keys: &KeyRing, part: Vec<(ReportRef, Report
         let metadata = report.metadata;
         match catch_panic(&metadata, || start_report(context, &opener, report)) {
             Ok((init, pending)) => {
-                // Twice: it is in the request as a whole as well.
+                // Twice: the encoded request contains it as well.
                 started.bytes += context.preparer.leader_state_bytes() + 2 * chosen_bytes(&init.share);
                 started.prepare_inits.push(init);
                 let entry = ReportEntry { id: metadata.id, time: metadata.time, at };
@@ -140,8 +140,8 @@ pub fn start(context: &TaskContext, keys: &KeyRing, part: Vec<(ReportRef, Report
     started
 }
 
-/// Opens and prepares one report: what the helper is sent about it, and what waits for its answer. With
-/// [`Pending::finish`], all cryptography of a leader is here.
+/// Opens and prepares one report. Returns the message for the helper and the pending state. All cryptography of a
+/// leader is here and in [`Pending::finish`].
 pub fn start_report(
     context: &TaskContext,
     opener: &InputShareOpener<'_>,
@@ -155,25 +155,26 @@ pub fn start_report(
     Ok((PrepareInit { share, message: message.into() }, pending))
 }
 
-/// About how many bytes of the request are a report's client's choice.
+/// The approximate bytes of the request that the client of the report chose.
 fn chosen_bytes(share: &ReportShare) -> usize {
     share.public_share.len() + share.input_share.enc.len() + share.input_share.payload.len()
 }
 
-/// What [`seal`] found.
+/// The outcome of [`seal`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum SealOutcome {
     /// The request may be sent.
     Send,
-    /// No report of the job holds: the job is over.
+    /// No report is valid: the job has ended.
     Empty,
     /// The job is gone: its task was removed.
     Gone,
-    /// The request is not the one that was sent before. It is never sent: the helper may have aggregated the first.
+    /// The request differs from the one sent before. It must not be sent, because the helper may have aggregated the
+    /// first.
     Differs,
 }
 
-/// Stores what the request is made of before it is first sent, or checks that it is the one sent before.
+/// Stores the content of the request before it is first sent, or checks that it equals the request sent before.
 pub fn seal(
     tx: &mut Tx<'_>,
     task: &TaskId,
@@ -206,13 +207,13 @@ pub fn seal(
     Ok(SealOutcome::Send)
 }
 
-/// The helper broke the protocol about a job as a whole.
+/// The helper violated the protocol in its answer to a job.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the helper's answer is not one to this aggregation job: {0}")]
 pub struct ProtocolViolation(&'static str);
 
-/// Checks that the helper answered about the same reports, in order, in a way that the VDAF allows
-/// (DAP-09 section 4.5.1.1).
+/// Checks that the helper answered for the same reports, in order, with outcomes that the VDAF allows (DAP-09 section
+/// 4.5.1.1).
 pub fn check_answer(asked: &[ReportEntry], resps: &[PrepareResp]) -> Result<(), ProtocolViolation> {
     if asked.len() != resps.len() {
         return Err(ProtocolViolation("another number of reports"));
@@ -226,26 +227,26 @@ pub fn check_answer(asked: &[ReportEntry], resps: &[PrepareResp]) -> Result<(), 
     Ok(())
 }
 
-/// What part of a job came to.
+/// The result of finishing part of a job.
 #[derive(Default)]
 pub struct FinishedJob {
     sums: BucketAccumulators,
-    /// Reports that are over, aggregated or not.
+    /// Reports to delete, aggregated or not.
     over: Vec<(ReportId, ReportRef)>,
     /// The counter of each report that was not aggregated.
     refused: Vec<Cow<'static, str>>,
     early: Vec<ReportEntry>,
-    /// The reports that the helper has accepted and that we reject, and the reason for the last of them. An honest helper
-    /// leaves none: it has aggregated them, so that their batches do not match.
+    /// Reports that the helper accepted and we reject. An honest helper leaves none: it has aggregated them, so their
+    /// batches do not match.
     pub rejected_after_continue: RejectedAfterContinue,
-    /// The helper's reasons that this release does not know, by their codes, with how many reports each was given for.
+    /// Unknown error codes of the helper, with the number of reports.
     pub unknown_errors: BTreeMap<u8, u64>,
-    /// Whether the helper says that the batch takes no more reports.
+    /// Whether the helper reported that the batch is collected.
     is_closed: bool,
 }
 
 impl FinishedJob {
-    /// Takes in another part of the same job.
+    /// Appends another part of the job.
     pub fn append(&mut self, context: &TaskContext, other: Self) {
         self.sums.merge(context.preparer.as_ref(), other.sums);
         self.over.extend(other.over);
@@ -259,12 +260,12 @@ impl FinishedJob {
     }
 }
 
-/// Reports that the helper has accepted and that we reject.
+/// Reports that the helper accepted and we reject.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RejectedAfterContinue {
-    /// How many.
+    /// The number of reports.
     pub count: u64,
-    /// The times of the first and the last of them, and our reason for the last that was worked on.
+    /// The earliest and the latest time of these reports, and our error for the last one processed.
     pub details: Option<(Time, Time, ReportError)>,
 }
 
@@ -282,7 +283,7 @@ impl RejectedAfterContinue {
     }
 }
 
-/// Completes the preparation of part of a job with the helper's answers. Runs on the pool.
+/// Finishes the preparation of part of a job with the helper's answers. Runs on the pool.
 pub fn finish(
     context: &TaskContext,
     batch: PartialBatchSelector,
@@ -321,19 +322,19 @@ pub fn finish(
     finished
 }
 
-/// When reports are tried again that are too early by the helper's clock.
+/// The retry of reports that are too early for the helper's clock.
 #[derive(Clone, Copy, Debug)]
 pub struct EarlyRetry {
-    /// Until then they wait.
+    /// The time of the retry.
     pub at: Time,
-    /// Those of an earlier time are given up: by our clock that time is so long ago that no difference of clocks explains
-    /// the refusal, and nothing else would end the retries.
+    /// Earlier reports are dropped: no clock difference explains the rejection of a report this old, and the retries
+    /// would never end.
     pub give_up_before: Time,
 }
 
-/// Stores what a job came to, drops its reports and ends it.
+/// Stores the result of a job, deletes its reports and ends it.
 ///
-/// Reports that are too early by the helper's clock wait and are tried again, unless they are old by ours.
+/// Reports that are too early for the helper's clock are retried, unless they are old by our clock.
 pub fn commit(
     tx: &mut Tx<'_>,
     context: &TaskContext,
@@ -363,14 +364,14 @@ pub fn commit(
     if let PartialBatchSelector::FixedSize(batch) = batch
         && finished.is_closed
     {
-        // We did not ask for its share: the helper has given it up. Whatever else we would put into it were lost too.
+        // We never asked for its share, so the helper has abandoned the batch. Further reports would be lost.
         retention::abandon_batch(tx, task, batch)?;
     }
     tx.delete_reports(task, &finished.over)?;
     end_and_defer(tx, task, id, &early, early_retry.at)
 }
 
-/// Gives up a job after the helper broke the protocol about it (DAP-09 section 4.5.1.1). Its reports are dropped.
+/// Abandons a job after a protocol violation of the helper and drops its reports (DAP-09 section 4.5.1.1).
 pub fn abandon(tx: &mut Tx<'_>, task: &TaskId, id: AggregationJobId, reports: &[ReportEntry]) -> Result<(), Fault> {
     if !has_job(tx, task, &id) {
         return Ok(());
@@ -381,7 +382,7 @@ pub fn abandon(tx: &mut Tx<'_>, task: &TaskId, id: AggregationJobId, reports: &[
     tx.end_leader_job(task, &id)
 }
 
-/// Puts the reports of a job back to wait until `retry_at`. Only for a job that the helper certainly did not take.
+/// Returns the reports of a job to the queue until `retry_at`. Only for a job that the helper certainly did not accept.
 pub fn dissolve(
     tx: &mut Tx<'_>,
     task: &TaskId,
@@ -395,7 +396,7 @@ pub fn dissolve(
     end_and_defer(tx, task, id, reports, retry_at)
 }
 
-/// Whether the job is still there: its task may have been removed meanwhile.
+/// Whether the job still exists: its task may have been removed.
 fn has_job(tx: &Tx<'_>, task: &TaskId, id: &AggregationJobId) -> bool {
     tx.task(task).is_some_and(|state| state.leader_jobs.contains_key(id))
 }

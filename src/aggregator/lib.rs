@@ -1,8 +1,13 @@
-//! What a DAP aggregator decides, one file for each interaction.
+//! The decisions of a DAP aggregator, one file per interaction.
 //!
-//! Everything here is synchronous and takes `now`: functions over a store transaction, which either mutate or
-//! refuse (decide first, then mutate), and pure functions over report shares, which run on the pool. Sockets,
-//! waiting and retrying are the server's.
+//! Everything here is synchronous and takes `now` as an argument: functions over a store transaction, which decide
+//! first and then mutate, and pure functions over report shares, which run on the worker pool. Sockets, waiting and
+//! retries belong to the server.
+//!
+//! # Decision: no aggregation parameter, one query per batch
+//!
+//! Prio3 has a single, empty aggregation parameter, and any other is refused. A batch therefore cannot be queried a
+//! second time, and `max_batch_query_count` only has to be at least one.
 
 pub mod api_tokens;
 pub mod batches;
@@ -47,28 +52,27 @@ pub use error::Error;
 pub use keys::KeyRing;
 pub use shares::{BucketAccumulator, BucketAccumulators, InputShareOpener};
 
-/// A task with all that is needed to work on it: its encodings and its VDAF.
+/// A task with everything needed to work on it: its encodings and its VDAF.
 pub struct TaskContext {
     /// The task.
     pub task: Arc<Task>,
-    /// The tokens that were in force when this was made.
+    /// The tokens that were valid when this context was created.
     pub tokens: Tokens,
-    /// The encodings of its revision.
+    /// The message encodings of its revision.
     pub wire: &'static dyn Wire,
     /// Its VDAF.
     pub preparer: Arc<dyn Preparer>,
-    /// Whether no request had named it when this was made. Becomes false with the first request.
+    /// Whether no request had named the task when this context was created. Becomes false with the first request.
     pub is_never_contacted: AtomicBool,
-    /// If the task was set up in-band: its configuration as the header of all requests about it, for those who have not
-    /// heard of it.
+    /// For an in-band task: its configuration as the header that all requests about it carry.
     pub advertisement: Option<String>,
-    /// The extension that each report must have, with no data in it.
+    /// The extension that every report must have, with empty data.
     report_extension: Option<u16>,
     vdaf_context: Vec<u8>,
 }
 
 impl TaskContext {
-    /// Makes the VDAF that the task asks for; fails if its parameters are out of range.
+    /// Instantiates the VDAF of the task. Fails if its parameters are out of range.
     pub fn new(task: Arc<Task>) -> Result<Self, VdafError> {
         let wire = wire::for_revision(task.public.revision);
         let preparer = vdaf::preparer_for_task(&task.public)?;
@@ -85,16 +89,16 @@ impl TaskContext {
         })
     }
 
-    /// The same for a task that was set up in-band with this configuration.
+    /// Adds the configuration of an in-band task.
     pub fn with_advertisement(self, configuration: &Bytes) -> Self {
         let Some(taskprov) = wire::taskprov::for_revision(self.task.public.revision) else { return self };
         let advertisement = Some(taskprov.encode_header(configuration));
         Self { advertisement, report_extension: taskprov.report_extension(), ..self }
     }
 
-    /// Whether a share of a report has the extensions that it must have, and no others: every extension is mandatory to
-    /// understand (DAP-09 section 4.4.3), and that of a task that is set up in-band must be there
-    /// (draft-wang-ppm-dap-taskprov-06 sections 4 and 6).
+    /// Whether a report share has exactly the required extensions. Every extension is mandatory to understand (DAP-09
+    /// section 4.4.3). Reports of an in-band task carry the task's extension (draft-wang-ppm-dap-taskprov-06 sections 4
+    /// and 6).
     pub fn has_valid_extensions(&self, extensions: &[Extension]) -> bool {
         match (self.report_extension, extensions) {
             (None, []) => true,
@@ -103,17 +107,17 @@ impl TaskContext {
         }
     }
 
-    /// The same with the tokens that are in force, if one was replaced.
+    /// Replaces the tokens.
     pub fn with_tokens(self, tokens: Tokens) -> Self {
         Self { tokens, ..self }
     }
 
-    /// The same of a task that no request may have named yet.
+    /// Sets whether no request has named the task.
     pub fn with_never_contacted(self, is_never_contacted: bool) -> Self {
         Self { is_never_contacted: AtomicBool::new(is_never_contacted), ..self }
     }
 
-    /// What verification of the task's reports is bound to.
+    /// The key and context of report verification.
     pub fn verification(&self) -> VerifyParams<'_> {
         VerifyParams { key: self.task.verify_key.expose(), context: &self.vdaf_context }
     }
@@ -124,7 +128,7 @@ impl TaskContext {
     }
 }
 
-/// Prio3 has one aggregation parameter, the empty one (DAP-18 section 4.3).
+/// Checks that the aggregation parameter is empty (DAP-18 section 4.3).
 pub(crate) fn check_aggregation_parameter(parameter: &[u8]) -> Result<(), Problem> {
     if parameter.is_empty() {
         return Ok(());
@@ -133,8 +137,7 @@ pub(crate) fn check_aggregation_parameter(parameter: &[u8]) -> Result<(), Proble
     Err(Problem::new(ProblemType::InvalidAggregationParameter).with_detail(detail))
 }
 
-/// Every extension is mandatory to understand, and of a request we understand none but those that [`wire`] takes for
-/// itself.
+/// Rejects request extensions. Every extension is mandatory to understand, and [`wire`] handles the known ones itself.
 pub(crate) fn check_extensions(extensions: &[Extension]) -> Result<(), Problem> {
     if extensions.is_empty() {
         return Ok(());
@@ -144,19 +147,19 @@ pub(crate) fn check_extensions(extensions: &[Extension]) -> Result<(), Problem> 
     Err(Problem::new(ProblemType::UnsupportedExtension).with_detail(detail).with_unsupported_extensions(numbers))
 }
 
-/// Whether a report's time is not before the task's horizon, of which nothing may be known any more.
+/// Rejects a report before the task's horizon, whose replay protection may be gone.
 pub fn check_horizon(replay: &ReplayIndex, time: Time) -> Result<(), ReportError> {
     if Some(time) < replay.horizon() { Err(ReportError::ReportDropped) } else { Ok(()) }
 }
 
-/// Whether a report was not aggregated before, as far as that is still known (DAP-09 section 4.5.1.4).
+/// Rejects a report that was aggregated before, as far as is still known (DAP-09 section 4.5.1.4).
 pub fn check_replay(replay: &ReplayIndex, id: &ReportId, time: Time) -> Result<(), ReportError> {
     check_horizon(replay, time)?;
     if replay.contains(id) { Err(ReportError::ReportReplayed) } else { Ok(()) }
 }
 
-/// Whether a report's time allows it to be aggregated now (DAP-09 section 4.5.1.4), with `skew` allowed for clocks. `end` is
-/// the end in force, see [`TaskState::end`](dapbox_store::TaskState::end).
+/// Checks whether a report may be aggregated by its time (DAP-09 section 4.5.1.4). `skew` is the allowed clock
+/// difference, and `end` the current end of the task, see [`TaskState::end`](dapbox_store::TaskState::end).
 pub fn check_time(task: &Task, end: Option<Time>, now: Time, skew: Duration, time: Time) -> Result<(), ReportError> {
     if time > now.saturating_add(skew) {
         return Err(ReportError::ReportTooEarly);
@@ -168,7 +171,7 @@ pub fn check_time(task: &Task, end: Option<Time>, now: Time, skew: Duration, tim
     if is_over || task.public.task_interval.is_some_and(|interval| time >= interval.end()) {
         return Err(ReportError::TaskExpired);
     }
-    // Of reports this old we may have forgotten whether we aggregated them.
+    // Replay protection of reports this old may be gone.
     if task.report_expiry_age.is_some_and(|age| time < now.saturating_sub(age)) {
         return Err(ReportError::ReportDropped);
     }

@@ -1,4 +1,4 @@
-//! What bounds an aggregation job of the helper: the memory that it takes, and the batch buckets that it opens.
+//! Limits of a helper's aggregation job: its memory, and the batch buckets that it opens.
 
 use std::collections::BTreeSet;
 
@@ -6,13 +6,13 @@ use crate::{TaskContext, config::Limits, shares::bucket_of};
 use dapbox_protocol::model::{AggregationJobInitReq, Bucket, Duration, ReportError, TaskId};
 use dapbox_store::TaskState;
 
-/// About how many bytes a report of a job takes beside its request: its decoded form, and its part of the answer.
+/// The approximate bytes per report besides its request: its decoded form and its part of the answer.
 const REPORT_OVERHEAD_BYTES: usize = 1024;
 
-/// How often the sum of each batch bucket is in memory when a job is stored: as it is, encoded, and on its way to the disk.
+/// How many copies of each bucket's sum are in memory when a job is stored: decoded, encoded, and in the commit.
 pub(crate) const SUM_COPIES: usize = 3;
 
-/// The memory that a job takes beside its request. The times of its reports tell it before anything is prepared.
+/// The memory of a job besides its request. It follows from the times of the reports, before anything is prepared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobMemory {
     reports: usize,
@@ -21,7 +21,7 @@ pub struct JobMemory {
 }
 
 impl JobMemory {
-    /// The memory for a request.
+    /// Computes the memory for a request.
     pub fn of(context: &TaskContext, init: &AggregationJobInitReq) -> Self {
         let buckets: BTreeSet<Bucket> =
             init.prepare_inits.iter().map(|each| bucket_of(&context.task, init.batch, &each.share.metadata)).collect();
@@ -29,25 +29,25 @@ impl JobMemory {
         Self { reports, buckets, sum_bytes: context.preparer.aggregate_share_bytes() }
     }
 
-    /// The least that the job can do with, in bytes.
+    /// The minimum memory of the job, in bytes.
     pub fn min_bytes(&self) -> usize {
         self.bytes(SUM_COPIES * self.buckets)
     }
 
-    /// What the job takes, in bytes, when all its reports are prepared in one pass of up to `chunks` parts at once: each
-    /// part has sums of its own.
+    /// The memory of the job, in bytes, if all reports are prepared in one pass of up to `chunks` parallel parts. Each
+    /// part has its own sums.
     pub fn preferred_bytes(&self, chunks: usize) -> usize {
         let of_parts = self.reports.min(self.buckets.saturating_mul(chunks));
         self.bytes((SUM_COPIES * self.buckets).max(self.buckets + of_parts))
     }
 
-    /// Whether the job may take no more than `most` bytes. A job of one report is never refused: it cannot be shorter.
+    /// Whether the job fits into `most` bytes. A job of one report always fits, because it cannot be smaller.
     pub fn fits(&self, most: usize) -> bool {
         self.reports <= 1 || self.min_bytes() <= most
     }
 
-    /// How many reports are prepared in one pass with `bytes` of memory, in up to `chunks` parts at once, so that the sums of
-    /// the parts fit beside the job's.
+    /// How many reports to prepare per pass with `bytes` of memory, in up to `chunks` parallel parts, so that the sums
+    /// of the parts fit besides those of the job.
     pub fn reports_per_pass(&self, bytes: usize, chunks: usize) -> usize {
         let sums = bytes.saturating_sub(self.reports * REPORT_OVERHEAD_BYTES) / self.sum_bytes.max(1);
         let of_parts = sums.saturating_sub(self.buckets);
@@ -60,29 +60,29 @@ impl JobMemory {
     }
 }
 
-/// What bounds the reports of a job.
+/// Limits for the reports of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// How far ahead of our clock a report's time may be.
+    /// How far ahead of our clock a report's time may be, in seconds.
     pub clock_skew: Duration,
-    /// Open batch buckets that a task may have.
+    /// The most open batch buckets of a task.
     pub max_open_buckets: usize,
 }
 
 impl Bounds {
-    /// The bounds of a configuration. A helper allows twice as many open buckets as a leader: it learns later than the
-    /// leader that a batch is collected, and what it refuses is lost.
+    /// Takes the limits from the configuration. A helper allows twice as many open buckets as a leader: it learns later
+    /// that a batch is collected, and reports that it rejects are lost.
     pub fn of(limits: &Limits) -> Self {
         let max_open_buckets = limits.max_open_buckets.saturating_mul(2);
         Self { clock_skew: Duration(limits.clock_skew.as_secs()), max_open_buckets }
     }
 }
 
-/// The batch buckets that a job would open, and how many a task may have open.
+/// Counts the batch buckets that a job would open.
 pub(super) struct BucketLimiter {
     most: usize,
     new: BTreeSet<Bucket>,
-    /// Reports or sums of reports that were refused.
+    /// The number of rejected reports or sums.
     refused: usize,
 }
 
@@ -91,7 +91,8 @@ impl BucketLimiter {
         Self { most, new: BTreeSet::new(), refused: 0 }
     }
 
-    /// Refuses a report whose bucket would be one too many. The leader drops such a report, too: nothing differs.
+    /// Rejects a report whose bucket would exceed the limit. The leader drops such a report too, so both aggregators
+    /// agree.
     pub(super) fn admit(&mut self, state: &TaskState, bucket: Bucket) -> Result<(), ReportError> {
         if state.is_open(&bucket) || self.new.contains(&bucket) {
             return Ok(());
@@ -104,7 +105,7 @@ impl BucketLimiter {
         Ok(())
     }
 
-    /// Logs that reports were refused, which the other aggregator sees as dropped.
+    /// Logs the rejected reports, which the other aggregator sees as dropped.
     pub(super) fn log(&self, task: &TaskId) {
         if self.refused > 0 {
             let (max_open_buckets, refused) = (self.most, self.refused);

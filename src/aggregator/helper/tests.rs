@@ -1,4 +1,4 @@
-//! Jobs that are answered later, as the store sees them.
+//! Deferred jobs in the store.
 
 use super::*;
 use crate::{collect, testing};
@@ -9,7 +9,7 @@ use dapbox_support::Point;
 const BODY: Bytes = Bytes::from_static(b"request");
 const BOUNDS: Bounds = Bounds { clock_skew: Duration(0), max_open_buckets: 1 };
 
-/// Runs one write after the other on a new store with one task; the second handle is of the store opened again.
+/// A store with one task that can be reopened.
 struct Bench {
     dir: tempfile::TempDir,
     store: Store,
@@ -55,7 +55,7 @@ impl Bench {
         self.store.write(Point::Test, move |tx| commit(tx, &context, &request, BOUNDS, prepared)).await.unwrap()
     }
 
-    /// Commits a job that was prepared: one good report for a batch of its own. Returns what the leader is told of it.
+    /// Commits a prepared job with one valid report for its own batch. Returns the outcome for the leader.
     async fn commit_to_own_batch(&self, n: u8) -> PrepareOutcome {
         let (batch, context) = (BatchId::new([n; 32]), self.context.clone());
         let request = Request { batch: PartialBatchSelector::FixedSize(batch), ..self.request(n) };
@@ -74,7 +74,7 @@ impl Bench {
         self.store.write(Point::Test, move |tx| delete(tx, &request.task, request.job)).await.unwrap()
     }
 
-    /// The accepted jobs, and the body of one of them.
+    /// The deferred jobs, and the body of one of them.
     fn deferred(&self, n: u8) -> (Vec<AggregationJobId>, Option<Bytes>) {
         let request = self.request(n);
         let look = |view: &dapbox_store::View<'_>| {
@@ -104,7 +104,7 @@ async fn deferred_request_survives_restarts() {
     assert_eq!(bench.deferred(1), (vec![bench.request(1).job, bench.request(2).job], Some(BODY)));
     assert_eq!(bench.defer(1, 2).await, Deferral::Not(pending()));
     assert_eq!(bench.resume(1).await, Reservation::New(vec![None]));
-    // What is being prepared is reserved, whoever else has it.
+    // Reports in preparation are reserved, also against other deferred jobs.
     assert_eq!(bench.resume(2).await, Reservation::New(vec![Some(ReportError::ReportReplayed)]));
     let answer = bench.commit(1).await.unwrap();
     assert_eq!(bench.deferred(1), (vec![bench.request(2).job], None));
@@ -126,7 +126,7 @@ async fn deleted_job_gets_no_answer() {
     bench.restart().await;
     assert_eq!(bench.resume(1).await, Reservation::Existing(JobState::Deleted));
     assert_eq!(bench.defer(1, 2).await, Deferral::Not(Reservation::Existing(JobState::Deleted)));
-    // Its reports are free again.
+    // Its reports can be reserved again.
     assert_eq!(bench.defer(2, 2).await, Deferral::Stored);
     assert_eq!(bench.resume(2).await, Reservation::New(vec![None]));
 }
@@ -143,7 +143,7 @@ async fn removing_task_deletes_deferred_requests() {
     assert_eq!(bench.defer(1, 2).await, Deferral::Not(Reservation::NoTask));
 }
 
-/// A batch is forgotten in one write and the names of its shares in a later one.
+/// A batch and the ids of its shares are deleted by different writes.
 #[tokio::test]
 async fn deletes_share_of_forgotten_batch() {
     let bench = Bench::new().await;
@@ -154,7 +154,7 @@ async fn deletes_share_of_forgotten_batch() {
     assert!(bench.store.write(Point::Test, delete).await.unwrap());
 }
 
-/// Of two jobs that are prepared at once, the second finds the last place for a batch bucket taken.
+/// Of two jobs prepared in parallel, the second exceeds the bucket limit.
 #[tokio::test]
 async fn rejects_reports_beyond_the_bucket_limit() {
     let mut bench = Bench::new().await;

@@ -1,4 +1,4 @@
-//! Making aggregation jobs of waiting reports.
+//! Picks waiting reports for aggregation jobs.
 
 use std::collections::BTreeSet;
 
@@ -12,11 +12,11 @@ use dapbox_store::{
 };
 use dapbox_support::Fault;
 
-/// The most reports that one write drops: many may have become useless at once, and other writes wait meanwhile.
+/// The most reports that one write drops, so that other writes need not wait long.
 const MAX_DROPPED: usize = 10_000;
 
-/// Whether [`pick`] may find something to do: a job may start, and there are enough reports or somebody waits for
-/// them. `is_overdue` says that the oldest has waited for the longest delay.
+/// Whether [`pick`] may find work: another job may start, and there are enough reports or a collection demands them.
+/// `is_overdue` says that the oldest report has waited for the maximum delay.
 pub fn may_pick(state: &TaskState, limits: &config::Leader, is_overdue: bool) -> bool {
     state.leader_jobs.len() < limits.jobs_in_flight
         && !state.waiting.is_empty()
@@ -27,22 +27,22 @@ fn has_enough(state: &TaskState, limits: &config::Leader, is_overdue: bool) -> b
     is_overdue || state.waiting.len() >= limits.min_job_size
 }
 
-/// What bounds the batch buckets of a new job.
+/// Limits on the batch buckets of a new job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct JobBounds {
-    /// Batch buckets of one job: each has a sum at both aggregators.
+    /// The most batch buckets of a job: each has a sum at both aggregators.
     pub max_buckets: usize,
-    /// Open batches of a task of fixed-size batches. With that many, reports wait until one is collected.
+    /// The most open batches of a fixed-size task. Beyond it, reports wait for a collection.
     pub max_open_batches: usize,
 }
 
 impl JobBounds {
-    /// No bounds.
+    /// No limits.
     pub const NONE: Self = Self { max_buckets: usize::MAX, max_open_batches: usize::MAX };
 }
 
-/// Makes an aggregation job of waiting reports, if [`may_pick`] still holds.
-/// Reports that must not be aggregated any more are dropped and counted on the way.
+/// Creates an aggregation job of waiting reports, if [`may_pick`] still holds. Drops and counts reports that cannot be
+/// aggregated any more.
 pub fn pick(
     tx: &mut Tx<'_>,
     now: Time,
@@ -62,7 +62,7 @@ pub fn pick(
     };
     let most = JobCapacity { reports: limits.max_job_size, buckets: bounds.max_buckets };
     let mut errors = Vec::new();
-    // What collections wait for goes first, however much else there is.
+    // Demanded reports go first.
     let mut picked = take(state, now, most, &mut errors, filling.as_mut(), |entry| demand.is_wanted(entry));
     if picked.taken.is_empty() && enough {
         let others = take(state, now, most, &mut errors, filling.as_mut(), |entry| !demand.is_paused(entry.time));
@@ -85,16 +85,16 @@ pub fn pick(
     Ok(Some(id))
 }
 
-/// How much goes into one job.
+/// The size of a job.
 #[derive(Clone, Copy)]
 struct JobCapacity {
     reports: usize,
     buckets: usize,
 }
 
-/// Takes up to `most` waiting reports, and those on the way that must not be aggregated any more, with the reasons.
-/// If `is_eligible` says no to a report, then also to all later ones of the same bucket of time, and so does the batch that
-/// is being filled: windows are made of whole buckets.
+/// Picks up to `most` waiting reports, and the reports on the way that cannot be aggregated any more, with their
+/// errors. If `is_eligible` or the batch assigner rejects a report, they must reject all later ones of the same time
+/// bucket.
 fn take(
     state: &mut TaskState,
     now: Time,
@@ -130,7 +130,7 @@ fn take(
 
 /// Whether a waiting report may still be aggregated.
 ///
-/// This is the leader's only check for replays and collected batches: once the helper has answered it is too late.
+/// This is the leader's only check for replays and collected batches: after the helper's answer it is too late.
 fn check_entry(
     task: &Task,
     end: Option<Time>,
@@ -139,7 +139,7 @@ fn check_entry(
     now: Time,
     entry: &ReportEntry,
 ) -> Result<(), ReportError> {
-    // The upload allowed for clocks that differ; what it took is not refused for its clock here.
+    // The upload check allowed for clock differences; accepted reports are not rejected for them here.
     check_time(task, end, now, Duration(u64::MAX), entry.time)?;
     check_replay(replay, &entry.id, entry.time)?;
     if task.public.time_bucket(entry.time).is_some_and(|bucket| collected.covers(&bucket)) {
