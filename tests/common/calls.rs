@@ -10,22 +10,22 @@ use dapbox::{
     wire::{self, Problem, ProblemType, RequestSpec, ResourceKind, Wire},
 };
 
-use super::{PATIENCE, Parties, peer};
+use super::{Parties, TEST_TIMEOUT, peer};
 
 /// The answer to a request that creates a resource.
 #[derive(Clone, Debug)]
-pub struct Made {
+pub struct Created {
     pub answer: Answer,
     /// The path of the resource below the base URL of its server.
-    pub place: Option<String>,
+    pub resource_path: Option<String>,
 }
 
-impl Made {
+impl Created {
     /// Returns the path of the created resource.
     #[track_caller]
-    pub fn place(&self) -> &str {
+    pub fn resource_path(&self) -> &str {
         assert!(self.answer.is_success(), "{:?}", self.answer);
-        self.place.as_deref().unwrap_or_else(|| panic!("nobody says where it is: {:?}", self.answer))
+        self.resource_path.as_deref().unwrap_or_else(|| panic!("no location in {:?}", self.answer))
     }
 }
 
@@ -37,7 +37,7 @@ pub fn problem(answer: &Answer) -> Problem {
 }
 
 /// Maps a problem type to the one that a revision uses instead.
-pub fn in_words_of(revision: Revision, kind: ProblemType) -> ProblemType {
+pub fn expected_kind(revision: Revision, kind: ProblemType) -> ProblemType {
     match (revision, kind) {
         (Revision::Dap09, ProblemType::InvalidAggregationParameter) => ProblemType::InvalidMessage,
         (Revision::Dap18, ProblemType::UnauthorizedRequest) => ProblemType::HttpStatus(403),
@@ -48,15 +48,15 @@ pub fn in_words_of(revision: Revision, kind: ProblemType) -> ProblemType {
 /// Asserts that the answer is a problem of this kind, mapped to the task's revision, and that it names the task (DAP-09
 /// section 3.2, DAP-18 section 3.6).
 #[track_caller]
-pub fn assert_refused(answer: &Answer, parties: &Parties, kind: ProblemType) {
-    let (problem, kind) = (problem(answer), in_words_of(parties.revision(), kind));
+pub fn assert_rejected(answer: &Answer, parties: &Parties, kind: ProblemType) {
+    let (problem, kind) = (problem(answer), expected_kind(parties.revision(), kind));
     assert_eq!((problem.kind, problem.status), (kind, kind.status()), "{problem}");
     assert_eq!(problem.task_id, Some(parties.id()), "{problem}");
 }
 
 /// Asserts that the answer rejects a report with this error (DAP-09 section 4.4.2, DAP-18 section 4.4.2.2).
 #[track_caller]
-pub fn assert_upload_refused(answer: &Answer, parties: &Parties, report: &Report, error: ReportError) {
+pub fn assert_report_rejected(answer: &Answer, parties: &Parties, report: &Report, error: ReportError) {
     match parties.revision() {
         Revision::Dap09 => {
             let kind = match error {
@@ -64,7 +64,7 @@ pub fn assert_upload_refused(answer: &Answer, parties: &Parties, report: &Report
                 ReportError::OutdatedConfig => ProblemType::OutdatedConfig,
                 _ => ProblemType::ReportRejected,
             };
-            assert_refused(answer, parties, kind);
+            assert_rejected(answer, parties, kind);
         }
         Revision::Dap18 => {
             let error = match error {
@@ -85,7 +85,7 @@ pub fn upload_errors(answer: &Answer, parties: &Parties) -> Vec<(ReportId, Repor
 
 /// Asserts that all uploaded reports are accepted.
 #[track_caller]
-pub fn assert_taken(answer: &Answer) {
+pub fn assert_accepted(answer: &Answer) {
     assert!(answer.status == 200 && answer.body.is_empty(), "{answer:?}");
 }
 
@@ -118,7 +118,7 @@ impl Parties {
     }
 
     /// Whether the requester chooses the ids of jobs.
-    pub fn chooses_ids(&self) -> bool {
+    pub fn requester_chooses_ids(&self) -> bool {
         self.wire().create_request(ResourceKind::AggregationJob, &self.id(), &[0; 16]).resource_path.is_some()
     }
 
@@ -143,27 +143,27 @@ impl Parties {
     }
 
     /// Creates a resource; `id` is its name where the requester chooses names.
-    pub async fn create(&self, kind: ResourceKind, id: &[u8; 16], body: impl Into<Bytes>) -> Made {
+    pub async fn create(&self, kind: ResourceKind, id: &[u8; 16], body: impl Into<Bytes>) -> Created {
         let call = self.wire().create_request(kind, &self.id(), id);
         let answer = self.send(kind, &call, body).await;
-        let place = call.resource_path.clone().or_else(|| self.place_in(&answer));
-        Made { answer, place }
+        let resource_path = call.resource_path.clone().or_else(|| self.location_path(&answer));
+        Created { answer, resource_path }
     }
 
     /// The path below the base URL in the `Location` of an answer.
-    pub fn place_in(&self, answer: &Answer) -> Option<String> {
+    pub fn location_path(&self, answer: &Answer) -> Option<String> {
         let location = answer.location.as_deref()?;
-        let (_, place) = location.split_once(&format!("/{}/", self.wire().path_prefix())).unwrap();
-        Some(place.to_owned())
+        let (_, path) = location.split_once(&format!("/{}/", self.wire().path_prefix())).unwrap();
+        Some(path.to_owned())
     }
 
     /// A path without a resource.
-    pub fn nowhere(&self, kind: ResourceKind) -> String {
-        self.nowhere_of(kind, self.id())
+    pub fn missing_path(&self, kind: ResourceKind) -> String {
+        self.missing_path_of(kind, self.id())
     }
 
     /// A path of another task without a resource.
-    pub fn nowhere_of(&self, kind: ResourceKind, task: TaskId) -> String {
+    pub fn missing_path_of(&self, kind: ResourceKind, task: TaskId) -> String {
         let resource = match kind {
             ResourceKind::AggregationJob => "aggregation_jobs",
             ResourceKind::AggregateShare => "aggregate_shares",
@@ -173,24 +173,24 @@ impl Parties {
     }
 
     /// Polls a resource.
-    pub async fn poll_at(&self, kind: ResourceKind, place: &str) -> Answer {
-        self.send(kind, &self.wire().poll_request(kind, place).unwrap(), Bytes::new()).await
+    pub async fn poll_at(&self, kind: ResourceKind, path: &str) -> Answer {
+        self.send(kind, &self.wire().poll_request(kind, path).unwrap(), Bytes::new()).await
     }
 
     /// Deletes a resource.
-    pub async fn delete_at(&self, kind: ResourceKind, place: &str) -> Answer {
-        self.send(kind, &self.wire().delete_request(kind, place).unwrap(), Bytes::new()).await
+    pub async fn delete_at(&self, kind: ResourceKind, path: &str) -> Answer {
+        self.send(kind, &self.wire().delete_request(kind, path).unwrap(), Bytes::new()).await
     }
 
     /// Polls until the resource is ready; returns its answer.
-    pub async fn settle(&self, kind: ResourceKind, made: Made) -> Answer {
-        let deadline = std::time::Instant::now() + PATIENCE;
-        let (mut answer, mut place) = (made.answer, made.place);
+    pub async fn poll_until_ready(&self, kind: ResourceKind, made: Created) -> Answer {
+        let deadline = std::time::Instant::now() + TEST_TIMEOUT;
+        let (mut answer, mut path) = (made.answer, made.resource_path);
         while is_pending(&answer, self) {
             assert!(std::time::Instant::now() < deadline, "{kind:?} does not end");
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            answer = self.poll_at(kind, place.as_deref().unwrap()).await;
-            place = self.place_in(&answer).or(place);
+            answer = self.poll_at(kind, path.as_deref().unwrap()).await;
+            path = self.location_path(&answer).or(path);
         }
         answer
     }
@@ -200,11 +200,11 @@ impl Parties {
 impl Parties {
     /// Uploads a report once.
     pub async fn upload(&self, report: &Report) -> Answer {
-        self.upload_at_once(std::slice::from_ref(report)).await
+        self.upload_together(std::slice::from_ref(report)).await
     }
 
     /// Uploads reports in one request.
-    pub async fn upload_at_once(&self, reports: &[Report]) -> Answer {
+    pub async fn upload_together(&self, reports: &[Report]) -> Answer {
         self.upload_bytes(self.wire().encode_upload(self.task(), reports)).await
     }
 
@@ -224,7 +224,7 @@ impl Parties {
     /// Uploads reports in one request each and asserts that all are accepted.
     pub async fn upload_all<'a>(&self, reports: impl IntoIterator<Item = &'a Report>) {
         for report in reports {
-            assert_taken(&self.upload(report).await);
+            assert_accepted(&self.upload(report).await);
         }
     }
 }
@@ -244,18 +244,18 @@ impl Parties {
     }
 
     /// Requests a collection job; `id` is its name where the requester chooses names.
-    pub async fn ask_collection_as(&self, id: &[u8; 16], query: Query) -> Made {
+    pub async fn create_collection_as(&self, id: &[u8; 16], query: Query) -> Created {
         self.create(ResourceKind::CollectionJob, id, self.collection_req(query)).await
     }
 
     /// Requests a collection job.
-    pub async fn ask_collection(&self, query: Query) -> Made {
-        self.ask_collection_as(ReportId::random().as_bytes(), query).await
+    pub async fn create_collection(&self, query: Query) -> Created {
+        self.create_collection_as(ReportId::random().as_bytes(), query).await
     }
 
     /// Creates a collection job and returns its path.
     pub async fn start_collection(&self, query: Query) -> String {
-        self.ask_collection(query).await.place().to_owned()
+        self.create_collection(query).await.resource_path().to_owned()
     }
 
     /// Polls a collection job once.
@@ -265,15 +265,15 @@ impl Parties {
 
     /// Polls a collection job until it is finished or fails.
     pub async fn outcome(&self, job: &str) -> Answer {
-        let made = Made { answer: self.poll(job).await, place: Some(job.to_owned()) };
-        self.settle(ResourceKind::CollectionJob, made).await
+        let made = Created { answer: self.poll(job).await, resource_path: Some(job.to_owned()) };
+        self.poll_until_ready(ResourceKind::CollectionJob, made).await
     }
 
     /// The answer to a collection request or, if a job was created, its outcome.
     pub async fn outcome_of(&self, query: Query) -> Answer {
-        let made = self.ask_collection(query).await;
+        let made = self.create_collection(query).await;
         match made.answer.is_success() {
-            true => self.outcome(made.place()).await,
+            true => self.outcome(made.resource_path()).await,
             false => made.answer,
         }
     }
@@ -287,23 +287,23 @@ impl Parties {
 /// Requests of the leader to the helper.
 impl Parties {
     /// Sends an aggregation job; `id` is its name where the requester chooses names.
-    pub async fn put_job(&self, id: &[u8; 16], init: &AggregationJobInitReq) -> Made {
-        self.put_job_bytes(id, self.wire().encode_job_init(self.task(), init)).await
+    pub async fn send_job(&self, id: &[u8; 16], init: &AggregationJobInitReq) -> Created {
+        self.send_job_bytes(id, self.wire().encode_job_init(self.task(), init)).await
     }
 
     /// Sends any bytes as an aggregation job.
-    pub async fn put_job_bytes(&self, id: &[u8; 16], body: Vec<u8>) -> Made {
+    pub async fn send_job_bytes(&self, id: &[u8; 16], body: Vec<u8>) -> Created {
         self.create(ResourceKind::AggregationJob, id, body).await
     }
 
     /// Sends a new aggregation job.
-    pub async fn ask_job(&self, init: &AggregationJobInitReq) -> Made {
-        self.put_job(ReportId::random().as_bytes(), init).await
+    pub async fn send_new_job(&self, init: &AggregationJobInitReq) -> Created {
+        self.send_job(ReportId::random().as_bytes(), init).await
     }
 
     /// Sends a new aggregation job and returns the helper's answer to each report.
     pub async fn run_job(&self, init: &AggregationJobInitReq) -> Vec<PrepareResp> {
-        let answer = self.settle(ResourceKind::AggregationJob, self.ask_job(init).await).await;
+        let answer = self.poll_until_ready(ResourceKind::AggregationJob, self.send_new_job(init).await).await;
         assert!(answer.is_success(), "{answer:?}");
         self.wire().decode_job_resp(&answer.body, init.prepare_inits.len()).unwrap()
     }
@@ -314,9 +314,9 @@ impl Parties {
     }
 
     /// Requests the helper's aggregate share and polls until it is ready.
-    pub async fn ask_share(&self, request: &AggregateShareReq) -> Answer {
+    pub async fn request_share(&self, request: &AggregateShareReq) -> Answer {
         let body = self.wire().encode_aggregate_share_req(self.task(), request);
         let made = self.create(ResourceKind::AggregateShare, ReportId::random().as_bytes(), body).await;
-        self.settle(ResourceKind::AggregateShare, made).await
+        self.poll_until_ready(ResourceKind::AggregateShare, made).await
     }
 }

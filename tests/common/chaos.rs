@@ -43,7 +43,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{PATIENCE, Parties, batches_of, end::End, process::Process};
+use super::{Parties, TEST_TIMEOUT, batches_of, process::Process, remote_node::RemoteNode};
 
 /// Reports of a workload, each with its own bin.
 pub const UPLOADS: u64 = 96;
@@ -59,14 +59,14 @@ const CLIENT_PAUSE: Range<u64> = 0..20;
 
 /// A failed check.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum ChaosError {
     /// Something that was acknowledged is not true.
     Lost(String),
     /// An operation does not end.
     Stuck(String),
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for ChaosError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lost(text) => write!(f, "lost: {text}"),
@@ -75,25 +75,25 @@ impl fmt::Display for Trouble {
     }
 }
 
-pub fn lost<T>(text: impl Into<String>) -> Result<T, Trouble> {
-    Err(Trouble::Lost(text.into()))
+pub fn lost<T>(text: impl Into<String>) -> Result<T, ChaosError> {
+    Err(ChaosError::Lost(text.into()))
 }
 
 /// The aggregators to kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Who {
+pub enum Victims {
     Leader,
     Helper,
     Both,
 }
 
-impl Who {
+impl Victims {
     pub fn any(rng: &mut StdRng) -> Self {
         [Self::Leader, Self::Helper, Self::Both][rng.random_range(0..3)]
     }
 
     /// The indices of the victims in [`ChaosRig::nodes`].
-    pub fn places(self) -> &'static [usize] {
+    pub fn indices(self) -> &'static [usize] {
         match self {
             Self::Leader => &[0],
             Self::Helper => &[1],
@@ -118,102 +118,102 @@ impl fmt::Display for Tally {
 }
 
 /// A leader and a helper under load.
-pub struct Ordeal {
+pub struct ChaosRig {
     /// The leader and the helper.
     pub nodes: [Process; 2],
     pub rng: StdRng,
-    world: Arc<World>,
-    lanes: JoinSet<Result<(), Trouble>>,
+    shared: Arc<Shared>,
+    workers: JoinSet<Result<(), ChaosError>>,
 }
 
 /// State that all workers share.
-struct World {
-    ends: [End; 2],
+struct Shared {
+    remotes: [RemoteNode; 2],
     is_over: AtomicBool,
     /// Workloads whose tasks both aggregators know.
     begun: watch::Sender<u64>,
     /// Finished tasks, to be checked again at the end.
-    past: Mutex<Vec<Past>>,
+    finished: Mutex<Vec<Finished>>,
     tally: Tally,
 }
 
 /// A finished task.
-enum Past {
-    Kept(Box<Volume>, Vec<CollectedAggregate>),
+enum Finished {
+    Kept(Box<Workload>, Vec<CollectedAggregate>),
     Removed(Box<Parties>),
 }
 
-impl Ordeal {
+impl ChaosRig {
     /// Starts both nodes and the workers: `workers` for each revision and batch mode. Each runs one workload after
     /// another.
-    pub async fn start(mut nodes: [Process; 2], seed: u64, lanes: usize) -> Result<Self, Trouble> {
+    pub async fn start(mut nodes: [Process; 2], seed: u64, workers: usize) -> Result<Self, ChaosError> {
         for node in &mut nodes {
             node.spawn();
-            node.ready().await.map_err(Trouble::Lost)?;
+            node.ready().await.map_err(ChaosError::Lost)?;
         }
-        let ends = nodes.each_ref().map(End::of);
+        let remotes = nodes.each_ref().map(RemoteNode::of);
         let (is_over, begun) = (AtomicBool::new(false), watch::Sender::new(0));
-        let world = Arc::new(World { ends, is_over, begun, past: Mutex::default(), tally: Tally::default() });
+        let shared = Arc::new(Shared { remotes, is_over, begun, finished: Mutex::default(), tally: Tally::default() });
         let mut rng = StdRng::seed_from_u64(seed);
         let mut set = JoinSet::new();
-        for _ in 0..lanes {
+        for _ in 0..workers {
             for revision in Revision::ALL {
                 for mode in [BatchMode::TimeInterval, batches_of(revision, 2 * BATCH)] {
-                    set.spawn(lane(world.clone(), revision, mode, StdRng::seed_from_u64(rng.random())));
+                    set.spawn(worker(shared.clone(), revision, mode, StdRng::seed_from_u64(rng.random())));
                 }
             }
         }
-        Ok(Self { nodes, rng, world, lanes: set })
+        Ok(Self { nodes, rng, shared, workers: set })
     }
 
     /// Lets the workers run for a random time, in milliseconds. Ends early with the error of a worker.
-    pub async fn work(&mut self, millis: Range<u64>) -> Result<(), Trouble> {
+    pub async fn work(&mut self, millis: Range<u64>) -> Result<(), ChaosError> {
         let pause = Span::from_millis(self.rng.random_range(millis));
         tokio::select! {
             () = tokio::time::sleep(pause) => Ok(()),
-            Some(ended) = self.lanes.join_next() => ended.unwrap(),
+            Some(ended) = self.workers.join_next() => ended.unwrap(),
         }
     }
 
     /// Starts killed nodes and waits until they serve.
-    pub async fn revive(&mut self, who: Who) -> Result<(), Trouble> {
-        for place in who.places() {
-            self.nodes[*place].spawn();
+    pub async fn restart(&mut self, victims: Victims) -> Result<(), ChaosError> {
+        for index in victims.indices() {
+            self.nodes[*index].spawn();
         }
-        for place in who.places() {
-            self.nodes[*place].ready().await.map_err(Trouble::Lost)?;
+        for index in victims.indices() {
+            self.nodes[*index].ready().await.map_err(ChaosError::Lost)?;
         }
         Ok(())
     }
 
     /// Waits until every worker has begun a workload.
     pub async fn begun(&self) {
-        let lanes = self.lanes.len() as u64;
-        self.world.begun.subscribe().wait_for(|begun| *begun >= lanes).await.unwrap();
+        let workers = self.workers.len() as u64;
+        self.shared.begun.subscribe().wait_for(|begun| *begun >= workers).await.unwrap();
     }
 
     /// Lets each worker end after its current workload.
-    pub fn last_round(&self) {
-        self.world.is_over.store(true, Ordering::Relaxed);
+    pub fn stop_new_workloads(&self) {
+        self.shared.is_over.store(true, Ordering::Relaxed);
     }
 
     /// Waits until all workers have ended.
-    pub async fn see_through(&mut self) -> Result<(), Trouble> {
-        self.last_round();
-        while let Some(ended) = self.lanes.join_next().await {
+    pub async fn finish_work(&mut self) -> Result<(), ChaosError> {
+        self.stop_new_workloads();
+        while let Some(ended) = self.workers.join_next().await {
             ended.unwrap()?;
         }
         Ok(())
     }
 
     /// Checks all finished tasks again.
-    pub async fn audit(&self) -> Result<(), Trouble> {
-        for past in &*self.world.past.lock().await {
-            match past {
-                Past::Kept(volume, batches) => volume.check_again(batches).await?,
-                Past::Removed(parties) => {
-                    for (end, task) in self.world.ends.iter().zip([&parties.leader, &parties.helper]) {
-                        end.check_removed(task).await?;
+    pub async fn audit(&self) -> Result<(), ChaosError> {
+        for finished in &*self.shared.finished.lock().await {
+            match finished {
+                Finished::Kept(workload, batches) => workload.check_again(batches).await?,
+                Finished::Removed(parties) => {
+                    for (remote, task) in self.shared.remotes.iter().zip([&parties.leader, &parties.helper]) {
+                        remote.check_removed(task).await?;
                     }
                 }
             }
@@ -222,68 +222,68 @@ impl Ordeal {
     }
 
     pub fn tally(&self) -> &Tally {
-        &self.world.tally
+        &self.shared.tally
     }
 }
 
 /// Runs one workload after another, at least one.
-async fn lane(world: Arc<World>, revision: Revision, mode: BatchMode, mut rng: StdRng) -> Result<(), Trouble> {
+async fn worker(shared: Arc<Shared>, revision: Revision, mode: BatchMode, mut rng: StdRng) -> Result<(), ChaosError> {
     loop {
         let length = BINS[usize::from(rng.random_ratio(1, 4))];
-        let volume = Volume::start(&world, revision, mode, length).await?;
-        volume.upload(&mut rng).await?;
-        let batches = volume.collect().await?;
-        volume.check(&batches).await?;
-        world.tally.uploads.fetch_add(UPLOADS, Ordering::Relaxed);
-        world.tally.batches.fetch_add(batches.len() as u64, Ordering::Relaxed);
-        world.tally.tasks.fetch_add(1, Ordering::Relaxed);
-        let past = if rng.random() {
-            for end in &world.ends {
-                end.remove(&volume.parties.leader).await?;
+        let workload = Workload::start(&shared, revision, mode, length).await?;
+        workload.upload(&mut rng).await?;
+        let batches = workload.collect().await?;
+        workload.check(&batches).await?;
+        shared.tally.uploads.fetch_add(UPLOADS, Ordering::Relaxed);
+        shared.tally.batches.fetch_add(batches.len() as u64, Ordering::Relaxed);
+        shared.tally.tasks.fetch_add(1, Ordering::Relaxed);
+        let finished = if rng.random() {
+            for remote in &shared.remotes {
+                remote.remove(&workload.parties.leader).await?;
             }
-            Past::Removed(Box::new(volume.parties))
+            Finished::Removed(Box::new(workload.parties))
         } else {
-            Past::Kept(Box::new(volume), batches)
+            Finished::Kept(Box::new(workload), batches)
         };
-        world.past.lock().await.push(past);
-        if world.is_over.load(Ordering::Relaxed) {
+        shared.finished.lock().await.push(finished);
+        if shared.is_over.load(Ordering::Relaxed) {
             return Ok(());
         }
     }
 }
 
 /// A task with its uploads.
-struct Volume {
+struct Workload {
     parties: Parties,
-    ends: [End; 2],
+    remotes: [RemoteNode; 2],
     /// The collector's query.
     query: Query,
     /// Bins of the histogram.
     length: usize,
 }
 
-impl Volume {
-    async fn start(world: &World, revision: Revision, mode: BatchMode, length: usize) -> Result<Self, Trouble> {
-        let ends = world.ends.clone();
+impl Workload {
+    async fn start(shared: &Shared, revision: Revision, mode: BatchMode, length: usize) -> Result<Self, ChaosError> {
+        let remotes = shared.remotes.clone();
         let vdaf = VdafConfig::Prio3Histogram { length, chunk_length: 10 + length / 50 };
-        let [leader, helper] = ends.each_ref().map(|end| end.url(revision));
+        let [leader, helper] = remotes.each_ref().map(|remote| remote.url(revision));
         let parties = Parties::new(revision, vdaf, mode, leader, helper).with(|task| {
             if mode != BatchMode::TimeInterval {
                 task.public.min_batch_size = BATCH;
             }
         });
-        ends[0].add(&parties.leader).await?;
-        ends[1].add(&parties.helper).await?;
-        world.begun.send_modify(|begun| *begun += 1);
+        remotes[0].add(&parties.leader).await?;
+        remotes[1].add(&parties.helper).await?;
+        shared.begun.send_modify(|begun| *begun += 1);
         let query = match mode {
             BatchMode::TimeInterval => parties.query_now(),
             BatchMode::FixedSize { .. } => Query::FixedSize(FixedSizeQuery::CurrentBatch),
         };
-        Ok(Self { parties, ends, query, length })
+        Ok(Self { parties, remotes, query, length })
     }
 
     /// Uploads all measurements from several clients, each until it is accepted.
-    async fn upload(&self, rng: &mut StdRng) -> Result<(), Trouble> {
+    async fn upload(&self, rng: &mut StdRng) -> Result<(), ChaosError> {
         let client = Client::new(self.parties.leader.public.clone(), peer(), retries()).unwrap();
         let (client, next) = (Arc::new(client), Arc::new(AtomicU64::new(0)));
         let mut clients = JoinSet::new();
@@ -298,7 +298,7 @@ impl Volume {
     }
 
     /// Collects all batches.
-    async fn collect(&self) -> Result<Vec<CollectedAggregate>, Trouble> {
+    async fn collect(&self) -> Result<Vec<CollectedAggregate>, ChaosError> {
         let batches = match self.parties.leader.public.batch_mode {
             BatchMode::TimeInterval => 1,
             BatchMode::FixedSize { .. } => UPLOADS / BATCH,
@@ -308,27 +308,27 @@ impl Volume {
             // A lost report would let the collection wait forever.
             let batch = tokio::select! {
                 batch = self.collect_one() => batch?,
-                trouble = self.notice_loss() => return Err(trouble),
+                error = self.detect_loss() => return Err(error),
             };
             collected.push(batch);
         }
         Ok(collected)
     }
 
-    async fn collect_one(&self) -> Result<CollectedAggregate, Trouble> {
+    async fn collect_one(&self) -> Result<CollectedAggregate, ChaosError> {
         let collector = self.collector();
-        let collected = collector.collect(self.query, Some(PATIENCE), |_| {}).await;
+        let collected = collector.collect(self.query, Some(TEST_TIMEOUT), |_| {}).await;
         let collected = collected.map_err(|error| match error {
-            CollectError::TimedOut(_) => Trouble::Stuck(format!("a collection: {error}")),
-            CollectError::Request(cause) if cause.is_retryable() => Trouble::Stuck(format!("a collection: {cause}")),
-            error => Trouble::Lost(format!("a collection: {error}")),
+            CollectError::TimedOut(_) => ChaosError::Stuck(format!("a collection: {error}")),
+            CollectError::Request(cause) if cause.is_retryable() => ChaosError::Stuck(format!("a collection: {cause}")),
+            error => ChaosError::Lost(format!("a collection: {error}")),
         })?;
         if self.query == Query::FixedSize(FixedSizeQuery::CurrentBatch) {
             match collector.release(&collected).await {
                 Ok(()) => {}
                 // Released by an earlier request whose answer was lost.
                 Err(CollectError::Request(RequestError::Refused(problem))) if matches!(problem.status, 404 | 410) => {}
-                Err(error) => return Err(Trouble::Stuck(format!("giving up a batch: {error}"))),
+                Err(error) => return Err(ChaosError::Stuck(format!("giving up a batch: {error}"))),
             }
         }
         Ok(collected)
@@ -345,24 +345,24 @@ impl Volume {
 
     /// Returns when the leader has aggregated all its reports but not as many as were uploaded, or when a task is
     /// missing.
-    async fn notice_loss(&self) -> Trouble {
+    async fn detect_loss(&self) -> ChaosError {
         loop {
             tokio::time::sleep(Span::from_millis(100)).await;
-            for end in &self.ends {
-                let status = match end.status(&self.parties.leader).await {
+            for remote in &self.remotes {
+                let status = match remote.status(&self.parties.leader).await {
                     Ok(status) => status,
-                    Err(trouble) => return trouble,
+                    Err(error) => return error,
                 };
                 let done = status.counters.get("aggregate_success").copied().unwrap_or(0);
                 if status.role == Role::Leader && (status.waiting, status.jobs) == (0, 0) && done != UPLOADS {
-                    return Trouble::Lost(format!("{done} of {UPLOADS} reports were aggregated: {status:?}"));
+                    return ChaosError::Lost(format!("{done} of {UPLOADS} reports were aggregated: {status:?}"));
                 }
             }
         }
     }
 
     /// Checks that each report was collected exactly once and that both aggregators agree.
-    async fn check(&self, batches: &[CollectedAggregate]) -> Result<(), Trouble> {
+    async fn check(&self, batches: &[CollectedAggregate]) -> Result<(), ChaosError> {
         let mut bins = vec![0; self.length];
         let mut count = 0;
         for batch in batches {
@@ -377,14 +377,14 @@ impl Volume {
                 "{count} of {UPLOADS} reports are collected; wrong bins and what is in them: {wrong:?}"
             ));
         }
-        for end in &self.ends {
-            check_status(&end.status(&self.parties.leader).await?, batches.len())?;
+        for remote in &self.remotes {
+            check_status(&remote.status(&self.parties.leader).await?, batches.len())?;
         }
         Ok(())
     }
 
     /// Checks a finished task again; a repeated collection must return the same result.
-    async fn check_again(&self, batches: &[CollectedAggregate]) -> Result<(), Trouble> {
+    async fn check_again(&self, batches: &[CollectedAggregate]) -> Result<(), ChaosError> {
         self.check(batches).await?;
         if self.parties.leader.public.batch_mode == BatchMode::TimeInterval {
             let again = self.collect_one().await?;
@@ -398,19 +398,19 @@ impl Volume {
 
 /// One client: uploads the measurements that no other client has taken, several in a request where the protocol allows
 /// it.
-async fn upload(client: Arc<Client>, next: Arc<AtomicU64>, mut rng: StdRng) -> Result<(), Trouble> {
+async fn upload(client: Arc<Client>, next: Arc<AtomicU64>, mut rng: StdRng) -> Result<(), ChaosError> {
     loop {
         let most = wire::for_revision(client.task().revision).reports_per_upload().min(3) as u64;
         let several = rng.random_range(1..=most);
         let first = next.fetch_add(several, Ordering::Relaxed);
         let mut reports = Vec::new();
         for bin in (first..first + several).filter(|bin| *bin < UPLOADS) {
-            reports.push(client.prepare(Measurement::Number(bin.into()), clock::now()).await.map_err(upload_trouble)?);
+            reports.push(client.prepare(Measurement::Number(bin.into()), clock::now()).await.map_err(upload_error)?);
         }
         if reports.is_empty() {
             return Ok(());
         }
-        let refused = client.send(&reports).await.map_err(upload_trouble)?;
+        let refused = client.send(&reports).await.map_err(upload_error)?;
         if !refused.is_empty() {
             return lost(format!("reports are refused: {refused:?}"));
         }
@@ -418,17 +418,17 @@ async fn upload(client: Arc<Client>, next: Arc<AtomicU64>, mut rng: StdRng) -> R
     }
 }
 
-fn upload_trouble(error: ClientError) -> Trouble {
+fn upload_error(error: ClientError) -> ChaosError {
     match &error {
         ClientError::Upload(cause) | ClientError::Keys { cause, .. } if cause.is_retryable() => {
-            Trouble::Stuck(format!("an upload: {error}"))
+            ChaosError::Stuck(format!("an upload: {error}"))
         }
-        _ => Trouble::Lost(format!("an upload: {error}")),
+        _ => ChaosError::Lost(format!("an upload: {error}")),
     }
 }
 
 /// Checks that an aggregator has aggregated every report and has no pending work.
-fn check_status(status: &TaskStatus, batches: usize) -> Result<(), Trouble> {
+fn check_status(status: &TaskStatus, batches: usize) -> Result<(), ChaosError> {
     let mut counters = status.counters.clone();
     // Clients repeat unanswered requests.
     counters.remove("upload_repeated");
@@ -449,7 +449,7 @@ fn peer() -> Peer {
 }
 
 fn retries() -> RetryPolicy {
-    RetryPolicy { initial: Span::from_millis(10), max: Span::from_millis(200), give_up_after: PATIENCE }
+    RetryPolicy { initial: Span::from_millis(10), max: Span::from_millis(200), give_up_after: TEST_TIMEOUT }
 }
 
 /// The value of an environment variable, or the default.

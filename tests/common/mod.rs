@@ -5,12 +5,12 @@ pub mod calls;
 pub mod chaos;
 pub mod child;
 pub mod disk;
-pub mod end;
-pub mod forge;
 pub mod hostile;
 pub mod process;
 pub mod raw;
 pub mod relay;
+pub mod remote_node;
+pub mod report_builder;
 pub mod resources;
 pub mod restore;
 pub mod skip;
@@ -48,7 +48,7 @@ pub async fn get(url: impl reqwest::IntoUrl) -> reqwest::Result<reqwest::Respons
 }
 
 /// Timeout of every wait in a test.
-pub const PATIENCE: Span = Span::from_secs(120);
+pub const TEST_TIMEOUT: Span = Span::from_secs(120);
 
 /// An aggregator that can be stopped and restarted on the same port and data.
 pub struct Node {
@@ -113,7 +113,7 @@ impl Node {
 
     async fn resume_with(&mut self, failpoints: Failpoints) {
         let options = Options { failpoints, ..store_options(&self.config) };
-        let deadline = std::time::Instant::now() + PATIENCE;
+        let deadline = std::time::Instant::now() + TEST_TIMEOUT;
         let locked = |error: &StartError| matches!(error, StartError::Open { error: OpenError::Locked, .. });
         self.server = loop {
             match Server::start_with(self.config.clone(), options.clone()).await {
@@ -174,7 +174,7 @@ impl Node {
 
     /// Waits until the status of the task satisfies a condition.
     pub async fn until(&self, task: &TaskId, is_right: impl Fn(&TaskStatus) -> bool) -> TaskStatus {
-        let deadline = std::time::Instant::now() + PATIENCE;
+        let deadline = std::time::Instant::now() + TEST_TIMEOUT;
         loop {
             let status = self.status(task).await;
             if is_right(&status) {
@@ -216,7 +216,7 @@ impl Node {
 ///
 /// A child process that another test spawns inherits locks until it executes its own program.
 async fn until_unlocked(data_dir: &Path) {
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + TEST_TIMEOUT;
     for name in ["dapbox-data", "tables/db"] {
         let Ok(file) = File::options().write(true).open(data_dir.join(name)) else { continue };
         while let Err(error) = file.try_lock() {
@@ -239,7 +239,7 @@ fn raise_file_limit() {
 
 /// Opens the store of a stopped node. See [`until_unlocked`].
 pub async fn open_store(dir: &Path, options: Options) -> Store {
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + TEST_TIMEOUT;
     loop {
         match Store::open(dir, options.clone()) {
             Ok(store) => return store,

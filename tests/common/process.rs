@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{net::TcpSocket, sync::oneshot};
 
-use super::{PATIENCE, child};
+use super::{TEST_TIMEOUT, child};
 
 /// Builds the command that serves with a configuration file.
 pub type Program = fn(&Path) -> Command;
@@ -85,7 +85,7 @@ impl Process {
     /// Waits until the process serves. If it ends first, returns its last log lines.
     pub async fn ready(&mut self) -> Result<(), String> {
         let serves = self.running.as_mut().and_then(|running| running.serves.take());
-        match tokio::time::timeout(PATIENCE, serves.unwrap()).await {
+        match tokio::time::timeout(TEST_TIMEOUT, serves.unwrap()).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(format!("the {} does not start: {}", self.name, self.last_words())),
             Err(_) => Err(format!("the {} neither starts nor ends: {}", self.name, self.last_words())),

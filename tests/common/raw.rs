@@ -8,17 +8,17 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{Parties, calls::in_words_of};
+use super::{Parties, calls::expected_kind};
 
 /// An answer with its headers.
 #[derive(Debug)]
-pub struct Said {
+pub struct RawAnswer {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
 }
 
-impl Said {
+impl RawAnswer {
     /// The value of a header; empty if it is absent.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
@@ -37,7 +37,7 @@ impl Said {
     /// Asserts a problem, mapped to the task's revision.
     #[track_caller]
     pub fn refused(&self, parties: &Parties, kind: ProblemType) -> Value {
-        let kind = in_words_of(parties.revision(), kind);
+        let kind = expected_kind(parties.revision(), kind);
         let document = self.problem(kind.status());
         assert_eq!(document["type"], kind.urn(), "{document}");
         document
@@ -53,7 +53,7 @@ impl Said {
 }
 
 /// Sends one request.
-pub async fn ask(method: &str, url: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Said {
+pub async fn send_raw(method: &str, url: &str, headers: &[(&str, &str)], body: Vec<u8>) -> RawAnswer {
     let method = Method::from_bytes(method.as_bytes()).unwrap();
     let mut request = reqwest::Client::builder().no_proxy().build().unwrap().request(method, url).body(body);
     for (name, value) in headers {
@@ -61,11 +61,11 @@ pub async fn ask(method: &str, url: &str, headers: &[(&str, &str)], body: Vec<u8
     }
     let answer = request.send().await.unwrap();
     let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
-    Said { status, headers, body: answer.bytes().await.unwrap().to_vec() }
+    RawAnswer { status, headers, body: answer.bytes().await.unwrap().to_vec() }
 }
 
 /// Opens a connection and sends the head of a request. The caller sends the body.
-pub async fn begin(method: &str, url: &str, headers: &[(&str, &str)]) -> TcpStream {
+pub async fn begin_request(method: &str, url: &str, headers: &[(&str, &str)]) -> TcpStream {
     let (host, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let mut head = format!("{method} /{path} HTTP/1.1\r\nhost: {host}\r\n");
     for (name, value) in headers {

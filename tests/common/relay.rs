@@ -25,7 +25,7 @@ use super::{Node, Pair, Parties, batches_of};
 
 /// A received request.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Asked {
+pub struct RelayedRequest {
     pub method: String,
     pub path: String,
     /// Names in lower case.
@@ -33,9 +33,9 @@ pub struct Asked {
     pub body: Vec<u8>,
 }
 
-impl Asked {
+impl RelayedRequest {
     /// Whether the request creates a resource of this kind. Leader-chosen ids use PUT, others POST.
-    pub fn makes(&self, kind: ResourceKind) -> bool {
+    pub fn creates(&self, kind: ResourceKind) -> bool {
         let parts: Vec<&str> = self.path.split('/').collect();
         let (name, last) = (name_of(kind), parts.len() - 1);
         (self.method == "POST" && parts[last] == name) || (self.method == "PUT" && parts[last - 1] == name)
@@ -57,14 +57,14 @@ fn name_of(kind: ResourceKind) -> &'static str {
 
 /// An answer to the client.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Told {
+pub struct RelayedAnswer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
 /// What the relay does with a request.
-pub enum Act {
+pub enum RelayAction {
     /// Forwards the request and the answer.
     Pass,
     /// Forwards the request without credentials.
@@ -82,22 +82,22 @@ pub enum Act {
     /// Forwards the request twice concurrently.
     TwiceAtOnce,
     /// Answers without forwarding.
-    Tell(Told),
+    Answer(RelayedAnswer),
     /// Forwards the request and changes the answer.
-    Edit(Box<dyn FnOnce(Told) -> Told + Send>),
+    Edit(Box<dyn FnOnce(RelayedAnswer) -> RelayedAnswer + Send>),
     /// Never answers.
     Hang,
 }
 
 /// Decides on a request, given the number of earlier identical ones.
-pub type Plan = Box<dyn Fn(&Asked, usize) -> Act + Send + Sync>;
+pub type Plan = Box<dyn Fn(&RelayedRequest, usize) -> RelayAction + Send + Sync>;
 
 struct State {
     target: Mutex<String>,
     plan: Mutex<Plan>,
-    record: Mutex<Vec<Asked>>,
+    record: Mutex<Vec<RelayedRequest>>,
     /// Pairs of different answers to the same request.
-    unlike: Mutex<Vec<(Told, Told)>>,
+    unlike: Mutex<Vec<(RelayedAnswer, RelayedAnswer)>>,
     http: reqwest::Client,
 }
 
@@ -121,7 +121,7 @@ impl Relay {
             .unwrap();
         let state = Arc::new(State {
             target: Mutex::default(),
-            plan: Mutex::new(Box::new(|_, _| Act::Pass)),
+            plan: Mutex::new(Box::new(|_, _| RelayAction::Pass)),
             record: Mutex::default(),
             unlike: Mutex::default(),
             http,
@@ -142,25 +142,25 @@ impl Relay {
         format!("http://{}{}", self.address, target.path())
     }
 
-    pub fn plan(&self, plan: impl Fn(&Asked, usize) -> Act + Send + Sync + 'static) {
+    pub fn plan(&self, plan: impl Fn(&RelayedRequest, usize) -> RelayAction + Send + Sync + 'static) {
         *self.state.plan.lock().unwrap() = Box::new(plan);
     }
 
     /// All requests whose path contains `part`, in order.
-    pub fn asked(&self, part: &str) -> Vec<Asked> {
+    pub fn requests(&self, part: &str) -> Vec<RelayedRequest> {
         self.state.record.lock().unwrap().iter().filter(|asked| asked.path.contains(part)).cloned().collect()
     }
 
     /// All requests that create a resource of this kind, in order.
-    pub fn made(&self, kind: ResourceKind) -> Vec<Asked> {
-        self.state.record.lock().unwrap().iter().filter(|asked| asked.makes(kind)).cloned().collect()
+    pub fn creations(&self, kind: ResourceKind) -> Vec<RelayedRequest> {
+        self.state.record.lock().unwrap().iter().filter(|asked| asked.creates(kind)).cloned().collect()
     }
 
     /// Asserts that repeated requests had the same bytes and got the same answers.
     pub fn check_repeats(&self, parties: &Parties) {
         let mut bodies: HashMap<(String, String, String), Vec<u8>> = HashMap::new();
         for asked in self.state.record.lock().unwrap().iter() {
-            let Asked { method, path, body, .. } = asked;
+            let RelayedRequest { method, path, body, .. } = asked;
             let key = (method.clone(), path.clone(), subject(asked, parties));
             let first = bodies.entry(key).or_insert_with(|| body.clone());
             assert_eq!(first, body, "{method} {path} was repeated with other bytes");
@@ -172,14 +172,14 @@ impl Relay {
 
 /// The subject of a posted request. Two requests about the same subject must have the same bytes. Other requests name
 /// it in their path.
-fn subject(asked: &Asked, parties: &Parties) -> String {
+fn subject(asked: &RelayedRequest, parties: &Parties) -> String {
     let (wire, task, body) = (parties.wire(), parties.task(), asked.body.clone().into());
     match asked.method.as_str() {
-        "POST" if asked.makes(ResourceKind::AggregationJob) => {
+        "POST" if asked.creates(ResourceKind::AggregationJob) => {
             let init = wire.decode_job_init(task, &body, 1000).unwrap();
             init.prepare_inits[0].share.metadata.id.to_string()
         }
-        "POST" if asked.makes(ResourceKind::AggregateShare) => {
+        "POST" if asked.creates(ResourceKind::AggregateShare) => {
             format!("{:?}", wire.decode_aggregate_share_req(task, &body).unwrap().batch)
         }
         _ => String::new(),
@@ -191,29 +191,31 @@ async fn serve(state: Arc<State>, stream: TcpStream) {
     while let Some(asked) = read(&mut stream).await {
         let act = {
             let mut record = state.record.lock().unwrap();
-            let same = |old: &&Asked| (&old.method, &old.path, &old.body) == (&asked.method, &asked.path, &asked.body);
+            let same = |old: &&RelayedRequest| {
+                (&old.method, &old.path, &old.body) == (&asked.method, &asked.path, &asked.body)
+            };
             let before = record.iter().filter(same).count();
             record.push(asked.clone());
             let plan = state.plan.lock().unwrap();
             plan(&asked, before)
         };
         let told = match act {
-            Act::Pass => state.pass(&asked).await,
-            Act::Anonymous => {
+            RelayAction::Pass => state.pass(&asked).await,
+            RelayAction::Anonymous => {
                 let headers = asked.headers.iter().filter(|(name, _)| name != "authorization").cloned().collect();
-                state.pass(&Asked { headers, ..asked }).await
+                state.pass(&RelayedRequest { headers, ..asked }).await
             }
-            Act::Slow(delay) => {
+            RelayAction::Slow(delay) => {
                 let told = state.pass(&asked).await;
                 tokio::time::sleep(delay).await;
                 told
             }
-            Act::Lose => None,
-            Act::LoseAnswer => {
+            RelayAction::Lose => None,
+            RelayAction::LoseAnswer => {
                 state.pass(&asked).await;
                 None
             }
-            Act::CutAnswer => {
+            RelayAction::CutAnswer => {
                 if let Some(told) = state.pass(&asked).await {
                     let bytes = encode(&told);
                     // The client may have disconnected.
@@ -221,18 +223,18 @@ async fn serve(state: Arc<State>, stream: TcpStream) {
                 }
                 None
             }
-            Act::Twice => {
+            RelayAction::Twice => {
                 let first = state.pass(&asked).await;
                 let second = state.pass(&asked).await;
                 state.compare(first, second)
             }
-            Act::TwiceAtOnce => {
+            RelayAction::TwiceAtOnce => {
                 let (first, second) = tokio::join!(state.pass(&asked), state.pass(&asked));
                 state.compare(first, second)
             }
-            Act::Tell(told) => Some(told),
-            Act::Edit(edit) => state.pass(&asked).await.map(edit),
-            Act::Hang => std::future::pending().await,
+            RelayAction::Answer(told) => Some(told),
+            RelayAction::Edit(edit) => state.pass(&asked).await.map(edit),
+            RelayAction::Hang => std::future::pending().await,
         };
         let Some(told) = told else { return };
         if stream.write_all(&encode(&told)).await.is_err() {
@@ -242,7 +244,7 @@ async fn serve(state: Arc<State>, stream: TcpStream) {
 }
 
 impl State {
-    async fn pass(&self, asked: &Asked) -> Option<Told> {
+    async fn pass(&self, asked: &RelayedRequest) -> Option<RelayedAnswer> {
         let url = format!("{}{}", self.target.lock().unwrap(), asked.path);
         let mut request = self.http.request(asked.method.parse().unwrap(), url).body(asked.body.clone());
         for (name, value) in asked.headers.iter().filter(|(name, _)| is_end_to_end(name)) {
@@ -253,11 +255,11 @@ impl State {
         let text = |value: &reqwest::header::HeaderValue| value.to_str().unwrap().to_owned();
         let headers = answer.headers().iter().map(|(name, value)| (name.as_str().to_owned(), text(value)));
         let headers = headers.filter(|(name, _)| is_end_to_end(name)).collect();
-        Some(Told { status, headers, body: answer.bytes().await.ok()?.to_vec() })
+        Some(RelayedAnswer { status, headers, body: answer.bytes().await.ok()?.to_vec() })
     }
 
-    fn compare(&self, first: Option<Told>, second: Option<Told>) -> Option<Told> {
-        let without_date = |told: Option<Told>| {
+    fn compare(&self, first: Option<RelayedAnswer>, second: Option<RelayedAnswer>) -> Option<RelayedAnswer> {
+        let without_date = |told: Option<RelayedAnswer>| {
             told.map(|mut told| {
                 told.headers.retain(|(name, _)| name != "date");
                 told
@@ -275,7 +277,7 @@ fn is_end_to_end(name: &str) -> bool {
     !matches!(name, "host" | "connection" | "content-length" | "transfer-encoding")
 }
 
-async fn read(stream: &mut BufReader<TcpStream>) -> Option<Asked> {
+async fn read(stream: &mut BufReader<TcpStream>) -> Option<RelayedRequest> {
     let mut line = String::new();
     stream.read_line(&mut line).await.ok()?;
     let mut words = line.split_ascii_whitespace();
@@ -294,10 +296,10 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Asked> {
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
-    Some(Asked { method, path, headers, body })
+    Some(RelayedRequest { method, path, headers, body })
 }
 
-fn encode(told: &Told) -> Vec<u8> {
+fn encode(told: &RelayedAnswer) -> Vec<u8> {
     let mut head = format!("HTTP/1.1 {} -\r\n", told.status);
     for (name, value) in &told.headers {
         head += &format!("{name}: {value}\r\n");
@@ -308,7 +310,7 @@ fn encode(told: &Told) -> Vec<u8> {
     [format!("{head}\r\n").as_bytes(), &told.body].concat()
 }
 
-impl Told {
+impl RelayedAnswer {
     /// An answer with a body of a media type.
     pub fn new(status: u16, media_type: &str, body: impl Into<Vec<u8>>) -> Self {
         Self { status, headers: vec![("content-type".to_owned(), media_type.to_owned())], body: body.into() }

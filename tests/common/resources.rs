@@ -7,11 +7,11 @@ use dapbox::{
 
 use super::{
     Parties,
-    raw::{Said, ask},
+    raw::{RawAnswer, send_raw},
 };
 
 /// A resource (DAP-09 section 4.3, DAP-18 appendix A).
-pub struct Place {
+pub struct Resource {
     pub url: String,
     /// The methods that it allows.
     pub allow: &'static str,
@@ -19,12 +19,12 @@ pub struct Place {
     pub post: Option<(&'static str, &'static str)>,
     pub token: Option<String>,
     /// The URL of the same path at the other aggregator, which does not have the resource.
-    pub elsewhere: String,
+    pub url_elsewhere: String,
 }
 
 /// The resources of a task that accept a body: uploads, aggregation jobs, their continuations, collection jobs, and
 /// aggregate shares.
-pub fn places(parties: &Parties, task: TaskId) -> Vec<Place> {
+pub fn resources(parties: &Parties, task: TaskId) -> Vec<Resource> {
     let wire = parties.wire();
     let create = |kind| wire.create_request(kind, &task, ReportId::random().as_bytes());
     let allow = |call: &RequestSpec| match (parties.revision(), call.method) {
@@ -32,38 +32,38 @@ pub fn places(parties: &Parties, task: TaskId) -> Vec<Place> {
         (Revision::Dap09, "PUT") if call.resource_path.is_some() => "PUT, POST, DELETE",
         (_, method) => method,
     };
-    let place = |kind: Option<ResourceKind>, call: RequestSpec| {
+    let resource = |kind: Option<ResourceKind>, call: RequestSpec| {
         let allow = allow(&call);
         let post = Some((call.method, call.content_type.unwrap()));
         at(parties, kind, &call.path, allow, post)
     };
     vec![
-        place(None, wire.upload_request(&task)),
-        place(Some(ResourceKind::AggregationJob), create(ResourceKind::AggregationJob)),
+        resource(None, wire.upload_request(&task)),
+        resource(Some(ResourceKind::AggregationJob), create(ResourceKind::AggregationJob)),
         continuation(parties, task),
-        place(Some(ResourceKind::CollectionJob), create(ResourceKind::CollectionJob)),
-        place(Some(ResourceKind::AggregateShare), create(ResourceKind::AggregateShare)),
+        resource(Some(ResourceKind::CollectionJob), create(ResourceKind::CollectionJob)),
+        resource(Some(ResourceKind::AggregateShare), create(ResourceKind::AggregateShare)),
     ]
 }
 
 /// The resources without a request body.
-pub fn places_without_body(parties: &Parties, task: TaskId) -> Vec<Place> {
-    let mut places = vec![at(parties, None, "hpke_config", "GET, HEAD", None)];
+pub fn resources_without_body(parties: &Parties, task: TaskId) -> Vec<Resource> {
+    let mut found = vec![at(parties, None, "hpke_config", "GET, HEAD", None)];
     if parties.revision() == Revision::Dap18 {
         for kind in [ResourceKind::CollectionJob, ResourceKind::AggregateShare] {
-            places.push(at(parties, Some(kind), &parties.nowhere_of(kind, task), "GET, HEAD, DELETE", None));
+            found.push(at(parties, Some(kind), &parties.missing_path_of(kind, task), "GET, HEAD, DELETE", None));
         }
     }
-    places
+    found
 }
 
-fn continuation(parties: &Parties, task: TaskId) -> Place {
+fn continuation(parties: &Parties, task: TaskId) -> Resource {
     let (allow, media_type) = match parties.revision() {
         Revision::Dap09 => ("PUT, POST, DELETE", dap09::media::AGGREGATION_JOB_CONTINUE_REQ),
         Revision::Dap18 => ("GET, HEAD, POST, DELETE", dap18::media::AGGREGATION_JOB_CONTINUE_REQ),
     };
     let kind = ResourceKind::AggregationJob;
-    at(parties, Some(kind), &parties.nowhere_of(kind, task), allow, Some(("POST", media_type)))
+    at(parties, Some(kind), &parties.missing_path_of(kind, task), allow, Some(("POST", media_type)))
 }
 
 /// A path at its server. Uploads and keys need no token.
@@ -73,26 +73,26 @@ fn at(
     path: &str,
     allow: &'static str,
     post: Option<(&'static str, &'static str)>,
-) -> Place {
+) -> Resource {
     let (leader, helper) = (parties.at_leader(path), parties.at_helper(path));
-    let (url, elsewhere, token) = match kind {
+    let (url, url_elsewhere, token) = match kind {
         None => (leader, helper, None),
         Some(ResourceKind::CollectionJob) => (leader, helper, Some(&parties.collector_token)),
         Some(_) => (helper, leader, Some(&parties.helper_token)),
     };
     let token = token.map(|token| token.expose_text().unwrap().to_owned());
-    Place { url, allow, post, token, elsewhere }
+    Resource { url, allow, post, token, url_elsewhere }
 }
 
-impl Place {
+impl Resource {
     /// Sends a body with the right media type.
-    pub async fn send(&self, url: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Said {
+    pub async fn send(&self, url: &str, headers: &[(&str, &str)], body: Vec<u8>) -> RawAnswer {
         let (method, media_type) = self.post.unwrap();
-        ask(method, url, &[headers, &[("content-type", media_type)]].concat(), body).await
+        send_raw(method, url, &[headers, &[("content-type", media_type)]].concat(), body).await
     }
 
     /// Sends a body with the right media type and token to the right server.
-    pub async fn tell(&self, body: Vec<u8>) -> Said {
+    pub async fn send_authorized(&self, body: Vec<u8>) -> RawAnswer {
         self.send(&self.url, &[("authorization", &self.bearer())], body).await
     }
 
@@ -106,7 +106,7 @@ impl Place {
     }
 
     #[track_caller]
-    pub fn check_cors(&self, said: &Said) {
+    pub fn check_cors(&self, said: &RawAnswer) {
         let expected = if self.for_browsers() { "*" } else { "" };
         assert_eq!(said.header("access-control-allow-origin"), expected, "{said:?}");
     }

@@ -22,7 +22,7 @@ pub async fn back_up(node: &Node) -> Vec<u8> {
 }
 
 /// Stops a node, restores a backup of it into another directory, and starts it there.
-pub async fn go_on_from(node: &mut Node, backup: &[u8]) -> Restored {
+pub async fn restore_from(node: &mut Node, backup: &[u8]) -> Restored {
     node.stop().await;
     let dir = node.dir.path().join("restored");
     let times = (clock::now(), Duration(node.config.limits.clock_skew.as_secs()));

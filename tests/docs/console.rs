@@ -1,27 +1,31 @@
-//! Runs what the documents tell their readers to type.
+//! Runs the commands of the documents.
 //!
-//! # How a document is written
+//! # Format of a document
 //!
-//! A block that begins with `console` is what is seen in a terminal. Lines that begin with `$ ` are typed, with lines
-//! that follow a backslash; the others are what is printed then. Every command is run, in the order of the document, all
-//! in one directory and one shell, and must succeed. What is printed has the lines that are shown, in this order, perhaps
-//! with others between them. `…` stands for anything, alone on a line for any lines. All instants are the same. The id of
-//! a task means, from where it was shown as `Task ID` on, the one that was printed there.
+//! A block of the language `console` shows a terminal. Lines that begin with `$ ` are commands, continued after a
+//! backslash;
+//! other lines are their output. All commands of a document run in order, in one directory and one shell, and must
+//! succeed.
+//! The output must contain the shown lines in this order; other lines may be in between. `…` matches any text, and
+//! alone on a
+//! line it matches any lines. All instants are equal. After a shown `Task ID`, that id means the id that the test
+//! printed.
 //!
 //! | behind `console` | means |
 //! |---|---|
-//! | `in=NAME` | another terminal, in the same directory |
-//! | `exit=N` | the block's last command has this exit code |
-//! | `norun REASON` | not run, since it would change the machine or needs what a test cannot have; dapbox's commands are parsed |
+//! | `in=NAME` | another terminal in the same directory |
+//! | `exit=N` | the exit code of the block's last command |
+//! | `norun REASON` | not run, since it would change the machine or needs something that a test lacks; dapbox's commands are parsed |
 //!
-//! A command that does not end by itself (`serve`, `pair`, `--watch`) is in a terminal of its own, and is waited for until
-//! all that is shown was printed. A line `^C` interrupts it.
+//! A command that runs until it is interrupted (`serve`, `pair`, `--watch`) gets its own terminal. The test waits until
+//! its
+//! shown output was printed. A line `^C` interrupts it.
 //!
-//! `<!-- meanwhile $ COMMAND -->` between blocks is what another party does at that point, which the reader is told but does
-//! not type.
+//! `<!-- meanwhile $ COMMAND -->` between blocks is a command of another party, which the reader does not type.
 //!
-//! Names such as `https://leader.example` or `/etc/dapbox` mean something else in the test; each document's table is with
-//! its test below. Nothing else is different.
+//! Names such as `https://leader.example` or `/etc/dapbox` have another meaning in the test; each document's table is
+//! with its
+//! test below. Nothing else differs.
 
 use std::collections::BTreeMap;
 
@@ -40,15 +44,15 @@ use super::{
     terminal::Terminal,
 };
 
-/// Commands that end when they are told to.
+/// Commands that run until they are interrupted.
 const ENDLESS: [&str; 5] = ["dapbox serve", "dapbox pair", "dapbox interop serve", "--watch", "--follow"];
 
-/// What is done in a block.
+/// A step of a block.
 #[derive(Debug, PartialEq)]
 enum Step {
-    /// A command, and what it prints.
+    /// A command with its output.
     Command(String, Vec<String>),
-    /// Ctrl-C, and what is printed then.
+    /// Ctrl-C with the following output.
     Interrupt(Vec<String>),
 }
 
@@ -76,7 +80,7 @@ fn steps(block: &Block) -> Vec<Step> {
     steps
 }
 
-/// A document that is worked through.
+/// The state of a document's test.
 struct Session {
     name: &'static str,
     places: Places,
@@ -98,14 +102,14 @@ impl Session {
         self.terminals.entry(name.to_owned()).or_insert_with(open)
     }
 
-    /// Does something that was done before, in these terminals, as in a document.
+    /// Runs a setup step in these terminals.
     fn prepare(&mut self, text: &str) {
         for block in markdown::blocks(text) {
             self.run_block(&block);
         }
     }
 
-    /// Works through all blocks.
+    /// Runs all blocks.
     fn run(mut self) {
         let text = read(self.name);
         let blocks = markdown::blocks(&text);
@@ -151,7 +155,7 @@ impl Session {
     fn start(&mut self, place: &str, terminal: &str, command: &str, shown: &[String]) {
         assert!(!shown.is_empty(), "{place}: show what is to be waited for: {command}");
         let meant = self.places.meant(command);
-        // Taken out, so that the terminal and the places can be used at once.
+        // Taken out of the map, so that the terminal and the names can be borrowed together.
         self.terminal(terminal);
         let mut opened = self.terminals.remove(terminal).unwrap();
         opened.start(&meant, |lines| {
@@ -174,7 +178,7 @@ impl Session {
     }
 }
 
-/// The first line that is shown and was not printed after those before it.
+/// The first shown line that was not printed after the previous ones.
 fn missing<'a>(printed: &[String], shown: &'a [String]) -> Option<&'a str> {
     let mut printed = printed.iter().map(|line| plain(line));
     let wanted = |line: &&String| !line.trim().is_empty() && line.trim() != "…";
@@ -186,7 +190,7 @@ fn task_id(line: &str) -> Option<&str> {
     line.strip_prefix("Task ").filter(|id| id.len() == 43 && !id.contains(' '))
 }
 
-/// A line with what differs from run to run left out: times, and how wide a column is.
+/// A line without volatile parts: times and column widths.
 fn plain(line: &str) -> String {
     let words: Vec<_> = line.split_whitespace().map(|word| if is_time(word) { "TIME" } else { word }).collect();
     words.join(" ")
@@ -199,7 +203,7 @@ fn is_time(word: &str) -> bool {
     shape.starts_with("0000-00-00T00:00") && shape.ends_with('Z')
 }
 
-/// Whether a line is as a pattern with `…` says.
+/// Whether a line matches a pattern with `…`.
 fn fits(line: &str, pattern: &str) -> bool {
     let mut parts = pattern.split('…').map(str::trim);
     let first = parts.next().unwrap_or_default();
@@ -218,7 +222,7 @@ fn fits(line: &str, pattern: &str) -> bool {
     true
 }
 
-/// What is not run is parsed as far as it is ours, and says why.
+/// Commands that are not run are parsed if they are ours, and need a reason.
 fn check_norun(name: &str, block: &Block) {
     assert!(block.info.len() > 3, "{name}:{}: say why it is not run", block.line);
     for step in steps(block) {
@@ -272,7 +276,7 @@ $ export DAPBOX_DATA_DIR=theirs
     session.run();
 }
 
-/// An aggregator that was set up as the guide says, with a task that it leads and one that it helps with.
+/// An aggregator set up according to the guide, with a task that it leads and one that it helps with.
 #[test]
 fn runs_commands_of_operations_guide() {
     if !has_programs(&["curl"]) {
@@ -311,9 +315,8 @@ fn runs_commands_of_interop_page() {
     Session::new("docs/interop.md", places, &[]).run();
 }
 
-/// A machine that is a directory. Its services are run by a program that reads the unit as systemd does, as far as the
-/// documents need it; there is no authority for certificates, so that dapbox speaks plain HTTP here. The other party is a
-/// dapbox, too.
+/// A machine in a directory. Its services are run by a script that interprets the unit as systemd does, as far as the
+/// documents need it. There is no certificate authority, so dapbox speaks plain HTTP. The other party is a dapbox, too.
 fn machine(document: &'static str) -> Session {
     let places = Places::new(
         &[8080, 9464, 8090, 9465],
@@ -346,7 +349,7 @@ fn machine(document: &'static str) -> Session {
     session
 }
 
-/// A command that stands anywhere else would not be run.
+/// A command outside of such blocks would not run.
 #[test]
 fn shows_commands_in_consoles_only() {
     for name in DOCUMENTS.into_iter().filter(|name| *name != "docs/reference.md") {
@@ -363,7 +366,7 @@ fn shows_commands_in_consoles_only() {
     }
 }
 
-/// Configurations that are shown are ones that a server would take.
+/// Shown configurations are valid.
 #[test]
 fn loads_configurations_in_documents() {
     for name in DOCUMENTS.into_iter().chain(["README.md"]) {

@@ -1,4 +1,4 @@
-//! Links between documents, and into the repository.
+//! Links between documents and into the repository.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,7 @@ fn resolves_links() {
     }
 }
 
-/// A document that nobody finds is not read.
+/// Every document must be linked.
 #[test]
 fn links_to_each_document() {
     let mut linked = BTreeSet::new();
@@ -41,7 +41,7 @@ fn links_to_each_document() {
     }
 }
 
-/// Files of the source that a document names are there.
+/// Source files that a document names exist.
 #[test]
 fn names_existing_files() {
     for name in DOCUMENTS {

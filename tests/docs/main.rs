@@ -1,7 +1,8 @@
-//! The documents say nothing that is not so: every command in them is run, what they show is what is printed, the
-//! reference is what the code says, and links lead somewhere.
+//! The documents match the program: their commands run with the shown output, the reference is generated from the code,
+//! and
+//! links resolve.
 //!
-//! How a document is written so that this can be done is said in [`console`].
+//! [`console`] describes the format of the documents.
 
 #[path = "../common/child.rs"]
 mod child;

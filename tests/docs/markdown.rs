@@ -1,11 +1,11 @@
-//! As much of Markdown as the documents use: fenced blocks, headings, links.
+//! The subset of Markdown that the documents use: fenced blocks, headings, links.
 
 /// A fenced block.
 #[derive(Clone, Debug)]
 pub struct Block {
     /// The line of its fence.
     pub line: usize,
-    /// What stands behind the fence: the language first.
+    /// The text behind the fence: the language first.
     pub info: Vec<String>,
     /// Its lines.
     pub lines: Vec<String>,
@@ -17,16 +17,16 @@ impl Block {
         self.info.first().map_or("", String::as_str)
     }
 
-    /// What stands behind the fence as `name=value`.
+    /// The value of `name=value` behind the fence.
     pub fn value(&self, name: &str) -> Option<&str> {
         self.info.iter().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
     }
 }
 
-/// What a comment begins with that says what others do at that point of a document.
+/// The beginning of a comment with another party's command.
 const MEANWHILE: &str = "<!-- meanwhile ";
 
-/// The fenced blocks of a document, in order. What others do meanwhile is a block of the language `meanwhile`.
+/// The fenced blocks of a document, in order. Commands of another party are blocks of the language `meanwhile`.
 pub fn blocks(text: &str) -> Vec<Block> {
     let (mut found, mut open): (Vec<Block>, bool) = (Vec::new(), false);
     for (index, line) in text.lines().enumerate() {
@@ -51,7 +51,7 @@ pub fn blocks(text: &str) -> Vec<Block> {
     found
 }
 
-/// The lines of a document that are in no fenced block.
+/// The lines outside of fenced blocks.
 pub fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut open = false;
     text.lines().enumerate().filter_map(move |(index, line)| {
@@ -61,7 +61,7 @@ pub fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// The headings of a document, as GitHub and others name their anchors.
+/// The anchors of the headings, as GitHub generates them.
 pub fn anchors(text: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
     for (_, line) in prose(text).filter(|(_, line)| line.starts_with('#')) {
@@ -74,7 +74,7 @@ pub fn anchors(text: &str) -> Vec<String> {
     found
 }
 
-/// What a document links to, with the line.
+/// The targets of links, with their lines.
 pub fn links(text: &str) -> Vec<(usize, String)> {
     let targets = |line: &str| -> Vec<String> {
         line.split("](").skip(1).filter_map(|rest| Some(rest.split(')').next()?.to_owned())).collect()

@@ -1,4 +1,4 @@
-//! The systemd unit and the Dockerfile: what they name exists, what they run parses, and what systemd thinks of the unit.
+//! The systemd unit and the Dockerfile: named files exist, commands parse, and systemd accepts the unit.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ fn unit() -> String {
     fs::read_to_string(root().join("packaging/dapbox.service")).unwrap()
 }
 
-/// The unit's settings, without those in comments. A name that is there twice has several values.
+/// The unit's settings without comments. A repeated name has several values.
 fn settings() -> BTreeMap<String, Vec<String>> {
     let mut settings = BTreeMap::<String, Vec<String>>::new();
     for (name, value) in unit().lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('=')) {
@@ -34,7 +34,7 @@ fn settings() -> BTreeMap<String, Vec<String>> {
     settings
 }
 
-/// The command of a setting, with the system's places put into a directory of ours.
+/// The command of a setting, with the system's paths moved into a directory of the test.
 fn command(setting: &str, dir: &Path) -> Command {
     let line = settings()[setting][0].replace("/etc/", &format!("{}/etc/", dir.display()));
     let line = line.replace("/var/lib/", &format!("{}/var/lib/", dir.display()));
@@ -45,7 +45,7 @@ fn command(setting: &str, dir: &Path) -> Command {
     command
 }
 
-/// As systemd does it, without systemd: start, reload with the command that it has for it, stop.
+/// Starts, reloads and stops the service with the unit's commands, as systemd does.
 #[test]
 fn starts_and_reloads_service_with_commands_of_unit() {
     let dir = TempDir::new().unwrap();
@@ -109,7 +109,7 @@ fn passes_systemd_analyze() {
         let said = format!("{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
         (status.success(), said)
     };
-    // The program is not installed where the unit has it.
+    // The program is not installed at the unit's path.
     let plain = unit().replace("/usr/local/bin/dapbox", DAPBOX);
     let (head, service) = plain.split_once("[Service]").unwrap();
     let suggested = format!("{head}[Service]{}", service.replace("\n#   ", "\n"));
@@ -122,7 +122,7 @@ fn passes_systemd_analyze() {
     assert!(tight, "{said}");
 }
 
-/// What can be known of the file without Docker.
+/// Checks of the file that need no Docker.
 #[test]
 fn names_existing_files_in_dockerfile() {
     let read = |name: &str| fs::read_to_string(root().join("packaging").join(name)).unwrap();
@@ -132,7 +132,7 @@ fn names_existing_files_in_dockerfile() {
     assert_eq!(of("FROM").last(), Some(&"scratch"), "nothing but the binary");
     assert!(!of("USER")[0].starts_with('0') && of("USER")[0].starts_with(|c: char| c.is_ascii_digit()), "not root");
 
-    // Everything that the build copies is there, and all that cargo needs is copied.
+    // All copied files exist, and everything that cargo needs is copied.
     let kept: Vec<_> =
         read("Dockerfile.dockerignore").lines().filter_map(|line| line.strip_prefix('!').map(PathBuf::from)).collect();
     for path in &kept {
@@ -155,7 +155,7 @@ fn names_existing_files_in_dockerfile() {
         }
     }
 
-    // What is run in the image is the binary, with arguments that it understands.
+    // The image runs the binary with valid arguments.
     let words = |text: &str| serde_json::from_str::<Vec<String>>(&text[text.find('[').unwrap()..]).unwrap();
     assert_eq!(words(of("ENTRYPOINT")[0]), ["/dapbox"]);
     let started = [words(of("ENTRYPOINT")[0]), words(of("CMD").last().unwrap())].concat();

@@ -1,18 +1,18 @@
-//! What the documents call by a name that anybody may have, and where it is in the test.
+//! The names in the documents and their meaning in a test.
 
 use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use tempfile::TempDir;
 
-/// A directory in which a document's commands are run, and what its names mean there.
+/// The directory in which a document's commands run, and the meanings of its names there.
 pub struct Places {
     dir: TempDir,
-    /// What is written in the document, and what is meant; the longest first.
+    /// A name in the document and its meaning; the longest name first.
     names: Vec<(String, String)>,
 }
 
 impl Places {
-    /// A new directory, with free ports for those that the document uses, and with these further names.
+    /// A new directory with free ports for those of the document, and with these further names.
     pub fn new(ports: &[u16], names: &[(&str, &str)]) -> Self {
         let dir = TempDir::new().unwrap();
         let free = free_ports(ports.len());
@@ -23,7 +23,7 @@ impl Places {
             .collect();
         for (name, meaning) in names {
             let meaning = meaning.replace("DIR", dir.path().to_str().unwrap());
-            // Ports only: a meaning may have a path of this machine, whatever the names say about such paths.
+            // Ports only: the meaning may be a path of this machine that matches other names.
             let ports = all[..ports.len()].iter().map(|(from, to)| (from.as_str(), to.as_str()));
             let meaning = replace(&meaning, ports);
             all.push(((*name).to_owned(), meaning));
@@ -41,7 +41,7 @@ impl Places {
         self.names.sort_by_key(|(name, _)| std::cmp::Reverse(name.len()));
     }
 
-    /// From now on, `name` means `meaning`, if it does not mean something yet.
+    /// Defines the meaning of a name, unless it has one.
     pub fn name(&mut self, name: &str, meaning: &str) {
         if name != meaning && !self.names.iter().any(|(known, _)| known == name) {
             self.names.push((name.to_owned(), meaning.to_owned()));
@@ -49,35 +49,35 @@ impl Places {
         }
     }
 
-    /// Where the commands are run.
+    /// The working directory of the commands.
     pub fn home(&self) -> PathBuf {
         self.dir.path().join("home")
     }
 
-    /// What is on the path before everything else.
+    /// The directory at the front of `PATH`.
     pub fn bin(&self) -> PathBuf {
         self.dir.path().join("bin")
     }
 
-    /// Makes a program that stands for one which the test cannot have.
+    /// Writes a program that replaces one the test cannot have.
     pub fn pretend(&self, name: &str, script: &str) {
         let file = self.bin().join(name);
         fs::write(&file, script).unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// A command as it is run.
+    /// Translates a command for the test.
     pub fn meant(&self, text: &str) -> String {
         replace(text, self.names.iter().map(|(name, meaning)| (name.as_str(), meaning.as_str())))
     }
 
-    /// What a command wrote, as the document has it.
+    /// Translates output back into the document's names.
     pub fn written(&self, text: &str) -> String {
         replace(text, self.names.iter().map(|(name, meaning)| (meaning.as_str(), name.as_str())))
     }
 }
 
-/// Replaces in one pass, so that what was put in is not replaced again; the first of several that fit counts.
+/// Replaces in one pass, so that replacements are not replaced again. The first matching name counts.
 fn replace<'a>(text: &str, pairs: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> String {
     let (mut rest, mut replaced) = (text, String::new());
     while let Some(c) = rest.chars().next() {
@@ -95,13 +95,12 @@ fn replace<'a>(text: &str, pairs: impl Iterator<Item = (&'a str, &'a str)> + Clo
     replaced
 }
 
-/// Ports that nothing listens on, and that the system gives to nobody who asks for any: the documents' servers are told
-/// their ports before they start.
+/// Free ports outside of the range that the system assigns: the documents' servers get their ports before they start.
 fn free_ports(count: usize) -> Vec<u16> {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let lowest = range.split_whitespace().next().and_then(|port| port.parse().ok()).unwrap_or(32_768).max(12_000);
     let span = lowest - 10_000;
-    // Tests of one process and of several begin at different places.
+    // Tests of one process and of several begin at different ports.
     let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
     let first = (seed / 1000 % u32::from(span)) as u16;
     let candidates = (0..span).map(|step| 10_000 + (first + step) % span);

@@ -1,4 +1,4 @@
-//! The README says nothing that is not so: its commands parse, its tables are complete, its links lead somewhere.
+//! The README matches the program: its commands parse, its tables are complete, its links resolve.
 
 use std::{fs, path::Path};
 
@@ -9,7 +9,7 @@ fn readme() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap()
 }
 
-/// The lines of code blocks, those that go on after a backslash joined.
+/// The lines of code blocks; lines continued with a backslash are joined.
 fn code(readme: &str) -> Vec<String> {
     let joined = readme.replace("\\\n", " ");
     let blocks = joined.lines().filter_map(|line| line.strip_prefix("    "));

@@ -1,4 +1,4 @@
-//! `docs/reference.md`, which is made of the code. After a change: `UPDATE_DOCS=1 cargo test --test docs reference`.
+//! `docs/reference.md`, generated from the code. After a change: `UPDATE_DOCS=1 cargo test --test docs reference`.
 
 mod commands;
 mod counters;
@@ -22,7 +22,7 @@ the program. The [tutorial](tutorial.md) and the [guide for helpers](helper-guid
 
 ";
 
-/// A part of the page, below a heading of its own.
+/// A section of the page.
 struct Part {
     title: &'static str,
     text: String,
@@ -50,7 +50,7 @@ fn table(heading: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Strin
     table
 }
 
-/// As code, if there is anything.
+/// As code; empty if there is none.
 fn code(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("`{text}`") }
 }

@@ -1,4 +1,4 @@
-//! A shell that does what somebody with a document types into it.
+//! A shell that runs the commands of a document.
 
 use std::{
     fs,
@@ -13,9 +13,9 @@ use std::{
 use crate::child::Running;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-/// When we stop to wait for something that does not come. Nothing is measured by it.
+/// Timeout of every wait.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// What is written after a command, with its exit code.
+/// The mark after a command's output, with its exit code.
 const DONE: &str = "--- the command is done:";
 
 /// A shell.
@@ -23,11 +23,11 @@ pub struct Terminal {
     shell: Running,
     input: ChildStdin,
     lines: Receiver<String>,
-    /// Whether a command runs that does not end by itself.
+    /// Whether a command is running that must be interrupted.
     pub is_busy: bool,
 }
 
-/// What a command wrote, both streams, and its exit code.
+/// The output of a command, both streams, with its exit code.
 pub struct Output {
     /// The lines.
     pub lines: Vec<String>,
@@ -36,7 +36,7 @@ pub struct Output {
 }
 
 impl Terminal {
-    /// Opens a shell in a directory, with this on its path before everything else.
+    /// Opens a shell in a directory, with `path` at the front of `PATH`.
     pub fn open(dir: &Path, path: &Path, environment: &[(String, String)]) -> Self {
         let paths = format!("{}:{}", path.display(), std::env::var("PATH").unwrap_or_default());
         let mut command = Command::new("bash");
@@ -44,13 +44,13 @@ impl Terminal {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("DAPBOX_")) {
             command.env_remove(name);
         }
-        // The documents' servers are on loopback, which curl would look for behind a proxy.
+        // Without a proxy: the documents' servers are on loopback.
         for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
             command.env_remove(name);
         }
         command.env("PATH", paths).env("HOME", dir).env("NO_COLOR", "1").env("TERM", "dumb").env("LC_ALL", "C.UTF-8");
         command.env("RUST_BACKTRACE", "0").envs(environment.iter().cloned());
-        // A group of its own, so that all that was started in it can be ended with it.
+        // In its own process group, so that everything started in it ends together.
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut shell = Running::spawn_group(&mut command);
         let mut input = shell.stdin.take().unwrap();
@@ -82,7 +82,7 @@ impl Terminal {
         self.finish(command)
     }
 
-    /// Starts a command, and waits until `is_enough` is true of the lines that it has written.
+    /// Starts a command and waits until `is_enough` holds for the lines of its output.
     pub fn start(&mut self, command: &str, is_enough: impl Fn(&[String]) -> bool) {
         self.enter(command);
         self.is_busy = true;
@@ -93,7 +93,7 @@ impl Terminal {
         }
     }
 
-    /// Presses Ctrl-C, and waits for the end of what runs.
+    /// Presses Ctrl-C and waits for the end of the running command.
     pub fn interrupt(&mut self) -> Output {
         assert!(self.is_busy, "Ctrl-C where nothing runs");
         let shell = self.shell.id();
@@ -111,7 +111,7 @@ impl Terminal {
         loop {
             let line = self.line(command, &lines);
             if let Some(code) = line.strip_prefix(DONE) {
-                // The empty line that we asked for.
+                // The requested empty line.
                 lines.pop();
                 return Output { lines, code: code.trim().parse().unwrap() };
             }
@@ -131,8 +131,8 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // The whole group: the shell and what runs in it. By the system call, since there are programs named kill that
-        // take the number of a group for that of everybody.
+        // Kills the whole group: the shell and its commands. By a system call, because some programs named kill misread
+        // a group's number.
         if let Some(group) = i32::try_from(self.shell.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process_group(group, Signal::KILL);
         }

@@ -33,12 +33,12 @@ use tokio::{
 };
 
 use crate::common::{
-    self, Node, PATIENCE, Pair,
-    calls::{assert_refused, upload_errors},
-    forge::{Draft, Forge},
+    self, Node, Pair, TEST_TIMEOUT,
+    calls::{assert_rejected, upload_errors},
     open_store,
     relay::{MEASUREMENTS, assert_whole, modes, query},
-    restore::{back_up, go_on_from, options},
+    report_builder::{Draft, ReportBuilder},
+    restore::{back_up, options, restore_from},
 };
 
 const SUM: VdafConfig = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
@@ -145,7 +145,7 @@ async fn keeps_serving_when_backup_reader_stalls() {
     assert!(store::verify(&cut_off(&pair.leader).await[..], |_| ()).is_err());
     // A reader that disconnects ends its backup.
     drop(stalled);
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + TEST_TIMEOUT;
     while store::verify(&cut_off(&pair.leader).await[..], |_| ()).is_err() {
         assert!(std::time::Instant::now() < deadline, "the backup that nobody reads is never over");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -229,25 +229,25 @@ async fn go_on(revision: Revision, who: Role, mode: BatchMode) {
     };
     let mut pair = Pair::start_with(revision, SUM, mode, quick, seconds).await;
     let (parties, id) = (pair.parties.clone(), pair.parties.id());
-    let forge = Forge::new(&parties).await;
+    let builder = ReportBuilder::new(&parties).await;
 
     let then = clock::now();
-    let drafts: Vec<Draft> = MEASUREMENTS.iter().map(|n| forge.draft(&Measurement::Number(*n), then)).collect();
-    let reports: Vec<_> = drafts.iter().map(|draft| forge.seal(draft)).collect();
+    let drafts: Vec<Draft> = MEASUREMENTS.iter().map(|n| builder.draft(&Measurement::Number(*n), then)).collect();
+    let reports: Vec<_> = drafts.iter().map(|draft| builder.seal(draft)).collect();
     // The backup knows two reports. All are aggregated and collected after it.
     parties.upload_all(&reports[..2]).await;
     pair.leader.until(&id, |status| status.aggregated == 2).await;
     let backup = back_up(if who == Role::Leader { &pair.leader } else { &pair.helper }).await;
     parties.upload_all(&reports[2..]).await;
     let old = if mode == BatchMode::TimeInterval { around(then, then) } else { query(&parties) };
-    let collected = parties.collector().collect(old, Some(PATIENCE), |_| {}).await;
+    let collected = parties.collector().collect(old, Some(TEST_TIMEOUT), |_| {}).await;
     let old_batch = batch_in(&backup, &parties).await;
     assert_whole(&name, collected);
 
     let (lost, other) =
         if who == Role::Leader { (&mut pair.leader, &mut pair.helper) } else { (&mut pair.helper, &mut pair.leader) };
     let lost_at = clock::now();
-    let restored = go_on_from(lost, &backup).await;
+    let restored = restore_from(lost, &backup).await;
     close_at(other, &restored).await;
     let horizon = restored.tasks[0].closed_before;
     assert!(horizon >= restored.closed_before, "{name}: {restored:?}");
@@ -265,7 +265,7 @@ async fn go_on(revision: Revision, who: Role, mode: BatchMode) {
         client.upload(Measurement::Number(number), Some(now)).await.unwrap();
     }
     let new = if mode == BatchMode::TimeInterval { around(now, now) } else { query(&parties) };
-    assert_whole(&name, parties.collector().collect(new, Some(PATIENCE), |_| {}).await);
+    assert_whole(&name, parties.collector().collect(new, Some(TEST_TIMEOUT), |_| {}).await);
     pair.stop().await;
 }
 
@@ -283,7 +283,7 @@ async fn refuses_the_past(
         for report in reports {
             let answer = parties.upload(report).await;
             match parties.revision() {
-                Revision::Dap09 => assert_refused(&answer, parties, ProblemType::ReportRejected),
+                Revision::Dap09 => assert_rejected(&answer, parties, ProblemType::ReportRejected),
                 Revision::Dap18 => {
                     assert_eq!(upload_errors(&answer, parties), [(report.metadata.id, ReportError::ReportDropped)]);
                 }
@@ -299,7 +299,7 @@ async fn refuses_the_past(
         assert!(!answer.is_success(), "{name}: {answer:?}");
         return;
     }
-    let forge = Forge::new(parties).await;
+    let builder = ReportBuilder::new(parties).await;
     let (partial, batch) = match old_batch {
         Some(id) => (PartialBatchSelector::FixedSize(id), BatchSelector::FixedSize(id)),
         None => match old {
@@ -309,9 +309,9 @@ async fn refuses_the_past(
             Query::FixedSize(_) => panic!("{name}: there must be an id"),
         },
     };
-    let prepare_inits = drafts.iter().map(|draft| forge.init(draft)).collect();
+    let prepare_inits = drafts.iter().map(|draft| builder.init(draft)).collect();
     let outcomes: BTreeSet<_> = parties
-        .run_job(&forge.job_of(partial, prepare_inits))
+        .run_job(&builder.job_of(partial, prepare_inits))
         .await
         .iter()
         .map(|resp| format!("{:?}", resp.outcome))
@@ -320,7 +320,7 @@ async fn refuses_the_past(
     let collected = format!("{:?}", PrepareOutcome::Reject(ReportError::BatchCollected));
     assert!(outcomes.iter().all(|outcome| *outcome == dropped || *outcome == collected), "{name}: {outcomes:?}");
     for count in [2, drafts.len()] {
-        let answer = parties.ask_share(&parties.share_request(batch, &drafts[..count])).await;
+        let answer = parties.request_share(&parties.share_request(batch, &drafts[..count])).await;
         assert!(!answer.is_success(), "{name}: {answer:?}");
     }
 }
@@ -338,17 +338,17 @@ async fn does_not_release_batch_again_after_restore() {
     for number in MEASUREMENTS {
         client.upload(Measurement::Number(number), None).await.unwrap();
     }
-    let made = parties.ask_collection(query(&parties)).await;
-    let place = made.place().split('?').next().unwrap().to_owned();
-    let result = parties.settle(ResourceKind::CollectionJob, made).await;
+    let made = parties.create_collection(query(&parties)).await;
+    let place = made.resource_path().split('?').next().unwrap().to_owned();
+    let result = parties.poll_until_ready(ResourceKind::CollectionJob, made).await;
     assert!(result.is_success() && !result.body.is_empty(), "{result:?}");
     let backup = back_up(&pair.leader).await;
     assert!(parties.delete_collection(&place).await.is_success());
 
-    let restored = go_on_from(&mut pair.leader, &backup).await;
+    let restored = restore_from(&mut pair.leader, &backup).await;
     close_at(&mut pair.helper, &restored).await;
-    let next = parties.ask_collection(query(&parties)).await;
-    assert_ne!(next.place().split('?').next(), Some(&*place));
+    let next = parties.create_collection(query(&parties)).await;
+    assert_ne!(next.resource_path().split('?').next(), Some(&*place));
     assert!(next.answer.body.is_empty(), "there is no next batch yet: {:?}", next.answer);
     pair.stop().await;
 }
@@ -402,26 +402,26 @@ async fn closes_the_past_of_tasks_added_after_a_restore(
     let [leader, mut helper] = [Node::start().await, Node::start().await];
     let backup = back_up(&helper).await;
     let parties = common::Parties::between(revision, SUM, BatchMode::TimeInterval, [&leader, &helper]).await;
-    let (forge, now) = (Forge::new(&parties).await, clock::now());
-    let drafts: Vec<Draft> = MEASUREMENTS.iter().map(|n| forge.draft(&Measurement::Number(*n), now)).collect();
-    let outcomes = parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts)).await;
+    let (builder, now) = (ReportBuilder::new(&parties).await, clock::now());
+    let drafts: Vec<Draft> = MEASUREMENTS.iter().map(|n| builder.draft(&Measurement::Number(*n), now)).collect();
+    let outcomes = parties.run_job(&builder.job(PartialBatchSelector::TimeInterval, &drafts)).await;
     assert!(outcomes.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))), "{outcomes:?}");
     let batch = BatchSelector::TimeInterval(parties.interval(0));
-    let share = parties.ask_share(&parties.share_request(batch, &drafts)).await;
+    let share = parties.request_share(&parties.share_request(batch, &drafts)).await;
     assert!(share.is_success(), "{share:?}");
     if matches!(how, Return::AfterRemoval) {
         helper.remove(&parties.id()).await;
     }
 
-    let restored = go_on_from(&mut helper, &backup).await;
+    let restored = restore_from(&mut helper, &backup).await;
     assert_eq!(restored.tasks, []);
     bring_back(&mut helper, &parties, how).await;
     assert!(helper.status(&parties.id()).await.horizon >= Some(restored.closed_before));
-    let outcomes = parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts[1..])).await;
+    let outcomes = parties.run_job(&builder.job(PartialBatchSelector::TimeInterval, &drafts[1..])).await;
     let dropped = PrepareOutcome::Reject(ReportError::ReportDropped);
     assert!(outcomes.iter().all(|resp| resp.outcome == dropped), "{outcomes:?}");
     for asked in [&drafts[1..], &drafts] {
-        let share = parties.ask_share(&parties.share_request(batch, asked)).await;
+        let share = parties.request_share(&parties.share_request(batch, asked)).await;
         assert!(!share.is_success(), "{share:?}");
     }
     // The horizon is stored. Adding the task once more does not move it.

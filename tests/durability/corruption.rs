@@ -15,7 +15,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::common::{
-    PATIENCE,
+    TEST_TIMEOUT,
     child::{Running, copy_program},
     volume::Volume,
 };
@@ -38,7 +38,7 @@ fn serve(dir: &Path) -> Command {
 #[track_caller]
 fn assert_fails(mut command: Command, parts: &[&str]) {
     let mut child = Running::spawn(command.stderr(Stdio::piped()));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     let status = loop {
         match child.try_wait().unwrap() {
             Some(status) => break status,
@@ -63,7 +63,7 @@ struct Server(Running);
 impl Server {
     fn start(dir: &Path) -> Self {
         let server = Self(Running::spawn(serve(dir).stderr(Stdio::null())));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         while std::os::unix::net::UnixStream::connect(dir.join("control.sock")).is_err() {
             assert!(Instant::now() < deadline, "the server does not start");
             std::thread::sleep(Duration::from_millis(10));

@@ -19,10 +19,10 @@ use dapbox::{
 use rstest::rstest;
 
 use crate::common::{
-    Node, PATIENCE, Parties,
-    calls::{assert_taken, problem},
+    Node, Parties, TEST_TIMEOUT,
+    calls::{assert_accepted, problem},
     child::{Running, Signal},
-    forge::Forge,
+    report_builder::ReportBuilder,
     volume::Volume,
 };
 
@@ -62,12 +62,12 @@ fn assert_short(answer: &Answer, parties: &Parties) {
 }
 
 async fn collect(parties: &Parties, time: Time) -> (u64, AggregateResult) {
-    let collected = parties.collector().collect(hour_of(time), Some(PATIENCE), |_| {}).await.unwrap();
+    let collected = parties.collector().collect(hour_of(time), Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     (collected.report_count, collected.result)
 }
 
 async fn until_short(node: &Node, is_short: bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while node.health().await.disk.is_short != is_short {
         assert!(Instant::now() < deadline, "{:?}", node.health().await);
         tokio::time::sleep(Span::from_millis(10)).await;
@@ -82,16 +82,16 @@ async fn refuses_new_work_before_disk_is_full(#[values(Revision::Dap09, Revision
     let mut leader = start_on(&at_leader).await;
     let mut helper = start_on(&at_helper).await;
     let parties = Parties::between(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, [&leader, &helper]).await;
-    let (client, forge, task) = (parties.client(), Forge::new(&parties).await, parties.id());
+    let (client, builder, task) = (parties.client(), ReportBuilder::new(&parties).await, parties.id());
     let count = Measurement::Flag(true);
     let (first, second) = (hours_ago(9), hours_ago(5));
     for _ in 0..5 {
         client.upload(count.clone(), Some(first)).await.unwrap();
     }
     leader.until(&task, |status| status.counters.get("aggregate_success") == Some(&5)).await;
-    let job = || forge.job(PartialBatchSelector::TimeInterval, &[forge.draft(&count, hours_ago(20))]);
+    let job = || builder.job(PartialBatchSelector::TimeInterval, &[builder.draft(&count, hours_ago(20))]);
     let (id, request) = (ReportId::random(), job());
-    let known = parties.put_job(id.as_bytes(), &request).await;
+    let known = parties.send_job(id.as_bytes(), &request).await;
     assert!(known.answer.is_success());
 
     at_leader.fill(RESERVE / 2);
@@ -100,9 +100,9 @@ async fn refuses_new_work_before_disk_is_full(#[values(Revision::Dap09, Revision
     until_short(&helper, true).await;
     let report = client.prepare(count.clone(), second).await.unwrap();
     assert_short(&parties.upload(&report).await, &parties);
-    assert_short(&parties.ask_job(&job()).await.answer, &parties);
-    let again = parties.put_job(id.as_bytes(), &request).await;
-    assert_eq!((again.place(), &again.answer.body), (known.place(), &known.answer.body));
+    assert_short(&parties.send_new_job(&job()).await.answer, &parties);
+    let again = parties.send_job(id.as_bytes(), &request).await;
+    assert_eq!((again.resource_path(), &again.answer.body), (known.resource_path(), &known.answer.body));
     for node in [&leader, &helper] {
         let dir = node.data_dir().to_str().unwrap();
         let (code, said) = run(&["doctor", "--data-dir", dir]);
@@ -112,14 +112,14 @@ async fn refuses_new_work_before_disk_is_full(#[values(Revision::Dap09, Revision
         assert!(code == Some(0) && said.contains("warning: short of disk space"), "{said}");
     }
     assert_eq!(collect(&parties, first).await, (5, AggregateResult::Number(5)));
-    assert!(parties.delete_job(known.place()).await.is_success());
+    assert!(parties.delete_job(known.resource_path()).await.is_success());
 
     // A client that retries as told succeeds when space is freed, and so does a leader.
     let patient = tokio::spawn(async move { client.upload(Measurement::Flag(true), Some(second)).await });
     at_leader.clear();
     patient.await.unwrap().unwrap();
     leader.until(&task, |status| status.last_error.as_ref().is_some_and(|text| text.contains("507"))).await;
-    assert_taken(&parties.upload(&report).await);
+    assert_accepted(&parties.upload(&report).await);
     at_helper.clear();
     assert_eq!(collect(&parties, second).await, (2, AggregateResult::Number(2)));
     for node in [&leader, &helper] {
@@ -231,7 +231,7 @@ async fn survives_disk_that_is_full_to_the_last_byte(#[values(Revision::Dap09, R
     assert!(leader.health().await.disk.has_ballast);
 
     volume.fill(0);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while upload(first).await.is_some_and(|answer| answer.is_success()) {
         taken += 1;
         assert!(Instant::now() < deadline, "{taken} reports go on a disk that is full");

@@ -40,8 +40,8 @@ use std::{
 use rand::Rng;
 
 use crate::common::{
-    PATIENCE,
-    chaos::{Ordeal, Trouble, Who, announce, variable},
+    TEST_TIMEOUT,
+    chaos::{ChaosError, ChaosRig, Victims, announce, variable},
     child::Running,
     process::{self, Process},
 };
@@ -69,42 +69,42 @@ async fn loses_nothing_acknowledged_when_killed() {
     let start = Instant::now();
     let dir = tempfile::TempDir::new().unwrap();
     let node = |name| Process::new(name, process::dapbox, dir.path(), dir.path().join(name));
-    let mut ordeal = Ordeal::start([node("leader"), node("helper")], seed, 2).await.unwrap();
+    let mut rig = ChaosRig::start([node("leader"), node("helper")], seed, 2).await.unwrap();
     let mut kills = Kills::default();
-    match torment(&mut ordeal, wanted, &mut kills).await {
-        Ok(()) => announce(format_args!("{kills:?} in {:?}: {}", start.elapsed(), ordeal.tally())),
-        Err(trouble) => panic!("DAPBOX_SEED={seed}, {kills:?}, {}: {trouble}", ordeal.tally()),
+    match run_kills(&mut rig, wanted, &mut kills).await {
+        Ok(()) => announce(format_args!("{kills:?} in {:?}: {}", start.elapsed(), rig.tally())),
+        Err(error) => panic!("DAPBOX_SEED={seed}, {kills:?}, {}: {error}", rig.tally()),
     }
 }
 
-async fn torment(ordeal: &mut Ordeal, wanted: u32, kills: &mut Kills) -> Result<(), Trouble> {
+async fn run_kills(rig: &mut ChaosRig, wanted: u32, kills: &mut Kills) -> Result<(), ChaosError> {
     while kills.all < wanted {
-        ordeal.work(WORK).await?;
-        let who = Who::any(&mut ordeal.rng);
-        kill(ordeal, who, kills)?;
-        while kills.all < wanted && ordeal.rng.random_ratio(1, 4) {
-            who.places().iter().for_each(|place| ordeal.nodes[*place].spawn());
-            tokio::time::sleep(Span::from_millis(ordeal.rng.random_range(START))).await;
-            kill(ordeal, who, kills)?;
+        rig.work(WORK).await?;
+        let victims = Victims::any(&mut rig.rng);
+        kill(rig, victims, kills)?;
+        while kills.all < wanted && rig.rng.random_ratio(1, 4) {
+            victims.indices().iter().for_each(|index| rig.nodes[*index].spawn());
+            tokio::time::sleep(Span::from_millis(rig.rng.random_range(START))).await;
+            kill(rig, victims, kills)?;
             kills.while_starting += 1;
         }
-        ordeal.revive(who).await?;
+        rig.restart(victims).await?;
     }
-    ordeal.see_through().await?;
-    kill(ordeal, Who::Both, kills)?;
-    ordeal.revive(Who::Both).await?;
-    ordeal.audit().await?;
-    let errors: Vec<String> = ordeal.nodes.iter().flat_map(Process::errors).collect();
+    rig.finish_work().await?;
+    kill(rig, Victims::Both, kills)?;
+    rig.restart(Victims::Both).await?;
+    rig.audit().await?;
+    let errors: Vec<String> = rig.nodes.iter().flat_map(Process::errors).collect();
     match errors.is_empty() {
         true => Ok(()),
-        false => Err(Trouble::Lost(format!("errors were logged: {errors:#?}"))),
+        false => Err(ChaosError::Lost(format!("errors were logged: {errors:#?}"))),
     }
 }
 
-fn kill(ordeal: &mut Ordeal, who: Who, kills: &mut Kills) -> Result<(), Trouble> {
-    for place in who.places() {
-        ordeal.nodes[*place].kill().map_err(Trouble::Lost)?;
-        *[&mut kills.leader, &mut kills.helper][*place] += 1;
+fn kill(rig: &mut ChaosRig, victims: Victims, kills: &mut Kills) -> Result<(), ChaosError> {
+    for index in victims.indices() {
+        rig.nodes[*index].kill().map_err(ChaosError::Lost)?;
+        *[&mut kills.leader, &mut kills.helper][*index] += 1;
     }
     kills.all += 1;
     Ok(())
@@ -135,7 +135,7 @@ fn kills_servers_of_killed_test_program() {
     let mut program = Command::new(std::env::current_exe().unwrap());
     program.args(["--ignored", "--exact", "kill::serves_until_killed", "--nocapture"]).env(DIRECTORY, dir.path());
     let mut program = Running::spawn(program.stdout(Stdio::piped()));
-    // The server inherits this standard output, so that reading ends when both processes have ended.
+    // The server inherits this standard output, so that reading remotes when both processes have ended.
     let mut output = program.stdout.take().unwrap();
     let mut said = String::new();
     let mut byte = [0];
@@ -147,5 +147,5 @@ fn kills_servers_of_killed_test_program() {
     program.wait().unwrap();
     let (sender, ended) = mpsc::channel();
     std::thread::spawn(move || sender.send(std::io::copy(&mut output, &mut std::io::sink()).is_ok()));
-    assert_eq!(ended.recv_timeout(PATIENCE), Ok(true), "the server outlives its test");
+    assert_eq!(ended.recv_timeout(TEST_TIMEOUT), Ok(true), "the server outlives its test");
 }

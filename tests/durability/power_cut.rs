@@ -50,7 +50,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 
 use crate::common::{
-    chaos::{Ordeal, Trouble, Who, announce, variable},
+    chaos::{ChaosError, ChaosRig, Victims, announce, variable},
     disk::Disk,
     process::{self, Process, Program},
     skip::{may_mount, skip},
@@ -73,37 +73,37 @@ const SERVE: &str = "POWER_CUT_SERVE";
 
 /// Two nodes with their disks. Fields drop in order: processes end before the disks go.
 struct Rig {
-    ordeal: Ordeal,
+    chaos: ChaosRig,
     disks: [Disk; 2],
     _dir: TempDir,
 }
 
 /// Why there is no rig.
-enum NoRig {
+enum RigError {
     /// This machine does not support it.
-    Impossible(String),
-    Trouble(Trouble),
+    Unsupported(String),
+    ChaosError(ChaosError),
 }
 
 impl Rig {
-    async fn start(program: Program, seed: u64, lanes: usize) -> Result<Self, NoRig> {
+    async fn start(program: Program, seed: u64, workers: usize) -> Result<Self, RigError> {
         let dir = TempDir::new().unwrap();
-        let disk = |name| Disk::new(dir.path(), name).map_err(NoRig::Impossible);
+        let disk = |name| Disk::new(dir.path(), name).map_err(RigError::Unsupported);
         let disks = [disk("leader")?, disk("helper")?];
         let node = |name, disk: &Disk| Process::new(name, program, dir.path(), disk.root.join("data"));
         let nodes = [node("leader-server", &disks[0]), node("helper-server", &disks[1])];
-        let ordeal = Ordeal::start(nodes, seed, lanes).await.map_err(NoRig::Trouble)?;
-        Ok(Self { ordeal, disks, _dir: dir })
+        let chaos = ChaosRig::start(nodes, seed, workers).await.map_err(RigError::ChaosError)?;
+        Ok(Self { chaos, disks, _dir: dir })
     }
 
     /// Cuts the power and restores it. Afterwards no process runs.
-    async fn cut(&mut self, who: Who) {
-        Disk::cut(who.places().iter().map(|place| &self.disks[*place])).unwrap();
-        tokio::time::sleep(Span::from_millis(self.ordeal.rng.random_range(AGONY))).await;
-        for place in who.places() {
+    async fn cut(&mut self, victims: Victims) {
+        Disk::cut(victims.indices().iter().map(|index| &self.disks[*index])).unwrap();
+        tokio::time::sleep(Span::from_millis(self.chaos.rng.random_range(AGONY))).await;
+        for index in victims.indices() {
             // A server may exit on its own when its disk is gone.
-            let _ = self.ordeal.nodes[*place].kill();
-            self.disks[*place].remount().unwrap();
+            let _ = self.chaos.nodes[*index].kill();
+            self.disks[*index].remount().unwrap();
         }
     }
 }
@@ -119,32 +119,32 @@ async fn loses_nothing_acknowledged_in_power_cut() {
     let mut rig = rig.unwrap();
     announce(format_args!("cutting the power {wanted} times, DAPBOX_SEED={seed}"));
     let mut cuts = 0;
-    let outcome = torment(&mut rig, wanted, &mut cuts).await;
-    let tally = rig.ordeal.tally();
+    let outcome = run_cuts(&mut rig, wanted, &mut cuts).await;
+    let tally = rig.chaos.tally();
     match outcome {
         Ok(()) => announce(format_args!("{cuts} power cuts in {:?}, no loss: {tally}", start.elapsed())),
-        Err(trouble) => panic!("DAPBOX_SEED={seed}, after {cuts} power cuts, {tally}: {trouble}"),
+        Err(error) => panic!("DAPBOX_SEED={seed}, after {cuts} power cuts, {tally}: {error}"),
     }
 }
 
-async fn torment(rig: &mut Rig, wanted: u32, cuts: &mut u32) -> Result<(), Trouble> {
+async fn run_cuts(rig: &mut Rig, wanted: u32, cuts: &mut u32) -> Result<(), ChaosError> {
     while *cuts < wanted {
-        rig.ordeal.work(WORK).await?;
-        let who = Who::any(&mut rig.ordeal.rng);
-        rig.cut(who).await;
+        rig.chaos.work(WORK).await?;
+        let victims = Victims::any(&mut rig.chaos.rng);
+        rig.cut(victims).await;
         *cuts += 1;
-        while *cuts < wanted && rig.ordeal.rng.random_ratio(1, 4) {
-            who.places().iter().for_each(|place| rig.ordeal.nodes[*place].spawn());
-            tokio::time::sleep(Span::from_millis(rig.ordeal.rng.random_range(START))).await;
-            rig.cut(who).await;
+        while *cuts < wanted && rig.chaos.rng.random_ratio(1, 4) {
+            victims.indices().iter().for_each(|index| rig.chaos.nodes[*index].spawn());
+            tokio::time::sleep(Span::from_millis(rig.chaos.rng.random_range(START))).await;
+            rig.cut(victims).await;
             *cuts += 1;
         }
-        rig.ordeal.revive(who).await?;
+        rig.chaos.restart(victims).await?;
     }
-    rig.ordeal.see_through().await?;
-    rig.cut(Who::Both).await;
-    rig.ordeal.revive(Who::Both).await?;
-    rig.ordeal.audit().await
+    rig.chaos.finish_work().await?;
+    rig.cut(Victims::Both).await;
+    rig.chaos.restart(Victims::Both).await?;
+    rig.chaos.audit().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,13 +158,13 @@ async fn loses_reports_in_power_cut_without_sync() {
     for cycle in 0..wanted {
         let outcome = match possible(Rig::start(unsynced, rng.random(), 1).await, "DAPBOX_CONTROL_CUTS") {
             None => return,
-            Some(Err(trouble)) => panic!("a control does not even start: {trouble}"),
+            Some(Err(error)) => panic!("a control does not even start: {error}"),
             Some(Ok(mut rig)) => control(&mut rig).await,
         };
-        losses += u32::from(matches!(outcome, Err(Trouble::Lost(_))));
+        losses += u32::from(matches!(outcome, Err(ChaosError::Lost(_))));
         match outcome {
             Ok(()) => announce(format_args!("control {cycle}: nothing lost")),
-            Err(trouble) => announce(format_args!("control {cycle}: {trouble:.400}")),
+            Err(error) => announce(format_args!("control {cycle}: {error:.400}")),
         }
     }
     announce(format_args!("{wanted} power cuts without a sync, DAPBOX_SEED={seed}: {losses} losses"));
@@ -172,17 +172,17 @@ async fn loses_reports_in_power_cut_without_sync() {
 }
 
 /// One cut during one round of work.
-async fn control(rig: &mut Rig) -> Result<(), Trouble> {
-    rig.ordeal.last_round();
+async fn control(rig: &mut Rig) -> Result<(), ChaosError> {
+    rig.chaos.stop_new_workloads();
     // Sync the tasks: the control measures the loss of reports.
-    rig.ordeal.begun().await;
+    rig.chaos.begun().await;
     rig.disks.iter().for_each(|disk| disk.sync().unwrap());
-    rig.ordeal.work(CONTROL_WORK).await?;
-    let who = Who::any(&mut rig.ordeal.rng);
-    rig.cut(who).await;
-    rig.ordeal.revive(who).await?;
-    rig.ordeal.see_through().await?;
-    rig.ordeal.audit().await
+    rig.chaos.work(CONTROL_WORK).await?;
+    let victims = Victims::any(&mut rig.chaos.rng);
+    rig.cut(victims).await;
+    rig.chaos.restart(victims).await?;
+    rig.chaos.finish_work().await?;
+    rig.chaos.audit().await
 }
 
 /// Whether to cut the power: a variable sets a number, or the test may mount file systems.
@@ -191,14 +191,14 @@ fn is_wanted(variable: &str) -> bool {
 }
 
 /// The rig or its error; `None` if this machine does not support it and no variable requires it.
-fn possible(rig: Result<Rig, NoRig>, insists: &str) -> Option<Result<Rig, Trouble>> {
+fn possible(rig: Result<Rig, RigError>, insists: &str) -> Option<Result<Rig, ChaosError>> {
     match rig {
         Ok(rig) => Some(Ok(rig)),
-        Err(NoRig::Trouble(trouble)) => Some(Err(trouble)),
-        Err(NoRig::Impossible(why)) if std::env::var_os(insists).is_some() => {
+        Err(RigError::ChaosError(error)) => Some(Err(error)),
+        Err(RigError::Unsupported(why)) if std::env::var_os(insists).is_some() => {
             panic!("cannot cut the power here: {why}")
         }
-        Err(NoRig::Impossible(why)) => {
+        Err(RigError::Unsupported(why)) => {
             skip(&format!("cannot cut the power: {why}"));
             None
         }

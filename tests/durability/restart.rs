@@ -17,36 +17,38 @@ use dapbox::{
 use rstest::rstest;
 
 use crate::common::{
-    self, Node, PATIENCE, Pair,
+    self, Node, Pair, TEST_TIMEOUT,
     calls::is_pending,
     peer,
-    relay::{Act, Asked, MEASUREMENTS, Relay, Told, assert_whole, modes, pair_through_relay, query},
+    relay::{
+        MEASUREMENTS, Relay, RelayAction, RelayedAnswer, RelayedRequest, assert_whole, modes, pair_through_relay, query,
+    },
 };
 
 /// The aggregator to restart.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Who {
+enum Restarted {
     Leader,
     Helper,
     Both,
 }
 
 /// The maximum duration of a shutdown, well below the time after which it is forced.
-const PROMPT: Span = Span::from_secs(5);
+const MAX_STOP: Span = Span::from_secs(5);
 
-async fn restart(pair: &mut Pair, who: Who) {
+async fn restart(pair: &mut Pair, who: Restarted) {
     let begun = Instant::now();
-    if who != Who::Helper {
+    if who != Restarted::Helper {
         pair.leader.stop().await;
     }
-    if who != Who::Leader {
+    if who != Restarted::Leader {
         pair.helper.stop().await;
     }
-    assert!(begun.elapsed() < PROMPT, "stopping {who:?} took {:?}", begun.elapsed());
-    if who != Who::Helper {
+    assert!(begun.elapsed() < MAX_STOP, "stopping {who:?} took {:?}", begun.elapsed());
+    if who != Restarted::Helper {
         pair.leader.resume().await;
     }
-    if who != Who::Leader {
+    if who != Restarted::Leader {
         pair.helper.resume().await;
     }
 }
@@ -57,13 +59,13 @@ async fn keys(revision: Revision, node: &Node) -> Bytes {
 }
 
 /// Runs the life of a batch with a restart after every step.
-async fn live_through(revision: Revision, who: Who, mode: BatchMode) {
+async fn live_through(revision: Revision, who: Restarted, mode: BatchMode) {
     let name = format!("{who:?} {mode:?}");
-    let patient = |config: &mut Config| config.leader.max_job_delay = Seconds(PATIENCE);
+    let patient = |config: &mut Config| config.leader.max_job_delay = Seconds(TEST_TIMEOUT);
     let (mut pair, relay) = pair_through_relay(revision, mode, patient).await;
     let (id, query) = (pair.parties.id(), query(&pair.parties));
     let old_keys = [keys(revision, &pair.leader).await, keys(revision, &pair.helper).await];
-    let unavailable = || Act::Tell(Told::new(503, "text/plain", ""));
+    let unavailable = || RelayAction::Answer(RelayedAnswer::new(503, "text/plain", ""));
 
     // Uploads before and after a restart; the client repeats none.
     let client = pair.parties.client();
@@ -86,14 +88,16 @@ async fn live_through(revision: Revision, who: Who, mode: BatchMode) {
     assert!(is_pending(&pair.parties.poll(&job).await, &pair.parties), "{name}");
 
     // The helper aggregates, but its answers are lost.
-    relay.plan(|_, _| Act::LoseAnswer);
+    relay.plan(|_, _| RelayAction::LoseAnswer);
     pair.helper.until(&id, |status| status.counters.get("aggregate_success") == Some(&5)).await;
     restart(&mut pair, who).await;
     assert!(is_pending(&pair.parties.poll(&job).await, &pair.parties), "{name}");
     assert_eq!(pair.leader.counter(&id, "aggregate_success").await, 0, "{name}");
 
     // The leader gets the answers, but not yet the helper's aggregate share.
-    relay.plan(move |asked, _| if asked.makes(ResourceKind::AggregateShare) { unavailable() } else { Act::Pass });
+    relay.plan(
+        move |asked, _| if asked.creates(ResourceKind::AggregateShare) { unavailable() } else { RelayAction::Pass },
+    );
     pair.leader.until(&id, |status| status.counters.get("aggregate_success") == Some(&5)).await;
     restart(&mut pair, who).await;
     pair.leader.until(&id, |status| status.batches_collected == 1 && status.last_error.is_some()).await;
@@ -101,13 +105,13 @@ async fn live_through(revision: Revision, who: Who, mode: BatchMode) {
     assert!(is_pending(&pair.parties.poll(&job).await, &pair.parties), "{name}");
 
     // The helper sends its share, but the answer is lost.
-    relay.plan(|_, _| Act::LoseAnswer);
+    relay.plan(|_, _| RelayAction::LoseAnswer);
     pair.helper.until(&id, |status| status.batches_collected == 1).await;
     restart(&mut pair, who).await;
     assert!(is_pending(&pair.parties.poll(&job).await, &pair.parties), "{name}");
 
     // The result is available and does not change.
-    relay.plan(|_, _| Act::Pass);
+    relay.plan(|_, _| RelayAction::Pass);
     let result = pair.parties.outcome(&job).await;
     assert_eq!(result.status, 200, "{name}: {result:?}");
     restart(&mut pair, who).await;
@@ -128,19 +132,23 @@ async fn check_aftermath(name: &str, pair: &Pair, relay: &Relay, reports: &[Repo
     let status = pair.leader.status(&id).await;
     assert_eq!((status.waiting, status.counters["upload_repeated"]), (0, 5), "{name}");
 
-    let mut jobs: Vec<Asked> = relay.made(ResourceKind::AggregationJob);
+    let mut jobs: Vec<RelayedRequest> = relay.creations(ResourceKind::AggregationJob);
     jobs.sort_by(|a, b| a.body.cmp(&b.body));
     jobs.dedup_by(|a, b| a.body == b.body);
     assert_eq!(jobs.len(), 3, "{name}: five reports make three jobs of two");
     let (wire, task) = (parties.wire(), parties.task());
     let mut all: Option<AggregationJobInitReq> = None;
-    for Asked { path, body, .. } in &jobs {
+    for RelayedRequest { path, body, .. } in &jobs {
         // The same job gets the same answer (DAP-09 section 4.5.1.2, DAP-18 section 4.5.3.2).
         let id: Option<ReportId> = path.rsplit('/').next().unwrap().parse().ok();
         let id = id.unwrap_or_else(ReportId::random);
-        let first = parties.put_job_bytes(id.as_bytes(), body.clone()).await;
-        let second = parties.put_job_bytes(id.as_bytes(), body.clone()).await;
-        assert_eq!((first.place(), &first.answer.body), (second.place(), &second.answer.body), "{name}");
+        let first = parties.send_job_bytes(id.as_bytes(), body.clone()).await;
+        let second = parties.send_job_bytes(id.as_bytes(), body.clone()).await;
+        assert_eq!(
+            (first.resource_path(), &first.answer.body),
+            (second.resource_path(), &second.answer.body),
+            "{name}"
+        );
         let resps = wire.decode_job_resp(&first.answer.body, 2).unwrap();
         assert!(resps.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))), "{name}: {resps:?}");
         let init = wire.decode_job_init(task, &body.clone().into(), 2).unwrap();
@@ -168,28 +176,28 @@ async fn check_result(name: &str, pair: &Pair, query: Query, body: &Bytes) {
         Some(PartialBatchSelector::TimeInterval) | None => query,
     };
     assert_eq!(&parties.outcome_of(query).await.body, body, "{name}");
-    assert_whole(name, parties.collector().collect(query, Some(PATIENCE), |_| {}).await);
+    assert_whole(name, parties.collector().collect(query, Some(TEST_TIMEOUT), |_| {}).await);
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn survives_restarts_of_leader(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
-    restarts(revision, Who::Leader).await;
+    restarts(revision, Restarted::Leader).await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn survives_restarts_of_helper(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
-    restarts(revision, Who::Helper).await;
+    restarts(revision, Restarted::Helper).await;
 }
 
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn survives_restarts_of_both(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
-    restarts(revision, Who::Both).await;
+    restarts(revision, Restarted::Both).await;
 }
 
-async fn restarts(revision: Revision, who: Who) {
+async fn restarts(revision: Revision, who: Restarted) {
     let [one, other] = modes(revision);
     tokio::join!(live_through(revision, who, one), live_through(revision, who, other));
 }
@@ -201,30 +209,30 @@ async fn stops_promptly_while_helper_hangs(#[values(Revision::Dap09, Revision::D
     for is_share_stuck in [false, true] {
         let (mut pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, |config| {
             config.leader.min_job_size = 1;
-            config.leader.peer_timeout = Seconds(PATIENCE);
-            config.limits.stop_timeout = Seconds(PATIENCE);
+            config.leader.peer_timeout = Seconds(TEST_TIMEOUT);
+            config.limits.stop_timeout = Seconds(TEST_TIMEOUT);
         })
         .await;
         let stuck_at = if is_share_stuck { ResourceKind::AggregateShare } else { ResourceKind::AggregationJob };
         relay.plan(move |asked, before| match before {
-            0 if asked.makes(stuck_at) => Act::Hang,
-            _ => Act::Pass,
+            0 if asked.creates(stuck_at) => RelayAction::Hang,
+            _ => RelayAction::Pass,
         });
         let client = pair.parties.client();
         for number in MEASUREMENTS {
             client.upload(Measurement::Number(number), None).await.unwrap();
         }
         let job = pair.parties.start_collection(query(&pair.parties)).await;
-        pair.leader.until(&pair.parties.id(), |_| !relay.made(stuck_at).is_empty()).await;
+        pair.leader.until(&pair.parties.id(), |_| !relay.creations(stuck_at).is_empty()).await;
         pair.helper.stop().await;
-        restart(&mut pair, Who::Leader).await;
+        restart(&mut pair, Restarted::Leader).await;
 
         // In the second round the helper is down.
         pair.leader.until(&pair.parties.id(), |status| status.last_error.is_some()).await;
-        restart(&mut pair, Who::Leader).await;
+        restart(&mut pair, Restarted::Leader).await;
         pair.helper.resume().await;
         assert_eq!(pair.parties.outcome(&job).await.status, 200);
-        assert_whole("stuck", pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await);
+        assert_whole("stuck", pair.parties.collector().collect(query(&pair.parties), Some(TEST_TIMEOUT), |_| {}).await);
         relay.check_repeats(&pair.parties);
         pair.stop().await;
     }
@@ -248,6 +256,6 @@ async fn client_retries_over_restart(#[values(Revision::Dap09, Revision::Dap18)]
     assert!(refused.is_err());
     pair.leader.resume().await;
     uploads.await.unwrap();
-    assert_whole("away", pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await);
+    assert_whole("away", pair.parties.collector().collect(query(&pair.parties), Some(TEST_TIMEOUT), |_| {}).await);
     pair.stop().await;
 }

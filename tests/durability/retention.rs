@@ -22,10 +22,10 @@ use dapbox::{
 use rstest::rstest;
 
 use crate::common::{
-    Node, PATIENCE, Pair, Parties, batches_of,
-    calls::{assert_refused, assert_upload_refused, problem},
-    forge::{Draft, Forge},
+    Node, Pair, Parties, TEST_TIMEOUT, batches_of,
+    calls::{assert_rejected, assert_report_rejected, problem},
     open_store,
+    report_builder::{Draft, ReportBuilder},
 };
 
 const HOUR: u64 = 3600;
@@ -44,11 +44,11 @@ fn hours(from: Time, count: u64) -> Interval {
 /// Reports are aggregated immediately, and only a test sweeps.
 fn prompt(config: &mut Config) {
     config.leader.max_job_delay = Seconds::millis(50);
-    config.retention.sweep_interval = Seconds(PATIENCE);
+    config.retention.sweep_interval = Seconds(TEST_TIMEOUT);
 }
 
-async fn upload(pair: &Pair, forge: &Forge, count: usize, time: Time) {
-    let reports: Vec<_> = (0..count).map(|_| forge.report(&Measurement::Flag(true), time)).collect();
+async fn upload(pair: &Pair, builder: &ReportBuilder, count: usize, time: Time) {
+    let reports: Vec<_> = (0..count).map(|_| builder.report(&Measurement::Flag(true), time)).collect();
     pair.parties.upload_all(&reports).await;
     let id = pair.parties.id();
     pair.leader.until(&id, |status| status.waiting + status.jobs == 0).await;
@@ -80,26 +80,26 @@ async fn aggregators_agree_after_past_is_closed(
     let mode = if by_interval { BatchMode::TimeInterval } else { batches_of(revision, 3) };
     let minimum = |task: &mut Task| task.public.min_batch_size = 2;
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, prompt, minimum).await;
-    let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
-    upload(&pair, &forge, 3, ago(2)).await;
+    let (id, builder) = (pair.parties.id(), ReportBuilder::new(&pair.parties).await);
+    upload(&pair, &builder, 3, ago(2)).await;
     let sides = if helper_first { [&pair.helper, &pair.leader] } else { [&pair.leader, &pair.helper] };
 
     // Rounded up to a bucket boundary.
     let before = ago(1).saturating_add(Duration(7));
     assert_eq!(sides[0].close_before(id, before).await, ago(0));
-    let old = forge.report(&Measurement::Flag(true), ago(2));
+    let old = builder.report(&Measurement::Flag(true), ago(2));
     if helper_first {
         // The leader is not told yet. The helper refuses old reports and new reports of a closed batch; the leader then
         // closes that batch too.
-        upload(&pair, &forge, 1, ago(2)).await;
-        upload(&pair, &forge, 1, ago(0)).await;
+        upload(&pair, &builder, 1, ago(2)).await;
+        upload(&pair, &builder, 1, ago(0)).await;
         let status = pair.leader.status(&id).await;
         assert_eq!(status.counters["helper_report_dropped"], 1);
         let lost = status.counters.get("helper_batch_collected").copied().unwrap_or_default();
         // The first rejection concerned only the time of a report; the next report entered the same batch.
         assert_eq!(lost, u64::from(!by_interval));
     } else {
-        assert_upload_refused(&pair.parties.upload(&old).await, &pair.parties, &old, ReportError::ReportDropped);
+        assert_report_rejected(&pair.parties.upload(&old).await, &pair.parties, &old, ReportError::ReportDropped);
         // An older leader may still send it.
         let batch = if by_interval {
             PartialBatchSelector::TimeInterval
@@ -107,20 +107,20 @@ async fn aggregators_agree_after_past_is_closed(
             PartialBatchSelector::FixedSize(BatchId::random())
         };
         assert_eq!(pair.helper.status(&id).await.horizon, None);
-        let resps = pair.parties.run_job(&forge.job(batch, &[forge.draft(&Measurement::Flag(true), ago(3))])).await;
+        let resps = pair.parties.run_job(&builder.job(batch, &[builder.draft(&Measurement::Flag(true), ago(3))])).await;
         assert!(matches!(resps[0].outcome, PrepareOutcome::Continue(_)));
     }
     assert_eq!(sides[1].close_before(id, before).await, ago(0));
     assert_eq!(sides[1].close_before(id, ago(5)).await, ago(0), "it only rises");
-    assert_upload_refused(&pair.parties.upload(&old).await, &pair.parties, &old, ReportError::ReportDropped);
+    assert_report_rejected(&pair.parties.upload(&old).await, &pair.parties, &old, ReportError::ReportDropped);
 
     let before = u64::from(by_interval && helper_first);
-    upload(&pair, &forge, 4, ago(0)).await;
+    upload(&pair, &builder, 4, ago(0)).await;
     if by_interval {
         let closed = pair.parties.outcome_of(Query::TimeInterval(hours(ago(1), 3))).await;
         assert_eq!(problem(&closed).kind, ProblemType::BatchInvalid, "{closed:?}");
         let open = Query::TimeInterval(hours(ago(0), 2));
-        let collected = pair.parties.collector().collect(open, Some(PATIENCE), |_| {}).await.unwrap();
+        let collected = pair.parties.collector().collect(open, Some(TEST_TIMEOUT), |_| {}).await.unwrap();
         assert_eq!(
             (collected.report_count, collected.result),
             (4 + before, AggregateResult::Number((4 + before).into()))
@@ -129,7 +129,7 @@ async fn aggregators_agree_after_past_is_closed(
         for _ in 0..2 {
             let collector = pair.parties.collector();
             let next = Query::FixedSize(FixedSizeQuery::CurrentBatch);
-            let collected = collector.collect(next, Some(PATIENCE), |_| {}).await.unwrap();
+            let collected = collector.collect(next, Some(TEST_TIMEOUT), |_| {}).await.unwrap();
             assert_eq!((collected.report_count, &collected.result), (2, &AggregateResult::Number(2)));
             assert_eq!(collected.interval, hours(ago(0), 1));
             if collected.batch_id.is_none() {
@@ -160,15 +160,15 @@ async fn leader_closes_batch_that_helper_has_closed(#[values(Revision::Dap09, Re
     let minimum = |task: &mut Task| task.public.min_batch_size = 2;
     let mode = batches_of(revision, 3);
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, prompt, minimum).await;
-    let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
-    upload(&pair, &forge, 1, ago(0)).await;
+    let (id, builder) = (pair.parties.id(), ReportBuilder::new(&pair.parties).await);
+    upload(&pair, &builder, 1, ago(0)).await;
     pair.helper.close_before(id, ago(0)).await;
-    upload(&pair, &forge, 1, ago(0)).await;
+    upload(&pair, &builder, 1, ago(0)).await;
     assert_eq!(pair.leader.counter(&id, "helper_batch_collected").await, 1);
-    upload(&pair, &forge, 2, ago(0)).await;
+    upload(&pair, &builder, 2, ago(0)).await;
     assert_eq!(pair.leader.counter(&id, "helper_batch_collected").await, 1);
     let next = Query::FixedSize(FixedSizeQuery::CurrentBatch);
-    let collected = pair.parties.collector().collect(next, Some(PATIENCE), |_| {}).await.unwrap();
+    let collected = pair.parties.collector().collect(next, Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     assert_eq!((collected.report_count, collected.result), (2, AggregateResult::Number(2)));
     pair.stop().await;
 }
@@ -183,20 +183,20 @@ async fn helper_refuses_share_of_closed_batch(
     let ago = clock();
     let mode = if by_interval { BatchMode::TimeInterval } else { batches_of(revision, 9) };
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, prompt, |_| {}).await;
-    let (parties, forge) = (&pair.parties, Forge::new(&pair.parties).await);
-    let drafts: Vec<Draft> = (0..2).map(|_| forge.draft(&Measurement::Flag(true), ago(2))).collect();
+    let (parties, builder) = (&pair.parties, ReportBuilder::new(&pair.parties).await);
+    let drafts: Vec<Draft> = (0..2).map(|_| builder.draft(&Measurement::Flag(true), ago(2))).collect();
     let batch = BatchId::random();
     let (partial, selector) = match by_interval {
         true => (PartialBatchSelector::TimeInterval, BatchSelector::TimeInterval(hours(ago(2), 1))),
         false => (PartialBatchSelector::FixedSize(batch), BatchSelector::FixedSize(batch)),
     };
-    parties.run_job(&forge.job(partial, &drafts)).await;
+    parties.run_job(&builder.job(partial, &drafts)).await;
     pair.helper.close_before(parties.id(), ago(0)).await;
-    let refused = parties.ask_share(&parties.share_request(selector, &drafts)).await;
-    assert_refused(&refused, parties, ProblemType::BatchInvalid);
+    let refused = parties.request_share(&parties.share_request(selector, &drafts)).await;
+    assert_rejected(&refused, parties, ProblemType::BatchInvalid);
     // No report is added to it.
-    let late = forge.draft(&Measurement::Flag(true), ago(if by_interval { 2 } else { 0 }));
-    let resps = parties.run_job(&forge.job(partial, &[late])).await;
+    let late = builder.draft(&Measurement::Flag(true), ago(if by_interval { 2 } else { 0 }));
+    let resps = parties.run_job(&builder.job(partial, &[late])).await;
     let error = if by_interval { ReportError::ReportDropped } else { ReportError::BatchCollected };
     assert_eq!(resps[0].outcome, PrepareOutcome::Reject(error));
     pair.stop().await;
@@ -210,17 +210,17 @@ async fn keeps_swept_batches_closed(#[values(Revision::Dap09, Revision::Dap18)] 
     let ago = clock();
     let age = |task: &mut Task| task.report_expiry_age = Some(Duration(DAY));
     let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, prompt, age).await;
-    let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
-    let drafts: Vec<Draft> = (0..2).map(|_| forge.draft(&Measurement::Flag(true), ago(5))).collect();
-    let first: Vec<Report> = drafts.iter().map(|draft| forge.seal(draft)).collect();
+    let (id, builder) = (pair.parties.id(), ReportBuilder::new(&pair.parties).await);
+    let drafts: Vec<Draft> = (0..2).map(|_| builder.draft(&Measurement::Flag(true), ago(5))).collect();
+    let first: Vec<Report> = drafts.iter().map(|draft| builder.seal(draft)).collect();
     pair.parties.upload_all(&first).await;
-    upload(&pair, &forge, 3, ago(4)).await;
-    upload(&pair, &forge, 1, ago(1)).await;
+    upload(&pair, &builder, 3, ago(4)).await;
+    upload(&pair, &builder, 1, ago(1)).await;
     let query = Query::TimeInterval(hours(ago(5), 1));
-    pair.parties.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap();
+    pair.parties.collector().collect(query, Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     let request = pair.parties.share_request_for(query, BatchSelector::TimeInterval(hours(ago(5), 1)), &drafts);
     // A repeated query gets the stored answer as long as it exists.
-    assert!(pair.parties.ask_share(&request).await.is_success());
+    assert!(pair.parties.request_share(&request).await.is_success());
 
     let now = ago(3).saturating_add(Duration(DAY + 17));
     sweep_at(&mut pair.leader, id, now).await;
@@ -230,16 +230,16 @@ async fn keeps_swept_batches_closed(#[values(Revision::Dap09, Revision::Dap18)] 
         assert_eq!((status.horizon, status.aggregated, status.batches_collected), (Some(ago(3)), 1, 1));
         assert_eq!((status.counters["sum_given_up"], status.counters["batch_forgotten"]), (3, 1));
     }
-    assert_refused(&pair.parties.ask_share(&request).await, &pair.parties, ProblemType::BatchInvalid);
+    assert_rejected(&pair.parties.request_share(&request).await, &pair.parties, ProblemType::BatchInvalid);
     let again = pair.parties.outcome_of(Query::TimeInterval(hours(ago(5), 6))).await;
     assert_eq!(problem(&again).kind, ProblemType::BatchInvalid, "{again:?}");
-    assert_upload_refused(&pair.parties.upload(&first[0]).await, &pair.parties, &first[0], ReportError::ReportDropped);
-    let resps = pair.parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts)).await;
+    assert_report_rejected(&pair.parties.upload(&first[0]).await, &pair.parties, &first[0], ReportError::ReportDropped);
+    let resps = pair.parties.run_job(&builder.job(PartialBatchSelector::TimeInterval, &drafts)).await;
     assert!(resps.iter().all(|resp| resp.outcome == PrepareOutcome::Reject(ReportError::ReportDropped)));
     // Later reports are processed.
-    upload(&pair, &forge, 1, ago(1)).await;
+    upload(&pair, &builder, 1, ago(1)).await;
     let query = Query::TimeInterval(hours(ago(3), 4));
-    let collected = pair.parties.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap();
+    let collected = pair.parties.collector().collect(query, Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     assert_eq!(collected.report_count, 2);
     pair.stop().await;
 }
@@ -248,7 +248,7 @@ async fn keeps_swept_batches_closed(#[values(Revision::Dap09, Revision::Dap18)] 
 #[tokio::test(flavor = "multi_thread")]
 async fn sweeps_periodically() {
     let config = |config: &mut Config| {
-        config.leader.max_job_delay = Seconds(PATIENCE);
+        config.leader.max_job_delay = Seconds(TEST_TIMEOUT);
         config.retention.sweep_interval = Seconds::millis(20);
     };
     let keep_for_a_moment = |task: &mut Task| {
@@ -256,9 +256,9 @@ async fn sweeps_periodically() {
     };
     let mode = BatchMode::TimeInterval;
     let pair = Pair::start_with(Revision::Dap09, VdafConfig::Prio3Count, mode, config, keep_for_a_moment).await;
-    let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
+    let (id, builder) = (pair.parties.id(), ReportBuilder::new(&pair.parties).await);
     // Within the permitted clock difference, so that it is accepted however long it takes to arrive.
-    let report = forge.report(&Measurement::Flag(true), clock::now().saturating_add(Duration(2)));
+    let report = builder.report(&Measurement::Flag(true), clock::now().saturating_add(Duration(2)));
     pair.parties.upload_all([&report]).await;
     let status = pair.leader.until(&id, |status| status.waiting == 0).await;
     assert_eq!((status.counters["report_success"], status.counters["report_dropped"]), (1, 1));
@@ -273,28 +273,28 @@ async fn answers_gone_for_expired_job_answer(#[values(Revision::Dap09, Revision:
     let ago = clock();
     let mode = BatchMode::TimeInterval;
     let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, prompt, |_| {}).await;
-    let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
-    let job = forge.job(PartialBatchSelector::TimeInterval, &[forge.draft(&Measurement::Flag(true), ago(1))]);
+    let (id, builder) = (pair.parties.id(), ReportBuilder::new(&pair.parties).await);
+    let job = builder.job(PartialBatchSelector::TimeInterval, &[builder.draft(&Measurement::Flag(true), ago(1))]);
     let name = [7; 16];
-    let first = pair.parties.put_job(&name, &job).await;
-    let repeated = pair.parties.put_job(&name, &job).await;
+    let first = pair.parties.send_job(&name, &job).await;
+    let repeated = pair.parties.send_job(&name, &job).await;
     assert_eq!(first.answer.body, repeated.answer.body);
 
     sweep_at(&mut pair.helper, id, clock::now().saturating_add(Duration(13 * DAY))).await;
-    assert_eq!(pair.parties.put_job(&name, &job).await.answer.body, first.answer.body);
+    assert_eq!(pair.parties.send_job(&name, &job).await.answer.body, first.answer.body);
     sweep_at(&mut pair.helper, id, clock::now().saturating_add(Duration(16 * DAY))).await;
-    let refused = pair.parties.put_job(&name, &job).await.answer;
+    let refused = pair.parties.send_job(&name, &job).await.answer;
     assert_eq!(refused.status, 410, "{refused:?}");
     assert!(problem(&refused).detail.contains("answered long ago"), "{refused:?}");
-    let other = forge.job(PartialBatchSelector::TimeInterval, &[forge.draft(&Measurement::Flag(true), ago(1))]);
-    if pair.parties.chooses_ids() {
-        assert_eq!(pair.parties.put_job(&name, &other).await.answer.status, 409);
+    let other = builder.job(PartialBatchSelector::TimeInterval, &[builder.draft(&Measurement::Flag(true), ago(1))]);
+    if pair.parties.requester_chooses_ids() {
+        assert_eq!(pair.parties.send_job(&name, &other).await.answer.status, 409);
     } else {
-        let place = format!("{}?step=0", first.place());
+        let place = format!("{}?step=0", first.resource_path());
         assert_eq!(pair.parties.poll_at(ResourceKind::AggregationJob, &place).await.status, 410);
     }
     // The ids of its reports stay known for as long as a replay is possible.
-    let again = forge.job_of(PartialBatchSelector::TimeInterval, [other.prepare_inits, job.prepare_inits].concat());
+    let again = builder.job_of(PartialBatchSelector::TimeInterval, [other.prepare_inits, job.prepare_inits].concat());
     let outcomes: Vec<_> = pair.parties.run_job(&again).await.into_iter().map(|resp| resp.outcome).collect();
     assert!(matches!(outcomes[0], PrepareOutcome::Continue(_)));
     assert_eq!(outcomes[1], PrepareOutcome::Reject(ReportError::ReportReplayed));

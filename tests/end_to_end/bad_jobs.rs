@@ -1,4 +1,4 @@
-//! Aggregation jobs that are wrong as a whole, that come twice, or that cannot go on.
+//! Aggregation jobs that are invalid as a whole, repeated, or impossible to continue.
 
 use bytes::Bytes;
 use dapbox::{
@@ -19,37 +19,37 @@ use rstest::rstest;
 
 use crate::common::{
     Pair, Parties,
-    calls::{assert_refused, assert_taken, problem},
-    forge::{Draft, Forge},
-    resources::places,
+    calls::{assert_accepted, assert_rejected, problem},
+    report_builder::{Draft, ReportBuilder},
+    resources::resources,
 };
 
-fn good(forge: &Forge) -> Draft {
-    forge.draft(&Measurement::Flag(true), Time(1_600_000_000))
+fn good(builder: &ReportBuilder) -> Draft {
+    builder.draft(&Measurement::Flag(true), Time(1_600_000_000))
 }
 
-/// Jobs that the helper refuses as a whole (DAP-09 section 4.5.1.2, DAP-18 section 4.5.3.2).
+/// Jobs that the helper rejects as a whole (DAP-09 section 4.5.1.2, DAP-18 section 4.5.3.2).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn rejects_invalid_job_as_a_whole(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
-    let forge = Forge::new(parties).await;
+    let builder = ReportBuilder::new(parties).await;
     let batch = PartialBatchSelector::TimeInterval;
-    let init = forge.init(&good(&forge));
-    let right = forge.job_of(batch, vec![init.clone()]);
-    let twice = forge.job_of(batch, vec![init.clone(), init.clone()]);
+    let init = builder.init(&good(&builder));
+    let right = builder.job_of(batch, vec![init.clone()]);
+    let twice = builder.job_of(batch, vec![init.clone(), init.clone()]);
     let in_batch = AggregationJobInitReq { batch: PartialBatchSelector::FixedSize(BatchId::random()), ..right.clone() };
     let with_parameter = AggregationJobInitReq { aggregation_parameter: Bytes::from_static(b"p"), ..right.clone() };
     for (request, kind) in [
-        (forge.job_of(batch, Vec::new()), ProblemType::InvalidMessage),
+        (builder.job_of(batch, Vec::new()), ProblemType::InvalidMessage),
         (twice, ProblemType::InvalidMessage),
         (in_batch, ProblemType::InvalidMessage),
         (with_parameter, ProblemType::InvalidAggregationParameter),
     ] {
-        assert_refused(&parties.ask_job(&request).await.answer, parties, kind);
+        assert_rejected(&parties.send_new_job(&request).await.answer, parties, kind);
     }
-    // Every vector's length lies, by one in either direction.
+    // Every vector's length is wrong by one, in either direction.
     let whole = parties.wire().encode_job_init(parties.task(), &right);
     let head = match revision {
         Revision::Dap09 => [3, 8],
@@ -59,33 +59,33 @@ async fn rejects_invalid_job_as_a_whole(#[values(Revision::Dap09, Revision::Dap1
     for (position, by) in positions.into_iter().flat_map(|position| [(position, 1), (position, 0xff)]) {
         let mut lying = whole.clone();
         lying[position] = lying[position].wrapping_add(by);
-        let answer = parties.put_job_bytes(&[1; 16], lying).await.answer;
-        assert_refused(&answer, parties, ProblemType::InvalidMessage);
+        let answer = parties.send_job_bytes(&[1; 16], lying).await.answer;
+        assert_rejected(&answer, parties, ProblemType::InvalidMessage);
     }
     for length in (0..whole.len()).step_by(5) {
-        let answer = parties.put_job_bytes(&[2; 16], whole[..length].to_vec()).await.answer;
-        assert_refused(&answer, parties, ProblemType::InvalidMessage);
+        let answer = parties.send_job_bytes(&[2; 16], whole[..length].to_vec()).await.answer;
+        assert_rejected(&answer, parties, ProblemType::InvalidMessage);
     }
-    let answer = parties.put_job_bytes(&[3; 16], more_than_a_million(revision)).await.answer;
-    // A leader can tell from the status that fewer reports may do better.
+    let answer = parties.send_job_bytes(&[3; 16], more_than_a_million(revision)).await.answer;
+    // The status tells a leader that fewer reports may succeed.
     assert_eq!((problem(&answer).kind, answer.status), (ProblemType::InvalidMessage, 413));
     assert!(problem(&answer).detail.contains("more items"), "{answer:?}");
-    // The report was never aggregated, for all that.
+    // The rejected report was never aggregated.
     let resps = parties.run_job(&right).await;
     assert!(matches!(resps[0].outcome, PrepareOutcome::Continue(_)));
     pair.stop().await;
 }
 
-/// A job of one report more than a million, as short as they can be.
+/// A job of more than a million reports, each as short as possible.
 fn more_than_a_million(revision: Revision) -> Vec<u8> {
     const COUNT: u32 = 1_000_001;
     // Id, time, no public share, a ciphertext of one byte to one byte, no message.
     let mut report = vec![0; 41];
     (report[30], report[35]) = (1, 1);
-    // No aggregation parameter, time interval, and the length of all the reports.
+    // No aggregation parameter, time interval, and the length of all reports.
     let mut body = [&[0, 0, 0, 0, 1][..], &(COUNT * 41).to_be_bytes()].concat();
     if revision == Revision::Dap18 {
-        // No extensions either, and messages have a byte.
+        // No extensions, and each message has one byte.
         report = vec![0; 44];
         (report[32], report[37], report[42]) = (1, 1, 1);
         // A key id, no aggregation parameter, no extensions.
@@ -98,70 +98,70 @@ fn more_than_a_million(revision: Revision) -> Vec<u8> {
     body
 }
 
-/// The same request gets the same bytes, at once or later; anything else under the same id is refused (DAP-09 section
-/// 4.5.1.2, DAP-18 section 4.5.3.2), and what was aggregated is never aggregated again.
+/// A repeated request gets the same bytes. Another request with the same id is rejected (DAP-09 section 4.5.1.2, DAP-18
+/// section 4.5.3.2), and aggregated reports are never aggregated again.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_repeated_job_with_same_bytes(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
-    let forge = Forge::new(parties).await;
-    let drafts: Vec<_> = (0..20).map(|_| good(&forge)).collect();
-    let request = forge.job(PartialBatchSelector::TimeInterval, &drafts);
+    let builder = ReportBuilder::new(parties).await;
+    let drafts: Vec<_> = (0..20).map(|_| good(&builder)).collect();
+    let request = builder.job(PartialBatchSelector::TimeInterval, &drafts);
     let id = ReportId::random();
 
-    let ask = async || parties.put_job(id.as_bytes(), &request).await;
+    let ask = async || parties.send_job(id.as_bytes(), &request).await;
     let (a, b) = tokio::join!(ask(), ask());
     let media_type = parties.wire().create_request(ResourceKind::AggregationJob, &parties.id(), &[0; 16]).accept;
     assert_eq!(a.answer.content_type.as_deref(), media_type);
-    assert_eq!((a.place(), &a.answer.body), (b.place(), &b.answer.body));
+    assert_eq!((a.resource_path(), &a.answer.body), (b.resource_path(), &b.answer.body));
     let again = ask().await;
-    assert_eq!((again.place(), &again.answer.body), (a.place(), &a.answer.body));
+    assert_eq!((again.resource_path(), &again.answer.body), (a.resource_path(), &a.answer.body));
     let successes = pair.helper.counter(&parties.id(), "aggregate_success").await;
     assert_eq!((successes, pair.helper.counter(&parties.id(), "report_replayed").await), (20, 0));
-    let shorter = forge.job_of(PartialBatchSelector::TimeInterval, request.prepare_inits[..19].to_vec());
-    let other = parties.put_job(id.as_bytes(), &shorter).await;
-    if parties.chooses_ids() {
+    let shorter = builder.job_of(PartialBatchSelector::TimeInterval, request.prepare_inits[..19].to_vec());
+    let other = parties.send_job(id.as_bytes(), &shorter).await;
+    if parties.requester_chooses_ids() {
         assert_eq!((other.answer.status, problem(&other.answer).aggregation_job_id.is_some()), (409, true));
     } else {
-        assert_ne!(other.place(), a.place());
+        assert_ne!(other.resource_path(), a.resource_path());
     }
 
-    continuations(parties, a.place()).await;
+    continuations(parties, a.resource_path()).await;
 
-    assert!(parties.delete_job(a.place()).await.is_success());
-    let unknown = parties.delete_job(&parties.nowhere(ResourceKind::AggregationJob)).await;
-    assert_refused(&unknown, parties, ProblemType::UnrecognizedAggregationJob);
-    stays_deleted(parties, &id, a.place(), &request).await;
+    assert!(parties.delete_job(a.resource_path()).await.is_success());
+    let unknown = parties.delete_job(&parties.missing_path(ResourceKind::AggregationJob)).await;
+    assert_rejected(&unknown, parties, ProblemType::UnrecognizedAggregationJob);
+    stays_deleted(parties, &id, a.resource_path(), &request).await;
     let Pair { leader, mut helper, parties } = pair;
     helper.restart().await;
-    stays_deleted(&parties, &id, a.place(), &request).await;
-    // The deletion took nothing from the batch.
+    stays_deleted(&parties, &id, a.resource_path(), &request).await;
+    // The deletion removed nothing from the batch.
     let precision = parties.task().time_precision;
     let interval = Interval::new(drafts[0].metadata.time.truncate(precision), precision).unwrap();
-    let answer = parties.ask_share(&parties.share_request(BatchSelector::TimeInterval(interval), &drafts)).await;
+    let answer = parties.request_share(&parties.share_request(BatchSelector::TimeInterval(interval), &drafts)).await;
     assert!(answer.is_success(), "{answer:?}");
     Pair { leader, helper, parties }.stop().await;
 }
 
-/// A job that was deleted is not there for the same request either, and its reports are aggregated.
-async fn stays_deleted(parties: &Parties, id: &ReportId, place: &str, request: &AggregationJobInitReq) {
-    let again = parties.put_job(id.as_bytes(), request).await;
-    if parties.chooses_ids() {
+/// A deleted job is not found by the same request, and its reports stay aggregated.
+async fn stays_deleted(parties: &Parties, id: &ReportId, path: &str, request: &AggregationJobInitReq) {
+    let again = parties.send_job(id.as_bytes(), request).await;
+    if parties.requester_chooses_ids() {
         assert_eq!(again.answer.status, 410, "a deleted job stays deleted");
     } else {
-        assert_ne!(again.place(), place);
-        let gone = parties.poll_at(ResourceKind::AggregationJob, place).await;
-        assert_refused(&gone, parties, ProblemType::UnrecognizedAggregationJob);
+        assert_ne!(again.resource_path(), path);
+        let gone = parties.poll_at(ResourceKind::AggregationJob, path).await;
+        assert_rejected(&gone, parties, ProblemType::UnrecognizedAggregationJob);
     }
     let resps = parties.run_job(request).await;
     let replayed = PrepareOutcome::Reject(ReportError::ReportReplayed);
     assert!(resps.iter().all(|resp| resp.outcome == replayed));
 }
 
-/// A VDAF of one round has nothing to continue (DAP-09 section 4.5.2.2, DAP-18 section 4.5.4.2).
+/// A VDAF of one round never continues (DAP-09 section 4.5.2.2, DAP-18 section 4.5.4.2).
 async fn continuations(parties: &Parties, job: &str) {
-    let place = places(parties, parties.id()).remove(2);
+    let resource = resources(parties, parties.id()).remove(2);
     let send = async |job: &str, step| {
         let message = Bytes::from_static(b"message");
         let request = AggregationJobContinueReq {
@@ -172,10 +172,10 @@ async fn continuations(parties: &Parties, job: &str) {
             Revision::Dap09 => dap09::encode_job_continue(&request),
             Revision::Dap18 => dap18::encode_job_continue(&request),
         };
-        place.send(&parties.at_helper(job), &[("authorization", &place.bearer())], body).await
+        resource.send(&parties.at_helper(job), &[("authorization", &resource.bearer())], body).await
     };
     send(job, 0).await.assert_problem(400, "invalidMessage");
-    let nowhere = parties.nowhere(ResourceKind::AggregationJob);
+    let nowhere = parties.missing_path(ResourceKind::AggregationJob);
     send(&nowhere, 1).await.assert_problem(400, "unrecognizedAggregationJob");
     for step in [1, 2, u16::MAX] {
         let document = send(job, step).await.assert_problem(400, "stepMismatch");
@@ -183,8 +183,8 @@ async fn continuations(parties: &Parties, job: &str) {
     }
 }
 
-/// Report ids are checked per task (DAP-18 section 4.5.4.3): the same id with a time on another day is the same report, at
-/// the helper in a job and at the leader in an upload.
+/// Report ids are unique in a task (DAP-18 section 4.5.4.3). The same id with a time on another day is a replay, at the
+/// helper in a job and at the leader in an upload.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn rejects_known_report_id_with_another_time(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -192,29 +192,29 @@ async fn rejects_known_report_id_with_another_time(#[values(Revision::Dap09, Rev
         (config.leader.min_job_size, config.leader.max_job_delay) = (1, Seconds::millis(5));
     };
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, quick, |_| {}).await;
-    let (parties, forge) = (&pair.parties, Forge::new(&pair.parties).await);
+    let (parties, builder) = (&pair.parties, ReportBuilder::new(&pair.parties).await);
     let now = clock::now();
     let again = |first: &Draft, days: u64| {
-        let mut draft = forge.draft(&Measurement::Flag(true), Time(now.0 - days * 86_400));
+        let mut draft = builder.draft(&Measurement::Flag(true), Time(now.0 - days * 86_400));
         draft.metadata.id = first.metadata.id;
-        draft.set_shares(forge.shard(&Measurement::Flag(true), &first.metadata.id));
+        draft.set_shares(builder.shard(&Measurement::Flag(true), &first.metadata.id));
         draft
     };
     let outcome = async |draft: &Draft| {
-        let job = forge.job(PartialBatchSelector::TimeInterval, std::slice::from_ref(draft));
+        let job = builder.job(PartialBatchSelector::TimeInterval, std::slice::from_ref(draft));
         parties.run_job(&job).await.remove(0).outcome
     };
-    let first = forge.draft(&Measurement::Flag(true), now);
+    let first = builder.draft(&Measurement::Flag(true), now);
     assert!(matches!(outcome(&first).await, PrepareOutcome::Continue(_)));
     for days in [0, 1, 400] {
         assert_eq!(outcome(&again(&first, days)).await, PrepareOutcome::Reject(ReportError::ReportReplayed), "{days}");
     }
 
-    let first = forge.draft(&Measurement::Flag(true), now);
-    parties.upload_all([&forge.seal(&first)]).await;
+    let first = builder.draft(&Measurement::Flag(true), now);
+    parties.upload_all([&builder.seal(&first)]).await;
     pair.leader.until(&parties.id(), |status| status.aggregated == 1).await;
     for days in [1, 400] {
-        assert_taken(&parties.upload(&forge.seal(&again(&first, days))).await);
+        assert_accepted(&parties.upload(&builder.seal(&again(&first, days))).await);
     }
     assert_eq!(pair.leader.counter(&parties.id(), "upload_repeated").await, 2);
     assert_eq!(pair.leader.status(&parties.id()).await.waiting, 0);

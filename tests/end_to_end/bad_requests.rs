@@ -1,4 +1,4 @@
-//! What comes in from strangers and broken peers: it is told what is wrong with it, and nothing is lost by it.
+//! Invalid input from strangers and broken peers. Each request gets a problem document, and nothing is lost.
 
 use dapbox::{
     config::Config,
@@ -14,24 +14,24 @@ use rstest::rstest;
 use tokio::io::AsyncWriteExt;
 
 use crate::common::{
-    self, Node, PATIENCE, Pair, Parties, batches_of,
-    calls::{assert_refused, assert_taken, assert_upload_refused},
-    forge::{Forge, flipped},
+    self, Node, Pair, Parties, TEST_TIMEOUT, batches_of,
+    calls::{assert_accepted, assert_rejected, assert_report_rejected},
     hostile::{Forgery, Hint, Proof, Target},
-    raw::{ask, begin, status},
-    resources::{places, places_without_body},
+    raw::{begin_request, send_raw, status},
+    report_builder::{ReportBuilder, flipped},
+    resources::{resources, resources_without_body},
 };
 
-/// The whole barrage against one pair of servers, and then an ordinary task on them.
+/// Sends all invalid requests to one pair of servers, then runs an ordinary task on them.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_bad_requests_with_problem(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let small = |config: &mut Config| config.limits.max_upload_bytes = config.limits.max_report_bytes;
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, small, |_| {}).await;
     let parties = &pair.parties;
-    let forge = Forge::new(parties).await;
-    // One good report before, one after.
-    parties.upload_all([&forge.report(&Measurement::Flag(true), clock::now())]).await;
+    let builder = ReportBuilder::new(parties).await;
+    // One valid report before, one after.
+    parties.upload_all([&builder.report(&Measurement::Flag(true), clock::now())]).await;
 
     wrong_places(parties).await;
     wrong_methods(parties).await;
@@ -41,12 +41,12 @@ async fn answers_bad_requests_with_problem(#[values(Revision::Dap09, Revision::D
     wrong_tokens_without_a_body(parties).await;
     unknown_tasks(parties).await;
     browsers(parties).await;
-    // Where an upload may have several reports, those before the error are taken.
-    let sent_before = too_long_or_cut_off(parties, &forge).await;
+    // In an upload of several reports, those before the error are accepted.
+    let sent_before = too_long_or_cut_off(parties, &builder).await;
 
     parties.upload_all([&sent_before]).await;
     let query = parties.query_now();
-    let collected = parties.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap();
+    let collected = parties.collector().collect(query, Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     assert_eq!((collected.report_count, collected.result), (2, AggregateResult::Number(2)));
     assert_eq!(pair.leader.counter(&parties.id(), "report_success").await, 2);
     pair.stop().await;
@@ -59,14 +59,15 @@ async fn answers_head_like_get(#[values(Revision::Dap09, Revision::Dap18)] revis
     let pair = Pair::start(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
     for url in [parties.at_leader("hpke_config"), parties.at_helper("hpke_config"), parties.at_leader("nowhere")] {
-        let [get, head] = [ask("GET", &url, &[], Vec::new()).await, ask("HEAD", &url, &[], Vec::new()).await];
+        let [get, head] = [send_raw("GET", &url, &[], Vec::new()).await, send_raw("HEAD", &url, &[], Vec::new()).await];
         assert_eq!((head.status, head.body.len()), (get.status, 0), "{url}");
         assert_eq!(head.header("content-length"), get.body.len().to_string(), "{url}");
         for name in ["content-type", "cache-control", "access-control-allow-origin"] {
             assert_eq!(head.header(name), get.header(name), "{url}");
         }
     }
-    let refused = ask("HEAD", &parties.at_leader(&format!("tasks/{}/reports", parties.id())), &[], Vec::new()).await;
+    let refused =
+        send_raw("HEAD", &parties.at_leader(&format!("tasks/{}/reports", parties.id())), &[], Vec::new()).await;
     assert_eq!((refused.status, refused.body.len()), (405, 0));
     pair.stop().await;
 }
@@ -85,7 +86,7 @@ async fn wrong_places(parties: &Parties) {
         format!("{base}tasks/{task}/reports/"),
         format!("{base}tasks/{task}/aggregation_jobs/{job}/more"),
     ] {
-        assert_eq!(ask("PUT", &url, &[], Vec::new()).await.problem(404)["type"], "about:blank", "{url}");
+        assert_eq!(send_raw("PUT", &url, &[], Vec::new()).await.problem(404)["type"], "about:blank", "{url}");
     }
     for path in [
         format!("tasks/{}/reports", &task.to_string()[1..]),
@@ -94,72 +95,73 @@ async fn wrong_places(parties: &Parties) {
         format!("tasks/{task}/aggregation_jobs/{task}"),
         format!("tasks/{task}/collection_jobs/{}", &job.to_string()[1..]),
     ] {
-        ask("PUT", &format!("{base}{path}"), &[], Vec::new()).await.assert_problem(400, "invalidMessage");
+        send_raw("PUT", &format!("{base}{path}"), &[], Vec::new()).await.assert_problem(400, "invalidMessage");
     }
 }
 
 async fn wrong_methods(parties: &Parties) {
-    let mut places = places(parties, parties.id());
-    places.extend(places_without_body(parties, parties.id()));
-    for place in &places {
+    let mut places = resources(parties, parties.id());
+    places.extend(resources_without_body(parties, parties.id()));
+    for resource in &places {
         for method in ["GET", "PUT", "POST", "DELETE", "PATCH", "BREW"] {
-            if place.allow.split(", ").any(|allowed| allowed == method) {
+            if resource.allow.split(", ").any(|allowed| allowed == method) {
                 continue;
             }
-            let said = ask(method, &place.url, &[], Vec::new()).await;
+            let said = send_raw(method, &resource.url, &[], Vec::new()).await;
             said.problem(405);
-            assert_eq!(said.header("allow"), place.allow, "{method} {}", place.url);
+            assert_eq!(said.header("allow"), resource.allow, "{method} {}", resource.url);
         }
     }
 }
 
 async fn wrong_media_types_and_bodies(parties: &Parties) {
     let task = parties.id().to_string();
-    for place in places(parties, parties.id()) {
-        let (method, right) = place.post.unwrap();
-        let bearer = place.bearer();
+    for resource in resources(parties, parties.id()) {
+        let (method, right) = resource.post.unwrap();
+        let bearer = resource.bearer();
         for media_type in ["text/plain", "application/octet-stream", "application/dap-nothing", "application/ppm-dap"] {
             let headers = [("content-type", media_type), ("authorization", bearer.as_str())];
-            let said = ask(method, &place.url, &headers, vec![0]).await;
+            let said = send_raw(method, &resource.url, &headers, vec![0]).await;
             assert_eq!(said.problem(415)["taskid"], task);
-            place.check_cors(&said);
+            resource.check_cors(&said);
         }
-        let said = ask(method, &place.url, &[("authorization", &bearer)], vec![0]).await;
+        let said = send_raw(method, &resource.url, &[("authorization", &bearer)], vec![0]).await;
         assert_eq!(said.problem(415)["taskid"], task, "no media type is not {right}");
-        // Nothing, one byte, and lengths that promise four gigabytes.
+        // No bytes, one byte, and lengths that announce four gigabytes.
         for body in [vec![], vec![0], vec![0xff; 64]] {
-            let said = place.tell(body).await;
+            let said = resource.send_authorized(body).await;
             assert_eq!(said.assert_problem(400, "invalidMessage")["taskid"], task);
-            place.check_cors(&said);
+            resource.check_cors(&said);
         }
     }
 }
 
 /// Media types in another case or with parameters, and two slashes after the base URL: the body is decoded.
 async fn other_spellings(parties: &Parties) {
-    for place in places(parties, parties.id()) {
-        let (method, right) = place.post.unwrap();
-        let bearer = place.bearer();
+    for resource in resources(parties, parties.id()) {
+        let (method, right) = resource.post.unwrap();
+        let bearer = resource.bearer();
         let (essence, parameters) = right.split_at(right.find(';').unwrap_or(right.len()));
         let capitals = format!("{}{parameters}", essence.to_uppercase());
         let with_parameter = format!("{right} ; charset=utf-8");
         let prefix = format!("/{}/", parties.wire().path_prefix());
-        let doubled = place.url.replace(&prefix, &format!("/{prefix}/"));
-        for (url, media_type) in [(&place.url, &capitals), (&place.url, &with_parameter), (&doubled, &right.to_owned())]
+        let doubled = resource.url.replace(&prefix, &format!("/{prefix}/"));
+        for (url, media_type) in
+            [(&resource.url, &capitals), (&resource.url, &with_parameter), (&doubled, &right.to_owned())]
         {
             let headers = [("content-type", media_type.as_str()), ("authorization", bearer.as_str())];
-            let said = ask(method, url, &headers, vec![0]).await;
+            let said = send_raw(method, url, &headers, vec![0]).await;
             assert_eq!(said.assert_problem(400, "invalidMessage")["taskid"], parties.id().to_string(), "{url}");
-            place.check_cors(&said);
+            resource.check_cors(&said);
         }
     }
 }
 
 async fn wrong_tokens(parties: &Parties) {
     let task = parties.id().to_string();
-    for place in places(parties, parties.id()) {
-        let Some(token) = &place.token else { continue };
-        let bearer = place.bearer();
+    for resource in resources(parties, parties.id()) {
+        let Some(token) = &resource.token else { continue };
+        let bearer = resource.bearer();
         for headers in [
             vec![],
             vec![("authorization", "Bearer wrong")],
@@ -169,7 +171,7 @@ async fn wrong_tokens(parties: &Parties) {
             // Of two tokens the bearer token counts.
             vec![("authorization", "Bearer wrong"), ("dap-auth-token", token.as_str())],
         ] {
-            let said = place.send(&place.url, &headers, vec![0]).await;
+            let said = resource.send(&resource.url, &headers, vec![0]).await;
             assert_eq!(said.refused(parties, ProblemType::UnauthorizedRequest)["taskid"], task, "{headers:?}");
         }
         for headers in [
@@ -177,21 +179,21 @@ async fn wrong_tokens(parties: &Parties) {
             vec![("dap-auth-token", token.as_str())],
             vec![("authorization", bearer.as_str()), ("dap-auth-token", "wrong")],
         ] {
-            // The token holds, so that the body is looked at.
-            place.send(&place.url, &headers, vec![0]).await.assert_problem(400, "invalidMessage");
+            // The token is valid, so the body is decoded.
+            resource.send(&resource.url, &headers, vec![0]).await.assert_problem(400, "invalidMessage");
         }
     }
 }
 
-/// Polls and deletions want a token too.
+/// Polls and deletions require a token too.
 async fn wrong_tokens_without_a_body(parties: &Parties) {
-    let mut places = places(parties, parties.id());
-    places.extend(places_without_body(parties, parties.id()));
+    let mut places = resources(parties, parties.id());
+    places.extend(resources_without_body(parties, parties.id()));
     let mut tried = 0;
-    for place in places.iter().filter(|place| place.token.is_some()) {
-        for method in ["GET", "DELETE"].into_iter().filter(|method| place.allow.contains(method)) {
+    for resource in places.iter().filter(|resource| resource.token.is_some()) {
+        for method in ["GET", "DELETE"].into_iter().filter(|method| resource.allow.contains(method)) {
             for headers in [vec![], vec![("authorization", "Bearer wrong")]] {
-                let said = ask(method, &place.url, &headers, Vec::new()).await;
+                let said = send_raw(method, &resource.url, &headers, Vec::new()).await;
                 assert_eq!(said.refused(parties, ProblemType::UnauthorizedRequest)["taskid"], parties.id().to_string());
                 tried += 1;
             }
@@ -202,14 +204,14 @@ async fn wrong_tokens_without_a_body(parties: &Parties) {
 
 async fn unknown_tasks(parties: &Parties) {
     let stranger = TaskId::random();
-    for place in places(parties, stranger) {
-        let said = place.tell(vec![0]).await;
+    for resource in resources(parties, stranger) {
+        let said = resource.send_authorized(vec![0]).await;
         assert_eq!(said.assert_problem(400, "unrecognizedTask")["taskid"], stranger.to_string());
-        place.check_cors(&said);
+        resource.check_cors(&said);
     }
-    // Leader and helper each have their own resources of the task.
-    for place in places(parties, parties.id()) {
-        let said = place.send(&place.elsewhere, &[("authorization", &place.bearer())], vec![0]).await;
+    // Leader and helper have different resources of the task.
+    for resource in resources(parties, parties.id()) {
+        let said = resource.send(&resource.url_elsewhere, &[("authorization", &resource.bearer())], vec![0]).await;
         assert_eq!(said.assert_problem(400, "unrecognizedTask")["taskid"], parties.id().to_string());
     }
 }
@@ -221,7 +223,7 @@ async fn browsers(parties: &Parties) {
         for (method, path, status) in
             [("GET", keys.path.as_str(), 200), ("GET", "hpke_config", 200), ("POST", "hpke_config", 405)]
         {
-            let said = ask(method, &format!("{base}{path}"), &asks, Vec::new()).await;
+            let said = send_raw(method, &format!("{base}{path}"), &asks, Vec::new()).await;
             assert_eq!((said.status, said.header("access-control-allow-origin")), (status, "*"), "{path}");
             if status == 200 {
                 assert_eq!(said.header("content-type"), keys.accept.unwrap());
@@ -234,20 +236,21 @@ async fn browsers(parties: &Parties) {
     for (path, method) in [("hpke_config", "GET, HEAD"), (upload.path.as_str(), upload.method)] {
         let wanted = method.split(", ").next().unwrap();
         let asks = [("access-control-request-method", wanted), ("access-control-request-headers", "content-type")];
-        let said = ask("OPTIONS", &parties.at_leader(path), &asks, Vec::new()).await;
+        let said = send_raw("OPTIONS", &parties.at_leader(path), &asks, Vec::new()).await;
         assert_eq!((said.status, said.header("access-control-allow-origin")), (204, "*"));
         assert_eq!(said.header("access-control-allow-methods"), method);
         assert_eq!(said.header("access-control-allow-headers"), allowed);
     }
 }
 
-/// In DAP-09 keys may be asked for by task (DAP-09 section 4.4.1).
+/// In DAP-09 a request for keys may name a task (DAP-09 section 4.4.1).
 #[tokio::test(flavor = "multi_thread")]
 async fn rejects_hpke_config_request_for_unknown_task() {
     let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     for base in [&pair.parties.task().leader_url, &pair.parties.task().helper_url] {
         let stranger = TaskId::random();
-        let keys = async |task: &str| ask("GET", &format!("{base}hpke_config?task_id={task}"), &[], Vec::new()).await;
+        let keys =
+            async |task: &str| send_raw("GET", &format!("{base}hpke_config?task_id={task}"), &[], Vec::new()).await;
         let said = keys(&stranger.to_string()).await;
         assert_eq!(said.assert_problem(400, "unrecognizedTask")["taskid"], stranger.to_string());
         assert_eq!(said.header("access-control-allow-origin"), "*");
@@ -258,36 +261,36 @@ async fn rejects_hpke_config_request_for_unknown_task() {
     pair.stop().await;
 }
 
-async fn too_long_or_cut_off(parties: &Parties, forge: &Forge) -> Report {
+async fn too_long_or_cut_off(parties: &Parties, builder: &ReportBuilder) -> Report {
     let upload = parties.wire().upload_request(&parties.id());
     let (method, url) = (upload.method, parties.at_leader(&upload.path));
     let media_type = ("content-type", upload.content_type.unwrap());
-    // Announced as too long: refused before a byte of it came.
-    let mut stream = begin(method, &url, &[media_type, ("content-length", "1048577")]).await;
+    // An announced length over the limit is refused before the body arrives.
+    let mut stream = begin_request(method, &url, &[media_type, ("content-length", "1048577")]).await;
     assert_eq!(status(&mut stream).await, Some(413));
-    // Not announced: refused as soon as it is too long, and not a byte later. Nor is it a report.
-    let mut stream = begin(method, &url, &[media_type, ("transfer-encoding", "chunked")]).await;
+    // A chunked body is refused at its first byte over the limit. It is not a valid report either.
+    let mut stream = begin_request(method, &url, &[media_type, ("transfer-encoding", "chunked")]).await;
     stream.write_all(format!("100001\r\n{}", "\0".repeat(0x10_0001)).as_bytes()).await.unwrap();
     assert!(matches!(status(&mut stream).await, Some(400 | 413)));
-    // Cut off one byte before the end: there may be nobody to answer to, but the report is not taken.
-    let whole = forge.report(&Measurement::Flag(true), clock::now());
+    // Truncated by one byte. The connection may be closed, but the report is not accepted.
+    let whole = builder.report(&Measurement::Flag(true), clock::now());
     let report = parties.wire().encode_upload(parties.task(), std::slice::from_ref(&whole));
     let length = report.len().to_string();
-    let mut stream = begin(method, &url, &[media_type, ("content-length", &length)]).await;
+    let mut stream = begin_request(method, &url, &[media_type, ("content-length", &length)]).await;
     stream.write_all(&report[..report.len() - 1]).await.unwrap();
     stream.shutdown().await.unwrap();
     assert!(matches!(status(&mut stream).await, None | Some(400)));
-    // Whole requests with the ends of their messages missing, or more after the end.
+    // Complete requests whose messages are truncated or too long.
     for length in (0..report.len()).step_by(7) {
         let answer = parties.upload_bytes(report[..length].to_vec()).await;
-        assert_refused(&answer, parties, ProblemType::InvalidMessage);
+        assert_rejected(&answer, parties, ProblemType::InvalidMessage);
     }
     let answer = parties.upload_bytes([&report[..], b"x"].concat()).await;
-    assert_refused(&answer, parties, ProblemType::InvalidMessage);
+    assert_rejected(&answer, parties, ProblemType::InvalidMessage);
     whole
 }
 
-/// An interval whose end cannot be told is no batch (DAP-09 section 4, DAP-18 section 4.1.1: times are 64 bits).
+/// An interval whose end overflows is invalid (DAP-09 section 4, DAP-18 section 4.1.1: times have 64 bits).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn rejects_batch_interval_that_overflows(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -297,8 +300,8 @@ async fn rejects_batch_interval_that_overflows(#[values(Revision::Dap09, Revisio
     let Query::TimeInterval(interval) = query else { unreachable!() };
     let request = parties.share_request(BatchSelector::TimeInterval(interval), &[]);
     let share = parties.wire().encode_aggregate_share_req(parties.task(), &request);
-    for (place, body) in [(3, parties.collection_req(query).to_vec()), (4, share)] {
-        // Told in seconds or in the task's units.
+    for (resource, body) in [(3, parties.collection_req(query).to_vec()), (4, share)] {
+        // In seconds or in units of the task's precision.
         let start = interval.start().0;
         let is_start = |bytes: &[u8]| [start, start / 3600].iter().any(|start| bytes == start.to_be_bytes());
         let at = body.windows(8).rposition(is_start).unwrap();
@@ -309,7 +312,7 @@ async fn rejects_batch_interval_that_overflows(#[values(Revision::Dap09, Revisio
         for late in [u64::MAX, latest] {
             let mut body = body.clone();
             body[at..at + 8].copy_from_slice(&late.to_be_bytes());
-            let said = places(parties, parties.id()).remove(place).tell(body).await;
+            let said = resources(parties, parties.id()).remove(resource).send_authorized(body).await;
             let said = said.problem(400);
             assert!(said["type"].as_str().unwrap().ends_with("error:batchInvalid"), "{late}: {said}");
         }
@@ -317,39 +320,38 @@ async fn rejects_batch_interval_that_overflows(#[values(Revision::Dap09, Revisio
     pair.stop().await;
 }
 
-/// A report that the leader cannot open: its share is sealed to the leader's key, and was changed on the way.
-fn unopenable(forge: &Forge) -> Report {
-    let mut report = forge.report(&Measurement::Flag(true), clock::now());
+/// A report whose leader share does not open: it is sealed to the leader's key and was modified.
+fn unopenable(builder: &ReportBuilder) -> Report {
+    let mut report = builder.report(&Measurement::Flag(true), clock::now());
     report.leader_share.payload = flipped(&report.leader_share.payload);
     report
 }
 
-/// With a sample of all, a client learns at upload that the leader's share cannot be opened, or that it does not decode.
+/// With a sampling ratio of one, the upload answer says that the leader's share cannot be opened or decoded.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn reports_undecryptable_sampled_share_to_client(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let all = |config: &mut Config| {
         config.leader.upload_sample_ratio = 1;
-        // No job keeps the workers busy.
+        // No job occupies the workers.
         config.leader.max_job_delay = dapbox::config::Seconds::new(1000);
     };
     let pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, all, |_| {}).await;
     let (parties, id) = (&pair.parties, pair.parties.id());
-    let forge = Forge::new(parties).await;
-    assert_taken(&parties.upload(&forge.report(&Measurement::Flag(true), clock::now())).await);
-    let shut = unopenable(&forge);
-    assert_upload_refused(&parties.upload(&shut).await, parties, &shut, ReportError::HpkeDecryptError);
-    let cut = |draft: &mut common::forge::Draft| draft.leader.payload = draft.leader.payload.slice(1..);
-    let cut = forge.spoilt(&Measurement::Flag(true), clock::now(), cut);
-    assert_upload_refused(&parties.upload(&cut).await, parties, &cut, ReportError::InvalidMessage);
+    let builder = ReportBuilder::new(parties).await;
+    assert_accepted(&parties.upload(&builder.report(&Measurement::Flag(true), clock::now())).await);
+    let shut = unopenable(&builder);
+    assert_report_rejected(&parties.upload(&shut).await, parties, &shut, ReportError::HpkeDecryptError);
+    let cut = |draft: &mut common::report_builder::Draft| draft.leader.payload = draft.leader.payload.slice(1..);
+    let cut = builder.spoilt(&Measurement::Flag(true), clock::now(), cut);
+    assert_report_rejected(&parties.upload(&cut).await, parties, &cut, ReportError::InvalidMessage);
     let status = pair.leader.status(&id).await;
     let counted = |name: &str| status.counters.get(name).copied().unwrap_or(0);
     assert_eq!((counted("hpke_decrypt_error"), counted("invalid_message"), counted("report_success")), (1, 1, 1));
     pair.stop().await;
 }
 
-/// The first reports that are sealed to a key are opened until one is good, however few others are; without a sample none
-/// is.
+/// The first reports sealed to a key are opened until one is valid, for any sampling ratio but zero.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn opens_first_uploads_of_key(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -358,30 +360,30 @@ async fn opens_first_uploads_of_key(#[values(Revision::Dap09, Revision::Dap18)] 
     };
     let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, few, |_| {}).await;
     let (parties, id) = (&pair.parties, pair.parties.id());
-    let forge = Forge::new(parties).await;
+    let builder = ReportBuilder::new(parties).await;
     for _ in 0..2 {
-        let shut = unopenable(&forge);
-        assert_upload_refused(&parties.upload(&shut).await, parties, &shut, ReportError::HpkeDecryptError);
+        let shut = unopenable(&builder);
+        assert_report_rejected(&parties.upload(&shut).await, parties, &shut, ReportError::HpkeDecryptError);
     }
-    assert_taken(&parties.upload(&forge.report(&Measurement::Flag(true), clock::now())).await);
-    // From now on it is one in billions.
-    assert_taken(&parties.upload(&unopenable(&forge)).await);
+    assert_accepted(&parties.upload(&builder.report(&Measurement::Flag(true), clock::now())).await);
+    // From here on the ratio is one in billions.
+    assert_accepted(&parties.upload(&unopenable(&builder)).await);
     pair.leader.until(&id, |status| status.counters.get("hpke_decrypt_error") == Some(&3)).await;
 
     pair.leader.stop().await;
     pair.leader.config.leader.upload_sample_ratio = 0;
     pair.leader.resume().await;
-    assert_taken(&parties.upload(&unopenable(&forge)).await);
+    assert_accepted(&parties.upload(&unopenable(&builder)).await);
     pair.leader.until(&id, |status| status.counters.get("hpke_decrypt_error") == Some(&4)).await;
     pair.stop().await;
 }
 
-/// What the two aggregators of a report say to it.
+/// The verdict of the two aggregators on a report.
 #[derive(Debug, PartialEq)]
 enum Verdict {
-    /// The leader refuses it before it says anything to the helper.
+    /// The leader rejects it before the helper sees it.
     LeaderRefuses(ReportError),
-    /// The helper refuses it, and nothing was committed.
+    /// The helper rejects it; nothing is committed.
     HelperRefuses(ReportError),
     /// The helper has committed it, and the leader rejects it.
     Contradiction(ReportError),
@@ -411,7 +413,7 @@ fn verdict(
     }
 }
 
-/// Whenever the helper accepts a report, an honest leader accepts it: whatever the client has put together.
+/// Whenever the helper accepts a report, an honest leader accepts it too, whatever the client sends.
 #[rstest]
 fn honest_leader_accepts_reports_that_helper_accepts(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let mut attacks = 0;
@@ -433,7 +435,7 @@ fn honest_leader_accepts_reports_that_helper_accepts(#[values(Revision::Dap09, R
                 let proof_holds = Forgery { hints: [Hint::Right; 2], ..forgery };
                 attacks += u32::from(forgery.proof == Proof::Zero && target.is_valid(measurement, &proof_holds));
 
-                // A leader that does not look at its part: the helper does not depend on it.
+                // A leader that skips its own check: the helper does not depend on it.
                 let with_right_part = [&honest.public_share[..honest.public_share.len() / 2], b""].concat();
                 let helpers_part = forged.public_share[forged.public_share.len() / 2..].to_vec();
                 let lenient =
@@ -447,7 +449,7 @@ fn honest_leader_accepts_reports_that_helper_accepts(#[values(Revision::Dap09, R
     assert!(attacks >= 9 * 5, "only {attacks} proofs hold whatever the joint randomness is");
 }
 
-/// A measurement as a vector, as it is added up.
+/// A measurement as the vector that is added up.
 fn numbers(target: &Target, measurement: &Measurement) -> Vec<u128> {
     match (measurement, &target.vdaf) {
         (Measurement::Number(bin), VdafConfig::Prio3Histogram { length, .. }) => {
@@ -459,14 +461,14 @@ fn numbers(target: &Target, measurement: &Measurement) -> Vec<u128> {
     }
 }
 
-/// Hostile reports of every kind and VDAF in the same batch as honest ones: the batch is collected, and is the honest
-/// reports and those of the others that prove what they say.
+/// Hostile reports of every kind and VDAF share a batch with honest ones. The result is the sum of the honest reports
+/// and of those hostile ones whose proof is valid.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn aggregates_batch_without_hostile_reports(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let quick = |config: &mut Config| {
         (config.leader.max_job_size, config.leader.min_job_size) = (7, 1);
-        // One job after the other: what a job leaves of a batch's room, the next one fills.
+        // Jobs in sequence: the next job uses the batch capacity that the last one left.
         config.leader.jobs_in_flight = 1;
     };
     let (mut leader, mut helper) = (Node::start_with(quick).await, Node::start_with(quick).await);
@@ -482,18 +484,18 @@ async fn aggregates_batch_without_hostile_reports(#[values(Revision::Dap09, Revi
         let are_valid =
             measurements.map(|each| forgeries.iter().filter(|forgery| target.is_valid(each, forgery)).count());
         let count = (measurements.len() + are_valid.iter().sum::<usize>()) as u64;
-        // All of them in one batch.
+        // All reports in one batch.
         let parties = parties.with(|task| task.public.min_batch_size = count);
         leader.add(&parties.leader).await;
         helper.add(&parties.helper).await;
-        let forge = Forge::new(&parties).await;
+        let builder = ReportBuilder::new(&parties).await;
         let (mut reports, mut valid) = (Vec::new(), Vec::new());
         for measurement in measurements {
-            reports.push(forge.report(measurement, clock::now()));
+            reports.push(builder.report(measurement, clock::now()));
             valid.push(measurement);
             for forgery in &forgeries {
-                reports.push(forge.spoilt(measurement, clock::now(), |draft| {
-                    let honest = forge.shard(measurement, &draft.metadata.id);
+                reports.push(builder.spoilt(measurement, clock::now(), |draft| {
+                    let honest = builder.shard(measurement, &draft.metadata.id);
                     draft.set_shares(forgery.apply(&target, &context, &honest));
                 }));
                 valid.extend(target.is_valid(measurement, forgery).then_some(measurement));
@@ -504,7 +506,7 @@ async fn aggregates_batch_without_hostile_reports(#[values(Revision::Dap09, Revi
             BatchMode::TimeInterval => parties.query_now(),
             BatchMode::FixedSize { .. } => Query::FixedSize(FixedSizeQuery::CurrentBatch),
         };
-        let collected = parties.collector().collect(query, Some(PATIENCE), |_| {}).await;
+        let collected = parties.collector().collect(query, Some(TEST_TIMEOUT), |_| {}).await;
         let collected = collected.unwrap_or_else(|error| panic!("{:?}: {error}", target.vdaf));
         let mut sums = vec![0; numbers(&target, valid[0]).len()];
         for measurement in &valid {

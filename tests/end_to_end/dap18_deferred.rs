@@ -1,5 +1,5 @@
-//! Answers that come later (DAP-18 section 3.1): our leader with helpers that defer, our helper when it defers, and where
-//! a `Location` may lead (section 3.2).
+//! Deferred answers (DAP-18 section 3.1): our leader with deferring helpers, our deferring helper, and the permitted
+//! targets of a `Location` (section 3.2).
 
 use std::{
     collections::HashMap,
@@ -23,30 +23,33 @@ use dapbox::{
 use rstest::rstest;
 
 use crate::common::{
-    Node, PATIENCE, Pair, Parties,
-    calls::{Made, assert_refused, is_pending},
-    forge::Forge,
-    relay::{Act, Asked, MEASUREMENTS, Relay, Told, assert_whole, modes, pair_through_relay, query, upload_all},
+    Node, Pair, Parties, TEST_TIMEOUT,
+    calls::{Created, assert_rejected, is_pending},
+    relay::{
+        MEASUREMENTS, Relay, RelayAction, RelayedAnswer, RelayedRequest, assert_whole, modes, pair_through_relay,
+        query, upload_all,
+    },
+    report_builder::ReportBuilder,
 };
 
-/// A helper that answers nothing at once.
+/// A helper that defers every answer.
 fn later(config: &mut Config) {
     config.helper.synchronous_reports = 0;
 }
 
-/// Our leader and our helper, which defers everything.
+/// Our leader with our helper, which defers every answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn completes_lifecycle_with_deferring_helper() {
     for mode in modes(Revision::Dap18) {
         let (pair, relay) = pair_through_relay(Revision::Dap18, mode, later).await;
         upload_all(&pair.parties.client(), None).await;
-        let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
+        let collected = pair.parties.collector().collect(query(&pair.parties), Some(TEST_TIMEOUT), |_| {}).await;
         assert_whole("deferred", collected);
         relay.check_repeats(&pair.parties);
-        let jobs = relay.made(AggregationJob);
+        let jobs = relay.creations(AggregationJob);
         assert_eq!(jobs.len(), 3, "five reports make three jobs of two, each asked for once");
         let polls: Vec<_> =
-            relay.asked("/aggregation_jobs/").into_iter().filter(|asked| asked.method == "GET").collect();
+            relay.requests("/aggregation_jobs/").into_iter().filter(|asked| asked.method == "GET").collect();
         assert!(polls.len() >= 3 && polls.iter().all(|poll| poll.path.ends_with("?step=0")), "{polls:?}");
         assert!(polls.iter().all(|poll| has_token(poll, &pair.parties)));
         assert_eq!(pair.helper.counter(&pair.parties.id(), "aggregate_success").await, 5);
@@ -54,41 +57,41 @@ async fn completes_lifecycle_with_deferring_helper() {
     }
 }
 
-fn has_token(asked: &Asked, parties: &Parties) -> bool {
+fn has_token(asked: &RelayedRequest, parties: &Parties) -> bool {
     let bearer = format!("Bearer {}", parties.helper_token.expose_text().unwrap());
     asked.headers.iter().any(|(name, value)| name == "authorization" && *value == bearer)
 }
 
-async fn deferring_pair() -> (Pair, Forge) {
+async fn deferring_pair() -> (Pair, ReportBuilder) {
     let mode = BatchMode::TimeInterval;
     let pair = Pair::start_with(Revision::Dap18, VdafConfig::Prio3Count, mode, later, |_| {}).await;
-    let forge = Forge::new(&pair.parties).await;
-    (pair, forge)
+    let builder = ReportBuilder::new(&pair.parties).await;
+    (pair, builder)
 }
 
-fn some_job(forge: &Forge, reports: usize) -> AggregationJobInitReq {
-    let draft = || forge.draft(&Measurement::Flag(true), Time(1_600_000_000));
-    forge.job(PartialBatchSelector::TimeInterval, &(0..reports).map(|_| draft()).collect::<Vec<_>>())
+fn some_job(builder: &ReportBuilder, reports: usize) -> AggregationJobInitReq {
+    let draft = || builder.draft(&Measurement::Flag(true), Time(1_600_000_000));
+    builder.job(PartialBatchSelector::TimeInterval, &(0..reports).map(|_| draft()).collect::<Vec<_>>())
 }
 
-/// A job that is not ready has a place with its step, and polls say the step (section 4.5.3.2).
+/// A pending job has a location with its step, and polls name the step (section 4.5.3.2).
 #[tokio::test(flavor = "multi_thread")]
 async fn polls_job_with_step() {
-    let (pair, forge) = deferring_pair().await;
+    let (pair, builder) = deferring_pair().await;
     let parties = &pair.parties;
-    let request = some_job(&forge, 3);
-    let made = parties.ask_job(&request).await;
+    let request = some_job(&builder, 3);
+    let made = parties.send_new_job(&request).await;
     assert!(is_pending(&made.answer, parties) && made.answer.retry_after.is_some(), "{made:?}");
-    let place = made.place().to_owned();
+    let place = made.resource_path().to_owned();
     let job = place.strip_suffix("?step=0").unwrap_or_else(|| panic!("{place}"));
-    let answer = parties.settle(AggregationJob, made).await;
+    let answer = parties.poll_until_ready(AggregationJob, made).await;
     assert!(answer.is_success(), "{answer:?}");
     let get = async |path: &str| {
         let call = parties.wire().poll_request(AggregationJob, "").unwrap();
         parties.send(AggregationJob, &dapbox::wire::RequestSpec { path: path.to_owned(), ..call }, "").await
     };
     assert_eq!(get(&place).await.body, answer.body);
-    assert_refused(&get(job).await, parties, ProblemType::InvalidMessage);
+    assert_rejected(&get(job).await, parties, ProblemType::InvalidMessage);
     for (step, kind) in [
         ("1", ProblemType::StepMismatch),
         ("65535", ProblemType::StepMismatch),
@@ -96,75 +99,75 @@ async fn polls_job_with_step() {
         ("-1", ProblemType::InvalidMessage),
         ("", ProblemType::InvalidMessage),
     ] {
-        assert_refused(&get(&format!("{job}?step={step}")).await, parties, kind);
+        assert_rejected(&get(&format!("{job}?step={step}")).await, parties, kind);
     }
-    let nowhere = get(&format!("{}?step=0", parties.nowhere(AggregationJob))).await;
-    assert_refused(&nowhere, parties, ProblemType::UnrecognizedAggregationJob);
+    let nowhere = get(&format!("{}?step=0", parties.missing_path(AggregationJob))).await;
+    assert_rejected(&nowhere, parties, ProblemType::UnrecognizedAggregationJob);
 
-    // The same request finds the job, and the answer that it has now.
-    let again = parties.ask_job(&request).await;
-    assert_eq!((again.place(), &again.answer.body), (job, &answer.body));
-    // What can be refused at once is.
+    // The same request finds the job, which is ready now.
+    let again = parties.send_new_job(&request).await;
+    assert_eq!((again.resource_path(), &again.answer.body), (job, &answer.body));
+    // An invalid request is rejected immediately.
     let twice = AggregationJobInitReq {
         prepare_inits: vec![request.prepare_inits[0].clone(), request.prepare_inits[0].clone()],
         ..request
     };
-    assert_refused(&parties.ask_job(&twice).await.answer, parties, ProblemType::InvalidMessage);
+    assert_rejected(&parties.send_new_job(&twice).await.answer, parties, ProblemType::InvalidMessage);
     pair.stop().await;
 }
 
 const JOBS: usize = 20;
 const REPORTS: usize = 10;
 
-/// Asks for several jobs, of which some are not answered when the last is asked for.
-async fn ask_all(parties: &Parties, requests: &[AggregationJobInitReq]) -> Vec<Made> {
+/// Sends several jobs; some are still pending when the last one is sent.
+async fn ask_all(parties: &Parties, requests: &[AggregationJobInitReq]) -> Vec<Created> {
     let mut made = Vec::new();
     for request in requests {
-        made.push(parties.ask_job(request).await);
+        made.push(parties.send_new_job(request).await);
         assert!(is_pending(&made.last().unwrap().answer, parties));
     }
     made
 }
 
-/// Jobs that wait for their answers when the helper stops are answered after its start.
+/// Jobs that are pending when the helper stops are answered after its start.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_deferred_jobs_after_restart() {
-    let (mut pair, forge) = deferring_pair().await;
+    let (mut pair, builder) = deferring_pair().await;
     let parties = pair.parties.clone();
-    let requests: Vec<_> = (0..JOBS).map(|_| some_job(&forge, REPORTS)).collect();
+    let requests: Vec<_> = (0..JOBS).map(|_| some_job(&builder, REPORTS)).collect();
     let made = ask_all(&parties, &requests).await;
     pair.helper.restart().await;
     for (made, request) in made.into_iter().zip(&requests) {
-        let place = made.place().to_owned();
-        let answer = parties.settle(AggregationJob, made).await;
+        let place = made.resource_path().to_owned();
+        let answer = parties.poll_until_ready(AggregationJob, made).await;
         let resps = parties.wire().decode_job_resp(&answer.body, REPORTS).unwrap();
         assert!(resps.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))), "{resps:?}");
         assert!(
             resps.iter().map(|resp| resp.report_id).eq(request.prepare_inits.iter().map(|init| init.share.metadata.id))
         );
-        let again = parties.ask_job(request).await;
-        assert_eq!((again.place(), &again.answer.body), (place.trim_end_matches("?step=0"), &answer.body));
+        let again = parties.send_new_job(request).await;
+        assert_eq!((again.resource_path(), &again.answer.body), (place.trim_end_matches("?step=0"), &answer.body));
     }
     assert_eq!(pair.helper.counter(&parties.id(), "aggregate_success").await, (JOBS * REPORTS) as u64);
     pair.stop().await;
 }
 
-/// A job that is deleted while it waits is not answered any more; in either case its reports count once.
+/// A job deleted while pending is no longer answered. Its reports count at most once.
 #[tokio::test(flavor = "multi_thread")]
 async fn deletes_deferred_jobs() {
-    let (pair, forge) = deferring_pair().await;
+    let (pair, builder) = deferring_pair().await;
     let parties = &pair.parties;
-    let requests: Vec<_> = (0..JOBS).map(|_| some_job(&forge, REPORTS)).collect();
+    let requests: Vec<_> = (0..JOBS).map(|_| some_job(&builder, REPORTS)).collect();
     let made = ask_all(parties, &requests).await;
     for made in made.iter().rev() {
-        assert!(parties.delete_job(made.place()).await.is_success());
+        assert!(parties.delete_job(made.resource_path()).await.is_success());
     }
     for (made, request) in made.iter().zip(&requests) {
-        let gone = parties.poll_at(AggregationJob, made.place()).await;
-        assert_refused(&gone, parties, ProblemType::UnrecognizedAggregationJob);
-        let again = parties.ask_job(request).await;
-        assert_ne!(again.place(), made.place());
-        let answer = parties.settle(AggregationJob, again).await;
+        let gone = parties.poll_at(AggregationJob, made.resource_path()).await;
+        assert_rejected(&gone, parties, ProblemType::UnrecognizedAggregationJob);
+        let again = parties.send_new_job(request).await;
+        assert_ne!(again.resource_path(), made.resource_path());
+        let answer = parties.poll_until_ready(AggregationJob, again).await;
         let resps = parties.wire().decode_job_resp(&answer.body, REPORTS).unwrap();
         let replayed =
             |resp: &dapbox::model::PrepareResp| resp.outcome == PrepareOutcome::Reject(ReportError::ReportReplayed);
@@ -175,30 +178,31 @@ async fn deletes_deferred_jobs() {
     pair.stop().await;
 }
 
-/// How a foreign helper may write a place (RFC 9110 section 10.2.2): below the URL of a task's jobs or shares.
-const SPELLINGS: [fn(&Told, &str) -> String; 3] = [
+/// Forms of a location that another implementation may use (RFC 9110 section 10.2.2), below the URL of a task's jobs or
+/// shares.
+const SPELLINGS: [fn(&RelayedAnswer, &str) -> String; 3] = [
     // An absolute path, as our helper writes it.
     |told, _| location(told).to_owned(),
-    // A whole URL.
+    // A full URL.
     |told, origin| format!("{origin}{}", location(told)),
-    // Relative to the URL that was asked.
+    // Relative to the requested URL.
     |told, _| location(told).rsplit('/').take(2).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("/"),
 ];
 
-fn location(told: &Told) -> &str {
+fn location(told: &RelayedAnswer) -> &str {
     told.headers.iter().find(|(name, _)| name == "location").map(|(_, value)| value.as_str()).unwrap()
 }
 
-/// Makes a foreign helper of ours: it defers every answer, and has it ready at the third poll.
+/// Turns our helper into another implementation that defers every answer until the third poll.
 fn defer(relay: &Relay, spelling: usize) {
     let origin = relay.before("http://127.0.0.1:9/");
     let origin = origin.trim_end_matches('/').to_owned();
-    let ready: Arc<Mutex<HashMap<String, Told>>> = Arc::default();
+    let ready: Arc<Mutex<HashMap<String, RelayedAnswer>>> = Arc::default();
     relay.plan(move |asked, before| {
         let (origin, shared) = (origin.clone(), ready.clone());
-        if asked.makes(AggregationJob) || asked.makes(AggregateShare) {
-            let step = if asked.makes(AggregationJob) { "?step=0" } else { "" };
-            return Act::Edit(Box::new(move |told| {
+        if asked.creates(AggregationJob) || asked.creates(AggregateShare) {
+            let step = if asked.creates(AggregationJob) { "?step=0" } else { "" };
+            return RelayAction::Edit(Box::new(move |told| {
                 let place = SPELLINGS[spelling](&told, &origin);
                 shared.lock().unwrap().insert(location(&told).to_owned(), told);
                 pending(202).with("location", &format!("{place}{step}"))
@@ -207,23 +211,23 @@ fn defer(relay: &Relay, spelling: usize) {
         let path = asked.path.trim_end_matches("?step=0");
         let told = shared.lock().unwrap().get(path).cloned();
         match told {
-            Some(_) if asked.method == "GET" && before < 2 => Act::Tell(pending(200)),
-            Some(told) if asked.method == "GET" => Act::Tell(without_location(told)),
-            _ => Act::Pass,
+            Some(_) if asked.method == "GET" && before < 2 => RelayAction::Answer(pending(200)),
+            Some(told) if asked.method == "GET" => RelayAction::Answer(without_location(told)),
+            _ => RelayAction::Pass,
         }
     });
 }
 
-fn pending(status: u16) -> Told {
-    Told { status, headers: Vec::new(), body: Vec::new() }.with("retry-after", "0")
+fn pending(status: u16) -> RelayedAnswer {
+    RelayedAnswer { status, headers: Vec::new(), body: Vec::new() }.with("retry-after", "0")
 }
 
-fn without_location(mut told: Told) -> Told {
+fn without_location(mut told: RelayedAnswer) -> RelayedAnswer {
     told.headers.retain(|(name, _)| name != "location");
     told
 }
 
-/// Helpers that others wrote defer jobs and shares, and say where they are in any way that HTTP has.
+/// Other helpers may defer jobs and shares, with any form of location.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn polls_any_deferring_helper(#[values(0, 1, 2)] spelling: usize) {
@@ -232,11 +236,11 @@ async fn polls_any_deferring_helper(#[values(0, 1, 2)] spelling: usize) {
         defer(&relay, spelling);
         relay.before(&pair.helper.url(Revision::Dap18));
         upload_all(&pair.parties.client(), None).await;
-        let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
+        let collected = pair.parties.collector().collect(query(&pair.parties), Some(TEST_TIMEOUT), |_| {}).await;
         assert_whole("foreign", collected);
         relay.check_repeats(&pair.parties);
-        assert_eq!((relay.made(AggregationJob).len(), relay.made(AggregateShare).len()), (3, 1));
-        let polls = |part| relay.asked(part).into_iter().filter(|asked| asked.method == "GET").collect::<Vec<_>>();
+        assert_eq!((relay.creations(AggregationJob).len(), relay.creations(AggregateShare).len()), (3, 1));
+        let polls = |part| relay.requests(part).into_iter().filter(|asked| asked.method == "GET").collect::<Vec<_>>();
         let (jobs, shares) = (polls("/aggregation_jobs/"), polls("/aggregate_shares/"));
         assert_eq!((jobs.len(), shares.len()), (9, 3));
         assert!(jobs.iter().all(|poll| poll.path.ends_with("?step=0")), "{jobs:?}");
@@ -247,30 +251,30 @@ async fn polls_any_deferring_helper(#[values(0, 1, 2)] spelling: usize) {
     }
 }
 
-/// A helper that forgets a job that it has deferred gets the same request again; one that cannot fulfil it, says why at a
-/// poll.
+/// A helper that has lost a deferred job gets the same request again. One that cannot complete it reports the error at
+/// a poll.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_poll_with_error_of_failed_request() {
     let (pair, relay) = pair_through_relay(Revision::Dap18, BatchMode::TimeInterval, |_| {}).await;
     let parties = &pair.parties;
     relay.plan(|asked, before| match before {
-        // Nothing is kept of the first request.
-        0 if asked.makes(AggregationJob) => {
+        // The helper keeps nothing of the first request.
+        0 if asked.creates(AggregationJob) => {
             let place = format!("{}/AAAAAAAAAAAAAAAAAAAAAA?step=0", asked.path);
-            Act::Tell(pending(200).with("location", &place))
+            RelayAction::Answer(pending(200).with("location", &place))
         }
-        _ if asked.makes(AggregateShare) => {
+        _ if asked.creates(AggregateShare) => {
             let place = format!("{}/AAAAAAAAAAAAAAAAAAAAAA", asked.path);
-            Act::Tell(pending(200).with("location", &place))
+            RelayAction::Answer(pending(200).with("location", &place))
         }
-        _ if asked.is_about(AggregateShare) => Act::Tell(Told::problem(400, "batchMismatch")),
-        _ => Act::Pass,
+        _ if asked.is_about(AggregateShare) => RelayAction::Answer(RelayedAnswer::problem(400, "batchMismatch")),
+        _ => RelayAction::Pass,
     });
     upload_all(&parties.client(), None).await;
     let outcome = parties.outcome_of(query(parties)).await;
-    assert_refused(&outcome, parties, ProblemType::BatchMismatch);
+    assert_rejected(&outcome, parties, ProblemType::BatchMismatch);
     relay.check_repeats(parties);
-    let jobs = relay.made(AggregationJob);
+    let jobs = relay.creations(AggregationJob);
     for job in &jobs {
         assert!(jobs.iter().filter(|other| other.body == job.body).count() == 2, "each is asked for once more");
     }
@@ -278,7 +282,7 @@ async fn answers_poll_with_error_of_failed_request() {
     pair.stop().await;
 }
 
-/// Places that are not the helper's: other hosts, and other parts of its own.
+/// Locations outside of the helper's resources: other hosts, and other paths of the helper.
 fn elsewhere(trap: &Relay) -> Vec<String> {
     let trap = trap.before("http://127.0.0.1:9/");
     let host = trap.strip_prefix("http:").unwrap().to_owned();
@@ -290,7 +294,8 @@ fn elsewhere(trap: &Relay) -> Vec<String> {
     places
 }
 
-/// A leader that is told to look elsewhere does not: its token is for the helper alone. It asks the helper again.
+/// A leader does not follow such a location, because its token is for the helper only. It sends the request to the
+/// helper again.
 #[tokio::test(flavor = "multi_thread")]
 async fn leader_ignores_location_of_another_origin() {
     let trap = Relay::start().await;
@@ -298,18 +303,18 @@ async fn leader_ignores_location_of_another_origin() {
         let (pair, relay) = pair_through_relay(Revision::Dap18, BatchMode::TimeInterval, |_| {}).await;
         let told = place.clone();
         relay.plan(move |asked, before| match before {
-            0 if asked.method == "POST" => Act::Tell(pending(200).with("location", &told)),
-            _ => Act::Pass,
+            0 if asked.method == "POST" => RelayAction::Answer(pending(200).with("location", &told)),
+            _ => RelayAction::Pass,
         });
         upload_all(&pair.parties.client(), None).await;
-        let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await;
+        let collected = pair.parties.collector().collect(query(&pair.parties), Some(TEST_TIMEOUT), |_| {}).await;
         assert_whole(&place, collected);
         relay.check_repeats(&pair.parties);
-        let strays = relay.asked("").into_iter().filter(|asked| !asked.path.starts_with("/dap-18/"));
+        let strays = relay.requests("").into_iter().filter(|asked| !asked.path.starts_with("/dap-18/"));
         assert_eq!(strays.collect::<Vec<_>>(), [], "{place}");
         pair.stop().await;
     }
-    assert_eq!(trap.asked(""), [], "a token never goes elsewhere");
+    assert_eq!(trap.requests(""), [], "a token never goes elsewhere");
 }
 
 /// The same for a collector.
@@ -325,21 +330,21 @@ async fn collector_ignores_location_of_another_origin() {
     helper.add(&parties.helper).await;
     for place in elsewhere(&trap) {
         let told = place.clone();
-        relay.plan(move |_, _| Act::Tell(pending(200).with("location", &told)));
-        let collected = parties.collector().collect(query(&parties), Some(PATIENCE), |_| {}).await;
+        relay.plan(move |_, _| RelayAction::Answer(pending(200).with("location", &told)));
+        let collected = parties.collector().collect(query(&parties), Some(TEST_TIMEOUT), |_| {}).await;
         assert!(matches!(collected, Err(CollectError::Request(RequestError::Unexpected(_)))), "{place}: {collected:?}");
     }
-    let strays = relay.asked("").into_iter().filter(|asked| !asked.path.ends_with("/collection_jobs"));
-    assert_eq!((strays.collect::<Vec<_>>(), trap.asked("")), (Vec::new(), Vec::new()));
-    relay.plan(|_, _| Act::Pass);
+    let strays = relay.requests("").into_iter().filter(|asked| !asked.path.ends_with("/collection_jobs"));
+    assert_eq!((strays.collect::<Vec<_>>(), trap.requests("")), (Vec::new(), Vec::new()));
+    relay.plan(|_, _| RelayAction::Pass);
     upload_all(&parties.client(), None).await;
     assert_eq!(MEASUREMENTS.len(), 5);
-    assert_whole("at last", parties.collector().collect(query(&parties), Some(PATIENCE), |_| {}).await);
+    assert_whole("at last", parties.collector().collect(query(&parties), Some(TEST_TIMEOUT), |_| {}).await);
     leader.stop().await;
     helper.stop().await;
 }
 
-/// There are only so many jobs that wait; one more is told to come back, and nothing is lost.
+/// The number of deferred jobs is limited. A further job gets 503 with `Retry-After`, and nothing is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_deferred_jobs() {
     let tight = |config: &mut Config| {
@@ -349,16 +354,16 @@ async fn limits_deferred_jobs() {
     let mode = BatchMode::TimeInterval;
     let pair = Pair::start_with(Revision::Dap18, VdafConfig::Prio3Count, mode, tight, |_| {}).await;
     let parties = pair.parties.clone();
-    let forge = Forge::new(&parties).await;
+    let builder = ReportBuilder::new(&parties).await;
     let mut jobs = tokio::task::JoinSet::new();
-    for request in (0..JOBS).map(|_| some_job(&forge, REPORTS)).collect::<Vec<_>>() {
+    for request in (0..JOBS).map(|_| some_job(&builder, REPORTS)).collect::<Vec<_>>() {
         let parties = parties.clone();
         jobs.spawn(async move {
             let mut busy = 0;
             loop {
-                let made = parties.put_job(ReportId::random().as_bytes(), &request).await;
+                let made = parties.send_job(ReportId::random().as_bytes(), &request).await;
                 if made.answer.is_success() {
-                    assert!(parties.settle(AggregationJob, made).await.is_success());
+                    assert!(parties.poll_until_ready(AggregationJob, made).await.is_success());
                     return busy;
                 }
                 assert_eq!((made.answer.status, made.answer.retry_after.is_some()), (503, true), "{made:?}");
@@ -373,7 +378,7 @@ async fn limits_deferred_jobs() {
     pair.stop().await;
 }
 
-/// A deferring helper takes its leave and comes back at any point, with our leader.
+/// A deferring helper stops and starts at any point of our leader's requests.
 #[tokio::test(flavor = "multi_thread")]
 async fn leader_survives_restarts_of_deferring_helper() {
     let (mut pair, relay) = pair_through_relay(Revision::Dap18, BatchMode::TimeInterval, |config| {
@@ -388,7 +393,7 @@ async fn leader_survives_restarts_of_deferring_helper() {
         client.upload(Measurement::Number(number), None).await.unwrap();
         pair.helper.restart().await;
     }
-    assert_whole("restarts", pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await);
+    assert_whole("restarts", pair.parties.collector().collect(query(&pair.parties), Some(TEST_TIMEOUT), |_| {}).await);
     relay.check_repeats(&pair.parties);
     pair.stop().await;
 }

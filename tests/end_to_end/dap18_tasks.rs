@@ -1,4 +1,4 @@
-//! What all parties of a DAP-18 task agree on, media types, and both revisions on one server.
+//! What all parties of a DAP-18 task must agree on, media types, and both revisions on one server.
 
 use dapbox::{
     client::Client,
@@ -14,18 +14,18 @@ use dapbox::{
 };
 
 use crate::common::{
-    self, Node, PATIENCE, Pair, Parties, batches_of,
-    calls::assert_taken,
-    forge::Forge,
-    raw::{Said, ask},
-    resources::{Place, places},
+    self, Node, Pair, Parties, TEST_TIMEOUT, batches_of,
+    calls::assert_accepted,
+    raw::{RawAnswer, send_raw},
+    report_builder::ReportBuilder,
+    resources::{Resource, resources},
 };
 
 const DAP18: Revision = Revision::Dap18;
 
 type Difference = fn(&mut TaskParameters);
 
-/// Ways in which somebody may understand a task differently.
+/// One difference in a party's view of a task.
 const DIFFERENCES: [(&str, Difference); 7] = [
     ("info", |task| task.info.push('!')),
     ("leader's URL", |task| task.leader_url = task.leader_url.trim_end_matches('/').to_owned()),
@@ -51,7 +51,7 @@ fn sum() -> VdafConfig {
     VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) }
 }
 
-/// A new task between two nodes, of which the helper understands its own.
+/// A new task between two nodes; the helper has its own view of it.
 async fn misunderstood(nodes: [&Node; 2], difference: Difference) -> Parties {
     let (leader_url, helper_url) = (nodes[0].url(DAP18), nodes[1].url(DAP18));
     let mut parties = Parties::new(DAP18, sum(), BatchMode::TimeInterval, leader_url, helper_url);
@@ -61,7 +61,7 @@ async fn misunderstood(nodes: [&Node; 2], difference: Difference) -> Parties {
     parties
 }
 
-/// Shares are bound to all of a task's parameters (section 4.2): who understands one differently opens none of them.
+/// Shares are bound to all parameters of a task (section 4.2). A party with a different view opens none of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn parties_with_different_tasks_open_nothing() {
     // No report waits for others.
@@ -76,7 +76,7 @@ async fn parties_with_different_tasks_open_nothing() {
         let is_settled =
             |status: &dapbox::views::status::TaskStatus| status.counters.get("helper_hpke_decrypt_error") == Some(&2);
         if name == "batch mode" {
-            // They do not even understand each other's jobs.
+            // The helper does not even decode the jobs.
             leader.until(&parties.id(), |status| status.last_error.is_some()).await;
         } else {
             leader.until(&parties.id(), is_settled).await;
@@ -84,7 +84,7 @@ async fn parties_with_different_tasks_open_nothing() {
         }
         assert_eq!(leader.counter(&parties.id(), "aggregate_success").await, 0, "{name}");
 
-        // A client that differs from both.
+        // A client whose view differs from both aggregators.
         let parties = Parties::between(DAP18, sum(), BatchMode::TimeInterval, [&leader, &helper]).await;
         let mut task = parties.task().clone();
         difference(&mut task);
@@ -98,7 +98,7 @@ async fn parties_with_different_tasks_open_nothing() {
     helper.stop().await;
 }
 
-/// The same for a collector, who is the only one to notice.
+/// The same for a collector. Only the collector notices.
 #[tokio::test(flavor = "multi_thread")]
 async fn collector_with_different_task_opens_nothing() {
     let pair = Pair::start(DAP18, sum(), BatchMode::TimeInterval).await;
@@ -109,15 +109,15 @@ async fn collector_with_different_task_opens_nothing() {
         difference(&mut public);
         let task = CollectorTask { public, token: parties.collector_token.clone(), previous_token: None };
         let collector = Collector::new(task, parties.keypair.clone(), common::peer(), RetryPolicy::default()).unwrap();
-        let collected = collector.collect(parties.query_now(), Some(PATIENCE), |_| {}).await;
+        let collected = collector.collect(parties.query_now(), Some(TEST_TIMEOUT), |_| {}).await;
         assert!(matches!(collected, Err(CollectError::Open(..))), "{name}: {collected:?}");
     }
-    let collected = parties.collector().collect(parties.query_now(), Some(PATIENCE), |_| {}).await.unwrap();
+    let collected = parties.collector().collect(parties.query_now(), Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     assert_eq!((collected.report_count, collected.result), (1, AggregateResult::Number(1)));
     pair.stop().await;
 }
 
-/// A share is bound to the collector's request too (section 4.6.7): the answer to one question is none to another.
+/// A share is bound to the collection request too (section 4.6.7): it does not answer another query.
 #[tokio::test(flavor = "multi_thread")]
 async fn binds_aggregate_share_to_request() {
     let pair = Pair::start(DAP18, sum(), BatchMode::TimeInterval).await;
@@ -141,7 +141,7 @@ async fn binds_aggregate_share_to_request() {
     pair.stop().await;
 }
 
-/// Tasks that the protocol has no words for are refused before there is a report (sections 4.2 and 5.2).
+/// A task that the protocol cannot express is refused when it is added (sections 4.2 and 5.2).
 #[tokio::test(flavor = "multi_thread")]
 async fn refuses_inexpressible_task() {
     let mut node = Node::start().await;
@@ -163,17 +163,17 @@ async fn refuses_inexpressible_task() {
     node.stop().await;
 }
 
-/// The media types have a parameter, and are the same however HTTP lets them be written (section 9.1).
+/// Media types have a parameter and may be written in any form that HTTP allows (section 9.1).
 #[tokio::test(flavor = "multi_thread")]
 async fn compares_media_types_semantically() {
     let pair = Pair::start(DAP18, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
-    for place in places(parties, parties.id()) {
-        let (method, right) = place.post.unwrap();
+    for resource in resources(parties, parties.id()) {
+        let (method, right) = resource.post.unwrap();
         let (essence, message) = right.split_once(";message=").unwrap();
-        let send = async |media_type: &str| -> Said {
-            let bearer = place.bearer();
-            ask(method, &place.url, &[("content-type", media_type), ("authorization", &bearer)], vec![0]).await
+        let send = async |media_type: &str| -> RawAnswer {
+            let bearer = resource.bearer();
+            send_raw(method, &resource.url, &[("content-type", media_type), ("authorization", &bearer)], vec![0]).await
         };
         for same in [
             right.to_owned(),
@@ -204,7 +204,7 @@ async fn compares_media_types_semantically() {
     pair.stop().await;
 }
 
-/// One pair of servers has tasks of both revisions at once, each under its own path and nowhere else.
+/// A pair of servers has tasks of both revisions, each under its own path only.
 #[tokio::test(flavor = "multi_thread")]
 async fn serves_both_revisions() {
     let (mut leader, mut helper) = (Node::start().await, Node::start().await);
@@ -230,7 +230,7 @@ async fn serves_both_revisions() {
         let collector = parties.collector();
         let (mut sum, mut count) = (0, 0);
         while count < 3 {
-            let collected = collector.collect(query, Some(PATIENCE), |_| {}).await.unwrap();
+            let collected = collector.collect(query, Some(TEST_TIMEOUT), |_| {}).await.unwrap();
             collector.release(&collected).await.unwrap();
             let AggregateResult::Number(number) = collected.result else { panic!("{collected:?}") };
             (sum, count) = (sum + number, count + collected.report_count);
@@ -241,35 +241,35 @@ async fn serves_both_revisions() {
     helper.stop().await;
 }
 
-/// A task is not found under the other revision's path.
+/// A task is not found under the path of the other revision.
 async fn elsewhere_is_nothing(parties: &Parties, [leader, helper]: [&Node; 2]) {
     let other = if parties.revision() == DAP18 { Revision::Dap09 } else { DAP18 };
     let (leader_url, helper_url) = (leader.url(other), helper.url(other));
-    // Somebody who takes the same task for one of the other revision.
+    // A client that takes the task for one of the other revision.
     let mistaken = Parties::new(other, VdafConfig::Prio3Count, BatchMode::TimeInterval, leader_url, helper_url);
-    for place in places(&mistaken, parties.id()) {
-        let Place { url, post, .. } = &place;
+    for resource in resources(&mistaken, parties.id()) {
+        let Resource { url, post, .. } = &resource;
         let tokens = [&parties.helper_token, &parties.collector_token];
         for token in tokens.map(|token| format!("Bearer {}", token.expose_text().unwrap())) {
             let headers = [("content-type", post.unwrap().1), ("authorization", &token)];
-            let said = ask(post.unwrap().0, url, &headers, vec![0]).await;
+            let said = send_raw(post.unwrap().0, url, &headers, vec![0]).await;
             said.assert_problem(400, "unrecognizedTask");
         }
     }
 }
 
-/// A report is bound to its task: the same shares are nothing in another that differs in its id alone.
+/// A report is bound to its task: the same shares do not open in a task that differs in its id only.
 #[tokio::test(flavor = "multi_thread")]
 async fn rejects_report_of_another_task() {
     let (mut leader, mut helper) = (Node::start().await, Node::start().await);
     let nodes = [&leader, &helper];
     let one = Parties::between(DAP18, VdafConfig::Prio3Count, BatchMode::TimeInterval, nodes).await;
     let other = Parties::between(DAP18, VdafConfig::Prio3Count, BatchMode::TimeInterval, nodes).await;
-    let forge = Forge::new(&one).await;
-    let draft = forge.draft(&Measurement::Flag(true), clock::now());
-    assert_taken(&other.upload(&forge.seal(&draft)).await);
+    let builder = ReportBuilder::new(&one).await;
+    let draft = builder.draft(&Measurement::Flag(true), clock::now());
+    assert_accepted(&other.upload(&builder.seal(&draft)).await);
     leader.until(&other.id(), |status| status.counters.get("hpke_decrypt_error") == Some(&1)).await;
-    let resps = other.run_job(&forge.job(PartialBatchSelector::TimeInterval, &[draft])).await;
+    let resps = other.run_job(&builder.job(PartialBatchSelector::TimeInterval, &[draft])).await;
     let refused = dapbox::model::PrepareOutcome::Reject(dapbox::model::ReportError::HpkeDecryptError);
     assert_eq!(resps[0].outcome, refused);
     leader.stop().await;

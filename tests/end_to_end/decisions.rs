@@ -1,5 +1,5 @@
-//! What an aggregator decides, on a store of its own and with a clock of ours: cases that would take days, or luck, to
-//! meet on running servers.
+//! Decisions of an aggregator on a bare store with a test clock. On running servers these cases would take days or
+//! luck.
 
 use bytes::Bytes;
 use dapbox::{
@@ -20,7 +20,7 @@ use dapbox::{
 use rstest::rstest;
 use tempfile::TempDir;
 
-use crate::common::{self, Node, Pair, Parties, forge::Forge, open_store};
+use crate::common::{self, Node, Pair, Parties, open_store, report_builder::ReportBuilder};
 
 const HOUR: u64 = 3600;
 const NOW: Time = Time(1_700_000_000 / HOUR * HOUR);
@@ -31,7 +31,7 @@ fn task(revision: Revision, change: impl Fn(&mut Task)) -> Task {
     Parties::new(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, leader, helper).with(change).leader
 }
 
-/// A report for the store: nobody opens it.
+/// A report for the store that is never opened.
 fn report(time: Time, config_id: u8) -> Report {
     let sealed = HpkeCiphertext { config_id, enc: "e".into(), payload: "p".into() };
     let metadata = ReportMetadata { id: ReportId::random(), time };
@@ -71,7 +71,7 @@ fn one_at_a_time() -> dapbox::config::Leader {
     limits
 }
 
-/// Picks a job and says which reports are in it.
+/// Picks a job; returns its reports.
 async fn pick(store: &Store, task: TaskId, limits: &dapbox::config::Leader) -> Vec<ReportId> {
     pick_within(store, task, limits, JobBounds::NONE).await
 }
@@ -88,8 +88,8 @@ async fn pick_within(store: &Store, task: TaskId, limits: &dapbox::config::Leade
         .unwrap()
 }
 
-/// Whoever floods the leader with reports of another time, or of an earlier hour of the same interval, does not keep
-/// a collection from its reports.
+/// A flood of reports of another time, or of an earlier hour of the same interval, does not delay the reports of a
+/// collection.
 #[rstest]
 #[tokio::test]
 async fn aggregates_reports_of_waiting_collection_first(
@@ -98,7 +98,7 @@ async fn aggregates_reports_of_waiting_collection_first(
     let task = task(revision, |_| {});
     let (id, (_dir, store)) = (task.public.id, store_with(&task).await);
     let interval = Interval::new(ago(4), Duration(2 * HOUR)).unwrap();
-    // Enough is aggregated already.
+    // Enough reports are aggregated already.
     let count = move |tx: &mut Tx<'_>| {
         tx.bucket_mut(&id, Bucket::Time(ago(4)))?.header.count = 5;
         Ok(())
@@ -117,14 +117,14 @@ async fn aggregates_reports_of_waiting_collection_first(
         append(&store, id, vec![report(ago(4), 0), report(ago(9), 0), report(ago(3), 0)]).await;
         assert_eq!(pick(&store, id, &one_at_a_time()).await, [report_wanted.metadata.id]);
     }
-    // All of them are under way: the interval rests, and what is outside it goes on.
+    // All of its reports are in jobs: the interval rests, and other times continue.
     let others = pick(&store, id, &dapbox::config::Leader { max_job_size: 100, ..one_at_a_time() }).await;
     assert_eq!(others.len(), 3);
     assert_eq!(pick(&store, id, &one_at_a_time()).await, []);
     store.close().await;
 }
 
-/// Reports that became useless all at once do not hold up the store: they are dropped some at a time.
+/// Many reports that expire at the same time are dropped in several writes, so that the store is not blocked.
 #[rstest]
 #[tokio::test]
 async fn drops_expired_reports_in_batches(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -139,14 +139,14 @@ async fn drops_expired_reports_in_batches(#[values(Revision::Dap09, Revision::Da
     store.close().await;
 }
 
-/// A crash between picking a job and preparing it: the job is there after the start, and is sent.
+/// A crash between picking a job and preparing it: after the start the job exists and is sent.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn resumes_picked_job_after_restart(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
-    let config = |config: &mut Config| config.leader.max_job_delay = dapbox::config::Seconds(common::PATIENCE);
+    let config = |config: &mut Config| config.leader.max_job_delay = dapbox::config::Seconds(common::TEST_TIMEOUT);
     let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, config, |_| {}).await;
-    let (id, forge) = (pair.parties.id(), Forge::new(&pair.parties).await);
-    let reports: Vec<_> = (0..2).map(|_| forge.report(&Measurement::Flag(true), ago(1))).collect();
+    let (id, builder) = (pair.parties.id(), ReportBuilder::new(&pair.parties).await);
+    let reports: Vec<_> = (0..2).map(|_| builder.report(&Measurement::Flag(true), ago(1))).collect();
     pair.parties.upload_all(&reports).await;
     pair.leader.stop().await;
     let store = open_store(pair.leader.data_dir(), Options::default()).await;
@@ -162,7 +162,7 @@ async fn resumes_picked_job_after_restart(#[values(Revision::Dap09, Revision::Da
     pair.stop().await;
 }
 
-/// A leader's job has no more batch buckets than fit into memory, and the others get jobs of their own.
+/// A leader's job has no more batch buckets than fit into memory; the other reports get jobs of their own.
 #[rstest]
 #[tokio::test]
 async fn limits_batch_buckets_of_job(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -179,7 +179,7 @@ async fn limits_batch_buckets_of_job(#[values(Revision::Dap09, Revision::Dap18)]
     store.close().await;
 }
 
-/// With as many open batches as there may be, reports wait until one is collected, and none is lost.
+/// With the maximum of open batches, reports wait until one is collected. None is lost.
 #[rstest]
 #[tokio::test]
 async fn limits_open_fixed_size_batches(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -204,7 +204,7 @@ async fn limits_open_fixed_size_batches(#[values(Revision::Dap09, Revision::Dap1
     store.close().await;
 }
 
-/// The same report several times in one group commit is one report.
+/// The same report several times in one group commit counts once.
 #[rstest]
 #[tokio::test]
 async fn counts_racing_uploads_of_one_report_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -236,7 +236,7 @@ async fn counts_racing_uploads_of_one_report_once(#[values(Revision::Dap09, Revi
     store.close().await;
 }
 
-/// The last moments at which a report is good, at both ends of time too.
+/// The boundaries at which a report is valid, also at both ends of time.
 #[test]
 fn checks_times_to_the_second() {
     let age = Duration(HOUR);
@@ -251,14 +251,14 @@ fn checks_times_to_the_second() {
     assert_eq!(at(NOW, later(61)), Err(ReportError::ReportTooEarly));
     assert_eq!(at(later(HOUR), NOW), Ok(()));
     assert_eq!(at(later(HOUR + 1), NOW), Err(ReportError::ReportDropped));
-    // Clocks that are wrong by all they can be.
+    // Clocks that differ by the permitted maximum.
     assert_eq!(at(Time(0), Time(0)), Ok(()));
     assert_eq!(at(Time(0), NOW), Err(ReportError::ReportTooEarly));
     assert_eq!(at(Time(u64::MAX), NOW), Err(ReportError::ReportDropped));
     assert_eq!(at(Time(u64::MAX), Time(u64::MAX)), Err(ReportError::TaskExpired));
 }
 
-/// The first and the last moment of a task's interval (DAP-18 section 4.1.1: the end is not in it).
+/// The first and the last moment of a task interval (DAP-18 section 4.1.1: the end is excluded).
 #[test]
 fn task_interval_is_half_open() {
     let task = task(Revision::Dap18, |task| task.public.task_interval = Interval::new(ago(2), Duration(2 * HOUR)));
@@ -270,7 +270,8 @@ fn task_interval_is_half_open() {
     assert_eq!(at(Time(0)), Err(ReportError::TaskNotStarted));
 }
 
-/// Two operators add a task at once: the same one is one, and of two with the same id one is refused.
+/// Two operators add a task concurrently: identical tasks are one task, and of two different ones with the same id one
+/// is refused.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn adds_tasks_concurrently(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -287,7 +288,7 @@ async fn adds_tasks_concurrently(#[values(Revision::Dap09, Revision::Dap18)] rev
     node.stop().await;
 }
 
-/// A collector's key that nothing can be sealed to would only be found out when a batch is closed: it is refused before.
+/// A collector key that cannot be sealed to would fail only when a batch closes. The task is refused instead.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn refuses_task_with_degenerate_collector_key(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -297,8 +298,8 @@ async fn refuses_task_with_degenerate_collector_key(#[values(Revision::Dap09, Re
     node.stop().await;
 }
 
-/// Where batches have time windows, clients decide how many there are: reports of a new window are refused once there are
-/// as many windows of waiting reports and open batches as there may be.
+/// Clients determine the number of time windows. Reports of a new window are refused when pending reports and open
+/// batches have as many windows as permitted.
 #[tokio::test]
 async fn limits_time_windows_of_batches() {
     let window = Some(Duration(2 * HOUR));

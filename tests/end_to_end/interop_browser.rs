@@ -1,5 +1,5 @@
-//! The published JavaScript client, as a browser runs it, uploads to a real leader and helper; our collector gets what
-//! it uploaded. The runner of interop tests drives it, too. And what a browser can see of our answers from another origin.
+//! The published JavaScript client uploads to a real leader and helper as a browser runs it, and our collector gets its
+//! reports. The interop runner drives it, too. Cross-origin requests of browsers are tested here as well.
 
 use std::{
     fs::{self, File},
@@ -17,17 +17,17 @@ use dapbox::{
 use serde_json::{Value, json};
 
 use crate::common::{
-    PATIENCE, Pair,
+    Pair, TEST_TIMEOUT,
     child::Running,
-    forge::{Forge, another_id},
     relay::query,
+    report_builder::{ReportBuilder, other_config_id},
     skip::{has_programs, is_ci, skip},
 };
 
 /// Installed once for all tests.
 static INSTALLED: LazyLock<Result<PathBuf, String>> = LazyLock::new(install);
 
-/// The client's directory. If it cannot be installed, the test is skipped, and must return.
+/// The client's directory. If it cannot be installed, the test is skipped and must return.
 async fn installed() -> Option<&'static Path> {
     if !has_programs(&["node", "npm"]) {
         return None;
@@ -42,7 +42,7 @@ async fn installed() -> Option<&'static Path> {
     }
 }
 
-/// The client's directory with its packages installed, or why there is none.
+/// The client's directory with its installed packages, or the reason why there is none.
 fn install() -> Result<PathBuf, String> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser_client");
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("browser_client");
@@ -75,7 +75,7 @@ fn run(command: &mut Command) -> Result<(), String> {
     Err(format!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr)))
 }
 
-/// Uploads with the JavaScript client; returns what became of each measurement.
+/// Uploads with the JavaScript client; returns the outcome of each measurement.
 fn upload(dir: &Path, parameters: &Value) -> Vec<Value> {
     let mut command = Command::new("node");
     command.arg("upload.mjs").current_dir(dir).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -129,14 +129,15 @@ async fn javascript_client_uploads() {
         let given = parameters(&pair, &theirs, &measurements);
         let uploaded = upload(dir, &given);
         assert_eq!(uploaded, [0, 1, 2].map(|index| json!({"index": index, "ok": true})));
-        let collected = pair.parties.collector().collect(query(&pair.parties), Some(PATIENCE), |_| {}).await.unwrap();
+        let collected =
+            pair.parties.collector().collect(query(&pair.parties), Some(TEST_TIMEOUT), |_| {}).await.unwrap();
         assert_eq!((collected.report_count, collected.result), (3, expected), "{vdaf:?}");
         pair.stop().await;
     }
     problems_are_understood(dir).await;
 }
 
-/// The JavaScript client names our problems as the draft does (DAP-09 section 3.2).
+/// The JavaScript client recognizes our problem types (DAP-09 section 3.2).
 async fn problems_are_understood(dir: &Path) {
     let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let mut early = parameters(&pair, &json!({"type": "count"}), &json!([true]));
@@ -152,7 +153,7 @@ async fn problems_are_understood(dir: &Path) {
     pair.stop().await;
 }
 
-/// The client behind the interop test API, as a process.
+/// The client as a process with the interop test API.
 struct Served {
     url: String,
     _process: Running,
@@ -169,7 +170,7 @@ impl Served {
     }
 }
 
-/// The runner of interop tests has it upload whatever it can: what it does not know is not supported, and nothing fails.
+/// The interop runner uploads every VDAF with it. Unknown ones are not supported, and no cell fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn runner_drives_javascript_client() {
     let Some(dir) = installed().await else { return };
@@ -189,18 +190,18 @@ async fn runner_drives_javascript_client() {
     }
 }
 
-/// A page of another origin may read every answer of `hpke_config` and of uploads, refusals included: how else would it
-/// learn that it should fetch the keys again? No page may read anything else.
+/// A page of another origin may read every answer of `hpke_config` and of uploads, including errors, because a client
+/// must learn that its keys are outdated. It may read nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_cross_origin_requests() {
     let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let (http, id, url) =
         (reqwest::Client::builder().no_proxy().build().unwrap(), pair.parties.id(), pair.leader.url(Revision::Dap09));
-    let forge = Forge::new(&pair.parties).await;
+    let builder = ReportBuilder::new(&pair.parties).await;
     let encode = |report: &Report| pair.parties.wire().encode_upload(pair.parties.task(), std::slice::from_ref(report));
-    let mut report = forge.report(&Measurement::Flag(true), clock::now());
+    let mut report = builder.report(&Measurement::Flag(true), clock::now());
     let good = encode(&report);
-    report.leader_share.config_id = another_id(&forge.keys.leader);
+    report.leader_share.config_id = other_config_id(&builder.keys.leader);
     let outdated = encode(&report);
 
     let reports = format!("{url}tasks/{id}/reports");
@@ -227,7 +228,7 @@ async fn answers_cross_origin_requests() {
         }
     }
 
-    // What a browser asks before it uploads.
+    // A browser's preflight request.
     let preflight = http.request(reqwest::Method::OPTIONS, &reports).header("origin", "https://example.com");
     let preflight = preflight.header("access-control-request-method", "PUT");
     let answer = preflight.header("access-control-request-headers", "content-type").send().await.unwrap();

@@ -1,5 +1,6 @@
-//! Software that nobody here wrote, against a real leader and helper: the published Janus client uploads and the
-//! published Janus collector collects, for every VDAF and both batch modes that they offer.
+//! Independent implementations against a real leader and helper: the published Janus client uploads and the published
+//! Janus
+//! collector collects, for every VDAF and both batch modes that they support.
 //!
 //! Janus's client and ours fill one batch each; both collectors get both.
 
@@ -26,11 +27,11 @@ use prio16::{
 };
 use serde::Serialize;
 
-use crate::common::{PATIENCE, Pair, Parties};
+use crate::common::{Pair, Parties, TEST_TIMEOUT};
 
 const HOUR: Duration = Duration(3600);
 
-/// A task as Janus and we see it, with reports and the aggregate that is expected of them.
+/// A task in the types of Janus and ours, with reports and the expected aggregate.
 struct Case<V: vdaf::Vdaf> {
     config: VdafConfig,
     vdaf: V,
@@ -38,12 +39,12 @@ struct Case<V: vdaf::Vdaf> {
     expected: AggregateResult,
 }
 
-/// What Janus's VDAFs have in common.
+/// Common interface of Janus's VDAFs.
 trait Vdaf: vdaf::Client<16> + vdaf::Collector<AggregationParam = (), AggregateResult: Serialize> {}
 impl<V: vdaf::Client<16> + vdaf::Collector<AggregationParam = (), AggregateResult: Serialize>> Vdaf for V {}
 
 impl<V: Vdaf> Case<V> {
-    /// Collects a batch of each client's with each collector, in both batch modes.
+    /// Collects a batch of each client with each collector, in both batch modes.
     async fn check(self) {
         tokio::join!(self.time_interval(), self.fixed_size());
     }
@@ -66,8 +67,8 @@ impl<V: Vdaf> Case<V> {
             self.expect(collected.report_count(), collected.aggregate_result());
             let (start, duration) = collected.interval();
             assert_eq!((start.timestamp() as u64, duration.num_seconds() as u64), (hour.start().0, HOUR.0));
-            // The same batch again is given out as it was (4.6.5), to our collector too.
-            let ours = pair.parties.collector().collect(Query::TimeInterval(*hour), Some(PATIENCE), |_| {}).await;
+            // A repeated collection returns the same batch (4.6.5), to our collector too.
+            let ours = pair.parties.collector().collect(Query::TimeInterval(*hour), Some(TEST_TIMEOUT), |_| {}).await;
             let ours = ours.unwrap();
             self.expect(ours.report_count, &ours.result);
             assert_eq!(ours.interval, *hour);
@@ -98,7 +99,7 @@ impl<V: Vdaf> Case<V> {
             assert!(!seen.contains(&id), "the current batch is another one each time");
             seen.push(id);
             let query = Query::FixedSize(FixedSizeQuery::ByBatchId(id));
-            let ours = pair.parties.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap();
+            let ours = pair.parties.collector().collect(query, Some(TEST_TIMEOUT), |_| {}).await.unwrap();
             self.expect(ours.report_count, &ours.result);
         }
         pair.stop().await;
@@ -140,14 +141,14 @@ impl<V: Vdaf> Case<V> {
             .with_http_client(reqwest::Client::builder().no_proxy().build().unwrap())
             .with_collect_poll_backoff(ExponentialBackoff {
                 initial_interval: Span::from_millis(50),
-                max_elapsed_time: Some(PATIENCE),
+                max_elapsed_time: Some(TEST_TIMEOUT),
                 ..ExponentialBackoff::default()
             })
             .build()
             .unwrap()
     }
 
-    /// Counts and results are the same numbers, whoever's types they come in.
+    /// Counts and results are the same numbers in the types of both collectors.
     fn expect(&self, count: u64, result: &impl Serialize) {
         assert_eq!(count, self.measurements.len() as u64);
         assert_eq!(serde_json::to_value(result).unwrap(), serde_json::to_value(&self.expected).unwrap());
@@ -225,7 +226,7 @@ async fn interoperates_with_sum_vec_of_several_proofs() {
     Case { config, vdaf, measurements, expected: AggregateResult::Vector(vec![4, 1, 2, 3]) }.check().await;
 }
 
-/// A client that looks for the first key that it knows does not mind what else is offered.
+/// A client that takes the first known key ignores further keys.
 #[tokio::test(flavor = "multi_thread")]
 async fn janus_client_uploads_with_post_quantum_keys_offered() {
     let strong = |config: &mut Config| config.hpke.post_quantum = true;
@@ -233,16 +234,17 @@ async fn janus_client_uploads_with_post_quantum_keys_offered() {
     let pair = Pair::start_with(Revision::Dap09, vdaf, BatchMode::TimeInterval, strong, |_| {}).await;
     let client = janus_client(&pair.parties, Prio3::new_count(2).unwrap()).await;
     client.upload(&true).await.unwrap();
-    // Ours takes them, into the same batch.
+    // Our client uses them, in the same batch.
     let report = pair.parties.client().prepare(Measurement::Flag(true), clock::now()).await.unwrap();
     assert_eq!([report.leader_share.enc.len(), report.helper_share.enc.len()], [1120, 1120]);
     assert!(pair.parties.client().send(&[report]).await.unwrap().is_empty());
-    let collected = pair.parties.collector().collect(pair.parties.query_now(), Some(PATIENCE), |_| {}).await.unwrap();
+    let collected =
+        pair.parties.collector().collect(pair.parties.query_now(), Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     assert_eq!((collected.report_count, collected.result), (2, AggregateResult::Number(2)));
     pair.stop().await;
 }
 
-/// What we refuse, Janus's client and collector can name (DAP-09 section 3.2).
+/// Janus's client and collector recognize our problem types (DAP-09 section 3.2).
 #[tokio::test(flavor = "multi_thread")]
 async fn janus_parses_problem_documents() {
     let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;

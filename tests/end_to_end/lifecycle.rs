@@ -1,5 +1,5 @@
-//! From measurement to aggregate over loopback, for every VDAF and both batch modes, with good reports and bad ones:
-//! the aggregate is that of the good ones, and the counters of both aggregators say why the others fell.
+//! From measurement to aggregate, for every VDAF and both batch modes, with valid and invalid reports. The aggregate is
+//! that of the valid reports, and both aggregators count why the others were rejected.
 
 use std::collections::BTreeMap;
 
@@ -18,24 +18,24 @@ use dapbox::{
 use rstest::rstest;
 
 use crate::common::{
-    Node, PATIENCE, Pair, Parties, batches_of,
-    calls::{assert_refused, assert_upload_refused},
+    Node, Pair, Parties, TEST_TIMEOUT, batches_of,
+    calls::{assert_rejected, assert_report_rejected},
     end_at,
-    forge::{Forge, another_id, extension, flipped},
+    report_builder::{ReportBuilder, extension, flipped, other_config_id},
 };
 
 const HOUR: u64 = 3600;
 
-/// How many good reports each lifecycle has.
+/// The number of valid reports.
 const GOOD: u64 = 12;
 
-/// A task that ended some hours ago and whose reports are kept for a day: good reports lie between the two, and
-/// reports on either side of them are not too early.
+/// A task that ended some hours ago and keeps reports for a day. Valid reports lie in between; reports outside are not
+/// too early.
 fn start_of_reports() -> Time {
     clock::now().truncate(Duration(HOUR)).saturating_sub(Duration(5 * HOUR))
 }
 
-/// Good reports are made every ten minutes for two hours.
+/// A valid report every ten minutes for two hours.
 fn time_of(i: u64) -> Time {
     start_of_reports().saturating_add(Duration(600 * i))
 }
@@ -44,19 +44,19 @@ fn counters<const N: usize>(pairs: [(&str, u64); N]) -> BTreeMap<String, u64> {
     pairs.into_iter().filter(|(_, count)| *count > 0).map(|(name, count)| (name.to_owned(), count)).collect()
 }
 
-/// Reports that the leader stores and one of the aggregators refuses later (DAP-09 sections 4.5.1.3 and 4.5.1.4, DAP-18
+/// Reports that the leader stores and one of the aggregators rejects later (DAP-09 sections 4.5.1.3 and 4.5.1.4, DAP-18
 /// sections 4.5.3.3 and 4.5.3.4).
-fn doomed(forge: &Forge, one: &Measurement, other: &Measurement, has_joint_randomness: bool) -> Vec<Report> {
+fn doomed(builder: &ReportBuilder, one: &Measurement, other: &Measurement, has_joint_randomness: bool) -> Vec<Report> {
     let time = time_of(1);
-    let fresh = || forge.report(one, time);
+    let fresh = || builder.report(one, time);
     let mut reports = Vec::new();
 
-    // The leader's share: changed on the way, or another report's.
+    // The leader's share: modified, or of another report.
     let mut report = fresh();
     report.leader_share.payload = flipped(&report.leader_share.payload);
     reports.push(report);
     reports.push(Report { leader_share: fresh().leader_share, ..fresh() });
-    // The time is authenticated too, where it is told to the second or to the hour.
+    // The time is authenticated too, in seconds or in units of the precision.
     let mut report = fresh();
     report.metadata.time = time_of(7);
     reports.push(report);
@@ -70,56 +70,55 @@ fn doomed(forge: &Forge, one: &Measurement, other: &Measurement, has_joint_rando
     reports.push(Report { helper_share: fresh().helper_share, ..fresh() });
     // Sealed to a key that the helper does not have.
     let mut report = fresh();
-    report.helper_share.config_id = another_id(&forge.keys.helper);
+    report.helper_share.config_id = other_config_id(&builder.keys.helper);
     reports.push(report);
 
-    // What is sealed does not decode.
-    reports.push(forge.spoilt(one, time, |draft| draft.leader.payload = Bytes::from_static(b"no share")));
-    reports.push(forge.spoilt(one, time, |draft| draft.helper.payload = Bytes::from_static(b"no share")));
-    reports.push(forge.spoilt(one, time, |draft| draft.public_share = Bytes::from_static(b"no public share")));
-    // Every extension is mandatory to understand, and none may occur twice (section 4.4.3).
-    reports.push(forge.spoilt(one, time, |draft| draft.leader.extensions = vec![extension(0xff00)]));
-    reports.push(forge.spoilt(one, time, |draft| draft.leader.extensions = vec![extension(1), extension(1)]));
-    reports.push(forge.spoilt(one, time, |draft| draft.helper.extensions = vec![extension(0xff00)]));
+    // The sealed plaintext does not decode.
+    reports.push(builder.spoilt(one, time, |draft| draft.leader.payload = Bytes::from_static(b"no share")));
+    reports.push(builder.spoilt(one, time, |draft| draft.helper.payload = Bytes::from_static(b"no share")));
+    reports.push(builder.spoilt(one, time, |draft| draft.public_share = Bytes::from_static(b"no public share")));
+    // Every extension must be known and unique (section 4.4.3).
+    reports.push(builder.spoilt(one, time, |draft| draft.leader.extensions = vec![extension(0xff00)]));
+    reports.push(builder.spoilt(one, time, |draft| draft.leader.extensions = vec![extension(1), extension(1)]));
+    reports.push(builder.spoilt(one, time, |draft| draft.helper.extensions = vec![extension(0xff00)]));
 
-    // Shares that do not belong together: the proof does not hold.
-    reports.push(forge.spoilt(one, time, |draft| {
-        draft.helper.payload = forge.shard(other, &draft.metadata.id).helper_share.into();
+    // Mismatched shares: the proof is invalid.
+    reports.push(builder.spoilt(one, time, |draft| {
+        draft.helper.payload = builder.shard(other, &draft.metadata.id).helper_share.into();
     }));
     if has_joint_randomness {
-        // The joint randomness is bound to the report's id (VDAF-08 section 7.2.1): the leader finds another part than its own.
-        reports.push(forge.spoilt(one, time, |draft| draft.set_shares(forge.shard(one, &ReportId::random()))));
+        // The joint randomness is bound to the report id (VDAF-08 section 7.2.1): the leader computes a different part.
+        reports.push(builder.spoilt(one, time, |draft| draft.set_shares(builder.shard(one, &ReportId::random()))));
     }
     reports
 }
 
-/// Reports that the leader refuses at upload (DAP-09 section 4.4.2, DAP-18 section 4.4.2.2), with what it says.
-async fn upload_refused_ones(parties: &Parties, forge: &Forge, one: &Measurement) {
+/// Reports that the leader rejects at upload, with the error (DAP-09 section 4.4.2, DAP-18 section 4.4.2.2).
+async fn upload_refused_ones(parties: &Parties, builder: &ReportBuilder, one: &Measurement) {
     let expired = time_of(0).saturating_add(Duration(3 * HOUR + 1));
     let ancient = clock::now().saturating_sub(Duration(24 * HOUR + 10));
     let early = clock::now().saturating_add(Duration(10 * HOUR));
-    let mut to_another_key = forge.report(one, time_of(0));
-    to_another_key.leader_share.config_id = another_id(&forge.keys.leader);
+    let mut to_another_key = builder.report(one, time_of(0));
+    to_another_key.leader_share.config_id = other_config_id(&builder.keys.leader);
     for (report, error) in [
-        (forge.report(one, early), ReportError::ReportTooEarly),
-        (forge.report(one, expired), ReportError::TaskExpired),
-        (forge.report(one, ancient), ReportError::ReportDropped),
+        (builder.report(one, early), ReportError::ReportTooEarly),
+        (builder.report(one, expired), ReportError::TaskExpired),
+        (builder.report(one, ancient), ReportError::ReportDropped),
         (to_another_key, ReportError::OutdatedConfig),
     ] {
-        assert_upload_refused(&parties.upload(&report).await, parties, &report, error);
+        assert_report_rejected(&parties.upload(&report).await, parties, &report, error);
     }
-    // Later than there are seconds to tell it in.
-    let report = forge.report(one, time_of(0));
+    // Later than 64 bits of seconds can express.
+    let report = builder.report(one, time_of(0));
     let mut latest = parties.wire().encode_upload(parties.task(), std::slice::from_ref(&report));
     latest[16..24].fill(0xff);
-    assert_upload_refused(&parties.upload_bytes(latest).await, parties, &report, ReportError::ReportTooEarly);
-    let mut cut_off = parties.wire().encode_upload(parties.task(), &[forge.report(one, time_of(0))]);
+    assert_report_rejected(&parties.upload_bytes(latest).await, parties, &report, ReportError::ReportTooEarly);
+    let mut cut_off = parties.wire().encode_upload(parties.task(), &[builder.report(one, time_of(0))]);
     cut_off.pop();
-    assert_refused(&parties.upload_bytes(cut_off).await, parties, ProblemType::InvalidMessage);
+    assert_rejected(&parties.upload_bytes(cut_off).await, parties, ProblemType::InvalidMessage);
 }
 
-/// Takes a task of a VDAF through its life. `measurements` holds as many as there are good reports, the first two
-/// of which differ.
+/// Runs the lifecycle of a task. `measurements` has one entry for each valid report, and the first two differ.
 async fn lifecycle(
     revision: Revision,
     vdaf: VdafConfig,
@@ -132,7 +131,7 @@ async fn lifecycle(
         vdaf,
         mode,
         |config| {
-            // Small jobs that do not wait for long: there are several, and some have only bad reports.
+            // Small jobs with short delays: several jobs, some with invalid reports only.
             config.leader.max_job_size = 5;
             config.leader.min_job_size = 4;
             config.leader.max_job_delay = Seconds::millis(200);
@@ -145,25 +144,27 @@ async fn lifecycle(
     )
     .await;
     let parties = &pair.parties;
-    let forge = Forge::new(parties).await;
-    // It is what there is in the public share, if anything: nothing for counts, and for sums in VDAF-18.
-    let has_joint_randomness = !forge.draft(&measurements[0], time_of(0)).public_share.is_empty();
-    let doomed = doomed(&forge, &measurements[0], &measurements[1], has_joint_randomness);
-    upload_refused_ones(parties, &forge, &measurements[0]).await;
+    let builder = ReportBuilder::new(parties).await;
+    // The joint randomness part is in the public share, if the VDAF has one: counts have none, and sums in VDAF-18 have
+    // none.
+    let has_joint_randomness = !builder.draft(&measurements[0], time_of(0)).public_share.is_empty();
+    let doomed = doomed(&builder, &measurements[0], &measurements[1], has_joint_randomness);
+    upload_refused_ones(parties, &builder, &measurements[0]).await;
     parties.upload_all(&doomed).await;
 
-    // Some go through the client, which rounds their times down; both aggregators bucket the others' times as well.
+    // Some reports are uploaded by the client, which rounds times down. Both aggregators bucket the times of the others
+    // as well.
     let client = parties.client();
     let mut kept = Vec::new();
     for (i, measurement) in (0..).zip(&measurements) {
         if i % 3 == 0 {
             client.upload(measurement.clone(), Some(time_of(i))).await.unwrap();
         } else {
-            kept.push(forge.report(measurement, time_of(i)));
+            kept.push(builder.report(measurement, time_of(i)));
         }
     }
     parties.upload_all(&kept).await;
-    // Twice the same, now and when it is aggregated (section 4.4.2: ignored).
+    // Duplicates, now and after aggregation (section 4.4.2: ignored).
     parties.upload_all([&kept[0]]).await;
 
     let query = match mode {
@@ -173,9 +174,9 @@ async fn lifecycle(
         }
         BatchMode::FixedSize { .. } => Query::FixedSize(FixedSizeQuery::CurrentBatch),
     };
-    let collected = parties.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap();
+    let collected = parties.collector().collect(query, Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     assert_eq!((collected.report_count, &collected.result), (GOOD, &expected));
-    // The smallest aligned interval that holds all reports, and not what was asked for (section 4.6.1).
+    // The smallest aligned interval that holds all reports, not the queried one (section 4.6.1).
     assert_eq!(collected.interval, Interval::new(start_of_reports(), Duration(2 * HOUR)).unwrap());
 
     parties.upload_all([&kept[0]]).await;
@@ -183,11 +184,11 @@ async fn lifecycle(
     pair.stop().await;
 }
 
-/// Checks what became of all that was uploaded, of which `joint` reports belong to VDAFs with joint randomness only.
+/// Checks the outcome of all uploads. `joint` is the number of those for VDAFs with joint randomness.
 async fn check_counters(pair: &Pair, joint: u64) {
     let id = pair.parties.id();
     let status = pair.leader.until(&id, |status| status.waiting + status.jobs == 0).await;
-    // A helper does not say any more in DAP-18 whether it does not know a key or cannot open a share (section 4.5.3.3).
+    // A DAP-18 helper no longer distinguishes an unknown key from a share that does not open (section 4.5.3.3).
     let unknown_keys = u64::from(pair.parties.revision() == Revision::Dap09);
     let expected = counters([
         ("report_success", GOOD + 14 + joint),
@@ -233,7 +234,7 @@ async fn both(revision: Revision, vdaf: VdafConfig, measure: impl Fn(u64) -> Mea
     }
 }
 
-/// What the aggregate should be, computed in the clear.
+/// The expected aggregate, computed in the clear.
 fn plain_sum(vdaf: &VdafConfig, measurements: &[Measurement]) -> AggregateResult {
     if let VdafConfig::Prio3Histogram { length, .. } = vdaf {
         let mut bins = vec![0; *length];
@@ -296,15 +297,15 @@ async fn aggregates_multihot_count_vec(#[values(Revision::Dap09, Revision::Dap18
 
 #[tokio::test(flavor = "multi_thread")]
 async fn aggregates_sum_vec_of_several_proofs() {
-    // DAP-18 has no number for it.
+    // DAP-18 has no code for it.
     let revision = Revision::Dap09;
     let vdaf =
         VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits: 2, length: 3, chunk_length: 2, proofs: 2 };
     both(revision, vdaf, |i| Measurement::Vector((0..3).map(|j| u128::from((i * 7 + j) % 4)).collect())).await;
 }
 
-/// The helper answers about each report by itself and in order, with the error that the draft names
-/// (DAP-09 sections 4.5.1.3 and 4.5.1.4, DAP-18 sections 4.5.3.2 to 4.5.3.4).
+/// The helper answers for each report separately and in order, with the specified error (DAP-09 sections 4.5.1.3 and
+/// 4.5.1.4, DAP-18 sections 4.5.3.2 to 4.5.3.4).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_each_report_of_job(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -317,13 +318,13 @@ async fn answers_each_report_of_job(#[values(Revision::Dap09, Revision::Dap18)] 
     let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(4) };
     let skew = |config: &mut Config| config.limits.clock_skew = Seconds::new(60);
     let pair = Pair::start_with(revision, vdaf, batches_of(revision, 20), skew, change).await;
-    let forge = Forge::new(&pair.parties).await;
+    let builder = ReportBuilder::new(&pair.parties).await;
     let (one, other) = (Measurement::Number(3), Measurement::Number(9));
-    let draft = |time| forge.draft(&one, time);
-    let good = |n: usize| (0..n).map(|_| forge.init(&draft(time_of(0)))).collect::<Vec<_>>();
+    let draft = |time| builder.draft(&one, time);
+    let good = |n: usize| (0..n).map(|_| builder.init(&draft(time_of(0)))).collect::<Vec<_>>();
     let batch = PartialBatchSelector::FixedSize(BatchId::random());
     let aggregated = good(1);
-    let resps = pair.parties.run_job(&forge.job_of(batch, aggregated.clone())).await;
+    let resps = pair.parties.run_job(&builder.job_of(batch, aggregated.clone())).await;
     assert!(matches!(resps[0].outcome, PrepareOutcome::Continue(_)));
 
     let mut prepare_inits = Vec::new();
@@ -334,7 +335,7 @@ async fn answers_each_report_of_job(#[values(Revision::Dap09, Revision::Dap18)] 
     };
     expect(good(1).remove(0), None);
     let mut init = good(1).remove(0);
-    init.share.input_share.config_id = another_id(&forge.keys.helper);
+    init.share.input_share.config_id = other_config_id(&builder.keys.helper);
     expect(init, Some(unknown_key(revision)));
     let mut init = good(1).remove(0);
     init.share.input_share.payload = flipped(&init.share.input_share.payload);
@@ -347,19 +348,19 @@ async fn answers_each_report_of_job(#[values(Revision::Dap09, Revision::Dap18)] 
     expect(init, Some(ReportError::VdafPrepError));
     let mut spoilt = draft(time_of(0));
     spoilt.helper.payload = Bytes::from_static(b"no share");
-    expect(forge.init(&spoilt), Some(ReportError::InvalidMessage));
+    expect(builder.init(&spoilt), Some(ReportError::InvalidMessage));
     let mut spoilt = draft(time_of(0));
     spoilt.helper.extensions = vec![extension(0xff00)];
-    expect(forge.init(&spoilt), Some(ReportError::InvalidMessage));
+    expect(builder.init(&spoilt), Some(ReportError::InvalidMessage));
     let mut spoilt = draft(time_of(0));
-    spoilt.helper.payload = forge.shard(&other, &spoilt.metadata.id).helper_share.into();
-    expect(forge.init(&spoilt), Some(ReportError::VdafPrepError));
+    spoilt.helper.payload = builder.shard(&other, &spoilt.metadata.id).helper_share.into();
+    expect(builder.init(&spoilt), Some(ReportError::VdafPrepError));
     let early = clock::now().saturating_add(Duration(10 * HOUR));
-    expect(forge.init(&draft(early)), Some(ReportError::ReportTooEarly));
-    expect(forge.init(&draft(end.saturating_add(Duration(1)))), Some(ReportError::TaskExpired));
+    expect(builder.init(&draft(early)), Some(ReportError::ReportTooEarly));
+    expect(builder.init(&draft(end.saturating_add(Duration(1)))), Some(ReportError::TaskExpired));
     let ancient = clock::now().saturating_sub(Duration(24 * HOUR + 10));
-    expect(forge.init(&draft(ancient)), Some(ReportError::ReportDropped));
-    // Later than there are seconds to tell it in, see below.
+    expect(builder.init(&draft(ancient)), Some(ReportError::ReportDropped));
+    // Later than 64 bits of seconds can express, see below.
     let latest = good(1).remove(0);
     let latest_id = latest.share.metadata.id;
     expect(latest, Some(ReportError::ReportTooEarly));
@@ -367,10 +368,10 @@ async fn answers_each_report_of_job(#[values(Revision::Dap09, Revision::Dap18)] 
     expect(aggregated[0].clone(), Some(ReportError::ReportReplayed));
 
     let parties = &pair.parties;
-    let mut job = parties.wire().encode_job_init(parties.task(), &forge.job_of(batch, prepare_inits.clone()));
+    let mut job = parties.wire().encode_job_init(parties.task(), &builder.job_of(batch, prepare_inits.clone()));
     let time = 16 + job.windows(16).position(|bytes| bytes == latest_id.as_bytes()).unwrap();
     job[time..time + 8].fill(0xff);
-    let made = parties.put_job_bytes(ReportId::random().as_bytes(), job).await;
+    let made = parties.send_job_bytes(ReportId::random().as_bytes(), job).await;
     assert!(made.answer.is_success(), "{:?}", made.answer);
     let resps = parties.wire().decode_job_resp(&made.answer.body, prepare_inits.len()).unwrap();
     assert_eq!(errors(&resps), expected);
@@ -380,7 +381,7 @@ async fn answers_each_report_of_job(#[values(Revision::Dap09, Revision::Dap18)] 
     pair.stop().await;
 }
 
-/// What a helper says of a report that is sealed to a key that it does not know.
+/// The helper's error for a report that is sealed to an unknown key.
 fn unknown_key(revision: Revision) -> ReportError {
     match revision {
         Revision::Dap09 => ReportError::HpkeUnknownConfigId,
@@ -388,7 +389,7 @@ fn unknown_key(revision: Revision) -> ReportError {
     }
 }
 
-/// For each report why it was refused, if it was.
+/// The error of each rejected report.
 fn errors(resps: &[PrepareResp]) -> Vec<Option<ReportError>> {
     let error = |resp: &PrepareResp| match resp.outcome {
         PrepareOutcome::Reject(error) => Some(error),
@@ -397,16 +398,16 @@ fn errors(resps: &[PrepareResp]) -> Vec<Option<ReportError>> {
     resps.iter().map(error).collect()
 }
 
-/// A batch takes no more reports than the task allows (DAP-09 section 4.5.1.4), however many jobs fill it at once.
-/// DAP-18 has no such limit.
+/// A batch holds no more reports than the task permits (DAP-09 section 4.5.1.4), however many jobs fill it
+/// concurrently. DAP-18 has no such limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn rejects_reports_of_full_batch() {
     let mode = BatchMode::fixed_size(Some(20));
     let pair = Pair::start(Revision::Dap09, VdafConfig::Prio3Count, mode).await;
-    let forge = Forge::new(&pair.parties).await;
+    let builder = ReportBuilder::new(&pair.parties).await;
     let good = |n: usize| {
-        let drafts: Vec<_> = (0..n).map(|_| forge.draft(&Measurement::Flag(true), time_of(0))).collect();
-        forge.job(PartialBatchSelector::FixedSize(BatchId::random()), &drafts)
+        let drafts: Vec<_> = (0..n).map(|_| builder.draft(&Measurement::Flag(true), time_of(0))).collect();
+        builder.job(PartialBatchSelector::FixedSize(BatchId::random()), &drafts)
     };
     let saturated = errors(&pair.parties.run_job(&good(21)).await);
     assert_eq!((&saturated[..20], saturated[20]), (&[None; 20][..], Some(ReportError::BatchSaturated)));
@@ -422,8 +423,8 @@ async fn rejects_reports_of_full_batch() {
     pair.stop().await;
 }
 
-/// A report that is too early for the helper's clock is not lost: the leader tries it again in another job
-/// (DAP-09 section 4.5.1.4, DAP-18 section 4.5.3.1).
+/// A report that is too early for the helper's clock is not lost: the leader retries it in another job (DAP-09 section
+/// 4.5.1.4, DAP-18 section 4.5.3.1).
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn delays_report_too_early_for_helper(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -444,11 +445,12 @@ async fn delays_report_too_early_for_helper(#[values(Revision::Dap09, Revision::
     helper.add(&parties.helper).await;
 
     let time = clock::now().saturating_add(Duration(4));
-    let forge = Forge::new(&parties).await;
-    parties.upload_all([&forge.report(&Measurement::Flag(true), time)]).await;
+    let builder = ReportBuilder::new(&parties).await;
+    parties.upload_all([&builder.report(&Measurement::Flag(true), time)]).await;
     helper.until(&parties.id(), |status| status.counters.get("report_too_early") == Some(&1)).await;
     let interval = Interval::new(time, Duration(1)).unwrap();
-    let collected = parties.collector().collect(Query::TimeInterval(interval), Some(PATIENCE), |_| {}).await.unwrap();
+    let collected =
+        parties.collector().collect(Query::TimeInterval(interval), Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     assert_eq!((collected.report_count, collected.result), (1, AggregateResult::Number(1)));
     assert_eq!(leader.counter(&parties.id(), "aggregate_success").await, 1);
     Pair { leader, helper, parties }.stop().await;

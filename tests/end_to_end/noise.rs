@@ -1,9 +1,11 @@
-//! Noise: that it is the one that was asked for, that there is one draw for each batch and aggregator, and none where none
-//! is asked for.
+//! Differential privacy noise: it has the configured distribution, each batch and aggregator has one sample, and there
+//! is none
+//! by default.
 //!
-//! How draws are distributed is judged by the Dvoretzky-Kiefer-Wolfowitz inequality: of n independent draws, the share that is
-//! at most x differs from its probability, at any x, by more than t with a probability of at most 2 exp(-2 n t^2), whatever
-//! the distribution. Every such test uses the t for which that is 1e-9: so often it fails although all is right.
+//! The Dvoretzky-Kiefer-Wolfowitz inequality bounds the error of an empirical distribution. Of n independent samples,
+//! the
+//! share that is at most x differs from its probability, at any x, by more than t with a probability of at most
+//! 2 exp(-2 n t^2). Each test uses the t for which that is 1e-9, so that a correct sampler fails once in 1e9 runs.
 
 use std::{
     path::Path,
@@ -25,13 +27,13 @@ use rstest::rstest;
 use tokio::sync::watch;
 
 use crate::common::{
-    PATIENCE, Pair, Parties, batches_of,
-    calls::{assert_refused, is_pending},
-    forge::Forge,
+    Pair, Parties, TEST_TIMEOUT, batches_of,
+    calls::{assert_rejected, is_pending},
     open_store,
+    report_builder::ReportBuilder,
 };
 
-/// How often a test of a distribution may fail although all is right.
+/// The probability that a test of a correct distribution fails.
 const FALSE_FAILURES: f64 = 1e-9;
 
 const HOUR: u64 = 3600;
@@ -43,14 +45,14 @@ fn noisy(revision: Revision, vdaf: &VdafConfig, epsilon: Epsilon) -> Arc<dyn Pre
     vdaf::preparer_for_task(&parties.leader.public).unwrap()
 }
 
-/// Insists that draws are distributed as their cumulative distribution function says.
+/// Asserts that samples follow a cumulative distribution function.
 #[track_caller]
 fn assert_distributed(mut draws: Vec<i128>, cumulative: impl Fn(i128) -> f64) {
     draws.sort_unstable();
     let n = draws.len() as f64;
     let mut furthest: f64 = 0.0;
     for (index, draw) in draws.iter().enumerate() {
-        // Between two values that occur, both functions are compared at the ends.
+        // Between two occurring values, both functions are compared at the ends.
         if draws.get(index + 1) != Some(draw) {
             furthest = furthest.max(((index + 1) as f64 / n - cumulative(*draw)).abs());
         }
@@ -68,7 +70,7 @@ fn one_draw(scale: f64) -> impl Fn(i128) -> f64 {
     move |x| if x < 0 { q.powi(-x as i32) / (1.0 + q) } else { 1.0 - q.powi(x as i32 + 1) / (1.0 + q) }
 }
 
-/// That of the sum of two draws, added up value by value.
+/// The distribution of the sum of two samples, computed by convolution.
 fn two_draws(scale: f64) -> impl Fn(i128) -> f64 {
     let q = (-1.0 / scale).exp();
     let (factor, middle) = (((1.0 - q) / (1.0 + q)).powi(2), (1.0 + q * q) / (1.0 - q * q));
@@ -88,7 +90,7 @@ fn numbers(result: AggregateResult) -> Vec<i128> {
     }
 }
 
-/// Vectors of 50,000 numbers, and what makes the scale of their noise five.
+/// Vectors of 50,000 numbers, and an epsilon that makes the scale of their noise five.
 fn long_vectors(revision: Revision) -> Vec<(VdafConfig, Epsilon)> {
     let (length, chunk_length) = (50_000, 300);
     let epsilon = |sensitivity: u128| Epsilon::new(sensitivity, 5).unwrap();
@@ -102,7 +104,7 @@ fn long_vectors(revision: Revision) -> Vec<(VdafConfig, Epsilon)> {
                 VdafConfig::Prio3SumVecField64MultiproofHmacSha256Aes128 { bits: 2, length, chunk_length, proofs: 2 };
             all.push((vdaf, epsilon(3 * 50_000)));
         }
-        // The maximum that is meant is one of whole bits.
+        // The maximum that counts has whole bits.
         Revision::Dap18 => {
             all.push((VdafConfig::Prio3SumVec { max: MaxMeasurement(2), length, chunk_length }, epsilon(3 * 50_000)));
         }
@@ -120,8 +122,8 @@ fn adds_noise_with_scale_of_epsilon(#[values(Revision::Dap09, Revision::Dap18)] 
         let shares = [(); 4].map(|()| preparer.encode(&preparer.sample_noise().unwrap()));
         let drawn = |share: &Vec<u8>| numbers(preparer.unshard(share, &zero, 1).unwrap());
         let draws: Vec<i128> = shares.iter().flat_map(drawn).collect();
-        // Each number by itself, with its neighbour, and with the same one of another draw: were any of them not
-        // independent of each other, their sums would not be distributed like sums of two.
+        // Each number alone, with its neighbour, and with the same element of another sample. If any of them were
+        // dependent, their sums would not follow the distribution of a sum of two.
         assert_distributed(draws.iter().copied().step_by(2).collect(), one_draw(scale));
         assert_distributed(draws.chunks_exact(2).map(|pair| pair[0] + pair[1]).collect(), two_draws(scale));
         let both = |[one, other]: [usize; 2]| numbers(preparer.unshard(&shares[one], &shares[other], 1).unwrap());
@@ -129,7 +131,7 @@ fn adds_noise_with_scale_of_epsilon(#[values(Revision::Dap09, Revision::Dap18)] 
     }
 }
 
-/// A test of a distribution is worth something only if it fails where the noise is not the one that was asked for.
+/// The test of a distribution must fail for noise of another scale.
 #[test]
 fn detects_wrong_scale() {
     let vdaf = VdafConfig::Prio3Histogram { length: 50_000, chunk_length: 300 };
@@ -167,7 +169,7 @@ fn with_noise(task: &mut Task) {
 
 const SCALE: f64 = 4.0;
 
-/// What is released is the truth and the noise of both aggregators, and it is that whenever it is asked for.
+/// The released aggregate is the sum plus the noise of both aggregators, and repeated requests return the same.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn releases_aggregate_with_noise_of_both(
@@ -191,7 +193,7 @@ async fn releases_aggregate_with_noise_of_both(
     let first = parties.outcome(&job).await;
     assert!(first.is_success(), "{first:?}");
 
-    // Whoever asks again gets the same, at once and after a restart.
+    // A repeated request gets the same, immediately and after a restart.
     for _ in 0..2 {
         assert_eq!(parties.poll(&job).await.body, first.body);
         pair.leader.restart().await;
@@ -212,7 +214,7 @@ async fn releases_aggregate_with_noise_of_both(
     pair.stop().await;
 }
 
-/// The batch that shares are bound to, for a collector who asked like this.
+/// The batch that shares are bound to, for this query.
 fn batch_of(query: Query, told: Option<PartialBatchSelector>) -> BatchSelector {
     match (query, told) {
         (Query::TimeInterval(interval), _) => BatchSelector::TimeInterval(interval),
@@ -221,7 +223,7 @@ fn batch_of(query: Query, told: Option<PartialBatchSelector>) -> BatchSelector {
     }
 }
 
-/// The leader's share and the helper's as the collector opens them.
+/// Both aggregate shares as the collector opens them.
 fn open(parties: &Parties, query: Query, batch: &BatchSelector, sealed: [&HpkeCiphertext; 2]) -> [Vec<u8>; 2] {
     let wire = parties.wire();
     let aad = wire.aggregate_share_aad(parties.task(), &parties.collection_req(query), batch);
@@ -234,7 +236,7 @@ fn interval() -> Interval {
     Interval::new(start, Duration(HOUR)).unwrap()
 }
 
-/// The leader's share of a batch as it is on disk.
+/// The leader's stored share of a batch.
 async fn stored_share(dir: &Path, parties: &Parties, batch: &BatchSelector) -> Vec<u8> {
     let store = open_store(dir, Options::default()).await;
     let party = store.read(|view| Ok(view.collected(&parties.id(), batch)?.map(|batch| batch.party))).unwrap();
@@ -245,15 +247,15 @@ async fn stored_share(dir: &Path, parties: &Parties, batch: &BatchSelector) -> V
     }
 }
 
-/// A leader that stops after it closed a batch, before anybody got its share, goes on with the share that it stored, and
-/// the sum without noise is not there any more.
+/// A leader that stops after closing a batch, before its share was released, continues with the stored share. The sum
+/// without noise no longer exists.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn stores_leader_noise_before_use(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let mut pair = Pair::start_with(revision, histogram(), BatchMode::TimeInterval, |_| {}, with_noise).await;
     let parties = pair.parties.clone();
-    let forge = Forge::new(&parties).await;
-    parties.upload_all([&forge.report(&Measurement::Number(7), interval().start())]).await;
+    let builder = ReportBuilder::new(&parties).await;
+    parties.upload_all([&builder.report(&Measurement::Number(7), interval().start())]).await;
     pair.leader.until(&parties.id(), |status| status.aggregated == 1).await;
     pair.helper.stop().await;
     let query = Query::TimeInterval(interval());
@@ -275,7 +277,7 @@ async fn stores_leader_noise_before_use(#[values(Revision::Dap09, Revision::Dap1
     pair.stop().await;
 }
 
-/// Counts samples of noise, and holds the first one back until it is opened.
+/// Counts noise samples and blocks the first one until it is opened.
 #[derive(Clone)]
 struct Gate {
     samples: watch::Sender<usize>,
@@ -316,14 +318,14 @@ impl Gate {
         *self.samples.borrow()
     }
 
-    /// Waits until a sample is wanted.
+    /// Waits until a sample is requested.
     async fn wanted(&self) {
         let mut samples = self.samples.subscribe();
-        tokio::time::timeout(PATIENCE, samples.wait_for(|samples| *samples > 0)).await.unwrap().unwrap();
+        tokio::time::timeout(TEST_TIMEOUT, samples.wait_for(|samples| *samples > 0)).await.unwrap().unwrap();
     }
 }
 
-/// Collections of one task do not wait for the noise of another, and a batch gets one sample however many jobs ask for it
+/// Collections of one task do not wait for the noise of another. A batch gets one sample, however many jobs request it
 /// and however long the helper takes.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
@@ -339,7 +341,7 @@ async fn samples_noise_once_without_delaying_other_tasks(
     let nodes = [&pair.leader, &pair.helper];
     let plain = Parties::between(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, nodes).await;
     for (parties, measurement) in [(&noisy, Measurement::Number(7)), (&plain, Measurement::Flag(true))] {
-        let report = Forge::new(parties).await.report(&measurement, interval().start());
+        let report = ReportBuilder::new(parties).await.report(&measurement, interval().start());
         parties.upload_all([&report]).await;
         pair.leader.until(&parties.id(), |status| status.aggregated == 1).await;
     }
@@ -350,12 +352,12 @@ async fn samples_noise_once_without_delaying_other_tasks(
     assert!(other.is_success(), "{other:?}");
     assert_eq!(pair.leader.status(&noisy.id()).await.batches_collected, 0);
 
-    // Where the collector chooses ids, each of these is a job of its own, and makes the leader look at all of them.
+    // Where the collector chooses ids, each request is a separate job and makes the leader check all of them.
     pair.helper.stop().await;
     gate.let_pass();
     pair.leader.until(&noisy.id(), |status| status.batches_collected == 1).await;
     for n in 0..MANY {
-        jobs.push(noisy.ask_collection_as(&[n; 16], query).await.place().to_owned());
+        jobs.push(noisy.create_collection_as(&[n; 16], query).await.resource_path().to_owned());
     }
     pair.helper.resume().await;
     let first = noisy.outcome(&jobs[0]).await;
@@ -367,29 +369,29 @@ async fn samples_noise_once_without_delaying_other_tasks(
     pair.stop().await;
 }
 
-/// A helper gives one share of a batch, whoever repeats the request and whatever happened meanwhile.
+/// A helper gives one share of a batch, for repeated requests and after restarts.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn helper_samples_noise_once(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
-    // The test is the leader: the one that is there has nothing to do.
+    // The test acts as the leader; the real one is idle.
     let mut pair = Pair::start_with(revision, histogram(), BatchMode::TimeInterval, |_| {}, with_noise).await;
     let gate = Gate::open();
     pair.helper.restart_with(gate.failpoints()).await;
     let parties = pair.parties.clone();
-    let forge = Forge::new(&parties).await;
-    let draft = forge.draft(&Measurement::Number(7), interval().start());
-    let job = forge.job(PartialBatchSelector::TimeInterval, std::slice::from_ref(&draft));
+    let builder = ReportBuilder::new(&parties).await;
+    let draft = builder.draft(&Measurement::Number(7), interval().start());
+    let job = builder.job(PartialBatchSelector::TimeInterval, std::slice::from_ref(&draft));
     assert_eq!(parties.run_job(&job).await.len(), 1);
     let request = parties.share_request(BatchSelector::TimeInterval(interval()), &[draft]);
-    // What is refused takes no noise.
+    // A refused request takes no noise.
     let wrong = AggregateShareReq { report_count: 2, ..request.clone() };
-    assert_refused(&parties.ask_share(&wrong).await, &parties, ProblemType::BatchMismatch);
-    // Several at once: one of them closes the batch, and the other gets its answer.
-    let (one, two) = tokio::join!(parties.ask_share(&request), parties.ask_share(&request));
+    assert_rejected(&parties.request_share(&wrong).await, &parties, ProblemType::BatchMismatch);
+    // Concurrent requests: one closes the batch, the other gets its answer.
+    let (one, two) = tokio::join!(parties.request_share(&request), parties.request_share(&request));
     assert!(one.is_success() && one.body == two.body, "{one:?}");
     for _ in 0..2 {
         pair.helper.restart_with(gate.failpoints()).await;
-        assert_eq!(parties.ask_share(&request).await.body, one.body);
+        assert_eq!(parties.request_share(&request).await.body, one.body);
     }
     assert_eq!(gate.samples(), 1);
     pair.stop().await;

@@ -1,4 +1,4 @@
-//! Batches of the leader that do not reach over the bounds of time windows (`batch_time_window_size`).
+//! Leader-selected batches within time windows (`batch_time_window_size`).
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,12 @@ use dapbox::{
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rstest::rstest;
 
-use crate::common::{PATIENCE, Pair, Parties, calls::is_pending, forge::Forge};
+use crate::common::{Pair, Parties, TEST_TIMEOUT, calls::is_pending, report_builder::ReportBuilder};
 
 const HOUR: u64 = 3600;
 const WINDOW: Duration = Duration(3 * HOUR);
 const CURRENT: Query = Query::FixedSize(FixedSizeQuery::CurrentBatch);
-/// As many reports as there are bits in the sum, so that it tells which are in it.
+/// One report for each bit of the sum, so that it tells which reports it includes.
 const REPORTS: usize = 31;
 const LEAST: u64 = 3;
 
@@ -29,12 +29,12 @@ fn of_three(task: &mut Task) {
     task.public.min_batch_size = LEAST;
 }
 
-/// Jobs shorter than batches, so that batches are filled up by several.
+/// Jobs are shorter than batches, so that several jobs fill a batch.
 fn short_jobs(config: &mut Config) {
     (config.leader.max_job_size, config.leader.min_job_size) = (2, 1);
 }
 
-/// Aggregates only what somebody waits for.
+/// Reports are aggregated only for a waiting collection.
 fn lazy(config: &mut Config) {
     config.leader.min_job_size = 1000;
     config.leader.max_job_delay = Seconds::new(HOUR);
@@ -46,34 +46,34 @@ async fn pair(revision: Revision, config: impl Fn(&mut Config)) -> Pair {
     Pair::start_with(revision, vdaf, windows(most), config, of_three).await
 }
 
-/// Some time in the last twelve hours: in four or five windows.
+/// A time in the last twelve hours: four or five windows.
 fn some_time(rng: &mut StdRng) -> Time {
     clock::now().saturating_sub(Duration(rng.random_range(0..12 * HOUR)))
 }
 
 /// Reports at these times, the nth with the nth bit.
 async fn reports(parties: &Parties, times: &[Time]) -> Vec<Report> {
-    let forge = Forge::new(parties).await;
+    let builder = ReportBuilder::new(parties).await;
     let report = |(n, time): (usize, &Time)| {
-        forge.report(&Measurement::Number(1 << n), time.truncate(parties.task().time_precision))
+        builder.report(&Measurement::Number(1 << n), time.truncate(parties.task().time_precision))
     };
     times.iter().enumerate().map(report).collect()
 }
 
-/// How many reports each window has.
+/// The number of reports in each window.
 fn by_window(times: &[Time]) -> BTreeMap<Time, u64> {
     let mut counts = BTreeMap::new();
     times.iter().for_each(|time| *counts.entry(time.truncate(WINDOW)).or_default() += 1);
     counts
 }
 
-/// Collects all batches that there should be. Of each, all reports are of one window, and so says its interval.
+/// Collects all possible batches. All reports of a batch are of one window, and its interval says so.
 async fn collect_all(pair: &Pair, times: &[Time]) {
     let (parties, collector) = (&pair.parties, pair.parties.collector());
     let expected: BTreeMap<Time, u64> = by_window(times).into_iter().map(|(start, n)| (start, n / LEAST)).collect();
     let (mut found, mut seen) = (BTreeMap::new(), 0);
     for _ in 0..expected.values().sum::<u64>() {
-        let batch = collector.collect(CURRENT, Some(PATIENCE), |_| {}).await.unwrap();
+        let batch = collector.collect(CURRENT, Some(TEST_TIMEOUT), |_| {}).await.unwrap();
         collector.release(&batch).await.unwrap();
         let AggregateResult::Number(sum) = batch.result else { panic!("{batch:?}") };
         assert_eq!((batch.report_count, u64::from(sum.count_ones()), seen & sum), (LEAST, LEAST, 0));
@@ -85,7 +85,7 @@ async fn collect_all(pair: &Pair, times: &[Time]) {
         *found.entry(start).or_default() += 1;
     }
     assert_eq!(found, expected.into_iter().filter(|(_, n)| *n > 0).collect());
-    // What is left over is enough for no batch, however much it is together.
+    // The remaining reports of each window are too few for a batch.
     let left = times.len() as u64 - LEAST * found.values().sum::<u64>();
     let job = parties.start_collection(CURRENT).await;
     let is_quiet = |status: &TaskStatus| (status.aggregated, status.waiting, status.jobs) == (left, 0, 0);
@@ -108,8 +108,7 @@ async fn no_batch_spans_two_windows(
     pair.stop().await;
 }
 
-/// A leader that stops while batches are half full goes on with them: those of which reports are aggregated, and those
-/// that only jobs under way know of.
+/// A leader that stops with half-full batches continues them, including those that only jobs in progress know of.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn keeps_windows_over_restart(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -130,8 +129,7 @@ async fn keeps_windows_over_restart(#[values(Revision::Dap09, Revision::Dap18)] 
     pair.stop().await;
 }
 
-/// A helper keeps what it is told about windows and does nothing about it: which reports are together is the leader's
-/// matter.
+/// A helper stores the windows and ignores them: the leader assigns reports to batches.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn helper_without_windows_works_with_leader_that_has_them(
@@ -148,7 +146,7 @@ async fn helper_without_windows_works_with_leader_that_has_them(
     let earlier = now.saturating_sub(WINDOW);
     let times = [now, earlier, now, earlier, now];
     parties.upload_all(&reports(&parties, &times).await).await;
-    let batch = parties.collector().collect(CURRENT, Some(PATIENCE), |_| {}).await.unwrap();
+    let batch = parties.collector().collect(CURRENT, Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     assert_eq!((batch.report_count, batch.result), (3, AggregateResult::Number(0b10101)));
     pair.stop().await;
 }

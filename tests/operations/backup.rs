@@ -1,7 +1,4 @@
 //! Backups, restores and compaction from the command line.
-//!
-//! In a program of its own: processes that are started share the locks of this one's files for a moment, which tests that
-//! open and close directories at the same time would see.
 
 use std::{
     fs,
@@ -31,7 +28,7 @@ async fn run(mut command: Command, input: Vec<u8>) -> Output {
     let run = move || {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
-        // Who does not want all of it may stop reading.
+        // The program may stop reading early.
         let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
         let output = child.wait_with_output().unwrap();
         writer.join().unwrap();
@@ -65,7 +62,7 @@ async fn backs_up_and_restores_from_command_line() {
     let dir = TempDir::new().unwrap();
     let (file, data) = (dir.path().join("a.backup"), node.data_dir().to_owned());
 
-    // To standard output and to a file, of the running server and of the directory alone.
+    // To standard output and to a file, from a running server and from a stopped one's directory.
     let piped = run(dapbox(&["backup", "--data-dir", text(&data)]), Vec::new()).await;
     assert_code(&piped, 0);
     assert_eq!(store::verify(&piped.stdout[..], |_| ()).unwrap().tasks.len(), 1);
@@ -84,7 +81,7 @@ async fn backs_up_and_restores_from_command_line() {
     let contents = store::verify(&with_key.stdout[..], |_| ()).unwrap();
     assert_eq!((contents.has_key, contents.tasks[0].role), (true, Some(Role::Leader)));
 
-    // What it says of itself.
+    // The summary of a backup.
     let verify = ["backup", "verify", text(&file), "-o", "json"];
     let verified = run(dapbox(&verify), Vec::new()).await;
     assert_code(&verified, 0);
@@ -103,7 +100,7 @@ async fn backs_up_and_restores_from_command_line() {
         assert_code(&run(dapbox(&["restore", "-", "--data-dir", text(&nowhere)]), bad).await, 1);
         assert_eq!(fs::read_dir(&nowhere).map_or(0, Iterator::count), 0);
     }
-    // Any bit: a few hundred, spread over all of it.
+    // Single flipped bits, a few hundred, spread over the file.
     for n in 0..400 {
         let mut bad = good.clone();
         let place = n * (good.len() - 1) / 399;
@@ -111,7 +108,7 @@ async fn backs_up_and_restores_from_command_line() {
         assert!(store::verify(&bad[..], |_| ()).is_err(), "byte {place}");
     }
 
-    // Elsewhere, and not over anything.
+    // A restore into a new directory, never over an existing one.
     let copy = dir.path().join("copy");
     let no_key = run(dapbox(&["restore", text(&file), "--data-dir", text(&copy)]), Vec::new()).await;
     let no_key = assert_code(&no_key, 1);

@@ -1,4 +1,4 @@
-//! `dapbox bench` on a small scale: what it measures is measured, and the numbers agree with each other.
+//! `dapbox bench` on a small scale: each measurement is present, and the numbers are consistent.
 
 use std::{path::Path, process::Command};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::common::process::{self, Process};
 
-/// Runs `dapbox bench` with these arguments and reads what it says.
+/// Runs `dapbox bench` with these arguments and parses its JSON.
 fn bench(args: &str) -> Value {
     let output = Command::new(env!("CARGO_BIN_EXE_dapbox")).arg("bench").args(args.split(' ')).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -24,7 +24,7 @@ fn assert_all_positive(row: &Value, names: &[&str]) {
     }
 }
 
-/// `whole` is the product of the two parts.
+/// Asserts that `whole` is the product of the two parts.
 fn assert_product(row: &Value, whole: &str, parts: [&str; 2]) {
     let product: f64 = parts.iter().map(|part| number(row, part)).product();
     assert!((product / number(row, whole) - 1.0).abs() < 1e-6, "{whole} is not {parts:?}: {row:#}");
@@ -64,7 +64,7 @@ fn measures_helper_jobs_against_limit(#[values("09", "18")] dap: &str) {
             assert_product(run, "reports", ["jobs", "job_size"]);
             assert_product(run, "reports", ["commits", "reports_per_commit"]);
             assert!(number(run, "jobs") >= 3.0 * number(run, "jobs_in_flight"), "{run:#}");
-            // Each job is durable before it is answered, so that one after the other needs a commit for each.
+            // Each job is durable before it is answered, so that sequential jobs need a commit each.
             if number(run, "jobs_in_flight") == 1.0 {
                 assert!(number(run, "commits") >= number(run, "jobs"), "{run:#}");
                 assert!(number(run, "bound_reports_per_second") < number(run, "limit_reports_per_second"), "{run:#}");
@@ -124,7 +124,7 @@ fn measures_everything_without_subcommand() {
     assert!(text.lines().all(|line| line.chars().count() <= 100), "a line is too wide:\n{text}");
 }
 
-/// Runs `dapbox` and returns what it prints.
+/// Runs `dapbox` and returns its output.
 fn dapbox(args: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_dapbox")).args(args).output().unwrap();
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -135,7 +135,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// The helper is a process that knows nothing of being measured. With DAP-18 it puts the larger jobs off.
+/// The helper is a process unaware of the benchmark. With DAP-18 it defers larger jobs.
 #[rstest]
 #[case::where_the_task_says("09", "fixed-size", false)]
 #[case::elsewhere("18", "time-interval", true)]
@@ -192,7 +192,7 @@ fn measures_remote_helper_with_leader_file_only() {
     assert!(output.status.code() == Some(2) && error.contains("leader.toml"), "{error}");
 }
 
-/// Both are real servers, each a process of its own.
+/// Both are real servers in separate processes.
 #[test]
 fn measures_memory_of_both_aggregators() {
     let measured = bench("memory --vdaf histogram:10 --reports 150 -o json");

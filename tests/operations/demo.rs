@@ -1,4 +1,4 @@
-//! The main job, run as a newcomer runs it: the binary, its output and its exit status.
+//! `dapbox demo` as a newcomer runs it: the binary, its output and its exit code.
 
 use std::{
     path::Path,
@@ -18,7 +18,7 @@ fn text(output: &Output) -> String {
     [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned()).concat()
 }
 
-/// The plain numbers, from the data without any of our code: visits, and the other columns, of the first rows.
+/// The expected numbers, computed from the data without our code: visits, and the other columns, of the first rows.
 fn rows(count: usize) -> Vec<Vec<u64>> {
     let data =
         std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/rand-health-insurance.csv"));

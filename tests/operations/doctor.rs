@@ -1,4 +1,4 @@
-//! `dapbox doctor`: what it says of what is well and of what is not, and its exit code.
+//! `dapbox doctor`: its findings for healthy and broken servers, and its exit code.
 
 use std::{
     fs,
@@ -16,19 +16,19 @@ use crate::common::child::Running;
 fn dapbox(arguments: &[&str], dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
     command.args(arguments).args(["--data-dir", dir.to_str().unwrap()]);
-    // Whatever disk the tests run on.
+    // Independent of the free space of the machine.
     let small = (1 << 20).to_string();
     command.env_remove("DAPBOX_CONFIG").env("DAPBOX_DISK__RESERVE_BYTES", &small);
     command.env("DAPBOX_DISK__BALLAST_BYTES", &small).env("RUST_BACKTRACE", "0");
-    // Whoever listens on the usual ports; where the server listens is said by itself.
+    // Independent of the usual ports, which may be taken; running servers report their own addresses.
     command.env("DAPBOX_LISTEN", "127.0.0.1:0").env("DAPBOX_MONITOR__LISTEN", "");
     command
 }
 
-/// A server that runs.
+/// A running server.
 struct Server {
     process: Running,
-    /// Open for as long as it may log something.
+    /// Open as long as the server may log.
     _log: BufReader<ChildStderr>,
 }
 
@@ -50,7 +50,7 @@ impl Server {
     }
 }
 
-/// The exit code, and what was found by name.
+/// The exit code and the findings by name.
 fn examine(dir: &Path) -> (i32, impl Fn(&str) -> (String, String) + use<>) {
     let output = dapbox(&["doctor", "-o", "json"], dir).output().unwrap();
     let findings: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -86,7 +86,7 @@ fn passes_healthy_directory_with_and_without_server() {
     assert!(text.contains("  ok       content         intact, with 0 tasks\n"), "{text}");
     assert!(output.status.success() && output.stderr.is_empty(), "{text}");
     assert!(!data.join("doctor-probe").exists());
-    // Nothing of it is in the way of the next start.
+    // The doctor leaves nothing that prevents the next start.
     Server::start(&data).stop();
 }
 
@@ -127,7 +127,7 @@ fn reports_each_problem_with_fix() {
     let output = command.args(["doctor", "-o", "json", "--data-dir"]).arg(&data).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains("limit on open files is 64"), "{output:?}");
 
-    // A server that runs and whose socket nobody finds holds the directory.
+    // A running server whose socket is missing still locks the directory.
     let running = Server::start(&data);
     fs::remove_file(data.join("control.sock")).unwrap();
     let (code, found) = examine(&data);
@@ -141,8 +141,7 @@ fn reports_each_problem_with_fix() {
     assert!(code == 1 && outcome == "failed" && text.contains("restore a backup"), "{outcome} {text}");
 }
 
-/// A leader and a helper as `pair` runs them: at other addresses than any configuration says, without a ballast, and with
-/// a report that waits for others.
+/// A leader and a helper of `pair`: without a configuration file, without a ballast, and with a pending report.
 #[test]
 fn passes_running_pair() {
     let dir = TempDir::new().unwrap();

@@ -1,5 +1,4 @@
-//! Files that other software writes and reads: Divvi Up's credential of a collector, and the lists of tasks that Janus's
-//! tools provision from.
+//! Files of other software: Divvi Up's collector credential, and the task lists that Janus's tools provision from.
 
 use std::{
     fs,
@@ -85,7 +84,7 @@ async fn collects_with_divvi_up_credential() {
         let stated = ["collect", "--credential", text(&file), &id, "--leader", &leader, "--vdaf", "count"];
         let interval = ["--since", &since, "--until", &until];
         let of_file = ["collect", "--credential", text(&file), "--task", text(&client_file)];
-        // What is missing is asked for, and nothing of a file is taken beside --task that says otherwise.
+        // Missing options are named, and the credential does not override a file of `--task` that contradicts it.
         assert!(refused(&stated, 2).contains("--time-precision"));
         let error = refused(&[&stated[..], &["--time-precision", "1h"]].concat(), 2);
         assert!(error.contains("--since"), "{error}");
@@ -120,7 +119,7 @@ fn client_file(dir: &Path, id: &str, leader: &str) -> PathBuf {
     path
 }
 
-/// What Janus's published crates make of a task in a list; the rest of its form is private there.
+/// How Janus's published crates read a task of a list; the other types of the format are private there.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "that it is read is the point")]
@@ -151,7 +150,7 @@ enum TheirQueryType {
     FixedSize { max_batch_size: Option<u64>, batch_time_window_size: Option<janus::Duration> },
 }
 
-/// A task between two places that need not exist, in a directory of its own.
+/// A task between two servers that need not exist, in its own directory.
 fn new_task(out: &Path, more: &[&str]) {
     let urls = ["--leader", "https://leader.example", "--helper", "https://helper.example"];
     stdout(&[&["task", "new", "--out", text(out)], &urls[..], more].concat());
@@ -219,18 +218,18 @@ fn imports_task_list_atomically() {
     assert_eq!((&imported["added"], imported["tasks"].as_array().unwrap().len()), (&json!(true), 2));
     assert_eq!(imported["tasks"][0]["role"], "helper");
     assert_eq!(listed(), 2);
-    // They are the same tasks to the last bit: to add them once more, in either way, changes nothing.
+    // The tasks are identical: adding them again, in either way, changes nothing.
     import(&out, &[]);
     for file in [&of_a, &of_b] {
         stdout(&[&["task", "add", text(file), "--role", "helper"], &data[..]].concat());
     }
 
-    // One that was removed keeps out all that come with it.
+    // A removed task blocks the whole list.
     let id = imported["tasks"][1]["task"].as_str().unwrap();
     let pasted: TaskId = id.parse().unwrap();
     let in_hex: String = pasted.as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     let now = clock::now().0.to_string();
-    // A past that was closed is not forgotten, though nobody has used the task.
+    // A closed past survives, although the task was never used.
     stdout(&[&["task", "close", "--yes", &in_hex, "--before", &now], &data[..]].concat());
     stdout(&[&["task", "remove", "--yes", &in_hex], &data[..]].concat());
     let c = dir.path().join("c");
@@ -241,7 +240,7 @@ fn imports_task_list_atomically() {
     assert!(error.contains(id) && error.contains("was removed"), "{error}");
     assert_eq!(listed(), 1);
 
-    // Keys of another aggregator are not dropped in silence.
+    // The keys of another aggregator are reported, not dropped silently.
     let keys = "hpke_keys:\n  - config: {id: 1, kem_id: X25519HkdfSha256, kdf_id: HkdfSha256, aead_id: Aes128Gcm, \
         public_key: bK5esYAgvRb7eWto4IlzDV5fMpmdTeO0K56sV-rf9xo}\n    \
         private_key: wFRYwiypcHC-mkGP1u3XQgIvtnlkQlUfZjgtM_zRsnI";
@@ -293,12 +292,12 @@ async fn imports_task_list_into_running_server() {
         let id = imported["tasks"][0]["task"].as_str().unwrap().to_owned();
         let shown = json(&[&["task", "list"], &data[..]].concat());
         assert_eq!((&shown[0]["id"], &shown[0]["role"]), (&json!(id), &json!("leader")));
-        // Another task of the same id is refused.
+        // A different task with the same id is refused.
         let list = fs::read_to_string(&out).unwrap();
         fs::write(&out, list.replace("min_batch_size: 100", "min_batch_size: 101")).unwrap();
         assert!(refused(&import, 1).contains("other parameters"));
 
-        // As many as a list may have are taken at once.
+        // A list of the maximum length is added in one write.
         let entry = list.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n");
         let entry = |_| format!("{}\n", entry.replace(&id, &TaskId::random().to_string()));
         let long: String = (0..task_list::MAX_TASKS).map(entry).collect();
@@ -307,7 +306,7 @@ async fn imports_task_list_into_running_server() {
         assert_eq!(json(&[&["task", "list"], &data[..]].concat()).as_array().unwrap().len(), 1 + task_list::MAX_TASKS);
         fs::write(&out, format!("{long}{list}")).unwrap();
         assert!(refused(&import, 1).contains("more than 1000"));
-        // Twice the same is a slip.
+        // Duplicates are an error.
         fs::write(&out, format!("{list}{list}")).unwrap();
         assert!(refused(&import, 1).contains("more than once"));
     })

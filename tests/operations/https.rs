@@ -1,4 +1,4 @@
-//! HTTPS as others see it: a task's whole life over it, certificates that change, and connections that are of no use.
+//! HTTPS from the outside: the whole life of a task, certificate changes, and useless connections.
 
 use std::{
     io::{BufRead, BufReader},
@@ -25,7 +25,7 @@ use tokio::{
 use warp::http::Request;
 
 use crate::common::{
-    self, Node, PATIENCE, Pair, Parties,
+    self, Node, Pair, Parties, TEST_TIMEOUT,
     child::Running,
     relay::{MEASUREMENTS, assert_whole, upload_all},
     tls::{Authority, replace, shown},
@@ -33,7 +33,7 @@ use crate::common::{
 
 const SUM: VdafConfig = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
 
-/// A leader with HTTPS and a task; the helper is nowhere.
+/// A leader with HTTPS and a task. The helper does not exist.
 async fn leader(authority: &Authority, change: impl FnOnce(&mut Config)) -> (Node, Parties) {
     let node = Node::start_with(|config| {
         authority.equip(config);
@@ -46,11 +46,11 @@ async fn leader(authority: &Authority, change: impl FnOnce(&mut Config)) -> (Nod
     (node, parties)
 }
 
-/// Waits until the other side closes the connection, and returns what it said before.
+/// Waits until the server closes the connection; returns the bytes received before.
 async fn closed(stream: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
     let mut said = Vec::new();
-    // A connection that is closed with something unread ends with an error.
-    let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut said)).await.expect("it stays open");
+    // A connection that is closed with unread input ends with an error.
+    let _ = tokio::time::timeout(TEST_TIMEOUT, stream.read_to_end(&mut said)).await.expect("it stays open");
     said
 }
 
@@ -72,7 +72,7 @@ async fn completes_task_over_https(#[case] revision: Revision) {
     let task =
         CollectorTask { public: parties.task().clone(), token: parties.collector_token.clone(), previous_token: None };
     let collector = Collector::new(task, parties.keypair.clone(), authority.peer(), RetryPolicy::default()).unwrap();
-    assert_whole("over HTTPS", collector.collect(query, Some(PATIENCE), |_| {}).await);
+    assert_whole("over HTTPS", collector.collect(query, Some(TEST_TIMEOUT), |_| {}).await);
     pair.stop().await;
 }
 
@@ -88,12 +88,12 @@ async fn negotiates_http2_and_http1() {
     };
     assert_eq!(version(authority.http().build().unwrap()).await, Version::HTTP_2);
     assert_eq!(version(authority.http().http1_only().build().unwrap()).await, Version::HTTP_11);
-    // Nothing is negotiated.
+    // Without ALPN.
     let mut stream = authority.connect(node.config.listen, &[]).await;
     stream.write_all(b"GET /none HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
     assert!(closed(&mut stream).await.starts_with(b"HTTP/1.1 404"));
 
-    // And our own client asks for it.
+    // Our own client negotiates HTTP/2.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/", listener.local_addr().unwrap());
     let acceptor = tokio_rustls::TlsAcceptor::from(authority.server_config(&["h2", "http/1.1"]));
@@ -127,7 +127,7 @@ async fn answers_plain_http_on_tls_port() {
     let answer = common::get(format!("http://{}/", node.config.listen)).await.unwrap();
     assert_eq!(answer.status(), 400);
     assert!(answer.text().await.unwrap().contains("https://"));
-    // Other nonsense is not answered in HTTP.
+    // Other garbage gets no HTTP answer.
     let mut stream = TcpStream::connect(node.config.listen).await.unwrap();
     stream.write_all(&[0; 64]).await.unwrap();
     assert!(!closed(&mut stream).await.starts_with(b"HTTP"));
@@ -145,7 +145,7 @@ async fn replaces_certificate_without_closing_connections() {
     while shown(&authority.connect(address, &[]).await) == first {}
     assert_eq!(shown(&authority.connect(address, &[]).await), second.der());
 
-    // A certificate without its key, as halfway through a renewal: the last good pair stays.
+    // A certificate without its key, as during a renewal: the last valid pair stays active.
     let third = authority.issue();
     replace(&node.config.tls.certificate_file, &third.certificate);
     let reload = || node.server().reload_certificates();
@@ -183,8 +183,7 @@ async fn refuses_unusable_certificate_with_hint() {
     assert!(!config.data_dir.exists(), "nothing was begun");
 }
 
-/// A container that has no file but ours has no system's certificates: those of a private authority must do, and those
-/// that are compiled in must not be in the way.
+/// A container without system certificates: a private authority and the compiled-in roots must suffice.
 #[tokio::test(flavor = "multi_thread")]
 async fn works_without_system_certificates() {
     let authority = Authority::new();
@@ -223,16 +222,16 @@ async fn works_without_system_certificates() {
     pair.stop().await;
 }
 
-/// An HTTP/2 connection on which requests are made by hand.
+/// An HTTP/2 connection for raw requests.
 async fn speak_h2(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> (h2::client::SendRequest<Bytes>, tokio::task::JoinHandle<()>) {
     let (sender, connection) = h2::client::handshake(stream).await.unwrap();
-    // It ends when the server closes it, or all requests are done.
+    // Ends when the server closes it or all requests are done.
     (sender.ready().await.unwrap(), tokio::spawn(async move { drop(connection.await) }))
 }
 
-/// An upload of so many bytes of nonsense, of which nothing is sent yet.
+/// An upload of this many invalid bytes, none of which is sent yet.
 fn nonsense(parties: &Parties, length: usize) -> Request<()> {
     let call = parties.wire().upload_request(&parties.id());
     let request = Request::builder().method(call.method).uri(parties.at_leader(&call.path));
@@ -250,7 +249,7 @@ async fn closes_idle_connections() {
     .await;
     let plain = Node::start_with(|config| config.limits.head_timeout = Seconds::millis(50)).await;
     let tcp = |address: SocketAddr| async move { TcpStream::connect(address).await.unwrap() };
-    // No handshake, half a handshake; nothing, the beginning of HTTP/2, half a head.
+    // No handshake, half a handshake; no bytes, the HTTP/2 preface, half a head.
     assert!(closed(&mut tcp(node.config.listen).await).await.is_empty());
     for (said, address) in [
         (&[22, 3, 1][..], node.config.listen),
@@ -268,12 +267,12 @@ async fn closes_idle_connections() {
     let mut stream = authority.connect(node.config.listen, &["http/1.1"]).await;
     stream.write_all(b"GET / HTTP/1.1\r\nhost: ").await.unwrap();
     closed(&mut stream).await;
-    // HTTP/2 without any request: the client is told, and the connection ends even if it is not told.
+    // HTTP/2 without a request: the client gets GOAWAY, and the connection closes in any case.
     let (_sender, connection) = speak_h2(authority.connect(node.config.listen, &["h2"]).await).await;
-    tokio::time::timeout(PATIENCE, connection).await.unwrap().unwrap();
+    tokio::time::timeout(TEST_TIMEOUT, connection).await.unwrap().unwrap();
 }
 
-/// A body that does not come is waited for as long as the configuration says, however little a connection may idle.
+/// A missing body times out after the configured time, even if idle connections close earlier.
 #[tokio::test]
 async fn times_out_missing_body_over_http2() {
     let authority = Authority::new();
@@ -287,7 +286,7 @@ async fn times_out_missing_body_over_http2() {
     assert_eq!(answer.await.unwrap().status(), 408);
 }
 
-/// A leader must learn that its job is too long, even while it is still sending it.
+/// A leader must learn that its job is too long while it is still sending.
 #[tokio::test]
 async fn refuses_over_http2_before_body_ends() {
     let authority = Authority::new();
@@ -305,7 +304,7 @@ async fn closes_connection_over_limit() {
     let address = node.config.listen;
     let held = [authority.connect(address, &[]).await, authority.connect(address, &[]).await];
     assert!(closed(&mut TcpStream::connect(address).await.unwrap()).await.is_empty());
-    // The operator is not shut out.
+    // The operator is still served.
     assert_eq!(node.health().await.fault, None);
     drop(held);
     let url = format!("{}hpke_config", node.url(Revision::Dap09));
@@ -321,7 +320,7 @@ async fn finishes_request_in_progress_at_shutdown(#[case] protocol: &str) {
     let authority = Authority::new();
     let (mut node, parties) = leader(&authority, |_| {}).await;
     let address = node.config.listen;
-    // None of these has anything in progress; they must not hold the stop up.
+    // These connections have no request in progress and must not delay the shutdown.
     let _handshake = TcpStream::connect(address).await.unwrap();
     let _idle = [authority.connect(address, &["h2"]).await, authority.connect(address, &["http/1.1"]).await];
     let stream = authority.connect(address, &[protocol]).await;
@@ -331,13 +330,13 @@ async fn finishes_request_in_progress_at_shutdown(#[case] protocol: &str) {
             let (mut sender, connection) = speak_h2(stream).await;
             let (answer, mut body) = sender.send_request(nonsense(&parties, 4), false).unwrap();
             body.send_data(Bytes::from_static(b"no"), false).unwrap();
-            // Another request on the same connection shows that this one has arrived.
+            // Another request on the same connection proves that this one has arrived.
             let other = Request::get(parties.at_leader("hpke_config")).body(()).unwrap();
             let other = sender.send_request(other, true).unwrap().0;
             assert_eq!(other.await.unwrap().status(), 200);
             let finish = async {
                 gone.await;
-                // No more requests are taken (GOAWAY).
+                // No further requests are accepted (GOAWAY).
                 while sender.clone().ready().await.is_ok() {
                     tokio::task::yield_now().await;
                 }
@@ -392,7 +391,7 @@ impl Serving {
         Self { process, log }
     }
 
-    /// The first line of the log that has this message, and all before it.
+    /// The first log line with this message, and all lines before it.
     fn until(&mut self, message: &str) -> (serde_json::Value, String) {
         let (mut line, mut before) = (String::new(), String::new());
         loop {

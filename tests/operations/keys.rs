@@ -1,5 +1,5 @@
-//! The keys that reports are sealed to, as clients, collectors and operators meet them: replaced under a running server,
-//! kept for what is on its way, and gone in the end.
+//! HPKE keys as clients, collectors and operators see them: rotated on a running server, kept for reports in transit,
+//! and finally deleted.
 
 use std::process::Command;
 
@@ -20,25 +20,25 @@ use rstest::rstest;
 use serde_json::Value;
 
 use crate::common::{
-    self, Node, PATIENCE, Pair, Parties,
-    calls::{assert_taken, assert_upload_refused},
+    self, Node, Pair, Parties, TEST_TIMEOUT,
+    calls::{assert_accepted, assert_report_rejected},
     open_store,
-    relay::{self, Act, pair_through_relay},
+    relay::{self, RelayAction, pair_through_relay},
 };
 
-/// Whether the ids of the pending, the active and the expired keys are as they should be.
+/// A condition on the ids of the pending, the active and the expired keys.
 type IsRight<'a> = dyn Fn(&[u8], &[u8], &[u8]) -> bool + 'a;
 
 const SUM: VdafConfig = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
 
-/// A report that is sealed to keys of a test's choice.
+/// A report sealed to given keys.
 fn report_to(parties: &Parties, keys: &AggregatorKeys, number: u128, time: Time) -> Report {
     let task = parties.task();
     let preparer = vdaf::preparer(task.revision, &task.vdaf).unwrap();
     make_report(task, &*preparer, keys, &Measurement::Number(number), time).unwrap()
 }
 
-/// What an aggregator offers, and for how long that may be kept.
+/// The keys of an aggregator, with the `Cache-Control` header.
 async fn offered(node: &Node, revision: Revision) -> (Vec<HpkeConfig>, String) {
     let answer = common::get(format!("{}hpke_config", node.url(revision))).await.unwrap();
     let cached = answer.headers()["cache-control"].to_str().unwrap().to_owned();
@@ -48,7 +48,7 @@ async fn offered(node: &Node, revision: Revision) -> (Vec<HpkeConfig>, String) {
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn counts_reports_sealed_to_expired_key(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
-    // The first reports wait while the keys are replaced.
+    // The first reports are pending during the rotation.
     let patient = |config: &mut Config| {
         (config.leader.min_job_size, config.leader.max_job_size) = (4, 4);
         config.leader.max_job_delay = Seconds::new(600);
@@ -58,7 +58,7 @@ async fn counts_reports_sealed_to_expired_key(#[values(Revision::Dap09, Revision
     let old = pair.parties.client().keys().await.unwrap();
     let now = clock::now();
     let reports = [1, 2].map(|number| report_to(&pair.parties, &old, number, now));
-    assert_taken(&pair.parties.upload(&reports[0]).await);
+    assert_accepted(&pair.parties.upload(&reports[0]).await);
     for node in [&pair.leader, &pair.helper] {
         node.rotate_keys(true).await;
     }
@@ -69,20 +69,21 @@ async fn counts_reports_sealed_to_expired_key(#[values(Revision::Dap09, Revision
         (pair.leader.key_ids(Active).await, pair.leader.key_ids(Expired).await),
         (vec![list[0].id], vec![old.leader.id])
     );
-    assert_taken(&pair.parties.upload(&reports[1]).await);
-    // A restart changes nothing of that.
+    assert_accepted(&pair.parties.upload(&reports[1]).await);
+    // A restart changes nothing.
     pair.leader.restart().await;
     pair.helper.restart().await;
     assert_eq!(offered(&pair.leader, revision).await.0, list);
     let mixed = AggregatorKeys { leader: list[0].clone(), helper: old.helper.clone() };
-    assert_taken(&pair.parties.upload(&report_to(&pair.parties, &mixed, 4, now)).await);
+    assert_accepted(&pair.parties.upload(&report_to(&pair.parties, &mixed, 4, now)).await);
     pair.parties.client().upload(Measurement::Number(8), Some(now)).await.unwrap();
-    let collected = pair.parties.collector().collect(pair.parties.query_now(), Some(PATIENCE), |_| {}).await.unwrap();
+    let collected =
+        pair.parties.collector().collect(pair.parties.query_now(), Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     assert_eq!((collected.report_count, collected.result), (4, AggregateResult::Number(15)));
     pair.stop().await;
 }
 
-/// Everything by itself, as the configuration says, only faster.
+/// Automatic rotation with short configured times.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn rotates_keys_automatically(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -98,7 +99,7 @@ async fn rotates_keys_automatically(#[values(Revision::Dap09, Revision::Dap18)] 
     let old = pair.parties.client().keys().await.unwrap();
     assert_eq!(offered(&pair.leader, revision).await.1, "max-age=1");
     let until = async |is_right: &IsRight<'_>| {
-        let deadline = std::time::Instant::now() + PATIENCE;
+        let deadline = std::time::Instant::now() + TEST_TIMEOUT;
         loop {
             let [pending, active, expired] = [
                 pair.leader.key_ids(Pending).await,
@@ -114,17 +115,18 @@ async fn rotates_keys_automatically(#[values(Revision::Dap09, Revision::Dap18)] 
     };
     until(&|_, _, expired| expired.contains(&old.leader.id)).await;
     let late = report_to(&pair.parties, &old, 1, clock::now());
-    assert_taken(&pair.parties.upload(&late).await);
+    assert_accepted(&pair.parties.upload(&late).await);
     until(&|_, _, expired| !expired.contains(&old.leader.id)).await;
     let too_late = report_to(&pair.parties, &old, 2, clock::now());
     let refused = pair.parties.upload(&too_late).await;
-    assert_upload_refused(&refused, &pair.parties, &too_late, ReportError::OutdatedConfig);
-    // A client that keeps to the rules never notices.
+    assert_report_rejected(&refused, &pair.parties, &too_late, ReportError::OutdatedConfig);
+    // A client that refreshes its keys never notices.
     pair.parties.client().upload(Measurement::Number(4), None).await.unwrap();
     pair.stop().await;
 }
 
-/// A leader must send what the helper may have seen again to the byte. A key that is deleted meanwhile still makes it.
+/// A leader must repeat a request with the same bytes once the helper may have seen it. A meanwhile deleted key still
+/// does that.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn finishes_jobs_of_deleted_key(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -133,20 +135,24 @@ async fn finishes_jobs_of_deleted_key(#[values(Revision::Dap09, Revision::Dap18)
         config.leader.max_job_delay = Seconds::new(600);
     })
     .await;
-    relay.plan(|asked, _| if asked.makes(ResourceKind::AggregationJob) { Act::LoseAnswer } else { Act::Pass });
+    relay.plan(
+        |asked, _| {
+            if asked.creates(ResourceKind::AggregationJob) { RelayAction::LoseAnswer } else { RelayAction::Pass }
+        },
+    );
     let old = pair.parties.client().keys().await.unwrap();
     relay::upload_all(&pair.parties.client(), None).await;
-    while relay.made(ResourceKind::AggregationJob).is_empty() {
+    while relay.creations(ResourceKind::AggregationJob).is_empty() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     pair.leader.delete_key(old.leader.id).await;
     let report = report_to(&pair.parties, &old, 1, clock::now());
     let refused = pair.parties.upload(&report).await;
-    assert_upload_refused(&refused, &pair.parties, &report, ReportError::OutdatedConfig);
-    // The leader forgets what it had prepared.
+    assert_report_rejected(&refused, &pair.parties, &report, ReportError::OutdatedConfig);
+    // The leader loses its prepared state.
     pair.leader.restart().await;
-    relay.plan(|_, _| Act::Pass);
-    let collected = pair.parties.collector().collect(relay::query(&pair.parties), Some(PATIENCE), |_| {}).await;
+    relay.plan(|_, _| RelayAction::Pass);
+    let collected = pair.parties.collector().collect(relay::query(&pair.parties), Some(TEST_TIMEOUT), |_| {}).await;
     relay::assert_whole("with a deleted key", collected);
     relay.check_repeats(&pair.parties);
     pair.stop().await;
@@ -166,9 +172,9 @@ async fn offers_post_quantum_keys_last(#[values(Revision::Dap09, Revision::Dap18
         helper: offered(&pair.helper, revision).await.0[0].clone(),
     };
     for (keys, number) in [(&keys, 1), (&classical, 2)] {
-        assert_taken(&pair.parties.upload(&report_to(&pair.parties, keys, number, clock::now())).await);
+        assert_accepted(&pair.parties.upload(&report_to(&pair.parties, keys, number, clock::now())).await);
     }
-    // Turned off, it opens what comes, and is not offered any more. Another suite takes its turn.
+    // Disabled: the key still opens reports and is no longer offered. Another suite takes effect.
     pair.leader.stop().await;
     (pair.leader.config.hpke.post_quantum, pair.leader.config.hpke.kem) = (false, Kem::P256);
     pair.leader.resume().await;
@@ -177,16 +183,17 @@ async fn offers_post_quantum_keys_last(#[values(Revision::Dap09, Revision::Dap18
         (pair.leader.key_ids(Pending).await.len(), pair.leader.key_ids(Expired).await),
         (1, vec![keys.leader.id])
     );
-    assert_taken(&pair.parties.upload(&report_to(&pair.parties, &keys, 4, clock::now())).await);
+    assert_accepted(&pair.parties.upload(&report_to(&pair.parties, &keys, 4, clock::now())).await);
     pair.leader.rotate_keys(true).await;
     assert_eq!(offered(&pair.leader, revision).await.0[0].kem_id, 0x10);
     pair.parties.client().upload(Measurement::Number(8), None).await.unwrap();
-    let collected = pair.parties.collector().collect(pair.parties.query_now(), Some(PATIENCE), |_| {}).await.unwrap();
+    let collected =
+        pair.parties.collector().collect(pair.parties.query_now(), Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     assert_eq!((collected.report_count, collected.result), (4, AggregateResult::Number(15)));
     pair.stop().await;
 }
 
-/// `dapbox keys` on a node's data directory, with the node running or not: what it prints, and its exit code.
+/// Runs `dapbox keys` on a node's data directory; returns its output and exit code.
 async fn dapbox_keys(node: &Node, arguments: &[&str]) -> (String, i32) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
     command.arg("keys").args(arguments).arg("--data-dir").arg(node.data_dir()).env_remove("DAPBOX_CONFIG");
@@ -251,7 +258,7 @@ async fn lists_rotates_disables_and_deletes_keys(#[values(true, false)] is_runni
     node.stop().await;
 }
 
-/// The clock was years ahead when the server first started, and is right now.
+/// The clock was years ahead when the server first started, and is correct now.
 #[tokio::test(flavor = "multi_thread")]
 async fn replaces_keys_created_in_future() {
     let quick = |config: &mut Config| {
@@ -283,13 +290,13 @@ async fn replaces_keys_created_in_future() {
     assert!(found["detail"].as_str().unwrap().contains(&format!("HPKE key {id}")), "{found}");
 
     node.resume().await;
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + TEST_TIMEOUT;
     while node.key_ids(Active).await == misdated {
         assert!(std::time::Instant::now() < deadline, "the key is not replaced");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     assert_eq!(node.key_ids(Expired).await, misdated, "reports that are sealed to it may still come");
-    // What a task refuses for a wrong clock's sake stays refused.
+    // A past that a wrong clock has closed stays closed.
     let parties = Parties::new(
         Revision::Dap09,
         SUM,

@@ -1,4 +1,4 @@
-//! What is never logged: no secret at any level, and no report by its id unless somebody looks for faults.
+//! Secrets are never logged at any level, and report ids only at the debugging levels.
 
 use std::{
     fs,
@@ -25,14 +25,14 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::{
-    PATIENCE, Parties,
+    Parties, TEST_TIMEOUT,
     child::{Running, Signal},
-    forge::{Forge, flipped},
     open_store,
-    resources::places,
+    report_builder::{ReportBuilder, flipped},
+    resources::resources,
 };
 
-/// `dapbox serve`, which logs all that it can to a file.
+/// `dapbox serve` with its most verbose log in a file.
 struct Process {
     child: Running,
     address: String,
@@ -59,10 +59,10 @@ impl Process {
         command.envs(options.map(|(name, value)| (format!("DAPBOX_{name}"), value)));
         let before = fs::read_to_string(&log).unwrap().len();
         let child = Running::spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file));
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         let address = loop {
             let text = fs::read_to_string(&log).unwrap();
-            // The last line may not be there in full yet.
+            // The last line may be incomplete.
             let lines = text[before..].lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
             if let Some(line) = lines.into_iter().find(|line| line["message"] == "serving") {
                 break line["address"].as_str().unwrap().to_owned();
@@ -86,7 +86,7 @@ impl Process {
     }
 
     async fn until(&self, task: &Task, is_right: impl Fn(&TaskStatus) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             let url = format!("http://control/tasks/{}", task.public.id);
             let status: TaskStatus = self.control().get(url).send().await.unwrap().json().await.unwrap();
@@ -104,7 +104,7 @@ impl Process {
         assert!(status.success(), "{status}: {}", &log[log.floor_char_boundary(log.len().saturating_sub(4000))..]);
     }
 
-    /// Private keys and whatever else is only in the data directory.
+    /// Private keys and other secrets of the data directory.
     async fn own_secrets(&self) -> Vec<Vec<u8>> {
         let config = Config { data_dir: self.data.clone(), ..Config::default() };
         let store = open_store(&self.data, store_options(&config)).await;
@@ -119,7 +119,7 @@ impl Process {
     }
 }
 
-/// The forms in which a secret could be written.
+/// The encodings in which a secret could be logged.
 fn forms(secret: &[u8]) -> Vec<String> {
     let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
     let list = secret[..12].iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
@@ -129,8 +129,8 @@ fn forms(secret: &[u8]) -> Vec<String> {
     forms
 }
 
-/// A task from its first report to its result, with a helper that is away for a while, a report that is not valid, a
-/// request that does not decode, and others with a wrong token.
+/// The life of a task with an unreachable helper, an invalid report, a malformed request, and requests with a wrong
+/// token.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn logs_no_secrets(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -142,10 +142,10 @@ async fn logs_no_secrets(#[values(Revision::Dap09, Revision::Dap18)] revision: R
     let parties = Parties::new(revision, VdafConfig::Prio3Count, mode, leader_url, helper_url);
     leader.add(&parties.leader).await;
     helper.add(&parties.helper).await;
-    let (forge, yes) = (Forge::new(&parties).await, Measurement::Flag(true));
+    let (builder, yes) = (ReportBuilder::new(&parties).await, Measurement::Flag(true));
     helper.stop();
-    let mut reports: Vec<_> = (0..3).map(|_| forge.report(&yes, clock::now())).collect();
-    let mut spoilt = forge.report(&yes, clock::now());
+    let mut reports: Vec<_> = (0..3).map(|_| builder.report(&yes, clock::now())).collect();
+    let mut spoilt = builder.report(&yes, clock::now());
     spoilt.helper_share.payload = flipped(&spoilt.helper_share.payload);
     reports.push(spoilt);
     for report in &reports {
@@ -154,13 +154,13 @@ async fn logs_no_secrets(#[values(Revision::Dap09, Revision::Dap18)] revision: R
     leader.until(&parties.leader, |status| status.last_error.is_some()).await;
     let mut helper = Process::start(dir.path(), "helper", &helper.address);
     parties.upload_bytes(vec![7; 10]).await;
-    for place in places(&parties, parties.id()) {
-        let wrong = place.send(&place.url, &[("authorization", "Bearer wrong")], vec![7; 10]).await;
+    for resource in resources(&parties, parties.id()) {
+        let wrong = resource.send(&resource.url, &[("authorization", "Bearer wrong")], vec![7; 10]).await;
         assert!(wrong.status >= 400, "{wrong:?}");
-        place.tell(vec![7; 10]).await;
+        resource.send_authorized(vec![7; 10]).await;
     }
     leader.until(&parties.leader, |status| status.counters.get("aggregate_success") == Some(&3)).await;
-    let collected = parties.collector().collect(parties.query_now(), Some(PATIENCE), |_| {}).await.unwrap();
+    let collected = parties.collector().collect(parties.query_now(), Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     assert_eq!(collected.result, AggregateResult::Number(3));
     leader.stop();
     helper.stop();
@@ -169,7 +169,7 @@ async fn logs_no_secrets(#[values(Revision::Dap09, Revision::Dap18)] revision: R
     for level in ["DEBUG", "INFO", "WARN"] {
         assert!(logs.contains(&format!(r#""level":"{level}""#)), "nothing is logged at {level}");
     }
-    // The database would write to the log while threads end, which no log survives.
+    // The database would log while threads end, when the log is already gone.
     assert!(!logs.contains("sled::"), "the database is in the log");
     let mut secrets = [leader.own_secrets().await, helper.own_secrets().await].concat();
     secrets.push(parties.leader.verify_key.expose().to_vec());

@@ -1,4 +1,4 @@
-//! Everything an operator does: commands, configuration, certificates, keys, status, the management API.
+//! Operator interfaces: commands, configuration, certificates, keys, status, and the management API.
 
 mod acme;
 mod backup;

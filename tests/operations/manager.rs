@@ -1,4 +1,4 @@
-//! `dapbox serve` under a service manager: what it is told, and that it is not told that a server lives that does not.
+//! `dapbox serve` under a service manager: its notifications, and a watchdog that stops when the server hangs.
 
 use std::{
     fs,
@@ -21,17 +21,17 @@ use dapbox::{
 use tempfile::TempDir;
 
 use crate::common::{
-    self, PATIENCE,
+    self, TEST_TIMEOUT,
     child::{Running, Signal},
 };
 
-/// The manager's end of the socket that NOTIFY_SOCKET names.
+/// The manager's end of the socket in `NOTIFY_SOCKET`.
 struct Manager(UnixDatagram);
 
 impl Manager {
     fn new(path: &Path) -> Self {
         let socket = UnixDatagram::bind(path).unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         Self(socket)
     }
 
@@ -42,7 +42,7 @@ impl Manager {
         String::from_utf8(message[..length].to_vec()).unwrap().lines().map(str::to_owned).collect()
     }
 
-    /// The next message that has a line that begins like this.
+    /// The next message with a line that starts with this prefix.
     fn until(&self, wanted: &str) -> Vec<String> {
         loop {
             let message = self.next();
@@ -65,7 +65,7 @@ fn notifies_start_reload_and_stop() {
     command.arg("serve").arg("--config").arg(&file).stderr(Stdio::null());
     let mut served = Running::spawn(command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "20000"));
 
-    // However long the start takes, the manager waits for it.
+    // The start timeout is extended as long as the start takes.
     let first = manager.next();
     assert_eq!(first, ["EXTEND_TIMEOUT_USEC=30000000", "STATUS=opening the data directory"]);
     let ready = manager.until("READY=1");
@@ -76,7 +76,7 @@ fn notifies_start_reload_and_stop() {
         manager.until("WATCHDOG=1");
     }
 
-    // A reload that works and one that is refused: both end, and the server serves.
+    // A successful and a refused reload: both end, and the server keeps serving.
     for text in [format!("{text}[leader]\nmax_job_size = 400\n"), "nonsense = 1".to_owned()] {
         fs::write(&file, text).unwrap();
         served.signal(Signal::HUP);
@@ -93,7 +93,7 @@ fn notifies_start_reload_and_stop() {
     assert!(served.wait().unwrap().success());
 }
 
-/// A commit that hangs, as with a disk that does not answer, is felt: the watchdog would not be told anything meanwhile.
+/// A hanging commit, as with a disk that does not answer, stops the liveness probe and thereby the watchdog messages.
 #[tokio::test(flavor = "multi_thread")]
 async fn hung_store_stops_watchdog() {
     let dir = TempDir::new().unwrap();
@@ -131,7 +131,7 @@ async fn hung_store_stops_watchdog() {
         let (pulse, over) = (pulse.clone(), over.clone());
         async move { (pulse.beat().await, over.load(Ordering::SeqCst)) }
     });
-    // Each of these requests takes longer than a beat of a healthy store.
+    // Each of these requests takes longer than a probe of a healthy store.
     for _ in 0..20 {
         assert_eq!(control.get("http://control/health").send().await.unwrap().status(), 200);
     }

@@ -1,4 +1,5 @@
-//! `dapbox partner`: whoever has tasks set up here is told what to enter, after a look at what they will meet.
+//! `dapbox partner`: prints the values that a partner enters into its control plane, after a check from the partner's
+//! side.
 
 use std::{fs, path::Path, process::Command};
 
@@ -7,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::common::{Node, tls::Authority};
 
-/// A node whose management API is at `/api`, over TLS with a certificate of a test's own authority, and the configuration
-/// that it runs with.
+/// A node whose management API is at `/api`, with a certificate of the test's own authority, and its configuration
+/// file.
 struct Managed {
     node: Node,
     authority: Authority,
@@ -40,12 +41,12 @@ impl Managed {
         Self { node, authority, file }
     }
 
-    /// Runs `dapbox` with that configuration: its exit code and what it says.
+    /// Runs `dapbox` with that configuration; returns its exit code and output.
     async fn run(&self, arguments: &[&str]) -> (i32, String, String) {
         self.run_with(&self.file, arguments).await
     }
 
-    /// Runs it with another one.
+    /// Runs it with another configuration.
     async fn run_with(&self, file: &Path, arguments: &[&str]) -> (i32, String, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
         command.args(arguments).arg("--config").arg(file).env_remove("DAPBOX_CONFIG");
@@ -54,20 +55,20 @@ impl Managed {
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
     }
 
-    /// The same with JSON: what is printed.
+    /// Runs it with JSON output.
     async fn json(&self, arguments: &[&str]) -> (i32, Value) {
         let (code, out, error) = self.run(&[arguments, &["-o", "json"]].concat()).await;
         (code, serde_json::from_str(&out).unwrap_or_else(|_| panic!("{arguments:?}: {out}{error}")))
     }
 
-    /// The names of the API tokens that are in force.
+    /// The names of the valid API tokens.
     async fn tokens(&self) -> Vec<String> {
         let (_, listed) = self.json(&["token", "list"]).await;
         listed.as_array().unwrap().iter().map(|token| token["name"].as_str().unwrap().to_owned()).collect()
     }
 }
 
-/// How a check ended.
+/// The outcome of a check.
 fn outcome<'a>(findings: &'a Value, name: &str) -> &'a str {
     let found = findings.as_array().unwrap().iter().find(|finding| finding["name"] == name);
     found.map_or("", |finding| finding["outcome"].as_str().unwrap())
@@ -101,13 +102,13 @@ async fn prints_working_invitation() {
     let told: Value = serde_json::from_str(&ask.text().await.unwrap()).unwrap();
     assert_eq!(told["dap_url"], invitation["dap_url"]);
 
-    // With the token that is already there.
+    // With an existing token.
     let file = managed.file.with_extension("token");
     fs::write(&file, format!("{token}\n")).unwrap();
     let given = ["partner", "check", "--token-file", file.to_str().unwrap()];
     let (code, report) = managed.json(&[&given[..], &trust[..]].concat()).await;
     assert_eq!((code, outcome(&report["findings"], "with a token")), (0, "ok"), "{report:#}");
-    // The same from another machine, which has nothing of this one.
+    // From another machine that has none of this server's files.
     let empty = managed.file.with_extension("empty");
     let nowhere = json!(managed.file.with_extension("nowhere"));
     fs::write(&empty, format!("data_dir = {nowhere}\n")).unwrap();
@@ -132,20 +133,20 @@ async fn refuses_unreachable_public_url() {
     let ca = managed.authority.file();
     let ca = ca.to_str().unwrap().to_owned();
 
-    // Its address is nobody else's.
+    // The address belongs to another server.
     let (code, report) = managed.json(&["partner", "invite", "divviup", "--ca-file", &ca]).await;
     assert_eq!((code, outcome(&report["findings"], "public address")), (1, "failed"), "{report:#}");
     assert!(report.get("token").is_none());
-    // Nobody knows its authority.
+    // Its certificate authority is unknown.
     let (code, report) = managed.json(&["partner", "invite", "divviup", "--private"]).await;
     assert_eq!((code, outcome(&report["findings"], "certificate")), (1, "failed"), "{report:#}");
     assert_eq!(outcome(&report["findings"], "without a token"), "failed");
-    // It is not there.
+    // There is no server.
     let elsewhere = format!("{}/else", managed.node.config.public_url);
     let trust = ["--private", "--ca-file", &ca];
     let (code, report) = managed.json(&[&["partner", "check", "--api-url", &elsewhere], &trust[..]].concat()).await;
     assert_eq!((code, outcome(&report["findings"], "without a token")), (1, "failed"), "{report:#}");
-    // Without TLS nothing of worth is sent.
+    // Nothing secret is sent without TLS.
     let plain = elsewhere.replace("https://127.0.0.1", "http://0.0.0.0");
     let (code, report) = managed.json(&["partner", "check", "--private", "--api-url", &plain]).await;
     assert_eq!((code, outcome(&report["findings"], "API URL")), (1, "failed"), "{report:#}");
@@ -164,7 +165,7 @@ async fn refuses_unreachable_public_url() {
     assert!(code == 2 && error.contains("management.path"), "{error}");
 }
 
-/// An authority of one's own is named once, in the configuration.
+/// A private authority is named once, in the configuration.
 #[tokio::test(flavor = "multi_thread")]
 async fn trusts_configured_certificate_authority() {
     let mut managed = Managed::start().await;

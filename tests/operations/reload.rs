@@ -1,4 +1,4 @@
-//! A running server takes over what it can of a changed configuration, and says what it cannot.
+//! A running server applies the reloadable options of a changed configuration and names the others.
 
 use std::{
     collections::BTreeSet,
@@ -32,16 +32,16 @@ use tokio::{
 };
 
 use crate::common::{
-    Node, PATIENCE, Pair, Parties,
-    calls::{assert_refused, assert_taken, problem, upload_errors},
+    Node, Pair, Parties, TEST_TIMEOUT,
+    calls::{assert_accepted, assert_rejected, problem, upload_errors},
     child::{Running, Signal},
-    forge::{Forge, flipped},
-    raw::{ask, begin, status},
-    relay::{Act, pair_through_relay},
+    raw::{begin_request, send_raw, status},
+    relay::{RelayAction, pair_through_relay},
+    report_builder::{ReportBuilder, flipped},
     tls::Authority,
 };
 
-/// What is taken over and not shown to be by [`applies_reloadable_options`], with the reason.
+/// Reloadable options that [`applies_reloadable_options`] does not show, with the reason.
 const NOT_SHOWN: &[(&str, &str)] = &[
     ("public_url", "control planes are told it; else the command line alone reads it"),
     ("tls.check_interval", "it is read before each pause, and a pause that has begun goes on"),
@@ -71,18 +71,18 @@ const NOT_SHOWN: &[(&str, &str)] = &[
 struct Changing<'a> {
     node: &'a Node,
     config: Config,
-    /// The options that were taken over so far.
+    /// The options applied so far.
     taken: BTreeSet<String>,
 }
 
 impl<'a> Changing<'a> {
     fn new(node: &'a Node) -> Self {
-        // What it was started with: its port was chosen by the system.
+        // The configuration of its start: the system chose its port.
         let config = Config { listen: "127.0.0.1:0".parse().unwrap(), ..node.config.clone() };
         Self { node, config, taken: BTreeSet::new() }
     }
 
-    /// Has the node reload with some options changed, and checks what is said of it.
+    /// Reloads the node with some options changed, and checks the answer.
     async fn to(&mut self, change: impl FnOnce(&mut Config)) -> ReloadResult {
         let old = self.config.clone();
         change(&mut self.config);
@@ -97,8 +97,8 @@ impl<'a> Changing<'a> {
     }
 }
 
-/// Each option that is said to be taken over is asked for after it was, where what was there before would answer
-/// otherwise, or would not end.
+/// For each reloadable option, observes its effect after the reload, where the previous value would have another effect
+/// or none.
 #[tokio::test(flavor = "multi_thread")]
 async fn applies_reloadable_options() {
     let (requests, jobs, helper, connections, keys) =
@@ -110,27 +110,27 @@ async fn applies_reloadable_options() {
     assert_eq!(shown.union(&not_shown).cloned().collect::<BTreeSet<_>>(), all);
 }
 
-/// What requests are held against.
+/// Limits of requests.
 async fn limits_of_requests() -> BTreeSet<String> {
     let mut pair = Pair::start(Revision::Dap18, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
-    let forge = Forge::new(parties).await;
+    let builder = ReportBuilder::new(parties).await;
     let mut leader = Changing::new(&pair.leader);
-    let report = |time| forge.report(&Measurement::Flag(true), time);
+    let report = |time| builder.report(&Measurement::Flag(true), time);
     let now = || report(clock::now());
 
-    // How old an answer may be, and how far clocks may differ.
+    // Maximum ages of answers, and the permitted clock difference.
     let keys = parties.at_leader("hpke_config");
-    assert_eq!(ask("GET", &keys, &[], Vec::new()).await.header("cache-control"), "max-age=86400");
+    assert_eq!(send_raw("GET", &keys, &[], Vec::new()).await.header("cache-control"), "max-age=86400");
     leader.to(|config| config.hpke.cache_max_age = Seconds::new(60)).await;
-    assert_eq!(ask("GET", &keys, &[], Vec::new()).await.header("cache-control"), "max-age=60");
+    assert_eq!(send_raw("GET", &keys, &[], Vec::new()).await.header("cache-control"), "max-age=60");
     let early = report(Time(clock::now().0 + 7200));
     let refused = upload_errors(&parties.upload(&early).await, parties);
     assert_eq!(refused, [(early.metadata.id, ReportError::ReportTooEarly)]);
     leader.to(|config| config.limits.clock_skew = Seconds::new(10_000)).await;
     assert!(parties.upload(&early).await.body.is_empty());
 
-    // How long things may be.
+    // Maximum lengths.
     leader.to(|config| config.limits.max_upload_bytes = 20).await;
     assert_eq!(problem(&parties.upload(&now()).await).status, 413);
     let long_upload = |config: &mut Config| {
@@ -141,19 +141,19 @@ async fn limits_of_requests() -> BTreeSet<String> {
     leader.to(|config| config.limits.max_report_bytes = 1 << 20).await;
     assert!(parties.upload(&now()).await.is_success());
     leader.to(|config| config.limits.max_message_bytes = 10).await;
-    assert_eq!(problem(&parties.ask_collection(parties.query_now()).await.answer).status, 413);
+    assert_eq!(problem(&parties.create_collection(parties.query_now()).await.answer).status, 413);
     leader.to(|config| config.limits.max_message_bytes = 1 << 16).await;
-    // Of times without a report.
+    // Times without reports.
     let hour = |n: u64| Query::TimeInterval(Interval::new(Time(3600 * n), model::Duration(3600)).unwrap());
     let known = parties.start_collection(hour(1)).await;
     leader.to(|config| config.leader.max_collections = 1).await;
-    assert_eq!(problem(&parties.ask_collection(hour(2)).await.answer).status, 503);
+    assert_eq!(problem(&parties.create_collection(hour(2)).await.answer).status, 503);
     leader.to(|config| config.leader.max_collections = 10).await;
     leader.to(|config| config.leader.max_interval_units = 1).await;
-    let refused = parties.ask_collection(parties.query_now()).await.answer;
-    assert_refused(&refused, parties, ProblemType::BatchInvalid);
+    let refused = parties.create_collection(parties.query_now()).await.answer;
+    assert_rejected(&refused, parties, ProblemType::BatchInvalid);
 
-    // Who is sent away, and for how long.
+    // Reasons and times of refusals.
     leader.to(|config| config.limits.max_waiting_reports = 0).await;
     assert_eq!(problem(&parties.upload(&now()).await).status, 503);
     leader.to(|config| config.limits.max_waiting_reports = 1000).await;
@@ -162,7 +162,7 @@ async fn limits_of_requests() -> BTreeSet<String> {
     let refused = upload_errors(&parties.upload(&long_ago).await, parties);
     assert_eq!(refused, [(long_ago.metadata.id, ReportError::ReportDropped)]);
     leader.to(|config| config.limits.max_open_buckets = 1000).await;
-    assert_taken(&parties.upload(&long_ago).await);
+    assert_accepted(&parties.upload(&long_ago).await);
     leader.to(|config| config.leader.upload_sample_ratio = 1).await;
     let mut unopenable = now();
     unopenable.leader_share.payload = flipped(&unopenable.leader_share.payload);
@@ -174,18 +174,18 @@ async fn limits_of_requests() -> BTreeSet<String> {
     leader.to(no_room).await;
     let short = parties.upload(&now()).await;
     assert_eq!((problem(&short).status, short.retry_after.unwrap().as_secs()), (507, 77));
-    assert_eq!(problem(&parties.ask_collection(hour(2)).await.answer).status, 507);
+    assert_eq!(problem(&parties.create_collection(hour(2)).await.answer).status, 507);
     assert_eq!(parties.start_collection(hour(1)).await, known);
     leader.to(|config| config.disk.reserve_bytes = 0).await;
-    assert_taken(&parties.upload(&now()).await);
+    assert_accepted(&parties.upload(&now()).await);
 
-    // How long a request may take, and how long a stop waits for one that does not end.
+    // The timeout of a request, and how long a shutdown waits for an unfinished one.
     let call = parties.wire().upload_request(&parties.id());
     let headers = [("content-type", call.content_type.unwrap()), ("content-length", "400")];
-    let slow = || async { begin(call.method, &parties.at_leader(&call.path), &headers).await };
+    let slow = || async { begin_request(call.method, &parties.at_leader(&call.path), &headers).await };
     leader.to(|config| config.limits.request_timeout = Seconds::millis(30)).await;
     assert_eq!(status(&mut slow().await).await, Some(408));
-    leader.to(|config| config.limits.request_timeout = Seconds(PATIENCE)).await;
+    leader.to(|config| config.limits.request_timeout = Seconds(TEST_TIMEOUT)).await;
     let usual = *leader.config.limits.stop_timeout;
     leader.to(|config| config.limits.stop_timeout = Seconds::millis(20)).await;
     let (taken, _in_progress, begun) = (leader.taken, slow().await, Instant::now());
@@ -194,7 +194,7 @@ async fn limits_of_requests() -> BTreeSet<String> {
     taken
 }
 
-/// What a leader does by itself.
+/// Options of a leader's jobs.
 async fn jobs_of_a_leader() -> BTreeSet<String> {
     let slow = |config: &mut Config| {
         let leader = &mut config.leader;
@@ -211,26 +211,26 @@ async fn jobs_of_a_leader() -> BTreeSet<String> {
     };
     let (pair, relay) = pair_through_relay(Revision::Dap18, BatchMode::TimeInterval, slow).await;
     let (node, parties) = (&pair.leader, &pair.parties);
-    let forge = Forge::new(parties).await;
+    let builder = ReportBuilder::new(parties).await;
     let mut leader = Changing::new(node);
     let upload = async |count| {
-        let reports: Vec<_> = (0..count).map(|_| forge.report(&Measurement::Number(1), clock::now())).collect();
-        assert_taken(&parties.upload_at_once(&reports).await);
+        let reports: Vec<_> = (0..count).map(|_| builder.report(&Measurement::Number(1), clock::now())).collect();
+        assert_accepted(&parties.upload_together(&reports).await);
     };
     let aggregated = async |count| {
         node.until(&parties.id(), |status| status.aggregated == count).await;
     };
 
-    // Nothing comes of these: the helper does not answer, and they wait for it for as long as when they began.
-    relay.plan(|_, _| Act::Hang);
+    // The helper never answers these; they keep the timeouts of their start.
+    relay.plan(|_, _| RelayAction::Hang);
     upload(4).await;
     node.until(&parties.id(), |status| (status.jobs, status.waiting) == (1, 2)).await;
     leader.to(|config| config.leader.jobs_in_flight = 2).await;
-    // Not only picked: what is sent from now on is held against what comes next.
-    node.until(&parties.id(), |_| relay.made(ResourceKind::AggregationJob).len() == 2).await;
+    // Not only picked: the requests sent from here on are compared with the next ones.
+    node.until(&parties.id(), |_| relay.creations(ResourceKind::AggregationJob).len() == 2).await;
     leader.to(|config| config.leader.jobs_in_flight = 8).await;
 
-    relay.plan(|_, before| if before == 0 { Act::Hang } else { Act::Pass });
+    relay.plan(|_, before| if before == 0 { RelayAction::Hang } else { RelayAction::Pass });
     let hurried = |config: &mut Config| {
         config.leader.peer_timeout = Seconds::millis(500);
         (config.leader.retry_initial, config.leader.retry_max) = (Seconds::millis(10), Seconds::millis(20));
@@ -239,9 +239,9 @@ async fn jobs_of_a_leader() -> BTreeSet<String> {
     upload(2).await;
     aggregated(2).await;
 
-    relay.plan(|_, _| Act::Pass);
+    relay.plan(|_, _| RelayAction::Pass);
     let terse = |config: &mut Config| {
-        (config.leader.peer_timeout, config.limits.max_answer_bytes) = (Seconds(PATIENCE), 1);
+        (config.leader.peer_timeout, config.limits.max_answer_bytes) = (Seconds(TEST_TIMEOUT), 1);
     };
     leader.to(terse).await;
     upload(2).await;
@@ -250,20 +250,20 @@ async fn jobs_of_a_leader() -> BTreeSet<String> {
     leader.to(|config| config.limits.max_answer_bytes = 1 << 20).await;
     aggregated(4).await;
 
-    // What is a job, and when.
+    // The size and the start of a job.
     upload(1).await;
     leader.to(|config| config.leader.min_job_size = 1).await;
     aggregated(5).await;
     leader.to(|config| (config.leader.max_job_size, config.leader.min_job_size) = (5, 5)).await;
-    let before = relay.made(ResourceKind::AggregationJob).len();
+    let before = relay.creations(ResourceKind::AggregationJob).len();
     upload(5).await;
     aggregated(10).await;
-    assert_eq!(relay.made(ResourceKind::AggregationJob).len(), before + 1);
+    assert_eq!(relay.creations(ResourceKind::AggregationJob).len(), before + 1);
     upload(1).await;
     leader.to(|config| config.leader.max_job_delay = Seconds::millis(0)).await;
     aggregated(11).await;
 
-    // The reports that nothing comes of keep the batch open.
+    // The unanswered reports keep the batch open.
     let collection = parties.start_collection(parties.query_now()).await;
     assert_eq!(parties.poll(&collection).await.retry_after.unwrap().as_secs(), 3600);
     leader.to(|config| config.leader.collection_retry_after = Seconds::new(55)).await;
@@ -271,32 +271,32 @@ async fn jobs_of_a_leader() -> BTreeSet<String> {
     leader.taken
 }
 
-/// How a helper answers a leader.
+/// Options of a helper's answers.
 async fn answers_of_a_helper() -> BTreeSet<String> {
     let pair = Pair::start(Revision::Dap18, VdafConfig::Prio3Count, BatchMode::TimeInterval).await;
     let parties = &pair.parties;
-    let forge = Forge::new(parties).await;
+    let builder = ReportBuilder::new(parties).await;
     let mut helper = Changing::new(&pair.helper);
     let job = |count| {
-        let drafts: Vec<_> = (0..count).map(|_| forge.draft(&Measurement::Flag(true), Time(1_600_000_000))).collect();
-        forge.job(PartialBatchSelector::TimeInterval, &drafts)
+        let drafts: Vec<_> = (0..count).map(|_| builder.draft(&Measurement::Flag(true), Time(1_600_000_000))).collect();
+        builder.job(PartialBatchSelector::TimeInterval, &drafts)
     };
-    assert!(!parties.ask_job(&job(2)).await.answer.body.is_empty(), "answered at once");
+    assert!(!parties.send_new_job(&job(2)).await.answer.body.is_empty(), "answered at once");
     let later = |config: &mut Config| {
         (config.helper.synchronous_reports, config.helper.retry_after) = (1, Seconds::new(33));
     };
     helper.to(later).await;
-    let put_off = parties.ask_job(&job(2)).await.answer;
+    let put_off = parties.send_new_job(&job(2)).await.answer;
     assert_eq!((put_off.body.len(), put_off.retry_after.unwrap().as_secs()), (0, 33));
     helper.to(|config| config.limits.max_job_reports = 1).await;
-    assert_eq!(problem(&parties.ask_job(&job(2)).await.answer).status, 413);
+    assert_eq!(problem(&parties.send_new_job(&job(2)).await.answer).status, 413);
     helper.to(|config| config.limits.max_job_reports = 1000).await;
     helper.to(|config| config.limits.max_job_bytes = 10).await;
-    assert_eq!(problem(&parties.ask_job(&job(1)).await.answer).status, 413);
+    assert_eq!(problem(&parties.send_new_job(&job(1)).await.answer).status, 413);
     helper.taken
 }
 
-/// How long a connection may be without a request, and whose certificates are believed.
+/// Idle timeouts and trusted roots.
 async fn connections() -> BTreeSet<String> {
     let (authority, hour) = (Authority::new(), Seconds::new(3600));
     let patient = |config: &mut Config| {
@@ -312,7 +312,7 @@ async fn connections() -> BTreeSet<String> {
     closed(authority.connect(node.config.listen, &["http/1.1"]).await).await;
     server.to(|config| config.limits.head_timeout = hour).await;
 
-    // A leader that does not know who vouches for its helper, until it is told.
+    // A leader that does not trust its helper's certificate until a reload.
     let leader = Node::start_with(|config| config.leader.min_job_size = 1).await;
     let (revision, nodes) = (Revision::Dap18, [&leader, &node]);
     let parties = Parties::between(revision, VdafConfig::Prio3Count, BatchMode::TimeInterval, nodes).await;
@@ -326,18 +326,18 @@ async fn connections() -> BTreeSet<String> {
     leader.taken
 }
 
-/// Waits until the other end closes a connection, on which it says nothing.
+/// Waits until the other end closes a connection without sending anything.
 async fn closed(mut stream: impl AsyncRead + Unpin) {
-    let read = tokio::time::timeout(PATIENCE, stream.read(&mut [0])).await;
+    let read = tokio::time::timeout(TEST_TIMEOUT, stream.read(&mut [0])).await;
     assert!(!matches!(read.expect("it stays open"), Ok(1..)));
 }
 
-/// Which keys are handed out.
+/// Options of the offered keys.
 async fn keys() -> BTreeSet<String> {
     let node = Node::start().await;
     let mut server = Changing::new(&node);
     let until = async |wanted: &dyn Fn(&[&str]) -> bool| {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             let keys = node.keys().await;
             let active = keys.iter().map(|key| &key.status).filter(|key| key.state == KeyState::Active);
@@ -349,7 +349,7 @@ async fn keys() -> BTreeSet<String> {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    // A key that is made now is handed out now. It would be in a day.
+    // A new key is activated immediately instead of after a day.
     server.to(|config| config.hpke.pending_time = Seconds::new(0)).await;
     let other = |config: &mut Config| {
         (config.hpke.kem, config.hpke.kdf, config.hpke.aead) = (Kem::P256, Kdf::HkdfSha512, Aead::ChaCha20Poly1305);
@@ -358,9 +358,9 @@ async fn keys() -> BTreeSet<String> {
     until(&|active| active == [server.config.hpke.suite().to_string()]).await;
     server.to(|config| config.hpke.post_quantum = true).await;
     let before = until(&|active| active.len() == 2).await;
-    // The classical key and the other are replaced when they are a second old.
+    // Both keys are rotated when they are a second old.
     server.to(|config| config.hpke.rotate_every = Seconds::new(1)).await;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while node.keys().await.len() < before + 2 {
         assert!(Instant::now() < deadline, "no key is replaced");
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -382,25 +382,25 @@ async fn names_options_that_need_restart() {
     let named: Vec<_> = reloaded.needs_restart.iter().map(|change| change.key.as_str()).collect();
     assert_eq!(named, ["limits.max_requests", "limits.workers", "secrets.key"]);
     assert!(reloaded.needs_restart.iter().all(|change| change.key != "secrets.key" || change.to == "(not shown)"));
-    // It is said each time, as long as it is so; what was taken over is the same by now.
+    // Ignored options are named on each reload; applied ones no longer differ.
     let mut config = server.config;
     let again = node.server().reload(config.clone()).await.unwrap();
     assert_eq!((again.changed.len(), again.needs_restart.len()), (0, 3));
-    // Values that only fit together after a restart are refused as a whole.
+    // Values that are consistent only after a restart are refused as a whole.
     config.limits.request_memory_bytes <<= 3;
     config.limits.max_job_bytes = config.limits.request_memory_bytes;
     let refused = node.server().reload(config).await.unwrap_err();
     assert!(refused.contains("request_memory_bytes") && refused.contains("restart"), "{refused}");
 }
 
-/// `dapbox serve` with a file, which it finds by itself.
+/// `dapbox serve` with a configuration file in its working directory.
 struct Served {
     process: Running,
-    /// The lines of its log, which somebody always reads: it would wait otherwise, with everything.
+    /// The lines of its log. A thread reads them, because a full pipe would block the server.
     log: mpsc::Receiver<String>,
     file: PathBuf,
     data_dir: PathBuf,
-    /// Where it listens.
+    /// Its address.
     address: String,
 }
 
@@ -419,17 +419,17 @@ impl Served {
         served
     }
 
-    /// Waits until a line of the log has it.
+    /// Waits for a log line that contains a text.
     fn until_logged(&self, wanted: &str) -> String {
         let found = |line: Result<String, _>| line.unwrap_or_else(|_| panic!("the server does not say {wanted}"));
-        iter::repeat_with(|| found(self.log.recv_timeout(PATIENCE))).find(|line| line.contains(wanted)).unwrap()
+        iter::repeat_with(|| found(self.log.recv_timeout(TEST_TIMEOUT))).find(|line| line.contains(wanted)).unwrap()
     }
 
     fn write(&self, more: &str) {
         fs::write(&self.file, text(&self.data_dir, more)).unwrap();
     }
 
-    /// Runs a command on the server: its exit code, and what it said on either output.
+    /// Runs a command on the server; returns its exit code and its output.
     fn run(&self, arguments: &[&str]) -> (i32, String) {
         let Output { status, stdout, stderr } =
             dapbox(arguments).args(["--data-dir", self.data_dir.to_str().unwrap()]).output().unwrap();
@@ -466,7 +466,7 @@ fn reloads_by_command_and_signal() {
     let (_, said) = server.run(&["reload"]);
     assert!(said.contains("Needs a restart") && said.contains("limits.workers: 0 -> 2"), "{said}");
 
-    // One that is broken is refused with its line, and changes nothing.
+    // An invalid file is refused with the line, and changes nothing.
     server.write("[leader]\nmax_job_sise = 400\n");
     let (code, said) = server.run(&["reload"]);
     assert_eq!(code, 1, "{said}");
@@ -480,7 +480,7 @@ fn reloads_by_command_and_signal() {
     let line = server.until_logged("taken over");
     assert!(line.contains("leader.max_job_size") && line.contains("400") && line.contains("300"), "{line}");
 
-    // A file that is gone does not say that all is as by default.
+    // A missing file does not reset options to their defaults.
     fs::remove_file(&server.file).unwrap();
     let (code, said) = server.run(&["reload"]);
     assert_eq!((code, said.contains("appliance.toml")), (1, true), "{said}");
@@ -501,7 +501,7 @@ fn changes_log_level_until_reload() {
     server.write("[log]\nlevel = \"warn\"\n");
     assert_eq!(server.run(&["reload"]).0, 0);
     assert_eq!(server.run(&["log", "-o", "json"]).1.replace(char::is_whitespace, ""), r#"{"level":"warn"}"#);
-    // A level that is none is refused with all that came with it, before anything is taken over.
+    // An invalid level is refused together with the other changes, before any is applied.
     server.write("[log]\nlevel = \"inof\"\n[leader]\nmax_job_size = 400\n");
     let (code, said) = server.run(&["reload"]);
     assert_eq!((code, said.contains("'inof' is no level")), (1, true), "{said}");

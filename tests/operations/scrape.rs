@@ -1,4 +1,4 @@
-//! What those who watch cost a server with many tasks: nothing that its clients would notice.
+//! The cost of monitoring for a server with many tasks: clients must not notice it.
 
 use std::time::{Duration as Span, Instant};
 
@@ -9,7 +9,7 @@ use dapbox::{
     vdaf::Measurement,
 };
 
-use crate::common::{self, Node, Parties, forge::Forge};
+use crate::common::{self, Node, Parties, report_builder::ReportBuilder};
 
 const TASKS: usize = 100;
 const BUCKETS: u64 = 1000;
@@ -38,15 +38,15 @@ async fn uploads_do_not_wait_for_scrapes() {
         let parties = Parties::new(revision, VdafConfig::Prio3Count, mode, leader_url, helper_url).with(minutes);
         leader.add(&parties.leader).await;
         helper.add(&parties.helper).await;
-        let forge = Forge::new(&parties).await;
+        let builder = ReportBuilder::new(&parties).await;
         let at = |minutes: u64| clock::now().saturating_sub(Duration(60 * minutes));
-        let reports: Vec<_> = (0..BUCKETS).map(|minute| forge.report(&Measurement::Flag(true), at(minute))).collect();
-        parties.upload_at_once(&reports).await;
+        let reports: Vec<_> = (0..BUCKETS).map(|minute| builder.report(&Measurement::Flag(true), at(minute))).collect();
+        parties.upload_together(&reports).await;
         leader.until(&parties.id(), |status| status.counters.get("aggregate_success") == Some(&BUCKETS)).await;
-        last = Some((parties, forge));
+        last = Some((parties, builder));
     }
-    let (parties, forge) = last.unwrap();
-    let fresh: Vec<Report> = (0..2 * SCRAPES).map(|_| forge.report(&Measurement::Flag(true), clock::now())).collect();
+    let (parties, builder) = last.unwrap();
+    let fresh: Vec<Report> = (0..2 * SCRAPES).map(|_| builder.report(&Measurement::Flag(true), clock::now())).collect();
     let (alone, meanwhile) = fresh.split_at(SCRAPES);
 
     let undisturbed = uploads(&parties, alone).await;
@@ -70,7 +70,7 @@ async fn uploads_do_not_wait_for_scrapes() {
     helper.stop().await;
 }
 
-/// Uploads one report after the other; how long it took to be durable.
+/// Uploads reports in sequence; returns the median time until a report was durable.
 async fn uploads(parties: &Parties, reports: &[Report]) -> Span {
     let mut times = Vec::new();
     for report in reports {

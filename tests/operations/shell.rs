@@ -1,4 +1,4 @@
-//! What the binary gives to a shell, to man, and to those who ask which one it is.
+//! Completions, manual pages and the version.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ fn dapbox(arguments: &[&str]) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
-/// Has bash complete the last of these words.
+/// Lets bash complete the last of these words.
 fn complete(words: &[&str]) -> Vec<String> {
     let script = r#"source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1))
         _dapbox dapbox "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"; printf '%s\n' "${COMPREPLY[@]}""#;

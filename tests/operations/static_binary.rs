@@ -1,9 +1,12 @@
-//! The one file to copy: it is static and small, and whatever it needs, it brings along. It runs here in directories that
-//! hold nothing but it, its configuration and the address of a name server.
+//! The static binary: it is small and self-contained. It runs here in directories that hold only the binary, its
+//! configuration
+//! and the address of a name server.
 //!
-//! `.ci/run` builds it (`.ci/static`) and names it in TEST_STATIC_BINARY. A release build takes longer than many tests
-//! together: where none is named, these tests say aloud that they were skipped, and in CI they build it themselves. Changing
-//! the root directory takes root, and so does being a name server; where that is not permitted, it is said as loudly.
+//! `.ci/run` builds it (`.ci/static`) and names it in TEST_STATIC_BINARY. Without the variable these tests are skipped,
+//! because
+//! a release build is slow; in CI they build it. They also need root, to change the root directory and to listen as a
+//! name
+//! server, and are skipped otherwise.
 
 use std::{
     env,
@@ -29,10 +32,10 @@ use crate::common::{
     skip,
 };
 
-/// The most that the binary may have, in bytes.
-const MOST: u64 = 30 << 20;
+/// The maximum size of the binary, in bytes.
+const MAX_BYTES: u64 = 30 << 20;
 
-/// The binary, which is built at most once. `None` where this is not to be tested.
+/// The binary, built at most once. `None` where these tests are skipped.
 fn binary() -> Option<&'static Path> {
     static BINARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let find = || {
@@ -54,12 +57,12 @@ fn binary() -> Option<&'static Path> {
     binary
 }
 
-/// A number of an ELF file, of so many bytes, least significant first.
+/// A little-endian number of an ELF file with this many bytes.
 fn number(bytes: &[u8], at: usize, length: usize) -> usize {
     bytes[at..at + length].iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte))
 }
 
-/// The kinds of the segments of a 64-bit ELF file.
+/// The types of the segments of a 64-bit ELF file.
 fn segments(elf: &[u8]) -> Vec<usize> {
     assert_eq!(elf[..6], *b"\x7fELF\x02\x01", "a 64-bit little-endian ELF file");
     let (start, size, count) = (number(elf, 0x20, 8), number(elf, 0x36, 2), number(elf, 0x38, 2));
@@ -70,8 +73,8 @@ fn segments(elf: &[u8]) -> Vec<usize> {
 fn is_static_and_small() {
     let Some(binary) = binary() else { return };
     let bytes = fs::read(binary).unwrap();
-    assert!((bytes.len() as u64) < MOST, "{} bytes", bytes.len());
-    // Whatever has an interpreter is loaded by the system's loader, with the system's libraries.
+    assert!((bytes.len() as u64) < MAX_BYTES, "{} bytes", bytes.len());
+    // A binary with an interpreter needs the loader and the libraries of the system.
     const LOAD: usize = 1;
     const INTERPRETER: usize = 3;
     let segments = segments(&bytes);
@@ -79,7 +82,7 @@ fn is_static_and_small() {
     let version = Command::new(binary).args(["version", "-o", "json"]).output().unwrap();
     let version: Value = serde_json::from_slice(&version.stdout).unwrap();
     assert_eq!(version["static"], true, "{version}");
-    // A commit of this history, if there is one: later ones need not have changed the program.
+    // A commit of this history, if there is one. Later commits need not have changed the program.
     let is_there =
         |arguments: &[&str]| Command::new("git").args(arguments).output().is_ok_and(|git| git.status.success());
     if is_there(&["rev-parse", "HEAD"]) {
@@ -88,10 +91,10 @@ fn is_static_and_small() {
     }
 }
 
-/// A root directory with the binary in it.
-struct Jail(TempDir);
+/// A root directory with the binary.
+struct Chroot(TempDir);
 
-impl Jail {
+impl Chroot {
     fn new(binary: &Path) -> Self {
         let dir = TempDir::new().unwrap();
         copy_program(binary, &dir.path().join("dapbox"));
@@ -126,12 +129,12 @@ impl Jail {
     }
 }
 
-/// The binary in a root directory of its own. `None` where that cannot be.
-fn jail() -> Option<Jail> {
+/// A root directory with the binary. `None` where this test is skipped.
+fn chroot() -> Option<Chroot> {
     let binary = binary()?;
     let changed = Command::new("chroot").args(["/", "true"]).stderr(Stdio::null()).status();
     match changed.is_ok_and(|status| status.success()) {
-        true => Some(Jail::new(binary)),
+        true => Some(Chroot::new(binary)),
         false => {
             skip::skip("cannot change the root directory; run it as root");
             None
@@ -141,18 +144,18 @@ fn jail() -> Option<Jail> {
 
 #[test]
 fn runs_demo_in_empty_root_directory() {
-    let Some(jail) = jail() else { return };
-    assert!(jail.run(jail.command(&["--version"])).contains("static"));
-    assert!(jail.run(jail.command(&["completions", "bash"])).contains("_dapbox"));
-    assert!(jail.run(jail.command(&["man"])).contains(".TH dapbox"));
+    let Some(chroot) = chroot() else { return };
+    assert!(chroot.run(chroot.command(&["--version"])).contains("static"));
+    assert!(chroot.run(chroot.command(&["completions", "bash"])).contains("_dapbox"));
+    assert!(chroot.run(chroot.command(&["man"])).contains(".TH dapbox"));
     // There is no /tmp.
-    fs::create_dir(jail.0.path().join("scratch")).unwrap();
-    let mut demo = jail.command(&["demo", "--rows", "200"]);
+    fs::create_dir(chroot.0.path().join("scratch")).unwrap();
+    let mut demo = chroot.command(&["demo", "--rows", "200"]);
     demo.env("TMPDIR", "/scratch");
-    assert!(jail.run(demo).contains("200"));
+    assert!(chroot.run(demo).contains("200"));
 }
 
-/// A name server that knows the names of this test, and counts the questions. It answers for as long as the test runs.
+/// A name server for the names of this test that counts queries. It answers as long as the test runs.
 struct NameServer {
     address: IpAddr,
     asked: Arc<AtomicUsize>,
@@ -160,7 +163,7 @@ struct NameServer {
 
 impl NameServer {
     fn start() -> Self {
-        // The whole of 127.0.0.0/8 is this machine, and hardly anybody listens beyond its first addresses.
+        // All of 127.0.0.0/8 is this machine, and addresses beyond the first few are rarely used.
         let (address, socket) = (1..=250)
             .map(|host| Ipv4Addr::new(127, 53, 18, host))
             .find_map(|address| Some((address, UdpSocket::bind((address, 53)).ok()?)))
@@ -178,13 +181,13 @@ impl NameServer {
     }
 }
 
-/// The answer to a query (RFC 1035 section 4): 127.0.0.1 for names below `test`, and nothing for other types.
+/// The answer to a query (RFC 1035 section 4): 127.0.0.1 for names below `test`, and no record of other types.
 fn answer(query: &[u8]) -> Vec<u8> {
     let name_end = 12 + query[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
     let (name, kind) = (&query[12..name_end], number(&[query[name_end + 1], query[name_end]], 0, 2));
     let is_known = name.to_ascii_lowercase().ends_with(b"\x04test\x00");
     let has_address = is_known && kind == 1;
-    // An answer, recursion available; no such name (3) if we do not know it.
+    // An answer, recursion available; NXDOMAIN (3) for other names.
     let flags = [0x81, if is_known { 0x80 } else { 0x83 }];
     let mut answer = [&query[..2], &flags, &[0, 1, 0, u8::from(has_address), 0, 0, 0, 0]].concat();
     answer.extend_from_slice(&query[12..name_end + 4]);
@@ -195,21 +198,21 @@ fn answer(query: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// A server in the jail, which ends with this.
+/// A server in the chroot. Dropping this stops it.
 struct Served {
     _process: Running,
     port: String,
 }
 
 impl Served {
-    fn start(jail: &Jail, name: &str) -> Self {
+    fn start(chroot: &Chroot, name: &str) -> Self {
         let config = format!(
             "data_dir = \"/{name}\"\nlisten = \"127.0.0.1:0\"\n[tls]\nmode = \"files\"\ncertificate_file = \"/cert.pem\"\n\
              key_file = \"/key.pem\"\n[peer]\nca_file = \"/ca.pem\"\n[monitor]\nlisten = \"\"\n[leader]\n\
              max_job_delay = \"0s\"\n[disk]\nreserve_bytes = 0\nballast_bytes = 0\n"
         );
-        jail.write(&format!("{name}.toml"), config);
-        Self::run(jail.command(&["serve", "--config", &format!("/{name}.toml")]))
+        chroot.write(&format!("{name}.toml"), config);
+        Self::run(chroot.command(&["serve", "--config", &format!("/{name}.toml")]))
     }
 
     fn run(mut command: Command) -> Self {
@@ -221,7 +224,7 @@ impl Served {
             assert!(log.read_line(&mut line).unwrap() > 0, "{command:?}: {all}");
             all.push_str(&line);
         }
-        // Whoever writes to a pipe that nobody reads stops at some point.
+        // A full pipe would block the server.
         thread::spawn(move || log.lines().map_while(Result::ok).for_each(drop));
         let line: Value = serde_json::from_str(&line).unwrap();
         let port = line["address"].as_str().unwrap().rsplit(':').next().unwrap().to_owned();
@@ -229,29 +232,29 @@ impl Served {
     }
 }
 
-/// As the image has it: the same user, the same directories and the same commands.
+/// As in the container image: the same user, directories and commands.
 #[test]
 fn runs_commands_of_container_image() {
-    let Some(jail) = jail() else { return };
+    let Some(chroot) = chroot() else { return };
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/Dockerfile")).unwrap();
     let line = |name: &str| text.lines().map(str::trim).rfind(|line| line.starts_with(name)).unwrap();
     let words = |line: &str| serde_json::from_str::<Vec<String>>(&line[line.find('[').unwrap()..]).unwrap();
     let user = line("USER").split_once(' ').unwrap().1;
     let id = user.split(':').next().unwrap().parse().unwrap();
-    let data_dir = jail.0.path().join("var/lib/dapbox");
+    let data_dir = chroot.0.path().join("var/lib/dapbox");
     fs::create_dir_all(&data_dir).unwrap();
     chown(&data_dir, Some(id), Some(id)).unwrap();
     fs::set_permissions(&data_dir, Permissions::from_mode(0o700)).unwrap();
-    // Others of this test's machine may have the ports, and little room.
+    // The ports may be taken and the disk may be small.
     let serve: Vec<_> = words(line("CMD [\"serve")).into_iter().map(|word| word.replace(":8080", ":0")).collect();
-    let mut serve = jail.command_as(user, &serve.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut serve = chroot.command_as(user, &serve.iter().map(String::as_str).collect::<Vec<_>>());
     serve
         .env("DAPBOX_MONITOR__LISTEN", "")
         .env("DAPBOX_DISK__RESERVE_BYTES", "0")
         .env("DAPBOX_DISK__BALLAST_BYTES", "0");
     let check = words(line("CMD [\"/dapbox"));
     let arguments: Vec<_> = check[1..].iter().map(String::as_str).collect();
-    let is_healthy = || jail.command_as(user, &arguments).output().unwrap().status.code() == Some(0);
+    let is_healthy = || chroot.command_as(user, &arguments).output().unwrap().status.code() == Some(0);
     assert!(!is_healthy(), "nobody serves");
     let served = Served::run(serve);
     assert!(is_healthy());
@@ -259,28 +262,28 @@ fn runs_commands_of_container_image() {
     assert!(!is_healthy(), "nobody serves any more");
 }
 
-/// A leader finds its helper, and a client and a collector their leader, by names that a name server knows, and all of
-/// them speak TLS: with no file of the system but the one that says where the name server is.
+/// Leader, client and collector resolve host names with a name server and speak TLS. The only file of the system is the
+/// one with the name server's address.
 #[test]
 fn resolves_names_and_speaks_https_in_empty_root_directory() {
-    let Some(jail) = jail() else { return };
+    let Some(chroot) = chroot() else { return };
     let names = NameServer::start();
-    jail.write("etc/resolv.conf", format!("nameserver {}\n", names.address));
+    chroot.write("etc/resolv.conf", format!("nameserver {}\n", names.address));
     let mut root = CertificateParams::default();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(root, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
     let names_of_ours = vec!["leader.test".to_owned(), "helper.test".to_owned()];
     let certificate = CertificateParams::new(names_of_ours).unwrap().signed_by(&key, &authority).unwrap();
-    jail.write("ca.pem", authority.pem());
-    jail.write("cert.pem", certificate.pem());
-    jail.write("key.pem", key.serialize_pem());
-    let (leader, helper) = (Served::start(&jail, "leader"), Served::start(&jail, "helper"));
+    chroot.write("ca.pem", authority.pem());
+    chroot.write("cert.pem", certificate.pem());
+    chroot.write("key.pem", key.serialize_pem());
+    let (leader, helper) = (Served::start(&chroot, "leader"), Served::start(&chroot, "helper"));
 
     let run = |line: &str| {
-        let mut command = jail.command(&line.split(' ').collect::<Vec<_>>());
+        let mut command = chroot.command(&line.split(' ').collect::<Vec<_>>());
         command.env("DAPBOX_CA_FILE", "/ca.pem");
-        jail.run(command)
+        chroot.run(command)
     };
     let (leader, helper) = (&leader.port, &helper.port);
     run(&format!(
@@ -290,8 +293,8 @@ fn resolves_names_and_speaks_https_in_empty_root_directory() {
     run("task add /task/leader.toml --role leader --data-dir /leader");
     run("task add /task/helper.toml --role helper --data-dir /helper");
     assert_eq!(names.asked.load(Ordering::SeqCst), 0, "nobody was looked for yet");
-    // The authorities that everybody believes are in the binary; ours is none of them, and what helps is said.
-    let stranger = jail.command(&["upload", "--task", "/task/client.toml", "1"]).output().unwrap();
+    // The public roots are in the binary; ours is none of them. The error has a hint.
+    let stranger = chroot.command(&["upload", "--task", "/task/client.toml", "1"]).output().unwrap();
     let said = String::from_utf8(stranger.stderr).unwrap();
     assert!(!stranger.status.success() && said.contains("--ca-file"), "{said}");
     run("upload --task /task/client.toml 100");

@@ -1,4 +1,4 @@
-//! What is shown of a running server is what was done: by the private listener, to Prometheus and by `dapbox status`.
+//! The private listener, the metrics and `dapbox status` show what a server has done.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,11 +33,11 @@ use dapbox::{
 use rstest::rstest;
 
 use crate::common::{
-    self, Node, PATIENCE, Pair, Parties,
+    self, Node, Pair, Parties, TEST_TIMEOUT,
     child::{Running, Signal},
-    forge::{Forge, another_id, flipped},
-    raw::{ask, begin},
-    relay::{Act as Deed, MEASUREMENTS, Told, pair_through_relay, upload_all},
+    raw::{begin_request, send_raw},
+    relay::{MEASUREMENTS, RelayAction, RelayedAnswer, pair_through_relay, upload_all},
+    report_builder::{ReportBuilder, flipped, other_config_id},
     skip::has_programs,
 };
 
@@ -57,9 +57,9 @@ async fn overview(node: &Node) -> Overview {
     serde_json::from_str(&get(node, "status.json").await.1).unwrap()
 }
 
-/// Waits until the only task of a node is as it should be.
+/// Waits until the only task of a node satisfies a condition.
 async fn until(node: &Node, is_right: impl Fn(&TaskView) -> bool) -> TaskView {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         let view = overview(node).await.tasks.remove(0);
         if is_right(&view) {
@@ -70,8 +70,8 @@ async fn until(node: &Node, is_right: impl Fn(&TaskView) -> bool) -> TaskView {
     }
 }
 
-/// The text format of Prometheus, as far as it matters: values by name and labels, those sorted. Insists that each
-/// belongs to a metric that is declared, that nothing comes twice, and that histograms add up.
+/// Parses the text format of Prometheus into values by name and sorted labels. Asserts that each sample belongs to a
+/// declared metric, that none is repeated, and that histograms add up.
 fn parse(text: &str) -> BTreeMap<String, f64> {
     let (mut kinds, mut helps, mut values) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
     for line in text.lines().filter(|line| *line != "# EOF") {
@@ -110,7 +110,7 @@ fn dapbox(arguments: &[&str], node: &Node) -> Command {
     command
 }
 
-/// Runs a command while the servers of the test go on.
+/// Runs a command without blocking the servers of the test.
 async fn run(mut command: Command) -> Output {
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
@@ -121,7 +121,7 @@ async fn stdout(arguments: &[&str], node: &Node) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A time so many hours ago, in the middle of its hour.
+/// The middle of the hour this many hours ago.
 fn hours_ago(hours: u64) -> Time {
     clock::now().truncate(Duration(HOUR)).saturating_sub(Duration(hours * HOUR - HOUR / 2))
 }
@@ -130,7 +130,7 @@ fn hour_of(time: Time) -> Interval {
     Interval::new(time.truncate(Duration(HOUR)), Duration(HOUR)).unwrap()
 }
 
-/// Three reports on their way to a batch of three, with a helper that is away meanwhile, and others that are refused.
+/// Three reports pending for a batch of three with an unreachable helper, and rejected ones.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn shows_completed_work(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -138,7 +138,7 @@ async fn shows_completed_work(#[values(Revision::Dap09, Revision::Dap18)] revisi
     let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
     let mut pair = Pair::start_with(revision, vdaf, mode, watched, three).await;
     let (parties, (time, earlier)) = (pair.parties.clone(), (hours_ago(5), hours_ago(9)));
-    let (forge, yes) = (Forge::new(&parties).await, Measurement::Flag(true));
+    let (builder, yes) = (ReportBuilder::new(&parties).await, Measurement::Flag(true));
     let new = overview(&pair.leader).await;
     assert_eq!((new.not_ready, new.keys.len(), new.tasks.len()), (vec![], 1, 1));
     assert_eq!((new.keys[0].state, &*new.keys[0].suite), (KeyState::Active, "x25519-sha256-aes128gcm"));
@@ -147,8 +147,8 @@ async fn shows_completed_work(#[values(Revision::Dap09, Revision::Dap18)] revisi
     assert_eq!((view.peer.as_ref().unwrap().last_success, view.oldest_waiting), (None, None));
 
     pair.helper.stop().await;
-    let reports: Vec<_> = (0..3).map(|_| forge.report(&yes, time)).collect();
-    parties.upload(&forge.report(&yes, earlier)).await;
+    let reports: Vec<_> = (0..3).map(|_| builder.report(&yes, time)).collect();
+    parties.upload(&builder.report(&yes, earlier)).await;
     for report in &reports[..2] {
         parties.upload(report).await;
     }
@@ -159,7 +159,7 @@ async fn shows_completed_work(#[values(Revision::Dap09, Revision::Dap18)] revisi
     let view = until(&pair.leader, |view| view.status.last_error.is_some()).await;
     let lonely = (hour_of(earlier), 0, 1, BatchState::TooFew);
     assert_eq!(batches(&view), [(hour_of(time), 0, 2, BatchState::TooFew), lonely]);
-    // That is about when it came, not about the time that it is of.
+    // The upload time, not the time of the report.
     assert!((Some(new.started)..=Some(clock::now())).contains(&view.oldest_waiting), "{:?}", view.oldest_waiting);
     let peer = view.peer.unwrap();
     assert!(peer.last_failure.is_some() && peer.last_success.is_none(), "{peer:?}");
@@ -176,7 +176,7 @@ async fn shows_completed_work(#[values(Revision::Dap09, Revision::Dap18)] revisi
     assert!(shown.contains("does not answer as it should: not since the start"), "{shown}");
     assert_eq!(metrics(&pair.leader).await[&format!("dapbox_helper_stuck{{task={}}}", parties.id())], 1.0);
 
-    let too_early = forge.report(&yes, clock::now().saturating_add(Duration(24 * HOUR)));
+    let too_early = builder.report(&yes, clock::now().saturating_add(Duration(24 * HOUR)));
     parties.upload(&too_early).await;
     parties.upload(&reports[0]).await;
     parties.upload_bytes(vec![1, 2, 3]).await;
@@ -189,7 +189,7 @@ async fn shows_completed_work(#[values(Revision::Dap09, Revision::Dap18)] revisi
     assert_eq!(batches(&view), [(hour_of(time), 3, 0, BatchState::Ready), lonely]);
     check_numbers(&pair, &parties).await;
 
-    let collected = parties.collector().collect(Query::TimeInterval(hour_of(time)), Some(PATIENCE), |_| {}).await;
+    let collected = parties.collector().collect(Query::TimeInterval(hour_of(time)), Some(TEST_TIMEOUT), |_| {}).await;
     assert_eq!(collected.unwrap().result, AggregateResult::Number(3));
     let view = overview(&pair.leader).await.tasks.remove(0);
     assert_eq!((batches(&view), view.status.batches_collected), (vec![lonely], 1));
@@ -197,7 +197,7 @@ async fn shows_completed_work(#[values(Revision::Dap09, Revision::Dap18)] revisi
         let seen = metrics(node).await;
         assert_eq!(seen[&format!("dapbox_batches_collected_total{{task={}}}", parties.id())], 1.0);
     }
-    // The counters of tasks go on after a restart.
+    // The counters of a task continue after a restart.
     pair.leader.restart().await;
     let seen = metrics(&pair.leader).await;
     assert_eq!(seen[&format!("dapbox_uploads_total{{task={}}}", parties.id())], 4.0);
@@ -207,7 +207,7 @@ async fn shows_completed_work(#[values(Revision::Dap09, Revision::Dap18)] revisi
     pair.stop().await;
 }
 
-/// After four uploads that were taken, one that was repeated, and two that were refused: all views have these numbers.
+/// After four accepted uploads, a repeated one and two rejected ones: all views have these numbers.
 async fn check_numbers(pair: &Pair, parties: &Parties) {
     let (id, dap09) = (parties.id().to_string(), parties.revision() == Revision::Dap09);
     let seen = metrics(&pair.leader).await;
@@ -224,7 +224,7 @@ async fn check_numbers(pair: &Pair, parties: &Parties) {
         ("dapbox_batches{state=too_few,task=TASK}", 1.0),
         ("dapbox_aggregation_jobs{state=sent,task=TASK}", 0.0),
         ("dapbox_helper_stuck{task=TASK}", 0.0),
-        // Where a report is refused alone, the upload as a whole is not.
+        // If a single report is rejected, the upload as a whole is not.
         ("dapbox_request_duration_seconds_count{route=reports,status=2xx}", if dap09 { 5.0 } else { 6.0 }),
         ("dapbox_request_duration_seconds_count{route=reports,status=4xx}", if dap09 { 2.0 } else { 1.0 }),
     ] {
@@ -263,7 +263,7 @@ async fn check_numbers(pair: &Pair, parties: &Parties) {
     );
 }
 
-/// Batches that the leader makes: reports fill one after the other.
+/// Leader-selected batches: reports fill one after the other.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn shows_filling_of_fixed_size_batches(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
@@ -272,7 +272,7 @@ async fn shows_filling_of_fixed_size_batches(#[values(Revision::Dap09, Revision:
     let mut pair = Pair::start_with(revision, VdafConfig::Prio3Count, mode, watched, two).await;
     let client = pair.parties.client();
     let upload = async || client.upload(Measurement::Flag(true), None).await.unwrap();
-    // Keys are fetched while both are there.
+    // Keys are fetched while both servers run.
     upload().await;
     let batches = |view: &TaskView| {
         let mut all: Vec<_> = view.batches.iter().map(|b| (b.state, b.aggregated, b.waiting)).collect();
@@ -291,13 +291,13 @@ async fn shows_filling_of_fixed_size_batches(#[values(Revision::Dap09, Revision:
     assert_eq!(batches(&view), [(BatchState::Ready, 2, 0), (BatchState::TooFew, 1, 0)]);
     assert!(view.batches.iter().all(|batch| batch.id.is_some() && batch.interval.is_some()), "{:?}", view.batches);
     let query = Query::FixedSize(FixedSizeQuery::CurrentBatch);
-    pair.parties.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap();
+    pair.parties.collector().collect(query, Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     let view = overview(&pair.leader).await.tasks.remove(0);
     assert_eq!(batches(&view), [(BatchState::TooFew, 1, 0)]);
     pair.stop().await;
 }
 
-/// Every metric that is listed is told, and no other, in both formats.
+/// Each listed metric is exposed, and no other, in both formats.
 #[tokio::test(flavor = "multi_thread")]
 async fn exposes_listed_metrics_only() {
     let mut node = Node::start_with(watched).await;
@@ -312,13 +312,13 @@ async fn exposes_listed_metrics_only() {
     let listed: Vec<_> = METRICS.iter().map(|metric| (metric.name, kind(metric.kind))).collect();
     assert_eq!(told, listed);
     let url = node.monitor() + "metrics";
-    let said = ask("GET", &url, &[("accept", "application/openmetrics-text;version=1.0.0")], Vec::new()).await;
+    let said = send_raw("GET", &url, &[("accept", "application/openmetrics-text;version=1.0.0")], Vec::new()).await;
     assert_eq!(said.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
     assert!(said.body.ends_with(b"# EOF\n"));
     node.stop().await;
 }
 
-/// Prometheus's own tool reads the metrics.
+/// Prometheus's own tool parses the metrics.
 #[tokio::test(flavor = "multi_thread")]
 async fn passes_promtool() {
     if !has_programs(&["promtool"]) {
@@ -335,21 +335,21 @@ async fn passes_promtool() {
     node.stop().await;
 }
 
-/// The listener reads and never changes anything, and no web site can read it through a browser.
+/// The private listener is read-only, and no web site can read it through a browser.
 #[tokio::test(flavor = "multi_thread")]
 async fn refuses_foreign_hosts_on_private_listener() {
     let mut node = Node::start_with(watched).await;
     let url = node.monitor() + "status.json";
     for host in ["evil.example", "localhost.evil.example:9464"] {
-        let refused = ask("GET", &url, &[("host", host)], Vec::new()).await;
+        let refused = send_raw("GET", &url, &[("host", host)], Vec::new()).await;
         assert_eq!(refused.status, 421);
         assert!(!String::from_utf8_lossy(&refused.body).contains("not_ready"));
     }
     for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
-        let refused = ask(method, &url, &[], Vec::new()).await;
+        let refused = send_raw(method, &url, &[], Vec::new()).await;
         assert_eq!((refused.status, refused.header("allow")), (405, "GET, HEAD"), "{method}");
     }
-    let said = ask("GET", &url, &[("origin", "https://evil.example"), ("host", "localhost")], Vec::new()).await;
+    let said = send_raw("GET", &url, &[("origin", "https://evil.example"), ("host", "localhost")], Vec::new()).await;
     assert_eq!((said.status, said.header("content-type")), (200, "application/json"));
     assert_eq!(said.header("access-control-allow-origin"), "");
     for (name, value) in [
@@ -360,7 +360,7 @@ async fn refuses_foreign_hosts_on_private_listener() {
     ] {
         assert_eq!(said.header(name), value);
     }
-    let head = ask("HEAD", &url, &[], Vec::new()).await;
+    let head = send_raw("HEAD", &url, &[], Vec::new()).await;
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert_eq!(get(&node, "nothing").await.0, 404);
     assert_eq!(get(&node, "tasks").await.0, 404, "this is not the control socket");
@@ -371,7 +371,7 @@ async fn refuses_foreign_hosts_on_private_listener() {
     node.stop().await;
 }
 
-/// A listener that cannot be had is told apart from the other, with what to do.
+/// The error names the listener that cannot bind, with a hint.
 #[tokio::test(flavor = "multi_thread")]
 async fn refuses_taken_address_with_hint() {
     let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -383,7 +383,7 @@ async fn refuses_taken_address_with_hint() {
     assert!(error.contains("set monitor.listen to a free address, or to \"\" for none"), "{error}");
 }
 
-/// Readiness and health: short of disk space, stopping, and a store that has stopped.
+/// Readiness and health: a full disk, a shutdown, and a stopped store.
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_names_reasons() {
     let mut short = Node::start_with(|config| {
@@ -399,19 +399,19 @@ async fn readiness_names_reasons() {
     assert!(stdout(&["status"], &short).await.contains("not ready, up"));
     short.stop().await;
 
-    // A request whose body does not come keeps the server from stopping, and the listener from going.
+    // A request without its body delays the shutdown, and thereby the end of the private listener.
     let pair =
         Pair::start_with(Revision::Dap09, VdafConfig::Prio3Count, BatchMode::TimeInterval, watched, |_| {}).await;
     let (parties, mut leader, mut helper) = (pair.parties, pair.leader, pair.helper);
     let call = parties.wire().upload_request(&parties.id());
     let (monitor, url) = (leader.monitor(), parties.at_leader(&call.path));
     let headers = [("content-type", call.content_type.unwrap()), ("content-length", "100")];
-    let open = begin(call.method, &url, &headers).await;
+    let open = begin_request(call.method, &url, &headers).await;
     while metrics(&leader).await["dapbox_request_bodies_pending{}"] == 0.0 {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
     let stopping = tokio::spawn(async move { leader.stop().await });
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         let answer = common::get(format!("{monitor}readyz")).await.unwrap();
         if answer.status() == 503 {
@@ -426,18 +426,18 @@ async fn readiness_names_reasons() {
     helper.stop().await;
 }
 
-/// Before there is a first certificate nobody can connect, and all who watch are told why there is none.
+/// Without a first certificate no client can connect, and every view says why there is none.
 #[tokio::test(flavor = "multi_thread")]
 async fn shows_acme_failure() {
     let mut node = Node::start_with(|config| {
         watched(config);
         config.tls.mode = TlsMode::Acme;
         config.acme.domains = vec!["dap.example.test".to_owned()];
-        // Nobody has this port: it was never given to anybody.
+        // A reserved port on which no server listens.
         config.acme.directory = "https://127.0.0.1:1/directory".to_owned();
     })
     .await;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     let trouble = loop {
         let tls = overview(&node).await.tls.unwrap();
         assert_eq!(tls.certificate, None);
@@ -488,7 +488,7 @@ async fn is_unhealthy_after_store_stopped() {
     server.stop().await.unwrap();
 }
 
-/// Once more and once more, for programs.
+/// Repeated output, as JSON.
 #[tokio::test(flavor = "multi_thread")]
 async fn watches_until_interrupted() {
     let mut node = Node::start_with(watched).await;
@@ -513,14 +513,14 @@ async fn watches_until_interrupted() {
 /// The terminal is drawn in place, and restored when q is pressed.
 #[tokio::test(flavor = "multi_thread")]
 async fn restores_terminal_after_watching() {
-    // Of Debian's bsdutils: it makes the terminal.
+    // From Debian's bsdutils: it provides a terminal.
     if !has_programs(&["script", "stty"]) {
         return;
     }
     let mut node = Node::start_with(watched).await;
     let status = dapbox(&["status", "--watch", "--every", "50ms"], &node);
     let words = status.get_args().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ");
-    // It says how the terminal is before and after.
+    // It prints the terminal's state before and after.
     let line = format!("stty -g; {} {words}; echo code $?; stty -g", status.get_program().to_str().unwrap());
     let mut script = Command::new("script");
     script.args(["-q", "-c", &line, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR");
@@ -534,7 +534,7 @@ async fn restores_terminal_after_watching() {
     node.stop().await;
 }
 
-/// Presses another key and q when the screen was drawn for the third time, and returns everything that was shown.
+/// Presses another key and then q after the third drawing; returns all output.
 fn read_terminal(script: &mut Running) -> String {
     let (mut out, mut keys) = (script.stdout.take().unwrap(), script.stdin.take().unwrap());
     let (mut shown, mut part, mut is_pressed) = (Vec::new(), [0; 4096], false);
@@ -550,25 +550,26 @@ fn read_terminal(script: &mut Running) -> String {
     String::from_utf8(shown).unwrap()
 }
 
-/// The owner of a task sees why its reports were rejected, at upload and in jobs: with `task show`, on the status page, and
-/// in the metrics.
+/// `task show`, the status page and the metrics say why reports of a task were rejected, at upload and in jobs.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn shows_why_reports_were_rejected(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let sampled = |config: &mut Config| {
         watched(config);
-        // The first upload is opened, and it is the first of two buckets too many.
+        // The first upload is opened, and it is the first of two that exceed the bucket limit.
         (config.leader.upload_sample_ratio, config.limits.max_open_buckets) = (u32::MAX, 1);
     };
     let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
     let pair = Pair::start_with(revision, vdaf, mode, sampled, |_| {}).await;
     let (parties, id) = (&pair.parties, pair.parties.id().to_string());
-    let (forge, yes) = (Forge::new(parties).await, Measurement::Flag(true));
-    let mut unopenable = forge.report(&yes, hours_ago(2));
+    let (builder, yes) = (ReportBuilder::new(parties).await, Measurement::Flag(true));
+    let mut unopenable = builder.report(&yes, hours_ago(2));
     unopenable.leader_share.payload = flipped(&unopenable.leader_share.payload);
-    let mut not_for_the_helper = forge.report(&yes, hours_ago(2));
+    let mut not_for_the_helper = builder.report(&yes, hours_ago(2));
     not_for_the_helper.helper_share.payload = flipped(&not_for_the_helper.helper_share.payload);
-    for report in [unopenable, forge.report(&yes, hours_ago(2)), not_for_the_helper, forge.report(&yes, hours_ago(5))] {
+    for report in
+        [unopenable, builder.report(&yes, hours_ago(2)), not_for_the_helper, builder.report(&yes, hours_ago(5))]
+    {
         parties.upload(&report).await;
     }
     let helper_error = "helper_hpke_decrypt_error";
@@ -590,7 +591,7 @@ async fn shows_why_reports_were_rejected(#[values(Revision::Dap09, Revision::Dap
     pair.stop().await;
 }
 
-/// What the servers of this program have logged as errors.
+/// The error log of all servers of this program.
 static ERRORS: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
 struct ErrorLog;
@@ -605,28 +606,29 @@ impl Write for ErrorLog {
     }
 }
 
-/// A report that the leader rejects after the helper has accepted it is counted by itself, logged, and shown everywhere.
+/// A report that the leader rejects after the helper has accepted it has its own counter, is logged, and is shown
+/// everywhere.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn shows_report_rejected_after_helper_accepted_it(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
 ) {
     let logs = tracing_subscriber::fmt().json().with_max_level(tracing::Level::ERROR).with_writer(|| ErrorLog);
-    // The other revision's test may have done it.
+    // A test of this program may already have installed it.
     let _ = logs.try_init();
     let (pair, relay) = pair_through_relay(revision, BatchMode::TimeInterval, watched).await;
     let (leader, id) = (&pair.leader, pair.parties.id());
     let is_done = AtomicBool::new(false);
     relay.plan(move |asked, _| {
-        if !asked.makes(ResourceKind::AggregationJob) || is_done.swap(true, Ordering::SeqCst) {
-            return Deed::Pass;
+        if !asked.creates(ResourceKind::AggregationJob) || is_done.swap(true, Ordering::SeqCst) {
+            return RelayAction::Pass;
         }
-        Deed::Edit(Box::new(move |told| {
+        RelayAction::Edit(Box::new(move |told| {
             let wire = wire::for_revision(revision);
             let mut resps = wire.decode_job_resp(&Bytes::from(told.body.clone()), 100).unwrap();
-            // A message of the right kind, with a byte that is no message.
+            // A valid ping-pong message with an invalid content.
             resps[0].outcome = PrepareOutcome::Continue(Bytes::from_static(&[2, 0, 0, 0, 1, 9]));
-            Told { body: wire.encode_job_resp(&resps), ..told }
+            RelayedAnswer { body: wire.encode_job_resp(&resps), ..told }
         }))
     });
     upload_all(&pair.parties.client(), None).await;
@@ -653,18 +655,18 @@ async fn shows_report_rejected_after_helper_accepted_it(
     pair.stop().await;
 }
 
-/// The helper's own operator sees what the helper refuses, by its own reasons: on the wire some are others.
+/// The helper's operator sees the reports that it rejects, with its own reasons, which differ from those on the wire.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn shows_reports_rejected_by_helper(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
     let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
     let pair = Pair::start_with(revision, vdaf, mode, watched, |_| {}).await;
-    let (helper, id, forge) = (&pair.helper, pair.parties.id(), Forge::new(&pair.parties).await);
-    let mut report = forge.report(&Measurement::Flag(true), clock::now());
-    report.helper_share.config_id = another_id(&forge.keys.helper);
+    let (helper, id, builder) = (&pair.helper, pair.parties.id(), ReportBuilder::new(&pair.parties).await);
+    let mut report = builder.report(&Measurement::Flag(true), clock::now());
+    report.helper_share.config_id = other_config_id(&builder.keys.helper);
     let undecryptable = dapbox::model::Report {
-        helper_share: forge.report(&Measurement::Flag(true), clock::now()).helper_share,
-        ..forge.report(&Measurement::Flag(true), clock::now())
+        helper_share: builder.report(&Measurement::Flag(true), clock::now()).helper_share,
+        ..builder.report(&Measurement::Flag(true), clock::now())
     };
     pair.parties.upload_all([&report, &undecryptable]).await;
     let both = ["hpke_unknown_config_id", "hpke_decrypt_error"];
@@ -679,8 +681,7 @@ async fn shows_reports_rejected_by_helper(#[values(Revision::Dap09, Revision::Da
     pair.stop().await;
 }
 
-/// Every collected batch is named with what became of its result: by `task show` and `status`, on the page, and in
-/// `status.json`.
+/// `task show`, `status`, the page and `status.json` list every collected batch with the state of its result.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn shows_collected_batches_and_whether_they_were_fetched(
@@ -692,9 +693,9 @@ async fn shows_collected_batches_and_whether_they_were_fetched(
     let (parties, id) = (&pair.parties, pair.parties.id().to_string());
     let hour = hour_of(hours_ago(3));
     let query = if is_by_time { Query::TimeInterval(hour) } else { Query::FixedSize(FixedSizeQuery::CurrentBatch) };
-    // Before its report, so that the request for the job is not answered with the result.
+    // Requested before its report, so that the answer is not the result.
     let job = parties.start_collection(query).await;
-    let report = Forge::new(parties).await.report(&Measurement::Flag(true), hours_ago(3));
+    let report = ReportBuilder::new(parties).await.report(&Measurement::Flag(true), hours_ago(3));
     parties.upload_all([&report]).await;
     let is_known = |result| move |view: &TaskView| view.status.collected.iter().any(|batch| batch.result == result);
     for (result, words) in [(ResultState::NotFetched, "not fetched"), (ResultState::Fetched, "fetched 20")] {

@@ -1,4 +1,4 @@
-//! Tokens are replaced while a task goes on: in either order, on both sides, and what leaked is refused at once.
+//! Tokens are rotated on running tasks, in either order and on both sides. A revoked token is refused immediately.
 
 use std::{process::Command, sync::Arc, time::Instant};
 
@@ -17,16 +17,16 @@ use serde_json::Value;
 use tokio::{io::AsyncWriteExt, net::UnixStream, sync::Notify};
 
 use crate::common::{
-    Node, PATIENCE, Pair, Parties,
-    calls::{assert_refused, assert_taken, problem},
-    forge::Forge,
+    Node, Pair, Parties, TEST_TIMEOUT,
+    calls::{assert_accepted, assert_rejected, problem},
+    report_builder::ReportBuilder,
 };
 
 const COUNT: VdafConfig = VdafConfig::Prio3Count;
-/// How long the disk takes, while the operator goes away.
+/// How long the write takes, during which the operator disconnects.
 const HANG_UP: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// Who replaces the token first.
+/// The side that rotates first.
 #[derive(Clone, Copy, Debug)]
 enum First {
     Leader,
@@ -38,7 +38,7 @@ fn at_once(config: &mut Config) {
     config.leader.min_job_size = 1;
 }
 
-/// Runs `dapbox task token …` about a node's data.
+/// Runs `dapbox task token …` on a node's data directory.
 fn token(node: &Node, arguments: &[&str]) -> Result<String, String> {
     let data_dir = ["--data-dir", node.config.data_dir.to_str().unwrap()];
     run(&[&["task", "token"], arguments, &data_dir].concat())
@@ -57,7 +57,7 @@ fn printed(output: &str) -> Vec<String> {
     line.unwrap_or_else(|| panic!("{output}")).split(' ').map(str::to_owned).collect()
 }
 
-/// Does what the other side's operator was sent, with the old token kept for so long.
+/// Runs that command on the other side, with a grace period for the old token.
 fn accept(node: &Node, output: &str, keep_old: &str) -> String {
     let command = printed(output);
     let arguments: Vec<&str> = command.iter().map(String::as_str).chain(["--keep-old", keep_old]).collect();
@@ -65,9 +65,9 @@ fn accept(node: &Node, output: &str, keep_old: &str) -> String {
 }
 
 /// Uploads some reports of one each, and waits until they are aggregated.
-async fn aggregate(pair: &Pair, parties: &Parties, forge: &Forge, so_far: &mut u64) {
+async fn aggregate(pair: &Pair, parties: &Parties, builder: &ReportBuilder, so_far: &mut u64) {
     for _ in 0..3 {
-        assert_taken(&parties.upload(&forge.report(&Measurement::Number(1), clock::now())).await);
+        assert_accepted(&parties.upload(&builder.report(&Measurement::Number(1), clock::now())).await);
     }
     *so_far += 3;
     let wanted = *so_far;
@@ -77,23 +77,23 @@ async fn aggregate(pair: &Pair, parties: &Parties, forge: &Forge, so_far: &mut u
     pair.leader.until(&parties.id(), is_done).await;
 }
 
-/// Whether the helper takes jobs of whoever has this token.
+/// Whether the helper accepts jobs with this token.
 async fn is_taken(parties: &Parties, token: &Secret) -> bool {
     let as_bearer = Parties { helper_token: token.clone(), ..parties.clone() };
-    // Nothing, which is no job: whoever is told so may send jobs.
-    let answer = as_bearer.put_job_bytes(&[1; 16], Vec::new()).await.answer;
+    // An empty body is no job: this error means that the token was accepted.
+    let answer = as_bearer.send_job_bytes(&[1; 16], Vec::new()).await.answer;
     let is_taken = problem(&answer).kind == ProblemType::InvalidMessage;
     if !is_taken {
-        assert_refused(&answer, parties, ProblemType::UnauthorizedRequest);
+        assert_rejected(&answer, parties, ProblemType::UnauthorizedRequest);
     }
     is_taken
 }
 
-async fn begin(revision: Revision) -> (Pair, Parties, Forge) {
+async fn begin(revision: Revision) -> (Pair, Parties, ReportBuilder) {
     let pair = Pair::start_with(revision, COUNT, BatchMode::TimeInterval, at_once, |_| {}).await;
     let parties = pair.parties.clone();
-    let forge = Forge::new(&parties).await;
-    (pair, parties, forge)
+    let builder = ReportBuilder::new(&parties).await;
+    (pair, parties, builder)
 }
 
 #[rstest]
@@ -102,15 +102,15 @@ async fn replaces_token_in_either_order(
     #[values(Revision::Dap09, Revision::Dap18)] revision: Revision,
     #[values(First::Leader, First::Helper)] first: First,
 ) {
-    let (mut pair, parties, forge) = begin(revision).await;
+    let (mut pair, parties, builder) = begin(revision).await;
     let (id, mut done) = (parties.id().to_string(), 0);
-    aggregate(&pair, &parties, &forge, &mut done).await;
+    aggregate(&pair, &parties, &builder, &mut done).await;
 
     let output = match first {
         First::Leader => {
-            // The helper does not know it yet: the old one goes on.
+            // The helper does not know the new token yet; the old one is used.
             let output = token(&pair.leader, &["rotate", &id[..8]]).unwrap();
-            aggregate(&pair, &parties, &forge, &mut done).await;
+            aggregate(&pair, &parties, &builder, &mut done).await;
             accept(&pair.helper, &output, "1h");
             output
         }
@@ -119,18 +119,18 @@ async fn replaces_token_in_either_order(
             std::fs::write(&file, "the-new-token\n").unwrap();
             let file = file.to_str().unwrap();
             token(&pair.helper, &["accept", &id, "--token-file", file]).unwrap();
-            aggregate(&pair, &parties, &forge, &mut done).await;
+            aggregate(&pair, &parties, &builder, &mut done).await;
             token(&pair.leader, &["rotate", &id, "--token-file", file]).unwrap()
         }
     };
-    aggregate(&pair, &parties, &forge, &mut done).await;
+    aggregate(&pair, &parties, &builder, &mut done).await;
     assert!(is_taken(&parties, &parties.helper_token).await, "the old token goes on for a while");
     let listed: Value = serde_json::from_str(&token(&pair.helper, &["list", &id, "-o", "json"]).unwrap()).unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 2, "{listed}");
     assert!(listed[0]["until"].is_null() && listed[1]["until"].is_u64(), "{listed}");
     assert!(listed[0]["last_presented"].is_u64() && listed[1]["last_presented"].is_u64(), "{listed}");
 
-    // Now without the old one, and after a restart, and with the task's file added once more.
+    // Without the old token, after a restart, and after adding the task's file again.
     accept(&pair.helper, &output, "0s");
     for side in [&mut pair.leader, &mut pair.helper] {
         side.restart().await;
@@ -138,7 +138,7 @@ async fn replaces_token_in_either_order(
     pair.helper.add(&parties.helper).await;
     pair.leader.add(&parties.leader).await;
     assert!(!is_taken(&parties, &parties.helper_token).await, "the old token is not good any more");
-    aggregate(&pair, &parties, &forge, &mut done).await;
+    aggregate(&pair, &parties, &builder, &mut done).await;
     let collected = parties.collector().collect(parties.query_now(), None, |_| {}).await.unwrap();
     assert_eq!(collected.result, AggregateResult::Number(done.into()));
 }
@@ -146,12 +146,12 @@ async fn replaces_token_in_either_order(
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn finishes_job_with_new_token(#[values(Revision::Dap09, Revision::Dap18)] revision: Revision) {
-    let (pair, parties, forge) = begin(revision).await;
+    let (pair, parties, builder) = begin(revision).await;
     let (id, new) = (parties.id().to_string(), Secret::random_token());
     let hash = serde_json::to_value(TokenHash::of(new.expose())).unwrap();
     let hash = format!("--hash={}", hash.as_str().unwrap());
     token(&pair.helper, &["accept", &id, &hash, "--keep-old", "0s"]).unwrap();
-    assert_taken(&parties.upload(&forge.report(&Measurement::Number(1), clock::now())).await);
+    assert_accepted(&parties.upload(&builder.report(&Measurement::Number(1), clock::now())).await);
     pair.leader.until(&parties.id(), |status| status.jobs == 1 && status.last_error.is_some()).await;
 
     let file = pair.leader.dir.path().join("token");
@@ -176,7 +176,7 @@ async fn collector_replaces_token_in_file() {
     }
     let (client, collector, old) = (file("client.toml"), file("collector.toml"), file("old.toml"));
     std::fs::copy(&collector, &old).unwrap();
-    // The same interval each time: the leader gives out the same result again.
+    // The same interval each time: the leader returns the same result.
     let (start, length) = (clock::now().truncate(Duration(3600)).saturating_sub(Duration(3600)).0.to_string(), "3h");
     let collect = |file: &str| run(&["collect", "--task", file, "--interval", &start, length, "-o", "json"]);
     let count = |output: String| serde_json::from_str::<Value>(&output).unwrap()["report_count"].clone();
@@ -189,7 +189,7 @@ async fn collector_replaces_token_in_file() {
     assert_eq!(count(collect(&collector).unwrap()), 1);
     accept(&pair.leader, &output, "0s");
     assert_eq!(count(collect(&collector).unwrap()), 1);
-    // A second change before the first is through would lose the one that the leader knows.
+    // A second rotation before the first is complete would lose the token that the leader knows.
     let again = run(&["task", "token", "rotate", "--collector", &collector]).unwrap_err();
     assert!(again.contains("previous_token") && std::fs::read_to_string(&collector).unwrap() == text, "{again}");
     let refused = collect(&old).unwrap_err();
@@ -210,7 +210,7 @@ async fn revokes_token_after_operator_hangs_up() {
             Act::Wait(HANG_UP)
         }))
         .await;
-    // It is known, so that what is remembered of it must be forgotten.
+    // The token is cached; the cache must be invalidated.
     assert!(is_taken(&parties, &parties.helper_token).await);
     let new = NewToken::Accepted(TokenHash::of(b"new"));
     let change = TokenChange { task: parties.id(), new, keep_old: Duration(0) };
@@ -220,7 +220,7 @@ async fn revokes_token_after_operator_hangs_up() {
     operator.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
     stored.notified().await;
     drop(operator);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     while is_taken(&parties, &parties.helper_token).await {
         assert!(Instant::now() < deadline, "the token is still good");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -235,7 +235,7 @@ async fn rejects_rotation_at_helper_and_of_unknown_task() {
         let error = token(node, arguments).unwrap_err();
         assert!(error.contains(word), "{error}");
     };
-    // With a server, and without.
+    // With and without a running server.
     for round in 0..2 {
         refused(&["rotate", &id], &pair.helper, "present no token");
         refused(&["rotate", "unknown"], &pair.leader, "there is no task");

@@ -1,11 +1,10 @@
-//! What the draft demands, requirement by requirement, and the tests that show it: `dap18_requirements.txt` is the table, and
-//! this checks that it is whole.
+//! The requirements of the draft and the tests that show them. `dap18_requirements.txt` is the table; this checks it.
 
 use std::{fs, path::Path};
 
 const TABLE: &str = include_str!("dap18_requirements.txt");
 
-/// How many requirements may have a reason instead of a test.
+/// The maximum number of requirements with a reason instead of a test.
 const MAX_REASONS: usize = 10;
 
 /// A requirement.
@@ -26,7 +25,7 @@ fn rows() -> Vec<Row<'static>> {
     TABLE.lines().filter(is_row).map(row).collect()
 }
 
-/// Whether a test with this name is in the file; `file` is a path below the package without `.rs`.
+/// Whether the file has a test with this name; `file` is a path below the package without `.rs`.
 fn has_test(file: &str, name: &str) -> bool {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("{file}.rs"));
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use crate::skip;
 
-/// A test vector, as far as the recipient of a single message needs it.
+/// The parts of a test vector that the recipient of a single message needs.
 #[derive(Deserialize)]
 #[allow(non_snake_case)]
 struct Vector {
@@ -71,7 +71,7 @@ fn opens_official_vectors() {
         let Encryption { aad, ct, pt } = &vector.encryptions[0];
         let ciphertext = HpkeCiphertext { config_id: 1, enc: hex(&vector.enc).into(), payload: hex(ct).into() };
         assert_eq!(keypair.open(&hex(&vector.info), &hex(aad), &ciphertext), Ok(hex(pt)));
-        // The second one belongs to another sequence number.
+        // The second one has another sequence number.
         let Encryption { aad, ct, .. } = &vector.encryptions[1];
         let later = HpkeCiphertext { payload: hex(ct).into(), ..ciphertext };
         assert_eq!(keypair.open(&hex(&vector.info), &hex(aad), &later), Err(HpkeError::OpenFailed));
@@ -104,7 +104,7 @@ fn rejects_mismatched_key_pair() {
     }
 }
 
-/// Points of small order and their other encodings: multiplied by any private key they are zero (RFC 7748 section 6.1).
+/// Points of small order and their other encodings: their product with any private key is zero (RFC 7748 section 6.1).
 fn points_of_small_order() -> Vec<Vec<u8>> {
     let canonical = [
         "0000000000000000000000000000000000000000000000000000000000000000",
@@ -137,7 +137,7 @@ fn rejects_degenerate_public_keys() {
     assert_eq!(seal(&not_on_the_curve, b"", b"", b""), Err(HpkeError::InvalidPublicKey));
 }
 
-/// Who sends a point of small order knows the shared point, and could seal what many private keys would open.
+/// The sender of a small-order point knows the shared point, and could seal a message that many private keys open.
 #[test]
 fn rejects_zero_shared_point() {
     let keypair = Keypair::generate(1, Suite::DEFAULT).unwrap();
@@ -150,27 +150,27 @@ fn rejects_zero_shared_point() {
         assert_eq!(ORACLES[0].open(keypair.private_key().expose(), b"info", b"aad", &forged), None);
         assert_eq!(keypair.open(b"info", b"aad", &forged), Err(HpkeError::OpenFailed));
     }
-    // A secret that is shared with nobody else opens what is sealed in the same way.
+    // The control: a nonzero shared secret opens when sealed the same way.
     let public_key = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(public_key).unwrap();
     let (secret, enc) = X25519HkdfSha256::encap(&public_key, None).unwrap();
     let sealed = sealed_with(secret, enc.to_bytes().to_vec());
     assert_eq!(keypair.open(b"info", b"aad", &sealed), Ok(b"plaintext".to_vec()));
 }
 
-/// Seals with the default suite and a shared secret of one's own choice.
+/// Seals with the default suite and a chosen shared secret.
 fn sealed_with(secret: SharedSecret<X25519HkdfSha256>, enc: Vec<u8>) -> HpkeCiphertext {
     let context = HkdfSha256::combine_secrets(&OpModeS::<X25519HkdfSha256>::Base, secret, b"info");
     let payload = AeadCtxS::<AesGcm128, HkdfSha256, _>::from(context).seal(b"plaintext", b"aad").unwrap();
     HpkeCiphertext { config_id: 1, enc: enc.into(), payload: payload.into() }
 }
 
-/// Seals, to a public key, with info and associated data, a plaintext.
+/// Seals a plaintext to a public key, with info and associated data.
 type Seal = fn(&[u8], &[u8], &[u8], &[u8]) -> Option<HpkeCiphertext>;
 
-/// Opens, with a private key, info and associated data, a ciphertext.
+/// Opens a ciphertext with a private key, info and associated data.
 type Open = fn(&[u8], &[u8], &[u8], &HpkeCiphertext) -> Option<Vec<u8>>;
 
-/// The `hpke` crate as it is, with one KDF and one AEAD of its own.
+/// The `hpke` crate with one of its own KDFs and AEADs.
 struct Oracle {
     kdf_id: u16,
     aead_id: u16,
@@ -203,7 +203,7 @@ impl Oracle {
         (self.open)(private_key, info, aad, sealed)
     }
 
-    /// The key pair of a private key, with the public key that the oracle derives.
+    /// The key pair of a private key; the oracle derives the public key.
     fn keypair(&self, private_key: &[u8]) -> Keypair {
         let parsed = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(private_key).unwrap();
         let public_key = X25519HkdfSha256::sk_to_pk(&parsed).to_bytes().to_vec();
@@ -239,7 +239,7 @@ fn oracle_opens<D: Kdf, A: Aead>(
 #[test]
 fn opens_what_other_implementation_seals() {
     let bytes = |most| prop::collection::vec(any::<u8>(), 0..=most);
-    // The lengths are chosen apart from the bytes: some are those of long vectors.
+    // Lengths are chosen independently of the bytes: some are those of long vectors.
     let plaintext = (prop_oneof![9 => 0..300_usize, 1 => 4_000..170_000_usize], any::<u8>());
     let message = (0..ORACLES.len(), any::<[u8; 32]>(), bytes(40), bytes(200), plaintext, any::<usize>());
     proptest!(ProptestConfig::with_cases(300), |((which, private_key, info, aad, (len, seed), at) in message)| {
@@ -262,7 +262,7 @@ fn opens_what_other_implementation_seals() {
     });
 }
 
-/// aws-lc looks at the processor when the program starts, and its environment can take away what it finds there.
+/// aws-lc detects the processor's extensions when the program starts. An environment variable masks them.
 #[test]
 fn works_without_processor_extensions() {
     if !cfg!(target_arch = "x86_64") {
@@ -277,7 +277,8 @@ fn works_without_processor_extensions() {
         let program = std::env::current_exe().unwrap();
         Command::new(program).args(tests).env("OPENSSL_ia32cap", capabilities).output().unwrap()
     };
-    // No processor has all of them, and to be asked for one that is missing is an error. So the variable is read.
+    // No processor has all extensions, and requesting a missing one is an error, which proves that the variable is
+    // read.
     let impossible = run("~0x0:0xffffffffffffffff");
     assert!(!impossible.status.success() && shows(&impossible, "HW capability"), "{impossible:?}");
     let masked = run("~0xffffffffffffffff:~0xffffffffffffffff");
@@ -323,7 +324,7 @@ fn flip(bytes: &[u8], at: usize) -> Vec<u8> {
     bytes
 }
 
-/// Bytes that look like an encapsulated key of some KEM, or like nothing.
+/// Bytes that resemble an encapsulated key of some KEM, or none.
 fn hostile_enc() -> impl Strategy<Value = Vec<u8>> {
     let uncompressed = |mut bytes: Vec<u8>| {
         bytes[0] = 4;

@@ -1,4 +1,4 @@
-//! Messages and cryptography, byte by byte: encodings, official vectors, and what the drafts demand.
+//! Messages and cryptography: encodings, official vectors, and the requirements of the drafts.
 
 mod dap18_requirements;
 mod hpke_vectors;

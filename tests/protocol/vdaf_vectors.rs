@@ -1,7 +1,7 @@
 //! Our preparers against the official test vectors of both VDAF drafts, and against other users of `prio`.
 //!
-//! The vectors are checked from the input shares on: `prio` lets nobody outside choose the randomness of sharding, so
-//! that the shares of the vectors cannot be made again.
+//! The vectors are checked from their input shares on, because `prio` does not let callers choose the randomness of
+//! sharding.
 
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
@@ -28,11 +28,11 @@ const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures");
 struct Draft {
     revision: Revision,
     directory: &'static str,
-    /// Those that fit DAP, where there are two aggregators.
+    /// The vectors for two aggregators, as DAP has.
     run: &'static [&'static str],
-    /// Those whose reports must be refused.
+    /// The vectors whose reports must be rejected.
     refused: &'static [&'static str],
-    /// Those that we have but cannot run, and why.
+    /// The vectors that cannot run here, with the reason.
     skipped: &'static [(&'static str, &'static str)],
 }
 
@@ -54,11 +54,13 @@ const VDAF_08: Draft = Draft {
     ],
 };
 
-/// DAP-18 is made on VDAF-18, of which -20 still has the bytes.
+/// DAP-18 uses VDAF-18, whose bytes -20 has not changed.
 ///
-/// Left out altogether are the vectors with three shares (`Prio3Count_1`, `Prio3Sum_1`, `Prio3SumVec_1`,
-/// `Prio3Histogram_1`) or four (`Prio3MultihotCountVec_1`), the VDAFs that are only there to be tested
-/// (`Prio3HigherDegree`, `Prio3SumVecWithMultiproof`), and Poplar1, which we do not have.
+/// Omitted are the vectors with three shares (`Prio3Count_1`, `Prio3Sum_1`, `Prio3SumVec_1`, `Prio3Histogram_1`) or
+/// four
+/// (`Prio3MultihotCountVec_1`), the VDAFs for tests only (`Prio3HigherDegree`, `Prio3SumVecWithMultiproof`), and
+/// Poplar1,
+/// which is not supported.
 const VDAF_20: Draft = Draft {
     revision: Revision::Dap18,
     directory: "vdaf-20",
@@ -86,7 +88,7 @@ const VDAF_20: Draft = Draft {
     skipped: &[],
 };
 
-/// A test vector, with the names that the authors of VDAF-08 gave.
+/// A test vector, with the field names of VDAF-08.
 #[derive(Deserialize)]
 struct Vector {
     shares: usize,
@@ -102,7 +104,7 @@ struct Vector {
     prep: Vec<Preparation>,
     agg_shares: Vec<Hex>,
     agg_result: Option<AggregateResult>,
-    /// What is done in which order, and whether it succeeds.
+    /// An operation and whether it must succeed.
     #[serde(default)]
     operations: Vec<Operation>,
 }
@@ -129,7 +131,7 @@ struct Operation {
     success: bool,
 }
 
-/// Bytes: as one text, or in pieces.
+/// Bytes, as one text or in pieces.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(from = "HexText")]
 struct Hex(Vec<u8>);
@@ -203,7 +205,7 @@ fn ping_pong(kind: u8, field: &Hex) -> Vec<u8> {
     [&[kind][..], &length.to_be_bytes(), &field.0].concat()
 }
 
-/// An output share is opaque; the sum of it alone has the same encoding.
+/// An output share is opaque; a sum of one share has the same encoding.
 fn encoded(vdaf: &dyn Preparer, share: OutputShare) -> Hex {
     let mut sum = vdaf.zero();
     vdaf.add(&mut sum, share);
@@ -229,7 +231,7 @@ fn run(draft: &Draft, name: &str) {
 
         vdaf.add(&mut sums[0], leader_share);
         vdaf.add(&mut sums[1], helper_share);
-        // Sums consume output shares, so that another preparation has to make them again.
+        // Sums consume output shares, so another preparation makes them again.
         assert_eq!(encoded(vdaf, start().0.finish(&response).unwrap()), report.out_shares[0]);
         assert_eq!(encoded(vdaf, answer().0), report.out_shares[1]);
     }
@@ -256,7 +258,7 @@ fn refuse(draft: &Draft, name: &str) {
     let failed = vector.operations.iter().find(|operation| !operation.success).unwrap();
     let (pending, message) = match vdaf.leader_start(verify, report.share(&id, 0)) {
         Ok(started) => started,
-        // The leader refuses a wrong joint randomness part of its own at once, the draft in a later step.
+        // The leader rejects a wrong joint randomness part of its own immediately, the draft in a later step.
         Err(error) => {
             assert!(["jr_blind", "public_share"].iter().any(|part| name.ends_with(part)), "{name}");
             assert_eq!(error, ReportError::VdafPrepError, "{name}");
@@ -296,7 +298,7 @@ fn runs_each_vector_or_states_reason() {
     }
 }
 
-/// A report's public share, leader's share and helper's share.
+/// A report's public share, leader share and helper share.
 type Shares = [Vec<u8>; 3];
 
 /// Shards with each of two implementations, and prepares with one as the leader and the other as the helper.

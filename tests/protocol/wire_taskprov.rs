@@ -1,5 +1,5 @@
-//! The configuration of a task that is set up in-band: bytes, properties of its decoder, and the published Janus crate as
-//! a second opinion.
+//! Task advertisements of in-band tasks: bytes, properties of the decoder, and the published Janus crate as an
+//! independent implementation.
 
 use bytes::Bytes;
 use dapbox::{
@@ -71,7 +71,7 @@ prop_compose! {
     }
 }
 
-/// The same in Janus's words.
+/// The same task in Janus's types.
 fn janus(ours: &TaskConfiguration) -> theirs::TaskConfig {
     use theirs::VdafType as V;
     let (public, number) = (&ours.public, |n: usize| u32::try_from(n).unwrap());
@@ -145,7 +145,7 @@ proptest! {
     }
 }
 
-/// A task of ours, put together field by field as section 3 of the draft has them: `steps`, two URLs, batches of 250 to 400
+/// A task encoded field by field in the order of section 3 of the draft: `steps`, two URLs, batches of 250 to 400
 /// reports with times in hours, until 2030, a histogram of 12 bins.
 const STEPS: &str = "057374657073001e68747470733a2f2f6c65616465722e6578616d706c652f6461702d30392f001768747470733a2f2f68656c706572\
 2e6578616d706c652f00130000000000000e100001000000fa02000001900000000070dbd880000f000101000000030000000c000000\

@@ -1,8 +1,8 @@
-//! How long functions are.
+//! The length of functions.
 
 use super::source::{Source, below};
 
-/// The most lines of a function, with its signature.
+/// The maximum number of lines of a function, with its signature.
 const MAX_LINES: usize = 70;
 
 /// The functions of a file with their numbers of lines.
@@ -22,7 +22,7 @@ fn functions(source: &Source) -> Vec<(String, usize)> {
     found
 }
 
-/// Where the body ends; a function without a body has none.
+/// The end of the body. A function without a body has none.
 fn end_of_function(code: &str) -> Option<usize> {
     let (mut parentheses, mut braces) = (0, 0);
     for (at, c) in code.char_indices() {

@@ -5,7 +5,7 @@ use dapbox::cli::Cli;
 
 use super::source::{Source, below, root};
 
-/// Idioms that a reader has to translate back into what they mean.
+/// Idioms that a reader has to translate into a plain statement.
 const IDIOMS: &[&str] = &[
     "whoever",
     "anybody",
@@ -43,7 +43,7 @@ const IDIOMS: &[&str] = &[
     "the world",
 ];
 
-/// The largest permitted share of sentences with an idiom, in comments and documents.
+/// The maximum share of sentences with an idiom, in comments and documents.
 const MAX_SHARE: f64 = 0.005;
 
 /// Texts in which an idiom is the right word: a file, and a part of the text.
@@ -57,7 +57,7 @@ struct Sentence {
 }
 
 impl Sentence {
-    /// The idiom in the sentence.
+    /// The idiom of the sentence.
     fn idiom(&self) -> Option<&'static str> {
         let is_allowed = |(path, part): &&(&str, &str)| self.place.starts_with(path) && self.text.contains(part);
         let words = words(&self.text);
@@ -143,7 +143,7 @@ fn help(command: &clap::Command, path: &str) -> Vec<Sentence> {
     found
 }
 
-/// Those with an idiom, one a line.
+/// The sentences with an idiom, one on each line.
 fn list(sentences: &[Sentence]) -> (usize, String) {
     let found = sentences.iter().filter_map(|sentence| {
         let idiom = sentence.idiom()?;
@@ -168,7 +168,7 @@ fn help_texts_are_plain() {
     assert_eq!(count, 0, "\n{found}");
 }
 
-/// Errors, log lines, pages and everything else that the program prints.
+/// Errors, log lines, pages and all other output of the program.
 #[test]
 fn messages_are_plain() {
     let mut all = Vec::new();

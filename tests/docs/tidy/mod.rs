@@ -1,5 +1,5 @@
-//! The plan of the workspace: which crate and which room may use which other one, which file may name which dependency, and
-//! how long files and functions are.
+//! The plan of the workspace: the dependencies between crates, rooms and files, the files that may name a third-party
+//! crate, and the length of files and functions.
 
 mod functions;
 mod language;
@@ -12,7 +12,7 @@ use dapbox::support::Point;
 use modules::Modules;
 use source::{Source, below, root};
 
-/// The members of the workspace, each with those that it may depend on. The root package may use all.
+/// The members of the workspace with their permitted dependencies. The root package may use all.
 const CRATES: &[(&str, &[&str])] = &[
     ("protocol", &[]),
     ("support", &["protocol"]),
@@ -22,11 +22,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("server", &["protocol", "support", "store", "client", "aggregator"]),
 ];
 
-/// Crates that `protocol` does without: it has no I/O, clock, threads or runtime.
+/// Crates that `protocol` must not use: it has no I/O, clock, threads or runtime.
 const NOT_IN_PROTOCOL: &[&str] = &["tokio", "reqwest", "hyper-util", "rayon", "tracing", "rustix", "sled", "warp"];
 
-/// The rooms of each crate in their order: files of a room may use the earlier ones, and not the later ones. The root package
-/// has the name "".
+/// The rooms of each crate in order. Files of a room may use earlier rooms only. The root package has the name "".
 const ROOMS: &[(&str, &[&str])] = &[
     ("protocol", &["model", "wire", "vdaf", "hpke"]),
     ("client", &["peer", "client", "collector"]),
@@ -151,7 +150,7 @@ fn files_are_small_and_finished() {
     }
 }
 
-/// The tests of failure points would not notice a point that is missing in the list, or one that no code passes.
+/// The tests of failure points would not notice an unlisted point, or one that no code passes.
 #[test]
 fn failure_points_are_listed_and_used() {
     let mut used = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! The graph of the files of each crate: which file names items of which other one.
+//! The graph of the files of each crate: which file uses items of another one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ struct Import {
     is_public: bool,
 }
 
-/// The modules of all crates, each of which is a file.
+/// The modules of all crates. Each is a file.
 pub struct Modules<'a> {
     files: BTreeMap<Module, &'a Source>,
     imports: BTreeMap<Module, Vec<Import>>,
@@ -30,8 +30,8 @@ impl<'a> Modules<'a> {
         Self { files, imports }
     }
 
-    /// The files that a file depends on. What it only exports again does not count, and neither does a module above it: a
-    /// module is one unit with those below it.
+    /// The files that a file depends on. Re-exports do not count, and neither do modules above it: a module is one unit
+    /// with those below it.
     fn dependencies(&self, module: &Module) -> BTreeSet<Module> {
         let code = &self.files[module].code;
         let imported = self.imports[module].iter().filter(|import| !import.is_public).map(|import| import.path.clone());
@@ -79,7 +79,7 @@ impl<'a> Modules<'a> {
         })
     }
 
-    /// Files that depend on each other, as one circle for each group of them.
+    /// Groups of files that depend on each other, with one circle for each.
     pub fn circles(&self) -> Vec<String> {
         let graph: BTreeMap<_, _> = self.files.keys().map(|module| (module, self.dependencies(module))).collect();
         let (mut circles, mut covered) = (Vec::new(), BTreeSet::new());
@@ -93,7 +93,7 @@ impl<'a> Modules<'a> {
         circles
     }
 
-    /// Files that depend on a later room of their crate than their own. `order` is the path of each room, earliest first.
+    /// Files that depend on a later room of their crate. `order` is the path of each room, earliest first.
     pub fn backward(&self, name: &str, order: &[&str]) -> Vec<String> {
         let room = |module: &Module| {
             let path = module.1.join("/");
@@ -136,7 +136,7 @@ fn way_back(graph: &BTreeMap<&Module, BTreeSet<Module>>, start: &Module) -> Opti
     None
 }
 
-/// The module that a file is. Unit tests and the program's `main.rs` are none.
+/// The module of a file. Unit tests and `main.rs` are none.
 fn module(path: &str, crates: &[String]) -> Option<Module> {
     let path = path.strip_prefix("src/")?.strip_suffix(".rs")?;
     let member = crates.iter().find(|member| path.starts_with(&format!("{member}/"))).cloned().unwrap_or_default();

@@ -10,13 +10,13 @@ use std::{
 pub struct Source {
     /// The path below the repository.
     pub path: String,
-    /// The code of what ships: comments, string literals and unit tests are blank, and lines keep their numbers.
+    /// The shipped code: comments, string literals and unit tests are blank, and lines keep their numbers.
     pub code: String,
     /// The same with the unit tests.
     pub code_with_tests: String,
     /// Blocks of comments.
     pub comments: Vec<Text>,
-    /// String literals of what ships.
+    /// String literals of shipped code.
     pub strings: Vec<Text>,
 }
 
@@ -136,7 +136,7 @@ fn string_literal(text: &str, at: usize) -> Option<(&str, usize)> {
     Some((quote, quote.len() + end + 1))
 }
 
-/// The length of the character literal that begins here: it could hold a quote or a brace. A lifetime is none.
+/// The length of the character literal that begins here, which may hold a quote or a brace. Lifetimes are skipped.
 fn char_literal(rest: &str) -> Option<usize> {
     let content = rest.strip_prefix('\'')?;
     let length = match content.strip_prefix('\\') {

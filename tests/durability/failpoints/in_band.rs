@@ -12,8 +12,8 @@ use dapbox::{
 use serde_json::json;
 
 use super::{
-    managed::{TOKEN, let_in, manageable},
-    stage::{Setting, Stage},
+    fixture::{Fixture, FixtureParams},
+    managed::{TOKEN, accept_token, manageable},
 };
 
 const PATH: &str = "/taskprov/peer_aggregators";
@@ -24,13 +24,13 @@ fn short_jobs(config: &mut Config) {
 }
 
 /// Introduces leader and helper to each other, twice each. The repeated request gets the same answer.
-async fn name_peers(stage: &Stage, init: &Secret) {
-    let (parties, task) = (&stage.parties, stage.parties.task());
+async fn name_peers(fixture: &Fixture, init: &Secret) {
+    let (parties, task) = (&fixture.parties, fixture.parties.task());
     let bearer = |token: &Secret| json!([{ "type": "Bearer", "token": token.expose_text().unwrap() }]);
     let config = parties.keypair.config();
     for (machine, role, endpoint, collector_tokens) in [
-        (&stage.leader, "Helper", &task.helper_url, bearer(&parties.collector_token)),
-        (&stage.helper, "Leader", &task.leader_url, json!([])),
+        (&fixture.leader, "Helper", &task.helper_url, bearer(&parties.collector_token)),
+        (&fixture.helper, "Leader", &task.leader_url, json!([])),
     ] {
         let order = json!({
             "endpoint": endpoint,
@@ -55,32 +55,32 @@ async fn name_peers(stage: &Stage, init: &Secret) {
     }
 }
 
-pub async fn play(setting: Setting) {
-    let mut stage = Stage::build(setting, None, short_jobs, manageable, |_| {}).await;
-    let_in(&stage).await;
-    stage.discard().await;
+pub async fn run(params: FixtureParams) {
+    let mut fixture = Fixture::build(params, None, short_jobs, manageable, |_| {}).await;
+    accept_token(&fixture).await;
+    fixture.discard().await;
     let init = Secret::random(32);
-    name_peers(&stage, &init).await;
+    name_peers(&fixture, &init).await;
 
-    let mut public = stage.parties.task().clone();
+    let mut public = fixture.parties.task().clone();
     public.task_expiration = Some(Time(clock::now().0 + 86_400));
-    let task = advertise(public, Bytes::from_static(b"stage"), 1).unwrap();
-    stage.parties = stage.parties.clone().with(|known| {
+    let task = advertise(public, Bytes::from_static(b"fixture"), 1).unwrap();
+    fixture.parties = fixture.parties.clone().with(|known| {
         known.public = task.configuration.public.clone();
         known.verify_key = verify_key(&init, &known.public.id, known.verify_key.expose().len());
     });
-    stage.configuration = Some(task.bytes.clone());
-    stage.upload_numbers(clock::now()).await;
-    stage.collect(stage.parties.query_now()).await;
-    stage.check_counts().await;
+    fixture.configuration = Some(task.bytes.clone());
+    fixture.upload_numbers(clock::now()).await;
+    fixture.collect(fixture.parties.query_now()).await;
+    fixture.check_counts().await;
     for (machine, role, endpoint) in [
-        (&stage.leader, "Helper", &stage.parties.task().helper_url),
-        (&stage.helper, "Leader", &stage.parties.task().leader_url),
+        (&fixture.leader, "Helper", &fixture.parties.task().helper_url),
+        (&fixture.helper, "Leader", &fixture.parties.task().leader_url),
     ] {
-        assert!(machine.status(&stage.parties.id()).await.in_band.is_some());
+        assert!(machine.status(&fixture.parties.id()).await.in_band.is_some());
         let name = json!({ "endpoint": endpoint, "role": role });
         assert_eq!(machine.manage(TOKEN, "DELETE", PATH, Some(&name)).await.0, 204);
         assert_eq!(machine.manage(TOKEN, "GET", PATH, None).await, (200, json!([])));
     }
-    stage.stop().await;
+    fixture.stop().await;
 }

@@ -32,16 +32,16 @@ use tokio::{
     sync::{Notify, watch},
 };
 
-use crate::common::PATIENCE;
+use crate::common::TEST_TIMEOUT;
 
 /// The additional duration of a slow operation.
 const DELAY: Span = Span::from_millis(40);
 /// The pause before a retry.
-pub const REST: Span = Span::from_millis(5);
+pub const RETRY_PAUSE: Span = Span::from_millis(5);
 
 /// What fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub enum FaultKind {
     /// The disk or the network fails.
     Error,
     /// It takes longer.
@@ -52,80 +52,80 @@ pub enum Kind {
 
 /// A fault at one passing of one point.
 #[derive(Clone, Copy, Debug)]
-pub struct Mishap {
+pub struct InjectedFault {
     pub point: Point,
     pub phase: Phase,
-    pub kind: Kind,
+    pub kind: FaultKind,
     pub passing: usize,
 }
 
 /// How often each point was passed.
-pub type Passings = BTreeMap<(Point, Phase), usize>;
+pub type PassCounts = BTreeMap<(Point, Phase), usize>;
 
 /// The fault of a machine, over all its server runs.
-pub struct Trap {
-    mishap: Option<Mishap>,
+pub struct FaultInjector {
+    fault: Option<InjectedFault>,
     /// A point that is always slow.
     slow: Option<(Point, Phase, Span)>,
-    passings: watch::Sender<Passings>,
-    sprung: AtomicBool,
+    pass_counts: watch::Sender<PassCounts>,
+    fired: AtomicBool,
 }
 
-impl Trap {
-    pub fn new(mishap: Option<Mishap>, slow: Option<(Point, Phase, Span)>) -> Arc<Self> {
-        Arc::new(Self { mishap, slow, passings: watch::Sender::default(), sprung: AtomicBool::new(false) })
+impl FaultInjector {
+    pub fn new(fault: Option<InjectedFault>, slow: Option<(Point, Phase, Span)>) -> Arc<Self> {
+        Arc::new(Self { fault, slow, pass_counts: watch::Sender::default(), fired: AtomicBool::new(false) })
     }
 
     /// Whether the fault has happened.
-    pub fn is_sprung(&self) -> bool {
-        self.sprung.load(Ordering::SeqCst)
+    pub fn has_fired(&self) -> bool {
+        self.fired.load(Ordering::SeqCst)
     }
 
-    pub fn passings(&self) -> Passings {
-        self.passings.borrow().clone()
+    pub fn pass_counts(&self) -> PassCounts {
+        self.pass_counts.borrow().clone()
     }
 
     /// Waits until a point is passed.
     pub async fn passed(&self, point: Point, phase: Phase) {
-        self.passings.subscribe().wait_for(|passings| passings.contains_key(&(point, phase))).await.unwrap();
+        self.pass_counts.subscribe().wait_for(|pass_counts| pass_counts.contains_key(&(point, phase))).await.unwrap();
     }
 
-    fn pass(&self, point: Point, phase: Phase) -> Option<Kind> {
+    fn pass(&self, point: Point, phase: Phase) -> Option<FaultKind> {
         let mut count = 0;
-        self.passings.send_modify(|passings| {
-            let passing = passings.entry((point, phase)).or_default();
+        self.pass_counts.send_modify(|pass_counts| {
+            let passing = pass_counts.entry((point, phase)).or_default();
             *passing += 1;
             count = *passing;
         });
-        let mishap = self.mishap.filter(|it| (it.point, it.phase, it.passing) == (point, phase, count))?;
-        self.sprung.store(true, Ordering::SeqCst);
-        Some(mishap.kind)
+        let fault = self.fault.filter(|it| (it.point, it.phase, it.passing) == (point, phase, count))?;
+        self.fired.store(true, Ordering::SeqCst);
+        Some(fault.kind)
     }
 }
 
 /// One run of a server, from start to end.
 #[derive(Default)]
-struct Life {
+struct ServerRun {
     /// Nothing is written after this.
     is_over: AtomicBool,
     crashed: Notify,
     /// A copy of the data directory at the moment of the crash, if one was made.
     image: Mutex<Option<PathBuf>>,
-    buried: Mutex<bool>,
-    burial: Condvar,
+    released: Mutex<bool>,
+    release_signal: Condvar,
 }
 
-impl Life {
+impl ServerRun {
     /// The action at a point of this run.
-    fn act(&self, trap: &Trap, data_dir: &Path, point: Point, phase: Phase) -> Act {
+    fn act(&self, injector: &FaultInjector, data_dir: &Path, point: Point, phase: Phase) -> Act {
         if self.is_over.load(Ordering::SeqCst) {
             return Act::Fail;
         }
-        match trap.pass(point, phase) {
-            Some(Kind::Error) => Act::Fail,
-            Some(Kind::Delay) => Act::Wait(DELAY),
-            Some(Kind::Crash) => self.crash(data_dir),
-            None => match trap.slow {
+        match injector.pass(point, phase) {
+            Some(FaultKind::Error) => Act::Fail,
+            Some(FaultKind::Delay) => Act::Wait(DELAY),
+            Some(FaultKind::Crash) => self.crash(data_dir),
+            None => match injector.slow {
                 Some((slow, when, delay)) if (slow, when) == (point, phase) => Act::Wait(delay),
                 _ => Act::Go,
             },
@@ -139,20 +139,20 @@ impl Life {
         self.is_over.store(true, Ordering::SeqCst);
         if thread::current().name() != Some("store") {
             self.crashed.notify_one();
-            return Act::Wait(PATIENCE);
+            return Act::Wait(TEST_TIMEOUT);
         }
         let image = data_dir.with_extension("image");
         copy(data_dir, &image).unwrap();
         *self.image.lock().unwrap() = Some(image);
         self.crashed.notify_one();
-        let buried = self.buried.lock().unwrap();
-        drop(self.burial.wait_while(buried, |buried| !*buried).unwrap());
+        let released = self.released.lock().unwrap();
+        drop(self.release_signal.wait_while(released, |released| !*released).unwrap());
         Act::Fail
     }
 
-    fn bury(&self) {
-        *self.buried.lock().unwrap() = true;
-        self.burial.notify_all();
+    fn release(&self) {
+        *self.released.lock().unwrap() = true;
+        self.release_signal.notify_all();
     }
 }
 
@@ -183,7 +183,7 @@ pub struct Machine {
 
 impl Machine {
     /// Starts a machine and waits until its server answers. The address is exclusive.
-    pub async fn start(host: [u8; 4], trap: Arc<Trap>, change: impl FnOnce(&mut Config)) -> Self {
+    pub async fn start(host: [u8; 4], injector: Arc<FaultInjector>, change: impl FnOnce(&mut Config)) -> Self {
         let dir = TempDir::new().unwrap();
         let mut config = Config { data_dir: dir.path().join("data"), ..Config::default() };
         let nowhere = SocketAddr::from((host, 0));
@@ -197,7 +197,7 @@ impl Machine {
         let (address, mut addresses) = watch::channel(nowhere);
         let (place, data_dir) = watch::channel(config.data_dir.clone());
         let switch = watch::Sender::new(true);
-        let keeper = Keeper { config, trap, address, place, switch: switch.subscribe() };
+        let keeper = Supervisor { config, injector, address, place, switch: switch.subscribe() };
         let keeper = thread::spawn(move || keeper.run());
         let address = *addresses.wait_for(|address| address.port() > 0).await.unwrap();
         Self { address, data_dir, switch, keeper: Some(keeper), _dir: dir }
@@ -223,7 +223,7 @@ impl Machine {
             let control = reqwest::Client::builder().unix_socket(socket).build().unwrap();
             match ask(control).send().await {
                 Ok(answer) if !answer.status().is_server_error() => return answer,
-                _ => tokio::time::sleep(REST).await,
+                _ => tokio::time::sleep(RETRY_PAUSE).await,
             }
         }
     }
@@ -239,7 +239,7 @@ impl Machine {
     }
 
     /// Removes never-contacted tasks provisioned until a time; lists them unless they are gone.
-    pub async fn sweep_untouched(&self, until: Time) -> Vec<TaskId> {
+    pub async fn remove_never_contacted(&self, until: Time) -> Vec<TaskId> {
         let request = NeverContactedRequest { until, remove: true };
         loop {
             let answer = self.control(|control| control.post("http://control/untouched").json(&request)).await;
@@ -290,7 +290,7 @@ impl Machine {
                     return (status, serde_json::from_slice(&body).unwrap_or_default());
                 }
             }
-            tokio::time::sleep(REST).await;
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 
@@ -315,7 +315,7 @@ impl Machine {
     /// Waits until the active HPKE keys satisfy a condition.
     pub async fn until_keys(&self, is_right: impl Fn(&Vec<u8>) -> bool) {
         while !is_right(&self.keys(KeyState::Active).await) {
-            tokio::time::sleep(REST).await;
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 
@@ -336,7 +336,7 @@ impl Machine {
             if is_right(&status) {
                 return status;
             }
-            tokio::time::sleep(REST).await;
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 
@@ -356,18 +356,18 @@ impl Drop for Machine {
 
 /// Restarts the server whenever it has ended.
 #[derive(Clone)]
-struct Keeper {
+struct Supervisor {
     config: Config,
-    trap: Arc<Trap>,
+    injector: Arc<FaultInjector>,
     address: watch::Sender<SocketAddr>,
     place: watch::Sender<PathBuf>,
     switch: watch::Receiver<bool>,
 }
 
-impl Keeper {
+impl Supervisor {
     fn run(mut self) {
         while *self.switch.borrow() {
-            let life = Arc::<Life>::default();
+            let life = Arc::<ServerRun>::default();
             let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
             // In its own task: leftovers of a crash are dropped with the runtime, not here.
             let living = runtime.spawn(self.clone().live(life.clone()));
@@ -382,7 +382,7 @@ impl Keeper {
     }
 
     /// Runs a server from its start to its end, unless it crashes.
-    async fn live(self, life: Arc<Life>) {
+    async fn live(self, life: Arc<ServerRun>) {
         let server = self.start(&life).await;
         self.place.send_replace(self.config.data_dir.clone());
         self.address.send_replace(server.address());
@@ -395,11 +395,11 @@ impl Keeper {
         server.stop().await.unwrap();
     }
 
-    async fn start(&self, life: &Arc<Life>) -> Server {
+    async fn start(&self, life: &Arc<ServerRun>) -> Server {
         loop {
-            let (trap, data_dir) = (self.trap.clone(), self.config.data_dir.clone());
+            let (injector, data_dir) = (self.injector.clone(), self.config.data_dir.clone());
             let shared = life.clone();
-            let failpoints = Failpoints::new(move |point, phase| shared.act(&trap, &data_dir, point, phase));
+            let failpoints = Failpoints::new(move |point, phase| shared.act(&injector, &data_dir, point, phase));
             let options = Options { failpoints, ..store_options(&self.config) };
             match Server::start_with(self.config.clone(), options).await {
                 Ok(server) => return server,
@@ -411,15 +411,15 @@ impl Keeper {
                 ) => {}
                 Err(error) => panic!("the server does not start: {error}"),
             }
-            tokio::time::sleep(REST).await;
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 
     /// Ends a run, possibly by a crash: all tasks and connections are dropped in their current state.
-    fn end(&mut self, runtime: Runtime, life: &Life) {
+    fn end(&mut self, runtime: Runtime, life: &ServerRun) {
         life.is_over.store(true, Ordering::SeqCst);
         runtime.shutdown_background();
-        life.bury();
+        life.release();
         self.config.listen = *self.address.borrow();
         if let Some(image) = life.image.lock().unwrap().take() {
             self.config.data_dir = image;

@@ -10,8 +10,8 @@ use dapbox::{
 use serde_json::{Value, json};
 
 use super::{
+    fixture::{Fixture, FixtureParams, NUMBERS},
     machine::Machine,
-    stage::{NUMBERS, Setting, Stage},
 };
 
 pub const TOKEN: &str = "what-the-control-plane-shows";
@@ -24,8 +24,8 @@ pub fn manageable(config: &mut Config) {
 }
 
 /// The control plane's request for a task like the fixture's, for each aggregator, with the id of the task.
-fn order(stage: &Stage) -> (Value, TaskId) {
-    let (task, key) = (&stage.parties.leader, Secret::random(16));
+fn order(fixture: &Fixture) -> (Value, TaskId) {
+    let (task, key) = (&fixture.parties.leader, Secret::random(16));
     let config = &task.collector_hpke_config;
     let order = json!({
         "query_type": "TimeInterval",
@@ -46,43 +46,43 @@ fn order(stage: &Stage) -> (Value, TaskId) {
 }
 
 /// Provisions a task at the helper and returns the issued token.
-async fn provision_helper(stage: &Stage, mut order: Value) -> Value {
+async fn provision_helper(fixture: &Fixture, mut order: Value) -> Value {
     order["role"] = json!("Helper");
-    order["peer_aggregator_endpoint"] = json!(stage.parties.task().leader_url);
-    create(&stage.helper, &order).await["aggregator_auth_token"].clone()
+    order["peer_aggregator_endpoint"] = json!(fixture.parties.task().leader_url);
+    create(&fixture.helper, &order).await["aggregator_auth_token"].clone()
 }
 
 /// Provisions the fixture's task with a control plane: at the helper first, then at the leader.
-async fn provision(stage: &mut Stage) {
-    let (order, id) = order(stage);
-    let helper_token = provision_helper(stage, order.clone()).await;
+async fn provision(fixture: &mut Fixture) {
+    let (order, id) = order(fixture);
+    let helper_token = provision_helper(fixture, order.clone()).await;
     let mut for_leader = order;
     for_leader["role"] = json!("Leader");
-    for_leader["peer_aggregator_endpoint"] = json!(stage.parties.task().helper_url);
+    for_leader["peer_aggregator_endpoint"] = json!(fixture.parties.task().helper_url);
     for_leader["aggregator_auth_token"] = helper_token.clone();
-    let collector_token = TokenHash::of(stage.parties.collector_token.expose());
+    let collector_token = TokenHash::of(fixture.parties.collector_token.expose());
     for_leader["collector_auth_token_hash"] = json!({ "type": "Bearer", "hash": collector_token });
-    create(&stage.leader, &for_leader).await;
+    create(&fixture.leader, &for_leader).await;
 
-    stage.parties.helper_token = Secret::new(helper_token["token"].as_str().unwrap().as_bytes().to_vec());
-    stage.parties = stage.parties.clone().with(|task| task.public.id = id);
+    fixture.parties.helper_token = Secret::new(helper_token["token"].as_str().unwrap().as_bytes().to_vec());
+    fixture.parties = fixture.parties.clone().with(|task| task.public.id = id);
 }
 
 /// A task that is provisioned at the helper and never contacted is removed. The fixture's task stays.
-async fn sweep(stage: &Stage) {
-    let (order, forgotten) = order(stage);
-    provision_helper(stage, order).await;
-    let helper = &stage.helper;
+async fn sweep(fixture: &Fixture) {
+    let (order, forgotten) = order(fixture);
+    provision_helper(fixture, order).await;
+    let helper = &fixture.helper;
     // Its first request was recorded, or its effects show it.
-    assert!(!is_never_contacted(helper, &stage.parties.id()).await);
+    assert!(!is_never_contacted(helper, &fixture.parties.id()).await);
     assert!(is_never_contacted(helper, &forgotten).await);
-    let removed = helper.sweep_untouched(clock::now()).await;
+    let removed = helper.remove_never_contacted(clock::now()).await;
     // Empty: the answer to its removal was lost.
     assert!(removed.is_empty() || removed == [forgotten], "{removed:?}");
-    assert_eq!(helper.sweep_untouched(clock::now()).await, []);
+    assert_eq!(helper.remove_never_contacted(clock::now()).await, []);
     let path = |id| format!("/tasks/{id}");
     assert_eq!(helper.manage(TOKEN, "GET", &path(forgotten), None).await.0, 404);
-    assert_eq!(helper.manage(TOKEN, "GET", &path(stage.parties.id()), None).await.0, 200);
+    assert_eq!(helper.manage(TOKEN, "GET", &path(fixture.parties.id()), None).await.0, 200);
 }
 
 async fn is_never_contacted(machine: &Machine, id: &TaskId) -> bool {
@@ -98,23 +98,23 @@ async fn create(machine: &Machine, order: &Value) -> Value {
 }
 
 /// Makes both aggregators accept the token.
-pub async fn let_in(stage: &Stage) {
+pub async fn accept_token(fixture: &Fixture) {
     let token =
         ApiToken { name: "plane".to_owned(), hash: TokenHash::of(TOKEN.as_bytes()), created: Time(1), until: None };
     let token = serde_json::to_string(&token).unwrap();
-    for machine in [&stage.leader, &stage.helper] {
+    for machine in [&fixture.leader, &fixture.helper] {
         assert_eq!(machine.api_token("POST", "", &token).await, 201);
     }
 }
 
-pub async fn play(setting: Setting) {
-    let mut stage = Stage::build(setting, None, manageable, manageable, |_| {}).await;
-    let_in(&stage).await;
-    stage.discard().await;
-    provision(&mut stage).await;
-    let path = format!("/tasks/{}", stage.parties.id());
+pub async fn run(params: FixtureParams) {
+    let mut fixture = Fixture::build(params, None, manageable, manageable, |_| {}).await;
+    accept_token(&fixture).await;
+    fixture.discard().await;
+    provision(&mut fixture).await;
+    let path = format!("/tasks/{}", fixture.parties.id());
 
-    for machine in [&stage.leader, &stage.helper] {
+    for machine in [&fixture.leader, &fixture.helper] {
         for end in [json!(5), json!(null)] {
             let change = json!({ "task_expiration": end });
             let (status, changed) = machine.manage(TOKEN, "PATCH", &path, Some(&change)).await;
@@ -131,17 +131,17 @@ pub async fn play(setting: Setting) {
         assert_eq!(active["state"], "active");
         assert_ne!(machine.keys(KeyState::Active).await, before);
     }
-    stage.upload_numbers(clock::now()).await;
-    stage.collect(stage.parties.query_now()).await;
-    stage.check_counts().await;
-    sweep(&stage).await;
+    fixture.upload_numbers(clock::now()).await;
+    fixture.collect(fixture.parties.query_now()).await;
+    fixture.check_counts().await;
+    sweep(&fixture).await;
 
-    for machine in [&stage.leader, &stage.helper] {
+    for machine in [&fixture.leader, &fixture.helper] {
         assert_eq!(machine.manage(TOKEN, "DELETE", &path, None).await.0, 204);
         assert_eq!(machine.manage(TOKEN, "GET", &path, None).await.0, 404);
         // Already gone: the answer to its revocation was lost.
         assert!(matches!(machine.api_token("DELETE", "/plane", "").await, 204 | 404));
         assert_eq!(machine.manage(TOKEN, "GET", "", None).await.0, 401);
     }
-    stage.stop().await;
+    fixture.stop().await;
 }

@@ -1,5 +1,5 @@
-//! All four parties in one, by somebody who never says no: whatever is uploaded is added up at once, whoever asks gets it,
-//! and each time that a task is collected there is one more in it.
+//! All four parties in one, without any checks. It adds up every measurement, answers every collector, and adds one to
+//! the result of each further collection of a task.
 
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use std::{
 use serde_json::{Value, json};
 use warp::{Filter, http::Response};
 
-/// What was uploaded to a task: how many reports, and their sum; and how often it was collected.
+/// Reports, sum and collections of a task.
 #[derive(Default)]
 struct Task {
     reports: u64,
@@ -20,7 +20,7 @@ struct Task {
 #[derive(Default)]
 struct State {
     tasks: HashMap<String, Task>,
-    /// The answers to those who ask for a collection.
+    /// Answers to collection polls.
     results: HashMap<String, Value>,
 }
 
@@ -44,10 +44,10 @@ impl State {
     fn answer(&mut self, what: &str, request: &Value) -> Value {
         let id = request["task_id"].as_str().unwrap_or_default().to_owned();
         match what {
-            // Some say so little.
+            // Some requests have a few members only.
             "ready" => json!({}),
             "endpoint_for_task" => json!({"status": "success", "endpoint": "/"}),
-            // One answer for aggregators and the collector.
+            // One answer serves aggregators and collector.
             "add_task" => json!({"status": "success", "error": null, "collector_hpke_config": "AQAgAAEAAQ"}),
             "upload" => {
                 let task = self.tasks.entry(id).or_default();

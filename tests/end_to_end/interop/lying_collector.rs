@@ -1,4 +1,4 @@
-//! A collector that is honest but for some tasks: it stands before a real one, and changes what it says of them.
+//! A proxy before a real collector that falsifies the results of some tasks.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 use warp::{Filter, http::Response};
 
-/// What is said of a task.
+/// How the result of a task is falsified.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Lie {
     None,
@@ -21,7 +21,7 @@ enum Lie {
     Silence,
 }
 
-/// What it lies about.
+/// The rows with falsified results.
 const LIES: [(&str, &str, Lie); 7] = [
     ("count", "time-interval", Lie::OneReportLess),
     ("sum", "time-interval", Lie::AnotherSum),
@@ -36,7 +36,7 @@ fn lie(row: &str, mode: &str) -> Lie {
     LIES.iter().find(|(a, b, _)| (*a, *b) == (row, mode)).map_or(Lie::None, |(_, _, lie)| *lie)
 }
 
-/// What the runner must make of it.
+/// The verdict expected from the runner.
 pub fn expected(row: &str, mode: &str) -> (&'static str, &'static str) {
     match lie(row, mode) {
         Lie::None => ("ok", ""),
@@ -50,8 +50,8 @@ pub fn expected(row: &str, mode: &str) -> (&'static str, &'static str) {
     }
 }
 
-/// The collector.
-pub struct Liar {
+/// The falsifying collector.
+pub struct LyingCollector {
     pub url: String,
 }
 
@@ -59,12 +59,12 @@ pub struct Liar {
 struct Front {
     behind: String,
     http: reqwest::Client,
-    /// What is said of tasks, and of their collections.
+    /// The tasks and collections with falsified results.
     lies: Arc<Mutex<HashMap<String, Lie>>>,
 }
 
-impl Liar {
-    /// One that has an honest collector behind it.
+impl LyingCollector {
+    /// Starts one before an honest collector.
     pub async fn before(behind: &str) -> Self {
         let front = Front {
             behind: behind.to_owned(),

@@ -1,5 +1,4 @@
-//! The runner of interop tests, as a user runs it: over parties that are processes of their own, and over parties that do
-//! what they must not.
+//! `dapbox interop run`, over parties in separate processes and over parties that misbehave.
 
 mod accept_all_party;
 mod lying_collector;
@@ -12,7 +11,7 @@ use std::{
 
 use parties::{Party, Run, run};
 
-/// The rows that are about results, and how many cells there are in all.
+/// The rows about results, and the number of all cells.
 const ROWS: [&str; 20] = [
     "count",
     "sum",
@@ -68,7 +67,7 @@ fn runs_matrix_over_four_processes() {
     }
 }
 
-/// Without any option: the parties are in the process, and the matrix is for people.
+/// Without options the parties run in the process, and the matrix is printed as a table.
 #[test]
 fn prints_matrix() {
     let output = parties::dapbox(&["interop", "run", "--only", "count,overlap"]).output().unwrap();
@@ -87,10 +86,10 @@ fn prints_matrix() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lying_collector_fails_only_its_cells() {
     let honest = Party::serve("collector", "09");
-    let liar = lying_collector::Liar::before(&honest.url).await;
+    let lying_collector = lying_collector::LyingCollector::before(&honest.url).await;
     let rows = "count,sum,sumvec,histogram,multihot";
-    // Silence takes the whole of the timeout, and nothing else does.
-    let arguments = ["--collector", &liar.url, "--only", rows, "--timeout", "20s"].map(str::to_owned);
+    // Only a missing answer takes the whole timeout.
+    let arguments = ["--collector", &lying_collector.url, "--only", rows, "--timeout", "20s"].map(str::to_owned);
     let ended = tokio::task::spawn_blocking(move || run(&arguments.each_ref().map(String::as_str)));
     let Run { code, facts, errors } = ended.await.unwrap();
     assert_eq!(code, 1, "{facts:#}");
@@ -103,7 +102,7 @@ async fn lying_collector_fails_only_its_cells() {
     }
 }
 
-/// Parties that never say no: whatever they should have refused is a cell that failed, for its own reason.
+/// Parties that reject nothing fail every cell that expects a rejection, each for its own reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn party_that_accepts_everything_fails_each_case() {
     let url = accept_all_party::start().await;
@@ -136,17 +135,17 @@ async fn party_that_accepts_everything_fails_each_case() {
             assert!(cell["reason"].as_str().unwrap().contains(why), "{cell}");
         }
     }
-    // It can add, and so it is not that everything fails.
+    // It can add, so some cells pass.
     for row in ["count", "sum", "many-reports"] {
         assert_eq!(parties::cells(&facts, row), [("time-interval", "ok"), ("fixed-size", "ok")], "{facts:#}");
     }
-    // And it answers vectors with a number.
+    // It answers vectors with a number.
     for row in ["sumvec", "histogram", "multihot", "sumvec-hmac"] {
         assert_eq!(parties::cells(&facts, row), [("time-interval", "failed"), ("fixed-size", "failed")], "{facts:#}");
     }
 }
 
-/// A party that is not there is named, and nothing is tried.
+/// An unreachable party is named, and no cell is tried.
 #[test]
 fn names_unreachable_party() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -155,7 +154,7 @@ fn names_unreachable_party() {
     assert!(errors.contains("the helper at http://127.0.0.1:") && errors.contains("is not ready"), "{errors}");
 }
 
-/// The API has no password, and so it is not for other machines by accident.
+/// The test API has no password, so it refuses addresses of other machines.
 #[test]
 fn refuses_non_loopback_addresses() {
     let output =
@@ -165,7 +164,8 @@ fn refuses_non_loopback_addresses() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("--allow-remote"));
 }
 
-/// A site whose name resolves to this machine (DNS rebinding) can send JSON to its own origin. The API does not answer it.
+/// A site whose name resolves to this machine (DNS rebinding) can send JSON to its own origin. The test API does not
+/// answer it.
 #[test]
 fn test_api_rejects_foreign_host_names() {
     let party = Party::serve("client", "18");

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::common::child::Running;
 
-/// The command, without options that the environment may have for servers.
+/// The command without server options of the environment.
 pub fn dapbox(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
     command.args(arguments).env("RUST_BACKTRACE", "0").stdin(Stdio::null());
@@ -19,7 +19,7 @@ pub fn dapbox(arguments: &[&str]) -> Command {
     command
 }
 
-/// A party that is a process, on ports that the system chose.
+/// A party process on free ports.
 pub struct Party {
     pub url: String,
     process: Running,
@@ -36,20 +36,20 @@ impl Party {
         Self { url: told["url"].as_str().unwrap().to_owned(), process }
     }
 
-    /// Asks it to stop, and sees to it that it does so in good order.
+    /// Sends SIGTERM and asserts a clean exit.
     pub fn stop(self) {
         self.process.terminate();
     }
 }
 
-/// What a run was.
+/// The outcome of a run.
 pub struct Run {
     pub code: i32,
     pub facts: Value,
     pub errors: String,
 }
 
-/// Runs the runner for programs.
+/// Runs the runner with JSON output.
 pub fn run(arguments: &[&str]) -> Run {
     let output = dapbox(&["interop", "run", "-o", "json"]).args(arguments).output().unwrap();
     Run {
@@ -59,7 +59,7 @@ pub fn run(arguments: &[&str]) -> Run {
     }
 }
 
-/// The verdicts of a row, by the kind of batches.
+/// The verdicts of a row, by batch mode.
 pub fn cells<'a>(facts: &'a Value, row: &str) -> Vec<(&'a str, &'a str)> {
     let cells = facts["cells"].as_array().unwrap().iter().filter(|cell| cell["row"] == row);
     cells.map(|cell| (cell["mode"].as_str().unwrap(), cell["verdict"].as_str().unwrap())).collect()

@@ -1,4 +1,4 @@
-//! The lives of tasks that nobody adds.
+//! The life of in-band tasks.
 
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
@@ -16,10 +16,10 @@ use dapbox::{
 use rstest::rstest;
 use tempfile::TempDir;
 
-use super::pair::{Acquaintances, aggregated, assert_refused, draft, has, header, soon};
+use super::pair::{TaskprovPair, aggregated, assert_rejected, draft, has, header, near_future};
 use crate::common::{
     Node, peer,
-    restore::{back_up, go_on_from},
+    restore::{back_up, restore_from},
 };
 
 /// Runs the program.
@@ -35,26 +35,26 @@ pub fn dapbox(arguments: &[&str]) -> Result<String, String> {
 #[case(BatchMode::fixed_size(Some(10)), VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(4) })]
 #[tokio::test(flavor = "multi_thread")]
 async fn provisions_task_with_first_report(#[case] mode: BatchMode, #[case] vdaf: VdafConfig) {
-    let mut met = Acquaintances::start(|_| {}).await;
-    let task = met.task(|task| {
+    let mut pair = TaskprovPair::start(|_| {}).await;
+    let task = pair.task(|task| {
         (task.batch_mode, task.vdaf, task.min_batch_size) = (mode, vdaf.clone(), 3);
     });
-    let parties = met.parties(&task);
-    assert!(!has(&met.leader, &parties).await && !has(&met.helper, &parties).await);
+    let parties = pair.parties(&task);
+    assert!(!has(&pair.leader, &parties).await && !has(&pair.helper, &parties).await);
 
-    let client = met.client(&task);
+    let client = pair.client(&task);
     client.upload(Measurement::Number(2), None).await.unwrap();
-    aggregated(&met.helper, &parties, 1).await;
-    for (node, file) in [(&met.leader, &met.files[0]), (&met.helper, &met.files[1])] {
+    aggregated(&pair.helper, &parties, 1).await;
+    for (node, file) in [(&pair.leader, &pair.files[0]), (&pair.helper, &pair.files[1])] {
         let status = node.status(&parties.id()).await;
         assert_eq!(status.in_band.unwrap().peer, file.endpoint);
         assert_eq!(status.provisioned, None);
     }
-    tokio::join!(met.leader.restart(), met.helper.restart());
-    // Without the header it is known by now. A report without the extension is not taken in.
+    tokio::join!(pair.leader.restart(), pair.helper.restart());
+    // The task is known now, so the header is optional. A report without the extension is rejected.
     let plain = Client::new(task.configuration.public.clone(), peer(), RetryPolicy::default()).unwrap();
     plain.upload(Measurement::Number(1), None).await.unwrap();
-    met.leader.until(&parties.id(), |status| status.counters.get("invalid_message") == Some(&1)).await;
+    pair.leader.until(&parties.id(), |status| status.counters.get("invalid_message") == Some(&1)).await;
     for _ in 0..2 {
         client.upload(Measurement::Number(2), None).await.unwrap();
     }
@@ -62,7 +62,7 @@ async fn provisions_task_with_first_report(#[case] mode: BatchMode, #[case] vdaf
         BatchMode::TimeInterval => parties.query_now(),
         BatchMode::FixedSize { .. } => Query::FixedSize(FixedSizeQuery::CurrentBatch),
     };
-    let collected = met.collector(&task).collect(query, None, |_| {}).await.unwrap();
+    let collected = pair.collector(&task).collect(query, None, |_| {}).await.unwrap();
     assert_eq!(collected.report_count, 3);
     let expected = match vdaf {
         VdafConfig::Prio3Sum { .. } => AggregateResult::Number(6),
@@ -73,88 +73,88 @@ async fn provisions_task_with_first_report(#[case] mode: BatchMode, #[case] vdaf
 
 #[tokio::test(flavor = "multi_thread")]
 async fn uses_current_tokens_of_peer_files() {
-    let mut met = Acquaintances::start(|_| {}).await;
-    let task = met.task(|_| {});
-    let parties = met.parties(&task);
-    met.client(&task).upload(Measurement::Number(1), None).await.unwrap();
-    aggregated(&met.helper, &parties, 1).await;
+    let mut pair = TaskprovPair::start(|_| {}).await;
+    let task = pair.task(|_| {});
+    let parties = pair.parties(&task);
+    pair.client(&task).upload(Measurement::Number(1), None).await.unwrap();
+    aggregated(&pair.helper, &parties, 1).await;
 
-    // The helper takes another token from now on; the leader learns of it later.
+    // The helper accepts another token from here on; the leader gets it later.
     let new = Secret::random_token();
-    met.files[1].leader_token_hashes = vec![TokenHash::of(new.expose())];
-    met.write(1);
-    let reloaded = met.helper.server().reload(met.helper.config.clone()).await.unwrap();
+    pair.files[1].leader_token_hashes = vec![TokenHash::of(new.expose())];
+    pair.write(1);
+    let reloaded = pair.helper.server().reload(pair.helper.config.clone()).await.unwrap();
     assert!(reloaded.errors.is_empty(), "{reloaded:?}");
-    met.client(&task).upload(Measurement::Number(1), None).await.unwrap();
-    let stuck = met.leader.until(&parties.id(), |status| status.last_error.is_some()).await;
+    pair.client(&task).upload(Measurement::Number(1), None).await.unwrap();
+    let stuck = pair.leader.until(&parties.id(), |status| status.last_error.is_some()).await;
     assert!(stuck.last_error.unwrap().contains("token"));
-    met.files[0].helper_tokens.insert(0, PresentedToken(new.clone()));
-    met.write(0);
-    met.leader.server().reload(met.leader.config.clone()).await.unwrap();
-    aggregated(&met.helper, &parties, 2).await;
+    pair.files[0].helper_tokens.insert(0, PresentedToken(new.clone()));
+    pair.write(0);
+    pair.leader.server().reload(pair.leader.config.clone()).await.unwrap();
+    aggregated(&pair.helper, &parties, 2).await;
 
-    // While the leader's operator has no file of the helper, its jobs wait for one.
-    let without = Config { taskprov: Default::default(), ..met.leader.config.clone() };
-    met.leader.server().reload(without).await.unwrap();
-    met.client(&task).upload(Measurement::Number(1), None).await.unwrap();
-    let stuck = met.leader.until(&parties.id(), |status| status.last_error.is_some()).await;
+    // While the leader has no file of the helper, its jobs wait.
+    let without = Config { taskprov: Default::default(), ..pair.leader.config.clone() };
+    pair.leader.server().reload(without).await.unwrap();
+    pair.client(&task).upload(Measurement::Number(1), None).await.unwrap();
+    let stuck = pair.leader.until(&parties.id(), |status| status.last_error.is_some()).await;
     assert!(stuck.last_error.unwrap().contains("not among the peers"));
-    met.leader.server().reload(met.leader.config.clone()).await.unwrap();
-    aggregated(&met.helper, &parties, 3).await;
+    pair.leader.server().reload(pair.leader.config.clone()).await.unwrap();
+    aggregated(&pair.helper, &parties, 3).await;
 
-    // A file that is broken changes nothing.
-    fs::write(met.path(1), "role = \"leader\"\n").unwrap();
-    let reloaded = met.helper.server().reload(met.helper.config.clone()).await.unwrap();
+    // A broken file changes nothing.
+    fs::write(pair.path(1), "role = \"leader\"\n").unwrap();
+    let reloaded = pair.helper.server().reload(pair.helper.config.clone()).await.unwrap();
     assert!(reloaded.errors.iter().any(|trouble| trouble.contains("peer-1.toml")), "{reloaded:?}");
-    met.client(&task).upload(Measurement::Number(1), None).await.unwrap();
-    aggregated(&met.helper, &parties, 4).await;
+    pair.client(&task).upload(Measurement::Number(1), None).await.unwrap();
+    aggregated(&pair.helper, &parties, 4).await;
 
-    // The task has no tokens of its own to replace, and shows those in force.
-    let (id, data_dir) = (parties.id().to_string(), met.helper.data_dir().to_str().unwrap());
+    // The task has no tokens of its own to rotate; its status shows the current ones.
+    let (id, data_dir) = (parties.id().to_string(), pair.helper.data_dir().to_str().unwrap());
     let hash = format!("--hash={}", TokenHash::of(b"x"));
     let refused = dapbox(&["task", "token", "accept", &id, &hash, "--data-dir", data_dir]).unwrap_err();
     assert!(refused.contains("in-band"), "{refused}");
     let listed = dapbox(&["task", "token", "list", &id, "--data-dir", data_dir]).unwrap();
     assert!(listed.contains(&TokenHash::of(new.expose()).to_string()), "{listed}");
     let shown = dapbox(&["task", "show", &id, "--data-dir", data_dir]).unwrap();
-    assert!(shown.contains("in-band") && shown.contains(&met.files[1].endpoint), "{shown}");
+    assert!(shown.contains("in-band") && shown.contains(&pair.files[1].endpoint), "{shown}");
 
-    // Nobody speaks for a peer that is gone, and its tasks stay.
-    let config = Config { taskprov: Default::default(), ..met.helper.config.clone() };
-    met.helper.server().reload(config).await.unwrap();
-    let answer = met.put_job(&parties, header(&task), Some(&new), Vec::new()).await;
-    assert_refused(&answer, ProblemType::UnauthorizedRequest, "");
+    // No token is valid for a removed peer. Its tasks stay.
+    let config = Config { taskprov: Default::default(), ..pair.helper.config.clone() };
+    pair.helper.server().reload(config).await.unwrap();
+    let answer = pair.send_job(&parties, header(&task), Some(&new), Vec::new()).await;
+    assert_rejected(&answer, ProblemType::UnauthorizedRequest, "");
 }
 
-/// A restored helper has forgotten the task, and what it has aggregated of it.
+/// A restored helper has lost the task and the record of its aggregated reports.
 #[tokio::test(flavor = "multi_thread")]
 async fn does_not_aggregate_again_after_restore() {
-    let mut met = Acquaintances::start(|_| {}).await;
-    let task = met.task(|_| {});
-    let parties = met.parties(&task);
-    let backup = back_up(&met.helper).await;
-    let forge = met.forge(&parties).await;
-    let job = forge.job(PartialBatchSelector::TimeInterval, &[draft(&forge)]);
+    let mut pair = TaskprovPair::start(|_| {}).await;
+    let task = pair.task(|_| {});
+    let parties = pair.parties(&task);
+    let backup = back_up(&pair.helper).await;
+    let builder = pair.builder(&parties).await;
+    let job = builder.job(PartialBatchSelector::TimeInterval, &[draft(&builder)]);
     let body = parties.wire().encode_job_init(parties.task(), &job);
-    // The same report in another job each time.
-    let outcome = async |met: &Acquaintances| {
-        let answer = met.put_job(&parties, header(&task), Some(&met.helper_token), body.clone()).await;
+    // The same report in a different job each time.
+    let outcome = async |pair: &TaskprovPair| {
+        let answer = pair.send_job(&parties, header(&task), Some(&pair.helper_token), body.clone()).await;
         parties.wire().decode_job_resp(&answer.body, 1).unwrap().remove(0).outcome
     };
-    assert!(matches!(outcome(&met).await, PrepareOutcome::Continue(_)));
-    assert_eq!(outcome(&met).await, PrepareOutcome::Reject(ReportError::ReportReplayed));
-    go_on_from(&mut met.helper, &backup).await;
-    assert!(!has(&met.helper, &parties).await);
-    assert_eq!(outcome(&met).await, PrepareOutcome::Reject(ReportError::ReportDropped));
-    assert!(has(&met.helper, &parties).await);
-    met.helper.restart().await;
-    assert_eq!(outcome(&met).await, PrepareOutcome::Reject(ReportError::ReportDropped));
+    assert!(matches!(outcome(&pair).await, PrepareOutcome::Continue(_)));
+    assert_eq!(outcome(&pair).await, PrepareOutcome::Reject(ReportError::ReportReplayed));
+    restore_from(&mut pair.helper, &backup).await;
+    assert!(!has(&pair.helper, &parties).await);
+    assert_eq!(outcome(&pair).await, PrepareOutcome::Reject(ReportError::ReportDropped));
+    assert!(has(&pair.helper, &parties).await);
+    pair.helper.restart().await;
+    assert_eq!(outcome(&pair).await, PrepareOutcome::Reject(ReportError::ReportDropped));
 }
 
-/// What operators and collectors do, from the first command to the result.
+/// The commands of operators and collectors, from setup to result.
 #[tokio::test(flavor = "multi_thread")]
 async fn works_from_command_line() {
-    let (mut leader, mut helper) = (Node::start_with(soon).await, Node::start_with(soon).await);
+    let (mut leader, mut helper) = (Node::start_with(near_future).await, Node::start_with(near_future).await);
     let dir = TempDir::new().unwrap();
     let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let origin = |node: &Node| format!("http://{}", node.config.listen);
@@ -199,7 +199,7 @@ async fn works_from_command_line() {
     let collected: serde_json::Value = serde_json::from_str(&collected).unwrap();
     assert_eq!((&collected["result"], &collected["report_count"]), (&7.into(), &2.into()));
 
-    // A file that says something else than what it sends is of no use.
+    // A file that contradicts the advertisement is rejected.
     fs::write(&client, public.replace("min_batch_size = 2", "min_batch_size = 1")).unwrap();
     assert!(dapbox(&["upload", "--task", &client, "3"]).unwrap_err().contains("something else"));
     let multihot =

@@ -1,4 +1,5 @@
-//! Tasks that are set up in-band (draft-wang-ppm-dap-taskprov-06 with DAP-09): nobody adds them, and what is unsafe is refused.
+//! In-band tasks (draft-wang-ppm-dap-taskprov-06 with DAP-09): they are provisioned by requests, and unsafe ones are
+//! rejected.
 
 mod lifecycle;
 mod pair;

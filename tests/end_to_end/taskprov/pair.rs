@@ -1,4 +1,4 @@
-//! Aggregators that know each other, and no task.
+//! Aggregators that are peers and have no task yet.
 
 use std::{fs, path::PathBuf};
 
@@ -29,18 +29,18 @@ use tempfile::TempDir;
 use crate::common::{
     self, Node, Parties,
     calls::problem,
-    forge::{Draft, Forge},
     peer,
+    report_builder::{Draft, ReportBuilder},
 };
 
 pub const DAP09: Revision = Revision::Dap09;
 pub const TERMS: InBandTerms = InBandTerms { min_batch_size: 1, report_expiry_age: None, max_tasks: 10 };
 
-/// A leader and a helper that know each other, and no task.
-pub struct Acquaintances {
+/// A leader and a helper that are peers, without a task.
+pub struct TaskprovPair {
     pub leader: Node,
     pub helper: Node,
-    /// What the leader knows of the helper, and the helper of the leader.
+    /// The peer files of leader and helper.
     pub files: [PeerFile; 2],
     pub helper_token: Secret,
     pub collector_token: Secret,
@@ -48,7 +48,7 @@ pub struct Acquaintances {
     pub dir: TempDir,
 }
 
-pub fn soon(config: &mut Config) {
+pub fn near_future(config: &mut Config) {
     (config.leader.min_job_size, config.leader.max_job_delay) = (1, Seconds::millis(50));
     config.provisioning.min_batch_size = 2;
 }
@@ -57,10 +57,10 @@ pub fn extension() -> Extension {
     Extension { kind: 0xff00, data: Bytes::new() }
 }
 
-impl Acquaintances {
+impl TaskprovPair {
     pub async fn start(change: impl Fn(&mut Config)) -> Self {
         let change = |config: &mut Config| {
-            soon(config);
+            near_future(config);
             change(config);
         };
         let (leader, helper) = (Node::start_with(change).await, Node::start_with(change).await);
@@ -79,7 +79,7 @@ impl Acquaintances {
         };
         let of_leader = PeerFile {
             role: PeerRole::Leader,
-            // Whoever names it with a slash at its end means the same.
+            // A trailing slash in the URL makes no difference.
             endpoint: leader.url(DAP09).trim_end_matches('/').to_owned(),
             leader_token_hashes: vec![TokenHash::of(helper_token.expose())],
             helper_tokens: Vec::new(),
@@ -87,14 +87,15 @@ impl Acquaintances {
             ..of_helper.clone()
         };
         let (files, dir) = ([of_helper, of_leader], TempDir::new().unwrap());
-        let mut met = Self { leader, helper, files, helper_token, collector_token, keypair, dir };
-        (0..2).for_each(|n| met.write(n));
-        (met.leader.config.taskprov.peers, met.helper.config.taskprov.peers) = (vec![met.path(0)], vec![met.path(1)]);
-        for node in [&mut met.leader, &mut met.helper] {
+        let mut pair = Self { leader, helper, files, helper_token, collector_token, keypair, dir };
+        (0..2).for_each(|n| pair.write(n));
+        (pair.leader.config.taskprov.peers, pair.helper.config.taskprov.peers) =
+            (vec![pair.path(0)], vec![pair.path(1)]);
+        for node in [&mut pair.leader, &mut pair.helper] {
             node.config.public_url = format!("http://{}", node.config.listen);
         }
-        tokio::join!(met.leader.restart(), met.helper.restart());
-        met
+        tokio::join!(pair.leader.restart(), pair.helper.restart());
+        pair
     }
 
     pub fn path(&self, n: usize) -> PathBuf {
@@ -105,7 +106,7 @@ impl Acquaintances {
         fs::write(self.path(n), self.files[n].to_text().unwrap()).unwrap();
     }
 
-    /// A task between them that nobody has heard of.
+    /// A task between them that neither knows yet.
     pub fn task(&self, change: impl FnOnce(&mut TaskParameters)) -> Advertisement {
         let mut public = TaskParameters {
             id: TaskId::random(),
@@ -126,7 +127,7 @@ impl Acquaintances {
         advertise(public, info, 1).unwrap()
     }
 
-    /// What all parties of a task know.
+    /// The parameters that all parties know.
     pub fn parties(&self, task: &Advertisement) -> Parties {
         let [of_helper, of_leader] = &self.files;
         let now = Time(0);
@@ -156,8 +157,8 @@ impl Acquaintances {
         collector.with_advertisement(&task.bytes)
     }
 
-    /// Sends the helper an aggregation job, with a header and a token.
-    pub async fn put_job(
+    /// Sends the helper an aggregation job with a header and a token.
+    pub async fn send_job(
         &self,
         parties: &Parties,
         header: Option<String>,
@@ -170,9 +171,9 @@ impl Acquaintances {
         peer().send(&url, &call.with_advertisement(header), token, Bytes::from(body)).await.unwrap()
     }
 
-    pub async fn forge(&self, parties: &Parties) -> Forge {
+    pub async fn builder(&self, parties: &Parties) -> ReportBuilder {
         // The keys are the same for all tasks, known or not.
-        Forge::new(parties).await
+        ReportBuilder::new(parties).await
     }
 }
 
@@ -180,23 +181,23 @@ pub fn header(task: &Advertisement) -> Option<String> {
     Some(for_revision(DAP09).unwrap().encode_header(&task.bytes))
 }
 
-/// A report as clients of such tasks make it.
-pub fn draft(forge: &Forge) -> Draft {
-    let mut draft = forge.draft(&Measurement::Number(1), clock::now());
+/// A report as clients of in-band tasks make it.
+pub fn draft(builder: &ReportBuilder) -> Draft {
+    let mut draft = builder.draft(&Measurement::Number(1), clock::now());
     draft.leader.extensions = vec![extension()];
     draft.helper.extensions = vec![extension()];
     draft
 }
 
 #[track_caller]
-pub fn assert_refused(answer: &Answer, kind: ProblemType, detail: &str) {
+pub fn assert_rejected(answer: &Answer, kind: ProblemType, detail: &str) {
     let problem = problem(answer);
     assert_eq!(problem.kind, kind, "{problem}");
     assert!(problem.detail.contains(detail), "{problem}");
     assert!(problem.task_id.is_some());
 }
 
-/// Waits until a node, which may not have heard of the task yet, has aggregated so many of its reports.
+/// Waits until a node has aggregated this many reports of the task. The node may not know the task yet.
 pub async fn aggregated(node: &Node, parties: &Parties, count: u64) {
     let is_so = async {
         loop {
@@ -207,7 +208,7 @@ pub async fn aggregated(node: &Node, parties: &Parties, count: u64) {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(common::PATIENCE, is_so).await.unwrap();
+    tokio::time::timeout(common::TEST_TIMEOUT, is_so).await.unwrap();
 }
 
 /// Whether a node has a task.

@@ -1,4 +1,4 @@
-//! `dapbox serve` with certificates by ACME, and its log.
+//! `dapbox serve` with ACME certificates, and its log.
 
 use std::{
     fs,
@@ -18,25 +18,25 @@ use tokio::{net::TcpSocket, sync::mpsc};
 use super::authority::Means;
 use crate::common::child::Running;
 
-/// Longest that anything may take: a test that waits this long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of every wait in these tests.
+pub const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A port that nobody else gets.
+/// A reserved port.
 pub struct Reserved {
     pub address: SocketAddr,
     _socket: TcpSocket,
 }
 
-/// Has the system choose a port.
+/// Lets the system choose a port.
 pub fn reserve() -> Reserved {
     let socket = TcpSocket::new_v4().unwrap();
-    // Two may have an address as long as both say so and only one of them listens.
+    // Two sockets may bind an address if both set this option and only one of them listens.
     socket.set_reuseaddr(true).unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     Reserved { address: socket.local_addr().unwrap(), _socket: socket }
 }
 
-/// `dapbox serve`, which can be stopped and started again.
+/// `dapbox serve`, which can be stopped and restarted.
 pub struct Appliance {
     pub address: SocketAddr,
     dir: TempDir,
@@ -49,7 +49,7 @@ pub struct Appliance {
 }
 
 impl Appliance {
-    /// Writes a configuration. Nothing runs yet.
+    /// Writes a configuration. Starts nothing.
     pub fn new(port: Reserved, domains: &[&str], means: &Means) -> Self {
         let dir = TempDir::new().unwrap();
         let settings = format!(
@@ -85,7 +85,7 @@ impl Appliance {
         appliance
     }
 
-    /// Has it ask for other domains after the next start.
+    /// Changes the domains for the next start.
     pub fn set_domains(&self, domains: &[&str]) {
         fs::write(self.config(), format!("{}domains = {domains:?}\n", self.settings)).unwrap();
     }
@@ -98,7 +98,7 @@ impl Appliance {
         self.dir.path().join("data")
     }
 
-    /// Starts it, and waits until it serves.
+    /// Starts it and waits until it serves.
     pub async fn start(&mut self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
         command.arg("serve").arg("--config").arg(self.config());
@@ -118,12 +118,12 @@ impl Appliance {
         self.process.take().unwrap().terminate();
     }
 
-    /// Waits for the next line of the log with this message.
+    /// Waits for the next log line with this message.
     pub async fn wait_for(&mut self, message: &str) -> Value {
         self.wait_for_field(message, "message", message).await
     }
 
-    /// Waits for the next line of the log with this message in which a field has a text in it.
+    /// Waits for the next log line with this message and a text in a field.
     pub async fn wait_for_field(&mut self, message: &str, field: &str, text: &str) -> Value {
         let lines = &mut self.lines;
         let found = async {
@@ -134,13 +134,13 @@ impl Appliance {
                 }
             }
         };
-        match tokio::time::timeout(PATIENCE, found).await {
+        match tokio::time::timeout(TEST_TIMEOUT, found).await {
             Ok(line) => line,
             Err(_) => panic!("the log never says '{message}': {}", self.log()),
         }
     }
 
-    /// Everything that was logged.
+    /// The whole log.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -149,7 +149,7 @@ impl Appliance {
 fn read_log(stderr: ChildStderr, lines: &mpsc::UnboundedSender<String>, log: &Mutex<String>) {
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         log.lock().unwrap().push_str(&format!("{line}\n"));
-        // Nobody may be interested any more.
+        // The receiver may be gone.
         let _ = lines.send(line);
     }
 }

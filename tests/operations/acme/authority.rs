@@ -1,4 +1,4 @@
-//! Pebble, and the name server that it asks.
+//! Pebble and its name server.
 
 use std::{
     fs,
@@ -17,19 +17,19 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
-use super::appliance::{PATIENCE, Reserved, reserve};
+use super::appliance::{Reserved, TEST_TIMEOUT, reserve};
 use crate::common::child;
 
-/// How often it is tried whether somebody listens already.
-const LOOK: Duration = Duration::from_millis(20);
+/// The interval of connection attempts to a starting program.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What an authority is made of: where it is found, and what it is trusted by.
+/// The files and addresses of an authority.
 pub struct Means {
     pub acme: Reserved,
     management: Reserved,
-    /// The port that it looks at for challenges.
+    /// The port at which it validates challenges.
     tls_port: u16,
-    /// How long its certificates are valid, in seconds.
+    /// The validity of its certificates, in seconds.
     pub lifetime: u64,
     dir: TempDir,
     pub certificate: String,
@@ -59,14 +59,14 @@ impl Means {
     }
 }
 
-/// A process that is killed in the end, and whose output is read.
+/// A process that is killed when dropped, with its output.
 struct Running {
     process: child::Running,
     output: Arc<Mutex<String>>,
 }
 
 impl Running {
-    /// Starts a process, and waits until it says that it is ready.
+    /// Starts a process and waits for its readiness message.
     async fn start(mut command: Command, ready: &'static str) -> Self {
         let mut process =
             child::Running::spawn(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()));
@@ -82,7 +82,7 @@ impl Running {
                 }
             }
         });
-        let said = tokio::time::timeout(PATIENCE, said).await.unwrap();
+        let said = tokio::time::timeout(TEST_TIMEOUT, said).await.unwrap();
         assert!(said.is_ok(), "{command:?} ended: {}", output.lock().unwrap());
         Self { process, output }
     }
@@ -95,7 +95,7 @@ impl Drop for Running {
     }
 }
 
-/// Asks until somebody listens: both programs say that they listen before they do.
+/// Connects until it succeeds: both programs report readiness before they listen.
 async fn ask(client: &Client, url: &str, body: Option<String>) -> String {
     let asked = async {
         loop {
@@ -107,13 +107,13 @@ async fn ask(client: &Client, url: &str, body: Option<String>) -> String {
                 Ok(answer) => return answer.error_for_status().unwrap().text().await.unwrap(),
                 Err(error) => assert!(error.is_connect(), "{error:?}"),
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     };
-    tokio::time::timeout(PATIENCE, asked).await.unwrap()
+    tokio::time::timeout(TEST_TIMEOUT, asked).await.unwrap()
 }
 
-/// A name server, for which all names lead to this machine unless it is told otherwise.
+/// A name server that resolves all names to this machine by default.
 pub struct Dns {
     address: SocketAddr,
     management: SocketAddr,
@@ -135,7 +135,7 @@ impl Dns {
         dns
     }
 
-    /// Has a name lead to an address.
+    /// Sets the address of a name.
     pub async fn lead(&self, name: &str, address: &str) {
         let client = Client::builder().no_proxy().build().unwrap();
         let url = |method: &str| format!("http://{}/{method}", self.management);
@@ -169,7 +169,7 @@ impl Authority {
         fs::write(&config, settings.to_string()).unwrap();
         let mut command = Command::new("pebble");
         command.arg("-config").arg(config).args(["-dnsserver", &dns.address.to_string()]);
-        // Domains are looked at each time and at once, and good nonces are good.
+        // Challenges are validated each time and without delay, and no valid nonce is rejected.
         let usual = [("PEBBLE_VA_NOSLEEP", "1"), ("PEBBLE_AUTHZREUSE", "0"), ("PEBBLE_WFE_NONCEREJECT", "0")];
         command.envs(usual).envs(environment.iter().copied());
         let process = Running::start(command, "ACME directory available at").await;
@@ -179,13 +179,13 @@ impl Authority {
         Self { management: means.management.address, client, process }
     }
 
-    /// What its certificates are trusted by.
+    /// The root of its certificates.
     pub async fn root(&self) -> Certificate {
         let pem = ask(&self.client, &format!("https://{}/roots/0", self.management), None).await;
         Certificate::from_pem(pem.as_bytes()).unwrap()
     }
 
-    /// How often it was asked for a certificate.
+    /// The number of certificate orders.
     pub fn orders(&self) -> usize {
         self.process.output.lock().unwrap().matches("POST /order-plz").count()
     }

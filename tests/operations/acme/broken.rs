@@ -1,4 +1,4 @@
-//! An authority that makes no sense.
+//! A broken authority.
 
 use std::{
     io,
@@ -21,26 +21,26 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::authority::Means;
 
-/// In which way it makes no sense.
+/// How it is broken.
 #[derive(Clone, Copy)]
 pub enum Kind {
-    /// An answer that does not end.
+    /// An endless answer.
     Endless,
-    /// A page for people.
+    /// An HTML page.
     Page,
-    /// A hint to somebody else.
+    /// A redirect to another host.
     Elsewhere,
-    /// A failure that does not explain itself.
+    /// An error without a problem document.
     Broken,
-    /// The same, with a pause beyond all times.
+    /// An error with an excessive `Retry-After`.
     Busy,
 }
 
-/// How often it was asked.
+/// The number of requests.
 pub struct Broken(Arc<AtomicUsize>);
 
 impl Broken {
-    /// Answers each request in another way.
+    /// Answers each request in another broken way.
     pub async fn start(means: &Means, kinds: &[Kind]) -> Self {
         let certificate = CertificateDer::from_pem_slice(means.certificate.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(means.key.as_bytes()).unwrap();

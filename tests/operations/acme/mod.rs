@@ -1,6 +1,6 @@
-//! Certificates by ACME: the real `dapbox serve` and Pebble, the authority that Let's Encrypt tests clients with.
+//! ACME certificates with the real `dapbox serve` and Pebble, the test authority of Let's Encrypt.
 //!
-//! Events are lines of the server's log; what clients see is seen by a client of its own.
+//! Events are log lines of the server. Certificates are observed by a separate client.
 
 mod appliance;
 mod authority;
@@ -16,11 +16,11 @@ use authority::{Authority, Dns, Means};
 use broken::{Broken, Kind};
 
 const DOMAINS: [&str; 2] = ["dap.example.test", "dap-2.example.test"];
-/// What the log says.
+/// Messages of the log.
 const ISSUED: &str = "there is a new certificate";
 const FAILED: &str = "no certificate from the authority";
 
-/// A client that trusts one root, or whatever it is shown.
+/// A client that trusts one root, or any certificate.
 fn client(server: SocketAddr, root: Option<Certificate>) -> Client {
     let mut builder = Client::builder().tls_info(true).no_proxy();
     for domain in DOMAINS {
@@ -32,7 +32,7 @@ fn client(server: SocketAddr, root: Option<Certificate>) -> Client {
     }
 }
 
-/// The certificate that a request was answered under.
+/// The certificate of the server that answered a request.
 async fn shown(client: &Client, server: SocketAddr, domain: &str) -> Result<Vec<u8>, reqwest::Error> {
     let answer = client.get(format!("https://{domain}:{}/dap-09/hpke_config", server.port())).send().await?;
     assert_eq!(answer.status(), 200);
@@ -41,7 +41,7 @@ async fn shown(client: &Client, server: SocketAddr, domain: &str) -> Result<Vec<
     Ok(certificate)
 }
 
-/// What is in the files of a directory that is for its owner only, as they are.
+/// The files of a directory, which only its owner may read.
 fn files(dir: &Path) -> Vec<String> {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(dir), 0o700);
@@ -64,13 +64,13 @@ async fn issues_certificate_and_keeps_it_over_restarts() {
     appliance.start().await;
     let address = appliance.address;
 
-    // Nobody is there who could issue a certificate: the server runs, and says why nobody can connect to it.
+    // Without an authority the server runs and reports why it has no certificate.
     let line = appliance.wait_for(FAILED).await;
     assert!(line["trouble"].as_str().unwrap().contains("cannot connect to the authority"), "{line}");
     assert!(line["remedy"].as_str().unwrap().contains("acme.directory"), "{line}");
     shown(&client(address, None), address, DOMAINS[0]).await.unwrap_err();
 
-    // It comes, and finds many a nonce bad that is good.
+    // The authority starts, and rejects many valid nonces.
     let authority = Authority::start(&means, &dns, &[("PEBBLE_WFE_NONCEREJECT", "30")]).await;
     appliance.wait_for(ISSUED).await;
     let root = authority.root().await;
@@ -80,14 +80,14 @@ async fn issues_certificate_and_keeps_it_over_restarts() {
     let kept = files(&appliance.data_dir().join("acme"));
     assert_eq!(kept.len(), 2, "an account and a certificate");
 
-    // What was issued is used again.
+    // The issued certificate is reused.
     let orders = authority.orders();
     appliance.stop();
     appliance.start().await;
     assert_eq!(shown(&fresh(), address, DOMAINS[0]).await.unwrap(), first);
     assert_eq!(authority.orders(), orders);
 
-    // Other domains are another certificate from the same account.
+    // Other domains need another certificate; the account stays.
     appliance.stop();
     appliance.set_domains(&DOMAINS[..1]);
     appliance.start().await;
@@ -96,7 +96,7 @@ async fn issues_certificate_and_keeps_it_over_restarts() {
     shown(&fresh(), address, DOMAINS[1]).await.unwrap_err();
     assert_eq!(files(&appliance.data_dir().join("acme")).len(), 3, "the same account, and two certificates");
 
-    // What is damaged is asked for again.
+    // A damaged certificate is ordered again.
     appliance.stop();
     for file in fs::read_dir(appliance.data_dir().join("acme")).unwrap() {
         fs::write(file.unwrap().path(), "{}").unwrap();
@@ -106,7 +106,7 @@ async fn issues_certificate_and_keeps_it_over_restarts() {
     appliance.wait_for(ISSUED).await;
     shown(&fresh(), address, DOMAINS[0]).await.unwrap();
 
-    // No secret was logged, at the finest level.
+    // No secret was logged at the finest level.
     appliance.stop();
     let log = appliance.log();
     for secret in kept.iter().flat_map(|file| secrets(file)) {
@@ -114,7 +114,7 @@ async fn issues_certificate_and_keeps_it_over_restarts() {
     }
 }
 
-/// The private keys in a file: the text of a field of JSON, or of the first part of PEM.
+/// The private keys in a file: the text of a JSON field, or of the first PEM block.
 fn secrets(file: &str) -> Vec<&str> {
     let found: Vec<_> = match file.starts_with('{') {
         true => file.split('"').filter(|text| text.len() > 100).collect(),
@@ -137,11 +137,11 @@ async fn renews_certificate_and_keeps_it_while_authority_refuses() {
     appliance.start().await;
     appliance.wait_for(ISSUED).await;
     let address = appliance.address;
-    // Which certificate is shown is of interest here, and not whether a slow machine asks for it in time.
+    // This test is about the presented certificate, not about renewal in time on a slow machine.
     let kept_open = client(address, None);
     let first = shown(&kept_open, address, DOMAINS[0]).await.unwrap();
 
-    // The authority forgets everything, and one of the domains leads elsewhere.
+    // The authority loses its state, and one of the domains resolves elsewhere.
     drop(authority);
     dns.lead(DOMAINS[1], "127.0.0.9").await;
     let authority = Authority::start(&means, &dns, &[]).await;
@@ -150,7 +150,7 @@ async fn renews_certificate_and_keeps_it_while_authority_refuses() {
     assert!(line["remedy"].as_str().unwrap().contains("port 443"), "{line}");
     assert_eq!(shown(&client(address, None), address, DOMAINS[0]).await.unwrap(), first, "the old certificate stays");
 
-    // It leads here again.
+    // It resolves to this machine again.
     dns.lead(DOMAINS[1], "127.0.0.1").await;
     appliance.wait_for(ISSUED).await;
     let renewed = shown(&client(address, None), address, DOMAINS[0]).await.unwrap();
@@ -159,7 +159,7 @@ async fn renews_certificate_and_keeps_it_while_authority_refuses() {
     assert!(appliance.log().contains("does not know our account"));
     assert!(authority.orders() > 0);
 
-    // And again, with nobody's help.
+    // And renewed again automatically.
     appliance.wait_for(ISSUED).await;
     assert_ne!(shown(&client(address, None), address, DOMAINS[0]).await.unwrap(), renewed);
     appliance.stop();
@@ -179,7 +179,7 @@ async fn tolerates_broken_authority() {
         assert!(line["trouble"].as_str().unwrap().contains(expected), "{line}");
         pause = line["next_attempt_in"].as_str().unwrap().to_owned();
     }
-    // It asked to be left alone for longer than anybody lives.
+    // It asked for an excessive pause.
     assert!(pause.starts_with("86400."), "{pause}");
     assert_eq!(broken.asked(), kinds.len());
     appliance.stop();

@@ -1,4 +1,4 @@
-//! Collections that are interrupted, and intervals that are ours to choose.
+//! Interrupted collections, and chosen intervals.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::{Pair, dapbox, run, stderr_of_failure, stdout, text};
 use crate::common::child::{Running, Signal};
 
-/// The revisions, each with what makes sums of one byte and with both batch modes.
+/// The revisions, each with its options for a sum of bytes, in both batch modes.
 const KINDS: [[&str; 8]; 4] = [
     ["--dap", "09", "--query", "time-interval", "--time-precision", "1h", "--bits", "8"],
     ["--dap", "18", "--query", "time-interval", "--time-precision", "1h", "--max-measurement", "255"],
@@ -40,7 +40,7 @@ impl Setting {
         text(&self.dir.path().join(name)).to_owned()
     }
 
-    /// Uploads numbers that were measured an hour ago, whose unit of time has finished.
+    /// Uploads numbers measured an hour ago, in a complete unit of the precision.
     fn upload(&self, numbers: &[u64]) {
         let time = hours_ago(1);
         for number in numbers {
@@ -53,7 +53,7 @@ impl Setting {
         ["collect", "--task", &file].iter().chain(arguments).map(|&argument| argument.to_owned()).collect()
     }
 
-    /// Collects with success: the result.
+    /// Collects successfully; returns the result.
     fn result(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&stdout(&borrowed(&self.collect(&[arguments, &["-o", "json"]].concat())))).unwrap()
     }
@@ -66,7 +66,7 @@ impl Setting {
         self.result(&["--list"])["outstanding"].as_array().unwrap().clone()
     }
 
-    /// Starts to collect, and waits until the collector has said that it resumes a job.
+    /// Starts a collection and waits until the collector reports that it resumes a job.
     fn resume(&self) -> (Running, String) {
         let mut command = dapbox(&borrowed(&self.collect(&[])));
         let mut child = Running::spawn(command.stdout(Stdio::null()).stderr(Stdio::piped()));
@@ -153,7 +153,7 @@ fn keeps_result_that_cannot_be_written() {
         assert!(output.status.code() == Some(1) && said.contains("could not be written"), "{kind:?}: {said}");
         assert_eq!(setting.outstanding()[0]["state"], "received, not delivered", "{kind:?}");
 
-        // It was kept here: no leader is needed to print it, unless the leader has to release the batch after that.
+        // The result was stored locally: no leader is needed to print it, unless it must release the batch afterwards.
         let is_named_by_content = kind[1] == "18" && kind[3] == "leader-selected";
         if !is_named_by_content {
             setting.pair.interrupt();
@@ -166,7 +166,7 @@ fn keeps_result_that_cannot_be_written() {
             setting.pair = start(setting.dir.path(), kind);
         }
         if kind[3] != "time-interval" {
-            // The next batch, and not the same one again.
+            // The next batch, not the same one again.
             setting.upload(&[10, 20]);
             assert_eq!(setting.result(&[])["result"], json!(30), "{kind:?}");
         }
@@ -210,7 +210,7 @@ fn includes_current_interval_only_on_request() {
         let setting = Setting::start(*kind);
         let client = setting.file("client.toml");
         let upload = |number: &str| run(&["upload", "--task", &client, number]);
-        // A long time before the task was made, in the last hour, and now.
+        // Long before the task was made, in the last hour, and now.
         for time in [hours_ago(48), hours_ago(1)] {
             stdout(&["upload", "--task", &client, "--time", &time, "10"]);
         }

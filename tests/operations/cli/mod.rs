@@ -1,4 +1,4 @@
-//! Two organisations, a client and a collector, with nothing but the binary and the files that they exchange.
+//! Two organisations, a client and a collector, with only the binary and the files that they exchange.
 
 mod collections;
 mod uploads;
@@ -40,7 +40,7 @@ fn stderr_of_failure(arguments: &[&str], code: i32) -> String {
     text
 }
 
-/// `dapbox serve` in a process of its own.
+/// `dapbox serve` in a process.
 struct Server {
     process: Running,
     log: BufReader<ChildStderr>,
@@ -57,13 +57,13 @@ impl Server {
             line.clear();
             assert!(log.read_line(&mut line).unwrap() > 0, "the server ended before it served");
         }
-        // Not a terminal, so the log is JSON.
+        // Without a terminal the log is JSON.
         let line: Value = serde_json::from_str(&line).unwrap();
         let address = line["fields"]["address"].as_str().or(line["address"].as_str()).unwrap();
         Self { url: format!("http://{address}"), process, log }
     }
 
-    /// Asks the server to stop, and returns what it logged.
+    /// Sends SIGTERM and returns the log.
     fn stop(mut self) -> String {
         self.process.terminate();
         let mut log = String::new();
@@ -76,7 +76,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// The secrets of a task, as the parties' files have them.
+/// The secrets of a task, from the parties' files.
 fn secrets(files: &Path) -> Vec<String> {
     let all: String = ["leader", "helper", "collector"]
         .map(|party| fs::read_to_string(files.join(format!("{party}.toml"))).unwrap())
@@ -122,7 +122,7 @@ fn two_organisations_exchange_task_files() {
         ["task", "new", "--leader", &leader.url, "--helper", &helper.url, "--vdaf", "count", "--out", text(&files)];
     stderr_of_failure(&again, 1);
 
-    // Each organisation adds its own file, to the running server; twice is as good as once.
+    // Each organisation adds its own file to the running server; adding it twice is permitted.
     let add = |party: &str, data: &Path| {
         let file = files.join(format!("{party}.toml"));
         let added = stdout(&["task", "add", text(&file), "--data-dir", text(data), "-o", "json"]);
@@ -165,7 +165,7 @@ fn two_organisations_exchange_task_files() {
         assert!(!logs.contains(&secret) && !shown.contains(&secret), "a secret was shown");
     }
 
-    // The same commands work on a data directory that no server runs on.
+    // The same commands work on a data directory without a server.
     let removed = stdout(&["task", "remove", id, "--yes", "--data-dir", text(&leader_data)]);
     assert!(!removed.is_empty());
     assert_eq!(stdout(&["task", "list", "--data-dir", text(&leader_data), "-o", "json"]).trim(), "[]");
@@ -197,10 +197,10 @@ fn refuses_second_server_of_data_directory() {
     server.stop();
 }
 
-/// `dapbox pair` in a process of its own.
+/// `dapbox pair` in a process.
 struct Pair {
     process: Running,
-    /// The commands that it says to try.
+    /// The suggested commands.
     commands: Vec<String>,
 }
 
@@ -216,7 +216,7 @@ impl Pair {
         Self { commands: commands.map(str::to_owned).collect(), process }
     }
 
-    /// Runs one of the commands, in a shell and another directory.
+    /// Runs one of the commands in a shell, from another directory.
     fn try_out(&self, name: &str) -> String {
         let command = self.commands.iter().find(|command| command.contains(&format!(" {name} "))).unwrap();
         let output = Command::new("sh").args(["-c", command]).current_dir("/").output().unwrap();
@@ -246,14 +246,14 @@ fn pair_prints_commands_and_resumes() {
     let first = pair.commands.clone();
     pair.interrupt();
 
-    // Again, with the arguments of the first time and without any: the same task on the same ports.
+    // Again, with the first arguments and without any: the same task on the same ports.
     for arguments in [&arguments[..], &arguments[..2]] {
         let mut pair = Pair::start(arguments);
         assert_eq!(pair.commands, first);
         assert!(pair.try_out("task show").contains("1 batch"));
         pair.interrupt();
     }
-    // And for programs.
+    // With JSON output.
     let mut command = dapbox(&["pair", "--dir", text(&kept), "-o", "json"]);
     let mut process = Running::spawn(command.stdout(Stdio::piped()));
     let mut line = String::new();
@@ -338,7 +338,7 @@ fn collects_intervals_and_batches_as_csv() {
     assert!(error.contains("1s") || error.contains("No batch is ready"), "{error}");
 }
 
-/// `task new` with two servers that need not exist; the arguments, and where to write.
+/// The arguments of `task new` with two servers that need not exist, and the output directory.
 fn new_task<'a>(out: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
     let urls = ["--leader", "https://a.example", "--helper", "https://b.example/x/"];
     [&["task", "new", "--out", out], &urls[..], arguments].concat()
@@ -358,7 +358,7 @@ fn writes_revision_to_all_task_files() {
             "revision = \"dap-18\"",
             "leader_url = \"https://a.example/dap-18/\"",
             "helper_url = \"https://b.example/x/dap-18/\"",
-            // Outward to the hour.
+            // Rounded outward to the hour.
             "starts = \"2027-01-01T00:00:00Z\"",
             "expires = \"2027-04-01T01:00:00Z\"",
             "max_measurement = 100",
@@ -371,7 +371,7 @@ fn writes_revision_to_all_task_files() {
         assert!(!file.contains(seed), "{file}");
     }
 
-    // The same seed and another task: another key. The seed may be in the environment, where it is not shown.
+    // The same seed and another task give another key. The seed may be in the environment, where it is not visible.
     let key = |dir: &Path| {
         let file = fs::read_to_string(dir.join("helper.toml")).unwrap();
         file.lines().find(|line| line.starts_with("verify_key = ")).unwrap().to_owned()
@@ -484,8 +484,8 @@ fn survives_closed_output() {
     assert!(files.join("collector.toml").exists());
 }
 
-/// After the other aggregator was restored, an operator closes everything that the two may disagree about: for one task,
-/// or for all that they share, whether a server runs or not.
+/// After a restore of the other aggregator, an operator closes everything that the two may disagree about, for one task
+/// or all shared ones, with and without a running server.
 #[test]
 fn closes_past_from_command_line() {
     let dir = TempDir::new().unwrap();
@@ -525,14 +525,14 @@ fn closes_past_from_command_line() {
     assert!(stderr_of_failure(&later, 2).contains("ahead"));
     assert_eq!(horizons(), [Value::Null, Value::Null, Value::Null]);
 
-    // The hour that it is in is closed with it.
+    // The current hour is closed with it.
     let closed = stdout(&close(&["--peer", "https://two.example"], &["--yes"]));
     assert!(closed.contains("2026-01-01T01:00:00Z"), "{closed}");
     let hour = Value::from(1_767_229_200);
     assert_eq!(horizons(), [Value::Null, hour.clone(), hour.clone()]);
     let server = Server::start(Path::new(data));
     stdout(&[&["task", "close", &ids[0], "--yes"], &before[..]].concat());
-    // A server that runs also closes what is too old by the tasks' own age.
+    // A running server also closes what exceeds the tasks' own retention.
     let (now, hour) = (horizons(), hour.as_u64());
     assert!(now[0].as_u64() >= hour && now[1].as_u64() == hour, "{now:?}");
     let shown = stdout(&["task", "show", &ids[0], "--data-dir", data]);

@@ -1,4 +1,4 @@
-//! Uploads of files: what is checked before, what is left out, and what is resumed.
+//! Uploads of files: validation, skipped rows, and resumption.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ fn pair(dir: &Path, arguments: &[&str]) -> Pair {
     Pair::start(&[&["--dir", text(dir), "--time-precision", "1h"], arguments].concat())
 }
 
-/// Collects all that there is.
+/// Collects everything.
 fn collected(dir: &Path) -> Value {
     let collector = dir.join("collector.toml");
     let arguments = ["collect", "--task", text(&collector), "--include-current", "--yes", "-o", "json"];
@@ -38,7 +38,7 @@ fn validates_all_rows_before_first_upload() {
         let _pair = pair(dir.path(), &["--dap", dap, "--vdaf", "histogram", "--length", "4"]);
         let (client, csv) = (dir.path().join("client.toml"), dir.path().join("data.csv"));
         let rejected = dir.path().join("rejected.csv");
-        // From a spreadsheet: a byte order mark, semicolons, Latin-1 in a column that is not used.
+        // From a spreadsheet: a byte order mark, semicolons, Latin-1 in an unused column.
         fs::write(&csv, b"\xef\xbb\xbfname;the bin, from 0\nM\xfcller;0\nb;9\nc;x\nd\ne;3\n").unwrap();
         let base = ["upload", "--task", text(&client), "--csv", text(&csv), "--column", "the bin, from 0"];
         let error = stderr_of_failure(&[&base[..], &["--rejected", text(&rejected)]].concat(), 1);
@@ -60,7 +60,7 @@ fn validates_all_rows_before_first_upload() {
         assert_eq!(output.status.code(), Some(1), "not all of them were accepted");
         assert_eq!(collected(dir.path())["result"], json!(["1", "0", "0", "1"].map(|n| n.parse::<u64>().unwrap())));
 
-        // The batch is collected now: what the leader rejects is written with its line, too.
+        // The batch is collected now: rows that the leader rejects are listed with their lines, too.
         let late = dir.path().join("late.csv");
         let output = run(&[&base[..], &["--skip-invalid", "--rejected", text(&late)]].concat());
         assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -101,7 +101,7 @@ fn refuses_task_file_with_secrets() {
     stdout(&["upload", "--task", text(&dir.path().join("client.toml")), "true"]);
 }
 
-/// How much of an upload is recorded as settled, in bytes.
+/// The recorded progress of an upload, in bytes.
 fn recorded(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     let journal: Option<PathBuf> = entries.into_iter().find(|path| text(path).ends_with(".upload"));
@@ -123,7 +123,7 @@ fn resumes_killed_upload_without_duplicates() {
             let before = recorded(dir.path());
             let mut command = dapbox(&arguments);
             let mut child = Running::spawn(command.stdout(Stdio::null()).stderr(Stdio::null()));
-            // Killed as soon as more is settled, with requests in flight.
+            // Killed as soon as the record grows, with requests in flight.
             while recorded(dir.path()) < before + 200 && child.try_wait().unwrap().is_none() {
                 std::thread::yield_now();
             }

@@ -1,4 +1,4 @@
-//! A control plane, as Divvi Up's behaves.
+//! A control plane that behaves as Divvi Up's.
 
 use std::process::{Command, Stdio};
 
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::common::{Node, Parties};
 
-/// A node whose management API is at `/api`, and whose public URL leads to it.
+/// A node whose management API is at `/api` of its public URL.
 pub async fn managed(change: impl FnOnce(&mut Config)) -> Node {
     let mut node = Node::start_with(|config| {
         config.public_url = "http://127.0.0.1".to_owned();
@@ -29,12 +29,12 @@ pub async fn managed(change: impl FnOnce(&mut Config)) -> Node {
     node
 }
 
-/// Runs `dapbox token …` about a node's data.
+/// Runs `dapbox token …` on a node's data directory.
 pub fn token(node: &Node, arguments: &[&str]) -> Result<String, String> {
     run(&[&["token"], arguments, &["--data-dir", node.config.data_dir.to_str().unwrap()]].concat())
 }
 
-/// Runs `dapbox`: what it prints, or says why it failed.
+/// Runs `dapbox`; returns its output or its error.
 pub fn run(arguments: &[&str]) -> Result<String, String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
     let output = command.args(arguments).env_remove("DAPBOX_CONFIG").stdin(Stdio::null()).output().unwrap();
@@ -42,14 +42,14 @@ pub fn run(arguments: &[&str]) -> Result<String, String> {
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
 
-/// Makes an API token.
+/// Creates an API token.
 pub fn new_token(node: &Node, name: &str) -> String {
     let made = token(node, &["new", name, "-o", "json"]).unwrap();
     let made: Value = serde_json::from_str(&made).unwrap();
     made["token"].as_str().unwrap().to_owned()
 }
 
-/// What a control plane knows of an aggregator.
+/// The access of a control plane to an aggregator.
 pub struct ControlPlane {
     pub url: String,
     pub token: String,
@@ -61,7 +61,7 @@ impl ControlPlane {
         Self { url: format!("http://{}/api", node.config.listen), token: new_token(node, "control-plane") }
     }
 
-    /// Sends a request as it is done.
+    /// Sends a request exactly as given.
     pub async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Response {
         let method: Method = method.parse().unwrap();
         let mut request =
@@ -73,13 +73,13 @@ impl ControlPlane {
         request.send().await.unwrap()
     }
 
-    /// Asks for something that must be there.
+    /// Gets a resource that must exist.
     #[track_caller]
     pub fn get(&self, path: &str) -> impl Future<Output = Value> {
         self.expect("GET", path.to_owned(), None, 200)
     }
 
-    /// Sends a request that must end like this. The answer has the API's media type, unless it is a problem or empty.
+    /// Sends a request and asserts its status. The answer has the API's media type, unless it is a problem or empty.
     #[track_caller]
     pub fn expect(
         &self,
@@ -105,7 +105,7 @@ impl ControlPlane {
     }
 }
 
-/// A task that a control plane is about to set up: what it draws and asks of the account's owner.
+/// A task that a control plane is about to provision: generated values and settings of the account's owner.
 pub struct Draft {
     pub verify_key: Secret,
     pub collector_token: Secret,
@@ -153,12 +153,12 @@ impl Draft {
         })
     }
 
-    /// What the helper is asked.
+    /// The request to the helper.
     pub fn for_helper(&self, leader: &str) -> Value {
         self.request("Helper", leader)
     }
 
-    /// What the leader is asked then.
+    /// The following request to the leader.
     pub fn for_leader(&self, helper: &str, helper_token: &Value) -> Value {
         let mut request = self.request("Leader", helper);
         request["aggregator_auth_token"] = helper_token.clone();
@@ -167,7 +167,7 @@ impl Draft {
         request
     }
 
-    /// The parties of the task once it is set up, as clients and the collector learn of them.
+    /// The parties of the provisioned task, as clients and the collector see them.
     pub fn parties(&self, mode: BatchMode, vdaf: VdafConfig, urls: [&str; 2], helper_token: &Value) -> Parties {
         let token = |text: &str| Secret::new(text.as_bytes().to_vec());
         let helper_token = token(helper_token["token"].as_str().unwrap());

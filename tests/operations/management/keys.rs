@@ -1,4 +1,4 @@
-//! HPKE keys in the management API: they go on by our rules, whatever a control plane asks for.
+//! HPKE keys in the management API: they follow the server's lifecycle, whatever a control plane requests.
 
 use dapbox::model::KeyState;
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ async fn creates_activates_rotates_and_deletes_key() {
     );
     assert_eq!(plane.get(&format!("/hpke_configs/{first}")).await, keys[0]);
 
-    // A second request finds what the first has made.
+    // A second request finds the pending key.
     let made = plane.expect("PUT", "/hpke_configs", Some(json!({ "kem_id": "X25519HkdfSha256" })), 201).await;
     assert_eq!(made["state"], "pending");
     assert_eq!(plane.expect("PUT", "/hpke_configs", None, 200).await, made);
@@ -46,7 +46,7 @@ async fn creates_activates_rotates_and_deletes_key() {
     plane.expect("PATCH", path(first), state("active"), 409).await;
     plane.expect("PATCH", path(first), state("stolen"), 400).await;
 
-    // There is always one that is handed out.
+    // One key is always active.
     assert_eq!(plane.expect("PATCH", path(second), state("expired"), 200).await["state"], "expired");
     assert_eq!(ids(&plane.get("/hpke_configs").await, "active").len(), 1);
     for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! The order in which a control plane sets a task up, from pairing to removal.
+//! The lifecycle of a provisioned task, from pairing to removal.
 
 use dapbox::{
     model::{
@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use super::control_plane::{ControlPlane, Draft, managed};
 use crate::common::{
     Node,
-    calls::{assert_refused, assert_taken, problem},
-    forge::Forge,
-    restore::{back_up, go_on_from},
+    calls::{assert_accepted, assert_rejected, problem},
+    report_builder::ReportBuilder,
+    restore::{back_up, restore_from},
 };
 
 const COUNT: VdafConfig = VdafConfig::Prio3Count;
@@ -33,7 +33,7 @@ async fn provisions_uses_and_removes_task(
     #[values(BatchMode::TimeInterval, BatchMode::fixed_size(Some(10)))] mode: BatchMode,
 ) {
     let (mut leader, mut helper) = (managed(|_| {}).await, managed(|_| {}).await);
-    // Pairing: the configuration is asked for at the URL as the operator gave it.
+    // Pairing: the control plane reads the configuration at the operator's URL.
     let [at_leader, at_helper] = [&leader, &helper].map(ControlPlane::of);
     let mut urls = Vec::new();
     for (side, node) in [(&at_leader, &leader), (&at_helper, &helper)] {
@@ -50,7 +50,7 @@ async fn provisions_uses_and_removes_task(
     }
     let [leader_url, helper_url] = [&urls[0], &urls[1]];
 
-    // The helper first, which makes the token. Its answer may be lost, and it may be started again in between.
+    // The helper first, which creates the token. The answer may be lost, and the helper may restart in between.
     let query_type = match mode {
         BatchMode::TimeInterval => json!("TimeInterval"),
         BatchMode::FixedSize { max_batch_size, .. } => json!({ "FixedSize": { "max_batch_size": max_batch_size } }),
@@ -81,9 +81,9 @@ async fn provisions_uses_and_removes_task(
 
     // Clients fetch keys and upload, both aggregate, and the collector collects.
     let parties = draft.parties(mode, COUNT, [leader_url, helper_url], helper_token);
-    let forge = Forge::new(&parties).await;
+    let builder = ReportBuilder::new(&parties).await;
     for value in [1, 0, 1] {
-        assert_taken(&parties.upload(&forge.report(&Measurement::Number(value), clock::now())).await);
+        assert_accepted(&parties.upload(&builder.report(&Measurement::Number(value), clock::now())).await);
     }
     leader.until(&id, |status| status.counters.get("aggregate_success") == Some(&3) && status.jobs == 0).await;
     let query = match mode {
@@ -94,7 +94,7 @@ async fn provisions_uses_and_removes_task(
     assert_eq!((collected.report_count, collected.result), (3, AggregateResult::Number(2)));
     assert!(!leader.status(&id).await.provisioned.unwrap().is_never_contacted);
 
-    // What happened, by the names of the API.
+    // The counters, by the names of the API.
     let uploads = at_leader.get(&format!("{path}/metrics/uploads")).await;
     assert_eq!((&uploads["report_success"], uploads.as_object().unwrap().len()), (&json!(3), 8));
     for side in [&at_leader, &at_helper] {
@@ -108,7 +108,7 @@ async fn provisions_uses_and_removes_task(
     helper.restart().await;
     assert_eq!((at_leader.get(&path).await, at_helper.get(&path).await), (told, without_token(answer)));
 
-    // Gone, for good, and as often as that is said.
+    // Removed for good; repeating the removal succeeds.
     for side in [&at_leader, &at_helper] {
         for _ in 0..2 {
             side.expect("DELETE", path.clone(), None, 204).await;
@@ -117,7 +117,7 @@ async fn provisions_uses_and_removes_task(
         assert_eq!(side.get("/task_ids").await, json!({ "task_ids": [] }));
     }
     at_helper.expect("POST", "/tasks", Some(draft.for_helper(leader_url)), 409).await;
-    let report = forge.report(&Measurement::Number(1), clock::now());
+    let report = builder.report(&Measurement::Number(1), clock::now());
     assert_eq!(problem(&parties.upload(&report).await).task_id, Some(id));
 }
 
@@ -136,9 +136,9 @@ async fn changes_expiration_of_task() {
     let [leader_url, helper_url] = [&*urls[0], &*urls[1]];
     let token = &answer["aggregator_auth_token"];
     let parties = draft.parties(BatchMode::TimeInterval, COUNT, [leader_url, helper_url], token);
-    let (forge, path) = (Forge::new(&parties).await, format!("/tasks/{}", draft.id()));
-    let upload = || async { parties.upload(&forge.report(&Measurement::Number(1), clock::now())).await };
-    assert_taken(&upload().await);
+    let (builder, path) = (ReportBuilder::new(&parties).await, format!("/tasks/{}", draft.id()));
+    let upload = || async { parties.upload(&builder.report(&Measurement::Number(1), clock::now())).await };
+    assert_accepted(&upload().await);
 
     let past = clock::now().0 - 7200;
     for (change, end) in [
@@ -154,14 +154,14 @@ async fn changes_expiration_of_task() {
         expected["task_expiration"] = end.clone();
         assert_eq!((at_leader.get(&path).await, changed), (expected.clone(), expected));
         match end {
-            Value::Null => assert_taken(&upload().await),
-            _ => assert_refused(&upload().await, &parties, dapbox::wire::ProblemType::ReportRejected),
+            Value::Null => assert_accepted(&upload().await),
+            _ => assert_rejected(&upload().await, &parties, dapbox::wire::ProblemType::ReportRejected),
         }
     }
     leader.restart().await;
     assert_eq!(at_leader.get(&path).await["task_expiration"], past);
     assert_eq!(leader.status(&draft.id()).await.task_expiration, Some(Time(past)));
-    // Asked for again as it was first: it is the same task, with the end that it has now.
+    // Posted again as at first: it is the same task, with its current expiration.
     assert_eq!(at_leader.expect("POST", "/tasks", Some(order), 200).await["task_expiration"], past);
     let unknown = format!("/tasks/{}", dapbox::model::TaskId::random());
     at_leader.expect("PATCH", unknown, Some(json!({ "task_expiration": 5 })), 404).await;
@@ -179,7 +179,7 @@ async fn lists_only_managed_tasks() {
         ids.push(draft.id().to_string());
     }
     ids.sort_by_key(|id| id.parse::<dapbox::model::TaskId>().unwrap());
-    // A task of the operator's own, which has the id that a control plane's would have.
+    // An operator's task with the id that a control plane's task would have.
     let draft = Draft::count();
     let token = json!({ "token": "x" });
     let urls = ["https://leader.example", "https://helper.example"];
@@ -225,8 +225,8 @@ async fn does_not_return_replaced_token() {
     assert_eq!(plane.get(&format!("/tasks/{}", draft.id())).await, without_token(answer));
 }
 
-/// A control plane repeats its POST to a helper that was restored from a backup older than the task: the answer is the
-/// same, and what was aggregated before is not aggregated again.
+/// A control plane repeats its POST to a helper that was restored from a backup older than the task. The answer is the
+/// same, and aggregated reports are not aggregated again.
 #[tokio::test(flavor = "multi_thread")]
 async fn closes_past_of_task_posted_again_after_restore() {
     let (leader, mut helper) = (Node::start().await, managed(|_| {}).await);
@@ -234,7 +234,7 @@ async fn closes_past_of_task_posted_again_after_restore() {
     let dap09 = model::Revision::Dap09;
     let draft = Draft::count();
     let request = draft.for_helper(&leader.url(dap09));
-    // The first task makes the secret that tokens are derived from, so that the backup has it.
+    // The first task creates the secret from which tokens are derived, so that the backup has it.
     at_helper.expect("POST", "/tasks", Some(Draft::count().for_helper("https://leader.example/")), 200).await;
     let backup = back_up(&helper).await;
 
@@ -242,19 +242,19 @@ async fn closes_past_of_task_posted_again_after_restore() {
     let urls = [&*leader.url(dap09), &*helper.url(dap09)];
     let parties = draft.parties(BatchMode::TimeInterval, COUNT, urls, &answer["aggregator_auth_token"]);
     leader.add(&parties.leader).await;
-    let forge = Forge::new(&parties).await;
-    let drafts: Vec<_> = (0..4).map(|_| forge.draft(&Measurement::Flag(true), clock::now())).collect();
-    let outcomes = parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts)).await;
+    let builder = ReportBuilder::new(&parties).await;
+    let drafts: Vec<_> = (0..4).map(|_| builder.draft(&Measurement::Flag(true), clock::now())).collect();
+    let outcomes = parties.run_job(&builder.job(PartialBatchSelector::TimeInterval, &drafts)).await;
     assert!(outcomes.iter().all(|resp| matches!(resp.outcome, PrepareOutcome::Continue(_))), "{outcomes:?}");
     let batch = BatchSelector::TimeInterval(parties.interval(0));
-    assert!(parties.ask_share(&parties.share_request(batch, &drafts)).await.is_success());
+    assert!(parties.request_share(&parties.share_request(batch, &drafts)).await.is_success());
 
-    let restored = go_on_from(&mut helper, &backup).await;
+    let restored = restore_from(&mut helper, &backup).await;
     assert_eq!(at_helper.expect("POST", "/tasks", Some(request), 200).await, answer);
     assert!(helper.status(&parties.id()).await.horizon >= Some(restored.closed_before));
-    let outcomes = parties.run_job(&forge.job(PartialBatchSelector::TimeInterval, &drafts[1..])).await;
+    let outcomes = parties.run_job(&builder.job(PartialBatchSelector::TimeInterval, &drafts[1..])).await;
     let dropped = PrepareOutcome::Reject(ReportError::ReportDropped);
     assert!(outcomes.iter().all(|resp| resp.outcome == dropped), "{outcomes:?}");
-    let share = parties.ask_share(&parties.share_request(batch, &drafts[1..])).await;
+    let share = parties.request_share(&parties.share_request(batch, &drafts[1..])).await;
     assert!(!share.is_success(), "{share:?}");
 }

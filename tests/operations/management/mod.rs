@@ -1,5 +1,5 @@
-//! The management API: a control plane sets tasks up at real servers, in its order and with its repeats, and is told what
-//! is wrong when something is.
+//! The management API: a control plane provisions tasks at real servers, in its order and with repeats, and gets a
+//! reason for each rejection.
 
 mod control_plane;
 mod keys;

@@ -1,4 +1,4 @@
-//! Peers whose tasks are set up in-band, as a control plane names them.
+//! Peers of in-band tasks, managed by a control plane.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -26,7 +26,7 @@ fn bearer(token: &str) -> Value {
     json!({ "type": "Bearer", "token": token })
 }
 
-/// A peer as a control plane names it.
+/// A peer in the control plane's format.
 fn order(role: &str, endpoint: &str, keypair: &Keypair) -> Value {
     json!({
         "endpoint": endpoint,
@@ -46,7 +46,7 @@ fn order(role: &str, endpoint: &str, keypair: &Keypair) -> Value {
     })
 }
 
-/// Both sides are named to each other, over a restart; a task that comes then is collected.
+/// Both sides are introduced to each other, over a restart; a following in-band task is collected.
 #[tokio::test(flavor = "multi_thread")]
 async fn provisions_in_band_task_of_managed_peer() {
     let mut leader = managed(|_| {}).await;
@@ -96,7 +96,7 @@ async fn provisions_in_band_task_of_managed_peer() {
     let collected = collector.collect(query, None, |_| {}).await.unwrap();
     assert_eq!((collected.report_count, collected.result), (3, AggregateResult::Number(2)));
 
-    // It is none of the tasks that a control plane has set up.
+    // It is not listed among the control plane's tasks.
     let (url, token) = (format!("http://{}/api", leader.config.listen), new_token(&leader, "second"));
     let plane = ControlPlane { url, token };
     assert_eq!(plane.get("/task_ids").await["task_ids"], json!([]));
@@ -128,7 +128,7 @@ async fn rejects_invalid_peer_and_keeps_configured_ones() {
     node.restart().await;
     let plane = ControlPlane::of(&node);
     plane.expect("POST", PATH, Some(order("Leader", "https://known.example", &keypair)), 409).await;
-    // Of the operator's peers nothing is told.
+    // The operator's own peers are not listed.
     assert_eq!(plane.get(PATH).await, json!([]));
 
     let good = order("Leader", "https://leader.example/", &keypair);

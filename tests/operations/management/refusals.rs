@@ -1,4 +1,4 @@
-//! What is refused, in which order, and what it is told.
+//! Rejected requests, the order of checks, and the reasons.
 
 use dapbox::{
     config::{Config, OptionalAddress, Provisioning, Seconds},
@@ -38,7 +38,7 @@ async fn returns_task_as_posted() {
     }
 }
 
-/// Noise and time windows, with which either role may be set up.
+/// Noise and time windows are permitted for both roles.
 #[tokio::test(flavor = "multi_thread")]
 async fn returns_noise_and_time_windows() {
     let laplace = json!({ "dp_strategy": "PureDpDiscreteLaplace", "budget": { "epsilon": [[1], [3, 7]] } });
@@ -67,7 +67,7 @@ async fn returns_noise_and_time_windows() {
             assert_eq!(plane.get(&format!("/tasks/{id}")).await["vdaf"], request["vdaf"]);
             let status = node.status(&id.parse().unwrap()).await;
             assert_eq!(status.noise, Epsilon::new(1, 3 + (7 << 32)));
-            // The same again is the same, and without noise it is another task.
+            // The same request again is the same task; without noise it is another one.
             plane.expect("POST", "/tasks", Some(request.clone()), 200).await;
             request["vdaf"][name].as_object_mut().unwrap().remove("dp_strategy");
             plane.expect("POST", "/tasks", Some(request), 409).await;
@@ -117,7 +117,7 @@ async fn checks_token_then_media_types() {
         let wanted = if status == 200 { MEDIA_TYPE } else { "application/problem+json" };
         assert_eq!(answer.headers()["content-type"], wanted);
     }
-    // The tokens of the protocol's own parties are no tokens here, and its header is none.
+    // Tokens of the protocol's parties are invalid here, and so is the protocol's header.
     let request = reqwest::Client::builder()
         .no_proxy()
         .build()
@@ -128,7 +128,7 @@ async fn checks_token_then_media_types() {
     assert_eq!(request.send().await.unwrap().status(), 401);
 }
 
-/// What is asked for, with one member changed.
+/// A valid request with one member changed.
 fn with(change: impl FnOnce(&mut Value)) -> Value {
     let mut request = Draft::count().for_helper("https://leader.example");
     change(&mut request);
@@ -208,7 +208,7 @@ async fn rejects_invalid_task_with_reason() {
     plane.expect("GET", "/tasks/short", None, 400).await;
     assert_eq!(plane.get("/task_ids").await, json!({ "task_ids": [] }), "something was set up all the same");
 
-    // The same verification key with anything else is another task.
+    // The same verification key with any other value is another task.
     let draft = Draft::count();
     let first = draft.for_helper("https://leader.example/");
     plane.expect("POST", "/tasks", Some(first.clone()), 200).await;
@@ -231,7 +231,7 @@ async fn rejects_invalid_task_with_reason() {
     plane.expect("POST", "/tasks", Some(long), 413).await;
 }
 
-/// Control planes add members over time: an aggregator that does not know them sets the task up without them.
+/// Control planes add members over time. An aggregator that does not know them provisions the task without them.
 #[tokio::test(flavor = "multi_thread")]
 async fn ignores_unknown_members() {
     let node = managed(|_| {}).await;
@@ -291,7 +291,7 @@ fn bounds_reading_of_body() {
     assert!(read_task(deep.as_bytes(), &mut |_| {}).is_err());
 }
 
-/// The floor is the operator's, and by default it is not low. What is set up already stays as it is.
+/// The operator sets the minimum, which is not low by default. Existing tasks are unaffected.
 #[tokio::test(flavor = "multi_thread")]
 async fn rejects_too_small_min_batch_size() {
     let node = managed(|config| config.provisioning = Provisioning::default()).await;
@@ -341,7 +341,7 @@ async fn is_off_by_default_and_listens_separately() {
     let dap_url = configuration["dap_url"].as_str().unwrap();
     assert_eq!(asked(format!("{dap_url}hpke_config")).await.unwrap().status(), 200);
     plane.expect("POST", "/tasks", Some(Draft::count().for_helper("https://leader.example")), 200).await;
-    // Neither at the other's address.
+    // Neither is at the other's address.
     assert_eq!(asked(format!("http://{}/task_ids", node.config.listen)).await.unwrap().status(), 404);
     assert_eq!(asked(format!("http://{address}/dap-09/hpke_config")).await.unwrap().status(), 401);
 }

@@ -1,4 +1,4 @@
-//! Tasks that were set up and that nobody ever contacted: shown as such, and removed if that is wanted.
+//! Provisioned tasks that were never contacted: they are shown, and removed if configured.
 
 use std::time::Duration as Span;
 
@@ -9,9 +9,9 @@ use dapbox::{
 use serde_json::{Value, json};
 
 use super::control_plane::{ControlPlane, Draft, managed, run};
-use crate::common::{self, Node, PATIENCE, Parties};
+use crate::common::{self, Node, Parties, TEST_TIMEOUT};
 
-/// Sets tasks up at a helper, which nobody contacts by that.
+/// Provisions tasks at a helper, which does not contact them.
 async fn set_up(plane: &ControlPlane, how_many: usize) -> Vec<TaskId> {
     let mut ids = Vec::new();
     for _ in 0..how_many {
@@ -25,7 +25,7 @@ async fn set_up(plane: &ControlPlane, how_many: usize) -> Vec<TaskId> {
     ids
 }
 
-/// One request of a leader, which has the wrong token at that.
+/// One request of a leader, with a wrong token.
 async fn contact(node: &Node, id: &TaskId) {
     let url = format!("{}tasks/{id}/aggregation_jobs/AAAAAAAAAAAAAAAAAAAAAA", node.url(Revision::Dap09));
     let request = reqwest::Client::builder().no_proxy().build().unwrap().put(url).bearer_auth("wrong");
@@ -34,7 +34,7 @@ async fn contact(node: &Node, id: &TaskId) {
     node.until(id, |status| !status.provisioned.as_ref().unwrap().is_never_contacted).await;
 }
 
-/// Whoever asks for our keys may be anybody.
+/// A request for keys is no contact: any client may send it.
 async fn ask_for_keys(node: &Node, id: &TaskId) {
     let url = format!("{}hpke_config?task_id={id}", node.url(Revision::Dap09));
     assert_eq!(common::get(url).await.unwrap().status(), 200);
@@ -44,7 +44,7 @@ async fn is_never_contacted(node: &Node, id: &TaskId) -> bool {
     node.status(id).await.provisioned.unwrap().is_never_contacted
 }
 
-/// A task of the operator's own, which nobody contacts either.
+/// An operator's own task, never contacted either.
 async fn own(node: &Node) -> TaskId {
     let urls = ["https://leader.example/", "https://helper.example/"].map(str::to_owned);
     let [leader, helper] = urls;
@@ -63,7 +63,7 @@ fn age(seconds: u64) -> impl FnOnce(&mut Config) {
     move |config| config.provisioning.never_contacted_age = Seconds::new(seconds)
 }
 
-/// Has a node reload with something changed.
+/// Reloads a node with a changed option.
 async fn reload(node: &Node, change: impl FnOnce(&mut Config)) {
     let mut config = Config { listen: "127.0.0.1:0".parse().unwrap(), ..node.config.clone() };
     change(&mut config);
@@ -85,12 +85,12 @@ async fn removes_never_contacted_tasks_when_configured() {
     contact(&node, &touched).await;
     ask_for_keys(&node, &forgotten).await;
     assert!(is_never_contacted(&node, &forgotten).await);
-    // A restart forgets neither.
+    // A restart keeps both states.
     node.restart().await;
     assert!(!is_never_contacted(&node, &touched).await && is_never_contacted(&node, &forgotten).await);
     assert_eq!(node.status(&forgotten).await.provisioned.unwrap().removed_from, None);
 
-    // It is said before it happens, and the server has to have run for that long.
+    // A removal is announced, and the server must have run for the whole period.
     reload(&node, age(3600)).await;
     let provisioned = node.status(&forgotten).await.provisioned.unwrap();
     let from = provisioned.removed_from.unwrap();
@@ -101,7 +101,7 @@ async fn removes_never_contacted_tasks_when_configured() {
     assert_eq!(shown.matches("removed from").count(), 1, "{shown}");
 
     reload(&node, age(1)).await;
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + TEST_TIMEOUT;
     let metrics = format!("{}metrics", node.monitor());
     let is_counted = async || {
         let text = common::get(&metrics).await.unwrap().text().await.unwrap();
@@ -126,7 +126,7 @@ async fn operator_removes_never_contacted_tasks() {
         let arguments = [&["task", "sweep", "-o", "json", "--data-dir", &data_dir], more].concat();
         run(&arguments).map(|text| serde_json::from_str(&text).unwrap())
     };
-    // With a running server and without.
+    // With and without a running server.
     for runs in [true, false] {
         let [touched, forgotten] = set_up(&plane, 2).await.try_into().unwrap();
         contact(&node, &touched).await;
@@ -137,7 +137,7 @@ async fn operator_removes_never_contacted_tasks() {
         assert_eq!(sweep(&["--untouched-for", "1h", "--yes"]), Ok(nothing.clone()));
         let found = json!({ "tasks": [forgotten], "removed": false });
         assert_eq!(sweep(&["--untouched-for", "0s", "--dry-run"]), Ok(found));
-        // Nobody is there to confirm it.
+        // There is no terminal to confirm it.
         assert!(sweep(&["--untouched-for", "0s"]).unwrap_err().contains("--yes"));
         let removed = json!({ "tasks": [forgotten], "removed": true });
         assert_eq!(sweep(&["--untouched-for", "0s", "--yes"]), Ok(removed));
@@ -151,7 +151,7 @@ async fn operator_removes_never_contacted_tasks() {
     assert_eq!(node.status(&own).await.id, own);
 }
 
-/// Somebody may have come after the backup was made.
+/// The task may have been contacted after the backup.
 #[tokio::test(flavor = "multi_thread")]
 async fn keeps_restored_tasks() {
     let node = managed(|_| {}).await;

@@ -1,4 +1,4 @@
-//! API tokens: several at once, replaced without a gap, expired, revoked; with a server and without one.
+//! API tokens: several at a time, rotated without a gap, expired, and revoked, with and without a running server.
 
 use dapbox::{
     model::{Time, TokenHash},
@@ -51,7 +51,7 @@ async fn replaces_token_without_gap() {
     assert_eq!(listed(&node).len(), 1);
     node.resume().await;
     assert!(!is_taken(&node, &new).await && is_taken(&node, &third).await);
-    // Neither is in any file.
+    // No file contains a token.
     for entry in std::fs::read_dir(node.data_dir().join("tables")).unwrap() {
         let path = entry.unwrap().path();
         let bytes = if path.is_file() { std::fs::read(&path).unwrap() } else { Vec::new() };
@@ -81,7 +81,7 @@ async fn refuses_expired_token_and_frees_its_slot() {
         (is_taken(&node, &format!("a {past}")).await, is_taken(&node, &format!("b {future}")).await),
         (false, true)
     );
-    // Its name is free, and it is gone.
+    // Its name is free again.
     assert_eq!((add("a", future).await, add("a", future).await, listed(&node).len()), (201, 201, 2));
     assert_eq!((add("a", future + 1).await, add("a/b", future).await), (409, 400));
     for n in 2..dapbox::store::api_token::MAX_API_TOKENS {

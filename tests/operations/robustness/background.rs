@@ -1,5 +1,5 @@
-//! Background parts that panic: drivers are restarted, jobs are repeated, listeners and the store take the server down. What
-//! is shown of the server says so meanwhile.
+//! Background parts that panic. Drivers are restarted, jobs are retried, listeners and the store stop the server.
+//! Status and readiness show it meanwhile.
 
 use std::{
     collections::BTreeSet,
@@ -20,9 +20,9 @@ use dapbox::{
 use rstest::rstest;
 use serde_json::Value;
 
-use crate::common::{self, Node, PATIENCE, Pair, tls::Authority};
+use crate::common::{self, Node, Pair, TEST_TIMEOUT, tls::Authority};
 
-/// The parts that panic whenever it is their turn.
+/// The parts that currently panic.
 #[derive(Clone, Default)]
 struct Panicking(Arc<Mutex<BTreeSet<Part>>>);
 
@@ -44,7 +44,7 @@ impl Panicking {
 fn watched(config: &mut Config) {
     config.monitor.listen = OptionalAddress(Some("127.0.0.1:0".parse().unwrap()));
     config.leader.min_job_size = 1;
-    // Every job of the helper is deferred, where the protocol has that.
+    // The helper defers every job where the protocol permits it.
     config.helper.synchronous_reports = 0;
 }
 
@@ -53,9 +53,9 @@ async fn get(node: &Node, path: &str) -> (u16, String) {
     (answer.status().as_u16(), answer.text().await.unwrap())
 }
 
-/// Waits until the readiness of a node is as it should be.
+/// Waits until the readiness of a node satisfies a condition.
 async fn until_ready(node: &Node, is_right: impl Fn(u16, &str) -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         let (status, reasons) = get(node, "readyz").await;
         if is_right(status, &reasons) {
@@ -66,20 +66,20 @@ async fn until_ready(node: &Node, is_right: impl Fn(u16, &str) -> bool) {
     }
 }
 
-/// Waits until all of these parts are said to be broken, all at the same time.
+/// Waits until all of these parts are reported as failed together.
 async fn until_broken(node: &Node, parts: &[Part]) {
     let is_named = |reasons: &str, part: &Part| reasons.contains(&format!("background part {part} failed"));
     until_ready(node, |status, reasons| status == 503 && parts.iter().all(|part| is_named(reasons, part))).await;
 }
 
-/// How often a part has failed, as Prometheus is told.
+/// The failure counter of a part.
 async fn failures(node: &Node, part: Part) -> u64 {
     let (name, metrics) =
         (format!("dapbox_background_failures_total{{part=\"{part}\"}} "), get(node, "metrics").await.1);
     metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
 }
 
-/// What the doctor finds of the server.
+/// The doctor's finding about the server.
 async fn diagnosis(node: &Node) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
     command.args(["doctor", "--offline", "-o", "json", "--data-dir"]).arg(node.data_dir()).stdin(Stdio::null());
@@ -105,7 +105,7 @@ async fn restarts_panicked_driver(#[values(Revision::Dap09, Revision::Dap18)] re
     let panicking = Panicking::these(&DRIVERS);
     pair.leader.restart_with(panicking.failpoints()).await;
     pair.helper.restart_with(panicking.failpoints()).await;
-    // What needs no driver works.
+    // Requests that need no driver succeed.
     pair.parties.client().upload(Measurement::Flag(true), None).await.unwrap();
     for node in [&pair.leader, &pair.helper] {
         until_broken(node, &DRIVERS).await;
@@ -122,7 +122,7 @@ async fn restarts_panicked_driver(#[values(Revision::Dap09, Revision::Dap18)] re
         until_ready(node, |status, _| status == 200).await;
     }
     let query = pair.parties.query_now();
-    let collected = pair.parties.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap();
+    let collected = pair.parties.collector().collect(query, Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     assert_eq!((collected.report_count, collected.result), (1, AggregateResult::Number(1)));
     assert_eq!(diagnosis(&pair.leader).await["outcome"], "ok");
     pair.stop().await;
@@ -139,7 +139,7 @@ async fn restarts_panicked_certificate_task(#[case] mode: TlsMode, #[case] part:
         authority.equip(config);
         config.tls.mode = mode;
         config.acme.domains = vec!["helper.example".to_owned()];
-        // Nobody is there.
+        // The authority does not exist.
         config.acme.directory = "https://127.0.0.1:1/directory".to_owned();
     })
     .await;
@@ -151,7 +151,7 @@ async fn restarts_panicked_certificate_task(#[case] mode: TlsMode, #[case] part:
     node.stop().await;
 }
 
-/// The job of one task is repeated; the server does all other work.
+/// The job of one task is retried; other work continues.
 #[rstest]
 #[case(Revision::Dap09, Part::AggregationJob)]
 #[case(Revision::Dap18, Part::AggregationJob)]
@@ -170,7 +170,7 @@ async fn retries_panicked_job(#[case] revision: Revision, #[case] part: Part) {
     let query = parties.query_now();
     let collector = parties.clone();
     let collection =
-        tokio::spawn(async move { collector.collector().collect(query, Some(PATIENCE), |_| {}).await.unwrap() });
+        tokio::spawn(async move { collector.collector().collect(query, Some(TEST_TIMEOUT), |_| {}).await.unwrap() });
     let node = if part == Part::DeferredJob { &pair.helper } else { &pair.leader };
     let says_why = |trouble: &String| trouble.contains(&format!("{part} failed")) && trouble.contains("injected panic");
     node.until(&parties.id(), |status| status.last_error.as_ref().is_some_and(says_why)).await;
@@ -183,7 +183,7 @@ async fn retries_panicked_job(#[case] revision: Revision, #[case] part: Part) {
     pair.stop().await;
 }
 
-/// A leader that panics after the helper has acted sends the same again, and nothing counts twice.
+/// A leader that panics after the helper has acted repeats the same request, and nothing counts twice.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn counts_once_after_panic_past_helper_answer(
@@ -202,7 +202,7 @@ async fn counts_once_after_panic_past_helper_answer(
     pair.leader.restart_with(Failpoints::new(once)).await;
     let parties = &pair.parties;
     parties.client().upload(Measurement::Flag(true), None).await.unwrap();
-    let collected = parties.collector().collect(parties.query_now(), Some(PATIENCE), |_| {}).await.unwrap();
+    let collected = parties.collector().collect(parties.query_now(), Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     assert_eq!((collected.report_count, collected.result), (1, AggregateResult::Number(1)));
     assert!(has_panicked.load(Ordering::SeqCst));
     for node in [&pair.leader, &pair.helper] {
@@ -225,7 +225,7 @@ async fn panicked_listener_stops_server(#[case] part: Part) {
     })
     .await;
     node.restart_with(Panicking::these(&[part]).failpoints()).await;
-    let fault = tokio::time::timeout(PATIENCE, node.server().failed()).await.unwrap().to_string();
+    let fault = tokio::time::timeout(TEST_TIMEOUT, node.server().failed()).await.unwrap().to_string();
     assert!(fault.contains(&format!("background part {part} failed: panicked: injected panic")), "{fault}");
     if part != Part::MonitorListener {
         for path in ["healthz", "readyz"] {
@@ -245,7 +245,7 @@ async fn panicked_store_stops_server() {
     let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
     let parties = common::Parties::new(Revision::Dap18, vdaf, mode, leader, helper);
     assert_eq!(node.try_add(&parties.leader).await, 500);
-    let fault = tokio::time::timeout(PATIENCE, node.server().failed()).await.unwrap().to_string();
+    let fault = tokio::time::timeout(TEST_TIMEOUT, node.server().failed()).await.unwrap().to_string();
     assert!(fault.contains("a write panicked: made to panic at TaskAdd"), "{fault}");
     assert_eq!(get(&node, "healthz").await.0, 503);
     node.stop().await;

@@ -1,4 +1,4 @@
-//! A log that nothing takes: the server does its work, answers, stops in order, and says how many lines are lost.
+//! A log that cannot be written. The server works, answers, shuts down in order, and counts the lost lines.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -20,26 +20,26 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::{
-    PATIENCE, Parties,
+    Parties, TEST_TIMEOUT,
     child::{Running, Signal},
     skip::{has_programs, skip},
 };
 
-/// Where standard error leads.
+/// The target of standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Log {
-    /// Nowhere: it is closed.
+    /// Closed.
     Closed,
-    /// To a pipe whose reader is gone.
+    /// A pipe without a reader.
     Broken,
-    /// To a disk without room.
+    /// A full disk.
     Full,
-    /// To a pipe that is full and that nothing reads.
+    /// A full pipe that is never read.
     Unread,
 }
 
 impl Log {
-    /// Whether the machine has what it takes.
+    /// Whether the machine supports this target.
     #[track_caller]
     fn can_be(self) -> bool {
         match self {
@@ -50,7 +50,7 @@ impl Log {
     }
 }
 
-/// `dapbox` with a standard error, and what must be kept for as long as it runs.
+/// `dapbox` with this standard error, and a handle to keep while it runs.
 fn dapbox(log: Log, arguments: &[&str]) -> (Command, Option<PipeReader>) {
     let program = env!("CARGO_BIN_EXE_dapbox");
     let mut command = match log {
@@ -87,7 +87,7 @@ fn dapbox(log: Log, arguments: &[&str]) -> (Command, Option<PipeReader>) {
             rustix::fs::fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
             while !matches!(writer.write(&[b'x'; 512]), Err(error) if error.kind() == ErrorKind::WouldBlock) {}
             rustix::fs::fcntl_setfl(&writer, OFlags::empty()).unwrap();
-            // Soon full, too.
+            // It fills up soon.
             command.stderr(writer).env("DAPBOX_LOG__QUEUE_BYTES", "4096");
             kept = Some(reader);
         }
@@ -111,7 +111,7 @@ impl Served {
         let (mut command, unread) = dapbox(log, &arguments);
         let child = Running::spawn(&mut command);
         let mut served = Self { child, data, url: String::new(), _unread: unread };
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         let address = loop {
             if let Ok(answer) = served.control().get("http://control/health").send().await {
                 break answer.json::<Health>().await.unwrap().address.unwrap();
@@ -132,7 +132,7 @@ impl Served {
         assert_eq!(self.control().post("http://control/tasks").json(task).send().await.unwrap().status(), 201);
     }
 
-    /// What a command about the server prints.
+    /// The output of a command about the server.
     async fn ask(&self, arguments: &[&str]) -> Vec<u8> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
         command.args(arguments).arg("--data-dir").arg(&self.data).stdin(Stdio::null());
@@ -147,7 +147,7 @@ impl Served {
 
 /// Waits until a process has ended.
 async fn ended(child: &mut Running) -> ExitStatus {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         if let Some(status) = child.try_wait().unwrap() {
             return status;
@@ -174,13 +174,13 @@ async fn works_without_log(
     let parties = Parties::new(revision, VdafConfig::Prio3Count, mode, leader_url, helper_url);
     leader.add(&parties.leader).await;
     helper.add(&parties.helper).await;
-    // Every driver of both has something to do.
+    // Every driver of both nodes has work.
     for _ in 0..3 {
         parties.client().upload(Measurement::Flag(true), None).await.unwrap();
     }
-    let collected = parties.collector().collect(parties.query_now(), Some(PATIENCE), |_| {}).await.unwrap();
+    let collected = parties.collector().collect(parties.query_now(), Some(TEST_TIMEOUT), |_| {}).await.unwrap();
     assert_eq!((collected.report_count, collected.result), (3, AggregateResult::Number(3)));
-    // Commands that ask the server are answered, and say what is lost. A closed standard error is the null device.
+    // Commands that query the server succeed and report lost lines. A closed standard error becomes the null device.
     let overview: Overview = serde_json::from_slice(&leader.ask(&["status", "-o", "json"]).await).unwrap();
     assert_eq!(overview.not_ready, Vec::<String>::new());
     assert_eq!(overview.log_lines_dropped > 0, log != Log::Closed, "{}", overview.log_lines_dropped);
@@ -192,7 +192,7 @@ async fn works_without_log(
     }
 }
 
-/// A server that fails says why where that is possible, and ends in any case.
+/// A failing server says why where possible, and exits in any case.
 #[rstest]
 #[tokio::test(flavor = "multi_thread")]
 async fn exits_with_error_without_log(#[values(Log::Closed, Log::Broken, Log::Full, Log::Unread)] log: Log) {
@@ -213,12 +213,12 @@ async fn exits_with_error_without_log(#[values(Log::Closed, Log::Broken, Log::Fu
     assert!(said.lines().last().unwrap().contains("is in use by another process"), "{said}");
 }
 
-/// What was logged before the end is written before the end, and lines that were lost are counted in the log itself.
+/// Log lines are flushed before the exit, and lost lines are counted in the log itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn counts_lost_log_lines() {
     let dir = TempDir::new().unwrap();
     let mut served = Served::start(dir.path(), "data", Log::Unread, Revision::Dap18).await;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TEST_TIMEOUT;
     loop {
         // One line each.
         let order = serde_json::json!({ "level": "info" });

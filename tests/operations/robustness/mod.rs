@@ -1,5 +1,5 @@
-//! What must not take a server down, or must take it down with a clear word: a log that is not written, and background parts
-//! that panic.
+//! Failures that a server must survive or that must stop it with a clear message: an unwritable log, and panicking
+//! background parts.
 
 mod background;
 mod log;

@@ -1,4 +1,4 @@
-//! `dapbox doctor` in broken worlds: each trouble is found, named, and has a remedy.
+//! `dapbox doctor` in broken environments: each problem is found, named, and has a fix.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,12 +9,12 @@ use dapbox::{
     wire,
 };
 
-use super::sandbox::{Authority, Place, answering, free_port, showing, silent};
+use super::sandbox::{Authority, Sandbox, answering, free_port, showing, silent};
 
 /// The media type of a list of keys (DAP-09 section 4.4.1).
 const KEYS: &str = "application/dap-hpke-config-list";
 
-/// A list of keys as an aggregator gives it.
+/// A list of keys as an aggregator sends it.
 fn keys() -> Bytes {
     let key = Keypair::generate(1, Suite::DEFAULT).unwrap();
     wire::for_revision(Revision::Dap09).encode_hpke_configs(&[key.config().clone()]).into()
@@ -26,12 +26,12 @@ fn now() -> String {
 
 #[test]
 fn diagnoses_each_peer() {
-    let mut place = Place::new();
-    place.set("DAPBOX_LISTEN", "127.0.0.1:0");
+    let mut sandbox = Sandbox::new();
+    sandbox.set("DAPBOX_LISTEN", "127.0.0.1:0");
     let authority = Authority::new();
-    let root = authority.write(&place);
-    place.set("DAPBOX_PEER__CA_FILE", &root);
-    place.succeed(&["init", "--yes"]);
+    let root = authority.write(&sandbox);
+    sandbox.set("DAPBOX_PEER__CA_FILE", &root);
+    sandbox.succeed(&["init", "--yes"]);
 
     let far = httpdate::fmt_http_date(SystemTime::now() - Duration::from_secs(3600));
     let near = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(45));
@@ -55,14 +55,14 @@ fn diagnoses_each_peer() {
         ("nowhere", "https://dap.invalid".to_owned()),
     ];
     for (name, url) in &peers {
-        place.lead(name, url);
+        sandbox.lead(name, url);
     }
-    // Offline nobody is asked.
-    let (code, found) = place.doctor(&["--offline"]);
+    // Offline the doctor sends no request.
+    let (code, found) = sandbox.doctor(&["--offline"]);
     found.expect_none("peer keys");
     assert_eq!(code, 0);
 
-    let (code, found) = place.doctor(&["--timeout", "2s"]);
+    let (code, found) = sandbox.doctor(&["--timeout", "2s"]);
     assert_eq!(code, 1);
     let url = |name: &str| format!("{}/dap-09/", peers.iter().find(|(known, _)| *known == name).unwrap().1);
     found.expect("peer keys", &url("down"), "failed", "cannot connect");
@@ -70,7 +70,7 @@ fn diagnoses_each_peer() {
     found.expect("peer keys", &url("past"), "ok", "the helper offers 1 key, cached for 1d");
     found.expect("peer clock", &url("future"), "warning", "ahead of ours");
     found.expect("peer keys", &url("garbage"), "failed", "not a list of HPKE configs");
-    // It is as old as the test.
+    // The data directory is as old as the test.
     found.expect("peer clock", &url("garbage"), "ok", "");
     found.expect("peer keys", &url("page"), "failed", "text/html");
     found.expect("peer certificate", &format!("localhost:{expired}"), "failed", "expired");
@@ -88,7 +88,7 @@ fn diagnoses_each_peer() {
 
 #[test]
 fn detects_peer_without_task() {
-    let (ours, mut theirs) = (Place::new(), Place::new());
+    let (ours, mut theirs) = (Sandbox::new(), Sandbox::new());
     let port = free_port();
     let (listen, url) = (format!("127.0.0.1:{port}"), format!("http://127.0.0.1:{port}"));
     ours.succeed(&["init", "--yes"]);
@@ -99,7 +99,7 @@ fn detects_peer_without_task() {
     theirs.succeed(&["task", "add", &file]);
     let _running = theirs.serve();
     let (code, found) = ours.doctor(&[]);
-    // Both are asked for, and the peer has one line.
+    // The doctor asks about both tasks, and the peer has one line.
     let findings = ours.command(&["doctor", "-o", "json"]).output().unwrap().stdout;
     let findings: serde_json::Value = serde_json::from_slice(&findings).unwrap();
     let keys: Vec<_> = findings.as_array().unwrap().iter().filter(|finding| finding["name"] == "peer keys").collect();
@@ -109,7 +109,7 @@ fn detects_peer_without_task() {
     found.expect("peer clock", &format!("{url}/dap-09/"), "ok", "in sync");
     assert_eq!(code, 1);
 
-    // As the helper, it has the leader for its peer, which nobody has started.
+    // The helper has the leader as its peer, which is not running.
     theirs.set("DAPBOX_PUBLIC_URL", "http://127.0.0.1:1");
     let (code, found) = theirs.doctor(&["--timeout", "2s"]);
     found.expect("peer keys", "http://127.0.0.1:1/dap-09/", "failed", "the leader");
@@ -119,10 +119,10 @@ fn detects_peer_without_task() {
 
 #[test]
 fn detects_wrong_public_url() {
-    let mut place = Place::new();
+    let mut sandbox = Sandbox::new();
     let port = free_port();
-    place.succeed(&["init", "--yes", "--listen", &format!("127.0.0.1:{port}")]);
-    let _running = place.serve();
+    sandbox.succeed(&["init", "--yes", "--listen", &format!("127.0.0.1:{port}")]);
+    let _running = sandbox.serve();
     let (other, page) = (answering(KEYS, &now(), &keys()), answering("text/html", &now(), b"<html>"));
     for (url, says) in [
         (format!("http://{other}"), "another aggregator"),
@@ -130,16 +130,16 @@ fn detects_wrong_public_url() {
         (format!("http://127.0.0.1:{port}/below"), "answers 404"),
         ("https://dap.invalid".to_owned(), "dap.invalid"),
     ] {
-        place.set("DAPBOX_PUBLIC_URL", &url);
-        let (code, found) = place.doctor(&["--timeout", "3s"]);
+        sandbox.set("DAPBOX_PUBLIC_URL", &url);
+        let (code, found) = sandbox.doctor(&["--timeout", "3s"]);
         found.expect("public URL", "", "failed", says);
         assert_eq!(code, 1, "{url}");
         if url.contains("invalid") {
             found.expect("public name", "dap.invalid", "failed", "A or AAAA record");
         }
     }
-    place.set("DAPBOX_PUBLIC_URL", "https://dap.example.org");
-    let (_, found) = place.doctor(&["--offline"]);
+    sandbox.set("DAPBOX_PUBLIC_URL", "https://dap.example.org");
+    let (_, found) = sandbox.doctor(&["--offline"]);
     found.expect_none("public URL");
     found.expect_none("public name");
 }

@@ -1,4 +1,4 @@
-//! The first run: `init`, `check`, `serve` and `doctor` as somebody meets them who has just got the binary.
+//! The first run: `init`, `check`, `serve` and `doctor` as a newcomer uses them.
 
 mod check;
 mod doctor;

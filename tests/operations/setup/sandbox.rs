@@ -1,4 +1,4 @@
-//! The binary, servers that run, certificates, and others on the network that are not as they should be.
+//! A directory with the binary, running servers, certificates, and broken peers on the network.
 
 use std::{
     fs,
@@ -21,28 +21,28 @@ use tempfile::TempDir;
 
 use crate::common::child;
 
-/// A directory in which somebody sets up a server.
-pub struct Place {
+/// The working directory of an operator.
+pub struct Sandbox {
     dir: TempDir,
     /// Set for every command.
     variables: Vec<(String, String)>,
 }
 
-/// A server that runs, and is killed in the end.
+/// A running server that is killed when dropped.
 pub struct Running {
     process: child::Running,
-    /// Open for as long as it may log something.
+    /// Open as long as the server may log.
     _log: BufReader<ChildStderr>,
 }
 
-/// What a command has said.
-pub struct Said {
+/// The output of a command.
+pub struct CommandOutput {
     pub code: i32,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl Said {
+impl CommandOutput {
     /// Standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
@@ -50,19 +50,19 @@ impl Said {
     }
 }
 
-impl From<Output> for Said {
+impl From<Output> for CommandOutput {
     fn from(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Self { code: output.status.code().unwrap(), stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 }
 
-impl Place {
+impl Sandbox {
     pub fn new() -> Self {
         Self { dir: TempDir::new().unwrap(), variables: Vec::new() }
     }
 
-    /// Sets a variable for every command from now on.
+    /// Sets a variable for all following commands.
     pub fn set(&mut self, name: &str, value: &str) {
         self.variables.push((name.to_owned(), value.to_owned()));
     }
@@ -75,13 +75,13 @@ impl Place {
         fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// A command that runs here, with no variables of ours but those that were set.
+    /// A command in this directory, without `DAPBOX_` variables but those that were set.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dapbox"));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("DAPBOX_")) {
             command.env_remove(name);
         }
-        // Proxies are those of the test.
+        // Only the test sets proxies.
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
             command.env_remove(name).env_remove(name.to_ascii_lowercase());
         }
@@ -90,26 +90,26 @@ impl Place {
         command
     }
 
-    pub fn run(&self, arguments: &[&str]) -> Said {
+    pub fn run(&self, arguments: &[&str]) -> CommandOutput {
         self.command(arguments).output().unwrap().into()
     }
 
     /// Runs a command that must succeed.
     #[track_caller]
-    pub fn succeed(&self, arguments: &[&str]) -> Said {
+    pub fn succeed(&self, arguments: &[&str]) -> CommandOutput {
         let said = self.run(arguments);
         assert_eq!(said.code, 0, "{arguments:?}: {}{}", said.stdout, said.stderr);
         said
     }
 
-    /// Starts a server with the configuration file that is here.
+    /// Starts a server with the configuration file of this directory.
     pub fn serve(&self) -> Running {
         let mut command = self.command(&["serve"]);
         small(&mut command);
         Self::started(command)
     }
 
-    /// The same with the private listener that the configuration has.
+    /// The same with the configured private listener.
     pub fn serve_watched(&self) -> Running {
         let mut command = self.command(&["serve"]);
         small(&mut command);
@@ -130,15 +130,15 @@ impl Place {
         Running { process, _log: log }
     }
 
-    /// What the doctor says: the exit code, and the findings.
+    /// Runs the doctor; returns the exit code and the findings.
     pub fn doctor(&self, arguments: &[&str]) -> (i32, Findings) {
         let mut command = self.command(&["doctor", "-o", "json"]);
         small(&mut command);
-        let said = Said::from(command.args(arguments).output().unwrap());
+        let said = CommandOutput::from(command.args(arguments).output().unwrap());
         (said.code, Findings::new(said.json()))
     }
 
-    /// Adds a task that we lead, with its helper elsewhere.
+    /// Adds a task that this server leads, with a helper elsewhere.
     #[track_caller]
     pub fn lead(&self, name: &str, helper: &str) {
         let arguments = ["task", "new", "--leader", "http://127.0.0.1:1", "--helper", helper];
@@ -147,7 +147,7 @@ impl Place {
     }
 }
 
-/// Whatever disk the tests run on, and whoever uses the usual port for those who watch.
+/// Independent of the free space and of the usual monitoring port.
 fn small(command: &mut Command) {
     command.env("DAPBOX_DISK__RESERVE_BYTES", "1048576").env("DAPBOX_DISK__BALLAST_BYTES", "1048576");
     command.env("DAPBOX_MONITOR__LISTEN", "");
@@ -160,7 +160,7 @@ impl Drop for Running {
     }
 }
 
-/// What `check` or `doctor` found.
+/// The findings of `check` or `doctor`.
 pub struct Findings(Value);
 
 impl Findings {
@@ -173,7 +173,7 @@ impl Findings {
         Self(findings)
     }
 
-    /// Insists on a finding, about something, with an outcome, that says something.
+    /// Asserts a finding about a subject, with an outcome and a text.
     #[track_caller]
     pub fn expect(&self, name: &str, about: &str, outcome: &str, says: &str) {
         let found: Vec<_> = self.0.as_array().unwrap().iter().filter(|finding| finding["name"] == name).collect();
@@ -186,7 +186,7 @@ impl Findings {
         assert!(finding["outcome"] == outcome && text.contains(says), "{finding:#}");
     }
 
-    /// Insists that there is nothing to say.
+    /// Asserts that there is no finding.
     #[track_caller]
     pub fn expect_none(&self, name: &str) {
         let found = self.0.as_array().unwrap().iter().find(|finding| finding["name"] == name);
@@ -199,7 +199,7 @@ pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// An authority of our own.
+/// A certificate authority of the test.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -215,13 +215,13 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    /// Writes its root, and returns where.
-    pub fn write(&self, dir: &Place) -> String {
+    /// Writes the root certificate; returns its path.
+    pub fn write(&self, dir: &Sandbox) -> String {
         fs::write(dir.path("root.pem"), &self.pem).unwrap();
         dir.path("root.pem").display().to_string()
     }
 
-    /// Issues a certificate, valid for 90 days of which `left` and an hour are left: the certificate and its key, PEM.
+    /// Issues a certificate valid for 90 days, of which `left` and an hour remain; returns certificate and key as PEM.
     pub fn issue(&self, names: &[&str], left: i64) -> (String, String) {
         let mut params =
             CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
@@ -233,15 +233,15 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
-    /// The same as files.
-    pub fn issue_files(&self, dir: &Place, name: &str, names: &[&str], left: i64) {
+    /// Issues a certificate into files.
+    pub fn issue_files(&self, dir: &Sandbox, name: &str, names: &[&str], left: i64) {
         let (certificate, key) = self.issue(names, left);
         fs::write(dir.path(&format!("{name}.pem")), certificate).unwrap();
         fs::write(dir.path(&format!("{name}.key")), key).unwrap();
     }
 }
 
-/// Serves connections for as long as the test runs.
+/// Serves connections as long as the test runs.
 fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -255,7 +255,7 @@ fn listen(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     address
 }
 
-/// Answers every request in the same way.
+/// Answers every request the same way.
 pub fn answering(media_type: &str, date: &str, body: &[u8]) -> SocketAddr {
     let length = body.len();
     let head = format!(
@@ -270,14 +270,14 @@ pub fn answering(media_type: &str, date: &str, body: &[u8]) -> SocketAddr {
     })
 }
 
-/// Takes every connection, and never says anything.
+/// Accepts every connection and never sends anything.
 pub fn silent() -> SocketAddr {
     listen(|mut stream| {
         let _ = stream.read_to_end(&mut Vec::new());
     })
 }
 
-/// Shows a certificate, and says nothing else.
+/// Presents a certificate and sends nothing.
 pub fn showing((certificate, key): (String, String)) -> SocketAddr {
     let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<Vec<_>, _>>().unwrap();
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
@@ -286,7 +286,7 @@ pub fn showing((certificate, key): (String, String)) -> SocketAddr {
     let config = Arc::new(builder.with_no_client_auth().with_single_cert(chain, key).unwrap());
     listen(move |mut stream| {
         let mut connection = ServerConnection::new(config.clone()).unwrap();
-        // A client that does not like the certificate goes away.
+        // A client that rejects the certificate disconnects.
         while connection.is_handshaking() && connection.complete_io(&mut stream).is_ok() {}
         let _ = stream.read_to_end(&mut Vec::new());
     })

@@ -1,4 +1,4 @@
-//! Somebody at a terminal, who reads the questions and answers them.
+//! An operator at a terminal who answers prompts.
 
 use std::{
     io::{Read, Write},
@@ -8,33 +8,33 @@ use std::{
     time::Duration,
 };
 
-use super::sandbox::Place;
+use super::sandbox::Sandbox;
 
-/// Longest that a question is waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// The key for one line further up.
+/// Timeout of a prompt.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The key for one line up.
 pub const UP: &str = "\x1b[A";
 
-/// A program on a terminal of its own.
+/// A program on its own terminal.
 pub struct Terminal {
     child: Child,
     keyboard: ChildStdin,
     screen: Receiver<Vec<u8>>,
-    /// All that was shown, with colours and movements of the cursor taken out.
+    /// All output, without colours and cursor movements.
     shown: String,
-    /// How much of it was looked at.
+    /// How much of it was matched.
     seen: usize,
 }
 
 impl Terminal {
     /// Runs dapbox with these arguments.
-    pub fn run(place: &Place, arguments: &str) -> Self {
-        Self::run_in(place, arguments, "")
+    pub fn run(sandbox: &Sandbox, arguments: &str) -> Self {
+        Self::run_in(sandbox, arguments, "")
     }
 
-    /// The same after a command of a shell.
-    pub fn run_in(place: &Place, arguments: &str, before: &str) -> Self {
-        let command = place.command(&[]);
+    /// Runs it after a shell command.
+    pub fn run_in(sandbox: &Sandbox, arguments: &str, before: &str) -> Self {
+        let command = sandbox.command(&[]);
         let line = format!("{before}{} {arguments}", command.get_program().to_str().unwrap());
         let mut script = Command::new("script");
         script.args(["-qec", &line, "/dev/null"]).current_dir(command.get_current_dir().unwrap());
@@ -60,7 +60,7 @@ impl Terminal {
         Self { child, keyboard, screen, shown: String::new(), seen: 0 }
     }
 
-    /// Waits for a text, and types.
+    /// Waits for a text, then types.
     #[track_caller]
     pub fn answer(&mut self, question: &str, keys: &str) {
         loop {
@@ -68,7 +68,7 @@ impl Terminal {
                 self.seen += at + question.len();
                 break;
             }
-            match self.screen.recv_timeout(PATIENCE) {
+            match self.screen.recv_timeout(TEST_TIMEOUT) {
                 Ok(part) => self.shown.push_str(&plain(&part)),
                 Err(_) => panic!("'{question}' is not asked: {}", self.shown),
             }
@@ -77,7 +77,7 @@ impl Terminal {
         self.keyboard.flush().unwrap();
     }
 
-    /// The exit code, and all that was shown.
+    /// The exit code and all output.
     pub fn end(&mut self) -> (i32, String) {
         let code = self.child.wait().unwrap().code().unwrap();
         while let Ok(part) = self.screen.recv() {
@@ -89,13 +89,13 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // Its terminal goes with it, which ends the program, too.
+        // The program ends together with its terminal.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Text without the sequences that colour it and move the cursor (ECMA-48 section 5.4).
+/// Removes sequences for colours and cursor movements (ECMA-48 section 5.4).
 fn plain(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let mut plain = String::new();

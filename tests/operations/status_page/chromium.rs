@@ -1,5 +1,5 @@
-//! A headless Chromium, driven by its own DevTools protocol over two pipes: messages are JSON, each ended by a zero byte.
-//! So nothing is needed beside the browser itself, and it ends when we do.
+//! A headless Chromium, driven by its DevTools protocol over two pipes: JSON messages, each terminated by a zero byte.
+//! Only the browser is needed, and it ends with the test.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -12,13 +12,13 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Longest that the browser may take over anything.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Timeout of every command.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Names by which the browser is known.
+/// Names of the browser's program.
 pub const PROGRAMS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
-/// What it is told. It runs as root in places where tests do, and talks to nobody by itself.
+/// Its arguments. Tests may run as root, and the browser sends no requests of its own.
 const OPTIONS: [&str; 12] = [
     "--headless",
     "--remote-debugging-pipe",
@@ -46,10 +46,10 @@ pub struct Chromium {
 }
 
 impl Chromium {
-    /// Starts the program, or says why it does not start.
+    /// Starts the browser; the error says why it does not start.
     pub fn start(program: &str) -> Result<Self, String> {
         let profile = tempfile::tempdir().map_err(|error| error.to_string())?;
-        // It reads the third descriptor and writes the fourth.
+        // It reads descriptor 3 and writes descriptor 4.
         let mut shell = Command::new("sh");
         shell.args(["-c", r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#, "sh", program]).args(OPTIONS);
         shell.arg(format!("--user-data-dir={}", profile.path().display())).arg("about:blank");
@@ -67,7 +67,7 @@ impl Chromium {
         Ok(browser)
     }
 
-    /// Has it do something; returns what came of it.
+    /// Calls a method; returns its result.
     pub fn call(&mut self, method: &str, params: Value) -> Value {
         self.last += 1;
         let mut message = json!({"id": self.last, "method": method, "params": params});
@@ -77,7 +77,7 @@ impl Chromium {
         let mut bytes = message.to_string().into_bytes();
         bytes.push(0);
         self.input.write_all(&bytes).unwrap();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             let answer = self.next(deadline).unwrap_or_else(|| panic!("no answer to {method}"));
             if answer["id"] == self.last {
@@ -92,13 +92,13 @@ impl Chromium {
         self.messages.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
     }
 
-    /// Everything that it told unasked since it was last asked for this.
+    /// All events since the last call of this function.
     pub fn events(&mut self) -> Vec<Value> {
         self.events.extend(self.messages.try_iter());
         std::mem::take(&mut self.events)
     }
 
-    /// Goes to a page and waits until it is loaded.
+    /// Opens a page and waits until it is loaded.
     pub fn open(&mut self, url: &str) {
         let gone = self.call("Page.navigate", json!({"url": url}));
         assert_eq!(gone.get("errorText"), None, "{url}");
@@ -107,7 +107,7 @@ impl Chromium {
             self.events.remove(at);
             return;
         }
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TEST_TIMEOUT;
         loop {
             match self.next(deadline).unwrap_or_else(|| panic!("{url} is not loaded")) {
                 event if loaded(&event) => return,
@@ -116,7 +116,7 @@ impl Chromium {
         }
     }
 
-    /// What an expression, or what it promises, is in the page.
+    /// The value of an expression, or of its promise, in the page.
     pub fn value(&mut self, expression: &str) -> Value {
         let asked = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
         let answer = self.call("Runtime.evaluate", asked);
@@ -124,9 +124,9 @@ impl Chromium {
         answer["result"]["value"].clone()
     }
 
-    /// Waits until something about the page is so: it is asked whenever the page has changed.
+    /// Waits for a condition of the page, evaluated after each change.
     pub fn until(&mut self, condition: &str) {
-        let limit = PATIENCE.as_millis() / 2;
+        let limit = TEST_TIMEOUT.as_millis() / 2;
         let is_so = self.value(&format!(
             "new Promise((done) => {{
                 const is = () => {condition};
@@ -142,29 +142,29 @@ impl Chromium {
         }
     }
 
-    /// The text of the page, as it is laid out.
+    /// The text of the page as laid out.
     pub fn text(&mut self) -> String {
         self.value("document.body.innerText").as_str().unwrap().to_owned()
     }
 
-    /// Has windows of a size from now on.
+    /// Sets the window size.
     pub fn resize(&mut self, width: u32, height: u32) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500});
         self.call("Emulation.setDeviceMetricsOverride", size);
     }
 
-    /// Prefers light or dark pages from now on.
+    /// Sets the preferred colour scheme.
     pub fn scheme(&mut self, scheme: &str) {
         let feature = json!({"name": "prefers-color-scheme", "value": scheme});
         self.call("Emulation.setEmulatedMedia", json!({"features": [feature]}));
     }
 
-    /// Runs scripts of pages or does not, from the next page on.
+    /// Enables or disables scripts for following pages.
     pub fn scripts(&mut self, are_run: bool) {
         self.call("Emulation.setScriptExecutionDisabled", json!({"value": !are_run}));
     }
 
-    /// Presses a key that has a name.
+    /// Presses a named key.
     pub fn press(&mut self, key: &str, code: u32) {
         let text = if key == "Enter" { "\r" } else { "" };
         for kind in ["keyDown", "keyUp"] {
@@ -187,7 +187,7 @@ impl Drop for Chromium {
     }
 }
 
-/// Reads messages as they come.
+/// Reads messages as they arrive.
 fn read(output: ChildStdout) -> Receiver<Value> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {

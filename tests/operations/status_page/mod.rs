@@ -1,8 +1,8 @@
-//! The status page in a real browser: it says what is so, follows what happens, can be read by everybody on anything, and
-//! neither complains nor talks to anybody else.
+//! The status page in a real browser: its content, its updates, its accessibility, and its isolation from other hosts.
 //!
-//! With `DRAW_STATUS_PAGE=DIR` in the environment, pictures of it are left in that directory, to be looked at. The one
-//! that is called `status.png` is that of the documents.
+//! With `DRAW_STATUS_PAGE=DIR` in the environment, pictures are written to that directory. The picture `status.png`
+//! belongs to
+//! the documents.
 
 mod chromium;
 mod overviews;
@@ -24,16 +24,16 @@ use warp::Filter;
 
 use crate::common::{
     self, Node, Pair,
-    forge::Forge,
+    report_builder::ReportBuilder,
     skip::{find_program, has_programs},
 };
 
-/// A phone that is small, one as most are, a tablet, and a desk.
+/// A small phone, a usual one, a tablet, and a desktop.
 const WIDTHS: [u32; 4] = [320, 390, 768, 1280];
 
 const SCHEMES: [&str; 2] = ["light", "dark"];
 
-/// A browser. If none is installed, the test is skipped, and must return.
+/// A browser. If none is installed, the test is skipped and must return.
 fn browser() -> Option<Chromium> {
     let program = PROGRAMS.iter().find(|program| find_program(program).is_some());
     let Some(program) = program else {
@@ -43,15 +43,15 @@ fn browser() -> Option<Chromium> {
     Some(Chromium::start(program).unwrap())
 }
 
-/// What is wrong with the page that is open, everything unfolded.
+/// Problems of the open page with all details expanded.
 fn audit(browser: &mut Chromium, width: u32) -> Value {
     browser.value("document.querySelectorAll('details').forEach((part) => part.open = true)");
     browser.value(&include_str!("audit.js").replace("WIDTH", &width.to_string()))
 }
 
-/// Leaves the page. Returns what the browser complained about, and what it asked of others than of `url`.
+/// Leaves the page. Returns the browser's complaints and its requests to other URLs than `url`.
 fn complaints(browser: &mut Chromium, url: &str) -> Vec<Value> {
-    // The page asks for itself again and again, until it is left.
+    // The page polls its own URL until it is left.
     browser.open("about:blank");
     let is_wrong = |event: &Value| match event["method"].as_str().unwrap_or_default() {
         "Runtime.exceptionThrown" | "Log.entryAdded" | "Runtime.consoleAPICalled" => true,
@@ -64,7 +64,7 @@ fn complaints(browser: &mut Chromium, url: &str) -> Vec<Value> {
     browser.events().into_iter().filter(is_wrong).collect()
 }
 
-/// Serves the page of a server that does not change.
+/// Serves a page that does not change.
 async fn serve(overview: &Overview) -> String {
     serve_text(TcpListener::bind("127.0.0.1:0").await.unwrap(), status_page(overview))
 }
@@ -75,7 +75,7 @@ fn serve_text(listener: TcpListener, page: String) -> String {
     url
 }
 
-/// Insists that a page says all that is known; its style may begin sentences with capital letters.
+/// Asserts that a page contains all texts; its style may capitalize the first letters of sentences.
 fn assert_told(browser: &mut Chromium, overview: &Overview) {
     let shown = browser.text().to_lowercase();
     for fact in facts(overview) {
@@ -83,7 +83,7 @@ fn assert_told(browser: &mut Chromium, overview: &Overview) {
     }
 }
 
-/// What every page about this overview must say.
+/// The texts of every page about this overview.
 fn facts(overview: &Overview) -> Vec<String> {
     let mut facts = vec![overview.version.clone(), overview.disk.dir.display().to_string()];
     facts.extend(overview.not_ready.iter().cloned());
@@ -124,20 +124,19 @@ async fn overview(node: &Node) -> Overview {
     common::get(node.monitor() + "status.json").await.unwrap().json().await.unwrap()
 }
 
-/// Where a figure of the page's only task is, by what stands before it.
+/// The position of a figure of the only task, by the text before it.
 fn figure(name: &str) -> String {
     format!("[...document.querySelectorAll('.body dt')].find((name) => name.textContent === '{name}').nextSibling")
 }
 
-/// A leader whose helper is away, as its page tells it while it happens: without being loaded again, and without
-/// disturbing whoever reads.
+/// A leader with an unreachable helper. The page shows it without a reload and without disturbing a reader.
 #[tokio::test(flavor = "multi_thread")]
 async fn page_follows_running_pair() {
     let Some(mut browser) = browser() else { return };
     let three = |task: &mut dapbox::model::Task| task.public.min_batch_size = 3;
     let (vdaf, mode) = (VdafConfig::Prio3Count, BatchMode::TimeInterval);
     let mut pair = Pair::start_with(Revision::Dap18, vdaf, mode, watched, three).await;
-    let forge = Forge::new(&pair.parties).await;
+    let builder = ReportBuilder::new(&pair.parties).await;
     let url = pair.leader.monitor();
     browser.open(&url);
     browser.until("document.body.dataset.link === 'live'");
@@ -147,12 +146,12 @@ async fn page_follows_running_pair() {
     pair.helper.stop().await;
     let upload = async |reports: usize| {
         for _ in 0..reports {
-            pair.parties.upload(&forge.report(&Measurement::Flag(true), clock::now())).await;
+            pair.parties.upload(&builder.report(&Measurement::Flag(true), clock::now())).await;
         }
     };
     let batch = |words: &str, numbers: &str| {
         let text = |class: &str| format!("document.querySelector('.batch .{class}')?.textContent");
-        // The state of a batch whose time goes on says until when.
+        // The state of an open batch names the end of its interval.
         format!("{}?.startsWith('{words}') && {} === '{numbers}'", text("state"), text("numbers"))
     };
     upload(2).await;
@@ -162,7 +161,7 @@ async fn page_follows_running_pair() {
     browser.until("document.querySelector('.alerts')?.innerText.includes('the helper did not take')");
     browser.value("document.querySelector('.task').open = false");
     pair.helper.resume().await;
-    // Reports of this hour still come in.
+    // Reports of this hour still arrive.
     browser.until(&batch("Ready to collect, open until ", "3 of 3"));
     browser.until(&format!("{}.textContent === '3'", figure("aggregated in all")));
     browser.until("!document.querySelector('.alerts')");
@@ -181,7 +180,7 @@ async fn page_follows_running_pair() {
     pair.stop().await;
 }
 
-/// All facts are there without scripts, and the page is loaded again by itself.
+/// Without scripts the page has all facts and reloads periodically.
 fn without_scripts(browser: &mut Chromium, url: &str, seen: &Overview) {
     browser.scripts(false);
     browser.open(url);
@@ -193,7 +192,7 @@ fn without_scripts(browser: &mut Chromium, url: &str, seen: &Overview) {
     browser.scripts(true);
 }
 
-/// Whatever somebody might bring into the page, it neither runs nor asks for anything.
+/// Injected content neither runs nor sends requests.
 fn nothing_else_runs(browser: &mut Chromium, url: &str) {
     browser.open(url);
     let directive = browser.value(
@@ -211,7 +210,7 @@ fn nothing_else_runs(browser: &mut Chromium, url: &str) {
     assert_eq!(browser.value("'hasRun' in window"), false);
 }
 
-/// Whoever looks sees that what is shown is old, and that it is new again.
+/// The page says when its data is stale, and recovers.
 async fn gone_and_back(browser: &mut Chromium, node: &mut Node) {
     browser.open(&node.monitor());
     browser.until("document.body.dataset.link === 'live'");
@@ -226,7 +225,7 @@ async fn gone_and_back(browser: &mut Chromium, node: &mut Node) {
     assert!(browser.text().contains("Paused") && browser.text().contains("Resume"));
 }
 
-/// However much there is to say, and wherever: it fits, can be read, and is there for those who listen to it.
+/// Any amount of text fits the page, is readable, and is available to screen readers.
 #[tokio::test(flavor = "multi_thread")]
 async fn page_is_readable_at_all_sizes() {
     let Some(mut browser) = browser() else { return };
@@ -252,13 +251,13 @@ async fn page_is_readable_at_all_sizes() {
     browser.scheme("light");
     browser.open(&serve(&overviews::calm()).await);
     browser.until("document.body.dataset.link === 'live'");
-    // What a task's parameters are is no news to those who read about it.
+    // The parameters of a task are not news for its reader.
     browser.value("document.querySelector('.parameters').previousSibling.remove()");
     browser.value("document.querySelector('.parameters').remove()");
     draw(&mut browser, "status");
 }
 
-/// Whoever audits must be able to find something.
+/// The audit itself must find problems.
 async fn bad_pages_are_known(browser: &mut Chromium) {
     let bad = "<!DOCTYPE html><meta name=viewport content='width=device-width'><link rel=icon href='data:,'><h1>One</h1><h3 id=a>Three</h3>\
                <p id=a style='color: #999'>pale</p><p style='width: 900px; font-size: 8px'>wide</p><svg></svg>\
@@ -283,7 +282,7 @@ async fn bad_pages_are_known(browser: &mut Chromium) {
     }
 }
 
-/// What those hear who cannot see: charts in words, and a name for whatever can be used. And what comes first.
+/// Text alternatives of charts, names of all controls, and the reading order.
 fn is_told(browser: &mut Chromium) {
     let tree = browser.call("Accessibility.getFullAXTree", serde_json::json!({}));
     let nodes: Vec<_> = tree["nodes"].as_array().unwrap().iter().filter(|node| node["ignored"] != true).collect();
@@ -302,14 +301,14 @@ fn is_told(browser: &mut Chromium) {
     assert_eq!(browser.value("document.activeElement.textContent"), "Skip to the tasks");
 }
 
-/// Leaves a picture, if pictures are asked for.
+/// Writes a picture if requested.
 fn draw(browser: &mut Chromium, name: &str) {
     let Some(dir) = std::env::var_os("DRAW_STATUS_PAGE").map(PathBuf::from) else { return };
     fs::create_dir_all(&dir).unwrap();
     fs::write(dir.join(name).with_extension("png"), browser.picture()).unwrap();
 }
 
-/// What a task's text says is text, without any browser.
+/// Task texts are escaped; checked without a browser.
 #[test]
 fn escapes_texts_of_tasks() {
     let page = status_page(&overviews::troubled());
@@ -317,7 +316,7 @@ fn escapes_texts_of_tasks() {
     assert_eq!(page.matches("<script>").count(), 1);
 }
 
-/// Above something that needs attention nothing is green, and a helper has one line, however many tasks wait for it.
+/// Nothing above an alert is green, and a helper has one line for all waiting tasks.
 #[test]
 fn shows_each_alert_once() {
     let readiness =

@@ -1,4 +1,4 @@
-//! Servers that there could be, made up: one that has just begun, one in the middle of its life, and one in trouble.
+//! Made-up servers: a new one, one in normal operation, and one with problems.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ fn before(seconds: u64) -> Time {
     NOW.saturating_sub(Duration(seconds))
 }
 
-/// A server that has just been set up.
+/// A server that was just set up.
 pub fn fresh() -> Overview {
     Overview {
         version: "0.1.0 (1e3f8721ebc2)".to_owned(),
@@ -126,7 +126,7 @@ fn batch(hours_ago: u64, aggregated: u64, waiting: u64, state: BatchState) -> Ba
     BatchView { id: None, interval: Interval::new(start, Duration(3600)), aggregated, waiting, state }
 }
 
-/// A server in the middle of its life: tasks in every state.
+/// A server in normal operation: tasks in every state.
 pub fn busy() -> Overview {
     let histogram = VdafConfig::Prio3Histogram { length: 12, chunk_length: 4 };
     let mut leader = task(1, Role::Leader, histogram, BatchMode::TimeInterval);
@@ -185,7 +185,7 @@ pub fn busy() -> Overview {
     }
 }
 
-/// A leader that has one task, and no trouble.
+/// A leader with one task and no problems.
 pub fn calm() -> Overview {
     let mut all = busy();
     all.tasks.truncate(1);
@@ -204,7 +204,7 @@ fn certificate() -> CertificateStatus {
     }
 }
 
-/// A server in trouble of every kind, with many tasks, and with texts and numbers that nobody expects.
+/// A server with every kind of problem, many tasks, and unusual texts and numbers.
 pub fn troubled() -> Overview {
     let mut all = busy();
     all.disk = DiskStatus { free_bytes: 412 << 20, needed_bytes: 1_342_177_280, is_short: true, ..all.disk };

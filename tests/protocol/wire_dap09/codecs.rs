@@ -1,4 +1,4 @@
-//! One pair of functions for each message, so that a test can be written once for all.
+//! A codec for each message, so that one test covers all messages.
 
 use bytes::Bytes;
 use dapbox::{
@@ -12,10 +12,10 @@ use dapbox::{
     },
 };
 
-/// The most reports that the tests' jobs have.
+/// The maximum number of reports in a job.
 pub const MAX_REPORTS: usize = 16;
 
-/// How to write and read a message.
+/// Encodes and decodes a message.
 pub struct Codec<T> {
     pub encode: fn(&T) -> Vec<u8>,
     pub decode: fn(&Bytes) -> Result<T, Malformed>,
@@ -25,7 +25,7 @@ pub fn dap09() -> &'static dyn Wire {
     wire::for_revision(Revision::Dap09)
 }
 
-/// A task, of which DAP-09's messages have the id at most.
+/// A task. DAP-09 messages contain at most its id.
 pub fn task(id: TaskId) -> TaskParameters {
     TaskParameters {
         id,

@@ -1,4 +1,4 @@
-//! Byte fixtures, written down from the draft's presentation language: `fixtures/dap09`.
+//! Byte fixtures in `fixtures/dap09`, written from the draft's presentation language.
 
 use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
 
@@ -22,7 +22,7 @@ const TASK: TaskId = TaskId::new([0xaa; 32]);
 const BATCH: BatchId = BatchId::new([0xbb; 32]);
 const NOW: u64 = 1_700_000_000;
 
-/// Every file in the folder is one that a test below reads.
+/// Every file of the directory is read by a test below.
 const FILES: [&str; 24] = [
     "aggregate_share",
     "aggregate_share_aad_fixed_size",
@@ -62,7 +62,7 @@ fn fixture(name: &str) -> Bytes {
     bytes.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
 }
 
-/// The fixture is the message and nothing else, for us and for Janus.
+/// The fixture is exactly the message, for us and for Janus.
 fn is<T: PartialEq + Debug>(name: &str, codec: Codec<T>, check: fn(&T), message: T) {
     let bytes = fixture(name);
     assert_eq!((codec.decode)(&bytes).as_ref(), Ok(&message), "{name}");

@@ -1,4 +1,4 @@
-//! The published Janus crates as a second opinion: the same message in their words has the same bytes.
+//! The published Janus crates as an independent implementation: the same message has the same bytes.
 
 use std::fmt::Debug;
 
@@ -33,7 +33,7 @@ fn agree<T: PartialEq + Debug, J: Encode + Decode + PartialEq + Debug>(codec: &C
     assert_eq!((codec.decode)(&theirs.get_encoded().unwrap().into()).as_ref(), Ok(ours));
 }
 
-// The messages, each checked against the same in Janus's words.
+// The messages, each compared with its Janus counterpart.
 
 pub fn check_hpke_configs(ours: &Vec<HpkeConfig>) {
     let config = |config: &HpkeConfig| {
@@ -196,7 +196,7 @@ fn check_aggregate_share_aad(task: &TaskId, request: &AggregateShareReq) {
 fn agrees_on_labels() {
     use janus::Role as Theirs;
 
-    // Their bytes are private, but shown.
+    // Their bytes are private, but printed.
     let theirs = |label, sender, recipient| format!("{:?}", HpkeApplicationInfo::new(&label, &sender, &recipient));
     let ours = |bytes: Vec<u8>| format!("HpkeApplicationInfo({bytes:?})");
     for (role, their_role) in [(Role::Leader, Theirs::Leader), (Role::Helper, Theirs::Helper)] {
@@ -296,7 +296,7 @@ proptest! {
     }
 }
 
-// The parts of messages, in Janus's words.
+// The parts of messages in Janus's types.
 
 fn metadata(ours: &ReportMetadata) -> janus::ReportMetadata {
     janus::ReportMetadata::new((*ours.id.as_bytes()).into(), janus::Time::from_seconds_since_epoch(ours.time.0))

@@ -1,4 +1,5 @@
-//! DAP-09's messages: byte fixtures, properties of the decoders, and the published Janus crates as a second opinion.
+//! DAP-09 messages: byte fixtures, properties of the decoders, and the published Janus crates as an independent
+//! implementation.
 
 mod codecs;
 mod fixtures;

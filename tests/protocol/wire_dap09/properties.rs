@@ -1,4 +1,4 @@
-//! What holds for every message: it survives a round trip, nothing but itself decodes to it, and no bytes panic.
+//! Properties of every message: it survives a round trip, has one encoding, and no input panics.
 
 use std::fmt::Debug;
 
@@ -14,7 +14,7 @@ use super::{
     strategies,
 };
 
-/// Round trip; every strict prefix and every longer message is refused.
+/// Round trip; every strict prefix and every longer input is rejected.
 fn is_exact<T: PartialEq + Debug>(codec: Codec<T>, message: &T) {
     let encoded = Bytes::from((codec.encode)(message));
     assert_eq!((codec.decode)(&encoded).as_ref(), Ok(message));
@@ -27,14 +27,14 @@ fn is_exact<T: PartialEq + Debug>(codec: Codec<T>, message: &T) {
     }
 }
 
-/// Whatever decodes is encoded to the same bytes: there is one encoding of each message.
+/// Decoded input encodes to the same bytes: each message has one encoding.
 fn is_canonical<T: PartialEq + Debug>(codec: &Codec<T>, bytes: &Bytes) {
     if let Ok(message) = (codec.decode)(bytes) {
         assert_eq!((codec.encode)(&message), bytes[..]);
     }
 }
 
-/// As [`is_canonical`], for a message in which some bytes were replaced.
+/// As [`is_canonical`], for a message with some bytes replaced.
 fn survives_damage<T: PartialEq + Debug>(codec: Codec<T>, message: &T, damage: &[(prop::sample::Index, u8)]) {
     let mut bytes = (codec.encode)(message);
     for (index, value) in damage {
@@ -159,7 +159,7 @@ fn rejects_undefined_values() {
     assert!(why(codecs::JOB_RESP, &resp(&[3])).ends_with(undefined));
 }
 
-/// An error code that is not known rejects its report, and only that.
+/// An unknown error code rejects its report only.
 #[test]
 fn keeps_unknown_error_codes() {
     for code in [10, 255] {
@@ -188,7 +188,7 @@ fn rejects_duplicate_key_ids_and_empty_list() {
     assert!(why(codecs::HPKE_CONFIGS, &list(0)).ends_with("is shorter than its minimum"));
 }
 
-/// A client must not be able to spoil the other reports of a job through a leader that does not look closely.
+/// A client must not spoil the other reports of a job through a leader that validates little.
 #[test]
 fn rejects_empty_ciphertext_in_upload_only() {
     let empty = HpkeCiphertext { config_id: 1, enc: Bytes::new(), payload: Bytes::new() };

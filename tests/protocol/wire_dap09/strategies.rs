@@ -48,7 +48,7 @@ fn batch_selector() -> impl Strategy<Value = BatchSelector> {
     prop_oneof![interval().prop_map(BatchSelector::TimeInterval), batch_id().prop_map(BatchSelector::FixedSize)]
 }
 
-/// An encoded ping-pong message: to dapbox these are any bytes, but Janus decodes them with the message around.
+/// An encoded ping-pong message: opaque to dapbox, but decoded by Janus.
 fn ping_pong() -> impl Strategy<Value = Bytes> {
     let part = || vec(any::<u8>(), 0..16);
     prop_oneof![

@@ -1,4 +1,4 @@
-//! One pair of functions for each message, so that a test can be written once for all.
+//! A codec for each message, so that one test covers all messages.
 
 use bytes::Bytes;
 use dapbox::{
@@ -13,17 +13,17 @@ use dapbox::{
     },
 };
 
-/// The most reports that the tests' jobs have.
+/// The maximum number of reports in a job.
 pub const MAX_REPORTS: usize = 16;
 
 /// The time precision of the tests' task, in seconds.
 pub const UNIT: u64 = 3600;
 
-/// How to write and read a message.
+/// Encodes and decodes a message.
 pub struct Codec<T> {
     pub encode: fn(&T) -> Vec<u8>,
     pub decode: fn(&Bytes) -> Result<T, Malformed>,
-    /// Whether the message ends with a vector without a length, so that one with fewer items is a message as well.
+    /// Whether the message ends with a vector without a length, so that fewer items form a valid message.
     pub is_open: bool,
 }
 

@@ -1,11 +1,14 @@
-//! Byte fixtures, written down from the draft's presentation language: `fixtures/dap18`.
+//! Byte fixtures in `fixtures/dap18`, written from the draft's presentation language.
 //!
-//! Every structure of draft-ietf-ppm-dap-18 that goes over the wire or into associated data: sections 4.1 (basic types,
-//! report errors, times), 4.2 (task configuration, task extensions, task interval), 4.4.1 (HPKE configurations), 4.4.2
-//! (uploads, their errors, input shares), 4.4.3 (report extensions), 4.5.1 and 5.2.2 (aggregation job extensions),
-//! 4.5.3 (initialization), 4.5.4.1 (continuation), 4.6.1 and 4.6.2 (collection jobs and their extensions), 4.6.4
-//! (aggregate shares), 4.6.7 (encryption of aggregate shares), 5 (queries and batch selectors), and appendix B (VDAF
-//! configurations, with the numbers of section 10 of draft-irtf-cfrg-vdaf-18).
+//! They cover every structure of draft-ietf-ppm-dap-18 on the wire and in associated data: sections 4.1 (basic types,
+//! report
+//! errors, times), 4.2 (task configuration, task extensions, task interval), 4.4.1 (HPKE configurations), 4.4.2
+//! (uploads,
+//! their errors, input shares), 4.4.3 (report extensions), 4.5.1 and 5.2.2 (aggregation job extensions), 4.5.3
+//! (initialization), 4.5.4.1 (continuation), 4.6.1 and 4.6.2 (collection jobs and their extensions), 4.6.4 (aggregate
+//! shares), 4.6.7 (encryption of aggregate shares), 5 (queries and batch selectors), and appendix B (VDAF
+//! configurations,
+//! with the numbers of section 10 of draft-irtf-cfrg-vdaf-18).
 
 use std::{collections::BTreeSet, fmt::Debug, fs, path::PathBuf};
 
@@ -34,7 +37,7 @@ const LEADER_SELECTED: BatchMode = BatchMode::fixed_size(None);
 /// The numbers of [`REPORT_ERRORS`].
 const ERROR_NUMBERS: [u8; 10] = [1, 2, 3, 5, 6, 7, 8, 9, 10, 11];
 
-/// Every file in the folder is one that a test below reads.
+/// Every file of the directory is read by a test below.
 const FILES: [&str; 28] = [
     "aggregate_share",
     "aggregate_share_aad_leader_selected",
@@ -78,7 +81,7 @@ fn fixture(name: &str) -> Bytes {
     bytes.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
 }
 
-/// The fixture is the message and nothing else.
+/// The fixture is exactly the message.
 fn is<T: PartialEq + Debug>(name: &str, codec: Codec<T>, message: T) {
     let bytes = fixture(name);
     assert_eq!((codec.decode)(&bytes).as_ref(), Ok(&message), "{name}");
@@ -146,7 +149,7 @@ fn encodes_task_configurations() {
         ),
     ] {
         assert_eq!(dap18().check_task(&task), Ok(()), "{name}");
-        // It is only ever sent as a part of associated data.
+        // Only ever sent as a part of associated data.
         let aad = dap18().aggregate_share_aad(&task, b"", &BatchSelector::FixedSize(BATCH));
         assert_eq!(aad, [&task.id.as_bytes()[..], &fixture(name)].concat(), "{name}");
     }
@@ -314,7 +317,7 @@ fn decodes_aggregate_shares() {
 #[test]
 fn encodes_labels_and_associated_data() {
     let extensions = [extension(0x1234, "ext")];
-    // The batch is not part of it, whatever it is.
+    // The batch is not part of it.
     let batch = BatchSelector::FixedSize(BATCH);
     let time_interval = fixture("collection_job_req_time_interval");
     let leader_selected = fixture("collection_job_req_leader_selected");
@@ -335,7 +338,7 @@ fn encodes_labels_and_associated_data() {
     }
 }
 
-/// The times of reports are rounded down; they are multiples of the precision already when a client is ours.
+/// Report times are rounded down. Our client sends multiples of the precision.
 #[test]
 fn rounds_time_down_to_precision() {
     let aad = |time| dap18().input_share_aad(&task(), &metadata(1, time), &[], b"");

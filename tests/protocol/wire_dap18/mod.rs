@@ -1,4 +1,4 @@
-//! DAP-18's messages: byte fixtures, properties of the decoders, and uploads that arrive in pieces.
+//! DAP-18 messages: byte fixtures, properties of the decoders, and uploads that arrive in pieces.
 
 mod codecs;
 mod fixtures;

@@ -1,4 +1,4 @@
-//! What holds for every message: it survives a round trip, nothing but itself decodes to it, and no bytes panic.
+//! Properties of every message: it survives a round trip, has one encoding, and no input panics.
 
 use std::fmt::Debug;
 
@@ -20,7 +20,7 @@ use super::{
     strategies,
 };
 
-/// Round trip; every longer message is refused, and every strict prefix, unless it is a message with fewer items.
+/// Round trip; every longer input is rejected, and every strict prefix unless it is a message with fewer items.
 fn is_exact<T: PartialEq + Debug>(codec: Codec<T>, message: &T) {
     let encoded = Bytes::from((codec.encode)(message));
     assert_eq!((codec.decode)(&encoded).as_ref(), Ok(message));
@@ -37,11 +37,12 @@ fn is_exact<T: PartialEq + Debug>(codec: Codec<T>, message: &T) {
     }
 }
 
-/// Whatever decodes is encoded to the same bytes: there is one encoding of each message.
+/// Decoded input encodes to the same bytes: each message has one encoding.
 fn is_canonical<T: PartialEq + Debug>(codec: &Codec<T>, bytes: &Bytes) {
     if let Ok(message) = (codec.decode)(bytes) {
         let encoded = Bytes::from((codec.encode)(&message));
-        // An unknown key has two numbers, of which the other one is sent. A time after the last one reads as the last.
+        // An unknown key has two codes, of which the other one is sent. A time after the last one decodes to the last
+        // one.
         let shown = format!("{message:?}");
         if !["HpkeUnknownConfigId", &format!("{:?}", Time(u64::MAX))].iter().any(|other| shown.contains(other)) {
             assert_eq!(encoded, bytes);
@@ -49,7 +50,7 @@ fn is_canonical<T: PartialEq + Debug>(codec: &Codec<T>, bytes: &Bytes) {
     }
 }
 
-/// As [`is_canonical`], for a message in which some bytes were replaced.
+/// As [`is_canonical`], for a message with some bytes replaced.
 fn survives_damage<T: PartialEq + Debug>(codec: Codec<T>, message: &T, damage: &[(prop::sample::Index, u8)]) {
     let mut bytes = (codec.encode)(message);
     for (index, value) in damage {
@@ -148,7 +149,7 @@ proptest! {
         is_canonical(&codecs::AGGREGATE_SHARE, &bytes);
     }
 
-    /// A report's time reads as so many seconds, or as the last time if it is after that: never as another one.
+    /// A report's time decodes exactly, or to the last time if it is later.
     #[test]
     fn rejects_times_that_overflow(units: u64, precision in prop_oneof![1..100_000u64, any::<u64>()]) {
         let message = [&[7; 16][..], &units.to_be_bytes(), &REST_OF_REPORT].concat();
@@ -211,7 +212,7 @@ fn rejects_undefined_values() {
     assert!(why(codecs::JOB_RESP, &resp(&[3])).ends_with(undefined));
 }
 
-/// Section 4.5.3.1: an error code that is not known rejects its report, and only that.
+/// Section 4.5.3.1: an unknown error code rejects its report only.
 #[test]
 fn keeps_unknown_error_codes() {
     let resp = |id: u8, end: &[u8]| [&[id; 16], end].concat();
@@ -283,7 +284,7 @@ fn cannot_express_other_revisions_queries() {
     for between in [interval(1, UNIT), interval(UNIT, UNIT - 1), interval(UNIT - 1, 1)] {
         assert!(encode(between).unwrap_err().contains("whole time precisions"));
     }
-    // Whether an interval may be empty is not a matter of encoding.
+    // The encoding permits an empty interval.
     assert!(encode(interval(UNIT, 0)).is_ok());
 }
 
@@ -317,7 +318,7 @@ fn maps_errors_without_code() {
     let reject = PrepareResp { report_id: id, outcome: PrepareOutcome::Reject(ReportError::HpkeUnknownConfigId) };
     let encoded = (codecs::JOB_RESP.encode)(&vec![reject.clone()]);
     assert_eq!(encoded[16..], [2, 5]);
-    // A peer may say it all the same.
+    // A peer may send it nevertheless.
     let peers = [&encoded[..17], &[4]].concat();
     assert_eq!((codecs::JOB_RESP.decode)(&peers.into()), Ok(vec![reject]));
 }
@@ -355,7 +356,7 @@ fn rejects_empty_shares_and_messages() {
     assert!(why(codecs::JOB_RESP, &[&[7; 16][..], &[0, 0, 0, 0, 0]].concat()).ends_with(too_short));
 }
 
-/// A client must not be able to spoil the other reports of a job through a leader that does not look closely.
+/// A client must not spoil the other reports of a job through a leader that validates little.
 #[test]
 fn rejects_empty_ciphertext_in_upload_only() {
     let empty = HpkeCiphertext { config_id: 1, enc: Bytes::new(), payload: Bytes::new() };

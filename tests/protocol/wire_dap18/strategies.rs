@@ -17,7 +17,7 @@ use proptest::{
 
 use super::codecs::{COLLECTION_REQ, UNIT};
 
-/// The errors that are read back as they were written.
+/// The errors that decode to what was encoded.
 pub const REPORT_ERRORS: [ReportError; 10] = [
     ReportError::BatchCollected,
     ReportError::ReportReplayed,
@@ -67,7 +67,7 @@ fn extensions() -> impl Strategy<Value = Vec<Extension>> {
     vec((0..4u16, bytes(0)).prop_map(|(kind, data)| Extension { kind, data }), 0..4)
 }
 
-/// In strictly increasing order, without the one that is known.
+/// In strictly increasing order, without the known one.
 fn unknown_job_extensions() -> impl Strategy<Value = Vec<Extension>> {
     let kind = any::<u16>().prop_filter("is the batch", |kind| *kind != 1);
     let kind = prop_oneof![Just(0), Just(2), kind];

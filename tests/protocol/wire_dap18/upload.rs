@@ -14,7 +14,7 @@ use super::{
 
 const LIMIT: usize = 4096;
 
-/// Feeds the pieces one after the other, and takes what reports there are after each.
+/// Feeds the pieces in order and collects the complete reports after each.
 fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Report>, Malformed> {
     let mut reader = UploadReader::new(&task(), LIMIT);
     let mut reports = Vec::new();
@@ -27,7 +27,7 @@ fn read<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<Report>, M
     reader.finish().map(|()| reports)
 }
 
-/// The bytes between the cuts, some of which may be at the same place.
+/// The bytes between the cuts, some of which may coincide.
 fn pieces<'a>(body: &'a [u8], cuts: &[Index]) -> Vec<&'a [u8]> {
     let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(body.len() + 1)).chain([0, body.len()]).collect();
     cuts.sort_unstable();
@@ -58,7 +58,7 @@ proptest! {
         prop_assert_eq!(read([&body[..]]), Ok(reports));
     }
 
-    /// As a whole and in pieces, the same bodies are refused.
+    /// The same bodies are rejected as a whole and in pieces.
     #[test]
     fn rejects_malformed_upload_in_any_pieces(
         reports in strategies::upload(),
@@ -107,7 +107,7 @@ fn limits_report_length() {
     };
     assert_eq!(read(body.len(), body.len()), Ok(Some(report())));
     assert!(read(body.len() - 1, body.len()).unwrap_err().is_too_long());
-    // The last length is followed by 100 bytes, for which nobody has to wait.
+    // The last length announces too much; 100 bytes follow it.
     assert!(read(body.len() - 1, body.len() - 100).unwrap_err().is_too_long());
     assert_eq!(read(body.len() - 1, body.len() - 101), Ok(None));
 }
@@ -115,7 +115,7 @@ fn limits_report_length() {
 #[test]
 fn rejects_announced_excess_immediately() {
     let body = (UPLOAD.encode)(&vec![report()]);
-    // Where the lengths of the public share and of both payloads are.
+    // The positions of the lengths of the public share and of both payloads.
     for at in [26, 75, 214] {
         let mut reader = UploadReader::new(&task(), LIMIT);
         reader.feed(Bytes::copy_from_slice(&body[..at]));

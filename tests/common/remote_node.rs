@@ -12,19 +12,19 @@ use dapbox::{
 };
 
 use super::{
-    PATIENCE,
-    chaos::{Trouble, lost},
+    TEST_TIMEOUT,
+    chaos::{ChaosError, lost},
     process::Process,
 };
 
 /// An aggregator's addresses.
 #[derive(Clone)]
-pub struct End {
+pub struct RemoteNode {
     origin: String,
     socket: PathBuf,
 }
 
-impl End {
+impl RemoteNode {
     pub fn of(process: &Process) -> Self {
         Self { origin: format!("http://{}", process.address), socket: process.data_dir.join("control.sock") }
     }
@@ -34,7 +34,7 @@ impl End {
     }
 
     /// Sends a request to the control socket until it is answered. Returns status, body, and whether it was repeated.
-    async fn ask(&self, method: &str, path: &str, body: Option<&Task>) -> Result<(u16, String, bool), Trouble> {
+    async fn ask(&self, method: &str, path: &str, body: Option<&Task>) -> Result<(u16, String, bool), ChaosError> {
         let ask = async || {
             let client =
                 reqwest::Client::builder().unix_socket(self.socket.clone()).timeout(Span::from_secs(20)).build()?;
@@ -48,8 +48,8 @@ impl End {
         loop {
             match ask().await {
                 Ok((status, text)) if status < 500 => return Ok((status, text, is_repeated)),
-                other if start.elapsed() > PATIENCE => {
-                    return Err(Trouble::Stuck(format!("{method} {path}: {other:?}")));
+                other if start.elapsed() > TEST_TIMEOUT => {
+                    return Err(ChaosError::Stuck(format!("{method} {path}: {other:?}")));
                 }
                 _ => is_repeated = true,
             }
@@ -57,14 +57,14 @@ impl End {
         }
     }
 
-    pub async fn add(&self, task: &Task) -> Result<(), Trouble> {
+    pub async fn add(&self, task: &Task) -> Result<(), ChaosError> {
         match self.ask("POST", "tasks", Some(task)).await? {
             (201, ..) => Ok(()),
             answer => lost(format!("adding a task: {answer:?}")),
         }
     }
 
-    pub async fn remove(&self, task: &Task) -> Result<(), Trouble> {
+    pub async fn remove(&self, task: &Task) -> Result<(), ChaosError> {
         match self.ask("DELETE", &format!("tasks/{}", task.public.id), None).await? {
             (204, ..) => Ok(()),
             // Removed by an earlier request whose answer was lost.
@@ -73,7 +73,7 @@ impl End {
         }
     }
 
-    pub async fn status(&self, task: &Task) -> Result<TaskStatus, Trouble> {
+    pub async fn status(&self, task: &Task) -> Result<TaskStatus, ChaosError> {
         match self.ask("GET", &format!("tasks/{}", task.public.id), None).await? {
             (200, text, _) => Ok(serde_json::from_str(&text).unwrap()),
             answer => lost(format!("a task at {}: {answer:?}", self.origin)),
@@ -81,7 +81,7 @@ impl End {
     }
 
     /// Checks that a removed task is still gone.
-    pub async fn check_removed(&self, task: &Task) -> Result<(), Trouble> {
+    pub async fn check_removed(&self, task: &Task) -> Result<(), ChaosError> {
         let (_, gone, _) = self.ask("GET", &format!("tasks/{}", task.public.id), None).await?;
         let (refused, ..) = self.ask("POST", "tasks", Some(task)).await?;
         match (is_unknown(&gone), refused) {

@@ -18,7 +18,7 @@ use dapbox::{
 use super::Parties;
 
 /// Builds reports for one task.
-pub struct Forge {
+pub struct ReportBuilder {
     pub task: Task,
     preparer: Arc<dyn Preparer>,
     pub keys: AggregatorKeys,
@@ -44,7 +44,7 @@ impl Draft {
     }
 }
 
-impl Forge {
+impl ReportBuilder {
     /// Fetches the aggregators' HPKE keys.
     pub async fn new(parties: &Parties) -> Self {
         let task = &parties.leader;
@@ -177,6 +177,6 @@ pub fn extension(kind: u16) -> Extension {
 }
 
 /// A config id that differs from the given one.
-pub fn another_id(config: &HpkeConfig) -> u8 {
+pub fn other_config_id(config: &HpkeConfig) -> u8 {
     config.id.wrapping_add(1)
 }

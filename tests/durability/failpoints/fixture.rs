@@ -19,8 +19,8 @@ use dapbox::{
 
 use tokio::sync::Notify;
 
-use super::machine::{Machine, REST, Trap};
-use crate::common::{Parties, calls::assert_taken, relay::Relay};
+use super::machine::{FaultInjector, Machine, RETRY_PAUSE};
+use crate::common::{Parties, calls::assert_accepted, relay::Relay};
 
 /// Clients and collectors retry soon, and for longer than any test takes.
 const RETRIES: RetryPolicy =
@@ -37,16 +37,16 @@ pub enum Who {
 }
 
 /// The fixture's parameters.
-pub struct Setting {
+pub struct FixtureParams {
     pub revision: Revision,
     /// Part of the addresses of both machines, unique for each fixture.
     pub number: u16,
-    pub leader: Arc<Trap>,
-    pub helper: Arc<Trap>,
+    pub leader: Arc<FaultInjector>,
+    pub helper: Arc<FaultInjector>,
 }
 
 /// Two machines with a task.
-pub struct Stage {
+pub struct Fixture {
     pub leader: Machine,
     pub helper: Machine,
     pub parties: Parties,
@@ -57,23 +57,23 @@ pub struct Stage {
     peer: Peer,
 }
 
-impl Stage {
+impl Fixture {
     pub async fn build(
-        setting: Setting,
+        params: FixtureParams,
         relay: Option<&Relay>,
         leader: impl FnOnce(&mut Config),
         helper: impl FnOnce(&mut Config),
         task: impl Fn(&mut Task),
     ) -> Self {
-        let [high, low] = setting.number.to_be_bytes();
+        let [high, low] = params.number.to_be_bytes();
         let (leader, helper) = tokio::join!(
-            Machine::start([127, 1, high, low], setting.leader, leader),
-            Machine::start([127, 2, high, low], setting.helper, helper),
+            Machine::start([127, 1, high, low], params.leader, leader),
+            Machine::start([127, 2, high, low], params.helper, helper),
         );
-        let (leader_url, helper_url) = (leader.url(setting.revision), helper.url(setting.revision));
+        let (leader_url, helper_url) = (leader.url(params.revision), helper.url(params.revision));
         let helper_url = relay.map_or(helper_url.clone(), |relay| relay.before(&helper_url));
         let vdaf = VdafConfig::Prio3Sum { max: MaxMeasurement::of_bits(8) };
-        let parties = Parties::new(setting.revision, vdaf, BatchMode::TimeInterval, leader_url, helper_url)
+        let parties = Parties::new(params.revision, vdaf, BatchMode::TimeInterval, leader_url, helper_url)
             .with(|task| task.public.min_batch_size = NUMBERS.len() as u64)
             .with(task);
         for (machine, task) in [(&leader, &parties.leader), (&helper, &parties.helper)] {
@@ -98,7 +98,12 @@ impl Stage {
     }
 
     /// Sends a request until a healthy server answers.
-    pub async fn insist(&self, to: Option<ResourceKind>, call: &RequestSpec, body: impl Into<Bytes>) -> Answer {
+    pub async fn send_until_answered(
+        &self,
+        to: Option<ResourceKind>,
+        call: &RequestSpec,
+        body: impl Into<Bytes>,
+    ) -> Answer {
         let (parties, body) = (&self.parties, body.into());
         let task = parties.task();
         let (url, token) = match to {
@@ -113,14 +118,14 @@ impl Stage {
             self.helper.check();
             match self.peer.send(url, &call, token, body.clone()).await {
                 Ok(answer) if !is_retryable(answer.status) => return answer,
-                _ => tokio::time::sleep(REST).await,
+                _ => tokio::time::sleep(RETRY_PAUSE).await,
             }
         }
     }
 
     /// Uploads any bytes until they are answered.
     pub async fn upload_bytes(&self, bytes: Vec<u8>) -> Answer {
-        self.insist(None, &self.parties.wire().upload_request(&self.parties.id()), bytes).await
+        self.send_until_answered(None, &self.parties.wire().upload_request(&self.parties.id()), bytes).await
     }
 
     /// Polls the leader's HPKE keys continuously, as clients do; returns all ids seen.
@@ -134,7 +139,7 @@ impl Stage {
                 {
                     told.extend(wire.decode_hpke_configs(&answer.body).unwrap().iter().map(|config| config.id));
                 }
-                tokio::time::sleep(REST).await;
+                tokio::time::sleep(RETRY_PAUSE).await;
             }
         };
         tokio::select! {
@@ -159,7 +164,7 @@ impl Stage {
     pub async fn upload(&self, reports: &[Report]) {
         for report in reports {
             let bytes = self.parties.wire().encode_upload(self.parties.task(), std::slice::from_ref(report));
-            assert_taken(&self.upload_bytes(bytes).await);
+            assert_accepted(&self.upload_bytes(bytes).await);
         }
     }
 
@@ -184,7 +189,7 @@ impl Stage {
 
     /// Waits until the leader's status satisfies a condition that also holds after a crash. The shown state may not be
     /// durable yet; the answer to a later write proves that it is.
-    pub async fn settle(&self, is_right: impl Fn(&dapbox::views::status::TaskStatus) -> bool) {
+    pub async fn poll_until_ready(&self, is_right: impl Fn(&dapbox::views::status::TaskStatus) -> bool) {
         let id = self.parties.id();
         loop {
             self.leader.until(&id, &is_right).await;
