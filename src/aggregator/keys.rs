@@ -1,11 +1,12 @@
-//! Our HPKE key pairs: made, handed out, replaced, kept for what is sealed to them, and deleted.
+//! The HPKE key pairs of this server and their rotation.
 //!
-//! A key is *pending* first, so that a backup has it before anybody seals to it. Then it is *active*: clients are told of
-//! it. When its successor is, it is *expired*, and still opens what comes: clients and caches keep keys for a while, and
-//! reports wait. In the end it is *deleted*. `plan.rs` decides what happens when, as a function of the keys, the tasks, the
-//! configuration and the clock; here it is carried out within one write.
+//! A new key is *pending*, so that a backup contains it before any report is sealed to it. Then it is *active*: clients
+//! receive it. Once its successor is active it is *expired*, but still opens reports, because clients and caches keep
+//! keys and reports wait. Finally it is *deleted*. `plan.rs` plans the changes; this file applies them within one
+//! write.
 //!
-//! What is deleted leaves its id behind, so that no later key is taken for it (DAP-09 section 4.4.1: ids are not reused).
+//! A deleted key keeps its id reserved for a while, so that no later key is mistaken for it (DAP-09 section 4.4.1: ids
+//! are not reused).
 
 mod list;
 mod plan;
@@ -34,13 +35,13 @@ pub struct KeyRing {
 }
 
 impl KeyRing {
-    /// The key pairs that were not deleted.
+    /// Loads the key pairs that are not deleted.
     pub fn load<'a>(records: impl IntoIterator<Item = &'a KeyRecord>) -> Result<Self, Fault> {
         Self::of(records, |record| !matches!(record.stage, KeyStage::Deleted { .. }))
     }
 
-    /// All key pairs that there are, those included that were deleted and that requests may be left to be made again
-    /// with: the leader repeats what the helper may have seen to the byte. Nothing else is to be opened with these.
+    /// Loads all key pairs, including deleted ones whose requests may have to be rebuilt: a leader repeats a request to
+    /// the byte. Deleted keys must open nothing else.
     pub fn load_for_repeats<'a>(records: impl IntoIterator<Item = &'a KeyRecord>) -> Result<Self, Fault> {
         Self::of(records, |record| !is_erased(record))
     }
@@ -58,7 +59,7 @@ impl KeyRing {
                 ring.offered.push(record.config.clone());
             }
         }
-        // Clients that take the first that they know take what they always took.
+        // Clients that take the first known key get the classical one.
         ring.offered.sort_by_key(|config| (Suite::of(config).is_post_quantum(), config.id));
         Ok(ring)
     }
@@ -68,13 +69,13 @@ impl KeyRing {
         self.pairs.get(&id).map(Arc::as_ref)
     }
 
-    /// What clients are told, in order of preference (DAP-09 section 4.4.1).
+    /// The configurations for clients, in order of preference (DAP-09 section 4.4.1).
     pub fn configs(&self) -> Vec<HpkeConfig> {
         self.offered.clone()
     }
 }
 
-/// Does what is due at `now`, or what an operator wants as well, and says what changed. A refusal changes nothing.
+/// Applies what is due at `now` or what an operator requests. Returns the changes. A refusal changes nothing.
 pub fn change(
     tx: &mut Tx<'_>,
     now: Time,
@@ -89,32 +90,32 @@ pub fn change(
     Ok(changes)
 }
 
-/// Makes the keys of a new server, and of one whose configuration asks for others; and does what else is due.
+/// Creates the keys of a new server, or of a changed configuration, and applies what else is due.
 pub fn begin(tx: &mut Tx<'_>, now: Time, policy: &Policy) -> Result<Vec<KeyChange>, Fault> {
-    // The clock of a machine that has just started may be wrong, so that nothing is old yet.
+    // The clock may be wrong right after boot, so no age is trusted yet.
     change(tx, now, policy, Request::Advance { settled: false }).map_err(|error| match error {
         WriteError::Refused(refusal) => Fault::while_doing("making HPKE keys", refusal),
         WriteError::Fault(fault) => fault,
     })
 }
 
-/// Whether [`change`] has something to do at `now`, even if nobody asks for it.
+/// Whether [`change`] has work at `now` without a request.
 pub fn is_due(view: &View<'_>, now: Time, policy: &Policy, settled: bool) -> bool {
     let steps = plan(view.keys(), &Needs::of(view.tasks()), policy, now, Request::Advance { settled });
     steps.is_ok_and(|steps| !steps.is_empty())
 }
 
-/// Whether there are so many keys that no more are made but of necessity.
+/// Whether there are so many keys that new ones are only created when necessary.
 pub fn is_near_limit(view: &View<'_>) -> bool {
     view.keys().values().filter(|key| !is_erased(key)).count() >= plan::MAX_KEYS
 }
 
-/// When [`is_due`] is to be asked again, if nothing happens until then.
+/// When [`is_due`] should be checked next.
 pub fn next(view: &View<'_>, now: Time, policy: &Policy) -> Option<Time> {
     plan::next(view.keys(), &Needs::of(view.tasks()), policy, now)
 }
 
-/// All keys that were not deleted, for operators.
+/// Lists all keys that are not deleted, for operators.
 pub fn listed(view: &View<'_>, now: Time, policy: &Policy) -> Vec<ListedKey> {
     list::list(view.keys(), &Needs::of(view.tasks()), policy, now)
 }
@@ -168,17 +169,16 @@ fn state(stage: &KeyStage) -> Option<KeyState> {
     }
 }
 
-/// Whether nothing is left of a key but its id.
+/// Whether only the id of a key is left.
 fn is_erased(record: &KeyRecord) -> bool {
     matches!(record.stage, KeyStage::Deleted { .. }) && record.private_key.expose().is_empty()
 }
 
-/// An id that no key has and none had lately.
-///
-/// It is random: an aggregator that was set up anew should not answer for its predecessor's key.
+/// A random id that no key has or recently had. A server that was set up anew should not be mistaken for its
+/// predecessor.
 fn free_id(tx: &Tx<'_>) -> Result<u8, Fault> {
     let free = (0..=u8::MAX).filter(|id| !tx.keys().contains_key(id)).choose(&mut rand::rng());
-    // The plan leaves some.
+    // The plan keeps ids free.
     free.ok_or_else(|| Fault::new("all 256 HPKE configuration ids are in use"))
 }
 

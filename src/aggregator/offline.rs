@@ -1,4 +1,4 @@
-//! What an operator does to a data directory while no server runs on it.
+//! Administration of a data directory while no server runs on it. Each operation matches one of the running server.
 
 use std::{io::Write, path::Path};
 
@@ -27,13 +27,13 @@ use dapbox_store::{
 };
 use dapbox_support::{Fault, Point, clock};
 
-/// A data directory, held for as long as this lives.
+/// An open data directory.
 pub struct Offline {
     store: Store,
 }
 
 impl Offline {
-    /// Opens a data directory. Fails if a server runs on it, or could not read what we leave behind.
+    /// Opens a data directory. Fails if a server runs on it, or if that server could not read the files we create.
     pub fn open(dir: &Path, options: Options) -> Result<Self, OpenError> {
         store::check_user(dir)?;
         Ok(Self { store: Store::open(dir, options)? })
@@ -44,38 +44,38 @@ impl Offline {
         self.store.read(|view| Ok(view.tasks().map(|(_, state)| tasks::status(state)).collect()))
     }
 
-    /// One task.
+    /// The status of a task.
     pub fn task(&self, id: &TaskId) -> Result<Option<TaskStatus>, Fault> {
         self.store.read(|view| Ok(view.task(id).map(|state| tasks::status_with_collected(state, tasks::MAX_COLLECTED))))
     }
 
-    /// Adds a task, as the running server would.
+    /// Adds a task.
     pub async fn add_task(&self, task: Task) -> Result<(), WriteError<TaskError>> {
         tasks::check(&task).map_err(WriteError::Refused)?;
         self.store.try_write(Point::TaskAdd, move |tx| tasks::add(tx, task)).await
     }
 
-    /// Adds several tasks of different ids or none, as the running server would.
+    /// Adds several tasks with different ids, or none of them.
     pub async fn add_tasks(&self, tasks: Vec<Task>) -> Result<(), WriteError<TaskListError>> {
         tasks::check_all(&tasks).map_err(WriteError::Refused)?;
         self.store.try_write(Point::TaskAdd, move |tx| tasks::add_all(tx, tasks)).await
     }
 
-    /// Gives a task another name, as the running server would. False if there is no such task.
+    /// Sets or clears the name of a task. Returns false if the task does not exist.
     pub async fn rename_task(&self, id: TaskId, name: Option<TaskName>) -> Result<bool, Fault> {
         self.store.write(Point::TaskRename, move |tx| tasks::rename(tx, &id, name)).await
     }
 
-    /// Removes a task, as the running server would. `None` if there is no such task.
+    /// Removes a task. Returns `None` if the task does not exist.
     pub async fn remove_task(&self, id: TaskId) -> Result<Option<RemovalOutcome>, Fault> {
         let remove = move |tx: &mut Tx<'_>| tasks::remove_or_forget(tx, &id, clock::now(), || true);
         let remains = self.store.write(Point::TaskRemove, remove).await?;
-        // A running server does this when there is time; here there may be none for long.
+        // A running server deletes rows in the background.
         while self.store.write(Point::SweepRemoved, |tx| tx.sweep_removed()).await? {}
         Ok(remains)
     }
 
-    /// The tasks that others set up and that nobody has contacted, or removes them, as the running server would.
+    /// Lists or removes the tasks that others set up and that were never contacted.
     pub async fn never_contacted(&self, request: NeverContactedRequest) -> Result<Vec<TaskId>, Fault> {
         let (NeverContactedRequest { until, remove }, now) = (request, clock::now());
         if !remove {
@@ -97,33 +97,32 @@ impl Offline {
         Ok(removed)
     }
 
-    /// Closes everything of a task before a time, as the running server would. Says where the horizon is now; `None` if
-    /// there is no such task.
+    /// Closes everything of a task before a time. Returns the new horizon; `None` if the task does not exist.
     pub async fn close_before(&self, id: TaskId, before: Time, lost: DataLoss) -> Result<Option<Time>, Fault> {
         self.store.write(Point::TaskClose, move |tx| retention::close_before(tx, &id, before, lost)).await
     }
 
-    /// The tokens of a task that are in force; `None` if there is no such task.
+    /// The valid tokens of a task; `None` if the task does not exist.
     pub fn tokens(&self, id: &TaskId) -> Result<Option<Vec<TokenStatus>>, Fault> {
         self.store.read(|view| Ok(view.task(id).map(|state| state.tokens.statuses(clock::now()))))
     }
 
-    /// Replaces a token of a task, as the running server would.
+    /// Replaces a token of a task.
     pub async fn change_token(&self, change: TokenChange) -> Result<Vec<TokenStatus>, WriteError<TokenError>> {
         self.store.try_write(Point::TokenChange, move |tx| tokens::change(tx, change, clock::now())).await
     }
 
-    /// All HPKE keys that were not deleted.
+    /// All HPKE keys that are not deleted.
     pub fn keys(&self, now: Time, policy: &keys::Policy) -> Result<Vec<ListedKey>, Fault> {
         self.store.read(|view| Ok(keys::listed(view, now, policy)))
     }
 
-    /// The stored times that are ahead of the clock.
+    /// The stored timestamps ahead of the clock.
     pub fn future_timestamps(&self, now: Time) -> Result<Vec<FutureTimestamp>, Fault> {
         self.store.read(|view| Ok(future_timestamps(view, now)))
     }
 
-    /// Does with HPKE keys what is wanted, as the running server would.
+    /// Changes HPKE keys.
     pub async fn change_keys(
         &self,
         policy: keys::Policy,
@@ -138,17 +137,17 @@ impl Offline {
         self.store.read(|view| Ok(view.api_tokens().values().map(status).collect()))
     }
 
-    /// Adds a token of the management API, as the running server would.
+    /// Adds a token of the management API.
     pub async fn add_api_token(&self, token: ApiToken) -> Result<(), WriteError<ApiTokenError>> {
         self.store.try_write(Point::ApiTokenAdd, move |tx| api_tokens::add(tx, token, clock::now())).await
     }
 
-    /// Revokes a token of the management API, as the running server would.
+    /// Revokes a token of the management API.
     pub async fn revoke_api_token(&self, name: String) -> Result<ApiToken, WriteError<ApiTokenError>> {
         self.store.try_write(Point::ApiTokenRevoke, move |tx| api_tokens::revoke(tx, &name)).await
     }
 
-    /// Writes a backup of everything.
+    /// Writes a backup.
     pub fn backup(&self, out: impl Write, options: BackupOptions) -> Result<BackupSummary, BackupError> {
         self.store.backup(out, options)
     }

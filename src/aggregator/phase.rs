@@ -1,4 +1,4 @@
-//! What a leader's collection jobs wait for, and which of them can be moved on.
+//! The phases of a leader's collection jobs.
 
 use std::collections::BTreeSet;
 
@@ -6,24 +6,24 @@ use super::batches::{self, Refusal};
 use dapbox_protocol::model::{BatchSelector, CollectionJobId, FixedSizeQuery, Interval, Query};
 use dapbox_store::{CollectionJobRecord, CollectionState, ReportRef, TaskState};
 
-/// What a waiting collection job waits for.
+/// The phase of a waiting collection job.
 #[derive(Debug, PartialEq, Eq)]
 pub enum CollectionPhase {
-    /// More reports: too few are aggregated. Those that wait are wanted now.
+    /// Too few reports are aggregated. Waiting reports are demanded now.
     TooFewReports,
-    /// Reports that were accepted before the collection and are not aggregated yet. They are wanted now.
+    /// Reports accepted before the collection are not aggregated yet. They are demanded now.
     AwaitingAggregation,
-    /// Aggregation jobs in flight that touch the batch; no new one may.
+    /// Running aggregation jobs touch the batch. No new job may start.
     AwaitingJobs,
-    /// Nothing: the batch can be closed.
+    /// The batch can be closed.
     Ready(BatchSelector),
-    /// Nothing: the same batch was closed before.
+    /// The same batch was closed before.
     Closed(BatchSelector),
-    /// Nothing will help.
+    /// The collection is refused.
     Refused(Refusal),
 }
 
-/// Finds out what a waiting collection job waits for.
+/// Determines the phase of a waiting collection job.
 pub fn collection_phase(state: &TaskState, query: &Query, accepted_before: ReportRef) -> CollectionPhase {
     match query {
         Query::TimeInterval(interval) => interval_phase(state, interval, accepted_before),
@@ -55,7 +55,7 @@ fn interval_phase(state: &TaskState, interval: &Interval, accepted_before: Repor
     CollectionPhase::Ready(batch)
 }
 
-/// Whether the reports that are there, aggregated or waiting, are enough for the batch of a query.
+/// Whether aggregated and waiting reports suffice for the batch of a query.
 pub fn has_enough_reports(state: &TaskState, query: &Query) -> bool {
     let reports = match query {
         Query::FixedSize(FixedSizeQuery::ByBatchId(_)) => return true,
@@ -75,22 +75,22 @@ pub fn has_enough_reports(state: &TaskState, query: &Query) -> bool {
     reports >= state.task.public.min_batch_size.max(1)
 }
 
-/// The collection jobs of a task that can be moved on now, the oldest first: jobs for the current batch compete.
+/// The collection jobs of a task that can advance, oldest first, because jobs for the current batch compete.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct DueCollections {
-    /// Jobs that wait, and that [`advance`](super::collect::advance) moves on.
+    /// Waiting jobs for [`advance`](super::collect::advance).
     pub waiting: Vec<CollectionJobId>,
-    /// Jobs whose batch is closed: the helper is to be asked for its share.
+    /// Jobs with a closed batch: the helper must be asked for its share.
     pub closed: Vec<CollectionJobId>,
 }
 
-/// Finds the collection jobs of a task that can be moved on now.
+/// Finds the collection jobs of a task that can advance.
 pub fn due(state: &TaskState) -> DueCollections {
     let batch_asked_for = |job: &CollectionJobRecord| match job.state {
         CollectionState::Closed { batch } => Some(batch),
         _ => None,
     };
-    // A job that asks for one of these follows the job that asks the helper, and waits for its result.
+    // Another job for one of these batches waits for the result.
     let asked_for: BTreeSet<BatchSelector> = state.collections.values().filter_map(batch_asked_for).collect();
     let is_due = |job: &CollectionJobRecord| match collection_phase(state, &job.query, job.accepted_before) {
         CollectionPhase::TooFewReports | CollectionPhase::AwaitingAggregation | CollectionPhase::AwaitingJobs => false,
@@ -110,7 +110,7 @@ pub fn due(state: &TaskState) -> DueCollections {
     due
 }
 
-/// Whether [`advance`](super::collect::advance) would close a batch for a collection job now, which takes a sample of noise.
+/// Whether [`advance`](super::collect::advance) would close a batch for a collection job, which needs a noise sample.
 /// `None` if it would do nothing.
 pub fn closes_batch(state: &TaskState, id: &CollectionJobId) -> Option<bool> {
     let job = state.collections.get(id).filter(|job| matches!(job.state, CollectionState::Waiting))?;

@@ -1,4 +1,4 @@
-//! What is to be seen of a task's batches before they are collected.
+//! The progress of a task's batches before their collection.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,9 @@ use crate::views::overview::{BatchState, BatchView, StateCounts, TaskView};
 use dapbox_protocol::model::{BatchMode, Bucket, Interval, Role, Time};
 use dapbox_store::{CollectionState, LeaderJobState, TaskState};
 
-/// The batches that hold reports, aggregated or waiting, and were not collected, the newest first; no more are listed
-/// than a person can look at. And how many of them, and of the jobs, are how far.
+/// Lists the uncollected batches with reports, newest first, up to a limit, and counts batches and jobs by state.
 ///
-/// Costs as much as the task has batch buckets since its horizon, and jobs.
+/// The cost is proportional to the buckets since the horizon and the jobs.
 pub fn batches(state: &TaskState) -> (Vec<BatchView>, StateCounts) {
     let mut all = match state.task.public.batch_mode {
         BatchMode::TimeInterval => time_interval_batches(state),
@@ -40,7 +39,7 @@ pub fn batches(state: &TaskState) -> (Vec<BatchView>, StateCounts) {
     (all, counts)
 }
 
-/// How far a batch of so many reports is when so many wait for it.
+/// The state of a batch with these numbers of reports.
 fn batch_state(state: &TaskState, aggregated: u64, waiting: u64) -> BatchState {
     let needed = state.task.public.min_batch_size.max(1);
     if aggregated >= needed {
@@ -52,7 +51,7 @@ fn batch_state(state: &TaskState, aggregated: u64, waiting: u64) -> BatchState {
     }
 }
 
-/// The batch buckets of a time-interval task. A collector may ask for several at once.
+/// The buckets of a time-interval task. A collector may query several together.
 fn time_interval_batches(state: &TaskState) -> Vec<BatchView> {
     let mut waiting = state.waiting.by_bucket();
     let view = |start: Time, aggregated, waiting| {
@@ -69,7 +68,7 @@ fn time_interval_batches(state: &TaskState) -> Vec<BatchView> {
             views.push(view(*start, record.count, waiting.remove(start).unwrap_or(0)));
         }
     }
-    // Those of which nothing is aggregated yet are few, and mostly the newest.
+    // Buckets without aggregated reports are few and mostly the newest.
     waiting.retain(|start, _| open(&Bucket::Time(*start)));
     if !waiting.is_empty() {
         views.extend(waiting.into_iter().map(|(start, count)| view(start, 0, count)));
@@ -78,8 +77,8 @@ fn time_interval_batches(state: &TaskState) -> Vec<BatchView> {
     views
 }
 
-/// The batches of a fixed-size task, and at its leader what those will become that belong to none yet: the fullest of
-/// their time window is filled up first (see [`batches::BatchAssigner`]).
+/// The batches of a fixed-size task. A leader also lists the batches that unassigned reports will form: the fullest of
+/// a time window is filled first (see [`batches::BatchAssigner`]).
 fn fixed_size_batches(state: &TaskState) -> Vec<BatchView> {
     let public = &state.task.public;
     let needed = public.min_batch_size.max(1);

@@ -1,8 +1,11 @@
-//! What resources are called (DAP-18 section 3.2): by a hash of the request that makes them, so that the same request
-//! finds the same resource and repeating it does no harm.
+//! The ids of resources (DAP-18 section 3.2).
 //!
-//! A resource that was deleted stays dead. What the same request makes from then on is another one: how often that
-//! happened, the generation, is stored and goes into the hash.
+//! # Decision: a resource id is a hash of its request
+//!
+//! In DAP-18 the server chooses the ids of jobs, shares and collections. The id is a hash of the request that creates
+//! the resource, so that a repeated request finds the same resource without a lookup by content. Deleting a resource
+//! raises its generation, which is part of the hash. A deleted id is never used again, and the same request creates a
+//! new resource.
 
 use sha2::{Digest, Sha256};
 
@@ -13,36 +16,36 @@ use dapbox_protocol::{
 use dapbox_store::Tx;
 use dapbox_support::Fault;
 
-/// Keeps these hashes apart from all others.
+/// Separates these hashes from all others.
 const LABEL: &[u8] = b"dapbox resource";
 
-/// Who names a resource.
+/// The source of a resource id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdSource {
-    /// Whoever makes the request does.
+    /// The requester chooses the id.
     Chosen([u8; 16]),
-    /// The content of the request does.
+    /// The id is derived from the request.
     Derived,
 }
 
-/// A request that makes a resource of a task.
+/// The request that creates a resource of a task.
 #[derive(Clone, Copy, Debug)]
 pub struct ResourceKey {
     /// The task.
     pub task: TaskId,
     /// The kind of resource.
     pub kind: ResourceKind,
-    /// SHA-256 of the request's body.
+    /// SHA-256 of the body of the request.
     pub hash: [u8; 32],
 }
 
 impl ResourceKey {
-    /// The request with the given body.
+    /// Creates the key of the request with the given body.
     pub fn new(task: TaskId, kind: ResourceKind, body: &[u8]) -> Self {
         Self { task, kind, hash: Sha256::digest(body).into() }
     }
 
-    /// What the resource is called in a generation.
+    /// The id of the resource in a generation.
     fn id(&self, generation: u64) -> [u8; 16] {
         let mut hash = Sha256::new_with_prefix(LABEL);
         hash.update(self.task.as_bytes());
@@ -54,7 +57,7 @@ impl ResourceKey {
         id
     }
 
-    /// The kind of resource as a number. It is stored: numbers are for ever.
+    /// The kind of resource as a number. It is stored and must never change.
     fn kind_number(&self) -> u8 {
         match self.kind {
             ResourceKind::AggregationJob => 0,
@@ -63,7 +66,7 @@ impl ResourceKey {
         }
     }
 
-    /// What the resource is called now. Whoever makes it does so in the same write.
+    /// The current id of the resource. The same write must create the resource.
     pub fn current_id(&self, tx: &Tx<'_>, source: IdSource) -> Result<[u8; 16], Fault> {
         match source {
             IdSource::Chosen(id) => Ok(id),
@@ -71,12 +74,12 @@ impl ResourceKey {
         }
     }
 
-    /// What the resource is called once the one of now is retired.
+    /// The id of the resource after the current one is invalidated.
     pub fn next_id(&self, tx: &Tx<'_>) -> Result<[u8; 16], Fault> {
         Ok(self.id(tx.generation(&self.task, self.kind_number(), &self.hash)?.saturating_add(1)))
     }
 
-    /// What all requests have in common that make the same resource, or one after the other.
+    /// A key that all requests for the same resource share, across generations.
     pub fn lock_key(&self, source: IdSource) -> [u8; 16] {
         match source {
             IdSource::Chosen(id) => id,
@@ -84,8 +87,8 @@ impl ResourceKey {
         }
     }
 
-    /// The resource with this id was deleted: the same request does not find it any more. False if it does not find it
-    /// anyway, because the id was chosen or belongs to an earlier generation.
+    /// Invalidates the id of a deleted resource: the same request creates a new resource. Returns false if the id was
+    /// chosen by the requester or belongs to an earlier generation.
     pub fn invalidate(&self, tx: &mut Tx<'_>, id: &[u8; 16]) -> Result<bool, Fault> {
         let is_found = self.current_id(tx, IdSource::Derived)? == *id;
         if is_found {
@@ -94,8 +97,7 @@ impl ResourceKey {
         Ok(is_found)
     }
 
-    /// What an aggregate share is called. There is one generation: a batch that was collected stays collected, whatever
-    /// becomes of the share.
+    /// The id of an aggregate share. It has one generation, because a collected batch stays collected.
     pub fn share_id(&self) -> AggregateShareId {
         AggregateShareId::new(self.id(0))
     }
@@ -126,7 +128,7 @@ mod tests {
 
     #[test]
     fn ids_are_stable_across_releases() {
-        // SHA-256 of "dapbox resource", 32 times 1, 0, 8 times 0, SHA-256 of "request".
+        // SHA-256 of "dapbox resource", 32 bytes 1, one byte 0, 8 bytes 0, and SHA-256 of "request".
         let content = ResourceKey::new(TaskId::new([1; 32]), ResourceKind::AggregationJob, b"request");
         assert_eq!(content.id(0), [28, 219, 20, 254, 255, 189, 201, 120, 9, 98, 64, 119, 117, 60, 175, 191]);
     }
@@ -143,7 +145,7 @@ mod tests {
         let store = Store::open(dir.path(), Options::default()).unwrap();
         let first = store.write(Point::Test, move |tx| tx.add_task(task).and_then(|()| name(tx))).await.unwrap();
         assert_eq!(first.0, store.write(Point::Test, name).await.unwrap().0);
-        // Deleting it twice, or what has another name, is deleting it once.
+        // Repeated invalidation and unknown ids have no effect.
         let invalidate = move |tx: &mut Tx<'_>| {
             content.invalidate(tx, &[7; 16])?;
             content.invalidate(tx, &first.0)?;

@@ -1,8 +1,10 @@
-//! Going on from a backup.
+//! Restoring a backup.
 //!
-//! A restored aggregator does not know what it did after the backup: it could aggregate reports and give out shares of
-//! batches a second time. So everything that it may know nothing of is closed, within the restore, before anybody can open
-//! the directory. Tasks and keys go on.
+//! # Decision: a restore closes the past
+//!
+//! A restored aggregator does not know which reports it aggregated and which shares it gave out after the backup, and
+//! no protocol tells it. It could do both a second time. The restore therefore raises the horizon of every task above
+//! the current time before the directory can be opened. Tasks and keys stay in use.
 
 use std::{io::Read, path::Path};
 
@@ -16,24 +18,24 @@ use dapbox_protocol::model::{Duration, Role, Secret, TaskId, Time};
 use dapbox_store as store;
 use dapbox_store::{Options, RestoreError};
 
-/// What a restore came to.
+/// The result of a restore.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Restored {
-    /// The moment that the backup shows.
+    /// The time of the backup.
     pub moment: Time,
-    /// How far ahead of the clock reports may be: the larger of what was passed to [`restore`] and what the backup says
-    /// that its server ran with.
+    /// How far ahead of the clock reports may be, in seconds: the larger of the argument of [`restore`] and the value
+    /// recorded in the backup.
     pub clock_skew: Duration,
-    /// What is earlier is closed, rounded up to each task's time precision.
+    /// Earlier times are closed, rounded up to each task's time precision.
     pub closed_before: Time,
     /// The tasks.
     pub tasks: Vec<RestoredTask>,
 }
 
-/// What a restore did to a task.
+/// The result of a restore for one task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RestoredTask {
-    /// The task's id.
+    /// The id of the task.
     pub id: TaskId,
     /// Our role.
     pub role: Role,
@@ -41,11 +43,11 @@ pub struct RestoredTask {
     pub closed_before: Time,
 }
 
-/// Makes a data directory of a backup, where there is nothing yet, and closes the past of all its tasks.
+/// Restores a backup into a new data directory and closes the past of all its tasks.
 ///
-/// The past ends `clock_skew` after `now`, for there may be reports from clients whose clocks are ahead by so much. If the
-/// server that was backed up took reports further ahead, that counts. It does not end before the moment of the backup, in
-/// case our clock is wrong. `read` is told from time to time how many bytes were read.
+/// The past ends `clock_skew` after `now`, because reports of clients with fast clocks may exist. A larger value
+/// recorded in the backup takes precedence. The past never ends before the time of the backup, in case our clock is
+/// wrong. `read` is called with the number of bytes read so far.
 pub fn restore(
     dir: &Path,
     options: &Options,
@@ -60,12 +62,12 @@ pub fn restore(
         let mut tasks = Vec::new();
         for (id, role) in tx.tasks().map(|(id, state)| (*id, state.task.role())).collect::<Vec<_>>() {
             let closed_before = retention::close_before(tx, &id, before, DataLoss::Own)?.unwrap_or(before);
-            // Whether somebody has since the backup is not known.
+            // Whether the task was contacted since the backup is unknown.
             never_contacted::contact(tx, &id)?;
             tasks.push(RestoredTask { id, role, closed_before });
         }
-        // Tasks that were added since the backup come again as if they were new: by an operator, a control plane or
-        // in-band. So do those that were removed since, whose tombstones are lost.
+        // Tasks that were added since the backup come again as new: from an operator, a control plane or in-band. So do
+        // tasks that were removed since, whose tombstones are lost.
         tx.raise_history_lost_before(before)?;
         Ok(Restored { moment, clock_skew, closed_before: before, tasks })
     };

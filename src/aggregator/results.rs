@@ -1,12 +1,22 @@
-//! Results of collected batches at the leader: whether the collector has fetched them, and which batch a collector without
-//! DELETE gets next.
+//! The results of collected batches at the leader.
+//!
+//! # Decision: a leader-selected batch is returned until its job is deleted
+//!
+//! Some collectors never delete a collection job. A request for the next batch returns the same batch until its job is
+//! deleted, or for `leader.next_batch_after` after its result was fetched. The result stays at the URL of its job. A
+//! collector stores the result first and deletes the job afterwards, so a result lost in transit can be fetched again.
+//!
+//! # Decision: a fetch is stored before the result is sent
+//!
+//! The leader records that a result was fetched before it sends it. Operators see results that were never fetched, and
+//! a result can be fetched any number of times.
 
 use crate::views::status::{CollectedBatchStatus, ResultState};
 use dapbox_protocol::model::{BatchSelector, Bucket, CollectionJobId, Duration, FixedSizeQuery, Query, TaskId, Time};
 use dapbox_store::{CollectionJobRecord, CollectionState, ResultRecord, ResultStage, TaskState, Tx};
 use dapbox_support::Fault;
 
-/// The batch that a collection job is about, once it has one.
+/// The batch of a collection job, once it has one.
 pub fn batch_of(job: &CollectionJobRecord) -> Option<BatchSelector> {
     job.batch.or(match job.query {
         Query::TimeInterval(interval) => Some(BatchSelector::TimeInterval(interval)),
@@ -15,7 +25,7 @@ pub fn batch_of(job: &CollectionJobRecord) -> Option<BatchSelector> {
     })
 }
 
-/// The stage of a batch's result once the collector was told the job's outcome; `None` if that changes nothing.
+/// The stage of a result after its outcome was sent to the collector; `None` if nothing changes.
 fn stage_after_report(job: &CollectionJobRecord, result: &ResultRecord, now: Time) -> Option<ResultStage> {
     match (&job.state, result.stage) {
         (CollectionState::Done { .. }, ResultStage::Ready) => Some(ResultStage::Fetched { at: now }),
@@ -26,13 +36,13 @@ fn stage_after_report(job: &CollectionJobRecord, result: &ResultRecord, now: Tim
     }
 }
 
-/// Whether the collector was not told the outcome of a job's batch yet, by this job or another.
+/// Whether the outcome of a job's batch was not sent to the collector yet, by this job or another.
 pub fn has_unreported_outcome(state: &TaskState, job: &CollectionJobRecord) -> bool {
     let result = batch_of(job).and_then(|batch| state.results.get(&batch));
     result.is_some_and(|result| stage_after_report(job, result, Time(0)).is_some())
 }
 
-/// Stores that the collector is told the outcome of a job.
+/// Records that the outcome of a job is sent to the collector.
 pub fn record_reported(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, now: Time) -> Result<(), Fault> {
     let Some(job) = tx.collection(task, &id)? else { return Ok(()) };
     let Some(batch) = batch_of(&job) else { return Ok(()) };
@@ -43,12 +53,12 @@ pub fn record_reported(tx: &mut Tx<'_>, task: &TaskId, id: CollectionJobId, now:
     }
 }
 
-/// How far the result of a batch is; `None` if the batch is not collected, or was by an earlier release.
+/// The stage of a batch's result; `None` if the batch is not collected, or was collected by an earlier release.
 pub(super) fn stage(tx: &Tx<'_>, task: &TaskId, batch: &BatchSelector) -> Option<ResultStage> {
     tx.task(task)?.results.get(batch).map(|result| result.stage)
 }
 
-/// Stores how far the result of a batch is. Does nothing for a batch that an earlier release has closed.
+/// Stores the stage of a batch's result. Ignores batches that an earlier release closed.
 pub(super) fn advance(tx: &mut Tx<'_>, task: &TaskId, batch: BatchSelector, stage: ResultStage) -> Result<(), Fault> {
     let result = tx.task(task).and_then(|state| state.results.get(&batch)).copied();
     match result {
@@ -57,8 +67,8 @@ pub(super) fn advance(tx: &mut Tx<'_>, task: &TaskId, batch: BatchSelector, stag
     }
 }
 
-/// Whether a request for the next batch, which has the same bytes every time, means another batch than that of the job
-/// that it made before: the collector was told the job's outcome at least `pause` ago (DAP-18 section 5.2).
+/// Whether a repeated request for the next batch means another batch than that of its existing job: the collector
+/// received the outcome of that job at least `pause` ago (DAP-18 section 5.2).
 pub fn is_superseded(
     tx: &Tx<'_>,
     task: &TaskId,
@@ -80,8 +90,8 @@ pub fn is_superseded(
     })
 }
 
-/// The batches of a task that were collected, at most `most` of them: those first whose result was not fetched, and the
-/// newest first among each. And how many were not fetched, and how many are not listed.
+/// Lists at most `most` collected batches: unfetched results first, newest first in each group. Also counts the
+/// unfetched results and the unlisted batches.
 pub fn list(state: &TaskState, most: usize) -> (Vec<CollectedBatchStatus>, u64, u64) {
     let mut all: Vec<_> = state.collected.iter().map(|batch| status(state, &batch)).collect();
     let is_open = |batch: &CollectedBatchStatus| matches!(batch.result, ResultState::Pending | ResultState::NotFetched);

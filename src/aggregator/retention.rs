@@ -1,13 +1,11 @@
-//! What is over: closing everything before a time, and forgetting it.
+//! Expiry: closes everything before a time and deletes it.
 //!
-//! A task's *horizon* is a time before which everything is closed, for good: it is stored, and only rises. Reports of
-//! before it are refused, batch buckets that begin before it take no more reports and are not collected any more; only a
-//! result that there is already is still given out. It is aligned to the task's time precision, so that no bucket is on
-//! both sides of it.
+//! The *horizon* of a task is a stored time that never decreases. Everything before it is closed permanently: reports
+//! are rejected, buckets take no reports and are not collected, and only existing results are still returned. The
+//! horizon is aligned to the time precision, so that no bucket spans it.
 //!
-//! After a loss (a directory that was restored from a backup, here or at the other aggregator) the two may not agree any
-//! more about what is in the batches that there are. [`close_before`] gives all of these up, and what is new is whole on
-//! both sides.
+//! After a loss (a directory restored from a backup, here or at the other aggregator) both sides may disagree about
+//! existing batches. [`close_before`] abandons all of these batches; new batches are complete on both sides.
 
 use super::{counters, resource_id::ResourceKey};
 use crate::config;
@@ -21,28 +19,28 @@ use dapbox_store::{
 };
 use dapbox_support::Fault;
 
-/// What collectors are told whose job was under way when the past was closed.
+/// The message for collectors whose job was running when the past was closed.
 const ENDED: &str = "the leader was restored from a backup and has given up what was under way; \
                      delete this collection job and ask anew";
 
-/// How much later than its job a report of it may be, and then some: clocks differ, and jobs may be answered late. In
+/// How much later than its job a report of it may be, with a margin for clock differences and deferred answers, in
 /// seconds.
 const MARGIN: u64 = 2 * 86_400;
 
-/// Which of the two aggregators has lost something.
+/// The aggregator that lost data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataLoss {
-    /// We have: this directory is a restored copy, and what it knows as being under way has long gone on without it.
+    /// This one: the directory is a restored copy, and its running jobs have long ended elsewhere.
     Own,
-    /// The other one has: what is under way here goes on, since the other may have taken part in it.
+    /// The other one: running jobs continue, because the other aggregator may have taken part.
     Peer,
 }
 
-/// Closes everything before the given time, and all batches of fixed-size tasks that there are. Says where the horizon
-/// is now; `None` if there is no such task.
+/// Closes everything before a time, and all batches of fixed-size tasks. Returns the new horizon; `None` if the task
+/// does not exist.
 ///
-/// After a loss, `before` is not earlier than any time that a report may have had that was taken before: the time of the
-/// restore, and what clocks may differ by.
+/// After a loss, `before` must not be earlier than the time of any report accepted before it: the time of the restore
+/// plus the clock difference.
 pub fn close_before(tx: &mut Tx<'_>, task: &TaskId, before: Time, lost: DataLoss) -> Result<Option<Time>, Fault> {
     let Some(state) = tx.task(task) else { return Ok(None) };
     let horizon = before.round_up(state.task.public.time_precision);
@@ -55,11 +53,11 @@ pub fn close_before(tx: &mut Tx<'_>, task: &TaskId, before: Time, lost: DataLoss
     Ok(tx.task(task).and_then(|state| state.replay.horizon()))
 }
 
-/// Ends the aggregation jobs that are known to be under way, as far as that is safe.
+/// Ends running aggregation jobs as far as that is safe.
 ///
-/// The reports of a job that the helper may have seen are never tried again. Such a job ends if all that it could add to
-/// is closed: then it does not matter whether the helper has them. Those of a job that it has not seen wait again, and are
-/// refused by their times if it comes to that.
+/// Reports of a job that the helper may have seen are never retried. Such a job ends if all its batches are closed,
+/// because then the helper's state does not matter. Reports of an unsent job wait again and are rejected by their
+/// times.
 fn end_jobs(tx: &mut Tx<'_>, task: &TaskId, lost: DataLoss, horizon: Time) -> Result<(), Fault> {
     let Some(state) = tx.task(task) else { return Ok(()) };
     let is_before_horizon = |job: &LeaderJobRecord| {
@@ -84,10 +82,10 @@ fn end_jobs(tx: &mut Tx<'_>, task: &TaskId, lost: DataLoss, horizon: Time) -> Re
     Ok(())
 }
 
-/// Ends the collection jobs of a copy of the past.
+/// Ends the collection jobs of a restored copy.
 ///
-/// Of one that goes by its content the copy does not know whether the collector has had its result and released it since:
-/// the same request would get the same batch again, and be counted twice. So that is another job from now on.
+/// The copy does not know whether the collector fetched a derived job's result and deleted the job since. The same
+/// request would return the same batch again, which would be counted twice. So the ids of such jobs are invalidated.
 fn end_collections(tx: &mut Tx<'_>, task: &TaskId) -> Result<(), Fault> {
     let is_fixed = tx.task(task).is_some_and(|state| state.task.public.time_bucket(Time(0)).is_none());
     for id in tx.collection_ids(task)? {
@@ -105,7 +103,7 @@ fn end_collections(tx: &mut Tx<'_>, task: &TaskId) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Closes a fixed-size batch that will never be collected.
+/// Abandons a fixed-size batch that will never be collected.
 pub(super) fn abandon_batch(tx: &mut Tx<'_>, task: &TaskId, batch: BatchId) -> Result<(), Fault> {
     if tx.abandon_batch(task, batch)? {
         tracing::warn!(%task, %batch, "the helper takes no more reports into a batch, which is given up uncollected");
@@ -113,16 +111,16 @@ pub(super) fn abandon_batch(tx: &mut Tx<'_>, task: &TaskId, batch: BatchId) -> R
     Ok(())
 }
 
-/// Where the horizon of a task is at least, by its retention.
+/// The horizon that follows from the retention period of a task.
 pub(super) fn retention_horizon(state: &TaskState, now: Time) -> Option<Time> {
     let age = state.task.report_expiry_age?;
     Some(now.saturating_sub(age).truncate(state.task.public.time_precision)).filter(|time| *time > Time(0))
 }
 
-/// One step of sweeping a task, to be called with the place that it returns, in another write each, until there is none.
+/// Runs one step of a sweep. Call it in separate writes with the returned cursor until it is `None`.
 ///
-/// Reports that are older than the task keeps them are closed first, which is stored with what is forgotten on that
-/// account. A clock that was set back, or a longer retention, opens nothing again.
+/// Expired reports are closed first, in the same write as their deletion. A clock that is set back or a longer
+/// retention period reopens nothing.
 pub fn sweep(
     tx: &mut Tx<'_>,
     task: &TaskId,

@@ -1,4 +1,4 @@
-//! One report share at a time: open it, check what is in it, and add what comes out to its batch bucket.
+//! Report shares: opens them, checks their content, and adds output shares to batch buckets.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -16,7 +16,7 @@ use dapbox_protocol::{
     vdaf::{AggregateShare, OutputShare, Preparer},
 };
 
-/// Opens the input shares that are sealed to us for one task.
+/// Opens the input shares of one task.
 pub struct InputShareOpener<'a> {
     context: &'a TaskContext,
     keys: &'a KeyRing,
@@ -24,14 +24,13 @@ pub struct InputShareOpener<'a> {
 }
 
 impl<'a> InputShareOpener<'a> {
-    /// Prepares to open shares of a task with our keys.
+    /// Creates an opener for a task with our keys.
     pub fn new(context: &'a TaskContext, keys: &'a KeyRing) -> Self {
         Self { context, keys, info: context.wire.input_share_info(context.role()) }
     }
 
     /// Decrypts our share of a report and checks its extensions (DAP-09 sections 4.5.1.3 and 4.5.1.4, DAP-18 sections
-    /// 4.5.3.3 and 4.5.3.4).
-    /// Returns the VDAF's encoded input share.
+    /// 4.5.3.3 and 4.5.3.4). Returns the VDAF's encoded input share.
     pub fn open(
         &self,
         metadata: &ReportMetadata,
@@ -44,7 +43,7 @@ impl<'a> InputShareOpener<'a> {
         let opened = keypair.open(&self.info, &aad, sealed).map_err(|_| ReportError::HpkeDecryptError)?;
         let plaintext =
             self.context.wire.decode_plaintext(&Bytes::from(opened)).map_err(|_| ReportError::InvalidMessage)?;
-        // Of the public ones we know none.
+        // No public extension is known.
         if !extensions.is_empty() || !self.context.has_valid_extensions(&plaintext.extensions) {
             return Err(ReportError::InvalidMessage);
         }
@@ -52,12 +51,12 @@ impl<'a> InputShareOpener<'a> {
     }
 }
 
-/// Works on one report. Should a hostile one find a panic in what works on it, it is refused alone: its job goes on.
+/// Processes one report and turns a panic into a rejection of this report, so that a hostile report cannot end its job.
 pub fn catch_panic<T>(
     metadata: &ReportMetadata,
     work: impl FnOnce() -> Result<T, ReportError>,
 ) -> Result<T, ReportError> {
-    // Nothing that the work had in its hands is looked at after a panic.
+    // The state of the closure is dropped after a panic.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
         tracing::error!("a report made its preparation panic and is refused; this is a bug in dapbox or in its VDAF");
         tracing::debug!(report = %metadata.id, "the report that panicked");
@@ -65,22 +64,22 @@ pub fn catch_panic<T>(
     })
 }
 
-/// The reports of one job that fell into one batch bucket.
+/// The reports of a job in one batch bucket.
 pub struct BucketAccumulator {
-    /// Which reports, in the order of the job.
+    /// The reports, in the order of the job.
     pub reports: Vec<ReportMetadata>,
-    /// The checksum over their ids.
+    /// The checksum of their ids.
     pub checksum: Checksum,
     /// The sum of their output shares.
     pub share: AggregateShare,
 }
 
-/// What a job adds to each batch bucket, summed up as it comes so that no output share outlives its report.
+/// The sums of a job by batch bucket. Output shares are added immediately, so none outlives its report.
 #[derive(Default)]
 pub struct BucketAccumulators(pub BTreeMap<Bucket, BucketAccumulator>);
 
 impl BucketAccumulators {
-    /// Adds one report's output share to its bucket.
+    /// Adds the output share of a report to its bucket.
     pub fn add(&mut self, preparer: &dyn Preparer, bucket: Bucket, metadata: ReportMetadata, share: OutputShare) {
         let sum = self.0.entry(bucket).or_insert_with(|| BucketAccumulator::empty(preparer));
         preparer.add(&mut sum.share, share);
@@ -88,7 +87,7 @@ impl BucketAccumulators {
         sum.reports.push(metadata);
     }
 
-    /// Adds what another part of the same job came to.
+    /// Adds the sums of another part of the job.
     pub fn merge(&mut self, preparer: &dyn Preparer, other: Self) {
         for (bucket, theirs) in other.0 {
             match self.0.entry(bucket) {
@@ -109,7 +108,7 @@ impl BucketAccumulator {
         Self { reports: Vec::new(), checksum: Checksum::default(), share: preparer.zero() }
     }
 
-    /// The ids and times of the reports, as the store remembers them.
+    /// The ids and times of the reports, for replay protection.
     pub fn ids_and_times(&self) -> Vec<(ReportId, Time)> {
         self.reports.iter().map(|metadata| (metadata.id, metadata.time)).collect()
     }

@@ -1,4 +1,4 @@
-//! Keys as operators see them.
+//! The list of HPKE keys for operators.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -13,8 +13,8 @@ use dapbox_protocol::{
 };
 use dapbox_store::{KeyRecord, KeyStage};
 
-/// All keys that were not deleted: those that are handed out in the order in which they are, then those that will be, then
-/// those that were, the latest first.
+/// Lists the keys that are not deleted: active ones in order of preference, then pending ones, then expired ones,
+/// newest first.
 pub fn list(keys: &BTreeMap<u8, KeyRecord>, needs: &Needs, policy: &Policy, now: Time) -> Vec<ListedKey> {
     let listed = keys.values().filter_map(|key| {
         let state = state(&key.stage)?;
@@ -43,7 +43,7 @@ pub fn list(keys: &BTreeMap<u8, KeyRecord>, needs: &Needs, policy: &Policy, now:
     listed.into_iter().map(|(_, key)| key).collect()
 }
 
-/// When an active key is replaced.
+/// When an active key is rotated.
 fn replaced(keys: &BTreeMap<u8, KeyRecord>, policy: &Policy, suite: Suite, since: Time) -> Option<Time> {
     let successor = keys.values().filter_map(|key| match key.stage {
         KeyStage::Pending { until } if Suite::of(&key.config).is_post_quantum() == suite.is_post_quantum() => {

@@ -1,4 +1,11 @@
-//! What becomes of our HPKE keys at some time: a function of what there is, which changes nothing.
+//! Plans the changes of HPKE keys. A pure function that changes nothing.
+//!
+//! # Decision: key rotation is a pure function
+//!
+//! All decisions about keys depend on the keys, the tasks, the configuration and the clock only. One function computes
+//! the steps, so tests can run years of rotation. A key is pending before it is active, so that a backup has it before
+//! any report is sealed to it. A wrong clock must not delete keys: irreversible steps wait until the server has run for
+//! a while.
 
 use std::collections::BTreeMap;
 
@@ -13,39 +20,38 @@ use dapbox_protocol::{
 use dapbox_store::{KeyRecord, KeyStage};
 use dapbox_support::Point;
 
-/// So many keys may there be that still open something before no more are made but of necessity. There are 256 ids.
+/// The most keys that still open reports; beyond it new keys are only created when necessary. There are 256 ids.
 pub(super) const MAX_KEYS: usize = 160;
-/// So many more when an active key must not be handed out any more.
+/// How many more keys may be created to replace an active key that is disabled or deleted.
 const SPARE_KEYS: usize = 30;
-/// So many ids of deleted keys are not used again; with more, those go that were deleted first.
+/// How many ids of deleted keys stay reserved. The oldest are released first.
 pub(super) const MAX_DELETED: usize = 64;
-/// How far ahead the time of an active or pending key is before our clock must have been wrong: it is not set back by as
-/// much in any other way. In seconds.
+/// How far ahead a key's timestamp must be to prove that the clock was wrong, in seconds.
 const AHEAD: Duration = Duration(86_400);
 
-/// What is wanted.
+/// A request to change keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// What is due.
+    /// Apply what is due.
     Advance {
-        /// The clock is right: the server has run for a while. What cannot be undone waits for that.
+        /// Whether the clock is trusted, because the server has run for a while. Irreversible steps need that.
         settled: bool,
     },
-    /// New keys.
+    /// Create new keys.
     Rotate {
-        /// They are handed out at once. Otherwise they are pending first, and those that are pending will do.
+        /// Activate them immediately. Otherwise they are pending first, and existing pending keys are kept.
         now: bool,
     },
-    /// A pending key is handed out at once.
+    /// Activate a pending key immediately.
     Activate(u8),
-    /// A key is not handed out from now on, and still opens.
+    /// Stop offering a key; it still opens reports.
     Disable(u8),
-    /// A key opens nothing from now on.
+    /// Delete a key; it opens no further reports.
     Delete(u8),
 }
 
 impl Request {
-    /// The name of the write that carries it out.
+    /// The name of the write that applies the request.
     pub fn point(self) -> Point {
         match self {
             Self::Advance { .. } => Point::KeysAdvance,
@@ -57,13 +63,13 @@ impl Request {
     }
 }
 
-/// Why an operator's order is not carried out.
+/// Why an operator's request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// There is no such key.
     #[error("there is no HPKE key {0}; 'dapbox keys list' shows all")]
     Unknown(u8),
-    /// The key was handed out before, and another took its place.
+    /// The key was active before and has expired.
     #[error("HPKE key {0} has expired, and is not handed out again; 'dapbox keys rotate' makes a new one")]
     Expired(u8),
     /// There are too many keys.
@@ -74,36 +80,36 @@ pub enum KeyError {
     TooMany,
 }
 
-/// One step of a plan.
+/// A step of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlanStep {
-    /// A key is made.
+    /// Create a key.
     Make {
         /// Its algorithms.
         suite: Suite,
-        /// What it is from the beginning.
+        /// Its initial stage.
         stage: KeyStage,
     },
-    /// A key becomes something else.
+    /// Change the stage of a key.
     Move {
-        /// Which one.
+        /// The id of the key.
         id: u8,
-        /// What it becomes.
+        /// The new stage.
         stage: KeyStage,
     },
-    /// The private key of a deleted key is erased.
+    /// Erase the private key of a deleted key.
     Erase {
-        /// Which one.
+        /// The id of the key.
         id: u8,
     },
-    /// The id of a deleted key may be used again.
+    /// Release the id of a deleted key.
     Forget {
-        /// Which one.
+        /// The id of the key.
         id: u8,
     },
 }
 
-/// There is one active key of each kind, at most.
+/// The kind of a key. At most one key of each kind is active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Classical,
@@ -124,7 +130,7 @@ fn suite_of(policy: &Policy, kind: Kind) -> Option<Suite> {
     }
 }
 
-/// What there is to do at `now`, in order.
+/// Plans the steps at `now`, in order.
 pub fn plan(
     keys: &BTreeMap<u8, KeyRecord>,
     needs: &Needs,
@@ -158,7 +164,7 @@ pub fn plan(
     Ok(draft.steps)
 }
 
-/// When there is something to do next, if nothing happens until then.
+/// When the next step is due without a request.
 pub fn next(keys: &BTreeMap<u8, KeyRecord>, needs: &Needs, policy: &Policy, now: Time) -> Option<Time> {
     let times = keys.values().filter_map(|key| match key.stage {
         KeyStage::Pending { until } => Some(until),
@@ -180,12 +186,12 @@ struct PlannedKey {
     is_erased: bool,
 }
 
-/// Where a key in a plan comes from.
+/// The origin of a key in a plan.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Origin {
-    /// It is there, with this id.
+    /// A stored key with this id.
     Stored(u8),
-    /// The plan makes it, in this step.
+    /// A new key, created in this step.
     Made(usize),
 }
 
@@ -198,7 +204,7 @@ impl PlannedKey {
     }
 }
 
-/// A plan that is being made.
+/// A plan under construction.
 struct Planner<'a> {
     keys: Vec<PlannedKey>,
     steps: Vec<PlanStep>,
@@ -209,13 +215,13 @@ struct Planner<'a> {
     settled: bool,
 }
 
-/// Whether a stored time is so far ahead that the clock was wrong when it was stored, or is wrong now.
+/// Whether a stored timestamp is so far ahead that the clock was or is wrong.
 pub(super) fn is_ahead(time: Time, now: Time) -> bool {
     time > now.saturating_add(AHEAD)
 }
 
 impl Planner<'_> {
-    /// Brings times back that a clock has set that was far ahead; keys would never be replaced or deleted otherwise.
+    /// Corrects timestamps of a fast clock. Such keys would never be rotated or deleted.
     fn correct(&mut self) {
         let (now, horizon) = (self.now, self.now.saturating_add(AHEAD));
         for at in 0..self.keys.len() {
@@ -234,7 +240,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Hands out what was pending for long enough.
+    /// Activates keys whose pending time is over.
     fn activate_due(&mut self) {
         let mut due: Vec<_> = self.pending().filter(|(_, until)| *until <= self.now).collect();
         due.sort_by_key(|(_, until)| *until);
@@ -280,7 +286,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Makes a new key, or lets that be it which is pending.
+    /// Creates a new key, or uses the pending one.
     fn rotate(&mut self, kind: Kind, at_once: bool) -> Result<(), KeyError> {
         let Some(suite) = suite_of(self.policy, kind) else { return Ok(()) };
         if at_once && self.pending_of(kind, suite).is_some() {
@@ -295,7 +301,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Hands out another key at once: the one that is pending, or a new one.
+    /// Activates the pending key or a new one immediately.
     fn replace(&mut self, kind: Kind) {
         let Some(suite) = suite_of(self.policy, kind) else { return };
         match self.pending_of(kind, suite) {
@@ -304,14 +310,13 @@ impl Planner<'_> {
         }
     }
 
-    /// Sees to it that there is an active key of a kind, that it is of the suite that is wanted, and that it is replaced in
-    /// time.
+    /// Ensures that a kind has an active key of the configured suite and that it is rotated in time.
     fn maintain(&mut self, kind: Kind) {
         let wanted = suite_of(self.policy, kind);
         for at in self.of_kind(kind) {
             let since = self.now;
             match self.keys[at].stage {
-                // Nobody has ever seen it.
+                // It was never offered.
                 KeyStage::Pending { .. } if Some(self.keys[at].suite) != wanted => {
                     self.set_stage(at, KeyStage::Deleted { since });
                 }
@@ -326,13 +331,13 @@ impl Planner<'_> {
         });
         let is_pending = self.pending_of(kind, suite).is_some();
         match active {
-            // Without any, no report could be made.
+            // Without an active key, clients could not upload.
             None if kind == Kind::Classical || self.is_new => self.replace(kind),
             None if is_pending => {}
             None => self.make(suite, self.policy.pending),
             Some(_) if is_pending => {}
             Some((old, since, created)) => {
-                // How old it is cannot be told from a time that is ahead.
+                // The age of a key with a future timestamp is unknown.
                 let is_misdated = self.settled && is_ahead(created, self.now);
                 let over = self.policy.rotate_every.map(|every| since.saturating_add(every));
                 let is_due = over.is_some_and(|over| self.now.saturating_add(self.policy.pending) >= over);
@@ -343,7 +348,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Deletes what nothing can be sealed to any more.
+    /// Deletes expired keys once no report sealed to them can arrive.
     fn expire(&mut self) {
         for at in 0..self.keys.len() {
             if let KeyStage::Expired { since } = self.keys[at].stage
@@ -354,8 +359,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Erases the private keys of what was deleted, once no job is left that may have begun with them: a leader repeats
-    /// the same request, for which it opens the same reports.
+    /// Erases the private keys of deleted keys once no job needs them. A leader may have to repeat a request and open
+    /// the same reports.
     fn erase(&mut self) {
         for at in 0..self.keys.len() {
             let PlannedKey { origin, stage, is_erased, .. } = self.keys[at];
@@ -396,7 +401,7 @@ impl Planner<'_> {
         self.set_stage(at, KeyStage::Active { since: self.now });
     }
 
-    /// Does not hand out any more what is active of a kind.
+    /// Expires the active key of a kind.
     fn expire_active(&mut self, kind: Kind) {
         for at in self.of_kind(kind) {
             if matches!(self.keys[at].stage, KeyStage::Active { .. }) {

@@ -1,4 +1,4 @@
-//! What HPKE key management depends on: the configuration and the tasks.
+//! The inputs of HPKE key rotation: the configuration and the needs of the tasks.
 
 use crate::config::{Config, Seconds};
 use dapbox_protocol::{
@@ -7,23 +7,23 @@ use dapbox_protocol::{
 };
 use dapbox_store::TaskState;
 
-/// What the configuration says about keys.
+/// The configuration of key rotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// The suite of the keys that every client knows.
+    /// The suite of the classical key, which every client supports.
     pub classical: Suite,
-    /// The suite of the keys that are offered beside them.
+    /// The suite of the post-quantum key, if one is offered.
     pub post_quantum: Option<Suite>,
-    /// How long a key is handed out, if it is replaced by itself.
+    /// How long a key stays active; `None` if keys are not rotated.
     pub rotate_every: Option<Duration>,
-    /// How long a new key is not handed out yet.
+    /// How long a new key stays pending.
     pub pending: Duration,
-    /// How long a client may have a key, from a cache, that is not handed out any more; and how far its clock may be ahead.
+    /// How long clients may use a key that is no longer offered: cache times plus clock difference.
     pub client_cache_time: Duration,
 }
 
 impl Policy {
-    /// What the configuration says.
+    /// Takes the policy from the configuration.
     pub fn of(config: &Config) -> Self {
         let hpke = &config.hpke;
         let cached = whole_seconds(hpke.cache_max_age).0.saturating_mul(2);
@@ -41,26 +41,26 @@ fn whole_seconds(span: Seconds) -> Duration {
     Duration(span.as_secs().saturating_add(u64::from(span.subsec_nanos() > 0)))
 }
 
-/// What the tasks need of keys that are not handed out any more.
+/// What the tasks need of expired keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Needs {
     /// How long a report may wait.
     pub kept: KeyRetention,
-    /// When the oldest aggregation job was made that is under way (leader).
+    /// The creation time of the oldest running aggregation job (leader).
     pub oldest_job: Option<Time>,
 }
 
-/// How long a report may wait, in whatever task.
+/// How long a report of any task may wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyRetention {
-    /// So long; then it is refused, or forgotten.
+    /// At most this long; then it is rejected or deleted.
     For(Duration),
-    /// As long as this task exists, which never forgets a report.
+    /// Forever: this task never deletes reports.
     While(TaskId),
 }
 
 impl Needs {
-    /// What these tasks need.
+    /// Computes the needs of tasks.
     pub fn of<'a>(tasks: impl Iterator<Item = (&'a TaskId, &'a TaskState)>) -> Self {
         let mut needs = Self { kept: KeyRetention::For(Duration(0)), oldest_job: None };
         for (id, state) in tasks {
@@ -75,10 +75,10 @@ impl Needs {
         needs
     }
 
-    /// Until when a key is kept that is not handed out any more since a time.
+    /// How long to keep a key that expired at `since`.
     ///
-    /// A helper cannot know the last report that is sealed to a key. A client may have fetched it just before, from a cache
-    /// that had kept it for as long as a cache may, and keep it for as long again; and then the report may wait.
+    /// A helper cannot know the last report sealed to a key. A client may have fetched the key just before, from a
+    /// cache that kept it for the full cache time, and may keep it as long again. Then its report may wait.
     pub(super) fn end(&self, policy: &Policy, since: Time) -> Option<Time> {
         match self.kept {
             KeyRetention::For(longest) => Some(since.saturating_add(policy.client_cache_time).saturating_add(longest)),

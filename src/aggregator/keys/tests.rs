@@ -26,7 +26,7 @@ const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
 const BEGIN: Time = Time(1_700_000_000);
 
-/// A server's keys, and a clock that only we move.
+/// The keys of a server, with a simulated clock.
 struct KeyHarness {
     store: Store,
     policy: Policy,
@@ -35,7 +35,7 @@ struct KeyHarness {
 }
 
 impl KeyHarness {
-    /// A new server.
+    /// Creates a new server.
     async fn new(config: &Config) -> Self {
         let dir = TempDir::new().unwrap();
         let store = Store::open(&dir.path().join("data"), Options::default()).unwrap();
@@ -44,7 +44,7 @@ impl KeyHarness {
         harness
     }
 
-    /// What a server does when it starts.
+    /// Starts the server.
     async fn start(&mut self) -> Vec<KeyChange> {
         let (policy, now) = (self.policy.clone(), self.now);
         self.store.write(Point::Test, move |tx| begin(tx, now, &policy)).await.unwrap()
@@ -59,7 +59,7 @@ impl KeyHarness {
         })
     }
 
-    /// What the driver does when it looks.
+    /// Runs the key driver once.
     async fn look(&self) {
         let due = self.store.read(|view| Ok(is_due(view, self.now, &self.policy, true))).unwrap();
         if due {
@@ -67,7 +67,7 @@ impl KeyHarness {
         }
     }
 
-    /// Lets time pass, as the driver sees it: it looks when it says that there is something to do next.
+    /// Advances the clock and runs the key driver whenever it asks for it.
     async fn pass(&mut self, duration: u64) {
         let end = self.now.saturating_add(Duration(duration));
         while self.now < end {
@@ -109,7 +109,7 @@ fn config() -> Config {
     config
 }
 
-/// Everything that is promised of a key, over a year and more, hour by hour.
+/// Checks every guarantee hour by hour for more than a year.
 #[tokio::test]
 async fn rotates_keys_over_a_year() {
     let mut config = config();
@@ -128,7 +128,7 @@ async fn rotates_keys_over_a_year() {
         let suites: Vec<_> = offered.iter().map(|config| config.kem_id).collect();
         assert_eq!(suites, [hpke::X25519, hpke::XWING], "the one that all know comes first");
         for config in offered {
-            // A backup of every night has it, unless it is the first.
+            // A nightly backup contains the key, unless it is the first one.
             assert!(
                 hour == 0
                     || seen.get(&config.id).is_some_and(|first| *first <= BEGIN)
@@ -146,7 +146,7 @@ async fn rotates_keys_over_a_year() {
             let id = key.status.id;
             seen.entry(id).or_insert(harness.now);
             ids.insert(id);
-            // What the list says about the next change comes true.
+            // The listed time of the next change is correct.
             if let Some((state, until)) = promised.insert(id, (key.status.state, key.status.until.unwrap()))
                 && state == key.status.state
             {
@@ -154,7 +154,7 @@ async fn rotates_keys_over_a_year() {
             }
         }
     }
-    // Two to begin with, and two on each of four days.
+    // Two initial keys, and two more at each of four rotations.
     assert_eq!(ids.len(), 10, "no id is used twice");
     assert_eq!(seen.len(), 10);
     harness.store.close().await;
@@ -170,7 +170,7 @@ async fn new_key_is_pending_and_old_key_still_opens() {
     let until = harness.now.saturating_add(Duration(DAY));
     assert_eq!((made.len(), made[0].id, made[0].until), (1, second, Some(until)));
     assert_eq!(harness.list()[0].status.until, Some(until), "the list says when the old key is replaced");
-    // One is enough.
+    // A pending key is not replaced by another.
     assert_eq!(harness.ask(Request::Rotate { now: false }).await, Ok(vec![]));
     harness.pass(DAY - 1).await;
     assert_eq!(harness.ids(Active), [first]);
@@ -178,7 +178,7 @@ async fn new_key_is_pending_and_old_key_still_opens() {
     assert_eq!((harness.ids(Active), harness.ids(Expired)), (vec![second], vec![first]));
     assert!(harness.ring().get(first).is_some());
     assert_eq!(harness.ring().configs().len(), 1);
-    // No task: only caches have to be waited for.
+    // Without tasks, only caches determine how long a key is kept.
     harness.pass(2 * DAY + 59).await;
     assert!(harness.ring().get(first).is_some());
     harness.pass(1).await;
@@ -205,7 +205,7 @@ async fn rotates_immediately_on_request() {
 async fn always_has_an_active_key() {
     let harness = KeyHarness::new(&config()).await;
     let first = harness.ids(Active)[0];
-    // Without a successor one is made, with one that is taken.
+    // Disabling without a pending key creates one.
     harness.ask(Request::Disable(first)).await.unwrap();
     let second = harness.ids(Active)[0];
     assert_eq!(harness.ids(Expired), [first]);
@@ -222,14 +222,14 @@ async fn always_has_an_active_key() {
     for request in [Request::Disable(second), Request::Delete(second), Request::Delete(unused(&harness))] {
         assert!(matches!(harness.ask(request).await, Err(KeyError::Unknown(_))));
     }
-    // One that nobody was told of.
+    // Deletes a key that was never offered.
     harness.ask(Request::Rotate { now: false }).await.unwrap();
     harness.ask(Request::Delete(harness.ids(Pending)[0])).await.unwrap();
     assert_eq!((harness.ids(Active), harness.ids(Pending)), (vec![third], vec![]));
     harness.store.close().await;
 }
 
-/// One of two kinds: the other stays as it is.
+/// With two kinds of keys, the other kind is unaffected.
 #[tokio::test]
 async fn activates_pending_key_on_request() {
     let mut config = config();
@@ -266,7 +266,7 @@ async fn rotates_to_configured_suite() {
     harness.pass(DAY).await;
     let kems = |harness: &KeyHarness| harness.ring().configs().iter().map(|config| config.kem_id).collect::<Vec<_>>();
     assert_eq!((kems(&harness), harness.ids(Expired)), (vec![hpke::P256, hpke::XWING], vec![first]));
-    // Back again, and back once more before anybody has seen it.
+    // Changes the suite back before the pending key was activated.
     (config.hpke.kem, config.hpke.post_quantum) = (crate::config::Kem::X25519, false);
     harness.policy = Policy::of(&config);
     harness.start().await;
@@ -294,8 +294,7 @@ async fn keeps_key_for_task_without_report_expiry() {
     harness.store.close().await;
 }
 
-/// A leader makes a request that the helper may have seen again to the byte, over restarts too: what it opened then it must
-/// be able to open again.
+/// A leader must be able to rebuild a request that the helper may have seen, also after a restart.
 #[tokio::test]
 async fn private_key_outlives_its_jobs() {
     let mut harness = KeyHarness::new(&config()).await;
@@ -326,7 +325,7 @@ async fn recovers_from_wrong_clock() {
     let mut harness = KeyHarness::new(&config()).await;
     let first = harness.ids(Active)[0];
     harness.ask(Request::Rotate { now: true }).await.unwrap();
-    // Just started, in the year 2100.
+    // A server starts in the year 2100.
     harness.now = Time(4_102_444_800);
     harness.start().await;
     assert!(harness.ring().get(first).is_some(), "nothing is deleted before the clock had time to be set");
@@ -334,7 +333,7 @@ async fn recovers_from_wrong_clock() {
     harness.now = Time(4_102_444_800 + DAY);
     harness.start().await;
     assert_eq!(harness.ids(Active).len(), 1);
-    // The clock is right again. The key that was made meanwhile is replaced, and what has expired meanwhile is deleted.
+    // The clock is corrected. The key created meanwhile is replaced, and keys that expired meanwhile are deleted.
     harness.now = BEGIN.saturating_add(Duration(DAY));
     harness.start().await;
     let misdated = harness.ids(Active);
@@ -344,12 +343,12 @@ async fn recovers_from_wrong_clock() {
     harness.pass(DAY).await;
     let active = harness.ids(Active);
     assert_ne!(active, misdated);
-    // Keys are replaced as before.
+    // Rotation continues.
     harness.pass(89 * DAY).await;
     assert_eq!((harness.ids(Active), harness.ids(Pending).len(), harness.ids(Expired).len()), (active.clone(), 1, 0));
     harness.pass(DAY).await;
     assert_ne!(harness.ids(Active), active);
-    // A clock that starts in 1970 makes nothing old.
+    // A clock that starts in 1970 expires nothing.
     let before = harness.list();
     harness.now = Time(0);
     harness.start().await;
@@ -364,7 +363,7 @@ async fn never_runs_out_of_key_ids() {
     let mut config = config();
     (config.hpke.rotate_every, config.hpke.pending_time) = (Seconds::new(2), Seconds::new(1));
     let mut harness = KeyHarness::new(&config).await;
-    // Keys pile up for a task that never forgets: there is an end to that, and a server to the end.
+    // A task without report expiry keeps all keys up to the limit.
     let task = harness.add_task(None).await;
     harness.pass(1000).await;
     assert_eq!((harness.list().len(), harness.ids(Active).len()), (MAX_KEYS, 1));
@@ -376,7 +375,7 @@ async fn never_runs_out_of_key_ids() {
     assert_eq!(harness.ids(Active).len(), 1);
     let now = harness.now;
     harness.store.write(Point::Test, move |tx| tx.remove_task(&task, now)).await.unwrap();
-    // All are deleted, and their ids are used again last of all.
+    // All keys are deleted, and their ids become free.
     harness.pass(2 * DAY + 100).await;
     let rows = harness.store.read(|view| Ok(view.keys().len())).unwrap();
     assert!(rows <= MAX_KEYS + MAX_DELETED, "{rows}");
