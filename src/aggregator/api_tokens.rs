@@ -1,5 +1,5 @@
-//! The tokens that a control plane shows to the management API: made, listed and revoked by the operator. Several are in
-//! force at once, so that a new one can be tried before the old one goes.
+//! API tokens, with which control planes authenticate to the management API. Operators create, list and revoke them.
+//! Several can be valid, so that a token can be rotated without downtime.
 
 use dapbox_protocol::model::Time;
 use dapbox_store::{
@@ -7,24 +7,24 @@ use dapbox_store::{
     api_token::{ApiToken, MAX_API_TOKENS, check_name},
 };
 
-/// Why an API token is not made or revoked.
+/// Why an API token is not added or revoked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApiTokenError {
-    /// It cannot have such a name.
+    /// The name is invalid.
     #[error("{0}")]
     Name(&'static str),
-    /// Another one has the name.
+    /// The name or token exists.
     #[error("there is an API token {0:?} already; revoke it, or choose another name")]
     Taken(String),
-    /// There are too many.
+    /// There are too many tokens.
     #[error("there are {MAX_API_TOKENS} API tokens; revoke some")]
     TooMany,
-    /// There is none with this name.
+    /// No token has this name.
     #[error("there is no API token {0:?}; 'dapbox token list' shows all")]
     Unknown(String),
 }
 
-/// Adds a token. Those that have expired go. The same one again is fine.
+/// Adds a token and deletes expired ones. Adding the same token again succeeds.
 pub fn add(tx: &mut Tx<'_>, token: ApiToken, now: Time) -> Result<(), WriteError<ApiTokenError>> {
     check_name(&token.name).map_err(|why| WriteError::Refused(ApiTokenError::Name(why)))?;
     let good: Vec<_> = tx.api_tokens().values().filter(|known| known.is_active(now)).collect();
@@ -40,7 +40,7 @@ pub fn add(tx: &mut Tx<'_>, token: ApiToken, now: Time) -> Result<(), WriteError
     Ok(tx.put_api_token(token)?)
 }
 
-/// Revokes the token with this name: it is refused from now on.
+/// Revokes the token with this name.
 pub fn revoke(tx: &mut Tx<'_>, name: &str) -> Result<ApiToken, WriteError<ApiTokenError>> {
     let found = tx.api_tokens().values().find(|token| token.name == name).cloned();
     let Some(token) = found else { return Err(WriteError::Refused(ApiTokenError::Unknown(name.to_owned()))) };

@@ -1,10 +1,13 @@
-//! Tasks that a control plane sets up through the management API.
+//! Tasks that a control plane provisions through the management API.
 //!
-//! A control plane makes the verification key, whose hash is the task's id, and asks the helper first. It gives the token
-//! that it is told by the helper to the leader. It repeats what was not answered, so a repeat must be answered the same: the
-//! token is not drawn but derived from a secret of ours and the task's id.
+//! A control plane generates the verification key, whose hash is the task id. It first asks the helper and passes the
+//! token from its answer to the leader. It repeats unanswered requests. It can see and change its own tasks only.
 //!
-//! A control plane sees and changes what was set up in this way, and no other task.
+//! # Decision: a provisioned task has a mutable end and a derived token
+//!
+//! The end of a provisioned task is stored beside the task, like tokens, and may change: nothing in DAP-09 is bound to
+//! it. The leader's token is derived from a secret of the server and the task id. A repeated request therefore gets the
+//! same answer, even after a restart or a restore.
 
 use std::collections::BTreeMap;
 
@@ -20,58 +23,58 @@ use dapbox_protocol::{
 use dapbox_store::{Tx, WriteError, api_token::Provision};
 use dapbox_support::Fault;
 
-/// How many bytes the secret has that tokens are derived from.
+/// The length of the seed of tokens, in bytes.
 const SEED_BYTES: usize = 32;
-/// Keeps what is derived here apart from what may be derived elsewhere or otherwise from the same secret.
+/// Separates derived tokens from other uses of the seed.
 const DOMAIN: &[u8] = b"dapbox management 1: leader's token of task ";
 
-/// What is ours to say about a task that a control plane asks for.
+/// The server's terms for a provisioned task.
 pub struct ServerTerms<'a> {
-    /// The protocol that it will speak.
+    /// The protocol revision of the task.
     pub revision: Revision,
     /// Our base URL.
     pub url: &'a str,
-    /// The smallest minimum batch size that is not refused.
+    /// The smallest accepted minimum batch size.
     pub min_batch_size: u64,
     /// How long its reports are kept.
     pub report_expiry_age: Option<Duration>,
-    /// What tokens are derived from.
+    /// The seed of tokens.
     pub seed: &'a Secret,
 }
 
-/// Why a task is not set up.
+/// Why a task is not provisioned.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProvisionError {
-    /// The order makes no sense.
+    /// The request is invalid.
     #[error("{0}")]
     InvalidRequest(&'static str),
-    /// It would give out aggregates of too few reports.
+    /// The minimum batch size is too small.
     #[error(
         "min_batch_size: {asked} is less than this aggregator's operator allows, which is {floor} (the option \
          provisioning.min_batch_size)"
     )]
     MinBatchSize {
-        /// What was asked for.
+        /// The requested size.
         asked: u64,
-        /// What is allowed.
+        /// The smallest accepted size.
         floor: u64,
     },
-    /// A parameter is out of range, or the id is taken.
+    /// A parameter is out of range, or the id is in use.
     #[error(transparent)]
     Task(#[from] TaskError),
-    /// The task's token is another one by now.
+    /// The token of the task was replaced since.
     #[error(
         "the task is set up, and its operator has replaced the leader's token since: the first one is not good any more"
     )]
     TokenReplaced,
 }
 
-/// A new secret to derive tokens from.
+/// Generates a seed for tokens.
 pub fn new_seed() -> Secret {
     Secret::random(SEED_BYTES)
 }
 
-/// Keeps a new secret to derive tokens from, unless there is one: the one that counts.
+/// Stores a new seed for tokens unless there is one. Returns the stored seed.
 pub fn init_seed(tx: &mut Tx<'_>, fresh: Secret) -> Result<Secret, Fault> {
     if let Some(seed) = tx.token_seed() {
         return Ok(seed.clone());
@@ -80,18 +83,18 @@ pub fn init_seed(tx: &mut Tx<'_>, fresh: Secret) -> Result<Secret, Fault> {
     Ok(fresh)
 }
 
-/// The token that the leader presents to us as its helper: HKDF with SHA-256 (RFC 5869) of our secret and the task's id.
+/// Derives the token of the leader for its helper: HKDF with SHA-256 (RFC 5869) of the seed and the task id.
 ///
 /// # Panics
 ///
-/// Never: HKDF can give 32 bytes.
+/// Never: HKDF can produce 32 bytes.
 pub fn leader_token(seed: &Secret, task: &TaskId) -> Secret {
     let (hkdf, mut bytes) = (Hkdf::<Sha256>::new(None, seed.expose()), [0; 32]);
     hkdf.expand(&[DOMAIN, task.as_bytes()].concat(), &mut bytes).expect("a token is short");
     Secret::new(URL_SAFE_NO_PAD.encode(bytes).into_bytes())
 }
 
-/// The task that is asked for, checked; and the leader's token, if we are its helper.
+/// Builds and validates the requested task. A helper also gets the token for its leader.
 pub fn task(order: NewTask, ours: &ServerTerms<'_>) -> Result<(Task, Option<Secret>), ProvisionError> {
     check_min_batch_size(order.min_batch_size, ours.min_batch_size)?;
     let id = TaskId::new(Sha256::digest(order.verify_key.expose()).into());
@@ -140,12 +143,12 @@ pub fn task(order: NewTask, ours: &ServerTerms<'_>) -> Result<(Task, Option<Secr
     Ok((task, token))
 }
 
-/// Refuses a minimum batch size below the operator's floor.
+/// Rejects a minimum batch size below the operator's.
 pub fn check_min_batch_size(asked: u64, floor: u64) -> Result<(), ProvisionError> {
     if asked < floor { Err(ProvisionError::MinBatchSize { asked, floor }) } else { Ok(()) }
 }
 
-/// Sets a checked task up. The same again is fine. Says what is there now: the task, and the end in force.
+/// Adds a validated task. Repeating the request succeeds. Returns the stored task and its current end.
 pub fn add(
     tx: &mut Tx<'_>,
     task: Task,
@@ -175,7 +178,7 @@ pub fn add(
     Ok((state.task.as_ref().clone(), state.end()))
 }
 
-/// Whether the same was asked for. What only we decide may have changed since.
+/// Whether the requested task equals the stored one, except for what only this server decides.
 fn is_same(there: &Task, asked: &Task) -> bool {
     let mut asked = asked.clone();
     asked.report_expiry_age = there.report_expiry_age;
@@ -186,10 +189,10 @@ fn is_same(there: &Task, asked: &Task) -> bool {
     *there == asked
 }
 
-/// Changes the end of a task that a control plane has set up. False if there is no such task.
+/// Changes the end of a provisioned task. Returns false if there is no such task.
 ///
-/// In DAP-09 no report, request or share is bound to it. While the two aggregators have different ends, the later end
-/// counts for nothing: what one of them refuses, both drop.
+/// In DAP-09 no report, request or share is bound to the end. While the ends of the two aggregators differ, the earlier
+/// one counts: both drop what one of them rejects.
 pub fn set_end(tx: &mut Tx<'_>, id: &TaskId, end: Option<Time>) -> Result<bool, Fault> {
     let Some(provision) = tx.task(id).and_then(|state| state.provision.clone()) else { return Ok(false) };
     if provision.end != end {
@@ -198,12 +201,12 @@ pub fn set_end(tx: &mut Tx<'_>, id: &TaskId, end: Option<Time>) -> Result<bool, 
     Ok(true)
 }
 
-/// How many reports met which end at upload, by the names of the API.
+/// Upload counters under the names of the API.
 pub fn upload_metrics(counters: &BTreeMap<String, u64>) -> BTreeMap<&'static str, u64> {
     named(counters, &UPLOADS)
 }
 
-/// How many reports met which end in aggregation, by the names of the API.
+/// Aggregation counters under the names of the API.
 pub fn aggregation_metrics(counters: &BTreeMap<String, u64>) -> BTreeMap<&'static str, u64> {
     named(counters, &AGGREGATIONS)
 }
@@ -213,8 +216,8 @@ fn named(counters: &BTreeMap<String, u64>, names: &[(&'static str, &str)]) -> BT
     names.iter().map(|(theirs, ours)| (*theirs, count(ours))).collect()
 }
 
-/// What the API counts of uploads, and our counter; none where it cannot happen here. A leader opens nothing at upload:
-/// what cannot be opened counts in aggregation.
+/// Upload metrics of the API and our counters; an empty counter never occurs here. A leader opens no shares at upload,
+/// so decryption failures count as aggregation failures.
 const UPLOADS: [(&str, &str); 8] = [
     ("interval_collected", "interval_collected"),
     ("report_decode_failure", "report_decode_failure"),
@@ -226,7 +229,7 @@ const UPLOADS: [(&str, &str); 8] = [
     ("task_expired", "upload_task_expired"),
 ];
 
-/// The same of aggregation. An extension that is there twice makes a message invalid here.
+/// Aggregation metrics of the API and our counters. A duplicate extension is an invalid message here.
 const AGGREGATIONS: [(&str, &str); 21] = [
     ("success", "aggregate_success"),
     ("duplicate_extension", ""),
@@ -257,7 +260,7 @@ mod tests {
     use crate::counters;
     use dapbox_protocol::model::ReportError;
 
-    /// What Python's `hmac` makes of RFC 5869.
+    /// Computed with Python's `hmac` according to RFC 5869.
     const EXPECTED: &str = "QgOP79aE8sKrjUCgAoayGGdLSN8d7x51iWuUzy_CJbU";
 
     #[test]

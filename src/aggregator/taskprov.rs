@@ -1,7 +1,13 @@
-//! Tasks that are set up in-band: whether one is taken, and the key to verify its reports.
+//! Tasks that are set up in-band: their validation and their verification keys.
 //!
-//! A peer that is known is all that whoever sets such a task up needs, and where we lead not even a token is shown. So what
-//! a task asks for is checked as for any other, and against the operator's floor; and a peer has so many tasks at most.
+//! A client needs only a known peer to set up a task at its leader, without a token. So the task is validated like any
+//! other, its minimum batch size must reach the operator's, and the number of tasks per peer is limited.
+//!
+//! # Decision: in-band tasks use the tokens of their peer
+//!
+//! An in-band task has no tokens of its own; the current tokens of its peer are valid. They are rotated in one place
+//! for all tasks, and a deleted peer is valid for none. Everything else of the task is fixed when it is first seen.
+//! Both aggregators check the extension of its reports when they open the shares.
 
 use hkdf::Hkdf;
 use sha2::{Digest, Sha256};
@@ -21,61 +27,61 @@ use dapbox_protocol::{
 use dapbox_store::{TaskState, Tx, WriteError};
 use dapbox_support::Fault;
 
-/// What the salt is the hash of (draft-wang-ppm-dap-taskprov-06 section 3.2).
+/// The input of the hash that gives the salt (draft-wang-ppm-dap-taskprov-06 section 3.2).
 const SALT: &[u8] = b"dap-taskprov";
 
-/// What the operator says of all tasks that are set up in-band.
+/// The operator's terms for in-band tasks.
 #[derive(Clone, Copy, Debug)]
 pub struct InBandTerms {
-    /// The smallest minimum batch size that is not refused; the peer's own may be larger.
+    /// The smallest accepted minimum batch size; the peer's own may be larger.
     pub min_batch_size: u64,
-    /// How long reports are kept where the peer has nothing to say of it.
+    /// How long reports are kept, unless the peer specifies it.
     pub report_expiry_age: Option<Duration>,
-    /// How many tasks a peer may have here.
+    /// The most tasks of one peer.
     pub max_tasks: u64,
 }
 
-/// Why a task is not taken (draft-wang-ppm-dap-taskprov-06 section 3.3).
+/// Why a task is rejected (draft-wang-ppm-dap-taskprov-06 section 3.3).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptOut {
-    /// The other aggregator is none of our peers.
+    /// The other aggregator is not a known peer.
     #[error("the task's {0} is not one whose tasks are taken here")]
     UnknownPeer(Role),
-    /// The task would give out aggregates of too few reports.
+    /// The minimum batch size is too small.
     #[error(transparent)]
     MinBatchSize(ProvisionError),
     /// A parameter is out of range, or the id was used before.
     #[error(transparent)]
     Task(#[from] TaskError),
-    /// It is over.
+    /// The task has ended.
     #[error("the task has expired")]
     Expired,
-    /// It is a task of another server.
+    /// The task belongs to another server.
     #[error("the task's {role} URL is {url}, which is not this server's (the option public_url)")]
     WrongUrl {
-        /// The role that we would have.
+        /// Our role in the task.
         role: Role,
-        /// The URL that the task has for it.
+        /// The URL of the task for this role.
         url: String,
     },
-    /// Its peer has too many.
+    /// Its peer has too many tasks.
     #[error("there are {0} tasks of the same peer, which is as many as are taken here (the option taskprov.max_tasks)")]
     TooMany(u64),
 }
 
-/// The verification key of a task, from the secret that leader and helper have agreed on and the task's id: HKDF with
-/// SHA-256 (draft-wang-ppm-dap-taskprov-06 section 3.2; later drafts have the same).
+/// Derives the verification key of a task from the secret shared by leader and helper and from the task id: HKDF with
+/// SHA-256 (draft-wang-ppm-dap-taskprov-06 section 3.2, unchanged in later drafts).
 ///
 /// # Panics
 ///
-/// If the key is to be longer than 8,160 bytes. Those of VDAFs have 16 or 32.
+/// If `length` exceeds 8,160 bytes. VDAFs need 16 or 32.
 pub fn verify_key(init: &Secret, task: &TaskId, length: usize) -> Secret {
     let (hkdf, mut key) = (Hkdf::<Sha256>::new(Some(&Sha256::digest(SALT)), init.expose()), vec![0; length]);
     hkdf.expand(task.as_bytes(), &mut key).expect("the verification key of a VDAF is short");
     Secret::new(key)
 }
 
-/// The other aggregator of a task in which we have this role.
+/// The name of the other aggregator of a task in which we have this role.
 pub fn peer_of(configuration: &TaskConfiguration, ours: Role) -> PeerName {
     let (endpoint, role) = match ours {
         Role::Leader => (&configuration.public.helper_url, Role::Helper),
@@ -84,7 +90,7 @@ pub fn peer_of(configuration: &TaskConfiguration, ours: Role) -> PeerName {
     PeerName { endpoint: endpoint.clone(), role }
 }
 
-/// The task that a configuration describes, checked. The peer is the one that [`peer_of`] names.
+/// Builds and validates the task of a configuration. The peer is the one that [`peer_of`] names.
 pub fn task(
     configuration: &TaskConfiguration,
     peer: &PeerAggregator,
@@ -112,7 +118,7 @@ pub fn task(
     Ok(task)
 }
 
-/// Our part of a task. Its tokens are those that the peer has at any time; what stands here is good for nothing.
+/// Our part of a task. Its tokens are placeholders: the current tokens of the peer are valid instead.
 fn party(peer: &PeerAggregator) -> Party {
     let unknown = || TokenHash::of(Secret::random(32).expose());
     match peer.side {
@@ -123,7 +129,7 @@ fn party(peer: &PeerAggregator) -> Party {
     }
 }
 
-/// Refuses a task that has another URL where it must have ours, which is `own_url`.
+/// Rejects a task whose URL for our role is not `own_url`.
 pub fn check_own_url(configuration: &TaskConfiguration, ours: Role, own_url: &str) -> Result<(), OptOut> {
     let url = if ours == Role::Leader { &configuration.public.leader_url } else { &configuration.public.helper_url };
     match (url.parse::<BaseUrl>(), own_url.parse::<BaseUrl>()) {
@@ -132,8 +138,7 @@ pub fn check_own_url(configuration: &TaskConfiguration, ours: Role, own_url: &st
     }
 }
 
-/// Adds a checked task that a request has set up. One that is there is fine, however it came. Returns the tasks that had
-/// to give their places to it.
+/// Adds a validated in-band task. An existing task is kept. Returns the unused tasks that it replaced.
 pub fn add(
     tx: &mut Tx<'_>,
     task: Task,
@@ -169,7 +174,7 @@ pub fn add(
     Ok(replaced)
 }
 
-/// Adds a peer that a control plane names. The same one again is fine, another one of the same name is not: false.
+/// Registers a peer. Returns false if another peer with the same name exists.
 pub fn add_peer(tx: &mut Tx<'_>, peer: PeerAggregator) -> Result<bool, Fault> {
     let name = peer.name();
     match tx.peers().values().find(|known| name.matches(known)) {
@@ -178,7 +183,7 @@ pub fn add_peer(tx: &mut Tx<'_>, peer: PeerAggregator) -> Result<bool, Fault> {
     }
 }
 
-/// Forgets a peer that a control plane has named. Its tasks stay, and nobody speaks for it any more.
+/// Deletes a registered peer. Its tasks stay, but no token is valid for them.
 pub fn remove_peer(tx: &mut Tx<'_>, name: &PeerName) {
     let found = tx.peers().iter().find(|(_, peer)| name.matches(peer)).map(|(number, _)| *number);
     found.into_iter().for_each(|number| tx.remove_peer(number));
@@ -197,12 +202,12 @@ mod tests {
 
     const TERMS: InBandTerms = InBandTerms { min_batch_size: 100, report_expiry_age: Some(Duration(30)), max_tasks: 1 };
 
-    /// The task that a leader's request sets up, if its minimum batch size is this.
+    /// Builds the task of a leader's request with this minimum batch size.
     fn set_up(min_batch_size: u64, peer: &PeerAggregator) -> Result<Task, OptOut> {
         set_up_at("https://b.example", min_batch_size, peer)
     }
 
-    /// The same with the helper at this URL.
+    /// Builds it with the helper at this URL.
     fn set_up_at(helper_url: &str, min_batch_size: u64, peer: &PeerAggregator) -> Result<Task, OptOut> {
         let public = TaskParameters {
             id: TaskId::new([0; 32]),
@@ -264,7 +269,7 @@ mod tests {
 
     #[test]
     fn verify_key_matches_another_implementation() {
-        // What Python's `hmac` makes of RFC 5869.
+        // Computed with Python's `hmac` according to RFC 5869.
         let expected = "e91d4af26ffd2071f4f5d4166f6667b4756190c5928370e9b915553f65eaf689";
         let (init, task) = (Secret::new((0..32).collect()), TaskId::new([7; 32]));
         let hex = |length| -> String {

@@ -1,4 +1,4 @@
-//! Adding, removing and describing tasks.
+//! Adds, removes and describes tasks.
 
 use std::collections::HashSet;
 
@@ -18,26 +18,26 @@ pub enum TaskError {
     /// A parameter is out of range.
     #[error("the task's {0}")]
     Parameter(String),
-    /// The id is in use for another task.
+    /// The id belongs to another task.
     #[error("a task with the same id and other parameters exists; tasks never change, make a new one")]
     Differs,
-    /// The id was in use for a task that was removed.
+    /// The id belonged to a removed task.
     #[error("a task with the same id was removed; its id is never used again, make a new task")]
     Removed,
 }
 
-/// Why several tasks are not added: one of them cannot be.
+/// Why a list of tasks is not added.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TaskListError {
-    /// It would not be added alone either.
+    /// One of the tasks cannot be added.
     #[error("task {0}: {1}")]
     Refused(TaskId, TaskError),
-    /// Another of them has the same id.
+    /// Two of the tasks have the same id.
     #[error("task {0} is there more than once")]
     Repeated(TaskId),
 }
 
-/// Checks a task's parameters, so that nothing later has to.
+/// Validates the parameters of a task, so that later code can rely on them.
 pub fn check(task: &Task) -> Result<(), TaskError> {
     let refuse = |what: &str| Err(TaskError::Parameter(what.to_owned()));
     let preparer = vdaf::preparer_for_task(&task.public).map_err(|why| TaskError::Parameter(format!("VDAF: {why}")))?;
@@ -61,7 +61,7 @@ pub fn check(task: &Task) -> Result<(), TaskError> {
     if !task.public.batch_window_size().is_none_or(is_whole) {
         return refuse("batch time window must be a multiple of the time precision");
     }
-    // Also if nothing can be sealed to the key, which must not come out at collection.
+    // A key that nothing can be sealed to must not be discovered at collection.
     if !hpke::is_supported(&task.collector_hpke_config) {
         return refuse("collector HPKE configuration names an algorithm that is not supported, or its key is unusable");
     }
@@ -69,11 +69,12 @@ pub fn check(task: &Task) -> Result<(), TaskError> {
     wire::for_revision(task.public.revision).check_task(&task.public).map_err(TaskError::Parameter)
 }
 
-/// Checks that the aggregators have URLs, and not the same one.
+/// Checks that leader and helper have valid, different URLs.
 ///
 /// # Errors
 ///
-/// Says which URL is wrong, and why. Blanks around a URL are wrong, too: what is stored is what was parsed.
+/// Names the invalid URL and the reason. Surrounding blanks are invalid, because the stored text must equal the parsed
+/// one.
 pub fn check_urls(task: &TaskParameters) -> Result<(), String> {
     let parse = |name: &str, given: &str| match given.parse::<BaseUrl>() {
         Ok(url) if url.as_str() == given => Ok(url),
@@ -87,7 +88,7 @@ pub fn check_urls(task: &TaskParameters) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks the parameters of several tasks, and that their ids are different. An error says which task it is about.
+/// Validates a list of tasks and checks that their ids differ. An error names the task.
 pub fn check_all(tasks: &[Task]) -> Result<(), TaskListError> {
     let mut ids = HashSet::new();
     tasks.iter().try_for_each(|task| {
@@ -100,13 +101,13 @@ pub fn check_all(tasks: &[Task]) -> Result<(), TaskListError> {
     })
 }
 
-/// Adds a checked task. The same task again is fine.
+/// Adds a validated task. Adding the same task again succeeds.
 pub fn add(tx: &mut Tx<'_>, task: Task) -> Result<(), WriteError<TaskError>> {
     check_addable(tx, &task).map_err(WriteError::Refused)?;
     Ok(put(tx, task)?)
 }
 
-/// Adds tasks that were checked together: all of them, or none. Those that are there already are fine.
+/// Adds a validated list of tasks, all or none. Existing equal tasks are skipped.
 pub fn add_all(tx: &mut Tx<'_>, tasks: Vec<Task>) -> Result<(), WriteError<TaskListError>> {
     let may = |task: &Task| check_addable(tx, task).map_err(|why| TaskListError::Refused(task.public.id, why));
     tasks.iter().try_for_each(may).map_err(WriteError::Refused)?;
@@ -130,8 +131,8 @@ fn put(tx: &mut Tx<'_>, task: Task) -> Result<(), Fault> {
     if tx.task(&task.public.id).is_some() { Ok(()) } else { tx.add_task(task) }
 }
 
-/// Removes a task as an operator wants it. Leaves a tombstone unless no request can ever have named the task; `is_unused`
-/// is asked for what is not stored of that. `None` if there is no such task.
+/// Removes a task on behalf of an operator. Leaves a tombstone unless no request ever named the task; `is_unused` adds
+/// what is not stored. Returns `None` if the task does not exist.
 pub fn remove_or_forget(
     tx: &mut Tx<'_>,
     id: &TaskId,
@@ -146,7 +147,7 @@ pub fn remove_or_forget(
     Ok(Some(RemovalOutcome::Tombstone))
 }
 
-/// Gives a task another name, or none. False if there is no such task.
+/// Sets or clears the name of a task. Returns false if the task does not exist.
 pub fn rename(tx: &mut Tx<'_>, id: &TaskId, name: Option<TaskName>) -> Result<bool, Fault> {
     let Some(state) = tx.task(id) else { return Ok(false) };
     if state.name != name {
@@ -155,7 +156,7 @@ pub fn rename(tx: &mut Tx<'_>, id: &TaskId, name: Option<TaskName>) -> Result<bo
     Ok(true)
 }
 
-/// Removes a task and all that is known of it but that it existed. False if there is no such task.
+/// Removes a task and leaves a tombstone. Returns false if the task does not exist.
 pub fn remove(tx: &mut Tx<'_>, id: &TaskId, now: Time) -> Result<bool, Fault> {
     if tx.task(id).is_none() {
         return Ok(false);
@@ -164,7 +165,7 @@ pub fn remove(tx: &mut Tx<'_>, id: &TaskId, now: Time) -> Result<bool, Fault> {
     Ok(true)
 }
 
-/// Describes a task and how far it is, with at most `most` of the batches that it led to their collection.
+/// Describes the status of a task, with at most `most` of its collected batches (leader).
 pub fn status_with_collected(state: &TaskState, most: usize) -> TaskStatus {
     let status = status(state);
     if status.role != Role::Leader {
@@ -174,16 +175,16 @@ pub fn status_with_collected(state: &TaskState, most: usize) -> TaskStatus {
     TaskStatus { collected, results_not_fetched, collected_unlisted, ..status }
 }
 
-/// The most collected batches that are listed of a task that is asked for alone.
+/// The most collected batches in the status of a single task.
 pub const MAX_COLLECTED: usize = 1000;
 
-/// What happened to reports. That a request has named the task is no report's affair.
+/// The counters of reports, without the one of contacts.
 fn report_counters(state: &TaskState) -> Counters {
     let counters = state.counters.iter().filter(|(name, _)| *name != counters::CONTACTED);
     counters.map(|(name, count)| (name.clone(), *count)).collect()
 }
 
-/// Describes a task and how far it is.
+/// Describes the status of a task.
 pub fn status(state: &TaskState) -> TaskStatus {
     let task = &state.task;
     let forgotten = state.counters.get(counters::BATCH_FORGOTTEN).copied().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! A task for the tests of this crate and of the server.
+//! A task for tests of this crate and of the server.
 
 use dapbox_protocol::{
     hpke::{Keypair, Suite},
@@ -6,7 +6,7 @@ use dapbox_protocol::{
     vdaf, wire,
 };
 
-/// A helper's task with batches of ten reports that the leader selects.
+/// A helper's task with leader-selected batches of ten reports.
 pub fn task(revision: Revision) -> Task {
     let vdaf = VdafConfig::Prio3Count;
     let preparer = vdaf::preparer(revision, &vdaf).unwrap();

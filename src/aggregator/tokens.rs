@@ -1,4 +1,4 @@
-//! Replacing the tokens of a task.
+//! Replaces the tokens of tasks.
 
 use dapbox_protocol::model::{
     Time,
@@ -9,18 +9,18 @@ use dapbox_store::{Tx, WriteError};
 /// Why a token is not replaced.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// There is no such task.
+    /// The task does not exist.
     #[error("there is no such task; 'dapbox task list' shows all")]
     NoTask,
-    /// A helper calls nobody.
+    /// A helper presents no token.
     #[error("we are the task's helper and present no token; a helper accepts one: 'dapbox task token accept'")]
     NothingPresented,
-    /// The tokens are the peer's.
+    /// The tokens belong to the peer.
     #[error("the task was set up in-band: its tokens are those in the file of its peer (the option taskprov.peers)")]
     InBand,
 }
 
-/// Replaces a token, and says which ones are in force then.
+/// Replaces a token. Returns the valid tokens.
 pub fn change(tx: &mut Tx<'_>, change: TokenChange, now: Time) -> Result<Vec<TokenStatus>, WriteError<TokenError>> {
     let Some(state) = tx.task(&change.task) else { return Err(WriteError::Refused(TokenError::NoTask)) };
     if state.in_band.is_some() {

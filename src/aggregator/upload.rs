@@ -1,7 +1,12 @@
-//! Uploads: which reports a leader takes (DAP-09 section 4.4.2, DAP-18 section 4.4.2).
+//! Uploads: the reports that a leader accepts (DAP-09 section 4.4.2, DAP-18 section 4.4.2).
 //!
-//! A report is stored as it comes, still encrypted. Its share is opened when its aggregation job runs. The shares of a
-//! sample of reports are tried earlier, so that a client whose reports cannot be opened is told so.
+//! A report is stored encrypted as it arrives. Its share is opened when its aggregation job runs. A sample of shares is
+//! opened earlier, so that clients with invalid reports get an error.
+//!
+//! # Decision: an unknown extension rejects the whole upload
+//!
+//! The protocol cannot report the extensions of a single report to a client. So an unknown extension fails the upload,
+//! after its other reports are stored.
 
 use std::collections::HashMap;
 
@@ -17,27 +22,27 @@ use dapbox_protocol::{
 use dapbox_store::{TaskState, Tx, WriteError};
 use dapbox_support::Fault;
 
-/// What becomes of an uploaded report.
+/// The outcome of an uploaded report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It is stored.
+    /// Stored.
     Stored,
-    /// It was stored or aggregated before, and is ignored.
+    /// Ignored: it was stored or aggregated before.
     Repeated,
-    /// It is not taken.
+    /// Rejected.
     Refused(ReportError),
-    /// It is not taken: its time would open one batch bucket too many.
+    /// Rejected: its time would open too many batch buckets.
     BucketLimit,
-    /// It is not taken: it has public extensions with these numbers, which we do not know.
+    /// Rejected: it has unknown public extensions of these types.
     UnknownExtensions(Vec<u16>),
 }
 
-/// The reports whose leader's share was opened before they are stored and cannot be aggregated, and why.
+/// Sampled reports whose leader share is invalid, with the error.
 pub type Sampled = HashMap<ReportId, ReportError>;
 
-/// Stores those of the reports that can be aggregated, and says what becomes of each, in order.
+/// Stores acceptable reports and returns the outcome of each, in order.
 ///
-/// If there is no room for all of them, none is stored, so that the same upload may succeed later.
+/// Stores none if there is no room for all, so that a repeated upload can succeed.
 pub fn accept(
     tx: &mut Tx<'_>,
     now: Time,
@@ -69,7 +74,7 @@ pub fn accept(
     Ok(verdicts)
 }
 
-/// Counts an upload that does not decode, if the task is still there.
+/// Counts an upload that does not decode, if the task still exists.
 pub fn count_malformed(tx: &mut Tx<'_>, task: &TaskId) -> Result<(), Fault> {
     match tx.task(task) {
         Some(_) => tx.count(task, counters::REPORT_DECODE_FAILURE, 1),
@@ -93,19 +98,19 @@ fn counter(verdict: &Verdict) -> &'static str {
     }
 }
 
-/// Whether the error is one of what is in the leader's share.
+/// Whether the error concerns the content of the leader's share.
 fn is_of_share(error: ReportError) -> bool {
     use ReportError::{HpkeDecryptError, InvalidMessage, VdafPrepError};
     matches!(error, HpkeDecryptError | InvalidMessage | VdafPrepError)
 }
 
-/// Opens and prepares the leader's share of a report, as its job will, and says what is wrong with it. Runs on the pool.
+/// Opens and prepares the leader's share of a report, as its job will. Runs on the pool.
 pub fn try_share(context: &TaskContext, keys: &KeyRing, report: Report) -> Result<(), ReportError> {
     let metadata = report.metadata;
     catch_panic(&metadata, || leader::start_report(context, &InputShareOpener::new(context, keys), report).map(drop))
 }
 
-/// Whether a report of a task that is not known yet can be taken when the task is.
+/// Checks a report whose task is not set up yet.
 pub fn check_before_setup(
     task: &Task,
     now: Time,

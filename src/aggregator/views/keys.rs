@@ -1,40 +1,40 @@
-//! What operators ask about HPKE keys, and are told.
+//! HPKE keys for operators.
 
 use serde::{Deserialize, Serialize};
 
 use crate::views::overview::KeyStatus;
 use dapbox_protocol::model::{Duration, KeyState, TaskId, Time};
 
-/// An HPKE key in a list for operators.
+/// An HPKE key in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedKey {
     /// The key.
     #[serde(flatten)]
     pub status: KeyStatus,
-    /// How long ago it was made.
+    /// Its age, in seconds.
     pub age: Duration,
-    /// The task on whose account an expired key is kept without end: it never forgets a report.
+    /// The task that keeps an expired key forever, because it never deletes reports.
     pub kept_by: Option<TaskId>,
 }
 
-/// Something that happened to an HPKE key.
+/// A change of an HPKE key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyChange {
     /// Its configuration id.
     pub id: u8,
-    /// Its algorithms, for people.
+    /// The name of its algorithms.
     pub suite: String,
-    /// What it was before; `None` for a new key.
+    /// The previous state; `None` for a new key.
     pub before: Option<KeyState>,
-    /// What it is now; `None` if it opens nothing any more.
+    /// The new state; `None` for a deleted key.
     pub after: Option<KeyState>,
-    /// From when on a key that is pending now is handed out.
+    /// When a pending key becomes active.
     pub until: Option<Time>,
 }
 
-/// An operator's order to make new keys.
+/// A request to rotate keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RotateRequest {
-    /// They are handed out at once.
+    /// Activate the new keys immediately.
     pub now: bool,
 }

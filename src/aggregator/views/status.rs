@@ -1,4 +1,4 @@
-//! What an operator is told about a running aggregator.
+//! The status of tasks and of the server, and requests of operators.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
@@ -9,111 +9,110 @@ use dapbox_protocol::model::{
 };
 use dapbox_store::name::TaskName;
 
-/// A task and how far it is. Holds no secret.
+/// The status of a task. Contains no secrets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskStatus {
     /// The task's id.
     pub id: TaskId,
-    /// What the operator calls it, if anything.
+    /// Its name, if it has one.
     #[serde(default)]
     pub name: Option<TaskName>,
-    /// The protocol revision that the task is pinned to.
+    /// The protocol revision of the task.
     pub revision: Revision,
-    /// Tells the task from others that are configured alike; empty where the protocol has no such text.
+    /// The task info, which distinguishes tasks with equal parameters; empty if the revision has none.
     #[serde(default)]
     pub info: String,
-    /// Our role in it.
+    /// Our role.
     pub role: Role,
     /// Base URL of the leader.
     pub leader_url: String,
     /// Base URL of the helper.
     pub helper_url: String,
-    /// What is measured.
+    /// The VDAF.
     pub vdaf: VdafConfig,
-    /// How reports are put into batches.
+    /// The batch mode.
     pub batch_mode: BatchMode,
-    /// No aggregate of fewer reports is given out.
+    /// The minimum batch size.
     pub min_batch_size: u64,
     /// The epsilon of the noise that each aggregator adds to every aggregate, if there is noise.
     #[serde(default)]
     pub noise: Option<Epsilon>,
-    /// The unit of report times and batch intervals, in seconds.
+    /// The time precision, in seconds.
     pub time_precision: Duration,
-    /// Reports after this time are refused.
+    /// Reports after this time are rejected.
     pub task_expiration: Option<Time>,
-    /// Reports outside of this interval are refused.
+    /// Reports outside this interval are rejected.
     #[serde(default)]
     pub task_interval: Option<Interval>,
-    /// Everything before this time is closed for good.
+    /// Everything before this time is closed.
     #[serde(default)]
     pub horizon: Option<Time>,
-    /// How often what happened to a report, by name: `report_success`, `report_replayed` and so on.
+    /// Counters by name: `report_success`, `report_replayed` and others.
     pub counters: BTreeMap<String, u64>,
     /// Reports that wait for aggregation (leader).
     pub waiting: u64,
-    /// Aggregation jobs in flight.
+    /// Running aggregation jobs.
     pub jobs: u64,
-    /// Reports aggregated into batches that were not collected yet.
+    /// Aggregated reports in uncollected batches.
     pub aggregated: u64,
-    /// Batches that were collected.
+    /// The number of collected batches.
     pub batches_collected: u64,
-    /// Collection jobs that have no result yet (leader).
+    /// Collection jobs without a result (leader).
     pub collections_waiting: u64,
-    /// Batches that were collected, those first whose result was not fetched, and the newest first among each (leader). Where
-    /// all tasks are listed, there are none of them.
+    /// Collected batches: unfetched results first, newest first in each group (leader). Empty in lists of tasks.
     #[serde(default)]
     pub collected: Vec<CollectedBatchStatus>,
-    /// How many collected batches have a result that was not fetched (leader).
+    /// Collected batches with an unfetched result (leader).
     #[serde(default)]
     pub results_not_fetched: u64,
-    /// How many collected batches are not in `collected`, because there are too many.
+    /// Collected batches that `collected` omits.
     #[serde(default)]
     pub collected_unlisted: u64,
-    /// What the driver of a stuck aggregation or collection job last ran into, if anything (leader).
+    /// The last error of a stuck aggregation or collection job, if any (leader).
     pub last_error: Option<String>,
-    /// If a control plane has set the task up, what is known of that.
+    /// How the task was provisioned, if a control plane did.
     #[serde(default)]
     pub provisioned: Option<Provisioned>,
-    /// If the task was set up in-band, what is known of that.
+    /// How the task was set up in-band, if it was.
     #[serde(default)]
     pub in_band: Option<SetUpInBand>,
 }
 
-/// A batch that was collected.
+/// A collected batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CollectedBatchStatus {
-    /// The batch's id, where batches have one.
+    /// The id of the batch, if it has one.
     pub id: Option<BatchId>,
-    /// The interval that was collected; of a batch with an id, the times of its reports.
+    /// The collected interval; of a batch with an id, the interval of its reports.
     pub interval: Option<Interval>,
-    /// How many reports it has; none if that is not known any more.
+    /// The number of reports; `None` if it is unknown.
     pub report_count: Option<u64>,
-    /// When it was closed; none if an earlier release did.
+    /// When the batch was closed; `None` if an earlier release did.
     pub closed: Option<Time>,
-    /// What became of its result.
+    /// The state of its result.
     pub result: ResultState,
-    /// When its result was sent to the collector first.
+    /// When the result was first sent to the collector.
     pub fetched: Option<Time>,
 }
 
-/// What became of the result of a collected batch.
+/// The state of the result of a collected batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResultState {
-    /// The helper has not given its share.
+    /// The helper's share is missing.
     Pending,
-    /// It is there, and was never sent to the collector.
+    /// The result was never sent to the collector.
     NotFetched,
-    /// It was sent to the collector.
+    /// The result was sent to the collector.
     Fetched,
-    /// The helper refused its share for good.
+    /// The helper refused its share permanently.
     Failed,
-    /// The batch was closed by an earlier release, which did not note it.
+    /// An earlier release closed the batch without recording the state.
     Unknown,
 }
 
 impl ResultState {
-    /// What it is called.
+    /// The text of the state.
     pub fn name(self) -> &'static str {
         match self {
             Self::Pending => "waiting for the helper",
@@ -125,102 +124,101 @@ impl ResultState {
     }
 }
 
-/// That a task was set up in-band.
+/// The origin of an in-band task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetUpInBand {
-    /// When it was.
+    /// When it was set up.
     pub at: Time,
-    /// The other aggregator, by which it was taken.
+    /// The URL of the other aggregator.
     pub peer: String,
 }
 
-/// That a control plane has set a task up.
+/// The origin of a provisioned task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provisioned {
-    /// When it did.
+    /// When it was provisioned.
     pub at: Time,
-    /// The name of the API token that it showed.
+    /// The name of the API token.
     pub by: String,
-    /// Whether nobody has contacted it ever since: no request has named it, but for the list of keys and by the control
-    /// plane.
+    /// Whether no request has named the task, apart from requests for keys and of the control plane.
     pub is_never_contacted: bool,
-    /// From when on it is removed if nobody does; none if it is not, or if no server runs.
+    /// When the task is removed if it is not contacted; `None` if never, or if no server runs.
     #[serde(default)]
     pub removed_from: Option<Time>,
 }
 
-/// An operator's question for the tasks that others set up and that nobody has contacted, or order to remove them.
+/// A request to list or remove provisioned tasks that were never contacted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NeverContactedRequest {
-    /// Those that were set up at this time or before it.
+    /// Selects tasks that were set up at or before this time.
     pub until: Time,
     /// Whether to remove them.
     pub remove: bool,
 }
 
-/// An operator's order to give a task another name.
+/// A request to rename a task.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RenameRequest {
-    /// Which task.
+    /// The task.
     pub task: TaskId,
-    /// The new name; none for no name.
+    /// The new name; `None` to clear it.
     pub name: Option<TaskName>,
 }
 
-/// What is left of a task that was removed.
+/// What is left of a removed task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovalOutcome {
-    /// That it existed: its id is refused for ever.
+    /// A tombstone: the id is rejected permanently.
     Tombstone,
-    /// Nothing: no request had ever named it, and it may be added again.
+    /// Nothing: no request ever named the task, and it may be added again.
     Forgotten,
 }
 
-/// An operator's order to close everything of a task before a time.
+/// A request to close everything of a task before a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloseRequest {
-    /// Which task.
+    /// The task.
     pub task: TaskId,
-    /// Before which time.
+    /// The time.
     pub before: Time,
 }
 
-/// How a running server is.
+/// The health of a running server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// The server's release.
+    /// The release of the server.
     pub version: String,
     /// The address that it listens on.
     #[serde(default)]
     pub address: Option<SocketAddr>,
-    /// The address for those who watch, if there is one.
+    /// The address of the private listener, if there is one.
     #[serde(default)]
     pub monitor: Option<SocketAddr>,
-    /// Why the store has stopped, if it has: the server must be started again.
+    /// The fault that stopped the store, if any; the server must be restarted.
     pub fault: Option<String>,
     /// The disk of the data directory.
     pub disk: DiskStatus,
 }
 
-/// Room on the disk of a data directory.
+/// The free space of a data directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStatus {
     /// The data directory.
     pub dir: PathBuf,
-    /// What was free when the server last looked.
+    /// Free bytes at the last check.
     pub free_bytes: u64,
-    /// With less free space, uploads and new aggregation jobs are refused.
+    /// Below this, uploads and new aggregation jobs are refused, in bytes.
     pub reserve_bytes: u64,
-    /// With this much free space they are taken again.
+    /// From this on, they are accepted again, in bytes.
     pub needed_bytes: u64,
-    /// Whether there is a ballast, should one be wanted.
+    /// Whether the ballast is complete, if one is configured.
     pub has_ballast: bool,
     /// Whether uploads and new aggregation jobs are refused.
     pub is_short: bool,
 }
 
 impl DiskStatus {
-    /// What to do, if anything.
+    /// Returns what the operator should do, if anything.
     pub fn advice(&self) -> Option<String> {
         let (dir, mib) = (self.dir.display(), |bytes: u64| bytes.div_ceil(1 << 20));
         self.is_short.then(|| {
