@@ -23,4 +23,5 @@ mod shell;
 mod static_binary;
 mod status;
 mod status_page;
+mod systemd;
 mod tokens;

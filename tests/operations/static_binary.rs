@@ -36,7 +36,7 @@ use crate::common::{
 const MAX_BYTES: u64 = 30 << 20;
 
 /// The binary, built at most once. `None` where these tests are skipped.
-fn binary() -> Option<&'static Path> {
+pub fn binary() -> Option<&'static Path> {
     static BINARY: OnceLock<Option<PathBuf>> = OnceLock::new();
     let find = || {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
