@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 
 use super::{DOCUMENTS, markdown, read, root};
 
+/// The pages of the project beside its documents.
+const PROJECT_PAGES: [&str; 3] = ["README.md", "CONTRIBUTING.md", "SECURITY.md"];
+
 #[test]
 fn resolves_links() {
-    for name in DOCUMENTS.into_iter().chain(["README.md"]) {
+    for name in DOCUMENTS.into_iter().chain(PROJECT_PAGES) {
         let text = read(name);
         let dir = root().join(name).parent().unwrap().to_owned();
         for (line, target) in markdown::links(&text) {
@@ -44,7 +47,7 @@ fn links_to_each_document() {
 /// Source files that a document names exist.
 #[test]
 fn names_existing_files() {
-    for name in DOCUMENTS {
+    for name in DOCUMENTS.into_iter().chain(PROJECT_PAGES) {
         for (line, text) in markdown::prose(&read(name)) {
             let words = text.split('`').skip(1).step_by(2);
             for file in words.filter(|word| word.starts_with("src/") || word.starts_with("tests/")) {
