@@ -49,7 +49,7 @@ pub fn close_before(tx: &mut Tx<'_>, task: &TaskId, before: Time, lost: DataLoss
         end_collections(tx, task)?;
     }
     tx.close_before(task, horizon)?;
-    tracing::warn!(%task, before = horizon.0, "everything before this time is closed for good");
+    tracing::warn!(task_id = %task, closed_before = horizon.0, "task closed before time");
     Ok(tx.task(task).and_then(|state| state.replay.horizon()))
 }
 
@@ -106,7 +106,7 @@ fn end_collections(tx: &mut Tx<'_>, task: &TaskId) -> Result<(), Fault> {
 /// Abandons a fixed-size batch that will never be collected.
 pub(super) fn abandon_batch(tx: &mut Tx<'_>, task: &TaskId, batch: BatchId) -> Result<(), Fault> {
     if tx.abandon_batch(task, batch)? {
-        tracing::warn!(%task, %batch, "the helper takes no more reports into a batch, which is given up uncollected");
+        tracing::warn!(task_id = %task, batch_id = %batch, "batch abandoned");
     }
     Ok(())
 }
@@ -140,7 +140,7 @@ pub fn sweep(
     let old = SweepCutoffs { now, answers, results, jobs: earlier(MARGIN), generations: earlier(2 * MARGIN) };
     let SweepResult { next, reports, sums, batches } = tx.sweep(task, &old, place)?;
     if sums > 0 {
-        tracing::warn!(%task, reports = sums, "sums were given up: they were not collected in time");
+        tracing::warn!(task_id = %task, report_count = sums, "uncollected reports expired");
     }
     let dropped = counters::refused(ReportError::ReportDropped);
     for (counter, n) in [(dropped, reports), (counters::SUM_GIVEN_UP, sums), (counters::BATCH_FORGOTTEN, batches)] {

@@ -58,8 +58,8 @@ pub fn catch_panic<T>(
 ) -> Result<T, ReportError> {
     // The state of the closure is dropped after a panic.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| {
-        tracing::error!("a report made its preparation panic and is refused; this is a bug in dapbox or in its VDAF");
-        tracing::debug!(report = %metadata.id, "the report that panicked");
+        tracing::error!("report preparation panicked");
+        tracing::debug!(report_id = %metadata.id, "panicked report");
         Err(ReportError::VdafPrepError)
     })
 }

@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Tells the manager.
 fn tell(states: &[State<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager cannot be told how we are; is NOTIFY_SOCKET right?");
+        tracing::warn!(%error, "cannot notify service manager");
     }
 }
 
@@ -27,7 +27,7 @@ pub fn ready(status: &str) {
 pub fn reloading() {
     match State::monotonic_usec_now() {
         Ok(now) => tell(&[State::Reloading, now, State::Status("reloading")]),
-        Err(error) => tracing::warn!(%error, "there is no clock"),
+        Err(error) => tracing::warn!(%error, "cannot read monotonic clock"),
     }
 }
 
@@ -71,7 +71,7 @@ async fn beat<F: Future<Output = Result<(), Fault>>>(pause: Duration, is_alive: 
         match is_alive().await {
             Ok(()) => tell(&[State::Watchdog]),
             Err(fault) => {
-                tracing::error!(%fault, "the server is not alive, and the service manager is not told that it was");
+                tracing::error!(error = %fault, "watchdog notification withheld");
             }
         }
     }

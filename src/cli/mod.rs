@@ -16,6 +16,7 @@ mod findings;
 mod init;
 mod keys;
 pub(crate) mod local;
+pub mod log_events;
 pub(crate) mod logging;
 mod manager;
 mod manual;

@@ -71,7 +71,7 @@ async fn until_the_end(server: &Server, signals: &mut Signals, hangups: &mut Han
     loop {
         tokio::select! {
             name = signals.next() => {
-                tracing::info!(signal = name, "stopping; once more to stop at once");
+                tracing::info!(signal = name, "shutting down");
                 return None;
             }
             fault = server.failed() => return Some(fault),

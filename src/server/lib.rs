@@ -285,7 +285,7 @@ impl Server {
         self.app.stopping.send_replace(true);
         let ended = async { while self.parts.join_next().await.is_some() {} };
         if tokio::time::timeout(*self.app.config.limits.stop_timeout, ended).await.is_err() {
-            tracing::warn!("requests or jobs in progress took too long and were cut off");
+            tracing::warn!("shutdown timed out");
             self.parts.shutdown().await;
         }
         let _ = std::fs::remove_file(self.app.config.control_socket());
@@ -374,7 +374,8 @@ fn warn_of_plain_http(config: &Config) {
     if config.tls.mode == TlsMode::Off && !config.listen.ip().is_loopback() && config.proxy.trusted.is_empty() {
         tracing::warn!(
             listen = %config.listen,
-            "plain HTTP on an address that others reach: set tls.mode, or name the proxy that adds HTTPS in proxy.trusted"
+            hint = "set tls.mode, or proxy.trusted to the proxy in front that adds HTTPS",
+            "plain HTTP on public address"
         );
     }
 }
@@ -451,7 +452,7 @@ async fn route(app: Arc<App>, request: Request) -> http::Response {
     let status = response.status();
     if status.is_client_error() || status.is_server_error() {
         let (client, https) = (origin.client.map(|client| client.to_string()), origin.https);
-        tracing::debug!(client, https, %method, path, status = status.as_u16(), "refused");
+        tracing::debug!(client, https, %method, path, status = status.as_u16(), "request rejected");
     }
     response
 }

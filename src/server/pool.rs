@@ -130,7 +130,7 @@ impl Pool {
             .num_threads(threads)
             .thread_name(|index| format!("worker-{index}"))
             .start_handler(|_| lower_priority())
-            .panic_handler(|panic| tracing::error!("a worker panicked: {}", panic_text(&*panic)))
+            .panic_handler(|panic| tracing::error!(error = panic_text(&*panic), "worker panicked"))
             .build()
             .map_err(|error| Fault::while_doing("starting the worker threads", error))?;
         Ok(Self {
@@ -292,7 +292,7 @@ async fn acquire(semaphore: &Arc<Semaphore>) -> OwnedSemaphorePermit {
 #[cfg(target_os = "linux")]
 fn lower_priority() {
     if let Err(error) = rustix::process::nice(NICENESS) {
-        tracing::debug!(%error, "a worker cannot give way to other threads");
+        tracing::debug!(%error, "cannot lower worker priority");
     }
 }
 

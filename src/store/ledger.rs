@@ -151,9 +151,7 @@ impl AcknowledgedFile {
     pub(super) fn record(&self, commits: u64) -> io::Result<()> {
         self.commits.store(commits, Ordering::Release);
         match self.wake.as_ref().map(|wake| wake.try_send(())) {
-            Some(Err(TrySendError::Disconnected(()))) => {
-                Err(io::Error::other("the thread that notes what is durable has panicked"))
-            }
+            Some(Err(TrySendError::Disconnected(()))) => Err(io::Error::other("commit recorder panicked")),
             // If it is full, the thread is about to look anyway.
             _ => Ok(()),
         }
@@ -165,7 +163,7 @@ impl Drop for AcknowledgedFile {
     fn drop(&mut self) {
         drop(self.wake.take());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread that notes what is durable has panicked");
+            tracing::error!("commit recorder panicked");
         }
     }
 }
@@ -188,7 +186,7 @@ fn watch(file: &File, ledger: Ledger, commits: &AtomicU64, woken: &Receiver<()>)
             match file.write_all_at(&record, RECORD_OFFSETS[turn % 2]).and_then(|()| file.sync_data()) {
                 Ok(()) => (written, turn) = (latest, turn + 1),
                 // It says too little then, which harms nobody as long as the disk is sound.
-                Err(error) => tracing::error!(%error, "cannot note which commits are durable"),
+                Err(error) => tracing::error!(%error, "cannot record durable commits"),
             }
         }
         if is_over {

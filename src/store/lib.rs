@@ -314,7 +314,7 @@ impl Store {
         let core = self.inner.core.clone();
         let done = tokio::task::spawn_blocking(move || finish(&core, writer)).await;
         if let Err(error) = done {
-            tracing::error!(%error, "closing the store failed");
+            tracing::error!(%error, "cannot close store");
         }
     }
 

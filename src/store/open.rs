@@ -60,13 +60,12 @@ pub(super) fn open(dir: &Path, options: &Options) -> Result<(Disk, State), OpenE
             mark(dir, &marker)?;
         }
         MarkerState::Version1 => {
-            tracing::info!("the data directory is from an earlier release and is brought up to date");
+            tracing::info!("data directory upgrade started");
             migrate::from_1(dir, options.cache_bytes, engine, &vault, &mut |_, _, _| {})?;
             mark(dir, &marker)?;
             tracing::warn!(
-                kept = %dir.join(migrate::KEPT).display(),
-                "the data directory is up to date; what it was is kept, with secrets that are not encrypted: delete it \
-                 when you are certain that you do not want to go back"
+                path = %dir.join(migrate::KEPT).display(),
+                "data directory upgraded"
             );
             engine = open_engine(dir, options)?;
         }
@@ -90,7 +89,7 @@ fn open_engine(dir: &Path, options: &Options) -> Result<Engine, OpenError> {
     let give_up_ballast = || -> io::Result<bool> {
         let given_up = ballast_bytes > 0 && ballast.release()?;
         if given_up {
-            tracing::warn!(ballast_bytes, "the disk is full: the ballast is given up so that the store can be opened");
+            tracing::warn!(ballast_bytes, "ballast released");
         }
         Ok(given_up)
     };

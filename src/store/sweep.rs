@@ -194,7 +194,7 @@ impl Tx<'_> {
         }
         self.state.unswept.remove(&task);
         if budget < MAX_ROWS_PER_WRITE {
-            tracing::info!(%task, "nothing is left of the removed task but that it existed");
+            tracing::info!(task_id = %task, "removed task purged");
         }
         Ok(true)
     }

@@ -133,7 +133,7 @@ impl Tx<'_> {
         self.state.tasks.insert(id, TaskState::new(task, self.state.fingerprints.clone()));
         let Some(before) = self.history_lost_before() else { return Ok(()) };
         let horizon = before.round_up(precision);
-        tracing::warn!(task_id = %id, closed_before = horizon.0, "past of a task closed, data directory was restored");
+        tracing::warn!(task_id = %id, closed_before = horizon.0, "task closed after restore");
         self.raise_horizon(&id, horizon)
     }
 

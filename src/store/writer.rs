@@ -154,7 +154,7 @@ impl Core {
             is_first
         });
         if is_first {
-            tracing::error!(%fault, "the store has stopped; restart to recover");
+            tracing::error!(error = %fault, "store stopped");
         }
         fault
     }

@@ -3,6 +3,7 @@
 mod commands;
 mod counters;
 mod http;
+mod log_events;
 mod options;
 
 use std::{fmt::Write, fs};
@@ -65,6 +66,7 @@ async fn reference_matches_code() {
         Part { title: "HTTP resources", text: served.resources().await },
         Part { title: "Private listener", text: served.private().await },
         Part { title: "Metrics", text: served.metrics().await },
+        Part { title: "Log events", text: log_events::text() },
         Part { title: "Problem types", text: counters::problems() },
         Part { title: "Counters", text: counters::text() },
     ];

@@ -248,7 +248,7 @@ async fn survives_disk_that_is_full_to_the_last_byte(#[values(Revision::Dap09, R
         assert_short(&upload(second).await.unwrap(), &parties);
         let (code, log) = leader.stop();
         assert_eq!(code, Some(0), "{log}");
-        assert!(log.contains("short of disk space") && !log.contains("panicked"), "{log}");
+        assert!(log.contains("disk space low") && !log.contains("panicked"), "{log}");
     }
     let leader = Process::start(&data, &address);
     // The unanswered report may or may not be stored.

@@ -438,7 +438,7 @@ async fn logs_client_address_behind_trusted_proxies() {
         let request =
             request.header("x-forwarded-for", "203.0.113.9, 198.51.100.7").header("x-forwarded-proto", "http");
         assert_eq!(request.send().await.unwrap().status(), 404);
-        let (refused, _) = serving.until("refused");
+        let (refused, _) = serving.until("request rejected");
         assert_eq!((refused["client"].as_str(), refused["path"].as_str()), (Some(client), Some("/nonsense")));
         assert_eq!(refused["https"], client == "127.0.0.1", "what the proxy says, or what we see");
     }

@@ -471,13 +471,13 @@ fn reloads_by_command_and_signal() {
     let (code, said) = server.run(&["reload"]);
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("appliance.toml:6") && said.contains("did you mean 'leader.max_job_size'?"), "{said}");
-    server.until_logged("nothing was reloaded");
+    server.until_logged("configuration reload failed");
     server.hang_up();
-    server.until_logged("nothing was reloaded");
+    server.until_logged("configuration reload failed");
 
     server.write("[leader]\nmax_job_size = 300\n");
     server.hang_up();
-    let line = server.until_logged("taken over");
+    let line = server.until_logged("configuration option changed");
     assert!(line.contains("leader.max_job_size") && line.contains("400") && line.contains("300"), "{line}");
 
     // A missing file does not reset options to their defaults.

@@ -109,7 +109,7 @@ impl BucketLimiter {
     pub(super) fn log(&self, task: &TaskId) {
         if self.refused > 0 {
             let (max_open_buckets, refused) = (self.most, self.refused);
-            tracing::warn!(task_id = %task, max_open_buckets, refused, "reports rejected: too many open batch buckets");
+            tracing::warn!(task_id = %task, max_open_buckets, report_count = refused, "reports rejected: too many open batch buckets");
         }
     }
 }

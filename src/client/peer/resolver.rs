@@ -189,7 +189,7 @@ fn build_dns(sources: &Sources) -> Result<Dns, NetError> {
     let is_there = text.is_ok();
     let mut conf = ResolvConf::parse(&String::from_utf8_lossy(&text.unwrap_or_default()));
     for entry in &conf.unusable {
-        tracing::warn!(file = %sources.servers.display(), entry, "name server configuration entry ignored");
+        tracing::warn!(path = %sources.servers.display(), entry, "name server configuration entry ignored");
     }
     if conf.servers.is_empty() {
         // resolv.conf(5): without a file or a name server, the local machine is used.

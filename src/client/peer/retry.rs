@@ -39,7 +39,7 @@ where
                 if start.elapsed() + delay >= retries.give_up_after {
                     return Err(error);
                 }
-                tracing::debug!(%error, ?delay, "trying again");
+                tracing::debug!(%error, ?delay, "request retried");
                 tokio::time::sleep(delay).await;
             }
             result => return result,

@@ -66,7 +66,9 @@ async fn run(app: Arc<App>, (task, job): Key) -> Result<(), Fault> {
     match jobs::resume(&app, task, job).await {
         Ok(()) => {}
         // Its task was removed, or it was deleted: what could be refused of it was refused when it came.
-        Err(Error::Problem(problem)) => tracing::debug!(%task, %job, %problem, "an aggregation job is not answered"),
+        Err(Error::Problem(problem)) => {
+            tracing::debug!(task_id = %task, job_id = %job, error = %problem, "deferred aggregation job rejected");
+        }
         // It is tried again when there is less to do.
         Err(Error::Busy) => tokio::time::sleep(REST).await,
         Err(Error::Fault(fault)) => return Err(fault),

@@ -183,10 +183,10 @@ async fn take_up(app: &Arc<App>, offer: Offer) -> Result<(), Error> {
         app.store.try_write(Point::TaskOptIn, write).await.map_err(|error| error.map_refusal(|why| invalid(&why)))?;
     for old in &replaced {
         app.forget(old);
-        tracing::info!(task_id = %old, replaced_by = %id, "unused in-band task removed");
+        tracing::info!(task_id = %old, replaced_by = %id, "unused in-band task replaced");
     }
     app.sweeps.notify_one();
-    tracing::info!(task = %id, %role, peer = endpoint, "a task was set up in-band");
+    tracing::info!(task_id = %id, %role, peer = endpoint, "in-band task added");
     Ok(())
 }
 

@@ -147,7 +147,7 @@ async fn refuse_too_large(app: &App, arrival: Arrival, memory: JobMemory) -> Res
         memory.min_bytes(),
         app.helper_memory.bytes()
     );
-    tracing::warn!(task_id = %request.task, detail, "aggregation job refused: too large");
+    tracing::warn!(task_id = %request.task, detail, "oversized aggregation job rejected");
     Err(Problem::from_status(413).with_detail(detail).with_task(request.task).into())
 }
 

@@ -264,7 +264,7 @@ async fn ask_helper(
         Pursued::Answered { message, .. } => Some(Ok(message)),
         Pursued::Refused { problem, .. } => {
             // What the helper counts is for the operator; the collector learns what kind of problem it is.
-            tracing::error!(task = %context.task.public.id, %problem, "the helper refused its aggregate share for good");
+            tracing::error!(task_id = %context.task.public.id, error = %problem, "helper refused aggregate share");
             let detail = "the helper refused its aggregate share; the leader's log says why".to_owned();
             Some(Err(Refusal { kind: problem.kind, detail }))
         }

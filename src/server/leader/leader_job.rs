@@ -87,7 +87,7 @@ pub async fn run(app: Arc<App>, task: TaskId, id: AggregationJobId) -> Result<()
                 app.lower_job_cap(&task, reports.len());
             }
             app.set_trouble(&task, Some(format!("the helper refused an aggregation job: {why}")));
-            tracing::warn!(%task, job = %id, why, "the helper refused an aggregation job; its reports will be tried again");
+            tracing::warn!(task_id = %task, job_id = %id, error = why, "aggregation job refused by helper");
             let retry_at = retry_at(&app);
             app.store
                 .write(Point::LeaderDissolve, move |tx| leader::dissolve(tx, &task, id, &reports, retry_at))
@@ -96,7 +96,7 @@ pub async fn run(app: Arc<App>, task: TaskId, id: AggregationJobId) -> Result<()
         }
         Outcome::ProtocolViolation { why, place } => {
             drop(prepared);
-            tracing::error!(%task, job = %id, why, "the helper broke the protocol: the aggregation job is given up");
+            tracing::error!(task_id = %task, job_id = %id, error = why, "aggregation job abandoned");
             app.store.write(Point::LeaderAbandon, move |tx| leader::abandon(tx, &task, id, &reports)).await?;
             place
         }
@@ -158,7 +158,7 @@ async fn prepare(
         SealOutcome::Differs => {
             let trouble =
                 format!("aggregation job {id} was rebuilt differently and is not sent; this is a bug in dapbox");
-            tracing::error!(%task, "{trouble}");
+            tracing::error!(task_id = %task, job_id = %id, "aggregation job changed");
             app.set_trouble(&task, Some(trouble));
         }
     }
@@ -448,6 +448,6 @@ async fn delete_at_helper(app: &App, context: &TaskContext, place: &str) {
     let peer = app.peer().with_failpoint(Point::DeleteJob).with_fallback_tokens(tokens.cloned());
     let sent = peer.call(&context.task.public.helper_url, &call, Some(token), Bytes::new());
     if let Some(Err(error)) = app.unless_stopped(sent).await {
-        tracing::debug!(%error, "the helper did not take the deletion of an aggregation job");
+        tracing::debug!(%error, "cannot delete aggregation job");
     }
 }

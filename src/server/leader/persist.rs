@@ -30,7 +30,7 @@ impl<'a> Persistence<'a> {
         let pause = self.backoff.next_delay(error.retry_after());
         // A single failure is usual; those that go on are told less and less often.
         if failures.is_power_of_two() {
-            tracing::warn!(%task, %error, failures, ?pause, "the helper did not take {what}");
+            tracing::warn!(task_id = %task, request = what, attempt = failures, delay = ?pause, %error, "helper request retried");
         }
         app.recorder.contact(task, false);
         app.set_trouble(task, Some(format!("the helper did not take {what} ({failures} times): {error}")));

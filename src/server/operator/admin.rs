@@ -145,7 +145,7 @@ async fn remove(app: &Arc<App>, id: TaskId) -> Result<RemovalOutcome, Error> {
     let remains = app.store.write(Point::TaskRemove, write).await?;
     let remains = remains.ok_or_else(|| Problem::new(ProblemType::UnrecognizedTask).with_task(id))?;
     app.forget(&id);
-    tracing::info!(task = %id, tombstone = remains == RemovalOutcome::Tombstone, "task removed");
+    tracing::info!(task_id = %id, tombstone = remains == RemovalOutcome::Tombstone, "task removed");
     Ok(remains)
 }
 

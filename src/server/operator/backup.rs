@@ -59,9 +59,9 @@ fn make(app: &App, key: Option<Secret>, sender: mpsc::Sender<Piece>) {
     let options = BackupOptions { key, tracking_bytes: app.config.limits.max_backup_tracking_bytes };
     let mut pieces = Pieces { app, sender, piece: Vec::new() };
     match app.store.backup(&mut pieces, options) {
-        Ok(made) => tracing::info!(records = made.records, bytes = made.bytes, "a backup was made"),
+        Ok(made) => tracing::info!(record_count = made.records, bytes = made.bytes, "backup created"),
         Err(error) => {
-            tracing::warn!(%error, "a backup could not be made");
+            tracing::warn!(%error, "backup failed");
             pieces.send(Err(error));
         }
     }

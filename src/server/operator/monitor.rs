@@ -58,7 +58,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "the monitoring listener cannot accept a connection");
+                tracing::warn!(%error, "cannot accept monitoring connection");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
@@ -68,7 +68,7 @@ pub async fn serve(app: Arc<App>, listener: TcpListener) {
             let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
             builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
             if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, "a connection of the monitoring listener broke");
+                tracing::debug!(%error, "monitoring connection failed");
             }
             drop(place);
         });

@@ -73,7 +73,7 @@ async fn reread(app: &Arc<App>) -> Result<ReloadResult, String> {
         Err(error) => Err(error),
     };
     if let Err(error) = &done {
-        tracing::error!(%error, "nothing was reloaded; the server goes on with the configuration that it has");
+        tracing::error!(%error, "configuration reload failed");
     }
     done
 }
@@ -118,15 +118,15 @@ async fn look_around(app: &Arc<App>) -> Vec<String> {
 
 fn tell(ReloadResult { changed, needs_restart, errors }: &ReloadResult) {
     for change in changed {
-        tracing::info!(option = change.key, from = change.from, to = change.to, "taken over");
+        tracing::info!(option = change.key, from = change.from, to = change.to, "configuration option changed");
     }
     for change in needs_restart {
-        tracing::warn!(option = change.key, from = change.from, to = change.to, "needs a restart to change");
+        tracing::warn!(option = change.key, from = change.from, to = change.to, "configuration option needs restart");
     }
     for trouble in errors {
-        tracing::error!(error = trouble, "could not be reloaded");
+        tracing::error!(error = trouble, "cannot reload file");
     }
-    tracing::info!(changed = changed.len(), needs_restart = needs_restart.len(), "reloaded");
+    tracing::info!(changed_count = changed.len(), restart_count = needs_restart.len(), "configuration reloaded");
 }
 
 /// Answers what the control socket is asked about reloading and the log.
@@ -140,7 +140,7 @@ pub async fn answer(app: &Arc<App>, mut request: Request) -> Result<Response, Er
             let LogLevel { level } = read(app, &mut request).await?;
             (controls.set_log_level)(&level).map_err(refused)?;
             let level = LogLevel { level: (controls.log_level)() };
-            tracing::info!(now = level.level, "the log was changed until the next reload or start");
+            tracing::info!(level = level.level, "log level changed");
             json(StatusCode::OK, &level)
         }
         _ => Err(Problem::from_status(404).into()),

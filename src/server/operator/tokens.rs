@@ -40,7 +40,7 @@ pub async fn change(app: &Arc<App>, change: TokenChange) -> Result<Vec<TokenStat
         Ok(())
     })
     .await?;
-    tracing::info!(%task, "a token was replaced");
+    tracing::info!(task_id = %task, "token rotated");
     list(app, task)
 }
 

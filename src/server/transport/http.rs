@@ -269,7 +269,7 @@ pub fn failure(error: Error) -> Response {
         Error::Problem(problem) => problem,
         Error::Busy => Problem::busy(),
         Error::Fault(fault) => {
-            tracing::error!(%fault, "a request failed through our own fault");
+            tracing::error!(error = %fault, "request failed");
             Problem::from_status(500)
         }
     };

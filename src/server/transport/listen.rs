@@ -142,7 +142,7 @@ where
             };
             match opened {
                 Ok(opened) => converse(app, opened, handle).await,
-                Err(error) => tracing::debug!(%error, "a connection did not come about"),
+                Err(error) => tracing::debug!(%error, "connection not established"),
             }
             drop(place);
         });
@@ -200,7 +200,7 @@ where
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, client = ?origin.client, "a connection broke");
+        tracing::debug!(%error, client = ?origin.client, "connection failed");
     }
 }
 
@@ -223,7 +223,7 @@ fn protocols(head_timeout: Duration) -> auto::Builder<TokioExecutor> {
 async fn refused(error: &io::Error) {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     if !matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset) {
-        tracing::error!(%error, "no connection can be accepted; is the limit on open files high enough?");
+        tracing::error!(%error, "cannot accept connection");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
@@ -233,10 +233,7 @@ fn too_many(app: &App, complained: &mut Option<Instant>) {
     app.refused_connections.fetch_add(1, Ordering::Relaxed);
     if complained.is_none_or(|last| last.elapsed() >= COMPLAINT) {
         *complained = Some(Instant::now());
-        let most = app.config.limits.max_connections;
-        tracing::warn!(
-            most,
-            "all connections are taken and more are closed at once; limits.max_connections is the limit"
-        );
+        let max_connections = app.config.limits.max_connections;
+        tracing::warn!(max_connections, "connection limit reached");
     }
 }

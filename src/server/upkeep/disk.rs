@@ -162,7 +162,7 @@ impl Disk {
             Ok(found) => found,
             // The next commit will tell what is wrong.
             Err(error) => {
-                tracing::error!(%error, dir = %self.dir.display(), "cannot ask for the free space of the data directory");
+                tracing::error!(path = %self.dir.display(), %error, "cannot read free disk space");
                 return;
             }
         };
@@ -171,8 +171,11 @@ impl Disk {
         if has_changed {
             let status = self.status();
             match status.advice() {
-                Some(advice) => tracing::error!("{advice}"),
-                None => tracing::info!(free_bytes = status.free_bytes, "there is enough disk space again"),
+                Some(hint) => {
+                    let DiskStatus { free_bytes, needed_bytes, ref dir, .. } = status;
+                    tracing::error!(free_bytes, needed_bytes, path = %dir.display(), hint, "disk space low");
+                }
+                None => tracing::info!(free_bytes = status.free_bytes, "disk space sufficient"),
             }
         }
     }
@@ -186,7 +189,7 @@ impl Disk {
         };
         if is_roomy && !self.ballast.is_ready() {
             if let Err(error) = self.ballast.create() {
-                tracing::warn!(%error, "cannot make the ballast that helps to start on a full disk");
+                tracing::warn!(%error, "cannot create ballast");
             }
             self.look();
         }

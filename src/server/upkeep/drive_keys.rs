@@ -36,13 +36,13 @@ pub async fn drive(app: Arc<App>) -> Result<(), Fault> {
             .store
             .read(|view| Ok((is_due(view, now, &policy, settled), next(view, now, &policy), is_near_limit(view))))?;
         if crowded && !was_crowded {
-            tracing::warn!("there are so many HPKE keys that no new ones are made; see 'dapbox keys list' for why");
+            tracing::warn!("too many HPKE keys");
         }
         was_crowded = crowded;
         if due {
             match keys::change(&app, Request::Advance { settled }).await {
                 Ok(_) => {}
-                Err(WriteError::Refused(refusal)) => tracing::error!(%refusal, "HPKE keys cannot be replaced"),
+                Err(WriteError::Refused(refusal)) => tracing::error!(error = %refusal, "HPKE key rotation failed"),
                 Err(WriteError::Fault(fault)) => return Err(fault),
             }
         }
@@ -62,7 +62,7 @@ fn warn_of_times_ahead(app: &App) -> Result<(), Fault> {
     for FutureTimestamp { record, time, is_permanent } in
         app.store.read(|view| Ok(future_timestamps(view, clock::now())))?
     {
-        tracing::warn!(record, time = time.0, is_permanent, "stored time is ahead of the clock");
+        tracing::warn!(record, time = time.0, is_permanent, "stored time ahead of clock");
     }
     Ok(())
 }

@@ -104,15 +104,18 @@ fn log(change: &KeyChange) {
     let KeyChange { id, suite, before, after, until } = change;
     match (before, after) {
         (_, Some(KeyState::Pending)) => {
-            tracing::info!(key = id, %suite, from = until.map(|time| time.0), "made an HPKE key, to be handed out later");
+            tracing::info!(key_id = id, %suite, active_from = until.map(|time| time.0), "HPKE key created");
         }
-        (None, Some(_)) => tracing::info!(key = id, %suite, "made an HPKE key, which is handed out from now on"),
-        (_, Some(KeyState::Active)) => tracing::info!(key = id, %suite, "an HPKE key is handed out from now on"),
+        (None, Some(_)) => {
+            tracing::info!(key_id = id, %suite, "HPKE key created");
+            tracing::info!(key_id = id, %suite, "HPKE key activated");
+        }
+        (_, Some(KeyState::Active)) => tracing::info!(key_id = id, %suite, "HPKE key activated"),
         (_, Some(KeyState::Expired)) => {
-            tracing::info!(key = id, %suite, "an HPKE key is not handed out any more; reports that were sealed to it are taken");
+            tracing::info!(key_id = id, %suite, "HPKE key expired");
         }
         (_, None) => {
-            tracing::info!(key = id, %suite, "an HPKE key is deleted; reports that were sealed to it are refused")
+            tracing::info!(key_id = id, %suite, "HPKE key deleted")
         }
     }
 }

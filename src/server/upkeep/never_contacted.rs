@@ -55,12 +55,12 @@ pub async fn sweep(app: &Arc<App>, now: Time, begun: Instant) -> Result<(), Faul
     let until = is_time.then(|| now.saturating_sub(seconds(age)));
     if app.store.read(|view| Ok(view.tasks().any(|(_, state)| state.in_band.is_some())))? {
         for id in in_steps(app, move |tx| idle::sweep(tx, until, AT_ONCE, now)).await? {
-            tracing::info!(task_id = %id, "in-band task removed, unused or over");
+            tracing::info!(task_id = %id, "in-band task removed");
         }
     }
     let Some(until) = until else { return Ok(()) };
     for id in remove(app, until, now).await? {
-        tracing::warn!(task = %id, "a task that was set up here was never contacted, and is removed");
+        tracing::warn!(task_id = %id, "never contacted task removed");
     }
     Ok(())
 }
@@ -72,7 +72,7 @@ pub async fn answer(app: &Arc<App>, request: NeverContactedRequest) -> Result<Ve
         let mut removed = remove(app, until, now).await?;
         removed.extend(in_steps(app, move |tx| idle::remove_forgotten(tx, until, AT_ONCE, now)).await?);
         for id in &removed {
-            tracing::info!(task = %id, "the operator has a task removed that was never contacted");
+            tracing::info!(task_id = %id, "never contacted task removed by operator");
         }
         return Ok(removed);
     }

@@ -88,7 +88,7 @@ impl Parts {
 
     /// The server must go down. The first reason counts.
     fn take_down(&self, fault: Fault) {
-        tracing::error!(%fault, "the server cannot go on and must be started again");
+        tracing::error!(error = %fault, "fatal error, shutting down");
         self.fatal.send_if_modified(|first| first.is_none() && first.replace(fault).is_none());
     }
 
@@ -178,7 +178,7 @@ where
             app.parts.count(part);
             app.parts.broken_map().insert(part, why.clone());
             let pause = pauses.next();
-            tracing::error!(%part, error = why, delay = ?pause, "background part failed and is restarted");
+            tracing::error!(%part, error = why, delay = ?pause, "background part failed");
             last_pause = Some(pause);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -207,7 +207,7 @@ async fn run(app: &App, part: Part, running: Running, last_pause: Option<Duratio
         }
         app.parts.broken_map().remove(&part);
         *pauses = Pauses(FIRST_PAUSE);
-        tracing::info!(%part, "background part works again");
+        tracing::info!(%part, "background part recovered");
     }
     running.await
 }
@@ -230,7 +230,7 @@ where
             End::Failed(why) => {
                 let pause = pauses.next();
                 app.parts.count(part);
-                tracing::error!(task_id = %task, %part, error = why, delay = ?pause, "job failed and is repeated");
+                tracing::error!(task_id = %task, %part, error = why, delay = ?pause, "background job failed");
                 let trouble = format!("{part} failed through a fault of this server and is repeated: {why}");
                 app.set_trouble(&task, Some(trouble));
                 has_failed = true;

@@ -3,6 +3,7 @@
 
 mod functions;
 mod language;
+mod log_events;
 mod modules;
 mod source;
 

@@ -16,9 +16,9 @@ use authority::{Authority, Dns, Means};
 use broken::{Broken, Kind};
 
 const DOMAINS: [&str; 2] = ["dap.example.test", "dap-2.example.test"];
-/// Messages of the log.
-const ISSUED: &str = "there is a new certificate";
-const FAILED: &str = "no certificate from the authority";
+/// Log events.
+const ISSUED: &str = "certificate issued";
+const FAILED: &str = "certificate order failed";
 
 /// A client that trusts one root, or any certificate.
 fn client(server: SocketAddr, root: Option<Certificate>) -> Client {
@@ -66,8 +66,8 @@ async fn issues_certificate_and_keeps_it_over_restarts() {
 
     // Without an authority the server runs and reports why it has no certificate.
     let line = appliance.wait_for(FAILED).await;
-    assert!(line["trouble"].as_str().unwrap().contains("cannot connect to the authority"), "{line}");
-    assert!(line["remedy"].as_str().unwrap().contains("acme.directory"), "{line}");
+    assert!(line["error"].as_str().unwrap().contains("cannot connect to the authority"), "{line}");
+    assert!(line["hint"].as_str().unwrap().contains("acme.directory"), "{line}");
     shown(&client(address, None), address, DOMAINS[0]).await.unwrap_err();
 
     // The authority starts, and rejects many valid nonces.
@@ -102,7 +102,7 @@ async fn issues_certificate_and_keeps_it_over_restarts() {
         fs::write(file.unwrap().path(), "{}").unwrap();
     }
     appliance.start().await;
-    appliance.wait_for("an account was made at the authority").await;
+    appliance.wait_for("ACME account created").await;
     appliance.wait_for(ISSUED).await;
     shown(&fresh(), address, DOMAINS[0]).await.unwrap();
 
@@ -145,9 +145,9 @@ async fn renews_certificate_and_keeps_it_while_authority_refuses() {
     drop(authority);
     dns.lead(DOMAINS[1], "127.0.0.9").await;
     let authority = Authority::start(&means, &dns, &[]).await;
-    let line = appliance.wait_for_field(FAILED, "trouble", "could not check").await;
-    assert!(line["trouble"].as_str().unwrap().contains(DOMAINS[1]), "{line}");
-    assert!(line["remedy"].as_str().unwrap().contains("port 443"), "{line}");
+    let line = appliance.wait_for_field(FAILED, "error", "could not check").await;
+    assert!(line["error"].as_str().unwrap().contains(DOMAINS[1]), "{line}");
+    assert!(line["hint"].as_str().unwrap().contains("port 443"), "{line}");
     assert_eq!(shown(&client(address, None), address, DOMAINS[0]).await.unwrap(), first, "the old certificate stays");
 
     // It resolves to this machine again.
@@ -176,7 +176,7 @@ async fn tolerates_broken_authority() {
     let mut pause = String::new();
     for expected in ["longer than", "JSON", "status 302", "status 500", "status 503"] {
         let line = appliance.wait_for(FAILED).await;
-        assert!(line["trouble"].as_str().unwrap().contains(expected), "{line}");
+        assert!(line["error"].as_str().unwrap().contains(expected), "{line}");
         pause = line["next_attempt_in"].as_str().unwrap().to_owned();
     }
     // It asked for an excessive pause.

@@ -48,7 +48,7 @@ pub async fn add(app: &Arc<App>, body: &[u8]) -> Result<Response, Error> {
     if !added.await? {
         return Err(conflict("there is a peer of this endpoint and role, with other secrets or keys: delete it first"));
     }
-    tracing::info!(peer = peer.endpoint, role = %peer.role(), "a control plane has named a peer, or named it again");
+    tracing::info!(peer = peer.endpoint, role = %peer.role(), "peer added by control plane");
     let answer = PeerResponse::of(&peer, skew(app));
     json(StatusCode::CREATED, &answer.ok_or_else(|| Fault::new("a peer has a key that the API has no name for"))?)
 }
@@ -68,6 +68,6 @@ pub async fn remove(app: &Arc<App>, body: &[u8]) -> Result<Response, Error> {
         Ok(())
     })
     .await?;
-    tracing::info!(peer = name.endpoint, role = %name.role, "a control plane has taken a peer back");
+    tracing::info!(peer = name.endpoint, role = %name.role, "peer removed by control plane");
     Ok(empty(StatusCode::NO_CONTENT))
 }

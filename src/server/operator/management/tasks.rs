@@ -41,7 +41,7 @@ pub async fn create(app: &Arc<App>, by: String, body: &[u8]) -> Result<Response,
     let write = move |tx: &mut Tx<'_>| provision::add(tx, task, &by, clock::now());
     let (task, end) =
         app.store.try_write(Point::TaskProvision, write).await.map_err(|error| error.map_refusal(refusal))?;
-    tracing::info!(task = %id, role = %task.role(), "a control plane has set a task up, or asked for it again");
+    tracing::info!(task_id = %id, role = %task.role(), "task provisioned by control plane");
     tell(app, &task, end, token.as_ref())
 }
 
@@ -81,7 +81,7 @@ pub async fn change(app: &Arc<App>, id: &str, body: &[u8]) -> Result<Response, E
         if !app.store.write(Point::TaskEnd, write).await? {
             return Err(unknown());
         }
-        tracing::info!(%task, end = end.map(|end| end.0), "a control plane has changed the end of a task");
+        tracing::info!(task_id = %task, end = end.map(|end| end.0), "task end changed by control plane");
     }
     show(app, id)
 }
@@ -106,7 +106,7 @@ pub async fn remove(app: &Arc<App>, id: &str) -> Result<Response, Error> {
         Ok(())
     })
     .await?;
-    tracing::info!(%task, "a control plane has removed a task");
+    tracing::info!(task_id = %task, "task removed by control plane");
     Ok(empty(StatusCode::NO_CONTENT))
 }
 

@@ -119,14 +119,14 @@ impl Files {
         let (trouble, result) = match loaded {
             Ok((certified, status)) => {
                 certificates.replace(certified);
-                tracing::info!(names = ?status.names, not_after = status.not_after.0, "a new certificate is in use");
+                tracing::info!(names = ?status.names, not_after = status.not_after.0, "certificate reloaded");
                 last.invalid = complain_if_invalid(&status, clock::now(), false);
                 (None, Ok(()))
             }
             Err(error) => (Some(error.to_string()), Err(error)),
         };
         if let Some(trouble) = trouble.as_ref().filter(|_| trouble != last.trouble) {
-            tracing::error!(trouble, "the certificate in use stays, as the one in the files cannot be used");
+            tracing::error!(error = trouble, "certificate reload failed");
             certificates.set_trouble(Some(trouble.clone()));
         }
         (last.digest, last.trouble) = (digest, trouble);
@@ -190,7 +190,7 @@ fn complain_if_invalid(status: &CertificateStatus, now: Time, said: bool) -> boo
     let invalid = now < status.not_before || status.not_after < now;
     if invalid && !said {
         let (not_before, not_after) = (status.not_before.0, status.not_after.0);
-        tracing::warn!(not_before, not_after, "the certificate is not valid now: nobody will connect; renew it");
+        tracing::warn!(not_before, not_after, "certificate not valid now");
     }
     invalid
 }

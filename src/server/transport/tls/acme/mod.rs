@@ -63,7 +63,7 @@ impl Driver {
             // One that is over is better than none: who connects is told what is wrong.
             Ok(kept) => kept.map(|kept| self.show(kept)),
             Err(why) => {
-                tracing::warn!(path = %path.display(), %why, "the certificate that was kept is of no use; a new one is asked for");
+                tracing::warn!(path = %path.display(), error = %why, "stored certificate unusable");
                 None
             }
         }
@@ -101,7 +101,7 @@ impl Driver {
                     // Whoever reads that it is there may connect at once.
                     let validity = self.show(issued);
                     let names = self.domains().join(", ");
-                    tracing::info!(%names, not_after = validity.not_after.0, "there is a new certificate");
+                    tracing::info!(%names, not_after = validity.not_after.0, "certificate issued");
                     return validity;
                 }
                 Err(failure) => failure,
@@ -111,7 +111,7 @@ impl Driver {
             let pause = least.saturating_add(backoff.next_delay(None)).saturating_add(asked);
             let remedy = trouble.remedy();
             self.applicant.certificates.set_trouble(Some(format!("{trouble}: {remedy}")));
-            tracing::warn!(%trouble, remedy, next_attempt_in = ?pause, "no certificate from the authority");
+            tracing::warn!(error = %trouble, hint = remedy, delay = ?pause, "certificate order failed");
             tokio::time::sleep(pause).await;
         }
     }

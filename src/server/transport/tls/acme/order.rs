@@ -67,7 +67,7 @@ impl Applicant {
         let kept = self.on_disk(move || keep::write(&path, pem.as_bytes()), &self.keep.certificate).await;
         if let Err(trouble) = kept {
             // The certificate is good. To ask for another one at once would not make room for it.
-            tracing::error!(%trouble, remedy = trouble.remedy(), "the certificate is lost when the server stops");
+            tracing::error!(error = %trouble, hint = trouble.remedy(), "cannot store certificate");
         }
         Ok(issued)
     }
@@ -76,7 +76,7 @@ impl Applicant {
     async fn obtain(&self, authority: &Authority) -> Result<Zeroizing<String>, Trouble> {
         let mut order = match self.order(authority).await {
             Err(trouble) if trouble.is_unknown_account() => {
-                tracing::warn!("the authority does not know our account; a new one is made");
+                tracing::warn!("ACME account unknown to authority");
                 let path = self.keep.account.clone();
                 self.on_disk(move || keep::forget(&path), &self.keep.account).await?;
                 self.order(authority).await?
@@ -128,14 +128,14 @@ impl Applicant {
                 return Ok(account);
             }
             // The text is not part of the error: it is secret.
-            Some(Err(_)) => tracing::warn!(path = %self.keep.account.display(), "unreadable; a new account is made"),
+            Some(Err(_)) => tracing::warn!(path = %self.keep.account.display(), "stored ACME account unusable"),
             None => {}
         }
         let new = NewAccount { contact: &contacts, terms_of_service_agreed: true, only_return_existing: false };
         let (account, credentials) = builder.create(&new, self.options.directory.clone(), None).await?;
         let text = serde_json::to_string(&Stored { contact: contact.clone(), credentials }).map_err(ours)?;
         self.keep_account(Zeroizing::new(text)).await?;
-        tracing::info!(directory = %self.options.directory, "an account was made at the authority");
+        tracing::info!(url = %self.options.directory, "ACME account created");
         Ok(account)
     }
 
