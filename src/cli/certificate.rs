@@ -163,7 +163,7 @@ mod tests {
         let none = RootCertStore::empty();
         let judged = |host, roots, owner, date| match evaluate_chain(&chain, Some(host), roots, owner, at(date)) {
             Ok(detail) => (Severity::Ok, detail),
-            Err(trouble) => (trouble.severity, trouble.detail),
+            Err(issue) => (issue.severity, issue.detail),
         };
         let (outcome, detail) = judged("x.b.example", Some(&own), CertOwner::Files, "2027-01-10");
         assert!(outcome == Severity::Ok && detail.contains("81 days"), "{detail}");

@@ -87,17 +87,17 @@ fn validate(sources: &Sources) -> Result<CheckReport, Failure> {
     let checks: [(&'static str, Option<CheckResult>); 13] = [
         ("clock", clock),
         ("configuration", Some(passed(format!("{place}; {changed} set")))),
-        ("log level", log_level(&config)),
-        ("listen address", listen(&config)),
-        ("monitor", monitor(&config)),
-        ("public URL", public_url(&config)),
-        ("management", management(&config)),
-        ("peers", peers(&config)),
+        ("log level", check_log_level(&config)),
+        ("listen address", check_listen(&config)),
+        ("monitor", check_monitor(&config)),
+        ("public URL", check_public_url(&config)),
+        ("management", check_management(&config)),
+        ("peers", check_peers(&config)),
         ("certificate", (config.tls.mode == TlsMode::Files).then(|| doctor::check_certificate_files(&config))),
-        ("certificate key", private_file(&config.tls.key_file)),
-        ("peer roots", doctor::peer_roots(&config)),
-        ("secrets key", secrets_key(&config)),
-        ("open files", Some(doctor::open_files(&config, None))),
+        ("certificate key", check_private_file(&config.tls.key_file)),
+        ("peer roots", doctor::check_peer_roots(&config)),
+        ("secrets key", check_secrets_key(&config)),
+        ("open files", Some(doctor::check_open_files(&config, None))),
     ];
     let found = checks.into_iter().filter_map(|(name, verdict)| Some(Finding::new(name, verdict?)));
     Ok(CheckReport { findings: found.collect(), options })
@@ -110,13 +110,13 @@ impl OptionView {
     }
 }
 
-fn log_level(config: &Config) -> Option<CheckResult> {
+fn check_log_level(config: &Config) -> Option<CheckResult> {
     let error = logging::filter(&config.log.level).err()?;
     Some(failed(error, "Use a level such as info, or levels by module."))
 }
 
 /// Checks the public listener.
-fn listen(config: &Config) -> Option<CheckResult> {
+fn check_listen(config: &Config) -> Option<CheckResult> {
     let (listen, tls) = (config.listen, config.tls.mode);
     if tls == TlsMode::Off && !listen.ip().is_loopback() && config.proxy.trusted.is_empty() {
         return Some(warning(
@@ -133,7 +133,7 @@ fn listen(config: &Config) -> Option<CheckResult> {
     Some(passed(format!("{listen}, {}", if tls == TlsMode::Off { "plain HTTP" } else { "HTTPS" })))
 }
 
-fn management(config: &Config) -> Option<CheckResult> {
+fn check_management(config: &Config) -> Option<CheckResult> {
     let management = &config.management;
     let url = management.url(&config.public_url).or_else(|| Some(management.listen.0?.to_string()))?;
     let is_reached = management.listen.0.is_some_and(|listen| !listen.ip().is_loopback());
@@ -147,19 +147,19 @@ fn management(config: &Config) -> Option<CheckResult> {
 }
 
 /// Checks the files of peers whose tasks are accepted in-band.
-fn peers(config: &Config) -> Option<CheckResult> {
+fn check_peers(config: &Config) -> Option<CheckResult> {
     let files = &config.taskprov.peers;
     let peers = match read_peers(files) {
         Ok(peers) if peers.is_empty() => return None,
         Ok(peers) => peers,
         Err(error) => return Some(failed(error, "Correct the file, or remove it from taskprov.peers.")),
     };
-    let open = files.iter().filter_map(|file| private_file(file)).find(Result::is_err);
+    let open = files.iter().filter_map(|file| check_private_file(file)).find(Result::is_err);
     let names: Vec<_> = peers.iter().map(|peer| format!("the {} {}", peer.role(), peer.endpoint)).collect();
     Some(open.unwrap_or_else(|| passed(format!("accepts in-band tasks of {}", names.join(", ")))))
 }
 
-fn monitor(config: &Config) -> Option<CheckResult> {
+fn check_monitor(config: &Config) -> Option<CheckResult> {
     let monitor = config.monitor.listen.0?;
     let is_same = monitor.port() == config.listen.port() && monitor.port() != 0;
     let overlaps = [config.listen.ip(), monitor.ip()].iter().any(|ip| ip.is_unspecified());
@@ -173,7 +173,7 @@ fn monitor(config: &Config) -> Option<CheckResult> {
 }
 
 /// Checks that the public URL matches the TLS mode and the certificate.
-fn public_url(config: &Config) -> Option<CheckResult> {
+fn check_public_url(config: &Config) -> Option<CheckResult> {
     let (place, url) = (Place::of(&config.public_url)?, &config.public_url);
     if config.tls.mode != TlsMode::Off && !place.is_secure {
         let text = format!("{url} has no TLS, but this server speaks TLS only");
@@ -194,7 +194,7 @@ fn public_url(config: &Config) -> Option<CheckResult> {
 }
 
 /// Checks that a private key file is not readable for everyone.
-fn private_file(path: &Path) -> Option<CheckResult> {
+fn check_private_file(path: &Path) -> Option<CheckResult> {
     // The check of the certificate reports a file that cannot be read.
     let mode = fs::metadata(path).ok()?.mode() & 0o777;
     let shown = path.display();
@@ -205,15 +205,15 @@ fn private_file(path: &Path) -> Option<CheckResult> {
 }
 
 /// Checks a secrets key file outside the data directory. The server creates a missing file, but not its directory.
-fn secrets_key(config: &Config) -> Option<CheckResult> {
+fn check_secrets_key(config: &Config) -> Option<CheckResult> {
     let path = &config.secrets.key_file;
     if path.as_os_str().is_empty() || !config.secrets.key.expose().is_empty() {
         return None;
     }
     let shown = path.display();
     Some(match fs::metadata(path) {
-        Ok(_) => match (doctor::secrets_file(path), fs::File::open(path)) {
-            (Some(Err(trouble)), _) => Err(trouble),
+        Ok(_) => match (doctor::check_secrets_file(path), fs::File::open(path)) {
+            (Some(Err(issue)), _) => Err(issue),
             (_, Ok(_)) => passed(shown.to_string()),
             (_, Err(error)) => {
                 warning(format!("this user cannot read {shown}: {error}"), "Make it readable for the server's user.")

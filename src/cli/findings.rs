@@ -75,12 +75,18 @@ pub fn sentence(text: &str) -> String {
     format!("{first}{}.", letters.as_str().trim_end_matches('.'))
 }
 
+/// Splits the text of an error, `problem (hint: fix)` or `problem; fix`, into the problem and the fix as a sentence.
+pub fn split_hint(text: &str) -> (&str, Option<String>) {
+    let parts = text.strip_suffix(')').and_then(|text| text.rsplit_once(" (hint: ")).or_else(|| text.rsplit_once("; "));
+    parts.map_or((text, None), |(problem, fix)| (problem, Some(sentence(fix))))
+}
+
 impl Finding {
     /// Creates a finding from a check's result.
     pub fn new(name: &'static str, verdict: CheckResult) -> Self {
         let (outcome, detail, remedy) = match verdict {
             Ok(detail) => (Severity::Ok, detail, None),
-            Err(trouble) => (trouble.severity, trouble.detail, Some(trouble.remedy)),
+            Err(issue) => (issue.severity, issue.detail, Some(issue.remedy)),
         };
         Self { name, outcome, subject: None, detail, remedy }
     }
@@ -135,6 +141,14 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn splits_hint_from_error() {
+        let fix = Some("Free space.".to_owned());
+        assert_eq!(split_hint("the disk is full (hint: free space)"), ("the disk is full", fix.clone()));
+        assert_eq!(split_hint("the disk (/dev/vda) is full; free space"), ("the disk (/dev/vda) is full", fix));
+        assert_eq!(split_hint("the disk is full"), ("the disk is full", None));
+    }
 
     #[test]
     fn renders_findings_aligned_within_width() {

@@ -14,7 +14,7 @@ use crate::{
 const PATIENCE: u64 = 600;
 
 /// Checks that the leader's reports are aggregated in time. Needs a running server.
-pub fn backlog(context: &DoctorContext) -> Option<CheckResult> {
+pub fn check_backlog(context: &DoctorContext) -> Option<CheckResult> {
     let overview = context.overview.as_ref()?;
     let led: Vec<&TaskView> = overview.tasks.iter().filter(|task| task.status.role == Role::Leader).collect();
     if led.is_empty() {

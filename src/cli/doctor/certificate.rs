@@ -18,7 +18,7 @@ use super::{context::DoctorContext, names, ports::connectable_address};
 use crate::{
     cli::{
         certificate::{self, CertOwner, provider},
-        findings::{CheckResult, Finding, failed, sentence},
+        findings::{CheckResult, Finding, failed, split_hint},
         place::Place,
     },
     config::{Config, TlsMode},
@@ -62,8 +62,8 @@ pub fn check_certificate_files(config: &Config) -> CheckResult {
         }
         Err(error) => {
             let text = error.to_string();
-            let (detail, remedy) = text.split_once("; ").unwrap_or((&text, "correct the files"));
-            failed(detail, sentence(remedy))
+            let (detail, remedy) = split_hint(&text);
+            failed(detail, remedy.unwrap_or_else(|| "Correct the files.".to_owned()))
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Checks that the data directory exists and has data.
-pub fn directory(context: &DoctorContext) -> Option<CheckResult> {
+pub fn check_data_dir(context: &DoctorContext) -> Option<CheckResult> {
     let dir = context.dir.display();
     Some(match fs::metadata(&context.dir) {
         Ok(found) if !found.is_dir() => {
@@ -31,7 +31,7 @@ pub fn directory(context: &DoctorContext) -> Option<CheckResult> {
 }
 
 /// Checks that only the owner can access the data directory.
-pub fn permissions(context: &DoctorContext) -> Option<CheckResult> {
+pub fn check_permissions(context: &DoctorContext) -> Option<CheckResult> {
     let (dir, found) = (context.dir.display(), fs::metadata(&context.dir).ok()?);
     let (owner, user, mode) = (found.uid(), geteuid().as_raw(), found.mode() & 0o777);
     if mode & 0o077 != 0 {
@@ -49,12 +49,12 @@ pub fn permissions(context: &DoctorContext) -> Option<CheckResult> {
 }
 
 /// Checks that only the owner can read the secrets key.
-pub fn secrets_key(context: &DoctorContext) -> Option<CheckResult> {
-    secrets_file(&server::store_options(&context.config).key.file(&context.dir)?)
+pub fn check_secrets_key(context: &DoctorContext) -> Option<CheckResult> {
+    check_secrets_file(&server::store_options(&context.config).key.file(&context.dir)?)
 }
 
 /// Checks the permissions of a key file that may not exist. The server refuses a file that everyone can read.
-pub fn secrets_file(path: &Path) -> Option<CheckResult> {
+pub fn check_secrets_file(path: &Path) -> Option<CheckResult> {
     let mode = fs::metadata(path).ok()?.mode() & 0o777;
     let remedy = format!("Run: chmod 600 {}", path.display());
     Some(match mode & 0o077 {
@@ -67,7 +67,7 @@ pub fn secrets_file(path: &Path) -> Option<CheckResult> {
 }
 
 /// Checks that the file system survives a restart.
-pub fn file_system(context: &DoctorContext) -> Option<CheckResult> {
+pub fn check_file_system(context: &DoctorContext) -> Option<CheckResult> {
     match space::volatile_file_system(&context.dir) {
         Ok(Some(kind)) => Some(warning(
             format!("the data is on {kind}, which does not survive a restart of the machine or container"),

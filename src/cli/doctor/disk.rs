@@ -9,7 +9,7 @@ use std::{
 use super::context::DoctorContext;
 use crate::{
     cli::{
-        findings::{CheckResult, failed, passed, warning},
+        findings::{CheckResult, failed, passed, sentence, split_hint, warning},
         style::elapsed,
     },
     server,
@@ -23,14 +23,17 @@ const SLOW_SYNC: Duration = Duration::from_millis(50);
 const PROBE_FILE: &str = "doctor-probe";
 
 /// Checks the free space.
-pub fn disk_space(context: &DoctorContext) -> Option<CheckResult> {
+pub fn check_disk_space(context: &DoctorContext) -> Option<CheckResult> {
     let found = space::space(&context.dir).ok()?;
     let status =
         context.live_health().map_or_else(|| estimate_status(context, found.free), |health| health.disk.clone());
     Some(match status.advice() {
         Some(advice) => {
-            let (detail, remedy) = advice.split_once(". ").unwrap_or((&advice, ""));
-            failed(detail, format!("{remedy}."))
+            let (detail, remedy) = match advice.split_once(". ") {
+                Some((detail, remedy)) => (detail, Some(sentence(remedy))),
+                None => split_hint(&advice),
+            };
+            failed(detail, remedy.unwrap_or_else(|| "Free space on the disk.".to_owned()))
         }
         None => passed(format!("{} of {} MiB free", found.free >> 20, found.total >> 20)),
     })
@@ -50,7 +53,7 @@ fn estimate_status(context: &DoctorContext, free_bytes: u64) -> DiskStatus {
 }
 
 /// Checks the ballast, which is released to start on a full disk.
-pub fn ballast(context: &DoctorContext) -> Option<CheckResult> {
+pub fn check_ballast(context: &DoctorContext) -> Option<CheckResult> {
     let ballast = Ballast::new(&context.dir, context.config.disk.ballast_bytes);
     if !context.has_data() || ballast.bytes() == 0 {
         return None;
@@ -67,7 +70,7 @@ pub fn ballast(context: &DoctorContext) -> Option<CheckResult> {
 }
 
 /// Checks the latency of a durable write.
-pub fn sync(context: &DoctorContext) -> Option<CheckResult> {
+pub fn check_sync_latency(context: &DoctorContext) -> Option<CheckResult> {
     if !context.has_data() {
         return None;
     }

@@ -13,7 +13,7 @@ const OWN_FILES: u64 = 256;
 
 /// Checks the limit of the server's process, or of this process without one. The limit of a service is set in its unit,
 /// not in the shell.
-pub fn open_files(config: &Config, server: Option<i32>) -> CheckResult {
+pub fn check_open_files(config: &Config, server: Option<i32>) -> CheckResult {
     let wanted = OWN_FILES + config.limits.max_connections as u64;
     let limit = match server.and_then(limit_of) {
         Some(limit) => limit,
@@ -38,6 +38,6 @@ fn limit_of(process: i32) -> Option<Option<u64>> {
 }
 
 /// Checks the limit for the doctor.
-pub fn check(context: &DoctorContext) -> Option<CheckResult> {
-    Some(open_files(&context.config, context.process))
+pub fn check_limit(context: &DoctorContext) -> Option<CheckResult> {
+    Some(check_open_files(&context.config, context.process))
 }

@@ -15,12 +15,12 @@ use crate::{
 const GRACE: u64 = 3_600;
 
 /// Checks that a key is active and that no key change is overdue.
-pub fn keys(context: &DoctorContext) -> Option<CheckResult> {
+pub fn check_keys(context: &DoctorContext) -> Option<CheckResult> {
     (!context.keys.is_empty()).then(|| evaluate(&context.keys, context.is_running(), clock::now()))
 }
 
 /// Checks for stored times ahead of the clock: the clock is wrong now, or was wrong then.
-pub fn stored_times(context: &DoctorContext) -> Option<CheckResult> {
+pub fn check_stored_times(context: &DoctorContext) -> Option<CheckResult> {
     let first = context.future_timestamps.first()?;
     let (times, now) = (counted(context.future_timestamps.len() as u64, "stored time"), timestamp::show(clock::now()));
     let detail = format!(

@@ -35,10 +35,10 @@ use super::{
 pub use api::ApiProbe;
 pub use certificate::check_certificate_files;
 pub use context::DoctorContext;
-pub use directory::secrets_file;
-pub use files::open_files;
+pub use directory::check_secrets_file;
+pub use files::check_open_files;
 pub use ports::{PortState, probe_port, warn_if_exposed};
-pub use settings::peer_roots;
+pub use settings::check_peer_roots;
 
 /// Arguments of `dapbox doctor`.
 #[derive(Debug, clap::Args)]
@@ -70,31 +70,31 @@ type Check = fn(&DoctorContext) -> Option<CheckResult>;
 
 /// The local checks with their names, in the order of the output.
 const CHECKS: &[(&str, Check)] = &[
-    ("configuration", settings::configuration),
-    ("environment", settings::environment),
-    ("proxies", settings::proxies),
-    ("peer roots", |context| peer_roots(&context.config)),
-    ("data directory", directory::directory),
-    ("permissions", directory::permissions),
-    ("secrets key", directory::secrets_key),
-    ("file system", directory::file_system),
-    ("disk space", disk::disk_space),
-    ("ballast", disk::ballast),
-    ("sync", disk::sync),
-    ("server", server::server),
-    ("log", server::log),
-    ("content", server::content),
-    ("open files", files::check),
-    ("keys", keys::keys),
-    ("stored times", keys::stored_times),
-    ("backlog", backlog::backlog),
+    ("configuration", settings::check_configuration),
+    ("environment", settings::check_environment),
+    ("proxies", settings::check_proxies),
+    ("peer roots", |context| check_peer_roots(&context.config)),
+    ("data directory", directory::check_data_dir),
+    ("permissions", directory::check_permissions),
+    ("secrets key", directory::check_secrets_key),
+    ("file system", directory::check_file_system),
+    ("disk space", disk::check_disk_space),
+    ("ballast", disk::check_ballast),
+    ("sync", disk::check_sync_latency),
+    ("server", server::check_server),
+    ("log", server::check_log),
+    ("content", server::check_content),
+    ("open files", files::check_limit),
+    ("keys", keys::check_keys),
+    ("stored times", keys::check_stored_times),
+    ("backlog", backlog::check_backlog),
 ];
 
 /// Runs `dapbox doctor`.
 pub async fn run(args: Args) -> Outcome {
-    if let Err(trouble) = clock::examine(SystemTime::now()) {
+    if let Err(issue) = clock::examine(SystemTime::now()) {
         // All other checks depend on the clock.
-        return print_findings(&[Finding::new("clock", Err(trouble))], args.output);
+        return print_findings(&[Finding::new("clock", Err(issue))], args.output);
     }
     let (config, sources) = args.config.load_with_sources(None)?;
     let spinner = style::spinner("looking");

@@ -241,7 +241,7 @@ mod tests {
         let at = |seconds: f64| SystemTime::UNIX_EPOCH + Duration::from_secs_f64(1e9 + seconds);
         let judge = |date, before, after| match clock(at(date), at(before), at(after), Duration::from_secs(60)) {
             Ok(text) => (Severity::Ok, text),
-            Err(trouble) => (trouble.severity, trouble.detail),
+            Err(issue) => (issue.severity, issue.detail),
         };
         assert_eq!(judge(0.0, 0.9, 0.9), (Severity::Ok, "in sync with ours".to_owned()));
         assert_eq!(judge(20.0, 0.5, 0.5).0, Severity::Ok);

@@ -3,7 +3,7 @@
 use super::context::{DataDirError, DoctorContext};
 use crate::{
     cli::{
-        findings::{CheckResult, failed, passed, warning},
+        findings::{CheckResult, failed, passed, split_hint, warning},
         style::counted,
     },
     store::OpenError,
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Checks the running server.
-pub fn server(context: &DoctorContext) -> Option<CheckResult> {
+pub fn check_server(context: &DoctorContext) -> Option<CheckResult> {
     let ours = crate::support::version::VERSION;
     Some(match context.health.as_ref() {
         None => warning("no server uses this data directory", "Start one: dapbox serve"),
@@ -34,7 +34,7 @@ pub fn server(context: &DoctorContext) -> Option<CheckResult> {
 }
 
 /// Checks that the running server drops no log lines.
-pub fn log(context: &DoctorContext) -> Option<CheckResult> {
+pub fn check_log(context: &DoctorContext) -> Option<CheckResult> {
     Some(match context.overview.as_ref()?.log_lines_dropped {
         0 => passed("no line dropped"),
         dropped => warning(
@@ -45,7 +45,7 @@ pub fn log(context: &DoctorContext) -> Option<CheckResult> {
 }
 
 /// Checks that the stored data can be read, if no process has it open.
-pub fn content(context: &DoctorContext) -> Option<CheckResult> {
+pub fn check_content(context: &DoctorContext) -> Option<CheckResult> {
     if context.health.is_some() {
         return None;
     }
@@ -60,8 +60,8 @@ pub fn content(context: &DoctorContext) -> Option<CheckResult> {
         }
         Err(DataDirError::Open(error)) => {
             let text = error.to_string();
-            let (detail, remedy) = text.rsplit_once("; ").unwrap_or((&text, "Restore a backup."));
-            failed(detail, remedy)
+            let (detail, remedy) = split_hint(&text);
+            failed(detail, remedy.unwrap_or_else(|| "Restore a backup.".to_owned()))
         }
     })
 }

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Shows the configuration file.
-pub fn configuration(context: &DoctorContext) -> Option<CheckResult> {
+pub fn check_configuration(context: &DoctorContext) -> Option<CheckResult> {
     Some(match &context.sources.file {
         Some(file) => passed(file.display().to_string()),
         None => passed("no file; defaults"),
@@ -16,7 +16,7 @@ pub fn configuration(context: &DoctorContext) -> Option<CheckResult> {
 }
 
 /// Checks the additional root certificates, if there are any. The server does not start with invalid ones.
-pub fn peer_roots(config: &Config) -> Option<CheckResult> {
+pub fn check_peer_roots(config: &Config) -> Option<CheckResult> {
     let path = &config.peer.ca_file;
     Some(match RootCertificates::read(path) {
         Ok(_) if path.as_os_str().is_empty() => return None,
@@ -26,7 +26,7 @@ pub fn peer_roots(config: &Config) -> Option<CheckResult> {
 }
 
 /// Checks the proxies for outgoing requests, if the environment sets any.
-pub fn proxies(context: &DoctorContext) -> Option<CheckResult> {
+pub fn check_proxies(context: &DoctorContext) -> Option<CheckResult> {
     // An unassigned name, if there is no peer yet.
     const SAMPLE_URL: &str = "https://dap.example.org";
     let mut urls: Vec<String> =
@@ -44,7 +44,7 @@ pub fn proxies(context: &DoctorContext) -> Option<CheckResult> {
 }
 
 /// Warns if environment variables override options of the file: a server started elsewhere may not have them.
-pub fn environment(context: &DoctorContext) -> Option<CheckResult> {
+pub fn check_environment(context: &DoctorContext) -> Option<CheckResult> {
     let settings = context.sources.settings(&context.config).ok()?;
     let variables = settings.iter().filter_map(|setting| match &setting.origin {
         Origin::Environment(name) => Some((name, !setting.shadowed.is_empty())),

@@ -202,8 +202,8 @@ fn files(args: &Args, config: &mut Config, prompter: &mut Prompter) -> Result<()
 /// Checks the certificate files.
 fn check_certificate(config: &Config) -> Result<(), String> {
     match doctor::check_certificate_files(config) {
-        Err(trouble) if trouble.severity == Severity::Failed => {
-            Err(format!("the certificate in {}: {}", config.tls.certificate_file.display(), trouble.detail))
+        Err(issue) if issue.severity == Severity::Failed => {
+            Err(format!("the certificate in {}: {}", config.tls.certificate_file.display(), issue.detail))
         }
         // A certificate that expires soon can be renewed later.
         Ok(_) | Err(_) => Ok(()),
